@@ -1,0 +1,131 @@
+"""The typed root of the config: every level is a dataclass, so that a typo can't hide.
+
+Fields for slots are typed `Part`, the empty base of every part's own config (made from its
+constructor's signature by `llmlab.registry`). Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, make_dataclass
+from typing import Any, Optional
+
+from llmlab.sizes import ModelConfig
+
+
+@dataclass
+class Part:
+    """Base of every part's config. `_part_` is the registered name; which slot it belongs to, the field says."""
+
+    _part_: str = "???"
+
+
+# Slots that a kind of layer or a stack may set for itself.
+LAYER_SLOTS = ("position", "norm", "block", "attention", "window", "ffn", "moe")
+# Slots that are one for the whole model.
+MODEL_SLOTS = ("embedding", "mask", "kernel", "init")
+RECIPE_SLOTS = ("objective", "optimizer", "schedule")
+SLOTS = (*LAYER_SLOTS, *MODEL_SLOTS, *RECIPE_SLOTS, "head")
+
+
+def _slots(names: tuple[str, ...]) -> list[tuple[str, Any, Any]]:
+    return [(name, Optional[Part], field(default=None)) for name in names]
+
+
+@dataclass
+class Layers:
+    """first + cycle + last resolve to one list of kinds; all empty: every layer is of one unnamed kind."""
+
+    first: list[str] = field(default_factory=list)
+    cycle: list[str] = field(default_factory=list)
+    last: list[str] = field(default_factory=list)
+
+
+Kind = make_dataclass("Kind", _slots(LAYER_SLOTS))
+Stack = make_dataclass(
+    "Stack",
+    [
+        ("n_layers", Optional[int], field(default=None)),
+        ("layers", Layers, field(default_factory=Layers)),
+        ("execute", Optional[list[int]], field(default=None)),
+        *_slots((*LAYER_SLOTS, "embedding", "mask", "cross_attention")),
+    ],
+)
+
+
+@dataclass
+class Data:
+    source: str = "python_docs"  # python_docs, python_code or files
+    path: Optional[str] = None  # files: a folder or a file (.txt, .md, .jsonl)
+    seq_len: int = 128
+    validation: float = 0.1  # share held out
+    split: str = "document"  # "document": whole documents by a hash of their text; "position": the last share of the text
+    separate_documents: bool = False  # tokens see no other document of their packed sequence
+    max_documents: Optional[int] = None  # read no more than these (for a quick try)
+    num_workers: int = 0
+
+
+@dataclass
+class Tokenizer:
+    kind: str = "bpe"  # bpe (byte-level, trained on the corpus), char, file
+    vocab_size: int = 1024  # bpe: number of tokens to learn, special ones included
+    path: Optional[str] = None  # file: a tokenizer.json
+
+
+@dataclass
+class Train:
+    batch_size: int = 32  # sequences per optimizer step, over all devices
+    micro_batch_size: Optional[int] = None  # sequences per forward on one device; None: batch_size / devices
+    clip: Optional[float] = 1.0  # gradient norm
+    checkpoint_every: Optional[int] = None  # optimizer steps; None: a twentieth of the run
+    keep: int = 2  # checkpoints kept
+    validate_every: Optional[int] = None  # optimizer steps; None: a tenth of the run
+    validation_batches: Optional[int] = None  # None: all of the validation set
+    log_every: int = 10
+    sample: bool = True  # a text sample at the end
+
+
+@dataclass
+class Budget:
+    """Exactly one is set. It is the horizon of the schedule."""
+
+    tokens: Optional[float] = None
+    steps: Optional[int] = None
+    flops: Optional[float] = None
+    minutes: Optional[float] = None
+
+
+@dataclass
+class Strategy:
+    name: str = "single"  # single, ddp
+
+
+@dataclass
+class Report:
+    plot: bool = True
+
+
+def root(slots: tuple[str, ...] = SLOTS) -> type:
+    """The dataclass of the root. `trainer` is typed by the keys of Lightning's Trainer (llmlab.config.trainer)."""
+    from llmlab.config.trainer import Trainer
+
+    fields: list[tuple[str, Any, Any]] = [
+        ("seed", int, 1),
+        ("model", ModelConfig, field(default_factory=ModelConfig)),
+        *_slots(tuple(s for s in slots if s != "head")),
+        ("heads", dict[str, Part], field(default_factory=dict)),
+        ("layers", Layers, field(default_factory=Layers)),
+        ("execute", Optional[list[int]], field(default=None)),
+        ("kinds", dict[str, Kind], field(default_factory=dict)),
+        ("stacks", dict[str, Stack], field(default_factory=dict)),
+        ("data", Data, field(default_factory=Data)),
+        ("tokenizer", Tokenizer, field(default_factory=Tokenizer)),
+        ("train", Train, field(default_factory=Train)),
+        ("budget", Budget, field(default_factory=Budget)),
+        ("strategy", Strategy, field(default_factory=Strategy)),
+        ("precision", str, "32-true"),
+        ("trainer", Trainer, field(default_factory=Trainer)),
+        ("resume", Optional[str], None),
+        ("init_from", Optional[str], None),
+        ("experiment_name", Optional[str], None),
+    ]
+    return make_dataclass("root", fields)

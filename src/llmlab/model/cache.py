@@ -1,0 +1,50 @@
+"""What a model remembers between two calls of generation."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from llmlab.slots import LayerCache
+
+
+class Cache:
+    """Keys and values of every executed layer of the decoding stack, and what goes with the positions so far.
+
+    `steps` counts executed layers, not stored ones. An encoder-decoder's encoder output is kept in `source`.
+    """
+
+    def __init__(self, steps: int, capacity: int):
+        self.capacity = capacity
+        self.length = 0
+        self.layers = [{"attention": LayerCache(capacity), "cross_attention": LayerCache(0)} for _ in range(steps)]
+        self.valid: Tensor | None = None
+        self.positions: Tensor | None = None
+        self.source: Tensor | None = None
+        self.source_valid: Tensor | None = None
+
+    def extend_valid(self, new: Tensor | None, batch: int, length: int) -> Tensor | None:
+        """(B, S) validity of all keys so far, or None while none was ever padding."""
+        if new is None and self.valid is None:
+            return None
+        if new is None:
+            assert self.valid is not None
+            new = self.valid.new_ones(batch, length)
+        before = self.valid if self.valid is not None else new.new_ones(batch, self.length)
+        self.valid = torch.cat([before, new], 1)
+        return self.valid
+
+    def extend_positions(self, new: Tensor) -> Tensor:
+        """Position ids of all keys so far: (S,) or (B, S)."""
+        before = self.positions
+        if before is not None and before.dim() < new.dim():
+            before = before.expand(new.shape[0], -1)
+        if before is not None and new.dim() < before.dim():
+            new = new.expand(before.shape[0], -1)
+        self.positions = new if before is None else torch.cat([before, new], -1)
+        return self.positions
+
+    def bytes(self) -> int:
+        """Memory of the buffers, as allocated."""
+        caches = [c for layer in self.layers for c in layer.values()]
+        return sum(b.numel() * b.element_size() for c in caches for b in c.buffers)

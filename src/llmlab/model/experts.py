@@ -1,0 +1,94 @@
+"""Mixture of experts: dispatch, the experts as grouped products, and experts that every token visits.
+
+n tokens, k experts a token, E experts. A moe part only routes; an FFN part is written once and
+built with `GroupedLinear` here.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from llmlab.sizes import Sizes
+from llmlab.slots import Aux, Linear, Role
+
+
+class GroupedLinear(nn.Module):
+    """The same linear of all experts: weight (E, out, in). Rows are sorted by expert; `groups` (E,) int32 their ends.
+
+    One `grouped_mm` where torch has it for the device, dtype and widths (rows of a multiple of 16 bytes); else a product
+    an expert.
+    """
+
+    def __init__(self, n_experts: int, in_features: int, out_features: int, bias: bool = False, *, role: Role):
+        super().__init__()
+        self.n_experts, self.in_features, self.out_features, self.role = n_experts, in_features, out_features, role
+        self.weight = nn.Parameter(torch.empty(n_experts, out_features, in_features))
+        self.bias = nn.Parameter(torch.empty(n_experts, out_features)) if bias else None
+
+    def forward(self, x: Tensor, groups: Tensor) -> Tensor:
+        weight, bias = self.weight, self.bias
+        if torch.is_autocast_enabled(x.device.type):
+            dtype = torch.get_autocast_dtype(x.device.type)
+            x, weight = x.to(dtype), weight.to(dtype)
+        if can_group(x, weight):
+            y = F.grouped_mm(x, weight.transpose(-2, -1), offs=groups)
+        else:
+            ends = groups.tolist()
+            starts = [0, *ends[:-1]]
+            y = torch.cat([x[a:b] @ weight[e].T for e, (a, b) in enumerate(zip(starts, ends, strict=True))])
+        if bias is not None:
+            expert = torch.searchsorted(groups, torch.arange(len(x), device=x.device, dtype=groups.dtype), right=True)
+            y = y + bias[expert].to(y.dtype)
+        return y
+
+
+def can_group(x: Tensor, weight: Tensor) -> bool:
+    if not hasattr(F, "grouped_mm") or (x.is_cuda and x.dtype != torch.bfloat16):
+        return False
+    return all(width * x.element_size() % 16 == 0 for width in weight.shape[1:])
+
+
+class MixtureOfExperts(nn.Module):
+    """Each token goes to k of E experts and to the shared one: y = scale * sum_i w_i FFN_i(x) + gate * FFN_shared(x).
+
+    forward: (B, T, D), valid (B, T) or None -> (B, T, D), Aux.
+    """
+
+    def __init__(self, sizes: Sizes, router: Any, ffn: Any):
+        super().__init__()
+        moe = sizes.moe
+        self.n_experts, self.scale = moe.n_experts, moe.scale
+        self.router = router(sizes)
+        self.experts = ffn(sizes.dim, moe.ffn_dim, partial(GroupedLinear, moe.n_experts, bias=sizes.ffn.bias))
+        shared_dim = moe.shared_dim or moe.n_shared * (moe.ffn_dim or 0)
+        self.shared = ffn(sizes.dim, shared_dim, partial(Linear, bias=sizes.ffn.bias)) if shared_dim else None
+        self.shared_gate = Linear(sizes.dim, 1, role="router") if moe.shared_gate and shared_dim else None
+
+    def forward(self, x_BTD: Tensor, valid: Tensor | None) -> tuple[Tensor, Aux]:
+        x_nD = x_BTD.reshape(-1, x_BTD.shape[-1])
+        valid_n = None if valid is None else valid.reshape(-1)
+        weights_nk, experts_nk, loss = self.router(x_nD, valid_n)
+        n, k = experts_nk.shape
+
+        order = experts_nk.reshape(-1).argsort(stable=True)  # rows sorted by expert
+        load = torch.bincount(experts_nk.reshape(-1), minlength=self.n_experts)
+        y = self.experts(x_nD[order // k], load.cumsum(0).to(torch.int32))
+        back = torch.empty_like(order)
+        back[order] = torch.arange(n * k, device=order.device)
+        y_nkD = y[back].view(n, k, -1) * weights_nk[..., None].to(y.dtype)
+        y_nD = y_nkD.sum(1) * self.scale if self.scale != 1.0 else y_nkD.sum(1)
+
+        if self.shared is not None:
+            shared = self.shared(x_nD)
+            if self.shared_gate is not None:
+                shared = shared * torch.sigmoid(self.shared_gate(x_nD))
+            y_nD = y_nD + shared
+        if valid_n is not None:
+            kept = experts_nk[valid_n].reshape(-1)
+            load = torch.bincount(kept, minlength=self.n_experts)
+        return y_nD.view_as(x_BTD).to(x_BTD.dtype), Aux(loss, load)

@@ -1,0 +1,269 @@
+"""From a composed config to what is built: which part stands in which slot of which layer, and why.
+
+Plain dataclasses, no torch. The order in which a slot of a layer is resolved, the last wins: the top
+level, the stack's, the kind's, what was typed (of two typed choices the narrower).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from llmlab import registry
+from llmlab.config.schema import LAYER_SLOTS
+from llmlab.errors import UserError
+from llmlab.sizes import AttentionTraits, FFNTraits, MoETraits, Sizes
+
+
+@dataclass(frozen=True)
+class PartSpec:
+    """One chosen part: its slot, its name and its options as plain values."""
+
+    slot: str
+    name: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def factory(self) -> Any:
+        return registry.load(self.slot, self.name, dict(self.options))
+
+    def attribute(self, name: str, default: Any = None) -> Any:
+        """A literal class attribute of the part, read without importing it."""
+        return registry.index()[self.slot, self.name].attrs.get(name, default)
+
+    def __str__(self) -> str:
+        defaults = registry.index()[self.slot, self.name].options
+        changed = [f"{k}={v}" for k, v in self.options.items() if k not in defaults or defaults[k].default != v]
+        return self.name + (f"({', '.join(changed)})" if changed else "")
+
+
+@dataclass(frozen=True)
+class LayerSpec:
+    """One stored layer: its kind, a part for every layer slot, and what a typed choice displaced there."""
+
+    kind: str
+    parts: Mapping[str, PartSpec]
+    displaced: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class StackSpec:
+    name: str
+    sizes: Sizes
+    layers: tuple[LayerSpec, ...]
+    execute: tuple[int, ...]
+    mask: PartSpec
+    embedding: PartSpec
+    cross_attention: PartSpec | None = None
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """All that is needed to build a model."""
+
+    family: str
+    sizes: Sizes
+    stacks: tuple[StackSpec, ...]
+    heads: Mapping[str, PartSpec]
+    kernel: PartSpec
+    init: PartSpec
+    notes: tuple[str, ...] = ()
+
+    @property
+    def topology(self) -> str:
+        """ "encoder_decoder", "decoder" (its mask never looks ahead) or "encoder"."""
+        if len(self.stacks) > 1:
+            return "encoder_decoder"
+        return "decoder" if self.stacks[-1].sizes.causal else "encoder"
+
+
+def round_up(n: int, multiple: int) -> int:
+    return -(-n // multiple) * multiple
+
+
+def resolve(composed: Any, *, vocabulary: int | None = None, roles: tuple[str, ...] | None = None) -> ModelSpec:
+    """The model that a config asks for.
+
+    vocabulary: ids that the tokenizer uses (the model's table is rounded up to a multiple of 64); None: the size that
+    the config states. roles: the heads to build; None: those that the objective names.
+    """
+    cfg, typed = composed.cfg, {(t.group, t.package): t for t in composed.typed}
+    sizes = _sizes(cfg, vocabulary)
+    objective = _part(cfg.objective, "objective")
+    notes: list[str] = []
+
+    default_mask = _part(cfg.mask, "mask")
+    if default_mask is None:
+        default_mask = PartSpec("mask", objective.attribute("mask", "causal"), {})
+    names = list(cfg.stacks) or ["main"]
+    stacks = tuple(_stack(cfg, name, sizes, default_mask, typed, notes) for name in names)
+
+    wanted = objective.attribute("heads", {"tokens": "lm"})
+    given = {role: _part(node, "head") for role, node in cfg.heads.items()}
+    roles = tuple(wanted) if roles is None else roles
+    heads = {role: given.get(role) or _default("head", wanted.get(role, "lm")) for role in roles}
+
+    spec = ModelSpec(
+        family=cfg.model.family,
+        sizes=sizes.but(causal=stacks[-1].sizes.causal),
+        stacks=stacks,
+        heads=heads,
+        kernel=_part(cfg.kernel, "kernel"),
+        init=_part(cfg.init, "init"),
+        notes=tuple(dict.fromkeys(notes)),
+    )
+    _check_objective(spec, objective)
+    return spec
+
+
+def _check_objective(spec: ModelSpec, objective: PartSpec) -> None:
+    topologies = objective.attribute("topologies", ())
+    if topologies and spec.topology not in topologies:
+        mask = spec.stacks[-1].mask.name
+        if spec.topology == "encoder_decoder" or "encoder_decoder" in topologies:
+            raise UserError(
+                f"objective={objective.name} trains {_words(topologies)} models, but model={spec.family} is an "
+                f"{spec.topology.replace('_', '-')}; choose {_fitting(spec.topology)}"
+            )
+        raise UserError(
+            f"objective={objective.name} can't be trained under mask={mask}: each token would see the answer; "
+            f"leave mask out (it brings mask={objective.attribute('mask')}) or choose {_fitting(spec.topology)}"
+        )
+
+
+def _words(names: tuple[str, ...]) -> str:
+    return " or ".join(n.replace("_", "-") for n in names)
+
+
+def _fitting(topology: str) -> str:
+    fits = [n for (s, n), e in registry.index().items() if s == "objective" and topology in e.attrs.get("topologies", ())]
+    return " or ".join(f"objective={n}" for n in sorted(fits)) or "another model"
+
+
+def _default(slot: str, name: str) -> PartSpec:
+    entry = registry.index()[slot, name]
+    return PartSpec(slot, name, {k: o.default for k, o in entry.options.items()})
+
+
+def _part(node: Any, slot: str) -> PartSpec | None:
+    if node is None:
+        return None
+    from omegaconf import OmegaConf
+
+    options = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else dict(node)
+    name = options.pop("_part_")
+    options = {str(k): v for k, v in options.items() if not str(k).startswith("_")}
+    return PartSpec(slot, name, options)
+
+
+def _sizes(cfg: Any, vocabulary: int | None) -> Sizes:
+    from omegaconf import OmegaConf
+
+    m: dict[str, Any] = OmegaConf.to_container(cfg.model, resolve=True)  # type: ignore[assignment]
+    m.pop("family")
+    if m["head_dim"] is None:
+        if m["dim"] % m["n_heads"]:
+            raise UserError(
+                f"model.n_heads={m['n_heads']} does not divide model.dim={m['dim']}; "
+                f"choose one of {_divisors(m['dim'])} or set model.head_dim"
+            )
+        m["head_dim"] = m["dim"] // m["n_heads"]
+    if m["n_kv_heads"] is not None and m["n_heads"] % m["n_kv_heads"]:
+        raise UserError(
+            f"model.n_kv_heads={m['n_kv_heads']} does not divide model.n_heads={m['n_heads']}; "
+            f"choose one of {_divisors(m['n_heads'])}"
+        )
+    if m["ffn_dim"] is None:
+        m["ffn_dim"] = 4 * m["dim"]
+    if m["max_positions"] is None:
+        m["max_positions"] = cfg.data.seq_len
+    if m["vocab_size"] is None:
+        m["vocab_size"] = round_up(vocabulary or cfg.tokenizer.vocab_size, 64)
+    elif vocabulary is not None and m["vocab_size"] < vocabulary:
+        raise UserError(
+            f"model.vocab_size={m['vocab_size']} is smaller than the tokenizer's {vocabulary} tokens; "
+            f"leave it out (it follows the tokenizer) or set at least {vocabulary}"
+        )
+    moe = m.pop("moe")
+    if moe["ffn_dim"] is None:
+        moe["ffn_dim"] = max(8, round_up(m["ffn_dim"] // moe["per_token"], 8))
+    if moe["per_token"] > moe["n_experts"]:
+        raise UserError(f"model.moe.per_token={moe['per_token']} is more than model.moe.n_experts={moe['n_experts']}")
+    traits = {
+        "attention": AttentionTraits(**m.pop("attention")),
+        "ffn": FFNTraits(**m.pop("ffn")),
+        "moe": MoETraits(**moe),
+    }
+    return Sizes(**m, **traits)
+
+
+def _divisors(n: int) -> str:
+    return ", ".join(str(d) for d in range(1, n + 1) if n % d == 0)
+
+
+def kinds_of(layers: Any, n_layers: int) -> list[str]:
+    """first + cycle + last as one list of n_layers kinds; "" where none is named."""
+    first, cycle, last = list(layers.first), list(layers.cycle), list(layers.last)
+    if not (first or cycle or last):
+        return [""] * n_layers
+    middle = n_layers - len(first) - len(last)
+    if middle < 0 or (middle and not cycle):
+        raise UserError(
+            f"layers.first has {len(first)} and layers.last {len(last)} kinds, which does not make model.n_layers={n_layers}"
+            + ("; name the kinds in between in layers.cycle" if middle > 0 else "")
+        )
+    return first + [cycle[i % len(cycle)] for i in range(middle)] + last
+
+
+def _stack(cfg: Any, name: str, sizes: Sizes, mask: PartSpec, typed: dict, notes: list[str]) -> StackSpec:
+    stack = cfg.stacks.get(name)
+    own = stack is not None
+    execute = stack.execute if own and stack.execute is not None else cfg.execute
+    n_executed = (stack.n_layers if own else None) or sizes.n_layers
+    if execute is not None:
+        execute = [int(i) for i in execute]
+        stored = max(execute, default=-1) + 1
+        if not execute or min(execute) < 0 or set(execute) != set(range(stored)):
+            raise UserError(f"execute={execute} must name every layer from 0 to its largest at least once")
+    else:
+        execute, stored = list(range(n_executed)), n_executed
+    named = bool(own and (stack.layers.first or stack.layers.cycle or stack.layers.last))
+    kinds = kinds_of(stack.layers if named else cfg.layers, stored)
+    for kind in dict.fromkeys(kinds):
+        if kind and kind not in cfg.kinds:
+            raise UserError(f"layers names the kind {kind!r}, which kinds does not have; it has {', '.join(cfg.kinds) or 'none'}")
+    for kind in cfg.kinds:
+        if kind not in kinds:
+            notes.append(f"no layer of the {len(kinds)} is of kind {kind!r}")
+    if own and stack.mask is not None and ("mask", "") not in typed:
+        mask = _part(stack.mask, "mask")
+    causal = mask.attribute("pattern") == "causal"
+    layers = tuple(_layer(cfg, name if own else None, kind, typed, notes) for kind in kinds)
+    embedding = _part(stack.embedding if own and stack.embedding is not None else cfg.embedding, "embedding")
+    cross = _part(stack.cross_attention, "attention") if own else None
+    sizes = sizes.but(n_layers=len(execute), stack=name, causal=causal)
+    return StackSpec(name, sizes, layers, tuple(execute), mask, embedding, cross)
+
+
+def _layer(cfg: Any, stack: str | None, kind: str, typed: dict, notes: list[str]) -> LayerSpec:
+    parts: dict[str, PartSpec] = {}
+    displaced: dict[str, str] = {}
+    for slot in LAYER_SLOTS:
+        places = [("", cfg[slot])]
+        if stack is not None:
+            places.append((f"stacks.{stack}", cfg.stacks[stack][slot]))
+        if kind:
+            places.append((f"kinds.{kind}", cfg.kinds[kind][slot]))
+        named = [(place, node) for place, node in places if node is not None]
+        by_hand = [
+            (place, node) for place, node in named if (slot, place) in typed and not typed[slot, place].kept
+        ]
+        if not named:
+            raise UserError(f"{slot} is missing: a model needs one; choose {slot}=NAME")
+        place, node = (by_hand or named)[-1]
+        parts[slot] = _part(node, slot)
+        if by_hand and named[-1][1] is not node:
+            displaced[slot] = str(_part(named[-1][1], slot))
+            where = f"{kind or stack} layers"
+            notes.append(f"{slot}={parts[slot].name} as typed displaces {displaced[slot]} of the {where}")
+    return LayerSpec(kind, parts, displaced)

@@ -1,0 +1,110 @@
+"""The model: one stack, or an encoder and a decoder, and the heads that an objective asks for.
+
+B batch, T tokens, S source tokens, D model width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from llmlab.model.cache import Cache
+from llmlab.model.experts import MixtureOfExperts
+from llmlab.model.layout import ModelSpec
+from llmlab.model.stack import Stack
+from llmlab.slots import Aux, Context, Output
+
+PLAIN = {"ids", "valid", "documents", "segments", "positions", "allowed", "source_ids", "source_valid", "source_segments", "labels", "step_count"}
+
+
+class Model(nn.Module):
+    """Parts assembled as `spec` says. Built on the meta device and filled by `llmlab.model.build`."""
+
+    def __init__(self, spec: ModelSpec):
+        super().__init__()
+        self.spec, self.sizes = spec, spec.sizes
+        kernel = spec.kernel.factory()()
+        self.stacks = nn.ModuleDict()
+        first: Stack | None = None
+        for stack in spec.stacks:
+            self.stacks[stack.name] = Stack(stack, kernel, first.embedding if first else None)
+            first = first or self.stacks[stack.name]
+        assert first is not None
+        norm = spec.stacks[-1].layers[-1].parts["norm"].factory()
+        self.heads = nn.ModuleDict(
+            {role: part.factory()(spec.sizes, norm, first.embedding) for role, part in spec.heads.items()}
+        )
+
+    def forward(
+        self,
+        batch: Mapping[str, Tensor],
+        *,
+        heads: Mapping[str, Tensor | None] | None = None,
+        cache: Cache | None = None,
+    ) -> Output:
+        """Run the stacks and heads.
+
+        batch: `ids` (B, T) int64; if wanted `valid` (B, T) bool, `documents`, `segments`, `positions` (B, T) int64,
+        `allowed` (B, T, S) bool, and what the mask needs (`prefix_len` (B,)). An encoder-decoder reads `source_ids`,
+        `source_valid` (B, S) too, and `ids` are the decoder's.
+        heads: the roles to compute, None for all; a bool (B, T) beside a role restricts a per-token head to those rows.
+        cache: of a decoder, from `new_cache`; it is extended by these T tokens.
+        """
+        names = list(self.stacks)
+        source, source_valid, loads, losses = None, batch.get("source_valid"), [], []
+        if len(names) > 1:
+            if cache is not None and cache.source is not None:
+                source, source_valid = cache.source, cache.source_valid
+            else:
+                source_ids = batch["source_ids"]
+                ctx = Context(
+                    source_ids.shape[1], ids=source_ids, valid=source_valid, segments=batch.get("source_segments")
+                )
+                source, aux = self.stacks[names[0]](source_ids, ctx)
+                _collect(aux, losses, loads)
+                if cache is not None:
+                    cache.source, cache.source_valid = source, source_valid
+        ids = batch["ids"]
+        valid = batch.get("valid")
+        if cache is not None:
+            valid = cache.extend_valid(valid, *ids.shape)
+        ctx = Context(
+            length=ids.shape[1],
+            offset=cache.length if cache is not None else 0,
+            ids=ids,
+            positions=batch.get("positions"),
+            valid=valid,
+            documents=batch.get("documents"),
+            segments=batch.get("segments"),
+            allowed=batch.get("allowed"),
+            data={k: v for k, v in batch.items() if k not in PLAIN},
+        )
+        hidden, aux = self.stacks[names[-1]](ids, ctx, source_BSD=source, source_valid_BS=source_valid, cache=cache)
+        _collect(aux, losses, loads)
+        if cache is not None:
+            cache.length += ids.shape[1]
+        out = {}
+        for role, head in self.heads.items():
+            if heads is None or role in heads:
+                where = heads[role] if heads else None
+                out[role] = head(hidden if where is None else hidden[where], ctx)
+        total = Aux(torch.stack(losses).sum() if losses else None, torch.cat(loads) if loads else None)
+        return Output(hidden, out, total if losses or loads else None, source)
+
+    def new_cache(self, capacity: int) -> Cache:
+        """A KV cache of the decoding stack for `capacity` positions."""
+        return Cache(len(self.spec.stacks[-1].execute), capacity)
+
+    def routers(self) -> list[nn.Module]:
+        """The router of each row of `Output.aux.load`."""
+        layers = [stack.layers[i] for stack in self.stacks.values() for i in stack.spec.execute]
+        return [layer.ffn.router for layer in layers if isinstance(layer.ffn, MixtureOfExperts)]
+
+
+def _collect(aux: Aux | None, losses: list[Tensor], loads: list[Tensor]) -> None:
+    if aux is not None and aux.loss is not None:
+        losses.append(aux.loss)
+    if aux is not None and aux.load is not None:
+        loads.append(aux.load)

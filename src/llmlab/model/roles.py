@@ -1,0 +1,32 @@
+"""Parameters by role: what init, weight decay and placement read instead of names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from torch import nn
+
+from llmlab.slots import Role
+
+
+def walk(model: nn.Module) -> Iterator[tuple[str, nn.Module, str, nn.Parameter, Role]]:
+    """Every parameter once: (path, module, name in it, parameter, role). A shared one bears its first path."""
+    seen: set[int] = set()
+    for prefix, module in model.named_modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if id(parameter) not in seen:
+                seen.add(id(parameter))
+                yield f"{prefix}.{name}" if prefix else name, module, name, parameter, role_of(module, name)
+
+
+def role_of(module: nn.Module, name: str) -> Role:
+    if name == "bias" or name.endswith("_bias"):
+        return "bias"
+    if name in getattr(module, "constants", {}):
+        return "norm"
+    return getattr(module, "role", "other")
+
+
+def parameters(model: nn.Module) -> list[tuple[str, nn.Parameter, Role]]:
+    """(path, parameter, role) of every parameter, as an optimizer part takes them."""
+    return [(path, parameter, role) for path, _, _, parameter, role in walk(model)]

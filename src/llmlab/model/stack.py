@@ -1,0 +1,167 @@
+"""A stack of layers over one embedding: what differs between layers is prepared once a forward, not per layer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from llmlab.model.cache import Cache
+from llmlab.model.experts import MixtureOfExperts
+from llmlab.model.layout import LayerSpec, PartSpec, StackSpec
+from llmlab.model.visibility import Visible, VisibleSource
+from llmlab.sizes import Sizes
+from llmlab.slots import Aux, Context, LayerCache, Linear, Position, View
+
+
+class Layer(nn.Module):
+    """The sublayers of one layer, wired by its block part. Returns x (B, T, D) and what its experts say."""
+
+    def __init__(self, sizes: Sizes, spec: LayerSpec, cross_attention: PartSpec | None):
+        super().__init__()
+        norm = spec.parts["norm"].factory()
+        ffn = spec.parts["ffn"].factory()
+        router = spec.parts["moe"].factory()
+        self.attention = spec.parts["attention"].factory()(sizes, norm)
+        self.cross_attention = cross_attention.factory()(sizes, norm) if cross_attention else None
+        if getattr(router.func, "dense", False):
+            self.ffn = ffn(sizes.dim, sizes.ffn_dim, partial(Linear, bias=sizes.ffn.bias))
+        else:
+            self.ffn = MixtureOfExperts(sizes, router, ffn)
+        names = ("attention", *(("cross_attention",) if cross_attention else ()), "ffn")
+        self.block = spec.parts["block"].factory()(sizes, norm, names)
+
+    @property
+    def routed(self) -> bool:
+        return isinstance(self.ffn, MixtureOfExperts)
+
+    def forward(
+        self,
+        x_BTD: Tensor,
+        view: View,
+        source_view: View | None = None,
+        source_BSD: Tensor | None = None,
+        cache: Mapping[str, LayerCache] | None = None,
+    ) -> tuple[Tensor, Aux | None]:
+        def attention(x: Tensor) -> tuple[Tensor, None]:
+            return self.attention(x, view, cache=cache["attention"] if cache else None), None
+
+        def cross_attention(x: Tensor) -> tuple[Tensor, None]:
+            return self.cross_attention(x, source_view, source_BSD, cache["cross_attention"] if cache else None), None
+
+        def ffn(x: Tensor) -> tuple[Tensor, Aux | None]:
+            if self.routed:
+                valid = view.ctx.valid
+                return self.ffn(x, None if valid is None else valid[:, view.ctx.offset :])
+            return self.ffn(x), None
+
+        return self.block(x_BTD, {"attention": attention, "cross_attention": cross_attention, "ffn": ffn})
+
+
+class Stack(nn.Module):
+    """Embedding, layers in the order of `execute`, a last norm where the block asks for one.
+
+    `shared` is an earlier stack's embedding whose tables are used.
+    """
+
+    def __init__(self, spec: StackSpec, kernel: Any, shared: nn.Module | None = None):
+        super().__init__()
+        self.spec, self.sizes = spec, spec.sizes
+        first = spec.layers[0].parts
+        norm = first["norm"].factory()
+
+        embedding = spec.embedding.factory()
+        width = getattr(embedding.func, "width", None)
+        self.embed_dim = width(self.sizes, **spec.embedding.options) if width else self.sizes.dim
+
+        self.positions = nn.ModuleList()
+        places: dict[tuple, int] = {}
+        self.position_of = [self._position(layer, places) for layer in spec.layers]
+        self.embedding = embedding(self.sizes, self.positions[self.position_of[0]], norm, shared)
+        self.layers = nn.ModuleList(
+            Layer(self.sizes.but(layer=i), layer, spec.cross_attention) for i, layer in enumerate(spec.layers)
+        )
+        final = spec.layers[spec.execute[-1]].parts
+        self.norm = (
+            final["norm"].factory()(self.sizes.dim, self.sizes.norm_eps) if self.layers[spec.execute[-1]].block.final_norm else None
+        )
+        self.mask = spec.mask.factory()()
+        self.windows = [layer.parts["window"].factory()() for layer in spec.layers]
+        self.kernel = kernel
+        for i, layer in enumerate(self.layers):
+            score, position = layer.attention.score, self.positions[self.position_of[i]]
+            kernel.check(
+                softcap=score.softcap is not None,
+                sink=self.sizes.attention.sink,
+                bias=position.has_bias,
+                regions=getattr(position, "has_regions", False),
+                dropout=score.dropout > 0,
+            )
+
+    def _position(self, layer: LayerSpec, places: dict[tuple, int]) -> int:
+        """One instance serves all layers that name the same part with the same options and width."""
+        part, attention = layer.parts["position"], layer.parts["attention"]
+        factory = attention.factory()
+        rotary_width = getattr(factory.func, "rotary_width", None)
+        width = rotary_width(self.sizes, **factory.keywords) if rotary_width else self.sizes.head_dim
+        key = (part.name, repr(sorted(part.options.items())), width)
+        if key not in places:
+            places[key] = len(self.positions)
+            self.positions.append(part.factory()(self.sizes.but(rotary_dim=width, embed_dim=self.embed_dim)))
+        return places[key]
+
+    def forward(
+        self,
+        ids_BT: Tensor,
+        ctx: Context,
+        *,
+        source_BSD: Tensor | None = None,
+        source_valid_BS: Tensor | None = None,
+        cache: Cache | None = None,
+    ) -> tuple[Tensor, Aux | None]:
+        x = self.embedding(ids_BT, ctx)
+        views = self._views(ctx, cache)
+        source_view = None
+        if source_BSD is not None:
+            lowered = self.kernel.lower(VisibleSource(source_valid_BS, ctx.length))
+            source_view = View(ctx, Position(), None, self.kernel, lowered, self.training)
+        losses: list[Tensor] = []
+        loads: list[Tensor] = []
+        for step, i in enumerate(self.spec.execute):
+            layer_cache = cache.layers[step] if cache is not None else None
+            x, aux = self.layers[i](x, views[i], source_view, source_BSD, layer_cache)
+            if aux is not None:
+                if aux.loss is not None:
+                    losses.append(aux.loss)
+                if aux.load is not None:
+                    loads.append(aux.load)
+        if self.norm is not None:
+            x = self.norm(x)
+        if not losses and not loads:
+            return x, None
+        return x, Aux(torch.stack(losses).sum() if losses else None, torch.stack(loads) if loads else None)
+
+    def _views(self, ctx: Context, cache: Cache | None) -> list[View]:
+        lowered: dict[Any, Any] = {}
+        states: dict[int, Any] = {}
+        views: dict[tuple, View] = {}
+        keys: Tensor | None = None
+        out = []
+        for window, place in zip(self.windows, self.position_of, strict=True):
+            position: Position = self.positions[place]  # type: ignore[assignment]
+            if window not in lowered:
+                lowered[window] = self.kernel.lower(Visible(self.mask, window, ctx))
+            if place not in states:
+                ids = position.ids(ctx)
+                if cache is None:
+                    keys = ids
+                elif keys is None:
+                    keys = cache.extend_positions(ids)
+                states[place] = position.prepare(ids, keys)
+            if (place, window) not in views:
+                views[place, window] = View(ctx, position, states[place], self.kernel, lowered[window], self.training)
+            out.append(views[place, window])
+        return out

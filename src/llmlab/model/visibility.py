@@ -1,0 +1,65 @@
+"""What a token sees: mask & window & documents & valid keys & the caller's own mask."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from llmlab.slots import Context, Mask, Window
+
+Pattern = Literal["causal", "full"] | None
+
+
+@dataclass(frozen=True)
+class Visible:
+    """Self-attention's visibility in one forward (`llmlab.slots.Seen`)."""
+
+    mask: Mask
+    window: Window
+    ctx: Context
+
+    @property
+    def pattern(self) -> Pattern:
+        ctx = self.ctx
+        if ctx.valid is not None or ctx.documents is not None or ctx.allowed is not None:
+            return None
+        if not self.window.covers(ctx.keys):
+            return None
+        if self.mask.pattern == "causal" and ctx.offset:
+            return "full" if ctx.length == 1 else None  # the newest token sees all that came before it
+        return self.mask.pattern
+
+    def dense(self) -> Tensor:
+        ctx = self.ctx
+        device = None if ctx.ids is None else ctx.ids.device
+        k = torch.arange(ctx.keys, device=device)[None, :]
+        q = k[:, ctx.offset :].T
+        seen = self.mask.allowed(q, k, ctx.data) & self.window.allowed(q, k, ctx.data)
+        if ctx.documents is not None:
+            seen = seen & (ctx.documents[:, ctx.offset :, None] == ctx.documents[:, None, :])
+        if ctx.valid is not None:
+            seen = seen & (ctx.valid[:, None, :] | (q == k))  # padding never hides a token from itself
+        if ctx.allowed is not None:
+            seen = seen & ctx.allowed
+        while seen.dim() < 3:
+            seen = seen[None]
+        return seen[:, None].expand(-1, 1, ctx.length, ctx.keys)
+
+
+@dataclass(frozen=True)
+class VisibleSource:
+    """Cross-attention's visibility: every valid position of the source."""
+
+    valid: Tensor | None  # (B, S)
+    length: int
+
+    @property
+    def pattern(self) -> Pattern:
+        return "full" if self.valid is None else None
+
+    def dense(self) -> Tensor:
+        assert self.valid is not None
+        return self.valid[:, None, None, :].expand(-1, 1, self.length, -1)

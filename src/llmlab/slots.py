@@ -1,0 +1,407 @@
+"""The slots: what a part of each is given when it is built, what it is called with, what it returns.
+
+Shapes: B batch, T queries, S keys (the cache's included), D model width, N heads, K key-value heads,
+H head width, V vocabulary, E experts, F feed-forward width. A leading-underscore-free name with a
+suffix bears its shape: `q_BNTH`.
+
+How parts are built. The framework calls a part's class with the positional-only arguments written
+in its Protocol's `__init__` below, under `torch.device("meta")`. A part therefore allocates and never
+fills: first values come from the `init` part, by role. A module may carry `constants`, a dict
+{parameter name: value} for its own parameters that begin as a constant (a norm's weight); biases
+begin at 0. Persistent buffers begin at 0; a part keeps no other buffers (tables are made in `prepare`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from llmlab.sizes import Sizes
+
+Role = Literal["embed", "position", "q", "k", "v", "out", "ffn_in", "ffn_out", "router", "head", "norm", "bias", "other"]
+
+
+# ---------------------------------------------------------------- values that travel
+
+
+class Loss(NamedTuple):
+    """A loss over a micro-batch: `sum` over its targets, their number, and other sums to log.
+
+    `logs[name] = (sum, count)`; the module adds both up over micro-batches and ranks before dividing.
+    """
+
+    sum: Tensor
+    count: Tensor
+    logs: Mapping[str, tuple[Tensor, Tensor]] = {}
+
+
+class Aux(NamedTuple):
+    """What a routed layer returns beside its output. None where it has nothing to say."""
+
+    loss: Tensor | None = None  # balance and z-loss, coefficients applied, a mean over this micro-batch's valid tokens
+    load: Tensor | None = None  # (E,) int64: valid tokens sent to each expert; a stack returns (n, E)
+
+
+class Output(NamedTuple):
+    """What a model returns: `hidden` (B, T, D) of its last stack, `heads[role]`, auxiliary losses, and the source."""
+
+    hidden: Tensor
+    heads: dict[str, Tensor]
+    aux: Aux | None
+    source: Tensor | None = None  # an encoder-decoder's encoder output (B, S, D)
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """What an objective knows of the tokenizer: number of ids in use, and the ids of special tokens by name.
+
+    Names: eos, pad, mask, cls, sep, and sentinel_0, sentinel_1 ... An objective lists in `special` those it needs.
+    """
+
+    size: int
+    special: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Context:
+    """One forward of one stack, frozen. `offset` counts the keys that a cache already holds; S = offset + T."""
+
+    length: int  # T
+    offset: int = 0
+    ids: Tensor | None = None  # (B, T) token ids
+    positions: Tensor | None = None  # (B, T) position ids given by the caller
+    valid: Tensor | None = None  # (B, S) bool: False where a key is padding
+    documents: Tensor | None = None  # (B, S) int: keys of another document are not seen
+    segments: Tensor | None = None  # (B, T) int: token types
+    allowed: Tensor | None = None  # (B, T, S) bool: the caller's own mask
+    data: Mapping[str, Tensor] = field(default_factory=dict)  # what a mask asks for by `needs` (prefix_len ...)
+
+    @property
+    def keys(self) -> int:
+        return self.offset + self.length
+
+
+@dataclass(frozen=True)
+class Score:
+    """How raw products become weights: s = softcap(scale q.k + bias), masked; then the sink; softmax; dropout."""
+
+    scale: float
+    softcap: float | None = None
+    dropout: float = 0.0
+
+
+class Term(NamedTuple):
+    """Queries and keys to be multiplied, and where that product counts (None: everywhere)."""
+
+    q_BNTH: Tensor
+    k_BKSH: Tensor
+    region: Tensor | None = None  # (T, S) or (B, T, S) bool
+
+
+# ---------------------------------------------------------------- modules that parts are made of
+
+
+class Linear(nn.Linear):
+    """nn.Linear with a role. `groups` is accepted and ignored, so that an FFN is written once for dense and experts."""
+
+    def __init__(self, in_features: int, out_features: int, bias: bool = False, *, role: Role):
+        super().__init__(in_features, out_features, bias)
+        self.role = role
+
+    def forward(self, x: Tensor, groups: Tensor | None = None) -> Tensor:
+        return F.linear(x, self.weight, self.bias)
+
+
+class Table(nn.Module):
+    """A table of vectors (rows, width), looked up by id. Weight (rows, width)."""
+
+    def __init__(self, rows: int, width: int, *, role: Role = "embed"):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(rows, width))
+        self.role = role
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return F.embedding(ids, self.weight)
+
+
+# ---------------------------------------------------------------- slots whose parts are modules
+
+
+class Norm(Protocol):
+    """norm(dim, eps, /): (..., dim) -> (..., dim), same dtype, computed in float32."""
+
+    def __init__(self, dim: int, eps: float, /): ...
+    def __call__(self, x: Tensor) -> Tensor: ...
+
+
+class Position(nn.Module):
+    """position(sizes, /): where a token stands. Five hooks; the defaults do nothing, so this class is "no position".
+
+    One instance serves all layers of a stack that name it with the same options and width.
+    """
+
+    caches_rotated: bool = True  # False: angles depend on the length, so a cache keeps keys as they were projected
+
+    def ids(self, ctx: Context) -> Tensor:
+        """Position ids of the T new tokens: (T,) or (B, T). The caller's own, else offset, offset + 1, ..."""
+        if ctx.positions is not None:
+            return ctx.positions
+        device = ctx.ids.device if ctx.ids is not None else None
+        return torch.arange(ctx.offset, ctx.keys, device=device)
+
+    def embed(self, ids: Tensor) -> Tensor | None:
+        """(T,) or (B, T) -> (T, embed_dim) or (B, T, embed_dim), added by the embedding part; or None."""
+        return None
+
+    def prepare(self, q_ids: Tensor, k_ids: Tensor) -> Any:
+        """Once a forward: what `rotate` and `bias` need (cos and sin; a bias). q_ids (T,)|(B, T), k_ids (S,)|(B, S)."""
+        return None
+
+    def rotate(self, q_BNTH: Tensor, k_BKSH: Tensor, state: Any) -> list[Term]:
+        """The T new queries and keys (all S keys where `caches_rotated` is False) -> terms. `rotary_dim` wide."""
+        return [Term(q_BNTH, k_BKSH)]
+
+    def bias(self, state: Any) -> Tensor | None:
+        """(N, T, S) or (B, N, T, S), added to the scaled scores; or None."""
+        return None
+
+    has_bias: bool = False  # whether `bias` ever returns a tensor: a kernel that can't add one refuses when built
+
+
+class Embedding(Protocol):
+    """embedding(sizes, position, norm, shared, /): ids -> vectors, the position's `embed` added where its paper adds it.
+
+    `norm` is the model's norm factory (dim, eps) -> module. `shared` is the embedding of an earlier stack whose tables
+    are used instead of own ones (held unregistered), or None. `weight` (V, width) is the token table; a static method
+    `width(sizes, **options) -> int` says its width where that is not sizes.dim. `position` is held unregistered.
+    """
+
+    weight: Tensor
+    embed_dim: int
+
+    def __call__(self, ids_BT: Tensor, ctx: Context) -> Tensor: ...  # (B, T, D)
+
+
+class Block(Protocol):
+    """block(sizes, norm, names, /): how sublayers, norms and residual are wired.
+
+    `names` lists the sublayers in order ("attention", "cross_attention", "ffn"); the part owns its norms only, named
+    after them. `sublayers[name](x)` -> (y, aux). Residual dropout (sizes.dropout) is the block's. `final_norm` says
+    whether the stack needs a norm after its last layer.
+    """
+
+    final_norm: bool
+
+    def __call__(self, x_BTD: Tensor, sublayers: Mapping[str, Callable[[Tensor], tuple[Tensor, Aux | None]]]) -> tuple[Tensor, Aux | None]: ...
+
+
+class Attention(Protocol):
+    """attention(sizes, norm, /): projections of q, k, v and the output.
+
+    The rest comes with `view` (below): `view.attend(q, k, v, score, sink=, cache=)`. A static method
+    `rotary_width(sizes, **options) -> int` says what width the position rotates where that is not sizes.head_dim.
+    `score` is its Score. Class attributes `unused` (a literal tuple of keys below `model.`) name the sizes and traits
+    that the part can't honour ("n_kv_heads", "attention.qkv_bias").
+    """
+
+    score: Score
+
+    def __call__(self, x_BTD: Tensor, view: View, source_BSD: Tensor | None = None, cache: LayerCache | None = None) -> Tensor: ...
+
+
+class FFN(Protocol):
+    """ffn(dim, ffn_dim, linear, /): the feed-forward. `linear(n_in, n_out, role=...)` makes its linears, dense or
+    grouped by expert; they are called as `self.up(x, groups)`. x (..., dim) -> (..., dim).
+    """
+
+    def __call__(self, x: Tensor, groups: Tensor | None = None) -> Tensor: ...
+
+
+class Routing(NamedTuple):
+    """Where tokens go: weights (n, k), experts (n, k) int64, and a mean auxiliary loss over the valid tokens or None."""
+
+    weights: Tensor
+    experts: Tensor
+    loss: Tensor | None = None
+
+
+class Router(Protocol):
+    """moe(sizes, /): a router (n, D) -> Routing. `valid` (n,) bool or None: padding counts in no loss.
+
+    `dense = True` on the class means that there is no routing (moe=none): the layer has one plain FFN.
+    Dispatch, experts, shared experts and `sizes.moe.scale` are the framework's. A part may have
+    `after_step(load)`, called once an optimizer step with the (E,) counts of its layer, summed over micro-batches and ranks.
+    """
+
+    dense: bool
+
+    def __call__(self, x_nD: Tensor, valid: Tensor | None) -> Routing: ...
+
+
+class Head(Protocol):
+    """head(sizes, norm, embedding, /): what is read off the hidden states. (B, T, D), ctx -> a tensor.
+
+    `embedding` is the (first) stack's embedding part, held unregistered: a tied head uses `embedding.weight`.
+    `per_token = True` on the class: it may be given the rows (n, D) of chosen tokens instead of (B, T, D).
+    """
+
+    per_token: bool
+
+    def __call__(self, h: Tensor, ctx: Context) -> Tensor: ...
+
+
+# ---------------------------------------------------------------- slots whose parts are plain values
+
+
+class Mask(Protocol):
+    """A frozen dataclass: in which direction a token looks. q (T, 1) and k (1, S) are absolute slots.
+
+    `pattern`: "causal" or "full" where the mask is just that, so that a kernel may take its fast path; else None.
+    `needs`: names of the batch data that it reads from `data`. Returns bool, broadcastable to (B, T, S).
+    """
+
+    pattern: Literal["causal", "full"] | None
+    needs: tuple[str, ...]
+
+    def allowed(self, q: Tensor, k: Tensor, data: Mapping[str, Tensor]) -> Tensor: ...
+
+
+class Window(Protocol):
+    """A frozen dataclass: how far a token looks. As Mask; `covers(length)`: it hides nothing among that many slots."""
+
+    def covers(self, length: int) -> bool: ...
+    def allowed(self, q: Tensor, k: Tensor, data: Mapping[str, Tensor]) -> Tensor: ...
+
+
+class Seen(Protocol):
+    """What the framework hands to `Kernel.lower`: mask & window & documents & valid keys & the caller's mask, at once.
+
+    `pattern`: "causal" (T = S and plainly causal), "full" (every key is seen), or None. `dense(device)`: bool (1|B, 1, T, S),
+    no row empty but where the caller's own mask makes it so.
+    """
+
+    pattern: Literal["causal", "full"] | None
+
+    def dense(self) -> Tensor: ...
+
+
+class Kernel(Protocol):
+    """kernel(/): how softmax(s) v is computed.
+
+    `check(softcap=, sink=, bias=, regions=, dropout=)`, all bool, raises ValueError in one line when the model is built
+    and asks for what the kernel can't do. `lower(seen)` once a forward. Called: terms, v (B, K, S, H'), the lowered mask,
+    bias or None, score, sink (N,) or None, training -> (B, N, T, H'). K divides N (grouped queries).
+    """
+
+    def check(self, *, softcap: bool, sink: bool, bias: bool, regions: bool, dropout: bool) -> None: ...
+    def lower(self, seen: Seen) -> Any: ...
+    def __call__(self, terms: Sequence[Term], v_BKSH: Tensor, lowered: Any, bias: Tensor | None, score: Score, sink: Tensor | None, training: bool) -> Tensor: ...
+
+
+class Init(Protocol):
+    """init(/): first values by role. Fills `tensor` (whole, float32, CPU) in place from `generator`."""
+
+    def fill(self, tensor: Tensor, role: Role, sizes: Sizes, generator: torch.Generator) -> None: ...
+
+
+class Objective(Protocol):
+    """objective(vocabulary, seq_len, /): what is learnt from raw text.
+
+    Class attributes, literals: `mask` (name of a mask part), `heads` {role: name of a head part}, `special` (names of the
+    tokens it needs), `topologies` (of "decoder", "encoder", "encoder_decoder"), `bits_per_byte` (whether the sum of its
+    loss over a text is the text's negative log-likelihood).
+
+    `prepare(sample, rng)` on a CPU worker: sample {"tokens": (seq_len + 1,) int64, "documents": (seq_len + 1,) int64} ->
+    a dict of numpy arrays of fixed shapes; they are stacked to the batch. `targets(prepared)` -> number of targets in it.
+    `loss(model, batch)` -> Loss, auxiliary losses included (aux.loss * count).
+    Batch keys that the model reads: see `llmlab.model.model.Model.forward`.
+    """
+
+    def prepare(self, sample: dict[str, Any], rng: Any) -> dict[str, Any]: ...
+    def targets(self, prepared: dict[str, Any]) -> int: ...
+    def loss(self, model: Any, batch: Mapping[str, Tensor]) -> Loss: ...
+
+
+# ---------------------------------------------------------------- what a layer is called with
+
+
+class LayerCache:
+    """Keys and values (or whatever an attention part keeps) of one executed attention, along dimension -2.
+
+    `update(a, b)` appends the new rows of each tensor and returns all rows so far. Buffers are allocated once, for
+    `capacity` rows. `frozen` contents (a cross-attention's) are read with `read()`.
+    """
+
+    def __init__(self, capacity: int):
+        self.capacity = capacity
+        self.length = 0
+        self.buffers: list[Tensor] = []
+
+    def update(self, *new: Tensor) -> tuple[Tensor, ...]:
+        if not self.buffers:
+            self.buffers = [t.new_empty(*t.shape[:-2], max(self.capacity, t.shape[-2]), t.shape[-1]) for t in new]
+        end = self.length + new[0].shape[-2]
+        if end > self.buffers[0].shape[-2]:
+            raise ValueError(f"the KV cache holds {self.buffers[0].shape[-2]} positions, but {end} are needed")
+        for buffer, t in zip(self.buffers, new, strict=True):
+            buffer[..., self.length : end, :] = t
+        self.length = end
+        return self.read()
+
+    def read(self) -> tuple[Tensor, ...]:
+        return tuple(b[..., : self.length, :] for b in self.buffers)
+
+
+@dataclass(frozen=True)
+class View:
+    """What one layer sees in one forward: made once for all layers with the same position, mask and window."""
+
+    ctx: Context
+    position: Position
+    state: Any  # what position.prepare returned
+    kernel: Kernel
+    lowered: Any  # what kernel.lower returned
+    training: bool = False
+
+    def rotate(self, q_BNTH: Tensor, k_BKTH: Tensor) -> list[Term]:
+        return self.position.rotate(q_BNTH, k_BKTH, self.state)
+
+    def weigh(self, terms: Sequence[Term], v_BKSH: Tensor, score: Score, sink: Tensor | None = None) -> Tensor:
+        """Terms over all S keys -> (B, N, T, H')."""
+        bias = self.position.bias(self.state)
+        return self.kernel(terms, v_BKSH, self.lowered, bias, score, sink, self.training)
+
+    def attend(self, q_BNTH: Tensor, k_BKTH: Tensor, v_BKTH: Tensor, score: Score, *, sink: Tensor | None = None, cache: LayerCache | None = None) -> Tensor:
+        """Rotate, cache, weigh: (B, N, T, H'). What most attention parts need."""
+        if cache is not None and not self.position.caches_rotated:
+            k_BKTH, v_BKTH = cache.update(k_BKTH, v_BKTH)
+        terms = self.rotate(q_BNTH, k_BKTH)
+        if cache is not None and self.position.caches_rotated:
+            k_BKSH, v_BKTH = cache.update(terms[0].k_BKSH, v_BKTH)
+            terms = [terms[0]._replace(k_BKSH=k_BKSH)]
+        return self.weigh(terms, v_BKTH, score, sink)
+
+
+# ---------------------------------------------------------------- slots of the recipe
+
+
+class OptimizerPart(Protocol):
+    """optimizer(/): `build(params)` makes a torch optimizer; params is a list of (path, parameter, role).
+
+    Weight decay and other splits go by role, never by name. `lr` is an option of every optimizer part.
+    """
+
+    lr: float
+
+    def build(self, params: Sequence[tuple[str, nn.Parameter, Role]]) -> torch.optim.Optimizer: ...
+
+
+class Schedule(Protocol):
+    """schedule(/): `factor(step, total)` on the learning rate; step counts from 0, total is the budget in steps."""
+
+    def factor(self, step: int, total: int) -> float: ...
