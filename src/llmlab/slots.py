@@ -38,6 +38,7 @@ class Loss(NamedTuple):
     sum: Tensor
     count: Tensor
     logs: Mapping[str, tuple[Tensor, Tensor]] = {}
+    load: Tensor | None = None  # (n, E) int64: expert visits of the n routed layers, for routers' `after_step`
 
 
 class Aux(NamedTuple):

@@ -1,0 +1,95 @@
+"""Attention with a key and value head for each query head, for groups of them, or for all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from llmlab.registry import register
+from llmlab.sizes import Sizes
+from llmlab.slots import LayerCache, Linear, Score, Term, View
+
+
+def kv_heads(sizes: Sizes, share: str) -> int:
+    """Key-value heads: of groups, model.n_kv_heads, or else the divisor of n_heads that is nearest below a quarter."""
+    n = sizes.n_heads
+    if share == "groups":
+        return sizes.n_kv_heads or max(d for d in range(1, max(n // 4, 1) + 1) if n % d == 0)
+    return {"none": n, "all": 1}[share]
+
+
+@register("attention", "mqa", share="all")
+@register("attention", "gqa", share="groups")
+@register("attention", "mha")
+class MultiHeadAttention(nn.Module):
+    """Multi-head attention (Vaswani et al. 2017, arXiv:1706.03762) whose query heads may share keys and values.
+
+    share "none": mha. "groups": grouped-query (Ainslie et al. 2023, arXiv:2305.13245), model.n_kv_heads groups (None: a
+    quarter of n_heads). "all": multi-query, one head of keys and values (Shazeer 2019, arXiv:1911.02150).
+    (B, T, D) -> (B, T, D). With `source` (B, S, D) it is cross-attention: keys and values come from there, unrotated.
+    """
+
+    unused = {"mha": ("n_kv_heads",), "mqa": ("n_kv_heads",), "gqa": ()}
+
+    def __init__(
+        self,
+        sizes: Sizes,
+        norm: Callable[[int, float], nn.Module],
+        /,
+        *,
+        share: Literal["none", "groups", "all"] = "none",
+    ):
+        super().__init__()
+        traits = sizes.attention
+        self.n_heads, self.head_dim = sizes.n_heads, sizes.head_dim
+        self.n_kv_heads = kv_heads(sizes, share)
+        if self.n_heads % self.n_kv_heads:
+            raise ValueError(f"model.n_kv_heads={self.n_kv_heads} does not divide model.n_heads={self.n_heads}")
+        q_dim, kv_dim = self.n_heads * self.head_dim, self.n_kv_heads * self.head_dim
+        self.q = Linear(sizes.dim, q_dim, traits.qkv_bias, role="q")
+        self.k = Linear(sizes.dim, kv_dim, traits.qkv_bias, role="k")
+        self.v = Linear(sizes.dim, kv_dim, traits.qkv_bias, role="v")
+        self.out = Linear(q_dim, sizes.dim, traits.out_bias, role="out")
+        if traits.qk_norm not in (None, "head", "full"):
+            raise ValueError(f"model.attention.qk_norm must be head, full or null, but is {traits.qk_norm!r}")
+        self.qk_norm, self.clip = traits.qk_norm, traits.clip_qkv
+        if self.qk_norm is not None:
+            self.q_norm = norm(self.head_dim if self.qk_norm == "head" else q_dim, sizes.norm_eps)
+            self.k_norm = norm(self.head_dim if self.qk_norm == "head" else kv_dim, sizes.norm_eps)
+        self.sink = nn.Parameter(torch.empty(self.n_heads)) if traits.sink else None
+        scale = self.head_dim**-0.5 if traits.scale is None else traits.scale
+        self.score = Score(scale, traits.softcap, traits.dropout)
+
+    def forward(
+        self, x_BTD: Tensor, view: View, source_BSD: Tensor | None = None, cache: LayerCache | None = None
+    ) -> Tensor:
+        q_BNTH = self._heads(self.q(x_BTD), "q_norm")
+        if source_BSD is None:
+            k_BKTH, v_BKTH = self._keys_values(x_BTD)
+            o_BNTH = view.attend(q_BNTH, k_BKTH, v_BKTH, self.score, sink=self.sink, cache=cache)
+        else:
+            if cache is not None and cache.length:
+                k_BKSH, v_BKSH = cache.read()
+            else:
+                k_BKSH, v_BKSH = self._keys_values(source_BSD)
+                if cache is not None:
+                    k_BKSH, v_BKSH = cache.update(k_BKSH, v_BKSH)
+            o_BNTH = view.weigh([Term(q_BNTH, k_BKSH)], v_BKSH, self.score, self.sink)
+        return self.out(o_BNTH.transpose(1, 2).flatten(2))
+
+    def _keys_values(self, x_BSD: Tensor) -> tuple[Tensor, Tensor]:
+        return self._heads(self.k(x_BSD), "k_norm"), self._heads(self.v(x_BSD), None)
+
+    def _heads(self, x: Tensor, norm: str | None) -> Tensor:
+        """(B, T, heads * H) -> (B, heads, T, H), normed and clipped."""
+        if norm is not None and self.qk_norm == "full":
+            x = self.get_submodule(norm)(x)
+        x = x.unflatten(-1, (-1, self.head_dim))
+        if norm is not None and self.qk_norm == "head":
+            x = self.get_submodule(norm)(x)
+        if self.clip is not None:
+            x = x.clamp(-self.clip, self.clip)
+        return x.transpose(1, 2)

@@ -1,0 +1,127 @@
+"""Attention whose keys and values are kept as one small latent vector."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from llmlab.registry import register
+from llmlab.sizes import Sizes
+from llmlab.slots import LayerCache, Linear, Score, Term, View
+
+LATENT_EPS = 1e-6
+
+
+@register("attention", "mla")
+class MultiHeadLatentAttention(nn.Module):
+    """Multi-head latent attention (DeepSeek-V2, arXiv:2405.04434): a cache holds kv_rank + rope_dim numbers a token.
+
+    (B, T, D) -> (B, T, D), or from `source` (B, S, D) as cross-attention. A query head is [nope_dim | rope_dim] wide; only
+    the latter is rotated, against one key that all heads share. The rest of the keys, and the values, are projections of
+    the normed latent. model.attention.qkv_bias puts a bias on the projections down to the latents (as DeepSeek does).
+
+    kv_rank: width of the latent; None: 4 head_dim. q_rank: width of the queries' own latent; None: no such.
+    nope_dim: None: head_dim. rope_dim: None: half of head_dim, made even. v_dim: None: head_dim.
+    """
+
+    unused = ("n_kv_heads", "attention.qk_norm", "attention.clip_qkv")
+
+    @staticmethod
+    def rotary_width(
+        sizes: Sizes,
+        *,
+        q_rank: int | None = None,
+        kv_rank: int | None = None,
+        nope_dim: int | None = None,
+        rope_dim: int | None = None,
+        v_dim: int | None = None,
+    ) -> int:
+        return rope_dim or max(2, sizes.head_dim // 4 * 2)
+
+    def __init__(
+        self,
+        sizes: Sizes,
+        norm: Callable[[int, float], nn.Module],
+        /,
+        *,
+        q_rank: int | None = None,
+        kv_rank: int | None = None,
+        nope_dim: int | None = None,
+        rope_dim: int | None = None,
+        v_dim: int | None = None,
+    ):
+        super().__init__()
+        traits, n = sizes.attention, sizes.n_heads
+        self.n_heads = n
+        self.kv_rank = kv_rank or 4 * sizes.head_dim
+        self.nope_dim = nope_dim or sizes.head_dim
+        self.rope_dim = self.rotary_width(sizes, rope_dim=rope_dim)
+        self.v_dim = v_dim or sizes.head_dim
+        q_dim = self.nope_dim + self.rope_dim
+        self.compresses_q = q_rank is not None
+        if q_rank is not None:
+            self.q_down = Linear(sizes.dim, q_rank, traits.qkv_bias, role="q")
+            self.q_norm = norm(q_rank, LATENT_EPS)
+            self.q_up = Linear(q_rank, n * q_dim, role="q")
+        else:
+            self.q = Linear(sizes.dim, n * q_dim, role="q")
+        self.kv_down = Linear(sizes.dim, self.kv_rank + self.rope_dim, traits.qkv_bias, role="k")
+        self.kv_norm = norm(self.kv_rank, LATENT_EPS)
+        self.kv_up = Linear(self.kv_rank, n * (self.nope_dim + self.v_dim), role="v")
+        self.out = Linear(n * self.v_dim, sizes.dim, traits.out_bias, role="out")
+        self.sink = nn.Parameter(torch.empty(n)) if traits.sink else None
+        scale = q_dim**-0.5 if traits.scale is None else traits.scale
+        self.score = Score(scale, traits.softcap, traits.dropout)
+
+    def forward(
+        self, x_BTD: Tensor, view: View, source_BSD: Tensor | None = None, cache: LayerCache | None = None
+    ) -> Tensor:
+        q_nope, q_rope = self._queries(x_BTD)
+        if source_BSD is None:
+            terms, latent = self._rotated(q_rope, *self._latents(x_BTD), view, cache)
+        else:
+            if cache is not None and cache.length:
+                latent, k_rope = cache.read()
+            else:
+                latent, k_rope = self._latents(source_BSD)
+                if cache is not None:
+                    latent, k_rope = cache.update(latent, k_rope)
+            terms = [Term(q_rope, k_rope)]
+        kv_BNSH = self.kv_up(latent[:, 0]).unflatten(-1, (self.n_heads, -1)).transpose(1, 2)
+        k_nope, v_BNSH = kv_BNSH.split([self.nope_dim, self.v_dim], -1)
+        terms = [
+            Term(
+                torch.cat([q_nope, q], -1),
+                torch.cat([k_nope, k.expand(-1, self.n_heads, -1, -1)], -1),
+                region,
+            )
+            for q, k, region in terms
+        ]
+        o_BNTH = view.weigh(terms, v_BNSH, self.score, self.sink)
+        return self.out(o_BNTH.transpose(1, 2).flatten(2))
+
+    def _queries(self, x_BTD: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, N, T, nope_dim) and (B, N, T, rope_dim)."""
+        q = self.q_up(self.q_norm(self.q_down(x_BTD))) if self.compresses_q else self.q(x_BTD)
+        q_BNTH = q.unflatten(-1, (self.n_heads, -1)).transpose(1, 2)
+        q_nope, q_rope = q_BNTH.split([self.nope_dim, self.rope_dim], -1)
+        return q_nope, q_rope
+
+    def _latents(self, x_BSD: Tensor) -> tuple[Tensor, Tensor]:
+        """The normed latent (B, 1, S, kv_rank) and the key that all heads share (B, 1, S, rope_dim), as projected."""
+        latent, k_rope = self.kv_down(x_BSD).split([self.kv_rank, self.rope_dim], -1)
+        return self.kv_norm(latent)[:, None], k_rope[:, None]
+
+    def _rotated(
+        self, q_rope: Tensor, latent: Tensor, k_rope: Tensor, view: View, cache: LayerCache | None
+    ) -> tuple[list[Term], Tensor]:
+        """Terms of the rotary part over all S keys, and all S latents."""
+        if cache is not None and not view.position.caches_rotated:
+            latent, k_rope = cache.update(latent, k_rope)
+        terms = view.rotate(q_rope, k_rope)
+        if cache is not None and view.position.caches_rotated:
+            latent, k_rope = cache.update(latent, terms[0].k_BKSH)
+            terms = [terms[0]._replace(k_BKSH=k_rope)]
+        return terms, latent

@@ -1,0 +1,67 @@
+"""Token, segment and position vectors, normed; and the same in a smaller width, projected."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from llmlab.registry import register
+from llmlab.sizes import Sizes
+from llmlab.slots import Context, Embedding, Linear, Position, Table
+
+
+@register("embedding", "factorized", project=True)
+@register("embedding", "bert")
+class BertEmbedding(nn.Module):
+    """Token + segment + position vectors, normed, then dropout (BERT: Devlin et al. 2018, arXiv:1810.04805).
+
+    ids (B, T) -> (B, T, D). Segments that the context lacks count as 0; with `model.token_types` 0 there are none.
+    project (ALBERT: Lan et al. 2019, arXiv:1909.11942): all of that `width` wide, then a linear with bias to D.
+    width: of the tables, if projected; None: D / 4, at least 16.
+    """
+
+    @staticmethod
+    def width(sizes: Sizes, *, project: bool = False, width: int | None = None) -> int:
+        if not project:
+            if width not in (None, sizes.dim):
+                raise ValueError(f"embedding.width={width} needs embedding=factorized; embedding=bert is model.dim wide")
+            return sizes.dim
+        return width or max(16, sizes.dim // 4)
+
+    def __init__(
+        self,
+        sizes: Sizes,
+        position: Position,
+        norm: Callable[[int, float], nn.Module],
+        shared: Embedding | None,
+        /,
+        *,
+        project: bool = False,
+        width: int | None = None,
+    ):
+        super().__init__()
+        self.embed_dim = embed_dim = self.width(sizes, project=project, width=width)
+        object.__setattr__(self, "position", position)
+        object.__setattr__(self, "shared", shared)
+        if shared is None:
+            self.table = Table(sizes.vocab_size, embed_dim, role="embed")
+        self.segments = Table(sizes.token_types, embed_dim, role="embed") if sizes.token_types else None
+        self.norm = norm(embed_dim, sizes.norm_eps)
+        self.dropout = nn.Dropout(sizes.dropout)
+        self.project = Linear(embed_dim, sizes.dim, True, role="other") if project else None
+
+    @property
+    def weight(self) -> Tensor:
+        return self.table.weight if self.shared is None else self.shared.weight
+
+    def forward(self, ids_BT: Tensor, ctx: Context) -> Tensor:
+        x_BTE = nn.functional.embedding(ids_BT, self.weight)
+        if self.segments is not None:
+            x_BTE = x_BTE + self.segments(torch.zeros_like(ids_BT) if ctx.segments is None else ctx.segments)
+        where = self.position.embed(self.position.ids(ctx))
+        if where is not None:
+            x_BTE = x_BTE + where.to(x_BTE.dtype)
+        x_BTE = self.dropout(self.norm(x_BTE))
+        return x_BTE if self.project is None else self.project(x_BTE)

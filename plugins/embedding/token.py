@@ -1,0 +1,53 @@
+"""One table of token vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from llmlab.registry import register
+from llmlab.sizes import Sizes
+from llmlab.slots import Context, Embedding, Position, Table
+
+
+@register("embedding", "scaled", scale=True)
+@register("embedding", "token")
+class TokenEmbedding(nn.Module):
+    """Token vectors plus the position's, if it has any, then dropout (Vaswani et al. 2017, arXiv:1706.03762).
+
+    ids (B, T) -> (B, T, D). scale: token vectors times sqrt(D), rounded to their dtype (the paper; Gemma, arXiv:2403.08295).
+    """
+
+    def __init__(
+        self,
+        sizes: Sizes,
+        position: Position,
+        norm: Callable[[int, float], nn.Module],
+        shared: Embedding | None,
+        /,
+        *,
+        scale: bool = False,
+    ):
+        super().__init__()
+        self.embed_dim = sizes.dim
+        self.factor = sizes.dim**0.5 if scale else None
+        object.__setattr__(self, "position", position)
+        object.__setattr__(self, "shared", shared)
+        if shared is None:
+            self.table = Table(sizes.vocab_size, sizes.dim, role="embed")
+        self.dropout = nn.Dropout(sizes.dropout)
+
+    @property
+    def weight(self) -> Tensor:
+        return self.table.weight if self.shared is None else self.shared.weight
+
+    def forward(self, ids_BT: Tensor, ctx: Context) -> Tensor:
+        x_BTD = nn.functional.embedding(ids_BT, self.weight)
+        if self.factor is not None:
+            x_BTD = x_BTD * torch.full((), self.factor, dtype=x_BTD.dtype, device=x_BTD.device)
+        where = self.position.embed(self.position.ids(ctx))
+        if where is not None:
+            x_BTD = x_BTD + where.to(x_BTD.dtype)
+        return self.dropout(x_BTD)

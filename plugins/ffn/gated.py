@@ -1,0 +1,53 @@
+"""Feed-forwards whose inner activation is multiplied by a gate."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from llmlab.registry import register
+
+
+def identity(x: Tensor) -> Tensor:
+    return x
+
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "silu": F.silu,
+    "gelu": F.gelu,
+    "gelu_tanh": partial(F.gelu, approximate="tanh"),
+    "relu": F.relu,
+    "sigmoid": torch.sigmoid,
+    "none": identity,
+}
+
+
+@register("ffn", "swiglu", act="silu")
+@register("ffn", "geglu", act="gelu")
+@register("ffn", "geglu_tanh", act="gelu_tanh")
+@register("ffn", "reglu", act="relu")
+@register("ffn", "glu", act="sigmoid")
+@register("ffn", "bilinear", act="none")
+class GatedFeedForward(nn.Module):
+    """Gated linear unit (Shazeer 2020, arXiv:2002.05202): down(act(gate(x)) * up(x)). x (..., dim) -> (..., dim)."""
+
+    def __init__(
+        self,
+        dim: int,
+        ffn_dim: int,
+        linear: Callable[..., nn.Module],
+        /,
+        *,
+        act: Literal["silu", "gelu", "gelu_tanh", "relu", "sigmoid", "none"] = "silu",
+    ):
+        super().__init__()
+        self.act = ACTIVATIONS[act]
+        self.gate = linear(dim, ffn_dim, role="ffn_in")
+        self.up = linear(dim, ffn_dim, role="ffn_in")
+        self.down = linear(ffn_dim, dim, role="ffn_out")
+
+    def forward(self, x: Tensor, groups: Tensor | None = None) -> Tensor:
+        return self.down(self.act(self.gate(x, groups)) * self.up(x, groups), groups)

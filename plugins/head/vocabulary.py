@@ -1,0 +1,92 @@
+"""Heads that give a score for every token of the vocabulary."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from llmlab.registry import register
+from llmlab.sizes import Sizes
+from llmlab.slots import Context, Embedding, Linear
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": F.gelu,
+    "gelu_tanh": partial(F.gelu, approximate="tanh"),
+    "relu": F.relu,
+    "silu": F.silu,
+}
+
+
+@register("head", "lm")
+class LanguageModelHead(nn.Module):
+    """Logits of the next token: (..., D) -> (..., V), by the token table if model.tie_embeddings (arXiv:1608.05859).
+
+    Then times model.logit_scale, then c tanh(. / c) with model.logit_softcap c. Where a tied table is narrower than D
+    (embedding=factorized), a linear leads down to its width.
+    """
+
+    per_token = True
+
+    def __init__(
+        self,
+        sizes: Sizes,
+        norm: Callable[[int, float], nn.Module],
+        embedding: Embedding,
+        /,
+        *,
+        bias: bool = False,
+    ):
+        super().__init__()
+        self.tied, self.scale, self.softcap = sizes.tie_embeddings, sizes.logit_scale, sizes.logit_softcap
+        object.__setattr__(self, "embedding", embedding)
+        narrow = self.tied and embedding.embed_dim != sizes.dim
+        self.down = Linear(sizes.dim, embedding.embed_dim, role="other") if narrow else None
+        self.out = None if self.tied else Linear(sizes.dim, sizes.vocab_size, role="head")
+        self.bias = nn.Parameter(torch.empty(sizes.vocab_size)) if bias else None
+
+    def forward(self, h: Tensor, ctx: Context) -> Tensor:
+        if self.down is not None:
+            h = self.down(h)
+        logits = F.linear(h, self.embedding.weight if self.out is None else self.out.weight, self.bias)
+        if self.scale is not None:
+            logits = logits * self.scale
+        if self.softcap is not None:
+            logits = torch.tanh(logits / self.softcap) * self.softcap
+        return logits
+
+
+@register("head", "mlm")
+class MaskedLMHead(nn.Module):
+    """BERT's head for masked tokens (Devlin et al. 2018, arXiv:1810.04805): (..., D) -> (..., V).
+
+    A linear to the width of the token table, activation, norm, then the token table (own weights unless
+    model.tie_embeddings) and a bias.
+    """
+
+    per_token = True
+
+    def __init__(
+        self,
+        sizes: Sizes,
+        norm: Callable[[int, float], nn.Module],
+        embedding: Embedding,
+        /,
+        *,
+        act: Literal["gelu", "gelu_tanh", "relu", "silu"] = "gelu",
+    ):
+        super().__init__()
+        self.act = ACTIVATIONS[act]
+        object.__setattr__(self, "embedding", embedding)
+        self.dense = Linear(sizes.dim, embedding.embed_dim, True, role="other")
+        self.norm = norm(embedding.embed_dim, sizes.norm_eps)
+        self.out = None if sizes.tie_embeddings else Linear(embedding.embed_dim, sizes.vocab_size, role="head")
+        self.bias = nn.Parameter(torch.empty(sizes.vocab_size))
+
+    def forward(self, h: Tensor, ctx: Context) -> Tensor:
+        h = self.norm(self.act(self.dense(h)))
+        return F.linear(h, self.embedding.weight if self.out is None else self.out.weight, self.bias)

@@ -1,0 +1,35 @@
+"""T5's first values."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from llmlab.registry import register
+from llmlab.sizes import Sizes
+from llmlab.slots import Role
+
+
+@register("init", "t5")
+class T5:
+    """Normal by fan-in, as T5 in Mesh TensorFlow (Raffel et al. 2019, arXiv:1910.10683). Biases 0.
+
+    std = factor * inputs^-1/2; token table: factor; position bias: factor * dim^-1/2. Where model.attention.scale is 1,
+    queries take its head_dim^-1/2 into their own std.
+    """
+
+    def __init__(self, *, factor: float = 1.0):
+        self.factor = factor
+
+    def fill(self, tensor: Tensor, role: Role, sizes: Sizes, generator: torch.Generator) -> None:
+        std = self.factor * tensor.shape[-1] ** -0.5
+        if role == "q" and sizes.attention.scale == 1.0:
+            std *= sizes.head_dim**-0.5
+        elif role == "embed":
+            std = self.factor
+        elif role == "position":
+            std = self.factor * sizes.dim**-0.5
+        if role == "bias":
+            tensor.zero_()
+        else:
+            tensor.normal_(0.0, std, generator=generator)

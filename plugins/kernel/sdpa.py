@@ -1,0 +1,76 @@
+"""PyTorch's fused attention."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from llmlab.registry import register
+from llmlab.slots import Score, Seen, Term
+
+
+class Lowered:
+    """What is seen, as a mask only if one is needed."""
+
+    def __init__(self, seen: Seen):
+        self.seen, self.pattern = seen, seen.pattern
+
+    @cached_property
+    def dense(self) -> Tensor:
+        return self.seen.dense()
+
+
+@register("kernel", "sdpa")
+class SDPA:
+    """torch's scaled_dot_product_attention, fused where the device can (FlashAttention: Dao 2023, arXiv:2307.08691).
+
+    No mask tensor where what is seen is plainly causal, or all. No softcap, sinks or regions: kernel=eager has them.
+    """
+
+    def check(self, *, softcap: bool, sink: bool, bias: bool, regions: bool, dropout: bool) -> None:
+        asked = {"model.attention.softcap": softcap, "model.attention.sink": sink, "a position with regions": regions}
+        cannot = [name for name, wanted in asked.items() if wanted]
+        if cannot:
+            raise ValueError(f"kernel=sdpa can't do {' and '.join(cannot)}; choose kernel=eager")
+
+    def lower(self, seen: Seen) -> Lowered:
+        lowered = Lowered(seen)
+        if lowered.pattern is None:
+            lowered.dense  # noqa: B018  made here, once a forward and outside of any recomputed block
+        return lowered
+
+    def __call__(
+        self,
+        terms: Sequence[Term],
+        v_BKSH: Tensor,
+        lowered: Lowered,
+        bias: Tensor | None,
+        score: Score,
+        sink: Tensor | None,
+        training: bool,
+    ) -> Tensor:
+        assert len(terms) == 1 and terms[0].region is None and sink is None and score.softcap is None
+        q_BNTH, k_BKSH, _ = terms[0]
+        mask: Tensor | None = None
+        if bias is not None:
+            mask = bias.to(q_BNTH.dtype)
+            if lowered.pattern != "full":
+                mask = mask.masked_fill(~lowered.dense, float("-inf"))
+            mask = mask if mask.dim() == 4 else mask[None]
+        elif lowered.pattern is None:
+            mask = lowered.dense
+        options: dict[str, Any] = {"enable_gqa": True} if k_BKSH.shape[1] != q_BNTH.shape[1] else {}
+        return F.scaled_dot_product_attention(
+            q_BNTH,
+            k_BKSH,
+            v_BKSH,
+            attn_mask=mask,
+            dropout_p=score.dropout if training else 0.0,
+            is_causal=mask is None and lowered.pattern == "causal",
+            scale=score.scale,
+            **options,
+        )

@@ -1,0 +1,47 @@
+"""In which direction a token looks. q (T, 1) and k (1, S) are absolute slots."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from llmlab.registry import register
+
+
+@register("mask", "causal")
+@dataclass(frozen=True)
+class Causal:
+    """A token sees itself and what came before (Vaswani et al. 2017, arXiv:1706.03762). Returns (T, S) bool."""
+
+    pattern = "causal"
+    needs = ()
+
+    def allowed(self, q: Tensor, k: Tensor, data: Mapping[str, Tensor]) -> Tensor:
+        return k <= q
+
+
+@register("mask", "bidirectional")
+@dataclass(frozen=True)
+class Bidirectional:
+    """Every token sees every token (BERT: Devlin et al. 2018, arXiv:1810.04805). Returns (T, S) bool."""
+
+    pattern = "full"
+    needs = ()
+
+    def allowed(self, q: Tensor, k: Tensor, data: Mapping[str, Tensor]) -> Tensor:
+        return (k == k) | (q == q)
+
+
+@register("mask", "prefix")
+@dataclass(frozen=True)
+class Prefix:
+    """All see the first `prefix_len` (B,) tokens, the rest is causal (T5's PrefixLM: Raffel et al. 2019, arXiv:1910.10683).
+
+    GLM's mask too (Du et al. 2021, arXiv:2103.10360), over [text; spans]. Returns (B, T, S) bool.
+    """
+
+    pattern = None
+    needs = ("prefix_len",)
+
+    def allowed(self, q: Tensor, k: Tensor, data: Mapping[str, Tensor]) -> Tensor:
+        return (k <= q) | (k < data["prefix_len"][:, None, None])

@@ -1,0 +1,20 @@
+"""No experts."""
+
+from torch import Tensor, nn
+
+from llmlab.registry import register
+from llmlab.sizes import Sizes
+from llmlab.slots import Routing
+
+
+@register("moe", "none")
+class NoRouter(nn.Module):
+    """No mixture of experts: a layer has one feed-forward, which every token visits."""
+
+    dense = True
+
+    def __init__(self, sizes: Sizes, /):
+        super().__init__()
+
+    def forward(self, x_nD: Tensor, valid: Tensor | None) -> Routing:
+        raise RuntimeError("moe=none routes nothing")

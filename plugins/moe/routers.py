@@ -1,0 +1,109 @@
+"""Which experts a token visits. n tokens, k experts a token, E experts."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from llmlab.registry import register
+from llmlab.sizes import Sizes
+from llmlab.slots import Linear, Routing
+
+
+def logits(gate: Linear, x_nD: Tensor) -> Tensor:
+    """(n, E) in float32, under autocast too."""
+    with torch.autocast(x_nD.device.type, enabled=False):
+        return F.linear(x_nD.float(), gate.weight.float())
+
+
+def balance(p_nE: Tensor, experts_nk: Tensor, valid: Tensor | None) -> Tensor:
+    """E sum_e f_e P_e over valid tokens: f the share of visits, P the mean probability. 1 where both are uniform."""
+    n_experts = p_nE.shape[-1]
+    w_n = p_nE.new_ones(len(p_nE)) if valid is None else valid.to(p_nE.dtype)
+    total = w_n.sum().clamp(min=1)
+    visits_E = p_nE.new_zeros(n_experts)
+    visits_E = visits_E.index_add(0, experts_nk.reshape(-1), w_n.repeat_interleave(experts_nk.shape[-1]))
+    return n_experts * (visits_E / (total * experts_nk.shape[-1]) * (w_n @ p_nE / total)).sum()
+
+
+@register("moe", "topk")
+class TopK(nn.Module):
+    """The k experts of highest softmax probability (Shazeer et al. 2017, arXiv:1701.06538; Mixtral, Qwen-MoE).
+
+    (n, D) -> weights and experts (n, k); weights sum to 1 if model.moe.renormalise. Loss: model.moe.balance times the
+    Switch balance loss (Fedus et al. 2021, arXiv:2101.03961; 1 at uniform routing) plus model.moe.z times the mean square
+    of the log-partition (ST-MoE: Zoph et al. 2022, arXiv:2202.08906), over valid tokens. Logits in float32.
+    """
+
+    dense = False
+
+    def __init__(self, sizes: Sizes, /):
+        super().__init__()
+        self.traits = sizes.moe
+        self.gate = Linear(sizes.dim, sizes.moe.n_experts, role="router")
+
+    def forward(self, x_nD: Tensor, valid: Tensor | None) -> Routing:
+        z_nE = logits(self.gate, x_nD)
+        p_nE = z_nE.softmax(-1)
+        weights_nk, experts_nk = p_nE.topk(self.traits.per_token, -1)
+        if self.traits.renormalise:
+            weights_nk = weights_nk / weights_nk.sum(-1, keepdim=True)
+        loss = None
+        if self.traits.balance:
+            loss = self.traits.balance * balance(p_nE, experts_nk, valid)
+        if self.traits.z:
+            square_n = z_nE.logsumexp(-1).square()
+            mean = square_n.mean() if valid is None else (square_n * valid).sum() / valid.sum().clamp(min=1)
+            loss = self.traits.z * mean + (0.0 if loss is None else loss)
+        return Routing(weights_nk, experts_nk, loss)
+
+
+@register("moe", "sigmoid")
+class Sigmoid(nn.Module):
+    """The k experts of highest sigmoid score, kept in balance by a bias (DeepSeek-V3, arXiv:2412.19437).
+
+    (n, D) -> weights and experts (n, k). The bias (E,) counts for the choice only; after a step it moves by `rate` towards
+    experts that had too few tokens (Wang et al. 2024, arXiv:2408.15664). groups: experts are in so many groups of equal
+    size, of which a token keeps `groups_kept`, by the sum of their two best. Weights are the scores, divided by their sum
+    if model.moe.renormalise. Loss: model.moe.balance times the balance loss of the scores, over valid tokens.
+    """
+
+    dense = False
+    unused = ("moe.z",)
+
+    def __init__(self, sizes: Sizes, /, *, groups: int = 1, groups_kept: int = 1, rate: float = 0.001):
+        super().__init__()
+        self.traits, self.groups, self.groups_kept, self.rate = sizes.moe, groups, groups_kept, rate
+        n, k = sizes.moe.n_experts, sizes.moe.per_token
+        if n % groups or not 1 <= groups_kept <= groups or n // groups * groups_kept < k:
+            raise ValueError(
+                f"moe.groups_kept={groups_kept} of moe.groups={groups} groups can't give model.moe.per_token={k} "
+                f"of model.moe.n_experts={n} experts"
+            )
+        self.gate = Linear(sizes.dim, n, role="router")
+        self.register_buffer("bias", torch.empty(n, dtype=torch.float32))
+
+    def forward(self, x_nD: Tensor, valid: Tensor | None) -> Routing:
+        scores_nE = logits(self.gate, x_nD).sigmoid()
+        experts_nk = self._choose(scores_nE.detach() + self.bias.float()).topk(self.traits.per_token, -1).indices
+        weights_nk = scores_nE.gather(-1, experts_nk)
+        if self.traits.renormalise:
+            weights_nk = weights_nk / (weights_nk.sum(-1, keepdim=True) + 1e-20)
+        loss = None
+        if self.traits.balance:
+            p_nE = scores_nE / (scores_nE.sum(-1, keepdim=True) + 1e-20)
+            loss = self.traits.balance * balance(p_nE, experts_nk, valid)
+        return Routing(weights_nk, experts_nk, loss)
+
+    def _choose(self, biased_nE: Tensor) -> Tensor:
+        """Scores of experts outside of the kept groups become -inf."""
+        if self.groups_kept == self.groups:
+            return biased_nE
+        grouped = biased_nE.unflatten(-1, (self.groups, -1))
+        best = grouped.topk(min(2, grouped.shape[-1]), -1).values.sum(-1)
+        kept = torch.zeros_like(best, dtype=torch.bool).scatter(-1, best.topk(self.groups_kept, -1).indices, True)
+        return grouped.masked_fill(~kept[..., None], float("-inf")).flatten(-2)
+
+    @torch.no_grad()
+    def after_step(self, load: Tensor) -> None:
+        load = load.to(self.bias.device, torch.float32)
+        self.bias += self.rate * torch.sign(load.mean() - load)

@@ -1,0 +1,25 @@
+"""Layer normalisation."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from llmlab.registry import register
+
+
+@register("norm", "layernorm")
+class LayerNorm(nn.Module):
+    """Layer norm (Ba et al. 2016, arXiv:1607.06450): w (x - mean) / sqrt(variance + eps) + b, statistics in float32.
+
+    Shapes: x (..., dim) -> (..., dim), same dtype. Weight (dim,) begins at 1; with `bias`, bias (dim,) at 0.
+    """
+
+    def __init__(self, dim: int, eps: float, /, *, bias: bool = True):
+        super().__init__()
+        self.dim, self.eps = dim, eps
+        self.weight = nn.Parameter(torch.empty(dim))
+        self.bias = nn.Parameter(torch.empty(dim)) if bias else None
+        self.constants = {"weight": 1.0}
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.layer_norm(x, (self.dim,), self.weight, self.bias, self.eps).to(x.dtype)

@@ -1,0 +1,29 @@
+"""Root-mean-square normalisation."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from llmlab.registry import register
+
+
+@register("norm", "rmsnorm")
+class RMSNorm(nn.Module):
+    """Root-mean-square norm (Zhang & Sennrich 2019, arXiv:1910.07467): (offset + w) x / sqrt(mean(x^2) + eps).
+
+    Shapes: x (..., dim) -> (..., dim), same dtype, computed in float32. Weight (dim,) begins at 1 - offset. With
+    offset 0 the normed value returns to x's dtype before it meets the weight (LLaMA, T5), else after (Gemma, offset 1).
+    """
+
+    def __init__(self, dim: int, eps: float, /, *, offset: float = 0.0):
+        super().__init__()
+        self.dim, self.eps, self.offset = dim, eps, offset
+        self.weight = nn.Parameter(torch.empty(dim))
+        self.constants = {"weight": 1.0 - offset}
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.offset:
+            return F.rms_norm(x.float(), (self.dim,), self.offset + self.weight.float(), self.eps).to(x.dtype)
+        if x.dtype == torch.float32:
+            return F.rms_norm(x, (self.dim,), self.weight, self.eps).to(x.dtype)
+        return (self.weight * F.rms_norm(x.float(), (self.dim,), None, self.eps).to(x.dtype)).to(x.dtype)

@@ -1,0 +1,77 @@
+"""Masked language modelling."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from llmlab.registry import register
+from llmlab.slots import Loss, Vocabulary
+
+from ._loss import IGNORED, token_loss
+
+
+@register("objective", "mlm")
+class MaskedLM:
+    """Masked language modelling (BERT: Devlin et al. 2018, arXiv:1810.04805).
+
+    Each ordinary token is a target with probability `rate`, at least one a sample. A target is shown as the mask token
+    with probability `masked`, as a random ordinary token with `random`, else as it is. ids and labels (T,).
+    """
+
+    mask = "bidirectional"
+    heads = {"tokens": "mlm"}
+    special = ("mask",)
+    topologies = ("encoder", "decoder")
+    bits_per_byte = False
+    fixed_count = False
+
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        seq_len: int,
+        /,
+        *,
+        rate: float = 0.15,
+        masked: float = 0.8,
+        random: float = 0.1,
+    ):
+        if not 0 < rate <= 1 or masked < 0 or random < 0 or masked + random > 1:
+            raise ValueError(
+                f"objective.rate must be in (0, 1] and objective.masked + objective.random at most 1, "
+                f"but they are {rate} and {masked} + {random}"
+            )
+        self.seq_len, self.rate, self.masked, self.random = seq_len, rate, masked, random
+        self.mask_id = vocabulary.special["mask"]
+        self.special_ids = np.array(sorted(vocabulary.special.values()), dtype=np.int64)
+        self.ordinary = np.setdiff1d(np.arange(vocabulary.size), self.special_ids)
+
+    def prepare(self, sample: dict[str, Any], rng: Any) -> dict[str, Any]:
+        tokens = np.array(sample["tokens"], dtype=np.int64)[: self.seq_len]
+        may = ~np.isin(tokens, self.special_ids)
+        chosen = may & (rng.random(len(tokens)) < self.rate)
+        if not chosen.any():
+            candidates = np.flatnonzero(may) if may.any() else np.arange(len(tokens))
+            chosen[rng.choice(candidates)] = True
+        labels = np.where(chosen, tokens, IGNORED)
+        fate = rng.random(len(tokens))
+        replacement = self.ordinary[rng.integers(len(self.ordinary), size=len(tokens))]
+        ids = np.where(chosen & (fate < self.masked), self.mask_id, tokens)
+        ids = np.where(chosen & (fate >= self.masked) & (fate < self.masked + self.random), replacement, ids)
+        prepared = {"ids": ids, "labels": labels}
+        if sample.get("documents") is not None:
+            prepared["documents"] = np.asarray(sample["documents"], dtype=np.int64)[: self.seq_len]
+        return prepared
+
+    def targets(self, prepared: dict[str, Any]) -> int:
+        return int((prepared["labels"] != IGNORED).sum())
+
+    def loss(self, model: Any, batch: Mapping[str, Tensor]) -> Loss:
+        where = batch["labels"] != IGNORED
+        output = model(batch, heads={"tokens": where})
+        logits, labels = output.heads["tokens"], batch["labels"][where]
+        right = (logits.detach().argmax(-1) == labels).sum()
+        return token_loss(output, logits, labels, {"accuracy": (right, where.sum())})

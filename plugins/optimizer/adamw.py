@@ -1,0 +1,47 @@
+"""AdamW."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import nn
+
+from llmlab.registry import register
+from llmlab.slots import Role
+
+
+@register("optimizer", "adamw")
+class AdamW:
+    """Adam with decoupled weight decay (Loshchilov & Hutter 2017, arXiv:1711.05101).
+
+    decay "matrices": weight decay on all with two dimensions or more, tables too (nanoGPT); "no_embeddings": without the
+    token, segment and position tables. Norms and biases never decay. Fused where the devices allow it.
+    """
+
+    def __init__(
+        self,
+        *,
+        lr: float = 1e-3,
+        beta1: float = 0.9,
+        beta2: float = 0.95,
+        eps: float = 1e-8,
+        weight_decay: float = 0.1,
+        decay: Literal["matrices", "no_embeddings"] = "matrices",
+    ):
+        self.lr, self.betas, self.eps, self.weight_decay = lr, (beta1, beta2), eps, weight_decay
+        self.never: tuple[Role, ...] = ("norm", "bias")
+        if decay == "no_embeddings":
+            self.never += ("embed", "position")
+
+    def build(self, params: Sequence[tuple[str, nn.Parameter, Role]]) -> torch.optim.Optimizer:
+        decayed = [p for _, p, role in params if p.dim() >= 2 and role not in self.never]
+        rest = [p for _, p, role in params if p.dim() < 2 or role in self.never]
+        groups = [
+            {"params": chosen, "weight_decay": decay}
+            for chosen, decay in ((decayed, self.weight_decay), (rest, 0.0))
+            if chosen
+        ]
+        fused = all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for _, p, _ in params)
+        return torch.optim.AdamW(groups, lr=self.lr, betas=self.betas, eps=self.eps, fused=fused)

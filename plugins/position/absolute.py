@@ -1,0 +1,64 @@
+"""Positions that are added to the embedding, and none."""
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from llmlab.registry import register
+from llmlab.sizes import Sizes
+from llmlab.slots import Context, Position, Table
+
+
+@register("position", "none")
+class NoPosition(Position):
+    """No position at all: a causal model learns order from its mask (Haviv et al. 2022, arXiv:2203.16634)."""
+
+    def __init__(self, sizes: Sizes, /):
+        super().__init__()
+
+
+@register("position", "learned")
+class Learned(Position):
+    """A learnt vector for each of `model.max_positions` positions (BERT, GPT-2: Gehring et al. 2017, arXiv:1705.03122).
+
+    ids (T,) or (B, T) -> (T, E) or (B, T, E). A longer sequence is a ValueError.
+    """
+
+    def __init__(self, sizes: Sizes, /):
+        super().__init__()
+        self.rows = sizes.max_positions
+        self.table = Table(sizes.max_positions, sizes.embed_dim, role="position")
+
+    def ids(self, ctx: Context) -> Tensor:
+        if ctx.positions is None and ctx.keys > self.rows:
+            raise ValueError(
+                f"{ctx.keys} positions are needed, but position=learned has model.max_positions={self.rows}; "
+                "train with more of them, or with position=rope"
+            )
+        return super().ids(ctx)
+
+    def embed(self, ids: Tensor) -> Tensor:
+        return self.table(ids)
+
+
+@register("position", "sinusoidal")
+class Sinusoidal(Position):
+    """Sines and cosines of the position (Vaswani et al. 2017, arXiv:1706.03762). ids (T,)|(B, T) -> (..., E), in float32.
+
+    Pair i has the frequency 10000^(-2i/E). layout "interleaved" (the paper): sin, cos, sin, cos ...; "halves" (Marian,
+    Pegasus): all sines, then all cosines. With an odd E the last sine has no cosine.
+    """
+
+    def __init__(self, sizes: Sizes, /, *, layout: Literal["interleaved", "halves"] = "interleaved"):
+        super().__init__()
+        self.embed_dim, self.layout = sizes.embed_dim, layout
+
+    def embed(self, ids: Tensor) -> Tensor:
+        dim = self.embed_dim
+        pairs = torch.arange(0, dim, 2, device=ids.device, dtype=torch.float32)
+        angles = ids[..., None].float() * torch.exp(pairs * (-math.log(10000.0) / dim))
+        if self.layout == "halves":
+            return torch.cat([angles.sin(), angles[..., : dim // 2].cos()], -1)
+        return torch.stack([angles.sin(), angles.cos()], -1).flatten(-2)[..., :dim]

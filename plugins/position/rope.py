@@ -1,0 +1,133 @@
+"""Rotary positions, and how they are stretched to longer texts."""
+
+import math
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from llmlab.registry import register
+from llmlab.sizes import Sizes
+from llmlab.slots import Position, Term
+
+
+@register("position", "rope")
+class Rope(Position):
+    """Rotary position embedding (Su et al. 2021, arXiv:2104.09864): pair i of q and k is turned by position theta^(-2i/R).
+
+    R = fraction of the rotary width; those are the first dims of a head, the rest is left alone. Pairs are (i, i + R/2),
+    or (2i, 2i + 1) if interleaved. Angles in float32, then cast.
+
+    scaling, for texts longer than `original_max` (None: model.max_positions) by `factor`:
+      linear   positions / factor (Chen et al. 2023, arXiv:2306.15595)
+      dynamic  a larger theta, only past original_max (dynamic NTK); a cache then keeps keys unrotated
+      llama3   frequencies / factor where the wavelength is over original_max / low_freq_factor, as they were under
+               original_max / high_freq_factor, blended between (Llama 3.1, arXiv:2407.21783)
+      yarn     frequencies / factor where a pair turns less than beta_slow times in original_max, as they were over
+               beta_fast times, a ramp between (its ends whole numbers if truncate); cos and sin times attention_factor
+               (None: 0.1 ln factor + 1, or mscale's over mscale_all_dim's) (Peng et al. 2023, arXiv:2309.00071)
+    """
+
+    def __init__(
+        self,
+        sizes: Sizes,
+        /,
+        *,
+        theta: float = 10000.0,
+        interleaved: bool = False,
+        fraction: float = 1.0,
+        scaling: Literal["none", "linear", "dynamic", "llama3", "yarn"] = "none",
+        factor: float = 1.0,
+        original_max: int | None = None,
+        low_freq_factor: float = 1.0,
+        high_freq_factor: float = 4.0,
+        beta_fast: float = 32.0,
+        beta_slow: float = 1.0,
+        truncate: bool = True,
+        attention_factor: float | None = None,
+        mscale: float | None = None,
+        mscale_all_dim: float | None = None,
+    ):
+        super().__init__()
+        self.width = int(sizes.rotary_dim * fraction)
+        if self.width < 2 or self.width % 2 or fraction > 1:
+            raise ValueError(
+                f"position=rope turns pairs, but position.fraction={fraction} of a head of {sizes.rotary_dim} "
+                f"makes {self.width} dims; choose a fraction up to 1 that makes an even number"
+            )
+        self.theta, self.interleaved, self.factor = theta, interleaved, factor
+        self.original_max = original_max or sizes.max_positions
+        self.low_freq_factor, self.high_freq_factor = low_freq_factor, high_freq_factor
+        self.beta_fast, self.beta_slow, self.truncate = beta_fast, beta_slow, truncate
+        self.frequencies = getattr(self, f"_{scaling}")
+        self.caches_rotated = scaling != "dynamic"
+        self.amplitude = 1.0
+        if scaling == "yarn":
+            ratio = _mscale(factor, mscale) / _mscale(factor, mscale_all_dim) if mscale and mscale_all_dim else None
+            given = attention_factor if attention_factor is not None else ratio
+            self.amplitude = _mscale(factor, 1.0) if given is None else given
+
+    def _none(self, ids: Tensor, theta: float | Tensor | None = None) -> Tensor:
+        pairs = torch.arange(0, self.width, 2, device=ids.device).float()
+        return 1.0 / ((self.theta if theta is None else theta) ** (pairs / self.width))
+
+    def _linear(self, ids: Tensor) -> Tensor:
+        return self._none(ids) / self.factor
+
+    def _dynamic(self, ids: Tensor) -> Tensor:
+        length = (ids.max() + 1).clamp(min=self.original_max)
+        stretch = self.factor * length / self.original_max - (self.factor - 1)
+        return self._none(ids, self.theta * stretch ** (self.width / max(self.width - 2, 1)))
+
+    def _llama3(self, ids: Tensor) -> Tensor:
+        plain = self._none(ids)
+        turns = self.original_max * plain / (2 * math.pi)
+        blend = (turns - self.low_freq_factor) / (self.high_freq_factor - self.low_freq_factor)
+        blended = (1 - blend) * plain / self.factor + blend * plain
+        scaled = torch.where(turns < self.low_freq_factor, plain / self.factor, blended)
+        return torch.where(turns > self.high_freq_factor, plain, scaled)
+
+    def _yarn(self, ids: Tensor) -> Tensor:
+        low, high = (self._pair_that_turns(times) for times in (self.beta_fast, self.beta_slow))
+        if self.truncate:
+            low, high = math.floor(low), math.ceil(high)
+        low, high = max(low, 0), min(high, self.width - 1)
+        high = high + 0.001 if low == high else high
+        plain = self._none(ids)
+        ramp = ((torch.arange(self.width // 2, device=ids.device).float() - low) / (high - low)).clamp(0, 1)
+        return plain / self.factor * ramp + plain * (1 - ramp)
+
+    def _pair_that_turns(self, times: float) -> float:
+        """Index, not whole, of the pair that turns so often within original_max positions."""
+        return self.width * math.log(self.original_max / (times * 2 * math.pi)) / (2 * math.log(self.theta))
+
+    def prepare(self, q_ids: Tensor, k_ids: Tensor) -> Any:
+        frequencies = self.frequencies(k_ids)
+        q = self._tables(q_ids, frequencies)
+        return q, q if self.caches_rotated else self._tables(k_ids, frequencies)
+
+    def _tables(self, ids: Tensor, frequencies: Tensor) -> tuple[Tensor, Tensor]:
+        """cos and sin, (T, R/2) or (B, 1, T, R/2)."""
+        angles = ids[..., None].float() * frequencies
+        if ids.dim() == 2:
+            angles = angles[:, None]
+        return angles.cos() * self.amplitude, angles.sin() * self.amplitude
+
+    def rotate(self, q_BNTH: Tensor, k_BKSH: Tensor, state: Any) -> list[Term]:
+        q_tables, k_tables = state
+        return [Term(self._turn(q_BNTH, *q_tables), self._turn(k_BKSH, *k_tables))]
+
+    def _turn(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        cos, sin = cos.to(x.dtype), sin.to(x.dtype)
+        turned, rest = x[..., : self.width], x[..., self.width :]
+        if self.interleaved:
+            a, b = turned[..., 0::2], turned[..., 1::2]
+            y = torch.stack([a * cos - b * sin, b * cos + a * sin], -1).flatten(-2)
+        else:
+            a, b = turned.chunk(2, -1)
+            y = torch.cat([a * cos - b * sin, b * cos + a * sin], -1)
+        return torch.cat([y, rest], -1) if rest.shape[-1] else y
+
+
+def _mscale(factor: float, mscale: float) -> float:
+    return 1.0 if factor <= 1 else 0.1 * mscale * math.log(factor) + 1.0

@@ -1,0 +1,51 @@
+"""How far a token looks. q (T, 1) and k (1, S) are absolute slots."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from llmlab.registry import register
+
+
+@register("window", "full")
+@dataclass(frozen=True)
+class Full:
+    """No limit to the distance (Vaswani et al. 2017, arXiv:1706.03762). Returns (T, S) bool."""
+
+    pattern = "full"
+    needs = ()
+
+    def covers(self, length: int) -> bool:
+        return True
+
+    def allowed(self, q: Tensor, k: Tensor, data: Mapping[str, Tensor]) -> Tensor:
+        return (k == k) | (q == q)
+
+
+@register("window", "sliding")
+@dataclass(frozen=True, init=False)
+class Sliding:
+    """Sliding window (Longformer: Beltagy et al. 2020, arXiv:2004.05150): q - left < k <= q + right. Returns (T, S) bool.
+
+    left: tokens seen up to the token itself and with it (Mistral's and Gemma's `sliding_window`).
+    right: tokens seen after it; None: no limit, which is right under a causal mask.
+    """
+
+    left: int
+    right: int | None
+    pattern = None
+    needs = ()
+
+    def __init__(self, *, left: int = 64, right: int | None = None):
+        if left < 1 or (right is not None and right < 0):
+            raise ValueError(f"window.left must be at least 1 and window.right at least 0, but they are {left} and {right}")
+        object.__setattr__(self, "left", left)
+        object.__setattr__(self, "right", right)
+
+    def covers(self, length: int) -> bool:
+        return length <= self.left and (self.right is None or length - 1 <= self.right)
+
+    def allowed(self, q: Tensor, k: Tensor, data: Mapping[str, Tensor]) -> Tensor:
+        near = k > q - self.left
+        return near if self.right is None else near & (k <= q + self.right)
