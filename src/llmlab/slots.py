@@ -206,11 +206,12 @@ class Attention(Protocol):
 
     The rest comes with `view` (below): `view.attend(q, k, v, score, sink=, cache=)`. A static method
     `rotary_width(sizes, **options) -> int` says what width the position rotates where that is not sizes.head_dim.
-    `score` is its Score. Class attributes `unused` (a literal tuple of keys below `model.`) name the sizes and traits
-    that the part can't honour ("n_kv_heads", "attention.qkv_bias").
+    `score` is its Score. `pair_width`: multiply-adds that a pair of a query and a key costs, N (H_qk + H_v). `unused` (a literal class attribute, a tuple of keys below `model.`, or a dict of such tuples by registered name) lists the sizes and
+    traits that the part can't honour ("n_kv_heads", "attention.qkv_bias").
     """
 
     score: Score
+    pair_width: int
 
     def __call__(self, x_BTD: Tensor, view: View, source_BSD: Tensor | None = None, cache: LayerCache | None = None) -> Tensor: ...
 

@@ -46,7 +46,7 @@ Stack = make_dataclass(
     [
         ("n_layers", Optional[int], field(default=None)),
         ("layers", Layers, field(default_factory=Layers)),
-        ("execute", Optional[list[int]], field(default=None)),
+        ("execute", list[int], field(default_factory=list)),
         *_slots((*LAYER_SLOTS, "embedding", "mask", "cross_attention")),
     ],
 )
@@ -114,7 +114,7 @@ def root(slots: tuple[str, ...] = SLOTS) -> type:
         *_slots(tuple(s for s in slots if s != "head")),
         ("heads", dict[str, Part], field(default_factory=dict)),
         ("layers", Layers, field(default_factory=Layers)),
-        ("execute", Optional[list[int]], field(default=None)),
+        ("execute", list[int], field(default_factory=list)),
         ("kinds", dict[str, Kind], field(default_factory=dict)),
         ("stacks", dict[str, Stack], field(default_factory=dict)),
         ("data", Data, field(default_factory=Data)),

@@ -62,7 +62,7 @@ class MixtureOfExperts(nn.Module):
     def __init__(self, sizes: Sizes, router: Any, ffn: Any):
         super().__init__()
         moe = sizes.moe
-        self.n_experts, self.scale = moe.n_experts, moe.scale
+        self.n_experts, self.per_token, self.scale = moe.n_experts, moe.per_token, moe.scale
         self.router = router(sizes)
         self.experts = ffn(sizes.dim, moe.ffn_dim, partial(GroupedLinear, moe.n_experts, bias=sizes.ffn.bias))
         shared_dim = moe.shared_dim or moe.n_shared * (moe.ffn_dim or 0)

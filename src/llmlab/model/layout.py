@@ -218,12 +218,11 @@ def kinds_of(layers: Any, n_layers: int) -> list[str]:
 def _stack(cfg: Any, name: str, sizes: Sizes, mask: PartSpec, typed: dict, notes: list[str]) -> StackSpec:
     stack = cfg.stacks.get(name)
     own = stack is not None
-    execute = stack.execute if own and stack.execute is not None else cfg.execute
+    execute = list(stack.execute if own and stack.execute else cfg.execute)
     n_executed = (stack.n_layers if own else None) or sizes.n_layers
-    if execute is not None:
-        execute = [int(i) for i in execute]
+    if execute:
         stored = max(execute, default=-1) + 1
-        if not execute or min(execute) < 0 or set(execute) != set(range(stored)):
+        if min(execute) < 0 or set(execute) != set(range(stored)):
             raise UserError(f"execute={execute} must name every layer from 0 to its largest at least once")
     else:
         execute, stored = list(range(n_executed)), n_executed

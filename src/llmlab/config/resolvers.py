@@ -1,0 +1,62 @@
+"""Arithmetic for conf/: how a family derives its widths from the ladder's dim, layers and heads.
+
+At a rung all families have the same depth and width, and an FFN such that the parameters active in a
+layer come to those of a plain transformer: 12 dim^2 (4 dim^2 of attention, 8 dim^2 of FFN).
+"""
+
+from __future__ import annotations
+
+
+def kv_heads(n_heads: int, group: int) -> int:
+    """The largest divisor of n_heads that is at most n_heads / group, at least 1."""
+    return max(d for d in range(1, n_heads + 1) if n_heads % d == 0 and d <= max(1, n_heads // group))
+
+
+def gqa(dim: int, n_heads: int, group: int) -> int:
+    """Parameters of grouped-query attention with heads of width dim / n_heads."""
+    kv = kv_heads(n_heads, group)
+    return 2 * dim * dim + 2 * dim * dim * kv // n_heads
+
+
+def matched(dim: int, attention: int, matrices: int, extra: int = 0) -> int:
+    """FFN width such that attention + extra + matrices * dim * width = 12 dim^2, a multiple of 8."""
+    return max(8, round((12 * dim * dim - attention - extra) / (matrices * dim) / 8) * 8)
+
+
+def cycle(many: str, count: int, one: str, n_layers: int) -> list[str]:
+    """`count` layers of kind `many`, then one of kind `one`; in a shallower model fewer of the many."""
+    return [many] * max(1, min(count, n_layers - 1)) + [one]
+
+
+def register() -> None:
+    from omegaconf import OmegaConf
+
+    resolvers = {
+        "mul": lambda *factors: _product(factors),
+        "div": lambda a, b: a // b,
+        "half_up": lambda a: a - a // 2,
+        "rsqrt": lambda x: x**-0.5,
+        "repeat": lambda value, times: [value] * times,
+        "kv": kv_heads,
+        "gqa": gqa,
+        "mla": mla,
+        "matched": matched,
+        "cycle": cycle,
+    }
+    for name, function in resolvers.items():
+        OmegaConf.register_new_resolver(name, function, replace=True)
+
+
+def _product(factors: tuple) -> float:
+    product = 1
+    for factor in factors:
+        product *= factor
+    return product
+
+
+def mla(dim: int, n_heads: int) -> int:
+    """Parameters of multi-head latent attention with its default ranks at heads of width dim / n_heads."""
+    head = dim // n_heads
+    kv_rank, rope = 4 * head, max(2, head // 4 * 2)
+    queries = dim * n_heads * (head + rope)
+    return queries + dim * (kv_rank + rope) + kv_rank * n_heads * 2 * head + n_heads * head * dim

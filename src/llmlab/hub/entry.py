@@ -1,0 +1,130 @@
+"""What an entry of the hub says about a family, and helpers to read and write config.json."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from llmlab import registry
+from llmlab.errors import UserError
+from llmlab.hub.rules import Rule
+from llmlab.model.layout import ModelSpec, PartSpec
+
+Config = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Head:
+    """What one class of the reference (`architectures` in config.json) reads off the model.
+
+    heads: role -> part, from the config. outputs: the reference's name -> how it is read: "hidden", "source",
+    "head:ROLE", "head:ROLE:COLUMN" (one column of the last dimension) or "last:ROLE" (at the last token that is not padding).
+    """
+
+    heads: Callable[[Config], dict[str, PartSpec]]
+    outputs: Mapping[str, str]
+    overrides: tuple[str, ...] = ()
+    stacks: tuple[str, ...] | None = None  # the stacks that it has, None for all
+    prefix: str | None = None  # of the base model's tensors in the file, where it differs from the entry's
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A family of checkpoints. `read`: config.json -> overrides as typed on the command line; `write`: the reverse.
+
+    ignore: patterns of tensors that are left out on purpose (what was ignored is said).
+    """
+
+    model_types: tuple[str, ...]
+    families: tuple[str, ...]
+    read: Callable[[Config], list[str]]
+    write: Callable[[ModelSpec], Config]
+    rules: Sequence[Rule]
+    architectures: Mapping[str, Head]
+    prefix: str = ""
+    ignore: tuple[str, ...] = ()
+    head_key: str | None = None  # a language-model head that config.json may call tied
+    embed_key: str | None = None
+    rename: Mapping[str, str] = field(default_factory=dict)  # pattern -> replacement, on names in the file
+
+
+def part(slot: str, name: str, **options: Any) -> PartSpec:
+    """A part with its defaults but for the options given."""
+    entry = registry.index()[slot, name]
+    return PartSpec(slot, name, {**{k: o.default for k, o in entry.options.items()}, **options})
+
+
+def n_labels(c: Config, default: int = 2) -> int:
+    return len(c["id2label"]) if "id2label" in c else c.get("num_labels", default)
+
+
+def expect(c: Config, key: str, *allowed: Any, default: Any = None) -> Any:
+    """The value of an option that llmlab implements only for some values."""
+    value = c.get(key, default)
+    if value not in allowed:
+        raise UserError(
+            f"config.json: {key}={value!r} is not implemented; known: {', '.join(repr(a) for a in allowed)}"
+        )
+    return value
+
+
+def activation(c: Config, key: str, names: Mapping[str, str], default: str) -> str:
+    """The ffn part for the reference's name of an activation."""
+    return names[expect(c, key, *names, default=default)]
+
+
+def settings(prefix: str, values: Mapping[str, Any]) -> list[str]:
+    """Overrides prefix.key=value."""
+    return [f"{prefix}.{key}={_text(value)}" for key, value in values.items()]
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, (list, tuple)):
+        return "[" + ",".join(_text(v) for v in value) + "]"
+    return repr(value) if isinstance(value, float) else str(value)
+
+
+def rope(c: Config, parameters: Config | None = None, **more: Any) -> Config:
+    """Options of our rope from either dialect of config.json (`rope_parameters`, or `rope_theta` and `rope_scaling`)."""
+    if parameters is None:
+        parameters = c.get("rope_parameters")
+    if parameters is None:
+        parameters = {**(c.get("rope_scaling") or {}), "rope_theta": c.get("rope_theta", 10000.0)}
+    kind = parameters.get("rope_type", parameters.get("type", "default"))
+    known = ("default", "linear", "dynamic", "llama3", "yarn")
+    if kind not in known:
+        raise UserError(f"config.json: rope_type={kind!r} is not implemented; known: {', '.join(known)}")
+    original = parameters.get("original_max_position_embeddings") or c.get("max_position_embeddings")
+    options = {
+        "theta": float(parameters.get("rope_theta", c.get("rope_theta", 10000.0))),
+        "scaling": "none" if kind == "default" else kind,
+        "factor": float(parameters.get("factor") or 1.0),
+        "original_max": original if kind in ("dynamic", "llama3", "yarn") else None,
+    }
+    names = {
+        "llama3": ("low_freq_factor", "high_freq_factor"),
+        "yarn": ("beta_fast", "beta_slow", "attention_factor", "mscale", "mscale_all_dim", "truncate"),
+    }.get(kind, ())
+    options |= {n: parameters[n] for n in names if parameters.get(n) is not None}
+    return {**options, **more}
+
+
+def rope_parameters(options: Mapping[str, Any]) -> Config:
+    """The reverse of `rope`, in the newer dialect."""
+    kind = options["scaling"]
+    out: Config = {"rope_theta": options["theta"], "rope_type": "default" if kind == "none" else kind}
+    if kind == "none":
+        return out
+    out["factor"] = options["factor"]
+    if kind in ("llama3", "yarn"):
+        out["original_max_position_embeddings"] = options["original_max"]
+    names = {
+        "llama3": ("low_freq_factor", "high_freq_factor"),
+        "yarn": ("beta_fast", "beta_slow", "attention_factor", "mscale", "mscale_all_dim", "truncate"),
+    }.get(kind, ())
+    return out | {n: options[n] for n in names if options.get(n) is not None}

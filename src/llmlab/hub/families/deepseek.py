@@ -1,0 +1,115 @@
+"""DeepSeek-V3: latent attention, grouped sigmoid routing, first layers dense."""
+
+from __future__ import annotations
+
+import math
+
+from llmlab.hub.entry import Config, expect, rope, rope_parameters, settings
+from llmlab.hub.families.llama import FFN, NORMS, OURS, THEIRS, base, layout, routed, sizes
+from llmlab.hub.rules import linear, same
+from llmlab.model.layout import ModelSpec
+
+LATENT = [
+    *linear(OURS + "attention.q", THEIRS + "self_attn.q_proj"),
+    *linear(OURS + "attention.q_down", THEIRS + "self_attn.q_a_proj"),
+    same(OURS + "attention.q_norm.weight", THEIRS + "self_attn.q_a_layernorm.weight"),
+    *linear(OURS + "attention.q_up", THEIRS + "self_attn.q_b_proj"),
+    *linear(OURS + "attention.kv_down", THEIRS + "self_attn.kv_a_proj_with_mqa"),
+    same(OURS + "attention.kv_norm.weight", THEIRS + "self_attn.kv_a_layernorm.weight"),
+    *linear(OURS + "attention.kv_up", THEIRS + "self_attn.kv_b_proj"),
+    *linear(OURS + "attention.out", THEIRS + "self_attn.o_proj"),
+]
+BIAS = same(OURS + "ffn.router.bias", THEIRS + "mlp.gate.e_score_correction_bias")
+
+
+def _scale(c: Config, options: Config) -> float:
+    """1 / sqrt(width of a query head), under YaRN times (0.1 mscale_all_dim ln factor + 1)^2."""
+    scale = (c["qk_nope_head_dim"] + c["qk_rope_head_dim"]) ** -0.5
+    if options["scaling"] == "yarn" and options.get("mscale_all_dim") and options["factor"] > 1:
+        scale *= (0.1 * options["mscale_all_dim"] * math.log(options["factor"]) + 1.0) ** 2
+    return scale
+
+
+def read(c: Config) -> list[str]:
+    expect(c, "hidden_act", "silu", default="silu")
+    expect(c, "scoring_func", "sigmoid", default="sigmoid")
+    expect(c, "topk_method", "noaux_tc", default="noaux_tc")
+    expect(c, "moe_layer_freq", 1, default=1)
+    options = rope(c, interleaved=c.get("rope_interleave", True))
+    n, dense = c["num_hidden_layers"], c.get("first_k_dense_replace", 3)
+    values = sizes(c)
+    values.pop("n_kv_heads")
+    values |= {
+        "head_dim": c["v_head_dim"],
+        "attention.scale": _scale(c, options),
+        "attention.qkv_bias": c.get("attention_bias", False),
+        "attention.out_bias": c.get("attention_bias", False),
+        "moe.n_experts": c["n_routed_experts"],
+        "moe.per_token": c["num_experts_per_tok"],
+        "moe.ffn_dim": c["moe_intermediate_size"],
+        "moe.n_shared": c.get("n_shared_experts") or 0,
+        "moe.renormalise": c.get("norm_topk_prob", True),
+        "moe.scale": c.get("routed_scaling_factor", 2.5),
+    }
+    latent = {
+        "q_rank": c.get("q_lora_rank"),
+        "kv_rank": c["kv_lora_rank"],
+        "nope_dim": c["qk_nope_head_dim"],
+        "rope_dim": c["qk_rope_head_dim"],
+        "v_dim": c["v_head_dim"],
+    }
+    return [
+        "model=deepseek_v3",
+        *settings("model", values),
+        *settings("position", options),
+        *settings("attention", latent),
+        *settings("moe", {"groups": c.get("n_group", 1), "groups_kept": c.get("topk_group", 1)}),
+        f"layers.first=[{','.join(['dense'] * min(dense, n))}]",
+        f"layers.cycle=[{'moe' if dense < n else ''}]",
+    ]
+
+
+def write(spec: ModelSpec) -> Config:
+    s, layers = spec.sizes, spec.stacks[0].layers
+    parts = layers[-1].parts
+    routing, latent = parts["moe"].options, parts["attention"].options
+    dense = next((i for i, layer in enumerate(layers) if layer.parts["moe"].name != "none"), len(layers))
+    rope_dim = latent.get("rope_dim") or max(2, s.head_dim // 4 * 2)
+    nope_dim = latent.get("nope_dim") or s.head_dim
+    return {
+        "model_type": "deepseek_v3",
+        **base(spec),
+        "num_key_value_heads": s.n_heads,
+        "head_dim": rope_dim,
+        "hidden_act": "silu",
+        "attention_bias": s.attention.qkv_bias,
+        "q_lora_rank": latent.get("q_rank"),
+        "kv_lora_rank": latent.get("kv_rank") or 4 * s.head_dim,
+        "qk_nope_head_dim": nope_dim,
+        "qk_rope_head_dim": rope_dim,
+        "qk_head_dim": nope_dim + rope_dim,
+        "v_head_dim": latent.get("v_dim") or s.head_dim,
+        "n_routed_experts": s.moe.n_experts,
+        "num_experts_per_tok": s.moe.per_token,
+        "moe_intermediate_size": s.moe.ffn_dim,
+        "n_shared_experts": s.moe.n_shared,
+        "norm_topk_prob": s.moe.renormalise,
+        "routed_scaling_factor": s.moe.scale,
+        "n_group": routing.get("groups", 1),
+        "topk_group": routing.get("groups_kept", 1),
+        "first_k_dense_replace": dense,
+        "rope_interleave": parts["position"].options.get("interleaved", False),
+        "rope_parameters": rope_parameters(parts["position"].options),
+    }
+
+
+ENTRIES = [
+    layout(
+        "DeepseekV3",
+        "deepseek_v3",
+        ("deepseek_v3",),
+        [*NORMS, *LATENT, *FFN, *routed("shared_experts"), BIAS],
+        read=read,
+        write=write,
+    )
+]

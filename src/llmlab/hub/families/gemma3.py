@@ -1,0 +1,77 @@
+"""Gemma 3, text only: four norms a layer, local and global layers with a rope each."""
+
+from __future__ import annotations
+
+from llmlab.hub.entry import Config, expect, rope, rope_parameters, settings
+from llmlab.hub.families.llama import ATTENTION, FFN, OURS, THEIRS, base, layout, sizes
+from llmlab.hub.rules import same
+from llmlab.model.layout import ModelSpec
+
+NAMES = {"sliding_attention": "local", "full_attention": "global"}
+RULES = [
+    same(OURS + "block.attention_norm.weight", THEIRS + "input_layernorm.weight"),
+    same(OURS + "block.attention_post_norm.weight", THEIRS + "post_attention_layernorm.weight"),
+    same(OURS + "block.ffn_norm.weight", THEIRS + "pre_feedforward_layernorm.weight"),
+    same(OURS + "block.ffn_post_norm.weight", THEIRS + "post_feedforward_layernorm.weight"),
+    *ATTENTION,
+    *FFN,
+]
+
+
+def _types(c: Config) -> list[str]:
+    if c.get("layer_types"):
+        return c["layer_types"]
+    pattern = c.get("sliding_window_pattern", c.get("_sliding_window_pattern", 6))
+    return ["full_attention" if (i + 1) % pattern == 0 else "sliding_attention" for i in range(c["num_hidden_layers"])]
+
+
+def _ropes(c: Config) -> tuple[Config, Config]:
+    """Local and global. Older configs scale the global layers only."""
+    new = c.get("rope_parameters")
+    if new is not None:
+        return rope(c, new["sliding_attention"]), rope(c, new["full_attention"])
+    local = rope(c, {"rope_theta": c.get("rope_local_base_freq", 10000.0)})
+    return local, rope(c, {**(c.get("rope_scaling") or {}), "rope_theta": c.get("rope_theta", 1e6)})
+
+
+def read(c: Config) -> list[str]:
+    expect(c, "hidden_activation", "gelu_pytorch_tanh", default="gelu_pytorch_tanh")
+    expect(c, "use_bidirectional_attention", False, None, default=False)
+    values = sizes(c, tied=True) | {"head_dim": c.get("head_dim", 256), "n_kv_heads": c.get("num_key_value_heads", 4)}
+    values["attention.qkv_bias"] = values["attention.out_bias"] = c.get("attention_bias", False)
+    values["attention.scale"] = c.get("query_pre_attn_scalar", 256) ** -0.5
+    values["logit_softcap"] = c.get("final_logit_softcapping")
+    local, everywhere = _ropes(c)
+    return [
+        "model=gemma3",
+        *settings("model", values),
+        *settings("position", local),
+        *settings("kinds.global.position", everywhere),
+        f"kinds.local.window.left={c.get('sliding_window', 4096)}",
+        f"layers.first=[{','.join(NAMES[t] for t in _types(c))}]",
+        "layers.cycle=[]",
+    ]
+
+
+def write(spec: ModelSpec) -> Config:
+    s, layers = spec.sizes, spec.stacks[0].layers
+    theirs = {ours: name for name, ours in NAMES.items()}
+    first = {kind: next((la for la in layers if la.kind == kind), layers[0]) for kind in theirs}
+    scale = s.attention.scale if s.attention.scale is not None else s.head_dim**-0.5
+    scalar = scale**-2
+    return {
+        "model_type": "gemma3_text",
+        **base(spec),
+        "hidden_activation": "gelu_pytorch_tanh",
+        "attention_bias": s.attention.qkv_bias,
+        "query_pre_attn_scalar": round(scalar) if abs(scalar - round(scalar)) < 1e-9 * scalar else scalar,
+        "final_logit_softcapping": s.logit_softcap,
+        "sliding_window": first["local"].parts["window"].options.get("left"),
+        "layer_types": [theirs.get(layer.kind) for layer in layers],
+        "rope_parameters": {
+            theirs[kind]: rope_parameters(layer.parts["position"].options) for kind, layer in first.items()
+        },
+    }
+
+
+ENTRIES = [layout("Gemma3", "gemma3_text", ("gemma3",), RULES, read=read, write=write)]

@@ -1,0 +1,94 @@
+"""GPT-2: fused projections stored as (in, out)."""
+
+from __future__ import annotations
+
+from llmlab.hub.entry import Config, Entry, Head, activation, expect, n_labels, part, settings
+from llmlab.hub.rules import fused, linear, same
+from llmlab.model.layout import ModelSpec
+
+OURS, THEIRS = "stacks.main.layers.{i}.", "transformer.h.{i}."
+ACTIVATIONS = {"gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu": "gelu", "relu": "relu", "silu": "silu"}
+
+RULES = [
+    same("stacks.main.embedding.table.weight", "transformer.wte.weight"),
+    same("stacks.main.positions.0.table.weight", "transformer.wpe.weight"),
+    *linear(OURS + "block.attention_norm", THEIRS + "ln_1"),
+    *linear(OURS + "block.ffn_norm", THEIRS + "ln_2"),
+    *fused([OURS + f"attention.{n}" for n in "qkv"], THEIRS + "attn.c_attn", transpose=True),
+    *linear(OURS + "attention.out", THEIRS + "attn.c_proj", transpose=True),
+    *linear(OURS + "ffn.up", THEIRS + "mlp.c_fc", transpose=True),
+    *linear(OURS + "ffn.down", THEIRS + "mlp.c_proj", transpose=True),
+    *linear("stacks.main.norm", "transformer.ln_f"),
+    same("heads.tokens.out.weight", "lm_head.weight"),
+    same("heads.scores.out.weight", "score.weight"),
+]
+
+
+def read(c: Config) -> list[str]:
+    expect(c, "scale_attn_weights", True, default=True)
+    expect(c, "scale_attn_by_inverse_layer_idx", False, default=False)
+    expect(c, "add_cross_attention", False, default=False)
+    ffn = activation(c, "activation_function", ACTIVATIONS, "gelu_new")
+    return [
+        "model=gpt2",
+        f"ffn={ffn}",
+        *settings(
+            "model",
+            {
+                "dim": c["n_embd"],
+                "n_layers": c["n_layer"],
+                "n_heads": c["n_head"],
+                "ffn_dim": c.get("n_inner") or 4 * c["n_embd"],
+                "max_positions": c["n_positions"],
+                "vocab_size": c["vocab_size"],
+                "norm_eps": c.get("layer_norm_epsilon", 1e-5),
+                "tie_embeddings": c.get("tie_word_embeddings", True),
+            },
+        ),
+    ]
+
+
+def write(spec: ModelSpec) -> Config:
+    s = spec.sizes
+    names = {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}
+    return {
+        "model_type": "gpt2",
+        "n_embd": s.dim,
+        "n_layer": s.n_layers,
+        "n_head": s.n_heads,
+        "n_inner": s.ffn_dim,
+        "n_positions": s.max_positions,
+        "vocab_size": s.vocab_size,
+        "layer_norm_epsilon": s.norm_eps,
+        "activation_function": names.get(spec.stacks[0].layers[0].parts["ffn"].name),
+        "tie_word_embeddings": s.tie_embeddings,
+        "resid_pdrop": s.dropout,
+        "embd_pdrop": s.dropout,
+        "attn_pdrop": s.attention.dropout,
+        "bos_token_id": None,
+        "eos_token_id": None,
+    }
+
+
+LM = Head(lambda c: {"tokens": part("head", "lm")}, {"logits": "head:tokens"})
+SCORES = Head(
+    lambda c: {"scores": part("head", "token", n_classes=n_labels(c), bias=False)}, {"logits": "last:scores"}
+)
+ENTRIES = [
+    Entry(
+        model_types=("gpt2",),
+        families=("gpt2",),
+        read=read,
+        write=write,
+        rules=RULES,
+        architectures={
+            "GPT2LMHeadModel": LM,
+            "GPT2ForSequenceClassification": SCORES,
+            "GPT2Model": Head(lambda c: {}, {"last_hidden_state": "hidden"}),
+        },
+        prefix="transformer.",
+        ignore=(r"\.attn\.(bias|masked_bias)$",),
+        head_key="lm_head.weight",
+        embed_key="transformer.wte.weight",
+    )
+]

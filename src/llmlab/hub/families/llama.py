@@ -1,0 +1,125 @@
+"""The LLaMA layout, and LLaMA itself. Other families of the layout import its rules and its reading."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llmlab.hub.entry import Config, Entry, Head, expect, n_labels, part, rope, rope_parameters, settings
+from llmlab.hub.rules import Rule, linear, same
+from llmlab.model.layout import ModelSpec
+
+OURS, THEIRS = "stacks.main.layers.{i}.", "model.layers.{i}."
+
+ENDS = [
+    same("stacks.main.embedding.table.weight", "model.embed_tokens.weight"),
+    same("stacks.main.norm.weight", "model.norm.weight"),
+    same("heads.tokens.out.weight", "lm_head.weight"),
+    same("heads.scores.out.weight", "score.weight"),
+]
+NORMS = [
+    same(OURS + "block.attention_norm.weight", THEIRS + "input_layernorm.weight"),
+    same(OURS + "block.ffn_norm.weight", THEIRS + "post_attention_layernorm.weight"),
+]
+ATTENTION = [
+    *(r for n in "qkv" for r in linear(OURS + f"attention.{n}", THEIRS + f"self_attn.{n}_proj")),
+    *linear(OURS + "attention.out", THEIRS + "self_attn.o_proj"),
+    *(same(OURS + f"attention.{n}_norm.weight", THEIRS + f"self_attn.{n}_norm.weight") for n in "qk"),
+]
+FFN = [r for n in ("gate", "up", "down") for r in linear(OURS + f"ffn.{n}", THEIRS + f"mlp.{n}_proj")]
+
+
+def routed(shared: str) -> list[Rule]:
+    """Experts one by one (as saved), or stacked with gate and up as one (as transformers 5 holds them)."""
+    names = ("gate", "up", "down")
+    ours = {n: OURS + f"ffn.experts.{n}.weight" for n in names}
+    return [
+        same(OURS + "ffn.router.gate.weight", THEIRS + "mlp.gate.weight"),
+        *(Rule((ours[n],), (THEIRS + f"mlp.experts.{{e}}.{n}_proj.weight",), "experts") for n in names),
+        Rule((ours["gate"], ours["up"]), (THEIRS + "mlp.experts.gate_up_proj",), "stacked"),
+        same(ours["down"], THEIRS + "mlp.experts.down_proj"),
+        *(same(OURS + f"ffn.shared.{n}.weight", THEIRS + f"mlp.{shared}.{n}_proj.weight") for n in names),
+    ]
+
+
+def sizes(c: Config, *, norm_eps: float = 1e-6, tied: bool = False) -> dict[str, Any]:
+    """Sizes that the whole layout writes alike."""
+    return {
+        "dim": c["hidden_size"],
+        "n_layers": c["num_hidden_layers"],
+        "n_heads": c["num_attention_heads"],
+        "n_kv_heads": c.get("num_key_value_heads") or c["num_attention_heads"],
+        "head_dim": c.get("head_dim") or c["hidden_size"] // c["num_attention_heads"],
+        "ffn_dim": c["intermediate_size"],
+        "max_positions": c["max_position_embeddings"],
+        "vocab_size": c["vocab_size"],
+        "norm_eps": c.get("rms_norm_eps", norm_eps),
+        "tie_embeddings": c.get("tie_word_embeddings", tied),
+        "attention.dropout": c.get("attention_dropout", 0.0),
+    }
+
+
+def base(spec: ModelSpec) -> Config:
+    """The reverse of `sizes`."""
+    s = spec.sizes
+    return {
+        "hidden_size": s.dim,
+        "num_hidden_layers": s.n_layers,
+        "num_attention_heads": s.n_heads,
+        "num_key_value_heads": s.n_kv_heads or s.n_heads,
+        "head_dim": s.head_dim,
+        "intermediate_size": s.ffn_dim,
+        "max_position_embeddings": s.max_positions,
+        "vocab_size": s.vocab_size,
+        "rms_norm_eps": s.norm_eps,
+        "tie_word_embeddings": s.tie_embeddings,
+        "attention_dropout": s.attention.dropout,
+    }
+
+
+def read(c: Config) -> list[str]:
+    expect(c, "hidden_act", "silu", default="silu")
+    values = sizes(c)
+    values["attention.qkv_bias"] = values["attention.out_bias"] = c.get("attention_bias", False)
+    values["ffn.bias"] = c.get("mlp_bias", False)
+    return ["model=llama3", *settings("model", values), *settings("position", rope(c))]
+
+
+def write(spec: ModelSpec) -> Config:
+    s = spec.sizes
+    return {
+        "model_type": "llama",
+        **base(spec),
+        "hidden_act": "silu",
+        "attention_bias": s.attention.qkv_bias,
+        "mlp_bias": s.ffn.bias,
+        "rope_parameters": rope_parameters(spec.stacks[0].layers[0].parts["position"].options),
+    }
+
+
+LM = Head(lambda c: {"tokens": part("head", "lm")}, {"logits": "head:tokens"})
+BASE = Head(lambda c: {}, {"last_hidden_state": "hidden"}, prefix="")
+SCORES = Head(
+    lambda c: {"scores": part("head", "token", n_classes=n_labels(c), bias=False)}, {"logits": "last:scores"}
+)
+
+
+def layout(name: str, model_type: str, families: tuple[str, ...], rules: list[Rule], **more: Any) -> Entry:
+    """An entry whose tensors are laid out as LLaMA's."""
+    return Entry(
+        model_types=(model_type,),
+        families=families,
+        rules=[*ENDS, *rules],
+        architectures={
+            f"{name}ForCausalLM": LM,
+            f"{name}ForSequenceClassification": SCORES,
+            f"{name}Model": BASE,
+        },
+        prefix="model.",
+        ignore=(r"rotary_emb\.inv_freq$", *more.pop("ignore", ())),
+        head_key="lm_head.weight",
+        embed_key="model.embed_tokens.weight",
+        **more,
+    )
+
+
+ENTRIES = [layout("Llama", "llama", ("llama3",), [*NORMS, *ATTENTION, *FFN], read=read, write=write)]

@@ -1,0 +1,107 @@
+"""Qwen3-MoE, and Qwen2-MoE with its gated shared expert."""
+
+from __future__ import annotations
+
+from llmlab.errors import UserError
+from llmlab.hub.entry import Config, expect, rope, rope_parameters, settings
+from llmlab.hub.families.llama import ATTENTION, FFN, NORMS, OURS, THEIRS, base, layout, routed, sizes
+from llmlab.hub.rules import same
+from llmlab.model.layout import ModelSpec
+
+
+def _kinds(c: Config) -> list[str]:
+    """Layer i is routed if (i + 1) is a multiple of decoder_sparse_step and it is not listed as dense."""
+    step, dense = c.get("decoder_sparse_step", 1), set(c.get("mlp_only_layers") or ())
+    n = c["num_hidden_layers"]
+    kinds = ["moe" if i not in dense and (i + 1) % step == 0 else "dense" for i in range(n)]
+    if "dense" not in kinds:
+        return []
+    return ["+moe@kinds.dense.moe=none", "+moe@kinds.moe.moe=topk", f"layers.first=[{','.join(kinds)}]"]
+
+
+def _read(c: Config, family: str, qk_norm: str | None, shared: bool) -> list[str]:
+    expect(c, "hidden_act", "silu", default="silu")
+    experts = c.get("num_experts", c.get("num_local_experts"))
+    if experts is None:
+        raise UserError("config.json: num_experts is missing")
+    values = sizes(c)
+    values["attention.qkv_bias"] = c.get("qkv_bias", True) if shared else c.get("attention_bias", False)
+    values["attention.out_bias"] = False if shared else c.get("attention_bias", False)
+    values["attention.qk_norm"] = qk_norm
+    values |= {
+        "moe.n_experts": experts,
+        "moe.per_token": c["num_experts_per_tok"],
+        "moe.ffn_dim": c["moe_intermediate_size"],
+        "moe.renormalise": c.get("norm_topk_prob", False),
+        "moe.balance": c.get("router_aux_loss_coef", 0.001),
+    }
+    if shared:
+        values["moe.shared_dim"] = c["shared_expert_intermediate_size"]
+    return [f"model={family}", *_window(c, shared), *settings("model", values), *settings("position", rope(c)), *_kinds(c)]
+
+
+def _window(c: Config, qwen2: bool) -> list[str]:
+    """Qwen2-MoE slides in the even layers below max_window_layers; Qwen3-MoE everywhere. Only with use_sliding_window."""
+    if not c.get("use_sliding_window") or not c.get("sliding_window"):
+        return []
+    if qwen2 or c.get("max_window_layers") not in (None, 0):
+        raise UserError("config.json: use_sliding_window=True in some layers only is not implemented")
+    return ["window=sliding", f"window.left={c['sliding_window']}"]
+
+
+def _write(spec: ModelSpec) -> Config:
+    s = spec.sizes
+    dense = [i for i, layer in enumerate(spec.stacks[0].layers) if layer.parts["moe"].name == "none"]
+    return {
+        **base(spec),
+        "hidden_act": "silu",
+        "moe_intermediate_size": s.moe.ffn_dim,
+        "num_experts": s.moe.n_experts,
+        "num_experts_per_tok": s.moe.per_token,
+        "norm_topk_prob": s.moe.renormalise,
+        "router_aux_loss_coef": s.moe.balance,
+        "mlp_only_layers": dense,
+        "decoder_sparse_step": 1,
+        "rope_parameters": rope_parameters(spec.stacks[0].layers[0].parts["position"].options),
+    }
+
+
+def write_qwen3(spec: ModelSpec) -> Config:
+    out = {"model_type": "qwen3_moe", **_write(spec), "attention_bias": spec.sizes.attention.qkv_bias}
+    window = spec.stacks[0].layers[0].parts["window"]
+    if window.name == "sliding":
+        out |= {"use_sliding_window": True, "sliding_window": window.options["left"], "max_window_layers": 0}
+    return out
+
+
+def write_qwen2(spec: ModelSpec) -> Config:
+    moe = spec.sizes.moe
+    return {
+        "model_type": "qwen2_moe",
+        **_write(spec),
+        "qkv_bias": spec.sizes.attention.qkv_bias,
+        "shared_expert_intermediate_size": moe.shared_dim or moe.n_shared * (moe.ffn_dim or 0),
+        "use_sliding_window": False,
+    }
+
+
+SHARED_GATE = same(OURS + "ffn.shared_gate.weight", THEIRS + "mlp.shared_expert_gate.weight")
+RULES = [*NORMS, *ATTENTION, *FFN, *routed("shared_expert"), SHARED_GATE]
+ENTRIES = [
+    layout(
+        "Qwen3Moe",
+        "qwen3_moe",
+        ("qwen_moe",),
+        RULES,
+        read=lambda c: _read(c, "qwen_moe", "head", shared=False),
+        write=write_qwen3,
+    ),
+    layout(
+        "Qwen2Moe",
+        "qwen2_moe",
+        ("qwen2_moe",),
+        RULES,
+        read=lambda c: _read(c, "qwen2_moe", None, shared=True),
+        write=write_qwen2,
+    ),
+]

@@ -1,0 +1,126 @@
+"""T5, versions 1.0 (ReLU, tied, scaled logits) and 1.1 (gated GELU, a head of its own)."""
+
+from __future__ import annotations
+
+from llmlab.hub.entry import Config, Entry, Head, expect, part, settings
+from llmlab.hub.rules import Rule, same
+from llmlab.model.layout import ModelSpec
+
+FFNS = {
+    "relu": "relu",
+    "gated-gelu": "geglu_tanh",
+    "gated-silu": "swiglu",
+    "gelu": "gelu",
+    "gelu_new": "gelu_tanh",
+    "silu": "silu",
+}
+
+
+def _stack(name: str, ffn: int) -> list[Rule]:
+    ours, theirs = f"stacks.{name}.layers.{{i}}.", f"{name}.block.{{i}}.layer."
+    own = theirs + "0.SelfAttention."
+    rules = [
+        same(f"stacks.{name}.positions.0.table.weight", f"{name}.block.0.layer.0.SelfAttention.relative_attention_bias.weight"),
+        *(same(ours + f"attention.{a}.weight", own + f"{b}.weight") for a, b in zip(("q", "k", "v", "out"), "qkvo", strict=True)),
+        same(ours + "block.attention_norm.weight", theirs + "0.layer_norm.weight"),
+        same(ours + "block.ffn_norm.weight", theirs + f"{ffn}.layer_norm.weight"),
+        same(ours + "ffn.gate.weight", theirs + f"{ffn}.DenseReluDense.wi_0.weight"),
+        same(ours + "ffn.up.weight", theirs + f"{ffn}.DenseReluDense.wi_1.weight", needs=ours + "ffn.gate.weight"),
+        same(ours + "ffn.up.weight", theirs + f"{ffn}.DenseReluDense.wi.weight"),
+        same(ours + "ffn.down.weight", theirs + f"{ffn}.DenseReluDense.wo.weight"),
+        same(f"stacks.{name}.norm.weight", f"{name}.final_layer_norm.weight"),
+    ]
+    if name == "decoder":
+        cross = theirs + "1.EncDecAttention."
+        rules += [
+            *(same(ours + f"cross_attention.{a}.weight", cross + f"{b}.weight") for a, b in zip(("q", "k", "v", "out"), "qkvo", strict=True)),
+            same(ours + "block.cross_attention_norm.weight", theirs + "1.layer_norm.weight"),
+        ]
+    return rules
+
+
+RULES = [
+    same("stacks.encoder.embedding.table.weight", "shared.weight"),
+    *_stack("encoder", 1),
+    *_stack("decoder", 2),
+    same("heads.tokens.out.weight", "lm_head.weight"),
+]
+
+
+def read(c: Config) -> list[str]:
+    ffn = FFNS[expect(c, "feed_forward_proj", *FFNS, default="relu")]
+    encoder, decoder = c["num_layers"], c.get("num_decoder_layers") or c["num_layers"]
+    tied = c.get("tie_word_embeddings", True)
+    scaled = c.get("scale_decoder_outputs", tied)
+    buckets = {
+        "buckets": c.get("relative_attention_num_buckets", 32),
+        "max_distance": c.get("relative_attention_max_distance", 128),
+    }
+    values = {
+        "dim": c["d_model"],
+        "n_layers": encoder + decoder,
+        "n_heads": c["num_heads"],
+        "head_dim": c["d_kv"],
+        "ffn_dim": c["d_ff"],
+        "vocab_size": c["vocab_size"],
+        "norm_eps": c.get("layer_norm_epsilon", 1e-6),
+        "tie_embeddings": tied,
+        "logit_scale": c["d_model"] ** -0.5 if scaled else None,
+    }
+    return [
+        "model=t5",
+        f"ffn={ffn}",
+        *settings("model", values),
+        *settings("position", buckets),
+        f"stacks.encoder.n_layers={encoder}",
+        f"stacks.decoder.n_layers={decoder}",
+    ]
+
+
+def write(spec: ModelSpec) -> Config:
+    s = spec.sizes
+    names = {ours: theirs for theirs, ours in FFNS.items()}
+    parts = spec.stacks[0].layers[0].parts
+    return {
+        "model_type": "t5",
+        "d_model": s.dim,
+        "d_kv": s.head_dim,
+        "d_ff": s.ffn_dim,
+        "num_layers": len(spec.stacks[0].layers),
+        "num_decoder_layers": len(spec.stacks[-1].layers),
+        "num_heads": s.n_heads,
+        "vocab_size": s.vocab_size,
+        "layer_norm_epsilon": s.norm_eps,
+        "feed_forward_proj": names.get(parts["ffn"].name),
+        "dropout_rate": s.dropout,
+        "relative_attention_num_buckets": parts["position"].options.get("buckets", 32),
+        "relative_attention_max_distance": parts["position"].options.get("max_distance", 128),
+        "tie_word_embeddings": s.tie_embeddings,
+        "scale_decoder_outputs": s.logit_scale is not None,
+        "is_encoder_decoder": len(spec.stacks) > 1,
+    }
+
+
+ENTRIES = [
+    Entry(
+        model_types=("t5",),
+        families=("t5",),
+        read=read,
+        write=write,
+        rules=RULES,
+        architectures={
+            "T5ForConditionalGeneration": Head(
+                lambda c: {"tokens": part("head", "lm")},
+                {"logits": "head:tokens", "encoder_last_hidden_state": "source"},
+            ),
+            "T5Model": Head(lambda c: {}, {"last_hidden_state": "hidden", "encoder_last_hidden_state": "source"}),
+            "T5EncoderModel": Head(lambda c: {}, {"last_hidden_state": "hidden"}, stacks=("encoder",)),
+        },
+        ignore=(
+            r"^(encoder|decoder)\.embed_tokens\.weight$",
+            r"^decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight$",
+        ),
+        head_key="lm_head.weight",
+        embed_key="shared.weight",
+    )
+]

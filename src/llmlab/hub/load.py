@@ -1,0 +1,147 @@
+"""Read a Hugging Face checkpoint folder into a model made of parts."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from llmlab.errors import UserError
+from llmlab.hub.entry import Config, Entry, Head
+from llmlab.hub.families import entries
+from llmlab.hub.files import read_config, read_tensors
+from llmlab.hub.model import HubModel
+from llmlab.hub.rules import Rule, expand
+from llmlab.model import layout
+from llmlab.model.build import assemble, materialise
+from llmlab.model.layout import ModelSpec
+from llmlab.model.model import Model
+
+
+def load_hf(folder: str | Path, *, dtype: torch.dtype = torch.float32, verbose: bool = True) -> HubModel:
+    """The checkpoint in `folder` (config.json and safetensors) as a model that answers as the reference's class does.
+
+    dtype: of the parameters. UserError names what is unknown, missing, left over or of another shape; nothing is guessed.
+    """
+    folder = Path(folder)
+    config = read_config(folder)
+    entry, head = find(config, folder)
+    tensors = rename(entry, read_tensors(folder))
+    config = _decide_tie(entry, config, tensors)
+    spec = spec_of(entry, head, config)
+    model = assemble(spec)
+    materialise(model)
+    dtypes, ignored = fill(model, entry, tensors, folder)
+    if ignored and verbose:
+        print(f"{folder}: ignored {', '.join(ignored[:8])}{' ...' if len(ignored) > 8 else ''}")
+    return HubModel(model.to(dtype).eval(), config, head, dtypes)
+
+
+def find(config: Config, folder: Path) -> tuple[Entry, Head]:
+    known = entries()
+    kind = config.get("model_type")
+    if kind not in known:
+        raise UserError(f"{folder / 'config.json'}: model_type={kind!r} is not implemented; known: {', '.join(sorted(known))}")
+    entry = known[kind]
+    names = config.get("architectures") or list(entry.architectures)[:1]
+    if names[0] not in entry.architectures:
+        raise UserError(
+            f"{folder / 'config.json'}: architectures={names[0]!r} is not implemented; known: {', '.join(entry.architectures)}"
+        )
+    return entry, entry.architectures[names[0]]
+
+
+def spec_of(entry: Entry, head: Head, config: Config) -> ModelSpec:
+    """The parts and sizes that a config.json asks for."""
+    from llmlab.config.compose import compose
+
+    spec = layout.resolve(compose([*entry.read(config), *head.overrides]), roles=())
+    stacks = tuple(s for s in spec.stacks if head.stacks is None or s.name in head.stacks)
+    return replace(spec, heads=head.heads(config), stacks=stacks)
+
+
+def rename(entry: Entry, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Older names in the file made the present ones."""
+    out = {}
+    for name, tensor in tensors.items():
+        for pattern, replacement in entry.rename.items():
+            name = re.sub(pattern, replacement, name)
+        out[name] = tensor
+    return out
+
+
+def _decide_tie(entry: Entry, config: Config, tensors: dict[str, Tensor]) -> Config:
+    """A head in the file that differs from the token table is not tied, whatever config.json says."""
+    if entry.head_key is None or entry.embed_key is None:
+        return config
+    embed = tensors.get(entry.embed_key)
+    if embed is None:
+        embed = tensors.get(entry.embed_key.removeprefix(entry.prefix))
+    head = tensors.get(entry.head_key)
+    if head is not None and embed is not None and not (head.shape == embed.shape and torch.equal(head, embed)):
+        return {**config, "tie_word_embeddings": False}
+    return config
+
+
+def fill(
+    model: Model, entry: Entry, tensors: dict[str, Tensor], folder: Path
+) -> tuple[dict[str, torch.dtype], list[str]]:
+    """Copy every tensor to its place. Returns the dtypes in the file by our names, and what was ignored."""
+    ours = model.state_dict()
+    shapes = {name: tensor.shape for name, tensor in ours.items()}
+    rules = expand(entry.rules, shapes, max(len(s.layers) for s in model.spec.stacks))
+    in_file = _with_prefix(entry, rules, tensors)
+    dtypes: dict[str, torch.dtype] = {}
+    used: set[str] = set()
+    for rule in rules:
+        if any(name in dtypes for name in rule.ours) or not all(name in in_file for name in rule.theirs):
+            continue
+        values = rule.load([in_file[name] for name in rule.theirs], [shapes[name] for name in rule.ours])
+        for name, value in zip(rule.ours, values, strict=True):
+            if value.shape != shapes[name]:
+                raise UserError(
+                    f"{folder}: {rule.theirs[0]} has shape {tuple(in_file[rule.theirs[0]].shape)}, "
+                    f"but {name} needs {tuple(shapes[name])}"
+                )
+            ours[name].copy_(value)
+            dtypes[name] = value.dtype
+        used |= set(rule.theirs)
+    missing = [name for name in ours if name not in dtypes]
+    if missing:
+        wanted = next((rule.theirs[0] for rule in rules if missing[0] in rule.ours), missing[0])
+        raise UserError(f"{folder}: {wanted} is missing" + (f", and {len(missing) - 1} more" if len(missing) > 1 else ""))
+    left = [name for name in in_file if name not in used]
+    extra = _layers_beyond(rules, model, entry)
+    ignored = [
+        name
+        for name in left
+        if name == entry.head_key or any(re.search(p, name) for p in entry.ignore) or extra(name)
+    ]
+    unknown = sorted(set(left) - set(ignored))
+    if unknown:
+        raise UserError(
+            f"{folder}: {unknown[0]} has no place in this model" + (f", nor have {len(unknown) - 1} more" if len(unknown) > 1 else "")
+        )
+    return dtypes, sorted(ignored)
+
+
+def _layers_beyond(rules: list[Rule], model: Model, entry: Entry):
+    """Layers past num_hidden_layers (multi-token prediction modules) are left out."""
+    n = len(model.spec.stacks[-1].layers)
+
+    def beyond(name: str) -> bool:
+        found = re.match(r"model\.layers\.(\d+)\.", name)
+        return bool(found) and int(found[1]) >= n  # type: ignore[index]
+
+    return beyond
+
+
+def _with_prefix(entry: Entry, rules: list[Rule], tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A base model's tensors may lack the prefix that they have inside of a class with a head."""
+    if not entry.prefix or any(name.startswith(entry.prefix) for name in tensors):
+        return tensors
+    wanted = {name for rule in rules for name in rule.theirs}
+    return {(entry.prefix + n if entry.prefix + n in wanted else n): t for n, t in tensors.items()}

@@ -1,0 +1,84 @@
+"""A model that takes the reference's argument names and returns the reference's outputs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from llmlab.hub.entry import Config, Head
+from llmlab.model.model import Model
+from llmlab.slots import Output
+
+DECODER = {
+    "input_ids": "ids",
+    "attention_mask": "valid",
+    "token_type_ids": "segments",
+    "position_ids": "positions",
+}
+ENCODER_DECODER = {
+    "input_ids": "source_ids",
+    "attention_mask": "source_valid",
+    "decoder_input_ids": "ids",
+    "decoder_attention_mask": "valid",
+}
+
+
+class Outputs(dict):
+    """Tensors by the reference's names, as items and as attributes."""
+
+    def __getattr__(self, name: str) -> Tensor:
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(f"no output {name!r}; there are {', '.join(self)}") from None
+
+
+class HubModel(nn.Module):
+    """What `load_hf` returns: `model` is the llmlab model, `config` the checkpoint's config.json.
+
+    `forward` takes `input_ids` (B, T), `attention_mask`, `token_type_ids`, `position_ids`, and for an encoder-decoder
+    `decoder_input_ids`; it returns the outputs of the reference's class by its names.
+    """
+
+    def __init__(self, model: Model, config: Config, head: Head, dtypes: dict[str, torch.dtype]):
+        super().__init__()
+        self.model, self.config, self.head, self.dtypes = model, config, head, dtypes
+
+    def forward(self, input_ids: Tensor, **arguments: Any) -> Outputs:
+        names = ENCODER_DECODER if len(self.model.stacks) > 1 else DECODER
+        batch: dict[str, Tensor] = {}
+        for name, value in {"input_ids": input_ids, **arguments}.items():
+            if name not in names:
+                raise TypeError(f"{name} is not an argument of this model; there are {', '.join(names)}")
+            if value is None:
+                continue
+            if name.endswith("attention_mask"):
+                value = value.bool()
+                if value.all():
+                    continue
+            batch[names[name]] = value
+        out = self.model(batch)
+        return Outputs({name: self._read(where, out, input_ids) for name, where in self.head.outputs.items()})
+
+    def _read(self, where: str, out: Output, input_ids: Tensor) -> Tensor:
+        kind, _, rest = where.partition(":")
+        if kind == "hidden":
+            return out.hidden
+        if kind == "source":
+            assert out.source is not None
+            return out.source
+        role, _, column = rest.partition(":")
+        tensor = out.heads[role]
+        if kind == "last":
+            return tensor[torch.arange(len(tensor)), last_token(input_ids, self.config.get("pad_token_id"))]
+        return tensor[..., int(column)] if column else tensor
+
+
+def last_token(ids_BT: Tensor, pad: int | None) -> Tensor:
+    """(B,) index of the rightmost token that is not padding."""
+    if pad is None:
+        return torch.full((len(ids_BT),), ids_BT.shape[1] - 1)
+    index = torch.arange(ids_BT.shape[1])
+    return torch.where(ids_BT != pad, index, 0).amax(1)

@@ -1,0 +1,99 @@
+"""How tensors of a checkpoint correspond to ours: rules that are read in both directions.
+
+A rule pairs names of ours with names of theirs; `{i}` runs over stored layers and `{e}` over experts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Kind = Literal["same", "fused", "experts", "stacked"]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """`same`: one tensor. `fused`: ours, stacked along the first dimension, are theirs. `experts`: ours (E, ...) is one
+    of theirs for each expert. `stacked`: ours, each (E, ...), are joined along the second dimension in theirs.
+    `transpose`: theirs is (in, out).
+    """
+
+    ours: tuple[str, ...]
+    theirs: tuple[str, ...]
+    kind: Kind = "same"
+    transpose: bool = False
+    needs: str | None = None  # a tensor of ours without which the rule says nothing
+
+    def at(self, **index: int) -> Rule:
+        def fill(names: tuple[str, ...]) -> tuple[str, ...]:
+            return tuple(_fill(name, index) for name in names)
+
+        needs = fill((self.needs,))[0] if self.needs else None
+        return Rule(fill(self.ours), fill(self.theirs), self.kind, self.transpose, needs)
+
+    def load(self, theirs: list[Tensor], shapes: list[torch.Size]) -> list[Tensor]:
+        """Theirs -> ours, given our shapes."""
+        if self.kind == "experts":
+            return [torch.stack(theirs)]
+        (tensor,) = theirs
+        if self.transpose:
+            tensor = tensor.mT if tensor.dim() > 1 else tensor
+        if self.kind == "same":
+            return [tensor]
+        dim = 0 if self.kind == "fused" else 1
+        return list(tensor.split([shape[dim] for shape in shapes], dim=dim))
+
+    def save(self, ours: list[Tensor]) -> list[Tensor]:
+        """Ours -> theirs."""
+        if self.kind == "experts":
+            return list(ours[0].unbind(0))
+        tensor = ours[0] if self.kind == "same" else torch.cat(ours, dim=0 if self.kind == "fused" else 1)
+        return [tensor.mT if self.transpose and tensor.dim() > 1 else tensor]
+
+
+def _fill(name: str, index: Mapping[str, int]) -> str:
+    for key, value in index.items():
+        name = name.replace("{" + key + "}", str(value))
+    return name
+
+
+def same(ours: str, theirs: str, *, transpose: bool = False, needs: str | None = None) -> Rule:
+    return Rule((ours,), (theirs,), "same", transpose, needs)
+
+
+def linear(ours: str, theirs: str, *, transpose: bool = False) -> list[Rule]:
+    """Weight and, where there is one, bias."""
+    return [same(f"{ours}.{n}", f"{theirs}.{n}", transpose=transpose) for n in ("weight", "bias")]
+
+
+def fused(ours: Iterable[str], theirs: str, *, transpose: bool = False) -> list[Rule]:
+    """Weight and bias of several linears held as one."""
+    names = tuple(ours)
+    return [
+        Rule(tuple(f"{o}.{n}" for o in names), (f"{theirs}.{n}",), "fused", transpose) for n in ("weight", "bias")
+    ]
+
+
+def experts(ours: str, theirs: str) -> Rule:
+    """theirs has an `{e}`."""
+    return Rule((ours,), (theirs,), "experts")
+
+
+def expand(rules: Iterable[Rule], shapes: Mapping[str, torch.Size], n_layers: int) -> list[Rule]:
+    """The rules that speak of tensors that the model has, one for each layer."""
+    out = []
+    for rule in rules:
+        for i in range(n_layers) if "{i}" in rule.ours[0] else (0,):
+            concrete = rule.at(i=i)
+            if not all(name in shapes for name in (*concrete.ours, *([concrete.needs] if concrete.needs else []))):
+                continue
+            if concrete.kind == "experts":
+                (name,) = concrete.theirs
+                all_names = tuple(_fill(name, {"e": e}) for e in range(shapes[concrete.ours[0]][0]))
+                concrete = Rule(concrete.ours, all_names, "experts", concrete.transpose)
+            out.append(concrete)
+    return out

@@ -1,0 +1,108 @@
+"""Write a model as a Hugging Face checkpoint folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from llmlab.errors import UserError
+from llmlab.hub.entry import Entry, Head
+from llmlab.hub.families import entries
+from llmlab.hub.files import write_folder
+from llmlab.hub.load import spec_of
+from llmlab.hub.model import HubModel
+from llmlab.hub.rules import expand
+from llmlab.model.layout import ModelSpec, PartSpec
+from llmlab.model.model import Model
+
+
+def save_hf(model: HubModel | Model, folder: str | Path) -> None:
+    """config.json and model.safetensors in `folder`, such that `transformers` and `load_hf` read the same model.
+
+    What `load_hf` has read goes back out bit for bit, in its dtypes. A model whose parts have no place in its family's
+    config.json is refused: UserError names the part.
+    """
+    if isinstance(model, HubModel):
+        entry = entries()[model.config["model_type"]]
+        config, head, dtypes, core = model.config, model.head, model.dtypes, model.model
+    else:
+        entry, head, config = _describe(model.spec)
+        dtypes, core = {}, model
+    write_folder(Path(folder), config, tensors_of(core, entry, head, dtypes))
+
+
+def tensors_of(model: Model, entry: Entry, head: Head, dtypes: dict[str, torch.dtype]) -> dict[str, Tensor]:
+    """Every tensor under its name in the file."""
+    ours = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
+    shapes = {name: tensor.shape for name, tensor in ours.items()}
+    out: dict[str, Tensor] = {}
+    written: set[str] = set()
+    for rule in expand(entry.rules, shapes, max(len(s.layers) for s in model.spec.stacks)):
+        if any(name in written for name in rule.ours):
+            continue
+        values = rule.save([ours[name].to(dtypes.get(name, ours[name].dtype)) for name in rule.ours])
+        out |= dict(zip(rule.theirs, values, strict=True))
+        written |= set(rule.ours)
+    lost = sorted(set(ours) - written)
+    if lost:
+        raise UserError(f"{lost[0]} has no name in a {entry.model_types[0]} checkpoint")
+    if head.prefix is not None:
+        out = {name.removeprefix(entry.prefix): tensor for name, tensor in out.items()}
+    return {name: tensor.clone() for name, tensor in out.items()}
+
+
+def _describe(spec: ModelSpec) -> tuple[Entry, Head, dict]:
+    """The entry, class and config.json of a model that was built here, checked by reading them back."""
+    found = [e for e in entries().values() if spec.family in e.families]
+    if not found:
+        raise UserError(f"model={spec.family} has no checkpoint layout; known: {', '.join(sorted(entries()))}")
+    entry = found[0]
+    config = entry.write(spec)
+    wrong = None
+    for name, head in entry.architectures.items():
+        heads = {role: part.name for role, part in head.heads(config).items()}
+        if heads != {role: part.name for role, part in spec.heads.items()}:
+            continue
+        if head.stacks is not None and set(head.stacks) != {s.name for s in spec.stacks}:
+            continue
+        back = spec_of(entry, head, config)
+        wrong = difference(spec, back)
+        if wrong is None:
+            return entry, head, {**config, "architectures": [name], "dtype": "float32"}
+    what = wrong or "heads " + ", ".join(f"{r}={p.name}" for r, p in spec.heads.items())
+    raise UserError(f"a {entry.model_types[0]} checkpoint has no place for {what}")
+
+
+def difference(spec: ModelSpec, back: ModelSpec) -> str | None:
+    """The first part or size in which two models differ; None where they compute the same."""
+    if [s.name for s in spec.stacks] != [s.name for s in back.stacks]:
+        return "stacks " + ", ".join(s.name for s in spec.stacks)
+    for a, b in zip(spec.stacks, back.stacks, strict=True):
+        if a.execute != b.execute or a.mask != b.mask or len(a.layers) != len(b.layers):
+            return f"execute={list(a.execute)} or mask={a.mask.name}"
+        if not _alike(a.embedding, b.embedding):
+            return f"embedding={a.embedding}"
+        for x, y in zip(a.layers, b.layers, strict=True):
+            for slot, part in x.parts.items():
+                other = y.parts[slot]
+                if not _alike(part, other):
+                    return f"{slot}={part}"
+    for role, part in spec.heads.items():
+        if not _alike(part, back.heads[role]):
+            return f"heads.{role}={part}"
+    for key in ("dim", "n_heads", "head_dim", "vocab_size", "norm_eps", "tie_embeddings", "logit_scale", "logit_softcap"):
+        if getattr(spec.sizes, key) != getattr(back.sizes, key):
+            return f"model.{key}={getattr(spec.sizes, key)}"
+    for key in ("qkv_bias", "out_bias", "qk_norm", "softcap", "sink", "clip_qkv"):
+        if getattr(spec.sizes.attention, key) != getattr(back.sizes.attention, key):
+            return f"model.attention.{key}={getattr(spec.sizes.attention, key)}"
+    return None
+
+
+def _alike(a: PartSpec, b: PartSpec) -> bool:
+    """The same part with the same options; one that is None follows the sizes, which config.json then states."""
+    if a.name != b.name:
+        return False
+    return all(a.options[k] == b.options.get(k) for k in a.options if None not in (a.options[k], b.options.get(k)))
