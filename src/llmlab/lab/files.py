@@ -1,0 +1,22 @@
+"""Writing small files so that a reader sees the old content or the new, never half of it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from llmlab.errors import UserError
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Write to a hidden file beside `path`, fsync, rename."""
+    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    try:
+        with open(temporary, "w", encoding="utf-8") as f:
+            f.write(text)
+            f.flush()
+            os.fsync(f.fileno())
+        os.replace(temporary, path)
+    except OSError as e:
+        temporary.unlink(missing_ok=True)
+        raise UserError(f"{path} could not be written: {e.strerror}") from e

@@ -1,0 +1,62 @@
+"""Whether a run is alive: the process that trains holds a lock on its folder, which the system frees when it dies.
+
+POSIX record locks (`lockf`), not `flock`: a forked DataLoader worker inherits the latter and would keep it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from pathlib import Path
+from typing import IO
+
+from llmlab.errors import UserError
+
+STATUSES = ("running", "completed", "failed", "interrupted", "died")
+LOCK = ".lock"
+
+# Closing any descriptor of a locked file frees the process's lock on it, so own locks are known, not probed.
+_mine: dict[Path, IO[str]] = {}
+
+
+def lock(folder: Path) -> None:
+    """Take the folder for this process until it ends or `unlock`s; UserError if another one trains there."""
+    path = (folder / LOCK).resolve()
+    if path in _mine:
+        return
+    file = open(path, "a+")  # noqa: SIM115 - held until unlock
+    for attempt in range(5):  # a reader of the status may hold it for an instant
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except OSError:
+            if attempt == 4:
+                file.close()
+                raise UserError(f"{folder}: another process is training in this run folder") from None
+            time.sleep(0.05)
+    _mine[path] = file
+
+
+def unlock(folder: Path) -> None:
+    file = _mine.pop((folder / LOCK).resolve(), None)
+    if file is not None:
+        file.close()
+
+
+def is_locked(folder: Path) -> bool:
+    """Whether some process trains in this folder."""
+    path = (folder / LOCK).resolve()
+    if path in _mine:
+        return True
+    try:
+        fd = os.open(path, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.lockf(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return False
+    except OSError:
+        return True
+    finally:
+        os.close(fd)

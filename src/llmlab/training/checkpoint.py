@@ -1,0 +1,166 @@
+"""A checkpoint is a folder `step=00000040`: model.safetensors, state.pt (all else) and manifest.json with their sha256.
+
+It is written to a hidden folder beside it, fsynced, and committed by one rename; what a reader finds under the name is
+complete, and the manifest shows a bit that flipped later. Nothing in it needs unpickling: state.pt is read with
+`weights_only=True`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from llmlab.errors import UserError
+
+FOLDER = "checkpoints"
+WEIGHTS, STATE, MANIFEST = "model.safetensors", "state.pt", "manifest.json"
+SCHEMA = 1
+
+
+def name(step: int) -> str:
+    return f"step={step:08d}"
+
+
+def step_of(path: Path) -> int:
+    return int(path.name.removeprefix("step="))
+
+
+def all_of(folder: Path) -> list[Path]:
+    """The checkpoints in a folder, oldest first; they may be damaged."""
+    return sorted((p for p in folder.glob("step=*") if p.name[5:].isdigit()), key=step_of)
+
+
+def write(path: Path, weights: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+    """Commit a checkpoint as `path`. UserError if it can't be written; those there before are left as they were."""
+    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        needed = sum(t.nbytes for t in _tensors(weights)) + sum(t.nbytes for t in _tensors(state))
+        if (free := shutil.disk_usage(path.parent).free) < needed:
+            raise OSError(28, f"{needed:,} bytes are needed but {free:,} are free on the disk")
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
+        own, tied = _untie(weights)
+        save_file(own, temporary / WEIGHTS, metadata={"format": "pt", "tied": json.dumps(tied)})
+        torch.save(dict(state), temporary / STATE)
+        files = {n: {"size": (temporary / n).stat().st_size, "sha256": _sha256(temporary / n)} for n in (WEIGHTS, STATE)}
+        (temporary / MANIFEST).write_text(json.dumps({"schema": SCHEMA, "files": files, "tied": tied}))
+        for n in (WEIGHTS, STATE, MANIFEST, "."):
+            _fsync(temporary / n)
+        remove(path)
+        os.rename(temporary, path)
+        _fsync(path.parent)
+    except (OSError, RuntimeError, SafetensorError) as e:  # torch and safetensors have their own words for a full disk
+        shutil.rmtree(temporary, ignore_errors=True)
+        reason = (e.strerror or str(e)) if isinstance(e, OSError) else str(e).splitlines()[0]
+        before = [p for p in all_of(path.parent) if p != path]
+        last = f"the last one, {before[-1].name}, is intact" if before else "there is none before it"
+        raise UserError(f"checkpoint {path} could not be written: {reason}; {last}") from e
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def problem(path: Path) -> str | None:
+    """What is wrong with a checkpoint, or None. Reads all of it."""
+    try:
+        manifest = json.loads((path / MANIFEST).read_text())
+        if manifest["schema"] != SCHEMA:
+            return f"its manifest has schema {manifest['schema']}, not {SCHEMA}"
+        entries = {n: (manifest["files"][n]["size"], manifest["files"][n]["sha256"]) for n in (WEIGHTS, STATE)}
+        dict(manifest["tied"])
+    except (OSError, ValueError, KeyError, TypeError) as e:
+        return f"no readable {MANIFEST} ({type(e).__name__})"
+    for file, (size, sha256) in entries.items():
+        try:
+            found = (path / file).stat().st_size
+            if found != size:
+                return f"{file} has {found} bytes, not {size}"
+            if _sha256(path / file) != sha256:
+                return f"{file} is corrupt (its sha256 differs from the manifest's)"
+        except OSError as e:
+            return f"{file}: {e.strerror}"
+    return None
+
+
+def latest(folder: Path, warn: Callable[[str], None]) -> Path | None:
+    """The newest sound checkpoint; each damaged one that is passed over is told to `warn`."""
+    for path in reversed(all_of(folder)):
+        if (why := problem(path)) is None:
+            return path
+        warn(f"checkpoint {path.name} is not used: {why}")
+    return None
+
+
+def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """(weights, state) of a sound checkpoint; UserError if it is damaged."""
+    weights = read_weights(path)
+    return weights, torch.load(path / STATE, map_location="cpu", weights_only=True)
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The weights of a sound checkpoint, on the CPU; UserError if it is damaged."""
+    if (why := problem(path)) is not None:
+        raise UserError(f"checkpoint {path} can't be used: {why}")
+    weights = load_file(path / WEIGHTS)
+    for alias, owner in json.loads((path / MANIFEST).read_text())["tied"].items():
+        weights[alias] = weights[owner]
+    return weights
+
+
+def remove(path: Path) -> None:
+    """Out of sight by one rename first, so that a kill leaves no half of it under its name."""
+    if path.exists():
+        hidden = path.with_name(f".{path.name}.removed-{os.getpid()}")
+        os.rename(path, hidden)
+        shutil.rmtree(hidden, ignore_errors=True)
+
+
+def sweep(folder: Path) -> None:
+    """Delete what killed processes left half-written."""
+    for path in folder.glob(".step=*"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _untie(weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """safetensors refuses two names for one memory: (each tensor once, {other name: first name})."""
+    first: dict[Any, str] = {}
+    own, tied = {}, {}
+    for key, tensor in weights.items():
+        place = (tensor.untyped_storage().data_ptr(), tensor.storage_offset(), tensor.shape, tensor.stride())
+        if tensor.numel() and place in first:
+            tied[key] = first[place]
+        else:
+            first[place] = key
+            own[key] = tensor.detach().contiguous()
+    return own, tied
+
+
+def _tensors(node: Any) -> list[Tensor]:
+    if isinstance(node, Tensor):
+        return [node]
+    children = node.values() if isinstance(node, Mapping) else node if isinstance(node, list | tuple) else ()
+    return [t for child in children for t in _tensors(child)]
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def _fsync(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
