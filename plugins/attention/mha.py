@@ -40,7 +40,7 @@ class MultiHeadAttention(nn.Module):
         norm: Callable[[int, float], nn.Module],
         /,
         *,
-        share: Literal["none", "groups", "all"] = "none",
+        share: Literal["none", "groups", "all"] = "none",  # which query heads share keys and values
     ):
         super().__init__()
         traits = sizes.attention
@@ -48,6 +48,7 @@ class MultiHeadAttention(nn.Module):
         self.n_kv_heads = kv_heads(sizes, share)
         if self.n_heads % self.n_kv_heads:
             raise ValueError(f"model.n_kv_heads={self.n_kv_heads} does not divide model.n_heads={self.n_heads}")
+        self.pair_width = 2 * self.n_heads * self.head_dim
         q_dim, kv_dim = self.n_heads * self.head_dim, self.n_kv_heads * self.head_dim
         self.q = Linear(sizes.dim, q_dim, traits.qkv_bias, role="q")
         self.k = Linear(sizes.dim, kv_dim, traits.qkv_bias, role="k")

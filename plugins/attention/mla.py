@@ -16,14 +16,11 @@ LATENT_EPS = 1e-6
 
 @register("attention", "mla")
 class MultiHeadLatentAttention(nn.Module):
-    """Multi-head latent attention (DeepSeek-V2, arXiv:2405.04434): a cache holds kv_rank + rope_dim numbers a token.
+    """Multi-head latent attention (DeepSeek-AI 2024, arXiv:2405.04434): kv_rank + rope_dim numbers a token are cached.
 
-    (B, T, D) -> (B, T, D), or from `source` (B, S, D) as cross-attention. A query head is [nope_dim | rope_dim] wide; only
-    the latter is rotated, against one key that all heads share. The rest of the keys, and the values, are projections of
-    the normed latent. model.attention.qkv_bias puts a bias on the projections down to the latents (as DeepSeek does).
-
-    kv_rank: width of the latent; None: 4 head_dim. q_rank: width of the queries' own latent; None: no such.
-    nope_dim: None: head_dim. rope_dim: None: half of head_dim, made even. v_dim: None: head_dim.
+    (B, T, D) -> (B, T, D), or from `source` (B, S, D) as cross-attention. A query head is [nope_dim | rope_dim] wide;
+    only the latter is rotated, against one key that all heads share. The rest of the keys, and the values, are
+    projections of the normed latent. model.attention.qkv_bias puts a bias on the projections down to the latents.
     """
 
     unused = ("n_kv_heads", "attention.qk_norm", "attention.clip_qkv")
@@ -46,11 +43,11 @@ class MultiHeadLatentAttention(nn.Module):
         norm: Callable[[int, float], nn.Module],
         /,
         *,
-        q_rank: int | None = None,
-        kv_rank: int | None = None,
-        nope_dim: int | None = None,
-        rope_dim: int | None = None,
-        v_dim: int | None = None,
+        q_rank: int | None = None,  # width of the queries' own latent; None: they have none
+        kv_rank: int | None = None,  # width of the latent of keys and values; None: 4 head_dim
+        nope_dim: int | None = None,  # width of a head that is not rotated; None: head_dim
+        rope_dim: int | None = None,  # width of a head that is rotated; None: half of head_dim, made even
+        v_dim: int | None = None,  # width of a value head; None: head_dim
     ):
         super().__init__()
         traits, n = sizes.attention, sizes.n_heads
@@ -60,6 +57,7 @@ class MultiHeadLatentAttention(nn.Module):
         self.rope_dim = self.rotary_width(sizes, rope_dim=rope_dim)
         self.v_dim = v_dim or sizes.head_dim
         q_dim = self.nope_dim + self.rope_dim
+        self.pair_width = n * (q_dim + self.v_dim)
         self.compresses_q = q_rank is not None
         if q_rank is not None:
             self.q_down = Linear(sizes.dim, q_rank, traits.qkv_bias, role="q")

@@ -13,7 +13,10 @@ Sublayers = Mapping[str, Callable[[Tensor], tuple[Tensor, Aux | None]]]
 
 @register("block", "pre")
 class PreNorm(nn.Module):
-    """Pre-norm (Xiong et al. 2020, arXiv:2002.04745): x + f(norm(x)) for each sublayer f. x (B, T, D) -> (B, T, D), aux."""
+    """Pre-norm (Xiong et al. 2020, arXiv:2002.04745): x + f(norm(x)) for each sublayer f.
+
+    x (B, T, D) -> (B, T, D), aux.
+    """
 
     final_norm = True
 
@@ -35,7 +38,10 @@ class PreNorm(nn.Module):
 
 @register("block", "post")
 class PostNorm(nn.Module):
-    """Post-norm (Vaswani et al. 2017, arXiv:1706.03762): norm(x + f(x)) for each sublayer f. x (B, T, D) -> (B, T, D), aux."""
+    """Post-norm (Vaswani et al. 2017, arXiv:1706.03762): norm(x + f(x)) for each sublayer f.
+
+    x (B, T, D) -> (B, T, D), aux.
+    """
 
     final_norm = False
 
@@ -57,7 +63,7 @@ class PostNorm(nn.Module):
 
 @register("block", "sandwich")
 class SandwichNorm(nn.Module):
-    """Sandwich norm (CogView: Ding et al. 2021, arXiv:2105.13290; Gemma 2 and 3): x + post(f(pre(x))) for each sublayer f.
+    """Sandwich norm (CogView: Ding et al. 2021, arXiv:2105.13290; Gemma 2 and 3): x + post(f(pre(x))) for each f.
 
     x (B, T, D) -> (B, T, D), aux. The norms of sublayer f are f_norm and f_post_norm.
     """

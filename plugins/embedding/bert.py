@@ -18,15 +18,16 @@ class BertEmbedding(nn.Module):
     """Token + segment + position vectors, normed, then dropout (BERT: Devlin et al. 2018, arXiv:1810.04805).
 
     ids (B, T) -> (B, T, D). Segments that the context lacks count as 0; with `model.token_types` 0 there are none.
-    project (ALBERT: Lan et al. 2019, arXiv:1909.11942): all of that `width` wide, then a linear with bias to D.
-    width: of the tables, if projected; None: D / 4, at least 16.
+    factorized (ALBERT: Lan et al. 2019, arXiv:1909.11942): all of that `width` wide, then a linear with bias to D.
     """
 
     @staticmethod
     def width(sizes: Sizes, *, project: bool = False, width: int | None = None) -> int:
         if not project:
             if width not in (None, sizes.dim):
-                raise ValueError(f"embedding.width={width} needs embedding=factorized; embedding=bert is model.dim wide")
+                raise ValueError(
+                    f"embedding.width={width} needs embedding=factorized; embedding=bert is model.dim wide"
+                )
             return sizes.dim
         return width or max(16, sizes.dim // 4)
 
@@ -38,8 +39,8 @@ class BertEmbedding(nn.Module):
         shared: Embedding | None,
         /,
         *,
-        project: bool = False,
-        width: int | None = None,
+        project: bool = False,  # from a width of its own to D
+        width: int | None = None,  # of the tables, if projected; None: D / 4, at least 16
     ):
         super().__init__()
         self.embed_dim = embed_dim = self.width(sizes, project=project, width=width)

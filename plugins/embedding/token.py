@@ -17,7 +17,7 @@ from llmlab.slots import Context, Embedding, Position, Table
 class TokenEmbedding(nn.Module):
     """Token vectors plus the position's, if it has any, then dropout (Vaswani et al. 2017, arXiv:1706.03762).
 
-    ids (B, T) -> (B, T, D). scale: token vectors times sqrt(D), rounded to their dtype (the paper; Gemma, arXiv:2403.08295).
+    ids (B, T) -> (B, T, D). scale: as in that paper, and Gemma's (arXiv:2403.08295).
     """
 
     def __init__(
@@ -28,7 +28,7 @@ class TokenEmbedding(nn.Module):
         shared: Embedding | None,
         /,
         *,
-        scale: bool = False,
+        scale: bool = False,  # token vectors times sqrt(D), rounded to their dtype
     ):
         super().__init__()
         self.embed_dim = sizes.dim

@@ -41,7 +41,7 @@ class GatedFeedForward(nn.Module):
         linear: Callable[..., nn.Module],
         /,
         *,
-        act: Literal["silu", "gelu", "gelu_tanh", "relu", "sigmoid", "none"] = "silu",
+        act: Literal["silu", "gelu", "gelu_tanh", "relu", "sigmoid", "none"] = "silu",  # the gate's activation
     ):
         super().__init__()
         self.act = ACTIVATIONS[act]

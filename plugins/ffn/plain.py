@@ -43,7 +43,7 @@ class FeedForward(nn.Module):
         linear: Callable[..., nn.Module],
         /,
         *,
-        act: Literal["relu", "gelu", "gelu_tanh", "silu", "relu2"] = "gelu",
+        act: Literal["relu", "gelu", "gelu_tanh", "silu", "relu2"] = "gelu",  # the activation
     ):
         super().__init__()
         self.act = ACTIVATIONS[act]

@@ -13,7 +13,7 @@ from llmlab.slots import Context, Embedding, Linear
 
 @register("head", "pooled")
 class PooledHead(nn.Module):
-    """One answer a text from its first token (BERT's pooler: Devlin et al. 2018, arXiv:1810.04805): (B, T, D) -> (B, C).
+    """One answer a text, from its first token (BERT: Devlin et al. 2018, arXiv:1810.04805): (B, T, D) -> (B, C).
 
     tanh(linear), dropout, linear to n_classes; with n_classes 0 the pooled vector itself, (B, D).
     """
@@ -27,7 +27,7 @@ class PooledHead(nn.Module):
         embedding: Embedding,
         /,
         *,
-        n_classes: int = 2,
+        n_classes: int = 2,  # 0: the pooled vector itself
     ):
         super().__init__()
         self.dense = Linear(sizes.dim, sizes.dim, True, role="other")
@@ -56,11 +56,12 @@ class TokenHead(nn.Module):
         embedding: Embedding,
         /,
         *,
-        n_classes: int = 2,
+        n_classes: int = 2,  # scores a token
+        bias: bool = True,  # on the scores
     ):
         super().__init__()
         self.dropout = nn.Dropout(sizes.dropout)
-        self.out = Linear(sizes.dim, n_classes, True, role="head")
+        self.out = Linear(sizes.dim, n_classes, bias, role="head")
 
     def forward(self, h: Tensor, ctx: Context) -> Tensor:
         return self.out(self.dropout(h))

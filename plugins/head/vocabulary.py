@@ -24,7 +24,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 @register("head", "lm")
 class LanguageModelHead(nn.Module):
-    """Logits of the next token: (..., D) -> (..., V), by the token table if model.tie_embeddings (arXiv:1608.05859).
+    """Logits of the next token: (..., D) -> (..., V), by the token table if tied (Press & Wolf 2016, arXiv:1608.05859).
 
     Then times model.logit_scale, then c tanh(. / c) with model.logit_softcap c. Where a tied table is narrower than D
     (embedding=factorized), a linear leads down to its width.
@@ -39,7 +39,7 @@ class LanguageModelHead(nn.Module):
         embedding: Embedding,
         /,
         *,
-        bias: bool = False,
+        bias: bool = False,  # on the logits
     ):
         super().__init__()
         self.tied, self.scale, self.softcap = sizes.tie_embeddings, sizes.logit_scale, sizes.logit_softcap
@@ -77,7 +77,7 @@ class MaskedLMHead(nn.Module):
         embedding: Embedding,
         /,
         *,
-        act: Literal["gelu", "gelu_tanh", "relu", "silu"] = "gelu",
+        act: Literal["gelu", "gelu_tanh", "relu", "silu"] = "gelu",  # the activation
     ):
         super().__init__()
         self.act = ACTIVATIONS[act]

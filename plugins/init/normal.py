@@ -15,8 +15,9 @@ from llmlab.slots import Role
 class Normal:
     """N(0, std^2) for every matrix and table (GPT-2: Radford et al. 2019). Biases 0.
 
-    residual_scale: what writes to the residual stream (roles out, ffn_out) has std / sqrt(2 n_layers).
-    embed_std: of token, segment and position tables; None: std.
+    std: standard deviation
+    residual_scale: what writes to the residual stream (roles out, ffn_out) has std / sqrt(2 n_layers)
+    embed_std: of token, segment and position tables; None: std
     """
 
     def __init__(self, *, std: float = 0.02, residual_scale: bool = True, embed_std: float | None = None):

@@ -18,7 +18,7 @@ class T5:
     queries take its head_dim^-1/2 into their own std.
     """
 
-    def __init__(self, *, factor: float = 1.0):
+    def __init__(self, *, factor: float = 1.0):  # on every std
         self.factor = factor
 
     def fill(self, tensor: Tensor, role: Role, sizes: Sizes, generator: torch.Generator) -> None:

@@ -14,7 +14,7 @@ from llmlab.slots import Score, Seen, Term
 
 @register("kernel", "eager")
 class Eager:
-    """softmax(s) v step by step (Vaswani et al. 2017, arXiv:1706.03762), all weights in memory, softmax in float32.
+    """Attention step by step, softmax(s) v (Vaswani et al. 2017, arXiv:1706.03762), softmax in float32.
 
     s = softcap(scale q.k + bias); a key that is not seen has weight 0, and a query that sees none gives 0.
     """

@@ -26,7 +26,7 @@ class Lowered:
 
 @register("kernel", "sdpa")
 class SDPA:
-    """torch's scaled_dot_product_attention, fused where the device can (FlashAttention: Dao 2023, arXiv:2307.08691).
+    """PyTorch's scaled_dot_product_attention, fused where the device can (FlashAttention: Dao 2023, arXiv:2307.08691).
 
     No mask tensor where what is seen is plainly causal, or all. No softcap, sinks or regions: kernel=eager has them.
     """

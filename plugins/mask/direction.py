@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from llmlab.registry import register
@@ -29,13 +30,13 @@ class Bidirectional:
     needs = ()
 
     def allowed(self, q: Tensor, k: Tensor, data: Mapping[str, Tensor]) -> Tensor:
-        return (k == k) | (q == q)
+        return torch.ones(len(q), k.shape[-1], dtype=torch.bool, device=k.device)
 
 
 @register("mask", "prefix")
 @dataclass(frozen=True)
 class Prefix:
-    """All see the first `prefix_len` (B,) tokens, the rest is causal (T5's PrefixLM: Raffel et al. 2019, arXiv:1910.10683).
+    """All see the first `prefix_len` (B,) tokens, the rest is causal (Raffel et al. 2019, arXiv:1910.10683).
 
     GLM's mask too (Du et al. 2021, arXiv:2103.10360), over [text; spans]. Returns (B, T, S) bool.
     """

@@ -30,8 +30,8 @@ class TopK(nn.Module):
     """The k experts of highest softmax probability (Shazeer et al. 2017, arXiv:1701.06538; Mixtral, Qwen-MoE).
 
     (n, D) -> weights and experts (n, k); weights sum to 1 if model.moe.renormalise. Loss: model.moe.balance times the
-    Switch balance loss (Fedus et al. 2021, arXiv:2101.03961; 1 at uniform routing) plus model.moe.z times the mean square
-    of the log-partition (ST-MoE: Zoph et al. 2022, arXiv:2202.08906), over valid tokens. Logits in float32.
+    Switch balance loss (Fedus et al. 2021, arXiv:2101.03961; 1 at uniform routing) plus model.moe.z times the mean
+    square of the log-partition (ST-MoE: Zoph et al. 2022, arXiv:2202.08906), over valid tokens. Logits in float32.
     """
 
     dense = False
@@ -59,18 +59,26 @@ class TopK(nn.Module):
 
 @register("moe", "sigmoid")
 class Sigmoid(nn.Module):
-    """The k experts of highest sigmoid score, kept in balance by a bias (DeepSeek-V3, arXiv:2412.19437).
+    """The k experts of highest sigmoid score, kept in balance by a bias (DeepSeek-AI 2024, arXiv:2412.19437).
 
-    (n, D) -> weights and experts (n, k). The bias (E,) counts for the choice only; after a step it moves by `rate` towards
-    experts that had too few tokens (Wang et al. 2024, arXiv:2408.15664). groups: experts are in so many groups of equal
-    size, of which a token keeps `groups_kept`, by the sum of their two best. Weights are the scores, divided by their sum
-    if model.moe.renormalise. Loss: model.moe.balance times the balance loss of the scores, over valid tokens.
+    (n, D) -> weights and experts (n, k). The bias (E,) counts for the choice only; after a step it moves by `rate`
+    towards experts that had too few tokens (Wang et al. 2024, arXiv:2408.15664). Groups are kept by the sum of their
+    two best. Weights are the scores, divided by their sum if model.moe.renormalise. Loss: model.moe.balance times the
+    balance loss of the scores, over valid tokens.
     """
 
     dense = False
     unused = ("moe.z",)
 
-    def __init__(self, sizes: Sizes, /, *, groups: int = 1, groups_kept: int = 1, rate: float = 0.001):
+    def __init__(
+        self,
+        sizes: Sizes,
+        /,
+        *,
+        groups: int = 1,  # of equal size, that the experts are in
+        groups_kept: int = 1,  # of which a token's experts are
+        rate: float = 0.001,  # by which the bias moves after a step
+    ):
         super().__init__()
         self.traits, self.groups, self.groups_kept, self.rate = sizes.moe, groups, groups_kept, rate
         n, k = sizes.moe.n_experts, sizes.moe.per_token

@@ -11,10 +11,10 @@ from llmlab.registry import register
 class LayerNorm(nn.Module):
     """Layer norm (Ba et al. 2016, arXiv:1607.06450): w (x - mean) / sqrt(variance + eps) + b, statistics in float32.
 
-    Shapes: x (..., dim) -> (..., dim), same dtype. Weight (dim,) begins at 1; with `bias`, bias (dim,) at 0.
+    Shapes: x (..., dim) -> (..., dim), same dtype. Weight (dim,) begins at 1, bias (dim,) at 0.
     """
 
-    def __init__(self, dim: int, eps: float, /, *, bias: bool = True):
+    def __init__(self, dim: int, eps: float, /, *, bias: bool = True):  # with a vector added
         super().__init__()
         self.dim, self.eps = dim, eps
         self.weight = nn.Parameter(torch.empty(dim))

@@ -35,9 +35,9 @@ class MaskedLM:
         seq_len: int,
         /,
         *,
-        rate: float = 0.15,
-        masked: float = 0.8,
-        random: float = 0.1,
+        rate: float = 0.15,  # share of tokens that are targets
+        masked: float = 0.8,  # share of targets shown as the mask token
+        random: float = 0.1,  # share of targets shown as a random token
     ):
         if not 0 < rate <= 1 or masked < 0 or random < 0 or masked + random > 1:
             raise ValueError(

@@ -16,10 +16,10 @@ from ._loss import IGNORED, token_loss
 
 @register("objective", "span_corruption")
 class SpanCorruption:
-    """Span corruption (T5: Raffel et al. 2019, arXiv:1910.10683): spans of the text are to be filled in by the decoder.
+    """Span corruption (T5: Raffel et al. 2019, arXiv:1910.10683): a decoder fills in spans of the text.
 
-    A share `density` of the seq_len tokens is taken out in spans of mean length `mean_span`. The source has a sentinel in
-    place of each, then eos; the target has each sentinel followed by its span, then eos; the decoder sees the target
+    A share `density` of the seq_len tokens is taken out in spans of mean length `mean_span`. The source has a sentinel
+    in place of each, then eos; the target has each sentinel followed by its span, then eos; the decoder sees the target
     shifted right, beginning with pad. source_ids (S,), ids and labels (T,): S and T follow from seq_len alone.
     """
 
@@ -54,19 +54,22 @@ class SpanCorruption:
         seq_len: int,
         /,
         *,
-        density: float = 0.15,
-        mean_span: float = 3.0,
+        density: float = 0.15,  # share of tokens that are taken out
+        mean_span: float = 3.0,  # mean length of what is taken out at once
     ):
         if not 0 < density < 1 or mean_span < 1:
             raise ValueError(
-                f"objective.density must be in (0, 1) and objective.mean_span at least 1, but they are {density} and {mean_span}"
+                "objective.density must be in (0, 1) and objective.mean_span at least 1, "
+                f"but they are {density} and {mean_span}"
             )
         if seq_len < 2:
             raise ValueError(f"objective=span_corruption needs data.seq_len of at least 2, but it is {seq_len}")
         self.seq_len = seq_len
         self.noise = min(max(round(seq_len * density), 1), seq_len - 1)
         self.spans = min(max(round(self.noise / mean_span), 1), self.noise, seq_len - self.noise)
-        self.sentinels = np.array([vocabulary.special[n] for n in self.special if n.startswith("sentinel")], dtype=np.int64)
+        self.sentinels = np.array(
+            [vocabulary.special[n] for n in self.special if n.startswith("sentinel")], dtype=np.int64
+        )
         if self.spans > len(self.sentinels):
             raise ValueError(
                 f"data.seq_len={seq_len} with objective.density={density} makes {self.spans} spans, but there are "

@@ -16,19 +16,19 @@ from llmlab.slots import Role
 class AdamW:
     """Adam with decoupled weight decay (Loshchilov & Hutter 2017, arXiv:1711.05101).
 
-    decay "matrices": weight decay on all with two dimensions or more, tables too (nanoGPT); "no_embeddings": without the
-    token, segment and position tables. Norms and biases never decay. Fused where the devices allow it.
+    Weight decay is on all that has two dimensions or more (nanoGPT), but for norms and biases; "no_embeddings": not on
+    token, segment and position tables either. Fused where the devices allow it.
     """
 
     def __init__(
         self,
         *,
-        lr: float = 1e-3,
-        beta1: float = 0.9,
-        beta2: float = 0.95,
-        eps: float = 1e-8,
-        weight_decay: float = 0.1,
-        decay: Literal["matrices", "no_embeddings"] = "matrices",
+        lr: float = 1e-3,  # learning rate at its highest
+        beta1: float = 0.9,  # decay of the mean of gradients
+        beta2: float = 0.95,  # decay of the mean of their squares
+        eps: float = 1e-8,  # added to the root of that
+        weight_decay: float = 0.1,  # times the learning rate, a step
+        decay: Literal["matrices", "no_embeddings"] = "matrices",  # what decays
     ):
         self.lr, self.betas, self.eps, self.weight_decay = lr, (beta1, beta2), eps, weight_decay
         self.never: tuple[Role, ...] = ("norm", "bias")

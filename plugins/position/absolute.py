@@ -47,11 +47,17 @@ class Learned(Position):
 class Sinusoidal(Position):
     """Sines and cosines of the position (Vaswani et al. 2017, arXiv:1706.03762). ids (T,)|(B, T) -> (..., E), in float32.
 
-    Pair i has the frequency 10000^(-2i/E). layout "interleaved" (the paper): sin, cos, sin, cos ...; "halves" (Marian,
-    Pegasus): all sines, then all cosines. With an odd E the last sine has no cosine.
+    Pair i has the frequency 10000^(-2i/E). The paper's layout is interleaved, Marian's and
+    Pegasus's halves. With an odd E the last sine has no cosine.
     """
 
-    def __init__(self, sizes: Sizes, /, *, layout: Literal["interleaved", "halves"] = "interleaved"):
+    def __init__(
+        self,
+        sizes: Sizes,
+        /,
+        *,
+        layout: Literal["interleaved", "halves"] = "interleaved",  # sin, cos, sin, cos; or sines, then cosines
+    ):
         super().__init__()
         self.embed_dim, self.layout = sizes.embed_dim, layout
 

@@ -16,7 +16,7 @@ def distances(q_ids: Tensor, k_ids: Tensor) -> Tensor:
 
 
 def slopes(n_heads: int) -> list[float]:
-    """ALiBi's slope of each head: 2^(-8i/n) for a power of two; else those of the next lower one, then every other of the next."""
+    """ALiBi's slopes: 2^(-8i/n) for a power of two; else those of the next lower one, then every other of the next."""
     lower = 2 ** int(math.log2(n_heads))
     first = [2.0 ** (-8.0 * i / lower) for i in range(1, lower + 1)]
     return first + [2.0 ** (-4.0 * i / lower) for i in range(1, 2 * (n_heads - lower), 2)]
@@ -24,7 +24,7 @@ def slopes(n_heads: int) -> list[float]:
 
 @register("position", "alibi")
 class Alibi(Position):
-    """Attention with linear biases (Press et al. 2021, arXiv:2108.12409): -slope |q - k| on the scores, so never above 0.
+    """Attention with linear biases (Press et al. 2021, arXiv:2108.12409): -slope |q - k| on the scores, never above 0.
 
     bias (N, T, S), or (B, N, T, S) where positions differ by sample, in float32.
     """
@@ -54,11 +54,20 @@ class T5Bias(Position):
 
     has_bias = True
 
-    def __init__(self, sizes: Sizes, /, *, buckets: int = 32, max_distance: int = 128):
+    def __init__(
+        self,
+        sizes: Sizes,
+        /,
+        *,
+        buckets: int = 32,  # of distances, both directions together
+        max_distance: int = 128,  # from here on all distances are in the last bucket
+    ):
         super().__init__()
         self.causal, self.buckets, self.max_distance = sizes.causal, buckets, max_distance
         if buckets // (2 if sizes.causal else 4) < 1 or max_distance <= buckets // (2 if sizes.causal else 4):
-            raise ValueError(f"position.buckets={buckets} is too few, or position.max_distance={max_distance} too short")
+            raise ValueError(
+                f"position.buckets={buckets} is too few, or position.max_distance={max_distance} too short"
+            )
         self.table = Table(buckets, sizes.n_heads, role="position")
 
     def bucket(self, distance: Tensor) -> Tensor:

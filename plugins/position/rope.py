@@ -13,19 +13,18 @@ from llmlab.slots import Position, Term
 
 @register("position", "rope")
 class Rope(Position):
-    """Rotary position embedding (Su et al. 2021, arXiv:2104.09864): pair i of q and k is turned by position theta^(-2i/R).
+    """Rotary position embedding (Su et al. 2021, arXiv:2104.09864): pair i is turned by position theta^(-2i/R).
 
-    R = fraction of the rotary width; those are the first dims of a head, the rest is left alone. Pairs are (i, i + R/2),
-    or (2i, 2i + 1) if interleaved. Angles in float32, then cast.
+    R = fraction of the rotary width, the first dims of a head; the rest is left alone. Pairs are (i, i + R/2), or
+    (2i, 2i + 1) if interleaved. Angles in float32, then cast.
 
-    scaling, for texts longer than `original_max` (None: model.max_positions) by `factor`:
+    Scaling, for texts longer than `original_max` by `factor`:
       linear   positions / factor (Chen et al. 2023, arXiv:2306.15595)
       dynamic  a larger theta, only past original_max (dynamic NTK); a cache then keeps keys unrotated
       llama3   frequencies / factor where the wavelength is over original_max / low_freq_factor, as they were under
                original_max / high_freq_factor, blended between (Llama 3.1, arXiv:2407.21783)
       yarn     frequencies / factor where a pair turns less than beta_slow times in original_max, as they were over
-               beta_fast times, a ramp between (its ends whole numbers if truncate); cos and sin times attention_factor
-               (None: 0.1 ln factor + 1, or mscale's over mscale_all_dim's) (Peng et al. 2023, arXiv:2309.00071)
+               beta_fast times, a ramp between; cos and sin times attention_factor (Peng et al. 2023, arXiv:2309.00071)
     """
 
     def __init__(
@@ -33,20 +32,20 @@ class Rope(Position):
         sizes: Sizes,
         /,
         *,
-        theta: float = 10000.0,
-        interleaved: bool = False,
-        fraction: float = 1.0,
-        scaling: Literal["none", "linear", "dynamic", "llama3", "yarn"] = "none",
-        factor: float = 1.0,
-        original_max: int | None = None,
-        low_freq_factor: float = 1.0,
-        high_freq_factor: float = 4.0,
-        beta_fast: float = 32.0,
-        beta_slow: float = 1.0,
-        truncate: bool = True,
-        attention_factor: float | None = None,
-        mscale: float | None = None,
-        mscale_all_dim: float | None = None,
+        theta: float = 10000.0,  # base of the wavelengths
+        interleaved: bool = False,  # pairs are neighbours, not half a width apart
+        fraction: float = 1.0,  # share of a head that is rotated, from its first dim on
+        scaling: Literal["none", "linear", "dynamic", "llama3", "yarn"] = "none",  # how it is stretched to longer texts
+        factor: float = 1.0,  # by which it is stretched
+        original_max: int | None = None,  # positions before stretching; None: model.max_positions
+        low_freq_factor: float = 1.0,  # llama3: turns in original_max under which a pair is stretched
+        high_freq_factor: float = 4.0,  # llama3: turns over which it is left alone
+        beta_fast: float = 32.0,  # yarn: turns in original_max over which a pair is left alone
+        beta_slow: float = 1.0,  # yarn: turns under which it is stretched
+        truncate: bool = True,  # yarn: the ramp between them begins and ends at whole pairs
+        attention_factor: float | None = None,  # yarn: on cos and sin; None: 0.1 ln factor + 1, or from the next two
+        mscale: float | None = None,  # yarn: its amplitude over that of mscale_all_dim, if both are given
+        mscale_all_dim: float | None = None,  # yarn: see mscale
     ):
         super().__init__()
         self.width = int(sizes.rotary_dim * fraction)

@@ -9,7 +9,11 @@ from llmlab.registry import register
 class Cosine:
     """Linear warm-up, then half a cosine down to `floor` at the end (SGDR: Loshchilov & Hutter 2016, arXiv:1608.03983).
 
-    Step s < w has the factor (s + 1) / (w + 1); w is warmup_steps, or else the share warmup_share of the budget.
+    Step s < w has the factor (s + 1) / (w + 1).
+
+    warmup_steps: w; None: from warmup_share
+    warmup_share: share of the budget that is warm-up
+    floor: the factor at the end
     """
 
     def __init__(self, *, warmup_steps: int | None = None, warmup_share: float = 0.05, floor: float = 0.1):

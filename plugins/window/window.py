@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from llmlab.registry import register
@@ -20,28 +21,28 @@ class Full:
         return True
 
     def allowed(self, q: Tensor, k: Tensor, data: Mapping[str, Tensor]) -> Tensor:
-        return (k == k) | (q == q)
+        return torch.ones(len(q), k.shape[-1], dtype=torch.bool, device=k.device)
 
 
 @register("window", "sliding")
-@dataclass(frozen=True, init=False)
+@dataclass(frozen=True, kw_only=True)
 class Sliding:
-    """Sliding window (Longformer: Beltagy et al. 2020, arXiv:2004.05150): q - left < k <= q + right. Returns (T, S) bool.
+    """Sliding window (Longformer: Beltagy et al. 2020, arXiv:2004.05150): q - left < k <= q + right.
 
-    left: tokens seen up to the token itself and with it (Mistral's and Gemma's `sliding_window`).
-    right: tokens seen after it; None: no limit, which is right under a causal mask.
+    left: tokens seen up to the token itself, which counts (Mistral's and Gemma's `sliding_window`)
+    right: tokens seen after it; None: no limit, which is right under a causal mask
     """
 
-    left: int
-    right: int | None
+    left: int = 64
+    right: int | None = None
     pattern = None
     needs = ()
 
-    def __init__(self, *, left: int = 64, right: int | None = None):
-        if left < 1 or (right is not None and right < 0):
-            raise ValueError(f"window.left must be at least 1 and window.right at least 0, but they are {left} and {right}")
-        object.__setattr__(self, "left", left)
-        object.__setattr__(self, "right", right)
+    def __post_init__(self) -> None:
+        if self.left < 1 or (self.right is not None and self.right < 0):
+            raise ValueError(
+                f"window.left must be at least 1 and window.right at least 0, but they are {self.left} and {self.right}"
+            )
 
     def covers(self, length: int) -> bool:
         return length <= self.left and (self.right is None or length - 1 <= self.right)

@@ -1,0 +1,121 @@
+"""Heads against the reference implementations and products written out."""
+
+import pytest
+import torch
+from parts import build, close, names, part, randn, sizes
+from torch import nn
+
+from llmlab.slots import Context
+
+LN = part("norm", "layernorm")
+CTX = Context(5)
+
+
+class Embedded(nn.Module):
+    """What a head asks of an embedding."""
+
+    def __init__(self, width=24):
+        super().__init__()
+        self.weight, self.embed_dim = nn.Parameter(randn(50, width, seed=7)), width
+
+
+def head(name, embedding=None, options=None, **changes):
+    return build(part("head", name, **(options or {})), sizes(**changes), LN, embedding or Embedded())
+
+
+def test_every_head_is_here():
+    assert set(names("head")) == {"lm", "mlm", "pooled", "token", "span"}
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("bias", [True, False])
+def test_lm_is_a_product_with_the_table(tied, bias):
+    made, embedding = head("lm", options={"bias": bias}, tie_embeddings=tied), Embedded()
+    h = randn(2, 5, 24)
+    want = h @ (embedding.weight if tied else made.out.weight).T + (made.bias if bias else 0)
+    close(made(h, CTX), want)
+    assert len(list(made.parameters())) == (not tied) + bias
+
+
+def test_lm_scales_then_caps():
+    h, embedding = randn(2, 5, 24), Embedded()
+    got = head("lm", embedding, tie_embeddings=True, logit_scale=0.5, logit_softcap=3.0)(h, CTX)
+    close(got, 3 * torch.tanh(h @ embedding.weight.T * 0.5 / 3))
+
+
+def test_lm_tied_to_a_narrower_table_goes_down_to_it():
+    made, embedding = head("lm", Embedded(8), tie_embeddings=True), Embedded(8)
+    h = randn(2, 5, 24)
+    close(made(h, CTX), h @ made.down.weight.T @ embedding.weight.T)
+    assert head("lm", Embedded(8)).out.weight.shape == (50, 24)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_mlm_equals_bert(tied):
+    from transformers import BertConfig
+    from transformers.models.bert.modeling_bert import BertLMPredictionHead
+
+    config = BertConfig(vocab_size=50, hidden_size=24, layer_norm_eps=1e-5)
+    reference, embedding = BertLMPredictionHead(config), Embedded()
+    made = head("mlm", embedding, tie_embeddings=tied)
+    with torch.no_grad():
+        reference.transform.dense.weight.copy_(made.dense.weight)
+        reference.transform.dense.bias.copy_(made.dense.bias)
+        reference.transform.LayerNorm.weight.copy_(made.norm.weight)
+        reference.transform.LayerNorm.bias.copy_(made.norm.bias)
+        reference.decoder.weight.copy_(embedding.weight if tied else made.out.weight)
+        reference.decoder.bias.copy_(made.bias)
+        reference.bias = reference.decoder.bias
+    h = randn(2, 5, 24)
+    close(made(h, CTX), reference(h))
+
+
+def test_mlm_equals_albert_in_the_width_of_its_table():
+    from transformers import AlbertConfig
+    from transformers.models.albert.modeling_albert import AlbertMLMHead
+
+    config = AlbertConfig(vocab_size=50, hidden_size=24, embedding_size=8, layer_norm_eps=1e-5)
+    reference, embedding = AlbertMLMHead(config), Embedded(8)
+    made = head("mlm", embedding, {"act": "gelu_tanh"}, tie_embeddings=True)
+    with torch.no_grad():
+        reference.dense.weight.copy_(made.dense.weight)
+        reference.dense.bias.copy_(made.dense.bias)
+        reference.LayerNorm.weight.copy_(made.norm.weight)
+        reference.LayerNorm.bias.copy_(made.norm.bias)
+        reference.decoder.weight.copy_(embedding.weight)
+        reference.decoder.bias.copy_(made.bias)
+        reference.bias.copy_(made.bias)
+    h = randn(2, 5, 24)
+    close(made(h, CTX), reference(h))
+
+
+def test_pooled_reads_the_first_token():
+    h = randn(2, 5, 24)
+    made = head("pooled", options={"n_classes": 3})
+    pooled = torch.tanh(h[:, 0] @ made.dense.weight.T + made.dense.bias)
+    close(made(h, CTX), pooled @ made.out.weight.T + made.out.bias)
+    bare = head("pooled", options={"n_classes": 0})
+    close(bare(h, CTX), torch.tanh(h[:, 0] @ bare.dense.weight.T + bare.dense.bias))
+
+
+@pytest.mark.parametrize("name", [n for n in names("head") if part("head", n).func.per_token])
+def test_a_head_per_token_gives_chosen_rows_as_it_gives_all(name):
+    made, h, where = head(name), randn(2, 5, 24), torch.rand(2, 5) < 0.5
+    where[0, 0] = True
+    close(made(h[where], CTX), made(h, CTX)[where])
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("name", names("head"))
+def test_a_head_does_not_own_the_embedding(name, tied):
+    embedding = Embedded()
+    made = head(name, embedding, tie_embeddings=tied)
+    assert all(p is not embedding.weight for p in made.parameters())
+
+
+def test_token_and_span_are_a_linear():
+    h = randn(2, 5, 24)
+    for name in ("token", "span"):
+        made = head(name)
+        close(made(h, CTX), h @ made.out.weight.T + made.out.bias)
+        assert made(h, CTX).shape == (2, 5, 2)

@@ -1,0 +1,157 @@
+"""Positions that are added: to the embedding or to the scores."""
+
+import math
+
+import pytest
+import torch
+from parts import build, close, names, part, randn, sizes
+
+from llmlab.slots import Context, Position
+
+
+def test_every_position_is_here():
+    assert set(names("position")) == {"none", "learned", "sinusoidal", "rope", "alibi", "t5_bias"}
+
+
+@pytest.mark.parametrize("name", names("position"))
+def test_what_a_position_says_of_itself(name):
+    position = build(part("position", name), sizes())
+    ids = torch.arange(5)
+    state = position.prepare(ids, ids)
+    bias = position.bias(state)
+    assert position.has_bias == (bias is not None)
+    assert bias is None or bias.shape == (4, 5, 5)
+    x = position.embed(ids)
+    assert x is None or x.shape == (5, 24)
+    q, k = randn(2, 4, 5, 6), randn(2, 2, 5, 6)
+    (term,) = position.rotate(q, k, state)
+    assert (name == "rope") != torch.equal(term.q_BNTH, q)
+    assert not list(position.buffers())
+
+
+@pytest.mark.parametrize("name", names("position"))
+def test_ids_count_on_from_the_cache_unless_given(name):
+    position = build(part("position", name), sizes())
+    given = torch.tensor([[4, 2]])
+    assert position.ids(Context(3, offset=5)).tolist() == [5, 6, 7]
+    assert position.ids(Context(2, positions=given)) is given
+
+
+def test_none_is_the_identity():
+    none = part("position", "none")(sizes())
+    assert isinstance(none, Position) and none.embed(torch.arange(3)) is None
+
+
+@pytest.mark.parametrize("dim", [8, 7])
+@pytest.mark.parametrize("layout", ["interleaved", "halves"])
+def test_sinusoidal_closed_form(layout, dim):
+    position = part("position", "sinusoidal", layout=layout)(sizes(embed_dim=dim))
+    ids = torch.tensor([[0, 1, 2], [5, 100, 3000]])
+    got = position.embed(ids)
+    half = (dim + 1) // 2
+    for b in range(2):
+        for t in range(3):
+            angles = [ids[b, t].item() / 10000 ** (2 * i / dim) for i in range(half)]
+            for d in range(dim):
+                sine, i = (d % 2 == 0, d // 2) if layout == "interleaved" else (d < half, d % half)
+                want = math.sin(angles[i]) if sine else math.cos(angles[i])
+                assert got[b, t, d] == pytest.approx(want, abs=5e-4)
+
+
+def test_sinusoidal_halves_are_those_of_marian():
+    from transformers.models.marian.modeling_marian import MarianSinusoidalPositionalEmbedding
+
+    reference = MarianSinusoidalPositionalEmbedding(30, 8)
+    want = reference.create_weight()
+    close(part("position", "sinusoidal", layout="halves")(sizes(embed_dim=8)).embed(torch.arange(30)), want, 1e-5)
+
+
+def test_learned_looks_up_and_refuses_what_it_has_no_rows_for():
+    position = build(part("position", "learned"), sizes(max_positions=8))
+    ids = torch.tensor([[3, 1], [7, 0]])
+    assert torch.equal(position.embed(ids), position.table.weight[ids])
+    assert position.table.role == "position"
+    assert position.ids(Context(3, offset=5)).tolist() == [5, 6, 7]
+    with pytest.raises(ValueError, match=r"9 positions are needed, but position=learned has model.max_positions=8"):
+        position.ids(Context(4, offset=5))
+
+
+def paper_slopes(n):
+    """The rule as the ALiBi paper states it, for any number of heads."""
+    if math.log2(n).is_integer():
+        start = 2 ** (-(2 ** -(math.log2(n) - 3)))
+        return [start * start**i for i in range(n)]
+    closest = 2 ** math.floor(math.log2(n))
+    return paper_slopes(closest) + paper_slopes(2 * closest)[0::2][: n - closest]
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 4, 6, 8, 12, 16, 20, 71])
+def test_alibi_slopes(n):
+    assert part("position", "alibi")(sizes(n_heads=n)).slopes == pytest.approx(paper_slopes(n))
+
+
+def test_alibi_slopes_of_eight_heads_are_powers_of_a_half():
+    assert part("position", "alibi")(sizes(n_heads=8)).slopes == [2.0**-i for i in range(1, 9)]
+
+
+def test_alibi_punishes_distance():
+    position = part("position", "alibi")(sizes(n_heads=6))
+    ids = torch.arange(9)
+    bias = position.bias(position.prepare(ids, ids))
+    assert (bias <= 0).all() and (bias.diagonal(dim1=-2, dim2=-1) == 0).all()
+    assert (bias[:, -1].diff(dim=-1) > 0).all()
+    for head, slope in enumerate(paper_slopes(6)):
+        assert bias[head, 7, 2].item() == pytest.approx(-5 * slope)
+        assert bias[head, 2, 7].item() == pytest.approx(-5 * slope)
+
+
+def test_alibi_weighs_as_bloom():
+    from transformers.models.bloom.modeling_bloom import build_alibi_tensor
+
+    position = part("position", "alibi")(sizes(n_heads=6))
+    ids, unseen = torch.arange(9), ~torch.ones(9, 9).tril().bool()
+    scores = randn(6, 9, 9)
+    got = position.bias(position.prepare(ids, ids)) + scores
+    want = build_alibi_tensor(torch.ones(1, 9), 6, torch.float32).view(6, 1, 9) + scores
+    close(got.masked_fill(unseen, -1e9).softmax(-1), want.masked_fill(unseen, -1e9).softmax(-1), 1e-5)
+
+
+@pytest.mark.parametrize(("buckets", "max_distance"), [(32, 128), (8, 20), (16, 64)])
+@pytest.mark.parametrize("causal", [True, False])
+def test_t5_buckets(causal, buckets, max_distance):
+    from transformers.models.t5.modeling_t5 import T5Attention
+
+    position = part("position", "t5_bias", buckets=buckets, max_distance=max_distance)(sizes(causal=causal))
+    distance = torch.arange(-400, 401)
+    want = T5Attention._relative_position_bucket(distance, not causal, buckets, max_distance)
+    assert torch.equal(position.bucket(distance), want)
+    assert position.bucket(distance).max() == buckets - 1
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_t5_bias_is_the_table_at_the_bucket(causal):
+    position = build(part("position", "t5_bias"), sizes(causal=causal))
+    assert position.table.role == "position"
+    q_ids, k_ids = torch.arange(60, 64), torch.arange(64)
+    bias = position.bias(position.prepare(q_ids, k_ids))
+    for t in range(4):
+        for s in (0, 20, 58, 61, 63):
+            want = position.table.weight[position.bucket(k_ids[s] - q_ids[t])]
+            assert torch.equal(bias[:, t, s], want)
+    bias.sum().backward()
+    assert position.table.weight.grad is not None
+
+
+@pytest.mark.parametrize("name", ["alibi", "t5_bias"])
+def test_bias_of_ids_of_each_sample(name):
+    position = build(part("position", name), sizes())
+    ids = torch.tensor([[0, 1, 2, 3], [0, 0, 5, 9]])
+    bias = position.prepare(ids, ids)
+    assert bias.shape == (2, 4, 4, 4)
+    for b in range(2):
+        assert torch.equal(bias[b], position.prepare(ids[b], ids[b]))
+
+
+def test_too_few_buckets_are_refused():
+    with pytest.raises(ValueError, match=r"position\.buckets=2"):
+        part("position", "t5_bias", buckets=2)(sizes(causal=False))

@@ -1,0 +1,75 @@
+"""Masks and windows against a loop over pairs."""
+
+import pytest
+import torch
+from parts import names, part
+
+MASKS = {
+    "causal": lambda b, q, k: k <= q,
+    "bidirectional": lambda b, q, k: True,
+    "prefix": lambda b, q, k: k <= q or k < (0, 2, 5)[b],
+}
+WINDOWS = {
+    "full": ({}, lambda q, k: True),
+    "left": ({"left": 3}, lambda q, k: q - k < 3),
+    "both": ({"left": 2, "right": 1}, lambda q, k: q - k < 2 and k - q <= 1),
+}
+DATA = {"prefix_len": torch.tensor([0, 2, 5])}
+
+
+def grid(part, offset, total):
+    k = torch.arange(total)[None]
+    return part.allowed(k[:, offset:].T, k, DATA).expand(3, total - offset, total)
+
+
+def test_every_mask_and_window_is_here():
+    assert set(names("mask")) == set(MASKS)
+    assert set(names("window")) == {"full", "sliding"}
+
+
+@pytest.mark.parametrize("offset", [0, 4])
+@pytest.mark.parametrize("name", MASKS)
+def test_mask(name, offset):
+    mask = part("mask", name)()
+    want = [[[bool(MASKS[name](b, q, k)) for k in range(7)] for q in range(offset, 7)] for b in range(3)]
+    assert grid(mask, offset, 7).tolist() == want
+    assert set(mask.needs) <= set(DATA)
+
+
+@pytest.mark.parametrize("offset", [0, 4])
+@pytest.mark.parametrize("name", WINDOWS)
+def test_window(name, offset):
+    options, sees = WINDOWS[name]
+    window = part("window", "full" if name == "full" else "sliding", **options)()
+    want = [[bool(sees(q, k)) for k in range(7)] for q in range(offset, 7)]
+    assert grid(window, offset, 7)[0].tolist() == want
+
+
+@pytest.mark.parametrize("name", WINDOWS)
+def test_a_window_covers_what_it_hides_nothing_of(name):
+    """Under a causal mask when it has no right end, under any mask when it has."""
+    options, sees = WINDOWS[name]
+    window = part("window", "full" if name == "full" else "sliding", **options)()
+    for length in range(1, 8):
+        hides = any(not sees(q, k) for q in range(length) for k in range(length))
+        assert window.covers(length) == (not hides)
+
+
+@pytest.mark.parametrize("name", MASKS)
+def test_a_pattern_says_what_the_mask_allows(name):
+    mask = part("mask", name)()
+    want = {"causal": torch.ones(5, 5).tril().bool(), "full": torch.ones(5, 5).bool(), None: None}[mask.pattern]
+    assert want is None or torch.equal(grid(mask, 0, 5)[0], want)
+
+
+def test_values_are_frozen_hashable_and_equal_when_they_say_the_same():
+    sliding = part("window", "sliding", left=4)
+    assert len({sliding(), sliding(), part("window", "sliding", left=5)(), part("window", "full")()}) == 3
+    assert part("mask", "causal")() == part("mask", "causal")() != part("mask", "prefix")()
+    with pytest.raises(AttributeError):
+        sliding().left = 9
+
+
+def test_a_window_that_sees_nothing_is_refused():
+    with pytest.raises(ValueError, match=r"window\.left must be at least 1"):
+        part("window", "sliding", left=0)()
