@@ -1,0 +1,138 @@
+"""From what was typed to a config that is known to be sound.
+
+A typed choice that names the part which the family has anyway at that place changes nothing: the family's
+options for it stay (`model=llama3 position=rope` keeps LLaMA's theta).
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llmlab import registry
+from llmlab.config import explain, validate
+from llmlab.config.schema import SLOTS
+from llmlab.errors import UserError
+
+if TYPE_CHECKING:
+    from hydra.core.override_parser.types import Override
+    from omegaconf import DictConfig
+
+
+@dataclass(frozen=True)
+class Typed:
+    """A group choice on the command line. `package`: the place, "" for the root, "kinds.local" for
+    `window@kinds.local.window=full` (the whole package where its last name is not the group's).
+    `kept`: it names what was there anyway, so nothing was changed.
+    """
+
+    group: str
+    package: str
+    choice: str | None
+    kept: bool = False
+
+
+@dataclass(frozen=True)
+class Composed:
+    """A config, interpolations resolved on access, and how it came about."""
+
+    cfg: DictConfig
+    typed: tuple[Typed, ...]
+    overrides: tuple[str, ...]  # as typed
+    effective: tuple[str, ...]  # as composed: without choices that change nothing
+    keys: frozenset[str] = frozenset()  # values that were typed, "model.n_kv_heads"
+
+
+@functools.lru_cache(maxsize=1)
+def conf_dir() -> Path:
+    """The folder of the YAML files that come with llmlab."""
+    spec = importlib.util.find_spec("llmlab_conf")
+    if spec is None or not spec.submodule_search_locations:
+        raise UserError("llmlab is not installed with its conf/ folder; pip install -e . in its checkout")
+    return Path(next(iter(spec.submodule_search_locations))).resolve()
+
+
+def groups(config_dirs: Sequence[str] = ()) -> list[str]:
+    """Everything that can be chosen: slots and the folders of YAML files."""
+    folders = [d.name for root in (conf_dir(), *map(Path, config_dirs)) for d in root.iterdir() if d.is_dir()]
+    return sorted({*SLOTS, *(f for f in folders if f[0] not in "._" and f != "hydra")})
+
+
+def choices(group: str, config_dirs: Sequence[str] = ()) -> list[str]:
+    files = [f.stem for root in (conf_dir(), *map(Path, config_dirs)) for f in Path(root, group).glob("*.yaml")]
+    return sorted({*files, *registry.names(group)})
+
+
+def compose(overrides: Sequence[str] = (), config_dirs: Sequence[str] = ()) -> Composed:
+    """Compose and check. UserError with one line for each problem; nothing is built and torch is not imported."""
+    overrides = tuple(overrides)
+    registry.declare()
+    run = functools.partial(_hydra, config_dirs=tuple(config_dirs))
+    known = explain.Known(groups(config_dirs), functools.partial(choices, config_dirs=config_dirs))
+    parsed, problems = explain.parse(overrides, known)
+    problems += validate.published(parsed, [conf_dir(), *map(Path, config_dirs)])
+    if problems:
+        raise UserError("\n".join(problems))
+    try:
+        cfg = run(overrides)
+    except Exception as first:
+        raise UserError("\n".join(explain.every_problem(first, parsed, run, known))) from first
+    typed = _typed(parsed, known, run)
+    effective = tuple(o for o, t in zip(overrides, typed, strict=True) if t is None or not t.kept)
+    effective += _other_budgets(parsed, cfg)
+    if effective != overrides:
+        cfg = run(effective)
+    keys = frozenset(p.key_or_group for p in parsed if not p.is_delete() and p.key_or_group not in known.groups)
+    composed = Composed(cfg, tuple(t for t in typed if t), overrides, effective, keys)
+    if problems := validate.problems(composed):
+        raise UserError("\n".join(problems))
+    return composed
+
+
+def _hydra(overrides: Sequence[str], config_dirs: tuple[str, ...]) -> DictConfig:
+    import hydra
+
+    extra = [f"hydra.searchpath=[{','.join(repr('file://' + str(Path(d).resolve())) for d in config_dirs)}]"] * bool(config_dirs)
+    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3", job_name="llmlab"):
+        return hydra.compose("config", [*overrides, *extra])
+
+
+def place(group: str, package: str | None) -> str:
+    """The place of a choice: its package without the name of the slot."""
+    if not package:
+        return ""
+    parent, _, last = package.rpartition(".")
+    return parent if last == group else package
+
+
+def _typed(parsed: Sequence[Override], known: explain.Known, run: Any) -> list[Typed | None]:
+    """What each override chooses in a group, None for a value. Compared with the config without typed slots."""
+    from omegaconf import OmegaConf
+
+    recipe = [o for o in parsed if o.key_or_group in known.groups and o.key_or_group not in SLOTS]
+    slots = [o for o in parsed if o.key_or_group in SLOTS]
+    base = run([o.input_line for o in recipe]) if slots else None
+    typed: list[Typed | None] = []
+    for o in parsed:
+        if o.key_or_group not in known.groups:
+            typed.append(None)
+            continue
+        choice = None if o.is_delete() or o.value() is None else str(o.value())
+        kept = False
+        if o.key_or_group in SLOTS and choice is not None and (o.key_or_group, choice) in registry.index():
+            here = OmegaConf.select(base, o.package or o.key_or_group)
+            kept = here is not None and here.get("_part_") == choice
+        typed.append(Typed(o.key_or_group, place(o.key_or_group, o.package), choice, kept))
+    return typed
+
+
+def _other_budgets(parsed: Sequence[Override], cfg: DictConfig) -> tuple[str, ...]:
+    """A budget that was typed replaces the one that was there."""
+    mine = {o.key_or_group for o in parsed if o.key_or_group.startswith("budget.") and o.value() is not None}
+    if len(mine) != 1:
+        return ()
+    return tuple(f"budget.{k}=null" for k, v in cfg.budget.items() if v is not None and f"budget.{k}" not in mine)

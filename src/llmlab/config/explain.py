@@ -1,0 +1,225 @@
+"""What Hydra and OmegaConf say when something is wrong, in one line that names the key and the fix."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from llmlab import registry
+from llmlab.config.trainer import ELSEWHERE
+from llmlab.registry import near
+
+if TYPE_CHECKING:
+    from hydra.core.override_parser.types import Override
+    from omegaconf import DictConfig
+
+
+@dataclass(frozen=True)
+class Known:
+    """What can be chosen: the groups, and the names in each."""
+
+    groups: list[str]
+    choices: Callable[[str], list[str]]
+
+
+def parse(overrides: Sequence[str], known: Known) -> tuple[list[Override], list[str]]:
+    """The overrides, and what is wrong with them before anything is composed."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    parser, parsed, problems = OverridesParser.create(), [], []
+    for text in overrides:
+        try:
+            o = parser.parse_override(text)
+        except HydraException:
+            problems.append(_unparsed(text, known))
+            continue
+        parsed.append(o)
+        key, last = o.key_or_group, o.key_or_group.rpartition(".")[2]
+        if key in known.groups and not o.is_delete():
+            problems += _choice(o, known)
+        elif last in ("_part_", "_target_", "_partial_", "_args_", "_convert_", "_recursive_"):
+            where = key.rpartition(".")[0]
+            problems.append(f"{key} can't be set: a part is chosen by its name, {where or 'SLOT'}=NAME")
+        elif o.is_delete() and key in registry.SLOTS_NEEDED:
+            problems.append(f"~{key}: a model needs one; choose {key}=NAME ({', '.join(known.choices(key))})")
+        elif key.startswith("trainer.") and last in ELSEWHERE:
+            problems.append(f"{key} is set by {ELSEWHERE[last]}")
+    return parsed, problems
+
+
+def _unparsed(text: str, known: Known) -> str:
+    key, equals, _ = text.partition("=")
+    if not equals:
+        word = key.lstrip("+~")
+        what = f"{word}=NAME" if word in known.groups else f"{word}=VALUE"
+        hint = "" if word in known.groups or "." in word else f"; {near(word, known.groups)}"
+        return f"{text}: give it a value, {what}{hint}"
+    return f"{text}: can't be read; quote values that hold any of , [ ] {{ }} : = or spaces, as in 'key=\"a, b\"'"
+
+
+def _choice(o: Override, known: Known) -> list[str]:
+    group, value = o.key_or_group, o.value()
+    options = known.choices(group)
+    if o.is_sweep_override() or value is None:
+        return []
+    if not isinstance(value, str | int | float | list):
+        return [f"{group} is a choice ({', '.join(options)}); set its keys one by one, {group}.KEY=VALUE"]
+    for name in value if isinstance(value, list) else [value]:
+        if str(name) not in options:
+            if reason := registry.broken(group, str(name)):
+                return [f"{group}={name} can't be read: {reason}"]
+            if not options:
+                return [f"{group}={name}: there is no {group} yet; put one into a folder given by --config-dir"]
+            return [f"{group}={name}: there is no such {group}; {near(str(name), options)}"]
+    return []
+
+
+def every_problem(
+    first: Exception, parsed: Sequence[Override], run: Callable[[list[str]], DictConfig], known: Known
+) -> list[str]:
+    """Hydra stops at the first problem: compose again with one override at a time, groups first."""
+    ordered = sorted(parsed, key=lambda o: o.key_or_group not in known.groups)
+    good: list[str] = []
+    problems: list[str] = []
+    try:
+        base = run([])
+    except Exception as e:
+        return [message(e, None, known)]
+    for o in ordered:
+        try:
+            cfg = run([*good, o.input_line])
+        except Exception as e:
+            problems.append(message(e, base, known, o))
+            continue
+        if o.key_or_group in known.groups:
+            good.append(o.input_line)
+            base = cfg
+    return list(dict.fromkeys(problems)) or [message(first, base, known)]
+
+
+def message(e: Exception, base: DictConfig | None, known: Known, o: Override | None = None) -> str:
+    """One line for one exception."""
+    from hydra.errors import MissingConfigException
+
+    text = "\n".join(str(x) for x in (e, e.__cause__) if x is not None)
+    if isinstance(e, MissingConfigException):
+        group, _, name = (e.missing_cfg_file or "").rpartition("/")
+        if e.options:
+            return f"{group}={name}: there is no such {group}; {near(name, [x.split('/')[-1] for x in e.options])}"
+        return text.split("\n")[0]
+    if mark := getattr(e, "problem_mark", None):
+        return f"{mark.name}:{mark.line + 1}: {getattr(e, 'problem', 'not YAML')}"
+    if found := re.search(r"In '([^']+)'", text):
+        return _in_file(found[1], text)
+    if o is not None and (line := _override(text, o, base, known)):
+        return line
+    return " ".join(text.split())[:300]
+
+
+def _override(text: str, o: Override, base: DictConfig | None, known: Known) -> str | None:
+    key, shown = o.key_or_group, o.input_line
+    if o.package and key in known.groups:
+        return f"{shown}: nothing is chosen at {o.package}; {_places(key, base)}"
+    if reason := _wrong_value(text):
+        return f"{shown}: {reason}"
+    if "is not in the defaults list" in text or "Could not override" in text or "not in" in text or "Could not delete" in text:
+        parent, _, last = key.rpartition(".")
+        node = _select(base, parent)
+        if parent and node is None:
+            return _no_parent(key, parent, base, known)
+        what = f" in {parent}" + (f" ({node['_part_']})" if node is not None and "_part_" in node else "") if parent else ""
+        names = _keys(node) if parent else [*_keys(base), *known.groups]
+        return f"{key}: there is no such key{what}; {near(last, names)}"
+    return None
+
+
+def _no_parent(key: str, parent: str, base: DictConfig | None, known: Known) -> str:
+    """`mask.x` where mask is null, `modle.dim` where there is no modle."""
+    walked = ""
+    for name in parent.split("."):
+        node = _select(base, walked)
+        if node is None or not hasattr(node, "keys") or name not in node:
+            names = _keys(node) + ([] if walked else known.groups)
+            return f"{key}: there is no {name!r}{f' in {walked}' if walked else ''}; {near(name, names)}"
+        walked = f"{walked}.{name}" if walked else name
+    slot = parent.rpartition(".")[2]
+    if slot in known.groups:
+        package = "" if slot == parent else f"@{parent}"
+        return f"{key}: nothing is chosen at {parent}; choose {slot}{package}=NAME ({', '.join(known.choices(slot))})"
+    return f"{key}: {parent} has no keys"
+
+
+def _wrong_value(text: str) -> str | None:
+    if found := re.search(r"Value '(.*)' of type '\w+' could not be converted to (\w+)", text):
+        return f"must be {_kind(found[2])}, but is {found[1]!r}"
+    if found := re.search(r"field '[^']+' is not Optional", text):
+        return "must have a value, but is null"
+    if found := re.search(r"Invalid value assigned[^\n]*|Cannot (?:assign|convert)[^\n]*|[^\n]*is incompatible with type hint[^\n]*", text):
+        return re.sub(r"typing\.|<class '([\w.]+)'>", r"\1", found[0]).strip()
+    return None
+
+
+def _kind(name: str) -> str:
+    return {
+        "Integer": "a whole number",
+        "Float": "a number",
+        "Boolean": "true or false",
+        "String": "a text",
+    }.get(name, f"a {name}")
+
+
+def _in_file(file: str, text: str) -> str:
+    """A YAML file that doesn't fit the schema."""
+    path = file + ("" if file.endswith(".yaml") else ".yaml")
+    if found := re.search(r"Key '([^']+)' not in '([^']+)'", text):
+        where = re.search(r"full_key: (\S+)", text)
+        names = [f.name for t in _types() if t.__name__ == found[2] for f in dataclasses.fields(t)]
+        names = [n for n in names if n != "_part_"]
+        return f"{path}: there is no key {where[1] if where else found[1]!r}; {near(found[1], names)}"
+    if found := re.search(r"Could not (?:find|load) '([^']+)'", text):
+        group, _, name = found[1].rpartition("/")
+        options = [w.strip() for w in text.partition("Available options")[2].splitlines()[1:] if w.startswith("\t")]
+        return f"{path}: {group}={name}: there is no such {group}; {near(name, options)}"
+    if reason := _wrong_value(text):
+        where = re.search(r"full_key: (\S+)", text)
+        return f"{path}: {where[1] + ' ' if where else ''}{reason}"
+    return " ".join(text.split())[:300]
+
+
+def _types() -> list[type]:
+    from llmlab.config.schema import root
+
+    found: list[type] = [registry.schema(*key) for key in registry.index()]
+    queue: list[Any] = [root()]
+    while queue:
+        cls = queue.pop()
+        found.append(cls)
+        for f in dataclasses.fields(cls):
+            factory = f.default_factory
+            if dataclasses.is_dataclass(factory) and factory not in found:
+                queue.append(factory)
+    return found
+
+
+def _places(group: str, base: DictConfig | None) -> str:
+    places = []
+    for name in ("kinds", "stacks"):
+        places += [f"{group}@{name}.{k}.{group}" for k in _keys(_select(base, name))]
+    return f"this model has {', '.join(places)}" if places else f"this model has neither kinds nor stacks; use {group}=NAME"
+
+
+def _select(base: DictConfig | None, path: str) -> Any:
+    from omegaconf import OmegaConf
+
+    if base is None or not path:
+        return base
+    node = OmegaConf.select(base, path)
+    return node if OmegaConf.is_config(node) else None
+
+
+def _keys(node: Any) -> list[str]:
+    return [str(k) for k in node if not str(k).startswith("_")] if node is not None and hasattr(node, "keys") else []

@@ -1,0 +1,246 @@
+"""What types leave open, checked on a composed config: stray keys, choices, ranges, and what must fit together."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llmlab import registry
+from llmlab.config.schema import Part
+from llmlab.errors import UserError
+from llmlab.registry import near
+
+if TYPE_CHECKING:
+    from hydra.core.override_parser.types import Override
+    from omegaconf import DictConfig
+
+    from llmlab.config.compose import Composed
+    from llmlab.model.layout import ModelSpec
+
+CHOICES = {
+    "precision": ("32-true", "bf16-mixed"),
+    "strategy.name": ("single", "ddp"),
+    "data.source": ("python_docs", "python_code", "files"),
+    "data.split": ("document", "position"),
+    "tokenizer.kind": ("bpe", "char", "file"),
+    "model.attention.qk_norm": ("head", "full"),
+}
+AT_LEAST = {
+    **{f"model.{k}": 1 for k in ("dim", "n_layers", "n_heads", "n_kv_heads", "head_dim", "ffn_dim", "vocab_size")},
+    **{f"model.{k}": 1 for k in ("max_positions", "moe.n_experts", "moe.per_token", "moe.ffn_dim", "moe.shared_dim")},
+    **{f"model.{k}": 0 for k in ("token_types", "moe.n_shared", "moe.balance", "moe.z")},
+    **{f"train.{k}": 1 for k in ("batch_size", "micro_batch_size", "checkpoint_every", "validate_every", "log_every")},
+    "train.validation_batches": 1,
+    "train.keep": 2,
+    "data.seq_len": 2,
+    "data.max_documents": 1,
+    "data.num_workers": 0,
+    "tokenizer.vocab_size": 257,
+    "budget.steps": 1,
+}
+POSITIVE = ("model.norm_eps", "model.attention.scale", "model.attention.softcap", "model.attention.clip_qkv")
+POSITIVE += ("model.logit_softcap", "train.clip", "budget.tokens", "budget.flops", "budget.minutes", "optimizer.lr")
+SHARES = ("model.dropout", "model.attention.dropout", "model.ffn.dropout", "data.validation")
+
+
+def problems(composed: Composed) -> list[str]:
+    """Everything that is wrong, a line each; empty if the config is sound."""
+    cfg = composed.cfg
+    found = strays(cfg)
+    if found:
+        return found
+    found = [*_values(cfg), *_data(composed), *_batch(cfg), *_budget(cfg), *_run(cfg)]
+    if found:
+        return found
+    from llmlab.model import layout
+
+    try:
+        spec = layout.resolve(composed)
+    except UserError as e:
+        return str(e).split("\n")
+    return [line for line, typed in unused(composed, spec) if typed]
+
+
+def notes(composed: Composed, spec: ModelSpec) -> list[str]:
+    """Traits that the family sets and a chosen part can't honour, a line a part, for the table at the start."""
+    return [line for line, typed in unused(composed, spec) if not typed]
+
+
+def unused(composed: Composed, spec: ModelSpec) -> list[tuple[str, bool]]:
+    """(line, whether the user typed one of them) for each part that can't honour a trait which is set."""
+    from omegaconf import OmegaConf
+
+    from llmlab.sizes import ModelConfig
+
+    defaults = OmegaConf.structured(ModelConfig)
+    used = {(p.slot, p.name) for stack in spec.stacks for layer in stack.layers for p in layer.parts.values()}
+    used |= {("attention", s.cross_attention.name) for s in spec.stacks if s.cross_attention}
+    used |= {("embedding", s.embedding.name) for s in spec.stacks}
+    found = []
+    for slot, name in sorted(used):
+        keys = registry.index()[slot, name].attrs.get("unused", ())
+        typed = [k for k in keys if any(t == f"model.{k}" for t in composed.keys)]
+        if typed:
+            others = [n for n in registry.names(slot) if typed[0] not in registry.index()[slot, n].attrs.get("unused", ())]
+            found.append((f"model.{typed[0]}: {slot}={name} does not use it; leave it out or choose {slot}={'|'.join(others)}", True))
+            continue
+        given = [k for k in keys if OmegaConf.select(composed.cfg.model, k) != OmegaConf.select(defaults, k)]
+        if given:
+            found.append((f"{name}: {', '.join(given)} not used", False))
+    return found
+
+
+def published(parsed: Sequence[Override], folders: Sequence[Path]) -> list[str]:
+    """A model file that says `# published:` has a size of its own."""
+    by = {o.key_or_group: o.value() for o in parsed if o.key_or_group in ("model", "size") and not o.is_delete()}
+    if len(by) < 2 or by["size"] is None:
+        return []
+    for folder in folders:
+        file = Path(folder, "model", f"{by['model']}.yaml")
+        if file.exists() and any(line.startswith("# published") for line in file.read_text().splitlines()):
+            return [f"model={by['model']} is a published size: leave out size={by['size']}, or name the family"]
+    return []
+
+
+# ---------------------------------------------------------------- the walk
+
+
+def strays(cfg: DictConfig, path: str = "") -> list[str]:
+    """Keys that no schema knows, keys that were removed, parts that aren't, values outside a Literal."""
+    from omegaconf import DictConfig, ListConfig, OmegaConf
+
+    found: list[str] = []
+    kind = OmegaConf.get_type(cfg)
+    fields = {f.name for f in dataclasses.fields(kind)} if dataclasses.is_dataclass(kind) else None
+    options: Any = {}
+    if isinstance(kind, type) and issubclass(kind, Part):
+        if problem := _wrong_part(cfg, kind, path):
+            return [problem]
+        options = registry.index()[_slot(path), cfg._get_node("_part_")._value()].options  # type: ignore[union-attr]
+    for key in sorted(fields - {str(k) for k in cfg}) if fields is not None else ():
+        found.append(f"~{path + '.' if path else ''}{key}: it can't be removed; set it to null or to another value")
+    for key in map(str, cfg):
+        where = f"{path}.{key}" if path else key
+        if fields is not None and key not in fields:
+            names = [f for f in fields if not f.startswith("_")]
+            found.append(f"{where}: there is no such key{' in ' + path if path else ''}; {near(key, names)}")
+            continue
+        if OmegaConf.is_missing(cfg, key):
+            found.append(f"{where} must be given: it has no default")
+            continue
+        try:
+            value = cfg[key]
+        except Exception as e:
+            found.append(f"{where}: {str(e).splitlines()[0]}")
+            continue
+        if key in options and options[key].choices and value is not None and value not in options[key].choices:
+            found.append(_not_among(where, value, options[key].choices))
+        if isinstance(value, DictConfig):
+            found += strays(value, where)
+        elif isinstance(value, ListConfig) and any(OmegaConf.is_missing(value, i) for i in range(len(value))):
+            found.append(f"{where} must be given in full")
+    return found
+
+
+def _slot(path: str) -> str:
+    parent, _, last = path.rpartition(".")
+    return "head" if parent == "heads" else "attention" if last == "cross_attention" else last
+
+
+def _wrong_part(cfg: DictConfig, kind: type, path: str) -> str | None:
+    slot, name = _slot(path), cfg._get_node("_part_")._value()  # type: ignore[union-attr]
+    if kind is Part or "/" not in kind.__name__:
+        return f"{path}: a part is chosen by its name, {slot}=NAME, or in a defaults list"
+    its_slot, _, its_name = kind.__name__.partition("/")
+    if its_slot != slot:
+        return f"{path}: {its_name} is a part of {its_slot}, not of {slot}; {near(its_name, registry.names(slot))}"
+    if name != its_name:
+        return f"{path}._part_ is {name!r}, but what was chosen is {its_name!r}; a part is chosen by its name, {slot}=NAME"
+    return None
+
+
+def _not_among(where: str, value: Any, valid: Sequence[Any]) -> str:
+    return f"{where} must be one of {', '.join(map(str, valid))}, but is {value}; {near(str(value), map(str, valid)).split(' (')[0]}"
+
+
+# ---------------------------------------------------------------- ranges, and what must fit together
+
+
+def _values(cfg: DictConfig) -> list[str]:
+    from omegaconf import OmegaConf
+
+    found = []
+
+    def value(key: str) -> Any:
+        return OmegaConf.select(cfg, key)
+
+    found += [_not_among(k, value(k), v) for k, v in CHOICES.items() if value(k) is not None and value(k) not in v]
+    found += [f"{k} must be at least {n}, but is {value(k)}" for k, n in AT_LEAST.items() if value(k) is not None and value(k) < n]
+    found += [f"{k} must be more than 0, but is {value(k)}" for k in POSITIVE if value(k) is not None and value(k) <= 0]
+    found += [f"{k} must be at least 0 and less than 1, but is {value(k)}" for k in SHARES if not 0 <= value(k) < 1]
+    found += [
+        f"{slot}: one is needed; choose {slot}=NAME ({', '.join(registry.names(slot))})"
+        for slot in registry.SLOTS_NEEDED
+        if cfg.get(slot) is None
+    ]
+    return found
+
+
+def _data(composed: Composed) -> list[str]:
+    data, tokenizer = composed.cfg.data, composed.cfg.tokenizer
+    found = []
+    if data.source == "files":
+        if data.path is None:
+            found.append("data.path must be given with data=files: a folder or a file (.txt, .md, .jsonl)")
+        elif not Path(data.path).expanduser().exists():
+            found.append(f"data.path={data.path}: there is no such file or folder{_similar(data.path)}")
+    elif data.path is not None and "data.path" in composed.keys:
+        found.append(f"data.path is read with data=files only, but data={data.source}; add data=files")
+    if tokenizer.kind == "file":
+        if tokenizer.path is None:
+            found.append("tokenizer.path must be given with tokenizer=file: a tokenizer.json")
+        elif not Path(tokenizer.path).expanduser().is_file():
+            found.append(f"tokenizer.path={tokenizer.path}: there is no such file{_similar(tokenizer.path)}")
+    elif tokenizer.path is not None and "tokenizer.path" in composed.keys:
+        found.append(f"tokenizer.path is read with tokenizer=file only, but tokenizer={tokenizer.kind}; add tokenizer=file")
+    return found
+
+
+def _similar(path: str) -> str:
+    import difflib
+
+    wanted = Path(path).expanduser()
+    try:
+        close = difflib.get_close_matches(wanted.name, [p.name for p in wanted.parent.iterdir()], 1, 0.6)
+    except OSError:
+        return f"; {wanted.parent} is not a folder"
+    return f"; did you mean {wanted.parent / close[0]}?" if close else ""
+
+
+def _batch(cfg: DictConfig) -> list[str]:
+    batch, micro = cfg.train.batch_size, cfg.train.micro_batch_size
+    if micro is not None and (micro < 1 or batch % micro):
+        fits = ", ".join(str(d) for d in range(1, batch + 1) if batch % d == 0)
+        return [f"train.micro_batch_size={micro} does not divide train.batch_size={batch}; choose one of {fits}"]
+    return []
+
+
+def _budget(cfg: DictConfig) -> list[str]:
+    given = [k for k, v in cfg.budget.items() if v is not None]
+    if len(given) == 1:
+        return []
+    if not given:
+        return ["budget: give one of budget.tokens, budget.steps, budget.flops or budget.minutes"]
+    return [f"budget: exactly one can be given, but {' and '.join(f'budget.{k}' for k in given)} are"]
+
+
+def _run(cfg: DictConfig) -> list[str]:
+    found = []
+    if cfg.resume is not None and not Path(cfg.resume).expanduser().is_dir():
+        found.append(f"resume={cfg.resume}: there is no such run folder{_similar(cfg.resume)}")
+    steps = cfg.trainer.max_steps
+    if steps != -1 and steps < 1:
+        found.append(f"trainer.max_steps must be at least 1 (or -1, no cut), but is {steps}")
+    return found

@@ -1,0 +1,225 @@
+"""Which parts exist, and how to get one. Files are read, not imported; only a chosen part's module is imported.
+
+Parts come from the folders of `llmlab_plugins`, from installed packages that announce a module under the entry-point
+group `llmlab.plugins`, and from the modules named in the environment variable LLMLAB_PLUGINS (comma-separated).
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import importlib
+import importlib.metadata
+import importlib.util
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, make_dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from llmlab import source
+from llmlab.errors import UserError
+from llmlab.source import REQUIRED, Entry, Option
+
+__all__ = ["REQUIRED", "Entry", "Option", "declare", "index", "load", "names", "near", "problems", "register"]
+
+GROUP = "llmlab.plugins"
+VARIABLE = "LLMLAB_PLUGINS"
+T = TypeVar("T", bound=type)
+
+# What a run can't be without; `mask` may be null, which is what the objective brings.
+SLOTS_NEEDED = ("position", "norm", "block", "attention", "window", "ffn", "moe", "embedding", "kernel", "init")
+SLOTS_NEEDED += ("objective", "optimizer", "schedule")
+
+_registered: dict[tuple[str, str], type] = {}
+
+
+def register(slot: str, name: str, **defaults: Any) -> Callable[[T], T]:
+    """Class decorator: this class is the part `name` of `slot`, with other defaults of its options if given."""
+
+    def record(cls: T) -> T:
+        _registered[slot, name] = cls
+        return cls
+
+    return record
+
+
+def near(word: str, words: Iterable[str]) -> str:
+    """ "did you mean ...?" and, where they are few, the valid names."""
+    words = sorted({str(w) for w in words})
+    close = difflib.get_close_matches(str(word), words, 3, 0.55)
+    hint = [f"did you mean {' or '.join(close)}?"] if close else []
+    if words and (not close or len(words) <= 12):
+        hint.append(f"valid: {', '.join(words)}")
+    return hint[0] + (f" ({hint[1]})" if len(hint) > 1 else "") if hint else "there is none"
+
+
+# ---------------------------------------------------------------- what there is
+
+
+@dataclass
+class _Found:
+    entries: dict[tuple[str, str], Entry] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+    broken: dict[tuple[str, str], str] = field(default_factory=dict)  # names in files that can't be read
+
+
+def index() -> dict[tuple[str, str], Entry]:
+    """Every part, by (slot, name)."""
+    return _scan().entries
+
+
+def problems() -> list[str]:
+    """One line for each plugin file that can't be read; its parts are left out."""
+    return _scan().problems
+
+
+def broken(slot: str, name: str) -> str | None:
+    """Why a part that a file seems to register can't be had, or None."""
+    return _scan().broken.get((slot, name))
+
+
+def names(slot: str) -> list[str]:
+    return sorted(n for s, n in index() if s == slot)
+
+
+def refresh() -> None:
+    """Read the files again, for whoever writes parts while the process runs."""
+    _scan_modules.cache_clear()
+    importlib.invalidate_caches()
+
+
+def _scan() -> _Found:
+    announced = tuple(sorted({e.value for e in importlib.metadata.entry_points(group=GROUP)}))
+    named = tuple(m.strip() for m in os.environ.get(VARIABLE, "").split(",") if m.strip())
+    return _scan_modules(("llmlab_plugins", *announced, *named), tuple(sys.path))
+
+
+@functools.lru_cache(maxsize=8)
+def _scan_modules(modules: tuple[str, ...], path: tuple[str, ...]) -> _Found:
+    from llmlab.config.schema import SLOTS
+
+    found = _Found()
+    for root in dict.fromkeys(modules):
+        for file, module in _files(root, found):
+            try:
+                entries = source.read(file, module)
+            except (source.SourceError, OSError, UnicodeDecodeError) as e:
+                reason = str(e) if isinstance(e, source.SourceError) else f"{file}: {e}"
+                found.problems.append(f"{reason}; its parts are left out")
+                if not isinstance(e, OSError):
+                    found.broken.update({key: reason for key in source.announced(file)})
+                continue
+            for entry in entries:
+                key, where = (entry.slot, entry.name), f"{entry.path}:{entry.line}"
+                if entry.slot not in SLOTS:
+                    found.problems.append(f"{where}: there is no slot {entry.slot!r}; {near(entry.slot, SLOTS)}")
+                elif key in found.entries:
+                    other = found.entries[key]
+                    found.problems.append(
+                        f"{where}: {entry.slot}={entry.name} is registered already, at {other.path}:{other.line}"
+                    )
+                else:
+                    found.entries[key] = entry
+    return found
+
+
+def _files(root: str, found: _Found) -> Iterator[tuple[Path, str]]:
+    """The Python files of a module or package and their module names; only its parents are imported."""
+    try:
+        spec = importlib.util.find_spec(root)
+    except (ImportError, ValueError) as e:
+        spec, reason = None, f": {e}"
+    else:
+        reason = ""
+    if spec is None:
+        found.problems.append(f"there is no module {root!r} (announced under {GROUP} or in {VARIABLE}){reason}")
+        return
+    if not spec.submodule_search_locations:
+        if spec.origin:
+            yield Path(spec.origin), root
+        return
+    for location in dict.fromkeys(spec.submodule_search_locations):
+        for file in sorted(Path(location).rglob("*.py")):
+            inner = file.relative_to(location).with_suffix("").parts
+            if inner[-1] == "__init__":
+                inner = inner[:-1]
+                if root == "llmlab_plugins":
+                    continue
+            yield file, ".".join((root, *inner))
+
+
+# ---------------------------------------------------------------- configs and classes
+
+
+_declared: dict[str, Any] = {}
+
+
+@functools.lru_cache(maxsize=None)
+def _schema(slot: str, name: str, options: tuple[tuple[str, str], ...]) -> type:
+    from llmlab.config.schema import Part
+
+    fields: list[tuple[str, Any, Any]] = [("_part_", str, field(default=name))]
+    for key, option in index()[slot, name].options.items():
+        default = option.default
+        if option.required:
+            default = "???"
+        elif isinstance(default, tuple):
+            default = list(default)
+        if isinstance(default, list | dict):
+            fields.append((key, option.type, field(default_factory=functools.partial(type(default), default))))
+        else:
+            fields.append((key, option.type, field(default=default)))
+    return make_dataclass(f"{slot}/{name}", fields, bases=(Part,))
+
+
+def schema(slot: str, name: str) -> type:
+    """The dataclass of a part's config: `_part_` and its options."""
+    entry = index()[slot, name]
+    return _schema(slot, name, tuple((k, f"{o.spelled}={o.default!r}") for k, o in entry.options.items()))
+
+
+def declare() -> None:
+    """Store the typed root and the config of every part in Hydra's ConfigStore, once for each set of parts."""
+    from hydra.core.config_store import ConfigStore
+
+    from llmlab.config import resolvers
+    from llmlab.config.schema import root
+
+    entries = index()
+    if _declared.get("entries") is entries:
+        return
+    resolvers.register()
+    store = ConfigStore.instance()
+    for slot, _ in _declared.get("entries", ()):
+        store.repo.pop(slot, None)
+    for slot, name in entries:
+        store.store(group=slot, name=name, node=schema(slot, name), provider="llmlab")
+    store.store(name="schema", node=root(), provider="llmlab")
+    _declared["entries"] = entries
+
+
+def load(slot: str, name: str, options: dict[str, Any]) -> functools.partial[Any]:
+    """The part's class with its options bound: a factory that waits for what the parent supplies.
+
+    Imports the part's module and no other. UserError if the name is unknown or the module can't be imported.
+    """
+    entry = index().get((slot, name))
+    if entry is None:
+        if reason := broken(slot, name):
+            raise UserError(f"{slot}={name} can't be read: {reason}")
+        raise UserError(f"{slot}={name}: there is no such {slot}; {near(name, names(slot))}")
+    unknown = [k for k in options if k not in entry.options]
+    if unknown:
+        raise UserError(f"{slot}.{unknown[0]}: {name} has no such option; {near(unknown[0], entry.options)}")
+    try:
+        cls = getattr(importlib.import_module(entry.module), entry.qualname)
+    except Exception as e:
+        raise UserError(f"{slot}={name}: {entry.path} can't be imported: {type(e).__name__}: {e}") from e
+    values = {k: o.default for k, o in entry.options.items() if not o.required} | options
+    values = {k: tuple(v) if entry.options[k].as_tuple and v is not None else v for k, v in values.items()}
+    missing = [k for k in entry.options if k not in values]
+    if missing:
+        raise UserError(f"{slot}.{missing[0]} must be given: {name} has no default for it")
+    return functools.partial(cls, **values)

@@ -1,0 +1,230 @@
+"""Reads parts from Python source by `ast`: names, options, defaults and docstrings, without importing anything.
+
+A part is a class under `@register("slot", "name", **other_defaults)`; its keyword-only constructor arguments (of a
+dataclass: its fields) are its options. Names and defaults are literals, and the type of an option is built from int,
+float, str, bool, Literal, list, tuple, dict, `X | None`; anything else is an error that names file and line.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Optional, Union
+
+REQUIRED = dataclasses.MISSING
+SCALARS: dict[str, Any] = {"int": int, "float": float, "str": str, "bool": bool}
+
+
+class SourceError(ValueError):
+    """A part that can't be read; the message begins with file:line."""
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option of a part. `type` is what OmegaConf can check; `choices` those of a Literal, else empty."""
+
+    type: Any
+    default: Any
+    choices: tuple[Any, ...] = ()
+    doc: str = ""
+    spelled: str = ""  # the annotation as it is written
+    as_tuple: bool = False
+
+    @property
+    def required(self) -> bool:
+        return self.default is REQUIRED
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One name in a slot: where its class is, what it is, and what can be set."""
+
+    slot: str
+    name: str
+    module: str
+    qualname: str
+    path: Path
+    line: int
+    doc: str
+    paper: str
+    options: Mapping[str, Option]
+    attrs: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def summary(self) -> str:
+        """The first sentence of the docstring, without the paper."""
+        first = self.doc.split("\n\n")[0].replace("\n", " ")
+        first = first.replace(f" ({self.paper})", "") if self.paper else first
+        return re.split(r"(?<=\w\w[.])\s", first + " ")[0].strip()
+
+
+def read(path: Path, module: str) -> list[Entry]:
+    """The parts of one file. SourceError if it can't be parsed or a part breaks the rules above."""
+    text = path.read_text(encoding="utf-8")
+    try:
+        tree = ast.parse(text)
+    except SyntaxError as e:
+        raise SourceError(f"{path}:{e.lineno or 1}: {e.msg}") from None
+    file = _File(path, tree, text.splitlines())
+    return [entry for node in tree.body if isinstance(node, ast.ClassDef) for entry in file.entries(node, module)]
+
+
+def announced(path: Path) -> list[tuple[str, str]]:
+    """(slot, name) pairs that a file which can't be parsed seems to register."""
+    text = path.read_text(encoding="utf-8", errors="replace")
+    return re.findall(r"""@register\(\s*["'](\w+)["']\s*,\s*["'](\w+)["']""", text)
+
+
+class _File:
+    def __init__(self, path: Path, tree: ast.Module, lines: list[str]):
+        self.path, self.lines = path, lines
+        self.classes = {n.name: n for n in tree.body if isinstance(n, ast.ClassDef)}
+        self.names = {
+            t.id: n.value for n in tree.body if isinstance(n, ast.Assign) for t in n.targets if isinstance(t, ast.Name)
+        }
+
+    def error(self, node: ast.AST, message: str) -> SourceError:
+        return SourceError(f"{self.path}:{getattr(node, 'lineno', 1)}: {message}")
+
+    def entries(self, node: ast.ClassDef, module: str) -> Iterator[Entry]:
+        for call in node.decorator_list:
+            if not (isinstance(call, ast.Call) and _called(call) == "register"):
+                continue
+            names = [self.literal(a, "the slot and the name of a part") for a in call.args]
+            if len(names) != 2 or not all(isinstance(n, str) for n in names):
+                raise self.error(call, 'a part is registered as @register("slot", "name")')
+            options, doc = self.options(node), ast.get_docstring(node) or ""
+            for keyword in call.keywords:
+                if keyword.arg not in options:
+                    raise self.error(call, f"{node.name} has no option {keyword.arg!r} to give another default")
+                default = self.literal(keyword.value, f"the default of {keyword.arg}")
+                options[keyword.arg] = dataclasses.replace(options[keyword.arg], default=default)
+            paper = re.search(r"\(([^()]*\b(?:19|20)\d\d\b[^()]*)\)", doc)
+            yield Entry(
+                slot=names[0],
+                name=names[1],
+                module=module,
+                qualname=node.name,
+                path=self.path,
+                line=node.lineno,
+                doc=doc,
+                paper=" ".join(paper[1].split()) if paper else "",
+                options=options,
+                attrs=self.attributes(node),
+            )
+
+    def bases(self, node: ast.ClassDef) -> list[ast.ClassDef]:
+        """The class and its bases in the same file, nearest first."""
+        line = [node]
+        for base in node.bases:
+            if isinstance(base, ast.Name) and base.id in self.classes:
+                line += [c for c in self.bases(self.classes[base.id]) if c not in line]
+        return line
+
+    def options(self, node: ast.ClassDef) -> dict[str, Option]:
+        doc = "\n".join(ast.get_docstring(c) or "" for c in self.bases(node))
+        options: dict[str, Option] = {}
+        if _is_dataclass(node) and not any(isinstance(f, ast.FunctionDef) and f.name == "__init__" for f in node.body):
+            for cls in reversed(self.bases(node)):
+                for item in cls.body if _is_dataclass(cls) else ():
+                    if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name) and not _class_var(item):
+                        options[item.target.id] = self.option(item, item.target.id, item.annotation, item.value, doc)
+            return options
+        for cls in self.bases(node):
+            init = next((f for f in cls.body if isinstance(f, ast.FunctionDef) and f.name == "__init__"), None)
+            if init is None:
+                continue
+            if init.args.args[:1] and not init.args.posonlyargs and len(init.args.args) > 1:
+                raise self.error(init, f"{cls.name}: arguments are positional-only (given by the framework) or keyword-only")
+            for arg, default in zip(init.args.kwonlyargs, init.args.kw_defaults, strict=True):
+                options[arg.arg] = self.option(arg, arg.arg, arg.annotation, default, doc)
+            break
+        return options
+
+    def option(self, node: ast.AST, name: str, annotation: ast.expr | None, default: ast.expr | None, doc: str) -> Option:
+        if annotation is None:
+            raise self.error(node, f"the option {name} needs a type")
+        kind, choices = self.type(annotation, name)
+        value = REQUIRED if default is None else self.literal(default, f"the default of {name}")
+        spelled = ast.unparse(annotation)
+        as_tuple = spelled.startswith("tuple")
+        return Option(kind, value, choices, self.comment(node, name, doc), spelled, as_tuple)
+
+    def comment(self, node: ast.AST, name: str, doc: str) -> str:
+        """What an option does: `name: ...` in the docstring, else the comment on its line."""
+        if found := re.search(rf"^\s*`?{name}`?: (.+)$", doc, re.M):
+            return found[1].strip()
+        last = self.lines[(getattr(node, "end_lineno", None) or getattr(node, "lineno", 1)) - 1]
+        return last.partition("  # ")[2].strip()
+
+    def attributes(self, node: ast.ClassDef) -> dict[str, Any]:
+        """Class attributes that are literals."""
+        found: dict[str, Any] = {}
+        for cls in reversed(self.bases(node)):
+            for item in cls.body:
+                targets: list[ast.expr] = []
+                if isinstance(item, ast.Assign):
+                    targets = item.targets
+                elif isinstance(item, ast.AnnAssign) and (_class_var(item) or not _is_dataclass(cls)):
+                    targets = [item.target]
+                for target in targets:
+                    if isinstance(target, ast.Name) and item.value is not None:
+                        try:
+                            found[target.id] = ast.literal_eval(item.value)
+                        except ValueError:
+                            found.pop(target.id, None)
+        return found
+
+    def literal(self, node: ast.expr, what: str) -> Any:
+        try:
+            return ast.literal_eval(node)
+        except ValueError:
+            raise self.error(node, f"{what} must be a literal, but is {ast.unparse(node)}") from None
+
+    def type(self, node: ast.expr, name: str) -> tuple[Any, tuple[Any, ...]]:
+        """Annotation -> (a type that OmegaConf checks, the choices of a Literal)."""
+        match node:
+            case ast.Constant(value=str(text)):
+                return self.type(ast.parse(text, mode="eval").body, name)
+            case ast.Name(id=n) if n in SCALARS:
+                return SCALARS[n], ()
+            case ast.Name(id=n) if n in self.names:
+                return self.type(self.names[n], name)
+            case ast.Name(id="Any"):
+                return Any, ()
+            case ast.BinOp(op=ast.BitOr(), left=left, right=ast.Constant(value=None)):
+                kind, choices = self.type(left, name)
+                return Optional[kind], choices
+            case ast.BinOp(op=ast.BitOr(), left=left, right=right):
+                return Union[self.type(left, name)[0], self.type(right, name)[0]], ()
+            case ast.Subscript(value=ast.Name(id="Literal"), slice=inner):
+                values = tuple(self.literal(e, "a choice") for e in (inner.elts if isinstance(inner, ast.Tuple) else [inner]))
+                return type(values[0]), values
+            case ast.Subscript(value=ast.Name(id="list"), slice=inner):
+                return list[self.type(inner, name)[0]], ()  # type: ignore[misc]
+            case ast.Subscript(value=ast.Name(id="tuple"), slice=ast.Tuple(elts=[inner, *_])):
+                return list[self.type(inner, name)[0]], ()  # type: ignore[misc]
+            case ast.Subscript(value=ast.Name(id="dict"), slice=ast.Tuple(elts=[key, value])):
+                return dict[self.type(key, name)[0], self.type(value, name)[0]], ()  # type: ignore[misc]
+        raise self.error(
+            node,
+            f"the type of the option {name} must be int, float, str, bool, Literal[...], list[...], tuple[...], "
+            f"dict[...] or X | None, but is {ast.unparse(node)}",
+        )
+
+
+def _called(node: ast.expr) -> str:
+    function = node.func if isinstance(node, ast.Call) else node
+    return getattr(function, "id", getattr(function, "attr", ""))
+
+
+def _is_dataclass(node: ast.ClassDef) -> bool:
+    return any(_called(d) == "dataclass" for d in node.decorator_list)
+
+
+def _class_var(node: ast.AnnAssign) -> bool:
+    return ast.unparse(node.annotation).removeprefix("typing.").startswith("ClassVar")
