@@ -7,7 +7,7 @@ level, the stack's, the kind's, what was typed (of two typed choices the narrowe
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from llmlab import registry
@@ -113,6 +113,11 @@ def resolve(composed: Any, *, vocabulary: int | None = None, roles: tuple[str, .
         notes=tuple(dict.fromkeys(notes)),
     )
     _check_objective(spec, objective)
+    chosen = typed.get(("objective", ""))
+    if chosen is not None and not chosen.kept:
+        mask = spec.stacks[-1].mask.name
+        said = f"objective={objective.name} brings mask={mask}: {spec.family} is trained as a {_words((spec.topology,))}"
+        spec = replace(spec, notes=(*spec.notes, said))
     return spec
 
 
