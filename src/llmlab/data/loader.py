@@ -1,0 +1,165 @@
+"""Micro-batches as a function of (seed, step): the loader keeps no state, so that a resumed run sees what it would have.
+
+Step k is samples [k * batch_size, (k + 1) * batch_size) of the shuffled stream. Micro-batch j of rank r takes `micro` of
+them from (j * world + r) * micro on: whatever the ranks and the accumulation, a step is the same sequences.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from llmlab.data.order import indices, key
+from llmlab.data.windows import Windows
+from llmlab.errors import UserError
+from llmlab.slots import Objective
+
+Sample = dict[str, Any]
+IGNORED = -100
+
+
+def train_loader(
+    windows: Windows,
+    objective: Objective,
+    seed: int,
+    batch_size: int,
+    micro: int,
+    rank: int = 0,
+    world: int = 1,
+    accumulate: int = 1,
+    start_step: int = 0,
+    steps: int = 1,
+    num_workers: int = 0,
+) -> DataLoader:
+    """Micro-batches of this rank from `start_step` to the last of `steps` optimizer steps, as dicts of stacked tensors.
+
+    Each has `step_count` (int64, no dimensions): targets of its whole optimizer step, over all ranks and micro-batches.
+    Its length is that of the whole run, for a run is one epoch wherever it starts. Raises UserError if the corpus has
+    fewer windows than one batch.
+    """
+    if micro * world * accumulate != batch_size:
+        raise UserError(
+            f"train.batch_size={batch_size} is not train.micro_batch_size x devices x accumulation: {micro} x {world} x {accumulate}"
+        )
+    if len(windows) < batch_size:
+        raise UserError(
+            f"train.batch_size={batch_size} is more than the {len(windows)} windows of data.seq_len={windows.seq_len} in the "
+            f"training part ({len(windows.stream):,} tokens): more text, a smaller batch or a smaller data.seq_len is needed"
+        )
+    return DataLoader(
+        MicroSteps(windows, objective, seed, batch_size, micro, rank, world, accumulate),
+        batch_size=None,
+        sampler=From(start_step * accumulate, steps * accumulate),
+        num_workers=num_workers,
+        worker_init_fn=_leave_interrupts_to_the_parent,
+        pin_memory=torch.cuda.is_available(),
+    )
+
+
+def validation_loader(
+    windows: Windows, objective: Objective, micro: int, rank: int = 0, world: int = 1, limit: int | None = None
+) -> DataLoader:
+    """All windows in order, or the first `limit` of them, each in one micro-batch of one rank, the same in every run.
+
+    All ranks get the same number of micro-batches; the last may be smaller. A rank for which nothing is left gets one
+    row whose labels are all -100: no target, so that it counts nowhere.
+    """
+    n = len(windows) if limit is None else min(limit, len(windows))
+    return DataLoader(
+        HeldOut(windows, objective, n, micro, rank, world),
+        batch_size=None,
+        sampler=From(0, -(-n // (micro * world))),
+        pin_memory=torch.cuda.is_available(),
+    )
+
+
+class From(Sampler[int]):
+    """start, start + 1, ... n - 1; its length is n all the same."""
+
+    def __init__(self, start: int, n: int):
+        self.start, self.n = start, n
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(self.start, self.n))
+
+    def __len__(self) -> int:
+        return self.n
+
+
+class MicroSteps(Dataset[dict[str, Tensor]]):
+    """Item i is micro-batch i % accumulate of step i // accumulate."""
+
+    def __init__(
+        self,
+        windows: Windows,
+        objective: Objective,
+        seed: int,
+        batch_size: int,
+        micro: int,
+        rank: int,
+        world: int,
+        accumulate: int,
+    ):
+        self.windows, self.objective, self.seed = windows, objective, seed
+        self.batch_size, self.micro, self.rank, self.world, self.accumulate = batch_size, micro, rank, world, accumulate
+        # Where the objective says that every sample has as many targets, no other rank's samples need be prepared.
+        self.fixed = bool(getattr(objective, "fixed_count", False))
+        self.step = -1
+        self.samples: dict[int, Sample] = {}  # of this step, by row
+        self.count = 0
+
+    def __getitem__(self, i: int) -> dict[str, Tensor]:
+        step, j = divmod(i, self.accumulate)
+        first = (j * self.world + self.rank) * self.micro
+        rows = range(first, first + self.micro)
+        if step != self.step:
+            self.step, self.samples = step, {}
+            self._prepare(rows if self.fixed else range(self.batch_size))
+            if self.fixed:
+                self.count = self.objective.targets(self.samples[first]) * self.batch_size
+            else:
+                self.count = sum(self.objective.targets(s) for s in self.samples.values())
+        self._prepare([row for row in rows if row not in self.samples])
+        batch = _stack([self.samples[row] for row in rows])
+        batch["step_count"] = torch.tensor(self.count)
+        return batch
+
+    def _prepare(self, rows: Sequence[int]) -> None:
+        n = len(self.windows)
+        positions = self.step * self.batch_size + np.array(rows, dtype=np.int64)
+        for row, position, at in zip(rows, positions.tolist(), indices(self.seed, positions, n).tolist(), strict=True):
+            rng = np.random.default_rng(key(self.seed, "prepare", position // n, at))
+            self.samples[row] = self.objective.prepare(self.windows[at], rng)
+
+
+class HeldOut(Dataset[dict[str, Tensor]]):
+    """Item i is this rank's piece of the i-th `micro * world` windows. Random choices depend on the window alone."""
+
+    def __init__(self, windows: Windows, objective: Objective, n: int, micro: int, rank: int, world: int):
+        self.windows, self.objective, self.n = windows, objective, n
+        self.micro, self.rank, self.world = micro, rank, world
+
+    def __getitem__(self, i: int) -> dict[str, Tensor]:
+        first = (i * self.world + self.rank) * self.micro
+        rows = range(first, min(first + self.micro, self.n))
+        if rows:
+            return _stack([self._sample(row) for row in rows])
+        filler = self._sample(0)
+        return _stack([{**filler, "labels": np.full_like(filler["labels"], IGNORED)}])
+
+    def _sample(self, row: int) -> Sample:
+        return self.objective.prepare(self.windows[row], np.random.default_rng(key("validation", row)))
+
+
+def _stack(samples: Sequence[Sample]) -> dict[str, Tensor]:
+    return {name: torch.from_numpy(np.stack([s[name] for s in samples])) for name in samples[0]}
+
+
+def _leave_interrupts_to_the_parent(worker: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,0 +1,61 @@
+"""A stream of tokens with its documents, and fixed windows over it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+
+class Stream:
+    """Tokens one after the other, memory-mapped, and where each document begins.
+
+    `tokens` (n,) uint16 or uint32; `starts` (documents,) int64, rising, the first is 0. The end-of-text token belongs to
+    the document that it ends.
+    """
+
+    def __init__(self, tokens: np.ndarray, starts: np.ndarray):
+        self.tokens = tokens
+        self.starts = starts
+
+    @classmethod
+    def open(cls, tokens: Path, starts: Path) -> Stream:
+        return cls(np.load(tokens, mmap_mode="r"), np.load(starts))
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def documents(self, begin: int, end: int) -> np.ndarray:
+        """The document of each token in [begin, end): (end - begin,) int64, counted over the whole stream."""
+        first, last = np.searchsorted(self.starts, (begin, end - 1), side="right") - 1
+        lengths = np.diff(np.concatenate(([begin], self.starts[first + 1 : last + 1], [end])))
+        return np.repeat(np.arange(first, last + 1, dtype=np.int64), lengths)
+
+
+class Windows:
+    """Sample i: tokens [i * seq_len, (i + 1) * seq_len] of a stream, both ends included, as int64, and their documents.
+
+    Neighbours share one token, so that each token but the first is once the target of a next-token objective. What is
+    left at the end of the stream and does not fill a window is in none. Without `documents` (`data.separate_documents`
+    off) a sample has the tokens only, and each token sees all those of its window.
+    """
+
+    def __init__(self, stream: Stream, seq_len: int, documents: bool = True):
+        if seq_len < 1:
+            raise ValueError(f"data.seq_len must be at least 1, but is {seq_len}")
+        self.stream = stream
+        self.seq_len = seq_len
+        self.documents = documents
+
+    def __len__(self) -> int:
+        return max(0, (len(self.stream) - 1) // self.seq_len)
+
+    def __getitem__(self, i: int) -> dict[str, np.ndarray]:
+        if not 0 <= i < len(self):
+            raise IndexError(f"window {i} of {len(self)}")
+        begin = i * self.seq_len
+        end = begin + self.seq_len + 1
+        tokens = np.asarray(self.stream.tokens[begin:end], dtype=np.int64)
+        return (
+            {"tokens": tokens, "documents": self.stream.documents(begin, end)} if self.documents else {"tokens": tokens}
+        )
