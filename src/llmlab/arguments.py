@@ -1,0 +1,61 @@
+"""`key=value` arguments of the smaller commands, typed by a dataclass. Values are read as Hydra's command line has them."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+from llmlab.errors import UserError
+from llmlab.registry import near
+
+T = TypeVar("T")
+READ = {"true": True, "false": False}
+
+
+def parse(argv: Sequence[str], cls: type[T], command: str) -> T:
+    """An instance of the dataclass `cls` from `argv`; all problems at once. `--json` sets a field `json`."""
+    fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    hints = typing.get_type_hints(cls)
+    values: dict[str, Any] = {}
+    problems = []
+    for word in argv:
+        key, equals, text = word.partition("=")
+        if word.startswith("--") and word[2:] in fields and hints[word[2:]] is bool:
+            values[word[2:]] = True
+        elif not equals:
+            problems.append(f"{word}: must be KEY=VALUE; {near(key.lstrip('-'), fields)}")
+        elif key not in fields:
+            problems.append(f"{key}: there is no such key of llmlab {command}; {near(key, fields)}")
+        else:
+            try:
+                values[key] = _convert(text, hints[key])
+            except ValueError:
+                problems.append(f"{key}={text}: must be {_name(hints[key])}")
+    required = [n for n, f in fields.items() if f.default is dataclasses.MISSING and n not in values]
+    problems += [f"{n} is missing; llmlab {command} {n}=..." for n in required if not problems]
+    if problems:
+        raise UserError("\n".join(problems))
+    return cls(**values)
+
+
+def _options(hint: Any) -> tuple[Any, ...]:
+    return typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+
+
+def _convert(text: str, hint: Any) -> Any:
+    options = _options(hint)
+    if type(None) in options and text in ("null", "none", ""):
+        return None
+    if bool in options:
+        if text.lower() not in READ:
+            raise ValueError(text)
+        return READ[text.lower()]
+    return next(t for t in options if t is not type(None))(text)
+
+
+def _name(hint: Any) -> str:
+    names = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "null"}
+    return " or ".join(names[t] for t in _options(hint))
