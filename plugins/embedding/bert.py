@@ -31,6 +31,9 @@ class BertEmbedding(nn.Module):
             return sizes.dim
         return width or max(16, sizes.dim // 4)
 
+    position: Position
+    shared: Embedding | None
+
     def __init__(
         self,
         sizes: Sizes,

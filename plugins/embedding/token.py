@@ -20,6 +20,9 @@ class TokenEmbedding(nn.Module):
     ids (B, T) -> (B, T, D). scale: as in that paper, and Gemma's (arXiv:2403.08295).
     """
 
+    position: Position
+    shared: Embedding | None
+
     def __init__(
         self,
         sizes: Sizes,

@@ -31,6 +31,7 @@ class LanguageModelHead(nn.Module):
     """
 
     per_token = True
+    embedding: Embedding
 
     def __init__(
         self,
@@ -69,6 +70,7 @@ class MaskedLMHead(nn.Module):
     """
 
     per_token = True
+    embedding: Embedding
 
     def __init__(
         self,

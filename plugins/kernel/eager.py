@@ -61,7 +61,7 @@ def products(terms: Sequence[Term]) -> Tensor:
         s_BNTS = q_BNTH @ spread(k_BKSH, q_BNTH.shape[1]).transpose(-2, -1)
         if region is not None and region.dim() == 3:
             region = region[:, None]
-        total = s_BNTS if total is None else torch.where(region, s_BNTS, total)
+        total = s_BNTS if total is None or region is None else torch.where(region, s_BNTS, total)
     assert total is not None
     return total
 

@@ -68,6 +68,7 @@ class Sigmoid(nn.Module):
     """
 
     dense = False
+    bias: Tensor
     unused = ("moe.z",)
 
     def __init__(

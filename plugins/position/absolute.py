@@ -45,10 +45,10 @@ class Learned(Position):
 
 @register("position", "sinusoidal")
 class Sinusoidal(Position):
-    """Sines and cosines of the position (Vaswani et al. 2017, arXiv:1706.03762). ids (T,)|(B, T) -> (..., E), in float32.
+    """Sines and cosines of the position (Vaswani et al. 2017, arXiv:1706.03762). ids (T,) or (B, T) -> (..., E).
 
-    Pair i has the frequency 10000^(-2i/E). The paper's layout is interleaved, Marian's and
-    Pegasus's halves. With an odd E the last sine has no cosine.
+    In float32. Pair i has the frequency 10000^(-2i/E). The paper's layout is interleaved, Marian's has halves.
+    With an odd E the last sine has no cosine.
     """
 
     def __init__(
