@@ -9,6 +9,7 @@ from typing import Any
 from llmlab import registry
 from llmlab.errors import UserError
 from llmlab.hub.rules import Rule
+from llmlab.model.build import assemble
 from llmlab.model.layout import ModelSpec, PartSpec
 
 Config = dict[str, Any]
@@ -33,7 +34,8 @@ class Head:
 class Entry:
     """A family of checkpoints. `read`: config.json -> overrides as typed on the command line; `write`: the reverse.
 
-    ignore: patterns of tensors that are left out on purpose (what was ignored is said).
+    defaults: what the reference takes for a key that config.json lacks. ignore: patterns of tensors that are left out on
+    purpose (what was ignored is said); extra_layers: so are layers past num_hidden_layers (multi-token prediction).
     """
 
     model_types: tuple[str, ...]
@@ -42,7 +44,9 @@ class Entry:
     write: Callable[[ModelSpec], Config]
     rules: Sequence[Rule]
     architectures: Mapping[str, Head]
+    defaults: Config = field(default_factory=dict)
     prefix: str = ""
+    extra_layers: bool = False
     ignore: tuple[str, ...] = ()
     head_key: str | None = None  # a language-model head that config.json may call tied
     embed_key: str | None = None
@@ -74,6 +78,12 @@ def activation(c: Config, key: str, names: Mapping[str, str], default: str) -> s
     return names[expect(c, key, *names, default=default)]
 
 
+def n_kv_heads(spec: ModelSpec) -> int:
+    """Key-value heads as the first layer's attention part has them."""
+    layer = next(iter(assemble(spec).stacks.values())).layers[0]
+    return getattr(layer.attention, "n_kv_heads", spec.sizes.n_heads)
+
+
 def settings(prefix: str, values: Mapping[str, Any]) -> list[str]:
     """Overrides prefix.key=value."""
     return [f"{prefix}.{key}={_text(value)}" for key, value in values.items()]
@@ -95,15 +105,17 @@ def rope(c: Config, parameters: Config | None = None, **more: Any) -> Config:
         parameters = c.get("rope_parameters")
     if parameters is None:
         parameters = {**(c.get("rope_scaling") or {}), "rope_theta": c.get("rope_theta", 10000.0)}
+    expect(parameters, "partial_rotary_factor", 1.0, default=c.get("partial_rotary_factor", 1.0))
     kind = parameters.get("rope_type", parameters.get("type", "default"))
     known = ("default", "linear", "dynamic", "llama3", "yarn")
     if kind not in known:
         raise UserError(f"config.json: rope_type={kind!r} is not implemented; known: {', '.join(known)}")
-    original = parameters.get("original_max_position_embeddings") or c.get("max_position_embeddings")
+    longest = c["max_position_embeddings"]
+    original = (parameters.get("original_max_position_embeddings") or longest) if kind != "dynamic" else longest
     options = {
         "theta": float(parameters.get("rope_theta", c.get("rope_theta", 10000.0))),
         "scaling": "none" if kind == "default" else kind,
-        "factor": float(parameters.get("factor") or 1.0),
+        "factor": float(parameters.get("factor") or (longest / original if kind == "yarn" else 1.0)),
         "original_max": original if kind in ("dynamic", "llama3", "yarn") else None,
     }
     names = {
@@ -114,15 +126,15 @@ def rope(c: Config, parameters: Config | None = None, **more: Any) -> Config:
     return {**options, **more}
 
 
-def rope_parameters(options: Mapping[str, Any]) -> Config:
-    """The reverse of `rope`, in the newer dialect."""
-    kind = options["scaling"]
-    out: Config = {"rope_theta": options["theta"], "rope_type": "default" if kind == "none" else kind}
+def rope_parameters(options: Mapping[str, Any], longest: int) -> Config:
+    """The reverse of `rope`, in the newer dialect. longest: the model's positions."""
+    kind = options.get("scaling", "none")
+    out: Config = {"rope_theta": options.get("theta", 10000.0), "rope_type": "default" if kind == "none" else kind}
     if kind == "none":
         return out
     out["factor"] = options["factor"]
     if kind in ("llama3", "yarn"):
-        out["original_max_position_embeddings"] = options["original_max"]
+        out["original_max_position_embeddings"] = options["original_max"] or longest
     names = {
         "llama3": ("low_freq_factor", "high_freq_factor"),
         "yarn": ("beta_fast", "beta_slow", "attention_factor", "mscale", "mscale_all_dim", "truncate"),

@@ -35,10 +35,10 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    if (folder / INDEX).is_file():
-        names = sorted(set(json.loads((folder / INDEX).read_text())["weight_map"].values()))
-    elif (folder / WEIGHTS).is_file():
+    if (folder / WEIGHTS).is_file():
         names = [WEIGHTS]
+    elif (folder / INDEX).is_file():
+        names = _shards(folder / INDEX)
     elif any(folder.glob("*.bin")):
         raise UserError(f"{folder} holds pickled weights (*.bin), which llmlab never reads; convert them to {WEIGHTS}")
     else:
@@ -53,6 +53,13 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
         except SafetensorError as e:
             raise UserError(f"{path} can't be read: {e}") from None
     return tensors
+
+
+def _shards(index: Path) -> list[str]:
+    try:
+        return sorted({str(name) for name in json.loads(index.read_text())["weight_map"].values()})
+    except (ValueError, KeyError, TypeError, AttributeError) as e:
+        raise UserError(f"{index} is not an index of shards: {type(e).__name__}: {e}") from None
 
 
 def write_folder(folder: Path, config: dict[str, Any], tensors: dict[str, Tensor]) -> None:

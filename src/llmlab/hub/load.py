@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,14 +32,14 @@ def load_hf(folder: str | Path, *, dtype: torch.dtype = torch.float32, verbose: 
     config = read_config(folder)
     entry, head = find(config, folder)
     tensors = rename(entry, read_tensors(folder))
-    config = _decide_tie(entry, config, tensors)
-    spec = spec_of(entry, head, config)
+    full = _decide_tie(entry, {**entry.defaults, **config}, tensors)
+    spec = spec_of(entry, head, full)
     model = assemble(spec)
     materialise(model)
     dtypes, ignored = fill(model, entry, tensors, folder)
     if ignored and verbose:
         print(f"{folder}: ignored {', '.join(ignored[:8])}{' ...' if len(ignored) > 8 else ''}")
-    return HubModel(model.to(dtype).eval(), config, head, dtypes)
+    return HubModel(model.to(dtype).eval(), config, head, dtypes, pad=full.get("pad_token_id"))
 
 
 def find(config: Config, folder: Path) -> tuple[Entry, Head]:
@@ -45,6 +47,8 @@ def find(config: Config, folder: Path) -> tuple[Entry, Head]:
     kind = config.get("model_type")
     if kind not in known:
         raise UserError(f"{folder / 'config.json'}: model_type={kind!r} is not implemented; known: {', '.join(sorted(known))}")
+    if config.get("quantization_config"):
+        raise UserError(f"{folder / 'config.json'}: quantization_config is not implemented; give the weights unquantised")
     entry = known[kind]
     names = config.get("architectures") or list(entry.architectures)[:1]
     if names[0] not in entry.architectures:
@@ -58,6 +62,7 @@ def spec_of(entry: Entry, head: Head, config: Config) -> ModelSpec:
     """The parts and sizes that a config.json asks for."""
     from llmlab.config.compose import compose
 
+    config = {**entry.defaults, **config}
     spec = layout.resolve(compose([*entry.read(config), *head.overrides]), roles=())
     stacks = tuple(s for s in spec.stacks if head.stacks is None or s.name in head.stacks)
     return replace(spec, heads=head.heads(config), stacks=stacks)
@@ -99,11 +104,15 @@ def fill(
     for rule in rules:
         if any(name in dtypes for name in rule.ours) or not all(name in in_file for name in rule.theirs):
             continue
-        values = rule.load([in_file[name] for name in rule.theirs], [shapes[name] for name in rule.ours])
-        for name, value in zip(rule.ours, values, strict=True):
-            if value.shape != shapes[name]:
+        try:
+            values = rule.load([in_file[name] for name in rule.theirs], [shapes[name] for name in rule.ours])
+        except RuntimeError:  # shapes that don't stack or split
+            values = []
+        for name, value in itertools.zip_longest(rule.ours, values):
+            if value is None or value.shape != shapes[name]:
+                wrong = {str(tuple(in_file[n].shape)) for n in rule.theirs}
                 raise UserError(
-                    f"{folder}: {rule.theirs[0]} has shape {tuple(in_file[rule.theirs[0]].shape)}, "
+                    f"{folder}: {rule.theirs[0]} has shape {' or '.join(sorted(wrong))}, "
                     f"but {name} needs {tuple(shapes[name])}"
                 )
             ours[name].copy_(value)
@@ -114,7 +123,7 @@ def fill(
         wanted = next((rule.theirs[0] for rule in rules if missing[0] in rule.ours), missing[0])
         raise UserError(f"{folder}: {wanted} is missing" + (f", and {len(missing) - 1} more" if len(missing) > 1 else ""))
     left = [name for name in in_file if name not in used]
-    extra = _layers_beyond(rules, model, entry)
+    extra = _layers_beyond(model, entry)
     ignored = [
         name
         for name in left
@@ -128,13 +137,13 @@ def fill(
     return dtypes, sorted(ignored)
 
 
-def _layers_beyond(rules: list[Rule], model: Model, entry: Entry):
-    """Layers past num_hidden_layers (multi-token prediction modules) are left out."""
+def _layers_beyond(model: Model, entry: Entry) -> Callable[[str], bool]:
+    """Whether a tensor is of a layer past num_hidden_layers that the entry leaves out."""
     n = len(model.spec.stacks[-1].layers)
 
     def beyond(name: str) -> bool:
         found = re.match(r"model\.layers\.(\d+)\.", name)
-        return bool(found) and int(found[1]) >= n  # type: ignore[index]
+        return entry.extra_layers and found is not None and int(found[1]) >= n
 
     return beyond
 

@@ -42,9 +42,11 @@ class HubModel(nn.Module):
     `decoder_input_ids`; it returns the outputs of the reference's class by its names.
     """
 
-    def __init__(self, model: Model, config: Config, head: Head, dtypes: dict[str, torch.dtype]):
+    def __init__(
+        self, model: Model, config: Config, head: Head, dtypes: dict[str, torch.dtype], *, pad: int | None = None
+    ):
         super().__init__()
-        self.model, self.config, self.head, self.dtypes = model, config, head, dtypes
+        self.model, self.config, self.head, self.dtypes, self.pad = model, config, head, dtypes, pad
 
     def forward(self, input_ids: Tensor, **arguments: Any) -> Outputs:
         names = ENCODER_DECODER if len(self.model.stacks) > 1 else DECODER
@@ -58,7 +60,11 @@ class HubModel(nn.Module):
                 value = value.bool()
                 if value.all():
                     continue
+            if name == "token_type_ids" and not self.model.sizes.token_types:
+                raise TypeError("token_type_ids: this model has no token types")
             batch[names[name]] = value
+        if "ids" not in batch:
+            raise TypeError("decoder_input_ids is missing: what the decoder has said so far")
         out = self.model(batch)
         return Outputs({name: self._read(where, out, input_ids) for name, where in self.head.outputs.items()})
 
@@ -72,7 +78,7 @@ class HubModel(nn.Module):
         role, _, column = rest.partition(":")
         tensor = out.heads[role]
         if kind == "last":
-            return tensor[torch.arange(len(tensor)), last_token(input_ids, self.config.get("pad_token_id"))]
+            return tensor[torch.arange(len(tensor)), last_token(input_ids, self.pad)]
         return tensor[..., int(column)] if column else tensor
 
 

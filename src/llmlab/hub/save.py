@@ -8,13 +8,14 @@ import torch
 from torch import Tensor
 
 from llmlab.errors import UserError
+from llmlab.hub.compare import difference
 from llmlab.hub.entry import Entry, Head
 from llmlab.hub.families import entries
 from llmlab.hub.files import write_folder
 from llmlab.hub.load import spec_of
 from llmlab.hub.model import HubModel
 from llmlab.hub.rules import expand
-from llmlab.model.layout import ModelSpec, PartSpec
+from llmlab.model.layout import ModelSpec
 from llmlab.model.model import Model
 
 
@@ -60,9 +61,11 @@ def _describe(spec: ModelSpec) -> tuple[Entry, Head, dict]:
         raise UserError(f"model={spec.family} has no checkpoint layout; known: {', '.join(sorted(entries()))}")
     entry = found[0]
     config = entry.write(spec)
+    full = {**entry.defaults, **config}
     wrong = None
-    for name, head in entry.architectures.items():
-        heads = {role: part.name for role, part in head.heads(config).items()}
+    for name in config.pop("architectures", entry.architectures):
+        head = entry.architectures[name]
+        heads = {role: part.name for role, part in head.heads(full).items()}
         if heads != {role: part.name for role, part in spec.heads.items()}:
             continue
         if head.stacks is not None and set(head.stacks) != {s.name for s in spec.stacks}:
@@ -73,36 +76,3 @@ def _describe(spec: ModelSpec) -> tuple[Entry, Head, dict]:
             return entry, head, {**config, "architectures": [name], "dtype": "float32"}
     what = wrong or "heads " + ", ".join(f"{r}={p.name}" for r, p in spec.heads.items())
     raise UserError(f"a {entry.model_types[0]} checkpoint has no place for {what}")
-
-
-def difference(spec: ModelSpec, back: ModelSpec) -> str | None:
-    """The first part or size in which two models differ; None where they compute the same."""
-    if [s.name for s in spec.stacks] != [s.name for s in back.stacks]:
-        return "stacks " + ", ".join(s.name for s in spec.stacks)
-    for a, b in zip(spec.stacks, back.stacks, strict=True):
-        if a.execute != b.execute or a.mask != b.mask or len(a.layers) != len(b.layers):
-            return f"execute={list(a.execute)} or mask={a.mask.name}"
-        if not _alike(a.embedding, b.embedding):
-            return f"embedding={a.embedding}"
-        for x, y in zip(a.layers, b.layers, strict=True):
-            for slot, part in x.parts.items():
-                other = y.parts[slot]
-                if not _alike(part, other):
-                    return f"{slot}={part}"
-    for role, part in spec.heads.items():
-        if not _alike(part, back.heads[role]):
-            return f"heads.{role}={part}"
-    for key in ("dim", "n_heads", "head_dim", "vocab_size", "norm_eps", "tie_embeddings", "logit_scale", "logit_softcap"):
-        if getattr(spec.sizes, key) != getattr(back.sizes, key):
-            return f"model.{key}={getattr(spec.sizes, key)}"
-    for key in ("qkv_bias", "out_bias", "qk_norm", "softcap", "sink", "clip_qkv"):
-        if getattr(spec.sizes.attention, key) != getattr(back.sizes.attention, key):
-            return f"model.attention.{key}={getattr(spec.sizes.attention, key)}"
-    return None
-
-
-def _alike(a: PartSpec, b: PartSpec) -> bool:
-    """The same part with the same options; one that is None follows the sizes, which config.json then states."""
-    if a.name != b.name:
-        return False
-    return all(a.options[k] == b.options.get(k) for k in a.options if None not in (a.options[k], b.options.get(k)))

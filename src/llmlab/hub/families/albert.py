@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from llmlab.errors import UserError
 from llmlab.hub.entry import Config, Entry, Head, activation, expect, part, settings
 from llmlab.hub.families.bert import ACTIVATIONS, HEADS, base, masked, sizes
@@ -38,10 +36,30 @@ RULES = [
 ]
 
 
+DEFAULTS: Config = {
+    "vocab_size": 30000,
+    "embedding_size": 128,
+    "hidden_size": 4096,
+    "num_hidden_layers": 12,
+    "num_hidden_groups": 1,
+    "num_attention_heads": 64,
+    "intermediate_size": 16384,
+    "inner_group_num": 1,
+    "hidden_act": "gelu_new",
+    "hidden_dropout_prob": 0.0,
+    "attention_probs_dropout_prob": 0.0,
+    "max_position_embeddings": 512,
+    "type_vocab_size": 2,
+    "layer_norm_eps": 1e-12,
+    "pad_token_id": 0,
+    "tie_word_embeddings": True,
+}
+
+
 def read(c: Config) -> list[str]:
-    expect(c, "inner_group_num", 1, default=1)
+    expect(c, "inner_group_num", 1)
     expect(c, "position_embedding_type", "absolute", default="absolute")
-    n, groups = c["num_hidden_layers"], c.get("num_hidden_groups", 1)
+    n, groups = c["num_hidden_layers"], c["num_hidden_groups"]
     execute = [int(i / (n / groups)) for i in range(n)]
     ffn = activation(c, "hidden_act", ACTIVATIONS, "gelu_new")
     return ["model=albert", f"ffn={ffn}", *sizes(c), *settings("embedding", {"width": c["embedding_size"]}), f"execute={execute}".replace(" ", "")]
@@ -63,25 +81,19 @@ def write(spec: ModelSpec) -> Config:
     }
 
 
-def _default(head: Head) -> Head:
-    """ALBERT's activation is the tanh form where config.json names none."""
-    return replace(head, heads=lambda c: head.heads({"hidden_act": "gelu_new", **c}))
-
-
 ENTRIES = [
     Entry(
         model_types=("albert",),
         families=("albert",),
         read=read,
         write=write,
+        defaults=DEFAULTS,
         rules=RULES,
         architectures={
-            **{f"Albert{name}": _default(head) for name, head in HEADS.items()},
-            "AlbertForPreTraining": _default(
-                Head(
-                    lambda c: {**masked(c), "pair": part("head", "pooled")},
-                    {"prediction_logits": "head:tokens", "sop_logits": "head:pair"},
-                )
+            **{f"Albert{name}": head for name, head in HEADS.items()},
+            "AlbertForPreTraining": Head(
+                lambda c: {**masked(c), "pair": part("head", "pooled")},
+                {"prediction_logits": "head:tokens", "sop_logits": "head:pair"},
             ),
         },
         prefix="albert.",

@@ -34,6 +34,25 @@ RULES = [
 ]
 
 
+DEFAULTS: Config = {
+    "vocab_size": 30522,
+    "hidden_size": 768,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "intermediate_size": 3072,
+    "hidden_act": "gelu",
+    "hidden_dropout_prob": 0.1,
+    "attention_probs_dropout_prob": 0.1,
+    "max_position_embeddings": 512,
+    "type_vocab_size": 2,
+    "layer_norm_eps": 1e-12,
+    "pad_token_id": 0,
+    "is_decoder": False,
+    "add_cross_attention": False,
+    "tie_word_embeddings": True,
+}
+
+
 def sizes(c: Config) -> list[str]:
     """What BERT and ALBERT write alike."""
     return settings(
@@ -45,18 +64,20 @@ def sizes(c: Config) -> list[str]:
             "ffn_dim": c["intermediate_size"],
             "max_positions": c["max_position_embeddings"],
             "vocab_size": c["vocab_size"],
-            "token_types": c.get("type_vocab_size", 2),
-            "norm_eps": c.get("layer_norm_eps", 1e-12),
-            "tie_embeddings": c.get("tie_word_embeddings", True),
+            "token_types": c["type_vocab_size"],
+            "norm_eps": c["layer_norm_eps"],
+            "tie_embeddings": c["tie_word_embeddings"],
+            "dropout": c["hidden_dropout_prob"],
+            "attention.dropout": c["attention_probs_dropout_prob"],
         },
     )
 
 
 def read(c: Config) -> list[str]:
     expect(c, "position_embedding_type", "absolute", default="absolute")
-    expect(c, "add_cross_attention", False, default=False)
+    expect(c, "add_cross_attention", False)
     ffn = activation(c, "hidden_act", ACTIVATIONS, "gelu")
-    causal = ["objective=clm"] if c.get("is_decoder") else []
+    causal = ["objective=clm"] if c["is_decoder"] else []
     return ["model=bert", f"ffn={ffn}", *causal, *sizes(c)]
 
 
@@ -74,18 +95,19 @@ def base(spec: ModelSpec) -> Config:
         "type_vocab_size": s.token_types,
         "layer_norm_eps": s.norm_eps,
         "tie_word_embeddings": s.tie_embeddings,
-        "hidden_act": names.get(spec.stacks[0].layers[0].parts["ffn"].name),
+        "hidden_act": names.get(spec.stacks[0].layers[0].parts["ffn"].name, "gelu"),
         "hidden_dropout_prob": s.dropout,
         "attention_probs_dropout_prob": s.attention.dropout,
     }
 
 
 def write(spec: ModelSpec) -> Config:
-    return {"model_type": "bert", **base(spec), "is_decoder": spec.sizes.causal}
+    out = {"model_type": "bert", **base(spec), "is_decoder": spec.sizes.causal}
+    return {**out, "architectures": ["BertLMHeadModel"]} if spec.sizes.causal and list(spec.heads) == ["tokens"] else out
 
 
 def act(c: Config) -> str:
-    return ACTIVATIONS[c.get("hidden_act", "gelu")]
+    return ACTIVATIONS[c["hidden_act"]]
 
 
 def masked(c: Config) -> dict:
@@ -121,6 +143,7 @@ ENTRIES = [
         families=("bert",),
         read=read,
         write=write,
+        defaults=DEFAULTS,
         rules=RULES,
         architectures={
             **{f"Bert{name}": head for name, head in HEADS.items()},

@@ -19,6 +19,35 @@ LATENT = [
     *linear(OURS + "attention.kv_up", THEIRS + "self_attn.kv_b_proj"),
     *linear(OURS + "attention.out", THEIRS + "self_attn.o_proj"),
 ]
+DEFAULTS: Config = {
+    "vocab_size": 129280,
+    "hidden_size": 7168,
+    "intermediate_size": 18432,
+    "moe_intermediate_size": 2048,
+    "num_hidden_layers": 61,
+    "num_attention_heads": 128,
+    "n_shared_experts": 1,
+    "n_routed_experts": 256,
+    "routed_scaling_factor": 2.5,
+    "kv_lora_rank": 512,
+    "q_lora_rank": 1536,
+    "qk_rope_head_dim": 64,
+    "v_head_dim": 128,
+    "qk_nope_head_dim": 128,
+    "n_group": 8,
+    "topk_group": 4,
+    "num_experts_per_tok": 8,
+    "first_k_dense_replace": 3,
+    "norm_topk_prob": True,
+    "hidden_act": "silu",
+    "max_position_embeddings": 4096,
+    "rms_norm_eps": 1e-6,
+    "pad_token_id": None,
+    "tie_word_embeddings": False,
+    "rope_interleave": True,
+    "attention_bias": False,
+    "attention_dropout": 0.0,
+}
 BIAS = same(OURS + "ffn.router.bias", THEIRS + "mlp.gate.e_score_correction_bias")
 
 
@@ -31,28 +60,28 @@ def _scale(c: Config, options: Config) -> float:
 
 
 def read(c: Config) -> list[str]:
-    expect(c, "hidden_act", "silu", default="silu")
+    expect(c, "hidden_act", "silu")
     expect(c, "scoring_func", "sigmoid", default="sigmoid")
     expect(c, "topk_method", "noaux_tc", default="noaux_tc")
     expect(c, "moe_layer_freq", 1, default=1)
-    options = rope(c, interleaved=c.get("rope_interleave", True))
-    n, dense = c["num_hidden_layers"], c.get("first_k_dense_replace", 3)
+    options = rope(c, interleaved=c["rope_interleave"])
+    n, dense = c["num_hidden_layers"], c["first_k_dense_replace"]
     values = sizes(c)
     values.pop("n_kv_heads")
     values |= {
         "head_dim": c["v_head_dim"],
         "attention.scale": _scale(c, options),
-        "attention.qkv_bias": c.get("attention_bias", False),
-        "attention.out_bias": c.get("attention_bias", False),
+        "attention.qkv_bias": c["attention_bias"],
+        "attention.out_bias": c["attention_bias"],
         "moe.n_experts": c["n_routed_experts"],
         "moe.per_token": c["num_experts_per_tok"],
         "moe.ffn_dim": c["moe_intermediate_size"],
-        "moe.n_shared": c.get("n_shared_experts") or 0,
-        "moe.renormalise": c.get("norm_topk_prob", True),
-        "moe.scale": c.get("routed_scaling_factor", 2.5),
+        "moe.n_shared": c["n_shared_experts"] or 0,
+        "moe.renormalise": c["norm_topk_prob"],
+        "moe.scale": c["routed_scaling_factor"],
     }
     latent = {
-        "q_rank": c.get("q_lora_rank"),
+        "q_rank": c["q_lora_rank"],
         "kv_rank": c["kv_lora_rank"],
         "nope_dim": c["qk_nope_head_dim"],
         "rope_dim": c["qk_rope_head_dim"],
@@ -63,7 +92,7 @@ def read(c: Config) -> list[str]:
         *settings("model", values),
         *settings("position", options),
         *settings("attention", latent),
-        *settings("moe", {"groups": c.get("n_group", 1), "groups_kept": c.get("topk_group", 1)}),
+        *settings("moe", {"groups": c["n_group"], "groups_kept": c["topk_group"]}),
         f"layers.first=[{','.join(['dense'] * min(dense, n))}]",
         f"layers.cycle=[{'moe' if dense < n else ''}]",
     ]
@@ -99,7 +128,7 @@ def write(spec: ModelSpec) -> Config:
         "topk_group": routing.get("groups_kept", 1),
         "first_k_dense_replace": dense,
         "rope_interleave": parts["position"].options.get("interleaved", False),
-        "rope_parameters": rope_parameters(parts["position"].options),
+        "rope_parameters": rope_parameters(parts["position"].options, spec.sizes.max_positions),
     }
 
 
@@ -111,5 +140,7 @@ ENTRIES = [
         [*NORMS, *LATENT, *FFN, *routed("shared_experts"), BIAS],
         read=read,
         write=write,
+        defaults=DEFAULTS,
+        extra_layers=True,
     )
 ]

@@ -18,8 +18,32 @@ RULES = [
 ]
 
 
+DEFAULTS: Config = {
+    "vocab_size": 262208,
+    "hidden_size": 2304,
+    "intermediate_size": 9216,
+    "num_hidden_layers": 26,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "head_dim": 256,
+    "hidden_activation": "gelu_pytorch_tanh",
+    "max_position_embeddings": 131072,
+    "rms_norm_eps": 1e-6,
+    "pad_token_id": 0,
+    "tie_word_embeddings": True,
+    "attention_bias": False,
+    "attention_dropout": 0.0,
+    "query_pre_attn_scalar": 256,
+    "sliding_window": 4096,
+    "final_logit_softcapping": None,
+    "use_bidirectional_attention": False,
+}
+
+
 def _types(c: Config) -> list[str]:
     if c.get("layer_types"):
+        for kind in c["layer_types"]:
+            expect({"layer_types": kind}, "layer_types", *NAMES)
         return c["layer_types"]
     pattern = c.get("sliding_window_pattern", c.get("_sliding_window_pattern", 6))
     return ["full_attention" if (i + 1) % pattern == 0 else "sliding_attention" for i in range(c["num_hidden_layers"])]
@@ -35,19 +59,19 @@ def _ropes(c: Config) -> tuple[Config, Config]:
 
 
 def read(c: Config) -> list[str]:
-    expect(c, "hidden_activation", "gelu_pytorch_tanh", default="gelu_pytorch_tanh")
-    expect(c, "use_bidirectional_attention", False, None, default=False)
-    values = sizes(c, tied=True) | {"head_dim": c.get("head_dim", 256), "n_kv_heads": c.get("num_key_value_heads", 4)}
-    values["attention.qkv_bias"] = values["attention.out_bias"] = c.get("attention_bias", False)
-    values["attention.scale"] = c.get("query_pre_attn_scalar", 256) ** -0.5
-    values["logit_softcap"] = c.get("final_logit_softcapping")
+    expect(c, "hidden_activation", "gelu_pytorch_tanh")
+    expect(c, "use_bidirectional_attention", False, None)
+    values = sizes(c)
+    values["attention.qkv_bias"] = values["attention.out_bias"] = c["attention_bias"]
+    values["attention.scale"] = c["query_pre_attn_scalar"] ** -0.5
+    values["logit_softcap"] = c["final_logit_softcapping"]
     local, everywhere = _ropes(c)
     return [
         "model=gemma3",
         *settings("model", values),
         *settings("position", local),
         *settings("kinds.global.position", everywhere),
-        f"kinds.local.window.left={c.get('sliding_window', 4096)}",
+        f"kinds.local.window.left={c['sliding_window']}",
         f"layers.first=[{','.join(NAMES[t] for t in _types(c))}]",
         "layers.cycle=[]",
     ]
@@ -69,9 +93,9 @@ def write(spec: ModelSpec) -> Config:
         "sliding_window": first["local"].parts["window"].options.get("left"),
         "layer_types": [theirs.get(layer.kind) for layer in layers],
         "rope_parameters": {
-            theirs[kind]: rope_parameters(layer.parts["position"].options) for kind, layer in first.items()
+            theirs[kind]: rope_parameters(layer.parts["position"].options, s.max_positions) for kind, layer in first.items()
         },
     }
 
 
-ENTRIES = [layout("Gemma3", "gemma3_text", ("gemma3",), RULES, read=read, write=write)]
+ENTRIES = [layout("Gemma3", "gemma3_text", ("gemma3",), RULES, read=read, write=write, defaults=DEFAULTS)]

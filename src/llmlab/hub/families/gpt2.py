@@ -24,10 +24,29 @@ RULES = [
 ]
 
 
+DEFAULTS: Config = {
+    "vocab_size": 50257,
+    "n_positions": 1024,
+    "n_embd": 768,
+    "n_layer": 12,
+    "n_head": 12,
+    "n_inner": None,
+    "activation_function": "gelu_new",
+    "resid_pdrop": 0.1,
+    "attn_pdrop": 0.1,
+    "layer_norm_epsilon": 1e-5,
+    "scale_attn_weights": True,
+    "scale_attn_by_inverse_layer_idx": False,
+    "add_cross_attention": False,
+    "tie_word_embeddings": True,
+    "pad_token_id": None,
+}
+
+
 def read(c: Config) -> list[str]:
-    expect(c, "scale_attn_weights", True, default=True)
-    expect(c, "scale_attn_by_inverse_layer_idx", False, default=False)
-    expect(c, "add_cross_attention", False, default=False)
+    expect(c, "scale_attn_weights", True)
+    expect(c, "scale_attn_by_inverse_layer_idx", False)
+    expect(c, "add_cross_attention", False)
     ffn = activation(c, "activation_function", ACTIVATIONS, "gelu_new")
     return [
         "model=gpt2",
@@ -38,11 +57,13 @@ def read(c: Config) -> list[str]:
                 "dim": c["n_embd"],
                 "n_layers": c["n_layer"],
                 "n_heads": c["n_head"],
-                "ffn_dim": c.get("n_inner") or 4 * c["n_embd"],
+                "ffn_dim": c["n_inner"] or 4 * c["n_embd"],
                 "max_positions": c["n_positions"],
                 "vocab_size": c["vocab_size"],
-                "norm_eps": c.get("layer_norm_epsilon", 1e-5),
-                "tie_embeddings": c.get("tie_word_embeddings", True),
+                "norm_eps": c["layer_norm_epsilon"],
+                "tie_embeddings": c["tie_word_embeddings"],
+                "dropout": c["resid_pdrop"],
+                "attention.dropout": c["attn_pdrop"],
             },
         ),
     ]
@@ -60,7 +81,7 @@ def write(spec: ModelSpec) -> Config:
         "n_positions": s.max_positions,
         "vocab_size": s.vocab_size,
         "layer_norm_epsilon": s.norm_eps,
-        "activation_function": names.get(spec.stacks[0].layers[0].parts["ffn"].name),
+        "activation_function": names.get(spec.stacks[0].layers[0].parts["ffn"].name, "gelu_new"),
         "tie_word_embeddings": s.tie_embeddings,
         "resid_pdrop": s.dropout,
         "embd_pdrop": s.dropout,
@@ -80,6 +101,7 @@ ENTRIES = [
         families=("gpt2",),
         read=read,
         write=write,
+        defaults=DEFAULTS,
         rules=RULES,
         architectures={
             "GPT2LMHeadModel": LM,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from llmlab.hub.entry import Config, Entry, Head, expect, n_labels, part, rope, rope_parameters, settings
+from llmlab.hub.entry import Config, Entry, Head, expect, n_kv_heads, n_labels, part, rope, rope_parameters, settings
 from llmlab.hub.rules import Rule, linear, same
 from llmlab.model.layout import ModelSpec
 
@@ -41,7 +41,24 @@ def routed(shared: str) -> list[Rule]:
     ]
 
 
-def sizes(c: Config, *, norm_eps: float = 1e-6, tied: bool = False) -> dict[str, Any]:
+DEFAULTS: Config = {
+    "vocab_size": 32000,
+    "hidden_size": 4096,
+    "intermediate_size": 11008,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "hidden_act": "silu",
+    "max_position_embeddings": 2048,
+    "rms_norm_eps": 1e-6,
+    "tie_word_embeddings": False,
+    "attention_bias": False,
+    "attention_dropout": 0.0,
+    "mlp_bias": False,
+    "pad_token_id": None,
+}
+
+
+def sizes(c: Config) -> dict[str, Any]:
     """Sizes that the whole layout writes alike."""
     return {
         "dim": c["hidden_size"],
@@ -52,9 +69,9 @@ def sizes(c: Config, *, norm_eps: float = 1e-6, tied: bool = False) -> dict[str,
         "ffn_dim": c["intermediate_size"],
         "max_positions": c["max_position_embeddings"],
         "vocab_size": c["vocab_size"],
-        "norm_eps": c.get("rms_norm_eps", norm_eps),
-        "tie_embeddings": c.get("tie_word_embeddings", tied),
-        "attention.dropout": c.get("attention_dropout", 0.0),
+        "norm_eps": c["rms_norm_eps"],
+        "tie_embeddings": c["tie_word_embeddings"],
+        "attention.dropout": c["attention_dropout"],
     }
 
 
@@ -65,7 +82,7 @@ def base(spec: ModelSpec) -> Config:
         "hidden_size": s.dim,
         "num_hidden_layers": s.n_layers,
         "num_attention_heads": s.n_heads,
-        "num_key_value_heads": s.n_kv_heads or s.n_heads,
+        "num_key_value_heads": n_kv_heads(spec),
         "head_dim": s.head_dim,
         "intermediate_size": s.ffn_dim,
         "max_position_embeddings": s.max_positions,
@@ -77,10 +94,10 @@ def base(spec: ModelSpec) -> Config:
 
 
 def read(c: Config) -> list[str]:
-    expect(c, "hidden_act", "silu", default="silu")
+    expect(c, "hidden_act", "silu")
     values = sizes(c)
-    values["attention.qkv_bias"] = values["attention.out_bias"] = c.get("attention_bias", False)
-    values["ffn.bias"] = c.get("mlp_bias", False)
+    values["attention.qkv_bias"] = values["attention.out_bias"] = c["attention_bias"]
+    values["ffn.bias"] = c["mlp_bias"]
     return ["model=llama3", *settings("model", values), *settings("position", rope(c))]
 
 
@@ -92,7 +109,7 @@ def write(spec: ModelSpec) -> Config:
         "hidden_act": "silu",
         "attention_bias": s.attention.qkv_bias,
         "mlp_bias": s.ffn.bias,
-        "rope_parameters": rope_parameters(spec.stacks[0].layers[0].parts["position"].options),
+        "rope_parameters": rope_parameters(spec.stacks[0].layers[0].parts["position"].options, spec.sizes.max_positions),
     }
 
 
@@ -122,4 +139,4 @@ def layout(name: str, model_type: str, families: tuple[str, ...], rules: list[Ru
     )
 
 
-ENTRIES = [layout("Llama", "llama", ("llama3",), [*NORMS, *ATTENTION, *FFN], read=read, write=write)]
+ENTRIES = [layout("Llama", "llama", ("llama3",), [*NORMS, *ATTENTION, *FFN], read=read, write=write, defaults=DEFAULTS)]

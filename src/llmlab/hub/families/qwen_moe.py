@@ -9,9 +9,51 @@ from llmlab.hub.rules import same
 from llmlab.model.layout import ModelSpec
 
 
+DEFAULTS: Config = {
+    "vocab_size": 151936,
+    "hidden_size": 2048,
+    "num_hidden_layers": 24,
+    "hidden_act": "silu",
+    "max_position_embeddings": 32768,
+    "rms_norm_eps": 1e-6,
+    "tie_word_embeddings": False,
+    "use_sliding_window": False,
+    "attention_dropout": 0.0,
+    "decoder_sparse_step": 1,
+    "norm_topk_prob": False,
+    "router_aux_loss_coef": 0.001,
+    "mlp_only_layers": [],
+    "pad_token_id": None,
+}
+QWEN2: Config = {
+    **DEFAULTS,
+    "intermediate_size": 5632,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 16,
+    "sliding_window": 4096,
+    "max_window_layers": 28,
+    "moe_intermediate_size": 1408,
+    "shared_expert_intermediate_size": 5632,
+    "num_experts_per_tok": 4,
+    "num_experts": 60,
+    "qkv_bias": True,
+}
+QWEN3: Config = {
+    **DEFAULTS,
+    "intermediate_size": 6144,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 4,
+    "sliding_window": 4096,
+    "moe_intermediate_size": 768,
+    "num_experts_per_tok": 8,
+    "num_local_experts": 128,
+    "attention_bias": False,
+}
+
+
 def _kinds(c: Config) -> list[str]:
     """Layer i is routed if (i + 1) is a multiple of decoder_sparse_step and it is not listed as dense."""
-    step, dense = c.get("decoder_sparse_step", 1), set(c.get("mlp_only_layers") or ())
+    step, dense = c["decoder_sparse_step"], set(c["mlp_only_layers"] or ())
     n = c["num_hidden_layers"]
     kinds = ["moe" if i not in dense and (i + 1) % step == 0 else "dense" for i in range(n)]
     if "dense" not in kinds:
@@ -20,20 +62,18 @@ def _kinds(c: Config) -> list[str]:
 
 
 def _read(c: Config, family: str, qk_norm: str | None, shared: bool) -> list[str]:
-    expect(c, "hidden_act", "silu", default="silu")
+    expect(c, "hidden_act", "silu")
     experts = c.get("num_experts", c.get("num_local_experts"))
-    if experts is None:
-        raise UserError("config.json: num_experts is missing")
     values = sizes(c)
-    values["attention.qkv_bias"] = c.get("qkv_bias", True) if shared else c.get("attention_bias", False)
-    values["attention.out_bias"] = False if shared else c.get("attention_bias", False)
+    values["attention.qkv_bias"] = c["qkv_bias"] if shared else c["attention_bias"]
+    values["attention.out_bias"] = False if shared else c["attention_bias"]
     values["attention.qk_norm"] = qk_norm
     values |= {
         "moe.n_experts": experts,
         "moe.per_token": c["num_experts_per_tok"],
         "moe.ffn_dim": c["moe_intermediate_size"],
-        "moe.renormalise": c.get("norm_topk_prob", False),
-        "moe.balance": c.get("router_aux_loss_coef", 0.001),
+        "moe.renormalise": c["norm_topk_prob"],
+        "moe.balance": c["router_aux_loss_coef"],
     }
     if shared:
         values["moe.shared_dim"] = c["shared_expert_intermediate_size"]
@@ -62,7 +102,7 @@ def _write(spec: ModelSpec) -> Config:
         "router_aux_loss_coef": s.moe.balance,
         "mlp_only_layers": dense,
         "decoder_sparse_step": 1,
-        "rope_parameters": rope_parameters(spec.stacks[0].layers[0].parts["position"].options),
+        "rope_parameters": rope_parameters(spec.stacks[0].layers[0].parts["position"].options, spec.sizes.max_positions),
     }
 
 
@@ -95,6 +135,7 @@ ENTRIES = [
         RULES,
         read=lambda c: _read(c, "qwen_moe", "head", shared=False),
         write=write_qwen3,
+        defaults=QWEN3,
     ),
     layout(
         "Qwen2Moe",
@@ -103,5 +144,6 @@ ENTRIES = [
         RULES,
         read=lambda c: _read(c, "qwen2_moe", None, shared=True),
         write=write_qwen2,
+        defaults=QWEN2,
     ),
 ]

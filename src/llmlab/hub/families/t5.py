@@ -13,6 +13,7 @@ FFNS = {
     "gelu": "gelu",
     "gelu_new": "gelu_tanh",
     "silu": "silu",
+    "gated-relu": "reglu",
 }
 
 
@@ -47,14 +48,31 @@ RULES = [
 ]
 
 
+DEFAULTS: Config = {
+    "vocab_size": 32128,
+    "d_model": 512,
+    "d_kv": 64,
+    "d_ff": 2048,
+    "num_layers": 6,
+    "num_heads": 8,
+    "relative_attention_num_buckets": 32,
+    "relative_attention_max_distance": 128,
+    "dropout_rate": 0.1,
+    "layer_norm_epsilon": 1e-6,
+    "feed_forward_proj": "relu",
+    "pad_token_id": 0,
+    "tie_word_embeddings": True,
+}
+
+
 def read(c: Config) -> list[str]:
-    ffn = FFNS[expect(c, "feed_forward_proj", *FFNS, default="relu")]
+    ffn = FFNS[expect(c, "feed_forward_proj", *FFNS)]
     encoder, decoder = c["num_layers"], c.get("num_decoder_layers") or c["num_layers"]
-    tied = c.get("tie_word_embeddings", True)
+    tied = c["tie_word_embeddings"]
     scaled = c.get("scale_decoder_outputs", tied)
     buckets = {
-        "buckets": c.get("relative_attention_num_buckets", 32),
-        "max_distance": c.get("relative_attention_max_distance", 128),
+        "buckets": c["relative_attention_num_buckets"],
+        "max_distance": c["relative_attention_max_distance"],
     }
     values = {
         "dim": c["d_model"],
@@ -63,8 +81,11 @@ def read(c: Config) -> list[str]:
         "head_dim": c["d_kv"],
         "ffn_dim": c["d_ff"],
         "vocab_size": c["vocab_size"],
-        "norm_eps": c.get("layer_norm_epsilon", 1e-6),
+        "norm_eps": c["layer_norm_epsilon"],
         "tie_embeddings": tied,
+        "dropout": c["dropout_rate"],
+        "attention.dropout": c["dropout_rate"],
+        "ffn.dropout": c["dropout_rate"],
         "logit_scale": c["d_model"] ** -0.5 if scaled else None,
     }
     return [
@@ -91,7 +112,7 @@ def write(spec: ModelSpec) -> Config:
         "num_heads": s.n_heads,
         "vocab_size": s.vocab_size,
         "layer_norm_epsilon": s.norm_eps,
-        "feed_forward_proj": names.get(parts["ffn"].name),
+        "feed_forward_proj": names.get(parts["ffn"].name, "relu"),
         "dropout_rate": s.dropout,
         "relative_attention_num_buckets": parts["position"].options.get("buckets", 32),
         "relative_attention_max_distance": parts["position"].options.get("max_distance", 128),
@@ -107,6 +128,7 @@ ENTRIES = [
         families=("t5",),
         read=read,
         write=write,
+        defaults=DEFAULTS,
         rules=RULES,
         architectures={
             "T5ForConditionalGeneration": Head(
