@@ -1,0 +1,72 @@
+"""A run folder as input: its config as it was composed, and its newest sound checkpoint."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llmlab.errors import UserError
+from llmlab.lab import record
+from llmlab.lab.files import write_atomic
+
+if TYPE_CHECKING:
+    from llmlab.model.layout import ModelSpec
+
+CONFIG, SPEC = "config.yaml", "model.json"
+
+
+def save(folder: Path, cfg: Any, spec: ModelSpec) -> None:
+    """The resolved config as config.yaml and the resolved model as model.json: the run can be read whatever conf/ becomes."""
+    from omegaconf import OmegaConf
+
+    from llmlab.model.plain import to_plain
+
+    write_atomic(folder / CONFIG, OmegaConf.to_yaml(cfg, resolve=True))
+    write_atomic(folder / SPEC, json.dumps(to_plain(spec), indent=1) + "\n")
+
+
+def load(run: str | Path) -> tuple[Any, ModelSpec]:
+    """(config, resolved model) of a run; UserError if the folder is none."""
+    from omegaconf import OmegaConf
+
+    from llmlab.model.plain import from_plain
+
+    folder = Path(run)
+    record.read(folder)
+    try:
+        return OmegaConf.load(folder / CONFIG), from_plain(json.loads((folder / SPEC).read_text(encoding="utf-8")))
+    except FileNotFoundError as e:
+        raise UserError(f"{run}: there is no {Path(e.filename).name} there; the run ended before it began to train") from None
+    except Exception as e:
+        raise UserError(f"{run}: its config can't be read: {e}") from e
+
+
+def checkpoint_of(run: str | Path, warn: Callable[[str], None] | None = None) -> Path:
+    """The newest sound checkpoint of a run folder, or the checkpoint folder that is named itself."""
+    from llmlab.training import checkpoint
+
+    folder = Path(run)
+    if (folder / checkpoint.MANIFEST).exists():
+        return folder
+    record.read(folder)
+    found = checkpoint.latest(folder / checkpoint.FOLDER, warn or (lambda line: print(f"warning: {line}", file=sys.stderr)))
+    if found is None:
+        raise UserError(f"{run}: it has no sound checkpoint")
+    return found
+
+
+def load_model(run: str | Path) -> tuple[Any, Any]:
+    """(model on the CPU in eval mode, tokenizer) of a run, from its newest sound checkpoint; Lightning is not imported."""
+    from llmlab.data.tokenizer import Tokenizer
+    from llmlab.model import build
+    from llmlab.training import checkpoint
+
+    path = checkpoint_of(run)
+    folder = path.parent.parent if path == Path(run) else Path(run)
+    model = build.assemble(load(folder)[1])
+    build.materialise(model)
+    model.load_state_dict(checkpoint.read_weights(path))
+    return model.eval(), Tokenizer.load(folder)

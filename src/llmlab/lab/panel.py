@@ -1,0 +1,56 @@
+"""What a run says when it ends."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from llmlab.training.progress import duration
+
+
+def closing(record: Mapping[str, Any], folder: str, sample: tuple[str, str] | None, next_commands: list[tuple[str, str]]) -> None:
+    """Print the panel: where, how well, how large, how fast, a sample (prompt, continuation), and what to try next."""
+    from rich.console import Console, Group
+    from rich.panel import Panel
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for name, value in rows(record, folder):
+        table.add_row(name, Text(value))
+    body: list[Any] = [table]
+    if sample is not None:
+        body += [Text(), Text("sample", style="bold"), Text.assemble((sample[0], "dim"), sample[1])]
+    if next_commands:
+        commands = Table.grid(padding=(0, 2))
+        commands.add_column(style="cyan", overflow="fold")
+        commands.add_column(style="dim")
+        for command, why in next_commands:
+            commands.add_row(command, why)
+        body += [Text(), Text("try next", style="bold"), commands]
+    Console(highlight=False).print(Panel(Group(*body), title=f"{record['status']} at step {record['steps']:,}", expand=False))
+
+
+def rows(record: Mapping[str, Any], folder: str) -> list[tuple[str, str]]:
+    metrics, out = record["metrics"], [("run folder", folder)]
+    if "val_loss" in metrics:
+        out.append(("validation loss", f"{metrics['val_loss']:.4f}"))
+        out.append(("perplexity", f"{metrics['val_perplexity']:.2f}"))
+    if "val_bits_per_byte" in metrics:
+        bits = metrics["val_bits_per_byte"]
+        line = f"{bits:.3f}"
+        rivals = [(n, metrics.get(f"kneser_ney_{n}_bits_per_byte")) for n in ("bigram", "trigram")]
+        known = [f"{n} {b:.3f} ({100 * (bits / b - 1):+.0f} %)" for n, b in rivals if b]
+        out.append(("bits per byte", line + (f"   Kneser-Ney {', '.join(known)}" if known else "")))
+    total, active = record["parameters"]["total"], record["parameters"]["active"]
+    out.append(("parameters", f"{total:,}" + (f", {active:,} active" if active != total else "")))
+    flops = record["flops_per_token"] * record["tokens_seen"]
+    out.append(("FLOPs", f"{flops:.3g} ({record['flops_per_token']:.3g} a token, {record['tokens_seen']:,} tokens)"))
+    if record.get("tokens_per_second"):
+        share = f", {100 * record['mfu']:.0f} % of the measured matmul peak" if record.get("mfu") else ""
+        out.append(("throughput", f"{record['tokens_per_second']:,.0f} tokens/s{share}"))
+    out.append(("time", duration(record["wall_seconds"])))
+    out.append(("peak memory", f"{record['peak_memory_bytes'] / 2**20:,.0f} MiB"))
+    return out

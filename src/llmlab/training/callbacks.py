@@ -1,0 +1,162 @@
+"""What happens around the steps of a run: rows of metrics, the guard, progress, checkpoints, Ctrl-C."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.callbacks import Callback
+
+from llmlab.training import checkpoint, guard
+from llmlab.training.interrupt import Interrupt, Interrupted
+from llmlab.training.meter import Meter
+from llmlab.training.metrics import METRICS, TIMING, Table
+from llmlab.training.module import Offline
+from llmlab.training.progress import Progress
+
+
+class Journal(Callback):
+    """Every `log_every` optimizer steps one row of metrics.csv, and one for each validation; stops a run that diverged."""
+
+    def __init__(self, folder: Path, progress: Progress, *, log_every: int, tokens_per_step: int):
+        self.metrics, self.timing = Table(folder / METRICS), Table(folder / TIMING)
+        self.progress, self.log_every, self.tokens_per_step = progress, log_every, tokens_per_step
+        self.initial: float | None = None  # loss of the run's first step
+        self.loss: float | None = None  # the last logged
+        self.final: dict[str, float] = {}  # the last validation
+        self.meter: Meter | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"initial": self.initial, "final": self.final}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.initial, self.final = state["initial"], state["final"]
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self.meter = Meter(self.tokens_per_step, trainer.global_step)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, module: Offline, *unused: Any) -> None:  # type: ignore[override]
+        if module.micro:
+            return
+        step, meter = trainer.global_step, self.meter
+        assert meter is not None
+        if step == meter.begin:
+            meter.start(step, module.device)
+        if step % self.log_every == 0:
+            self.log(trainer, module, step)
+        self.progress.update(step, self.loss, meter.recent, self.tokens_per_step)
+        if step >= trainer.max_steps:
+            trainer.should_stop = True  # Lightning then validates once more before it ends
+
+    def log(self, trainer: pl.Trainer, module: Offline, step: int) -> None:
+        summary = module.ledger.flush(module.reduce)
+        self.initial = guard.check(summary, step, self.initial)
+        self.loss = summary.loss
+        meter = self.meter
+        assert meter is not None
+        meter.mark(step)
+        if trainer.is_global_zero:
+            row = {"loss": summary.loss, "lr": module.lr, "grad_norm": summary.norms[-1], **summary.logs}
+            self.row(module, step, row)
+            if meter.recent:
+                timing = {"step": step, "tokens_per_second": round(meter.recent, 1)}
+                self.timing.write(timing, list(timing))
+
+    def row(self, module: Offline, step: int, values: dict[str, float]) -> None:
+        names = ["loss", "lr", "grad_norm", *module.ledger.names]
+        validation = ["val_loss", "val_perplexity"]
+        if module.counts_bytes:
+            validation.append("val_bits_per_byte")
+        validation += [f"val_{n}" for n in module.ledger.names if n != "nll"]
+        self.metrics.write(
+            {"step": step, "tokens": step * self.tokens_per_step, **values}, ["step", "tokens", *names, *validation]
+        )
+
+    def check(self, module: Offline, step: int) -> None:
+        """Diverged if a step since the last row is no number, without making a row of them."""
+        if len(module.ledger):
+            self.initial = guard.check(module.ledger.peek(module.reduce), step, self.initial, exploding=False)
+
+    def on_validation_start(self, trainer: pl.Trainer, module: Offline) -> None:  # type: ignore[override]
+        if self.meter is not None:
+            self.check(module, trainer.global_step)
+            self.meter.mark(trainer.global_step)
+            self.meter.pause()
+
+    def on_validation_end(self, trainer: pl.Trainer, module: Offline) -> None:  # type: ignore[override]
+        step = trainer.global_step
+        self.final = dict(module.validation)
+        if self.meter is not None:
+            self.meter.go()
+        if trainer.is_global_zero:
+            self.row(module, step, self.final)
+            shown = f"perplexity {self.final['val_perplexity']:.2f}"
+            if "val_bits_per_byte" in self.final:
+                shown += f"  {self.final['val_bits_per_byte']:.4f} bits per byte"
+            self.progress.say(f"step {step:,}  validation loss {self.final['val_loss']:.4f}  {shown}")
+
+
+class Checkpoints(Callback):
+    """Saves every `every` optimizer steps, after a validation that is due, at the end, and when interrupted.
+
+    Lightning's own callback is not used: after a resume in mid-accumulation it saves over a good checkpoint.
+    """
+
+    def __init__(self, folder: Path, journal: Journal, interrupt: Interrupt, *, every: int, keep: int, validate_every: int):
+        self.folder, self.journal, self.interrupt = folder, journal, interrupt
+        self.every, self.keep, self.validate_every = every, max(keep, 2), validate_every
+        self.last = -1  # step of the last save, or of the checkpoint that was resumed
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self.last = trainer.global_step
+        if trainer.is_global_zero:
+            checkpoint.sweep(self.folder)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, module: Offline, *unused: Any) -> None:  # type: ignore[override]
+        step = trainer.global_step
+        if module.micro or self._validation_follows(trainer, step):
+            return  # a checkpoint before the validation would make a resumed run skip it
+        self._maybe(trainer, module, step)
+
+    def on_validation_end(self, trainer: pl.Trainer, module: Offline) -> None:  # type: ignore[override]
+        if not trainer.sanity_checking:
+            self._maybe(trainer, module, trainer.global_step)
+
+    def _validation_follows(self, trainer: pl.Trainer, step: int) -> bool:
+        due = bool(self.validate_every) and step % self.validate_every == 0
+        return bool(trainer.limit_val_batches) and (due or step >= trainer.max_steps)
+
+    def _maybe(self, trainer: pl.Trainer, module: Offline, step: int) -> None:
+        due = step % self.every == 0 or step >= trainer.max_steps or self.interrupt.asked
+        if due and step != self.last:
+            self._save(trainer, module, step)
+        if self.interrupt.asked:
+            raise Interrupted(step)
+
+    def _save(self, trainer: pl.Trainer, module: Offline, step: int) -> None:
+        journal = self.journal
+        journal.check(module, step)
+        if journal.meter is not None:
+            journal.meter.mark(step)
+            journal.meter.pause()
+        if trainer.is_global_zero:
+            journal.metrics.sync()
+        self.last = step
+        trainer.save_checkpoint(self.folder / checkpoint.name(step))
+        if trainer.is_global_zero:
+            for old in checkpoint.all_of(self.folder)[: -self.keep]:
+                checkpoint.remove(old)
+        if journal.meter is not None:
+            journal.meter.go()
+
+
+def resume_point(folder: Path, warn: Callable[[str], None]) -> Path | None:
+    """The newest sound checkpoint of a run; damaged newer ones are named and deleted, as the run will write them anew."""
+    found = checkpoint.latest(folder, warn)
+    for path in checkpoint.all_of(folder):
+        if found is not None and checkpoint.step_of(path) > checkpoint.step_of(found):
+            shutil.rmtree(path)
+    return found

@@ -1,0 +1,73 @@
+"""The end of a run: baselines, a sample, the picture, the record, and the panel that shows them."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from llmlab.lab.panel import closing
+from llmlab.training.meter import cache_folder, mfu
+
+PROMPT_BYTES, SAMPLE_TOKENS = 24, 80
+
+
+def close(run: Any, progress: dict[str, Any], folder: Path, cfg: Any, recipe: Any, module: Any, place: Any, cut: Any) -> None:
+    """Complete the record (status completed) and print the panel."""
+    metrics = progress["metrics"]
+    if "val_bits_per_byte" in metrics:
+        for order, bits in recipe.corpus.ngram().items():
+            metrics[f"kneser_ney_{'bigram' if order == 2 else 'trigram'}_bits_per_byte"] = bits
+    speed = progress["tokens_per_second"]
+    if speed:
+        dtype = torch.bfloat16 if cfg.precision == "bf16-mixed" else torch.float32
+        flops = speed * recipe.cost.flops_per_token
+        progress["mfu"] = round(mfu(flops, place.world, place.device, dtype, cache_folder()), 4)
+        progress["tokens_per_second"] = round(speed, 1)
+    text = sample(recipe, module) if cfg.train.sample else None
+    run.update(**progress, status="completed", sample=None if text is None else {"prompt": text[0], "text": text[1]})
+    from llmlab.lab.plot import loss_curve
+
+    loss_curve(folder)
+    closing(run.fields, str(folder), text, _next(folder, recipe))
+
+
+def sample(recipe: Any, module: Any) -> tuple[str, str] | None:
+    """(prompt from the held-out text, what the model goes on with); None for a model that can't write."""
+    from llmlab.decoding.generate import generate, limit
+    from llmlab.decoding.sampling import Sampling
+
+    model, corpus = module.model, recipe.corpus
+    if recipe.spec.topology != "decoder" or "tokens" not in recipe.spec.heads:
+        return None
+    prompt, size = [], 0
+    for token in corpus.validation.tokens[:64].tolist():
+        prompt.append(token)
+        size += int(corpus.token_bytes[token])
+        if size >= PROMPT_BYTES:
+            break
+    room = limit(model)
+    new = SAMPLE_TOKENS if room is None else min(SAMPLE_TOKENS, room - len(prompt))
+    if new < 1:
+        return None
+    how = Sampling(temperature=0.8, top_p=0.95)
+    stop = corpus.vocabulary.special.get("eos")
+    written = list(
+        generate(model, prompt, max_new=new, sampling=how, seed=1, stop=stop, vocabulary=corpus.vocabulary.size)
+    )
+    return corpus.tokenizer.decode(prompt), corpus.tokenizer.decode([*prompt, *written])[len(corpus.tokenizer.decode(prompt)) :]
+
+
+def _next(folder: Path, recipe: Any) -> list[tuple[str, str]]:
+    script = "python train.py" if Path(sys.argv[0]).name == "train.py" else "llmlab train"
+    other = "mla" if recipe.spec.stacks[-1].layers[-1].parts["attention"].name != "mla" else "mha"
+    first = (f'llmlab generate run={folder} prompt="The "', "text from this model")
+    if recipe.spec.topology != "decoder":
+        first = (f"llmlab eval run={folder} data=python_code", "its loss on other text")
+    return [
+        first,
+        (f"{script} attention={other}", "the same run with another attention"),
+        ("llmlab parts", "all that can be chosen"),
+    ]

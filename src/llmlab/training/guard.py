@@ -1,0 +1,36 @@
+"""When a run is beyond help: a loss or gradient that is no number, or a loss that has exploded."""
+
+from __future__ import annotations
+
+import math
+
+from llmlab.training.ledger import Summary
+
+FACTOR, FLOOR = 3.0, 1.0
+
+
+class Diverged(Exception):
+    """Training has failed at `step`."""
+
+    def __init__(self, step: int, what: str):
+        super().__init__(f"step {step}: {what}")
+        self.step, self.what = step, what
+
+
+def check(summary: Summary, last_step: int, initial: float | None, *, exploding: bool = True) -> float:
+    """Diverged if a step's loss or gradient norm is not finite, or the mean loss of these steps exceeds 3 times the first
+    step's (taken as 1 where it was less, for a model that starts well). Returns the loss of the run's first step.
+
+    A model that knows nothing has the loss ln V; only one whose weights blow up is three times as wrong, and none was
+    seen to come back. A lone bad batch, averaged with its neighbours, does not trip it; exploding=False leaves out the latter, for few steps.
+    """
+    first = last_step - len(summary.losses) + 1
+    for i, (loss, norm) in enumerate(zip(summary.losses, summary.norms, strict=True)):
+        if not math.isfinite(loss):
+            raise Diverged(first + i, f"the loss is {loss}")
+        if not math.isfinite(norm):
+            raise Diverged(first + i, f"the gradient norm is {norm} (the loss is {loss:.4g})")
+    initial = summary.losses[0] if initial is None else initial
+    if exploding and summary.loss > FACTOR * max(initial, FLOOR):
+        raise Diverged(last_step, f"the loss has exploded to {summary.loss:.4g}; it was {initial:.4g} at the first step")
+    return initial

@@ -1,0 +1,71 @@
+"""metrics.csv: what a run measured, by optimizer step. Times are in timing.csv, so that a resumed run's metrics.csv is
+equal, byte for byte, to that of one never interrupted.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from llmlab.errors import UserError
+from llmlab.lab.files import write_atomic
+
+METRICS, TIMING = "metrics.csv", "timing.csv"
+
+
+class Table:
+    """A CSV file that grows. Its columns are those of the first row ever written; floats are written exactly."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.columns: list[str] | None = None
+        if path.exists():
+            with open(path, newline="", encoding="utf-8") as f:
+                self.columns = next(csv.reader(f), None)
+
+    def write(self, row: Mapping[str, Any], columns: Sequence[str]) -> None:
+        try:
+            with open(self.path, "a", newline="", encoding="utf-8") as f:
+                writer = csv.writer(f, lineterminator="\n")
+                if self.columns is None:
+                    self.columns = list(columns)
+                    writer.writerow(self.columns)
+                writer.writerow(["" if row.get(c) is None else repr(row[c]) for c in self.columns])
+        except OSError as e:
+            raise UserError(f"{self.path} could not be written: {e.strerror}") from e
+
+    def sync(self) -> None:
+        if self.path.exists():
+            with open(self.path, "rb") as f:
+                os.fsync(f.fileno())
+
+
+def read(path: Path) -> list[dict[str, float | None]]:
+    """Rows of a table; empty cells are None."""
+    if not path.exists():
+        return []
+    with open(path, newline="", encoding="utf-8") as f:
+        return [{k: (float(v) if v else None) for k, v in row.items() if k} for row in csv.DictReader(f)]
+
+
+def cut(path: Path, step: int, *, keep_validation: bool) -> None:
+    """Drop the rows past `step`, a torn last row, and, where not wanted, the validation at `step` itself.
+
+    A run cut short by trainer.max_steps validates at its end, where the whole run would not have.
+    """
+    if not path.exists():
+        return
+    lines = path.read_text(encoding="utf-8").split("\n")
+    header, rows = lines[0], lines[1:-1]  # what follows the last line break is torn or empty
+    at = header.split(",").index("val_loss") if "val_loss" in header.split(",") else None
+
+    def kept(row: str) -> bool:
+        cells = row.split(",")
+        if len(cells) != len(header.split(",")) or int(cells[0]) > step:
+            return False
+        return keep_validation or at is None or int(cells[0]) < step or not cells[at]
+
+    write_atomic(path, "\n".join([header, *filter(kept, rows)]) + "\n")

@@ -1,0 +1,161 @@
+"""From a config to the things that a run is made of: corpus, model, objective, batches, and how the batch is cut."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from llmlab import registry
+from llmlab.config import schema
+from llmlab.data import Corpus, Windows, prepare
+from llmlab.errors import UserError
+from llmlab.model import build, flops, layout
+
+
+def chosen(cfg: Any, slot: str) -> Any:
+    """A factory of the part that `cfg` names in a slot of the recipe, with its options."""
+    from omegaconf import OmegaConf
+
+    options: Any = OmegaConf.to_container(cfg[slot], resolve=True)
+    return registry.load(slot, options.pop("_part_"), {k: v for k, v in options.items() if not k.startswith("_")})
+
+
+def plain(node: Any, cls: type) -> Any:
+    """A config node as an instance of its dataclass."""
+    return cls(**{f.name: node[f.name] for f in dataclasses.fields(cls)})
+
+
+@dataclass(frozen=True)
+class Cut:
+    """How a global batch is cut: `micro` sequences a forward, on `world` devices, `accumulate` times a step."""
+
+    batch_size: int
+    micro: int
+    world: int
+    accumulate: int
+
+    @classmethod
+    def of(cls, batch_size: int, micro: int | None, world: int) -> Cut:
+        if batch_size < 1:
+            raise UserError(f"train.batch_size={batch_size} must be at least 1")
+        if batch_size % world:
+            raise UserError(f"train.batch_size={batch_size} can't be shared by trainer.devices={world}; make it a multiple")
+        micro = batch_size // world if micro is None else micro
+        if micro < 1 or batch_size % (micro * world):
+            fits = [d for d in range(1, batch_size // world + 1) if batch_size // world % d == 0]
+            raise UserError(
+                f"train.micro_batch_size={micro} does not cut train.batch_size={batch_size} on {world} "
+                f"device{'s' * (world > 1)}; choose one of {', '.join(map(str, fits[-8:]))}"
+            )
+        return cls(batch_size, micro, world, batch_size // (micro * world))
+
+
+class Joined(Windows):
+    """Windows whose tokens see across the ends of documents."""
+
+    def __getitem__(self, i: int) -> dict[str, np.ndarray]:
+        return {"tokens": super().__getitem__(i)["tokens"]}
+
+
+@dataclass
+class Batches:
+    """The micro-batches of a run: training in the order of the seed, validation in the order of the text."""
+
+    corpus: Corpus
+    objective: Any
+    seed: int
+    seq_len: int
+    cut: Cut
+    steps: int
+    num_workers: int = 0
+    validation_batches: int | None = None
+    separate_documents: bool = False
+
+    def train(self, rank: int, world: int, start: int) -> Iterable[Any]:
+        from llmlab.data import loader
+
+        return loader.train_loader(
+            self.windows(self.corpus.train),
+            self.objective,
+            seed=self.seed,
+            batch_size=self.cut.batch_size,
+            micro=self.cut.micro,
+            rank=rank,
+            world=world,
+            accumulate=self.cut.accumulate,
+            start_step=start,
+            steps=self.steps,
+            num_workers=self.num_workers,
+        )
+
+    def validation(self, rank: int, world: int) -> Iterable[Any]:
+        from llmlab.data import loader
+
+        return loader.validation_loader(
+            self.windows(self.corpus.validation),
+            self.objective,
+            micro=self.cut.micro,
+            rank=rank,
+            world=world,
+            limit=None if self.validation_batches is None else self.validation_batches * self.cut.batch_size,
+        )
+
+    def windows(self, stream: Any) -> Windows:
+        return (Windows if self.separate_documents else Joined)(stream, self.seq_len)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """parameters: total and active. flops_per_token: of training, for each of the seq_len tokens of a sample."""
+
+    parameters: flops.Parameters
+    flops_per_token: float
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that a run trains, before anything is computed."""
+
+    corpus: Corpus
+    spec: layout.ModelSpec
+    objective: Any
+    optimizer: Any
+    schedule: Any
+    cost: Cost
+
+    @classmethod
+    def of(cls, composed: Any, spec: layout.ModelSpec | None = None) -> Recipe:
+        """spec: the model of a run that is resumed; None: as the config says. UserError for what can't be built."""
+        cfg = composed.cfg
+        attrs = registry.index()["objective", cfg.objective["_part_"]].attrs
+        special = tuple(attrs.get("special", ()))
+        corpus = prepare(plain(cfg.data, schema.Data), plain(cfg.tokenizer, schema.Tokenizer), special)
+        try:
+            spec = spec or layout.resolve(composed, vocabulary=corpus.vocabulary.size)
+            objective = chosen(cfg, "objective")(corpus.vocabulary, cfg.data.seq_len)
+            optimizer, schedule = chosen(cfg, "optimizer")(), chosen(cfg, "schedule")()
+            model = build.assemble(spec)
+        except (ValueError, TypeError) as e:  # a part that refuses what it was given
+            raise UserError(str(e)) from e
+        windows = Windows(corpus.train, cfg.data.seq_len)
+        return cls(corpus, spec, objective, optimizer, schedule, cost(model, objective, windows))
+
+
+def cost(model: Any, objective: Any, windows: Windows, samples: int = 8) -> Cost:
+    """Lengths, and the share of positions that are targets, as the first samples have them."""
+    prepared = [objective.prepare(windows[i], np.random.default_rng(i)) for i in range(min(samples, len(windows)))]
+    length = len(prepared[0]["ids"])
+    source = len(prepared[0]["source_ids"]) if "source_ids" in prepared[0] else None
+    share = sum(objective.targets(p) for p in prepared) / (len(prepared) * length)
+    a_token = flops.training_flops_per_token(model, length, source_length=source, head_share=share)
+    return Cost(flops.count_parameters(model), a_token * (length + (source or 0)) / windows.seq_len)
+
+
+def token_bytes(corpus: Corpus, objective: Any) -> torch.Tensor | None:
+    """(V,) bytes that each id stands for, where the objective's loss is the text's negative log-likelihood."""
+    return torch.from_numpy(np.array(corpus.token_bytes)) if getattr(objective, "bits_per_byte", False) else None

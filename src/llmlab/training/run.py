@@ -1,0 +1,308 @@
+"""`llmlab train`: a run from its config to its closing panel."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from llmlab.errors import UserError
+from llmlab.lab import folder as run_folder
+from llmlab.lab import record, status
+from llmlab.training import checkpoint, metrics
+from llmlab.training.quiet import hush
+
+# What may be changed when a run is resumed: all else would make it another run.
+MAY_CHANGE = ("trainer.max_steps", "trainer.enable_progress_bar", "train.keep", "train.sample", "data.num_workers")
+
+
+@dataclass(frozen=True)
+class Task:
+    """A run to be done: its config and folder; `record`: what an earlier part of it wrote, if it is resumed."""
+
+    composed: Any
+    folder: Path
+    record: dict[str, Any]
+    spec: Any = None
+    point: Path | None = None  # the checkpoint to go on from
+
+    @property
+    def resumes(self) -> bool:
+        return bool(self.record)
+
+
+def train(composed: Any, folder: str | Path | None = None) -> Mapping[str, Any]:
+    """Train what `composed` says; returns the record of the run (run.json).
+
+    folder: the run folder; None: Hydra's output directory. With `resume=RUN` the run in RUN goes on, under its own config.
+    UserError with the reason where it fails; KeyboardInterrupt where it was interrupted, after the last step was saved.
+    """
+    hush()
+    from hydra.core.hydra_config import HydraConfig
+
+    folder = Path(HydraConfig.get().runtime.output_dir if folder is None else folder)
+    first = is_first()
+    if composed.cfg.resume:
+        if first and folder.resolve() != Path(composed.cfg.resume).resolve():
+            _remove_if_empty(folder)
+        done = record.read(composed.cfg.resume)
+        task = _reopen(composed, done)
+        if task is None:
+            return done
+    else:
+        task = Task(composed, folder, {})
+        if first and checkpoint.all_of(folder / checkpoint.FOLDER):
+            raise UserError(f"{folder} holds a run already; resume={folder} goes on with it, or choose another hydra.run.dir")
+    try:
+        return _train(task, first)
+    except BaseException:
+        if first and not task.resumes:
+            _remove_if_empty(folder)
+        raise
+
+
+def is_first() -> bool:
+    """Whether this process writes files: the one that the user started, not a rank that Lightning did."""
+    return int(os.environ.get("LOCAL_RANK", 0)) == 0 and int(os.environ.get("NODE_RANK", 0)) == 0
+
+
+def say(line: str) -> None:
+    if is_first():
+        print(line, flush=True)
+
+
+def _remove_if_empty(folder: Path) -> None:
+    try:
+        folder.rmdir()
+        folder.parent.rmdir()
+    except OSError:
+        pass
+
+
+def _reopen(composed: Any, done: dict[str, Any]) -> Task | None:
+    """The task of going on with a run, or None if it has nothing left to do."""
+    from omegaconf import OmegaConf
+
+    folder = Path(composed.cfg.resume)
+    cfg, spec = run_folder.load(folder)
+    for override in composed.overrides:
+        key, _, _ = override.lstrip("+").partition("=")
+        if key == "resume" or key.startswith("hydra."):
+            continue
+        if key not in MAY_CHANGE:
+            raise UserError(
+                f"{override}: a resumed run keeps its own config (only {', '.join(MAY_CHANGE)} may change); "
+                f"init_from={folder} starts a new run from its weights"
+            )
+        OmegaConf.update(cfg, key, OmegaConf.select(composed.cfg, key))
+    target = _last_step(cfg, done["budget"]["steps"])
+    if done["status"] == "completed" and done["steps"] >= target:
+        line = f"{folder} is complete: {done['steps']:,} steps"
+        if target < done["budget"]["steps"]:
+            line += f" of a budget of {done['budget']['steps']:,}; resume={folder} trainer.max_steps=-1 goes on to its end"
+        say(line)
+        return None
+    if is_first():
+        status.lock(folder)  # before anything in it is judged or deleted
+    from llmlab.training.callbacks import resume_point
+
+    point = resume_point(folder / checkpoint.FOLDER, lambda line: print(f"warning: {line}", file=sys.stderr))
+    say(f"resuming {folder} from " + (f"step {checkpoint.step_of(point):,}" if point else "the beginning: no checkpoint yet"))
+    return Task(dataclass_replace(composed, cfg), folder, done, spec, point)
+
+
+def dataclass_replace(composed: Any, cfg: Any) -> Any:
+    import dataclasses
+
+    return dataclasses.replace(composed, cfg=cfg)
+
+
+def _last_step(cfg: Any, horizon: int) -> int:
+    limit = cfg.trainer.max_steps
+    if limit == 0 or limit < -1:
+        raise UserError(f"trainer.max_steps={limit} must be at least 1 (or -1: to the end of the budget)")
+    return horizon if limit == -1 else min(limit, horizon)
+
+
+def _train(task: Task, first: bool) -> Mapping[str, Any]:
+    import torch
+
+    from llmlab.training import recipe as recipes
+    from llmlab.training import trainers
+    from llmlab.training.meter import peak_memory
+
+    cfg = task.composed.cfg
+    began = time.time()
+    place = trainers.place(cfg)
+    cut = recipes.Cut.of(cfg.train.batch_size, cfg.train.micro_batch_size, place.world)
+    recipe = recipes.Recipe.of(task.composed, task.spec)
+    weights = run_folder.checkpoint_of(cfg.init_from) if cfg.init_from and not task.resumes else None
+    horizon = _horizon(task, recipe, cut, place, first)
+    last_step = _last_step(cfg, horizon["steps"])
+
+    if first:
+        task.folder.mkdir(parents=True, exist_ok=True)
+        status.lock(task.folder)
+    run = record.Record(task.folder, task.record, writes=first)
+    if not task.resumes:
+        if first:
+            run_folder.save(task.folder, cfg, recipe.spec)
+            recipe.corpus.tokenizer.save(task.folder)
+        run.update(**_opening(task, recipe, horizon, place, cut))
+        for line in _header(task, recipe, horizon, last_step, cut):
+            say(line)
+    before = run.get("wall_seconds", 0.0)
+    run.update(status="running", reason=None, resumed=run.get("resumed", 0) + int(task.resumes))
+    _restore_threads(task, place)
+
+    module, trainer, journal = trainers.make(task, recipe, cut, place, horizon["steps"], last_step, weights)
+
+    def progress() -> dict[str, Any]:
+        meter = journal.meter
+        steps = max(trainer.global_step, run.get("steps", 0))
+        return {
+            "steps": steps,
+            "tokens_seen": steps * journal.tokens_per_step,
+            "wall_seconds": round(before + time.time() - began, 3),
+            "tokens_per_second": (meter and meter.tokens_per_second) or run.get("tokens_per_second"),
+            "peak_memory_bytes": max(peak_memory(place.device), run.get("peak_memory_bytes", 0)),
+            "metrics": {**run.get("metrics", {}), **_metrics(journal)},
+        }
+
+    try:
+        trainers.fit(module, trainer, task.point)
+    except trainers.Stopped as e:
+        journal.progress.close()
+        run.update(status=e.status, reason=e.reason, **progress())
+        status.unlock(task.folder)
+        if e.status == "interrupted":
+            at = f"at step {e.step:,}, which is saved" if e.step else "; the last checkpoint stands"
+            say(f"interrupted {at}; go on with: {_resume(task.folder)}")
+            raise KeyboardInterrupt from e
+        raise UserError(e.advice(task.folder, cfg)) from e.__cause__
+    journal.progress.close()
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+    if not first:
+        return run.fields
+    from llmlab.training.closing import close
+
+    close(run, progress(), task.folder, cfg, recipe, module, place, cut)
+    status.unlock(task.folder)
+    return run.fields
+
+
+def _horizon(task: Task, recipe: Any, cut: Any, place: Any, first: bool) -> dict[str, Any]:
+    """The budget in steps. Measured minutes are measured once, by the first process; the others read what it found."""
+    from llmlab.training.budget import horizon
+    from llmlab.training.trainers import measured_tokens
+
+    cfg = task.composed.cfg
+    if task.resumes:
+        return task.record["budget"]
+    if not first and cfg.budget.minutes is not None:
+        return record.read(task.folder)["budget"]
+    found = horizon(
+        cfg.budget,
+        cut.batch_size * cfg.data.seq_len,
+        recipe.cost.flops_per_token,
+        lambda minutes: measured_tokens(minutes, cfg, recipe, cut, place),
+    )
+    if found.unit == "minutes":
+        say(f"budget.minutes={found.amount:g} is {found.tokens:,} tokens on this machine")
+    return found._asdict()
+
+
+def _opening(task: Task, recipe: Any, horizon: dict[str, Any], place: Any, cut: Any) -> dict[str, Any]:
+    """What is known of a run before its first step."""
+    from omegaconf import OmegaConf
+
+    from llmlab.model.table import describe
+
+    composed, corpus = task.composed, recipe.corpus
+    cfg = composed.cfg
+    return {
+        "schema": record.SCHEMA,
+        "status": "running",
+        "reason": None,
+        "command": record.command(),
+        "overrides": list(composed.overrides),
+        "typed": [f"{t.group}@{t.package}={t.choice}" if t.package else f"{t.group}={t.choice}" for t in composed.typed],
+        "seed": cfg.seed,
+        "family": cfg.model.family,
+        "parts": record.parts(OmegaConf.to_container(cfg, resolve=True)),
+        "layers": describe(recipe.spec),
+        "notes": list(recipe.spec.notes),
+        "versions": record.versions(),
+        "hardware": record.hardware(place.threads, place.names()),
+        "strategy": cfg.strategy.name,
+        "precision": cfg.precision,
+        "devices": place.world,
+        "began": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "budget": horizon,
+        "batch": {"sequences": cut.batch_size, "micro": cut.micro, "accumulate": cut.accumulate, "seq_len": cfg.data.seq_len},
+        "data": {
+            "fingerprint": corpus.fingerprint,
+            "tokens": corpus.tokens,
+            "train_tokens": len(corpus.train),
+            "validation_tokens": len(corpus.validation),
+            "vocabulary": corpus.vocabulary.size,
+        },
+        "parameters": {"total": recipe.cost.parameters.total, "active": recipe.cost.parameters.active},
+        "flops_per_token": recipe.cost.flops_per_token,
+        "tokens_seen": 0,
+        "steps": 0,
+        "wall_seconds": 0.0,
+        "tokens_per_second": None,
+        "mfu": None,
+        "peak_memory_bytes": 0,
+        "metrics": {},
+    }
+
+
+def _header(task: Task, recipe: Any, horizon: dict[str, Any], last_step: int, cut: Any) -> list[str]:
+    from llmlab.model.table import describe
+
+    spec, corpus, cost = recipe.spec, recipe.corpus, recipe.cost.parameters
+    active = f" ({cost.active:,} active)" if cost.active != cost.total else ""
+    lines = [f"{spec.family}: {cost.total:,} parameters{active}, vocabulary {spec.sizes.vocab_size:,}", *describe(spec)]
+    lines += [f"note: {note}" for note in spec.notes]
+    lines.append(f"data: {len(corpus.train):,} training and {len(corpus.validation):,} validation tokens")
+    run = f"run: {last_step:,} steps of {cut.batch_size} x {task.composed.cfg.data.seq_len} tokens"
+    if last_step < horizon["steps"]:
+        run += f" (cut short of a budget of {horizon['steps']:,} by trainer.max_steps)"
+    return [*lines, f"{run} in {task.folder}"]
+
+
+def _metrics(journal: Any) -> dict[str, float]:
+    found = dict(journal.final)
+    if journal.loss is not None:
+        found["loss"] = journal.loss
+    return found
+
+
+def _restore_threads(task: Task, place: Any) -> None:
+    """The number of threads decides the order of sums, so a resumed run takes the one that it began with."""
+    import torch
+
+    if not task.resumes or place.device.type != "cpu" or place.world > 1:
+        return
+    threads = task.record["hardware"]["threads"]
+    if threads != torch.get_num_threads():
+        say(f"note: the run began with {threads} threads; taking as many, not {torch.get_num_threads()}")
+        torch.set_num_threads(threads)
+
+
+def _resume(folder: Path) -> str:
+    return f"{'python train.py' if Path(sys.argv[0]).name == 'train.py' else 'llmlab train'} resume={folder}"
+
+
+def cut_metrics(folder: Path, step: int, *, validated: bool) -> None:
+    """Rows that a run wrote behind the checkpoint that it goes on from are written again."""
+    metrics.cut(folder / metrics.METRICS, step, keep_validation=validated)
+    metrics.cut(folder / metrics.TIMING, step, keep_validation=True)

@@ -1,0 +1,213 @@
+"""The Lightning Trainer of a run: where it computes, with which callbacks, and how it ends."""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from llmlab.errors import UserError
+from llmlab.training import checkpoint
+from llmlab.training.interrupt import Interrupt, Interrupted
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a run computes: `world` devices of one kind."""
+
+    accelerator: str  # cpu or gpu
+    world: int
+    nodes: int
+    threads: int
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if self.accelerator == "gpu" else torch.device("cpu")
+
+    def names(self) -> list[str]:
+        name = torch.cuda.get_device_name(self.device) if self.accelerator == "gpu" else "cpu"
+        return [name] * self.world
+
+
+def place(cfg: Any) -> Place:
+    """From trainer.accelerator, trainer.devices, trainer.num_nodes and strategy."""
+    wanted = str(cfg.trainer.accelerator)
+    if wanted not in ("auto", "cpu", "gpu", "cuda"):
+        raise UserError(f"trainer.accelerator={wanted}: there is no such accelerator here (valid: auto, cpu, gpu)")
+    cuda = torch.cuda.is_available()
+    if wanted in ("gpu", "cuda") and not cuda:
+        raise UserError(f"trainer.accelerator={wanted}: torch finds no GPU on this machine; use trainer.accelerator=cpu")
+    accelerator = "cpu" if wanted == "cpu" or not cuda else "gpu"
+    devices = str(cfg.trainer.devices)
+    ddp = cfg.strategy.name == "ddp"
+    if devices in ("auto", "-1"):
+        count = torch.cuda.device_count() if accelerator == "gpu" and ddp else 1
+    elif devices.isdigit() and int(devices) > 0:
+        count = int(devices)
+    else:
+        raise UserError(f"trainer.devices={devices} must be a number of devices or auto")
+    if accelerator == "gpu" and count > torch.cuda.device_count():
+        raise UserError(f"trainer.devices={count}: this machine has {torch.cuda.device_count()} GPUs")
+    nodes = int(cfg.trainer.num_nodes)
+    if cfg.strategy.name not in ("single", "ddp"):
+        raise UserError(f"strategy.name={cfg.strategy.name}: there is no such strategy (valid: single, ddp)")
+    if count * nodes > 1 and not ddp:
+        raise UserError(f"trainer.devices={devices} needs strategy=ddp")
+    return Place(accelerator, count * nodes, nodes, torch.get_num_threads())
+
+
+OURS = ("accelerator", "devices", "num_nodes", "max_steps", "enable_progress_bar", "enable_model_summary", "num_sanity_val_steps")
+
+
+def make(task: Any, recipe: Any, cut: Any, place: Place, horizon: int, last_step: int, weights: Path | None) -> tuple[Any, Any, Any]:
+    """(module, trainer, journal)."""
+    import lightning.pytorch as pl
+
+    from llmlab.config.trainer import arguments
+    from llmlab.training import recipe as recipes
+    from llmlab.training import strategies
+    from llmlab.training.callbacks import Checkpoints, Journal
+    from llmlab.training.module import Offline
+    from llmlab.training.progress import Progress
+    from llmlab.training.run import cut_metrics, is_first
+
+    cfg, folder = task.composed.cfg, task.folder
+    t = cfg.train
+    validate_every = _every("train.validate_every", t.validate_every, math.ceil(horizon / 10))
+    checkpoint_every = _every("train.checkpoint_every", t.checkpoint_every, math.ceil(horizon / 20))
+    log_every = _every("train.log_every", t.log_every, 10)
+    if task.resumes and is_first():
+        step = checkpoint.step_of(task.point) if task.point else 0
+        cut_metrics(folder, step, validated=step % validate_every == 0)
+
+    batches = recipes.Batches(
+        recipe.corpus,
+        recipe.objective,
+        cfg.seed,
+        cfg.data.seq_len,
+        cut,
+        horizon,
+        num_workers=cfg.data.num_workers,
+        validation_batches=t.validation_batches,
+        separate_documents=cfg.data.separate_documents,
+    )
+    module = Offline(
+        recipe.spec,
+        recipe.objective,
+        recipe.optimizer,
+        recipe.schedule,
+        batches,
+        seed=cfg.seed,
+        horizon=horizon,
+        clip=t.clip,
+        token_bytes=recipes.token_bytes(recipe.corpus, recipe.objective),
+        weights=weights,
+    )
+    progress = Progress(last_step, enabled=is_first() and cfg.trainer.enable_progress_bar is not False)
+    journal = Journal(folder, progress, log_every=log_every, tokens_per_step=cut.batch_size * cfg.data.seq_len)
+    interrupt = Interrupt(place.world)
+    saves = Checkpoints(
+        folder / checkpoint.FOLDER, journal, interrupt, every=checkpoint_every, keep=t.keep, validate_every=validate_every
+    )
+    extra = {k: v for k, v in cfg.trainer.items() if k not in OURS and v != arguments()[k][1]}
+    try:
+        trainer = pl.Trainer(
+            accelerator=place.accelerator,
+            devices=place.world // place.nodes,
+            num_nodes=place.nodes,
+            strategy=strategies.make(cfg.strategy.name, place.accelerator),
+            precision=cfg.precision,
+            max_steps=last_step,
+            max_epochs=-1,
+            accumulate_grad_batches=cut.accumulate,
+            val_check_interval=validate_every * cut.accumulate,
+            check_val_every_n_epoch=None,
+            limit_val_batches=0 if t.validation_batches == 0 else None,
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,
+            logger=False,
+            enable_checkpointing=False,
+            enable_model_summary=False,
+            enable_progress_bar=False,
+            callbacks=[journal, saves],
+            default_root_dir=str(folder),
+            **extra,
+        )
+    except (ValueError, TypeError, RuntimeError) as e:
+        raise UserError(f"trainer: {str(e).splitlines()[0]}") from e
+    return module, trainer, journal
+
+
+def _every(name: str, given: int | None, default: int) -> int:
+    if given is not None and given < 1:
+        raise UserError(f"{name}={given} must be at least 1")
+    return max(1, default) if given is None else given
+
+
+def measured_tokens(minutes: float, cfg: Any, recipe: Any, cut: Any, place: Place) -> float:
+    from llmlab.training import recipe as recipes
+    from llmlab.training import warm
+
+    batches = recipes.Batches(recipe.corpus, recipe.objective, cfg.seed, cfg.data.seq_len, cut, warm.STEPS)
+    held_out = len(recipe.corpus.validation)
+    if cfg.train.validation_batches is not None:
+        held_out = min(held_out, cfg.train.validation_batches * cut.batch_size * cfg.data.seq_len)
+    return warm.tokens_in(
+        minutes,
+        recipe.spec,
+        recipe.objective,
+        recipe.optimizer,
+        batches,
+        precision=cfg.precision,
+        device=place.device,
+        validations=0 if cfg.train.validate_every else 10,
+        validation_tokens=held_out,
+    )
+
+
+class Stopped(Exception):
+    """A run that did not reach its end. status: failed or interrupted."""
+
+    def __init__(self, status: str, reason: str, *, step: int | None = None, hint: str = ""):
+        super().__init__(reason)
+        self.status, self.reason, self.step, self.hint = status, reason, step, hint
+
+    def advice(self, folder: Path, cfg: Any) -> str:
+        if self.hint != "diverged":
+            return self.reason
+        kept = checkpoint.all_of(folder / checkpoint.FOLDER)
+        last = f"the last good checkpoint is {kept[-1]}" if kept else "there is no checkpoint before it"
+        lr = cfg.optimizer.get("lr")
+        return (
+            f"{self.reason}; {last}. Try a lower optimizer.lr (it is {lr:g}), a longer schedule.warmup_share, "
+            f"or a smaller train.clip (it is {cfg.train.clip})"
+        )
+
+
+def fit(module: Any, trainer: Any, point: Path | None) -> None:
+    """Train to the end; Stopped, with the error as its cause, where it ends before."""
+    from llmlab.training.callbacks import Checkpoints
+    from llmlab.training.guard import Diverged
+
+    interrupt = next(c for c in trainer.callbacks if isinstance(c, Checkpoints)).interrupt
+    try:
+        with interrupt:
+            trainer.fit(module, ckpt_path=None if point is None else str(point), weights_only=True)
+    except Interrupted as e:
+        raise Stopped("interrupted", "SIGTERM" if e.signum == 15 else "Ctrl-C", step=e.step) from e
+    except (KeyboardInterrupt, SystemExit) as e:
+        raise Stopped("interrupted", "Ctrl-C") from e
+    except Diverged as e:
+        raise Stopped("failed", str(e), hint="diverged") from e
+    except UserError as e:
+        raise Stopped("failed", str(e)) from e
+    except torch.OutOfMemoryError as e:
+        raise Stopped("failed", "out of memory; lower train.micro_batch_size (the batch stays as it is)") from e
+    except Exception as e:
+        if "can't allocate memory" in str(e):
+            raise Stopped("failed", "out of memory; lower train.micro_batch_size (the batch stays as it is)") from e
+        raise Stopped("failed", f"{type(e).__name__}: {(str(e).splitlines() or [''])[0]}") from e

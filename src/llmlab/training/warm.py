@@ -1,0 +1,59 @@
+"""How many tokens this machine trains on in a minute: 20 optimizer steps of the run itself, on a model thrown away."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import torch
+
+from llmlab.model import build, roles
+from llmlab.training.clipping import clip_by_norm
+
+STEPS, WARMUP = 20, 3
+FORWARD_SHARE = 1 / 3  # of a training step
+
+
+def tokens_in(
+    minutes: float,
+    spec: Any,
+    objective: Any,
+    optimizer: Any,
+    batches: Any,
+    *,
+    precision: str,
+    device: torch.device,
+    validations: int = 0,
+    validation_tokens: int = 0,
+) -> float:
+    """Tokens to train on so that training and its `validations` fill the time, measured without the first 3 of 20 steps.
+
+    One process measures its own share of the batch; `batches.cut.world` of them are taken to be as fast each.
+    """
+    model = build.build_model(spec, 0).to(device).train()
+    made = optimizer.build(roles.parameters(model))
+    cut = batches.cut
+    stream = iter(batches.train(0, cut.world, 0))
+    spent, since = 0.0, 0.0
+    steps = min(STEPS, batches.steps)
+    for step in range(steps):
+        if step == min(WARMUP, steps - 1):
+            since = _now(device)
+        for _ in range(cut.accumulate):
+            batch = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in next(stream).items()}
+            with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16-mixed"):
+                loss = objective.loss(model, batch)
+            (loss.sum / loss.count.clamp(min=1)).backward()
+        clip_by_norm(list(model.parameters()), 1.0)
+        made.step()
+        made.zero_grad()
+    spent = _now(device) - since
+    a_second = (steps - min(WARMUP, steps - 1)) * cut.batch_size * batches.seq_len / spent
+    left = minutes * 60 * a_second - validations * validation_tokens * FORWARD_SHARE
+    return max(left, minutes * 30 * a_second)
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
