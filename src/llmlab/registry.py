@@ -52,7 +52,7 @@ def near(word: str, words: Iterable[str]) -> str:
     hint = [f"did you mean {' or '.join(close)}?"] if close else []
     if words and (not close or len(words) <= 12):
         hint.append(f"valid: {', '.join(words)}")
-    return hint[0] + (f" ({hint[1]})" if len(hint) > 1 else "") if hint else "there is none"
+    return hint[0] + (f" ({hint[1]})" if len(hint) > 1 else "") if hint else "nothing can be named there"
 
 
 # ---------------------------------------------------------------- what there is

@@ -67,20 +67,29 @@ def choices(group: str, config_dirs: Sequence[str] = ()) -> list[str]:
     return sorted({*files, *registry.names(group)})
 
 
+def known_choices(config_dirs: Sequence[str] = ()) -> explain.Known:
+    return explain.Known(groups(config_dirs), functools.partial(choices, config_dirs=config_dirs))
+
+
 def compose(overrides: Sequence[str] = (), config_dirs: Sequence[str] = ()) -> Composed:
     """Compose and check. UserError with one line for each problem; nothing is built and torch is not imported."""
     overrides = tuple(overrides)
     registry.declare()
     run = functools.partial(_hydra, config_dirs=tuple(config_dirs))
-    known = explain.Known(groups(config_dirs), functools.partial(choices, config_dirs=config_dirs))
+    known = known_choices(config_dirs)
     parsed, problems = explain.parse(overrides, known)
     problems += validate.published(parsed, [conf_dir(), *map(Path, config_dirs)])
     if problems:
-        raise UserError("\n".join(problems))
+        raise UserError("\n".join([*problems, *_further(overrides, parsed, known, run)]))
     try:
         cfg = run(overrides)
     except Exception as first:
-        raise UserError("\n".join(explain.every_problem(first, parsed, run, known))) from first
+        problems, good = explain.every_problem(parsed, run, known)
+        if not problems:
+            problems = [explain.message(first, None, known)]
+        elif len(good) < len(parsed):
+            problems += _further(overrides, good, known, run)
+        raise UserError("\n".join(dict.fromkeys(problems))) from first
     typed = _typed(parsed, known, run)
     effective = tuple(o for o, t in zip(overrides, typed, strict=True) if t is None or not t.kept)
     effective += _other_budgets(parsed, cfg)
@@ -91,6 +100,22 @@ def compose(overrides: Sequence[str] = (), config_dirs: Sequence[str] = ()) -> C
     if problems := validate.problems(composed):
         raise UserError("\n".join(problems))
     return composed
+
+
+def _further(overrides: Sequence[str], good: Sequence[Override], known: explain.Known, run: Any) -> list[str]:
+    """What else is wrong, apart from overrides that are wrong already and what may follow from them."""
+    bad = {o.lstrip("+~").partition("=")[0].partition("@")[0] for o in overrides} - {o.key_or_group for o in good}
+    if "model" in bad or "experiment" in bad:
+        return []
+    good = [o for o in good if o.key_or_group.partition(".")[0] not in bad or o.key_or_group in known.groups]
+    problems, good = explain.every_problem(good, run, known)
+    if bad & set(known.groups):
+        return problems
+    try:
+        cfg = run([o.input_line for o in good])
+    except Exception:
+        return problems
+    return problems + validate.local(cfg)
 
 
 def _hydra(overrides: Sequence[str], config_dirs: tuple[str, ...]) -> DictConfig:

@@ -25,30 +25,47 @@ class Known:
     choices: Callable[[str], list[str]]
 
 
-def parse(overrides: Sequence[str], known: Known) -> tuple[list[Override], list[str]]:
-    """The overrides, and what is wrong with them before anything is composed."""
+def parse(overrides: Sequence[str], known: Known, sweep: bool = False) -> tuple[list[Override], list[str]]:
+    """The overrides that can be composed, and what is wrong with the others."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
-    parser, parsed, problems = OverridesParser.create(), [], []
+    parser = OverridesParser.create()
+    parsed: list[Override] = []
+    problems: list[str] = []
+    places: dict[tuple[str, str | None], str] = {}
     for text in overrides:
         try:
             o = parser.parse_override(text)
         except HydraException:
             problems.append(_unparsed(text, known))
             continue
-        parsed.append(o)
-        key, last = o.key_or_group, o.key_or_group.rpartition(".")[2]
-        if key in known.groups and not o.is_delete():
-            problems += _choice(o, known)
-        elif last in ("_part_", "_target_", "_partial_", "_args_", "_convert_", "_recursive_"):
-            where = key.rpartition(".")[0]
-            problems.append(f"{key} can't be set: a part is chosen by its name, {where or 'SLOT'}=NAME")
-        elif o.is_delete() and key in registry.SLOTS_NEEDED:
-            problems.append(f"~{key}: a model needs one; choose {key}=NAME ({', '.join(known.choices(key))})")
-        elif key.startswith("trainer.") and last in ELSEWHERE:
-            problems.append(f"{key} is set by {ELSEWHERE[last]}")
+        place = (o.key_or_group, o.package)
+        if reason := _refused(o, known, sweep):
+            problems.append(reason)
+        elif place in places and not o.key_or_group.startswith("hydra"):
+            problems.append(f"{text}: {o.key_or_group} is given already, by {places[place]}")
+        else:
+            places[place] = text
+            parsed.append(o)
     return parsed, problems
+
+
+def _refused(o: Override, known: Known, sweep: bool) -> str | None:
+    key, last = o.key_or_group, o.key_or_group.rpartition(".")[2]
+    if not key:
+        return f"{o.input_line}: name what is to be set, KEY=VALUE"
+    if o.is_sweep_override() and not sweep:
+        return f"{o.input_line}: several values are a sweep; add -m, or write key=[a,b] for a list"
+    if key in known.groups and not o.is_delete():
+        return _choice(o, known)
+    if last in ("_part_", "_target_", "_partial_", "_args_", "_convert_", "_recursive_"):
+        return f"{key} can't be set: a part is chosen by its name, {key.rpartition('.')[0] or 'SLOT'}=NAME"
+    if o.is_delete() and key in registry.SLOTS_NEEDED:
+        return f"~{key}: a model needs one; choose {key}=NAME ({', '.join(known.choices(key))})"
+    if key.startswith("trainer.") and last in ELSEWHERE:
+        return f"{key} is set by {ELSEWHERE[last]}"
+    return None
 
 
 def _unparsed(text: str, known: Known) -> str:
@@ -61,44 +78,50 @@ def _unparsed(text: str, known: Known) -> str:
     return f"{text}: can't be read; quote values that hold any of , [ ] {{ }} : = or spaces, as in 'key=\"a, b\"'"
 
 
-def _choice(o: Override, known: Known) -> list[str]:
+def _choice(o: Override, known: Known) -> str | None:
     group, value = o.key_or_group, o.value()
     options = known.choices(group)
-    if o.is_sweep_override() or value is None:
-        return []
+    if value is None:
+        if group in registry.SLOTS_NEEDED:
+            return f"{o.input_line}: a model needs one; choose {group}=NAME ({', '.join(options)})"
+        return f"{o.input_line}: write ~{group} for none"
+    if o.is_sweep_override():
+        value = [str(v) for v in o.sweep_string_iterator()]
     if not isinstance(value, str | int | float | list):
-        return [f"{group} is a choice ({', '.join(options)}); set its keys one by one, {group}.KEY=VALUE"]
+        return f"{group} is a choice ({', '.join(options)}); set its keys one by one, {group}.KEY=VALUE"
     for name in value if isinstance(value, list) else [value]:
         if str(name) not in options:
             if reason := registry.broken(group, str(name)):
-                return [f"{group}={name} can't be read: {reason}"]
+                return f"{group}={name} can't be read: {reason}"
             if not options:
-                return [f"{group}={name}: there is no {group} yet; put one into a folder given by --config-dir"]
-            return [f"{group}={name}: there is no such {group}; {near(str(name), options)}"]
-    return []
+                return f"{group}={name}: there is no {group} yet; put one into a folder given by --config-dir"
+            return f"{group}={name}: there is no such {group}; {near(str(name), options)}"
+    return None
 
 
 def every_problem(
-    first: Exception, parsed: Sequence[Override], run: Callable[[list[str]], DictConfig], known: Known
-) -> list[str]:
-    """Hydra stops at the first problem: compose again with one override at a time, groups first."""
-    ordered = sorted(parsed, key=lambda o: o.key_or_group not in known.groups)
-    good: list[str] = []
-    problems: list[str] = []
+    parsed: Sequence[Override], run: Callable[[list[str]], DictConfig], known: Known
+) -> tuple[list[str], list[Override]]:
+    """Hydra stops at the first problem: compose again with one override at a time, groups first.
+
+    Returns a line for each problem, and the overrides without one.
+    """
     try:
         base = run([])
     except Exception as e:
-        return [message(e, None, known)]
-    for o in ordered:
+        return [message(e, None, known)], []
+    good: list[Override] = []
+    problems: list[str] = []
+    for o in sorted(parsed, key=lambda o: o.key_or_group not in known.groups):
+        is_group = o.key_or_group in known.groups
         try:
-            cfg = run([*good, o.input_line])
+            cfg = run([*(g.input_line for g in good if g.key_or_group in known.groups), o.input_line])
         except Exception as e:
             problems.append(message(e, base, known, o))
             continue
-        if o.key_or_group in known.groups:
-            good.append(o.input_line)
-            base = cfg
-    return list(dict.fromkeys(problems)) or [message(first, base, known)]
+        good.append(o)
+        base = cfg if is_group else base
+    return list(dict.fromkeys(problems)), good
 
 
 def message(e: Exception, base: DictConfig | None, known: Known, o: Override | None = None) -> str:
@@ -124,13 +147,13 @@ def _override(text: str, o: Override, base: DictConfig | None, known: Known) -> 
     key, shown = o.key_or_group, o.input_line
     if o.package and key in known.groups:
         return f"{shown}: nothing is chosen at {o.package}; {_places(key, base)}"
+    parent = key.rpartition(".")[0]
+    if parent and _select(base, parent) is None:
+        return _no_parent(key, parent, base, known)
     if reason := _wrong_value(text):
         return f"{shown}: {reason}"
     if "is not in the defaults list" in text or "Could not override" in text or "not in" in text or "Could not delete" in text:
-        parent, _, last = key.rpartition(".")
-        node = _select(base, parent)
-        if parent and node is None:
-            return _no_parent(key, parent, base, known)
+        node, last = _select(base, parent), key.rpartition(".")[2]
         what = f" in {parent}" + (f" ({node['_part_']})" if node is not None and "_part_" in node else "") if parent else ""
         names = _keys(node) if parent else [*_keys(base), *known.groups]
         return f"{key}: there is no such key{what}; {near(last, names)}"
@@ -144,6 +167,8 @@ def _no_parent(key: str, parent: str, base: DictConfig | None, known: Known) -> 
         node = _select(base, walked)
         if node is None or not hasattr(node, "keys") or name not in node:
             names = _keys(node) + ([] if walked else known.groups)
+            if not names:
+                return f"{key}: this model has no {walked}"
             return f"{key}: there is no {name!r}{f' in {walked}' if walked else ''}; {near(name, names)}"
         walked = f"{walked}.{name}" if walked else name
     slot = parent.rpartition(".")[2]
@@ -209,6 +234,9 @@ def _places(group: str, base: DictConfig | None) -> str:
     places = []
     for name in ("kinds", "stacks"):
         places += [f"{group}@{name}.{k}.{group}" for k in _keys(_select(base, name))]
+    if group == "head":
+        places = [f"head@heads.{k}" for k in _keys(_select(base, "heads"))]
+        return f"this model names {', '.join(places)}" if places else "this model names no heads; +head@heads.ROLE=NAME adds one"
     return f"this model has {', '.join(places)}" if places else f"this model has neither kinds nor stacks; use {group}=NAME"
 
 

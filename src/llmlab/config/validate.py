@@ -63,9 +63,31 @@ def problems(composed: Composed) -> list[str]:
     return [line for line, typed in unused(composed, spec) if typed]
 
 
+def local(cfg: DictConfig) -> list[str]:
+    """What is wrong with single values, whatever else is."""
+    return strays(cfg) or [*_values(cfg), *_run(cfg)]
+
+
 def notes(composed: Composed, spec: ModelSpec) -> list[str]:
     """Traits that the family sets and a chosen part can't honour, a line a part, for the table at the start."""
-    return [line for line, typed in unused(composed, spec) if not typed]
+    return [*(line for line, typed in unused(composed, spec) if not typed), *_without_effect(composed)]
+
+
+def _without_effect(composed: Composed) -> list[str]:
+    """A typed choice that is kept at the top level, while a kind or a stack has another part."""
+    found = []
+    for t in composed.typed:
+        if not t.kept or t.package or t.group not in composed.cfg:
+            continue
+        for places in ("kinds", "stacks"):
+            for name, node in composed.cfg[places].items():
+                other = node.get(t.group)
+                if other is not None and other["_part_"] != t.choice:
+                    found.append(
+                        f"{t.group}={t.choice} is what model={composed.cfg.model.family} has, so nothing changes: its {name} layers "
+                        f"keep {other['_part_']}; {t.group}@{places}.{name}.{t.group}={t.choice} changes those"
+                    )
+    return found
 
 
 def unused(composed: Composed, spec: ModelSpec) -> list[tuple[str, bool]]:
@@ -120,7 +142,7 @@ def strays(cfg: DictConfig, path: str = "") -> list[str]:
             return [problem]
         options = registry.index()[_slot(path), cfg._get_node("_part_")._value()].options  # type: ignore[union-attr]
     for key in sorted(fields - {str(k) for k in cfg}) if fields is not None else ():
-        found.append(f"~{path + '.' if path else ''}{key}: it can't be removed; set it to null or to another value")
+        found.append(f"~{path + '.' if path else ''}{key}: it can't be removed; give it another value")
     for key in map(str, cfg):
         where = f"{path}.{key}" if path else key
         if fields is not None and key not in fields:

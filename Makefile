@@ -1,0 +1,36 @@
+# make train: the default experiment. make test: tests, lint, types. Both make .venv when it is missing or out of date.
+PYTHON ?= $(shell command -v python3.12 >/dev/null && python3.12 -c '' 2>/dev/null && echo python3.12 || (command -v python3.11 >/dev/null && python3.11 -c '' 2>/dev/null && echo python3.11) || echo python3)
+BIN := .venv/bin
+FAST_WORKERS ?= 2
+
+.PHONY: train test fast lint clean
+
+train: .venv/installed
+	$(BIN)/python train.py $(ARGS)
+
+test: .venv/installed-test lint
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(FAST_WORKERS) -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(FAST_WORKERS) -m slow
+
+fast: .venv/installed-test
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(FAST_WORKERS) -m "not slow"
+
+lint: .venv/installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+.venv/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info < (3, 13) else "llmlab needs CPython 3.11 or 3.12, but %s is %s; make PYTHON=..." % (sys.executable, sys.version.split()[0]))'
+	$(PYTHON) -m venv .venv
+
+.venv/installed: pyproject.toml setup.py | .venv/bin/python
+	$(BIN)/python -m pip install -q --disable-pip-version-check -e .
+	touch $@
+
+.venv/installed-test: pyproject.toml setup.py | .venv/bin/python
+	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[test]'
+	touch $@ .venv/installed
+
+clean:
+	rm -rf .venv build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,100 @@
+"""The `llmlab` command: dispatch, and errors as lines instead of tracebacks.
+
+Exit codes: 0 done, 1 an error that was explained, 130 interrupted. LLMLAB_DEBUG=1 shows tracebacks.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import NamedTuple
+
+from llmlab.errors import UserError
+
+
+class Command(NamedTuple):
+    """`module:function` takes the arguments after the command's name and returns an exit code or None."""
+
+    home: str
+    summary: str
+
+
+COMMANDS = {
+    "train": Command("llmlab.train:main", "train a model: llmlab train GROUP=CHOICE KEY=VALUE ... (= python train.py)"),
+    "parts": Command("llmlab.parts:main", "what can be chosen, and each part's options: llmlab parts [SLOT] [--json]"),
+}
+
+EXAMPLES = """\
+examples:
+  llmlab train                                        a small LLaMA on the Python documentation, in minutes
+  llmlab train model=qwen_moe attention=gqa objective=clm
+  llmlab train size=micro data=files data.path=book.txt trainer.max_steps=20
+  llmlab parts attention                              the choices of a slot, with their options"""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run a command and exit with its code."""
+    sys.exit(run(list(sys.argv[1:] if argv is None else argv)))
+
+
+def run(argv: list[str]) -> int:
+    """The exit code of `llmlab *argv`; errors are printed."""
+    try:
+        return _dispatch(argv) or 0
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except Exception as e:
+        if os.environ.get("LLMLAB_DEBUG", "0") not in ("", "0"):
+            raise
+        for line in _lines(e):
+            print(f"error: {line}", file=sys.stderr)
+        return 1
+
+
+def _dispatch(argv: list[str]) -> int | None:
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(usage())
+        return 0
+    name, *rest = argv
+    if name in ("-V", "--version"):
+        from llmlab import __version__
+
+        print(f"llmlab {__version__}")
+        return 0
+    if name not in COMMANDS:
+        from llmlab.registry import near
+
+        hint = f"; for a run, llmlab train {name} ..." if "=" in name else ""
+        raise UserError(f"{name}: there is no such command; {near(name, COMMANDS)}{hint}")
+    _warn()
+    module, _, function = COMMANDS[name].home.partition(":")
+    return getattr(import_module(module), function)(rest)
+
+
+def usage() -> str:
+    commands = "\n".join(f"  {name:<10}{c.summary}" for name, c in COMMANDS.items())
+    return f"llmlab COMMAND ...: experiments on language models, put together from parts\n\n{commands}\n\n{EXAMPLES}"
+
+
+def _warn() -> None:
+    """Plugin files that can't be read, said once, by the first process of a run."""
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        from llmlab import registry
+
+        for problem in registry.problems():
+            print(f"warning: {problem}", file=sys.stderr)
+
+
+def _lines(e: Exception) -> list[str]:
+    if isinstance(e, UserError):
+        return str(e).splitlines()
+    if type(e).__module__.startswith(("hydra", "omegaconf")):
+        return [" ".join(str(e).split())[:300]]
+    first = (str(e).splitlines() or [""])[0]
+    return [f"{type(e).__name__}: {first} (LLMLAB_DEBUG=1 shows where)"]

@@ -1,0 +1,185 @@
+"""`llmlab train`: what was typed -> a checked config -> a run in a folder of its own, placed by Hydra.
+
+Problems are found before torch is imported. With -m each point of the sweep is a process of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from llmlab import registry
+from llmlab.errors import UserError
+from llmlab.registry import near
+
+# Hydra's flags that are passed on, and how many values follow each.
+FLAGS = {
+    "-m": 0, "--multirun": 0, "--cfg": 1, "-c": 1, "--package": 1, "-p": 1, "--resolve": 0, "--info": 1, "-i": 1,
+    "--config-dir": 1, "-cd": 1, "--shell-completion": 0, "-sc": 0,
+}  # fmt: skip
+CONFIG_DIR = ("--config-dir", "-cd")
+
+
+def main(argv: Sequence[str]) -> int | None:
+    """Compose, check, run. UserError, a line a problem, if something is wrong."""
+    if "-h" in argv or "--help" in argv:
+        print(usage(argv))
+        return 0
+    flags, overrides = split(argv)
+    folders = [flags[i + 1] for i, f in enumerate(flags) if f in CONFIG_DIR]
+    for folder in folders:
+        if not Path(folder).is_dir():
+            raise UserError(f"--config-dir {folder}: there is no such folder")
+    overrides = resumed(overrides)
+    if "-m" in flags or "--multirun" in flags:
+        return _sweep(flags, overrides, folders)
+    from llmlab.config.compose import compose
+
+    composed = compose(overrides, folders)
+    return _run(flags, composed, folders)
+
+
+def split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Hydra's flags with their values, and the overrides."""
+    flags: list[str] = []
+    overrides: list[str] = []
+    rest = list(argv)
+    while rest:
+        word = rest.pop(0)
+        name, equals, value = word.partition("=")
+        if not word.startswith("-"):
+            overrides.append(word)
+        elif name not in FLAGS:
+            raise UserError(f"{name}: there is no such flag; {near(name, [*FLAGS, '--help'])}")
+        elif FLAGS[name] == 0 or equals:
+            flags += [name, value] if equals else [name]
+        elif not rest:
+            raise UserError(f"{name} needs a value")
+        else:
+            flags += [name, rest.pop(0)]
+    return flags, overrides
+
+
+def resumed(overrides: Sequence[str]) -> list[str]:
+    """With resume=RUN: what was typed for RUN, then what is typed now, in RUN's folder."""
+    mine = {o.partition("=")[0]: o for o in overrides}
+    given = mine.get("resume", "resume=").partition("=")[2].strip("'\"")
+    if given in ("", "null"):
+        return list(overrides)
+    run = Path(given).expanduser()
+    record = run / "run.json"
+    if not record.is_file():
+        raise UserError(f"resume={given}: there is no run.json; resume=RUN names the folder of a run")
+    try:
+        before = [str(o) for o in json.loads(record.read_text())["overrides"]]
+    except (ValueError, KeyError, TypeError) as e:
+        raise UserError(f"resume={given}: {record} can't be read: {type(e).__name__}: {e}") from e
+    kept = [o for o in before if o.partition("=")[0] not in {*mine, "resume", "hydra.run.dir", "init_from"}]
+    place = [] if "hydra.run.dir" in mine else [f'hydra.run.dir="{run.resolve()}"']
+    return [*kept, *overrides, *place]
+
+
+def _app(flags: Sequence[str], overrides: Sequence[str], folders: Sequence[str], task: Any) -> Any:
+    """Run Hydra's entry point on these arguments; `task` sees the arguments that were really typed."""
+    import hydra
+
+    from llmlab.config.compose import conf_dir
+
+    registry.declare()
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come here instead of being printed
+    typed = sys.argv
+    results: list[Any] = []
+    failures: list[Exception] = []
+
+    def run(cfg: Any) -> None:
+        sys.argv = typed
+        try:
+            results.append(task(cfg))
+        except Exception as e:  # Hydra would print a line of its own
+            failures.append(e)
+
+    sys.argv = [typed[0], *flags, *overrides, "hydra.job.name=llmlab"]
+    try:
+        hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(run)()
+    finally:
+        sys.argv = typed
+    if failures:
+        raise failures[0]
+    return results
+
+
+def _run(flags: Sequence[str], composed: Any, folders: Sequence[str]) -> int | None:
+    from dataclasses import replace
+
+    def task(cfg: Any) -> Any:
+        from llmlab.training.run import train
+
+        return train(replace(composed, cfg=cfg))
+
+    _app(flags, composed.effective, folders, task)
+    return 0
+
+
+def _sweep(flags: Sequence[str], overrides: Sequence[str], folders: Sequence[str]) -> int:
+    """Every point as a process of its own, so that one which dies takes no other with it."""
+    from llmlab.config.compose import known_choices
+    from llmlab.config.explain import message, parse
+
+    here = known_choices(folders)
+    _, problems = parse(overrides, here, sweep=True)
+    if problems:
+        raise UserError("\n".join(problems))
+    own = [f'--config-dir={f}' for f in folders]
+
+    def point(cfg: Any) -> int:
+        from hydra.core.hydra_config import HydraConfig
+
+        job = HydraConfig.get()
+        command = [sys.executable, "-m", "llmlab", "train", *own, *job.overrides.task]
+        code = subprocess.run([*command, f'hydra.run.dir="{job.runtime.output_dir}"']).returncode
+        if code == 130:
+            raise KeyboardInterrupt
+        if code:
+            print(f"failed with exit code {code}: {' '.join(job.overrides.task)}", file=sys.stderr)
+        return code
+
+    try:
+        codes = _app(flags, overrides, folders, point)
+    except Exception as e:
+        if type(e).__module__.startswith(("hydra", "omegaconf")):
+            raise UserError(message(e, None, here)) from e
+        raise
+    return 1 if any(codes) else 0
+
+
+def usage(argv: Sequence[str]) -> str:
+    """Groups, keys and examples, on one screen."""
+    from dataclasses import fields, is_dataclass
+
+    from llmlab.cli import EXAMPLES
+    from llmlab.config import schema
+    from llmlab.config.compose import choices, groups
+
+    lines = ["llmlab train GROUP=CHOICE KEY=VALUE ...   (= python train.py ...)", "", "groups and their choices:"]
+    for group in groups():
+        names = ", ".join(choices(group)) or "(none yet)"
+        lines.append(f"  {group:<11}{names if len(names) <= 98 else names[:93].rpartition(',')[0] + ', ...'}")
+    lines += ["", "keys (llmlab parts SLOT shows the options of parts, SLOT.OPTION=VALUE):"]
+    types = {"train": schema.Train, "data": schema.Data, "tokenizer": schema.Tokenizer, "budget": schema.Budget}
+    for name, cls in {"model": schema.ModelConfig, **types}.items():
+        keys = [f.name + (".*" if is_dataclass(f.default_factory) else "") for f in fields(cls)]
+        lines += _wrapped(f"  {name + '.':<11}", ", ".join(keys))
+    lines.append("  trainer.   arguments of Lightning's Trainer: max_steps, devices, accelerator, ...")
+    lines.append("  seed, precision, resume=RUN, hydra.run.dir=FOLDER; flags: -m (sweep), --config-dir FOLDER, --cfg job")
+    return "\n".join([*lines, "", EXAMPLES])
+
+
+def _wrapped(head: str, text: str) -> list[str]:
+    import textwrap
+
+    return textwrap.wrap(text, 112, initial_indent=head, subsequent_indent=" " * len(head))
