@@ -47,7 +47,13 @@ def _part(e: Entry, entries: Sequence[Entry]) -> dict[str, Any]:
     own = [k for k, o in e.options.items() if any(o.default != other.options[k].default for other in kin)]
     differs = ", ".join(f"{k}={_yaml(e.options[k].default)}" for k in own)
     summary = e.summary.removesuffix(".") + (f" ({differs})" if differs else "")
-    return {"name": e.name, "summary": summary, "paper": e.paper, "file": f"{_short(e.path)}:{e.line}", "options": options}
+    return {
+        "name": e.name,
+        "summary": summary,
+        "paper": e.paper,
+        "file": f"{_short(e.path)}:{e.line}",
+        "options": options,
+    }
 
 
 def _option(o: Option) -> dict[str, Any]:

@@ -29,7 +29,18 @@ VARIABLE = "LLMLAB_PLUGINS"
 T = TypeVar("T", bound=type)
 
 # What a run can't be without; `mask` may be null, which is what the objective brings.
-SLOTS_NEEDED = ("position", "norm", "block", "attention", "window", "ffn", "moe", "embedding", "kernel", "init")
+SLOTS_NEEDED: tuple[str, ...] = (
+    "position",
+    "norm",
+    "block",
+    "attention",
+    "window",
+    "ffn",
+    "moe",
+    "embedding",
+    "kernel",
+    "init",
+)
 SLOTS_NEEDED += ("objective", "optimizer", "schedule")
 
 _registered: dict[tuple[str, str], type] = {}
@@ -109,7 +120,7 @@ def _scan_modules(modules: tuple[str, ...], path: tuple[str, ...]) -> _Found:
                 reason = str(e) if isinstance(e, source.SourceError) else f"{file}: {e}"
                 found.problems.append(f"{reason}; its parts are left out")
                 if not isinstance(e, OSError):
-                    found.broken.update({key: reason for key in source.announced(file)})
+                    found.broken.update(dict.fromkeys(source.announced(file), reason))
                 continue
             for entry in entries:
                 key, where = (entry.slot, entry.name), f"{entry.path}:{entry.line}"
@@ -156,7 +167,7 @@ def _files(root: str, found: _Found) -> Iterator[tuple[Path, str]]:
 _declared: dict[str, Any] = {}
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _schema(slot: str, name: str, options: tuple[tuple[str, str], ...]) -> type:
     from llmlab.config.schema import Part
 

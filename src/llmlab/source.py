@@ -139,13 +139,17 @@ class _File:
             if init is None:
                 continue
             if init.args.args[:1] and not init.args.posonlyargs and len(init.args.args) > 1:
-                raise self.error(init, f"{cls.name}: arguments are positional-only (given by the framework) or keyword-only")
+                raise self.error(
+                    init, f"{cls.name}: arguments are positional-only (given by the framework) or keyword-only"
+                )
             for arg, default in zip(init.args.kwonlyargs, init.args.kw_defaults, strict=True):
                 options[arg.arg] = self.option(arg, arg.arg, arg.annotation, default, doc)
             break
         return options
 
-    def option(self, node: ast.AST, name: str, annotation: ast.expr | None, default: ast.expr | None, doc: str) -> Option:
+    def option(
+        self, node: ast.AST, name: str, annotation: ast.expr | None, default: ast.expr | None, doc: str
+    ) -> Option:
         if annotation is None:
             raise self.error(node, f"the option {name} needs a type")
         kind, choices = self.type(annotation, name)
@@ -158,7 +162,8 @@ class _File:
         """What an option does: `name: ...` in the docstring, else the comment on its line."""
         if found := re.search(rf"^\s*`?{name}`?: (.+)$", doc, re.M):
             return found[1].strip()
-        last = self.lines[(getattr(node, "end_lineno", None) or getattr(node, "lineno", 1)) - 1]
+        number: int = getattr(node, "end_lineno", None) or 1
+        last = self.lines[number - 1]
         return last.partition("  # ")[2].strip()
 
     def attributes(self, node: ast.ClassDef) -> dict[str, Any]:
@@ -167,14 +172,15 @@ class _File:
         for cls in reversed(self.bases(node)):
             for item in cls.body:
                 targets: list[ast.expr] = []
+                value: ast.expr | None = None
                 if isinstance(item, ast.Assign):
-                    targets = item.targets
+                    targets, value = item.targets, item.value
                 elif isinstance(item, ast.AnnAssign) and (_class_var(item) or not _is_dataclass(cls)):
-                    targets = [item.target]
+                    targets, value = [item.target], item.value
                 for target in targets:
-                    if isinstance(target, ast.Name) and item.value is not None:
+                    if isinstance(target, ast.Name) and value is not None:
                         try:
-                            found[target.id] = ast.literal_eval(item.value)
+                            found[target.id] = ast.literal_eval(value)
                         except ValueError:
                             found.pop(target.id, None)
         return found
@@ -202,7 +208,9 @@ class _File:
             case ast.BinOp(op=ast.BitOr(), left=left, right=right):
                 return Union[self.type(left, name)[0], self.type(right, name)[0]], ()
             case ast.Subscript(value=ast.Name(id="Literal"), slice=inner):
-                values = tuple(self.literal(e, "a choice") for e in (inner.elts if isinstance(inner, ast.Tuple) else [inner]))
+                values = tuple(
+                    self.literal(e, "a choice") for e in (inner.elts if isinstance(inner, ast.Tuple) else [inner])
+                )
                 return type(values[0]), values
             case ast.Subscript(value=ast.Name(id="list"), slice=inner):
                 return list[self.type(inner, name)[0]], ()  # type: ignore[misc]

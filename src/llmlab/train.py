@@ -5,7 +5,6 @@ Problems are found before torch is imported. With -m each point of the sweep is 
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -66,22 +65,16 @@ def split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def resumed(overrides: Sequence[str]) -> list[str]:
-    """With resume=RUN: what was typed for RUN, then what is typed now, in RUN's folder."""
-    mine = {o.partition("=")[0]: o for o in overrides}
-    given = mine.get("resume", "resume=").partition("=")[2].strip("'\"")
-    if given in ("", "null"):
+    """With resume=RUN the run folder is RUN; everything else about RUN is in it."""
+    typed = dict(o.partition("=")[::2] for o in overrides)
+    run = typed.get("resume", "").strip("'\"")
+    if run in ("", "null") or "hydra.run.dir" in typed:
         return list(overrides)
-    run = Path(given).expanduser()
-    record = run / "run.json"
-    if not record.is_file():
-        raise UserError(f"resume={given}: there is no run.json; resume=RUN names the folder of a run")
-    try:
-        before = [str(o) for o in json.loads(record.read_text())["overrides"]]
-    except (ValueError, KeyError, TypeError) as e:
-        raise UserError(f"resume={given}: {record} can't be read: {type(e).__name__}: {e}") from e
-    kept = [o for o in before if o.partition("=")[0] not in {*mine, "resume", "hydra.run.dir", "init_from"}]
-    place = [] if "hydra.run.dir" in mine else [f'hydra.run.dir="{run.resolve()}"']
-    return [*kept, *overrides, *place]
+    if not Path(run).is_dir():
+        raise UserError(f"resume={run}: there is no such run folder")
+    if not Path(run, "run.json").is_file():
+        raise UserError(f"resume={run}: there is no run.json in it; resume=RUN names the folder of a run")
+    return [*overrides, f'hydra.run.dir="{Path(run).resolve()}"']
 
 
 def _app(flags: Sequence[str], overrides: Sequence[str], folders: Sequence[str], task: Any) -> Any:
@@ -134,7 +127,7 @@ def _sweep(flags: Sequence[str], overrides: Sequence[str], folders: Sequence[str
     _, problems = parse(overrides, here, sweep=True)
     if problems:
         raise UserError("\n".join(problems))
-    own = [f'--config-dir={f}' for f in folders]
+    own = [f"--config-dir={f}" for f in folders]
 
     def point(cfg: Any) -> int:
         from hydra.core.hydra_config import HydraConfig
@@ -175,7 +168,9 @@ def usage(argv: Sequence[str]) -> str:
         keys = [f.name + (".*" if is_dataclass(f.default_factory) else "") for f in fields(cls)]
         lines += _wrapped(f"  {name + '.':<11}", ", ".join(keys))
     lines.append("  trainer.   arguments of Lightning's Trainer: max_steps, devices, accelerator, ...")
-    lines.append("  seed, precision, resume=RUN, hydra.run.dir=FOLDER; flags: -m (sweep), --config-dir FOLDER, --cfg job")
+    lines.append(
+        "  seed, precision, resume=RUN, hydra.run.dir=FOLDER; flags: -m (sweep), --config-dir FOLDER, --cfg job"
+    )
     return "\n".join([*lines, "", EXAMPLES])
 
 

@@ -121,7 +121,9 @@ def _further(overrides: Sequence[str], good: Sequence[Override], known: explain.
 def _hydra(overrides: Sequence[str], config_dirs: tuple[str, ...]) -> DictConfig:
     import hydra
 
-    extra = [f"hydra.searchpath=[{','.join(repr('file://' + str(Path(d).resolve())) for d in config_dirs)}]"] * bool(config_dirs)
+    extra = [f"hydra.searchpath=[{','.join(repr('file://' + str(Path(d).resolve())) for d in config_dirs)}]"] * bool(
+        config_dirs
+    )
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3", job_name="llmlab"):
         return hydra.compose("config", [*overrides, *extra])
 
@@ -140,7 +142,7 @@ def _typed(parsed: Sequence[Override], known: explain.Known, run: Any) -> list[T
 
     recipe = [o for o in parsed if o.key_or_group in known.groups and o.key_or_group not in SLOTS]
     slots = [o for o in parsed if o.key_or_group in SLOTS]
-    base = run([o.input_line for o in recipe]) if slots else None
+    base: Any = run([o.input_line for o in recipe]) if slots else {}
     typed: list[Typed | None] = []
     for o in parsed:
         if o.key_or_group not in known.groups:

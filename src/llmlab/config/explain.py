@@ -115,7 +115,8 @@ def every_problem(
     for o in sorted(parsed, key=lambda o: o.key_or_group not in known.groups):
         is_group = o.key_or_group in known.groups
         try:
-            cfg = run([*(g.input_line for g in good if g.key_or_group in known.groups), o.input_line])
+            chosen = [str(g.input_line) for g in good if g.key_or_group in known.groups]
+            cfg = run([*chosen, str(o.input_line)])
         except Exception as e:
             problems.append(message(e, base, known, o))
             continue
@@ -152,9 +153,18 @@ def _override(text: str, o: Override, base: DictConfig | None, known: Known) -> 
         return _no_parent(key, parent, base, known)
     if reason := _wrong_value(text):
         return f"{shown}: {reason}"
-    if "is not in the defaults list" in text or "Could not override" in text or "not in" in text or "Could not delete" in text:
+    if (
+        "is not in the defaults list" in text
+        or "Could not override" in text
+        or "not in" in text
+        or "Could not delete" in text
+    ):
         node, last = _select(base, parent), key.rpartition(".")[2]
-        what = f" in {parent}" + (f" ({node['_part_']})" if node is not None and "_part_" in node else "") if parent else ""
+        what = (
+            f" in {parent}" + (f" ({node['_part_']})" if node is not None and "_part_" in node else "")
+            if parent
+            else ""
+        )
         names = _keys(node) if parent else [*_keys(base), *known.groups]
         return f"{key}: there is no such key{what}; {near(last, names)}"
     return None
@@ -183,7 +193,9 @@ def _wrong_value(text: str) -> str | None:
         return f"must be {_kind(found[2])}, but is {found[1]!r}"
     if found := re.search(r"field '[^']+' is not Optional", text):
         return "must have a value, but is null"
-    if found := re.search(r"Invalid value assigned[^\n]*|Cannot (?:assign|convert)[^\n]*|[^\n]*is incompatible with type hint[^\n]*", text):
+    if found := re.search(
+        r"Invalid value assigned[^\n]*|Cannot (?:assign|convert)[^\n]*|[^\n]*is incompatible with type hint[^\n]*", text
+    ):
         return re.sub(r"typing\.|<class '([\w.]+)'>", r"\1", found[0]).strip()
     return None
 
@@ -236,8 +248,16 @@ def _places(group: str, base: DictConfig | None) -> str:
         places += [f"{group}@{name}.{k}.{group}" for k in _keys(_select(base, name))]
     if group == "head":
         places = [f"head@heads.{k}" for k in _keys(_select(base, "heads"))]
-        return f"this model names {', '.join(places)}" if places else "this model names no heads; +head@heads.ROLE=NAME adds one"
-    return f"this model has {', '.join(places)}" if places else f"this model has neither kinds nor stacks; use {group}=NAME"
+        return (
+            f"this model names {', '.join(places)}"
+            if places
+            else "this model names no heads; +head@heads.ROLE=NAME adds one"
+        )
+    return (
+        f"this model has {', '.join(places)}"
+        if places
+        else f"this model has neither kinds nor stacks; use {group}=NAME"
+    )
 
 
 def _select(base: DictConfig | None, path: str) -> Any:

@@ -6,6 +6,9 @@ layer come to those of a plain transformer: 12 dim^2 (4 dim^2 of attention, 8 di
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 
 def kv_heads(n_heads: int, group: int) -> int:
     """The largest divisor of n_heads that is at most n_heads / group, at least 1."""
@@ -31,7 +34,7 @@ def cycle(many: str, count: int, one: str, n_layers: int) -> list[str]:
 def register() -> None:
     from omegaconf import OmegaConf
 
-    resolvers = {
+    resolvers: dict[str, Callable[..., Any]] = {
         "mul": lambda *factors: _product(factors),
         "div": lambda a, b: a // b,
         "half_up": lambda a: a - a // 2,

@@ -58,7 +58,9 @@ class Data:
     path: Optional[str] = None  # files: a folder or a file (.txt, .md, .jsonl)
     seq_len: int = 128
     validation: float = 0.1  # share held out
-    split: str = "document"  # "document": whole documents by a hash of their text; "position": the last share of the text
+    split: str = (
+        "document"  # "document": whole documents by a hash of their text; "position": the last share of the text
+    )
     separate_documents: bool = False  # tokens see no other document of their packed sequence
     max_documents: Optional[int] = None  # read no more than these (for a quick try)
     num_workers: int = 0
@@ -115,8 +117,8 @@ def root(slots: tuple[str, ...] = SLOTS) -> type:
         ("heads", dict[str, Part], field(default_factory=dict)),
         ("layers", Layers, field(default_factory=Layers)),
         ("execute", list[int], field(default_factory=list)),
-        ("kinds", dict[str, Kind], field(default_factory=dict)),
-        ("stacks", dict[str, Stack], field(default_factory=dict)),
+        ("kinds", dict[str, Kind], field(default_factory=dict)),  # type: ignore[valid-type]
+        ("stacks", dict[str, Stack], field(default_factory=dict)),  # type: ignore[valid-type]
         ("data", Data, field(default_factory=Data)),
         ("tokenizer", Tokenizer, field(default_factory=Tokenizer)),
         ("train", Train, field(default_factory=Train)),

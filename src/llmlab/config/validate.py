@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,9 +41,14 @@ AT_LEAST = {
     "tokenizer.vocab_size": 257,
     "budget.steps": 1,
 }
-POSITIVE = ("model.norm_eps", "model.attention.scale", "model.attention.softcap", "model.attention.clip_qkv")
+POSITIVE: tuple[str, ...] = (
+    "model.norm_eps",
+    "model.attention.scale",
+    "model.attention.softcap",
+    "model.attention.clip_qkv",
+)
 POSITIVE += ("model.logit_softcap", "train.clip", "budget.tokens", "budget.flops", "budget.minutes", "optimizer.lr")
-SHARES = ("model.dropout", "model.attention.dropout", "model.ffn.dropout", "data.validation")
+SHARES = ("model.dropout", "model.attention.dropout", "data.validation")
 
 
 def problems(composed: Composed) -> list[str]:
@@ -84,10 +90,17 @@ def _without_effect(composed: Composed) -> list[str]:
                 other = node.get(t.group)
                 if other is not None and other["_part_"] != t.choice:
                     found.append(
-                        f"{t.group}={t.choice} is what model={composed.cfg.model.family} has, so nothing changes: its {name} layers "
-                        f"keep {other['_part_']}; {t.group}@{places}.{name}.{t.group}={t.choice} changes those"
+                        f"{t.group}={t.choice} is what model={composed.cfg.model.family} has, so nothing changes: "
+                        f"its {name} layers keep {other['_part_']}; "
+                        f"{t.group}@{places}.{name}.{t.group}={t.choice} changes those"
                     )
     return found
+
+
+def _unused_by(slot: str, name: str) -> tuple[str, ...]:
+    """Keys below `model.` that a part can't honour; kin of one class say so by name."""
+    keys = registry.index()[slot, name].attrs.get("unused", ())
+    return keys.get(name, ()) if isinstance(keys, dict) else keys
 
 
 def unused(composed: Composed, spec: ModelSpec) -> list[tuple[str, bool]]:
@@ -100,16 +113,17 @@ def unused(composed: Composed, spec: ModelSpec) -> list[tuple[str, bool]]:
     used = {(p.slot, p.name) for stack in spec.stacks for layer in stack.layers for p in layer.parts.values()}
     used |= {("attention", s.cross_attention.name) for s in spec.stacks if s.cross_attention}
     used |= {("embedding", s.embedding.name) for s in spec.stacks}
+    cannot = {part: registry.index()[part].attrs.get("unused", ()) for part in sorted(used)}
     found = []
-    for slot, name in sorted(used):
-        keys = registry.index()[slot, name].attrs.get("unused", ())
-        typed = [k for k in keys if any(t == f"model.{k}" for t in composed.keys)]
-        if typed:
-            others = [n for n in registry.names(slot) if typed[0] not in registry.index()[slot, n].attrs.get("unused", ())]
-            found.append((f"model.{typed[0]}: {slot}={name} does not use it; leave it out or choose {slot}={'|'.join(others)}", True))
-            continue
+    for (slot, name), keys in cannot.items():
+        kin = [other for (s, n), other in cannot.items() if s == slot and n != name]
+        typed = [k for k in keys if f"model.{k}" in composed.keys and all(k in other for other in kin)]
+        for key in typed:
+            fits = [n for n in registry.names(slot) if key not in registry.index()[slot, n].attrs.get("unused", ())]
+            choose = f" or choose {slot}={'|'.join(fits)}" if fits else ""
+            found.append((f"model.{key}: {slot}={name} does not use it; leave it out{choose}", True))
         given = [k for k in keys if OmegaConf.select(composed.cfg.model, k) != OmegaConf.select(defaults, k)]
-        if given:
+        if given := [k for k in given if k not in typed]:
             found.append((f"{name}: {', '.join(given)} not used", False))
     return found
 
@@ -179,12 +193,16 @@ def _wrong_part(cfg: DictConfig, kind: type, path: str) -> str | None:
     if its_slot != slot:
         return f"{path}: {its_name} is a part of {its_slot}, not of {slot}; {near(its_name, registry.names(slot))}"
     if name != its_name:
-        return f"{path}._part_ is {name!r}, but what was chosen is {its_name!r}; a part is chosen by its name, {slot}=NAME"
+        return (
+            f"{path}._part_ is {name!r}, but what was chosen is {its_name!r}; a part is chosen by its name, {slot}=NAME"
+        )
     return None
 
 
 def _not_among(where: str, value: Any, valid: Sequence[Any]) -> str:
-    return f"{where} must be one of {', '.join(map(str, valid))}, but is {value}; {near(str(value), map(str, valid)).split(' (')[0]}"
+    close = difflib.get_close_matches(str(value), [str(v) for v in valid], 1, 0.5)
+    hint = f"; did you mean {close[0]}?" if close else ""
+    return f"{where} must be one of {', '.join(map(str, valid))}, but is {value}{hint}"
 
 
 # ---------------------------------------------------------------- ranges, and what must fit together
@@ -199,7 +217,11 @@ def _values(cfg: DictConfig) -> list[str]:
         return OmegaConf.select(cfg, key)
 
     found += [_not_among(k, value(k), v) for k, v in CHOICES.items() if value(k) is not None and value(k) not in v]
-    found += [f"{k} must be at least {n}, but is {value(k)}" for k, n in AT_LEAST.items() if value(k) is not None and value(k) < n]
+    found += [
+        f"{k} must be at least {n}, but is {value(k)}"
+        for k, n in AT_LEAST.items()
+        if value(k) is not None and value(k) < n
+    ]
     found += [f"{k} must be more than 0, but is {value(k)}" for k in POSITIVE if value(k) is not None and value(k) <= 0]
     found += [f"{k} must be at least 0 and less than 1, but is {value(k)}" for k in SHARES if not 0 <= value(k) < 1]
     found += [
@@ -226,13 +248,13 @@ def _data(composed: Composed) -> list[str]:
         elif not Path(tokenizer.path).expanduser().is_file():
             found.append(f"tokenizer.path={tokenizer.path}: there is no such file{_similar(tokenizer.path)}")
     elif tokenizer.path is not None and "tokenizer.path" in composed.keys:
-        found.append(f"tokenizer.path is read with tokenizer=file only, but tokenizer={tokenizer.kind}; add tokenizer=file")
+        found.append(
+            f"tokenizer.path is read with tokenizer=file only, but tokenizer={tokenizer.kind}; add tokenizer=file"
+        )
     return found
 
 
 def _similar(path: str) -> str:
-    import difflib
-
     wanted = Path(path).expanduser()
     try:
         close = difflib.get_close_matches(wanted.name, [p.name for p in wanted.parent.iterdir()], 1, 0.6)
@@ -259,10 +281,7 @@ def _budget(cfg: DictConfig) -> list[str]:
 
 
 def _run(cfg: DictConfig) -> list[str]:
-    found = []
-    if cfg.resume is not None and not Path(cfg.resume).expanduser().is_dir():
-        found.append(f"resume={cfg.resume}: there is no such run folder{_similar(cfg.resume)}")
     steps = cfg.trainer.max_steps
     if steps != -1 and steps < 1:
-        found.append(f"trainer.max_steps must be at least 1 (or -1, no cut), but is {steps}")
-    return found
+        return [f"trainer.max_steps must be at least 1 (or -1: to the end of the budget), but is {steps}"]
+    return []
