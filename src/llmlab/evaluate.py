@@ -12,10 +12,11 @@ from typing import Any
 from llmlab.arguments import parse
 from llmlab.errors import UserError
 
+SOURCES = ("python_docs", "python_code", "files")
 USAGE = """\
-llmlab eval run=FOLDER [data=python_docs|python_code] [path=FOLDER_OR_FILE] [batch_size=32] [--json]
+llmlab eval run=FOLDER [data=python_docs|python_code|FOLDER_OR_FILE] [batch_size=32] [--json]
 
-Without data and path: the run's own validation set. With path=FILE_OR_FOLDER (.txt, .md, .jsonl): all of that text,
+Without data and path: the run's own validation set. With data=FOLDER_OR_FILE (.txt, .md, .jsonl): all of that text,
 in the run's tokens. Bits per byte are given where the objective's loss is the text's likelihood."""
 
 
@@ -59,6 +60,8 @@ def evaluate(run: str, data: str | None = None, path: str | None = None, batch_s
     cfg = load_config(_folder(run)).cfg
     settings = plain(cfg.data, schema.Data)
     special = tuple(tokenizer.special)
+    if data is not None and data not in SOURCES:
+        data, path = "files", data
     own = data is None and path is None
     if own:
         corpus = prepare(settings, plain(cfg.tokenizer, schema.Tokenizer), tuple(_special(cfg)))
@@ -66,7 +69,7 @@ def evaluate(run: str, data: str | None = None, path: str | None = None, batch_s
     else:
         source = data or "files"
         if source == "files" and path is None:
-            raise UserError("data=files needs path=FOLDER_OR_FILE")
+            raise UserError("data=files needs data.path=FOLDER_OR_FILE")
         file = TokenizerConfig(kind="file", path=str(_folder(run) / "tokenizer.json"))
         settings = replace(settings, source=source, path=path, split="document")
         corpus = prepare(settings, file, special)
@@ -76,7 +79,7 @@ def evaluate(run: str, data: str | None = None, path: str | None = None, batch_s
     nll = targets = length = 0.0
     with torch.inference_mode():
         for stream in streams:
-            windows = Windows(stream, cfg.data.seq_len)
+            windows = Windows(stream, cfg.data.seq_len, cfg.data.separate_documents)
             for batch in loader.validation_loader(windows, objective, micro=batch_size, rank=0, world=1, limit=None):
                 loss = objective.loss(model, batch)
                 total, count = loss.logs.get("nll", (loss.sum, loss.count))

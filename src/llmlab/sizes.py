@@ -29,6 +29,7 @@ class FFNTraits:
     """Traits of every feed-forward part (`model.ffn.*`)."""
 
     bias: bool = False
+    dropout: float = 0.0  # on the inner activation
 
 
 @dataclass

@@ -85,6 +85,7 @@ def read(c: Config) -> list[str]:
         "tie_embeddings": tied,
         "dropout": c["dropout_rate"],
         "attention.dropout": c["dropout_rate"],
+        "ffn.dropout": c["dropout_rate"],
         "logit_scale": c["d_model"] ** -0.5 if scaled else None,
     }
     return [
