@@ -10,7 +10,7 @@ import shutil
 import sys
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -74,12 +74,13 @@ def check(folder: Path) -> dict[str, Any]:
     if digest(manifest) != expected:
         raise Damaged(f"{MANIFEST} was changed")
     for name, file in manifest["files"].items():
-        path = folder / name
-        size = path.stat().st_size if path.is_file() else None
-        if size != file["bytes"]:
-            raise Damaged(f"{name} is missing" if size is None else f"{name} has {size} bytes of {file['bytes']}")
-        if size <= HASHED and _sha256(path) != file["sha256"]:
-            raise Damaged(f"{name} was changed")
+        try:
+            size = (folder / name).stat().st_size
+            same = size == file["bytes"] and (size > HASHED or _sha256(folder / name) == file["sha256"])
+        except OSError:
+            raise Damaged(f"{name} is missing or unreadable") from None
+        if not same:
+            raise Damaged(f"{name} was changed" if size == file["bytes"] else f"{name} is of another length")
     return manifest
 
 
@@ -131,10 +132,8 @@ def _lock(path: Path) -> Iterator[None]:
             fcntl.lockf(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             say("waiting for another process that prepares the same data")
-            try:
+            with suppress(OSError):  # a file system without locks: the last rename wins, and both made the same
                 fcntl.lockf(f, fcntl.LOCK_EX)
-            except OSError:  # a file system without locks: the last rename wins, and both made the same
-                pass
         yield
 
 

@@ -1,7 +1,7 @@
-"""Micro-batches as a function of (seed, step): the loader keeps no state, so that a resumed run sees what it would have.
+"""Micro-batches as a function of (seed, step): the loader keeps no state, so a resumed run sees the same.
 
-Step k is samples [k * batch_size, (k + 1) * batch_size) of the shuffled stream. Micro-batch j of rank r takes `micro` of
-them from (j * world + r) * micro on: whatever the ranks and the accumulation, a step is the same sequences.
+Step k is samples [k * batch_size, (k + 1) * batch_size) of the shuffled stream. Micro-batch j of rank r takes `micro`
+of them from (j * world + r) * micro on: whatever the ranks and the accumulation, a step is the same sequences.
 """
 
 from __future__ import annotations
@@ -45,12 +45,13 @@ def train_loader(
     """
     if micro * world * accumulate != batch_size:
         raise UserError(
-            f"train.batch_size={batch_size} is not train.micro_batch_size x devices x accumulation: {micro} x {world} x {accumulate}"
+            f"train.batch_size={batch_size} is not micro-batch size x devices x accumulation: "
+            f"{micro} x {world} x {accumulate}"
         )
     if len(windows) < batch_size:
         raise UserError(
-            f"train.batch_size={batch_size} is more than the {len(windows)} windows of data.seq_len={windows.seq_len} in the "
-            f"training part ({len(windows.stream):,} tokens): more text, a smaller batch or a smaller data.seq_len is needed"
+            f"train.batch_size={batch_size} is more than the {len(windows)} windows of data.seq_len={windows.seq_len} "
+            f"that the training part has ({len(windows.stream):,} tokens): more text or a smaller value is needed"
         )
     return DataLoader(
         MicroSteps(windows, objective, seed, batch_size, micro, rank, world, accumulate),

@@ -33,8 +33,8 @@ NGRAM_TOKENS = 20_000_000  # training tokens that the n-gram models count at mos
 class Corpus:
     """A prepared corpus, memory-mapped.
 
-    `manifest` has what is known without opening anything else: fingerprint (sha256 over the documents in order, whatever
-    the split and the tokenizer), documents, bytes and tokens by part, the vocabulary, how it was split.
+    `manifest` has what is known without opening anything else: fingerprint (sha256 over the documents in order,
+    whatever the split and the tokenizer), documents, bytes and tokens by part, the vocabulary, how it was split.
     """
 
     folder: Path
@@ -93,8 +93,8 @@ class Corpus:
 def prepare(data: schema.Data, tokenizer: schema.Tokenizer, special: tuple[str, ...] = ()) -> Corpus:
     """The corpus that `data` and `tokenizer` name, from the cache or made now.
 
-    `special`: names of the special tokens that an objective needs. BPE and file tokenizers have eos besides, and so have
-    characters where there is more than one document: it ends each document. A corpus of one document has none.
+    `special`: names of the special tokens that an objective needs. BPE and file tokenizers have eos besides, and so
+    have characters where there is more than one document: it ends each document. A corpus of one document has none.
 
     Raises UserError for text that can't be read and for a part that is too short for one window of `data.seq_len`.
     """
@@ -125,8 +125,8 @@ def prepare(data: schema.Data, tokenizer: schema.Tokenizer, special: tuple[str, 
     for part, stream in parts.items():
         if len(stream) <= data.seq_len:
             raise UserError(
-                f"data.seq_len={data.seq_len}: the {part} part of the corpus has {len(stream):,} tokens, fewer than one "
-                f"window of {data.seq_len + 1:,}: more text, a smaller data.seq_len or another data.validation is needed"
+                f"data.seq_len={data.seq_len}: the {part} part of the corpus has {len(stream):,} tokens, too few for a "
+                f"window of {data.seq_len + 1:,}: it needs more text, a smaller data.seq_len or another data.validation"
             )
     return Corpus(folder, manifest, **parts)
 
@@ -170,8 +170,8 @@ def _make(
         notes = []
         if split != data.split:
             notes.append(
-                f"{len(documents)} document{'s' * (len(documents) > 1)} can't be split whole into {1 - data.validation:g} and "
-                f"{data.validation:g}: the last {data.validation:.0%} of the text is held out (data.split=position)"
+                f"no whole document of {len(documents)} falls on each side of data.split=document: "
+                f"the last {data.validation:.0%} of the text is held out instead (data.split=position)"
             )
         bar("learning the tokenizer", None, None)
         eos = cfg.kind != "char" or len(documents) > 1

@@ -219,7 +219,8 @@ def _decoded(path: Path) -> str:
         return path.read_bytes().decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as e:
         raise UserError(
-            f"data.path: {path} is not UTF-8 (byte {e.start}); convert it, for example: iconv -f latin1 -t utf-8 {path.name}"
+            f"data.path: {path} is not UTF-8 (byte {e.start}); convert it, "
+            f"for example: iconv -f latin1 -t utf-8 {path.name}"
         ) from None
     except OSError as e:
         raise UserError(f"data.path: {path} can't be read ({e.strerror})") from None

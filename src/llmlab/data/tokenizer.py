@@ -63,7 +63,7 @@ class Tokenizer:
                 yield np.concatenate(ids) if ids else np.zeros(0, dtype=np.int64)
 
     def decode(self, ids: Sequence[int], special: bool = False) -> str:
-        """The text that ids stand for; special tokens are shown by name if asked. Ids that are no token are left out."""
+        """The text that ids stand for, special tokens by name if asked. Ids that are no token are left out."""
         return self.inner.decode([int(i) for i in ids], skip_special_tokens=not special)
 
     def _pieces(self, text: str) -> Iterator[str]:
@@ -93,8 +93,8 @@ class Tokenizer:
         size = _measure(self)
         for token, i in self.inner.get_vocab(with_added_tokens=False).items():
             sizes[i] = size(token)
-        for i, token in self.inner.get_added_tokens_decoder().items():
-            sizes[i] = 0 if token.special else len(token.content.encode("utf-8"))
+        for i, added in self.inner.get_added_tokens_decoder().items():
+            sizes[i] = 0 if added.special else len(added.content.encode("utf-8"))
         sizes[list(self.special.values())] = 0
         return sizes
 
@@ -137,7 +137,8 @@ def _bpe(texts: Sequence[str], vocab_size: int, special: Sequence[str]) -> Token
     least = 256 + len(special)
     if vocab_size < least:
         raise UserError(
-            f"tokenizer.vocab_size={vocab_size}: byte-level BPE needs at least {least} (256 bytes, {len(special)} special tokens)"
+            f"tokenizer.vocab_size={vocab_size}: byte-level BPE needs at least {least} "
+            f"(256 bytes and {len(special)} special tokens)"
         )
     inner = Inner(models.BPE())
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -149,7 +150,7 @@ def _bpe(texts: Sequence[str], vocab_size: int, special: Sequence[str]) -> Token
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
     )
     inner.train_from_iterator(texts, trainer)
-    return Tokenizer(inner, {name: inner.token_to_id(f"<|{name}|>") for name in special}, "bpe")
+    return Tokenizer(inner, {name: _add(inner, f"<|{name}|>") for name in special}, "bpe")
 
 
 def _char(texts: Iterable[str], special: Sequence[str]) -> Tokenizer:
@@ -186,7 +187,9 @@ def _file(path: str | None, special: Sequence[str]) -> Tokenizer:
 
 def _add(inner: tokenizers.Tokenizer, token: str) -> int:
     inner.add_special_tokens([token])  # one that is there keeps its id
-    return inner.token_to_id(token)
+    found = inner.token_to_id(token)
+    assert found is not None
+    return found
 
 
 def _read(file: Path) -> tokenizers.Tokenizer:

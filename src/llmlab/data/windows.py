@@ -10,8 +10,8 @@ import numpy as np
 class Stream:
     """Tokens one after the other, memory-mapped, and where each document begins.
 
-    `tokens` (n,) uint16 or uint32; `starts` (documents,) int64, rising, the first is 0. The end-of-text token belongs to
-    the document that it ends.
+    `tokens` (n,) uint16 or uint32; `starts` (documents,) int64, rising, the first is 0. The end-of-text token belongs
+    to the document that it ends.
     """
 
     def __init__(self, tokens: np.ndarray, starts: np.ndarray):
@@ -33,14 +33,14 @@ class Stream:
 
 
 class Windows:
-    """Sample i: tokens [i * seq_len, (i + 1) * seq_len] of a stream, both ends included, as int64, and their documents.
+    """Sample i: tokens [i * seq_len, (i + 1) * seq_len] of a stream, both ends included, as int64.
 
     Neighbours share one token, so that each token but the first is once the target of a next-token objective. What is
-    left at the end of the stream and does not fill a window is in none. Without `documents` (`data.separate_documents`
-    off) a sample has the tokens only, and each token sees all those of its window.
+    left at the end of the stream and does not fill a window is in none. "documents" are there if asked for
+    (`data.separate_documents`): a model keeps them apart where it is given them.
     """
 
-    def __init__(self, stream: Stream, seq_len: int, documents: bool = True):
+    def __init__(self, stream: Stream, seq_len: int, documents: bool = False):
         if seq_len < 1:
             raise ValueError(f"data.seq_len must be at least 1, but is {seq_len}")
         self.stream = stream

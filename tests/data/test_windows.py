@@ -1,0 +1,46 @@
+import numpy as np
+import pytest
+
+from llmlab.data import Stream, Windows
+
+
+@pytest.fixture
+def stream():
+    lengths = [5, 1, 1, 30, 2, 14]
+    tokens = np.arange(sum(lengths), dtype=np.uint16) + 1000
+    return Stream(tokens, np.cumsum([0, *lengths[:-1]])), np.repeat(np.arange(len(lengths)), lengths)
+
+
+def test_documents_of_every_stretch(stream):
+    stream, documents = stream
+    for begin in range(len(stream)):
+        for end in range(begin + 1, len(stream) + 1):
+            assert stream.documents(begin, end).tolist() == documents[begin:end].tolist()
+
+
+@pytest.mark.parametrize("seq_len", [1, 4, 13, 26, 52])
+def test_windows_have_each_target_once(stream, seq_len):
+    stream, documents = stream
+    windows = Windows(stream, seq_len, documents=True)
+    samples = [windows[i] for i in range(len(windows))]
+    assert all(s["tokens"].shape == s["documents"].shape == (seq_len + 1,) for s in samples)
+    assert {s[k].dtype for s in samples for k in s} == {np.dtype(np.int64)}
+    whole = len(windows) * seq_len
+    assert len(stream) - 1 - seq_len < whole <= len(stream) - 1
+    assert [t for s in samples for t in s["tokens"][1:]] == list(range(1001, 1001 + whole))
+    assert [t for s in samples for t in s["tokens"][:-1]] == list(range(1000, 1000 + whole))
+    assert [d for s in samples for d in s["documents"][1:]] == documents[1 : 1 + whole].tolist()
+
+
+def test_documents_are_there_if_asked_for(stream):
+    assert list(Windows(stream[0], 4)[0]) == ["tokens"]
+
+
+def test_out_of_range(stream):
+    windows = Windows(stream[0], 4)
+    for i in (-1, len(windows)):
+        with pytest.raises(IndexError):
+            windows[i]
+    assert len(Windows(stream[0], 53)) == 0
+    with pytest.raises(ValueError, match=r"data\.seq_len"):
+        Windows(stream[0], 0)
