@@ -24,6 +24,8 @@ class Command(NamedTuple):
 COMMANDS = {
     "train": Command("llmlab.train:main", "train a model: llmlab train GROUP=CHOICE KEY=VALUE ... (= python train.py)"),
     "parts": Command("llmlab.parts:main", "what can be chosen, and each part's options: llmlab parts [SLOT] [--json]"),
+    "generate": Command("llmlab.generate:main", "continue a prompt: llmlab generate run=FOLDER prompt=TEXT"),
+    "eval": Command("llmlab.evaluate:main", "loss, perplexity, bits per byte: llmlab eval run=FOLDER [data=PATH]"),
 }
 
 EXAMPLES = """\

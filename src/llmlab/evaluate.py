@@ -40,9 +40,10 @@ def main(argv: Sequence[str]) -> int | None:
     found = evaluate(a.run, a.data, a.path, a.batch_size)
     if a.json:
         print(json_module.dumps(found))
-    else:
-        for name, value in found.items():
-            print(f"{name:>14}  {value:,}" if isinstance(value, int) else f"{name:>14}  {value:.4f}" if isinstance(value, float) else f"{name:>14}  {value}")
+        return 0
+    for name, value in found.items():
+        shown = {int: "{:,}", float: "{:.4f}"}.get(type(value), "{}").format(value)
+        print(f"{name.replace('_', ' '):>14}  {shown}")
     return 0
 
 
@@ -50,14 +51,13 @@ def evaluate(run: str, data: str | None = None, path: str | None = None, batch_s
     """{"loss", "perplexity", "bits_per_byte" (where it has a meaning), "targets", "bytes", "text"}; loss in nats a target."""
     import torch
 
-    from llmlab.config.schema import Tokenizer as TokenizerConfig
-    from llmlab.data import Windows, loader, prepare
-    from llmlab.lab.folder import load_config, load_model
-    from llmlab.training.recipe import chosen, plain
     from llmlab.config import schema
+    from llmlab.data import Windows, loader, prepare
+    from llmlab.lab import folder
+    from llmlab.training.recipe import chosen, plain
 
-    model, tokenizer = load_model(run)
-    cfg = load_config(_folder(run)).cfg
+    model, tokenizer = folder.load_model(run)
+    cfg, _ = folder.load(_folder(run))
     settings = plain(cfg.data, schema.Data)
     special = tuple(tokenizer.special)
     if data is not None and data not in SOURCES:
@@ -70,7 +70,7 @@ def evaluate(run: str, data: str | None = None, path: str | None = None, batch_s
         source = data or "files"
         if source == "files" and path is None:
             raise UserError("data=files needs data.path=FOLDER_OR_FILE")
-        file = TokenizerConfig(kind="file", path=str(_folder(run) / "tokenizer.json"))
+        file = schema.Tokenizer(kind="file", path=str(_folder(run) / "tokenizer.json"))
         settings = replace(settings, source=source, path=path, split="document")
         corpus = prepare(settings, file, special)
         streams = [corpus.train, corpus.validation]
