@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from llmlab.errors import UserError
 from llmlab.model.cache import Cache
 from llmlab.model.experts import MixtureOfExperts
 from llmlab.model.layout import LayerSpec, PartSpec, StackSpec
@@ -80,6 +81,12 @@ class Stack(nn.Module):
         self.positions = nn.ModuleList()
         places: dict[tuple, int] = {}
         self.position_of = [self._position(layer, places) for layer in spec.layers]
+        for i, place in enumerate(self.position_of):
+            if place != self.position_of[0] and type(self.positions[place]).embed is not Position.embed:
+                first_part, part = spec.layers[0].parts["position"], spec.layers[i].parts["position"]
+                raise UserError(
+                    f"position={part} is added to the embedding, so all layers must have it, but layer 0 has {first_part}"
+                )
         self.embedding = embedding(self.sizes, self.positions[self.position_of[0]], norm, shared)
         self.layers = nn.ModuleList(
             Layer(self.sizes.but(layer=i), layer, spec.cross_attention) for i, layer in enumerate(spec.layers)

@@ -1,0 +1,63 @@
+"""The stored reference checkpoints: outputs within each case's own tolerance, and back out bit for bit.
+
+They are not part of the project. The folder is $LLMLAB_PARITY, else ../shared/parity beside the repository.
+"""
+
+import json
+import os
+import re
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import llmlab
+
+ROOT = Path(os.environ.get("LLMLAB_PARITY") or Path(__file__).parents[3] / "shared" / "parity") / "cases"
+NAMES = r"(gpt2|llama|qwen2_moe|qwen3_moe|gemma3|deepseek_v3|albert|t5|spanbert_qa|bert(?!_generation))"
+CASES = sorted(p.name for p in ROOT.iterdir() if re.match(NAMES, p.name)) if ROOT.is_dir() else []
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return {k: v for file in sorted(folder.glob("model*.safetensors")) for k, v in load_file(file).items()}
+
+
+@pytest.mark.parametrize("name", CASES or [pytest.param(None, id="not run: no reference checkpoints here")])
+def test_case(name, tmp_path):
+    if name is None:
+        warnings.warn(f"parity cases: not run; {ROOT} does not exist (set LLMLAB_PARITY)", stacklevel=1)
+        return
+    folder = ROOT / name
+    meta = json.loads((folder / "meta.json").read_text())
+    outputs = load_file(folder / "outputs.safetensors")
+    model = llmlab.load_hf(folder, verbose=False)
+    with torch.no_grad():
+        got = model(**load_file(folder / "inputs.safetensors"))
+    for output in meta["outputs"]:
+        want, rows = outputs[output], outputs[f"mask.{output}"].bool()
+        assert got[output].shape == want.shape, output
+        assert rows.any()
+        assert (got[output].double() - want)[rows].abs().max() <= meta["atol_float32"], output
+
+    llmlab.save_hf(model, tmp_path)
+    ours, theirs = weights(tmp_path), weights(folder)
+    names = {name: name for name in theirs}
+    if name == "bert_hub":  # older names of the norms
+        names = {n: n.replace("gamma", "weight").replace("beta", "bias") for n in theirs}
+    if name == "gpt2_hub":  # without the prefix
+        names = {n: f"transformer.{n}" for n in theirs}
+    stale = [n for n in theirs if names[n] not in ours]
+    ignored = {
+        "bert_hub": r"position_ids|pooler|seq_relationship|cls\.predictions\.decoder",
+        "gpt2_hub": r"attn\.(masked_)?bias$",
+        "llama3_hub": r"inv_freq$",
+        "deepseek_v3_hub": r"layers\.\d+\.",
+    }.get(name)
+    assert all(ignored and re.search(ignored, n) for n in stale), stale
+    assert set(ours) == {names[n] for n in theirs if n not in stale}
+    for n in set(theirs) - set(stale):
+        assert ours[names[n]].dtype == theirs[n].dtype
+        assert torch.equal(ours[names[n]], theirs[n]), n
+    assert json.loads((tmp_path / "config.json").read_text()) == json.loads((folder / "config.json").read_text())

@@ -1,0 +1,66 @@
+"""What the tests of models share: every family in a tiny size, and a batch for it."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from llmlab.config.compose import Composed, compose
+from llmlab.model import layout
+from llmlab.model.build import build_model
+from llmlab.model.layout import ModelSpec
+from llmlab.model.model import Model
+
+FAMILIES = ("gpt2", "llama3", "qwen_moe", "qwen2_moe", "gemma3", "deepseek_v3", "bert", "albert", "t5")
+VOCABULARY = 61
+TINY = ("model.dim=32", "model.n_layers=2", "model.n_heads=4", f"model.vocab_size={VOCABULARY}", "model.max_positions=40")
+OWN = {
+    "gemma3": ("model.n_layers=3", "kinds.local.window.left=3"),
+    "deepseek_v3": ("model.n_layers=3",),
+    "t5": ("model.n_layers=4",),
+}
+DECODING = {  # what a family is given so that it decodes
+    "bert": ("objective=clm",),
+    "albert": ("objective=clm",),
+}
+
+
+@lru_cache(maxsize=64)
+def composed(*overrides: str) -> Composed:
+    return compose(overrides)
+
+
+def tiny(family: str, *overrides: str) -> tuple[str, ...]:
+    """Overrides that make a family tiny; those given come last."""
+    return (f"model={family}", *TINY, *OWN.get(family, ()), *overrides)
+
+
+def spec(*overrides: str) -> ModelSpec:
+    return layout.resolve(composed(*overrides))
+
+
+def build(*overrides: str, seed: int = 1, wake: bool = True) -> Model:
+    """A model in eval mode. wake: parameters that begin as constants or small get random values, so that all count."""
+    model = build_model(spec(*overrides), seed).eval()
+    if wake:
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for tensor in [*model.parameters(), *model.buffers()]:
+                std = 0.3 if tensor.dim() > 1 else 0.1
+                tensor.add_(torch.randn(tensor.shape, generator=generator) * std)
+    return model
+
+
+def ids(batch: int, length: int, seed: int = 0) -> Tensor:
+    return torch.randint(1, VOCABULARY, (batch, length), generator=torch.Generator().manual_seed(seed))
+
+
+def batch(model: Model, length: int = 12, size: int = 2, seed: int = 0) -> dict[str, Tensor]:
+    """Random ids, and a source (with padding) for an encoder-decoder."""
+    out = {"ids": ids(size, length, seed)}
+    if model.spec.topology == "encoder_decoder":
+        out["source_ids"] = ids(size, 9, seed + 1)
+        out["source_valid"] = torch.arange(9)[None, :] < torch.tensor([9, 6, 7, 5])[:size, None]
+    return out
