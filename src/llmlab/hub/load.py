@@ -117,7 +117,7 @@ def fill(
                 )
             ours[name].copy_(value)
             dtypes[name] = value.dtype
-        used |= set(rule.theirs)
+        used |= {*rule.theirs, *rule.copies}
     missing = [name for name in ours if name not in dtypes]
     if missing:
         wanted = next((rule.theirs[0] for rule in rules if missing[0] in rule.ours), missing[0])

@@ -27,13 +27,14 @@ class Rule:
     kind: Kind = "same"
     transpose: bool = False
     needs: str | None = None  # a tensor of ours without which the rule says nothing
+    copies: tuple[str, ...] = ()  # of theirs, names that bear the same tensor again and are not read
 
     def at(self, **index: int) -> Rule:
         def fill(names: tuple[str, ...]) -> tuple[str, ...]:
             return tuple(_fill(name, index) for name in names)
 
         needs = fill((self.needs,))[0] if self.needs else None
-        return Rule(fill(self.ours), fill(self.theirs), self.kind, self.transpose, needs)
+        return Rule(fill(self.ours), fill(self.theirs), self.kind, self.transpose, needs, fill(self.copies))
 
     def load(self, theirs: list[Tensor], shapes: list[torch.Size]) -> list[Tensor]:
         """Theirs -> ours, given our shapes."""
@@ -61,8 +62,10 @@ def _fill(name: str, index: Mapping[str, int]) -> str:
     return name
 
 
-def same(ours: str, theirs: str, *, transpose: bool = False, needs: str | None = None) -> Rule:
-    return Rule((ours,), (theirs,), "same", transpose, needs)
+def same(
+    ours: str, theirs: str, *, transpose: bool = False, needs: str | None = None, copies: tuple[str, ...] = ()
+) -> Rule:
+    return Rule((ours,), (theirs,), "same", transpose, needs, copies)
 
 
 def linear(ours: str, theirs: str, *, transpose: bool = False) -> list[Rule]:

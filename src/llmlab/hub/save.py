@@ -45,6 +45,7 @@ def tensors_of(model: Model, entry: Entry, head: Head, dtypes: dict[str, torch.d
             continue
         values = rule.save([ours[name].to(dtypes.get(name, ours[name].dtype)) for name in rule.ours])
         out |= dict(zip(rule.theirs, values, strict=True))
+        out |= dict.fromkeys(rule.copies, values[0])
         written |= set(rule.ours)
     lost = sorted(set(ours) - written)
     if lost:

@@ -31,6 +31,9 @@ RULES = [
     *linear("heads.span.out", "qa_outputs"),
     *linear("heads.tokens.dense", "predictions.dense"),
     *linear("heads.tokens.norm", "predictions.LayerNorm"),
+    same(
+        "heads.tokens.bias", "predictions.decoder.bias", needs="heads.tokens.out.weight", copies=("predictions.bias",)
+    ),
     same("heads.tokens.bias", "predictions.bias"),
     same("heads.tokens.out.weight", "predictions.decoder.weight"),
 ]

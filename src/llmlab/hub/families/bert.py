@@ -29,6 +29,9 @@ RULES = [
     *linear("heads.span.out", "qa_outputs"),
     *linear("heads.tokens.dense", "cls.predictions.transform.dense"),
     *linear("heads.tokens.norm", "cls.predictions.transform.LayerNorm"),
+    same(
+        "heads.tokens.bias", "cls.predictions.decoder.bias", needs="heads.tokens.out.weight", copies=("cls.predictions.bias",)
+    ),
     same("heads.tokens.bias", "cls.predictions.bias"),
     same("heads.tokens.out.weight", "cls.predictions.decoder.weight"),
 ]

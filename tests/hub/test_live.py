@@ -1,0 +1,241 @@
+"""Against the reference implementation with random weights made here: outputs, and the gradient of every parameter.
+
+A gradient is compared as a checkpoint: both sides write their gradients where the weights were, and the files must agree.
+"""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import llmlab
+from llmlab.errors import UserError
+from llmlab.hub.families import entries
+
+LLAMA = dict(vocab_size=61, hidden_size=36, intermediate_size=44, num_hidden_layers=2, num_attention_heads=6,
+             num_key_value_heads=2, max_position_embeddings=64)  # fmt: skip
+QWEN = LLAMA | dict(num_hidden_layers=3, moe_intermediate_size=20, num_experts=5, num_experts_per_tok=2)
+DEEPSEEK = dict(vocab_size=61, hidden_size=32, intermediate_size=40, moe_intermediate_size=16, num_hidden_layers=3,
+                num_attention_heads=3, num_key_value_heads=3, n_shared_experts=1, n_routed_experts=6, kv_lora_rank=12,
+                qk_rope_head_dim=4, qk_nope_head_dim=10, v_head_dim=7, n_group=3, topk_group=2, num_experts_per_tok=3,
+                first_k_dense_replace=1, max_position_embeddings=64)  # fmt: skip
+GEMMA = LLAMA | dict(head_dim=10, num_hidden_layers=3, query_pre_attn_scalar=20, sliding_window=3, pad_token_id=0,
+                     layer_types=["sliding_attention", "full_attention", "sliding_attention"])  # fmt: skip
+BERT = dict(vocab_size=61, hidden_size=30, num_hidden_layers=2, num_attention_heads=5, intermediate_size=44,
+            max_position_embeddings=40, type_vocab_size=3)  # fmt: skip
+T5 = dict(vocab_size=61, d_model=30, d_kv=7, d_ff=44, num_layers=2, num_decoder_layers=2, num_heads=3,
+          relative_attention_num_buckets=12, relative_attention_max_distance=20)  # fmt: skip
+GPT2 = dict(vocab_size=61, n_positions=40, n_embd=30, n_layer=2, n_head=5, bos_token_id=None, eos_token_id=None)
+YARN = dict(rope_type="yarn", rope_theta=500.0, factor=4.0, original_max_position_embeddings=16)
+
+CASES = {
+    "gpt2 left padding": ("GPT2LMHeadModel", GPT2 | dict(n_inner=44, activation_function="gelu"), "left"),
+    "gpt2 untied, positions given": ("GPT2LMHeadModel", GPT2 | dict(n_head=3, tie_word_embeddings=False), "positions"),
+    "gpt2 classifier": ("GPT2ForSequenceClassification", GPT2 | dict(num_labels=3, pad_token_id=0), "right"),
+    "llama tied, biases, left padding": (
+        "LlamaForCausalLM", LLAMA | dict(attention_bias=True, mlp_bias=True, tie_word_embeddings=True), "left"),
+    "llama yarn, wide heads": ("LlamaForCausalLM", LLAMA | dict(head_dim=12, rope_parameters=YARN), "right"),
+    "llama yarn with an attention factor": (
+        "LlamaModel", LLAMA | dict(rope_parameters=YARN | dict(attention_factor=0.8, beta_fast=16.0)), "right"),
+    "llama 3 scaling": ("LlamaForCausalLM", LLAMA | dict(rope_parameters=dict(
+        rope_type="llama3", rope_theta=300.0, factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0,
+        original_max_position_embeddings=16)), "left"),
+    "llama dynamic, past its length": ("LlamaForCausalLM", LLAMA | dict(
+        max_position_embeddings=9, rope_parameters=dict(rope_type="dynamic", rope_theta=300.0, factor=3.0)), "right"),
+    "llama linear, one key head": ("LlamaForCausalLM", LLAMA | dict(
+        num_key_value_heads=1, rope_parameters=dict(rope_type="linear", rope_theta=300.0, factor=3.0)), "right"),
+    "qwen2 moe, a dense layer": ("Qwen2MoeForCausalLM", QWEN | dict(
+        mlp_only_layers=[1], shared_expert_intermediate_size=28, norm_topk_prob=True), "left"),
+    "qwen2 moe, every other layer, no bias": ("Qwen2MoeForCausalLM", QWEN | dict(
+        decoder_sparse_step=2, shared_expert_intermediate_size=12, qkv_bias=False, num_experts=4), "right"),
+    "qwen3 moe, every other layer": ("Qwen3MoeForCausalLM", QWEN | dict(
+        decoder_sparse_step=2, attention_bias=True, norm_topk_prob=False, head_dim=8), "left"),
+    "qwen3 moe, sliding": ("Qwen3MoeForCausalLM", QWEN | dict(
+        num_hidden_layers=2, use_sliding_window=True, sliding_window=4, norm_topk_prob=True,
+        tie_word_embeddings=True), "right"),
+    "gemma3 softcap, short window": ("Gemma3ForCausalLM", GEMMA | dict(final_logit_softcapping=5.0), "left"),
+    "gemma3 scaled globally, biases": ("Gemma3ForCausalLM", GEMMA | dict(
+        attention_bias=True, num_key_value_heads=1, rope_parameters=dict(
+            sliding_attention=dict(rope_type="default", rope_theta=100.0),
+            full_attention=dict(rope_type="linear", rope_theta=1000.0, factor=8.0))), "right"),
+    "gemma3 local only": ("Gemma3ForCausalLM", GEMMA | dict(layer_types=["sliding_attention"] * 3), "right"),
+    "deepseek without a query latent": ("DeepseekV3ForCausalLM", DEEPSEEK | dict(q_lora_rank=None), "left"),
+    "deepseek yarn, plain halves": ("DeepseekV3ForCausalLM", DEEPSEEK | dict(
+        q_lora_rank=14, rope_interleave=False, attention_bias=True, norm_topk_prob=False, n_shared_experts=2,
+        rope_parameters=YARN | dict(mscale=0.7, mscale_all_dim=1.3)), "right"),
+    "deepseek all routed, one group": ("DeepseekV3ForCausalLM", DEEPSEEK | dict(
+        q_lora_rank=8, first_k_dense_replace=0, n_group=1, topk_group=1, routed_scaling_factor=1.7), "right"),
+    "bert causal": ("BertLMHeadModel", BERT | dict(is_decoder=True), "right"),
+    "bert untied, left padding": ("BertForMaskedLM", BERT | dict(tie_word_embeddings=False, hidden_act="relu"), "types left"),
+    "bert tokens, types": ("BertForTokenClassification", BERT | dict(num_labels=4, num_attention_heads=3), "types right"),
+    "albert, two groups": ("AlbertForMaskedLM", BERT | dict(
+        embedding_size=14, num_hidden_layers=4, num_hidden_groups=2), "types right"),
+    "albert untied": ("AlbertForMaskedLM", BERT | dict(embedding_size=14, tie_word_embeddings=False), "types left"),
+    "albert classifier": ("AlbertForSequenceClassification", BERT | dict(
+        embedding_size=12, num_hidden_layers=3, hidden_act="gelu", num_labels=5), "right"),
+    "t5 gated, untied": ("T5ForConditionalGeneration", T5 | dict(
+        feed_forward_proj="gated-gelu", tie_word_embeddings=False), "right"),
+    "t5 tied, deeper decoder": ("T5ForConditionalGeneration", T5 | dict(num_decoder_layers=3), "left"),
+    "t5 without a head": ("T5Model", T5 | dict(feed_forward_proj="gated-silu"), "right"),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def transformers():
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    return transformers
+
+
+@torch.no_grad()
+def refill(model, seed):
+    """Weights large enough that every part of the model counts."""
+    generator = torch.Generator().manual_seed(seed)
+    for tensor in model.parameters():
+        noise = torch.randn(tensor.shape, generator=generator)
+        tensor.add_(noise * 0.2) if tensor.dim() == 1 else tensor.copy_(noise * 0.25)
+    for name, buffer in model.named_buffers():
+        if name.endswith("e_score_correction_bias"):
+            buffer.copy_(torch.randn(buffer.shape, generator=generator) * 0.1)
+
+
+def inputs(how: str, length: int = 13, batch: int = 3) -> dict:
+    generator = torch.Generator().manual_seed(5)
+    ids = torch.randint(1, 61, (batch, length), generator=generator)
+    lengths = torch.tensor([length, length - 4, length - 7])
+    where = torch.arange(length)
+    out = {"input_ids": ids}
+    if "left" in how:
+        out["attention_mask"] = (where >= length - lengths[:, None]).long()
+    if "right" in how:
+        out["attention_mask"] = (where < lengths[:, None]).long()
+    if "attention_mask" in out:
+        out["input_ids"] = ids * out["attention_mask"]
+    if "types" in how:
+        out["token_type_ids"] = torch.randint(0, 3, (batch, length), generator=generator)
+    if how == "positions":
+        out["position_ids"] = torch.randint(0, 40, (batch, length), generator=generator)
+    return out
+
+
+def loss(outputs, arguments, names) -> torch.Tensor:
+    """A fixed random combination of all outputs, where they are not padding."""
+    total = torch.zeros(())
+    for i, name in enumerate(names):
+        out = outputs[name]
+        weights = torch.randn(out.shape, generator=torch.Generator().manual_seed(i))
+        of_source = "decoder_input_ids" not in arguments or name == "encoder_last_hidden_state"
+        if out.dim() > 1 and out.shape[1] == 13 and of_source and "attention_mask" in arguments:
+            weights = weights * arguments["attention_mask"].view(*arguments["attention_mask"].shape, *[1] * (out.dim() - 2))
+        total = total + (out * weights).sum() / 13
+    return total
+
+
+@torch.no_grad()
+def become_gradients(model):
+    for p in model.parameters():
+        p.copy_(torch.zeros_like(p) if p.grad is None else p.grad)
+
+
+def worst(a: torch.Tensor, b: torch.Tensor) -> float:
+    return ((a - b).abs().max() / (1.0 + b.abs().max())).item()
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_outputs_and_gradients(case, transformers, tmp_path):
+    architecture, settings, how = CASES[case]
+    cls = getattr(transformers, architecture)
+    config = cls.config_class(**settings, attn_implementation="eager")
+    reference = cls(config).eval()
+    refill(reference, seed=3)
+    reference.save_pretrained(tmp_path / "weights")
+    model = llmlab.load_hf(tmp_path / "weights", verbose=False)
+
+    arguments = inputs(how)
+    if config.is_encoder_decoder:
+        arguments["decoder_input_ids"] = torch.randint(1, 61, (3, 7), generator=torch.Generator().manual_seed(8))
+    theirs, ours = reference(**arguments), model(**arguments)
+    assert ours, "outputs"
+    loss(theirs, arguments, list(ours)).backward()
+    loss(ours, arguments, list(ours)).backward()
+    keep = arguments.get("attention_mask", torch.ones(3, 13)).bool()
+    for name in ours:
+        a, b = ours[name], theirs[name]
+        assert a.shape == b.shape
+        if a.dim() > 1 and a.shape[1] == 13:
+            a, b = a[keep], b[keep]
+        assert worst(a, b) < 2e-5, name
+
+    become_gradients(reference)
+    become_gradients(model)
+    reference.save_pretrained(tmp_path / "theirs")
+    llmlab.save_hf(model, tmp_path / "ours")
+    want, got = load_file(tmp_path / "theirs/model.safetensors"), load_file(tmp_path / "ours/model.safetensors")
+    assert set(got) == set(want)
+    if not config.tie_word_embeddings:  # a second bias that the reference holds but does not read
+        want = {name: tensor for name, tensor in want.items() if not name.endswith("predictions.bias")}
+    for name, gradient in want.items():
+        assert worst(got[name], gradient) < 5e-5, name
+    alive = [name for name, gradient in want.items() if gradient.abs().max() > 1e-4]
+    assert len(alive) > 0.6 * len(want)
+
+
+CONFIGS = {
+    "gpt2": "GPT2Config",
+    "llama": "LlamaConfig",
+    "qwen2_moe": "Qwen2MoeConfig",
+    "qwen3_moe": "Qwen3MoeConfig",
+    "gemma3_text": "Gemma3TextConfig",
+    "deepseek_v3": "DeepseekV3Config",
+    "bert": "BertConfig",
+    "albert": "AlbertConfig",
+    "t5": "T5Config",
+}
+
+
+@pytest.mark.parametrize("model_type", CONFIGS)
+def test_keys_that_are_missing_take_the_reference_default(model_type, transformers):
+    """An empty config.json and one that states all of the reference's defaults ask for the same model."""
+    entry = entries()[model_type]
+    stated = getattr(transformers, CONFIGS[model_type])().to_dict()
+    assert entry.read(entry.defaults) == entry.read({**entry.defaults, **stated})
+    for key, value in entry.defaults.items():
+        if key in stated and key != "sliding_window":
+            assert stated[key] == value, key
+
+
+def test_every_family_has_a_default(transformers):
+    assert set(CONFIGS) == set(entries())
+
+
+REFUSED = {
+    "gpt2": [("scale_attn_weights", False), ("scale_attn_by_inverse_layer_idx", True), ("add_cross_attention", True),
+             ("activation_function", "swish9")],
+    "llama": [("hidden_act", "gelu"), ("rope_scaling", {"rope_type": "longrope", "factor": 2.0}),
+              ("partial_rotary_factor", 0.5), ("rope_parameters", {"rope_theta": 1e4, "partial_rotary_factor": 0.5})],
+    "qwen2_moe": [("hidden_act", "gelu"), ("use_sliding_window", True)],
+    "qwen3_moe": [("hidden_act", "gelu")],
+    "gemma3_text": [("hidden_activation", "gelu"), ("use_bidirectional_attention", True),
+                    ("layer_types", ["chunked_attention"] * 26)],
+    "deepseek_v3": [("hidden_act", "gelu"), ("scoring_func", "softmax"), ("topk_method", "greedy"), ("moe_layer_freq", 2)],
+    "bert": [("hidden_act", "quick_gelu"), ("position_embedding_type", "relative_key"), ("add_cross_attention", True)],
+    "albert": [("hidden_act", "quick_gelu"), ("position_embedding_type", "relative_key"), ("inner_group_num", 2)],
+    "t5": [("feed_forward_proj", "gated-swish")],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("model_type", "key", "value"), [(m, k, v) for m, rows in REFUSED.items() for k, v in rows])
+def test_an_option_that_is_not_implemented_is_refused_by_name(model_type, key, value):
+    entry = entries()[model_type]
+    word = {"rope_scaling": "rope_type", "rope_parameters": "partial_rotary_factor"}.get(key, key)
+    with pytest.raises(UserError, match=f"^config.json: {word}=.*not implemented"):
+        entry.read({**entry.defaults, key: value})
+
+
+def test_weights_that_are_quantised_are_refused(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama", "quantization_config": {"bits": 4}}))
+    with pytest.raises(UserError, match="quantization_config"):
+        llmlab.load_hf(tmp_path)
