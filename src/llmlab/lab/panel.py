@@ -24,12 +24,8 @@ def closing(record: Mapping[str, Any], folder: str, sample: tuple[str, str] | No
     if sample is not None:
         body += [Text(), Text("sample", style="bold"), Text.assemble((sample[0], "dim"), sample[1])]
     if next_commands:
-        commands = Table.grid(padding=(0, 2))
-        commands.add_column(style="cyan", overflow="fold")
-        commands.add_column(style="dim")
-        for command, why in next_commands:
-            commands.add_row(command, why)
-        body += [Text(), Text("try next", style="bold"), commands]
+        body += [Text(), Text("try next", style="bold")]
+        body += [Text.assemble((command, "cyan"), (f"   {why}", "dim")) for command, why in next_commands]
     Console(highlight=False).print(Panel(Group(*body), title=f"{record['status']} at step {record['steps']:,}", expand=False))
 
 

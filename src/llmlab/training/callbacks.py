@@ -46,12 +46,12 @@ class Journal(Callback):
         if step == meter.begin:
             meter.start(step, module.device)
         if step % self.log_every == 0:
-            self.log(trainer, module, step)
+            self.train_row(trainer, module, step)
         self.progress.update(step, self.loss, meter.recent, self.tokens_per_step)
         if step >= trainer.max_steps:
             trainer.should_stop = True  # Lightning then validates once more before it ends
 
-    def log(self, trainer: pl.Trainer, module: Offline, step: int) -> None:
+    def train_row(self, trainer: pl.Trainer, module: Offline, step: int) -> None:
         summary = module.ledger.flush(module.reduce)
         self.initial = guard.check(summary, step, self.initial)
         self.loss = summary.loss

@@ -55,13 +55,6 @@ class Cut:
         return cls(batch_size, micro, world, batch_size // (micro * world))
 
 
-class Joined(Windows):
-    """Windows whose tokens see across the ends of documents."""
-
-    def __getitem__(self, i: int) -> dict[str, np.ndarray]:
-        return {"tokens": super().__getitem__(i)["tokens"]}
-
-
 @dataclass
 class Batches:
     """The micro-batches of a run: training in the order of the seed, validation in the order of the text."""
@@ -106,7 +99,7 @@ class Batches:
         )
 
     def windows(self, stream: Any) -> Windows:
-        return (Windows if self.separate_documents else Joined)(stream, self.seq_len)
+        return Windows(stream, self.seq_len, self.separate_documents)
 
 
 @dataclass(frozen=True)
@@ -140,7 +133,7 @@ class Recipe:
             objective = chosen(cfg, "objective")(corpus.vocabulary, cfg.data.seq_len)
             optimizer, schedule = chosen(cfg, "optimizer")(), chosen(cfg, "schedule")()
             model = build.assemble(spec)
-        except (ValueError, TypeError) as e:  # a part that refuses what it was given
+        except ValueError as e:  # a part that refuses what it was given
             raise UserError(str(e)) from e
         windows = Windows(corpus.train, cfg.data.seq_len)
         return cls(corpus, spec, objective, optimizer, schedule, cost(model, objective, windows))

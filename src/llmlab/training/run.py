@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import sys
 import time
@@ -92,7 +93,7 @@ def _reopen(composed: Any, done: dict[str, Any]) -> Task | None:
     cfg, spec = run_folder.load(folder)
     for override in composed.overrides:
         key, _, _ = override.lstrip("+").partition("=")
-        if key == "resume" or key.startswith("hydra."):
+        if key == "resume" or key.startswith("hydra.") or override in done["overrides"]:
             continue
         if key not in MAY_CHANGE:
             raise UserError(
@@ -113,13 +114,7 @@ def _reopen(composed: Any, done: dict[str, Any]) -> Task | None:
 
     point = resume_point(folder / checkpoint.FOLDER, lambda line: print(f"warning: {line}", file=sys.stderr))
     say(f"resuming {folder} from " + (f"step {checkpoint.step_of(point):,}" if point else "the beginning: no checkpoint yet"))
-    return Task(dataclass_replace(composed, cfg), folder, done, spec, point)
-
-
-def dataclass_replace(composed: Any, cfg: Any) -> Any:
-    import dataclasses
-
-    return dataclasses.replace(composed, cfg=cfg)
+    return Task(dataclasses.replace(composed, cfg=cfg), folder, done, spec, point)
 
 
 def _last_step(cfg: Any, horizon: int) -> int:

@@ -37,10 +37,10 @@ class ByPath(Strategy):
     """
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
-        return self._model().state_dict()
+        return self._trained().state_dict()
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
-        self._model().load_state_dict(checkpoint["state_dict"], strict=strict)
+        self._trained().load_state_dict(checkpoint["state_dict"], strict=strict)
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
         state, paths = optimizer.state_dict(), self._paths(optimizer)
@@ -71,10 +71,10 @@ class ByPath(Strategy):
 
     def _paths(self, optimizer: Optimizer) -> list[str]:
         """Paths of the optimizer's parameters, in its order."""
-        path_of = {id(p): path for path, p, _ in roles.parameters(self._model())}
+        path_of = {id(p): path for path, p, _ in roles.parameters(self._trained())}
         return [path_of[id(p)] for group in optimizer.param_groups for p in group["params"]]
 
-    def _model(self) -> Any:
+    def _trained(self) -> Any:
         assert self.lightning_module is not None
         return self.lightning_module.model
 
