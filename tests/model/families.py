@@ -33,8 +33,10 @@ def composed(*overrides: str) -> Composed:
 
 
 def tiny(family: str, *overrides: str) -> tuple[str, ...]:
-    """Overrides that make a family tiny; those given come last."""
-    return (f"model={family}", *TINY, *OWN.get(family, ()), *overrides)
+    """Overrides that make a family tiny; of those of one key the last counts."""
+    every = (*TINY, *OWN.get(family, ()), *overrides)
+    last = {o.partition("=")[0]: o for o in every}
+    return (f"model={family}", *last.values())
 
 
 def spec(*overrides: str) -> ModelSpec:

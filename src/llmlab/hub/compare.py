@@ -7,7 +7,7 @@ from torch import nn
 from llmlab.model.build import assemble
 from llmlab.model.layout import ModelSpec, PartSpec
 
-SIZES = ("norm_eps", "token_types", "max_positions", "tie_embeddings", "logit_scale", "logit_softcap")
+SIZES = ("norm_eps", "token_types", "tie_embeddings", "logit_scale", "logit_softcap")
 ATTENTION = ("qk_norm", "sink", "clip_qkv")
 MOE = ("per_token", "renormalise", "scale", "shared_gate")
 

@@ -6,6 +6,7 @@ import itertools
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -31,6 +32,7 @@ def load_hf(folder: str | Path, *, dtype: torch.dtype = torch.float32, verbose: 
     folder = Path(folder)
     config = read_config(folder)
     entry, head = find(config, folder)
+    _check_types(entry, config, folder)
     tensors = rename(entry, read_tensors(folder))
     full = _decide_tie(entry, {**entry.defaults, **config}, tensors)
     spec = spec_of(entry, head, full)
@@ -58,14 +60,31 @@ def find(config: Config, folder: Path) -> tuple[Entry, Head]:
     return entry, entry.architectures[names[0]]
 
 
+def _check_types(entry: Entry, config: Config, folder: Path) -> None:
+    """Each value must be of the kind of the family's default."""
+    for key, default in entry.defaults.items():
+        value = config.get(key)
+        if default is None or value is None:
+            continue
+        kinds = (int, float) if isinstance(default, float) else (type(default),)
+        wrong = not isinstance(value, kinds) or (isinstance(value, bool) and not isinstance(default, bool))
+        if wrong or (isinstance(value, int) and key != "pad_token_id" and value < 0):
+            raise UserError(f"{folder / 'config.json'}: {key}={value!r} must be like {default!r}")
+
+
 def spec_of(entry: Entry, head: Head, config: Config) -> ModelSpec:
     """The parts and sizes that a config.json asks for."""
-    from llmlab.config.compose import compose
-
     config = {**entry.defaults, **config}
-    spec = layout.resolve(compose([*entry.read(config), *head.overrides]), roles=())
+    spec = _resolved((*entry.read(config), *head.overrides))
     stacks = tuple(s for s in spec.stacks if head.stacks is None or s.name in head.stacks)
     return replace(spec, heads=head.heads(config), stacks=stacks)
+
+
+@lru_cache(maxsize=16)
+def _resolved(overrides: tuple[str, ...]) -> ModelSpec:
+    from llmlab.config.compose import compose
+
+    return layout.resolve(compose(overrides), roles=())
 
 
 def rename(entry: Entry, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

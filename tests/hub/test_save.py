@@ -1,0 +1,226 @@
+"""Models built here go out as checkpoints that the reference reads; what has no place is refused, and so is what is broken."""
+
+import json
+
+import pytest
+import torch
+from families import FAMILIES, batch, build, tiny
+from safetensors.torch import load_file, save_file
+
+import llmlab
+from llmlab.errors import UserError
+
+MORE = {
+    "llama3 tied, scaled": ("llama3", "model.tie_embeddings=true", "position=rope_llama3_x8", "position.original_max=null"),
+    "llama3 mha": ("llama3", "attention=mha"),
+    "llama3 mqa, biases": ("llama3", "attention=mqa", "model.attention.qkv_bias=true", "model.attention.out_bias=true"),
+    "qwen_moe without experts": ("qwen_moe", "moe=none"),
+    "qwen_moe sliding": ("qwen_moe", "window=sliding", "window.left=4"),
+    "gpt2 relu, untied": ("gpt2", "ffn=relu", "model.tie_embeddings=false"),
+    "gemma3 capped": ("gemma3", "model.logit_softcap=3.0"),
+    "deepseek with a query latent": ("deepseek_v3", "attention.q_rank=12"),
+    "bert causal": ("bert", "objective=clm"),
+    "t5 gated": ("t5", "ffn=geglu_tanh", "model.tie_embeddings=false", "model.logit_scale=null"),
+    "albert, two groups": ("albert", "execute=[0,0,1,1]"),
+}
+MODELS = {**{family: (family,) for family in FAMILIES}, **MORE}
+
+
+@pytest.fixture(scope="module")
+def transformers():
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    return transformers
+
+
+@pytest.mark.parametrize("name", MODELS)
+@torch.no_grad()
+def test_the_reference_reads_what_is_saved(name, transformers, tmp_path):
+    family, *overrides = MODELS[name]
+    model = build(*tiny(family, *overrides))
+    llmlab.save_hf(model, tmp_path)
+    data = batch(model)
+    logits = model(data).heads["tokens"]
+
+    config = transformers.AutoConfig.from_pretrained(tmp_path)
+    cls = getattr(transformers, config.architectures[0])
+    reference, info = cls.from_pretrained(tmp_path, output_loading_info=True, attn_implementation="eager")
+    assert not any(info[k] for k in ("missing_keys", "unexpected_keys", "mismatched_keys")), info
+    if "source_ids" in data:
+        theirs = reference.eval()(
+            input_ids=data["source_ids"], attention_mask=data["source_valid"].long(), decoder_input_ids=data["ids"]
+        )
+    else:
+        theirs = reference.eval()(input_ids=data["ids"])
+    torch.testing.assert_close(logits, theirs.logits, rtol=2e-5, atol=2e-5)
+
+    back = llmlab.load_hf(tmp_path, verbose=False).model
+    ours, again = model.state_dict(), back.state_dict()
+    assert list(ours) == list(again)
+    assert all(torch.equal(ours[k], again[k]) for k in ours)
+    assert torch.equal(back(data).heads["tokens"], logits)
+
+
+NO_PLACE = {
+    "position=alibi": ("llama3", "position=alibi"),
+    "block=sandwich": ("llama3", "block=sandwich"),
+    "ffn=geglu": ("llama3", "ffn=geglu"),
+    "ffn=swiglu": ("gpt2", "ffn=swiglu"),
+    "moe=topk": ("llama3", "moe=topk"),
+    "attention=gqa": ("deepseek_v3", "attention=gqa"),
+    "attention=mla": ("qwen_moe", "attention=mla"),
+    "attention=mqa": ("bert", "attention=mqa"),
+    "norm=layernorm": ("llama3", "norm=layernorm"),
+    "window=sliding": ("llama3", "window=sliding"),
+    "position=rope": ("llama3", "position.fraction=0.5"),
+    "moe=sigmoid": ("qwen_moe", "moe=sigmoid"),
+    "embedding=scaled": ("llama3", "embedding=scaled"),
+    "mask=bidirectional": ("llama3", "objective=mlm"),
+    "model.attention.scale": ("gpt2", "model.attention.scale=0.3"),
+    "model.attention.softcap": ("llama3", "kernel=eager", "model.attention.softcap=9.0"),
+    "model.logit_scale": ("gpt2", "model.logit_scale=0.5"),
+    "model.moe.scale": ("qwen_moe", "model.moe.scale=2.0"),
+    "model.attention.qk_norm": ("qwen_moe", "model.attention.qk_norm=full"),
+    "cross_attention=mla": ("t5", "attention@stacks.decoder.cross_attention=mla"),
+    "stacks.encoder": ("t5", "attention@stacks.decoder.attention=mqa"),
+    "execute": ("llama3", "execute=[0,1,0,1]"),
+}
+
+
+@pytest.mark.parametrize("what", NO_PLACE)
+def test_what_has_no_place_is_refused_by_name(what, tmp_path):
+    family, *overrides = NO_PLACE[what]
+    model = build(*tiny(family, *overrides), wake=False)
+    word = {"stacks.encoder": "attention=mqa", "mask=bidirectional": "(mask=bidirectional|heads tokens=mlm)"}.get(what, what)
+    with pytest.raises(UserError, match=f"has no place for {word}") as e:
+        llmlab.save_hf(model, tmp_path / "out")
+    assert "\n" not in str(e.value)
+    assert not (tmp_path / "out").exists()
+    assert not list(tmp_path.iterdir())
+
+
+# ---------------------------------------------------------------- folders that are broken
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("saved")
+    llmlab.save_hf(build(*tiny("gpt2")), folder)
+    return folder
+
+
+@pytest.fixture
+def folder(saved, tmp_path):
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / name).write_bytes((saved / name).read_bytes())
+    return tmp_path
+
+
+def change(folder, **changes):
+    file = folder / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+
+
+def tensors(folder, edit):
+    held = load_file(folder / "model.safetensors")
+    edit(held)
+    save_file(held, folder / "model.safetensors")
+
+
+def resized(name, *shape):
+    return lambda held: held.update({name: torch.zeros(shape)})
+
+
+def flip_header(folder):
+    data = bytearray((folder / "model.safetensors").read_bytes())
+    data[9] ^= 0xFF
+    (folder / "model.safetensors").write_bytes(data)
+
+
+def truncate(folder):
+    data = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(data[: len(data) // 2])
+
+
+def only_bin(folder):
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+
+
+def index_only(folder, text):
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors.index.json").write_text(text)
+
+
+BROKEN = {
+    "unknown model_type": (lambda f: change(f, model_type="gpt9"), "model_type='gpt9' is not implemented; known: .*gpt2"),
+    "no model_type": (lambda f: change(f, model_type=None), "model_type=None"),
+    "unknown class": (lambda f: change(f, architectures=["GPT2Doubled"]), "architectures='GPT2Doubled'.*GPT2LMHeadModel"),
+    "not JSON": (lambda f: (f / "config.json").write_text("{'a': 1}"), "config.json is not JSON"),
+    "not text": (lambda f: (f / "config.json").write_bytes(b"\xff\xfe\x00"), "config.json is not JSON"),
+    "not an object": (lambda f: (f / "config.json").write_text("[1]"), "config.json must hold one JSON object"),
+    "no config": (lambda f: (f / "config.json").unlink(), "holds no config.json"),
+    "no weights": (lambda f: (f / "model.safetensors").unlink(), "holds neither model.safetensors nor"),
+    "pickled": (only_bin, r"pickled weights \(\*.bin\)"),
+    "truncated": (truncate, "model.safetensors can't be read"),
+    "corrupt": (flip_header, "model.safetensors can't be read"),
+    "empty": (lambda f: (f / "model.safetensors").write_bytes(b""), "model.safetensors can't be read"),
+    "missing tensor": (lambda f: tensors(f, lambda t: t.pop("transformer.h.1.ln_1.bias")), "transformer.h.1.ln_1.bias is missing"),
+    "left over": (lambda f: tensors(f, resized("transformer.h.0.extra", 2)), "transformer.h.0.extra has no place"),
+    "more layers than stated": (lambda f: change(f, n_layer=1), "transformer.h.1.* has no place"),
+    "fewer layers than stated": (lambda f: change(f, n_layer=3), "transformer.h.2.* is missing"),
+    "wrong shape": (
+        lambda f: tensors(f, resized("transformer.ln_f.weight", 31)),
+        r"transformer.ln_f.weight has shape \(31,\), but .* needs \(32,\)",
+    ),
+    "wrong fused shape": (
+        lambda f: tensors(f, resized("transformer.h.0.attn.c_attn.weight", 32, 95)),
+        r"transformer.h.0.attn.c_attn.weight has shape \(32, 95\)",
+    ),
+    "missing shard": (
+        lambda f: index_only(f, '{"weight_map": {"a": "model-1.safetensors"}}'),
+        "names the shard 'model-1.safetensors', which is not in the folder",
+    ),
+    "a shard elsewhere": (lambda f: index_only(f, '{"weight_map": {"a": "../x.safetensors"}}'), "names the shard"),
+    "index not JSON": (lambda f: index_only(f, "{"), "model.safetensors.index.json is not an index"),
+    "index without a map": (lambda f: index_only(f, "{}"), "model.safetensors.index.json is not an index"),
+    "heads do not divide": (lambda f: change(f, n_head=5), "n_heads=5 does not divide model.dim=32"),
+    "not a number": (lambda f: change(f, n_embd="wide"), "n_embd=.wide. must be like 768"),
+    "none of a size": (lambda f: change(f, n_head=0), "n_head"),
+}
+
+
+@pytest.mark.parametrize("what", BROKEN)
+def test_a_broken_folder_is_one_line_that_names_it(what, folder):
+    damage, message = BROKEN[what]
+    damage(folder)
+    with pytest.raises(UserError, match=message) as e:
+        llmlab.load_hf(folder, verbose=False)
+    assert "\n" not in str(e.value)
+
+
+def test_no_such_folder(tmp_path):
+    with pytest.raises(UserError, match="nowhere is not a folder"):
+        llmlab.load_hf(tmp_path / "nowhere")
+
+
+def test_a_stale_index_beside_the_weights_is_not_read(folder):
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": "model-1.safetensors"}}')
+    assert llmlab.load_hf(folder, verbose=False).config["n_embd"] == 32
+
+
+def test_saving_over_a_checkpoint_replaces_it(folder):
+    model = build(*tiny("llama3"))
+    llmlab.save_hf(model, folder)
+    back = llmlab.load_hf(folder, verbose=False)
+    assert back.config["model_type"] == "llama"
+    assert sorted(p.name for p in folder.iterdir()) == ["config.json", "model.safetensors"]
+
+
+def test_an_argument_that_the_model_does_not_read_is_refused(folder):
+    model = llmlab.load_hf(folder, verbose=False)
+    with pytest.raises(TypeError, match="token_type_ids"):
+        model(torch.ones(1, 3, dtype=torch.long), token_type_ids=torch.zeros(1, 3, dtype=torch.long))
+    with pytest.raises(TypeError, match="inputs_embeds"):
+        model(torch.ones(1, 3, dtype=torch.long), inputs_embeds=torch.zeros(1, 3, 32))
