@@ -26,6 +26,7 @@ MESSAGES = (
 
 
 def hush() -> None:
+    """Call after lightning was imported: its import sets the levels of its loggers."""
     if os.environ.get("LLMLAB_DEBUG"):
         return
     for message in MESSAGES:

@@ -16,7 +16,6 @@ from llmlab.errors import UserError
 from llmlab.lab import folder as run_folder
 from llmlab.lab import record, status
 from llmlab.training import checkpoint, metrics
-from llmlab.training.quiet import hush
 
 # What may be changed when a run is resumed: all else would make it another run.
 MAY_CHANGE = ("trainer.max_steps", "trainer.enable_progress_bar", "train.keep", "train.sample", "data.num_workers")
@@ -43,7 +42,6 @@ def train(composed: Any, folder: str | Path | None = None) -> Mapping[str, Any]:
     folder: the run folder; None: Hydra's output directory. With `resume=RUN` the run in RUN goes on, under its own config.
     UserError with the reason where it fails; KeyboardInterrupt where it was interrupted, after the last step was saved.
     """
-    hush()
     from hydra.core.hydra_config import HydraConfig
 
     folder = Path(HydraConfig.get().runtime.output_dir if folder is None else folder)

@@ -73,8 +73,10 @@ def make(task: Any, recipe: Any, cut: Any, place: Place, horizon: int, last_step
     from llmlab.training.callbacks import Checkpoints, Journal
     from llmlab.training.module import Offline
     from llmlab.training.progress import Progress
+    from llmlab.training.quiet import hush
     from llmlab.training.run import cut_metrics, is_first
 
+    hush()
     cfg, folder = task.composed.cfg, task.folder
     t = cfg.train
     validate_every = _every("train.validate_every", t.validate_every, math.ceil(horizon / 10))

@@ -1,0 +1,38 @@
+"""Trains one optimizer step and writes its gradients: python gradients.py OUT.pt OVERRIDE ... A script, so that Lightning
+can start it again as the second rank.
+"""
+
+import sys
+from pathlib import Path
+
+import torch
+from lightning.pytorch.callbacks import Callback
+
+from llmlab.config.compose import compose
+from llmlab.training import recipe, trainers
+from llmlab.training.run import Task
+
+
+class Spy(Callback):
+    def on_before_optimizer_step(self, trainer, module, optimizer):
+        self.gradients = {n: p.grad.clone() for n, p in module.model.named_parameters()}
+
+
+def gradients(overrides, folder):
+    Path(folder).mkdir(exist_ok=True)
+    composed = compose(overrides)
+    place = trainers.place(composed.cfg)
+    cut = recipe.Cut.of(composed.cfg.train.batch_size, composed.cfg.train.micro_batch_size, place.world)
+    task = Task(composed, Path(folder), {})
+    module, trainer, _ = trainers.make(task, recipe.Recipe.of(composed), cut, place, 12, 1, None)
+    spy = Spy()
+    trainer.callbacks.append(spy)
+    trainers.fit(module, trainer, None)
+    return spy.gradients if trainer.is_global_zero else None
+
+
+if __name__ == "__main__":
+    out, *typed = sys.argv[1:]
+    found = gradients(typed, Path(out).parent)
+    if found is not None:
+        torch.save(found, out)
