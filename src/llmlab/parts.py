@@ -70,8 +70,10 @@ def _presets(group: str) -> list[dict[str, Any]]:
 
     found = []
     for file in sorted(Path(conf_dir(), group).glob("*.yaml")):
-        comments = (line[1:].strip() for line in file.read_text().splitlines() if line.startswith("#"))
-        says = next((c for c in comments if c and not c.startswith("@")), "")
+        lines = file.read_text().splitlines()
+        comments = (line[1:].strip() for line in lines if line.startswith("#"))
+        values = ", ".join(line for line in lines if line and not line.startswith("#"))
+        says = next((c for c in comments if c and not c.startswith("@")), values)
         found.append({"name": file.stem, "summary": says, "file": _short(file)})
     return found
 

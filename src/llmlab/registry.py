@@ -59,7 +59,9 @@ def register(slot: str, name: str, **defaults: Any) -> Callable[[T], T]:
 def near(word: str, words: Iterable[str]) -> str:
     """ "did you mean ...?" and, where they are few, the valid names."""
     words = sorted({str(w) for w in words})
-    close = difflib.get_close_matches(str(word), words, 3, 0.55)
+    word = str(word)
+    close = difflib.get_close_matches(word, words, 3, 0.55)
+    close = close or [w for w in words if len(word) > 2 and w.startswith(word)][:3]
     hint = [f"did you mean {' or '.join(close)}?"] if close else []
     if words and (not close or len(words) <= 12):
         hint.append(f"valid: {', '.join(words)}")
@@ -102,17 +104,17 @@ def refresh() -> None:
 
 
 def _scan() -> _Found:
-    announced = tuple(sorted({e.value for e in importlib.metadata.entry_points(group=GROUP)}))
-    named = tuple(m.strip() for m in os.environ.get(VARIABLE, "").split(",") if m.strip())
-    return _scan_modules(("llmlab_plugins", *announced, *named), tuple(sys.path))
+    return _scan_modules(os.environ.get(VARIABLE, ""), tuple(sys.path))
 
 
 @functools.lru_cache(maxsize=8)
-def _scan_modules(modules: tuple[str, ...], path: tuple[str, ...]) -> _Found:
+def _scan_modules(variable: str, path: tuple[str, ...]) -> _Found:
     from llmlab.config.schema import SLOTS
 
+    announced = sorted({e.value for e in importlib.metadata.entry_points(group=GROUP)})
+    named = [m.strip() for m in variable.split(",") if m.strip()]
     found = _Found()
-    for root in dict.fromkeys(modules):
+    for root in dict.fromkeys(("llmlab_plugins", *announced, *named)):
         for file, module in _files(root, found):
             try:
                 entries = source.read(file, module)

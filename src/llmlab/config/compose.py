@@ -84,7 +84,7 @@ def compose(overrides: Sequence[str] = (), config_dirs: Sequence[str] = ()) -> C
     try:
         cfg = run(overrides)
     except Exception as first:
-        problems, good = explain.every_problem(parsed, run, known)
+        problems, good = explain.every_problem(parsed, run, known, first)
         if not problems:
             problems = [explain.message(first, None, known)]
         elif len(good) < len(parsed):
@@ -109,8 +109,6 @@ def _further(overrides: Sequence[str], good: Sequence[Override], known: explain.
         return []
     good = [o for o in good if o.key_or_group.partition(".")[0] not in bad or o.key_or_group in known.groups]
     problems, good = explain.every_problem(good, run, known)
-    if bad & set(known.groups):
-        return problems
     try:
         cfg = run([o.input_line for o in good])
     except Exception:

@@ -100,16 +100,18 @@ def _choice(o: Override, known: Known) -> str | None:
 
 
 def every_problem(
-    parsed: Sequence[Override], run: Callable[[list[str]], DictConfig], known: Known
+    parsed: Sequence[Override], run: Callable[[list[str]], DictConfig], known: Known, first: Exception | None = None
 ) -> tuple[list[str], list[Override]]:
     """Hydra stops at the first problem: compose again with one override at a time, groups first.
 
-    Returns a line for each problem, and the overrides without one.
+    Returns a line for each problem, and the overrides without one. `first`: what all of them together raise.
     """
     try:
         base = run([])
     except Exception as e:
         return [message(e, None, known)], []
+    if first is not None and len(parsed) == 1:
+        return [message(first, base, known, parsed[0])], []
     good: list[Override] = []
     problems: list[str] = []
     for o in sorted(parsed, key=lambda o: o.key_or_group not in known.groups):
@@ -149,6 +151,8 @@ def _override(text: str, o: Override, base: DictConfig | None, known: Known) -> 
     if o.package and key in known.groups:
         return f"{shown}: nothing is chosen at {o.package}; {_places(key, base)}"
     parent = key.rpartition(".")[0]
+    if "does not support deletion" in text:
+        return f"{shown}: it can't be removed; give it another value"
     if parent and _select(base, parent) is None:
         return _no_parent(key, parent, base, known)
     if reason := _wrong_value(text):
@@ -191,6 +195,8 @@ def _no_parent(key: str, parent: str, base: DictConfig | None, known: Known) -> 
 def _wrong_value(text: str) -> str | None:
     if found := re.search(r"Value '(.*)' of type '\w+' could not be converted to (\w+)", text):
         return f"must be {_kind(found[2])}, but is {found[1]!r}"
+    if found := re.search(r"Value '(.*)' is not a valid bool", text):
+        return f"must be true or false, but is {found[1]!r}"
     if found := re.search(r"field '[^']+' is not Optional", text):
         return "must have a value, but is null"
     if found := re.search(

@@ -48,7 +48,7 @@ POSITIVE: tuple[str, ...] = (
     "model.attention.clip_qkv",
 )
 POSITIVE += ("model.logit_softcap", "train.clip", "budget.tokens", "budget.flops", "budget.minutes", "optimizer.lr")
-SHARES = ("model.dropout", "model.attention.dropout", "data.validation")
+SHARES = ("model.dropout", "model.attention.dropout", "model.ffn.dropout", "data.validation")
 
 
 def problems(composed: Composed) -> list[str]:

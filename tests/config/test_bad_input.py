@@ -1,0 +1,176 @@
+"""Bad input through the command line: a line each that names the key and the fix, exit code 1, no traceback, no torch."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+
+import pytest
+
+# what is typed, and what the lines after "error: " must match, in order
+TABLE = [
+    ("attention=gqq", r"attention=gqq: there is no such attention; did you mean gqa\? \(valid: gqa, mha, "),
+    ("norm.epss=1", r"norm\.epss: there is no such key in norm \(rmsnorm\); valid: offset"),
+    ("sede=3", r"sede: there is no such key; did you mean seed"),
+    ("trainer.max_stepz=3", r"trainer\.max_stepz: there is no such key in trainer; did you mean max_steps"),
+    (
+        "attention=gqq norm.epss=1 sede=3 trainer.max_stepz=3 attention.kv_rank=3",
+        r"attention=gqq: .*",
+        r"norm\.epss: .*",
+        r"sede: .*",
+        r"trainer\.max_stepz: .*",
+    ),
+    (
+        "model.dim=many model.dropout=2 seed=null precision=16",
+        r"precision=16: there is no such precision; valid: 32-true, bf16-mixed",
+        r"model\.dim=many: must be a whole number, but is 'many'",
+        r"seed=null: must have a value, but is null",
+        r"model\.dropout must be at least 0 and less than 1, but is 2\.0",
+    ),
+    ("model.dim=[1,2]", r"model\.dim=\[1,2\]: must be a whole number, but is '\[1, 2\]'"),
+    ("position.interleaved=maybe", r"position\.interleaved=maybe: must be true or false, but is 'maybe'"),
+    ("model={dim:3}", r"model is a choice \(albert, .*\); set its keys one by one, model\.KEY=VALUE"),
+    ("+model.foo=1", r"model\.foo: there is no such key in model; valid: .*"),
+    ("+foo=1", r"foo: there is no such key; .*"),
+    ("++norm.foo=1", r"norm\.foo: there is no such key in norm; valid: offset"),
+    ("norm._target_=os.system", r"norm\._target_ can't be set: a part is chosen by its name, norm=NAME"),
+    ("+norm._target_=os.system", r"norm\._target_ can't be set: .*"),
+    ("norm._part_=layernorm", r"norm\._part_ can't be set: .*"),
+    ("~norm", r"~norm: a model needs one; choose norm=NAME \(layernorm, .*\)"),
+    ("~model.dim", r"~model\.dim: it can't be removed; give it another value"),
+    ("position=null", r"position=null: a model needs one; .*"),
+    ("mask.x=1", r"mask\.x: nothing is chosen at mask; choose mask=NAME \(bidirectional, causal, prefix\)"),
+    ("modle.dim=3", r"modle\.dim: there is no 'modle'; did you mean model"),
+    ("model.attention.qkv_bais=true", r"model\.attention\.qkv_bais: .*; did you mean qkv_bias"),
+    ("position.scaling=yarm", r"position\.scaling must be one of none, .*, but is yarm; did you mean yarn\?"),
+    (
+        "model.attention.qk_norm=hed",
+        r"model\.attention\.qk_norm must be one of head, full, but is hed; did you mean head\?",
+    ),
+    ("attention", r"attention: give it a value, attention=NAME"),
+    ("=3", r"=3: name what is to be set, KEY=VALUE"),
+    ("seed=1 seed=2", r"seed=2: seed is given already, by seed=1"),
+    ("attention=mha,mla", r"attention=mha,mla: several values are a sweep; add -m.*"),
+    ("-m attention=mha,mlla", r"attention=mlla: there is no such attention; did you mean mla.*"),
+    ("--config-dri x", r"--config-dri: there is no such flag; did you mean --config-dir.*"),
+    ("--config-dir /no/such", r"--config-dir /no/such: there is no such folder"),
+    (
+        "window@kinds.local.window=full",
+        r"window@kinds.*: nothing is chosen at .*; this model has neither kinds nor stacks; .*",
+    ),
+    (
+        "model=gemma3 window@kinds.locl.window=full",
+        r".*this model has window@kinds\.local\.window, window@kinds\.global.*",
+    ),
+    ("head@heads.tokns=lm", r"head@heads\.tokns=lm: .*"),
+    (
+        "model.n_heads=5",
+        r"model\.n_heads=5 does not divide model\.dim=128; choose one of 1, 2, 4, 8, .* or set model\.head_dim",
+    ),
+    ("model.n_kv_heads=3", r"model\.n_kv_heads=3 does not divide model\.n_heads=4; choose one of 1, 2, 4"),
+    ("model.n_layers=0", r"model\.n_layers must be at least 1, but is 0"),
+    ("model.moe.per_token=9", r"model\.moe\.per_token=9 is more than model\.moe\.n_experts=8"),
+    ("model=llama3_8b size=nano", r"model=llama3_8b is a published size: leave out size=nano, or name the family"),
+    ("attention=mla model.n_kv_heads=2", r"model\.n_kv_heads: attention=mla does not use it; .*"),
+    ("objective=clm mask=bidirectional", r"objective=clm can't be trained under mask=bidirectional: .*"),
+    ("model=t5 objective=clm", r"objective=clm .*; choose objective=span_corruption"),
+    ("layers.cycle=[far]", r"layers names the kind 'far', .*"),
+    ("execute=[0,2]", r"execute=\[0, 2\] must name every layer from 0 .*"),
+    ("budget.steps=3 budget.tokens=4", r"budget: exactly one can be given, but budget\.tokens and budget\.steps are"),
+    ("budget.tokens=null", r"budget: give one of budget\.tokens, budget\.steps, .*"),
+    ("budget.steps=0", r"budget\.steps must be at least 1, but is 0"),
+    (
+        "train.micro_batch_size=5",
+        r"train\.micro_batch_size=5 does not divide train\.batch_size=32; choose one of 1, 2, .*",
+    ),
+    ("trainer.max_steps=0", r"trainer\.max_steps must be at least 1.*, but is 0"),
+    ("trainer.precision=16", r"trainer\.precision is set by precision=32-true or precision=bf16-mixed"),
+    ("trainer.accumulate_grad_batches=2", r"trainer\.accumulate_grad_batches is set by train\.micro_batch_size.*"),
+    ("optimizer.lr=0", r"optimizer\.lr must be more than 0, but is 0.*"),
+    ("data=files", r"data\.path must be given with data=files: .*"),
+    (
+        "data=files data.path=/no/such.txt",
+        r"data\.path=/no/such\.txt: there is no such file or folder; /no is not a folder",
+    ),
+    ("data.path=train.py", r"data\.path is read with data=files only, but data=python_docs; add data=files"),
+    ("tokenizer=file tokenizer.path=none.json", r"tokenizer\.path=none\.json: there is no such file.*"),
+    ("data.validation=1", r"data\.validation must be at least 0 and less than 1, but is 1.*"),
+    ("resume=runs/none", r"resume=runs/none: there is no such run folder"),
+    ("experiment=nanogpt", r"experiment=nanogpt: there is no such experiment; did you mean nanogpt_shakespeare\?.*"),
+    ("seed=[1", r"seed=\[1: can't be read; quote values .*"),
+]
+
+DRIVER = """
+import contextlib, io, json, sys
+from llmlab.cli import run
+out = []
+for argv in json.load(sys.stdin):
+    with contextlib.redirect_stdout(io.StringIO()) as o, contextlib.redirect_stderr(io.StringIO()) as e:
+        code = run(["train", *argv])
+    out.append([code, o.getvalue(), e.getvalue()])
+print(json.dumps([out, [m for m in ("torch", "lightning") if m in sys.modules]]))
+"""
+
+
+def command(*argv, cwd=None, **env):
+    return subprocess.run(
+        [sys.executable, "-m", "llmlab", *argv],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env={**os.environ, **env},
+        timeout=120,
+    )
+
+
+@pytest.mark.parametrize("part", range(4))
+def test_table(part, tmp_path):
+    """Many command lines in one process, because starting Python is most of their time."""
+    cases = TABLE[part::4]
+    argvs = [case[0].split() for case in cases]
+    done = subprocess.run(
+        [sys.executable, "-c", DRIVER],
+        input=json.dumps(argvs),
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    results, heavy = json.loads(done.stdout)
+    assert heavy == [], "an error in the config is found before torch is imported"
+    wrong = []
+    for (typed, *expected), (code, out, err) in zip(cases, results, strict=True):
+        lines = err.splitlines()
+        fits = len(lines) == len(expected) and all(
+            re.fullmatch(f"error: {e}.*", line)
+            for e, line in zip(sorted(expected), sorted(x for x in lines), strict=True)
+        )
+        if code != 1 or out or not fits or "Traceback" in err or any(len(line) > 700 for line in lines):
+            wrong.append(f"{typed}\n  exit code {code}\n  " + "\n  ".join(lines))
+    assert not wrong, "\n".join(wrong)
+    assert list(tmp_path.iterdir()) == [], "nothing half-written"
+
+
+def test_a_real_command(tmp_path):
+    """The same, as it is typed: exit code, standard error, and well below a second of work."""
+    began = time.perf_counter()
+    done = command("train", "atention=gqa", cwd=tmp_path)
+    assert time.perf_counter() - began < 5  # 0.4 s on an idle machine
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("error: atention: there is no such key; did you mean attention")
+    assert "Traceback" in command("train", "atention=gqa", LLMLAB_DEBUG="1").stderr
+
+
+def test_wrong_commands():
+    done = command("trian")
+    assert done.returncode == 1
+    assert (
+        done.stderr
+        == "error: trian: there is no such command; did you mean train? (valid: " + done.stderr.split("(valid: ")[1]
+    )
+    done = command("attention=mla")
+    assert "llmlab train attention=mla" in done.stderr
+    assert "did you mean norm" in command("parts", "nrom").stderr

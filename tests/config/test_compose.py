@@ -1,0 +1,152 @@
+"""What is composed: the law of parts that a family has anyway, places, budgets, every file of conf/."""
+
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+import llmlab
+from llmlab import registry
+from llmlab.config import validate
+from llmlab.config.compose import Typed, choices, compose, conf_dir
+from llmlab.config.schema import SLOTS
+from llmlab.errors import UserError
+from llmlab.model import layout
+
+FAMILIES = ["gpt2", "llama3", "qwen_moe", "qwen2_moe", "gemma3", "deepseek_v3", "bert", "albert", "t5"]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_naming_what_a_family_has_changes_nothing(family):
+    plain = compose([f"model={family}"]).cfg
+    own = [f"{s}={plain[s]['_part_']}" for s in SLOTS if s != "head" and plain[s] is not None]
+    own += [f"head@heads.{role}={node['_part_']}" for role, node in plain.heads.items()]
+    for places in ("kinds", "stacks"):
+        for name, node in plain[places].items():
+            for slot, part in node.items():
+                if OmegaConf.is_dict(part) and "_part_" in part:
+                    group = "attention" if slot == "cross_attention" else slot
+                    own.append(f"{group}@{places}.{name}.{slot}={part['_part_']}")
+    named = compose([f"model={family}", *own])
+    assert len(own) > 10
+    assert named.cfg == plain
+    assert all(t.kept for t in named.typed if t.group != "model")
+    assert layout.resolve(named).stacks == layout.resolve(compose([f"model={family}"])).stacks
+
+
+def test_the_law_keeps_a_presets_options_and_lets_them_be_set():
+    assert compose(["model=llama3", "position=rope"]).cfg.position.theta == 500_000
+    assert compose(["model=llama3", "position=rope", "position.theta=7"]).cfg.position.theta == 7
+    assert compose(["model=gemma3", "norm=rmsnorm"]).cfg.norm.offset == 1.0
+    assert compose(["model=llama3", "position=alibi"]).cfg.position == {"_part_": "alibi"} | {
+        k: o.default for k, o in registry.index()["position", "alibi"].options.items()
+    }
+
+
+def test_places_that_were_typed():
+    typed = compose(
+        ["model=gemma3", "window@kinds.local.window=full", "attention@kinds.global.attention=mla", "position=alibi"]
+    ).typed
+    assert typed == (
+        Typed("model", "", "gemma3"),
+        Typed("window", "kinds.local", "full"),
+        Typed("attention", "kinds.global", "mla"),
+        Typed("position", "", "alibi"),
+    )
+    t5 = compose(["model=t5", "attention@stacks.decoder.cross_attention=gqa"])
+    assert t5.typed[1] == Typed("attention", "stacks.decoder.cross_attention", "gqa")
+    assert t5.cfg.stacks.decoder.cross_attention._part_ == "gqa"
+
+
+def test_a_kept_choice_that_other_layers_do_not_have_is_said():
+    composed = compose(["model=gemma3", "window=full"])
+    notes = validate.notes(composed, layout.resolve(composed))
+    assert [n for n in notes if n.startswith("window=full is what model=gemma3 has")]
+    assert not [n for n in notes if "position" in n]
+
+
+def test_an_unused_trait_of_the_family_is_a_note_and_a_typed_one_an_error():
+    composed = compose(["model=llama3", "attention=mla"])
+    assert any(n.startswith("mla: ") and "n_kv_heads" in n for n in validate.notes(composed, layout.resolve(composed)))
+    with pytest.raises(UserError, match="^model.n_kv_heads: attention=mla does not use it; .*gqa[^\n]*$"):
+        compose(["model=llama3", "attention=mla", "model.n_kv_heads=2"])
+
+
+def test_a_typed_budget_replaces_the_default():
+    assert compose([]).cfg.budget.tokens is not None
+    budget = compose(["budget.steps=7"]).cfg.budget
+    assert dict(budget) == {"tokens": None, "steps": 7, "flops": None, "minutes": None}
+
+
+def test_the_experiment_wins_over_the_model_that_it_selects_and_typed_wins_over_it(tmp_path):
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text(
+        "# @package _global_\ndefaults:\n  - override /model: gpt2\n  - override /norm: rmsnorm\n"
+        "  - override /optimizer: adamw\nseed: 5\nmodel: {dim: 64}\noptimizer: {lr: 0.5}\n"
+    )
+    cfg = compose(["experiment=mine"], [str(tmp_path)]).cfg
+    assert (cfg.model.family, cfg.norm._part_, cfg.seed, cfg.model.dim, cfg.optimizer.lr) == (
+        "gpt2",
+        "rmsnorm",
+        5,
+        64,
+        0.5,
+    )
+    cfg = compose(["experiment=mine", "norm=layernorm", "seed=6", "model=llama3"], [str(tmp_path)]).cfg
+    assert (cfg.model.family, cfg.norm._part_, cfg.seed) == ("llama3", "layernorm", 6)
+
+
+def test_problems_of_an_experiment_name_its_file(tmp_path):
+    (tmp_path / "experiment").mkdir()
+    for text, message in [
+        ("model: {dimm: 64}", "experiment/bad.yaml: there is no key 'model.dimm'; did you mean dim"),
+        ("seed: many", "experiment/bad.yaml.* must be a whole number, but is 'many'"),
+        ("defaults:\n  - override /norm: rmsnrom", "rmsnrom.*did you mean rmsnorm"),
+        ("model: {dim: [", r"bad.yaml:\d+: "),
+    ]:
+        (tmp_path / "experiment" / "bad.yaml").write_text(f"# @package _global_\n{text}\n")
+        with pytest.raises(UserError, match=message):
+            compose(["experiment=bad"], [str(tmp_path)])
+
+
+@pytest.mark.parametrize("group", sorted({p.parent.name for p in conf_dir().glob("*/*.yaml")} & set(SLOTS)))
+def test_presets_compose_and_bear_no_stored_name(group):
+    presets = [p.stem for p in (conf_dir() / group).glob("*.yaml")]
+    assert not set(presets) & set(registry.names(group))
+    for preset in presets:
+        place = "+head@heads.tokens" if group == "head" else group
+        extra = ["model.n_heads=16", "model.dim=256"] if "deepseek" in preset else []
+        assert compose([f"{place}={preset}", *extra]).typed[0].choice == preset
+
+
+@pytest.mark.parametrize("model", choices("model"))
+def test_every_model_composes_and_resolves(model):
+    composed = compose([f"model={model}"])
+    spec = layout.resolve(composed)
+    assert spec.family == composed.cfg.model.family
+    published = "# published" in (conf_dir() / "model" / f"{model}.yaml").read_text()
+    assert published == (composed.cfg.model.dim != 128)
+
+
+def test_the_ranges_name_keys_that_exist():
+    cfg = llmlab.compose([])
+    for key in (*validate.AT_LEAST, *validate.POSITIVE, *validate.SHARES, *validate.CHOICES):
+        parent, _, last = key.rpartition(".")
+        assert last in (OmegaConf.select(cfg, parent) if parent else cfg), key
+
+
+def test_trainer_keys_are_lightnings():
+    import inspect
+
+    from lightning.pytorch import Trainer
+
+    from llmlab.config import trainer
+
+    signature = {n: p.default for n, p in inspect.signature(Trainer.__init__).parameters.items() if n != "self"}
+    assert {n: default for n, (_, default) in trainer.arguments().items()} == signature
+    assert set(trainer.ELSEWHERE) <= set(signature)
+
+
+def test_conf_holds_no_python_targets():
+    for file in Path(conf_dir()).rglob("*.yaml"):
+        assert "_target_" not in file.read_text(), f"{file}: parts are named, never targeted"
