@@ -1,4 +1,4 @@
-"""Bad input through the command line: a line each that names the key and the fix, exit code 1, no traceback, no torch."""
+"""Bad input: a line each that names the key and the fix, exit code 1, no traceback, no torch."""
 
 import json
 import os

@@ -103,7 +103,7 @@ def test_broken_files_break_no_others(tmp_path):
 
 
 def test_a_new_file_in_plugins_is_a_choice(tmp_path):
-    """What a contributor does: put one file of at most 60 lines below plugins/. Here in a copy of the checkout's layout."""
+    """What a contributor does: one file of at most 60 lines below plugins/, here in a copy of that folder."""
     assert len(PART.splitlines()) <= 60
     copy = tmp_path / "llmlab_plugins"
     code = textwrap.dedent(f"""

@@ -69,8 +69,7 @@ Kind = Literal["a", "b"]
 
 class Base:
     unused = ("n_kv_heads",)
-    def __init__(self, dim: int, /, *, kind: Kind = "a", pair: tuple[float, float] = (0.1, 0.2), table: dict[str, int] = {}):
-        ...
+    def __init__(self, dim: int, /, *, kind: Kind = "a", pair: tuple[float, float] = (0.1, 0.2)): ...
 
 @register("norm", "one")
 @register("norm", "other", kind="b", pair=(1, 2))
