@@ -3,9 +3,9 @@
 import json
 import os
 import re
+import resource
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -156,9 +156,10 @@ def test_table(part, tmp_path):
 
 def test_a_real_command(tmp_path):
     """The same, as it is typed: exit code, standard error, and well below a second of work."""
-    began = time.perf_counter()
+    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
     done = command("train", "atention=gqa", cwd=tmp_path)
-    assert time.perf_counter() - began < 5  # 0.4 s on an idle machine
+    used = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before
+    assert used < 1.5, f"{used:.2f} s of processor time; importing torch alone takes more"
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("error: atention: there is no such key; did you mean attention")
     assert "Traceback" in command("train", "atention=gqa", LLMLAB_DEBUG="1").stderr

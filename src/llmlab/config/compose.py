@@ -105,9 +105,9 @@ def compose(overrides: Sequence[str] = (), config_dirs: Sequence[str] = ()) -> C
 def _further(overrides: Sequence[str], good: Sequence[Override], known: explain.Known, run: Any) -> list[str]:
     """What else is wrong, apart from overrides that are wrong already and what may follow from them."""
     bad = {o.lstrip("+~").partition("=")[0].partition("@")[0] for o in overrides} - {o.key_or_group for o in good}
-    if "model" in bad or "experiment" in bad:
-        return []
     good = [o for o in good if o.key_or_group.partition(".")[0] not in bad or o.key_or_group in known.groups]
+    if not good or "model" in bad or "experiment" in bad:
+        return []
     problems, good = explain.every_problem(good, run, known)
     try:
         cfg = run([o.input_line for o in good])
