@@ -53,6 +53,10 @@ def generate(
         raise UserError(f"model={model.spec.family} looks both ways and can't generate; train it with objective=clm")
     if not prompt:
         raise UserError("prompt is empty; give at least one token")
+    given = batch["source_ids"][0].tolist() if "source_ids" in batch else prompt
+    unknown = [i for i in given if not 0 <= i < model.sizes.vocab_size]
+    if unknown:
+        raise UserError(f"the prompt has the id {unknown[0]}, but the model knows {model.sizes.vocab_size} tokens")
     bound = limit(model)
     room = max_new if bound is None else min(max_new, bound - len(prompt) + 1)
     if room < 1:

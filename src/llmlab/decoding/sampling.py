@@ -21,7 +21,7 @@ class Sampling:
     top_p: float | None = None
 
     def __post_init__(self) -> None:
-        if self.temperature < 0:
+        if not self.temperature >= 0:
             raise UserError(f"temperature={self.temperature} must be at least 0 (0 is greedy)")
         if self.top_k is not None and self.top_k < 1:
             raise UserError(f"top_k={self.top_k} must be at least 1")
@@ -33,10 +33,10 @@ class Sampling:
         logits = logits_BV.float()
         if self.temperature == 0:
             return torch.zeros_like(logits).scatter_(-1, logits.argmax(-1, keepdim=True), 1.0)
-        logits = logits / self.temperature
+        logits = (logits - logits.amax(-1, keepdim=True)) / max(self.temperature, 1e-30)
         if self.top_k is not None and self.top_k < logits.shape[-1]:
-            least = logits.topk(self.top_k, -1).values[..., -1:]
-            logits = logits.masked_fill(logits < least, float("-inf"))
+            values, index = logits.topk(self.top_k, -1)
+            logits = torch.full_like(logits, float("-inf")).scatter_(-1, index, values)
         p = logits.softmax(-1)
         if self.top_p is not None and self.top_p < 1:
             ordered, index = p.sort(-1, descending=True)

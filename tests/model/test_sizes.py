@@ -1,0 +1,73 @@
+"""The ladder of sizes is fair between families, and published sizes have the published numbers of parameters."""
+
+import pytest
+from families import FAMILIES, spec
+
+from llmlab.config.compose import conf_dir
+from llmlab.model.build import assemble
+from llmlab.model.flops import count_parameters
+
+RUNGS = sorted(p.stem for p in (conf_dir() / "size").glob("*.yaml"))
+
+
+def active_in_layers(model) -> int:
+    """Parameters that a token meets in the layers, each as often as it is run."""
+    total = 0
+    for stack in model.stacks.values():
+        for i in stack.spec.execute:
+            layer = stack.layers[i]
+            total += sum(p.numel() for p in layer.parameters())
+            if layer.routed:
+                experts = sum(p.numel() for p in layer.ffn.experts.parameters())
+                total -= experts * (layer.ffn.n_experts - layer.ffn.per_token) // layer.ffn.n_experts
+    return total
+
+
+def test_there_is_a_ladder():
+    assert {"nano", "micro", "mini", "small"} <= set(RUNGS)
+
+
+@pytest.mark.parametrize("rung", RUNGS)
+def test_at_a_rung_families_are_alike(rung):
+    counts = {}
+    for family in FAMILIES:
+        model = assemble(spec(f"model={family}", f"size={rung}"))
+        layers = sum(len(stack.spec.execute) for stack in model.stacks.values())
+        counts[family] = (layers, model.sizes.dim, active_in_layers(model))
+    assert len({c[:2] for c in counts.values()}) == 1, counts
+    active = [c[2] for c in counts.values()]
+    assert max(active) <= 1.03 * min(active), {f: round(c[2] / min(active), 4) for f, c in counts.items()}
+
+
+# Parameters (total, active a token), tied weights once: of the configurations that the authors released, counted from
+# their config.json by the reference implementation (Qwen3, DeepSeek-V3: also stated in arXiv:2505.09388, arXiv:2412.19437).
+PUBLISHED = {
+    "gpt2_small": (124_439_808, 124_439_808),
+    "gpt2_medium": (354_823_168, 354_823_168),
+    "gpt2_xl": (1_557_611_200, 1_557_611_200),
+    "bert_base": (109_514_298, 109_514_298),
+    "bert_large": (335_174_458, 335_174_458),
+    "albert_base": (11_221_680, 11_221_680),
+    "t5_small": (60_506_624, 60_506_624),
+    "t5_base": (222_903_552, 222_903_552),
+    "t5_large": (737_668_096, 737_668_096),
+PLACEHOLDER}
+WITHOUT_HEADS = {"albert_xxlarge": 222_595_584}  # AlbertModel with its pooler
+
+
+def test_every_published_size_is_here():
+    files = {p.stem for p in (conf_dir() / "model").glob("*.yaml") if "# published" in p.read_text()}
+    assert files == set(PUBLISHED) | set(WITHOUT_HEADS)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_counts(name):
+    counts = count_parameters(assemble(spec(f"model={name}")))
+    assert (counts.total, counts.active) == PUBLISHED[name]
+
+
+@pytest.mark.parametrize("name", WITHOUT_HEADS)
+def test_published_counts_of_the_body(name):
+    model = assemble(spec(f"model={name}"))
+    pooler = model.sizes.dim * (model.sizes.dim + 1)
+    assert sum(p.numel() for p in model.stacks.parameters()) + pooler == WITHOUT_HEADS[name]
