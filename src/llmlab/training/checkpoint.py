@@ -54,7 +54,7 @@ def write(path: Path, weights: Mapping[str, Tensor], state: Mapping[str, Any]) -
         save_file(own, temporary / WEIGHTS, metadata={"format": "pt"})  # a second key would make the bytes random
         torch.save(dict(state), temporary / STATE)
         files = {n: {"size": (temporary / n).stat().st_size, "sha256": _sha256(temporary / n)} for n in (WEIGHTS, STATE)}
-        (temporary / MANIFEST).write_text(json.dumps({"schema": SCHEMA, "files": files, "tied": tied}))
+        (temporary / MANIFEST).write_text(_sealed({"schema": SCHEMA, "files": files, "tied": tied}))
         for n in (WEIGHTS, STATE, MANIFEST, "."):
             _fsync(temporary / n)
         remove(path)
@@ -74,13 +74,10 @@ def write(path: Path, weights: Mapping[str, Tensor], state: Mapping[str, Any]) -
 def problem(path: Path) -> str | None:
     """What is wrong with a checkpoint, or None. Reads all of it."""
     try:
-        manifest = json.loads((path / MANIFEST).read_text())
-        if manifest["schema"] != SCHEMA:
-            return f"its manifest has schema {manifest['schema']}, not {SCHEMA}"
+        manifest = _manifest(path)
         entries = {n: (manifest["files"][n]["size"], manifest["files"][n]["sha256"]) for n in (WEIGHTS, STATE)}
-        dict(manifest["tied"])
     except (OSError, ValueError, KeyError, TypeError) as e:
-        return f"no readable {MANIFEST} ({type(e).__name__})"
+        return f"no sound {MANIFEST} ({type(e).__name__})"
     for file, (size, sha256) in entries.items():
         try:
             found = (path / file).stat().st_size
@@ -113,7 +110,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     if (why := problem(path)) is not None:
         raise UserError(f"checkpoint {path} can't be used: {why}")
     weights = load_file(path / WEIGHTS)
-    for alias, owner in json.loads((path / MANIFEST).read_text())["tied"].items():
+    for alias, owner in _manifest(path)["tied"].items():
         weights[alias] = weights[owner]
     return weights
 
@@ -151,6 +148,21 @@ def _tensors(node: Any) -> list[Tensor]:
         return [node]
     children = node.values() if isinstance(node, Mapping) else node if isinstance(node, list | tuple) else ()
     return [t for child in children for t in _tensors(child)]
+
+
+def _sealed(content: Mapping[str, Any]) -> str:
+    """JSON that bears its own sha256."""
+    text = json.dumps(content, sort_keys=True)
+    return json.dumps({**content, "sha256": hashlib.sha256(text.encode()).hexdigest()}, sort_keys=True)
+
+
+def _manifest(path: Path) -> dict[str, Any]:
+    """ValueError, KeyError or TypeError if it is not as it was written."""
+    content = json.loads((path / MANIFEST).read_text())
+    seal = content.pop("sha256")
+    if json.loads(_sealed(content))["sha256"] != seal or content["schema"] != SCHEMA:
+        raise ValueError("the manifest is corrupt, or of another version of llmlab")
+    return content
 
 
 def _sha256(path: Path) -> str:

@@ -55,7 +55,7 @@ class Cut:
         return cls(batch_size, micro, world, batch_size // (micro * world))
 
 
-@dataclass
+@dataclass(frozen=True)
 class Batches:
     """The micro-batches of a run: training in the order of the seed, validation in the order of the text."""
 
@@ -69,7 +69,25 @@ class Batches:
     validation_batches: int | None = None
     separate_documents: bool = False
 
+    @classmethod
+    def of(cls, cfg: Any, recipe: Recipe, cut: Cut, steps: int) -> Batches:
+        """UserError if the corpus has fewer windows than one batch."""
+        batches = cls(
+            recipe.corpus,
+            recipe.objective,
+            cfg.seed,
+            cfg.data.seq_len,
+            cut,
+            steps,
+            num_workers=cfg.data.num_workers,
+            validation_batches=cfg.train.validation_batches,
+            separate_documents=cfg.data.separate_documents,
+        )
+        batches.train(0, cut.world, 0)
+        return batches
+
     def train(self, rank: int, world: int, start: int) -> Iterable[Any]:
+        """Micro-batches of a rank from the optimizer step `start` on."""
         from llmlab.data import loader
 
         return loader.train_loader(

@@ -134,6 +134,7 @@ def _train(task: Task, first: bool) -> Mapping[str, Any]:
     place = trainers.place(cfg)
     cut = recipes.Cut.of(cfg.train.batch_size, cfg.train.micro_batch_size, place.world)
     recipe = recipes.Recipe.of(task.composed, task.spec)
+    recipes.Batches.of(cfg, recipe, cut, 1)  # to refuse a corpus that is too small before anything is written
     weights = run_folder.checkpoint_of(cfg.init_from) if cfg.init_from and not task.resumes else None
     horizon = _horizon(task, recipe, cut, place, first)
     last_step = _last_step(cfg, horizon["steps"])

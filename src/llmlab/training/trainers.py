@@ -86,17 +86,7 @@ def make(task: Any, recipe: Any, cut: Any, place: Place, horizon: int, last_step
         step = checkpoint.step_of(task.point) if task.point else 0
         cut_metrics(folder, step, validated=step % validate_every == 0)
 
-    batches = recipes.Batches(
-        recipe.corpus,
-        recipe.objective,
-        cfg.seed,
-        cfg.data.seq_len,
-        cut,
-        horizon,
-        num_workers=cfg.data.num_workers,
-        validation_batches=t.validation_batches,
-        separate_documents=cfg.data.separate_documents,
-    )
+    batches = recipes.Batches.of(cfg, recipe, cut, horizon)
     module = Offline(
         recipe.spec,
         recipe.objective,
@@ -154,7 +144,7 @@ def measured_tokens(minutes: float, cfg: Any, recipe: Any, cut: Any, place: Plac
     from llmlab.training import recipe as recipes
     from llmlab.training import warm
 
-    batches = recipes.Batches(recipe.corpus, recipe.objective, cfg.seed, cfg.data.seq_len, cut, warm.STEPS)
+    batches = recipes.Batches.of(cfg, recipe, cut, warm.STEPS)
     held_out = len(recipe.corpus.validation)
     if cfg.train.validation_batches is not None:
         held_out = min(held_out, cfg.train.validation_batches * cut.batch_size * cfg.data.seq_len)

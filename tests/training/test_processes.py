@@ -1,0 +1,143 @@
+"""Real processes that are killed, interrupted, out of space, or several."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from llmlab.lab import record
+from llmlab.training import checkpoint
+
+HARD = [
+    "train.micro_batch_size=2",
+    "model.dropout=0.2",
+    "train.checkpoint_every=7",
+    "train.validate_every=10",
+    "train.log_every=4",
+    "budget.steps=400",
+    "trainer.accelerator=cpu",
+]
+
+
+def command(*overrides):
+    return [sys.executable, "-m", "llmlab", "train", *map(str, overrides)]
+
+
+def start(*overrides):
+    return subprocess.Popen(command(*overrides), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def finish(*overrides, timeout=120):
+    return subprocess.run(command(*overrides), capture_output=True, text=True, timeout=timeout)
+
+
+def until(condition, process, seconds=90):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.stdout.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def newest(folder):
+    found = checkpoint.all_of(folder / "checkpoints") if folder.exists() else []
+    return checkpoint.step_of(found[-1]) if found else -1
+
+
+@pytest.mark.slow  # processes of their own, each of which imports Lightning
+def test_killed_at_random_moments_it_goes_on_to_the_same_bits(tiny, tmp_path):
+    done = finish(*tiny[:-1], *HARD, f"hydra.run.dir={tmp_path / 'whole'}")
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "killed"
+    process = start(*tiny[:-1], *HARD, f"hydra.run.dir={folder}")
+    chance = random.Random(os.getpid())
+    for attempt in range(3):
+        before = newest(folder)
+        until(lambda before=before: newest(folder) > before, process)
+        time.sleep(chance.random() * 0.4)
+        process.kill()
+        process.communicate()
+        assert record.read(folder)["status"] == "died"
+        if attempt < 2:
+            process = start(f"resume={folder}")
+    done = finish(f"resume={folder}")
+    assert done.returncode == 0, done.stderr
+    found = record.read(folder)
+    assert (found["status"], found["steps"], found["resumed"]) == ("completed", 400, 3)
+    assert (folder / "metrics.csv").read_bytes() == (tmp_path / "whole/metrics.csv").read_bytes()
+    (ours, state), (theirs, other) = (checkpoint.read(tmp_path / r / "checkpoints/step=00000400") for r in ("killed", "whole"))
+    assert all(torch.equal(ours[n], theirs[n]) for n in theirs)
+    mine, its = (s["optimizer_states"][0]["state"] for s in (state, other))
+    assert all(torch.equal(mine[n]["exp_avg_sq"], its[n]["exp_avg_sq"]) for n in its)
+
+
+@pytest.mark.slow
+def test_ctrl_c_saves_the_last_step_and_says_how_to_go_on(tiny, tmp_path):
+    folder = tmp_path / "run"
+    slow = ["budget.steps=100000", "train.checkpoint_every=50000", "train.validate_every=50000", "train.log_every=1"]
+    process = start(*tiny[:-1], *slow, f"hydra.run.dir={folder}")
+    until(lambda: (folder / "metrics.csv").exists(), process)
+    process.send_signal(signal.SIGINT)
+    said = process.communicate(timeout=60)[0]
+    assert process.returncode == 130, said
+    found = record.read(folder)
+    assert found["status"] == "interrupted"
+    assert newest(folder) == found["steps"] > 0
+    assert f"resume={folder}" in said
+    assert "Traceback" not in said
+    done = finish(f"resume={folder}", f"trainer.max_steps={found['steps'] + 5}")
+    assert done.returncode == 0, done.stderr
+    assert record.read(folder)["steps"] == found["steps"] + 5
+
+
+@pytest.mark.slow
+def test_a_full_disk_fails_in_one_line_and_keeps_the_last_checkpoint(tiny, tmp_path):
+    """A limit on the size of files stands for the disk: model.safetensors fits below it at first, state.pt never does."""
+    folder = tmp_path / "run"
+    done = finish(*tiny, "trainer.max_steps=4", "train.checkpoint_every=2", f"hydra.run.dir={folder}")
+    assert done.returncode == 0, done.stderr
+    size = (folder / "checkpoints/step=00000004/state.pt").stat().st_size - 500
+    limited = (
+        f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, resource.RLIM_INFINITY)); "
+        "from llmlab.cli import main; main()"
+    )
+    run = [sys.executable, "-c", limited, "train", f"resume={folder}", "trainer.max_steps=9"]
+    done = subprocess.run(run, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    assert "could not be written" in done.stderr
+    assert "step=00000004, is intact" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert record.read(folder)["status"] == "failed"
+    assert checkpoint.problem(folder / "checkpoints/step=00000004") is None
+
+
+@pytest.mark.slow
+def test_two_ranks_train_as_one_does_in_one_folder(tiny, tmp_path):
+    common = [*tiny, "train.micro_batch_size=2", "train.log_every=1", "train.validate_every=6", "trainer.accelerator=cpu"]
+    folders = tmp_path / "one", tmp_path / "two"
+    for folder, ranks in zip(folders, ([], ["strategy=ddp", "trainer.devices=2"]), strict=True):
+        done = finish(*common, *ranks, f"hydra.run.dir={folder}")
+        assert done.returncode == 0, done.stdout + done.stderr
+    names = [{p.name for p in f.iterdir()} for f in folders]
+    assert names[0] == names[1]
+    losses = [losses_of(f / "metrics.csv") for f in folders]
+    assert losses[0].keys() == losses[1].keys()
+    assert max(abs(losses[0][k] - losses[1][k]) for k in losses[0]) < 2e-5
+    assert json.loads((folders[1] / "run.json").read_text())["devices"] == 2
+    cut = finish(*common, "strategy=ddp", "trainer.devices=2", f"hydra.run.dir={tmp_path / 'cut'}", "trainer.max_steps=5")
+    assert cut.returncode == 0, cut.stderr
+    done = finish(f"resume={tmp_path / 'cut'}", "trainer.max_steps=-1")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "cut/metrics.csv").read_bytes() == (folders[1] / "metrics.csv").read_bytes()
+
+
+def losses_of(path):
+    import csv
+
+    return {(r["step"], name): float(r[name]) for r in csv.DictReader(path.open()) for name in ("loss", "val_loss") if r[name]}

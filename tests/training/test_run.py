@@ -1,0 +1,176 @@
+"""Whole runs through `train`, small."""
+
+import csv
+import json
+import shutil
+
+import pytest
+import torch
+
+from llmlab.config.compose import compose
+from llmlab.errors import UserError
+from llmlab.lab import record
+from llmlab.training import checkpoint
+from llmlab.training.run import train
+
+FIELDS = """schema status command overrides seed parts versions hardware data parameters flops_per_token tokens_seen steps
+wall_seconds tokens_per_second mfu peak_memory_bytes metrics""".split()
+HARD = ["train.micro_batch_size=2", "model.dropout=0.2", "train.checkpoint_every=2", "train.validate_every=5", "train.log_every=3"]
+
+
+def run(folder, *overrides):
+    last = {o.partition("=")[0]: o for o in overrides}  # a key may be given once only
+    return train(compose(list(last.values())), folder)
+
+
+def weights(folder, step):
+    return checkpoint.read(folder / "checkpoints" / checkpoint.name(step))
+
+
+def same(a, b):
+    """Equal values in nested containers, tensors bit for bit."""
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(same, a, b))
+    return a == b
+
+
+@pytest.fixture(scope="module")
+def whole(tiny, tmp_path_factory):
+    """A run that nothing interrupted, with accumulation, dropout and validation."""
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    run(folder, *tiny, *HARD)
+    return folder
+
+
+def test_the_record_has_every_field_and_the_folder_every_file(whole):
+    found = record.read(whole)
+    assert found["status"] == "completed"
+    assert set(FIELDS) <= set(found)
+    assert found["steps"] == 12
+    assert found["tokens_seen"] == 12 * 8 * 16
+    assert found["metrics"]["val_bits_per_byte"] > 0
+    assert found["data"]["tokens"] > 0
+    assert 0 < found["mfu"] <= 1
+    names = {p.name for p in whole.iterdir()}
+    assert {"config.yaml", "model.json", "run.json", "metrics.csv", "timing.csv", "loss.png", "tokenizer.json"} <= names
+
+
+def test_rows_of_metrics(whole):
+    rows = list(csv.DictReader((whole / "metrics.csv").open()))
+    assert [int(r["step"]) for r in rows if r["loss"]] == [3, 6, 9, 12]
+    assert [int(r["step"]) for r in rows if r["val_loss"]] == [5, 10, 12]
+    assert all(int(r["tokens"]) == int(r["step"]) * 128 for r in rows)
+
+
+def test_two_checkpoints_are_kept(whole):
+    assert [checkpoint.step_of(p) for p in checkpoint.all_of(whole / "checkpoints")] == [10, 12]
+
+
+def test_the_same_command_gives_the_same_bits(whole, tiny, tmp_path):
+    run(tmp_path / "again", *tiny, *HARD)
+    assert (tmp_path / "again/metrics.csv").read_bytes() == (whole / "metrics.csv").read_bytes()
+    assert same(weights(tmp_path / "again", 12), weights(whole, 12))
+
+
+@pytest.mark.parametrize("stop", [1, 2, 5, 7])
+def test_a_run_cut_short_goes_on_to_the_same_bits(stop, whole, tiny, tmp_path):
+    folder = tmp_path / "cut"
+    assert run(folder, *tiny, *HARD, f"trainer.max_steps={stop}")["steps"] == stop
+    done = run(folder, f"resume={folder}", "trainer.max_steps=-1")
+    assert done["steps"] == 12
+    assert (folder / "metrics.csv").read_bytes() == (whole / "metrics.csv").read_bytes()
+    ours, theirs = weights(folder, 12), weights(whole, 12)
+    assert same(ours[0], theirs[0])
+    assert same(ours[1]["optimizer_states"], theirs[1]["optimizer_states"])
+    assert same(ours[1]["lr_schedulers"], theirs[1]["lr_schedulers"])
+
+
+def test_optimizer_state_is_keyed_by_parameter_path(whole):
+    model, state = weights(whole, 12)
+    assert set(state["optimizer_states"][0]["state"]) == set(model)
+    assert "stacks.main.embedding.table.weight" in model
+
+
+def test_a_damaged_checkpoint_is_passed_over_and_named(whole, tiny, tmp_path, capsys):
+    folder = tmp_path / "damaged"
+    run(folder, *tiny, *HARD, "trainer.max_steps=8")
+    file = folder / "checkpoints" / checkpoint.name(8) / checkpoint.WEIGHTS
+    data = bytearray(file.read_bytes())
+    data[-5] ^= 4
+    file.write_bytes(data)
+    run(folder, f"resume={folder}", "trainer.max_steps=-1")
+    said = capsys.readouterr()
+    assert "step=00000008 is not used" in said.err
+    assert "from step 6" in said.out
+    assert (folder / "metrics.csv").read_bytes() == (whole / "metrics.csv").read_bytes()
+    assert same(weights(folder, 12)[0], weights(whole, 12)[0])
+
+
+def test_a_complete_run_is_left_alone(whole, capsys):
+    before = (whole / "run.json").read_bytes()
+    run(whole, f"resume={whole}")
+    assert "is complete" in capsys.readouterr().out
+    assert (whole / "run.json").read_bytes() == before
+
+
+def test_a_resumed_run_keeps_its_config(whole, tmp_path):
+    shutil.copytree(whole, tmp_path / "copy")
+    with pytest.raises(UserError, match=r"seed=3.*keeps its own config"):
+        run(tmp_path / "copy", f"resume={tmp_path / 'copy'}", "seed=3")
+
+
+def test_a_folder_with_a_run_is_not_written_over(whole, tiny):
+    with pytest.raises(UserError, match="holds a run already"):
+        run(whole, *tiny)
+
+
+def test_init_from_takes_the_weights_only(whole, tiny, tmp_path):
+    started = run(tmp_path / "new", *tiny, f"init_from={whole}", "optimizer.lr=1e-30", "trainer.max_steps=1")
+    ours, theirs = weights(tmp_path / "new", 1)[0], weights(whole, 12)[0]
+    assert all(torch.allclose(ours[n], theirs[n], rtol=0, atol=1e-20) for n in theirs)
+    assert started["steps"] == 1
+    with pytest.raises(UserError, match="do not fit this model"):
+        run(tmp_path / "wide", *tiny, f"init_from={whole}", "model.dim=32")
+
+
+def test_max_steps_leaves_the_schedule_alone(whole, tiny, tmp_path):
+    run(tmp_path / "short", *tiny, *HARD, "trainer.max_steps=3")
+    first = [list(csv.DictReader((f / "metrics.csv").open()))[0]["lr"] for f in (whole, tmp_path / "short")]
+    assert first[0] == first[1]
+
+
+def test_a_loss_that_is_no_number_stops_the_run(tiny, tmp_path):
+    folder = tmp_path / "nan"
+    overrides = [*tiny, "optimizer.lr=1e18", "train.clip=null", "schedule.warmup_steps=4", "train.log_every=1"]
+    with pytest.raises(UserError, match=r"step \d+: .*Try a lower optimizer.lr"):
+        run(folder, *overrides, "train.checkpoint_every=1")
+    found = json.loads((folder / "run.json").read_text())
+    assert found["status"] == "failed"
+    assert found["reason"].startswith("step ")
+    for path in checkpoint.all_of(folder / "checkpoints"):
+        assert all(bool(t.isfinite().all()) for t in checkpoint.read_weights(path).values())
+
+
+def test_nothing_is_left_of_a_run_that_could_not_begin(tiny, tmp_path):
+    folder = tmp_path / "day" / "time"
+    folder.mkdir(parents=True)
+    with pytest.raises(UserError):
+        run(folder, *tiny, "train.batch_size=100000")
+    assert not folder.exists()
+
+
+def test_routers_hear_of_the_whole_step(tiny, tmp_path):
+    """The bias of a sigmoid router moves once a step by its rate, by the load of all micro-batches."""
+    moe = [*tiny, "moe=sigmoid", "moe.rate=0.5", "model.moe.n_experts=4", "model.moe.per_token=1", "trainer.max_steps=1"]
+    biases = []
+    for micro in (8, 2):
+        run(tmp_path / str(micro), *moe, f"train.micro_batch_size={micro}")
+        (bias,) = (t for n, t in weights(tmp_path / str(micro), 1)[0].items() if n.endswith("router.bias"))
+        assert set(bias.abs().tolist()) <= {0.0, 0.5}
+        assert bias.abs().sum() > 0
+        biases.append(bias)
+    assert torch.equal(*biases)
