@@ -1,0 +1,115 @@
+"""FLOPs against torch's counter, visible pairs against a loop, parameters against arithmetic."""
+
+import pytest
+import torch
+from families import DECODING, FAMILIES, batch, build, spec, tiny
+from torch.utils.flop_counter import FlopCounterMode
+
+from llmlab import registry
+from llmlab.model.build import assemble
+from llmlab.model.flops import allowed_pairs, count_parameters, forward_flops, training_flops_per_token
+
+LENGTH, SOURCE = 24, 17
+LOOPS = ("model.moe.ffn_dim=22",)  # a width that grouped_mm does not take: a product an expert, which torch counts
+VARIANTS = {
+    "bert causal": ("bert", *DECODING["bert"]),
+    "albert, tied head": ("albert", *DECODING["albert"]),
+    "mqa, wide heads": ("llama3", "attention=mqa", "model.head_dim=12"),
+    "mla with a query latent": ("llama3", "attention=mla", "attention.q_rank=20"),
+    "t5 across by latents": ("t5", "attention@stacks.decoder.cross_attention=mla"),
+    "shared expert behind a gate": ("llama3", "moe=topk", "model.moe.n_shared=2", "model.moe.shared_gate=true"),
+    "run again": ("llama3", "execute=[0,1,0,1,1]"),
+}
+MODELS = {**{family: (family,) for family in FAMILIES}, **VARIANTS}
+
+
+def example(model) -> tuple[dict, dict]:
+    data = batch(model, LENGTH, 1)
+    if "source_ids" not in data:
+        return data, {}
+    return {"ids": data["ids"], "source_ids": torch.ones(1, SOURCE, dtype=torch.long)}, {"source_length": SOURCE}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_dense_count_is_torchs(name):
+    model = build(*tiny(*MODELS[name], "kernel=eager", *LOOPS), wake=False)
+    data, how = example(model)
+    counter = FlopCounterMode(display=False)
+    with counter:
+        loss = model(data).heads["tokens"].sum()
+    forward = counter.get_total_flops()
+    assert forward_flops(model, LENGTH, dense=True, **how) == pytest.approx(forward, rel=0.01)
+    with counter:
+        loss = model(data).heads["tokens"].sum()
+        loss.backward()
+    both = counter.get_total_flops()
+    tokens = LENGTH + how.get("source_length", 0)
+    assert training_flops_per_token(model, LENGTH, dense=True, **how) * tokens == pytest.approx(both, rel=0.01)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama3", "gemma3", "deepseek_v3"])
+def test_the_count_is_the_dense_one_less_the_hidden_pairs(family):
+    model = build(*tiny(family), wake=False)
+    stack = model.stacks["main"]
+    hidden = sum(
+        2 * (LENGTH**2 - allowed_pairs(stack.mask, stack.windows[i], LENGTH)) * stack.layers[i].attention.pair_width
+        for i in stack.spec.execute
+    )
+    assert forward_flops(model, LENGTH, dense=True) - forward_flops(model, LENGTH) == hidden > 0
+
+
+def test_a_gpt2_by_hand():
+    """Kaplan et al. 2020, table 1: 2 N a token for the matrices, and 2 n_layers pairs 2 dim for the scores."""
+    model = build(*tiny("gpt2"), wake=False)
+    matrices = 2 * (4 * 32 * 32 + 2 * 32 * 128) + 32 * 61
+    pairs = LENGTH * (LENGTH + 1) // 2
+    assert forward_flops(model, LENGTH) == 2 * LENGTH * matrices + 2 * 2 * pairs * 2 * 32
+
+
+def test_heads_that_read_a_share_of_the_positions():
+    model = build(*tiny("bert"), wake=False)
+    whole, none = forward_flops(model, LENGTH), forward_flops(model, LENGTH, head_share=0.0)
+    assert whole - none == LENGTH * 2 * (32 * 32 + 32 * 61)
+    assert forward_flops(model, LENGTH, head_share=0.25) == pytest.approx(none + 0.25 * (whole - none))
+
+
+MASKS = {
+    "causal": (None, lambda q, k: k <= q),
+    "bidirectional": (None, lambda q, k: True),
+    "prefix": (5, lambda q, k: k <= q or k < 5),
+}
+WINDOWS = {
+    "full": ({}, lambda q, k: True),
+    "left": ({"left": 4}, lambda q, k: q - k < 4),
+    "both": ({"left": 3, "right": 2}, lambda q, k: q - k < 3 and k - q <= 2),
+}
+
+
+@pytest.mark.parametrize("mask", MASKS)
+@pytest.mark.parametrize("window", WINDOWS)
+@pytest.mark.parametrize("length", [1, 4, 13])
+def test_pairs_by_counting(mask, window, length):
+    prefix, sees = MASKS[mask]
+    options, near = WINDOWS[window]
+    want = sum(bool(sees(q, k) and near(q, k)) for q in range(length) for k in range(length))
+    parts = registry.load("mask", mask, {})(), registry.load("window", "sliding" if options else "full", options)()
+    assert allowed_pairs(*parts, length, prefix) == want
+    assert allowed_pairs(*parts, length, prefix, rows=3) == want
+
+
+def test_pairs_of_a_long_text():
+    causal, left = registry.load("mask", "causal", {})(), registry.load("window", "sliding", {"left": 64})()
+    assert allowed_pairs(causal, left, 3000) == 64 * 65 // 2 + (3000 - 64) * 64
+
+
+def test_parameters():
+    counts = count_parameters(assemble(spec(*tiny("qwen_moe"))))
+    layers, experts, per_token, dim = 2, 8, 2, 32
+    ffn = spec(*tiny("qwen_moe")).sizes.moe.ffn_dim
+    attention = 2 * dim * dim + 2 * dim * 8 + 2 * 8  # a key head of width 8, and norms of queries and keys
+    rest = 2 * 61 * dim + dim + layers * (attention + 2 * dim + dim * experts)
+    assert counts.total == rest + layers * experts * 3 * dim * ffn
+    assert counts.active == rest + layers * per_token * 3 * dim * ffn
+    assert counts.embedding == 61 * dim
+    assert count_parameters(assemble(spec(*tiny("gpt2")))).embedding == (61 + 40) * dim
+    assert count_parameters(assemble(spec(*tiny("bert")))).embedding == (61 + 40 + 2) * dim
