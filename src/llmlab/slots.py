@@ -23,7 +23,9 @@ from torch.nn import functional as F
 
 from llmlab.sizes import Sizes
 
-Role = Literal["embed", "position", "q", "k", "v", "out", "ffn_in", "ffn_out", "router", "head", "norm", "bias", "other"]
+Role = Literal[
+    "embed", "position", "q", "k", "v", "out", "ffn_in", "ffn_out", "router", "head", "norm", "bias", "other"
+]
 
 
 # ---------------------------------------------------------------- values that travel
@@ -36,7 +38,7 @@ class Loss(NamedTuple):
     """
 
     sum: Tensor
-    count: Tensor
+    count: Tensor  # type: ignore[assignment]  # hides tuple.count, which nobody counts with
     logs: Mapping[str, tuple[Tensor, Tensor]] = {}
     load: Tensor | None = None  # (n, E) int64: expert visits of the n routed layers, for routers' `after_step`
 
@@ -198,7 +200,9 @@ class Block(Protocol):
 
     final_norm: bool
 
-    def __call__(self, x_BTD: Tensor, sublayers: Mapping[str, Callable[[Tensor], tuple[Tensor, Aux | None]]]) -> tuple[Tensor, Aux | None]: ...
+    def __call__(
+        self, x_BTD: Tensor, sublayers: Mapping[str, Callable[[Tensor], tuple[Tensor, Aux | None]]]
+    ) -> tuple[Tensor, Aux | None]: ...
 
 
 class Attention(Protocol):
@@ -206,14 +210,17 @@ class Attention(Protocol):
 
     The rest comes with `view` (below): `view.attend(q, k, v, score, sink=, cache=)`. A static method
     `rotary_width(sizes, **options) -> int` says what width the position rotates where that is not sizes.head_dim.
-    `score` is its Score. `pair_width`: multiply-adds that a pair of a query and a key costs, N (H_qk + H_v). `unused` (a literal class attribute, a tuple of keys below `model.`, or a dict of such tuples by registered name) lists the sizes and
-    traits that the part can't honour ("n_kv_heads", "attention.qkv_bias").
+    `score` is its Score. `pair_width`: multiply-adds that a pair of a query and a key costs, N (H_qk + H_v).
+    `unused` (a literal class attribute, a tuple of keys below `model.`, or a dict of such tuples by registered name)
+    lists the sizes and traits that the part can't honour ("n_kv_heads", "attention.qkv_bias").
     """
 
     score: Score
     pair_width: int
 
-    def __call__(self, x_BTD: Tensor, view: View, source_BSD: Tensor | None = None, cache: LayerCache | None = None) -> Tensor: ...
+    def __call__(
+        self, x_BTD: Tensor, view: View, source_BSD: Tensor | None = None, cache: LayerCache | None = None
+    ) -> Tensor: ...
 
 
 class FFN(Protocol):
@@ -302,7 +309,16 @@ class Kernel(Protocol):
 
     def check(self, *, softcap: bool, sink: bool, bias: bool, regions: bool, dropout: bool) -> None: ...
     def lower(self, seen: Seen) -> Any: ...
-    def __call__(self, terms: Sequence[Term], v_BKSH: Tensor, lowered: Any, bias: Tensor | None, score: Score, sink: Tensor | None, training: bool) -> Tensor: ...
+    def __call__(
+        self,
+        terms: Sequence[Term],
+        v_BKSH: Tensor,
+        lowered: Any,
+        bias: Tensor | None,
+        score: Score,
+        sink: Tensor | None,
+        training: bool,
+    ) -> Tensor: ...
 
 
 class Init(Protocol):
@@ -378,7 +394,16 @@ class View:
         bias = self.position.bias(self.state)
         return self.kernel(terms, v_BKSH, self.lowered, bias, score, sink, self.training)
 
-    def attend(self, q_BNTH: Tensor, k_BKTH: Tensor, v_BKTH: Tensor, score: Score, *, sink: Tensor | None = None, cache: LayerCache | None = None) -> Tensor:
+    def attend(
+        self,
+        q_BNTH: Tensor,
+        k_BKTH: Tensor,
+        v_BKTH: Tensor,
+        score: Score,
+        *,
+        sink: Tensor | None = None,
+        cache: LayerCache | None = None,
+    ) -> Tensor:
         """Rotate, cache, weigh: (B, N, T, H'). What most attention parts need."""
         if cache is not None and not self.position.caches_rotated:
             k_BKTH, v_BKTH = cache.update(k_BKTH, v_BKTH)

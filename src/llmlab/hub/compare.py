@@ -47,12 +47,17 @@ def _alike(a: PartSpec, b: PartSpec) -> bool:
     if a.name != b.name and not skip:
         return False
     return all(
-        a.options[k] == b.options.get(k) for k in a.options if k not in skip and None not in (a.options[k], b.options.get(k))
+        a.options[k] == b.options.get(k)
+        for k in a.options
+        if k not in skip and None not in (a.options[k], b.options.get(k))
     )
 
 
 def _sizes(spec: ModelSpec, back: ModelSpec) -> str | None:
-    pairs = [("model", SIZES, spec.sizes, back.sizes), ("model.attention", ATTENTION, spec.sizes.attention, back.sizes.attention)]
+    pairs = [
+        ("model", SIZES, spec.sizes, back.sizes),
+        ("model.attention", ATTENTION, spec.sizes.attention, back.sizes.attention),
+    ]
     if any(layer.parts["moe"].name != "none" for stack in spec.stacks for layer in stack.layers):
         pairs.append(("model.moe", MOE, spec.sizes.moe, back.sizes.moe))
     for prefix, names, a, b in pairs:

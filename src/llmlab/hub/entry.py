@@ -80,7 +80,7 @@ def activation(c: Config, key: str, names: Mapping[str, str], default: str) -> s
 
 def n_kv_heads(spec: ModelSpec) -> int:
     """Key-value heads as the first layer's attention part has them."""
-    layer = next(iter(assemble(spec).stacks.values())).layers[0]
+    layer: Any = assemble(spec).all_stacks()[0].layers[0]
     return getattr(layer.attention, "n_kv_heads", spec.sizes.n_heads)
 
 
@@ -113,7 +113,7 @@ def rope(c: Config, parameters: Config | None = None, **more: Any) -> Config:
     longest = c["max_position_embeddings"]
     original = (parameters.get("original_max_position_embeddings") or longest) if kind != "dynamic" else longest
     options = {
-        "theta": float(parameters.get("rope_theta", c.get("rope_theta", 10000.0))),
+        "theta": float(parameters.get("rope_theta") or c.get("rope_theta") or 10000.0),
         "scaling": "none" if kind == "default" else kind,
         "factor": float(parameters.get("factor") or (longest / original if kind == "yarn" else 1.0)),
         "original_max": original if kind in ("dynamic", "llama3", "yarn") else None,

@@ -48,9 +48,13 @@ def find(config: Config, folder: Path) -> tuple[Entry, Head]:
     known = entries()
     kind = config.get("model_type")
     if kind not in known:
-        raise UserError(f"{folder / 'config.json'}: model_type={kind!r} is not implemented; known: {', '.join(sorted(known))}")
+        raise UserError(
+            f"{folder / 'config.json'}: model_type={kind!r} is not implemented; known: {', '.join(sorted(known))}"
+        )
     if config.get("quantization_config"):
-        raise UserError(f"{folder / 'config.json'}: quantization_config is not implemented; give the weights unquantised")
+        raise UserError(
+            f"{folder / 'config.json'}: quantization_config is not implemented; give the weights unquantised"
+        )
     entry = known[kind]
     names = config.get("architectures") or list(entry.architectures)[:1]
     if names[0] not in entry.architectures:
@@ -140,18 +144,19 @@ def fill(
     missing = [name for name in ours if name not in dtypes]
     if missing:
         wanted = next((rule.theirs[0] for rule in rules if missing[0] in rule.ours), missing[0])
-        raise UserError(f"{folder}: {wanted} is missing" + (f", and {len(missing) - 1} more" if len(missing) > 1 else ""))
+        raise UserError(
+            f"{folder}: {wanted} is missing" + (f", and {len(missing) - 1} more" if len(missing) > 1 else "")
+        )
     left = [name for name in in_file if name not in used]
     extra = _layers_beyond(model, entry)
     ignored = [
-        name
-        for name in left
-        if name == entry.head_key or any(re.search(p, name) for p in entry.ignore) or extra(name)
+        name for name in left if name == entry.head_key or any(re.search(p, name) for p in entry.ignore) or extra(name)
     ]
     unknown = sorted(set(left) - set(ignored))
     if unknown:
         raise UserError(
-            f"{folder}: {unknown[0]} has no place in this model" + (f", nor have {len(unknown) - 1} more" if len(unknown) > 1 else "")
+            f"{folder}: {unknown[0]} has no place in this model"
+            + (f", nor have {len(unknown) - 1} more" if len(unknown) > 1 else "")
         )
     return dtypes, sorted(ignored)
 

@@ -76,9 +76,7 @@ def linear(ours: str, theirs: str, *, transpose: bool = False) -> list[Rule]:
 def fused(ours: Iterable[str], theirs: str, *, transpose: bool = False) -> list[Rule]:
     """Weight and bias of several linears held as one."""
     names = tuple(ours)
-    return [
-        Rule(tuple(f"{o}.{n}" for o in names), (f"{theirs}.{n}",), "fused", transpose) for n in ("weight", "bias")
-    ]
+    return [Rule(tuple(f"{o}.{n}" for o in names), (f"{theirs}.{n}",), "fused", transpose) for n in ("weight", "bias")]
 
 
 def experts(ours: str, theirs: str) -> Rule:

@@ -31,7 +31,8 @@ class GroupedLinear(nn.Module):
         self.bias = nn.Parameter(torch.empty(n_experts, out_features)) if bias else None
 
     def forward(self, x: Tensor, groups: Tensor) -> Tensor:
-        weight, bias = self.weight, self.bias
+        weight: Tensor = self.weight
+        bias = self.bias
         if torch.is_autocast_enabled(x.device.type):
             dtype = torch.get_autocast_dtype(x.device.type)
             x, weight = x.to(dtype), weight.to(dtype)

@@ -6,7 +6,7 @@ Kaplan et al. 2020 (arXiv:2001.08361) and the PaLM paper's model FLOPs (arXiv:22
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import nn
@@ -32,7 +32,10 @@ def count_parameters(model: Model) -> Parameters:
             routed = sum(p.numel() for p in module.experts.parameters())
             idle += routed - routed * module.per_token // module.n_experts
     tables = sum(
-        p.numel() for m in model.modules() if getattr(m, "role", None) in ("embed", "position") for p in m.parameters(False)
+        p.numel()
+        for m in model.modules()
+        if getattr(m, "role", None) in ("embed", "position")
+        for p in m.parameters(False)
     )
     return Parameters(total, total - idle, tables)
 
@@ -71,12 +74,12 @@ def forward_flops(
     head_share: share of the positions whose heads are computed. dense: count the pairs that the mask hides too, as
     an implementation that computes them does.
     """
-    stacks = list(model.stacks.values())
+    stacks = model.all_stacks()
     total = 0.0
     for stack in stacks:
         own = (source_length or length) if len(stacks) > 1 and stack is stacks[0] else length
         total += own * linear_flops(stack.embedding) + _stack_flops(stack, own, source_length or length, dense)
-    for head in model.heads.values():
+    for head in cast("list[Any]", list(model.heads.values())):
         share = head_share if getattr(head, "per_token", False) else 1 / length
         tied = getattr(head, "out", None) is None and getattr(head, "embedding", None) is not None
         table = 2 * head.embedding.weight.numel() if tied else 0
@@ -106,4 +109,3 @@ def training_flops_per_token(model: Model, length: int, **how) -> float:
     """Forward and backward (twice the forward), divided by the tokens of the sequence, source tokens included."""
     tokens = length + (how.get("source_length") or 0)
     return 3 * forward_flops(model, length, **how) / tokens
-

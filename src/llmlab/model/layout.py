@@ -89,7 +89,7 @@ def resolve(composed: Any, *, vocabulary: int | None = None, roles: tuple[str, .
     """
     cfg, typed = composed.cfg, {(t.group, t.package): t for t in composed.typed}
     sizes = _sizes(cfg, vocabulary)
-    objective = _part(cfg.objective, "objective")
+    objective = _needed(cfg.objective, "objective")
     notes: list[str] = []
 
     default_mask = _part(cfg.mask, "mask")
@@ -108,15 +108,17 @@ def resolve(composed: Any, *, vocabulary: int | None = None, roles: tuple[str, .
         sizes=sizes.but(causal=stacks[-1].sizes.causal),
         stacks=stacks,
         heads=heads,
-        kernel=_part(cfg.kernel, "kernel"),
-        init=_part(cfg.init, "init"),
+        kernel=_needed(cfg.kernel, "kernel"),
+        init=_needed(cfg.init, "init"),
         notes=tuple(dict.fromkeys(notes)),
     )
     _check_objective(spec, objective)
     chosen = typed.get(("objective", ""))
     if chosen is not None and not chosen.kept:
         mask = spec.stacks[-1].mask.name
-        said = f"objective={objective.name} brings mask={mask}: {spec.family} is trained as a {_words((spec.topology,))}"
+        said = (
+            f"objective={objective.name} brings mask={mask}: {spec.family} is trained as a {_words((spec.topology,))}"
+        )
         spec = replace(spec, notes=(*spec.notes, said))
     return spec
 
@@ -141,7 +143,9 @@ def _words(names: tuple[str, ...]) -> str:
 
 
 def _fitting(topology: str) -> str:
-    fits = [n for (s, n), e in registry.index().items() if s == "objective" and topology in e.attrs.get("topologies", ())]
+    fits = [
+        n for (s, n), e in registry.index().items() if s == "objective" and topology in e.attrs.get("topologies", ())
+    ]
     return " or ".join(f"objective={n}" for n in sorted(fits)) or "another model"
 
 
@@ -150,12 +154,19 @@ def _default(slot: str, name: str) -> PartSpec:
     return PartSpec(slot, name, {k: o.default for k, o in entry.options.items()})
 
 
+def _needed(node: Any, slot: str) -> PartSpec:
+    part = _part(node, slot)
+    if part is None:
+        raise UserError(f"{slot} is missing: a model needs one; choose {slot}=NAME")
+    return part
+
+
 def _part(node: Any, slot: str) -> PartSpec | None:
     if node is None:
         return None
     from omegaconf import OmegaConf
 
-    options = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else dict(node)
+    options: Any = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else dict(node)
     name = options.pop("_part_")
     options = {str(k): v for k, v in options.items() if not str(k).startswith("_")}
     return PartSpec(slot, name, options)
@@ -194,7 +205,7 @@ def _sizes(cfg: Any, vocabulary: int | None) -> Sizes:
         moe["ffn_dim"] = max(8, round_up(m["ffn_dim"] // moe["per_token"], 8))
     if moe["per_token"] > moe["n_experts"]:
         raise UserError(f"model.moe.per_token={moe['per_token']} is more than model.moe.n_experts={moe['n_experts']}")
-    traits = {
+    traits: dict[str, Any] = {
         "attention": AttentionTraits(**m.pop("attention")),
         "ffn": FFNTraits(**m.pop("ffn")),
         "moe": MoETraits(**moe),
@@ -235,15 +246,17 @@ def _stack(cfg: Any, name: str, sizes: Sizes, mask: PartSpec, typed: dict, notes
     kinds = kinds_of(stack.layers if named else cfg.layers, stored)
     for kind in dict.fromkeys(kinds):
         if kind and kind not in cfg.kinds:
-            raise UserError(f"layers names the kind {kind!r}, which kinds does not have; it has {', '.join(cfg.kinds) or 'none'}")
+            raise UserError(
+                f"layers names the kind {kind!r}, which kinds does not have; it has {', '.join(cfg.kinds) or 'none'}"
+            )
     for kind in cfg.kinds:
         if kind not in kinds:
             notes.append(f"no layer of the {len(kinds)} is of kind {kind!r}")
     if own and stack.mask is not None and ("mask", "") not in typed:
-        mask = _part(stack.mask, "mask")
+        mask = _needed(stack.mask, "mask")
     causal = mask.attribute("pattern") == "causal"
     layers = tuple(_layer(cfg, name if own else None, kind, typed, notes) for kind in kinds)
-    embedding = _part(stack.embedding if own and stack.embedding is not None else cfg.embedding, "embedding")
+    embedding = _needed(stack.embedding if own and stack.embedding is not None else cfg.embedding, "embedding")
     cross = _part(stack.cross_attention, "attention") if own else None
     sizes = sizes.but(n_layers=len(execute), stack=name, causal=causal)
     return StackSpec(name, sizes, layers, tuple(execute), mask, embedding, cross)
@@ -259,13 +272,9 @@ def _layer(cfg: Any, stack: str | None, kind: str, typed: dict, notes: list[str]
         if kind:
             places.append((f"kinds.{kind}", cfg.kinds[kind][slot]))
         named = [(place, node) for place, node in places if node is not None]
-        by_hand = [
-            (place, node) for place, node in named if (slot, place) in typed and not typed[slot, place].kept
-        ]
-        if not named:
-            raise UserError(f"{slot} is missing: a model needs one; choose {slot}=NAME")
-        place, node = (by_hand or named)[-1]
-        parts[slot] = _part(node, slot)
+        by_hand = [(place, node) for place, node in named if (slot, place) in typed and not typed[slot, place].kept]
+        _, node = (by_hand or named or [("", None)])[-1]
+        parts[slot] = _needed(node, slot)
         if by_hand and named[-1][1] is not node:
             displaced[slot] = str(_part(named[-1][1], slot))
             where = f"{kind or stack} layers"

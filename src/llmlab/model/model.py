@@ -6,6 +6,7 @@ B batch, T tokens, S source tokens, D model width.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,19 @@ from llmlab.model.layout import ModelSpec
 from llmlab.model.stack import Stack
 from llmlab.slots import Aux, Context, Output
 
-PLAIN = {"ids", "valid", "documents", "segments", "positions", "allowed", "source_ids", "source_valid", "source_segments", "labels", "step_count"}
+PLAIN = {
+    "ids",
+    "valid",
+    "documents",
+    "segments",
+    "positions",
+    "allowed",
+    "source_ids",
+    "source_valid",
+    "source_segments",
+    "labels",
+    "step_count",
+}
 
 
 class Model(nn.Module):
@@ -29,8 +42,9 @@ class Model(nn.Module):
         self.stacks = nn.ModuleDict()
         first: Stack | None = None
         for stack in spec.stacks:
-            self.stacks[stack.name] = Stack(stack, kernel, first.embedding if first else None)
-            first = first or self.stacks[stack.name]
+            built = Stack(stack, kernel, first.embedding if first else None)
+            self.stacks[stack.name] = built
+            first = first or built
         assert first is not None
         norm = spec.stacks[-1].layers[-1].parts["norm"].factory()
         self.heads = nn.ModuleDict(
@@ -53,7 +67,9 @@ class Model(nn.Module):
         cache: of a decoder, from `new_cache`; it is extended by these T tokens.
         """
         names = list(self.stacks)
-        source, source_valid, loads, losses = None, batch.get("source_valid"), [], []
+        source, source_valid = None, batch.get("source_valid")
+        loads: list[Tensor] = []
+        losses: list[Tensor] = []
         if len(names) > 1:
             if cache is not None and cache.source is not None:
                 source, source_valid = cache.source, cache.source_valid
@@ -99,8 +115,11 @@ class Model(nn.Module):
 
     def routers(self) -> list[nn.Module]:
         """The router of each row of `Output.aux.load`."""
-        layers = [stack.layers[i] for stack in self.stacks.values() for i in stack.spec.execute]
+        layers: list[Any] = [stack.layers[i] for stack in self.all_stacks() for i in stack.spec.execute]
         return [layer.ffn.router for layer in layers if isinstance(layer.ffn, MixtureOfExperts)]
+
+    def all_stacks(self) -> list[Stack]:
+        return cast("list[Stack]", list(self.stacks.values()))
 
 
 def _collect(aux: Aux | None, losses: list[Tensor], loads: list[Tensor]) -> None:

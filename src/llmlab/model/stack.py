@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -51,6 +51,7 @@ class Layer(nn.Module):
             return self.attention(x, view, cache=cache["attention"] if cache else None), None
 
         def cross_attention(x: Tensor) -> tuple[Tensor, None]:
+            assert self.cross_attention is not None
             return self.cross_attention(x, source_view, source_BSD, cache["cross_attention"] if cache else None), None
 
         def ffn(x: Tensor) -> tuple[Tensor, Aux | None]:
@@ -82,7 +83,7 @@ class Stack(nn.Module):
         places: dict[tuple, int] = {}
         self.position_of = [self._position(layer, places) for layer in spec.layers]
         for i, place in enumerate(self.position_of):
-            if place != self.position_of[0] and type(self.positions[place]).embed is not Position.embed:
+            if place != self.position_of[0] and _embeds(self.positions[place]):
                 first_part, part = spec.layers[0].parts["position"], spec.layers[i].parts["position"]
                 raise UserError(
                     f"position={part} is added to the embedding, so all layers must have it, but layer 0 has {first_part}"
@@ -93,13 +94,15 @@ class Stack(nn.Module):
         )
         final = spec.layers[spec.execute[-1]].parts
         self.norm = (
-            final["norm"].factory()(self.sizes.dim, self.sizes.norm_eps) if self.layers[spec.execute[-1]].block.final_norm else None
+            final["norm"].factory()(self.sizes.dim, self.sizes.norm_eps)
+            if self.layers[spec.execute[-1]].block.final_norm
+            else None
         )
         self.mask = spec.mask.factory()()
         self.windows = [layer.parts["window"].factory()() for layer in spec.layers]
         self.kernel = kernel
-        for i, layer in enumerate(self.layers):
-            score, position = layer.attention.score, self.positions[self.position_of[i]]
+        for i, layer in enumerate(cast("list[Any]", self.layers)):
+            score, position = layer.attention.score, cast(Position, self.positions[self.position_of[i]])
             kernel.check(
                 softcap=score.softcap is not None,
                 sink=self.sizes.attention.sink,
@@ -172,3 +175,7 @@ class Stack(nn.Module):
                 views[place, window] = View(ctx, position, states[place], self.kernel, lowered[window], self.training)
             out.append(views[place, window])
         return out
+
+
+def _embeds(position: nn.Module) -> bool:
+    return getattr(type(position), "embed", None) is not Position.embed

@@ -16,7 +16,9 @@ def describe(spec: ModelSpec) -> list[str]:
         shared = {slot for slot in LAYER_SLOTS if len({str(layer.parts[slot]) for layer in stack.layers}) == 1}
         first = stack.layers[0]
         count = len(stack.execute)
-        stored = "" if len(stack.layers) == count else f" ({len(stack.layers)} stored, run in the order {_order(stack)})"
+        stored = (
+            "" if len(stack.layers) == count else f" ({len(stack.layers)} stored, run in the order {_order(stack)})"
+        )
         cross = f" cross_attention={stack.cross_attention}" if stack.cross_attention else ""
         common = " ".join(_cell(first, slot) for slot in LAYER_SLOTS if slot in shared)
         lines.append(f"{name}{count} layers{stored}: embedding={stack.embedding} {common} mask={stack.mask}{cross}")

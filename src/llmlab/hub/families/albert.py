@@ -65,7 +65,13 @@ def read(c: Config) -> list[str]:
     n, groups = c["num_hidden_layers"], c["num_hidden_groups"]
     execute = [int(i / (n / groups)) for i in range(n)]
     ffn = activation(c, "hidden_act", ACTIVATIONS, "gelu_new")
-    return ["model=albert", f"ffn={ffn}", *sizes(c), *settings("embedding", {"width": c["embedding_size"]}), f"execute={execute}".replace(" ", "")]
+    return [
+        "model=albert",
+        f"ffn={ffn}",
+        *sizes(c),
+        *settings("embedding", {"width": c["embedding_size"]}),
+        f"execute={execute}".replace(" ", ""),
+    ]
 
 
 def write(spec: ModelSpec) -> Config:

@@ -30,7 +30,10 @@ RULES = [
     *linear("heads.tokens.dense", "cls.predictions.transform.dense"),
     *linear("heads.tokens.norm", "cls.predictions.transform.LayerNorm"),
     same(
-        "heads.tokens.bias", "cls.predictions.decoder.bias", needs="heads.tokens.out.weight", copies=("cls.predictions.bias",)
+        "heads.tokens.bias",
+        "cls.predictions.decoder.bias",
+        needs="heads.tokens.out.weight",
+        copies=("cls.predictions.bias",),
     ),
     same("heads.tokens.bias", "cls.predictions.bias"),
     same("heads.tokens.out.weight", "cls.predictions.decoder.weight"),
@@ -106,7 +109,9 @@ def base(spec: ModelSpec) -> Config:
 
 def write(spec: ModelSpec) -> Config:
     out = {"model_type": "bert", **base(spec), "is_decoder": spec.sizes.causal}
-    return {**out, "architectures": ["BertLMHeadModel"]} if spec.sizes.causal and list(spec.heads) == ["tokens"] else out
+    return (
+        {**out, "architectures": ["BertLMHeadModel"]} if spec.sizes.causal and list(spec.heads) == ["tokens"] else out
+    )
 
 
 def act(c: Config) -> str:

@@ -45,7 +45,7 @@ def _types(c: Config) -> list[str]:
         for kind in c["layer_types"]:
             expect({"layer_types": kind}, "layer_types", *NAMES)
         return c["layer_types"]
-    pattern = c.get("sliding_window_pattern", c.get("_sliding_window_pattern", 6))
+    pattern: int = c.get("sliding_window_pattern") or c.get("_sliding_window_pattern") or 6
     return ["full_attention" if (i + 1) % pattern == 0 else "sliding_attention" for i in range(c["num_hidden_layers"])]
 
 
@@ -93,7 +93,8 @@ def write(spec: ModelSpec) -> Config:
         "sliding_window": first["local"].parts["window"].options.get("left"),
         "layer_types": [theirs.get(layer.kind) for layer in layers],
         "rope_parameters": {
-            theirs[kind]: rope_parameters(layer.parts["position"].options, s.max_positions) for kind, layer in first.items()
+            theirs[kind]: rope_parameters(layer.parts["position"].options, s.max_positions)
+            for kind, layer in first.items()
         },
     }
 

@@ -7,7 +7,13 @@ from llmlab.hub.rules import fused, linear, same
 from llmlab.model.layout import ModelSpec
 
 OURS, THEIRS = "stacks.main.layers.{i}.", "transformer.h.{i}."
-ACTIVATIONS = {"gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu": "gelu", "relu": "relu", "silu": "silu"}
+ACTIVATIONS = {
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu": "gelu",
+    "relu": "relu",
+    "silu": "silu",
+}
 
 RULES = [
     same("stacks.main.embedding.table.weight", "transformer.wte.weight"),
@@ -92,9 +98,7 @@ def write(spec: ModelSpec) -> Config:
 
 
 LM = Head(lambda c: {"tokens": part("head", "lm")}, {"logits": "head:tokens"})
-SCORES = Head(
-    lambda c: {"scores": part("head", "token", n_classes=n_labels(c), bias=False)}, {"logits": "last:scores"}
-)
+SCORES = Head(lambda c: {"scores": part("head", "token", n_classes=n_labels(c), bias=False)}, {"logits": "last:scores"})
 ENTRIES = [
     Entry(
         model_types=("gpt2",),

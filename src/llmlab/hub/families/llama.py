@@ -109,15 +109,15 @@ def write(spec: ModelSpec) -> Config:
         "hidden_act": "silu",
         "attention_bias": s.attention.qkv_bias,
         "mlp_bias": s.ffn.bias,
-        "rope_parameters": rope_parameters(spec.stacks[0].layers[0].parts["position"].options, spec.sizes.max_positions),
+        "rope_parameters": rope_parameters(
+            spec.stacks[0].layers[0].parts["position"].options, spec.sizes.max_positions
+        ),
     }
 
 
 LM = Head(lambda c: {"tokens": part("head", "lm")}, {"logits": "head:tokens"})
 BASE = Head(lambda c: {}, {"last_hidden_state": "hidden"}, prefix="")
-SCORES = Head(
-    lambda c: {"scores": part("head", "token", n_classes=n_labels(c), bias=False)}, {"logits": "last:scores"}
-)
+SCORES = Head(lambda c: {"scores": part("head", "token", n_classes=n_labels(c), bias=False)}, {"logits": "last:scores"})
 
 
 def layout(name: str, model_type: str, families: tuple[str, ...], rules: list[Rule], **more: Any) -> Entry:

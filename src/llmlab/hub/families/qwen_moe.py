@@ -8,7 +8,6 @@ from llmlab.hub.families.llama import ATTENTION, FFN, NORMS, OURS, THEIRS, base,
 from llmlab.hub.rules import same
 from llmlab.model.layout import ModelSpec
 
-
 DEFAULTS: Config = {
     "vocab_size": 151936,
     "hidden_size": 2048,
@@ -77,7 +76,13 @@ def _read(c: Config, family: str, qk_norm: str | None, shared: bool) -> list[str
     }
     if shared:
         values["moe.shared_dim"] = c["shared_expert_intermediate_size"]
-    return [f"model={family}", *_window(c, shared), *settings("model", values), *settings("position", rope(c)), *_kinds(c)]
+    return [
+        f"model={family}",
+        *_window(c, shared),
+        *settings("model", values),
+        *settings("position", rope(c)),
+        *_kinds(c),
+    ]
 
 
 def _window(c: Config, qwen2: bool) -> list[str]:
@@ -102,7 +107,9 @@ def _write(spec: ModelSpec) -> Config:
         "router_aux_loss_coef": s.moe.balance,
         "mlp_only_layers": dense,
         "decoder_sparse_step": 1,
-        "rope_parameters": rope_parameters(spec.stacks[0].layers[0].parts["position"].options, spec.sizes.max_positions),
+        "rope_parameters": rope_parameters(
+            spec.stacks[0].layers[0].parts["position"].options, spec.sizes.max_positions
+        ),
     }
 
 

@@ -21,8 +21,14 @@ def _stack(name: str, ffn: int) -> list[Rule]:
     ours, theirs = f"stacks.{name}.layers.{{i}}.", f"{name}.block.{{i}}.layer."
     own = theirs + "0.SelfAttention."
     rules = [
-        same(f"stacks.{name}.positions.0.table.weight", f"{name}.block.0.layer.0.SelfAttention.relative_attention_bias.weight"),
-        *(same(ours + f"attention.{a}.weight", own + f"{b}.weight") for a, b in zip(("q", "k", "v", "out"), "qkvo", strict=True)),
+        same(
+            f"stacks.{name}.positions.0.table.weight",
+            f"{name}.block.0.layer.0.SelfAttention.relative_attention_bias.weight",
+        ),
+        *(
+            same(ours + f"attention.{a}.weight", own + f"{b}.weight")
+            for a, b in zip(("q", "k", "v", "out"), "qkvo", strict=True)
+        ),
         same(ours + "block.attention_norm.weight", theirs + "0.layer_norm.weight"),
         same(ours + "block.ffn_norm.weight", theirs + f"{ffn}.layer_norm.weight"),
         same(ours + "ffn.gate.weight", theirs + f"{ffn}.DenseReluDense.wi_0.weight"),
@@ -34,7 +40,10 @@ def _stack(name: str, ffn: int) -> list[Rule]:
     if name == "decoder":
         cross = theirs + "1.EncDecAttention."
         rules += [
-            *(same(ours + f"cross_attention.{a}.weight", cross + f"{b}.weight") for a, b in zip(("q", "k", "v", "out"), "qkvo", strict=True)),
+            *(
+                same(ours + f"cross_attention.{a}.weight", cross + f"{b}.weight")
+                for a, b in zip(("q", "k", "v", "out"), "qkvo", strict=True)
+            ),
             same(ours + "block.cross_attention_norm.weight", theirs + "1.layer_norm.weight"),
         ]
     return rules
