@@ -6,7 +6,24 @@ import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-WORDS = "the a quick brown fox jumps over lazy dog and runs far from old river bank while rain falls on green hills".split()
+WORDS = [
+    "the",
+    "a",
+    "quick",
+    "brown",
+    "fox",
+    "jumps",
+    "over",
+    "lazy",
+    "dog",
+    "and",
+    "runs",
+    "far",
+    "from",
+    "old",
+    "river",
+    "bank",
+]
 
 
 @pytest.fixture(scope="session")

@@ -73,7 +73,8 @@ from llmlab.errors import UserError
 from llmlab.training import checkpoint
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))
 try:
-    checkpoint.write(Path(sys.argv[1]) / checkpoint.name(2), {"w": torch.zeros(int(sys.argv[3]))}, {"s": torch.zeros(int(sys.argv[4]))})
+    weights, state = {"w": torch.zeros(int(sys.argv[3]))}, {"s": torch.zeros(int(sys.argv[4]))}
+    checkpoint.write(Path(sys.argv[1]) / checkpoint.name(2), weights, state)
 except UserError as e:
     print(e)
 """
@@ -112,7 +113,9 @@ def test_kills_while_writing_leave_only_whole_checkpoints(tmp_path):
     )
     step = 0
     for attempt in range(3):
-        process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path), str(step)], stdout=subprocess.PIPE, text=True)
+        process = subprocess.Popen(
+            [sys.executable, "-c", code, str(tmp_path), str(step)], stdout=subprocess.PIPE, text=True
+        )
         process.stdout.readline()
         with pytest.raises(subprocess.TimeoutExpired):
             process.wait(0.15 + 0.0371 * attempt)
@@ -129,5 +132,3 @@ def test_kills_while_writing_leave_only_whole_checkpoints(tmp_path):
     assert step > 0
     checkpoint.sweep(tmp_path)
     assert all(p.name.startswith("step=") for p in tmp_path.iterdir())
-
-

@@ -67,7 +67,8 @@ def test_one_rank_and_two_ranks(objective, tiny, tmp_path):
     overrides = [*tiny, *OBJECTIVES[objective], "train.micro_batch_size=2"]
     one = script.gradients(overrides, tmp_path)
     out = tmp_path / "two.pt"
-    command = [sys.executable, str(SCRIPT), str(out), *overrides, "strategy=ddp", "trainer.devices=2", "trainer.accelerator=cpu"]
+    ranks = ["strategy=ddp", "trainer.devices=2", "trainer.accelerator=cpu"]
+    command = [sys.executable, str(SCRIPT), str(out), *overrides, *ranks]
     done = subprocess.run(command, env=os.environ, capture_output=True, text=True, timeout=120)
     assert out.exists(), done.stderr
     assert close(one, torch.load(out, weights_only=True)) < 1e-6

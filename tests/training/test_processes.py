@@ -71,7 +71,9 @@ def test_killed_at_random_moments_it_goes_on_to_the_same_bits(tiny, tmp_path):
     found = record.read(folder)
     assert (found["status"], found["steps"], found["resumed"]) == ("completed", 400, 3)
     assert (folder / "metrics.csv").read_bytes() == (tmp_path / "whole/metrics.csv").read_bytes()
-    (ours, state), (theirs, other) = (checkpoint.read(tmp_path / r / "checkpoints/step=00000400") for r in ("killed", "whole"))
+    (ours, state), (theirs, other) = (
+        checkpoint.read(tmp_path / r / "checkpoints/step=00000400") for r in ("killed", "whole")
+    )
     assert all(torch.equal(ours[n], theirs[n]) for n in theirs)
     mine, its = (s["optimizer_states"][0]["state"] for s in (state, other))
     assert all(torch.equal(mine[n]["exp_avg_sq"], its[n]["exp_avg_sq"]) for n in its)
@@ -119,7 +121,13 @@ def test_a_full_disk_fails_in_one_line_and_keeps_the_last_checkpoint(tiny, tmp_p
 
 @pytest.mark.slow
 def test_two_ranks_train_as_one_does_in_one_folder(tiny, tmp_path):
-    common = [*tiny, "train.micro_batch_size=2", "train.log_every=1", "train.validate_every=6", "trainer.accelerator=cpu"]
+    common = [
+        *tiny,
+        "train.micro_batch_size=2",
+        "train.log_every=1",
+        "train.validate_every=6",
+        "trainer.accelerator=cpu",
+    ]
     folders = tmp_path / "one", tmp_path / "two"
     for folder, ranks in zip(folders, ([], ["strategy=ddp", "trainer.devices=2"]), strict=True):
         done = finish(*common, *ranks, f"hydra.run.dir={folder}")
@@ -130,7 +138,9 @@ def test_two_ranks_train_as_one_does_in_one_folder(tiny, tmp_path):
     assert losses[0].keys() == losses[1].keys()
     assert max(abs(losses[0][k] - losses[1][k]) for k in losses[0]) < 2e-5
     assert json.loads((folders[1] / "run.json").read_text())["devices"] == 2
-    cut = finish(*common, "strategy=ddp", "trainer.devices=2", f"hydra.run.dir={tmp_path / 'cut'}", "trainer.max_steps=5")
+    cut = finish(
+        *common, "strategy=ddp", "trainer.devices=2", f"hydra.run.dir={tmp_path / 'cut'}", "trainer.max_steps=5"
+    )
     assert cut.returncode == 0, cut.stderr
     done = finish(f"resume={tmp_path / 'cut'}", "trainer.max_steps=-1")
     assert done.returncode == 0, done.stderr
@@ -140,4 +150,9 @@ def test_two_ranks_train_as_one_does_in_one_folder(tiny, tmp_path):
 def losses_of(path):
     import csv
 
-    return {(r["step"], name): float(r[name]) for r in csv.DictReader(path.open()) for name in ("loss", "val_loss") if r[name]}
+    return {
+        (r["step"], name): float(r[name])
+        for r in csv.DictReader(path.open())
+        for name in ("loss", "val_loss")
+        if r[name]
+    }

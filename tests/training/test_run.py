@@ -13,9 +13,28 @@ from llmlab.lab import record
 from llmlab.training import checkpoint
 from llmlab.training.run import train
 
-FIELDS = """schema status command overrides seed parts versions hardware data parameters flops_per_token tokens_seen steps
-wall_seconds tokens_per_second mfu peak_memory_bytes metrics""".split()
-HARD = ["train.micro_batch_size=2", "model.dropout=0.2", "train.checkpoint_every=2", "train.validate_every=5", "train.log_every=3"]
+FIELDS = [
+    "schema",
+    "status",
+    "command",
+    "overrides",
+    "seed",
+    "parts",
+    "versions",
+    "hardware",
+    "data",
+    "parameters",
+    "flops_per_token",
+    "tokens_seen",
+    "steps",
+    "wall_seconds",
+    "tokens_per_second",
+    "mfu",
+    "peak_memory_bytes",
+    "metrics",
+]
+EVERY = ["train.checkpoint_every=2", "train.validate_every=5", "train.log_every=3"]
+HARD = ["train.micro_batch_size=2", "model.dropout=0.2", *EVERY]
 
 
 def run(folder, *overrides):
@@ -139,7 +158,7 @@ def test_init_from_takes_the_weights_only(whole, tiny, tmp_path):
 
 def test_max_steps_leaves_the_schedule_alone(whole, tiny, tmp_path):
     run(tmp_path / "short", *tiny, *HARD, "trainer.max_steps=3")
-    first = [list(csv.DictReader((f / "metrics.csv").open()))[0]["lr"] for f in (whole, tmp_path / "short")]
+    first = [next(csv.DictReader((f / "metrics.csv").open()))["lr"] for f in (whole, tmp_path / "short")]
     assert first[0] == first[1]
 
 
@@ -165,7 +184,14 @@ def test_nothing_is_left_of_a_run_that_could_not_begin(tiny, tmp_path):
 
 def test_routers_hear_of_the_whole_step(tiny, tmp_path):
     """The bias of a sigmoid router moves once a step by its rate, by the load of all micro-batches."""
-    moe = [*tiny, "moe=sigmoid", "moe.rate=0.5", "model.moe.n_experts=4", "model.moe.per_token=1", "trainer.max_steps=1"]
+    moe = [
+        *tiny,
+        "moe=sigmoid",
+        "moe.rate=0.5",
+        "model.moe.n_experts=4",
+        "model.moe.per_token=1",
+        "trainer.max_steps=1",
+    ]
     biases = []
     for micro in (8, 2):
         run(tmp_path / str(micro), *moe, f"train.micro_batch_size={micro}")

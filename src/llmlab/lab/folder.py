@@ -39,7 +39,9 @@ def load(run: str | Path) -> tuple[Any, ModelSpec]:
     try:
         return OmegaConf.load(folder / CONFIG), from_plain(json.loads((folder / SPEC).read_text(encoding="utf-8")))
     except FileNotFoundError as e:
-        raise UserError(f"{run}: there is no {Path(e.filename).name} there; the run ended before it began to train") from None
+        raise UserError(
+            f"{run}: there is no {Path(e.filename).name} there; the run ended before it began to train"
+        ) from None
     except Exception as e:
         raise UserError(f"{run}: its config can't be read: {e}") from e
 
@@ -52,7 +54,9 @@ def checkpoint_of(run: str | Path, warn: Callable[[str], None] | None = None) ->
     if (folder / checkpoint.MANIFEST).exists():
         return folder
     record.read(folder)
-    found = checkpoint.latest(folder / checkpoint.FOLDER, warn or (lambda line: print(f"warning: {line}", file=sys.stderr)))
+    found = checkpoint.latest(
+        folder / checkpoint.FOLDER, warn or (lambda line: print(f"warning: {line}", file=sys.stderr))
+    )
     if found is None:
         raise UserError(f"{run}: it has no sound checkpoint")
     return found

@@ -8,7 +8,9 @@ from typing import Any
 from llmlab.training.progress import duration
 
 
-def closing(record: Mapping[str, Any], folder: str, sample: tuple[str, str] | None, next_commands: list[tuple[str, str]]) -> None:
+def closing(
+    record: Mapping[str, Any], folder: str, sample: tuple[str, str] | None, next_commands: list[tuple[str, str]]
+) -> None:
     """Print the panel: where, how well, how large, how fast, a sample (prompt, continuation), and what to try next."""
     from rich.console import Console, Group
     from rich.panel import Panel
@@ -26,7 +28,9 @@ def closing(record: Mapping[str, Any], folder: str, sample: tuple[str, str] | No
     if next_commands:
         body += [Text(), Text("try next", style="bold")]
         body += [Text.assemble((command, "cyan"), (f"   {why}", "dim")) for command, why in next_commands]
-    Console(highlight=False).print(Panel(Group(*body), title=f"{record['status']} at step {record['steps']:,}", expand=False))
+    Console(highlight=False).print(
+        Panel(Group(*body), title=f"{record['status']} at step {record['steps']:,}", expand=False)
+    )
 
 
 def rows(record: Mapping[str, Any], folder: str) -> list[tuple[str, str]]:

@@ -105,7 +105,9 @@ class Checkpoints(Callback):
     Lightning's own callback is not used: after a resume in mid-accumulation it saves over a good checkpoint.
     """
 
-    def __init__(self, folder: Path, journal: Journal, interrupt: Interrupt, *, every: int, keep: int, validate_every: int):
+    def __init__(
+        self, folder: Path, journal: Journal, interrupt: Interrupt, *, every: int, keep: int, validate_every: int
+    ):
         self.folder, self.journal, self.interrupt = folder, journal, interrupt
         self.every, self.keep, self.validate_every = every, max(keep, 2), validate_every
         self.last = -1  # step of the last save, or of the checkpoint that was resumed

@@ -53,7 +53,9 @@ def write(path: Path, weights: Mapping[str, Tensor], state: Mapping[str, Any]) -
         own, tied = _untie(weights)
         save_file(own, temporary / WEIGHTS, metadata={"format": "pt"})  # a second key would make the bytes random
         torch.save(dict(state), temporary / STATE)
-        files = {n: {"size": (temporary / n).stat().st_size, "sha256": _sha256(temporary / n)} for n in (WEIGHTS, STATE)}
+        files = {
+            n: {"size": (temporary / n).stat().st_size, "sha256": _sha256(temporary / n)} for n in (WEIGHTS, STATE)
+        }
         (temporary / MANIFEST).write_text(_sealed({"schema": SCHEMA, "files": files, "tied": tied}))
         for n in (WEIGHTS, STATE, MANIFEST, "."):
             _fsync(temporary / n)

@@ -14,7 +14,9 @@ from llmlab.training.meter import cache_folder, mfu
 PROMPT_BYTES, SAMPLE_TOKENS = 24, 80
 
 
-def close(run: Any, progress: dict[str, Any], folder: Path, cfg: Any, recipe: Any, module: Any, place: Any, cut: Any) -> None:
+def close(
+    run: Any, progress: dict[str, Any], folder: Path, cfg: Any, recipe: Any, module: Any, place: Any, cut: Any
+) -> None:
     """Complete the record (status completed) and print the panel."""
     metrics = progress["metrics"]
     if "val_bits_per_byte" in metrics:
@@ -57,7 +59,9 @@ def sample(recipe: Any, module: Any) -> tuple[str, str] | None:
     written = list(
         generate(model, prompt, max_new=new, sampling=how, seed=1, stop=stop, vocabulary=corpus.vocabulary.size)
     )
-    return corpus.tokenizer.decode(prompt), corpus.tokenizer.decode([*prompt, *written])[len(corpus.tokenizer.decode(prompt)) :]
+    return corpus.tokenizer.decode(prompt), corpus.tokenizer.decode([*prompt, *written])[
+        len(corpus.tokenizer.decode(prompt)) :
+    ]
 
 
 def _next(folder: Path, recipe: Any) -> list[tuple[str, str]]:

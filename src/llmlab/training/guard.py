@@ -21,8 +21,8 @@ def check(summary: Summary, last_step: int, initial: float | None, *, exploding:
     """Diverged if a step's loss or gradient norm is not finite, or the mean loss of these steps exceeds 3 times the first
     step's (taken as 1 where it was less, for a model that starts well). Returns the loss of the run's first step.
 
-    A model that knows nothing has the loss ln V; only one whose weights blow up is three times as wrong, and none was
-    seen to come back. A lone bad batch, averaged with its neighbours, does not trip it; exploding=False leaves out the latter, for few steps.
+    A model that knows nothing has the loss ln V; only one whose weights blow up is three times as wrong. A lone bad batch,
+    averaged with its neighbours, does not trip it; exploding=False leaves this out, for where the steps are few.
     """
     first = last_step - len(summary.losses) + 1
     for i, (loss, norm) in enumerate(zip(summary.losses, summary.norms, strict=True)):
@@ -32,5 +32,7 @@ def check(summary: Summary, last_step: int, initial: float | None, *, exploding:
             raise Diverged(first + i, f"the gradient norm is {norm} (the loss is {loss:.4g})")
     initial = summary.losses[0] if initial is None else initial
     if exploding and summary.loss > FACTOR * max(initial, FLOOR):
-        raise Diverged(last_step, f"the loss has exploded to {summary.loss:.4g}; it was {initial:.4g} at the first step")
+        raise Diverged(
+            last_step, f"the loss has exploded to {summary.loss:.4g}; it was {initial:.4g} at the first step"
+        )
     return initial

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -71,17 +72,17 @@ def mfu(flops_per_second: float, devices: int, device: torch.device, dtype: torc
 def matmul_peak(device: torch.device, dtype: torch.dtype, cache: Path, *, at_least: float = 0.0) -> float:
     """FLOP/s of the best square product of this device, dtype and number of threads; measured once, then kept in `cache`."""
     what = (
-        torch.cuda.get_device_name(device) if device.type == "cuda" else f"{cpu_name()}, {torch.get_num_threads()} threads",
+        torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else f"{cpu_name()}, {torch.get_num_threads()} threads",
         str(dtype),
         torch.get_float32_matmul_precision(),
         torch.__version__,
     )
     file = cache / f"peak-{hashlib.sha256(repr(what).encode()).hexdigest()[:16]}.json"
     known = 0.0
-    try:
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         known = float(json.loads(file.read_text())["flops_per_second"])
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
     if known > at_least:
         return known
     peak = max(known, at_least, measure_peak(device, dtype))

@@ -21,7 +21,9 @@ class Progress:
         self._next = 0.0
         self._open = False  # an unfinished line stands in the terminal
 
-    def update(self, step: int, loss: float | None, rate: float | None, tokens_per_step: int, *, force: bool = False) -> None:
+    def update(
+        self, step: int, loss: float | None, rate: float | None, tokens_per_step: int, *, force: bool = False
+    ) -> None:
         if not self.enabled:
             return
         now = time.monotonic()

@@ -44,7 +44,9 @@ class Cut:
         if batch_size < 1:
             raise UserError(f"train.batch_size={batch_size} must be at least 1")
         if batch_size % world:
-            raise UserError(f"train.batch_size={batch_size} can't be shared by trainer.devices={world}; make it a multiple")
+            raise UserError(
+                f"train.batch_size={batch_size} can't be shared by trainer.devices={world}; make it a multiple"
+            )
         micro = batch_size // world if micro is None else micro
         if micro < 1 or batch_size % (micro * world):
             fits = [d for d in range(1, batch_size // world + 1) if batch_size // world % d == 0]

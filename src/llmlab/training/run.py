@@ -8,9 +8,9 @@ import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from llmlab.errors import UserError
 from llmlab.lab import folder as run_folder
@@ -56,7 +56,9 @@ def train(composed: Any, folder: str | Path | None = None) -> Mapping[str, Any]:
     else:
         task = Task(composed, folder, {})
         if first and checkpoint.all_of(folder / checkpoint.FOLDER):
-            raise UserError(f"{folder} holds a run already; resume={folder} goes on with it, or choose another hydra.run.dir")
+            raise UserError(
+                f"{folder} holds a run already; resume={folder} goes on with it, or choose another hydra.run.dir"
+            )
     try:
         return _train(task, first)
     except BaseException:
@@ -103,7 +105,9 @@ def _reopen(composed: Any, done: dict[str, Any]) -> Task | None:
     if done["status"] == "completed" and done["steps"] >= target:
         line = f"{folder} is complete: {done['steps']:,} steps"
         if target < done["budget"]["steps"]:
-            line += f" of a budget of {done['budget']['steps']:,}; resume={folder} trainer.max_steps=-1 goes on to its end"
+            line += (
+                f" of a budget of {done['budget']['steps']:,}; resume={folder} trainer.max_steps=-1 goes on to its end"
+            )
         say(line)
         return None
     if is_first():
@@ -111,7 +115,10 @@ def _reopen(composed: Any, done: dict[str, Any]) -> Task | None:
     from llmlab.training.callbacks import resume_point
 
     point = resume_point(folder / checkpoint.FOLDER, lambda line: print(f"warning: {line}", file=sys.stderr))
-    say(f"resuming {folder} from " + (f"step {checkpoint.step_of(point):,}" if point else "the beginning: no checkpoint yet"))
+    say(
+        f"resuming {folder} from "
+        + (f"step {checkpoint.step_of(point):,}" if point else "the beginning: no checkpoint yet")
+    )
     return Task(dataclasses.replace(composed, cfg=cfg), folder, done, spec, point)
 
 
@@ -226,10 +233,12 @@ def _opening(task: Task, recipe: Any, horizon: dict[str, Any], place: Any, cut: 
         "reason": None,
         "command": record.command(),
         "overrides": list(composed.overrides),
-        "typed": [f"{t.group}@{t.package}={t.choice}" if t.package else f"{t.group}={t.choice}" for t in composed.typed],
+        "typed": [
+            f"{t.group}@{t.package}={t.choice}" if t.package else f"{t.group}={t.choice}" for t in composed.typed
+        ],
         "seed": cfg.seed,
         "family": cfg.model.family,
-        "parts": record.parts(OmegaConf.to_container(cfg, resolve=True)),
+        "parts": record.parts(cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))),
         "layers": describe(recipe.spec),
         "notes": list(recipe.spec.notes),
         "versions": record.versions(),
@@ -237,9 +246,14 @@ def _opening(task: Task, recipe: Any, horizon: dict[str, Any], place: Any, cut: 
         "strategy": cfg.strategy.name,
         "precision": cfg.precision,
         "devices": place.world,
-        "began": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "began": datetime.now(UTC).isoformat(timespec="seconds"),
         "budget": horizon,
-        "batch": {"sequences": cut.batch_size, "micro": cut.micro, "accumulate": cut.accumulate, "seq_len": cfg.data.seq_len},
+        "batch": {
+            "sequences": cut.batch_size,
+            "micro": cut.micro,
+            "accumulate": cut.accumulate,
+            "seq_len": cfg.data.seq_len,
+        },
         "data": {
             "fingerprint": corpus.fingerprint,
             "tokens": corpus.tokens,

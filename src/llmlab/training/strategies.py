@@ -87,7 +87,6 @@ class DDP(ByPath, DDPStrategy):
     """Every rank holds the model; gradients are averaged (Li et al. 2020, arXiv:2006.15704)."""
 
 
-
 def make(name: str, accelerator: str) -> Strategy:
     """strategy=single or ddp. Buffers change in the same way on every rank, so they are not broadcast."""
     io = SafeCheckpointIO()

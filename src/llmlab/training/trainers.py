@@ -26,7 +26,11 @@ class Place:
 
     @property
     def device(self) -> torch.device:
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if self.accelerator == "gpu" else torch.device("cpu")
+        return (
+            torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+            if self.accelerator == "gpu"
+            else torch.device("cpu")
+        )
 
     def names(self) -> list[str]:
         name = torch.cuda.get_device_name(self.device) if self.accelerator == "gpu" else "cpu"
@@ -40,7 +44,9 @@ def place(cfg: Any) -> Place:
         raise UserError(f"trainer.accelerator={wanted}: there is no such accelerator here (valid: auto, cpu, gpu)")
     cuda = torch.cuda.is_available()
     if wanted in ("gpu", "cuda") and not cuda:
-        raise UserError(f"trainer.accelerator={wanted}: torch finds no GPU on this machine; use trainer.accelerator=cpu")
+        raise UserError(
+            f"trainer.accelerator={wanted}: torch finds no GPU on this machine; use trainer.accelerator=cpu"
+        )
     accelerator = "cpu" if wanted == "cpu" or not cuda else "gpu"
     devices = str(cfg.trainer.devices)
     ddp = cfg.strategy.name == "ddp"
@@ -60,10 +66,13 @@ def place(cfg: Any) -> Place:
     return Place(accelerator, count * nodes, nodes, torch.get_num_threads())
 
 
-OURS = ("accelerator", "devices", "num_nodes", "max_steps", "enable_progress_bar", "enable_model_summary", "num_sanity_val_steps")
+OURS = ("accelerator", "devices", "num_nodes", "max_steps", "enable_progress_bar")
+QUIET = {"enable_model_summary": False, "num_sanity_val_steps": 0}  # unless the user typed them
 
 
-def make(task: Any, recipe: Any, cut: Any, place: Place, horizon: int, last_step: int, weights: Path | None) -> tuple[Any, Any, Any]:
+def make(
+    task: Any, recipe: Any, cut: Any, place: Place, horizon: int, last_step: int, weights: Path | None
+) -> tuple[Any, Any, Any]:
     """(module, trainer, journal)."""
     import lightning.pytorch as pl
 
@@ -103,7 +112,12 @@ def make(task: Any, recipe: Any, cut: Any, place: Place, horizon: int, last_step
     journal = Journal(folder, progress, log_every=log_every, tokens_per_step=cut.batch_size * cfg.data.seq_len)
     interrupt = Interrupt(place.world)
     saves = Checkpoints(
-        folder / checkpoint.FOLDER, journal, interrupt, every=checkpoint_every, keep=t.keep, validate_every=validate_every
+        folder / checkpoint.FOLDER,
+        journal,
+        interrupt,
+        every=checkpoint_every,
+        keep=t.keep,
+        validate_every=validate_every,
     )
     extra = {k: v for k, v in cfg.trainer.items() if k not in OURS and v != arguments()[k][1]}
     try:
@@ -119,15 +133,13 @@ def make(task: Any, recipe: Any, cut: Any, place: Place, horizon: int, last_step
             val_check_interval=validate_every * cut.accumulate,
             check_val_every_n_epoch=None,
             limit_val_batches=0 if t.validation_batches == 0 else None,
-            num_sanity_val_steps=0,
             use_distributed_sampler=False,
             logger=False,
             enable_checkpointing=False,
-            enable_model_summary=False,
             enable_progress_bar=False,
             callbacks=[journal, saves],
             default_root_dir=str(folder),
-            **extra,
+            **{**QUIET, **extra},
         )
     except (ValueError, TypeError, RuntimeError) as e:
         raise UserError(f"trainer: {str(e).splitlines()[0]}") from e
