@@ -160,7 +160,8 @@ def test_floats_are_written_exactly(tmp_path):
 
 
 def test_pauses_and_the_warm_up_do_not_count():
-    watch = meter.Meter(100, 0)
+    assert meter.Meter(100, 7, 9).begin == 7
+    watch = meter.Meter(100, 0, 50)
     assert watch.begin == 3
     watch.mark(2)
     assert watch.tokens_per_second is None

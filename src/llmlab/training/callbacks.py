@@ -36,7 +36,9 @@ class Journal(Callback):
         self.initial, self.final = state["initial"], state["final"]
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        self.meter = Meter(self.tokens_per_step, trainer.global_step)
+        self.meter = Meter(self.tokens_per_step, trainer.global_step, trainer.max_steps)
+        if self.meter.begin == trainer.global_step:  # a run too short for a warm-up
+            self.meter.start(trainer.global_step, module.device)
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: Offline, *unused: Any) -> None:  # type: ignore[override]
         if module.micro:

@@ -22,9 +22,9 @@ WARMUP_STEPS = 3
 class Meter:
     """Tokens and seconds between `mark`s; what lies between `pause` and `go` (validation, checkpoints) does not count."""
 
-    def __init__(self, tokens_per_step: int, step: int):
+    def __init__(self, tokens_per_step: int, step: int, last_step: int):
         self.tokens_per_step = tokens_per_step
-        self.begin = step + WARMUP_STEPS
+        self.begin = step + min(WARMUP_STEPS, (last_step - step) // 4)
         self.tokens = 0
         self.seconds = 0.0
         self.recent = 0.0  # tokens a second between the last two marks
