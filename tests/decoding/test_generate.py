@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from families import FAMILIES, DECODING, VOCABULARY, build, ids, tiny
+from families import DECODING, FAMILIES, VOCABULARY, build, ids, tiny
 
 from llmlab.decoding.generate import generate, limit
 from llmlab.decoding.sampling import Sampling

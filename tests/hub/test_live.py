@@ -129,7 +129,9 @@ def loss(outputs, arguments, names) -> torch.Tensor:
         weights = torch.randn(out.shape, generator=torch.Generator().manual_seed(i))
         of_source = "decoder_input_ids" not in arguments or name == "encoder_last_hidden_state"
         if out.dim() > 1 and out.shape[1] == 13 and of_source and "attention_mask" in arguments:
-            weights = weights * arguments["attention_mask"].view(*arguments["attention_mask"].shape, *[1] * (out.dim() - 2))
+            weights = weights * arguments["attention_mask"].view(
+                *arguments["attention_mask"].shape, *[1] * (out.dim() - 2)
+            )
         total = total + (out * weights).sum() / 13
     return total
 

@@ -15,7 +15,13 @@ from llmlab.model.model import Model
 
 FAMILIES = ("gpt2", "llama3", "qwen_moe", "qwen2_moe", "gemma3", "deepseek_v3", "bert", "albert", "t5")
 VOCABULARY = 61
-TINY = ("model.dim=32", "model.n_layers=2", "model.n_heads=4", f"model.vocab_size={VOCABULARY}", "model.max_positions=40")
+TINY = (
+    "model.dim=32",
+    "model.n_layers=2",
+    "model.n_heads=4",
+    f"model.vocab_size={VOCABULARY}",
+    "model.max_positions=40",
+)
 OWN = {
     "gemma3": ("model.n_layers=3", "kinds.local.window.left=3"),
     "deepseek_v3": ("model.n_layers=3",),

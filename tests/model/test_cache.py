@@ -1,9 +1,12 @@
 """Decoding with a cache gives the logits of decoding without one."""
 
+import itertools
+
 import pytest
 import torch
-from families import FAMILIES, DECODING, batch, build, ids, spec, tiny
+from families import DECODING, FAMILIES, batch, build, ids, spec, tiny
 
+from llmlab.errors import UserError
 from llmlab.model.cache import Cache
 
 LENGTH = 14
@@ -37,7 +40,7 @@ def pieces(model, data, cuts) -> torch.Tensor:
     """Logits of all positions, the new tokens given in pieces."""
     cache = model.new_cache(data["ids"].shape[1])
     out = []
-    for start, end in zip(cuts[:-1], cuts[1:], strict=True):
+    for start, end in itertools.pairwise(cuts):
         piece = {**data, **{k: data[k][:, start:end] for k in ("ids", "valid", "positions") if k in data}}
         out.append(model(piece, cache=cache).heads["tokens"])
     return torch.cat(out, 1)
@@ -82,7 +85,10 @@ def test_validity_may_begin_late_and_end_early():
     want = model(data).heads["tokens"]
     cache = model.new_cache(9)
     out = [model({"ids": data["ids"][:, :4]}, cache=cache)]
-    out += [model({k: v[:, 4:6] for k, v in data.items()}, cache=cache), model({"ids": data["ids"][:, 6:]}, cache=cache)]
+    out += [
+        model({k: v[:, 4:6] for k, v in data.items()}, cache=cache),
+        model({"ids": data["ids"][:, 6:]}, cache=cache),
+    ]
     torch.testing.assert_close(torch.cat([o.heads["tokens"] for o in out], 1), want, rtol=1e-4, atol=2e-5)
 
 
@@ -145,3 +151,32 @@ def test_the_source_is_read_once():
     first = model({**data, "ids": data["ids"][:, :3]}, cache=cache).heads["tokens"]
     second = model({"ids": data["ids"][:, 3:]}, cache=cache).heads["tokens"]
     torch.testing.assert_close(torch.cat([first, second], 1), model(data).heads["tokens"], rtol=1e-4, atol=2e-5)
+
+
+@torch.no_grad()
+def test_what_a_forward_lacks_or_cannot_take_is_named():
+    model = build(*tiny("t5"), wake=False)
+    with pytest.raises(ValueError, match="source_ids is missing"):
+        model({"ids": ids(1, 3)})
+    model = build(*tiny("llama3"), wake=False)
+    with pytest.raises(ValueError, match="documents can't be given with a cache"):
+        model({"ids": ids(1, 3), "documents": torch.zeros(1, 3)}, cache=model.new_cache(3))
+
+
+def test_a_stack_without_layers_is_refused():
+    with pytest.raises(UserError, match="model.n_layers=1 leaves stacks.encoder.n_layers=0"):
+        spec(*tiny("t5", "model.n_layers=1"))
+
+
+@torch.no_grad()
+def test_a_text_of_padding_alone_gives_numbers():
+    for family in ("llama3", "qwen_moe", "t5"):
+        for kernel in ("eager", "sdpa"):
+            model = build(*tiny(family, f"kernel={kernel}"))
+            data = batch(model, 5)
+            data["valid"] = torch.tensor([[1] * 5, [0] * 5]).bool()
+            if "source_valid" in data:
+                data["source_valid"][1] = False
+            out = model(data)
+            assert torch.isfinite(out.heads["tokens"]).all()
+            assert out.aux is None or torch.isfinite(out.aux.loss)

@@ -51,17 +51,13 @@ def test_naming_what_a_family_has_changes_nothing(family):
 ONE_BY_ONE = {
     "rope keeps llama's base": ("llama3", "position=rope"),
     "gqa keeps qwen's bias": ("qwen2_moe", "attention=gqa"),
-    "gqa keeps qwen's norms": ("qwen_moe", "attention=gqa"),
     "rope stays different by kind": ("gemma3", "position=rope"),
     "rmsnorm keeps gemma's offset": ("gemma3", "norm=rmsnorm"),
-    "sigmoid keeps its groups": ("deepseek_v3", "moe=sigmoid"),
-    "rope stays interleaved": ("deepseek_v3", "position=rope"),
     "the objective's own mask": ("llama3", "mask=causal"),
     "the objective's own mask, both ways": ("bert", "mask=bidirectional"),
     "a stack's mask": ("t5", "mask@stacks.encoder.mask=bidirectional"),
     "a stack's cross-attention": ("t5", "attention@stacks.decoder.cross_attention=mha"),
     "a kind's window": ("gemma3", "window@kinds.local.window=sliding"),
-    "a kind's attention": ("gemma3", "attention@kinds.local.attention=gqa"),
     "a head": ("albert", "head@heads.tokens=mlm"),
     "a preset": ("llama3", "position=rope_500k"),
 }

@@ -12,7 +12,15 @@ from llmlab.sizes import FFNTraits, MoETraits, Sizes
 from llmlab.slots import Routing
 
 SIZES = Sizes(
-    dim=16, n_layers=1, n_heads=2, n_kv_heads=None, head_dim=8, ffn_dim=40, vocab_size=10, max_positions=8, norm_eps=1e-5
+    dim=16,
+    n_layers=1,
+    n_heads=2,
+    n_kv_heads=None,
+    head_dim=8,
+    ffn_dim=40,
+    vocab_size=10,
+    max_positions=8,
+    norm_eps=1e-5,
 )
 SHAPES = {"grouped": 24, "looped": 22}  # widths of an expert that grouped_mm takes, and does not
 
@@ -160,7 +168,7 @@ def test_under_autocast_products_are_bfloat16_and_routing_is_not(path, bias):
 
 def test_in_bfloat16_altogether():
     module = mixture(shared_dim=8, n_shared=1, shared_gate=True).to(torch.bfloat16)
-    y, aux = module(torch.randn(2, 5, 16, dtype=torch.bfloat16), None)
+    y, _ = module(torch.randn(2, 5, 16, dtype=torch.bfloat16), None)
     assert y.dtype == torch.bfloat16
     assert torch.isfinite(y).all()
 

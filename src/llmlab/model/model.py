@@ -74,6 +74,8 @@ class Model(nn.Module):
             if cache is not None and cache.source is not None:
                 source, source_valid = cache.source, cache.source_valid
             else:
+                if "source_ids" not in batch:
+                    raise ValueError("source_ids is missing: what the encoder reads")
                 source_ids = batch["source_ids"]
                 ctx = Context(
                     source_ids.shape[1], ids=source_ids, valid=source_valid, segments=batch.get("source_segments")
@@ -84,6 +86,8 @@ class Model(nn.Module):
                     cache.source, cache.source_valid = source, source_valid
         ids = batch["ids"]
         valid = batch.get("valid")
+        if cache is not None and batch.get("documents") is not None:
+            raise ValueError("documents can't be given with a cache: a cache continues one text")
         if cache is not None:
             valid = cache.extend_valid(valid, *ids.shape)
         ctx = Context(
