@@ -109,7 +109,7 @@ def by_llmlab(steps: int, overrides: list[str]) -> float:
         run = Path(folder) / "run"
         quiet = ["train.validate_every=1000000", "train.checkpoint_every=1000000", "train.sample=false"]
         quiet += ["train.validation_batches=1", f"trainer.max_steps={steps}", f"hydra.run.dir={run}"]
-        command = [sys.executable, "-m", "llmlab.cli", "train", *overrides, *quiet]
+        command = [sys.executable, "-m", "llmlab", "train", *overrides, *quiet]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             sys.exit(done.stderr or done.stdout)
