@@ -200,3 +200,41 @@ def test_routers_hear_of_the_whole_step(tiny, tmp_path):
         assert bias.abs().sum() > 0
         biases.append(bias)
     assert torch.equal(*biases)
+
+
+def test_minutes_become_tokens_once(tiny, tmp_path):
+    others = [o for o in tiny if not o.startswith("budget.")]
+    found = run(tmp_path / "run", *others, "budget.minutes=0.01", "trainer.max_steps=3")
+    budget = json.loads((tmp_path / "run/run.json").read_text())["budget"]
+    assert budget["unit"] == "minutes"
+    assert budget["steps"] >= 3
+    assert budget["tokens"] == budget["steps"] * 128
+    run(tmp_path / "run", f"resume={tmp_path / 'run'}", "trainer.max_steps=4")
+    assert json.loads((tmp_path / "run/run.json").read_text())["budget"] == budget
+    assert found["steps"] == 3
+
+
+def test_half_precision_trains_and_keeps_its_weights_whole(tiny, tmp_path):
+    found = run(tmp_path / "run", *tiny, "precision=bf16-mixed")
+    assert found["metrics"]["loss"] < 5
+    assert all(t.dtype == torch.float32 for t in weights(tmp_path / "run", 12)[0].values())
+
+
+def test_a_run_that_breaks_off_anywhere_is_recorded_as_failed(tiny, tmp_path, monkeypatch):
+    from llmlab.training import closing
+
+    monkeypatch.setattr(closing, "sample", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run(tmp_path / "run", *tiny, "train.sample=true")
+    found = record.read(tmp_path / "run")
+    assert (found["status"], found["reason"]) == ("failed", "ZeroDivisionError: division by zero")
+
+
+def test_a_time_limit_ends_a_run_at_a_saved_step(tiny, tmp_path):
+    others = [o for o in tiny if not o.startswith("budget.")]
+    long = ["budget.steps=1000000", "trainer.max_time='00:00:00:01'", "train.validate_every=1000000"]
+    found = run(tmp_path / "run", *others, *long, "train.checkpoint_every=1000000")
+    assert 0 < found["steps"] < 1_000_000
+    assert checkpoint.step_of(checkpoint.all_of(tmp_path / "run/checkpoints")[-1]) == found["steps"]
+    again = run(tmp_path / "run", f"resume={tmp_path / 'run'}", f"trainer.max_steps={found['steps'] + 2}")
+    assert again["steps"] >= found["steps"]

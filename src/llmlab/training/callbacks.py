@@ -89,6 +89,8 @@ class Journal(Callback):
             self.meter.pause()
 
     def on_validation_end(self, trainer: pl.Trainer, module: Offline) -> None:  # type: ignore[override]
+        if trainer.sanity_checking:
+            return
         step = trainer.global_step
         self.final = dict(module.validation)
         if self.meter is not None:
@@ -126,15 +128,16 @@ class Checkpoints(Callback):
         self._maybe(trainer, module, step)
 
     def on_validation_end(self, trainer: pl.Trainer, module: Offline) -> None:  # type: ignore[override]
-        if not trainer.sanity_checking:
+        if not trainer.sanity_checking and not module.micro:
             self._maybe(trainer, module, trainer.global_step)
 
     def _validation_follows(self, trainer: pl.Trainer, step: int) -> bool:
         due = bool(self.validate_every) and step % self.validate_every == 0
-        return bool(trainer.limit_val_batches) and (due or step >= trainer.max_steps)
+        return bool(trainer.limit_val_batches) and (due or step >= trainer.max_steps or trainer.should_stop)
 
     def _maybe(self, trainer: pl.Trainer, module: Offline, step: int) -> None:
-        due = step % self.every == 0 or step >= trainer.max_steps or self.interrupt.asked
+        last = step >= trainer.max_steps or trainer.should_stop  # the latter by another callback, trainer.max_time
+        due = step % self.every == 0 or last or self.interrupt.asked
         if due and step != self.last:
             self._save(trainer, module, step)
         if self.interrupt.asked:

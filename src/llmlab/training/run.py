@@ -8,9 +8,8 @@ import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from llmlab.errors import UserError
 from llmlab.lab import folder as run_folder
@@ -61,9 +60,9 @@ def train(composed: Any, folder: str | Path | None = None) -> Mapping[str, Any]:
             )
     try:
         return _train(task, first)
-    except BaseException:
-        if first and not task.resumes:
-            _remove_if_empty(folder)
+    except BaseException as e:
+        if first:
+            _end(task.folder, e)
         raise
 
 
@@ -75,6 +74,16 @@ def is_first() -> bool:
 def say(line: str) -> None:
     if is_first():
         print(line, flush=True)
+
+
+def _end(folder: Path, error: BaseException) -> None:
+    """Leave no folder that says nothing, nor a record that says that the run goes on."""
+    _remove_if_empty(folder)
+    if (folder / record.NAME).exists() and (fields := record.read(folder))["status"] == "running":
+        how = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+        reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        record.Record(folder, fields).update(status=how, reason=reason.splitlines()[0])
+    status.unlock(folder)
 
 
 def _remove_if_empty(folder: Path) -> None:
@@ -132,8 +141,8 @@ def _last_step(cfg: Any, horizon: int) -> int:
 def _train(task: Task, first: bool) -> Mapping[str, Any]:
     import torch
 
+    from llmlab.training import opening, trainers
     from llmlab.training import recipe as recipes
-    from llmlab.training import trainers
     from llmlab.training.meter import peak_memory
 
     cfg = task.composed.cfg
@@ -142,7 +151,7 @@ def _train(task: Task, first: bool) -> Mapping[str, Any]:
     cut = recipes.Cut.of(cfg.train.batch_size, cfg.train.micro_batch_size, place.world)
     recipe = recipes.Recipe.of(task.composed, task.spec)
     recipes.Batches.of(cfg, recipe, cut, 1)  # to refuse a corpus that is too small before anything is written
-    weights = run_folder.checkpoint_of(cfg.init_from) if cfg.init_from and not task.resumes else None
+    weights = run_folder.checkpoint_of(cfg.init_from) if cfg.init_from and task.point is None else None
     horizon = _horizon(task, recipe, cut, place, first)
     last_step = _last_step(cfg, horizon["steps"])
 
@@ -154,8 +163,8 @@ def _train(task: Task, first: bool) -> Mapping[str, Any]:
         if first:
             run_folder.save(task.folder, cfg, recipe.spec)
             recipe.corpus.tokenizer.save(task.folder)
-        run.update(**_opening(task, recipe, horizon, place, cut))
-        for line in _header(task, recipe, horizon, last_step, cut):
+        run.update(**opening.fields(task, recipe, horizon, place, cut))
+        for line in opening.lines(task, recipe, horizon, last_step, cut):
             say(line)
     before = run.get("wall_seconds", 0.0)
     run.update(status="running", reason=None, resumed=run.get("resumed", 0) + int(task.resumes))
@@ -217,74 +226,6 @@ def _horizon(task: Task, recipe: Any, cut: Any, place: Any, first: bool) -> dict
     if found.unit == "minutes":
         say(f"budget.minutes={found.amount:g} is {found.tokens:,} tokens on this machine")
     return found._asdict()
-
-
-def _opening(task: Task, recipe: Any, horizon: dict[str, Any], place: Any, cut: Any) -> dict[str, Any]:
-    """What is known of a run before its first step."""
-    from omegaconf import OmegaConf
-
-    from llmlab.model.table import describe
-
-    composed, corpus = task.composed, recipe.corpus
-    cfg = composed.cfg
-    return {
-        "schema": record.SCHEMA,
-        "status": "running",
-        "reason": None,
-        "command": record.command(),
-        "overrides": list(composed.overrides),
-        "typed": [
-            f"{t.group}@{t.package}={t.choice}" if t.package else f"{t.group}={t.choice}" for t in composed.typed
-        ],
-        "seed": cfg.seed,
-        "family": cfg.model.family,
-        "parts": record.parts(cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))),
-        "layers": describe(recipe.spec),
-        "notes": list(recipe.spec.notes),
-        "versions": record.versions(),
-        "hardware": record.hardware(place.threads, place.names()),
-        "strategy": cfg.strategy.name,
-        "precision": cfg.precision,
-        "devices": place.world,
-        "began": datetime.now(UTC).isoformat(timespec="seconds"),
-        "budget": horizon,
-        "batch": {
-            "sequences": cut.batch_size,
-            "micro": cut.micro,
-            "accumulate": cut.accumulate,
-            "seq_len": cfg.data.seq_len,
-        },
-        "data": {
-            "fingerprint": corpus.fingerprint,
-            "tokens": corpus.tokens,
-            "train_tokens": len(corpus.train),
-            "validation_tokens": len(corpus.validation),
-            "vocabulary": corpus.vocabulary.size,
-        },
-        "parameters": {"total": recipe.cost.parameters.total, "active": recipe.cost.parameters.active},
-        "flops_per_token": recipe.cost.flops_per_token,
-        "tokens_seen": 0,
-        "steps": 0,
-        "wall_seconds": 0.0,
-        "tokens_per_second": None,
-        "mfu": None,
-        "peak_memory_bytes": 0,
-        "metrics": {},
-    }
-
-
-def _header(task: Task, recipe: Any, horizon: dict[str, Any], last_step: int, cut: Any) -> list[str]:
-    from llmlab.model.table import describe
-
-    spec, corpus, cost = recipe.spec, recipe.corpus, recipe.cost.parameters
-    active = f" ({cost.active:,} active)" if cost.active != cost.total else ""
-    lines = [f"{spec.family}: {cost.total:,} parameters{active}, vocabulary {spec.sizes.vocab_size:,}", *describe(spec)]
-    lines += [f"note: {note}" for note in spec.notes]
-    lines.append(f"data: {len(corpus.train):,} training and {len(corpus.validation):,} validation tokens")
-    run = f"run: {last_step:,} steps of {cut.batch_size} x {task.composed.cfg.data.seq_len} tokens"
-    if last_step < horizon["steps"]:
-        run += f" (cut short of a budget of {horizon['steps']:,} by trainer.max_steps)"
-    return [*lines, f"{run} in {task.folder}"]
 
 
 def _metrics(journal: Any) -> dict[str, float]:

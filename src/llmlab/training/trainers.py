@@ -75,6 +75,7 @@ def make(
 ) -> tuple[Any, Any, Any]:
     """(module, trainer, journal)."""
     import lightning.pytorch as pl
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
 
     from llmlab.config.trainer import arguments
     from llmlab.training import recipe as recipes
@@ -141,7 +142,7 @@ def make(
             default_root_dir=str(folder),
             **{**QUIET, **extra},
         )
-    except (ValueError, TypeError, RuntimeError) as e:
+    except (ValueError, TypeError, RuntimeError, MisconfigurationException) as e:
         raise UserError(f"trainer: {str(e).splitlines()[0]}") from e
     return module, trainer, journal
 

@@ -1,0 +1,72 @@
+"""What is known of a run before its first step: the fields of its record, and the lines that it begins with."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any, cast
+
+from omegaconf import OmegaConf
+
+from llmlab.lab import record
+from llmlab.model.table import describe
+
+
+def fields(task: Any, recipe: Any, horizon: dict[str, Any], place: Any, cut: Any) -> dict[str, Any]:
+    composed, corpus = task.composed, recipe.corpus
+    cfg = composed.cfg
+    return {
+        "schema": record.SCHEMA,
+        "status": "running",
+        "reason": None,
+        "command": record.command(),
+        "overrides": list(composed.overrides),
+        "typed": [
+            f"{t.group}@{t.package}={t.choice}" if t.package else f"{t.group}={t.choice}" for t in composed.typed
+        ],
+        "seed": cfg.seed,
+        "family": cfg.model.family,
+        "parts": record.parts(cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))),
+        "layers": describe(recipe.spec),
+        "notes": list(recipe.spec.notes),
+        "versions": record.versions(),
+        "hardware": record.hardware(place.threads, place.names()),
+        "strategy": cfg.strategy.name,
+        "precision": cfg.precision,
+        "devices": place.world,
+        "began": datetime.now(UTC).isoformat(timespec="seconds"),
+        "budget": horizon,
+        "batch": {
+            "sequences": cut.batch_size,
+            "micro": cut.micro,
+            "accumulate": cut.accumulate,
+            "seq_len": cfg.data.seq_len,
+        },
+        "data": {
+            "fingerprint": corpus.fingerprint,
+            "tokens": corpus.tokens,
+            "train_tokens": len(corpus.train),
+            "validation_tokens": len(corpus.validation),
+            "vocabulary": corpus.vocabulary.size,
+        },
+        "parameters": {"total": recipe.cost.parameters.total, "active": recipe.cost.parameters.active},
+        "flops_per_token": recipe.cost.flops_per_token,
+        "tokens_seen": 0,
+        "steps": 0,
+        "wall_seconds": 0.0,
+        "tokens_per_second": None,
+        "mfu": None,
+        "peak_memory_bytes": 0,
+        "metrics": {},
+    }
+
+
+def lines(task: Any, recipe: Any, horizon: dict[str, Any], last_step: int, cut: Any) -> list[str]:
+    spec, corpus, cost = recipe.spec, recipe.corpus, recipe.cost.parameters
+    active = f" ({cost.active:,} active)" if cost.active != cost.total else ""
+    said = [f"{spec.family}: {cost.total:,} parameters{active}, vocabulary {spec.sizes.vocab_size:,}", *describe(spec)]
+    said += [f"note: {note}" for note in spec.notes]
+    said.append(f"data: {len(corpus.train):,} training and {len(corpus.validation):,} validation tokens")
+    run = f"run: {last_step:,} steps of {cut.batch_size} x {task.composed.cfg.data.seq_len} tokens"
+    if last_step < horizon["steps"]:
+        run += f" (cut short of a budget of {horizon['steps']:,} by trainer.max_steps)"
+    return [*said, f"{run} in {task.folder}"]
