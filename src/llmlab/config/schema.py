@@ -75,7 +75,7 @@ class Tokenizer:
 
 @dataclass
 class Train:
-    batch_size: int = 32  # sequences per optimizer step, over all devices
+    batch_size: int = 16  # sequences per optimizer step, over all devices
     micro_batch_size: Optional[int] = None  # sequences per forward on one device; None: batch_size / devices
     clip: Optional[float] = 1.0  # gradient norm
     checkpoint_every: Optional[int] = None  # optimizer steps; None: a twentieth of the run
