@@ -104,6 +104,8 @@ def refresh() -> None:
 
 
 def _scan() -> _Found:
+    if os.environ.get(VARIABLE) and os.getcwd() not in sys.path and "" not in sys.path:
+        sys.path.append(os.getcwd())  # a module of the folder that one is in, under an installed command too
     return _scan_modules(os.environ.get(VARIABLE, ""), tuple(sys.path))
 
 

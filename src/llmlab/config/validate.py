@@ -113,13 +113,13 @@ def unused(composed: Composed, spec: ModelSpec) -> list[tuple[str, bool]]:
     used = {(p.slot, p.name) for stack in spec.stacks for layer in stack.layers for p in layer.parts.values()}
     used |= {("attention", s.cross_attention.name) for s in spec.stacks if s.cross_attention}
     used |= {("embedding", s.embedding.name) for s in spec.stacks}
-    cannot = {part: registry.index()[part].attrs.get("unused", ()) for part in sorted(used)}
+    cannot = {part: _unused_by(*part) for part in sorted(used)}
     found = []
     for (slot, name), keys in cannot.items():
         kin = [other for (s, n), other in cannot.items() if s == slot and n != name]
         typed = [k for k in keys if f"model.{k}" in composed.keys and all(k in other for other in kin)]
         for key in typed:
-            fits = [n for n in registry.names(slot) if key not in registry.index()[slot, n].attrs.get("unused", ())]
+            fits = [n for n in registry.names(slot) if key not in _unused_by(slot, n)]
             choose = f" or choose {slot}={'|'.join(fits)}" if fits else ""
             found.append((f"model.{key}: {slot}={name} does not use it; leave it out{choose}", True))
         given = [k for k in keys if OmegaConf.select(composed.cfg.model, k) != OmegaConf.select(defaults, k)]

@@ -242,6 +242,8 @@ def _stack(cfg: Any, name: str, sizes: Sizes, mask: PartSpec, typed: dict, notes
         stored = max(execute, default=-1) + 1
         if min(execute) < 0 or set(execute) != set(range(stored)):
             raise UserError(f"execute={execute} must name every layer from 0 to its largest at least once")
+        if len(execute) != n_executed:
+            notes.append(f"execute runs {len(execute)} layers; model.n_layers={n_executed} is not used")
     else:
         execute, stored = list(range(n_executed)), n_executed
     named = bool(own and (stack.layers.first or stack.layers.cycle or stack.layers.last))

@@ -7,6 +7,7 @@ from typing import Any, cast
 
 from omegaconf import OmegaConf
 
+from llmlab.config import validate
 from llmlab.lab import record
 from llmlab.model.table import describe
 
@@ -27,7 +28,7 @@ def fields(task: Any, recipe: Any, horizon: dict[str, Any], place: Any, cut: Any
         "family": cfg.model.family,
         "parts": record.parts(cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))),
         "layers": describe(recipe.spec),
-        "notes": list(recipe.spec.notes),
+        "notes": notes(task, recipe),
         "versions": record.versions(),
         "hardware": record.hardware(place.threads, place.names()),
         "strategy": cfg.strategy.name,
@@ -60,11 +61,16 @@ def fields(task: Any, recipe: Any, horizon: dict[str, Any], place: Any, cut: Any
     }
 
 
+def notes(task: Any, recipe: Any) -> list[str]:
+    """What a choice displaced, what a part can't honour, what has no effect."""
+    return [*recipe.spec.notes, *validate.notes(task.composed, recipe.spec)]
+
+
 def lines(task: Any, recipe: Any, horizon: dict[str, Any], last_step: int, cut: Any) -> list[str]:
     spec, corpus, cost = recipe.spec, recipe.corpus, recipe.cost.parameters
     active = f" ({cost.active:,} active)" if cost.active != cost.total else ""
     said = [f"{spec.family}: {cost.total:,} parameters{active}, vocabulary {spec.sizes.vocab_size:,}", *describe(spec)]
-    said += [f"note: {note}" for note in spec.notes]
+    said += [f"note: {note}" for note in notes(task, recipe)]
     said.append(f"data: {len(corpus.train):,} training and {len(corpus.validation):,} validation tokens")
     run = f"run: {last_step:,} steps of {cut.batch_size} x {task.composed.cfg.data.seq_len} tokens"
     if last_step < horizon["steps"]:
