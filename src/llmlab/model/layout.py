@@ -237,7 +237,9 @@ def _stack(cfg: Any, name: str, sizes: Sizes, mask: PartSpec, typed: dict, notes
     execute = list(stack.execute if own and stack.execute else cfg.execute)
     n_executed = stack.n_layers if own and stack.n_layers is not None else sizes.n_layers
     if n_executed < 1:
-        raise UserError(f"model.n_layers={sizes.n_layers} leaves stacks.{name}.n_layers={n_executed}; each stack needs one")
+        raise UserError(
+            f"model.n_layers={sizes.n_layers} leaves stacks.{name}.n_layers={n_executed}; each stack needs one"
+        )
     if execute:
         stored = max(execute, default=-1) + 1
         if min(execute) < 0 or set(execute) != set(range(stored)):
