@@ -187,9 +187,9 @@ class Stopped(Exception):
         kept = checkpoint.all_of(folder / checkpoint.FOLDER)
         last = f"the last good checkpoint is {kept[-1]}" if kept else "there is no checkpoint before it"
         lr = cfg.optimizer.get("lr")
+        clip = "train.clip=1" if cfg.train.clip is None else f"a smaller train.clip (it is {cfg.train.clip:g})"
         return (
-            f"{self.reason}; {last}. Try a lower optimizer.lr (it is {lr:g}), a longer schedule.warmup_share, "
-            f"or a smaller train.clip (it is {cfg.train.clip})"
+            f"{self.reason}; {last}. Try a lower optimizer.lr (it is {lr:g}), a longer schedule.warmup_share, or {clip}"
         )
 
 
