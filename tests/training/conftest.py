@@ -50,7 +50,6 @@ def tiny(corpus) -> list[str]:
         "model.dim=16",
         "model.n_layers=1",
         "model.n_heads=2",
-        "model.n_kv_heads=null",
         "train.batch_size=8",
         "train.validation_batches=2",
         "train.sample=false",
