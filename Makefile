@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.12 >/dev/null && python3.12 -c '' 2>/dev/nu
 BIN := .venv/bin
 FAST_WORKERS ?= 2
 
-.PHONY: train test fast lint clean
+.PHONY: train test fast lint evidence clean
 
 train: .venv/installed
 	$(BIN)/python train.py $(ARGS)
@@ -31,6 +31,10 @@ lint: .venv/installed-test
 .venv/installed-test: pyproject.toml setup.py | .venv/bin/python
 	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[test]'
 	touch $@ .venv/installed
+
+# Half an hour of measurements, written to EVIDENCE.md; SHAKESPEARE=FILE adds nanoGPT's experiment.
+evidence: .venv/installed
+	$(BIN)/python benchmarks/evidence.py $(if $(SHAKESPEARE),--shakespeare $(SHAKESPEARE))
 
 clean:
 	rm -rf .venv build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache

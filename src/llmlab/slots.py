@@ -1,8 +1,7 @@
 """The slots: what a part of each is given when it is built, what it is called with, what it returns.
 
 Shapes: B batch, T queries, S keys (the cache's included), D model width, N heads, K key-value heads,
-H head width, V vocabulary, E experts, F feed-forward width. A leading-underscore-free name with a
-suffix bears its shape: `q_BNTH`.
+H head width, V vocabulary, E experts, F feed-forward width. A suffix gives a tensor's shape: `q_BNTH`.
 
 How parts are built. The framework calls a part's class with the positional-only arguments written
 in its Protocol's `__init__` below, under `torch.device("meta")`. A part therefore allocates and never
@@ -22,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from llmlab.sizes import Sizes
+from llmlab.view import LayerCache, View
 
 Role = Literal[
     "embed", "position", "q", "k", "v", "out", "ffn_in", "ffn_out", "router", "head", "norm", "bias", "other"
@@ -343,75 +343,6 @@ class Objective(Protocol):
     def prepare(self, sample: dict[str, Any], rng: Any) -> dict[str, Any]: ...
     def targets(self, prepared: dict[str, Any]) -> int: ...
     def loss(self, model: Any, batch: Mapping[str, Tensor]) -> Loss: ...
-
-
-# ---------------------------------------------------------------- what a layer is called with
-
-
-class LayerCache:
-    """Keys and values (or whatever an attention part keeps) of one executed attention, along dimension -2.
-
-    `update(a, b)` appends the new rows of each tensor and returns all rows so far. Buffers are allocated once, for
-    `capacity` rows. `frozen` contents (a cross-attention's) are read with `read()`.
-    """
-
-    def __init__(self, capacity: int):
-        self.capacity = capacity
-        self.length = 0
-        self.buffers: list[Tensor] = []
-
-    def update(self, *new: Tensor) -> tuple[Tensor, ...]:
-        if not self.buffers:
-            self.buffers = [t.new_empty(*t.shape[:-2], max(self.capacity, t.shape[-2]), t.shape[-1]) for t in new]
-        end = self.length + new[0].shape[-2]
-        if end > self.buffers[0].shape[-2]:
-            raise ValueError(f"the KV cache holds {self.buffers[0].shape[-2]} positions, but {end} are needed")
-        for buffer, t in zip(self.buffers, new, strict=True):
-            buffer[..., self.length : end, :] = t
-        self.length = end
-        return self.read()
-
-    def read(self) -> tuple[Tensor, ...]:
-        return tuple(b[..., : self.length, :] for b in self.buffers)
-
-
-@dataclass(frozen=True)
-class View:
-    """What one layer sees in one forward: made once for all layers with the same position, mask and window."""
-
-    ctx: Context
-    position: Position
-    state: Any  # what position.prepare returned
-    kernel: Kernel
-    lowered: Any  # what kernel.lower returned
-    training: bool = False
-
-    def rotate(self, q_BNTH: Tensor, k_BKTH: Tensor) -> list[Term]:
-        return self.position.rotate(q_BNTH, k_BKTH, self.state)
-
-    def weigh(self, terms: Sequence[Term], v_BKSH: Tensor, score: Score, sink: Tensor | None = None) -> Tensor:
-        """Terms over all S keys -> (B, N, T, H')."""
-        bias = self.position.bias(self.state)
-        return self.kernel(terms, v_BKSH, self.lowered, bias, score, sink, self.training)
-
-    def attend(
-        self,
-        q_BNTH: Tensor,
-        k_BKTH: Tensor,
-        v_BKTH: Tensor,
-        score: Score,
-        *,
-        sink: Tensor | None = None,
-        cache: LayerCache | None = None,
-    ) -> Tensor:
-        """Rotate, cache, weigh: (B, N, T, H'). What most attention parts need."""
-        if cache is not None and not self.position.caches_rotated:
-            k_BKTH, v_BKTH = cache.update(k_BKTH, v_BKTH)
-        terms = self.rotate(q_BNTH, k_BKTH)
-        if cache is not None and self.position.caches_rotated:
-            k_BKSH, v_BKTH = cache.update(terms[0].k_BKSH, v_BKTH)
-            terms = [terms[0]._replace(k_BKSH=k_BKSH)]
-        return self.weigh(terms, v_BKTH, score, sink)
 
 
 # ---------------------------------------------------------------- slots of the recipe

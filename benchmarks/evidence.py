@@ -1,0 +1,128 @@
+"""What takes too long for the tests: measured, and written to EVIDENCE.md with the commit and the machine.
+
+    python benchmarks/evidence.py [--shakespeare FILE]
+
+FILE is the tiny Shakespeare text (1.1 MB) that nanoGPT's published numbers were made with.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from llmlab.lab.record import cpu_name, versions
+
+ROOT = Path(__file__).parents[1]
+LLMLAB = [sys.executable, "-m", "llmlab"]
+
+
+def train(*overrides: str) -> dict:
+    """The record of a run."""
+    with tempfile.TemporaryDirectory() as folder:
+        run = Path(folder) / "run"
+        subprocess.run([*LLMLAB, "train", *overrides, f"hydra.run.dir={run}"], check=True, stdout=subprocess.DEVNULL)
+        return json.loads((run / "run.json").read_text())
+
+
+def default_run() -> tuple[str, str, str]:
+    record = train()
+    bits, bigram = (record["metrics"][k] for k in ("val_bits_per_byte", "kneser_ney_bigram_bits_per_byte"))
+    trigram = record["metrics"]["kneser_ney_trigram_bits_per_byte"]
+    found = (
+        f"{bits:.3f} bits per byte, {100 * (1 - bits / bigram):.1f} % below the bigram ({bigram:.3f}; trigram {trigram:.3f}); "
+        f"{record['wall_seconds']:.0f} s, {record['tokens_per_second']:,.0f} tokens/s"
+    )
+    return "default run", "at least 15 % below the Kneser-Ney bigram, about 3 minutes", found
+
+
+def shakespeare(file: Path) -> tuple[str, str, str]:
+    losses = [
+        train("experiment=nanogpt_shakespeare", f"data.path={file.resolve()}", f"seed={seed}")["metrics"]["val_loss"]
+        for seed in (1, 2, 3)
+    ]
+    found = f"{statistics.mean(losses):.4f} (seeds 1, 2, 3: {', '.join(f'{x:.4f}' for x in losses)})"
+    return "experiment=nanogpt_shakespeare, validation loss", "1.88 +- 0.03 (nanoGPT's README)", found
+
+
+def start_up() -> tuple[str, str, str]:
+    """Seconds until the first step of a second default run is done, against its imports and set-up alone."""
+
+    def seconds(words: list[str]) -> float:
+        times = []
+        for _ in range(5):
+            start = time.perf_counter()
+            subprocess.run(words, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            times.append(time.perf_counter() - start)
+        return statistics.median(times)
+
+    bare = seconds([sys.executable, "-c", "import lightning.pytorch, torch"])
+    code = (
+        "import time, llmlab\nfrom llmlab.config.compose import compose\ncomposed = compose([])\n"
+        "start = time.perf_counter()\nfrom llmlab.training.recipe import Recipe\n"
+        "import torch, lightning.pytorch\nstart = time.perf_counter()\nrecipe = Recipe.of(composed)\n"
+        "from llmlab.model.build import build_model\nbuild_model(recipe.spec, 1)\nprint(time.perf_counter() - start)"
+    )
+    setup = statistics.median(
+        float(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)
+        for _ in range(5)
+    )
+    firsts = []
+    for _ in range(5):
+        with tempfile.TemporaryDirectory() as folder:
+            words = [*LLMLAB, "train", f"hydra.run.dir={folder}/run"]
+            start = time.perf_counter()
+            process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+            assert process.stdout is not None
+            for line in process.stdout:
+                if line.startswith("step 1/"):
+                    break
+            firsts.append(time.perf_counter() - start)
+            process.kill()
+            process.wait()
+    first = statistics.median(firsts)
+    found = f"{first:.2f} s against {bare:.2f} s of imports + {setup:.2f} s of set-up: {first / (bare + setup):.2f} x"
+    return "first step of a second default run", "within 1.3 x of its imports and set-up", found
+
+
+def step() -> tuple[str, str, str]:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "benchmarks" / "step.py")], check=True, capture_output=True, text=True
+    )
+    return "tokens/s beside a hand-written loop", "at least 0.95 x", done.stdout.strip().splitlines()[-1]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shakespeare", type=Path, help="the tiny Shakespeare text")
+    a = parser.parse_args()
+    rows = []
+    tasks = [default_run, start_up, step]
+    if a.shakespeare:
+        tasks.append(lambda: shakespeare(a.shakespeare))
+    for task in tasks:
+        rows.append(task())
+        print(f"{rows[-1][0]}: {rows[-1][2]}", flush=True)
+    if not a.shakespeare:
+        rows.append(("experiment=nanogpt_shakespeare", "1.88 +- 0.03", "not run: --shakespeare FILE names the text"))
+    about = versions()
+    lines = [
+        "# Measured",
+        "",
+        f"Commit {about.get('commit', 'unknown')}, {cpu_name()}, torch {about['torch']}, Python {about['python']}. "
+        "Written by `make evidence`.",
+        "",
+        "| what | wanted | found |",
+        "|---|---|---|",
+        *(f"| {what} | {wanted} | {found} |" for what, wanted, found in rows),
+    ]
+    (ROOT / "EVIDENCE.md").write_text("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()
