@@ -83,7 +83,7 @@ TABLE = [
     ("budget.steps=0", r"budget\.steps must be at least 1, but is 0"),
     (
         "train.micro_batch_size=5",
-        r"train\.micro_batch_size=5 does not divide train\.batch_size=32; choose one of 1, 2, .*",
+        r"train\.micro_batch_size=5 does not divide train\.batch_size=16; choose one of 1, 2, .*",
     ),
     ("trainer.max_steps=0", r"trainer\.max_steps must be at least 1.*, but is 0"),
     ("trainer.precision=16", r"trainer\.precision is set by precision=32-true or precision=bf16-mixed"),
