@@ -27,8 +27,10 @@ def kv_heads(sizes: Sizes, share: str) -> int:
 class MultiHeadAttention(nn.Module):
     """Multi-head attention (Vaswani et al. 2017, arXiv:1706.03762) whose query heads may share keys and values.
 
-    share "none": mha. "groups": grouped-query (Ainslie et al. 2023, arXiv:2305.13245), model.n_kv_heads groups (None: a
-    quarter of n_heads). "all": multi-query, one head of keys and values (Shazeer 2019, arXiv:1911.02150).
+    mha: Multi-head attention (Vaswani et al. 2017, arXiv:1706.03762): keys and values for each query head.
+    gqa: Grouped-query attention (Ainslie et al. 2023, arXiv:2305.13245): model.n_kv_heads of them, or n_heads / 4.
+    mqa: Multi-query attention (Shazeer 2019, arXiv:1911.02150): one head of keys and values for all.
+
     (B, T, D) -> (B, T, D). With `source` (B, S, D) it is cross-attention: keys and values come from there, unrotated.
     """
 

@@ -18,7 +18,8 @@ class BertEmbedding(nn.Module):
     """Token + segment + position vectors, normed, then dropout (BERT: Devlin et al. 2018, arXiv:1810.04805).
 
     ids (B, T) -> (B, T, D). Segments that the context lacks count as 0; with `model.token_types` 0 there are none.
-    factorized (ALBERT: Lan et al. 2019, arXiv:1909.11942): all of that `width` wide, then a linear with bias to D.
+
+    factorized: BERT's embedding, `width` wide, then a linear with bias to D (ALBERT: Lan et al. 2019, arXiv:1909.11942).
     """
 
     @staticmethod

@@ -17,7 +17,9 @@ from llmlab.slots import Context, Embedding, Position, Table
 class TokenEmbedding(nn.Module):
     """Token vectors plus the position's, if it has any, then dropout (Vaswani et al. 2017, arXiv:1706.03762).
 
-    ids (B, T) -> (B, T, D). scale: as in that paper, and Gemma's (arXiv:2403.08295).
+    ids (B, T) -> (B, T, D).
+
+    scaled: Token vectors times sqrt(D), plus the position's, then dropout (Gemma 2024, arXiv:2403.08295; Vaswani too).
     """
 
     position: Position

@@ -30,10 +30,13 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 @register("ffn", "silu", act="silu")
 @register("ffn", "relu2", act="relu2")
 class FeedForward(nn.Module):
-    """Position-wise feed-forward (Vaswani et al. 2017, arXiv:1706.03762): down(act(up(x))).
+    """Position-wise feed-forward (Vaswani et al. 2017, arXiv:1706.03762): down(act(up(x))). x (..., dim) -> (..., dim).
 
-    relu; gelu exact or by tanh (Hendrycks & Gimpel 2016, arXiv:1606.08415); silu (Swish: Ramachandran et al. 2017,
-    arXiv:1710.05941); relu2, the square of relu (Primer: So et al. 2021, arXiv:2109.08668). x (..., dim) -> (..., dim).
+    relu: down(relu(up(x))) (Vaswani et al. 2017, arXiv:1706.03762)
+    gelu: down(gelu(up(x))), exact (Hendrycks & Gimpel 2016, arXiv:1606.08415)
+    gelu_tanh: down(gelu(up(x))), GELU by tanh (Hendrycks & Gimpel 2016, arXiv:1606.08415)
+    silu: down(silu(up(x))) (Swish: Ramachandran et al. 2017, arXiv:1710.05941)
+    relu2: down(relu(up(x))^2) (Primer: So et al. 2021, arXiv:2109.08668)
     """
 
     def __init__(

@@ -103,6 +103,8 @@ class _File:
                     raise self.error(call, f"{node.name} has no option {keyword.arg!r} to give another default")
                 default = self.literal(keyword.value, f"the default of {keyword.arg}")
                 options[keyword.arg] = dataclasses.replace(options[keyword.arg], default=default)
+            if own := re.search(rf"^{re.escape(names[1])}: (.+)$", doc, re.M):  # kin: a line of the docstring for each
+                doc = f"{own[1]}\n\n{doc}"
             paper = re.search(r"\(([^()]*\b(?:19|20)\d\d\b[^()]*)\)", doc)
             yield Entry(
                 slot=names[0],
