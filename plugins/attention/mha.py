@@ -89,10 +89,10 @@ class MultiHeadAttention(nn.Module):
     def _heads(self, x: Tensor, norm: str | None) -> Tensor:
         """(B, T, heads * H) -> (B, heads, T, H), normed and clipped."""
         if norm is not None and self.qk_norm == "full":
-            x = self.get_submodule(norm)(x)
+            x = getattr(self, norm)(x)
         x = x.unflatten(-1, (-1, self.head_dim))
         if norm is not None and self.qk_norm == "head":
-            x = self.get_submodule(norm)(x)
+            x = getattr(self, norm)(x)
         if self.clip is not None:
             x = x.clamp(-self.clip, self.clip)
         return x.transpose(1, 2)

@@ -1,5 +1,8 @@
 """How sublayers, norms and the residual are wired."""
 
+from __future__ import annotations
+
+from abc import abstractmethod
 from collections.abc import Callable, Mapping
 
 from torch import Tensor, nn
@@ -8,11 +11,39 @@ from llmlab.registry import register
 from llmlab.sizes import Sizes
 from llmlab.slots import Aux
 
-Sublayers = Mapping[str, Callable[[Tensor], tuple[Tensor, Aux | None]]]
+Sublayer = Callable[[Tensor], tuple[Tensor, Aux | None]]
+Norms = tuple[nn.Module, ...]
+
+
+class Residual(nn.Module):
+    """Each sublayer in turn, with norms of its own and one dropout. A part says how many norms, and `wire`s them."""
+
+    norms: tuple[str, ...] = ("norm",)  # of a sublayer f: f_norm ...
+
+    def __init__(self, sizes: Sizes, norm: Callable[[int, float], nn.Module], names: tuple[str, ...], /):
+        super().__init__()
+        self.names = tuple(names)
+        self.dropout = nn.Dropout(sizes.dropout)
+        for name in self.names:
+            for kind in self.norms:
+                self.add_module(f"{name}_{kind}", norm(sizes.dim, sizes.norm_eps))
+
+    def forward(self, x_BTD: Tensor, sublayers: Mapping[str, Sublayer]) -> tuple[Tensor, Aux | None]:
+        aux = None
+        for name in self.names:
+            x_BTD, said = self.wire(
+                x_BTD, sublayers[name], tuple(getattr(self, f"{name}_{kind}") for kind in self.norms)
+            )
+            aux = said or aux
+        return x_BTD, aux
+
+    @abstractmethod
+    def wire(self, x_BTD: Tensor, f: Sublayer, norms: Norms) -> tuple[Tensor, Aux | None]:
+        """The stream behind the sublayer f, and what f says."""
 
 
 @register("block", "pre")
-class PreNorm(nn.Module):
+class PreNorm(Residual):
     """Pre-norm (Xiong et al. 2020, arXiv:2002.04745): x + f(norm(x)) for each sublayer f.
 
     x (B, T, D) -> (B, T, D), aux.
@@ -20,24 +51,13 @@ class PreNorm(nn.Module):
 
     final_norm = True
 
-    def __init__(self, sizes: Sizes, norm: Callable[[int, float], nn.Module], names: tuple[str, ...], /):
-        super().__init__()
-        self.names = tuple(names)
-        self.dropout = nn.Dropout(sizes.dropout)
-        for name in self.names:
-            self.add_module(f"{name}_norm", norm(sizes.dim, sizes.norm_eps))
-
-    def forward(self, x_BTD: Tensor, sublayers: Sublayers) -> tuple[Tensor, Aux | None]:
-        aux = None
-        for name in self.names:
-            y_BTD, said = sublayers[name](self.get_submodule(f"{name}_norm")(x_BTD))
-            x_BTD = x_BTD + self.dropout(y_BTD)
-            aux = said or aux
-        return x_BTD, aux
+    def wire(self, x_BTD: Tensor, f: Sublayer, norms: Norms) -> tuple[Tensor, Aux | None]:
+        y_BTD, aux = f(norms[0](x_BTD))
+        return x_BTD + self.dropout(y_BTD), aux
 
 
 @register("block", "post")
-class PostNorm(nn.Module):
+class PostNorm(Residual):
     """Post-norm (Vaswani et al. 2017, arXiv:1706.03762): norm(x + f(x)) for each sublayer f.
 
     x (B, T, D) -> (B, T, D), aux.
@@ -45,43 +65,22 @@ class PostNorm(nn.Module):
 
     final_norm = False
 
-    def __init__(self, sizes: Sizes, norm: Callable[[int, float], nn.Module], names: tuple[str, ...], /):
-        super().__init__()
-        self.names = tuple(names)
-        self.dropout = nn.Dropout(sizes.dropout)
-        for name in self.names:
-            self.add_module(f"{name}_norm", norm(sizes.dim, sizes.norm_eps))
-
-    def forward(self, x_BTD: Tensor, sublayers: Sublayers) -> tuple[Tensor, Aux | None]:
-        aux = None
-        for name in self.names:
-            y_BTD, said = sublayers[name](x_BTD)
-            x_BTD = self.get_submodule(f"{name}_norm")(x_BTD + self.dropout(y_BTD))
-            aux = said or aux
-        return x_BTD, aux
+    def wire(self, x_BTD: Tensor, f: Sublayer, norms: Norms) -> tuple[Tensor, Aux | None]:
+        y_BTD, aux = f(x_BTD)
+        return norms[0](x_BTD + self.dropout(y_BTD)), aux
 
 
 @register("block", "sandwich")
-class SandwichNorm(nn.Module):
+class SandwichNorm(Residual):
     """Sandwich norm (CogView: Ding et al. 2021, arXiv:2105.13290; Gemma 2 and 3): x + post(f(pre(x))) for each f.
 
     x (B, T, D) -> (B, T, D), aux. The norms of sublayer f are f_norm and f_post_norm.
     """
 
     final_norm = True
+    norms = ("norm", "post_norm")
 
-    def __init__(self, sizes: Sizes, norm: Callable[[int, float], nn.Module], names: tuple[str, ...], /):
-        super().__init__()
-        self.names = tuple(names)
-        self.dropout = nn.Dropout(sizes.dropout)
-        for name in self.names:
-            self.add_module(f"{name}_norm", norm(sizes.dim, sizes.norm_eps))
-            self.add_module(f"{name}_post_norm", norm(sizes.dim, sizes.norm_eps))
-
-    def forward(self, x_BTD: Tensor, sublayers: Sublayers) -> tuple[Tensor, Aux | None]:
-        aux = None
-        for name in self.names:
-            y_BTD, said = sublayers[name](self.get_submodule(f"{name}_norm")(x_BTD))
-            x_BTD = x_BTD + self.dropout(self.get_submodule(f"{name}_post_norm")(y_BTD))
-            aux = said or aux
-        return x_BTD, aux
+    def wire(self, x_BTD: Tensor, f: Sublayer, norms: Norms) -> tuple[Tensor, Aux | None]:
+        pre, post = norms
+        y_BTD, aux = f(pre(x_BTD))
+        return x_BTD + self.dropout(post(y_BTD)), aux
