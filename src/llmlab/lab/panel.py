@@ -27,7 +27,8 @@ def closing(
         body += [Text(), Text("sample", style="bold"), Text.assemble((sample[0], "dim"), sample[1])]
     if next_commands:
         body += [Text(), Text("try next", style="bold")]
-        body += [Text.assemble((command, "cyan"), (f"   {why}", "dim")) for command, why in next_commands]
+        for command, why in next_commands:
+            body += [Text(why, style="dim"), Text(f"  {command}", style="cyan", overflow="fold")]
     Console(highlight=False).print(
         Panel(Group(*body), title=f"{record['status']} at step {record['steps']:,}", expand=False)
     )

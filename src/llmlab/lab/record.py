@@ -121,3 +121,18 @@ def command() -> str:
     import shlex
 
     return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+
+
+def program_name() -> str:
+    """How `llmlab` is called here: by its name where the shell finds it, else by its path."""
+    import shutil
+
+    if shutil.which("llmlab"):
+        return "llmlab"
+    script = Path(sys.executable).parent / "llmlab"
+    return shown(script) if script.exists() else f"{sys.executable} -m llmlab"
+
+
+def shown(path: Path) -> str:
+    """A path as one would type it from the current folder."""
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import sys
+import shlex
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from llmlab.lab.panel import closing
+from llmlab.lab.record import program_name, shown
 from llmlab.training.meter import cache_folder, mfu
 
-PROMPT_BYTES, SAMPLE_TOKENS = 24, 80
+PROMPT_BYTES, SAMPLE_TOKENS = 24, 120
 
 
 def close(
@@ -33,7 +34,7 @@ def close(
     from llmlab.lab.plot import loss_curve
 
     loss_curve(folder)
-    closing(run.fields, str(folder), text, _next(folder, recipe))
+    closing(run.fields, shown(folder), text, _next(folder, recipe, run.fields["overrides"]))
 
 
 def sample(recipe: Any, module: Any) -> tuple[str, str] | None:
@@ -64,14 +65,17 @@ def sample(recipe: Any, module: Any) -> tuple[str, str] | None:
     ]
 
 
-def _next(folder: Path, recipe: Any) -> list[tuple[str, str]]:
-    script = "python train.py" if Path(sys.argv[0]).name == "train.py" else "llmlab train"
+def _next(folder: Path, recipe: Any, overrides: list[str]) -> list[tuple[str, str]]:
+    """Three commands that can be typed as they stand."""
+    program, run = program_name(), shlex.quote(shown(folder))
     other = "mla" if recipe.spec.stacks[-1].layers[-1].parts["attention"].name != "mla" else "mha"
-    first = (f'llmlab generate run={folder} prompt="The "', "text from this model")
+    same = [o for o in overrides if not o.startswith(("hydra.", "attention=", "resume=", "trainer.max_steps="))]
+    again = " ".join(shlex.quote(word) for word in ("train", *same, f"attention={other}"))
+    first = (f'{program} generate run={run} prompt="The "', "text from this model")
     if recipe.spec.topology != "decoder":
-        first = (f"llmlab eval run={folder} data=python_code", "its loss on other text")
+        first = (f"{program} eval run={run} data=python_code", "its loss on other text")
     return [
         first,
-        (f"{script} attention={other}", "the same run with another attention"),
-        ("llmlab parts", "all that can be chosen"),
+        (f"{program} {again}", "the same run with another attention"),
+        (f"{program} parts", "all that can be chosen"),
     ]

@@ -248,7 +248,7 @@ def _restore_threads(task: Task, place: Any) -> None:
 
 
 def _resume(folder: Path) -> str:
-    return f"{'python train.py' if Path(sys.argv[0]).name == 'train.py' else 'llmlab train'} resume={folder}"
+    return f"{record.program_name()} train resume={record.shown(folder)}"
 
 
 def cut_metrics(folder: Path, step: int, *, validated: bool) -> None:
