@@ -19,8 +19,23 @@ class NoPosition(Position):
         super().__init__()
 
 
+class Absolute(Position):
+    """Position ids that begin anew with each document where the context keeps documents apart.
+
+    Relative positions need no such thing: between tokens of one document they are the same.
+    """
+
+    def ids(self, ctx: Context) -> Tensor:
+        ids = super().ids(ctx)
+        if ctx.positions is not None or ctx.documents is None:
+            return ids
+        begins = torch.ones_like(ctx.documents, dtype=torch.bool)
+        begins[:, 1:] = ctx.documents[:, 1:] != ctx.documents[:, :-1]
+        return ids - (ids * begins[:, ctx.offset :]).cummax(-1).values
+
+
 @register("position", "learned")
-class Learned(Position):
+class Learned(Absolute):
     """A learnt vector for each of `model.max_positions` positions (BERT, GPT-2: Gehring et al. 2017, arXiv:1705.03122).
 
     ids (T,) or (B, T) -> (T, E) or (B, T, E). A longer sequence is a ValueError.
@@ -44,7 +59,7 @@ class Learned(Position):
 
 
 @register("position", "sinusoidal")
-class Sinusoidal(Position):
+class Sinusoidal(Absolute):
     """Sines and cosines of the position (Vaswani et al. 2017, arXiv:1706.03762). ids (T,) or (B, T) -> (..., E).
 
     In float32. Pair i has the frequency 10000^(-2i/E). The paper's layout is interleaved, Marian's has halves.
