@@ -97,6 +97,36 @@ def test_of_two_typed_choices_the_narrower_wins():
     choices = ("attention=mha", "attention@kinds.global.attention=mla")
     assert parts("attention", *tiny("gemma3", *choices)) == ["mha", "mha", "mla"]
     assert parts("attention", *tiny("gemma3", *choices[::-1])) == ["mha", "mha", "mla"]
+    own = ("position=alibi", "position@kinds.global.position=rope")  # the latter is what those layers have anyway
+    assert parts("position", *tiny("gemma3", *own)) == ["alibi", "alibi", "rope"]
+    last = spec(*tiny("gemma3", *own)).stacks[0].layers[-1].parts["position"]
+    assert last == spec(*tiny("gemma3")).stacks[0].layers[-1].parts["position"]
+
+
+def masks(*overrides):
+    return [stack.mask.name for stack in spec(*overrides).stacks]
+
+
+def test_masks_of_stacks():
+    assert masks(*tiny("t5")) == ["bidirectional", "causal"]
+    assert masks(*tiny("t5", "mask=causal")) == ["causal", "causal"]
+    assert any("mask=causal as typed displaces bidirectional" in n for n in spec(*tiny("t5", "mask=causal")).notes)
+    assert masks(*tiny("t5", "mask=causal", "mask@stacks.encoder.mask=bidirectional")) == ["bidirectional", "causal"]
+
+
+@pytest.mark.parametrize(
+    ("family", "choice", "said"),
+    [
+        ("llama3", "mask=bidirectional", "each token would see the answer"),
+        ("t5", "mask=bidirectional", "in the decoder: each token would see the answer"),
+        ("bert", "mask=prefix", "mask=prefix reads prefix_len of each sample, which objective=mlm does not give"),
+        ("llama3", "mask=prefix", "mask=prefix reads prefix_len"),
+        ("t5", "mask@stacks.encoder.mask=prefix", "mask=prefix reads prefix_len"),
+    ],
+)
+def test_a_mask_that_can_not_be_trained_under_is_refused(family, choice, said):
+    with pytest.raises(UserError, match=said):
+        composed(*tiny(family, choice))
 
 
 def test_one_stack_can_be_named():

@@ -124,6 +124,13 @@ def resolve(composed: Any, *, vocabulary: int | None = None, roles: tuple[str, .
 
 
 def _check_objective(spec: ModelSpec, objective: PartSpec) -> None:
+    for stack in spec.stacks:
+        missing = [n for n in stack.mask.attribute("needs", ()) if n not in objective.attribute("gives", ())]
+        if missing:
+            raise UserError(
+                f"mask={stack.mask.name} reads {' and '.join(missing)} of each sample, which objective={objective.name} "
+                f"does not give; leave mask out (it brings mask={objective.attribute('mask')})"
+            )
     topologies = objective.attribute("topologies", ())
     if topologies and spec.topology not in topologies:
         mask = spec.stacks[-1].mask.name
@@ -135,6 +142,12 @@ def _check_objective(spec: ModelSpec, objective: PartSpec) -> None:
         raise UserError(
             f"objective={objective.name} can't be trained under mask={mask}: each token would see the answer; "
             f"leave mask out (it brings mask={objective.attribute('mask')}) or choose {_fitting(spec.topology)}"
+        )
+    if spec.topology == "encoder_decoder" and objective.attribute("mask") == "causal" and not spec.sizes.causal:
+        mask = spec.stacks[-1].mask.name
+        raise UserError(
+            f"objective={objective.name} can't be trained under mask={mask} in the decoder: each token would see the "
+            f"answer; leave mask out, or name one stack: mask@stacks.{spec.stacks[0].name}.mask={mask}"
         )
 
 
@@ -258,8 +271,12 @@ def _stack(cfg: Any, name: str, sizes: Sizes, mask: PartSpec, typed: dict, notes
     for kind in cfg.kinds:
         if kind not in kinds:
             notes.append(f"no layer of the {len(kinds)} is of kind {kind!r}")
-    if own and stack.mask is not None and ("mask", "") not in typed:
-        mask = _needed(stack.mask, "mask")
+    if own and stack.mask is not None:
+        wide, named = typed.get(("mask", "")), _needed(stack.mask, "mask")
+        if wide is None or wide.kept or ("mask", f"stacks.{name}") in typed:
+            mask = named
+        elif mask != named:
+            notes.append(f"mask={mask.name} as typed displaces {named} of the {name} layers")
     causal = mask.attribute("pattern") == "causal"
     layers = tuple(_layer(cfg, name if own else None, kind, typed, notes) for kind in kinds)
     embedding = _needed(stack.embedding if own and stack.embedding is not None else cfg.embedding, "embedding")
@@ -278,7 +295,9 @@ def _layer(cfg: Any, stack: str | None, kind: str, typed: dict, notes: list[str]
         if kind:
             places.append((f"kinds.{kind}", cfg.kinds[kind][slot]))
         named = [(place, node) for place, node in places if node is not None]
-        by_hand = [(place, node) for place, node in named if (slot, place) in typed and not typed[slot, place].kept]
+        by_hand = [(place, node) for place, node in named if (slot, place) in typed]
+        if all(typed[slot, place].kept for place, _ in by_hand):
+            by_hand = []
         _, node = (by_hand or named or [("", None)])[-1]
         parts[slot] = _needed(node, slot)
         if by_hand and named[-1][1] is not node:
