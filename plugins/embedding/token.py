@@ -22,6 +22,7 @@ class TokenEmbedding(nn.Module):
     scaled: Token vectors times sqrt(D), plus the position's, then dropout (Gemma 2024, arXiv:2403.08295; Vaswani too).
     """
 
+    unused = ("token_types",)
     position: Position
     shared: Embedding | None
 

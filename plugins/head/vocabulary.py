@@ -70,6 +70,7 @@ class MaskedLMHead(nn.Module):
     """
 
     per_token = True
+    unused = ("logit_scale", "logit_softcap")
     embedding: Embedding
 
     def __init__(

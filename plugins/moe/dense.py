@@ -12,6 +12,18 @@ class NoRouter(nn.Module):
     """No mixture of experts: a layer has one feed-forward, which every token visits."""
 
     dense = True
+    unused = (
+        "moe.n_experts",
+        "moe.per_token",
+        "moe.ffn_dim",
+        "moe.n_shared",
+        "moe.shared_dim",
+        "moe.shared_gate",
+        "moe.renormalise",
+        "moe.scale",
+        "moe.balance",
+        "moe.z",
+    )
 
     def __init__(self, sizes: Sizes, /):
         super().__init__()

@@ -110,13 +110,17 @@ class Term(NamedTuple):
 
 
 class Linear(nn.Linear):
-    """nn.Linear with a role. `groups` is accepted and ignored, so that an FFN is written once for dense and experts."""
+    """nn.Linear with a role; `dropout` is on its input. `groups` is accepted and ignored, so that an FFN is written once
+    for dense and experts.
+    """
 
-    def __init__(self, in_features: int, out_features: int, bias: bool = False, *, role: Role):
+    def __init__(self, in_features: int, out_features: int, bias: bool = False, *, role: Role, dropout: float = 0.0):
         super().__init__(in_features, out_features, bias)
-        self.role = role
+        self.role, self.dropout = role, dropout
 
     def forward(self, x: Tensor, groups: Tensor | None = None) -> Tensor:
+        if self.dropout:
+            x = F.dropout(x, self.dropout, self.training)
         return F.linear(x, self.weight, self.bias)
 
 
@@ -225,7 +229,8 @@ class Attention(Protocol):
 
 class FFN(Protocol):
     """ffn(dim, ffn_dim, linear, /): the feed-forward. `linear(n_in, n_out, role=...)` makes its linears, dense or
-    grouped by expert; they are called as `self.up(x, groups)`. x (..., dim) -> (..., dim).
+    grouped by expert; they are called as `self.up(x, groups)`. That of the role ffn_out drops out its input by
+    model.ffn.dropout. x (..., dim) -> (..., dim).
     """
 
     def __call__(self, x: Tensor, groups: Tensor | None = None) -> Tensor: ...

@@ -71,8 +71,11 @@ def known_choices(config_dirs: Sequence[str] = ()) -> explain.Known:
     return explain.Known(groups(config_dirs), functools.partial(choices, config_dirs=config_dirs))
 
 
-def compose(overrides: Sequence[str] = (), config_dirs: Sequence[str] = ()) -> Composed:
-    """Compose and check. UserError with one line for each problem; nothing is built and torch is not imported."""
+def compose(overrides: Sequence[str] = (), config_dirs: Sequence[str] = (), *, strict: bool = True) -> Composed:
+    """Compose and check. UserError with one line for each problem; nothing is built and torch is not imported.
+
+    strict: a trait among the overrides that no chosen part can honour is a problem.
+    """
     overrides = tuple(overrides)
     registry.declare()
     run = functools.partial(_hydra, config_dirs=tuple(config_dirs))
@@ -97,7 +100,7 @@ def compose(overrides: Sequence[str] = (), config_dirs: Sequence[str] = ()) -> C
         cfg = run(effective)
     keys = frozenset(p.key_or_group for p in parsed if not p.is_delete() and p.key_or_group not in known.groups)
     composed = Composed(cfg, tuple(t for t in typed if t), overrides, effective, keys)
-    if problems := validate.problems(composed):
+    if problems := validate.problems(composed, strict):
         raise UserError("\n".join(problems))
     return composed
 

@@ -51,8 +51,8 @@ POSITIVE += ("model.logit_softcap", "train.clip", "budget.tokens", "budget.flops
 SHARES = ("model.dropout", "model.attention.dropout", "model.ffn.dropout", "data.validation")
 
 
-def problems(composed: Composed) -> list[str]:
-    """Everything that is wrong, a line each; empty if the config is sound."""
+def problems(composed: Composed, strict: bool = True) -> list[str]:
+    """Everything that is wrong, a line each; empty if the config is sound. strict: typed traits without effect too."""
     cfg = composed.cfg
     found = strays(cfg)
     if found:
@@ -66,7 +66,7 @@ def problems(composed: Composed) -> list[str]:
         spec = layout.resolve(composed)
     except UserError as e:
         return str(e).split("\n")
-    return [line for line, typed in unused(composed, spec) if typed]
+    return [line for line, typed in unused(composed, spec) if typed and strict]
 
 
 def local(cfg: DictConfig) -> list[str]:
@@ -113,18 +113,39 @@ def unused(composed: Composed, spec: ModelSpec) -> list[tuple[str, bool]]:
     used = {(p.slot, p.name) for stack in spec.stacks for layer in stack.layers for p in layer.parts.values()}
     used |= {("attention", s.cross_attention.name) for s in spec.stacks if s.cross_attention}
     used |= {("embedding", s.embedding.name) for s in spec.stacks}
+    used |= {("head", part.name) for part in spec.heads.values()}
     cannot = {part: _unused_by(*part) for part in sorted(used)}
     found = []
-    for (slot, name), keys in cannot.items():
+    said: set[str] = set()
+    for (slot, name), keys in sorted(cannot.items(), key=lambda item: len(item[1])):
         kin = [other for (s, n), other in cannot.items() if s == slot and n != name]
         typed = [k for k in keys if f"model.{k}" in composed.keys and all(k in other for other in kin)]
-        for key in typed:
+        for key in [k for k in typed if k not in said]:
+            said.add(key)
             fits = [n for n in registry.names(slot) if key not in _unused_by(slot, n)]
             choose = f" or choose {slot}={'|'.join(fits)}" if fits else ""
             found.append((f"model.{key}: {slot}={name} does not use it; leave it out{choose}", True))
         given = [k for k in keys if OmegaConf.select(composed.cfg.model, k) != OmegaConf.select(defaults, k)]
-        if given := [k for k in given if k not in typed]:
+        if given := [k for k in given if k not in typed and all(k in other for other in kin)]:
             found.append((f"{name}: {', '.join(given)} not used", False))
+    return [*found, *_unused_experts(composed, spec)]
+
+
+def _unused_experts(composed: Composed, spec: ModelSpec) -> list[tuple[str, bool]]:
+    """As `unused`, of traits that are without effect beside the values of others."""
+    layers = [layer for stack in spec.stacks for layer in stack.layers]
+    routed = [not layer.parts["moe"].attribute("dense", False) for layer in layers]
+    moe = composed.cfg.model.moe
+    found = []
+    if all(routed) and moe.ffn_dim is not None and "model.ffn_dim" in composed.keys:
+        found.append(("model.ffn_dim: every layer has experts, whose width is model.moe.ffn_dim", False))
+    if any(routed) and moe.shared_gate and not (moe.n_shared or moe.shared_dim):
+        typed = "model.moe.shared_gate" in composed.keys
+        found.append(("model.moe.shared_gate: there is no shared expert; set model.moe.n_shared", typed))
+    if any(routed) and moe.per_token == 1 and moe.renormalise:
+        typed = bool({"model.moe.per_token", "model.moe.renormalise"} & composed.keys)
+        said = "model.moe.renormalise with one expert a token makes every weight 1, from which no router learns"
+        found.append((f"{said}; set model.moe.renormalise=false", typed))
     return found
 
 

@@ -88,7 +88,7 @@ def spec_of(entry: Entry, head: Head, config: Config) -> ModelSpec:
 def _resolved(overrides: tuple[str, ...]) -> ModelSpec:
     from llmlab.config.compose import compose
 
-    return layout.resolve(compose(overrides), roles=())
+    return layout.resolve(compose(overrides, strict=False), roles=())
 
 
 def rename(entry: Entry, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

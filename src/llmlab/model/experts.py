@@ -6,6 +6,7 @@ built with `GroupedLinear` here.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from llmlab.sizes import Sizes
+from llmlab.sizes import FFNTraits, Sizes
 from llmlab.slots import Aux, Linear, Role
 
 
@@ -21,11 +22,21 @@ class GroupedLinear(nn.Module):
     """The same linear of all experts: weight (E, out, in). Rows are sorted by expert; `groups` (E,) int32 their ends.
 
     One `grouped_mm` where torch has it for the device, dtype and widths (rows of a multiple of 16 bytes); else a product
-    an expert.
+    an expert. `dropout` is on its input.
     """
 
-    def __init__(self, n_experts: int, in_features: int, out_features: int, bias: bool = False, *, role: Role):
+    def __init__(
+        self,
+        n_experts: int,
+        in_features: int,
+        out_features: int,
+        bias: bool = False,
+        *,
+        role: Role,
+        dropout: float = 0.0,
+    ):
         super().__init__()
+        self.dropout = dropout
         self.n_experts, self.in_features, self.out_features, self.role = n_experts, in_features, out_features, role
         self.weight = nn.Parameter(torch.empty(n_experts, out_features, in_features))
         self.bias = nn.Parameter(torch.empty(n_experts, out_features)) if bias else None
@@ -33,6 +44,8 @@ class GroupedLinear(nn.Module):
     def forward(self, x: Tensor, groups: Tensor) -> Tensor:
         weight: Tensor = self.weight
         bias = self.bias
+        if self.dropout:
+            x = F.dropout(x, self.dropout, self.training)
         if torch.is_autocast_enabled(x.device.type):
             dtype = torch.get_autocast_dtype(x.device.type)
             x, weight = x.to(dtype), weight.to(dtype)
@@ -54,6 +67,15 @@ def can_group(x: Tensor, weight: Tensor) -> bool:
     return all(width * x.element_size() % 16 == 0 for width in weight.shape[1:])
 
 
+def linears(make: Callable[..., nn.Module], traits: FFNTraits) -> Callable[..., nn.Module]:
+    """What an FFN part makes its linears with: the model's bias, and its dropout on what leads out."""
+
+    def linear(n_in: int, n_out: int, *, role: Role) -> nn.Module:
+        return make(n_in, n_out, traits.bias, role=role, dropout=traits.dropout if role == "ffn_out" else 0.0)
+
+    return linear
+
+
 class MixtureOfExperts(nn.Module):
     """Each token goes to k of E experts and to the shared one: y = scale * sum_i w_i FFN_i(x) + gate * FFN_shared(x).
 
@@ -65,9 +87,9 @@ class MixtureOfExperts(nn.Module):
         moe = sizes.moe
         self.n_experts, self.per_token, self.scale = moe.n_experts, moe.per_token, moe.scale
         self.router = router(sizes)
-        self.experts = ffn(sizes.dim, moe.ffn_dim, partial(GroupedLinear, moe.n_experts, bias=sizes.ffn.bias))
+        self.experts = ffn(sizes.dim, moe.ffn_dim, linears(partial(GroupedLinear, moe.n_experts), sizes.ffn))
         shared_dim = moe.shared_dim or moe.n_shared * (moe.ffn_dim or 0)
-        self.shared = ffn(sizes.dim, shared_dim, partial(Linear, bias=sizes.ffn.bias)) if shared_dim else None
+        self.shared = ffn(sizes.dim, shared_dim, linears(Linear, sizes.ffn)) if shared_dim else None
         self.shared_gate = Linear(sizes.dim, 1, role="router") if moe.shared_gate and shared_dim else None
 
     def forward(self, x_BTD: Tensor, valid: Tensor | None) -> tuple[Tensor, Aux]:

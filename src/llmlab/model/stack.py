@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 from typing import Any, cast
 
 import torch
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 
 from llmlab.errors import UserError
 from llmlab.model.cache import Cache
-from llmlab.model.experts import MixtureOfExperts
+from llmlab.model.experts import MixtureOfExperts, linears
 from llmlab.model.layout import LayerSpec, PartSpec, StackSpec
 from llmlab.model.visibility import Visible, VisibleSource
 from llmlab.sizes import Sizes
@@ -29,7 +28,7 @@ class Layer(nn.Module):
         self.attention = spec.parts["attention"].factory()(sizes, norm)
         self.cross_attention = cross_attention.factory()(sizes, norm) if cross_attention else None
         if getattr(router.func, "dense", False):
-            self.ffn = ffn(sizes.dim, sizes.ffn_dim, partial(Linear, bias=sizes.ffn.bias))
+            self.ffn = ffn(sizes.dim, sizes.ffn_dim, linears(Linear, sizes.ffn))
         else:
             self.ffn = MixtureOfExperts(sizes, router, ffn)
         names = ("attention", *(("cross_attention",) if cross_attention else ()), "ffn")
