@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.12 >/dev/null && python3.12 -c '' 2>/dev/nu
 BIN := .venv/bin
 FAST_WORKERS ?= 2
 
-.PHONY: train test fast lint evidence clean
+.PHONY: train test fast lint golden evidence clean
 
 train: .venv/installed
 	$(BIN)/python train.py $(ARGS)
@@ -31,6 +31,10 @@ lint: .venv/installed-test
 .venv/installed-test: pyproject.toml setup.py | .venv/bin/python
 	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[test]'
 	touch $@ .venv/installed
+
+# Writes tests/golden anew: the resolved config of every model and experiment. See with git diff what changed.
+golden: .venv/installed-test
+	$(BIN)/python tests/config/test_golden.py
 
 # Half an hour of measurements, written to EVIDENCE.md; SHAKESPEARE=FILE adds nanoGPT's experiment.
 evidence: .venv/installed

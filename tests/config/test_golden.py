@@ -1,0 +1,53 @@
+"""The resolved config of every model and experiment is in tests/golden and changes only on purpose: `make golden`."""
+
+import difflib
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from llmlab.config.compose import compose, conf_dir
+from llmlab.config.trainer import arguments
+
+GOLDEN = Path(__file__).parent.parent / "golden"
+NAMES = sorted(
+    f"{group}/{file.stem}" for group in ("model", "experiment") for file in (conf_dir() / group).glob("*.yaml")
+)
+
+GIVEN = {"experiment/nanogpt_shakespeare": [f"data.path={conf_dir() / 'config.yaml'}"]}  # any file that is there
+
+
+def resolved(name: str) -> str:
+    """The config as YAML; of the Trainer's arguments, whose defaults are Lightning's, those that conf/ sets."""
+    cfg = compose([name.replace("/", "="), *GIVEN.get(name, ())]).cfg
+    plain = OmegaConf.to_container(cfg, resolve=True)
+    usual = arguments()
+    plain["data"]["path"] = None
+    plain["trainer"] = {k: v for k, v in plain["trainer"].items() if v != usual[k][1]}
+    return OmegaConf.to_yaml(OmegaConf.create(plain))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_resolved_config_is_the_one_in_git(name):
+    file = GOLDEN / f"{name}.yaml"
+    assert file.exists(), f"{name} is new: make golden"
+    kept, found = file.read_text(encoding="utf-8"), resolved(name)
+    changed = "\n".join(difflib.unified_diff(kept.splitlines(), found.splitlines(), "in git", "now", lineterm="", n=0))
+    assert not changed, f"{name} changed; if it should have: make golden\n{changed}"
+
+
+def test_what_is_in_git_is_of_something():
+    assert sorted(f"{file.parent.name}/{file.stem}" for file in GOLDEN.glob("*/*.yaml")) == NAMES
+
+
+def write() -> None:
+    for old in GOLDEN.glob("*/*.yaml"):
+        old.unlink()
+    for name in NAMES:
+        file = GOLDEN / f"{name}.yaml"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(resolved(name), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    write()
