@@ -32,7 +32,8 @@ def example(model) -> tuple[dict, dict]:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_the_dense_count_is_torchs(name):
-    model = build(*tiny(*MODELS[name], "kernel=eager", *LOOPS), wake=False)
+    routed = any("moe" in o or "deepseek" in o for o in MODELS[name])
+    model = build(*tiny(*MODELS[name], "kernel=eager", *(LOOPS if routed else ())), wake=False)
     data, how = example(model)
     counter = FlopCounterMode(display=False)
     with counter:
@@ -56,6 +57,23 @@ def test_the_count_is_the_dense_one_less_the_hidden_pairs(family):
         for i in stack.spec.execute
     )
     assert forward_flops(model, LENGTH, dense=True) - forward_flops(model, LENGTH) == hidden > 0
+
+
+@pytest.mark.parametrize("family", ["llama3", "gemma3", "bert"])
+def test_pairs_of_separate_documents_are_those_within_each(family):
+    model = build(*tiny(family), wake=False)
+    stack = model.stacks["main"]
+    whole = forward_flops(model, LENGTH)
+    assert forward_flops(model, LENGTH, documents=[[LENGTH]]) == whole
+    assert forward_flops(model, LENGTH, documents=[[10, 14], [LENGTH]]) < whole
+    documents = torch.tensor([0] * 5 + [1] * 2 + [2] * 17)
+    seen = 0
+    for i in stack.spec.execute:
+        q, k = torch.arange(LENGTH)[:, None], torch.arange(LENGTH)[None]
+        allowed = stack.mask.allowed(q, k, {}) & stack.windows[i].allowed(q, k, {})
+        hidden = (allowed & (documents[:, None] != documents)).sum().item()
+        seen += 2 * hidden * stack.layers[i].attention.pair_width
+    assert whole - forward_flops(model, LENGTH, documents=[[5, 2, 17]]) == seen > 0
 
 
 def test_a_gpt2_by_hand():

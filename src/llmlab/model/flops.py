@@ -6,6 +6,7 @@ Kaplan et al. 2020 (arXiv:2001.08361) and the PaLM paper's model FLOPs (arXiv:22
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -67,18 +68,33 @@ def allowed_pairs(mask: Mask, window: Window, length: int, prefix: int | None = 
 
 
 def forward_flops(
-    model: Model, length: int, *, source_length: int | None = None, head_share: float = 1.0, dense: bool = False
+    model: Model,
+    length: int,
+    *,
+    source_length: int | None = None,
+    head_share: float = 1.0,
+    documents: Sequence[Sequence[int]] | None = None,
+    dense: bool = False,
 ) -> float:
     """Of one sequence of `length` tokens (an encoder-decoder's decoder; its encoder reads `source_length`).
 
-    head_share: share of the positions whose heads are computed. dense: count the pairs that the mask hides too, as
-    an implementation that computes them does.
+    head_share: share of the positions whose heads are computed. documents: lengths of the documents that do not see each
+    other, of each of a few sequences, over which the pairs are averaged; None: one document a sequence. dense: count the
+    pairs that the mask hides too, as an implementation that computes them does.
     """
     stacks = model.all_stacks()
     total = 0.0
+
+    def pairs_of(stack: Stack, window: Window, own: int) -> float:
+        if dense:
+            return own * own
+        each = [[own]] if documents is None else documents
+        counts = {n: allowed_pairs(stack.mask, window, n) for n in {n for lengths in each for n in lengths}}
+        return sum(counts[n] for lengths in each for n in lengths) / len(each)
+
     for stack in stacks:
         own = (source_length or length) if len(stacks) > 1 and stack is stacks[0] else length
-        total += own * linear_flops(stack.embedding) + _stack_flops(stack, own, source_length or length, dense)
+        total += own * linear_flops(stack.embedding) + _stack_flops(stack, own, source_length or length, pairs_of)
     for head in cast("list[Any]", list(model.heads.values())):
         share = head_share if getattr(head, "per_token", False) else 1 / length
         tied = getattr(head, "out", None) is None and getattr(head, "embedding", None) is not None
@@ -87,14 +103,16 @@ def forward_flops(
     return total
 
 
-def _stack_flops(stack: Stack, length: int, source_length: int, dense: bool) -> float:
+def _stack_flops(
+    stack: Stack, length: int, source_length: int, pairs_of: Callable[[Stack, Window, int], float]
+) -> float:
     total = 0.0
-    pairs: dict[Window, int] = {}
+    pairs: dict[Window, float] = {}
     for i in stack.spec.execute:
         layer, window = stack.layers[i], stack.windows[i]
         assert isinstance(layer, Layer)
         if window not in pairs:
-            pairs[window] = length * length if dense else allowed_pairs(stack.mask, window, length)
+            pairs[window] = pairs_of(stack, window, length)
         total += length * (linear_flops(layer.attention) + linear_flops(layer.ffn))
         total += 2 * pairs[window] * layer.attention.pair_width
         if layer.cross_attention is not None:

@@ -155,17 +155,25 @@ class Recipe:
             model = build.assemble(spec)
         except ValueError as e:  # a part that refuses what it was given
             raise UserError(str(e)) from e
-        windows = Windows(corpus.train, cfg.data.seq_len)
+        windows = Windows(corpus.train, cfg.data.seq_len, cfg.data.separate_documents)
         return cls(corpus, spec, objective, optimizer, schedule, cost(model, objective, windows))
 
 
 def cost(model: Any, objective: Any, windows: Windows, samples: int = 8) -> Cost:
-    """Lengths, and the share of positions that are targets, as the first samples have them."""
-    prepared = [objective.prepare(windows[i], np.random.default_rng(i)) for i in range(min(samples, len(windows)))]
+    """Lengths, the share of positions that are targets, and separate documents, as samples from all over the text have
+    them. UserError if documents are to be separate and the objective does not keep them.
+    """
+    n = min(samples, len(windows))
+    prepared = [objective.prepare(windows[i * len(windows) // n], np.random.default_rng(i)) for i in range(n)]
+    documents = None
+    if windows.documents:
+        if "documents" not in prepared[0]:
+            raise UserError("data.separate_documents=true: the objective does not keep documents apart; leave it out")
+        documents = [np.unique(p["documents"], return_counts=True)[1].tolist() for p in prepared]
     length = len(prepared[0]["ids"])
     source = len(prepared[0]["source_ids"]) if "source_ids" in prepared[0] else None
     share = sum(objective.targets(p) for p in prepared) / (len(prepared) * length)
-    a_token = flops.training_flops_per_token(model, length, source_length=source, head_share=share)
+    a_token = flops.training_flops_per_token(model, length, source_length=source, head_share=share, documents=documents)
     return Cost(flops.count_parameters(model), a_token * (length + (source or 0)) / windows.seq_len)
 
 
