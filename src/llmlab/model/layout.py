@@ -272,11 +272,11 @@ def _stack(cfg: Any, name: str, sizes: Sizes, mask: PartSpec, typed: dict, notes
         if kind not in kinds:
             notes.append(f"no layer of the {len(kinds)} is of kind {kind!r}")
     if own and stack.mask is not None:
-        wide, named = typed.get(("mask", "")), _needed(stack.mask, "mask")
+        wide, own_mask = typed.get(("mask", "")), _needed(stack.mask, "mask")
         if wide is None or wide.kept or ("mask", f"stacks.{name}") in typed:
-            mask = named
-        elif mask != named:
-            notes.append(f"mask={mask.name} as typed displaces {named} of the {name} layers")
+            mask = own_mask
+        elif mask != own_mask:
+            notes.append(f"mask={mask.name} as typed displaces {own_mask} of the {name} layers")
     causal = mask.attribute("pattern") == "causal"
     layers = tuple(_layer(cfg, name if own else None, kind, typed, notes) for kind in kinds)
     embedding = _needed(stack.embedding if own and stack.embedding is not None else cfg.embedding, "embedding")
