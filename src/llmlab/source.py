@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any, Optional, Union
 
 REQUIRED = dataclasses.MISSING
+# Packages whose classes take no options: nn.Module, llmlab.slots.Position, Protocol, ABC; and what Python has anyway.
+KNOWN = ("torch", "llmlab", "typing", "abc", "")
 SCALARS: dict[str, Any] = {"int": int, "float": float, "str": str, "bool": bool}
 
 
@@ -83,6 +85,7 @@ class _File:
     def __init__(self, path: Path, tree: ast.Module, lines: list[str]):
         self.path, self.lines = path, lines
         self.classes = {n.name: n for n in tree.body if isinstance(n, ast.ClassDef)}
+        self.imported = dict(_imports(tree))
         self.names = {
             t.id: n.value for n in tree.body if isinstance(n, ast.Assign) for t in n.targets if isinstance(t, ast.Name)
         }
@@ -140,14 +143,29 @@ class _File:
             init = next((f for f in cls.body if isinstance(f, ast.FunctionDef) and f.name == "__init__"), None)
             if init is None:
                 continue
-            if init.args.args[:1] and not init.args.posonlyargs and len(init.args.args) > 1:
+            args = init.args
+            if len(args.args) > (0 if args.posonlyargs else 1) or args.vararg or args.kwarg:
                 raise self.error(
                     init, f"{cls.name}: arguments are positional-only (given by the framework) or keyword-only"
                 )
-            for arg, default in zip(init.args.kwonlyargs, init.args.kw_defaults, strict=True):
+            for arg, default in zip(args.kwonlyargs, args.kw_defaults, strict=True):
                 options[arg.arg] = self.option(arg, arg.arg, arg.annotation, default, doc)
-            break
+            return options
+        for base in (b for cls in self.bases(node) for b in cls.bases):
+            if self.origin(base) not in KNOWN and ast.unparse(base) not in self.classes:
+                raise self.error(
+                    node,
+                    f"{node.name} has the constructor of {ast.unparse(base)}, which is not in this file: its options "
+                    "can't be read; give it one of its own",
+                )
         return options
+
+    def origin(self, base: ast.expr) -> str:
+        """The package that a base class is imported from; "" for one that is not imported."""
+        root = base.value if isinstance(base, ast.Subscript) else base
+        while isinstance(root, ast.Attribute):
+            root = root.value
+        return self.imported.get(getattr(root, "id", ""), "")
 
     def option(
         self, node: ast.AST, name: str, annotation: ast.expr | None, default: ast.expr | None, doc: str
@@ -213,23 +231,42 @@ class _File:
                 values = tuple(
                     self.literal(e, "a choice") for e in (inner.elts if isinstance(inner, ast.Tuple) else [inner])
                 )
+                if len({type(v) for v in values}) > 1:
+                    raise self.error(node, f"the choices of the option {name} must be of one type")
                 return type(values[0]), values
             case ast.Subscript(value=ast.Name(id="list"), slice=inner):
-                return list[self.type(inner, name)[0]], ()  # type: ignore[misc]
+                return list[self.plain(inner, name)], ()  # type: ignore[misc]
             case ast.Subscript(value=ast.Name(id="tuple"), slice=ast.Tuple(elts=[inner, *_])):
-                return list[self.type(inner, name)[0]], ()  # type: ignore[misc]
+                return list[self.plain(inner, name)], ()  # type: ignore[misc]
             case ast.Subscript(value=ast.Name(id="dict"), slice=ast.Tuple(elts=[key, value])):
-                return dict[self.type(key, name)[0], self.type(value, name)[0]], ()  # type: ignore[misc]
+                return dict[self.plain(key, name), self.plain(value, name)], ()  # type: ignore[misc]
         raise self.error(
             node,
             f"the type of the option {name} must be int, float, str, bool, Literal[...], list[...], tuple[...], "
             f"dict[...] or X | None, but is {ast.unparse(node)}",
         )
 
+    def plain(self, node: ast.expr, name: str) -> Any:
+        """The type of what is inside of a list, tuple or dict, where OmegaConf could not check choices."""
+        kind, choices = self.type(node, name)
+        if choices:
+            raise self.error(node, f"the option {name}: Literal can't be inside of a list, tuple or dict")
+        return kind
+
 
 def _called(node: ast.expr) -> str:
     function = node.func if isinstance(node, ast.Call) else node
     return getattr(function, "id", getattr(function, "attr", ""))
+
+
+def _imports(tree: ast.Module) -> Iterator[tuple[str, str]]:
+    """(name, package that it comes from) of what a file imports; "." for what is beside it."""
+    for node in tree.body:
+        if isinstance(node, ast.Import):
+            yield from ((a.asname or a.name.partition(".")[0], a.name.partition(".")[0]) for a in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            package = "." if node.level else (node.module or "").partition(".")[0]
+            yield from ((a.asname or a.name, package) for a in node.names)
 
 
 def _is_dataclass(node: ast.ClassDef) -> bool:

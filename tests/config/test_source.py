@@ -103,11 +103,29 @@ def test_kin_aliases_bases_and_docs(tmp_path):
         ("class P:\n    def __init__(self, *, eps=1): ...", "eps needs a type"),
         ("class P:\n    def __init__(self, *, eps: complex = 1): ...", "must be int, float, str, bool"),
         ("class P:\n    def __init__(self, dim, *, eps: int = 1): ...", "positional-only"),
+        ("class P:\n    def __init__(self, dim, /, width, *, eps: int = 1): ...", "positional-only"),
+        ("class P:\n    def __init__(self, dim, /, *, eps: int = 1, **more): ...", "positional-only"),
+        ("class P:\n    def __init__(self, dim, /, *others): ...", "positional-only"),
+        ("class P(Other): ...", "P has the constructor of Other, which is not in this file"),
+        (
+            "class P:\n    def __init__(self, *, x: Literal[1, 'a'] = 1): ...",
+            "choices of the option x must be of one type",
+        ),
+        (
+            "class P:\n    def __init__(self, *, x: list[Literal['a']] = ['a']): ...",
+            "Literal can't be inside of a list",
+        ),
     ],
 )
 def test_what_cannot_be_read_is_named_by_file_and_line(tmp_path, text, message):
     with pytest.raises(source.SourceError, match=rf"part\.py:\d+: .*{message}"):
-        read(tmp_path, f"@register('norm', 'p')\n{text}")
+        read(tmp_path, f"from somewhere.norms import Other\n\n@register('norm', 'p')\n{text}")
+
+
+@pytest.mark.parametrize("base", ["nn.Module", "Position", "Protocol[int]", "Own", "object"])
+def test_what_takes_no_options_may_be_a_base(tmp_path, base):
+    text = "from torch import nn\nfrom llmlab.slots import Position\nfrom typing import Protocol\nclass Own: ...\n"
+    assert read(tmp_path, f"{text}@register('norm', 'p')\nclass P({base}): ...")[0].options == {}
 
 
 def test_bad_registrations(tmp_path):
