@@ -50,6 +50,9 @@ class MultiHeadLatentAttention(nn.Module):
         v_dim: int | None = None,  # width of a value head; None: head_dim
     ):
         super().__init__()
+        given = {"q_rank": q_rank, "kv_rank": kv_rank, "nope_dim": nope_dim, "rope_dim": rope_dim, "v_dim": v_dim}
+        if low := [f"attention.{k}={v}" for k, v in given.items() if v is not None and v < 1]:
+            raise ValueError(f"{' and '.join(low)} must be at least 1")
         traits, n = sizes.attention, sizes.n_heads
         self.n_heads = n
         self.kv_rank = kv_rank or 4 * sizes.head_dim

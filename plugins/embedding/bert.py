@@ -30,6 +30,8 @@ class BertEmbedding(nn.Module):
                     f"embedding.width={width} needs embedding=factorized; embedding=bert is model.dim wide"
                 )
             return sizes.dim
+        if width is not None and width < 1:
+            raise ValueError(f"embedding.width={width} must be at least 1")
         return width or max(16, sizes.dim // 4)
 
     position: Position

@@ -21,6 +21,8 @@ class Normal:
     """
 
     def __init__(self, *, std: float = 0.02, residual_scale: bool = True, embed_std: float | None = None):
+        if std < 0 or (embed_std or 0) < 0:
+            raise ValueError(f"init.std and init.embed_std must be at least 0, but are {std} and {embed_std}")
         self.std, self.residual_scale, self.embed_std = std, residual_scale, embed_std
 
     def fill(self, tensor: Tensor, role: Role, sizes: Sizes, generator: torch.Generator) -> None:

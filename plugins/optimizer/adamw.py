@@ -30,6 +30,11 @@ class AdamW:
         weight_decay: float = 0.1,  # times the learning rate, a step
         decay: Literal["matrices", "no_embeddings"] = "matrices",  # what decays
     ):
+        if not (0 <= beta1 < 1 and 0 <= beta2 < 1 and eps >= 0 and weight_decay >= 0):
+            raise ValueError(
+                "optimizer.beta1 and optimizer.beta2 must be at least 0 and less than 1, optimizer.eps and "
+                f"optimizer.weight_decay at least 0, but they are {beta1}, {beta2}, {eps} and {weight_decay}"
+            )
         self.lr, self.betas, self.eps, self.weight_decay = lr, (beta1, beta2), eps, weight_decay
         self.never: tuple[Role, ...] = ("norm", "bias")
         if decay == "no_embeddings":

@@ -54,6 +54,8 @@ class Rope(Position):
                 f"position=rope turns pairs, but position.fraction={fraction} of a head of {sizes.rotary_dim} "
                 f"makes {self.width} dims; choose a fraction up to 1 that makes an even number"
             )
+        if theta <= 0:
+            raise ValueError(f"position.theta={theta} must be more than 0")
         self.theta, self.interleaved, self.factor = theta, interleaved, factor
         self.original_max = original_max or sizes.max_positions
         self.low_freq_factor, self.high_freq_factor = low_freq_factor, high_freq_factor

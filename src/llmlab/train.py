@@ -34,6 +34,10 @@ def main(argv: Sequence[str]) -> int | None:
     for folder in folders:
         if not Path(folder).is_dir():
             raise UserError(f"--config-dir {folder}: there is no such folder")
+    for override in overrides:
+        key, _, value = override.partition("=")
+        if key in ("hydra.run.dir", "hydra.sweep.dir") and not value.strip("'\" "):
+            raise UserError(f"{override}: name a folder, or leave it out")
     overrides = resumed(overrides)
     if "-m" in flags or "--multirun" in flags:
         return _sweep(flags, overrides, folders)
@@ -99,6 +103,8 @@ def _app(flags: Sequence[str], overrides: Sequence[str], folders: Sequence[str],
     sys.argv = [typed[0], *flags, *overrides, "hydra.job.name=llmlab"]
     try:
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(run)()
+    except OSError as e:
+        raise UserError(f"hydra.run.dir={e.filename}: no run folder can be made there: {e.strerror}") from e
     finally:
         sys.argv = typed
     if failures:

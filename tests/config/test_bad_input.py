@@ -96,7 +96,20 @@ TABLE = [
     ),
     ("data.path=train.py", r"data\.path is read with data=files only, but data=python_docs; add data=files"),
     ("tokenizer=file tokenizer.path=none.json", r"tokenizer\.path=none\.json: there is no such file.*"),
-    ("data.validation=1", r"data\.validation must be at least 0 and less than 1, but is 1.*"),
+    ("data.validation=1", r"data\.validation must be less than 1, but is 1.*"),
+    ("data.validation=0", r"data\.validation must be more than 0, but is 0.*"),
+    (
+        "model.dim=0 seed=-2 optimizer.lr=nan",
+        r"model\.dim must be at least 1, but is 0",
+        r"optimizer\.lr must be a finite number, but is nan",
+        r"seed must be at least 0, but is -2",
+    ),
+    ("budget.tokens=inf", r"budget\.tokens must be a finite number, but is inf"),
+    ("tokenizer=file tokenizer.path=.", r"tokenizer\.path=\.: the folder has no tokenizer\.json"),
+    ("init_from=none", r"init_from=none: there is no such run folder"),
+    ("init_from=.", r"init_from=\.: there is no run\.json in it; .*"),
+    ("hydra.run.dir=", r"hydra\.run\.dir=: name a folder, or leave it out"),
+    ("hydra.run.dri=x", r"hydra\.run\.dri: Hydra has no such key; hydra\.run\.dir=FOLDER .*"),
     ("resume=runs/none", r"resume=runs/none: there is no such run folder"),
     ("experiment=nanogpt", r"experiment=nanogpt: there is no such experiment; did you mean nanogpt_shakespeare\?.*"),
     ("seed=[1", r"seed=\[1: can't be read; quote values .*"),
@@ -152,6 +165,32 @@ def test_table(part, tmp_path):
             wrong.append(f"{typed}\n  exit code {code}\n  " + "\n  ".join(lines))
     assert not wrong, "\n".join(wrong)
     assert list(tmp_path.iterdir()) == [], "nothing half-written"
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ("model.n_heads=12 model.dim=36", r"position=rope turns pairs, .*"),
+        ("position=learned model.max_positions=4", r"data\.seq_len=128 is more than the 4 positions .*"),
+        ("position.theta=0", r"position\.theta=0\.0 must be more than 0"),
+        ("init.std=-1", r"init\.std and init\.embed_std must be at least 0, .*"),
+        ("optimizer.beta1=2", r"optimizer\.beta1 and .* less than 1, .*"),
+        ("attention=mla attention.kv_rank=-1", r"attention\.kv_rank=-1 must be at least 1"),
+        ("embedding=factorized embedding.width=-1", r"embedding\.width=-1 must be at least 1"),
+        ("trainer.num_nodes=0", r"trainer\.num_nodes=0 must be at least 1"),
+        ("hydra.run.dir=text.txt/run", r"hydra\.run\.dir=text\.txt/run: no run folder can be made there: .*"),
+    ],
+)
+def test_found_by_the_parts(typed, said, tmp_path, monkeypatch, capsys):
+    """What only a part or the system knows: said before a step, and no folder is left."""
+    from llmlab.cli import run
+
+    (tmp_path / "text.txt").write_text("a b c d\n" * 2000)
+    monkeypatch.chdir(tmp_path)
+    assert run(["train", "data=files", "data.path=text.txt", "tokenizer=char", *typed.split()]) == 1
+    out = capsys.readouterr()
+    assert re.fullmatch(f"error: {said}", out.err.splitlines()[-1]), out.err
+    assert [p.name for p in tmp_path.iterdir()] == ["text.txt"], out.out
 
 
 def test_a_real_command(tmp_path):

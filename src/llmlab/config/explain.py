@@ -176,6 +176,8 @@ def _override(text: str, o: Override, base: DictConfig | None, known: Known) -> 
 
 def _no_parent(key: str, parent: str, base: DictConfig | None, known: Known) -> str:
     """`mask.x` where mask is null, `modle.dim` where there is no modle."""
+    if key.startswith("hydra."):
+        return f"{key}: Hydra has no such key; hydra.run.dir=FOLDER and hydra.sweep.dir=FOLDER place run folders"
     walked = ""
     for name in parent.split("."):
         node = _select(base, walked)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,7 @@ CHOICES = {
     "model.attention.qk_norm": ("head", "full"),
 }
 AT_LEAST = {
+    "seed": 0,
     **{f"model.{k}": 1 for k in ("dim", "n_layers", "n_heads", "n_kv_heads", "head_dim", "ffn_dim", "vocab_size")},
     **{f"model.{k}": 1 for k in ("max_positions", "moe.n_experts", "moe.per_token", "moe.ffn_dim", "moe.shared_dim")},
     **{f"model.{k}": 0 for k in ("token_types", "moe.n_shared", "moe.balance", "moe.z")},
@@ -48,13 +50,14 @@ POSITIVE: tuple[str, ...] = (
     "model.attention.clip_qkv",
 )
 POSITIVE += ("model.logit_softcap", "train.clip", "budget.tokens", "budget.flops", "budget.minutes", "optimizer.lr")
-SHARES = ("model.dropout", "model.attention.dropout", "model.ffn.dropout", "data.validation")
+POSITIVE += ("data.validation",)
+SHARES = ("model.dropout", "model.attention.dropout", "model.ffn.dropout")
 
 
 def problems(composed: Composed, strict: bool = True) -> list[str]:
     """Everything that is wrong, a line each; empty if the config is sound. strict: typed traits without effect too."""
     cfg = composed.cfg
-    found = strays(cfg)
+    found = _walked(cfg)
     if found:
         return found
     found = [*_values(cfg), *_data(composed), *_batch(cfg), *_budget(cfg), *_run(cfg)]
@@ -71,7 +74,7 @@ def problems(composed: Composed, strict: bool = True) -> list[str]:
 
 def local(cfg: DictConfig) -> list[str]:
     """What is wrong with single values, whatever else is."""
-    return strays(cfg) or [*_values(cfg), *_run(cfg)]
+    return _walked(cfg) or [*_values(cfg), *_run(cfg)]
 
 
 def notes(composed: Composed, spec: ModelSpec) -> list[str]:
@@ -164,6 +167,12 @@ def published(parsed: Sequence[Override], folders: Sequence[Path]) -> list[str]:
 # ---------------------------------------------------------------- the walk
 
 
+def _walked(cfg: DictConfig) -> list[str]:
+    """Strays, but for values that can't be worked out because what they follow from is too small."""
+    low = _too_small(cfg)
+    return [s for s in strays(cfg) if not (low and "resolving interpolation" in s)] + (low if low else [])
+
+
 def strays(cfg: DictConfig, path: str = "") -> list[str]:
     """Keys that no schema knows, keys that were removed, parts that aren't, values outside a Literal."""
     from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -194,7 +203,9 @@ def strays(cfg: DictConfig, path: str = "") -> list[str]:
             continue
         if key in options and options[key].choices and value is not None and value not in options[key].choices:
             found.append(_not_among(where, value, options[key].choices))
-        if isinstance(value, DictConfig):
+        if isinstance(value, float) and not math.isfinite(value):
+            found.append(f"{where} must be a finite number, but is {value}")
+        elif isinstance(value, DictConfig):
             found += strays(value, where)
         elif isinstance(value, ListConfig) and any(OmegaConf.is_missing(value, i) for i in range(len(value))):
             found.append(f"{where} must be given in full")
@@ -238,18 +249,30 @@ def _values(cfg: DictConfig) -> list[str]:
         return OmegaConf.select(cfg, key)
 
     found += [_not_among(k, value(k), v) for k, v in CHOICES.items() if value(k) is not None and value(k) not in v]
-    found += [
-        f"{k} must be at least {n}, but is {value(k)}"
-        for k, n in AT_LEAST.items()
-        if value(k) is not None and value(k) < n
-    ]
     found += [f"{k} must be more than 0, but is {value(k)}" for k in POSITIVE if value(k) is not None and value(k) <= 0]
+    if cfg.data.validation >= 1:
+        found.append(f"data.validation must be less than 1, but is {cfg.data.validation}")
     found += [f"{k} must be at least 0 and less than 1, but is {value(k)}" for k in SHARES if not 0 <= value(k) < 1]
     found += [
         f"{slot}: one is needed; choose {slot}=NAME ({', '.join(registry.names(slot))})"
         for slot in registry.SLOTS_NEEDED
         if cfg.get(slot) is None
     ]
+    return found
+
+
+def _too_small(cfg: DictConfig) -> list[str]:
+    from omegaconf import OmegaConf
+    from omegaconf.errors import InterpolationResolutionError
+
+    found = []
+    for key, least in AT_LEAST.items():
+        try:
+            value = OmegaConf.select(cfg, key)
+        except InterpolationResolutionError:
+            continue
+        if value is not None and value < least:
+            found.append(f"{key} must be at least {least}, but is {value}")
     return found
 
 
@@ -266,6 +289,9 @@ def _data(composed: Composed) -> list[str]:
     if tokenizer.kind == "file":
         if tokenizer.path is None:
             found.append("tokenizer.path must be given with tokenizer=file: a tokenizer.json")
+        elif Path(tokenizer.path).expanduser().is_dir():
+            if not Path(tokenizer.path, "tokenizer.json").expanduser().is_file():
+                found.append(f"tokenizer.path={tokenizer.path}: the folder has no tokenizer.json")
         elif not Path(tokenizer.path).expanduser().is_file():
             found.append(f"tokenizer.path={tokenizer.path}: there is no such file{_similar(tokenizer.path)}")
     elif tokenizer.path is not None and "tokenizer.path" in composed.keys:
@@ -302,7 +328,14 @@ def _budget(cfg: DictConfig) -> list[str]:
 
 
 def _run(cfg: DictConfig) -> list[str]:
+    found = []
     steps = cfg.trainer.max_steps
     if steps != -1 and steps < 1:
-        return [f"trainer.max_steps must be at least 1 (or -1: to the end of the budget), but is {steps}"]
-    return []
+        found.append(f"trainer.max_steps must be at least 1 (or -1: to the end of the budget), but is {steps}")
+    if cfg.init_from is not None:
+        start = Path(cfg.init_from)
+        if not start.exists():
+            found.append(f"init_from={start}: there is no such run folder{_similar(cfg.init_from)}")
+        elif not any((start / name).is_file() for name in ("run.json", "manifest.json")):
+            found.append(f"init_from={start}: there is no run.json in it; init_from=RUN names the folder of a run")
+    return found

@@ -144,7 +144,7 @@ def _bpe(texts: Sequence[str], vocab_size: int, special: Sequence[str]) -> Token
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     inner.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
+        vocab_size=min(vocab_size, least + sum(len(t.encode()) for t in texts)),  # it has memory for all at once
         show_progress=False,
         special_tokens=[f"<|{name}|>" for name in special],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),

@@ -45,7 +45,7 @@ def read(folder: str | Path) -> dict[str, Any]:
     folder = Path(folder)
     try:
         fields = json.loads((folder / NAME).read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         what = "has no run.json, so it is no run folder" if folder.is_dir() else "there is no such folder"
         raise UserError(f"{folder}: {what}") from None
     except (OSError, ValueError) as e:

@@ -89,7 +89,10 @@ def _end(folder: Path, error: BaseException) -> None:
 def _remove_if_empty(folder: Path) -> None:
     try:
         folder.rmdir()
-        folder.parent.rmdir()
+        for parent in folder.absolute().parents:  # those that Hydra made for it, as runs/DATE
+            if Path.cwd() not in parent.parents:
+                break
+            parent.rmdir()
     except OSError:
         pass
 
@@ -151,6 +154,7 @@ def _train(task: Task, first: bool) -> Mapping[str, Any]:
     cut = recipes.Cut.of(cfg.train.batch_size, cfg.train.micro_batch_size, place.world)
     recipe = recipes.Recipe.of(task.composed, task.spec)
     recipes.Batches.of(cfg, recipe, cut, 1)  # to refuse a corpus that is too small before anything is written
+    _check(cfg, recipe)
     weights = run_folder.checkpoint_of(cfg.init_from) if cfg.init_from and task.point is None else None
     horizon = _horizon(task, recipe, cut, place, first)
     last_step = _last_step(cfg, horizon["steps"])
@@ -191,8 +195,8 @@ def _train(task: Task, first: bool) -> Mapping[str, Any]:
         run.update(status=e.status, reason=e.reason, **progress())
         status.unlock(task.folder)
         if e.status == "interrupted":
-            at = f"at step {e.step:,}, which is saved" if e.step else "; the last checkpoint stands"
-            say(f"interrupted {at}; go on with: {_resume(task.folder)}")
+            at = f" at step {e.step:,}, which is saved" if e.step else ""
+            say(f"interrupted{at}; go on with: {_resume(task.folder)}")
             raise KeyboardInterrupt from e
         raise UserError(e.advice(task.folder, cfg)) from e.__cause__
     journal.progress.close()
@@ -205,6 +209,23 @@ def _train(task: Task, first: bool) -> Mapping[str, Any]:
     close(run, progress(), task.folder, cfg, recipe, module, place, cut)
     status.unlock(task.folder)
     return run.fields
+
+
+def _check(cfg: Any, recipe: Any) -> None:
+    """What would break off only in the first step, said before anything is written."""
+    from llmlab.decoding.generate import limit
+    from llmlab.model import build
+
+    try:
+        recipe.spec.init.factory()()
+    except ValueError as e:
+        raise UserError(str(e)) from e
+    room = limit(build.assemble(recipe.spec))
+    if recipe.spec.topology != "encoder_decoder" and room is not None and cfg.data.seq_len > room:
+        raise UserError(
+            f"data.seq_len={cfg.data.seq_len} is more than the {room} positions that model.max_positions gives; "
+            "set model.max_positions to as many, or choose position=rope"
+        )
 
 
 def _horizon(task: Task, recipe: Any, cut: Any, place: Any, first: bool) -> dict[str, Any]:

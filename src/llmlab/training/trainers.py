@@ -59,6 +59,8 @@ def place(cfg: Any) -> Place:
     if accelerator == "gpu" and count > torch.cuda.device_count():
         raise UserError(f"trainer.devices={count}: this machine has {torch.cuda.device_count()} GPUs")
     nodes = int(cfg.trainer.num_nodes)
+    if nodes < 1:
+        raise UserError(f"trainer.num_nodes={nodes} must be at least 1")
     if cfg.strategy.name not in ("single", "ddp"):
         raise UserError(f"strategy.name={cfg.strategy.name}: there is no such strategy (valid: single, ddp)")
     if count * nodes > 1 and not ddp:
