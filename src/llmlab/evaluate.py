@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json as json_module
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llmlab.arguments import parse
 from llmlab.errors import UserError
+
+if TYPE_CHECKING:
+    from llmlab.data.windows import Stream
 
 SOURCES = ("python_docs", "python_code", "files")
 USAGE = """\
@@ -71,9 +74,9 @@ def evaluate(run: str, data: str | None = None, path: str | None = None, batch_s
         if source == "files" and path is None:
             raise UserError("data=files needs data.path=FOLDER_OR_FILE")
         file = schema.Tokenizer(kind="file", path=str(_folder(run) / "tokenizer.json"))
-        settings = replace(settings, source=source, path=path, split="document")
+        settings = replace(settings, source=source, path=path, split="position", seq_len=1)
         corpus = prepare(settings, file, special)
-        streams = [corpus.train, corpus.validation]
+        streams = [_joined(corpus.train, corpus.validation, special=tokenizer.special)]
     objective = chosen(cfg, "objective")(corpus.vocabulary, cfg.data.seq_len)
     sizes = torch.from_numpy(corpus.token_bytes.copy())
     nll = targets = length = 0.0
@@ -93,6 +96,17 @@ def evaluate(run: str, data: str | None = None, path: str | None = None, batch_s
     if getattr(objective, "bits_per_byte", False) and length:
         found |= {"bits_per_byte": nll / math.log(2) / length, "bytes": int(length)}
     return found
+
+
+def _joined(first: Stream, second: Stream, special: Mapping[str, int]) -> Stream:
+    """One stream of two that were cut from a text by position; a document that the cut went through is whole again."""
+    import numpy as np
+
+    from llmlab.data.windows import Stream
+
+    cut = int(first.tokens[-1]) != special.get("eos")
+    starts = np.concatenate([first.starts, second.starts[int(cut) :] + len(first)])
+    return Stream(np.concatenate([first.tokens, second.tokens]), starts)
 
 
 def _folder(run: str) -> Path:

@@ -42,7 +42,7 @@ def main(argv: Sequence[str]) -> int | None:
     if a.max_new < 1:
         raise UserError(f"max_new={a.max_new} must be at least 1")
     if a.prompt in (None, "-"):
-        a.prompt = sys.stdin.read()
+        a.prompt = sys.stdin.read().removesuffix("\n")
     from llmlab.decoding.sampling import Sampling
     from llmlab.lab.folder import load_model
 
@@ -53,7 +53,8 @@ def main(argv: Sequence[str]) -> int | None:
     if a.json:
         print(json_module.dumps({"prompt": a.prompt, "text": "".join(pieces), "seed": a.seed}, ensure_ascii=False))
         return 0
-    print(a.prompt, end="", flush=True)
+    first = next(pieces, "")  # before anything is printed: a model that can't write says so here
+    print(a.prompt + first, end="", flush=True)
     for piece in pieces:
         print(piece, end="", flush=True)
     print()
