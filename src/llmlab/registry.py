@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from llmlab import source
+from llmlab.config.schema import SLOTS, Part
 from llmlab.errors import UserError
 from llmlab.source import REQUIRED, Entry, Option
 
@@ -29,31 +30,15 @@ VARIABLE = "LLMLAB_PLUGINS"
 T = TypeVar("T", bound=type)
 
 # What a run can't be without; `mask` may be null, which is what the objective brings.
-SLOTS_NEEDED: tuple[str, ...] = (
-    "position",
-    "norm",
-    "block",
-    "attention",
-    "window",
-    "ffn",
-    "moe",
-    "embedding",
-    "kernel",
-    "init",
-)
-SLOTS_NEEDED += ("objective", "optimizer", "schedule")
-
-_registered: dict[tuple[str, str], type] = {}
+SLOTS_NEEDED: tuple[str, ...] = tuple(s for s in SLOTS if s not in ("mask", "head"))
 
 
 def register(slot: str, name: str, **defaults: Any) -> Callable[[T], T]:
-    """Class decorator: this class is the part `name` of `slot`, with other defaults of its options if given."""
+    """Class decorator: this class is the part `name` of `slot`, with other defaults of its options if given.
 
-    def record(cls: T) -> T:
-        _registered[slot, name] = cls
-        return cls
-
-    return record
+    It marks the class for whoever reads the file, and does nothing when the file is imported.
+    """
+    return lambda cls: cls
 
 
 def near(word: str, words: Iterable[str]) -> str:
@@ -97,12 +82,6 @@ def names(slot: str) -> list[str]:
     return sorted(n for s, n in index() if s == slot)
 
 
-def refresh() -> None:
-    """Read the files again, for whoever writes parts while the process runs."""
-    _scan_modules.cache_clear()
-    importlib.invalidate_caches()
-
-
 def _scan() -> _Found:
     if os.environ.get(VARIABLE) and os.getcwd() not in sys.path and "" not in sys.path:
         sys.path.append(os.getcwd())  # a module of the folder that one is in, under an installed command too
@@ -111,8 +90,6 @@ def _scan() -> _Found:
 
 @functools.lru_cache(maxsize=8)
 def _scan_modules(variable: str, path: tuple[str, ...]) -> _Found:
-    from llmlab.config.schema import SLOTS
-
     announced = sorted({e.value for e in importlib.metadata.entry_points(group=GROUP)})
     named = [m.strip() for m in variable.split(",") if m.strip()]
     found = _Found()
@@ -173,8 +150,6 @@ _declared: dict[str, Any] = {}
 
 @functools.cache
 def _schema(slot: str, name: str, options: tuple[tuple[str, str], ...]) -> type:
-    from llmlab.config.schema import Part
-
     fields: list[tuple[str, Any, Any]] = [("_part_", str, field(default=name))]
     for key, option in index()[slot, name].options.items():
         default = option.default

@@ -101,11 +101,6 @@ class Strategy:
     name: str = "single"  # single, ddp
 
 
-@dataclass
-class Report:
-    plot: bool = True
-
-
 def root(slots: tuple[str, ...] = SLOTS) -> type:
     """The dataclass of the root. `trainer` is typed by the keys of Lightning's Trainer (llmlab.config.trainer)."""
     from llmlab.config.trainer import Trainer
