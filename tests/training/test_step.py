@@ -1,0 +1,67 @@
+"""What the module does around a step: randomness by seed, step and rank; the load that routers hear of."""
+
+from types import SimpleNamespace
+
+import torch
+
+from llmlab.training.module import Offline
+
+
+def module(rank=0, step=0, accumulate=2, reduce=lambda t, reduce_op: t, seed=5):
+    made = Offline(None, None, None, None, None, seed=seed, horizon=10)
+    made.trainer = SimpleNamespace(
+        global_rank=rank,
+        global_step=step,
+        accumulate_grad_batches=accumulate,
+        strategy=SimpleNamespace(reduce=reduce),
+        world_size=2,
+    )
+    return made
+
+
+def draw(micro=0, **how):
+    made = module(**how)
+    made.micro = micro
+    made.on_train_batch_start(None, 0)
+    return torch.rand(()).item()
+
+
+def test_randomness_is_of_the_seed_the_step_the_micro_batch_and_the_rank():
+    cases = [{}, {"rank": 1}, {"step": 1}, {"micro": 1}, {"seed": 6}, {"rank": 1, "step": 1, "micro": 1}]
+    drawn = [draw(**case) for case in cases]
+    assert len(set(drawn)) == len(cases)
+    assert drawn == [draw(**case) for case in cases]
+
+
+class Router:
+    def __init__(self):
+        self.heard = []
+
+    def after_step(self, load):
+        self.heard.append(load.tolist())
+
+
+def test_a_router_hears_once_a_step_of_all_micro_batches_ranks_and_runs_of_its_layer():
+    twice, once = Router(), Router()
+    other_rank = torch.tensor([[0, 5], [1, 0], [2, 2]])
+    made = module(reduce=lambda t, reduce_op: t + other_rank)
+    made.model = SimpleNamespace(routers=lambda: [twice, once, twice])
+    made.objective = SimpleNamespace(loss=lambda model, batch: batch["loss"])
+    loss = SimpleNamespace(sum=torch.tensor(1.0), count=torch.tensor(4), logs={})
+    for load in ([[1, 0], [3, 0], [0, 1]], [[0, 1], [0, 3], [1, 0]]):
+        made.training_step({"loss": SimpleNamespace(**vars(loss), load=torch.tensor(load)), "step_count": 16}, 0)
+    optimizer = SimpleNamespace(step=lambda closure=None: None)
+    made.optimizer_step(0, 0, optimizer)
+    assert twice.heard == [[4, 9]]
+    assert once.heard == [[4, 3]]
+    assert made.micro == 0
+    made.optimizer_step(0, 0, optimizer)
+    assert len(once.heard) == 1
+
+
+def test_a_loss_is_scaled_against_what_lightning_and_the_strategy_average():
+    """2 ranks x 2 micro-batches, each gradient divided by 4 afterwards: what is left is sum / targets of the step."""
+    made = module()
+    made.objective = SimpleNamespace(loss=lambda model, batch: batch["loss"])
+    loss = SimpleNamespace(sum=torch.tensor(3.0), count=torch.tensor(5), logs={}, load=None)
+    assert made.training_step({"loss": loss, "step_count": torch.tensor(20)}, 0).item() / 4 == torch.tensor(3 / 20)
