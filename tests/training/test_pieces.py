@@ -210,3 +210,29 @@ def test_outside_of_a_terminal_a_line_now_and_then(capsys):
 
 def test_durations():
     assert [duration(s) for s in (4.4, 59.6, 187, 7500)] == ["4 s", "1:00", "3:07", "2:05:00"]
+
+
+def test_the_way_to_resume_can_be_typed():
+    """A shell and Hydra's grammar read the same folder out of it, also with spaces, quotes' neighbours and =."""
+    import shlex
+
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    from llmlab.training.run import _typed
+
+    for folder in ("runs/2026-01-01/a", "my runs/lr=3,x", "a [b] {c}", "/tmp/it's"):
+        (word,) = shlex.split(_typed("resume", folder))
+        assert OverridesParser.create().parse_override(word).value() == folder
+
+
+def test_parts_of_a_record_have_what_the_objective_brings():
+    from llmlab.config.compose import compose
+    from llmlab.model import layout
+    from llmlab.training.opening import _brought
+
+    assert _brought(layout.resolve(compose(["model=bert"]))) == {"mask": "bidirectional", "heads.tokens": "mlm"}
+    assert _brought(layout.resolve(compose(["model=t5"]))) == {
+        "stacks.encoder.mask": "bidirectional",
+        "stacks.decoder.mask": "causal",
+        "heads.tokens": "lm",
+    }

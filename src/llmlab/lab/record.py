@@ -120,7 +120,8 @@ def cpu_name() -> str:
 def command() -> str:
     import shlex
 
-    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    name = Path(sys.argv[0]).name
+    return shlex.join([*(["python", "-m", "llmlab"] if name == "__main__.py" else [name]), *sys.argv[1:]])
 
 
 def program_name() -> str:

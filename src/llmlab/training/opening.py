@@ -26,7 +26,10 @@ def fields(task: Any, recipe: Any, horizon: dict[str, Any], place: Any, cut: Any
         ],
         "seed": cfg.seed,
         "family": cfg.model.family,
-        "parts": record.parts(cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))),
+        "parts": {
+            **_brought(recipe.spec),
+            **record.parts(cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))),
+        },
         "layers": describe(recipe.spec),
         "notes": notes(task, recipe),
         "versions": record.versions(),
@@ -59,6 +62,13 @@ def fields(task: Any, recipe: Any, horizon: dict[str, Any], place: Any, cut: Any
         "peak_memory_bytes": 0,
         "metrics": {},
     }
+
+
+def _brought(spec: Any) -> dict[str, str]:
+    """The masks and heads that the objective brings: the config has them only where they were chosen."""
+    lone = len(spec.stacks) == 1
+    masks = {"mask" if lone else f"stacks.{s.name}.mask": s.mask.name for s in spec.stacks}
+    return {**masks, **{f"heads.{role}": head.name for role, head in spec.heads.items()}}
 
 
 def notes(task: Any, recipe: Any) -> list[str]:

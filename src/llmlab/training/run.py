@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
+import shlex
 import sys
 import time
 from collections.abc import Mapping
@@ -56,7 +58,7 @@ def train(composed: Any, folder: str | Path | None = None) -> Mapping[str, Any]:
         task = Task(composed, folder, {})
         if first and checkpoint.all_of(folder / checkpoint.FOLDER):
             raise UserError(
-                f"{folder} holds a run already; resume={folder} goes on with it, or choose another hydra.run.dir"
+                f"{folder} holds a run already; {_typed('resume', folder)} goes on with it, or choose another hydra.run.dir"
             )
     try:
         return _train(task, first)
@@ -82,6 +84,9 @@ def _end(folder: Path, error: BaseException) -> None:
     if (folder / record.NAME).exists() and (fields := record.read(folder))["status"] == "running":
         how = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
         reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        if how == "interrupted":
+            reason = "Ctrl-C"
+            say(f"interrupted before the first step; begin again with: {_resume(folder)}")
         record.Record(folder, fields).update(status=how, reason=reason.splitlines()[0])
     status.unlock(folder)
 
@@ -117,9 +122,8 @@ def _reopen(composed: Any, done: dict[str, Any]) -> Task | None:
     if done["status"] == "completed" and done["steps"] >= target:
         line = f"{folder} is complete: {done['steps']:,} steps"
         if target < done["budget"]["steps"]:
-            line += (
-                f" of a budget of {done['budget']['steps']:,}; resume={folder} trainer.max_steps=-1 goes on to its end"
-            )
+            again = f"{_typed('resume', folder)} trainer.max_steps=-1"
+            line += f" of a budget of {done['budget']['steps']:,}; {again} goes on to its end"
         say(line)
         return None
     if is_first():
@@ -269,7 +273,13 @@ def _restore_threads(task: Task, place: Any) -> None:
 
 
 def _resume(folder: Path) -> str:
-    return f"{record.program_name()} train resume={record.shown(folder)}"
+    return f"{record.program_name()} train {_typed('resume', record.shown(folder))}"
+
+
+def _typed(key: str, value: str | Path) -> str:
+    """key=value as a shell and Hydra's grammar both take it."""
+    plain = re.fullmatch(r"[\w./~-]+", str(value))
+    return f"{key}={value}" if plain else shlex.quote(f'{key}="{value}"')
 
 
 def cut_metrics(folder: Path, step: int, *, validated: bool) -> None:
