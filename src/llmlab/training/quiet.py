@@ -22,6 +22,8 @@ MESSAGES = (
     ".*Trying to infer the `batch_size` from an ambiguous collection.*",
     ".*The `batch_size` could not be inferred.*",
     ".*Found .* module\\(s\\) in eval mode.*",
+    ".*`broadcast_buffers` is deprecated.*",
+    ".*torch.distributed.*all_gather is deprecated.*",
 )
 
 
