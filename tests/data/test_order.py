@@ -3,7 +3,8 @@ import math
 import numpy as np
 import pytest
 
-from llmlab.data.order import ROUNDS, index, indices, key
+from llmlab.data.order import ROUNDS, index, indices
+from llmlab.seeds import key
 
 MASK = 2**64 - 1
 

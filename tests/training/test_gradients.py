@@ -36,8 +36,9 @@ def test_a_batch_cut_in_three_ways(objective, tiny, tmp_path):
 
 def test_it_is_the_mean_over_all_targets_written_out_by_hand(tiny, tmp_path):
     from llmlab.config.compose import compose
-    from llmlab.data.order import index, key
+    from llmlab.data.order import index
     from llmlab.model.build import build_model
+    from llmlab.seeds import key
     from llmlab.training.recipe import Recipe
 
     overrides = [*tiny, *OBJECTIVES["mlm"], "train.micro_batch_size=2"]

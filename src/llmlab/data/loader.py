@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from llmlab.data.order import indices, key
+from llmlab.data.order import indices
 from llmlab.data.windows import Windows
 from llmlab.errors import UserError
+from llmlab.seeds import key
 from llmlab.slots import Objective
 
 Sample = dict[str, Any]

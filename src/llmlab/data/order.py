@@ -6,16 +6,11 @@ smallest 2h-bit domain that holds n, walked along its cycles until it lands belo
 
 from __future__ import annotations
 
-import hashlib
-
 import numpy as np
 
+from llmlab.seeds import key
+
 ROUNDS = 6
-
-
-def key(*parts: object) -> int:
-    """A 63-bit integer from the sha256 of `parts` (plain values): one seed for each thing that is random."""
-    return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:8], "big") >> 1
 
 
 def index(seed: int, position: int, n: int) -> int:

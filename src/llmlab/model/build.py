@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-
 import torch
 from torch import Tensor, nn
 
 from llmlab.model.layout import ModelSpec
 from llmlab.model.model import Model
 from llmlab.model.roles import walk
-
-
-def key(*values: object) -> int:
-    """A seed that is a pure function of its arguments (63 bits)."""
-    return int.from_bytes(hashlib.sha256(repr(values).encode()).digest()[:8], "little") >> 1
+from llmlab.seeds import key
 
 
 def assemble(spec: ModelSpec) -> Model:

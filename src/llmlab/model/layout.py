@@ -117,7 +117,7 @@ def resolve(composed: Any, *, vocabulary: int | None = None, roles: tuple[str, .
     if chosen is not None and not chosen.kept:
         mask = spec.stacks[-1].mask.name
         said = (
-            f"objective={objective.name} brings mask={mask}: {spec.family} is trained as a {_words((spec.topology,))}"
+            f"objective={objective.name} brings mask={mask}: {spec.family} is trained as {_a(_words((spec.topology,)))}"
         )
         spec = replace(spec, notes=(*spec.notes, said))
     return spec
@@ -136,8 +136,8 @@ def _check_objective(spec: ModelSpec, objective: PartSpec) -> None:
         mask = spec.stacks[-1].mask.name
         if spec.topology == "encoder_decoder" or "encoder_decoder" in topologies:
             raise UserError(
-                f"objective={objective.name} trains {_words(topologies)} models, but model={spec.family} is an "
-                f"{spec.topology.replace('_', '-')}; choose {_fitting(spec.topology)}"
+                f"objective={objective.name} trains {_words(topologies)} models, but model={spec.family} is "
+                f"{_a(_words((spec.topology,)))}; choose {_fitting(spec.topology)}"
             )
         raise UserError(
             f"objective={objective.name} can't be trained under mask={mask}: each token would see the answer; "
@@ -149,6 +149,10 @@ def _check_objective(spec: ModelSpec, objective: PartSpec) -> None:
             f"objective={objective.name} can't be trained under mask={mask} in the decoder: each token would see the "
             f"answer; leave mask out, or name one stack: mask@stacks.{spec.stacks[0].name}.mask={mask}"
         )
+
+
+def _a(noun: str) -> str:
+    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
 
 
 def _words(names: tuple[str, ...]) -> str:

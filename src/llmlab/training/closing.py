@@ -20,7 +20,7 @@ def close(
 ) -> None:
     """Complete the record (status completed) and print the panel."""
     metrics = progress["metrics"]
-    if "val_bits_per_byte" in metrics:
+    if "val_bits_per_byte" in metrics and cfg.train.validation_batches is None:  # else of another text
         for order, bits in recipe.corpus.ngram().items():
             metrics[f"kneser_ney_{'bigram' if order == 2 else 'trigram'}_bits_per_byte"] = bits
     speed = progress["tokens_per_second"]

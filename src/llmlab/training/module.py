@@ -11,11 +11,11 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
-from llmlab.data.order import key
 from llmlab.errors import UserError
 from llmlab.model import build, roles
 from llmlab.model.layout import ModelSpec
 from llmlab.model.model import Model
+from llmlab.seeds import key
 from llmlab.slots import Objective, OptimizerPart, Schedule
 from llmlab.training import checkpoint
 from llmlab.training.clipping import clip_by_norm

@@ -24,6 +24,7 @@ def fields(task: Any, recipe: Any, horizon: dict[str, Any], place: Any, cut: Any
         "typed": [
             f"{t.group}@{t.package}={t.choice}" if t.package else f"{t.group}={t.choice}" for t in composed.typed
         ],
+        "experiment": cfg.experiment_name,
         "seed": cfg.seed,
         "family": cfg.model.family,
         "parts": {
