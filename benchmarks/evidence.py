@@ -22,16 +22,20 @@ ROOT = Path(__file__).parents[1]
 LLMLAB = [sys.executable, "-m", "llmlab"]
 
 
-def train(*overrides: str) -> dict:
+def train(*overrides: str, show: bool = False) -> dict:
     """The record of a run."""
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
-        subprocess.run([*LLMLAB, "train", *overrides, f"hydra.run.dir={run}"], check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(
+            [*LLMLAB, "train", *overrides, f"hydra.run.dir={run}"],
+            check=True,
+            stdout=None if show else subprocess.DEVNULL,
+        )
         return json.loads((run / "run.json").read_text())
 
 
 def default_run() -> tuple[str, str, str]:
-    record = train()
+    record = train(show=True)
     bits, bigram = (record["metrics"][k] for k in ("val_bits_per_byte", "kneser_ney_bigram_bits_per_byte"))
     trigram = record["metrics"]["kneser_ney_trigram_bits_per_byte"]
     found = (
