@@ -34,12 +34,12 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 class GatedFeedForward(nn.Module):
     """Gated linear unit (Shazeer 2020, arXiv:2002.05202): down(act(gate(x)) * up(x)). x (..., dim) -> (..., dim).
 
-    swiglu: down(silu(gate(x)) * up(x)) (Shazeer 2020, arXiv:2002.05202)
-    geglu: down(gelu(gate(x)) * up(x)), exact (Shazeer 2020, arXiv:2002.05202)
-    geglu_tanh: down(gelu(gate(x)) * up(x)), GELU by tanh (Shazeer 2020, arXiv:2002.05202; Gemma)
-    reglu: down(relu(gate(x)) * up(x)) (Shazeer 2020, arXiv:2002.05202)
-    glu: down(sigmoid(gate(x)) * up(x)) (Dauphin et al. 2017, arXiv:1612.08083)
-    bilinear: down(gate(x) * up(x)) (Mnih & Hinton 2007; Shazeer 2020, arXiv:2002.05202)
+    swiglu: SwiGLU, down(silu(gate(x)) * up(x)) (Shazeer 2020, arXiv:2002.05202)
+    geglu: GEGLU, down(gelu(gate(x)) * up(x)), exact (Shazeer 2020, arXiv:2002.05202)
+    geglu_tanh: GEGLU with GELU by tanh, down(gelu(gate(x)) * up(x)) (Shazeer 2020, arXiv:2002.05202; Gemma)
+    reglu: ReGLU, down(relu(gate(x)) * up(x)) (Shazeer 2020, arXiv:2002.05202)
+    glu: GLU, down(sigmoid(gate(x)) * up(x)) (Dauphin et al. 2017, arXiv:1612.08083)
+    bilinear: Bilinear, down(gate(x) * up(x)) (Mnih & Hinton 2007; Shazeer 2020, arXiv:2002.05202)
     """
 
     def __init__(

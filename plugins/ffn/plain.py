@@ -32,11 +32,11 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 class FeedForward(nn.Module):
     """Position-wise feed-forward (Vaswani et al. 2017, arXiv:1706.03762): down(act(up(x))). x (..., dim) -> (..., dim).
 
-    relu: down(relu(up(x))) (Vaswani et al. 2017, arXiv:1706.03762)
-    gelu: down(gelu(up(x))), exact (Hendrycks & Gimpel 2016, arXiv:1606.08415)
-    gelu_tanh: down(gelu(up(x))), GELU by tanh (Hendrycks & Gimpel 2016, arXiv:1606.08415)
-    silu: down(silu(up(x))) (Swish: Ramachandran et al. 2017, arXiv:1710.05941)
-    relu2: down(relu(up(x))^2) (Primer: So et al. 2021, arXiv:2109.08668)
+    relu: ReLU, down(relu(up(x))) (Vaswani et al. 2017, arXiv:1706.03762)
+    gelu: GELU, down(gelu(up(x))), exact (Hendrycks & Gimpel 2016, arXiv:1606.08415)
+    gelu_tanh: GELU by tanh, down(gelu(up(x))) (Hendrycks & Gimpel 2016, arXiv:1606.08415)
+    silu: SiLU, down(silu(up(x))) (Swish: Ramachandran et al. 2017, arXiv:1710.05941)
+    relu2: Squared ReLU, down(relu(up(x))^2) (Primer: So et al. 2021, arXiv:2109.08668)
     """
 
     def __init__(

@@ -44,7 +44,7 @@ class PooledHead(nn.Module):
 class TokenHead(nn.Module):
     """One answer a token (Devlin et al. 2018, arXiv:1810.04805): (..., D) -> (..., C), a linear after dropout.
 
-    span: where an answer starts and ends; the two classes are the scores of start and end.
+    span: Where an answer starts and ends, as two classes (Devlin et al. 2018, arXiv:1810.04805).
     """
 
     per_token = True

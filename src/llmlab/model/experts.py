@@ -62,7 +62,8 @@ class GroupedLinear(nn.Module):
 
 
 def can_group(x: Tensor, weight: Tensor) -> bool:
-    if not hasattr(F, "grouped_mm") or (x.is_cuda and x.dtype != torch.bfloat16):
+    known = (torch.bfloat16,) if x.is_cuda else (torch.bfloat16, torch.float32)
+    if not hasattr(F, "grouped_mm") or x.dtype not in known:
         return False
     return all(width * x.element_size() % 16 == 0 for width in weight.shape[1:])
 
