@@ -7,14 +7,12 @@ import torch
 from llmlab.training.module import Offline
 
 
-def module(rank=0, step=0, accumulate=2, reduce=lambda t, reduce_op: t, seed=5):
+def module(rank=0, step=0, accumulate=2, total=lambda t: t, seed=5):
     made = Offline(None, None, None, None, None, seed=seed, horizon=10)
     made.trainer = SimpleNamespace(
-        global_rank=rank,
         global_step=step,
         accumulate_grad_batches=accumulate,
-        strategy=SimpleNamespace(reduce=reduce),
-        world_size=2,
+        strategy=SimpleNamespace(data_rank=rank, data_world=2, sum=total, norm=lambda: torch.tensor(0.5)),
     )
     return made
 
@@ -44,7 +42,7 @@ class Router:
 def test_a_router_hears_once_a_step_of_all_micro_batches_ranks_and_runs_of_its_layer():
     twice, once = Router(), Router()
     other_rank = torch.tensor([[0, 5], [1, 0], [2, 2]])
-    made = module(reduce=lambda t, reduce_op: t + other_rank)
+    made = module(total=lambda t: t + other_rank)
     made.model = SimpleNamespace(routers=lambda: [twice, once, twice])
     made.objective = SimpleNamespace(loss=lambda model, batch: batch["loss"])
     loss = SimpleNamespace(sum=torch.tensor(1.0), count=torch.tensor(4), logs={})

@@ -98,7 +98,14 @@ class Budget:
 
 @dataclass
 class Strategy:
-    name: str = "single"  # single, ddp
+    name: str = "single"  # single, ddp, fsdp, fsdp_tp, zero1, zero2, zero3, zero2_offload, zero3_offload
+    tensor_parallel: int = 1  # devices that share each layer's heads and feed-forward (strategy=fsdp_tp)
+
+
+@dataclass
+class Placement:
+    activation_checkpointing: bool = False  # a layer's activations are computed again in the backward: less memory, slower
+    compile: bool = False  # each layer is compiled by torch.compile
 
 
 def root(slots: tuple[str, ...] = SLOTS) -> type:
@@ -119,10 +126,12 @@ def root(slots: tuple[str, ...] = SLOTS) -> type:
         ("train", Train, field(default_factory=Train)),
         ("budget", Budget, field(default_factory=Budget)),
         ("strategy", Strategy, field(default_factory=Strategy)),
+        ("placement", Placement, field(default_factory=Placement)),
         ("precision", str, "32-true"),
         ("trainer", Trainer, field(default_factory=Trainer)),
         ("resume", Optional[str], None),
         ("init_from", Optional[str], None),
         ("experiment_name", Optional[str], None),
+        ("sweep", Optional[str], None),  # the sweep that the run belongs to
     ]
     return make_dataclass("root", fields)

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from llmlab.model.layout import ModelSpec
 
 CHOICES = {
-    "precision": ("32-true", "bf16-mixed"),
-    "strategy.name": ("single", "ddp"),
+    "precision": ("32-true", "bf16-mixed", "bf16-true", "16-mixed"),
+    "strategy.name": ("single", "ddp", "fsdp", "fsdp_tp", "zero1", "zero2", "zero3", "zero2_offload", "zero3_offload"),
     "data.source": ("python_docs", "python_code", "files"),
     "data.split": ("document", "position"),
     "tokenizer.kind": ("bpe", "char", "file"),
@@ -42,6 +42,7 @@ AT_LEAST = {
     "data.num_workers": 0,
     "tokenizer.vocab_size": 257,
     "budget.steps": 1,
+    "strategy.tensor_parallel": 1,
 }
 POSITIVE: tuple[str, ...] = (
     "model.norm_eps",

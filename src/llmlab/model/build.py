@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
+from llmlab.errors import UserError
 from llmlab.model.layout import ModelSpec
 from llmlab.model.model import Model
 from llmlab.model.roles import walk
@@ -31,7 +35,7 @@ def initialise(model: Model, seed: int) -> None:
     """
     init = model.spec.init.factory()()
     for path, module, name, parameter, role in walk(model):
-        value = torch.empty(parameter.shape, dtype=torch.float32)
+        value = torch.empty(parameter.shape, dtype=torch.float32, device="cpu")
         constants = getattr(module, "constants", {})
         if name in constants:
             value.fill_(constants[name])
@@ -46,14 +50,48 @@ def initialise(model: Model, seed: int) -> None:
         buffer.zero_()
 
 
-def _put(parameter: Tensor, value: Tensor) -> None:
+@torch.no_grad()
+def load(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Every parameter and persistent buffer from whole tensors, wherever the model's lie. UserError if one is missing,
+    left over, or of another shape."""
+    own = model.state_dict()
+    if wrong := misfits(own, weights):
+        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        raise UserError(f"the weights do not fit this model: {'; '.join(wrong[:3])}{more}")
+    for name, tensor in own.items():
+        _put(tensor, weights[name])
+
+
+def misfits(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> list[str]:
+    """What is wrong with `weights` for a model whose tensors are `own`, a phrase a tensor."""
+    return [
+        *(f"{n} is missing there" for n in own if n not in weights),
+        *(f"{n} is not in this model" for n in weights if n not in own),
+        *(
+            f"{n} is {tuple(weights[n].shape)} there and {tuple(own[n].shape)} here"
+            for n in own
+            if n in weights and weights[n].shape != own[n].shape
+        ),
+    ]
+
+
+def like(parameter: Tensor, value: Any) -> Any:
+    """A whole tensor sharded as the parameter is, where it has the parameter's shape; anything else as it is."""
     from torch.distributed.tensor import DTensor, distribute_tensor
 
-    if isinstance(parameter, DTensor):  # a shard keeps its piece of the whole value; no communication
-        whole = distribute_tensor(value, parameter.device_mesh, parameter.placements, src_data_rank=None)
-        parameter.to_local().copy_(whole.to_local())
+    if not (isinstance(parameter, DTensor) and isinstance(value, Tensor) and value.shape == parameter.shape):
+        return value
+    value = value.to(parameter.device)  # a shard keeps its piece of the whole value; no communication
+    return distribute_tensor(value, parameter.device_mesh, parameter.placements, src_data_rank=None)
+
+
+def _put(tensor: Tensor, value: Tensor) -> None:
+    from torch.distributed.tensor import DTensor
+
+    if isinstance(tensor, DTensor):
+        tensor.to_local().copy_(like(tensor, value).to_local())
     else:
-        parameter.copy_(value)
+        tensor.copy_(value)
 
 
 def build_model(spec: ModelSpec, seed: int = 1) -> Model:

@@ -50,6 +50,11 @@ class Ledger:
         self.rows.append(torch.cat([micro[:1], own, micro[1:]]))
         self._micro = []
 
+    @property
+    def open(self) -> bool:
+        """Whether micro-batches of a step are added up that is not closed."""
+        return bool(self._micro)
+
     def __len__(self) -> int:
         return len(self.rows)
 

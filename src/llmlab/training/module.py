@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,7 +18,6 @@ from llmlab.model.model import Model
 from llmlab.seeds import key
 from llmlab.slots import Objective, OptimizerPart, Schedule
 from llmlab.training import checkpoint
-from llmlab.training.clipping import clip_by_norm
 from llmlab.training.ledger import Ledger
 
 
@@ -69,8 +68,9 @@ class Offline(pl.LightningModule):
     def configure_model(self) -> None:
         if self.model is not None:
             return
-        model = build.assemble(self.spec)
-        build.materialise(model, "cpu")
+        strategy = self.trainer.strategy
+        model = strategy.assemble(self.spec)
+        strategy.place(model)
         build.initialise(model, self.seed)
         if self.weights is not None:
             load_weights(model, self.weights)
@@ -85,16 +85,18 @@ class Offline(pl.LightningModule):
     # ---------------------------------------------------------------- data
 
     def train_dataloader(self) -> Any:
-        return self.feed.train(self.global_rank, self.trainer.world_size, self.trainer.global_step)
+        strategy = self.trainer.strategy
+        return self.feed.train(strategy.data_rank, strategy.data_world, self.trainer.global_step)
 
     def val_dataloader(self) -> Any:
-        return self.feed.validation(self.global_rank, self.trainer.world_size)
+        return self.feed.validation(self.trainer.strategy.data_rank, self.trainer.strategy.data_world)
 
     # ---------------------------------------------------------------- a step
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         micro_step = self.trainer.global_step * self.trainer.accumulate_grad_batches + self.micro
-        torch.manual_seed(key(self.seed, "step", micro_step, self.global_rank))
+        # Ranks that share the work on the same rows (tensor parallel) draw the same, or their dropout would differ.
+        torch.manual_seed(key(self.seed, "step", micro_step, self.trainer.strategy.data_rank))
 
     def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
         loss = self.objective.loss(self.model, batch)
@@ -104,14 +106,23 @@ class Offline(pl.LightningModule):
         if loss.load is not None:
             self._load = loss.load if self._load is None else self._load + loss.load
         # Lightning divides by the micro-batches of a step and the strategy takes the mean over ranks.
-        return loss.sum * (self.trainer.world_size * self.trainer.accumulate_grad_batches / targets.clamp(min=1))
+        return loss.sum * (self._shares / targets.clamp(min=1))
+
+    @property
+    def _shares(self) -> int:
+        """Micro-batches of an optimizer step, over all data-parallel ranks."""
+        return self.trainer.strategy.data_world * self.trainer.accumulate_grad_batches
 
     def configure_gradient_clipping(self, optimizer: torch.optim.Optimizer, *unused: Any, **unused_too: Any) -> None:
         self.lr = float(optimizer.param_groups[0]["lr"])
-        self.ledger.close(clip_by_norm([p for g in optimizer.param_groups for p in g["params"]], self.clip))
+        norm = self.trainer.strategy.clip(optimizer, self.clip)
+        if norm is not None:
+            self.ledger.close(norm)
 
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        if self.ledger.open:  # the strategy has clipped in its own step
+            self.ledger.close(self.trainer.strategy.norm())
         self.micro = 0
         if self._load is not None:
             self._after_step(self.reduce(self._load))
@@ -133,8 +144,8 @@ class Offline(pl.LightningModule):
         return self._token_bytes is not None
 
     def reduce(self, tensor: Tensor) -> Tensor:
-        """The sum over ranks."""
-        return self.trainer.strategy.reduce(tensor, reduce_op="sum")
+        """The sum over the data-parallel ranks."""
+        return self.trainer.strategy.sum(tensor)
 
     # ---------------------------------------------------------------- validation
 
@@ -174,26 +185,18 @@ class Offline(pl.LightningModule):
     # ---------------------------------------------------------------- state
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        gather: Callable[[Tensor], Tensor] = self.trainer.strategy.all_gather
-        if self.trainer.world_size == 1:
-            gather = lambda t: t[None]  # noqa: E731
-        checkpoint["llmlab"] = {"ledger": self.ledger.state(gather), "world": self.trainer.world_size}
+        strategy = self.trainer.strategy
+        checkpoint["llmlab"] = {"ledger": self.ledger.state(strategy.gather), "world": strategy.data_world}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.ledger.load(checkpoint["llmlab"]["ledger"], self.global_rank, self.trainer.world_size)
+        strategy = self.trainer.strategy
+        self.ledger.load(checkpoint["llmlab"]["ledger"], strategy.data_rank, strategy.data_world)
 
 
 def load_weights(model: Model, path: Path) -> None:
     """The weights of a checkpoint into a model; UserError naming the first tensors that do not fit."""
-    weights, own = checkpoint.read_weights(path), model.state_dict()
-    wrong = [f"{n} is missing there" for n in own if n not in weights]
-    wrong += [f"{n} is not in this model" for n in weights if n not in own]
-    wrong += [
-        f"{n} is {tuple(weights[n].shape)} there and {tuple(own[n].shape)} here"
-        for n in own
-        if n in weights and weights[n].shape != own[n].shape
-    ]
-    if wrong:
-        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-        raise UserError(f"init_from: the weights in {path} do not fit this model: {'; '.join(wrong[:3])}{more}")
-    model.load_state_dict(weights)
+    weights = checkpoint.read_weights(path)
+    try:
+        build.load(model, weights)
+    except UserError as e:
+        raise UserError(f"init_from={path}: {e}") from None

@@ -148,16 +148,17 @@ def _last_step(cfg: Any, horizon: int) -> int:
 def _train(task: Task, first: bool) -> Mapping[str, Any]:
     import torch
 
-    from llmlab.training import opening, trainers
+    from llmlab.training import opening, strategies, trainers
     from llmlab.training import recipe as recipes
     from llmlab.training.meter import peak_memory
 
     cfg = task.composed.cfg
     began = time.time()
     place = trainers.place(cfg)
-    cut = recipes.Cut.of(cfg.train.batch_size, cfg.train.micro_batch_size, place.world)
+    cut = recipes.Cut.of(cfg.train.batch_size, cfg.train.micro_batch_size, place.data_parallel)
     recipe = recipes.Recipe.of(task.composed, task.spec)
     recipes.Batches.of(cfg, recipe, cut, 1)  # to refuse a corpus that is too small before anything is written
+    strategies.check(cfg, place, recipe.spec)
     _check(cfg, recipe)
     weights = run_folder.checkpoint_of(cfg.init_from) if cfg.init_from and task.point is None else None
     horizon = _horizon(task, recipe, cut, place, first)

@@ -11,16 +11,17 @@ from typing import Any
 import torch
 
 from llmlab.errors import UserError
-from llmlab.training import checkpoint
+from llmlab.training import checkpoint, strategies
 from llmlab.training.interrupt import Interrupt, Interrupted
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a run computes: `world` devices of one kind."""
+    """Where a run computes: `world` devices of one kind, of which `data_parallel` groups see different data."""
 
     accelerator: str  # cpu or gpu
     world: int
+    data_parallel: int
     nodes: int
     threads: int
 
@@ -49,9 +50,11 @@ def place(cfg: Any) -> Place:
         )
     accelerator = "cpu" if wanted == "cpu" or not cuda else "gpu"
     devices = str(cfg.trainer.devices)
-    ddp = cfg.strategy.name == "ddp"
+    name = cfg.strategy.name
+    if name not in strategies.NAMES:
+        raise UserError(f"strategy.name={name}: there is no such strategy (valid: {', '.join(strategies.NAMES)})")
     if devices in ("auto", "-1"):
-        count = torch.cuda.device_count() if accelerator == "gpu" and ddp else 1
+        count = torch.cuda.device_count() if accelerator == "gpu" and name != "single" else 1
     elif devices.isdigit() and int(devices) > 0:
         count = int(devices)
     else:
@@ -61,11 +64,16 @@ def place(cfg: Any) -> Place:
     nodes = int(cfg.trainer.num_nodes)
     if nodes < 1:
         raise UserError(f"trainer.num_nodes={nodes} must be at least 1")
-    if cfg.strategy.name not in ("single", "ddp"):
-        raise UserError(f"strategy.name={cfg.strategy.name}: there is no such strategy (valid: single, ddp)")
-    if count * nodes > 1 and not ddp:
-        raise UserError(f"trainer.devices={devices} needs strategy=ddp")
-    return Place(accelerator, count * nodes, nodes, torch.get_num_threads())
+    if count * nodes > 1 and name == "single":
+        raise UserError(f"trainer.devices={devices} needs a strategy for several: strategy=ddp or strategy=fsdp")
+    split = cfg.strategy.tensor_parallel
+    if split > 1 and name != "fsdp_tp":
+        raise UserError(f"strategy.tensor_parallel={split} needs strategy=fsdp_tp, but the strategy is {name}")
+    if count % split:
+        raise UserError(
+            f"strategy.tensor_parallel={split} does not divide trainer.devices={count} (of a node); make it a multiple"
+        )
+    return Place(accelerator, count * nodes, count * nodes // split, nodes, torch.get_num_threads())
 
 
 OURS = ("accelerator", "devices", "num_nodes", "max_steps", "enable_progress_bar")
@@ -81,7 +89,6 @@ def make(
 
     from llmlab.config.trainer import arguments
     from llmlab.training import recipe as recipes
-    from llmlab.training import strategies
     from llmlab.training.callbacks import Checkpoints, Journal
     from llmlab.training.module import Offline
     from llmlab.training.progress import Progress
@@ -128,7 +135,7 @@ def make(
             accelerator=place.accelerator,
             devices=place.world // place.nodes,
             num_nodes=place.nodes,
-            strategy=strategies.make(cfg.strategy.name, place.accelerator),
+            strategy=strategies.make(cfg, place),
             precision=cfg.precision,
             max_steps=last_step,
             max_epochs=-1,

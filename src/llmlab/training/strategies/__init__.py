@@ -1,0 +1,57 @@
+"""Where a run computes: Lightning's strategies with our checkpoints. What a strategy needs is imported when it is chosen.
+
+What the training module asks of a strategy, and the mixin that answers, is in `portable`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llmlab.errors import UserError
+
+ZERO = ("zero1", "zero2", "zero3", "zero2_offload", "zero3_offload")
+NAMES = ("single", "ddp", "fsdp", "fsdp_tp", *ZERO)
+
+
+def check(cfg: Any, place: Any, spec: Any) -> None:
+    """UserError in a line for what the strategy can't do with this model; called before anything is written."""
+    name = cfg.strategy.name
+    if name in ZERO:
+        from llmlab.training.strategies import zero
+
+        zero.check(cfg, place, spec)
+    elif name == "fsdp_tp":
+        from llmlab.training.strategies import tensor_parallel
+
+        tensor_parallel.check(cfg.strategy.tensor_parallel, spec)
+
+
+def make(cfg: Any, place: Any) -> Any:
+    """The strategy that `strategy.name` says, for the devices of `place`."""
+    name = cfg.strategy.name
+    if name in ZERO:
+        from llmlab.training.strategies import zero
+
+        return zero.make(cfg, place)
+    backend = "nccl" if place.accelerator == "gpu" else "gloo"
+    if name in ("fsdp", "fsdp_tp"):
+        from llmlab.training.strategies.fsdp import FSDP
+
+        return FSDP(place.world // place.data_parallel, place.data_parallel, backend)
+    from llmlab.training.strategies.portable import SafeCheckpointIO
+    from llmlab.training.strategies.replicated import DDP, Single
+
+    if name == "single":
+        import torch
+
+        return Single(
+            torch.device("cuda", 0) if backend == "nccl" else torch.device("cpu"), checkpoint_io=SafeCheckpointIO()
+        )
+    if name == "ddp":  # buffers change in the same way on every rank, so they are not broadcast
+        return DDP(
+            process_group_backend=backend,
+            checkpoint_io=SafeCheckpointIO(),
+            broadcast_buffers=False,
+            gradient_as_bucket_view=True,
+        )
+    raise UserError(f"strategy.name={name}: there is no such strategy (valid: {', '.join(NAMES)})")

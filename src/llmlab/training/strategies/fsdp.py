@@ -1,0 +1,78 @@
+"""FSDP2, alone or with tensor parallelism: parameters, gradients and optimizer state are sharded over the devices."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.strategies import ModelParallelStrategy, Strategy
+from torch import Tensor, nn
+
+from llmlab.model import build
+from llmlab.training.strategies import tensor_parallel
+from llmlab.training.strategies.portable import ByPath, SafeCheckpointIO
+
+
+class FSDP(ByPath, ModelParallelStrategy):
+    """Fully sharded data parallel (Zhao et al. 2023, arXiv:2304.11277), one shard a layer and one for the rest.
+
+    A layer's parameters are gathered before it runs and freed behind it. `data_parallel` groups of `tensor_parallel`
+    devices; those of a group share each layer's work on the same rows (`tensor_parallel`).
+    """
+
+    whole = False
+
+    def __init__(self, data_parallel: int, tensor_parallel: int, backend: str):
+        super().__init__(
+            data_parallel_size=data_parallel,
+            tensor_parallel_size=tensor_parallel,
+            save_distributed_checkpoint=False,
+            process_group_backend=backend,
+        )
+        self._checkpoint_io = SafeCheckpointIO()
+
+    @property
+    def data_rank(self) -> int:
+        return self.device_mesh["data_parallel"].get_local_rank()
+
+    @property
+    def data_world(self) -> int:
+        return self.device_mesh["data_parallel"].size()
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        torch.distributed.all_reduce(tensor, group=self.device_mesh["data_parallel"].get_group())
+        return tensor
+
+    def gather(self, tensor: Tensor) -> Tensor:
+        found = [torch.empty_like(tensor) for _ in range(self.data_world)]
+        torch.distributed.all_gather(found, tensor.contiguous(), group=self.device_mesh["data_parallel"].get_group())
+        return torch.stack(found)
+
+    def place(self, model: Any) -> None:
+        from torch.distributed.fsdp import fully_shard
+
+        data, split = self.device_mesh["data_parallel"], self.device_mesh["tensor_parallel"]
+        if split.size() > 1:
+            tensor_parallel.split(model, split)
+        for stack in model.all_stacks():
+            for layer in stack.layers:
+                fully_shard(layer, mesh=data)
+        fully_shard(model, mesh=data)  # embeddings, positions, the last norms and heads, which several places may use
+        build.materialise(model, self.root_device)
+
+    def _trained(self) -> nn.Module:
+        """The model with its sharded parameters in place, also where a validation has left some gathered."""
+        from torch.distributed.fsdp import FSDPModule
+
+        model = super()._trained()
+        for module in model.modules():
+            if isinstance(module, FSDPModule):
+                module.reshard()
+        return model
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
+        Strategy.save_checkpoint(self, checkpoint, filepath, storage_options)  # not ModelParallelStrategy's own format
+
+    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
+        return self.checkpoint_io.load_checkpoint(Path(checkpoint_path))

@@ -1,0 +1,144 @@
+"""What every strategy of ours offers beside Lightning's own interface, and checkpoints that any of them can read.
+
+A checkpoint holds the model's own names, and the optimizer's state by parameter path, whole tensors on the CPU. So it
+depends neither on the order in which an optimizer part lists its parameters nor on where they lie.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.plugins import CheckpointIO
+from lightning.pytorch.strategies import Strategy
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from llmlab.model import build, roles
+from llmlab.training import checkpoint
+from llmlab.training.clipping import clip_by_norm
+
+
+class SafeCheckpointIO(CheckpointIO):
+    """Lightning's door to `llmlab.training.checkpoint`."""
+
+    def save_checkpoint(self, checkpoint_: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        state = dict(checkpoint_)
+        checkpoint.write(Path(path), state.pop("state_dict"), state)
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+        weights, state = checkpoint.read(Path(path))
+        return {**state, "state_dict": weights}
+
+    def remove_checkpoint(self, path: Any) -> None:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+class ByPath(Strategy):
+    """Mixin, before one of Lightning's strategies. What the module asks of it is in the first part, checkpoints follow.
+
+    `data_rank` of `data_world` ranks see different data; ranks that share the work on the same rows have the same.
+    """
+
+    whole = True  # whether each rank holds the whole model, also after training
+
+    # ---------------------------------------------------------------- what the module asks
+
+    @property
+    def data_rank(self) -> int:
+        return self.global_rank  # type: ignore[attr-defined]
+
+    @property
+    def data_world(self) -> int:
+        return self.world_size  # type: ignore[attr-defined]
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """Over the data-parallel ranks. The tensor given may be overwritten."""
+        return tensor if self.data_world == 1 else self.reduce(tensor, reduce_op="sum")  # type: ignore[return-value]
+
+    def gather(self, tensor: Tensor) -> Tensor:
+        """(...) of each data-parallel rank -> (data_world, ...)."""
+        return tensor[None] if self.data_world == 1 else self.all_gather(tensor)
+
+    def assemble(self, spec: Any) -> Any:
+        """The model that `place` is then given, on the meta device."""
+        return build.assemble(spec)
+
+    def place(self, model: Any) -> None:
+        """Shard a model on the meta device as this strategy does, and give it memory; what it holds is not yet filled."""
+        build.materialise(model, "cpu")
+
+    def clip(self, optimizer: Optimizer, limit: float | None) -> Tensor | None:
+        """Scale gradients to at most the norm `limit` (None: only measure); their norm before, () float32.
+
+        None where gradients are clipped in the optimizer's own step; `norm` then tells afterwards.
+        """
+        return clip_by_norm([p for group in optimizer.param_groups for p in group["params"]], limit)
+
+    def norm(self) -> Tensor:
+        """The norm before clipping in the step that was just done. Asked only where `clip` returned None."""
+        raise NotImplementedError
+
+    # ---------------------------------------------------------------- checkpoints
+
+    lightning_restore_optimizer = True  # ModelParallelStrategy would say no, and Adam begin anew without a word
+
+    def lightning_module_state_dict(self) -> dict[str, Any]:
+        return {name: gathered(tensor) for name, tensor in self._trained().state_dict().items()}
+
+    def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
+        build.load(self._trained(), checkpoint["state_dict"])
+
+    def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
+        optimizer = getattr(optimizer, "_optimizer", optimizer)
+        state, paths = optimizer.state_dict(), self._paths(optimizer)
+        return {
+            "state": {paths[i]: {k: gathered(v) for k, v in value.items()} for i, value in state["state"].items()},
+            "param_groups": [{**g, "params": [paths[i] for i in g["params"]]} for g in state["param_groups"]],
+        }
+
+    def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
+        for optimizer, saved in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
+            paths = self._paths(optimizer)
+            at = {path: i for i, path in enumerate(paths)}
+            parameters = [p for group in optimizer.param_groups for p in group["params"]]
+            groups = [
+                {**options, "params": list(range(first, first + len(group["params"])))}
+                for first, group, options in self._options(optimizer, saved)
+            ]
+            state = {
+                at[path]: {k: build.like(parameters[at[path]], v) for k, v in value.items()}
+                for path, value in saved["state"].items()
+            }
+            optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+    def _options(self, optimizer: Optimizer, saved: Mapping[str, Any]) -> list[tuple[int, Any, dict[str, Any]]]:
+        """(index of its first parameter, group, saved options of that parameter's group) of each group."""
+        of = {path: group for group in saved["param_groups"] for path in group["params"]}
+        paths, first, found = self._paths(optimizer), 0, []
+        for group in optimizer.param_groups:
+            found.append((first, group, dict(of[paths[first]])))
+            first += len(group["params"])
+        return found
+
+    def _paths(self, optimizer: Optimizer) -> list[str]:
+        """Paths of the optimizer's parameters, in its order."""
+        path_of = {id(p): path for path, p, _ in roles.parameters(self._trained())}
+        return [path_of[id(p)] for group in optimizer.param_groups for p in group["params"]]
+
+    def _trained(self) -> nn.Module:
+        assert self.lightning_module is not None
+        return self.lightning_module.model  # type: ignore[return-value]
+
+
+def gathered(value: Any) -> Any:
+    """A sharded tensor whole and on the CPU, which all ranks must ask for; anything else as it is."""
+    from torch.distributed.tensor import DTensor
+
+    if isinstance(value, DTensor):
+        with torch.no_grad():
+            return value.full_tensor().cpu()
+    return value
