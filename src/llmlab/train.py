@@ -6,7 +6,6 @@ Problems are found before torch is imported. With -m each point of the sweep is 
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,6 +27,10 @@ def main(argv: Sequence[str]) -> int | None:
     """Compose, check, run. UserError, a line a problem, if something is wrong."""
     # Threads that wait for each other spin for 0.1 ms, not 10: on a shared machine long spinning costs up to nine tenths.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    if "LLMLAB_SWEEP_PARENT" in os.environ:
+        from llmlab.sweep.point import follow_parent
+
+        follow_parent()
     if "-h" in argv or "--help" in argv:
         print(usage(argv))
         return 0
@@ -95,12 +98,14 @@ def _app(flags: Sequence[str], overrides: Sequence[str], folders: Sequence[str],
     results: list[Any] = []
     failures: list[Exception] = []
 
-    def run(cfg: Any) -> None:
+    def run(cfg: Any) -> Any:
         sys.argv = typed
         try:
             results.append(task(cfg))
         except Exception as e:  # Hydra would print a line of its own
             failures.append(e)
+            return None
+        return results[-1]
 
     sys.argv = [typed[0], *flags, *overrides, "hydra.job.name=llmlab"]
     try:
@@ -127,35 +132,12 @@ def _run(flags: Sequence[str], composed: Any, folders: Sequence[str]) -> int | N
 
 
 def _sweep(flags: Sequence[str], overrides: Sequence[str], folders: Sequence[str]) -> int:
-    """Every point as a process of its own, so that one which dies takes no other with it."""
-    from llmlab.config.compose import known_choices
-    from llmlab.config.explain import message, parse
+    from llmlab import sweep
 
-    here = known_choices(folders)
-    _, problems = parse(overrides, here, sweep=True)
-    if problems:
-        raise UserError("\n".join(problems))
-    own = [f"--config-dir={f}" for f in folders]
-
-    def point(cfg: Any) -> int:
-        from hydra.core.hydra_config import HydraConfig
-
-        job = HydraConfig.get()
-        command = [sys.executable, "-m", "llmlab", "train", *own, *job.overrides.task]
-        code = subprocess.run([*command, f'hydra.run.dir="{job.runtime.output_dir}"']).returncode
-        if code == 130:
-            raise KeyboardInterrupt
-        if code:
-            print(f"failed with exit code {code}: {' '.join(job.overrides.task)}", file=sys.stderr)
-        return code
-
-    try:
-        codes = _app(flags, overrides, folders, point)
-    except Exception as e:
-        if type(e).__module__.startswith(("hydra", "omegaconf")):
-            raise UserError(message(e, None, here)) from e
-        raise
-    return 1 if any(codes) else 0
+    for flag in flags:
+        if flag in ("--cfg", "-c", "--info", "-i", "--shell-completion", "-sc"):
+            raise UserError(f"-m and {flag} exclude each other; leave one of them out")
+    return sweep.run(overrides, folders, lambda effective, task: _app(flags, effective, folders, task))
 
 
 def usage(argv: Sequence[str]) -> str:

@@ -119,14 +119,26 @@ def _further(overrides: Sequence[str], good: Sequence[Override], known: explain.
     return problems + validate.local(cfg)
 
 
-def _hydra(overrides: Sequence[str], config_dirs: tuple[str, ...]) -> DictConfig:
+def session() -> Any:
+    """A context in which Hydra's compose and its config loader know conf/."""
     import hydra
 
-    extra = [f"hydra.searchpath=[{','.join(repr('file://' + str(Path(d).resolve())) for d in config_dirs)}]"] * bool(
-        config_dirs
-    )
-    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3", job_name="llmlab"):
-        return hydra.compose("config", [*overrides, *extra])
+    return hydra.initialize_config_dir(str(conf_dir()), version_base="1.3", job_name="llmlab")
+
+
+def hydra_node(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> DictConfig:
+    """Hydra's own part of the config: launcher, sweeper, folders. Raises what Hydra raises."""
+    registry.declare()
+    return _hydra(overrides, tuple(config_dirs), whole=True).hydra
+
+
+def _hydra(overrides: Sequence[str], config_dirs: tuple[str, ...], whole: bool = False) -> DictConfig:
+    import hydra
+
+    dirs = ",".join(repr("file://" + str(Path(d).resolve())) for d in config_dirs)
+    extra = [f"hydra.searchpath=[{dirs}]"] * bool(config_dirs)
+    with session():
+        return hydra.compose("config", [*overrides, *extra], return_hydra_config=whole)
 
 
 def place(group: str, package: str | None) -> str:

@@ -85,7 +85,9 @@ def _choice(o: Override, known: Known) -> str | None:
         if group in registry.SLOTS_NEEDED:
             return f"{o.input_line}: a model needs one; choose {group}=NAME ({', '.join(options)})"
         return f"{o.input_line}: write ~{group} for none"
-    if o.is_sweep_override():
+    if o.value_type is not None and o.value_type.name == "GLOB_CHOICE_SWEEP":
+        return None  # what it finds is there
+    if o.is_sweep_override() and o.is_discrete_sweep():
         value = [str(v) for v in o.sweep_string_iterator()]
     if not isinstance(value, str | int | float | list):
         return f"{group} is a choice ({', '.join(options)}); set its keys one by one, {group}.KEY=VALUE"

@@ -1,0 +1,283 @@
+"""One point of a sweep as a process of its own: whatever becomes of it, the others go on.
+
+What Hydra's launchers call, in this process or in others; all that the processes of a sweep tell each other they write
+into files: `point.json` in a point's folder (what is being done there), `.stop` in the sweep's (end what runs, begin no more).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llmlab.errors import UserError
+from llmlab.lab import record, status
+from llmlab.lab.files import write_atomic
+
+NAME, LOG, SWEEP, STOP = "point.json", "output.log", "sweep.json", ".stop"
+PARENT = "LLMLAB_SWEEP_PARENT"
+# A rank of another run may have set these; with them a point would take itself for a rank.
+RANKS = ("LOCAL_RANK", "NODE_RANK", "RANK", "WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
+# Slurm gave a point one task: its ranks are started by itself, not by srun.
+SLURM = ("SLURM_NTASKS", "SLURM_NTASKS_PER_NODE", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID", "SLURM_JOB_NAME")
+# loky and ray set these in their workers, from what they know of the machine.
+THREADS = ("OMP", "MKL", "OPENBLAS", "BLIS", "VECLIB_MAXIMUM", "NUMBA", "NUMEXPR")
+POLL = 0.1  # seconds
+PATIENCE = 60.0  # seconds for a run to end whose sweep was killed
+
+
+def standing(folder: Path, wanted: str) -> str:
+    """What is to be done in a point's folder: "new", "complete", "resume", "again" or "busy".
+
+    UserError if it holds a run with another config than that of hash `wanted`.
+    """
+    if status.is_locked(folder):
+        return "busy"
+    if not (folder / record.NAME).exists():
+        return "new"
+    if read(folder).get("hash") != wanted:
+        raise UserError(
+            f"{record.shown(folder)} holds a run with another config; choose another sweep=NAME, or delete that folder"
+        )
+    fields = outcome(folder)
+    if fields.get("status") == "completed":
+        return "complete"
+    if any((folder / "checkpoints").glob("step=*/manifest.json")):
+        return "resume"
+    return "again"
+
+
+def outcome(folder: Path) -> dict[str, Any]:
+    """The record of a point's run; empty where there is none."""
+    try:
+        return record.read(folder)
+    except UserError:
+        return {}
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """point.json, empty where there is none."""
+    try:
+        return json.loads((folder / NAME).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+
+
+def loss(fields: Mapping[str, Any]) -> float | None:
+    return (fields.get("metrics") or {}).get("val_loss")
+
+
+@dataclass(frozen=True)
+class Runner:
+    """The task of Hydra's launchers. Fields are plain, as it is pickled for other processes and machines.
+
+    hashes: of the points that are known; any other point is composed where it runs.
+    threads: cores for each point, None: as many as it likes. environment: the user's own settings of threads.
+    """
+
+    name: str
+    folder: str
+    keys: tuple[str, ...]
+    hashes: dict[str, str]
+    config_dirs: tuple[str, ...]
+    invocation: str
+    main: int
+    threads: int | None
+    environment: dict[str, str]
+
+    def __call__(self, cfg: Any) -> float | None:
+        """The validation loss; None where the point failed or was not begun. Raises nothing but KeyboardInterrupt."""
+        from hydra.core.hydra_config import HydraConfig
+
+        from llmlab.sweep.plan import point_name
+
+        if os.getpid() != self.main:
+            with suppress(ValueError):  # not in the main thread
+                signal.signal(signal.SIGINT, lambda *_: None)  # the sweep's own process says when to stop
+        overrides = [str(o) for o in HydraConfig.get().overrides.task]
+        folder = Path(self.folder) / point_name(overrides, self.keys)
+        try:
+            return None if self.stopped() else self.run(overrides, folder, cfg)
+        except Exception as e:
+            reason = str(e).splitlines()[0] if isinstance(e, UserError) else f"{type(e).__name__}: {e}"
+            self._fail(folder, overrides, "failed", reason)
+            self._note(folder, ended=time.time())
+            return None
+
+    def run(self, overrides: list[str], folder: Path, cfg: Any) -> float | None:
+        wanted = self.hashes.get(folder.name) or self._appended(folder, overrides)
+        deadline = time.monotonic() + PATIENCE
+        while (how := standing(folder, wanted)) == "busy":
+            if time.monotonic() > deadline:
+                raise UserError("another process is training in this run folder")
+            time.sleep(POLL)
+        folder.mkdir(parents=True, exist_ok=True)
+        if how == "again":
+            clear(folder)
+        note = {"overrides": overrides, "hash": wanted, "invocation": self.invocation, "how": how}
+        if how != "complete":
+            self._note(folder, **note, began=time.time(), ended=None)
+            self._attempt(overrides, folder, how, cfg)
+        elif folder.name not in self.hashes:
+            self._note(folder, **note, began=time.time())
+        self._note(folder, ended=time.time())
+        fields = outcome(folder)
+        return loss(fields) if fields.get("status") == "completed" else None
+
+    def stopped(self) -> bool:
+        try:
+            return Path(self.folder, STOP).read_text() == self.invocation
+        except OSError:
+            return False
+
+    def _note(self, folder: Path, **fields: Any) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomic(folder / NAME, json.dumps({**read(folder), **fields}, indent=1) + "\n")
+
+    def _appended(self, folder: Path, overrides: list[str]) -> str:
+        """The hash of a point that only now is known; it is entered in sweep.json."""
+        from llmlab.config.compose import compose
+        from llmlab.sweep.plan import digest
+
+        found = digest(compose(overrides, self.config_dirs))
+        with _alone(Path(self.folder)):
+            path = Path(self.folder, SWEEP)
+            fields = json.loads(path.read_text(encoding="utf-8"))
+            point = {"folder": folder.name, "overrides": overrides, "hash": found}
+            fields["points"] = [p for p in fields["points"] if p["folder"] != folder.name] + [point]
+            for override in overrides:
+                key, _, value = override.partition("=")
+                if key in fields["keys"] and value not in fields["keys"][key]:
+                    fields["keys"][key].append(value)
+            write_atomic(path, json.dumps(fields, indent=1) + "\n")
+        return found
+
+    # ---------------------------------------------------------------- the process
+
+    def _attempt(self, overrides: list[str], folder: Path, how: str, cfg: Any) -> None:
+        command = [sys.executable, "-m", "llmlab", "train", *(f"--config-dir={d}" for d in self.config_dirs)]
+        if how == "resume":
+            command.append(f'resume="{folder}"')  # under its own config, whose hash is that of this point
+        else:
+            named = [] if any(o.startswith("sweep=") for o in overrides) else [f"sweep={self.name}"]
+            command += [*overrides, *named, f'hydra.run.dir="{folder}"']
+        before = _bytes(folder / record.NAME)
+        with open(folder / LOG, "ab") as log:
+            at = log.tell()
+            code = self._process(command, log, cfg)
+        fields = outcome(folder)
+        if code == 0 and fields.get("status") == "completed":
+            return
+        if _bytes(folder / record.NAME) != before and fields.get("status") in ("failed", "interrupted"):
+            return  # the run itself has said why
+        stopped = self.stopped()
+        reason = "the sweep was stopped" if stopped else _reason(code, folder / LOG, at)
+        self._fail(folder, overrides, "interrupted" if stopped else "failed", reason)
+
+    def _process(self, command: list[str], log: Any, cfg: Any) -> int:
+        """Run it to its end; its exit code, negative if a signal killed it. Its ranks and workers end with it."""
+        parent = os.getppid() if os.getpid() != self.main else None
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=self._environment(cfg),
+            start_new_session=True,  # Ctrl-C in the terminal reaches the sweep alone, which passes it on once
+        )
+        asked = False
+        try:
+            while True:
+                with suppress(subprocess.TimeoutExpired):
+                    return process.wait(POLL)
+                orphan = parent == self.main and os.getppid() != parent
+                if not asked and (orphan or self.stopped()):
+                    asked = True
+                    _kill(process.pid, signal.SIGINT)
+        finally:
+            if process.poll() != 0:
+                _kill(process.pid, signal.SIGKILL)
+                process.wait()
+
+    def _environment(self, cfg: Any) -> dict[str, str]:
+        drop = {*RANKS, *(f"{name}_NUM_THREADS" for name in THREADS)}
+        if os.environ.get("SLURM_NTASKS", "1") == "1":
+            drop |= set(SLURM)
+        env = {k: v for k, v in os.environ.items() if k not in drop}
+        if self.threads is not None:
+            devices = str(cfg.trainer.devices)
+            ranks = int(devices) if devices.isdigit() else 1
+            env["OMP_NUM_THREADS"] = str(max(1, self.threads // max(1, ranks)))
+        return {**env, **self.environment, "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8", PARENT: str(os.getpid())}
+
+    def _fail(self, folder: Path, overrides: list[str], how: str, reason: str) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        there = outcome(folder) or {"schema": record.SCHEMA, "overrides": overrides, "metrics": {}}
+        record.Record(folder, there).update(status=how, reason=reason)
+
+
+def clear(folder: Path) -> None:
+    """Remove what is left of a run that can't be resumed; what it said stays."""
+    for path in folder.iterdir():
+        if path.name in (LOG, NAME, status.LOCK):
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def follow_parent() -> None:
+    """In a point's process: if the process that started it is killed, end as if asked to (Linux)."""
+    parent = os.environ.pop(PARENT, None)
+    if parent is None or not sys.platform.startswith("linux"):
+        return
+    pr_set_pdeathsig = 1
+    ctypes.CDLL(None).prctl(pr_set_pdeathsig, int(signal.SIGTERM))
+    if os.getppid() != int(parent):
+        raise KeyboardInterrupt
+
+
+@contextmanager
+def _alone(folder: Path) -> Any:
+    """Points that run at once take turns."""
+    with open(folder / ".turn", "w") as file:
+        fcntl.lockf(file, fcntl.LOCK_EX)
+        yield
+
+
+def _bytes(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return None
+
+
+def _kill(group: int, signum: int) -> None:
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(group, signum)
+
+
+def _reason(code: int, log: Path, at: int) -> str:
+    """Why a point ended: its last error line, else the signal or the exit code."""
+    with open(log, "rb") as f:
+        f.seek(at)
+        errors = [line for line in f.read().decode(errors="replace").splitlines() if line.startswith("error: ")]
+    if errors:
+        return errors[-1].removeprefix("error: ")
+    if code < 0:
+        name = signal.Signals(-code).name
+        return f"killed by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")
+    return f"it ended with exit code {code} and without a word"
