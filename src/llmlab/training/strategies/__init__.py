@@ -37,7 +37,7 @@ def make(cfg: Any, place: Any) -> Any:
     if name in ("fsdp", "fsdp_tp"):
         from llmlab.training.strategies.fsdp import FSDP
 
-        return FSDP(place.world // place.data_parallel, place.data_parallel, backend)
+        return FSDP(place.data_parallel, place.world // place.data_parallel, backend)
     from llmlab.training.strategies.portable import SafeCheckpointIO
     from llmlab.training.strategies.replicated import DDP, Single
 

@@ -39,8 +39,7 @@ def check(size: int, spec: Any) -> None:
         if hasattr(region, "score"):
             _check_attention(region, size, of, spec.sizes.attention)
         for module, name, dim in _planned(region):
-            width = getattr(module, name).shape[dim]
-            if dim is not None and width % size:
+            if dim is not None and (width := getattr(module, name).shape[dim]) % size:
                 raise UserError(f"{of} does not divide the {width} inner units of a feed-forward (model.ffn_dim)")
 
 
@@ -127,13 +126,16 @@ def _planned(region: Any) -> Iterator[tuple[nn.Module, str, int | None]]:
 
 
 class Held:
-    """Mixin of a module whose parameters are DTensors: an attribute gives what `reads` makes of it."""
+    """Mixin of a module whose parameters are DTensors: an attribute gives what `reads` makes of it.
+
+    Between forwards FSDP holds them sharded over the data-parallel ranks too, on a mesh of two dimensions, as they are.
+    """
 
     reads: dict[str, Read]
 
     def __getattr__(self, name: str) -> Any:
         value = super().__getattr__(name)  # type: ignore[misc]
-        return self.reads[name](value) if isinstance(value, DTensor) else value
+        return self.reads[name](value) if isinstance(value, DTensor) and value.device_mesh.ndim == 1 else value
 
 
 @functools.cache
