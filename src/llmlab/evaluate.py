@@ -6,7 +6,6 @@ import json as json_module
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmlab.arguments import parse
@@ -60,7 +59,7 @@ def evaluate(run: str, data: str | None = None, path: str | None = None, batch_s
     from llmlab.training.recipe import chosen, plain
 
     model, tokenizer = folder.load_model(run)
-    cfg, _ = folder.load(_folder(run))
+    cfg, _ = folder.load(folder.home(run))
     settings = plain(cfg.data, schema.Data)
     special = tuple(tokenizer.special)
     if data is not None and data not in SOURCES:
@@ -73,7 +72,7 @@ def evaluate(run: str, data: str | None = None, path: str | None = None, batch_s
         source = data or "files"
         if source == "files" and path is None:
             raise UserError("data=files needs data.path=FOLDER_OR_FILE")
-        file = schema.Tokenizer(kind="file", path=str(_folder(run) / "tokenizer.json"))
+        file = schema.Tokenizer(kind="file", path=str(folder.home(run) / "tokenizer.json"))
         settings = replace(settings, source=source, path=path, split="position", seq_len=1)
         corpus = prepare(settings, file, special)
         streams = [_joined(corpus.train, corpus.validation, special=tokenizer.special)]
@@ -107,11 +106,6 @@ def _joined(first: Stream, second: Stream, special: Mapping[str, int]) -> Stream
     cut = int(first.tokens[-1]) != special.get("eos")
     starts = np.concatenate([first.starts, second.starts[int(cut) :] + len(first)])
     return Stream(np.concatenate([first.tokens, second.tokens]), starts)
-
-
-def _folder(run: str) -> Path:
-    path = Path(run)
-    return path if (path / "run.json").exists() else path.parent.parent
 
 
 def _special(cfg: Any) -> Sequence[str]:

@@ -337,6 +337,6 @@ def _run(cfg: DictConfig) -> list[str]:
         start = Path(cfg.init_from)
         if not start.exists():
             found.append(f"init_from={start}: there is no such run folder{_similar(cfg.init_from)}")
-        elif not any((start / name).is_file() for name in ("run.json", "manifest.json")):
+        elif not any((start / name).is_file() for name in ("run.json", "manifest.json", "export.json")):
             found.append(f"init_from={start}: there is no run.json in it; init_from=RUN names the folder of a run")
     return found

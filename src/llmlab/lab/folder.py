@@ -15,7 +15,7 @@ from llmlab.lab.files import write_atomic
 if TYPE_CHECKING:
     from llmlab.model.layout import ModelSpec
 
-CONFIG, SPEC = "config.yaml", "model.json"
+CONFIG, SPEC, EXPORT = "config.yaml", "model.json", "export.json"
 
 
 def save(folder: Path, cfg: Any, spec: ModelSpec) -> None:
@@ -29,13 +29,14 @@ def save(folder: Path, cfg: Any, spec: ModelSpec) -> None:
 
 
 def load(run: str | Path) -> tuple[Any, ModelSpec]:
-    """(config, resolved model) of a run; UserError if the folder is none."""
+    """(config, resolved model) of a run, or of what was exported from one; UserError if the folder is neither."""
     from omegaconf import OmegaConf
 
     from llmlab.model.plain import from_plain
 
     folder = Path(run)
-    record.read(folder)
+    if not (folder / EXPORT).exists():
+        record.read(folder)
     try:
         return OmegaConf.load(folder / CONFIG), from_plain(json.loads((folder / SPEC).read_text(encoding="utf-8")))
     except FileNotFoundError as e:
@@ -47,11 +48,11 @@ def load(run: str | Path) -> tuple[Any, ModelSpec]:
 
 
 def checkpoint_of(run: str | Path, warn: Callable[[str], None] | None = None) -> Path:
-    """The newest sound checkpoint of a run folder, or the checkpoint folder that is named itself."""
+    """The newest sound checkpoint of a run folder, or the folder itself if it is a checkpoint or was exported from one."""
     from llmlab.training import checkpoint
 
     folder = Path(run)
-    if (folder / checkpoint.MANIFEST).exists():
+    if (folder / checkpoint.MANIFEST).exists() or (folder / EXPORT).exists():
         return folder
     record.read(folder)
     found = checkpoint.latest(
@@ -62,14 +63,19 @@ def checkpoint_of(run: str | Path, warn: Callable[[str], None] | None = None) ->
     return found
 
 
+def home(run: str | Path) -> Path:
+    """The folder with the config, the model and the tokenizer of what `checkpoint_of` takes."""
+    folder = Path(run)
+    return folder.parent.parent if folder.name.startswith("step=") and (folder / "manifest.json").exists() else folder
+
+
 def load_model(run: str | Path) -> tuple[Any, Any]:
     """(model on the CPU in eval mode, tokenizer) of a run, from its newest sound checkpoint; Lightning is not imported."""
     from llmlab.data.tokenizer import Tokenizer
     from llmlab.model import build
     from llmlab.training import checkpoint
 
-    path = checkpoint_of(run)
-    folder = path.parent.parent if path == Path(run) else Path(run)
+    path, folder = checkpoint_of(run), home(run)
     model = build.assemble(load(folder)[1])
     build.materialise(model)
     model.load_state_dict(checkpoint.read_weights(path))

@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from llmlab.errors import UserError
+from llmlab.lab.folder import EXPORT  # the manifest of what `llmlab export` wrote, which has no state
 
 FOLDER = "checkpoints"
 WEIGHTS, STATE, MANIFEST = "model.safetensors", "state.pt", "manifest.json"
@@ -32,7 +33,25 @@ def name(step: int) -> str:
 
 
 def step_of(path: Path) -> int:
-    return int(path.name.removeprefix("step="))
+    """Of a checkpoint, or of what was exported from one."""
+    return _manifest(path)["step"] if is_export(path) else int(path.name.removeprefix("step="))
+
+
+def is_export(path: Path) -> bool:
+    return (path / EXPORT).exists()
+
+
+def tied(path: Path) -> dict[str, str]:
+    """{name of a tensor that is another's memory: the other's name, under which it is stored}."""
+    return _manifest(path)["tied"]
+
+
+def seal(folder: Path, manifest: str, names: Sequence[str], about: Mapping[str, Any]) -> None:
+    """Write the manifest of files in `folder`, and bring all to the disk."""
+    files = {n: {"size": (folder / n).stat().st_size, "sha256": _sha256(folder / n)} for n in names}
+    (folder / manifest).write_text(_sealed({"schema": SCHEMA, "files": files, **about}) + "\n")
+    for n in (*names, manifest, "."):
+        _fsync(folder / n)
 
 
 def all_of(folder: Path) -> list[Path]:
@@ -50,15 +69,10 @@ def write(path: Path, weights: Mapping[str, Tensor], state: Mapping[str, Any]) -
             raise OSError(28, f"{needed:,} bytes are needed but {free:,} are free on the disk")
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
-        own, tied = _untie(weights)
+        own, aliases = _untie(weights)
         save_file(own, temporary / WEIGHTS, metadata={"format": "pt"})  # a second key would make the bytes random
         torch.save(dict(state), temporary / STATE)
-        files = {
-            n: {"size": (temporary / n).stat().st_size, "sha256": _sha256(temporary / n)} for n in (WEIGHTS, STATE)
-        }
-        (temporary / MANIFEST).write_text(_sealed({"schema": SCHEMA, "files": files, "tied": tied}))
-        for n in (WEIGHTS, STATE, MANIFEST, "."):
-            _fsync(temporary / n)
+        seal(temporary, MANIFEST, (WEIGHTS, STATE), {"tied": aliases})
         remove(path)
         os.rename(temporary, path)
         _fsync(path.parent)
@@ -74,12 +88,13 @@ def write(path: Path, weights: Mapping[str, Tensor], state: Mapping[str, Any]) -
 
 
 def problem(path: Path) -> str | None:
-    """What is wrong with a checkpoint, or None. Reads all of it."""
+    """What is wrong with a checkpoint or an export, or None. Reads all of it."""
     try:
         manifest = _manifest(path)
-        entries = {n: (manifest["files"][n]["size"], manifest["files"][n]["sha256"]) for n in (WEIGHTS, STATE)}
+        names = manifest["files"] if is_export(path) else (WEIGHTS, STATE)
+        entries = {n: (manifest["files"][n]["size"], manifest["files"][n]["sha256"]) for n in names}
     except (OSError, ValueError, KeyError, TypeError) as e:
-        return f"no sound {MANIFEST} ({type(e).__name__})"
+        return f"no sound {EXPORT if is_export(path) else MANIFEST} ({type(e).__name__})"
     for file, (size, sha256) in entries.items():
         try:
             found = (path / file).stat().st_size
@@ -112,7 +127,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     if (why := problem(path)) is not None:
         raise UserError(f"checkpoint {path} can't be used: {why}")
     weights = load_file(path / WEIGHTS)
-    for alias, owner in _manifest(path)["tied"].items():
+    for alias, owner in tied(path).items():
         weights[alias] = weights[owner]
     return weights
 
@@ -160,7 +175,7 @@ def _sealed(content: Mapping[str, Any]) -> str:
 
 def _manifest(path: Path) -> dict[str, Any]:
     """ValueError, KeyError or TypeError if it is not as it was written."""
-    content = json.loads((path / MANIFEST).read_text())
+    content = json.loads((path / (EXPORT if is_export(path) else MANIFEST)).read_text())
     seal = content.pop("sha256")
     if json.loads(_sealed(content))["sha256"] != seal or content["schema"] != SCHEMA:
         raise ValueError("the manifest is corrupt, or of another version of llmlab")

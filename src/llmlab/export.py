@@ -1,0 +1,146 @@
+"""`llmlab export`: a checkpoint of a run as one folder, for llmlab or for Hugging Face's transformers."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llmlab.arguments import parse
+from llmlab.errors import UserError
+
+USAGE = """\
+llmlab export run=FOLDER to=FOLDER [format=llmlab|hf] [step=N]
+
+Writes the weights of a run's newest sound checkpoint (or of step N) to one folder, whatever strategy the run had.
+format=llmlab  model.safetensors by parameter path, the model, the config and the tokenizer: what
+               llmlab train init_from=FOLDER, llmlab generate run=FOLDER and llmlab eval run=FOLDER take
+format=hf      config.json, model.safetensors and the tokenizer, as transformers loads them"""
+FORMATS = ("llmlab", "hf")
+ROLES = ("eos", "pad", "mask", "cls", "sep")  # special tokens that transformers has a name for
+
+
+@dataclass
+class Arguments:
+    run: str
+    to: str
+    format: str = "llmlab"
+    step: int | None = None
+
+
+def main(argv: Sequence[str]) -> int | None:
+    if "-h" in argv or "--help" in argv:
+        print(USAGE)
+        return 0
+    a = parse(argv, Arguments, "export")
+    if a.format not in FORMATS:
+        raise UserError(f"format={a.format} must be one of {', '.join(FORMATS)}")
+    said = export(a.run, Path(a.to), a.format, a.step)
+    print(f"{a.to}: {said}")
+    return 0
+
+
+def export(run: str | Path, to: Path, format: str = "llmlab", step: int | None = None) -> str:
+    """Write the folder `to`, or nothing; returns what it holds in a line.
+
+    run: a run folder, one of its checkpoints, or what was exported before. UserError where there is no sound checkpoint
+    of that step, where `to` holds something already, or where the model has no place in a checkpoint of transformers.
+    """
+    if to.exists() and (not to.is_dir() or any(to.iterdir())):
+        raise UserError(f"to={to}: there is something already; name a folder that is empty or not there")
+    from llmlab.lab import folder
+
+    path, home = _checkpoint(run, step), folder.home(run)
+    write = _llmlab if format == "llmlab" else _hf
+    return _atomically(to, lambda temporary: write(path, home, temporary))
+
+
+def _checkpoint(run: str | Path, step: int | None) -> Path:
+    from llmlab.lab import folder, record
+    from llmlab.training import checkpoint
+
+    if step is None:
+        return folder.checkpoint_of(run)
+    record.read(run)
+    kept = checkpoint.all_of(Path(run) / checkpoint.FOLDER)
+    found = [p for p in kept if checkpoint.step_of(p) == step]
+    if not found:
+        steps = ", ".join(str(checkpoint.step_of(p)) for p in kept) or "none"
+        raise UserError(f"step={step}: {run} keeps no checkpoint of that step (kept: {steps})")
+    return found[0]
+
+
+def _llmlab(path: Path, home: Path, to: Path) -> str:
+    from llmlab.data.tokenizer import SPECIAL
+    from llmlab.lab.folder import CONFIG, EXPORT, SPEC
+    from llmlab.training import checkpoint
+
+    if (why := checkpoint.problem(path)) is not None:
+        raise UserError(f"checkpoint {path} can't be used: {why}")
+    names = [CONFIG, SPEC, "tokenizer.json", SPECIAL]
+    for name in names:
+        if not (home / name).exists():
+            raise UserError(f"{home}: there is no {name} there")
+        shutil.copyfile(home / name, to / name)
+    shutil.copyfile(path / checkpoint.WEIGHTS, to / checkpoint.WEIGHTS)
+    about = {"run": str(home), "step": checkpoint.step_of(path)}
+    checkpoint.seal(to, EXPORT, [checkpoint.WEIGHTS, *names], {**about, "tied": checkpoint.tied(path)})
+    return f"the weights of step {about['step']:,}; use them as init_from={to.name} or run={to.name}"
+
+
+def _hf(path: Path, home: Path, to: Path) -> str:
+    from llmlab.hub import save_hf
+    from llmlab.lab.folder import load_model
+    from llmlab.training import checkpoint
+
+    model, tokenizer = load_model(path)
+    save_hf(model, to)
+    special = tokenizer.special
+    tokenizer.inner.save(str(to / "tokenizer.json"))
+    named = {role: tokenizer.inner.id_to_token(i) for role, i in special.items()}
+    about: dict[str, Any] = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "clean_up_tokenization_spaces": False,
+        "model_max_length": model.sizes.max_positions,
+        **{f"{role}_token": named[role] for role in ROLES if role in named},
+    }
+    if others := [token for role, token in named.items() if role not in ROLES]:
+        about["additional_special_tokens"] = others
+    (to / "tokenizer_config.json").write_text(json.dumps(about, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    _tell_special(to / "config.json", special)
+    return f"the weights of step {checkpoint.step_of(path):,} as transformers reads them"
+
+
+def _tell_special(file: Path, special: Mapping[str, int]) -> None:
+    """Ids of special tokens as the tokenizer has them: a family's own defaults are of another tokenizer."""
+    config = json.loads(file.read_text(encoding="utf-8"))
+    config |= {"bos_token_id": special.get("cls"), "eos_token_id": special.get("eos", special.get("sep"))}
+    if "pad" in special:
+        config["pad_token_id"] = special["pad"]
+        if config.get("is_encoder_decoder"):
+            config["decoder_start_token_id"] = special["pad"]
+    file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _atomically(to: Path, fill: Callable[[Path], str]) -> str:
+    """Fill a hidden folder beside `to` and rename it; nothing is left of it on an error."""
+    target = to.absolute()
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    except OSError as e:
+        raise UserError(f"to={to} can't be written: {e.strerror}") from e
+    try:
+        said = fill(temporary)
+        temporary.chmod(0o755)
+        os.rename(temporary, target)
+    except OSError as e:
+        raise UserError(f"to={to} can't be written: {e.strerror or e}") from e
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return said

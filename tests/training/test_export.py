@@ -1,0 +1,137 @@
+"""`llmlab export`: the folder is what the run's checkpoint is, for llmlab and for transformers."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from llmlab import cli
+from llmlab.config.compose import compose
+from llmlab.errors import UserError
+from llmlab.evaluate import evaluate
+from llmlab.export import export
+from llmlab.lab.folder import load_model
+from llmlab.training import checkpoint
+from llmlab.training.run import train
+
+
+def run(folder, *overrides):
+    last = {o.partition("=")[0]: o for o in overrides}
+    return train(compose(list(last.values())), folder)
+
+
+@pytest.fixture(scope="module")
+def trained(tiny, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("exported") / "run"
+    run(folder, *tiny, "tokenizer=bpe", "tokenizer.vocab_size=300", "train.checkpoint_every=4", "model.n_kv_heads=1")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def exported(trained):
+    export(trained, trained.parent / "ours")
+    return trained.parent / "ours"
+
+
+def test_the_weights_are_those_of_the_newest_checkpoint_or_of_the_step_asked_for(trained, exported, tmp_path):
+    names = {p.name for p in exported.iterdir()}
+    assert names == {
+        "config.yaml",
+        "export.json",
+        "model.json",
+        "model.safetensors",
+        "special.json",
+        "tokenizer.json",
+    }
+    export(trained, tmp_path / "eight", step=8)
+    for folder, step in ((exported, 12), (tmp_path / "eight", 8)):
+        theirs = checkpoint.read_weights(trained / "checkpoints" / checkpoint.name(step))
+        ours = load_file(folder / "model.safetensors")
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(ours[n], theirs[n]) for n in theirs)
+        assert json.loads((folder / "export.json").read_text())["step"] == step
+
+
+def test_it_is_what_eval_generate_and_init_from_take(trained, exported, tiny, tmp_path, capsys):
+    run_alone = tmp_path / "alone"
+    shutil.copytree(exported, run_alone)
+    assert evaluate(str(run_alone)) == evaluate(str(trained))
+    said = []
+    for folder in (trained, run_alone):
+        assert cli.run(["generate", f"run={folder}", "prompt=the ", "max_new=8", "temperature=0"]) == 0
+        said.append(capsys.readouterr().out)
+    assert said[0] == said[1]
+    found = run(
+        tmp_path / "new",
+        *tiny,
+        "tokenizer=bpe",
+        "tokenizer.vocab_size=300",
+        "model.n_kv_heads=1",
+        f"init_from={run_alone}",
+        "optimizer.lr=1e-30",
+        "trainer.max_steps=1",
+    )
+    assert found["steps"] == 1
+    ours = checkpoint.read_weights(tmp_path / "new/checkpoints/step=00000001")
+    theirs = load_file(run_alone / "model.safetensors")
+    assert all(torch.allclose(ours[n], theirs[n], rtol=0, atol=1e-20) for n in theirs)
+
+
+def test_transformers_reads_the_model_and_the_tokenizer(exported, tmp_path):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    export(exported, tmp_path / "hf", "hf")
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "hf")
+    their_tokenizer = AutoTokenizer.from_pretrained(tmp_path / "hf")
+    model, tokenizer = load_model(exported)
+    text = "the quick brown  fox\n runs, Zürich 12345"
+    ids = tokenizer.encode(text)
+    assert their_tokenizer(text)["input_ids"] == ids
+    assert their_tokenizer.decode(ids) == text
+    assert their_tokenizer.eos_token_id == theirs.config.eos_token_id == tokenizer.special.get("eos")
+    with torch.no_grad():
+        logits = theirs(torch.tensor([ids])).logits
+        ours = model({"ids": torch.tensor([ids])}).heads["tokens"]
+    assert torch.allclose(logits, ours, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["to=OUT"], "run is missing"),
+        (["run=RUN", "to=OUT", "format=onnx"], "format=onnx must be one of llmlab, hf"),
+        (["run=RUN", "to=OUT", "step=7"], "keeps no checkpoint of that step (kept: 8, 12)"),
+        (["run=RUN", "to=RUN"], "there is something already"),
+        (["run=OUT", "to=OUT"], "there is no such folder"),
+        (["run=TEXTS", "to=OUT"], "is no run folder"),
+    ],
+)
+def test_errors_are_a_line_and_leave_nothing(arguments, said, trained, corpus, tmp_path, capsys):
+    places = {"RUN": trained, "OUT": tmp_path / "out", "TEXTS": corpus}
+    words = [f"{k}={places.get(v, v)}" for k, _, v in (a.partition("=") for a in arguments)]
+    assert cli.run(["export", *words]) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert said in lines[0]
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_transformers_has_no_place_for_is_refused_by_name(tiny, tmp_path):
+    run(tmp_path / "run", *tiny, "attention=mla", "trainer.max_steps=1")
+    with pytest.raises(UserError, match="no place for attention=mla"):
+        export(tmp_path / "run", tmp_path / "hf", "hf")
+    assert [p.name for p in tmp_path.iterdir()] == ["run"]
+
+
+def test_a_flipped_bit_is_noticed(exported, tmp_path):
+    shutil.copytree(exported, tmp_path / "bad")
+    file = tmp_path / "bad/model.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-3] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(UserError, match="is corrupt"):
+        load_model(tmp_path / "bad")
+    with pytest.raises(UserError, match="holds exported weights"):
+        run(tmp_path / "again", f"resume={exported}")
