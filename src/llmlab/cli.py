@@ -25,7 +25,10 @@ COMMANDS = {
     "train": Command("llmlab.train:main", "train a model: llmlab train GROUP=CHOICE KEY=VALUE ... (= python train.py)"),
     "parts": Command("llmlab.parts:main", "what can be chosen, and each part's options: llmlab parts [SLOT] [--json]"),
     "generate": Command("llmlab.generate:main", "continue a prompt: llmlab generate run=FOLDER prompt=TEXT"),
+    "new": Command("llmlab.new:main", "write a part of your own and its test: llmlab new SLOT NAME"),
+    "export": Command("llmlab.export:main", "one folder of a run's weights: llmlab export run=FOLDER to=FOLDER [format=hf]"),
     "eval": Command("llmlab.evaluate:main", "loss, perplexity, bits per byte: llmlab eval run=FOLDER [data=PATH]"),
+    "report": Command("llmlab.lab.report:main", "compare runs, with a verdict: llmlab report FOLDER... [report.baseline=...]"),
 }
 
 EXAMPLES = """\

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -39,10 +40,17 @@ def part(slot: str, name: str, **options: Any) -> Any:
 
 
 def names(slot: str) -> list[str]:
-    """The names of a slot's built-in parts."""
+    """The names of a slot's parts, but for those that have a test file of their own, as `llmlab new` writes it."""
     return sorted(
-        e.name for e in registry.index().values() if e.slot == slot and e.module.startswith("llmlab_plugins.")
+        e.name
+        for e in registry.index().values()
+        if e.slot == slot and e.module.startswith("llmlab_plugins.") and not _own_test(slot, e.name)
     )
+
+
+def _own_test(slot: str, name: str) -> bool:
+    file = Path(__file__).with_name(f"test_{name}.py")
+    return file.exists() and "from llmlab.testing import" in file.read_text(encoding="utf-8")
 
 
 def build(factory: Any, *args: Any, seed: int = 0, std: float = 0.5) -> Any:

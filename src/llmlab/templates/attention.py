@@ -1,0 +1,64 @@
+"""An attention of your own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+from llmlab.registry import register
+from llmlab.sizes import Sizes
+from llmlab.slots import LayerCache, Linear, Score, Term, View
+
+
+@register("attention", "my_attention")
+class MyAttention(nn.Module):
+    """Multi-head attention (Vaswani et al. 2017, arXiv:1706.03762): a key and a value for each query head.
+
+    x (B, T, D) -> (B, T, D). With `source` (B, S, D) it is cross-attention: keys and values come from there, unrotated.
+    """
+
+    # Sizes and traits of the model that it can't honour: typed with this part they are an error, not silence.
+    unused = ("n_kv_heads", "attention.qk_norm", "attention.clip_qkv", "attention.sink")
+
+    def __init__(
+        self,
+        sizes: Sizes,
+        norm: Callable[[int, float], nn.Module],
+        /,
+        *,
+        temperature: float = 1.0,  # by which the scores are divided
+    ):
+        super().__init__()
+        if temperature <= 0:
+            raise ValueError(f"attention.temperature={temperature} must be more than 0")
+        traits, width = sizes.attention, sizes.n_heads * sizes.head_dim
+        self.head_dim = sizes.head_dim
+        self.pair_width = 2 * width  # multiply-adds that a pair of a query and a key costs
+        self.q = Linear(sizes.dim, width, traits.qkv_bias, role="q")
+        self.k = Linear(sizes.dim, width, traits.qkv_bias, role="k")
+        self.v = Linear(sizes.dim, width, traits.qkv_bias, role="v")
+        self.out = Linear(width, sizes.dim, traits.out_bias, role="out")
+        scale = self.head_dim**-0.5 if traits.scale is None else traits.scale
+        self.score = Score(scale / temperature, traits.softcap, traits.dropout)
+
+    def forward(
+        self, x_BTD: Tensor, view: View, source_BSD: Tensor | None = None, cache: LayerCache | None = None
+    ) -> Tensor:
+        q_BNTH = self._heads(self.q(x_BTD))
+        if source_BSD is None:
+            k_BNTH, v_BNTH = self._heads(self.k(x_BTD)), self._heads(self.v(x_BTD))
+            o_BNTH = view.attend(q_BNTH, k_BNTH, v_BNTH, self.score, cache=cache)  # rotates, caches, weighs
+        else:
+            if cache is not None and cache.length:  # the source was projected for the first token
+                k_BNSH, v_BNSH = cache.read()
+            else:
+                k_BNSH, v_BNSH = self._heads(self.k(source_BSD)), self._heads(self.v(source_BSD))
+                if cache is not None:
+                    k_BNSH, v_BNSH = cache.update(k_BNSH, v_BNSH)
+            o_BNTH = view.weigh([Term(q_BNTH, k_BNSH)], v_BNSH, self.score)
+        return self.out(o_BNTH.transpose(1, 2).flatten(2))
+
+    def _heads(self, x: Tensor) -> Tensor:
+        """(B, T, N * H) -> (B, N, T, H)."""
+        return x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)

@@ -1,0 +1,45 @@
+"""A block of your own: how sublayers, norms and the residual are wired."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from torch import Tensor, nn
+
+from llmlab.registry import register
+from llmlab.sizes import Sizes
+from llmlab.slots import Aux
+
+
+@register("block", "my_block")
+class MyBlock(nn.Module):
+    """Pre-norm (Xiong et al. 2020, arXiv:2002.04745): x + scale f(norm(x)) for each sublayer f in turn.
+
+    x (B, T, D) -> (B, T, D), and what the experts say. `names` are those of the sublayers, in order: attention,
+    cross_attention where there is a source, ffn.
+    """
+
+    final_norm = True  # the stack needs a norm after its last layer
+
+    def __init__(
+        self,
+        sizes: Sizes,
+        norm: Callable[[int, float], nn.Module],
+        names: tuple[str, ...],
+        /,
+        *,
+        scale: float = 1.0,  # of what a sublayer adds
+    ):
+        super().__init__()
+        self.scale, self.dropout = scale, nn.Dropout(sizes.dropout)
+        self.norms = nn.ModuleDict({name: norm(sizes.dim, sizes.norm_eps) for name in names})
+
+    def forward(
+        self, x_BTD: Tensor, sublayers: Mapping[str, Callable[[Tensor], tuple[Tensor, Aux | None]]]
+    ) -> tuple[Tensor, Aux | None]:
+        aux = None
+        for name, norm in self.norms.items():
+            y_BTD, said = sublayers[name](norm(x_BTD))
+            x_BTD = x_BTD + self.scale * self.dropout(y_BTD)
+            aux = said or aux
+        return x_BTD, aux

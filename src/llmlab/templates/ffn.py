@@ -1,0 +1,36 @@
+"""A feed-forward of your own."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from llmlab.registry import register
+
+
+@register("ffn", "my_ffn")
+class MyFfn(nn.Module):
+    """SwiGLU (Shazeer 2020, arXiv:2002.05202): down(g sigmoid(beta g) * up(x)) with g = gate(x).
+
+    x (..., dim) -> (..., dim). Within a mixture of experts `linear` makes linears that hold all experts, and `groups` says
+    which tokens are whose: nothing else changes.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        ffn_dim: int,
+        linear: Callable[..., nn.Module],
+        /,
+        *,
+        beta: float = 1.0,  # steepness of the gate
+    ):
+        super().__init__()
+        self.beta = beta
+        self.gate = linear(dim, ffn_dim, role="ffn_in")
+        self.up = linear(dim, ffn_dim, role="ffn_in")
+        self.down = linear(ffn_dim, dim, role="ffn_out")
+
+    def forward(self, x: Tensor, groups: Tensor | None = None) -> Tensor:
+        g = self.gate(x, groups)
+        return self.down(g * torch.sigmoid(self.beta * g) * self.up(x, groups), groups)

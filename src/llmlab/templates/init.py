@@ -1,0 +1,33 @@
+"""First values of your own."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from llmlab.registry import register
+from llmlab.sizes import Sizes
+from llmlab.slots import Role
+
+
+@register("init", "my_init")
+class MyInit:
+    """N(0, gain^2 / inputs) for every matrix (LeCun et al. 1998, "Efficient BackProp"), tables N(0, table_std^2).
+
+    Called for each parameter that is neither a constant of its module nor a bias, with its role; `tensor` is whole, in
+    float32, to be filled in place from `generator` alone: then a run can be repeated under any strategy.
+    """
+
+    def __init__(
+        self,
+        *,
+        gain: float = 1.0,  # on the standard deviation of matrices
+        table_std: float = 0.02,  # of token, segment and position tables
+    ):
+        if gain < 0 or table_std < 0:
+            raise ValueError(f"init.gain={gain} and init.table_std={table_std} must be at least 0")
+        self.gain, self.table_std = gain, table_std
+
+    def fill(self, tensor: Tensor, role: Role, sizes: Sizes, generator: torch.Generator) -> None:
+        table = role in ("embed", "position")
+        tensor.normal_(0.0, self.table_std if table else self.gain * tensor.shape[-1] ** -0.5, generator=generator)

@@ -1,0 +1,58 @@
+"""A kernel of your own: how softmax(s) v is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from llmlab.registry import register
+from llmlab.slots import Score, Seen, Term
+
+
+@register("kernel", "my_kernel")
+class MyKernel:
+    """Attention step by step, softmax(scale q.k + bias) v (Vaswani et al. 2017, arXiv:1706.03762), softmax in float32.
+
+    q (B, N, T, H), k (B, K, S, H), v (B, K, S, H') -> (B, N, T, H'); K divides N. kernel=eager does the same and more.
+    """
+
+    def __init__(self, *, off_by_one: bool = False):  # 1 is added to the sum that weights are divided by
+        self.off_by_one = off_by_one
+
+    def check(self, *, softcap: bool, sink: bool, bias: bool, regions: bool, dropout: bool) -> None:
+        """Refuse what it can't do when the model is built; never ignore it."""
+        asked = {"model.attention.softcap": softcap, "model.attention.sink": sink, "a position with regions": regions}
+        if cannot := [name for name, wanted in asked.items() if wanted]:
+            raise ValueError(f"kernel=my_kernel can't do {' and '.join(cannot)}; kernel=eager can")
+
+    def lower(self, seen: Seen) -> Tensor | None:
+        """Once a forward, for all layers that see the same: (1|B, 1, T, S) bool, or None where all is seen."""
+        return None if seen.pattern == "full" else seen.dense()
+
+    def __call__(
+        self,
+        terms: Sequence[Term],
+        v_BKSH: Tensor,
+        lowered: Tensor | None,
+        bias: Tensor | None,
+        score: Score,
+        sink: Tensor | None,
+        training: bool,
+    ) -> Tensor:
+        q_BNTH, k_BKSH, _ = terms[0]
+        groups = q_BNTH.shape[1] // k_BKSH.shape[1]  # query heads that share a key
+        k_BNSH, v_BNSH = k_BKSH.repeat_interleave(groups, 1), v_BKSH.repeat_interleave(groups, 1)
+        s_BNTS = (q_BNTH @ k_BNSH.transpose(-2, -1)).float() * score.scale
+        if bias is not None:
+            s_BNTS = s_BNTS + bias
+        if lowered is not None:
+            s_BNTS = s_BNTS.masked_fill(~lowered, torch.finfo(s_BNTS.dtype).min)
+        if self.off_by_one:
+            s_BNTS = F.pad(s_BNTS, (0, 1))
+        w_BNTS = s_BNTS.softmax(-1)[..., : k_BNSH.shape[2]]
+        if lowered is not None:
+            w_BNTS = w_BNTS.masked_fill(~lowered, 0.0)  # a query that sees nothing gives 0
+        return F.dropout(w_BNTS.to(v_BNSH.dtype), score.dropout, training) @ v_BNSH

@@ -1,0 +1,31 @@
+"""A mask of your own: in which direction a token looks."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from llmlab.registry import register
+
+
+@register("mask", "my_mask")
+@dataclass(frozen=True, kw_only=True)
+class MyMask:
+    """Block-causal (Arriola et al. 2025, arXiv:2503.09573): a token sees all of its own chunk and of those before it.
+
+    q (T, 1) and k (1, S) are absolute slots; returns (T, S) bool. A mask that looks ahead can't be trained with
+    objective=clm, which predicts the next token. How far a token looks, the window says.
+
+    chunk: tokens of a chunk
+    """
+
+    chunk: int = 16
+    pattern = None  # "causal" or "full" where it is just that
+    needs = ()  # names of what it reads from `data`, which the objective then gives
+
+    def __post_init__(self) -> None:
+        if self.chunk < 1:
+            raise ValueError(f"mask.chunk={self.chunk} must be at least 1")
+
+    def allowed(self, q: Tensor, k: Tensor, data: Mapping[str, Tensor]) -> Tensor:
+        return k // self.chunk <= q // self.chunk

@@ -1,0 +1,64 @@
+"""An objective of your own: what is learnt from raw text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+from torch.nn import functional as F
+
+from llmlab.registry import register
+from llmlab.slots import Loss, Vocabulary
+
+
+@register("objective", "my_objective")
+class MyObjective:
+    """Next-token prediction with a z-loss (PaLM: Chowdhery et al. 2022, arXiv:2204.02311, section 5).
+
+    `prepare` runs on a worker: {"tokens", "documents"} (seq_len + 1,) -> numpy arrays of fixed shapes, which are stacked to
+    the batch. The loss is a sum over targets and their number, so that a batch may be cut in any way.
+    """
+
+    mask = "causal"  # the mask, the heads and the special tokens that it needs
+    heads = {"tokens": "lm"}
+    special = ()
+    topologies = ("decoder",)
+    bits_per_byte = True  # logs["nll"] over a text is the text's negative log-likelihood
+    fixed_count = True  # every sample has as many targets
+
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        seq_len: int,
+        /,
+        *,
+        z: float = 1e-4,  # coefficient of the square of the log-partition
+    ):
+        if z < 0:
+            raise ValueError(f"objective.z={z} must be at least 0")
+        self.z = z
+
+    def prepare(self, sample: dict[str, Any], rng: Any) -> dict[str, Any]:
+        tokens = np.asarray(sample["tokens"], dtype=np.int64)
+        prepared = {"ids": tokens[:-1], "labels": tokens[1:]}
+        if sample.get("documents") is not None:
+            prepared["documents"] = np.asarray(sample["documents"], dtype=np.int64)[:-1]
+        return prepared
+
+    def targets(self, prepared: dict[str, Any]) -> int:
+        return len(prepared["labels"])
+
+    def loss(self, model: Any, batch: Mapping[str, Tensor]) -> Loss:
+        output = model(batch, heads={"tokens": None})
+        logits, labels = output.heads["tokens"].flatten(0, -2).float(), batch["labels"].flatten()
+        nll = F.cross_entropy(logits, labels, reduction="sum")
+        square = logits.logsumexp(-1).square().sum()
+        count = labels.new_tensor(labels.numel())
+        total, load = nll + self.z * square, None
+        if output.aux is not None:  # experts: their losses are a mean over tokens
+            load = output.aux.load
+            if output.aux.loss is not None:
+                total = total + output.aux.loss * count
+        return Loss(total, count, {"nll": (nll.detach(), count), "z": (square.detach(), count)}, load)

@@ -1,0 +1,62 @@
+"""An optimizer of your own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from llmlab.registry import register
+from llmlab.slots import Role
+
+
+class Lion(torch.optim.Optimizer):
+    """The step: c = beta1 m + (1 - beta1) g; p -= lr (sign(c) + decay p); m = beta2 m + (1 - beta2) g."""
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:  # type: ignore[override]
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            beta1, beta2 = group["betas"]
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                m = self.state[p].setdefault("mean", torch.zeros_like(p))
+                p.mul_(1 - group["lr"] * group["weight_decay"])
+                p.add_(torch.lerp(p.grad, m, beta1).sign(), alpha=-group["lr"])
+                m.lerp_(p.grad, 1 - beta2)
+        return loss
+
+
+@register("optimizer", "my_optimizer")
+class MyOptimizer:
+    """Lion (Chen et al. 2023, arXiv:2302.06675): steps of one size by the sign of a running mean of gradients.
+
+    Weight decay is on matrices and tables. It goes by role, never by name.
+    """
+
+    def __init__(
+        self,
+        *,
+        lr: float = 1e-3,  # learning rate at its highest; a third to a tenth of AdamW's
+        beta1: float = 0.9,  # weight of the running mean in a step
+        beta2: float = 0.99,  # decay of the running mean
+        weight_decay: float = 0.1,  # times the learning rate, a step
+    ):
+        if not (0 <= beta1 < 1 and 0 <= beta2 < 1 and weight_decay >= 0):
+            raise ValueError(
+                "optimizer.beta1 and optimizer.beta2 must be at least 0 and less than 1, optimizer.weight_decay at least "
+                f"0, but they are {beta1}, {beta2} and {weight_decay}"
+            )
+        self.lr, self.betas, self.weight_decay = lr, (beta1, beta2), weight_decay
+
+    def build(self, params: Sequence[tuple[str, nn.Parameter, Role]]) -> torch.optim.Optimizer:
+        decayed = [p for _, p, role in params if p.dim() >= 2 and role not in ("norm", "bias")]
+        rest = [p for _, p, role in params if p.dim() < 2 or role in ("norm", "bias")]
+        groups = [{"params": decayed, "weight_decay": self.weight_decay}, {"params": rest, "weight_decay": 0.0}]
+        return Lion([g for g in groups if g["params"]], {"lr": self.lr, "betas": self.betas})

@@ -1,0 +1,44 @@
+"""A position of your own."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from llmlab.registry import register
+from llmlab.sizes import Sizes
+from llmlab.slots import Position, Term
+
+
+@register("position", "my_position")
+class MyPosition(Position):
+    """Rotary position embedding (Su et al. 2021, arXiv:2104.09864): pair (i, i + R/2) turns by position theta^(-2i/R).
+
+    R is the width of a head that the attention part has rotated. Hooks of llmlab.slots.Position that are left out do
+    nothing: `ids`, `embed` (vectors added to the embedding) and `bias` (added to the scores; set has_bias = True).
+    """
+
+    def __init__(self, sizes: Sizes, /, *, theta: float = 10000.0):  # base of the wavelengths
+        super().__init__()
+        if sizes.rotary_dim % 2 or theta <= 0:
+            raise ValueError(
+                f"position.theta={theta} must be more than 0, and a head's {sizes.rotary_dim} dims be even"
+            )
+        self.width, self.theta = sizes.rotary_dim, theta
+
+    def prepare(self, q_ids: Tensor, k_ids: Tensor) -> Any:
+        """Once a forward: cos and sin of the new tokens' angles, (T, R/2) or (B, 1, T, R/2), float32."""
+        pairs = torch.arange(0, self.width, 2, device=q_ids.device).float()
+        angles = q_ids[..., None].float() * self.theta ** (-pairs / self.width)
+        if q_ids.dim() == 2:
+            angles = angles[:, None]
+        return angles.cos(), angles.sin()
+
+    def rotate(self, q_BNTH: Tensor, k_BKSH: Tensor, state: Any) -> list[Term]:
+        return [Term(turned(q_BNTH, *state), turned(k_BKSH, *state))]
+
+
+def turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    a, b = x.chunk(2, -1)
+    cos, sin = cos.to(x.dtype), sin.to(x.dtype)
+    return torch.cat([a * cos - b * sin, b * cos + a * sin], -1)

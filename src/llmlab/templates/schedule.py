@@ -1,0 +1,34 @@
+"""A schedule of your own."""
+
+from llmlab.registry import register
+
+
+@register("schedule", "my_schedule")
+class MySchedule:
+    """Linear warm-up, then a power of what is left (DeepLab: Chen et al. 2016, arXiv:1606.00915), down to `floor`.
+
+    `factor` is what the learning rate is multiplied by; steps count from 0, `total` is the budget in steps.
+    """
+
+    def __init__(
+        self,
+        *,
+        warmup_share: float = 0.05,  # share of the budget that is warm-up
+        power: float = 1.0,  # 1: a straight line
+        floor: float = 0.1,  # the factor at the end
+    ):
+        if not (0 <= warmup_share <= 1 and 0 <= floor <= 1 and power > 0):
+            raise ValueError(
+                f"schedule.warmup_share={warmup_share} and schedule.floor={floor} must be between 0 and 1, "
+                f"schedule.power={power} more than 0"
+            )
+        self.warmup_share, self.power, self.floor = warmup_share, power, floor
+
+    def factor(self, step: int, total: int) -> float:
+        warmup = round(self.warmup_share * total)
+        if step < warmup:
+            return (step + 1) / (warmup + 1)
+        if step >= total:
+            return self.floor
+        left = 1 - (step - warmup) / (total - warmup)
+        return self.floor + (1 - self.floor) * left**self.power

@@ -1,0 +1,38 @@
+"""my_objective with a model that knows nothing, whose loss is known, and with ones that learn."""
+
+import math
+
+import numpy as np
+import torch
+
+from llmlab import registry
+from llmlab.slots import Output, Vocabulary
+from llmlab.testing import learns
+
+
+def objective(**options):
+    return registry.load("objective", "my_objective", options)(Vocabulary(10, {}), 6)
+
+
+def test_a_model_learns_with_it():
+    learns("objective=my_objective")
+
+
+def test_a_mixture_of_experts_learns_with_it():
+    learns("model=qwen_moe", "objective=my_objective")
+
+
+def test_each_token_is_predicted_from_those_before_it():
+    prepared = objective().prepare({"tokens": np.arange(7)}, np.random.default_rng(0))
+    assert prepared["ids"].tolist() == [0, 1, 2, 3, 4, 5] and prepared["labels"].tolist() == [1, 2, 3, 4, 5, 6]
+    assert objective().targets(prepared) == 6
+
+
+def test_even_logits_lose_the_log_of_their_number():
+    def model(batch, heads):
+        return Output(torch.zeros(2, 6, 4), {"tokens": torch.zeros(2, 6, 10)}, None)
+
+    found = objective(z=0.5).loss(model, {"labels": torch.zeros(2, 6, dtype=torch.long)})
+    assert int(found.count) == 12
+    torch.testing.assert_close(found.sum / 12, torch.tensor(math.log(10) + 0.5 * math.log(10) ** 2))
+    torch.testing.assert_close(found.logs["nll"][0] / 12, torch.tensor(math.log(10)))

@@ -1,0 +1,37 @@
+"""my_window within a model, and against a loop over pairs."""
+
+import torch
+
+from llmlab import registry
+from llmlab.testing import cached_is_uncached, learns, looks_back_only, tiny
+
+
+def window(**options):
+    return registry.load("window", "my_window", options)()
+
+
+def test_a_model_learns_with_it():
+    learns("window=my_window", "window.left=4")
+
+
+def test_generation_with_a_cache_is_that_without():
+    model = tiny("window=my_window", "window.left=3", "window.sinks=1")
+    looks_back_only(model)
+    cached_is_uncached(model)
+
+
+def test_a_loop_over_pairs():
+    k = torch.arange(7)[None]
+    want = [[q - j < 3 or j < 2 for j in range(7)] for q in range(7)]
+    assert window(left=3, sinks=2).allowed(k.T, k, {}).tolist() == want
+
+
+def test_what_it_covers_it_hides_nothing_of():
+    made = window(left=3, sinks=2)
+    for n in range(1, 9):
+        k = torch.arange(n)[None]
+        assert made.covers(n) == bool(made.allowed(k.T, k, {}).all())
+
+
+def test_two_that_say_the_same_are_one():
+    assert window(left=5) == window(left=5) != window(left=6)

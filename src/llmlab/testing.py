@@ -1,0 +1,115 @@
+"""What the test of a part asks of it within a small model. What is not so raises AssertionError with the reason."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from llmlab.sizes import AttentionTraits, FFNTraits, MoETraits, Sizes
+
+if TYPE_CHECKING:
+    from llmlab.model.model import Model
+
+VOCABULARY = 192
+TINY = ("model.dim=32", "model.n_layers=2", "model.n_heads=4", f"model.vocab_size={VOCABULARY}", "data.seq_len=16")
+
+# What a part is built from where there is no model around it.
+SIZES = Sizes(
+    dim=32,
+    n_layers=2,
+    n_heads=4,
+    n_kv_heads=None,
+    head_dim=8,
+    ffn_dim=64,
+    vocab_size=VOCABULARY,
+    max_positions=16,
+    norm_eps=1e-5,
+    attention=AttentionTraits(),
+    ffn=FFNTraits(),
+    moe=MoETraits(n_experts=4, per_token=2, ffn_dim=32),
+    rotary_dim=8,
+    embed_dim=32,
+)
+
+
+def tiny(*overrides: str) -> Model:
+    """A model of two layers, 32 wide, of the parts that are typed ("attention=mine"), in eval mode."""
+    from llmlab.api import build
+
+    return build(_typed(overrides)).eval()
+
+
+def _typed(overrides: tuple[str, ...]) -> list[str]:
+    typed = {o.partition("=")[0] for o in overrides}
+    return [*(o for o in TINY if o.partition("=")[0] not in typed), *overrides]
+
+
+def ids(rows: int = 2, length: int = 12) -> Tensor:
+    """(rows, length) token ids, always the same."""
+    return torch.randint(VOCABULARY, (rows, length), generator=torch.Generator().manual_seed(0))
+
+
+def learns(*overrides: str, steps: int = 16) -> None:
+    """Such a model's loss on one batch falls, under its own objective and optimizer, and all of it has gradients.
+
+    "All" is every parameter that one can be trained by this objective: a head that it does not read is not built.
+    """
+    from llmlab import registry
+    from llmlab.config.compose import compose
+    from llmlab.model import build, layout, roles
+    from llmlab.slots import Vocabulary
+    from llmlab.training.recipe import chosen
+
+    composed = compose(_typed(overrides))
+    cfg = composed.cfg
+    names = registry.index()["objective", cfg.objective["_part_"]].attrs.get("special", ())
+    vocabulary = Vocabulary(VOCABULARY, {name: VOCABULARY - 1 - i for i, name in enumerate(names)})
+    objective = chosen(cfg, "objective")(vocabulary, cfg.data.seq_len)
+    model = build.build_model(layout.resolve(composed, vocabulary=VOCABULARY), cfg.seed)
+    optimizer = chosen(cfg, "optimizer")().build(roles.parameters(model))
+
+    chance = np.random.default_rng(0)
+    words = chance.integers(32, size=(4, cfg.data.seq_len + 1))
+    documents = np.zeros(cfg.data.seq_len + 1, dtype=np.int64)
+    samples = [objective.prepare({"tokens": row, "documents": documents}, chance) for row in words]
+    batch = {k: torch.from_numpy(np.stack([s[k] for s in samples])) for k in samples[0]}
+    losses = []
+    for _ in range(steps):
+        loss = objective.loss(model, batch)
+        losses.append(float(loss.sum.detach() / loss.count))
+        optimizer.zero_grad()
+        (loss.sum / loss.count).backward()
+        for name, parameter in model.named_parameters():
+            assert parameter.grad is not None, f"{name} has no gradient: nothing that is computed uses it"
+            assert torch.isfinite(parameter.grad).all(), f"{name} has a gradient that is not finite"
+        optimizer.step()
+    assert losses[-1] < losses[0], f"the loss on one batch went from {losses[0]:.4f} to {losses[-1]:.4f}"
+
+
+@torch.no_grad()
+def looks_back_only(model: Model) -> None:
+    """What a decoder says of a token does not change with those that come after it."""
+    text = ids()
+    changed = text.clone()
+    changed[:, 8:] = (changed[:, 8:] + 1) % VOCABULARY
+    one, other = (model({"ids": t}).hidden for t in (text, changed))
+    torch.testing.assert_close(one[:, :8], other[:, :8], msg=lambda m: f"a token sees what comes after it: {m}")
+
+
+@torch.no_grad()
+def cached_is_uncached(model: Model, tolerance: float = 1e-4) -> None:
+    """A decoder that reads a text in pieces, over a cache, says what it says of the whole."""
+    text = ids()
+    whole, cache = model({"ids": text}).hidden, model.new_cache(text.shape[1])
+    for start, end in ((0, 5), (5, 6), (6, 7), (7, 12)):
+        piece = model({"ids": text[:, start:end]}, cache=cache).hidden
+        torch.testing.assert_close(
+            piece,
+            whole[:, start:end],
+            rtol=tolerance,
+            atol=tolerance,
+            msg=f"with a cache what the model says of tokens {start} to {end - 1} is another",
+        )
