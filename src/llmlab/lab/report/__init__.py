@@ -1,0 +1,115 @@
+"""`llmlab report`: run folders -> a verdict, as a table, Markdown, one self-contained HTML file, JSON and a picture.
+
+The same folders give the same files, byte for byte.
+"""
+
+from __future__ import annotations
+
+import json as json_module
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from llmlab.arguments import parse
+from llmlab.errors import UserError
+from llmlab.lab.files import write_atomic
+from llmlab.lab.report.collect import SWEEP
+
+USAGE = """\
+llmlab report FOLDER... [report.baseline=KEY=VALUE] [report.metric=val_loss] [report.tune=KEY] [out=FOLDER] [--json]
+
+Compares every run below the folders: runs whose configs are equal but for the seed are one variant. Each variant is
+compared with the baseline: the first value of each swept key, or report.baseline=attention=mha.
+  report.metric=val_bits_per_byte   any metric that run.json has
+  report.tune=KEY                   each variant has the best of its own grid of KEY (optimizer.lr where it was swept;
+                                    report.tune=null: nowhere)
+Writes report.html, report.md, report.json and report.png into the first folder if it is a sweep, else into report/."""
+
+OPTIONS = ("report.baseline", "report.metric", "report.tune", "out")
+
+
+@dataclass
+class Arguments:
+    baseline: str | None = None
+    metric: str | None = None
+    tune: str = "auto"
+    out: str | None = None
+    json: bool = False
+
+
+def main(argv: Sequence[str]) -> int:
+    if "-h" in argv or "--help" in argv:
+        print(USAGE)
+        return 0
+    folders, rest = [], []
+    for word in argv:
+        key, equals, _ = word.partition("=")
+        named = key.removeprefix("report.") in Arguments.__annotations__ and equals
+        if Path(word).is_dir():
+            folders.append(Path(word))
+        elif word.startswith("--") or named or (key.startswith("report.") and equals):
+            rest.append(word.removeprefix("report.") if named else word)
+        elif equals:
+            from llmlab.registry import near
+
+            raise UserError(f"{word}: there is no such folder and no such key of llmlab report; {near(key, OPTIONS)}")
+        else:
+            raise UserError(f"{word}: there is no such folder")
+    a = parse(rest, Arguments, "report")
+    if not folders:
+        raise UserError("name a folder with runs: llmlab report FOLDER...")
+    tune = None if a.tune == "auto" else a.tune
+    out = None if a.out is None else Path(a.out)
+    found = _make(folders, out=out, baseline=a.baseline, metric=a.metric, tune=tune, show=not a.json)
+    if a.json:
+        print(json_module.dumps(found, indent=1))
+    return 0
+
+
+def write(
+    folders: Sequence[Path],
+    *,
+    out: Path | None = None,
+    baseline: str | None = None,
+    metric: str | None = None,
+    tune: str | None = None,
+    show: bool = True,
+) -> None:
+    """Print the table and the verdict, and write report.html, .md, .json and .png into `out`.
+
+    folders: every run folder below them is read. out: None is the first folder if it is a sweep, else ./report.
+    baseline, metric, tune: as on the command line. UserError if there is no run or no such baseline, metric or key.
+    """
+    _make(folders, out=out, baseline=baseline, metric=metric, tune=tune, show=show)
+
+
+def _make(
+    folders: Sequence[Path],
+    *,
+    out: Path | None,
+    baseline: str | None,
+    metric: str | None,
+    tune: str | None,
+    show: bool,
+) -> dict:
+    from llmlab.lab.report import figures, html, markdown, terminal
+    from llmlab.lab.report.build import build
+
+    if out is None:
+        first = Path(folders[0])
+        out = first if (first / SWEEP).is_file() else Path("report")
+    report = build([Path(f) for f in folders], out, asked=baseline, metric=metric, tune=tune)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise UserError(f"out={out}: no folder can be made there: {e.strerror}") from e
+    picture = figures.picture(report)
+    plain = report.plain()
+    if picture is not None:
+        write_atomic(out / "report.png", picture)
+    write_atomic(out / "report.json", json_module.dumps(plain, indent=1) + "\n")
+    write_atomic(out / "report.md", markdown.text(report, "report.png" if picture else None))
+    write_atomic(out / "report.html", html.page(report))
+    if show:
+        terminal.show(report, [out / "report.html", out / "report.md"])
+    return plain

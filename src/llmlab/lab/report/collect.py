@@ -1,0 +1,200 @@
+"""Run folders and sweeps below some folders, as they were written. Nothing is judged here but whether a run can be read."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from llmlab.errors import UserError
+from llmlab.lab import record
+from llmlab.lab.folder import CONFIG
+from llmlab.training.metrics import METRICS
+
+SWEEP = "sweep.json"
+SKIPPED = ("checkpoints", "__pycache__", "wandb", "tensorboard", "lightning_logs")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder. name: its path below the common folder of all that were given. config: as it was resolved, nested."""
+
+    folder: Path
+    name: str
+    record: Mapping[str, Any]
+    config: Mapping[str, Any]
+    status: str
+    reason: str | None
+
+    @property
+    def seed(self) -> int | None:
+        return self.record.get("seed")
+
+    @property
+    def began(self) -> str:
+        return str(self.record.get("began", ""))
+
+    @property
+    def asked(self) -> dict[str, str]:
+        """What was typed: {key or group: value}."""
+        return dict(split_override(o) for o in self.record.get("overrides", ()))
+
+    def metric(self, name: str) -> float | None:
+        return self.record.get("metrics", {}).get(name)
+
+    @cached_property
+    def tokenizer(self) -> str:
+        """Of what the text was cut into: a hash of tokenizer.json, else what the config says."""
+        try:
+            return hashlib.sha256((self.folder / "tokenizer.json").read_bytes()).hexdigest()[:12]
+        except OSError:
+            chosen = self.config.get("tokenizer") or {}
+            return f"{chosen.get('kind')}-{self.record.get('data', {}).get('vocabulary')}"
+
+    @cached_property
+    def rows(self) -> dict[str, list[tuple[float, float]]]:
+        """{column: [(tokens, value)]} of metrics.csv, in the order of steps; what can't be read is left out."""
+        found: dict[str, list[tuple[float, float]]] = {}
+        try:
+            with open(self.folder / METRICS, newline="", encoding="utf-8") as f:
+                reader = csv.reader(f)
+                header = next(reader, [])
+                wanted = [i for i, name in enumerate(header) if name == "loss" or name.startswith("val_")]
+                at = header.index("tokens")
+                for row in reader:
+                    if len(row) != len(header):
+                        continue
+                    for i in wanted:
+                        if row[i]:
+                            found.setdefault(header[i], []).append((float(row[at]), float(row[i])))
+        except (OSError, ValueError):
+            pass
+        return found
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """sweep.json. keys: a swept key -> its values, in the order typed. points: [{"folder", "overrides", ...}]."""
+
+    folder: Path
+    name: str | None
+    command: str
+    keys: Mapping[str, Sequence[str]]
+    fixed: Sequence[str] = ()
+    points: Sequence[Mapping[str, Any]] = ()
+
+
+@dataclass(frozen=True)
+class Found:
+    """All runs by name; all sweeps, those of the folders given first in front; points that have no run folder."""
+
+    root: Path
+    runs: list[Run]
+    sweeps: list[Sweep] = field(default_factory=list)
+    missing: list[Run] = field(default_factory=list)
+
+
+def split_override(text: str) -> tuple[str, str]:
+    """ "+a.b='c'" -> ("a.b", "c"); "~a" -> ("a", "null")."""
+    key, equals, value = text.partition("=")
+    return key.lstrip("+~"), value.strip("'\"") if equals else "null"
+
+
+def collect(folders: Sequence[Path]) -> Found:
+    """Every run and sweep below `folders`. UserError where a folder is not there or there is no run in any of them."""
+    tops = [Path(os.path.abspath(f)) for f in folders]
+    for given, top in zip(folders, tops, strict=True):
+        if not top.is_dir():
+            raise UserError(f"{given}: there is no such folder")
+    root = Path(os.path.commonpath(tops))
+    if (root / record.NAME).is_file():
+        root = root.parent
+    places: dict[Path, None] = {}
+    sweeps: dict[Path, Sweep] = {}
+    for top in tops:
+        for here, files in _walk(top):
+            if record.NAME in files:
+                places[here] = None
+            if SWEEP in files and here not in sweeps:
+                sweeps[here] = _sweep(here)
+    runs = sorted((_run(p, root) for p in places), key=lambda r: r.name)
+    missing = [_missing(s, p, root) for s in sweeps.values() for p in s.points if not _has_run(s.folder / p["folder"])]
+    if not runs:
+        below = " and ".join(str(f) for f in folders)
+        raise UserError(f"{below}: there is no run folder (one with a {record.NAME}) in it or below it")
+    return Found(root, runs, list(sweeps.values()), sorted(missing, key=lambda r: r.name))
+
+
+def _walk(top: Path) -> Iterable[tuple[Path, list[str]]]:
+    for here, folders, files in os.walk(top):
+        folders[:] = sorted(f for f in folders if f not in SKIPPED and not f.startswith("."))
+        yield Path(here), files
+
+
+def _has_run(folder: Path) -> bool:
+    return (folder / record.NAME).is_file()
+
+
+def _name(folder: Path, root: Path) -> str:
+    return Path(os.path.relpath(folder, root)).as_posix()
+
+
+def _run(folder: Path, root: Path) -> Run:
+    name = _name(folder, root)
+    try:
+        fields = record.read(folder)
+        complete = fields.get("status") == "completed"
+        if not isinstance(fields.get("metrics", {}), dict) or (complete and not isinstance(fields.get("seed"), int)):
+            raise UserError(f"{record.NAME} is not the record of a run")
+        fields.setdefault("seed", _seed(fields.get("overrides", ())))
+    except (UserError, AttributeError) as e:
+        return Run(folder, name, {}, {}, "unreadable", str(e).replace(str(folder), name))
+    try:
+        config = _yaml(folder / CONFIG)
+    except Exception as e:
+        if not complete:  # it ended before it began to train
+            return Run(folder, name, fields, {}, str(fields.get("status")), fields.get("reason"))
+        reason = f"its {CONFIG} can't be read: {type(e).__name__}"
+        return Run(folder, name, fields, {}, "unreadable", reason)
+    return Run(folder, name, fields, config, str(fields.get("status")), fields.get("reason"))
+
+
+def _missing(sweep: Sweep, point: Mapping[str, Any], root: Path) -> Run:
+    overrides = [*sweep.fixed, *point.get("overrides", ())]
+    fields = {"overrides": overrides, "seed": _seed(overrides)}
+    folder = sweep.folder / point["folder"]
+    return Run(folder, _name(folder, root), fields, {}, "not run", "the sweep has no run folder for this point")
+
+
+def _seed(overrides: Sequence[str]) -> int | None:
+    """The seed that was typed, for a run that ended before it had a record."""
+    typed = dict(split_override(o) for o in overrides).get("seed", "")
+    return int(typed) if typed.lstrip("-").isdigit() else None
+
+
+def _yaml(path: Path) -> Mapping[str, Any]:
+    import yaml
+
+    with open(path, encoding="utf-8") as f:
+        config = yaml.load(
+            f, getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+        )  # OmegaConf's own reader is ten times slower
+    if not isinstance(config, dict):
+        raise ValueError(f"{path} is empty")
+    return config
+
+
+def _sweep(folder: Path) -> Sweep:
+    try:
+        found = json.loads((folder / SWEEP).read_text(encoding="utf-8"))
+        keys = {str(k): [str(v) for v in values] for k, values in found.get("keys", {}).items()}
+        points = [p for p in found.get("points", ()) if isinstance(p.get("folder"), str)]
+        return Sweep(folder, found.get("name"), str(found.get("command", "")), keys, found.get("fixed", ()), points)
+    except (OSError, ValueError, AttributeError, TypeError) as e:
+        raise UserError(f"{folder / SWEEP} can't be read: {e}; delete it, or run the sweep again") from None

@@ -1,0 +1,136 @@
+"""What makes runs hard to compare: other text, tokens, compute or machines. Refusals, and lines for above the table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from llmlab.lab.report.variants import Variant
+
+SHARE = 0.01  # differences in compute beyond this are said
+BITS = "val_bits_per_byte"
+
+
+def traits(variant: Variant) -> dict[str, Any]:
+    """What must agree for losses to be comparable, and what they cost; of the variant's first counted run."""
+    record, leaves = variant.a_record(), variant.leaves
+    batches = leaves.get("train.validation_batches")
+    part = batches and (batches, record.get("batch", {}).get("micro"), record.get("devices"))
+    held_out = (leaves.get("data.validation"), leaves.get("data.split"), part)
+    hardware = record.get("hardware", {})
+    return {
+        "text": record.get("data", {}).get("fingerprint"),
+        "held_out": held_out,
+        "tokenizer": next(iter(variant.counted.values()), variant.runs[0]).tokenizer,
+        "objective": leaves.get("objective"),
+        "objective_options": {k: v for k, v in leaves.items() if k.startswith("objective.")},
+        "seq_len": record.get("batch", {}).get("seq_len"),
+        "tokens": record.get("tokens_seen", 0),
+        "active": record.get("parameters", {}).get("active", 0),
+        "flops": record.get("flops_per_token", 0.0),
+        "machine": (hardware.get("cpu"), tuple(hardware.get("devices", ())), hardware.get("threads")),
+    }
+
+
+def tokenizers_differ(variants: Sequence[Variant]) -> bool:
+    """Whether the same text was cut in several ways, all of which bits per byte can compare."""
+    counted = [v for v in variants if v.counted]
+    seen = [traits(v) for v in counted]
+    same_text = len({t["text"] for t in seen}) == 1
+    several = len({t["tokenizer"] for t in seen}) > 1
+    return same_text and several and all(len(v.values(BITS)) == len(v.counted) for v in counted)
+
+
+def judge(variants: Sequence[Variant], baseline: Variant, metric: str) -> tuple[dict[str, str], list[str]]:
+    """({variant that can't be compared with the baseline: why}, lines to be read before the table)."""
+    refused: dict[str, str] = {}
+    base = traits(baseline)
+    others = [(v, traits(v)) for v in variants if v is not baseline and v.counted]
+    for variant, own in others:
+        why = _refusal(own, base, metric) if baseline.counted else None
+        if why:
+            refused[variant.name] = why
+    lines = [f"Not comparable with {baseline.name}: {name}, for {why}." for name, why in refused.items()]
+    compared = [(v, t) for v, t in others if v.name not in refused]
+    lines += _warnings(compared, base, baseline)
+    lines += _compute(compared, base, baseline)
+    lines += _versions([v for v in variants if v.counted])
+    return refused, lines
+
+
+def _refusal(own: Mapping[str, Any], base: Mapping[str, Any], metric: str) -> str | None:
+    if own["text"] != base["text"]:
+        return "its text is another one"
+    if own["held_out"] != base["held_out"]:
+        return "its validation set is another one"
+    if own["objective"] != base["objective"] and metric != BITS:
+        return f"objective={own['objective']} has another loss than {base['objective']}"
+    if own["tokenizer"] != base["tokenizer"] and metric != BITS and metric.startswith(("val_", "loss")):
+        return f"its tokenizer is another one ({metric} is per token; report.metric={BITS} is not)"
+    return None
+
+
+def _warnings(others: Sequence[tuple[Variant, Mapping[str, Any]]], base: Mapping[str, Any], to: Variant) -> list[str]:
+    lines = []
+    if changed := [f"{v.name} has {t['seq_len']}" for v, t in others if t["seq_len"] != base["seq_len"]]:
+        lines.append(
+            f"data.seq_len differs: {to.name} has {base['seq_len']}, {', '.join(changed)}. More context makes text "
+            "easier to predict, so part of a difference in loss is the length, not the variant."
+        )
+    if changed := [v.name for v, t in others if t["objective_options"] != base["objective_options"]]:
+        lines.append(
+            f"The objective's options differ in {', '.join(changed)}: the loss may not measure the same thing."
+        )
+    machines = {t["machine"] for _, t in others} | {base["machine"]}
+    if len(machines) > 1:
+        lines.append("The runs were made on different machines or thread counts: do not compare tokens/s and memory.")
+    return lines
+
+
+def _compute(others: Sequence[tuple[Variant, Mapping[str, Any]]], base: Mapping[str, Any], to: Variant) -> list[str]:
+    """Which variants cost more or less than the baseline, by how much."""
+    unequal, tokens, equal_compute = [], [], True
+    for variant, own in others:
+        said = [
+            text
+            for key, what in (("active", "active parameters"), ("flops", "FLOPs per token"))
+            if (text := _more(own[key], base[key], what))
+        ]
+        if said:
+            unequal.append(f"{variant.name} has {' and '.join(said)}")
+        if text := _more(own["tokens"], base["tokens"], "tokens"):
+            tokens.append(f"{variant.name} saw {text}")
+        total, base_total = own["tokens"] * own["flops"], base["tokens"] * base["flops"]
+        equal_compute &= abs(total - base_total) <= SHARE * base_total
+    lines = []
+    if tokens and equal_compute:
+        lines.append(f"Equal compute is not equal tokens: against {to.name}, {'; '.join(tokens)}.")
+    elif tokens:
+        lines.append(
+            f"The budgets differ: against {to.name}, {'; '.join(tokens)}. More tokens lower the loss by themselves."
+        )
+    if unequal:
+        head = "The total FLOPs agree, but" if tokens and equal_compute else "Equal tokens is not equal compute:"
+        lines.append(f"{head} against {to.name}, {'; '.join(unequal)}.")
+    return lines
+
+
+def _more(own: float, base: float, what: str) -> str | None:
+    if not base or abs(own / base - 1) <= SHARE:
+        return None
+    change = 100 * (own / base - 1)
+    return f"{abs(change):.1f} % {'more' if change > 0 else 'fewer'} {what}"
+
+
+def _versions(variants: Sequence[Variant]) -> list[str]:
+    lines = []
+    records = [r.record for v in variants for r in v.counted.values()]
+    commits = {r.get("versions", {}).get("commit") for r in records} - {None}
+    if len(commits) > 1:
+        lines.append(f"The runs come from {len(commits)} commits of the code (see the table of runs).")
+    if any(r.get("steps", 0) < r.get("budget", {}).get("steps", 0) for r in records):
+        lines.append(
+            "Some runs were cut short of their budget by trainer.max_steps: "
+            "their schedule had not come to its end, and losses are higher than the budget's would be."
+        )
+    return lines

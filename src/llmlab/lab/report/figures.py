@@ -1,0 +1,323 @@
+"""The figures of a report, drawn by matplotlib: SVG whose colours are CSS variables, and one PNG for a README.
+
+The SVG is small enough (some 350 points wide) for its text to be readable at the width of a phone.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+from xml.sax.saxutils import escape
+
+from llmlab.lab.report import verdict as say
+from llmlab.lab.report.build import Report, Row
+from llmlab.lab.report.curves import Curve
+
+INK, MUTED, LINES, PAPER = "#1b1f24", "#5c6570", "#d8dde3", "#ffffff"
+# Okabe and Ito's palette (jfly.uni-koeln.de/color, 2008) without its yellow; the paler ones a little darker for a white page.
+PALETTE = ("#0072b2", "#d55e00", "#009e73", "#b8569a", "#b07a00", "#3594cc", "#7a5230")
+# The same hues for a dark page.
+DARK = ("#4ba3dd", "#ff8a4a", "#2cc79a", "#e28cc4", "#e6b53c", "#8ecdf2", "#c9a07c")
+DASHES = ("-", "--", ":", "-.")
+BANDS = 7  # more variants than these have no bands: they would hide each other
+
+
+class Figure(NamedTuple):
+    """An SVG element, what is seen in it, and what it means."""
+
+    name: str
+    title: str
+    caption: str
+    svg: str
+
+
+def style(i: int) -> tuple[str, str]:
+    """(colour, dash) of row i; the baseline is in ink."""
+    if i == 0:
+        return INK, "-"
+    return PALETTE[(i - 1) % len(PALETTE)], DASHES[(i - 1) // len(PALETTE) % len(DASHES)]
+
+
+def figures(report: Report) -> list[Figure]:
+    """Those that the report has numbers for."""
+    what = _what(report)
+    found = []
+    if _compared(report):
+        height = 0.9 + 0.42 * len(_compared(report))
+        text = (
+            "The difference of each variant to the baseline, paired by seed: its mean, its corrected interval, and "
+            "a dot for each seed. An interval that leaves out 0 is a difference that is not chance."
+        )
+        found.append(
+            _figure("differences", f"Difference in {what} to {report.baseline}", text, report, _forest, height)
+        )
+    if any(r.curve for r in report.rows):
+        band = "the mean over seeds, with a band from the lowest seed to the highest"
+        over = " Bands may overlap where the verdict is clear: it compares runs of the same seed."
+        text = f"{_drawn(report)} over tokens: {band}." + (over if any(r.n > 1 for r in report.rows) else "")
+        found.append(_figure("tokens", f"{_drawn(report)} over tokens", text, report, _over_tokens))
+        if any(r.flops_per_token for r in report.rows):
+            text = "The same over training FLOPs: what a variant costs a token stretches its curve."
+            found.append(_figure("flops", f"{_drawn(report)} over FLOPs", text, report, _over_flops))
+    if any(r.difference for r in report.rows):
+        text = "How the difference came about: each variant minus the baseline of the same seed, mean and range over seeds."
+        found.append(
+            _figure("paired", f"Paired difference in {_drawn(report).lower()}", text, report, _over_differences)
+        )
+    if sum(r.mean is not None and r.flops > 0 for r in report.rows) > 1:
+        text = (
+            "Each variant at what it cost in all, with the range of its seeds. The line is the Pareto front: "
+            "no other variant is both cheaper and better than those on it."
+        )
+        found.append(_figure("pareto", f"Final {what} against FLOPs", text, report, _scatter))
+    return found
+
+
+def picture(report: Report) -> bytes | None:
+    """The main figure as PNG: curves, differences, loss against FLOPs; None where there is nothing to draw."""
+    panels = [(f"{_drawn(report)} over tokens", _over_tokens)] if any(r.curve for r in report.rows) else []
+    if _compared(report):
+        panels.append((f"difference to {report.baseline}", _forest))
+    if sum(r.mean is not None and r.flops > 0 for r in report.rows) > 1:
+        panels.append((f"final {_what(report)} against FLOPs", _scatter))
+    if not panels:
+        return None
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure as Canvas
+
+    with _settings():
+        figure = Canvas(figsize=(4.4 * len(panels), 4.0), dpi=150, layout="constrained", facecolor=PAPER)
+        for axes, (title, draw) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+            draw(axes, report)
+            axes.set_title(title, fontsize=10, loc="left")
+        if len(report.rows) > 1:
+            handles = [_handle(i, row) for i, row in enumerate(report.rows)]
+            figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 4), frameon=False)
+        buffer = io.BytesIO()
+        FigureCanvasAgg(figure).print_png(buffer, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def variables(palette: tuple[str, ...]) -> str:
+    return " ".join(f"--c{i}: {c};" for i, c in enumerate(palette, 1))
+
+
+# ---------------------------------------------------------------- drawing
+
+
+def _what(report: Report) -> str:
+    return {"val_loss": "validation loss", "val_bits_per_byte": "bits per byte"}.get(report.metric, report.metric)
+
+
+def _drawn(report: Report) -> str:
+    return "Training loss" if report.drawn == "loss" else _what(report).capitalize()
+
+
+def _compared(report: Report) -> list[tuple[int, Row]]:
+    return [(i, r) for i, r in enumerate(report.rows) if r.comparison is not None and r.comparison.mean is not None]
+
+
+@contextmanager
+def _settings() -> Iterator[None]:
+    import matplotlib as mpl
+
+    with mpl.rc_context():
+        mpl.rcdefaults()  # a user's matplotlibrc would make another file
+        mpl.rcParams.update({
+            "svg.fonttype": "none", "svg.hashsalt": "llmlab", "font.size": 9, "axes.spines.top": False,
+            "axes.spines.right": False, "axes.edgecolor": MUTED, "axes.labelcolor": MUTED, "text.color": INK,
+            "xtick.color": MUTED, "ytick.color": MUTED, "grid.color": LINES, "axes.grid": True, "axes.axisbelow": True,
+            "axes.facecolor": "none", "grid.linewidth": 0.8, "lines.linewidth": 1.6, "axes.formatter.useoffset": False,
+        })  # fmt: skip
+        yield
+
+
+def _figure(name: str, title: str, caption: str, report: Report, draw: Any, height: float = 3.4) -> Figure:
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure as Canvas
+
+    with _settings():
+        figure = Canvas(figsize=(4.8, height), layout="constrained", facecolor="none")
+        titles = draw(figure.add_subplot(), report)
+        buffer = io.StringIO()
+        FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None})
+    return Figure(name, title, caption, _inline(buffer.getvalue(), name, title, titles))
+
+
+def _inline(svg: str, name: str, title: str, titles: dict[str, str]) -> str:
+    """matplotlib's file -> an element for HTML: own ids, colours as variables, hover titles."""
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"\s*<metadata>.*?</metadata>", "", svg, flags=re.S)
+    svg = re.sub(r"\s*<style type=\"text/css\">.*?</style>", "", svg, flags=re.S)
+    svg = re.sub(
+        r"<svg [^>]*viewBox=\"([^\"]+)\"[^>]*>", f'<svg viewBox="\\1" role="img" aria-label="{escape(title)}">', svg
+    )
+    svg = re.sub(r'\bid="', f'id="{name}-', svg)
+    svg = re.sub(r"url\(#", f"url(#{name}-", svg)
+    svg = re.sub(r'href="#', f'href="#{name}-', svg)
+    named = {INK: "--ink", MUTED: "--muted", LINES: "--lines", PAPER: "--paper"}
+    named |= {c: f"--c{i}" for i, c in enumerate(PALETTE, 1)}
+    svg = re.sub(r"#[0-9a-f]{6}\b", lambda m: f"var({named[m[0]]})" if m[0] in named else m[0], svg)
+    for key, text in titles.items():
+        svg = svg.replace(f'<g id="{name}-{key}">', f'<g id="{name}-{key}"><title>{escape(text)}</title>', 1)
+    return svg.strip()
+
+
+def _handle(i: int, row: Row) -> Any:
+    from matplotlib.lines import Line2D
+
+    colour, dash = style(i)
+    return Line2D([], [], color=colour, ls=dash, marker="o", ms=4, label=row.name)
+
+
+def _curves(axes: Any, report: Report, curves: list[tuple[int, Row, Curve, float]]) -> dict[str, str]:
+    """curves: (row's number, row, curve, units of x a token)."""
+    titles = {}
+    for i, row, curve, scale in curves:
+        colour, dash = style(i)
+        x = [t * scale for t in curve.tokens]
+        if row.n > 1 and len(report.rows) <= BANDS + 1:
+            axes.fill_between(x, curve.low, curve.high, color=colour, alpha=0.15, lw=0)
+        axes.plot(x, curve.mean, color=colour, ls=dash, zorder=3 + (i == 0), gid=f"line{i}")
+        titles[f"line{i}"] = row.name
+    return titles
+
+
+def _zoom(axes: Any, curves: list[Curve]) -> None:
+    """The first steep stretch of a loss would squeeze the rest, where variants differ: start above a tenth of the way."""
+    last = max(c.tokens[-1] for c in curves)
+    late = [
+        v
+        for c in curves
+        for t, h, low in zip(c.tokens, c.high, c.low, strict=True)
+        if t >= 0.1 * last
+        for v in (h, low)
+    ]
+    if late and max(late) > min(late):
+        room = 0.06 * (max(late) - min(late))
+        axes.set_ylim(min(late) - room, max(late) + room)
+
+
+def _over_tokens(axes: Any, report: Report) -> dict[str, str]:
+    drawn = [(i, r, r.curve, 1.0) for i, r in enumerate(report.rows) if r.curve]
+    axes.set_xlabel("tokens")
+    return _losses(axes, report, drawn)
+
+
+def _over_flops(axes: Any, report: Report) -> dict[str, str]:
+    drawn = [(i, r, r.curve, r.flops_per_token) for i, r in enumerate(report.rows) if r.curve and r.flops_per_token]
+    axes.set_xlabel("training FLOPs")
+    return _losses(axes, report, drawn)
+
+
+def _losses(axes: Any, report: Report, drawn: Any) -> dict[str, str]:
+    titles = _curves(axes, report, drawn)
+    _zoom(axes, [c for _, _, c, _ in drawn])
+    _large(axes.xaxis)
+    axes.set_ylabel(_unit(report))
+    return titles
+
+
+def _over_differences(axes: Any, report: Report) -> dict[str, str]:
+    drawn = [(i, r, r.difference, 1.0) for i, r in enumerate(report.rows) if r.difference]
+    axes.axhline(0, color=INK, lw=1.2)
+    titles = _curves(axes, report, drawn)
+    _zoom(axes, [c for _, _, c, _ in drawn])
+    _large(axes.xaxis)
+    axes.set(xlabel="tokens", ylabel=f"difference ({_unit(report)})")
+    return titles
+
+
+def _forest(axes: Any, report: Report) -> dict[str, str]:
+    """A line a variant: dots of the seeds, mean, interval. An interval far wider than all else is cut, with an arrow."""
+    rows, titles = _compared(report), {}
+    dots = [d for _, r in rows for d in r.comparison.differences] + [0.0]  # type: ignore[union-attr]
+    span = (max(dots) - min(dots)) or abs(max(dots)) or 1.0
+    reach = (min(dots) - 1.5 * span, max(dots) + 1.5 * span)
+    shown = list(dots)
+    axes.axvline(0, color=INK, lw=1.2)
+    for y, (i, row) in enumerate(rows):
+        c, (colour, _) = row.comparison, style(i)
+        assert c is not None
+        if c.low is not None and c.high is not None:
+            ends = max(c.low, reach[0]), min(c.high, reach[1])
+            shown += ends
+            axes.plot(ends, [y, y], color=colour, lw=2.2, solid_capstyle="butt", gid=f"interval{i}")
+            for end, inside, mark in ((ends[0], c.low, "<"), (ends[1], c.high, ">")):
+                if end != inside:
+                    axes.plot([end], [y], marker=mark, color=colour, ms=5)
+        axes.plot(c.differences, [y] * c.n, ls="none", marker="o", ms=4, mfc="none", mec=colour, mew=1, alpha=0.7)
+        axes.plot([c.mean], [y], ls="none", marker="D", ms=6, color=colour, gid=f"mean{i}", zorder=5)
+        titles[f"mean{i}"] = titles[f"interval{i}"] = f"{row.name}: {row.short}"
+        axes.annotate(
+            row.name, (0, y), xycoords=("axes fraction", "data"), xytext=(2, 6), textcoords="offset points",
+            color=colour, fontsize=8.5, va="bottom", annotation_clip=False,
+        )  # fmt: skip
+    room = 0.06 * (max(shown) - min(shown) or 1.0)
+    axes.set(xlim=(min(shown) - room, max(shown) + room), ylim=(len(rows) - 0.55, -0.85), yticks=[])
+    axes.spines["left"].set_visible(False)
+    axes.grid(axis="y", visible=False)
+    side = "left" if not report.higher_is_better else "right"
+    axes.set_xlabel(f"difference ({report.unit})" + f"; better is to the {side}" if report.unit else "difference")
+    _few(axes.xaxis)
+    return titles
+
+
+def _scatter(axes: Any, report: Report) -> dict[str, str]:
+    points = [(r.flops, r.mean, i, r) for i, r in enumerate(report.rows) if r.mean is not None and r.flops > 0]
+    titles = {}
+    front = pareto([(x, y) for x, y, _, _ in points], report.higher_is_better)
+    if len(front) > 1:
+        axes.plot(*zip(*front, strict=True), color=MUTED, lw=1, ls="--", drawstyle="steps-post", zorder=1)
+    for x, y, i, row in points:
+        colour, values = style(i)[0], list(row.values.values())
+        axes.plot([x, x], [min(values), max(values)], color=colour, lw=1.6, alpha=0.6)
+        axes.plot(
+            [x], [y], marker="os^Dv"[(i - 1) // len(PALETTE) % 5 if i else 0], ms=7, color=colour, gid=f"point{i}"
+        )
+        titles[f"point{i}"] = f"{row.name}: {y:.{report.digits}f} at {say.power_of_ten(x)} FLOPs"
+    xs = [x for x, *_ in points]
+    if max(xs) / min(xs) > 4:
+        axes.set_xscale("log")
+    else:
+        room = 0.1 * (max(xs) - min(xs)) or 0.05 * max(xs)
+        axes.set_xlim(min(xs) - room, max(xs) + room)
+    _large(axes.xaxis)
+    axes.set(xlabel="training FLOPs", ylabel=_unit(report))
+    return titles
+
+
+def pareto(points: list[tuple[float, float]], higher: bool = False) -> list[tuple[float, float]]:
+    """Those that no other beats in both cost and value, from the cheapest."""
+    front: list[tuple[float, float]] = []
+    for x, y in sorted(points, key=lambda p: (p[0], -p[1] if higher else p[1])):
+        if not front or (y > front[-1][1] if higher else y < front[-1][1]):
+            front.append((x, y))
+    return front
+
+
+def _unit(report: Report) -> str:
+    return "nats a target" if report.drawn == "loss" else report.unit or report.metric
+
+
+def _large(axis: Any) -> None:
+    _few(axis)
+    axis.set_major_formatter(lambda x, _: "0" if x == 0 else _short(x))
+
+
+def _short(x: float) -> str:
+    if abs(x) < 1e12:
+        return say.large(x)
+    return f"{x:.3g}".replace("e+", "e")
+
+
+def _few(axis: Any) -> None:
+    from matplotlib.ticker import LogLocator, MaxNLocator
+
+    if axis.get_scale() == "log":
+        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=6))
+    else:
+        axis.set_major_locator(MaxNLocator(5))

@@ -1,0 +1,150 @@
+"""report.html: one file with everything in it, no scripts, right in light and dark, on a phone and on a wide screen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+
+from llmlab.lab.report import build, figures, table
+from llmlab.lab.report.build import Report
+
+CSS = """
+:root {{ color-scheme: light dark; --paper: #ffffff; --card: #f6f8fa; --ink: #1b1f24; --muted: #5c6570; --lines: #d8dde3;
+  --good: #11713f; --bad: #b3261e; --warn: #8a5a00; --warn-paper: #fff6e0; {light} }}
+@media (prefers-color-scheme: dark) {{ :root {{ --paper: #14171b; --card: #1c2026; --ink: #e7eaee; --muted: #9da7b3;
+  --lines: #343b44; --good: #5ccb8f; --bad: #ff8f85; --warn: #f0c060; --warn-paper: #2c2515; {dark} }} }}
+* {{ box-sizing: border-box; }}
+body {{ margin: 0; background: var(--paper); color: var(--ink); font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto,
+  "Helvetica Neue", "Noto Sans", "Liberation Sans", Arial, sans-serif; }}
+main {{ max-width: 1180px; margin: 0 auto; padding: 24px 20px 64px; }}
+h1 {{ font-size: clamp(1.25rem, 4.5vw, 1.8rem); line-height: 1.25; margin: 0 0 6px; overflow-wrap: anywhere; }}
+h2 {{ font-size: 1.15rem; margin: 40px 0 10px; }}
+p, ul {{ margin: 8px 0; }} .lead {{ color: var(--muted); }}
+.verdicts {{ list-style: none; padding: 0; margin: 18px 0; }}
+.verdicts li {{ padding: 8px 14px; border-left: 4px solid var(--muted); background: var(--card); margin: 6px 0;
+  overflow-wrap: anywhere; border-radius: 0 6px 6px 0; }}
+.verdicts .better {{ border-color: var(--good); }} .verdicts .worse {{ border-color: var(--bad); }}
+.notice {{ background: var(--warn-paper); border: 1px solid var(--warn); border-radius: 6px; padding: 8px 14px; margin: 8px 0;
+  overflow-wrap: anywhere; }}
+.scroll {{ overflow-x: auto; margin: 12px 0; border: 1px solid var(--lines); border-radius: 6px; }}
+table {{ border-collapse: collapse; font-size: 0.875rem; width: 100%; font-variant-numeric: tabular-nums; }}
+th, td {{ padding: 7px 12px; text-align: left; vertical-align: top; border-bottom: 1px solid var(--lines); }}
+th {{ color: var(--muted); font-weight: 600; white-space: nowrap; }} tr:last-child td {{ border-bottom: 0; }}
+.n {{ text-align: right; white-space: nowrap; }} .name {{ min-width: 8.5em; max-width: 22em; overflow-wrap: anywhere; }}
+.wide {{ min-width: 13em; }} td.better, td.worse {{ color: var(--good); font-weight: 600; }} td.worse {{ color: var(--bad); }}
+tr.base td {{ background: var(--card); }} tr.out td {{ color: var(--muted); }} a {{ color: inherit; }}
+code, pre {{ font: 0.85rem/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, "Liberation Mono", monospace; }}
+pre {{ background: var(--card); padding: 10px 14px; border-radius: 6px; white-space: pre-wrap; overflow-wrap: anywhere; }}
+.legend {{ display: flex; flex-wrap: wrap; gap: 4px 18px; list-style: none; padding: 0; font-size: 0.875rem; }}
+.legend li {{ overflow-wrap: anywhere; }} .legend svg {{ width: 28px; height: 10px; margin-right: 6px; }}
+.figures {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 420px), 1fr)); gap: 28px 36px;
+  align-items: start; }}
+figure {{ margin: 0; min-width: 0; }} figure h3 {{ font-size: 0.95rem; margin: 0 0 4px; overflow-wrap: anywhere; }}
+figcaption {{ color: var(--muted); font-size: 0.85rem; }}
+figure svg {{ width: 100%; max-width: 560px; height: auto; display: block; }}
+figure svg * {{ stroke-linejoin: round; }} figure svg text {{ font-family: inherit !important; }}
+details summary {{ cursor: pointer; }} .method {{ color: var(--muted); font-size: 0.9rem; }}
+"""
+
+
+def page(report: Report) -> str:
+    """The whole file."""
+    css = CSS.format(light=figures.variables(figures.PALETTE), dark=figures.variables(figures.DARK))
+    body = [f"<h1>{escape(report.title)}</h1>", f'<p class="lead">{escape(table.headline(report))}</p>']
+    if said := table.sentences(report):
+        items = (f'<li class="{word.replace(" ", "-")}">{escape(text)}</li>' for word, text in said)
+        body.append(f'<ul class="verdicts">{"".join(items)}</ul>')
+    body += [f'<p class="notice">{escape(n)}</p>' for n in report.notices]
+    if report.rows:
+        body.append(_variants(report))
+    body += [_list(report.notes)] if report.notes else []
+    body += _figures(report)
+    if grid := table.grid(report):
+        head, rows = grid
+        body.append(f"<h2>The grid of {escape(head[0])}</h2><p>Means over seeds (how many); * is the chosen one.</p>")
+        body.append(_table(["variant", *head[1:]], rows, numeric=range(1, len(head))))
+    if commands := table.commands(report):
+        body.append(f"<h2>What was asked</h2><pre>{escape(chr(10).join(commands))}</pre>")
+    if report.keys:
+        names = [r.name for r in report.rows]
+        rows = [[key, *(values.get(n) or "" for n in names)] for key, values in report.keys.items()]
+        body.append("<h2>The keys that differ</h2>" + _table(["key", *names], rows))
+    if method := build.method(report):
+        body.append(f'<h2>How to read it</h2><div class="method">{_list(method)}</div>')
+    body.append(_runs(report))
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{escape(report.title)}</title>\n<style>{css}</style>\n</head>\n<body>\n<main>\n"
+        + "\n".join(body)
+        + "\n</main>\n</body>\n</html>\n"
+    )
+
+
+def _variants(report: Report) -> str:
+    cells = table.columns(report)
+    head = "".join(f'<th class="{"n" if c.numeric else ""}">{escape(c.name)}</th>' for c in cells)
+    rows = []
+    for i, row in enumerate(report.rows):
+        tds = []
+        for c in cells:
+            kind = "n" if c.numeric else "name" if c.name == "variant" else f"wide {row.verdict}"
+            mark = _swatch(i) if c.name == "variant" and len(report.rows) > 1 else ""
+            tds.append(f'<td class="{kind}">{mark}{escape(c.cells[i])}</td>')
+        rows.append(f'<tr class="{"base" if row.is_baseline else ""}">{"".join(tds)}</tr>')
+    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
+
+
+def _swatch(i: int) -> str:
+    """A stretch of the variant's line."""
+    colour, dash = figures.style(i)
+    name = "--ink" if i == 0 else f"--c{figures.PALETTE.index(colour) + 1}"
+    pattern = {
+        "-": "",
+        "--": ' stroke-dasharray="7 4"',
+        ":": ' stroke-dasharray="2 3"',
+        "-.": ' stroke-dasharray="7 3 2 3"',
+    }
+    line = f'<path d="M0 5H28" stroke="var({name})" stroke-width="3"{pattern[dash]}/>'
+    return f'<svg viewBox="0 0 28 10" width="28" height="10" aria-hidden="true">{line}</svg> '
+
+
+def _figures(report: Report) -> list[str]:
+    drawn = figures.figures(report)
+    if not drawn:
+        return []
+    legend = ""
+    if len(report.rows) > 1:
+        items = "".join(f"<li>{_swatch(i)}{escape(r.name)}</li>" for i, r in enumerate(report.rows) if r.n)
+        legend = f'<ul class="legend">{items}</ul>'
+    shown = (
+        f"<figure><h3>{escape(f.title)}</h3>{f.svg}<figcaption>{escape(f.caption)}</figcaption></figure>" for f in drawn
+    )
+    return [f'<h2>Figures</h2>{legend}<div class="figures">{"".join(shown)}</div>']
+
+
+def _list(lines: Sequence[str]) -> str:
+    return "<ul>" + "".join(f"<li>{escape(line)}</li>" for line in lines) + "</ul>"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]], numeric: Sequence[int] = ()) -> str:
+    def cells(tag: str, row: Sequence[str]) -> str:
+        return "".join(
+            f'<{tag} class="{"n" if i in numeric else "name" if i == 0 else ""}">{escape(c)}</{tag}>'
+            for i, c in enumerate(row)
+        )
+
+    body = "".join(f"<tr>{cells('td', row)}</tr>" for row in rows)
+    return f'<div class="scroll"><table><thead><tr>{cells("th", head)}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def _runs(report: Report) -> str:
+    head, rows, links = table.lines(report)
+    top = "".join(f'<th class="{"n" if 2 <= i <= 5 else ""}">{escape(h)}</th>' for i, h in enumerate(head))
+    body = []
+    for run, row, link in zip(report.runs, rows, links, strict=True):
+        first = f'<td class="name"><a href="{escape(link)}">{escape(row[0])}</a></td>'
+        rest = "".join(f'<td class="{"n" if 2 <= i <= 5 else ""}">{escape(c)}</td>' for i, c in enumerate(row) if i)
+        body.append(f'<tr class="{"" if run.why is None else "out"}">{first}{rest}</tr>')
+    whole = f"<table><thead><tr>{top}</tr></thead><tbody>{''.join(body)}</tbody></table>"
+    return f'<h2>All runs</h2><div class="scroll">{whole}</div>'

@@ -1,0 +1,360 @@
+"""Runs -> variants: those whose configs are equal but for the seed (and a tuned key), named by the keys that differ."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from llmlab.config.schema import SLOTS
+from llmlab.errors import UserError
+from llmlab.lab.report import stats
+from llmlab.lab.report.collect import Found, Run, split_override
+from llmlab.registry import near
+
+# Keys that change no number of a run, or that name it.
+IGNORED = re.compile(
+    r"seed|resume|sweep|hydra\..*|(logger|callbacks)(\..*)?|train\.(keep|sample|checkpoint_every)"
+    r"|data\.num_workers|trainer\.enable_(progress_bar|model_summary)"
+)
+TUNED = "optimizer.lr"
+NAMED_KEYS = 4  # a variant that differs in more keys is named by those that suffice, and told how many there are
+
+
+@dataclass
+class Tuned:
+    """The grid of a variant's tuned key: its best value by the mean over seeds."""
+
+    key: str
+    value: str
+    grid: list[tuple[str, float | None, int]]  # (value, mean over seeds or None where no run ended, seeds)
+    edge: str | None  # "lowest" or "highest" where the best is the grid's end, "only" where nothing was chosen from
+    seeds_differ: bool = False  # values that fewer seeds have were no candidates
+
+
+@dataclass
+class Variant:
+    """leaves: the flat config. counted: seed -> the run whose numbers are used. left_out: why the others are not."""
+
+    leaves: dict[str, Any]
+    parts: set[str]
+    runs: list[Run]
+    name: str = ""
+    keys: dict[str, str] = field(default_factory=dict)
+    counted: dict[int, Run] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
+    beaten: set[str] = field(default_factory=set)  # those of values of the tuned key that are not the best
+    tuned: Tuned | None = None
+
+    def values(self, metric: str) -> dict[int, float]:
+        return {s: v for s, r in sorted(self.counted.items()) if (v := r.metric(metric)) is not None}
+
+    def a_record(self) -> Mapping[str, Any]:
+        return next(iter(self.counted.values()), self.runs[0]).record
+
+
+def flatten(config: Mapping[str, Any]) -> tuple[dict[str, Any], set[str]]:
+    """{dotted key: value} without nulls, and which keys are parts: a part is its name, its options lie below it."""
+    leaves: dict[str, Any] = {}
+    parts: set[str] = set()
+
+    def walk(node: Any, path: str) -> None:
+        if not isinstance(node, Mapping):
+            if node is not None:
+                leaves[path] = json.dumps(node) if isinstance(node, list) else node
+            return
+        if isinstance(node.get("_part_"), str):
+            leaves[path] = node["_part_"]
+            parts.add(path)
+        for name, value in node.items():
+            if name != "_part_":
+                walk(value, f"{path}.{name}" if path else str(name))
+
+    walk(config, "")
+    return leaves, parts
+
+
+def show(value: Any) -> str:
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def group(found: Found, metric: str, tune: str | None) -> list[Variant]:
+    """The variants, each with the runs that count, named, in the order of their sweep, else of their names.
+
+    tune: the key of which each variant has a grid to choose from; None: optimizer.lr where some variant has several;
+    "null": none. UserError if a tuned key that was asked for is none, or is never varied.
+    """
+    flat = _flat(found.runs)
+    known = {key for _, leaves, _ in flat for key in leaves}
+    key = _tuned_key(flat, tune, known)
+    groups: dict[tuple, Variant] = {}
+    for run, leaves, parts in flat:
+        kept = {k: v for k, v in leaves.items() if not IGNORED.fullmatch(k) and k != key}
+        groups.setdefault(_identity(kept), Variant(kept, parts, [])).runs.append(run)
+    variants = list(groups.values())
+    for variant in variants:
+        _count(variant, metric, key)
+    _name(variants, key)
+    return sorted(variants, key=lambda v: (_place(found, v), v.name))
+
+
+def _flat(runs: Sequence[Run]) -> list[tuple[Run, dict[str, Any], set[str]]]:
+    """Each run with its flat config; one text that was typed as several paths has one of them."""
+    flat = [(run, *flatten(run.config)) for run in runs if run.config]
+    paths: dict[str, str] = {}
+    for run, leaves, _ in flat:
+        text = leaves["data.fingerprint"] = str(run.record.get("data", {}).get("fingerprint"))[:12]
+        if "data.path" in leaves:
+            paths[text] = min(paths.get(text, leaves["data.path"]), leaves["data.path"])
+    for _, leaves, _ in flat:
+        if "data.path" in leaves:
+            leaves["data.path"] = paths[leaves["data.fingerprint"]]
+    return flat
+
+
+def _identity(leaves: Mapping[str, Any]) -> tuple:
+    return tuple((k, repr(v)) for k, v in sorted(leaves.items()))
+
+
+def _tuned_key(flat: Sequence[tuple[Run, dict[str, Any], set[str]]], tune: str | None, known: set[str]) -> str | None:
+    if tune in ("null", "none"):
+        return None
+    key = tune or TUNED
+    if tune and tune not in known:
+        raise UserError(f"report.tune={tune}: no run has such a key; {near(tune, known)}")
+    grids: dict[tuple, set[str]] = {}
+    for _, leaves, _ in flat:
+        rest = {k: v for k, v in leaves.items() if not IGNORED.fullmatch(k) and k != key}
+        grids.setdefault(_identity(rest), set()).add(show(leaves.get(key)))
+    if any(len(values) > 1 for values in grids.values()):
+        return key
+    if tune:
+        raise UserError(f"report.tune={tune}: no variant has more than one value of it; leave it out")
+    return None
+
+
+# ---------------------------------------------------------------- which runs count
+
+
+def _count(variant: Variant, metric: str, key: str | None) -> None:
+    """Fill `counted`, `left_out` and `tuned`."""
+    steps = max((r.record.get("steps", 0) for r in variant.runs if r.status == "completed"), default=0)
+    grid: dict[str, dict[int, Run]] = {}
+    for run in sorted(variant.runs, key=lambda r: (r.began, r.name)):
+        value = show(flatten(run.config)[0].get(key)) if key else ""
+        held = grid.setdefault(value, {})
+        reason = _why_not(run, metric, steps)
+        if reason:
+            variant.left_out[run.name] = reason
+            continue
+        assert run.seed is not None
+        if run.seed in held:  # the later one comes second
+            variant.left_out[held[run.seed].name] = f"a newer run of the same seed is counted: {run.name}"
+        held[run.seed] = run
+    if key is None:
+        variant.counted = grid.get("", {})
+        return
+    most = max(len(held) for held in grid.values())
+    means = {
+        value: stats.mean([m for r in held.values() if (m := r.metric(metric)) is not None]) if held else None
+        for value, held in grid.items()
+    }
+    ordered = sorted(grid, key=_number)
+    best = sorted(
+        (m * (-1 if higher_is_better(metric) else 1), _number(v), v)
+        for v, m in means.items()
+        if m is not None and len(grid[v]) == most
+    )
+    if not best:
+        return
+    value = best[0][2]
+    edge = "only" if len(grid) == 1 else {ordered[0]: "lowest", ordered[-1]: "highest"}.get(value)
+    fewer = any(len(held) < most for held in grid.values())
+    variant.tuned = Tuned(key, value, [(v, means[v], len(grid[v])) for v in ordered], edge, fewer)
+    variant.counted = grid[value]
+    for other, held in grid.items():
+        if other != value:
+            for run in held.values():
+                variant.beaten.add(run.name)
+                variant.left_out[run.name] = f"{key}={other} is not the best of the variant's grid"
+
+
+def _number(value: str) -> tuple[float, str]:
+    try:
+        return float(value), value
+    except ValueError:
+        return math.inf, value
+
+
+def _why_not(run: Run, metric: str, steps: int) -> str | None:
+    if run.status != "completed":
+        return f"{run.status}: {run.reason}" if run.reason else run.status
+    value = run.metric(metric)
+    if value is None:
+        return f"it has no {metric}"
+    if not math.isfinite(value):
+        return f"its {metric} is {value}"
+    done, budget = run.record.get("steps", 0), run.record.get("budget", {})
+    if done < steps and budget.get("unit") != "minutes":
+        return f"it was cut short at step {done:,}, where others of the variant have {steps:,}"
+    return None
+
+
+def higher_is_better(metric: str) -> bool:
+    return "accuracy" in metric
+
+
+# ---------------------------------------------------------------- names
+
+
+def differing(variants: Sequence[Variant]) -> dict[str, list[str | None]]:
+    """{key: its value in each variant} of the keys that differ. A part's options count among those who have the part;
+    for the others they are None."""
+    found: dict[str, list[str | None]] = {}
+    parts = set().union(*(v.parts for v in variants)) if variants else set()
+    for key in sorted({k for v in variants for k in v.leaves}, key=_rank):
+        values = [show(v.leaves.get(key)) for v in variants]
+        if len(set(values)) == 1:
+            continue
+        owner = None if key in parts else _owner(key, parts)
+        if owner is None:
+            found[key] = list(values)
+            continue
+        names = [v.leaves.get(owner) for v in variants]
+        mixed = {n for n in names if len({x for x, m in zip(values, names, strict=True) if m == n}) > 1}
+        if mixed:
+            found[key] = [x if n in mixed else None for x, n in zip(values, names, strict=True)]
+    return found
+
+
+def _owner(key: str, parts: Iterable[str]) -> str | None:
+    return max((p for p in parts if key.startswith(f"{p}.")), key=len, default=None)
+
+
+def _rank(key: str) -> tuple[int, str]:
+    if key == "model.family":
+        return 0, key
+    return (1 if key.rpartition(".")[2] in SLOTS else 2), key
+
+
+def _name(variants: Sequence[Variant], tuned: str | None) -> None:
+    """Names from what was typed where that tells the variants apart, else from the config."""
+    if len(variants) == 1:
+        variants[0].name = str(variants[0].a_record().get("family", "runs"))
+        return
+    typed = _typed(variants, tuned)
+    for i, variant in enumerate(variants):
+        variant.keys = typed[i] if typed else _short(variants, i)
+    for variant in variants:
+        variant.name = ", ".join(f"{k}={v}" if v else k for k, v in variant.keys.items())
+    seen: dict[str, int] = {}
+    for variant in variants:
+        seen[variant.name] = seen.get(variant.name, 0) + 1
+        if seen[variant.name] > 1:
+            variant.name += f" ({seen[variant.name]})"
+
+
+def _typed(variants: Sequence[Variant], tuned: str | None) -> list[dict[str, str]] | None:
+    """What was typed in all variants and not the same in all; None where that does not tell them apart."""
+    asked = []
+    for variant in variants:
+        each = [run.asked for run in variant.runs]
+        same = {k: v for k, v in each[0].items() if all(e.get(k) == v for e in each)}
+        asked.append({k: v for k, v in same.items() if not IGNORED.fullmatch(k) and k != tuned})
+    keys = {k for a in asked for k in a}
+    varied = [k for k in sorted(keys, key=_rank) if len({a.get(k) for a in asked}) > 1]
+    if not varied or any(k not in a for k in varied for a in asked):
+        return None
+    labels = [{k: a[k] for k in varied} for a in asked]
+    return labels if len({tuple(label.items()) for label in labels}) == len(labels) else None
+
+
+def _short(variants: Sequence[Variant], i: int) -> dict[str, str]:
+    table = differing(variants)
+    chosen = list(table)
+    if len(chosen) > NAMED_KEYS:
+        chosen = []
+        for key in table:
+            chosen.append(key)
+            if len({tuple(table[k][j] for k in chosen) for j in range(len(variants))}) == len(variants):
+                break
+    label = {"model" if k == "model.family" else k: v for k in chosen if (v := table[k][i]) is not None}
+    if more := len(table) - len(chosen):
+        label[f"{more} more keys"] = ""
+    return label
+
+
+def _place(found: Found, variant: Variant) -> tuple[str, int]:
+    """The sweep and the first of its points that the variant has; runs of no sweep come last."""
+    mine = {run.folder for run in variant.runs}
+    for sweep in sorted(found.sweeps, key=lambda s: s.folder):
+        for i, point in enumerate(sweep.points):
+            if sweep.folder / point["folder"] in mine:
+                return sweep.folder.as_posix(), i
+    return "\uffff", 0
+
+
+# ---------------------------------------------------------------- the baseline
+
+
+def baseline(found: Found, variants: Sequence[Variant], asked: str | None) -> tuple[Variant, str | None]:
+    """The variant to compare with, and a line where that is not the one that was to be expected.
+
+    `asked`, as "attention=gqa" or "attention=gqa,ffn=gelu"; else the first value of each key of the first sweep; else the
+    variant with the oldest run. Keys left open by `asked` take their first value in the sweep. UserError if none fits.
+    """
+    first = _first_values(found, variants)
+    if asked:
+        return _asked_for(variants, asked, first), None
+    complete = [v for v in variants if v.counted]
+    if first and (fits := [v for v in variants if _fits(v, first)]):
+        chosen = next((v for v in fits if v.counted), None)
+        if chosen:
+            return chosen, None
+        if not complete:
+            return fits[0], None
+    pool = complete or list(variants)
+    oldest = min(pool, key=lambda v: min((r.began, r.name) for r in v.runs))
+    expected = ", ".join(f"{k}={v}" for k, v in first.items())
+    line = f"The sweep's first variant, {expected}, has no complete run; compared with {oldest.name} instead."
+    return oldest, line if first and complete else None
+
+
+def _first_values(found: Found, variants: Sequence[Variant]) -> dict[str, str]:
+    tuned = {v.tuned.key for v in variants if v.tuned}
+    for sweep in found.sweeps:
+        keys = {k: values[0] for k, values in sweep.keys.items() if values}
+        kept = {k: v for k, v in keys.items() if not IGNORED.fullmatch(k) and k not in tuned}
+        if kept:
+            return kept
+    return {}
+
+
+def _fits(variant: Variant, wanted: Mapping[str, str]) -> bool:
+    """Whether each key was typed so, or is so in the config."""
+    said = [{**run.asked, **variant.keys} for run in variant.runs]
+    for key, value in wanted.items():
+        path = "model.family" if key == "model" else key
+        if show(variant.leaves.get(path)) != value and not any(s.get(key) == value for s in said):
+            return False
+    return True
+
+
+def _asked_for(variants: Sequence[Variant], asked: str, first: Mapping[str, str]) -> Variant:
+    if exact := [v for v in variants if v.name == asked]:
+        return exact[0]
+    wanted = dict(split_override(piece) for piece in re.split(r",\s*(?=[^,=\s]+=)", asked))
+    names = [v.name for v in variants]
+    fits = [v for v in variants if "=" in asked and _fits(v, wanted)]
+    for key, value in first.items():
+        if len(fits) > 1 and key not in wanted:
+            fits = [v for v in fits if _fits(v, {key: value})] or fits
+    if not fits:
+        raise UserError(f"report.baseline={asked}: there is no such variant; {near(asked, names)}")
+    if len(fits) > 1:
+        more = "; ".join(v.name for v in fits)
+        raise UserError(f"report.baseline={asked} names {len(fits)} variants: {more}; name one of them")
+    return fits[0]
