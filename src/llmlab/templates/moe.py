@@ -1,12 +1,14 @@
 """A router of your own: which experts a token visits. n tokens, k experts a token, E experts."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from llmlab.registry import register
 from llmlab.sizes import Sizes
-from llmlab.slots import Linear, Routing
+from llmlab.slots import Linear, Routing, alone
 
 
 @register("moe", "my_moe")
@@ -27,21 +29,22 @@ class MyMoe(nn.Module):
         self.traits, self.temperature = sizes.moe, temperature
         self.gate = Linear(sizes.dim, sizes.moe.n_experts, role="router")
 
-    def forward(self, x_nD: Tensor, valid: Tensor | None) -> Routing:
+    def forward(self, x_nD: Tensor, valid: Tensor | None, total: Callable[[Tensor], Tensor] = alone) -> Routing:
         with torch.autocast(x_nD.device.type, enabled=False):  # the choice is made in float32
             z_nE = F.linear(x_nD.float(), self.gate.weight.float()) / self.temperature
         p_nE = z_nE.softmax(-1)
         weights_nk, experts_nk = p_nE.topk(self.traits.per_token, -1)
         if self.traits.renormalise:
             weights_nk = weights_nk / weights_nk.sum(-1, keepdim=True)
-        loss = self.traits.balance * balance(p_nE, experts_nk, valid) if self.traits.balance else None
+        loss = self.traits.balance * balance(p_nE, experts_nk, valid, total) if self.traits.balance else None
         return Routing(weights_nk, experts_nk, loss)
 
 
-def balance(p_nE: Tensor, experts_nk: Tensor, valid: Tensor | None) -> Tensor:
-    """E sum_e (share of visits of e) (mean probability of e)."""
+def balance(p_nE: Tensor, experts_nk: Tensor, valid: Tensor | None, total: Callable[[Tensor], Tensor]) -> Tensor:
+    """E sum_e (share of visits of e) (mean probability of e), over the valid tokens of all devices: `total` adds up."""
     if valid is not None:
         p_nE, experts_nk = p_nE[valid], experts_nk[valid]
-    n_experts = p_nE.shape[-1]
-    visits_E = torch.bincount(experts_nk.flatten(), minlength=n_experts) / max(experts_nk.numel(), 1)
-    return n_experts * (visits_E * p_nE.mean(0)).sum()
+    n_experts, k = p_nE.shape[-1], experts_nk.shape[-1]
+    n = total(p_nE.new_tensor([float(len(p_nE))])).clamp(min=1)
+    visits_E = total(torch.bincount(experts_nk.flatten(), minlength=n_experts).to(p_nE.dtype))
+    return n_experts * (visits_E / (n * k) * total(p_nE.sum(0)) / n).sum()
