@@ -51,9 +51,22 @@ class PreNorm(Residual):
 
     final_norm = True
 
+    def __init__(
+        self,
+        sizes: Sizes,
+        norm: Callable[[int, float], nn.Module],
+        names: tuple[str, ...],
+        /,
+        *,
+        normed_residual: bool = False,  # norm(x) + f(norm(x)) (Megatron's and BLOOM's option)
+    ):
+        super().__init__(sizes, norm, names)
+        self.normed_residual = normed_residual
+
     def wire(self, x_BTD: Tensor, f: Sublayer, norms: Norms) -> tuple[Tensor, Aux | None]:
-        y_BTD, aux = f(norms[0](x_BTD))
-        return x_BTD + self.dropout(y_BTD), aux
+        normed_BTD = norms[0](x_BTD)
+        y_BTD, aux = f(normed_BTD)
+        return (normed_BTD if self.normed_residual else x_BTD) + self.dropout(y_BTD), aux
 
 
 @register("block", "post")
@@ -84,3 +97,44 @@ class SandwichNorm(Residual):
         pre, post = norms
         y_BTD, aux = f(pre(x_BTD))
         return x_BTD + self.dropout(post(y_BTD)), aux
+
+
+@register("block", "reordered")
+class ReorderedNorm(Residual):
+    """Norms on what the sublayers give only (Swin v2; OLMo 2: OLMo et al. 2024, arXiv:2501.00656): x + norm(f(x)).
+
+    x (B, T, D) -> (B, T, D), aux.
+    """
+
+    final_norm = True
+
+    def wire(self, x_BTD: Tensor, f: Sublayer, norms: Norms) -> tuple[Tensor, Aux | None]:
+        y_BTD, aux = f(x_BTD)
+        return x_BTD + self.dropout(norms[0](y_BTD)), aux
+
+
+@register("block", "deepnorm")
+class DeepNorm(Residual):
+    """DeepNorm (Wang et al. 2022, arXiv:2203.00555): norm(alpha x + f(x)) for each f, alpha = sublayers^exponent.
+
+    x (B, T, D) -> (B, T, D), aux. The sublayers of the whole stack count: (2N)^1/4 in a decoder of N layers, as in the
+    paper; goes with init=deepnorm.
+    """
+
+    final_norm = False
+
+    def __init__(
+        self,
+        sizes: Sizes,
+        norm: Callable[[int, float], nn.Module],
+        names: tuple[str, ...],
+        /,
+        *,
+        exponent: float = 0.25,  # 0.5 in GLM-130B
+    ):
+        super().__init__(sizes, norm, names)
+        self.alpha = (len(self.names) * sizes.n_layers) ** exponent
+
+    def wire(self, x_BTD: Tensor, f: Sublayer, norms: Norms) -> tuple[Tensor, Aux | None]:
+        y_BTD, aux = f(x_BTD)
+        return norms[0](x_BTD * self.alpha + self.dropout(y_BTD)), aux
