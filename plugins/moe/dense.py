@@ -1,10 +1,12 @@
 """No experts."""
 
+from collections.abc import Callable
+
 from torch import Tensor, nn
 
 from llmlab.registry import register
 from llmlab.sizes import Sizes
-from llmlab.slots import Routing
+from llmlab.slots import Routing, alone
 
 
 @register("moe", "none")
@@ -28,5 +30,5 @@ class NoRouter(nn.Module):
     def __init__(self, sizes: Sizes, /):
         super().__init__()
 
-    def forward(self, x_nD: Tensor, valid: Tensor | None) -> Routing:
+    def forward(self, x_nD: Tensor, valid: Tensor | None, total: Callable[[Tensor], Tensor] = alone) -> Routing:
         raise RuntimeError("moe=none routes nothing")

@@ -1,12 +1,14 @@
 """Which experts a token visits. n tokens, k experts a token, E experts."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from llmlab.registry import register
 from llmlab.sizes import Sizes
-from llmlab.slots import Linear, Routing
+from llmlab.slots import Linear, Routing, alone
 
 
 def logits(gate: Linear, x_nD: Tensor) -> Tensor:
@@ -15,14 +17,19 @@ def logits(gate: Linear, x_nD: Tensor) -> Tensor:
         return F.linear(x_nD.float(), gate.weight.float())
 
 
-def balance(p_nE: Tensor, experts_nk: Tensor, valid: Tensor | None) -> Tensor:
-    """E sum_e f_e P_e over valid tokens: f the share of visits, P the mean probability. 1 where both are uniform."""
+Total = Callable[[Tensor], Tensor]
+
+
+def balance(p_nE: Tensor, experts_nk: Tensor, valid: Tensor | None, total: Total = alone) -> Tensor:
+    """E sum_e f_e P_e over the valid tokens of the micro-batch on all ranks: f the share of visits, P the mean
+    probability. 1 where both are uniform."""
     n_experts = p_nE.shape[-1]
     w_n = p_nE.new_ones(len(p_nE)) if valid is None else valid.to(p_nE.dtype)
-    total = w_n.sum().clamp(min=1)
     visits_E = p_nE.new_zeros(n_experts)
     visits_E = visits_E.index_add(0, experts_nk.reshape(-1), w_n.repeat_interleave(experts_nk.shape[-1]))
-    return n_experts * (visits_E / (total * experts_nk.shape[-1]) * (w_n @ p_nE / total)).sum()
+    n, visits_E, p_E = total(torch.cat([w_n.sum()[None], visits_E, w_n @ p_nE])).split([1, n_experts, n_experts])
+    n = n.clamp(min=1)
+    return n_experts * (visits_E / (n * experts_nk.shape[-1]) * (p_E / n)).sum()
 
 
 @register("moe", "topk")
@@ -31,7 +38,8 @@ class TopK(nn.Module):
 
     (n, D) -> weights and experts (n, k); weights sum to 1 if model.moe.renormalise. Loss: model.moe.balance times the
     Switch balance loss (Fedus et al. 2021, arXiv:2101.03961; 1 at uniform routing) plus model.moe.z times the mean
-    square of the log-partition (ST-MoE: Zoph et al. 2022, arXiv:2202.08906), over valid tokens. Logits in float32.
+    square of the log-partition (ST-MoE: Zoph et al. 2022, arXiv:2202.08906), over the valid tokens of a micro-batch on
+    all devices. Where a step has several micro-batches it is their mean. Logits in float32.
     """
 
     dense = False
@@ -41,7 +49,7 @@ class TopK(nn.Module):
         self.traits = sizes.moe
         self.gate = Linear(sizes.dim, sizes.moe.n_experts, role="router")
 
-    def forward(self, x_nD: Tensor, valid: Tensor | None) -> Routing:
+    def forward(self, x_nD: Tensor, valid: Tensor | None, total: Total = alone) -> Routing:
         z_nE = logits(self.gate, x_nD)
         p_nE = z_nE.softmax(-1)
         weights_nk, experts_nk = p_nE.topk(self.traits.per_token, -1)
@@ -49,11 +57,12 @@ class TopK(nn.Module):
             weights_nk = weights_nk / weights_nk.sum(-1, keepdim=True)
         loss = None
         if self.traits.balance:
-            loss = self.traits.balance * balance(p_nE, experts_nk, valid)
+            loss = self.traits.balance * balance(p_nE, experts_nk, valid, total)
         if self.traits.z:
             square_n = z_nE.logsumexp(-1).square()
-            mean = square_n.mean() if valid is None else (square_n * valid).sum() / valid.sum().clamp(min=1)
-            loss = self.traits.z * mean + (0.0 if loss is None else loss)
+            w_n = torch.ones_like(square_n) if valid is None else valid.to(square_n.dtype)
+            square, n = total(torch.stack([(square_n * w_n).sum(), w_n.sum()]))
+            loss = self.traits.z * (square / n.clamp(min=1)) + (0.0 if loss is None else loss)
         return Routing(weights_nk, experts_nk, loss)
 
 
@@ -64,7 +73,7 @@ class Sigmoid(nn.Module):
     (n, D) -> weights and experts (n, k). The bias (E,) counts for the choice only; after a step it moves by `rate`
     towards experts that had too few tokens (Wang et al. 2024, arXiv:2408.15664). Groups are kept by the sum of their
     two best. Weights are the scores, divided by their sum if model.moe.renormalise. Loss: model.moe.balance times the
-    balance loss of the scores, over valid tokens.
+    balance loss of the scores, over the valid tokens of a micro-batch on all devices.
     """
 
     dense = False
@@ -91,7 +100,7 @@ class Sigmoid(nn.Module):
         self.gate = Linear(sizes.dim, n, role="router")
         self.register_buffer("bias", torch.empty(n, dtype=torch.float32))
 
-    def forward(self, x_nD: Tensor, valid: Tensor | None) -> Routing:
+    def forward(self, x_nD: Tensor, valid: Tensor | None, total: Total = alone) -> Routing:
         scores_nE = logits(self.gate, x_nD).sigmoid()
         experts_nk = self._choose(scores_nE.detach() + self.bias.float()).topk(self.traits.per_token, -1).indices
         weights_nk = scores_nE.gather(-1, experts_nk)
@@ -100,7 +109,7 @@ class Sigmoid(nn.Module):
         loss = None
         if self.traits.balance:
             p_nE = scores_nE / (scores_nE.sum(-1, keepdim=True) + 1e-20)
-            loss = self.traits.balance * balance(p_nE, experts_nk, valid)
+            loss = self.traits.balance * balance(p_nE, experts_nk, valid, total)
         return Routing(weights_nk, experts_nk, loss)
 
     def _choose(self, biased_nE: Tensor) -> Tensor:

@@ -34,19 +34,21 @@ Role = Literal[
 class Loss(NamedTuple):
     """A loss over a micro-batch: `sum` over its targets, their number, and other sums to log.
 
-    `logs[name] = (sum, count)`; the module adds both up over micro-batches and ranks before dividing.
+    `logs[name] = (sum, count)`; the module adds both up over micro-batches and ranks before dividing. `aux` is not in
+    `sum`: the module adds it as a mean over micro-batches.
     """
 
     sum: Tensor
     count: Tensor  # type: ignore[assignment]  # hides tuple.count, which nobody counts with
     logs: Mapping[str, tuple[Tensor, Tensor]] = {}
     load: Tensor | None = None  # (n, E) int64: expert visits of the n routed layers, for routers' `after_step`
+    aux: Tensor | None = None  # the model's auxiliary loss, a mean over the tokens of this micro-batch on all ranks
 
 
 class Aux(NamedTuple):
     """What a routed layer returns beside its output. None where it has nothing to say."""
 
-    loss: Tensor | None = None  # balance and z-loss, coefficients applied, a mean over this micro-batch's valid tokens
+    loss: Tensor | None = None  # balance and z-loss, coefficients applied, a mean over a micro-batch's valid tokens
     load: Tensor | None = None  # (E,) int64: valid tokens sent to each expert; a stack returns (n, E)
 
 
@@ -210,11 +212,13 @@ class Block(Protocol):
 
 
 class Attention(Protocol):
-    """attention(sizes, norm, /): projections of q, k, v and the output.
+    """attention(sizes, norm, /): projections of q, k, v and the output, as linears with these roles.
 
     The rest comes with `view` (below): `view.attend(q, k, v, score, sink=, cache=)`. A static method
     `rotary_width(sizes, **options) -> int` says what width the position rotates where that is not sizes.head_dim.
     `score` is its Score. `pair_width`: multiply-adds that a pair of a query and a key costs, N (H_qk + H_v).
+    `n_heads`, and `n_kv_heads` where there are fewer: tensor parallelism lowers both to a rank's own. It splits the linears
+    by heads, but for those named in `latents` (a tuple), which all heads share.
     `unused` (a literal class attribute, a tuple of keys below `model.`, or a dict of such tuples by registered name)
     lists the sizes and traits that the part can't honour ("n_kv_heads", "attention.qkv_bias").
     """
@@ -230,7 +234,7 @@ class Attention(Protocol):
 class FFN(Protocol):
     """ffn(dim, ffn_dim, linear, /): the feed-forward. `linear(n_in, n_out, role=...)` makes its linears, dense or
     grouped by expert; they are called as `self.up(x, groups)`. That of the role ffn_out drops out its input by
-    model.ffn.dropout. x (..., dim) -> (..., dim).
+    model.ffn.dropout. What lies between is by element, so that it can be split. x (..., dim) -> (..., dim).
     """
 
     def __call__(self, x: Tensor, groups: Tensor | None = None) -> Tensor: ...
@@ -244,8 +248,18 @@ class Routing(NamedTuple):
     loss: Tensor | None = None
 
 
+def alone(tensor: Tensor) -> Tensor:
+    """The sum over the ranks where there is but one."""
+    return tensor
+
+
 class Router(Protocol):
     """moe(sizes, /): a router (n, D) -> Routing. `valid` (n,) bool or None: padding counts in no loss.
+
+    `total` sums a tensor over the ranks that see other tokens of the same micro-batch, with the gradient that the mean over
+    their gradients needs; with one rank, and in evaluation, it returns what it is given. A loss that is not linear in its
+    tokens (the balance of experts) is one of all ranks if it is made of totals. Over the micro-batches of an accumulated
+    step it is a mean: it can't be one of all of them, for the first is done before the last is seen.
 
     `dense = True` on the class means that there is no routing (moe=none): the layer has one plain FFN.
     Dispatch, experts, shared experts and `sizes.moe.scale` are the framework's. A part may have
@@ -254,7 +268,7 @@ class Router(Protocol):
 
     dense: bool
 
-    def __call__(self, x_nD: Tensor, valid: Tensor | None) -> Routing: ...
+    def __call__(self, x_nD: Tensor, valid: Tensor | None, total: Callable[[Tensor], Tensor] = alone) -> Routing: ...
 
 
 class Head(Protocol):
@@ -342,7 +356,7 @@ class Objective(Protocol):
 
     `prepare(sample, rng)` on a CPU worker: sample {"tokens": (seq_len + 1,) int64, "documents": (seq_len + 1,) int64} ->
     a dict of numpy arrays of fixed shapes; they are stacked to the batch. `targets(prepared)` -> number of targets in it.
-    `loss(model, batch)` -> Loss, auxiliary losses included (aux.loss * count).
+    `loss(model, batch)` -> Loss, the model's auxiliary loss beside the sum (`aux`).
     Batch keys that the model reads: see `llmlab.model.model.Model.forward`.
     """
 

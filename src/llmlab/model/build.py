@@ -35,7 +35,7 @@ def initialise(model: Model, seed: int) -> None:
     """
     init = model.spec.init.factory()()
     for path, module, name, parameter, role in walk(model):
-        value = torch.empty(parameter.shape, dtype=torch.float32, device="cpu")
+        value = torch.empty(_shape(parameter), dtype=torch.float32, device="cpu")
         constants = getattr(module, "constants", {})
         if name in constants:
             value.fill_(constants[name])
@@ -54,7 +54,7 @@ def initialise(model: Model, seed: int) -> None:
 def load(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
     """Every parameter and persistent buffer from whole tensors, wherever the model's lie. UserError if one is missing,
     left over, or of another shape."""
-    own = model.state_dict()
+    own = model.state_dict(keep_vars=True)
     if wrong := misfits(own, weights):
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         raise UserError(f"the weights do not fit this model: {'; '.join(wrong[:3])}{more}")
@@ -68,9 +68,9 @@ def misfits(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> list[st
         *(f"{n} is missing there" for n in own if n not in weights),
         *(f"{n} is not in this model" for n in weights if n not in own),
         *(
-            f"{n} is {tuple(weights[n].shape)} there and {tuple(own[n].shape)} here"
+            f"{n} is {tuple(weights[n].shape)} there and {tuple(_shape(own[n]))} here"
             for n in own
-            if n in weights and weights[n].shape != own[n].shape
+            if n in weights and weights[n].shape != _shape(own[n])
         ),
     ]
 
@@ -85,10 +85,17 @@ def like(parameter: Tensor, value: Any) -> Any:
     return distribute_tensor(value, parameter.device_mesh, parameter.placements, src_data_rank=None)
 
 
+def _shape(tensor: Tensor) -> torch.Size:
+    return getattr(tensor, "whole_shape", tensor.shape)
+
+
 def _put(tensor: Tensor, value: Tensor) -> None:
+    """A whole value into a tensor. One whose values lie elsewhere (ZeRO) says its `whole_shape` and has `put_whole`."""
     from torch.distributed.tensor import DTensor
 
-    if isinstance(tensor, DTensor):
+    if hasattr(tensor, "put_whole"):
+        tensor.put_whole(value)
+    elif isinstance(tensor, DTensor):
         tensor.to_local().copy_(like(tensor, value).to_local())
     else:
         tensor.copy_(value)

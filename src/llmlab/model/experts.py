@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from llmlab.sizes import FFNTraits, Sizes
-from llmlab.slots import Aux, Linear, Role
+from llmlab.slots import Aux, Linear, Role, alone
 
 
 class GroupedLinear(nn.Module):
@@ -80,13 +80,16 @@ def linears(make: Callable[..., nn.Module], traits: FFNTraits) -> Callable[..., 
 class MixtureOfExperts(nn.Module):
     """Each token goes to k of E experts and to the shared one: y = scale * sum_i w_i FFN_i(x) + gate * FFN_shared(x).
 
-    forward: (B, T, D), valid (B, T) or None -> (B, T, D), Aux.
+    forward: (B, T, D), valid (B, T) or None -> (B, T, D), Aux. `total` is what routers sum over ranks with in training.
     """
+
+    total: Callable[[Tensor], Tensor]
 
     def __init__(self, sizes: Sizes, router: Any, ffn: Any):
         super().__init__()
         moe = sizes.moe
         self.n_experts, self.per_token, self.scale = moe.n_experts, moe.per_token, moe.scale
+        self.total = alone
         self.router = router(sizes)
         self.experts = ffn(sizes.dim, moe.ffn_dim, linears(partial(GroupedLinear, moe.n_experts), sizes.ffn))
         shared_dim = moe.shared_dim or moe.n_shared * (moe.ffn_dim or 0)
@@ -96,7 +99,7 @@ class MixtureOfExperts(nn.Module):
     def forward(self, x_BTD: Tensor, valid: Tensor | None) -> tuple[Tensor, Aux]:
         x_nD = x_BTD.reshape(-1, x_BTD.shape[-1])
         valid_n = None if valid is None else valid.reshape(-1)
-        weights_nk, experts_nk, loss = self.router(x_nD, valid_n)
+        weights_nk, experts_nk, loss = self.router(x_nD, valid_n, self.total if self.training else alone)
         n, k = experts_nk.shape
 
         order = experts_nk.reshape(-1).argsort(stable=True)  # rows sorted by expert

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from llmlab.errors import UserError
 from llmlab.model import build, roles
+from llmlab.model.experts import MixtureOfExperts
 from llmlab.model.layout import ModelSpec
 from llmlab.model.model import Model
 from llmlab.seeds import key
@@ -71,14 +72,29 @@ class Offline(pl.LightningModule):
         strategy = self.trainer.strategy
         model = strategy.assemble(self.spec)
         strategy.place(model)
-        build.initialise(model, self.seed)
-        if self.weights is not None:
-            load_weights(model, self.weights)
         self.model = model
+        self.fill()
+        if strategy.data_world > 1:
+            for module in model.modules():
+                if isinstance(module, MixtureOfExperts):
+                    module.total = self._total
+
+    def fill(self) -> None:
+        """First values, or those of the checkpoint that the model begins with."""
+        assert self.model is not None
+        build.initialise(self.model, self.seed)
+        if self.weights is not None:
+            load_weights(self.model, self.weights)
+
+    def _total(self, tensor: Tensor) -> Tensor:
+        """The sum over the data-parallel ranks. Each rank's gradient is that of its own summand times their number, so
+        that the mean which the strategy takes is the gradient of the sum."""
+        world = self.trainer.strategy.data_world
+        return self.reduce(tensor.detach().clone()) + world * (tensor - tensor.detach())
 
     def configure_optimizers(self) -> Any:
         assert self.model is not None
-        optimizer = self.optimizer_part.build(roles.parameters(self.model))
+        optimizer = self.trainer.strategy.build_optimizer(self.optimizer_part, roles.parameters(self.model))
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.schedule.factor(step, self.horizon))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
@@ -101,6 +117,8 @@ class Offline(pl.LightningModule):
     def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
         loss = self.objective.loss(self.model, batch)
         targets = torch.as_tensor(batch["step_count"], device=loss.sum.device)
+        if loss.aux is not None:  # of all ranks already, so that each adds its share of the mean over micro-batches
+            loss = loss._replace(sum=loss.sum + loss.aux * (targets / self._shares))
         self.ledger.add(loss, targets)
         self.micro += 1
         if loss.load is not None:
@@ -154,7 +172,8 @@ class Offline(pl.LightningModule):
 
     def validation_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
         loss = self.objective.loss(self.model, batch)
-        logs = {"nll": (loss.sum, loss.count), **loss.logs}
+        total = loss.sum if loss.aux is None else loss.sum + loss.aux * loss.count
+        logs = {"nll": (total, loss.count), **loss.logs}
         sums = {name: torch.stack([t.detach().double() for t in pair]) for name, pair in logs.items()}
         if self._token_bytes is not None:
             labels = batch["labels"]

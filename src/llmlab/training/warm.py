@@ -43,7 +43,8 @@ def tokens_in(
             batch = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in next(stream).items()}
             with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16-mixed"):
                 loss = objective.loss(model, batch)
-            (loss.sum / loss.count.clamp(min=1)).backward()
+            mean = loss.sum / loss.count.clamp(min=1)
+            (mean if loss.aux is None else mean + loss.aux).backward()
         clip_by_norm(list(model.parameters()), 1.0)
         made.step()
         made.zero_grad()

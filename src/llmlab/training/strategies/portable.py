@@ -7,7 +7,7 @@ depends neither on the order in which an optimizer part lists its parameters nor
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +70,10 @@ class ByPath(Strategy):
     def place(self, model: Any) -> None:
         """Shard a model on the meta device as this strategy does, and give it memory; what it holds is not yet filled."""
         build.materialise(model, "cpu")
+
+    def build_optimizer(self, part: Any, parameters: Sequence[tuple[str, nn.Parameter, Any]]) -> Optimizer:
+        """What an optimizer part makes of (path, parameter, role)."""
+        return part.build(parameters)
 
     def clip(self, optimizer: Optimizer, limit: float | None) -> Tensor | None:
         """Scale gradients to at most the norm `limit` (None: only measure); their norm before, () float32.
