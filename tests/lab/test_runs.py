@@ -1,0 +1,150 @@
+"""`llmlab runs`: every run below a folder with its true status, without torch, whatever state its files are in."""
+
+import json
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from llmlab import runs
+from llmlab.errors import UserError
+
+NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
+
+
+def make(folder, **fields):
+    folder.mkdir(parents=True)
+    known = {
+        "schema": 1,
+        "status": "completed",
+        "overrides": ["attention=mla", "hydra.run.dir=x"],
+        "family": "llama3",
+        "budget": {"steps": 1172},
+        "steps": 1172,
+        "metrics": {"val_loss": 4.25},
+        "began": (NOW - timedelta(hours=3)).isoformat(timespec="seconds"),
+    }
+    (folder / "run.json").write_text(json.dumps({**known, **fields}))
+    return folder
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    make(tmp_path / "runs" / "a")
+    died = make(
+        tmp_path / "runs" / "day" / "b", status="running", steps=0, metrics={}, began="2026-03-01T11:00:00+00:00"
+    )
+    (died / "metrics.csv").write_text("step,tokens,loss,val_loss\n10,20480,5.5,\n10,20480,,5.25\n20,40960,5.1,\n30,61")
+    make(tmp_path / "runs" / "c", status="failed", reason="loss is not finite", metrics={}, steps=7, overrides=[])
+    (tmp_path / "runs" / "torn").mkdir()
+    (tmp_path / "runs" / "torn" / "run.json").write_text('{"status": "comp')
+    sweep = tmp_path / "multirun" / "heads"
+    make(sweep / "seed=1", overrides=["seed=1", "sweep=heads"], metrics={"val_loss": 3.5})
+    points = [{"folder": f"seed={i}", "overrides": [f"seed={i}"], "hash": ""} for i in (1, 2)]
+    (sweep / "sweep.json").write_text(json.dumps({"schema": 1, "points": points}))
+    (tmp_path / "runs" / "a" / "checkpoints" / "step=1").mkdir(parents=True)
+    return tmp_path
+
+
+def rows(capsys, *argv):
+    assert runs.main([*argv, "--json"]) == 0
+    return {r["folder"]: r for r in json.loads(capsys.readouterr().out)}
+
+
+def test_all_that_there_is(home, capsys):
+    found = rows(capsys)
+    assert {f: r["status"] for f, r in found.items()} == {
+        "runs/a": "completed",
+        "runs/day/b": "died",
+        "runs/c": "failed",
+        "runs/torn": "unreadable",
+        "multirun/heads/seed=1": "completed",
+        "multirun/heads/seed=2": "waiting",
+    }
+    assert found["runs/a"]["typed"] == ["attention=mla"]
+    assert (found["runs/a"]["steps"], found["runs/a"]["total"], found["runs/a"]["val_loss"]) == (1172, 1172, 4.25)
+    assert (found["runs/day/b"]["steps"], found["runs/day/b"]["val_loss"]) == (20, 5.25), "as far as it came"
+    assert found["multirun/heads/seed=2"]["typed"] == ["seed=2"]
+
+
+def test_a_run_that_is_locked_is_running(home, capsys):
+    folder = str(home / "runs" / "day" / "b")
+    code = f"import pathlib; from llmlab.lab import status; status.lock(pathlib.Path({folder!r})); print(1, flush=True); input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        other.stdout.readline()
+        assert rows(capsys)["runs/day/b"]["status"] == "running"
+        other.communicate("\n")
+    assert rows(capsys)["runs/day/b"]["status"] == "died"
+
+
+def test_choosing_and_sorting(home, capsys):
+    assert list(rows(capsys, "status=died,failed")) == ["runs/c", "runs/day/b"]
+    assert list(rows(capsys, "sort=loss"))[:2] == ["multirun/heads/seed=1", "runs/a"]
+    assert list(rows(capsys, "sort=folder", "limit=2")) == ["multirun/heads/seed=1", "multirun/heads/seed=2"]
+    assert list(rows(capsys, "limit=1")) == ["runs/day/b"]
+    assert list(rows(capsys, "multirun/heads/seed=1")) == ["multirun/heads/seed=1"], "a folder with = in its name"
+
+
+def test_the_table(home, capsys):
+    assert runs.main([]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["status", "what", "was", "typed", "steps", "val", "loss", "age", "folder"]
+    (a,) = [line for line in lines if line.rstrip().endswith("runs/a")]
+    assert a.split()[:4] == ["completed", "attention=mla", "1,172/1,172", "4.2500"]
+    (c,) = [line for line in lines if line.rstrip().endswith("runs/c")]
+    assert "the default run" in c
+    assert "runs/c: loss is not finite" in lines
+
+
+def test_nothing_there(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    runs.main([])
+    assert capsys.readouterr().out == "there is no run below runs/ or multirun/ here; llmlab train begins one\n"
+    runs.main(["."])
+    assert capsys.readouterr().out == "there is no run below .; llmlab train begins one\n"
+    make(tmp_path / "runs" / "a")
+    runs.main(["status=failed"])
+    assert capsys.readouterr().out == "none of 1 runs is failed; llmlab runs lists all\n"
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ("nowhere", "nowhere: there is no such folder"),
+        ("sort=size", "sort=size: there is no such order; .*valid: age"),
+        ("status=dead", r"status=dead: there is no such status; "),
+        ("limit=0", "limit=0 must be at least 1"),
+        ("statsu=died", "statsu: there is no such key of llmlab runs; did you mean status"),
+        ("--jsn", r"--jsn: must be KEY=VALUE; did you mean json"),
+    ],
+)
+def test_refused(typed, said, home):
+    with pytest.raises(UserError, match=said):
+        runs.main([typed])
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"), [(5, "5 s"), (150, "2 min"), (7300, "2 h"), (200_000, "2 d"), (-9, "0 s")]
+)
+def test_age(seconds, said):
+    assert runs.age((NOW - timedelta(seconds=seconds)).isoformat(), NOW) == said
+    assert runs.age(None, NOW) == ""
+
+
+def test_a_thousand_runs_take_no_torch_and_no_second(tmp_path):
+    for i in range(1000):
+        make(tmp_path / "runs" / str(i))
+    code = """
+import pathlib, sys, time
+from llmlab import runs
+began = time.perf_counter()
+assert len(runs.find([pathlib.Path("runs")])) == 1000
+print(time.perf_counter() - began, "torch" in sys.modules)
+"""
+    out = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    seconds, torch = out.split()
+    assert torch == "False" and float(seconds) < 1.5
