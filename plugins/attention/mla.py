@@ -24,6 +24,7 @@ class MultiHeadLatentAttention(nn.Module):
     """
 
     unused = ("n_kv_heads", "attention.qk_norm", "attention.clip_qkv")
+    latents = ("q_down", "kv_down")
 
     @staticmethod
     def rotary_width(

@@ -13,8 +13,8 @@ from llmlab.errors import UserError
 
 # What another key says, and which; giving it twice would let the two disagree.
 ELSEWHERE = {
-    "strategy": "strategy=single or strategy=ddp",
-    "precision": "precision=32-true or precision=bf16-mixed",
+    "strategy": "strategy=single, strategy=ddp, strategy=fsdp ...",
+    "precision": "precision=32-true, precision=bf16-mixed ...",
     "accumulate_grad_batches": "train.micro_batch_size: it cuts train.batch_size",
     "gradient_clip_val": "train.clip",
     "gradient_clip_algorithm": "train.clip, by norm",

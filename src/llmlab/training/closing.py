@@ -6,11 +6,10 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from llmlab.lab.panel import closing
 from llmlab.lab.record import program_name, shown
 from llmlab.training.meter import cache_folder, mfu
+from llmlab.training.placement import COMPUTED
 
 PROMPT_BYTES, SAMPLE_TOKENS = 24, 120
 
@@ -25,11 +24,11 @@ def close(
             metrics[f"kneser_ney_{'bigram' if order == 2 else 'trigram'}_bits_per_byte"] = bits
     speed = progress["tokens_per_second"]
     if speed:
-        dtype = torch.bfloat16 if cfg.precision == "bf16-mixed" else torch.float32
+        dtype = COMPUTED[cfg.precision]
         flops = speed * recipe.cost.flops_per_token
         progress["mfu"] = round(mfu(flops, place.world, place.device, dtype, cache_folder()), 4)
         progress["tokens_per_second"] = round(speed, 1)
-    text = sample(recipe, module) if cfg.train.sample else None
+    text = sample(recipe, writer(module, folder)) if cfg.train.sample else None
     run.update(**progress, status="completed", sample=None if text is None else {"prompt": text[0], "text": text[1]})
     from llmlab.lab.plot import loss_curve
 
@@ -37,12 +36,21 @@ def close(
     closing(run.fields, shown(folder), text, _next(folder, recipe, run.fields["overrides"]))
 
 
-def sample(recipe: Any, module: Any) -> tuple[str, str] | None:
+def writer(module: Any, folder: Path) -> Any:
+    """The trained model as text can be written with it: where it is sharded or compiled, that of the last checkpoint."""
+    if module.trainer.strategy.whole and not module.placement.compile:
+        return module.model
+    from llmlab.lab.folder import load_model
+
+    return load_model(folder)[0]
+
+
+def sample(recipe: Any, model: Any) -> tuple[str, str] | None:
     """(prompt from the held-out text, what the model goes on with); None for a model that can't write."""
     from llmlab.decoding.generate import generate, limit
     from llmlab.decoding.sampling import Sampling
 
-    model, corpus = module.model, recipe.corpus
+    corpus = recipe.corpus
     if recipe.spec.topology != "decoder" or "tokens" not in recipe.spec.heads:
         return None
     prompt, size = [], 0

@@ -20,6 +20,7 @@ from llmlab.seeds import key
 from llmlab.slots import Objective, OptimizerPart, Schedule
 from llmlab.training import checkpoint
 from llmlab.training.ledger import Ledger
+from llmlab.training.placement import Placement
 
 
 class Feed(Protocol):
@@ -35,7 +36,7 @@ class Offline(pl.LightningModule):
     The gradient of an optimizer step is that of (sum over its targets) / (their number), over all micro-batches and
     ranks: each batch bears `step_count`, the targets of the whole step. horizon: optimizer steps of the budget, which the
     schedule spans. clip: gradient norm, or None. token_bytes (V,): for bits per byte, or None. weights: a checkpoint
-    whose weights the model begins with.
+    whose weights the model begins with. The trainer's strategy is one of `llmlab.training.strategies`.
     """
 
     def __init__(
@@ -51,10 +52,12 @@ class Offline(pl.LightningModule):
         clip: float | None = None,
         token_bytes: Tensor | None = None,
         weights: Path | None = None,
+        placement: Placement = Placement(),  # noqa: B008  frozen
     ):
         super().__init__()
         self.spec, self.objective, self.optimizer_part, self.schedule = spec, objective, optimizer, schedule
         self.feed, self.seed, self.horizon, self.clip, self.weights = feed, seed, horizon, clip, weights
+        self.placement = placement
         self.model: Model | None = None
         self.ledger = Ledger()
         self.micro = 0  # micro-batches done of the current optimizer step
@@ -71,6 +74,7 @@ class Offline(pl.LightningModule):
             return
         strategy = self.trainer.strategy
         model = strategy.assemble(self.spec)
+        self.placement.apply(model)
         strategy.place(model)
         self.model = model
         self.fill()

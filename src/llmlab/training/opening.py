@@ -35,17 +35,10 @@ def fields(task: Any, recipe: Any, horizon: dict[str, Any], place: Any, cut: Any
         "notes": notes(task, recipe),
         "versions": record.versions(),
         "hardware": record.hardware(place.threads, place.names()),
-        "strategy": cfg.strategy.name,
         "precision": cfg.precision,
-        "devices": place.world,
+        **where(cfg, place, cut),
         "began": datetime.now(UTC).isoformat(timespec="seconds"),
         "budget": horizon,
-        "batch": {
-            "sequences": cut.batch_size,
-            "micro": cut.micro,
-            "accumulate": cut.accumulate,
-            "seq_len": cfg.data.seq_len,
-        },
         "data": {
             "fingerprint": corpus.fingerprint,
             "tokens": corpus.tokens,
@@ -62,6 +55,20 @@ def fields(task: Any, recipe: Any, horizon: dict[str, Any], place: Any, cut: Any
         "mfu": None,
         "peak_memory_bytes": 0,
         "metrics": {},
+    }
+
+
+def where(cfg: Any, place: Any, cut: Any) -> dict[str, Any]:
+    """Fields that change when a run is resumed elsewhere: on what, and how the batch is then cut."""
+    return {
+        "strategy": cfg.strategy.name,
+        "devices": place.world,
+        "batch": {
+            "sequences": cut.batch_size,
+            "micro": cut.micro,
+            "accumulate": cut.accumulate,
+            "seq_len": cfg.data.seq_len,
+        },
     }
 
 

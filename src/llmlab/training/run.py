@@ -20,6 +20,10 @@ from llmlab.training import checkpoint, metrics
 
 # What may be changed when a run is resumed: all else would make it another run.
 MAY_CHANGE = ("trainer.max_steps", "trainer.enable_progress_bar", "train.keep", "train.sample", "data.num_workers")
+# And where it computes, which changes its numbers by the order of sums only.
+MAY_CHANGE += ("strategy", "strategy.name", "strategy.tensor_parallel", "train.micro_batch_size")
+MAY_CHANGE += ("trainer.accelerator", "trainer.devices", "trainer.num_nodes")
+MAY_CHANGE += ("placement.activation_checkpointing", "placement.compile")
 
 
 @dataclass(frozen=True)
@@ -177,6 +181,7 @@ def _train(task: Task, first: bool) -> Mapping[str, Any]:
             say(line)
     before = run.get("wall_seconds", 0.0)
     run.update(status="running", reason=None, resumed=run.get("resumed", 0) + int(task.resumes))
+    run.update(**opening.where(cfg, place, cut))
     _restore_threads(task, place)
 
     module, trainer, journal = trainers.make(task, recipe, cut, place, horizon["steps"], last_step, weights)

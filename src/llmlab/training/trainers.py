@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from llmlab.errors import UserError
-from llmlab.training import checkpoint, strategies
+from llmlab.training import checkpoint, placement, strategies
 from llmlab.training.interrupt import Interrupt, Interrupted
 
 
@@ -117,6 +117,7 @@ def make(
         clip=t.clip,
         token_bytes=recipes.token_bytes(recipe.corpus, recipe.objective),
         weights=weights,
+        placement=placement.Placement.of(cfg),
     )
     progress = Progress(last_step, enabled=is_first() and cfg.trainer.enable_progress_bar is not False)
     journal = Journal(folder, progress, log_every=log_every, tokens_per_step=cut.batch_size * cfg.data.seq_len)
@@ -136,7 +137,7 @@ def make(
             devices=place.world // place.nodes,
             num_nodes=place.nodes,
             strategy=strategies.make(cfg, place),
-            precision=cfg.precision,
+            **placement.precision(cfg),
             max_steps=last_step,
             max_epochs=-1,
             accumulate_grad_batches=cut.accumulate,
@@ -177,6 +178,7 @@ def measured_tokens(minutes: float, cfg: Any, recipe: Any, cut: Any, place: Plac
         recipe.optimizer,
         batches,
         precision=cfg.precision,
+        placement=placement.Placement.of(cfg),
         device=place.device,
         validations=0 if cfg.train.validate_every else 10,
         validation_tokens=held_out,

@@ -9,6 +9,7 @@ import torch
 
 from llmlab.model import build, roles
 from llmlab.training.clipping import clip_by_norm
+from llmlab.training.placement import COMPUTED, Placement
 
 STEPS, WARMUP = 20, 3
 FORWARD_SHARE = 1 / 3  # of a training step
@@ -22,15 +23,21 @@ def tokens_in(
     batches: Any,
     *,
     precision: str,
+    placement: Placement,
     device: torch.device,
     validations: int = 0,
     validation_tokens: int = 0,
 ) -> float:
     """Tokens to train on so that training and its `validations` fill the time, measured without the first 3 of 20 steps.
 
-    One process measures its own share of the batch; `batches.cut.world` of them are taken to be as fast each.
+    One process measures its own share of the batch, with the whole model; `batches.cut.world` of them are taken to be as
+    fast each.
     """
-    model = build.build_model(spec, 0).to(device).train()
+    model = build.assemble(spec)
+    placement.apply(model)
+    build.materialise(model)
+    build.initialise(model, 0)
+    model.to(device).train()
     made = optimizer.build(roles.parameters(model))
     cut = batches.cut
     stream = iter(batches.train(0, cut.world, 0))
@@ -41,7 +48,7 @@ def tokens_in(
             since = _now(device)
         for _ in range(cut.accumulate):
             batch = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in next(stream).items()}
-            with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16-mixed"):
+            with torch.autocast(device.type, COMPUTED[precision], enabled=precision.endswith("mixed")):
                 loss = objective.loss(model, batch)
             mean = loss.sum / loss.count.clamp(min=1)
             (mean if loss.aux is None else mean + loss.aux).backward()

@@ -15,6 +15,9 @@ NAMES = ("single", "ddp", "fsdp", "fsdp_tp", *ZERO)
 
 def check(cfg: Any, place: Any, spec: Any) -> None:
     """UserError in a line for what the strategy can't do with this model; called before anything is written."""
+    from llmlab.training import placement
+
+    placement.check(cfg, place.accelerator)
     name = cfg.strategy.name
     if name in ZERO:
         from llmlab.training.strategies import zero

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from lightning.fabric.plugins import CheckpointIO
+from lightning.pytorch.plugins.precision import Precision
 from lightning.pytorch.strategies import Strategy
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -35,6 +36,16 @@ class SafeCheckpointIO(CheckpointIO):
 
     def remove_checkpoint(self, path: Any) -> None:
         shutil.rmtree(path, ignore_errors=True)
+
+
+class BFloat16(Precision):
+    """precision=bf16-true: parameters, gradients and optimizer state are bfloat16 (`Placement` makes them so).
+
+    Lightning's own would also make buffers (a router's bias moves by less than bfloat16 can tell) and tables of positions
+    bfloat16, by converting the module and by changing torch's default dtype.
+    """
+
+    precision = "bf16-true"  # type: ignore[assignment]
 
 
 class ByPath(Strategy):

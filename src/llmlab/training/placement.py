@@ -1,0 +1,87 @@
+"""How a model is computed whatever the strategy: its precision, activation checkpointing, compiled layers.
+
+Nothing here changes a parameter's path. A layer's `forward` is replaced on the instance; its class stays as it is.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.utils.checkpoint import checkpoint
+
+from llmlab.errors import UserError
+
+# What products are computed in, by `precision`.
+COMPUTED = {
+    "32-true": torch.float32,
+    "bf16-mixed": torch.bfloat16,
+    "bf16-true": torch.bfloat16,
+    "16-mixed": torch.float16,
+}
+
+
+@dataclass(frozen=True)
+class Placement:
+    """dtype: of the parameters."""
+
+    activation_checkpointing: bool = False
+    compile: bool = False
+    dtype: torch.dtype = torch.float32
+
+    @classmethod
+    def of(cls, cfg: Any) -> Placement:
+        # DeepSpeed keeps float32 weights beside bfloat16 ones, so it converts the model itself.
+        half = cfg.precision == "bf16-true" and not cfg.strategy.name.startswith("zero")
+        options = cfg.placement
+        return cls(options.activation_checkpointing, options.compile, torch.bfloat16 if half else torch.float32)
+
+    def apply(self, model: Any) -> None:
+        """To a model in place, on the meta device or not, before a strategy shards it."""
+        if self.dtype != torch.float32:
+            for parameter in model.parameters():
+                parameter.data = parameter.data.to(self.dtype)
+        for layer in [layer for stack in model.all_stacks() for layer in stack.layers]:
+            if self.compile:
+                layer.forward = torch.compile(layer.forward)
+            if self.activation_checkpointing:
+                layer.forward = functools.partial(_recomputed, layer.forward)
+
+
+def _recomputed(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Activations inside are computed again in the backward, with the same random numbers."""
+    if not torch.is_grad_enabled():
+        return forward(*args, **kwargs)
+    return checkpoint(forward, *args, use_reentrant=False, **kwargs)
+
+
+def precision(cfg: Any) -> dict[str, Any]:
+    """Arguments of Lightning's Trainer for `precision`."""
+    if cfg.precision == "bf16-true" and not cfg.strategy.name.startswith("zero"):
+        from llmlab.training.strategies.portable import BFloat16
+
+        return {"plugins": [BFloat16()]}
+    return {"precision": cfg.precision}
+
+
+def check(cfg: Any, accelerator: str) -> None:
+    """UserError in a line for what can't be done on `accelerator`, cpu or gpu."""
+    if cfg.precision == "16-mixed":
+        if accelerator == "cpu":  # Lightning would train in bf16-mixed instead
+            raise UserError("precision=16-mixed needs a GPU; on a CPU choose precision=bf16-mixed")
+        if cfg.strategy.name.startswith("fsdp"):
+            raise UserError(
+                f"precision=16-mixed: Lightning can't scale losses under strategy={cfg.strategy.name}; "
+                "choose precision=bf16-mixed, or strategy=ddp"
+            )
+    if cfg.placement.compile and accelerator == "cpu":
+        compilers = [os.environ["CXX"]] if os.environ.get("CXX") else ["g++", "clang++"]
+        if not any(shutil.which(c.split()[0]) for c in compilers):
+            raise UserError(
+                f"placement.compile=true: torch.compile needs a C++ compiler, but {' or '.join(compilers)} is not found"
+            )
