@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import typing
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,9 @@ from llmlab.registry import near
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
     from omegaconf import DictConfig
+
+
+SEVERAL = ("logger",)  # groups of which several can be chosen at once
 
 
 @dataclass(frozen=True)
@@ -88,7 +92,11 @@ def _choice(o: Override, known: Known) -> str | None:
     if o.value_type is not None and o.value_type.name == "GLOB_CHOICE_SWEEP":
         return None  # what it finds is there
     if o.is_sweep_override() and o.is_discrete_sweep():
-        value = [str(v) for v in o.sweep_string_iterator()]
+        value = [v for text in o.sweep_string_iterator() for v in _listed(str(text))]
+    elif isinstance(value, list) and group not in SEVERAL:
+        return (
+            f"{o.input_line}: {group} is one choice; for a sweep over several, -m {group}={','.join(map(str, value))}"
+        )
     if not isinstance(value, str | int | float | list):
         return f"{group} is a choice ({', '.join(options)}); set its keys one by one, {group}.KEY=VALUE"
     for name in value if isinstance(value, list) else [value]:
@@ -99,6 +107,11 @@ def _choice(o: Override, known: Known) -> str | None:
                 return f"{group}={name}: there is no {group} yet; put one into a folder given by --config-dir"
             return f"{group}={name}: there is no such {group}; {near(str(name), options)}"
     return None
+
+
+def _listed(text: str) -> list[str]:
+    """A point's value of a group: one name, or those of a list."""
+    return text[1:-1].split(",") if text[:1] == "[" else [text]
 
 
 def every_problem(
@@ -189,7 +202,9 @@ def _no_parent(key: str, parent: str, base: DictConfig | None, known: Known) -> 
                 return f"{key}: this model has no {walked}"
             return f"{key}: there is no {name!r}{f' in {walked}' if walked else ''}; {near(name, names)}"
         walked = f"{walked}.{name}" if walked else name
-    slot = parent.rpartition(".")[2]
+    group, _, slot = parent.rpartition(".")
+    if group in SEVERAL and slot in known.choices(group):
+        return f"{key}: nothing is chosen at {parent}; choose {group}={slot}"
     if slot in known.groups:
         package = "" if slot == parent else f"@{parent}"
         return f"{key}: nothing is chosen at {parent}; choose {slot}{package}=NAME ({', '.join(known.choices(slot))})"
@@ -245,10 +260,8 @@ def _types() -> list[type]:
     while queue:
         cls = queue.pop()
         found.append(cls)
-        for f in dataclasses.fields(cls):
-            factory = f.default_factory
-            if dataclasses.is_dataclass(factory) and factory not in found:
-                queue.append(factory)
+        for hint in typing.get_type_hints(cls).values():
+            queue += [t for t in (hint, *typing.get_args(hint)) if dataclasses.is_dataclass(t) and t not in found]
     return found
 
 

@@ -104,8 +104,35 @@ class Strategy:
 
 @dataclass
 class Placement:
-    activation_checkpointing: bool = False  # a layer's activations are computed again in the backward: less memory, slower
+    activation_checkpointing: bool = (
+        False  # a layer's activations are computed again in the backward: less memory, slower
+    )
     compile: bool = False  # each layer is compiled by torch.compile
+
+
+@dataclass
+class WandB:
+    project: str = "llmlab"
+    entity: Optional[str] = None  # a user or a team; None: the account's own
+    name: Optional[str] = None  # None: the name of the run folder
+    group: Optional[str] = None  # None: the sweep's name
+    tags: list[str] = field(default_factory=list)  # beside those of the parts
+    mode: str = "auto"  # auto: online with a key and a network, else offline; online; offline
+    artifact: bool = False  # the final checkpoint too
+
+
+@dataclass
+class TensorBoard:
+    flush_seconds: int = 30
+
+
+@dataclass
+class Logger:
+    """What a run reports to beside metrics.csv: each that is not None."""
+
+    wandb: Optional[WandB] = None
+    tensorboard: Optional[TensorBoard] = None
+    samples: int = 10  # at most so many texts over the run, one at a validation
 
 
 def root(slots: tuple[str, ...] = SLOTS) -> type:
@@ -129,6 +156,7 @@ def root(slots: tuple[str, ...] = SLOTS) -> type:
         ("placement", Placement, field(default_factory=Placement)),
         ("precision", str, "32-true"),
         ("trainer", Trainer, field(default_factory=Trainer)),
+        ("logger", Logger, field(default_factory=Logger)),
         ("resume", Optional[str], None),
         ("init_from", Optional[str], None),
         ("experiment_name", Optional[str], None),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import importlib.util
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,6 +29,7 @@ CHOICES = {
     "data.split": ("document", "position"),
     "tokenizer.kind": ("bpe", "char", "file"),
     "model.attention.qk_norm": ("head", "full"),
+    "logger.wandb.mode": ("auto", "online", "offline"),
 }
 AT_LEAST = {
     "seed": 0,
@@ -42,6 +44,8 @@ AT_LEAST = {
     "data.num_workers": 0,
     "tokenizer.vocab_size": 257,
     "budget.steps": 1,
+    "logger.samples": 0,
+    "logger.tensorboard.flush_seconds": 1,
     "strategy.tensor_parallel": 1,
 }
 POSITIVE: tuple[str, ...] = (
@@ -61,7 +65,7 @@ def problems(composed: Composed, strict: bool = True) -> list[str]:
     found = _walked(cfg)
     if found:
         return found
-    found = [*_values(cfg), *_data(composed), *_batch(cfg), *_budget(cfg), *_run(cfg)]
+    found = [*_values(cfg), *_data(composed), *_batch(cfg), *_budget(cfg), *_run(cfg), *_loggers(composed)]
     if found:
         return found
     from llmlab.model import layout
@@ -340,3 +344,21 @@ def _run(cfg: DictConfig) -> list[str]:
         elif not any((start / name).is_file() for name in ("run.json", "manifest.json", "export.json")):
             found.append(f"init_from={start}: there is no run.json in it; init_from=RUN names the folder of a run")
     return found
+
+
+def _loggers(composed: Composed) -> list[str]:
+    chosen = [name for name in ("wandb", "tensorboard") if composed.cfg.logger[name] is not None]
+    found = [
+        f"logger={n}: the package {n} is not installed; pip install {n}, or leave logger={n} out"
+        for n in chosen
+        if not _installed(n)
+    ]
+    if not chosen and "logger.samples" in composed.keys:
+        found.append("logger.samples: there is no logger; add logger=wandb or logger=tensorboard")
+    return found
+
+
+def _installed(package: str) -> bool:
+    """Whether it can be imported. A folder of that name that happens to lie here, as W&B leaves one, has no origin."""
+    spec = importlib.util.find_spec(package)
+    return spec is not None and spec.origin is not None
