@@ -161,13 +161,17 @@ def _typed(parsed: Sequence[Override], known: explain.Known, run: Any) -> list[T
         if o.key_or_group not in known.groups:
             typed.append(None)
             continue
-        choice = None if o.is_delete() or o.value() is None else str(o.value())
+        choice = None if o.is_delete() or o.value() is None else _name(o.value())
         kept = False
         if o.key_or_group in SLOTS and choice is not None and (o.key_or_group, choice) in registry.index():
             here = OmegaConf.select(base, o.package or o.key_or_group)
             kept = here is not None and here.get("_part_") == choice
         typed.append(Typed(o.key_or_group, place(o.key_or_group, o.package), choice, kept))
     return typed
+
+
+def _name(value: Any) -> str:
+    return f"[{','.join(map(str, value))}]" if isinstance(value, list) else str(value)
 
 
 def _other_budgets(parsed: Sequence[Override], cfg: DictConfig) -> tuple[str, ...]:
