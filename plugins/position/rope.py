@@ -25,6 +25,8 @@ class Rope(Position):
                original_max / high_freq_factor, blended between (Llama 3.1, arXiv:2407.21783)
       yarn     frequencies / factor where a pair turns less than beta_slow times in original_max, as they were over
                beta_fast times, a ramp between; cos and sin times attention_factor (Peng et al. 2023, arXiv:2309.00071)
+      longrope each pair's frequency over a factor of its own, from another list past original_max; cos and sin always
+               times attention_factor; a cache then keeps keys unrotated (Ding et al. 2024, arXiv:2402.13753; Phi-3)
     """
 
     def __init__(
@@ -35,7 +37,7 @@ class Rope(Position):
         theta: float = 10000.0,  # base of the wavelengths
         interleaved: bool = False,  # pairs are neighbours, not half a width apart
         fraction: float = 1.0,  # share of a head that is rotated, from its first dim on
-        scaling: Literal["none", "linear", "dynamic", "llama3", "yarn"] = "none",  # how it is stretched to longer texts
+        scaling: Literal["none", "linear", "dynamic", "llama3", "yarn", "longrope"] = "none",  # to longer texts, how
         factor: float = 1.0,  # by which it is stretched
         original_max: int | None = None,  # positions before stretching; None: model.max_positions
         low_freq_factor: float = 1.0,  # llama3: turns in original_max under which a pair is stretched
@@ -43,9 +45,12 @@ class Rope(Position):
         beta_fast: float = 32.0,  # yarn: turns in original_max over which a pair is left alone
         beta_slow: float = 1.0,  # yarn: turns under which it is stretched
         truncate: bool = True,  # yarn: the ramp between them begins and ends at whole pairs
-        attention_factor: float | None = None,  # yarn: on cos and sin; None: 0.1 ln factor + 1, or from the next two
+        attention_factor: float | None = None,  # yarn: on cos and sin; None: 0.1 ln factor + 1, or from the next two;
+        # longrope: None: sqrt(1 + ln factor / ln original_max)
         mscale: float | None = None,  # yarn: its amplitude over that of mscale_all_dim, if both are given
         mscale_all_dim: float | None = None,  # yarn: see mscale
+        short_factor: list[float] | None = None,  # longrope: a divisor for each pair, up to original_max positions
+        long_factor: list[float] | None = None,  # longrope: the same for longer texts
     ):
         super().__init__()
         self.width = int(sizes.rotary_dim * fraction)
@@ -61,12 +66,16 @@ class Rope(Position):
         self.low_freq_factor, self.high_freq_factor = low_freq_factor, high_freq_factor
         self.beta_fast, self.beta_slow, self.truncate = beta_fast, beta_slow, truncate
         self.frequencies = getattr(self, f"_{scaling}")
-        self.caches_rotated = scaling != "dynamic"
+        self.caches_rotated = scaling not in ("dynamic", "longrope")
         self.amplitude = 1.0
         if scaling == "yarn":
             ratio = _mscale(factor, mscale) / _mscale(factor, mscale_all_dim) if mscale and mscale_all_dim else None
             given = attention_factor if attention_factor is not None else ratio
             self.amplitude = _mscale(factor, 1.0) if given is None else given
+        if scaling == "longrope":
+            self.divisors = [self._divisors(n, v) for n, v in (("short", short_factor), ("long", long_factor))]
+            grown = math.sqrt(1 + math.log(factor) / math.log(self.original_max)) if factor > 1 else 1.0
+            self.amplitude = grown if attention_factor is None else attention_factor
 
     def _none(self, ids: Tensor, theta: float | Tensor | None = None) -> Tensor:
         pairs = torch.arange(0, self.width, 2, device=ids.device).float()
@@ -97,6 +106,19 @@ class Rope(Position):
         plain = self._none(ids)
         ramp = ((torch.arange(self.width // 2, device=ids.device).float() - low) / (high - low)).clamp(0, 1)
         return plain / self.factor * ramp + plain * (1 - ramp)
+
+    def _longrope(self, ids: Tensor) -> Tensor:
+        short, long = (torch.tensor(d, device=ids.device, dtype=torch.float32) for d in self.divisors)
+        pairs = torch.arange(0, self.width, 2, device=ids.device).float()
+        return 1.0 / (torch.where(ids.max() < self.original_max, short, long) * self.theta ** (pairs / self.width))
+
+    def _divisors(self, name: str, given: list[float] | None) -> list[float]:
+        if given is None or len(given) != self.width // 2 or min(given) <= 0:
+            raise ValueError(
+                f"position.scaling=longrope needs position.{name}_factor, {self.width // 2} numbers over 0, "
+                f"but it is {given}"
+            )
+        return list(given)
 
     def _pair_that_turns(self, times: float) -> float:
         """Index, not whole, of the pair that turns so often within original_max positions."""

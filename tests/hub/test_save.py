@@ -31,15 +31,6 @@ MORE = {
 MODELS = {**{family: (family,) for family in FAMILIES}, **MORE}
 
 
-@pytest.fixture(scope="module")
-def transformers():
-    import transformers
-
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    return transformers
-
-
 @pytest.mark.parametrize("name", MODELS)
 @torch.no_grad()
 def test_the_reference_reads_what_is_saved(name, transformers, tmp_path):

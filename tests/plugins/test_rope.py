@@ -1,6 +1,7 @@
 """Rotary positions against complex numbers, their relative property, and the reference implementation's scalings."""
 
 import cmath
+import math
 
 import pytest
 import torch
@@ -14,7 +15,14 @@ SCALINGS = {
     "dynamic": {"factor": 2.0, "original_max": 16},
     "llama3": {"factor": 8.0, "original_max": 16, "low_freq_factor": 1.0, "high_freq_factor": 4.0},
     "yarn": {"factor": 4.0, "original_max": 64},
+    "longrope": {
+        "factor": 4.0,
+        "original_max": 16,
+        "short_factor": [1.0, 1.1, 1.5, 2.0],
+        "long_factor": [1.0, 2.0, 3.0, 7.5],
+    },
 }
+SHORT, LONG = [1 + i / 40 for i in range(32)], [1 + i / 3 for i in range(32)]
 
 
 def rope(name="none", width=8, **options):
@@ -79,6 +87,14 @@ REFERENCES = [
         {"rope_type": "yarn", "factor": 4.0, "mscale": 0.7, "mscale_all_dim": 1.2},
     ),
     ("yarn", {"mscale": 0.7}, {"rope_type": "yarn", "factor": 4.0, "mscale": 0.7}),
+    *(
+        (
+            "longrope",
+            {"short_factor": SHORT, "long_factor": LONG, **more},
+            {"rope_type": "longrope", "factor": 4.0, "short_factor": SHORT, "long_factor": LONG, **more},
+        )
+        for more in ({}, {"attention_factor": 1.3}, {"factor": 1.0})
+    ),
 ]
 
 
@@ -132,18 +148,40 @@ def test_ids_of_each_sample():
         close(got[b : b + 1], rotated(position, x[b : b + 1], x[b : b + 1], ids[b])[0], 1e-6)
 
 
-def test_dynamic_turns_all_keys_by_the_length_of_all():
-    position = rope("dynamic")
+@pytest.mark.parametrize("name", ["dynamic", "longrope"])
+def test_all_keys_turn_by_the_length_of_all(name):
+    position = rope(name)
     assert not position.caches_rotated and rope("yarn").caches_rotated
     q, k = randn(1, 1, 1, 8), randn(1, 1, 40, 8, seed=2)
     got_q, got_k = rotated(position, q, k, torch.tensor([39]), torch.arange(40))
     all_q, all_k = rotated(position, q.expand(1, 1, 40, 8), k, torch.arange(40))
     close(got_k, all_k, 1e-6)
     close(got_q[0, 0, 0], all_q[0, 0, 39], 1e-6)
-    close(
-        rotated(position, k[:, :, :16], k[:, :, :16], torch.arange(16))[0],
-        rotated(rope(), k[:, :, :16], k[:, :, :16], torch.arange(16))[0],
-    )
+
+
+def test_dynamic_is_plain_up_to_its_length():
+    k, ids = randn(1, 1, 16, 8), torch.arange(16)
+    close(rotated(rope("dynamic"), k, k, ids)[0], rotated(rope(), k, k, ids)[0])
+
+
+@pytest.mark.parametrize("length", [16, 17])
+def test_longrope_takes_the_longer_factors_past_its_length(length):
+    k, ids = randn(1, 1, length, 8), torch.arange(length)
+    options = SCALINGS["longrope"]
+    divisors = options["long_factor" if length > 16 else "short_factor"]
+    grown = (1 + math.log(4) / math.log(16)) ** 0.5
+    got, _ = rotated(rope("longrope"), k, k, ids)
+    for t in range(length):
+        for i, divisor in enumerate(divisors):
+            z = complex(k[0, 0, t, i], k[0, 0, t, i + 4]) * cmath.exp(1j * t * 10000.0 ** (-i / 4) / divisor) * grown
+            close(got[0, 0, t, [i, i + 4]], torch.tensor([z.real, z.imag]))
+
+
+def test_longrope_without_a_factor_for_each_pair_is_refused():
+    with pytest.raises(ValueError, match=r"needs position\.long_factor, 4 numbers over 0, but it is None"):
+        rope("longrope", long_factor=None)
+    with pytest.raises(ValueError, match=r"needs position\.short_factor"):
+        rope("longrope", short_factor=[1.0] * 3)
 
 
 def test_angles_are_float32_under_bfloat16():
