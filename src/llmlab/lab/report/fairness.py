@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llmlab.lab.report.variants import Variant
+from llmlab.lab.report.verdict import percent
 
 SHARE = 0.01  # differences in compute beyond this are said
 BITS = "val_bits_per_byte"
@@ -91,13 +92,9 @@ def _compute(others: Sequence[tuple[Variant, Mapping[str, Any]]], base: Mapping[
     """Which variants cost more or less than the baseline, by how much."""
     unequal, tokens, equal_compute = [], [], True
     for variant, own in others:
-        said = [
-            text
-            for key, what in (("active", "active parameters"), ("flops", "FLOPs per token"))
-            if (text := _more(own[key], base[key], what))
-        ]
-        if said:
-            unequal.append(f"{variant.name} has {' and '.join(said)}")
+        changes = [_change(own[key], base[key]) for key in ("active", "flops")]
+        if any(abs(c) > SHARE for c in changes):
+            unequal.append(f"{variant.name} {' and '.join(map(percent, changes))}")
         if text := _more(own["tokens"], base["tokens"], "tokens"):
             tokens.append(f"{variant.name} saw {text}")
         total, base_total = own["tokens"] * own["flops"], base["tokens"] * base["flops"]
@@ -111,15 +108,19 @@ def _compute(others: Sequence[tuple[Variant, Mapping[str, Any]]], base: Mapping[
         )
     if unequal:
         head = "The total FLOPs agree, but" if tokens and equal_compute else "Equal tokens is not equal compute:"
-        lines.append(f"{head} against {to.name}, {'; '.join(unequal)}.")
+        lines.append(f"{head} against {to.name}, in active parameters and FLOPs per token, {'; '.join(unequal)}.")
     return lines
 
 
 def _more(own: float, base: float, what: str) -> str | None:
-    if not base or abs(own / base - 1) <= SHARE:
+    change = _change(own, base)
+    if abs(change) <= SHARE:
         return None
-    change = 100 * (own / base - 1)
-    return f"{abs(change):.1f} % {'more' if change > 0 else 'fewer'} {what}"
+    return f"{100 * abs(change):.1f} % {'more' if change > 0 else 'fewer'} {what}"
+
+
+def _change(own: float, base: float) -> float:
+    return own / base - 1 if base else 0.0
 
 
 def _versions(variants: Sequence[Variant]) -> list[str]:

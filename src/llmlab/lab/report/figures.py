@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 from xml.sax.saxutils import escape
@@ -21,6 +21,7 @@ INK, MUTED, LINES, PAPER = "#1b1f24", "#5c6570", "#d8dde3", "#ffffff"
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#b8569a", "#b07a00", "#3594cc", "#7a5230")
 # The same hues for a dark page.
 DARK = ("#4ba3dd", "#ff8a4a", "#2cc79a", "#e28cc4", "#e6b53c", "#8ecdf2", "#c9a07c")
+WIDTH, HEIGHT = 4.8, 3.4  # inches of a figure
 DASHES = ("-", "--", ":", "-.")
 BANDS = 7  # more variants than these have no bands: they would hide each other
 
@@ -46,7 +47,7 @@ def figures(report: Report) -> list[Figure]:
     what = _what(report)
     found = []
     if _compared(report):
-        height = 0.9 + 0.42 * len(_compared(report))
+        height = max(HEIGHT, 0.9 + 0.42 * len(_compared(report)))
         text = (
             "The difference of each variant to the baseline, paired by seed: its mean, its corrected interval, and "
             "a dot for each seed. An interval that leaves out 0 is a difference that is not chance."
@@ -80,9 +81,9 @@ def picture(report: Report) -> bytes | None:
     """The main figure as PNG: curves, differences, loss against FLOPs; None where there is nothing to draw."""
     panels = [(f"{_drawn(report)} over tokens", _over_tokens)] if any(r.curve for r in report.rows) else []
     if _compared(report):
-        panels.append((f"difference to {report.baseline}", _forest))
+        panels.append((f"Difference to {report.baseline}", _forest))
     if sum(r.mean is not None and r.flops > 0 for r in report.rows) > 1:
-        panels.append((f"final {_what(report)} against FLOPs", _scatter))
+        panels.append((f"Final {_what(report)} against FLOPs", _scatter))
     if not panels:
         return None
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -135,12 +136,12 @@ def _settings() -> Iterator[None]:
         yield
 
 
-def _figure(name: str, title: str, caption: str, report: Report, draw: Any, height: float = 3.4) -> Figure:
+def _figure(name: str, title: str, caption: str, report: Report, draw: Any, height: float = HEIGHT) -> Figure:
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure as Canvas
 
     with _settings():
-        figure = Canvas(figsize=(4.8, height), layout="constrained", facecolor="none")
+        figure = Canvas(figsize=(WIDTH, height), layout="constrained", facecolor="none")
         titles = draw(figure.add_subplot(), report)
         buffer = io.StringIO()
         FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None})
@@ -187,13 +188,13 @@ def _curves(axes: Any, report: Report, curves: list[tuple[int, Row, Curve, float
 
 
 def _zoom(axes: Any, curves: list[Curve]) -> None:
-    """The first steep stretch of a loss would squeeze the rest, where variants differ: start above a tenth of the way."""
+    """The first steep stretch of a loss would squeeze the rest, where variants differ: begin at a fifth of the way."""
     last = max(c.tokens[-1] for c in curves)
     late = [
         v
         for c in curves
         for t, h, low in zip(c.tokens, c.high, c.low, strict=True)
-        if t >= 0.1 * last
+        if t >= 0.2 * last
         for v in (h, low)
     ]
     if late and max(late) > min(late):
@@ -210,13 +211,15 @@ def _over_tokens(axes: Any, report: Report) -> dict[str, str]:
 def _over_flops(axes: Any, report: Report) -> dict[str, str]:
     drawn = [(i, r, r.curve, r.flops_per_token) for i, r in enumerate(report.rows) if r.curve and r.flops_per_token]
     axes.set_xlabel("training FLOPs")
-    return _losses(axes, report, drawn)
+    titles = _losses(axes, report, drawn)
+    _few(axes.xaxis, _flops)
+    return titles
 
 
 def _losses(axes: Any, report: Report, drawn: Any) -> dict[str, str]:
     titles = _curves(axes, report, drawn)
     _zoom(axes, [c for _, _, c, _ in drawn])
-    _large(axes.xaxis)
+    _few(axes.xaxis, say.large)
     axes.set_ylabel(_unit(report))
     return titles
 
@@ -226,7 +229,7 @@ def _over_differences(axes: Any, report: Report) -> dict[str, str]:
     axes.axhline(0, color=INK, lw=1.2)
     titles = _curves(axes, report, drawn)
     _zoom(axes, [c for _, _, c, _ in drawn])
-    _large(axes.xaxis)
+    _few(axes.xaxis, say.large)
     axes.set(xlabel="tokens", ylabel=f"difference ({_unit(report)})")
     return titles
 
@@ -249,7 +252,7 @@ def _forest(axes: Any, report: Report) -> dict[str, str]:
             for end, inside, mark in ((ends[0], c.low, "<"), (ends[1], c.high, ">")):
                 if end != inside:
                     axes.plot([end], [y], marker=mark, color=colour, ms=5)
-        axes.plot(c.differences, [y] * c.n, ls="none", marker="o", ms=4, mfc="none", mec=colour, mew=1, alpha=0.7)
+        axes.plot(c.differences, [y + 0.17] * c.n, ls="none", marker="o", ms=3.5, mfc="none", mec=colour, mew=1)
         axes.plot([c.mean], [y], ls="none", marker="D", ms=6, color=colour, gid=f"mean{i}", zorder=5)
         titles[f"mean{i}"] = titles[f"interval{i}"] = f"{row.name}: {row.short}"
         axes.annotate(
@@ -257,7 +260,7 @@ def _forest(axes: Any, report: Report) -> dict[str, str]:
             color=colour, fontsize=8.5, va="bottom", annotation_clip=False,
         )  # fmt: skip
     room = 0.06 * (max(shown) - min(shown) or 1.0)
-    axes.set(xlim=(min(shown) - room, max(shown) + room), ylim=(len(rows) - 0.55, -0.85), yticks=[])
+    axes.set(xlim=(min(shown) - room, max(shown) + room), ylim=(len(rows) - 0.5, -0.75), yticks=[])
     axes.spines["left"].set_visible(False)
     axes.grid(axis="y", visible=False)
     side = "left" if not report.higher_is_better else "right"
@@ -285,7 +288,7 @@ def _scatter(axes: Any, report: Report) -> dict[str, str]:
     else:
         room = 0.1 * (max(xs) - min(xs)) or 0.05 * max(xs)
         axes.set_xlim(min(xs) - room, max(xs) + room)
-    _large(axes.xaxis)
+    _few(axes.xaxis, _flops)
     axes.set(xlabel="training FLOPs", ylabel=_unit(report))
     return titles
 
@@ -303,21 +306,16 @@ def _unit(report: Report) -> str:
     return "nats a target" if report.drawn == "loss" else report.unit or report.metric
 
 
-def _large(axis: Any) -> None:
-    _few(axis)
-    axis.set_major_formatter(lambda x, _: "0" if x == 0 else _short(x))
+def _flops(value: float) -> str:
+    digits, _, power = f"{value:.2e}".partition("e")
+    return f"{float(digits):g}e{int(power)}"
 
 
-def _short(x: float) -> str:
-    if abs(x) < 1e12:
-        return say.large(x)
-    return f"{x:.3g}".replace("e+", "e")
-
-
-def _few(axis: Any) -> None:
+def _few(axis: Any, write: Callable[[float], str] | None = None) -> None:
+    """Few ticks, for text that is large against the figure."""
     from matplotlib.ticker import LogLocator, MaxNLocator
 
-    if axis.get_scale() == "log":
-        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=6))
-    else:
-        axis.set_major_locator(MaxNLocator(5))
+    log = axis.get_scale() == "log"
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=6) if log else MaxNLocator(5))
+    if write is not None:
+        axis.set_major_formatter(lambda x, _: "0" if x == 0 else write(x))

@@ -16,7 +16,7 @@ CSS = """
 * {{ box-sizing: border-box; }}
 body {{ margin: 0; background: var(--paper); color: var(--ink); font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto,
   "Helvetica Neue", "Noto Sans", "Liberation Sans", Arial, sans-serif; }}
-main {{ max-width: 1180px; margin: 0 auto; padding: 24px 20px 64px; }}
+main {{ max-width: 1280px; margin: 0 auto; padding: 24px 20px 64px; }}
 h1 {{ font-size: clamp(1.25rem, 4.5vw, 1.8rem); line-height: 1.25; margin: 0 0 6px; overflow-wrap: anywhere; }}
 h2 {{ font-size: 1.15rem; margin: 40px 0 10px; }}
 p, ul {{ margin: 8px 0; }} .lead {{ color: var(--muted); }}
@@ -28,15 +28,15 @@ p, ul {{ margin: 8px 0; }} .lead {{ color: var(--muted); }}
   overflow-wrap: anywhere; }}
 .scroll {{ overflow-x: auto; margin: 12px 0; border: 1px solid var(--lines); border-radius: 6px; }}
 table {{ border-collapse: collapse; font-size: 0.875rem; width: 100%; font-variant-numeric: tabular-nums; }}
-th, td {{ padding: 7px 12px; text-align: left; vertical-align: top; border-bottom: 1px solid var(--lines); }}
+th, td {{ padding: 7px 9px; text-align: left; vertical-align: top; border-bottom: 1px solid var(--lines); }}
 th {{ color: var(--muted); font-weight: 600; white-space: nowrap; }} tr:last-child td {{ border-bottom: 0; }}
-.n {{ text-align: right; white-space: nowrap; }} .name {{ min-width: 8.5em; max-width: 22em; overflow-wrap: anywhere; }}
-.wide {{ min-width: 13em; }} td.better, td.worse {{ color: var(--good); font-weight: 600; }} td.worse {{ color: var(--bad); }}
+.n {{ text-align: right; white-space: nowrap; }} .name {{ min-width: 11em; max-width: 24em; overflow-wrap: break-word; }}
+.wide {{ min-width: 11em; }} td.better, td.worse {{ color: var(--good); font-weight: 600; }} td.worse {{ color: var(--bad); }}
 tr.base td {{ background: var(--card); }} tr.out td {{ color: var(--muted); }} a {{ color: inherit; }}
 code, pre {{ font: 0.85rem/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, "Liberation Mono", monospace; }}
 pre {{ background: var(--card); padding: 10px 14px; border-radius: 6px; white-space: pre-wrap; overflow-wrap: anywhere; }}
 .legend {{ display: flex; flex-wrap: wrap; gap: 4px 18px; list-style: none; padding: 0; font-size: 0.875rem; }}
-.legend li {{ overflow-wrap: anywhere; }} .legend svg {{ width: 28px; height: 10px; margin-right: 6px; }}
+.marked {{ display: flex; gap: 8px; overflow-wrap: anywhere; }} .marked svg {{ flex: none; margin-top: 0.4em; }}
 .figures {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 420px), 1fr)); gap: 28px 36px;
   align-items: start; }}
 figure {{ margin: 0; min-width: 0; }} figure h3 {{ font-size: 0.95rem; margin: 0 0 4px; overflow-wrap: anywhere; }}
@@ -89,8 +89,10 @@ def _variants(report: Report) -> str:
         tds = []
         for c in cells:
             kind = "n" if c.numeric else "name" if c.name == "variant" else f"wide {row.verdict}"
-            mark = _swatch(i) if c.name == "variant" and len(report.rows) > 1 else ""
-            tds.append(f'<td class="{kind}">{mark}{escape(c.cells[i])}</td>')
+            cell = escape(c.cells[i])
+            if c.name == "variant" and len(report.rows) > 1:
+                cell = f'<div class="marked">{_swatch(i)}<span>{cell}</span></div>'
+            tds.append(f'<td class="{kind}">{cell}</td>')
         rows.append(f'<tr class="{"base" if row.is_baseline else ""}">{"".join(tds)}</tr>')
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
 
@@ -106,7 +108,7 @@ def _swatch(i: int) -> str:
         "-.": ' stroke-dasharray="7 3 2 3"',
     }
     line = f'<path d="M0 5H28" stroke="var({name})" stroke-width="3"{pattern[dash]}/>'
-    return f'<svg viewBox="0 0 28 10" width="28" height="10" aria-hidden="true">{line}</svg> '
+    return f'<svg viewBox="0 0 28 10" width="28" height="10" aria-hidden="true">{line}</svg>'
 
 
 def _figures(report: Report) -> list[str]:
@@ -115,7 +117,11 @@ def _figures(report: Report) -> list[str]:
         return []
     legend = ""
     if len(report.rows) > 1:
-        items = "".join(f"<li>{_swatch(i)}{escape(r.name)}</li>" for i, r in enumerate(report.rows) if r.n)
+        items = "".join(
+            f'<li class="marked">{_swatch(i)}<span>{escape(r.name)}</span></li>'
+            for i, r in enumerate(report.rows)
+            if r.n
+        )
         legend = f'<ul class="legend">{items}</ul>'
     shown = (
         f"<figure><h3>{escape(f.title)}</h3>{f.svg}<figcaption>{escape(f.caption)}</figcaption></figure>" for f in drawn

@@ -7,6 +7,8 @@ from typing import NamedTuple
 from llmlab.lab.report import verdict as say
 from llmlab.lab.report.build import Report, Row
 
+MOST_SENTENCES = 4  # of variants that are not distinguishable; more are one sentence
+
 
 class Column(NamedTuple):
     name: str
@@ -120,7 +122,17 @@ def headline(report: Report) -> str:
 def sentences(report: Report) -> list[tuple[str, str]]:
     """(word, sentence) of each variant with a verdict, the ones that differ first."""
     order = ["better", "worse", "not distinguishable", "identical", "one seed", "no common seed", "not comparable"]
-    said = [(r.verdict, r.sentence) for r in report.rows if r.sentence]
+    open_ = [r for r in report.rows if r.verdict == "not distinguishable"]
+    many = len(open_) > MOST_SENTENCES
+    said = [(r.verdict, r.sentence) for r in report.rows if r.sentence and not (many and r in open_)]
+    if many:
+        each = ", ".join(f"{r.name} ({say.needed(r.comparison)})" for r in open_ if r.comparison)
+        seeds = sorted({r.comparison.n for r in open_ if r.comparison})
+        with_ = f"{'-'.join(map(str, seeds[:: max(1, len(seeds) - 1)]))} seeds"
+        head = (
+            f"{len(open_)} variants are not distinguishable from {report.baseline} with {with_}; in brackets, how many"
+        )
+        said.append(("not distinguishable", f"{head} would be needed: {each}."))
     return sorted(said, key=lambda s: order.index(s[0]))
 
 

@@ -90,7 +90,7 @@ def signed(value: float, digits: int = 4) -> str:
 
 
 def percent(share: float) -> str:
-    decimals = 1 if abs(share) >= 0.001 else 3
+    decimals = 1 if abs(share) >= 0.001 or share == 0 else 3
     return f"{100 * share:+.{decimals}f} %".replace("-", MINUS)
 
 
