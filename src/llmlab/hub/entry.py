@@ -120,11 +120,7 @@ def rope(c: Config, parameters: Config | None = None, *, partial: float | None =
     if parameters is None:
         parameters = {**(c.get("rope_scaling") or {}), "rope_theta": c.get("rope_theta", 10000.0)}
     if partial is None:
-        fraction = c.get("partial_rotary_factor", 1.0 if partial is None else partial)
-    if partial is None:
-        expect(parameters, "partial_rotary_factor", 1.0, default=fraction)
-    else:
-        more["fraction"] = float(parameters.get("partial_rotary_factor", fraction))
+        expect(parameters, "partial_rotary_factor", 1.0, default=c.get("partial_rotary_factor", 1.0))
     else:
         more["fraction"] = float(parameters.get("partial_rotary_factor", c.get("partial_rotary_factor", partial)))
     kind = parameters.get("rope_type", parameters.get("type", "default"))
