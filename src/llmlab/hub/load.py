@@ -120,7 +120,7 @@ def fill(
     """Copy every tensor to its place. Returns the dtypes in the file by our names, and what was ignored."""
     ours = model.state_dict()
     shapes = {name: tensor.shape for name, tensor in ours.items()}
-    rules = expand(entry.rules, shapes, max(len(s.layers) for s in model.spec.stacks))
+    rules = expand(entry.rules, shapes, max(len(s.layers) for s in model.spec.stacks), model.sizes.head_dim)
     in_file = _with_prefix(entry, rules, tensors)
     dtypes: dict[str, torch.dtype] = {}
     used: set[str] = set()

@@ -6,19 +6,20 @@ A rule pairs names of ours with names of theirs; `{i}` runs over stored layers a
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-Kind = Literal["same", "fused", "experts", "stacked"]
+Kind = Literal["same", "fused", "grouped", "experts", "stacked"]
 
 
 @dataclass(frozen=True)
 class Rule:
-    """`same`: one tensor. `fused`: ours, stacked along the first dimension, are theirs. `experts`: ours (E, ...) is one
-    of theirs for each expert. `stacked`: ours, each (E, ...), are joined along the second dimension in theirs.
+    """`same`: one tensor. `fused`: ours, stacked along the first dimension, are theirs. `grouped`: likewise, but a key head
+    at a time: queries, key and value of the first, then of the second. `experts`: ours (E, ...) is one of theirs for each
+    expert. `stacked`: ours, each (E, ...), are joined along the second dimension in theirs.
     `transpose`: theirs is (in, out).
     """
 
@@ -28,13 +29,14 @@ class Rule:
     transpose: bool = False
     needs: str | None = None  # a tensor of ours without which the rule says nothing
     copies: tuple[str, ...] = ()  # of theirs, names that bear the same tensor again and are not read
+    groups: int = 1  # grouped: heads of keys, known once the rule is expanded
 
     def at(self, **index: int) -> Rule:
         def fill(names: tuple[str, ...]) -> tuple[str, ...]:
             return tuple(_fill(name, index) for name in names)
 
         needs = fill((self.needs,))[0] if self.needs else None
-        return Rule(fill(self.ours), fill(self.theirs), self.kind, self.transpose, needs, fill(self.copies))
+        return replace(self, ours=fill(self.ours), theirs=fill(self.theirs), needs=needs, copies=fill(self.copies))
 
     def load(self, theirs: list[Tensor], shapes: list[torch.Size]) -> list[Tensor]:
         """Theirs -> ours, given our shapes."""
@@ -45,6 +47,9 @@ class Rule:
             tensor = tensor.mT if tensor.dim() > 1 else tensor
         if self.kind == "same":
             return [tensor]
+        if self.kind == "grouped":
+            parts = tensor.unflatten(0, (self.groups, -1)).split([shape[0] // self.groups for shape in shapes], dim=1)
+            return [part.flatten(0, 1) for part in parts]
         dim = 0 if self.kind == "fused" else 1
         return list(tensor.split([shape[dim] for shape in shapes], dim=dim))
 
@@ -52,6 +57,8 @@ class Rule:
         """Ours -> theirs."""
         if self.kind == "experts":
             return list(ours[0].unbind(0))
+        if self.kind == "grouped":
+            return [torch.cat([t.unflatten(0, (self.groups, -1)) for t in ours], dim=1).flatten(0, 1)]
         tensor = ours[0] if self.kind == "same" else torch.cat(ours, dim=0 if self.kind == "fused" else 1)
         return [tensor.mT if self.transpose and tensor.dim() > 1 else tensor]
 
@@ -79,12 +86,18 @@ def fused(ours: Iterable[str], theirs: str, *, transpose: bool = False) -> list[
     return [Rule(tuple(f"{o}.{n}" for o in names), (f"{theirs}.{n}",), "fused", transpose) for n in ("weight", "bias")]
 
 
+def grouped(ours: Iterable[str], theirs: str) -> list[Rule]:
+    """Weight and bias of q, k and v held as one, a key head at a time (GPT-NeoX, BLOOM, Falcon)."""
+    names = tuple(ours)
+    return [Rule(tuple(f"{o}.{n}" for o in names), (f"{theirs}.{n}",), "grouped") for n in ("weight", "bias")]
+
+
 def experts(ours: str, theirs: str) -> Rule:
     """theirs has an `{e}`."""
     return Rule((ours,), (theirs,), "experts")
 
 
-def expand(rules: Iterable[Rule], shapes: Mapping[str, torch.Size], n_layers: int) -> list[Rule]:
+def expand(rules: Iterable[Rule], shapes: Mapping[str, torch.Size], n_layers: int, head_dim: int) -> list[Rule]:
     """The rules that speak of tensors that the model has, one for each layer."""
     out = []
     for rule in rules:
@@ -96,5 +109,7 @@ def expand(rules: Iterable[Rule], shapes: Mapping[str, torch.Size], n_layers: in
                 (name,) = concrete.theirs
                 all_names = tuple(_fill(name, {"e": e}) for e in range(shapes[concrete.ours[0]][0]))
                 concrete = Rule(concrete.ours, all_names, "experts", concrete.transpose)
+            if concrete.kind == "grouped":
+                concrete = replace(concrete, groups=shapes[concrete.ours[1]][0] // head_dim)
             out.append(concrete)
     return out

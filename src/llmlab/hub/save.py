@@ -40,7 +40,7 @@ def tensors_of(model: Model, entry: Entry, head: Head, dtypes: dict[str, torch.d
     shapes = {name: tensor.shape for name, tensor in ours.items()}
     out: dict[str, Tensor] = {}
     written: set[str] = set()
-    for rule in expand(entry.rules, shapes, max(len(s.layers) for s in model.spec.stacks)):
+    for rule in expand(entry.rules, shapes, max(len(s.layers) for s in model.spec.stacks), model.sizes.head_dim):
         if any(name in written for name in rule.ours):
             continue
         values = rule.save([ours[name].to(dtypes.get(name, ours[name].dtype)) for name in rule.ours])
