@@ -21,7 +21,7 @@ INK, MUTED, LINES, PAPER = "#1b1f24", "#5c6570", "#d8dde3", "#ffffff"
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#b8569a", "#b07a00", "#3594cc", "#7a5230")
 # The same hues for a dark page.
 DARK = ("#4ba3dd", "#ff8a4a", "#2cc79a", "#e28cc4", "#e6b53c", "#8ecdf2", "#c9a07c")
-WIDTH, HEIGHT = 4.8, 3.4  # inches of a figure
+WIDTH, HEIGHT = 4.4, 3.3  # inches of a figure
 DASHES = ("-", "--", ":", "-.")
 BANDS = 7  # more variants than these have no bands: they would hide each other
 
@@ -47,7 +47,8 @@ def figures(report: Report) -> list[Figure]:
     what = _what(report)
     found = []
     if _compared(report):
-        height = max(HEIGHT, 0.9 + 0.42 * len(_compared(report)))
+        n = len(_compared(report))
+        height = max(HEIGHT if n > 2 else 2.2, 0.9 + 0.42 * n)
         text = (
             "The difference of each variant to the baseline, paired by seed: its mean, its corrected interval, and "
             "a dot for each seed. An interval that leaves out 0 is a difference that is not chance."
@@ -90,10 +91,11 @@ def picture(report: Report) -> bytes | None:
     from matplotlib.figure import Figure as Canvas
 
     with _settings():
-        figure = Canvas(figsize=(4.4 * len(panels), 4.0), dpi=150, layout="constrained", facecolor=PAPER)
+        height = 4.0 + 0.25 * max(0, len(report.rows) - 6)
+        figure = Canvas(figsize=(4.4 * len(panels), height), dpi=150, layout="constrained", facecolor=PAPER)
         for axes, (title, draw) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
             draw(axes, report)
-            axes.set_title(title, fontsize=10, loc="left")
+            axes.set_title(title, fontsize=11, loc="left")
         if len(report.rows) > 1:
             handles = [_handle(i, row) for i, row in enumerate(report.rows)]
             figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 4), frameon=False)
@@ -128,7 +130,7 @@ def _settings() -> Iterator[None]:
     with mpl.rc_context():
         mpl.rcdefaults()  # a user's matplotlibrc would make another file
         mpl.rcParams.update({
-            "svg.fonttype": "none", "svg.hashsalt": "llmlab", "font.size": 9, "axes.spines.top": False,
+            "svg.fonttype": "none", "svg.hashsalt": "llmlab", "font.size": 10, "axes.spines.top": False,
             "axes.spines.right": False, "axes.edgecolor": MUTED, "axes.labelcolor": MUTED, "text.color": INK,
             "xtick.color": MUTED, "ytick.color": MUTED, "grid.color": LINES, "axes.grid": True, "axes.axisbelow": True,
             "axes.facecolor": "none", "grid.linewidth": 0.8, "lines.linewidth": 1.6, "axes.formatter.useoffset": False,
@@ -187,7 +189,7 @@ def _curves(axes: Any, report: Report, curves: list[tuple[int, Row, Curve, float
     return titles
 
 
-def _zoom(axes: Any, curves: list[Curve]) -> None:
+def _zoom(axes: Any, curves: list[Curve], *shown: float) -> None:
     """The first steep stretch of a loss would squeeze the rest, where variants differ: begin at a fifth of the way."""
     last = max(c.tokens[-1] for c in curves)
     late = [
@@ -197,6 +199,7 @@ def _zoom(axes: Any, curves: list[Curve]) -> None:
         if t >= 0.2 * last
         for v in (h, low)
     ]
+    late += shown
     if late and max(late) > min(late):
         room = 0.06 * (max(late) - min(late))
         axes.set_ylim(min(late) - room, max(late) + room)
@@ -228,7 +231,7 @@ def _over_differences(axes: Any, report: Report) -> dict[str, str]:
     drawn = [(i, r, r.difference, 1.0) for i, r in enumerate(report.rows) if r.difference]
     axes.axhline(0, color=INK, lw=1.2)
     titles = _curves(axes, report, drawn)
-    _zoom(axes, [c for _, _, c, _ in drawn])
+    _zoom(axes, [c for _, _, c, _ in drawn], 0.0)
     _few(axes.xaxis, say.large)
     axes.set(xlabel="tokens", ylabel=f"difference ({_unit(report)})")
     return titles
@@ -257,7 +260,7 @@ def _forest(axes: Any, report: Report) -> dict[str, str]:
         titles[f"mean{i}"] = titles[f"interval{i}"] = f"{row.name}: {row.short}"
         axes.annotate(
             row.name, (0, y), xycoords=("axes fraction", "data"), xytext=(2, 6), textcoords="offset points",
-            color=colour, fontsize=8.5, va="bottom", annotation_clip=False,
+            color=colour, fontsize=9, va="bottom", annotation_clip=False,
         )  # fmt: skip
     room = 0.06 * (max(shown) - min(shown) or 1.0)
     axes.set(xlim=(min(shown) - room, max(shown) + room), ylim=(len(rows) - 0.5, -0.75), yticks=[])

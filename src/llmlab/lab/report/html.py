@@ -36,12 +36,12 @@ tr.base td {{ background: var(--card); }} tr.out td {{ color: var(--muted); }} a
 code, pre {{ font: 0.85rem/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, "Liberation Mono", monospace; }}
 pre {{ background: var(--card); padding: 10px 14px; border-radius: 6px; white-space: pre-wrap; overflow-wrap: anywhere; }}
 .legend {{ display: flex; flex-wrap: wrap; gap: 4px 18px; list-style: none; padding: 0; font-size: 0.875rem; }}
-.marked {{ display: flex; gap: 8px; overflow-wrap: anywhere; }} .marked svg {{ flex: none; margin-top: 0.4em; }}
-.figures {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 420px), 1fr)); gap: 28px 36px;
+.marked {{ display: flex; gap: 8px; }} .marked svg {{ flex: none; margin-top: 0.4em; }}
+.figures {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 370px), 1fr)); gap: 28px 32px;
   align-items: start; }}
 figure {{ margin: 0; min-width: 0; }} figure h3 {{ font-size: 0.95rem; margin: 0 0 4px; overflow-wrap: anywhere; }}
 figcaption {{ color: var(--muted); font-size: 0.85rem; }}
-figure svg {{ width: 100%; max-width: 560px; height: auto; display: block; }}
+figure svg {{ width: 100%; max-width: 500px; height: auto; display: block; }}
 figure svg * {{ stroke-linejoin: round; }} figure svg text {{ font-family: inherit !important; }}
 details summary {{ cursor: pointer; }} .method {{ color: var(--muted); font-size: 0.9rem; }}
 """
@@ -117,11 +117,8 @@ def _figures(report: Report) -> list[str]:
         return []
     legend = ""
     if len(report.rows) > 1:
-        items = "".join(
-            f'<li class="marked">{_swatch(i)}<span>{escape(r.name)}</span></li>'
-            for i, r in enumerate(report.rows)
-            if r.n
-        )
+        names = [(i, escape(r.name)) for i, r in enumerate(report.rows) if r.n]
+        items = "".join(f'<li class="marked">{_swatch(i)}<span>{name}</span></li>' for i, name in names)
         legend = f'<ul class="legend">{items}</ul>'
     shown = (
         f"<figure><h3>{escape(f.title)}</h3>{f.svg}<figcaption>{escape(f.caption)}</figcaption></figure>" for f in drawn
