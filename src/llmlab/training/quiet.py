@@ -23,7 +23,9 @@ MESSAGES = (
     ".*The `batch_size` could not be inferred.*",
     ".*Found .* module\\(s\\) in eval mode.*",
     ".*`broadcast_buffers` is deprecated.*",
-    ".*torch.distributed.*all_gather is deprecated.*",
+    ".*torch.distributed.*all_gather\\w* is deprecated.*",
+    ".*torch.distributed.*reduce_scatter\\w* is deprecated.*",
+    ".*DeepSpeed handles gradient clipping internally.*",
 )
 
 

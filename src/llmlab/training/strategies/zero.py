@@ -1,0 +1,323 @@
+"""ZeRO (Rajbhandari et al. 2019, arXiv:1910.02054) through Lightning's DeepSpeedStrategy, on GPUs and, with gloo, on CPUs.
+
+DeepSpeed keeps the weights that are trained (float32) and the optimizer's state as flat pieces, one a rank. Checkpoints do
+not: they hold whole tensors by parameter path, as those of every other strategy, so DeepSpeed's own files, which are
+pickles of one strategy and one number of ranks, are neither written nor read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib.util
+import io
+import logging
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.strategies import DeepSpeedStrategy, Strategy
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from llmlab.errors import UserError
+from llmlab.model import roles
+from llmlab.model.model import Model
+from llmlab.training.strategies.portable import ByPath, SafeCheckpointIO
+
+# Optimizers that treat each element alone: others would take a flat piece of many tensors for a matrix.
+ELEMENTWISE = (torch.optim.AdamW, torch.optim.Adam, torch.optim.SGD, torch.optim.RMSprop)
+BUCKET = 50_000_000  # elements that are reduced or gathered at once
+KEPT_WHOLE = 100_000  # zero3 on GPUs: tensors of fewer elements are not sharded for the forward
+
+
+def check(cfg: Any, place: Any, spec: Any) -> None:
+    """UserError in a line for what ZeRO can't do here."""
+    name = cfg.strategy.name
+    if importlib.util.find_spec("deepspeed") is None:
+        raise UserError(f"strategy={name} needs DeepSpeed: pip install 'llmlab[deepspeed]'")
+    if cfg.precision == "16-mixed":
+        raise UserError(
+            f"precision=16-mixed: DeepSpeed's loss scale would not be in a checkpoint; under strategy={name} "
+            "choose precision=bf16-mixed"
+        )
+    if cfg.placement.compile and name.startswith("zero3"):
+        raise UserError(
+            f"placement.compile=true: strategy={name} gathers parameters in hooks, at which every graph breaks; "
+            "leave it out, or choose strategy=fsdp"
+        )
+    from llmlab.training.recipe import chosen
+
+    made = chosen(cfg, "optimizer")().build([("weight", nn.Parameter(torch.zeros(2, 2)), "other")])
+    part = cfg.optimizer["_part_"]
+    if type(made) not in ELEMENTWISE:
+        raise UserError(
+            f"optimizer={part} needs whole tensors, but strategy={name} gives it flat pieces; "
+            "choose optimizer=adamw or strategy=fsdp"
+        )
+    if name.endswith("offload") and type(made) is not torch.optim.AdamW:
+        raise UserError(f"strategy={name} has only Adam on the CPU: choose optimizer=adamw instead of {part}")
+
+
+def make(cfg: Any, place: Any) -> Zero:
+    name = cfg.strategy.name
+    return Zero(
+        int(name[4]),
+        gpu=place.accelerator == "gpu",
+        offload=name.endswith("offload"),
+        clip=cfg.train.clip,
+        bf16=cfg.precision.startswith("bf16"),
+    )
+
+
+class Zero(ByPath, DeepSpeedStrategy):
+    """Optimizer state (stage 1), gradients too (2), parameters too (3) are sharded over the data-parallel ranks.
+
+    offload: optimizer state, and in stage 3 parameters, lie in the CPU's memory, where the step is computed. clip:
+    gradient norm. bf16: weights and gradients are bfloat16, trained in float32.
+    """
+
+    handles_gradient_accumulation = False  # so that Lightning asks for one step an optimizer step, as everywhere
+
+    def __init__(self, stage: int, *, gpu: bool, offload: bool, clip: float | None, bf16: bool):
+        if not gpu:
+            os.environ.setdefault("DS_ACCELERATOR", "cpu")
+        self.stage, self.gpu, self.offload, self.bf16 = stage, gpu, offload, bf16
+        self._groups: list[list[str]] = []  # paths of the parameters of each group of the optimizer
+        self._ready = False  # whether DeepSpeed has the parameters
+        super().__init__(
+            stage=stage,
+            offload_optimizer=offload,
+            offload_parameters=offload and stage == 3,
+            overlap_comm=gpu,
+            reduce_bucket_size=BUCKET,
+            allgather_bucket_size=BUCKET,
+            logging_batch_size_per_gpu=1,  # only for a line of DeepSpeed's log
+            logging_level=logging.ERROR,
+            process_group_backend="nccl" if gpu else "gloo",
+        )
+        assert isinstance(self.config, dict)
+        self.config["gradient_clipping"] = clip or 0.0
+        if stage == 3:
+            self.config["zero_optimization"]["stage3_param_persistence_threshold"] = KEPT_WHOLE if gpu else 0
+        if bf16:
+            self.config["data_types"] = {"grad_accum_dtype": "fp32"}
+        self._checkpoint_io = SafeCheckpointIO()
+
+    whole = property(lambda self: self.stage < 3)  # type: ignore[assignment]
+
+    # ---------------------------------------------------------------- where Lightning knows GPUs only
+
+    def setup_environment(self) -> None:
+        if self.gpu:
+            super().setup_environment()
+        else:
+            super(DeepSpeedStrategy, self).setup_environment()
+
+    def setup_distributed(self) -> None:
+        if self.gpu:
+            super().setup_distributed()
+        else:
+            self.set_world_ranks()
+            self._init_deepspeed_distributed()
+
+    @property
+    def root_device(self) -> torch.device:
+        return super().root_device if self.gpu else torch.device("cpu", 0)
+
+    def _init_deepspeed_distributed(self) -> None:
+        import deepspeed
+
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # for CPUs: half a minute of compilation
+        super()._init_deepspeed_distributed()
+
+    # ---------------------------------------------------------------- the model
+
+    @contextlib.contextmanager
+    def model_sharded_context(self) -> Iterator[None]:
+        """Nothing: `assemble` shards, while what is drawn for a parameter must be whole."""
+        self._init_config_if_needed()
+        yield
+
+    def assemble(self, spec: Any) -> Any:
+        if self.stage < 3:
+            return super().assemble(spec)
+        import deepspeed
+
+        with deepspeed.zero.Init(config_dict_or_path=self.config):
+            model = Model(spec)
+        for module in model.modules():  # within Init, torch makes every new tensor one of the parameters' type
+            for name, buffer in module._buffers.items():
+                if buffer is not None and buffer.is_floating_point():
+                    module._buffers[name] = buffer.float()
+        return model
+
+    def place(self, model: Any) -> None:
+        if self.stage < 3:
+            super().place(model)
+        for parameter in model.parameters():
+            parameter.whole_shape = getattr(parameter, "ds_shape", parameter.shape)
+            parameter.put_whole = functools.partial(self._put, parameter)
+
+    def build_optimizer(self, part: Any, parameters: Sequence[tuple[str, nn.Parameter, Any]]) -> Optimizer:
+        """The part sees tensors of the true shapes, which take no memory; its groups are then given the parameters."""
+        shown = [
+            (path, nn.Parameter(torch.zeros((), device=p.device).expand(p.whole_shape)), role)  # type: ignore[attr-defined]
+            for path, p, role in parameters
+        ]
+        of = {id(stand_in): (path, p) for (path, p, _), (_, stand_in, _) in zip(parameters, shown, strict=True)}
+        made = part.build(shown)
+        for group in made.param_groups:
+            pairs = [of[id(stand_in)] for stand_in in group["params"]]
+            self._groups.append([path for path, _ in pairs])
+            group["params"] = [p for _, p in pairs]
+        return _on_cpu(made) if self.offload else made
+
+    def setup(self, trainer: Any) -> None:
+        module = self.lightning_module
+        assert module is not None
+        buffers = {name: buffer.clone() for name, buffer in module.model.named_buffers()}  # type: ignore[union-attr]
+        super().setup(trainer)
+        for name, buffer in module.model.named_buffers():  # type: ignore[union-attr]
+            buffer.data = buffers[name].to(buffer.device)  # bf16-true has rounded them
+        self._ready = True
+        if self.bf16:  # the weights that are trained were made of rounded ones
+            module.fill()  # type: ignore[operator]
+
+    # ---------------------------------------------------------------- a step
+
+    def block_backward_sync(self) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext()  # the engine is told where an optimizer step ends, below
+
+    def backward(self, closure_loss: Tensor, optimizer: Any, *args: Any, **kwargs: Any) -> Tensor:
+        assert self.lightning_module is not None
+        more_follow = self.lightning_module.trainer.fit_loop._should_accumulate()
+        self.deepspeed_engine.set_gradient_accumulation_boundary(not more_follow)
+        # Lightning has divided by the micro-batches of a step; DeepSpeed would do it a second time.
+        return super().backward(closure_loss, optimizer, *args, scale_wrt_gas=False, **kwargs)
+
+    def clip(self, optimizer: Optimizer, limit: float | None) -> Tensor | None:
+        return None  # in DeepSpeed's step
+
+    def norm(self) -> Tensor:
+        return torch.as_tensor(self.deepspeed_engine.get_global_grad_norm(), dtype=torch.float32)
+
+    # ---------------------------------------------------------------- checkpoints
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
+        Strategy.save_checkpoint(self, checkpoint, filepath, storage_options)  # not DeepSpeed's own format
+
+    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
+        return self.checkpoint_io.load_checkpoint(Path(checkpoint_path))
+
+    def lightning_module_state_dict(self) -> dict[str, Any]:
+        """What is trained, in float32. On the first rank only, which writes it."""
+        found = {}
+        for name, tensor in self._trained().state_dict(keep_vars=True).items():
+            value = self._whole(tensor) if isinstance(tensor, nn.Parameter) else tensor.detach()
+            if self.is_global_zero:
+                found[name] = value.cpu()
+        return found
+
+    def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
+        base, first = self._base, self._flat[0]
+        self._link()
+        names = [k for k, v in base.state[first].items() if isinstance(v, Tensor) and v.shape == first.shape]
+        rest = {k: torch.as_tensor(v, dtype=torch.float32) for k, v in base.state[first].items() if k not in names}
+        state: dict[str, Any] = {}
+        for path, parameter, _ in roles.parameters(self._trained()):
+            values = {name: self._whole(parameter, name) for name in names}
+            if self.is_global_zero:
+                state[path] = {**rest, **{name: value.cpu() for name, value in values.items()}}
+        groups = zip(base.param_groups, self._groups, strict=True)
+        return {"state": state, "param_groups": [{**g, "params": list(paths)} for g, paths in groups]}
+
+    def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
+        base, (saved,) = self._base, checkpoint["optimizer_states"]
+        of = {path: group for group in saved["param_groups"] for path in group["params"]}
+        for group, paths in zip(base.param_groups, self._groups, strict=True):
+            group |= {k: v for k, v in of[paths[0]].items() if k in group and k not in ("params", "fused", "foreach")}
+        shapes = {path: tuple(p.whole_shape) for path, p, _ in roles.parameters(self._trained())}  # type: ignore[attr-defined]
+        path, example = next(iter(saved["state"].items()))
+        names = [k for k, v in example.items() if tuple(getattr(v, "shape", ())) == shapes[path] and k != "step"]
+        for flat in self._flat:
+            rest = {k: (int(v) if self.offload else v.clone()) for k, v in example.items() if k not in names}
+            base.state[flat] = {**rest, **{name: torch.zeros_like(flat) for name in names}}
+        self._link()
+        for path, parameter, _ in roles.parameters(self._trained()):
+            for name in names:
+                self._set(parameter, saved["state"][path][name], name)
+
+    @property
+    def _base(self) -> Optimizer:
+        """The optimizer that the part has built."""
+        return self.deepspeed_engine.basic_optimizer
+
+    @property
+    def _flat(self) -> list[Tensor]:
+        """This rank's piece of the trained weights of each group."""
+        optimizer = self.deepspeed_engine.optimizer
+        for name in ("fp32_partitioned_groups_flat", "single_partition_of_fp32_groups", "fp32_groups_flat_partition"):
+            if hasattr(optimizer, name):
+                return list(getattr(optimizer, name))
+        raise AssertionError(type(optimizer))
+
+    def _link(self) -> None:
+        """Show parameters their piece of the optimizer's state; DeepSpeed itself forgets all groups but the first."""
+        if self.stage < 3:
+            from deepspeed.utils import lazy_init_hp_params_optimizer_state
+
+            of = {path: p for path, p, _ in roles.parameters(self._trained())}
+            for paths, flat in zip(self._groups, self._flat, strict=True):
+                lazy_init_hp_params_optimizer_state([of[path] for path in paths], flat, self._base.state)
+
+    def _whole(self, parameter: nn.Parameter, name: str | None = None) -> Tensor:
+        """A trained weight, or its optimizer state of that name, whole; all ranks must ask for it."""
+        from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
+
+        if name is None:
+            return safe_get_full_fp32_param(parameter)
+        return safe_get_full_optimizer_state(parameter, name)
+
+    def _set(self, parameter: nn.Parameter, value: Tensor, name: str | None = None) -> None:
+        """The reverse of `_whole`."""
+        from deepspeed import utils
+
+        if self.stage == 3:  # its own function for whole tensors fails where a shard is padded
+            size = utils.safe_get_local_fp32_param(parameter).numel()
+            mine = torch.zeros(size * self.world_size)
+            mine[: value.numel()] = value.flatten()
+            mine = mine[size * self.global_rank :][:size]
+            if name is None:
+                utils.safe_set_local_fp32_param(parameter, mine)
+            else:
+                utils.safe_set_local_optimizer_state(parameter, mine, name)
+        elif name is None:
+            utils.safe_set_full_fp32_param(parameter, value)
+        else:
+            utils.safe_set_full_optimizer_state(parameter, value, name)
+
+    @torch.no_grad()
+    def _put(self, parameter: nn.Parameter, value: Tensor) -> None:
+        """A whole value into a parameter, and into what is trained for it."""
+        if self.stage == 3:
+            import deepspeed
+
+            with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0):
+                parameter.copy_(value)
+        else:
+            parameter.copy_(value)
+        if self._ready:
+            self._set(parameter, value)
+
+
+def _on_cpu(adamw: Optimizer) -> Optimizer:
+    """DeepSpeed's AdamW for weights in the CPU's memory, which is compiled when it is first used."""
+    from deepspeed.ops.adam import DeepSpeedCPUAdam
+
+    options = ("params", "lr", "betas", "eps", "weight_decay")
+    groups = [{k: group[k] for k in options} for group in adamw.param_groups]
+    with contextlib.redirect_stdout(io.StringIO()):
+        return DeepSpeedCPUAdam(groups, adamw_mode=True)
