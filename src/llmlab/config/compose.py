@@ -6,9 +6,11 @@ options for it stay (`model=llama3 position=rope` keeps LLaMA's theta).
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -105,6 +107,36 @@ def compose(overrides: Sequence[str] = (), config_dirs: Sequence[str] = (), *, s
     return composed
 
 
+def vary(composed: Composed, values: Mapping[str, str]) -> Composed | None:
+    """The config that `compose` would give had these values been typed as well: {"seed": "2"}, a tenth of its time.
+
+    None where it can't tell: choices in groups, what a budget replaces, and whatever is wrong.
+    """
+    import copy
+
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from omegaconf import OmegaConf
+
+    cfg = copy.deepcopy(composed.cfg)
+    parser = OverridesParser.create()
+    for key, value in values.items():
+        try:
+            o = parser.parse_override(f"{key}={value}")
+            if (
+                "@" in key
+                or key[0] in "+~"
+                or key.startswith("budget.")
+                or key in groups()
+                or isinstance(o.value(), dict)
+            ):
+                return None
+            OmegaConf.update(cfg, key, o.value(), merge=True)
+        except Exception:
+            return None
+    changed = dataclasses.replace(composed, cfg=cfg, keys=composed.keys | frozenset(values))
+    return None if validate.problems(changed) else changed
+
+
 def _further(overrides: Sequence[str], good: Sequence[Override], known: explain.Known, run: Any) -> list[str]:
     """What else is wrong, apart from overrides that are wrong already and what may follow from them."""
     bad = {o.lstrip("+~").partition("=")[0].partition("@")[0] for o in overrides} - {o.key_or_group for o in good}
@@ -119,11 +151,19 @@ def _further(overrides: Sequence[str], good: Sequence[Override], known: explain.
     return problems + validate.local(cfg)
 
 
-def session() -> Any:
-    """A context in which Hydra's compose and its config loader know conf/."""
+@contextmanager
+def session() -> Iterator[None]:
+    """Within, Hydra's compose and its config loader know conf/; also within a job of Hydra's, which has its own."""
     import hydra
+    from hydra.core.global_hydra import GlobalHydra
 
-    return hydra.initialize_config_dir(str(conf_dir()), version_base="1.3", job_name="llmlab")
+    outer = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
+    try:
+        with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3", job_name="llmlab"):
+            yield
+    finally:
+        GlobalHydra.instance().hydra = outer
 
 
 def hydra_node(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> DictConfig:

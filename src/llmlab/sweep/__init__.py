@@ -7,6 +7,7 @@ what failed.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shlex
 import signal
@@ -49,7 +50,8 @@ def run(overrides: Sequence[str], folders: Sequence[str], launch: Launch) -> int
                 if len(done) < plan.total:
                     own = [o for o in plan.own if not o.startswith("hydra.sweep.dir=")]
                     place = f'hydra.sweep.dir="{plan.folder}"'
-                    launch([*plan.typed, *own, *plan.defaults, place], _runner(plan, folders, invocation))
+                    with _as_checked(plan):
+                        launch([*plan.typed, *own, *plan.defaults, place], _runner(plan, folders, invocation))
             except UserError:
                 raise
             except Exception as e:  # a launcher or a sweeper; the points that ran have their records
@@ -78,8 +80,8 @@ def _record(plan: plans.Plan) -> dict[str, Any]:
         "schema": SCHEMA,
         "name": plan.name,
         "command": record.command(),
-        "overrides": [o for o in plan.typed],
-        "keys": dict(plan.keys),
+        "overrides": list(plan.typed),
+        "keys": {key: list(values) for key, values in plan.keys.items()},
         "fixed": list(plan.fixed),
         "points": [{"folder": p.folder, "overrides": list(p.overrides), "hash": p.hash} for p in plan.points],
     }
@@ -103,6 +105,26 @@ def _opening(plan: plans.Plan, how: dict[str, str]) -> str:
     counts = [list(how.values()).count(what) for what in ("complete", "resume", "again")]
     known = [f"{n} {what}" for n, what in zip(counts, ("complete", "to go on with", "to run again"), strict=True) if n]
     return f"{line} in {record.shown(plan.folder)}" + (f": {', '.join(known)}" if known else "")
+
+
+@contextmanager
+def _as_checked(plan: plans.Plan) -> Iterator[None]:
+    """Within, Hydra's sweepers do not compose all points once more before the first begins, a quarter of a second each,
+    and what optuna says of each trial is left to the board."""
+    from hydra.plugins.sweeper import Sweeper
+
+    logging.getLogger("hydra_plugins").setLevel(logging.ERROR)  # "Failed experiment": it has a line already
+    if plan.adaptive:
+        with suppress(ImportError):
+            import optuna  # sets its level when it is imported
+
+            optuna.logging.set_verbosity(optuna.logging.ERROR)
+    before = Sweeper.validate_batch_is_legal
+    Sweeper.validate_batch_is_legal = lambda self, batch: None  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        Sweeper.validate_batch_is_legal = before  # type: ignore[method-assign]
 
 
 @contextmanager
@@ -179,4 +201,7 @@ def _report(folder: Path) -> None:
         report.write([folder], out=folder)
     except Exception as e:
         first = (str(e).splitlines() or [""])[0]
-        print(f"warning: no report: {first if isinstance(e, UserError) else f'{type(e).__name__}: {first}'}", file=sys.stderr)
+        print(
+            f"warning: no report: {first if isinstance(e, UserError) else f'{type(e).__name__}: {first}'}",
+            file=sys.stderr,
+        )

@@ -1,4 +1,4 @@
-"""What a sweep says while it runs: a line for each point as it begins and ends, and in a terminal how far those are that run."""
+"""What a sweep says while it runs: a line for each point as it begins and ends, and how far those are that run."""
 
 from __future__ import annotations
 

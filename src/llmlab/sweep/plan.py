@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmlab import registry
 from llmlab.config import compose as configs
 from llmlab.config import explain
 from llmlab.config.schema import SLOTS
@@ -25,7 +24,15 @@ if TYPE_CHECKING:
 
 FOLDER = "multirun"
 # Keys of a run that name it or say what it writes, but change no number of it.
-NO_NUMBERS = ("sweep", "resume", "experiment_name", "logger", "train.keep", "train.sample", "train.checkpoint_every")
+NO_NUMBERS: tuple[str, ...] = (
+    "sweep",
+    "resume",
+    "experiment_name",
+    "logger",
+    "train.keep",
+    "train.sample",
+    "train.checkpoint_every",
+)
 NO_NUMBERS += ("data.num_workers", "trainer.enable_progress_bar", "trainer.enable_model_summary")
 # What Hydra offers under a name only if a package is installed: {choice: (module, extra of llmlab)}.
 EXTRAS = {
@@ -90,7 +97,7 @@ def make(overrides: Sequence[str], folders: Sequence[str] = ()) -> Plan:
     typed = tuple(str(o.input_line) for o in parsed if not _own(o))
 
     first = [_first(o) for o in parsed if not _own(o)]
-    node = _hydra_node([*first, *own], folders, known)
+    node = _hydra_node(first, own, folders, known)
     with configs.session():
         specs = _with_params(node, typed)
     adaptive = not str(node.sweeper._target_).endswith(".BasicSweeper")
@@ -105,7 +112,8 @@ def make(overrides: Sequence[str], folders: Sequence[str] = ()) -> Plan:
     hashes = _checked(grid, list(keys), folders)
     points = tuple(Point(point_name(o, list(keys)), tuple(o), h) for o, h in zip(grid, hashes, strict=True))
     given = [o for o in parsed if o.key_or_group == "sweep" and o.value() is not None]
-    name = str(given[0].value()) if given else safe(",".join(sorted(typed)) or "defaults", 60)
+    texts = sorted(typed, key=lambda t: (t.partition("=")[0] not in keys, t))  # what is swept comes first
+    name = str(given[0].value()) if given else safe(",".join(texts) or "defaults", 60)
     typed_dir = any(o.key_or_group == "hydra.sweep.dir" for o in parsed)
     return Plan(
         name=name,
@@ -199,26 +207,37 @@ def _corners(specs: Sequence[Override]) -> list[list[str]]:
 
 
 def _checked(points: Sequence[Sequence[str]], keys: Sequence[str], folders: Sequence[str]) -> list[str]:
-    """The hash of each point; UserError with the problems of all."""
+    """The hash of each point; UserError with the problems of all. Points that differ in values alone are composed once."""
     problems: dict[str, list[str]] = {}
-    hashes = []
-    began = time.monotonic()
+    hashes: list[str] = []
+    known: dict[tuple[str, ...], configs.Composed] = {}
+    groups = configs.groups(folders)
+    values = [k for k in keys if k not in groups and "@" not in k]
+    began = said = time.monotonic()
     for i, overrides in enumerate(points):
+        typed = {k: v for k, _, v in (o.partition("=") for o in overrides) if k in values}
+        rest = tuple(o for o in overrides if o.partition("=")[0] not in typed)
         try:
-            hashes.append(digest(configs.compose(overrides, folders)))
+            composed = configs.vary(known[rest], typed) if rest in known else None
+            if composed is None:
+                composed = known[rest] = configs.compose(overrides, folders)
+            hashes.append(digest(composed))
         except UserError as e:
             for line in str(e).splitlines():
                 problems.setdefault(line, []).append(point_name(overrides, keys))
-        if len(points) > 20 and time.monotonic() - began > 2:
+            if time.monotonic() - began > 20:
+                problems[f"(the sweep has {len(points)} points; the first {i + 1} were checked)"] = []
+                break
+        if len(points) > 20 and time.monotonic() - said > 2:
             print(f"checking the points: {i + 1} of {len(points)}", file=sys.stderr, flush=True)
-            began = time.monotonic() + 3
+            said = time.monotonic() + 3
     if problems:
         raise UserError("\n".join(line + _where(names, len(points)) for line, names in problems.items()))
     return hashes
 
 
 def _where(names: Sequence[str], total: int) -> str:
-    if total == 1:
+    if total == 1 or not names:
         return ""
     if len(names) == total:
         return " (in every point)"
@@ -267,13 +286,15 @@ def _sweep_problems(o: Override, adaptive: bool) -> list[str]:
     return [f"{o.input_line}: {v} is given twice" for v in dict.fromkeys(values) if values.count(v) > 1]
 
 
-def _hydra_node(overrides: Sequence[str], folders: Sequence[str], known: explain.Known) -> Any:
+def _hydra_node(first: Sequence[str], own: Sequence[str], folders: Sequence[str], known: explain.Known) -> Any:
     """Hydra's own part of the config, interpolations resolved on access."""
     try:
-        return configs.hydra_node([o for o in overrides if o], folders)
-    except Exception as e:
-        configs.compose([o for o in overrides if o and not o.startswith("hydra")], folders)  # says it better
-        raise UserError(explain.message(e, None, known)) from e
+        return configs.hydra_node([*(o for o in first if o), *own], folders)
+    except Exception:  # what is wrong with points is said for each of them, later
+        try:
+            return configs.hydra_node(own, folders)
+        except Exception as e:
+            raise UserError(explain.message(e, None, known)) from e
 
 
 def _with_params(node: Any, typed: Sequence[str]) -> list[Override]:

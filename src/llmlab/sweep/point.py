@@ -14,7 +14,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Mapping
 from contextlib import contextmanager, suppress
@@ -47,7 +46,8 @@ def standing(folder: Path, wanted: str) -> str:
         return "busy"
     if not (folder / record.NAME).exists():
         return "new"
-    if read(folder).get("hash") != wanted:
+    note = read(folder)
+    if not note or note.get("hash", wanted) != wanted:  # without one: of a point whose config had an error
         raise UserError(
             f"{record.shown(folder)} holds a run with another config; choose another sweep=NAME, or delete that folder"
         )
@@ -113,7 +113,9 @@ class Runner:
         except Exception as e:
             reason = str(e).splitlines()[0] if isinstance(e, UserError) else f"{type(e).__name__}: {e}"
             self._fail(folder, overrides, "failed", reason)
-            self._note(folder, ended=time.time())
+            now, note = time.time(), read(folder)
+            begun = note.get("began", now) if note.get("invocation") == self.invocation else now
+            self._note(folder, invocation=self.invocation, how=note.get("how", "new"), began=begun, ended=now)
             return None
 
     def run(self, overrides: list[str], folder: Path, cfg: Any) -> float | None:
@@ -171,7 +173,7 @@ class Runner:
         if how == "resume":
             command.append(f'resume="{folder}"')  # under its own config, whose hash is that of this point
         else:
-            named = [] if any(o.startswith("sweep=") for o in overrides) else [f"sweep={self.name}"]
+            named = [] if any(o.startswith("sweep=") for o in overrides) else [f'sweep="{self.name}"']
             command += [*overrides, *named, f'hydra.run.dir="{folder}"']
         before = _bytes(folder / record.NAME)
         with open(folder / LOG, "ab") as log:
@@ -220,7 +222,13 @@ class Runner:
             devices = str(cfg.trainer.devices)
             ranks = int(devices) if devices.isdigit() else 1
             env["OMP_NUM_THREADS"] = str(max(1, self.threads // max(1, ranks)))
-        return {**env, **self.environment, "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8", PARENT: str(os.getpid())}
+        return {
+            **env,
+            **self.environment,
+            "PYTHONUNBUFFERED": "1",
+            "PYTHONIOENCODING": "utf-8",
+            PARENT: str(os.getpid()),
+        }
 
     def _fail(self, folder: Path, overrides: list[str], how: str, reason: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)

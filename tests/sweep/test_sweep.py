@@ -1,0 +1,145 @@
+"""Sweeps through the real command line; what a point's process does is stood in for (tests/sweep/conftest.py)."""
+
+import signal
+import time
+
+import pytest
+
+from llmlab.lab import record
+
+JOBLIB = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
+
+
+def test_failures_are_rows_and_the_same_command_goes_on(lab):
+    """One point is killed, one fails with a checkpoint, one ends without a word. Then the same command again."""
+    lab.monkeypatch.setenv("LOCAL_RANK", "3")
+    lab.monkeypatch.setenv("MASTER_PORT", "1")
+    what = {"2": "kill", "3": "checkpoint fail", "4": "exit"}
+    code, out, err = lab.run("seed=1,2,3,4", "sweep=a", what=what)
+    assert code == 1
+    assert [point for point, _ in lab.calls()] == ["seed=1", "seed=2", "seed=3", "seed=4"]
+    first = lab.record("a", "seed=1")
+    assert (first["status"], first["ranks"], first["sweep"]) == ("completed", [], "a")
+    reasons = {s: lab.record("a", f"seed={s}")["reason"] for s in (2, 3, 4)}
+    assert reasons == {
+        2: "killed by SIGKILL (out of memory?)",
+        3: "it failed",
+        4: "it ended with exit code 7 and without a word",
+    }
+    for seed, reason in reasons.items():
+        assert lab.record("a", f"seed={seed}")["status"] == "failed"
+        assert f"failed: seed={seed}: {reason}  (see multirun/a/seed={seed}/output.log)" in err
+    assert "sweep a: 1 of 4 points complete" in out
+    assert "[1/4] seed=1  begins\n[1/4] seed=1  val loss 1.0000  " in out
+    assert " left)" in out
+
+    code, out, err = lab.run("sweep=a", "seed=1,2,3,4")
+    assert (code, lab.calls()) == (0, [["seed=2", False], ["seed=3", True], ["seed=4", False]])
+    assert "1 complete, 1 to go on with, 2 to run again" in out
+    assert "sweep a: 4 of 4 points complete" in out
+    code, out, err = lab.run("sweep=a", "seed=1,2,3,4")
+    assert (code, lab.calls()) == (0, [])
+
+
+def test_sweep_json_says_what_was_asked_and_another_config_is_refused(lab):
+    code, out, err = lab.run("seed=2,1", "attention=mha,mla", "size=micro", "sweep=b", what={"2": "fail"})
+    assert code == 1
+    found = lab.sweep("b")
+    assert (found["schema"], found["name"]) == (1, "b")
+    assert found["keys"] == {"seed": ["2", "1"], "attention": ["mha", "mla"]}
+    assert found["fixed"] == ["size=micro", "sweep=b"]
+    assert [p["folder"] for p in found["points"]] == [f"attention={a},seed={s}" for s in (2, 1) for a in ("mha", "mla")]
+    assert len({p["hash"] for p in found["points"]}) == 4
+    assert found["points"][0]["overrides"] == ["seed=2", "attention=mha", "size=micro", "sweep=b"]
+    assert len(lab.calls()) == 4
+
+    code, out, err = lab.run("seed=2,1", "attention=mha,mla", "size=mini", "sweep=b")
+    assert (code, lab.calls()) == (1, [])
+    assert err.startswith(
+        "error: multirun/b/attention=mha,seed=2 holds a run with another config; choose another sweep="
+    )
+    assert len(err.splitlines()) == 1
+
+    # more seeds under the same name: what is there stays, also in sweep.json
+    code, _, err = lab.run("seed=3,1", "attention=mha,mla", "size=micro", "sweep=b")
+    assert (code, len(lab.calls())) == (0, 2)
+    assert lab.sweep("b")["keys"] == {"seed": ["3", "1", "2"], "attention": ["mha", "mla"]}
+    assert len(lab.sweep("b")["points"]) == 6
+
+
+def test_a_config_error_in_any_point_comes_before_everything(lab):
+    code, out, err = lab.run("attention=mha,gqa,mla", "model.n_kv_heads=2", "seed=1,2")
+    assert (code, out) == (1, "")
+    first, second = err.splitlines()
+    said = "error: model.n_kv_heads: attention={0} does not use it; leave it out or choose attention=gqa"
+    assert first == said.format("mha") + " (in attention=mha,seed=1, attention=mha,seed=2)"
+    assert second == said.format("mla") + " (in attention=mla,seed=1, attention=mla,seed=2)"
+    assert [p.name for p in lab.folder.iterdir()] == ["sitecustomize.py"]  # nothing was written
+
+
+def test_two_points_at_once(lab):
+    """joblib: the cores are shared out, unless the user says how many threads; a point that is killed is one row."""
+    code, out, err = lab.run("seed=1,2,3", "sweep=j", *JOBLIB, what={"2": "kill"})
+    assert code == 1, err
+    assert sorted(point for point, _ in lab.calls()) == ["seed=1", "seed=2", "seed=3"]
+    assert lab.record("j", "seed=2")["reason"].startswith("killed by SIGKILL")
+    assert int(lab.record("j", "seed=1")["threads"]) >= 1
+    lab.monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    code, _, err = lab.run("seed=1,2,3", "sweep=j", *JOBLIB)
+    assert (code, [point for point, _ in lab.calls()]) == (0, ["seed=2"])
+    assert lab.record("j", "seed=2")["threads"] == "5"
+
+
+def test_one_point_and_a_report_that_fails(lab):
+    lab.report_error = RuntimeError("no room")
+    code, _, err = lab.run("seed=3")
+    assert (code, err) == (0, "warning: no report: RuntimeError: no room\n")
+    assert lab.record("seed=3", "point")["seed"] == "3"
+    assert lab.reports == [lab.folder / "multirun/seed=3"]
+
+
+def until(condition, process, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def status_of(folder):
+    try:
+        return record.read(folder)["status"]
+    except Exception:
+        return None
+
+
+@pytest.mark.slow  # real processes that are waited for
+@pytest.mark.parametrize("launcher", [[], JOBLIB])
+def test_ctrl_c_lets_points_save_and_says_how_to_go_on(lab, launcher):
+    process = lab.start("seed=1,2,3,4", "sweep=c", *launcher, what=dict.fromkeys("234", "wait"))
+    until(lambda: status_of(lab.folder / "multirun/c/seed=2") == "running", process)
+    code, out, err = lab.run("seed=1,2,3,4", "sweep=c")
+    assert (code, err) == (1, "error: multirun/c: another process is running this sweep\n")
+    time.sleep(0.3)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 130, err
+    assert lab.record("c", "seed=2")["status"] == "interrupted"
+    assert not (lab.folder / "multirun/c/seed=4").exists()
+    assert f"train -m {' '.join(['seed=1,2,3,4', 'sweep=c', *launcher])}" in err
+    assert "Traceback" not in err
+    lab.calls()
+    code, _, err = lab.run("seed=1,2,3,4", "sweep=c")
+    assert code == 0, err
+    assert [point for point, _ in lab.calls()] == ["seed=2", "seed=3", "seed=4"]
+
+
+@pytest.mark.slow
+def test_a_sweep_that_is_killed_leaves_no_run_behind(lab):
+    process = lab.start("seed=1,2", "sweep=k", what={"2": "wait"})
+    until(lambda: status_of(lab.folder / "multirun/k/seed=2") == "running", process)
+    process.kill()
+    process.communicate()
+    code, _, err = lab.run("seed=1,2", "sweep=k")  # waits for the run, which ends by itself
+    assert code == 0, err
+    assert [point for point, _ in lab.calls()] == ["seed=1", "seed=2", "seed=2"]
