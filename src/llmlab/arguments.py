@@ -16,7 +16,9 @@ READ = {"true": True, "false": False}
 
 
 def parse(argv: Sequence[str], cls: type[T], command: str) -> T:
-    """An instance of the dataclass `cls` from `argv`; all problems at once. `--json` sets a field `json`."""
+    """An instance of the dataclass `cls` from `argv`; all problems at once. `--json` sets a field `json`; a key whose field
+    is a list may be given several times.
+    """
     fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
     hints = typing.get_type_hints(cls)
     values: dict[str, Any] = {}
@@ -31,10 +33,14 @@ def parse(argv: Sequence[str], cls: type[T], command: str) -> T:
             problems.append(f"{key}: there is no such key of llmlab {command}; {near(key, fields)}")
         else:
             try:
-                values[key] = _convert(text, hints[key])
+                if typing.get_origin(hints[key]) is list:
+                    values.setdefault(key, []).append(_convert(text, typing.get_args(hints[key])[0]))
+                else:
+                    values[key] = _convert(text, hints[key])
             except ValueError:
                 problems.append(f"{key}={text}: must be {_name(hints[key])}")
-    required = [n for n, f in fields.items() if f.default is dataclasses.MISSING and n not in values]
+    has_default = {n for n, f in fields.items() if (f.default, f.default_factory) != (dataclasses.MISSING,) * 2}
+    required = [n for n in fields if n not in has_default and n not in values]
     problems += [f"{n} is missing; llmlab {command} {n}=..." for n in required if not problems]
     if problems:
         raise UserError("\n".join(problems))

@@ -71,7 +71,7 @@ def test_all_that_there_is(home, capsys):
 
 def test_a_run_that_is_locked_is_running(home, capsys):
     folder = str(home / "runs" / "day" / "b")
-    code = f"import pathlib; from llmlab.lab import status; status.lock(pathlib.Path({folder!r})); print(1, flush=True); input()"
+    code = f"import pathlib; from llmlab.lab.status import lock; lock(pathlib.Path({folder!r})); print(1, flush=True); input()"
     with subprocess.Popen(
         [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as other:

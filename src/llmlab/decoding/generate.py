@@ -1,8 +1,10 @@
-"""Autoregressive generation with a KV cache."""
+"""Autoregressive generation with a KV cache, of one text or of a batch. B texts, T tokens, V vocabulary."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,7 +20,6 @@ def limit(model: Model) -> int | None:
     return min(rows) if rows else None
 
 
-@torch.inference_mode()
 def generate(
     model: Model,
     prompt: list[int],
@@ -32,51 +33,190 @@ def generate(
     cached: bool = True,
 ) -> Iterator[int]:
     """Yield up to `max_new` token ids after `prompt`, one at a time; ends at the id `stop`, or at the last position that
-    the model knows.
+    the model knows. The rest as `generate_all` has it.
+    """
+    for (token,) in generate_all(
+        model,
+        [prompt],
+        max_new=max_new,
+        sampling=sampling,
+        seeds=[seed],
+        stop=stop,
+        start=start,
+        vocabulary=vocabulary,
+        cached=cached,
+    ):
+        if token is not None:
+            yield token
 
-    start: an encoder-decoder reads the prompt with its encoder, and its decoder begins with this id. vocabulary: ids from
+
+@torch.inference_mode()
+def generate_all(
+    model: Model,
+    prompts: Sequence[list[int]],
+    *,
+    max_new: int,
+    sampling: Sampling | None = None,
+    seeds: Sequence[int] | None = None,
+    stop: int | None = None,
+    start: int | None = None,
+    vocabulary: int | None = None,
+    cached: bool = True,
+    ended: list[str] | None = None,
+) -> Iterator[list[int | None]]:
+    """Go on with all prompts at once, over one cache: each step yields one id a prompt, None for those that have ended.
+
+    A prompt gets the ids that it gets alone: it has a generator of its own, seeded by its seed, and shorter prompts are
+    padded on the left, which nothing sees and no position counts (`fits_padding` says of which models this is true).
+
+    ended: one string a prompt, "" while it goes on, then why it ended: "eos" (the id `stop`), "length" (max_new),
+    "positions" (the last that the model knows). The caller may end one by a reason of its own.
+    start: an encoder-decoder reads the prompts with its encoder, and its decoder begins with this id. vocabulary: ids from
     there on (rows that only round the table up) are never drawn. cached=False computes every step from the beginning:
     the same ids, slowly.
     """
     sampling = sampling or Sampling()
-    generator = torch.Generator().manual_seed(seed)
+    ended = [""] * len(prompts) if ended is None else ended
     device = next(model.parameters()).device
+    generators = [torch.Generator().manual_seed(seed) for seed in (seeds or [0] * len(prompts))]
     was_training = model.training
     model.eval()
+    batch, texts, rooms = _checked(model, prompts, start, max_new, device)
+    text = _padded(texts, device)
+    cache = model.new_cache(text.ids.shape[1] + max(rooms)) if cached else None
+    vocabulary = vocabulary or model.sizes.vocab_size
+    seen = _seen(texts, vocabulary, device) if sampling.repetition_penalty != 1 else None
+    try:
+        new = text
+        for step in range(max(rooms)):
+            read = new if cached else text
+            last = torch.zeros_like(read.ids, dtype=torch.bool)
+            last[:, -1] = True
+            logits = model({**batch, **read.batch()}, heads={"tokens": last}, cache=cache).heads["tokens"]
+            token = sampling.draw(logits[:, :vocabulary], generators, seen)
+            told: list[int | None] = []
+            for i, value in enumerate(token.tolist()):
+                if not ended[i] and value == stop:
+                    ended[i] = "eos"
+                told.append(None if ended[i] else value)
+            if any(t is not None for t in told):
+                yield told
+            for i, room in enumerate(rooms):
+                if not ended[i] and step + 1 >= room:
+                    ended[i] = "length" if room == max_new else "positions"
+            if all(ended):
+                return
+            if seen is not None:
+                seen[torch.arange(len(texts)), token] = True
+            new = text.after(token, step, limit(model))
+            if not cached:
+                text = text.then(new)
+    finally:
+        model.train(was_training)
+
+
+def fits_padding(model: Model, length: int) -> bool:
+    """Whether padding on the left leaves a text of `length` tokens as it is: masks and windows must go by distances, and
+    angles not by the length of the longest. Where it does not, prompts in a batch must be equally long.
+    """
+    if model.spec.topology == "encoder_decoder":
+        return True  # its sources are padded on the right, its decoder begins everywhere with one token
+    stack = model.all_stacks()[-1]
+    if not all(getattr(p, "caches_rotated", True) for p in stack.positions):
+        return False
+    k = torch.arange(length)[None]
+    for part in {stack.mask, *stack.windows}:
+        allowed = part.allowed(k.T, k, {}).expand(length, length)
+        if not torch.equal(allowed[1:, 1:], allowed[:-1, :-1]):
+            return False
+    return True
+
+
+# ---------------------------------------------------------------- the batch
+
+
+@dataclass(frozen=True)
+class _Text:
+    """ids (B, T); where rows differ in length, valid and positions (B, T), else None: nothing is padded."""
+
+    ids: Tensor
+    valid: Tensor | None = None
+    positions: Tensor | None = None
+    lengths: Tensor | None = None  # (B,) of the prompts
+
+    def batch(self) -> dict[str, Tensor]:
+        given = {"ids": self.ids, "valid": self.valid, "positions": self.positions}
+        return {k: v for k, v in given.items() if v is not None}
+
+    def after(self, token_B: Tensor, step: int, bound: int | None) -> _Text:
+        """The tokens that were drawn. A row that has ended goes on unheard: its position stays one that there is."""
+        ids = token_B[:, None]
+        if self.lengths is None:
+            return _Text(ids)
+        positions = (self.lengths + step)[:, None]
+        if bound is not None:
+            positions = positions.clamp(max=bound - 1)
+        return _Text(ids, torch.ones_like(ids, dtype=torch.bool), positions, self.lengths)
+
+    def then(self, new: _Text) -> _Text:
+        def both(a: Any, b: Any) -> Any:
+            return None if a is None else torch.cat([a, b], 1)
+
+        return _Text(
+            both(self.ids, new.ids), both(self.valid, new.valid), both(self.positions, new.positions), self.lengths
+        )
+
+
+def _padded(texts: Sequence[list[int]], device: torch.device) -> _Text:
+    ids, valid = _rectangle(texts, device, left=True)
+    if valid is None:
+        return _Text(ids)
+    return _Text(ids, valid, (valid.long().cumsum(1) - 1).clamp(min=0), valid.sum(1))
+
+
+def _rectangle(texts: Sequence[list[int]], device: torch.device, *, left: bool) -> tuple[Tensor, Tensor | None]:
+    width = max(map(len, texts))
+    if min(map(len, texts)) == width:
+        return torch.tensor(texts, device=device), None
+    ids = torch.zeros(len(texts), width, dtype=torch.long)
+    valid = torch.zeros(len(texts), width, dtype=torch.bool)
+    for i, text in enumerate(texts):
+        where = slice(width - len(text), None) if left else slice(0, len(text))
+        ids[i, where], valid[i, where] = torch.tensor(text), True
+    return ids.to(device), valid.to(device)
+
+
+def _seen(texts: Sequence[list[int]], vocabulary: int, device: torch.device) -> Tensor:
+    """(B, V) bool: ids that are in a text."""
+    seen = torch.zeros(len(texts), vocabulary, dtype=torch.bool)
+    for row, text in zip(seen, texts, strict=True):
+        row[[i for i in text if i < vocabulary]] = True
+    return seen.to(device)
+
+
+def _checked(
+    model: Model, prompts: Sequence[list[int]], start: int | None, max_new: int, device: torch.device
+) -> tuple[dict[str, Tensor], list[list[int]], list[int]]:
+    """The batch's source, what the decoder begins with, and how many tokens each may get. UserError for what can't be."""
+    if model.spec.topology != "encoder_decoder" and not model.spec.sizes.causal:
+        raise UserError(f"model={model.spec.family} looks both ways and can't generate; train it with objective=clm")
+    if not prompts or not all(prompts):
+        raise UserError("prompt is empty; give at least one token")
+    for ids in prompts:
+        if unknown := [i for i in ids if not 0 <= i < model.sizes.vocab_size]:
+            raise UserError(f"the prompt has the id {unknown[0]}, but the model knows {model.sizes.vocab_size} tokens")
     batch: dict[str, Tensor] = {}
+    texts = list(prompts)
     if model.spec.topology == "encoder_decoder":
         if start is None:
             raise UserError("an encoder-decoder needs the id that its decoder starts with")
-        batch["source_ids"] = torch.tensor([prompt], device=device)
-        prompt = [start]
-    elif not model.spec.sizes.causal:
-        raise UserError(f"model={model.spec.family} looks both ways and can't generate; train it with objective=clm")
-    if not prompt:
-        raise UserError("prompt is empty; give at least one token")
-    given = batch["source_ids"][0].tolist() if "source_ids" in batch else prompt
-    unknown = [i for i in given if not 0 <= i < model.sizes.vocab_size]
-    if unknown:
-        raise UserError(f"the prompt has the id {unknown[0]}, but the model knows {model.sizes.vocab_size} tokens")
+        batch["source_ids"], valid = _rectangle(prompts, device, left=False)
+        if valid is not None:
+            batch["source_valid"] = valid
+        texts = [[start]] * len(prompts)
     bound = limit(model)
-    room = max_new if bound is None else min(max_new, bound - len(prompt) + 1)
-    if room < 1:
-        raise UserError(f"the prompt has {len(prompt)} tokens, but the model knows {bound} positions")
-    cache = model.new_cache(len(prompt) + room) if cached else None
-    ids = torch.tensor([prompt], device=device)
-    try:
-        new = ids
-        for _ in range(room):
-            read = new if cached else ids
-            last = torch.zeros_like(read, dtype=torch.bool)
-            last[:, -1] = True
-            logits = model({**batch, "ids": read}, heads={"tokens": last}, cache=cache).heads["tokens"]
-            token = sampling.draw(logits[:, :vocabulary], generator)
-            value = int(token)
-            if value == stop:
-                return
-            yield value
-            new = token[:, None]
-            if not cached:
-                ids = torch.cat([ids, new], 1)
-    finally:
-        model.train(was_training)
+    rooms = [max_new if bound is None else min(max_new, bound - len(ids) + 1) for ids in texts]
+    for ids, room in zip(texts, rooms, strict=True):
+        if room < 1:
+            raise UserError(f"the prompt has {len(ids)} tokens, but the model knows {bound} positions")
+    return batch, texts, rooms

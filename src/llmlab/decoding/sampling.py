@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,13 +13,22 @@ from llmlab.errors import UserError
 
 @dataclass(frozen=True)
 class Sampling:
-    """temperature 0 is greedy. top_k keeps the k most likely tokens, top_p the fewest that hold that much probability
-    (nucleus sampling, Holtzman et al. 2020, arXiv:1904.09751); temperature comes first, then top_k, then top_p.
+    """How the next token is drawn, in this order:
+
+    repetition_penalty  logits of tokens that the text has already: divided by it where positive, else multiplied (CTRL:
+                        Keskar et al. 2019, arXiv:1909.05858)
+    temperature         logits are divided by it; 0 is greedy
+    top_k               the k most likely tokens
+    top_p               the fewest tokens that hold that much probability (Holtzman et al. 2020, arXiv:1904.09751)
+    min_p               tokens with at least that share of the most likely one's probability (Nguyen et al. 2024,
+                        arXiv:2407.01082)
     """
 
     temperature: float = 1.0
     top_k: int | None = None
     top_p: float | None = None
+    min_p: float | None = None
+    repetition_penalty: float = 1.0
 
     def __post_init__(self) -> None:
         if not self.temperature >= 0:
@@ -27,10 +37,14 @@ class Sampling:
             raise UserError(f"top_k={self.top_k} must be at least 1")
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise UserError(f"top_p={self.top_p} must be above 0 and at most 1")
+        if self.min_p is not None and not 0 <= self.min_p <= 1:
+            raise UserError(f"min_p={self.min_p} must be at least 0 and at most 1")
+        if not 0 < self.repetition_penalty < float("inf"):
+            raise UserError(f"repetition_penalty={self.repetition_penalty} must be above 0 (1: none)")
 
-    def distribution(self, logits_BV: Tensor) -> Tensor:
-        """(B, V) probabilities in float32; greedy puts all on the most likely token."""
-        logits = logits_BV.float()
+    def distribution(self, logits_BV: Tensor, seen_BV: Tensor | None = None) -> Tensor:
+        """(B, V) probabilities in float32; greedy puts all on the most likely token. seen: tokens that the text has."""
+        logits = self._penalised(logits_BV, seen_BV)
         if self.temperature == 0:
             return torch.zeros_like(logits).scatter_(-1, logits.argmax(-1, keepdim=True), 1.0)
         logits = (logits - logits.amax(-1, keepdim=True)) / max(self.temperature, 1e-30)
@@ -43,10 +57,28 @@ class Sampling:
             before = ordered.cumsum(-1) - ordered  # probability of those that are likelier
             p = torch.zeros_like(p).scatter_(-1, index, ordered.masked_fill(before >= self.top_p, 0.0))
             p = p / p.sum(-1, keepdim=True)
+        if self.min_p is not None:
+            p = p.masked_fill(p < self.min_p * p.amax(-1, keepdim=True), 0.0)
+            p = p / p.sum(-1, keepdim=True)
         return p
 
-    def draw(self, logits_BV: Tensor, generator: torch.Generator) -> Tensor:
-        """(B,) token ids."""
+    def draw(
+        self, logits_BV: Tensor, generator: torch.Generator | Sequence[torch.Generator], seen_BV: Tensor | None = None
+    ) -> Tensor:
+        """(B,) token ids. With a generator for each row a row's draws do not depend on the others."""
         if self.temperature == 0:
-            return logits_BV.argmax(-1)
-        return torch.multinomial(self.distribution(logits_BV).cpu(), 1, generator=generator)[:, 0].to(logits_BV.device)
+            return self._penalised(logits_BV, seen_BV).argmax(-1)
+        p = self.distribution(logits_BV, seen_BV).cpu()
+        if isinstance(generator, torch.Generator):
+            drawn = torch.multinomial(p, 1, generator=generator)
+        else:
+            rows = zip(p, generator, strict=True)
+            drawn = torch.stack([torch.multinomial(row, 1, generator=own) for row, own in rows])
+        return drawn[:, 0].to(logits_BV.device)
+
+    def _penalised(self, logits_BV: Tensor, seen_BV: Tensor | None) -> Tensor:
+        logits = logits_BV.float()
+        if seen_BV is None or self.repetition_penalty == 1:
+            return logits
+        penalised = torch.where(logits < 0, logits * self.repetition_penalty, logits / self.repetition_penalty)
+        return torch.where(seen_BV, penalised, logits)
