@@ -84,6 +84,7 @@ def test_outputs_and_gradients(case, transformers, tmp_path):
 
 CONFIGS = {
     "gpt2": "GPT2Config",
+    "gpt_neox": "GPTNeoXConfig",
     "llama": "LlamaConfig",
     "qwen2_moe": "Qwen2MoeConfig",
     "qwen3_moe": "Qwen3MoeConfig",

@@ -13,7 +13,7 @@ from llmlab.model.build import build_model
 from llmlab.model.layout import ModelSpec
 from llmlab.model.model import Model
 
-FAMILIES = ("gpt2", "llama3", "qwen_moe", "qwen2_moe", "gemma3", "deepseek_v3", "bert", "albert", "t5")
+FAMILIES = ("gpt2", "gpt_neox", "llama3", "qwen_moe", "qwen2_moe", "gemma3", "deepseek_v3", "bert", "albert", "t5")
 VOCABULARY = 61
 TINY = (
     "model.dim=32",

@@ -10,9 +10,12 @@ OURS, THEIRS = "stacks.main.layers.{i}.", "transformer.h.{i}."
 ACTIVATIONS = {
     "gelu_new": "gelu_tanh",
     "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
     "gelu": "gelu",
     "relu": "relu",
     "silu": "silu",
+    "swish": "silu",
+    "relu2": "relu2",
 }
 
 RULES = [
@@ -49,6 +52,11 @@ DEFAULTS: Config = {
 }
 
 
+def act_name(ffn: str, default: str = "gelu_new") -> str:
+    """The reference's first name for the activation of an ffn part."""
+    return {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}.get(ffn, default)
+
+
 def read(c: Config) -> list[str]:
     expect(c, "scale_attn_weights", True)
     expect(c, "scale_attn_by_inverse_layer_idx", False)
@@ -77,7 +85,6 @@ def read(c: Config) -> list[str]:
 
 def write(spec: ModelSpec) -> Config:
     s = spec.sizes
-    names = {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}
     return {
         "model_type": "gpt2",
         "n_embd": s.dim,
@@ -87,7 +94,7 @@ def write(spec: ModelSpec) -> Config:
         "n_positions": s.max_positions,
         "vocab_size": s.vocab_size,
         "layer_norm_epsilon": s.norm_eps,
-        "activation_function": names.get(spec.stacks[0].layers[0].parts["ffn"].name, "gelu_new"),
+        "activation_function": act_name(spec.stacks[0].layers[0].parts["ffn"].name),
         "tie_word_embeddings": s.tie_embeddings,
         "resid_pdrop": s.dropout,
         "embd_pdrop": s.dropout,
