@@ -150,3 +150,22 @@ def test_trainer_keys_are_lightnings():
 def test_conf_holds_no_python_targets():
     for file in Path(conf_dir()).rglob("*.yaml"):
         assert "_target_" not in file.read_text(), f"{file}: parts are named, never targeted"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "place"),
+    [
+        (["model=gemma3", "window@kinds.global.window=sliding"], "kinds.global.window"),
+        (["model=t5", "norm@stacks.decoder.norm=layernorm"], "stacks.decoder.norm"),
+    ],
+)
+def test_any_slot_of_a_kind_or_a_stack_can_be_named(overrides, place):
+    """Also where the family's file names nothing; the rest of the config stays as it was."""
+    from omegaconf import OmegaConf
+
+    composed = compose(overrides)
+    assert OmegaConf.select(composed.cfg, place)["_part_"] == overrides[1].partition("=")[2]
+    assert composed.overrides == tuple(overrides)
+    before, after = compose(overrides[:1]).cfg, composed.cfg.copy()
+    OmegaConf.update(after, place, None)
+    assert after == before

@@ -86,8 +86,9 @@ def compose(overrides: Sequence[str] = (), config_dirs: Sequence[str] = (), *, s
     problems += validate.published(parsed, [conf_dir(), *map(Path, config_dirs)])
     if problems:
         raise UserError("\n".join([*problems, *_further(overrides, parsed, known, run)]))
+    asked = _opened(overrides, parsed, run)
     try:
-        cfg = run(overrides)
+        cfg = run(asked)
     except Exception as first:
         problems, good = explain.every_problem(parsed, run, known, first)
         if not problems:
@@ -96,15 +97,36 @@ def compose(overrides: Sequence[str] = (), config_dirs: Sequence[str] = (), *, s
             problems += _further(overrides, good, known, run)
         raise UserError("\n".join(dict.fromkeys(problems))) from first
     typed = _typed(parsed, known, run)
-    effective = tuple(o for o, t in zip(overrides, typed, strict=True) if t is None or not t.kept)
+    effective = tuple(o for o, t in zip(asked, typed, strict=True) if t is None or not t.kept)
     effective += _other_budgets(parsed, cfg)
-    if effective != overrides:
+    if effective != asked:
         cfg = run(effective)
     keys = frozenset(p.key_or_group for p in parsed if not p.is_delete() and p.key_or_group not in known.groups)
     composed = Composed(cfg, tuple(t for t in typed if t), overrides, effective, keys)
     if problems := validate.problems(composed, strict):
         raise UserError("\n".join(problems))
     return composed
+
+
+def _opened(overrides: Sequence[str], parsed: Sequence[Override], run: Any) -> tuple[str, ...]:
+    """The overrides as Hydra wants them: a slot of a kind or a stack for which the family names no part gets a "+"."""
+    from omegaconf import OmegaConf
+
+    chosen = [str(o.input_line) for o in parsed if o.key_or_group in ("model", "size", "experiment", "objective")]
+    base: Any = None
+    out = []
+    for text, o in zip(overrides, parsed, strict=True):
+        at, _, slot = (o.package or "").rpartition(".")
+        if slot in SLOTS and at.startswith(("kinds.", "stacks.")) and text[0] not in "+~":
+            try:
+                base = run(chosen) if base is None else base
+                node = OmegaConf.select(base, at)
+                if node is not None and node.get(slot) is None:
+                    run([*chosen, text])
+            except Exception as e:
+                text = f"+{text}" if "Could not override" in str(e) else text
+        out.append(text)
+    return tuple(out)
 
 
 def vary(composed: Composed, values: Mapping[str, str]) -> Composed | None:
