@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import Callback
 
 from llmlab.training import checkpoint, guard
 from llmlab.training.interrupt import Interrupt, Interrupted
+from llmlab.training.loggers import Loggers
 from llmlab.training.meter import Meter
 from llmlab.training.metrics import METRICS, TIMING, Table
 from llmlab.training.module import Offline
@@ -28,6 +29,7 @@ class Journal(Callback):
         self.loss: float | None = None  # the last logged
         self.final: dict[str, float] = {}  # the last validation
         self.meter: Meter | None = None
+        self.loggers = Loggers()
 
     def state_dict(self) -> dict[str, Any]:
         return {"initial": self.initial, "final": self.final}
@@ -62,20 +64,25 @@ class Journal(Callback):
         meter.mark(step)
         if trainer.is_global_zero:
             row = {"loss": summary.loss, "lr": module.lr, "grad_norm": summary.norms[-1], **summary.logs}
-            self.row(module, step, row)
-            if meter.recent:
-                timing = {"step": step, "tokens_per_second": round(meter.recent, 1)}
-                self.timing.write(timing, list(timing))
+            speed = {"tokens_per_second": round(meter.recent, 1)} if meter.recent else {}
+            self.row(module, step, row, speed)
+            if speed:
+                self.timing.write({"step": step, **speed}, ["step", *speed])
+            if module.load is not None:
+                self.loggers.load(step, module.model, module.load)
 
-    def row(self, module: Offline, step: int, values: dict[str, float]) -> None:
+    def row(
+        self, module: Offline, step: int, values: dict[str, float], untabled: Mapping[str, float] | None = None
+    ) -> None:
+        """untabled: for loggers only; metrics.csv has nothing that differs from one time to the next."""
         names = ["loss", "lr", "grad_norm", *module.ledger.names]
         validation = ["val_loss", "val_perplexity"]
         if module.counts_bytes:
             validation.append("val_bits_per_byte")
         validation += [f"val_{n}" for n in module.ledger.names if n != "nll"]
-        self.metrics.write(
-            {"step": step, "tokens": step * self.tokens_per_step, **values}, ["step", "tokens", *names, *validation]
-        )
+        tokens = step * self.tokens_per_step
+        self.metrics.write({"step": step, "tokens": tokens, **values}, ["step", "tokens", *names, *validation])
+        self.loggers.row(step, tokens, {**values, **(untabled or {})})
 
     def check(self, module: Offline, step: int) -> None:
         """Diverged if a step since the last row is no number, without making a row of them."""
@@ -94,6 +101,7 @@ class Journal(Callback):
         step = trainer.global_step
         self.final = dict(module.validation)
         if self.meter is not None:
+            self.loggers.sample(step, module)
             self.meter.go()
         if trainer.is_global_zero:
             self.row(module, step, self.final)

@@ -8,6 +8,7 @@ from typing import Any
 
 from llmlab.lab.panel import closing
 from llmlab.lab.record import program_name, shown
+from llmlab.training import checkpoint
 from llmlab.training.meter import cache_folder, mfu
 from llmlab.training.placement import COMPUTED
 
@@ -15,7 +16,7 @@ PROMPT_BYTES, SAMPLE_TOKENS = 24, 120
 
 
 def close(
-    run: Any, progress: dict[str, Any], folder: Path, cfg: Any, recipe: Any, module: Any, place: Any, cut: Any
+    run: Any, progress: dict[str, Any], folder: Path, cfg: Any, recipe: Any, module: Any, place: Any, loggers: Any
 ) -> None:
     """Complete the record (status completed) and print the panel."""
     metrics = progress["metrics"]
@@ -33,6 +34,8 @@ def close(
     from llmlab.lab.plot import loss_curve
 
     loss_curve(folder)
+    kept = checkpoint.all_of(folder / checkpoint.FOLDER)
+    loggers.end(run, kept[-1] if kept else None)
     closing(run.fields, shown(folder), text, _next(folder, recipe, run.fields["overrides"]))
 
 
@@ -45,7 +48,7 @@ def writer(module: Any, folder: Path) -> Any:
     return load_model(folder)[0]
 
 
-def sample(recipe: Any, model: Any) -> tuple[str, str] | None:
+def sample(recipe: Any, model: Any, tokens: int = SAMPLE_TOKENS) -> tuple[str, str] | None:
     """(prompt from the held-out text, what the model goes on with); None for a model that can't write."""
     from llmlab.decoding.generate import generate, limit
     from llmlab.decoding.sampling import Sampling
@@ -60,7 +63,7 @@ def sample(recipe: Any, model: Any) -> tuple[str, str] | None:
         if size >= PROMPT_BYTES:
             break
     room = limit(model)
-    new = SAMPLE_TOKENS if room is None else min(SAMPLE_TOKENS, room - len(prompt))
+    new = tokens if room is None else min(tokens, room - len(prompt))
     if new < 1:
         return None
     how = Sampling(temperature=0.8, top_p=0.95)

@@ -64,6 +64,7 @@ class Offline(pl.LightningModule):
         self.lr = 0.0
         self.validation: dict[str, float] = {}
         self._load: Tensor | None = None
+        self.load: Tensor | None = None  # (routed layers, E): tokens of each expert in the last step, over all ranks
         self._val: dict[str, Tensor] = {}
         self._token_bytes = token_bytes
 
@@ -147,7 +148,8 @@ class Offline(pl.LightningModule):
             self.ledger.close(self.trainer.strategy.norm())
         self.micro = 0
         if self._load is not None:
-            self._after_step(self.reduce(self._load))
+            self.load = self.reduce(self._load)
+            self._after_step(self.load)
             self._load = None
 
     def _after_step(self, load: Tensor) -> None:

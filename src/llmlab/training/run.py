@@ -24,6 +24,7 @@ MAY_CHANGE = ("trainer.max_steps", "trainer.enable_progress_bar", "train.keep", 
 MAY_CHANGE += ("strategy", "strategy.name", "strategy.tensor_parallel", "train.micro_batch_size")
 MAY_CHANGE += ("trainer.accelerator", "trainer.devices", "trainer.num_nodes")
 MAY_CHANGE += ("placement.activation_checkpointing", "placement.compile")
+MAY_CHANGE += ("logger",)
 
 
 @dataclass(frozen=True)
@@ -113,10 +114,10 @@ def _reopen(composed: Any, done: dict[str, Any]) -> Task | None:
     folder = Path(composed.cfg.resume)
     cfg, spec = run_folder.load(folder)
     for override in composed.overrides:
-        key, _, _ = override.lstrip("+").partition("=")
+        key, _, _ = override.lstrip("+~").partition("=")
         if key == "resume" or key.startswith("hydra.") or override in done["overrides"]:
             continue
-        if key not in MAY_CHANGE:
+        if key not in MAY_CHANGE and not key.startswith("logger."):
             raise UserError(
                 f"{override}: a resumed run keeps its own config (only {', '.join(MAY_CHANGE)} may change); "
                 f"init_from={folder} starts a new run from its weights"
@@ -152,7 +153,7 @@ def _last_step(cfg: Any, horizon: int) -> int:
 def _train(task: Task, first: bool) -> Mapping[str, Any]:
     import torch
 
-    from llmlab.training import opening, strategies, trainers
+    from llmlab.training import loggers, opening, strategies, trainers
     from llmlab.training import recipe as recipes
     from llmlab.training.meter import peak_memory
 
@@ -185,6 +186,10 @@ def _train(task: Task, first: bool) -> Mapping[str, Any]:
     _restore_threads(task, place)
 
     module, trainer, journal = trainers.make(task, recipe, cut, place, horizon["steps"], last_step, weights)
+    if first:
+        every = trainer.val_check_interval // cut.accumulate
+        journal.loggers = loggers.of(task, recipe, validate_every=every, horizon=horizon["steps"])
+        journal.loggers.begin(run, cfg, say)
 
     def progress() -> dict[str, Any]:
         meter = journal.meter
@@ -203,6 +208,7 @@ def _train(task: Task, first: bool) -> Mapping[str, Any]:
     except trainers.Stopped as e:
         journal.progress.close()
         run.update(status=e.status, reason=e.reason, **progress())
+        journal.loggers.end(run)
         status.unlock(task.folder)
         if e.status == "interrupted":
             at = f" at step {e.step:,}, which is saved" if e.step else ""
@@ -216,7 +222,7 @@ def _train(task: Task, first: bool) -> Mapping[str, Any]:
         return run.fields
     from llmlab.training.closing import close
 
-    close(run, progress(), task.folder, cfg, recipe, module, place, cut)
+    close(run, progress(), task.folder, cfg, recipe, module, place, journal.loggers)
     status.unlock(task.folder)
     return run.fields
 

@@ -1,0 +1,161 @@
+"""Loggers beside metrics.csv: they see the rows that it gets, on the first rank only, and can never stop a run."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+from llmlab.training.checkpoint import step_of
+from llmlab.training.loggers.guard import Guarded
+from llmlab.training.loggers.samples import Samples
+
+BEGIN_SECONDS, END_SECONDS = 45.0, 90.0
+
+
+class Sink(Protocol):
+    """Where a run reports to. Every method runs in a thread of the sink's own and may raise or hang."""
+
+    def begin(self, record: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+        """What run.json keeps of it; `see`: how to look at it, `say`: a line for the user or None."""
+
+    def row(self, step: int, tokens: int, values: Mapping[str, float]) -> None: ...
+    def sample(self, step: int, prompt: str, text: str) -> None: ...
+    def load(self, step: int, counts: Mapping[str, list[int]]) -> None:
+        """Tokens that each expert of each routed layer had in the optimizer step."""
+
+    def end(self, record: Mapping[str, Any], checkpoint: Path | None) -> None:
+        """checkpoint: the final one, of a run that is complete."""
+
+    def abandon(self) -> None:
+        """It failed or hangs: leave nothing that could hold up the process. Called from any thread."""
+
+
+def sinks(cfg: Any, folder: Path, resumed_at: int | None = None) -> dict[str, Sink]:
+    """Those that `cfg.logger` names. resumed_at: the step that a resumed run goes on from."""
+    found: dict[str, Sink] = {}
+    chosen = cfg.get("logger") or {}
+    if chosen.get("wandb") is not None:
+        from llmlab.training.loggers.weights_and_biases import WandBSink
+
+        found["wandb"] = WandBSink(chosen["wandb"], folder, sweep_of(cfg, folder))
+    if chosen.get("tensorboard") is not None:
+        from llmlab.training.loggers.tensorboard import TensorBoardSink
+
+        found["tensorboard"] = TensorBoardSink(chosen["tensorboard"], folder, resumed_at)
+    return found
+
+
+def sweep_of(cfg: Any, folder: Path) -> str | None:
+    """The name of the sweep that a run is a point of; where it has none, its folder's."""
+    if cfg.get("sweep"):
+        return str(cfg.sweep)
+    parent = folder.absolute().parent
+    return parent.name if (parent / "sweep.json").exists() else None
+
+
+class Loggers:
+    """All that a run reports to; without any, every call returns at once."""
+
+    def __init__(
+        self,
+        found: Mapping[str, Sink] | None = None,
+        samples: Samples | None = None,
+        warn: Callable[[str], None] | None = None,
+    ):
+        self.warn = warn or (lambda line: print(f"warning: {line}", file=sys.stderr, flush=True))
+        self.sinks = [Guarded(name, sink, self._failed) for name, sink in (found or {}).items()]
+        self.samples = samples
+        self.known: dict[str, dict[str, Any]] = {}
+        self.layers: list[str] | None = None
+
+    def __bool__(self) -> bool:
+        return any(not s.off for s in self.sinks)
+
+    def _failed(self, name: str, reason: str) -> None:
+        self.known.setdefault(name, {})["failed"] = reason
+        self.warn(f"logger={name} is switched off: {reason}; the run goes on, metrics.csv has every row")
+
+    def begin(self, run: Any, cfg: Any, say: Callable[[str], None]) -> None:
+        """Open all of them, and keep in the record `run` what they are."""
+        if not self.sinks:
+            return
+        from omegaconf import OmegaConf
+
+        config = cast("dict[str, Any]", OmegaConf.to_container(cfg, resolve=True))
+        self.known = {k: dict(v) for k, v in (run.get("loggers") or {}).items()}
+        for sink in self.sinks:
+            self.known.setdefault(sink.name, {}).pop("failed", None)
+            found = sink.ask("begin", dict(run.fields), config, seconds=BEGIN_SECONDS)
+            if found is not None:
+                line = found.pop("say", None)
+                self.known[sink.name].update(found)
+                if line:
+                    say(f"{sink.name}: {line}")
+        run.update(loggers=self.known)
+
+    def row(self, step: int, tokens: int, values: Mapping[str, float]) -> None:
+        for sink in self.sinks:
+            sink.tell("row", step, tokens, dict(values))
+
+    def load(self, step: int, model: Any, load: Any) -> None:
+        """load (routed layers, E): tokens of each expert in the step. One transfer from the device."""
+        if not self:
+            return
+        if self.layers is None:
+            self.layers = routed(model)
+        counts = dict(zip(self.layers, load.tolist(), strict=True))
+        for sink in self.sinks:
+            sink.tell("load", step, counts)
+
+    def sample(self, step: int, module: Any) -> None:
+        """Let the model write, if a sample is due at this step."""
+        if not self or self.samples is None or not self.samples.due(step):
+            return
+        try:
+            found = self.samples.take(step, module)
+        except Exception as e:
+            self.samples = None
+            self.warn(f"no more samples of text: {_first_line(e)}")
+            return
+        if found is not None:
+            for sink in self.sinks:
+                sink.tell("sample", step, *found)
+
+    def end(self, run: Any, checkpoint: Path | None = None, seconds: float = END_SECONDS) -> None:
+        """Hand over the record's summary and close; a sink that does not answer in time is left behind."""
+        for sink in self.sinks:
+            sink.ask("end", dict(run.fields), checkpoint, seconds=seconds)
+            sink.close()
+        if self.sinks:
+            run.update(loggers=self.known)
+        self.sinks = []
+
+
+def of(task: Any, recipe: Any, *, validate_every: int, horizon: int) -> Loggers:
+    """The loggers of a run, not yet begun."""
+    cfg, folder = task.composed.cfg, task.folder
+    resumed_at = (step_of(task.point) if task.point else 0) if task.resumes else None
+    found = sinks(cfg, folder, resumed_at)
+    samples = None
+    if found and cfg.logger.get("samples", 0):
+        samples = Samples(folder, recipe, most=cfg.logger.samples, every=validate_every, horizon=horizon)
+        samples.cut(resumed_at or 0)
+    return Loggers(found, samples)
+
+
+def routed(model: Any) -> list[str]:
+    """Names of the rows of the load: the layers with a router in the order in which they run."""
+    from llmlab.model.experts import MixtureOfExperts
+
+    names = []
+    for key, stack in model.stacks.items():
+        for position, i in enumerate(stack.spec.execute):
+            if isinstance(stack.layers[i].ffn, MixtureOfExperts):
+                names.append(f"{'' if len(model.stacks) == 1 else key + ' '}layer {position:02d}")
+    return names
+
+
+def _first_line(e: BaseException) -> str:
+    return f"{type(e).__name__}: {(str(e).splitlines() or [''])[0]}"

@@ -1,0 +1,61 @@
+"""What the model writes as it trains: a text at some of its validations, kept in samples.jsonl."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any, NamedTuple
+
+NAME = "samples.jsonl"
+TOKENS = 64
+
+
+class Sample(NamedTuple):
+    step: int
+    prompt: str
+    text: str
+
+
+class Samples:
+    """At most `most` texts over a run of `horizon` steps that validates each `every` steps. Which steps, the numbers alone
+    decide, so that a resumed run writes at the same ones."""
+
+    def __init__(self, folder: Path, recipe: Any, *, most: int, every: int, horizon: int):
+        self.path, self.recipe = folder / NAME, recipe
+        self.every = every * math.ceil(max(horizon // every, 1) / most)
+
+    def due(self, step: int) -> bool:
+        return step > 0 and step % self.every == 0
+
+    def take(self, step: int, module: Any) -> tuple[str, str] | None:
+        """(prompt, text) from the model as it is; None for one that can't write, or that no rank has as a whole.
+
+        The generator of its own draws, so that the run's random numbers are what they would be without.
+        """
+        from llmlab.training.closing import sample
+
+        if not module.trainer.strategy.whole or module.placement.compile:
+            return None
+        found = sample(self.recipe, module.model, tokens=TOKENS)
+        if found is not None:
+            with open(self.path, "a", encoding="utf-8") as f:
+                f.write(json.dumps(Sample(step, *found)._asdict(), ensure_ascii=False) + "\n")
+        return found
+
+    def cut(self, step: int) -> None:
+        """Drop what was written behind `step`: a resumed run writes it again."""
+        if self.path.exists():
+            kept = [s for s in read(self.path) if s.step <= step]
+            self.path.write_text("".join(json.dumps(s._asdict(), ensure_ascii=False) + "\n" for s in kept), "utf-8")
+
+
+def read(path: Path) -> list[Sample]:
+    """The texts of a samples.jsonl; a torn last line is left out."""
+    found = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        try:
+            found.append(Sample(**json.loads(line)))
+        except (ValueError, TypeError):
+            continue
+    return found

@@ -1,0 +1,75 @@
+"""logger=tensorboard: event files in the run folder; `tensorboard --logdir` shows those of all runs below a folder."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from llmlab.lab.record import shown
+
+FOLDER = "tensorboard"
+
+
+class TensorBoardSink:
+    """Scalars by optimizer step, and as tokens/NAME by tokens; texts; load of experts, whose bins are the experts."""
+
+    def __init__(self, options: Any, folder: Path, resumed_at: int | None):
+        self.options, self.folder, self.resumed_at = options, folder, resumed_at
+        self.writer: Any = None
+        self.compared: dict[str, Any] = {}
+
+    def begin(self, record: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+        from omegaconf import OmegaConf
+        from torch.utils.tensorboard import SummaryWriter
+
+        where = self.folder / FOLDER
+        again = self.resumed_at  # what an earlier part of the run wrote behind it is written again
+        self.writer = SummaryWriter(
+            str(where), flush_secs=self.options.flush_seconds, purge_step=None if again is None else again + 1
+        )
+        if again is None:
+            text = OmegaConf.to_yaml(OmegaConf.create(dict(config)))
+            self.writer.add_text("config", "```\n" + text + "```", 0)
+            self.writer.add_text("command", f"`{record['command']}`", 0)
+        self.compared = {**record["parts"], "seed": record["seed"], "parameters": record["parameters"]["total"]}
+        self.compared["flops_per_token"] = record["flops_per_token"]
+        see = f"tensorboard --logdir {shlex.quote(shown(where))}"
+        return {"folder": os.path.relpath(where, self.folder), "see": see}
+
+    def row(self, step: int, tokens: int, values: Mapping[str, float]) -> None:
+        for name, value in values.items():
+            self.writer.add_scalar(name, value, step)
+            if name in ("loss", "val_loss"):
+                self.writer.add_scalar(f"tokens/{name}", value, tokens)
+
+    def sample(self, step: int, prompt: str, text: str) -> None:
+        quoted = "\n".join(f"    {line}" for line in f"{prompt}{text}".splitlines())
+        self.writer.add_text("sample", quoted, step)
+
+    def load(self, step: int, counts: Mapping[str, list[int]]) -> None:
+        for name, c in counts.items():
+            self.writer.add_histogram_raw(
+                f"load/{name}",
+                min=0,
+                max=len(c),
+                num=sum(c),
+                sum=sum((i + 0.5) * n for i, n in enumerate(c)),
+                sum_squares=sum((i + 0.5) ** 2 * n for i, n in enumerate(c)),
+                bucket_limits=list(range(1, len(c) + 1)),
+                bucket_counts=c,
+                global_step=step,
+            )
+
+    def end(self, record: Mapping[str, Any], checkpoint: Path | None) -> None:
+        from torch.utils.tensorboard.summary import hparams
+
+        found = {k: v for k, v in record["metrics"].items() if k in ("loss", "val_loss")}
+        for summary in hparams(self.compared, found):
+            self.writer.file_writer.add_summary(summary)
+        self.writer.close()
+
+    def abandon(self) -> None:
+        pass  # its thread is a daemon's

@@ -1,0 +1,203 @@
+"""logger=wandb: a run in Weights & Biases, or in its folder for `wandb sync` where there is no key or no network.
+
+Every row carries its optimizer step as W&B's own step, so that rows which a resumed run writes again are dropped there; the
+x axes are tokens, and FLOPs of training.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import netrc
+import os
+import secrets
+import shlex
+import socket
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+
+from llmlab.lab.record import shown
+from llmlab.training.loggers import samples
+
+INIT_SECONDS, FINISH_SECONDS, UPLOAD_SECONDS, REACH_SECONDS = 20.0, 60.0, 1800.0, 3.0
+LONGEST_TAG = 64  # W&B refuses longer ones
+STORES = ("WANDB_DATA_DIR", "WANDB_CACHE_DIR")  # else in the home folder
+
+
+class WandBSink:
+    """options: schema.WandB. group: the sweep's name, used where the options give none."""
+
+    def __init__(self, options: Any, folder: Path, group: str | None):
+        self.options, self.folder, self.group = options, folder, options.get("group") or group
+        self.run: Any = None
+        self.flops_per_token = 0.0
+        self.offline = True
+        self.texts: list[samples.Sample] = []
+        self._alone = True  # no other run of this process is in W&B
+        self._stores: list[str] = []
+
+    def begin(self, record: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+        for name in STORES:
+            if name not in os.environ:
+                os.environ[name] = str(self.folder.absolute() / "wandb")
+                self._stores.append(name)
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # a failing run is none of W&B's business
+        import wandb
+
+        self._alone = wandb.run is None
+        self.flops_per_token = record["flops_per_token"]
+        known = (record.get("loggers") or {}).get("wandb") or {}
+        name = known.get("id") or secrets.token_hex(4)
+        why = offline_reason(self.options.mode)
+        try:
+            self._init(wandb, name, record, config, "offline" if why is not None else "online", bool(known.get("id")))
+        except Exception as e:
+            if why is not None:
+                raise
+            why = f"{type(e).__name__}: {(str(e).splitlines() or [''])[0]}"
+            self.abandon()
+            self._init(wandb, name, record, config, "offline", False)
+        self.offline = why is not None
+        run, here = self.run, shown(self.folder)
+        run.define_metric("tokens")
+        run.define_metric("flops")
+        run.define_metric("*", step_metric="tokens")
+        self.texts = samples.read(self.folder / samples.NAME)
+        see = f"wandb sync {shlex.quote(here)}/wandb/offline-run-*" if self.offline else run.url
+        return {
+            "id": run.id,
+            "project": run.project,
+            "entity": run.entity or None,
+            "group": self.group,
+            "mode": "offline" if self.offline else "online",
+            "url": None if self.offline else run.url,
+            "folder": os.path.relpath(run.settings.sync_dir, self.folder.absolute()),
+            "see": see,
+            "say": f"offline{why and ', ' + why}" if why is not None else run.url,
+        }
+
+    def _init(self, wandb: Any, name: str, record: Any, config: Any, mode: str, resumes: bool) -> None:
+        options = self.options
+        parts = {place.replace(".", "/"): part for place, part in record["parts"].items()}  # W&B nests keys at dots
+        tags = [f"{place}={part}" for place, part in record["parts"].items()]
+        self.run = wandb.init(
+            project=options.project,
+            entity=options.entity,
+            name=options.name or self.folder.absolute().name,
+            id=name,
+            group=self.group,
+            job_type="train",
+            tags=[t for t in dict.fromkeys([*tags, *options.tags]) if 0 < len(t) <= LONGEST_TAG],
+            config={
+                **config,
+                "parts": parts,
+                "parameters": record["parameters"],
+                "flops_per_token": record["flops_per_token"],
+                "hardware": record["hardware"],
+            },
+            dir=str(self.folder.absolute()),
+            mode=mode,
+            resume="allow" if resumes and mode == "online" else None,
+            reinit="create_new",
+            settings=wandb.Settings(
+                silent=True,
+                console="off",
+                save_code=False,
+                disable_git=True,
+                x_save_requirements=False,
+                init_timeout=INIT_SECONDS,
+                finish_timeout=UPLOAD_SECONDS if options.artifact else FINISH_SECONDS,
+                finish_timeout_raises=True,
+            ),
+        )
+
+    def row(self, step: int, tokens: int, values: Mapping[str, float]) -> None:
+        self.run.log({"tokens": tokens, "flops": tokens * self.flops_per_token, **values}, step=step)
+
+    def sample(self, step: int, prompt: str, text: str) -> None:
+        import wandb
+
+        self.texts.append(samples.Sample(step, prompt, text))
+        self.run.log({"samples": wandb.Table(columns=["step", "prompt", "text"], data=list(self.texts))}, step=step)
+
+    def load(self, step: int, counts: Mapping[str, list[int]]) -> None:
+        """A histogram a layer, whose bins are the experts, and the busiest expert's load against the mean."""
+        import wandb
+
+        bins = {n: wandb.Histogram(np_histogram=(np.array(c), np.arange(len(c) + 1))) for n, c in counts.items()}
+        busiest = max(max(c) * len(c) / max(sum(c), 1) for c in counts.values())
+        self.run.log({**{f"load/{n}": h for n, h in bins.items()}, "load/max_over_mean": busiest}, step=step)
+
+    def end(self, record: Mapping[str, Any], checkpoint: Path | None) -> None:
+        import wandb
+
+        keys = ("status", "reason", "steps", "tokens_seen", "wall_seconds", "tokens_per_second", "mfu", "devices")
+        summary = {k: record.get(k) for k in (*keys, "peak_memory_bytes", "flops_per_token", "sample", "notes")}
+        summary["flops"] = record["flops_per_token"] * record["tokens_seen"]
+        self.run.summary.update({**record["metrics"], **{k: v for k, v in summary.items() if v is not None}})
+        if checkpoint is not None and self.options.artifact:
+            artifact = wandb.Artifact(f"run-{self.run.id}", "model", metadata=dict(record["metrics"]))
+            artifact.add_dir(str(checkpoint))
+            self.run.log_artifact(artifact, aliases=["final"])
+        self.run.finish(exit_code=0 if record["status"] == "completed" else 1)
+        if self._alone:
+            wandb.teardown()
+        self._restore()
+
+    def abandon(self) -> None:
+        """End W&B's own process, so that nothing waits for it when ours exits."""
+        import wandb
+
+        self._restore()
+        if not self._alone:
+            return
+        with contextlib.suppress(Exception):
+            connection = wandb.sdk.wandb_setup.singleton()._connection
+            connection._proc._process.kill()
+        closing = threading.Thread(target=_teardown, daemon=True)
+        closing.start()
+        closing.join(5)
+
+    def _restore(self) -> None:
+        while self._stores:
+            os.environ.pop(self._stores.pop(), None)
+
+
+def _teardown() -> None:
+    """Forget W&B's process; its hook at exit too."""
+    import wandb
+
+    with contextlib.suppress(BaseException):
+        wandb.teardown()
+
+
+def offline_reason(mode: str) -> str | None:
+    """Why a run can't be online: "" where that is wanted; None if nothing speaks against it."""
+    if mode == "offline" or (mode == "auto" and os.environ.get("WANDB_MODE") in ("offline", "dryrun", "disabled")):
+        return ""
+    address = urlsplit(os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai")
+    host = address.hostname or "api.wandb.ai"
+    if not has_key(host):
+        return f"as there is no API key for {host} (wandb login)"
+    if any(os.environ.get(n) for n in ("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY")):
+        return None  # the proxy knows
+    try:
+        socket.create_connection((host, address.port or 443), timeout=REACH_SECONDS).close()
+    except OSError as e:
+        return f"as {host} can't be reached ({e.strerror or e})"
+    return None
+
+
+def has_key(host: str) -> bool:
+    """In the environment, or where `wandb login` leaves it."""
+    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
+        return True
+    for file in (os.environ.get("NETRC"), "~/.netrc", "~/_netrc"):
+        with contextlib.suppress(OSError, netrc.NetrcParseError):
+            if file and netrc.netrc(os.path.expanduser(file)).authenticators(host):
+                return True
+    return False
