@@ -1,0 +1,62 @@
+"""Runs of `llmlab train` one after the other in the same processes, one a rank as torchrun starts them.
+
+An import of Lightning a rank, not a rank and run. Results are read from the run folders.
+"""
+
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+
+def train(folder: Path, *runs: list[str], ranks: int = 2, timeout: float = 300) -> None:
+    """Each of `runs` is what is typed behind `llmlab train`. AssertionError with what was said if one fails."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as stack:  # a port a run: a rank that is ahead would meet the store of the run before
+        sockets = [stack.enter_context(socket.socket()) for _ in runs]
+        for s in sockets:
+            s.bind(("127.0.0.1", 0))
+        ports = [s.getsockname()[1] for s in sockets]
+    env = {**os.environ, "MASTER_ADDR": "127.0.0.1", "NODE_RANK": "0", "OMP_NUM_THREADS": "1"}
+    started = [
+        subprocess.Popen(
+            [sys.executable, __file__, str(folder), str(ranks), json.dumps([ports, runs])],
+            env={**env, "LOCAL_RANK": str(rank)},
+            stdout=(folder / f"rank{rank}.log").open("w"),
+            stderr=subprocess.STDOUT,
+        )
+        for rank in range(ranks)
+    ]
+    try:
+        for process in started:
+            process.wait(timeout)
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
+    done = len(list(folder.glob("done-*-0")))  # gloo sometimes aborts at exit, when all is done
+    said = "\n".join((folder / f"rank{rank}.log").read_text()[-3000:] for rank in range(ranks))
+    assert done == len(runs), f"run {done} failed: {runs[done]}\n{said}"
+
+
+def _work(folder: Path, ranks: int, ports: list[int], runs: list[list[str]]) -> None:
+    from llmlab.cli import run
+
+    rank = os.environ["LOCAL_RANK"]
+    for i, argv in enumerate(runs):
+        os.environ["MASTER_PORT"] = str(ports[i])
+        os.environ["WORLD_SIZE"] = str(ranks)  # which Lightning deletes at the end of a run
+        code = run(["train", *argv])
+        if code:
+            os._exit(code)
+        (folder / f"done-{i}-{rank}").touch()
+        while len(list(folder.glob(f"done-{i}-*"))) < ranks:
+            time.sleep(0.01)
+
+
+if __name__ == "__main__":
+    _work(Path(sys.argv[1]), int(sys.argv[2]), *json.loads(sys.argv[3]))
