@@ -16,7 +16,7 @@ CSS = """
 * {{ box-sizing: border-box; }}
 body {{ margin: 0; background: var(--paper); color: var(--ink); font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto,
   "Helvetica Neue", "Noto Sans", "Liberation Sans", Arial, sans-serif; }}
-main {{ max-width: 1280px; margin: 0 auto; padding: 24px 20px 64px; }}
+main {{ max-width: 1320px; margin: 0 auto; padding: 24px 20px 64px; }}
 h1 {{ font-size: clamp(1.25rem, 4.5vw, 1.8rem); line-height: 1.25; margin: 0 0 6px; overflow-wrap: anywhere; }}
 h2 {{ font-size: 1.15rem; margin: 40px 0 10px; }}
 p, ul {{ margin: 8px 0; }} .lead {{ color: var(--muted); }}
@@ -31,7 +31,7 @@ table {{ border-collapse: collapse; font-size: 0.875rem; width: 100%; font-varia
 th, td {{ padding: 7px 9px; text-align: left; vertical-align: top; border-bottom: 1px solid var(--lines); }}
 th {{ color: var(--muted); font-weight: 600; white-space: nowrap; }} tr:last-child td {{ border-bottom: 0; }}
 .n {{ text-align: right; white-space: nowrap; }} .name {{ min-width: 11em; max-width: 24em; overflow-wrap: break-word; }}
-.wide {{ min-width: 11em; }} td.better, td.worse {{ color: var(--good); font-weight: 600; }} td.worse {{ color: var(--bad); }}
+.wide {{ min-width: 10em; }} td.better, td.worse {{ color: var(--good); font-weight: 600; }} td.worse {{ color: var(--bad); }}
 tr.base td {{ background: var(--card); }} tr.out td {{ color: var(--muted); }} a {{ color: inherit; }}
 code, pre {{ font: 0.85rem/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, "Liberation Mono", monospace; }}
 pre {{ background: var(--card); padding: 10px 14px; border-radius: 6px; white-space: pre-wrap; overflow-wrap: anywhere; }}

@@ -1,0 +1,23 @@
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def runs():
+    """The module beside this file that writes run folders."""
+    spec = importlib.util.spec_from_file_location("report_runs", Path(__file__).with_name("runs.py"))
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def built(tmp_path):
+    """The report over folders, without its files."""
+    from llmlab.lab.report.build import build
+
+    return lambda *folders, **how: build(list(folders), tmp_path / "report", **how)
