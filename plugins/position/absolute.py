@@ -11,6 +11,13 @@ from llmlab.sizes import Sizes
 from llmlab.slots import Context, Position, Table
 
 
+def tokens_before(ctx: Context) -> Tensor:
+    """Position ids that count what is not padding: (B, T), or (T,) without padding. The caller's own, if any."""
+    if ctx.positions is not None or ctx.valid is None:
+        return Position().ids(ctx)
+    return (ctx.valid.long().cumsum(-1)[:, ctx.offset :] - 1).clamp(min=0)
+
+
 @register("position", "none")
 class NoPosition(Position):
     """No position at all: a causal model learns order from its mask (Haviv et al. 2022, arXiv:2203.16634)."""
@@ -25,8 +32,10 @@ class Absolute(Position):
     Relative positions need no such thing: between tokens of one document they are the same.
     """
 
+    skip_padding = False
+
     def ids(self, ctx: Context) -> Tensor:
-        ids = super().ids(ctx)
+        ids = tokens_before(ctx) if self.skip_padding else super().ids(ctx)
         if ctx.positions is not None or ctx.documents is None:
             return ids
         begins = torch.ones_like(ctx.documents, dtype=torch.bool)
@@ -41,10 +50,19 @@ class Learned(Absolute):
     ids (T,) or (B, T) -> (T, E) or (B, T, E). A longer sequence is a ValueError.
     """
 
-    def __init__(self, sizes: Sizes, /):
+    def __init__(
+        self,
+        sizes: Sizes,
+        /,
+        *,
+        offset: int = 0,  # rows of the table before that of the first position (OPT: 2)
+        skip_padding: bool = False,  # positions count tokens that are not padding (OPT)
+    ):
         super().__init__()
-        self.rows = sizes.max_positions
-        self.table = Table(sizes.max_positions, sizes.embed_dim, role="position")
+        if offset < 0:
+            raise ValueError(f"position.offset={offset} must be at least 0")
+        self.rows, self.offset, self.skip_padding = sizes.max_positions, offset, skip_padding
+        self.table = Table(sizes.max_positions + offset, sizes.embed_dim, role="position")
 
     def ids(self, ctx: Context) -> Tensor:
         if ctx.positions is None and ctx.keys > self.rows:
@@ -55,7 +73,7 @@ class Learned(Absolute):
         return super().ids(ctx)
 
     def embed(self, ids: Tensor) -> Tensor:
-        return self.table(ids)
+        return self.table(ids + self.offset)
 
 
 @register("position", "sinusoidal")

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from llmlab.registry import register
 from llmlab.sizes import Sizes
-from llmlab.slots import Position, Table
+from llmlab.slots import Context, Position, Table
+from llmlab_plugins.position.absolute import tokens_before
 
 
 def distances(q_ids: Tensor, k_ids: Tensor) -> Tensor:
@@ -15,11 +16,11 @@ def distances(q_ids: Tensor, k_ids: Tensor) -> Tensor:
     return k_ids[..., None, :] - q_ids[..., :, None]
 
 
-def slopes(n_heads: int) -> list[float]:
+def slopes(n_heads: int, most: float = 8.0) -> list[float]:
     """ALiBi's slopes: 2^(-8i/n) for a power of two; else those of the next lower one, then every other of the next."""
     lower = 2 ** int(math.log2(n_heads))
-    first = [2.0 ** (-8.0 * i / lower) for i in range(1, lower + 1)]
-    return first + [2.0 ** (-4.0 * i / lower) for i in range(1, 2 * (n_heads - lower), 2)]
+    first = [2.0 ** (-most * i / lower) for i in range(1, lower + 1)]
+    return first + [2.0 ** (-most / 2 * i / lower) for i in range(1, 2 * (n_heads - lower), 2)]
 
 
 @register("position", "alibi")
@@ -31,14 +32,32 @@ class Alibi(Position):
 
     has_bias = True
 
-    def __init__(self, sizes: Sizes, /):
+    def __init__(
+        self,
+        sizes: Sizes,
+        /,
+        *,
+        max_bias: float = 8.0,  # the smallest slope is 2^-max_bias
+        scaled: bool = False,  # multiplied by the factor of q.k (Falcon)
+        rounded: bool = False,  # slopes, and slope times position, in bfloat16 (Falcon); for what looks back only
+        skip_padding: bool = False,  # positions count tokens that are not padding (BLOOM, Falcon)
+    ):
         super().__init__()
-        self.slopes = slopes(sizes.n_heads)
+        self.slopes, self.rounded, self.skip_padding = slopes(sizes.n_heads, max_bias), rounded, skip_padding
+        scale = sizes.head_dim**-0.5 if sizes.attention.scale is None else sizes.attention.scale
+        self.factor = scale if scaled else None
+
+    def ids(self, ctx: Context) -> Tensor:
+        return tokens_before(ctx) if self.skip_padding else super().ids(ctx)
 
     def prepare(self, q_ids: Tensor, k_ids: Tensor) -> Tensor:
-        far = distances(q_ids, k_ids).abs().float()
-        slope = torch.tensor(self.slopes, device=far.device)
-        return -slope[:, None, None] * far[..., None, :, :]
+        slope = torch.tensor(self.slopes, device=k_ids.device)
+        if self.rounded:
+            q, k = (slope.bfloat16()[:, None] * ids[..., None, :] for ids in (q_ids, k_ids))
+            bias = k.float()[..., None, :] - q.float()[..., :, None]
+        else:
+            bias = -slope[:, None, None] * distances(q_ids, k_ids).abs().float()[..., None, :, :]
+        return bias if self.factor is None else bias * self.factor
 
     def bias(self, state: Tensor) -> Tensor:
         return state

@@ -76,6 +76,23 @@ def test_learned_looks_up_and_refuses_what_it_has_no_rows_for():
         position.ids(Context(4, offset=5))
 
 
+def test_learned_may_count_what_is_not_padding_as_opt():
+    from transformers.models.opt.modeling_opt import OPTLearnedPositionalEmbedding
+
+    position = build(part("position", "learned", offset=2, skip_padding=True), sizes())
+    reference = OPTLearnedPositionalEmbedding(32, 24)
+    reference.weight.data.copy_(position.table.weight)
+    mask = torch.tensor([[0, 0, 1, 1, 1, 1], [1, 1, 1, 1, 0, 0], [0, 1, 0, 1, 1, 0]])
+    for offset in (0, 4):
+        ctx = Context(6 - offset, offset=offset, valid=mask.bool())
+        got, want = position.embed(position.ids(ctx)), reference(mask, offset)
+        kept = mask[:, offset:].bool()
+        close(got[kept], want[kept])
+    close(position.embed(position.ids(Context(3))), reference(torch.ones(1, 3).long())[0])
+    given = torch.tensor([[4, 0]])
+    close(position.embed(position.ids(Context(2, positions=given))), reference(mask, position_ids=given))
+
+
 def paper_slopes(n):
     """The rule as the ALiBi paper states it, for any number of heads."""
     if math.log2(n).is_integer():
@@ -114,6 +131,37 @@ def test_alibi_weighs_as_bloom():
     got = position.bias(position.prepare(ids, ids)) + scores
     want = build_alibi_tensor(torch.ones(1, 9), 6, torch.float32).view(6, 1, 9) + scores
     close(got.masked_fill(unseen, -1e9).softmax(-1), want.masked_fill(unseen, -1e9).softmax(-1), 1e-5)
+
+
+PADDED = torch.tensor([[1] * 9, [0] * 4 + [1] * 5, [0, 1, 1, 0, 0, 1, 1, 1, 1]])
+
+
+@pytest.mark.parametrize("heads", [4, 6, 16])
+def test_alibi_over_padding_weighs_as_bloom_and_falcon(heads):
+    """What padding takes from positions shows where it is in the midst of a text; Falcon's are rounded."""
+    from transformers.models.bloom.modeling_bloom import build_alibi_tensor as bloom
+    from transformers.models.falcon.modeling_falcon import build_alibi_tensor as falcon
+
+    scores = randn(3, heads, 9, 9)
+    unseen = ~(torch.ones(9, 9).tril().bool() & PADDED.bool()[:, None, None])
+    kept = PADDED.bool()[:, None, :, None].expand_as(scores)
+    options = dict(skip_padding=True), dict(skip_padding=True, rounded=True, scaled=True)
+    for build_alibi, more, scale in zip((bloom, falcon), options, (1.0, 6**-0.5), strict=True):
+        position = part("position", "alibi", **more)(sizes(n_heads=heads))
+        ids = position.ids(Context(9, valid=PADDED.bool()))
+        got = position.bias(position.prepare(ids, ids)) + scores
+        want = build_alibi(PADDED, heads, torch.float32).view(3, heads, 1, 9) * scale + scores
+        got, want = (x.masked_fill(unseen, -1e9).softmax(-1) for x in (got, want))
+        close(got[kept], want[kept], 1e-5)
+
+
+@pytest.mark.parametrize("heads", [4, 6])
+def test_alibi_with_another_greatest_exponent_is_mpts(heads):
+    from transformers.models.mpt.modeling_mpt import build_mpt_alibi_tensor
+
+    position = part("position", "alibi", max_bias=5.0)(sizes(n_heads=heads))
+    ids = torch.arange(7)
+    close(position.prepare(ids, ids)[:, -1], build_mpt_alibi_tensor(heads, 7, alibi_bias_max=5)[:, 0])
 
 
 @pytest.mark.parametrize(("buckets", "max_distance"), [(32, 128), (8, 20), (16, 64)])
