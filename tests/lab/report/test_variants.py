@@ -155,7 +155,13 @@ def test_points_that_left_nothing_or_little(runs, built, tmp_path):
         "reason": "killed: no memory",
     }
     (early / "run.json").write_text(json.dumps(record))
-    lines = {r.name: r for r in built(s).runs}
+    broken = s / "attention=mla,seed=3"  # has a config, but ended before it had read its text
+    runs.make(broken, None, seed=3, changes={"attention": runs.PART["mla"], "data.path": "texts"})
+    (broken / "run.json").write_text(json.dumps({**record, "overrides": ["attention=mla", "seed=3"]}))
+    report = built(s)
+    assert names(report) == ["attention=mha", "attention=mla"]
+    lines = {r.name: r for r in report.runs}
+    assert lines["attention=mla,seed=3"].variant == "attention=mla"
     assert lines["attention=mla,seed=2"].why == "not run: the sweep has no run folder for this point"
     assert lines["attention=mha,seed=2"].why == "failed: killed: no memory"
     assert lines["attention=mha,seed=2"].variant == "attention=mha"

@@ -105,14 +105,22 @@ def _flat(runs: Sequence[Run]) -> list[tuple[Run, dict[str, Any], set[str]]]:
     """Each run with its flat config; one text that was typed as several paths has one of them."""
     flat = [(run, *flatten(run.config)) for run in runs if run.config]
     paths: dict[str, str] = {}
+    texts: dict[tuple, str] = {}
     for run, leaves, _ in flat:
-        text = leaves["data.fingerprint"] = str(run.record.get("data", {}).get("fingerprint"))[:12]
+        if text := run.record.get("data", {}).get("fingerprint"):
+            texts[_data(leaves)] = text[:12]
+            if path := leaves.get("data.path"):
+                paths[text[:12]] = min(paths.get(text[:12], path), path)
+    for run, leaves, _ in flat:  # a run that failed before it read its text takes that of its like
+        text = (run.record.get("data", {}).get("fingerprint") or texts.get(_data(leaves), "unknown"))[:12]
         if "data.path" in leaves:
-            paths[text] = min(paths.get(text, leaves["data.path"]), leaves["data.path"])
-    for _, leaves, _ in flat:
-        if "data.path" in leaves:
-            leaves["data.path"] = paths[leaves["data.fingerprint"]]
+            leaves["data.path"] = paths.get(text, leaves["data.path"])
+        leaves["data.fingerprint"] = text
     return flat
+
+
+def _data(leaves: Mapping[str, Any]) -> tuple:
+    return tuple((k, repr(v)) for k, v in sorted(leaves.items()) if k.startswith("data.") and k != "data.fingerprint")
 
 
 def _identity(leaves: Mapping[str, Any]) -> tuple:
