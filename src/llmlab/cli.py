@@ -26,10 +26,19 @@ COMMANDS = {
     "parts": Command("llmlab.parts:main", "what can be chosen, and each part's options: llmlab parts [SLOT] [--json]"),
     "generate": Command("llmlab.generate:main", "continue a prompt: llmlab generate run=FOLDER prompt=TEXT"),
     "new": Command("llmlab.new:main", "write a part of your own and its test: llmlab new SLOT NAME"),
-    "runs": Command("llmlab.runs:main", "the runs that there are, with status, steps and loss: llmlab runs [FOLDER...]"),
-    "export": Command("llmlab.export:main", "one folder of a run's weights: llmlab export run=FOLDER to=FOLDER [format=hf]"),
+    "runs": Command(
+        "llmlab.runs:main", "the runs that there are, with status, steps and loss: llmlab runs [FOLDER...]"
+    ),
+    "export": Command(
+        "llmlab.export:main", "one folder of a run's weights: llmlab export run=FOLDER to=FOLDER [format=hf]"
+    ),
     "eval": Command("llmlab.evaluate:main", "loss, perplexity, bits per byte: llmlab eval run=FOLDER [data=PATH]"),
-    "report": Command("llmlab.lab.report:main", "compare runs, with a verdict: llmlab report FOLDER... [report.baseline=...]"),
+    "report": Command(
+        "llmlab.lab.report:main", "compare runs, with a verdict: llmlab report FOLDER... [report.baseline=...]"
+    ),
+    "wandb": Command(
+        "llmlab.workspace:main", "make a dashboard in Weights & Biases: llmlab wandb workspace [project=...]"
+    ),
 }
 
 EXAMPLES = """\

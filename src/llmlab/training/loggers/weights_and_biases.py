@@ -7,23 +7,21 @@ x axes are tokens, and FLOPs of training.
 from __future__ import annotations
 
 import contextlib
-import netrc
 import os
 import secrets
 import shlex
-import socket
 import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import numpy as np
 
+from llmlab.lab.account import offline_reason
 from llmlab.lab.record import shown
 from llmlab.training.loggers import samples
 
-INIT_SECONDS, FINISH_SECONDS, UPLOAD_SECONDS, REACH_SECONDS = 20.0, 60.0, 1800.0, 3.0
+INIT_SECONDS, FINISH_SECONDS, UPLOAD_SECONDS = 20.0, 60.0, 1800.0
 LONGEST_TAG = 64  # W&B refuses longer ones
 STORES = ("WANDB_DATA_DIR", "WANDB_CACHE_DIR")  # else in the home folder
 
@@ -138,6 +136,7 @@ class WandBSink:
         keys = ("status", "reason", "steps", "tokens_seen", "wall_seconds", "tokens_per_second", "mfu", "devices")
         summary = {k: record.get(k) for k in (*keys, "peak_memory_bytes", "flops_per_token", "sample", "notes")}
         summary["flops"] = record["flops_per_token"] * record["tokens_seen"]
+        self.run.log({}, commit=True)  # else the last row comes after the summary and takes its place
         self.run.summary.update({**record["metrics"], **{k: v for k, v in summary.items() if v is not None}})
         if checkpoint is not None and self.options.artifact:
             artifact = wandb.Artifact(f"run-{self.run.id}", "model", metadata=dict(record["metrics"]))
@@ -173,31 +172,3 @@ def _teardown() -> None:
 
     with contextlib.suppress(BaseException):
         wandb.teardown()
-
-
-def offline_reason(mode: str) -> str | None:
-    """Why a run can't be online: "" where that is wanted; None if nothing speaks against it."""
-    if mode == "offline" or (mode == "auto" and os.environ.get("WANDB_MODE") in ("offline", "dryrun", "disabled")):
-        return ""
-    address = urlsplit(os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai")
-    host = address.hostname or "api.wandb.ai"
-    if not has_key(host):
-        return f"as there is no API key for {host} (wandb login)"
-    if any(os.environ.get(n) for n in ("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY")):
-        return None  # the proxy knows
-    try:
-        socket.create_connection((host, address.port or 443), timeout=REACH_SECONDS).close()
-    except OSError as e:
-        return f"as {host} can't be reached ({e.strerror or e})"
-    return None
-
-
-def has_key(host: str) -> bool:
-    """In the environment, or where `wandb login` leaves it."""
-    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
-        return True
-    for file in (os.environ.get("NETRC"), "~/.netrc", "~/_netrc"):
-        with contextlib.suppress(OSError, netrc.NetrcParseError):
-            if file and netrc.netrc(os.path.expanduser(file)).authenticators(host):
-                return True
-    return False
