@@ -13,7 +13,24 @@ from llmlab.model.build import build_model
 from llmlab.model.layout import ModelSpec
 from llmlab.model.model import Model
 
-FAMILIES = ("gpt2", "gpt_neox", "llama3", "qwen_moe", "qwen2_moe", "gemma3", "deepseek_v3", "bert", "albert", "t5")
+FAMILIES = (
+    "gpt2",
+    "gpt_neox",
+    "llama3",
+    "llama1",
+    "llama2",
+    "mistral",
+    "mixtral",
+    "qwen2",
+    "qwen3",
+    "qwen_moe",
+    "qwen2_moe",
+    "gemma3",
+    "deepseek_v3",
+    "bert",
+    "albert",
+    "t5",
+)
 VOCABULARY = 61
 TINY = (
     "model.dim=32",
@@ -23,6 +40,7 @@ TINY = (
     "model.max_positions=40",
 )
 OWN = {
+    "mistral": ("window.left=4",),
     "gemma3": ("model.n_layers=3", "kinds.local.window.left=3"),
     "deepseek_v3": ("model.n_layers=3",),
     "t5": ("model.n_layers=4",),

@@ -38,10 +38,10 @@ def load_hf(folder: str | Path, *, dtype: torch.dtype = torch.float32, verbose: 
     spec = spec_of(entry, head, full)
     model = assemble(spec)
     materialise(model)
-    dtypes, ignored = fill(model, entry, tensors, folder)
+    dtypes, read, ignored = fill(model, entry, tensors, folder)
     if ignored and verbose:
         print(f"{folder}: ignored {', '.join(ignored[:8])}{' ...' if len(ignored) > 8 else ''}")
-    return HubModel(model.to(dtype).eval(), config, head, dtypes, pad=full.get("pad_token_id"))
+    return HubModel(model.to(dtype).eval(), config, head, dtypes, read, pad=full.get("pad_token_id"))
 
 
 def find(config: Config, folder: Path) -> tuple[Entry, Head]:
@@ -116,11 +116,13 @@ def _decide_tie(entry: Entry, config: Config, tensors: dict[str, Tensor]) -> Con
 
 def fill(
     model: Model, entry: Entry, tensors: dict[str, Tensor], folder: Path
-) -> tuple[dict[str, torch.dtype], list[str]]:
-    """Copy every tensor to its place. Returns the dtypes in the file by our names, and what was ignored."""
+) -> tuple[dict[str, torch.dtype], frozenset[str], list[str]]:
+    """Copy every tensor to its place. Returns the dtypes in the file by our names, which of its tensors were read, and
+    which were ignored.
+    """
     ours = model.state_dict()
     shapes = {name: tensor.shape for name, tensor in ours.items()}
-    rules = expand(entry.rules, shapes, max(len(s.layers) for s in model.spec.stacks), model.sizes.head_dim)
+    rules = expand(entry.rules, shapes, model.spec)
     in_file = _with_prefix(entry, rules, tensors)
     dtypes: dict[str, torch.dtype] = {}
     used: set[str] = set()
@@ -158,7 +160,7 @@ def fill(
             f"{folder}: {unknown[0]} has no place in this model"
             + (f", nor have {len(unknown) - 1} more" if len(unknown) > 1 else "")
         )
-    return dtypes, sorted(ignored)
+    return dtypes, frozenset(used), sorted(ignored)
 
 
 def _layers_beyond(model: Model, entry: Entry) -> Callable[[str], bool]:

@@ -43,10 +43,18 @@ class HubModel(nn.Module):
     """
 
     def __init__(
-        self, model: Model, config: Config, head: Head, dtypes: dict[str, torch.dtype], *, pad: int | None = None
+        self,
+        model: Model,
+        config: Config,
+        head: Head,
+        dtypes: dict[str, torch.dtype],
+        read: frozenset[str],
+        *,
+        pad: int | None = None,
     ):
         super().__init__()
-        self.model, self.config, self.head, self.dtypes, self.pad = model, config, head, dtypes, pad
+        self.model, self.config, self.head, self.pad = model, config, head, pad
+        self.dtypes, self.read = dtypes, read  # in the file, so that the same goes back out
 
     def forward(self, input_ids: Tensor, **arguments: Any) -> Outputs:
         names = ENCODER_DECODER if len(self.model.stacks) > 1 else DECODER

@@ -27,20 +27,23 @@ def save_hf(model: HubModel | Model, folder: str | Path) -> None:
     """
     if isinstance(model, HubModel):
         entry = entries()[model.config["model_type"]]
-        config, head, dtypes, core = model.config, model.head, model.dtypes, model.model
+        config, head, dtypes, read, core = model.config, model.head, model.dtypes, model.read, model.model
     else:
         entry, head, config = _describe(model.spec)
-        dtypes, core = {}, model
-    write_folder(Path(folder), config, tensors_of(core, entry, head, dtypes))
+        dtypes, read, core = {}, frozenset(), model
+    write_folder(Path(folder), config, tensors_of(core, entry, head, dtypes, read))
 
 
-def tensors_of(model: Model, entry: Entry, head: Head, dtypes: dict[str, torch.dtype]) -> dict[str, Tensor]:
-    """Every tensor under its name in the file."""
+def tensors_of(
+    model: Model, entry: Entry, head: Head, dtypes: dict[str, torch.dtype], read: frozenset[str]
+) -> dict[str, Tensor]:
+    """Every tensor under its name in the file; of several layouts, that from which it was `read`."""
     ours = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
     shapes = {name: tensor.shape for name, tensor in ours.items()}
     out: dict[str, Tensor] = {}
     written: set[str] = set()
-    for rule in expand(entry.rules, shapes, max(len(s.layers) for s in model.spec.stacks), model.sizes.head_dim):
+    rules = expand(entry.rules, shapes, model.spec)
+    for rule in sorted(rules, key=lambda rule: not read.issuperset(rule.theirs)):
         if any(name in written for name in rule.ours):
             continue
         values = rule.save([ours[name].to(dtypes.get(name, ours[name].dtype)) for name in rule.ours])

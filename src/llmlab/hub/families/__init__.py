@@ -1,12 +1,13 @@
-"""Entries of the hub by the `model_type` of config.json."""
+"""Entries of the hub by the `model_type` of config.json. A family is a module here with a list ENTRIES."""
 
 from __future__ import annotations
+
+import importlib
+import pkgutil
 
 from llmlab.hub.entry import Entry
 
 
 def entries() -> dict[str, Entry]:
-    from llmlab.hub.families import albert, bert, deepseek, gemma3, gpt2, gpt_neox, llama, mistral, qwen, qwen_moe, t5
-
-    modules = (gpt2, gpt_neox, llama, qwen, mistral, qwen_moe, gemma3, deepseek, bert, albert, t5)
-    return {name: entry for module in modules for entry in module.ENTRIES for name in entry.model_types}
+    modules = (importlib.import_module(f"{__name__}.{found.name}") for found in pkgutil.iter_modules(__path__))
+    return {name: e for module in modules for e in getattr(module, "ENTRIES", ()) for name in e.model_types}

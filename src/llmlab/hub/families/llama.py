@@ -14,7 +14,7 @@ ENDS = [
     same("stacks.main.embedding.table.weight", "model.embed_tokens.weight"),
     same("stacks.main.norm.weight", "model.norm.weight"),
     same("heads.tokens.out.weight", "lm_head.weight"),
-    same("heads.scores.out.weight", "score.weight"),
+    *linear("heads.scores.out", "score"),
 ]
 NORMS = [
     same(OURS + "block.attention_norm.weight", THEIRS + "input_layernorm.weight"),
@@ -118,6 +118,7 @@ def write(spec: ModelSpec) -> Config:
 LM = Head(lambda c: {"tokens": part("head", "lm")}, {"logits": "head:tokens"})
 BASE = Head(lambda c: {}, {"last_hidden_state": "hidden"}, prefix="")
 SCORES = Head(lambda c: {"scores": part("head", "token", n_classes=n_labels(c), bias=False)}, {"logits": "last:scores"})
+TOKENS = Head(lambda c: {"scores": part("head", "token", n_classes=n_labels(c))}, {"logits": "head:scores"})
 
 
 def layout(name: str, model_type: str, families: tuple[str, ...], rules: list[Rule], **more: Any) -> Entry:
@@ -129,6 +130,7 @@ def layout(name: str, model_type: str, families: tuple[str, ...], rules: list[Ru
         architectures={
             f"{name}ForCausalLM": LM,
             f"{name}ForSequenceClassification": SCORES,
+            f"{name}ForTokenClassification": TOKENS,
             f"{name}Model": BASE,
         },
         prefix="model.",
@@ -139,4 +141,14 @@ def layout(name: str, model_type: str, families: tuple[str, ...], rules: list[Ru
     )
 
 
-ENTRIES = [layout("Llama", "llama", ("llama3",), [*NORMS, *ATTENTION, *FFN], read=read, write=write, defaults=DEFAULTS)]
+ENTRIES = [
+    layout(
+        "Llama",
+        "llama",
+        ("llama3", "llama2", "llama1"),
+        [*NORMS, *ATTENTION, *FFN],
+        read=read,
+        write=write,
+        defaults=DEFAULTS,
+    )
+]

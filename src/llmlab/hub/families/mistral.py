@@ -1,0 +1,118 @@
+"""Mistral, and Mixtral with its experts."""
+
+from __future__ import annotations
+
+from llmlab.hub.entry import Config, expect, rope, rope_parameters, settings
+from llmlab.hub.families.llama import ATTENTION, FFN, NORMS, OURS, THEIRS, base, layout, sizes
+from llmlab.hub.rules import Rule, experts, same
+from llmlab.hub.windows import read_windows, write_windows
+from llmlab.model.layout import ModelSpec
+
+MISTRAL: Config = {
+    "vocab_size": 32000,
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "hidden_act": "silu",
+    "max_position_embeddings": 131072,
+    "rms_norm_eps": 1e-6,
+    "tie_word_embeddings": False,
+    "sliding_window": 4096,
+    "attention_dropout": 0.0,
+    "pad_token_id": None,
+}
+MIXTRAL: Config = {
+    **MISTRAL,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 1e6,
+    "sliding_window": None,
+    "num_experts_per_tok": 2,
+    "num_local_experts": 8,
+    "router_aux_loss_coef": 0.001,
+    "router_jitter_noise": 0.0,
+}
+NAMES = {"gate": "w1", "down": "w2", "up": "w3"}
+ROUTED = [
+    same(OURS + "ffn.router.gate.weight", THEIRS + "block_sparse_moe.gate.weight"),
+    *(
+        experts(OURS + f"ffn.experts.{n}.weight", THEIRS + f"block_sparse_moe.experts.{{e}}.{w}.weight")
+        for n, w in NAMES.items()
+    ),
+]
+STACKED = [  # as transformers 5 holds them
+    same(OURS + "ffn.router.gate.weight", THEIRS + "mlp.gate.weight"),
+    Rule(
+        (OURS + "ffn.experts.gate.weight", OURS + "ffn.experts.up.weight"),
+        (THEIRS + "mlp.experts.gate_up_proj",),
+        "stacked",
+    ),
+    same(OURS + "ffn.experts.down.weight", THEIRS + "mlp.experts.down_proj"),
+]
+
+
+def _read(c: Config, family: str) -> list[str]:
+    expect(c, "hidden_act", "silu")
+    types = ["sliding_attention" if c["sliding_window"] else "full_attention"] * c["num_hidden_layers"]
+    values = sizes(c)
+    if family == "mixtral":
+        expect(c, "router_jitter_noise", 0)
+        values |= {
+            "moe.n_experts": c["num_local_experts"],
+            "moe.per_token": c["num_experts_per_tok"],
+            "moe.ffn_dim": c["intermediate_size"],
+            "moe.balance": c["router_aux_loss_coef"],
+        }
+    return [
+        f"model={family}",
+        *read_windows(types, c["sliding_window"]),
+        *settings("model", values),
+        *settings("position", rope(c)),
+    ]
+
+
+def write(spec: ModelSpec) -> Config:
+    return {
+        "model_type": "mistral",
+        **base(spec),
+        "hidden_act": "silu",
+        "sliding_window": write_windows(spec)[1],
+        "rope_parameters": rope_parameters(
+            spec.stacks[0].layers[0].parts["position"].options, spec.sizes.max_positions
+        ),
+    }
+
+
+def write_mixtral(spec: ModelSpec) -> Config:
+    moe = spec.sizes.moe
+    return {
+        **write(spec),
+        "model_type": "mixtral",
+        "intermediate_size": moe.ffn_dim,
+        "num_local_experts": moe.n_experts,
+        "num_experts_per_tok": moe.per_token,
+        "router_aux_loss_coef": moe.balance,
+    }
+
+
+ENTRIES = [
+    layout(
+        "Mistral",
+        "mistral",
+        ("mistral",),
+        [*NORMS, *ATTENTION, *FFN],
+        read=lambda c: _read(c, "mistral"),
+        write=write,
+        defaults=MISTRAL,
+    ),
+    layout(
+        "Mixtral",
+        "mixtral",
+        ("mixtral",),
+        [*NORMS, *ATTENTION, *ROUTED, *STACKED],
+        read=lambda c: _read(c, "mixtral"),
+        write=write_mixtral,
+        defaults=MIXTRAL,
+    ),
+]

@@ -1,0 +1,56 @@
+"""The families in the line of LLaMA against the reference implementation, with options of their own."""
+
+import pytest
+from live import compare
+
+LLAMA = dict(vocab_size=61, hidden_size=36, intermediate_size=44, num_hidden_layers=2, num_attention_heads=6,
+             num_key_value_heads=2, max_position_embeddings=64, pad_token_id=0)  # fmt: skip
+LONGROPE = dict(rope_type="longrope", rope_theta=300.0, short_factor=[1.0, 1.5, 2.0], long_factor=[1.0, 3.0, 9.0])
+SCALED = {
+    "linear": dict(rope_type="linear", rope_theta=300.0, factor=3.0),
+    "dynamic": dict(rope_type="dynamic", rope_theta=300.0, factor=3.0),
+    "yarn": dict(rope_type="yarn", rope_theta=500.0, factor=4.0, original_max_position_embeddings=16),
+    "llama3": dict(rope_type="llama3", rope_theta=300.0, factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0,
+                   original_max_position_embeddings=16),
+}  # fmt: skip
+
+CASES = {
+    "llama longrope, past its length": ("LlamaForCausalLM", LLAMA | dict(
+        original_max_position_embeddings=10, rope_parameters=LONGROPE), "left"),
+    "llama longrope, within its length": ("LlamaForCausalLM", LLAMA | dict(rope_parameters=LONGROPE | dict(
+        original_max_position_embeddings=16, attention_factor=1.2)), "right"),
+    "llama tokens": ("LlamaForTokenClassification", LLAMA | dict(num_labels=3), "right"),
+    "llama reward": ("LlamaForSequenceClassification", LLAMA | dict(num_labels=1, attention_bias=True), "right"),
+    "mistral short window, left padding": ("MistralForCausalLM", LLAMA | dict(sliding_window=3), "left"),
+    "mistral without a window, wide heads, tied": ("MistralForCausalLM", LLAMA | dict(
+        sliding_window=None, head_dim=10, tie_word_embeddings=True, rope_parameters=SCALED["yarn"]), "right"),
+    "mistral window of one, one key head": ("MistralForCausalLM", LLAMA | dict(
+        sliding_window=1, num_key_value_heads=1), "right"),
+    "mistral classifier": ("MistralForSequenceClassification", LLAMA | dict(sliding_window=4, num_labels=3), "right"),
+    "mixtral three of five": ("MixtralForCausalLM", LLAMA | dict(
+        num_local_experts=5, num_experts_per_tok=3, sliding_window=4), "left"),
+    "mixtral one of two, tied, linear": ("MixtralForCausalLM", LLAMA | dict(
+        num_local_experts=2, num_experts_per_tok=1, tie_word_embeddings=True, head_dim=8,
+        rope_parameters=SCALED["linear"]), "right"),
+    "mixtral base": ("MixtralModel", LLAMA | dict(num_local_experts=3, num_key_value_heads=6), "left"),
+    "qwen2 later layers slide": ("Qwen2ForCausalLM", LLAMA | dict(
+        num_hidden_layers=3, use_sliding_window=True, sliding_window=3, max_window_layers=1), "left"),
+    "qwen2 all layers slide, tied": ("Qwen2ForCausalLM", LLAMA | dict(
+        use_sliding_window=True, sliding_window=5, max_window_layers=0, tie_word_embeddings=True), "right"),
+    "qwen2 a window that does not count, yarn": ("Qwen2ForCausalLM", LLAMA | dict(
+        sliding_window=3, max_window_layers=0, rope_parameters=SCALED["yarn"]), "right"),
+    "qwen2 layers by name": ("Qwen2ForCausalLM", LLAMA | dict(
+        use_sliding_window=True, sliding_window=4, layer_types=["sliding_attention", "full_attention"]), "left"),
+    "qwen2 reward": ("Qwen2ForSequenceClassification", LLAMA | dict(num_labels=1, num_key_value_heads=3), "right"),
+    "qwen3 biases, wide heads": ("Qwen3ForCausalLM", LLAMA | dict(attention_bias=True, head_dim=14), "left"),
+    "qwen3 sliding, dynamic past its length": ("Qwen3ForCausalLM", LLAMA | dict(
+        head_dim=6, use_sliding_window=True, sliding_window=4, max_window_layers=1, max_position_embeddings=9,
+        rope_parameters=SCALED["dynamic"]), "right"),
+    "qwen3 one key head, tied": ("Qwen3ForCausalLM", LLAMA | dict(
+        num_key_value_heads=1, head_dim=8, tie_word_embeddings=True, rope_parameters=SCALED["llama3"]), "right"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_outputs_and_gradients(case, transformers, tmp_path):
+    compare(transformers, *CASES[case], tmp_path)
