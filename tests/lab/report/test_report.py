@@ -220,6 +220,13 @@ def test_the_same_folders_give_the_same_bytes(swept, runs, tmp_path, monkeypatch
     capsys.readouterr()
 
 
+def test_a_resumed_sweep_ends_with_the_same_report(swept, built):
+    """When runs began, how often they were resumed and how long they took is in no report."""
+    before = built(swept).plain()
+    change(swept, "attention=*", resumed=2, began="2026-03-01T00:00:00+00:00", wall_seconds=99.0)
+    assert built(swept).plain() == before
+
+
 class Page(HTMLParser):
     """What a page fetches, its ids, and whether every element that is opened is closed."""
 

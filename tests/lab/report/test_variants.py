@@ -1,5 +1,7 @@
 """Which runs make a variant, what it is called, which runs count, and what everything is compared with."""
 
+import json
+
 import pytest
 
 from llmlab.errors import UserError
@@ -73,8 +75,6 @@ def test_baseline(runs, built, tmp_path):
 
 def test_baseline_of_a_grid(runs, built, tmp_path):
     """Keys that report.baseline leaves open take their first value in the sweep; without a sweep that is ambiguous."""
-    import json
-
     points = []
     for a in ("mha", "mla"):
         for f in ("swiglu", "gelu"):
@@ -123,6 +123,7 @@ def test_runs_that_do_not_count(runs, built, tmp_path):
         overrides=("attention=mha",),
         status="running",
     )
+    runs.make(s / "nan", 2.0, seed=6, changes={"attention": runs.PART["mha"]}, metrics={"val_loss": float("nan")})
     (s / "torn").mkdir()
     (s / "torn" / "run.json").write_text("{")
     report = built(s)
@@ -136,11 +137,12 @@ def test_runs_that_do_not_count(runs, built, tmp_path):
     assert reasons["short"] == "it was cut short at step 50, where others of the variant have 100"
     assert reasons["running"].startswith("died: ")
     assert reasons["torn"].startswith("unreadable: torn/run.json can't be read")
-    assert len(reasons) == 5
+    assert reasons["nan"] == "its val_loss is nan"
+    assert len(reasons) == 6
+    json.dumps(report.plain(), allow_nan=False)
 
 
 def test_points_that_left_nothing_or_little(runs, built, tmp_path):
-    import json
     import shutil
 
     s = runs.sweep(tmp_path / "s", {"mha": {1: 2.0, 2: 2.1}, "mla": {1: 1.9, 2: 1.95}})

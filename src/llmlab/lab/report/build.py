@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -315,7 +316,7 @@ def _of_its_keys(variants: Sequence[Variant], run: Run) -> Variant | None:
 
 
 def _line(run: Run, variant: str | None, why: str | None, beaten: bool, metric: str, out: Path) -> Line:
-    record = run.record
+    record, value = run.record, run.metric(metric)
     link = quote(Path(os.path.relpath(run.folder, os.path.abspath(out))).as_posix(), safe="/=,@~+-._")
     return Line(
         name=run.name,
@@ -323,7 +324,7 @@ def _line(run: Run, variant: str | None, why: str | None, beaten: bool, metric: 
         variant=variant,
         seed=run.seed,
         status=run.status,
-        value=run.metric(metric),
+        value=value if value is not None and math.isfinite(value) else None,
         steps=record.get("steps", 0),
         tokens=record.get("tokens_seen", 0),
         tokens_per_second=record.get("tokens_per_second"),

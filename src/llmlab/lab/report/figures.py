@@ -51,7 +51,7 @@ def figures(report: Report) -> list[Figure]:
         height = max(HEIGHT if n > 2 else 2.2, 0.9 + 0.42 * n)
         text = (
             "The difference of each variant to the baseline, paired by seed: its mean, its corrected interval, and "
-            "a dot for each seed. An interval that leaves out 0 is a difference that is not chance."
+            "a dot for each seed. Where the interval leaves out 0, a difference is called; an arrow says that it goes on."
         )
         found.append(
             _figure("differences", f"Difference in {what} to {report.baseline}", text, report, _forest, height)
