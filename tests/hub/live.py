@@ -71,7 +71,7 @@ def worst(a: torch.Tensor, b: torch.Tensor) -> float:
 def compare(transformers: Any, architecture: str, settings: dict, how: str, folder: Path) -> None:
     """Outputs and gradients of both for the config `settings`; `how`: see `inputs`."""
     cls = getattr(transformers, architecture)
-    config = cls.config_class(**settings, attn_implementation="eager")
+    config = cls.config_class(**{"attn_implementation": "eager", **settings})
     reference = cls(config).eval()
     refill(reference, seed=3)
     reference.save_pretrained(folder / "weights")

@@ -16,8 +16,11 @@ from safetensors.torch import load_file
 import llmlab
 
 ROOT = Path(os.environ.get("LLMLAB_PARITY") or Path(__file__).parents[3] / "shared" / "parity") / "cases"
-NAMES = r"(gpt2|gpt_neox|llama|mi[sx]tral|qwen[23]|gemma3|deepseek_v3|albert|t5|spanbert_qa|bert(?!_generation))"
-CASES = sorted(p.name for p in ROOT.iterdir() if re.match(NAMES, p.name)) if ROOT.is_dir() else []
+NAMES = r"""(
+    phi$|falcon|gpt2|gpt_neox|llama|mi[sx]tral|gemma2?(_hub)?$|qwen[23]|gemma3|deepseek_v3|albert|t5|spanbert_qa|
+    bert(?!_generation)
+)"""
+CASES = sorted(p.name for p in ROOT.iterdir() if re.match(NAMES, p.name, re.X)) if ROOT.is_dir() else []
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:

@@ -16,6 +16,8 @@ from llmlab.model.model import Model
 FAMILIES = (
     "gpt2",
     "gpt_neox",
+    "phi",
+    "falcon",
     "llama3",
     "llama1",
     "llama2",
@@ -23,6 +25,8 @@ FAMILIES = (
     "mixtral",
     "qwen2",
     "qwen3",
+    "gemma",
+    "gemma2",
     "qwen_moe",
     "qwen2_moe",
     "gemma3",
@@ -40,6 +44,7 @@ TINY = (
     "model.max_positions=40",
 )
 OWN = {
+    "gemma2": ("kinds.local.window.left=3",),
     "mistral": ("window.left=4",),
     "gemma3": ("model.n_layers=3", "kinds.local.window.left=3"),
     "deepseek_v3": ("model.n_layers=3",),

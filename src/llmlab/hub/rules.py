@@ -12,6 +12,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from llmlab.model.layout import ModelSpec
+
 Kind = Literal["same", "fused", "grouped", "experts", "stacked"]
 
 
@@ -29,6 +31,7 @@ class Rule:
     transpose: bool = False
     needs: str | None = None  # a tensor of ours without which the rule says nothing
     copies: tuple[str, ...] = ()  # of theirs, names that bear the same tensor again and are not read
+    only: str | None = None  # "block=parallel": the first layer's part with which it holds
     groups: int = 1  # grouped: heads of keys, known once the rule is expanded
 
     def at(self, **index: int) -> Rule:
@@ -75,9 +78,10 @@ def same(
     return Rule((ours,), (theirs,), "same", transpose, needs, copies)
 
 
-def linear(ours: str, theirs: str, *, transpose: bool = False) -> list[Rule]:
+def linear(ours: str, theirs: str, *, transpose: bool = False, only: str | None = None) -> list[Rule]:
     """Weight and, where there is one, bias."""
-    return [same(f"{ours}.{n}", f"{theirs}.{n}", transpose=transpose) for n in ("weight", "bias")]
+    rules = [same(f"{ours}.{n}", f"{theirs}.{n}", transpose=transpose) for n in ("weight", "bias")]
+    return [replace(rule, only=only) for rule in rules]
 
 
 def fused(ours: Iterable[str], theirs: str, *, transpose: bool = False) -> list[Rule]:
@@ -97,10 +101,14 @@ def experts(ours: str, theirs: str) -> Rule:
     return Rule((ours,), (theirs,), "experts")
 
 
-def expand(rules: Iterable[Rule], shapes: Mapping[str, torch.Size], n_layers: int, head_dim: int) -> list[Rule]:
+def expand(rules: Iterable[Rule], shapes: Mapping[str, torch.Size], spec: ModelSpec) -> list[Rule]:
     """The rules that speak of tensors that the model has, one for each layer."""
     out = []
+    n_layers = max(len(stack.layers) for stack in spec.stacks)
+    parts = {f"{slot}={part.name}" for slot, part in spec.stacks[0].layers[0].parts.items()}
     for rule in rules:
+        if rule.only is not None and rule.only not in parts:
+            continue
         for i in range(n_layers) if "{i}" in rule.ours[0] else (0,):
             concrete = rule.at(i=i)
             if not all(name in shapes for name in (*concrete.ours, *([concrete.needs] if concrete.needs else []))):
@@ -110,6 +118,6 @@ def expand(rules: Iterable[Rule], shapes: Mapping[str, torch.Size], n_layers: in
                 all_names = tuple(_fill(name, {"e": e}) for e in range(shapes[concrete.ours[0]][0]))
                 concrete = Rule(concrete.ours, all_names, "experts", concrete.transpose)
             if concrete.kind == "grouped":
-                concrete = replace(concrete, groups=shapes[concrete.ours[1]][0] // head_dim)
+                concrete = replace(concrete, groups=shapes[concrete.ours[1]][0] // spec.sizes.head_dim)
             out.append(concrete)
     return out
