@@ -82,6 +82,8 @@ class WandBSink:
         options = self.options
         parts = {place.replace(".", "/"): part for place, part in record["parts"].items()}  # W&B nests keys at dots
         tags = [f"{place}={part}" for place, part in record["parts"].items()]
+        if self._alone:
+            wandb.setup(wandb.Settings(silent=True))  # else what fails later is said by W&B too
         self.run = wandb.init(
             project=options.project,
             entity=options.entity,
