@@ -143,3 +143,23 @@ def test_a_sweep_that_is_killed_leaves_no_run_behind(lab):
     code, _, err = lab.run("seed=1,2", "sweep=k")  # waits for the run, which ends by itself
     assert code == 0, err
     assert [point for point, _ in lab.calls()] == ["seed=1", "seed=2", "seed=2"]
+
+
+def test_optuna_asks_for_the_same_points_again(lab):
+    """A point that fails ends no study; the same command skips what is complete and goes on with more trials."""
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
+    search = ["hydra/sweeper=optuna", "optimizer.lr=tag(log, interval(1e-4,1e-2))", "seed=1,2", "sweep=o"]
+    code, out, err = lab.run(*search, "hydra.sweeper.n_trials=3", what={"1": "fail"})
+    asked = [point for point, _ in lab.calls()]
+    assert len(asked) == 3
+    failed = [point for point in asked if point.endswith("seed=1")]
+    assert (code, err.count("failed: ")) == (int(bool(failed)), len(failed))
+    found = lab.sweep("o")
+    assert [p["folder"] for p in found["points"]] == asked
+    assert len(found["keys"]["optimizer.lr"]) == 3
+
+    code, out, err = lab.run(*search, "hydra.sweeper.n_trials=4", what={"1": "fail"})
+    again = [point for point, _ in lab.calls()]
+    assert len(again) == len(failed) + 1
+    assert again[:-1] == failed
+    assert out.count("is complete already") == 3 - len(failed)

@@ -50,8 +50,9 @@ def run(overrides: Sequence[str], folders: Sequence[str], launch: Launch) -> int
                 if len(done) < plan.total:
                     own = [o for o in plan.own if not o.startswith("hydra.sweep.dir=")]
                     place = f'hydra.sweep.dir="{plan.folder}"'
+                    typed = ["+" * (o.partition("=")[0] in plan.opened) + o for o in plan.typed]
                     with _as_checked(plan):
-                        launch([*plan.typed, *own, *plan.defaults, place], _runner(plan, folders, invocation))
+                        launch([*typed, *own, *plan.defaults, place], _runner(plan, folders, invocation))
             except UserError:
                 raise
             except Exception as e:  # a launcher or a sweeper; the points that ran have their records
@@ -65,6 +66,7 @@ def _runner(plan: plans.Plan, folders: Sequence[str], invocation: str) -> points
         name=plan.name,
         folder=str(plan.folder),
         keys=tuple(plan.keys),
+        opened=plan.opened,
         hashes={p.folder: p.hash for p in plan.points},
         config_dirs=tuple(folders),
         invocation=invocation,

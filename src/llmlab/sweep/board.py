@@ -106,7 +106,8 @@ class Board:
         now = time.time()
         running = [n["began"] for name, n in self.begun.items() if name not in self.done]
         spent = sum(min(mean, max(0.0, now - began)) for began in running)
-        return duration((rest * mean - spent) / min(self.plan.jobs, rest))
+        left = (rest * mean - spent) / min(self.plan.jobs, rest)
+        return duration(left) if left >= 1 else ""
 
     # ---------------------------------------------------------------- how far the running points are
 

@@ -77,6 +77,7 @@ class Plan:
     jobs: int
     adaptive: bool = False
     trials: int = 0
+    opened: frozenset[str] = frozenset()  # keys to which Hydra wants a "+", which llmlab does not ask for
 
     @property
     def total(self) -> int:
@@ -109,7 +110,7 @@ def make(overrides: Sequence[str], folders: Sequence[str] = ()) -> Plan:
     with configs.session():
         grid = _corners(specs) if adaptive else _grid(specs)
         keys = {o.get_key_element(): [] if adaptive else list(o.sweep_string_iterator()) for o in swept}
-    hashes = _checked(grid, list(keys), folders)
+    hashes, opened = _checked(grid, list(keys), folders)
     points = tuple(Point(point_name(o, list(keys)), tuple(o), h) for o, h in zip(grid, hashes, strict=True))
     given = [o for o in parsed if o.key_or_group == "sweep" and o.value() is not None]
     texts = sorted(typed, key=lambda t: (t.partition("=")[0] not in keys, t))  # what is swept comes first
@@ -127,6 +128,7 @@ def make(overrides: Sequence[str], folders: Sequence[str] = ()) -> Plan:
         jobs=_jobs(node, len(points), adaptive),
         adaptive=adaptive,
         trials=int(node.sweeper.get("n_trials") or 0),
+        opened=opened,
     )
 
 
@@ -206,8 +208,14 @@ def _corners(specs: Sequence[Override]) -> list[list[str]]:
     return found
 
 
-def _checked(points: Sequence[Sequence[str]], keys: Sequence[str], folders: Sequence[str]) -> list[str]:
-    """The hash of each point; UserError with the problems of all. Points that differ in values alone are composed once."""
+def _checked(
+    points: Sequence[Sequence[str]], keys: Sequence[str], folders: Sequence[str]
+) -> tuple[list[str], frozenset[str]]:
+    """The hash of each point, and the keys that compose opened with a "+"; UserError with the problems of all.
+
+    Points that differ in values alone are composed once.
+    """
+    opened: set[str] = set()
     problems: dict[str, list[str]] = {}
     hashes: list[str] = []
     known: dict[tuple[str, ...], configs.Composed] = {}
@@ -222,6 +230,7 @@ def _checked(points: Sequence[Sequence[str]], keys: Sequence[str], folders: Sequ
             if composed is None:
                 composed = known[rest] = configs.compose(overrides, folders)
             hashes.append(digest(composed))
+            opened |= {o[1:].partition("=")[0] for o in composed.effective if o[0] == "+" and o not in overrides}
         except UserError as e:
             for line in str(e).splitlines():
                 problems.setdefault(line, []).append(point_name(overrides, keys))
@@ -233,7 +242,7 @@ def _checked(points: Sequence[Sequence[str]], keys: Sequence[str], folders: Sequ
             said = time.monotonic() + 3
     if problems:
         raise UserError("\n".join(line + _where(names, len(points)) for line, names in problems.items()))
-    return hashes
+    return hashes, frozenset(opened)
 
 
 def _where(names: Sequence[str], total: int) -> str:

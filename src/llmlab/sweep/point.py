@@ -90,6 +90,7 @@ class Runner:
     name: str
     folder: str
     keys: tuple[str, ...]
+    opened: frozenset[str]
     hashes: dict[str, str]
     config_dirs: tuple[str, ...]
     invocation: str
@@ -107,6 +108,7 @@ class Runner:
             with suppress(ValueError):  # not in the main thread
                 signal.signal(signal.SIGINT, lambda *_: None)  # the sweep's own process says when to stop
         overrides = [str(o) for o in HydraConfig.get().overrides.task]
+        overrides = [o[1:] if o[0] == "+" and o[1:].partition("=")[0] in self.opened else o for o in overrides]
         folder = Path(self.folder) / point_name(overrides, self.keys)
         try:
             return None if self.stopped() else self.run(overrides, folder, cfg)

@@ -1,0 +1,107 @@
+"""What a sweep will run, before anything does."""
+
+import pytest
+
+from llmlab.config.compose import compose, vary
+from llmlab.errors import UserError
+from llmlab.sweep.plan import digest, make, point_name, safe
+
+
+def folders(*overrides):
+    return [p.folder for p in make(overrides).points]
+
+
+def test_points_are_those_of_hydras_grammar():
+    plan = make(["seed=range(1,4)", "ffn=choice(gelu,swiglu)", "model.dropout=0.1"])
+    assert [p.overrides for p in plan.points] == [
+        (f"seed={s}", f"ffn={f}", "model.dropout=0.1") for s in (1, 2, 3) for f in ("gelu", "swiglu")
+    ]
+    assert plan.keys == {"seed": ["1", "2", "3"], "ffn": ["gelu", "swiglu"]}
+    assert plan.fixed == ("model.dropout=0.1",)
+    assert plan.folder.name == plan.name == safe("ffn=choice(gelu,swiglu),seed=range(1,4),model.dropout=0.1", 60)
+    assert folders("norm=glob(rms*,exclude=*gemma)") == ["norm=rmsnorm"]
+
+
+def test_names_do_not_depend_on_the_order_of_typing():
+    first, second = (make(o) for o in (["seed=1,2", "norm=layernorm"], ["norm=layernorm", "seed=1,2"]))
+    assert first.name == second.name == "seed=1,2,norm=layernorm"
+    assert [(p.folder, p.hash) for p in first.points] == [(p.folder, p.hash) for p in second.points]
+    assert point_name(["seed=1", "a=2", "x=3"], ["seed", "a"]) == "a=2,seed=1"
+    assert point_name(["a='x/y'"], ["a"]) != point_name(["a='x y'"], ["a"])
+    assert len(safe("x" * 500)) == 120
+    assert make(["seed=1,2", "hydra.launcher.n_jobs=2", "hydra/launcher=joblib"]).name == "seed=1,2"
+
+
+def test_values_set_on_a_composed_config_are_those_composed_with_it():
+    base = compose(["attention=mla", "seed=1", "optimizer.lr=1e-3"])
+    for values in ({"seed": "2"}, {"optimizer.lr": "2e-3", "attention.kv_rank": "16"}, {"data.seq_len": "64"}):
+        varied = vary(base, values)
+        overrides = {"attention": "mla", "seed": "1", "optimizer.lr": "1e-3", **values}
+        assert varied is not None
+        assert digest(varied) == digest(compose([f"{k}={v}" for k, v in overrides.items()]))
+        assert digest(varied) != digest(base)
+    assert all(vary(base, v) is None for v in ({"seed": "-1"}, {"seed": "a"}, {"sed": "1"}, {"budget.steps": "3"}))
+    assert vary(base, {"attention": "mha"}) is None
+
+
+def test_the_hash_is_of_what_changes_numbers(tmp_path):
+    usual = digest(compose([]))
+    kept = ["sweep=a", "train.keep=3", "data.num_workers=2", "train.sample=false", "norm=rmsnorm"]
+    assert digest(compose(kept)) == usual
+    assert digest(compose(["trainer.max_steps=3"])) != usual
+    # a typed part wins over those of a family's layers, one in a file does not: two models of one config
+    (tmp_path / "experiment").mkdir()
+    file = tmp_path / "experiment/alibi.yaml"
+    file.write_text("# @package _global_\ndefaults: [override /position: alibi]\n")
+    in_file = compose(["model=gemma3", "experiment=alibi"], [str(tmp_path)])
+    typed = compose(["model=gemma3", "position=alibi"])
+    assert in_file.cfg == typed.cfg
+    assert digest(in_file) != digest(typed)
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ("seed=1,1", "seed=1,1: 1 is given twice"),
+        ("optimizer.lr=interval(0,1)", "intervals are for hydra/sweeper=optuna"),
+        ("norm=glob(zzz*)", "no value is left of it"),
+        ("hydra.run.dir=x", "hydra.sweep.dir=FOLDER places a sweep"),
+        ("resume=x", "typed again, goes on with the sweep"),
+        ("sweep=a/b", "it names the sweep's folder; use letters"),
+        ("sweep=a,b", "it names the sweep's folder; use letters"),
+        ("hydra/sweeper=optuma", "hydra/sweeper=optuma: there is no such hydra/sweeper; did you mean optuna?"),
+        ("hydra.launcher.n_jbs=2", "hydra.launcher.n_jbs"),
+    ],
+)
+def test_what_cannot_be_swept_is_said_in_a_line(typed, said):
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
+    with pytest.raises(UserError) as e:
+        make([typed])
+    assert said in str(e.value)
+    assert len(str(e.value).splitlines()) == 1
+
+
+def test_a_package_that_is_missing_is_named(monkeypatch):
+    monkeypatch.setattr("llmlab.sweep.plan._installed", lambda module: False)
+    with pytest.raises(UserError, match=r"hydra/sweeper=optuna needs the extra optuna: pip install 'llmlab\[optuna\]'"):
+        make(["hydra/sweeper=optuna", "optimizer.lr=interval(0,1)"])
+
+
+def test_the_ends_of_what_optuna_may_choose_are_checked_first():
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
+    plan = make(["hydra/sweeper=optuna", "optimizer.lr=tag(log, interval(1e-4,1e-2))", "attention=gqa,mla"])
+    assert plan.adaptive
+    assert (plan.points, plan.trials) == ((), 20)
+    assert {"hydra.sweeper.sampler.seed=1", "hydra.sweeper.n_jobs=1"} <= set(plan.defaults)
+    with pytest.raises(UserError, match="train.clip must be more than 0, but is -1"):
+        make(["hydra/sweeper=optuna", "train.clip=interval(1,-1)"])
+
+
+def test_a_sweep_may_stand_in_a_config_of_ones_own(tmp_path):
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment/mine.yaml").write_text(
+        "# @package _global_\nhydra:\n  sweeper:\n    params: {seed: '1,2', norm: 'rmsnorm,layernorm'}\n"
+    )
+    plan = make(["experiment=mine", "seed=3"], [str(tmp_path)])
+    assert [p.folder for p in plan.points] == ["norm=rmsnorm", "norm=layernorm"]
+    assert plan.fixed == ("seed=3", "experiment=mine")
