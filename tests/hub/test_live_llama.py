@@ -19,6 +19,7 @@ CASES = {
         original_max_position_embeddings=10, rope_parameters=LONGROPE), "left"),
     "llama longrope, within its length": ("LlamaForCausalLM", LLAMA | dict(rope_parameters=LONGROPE | dict(
         original_max_position_embeddings=16, attention_factor=1.2)), "right"),
+    "llama bilinear": ("LlamaForCausalLM", LLAMA | dict(hidden_act="linear"), "right"),
     "llama tokens": ("LlamaForTokenClassification", LLAMA | dict(num_labels=3), "right"),
     "llama reward": ("LlamaForSequenceClassification", LLAMA | dict(num_labels=1, attention_bias=True), "right"),
     "mistral short window, left padding": ("MistralForCausalLM", LLAMA | dict(sliding_window=3), "left"),
@@ -28,7 +29,7 @@ CASES = {
         sliding_window=1, num_key_value_heads=1), "right"),
     "mistral classifier": ("MistralForSequenceClassification", LLAMA | dict(sliding_window=4, num_labels=3), "right"),
     "mixtral three of five": ("MixtralForCausalLM", LLAMA | dict(
-        num_local_experts=5, num_experts_per_tok=3, sliding_window=4), "left"),
+        num_local_experts=5, num_experts_per_tok=3, sliding_window=4, hidden_act="gelu"), "left"),
     "mixtral one of two, tied, linear": ("MixtralForCausalLM", LLAMA | dict(
         num_local_experts=2, num_experts_per_tok=1, tie_word_embeddings=True, head_dim=8,
         rope_parameters=SCALED["linear"]), "right"),
@@ -48,6 +49,23 @@ CASES = {
         rope_parameters=SCALED["dynamic"]), "right"),
     "qwen3 one key head, tied": ("Qwen3ForCausalLM", LLAMA | dict(
         num_key_value_heads=1, head_dim=8, tie_word_embeddings=True, rope_parameters=SCALED["llama3"]), "right"),
+    "gemma exact by name is by tanh, wide heads": ("GemmaForCausalLM", LLAMA | dict(
+        head_dim=10, num_key_value_heads=1, hidden_act="gelu"), "left"),
+    "gemma biases, untied, relu": ("GemmaForCausalLM", LLAMA | dict(
+        head_dim=6, attention_bias=True, tie_word_embeddings=False, hidden_act="relu",
+        rope_parameters=SCALED["linear"]), "right"),
+    "gemma reward": ("GemmaForSequenceClassification", LLAMA | dict(head_dim=8, num_labels=1), "right"),
+    "gemma2 short window, left padding": ("Gemma2ForCausalLM", LLAMA | dict(
+        head_dim=10, sliding_window=3, query_pre_attn_scalar=7, attn_logit_softcapping=1.5,
+        final_logit_softcapping=3.0, num_hidden_layers=3), "left"),
+    "gemma2 without caps, exact gelu": ("Gemma2ForCausalLM", LLAMA | dict(
+        head_dim=6, sliding_window=4, attn_logit_softcapping=None, final_logit_softcapping=None,
+        hidden_activation="gelu", attention_bias=True), "right"),
+    "gemma2 global only, one key head": ("Gemma2ForCausalLM", LLAMA | dict(
+        head_dim=8, num_key_value_heads=1, layer_types=["full_attention"] * 2, tie_word_embeddings=False,
+        rope_parameters=SCALED["yarn"]), "right"),
+    "gemma2 classifier": ("Gemma2ForSequenceClassification", LLAMA | dict(
+        head_dim=8, num_labels=3, sliding_window=2), "right"),
 }  # fmt: skip
 
 

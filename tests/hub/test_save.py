@@ -18,6 +18,7 @@ MORE = {
         "position.original_max=null",
     ),
     "llama3 mha": ("llama3", "attention=mha"),
+    "llama3 geglu": ("llama3", "ffn=geglu"),
     "llama3 mqa, biases": ("llama3", "attention=mqa", "model.attention.qkv_bias=true", "model.attention.out_bias=true"),
     "qwen_moe without experts": ("qwen_moe", "moe=none"),
     "qwen_moe sliding": ("qwen_moe", "window=sliding", "window.left=4"),
@@ -66,7 +67,7 @@ def test_the_reference_reads_what_is_saved(name, transformers, tmp_path):
 NO_PLACE = {
     "position=alibi": ("llama3", "position=alibi"),
     "block=sandwich": ("llama3", "block=sandwich"),
-    "ffn=geglu": ("llama3", "ffn=geglu"),
+    "ffn=gelu": ("llama3", "ffn=gelu"),
     "moe=topk": ("llama3", "moe=topk"),
     "attention=gqa": ("deepseek_v3", "attention=gqa"),
     "attention=mla": ("qwen_moe", "attention=mla"),

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
-from llmlab.hub.entry import Config, expect, rope, rope_parameters, settings
-from llmlab.hub.families.llama import FFN, NORMS, OURS, THEIRS, base, layout, routed, sizes
+from llmlab.hub.entry import Config, expect, rope, settings
+from llmlab.hub.families.llama import FFN, NORMS, OURS, THEIRS, base, gate, gate_name, layout, routed, sizes, turned
 from llmlab.hub.rules import linear, same
 from llmlab.model.layout import ModelSpec
 
@@ -60,7 +60,6 @@ def _scale(c: Config, options: Config) -> float:
 
 
 def read(c: Config) -> list[str]:
-    expect(c, "hidden_act", "silu")
     expect(c, "scoring_func", "sigmoid", default="sigmoid")
     expect(c, "topk_method", "noaux_tc", default="noaux_tc")
     expect(c, "moe_layer_freq", 1, default=1)
@@ -89,6 +88,7 @@ def read(c: Config) -> list[str]:
     }
     return [
         "model=deepseek_v3",
+        gate(c),
         *settings("model", values),
         *settings("position", options),
         *settings("attention", latent),
@@ -110,7 +110,7 @@ def write(spec: ModelSpec) -> Config:
         **base(spec),
         "num_key_value_heads": s.n_heads,
         "head_dim": rope_dim,
-        "hidden_act": "silu",
+        "hidden_act": gate_name(spec),
         "attention_bias": s.attention.qkv_bias,
         "q_lora_rank": latent.get("q_rank"),
         "kv_lora_rank": latent.get("kv_rank") or 4 * s.head_dim,
@@ -128,7 +128,7 @@ def write(spec: ModelSpec) -> Config:
         "topk_group": routing.get("groups_kept", 1),
         "first_k_dense_replace": dense,
         "rope_interleave": parts["position"].options.get("interleaved", False),
-        "rope_parameters": rope_parameters(parts["position"].options, spec.sizes.max_positions),
+        "rope_parameters": turned(spec),
     }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from llmlab.hub.entry import Config, expect, rope, rope_parameters, settings
-from llmlab.hub.families.llama import ATTENTION, FFN, OURS, THEIRS, base, layout, sizes
+from llmlab.hub.families.llama import ATTENTION, FFN, OURS, THEIRS, base, gate, gate_name, layout, sizes
 from llmlab.hub.rules import same
 from llmlab.model.layout import ModelSpec
 
@@ -59,7 +59,6 @@ def _ropes(c: Config) -> tuple[Config, Config]:
 
 
 def read(c: Config) -> list[str]:
-    expect(c, "hidden_activation", "gelu_pytorch_tanh")
     expect(c, "use_bidirectional_attention", False, None)
     values = sizes(c)
     values["attention.qkv_bias"] = values["attention.out_bias"] = c["attention_bias"]
@@ -68,6 +67,7 @@ def read(c: Config) -> list[str]:
     local, everywhere = _ropes(c)
     return [
         "model=gemma3",
+        gate(c, "hidden_activation"),
         *settings("model", values),
         *settings("position", local),
         *settings("kinds.global.position", everywhere),
@@ -77,18 +77,23 @@ def read(c: Config) -> list[str]:
     ]
 
 
+def scalar(spec: ModelSpec) -> float:
+    """The attention's scale ** -2, whole where it is one."""
+    scale = spec.sizes.attention.scale
+    value = spec.sizes.head_dim if scale is None else scale**-2
+    return round(value) if abs(value - round(value)) < 1e-9 * value else value
+
+
 def write(spec: ModelSpec) -> Config:
     s, layers = spec.sizes, spec.stacks[0].layers
     theirs = {ours: name for name, ours in NAMES.items()}
     first = {kind: next((la for la in layers if la.kind == kind), layers[0]) for kind in theirs}
-    scale = s.attention.scale if s.attention.scale is not None else s.head_dim**-0.5
-    scalar = scale**-2
     return {
         "model_type": "gemma3_text",
         **base(spec),
-        "hidden_activation": "gelu_pytorch_tanh",
+        "hidden_activation": gate_name(spec),
         "attention_bias": s.attention.qkv_bias,
-        "query_pre_attn_scalar": round(scalar) if abs(scalar - round(scalar)) < 1e-9 * scalar else scalar,
+        "query_pre_attn_scalar": scalar(spec),
         "final_logit_softcapping": s.logit_softcap,
         "sliding_window": first["local"].parts["window"].options.get("left"),
         "layer_types": [theirs.get(layer.kind) for layer in layers],

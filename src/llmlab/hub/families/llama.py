@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from llmlab.hub.entry import Config, Entry, Head, expect, n_kv_heads, n_labels, part, rope, rope_parameters, settings
+from llmlab.hub.entry import (
+    Config,
+    Entry,
+    Head,
+    activation,
+    n_kv_heads,
+    n_labels,
+    part,
+    rope,
+    rope_parameters,
+    settings,
+)
 from llmlab.hub.rules import Rule, linear, same
 from llmlab.model.layout import ModelSpec
 
@@ -58,6 +69,34 @@ DEFAULTS: Config = {
 }
 
 
+GATES = {
+    "silu": "swiglu",
+    "swish": "swiglu",
+    "gelu": "geglu",
+    "gelu_pytorch_tanh": "geglu_tanh",
+    "gelu_new": "geglu_tanh",
+    "relu": "reglu",
+    "sigmoid": "glu",
+    "linear": "bilinear",
+}
+
+
+def gate(c: Config, key: str = "hidden_act") -> str:
+    """The gated ffn whose activation config.json names."""
+    return f"ffn={activation(c, key, GATES, c[key])}"
+
+
+def gate_name(spec: ModelSpec) -> str:
+    """The reverse of `gate`, the first layer's. A part that has no name there is found out by reading back."""
+    ffn = spec.stacks[0].layers[0].parts["ffn"].name
+    return next((theirs for theirs, ours in GATES.items() if ours == ffn), "silu")
+
+
+def turned(spec: ModelSpec, **more: Any) -> Config:
+    """`rope_parameters` of the first layer."""
+    return rope_parameters(spec.stacks[0].layers[0].parts["position"].options, spec.sizes.max_positions, **more)
+
+
 def sizes(c: Config) -> dict[str, Any]:
     """Sizes that the whole layout writes alike."""
     return {
@@ -94,11 +133,10 @@ def base(spec: ModelSpec) -> Config:
 
 
 def read(c: Config) -> list[str]:
-    expect(c, "hidden_act", "silu")
     values = sizes(c)
     values["attention.qkv_bias"] = values["attention.out_bias"] = c["attention_bias"]
     values["ffn.bias"] = c["mlp_bias"]
-    return ["model=llama3", *settings("model", values), *settings("position", rope(c))]
+    return ["model=llama3", gate(c), *settings("model", values), *settings("position", rope(c))]
 
 
 def write(spec: ModelSpec) -> Config:
@@ -106,12 +144,10 @@ def write(spec: ModelSpec) -> Config:
     return {
         "model_type": "llama",
         **base(spec),
-        "hidden_act": "silu",
+        "hidden_act": gate_name(spec),
         "attention_bias": s.attention.qkv_bias,
         "mlp_bias": s.ffn.bias,
-        "rope_parameters": rope_parameters(
-            spec.stacks[0].layers[0].parts["position"].options, spec.sizes.max_positions
-        ),
+        "rope_parameters": turned(spec),
     }
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from llmlab.hub.entry import Config, expect, rope, rope_parameters, settings
-from llmlab.hub.families.llama import ATTENTION, FFN, NORMS, OURS, THEIRS, base, layout, sizes
+from llmlab.hub.entry import Config, expect, rope, settings
+from llmlab.hub.families.llama import ATTENTION, FFN, NORMS, OURS, THEIRS, base, gate, gate_name, layout, sizes, turned
 from llmlab.hub.rules import Rule, experts, same
 from llmlab.hub.windows import read_windows, write_windows
 from llmlab.model.layout import ModelSpec
@@ -53,7 +53,6 @@ STACKED = [  # as transformers 5 holds them
 
 
 def _read(c: Config, family: str) -> list[str]:
-    expect(c, "hidden_act", "silu")
     types = ["sliding_attention" if c["sliding_window"] else "full_attention"] * c["num_hidden_layers"]
     values = sizes(c)
     if family == "mixtral":
@@ -66,6 +65,7 @@ def _read(c: Config, family: str) -> list[str]:
         }
     return [
         f"model={family}",
+        gate(c),
         *read_windows(types, c["sliding_window"]),
         *settings("model", values),
         *settings("position", rope(c)),
@@ -76,11 +76,9 @@ def write(spec: ModelSpec) -> Config:
     return {
         "model_type": "mistral",
         **base(spec),
-        "hidden_act": "silu",
+        "hidden_act": gate_name(spec),
         "sliding_window": write_windows(spec)[1],
-        "rope_parameters": rope_parameters(
-            spec.stacks[0].layers[0].parts["position"].options, spec.sizes.max_positions
-        ),
+        "rope_parameters": turned(spec),
     }
 
 

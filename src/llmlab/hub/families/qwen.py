@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from llmlab.hub.entry import Config, expect, rope, rope_parameters, settings
-from llmlab.hub.families.llama import ATTENTION, FFN, NORMS, base, layout, sizes
+from llmlab.hub.entry import Config, rope, settings
+from llmlab.hub.families.llama import ATTENTION, FFN, NORMS, base, gate, gate_name, layout, sizes, turned
 from llmlab.hub.windows import read_windows, write_windows
 from llmlab.model.layout import ModelSpec
 
@@ -28,12 +28,12 @@ QWEN3: Config = {**QWEN2, "head_dim": 128, "attention_bias": False}
 
 
 def _read(c: Config, family: str) -> list[str]:
-    expect(c, "hidden_act", "silu")
     values = sizes(c)
     values["attention.qkv_bias"] = family == "qwen2" or c["attention_bias"]
     values["attention.out_bias"] = family == "qwen3" and c["attention_bias"]
     return [
         f"model={family}",
+        gate(c),
         *read_windows(_types(c), c["sliding_window"]),
         *settings("model", values),
         *settings("position", rope(c)),
@@ -54,14 +54,12 @@ def _write(spec: ModelSpec, kind: str) -> Config:
     return {
         "model_type": kind,
         **base(spec),
-        "hidden_act": "silu",
+        "hidden_act": gate_name(spec),
         **({"attention_bias": spec.sizes.attention.qkv_bias} if kind == "qwen3" else {}),
         "use_sliding_window": left is not None,
         "sliding_window": left,
         "layer_types": types,
-        "rope_parameters": rope_parameters(
-            spec.stacks[0].layers[0].parts["position"].options, spec.sizes.max_positions
-        ),
+        "rope_parameters": turned(spec),
     }
 
 

@@ -3,8 +3,21 @@
 from __future__ import annotations
 
 from llmlab.errors import UserError
-from llmlab.hub.entry import Config, expect, rope, rope_parameters, settings
-from llmlab.hub.families.llama import ATTENTION, FFN, NORMS, OURS, THEIRS, base, layout, routed, sizes
+from llmlab.hub.entry import Config, rope, settings
+from llmlab.hub.families.llama import (
+    ATTENTION,
+    FFN,
+    NORMS,
+    OURS,
+    THEIRS,
+    base,
+    gate,
+    gate_name,
+    layout,
+    routed,
+    sizes,
+    turned,
+)
 from llmlab.hub.rules import same
 from llmlab.model.layout import ModelSpec
 
@@ -61,7 +74,6 @@ def _kinds(c: Config) -> list[str]:
 
 
 def _read(c: Config, family: str, qk_norm: str | None, shared: bool) -> list[str]:
-    expect(c, "hidden_act", "silu")
     experts = c.get("num_experts", c.get("num_local_experts"))
     values = sizes(c)
     values["attention.qkv_bias"] = c["qkv_bias"] if shared else c["attention_bias"]
@@ -78,6 +90,7 @@ def _read(c: Config, family: str, qk_norm: str | None, shared: bool) -> list[str
         values["moe.shared_dim"] = c["shared_expert_intermediate_size"]
     return [
         f"model={family}",
+        gate(c),
         *_window(c, shared),
         *settings("model", values),
         *settings("position", rope(c)),
@@ -99,7 +112,7 @@ def _write(spec: ModelSpec) -> Config:
     dense = [i for i, layer in enumerate(spec.stacks[0].layers) if layer.parts["moe"].name == "none"]
     return {
         **base(spec),
-        "hidden_act": "silu",
+        "hidden_act": gate_name(spec),
         "moe_intermediate_size": s.moe.ffn_dim,
         "num_experts": s.moe.n_experts,
         "num_experts_per_tok": s.moe.per_token,
@@ -107,9 +120,7 @@ def _write(spec: ModelSpec) -> Config:
         "router_aux_loss_coef": s.moe.balance,
         "mlp_only_layers": dense,
         "decoder_sparse_step": 1,
-        "rope_parameters": rope_parameters(
-            spec.stacks[0].layers[0].parts["position"].options, spec.sizes.max_positions
-        ),
+        "rope_parameters": turned(spec),
     }
 
 
