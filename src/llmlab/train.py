@@ -158,6 +158,7 @@ def usage(argv: Sequence[str]) -> str:
         keys = [f.name + (".*" if is_dataclass(f.default_factory) else "") for f in fields(cls)]
         lines += _wrapped(f"  {name + '.':<11}", ", ".join(keys))
     lines.append("  trainer.   arguments of Lightning's Trainer: max_steps, devices, accelerator, ...")
+    lines.append("  logger.    wandb.* (project, entity, name, group, tags, mode, artifact), tensorboard.*, samples")
     lines.append(
         "  seed, precision, resume=RUN, hydra.run.dir=FOLDER; flags: -m (sweep), --config-dir FOLDER, --cfg job"
     )

@@ -34,7 +34,7 @@ ELSEWHERE = {
     "fast_dev_run": "trainer.max_steps",
     "barebones": "nothing: a step is lean as it is",
     "callbacks": "nothing: it takes objects",
-    "logger": "nothing: metrics.csv in the run folder is always written",
+    "logger": "logger=wandb or logger=tensorboard; metrics.csv in the run folder is always written",
     "plugins": "nothing: it takes objects",
 }
 
