@@ -39,6 +39,9 @@ def main(argv: Sequence[str]) -> int | None:
     for folder in folders:
         if not Path(folder).is_dir():
             raise UserError(f"--config-dir {folder}: there is no such folder")
+    if "-sc" in flags or "--shell-completion" in flags:
+        _app(flags, overrides, folders, None)
+        return 0
     for override in overrides:
         key, _, value = override.partition("=")
         if key in ("hydra.run.dir", "hydra.sweep.dir") and not value.strip("'\" "):
@@ -161,6 +164,9 @@ def usage(argv: Sequence[str]) -> str:
     lines.append("  logger.    wandb.* (project, entity, name, group, tags, mode, artifact), tensorboard.*, samples")
     lines.append(
         "  seed, precision, resume=RUN, hydra.run.dir=FOLDER; flags: -m (sweep), --config-dir FOLDER, --cfg job"
+    )
+    lines.append(
+        "  with -m: sweep=NAME, hydra/launcher=joblib hydra.launcher.n_jobs=2 (so many at once), hydra/sweeper=optuna"
     )
     return "\n".join([*lines, "", EXAMPLES])
 

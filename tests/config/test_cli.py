@@ -1,4 +1,4 @@
-"""The command: help on one screen, lists of parts, interruption, sweeps, the user's own folder of configs."""
+"""The command: help on one screen, lists of parts, interruption, the user's own folder of configs."""
 
 import json
 import os
@@ -105,34 +105,3 @@ def test_lines_are_cut_where_the_reader_stops():
     shell = f"{sys.executable} -m llmlab parts | head -1"
     done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, env=os.environ)
     assert (done.stdout, done.stderr) == ("attention\n", "")
-
-
-def test_a_sweep_runs_each_point_as_a_process_of_its_own(tmp_path):
-    """A point that fails takes no other with it, and is named."""
-    (tmp_path / "sitecustomize.py").write_text(
-        "import sys, types, json, os\n"
-        "module = types.ModuleType('llmlab.training.run')\n"
-        "def train(composed):\n"
-        "    from hydra.core.hydra_config import HydraConfig\n"
-        "    folder = HydraConfig.get().runtime.output_dir\n"
-        "    if composed.cfg.seed == 2: raise RuntimeError('two')\n"
-        "    seen = [composed.cfg.seed, composed.cfg.attention._part_]\n"
-        "    json.dump(seen, open(os.path.join(folder, 'seen.json'), 'w'))\n"
-        "module.train = train\n"
-        "sys.modules['llmlab.training.run'] = module\n"
-    )
-    env = {**os.environ, "PYTHONPATH": str(tmp_path)}
-    done = subprocess.run(
-        [sys.executable, "-m", "llmlab", "train", "-m", "seed=1,2,3", "attention=mla", "hydra.sweep.dir=out"],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        env=env,
-        timeout=120,
-    )
-    assert done.returncode == 1
-    assert "error: RuntimeError: two" in done.stderr
-    assert "failed with exit code 1: seed=2 attention=mla" in done.stderr
-    assert "Traceback" not in done.stderr
-    seen = {p.parent.name: json.loads(p.read_text()) for p in (tmp_path / "out").glob("*/seen.json")}
-    assert seen == {"0": [1, "mla"], "2": [3, "mla"]}

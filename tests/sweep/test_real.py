@@ -81,7 +81,7 @@ def test_a_sweep_that_is_killed_and_started_again_ends_with_the_same_report(star
 
 def verdict(folder):
     """What the report says, but for folders, times and what follows from them, which differ from run to run."""
-    times = ("second", "memory", "mfu", "command", "folder", "resumed")
+    times = ("second", "memory", "mfu", "command", "folder", "resumed", "commit")
 
     def without(node):
         if isinstance(node, dict):
