@@ -1,0 +1,92 @@
+"""Every command, file and program of the README and the guides works as it stands; training is cut to two steps.
+
+A page is read from top to bottom in one folder: files that it shows (their first line is `# NAME`) are written, commands
+run, programs too. RUN is a run made before, TEXT a file.
+"""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]
+SHORT = ["trainer.max_steps=2", "train.validation_batches=1", "model.dim=32", "model.n_layers=2", "train.batch_size=4"]
+DRIVER = Path(__file__).with_name("commands.py")
+
+
+def blocks(page: Path) -> list[tuple[str, str]]:
+    found = re.findall(r"^( *)```(\w+)\n(.*?)^ *```", page.read_text(), re.S | re.M)
+    return [(language, re.sub(rf"^{indent}", "", text, flags=re.M)) for indent, language, text in found]
+
+
+def words_of(command: str) -> list[str]:
+    """The words of a command, cut short where it trains, a sweep to two values of two keys."""
+    words = shlex.split(command.replace("=RUN", "=first").replace("=TEXT", "=book.txt"))
+    if "train" in words or "train.py" in words:
+        if not any(w.startswith("resume=") or w in ("--cfg", "--help") for w in words):
+            typed = {w.partition("=")[0] for w in words}
+            words += [s for s in SHORT if s.partition("=")[0] not in typed]
+        if "-m" in words:
+            swept = [w for w in words if re.fullmatch(r"[\w.@]+=[^\[(]*,.*", w)]
+            for word in swept:
+                values = word.split(",")[: 2 if word in swept[:2] else 1]
+                words[words.index(word)] = ",".join(values)
+    return words
+
+
+def steps(page: Path) -> list[list[str]]:
+    """What a page asks for: ["file", name, text], ["python", text] or ["run", *words]."""
+    found: list[list[str]] = []
+    for language, text in blocks(page):
+        if (name := re.match(r"# ([\w./]+\.(?:py|yaml))\n", text)) is not None:
+            found.append(["file", name[1], text])
+        elif language == "python":
+            found.append(["python", text])
+        elif language == "console":
+            found += [["run", *words_of(line)] for line in text.splitlines() if line.strip()]
+    return found
+
+
+def start(words: list[str], folder: Path, **env: str) -> subprocess.CompletedProcess:
+    paths = [str(folder), os.environ.get("PYTHONPATH", "")]
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, paths)), **env}
+    return subprocess.run(words, cwd=folder, env=env, capture_output=True, text=True, timeout=600)
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory) -> Path:
+    """A folder with a run and a text."""
+    folder = tmp_path_factory.mktemp("first")
+    (folder / "book.txt").write_text("It was a bright cold day in April, and the clocks were striking thirteen. " * 400)
+    done = start([sys.executable, "-m", "llmlab", "train", *SHORT, "hydra.run.dir=first"], folder)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.mark.slow  # dozens of short runs; most in one process a page, sweeps and several ranks in their own: up to 2 minutes
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)
+def test_page(page, first, tmp_path):
+    import json
+    import shutil
+
+    folder = tmp_path / "page"
+    shutil.copytree(first, folder)
+    todo = steps(page)
+    assert todo, f"{page} shows nothing that could be run"
+    (tmp_path / "steps.json").write_text(json.dumps(todo))
+    done = start([sys.executable, str(DRIVER), str(tmp_path / "steps.json")], folder)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-3000:]
+
+
+def test_links():
+    """Every link between pages leads somewhere, and every page is linked from the README."""
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+    readme = (ROOT / "README.md").read_text()
+    assert [p.name for p in PAGES[1:] if f"docs/{p.name}" not in readme] == []
