@@ -107,7 +107,7 @@ class Placement:
     activation_checkpointing: bool = (
         False  # a layer's activations are computed again in the backward: less memory, slower
     )
-    compile: bool = False  # each layer is compiled by torch.compile
+    compile: bool = False  # each layer is compiled by torch.compile; of one with experts, its attention
 
 
 @dataclass

@@ -57,7 +57,7 @@ class Journal(Callback):
 
     def train_row(self, trainer: pl.Trainer, module: Offline, step: int) -> None:
         summary = module.ledger.flush(module.reduce)
-        self.initial = guard.check(summary, step, self.initial)
+        self.initial = guard.check(summary, step, self.initial, scaled=scaled(trainer))
         self.loss = summary.loss
         meter = self.meter
         assert meter is not None
@@ -87,7 +87,8 @@ class Journal(Callback):
     def check(self, module: Offline, step: int) -> None:
         """Diverged if a step since the last row is no number, without making a row of them."""
         if len(module.ledger):
-            self.initial = guard.check(module.ledger.peek(module.reduce), step, self.initial, exploding=False)
+            summary = module.ledger.peek(module.reduce)
+            self.initial = guard.check(summary, step, self.initial, exploding=False, scaled=scaled(module.trainer))
 
     def on_validation_start(self, trainer: pl.Trainer, module: Offline) -> None:  # type: ignore[override]
         if self.meter is not None:
@@ -109,6 +110,10 @@ class Journal(Callback):
             if "val_bits_per_byte" in self.final:
                 shown += f"  {self.final['val_bits_per_byte']:.4f} bits per byte"
             self.progress.say(f"step {step:,}  validation loss {self.final['val_loss']:.4f}  {shown}")
+
+
+def scaled(trainer: pl.Trainer) -> bool:
+    return getattr(trainer.strategy, "scaler", None) is not None
 
 
 class Checkpoints(Callback):

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -10,7 +14,7 @@ from torch import Tensor, nn
 def clip_by_norm(parameters: list[nn.Parameter], limit: float | None) -> Tensor:
     """Scale gradients in place by min(1, limit / norm) and return the norm before, () float32, without a transfer.
 
-    The norm is over all ranks that share a parameter (DTensor); `limit` None only measures.
+    Sharded gradients (DTensors, all on one mesh) are measured whole; `limit` None only measures.
     """
     from torch.distributed.tensor import DTensor
 
@@ -18,12 +22,20 @@ def clip_by_norm(parameters: list[nn.Parameter], limit: float | None) -> Tensor:
     if not gradients:
         return torch.zeros(())
     local = [g.to_local() if isinstance(g, DTensor) else g for g in gradients]
-    if any(isinstance(g, DTensor) for g in gradients):
-        norms = [torch.linalg.vector_norm(g) for g in gradients]
-        norms = [n.full_tensor() if isinstance(n, DTensor) else n for n in norms]
-    else:
-        norms = list(torch._foreach_norm(local))
-    total = torch.linalg.vector_norm(torch.stack([n.float() for n in norms]))
+    norms = torch.stack([n.float() for n in torch._foreach_norm(local)])
+    sharded = [g for g in gradients if isinstance(g, DTensor)]
+    total = _over_ranks(norms, sharded) if sharded else torch.linalg.vector_norm(norms)
     if limit is not None:
         torch._foreach_mul_(local, (limit / (total + 1e-6)).clamp(max=1.0))
     return total
+
+
+def _over_ranks(norms: Tensor, gradients: Sequence[Any]) -> Tensor:
+    """The norm of all, from those of the pieces (n,) that this rank has of the n gradients: one sum over the mesh."""
+    mesh = gradients[0].device_mesh
+    assert len(norms) == len(gradients) and all(g.device_mesh == mesh for g in gradients)
+    copies = [math.prod(mesh.size(d) for d, p in enumerate(g.placements) if p.is_replicate()) for g in gradients]
+    square = (norms.double().square() / torch.tensor(copies, device=norms.device)).sum()
+    for dim in range(mesh.ndim):
+        torch.distributed.all_reduce(square, group=mesh.get_group(dim))
+    return square.sqrt().float()

@@ -7,6 +7,7 @@ import math
 from llmlab.training.ledger import Summary
 
 FACTOR, FLOOR = 3.0, 1.0
+SKIPS = 10
 
 
 class Diverged(Exception):
@@ -17,18 +18,23 @@ class Diverged(Exception):
         self.step, self.what = step, what
 
 
-def check(summary: Summary, last_step: int, initial: float | None, *, exploding: bool = True) -> float:
+def check(
+    summary: Summary, last_step: int, initial: float | None, *, exploding: bool = True, scaled: bool = False
+) -> float:
     """Diverged if a step's loss or gradient norm is not finite, or the mean loss of these steps exceeds 3 times the first
     step's (taken as 1 where it was less, for a model that starts well). Returns the loss of the run's first step.
 
     A model that knows nothing has the loss ln V; only one whose weights blow up is three times as wrong. A lone bad batch,
     averaged with its neighbours, does not trip it; exploding=False leaves this out, for where the steps are few.
+    scaled: losses are scaled for float16, so a step whose gradients overflow is skipped and the scale lowered; only where
+    SKIPS or more steps, and all, were skipped has it diverged.
     """
     first = last_step - len(summary.losses) + 1
     for i, (loss, norm) in enumerate(zip(summary.losses, summary.norms, strict=True)):
         if not math.isfinite(loss):
             raise Diverged(first + i, f"the loss is {loss}")
-        if not math.isfinite(norm):
+        skipped = scaled and (len(summary.norms) < SKIPS or any(map(math.isfinite, summary.norms)))
+        if not math.isfinite(norm) and not skipped:
             raise Diverged(first + i, f"the gradient norm is {norm} (the loss is {loss:.4g})")
     initial = summary.losses[0] if initial is None else initial
     if exploding and summary.loss > FACTOR * max(initial, FLOOR):

@@ -36,7 +36,7 @@ class Offline(pl.LightningModule):
     The gradient of an optimizer step is that of (sum over its targets) / (their number), over all micro-batches and
     ranks: each batch bears `step_count`, the targets of the whole step. horizon: optimizer steps of the budget, which the
     schedule spans. clip: gradient norm, or None. token_bytes (V,): for bits per byte, or None. weights: a checkpoint
-    whose weights the model begins with. The trainer's strategy is one of `llmlab.training.strategies`.
+    whose weights the model begins with.
     """
 
     def __init__(
@@ -68,12 +68,17 @@ class Offline(pl.LightningModule):
         self._val: dict[str, Tensor] = {}
         self._token_bytes = token_bytes
 
+    @property
+    def strategy(self) -> Any:
+        """One of `llmlab.training.strategies`: what it answers is in `strategies.portable`."""
+        return self.trainer.strategy
+
     # ---------------------------------------------------------------- the model
 
     def configure_model(self) -> None:
         if self.model is not None:
             return
-        strategy = self.trainer.strategy
+        strategy = self.strategy
         model = strategy.assemble(self.spec)
         self.placement.apply(model)
         strategy.place(model)
@@ -94,30 +99,30 @@ class Offline(pl.LightningModule):
     def _total(self, tensor: Tensor) -> Tensor:
         """The sum over the data-parallel ranks. Each rank's gradient is that of its own summand times their number, so
         that the mean which the strategy takes is the gradient of the sum."""
-        world = self.trainer.strategy.data_world
+        world = self.strategy.data_world
         return self.reduce(tensor.detach().clone()) + world * (tensor - tensor.detach())
 
     def configure_optimizers(self) -> Any:
         assert self.model is not None
-        optimizer = self.trainer.strategy.build_optimizer(self.optimizer_part, roles.parameters(self.model))
+        optimizer = self.strategy.build_optimizer(self.optimizer_part, roles.parameters(self.model))
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.schedule.factor(step, self.horizon))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     # ---------------------------------------------------------------- data
 
     def train_dataloader(self) -> Any:
-        strategy = self.trainer.strategy
+        strategy = self.strategy
         return self.feed.train(strategy.data_rank, strategy.data_world, self.trainer.global_step)
 
     def val_dataloader(self) -> Any:
-        return self.feed.validation(self.trainer.strategy.data_rank, self.trainer.strategy.data_world)
+        return self.feed.validation(self.strategy.data_rank, self.strategy.data_world)
 
     # ---------------------------------------------------------------- a step
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         micro_step = self.trainer.global_step * self.trainer.accumulate_grad_batches + self.micro
         # Ranks that share the work on the same rows (tensor parallel) draw the same, or their dropout would differ.
-        torch.manual_seed(key(self.seed, "step", micro_step, self.trainer.strategy.data_rank))
+        torch.manual_seed(key(self.seed, "step", micro_step, self.strategy.data_rank))
 
     def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
         loss = self.objective.loss(self.model, batch)
@@ -134,18 +139,18 @@ class Offline(pl.LightningModule):
     @property
     def _shares(self) -> int:
         """Micro-batches of an optimizer step, over all data-parallel ranks."""
-        return self.trainer.strategy.data_world * self.trainer.accumulate_grad_batches
+        return self.strategy.data_world * self.trainer.accumulate_grad_batches
 
     def configure_gradient_clipping(self, optimizer: torch.optim.Optimizer, *unused: Any, **unused_too: Any) -> None:
         self.lr = float(optimizer.param_groups[0]["lr"])
-        norm = self.trainer.strategy.clip(optimizer, self.clip)
+        norm = self.strategy.clip(optimizer, self.clip)
         if norm is not None:
             self.ledger.close(norm)
 
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         if self.ledger.open:  # the strategy has clipped in its own step
-            self.ledger.close(self.trainer.strategy.norm())
+            self.ledger.close(self.strategy.norm())
         self.micro = 0
         if self._load is not None:
             self.load = self.reduce(self._load)
@@ -169,7 +174,7 @@ class Offline(pl.LightningModule):
 
     def reduce(self, tensor: Tensor) -> Tensor:
         """The sum over the data-parallel ranks."""
-        return self.trainer.strategy.sum(tensor)
+        return self.strategy.sum(tensor)
 
     # ---------------------------------------------------------------- validation
 
@@ -210,11 +215,11 @@ class Offline(pl.LightningModule):
     # ---------------------------------------------------------------- state
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        strategy = self.trainer.strategy
+        strategy = self.strategy
         checkpoint["llmlab"] = {"ledger": self.ledger.state(strategy.gather), "world": strategy.data_world}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        strategy = self.trainer.strategy
+        strategy = self.strategy
         self.ledger.load(checkpoint["llmlab"]["ledger"], strategy.data_rank, strategy.data_world)
 
 

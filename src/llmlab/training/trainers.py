@@ -64,6 +64,11 @@ def place(cfg: Any) -> Place:
     nodes = int(cfg.trainer.num_nodes)
     if nodes < 1:
         raise UserError(f"trainer.num_nodes={nodes} must be at least 1")
+    started = os.environ.get("WORLD_SIZE") if "LOCAL_RANK" in os.environ else None  # by torchrun, or by rank 0
+    if started not in (None, str(count * nodes)):
+        raise UserError(
+            f"trainer.devices={devices} x trainer.num_nodes={nodes} is not the {started} processes that were started"
+        )
     if count * nodes > 1 and name == "single":
         raise UserError(f"trainer.devices={devices} needs a strategy for several: strategy=ddp or strategy=fsdp")
     split = cfg.strategy.tensor_parallel
@@ -226,4 +231,6 @@ def fit(module: Any, trainer: Any, point: Path | None) -> None:
     except Exception as e:
         if "can't allocate memory" in str(e):
             raise Stopped("failed", "out of memory; lower train.micro_batch_size (the batch stays as it is)") from e
+        if "by peer" in str(e):  # gloo's words
+            raise Stopped("failed", "another process of this run has ended; it may have said why") from e
         raise Stopped("failed", f"{type(e).__name__}: {(str(e).splitlines() or [''])[0]}") from e

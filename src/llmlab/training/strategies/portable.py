@@ -82,6 +82,11 @@ class ByPath(Strategy):
         """Shard a model on the meta device as this strategy does, and give it memory; what it holds is not yet filled."""
         build.materialise(model, "cpu")
 
+    @property
+    def scaler(self) -> Any:
+        """What scales losses for float16 gradients and skips a step where they overflow; None but for 16-mixed."""
+        return getattr(self.precision_plugin, "scaler", None)
+
     def build_optimizer(self, part: Any, parameters: Sequence[tuple[str, nn.Parameter, Any]]) -> Optimizer:
         """What an optimizer part makes of (path, parameter, role)."""
         return part.build(parameters)
@@ -91,6 +96,8 @@ class ByPath(Strategy):
 
         None where gradients are clipped in the optimizer's own step; `norm` then tells afterwards.
         """
+        if self.scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
+            self.scaler.unscale_(optimizer)  # a fused one would do it in its step, behind the clipping
         return clip_by_norm([p for group in optimizer.param_groups for p in group["params"]], limit)
 
     def norm(self) -> Tensor:

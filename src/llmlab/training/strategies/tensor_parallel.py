@@ -37,13 +37,13 @@ def check(size: int, spec: Any) -> None:
     of = f"strategy.tensor_parallel={size}"
     for region in _regions(build.assemble(spec)):
         if hasattr(region, "score"):
-            _check_attention(region, size, of, spec.sizes.attention)
+            _check_attention(region, size, of)
         for module, name, dim in _planned(region):
             if dim is not None and (width := getattr(module, name).shape[dim]) % size:
                 raise UserError(f"{of} does not divide the {width} inner units of a feed-forward (model.ffn_dim)")
 
 
-def _check_attention(attention: Any, size: int, of: str, traits: Any) -> None:
+def _check_attention(attention: Any, size: int, of: str) -> None:
     heads = getattr(attention, "n_heads", None)
     if heads is None:
         raise UserError(f"{of}: {type(attention).__name__} does not say its n_heads, so it can't be split")
@@ -54,8 +54,9 @@ def _check_attention(attention: Any, size: int, of: str, traits: Any) -> None:
         raise UserError(f"{of} does not divide model.n_kv_heads={kv_heads}")
     if getattr(attention, "sink", None) is not None:
         raise UserError(f"{of}: model.attention.sink can't be split; choose strategy=fsdp")
-    if getattr(attention, "qk_norm", None) == "full":
-        raise UserError(f"{of}: model.attention.qk_norm=full is over all heads; choose qk_norm=head or strategy=fsdp")
+    qk_norm = getattr(attention, "qk_norm", None)
+    if qk_norm in ("full", "each_head"):
+        raise UserError(f"{of}: model.attention.qk_norm={qk_norm} is of all heads; choose qk_norm=head or strategy=fsdp")
 
 
 def split(model: Any, mesh: DeviceMesh) -> None:
@@ -139,19 +140,18 @@ class Held:
 
 
 @functools.cache
-def _holding(cls: type) -> type:
+def _holding(cls: Any) -> Any:
     return type(cls.__name__, (Held, cls), {})
 
 
-def _hold(module: nn.Module, name: str, mesh: DeviceMesh, dim: int | None, read: Read) -> None:
+def _hold(module: Any, name: str, mesh: DeviceMesh, dim: int | None, read: Read) -> None:
     if not isinstance(module, Held):
-        module.__class__ = _holding(type(module))
-        module.reads = {}  # type: ignore[assignment]
-    module.reads[name] = read  # type: ignore[index,operator]
-    parameter = module._parameters[name]
-    assert parameter is not None
+        module.__class__ = _holding(module.__class__)
+        module.reads = {}
+    module.reads[name] = read
     placement = Replicate() if dim is None else Shard(dim)
-    module._parameters[name] = nn.Parameter(distribute_tensor(parameter.data, mesh, [placement], src_data_rank=None))
+    whole = module._parameters[name].data
+    module._parameters[name] = nn.Parameter(distribute_tensor(whole, mesh, [placement], src_data_rank=None))
 
 
 def _piece(parameter: DTensor) -> Tensor:
