@@ -21,12 +21,13 @@ class Rope(Position):
     Scaling, for texts longer than `original_max` by `factor`:
       linear   positions / factor (Chen et al. 2023, arXiv:2306.15595)
       dynamic  a larger theta, only past original_max (dynamic NTK); a cache then keeps keys unrotated
+      dynamic_steps  the same, grown at each doubling of original_max (Qwen: Bai et al. 2023, arXiv:2309.16609)
       llama3   frequencies / factor where the wavelength is over original_max / low_freq_factor, as they were under
                original_max / high_freq_factor, blended between (Llama 3.1, arXiv:2407.21783)
       yarn     frequencies / factor where a pair turns less than beta_slow times in original_max, as they were over
                beta_fast times, a ramp between; cos and sin times attention_factor (Peng et al. 2023, arXiv:2309.00071)
-      longrope each pair's frequency over a factor of its own, from another list past original_max; cos and sin always
-               times attention_factor; a cache then keeps keys unrotated (Ding et al. 2024, arXiv:2402.13753; Phi-3)
+      longrope each pair's frequency over a factor of its own, from another list past original_max; cos and sin always times
+               attention_factor, sqrt(1 + ln factor / ln original_max); a cache then keeps keys unrotated (Ding et al. 2024, arXiv:2402.13753; Phi-3)
     """
 
     def __init__(
@@ -37,17 +38,20 @@ class Rope(Position):
         theta: float = 10000.0,  # base of the wavelengths
         interleaved: bool = False,  # pairs are neighbours, not half a width apart
         fraction: float = 1.0,  # share of a head that is rotated, from its first dim on
-        scaling: Literal["none", "linear", "dynamic", "llama3", "yarn", "longrope"] = "none",  # to longer texts, how
+        scaling: Literal[
+            "none", "linear", "dynamic", "dynamic_steps", "llama3", "yarn", "longrope"
+        ] = "none",  # how it is stretched to longer texts
         factor: float = 1.0,  # by which it is stretched
+        log_n: bool = False,  # the i-th query's rotary width times log(i) to the base original_max, where i is over it
         original_max: int | None = None,  # positions before stretching; None: model.max_positions
         low_freq_factor: float = 1.0,  # llama3: turns in original_max under which a pair is stretched
         high_freq_factor: float = 4.0,  # llama3: turns over which it is left alone
         beta_fast: float = 32.0,  # yarn: turns in original_max over which a pair is left alone
         beta_slow: float = 1.0,  # yarn: turns under which it is stretched
         truncate: bool = True,  # yarn: the ramp between them begins and ends at whole pairs
-        attention_factor: float | None = None,  # yarn: on cos and sin; None: 0.1 ln factor + 1, or from the next two;
-        # longrope: None: sqrt(1 + ln factor / ln original_max)
-        mscale: float | None = None,  # yarn: its amplitude over that of mscale_all_dim, if both are given
+        attention_factor: float | None = None,  # yarn, longrope: on cos and sin; None: see mscale, and above
+        mscale: float
+        | None = None,  # yarn: 0.1 m ln factor + 1 over that of mscale_all_dim, if both are given; else m = 1
         mscale_all_dim: float | None = None,  # yarn: see mscale
         short_factor: list[float] | None = None,  # longrope: a divisor for each pair, up to original_max positions
         long_factor: list[float] | None = None,  # longrope: the same for longer texts
@@ -61,12 +65,13 @@ class Rope(Position):
             )
         if theta <= 0:
             raise ValueError(f"position.theta={theta} must be more than 0")
-        self.theta, self.interleaved, self.factor = theta, interleaved, factor
-        self.original_max = original_max or sizes.max_positions
+        self.theta, self.interleaved, self.factor, self.log_n = theta, interleaved, factor, log_n
+        stretched = log_n or scaling not in ("none", "linear")
+        self.original_max = original_max or (sizes.max_positions if stretched else 0)
         self.low_freq_factor, self.high_freq_factor = low_freq_factor, high_freq_factor
         self.beta_fast, self.beta_slow, self.truncate = beta_fast, beta_slow, truncate
         self.frequencies = getattr(self, f"_{scaling}")
-        self.caches_rotated = scaling not in ("dynamic", "longrope")
+        self.caches_rotated = scaling not in ("dynamic", "dynamic_steps", "longrope")
         self.amplitude = 1.0
         if scaling == "yarn":
             ratio = _mscale(factor, mscale) / _mscale(factor, mscale_all_dim) if mscale and mscale_all_dim else None
@@ -88,6 +93,10 @@ class Rope(Position):
         length = (ids.max() + 1).clamp(min=self.original_max)
         stretch = self.factor * length / self.original_max - (self.factor - 1)
         return self._none(ids, self.theta * stretch ** (self.width / max(self.width - 2, 1)))
+
+    def _dynamic_steps(self, ids: Tensor) -> Tensor:
+        doublings = ((ids.max() + 1) / self.original_max).log2().ceil().clamp(min=0)
+        return self._none(ids, self.theta * (2 ** (doublings + 1) - 1) ** (self.width / max(self.width - 2, 1)))
 
     def _llama3(self, ids: Tensor) -> Tensor:
         plain = self._none(ids)
@@ -127,7 +136,13 @@ class Rope(Position):
     def prepare(self, q_ids: Tensor, k_ids: Tensor) -> Any:
         frequencies = self.frequencies(k_ids)
         q = self._tables(q_ids, frequencies)
-        return q, q if self.caches_rotated else self._tables(k_ids, frequencies)
+        k = q if self.caches_rotated else self._tables(k_ids, frequencies)
+        return (q, k, self._growth(q_ids)) if self.log_n else (q, k)
+
+    def _growth(self, ids: Tensor) -> Tensor:
+        """(T, 1) or (B, 1, T, 1)."""
+        grown = ((ids + 1).float().log() / math.log(self.original_max)).clamp(min=1)[..., None]
+        return grown[:, None] if ids.dim() == 2 else grown
 
     def _tables(self, ids: Tensor, frequencies: Tensor) -> tuple[Tensor, Tensor]:
         """cos and sin, (T, R/2) or (B, 1, T, R/2)."""
@@ -137,7 +152,9 @@ class Rope(Position):
         return angles.cos() * self.amplitude, angles.sin() * self.amplitude
 
     def rotate(self, q_BNTH: Tensor, k_BKSH: Tensor, state: Any) -> list[Term]:
-        q_tables, k_tables = state
+        q_tables, k_tables, *growth = state
+        for grown in growth:
+            q_BNTH = q_BNTH * grown.to(q_BNTH.dtype)
         return [Term(self._turn(q_BNTH, *q_tables), self._turn(k_BKSH, *k_tables))]
 
     def _turn(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

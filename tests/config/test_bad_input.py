@@ -24,14 +24,14 @@ TABLE = [
     ),
     (
         "model.dim=many model.dropout=2 seed=null precision=16",
-        r"precision=16: there is no such precision; valid: 32-true, bf16-mixed",
+        r"precision=16: there is no such precision; valid: 16-mixed, 32-true, bf16-mixed, .*",
         r"model\.dim=many: must be a whole number, but is 'many'",
         r"seed=null: must have a value, but is null",
         r"model\.dropout must be at least 0 and less than 1, but is 2\.0",
     ),
     ("model.dim=[1,2]", r"model\.dim=\[1,2\]: must be a whole number, but is '\[1, 2\]'"),
     ("position.interleaved=maybe", r"position\.interleaved=maybe: must be true or false, but is 'maybe'"),
-    ("model={dim:3}", r"model is a choice \(albert, .*\); set its keys one by one, model\.KEY=VALUE"),
+    ("model={dim:3}", r"model is a choice \(llmlab parts model lists them\); set its keys one by one, model\.KEY=VALUE"),
     ("+model.foo=1", r"model\.foo: there is no such key in model; valid: .*"),
     ("+foo=1", r"foo: there is no such key; .*"),
     ("++norm.foo=1", r"norm\.foo: there is no such key in norm; valid: offset"),
@@ -47,7 +47,7 @@ TABLE = [
     ("position.scaling=yarm", r"position\.scaling must be one of none, .*, but is yarm; did you mean yarn\?"),
     (
         "model.attention.qk_norm=hed",
-        r"model\.attention\.qk_norm must be one of head, full, but is hed; did you mean head\?",
+        r"model\.attention\.qk_norm must be one of head, each_head, full, but is hed; did you mean head\?",
     ),
     ("attention", r"attention: give it a value, attention=NAME"),
     ("=3", r"=3: name what is to be set, KEY=VALUE"),
@@ -86,7 +86,7 @@ TABLE = [
         r"train\.micro_batch_size=5 does not divide train\.batch_size=16; choose one of 1, 2, .*",
     ),
     ("trainer.max_steps=0", r"trainer\.max_steps must be at least 1.*, but is 0"),
-    ("trainer.precision=16", r"trainer\.precision is set by precision=32-true or precision=bf16-mixed"),
+    ("trainer.precision=16", r"trainer\.precision is set by precision=32-true, precision=bf16-mixed \.\.\."),
     ("trainer.accumulate_grad_batches=2", r"trainer\.accumulate_grad_batches is set by train\.micro_batch_size.*"),
     ("optimizer.lr=0", r"optimizer\.lr must be more than 0, but is 0.*"),
     ("data=files", r"data\.path must be given with data=files: .*"),
@@ -113,6 +113,13 @@ TABLE = [
     ("resume=runs/none", r"resume=runs/none: there is no such run folder"),
     ("experiment=nanogpt", r"experiment=nanogpt: there is no such experiment; did you mean nanogpt_shakespeare\?.*"),
     ("seed=[1", r"seed=\[1: can't be read; quote values .*"),
+    ("trainer.max_time=abc", r"trainer\.max_time must be DD:HH:MM:SS, as 00:00:30:00 for half an hour, but is abc"),
+    ("trainer.max_time=30", r"trainer\.max_time must be DD:HH:MM:SS, but is 30; budget\.minutes=30 states a budget"),
+    (
+        "tokenizer=char tokenizer.vocab_size=10",
+        r"tokenizer\.vocab_size: tokenizer=char has a token for each character .*",
+    ),
+    ("tokenizer.vocab_size=10", r"tokenizer\.vocab_size must be at least 257, but is 10"),
 ]
 
 DRIVER = """
@@ -179,18 +186,35 @@ def test_table(part, tmp_path):
         ("embedding=factorized embedding.width=-1", r"embedding\.width=-1 must be at least 1"),
         ("trainer.num_nodes=0", r"trainer\.num_nodes=0 must be at least 1"),
         ("hydra.run.dir=text.txt/run", r"hydra\.run\.dir=text\.txt/run: no run folder can be made there: .*"),
+        ("model.vocab_size=5", r"model\.vocab_size=5 is smaller than the tokenizer's 6 tokens; leave it out .*"),
+        (
+            "tokenizer=file tokenizer.path=tok/tokenizer.json model.vocab_size=5",
+            r"model\.vocab_size=5 is smaller than the tokenizer's \d+ tokens; .*",
+        ),
+        ("data.path=latin.txt", r"data\.path: latin\.txt is not UTF-8 \(byte 3\); convert it, .*"),
+        (
+            "model.dim=200000",
+            r"model\.dim=200000 and model\.n_layers=4 make 1,920,\d+,\d+,\d+ parameters, which need 28,\d+ GiB to train "
+            r"\(16 bytes each: weights, gradients, the optimizer's state\), but [\d.,]+ GiB are free; .*",
+        ),
     ],
 )
 def test_found_by_the_parts(typed, said, tmp_path, monkeypatch, capsys):
     """What only a part or the system knows: said before a step, and no folder is left."""
     from llmlab.cli import run
+    from llmlab.data.tokenizer import _char
 
     (tmp_path / "text.txt").write_text("a b c d\n" * 2000)
+    (tmp_path / "latin.txt").write_bytes(b"caf\xe9 au lait\n" * 2000)
+    (tmp_path / "tok").mkdir()
+    _char("abcdefgh \n", ()).save(tmp_path / "tok")
     monkeypatch.chdir(tmp_path)
-    assert run(["train", "data=files", "data.path=text.txt", "tokenizer=char", *typed.split()]) == 1
+    given = {o.partition("=")[0] for o in typed.split()}
+    usual = [o for o in ("data.path=text.txt", "tokenizer=char") if o.partition("=")[0] not in given]
+    assert run(["train", "data=files", "train.sample=false", *usual, *typed.split()]) == 1
     out = capsys.readouterr()
     assert re.fullmatch(f"error: {said}", out.err.splitlines()[-1]), out.err
-    assert [p.name for p in tmp_path.iterdir()] == ["text.txt"], out.out
+    assert {p.name for p in tmp_path.iterdir()} == {"text.txt", "latin.txt", "tok"}, out.out
 
 
 def test_a_real_command(tmp_path):

@@ -98,7 +98,8 @@ def _choice(o: Override, known: Known) -> str | None:
             f"{o.input_line}: {group} is one choice; for a sweep over several, -m {group}={','.join(map(str, value))}"
         )
     if not isinstance(value, str | int | float | list):
-        return f"{group} is a choice ({', '.join(options)}); set its keys one by one, {group}.KEY=VALUE"
+        few = ", ".join(options) if len(options) <= 12 else f"llmlab parts {group} lists them"
+        return f"{group} is a choice ({few}); set its keys one by one, {group}.KEY=VALUE"
     for name in value if isinstance(value, list) else [value]:
         if str(name) not in options:
             if reason := registry.broken(group, str(name)):

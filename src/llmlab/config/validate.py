@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 import importlib.util
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,7 +29,7 @@ CHOICES = {
     "data.source": ("python_docs", "python_code", "files"),
     "data.split": ("document", "position"),
     "tokenizer.kind": ("bpe", "char", "file"),
-    "model.attention.qk_norm": ("head", "full"),
+    "model.attention.qk_norm": ("head", "each_head", "full"),
     "logger.wandb.mode": ("auto", "online", "offline"),
 }
 AT_LEAST = {
@@ -272,6 +273,8 @@ def _too_small(cfg: DictConfig) -> list[str]:
 
     found = []
     for key, least in AT_LEAST.items():
+        if key == "tokenizer.vocab_size" and cfg.tokenizer.kind != "bpe":
+            continue
         try:
             value = OmegaConf.select(cfg, key)
         except InterpolationResolutionError:
@@ -291,6 +294,11 @@ def _data(composed: Composed) -> list[str]:
             found.append(f"data.path={data.path}: there is no such file or folder{_similar(data.path)}")
     elif data.path is not None and "data.path" in composed.keys:
         found.append(f"data.path is read with data=files only, but data={data.source}; add data=files")
+    if tokenizer.kind in ("char", "file") and "tokenizer.vocab_size" in composed.keys:
+        has = "a token for each character of the text" if tokenizer.kind == "char" else "the tokens of its file"
+        found.append(
+            f"tokenizer.vocab_size: tokenizer={tokenizer.kind} has {has}, so nothing would change; leave it out"
+        )
     if tokenizer.kind == "file":
         if tokenizer.path is None:
             found.append("tokenizer.path must be given with tokenizer=file: a tokenizer.json")
@@ -334,6 +342,13 @@ def _budget(cfg: DictConfig) -> list[str]:
 
 def _run(cfg: DictConfig) -> list[str]:
     found = []
+    longest = cfg.trainer.max_time
+    if isinstance(longest, str) and not re.fullmatch(r"\s*\d+:\d\d:\d\d:\d\d\s*", longest):
+        found.append(f"trainer.max_time must be DD:HH:MM:SS, as 00:00:30:00 for half an hour, but is {longest}")
+    elif isinstance(longest, int | float):
+        found.append(
+            f"trainer.max_time must be DD:HH:MM:SS, but is {longest}; budget.minutes={longest} states a budget"
+        )
     steps = cfg.trainer.max_steps
     if steps != -1 and steps < 1:
         found.append(f"trainer.max_steps must be at least 1 (or -1: to the end of the budget), but is {steps}")

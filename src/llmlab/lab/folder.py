@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llmlab import registry
 from llmlab.errors import UserError
 from llmlab.lab import record
 from llmlab.lab.files import write_atomic
@@ -38,13 +39,33 @@ def load(run: str | Path) -> tuple[Any, ModelSpec]:
     if not (folder / EXPORT).exists():
         record.read(folder)
     try:
-        return OmegaConf.load(folder / CONFIG), from_plain(json.loads((folder / SPEC).read_text(encoding="utf-8")))
+        cfg: Any = OmegaConf.load(folder / CONFIG)
+        spec = from_plain(json.loads((folder / SPEC).read_text(encoding="utf-8")))
     except FileNotFoundError as e:
         raise UserError(
             f"{run}: there is no {Path(e.filename).name} there; the run ended before it began to train"
         ) from None
     except Exception as e:
         raise UserError(f"{run}: its config can't be read: {e}") from e
+    plain: Any = OmegaConf.to_container(cfg)
+    _known(folder, record.parts(plain))
+    return cfg, spec
+
+
+def _known(run: Path, parts: Mapping[str, str]) -> None:
+    """UserError if a part of a run is not there: one of its user's own, whose module is not named now."""
+    for place, name in parts.items():
+        parent, _, last = place.rpartition(".")
+        slot = "head" if parent == "heads" else "attention" if last == "cross_attention" else last
+        if (slot, name) in registry.index() or registry.broken(slot, name):
+            continue
+        try:
+            named = record.read(run).get("plugins")
+        except UserError:  # an export has no record
+            named = None
+        where = f"{registry.VARIABLE}={named or 'MODULE'}"
+        was = f"it was trained with {where}: set it again" if named else f"if it is a part of your own, set {where}"
+        raise UserError(f"{run}: its {slot}={name} is not known here; {was}, where that module can be imported")
 
 
 def checkpoint_of(run: str | Path, warn: Callable[[str], None] | None = None) -> Path:

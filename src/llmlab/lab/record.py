@@ -46,7 +46,9 @@ def read(folder: str | Path) -> dict[str, Any]:
     try:
         fields = json.loads((folder / NAME).read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
-        what = "has no run.json, so it is no run folder" if folder.is_dir() else "there is no such folder"
+        what = f"has no {NAME}, so it is no run folder" if folder.is_dir() else "there is no such folder"
+        if folder.is_file():
+            what = "it is a file; name the folder of a run"
         if (folder / "export.json").exists():
             what = "holds exported weights, which are no run to go on with; init_from=... starts a new one from them"
         raise UserError(f"{folder}: {what}") from None

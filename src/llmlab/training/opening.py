@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from datetime import UTC, datetime
 from typing import Any, cast
 
 from omegaconf import OmegaConf
 
+from llmlab import registry
 from llmlab.config import validate
 from llmlab.lab import record
 from llmlab.model.table import describe
+from llmlab.training import ahead
 
 
 def fields(task: Any, recipe: Any, horizon: dict[str, Any], place: Any, cut: Any) -> dict[str, Any]:
@@ -33,6 +36,7 @@ def fields(task: Any, recipe: Any, horizon: dict[str, Any], place: Any, cut: Any
         },
         "layers": describe(recipe.spec),
         "notes": notes(task, recipe),
+        "plugins": os.environ.get(registry.VARIABLE) or None,
         "versions": record.versions(),
         "hardware": record.hardware(place.threads, place.names()),
         "precision": cfg.precision,
@@ -81,7 +85,10 @@ def _brought(spec: Any) -> dict[str, str]:
 
 def notes(task: Any, recipe: Any) -> list[str]:
     """What a choice displaced, what a part can't honour, what has no effect."""
-    return [*recipe.spec.notes, *validate.notes(task.composed, recipe.spec)]
+    found = [*recipe.spec.notes, *validate.notes(task.composed, recipe.spec)]
+    if "model.max_positions" in task.composed.keys and not ahead.bounded(recipe.spec):
+        found.append("model.max_positions: no position part here is bounded by it, so nothing changes; leave it out")
+    return found
 
 
 def lines(task: Any, recipe: Any, horizon: dict[str, Any], last_step: int, cut: Any) -> list[str]:
@@ -90,7 +97,9 @@ def lines(task: Any, recipe: Any, horizon: dict[str, Any], last_step: int, cut: 
     said = [f"{spec.family}: {cost.total:,} parameters{active}, vocabulary {spec.sizes.vocab_size:,}", *describe(spec)]
     said += [f"note: {note}" for note in notes(task, recipe)]
     said.append(f"data: {len(corpus.train):,} training and {len(corpus.validation):,} validation tokens")
-    run = f"run: {last_step:,} steps of {cut.batch_size} x {task.composed.cfg.data.seq_len} tokens"
+    run = (
+        f"run: {last_step:,} step{'s' * (last_step != 1)} of {cut.batch_size} x {task.composed.cfg.data.seq_len} tokens"
+    )
     if last_step < horizon["steps"]:
         run += f" (cut short of a budget of {horizon['steps']:,} by trainer.max_steps)"
     return [*said, f"{run} in {task.folder}"]

@@ -19,7 +19,13 @@ from llmlab.lab import record, status
 from llmlab.training import checkpoint, metrics
 
 # What may be changed when a run is resumed: all else would make it another run.
-MAY_CHANGE = ("trainer.max_steps", "trainer.enable_progress_bar", "train.keep", "train.sample", "data.num_workers")
+MAY_CHANGE: tuple[str, ...] = (
+    "trainer.max_steps",
+    "trainer.enable_progress_bar",
+    "train.keep",
+    "train.sample",
+    "data.num_workers",
+)
 # And where it computes, which changes its numbers by the order of sums only.
 MAY_CHANGE += ("strategy", "strategy.name", "strategy.tensor_parallel", "train.micro_batch_size")
 MAY_CHANGE += ("trainer.accelerator", "trainer.devices", "trainer.num_nodes")
@@ -125,7 +131,7 @@ def _reopen(composed: Any, done: dict[str, Any]) -> Task | None:
         OmegaConf.update(cfg, key, OmegaConf.select(composed.cfg, key))
     target = _last_step(cfg, done["budget"]["steps"])
     if done["status"] == "completed" and done["steps"] >= target:
-        line = f"{folder} is complete: {done['steps']:,} steps"
+        line = f"{folder} is complete: {_steps(done['steps'])}"
         if target < done["budget"]["steps"]:
             again = f"{_typed('resume', folder)} trainer.max_steps=-1"
             line += f" of a budget of {done['budget']['steps']:,}; {again} goes on to its end"
@@ -143,6 +149,10 @@ def _reopen(composed: Any, done: dict[str, Any]) -> Task | None:
     return Task(dataclasses.replace(composed, cfg=cfg), folder, done, spec, point)
 
 
+def _steps(n: int) -> str:
+    return f"{n:,} step{'s' * (n != 1)}"
+
+
 def _last_step(cfg: Any, horizon: int) -> int:
     limit = cfg.trainer.max_steps
     if limit == 0 or limit < -1:
@@ -153,7 +163,7 @@ def _last_step(cfg: Any, horizon: int) -> int:
 def _train(task: Task, first: bool) -> Mapping[str, Any]:
     import torch
 
-    from llmlab.training import loggers, opening, strategies, trainers
+    from llmlab.training import ahead, loggers, opening, strategies, trainers
     from llmlab.training import recipe as recipes
     from llmlab.training.meter import peak_memory
 
@@ -164,8 +174,8 @@ def _train(task: Task, first: bool) -> Mapping[str, Any]:
     recipe = recipes.Recipe.of(task.composed, task.spec)
     recipes.Batches.of(cfg, recipe, cut, 1)  # to refuse a corpus that is too small before anything is written
     strategies.check(cfg, place, recipe.spec)
-    _check(cfg, recipe)
     weights = run_folder.checkpoint_of(cfg.init_from) if cfg.init_from and task.point is None else None
+    ahead.check(cfg, recipe, place, weights)
     horizon = _horizon(task, recipe, cut, place, first)
     last_step = _last_step(cfg, horizon["steps"])
 
@@ -225,23 +235,6 @@ def _train(task: Task, first: bool) -> Mapping[str, Any]:
     close(run, progress(), task.folder, cfg, recipe, module, place, journal.loggers)
     status.unlock(task.folder)
     return run.fields
-
-
-def _check(cfg: Any, recipe: Any) -> None:
-    """What would break off only in the first step, said before anything is written."""
-    from llmlab.decoding.generate import limit
-    from llmlab.model import build
-
-    try:
-        recipe.spec.init.factory()()
-    except ValueError as e:
-        raise UserError(str(e)) from e
-    room = limit(build.assemble(recipe.spec))
-    if recipe.spec.topology != "encoder_decoder" and room is not None and cfg.data.seq_len > room:
-        raise UserError(
-            f"data.seq_len={cfg.data.seq_len} is more than the {room} positions that model.max_positions gives; "
-            "set model.max_positions to as many, or choose position=rope"
-        )
 
 
 def _horizon(task: Task, recipe: Any, cut: Any, place: Any, first: bool) -> dict[str, Any]:
