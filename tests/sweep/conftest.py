@@ -17,9 +17,9 @@ if "train" in words and "-m" not in words[words.index("train"):]:
     from pathlib import Path
     from llmlab.lab import record, status
 
-    typed = dict(w.partition("=")[::2] for w in words if "=" in w)
+    typed = {k: v.strip('"') for k, _, v in (w.partition("=") for w in words if "=" in w)}
     resume = "resume" in typed
-    folder = Path(typed["resume" if resume else "hydra.run.dir"].strip('"'))
+    folder = Path(typed["resume" if resume else "hydra.run.dir"])
     seed = typed.get("seed") or json.loads((folder / record.NAME).read_text())["seed"]
     lr = float(typed.get("optimizer.lr", 0.002))
     with open(os.environ["CALLS"], "a") as f:

@@ -4,7 +4,8 @@ import pytest
 
 from llmlab.config.compose import compose, vary
 from llmlab.errors import UserError
-from llmlab.sweep.plan import digest, make, point_name, safe
+from llmlab.sweep.grid import digest, point_name, safe
+from llmlab.sweep.plan import make
 
 
 def folders(*overrides):

@@ -31,7 +31,6 @@ def test_failures_are_rows_and_the_same_command_goes_on(lab):
         assert f"failed: seed={seed}: {reason}  (see multirun/a/seed={seed}/output.log)" in err
     assert "sweep a: 1 of 4 points complete" in out
     assert "[1/4] seed=1  begins\n[1/4] seed=1  val loss 1.0000  " in out
-    assert " left)" in out
 
     code, out, err = lab.run("sweep=a", "seed=1,2,3,4")
     assert (code, lab.calls()) == (0, [["seed=2", False], ["seed=3", True], ["seed=4", False]])
@@ -42,7 +41,7 @@ def test_failures_are_rows_and_the_same_command_goes_on(lab):
 
 
 def test_sweep_json_says_what_was_asked_and_another_config_is_refused(lab):
-    code, out, err = lab.run("seed=2,1", "attention=mha,mla", "size=micro", "sweep=b", what={"2": "fail"})
+    code, _, err = lab.run("seed=2,1", "attention=mha,mla", "size=micro", "sweep=b", what={"2": "fail"})
     assert code == 1
     found = lab.sweep("b")
     assert (found["schema"], found["name"]) == (1, "b")
@@ -77,6 +76,7 @@ def test_a_config_error_in_any_point_comes_before_everything(lab):
     assert [p.name for p in lab.folder.iterdir()] == ["sitecustomize.py"]  # nothing was written
 
 
+@pytest.mark.slow
 def test_two_points_at_once(lab):
     """joblib: the cores are shared out, unless the user says how many threads; a point that is killed is one row."""
     code, _, err = lab.run("seed=1,2,3", "sweep=j", *JOBLIB, what={"2": "kill"})
@@ -119,7 +119,7 @@ def status_of(folder):
 def test_ctrl_c_lets_points_save_and_says_how_to_go_on(lab, launcher):
     process = lab.start("seed=1,2,3,4", "sweep=c", *launcher, what=dict.fromkeys("234", "wait"))
     until(lambda: status_of(lab.folder / "multirun/c/seed=2") == "running", process)
-    code, out, err = lab.run("seed=1,2,3,4", "sweep=c")
+    code, _, err = lab.run("seed=1,2,3,4", "sweep=c")
     assert (code, err) == (1, "error: multirun/c: another process is running this sweep\n")
     time.sleep(0.3)
     process.send_signal(signal.SIGINT)
@@ -146,6 +146,7 @@ def test_a_sweep_that_is_killed_leaves_no_run_behind(lab):
     assert [point for point, _ in lab.calls()] == ["seed=1", "seed=2", "seed=2"]
 
 
+@pytest.mark.slow
 def test_optuna_asks_for_the_same_points_again(lab):
     """A point that fails ends no study; the same command skips what is complete and goes on with more trials."""
     pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")

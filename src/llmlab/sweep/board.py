@@ -116,8 +116,7 @@ class Board:
             lines = []
             for name, note in self.begun.items():
                 if name not in self.done:
-                    last = _last_line(self.plan.folder / name / points.LOG)
-                    step = last if last.startswith("step ") else "starting"
+                    step = _last_step(self.plan.folder / name / points.LOG, note.get("log", 0)) or "starting"
                     lines.append(f"{name}  {duration(time.time() - note['began'])}  {step}")
             if not lines:
                 return
@@ -140,11 +139,12 @@ def _began(folder: Path) -> float:
     return points.read(folder).get("began") or 0.0
 
 
-def _last_line(path: Path) -> str:
+def _last_step(path: Path, begin: int) -> str:
+    """What a run has said last of its progress, in what it wrote behind byte `begin`."""
     try:
         with open(path, "rb") as f:
-            f.seek(max(0, path.stat().st_size - 2000))
+            f.seek(max(begin, path.stat().st_size - 4000))
             lines = f.read().decode(errors="replace").splitlines()
     except OSError:
         return ""
-    return lines[-1].strip() if lines else ""
+    return next((line.strip() for line in reversed(lines) if line.startswith("step ")), "")

@@ -102,7 +102,7 @@ class Runner:
         """The validation loss; None where the point failed or was not begun. Raises nothing but KeyboardInterrupt."""
         from hydra.core.hydra_config import HydraConfig
 
-        from llmlab.sweep.plan import point_name
+        from llmlab.sweep.grid import point_name
 
         if os.getpid() != self.main:
             with suppress(ValueError):  # not in the main thread
@@ -132,7 +132,8 @@ class Runner:
             clear(folder)
         note = {"overrides": overrides, "hash": wanted, "invocation": self.invocation, "how": how}
         if how != "complete":
-            self._note(folder, **note, began=time.time(), ended=None)
+            said = (folder / LOG).stat().st_size if (folder / LOG).exists() else 0
+            self._note(folder, **note, began=time.time(), ended=None, log=said)
             self._attempt(overrides, folder, how, cfg)
         elif folder.name not in self.hashes:
             self._note(folder, **note, began=time.time())
@@ -153,7 +154,7 @@ class Runner:
     def _appended(self, folder: Path, overrides: list[str]) -> str:
         """The hash of a point that only now is known; it is entered in sweep.json."""
         from llmlab.config.compose import compose
-        from llmlab.sweep.plan import digest
+        from llmlab.sweep.grid import digest
 
         found = digest(compose(overrides, self.config_dirs))
         with _alone(Path(self.folder)):

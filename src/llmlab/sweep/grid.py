@@ -1,0 +1,142 @@
+"""The points of a sweep: expanded as Hydra does it, named by what is swept, composed, checked and hashed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from llmlab.config import compose as configs
+from llmlab.config.schema import SLOTS
+from llmlab.errors import UserError
+
+if TYPE_CHECKING:
+    from hydra.core.override_parser.types import Override
+
+# Keys of a run that name it or say what it writes, but change no number of it.
+NO_NUMBERS: tuple[str, ...] = (
+    "sweep",
+    "resume",
+    "experiment_name",
+    "logger",
+    "train.keep",
+    "train.sample",
+    "train.checkpoint_every",
+)
+NO_NUMBERS += ("data.num_workers", "trainer.enable_progress_bar", "trainer.enable_model_summary")
+
+
+def safe(text: str, longest: int = 120) -> str:
+    """A file name: the text itself if it can be one, else what is left of it and a hash."""
+    kept = re.sub(r"[^\w.=,+@-]+", "_", text)
+    if kept == text and len(kept) <= longest:
+        return kept
+    return f"{kept[: longest - 9]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+def point_name(overrides: Iterable[str], keys: Sequence[str]) -> str:
+    """The folder of a point: what is swept, sorted, so that the order of typing does not matter."""
+    mine = sorted(o for o in overrides if o.partition("=")[0] in keys)
+    return safe(",".join(mine) or "point")
+
+
+def digest(composed: configs.Composed) -> str:
+    """sha256 of the resolved config as far as it changes numbers, and of the parts that were typed: those win
+    over a family's own in every layer, which the config alone does not show."""
+    from omegaconf import OmegaConf
+
+    plain: Any = OmegaConf.to_container(composed.cfg, resolve=True)
+    for key in NO_NUMBERS:
+        *parents, last = key.split(".")
+        node = plain
+        for parent in parents:
+            node = node.get(parent) or {}
+        node.pop(last, None)
+    parts = sorted([t.group, t.package, str(t.choice)] for t in composed.typed if t.group in SLOTS and not t.kept)
+    return hashlib.sha256(json.dumps([plain, parts], sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _values(o: Override) -> list[str]:
+    """The values of a sweep as far as they can be listed: of a range or interval for optuna its ends."""
+    value: Any = o.value()
+    if o.is_interval_sweep():
+        return [str(value.start), str(value.end)]
+    return list(o.sweep_string_iterator())
+
+
+def first_of(o: Override) -> str:
+    """The override with the first of its values. A glob stands for what it finds, which is known later."""
+    from hydra.core.override_parser.types import Glob
+
+    if not o.is_sweep_override():
+        return f"{o.get_key_element()}={o.get_value_element_as_str()}" if not o.is_delete() else str(o.input_line)
+    if isinstance(o.value(), Glob) and o.config_loader is None:
+        return ""
+    return f"{o.get_key_element()}={_values(o)[0]}"
+
+
+def product(specs: Sequence[Override]) -> list[list[str]]:
+    """The points, expanded as Hydra does it."""
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+
+    return BasicSweeper.split_arguments(list(specs), None)[0]
+
+
+def corners(specs: Sequence[Override]) -> list[list[str]]:
+    """What is tried in place of points that no one knows yet: each value or end of each key, the others at their first."""
+    base = [first_of(o) for o in specs]
+    found = [base]
+    for i, o in enumerate(specs):
+        if o.is_sweep_override():
+            found += [[*base[:i], f"{o.get_key_element()}={v}", *base[i + 1 :]] for v in _values(o)[1:]]
+    return found
+
+
+def check(
+    points: Sequence[Sequence[str]], keys: Sequence[str], folders: Sequence[str]
+) -> tuple[list[str], frozenset[str]]:
+    """The hash of each point, and the keys that compose opened with a "+"; UserError with the problems of all.
+
+    Points that differ in values alone are composed once.
+    """
+    opened: set[str] = set()
+    problems: dict[str, list[str]] = {}
+    hashes: list[str] = []
+    known: dict[tuple[str, ...], configs.Composed] = {}
+    groups = configs.groups(folders)
+    values = [k for k in keys if k not in groups and "@" not in k]
+    began = said = time.monotonic()
+    for i, overrides in enumerate(points):
+        typed = {k: v for k, _, v in (o.partition("=") for o in overrides) if k in values}
+        rest = tuple(o for o in overrides if o.partition("=")[0] not in typed)
+        try:
+            composed = configs.vary(known[rest], typed) if rest in known else None
+            if composed is None:
+                composed = known[rest] = configs.compose(overrides, folders)
+            hashes.append(digest(composed))
+            opened |= {o[1:].partition("=")[0] for o in composed.effective if o[0] == "+" and o not in overrides}
+        except UserError as e:
+            for line in str(e).splitlines():
+                problems.setdefault(line, []).append(point_name(overrides, keys))
+            if time.monotonic() - began > 20:
+                problems[f"(the sweep has {len(points)} points; the first {i + 1} were checked)"] = []
+                break
+        if len(points) > 20 and time.monotonic() - said > 2:
+            print(f"checking the points: {i + 1} of {len(points)}", file=sys.stderr, flush=True)
+            said = time.monotonic() + 3
+    if problems:
+        raise UserError("\n".join(line + _where(names, len(points)) for line, names in problems.items()))
+    return hashes, frozenset(opened)
+
+
+def _where(names: Sequence[str], total: int) -> str:
+    if total == 1 or not names:
+        return ""
+    if len(names) == total:
+        return " (in every point)"
+    more = f" and {len(names) - 2} more points" if len(names) > 3 else ""
+    return f" (in {', '.join(names[: 2 if more else 3])}{more})"
