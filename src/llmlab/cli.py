@@ -46,7 +46,9 @@ examples:
   llmlab train                                        a small LLaMA on the Python documentation, in minutes
   llmlab train model=qwen_moe attention=gqa objective=clm
   llmlab train size=micro data=files data.path=book.txt trainer.max_steps=20
-  llmlab parts attention                              the choices of a slot, with their options"""
+  llmlab parts attention                              the choices of a slot, with their options
+  llmlab COMMAND --help                               what a command takes
+  eval "$(llmlab -sc install=bash)"                   the Tab key completes commands, choices and keys (also zsh, fish)"""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -82,6 +84,8 @@ def _dispatch(argv: list[str]) -> int | None:
 
         print(f"llmlab {__version__}")
         return 0
+    if name in ("-sc", "--shell-completion"):
+        return import_module("llmlab.complete").main(rest)
     if name not in COMMANDS:
         from llmlab.registry import near
 

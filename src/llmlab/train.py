@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,9 @@ def main(argv: Sequence[str]) -> int | None:
         if not Path(folder).is_dir():
             raise UserError(f"--config-dir {folder}: there is no such folder")
     if "-sc" in flags or "--shell-completion" in flags:
-        _app(flags, overrides, folders, None)
+        from llmlab.complete import offer
+
+        offer(lambda: _app(flags, overrides, folders, None))
         return 0
     for override in overrides:
         key, _, value = override.partition("=")
@@ -143,35 +145,73 @@ def _sweep(flags: Sequence[str], overrides: Sequence[str], folders: Sequence[str
     return sweep.run(overrides, folders, lambda effective, task: _app(flags, effective, folders, task))
 
 
+EXAMPLES = """\
+examples:
+  llmlab train                                                  a small LLaMA on the Python documentation, in minutes
+  llmlab train model=qwen_moe attention=gqa objective=clm trainer.max_steps=20
+  llmlab train experiment=gpt2 size=micro data=files data.path=book.txt      with the numbers of its paper
+  llmlab train -m attention=mha,gqa,mla seed=1,2,3 sweep=heads  a sweep, which ends in a verdict: llmlab report
+  eval "$(llmlab -sc install=bash)"                             the Tab key completes all of this (also zsh, fish)"""
+
+
 def usage(argv: Sequence[str]) -> str:
     """Groups, keys and examples, on one screen."""
     from dataclasses import fields, is_dataclass
 
-    from llmlab.cli import EXAMPLES
     from llmlab.config import schema
     from llmlab.config.compose import choices, groups
 
-    lines = ["llmlab train GROUP=CHOICE KEY=VALUE ...   (= python train.py ...)", "", "groups and their choices:"]
-    for group in groups():
-        names = ", ".join(choices(group)) or "(none yet)"
-        lines.append(f"  {group:<11}{names if len(names) <= 98 else names[:93].rpartition(',')[0] + ', ...'}")
-    lines += ["", "keys (llmlab parts SLOT shows the options of parts, SLOT.OPTION=VALUE):"]
-    types = {"train": schema.Train, "data": schema.Data, "tokenizer": schema.Tokenizer, "budget": schema.Budget}
-    for name, cls in {"model": schema.ModelConfig, **types}.items():
-        keys = [f.name + (".*" if is_dataclass(f.default_factory) else "") for f in fields(cls)]
-        lines += _wrapped(f"  {name + '.':<11}", ", ".join(keys))
-    lines.append("  trainer.   arguments of Lightning's Trainer: max_steps, devices, accelerator, ...")
-    lines.append("  logger.    wandb.* (project, entity, name, group, tags, mode, artifact), tensorboard.*, samples")
-    lines.append(
-        "  seed, precision, resume=RUN, hydra.run.dir=FOLDER; flags: -m (sweep), --config-dir FOLDER, --cfg job"
+    lines = ["llmlab train GROUP=CHOICE KEY=VALUE ...   (= python train.py ...)"]
+    lines += ["groups and their choices (llmlab parts GROUP: all of them, with their options, SLOT.OPTION=VALUE):"]
+    lines += _columns(
+        {group: [c for c in choices(group) if group != "model" or not _published(c)] for group in groups()}
     )
-    lines.append(
-        "  with -m: sweep=NAME, hydra/launcher=joblib hydra.launcher.n_jobs=2 (so many at once), hydra/sweeper=optuna"
-    )
+
+    def keys(cls: Any) -> str:
+        return ", ".join(f.name + (".*" if is_dataclass(f.default_factory) else "") for f in fields(cls))
+
+    lines += [
+        "",
+        "keys:",
+        *_wrapped("  model.     ", keys(schema.ModelConfig)),
+        *_wrapped("  train.     ", keys(schema.Train)),
+    ]
+    lines += _wrapped("  data.      ", keys(schema.Data))
+    lines += [f"  budget.    {keys(schema.Budget)} (one of them)    tokenizer. {keys(schema.Tokenizer)}"]
+    lines += [
+        "  trainer.   arguments of Lightning's Trainer: max_steps, devices, accelerator, ...",
+        "  logger.    wandb.* (project, entity, name, group, tags, mode, artifact), tensorboard.*, samples",
+        "  seed, precision, resume=RUN, init_from=RUN, hydra.run.dir=FOLDER; flags: --config-dir FOLDER, --cfg job, -m (sweep)",
+        "  with -m: sweep=NAME, hydra/launcher=joblib hydra.launcher.n_jobs=2 (so many at once), hydra/sweeper=optuna",
+    ]
     return "\n".join([*lines, "", EXAMPLES])
+
+
+def _published(model: str) -> bool:
+    """Whether a model is a published size: there are many; the families are what one chooses from."""
+    from llmlab.config.compose import conf_dir
+
+    return "\n# published" in "\n" + (conf_dir() / "model" / f"{model}.yaml").read_text(encoding="utf-8")
+
+
+def _columns(table: Mapping[str, Sequence[str]], width: int = 118, most: int = 44) -> list[str]:
+    """Groups with few choices stand two in a line, behind the others; long lists are cut."""
+    joined = {group: ", ".join(names) or "(none yet)" for group, names in table.items()}
+    lines, short = [], []
+    for group, names in joined.items():
+        if len(names) <= most:
+            short.append(f"  {group:<11}{names}")
+        else:
+            room = width - 13
+            lines.append(
+                f"  {group:<11}{names if len(names) <= room else names[: room - 5].rpartition(',')[0] + ', ...'}"
+            )
+    half = -(-len(short) // 2)
+    right = [*short[half:], ""]
+    return lines + [f"{a:<{most + 14}}{b.strip()}".rstrip() for a, b in zip(short[:half], right, strict=False)]
 
 
 def _wrapped(head: str, text: str) -> list[str]:
     import textwrap
 
-    return textwrap.wrap(text, 112, initial_indent=head, subsequent_indent=" " * len(head))
+    return textwrap.wrap(text, 118, initial_indent=head, subsequent_indent=" " * len(head))
