@@ -21,6 +21,18 @@ def kv_heads(sizes: Sizes, share: str) -> int:
     return {"none": n, "all": 1}[share]
 
 
+class HeadNorms(nn.ModuleList):
+    """A norm without bias for each head: (..., heads, H) -> (..., heads, H) (StableLM 2)."""
+
+    def __init__(self, norm: Callable[[int, float], nn.Module], heads: int, head_dim: int, eps: float):
+        super().__init__(norm(head_dim, eps) for _ in range(heads))
+        for own in self:
+            own.register_parameter("bias", None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.stack([norm(head) for norm, head in zip(self, x.unbind(-2), strict=True)], -2)
+
+
 @register("attention", "mqa", share="all")
 @register("attention", "gqa", share="groups")
 @register("attention", "mha")
@@ -56,10 +68,15 @@ class MultiHeadAttention(nn.Module):
         self.k = Linear(sizes.dim, kv_dim, traits.qkv_bias, role="k")
         self.v = Linear(sizes.dim, kv_dim, traits.qkv_bias, role="v")
         self.out = Linear(q_dim, sizes.dim, traits.out_bias, role="out")
-        if traits.qk_norm not in (None, "head", "full"):
-            raise ValueError(f"model.attention.qk_norm must be head, full or null, but is {traits.qk_norm!r}")
+        if traits.qk_norm not in (None, "head", "each_head", "full"):
+            raise ValueError(
+                f"model.attention.qk_norm must be head, each_head, full or null, but is {traits.qk_norm!r}"
+            )
         self.qk_norm, self.clip = traits.qk_norm, traits.clip_qkv
-        if self.qk_norm is not None:
+        if self.qk_norm == "each_head":
+            self.q_norm = HeadNorms(norm, self.n_heads, self.head_dim, sizes.norm_eps)
+            self.k_norm = HeadNorms(norm, self.n_kv_heads, self.head_dim, sizes.norm_eps)
+        elif self.qk_norm is not None:
             self.q_norm = norm(self.head_dim if self.qk_norm == "head" else q_dim, sizes.norm_eps)
             self.k_norm = norm(self.head_dim if self.qk_norm == "head" else kv_dim, sizes.norm_eps)
         self.sink = nn.Parameter(torch.empty(self.n_heads)) if traits.sink else None
@@ -91,7 +108,7 @@ class MultiHeadAttention(nn.Module):
         if norm is not None and self.qk_norm == "full":
             x = getattr(self, norm)(x)
         x = x.unflatten(-1, (-1, self.head_dim))
-        if norm is not None and self.qk_norm == "head":
+        if norm is not None and self.qk_norm in ("head", "each_head"):
             x = getattr(self, norm)(x)
         if self.clip is not None:
             x = x.clamp(-self.clip, self.clip)

@@ -27,7 +27,7 @@ class LanguageModelHead(nn.Module):
     """Logits of the next token: (..., D) -> (..., V), by the token table if tied (Press & Wolf 2016, arXiv:1608.05859).
 
     Then times model.logit_scale, then c tanh(. / c) with model.logit_softcap c. Where a tied table is narrower than D
-    (embedding=factorized), a linear leads down to its width.
+    (embedding=factorized, or a table_width of embedding=token), a linear leads down to its width.
     """
 
     per_token = True
@@ -41,9 +41,11 @@ class LanguageModelHead(nn.Module):
         /,
         *,
         bias: bool = False,  # on the logits
+        unit_rows: bool = False,  # the table's rows are scaled to length 1 (Baichuan 2)
     ):
         super().__init__()
         self.tied, self.scale, self.softcap = sizes.tie_embeddings, sizes.logit_scale, sizes.logit_softcap
+        self.unit_rows = unit_rows
         object.__setattr__(self, "embedding", embedding)
         narrow = self.tied and embedding.embed_dim != sizes.dim
         self.down = Linear(sizes.dim, embedding.embed_dim, role="other") if narrow else None
@@ -53,7 +55,8 @@ class LanguageModelHead(nn.Module):
     def forward(self, h: Tensor, ctx: Context) -> Tensor:
         if self.down is not None:
             h = self.down(h)
-        logits = F.linear(h, self.embedding.weight if self.out is None else self.out.weight, self.bias)
+        weight = self.embedding.weight if self.out is None else self.out.weight
+        logits = F.linear(h, F.normalize(weight, dim=-1) if self.unit_rows else weight, self.bias)
         if self.scale is not None:
             logits = logits * self.scale
         if self.softcap is not None:

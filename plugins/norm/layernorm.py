@@ -14,12 +14,20 @@ class LayerNorm(nn.Module):
     Shapes: x (..., dim) -> (..., dim), same dtype. Weight (dim,) begins at 1, bias (dim,) at 0.
     """
 
-    def __init__(self, dim: int, eps: float, /, *, bias: bool = True):  # with a vector added
+    def __init__(
+        self,
+        dim: int,
+        eps: float,
+        /,
+        *,
+        weight: bool = True,  # multiplied by a vector
+        bias: bool = True,  # with a vector added
+    ):
         super().__init__()
         self.dim, self.eps = dim, eps
-        self.weight = nn.Parameter(torch.empty(dim))
+        self.weight = nn.Parameter(torch.empty(dim)) if weight else None
         self.bias = nn.Parameter(torch.empty(dim)) if bias else None
-        self.constants = {"weight": 1.0}
+        self.constants = {"weight": 1.0} if weight else {}
 
     def forward(self, x: Tensor) -> Tensor:
         return F.layer_norm(x, (self.dim,), self.weight, self.bias, self.eps).to(x.dtype)

@@ -50,3 +50,32 @@ class Sliding:
     def allowed(self, q: Tensor, k: Tensor, data: Mapping[str, Tensor]) -> Tensor:
         near = k > q - self.left
         return near if self.right is None else near & (k <= q + self.right)
+
+
+@register("window", "strided")
+@dataclass(frozen=True, kw_only=True)
+class Strided:
+    """Locally banded and strided (Sparse Transformer: Child et al. 2019, arXiv:1904.10509; GPT-3): near, or stride steps off.
+
+    stride: tokens whose distance it divides are seen at any distance
+    left: tokens seen up to the token itself, which counts, and as many after it; None: stride
+    """
+
+    stride: int = 16
+    left: int | None = None
+    pattern = None
+    needs = ()
+
+    def __post_init__(self) -> None:
+        if self.stride < 1 or (self.left is not None and self.left < 1):
+            raise ValueError(
+                f"window.stride and window.left must be at least 1, but they are {self.stride} and {self.left}"
+            )
+
+    def covers(self, length: int) -> bool:
+        left = self.left or self.stride
+        return self.stride == 1 or length <= left + (left % self.stride == 0)
+
+    def allowed(self, q: Tensor, k: Tensor, data: Mapping[str, Tensor]) -> Tensor:
+        distance = (q - k).abs()
+        return (distance < (self.left or self.stride)) | (distance % self.stride == 0)

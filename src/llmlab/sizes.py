@@ -16,7 +16,8 @@ class AttentionTraits:
 
     qkv_bias: bool = False  # bias on the q, k and v projections
     out_bias: bool = False  # bias on the output projection
-    qk_norm: Optional[str] = None  # "head": a norm over each head's width; "full": over the whole projection
+    qk_norm: Optional[str] = None  # a norm on queries and keys. "head": over each head's width, the same for all heads;
+    # "each_head": one of its own for each head, without bias; "full": over the whole projection
     scale: Optional[float] = None  # factor on q.k; None: width of a query head ** -0.5
     softcap: Optional[float] = None  # s -> c tanh(s / c), before the mask
     sink: bool = False  # one learnt logit a head that takes weight and gives nothing

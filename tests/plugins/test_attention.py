@@ -105,6 +105,26 @@ def test_equals_llama_and_qwen3_and_olmo2():
             close(attention(x, view(6, rope(8), kernel=kernel)), want)
 
 
+def test_each_head_may_have_a_norm_of_its_own_as_in_stablelm():
+    from transformers import StableLmConfig
+    from transformers.models.stablelm.modeling_stablelm import StableLmAttention, StableLmRotaryEmbedding
+
+    config = StableLmConfig(
+        hidden_size=24, num_attention_heads=4, num_key_value_heads=2, qk_layernorm=True, partial_rotary_factor=1.0
+    )
+    config._attn_implementation = "eager"
+    reference = StableLmAttention(config, 0).eval()
+    traits = sizes(n_kv_heads=2, norm_eps=config.layer_norm_eps, attention={"qk_norm": "each_head"})
+    attention = build(part("attention", "gqa"), traits, part("norm", "layernorm"))
+    copy(attention, q=reference.q_proj, k=reference.k_proj, v=reference.v_proj, out=reference.o_proj)
+    for ours, theirs in ((attention.q_norm, reference.q_layernorm), (attention.k_norm, reference.k_layernorm)):
+        theirs.load_state_dict({f"norms.{name}": tensor for name, tensor in ours.state_dict().items()})
+    x = randn(2, 6, 24)
+    causal = torch.full((6, 6), torch.finfo(torch.float32).min).triu(1)[None, None]
+    cos_sin = StableLmRotaryEmbedding(config)(x, torch.arange(6)[None])
+    close(attention(x, view(6, rope(6))), reference(x, position_embeddings=cos_sin, attention_mask=causal)[0])
+
+
 def test_equals_t5_in_both_directions_and_across():
     from transformers import T5Config
     from transformers.models.t5.modeling_t5 import T5Attention
@@ -219,5 +239,7 @@ def test_roles(name):
 def test_a_wrong_trait_is_refused():
     with pytest.raises(ValueError, match=r"model\.n_kv_heads=3 does not divide model\.n_heads=4"):
         part("attention", "gqa")(sizes(n_kv_heads=3), RMS)
-    with pytest.raises(ValueError, match=r"model\.attention\.qk_norm must be head, full or null, but is 'heads'"):
+    with pytest.raises(
+        ValueError, match=r"model\.attention\.qk_norm must be head, each_head, full or null, but is 'heads'"
+    ):
         part("attention", "mha")(sizes(attention={"qk_norm": "heads"}), RMS)

@@ -87,6 +87,17 @@ def test_factorized_equals_albert(width):
     close(made(ids, Context(3, segments=types)), want)
 
 
+@pytest.mark.parametrize("position", ["none", "learned"])
+def test_a_narrow_table_leads_through_a_linear_before_the_position(position):
+    made, place = embedding("token", position, table_width=8)
+    assert made.embed_dim == 8 and made.weight.shape == (50, 8) and made.project.bias is None
+    ids = torch.tensor([[3, 1, 4], [1, 5, 9]])
+    want = made.weight[ids] @ made.project.weight.T
+    if position == "learned":
+        want = want + place.embed(torch.arange(3))
+    close(made(ids, Context(3)), want)
+
+
 def test_a_width_needs_a_projection():
     with pytest.raises(ValueError, match=r"embedding\.width=8 needs embedding=factorized"):
         part("embedding", "bert").func.width(sizes(), width=8)

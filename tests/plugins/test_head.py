@@ -119,3 +119,11 @@ def test_token_and_span_are_a_linear():
         made = head(name)
         close(made(h, CTX), h @ made.out.weight.T + made.out.bias)
         assert made(h, CTX).shape == (2, 5, 2)
+
+
+def test_rows_of_the_table_may_be_scaled_to_length_one():
+    embedding = Embedded()
+    head = build(part("head", "lm", unit_rows=True), sizes(), part("norm", "rmsnorm"), embedding)
+    h = randn(2, 5, 24)
+    rows = head.out.weight / head.out.weight.square().sum(-1, keepdim=True).sqrt()
+    close(head(h, Context(5)), h @ rows.T)

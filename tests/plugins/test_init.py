@@ -18,7 +18,7 @@ def std(*args, **options):
 
 
 def test_every_init_is_here():
-    assert set(names("init")) == {"normal", "gpt2", "t5"}
+    assert set(names("init")) == {"normal", "gpt2", "t5", "deepnorm"}
 
 
 @pytest.mark.parametrize("name", names("init"))
@@ -77,3 +77,14 @@ def test_t5_leaves_the_scale_to_attention_where_attention_has_one():
 
 def test_experts_are_filled_by_their_inputs():
     assert std("t5", "ffn_in", (4, 64, 256)) == 1 / 16
+
+
+def test_deepnorm_is_xavier_with_the_papers_beta():
+    xavier = (2 / (256 + 512)) ** 0.5
+    for role in ("q", "k", "router", "head", "other"):
+        assert std("deepnorm", role) == xavier
+    for role in ("v", "out", "ffn_in", "ffn_out"):
+        assert std("deepnorm", role) == xavier * 64**-0.25
+        assert std("deepnorm", role, depth=2.0, exponent=0.5) == xavier / 4
+    assert std("deepnorm", "embed", embed_std=0.1) == 0.1
+    assert std("deepnorm", "ffn_in", (4, 64, 256)) == (2 / 320) ** 0.5 * 64**-0.25

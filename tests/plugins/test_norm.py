@@ -19,6 +19,8 @@ def layer(x, weight, eps):
     [
         ("layernorm", {}, lambda x, m: layer(x, m.weight, 1e-3) + m.bias),
         ("layernorm", {"bias": False}, lambda x, m: layer(x, m.weight, 1e-3)),
+        ("layernorm", {"weight": False}, lambda x, m: layer(x, 1.0, 1e-3) + m.bias),
+        ("layernorm", {"weight": False, "bias": False}, lambda x, m: layer(x, 1.0, 1e-3)),
         ("rmsnorm", {}, lambda x, m: rms(x, m.weight, 1e-3)),
         ("rmsnorm", {"offset": 1.0}, lambda x, m: rms(x, 1 + m.weight, 1e-3)),
     ],

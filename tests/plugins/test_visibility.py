@@ -13,8 +13,17 @@ WINDOWS = {
     "full": ({}, lambda q, k: True),
     "left": ({"left": 3}, lambda q, k: q - k < 3),
     "both": ({"left": 2, "right": 1}, lambda q, k: q - k < 2 and k - q <= 1),
+    "strided": ({"stride": 3}, lambda q, k: abs(q - k) < 3 or (q - k) % 3 == 0),
+    "strided, narrow": ({"stride": 4, "left": 2}, lambda q, k: abs(q - k) < 2 or (q - k) % 4 == 0),
+    "strided, wide": ({"stride": 2, "left": 3}, lambda q, k: abs(q - k) < 3 or (q - k) % 2 == 0),
+    "strided, everywhere": ({"stride": 1}, lambda q, k: True),
 }
 DATA = {"prefix_len": torch.tensor([0, 2, 5])}
+
+
+def window_of(name):
+    registered = "strided" if "strided" in name else "full" if name == "full" else "sliding"
+    return part("window", registered, **WINDOWS[name][0])()
 
 
 def grid(part, offset, total):
@@ -24,7 +33,7 @@ def grid(part, offset, total):
 
 def test_every_mask_and_window_is_here():
     assert set(names("mask")) == set(MASKS)
-    assert set(names("window")) == {"full", "sliding"}
+    assert set(names("window")) == {"full", "sliding", "strided"}
 
 
 @pytest.mark.parametrize("offset", [0, 4])
@@ -39,8 +48,7 @@ def test_mask(name, offset):
 @pytest.mark.parametrize("offset", [0, 4])
 @pytest.mark.parametrize("name", WINDOWS)
 def test_window(name, offset):
-    options, sees = WINDOWS[name]
-    window = part("window", "full" if name == "full" else "sliding", **options)()
+    window, sees = window_of(name), WINDOWS[name][1]
     want = [[bool(sees(q, k)) for k in range(7)] for q in range(offset, 7)]
     assert grid(window, offset, 7)[0].tolist() == want
 
@@ -48,8 +56,7 @@ def test_window(name, offset):
 @pytest.mark.parametrize("name", WINDOWS)
 def test_a_window_covers_what_it_hides_nothing_of(name):
     """Under a causal mask when it has no right end, under any mask when it has."""
-    options, sees = WINDOWS[name]
-    window = part("window", "full" if name == "full" else "sliding", **options)()
+    window, sees = window_of(name), WINDOWS[name][1]
     for length in range(1, 8):
         hides = any(not sees(q, k) for q in range(length) for k in range(length))
         assert window.covers(length) == (not hides)
@@ -73,3 +80,5 @@ def test_values_are_frozen_hashable_and_equal_when_they_say_the_same():
 def test_a_window_that_sees_nothing_is_refused():
     with pytest.raises(ValueError, match=r"window\.left must be at least 1"):
         part("window", "sliding", left=0)()
+    with pytest.raises(ValueError, match=r"window\.stride and window\.left must be at least 1"):
+        part("window", "strided", stride=0)()
