@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import random
+import socket
 import struct
 import subprocess
 import sys
@@ -424,6 +425,24 @@ def test_the_workspace_needs_a_key(capsys):
 
 
 # ---------------------------------------------------------------- whole processes
+
+
+@pytest.mark.slow
+def test_a_server_that_does_not_answer_leaves_the_run_offline(plain, tiny, tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(weights_and_biases, "INIT_SECONDS", 2.0)
+    for name in account.PROXIES:
+        monkeypatch.delenv(name, raising=False)
+    with socket.create_server(("127.0.0.1", 0)) as server:  # it takes connections and says nothing
+        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{server.getsockname()[1]}")
+        monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
+        done = run(tmp_path / "run", tiny, "logger=wandb")
+    assert (done["loggers"]["wandb"]["mode"], done["loggers"]["wandb"]["url"]) == ("offline", None)
+    assert "failed" not in done["loggers"]["wandb"]
+    assert set(history(tmp_path / "run")) == {2, 4, 6, 8}
+    said = capfd.readouterr()
+    assert [line for line in said.err.splitlines() if "wandb" in line] == []
+    assert len([line for line in said.out.splitlines() if line.startswith("wandb: offline, ")]) == 1
+    assert (tmp_path / "run/metrics.csv").read_bytes() == (plain / "metrics.csv").read_bytes()
 
 
 @pytest.mark.slow

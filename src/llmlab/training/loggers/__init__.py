@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol, cast
 
+from llmlab.errors import UserError
 from llmlab.training.checkpoint import step_of
 from llmlab.training.loggers.guard import Guarded
 from llmlab.training.loggers.samples import Samples
@@ -117,7 +118,7 @@ class Loggers:
             found = self.samples.take(step, module)
         except Exception as e:
             self.samples = None
-            self.warn(f"no more samples of text: {_first_line(e)}")
+            self.warn(f"no samples of text for loggers: {str(e) if isinstance(e, UserError) else _first_line(e)}")
             return
         if found is not None:
             for sink in self.sinks:

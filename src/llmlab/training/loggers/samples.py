@@ -7,8 +7,10 @@ import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from llmlab.errors import UserError
+
 NAME = "samples.jsonl"
-TOKENS = 64
+TOKENS = 40
 
 
 class Sample(NamedTuple):
@@ -29,14 +31,16 @@ class Samples:
         return step > 0 and step % self.every == 0
 
     def take(self, step: int, module: Any) -> tuple[str, str] | None:
-        """(prompt, text) from the model as it is; None for one that can't write, or that no rank has as a whole.
+        """(prompt, text) from the model as it is; None for one that can't write. UserError where it is sharded or compiled.
 
         The generator of its own draws, so that the run's random numbers are what they would be without.
         """
         from llmlab.training.closing import sample
 
-        if not module.trainer.strategy.whole or module.placement.compile:
-            return None
+        if not module.trainer.strategy.whole:
+            raise UserError("no device has the whole model while it trains")
+        if module.placement.compile:
+            raise UserError("it would be compiled anew for every length (placement.compile=true)")
         found = sample(self.recipe, module.model, tokens=TOKENS)
         if found is not None:
             with open(self.path, "a", encoding="utf-8") as f:

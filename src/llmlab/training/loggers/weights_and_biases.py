@@ -57,7 +57,7 @@ class WandBSink:
             if why is not None:
                 raise
             why = f"{type(e).__name__}: {(str(e).splitlines() or [''])[0]}"
-            self.abandon()
+            self._kill()
             self._init(wandb, name, record, config, "offline", False)
         self.offline = why is not None
         run, here = self.run, shown(self.folder)
@@ -150,15 +150,17 @@ class WandBSink:
         self._restore()
 
     def abandon(self) -> None:
+        self._restore()
+        self._kill()
+
+    def _kill(self) -> None:
         """End W&B's own process, so that nothing waits for it when ours exits."""
         import wandb
 
-        self._restore()
         if not self._alone:
             return
         with contextlib.suppress(Exception):
-            connection = wandb.sdk.wandb_setup.singleton()._connection
-            connection._proc._process.kill()
+            wandb.sdk.wandb_setup.singleton()._connection._proc._process.kill()
         closing = threading.Thread(target=_teardown, daemon=True)
         closing.start()
         closing.join(5)
