@@ -32,6 +32,26 @@ def balance(p_nE: Tensor, experts_nk: Tensor, valid: Tensor | None, total: Total
     return n_experts * (visits_E / (n * experts_nk.shape[-1]) * (p_E / n)).sum()
 
 
+def check_groups(sizes: Sizes, groups: int, kept: int) -> None:
+    """ValueError unless `kept` of `groups` equal groups hold as many experts as a token visits."""
+    n, k = sizes.moe.n_experts, sizes.moe.per_token
+    if n % groups or not 1 <= kept <= groups or n // groups * kept < k:
+        raise ValueError(
+            f"moe.groups_kept={kept} of moe.groups={groups} groups can't give model.moe.per_token={k} "
+            f"of model.moe.n_experts={n} experts"
+        )
+
+
+def in_kept_groups(scores_nE: Tensor, groups: int, kept: int, best: int) -> Tensor:
+    """Scores, but -inf outside of the `kept` groups whose `best` highest scores have the highest sum."""
+    if kept == groups:
+        return scores_nE
+    grouped = scores_nE.unflatten(-1, (groups, -1))
+    of_group = grouped.topk(min(best, grouped.shape[-1]), -1).values.sum(-1)
+    stays = torch.zeros_like(of_group, dtype=torch.bool).scatter(-1, of_group.topk(kept, -1).indices, True)
+    return grouped.masked_fill(~stays[..., None], float("-inf")).flatten(-2)
+
+
 @register("moe", "topk")
 class TopK(nn.Module):
     """The k experts of highest softmax probability (Shazeer et al. 2017, arXiv:1701.06538; Mixtral, Qwen-MoE).
@@ -39,20 +59,29 @@ class TopK(nn.Module):
     (n, D) -> weights and experts (n, k); weights sum to 1 if model.moe.renormalise. Loss: model.moe.balance times the
     Switch balance loss (Fedus et al. 2021, arXiv:2101.03961; 1 at uniform routing) plus model.moe.z times the mean
     square of the log-partition (ST-MoE: Zoph et al. 2022, arXiv:2202.08906), over the valid tokens of a micro-batch on
-    all devices. Where a step has several micro-batches it is their mean. Logits in float32.
+    all devices. Where a step has several micro-batches it is their mean. Logits in float32. Groups are kept by their
+    best expert (DeepSeek-V2 2024, arXiv:2405.04434).
     """
 
     dense = False
 
-    def __init__(self, sizes: Sizes, /):
+    def __init__(
+        self,
+        sizes: Sizes,
+        /,
+        *,
+        groups: int = 1,  # of equal size, that the experts are in
+        groups_kept: int = 1,  # of which a token's experts are
+    ):
         super().__init__()
-        self.traits = sizes.moe
+        check_groups(sizes, groups, groups_kept)
+        self.traits, self.groups, self.groups_kept = sizes.moe, groups, groups_kept
         self.gate = Linear(sizes.dim, sizes.moe.n_experts, role="router")
 
     def forward(self, x_nD: Tensor, valid: Tensor | None, total: Total = alone) -> Routing:
         z_nE = logits(self.gate, x_nD)
         p_nE = z_nE.softmax(-1)
-        weights_nk, experts_nk = p_nE.topk(self.traits.per_token, -1)
+        weights_nk, experts_nk = in_kept_groups(p_nE, self.groups, self.groups_kept, 1).topk(self.traits.per_token, -1)
         if self.traits.renormalise:
             weights_nk = weights_nk / weights_nk.sum(-1, keepdim=True)
         loss = None
@@ -91,18 +120,14 @@ class Sigmoid(nn.Module):
     ):
         super().__init__()
         self.traits, self.groups, self.groups_kept, self.rate = sizes.moe, groups, groups_kept, rate
-        n, k = sizes.moe.n_experts, sizes.moe.per_token
-        if n % groups or not 1 <= groups_kept <= groups or n // groups * groups_kept < k:
-            raise ValueError(
-                f"moe.groups_kept={groups_kept} of moe.groups={groups} groups can't give model.moe.per_token={k} "
-                f"of model.moe.n_experts={n} experts"
-            )
-        self.gate = Linear(sizes.dim, n, role="router")
-        self.register_buffer("bias", torch.empty(n, dtype=torch.float32))
+        check_groups(sizes, groups, groups_kept)
+        self.gate = Linear(sizes.dim, sizes.moe.n_experts, role="router")
+        self.register_buffer("bias", torch.empty(sizes.moe.n_experts, dtype=torch.float32))
 
     def forward(self, x_nD: Tensor, valid: Tensor | None, total: Total = alone) -> Routing:
         scores_nE = logits(self.gate, x_nD).sigmoid()
-        experts_nk = self._choose(scores_nE.detach() + self.bias.float()).topk(self.traits.per_token, -1).indices
+        biased_nE = in_kept_groups(scores_nE.detach() + self.bias.float(), self.groups, self.groups_kept, 2)
+        experts_nk = biased_nE.topk(self.traits.per_token, -1).indices
         weights_nk = scores_nE.gather(-1, experts_nk)
         if self.traits.renormalise:
             weights_nk = weights_nk / (weights_nk.sum(-1, keepdim=True) + 1e-20)
@@ -111,15 +136,6 @@ class Sigmoid(nn.Module):
             p_nE = scores_nE / (scores_nE.sum(-1, keepdim=True) + 1e-20)
             loss = self.traits.balance * balance(p_nE, experts_nk, valid, total)
         return Routing(weights_nk, experts_nk, loss)
-
-    def _choose(self, biased_nE: Tensor) -> Tensor:
-        """Scores of experts outside of the kept groups become -inf."""
-        if self.groups_kept == self.groups:
-            return biased_nE
-        grouped = biased_nE.unflatten(-1, (self.groups, -1))
-        best = grouped.topk(min(2, grouped.shape[-1]), -1).values.sum(-1)
-        kept = torch.zeros_like(best, dtype=torch.bool).scatter(-1, best.topk(self.groups_kept, -1).indices, True)
-        return grouped.masked_fill(~kept[..., None], float("-inf")).flatten(-2)
 
     @torch.no_grad()
     def after_step(self, load: Tensor) -> None:

@@ -26,8 +26,9 @@ class Rope(Position):
                original_max / high_freq_factor, blended between (Llama 3.1, arXiv:2407.21783)
       yarn     frequencies / factor where a pair turns less than beta_slow times in original_max, as they were over
                beta_fast times, a ramp between; cos and sin times attention_factor (Peng et al. 2023, arXiv:2309.00071)
-      longrope each pair's frequency over a factor of its own, from another list past original_max; cos and sin always times
-               attention_factor, sqrt(1 + ln factor / ln original_max); a cache then keeps keys unrotated (Ding et al. 2024, arXiv:2402.13753; Phi-3)
+      longrope each pair's frequency over a factor of its own, from another list past original_max; cos and sin always
+               times attention_factor, else sqrt(1 + ln factor / ln original_max); a cache then keeps keys unrotated
+               (Ding et al. 2024, arXiv:2402.13753; Phi-3)
     """
 
     def __init__(

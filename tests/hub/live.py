@@ -11,6 +11,8 @@ from safetensors.torch import load_file
 
 import llmlab
 
+LACKING = {"chatglm": "chatglm2", "qwen": "qwen1"}  # model_type -> family, where transformers has no such model
+
 
 @torch.no_grad()
 def refill(model, seed):

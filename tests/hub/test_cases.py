@@ -17,8 +17,10 @@ import llmlab
 
 ROOT = Path(os.environ.get("LLMLAB_PARITY") or Path(__file__).parents[3] / "shared" / "parity") / "cases"
 NAMES = r"""(
-    phi$|falcon|gpt2|gpt_neox|llama|mi[sx]tral|gemma2?(_hub)?$|qwen[23]|gemma3|deepseek_v3|albert|t5|spanbert_qa|
-    bert(?!_generation)
+    phi$|falcon|gpt2|gpt_neo|llama|mi[sx]tral|gemma2?(_hub)?$|qwen[23]|gemma3|deepseek_v3|albert|t5|spanbert_qa|
+    bert(?!_generation)|
+    gpt1|opt|bloom|mpt$|stablelm|
+    olmo2?$|glm4?(_hub)?$|chatglm2|phi3|qwen1|deepseek_v2
 )"""
 CASES = sorted(p.name for p in ROOT.iterdir() if re.match(NAMES, p.name, re.X)) if ROOT.is_dir() else []
 
@@ -49,7 +51,7 @@ def test_case(name, tmp_path):
     names = {name: name for name in theirs}
     if name == "bert_hub":  # older names of the norms
         names = {n: n.replace("gamma", "weight").replace("beta", "bias") for n in theirs}
-    if name == "gpt2_hub":  # without the prefix
+    if name in ("gpt2_hub", "bloom_hub"):  # without the prefix
         names = {n: f"transformer.{n}" for n in theirs}
     stale = [n for n in theirs if names[n] not in ours]
     ignored = {

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from live import compare
+from live import LACKING, compare
 
 import llmlab
 from llmlab.errors import UserError
@@ -85,6 +85,12 @@ def test_outputs_and_gradients(case, transformers, tmp_path):
 CONFIGS = {
     "gpt2": "GPT2Config",
     "gpt_neox": "GPTNeoXConfig",
+    "stablelm": "StableLmConfig",
+    "mpt": "MptConfig",
+    "bloom": "BloomConfig",
+    "opt": "OPTConfig",
+    "gpt_neo": "GPTNeoConfig",
+    "openai-gpt": "OpenAIGPTConfig",
     "phi": "PhiConfig",
     "falcon": "FalconConfig",
     "llama": "LlamaConfig",
@@ -94,6 +100,12 @@ CONFIGS = {
     "qwen3": "Qwen3Config",
     "gemma": "GemmaConfig",
     "gemma2": "Gemma2Config",
+    "deepseek_v2": "DeepseekV2Config",
+    "phi3": "Phi3Config",
+    "olmo": "OlmoConfig",
+    "olmo2": "Olmo2Config",
+    "glm": "GlmConfig",
+    "glm4": "Glm4Config",
     "qwen2_moe": "Qwen2MoeConfig",
     "qwen3_moe": "Qwen3MoeConfig",
     "gemma3_text": "Gemma3TextConfig",
@@ -116,7 +128,7 @@ def test_keys_that_are_missing_take_the_reference_default(model_type, transforme
 
 
 def test_every_family_has_a_default(transformers):
-    assert set(CONFIGS) == set(entries())
+    assert set(CONFIGS) | set(LACKING) == set(entries())
 
 
 REFUSED = {
@@ -131,6 +143,16 @@ REFUSED = {
     "gemma": [("hidden_act", "quick_gelu"), ("use_bidirectional_attention", True)],
     "gemma2": [("hidden_activation", "quick_gelu"), ("use_bidirectional_attention", True), ("sliding_window", None),
                ("layer_types", ["chunked_attention"] * 26)],
+    "deepseek_v2": [("hidden_act", "quick_gelu"), ("scoring_func", "sigmoid"), ("topk_method", "noaux_tc"),
+                    ("moe_layer_freq", 2), ("mlp_bias", True)],
+    "phi3": [("hidden_act", "quick_gelu"), ("rope_scaling", {"rope_type": "llama3"})],
+    "olmo": [("hidden_act", "quick_gelu"), ("partial_rotary_factor", 0.5)],
+    "olmo2": [("hidden_act", "quick_gelu")],
+    "glm": [("hidden_act", "quick_gelu"), ("rope_scaling", {"rope_type": "axial"})],
+    "glm4": [("hidden_act", "quick_gelu")],
+    "chatglm": [("rope_ratio", 2), ("position_encoding_2d", True), ("post_layer_norm", False),
+                ("apply_residual_connection_post_layernorm", True), ("pre_seq_len", 8), ("original_rope", False)],
+    "qwen": [("scale_attn_weights", False), ("emb_dropout_prob", 0.1), ("use_cache_quantization", True)],
     "qwen2_moe": [("hidden_act", "quick_gelu"), ("use_sliding_window", True)],
     "qwen3_moe": [("hidden_act", "quick_gelu")],
     "gemma3_text": [("hidden_activation", "quick_gelu"), ("use_bidirectional_attention", True),

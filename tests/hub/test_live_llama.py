@@ -5,6 +5,10 @@ from live import compare
 
 LLAMA = dict(vocab_size=61, hidden_size=36, intermediate_size=44, num_hidden_layers=2, num_attention_heads=6,
              num_key_value_heads=2, max_position_embeddings=64, pad_token_id=0)  # fmt: skip
+DEEPSEEK = dict(vocab_size=61, hidden_size=36, intermediate_size=40, moe_intermediate_size=16, num_hidden_layers=3,
+                num_attention_heads=3, num_key_value_heads=3, n_shared_experts=1, n_routed_experts=6, kv_lora_rank=12,
+                qk_rope_head_dim=4, qk_nope_head_dim=10, v_head_dim=7, num_experts_per_tok=2, first_k_dense_replace=1,
+                max_position_embeddings=64)  # fmt: skip
 LONGROPE = dict(rope_type="longrope", rope_theta=300.0, short_factor=[1.0, 1.5, 2.0], long_factor=[1.0, 3.0, 9.0])
 SCALED = {
     "linear": dict(rope_type="linear", rope_theta=300.0, factor=3.0),
@@ -66,6 +70,39 @@ CASES = {
         rope_parameters=SCALED["yarn"]), "right"),
     "gemma2 classifier": ("Gemma2ForSequenceClassification", LLAMA | dict(
         head_dim=8, num_labels=3, sliding_window=2), "right"),
+    "deepseek v2 in groups, yarn": ("DeepseekV2ForCausalLM", DEEPSEEK | dict(
+        q_lora_rank=14, n_group=3, topk_group=2, topk_method="group_limited_greedy", routed_scaling_factor=1.7,
+        attention_bias=True, rope_parameters=SCALED["yarn"] | dict(mscale=0.7, mscale_all_dim=1.3)), "left"),
+    "deepseek v2 without a query latent, all routed": ("DeepseekV2ForCausalLM", DEEPSEEK | dict(
+        q_lora_rank=None, first_k_dense_replace=0, n_shared_experts=2, norm_topk_prob=True), "right"),
+    "deepseek v2 one group of two, two dense": ("DeepseekV2Model", DEEPSEEK | dict(
+        q_lora_rank=8, n_group=2, topk_group=1, topk_method="group_limited_greedy", first_k_dense_replace=2), "right"),
+    "phi3 longrope past its length, shared keys": ("Phi3ForCausalLM", LLAMA | dict(
+        original_max_position_embeddings=10, rope_parameters=LONGROPE), "left"),
+    "phi3 longrope, half of a head, sliding": ("Phi3ForCausalLM", LLAMA | dict(
+        hidden_size=48, num_attention_heads=4, original_max_position_embeddings=16, sliding_window=3,
+        rope_parameters=LONGROPE | dict(partial_rotary_factor=0.5)), "right"),
+    "phi3 plain, tied": ("Phi3ForCausalLM", LLAMA | dict(
+        num_key_value_heads=6, tie_word_embeddings=True, hidden_act="gelu_pytorch_tanh"), "left"),
+    "phi3 classifier": ("Phi3ForSequenceClassification", LLAMA | dict(num_labels=3, sliding_window=4), "right"),
+    "olmo clipped, shared keys": ("OlmoForCausalLM", LLAMA | dict(clip_qkv=0.8, attention_bias=True), "left"),
+    "olmo tied, linear": ("OlmoForCausalLM", LLAMA | dict(
+        tie_word_embeddings=True, num_key_value_heads=6, rope_parameters=SCALED["linear"]), "right"),
+    "olmo base": ("OlmoModel", LLAMA | dict(num_key_value_heads=1, hidden_act="gelu"), "right"),
+    "olmo2 biases, shared keys": ("Olmo2ForCausalLM", LLAMA | dict(attention_bias=True), "left"),
+    "olmo2 yarn, tied": ("Olmo2ForCausalLM", LLAMA | dict(
+        num_key_value_heads=6, tie_word_embeddings=True, rope_parameters=SCALED["yarn"], rms_norm_eps=1e-3), "right"),
+    "olmo2 classifier": ("Olmo2ForSequenceClassification", LLAMA | dict(num_labels=3), "right"),
+    "glm wide heads, left padding": ("GlmForCausalLM", LLAMA | dict(head_dim=8), "left"),
+    "glm all of a head, no bias, linear": ("GlmForCausalLM", LLAMA | dict(
+        head_dim=6, attention_bias=False, rope_parameters=SCALED["linear"] | dict(partial_rotary_factor=1.0)), "right"),
+    "glm reward": ("GlmForSequenceClassification", LLAMA | dict(head_dim=12, num_labels=1), "right"),
+    "glm4 left padding": ("Glm4ForCausalLM", LLAMA | dict(head_dim=8, num_key_value_heads=1), "left"),
+    "glm4 no bias, tied, a quarter": ("Glm4ForCausalLM", LLAMA | dict(
+        head_dim=16, attention_bias=False, tie_word_embeddings=True,
+        rope_parameters=dict(rope_type="default", rope_theta=300.0, partial_rotary_factor=0.25)), "right"),
+    "glm4 base, yarn": ("Glm4Model", LLAMA | dict(
+        head_dim=12, rope_parameters=SCALED["yarn"] | dict(partial_rotary_factor=0.5)), "right"),
 }  # fmt: skip
 
 

@@ -61,6 +61,30 @@ def test_topk_equals_mixtral():
 
 
 @pytest.mark.parametrize(("groups", "kept"), [(1, 1), (4, 2), (2, 1), (4, 4)])
+def test_topk_in_groups_equals_deepseek_v2(groups, kept):
+    from transformers import DeepseekV2Config
+    from transformers.models.deepseek_v2.modeling_deepseek_v2 import DeepseekV2TopkRouter
+
+    config = DeepseekV2Config(
+        hidden_size=24,
+        n_routed_experts=8,
+        num_experts_per_tok=3,
+        n_group=groups,
+        topk_group=kept,
+        topk_method="group_limited_greedy",
+        num_attention_heads=4,
+    )
+    reference = DeepseekV2TopkRouter(config)
+    made = router("topk", {"groups": groups, "groups_kept": kept}, per_token=3, renormalise=False)
+    reference.weight.data.copy_(made.gate.weight)
+    x = randn(40, 24)
+    _, want_weights, want_experts = reference(x)
+    weights, experts, _ = made(x, None)
+    (got, want) = (torch.zeros(40, 8).scatter(1, e, w) for w, e in ((weights, experts), (want_weights, want_experts)))
+    close(got, want, 1e-6)
+
+
+@pytest.mark.parametrize(("groups", "kept"), [(1, 1), (4, 2), (2, 1), (4, 4)])
 @pytest.mark.parametrize("renormalise", [True, False])
 def test_sigmoid_equals_deepseek(groups, kept, renormalise):
     from transformers import DeepseekV3Config
@@ -160,10 +184,11 @@ def test_logits_are_float32_under_autocast(name):
     assert torch.equal(got.weights, want.weights) and torch.equal(got.experts, want.experts)
 
 
-def test_groups_that_can_not_give_enough_experts_are_refused():
+@pytest.mark.parametrize("name", ["topk", "sigmoid"])
+def test_groups_that_can_not_give_enough_experts_are_refused(name):
     for options in ({"groups": 3}, {"groups": 8, "groups_kept": 1}, {"groups": 2, "groups_kept": 3}):
         with pytest.raises(ValueError, match=r"moe\.groups_kept=\d of moe\.groups=\d"):
-            router("sigmoid", options)
+            router(name, options)
 
 
 @pytest.mark.parametrize("name", ROUTERS)

@@ -13,6 +13,7 @@ SCALINGS = {
     "none": {},
     "linear": {"factor": 4.0},
     "dynamic": {"factor": 2.0, "original_max": 16},
+    "dynamic_steps": {"original_max": 8},
     "llama3": {"factor": 8.0, "original_max": 16, "low_freq_factor": 1.0, "high_freq_factor": 4.0},
     "yarn": {"factor": 4.0, "original_max": 64},
     "longrope": {
@@ -148,7 +149,7 @@ def test_ids_of_each_sample():
         close(got[b : b + 1], rotated(position, x[b : b + 1], x[b : b + 1], ids[b])[0], 1e-6)
 
 
-@pytest.mark.parametrize("name", ["dynamic", "longrope"])
+@pytest.mark.parametrize("name", ["dynamic", "dynamic_steps", "longrope"])
 def test_all_keys_turn_by_the_length_of_all(name):
     position = rope(name)
     assert not position.caches_rotated and rope("yarn").caches_rotated
@@ -175,6 +176,27 @@ def test_longrope_takes_the_longer_factors_past_its_length(length):
         for i, divisor in enumerate(divisors):
             z = complex(k[0, 0, t, i], k[0, 0, t, i + 4]) * cmath.exp(1j * t * 10000.0 ** (-i / 4) / divisor) * grown
             close(got[0, 0, t, [i, i + 4]], torch.tensor([z.real, z.imag]))
+
+
+@pytest.mark.parametrize(("length", "stretch"), [(3, 1), (8, 1), (9, 3), (16, 3), (17, 7), (33, 15)])
+def test_theta_grows_in_steps(length, stretch):
+    """alpha = 2^ceil(log2(n / original) + 1) - 1, and theta alpha^(R / (R - 2))."""
+    k, ids = randn(1, 1, length, 8), torch.arange(length)
+    got = rotated(rope("dynamic_steps"), k, k, ids)
+    close(got[1], rotated(rope(theta=10000.0 * stretch ** (8 / 6)), k, k, ids)[1])
+
+
+def test_queries_past_the_length_grow_with_its_logarithm():
+    plain, grown = rope(), rope(log_n=True, original_max=8)
+    q, k, ids = randn(2, 2, 20, 8), randn(2, 2, 20, 8, seed=2), torch.arange(20)
+    want, got = rotated(plain, q, k, ids), rotated(grown, q, k, ids)
+    assert torch.equal(got[1], want[1])
+    assert torch.equal(got[0][:, :, :8], want[0][:, :, :8])
+    for i in range(8, 20):
+        close(got[0][:, :, i], want[0][:, :, i] * math.log(i + 1, 8))
+    one = rotated(grown, q[:, :, 11:12], k, torch.tensor([11]), ids)
+    close(one[0][:, :, 0], got[0][:, :, 11], 1e-6)
+    close(rotated(grown, q, k, ids.expand(2, 20))[0], got[0], 1e-6)
 
 
 def test_longrope_without_a_factor_for_each_pair_is_refused():

@@ -59,11 +59,10 @@ def _scale(c: Config, options: Config) -> float:
     return scale
 
 
-def read(c: Config) -> list[str]:
-    expect(c, "scoring_func", "sigmoid", default="sigmoid")
-    expect(c, "topk_method", "noaux_tc", default="noaux_tc")
+def body(c: Config, *, interleaved: bool) -> list[str]:
+    """What V2 and V3 write alike: sizes, latent attention, experts, and which layers have them."""
     expect(c, "moe_layer_freq", 1, default=1)
-    options = rope(c, interleaved=c["rope_interleave"])
+    options = rope(c, interleaved=interleaved)
     n, dense = c["num_hidden_layers"], c["first_k_dense_replace"]
     values = sizes(c)
     values.pop("n_kv_heads")
@@ -76,7 +75,6 @@ def read(c: Config) -> list[str]:
         "moe.per_token": c["num_experts_per_tok"],
         "moe.ffn_dim": c["moe_intermediate_size"],
         "moe.n_shared": c["n_shared_experts"] or 0,
-        "moe.renormalise": c["norm_topk_prob"],
         "moe.scale": c["routed_scaling_factor"],
     }
     latent = {
@@ -87,14 +85,23 @@ def read(c: Config) -> list[str]:
         "v_dim": c["v_head_dim"],
     }
     return [
-        "model=deepseek_v3",
         gate(c),
         *settings("model", values),
         *settings("position", options),
         *settings("attention", latent),
-        *settings("moe", {"groups": c["n_group"], "groups_kept": c["topk_group"]}),
         f"layers.first=[{','.join(['dense'] * min(dense, n))}]",
         f"layers.cycle=[{'moe' if dense < n else ''}]",
+    ]
+
+
+def read(c: Config) -> list[str]:
+    expect(c, "scoring_func", "sigmoid", default="sigmoid")
+    expect(c, "topk_method", "noaux_tc", default="noaux_tc")
+    return [
+        "model=deepseek_v3",
+        *body(c, interleaved=c["rope_interleave"]),
+        f"model.moe.renormalise={str(c['norm_topk_prob']).lower()}",
+        *settings("moe", {"groups": c["n_group"], "groups_kept": c["topk_group"]}),
     ]
 
 

@@ -33,7 +33,7 @@ GEMMA2: Config = {
     "num_attention_heads": 8,
     "num_key_value_heads": 4,
     "hidden_activation": "gelu_pytorch_tanh",
-    "query_pre_attn_scalar": 256,
+    "query_pre_attn_scalar": 256.0,
     "sliding_window": 4096,
     "final_logit_softcapping": 30.0,
     "attn_logit_softcapping": 50.0,

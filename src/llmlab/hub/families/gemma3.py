@@ -33,7 +33,7 @@ DEFAULTS: Config = {
     "tie_word_embeddings": True,
     "attention_bias": False,
     "attention_dropout": 0.0,
-    "query_pre_attn_scalar": 256,
+    "query_pre_attn_scalar": 256.0,
     "sliding_window": 4096,
     "final_logit_softcapping": None,
     "use_bidirectional_attention": False,

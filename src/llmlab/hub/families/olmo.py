@@ -1,0 +1,76 @@
+"""OLMo, whose norms hold no weights, and OLMo 2, whose norms stand behind the sublayers."""
+
+from __future__ import annotations
+
+from llmlab.hub.entry import Config, rope, settings
+from llmlab.hub.families.llama import ATTENTION, FFN, OURS, THEIRS, base, gate, gate_name, layout, sizes, turned
+from llmlab.hub.rules import same
+from llmlab.model.layout import ModelSpec
+
+EPS = 1e-5  # of OLMo's norms; config.json does not hold it
+OLMO: Config = {
+    "vocab_size": 50304,
+    "hidden_size": 4096,
+    "intermediate_size": 11008,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "hidden_act": "silu",
+    "max_position_embeddings": 2048,
+    "pad_token_id": 1,
+    "tie_word_embeddings": False,
+    "attention_bias": False,
+    "attention_dropout": 0.0,
+    "clip_qkv": None,
+}
+OLMO2: Config = {**{key: value for key, value in OLMO.items() if key != "clip_qkv"}, "rms_norm_eps": 1e-5}
+NORMS = [
+    same(OURS + "block.attention_norm.weight", THEIRS + "post_attention_layernorm.weight"),
+    same(OURS + "block.ffn_norm.weight", THEIRS + "post_feedforward_layernorm.weight"),
+]
+
+
+def _read(c: Config, family: str) -> list[str]:
+    values = sizes(c)
+    values["attention.qkv_bias"] = values["attention.out_bias"] = c["attention_bias"]
+    if family == "olmo":
+        values["attention.clip_qkv"] = c["clip_qkv"]
+    return [f"model={family}", "attention=gqa", gate(c), *settings("model", values), *settings("position", rope(c))]
+
+
+def _write(spec: ModelSpec, family: str) -> Config:
+    out = {
+        "model_type": family,
+        **base(spec),
+        "hidden_act": gate_name(spec),
+        "attention_bias": spec.sizes.attention.qkv_bias,
+        "rope_parameters": turned(spec),
+        "bos_token_id": None,
+        "eos_token_id": None,
+        "pad_token_id": None,
+    }
+    if family == "olmo":
+        del out["rms_norm_eps"]
+        out["clip_qkv"] = spec.sizes.attention.clip_qkv
+    return out
+
+
+ENTRIES = [
+    layout(
+        "Olmo",
+        "olmo",
+        ("olmo",),
+        [*ATTENTION, *FFN],
+        read=lambda c: _read({**c, "rms_norm_eps": EPS}, "olmo"),
+        write=lambda spec: _write(spec, "olmo"),
+        defaults=OLMO,
+    ),
+    layout(
+        "Olmo2",
+        "olmo2",
+        ("olmo2",),
+        [*NORMS, *ATTENTION, *FFN],
+        read=lambda c: _read(c, "olmo2"),
+        write=lambda spec: _write(spec, "olmo2"),
+        defaults=OLMO2,
+    ),
+]

@@ -1,0 +1,73 @@
+"""Phi-3 and Phi-4: LLaMA's layers with fused projections, and longrope."""
+
+from __future__ import annotations
+
+from llmlab.hub.entry import Config, expect, rope, settings
+from llmlab.hub.families.llama import NORMS, OURS, THEIRS, base, gate, gate_name, layout, sizes, turned
+from llmlab.hub.rules import fused, linear
+from llmlab.hub.windows import read_windows, write_windows
+from llmlab.model.layout import ModelSpec
+
+DEFAULTS: Config = {
+    "vocab_size": 32064,
+    "hidden_size": 3072,
+    "intermediate_size": 8192,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "resid_pdrop": 0.0,
+    "attention_dropout": 0.0,
+    "hidden_act": "silu",
+    "max_position_embeddings": 4096,
+    "original_max_position_embeddings": 4096,
+    "rms_norm_eps": 1e-5,
+    "tie_word_embeddings": False,
+    "sliding_window": None,
+    "pad_token_id": 32000,
+}
+FUSED_FFN = [
+    *fused([OURS + "ffn.gate", OURS + "ffn.up"], THEIRS + "mlp.gate_up_proj"),
+    *linear(OURS + "ffn.down", THEIRS + "mlp.down_proj"),
+]
+RULES = [
+    *NORMS,
+    *fused([OURS + f"attention.{n}" for n in "qkv"], THEIRS + "self_attn.qkv_proj"),
+    *linear(OURS + "attention.out", THEIRS + "self_attn.o_proj"),
+    *FUSED_FFN,
+]
+OLD = {"su": "longrope", "yarn": "longrope"}  # names of longrope in the first files
+
+
+def read(c: Config) -> list[str]:
+    parameters = dict(c.get("rope_parameters") or c.get("rope_scaling") or {})
+    kind = parameters.get("rope_type", parameters.get("type", "default"))
+    parameters["rope_type"] = OLD.get(kind, kind)
+    expect(parameters, "rope_type", "default", "longrope")
+    types = ["sliding_attention" if c["sliding_window"] else "full_attention"] * c["num_hidden_layers"]
+    return [
+        "model=phi3",
+        "attention=gqa",
+        gate(c),
+        *read_windows(types, c["sliding_window"]),
+        *settings("model", {**sizes(c), "dropout": c["resid_pdrop"]}),
+        *settings("position", rope(c, parameters, partial=1.0)),
+    ]
+
+
+def write(spec: ModelSpec) -> Config:
+    position = spec.stacks[0].layers[0].parts["position"].options
+    return {
+        "model_type": "phi3",
+        **base(spec),
+        "hidden_act": gate_name(spec),
+        "resid_pdrop": spec.sizes.dropout,
+        "embd_pdrop": spec.sizes.dropout,
+        "sliding_window": write_windows(spec)[1],
+        "original_max_position_embeddings": position.get("original_max") or spec.sizes.max_positions,
+        "rope_parameters": turned(spec, partial=True),
+        "bos_token_id": None,
+        "eos_token_id": None,
+        "pad_token_id": None,
+    }
+
+
+ENTRIES = [layout("Phi3", "phi3", ("phi3",), RULES, read=read, write=write, defaults=DEFAULTS)]
