@@ -92,7 +92,58 @@ def test_cosine_closed_form(options, warmup):
 def test_every_schedule_stays_within_bounds_at_any_length(name):
     for total in (1, 2, 3, 50):
         factors = [part("schedule", name)().factor(step, total) for step in range(total + 3)]
-        assert all(0 < f <= 1 for f in factors)
+        assert all(0 <= f <= 1 for f in factors) and all(factors[:total]), "a step that is taken has a rate"
+
+
+@pytest.mark.parametrize(("warmup", "total"), [(0, 20), (4, 20), (19, 20), (3, 1)])
+def test_constant_and_linear_closed_forms(warmup, total):
+    """BERT's own: polynomial decay of power 1 over all steps is another line; here it begins where the warm-up ends."""
+    constant = part("schedule", "constant", warmup_steps=warmup)()
+    line = part("schedule", "linear", warmup_steps=warmup, floor=0.2)()
+    for step in range(total + 2):
+        warm = min(1.0, (step + 1) / (warmup + 1))
+        assert constant.factor(step, total) == pytest.approx(warm)
+        down = 0.2 + 0.8 * min(1.0, max(0.0, 1 - (step - warmup) / max(1, total - warmup)))
+        assert line.factor(step, total) == pytest.approx(warm if step < warmup else down)
+    if warmup < total:
+        assert part("schedule", "linear", warmup_steps=warmup)().factor(total, total) == 0
+
+
+def test_inverse_sqrt_is_the_transformers_and_t5s():
+    """d^-0.5 min(s^-0.5, s w^-1.5) over its value at s = w, and 1/sqrt(max(s, w)) over its value at s = 1; s from 1."""
+    first = part("schedule", "inverse_sqrt", warmup_steps=8)()
+    t5 = part("schedule", "inverse_sqrt", warmup_share=0.4, warm="flat")()
+    for s in range(1, 40):
+        assert first.factor(s - 1, 20) == pytest.approx(min(s**-0.5, s * 8**-1.5) / 8**-0.5)
+        assert t5.factor(s - 1, 20) == pytest.approx(max(s, 8) ** -0.5 / 8**-0.5)
+
+
+SHAPES = {
+    "linear": lambda t: 0.1 + 0.9 * (1 - t),
+    "cosine": lambda t: 0.1 + 0.45 * (1 + math.cos(math.pi * t)),
+    "sqrt": lambda t: 0.1 + 0.9 * (1 - t**0.5),
+    "exponential": lambda t: math.exp(t * math.log(0.1)),
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_wsd_closed_form(shape):
+    """100 steps: 10 of warm-up, 60 of plateau, 20 of decay, 10 at the floor."""
+    how = {"warmup_share": 0.1, "decay_share": 0.2, "hold_share": 0.1, "shape": shape, "floor": 0.1}
+    schedule = part("schedule", "wsd", **how)()
+    for step in range(110):
+        if step < 70:
+            want = min(1.0, (step + 1) / 11)
+        else:
+            want = SHAPES[shape]((step - 70) / 20) if step < 90 else 0.1
+        assert schedule.factor(step, 100) == pytest.approx(want), step
+
+
+def test_wsd_shares_that_can_not_be():
+    with pytest.raises(ValueError, match=r"schedule\.decay_share=0\.8 and hold_share=0\.3 must make at most 1"):
+        part("schedule", "wsd", decay_share=0.8, hold_share=0.3)()
+    with pytest.raises(ValueError, match=r"schedule\.floor=0 can't be reached exponentially"):
+        part("schedule", "wsd", floor=0.0)()
 
 
 def test_a_warmup_longer_than_the_run_only_warms():
