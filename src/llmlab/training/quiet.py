@@ -23,8 +23,7 @@ MESSAGES = (
     ".*The `batch_size` could not be inferred.*",
     ".*Found .* module\\(s\\) in eval mode.*",
     ".*`broadcast_buffers` is deprecated.*",
-    ".*torch.distributed.*all_gather\\w* is deprecated.*",
-    ".*torch.distributed.*reduce_scatter\\w* is deprecated.*",
+    ".*torch.distributed.\\w+` is deprecated.*",
     ".*DeepSpeed handles gradient clipping internally.*",
 )
 

@@ -186,10 +186,19 @@ class Zero(ByPath, DeepSpeedStrategy):
         if self.bf16:  # the weights that are trained were made of rounded ones
             module.fill()  # type: ignore[operator]
 
+    def teardown(self) -> None:
+        super().teardown()
+        if torch.distributed.is_initialized():
+            import deepspeed
+
+            deepspeed.comm.destroy_process_group()  # with what it remembers of the groups, for another run in this process
+
     # ---------------------------------------------------------------- a step
 
-    def block_backward_sync(self) -> contextlib.AbstractContextManager[None]:
-        return contextlib.nullcontext()  # the engine is told where an optimizer step ends, below
+    @contextlib.contextmanager
+    def block_backward_sync(self) -> Iterator[None]:
+        """Nothing: the engine is told where an optimizer step ends, below."""
+        yield
 
     def backward(self, closure_loss: Tensor, optimizer: Any, *args: Any, **kwargs: Any) -> Tensor:
         assert self.lightning_module is not None
@@ -230,7 +239,8 @@ class Zero(ByPath, DeepSpeedStrategy):
         for path, parameter, _ in roles.parameters(self._trained()):
             values = {name: self._whole(parameter, name) for name in names}
             if self.is_global_zero:
-                state[path] = {**rest, **{name: value.cpu() for name, value in values.items()}}
+                own = {k: v.clone() for k, v in rest.items()}  # a step shared by all would count for each
+                state[path] = own | {name: value.cpu() for name, value in values.items()}
         groups = zip(base.param_groups, self._groups, strict=True)
         return {"state": state, "param_groups": [{**g, "params": list(paths)} for g, paths in groups]}
 
