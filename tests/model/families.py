@@ -61,6 +61,8 @@ TINY = (
     "model.max_positions=40",
 )
 OWN = {
+    "gpt_neo": ("kinds.local.window.left=3",),
+    "gpt3": ("kinds.strided.window.stride=3",),
     "deepseek_v2": ("model.n_layers=3",),
     "gemma2": ("kinds.local.window.left=3",),
     "mistral": ("window.left=4",),

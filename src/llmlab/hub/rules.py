@@ -1,10 +1,12 @@
 """How tensors of a checkpoint correspond to ours: rules that are read in both directions.
 
-A rule pairs names of ours with names of theirs; `{i}` runs over stored layers and `{e}` over experts.
+A rule pairs names of ours with names of theirs; `{i}` runs over stored layers, `{h}` over heads and
+`{e}` over experts.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -109,8 +111,9 @@ def expand(rules: Iterable[Rule], shapes: Mapping[str, torch.Size], spec: ModelS
     for rule in rules:
         if rule.only is not None and rule.only not in parts:
             continue
-        for i in range(n_layers) if "{i}" in rule.ours[0] else (0,):
-            concrete = rule.at(i=i)
+        heads = range(spec.sizes.n_heads if "{h}" in rule.ours[0] else 1)
+        for i, h in itertools.product(range(n_layers if "{i}" in rule.ours[0] else 1), heads):
+            concrete = rule.at(i=i, h=h)
             if not all(name in shapes for name in (*concrete.ours, *([concrete.needs] if concrete.needs else []))):
                 continue
             if concrete.kind == "experts":

@@ -1,0 +1,91 @@
+"""GPT-1: GPT-2's tensors under other names, norms behind the sublayers."""
+
+from __future__ import annotations
+
+from llmlab.hub.entry import Config, Entry, activation, settings
+from llmlab.hub.families.decoder import HEADS, classes
+from llmlab.hub.rules import fused, linear, same
+from llmlab.model.layout import ModelSpec
+
+OURS, THEIRS = "stacks.main.layers.{i}.", "transformer.h.{i}."
+ACTIVATIONS = {"gelu": "gelu_tanh", "gelu_new": "gelu_tanh", "relu": "relu", "silu": "silu", "swish": "silu"}
+
+RULES = [
+    same("stacks.main.embedding.table.weight", "transformer.tokens_embed.weight"),
+    same("stacks.main.positions.0.table.weight", "transformer.positions_embed.weight"),
+    *linear(OURS + "block.attention_norm", THEIRS + "ln_1"),
+    *linear(OURS + "block.ffn_norm", THEIRS + "ln_2"),
+    *fused([OURS + f"attention.{n}" for n in "qkv"], THEIRS + "attn.c_attn", transpose=True),
+    *linear(OURS + "attention.out", THEIRS + "attn.c_proj", transpose=True),
+    *linear(OURS + "ffn.up", THEIRS + "mlp.c_fc", transpose=True),
+    *linear(OURS + "ffn.down", THEIRS + "mlp.c_proj", transpose=True),
+    same("heads.tokens.out.weight", "lm_head.weight"),
+    *HEADS,
+]
+DEFAULTS: Config = {
+    "vocab_size": 40478,
+    "n_positions": 512,
+    "n_embd": 768,
+    "n_layer": 12,
+    "n_head": 12,
+    "afn": "gelu",
+    "resid_pdrop": 0.1,
+    "embd_pdrop": 0.1,
+    "attn_pdrop": 0.1,
+    "layer_norm_epsilon": 1e-5,
+    "pad_token_id": None,
+    "tie_word_embeddings": True,
+}
+
+
+def read(c: Config) -> list[str]:
+    values = {
+        "dim": c["n_embd"],
+        "n_layers": c["n_layer"],
+        "n_heads": c["n_head"],
+        "ffn_dim": 4 * c["n_embd"],
+        "max_positions": c["n_positions"],
+        "vocab_size": c["vocab_size"],
+        "norm_eps": c["layer_norm_epsilon"],
+        "tie_embeddings": c["tie_word_embeddings"],
+        "dropout": c["resid_pdrop"],
+        "attention.dropout": c["attn_pdrop"],
+    }
+    return ["model=gpt1", f"ffn={activation(c, 'afn', ACTIVATIONS, 'gelu')}", *settings("model", values)]
+
+
+def write(spec: ModelSpec) -> Config:
+    s = spec.sizes
+    names = {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}
+    return {
+        "model_type": "openai-gpt",
+        "n_embd": s.dim,
+        "n_layer": s.n_layers,
+        "n_head": s.n_heads,
+        "n_positions": s.max_positions,
+        "vocab_size": s.vocab_size,
+        "layer_norm_epsilon": s.norm_eps,
+        "afn": names.get(spec.stacks[0].layers[0].parts["ffn"].name, "gelu"),
+        "tie_word_embeddings": s.tie_embeddings,
+        "resid_pdrop": s.dropout,
+        "embd_pdrop": s.dropout,
+        "attn_pdrop": s.attention.dropout,
+    }
+
+
+CLASSES = classes("OpenAIGPT", base=None)
+ENTRIES = [
+    Entry(
+        model_types=("openai-gpt",),
+        families=("gpt1",),
+        read=read,
+        write=write,
+        defaults=DEFAULTS,
+        rules=RULES,
+        architectures={"OpenAIGPTLMHeadModel": CLASSES.pop("OpenAIGPTForCausalLM"), **CLASSES},
+        prefix="transformer.",
+        ignore=(r"\.attn\.bias$", r"position_ids$"),
+        head_key="lm_head.weight",
+        embed_key="transformer.tokens_embed.weight",
+    )
+]
