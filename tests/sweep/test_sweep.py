@@ -77,6 +77,15 @@ def test_a_config_error_in_any_point_comes_before_everything(lab):
 
 
 @pytest.mark.slow
+def test_a_slot_of_a_kind_is_swept_as_it_is_typed(lab):
+    """Hydra wants a "+" where the family names no part; llmlab does not, and neither do the points' names."""
+    slot = "norm@kinds.global.norm"
+    code, _, err = lab.run("model=gemma3", f"{slot}=layernorm,rmsnorm", "seed=1", "sweep=n")
+    assert code == 0, err
+    assert [point for point, _ in lab.calls()] == [f"{slot}=layernorm", f"{slot}=rmsnorm"]
+
+
+@pytest.mark.slow
 def test_two_points_at_once(lab):
     """joblib: the cores are shared out, unless the user says how many threads; a point that is killed is one row."""
     code, _, err = lab.run("seed=1,2,3", "sweep=j", *JOBLIB, what={"2": "kill"})

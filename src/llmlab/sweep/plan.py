@@ -73,11 +73,8 @@ def make(overrides: Sequence[str], folders: Sequence[str] = ()) -> Plan:
     _extras(overrides)
     parsed, problems = explain.parse(overrides, known, sweep=True)
     problems += [f"{o.input_line}: {FOR_ONE_RUN[o.key_or_group]}" for o in parsed if o.key_or_group in FOR_ONE_RUN]
-    problems += [
-        f"{o.input_line}: options of Hydra itself can't be swept; give it one value"
-        for o in parsed
-        if _own(o) and o.is_sweep_override()
-    ]
+    swept_own = [o for o in parsed if _own(o) and o.is_sweep_override()]
+    problems += [f"{o.input_line}: an option of Hydra itself can't be swept; give it one value" for o in swept_own]
     problems += _name_problems(parsed)
     if problems:
         raise UserError("\n".join(problems))
