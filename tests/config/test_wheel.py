@@ -46,7 +46,9 @@ def test_a_wheel_works_from_another_folder(tmp_path):
     run(*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", tmp_path / "wheels", copied(tmp_path))
     (wheel,) = (tmp_path / "wheels").glob("llmlab-*.whl")
     inside = set(zipfile.ZipFile(wheel).namelist())
-    for folder, package, suffix in (("conf", "llmlab_conf", "*.yaml"), ("plugins", "llmlab_plugins", "*.py")):
+    carried = [("conf", "llmlab_conf", "*.yaml"), ("plugins", "llmlab_plugins", "*.py")]
+    carried.append(("src/llmlab/templates", "llmlab/templates", "*.py"))  # what llmlab new writes
+    for folder, package, suffix in carried:
         for file in (ROOT / folder).rglob(suffix):
             assert f"{package}/{file.relative_to(ROOT / folder).as_posix()}" in inside, file
 
