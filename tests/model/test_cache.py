@@ -58,7 +58,7 @@ def test_cached_is_uncached(name):
         torch.testing.assert_close(pieces(model, data, list(cuts)), want, rtol=1e-4, atol=2e-5)
 
 
-@pytest.mark.parametrize("family", ["gpt2", "llama3", "gemma3", "qwen_moe", "deepseek_v3"])
+@pytest.mark.parametrize("family", [f for f in FAMILIES if f not in DECODING and f != "t5"])
 @torch.no_grad()
 def test_left_padding_with_a_cache(family):
     """A batch of prompts of unequal length, padded on the left, gives each what it gets alone."""
@@ -92,10 +92,16 @@ def test_validity_may_begin_late_and_end_early():
     torch.testing.assert_close(torch.cat([o.heads["tokens"] for o in out], 1), want, rtol=1e-4, atol=2e-5)
 
 
+LONGROPE = ("scaling=longrope", "short_factor=[1,1.1,1.5,2]", "long_factor=[1,3,5,9]")
+
+
+@pytest.mark.parametrize(
+    "options", [("scaling=dynamic", "factor=4"), ("scaling=dynamic_steps", "log_n=true"), LONGROPE], ids=lambda o: o[0]
+)
 @torch.no_grad()
-def test_dynamic_rope_past_its_length_turns_all_keys_anew():
+def test_dynamic_rope_past_its_length_turns_all_keys_anew(options):
     """Its angles depend on the length, so the last token's logits of one layer are those of a whole new forward."""
-    overrides = ("model.n_layers=1", "model.max_positions=5", "position.scaling=dynamic", "position.factor=4")
+    overrides = ("model.n_layers=1", "model.max_positions=5", *(f"position.{o}" for o in options))
     model = build(*tiny("llama3", *overrides))
     assert not model.stacks["main"].positions[0].caches_rotated
     tokens = ids(2, 12)

@@ -32,7 +32,8 @@ def example(model) -> tuple[dict, dict]:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_the_dense_count_is_torchs(name):
-    routed = any("moe" in o or "deepseek" in o for o in MODELS[name])
+    layers = spec(*tiny(*MODELS[name])).stacks[-1].layers
+    routed = any(layer.parts["moe"].name != "none" for layer in layers)
     model = build(*tiny(*MODELS[name], "kernel=eager", *(LOOPS if routed else ())), wake=False)
     data, how = example(model)
     counter = FlopCounterMode(display=False)

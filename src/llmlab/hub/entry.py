@@ -122,7 +122,8 @@ def rope(c: Config, parameters: Config | None = None, *, partial: float | None =
     if partial is None:
         expect(parameters, "partial_rotary_factor", 1.0, default=c.get("partial_rotary_factor", 1.0))
     else:
-        more["fraction"] = float(parameters.get("partial_rotary_factor", c.get("partial_rotary_factor", partial)))
+        share = parameters.get("partial_rotary_factor", c.get("partial_rotary_factor"))
+        more["fraction"] = float(partial if share is None else share)
     kind = parameters.get("rope_type", parameters.get("type", "default"))
     if kind not in SCALINGS:
         raise UserError(f"config.json: rope_type={kind!r} is not implemented; known: {', '.join(SCALINGS)}")

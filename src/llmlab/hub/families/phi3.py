@@ -38,8 +38,8 @@ OLD = {"su": "longrope", "yarn": "longrope"}  # names of longrope in the first f
 
 
 def read(c: Config) -> list[str]:
-    parameters = dict(c.get("rope_parameters") or c.get("rope_scaling") or {})
-    kind = parameters.get("rope_type", parameters.get("type", "default"))
+    parameters: Config = dict(c.get("rope_parameters") or c.get("rope_scaling") or {})
+    kind = str(parameters.get("rope_type") or parameters.get("type") or "default")
     parameters["rope_type"] = OLD.get(kind, kind)
     expect(parameters, "rope_type", "default", "longrope")
     types = ["sliding_attention" if c["sliding_window"] else "full_attention"] * c["num_hidden_layers"]
