@@ -132,6 +132,15 @@ def test_every_family_has_a_default(transformers):
 
 
 REFUSED = {
+    "openai-gpt": [("afn", "tanh")],
+    "gpt_neo": [("activation_function", "tanh"), ("attention_types", [[["global", "flash"], 12]])],
+    "gpt_neox": [("hidden_act", "tanh")],
+    "falcon": [("activation", "tanh"), ("num_ln_in_parallel_attn", 2), ("apply_residual_connection_post_layernorm", True)],
+    "phi": [("hidden_act", "tanh")],
+    "opt": [("activation_function", "tanh"), ("_remove_final_layer_norm", True)],
+    "mpt": [("no_bias", False), ("expansion_ratio", 2), ("logit_scale", 0.5), ("norm_type", "rmsnorm")],
+    "stablelm": [("hidden_act", "tanh")],
+    "baichuan": [("hidden_act", "gelu")],
     "gpt2": [("scale_attn_weights", False), ("scale_attn_by_inverse_layer_idx", True), ("add_cross_attention", True),
              ("activation_function", "swish9")],
     "llama": [("hidden_act", "quick_gelu"), ("rope_scaling", {"rope_type": "proportional", "factor": 2.0}),
@@ -153,7 +162,7 @@ REFUSED = {
     "chatglm": [("rope_ratio", 2), ("position_encoding_2d", True), ("post_layer_norm", False),
                 ("apply_residual_connection_post_layernorm", True), ("pre_seq_len", 8), ("original_rope", False)],
     "qwen": [("scale_attn_weights", False), ("emb_dropout_prob", 0.1), ("use_cache_quantization", True)],
-    "qwen2_moe": [("hidden_act", "quick_gelu"), ("use_sliding_window", True)],
+    "qwen2_moe": [("hidden_act", "quick_gelu"), ("layer_types", ["chunked_attention"] * 24)],
     "qwen3_moe": [("hidden_act", "quick_gelu")],
     "gemma3_text": [("hidden_activation", "quick_gelu"), ("use_bidirectional_attention", True),
                     ("layer_types", ["chunked_attention"] * 26)],

@@ -47,6 +47,15 @@ CASES = {
     "qwen2 layers by name": ("Qwen2ForCausalLM", LLAMA | dict(
         use_sliding_window=True, sliding_window=4, layer_types=["sliding_attention", "full_attention"]), "left"),
     "qwen2 reward": ("Qwen2ForSequenceClassification", LLAMA | dict(num_labels=1, num_key_value_heads=3), "right"),
+    "qwen2 moe, even layers slide, some dense": ("Qwen2MoeForCausalLM", LLAMA | dict(
+        num_hidden_layers=5, use_sliding_window=True, sliding_window=3, max_window_layers=4, mlp_only_layers=[1, 2],
+        moe_intermediate_size=20, num_experts=4, num_experts_per_tok=2, shared_expert_intermediate_size=28), "left"),
+    "qwen2 moe, even layers slide": ("Qwen2MoeForCausalLM", LLAMA | dict(
+        num_hidden_layers=3, use_sliding_window=True, sliding_window=2, moe_intermediate_size=20, num_experts=4,
+        num_experts_per_tok=2, shared_expert_intermediate_size=28), "right"),
+    "qwen3 moe, all layers slide, some dense": ("Qwen3MoeForCausalLM", LLAMA | dict(
+        num_hidden_layers=3, use_sliding_window=True, sliding_window=3, mlp_only_layers=[1], head_dim=8,
+        max_window_layers=2, moe_intermediate_size=20, num_experts=4, num_experts_per_tok=2), "right"),
     "qwen3 biases, wide heads": ("Qwen3ForCausalLM", LLAMA | dict(attention_bias=True, head_dim=14), "left"),
     "qwen3 sliding, dynamic past its length": ("Qwen3ForCausalLM", LLAMA | dict(
         head_dim=6, use_sliding_window=True, sliding_window=4, max_window_layers=1, max_position_embeddings=9,

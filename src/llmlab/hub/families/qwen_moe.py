@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from llmlab.errors import UserError
 from llmlab.hub.entry import Config, rope, settings
 from llmlab.hub.families.llama import (
     ATTENTION,
@@ -19,6 +18,7 @@ from llmlab.hub.families.llama import (
     turned,
 )
 from llmlab.hub.rules import same
+from llmlab.hub.windows import KINDS, read_windows, write_windows
 from llmlab.model.layout import ModelSpec
 
 DEFAULTS: Config = {
@@ -63,14 +63,34 @@ QWEN3: Config = {
 }
 
 
-def _kinds(c: Config) -> list[str]:
+def _layers(c: Config, types: list[str]) -> list[str]:
     """Layer i is routed if (i + 1) is a multiple of decoder_sparse_step and it is not listed as dense."""
+    windows = read_windows(types, c["sliding_window"])
     step, dense = c["decoder_sparse_step"], set(c["mlp_only_layers"] or ())
-    n = c["num_hidden_layers"]
-    kinds = ["moe" if i not in dense and (i + 1) % step == 0 else "dense" for i in range(n)]
-    if "dense" not in kinds:
-        return []
-    return ["+moe@kinds.dense.moe=none", "+moe@kinds.moe.moe=topk", f"layers.first=[{','.join(kinds)}]"]
+    routed = [i not in dense and (i + 1) % step == 0 for i in range(c["num_hidden_layers"])]
+    if all(routed):
+        return windows
+    names = ["moe" if r else "dense" for r in routed]
+    if len(set(types)) > 1:
+        names = [f"{name}_{KINDS[t]}" for name, t in zip(names, types, strict=False)]
+        windows = []
+    out = [*windows]
+    for name in dict.fromkeys(names):
+        out.append(f"+moe@kinds.{name}.moe={'topk' if name.startswith('moe') else 'none'}")
+        if name.endswith("_local"):
+            out += [f"+window@kinds.{name}.window=sliding", f"kinds.{name}.window.left={c['sliding_window']}"]
+        elif name.endswith("_global"):
+            out.append(f"+window@kinds.{name}.window=full")
+    return [*out, f"layers.first=[{','.join(names)}]"]
+
+
+def _types(c: Config, qwen2: bool) -> list[str]:
+    """Qwen2-MoE slides in the even layers below max_window_layers, Qwen3-MoE in all; only with use_sliding_window."""
+    n, slides = c["num_hidden_layers"], c["use_sliding_window"] and c["sliding_window"]
+    if qwen2 and c.get("layer_types"):
+        return c["layer_types"]
+    local = [slides and not (qwen2 and (i % 2 or i >= c["max_window_layers"])) for i in range(n)]
+    return ["sliding_attention" if slide else "full_attention" for slide in local]
 
 
 def _read(c: Config, family: str, qk_norm: str | None, shared: bool) -> list[str]:
@@ -91,20 +111,10 @@ def _read(c: Config, family: str, qk_norm: str | None, shared: bool) -> list[str
     return [
         f"model={family}",
         gate(c),
-        *_window(c, shared),
         *settings("model", values),
         *settings("position", rope(c)),
-        *_kinds(c),
+        *_layers(c, _types(c, shared)),
     ]
-
-
-def _window(c: Config, qwen2: bool) -> list[str]:
-    """Qwen2-MoE slides in the even layers below max_window_layers; Qwen3-MoE everywhere. Only with use_sliding_window."""
-    if not c.get("use_sliding_window") or not c.get("sliding_window"):
-        return []
-    if qwen2 or c.get("max_window_layers") not in (None, 0):
-        raise UserError("config.json: use_sliding_window=True in some layers only is not implemented")
-    return ["window=sliding", f"window.left={c['sliding_window']}"]
 
 
 def _write(spec: ModelSpec) -> Config:
@@ -126,20 +136,21 @@ def _write(spec: ModelSpec) -> Config:
 
 def write_qwen3(spec: ModelSpec) -> Config:
     out = {"model_type": "qwen3_moe", **_write(spec), "attention_bias": spec.sizes.attention.qkv_bias}
-    window = spec.stacks[0].layers[0].parts["window"]
-    if window.name == "sliding":
-        out |= {"use_sliding_window": True, "sliding_window": window.options["left"], "max_window_layers": 0}
-    return out
+    left = write_windows(spec)[1]
+    return out | {"use_sliding_window": left is not None, "sliding_window": left}
 
 
 def write_qwen2(spec: ModelSpec) -> Config:
     moe = spec.sizes.moe
+    types, left = write_windows(spec)
     return {
         "model_type": "qwen2_moe",
         **_write(spec),
         "qkv_bias": spec.sizes.attention.qkv_bias,
         "shared_expert_intermediate_size": moe.shared_dim or moe.n_shared * (moe.ffn_dim or 0),
-        "use_sliding_window": False,
+        "use_sliding_window": left is not None,
+        "sliding_window": left,
+        "layer_types": types,
     }
 
 
