@@ -11,7 +11,12 @@ from safetensors.torch import load_file
 
 import llmlab
 
-LACKING = {"chatglm": "chatglm2", "qwen": "qwen1"}  # model_type -> family, where transformers has no such model
+LACKING = {
+    "baichuan": "baichuan",
+    "chatglm": "chatglm2",
+    "qwen": "qwen1",
+}  # model_type -> family, where transformers has no such model
+PRESETS = ("gpt3", "glm_130b")  # without a checkpoint layout
 
 
 @torch.no_grad()

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 from families import FAMILIES, batch, build, tiny
-from live import LACKING
+from live import LACKING, PRESETS
 from safetensors.torch import load_file, save_file
 
 import llmlab
@@ -24,13 +24,29 @@ MORE = {
     "qwen_moe without experts": ("qwen_moe", "moe=none"),
     "qwen_moe sliding": ("qwen_moe", "window=sliding", "window.left=4"),
     "gpt2 relu, untied": ("gpt2", "ffn=relu", "model.tie_embeddings=false"),
+    "gpt_neox serial": ("gpt_neox", "block=pre", "ffn=relu", "position.fraction=0.5"),
+    "falcon 40b": ("falcon", "block=parallel_norms_2", "attention=gqa", "model.n_kv_heads=2"),
+    "falcon serial, a key head for each": ("falcon", "block=pre", "attention=mha"),
+    "gpt_neo local only": ("gpt_neo", "layers.cycle=[local]"),
+    "opt 350m": ("opt", "block=post", "embedding.table_width=12"),
+    "opt as galactica": (
+        "opt",
+        "norm=layernorm_plain",
+        "ffn=gelu",
+        "model.ffn.bias=false",
+        "model.attention.qkv_bias=false",
+        "model.attention.out_bias=false",
+    ),
+    "bloom normed residual": ("bloom", "block.normed_residual=true"),
+    "mpt clipped, scaled": ("mpt", "model.attention.clip_qkv=0.5", "model.attention.scale=0.3"),
+    "stablelm parallel, a norm for each head": ("stablelm", "block=parallel", "model.attention.qk_norm=each_head"),
     "gemma3 capped": ("gemma3", "model.logit_softcap=3.0"),
     "deepseek with a query latent": ("deepseek_v3", "attention.q_rank=12"),
     "bert causal": ("bert", "objective=clm"),
     "t5 gated": ("t5", "ffn=geglu_tanh", "model.tie_embeddings=false", "model.logit_scale=null"),
     "albert, two groups": ("albert", "execute=[0,0,1,1]"),
 }
-MODELS = {**{family: (family,) for family in FAMILIES if family not in LACKING.values()}, **MORE}
+MODELS = {**{family: (family,) for family in FAMILIES if family not in (*LACKING.values(), *PRESETS)}, **MORE}
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -67,6 +83,11 @@ def test_the_reference_reads_what_is_saved(name, transformers, tmp_path):
 
 NO_PLACE = {
     "position=alibi": ("llama3", "position=alibi"),
+    "position=learned": ("bloom", "position=learned"),
+    "block=deepnorm": ("gpt_neox", "block=deepnorm"),
+    "position=alibi.skip_padding=True": ("mpt", "position=alibi_bloom"),
+    "norm=layernorm": ("mpt", "norm.bias=true"),
+    "attention=mha": ("gpt_neo", "model.attention.qkv_bias=true"),
     "block=sandwich": ("llama3", "block=sandwich"),
     "ffn=gelu": ("llama3", "ffn=gelu"),
     "moe=topk": ("llama3", "moe=topk"),

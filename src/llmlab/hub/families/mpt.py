@@ -31,7 +31,6 @@ DEFAULTS: Config = {
     "max_seq_len": 2048,
     "vocab_size": 50368,
     "layer_norm_epsilon": 1e-5,
-    "attn_config": {},
     "no_bias": True,
     "pad_token_id": None,
     "tie_word_embeddings": True,
@@ -41,7 +40,7 @@ NORMS = ("low_precision_layernorm", "layernorm")
 
 def _attention(c: Config) -> dict[str, Any]:
     """attn_config, with what the reference does not read checked: its tensors would be left over, or it computes as 8 does."""
-    a = c["attn_config"] or {}
+    a = c.get("attn_config") or {}
     expect(a, "attn_type", "multihead_attention", default="multihead_attention")
     expect(a, "prefix_lm", False, default=False)
     expect(a, "qk_ln", False, default=False)
