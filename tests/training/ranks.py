@@ -6,6 +6,7 @@ An import of Lightning a rank, not a rank and run. Results are read from the run
 import contextlib
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -14,7 +15,10 @@ from pathlib import Path
 
 
 def train(folder: Path, *runs: list[str], ranks: int = 2, timeout: float = 300) -> None:
-    """Each of `runs` is what is typed behind `llmlab train`. AssertionError with what was said if one fails."""
+    """Each of `runs` is what is typed behind `llmlab train`, or ["back", run, copy]: the run as it was one checkpoint ago.
+
+    AssertionError with what was said if one fails.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:  # a port a run: a rank that is ahead would meet the store of the run before
         sockets = [stack.enter_context(socket.socket()) for _ in runs]
@@ -46,16 +50,29 @@ def train(folder: Path, *runs: list[str], ranks: int = 2, timeout: float = 300) 
 def _work(folder: Path, ranks: int, ports: list[int], runs: list[list[str]]) -> None:
     from llmlab.cli import run
 
-    rank = os.environ["LOCAL_RANK"]
+    rank, code = os.environ["LOCAL_RANK"], 0
     for i, argv in enumerate(runs):
         os.environ["MASTER_PORT"] = str(ports[i])
         os.environ["WORLD_SIZE"] = str(ranks)  # which Lightning deletes at the end of a run
-        code = run(["train", *argv])
+        if argv[0] != "back":
+            code = run(["train", *argv])
+        elif rank == "0":
+            code = _back(Path(argv[1]), Path(argv[2]))
         if code:
             os._exit(code)
         (folder / f"done-{i}-{rank}").touch()
         while len(list(folder.glob(f"done-{i}-*"))) < ranks:
             time.sleep(0.01)
+
+
+def _back(run: Path, copy: Path) -> int:
+    shutil.copytree(run, copy)
+    *_, before, last = sorted(copy.glob("checkpoints/step=*"))
+    shutil.rmtree(last)
+    record = json.loads((copy / "run.json").read_text())
+    record.update(status="interrupted", steps=int(before.name[5:]))
+    (copy / "run.json").write_text(json.dumps(record))
+    return 0
 
 
 if __name__ == "__main__":

@@ -216,11 +216,21 @@ class Offline(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         strategy = self.strategy
-        checkpoint["llmlab"] = {"ledger": self.ledger.state(strategy.gather), "world": strategy.data_world}
+        checkpoint["llmlab"] = {
+            "ledger": self.ledger.state(strategy.gather),
+            "world": strategy.data_world,
+            "accumulate": self.trainer.accumulate_grad_batches,
+        }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         strategy = self.strategy
-        self.ledger.load(checkpoint["llmlab"]["ledger"], strategy.data_rank, strategy.data_world)
+        ours = checkpoint["llmlab"]
+        self.ledger.load(ours["ledger"], strategy.data_rank, strategy.data_world)
+        progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+        for counts in (progress["total"], progress["current"]):  # of micro-batches; a step may now have more or fewer
+            counts.update(
+                {k: n * self.trainer.accumulate_grad_batches // ours["accumulate"] for k, n in counts.items()}
+            )
 
 
 def load_weights(model: Model, path: Path) -> None:
