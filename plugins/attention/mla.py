@@ -125,5 +125,5 @@ class MultiHeadLatentAttention(nn.Module):
         terms = view.rotate(q_rope, k_rope)
         if cache is not None and view.position.caches_rotated:
             latent, k_rope = cache.update(latent, terms[0].k_BKSH)
-            terms = [terms[0]._replace(k_BKSH=k_rope)]
+            terms = [term._replace(k_BKSH=k_rope) for term in terms]
         return terms, latent

@@ -155,6 +155,7 @@ class Position(nn.Module):
     """
 
     caches_rotated: bool = True  # False: angles depend on the length, so a cache keeps keys as they were projected
+    has_regions: bool = False  # whether `rotate` returns several terms; where `caches_rotated`, all have the same keys
 
     def ids(self, ctx: Context) -> Tensor:
         """Position ids of the T new tokens: (T,) or (B, T). The caller's own, else offset, offset + 1, ..."""

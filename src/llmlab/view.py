@@ -77,5 +77,5 @@ class View:
         terms = self.rotate(q_BNTH, k_BKTH)
         if cache is not None and self.position.caches_rotated:
             k_BKSH, v_BKTH = cache.update(terms[0].k_BKSH, v_BKTH)
-            terms = [terms[0]._replace(k_BKSH=k_BKSH)]
+            terms = [term._replace(k_BKSH=k_BKSH) for term in terms]
         return self.weigh(terms, v_BKTH, score, sink)

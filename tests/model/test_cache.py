@@ -10,12 +10,15 @@ from llmlab.errors import UserError
 from llmlab.model.cache import Cache
 
 LENGTH = 14
+DUAL_CHUNK = ("position=dual_chunk", "position.chunk=4", "position.local=3", "kernel=eager")
 VARIANTS = {
     "rope linear": ("llama3", "position.scaling=linear", "position.factor=3"),
     "rope llama3": ("llama3", "position.scaling=llama3", "position.factor=8", "position.original_max=16"),
     "rope yarn": ("llama3", "position.scaling=yarn", "position.factor=4", "position.original_max=16"),
     "rope dynamic, within its length": ("llama3", "position.scaling=dynamic", "position.factor=4"),
     "rope partial, interleaved": ("llama3", "position.fraction=0.5", "position.interleaved=true"),
+    "dual chunk": ("llama3", *DUAL_CHUNK),
+    "dual chunk with yarn, latent": ("llama3", "attention=mla", *DUAL_CHUNK, "position.scaling=yarn", "position.factor=4"),
     "alibi": ("llama3", "position=alibi"),
     "none": ("llama3", "position=none"),
     "sinusoidal": ("llama3", "position=sinusoidal"),
@@ -90,6 +93,20 @@ def test_validity_may_begin_late_and_end_early():
         model({"ids": data["ids"][:, 6:]}, cache=cache),
     ]
     torch.testing.assert_close(torch.cat([o.heads["tokens"] for o in out], 1), want, rtol=1e-4, atol=2e-5)
+
+
+@torch.no_grad()
+def test_positions_that_skip_padding_count_for_themselves():
+    """Chunks begin with a text, not with its padding, also beside layers whose positions count padding."""
+    model = build(*tiny("gemma3", "position@kinds.global.position=dual_chunk", "kernel=eager",
+        "kinds.global.position.chunk=4", "kinds.global.position.local=2"))  # fmt: skip
+    assert len(model.stacks["main"].positions) == 2
+    data = {"ids": ids(2, 12), "valid": torch.arange(12)[None] >= torch.tensor([[0], [3]])}
+    full, cached = model(data).heads["tokens"], pieces(model, data, [0, 7, 8, 12])
+    alone = model({"ids": data["ids"][1:, 3:]}).heads["tokens"][0]
+    torch.testing.assert_close(full[1, 3:], alone, rtol=1e-4, atol=2e-5)
+    torch.testing.assert_close(cached[0], full[0], rtol=1e-4, atol=2e-5)
+    torch.testing.assert_close(cached[1, 3:], alone, rtol=1e-4, atol=2e-5)
 
 
 LONGROPE = ("scaling=longrope", "short_factor=[1,1.1,1.5,2]", "long_factor=[1,3,5,9]")

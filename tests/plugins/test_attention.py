@@ -198,6 +198,7 @@ POSITIONS = {
     "none": lambda width: Position(),
     "rope": rope,
     "dynamic": lambda width: rope(width, scaling="dynamic", factor=2.0, original_max=4),
+    "dual_chunk": lambda width: part("position", "dual_chunk", chunk=3, local=2)(sizes(rotary_dim=width)),
     "alibi": lambda width: part("position", "alibi")(sizes()),
 }
 

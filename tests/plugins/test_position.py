@@ -10,7 +10,7 @@ from llmlab.slots import Context, Position
 
 
 def test_every_position_is_here():
-    assert set(names("position")) == {"none", "learned", "sinusoidal", "rope", "alibi", "t5_bias"}
+    assert set(names("position")) == {"none", "learned", "sinusoidal", "rope", "dual_chunk", "alibi", "t5_bias"}
 
 
 @pytest.mark.parametrize("name", names("position"))
@@ -24,8 +24,12 @@ def test_what_a_position_says_of_itself(name):
     x = position.embed(ids)
     assert x is None or x.shape == (5, 24)
     q, k = randn(2, 4, 5, 6), randn(2, 2, 5, 6)
-    (term,) = position.rotate(q, k, state)
-    assert (name == "rope") != torch.equal(term.q_BNTH, q)
+    terms = position.rotate(q, k, state)
+    assert (name in ("rope", "dual_chunk")) != torch.equal(terms[0].q_BNTH, q)
+    assert position.has_regions == (len(terms) > 1) == any(term.region is not None for term in terms)
+    if position.has_regions:
+        assert (sum(term.region.int() for term in terms) == 1).all(), "each pair counts in one term"
+        assert not position.caches_rotated or all(torch.equal(term.k_BKSH, terms[0].k_BKSH) for term in terms)
     assert not list(position.buffers())
 
 

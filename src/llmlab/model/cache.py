@@ -19,7 +19,7 @@ class Cache:
         self.length = 0
         self.layers = [{"attention": LayerCache(capacity), "cross_attention": LayerCache(0)} for _ in range(steps)]
         self.valid: Tensor | None = None
-        self.positions: Tensor | None = None
+        self.positions: dict[int, Tensor] = {}  # by position part
         self.source: Tensor | None = None
         self.source_valid: Tensor | None = None
 
@@ -34,15 +34,15 @@ class Cache:
         self.valid = torch.cat([before, new], 1)
         return self.valid
 
-    def extend_positions(self, new: Tensor) -> Tensor:
-        """Position ids of all keys so far: (S,) or (B, S)."""
-        before = self.positions
+    def extend_positions(self, new: Tensor, place: int = 0) -> Tensor:
+        """Position ids of all keys so far, as the position part at `place` counts them: (S,) or (B, S)."""
+        before = self.positions.get(place)
         if before is not None and before.dim() < new.dim():
             before = before.expand(new.shape[0], -1)
         if before is not None and new.dim() < before.dim():
             new = new.expand(before.shape[0], -1)
-        self.positions = new if before is None else torch.cat([before, new], -1)
-        return self.positions
+        self.positions[place] = new if before is None else torch.cat([before, new], -1)
+        return self.positions[place]
 
     def bytes(self) -> int:
         """Memory of the buffers, as allocated."""

@@ -106,7 +106,7 @@ class Stack(nn.Module):
                 softcap=score.softcap is not None,
                 sink=self.sizes.attention.sink,
                 bias=position.has_bias,
-                regions=getattr(position, "has_regions", False),
+                regions=position.has_regions,
                 dropout=score.dropout > 0,
             )
 
@@ -157,7 +157,6 @@ class Stack(nn.Module):
         lowered: dict[Any, Any] = {}
         states: dict[int, Any] = {}
         views: dict[tuple, View] = {}
-        keys: Tensor | None = None
         out = []
         for window, place in zip(self.windows, self.position_of, strict=True):
             position: Position = self.positions[place]  # type: ignore[assignment]
@@ -165,10 +164,7 @@ class Stack(nn.Module):
                 lowered[window] = self.kernel.lower(Visible(self.mask, window, ctx))
             if place not in states:
                 ids = position.ids(ctx)
-                if cache is None:
-                    keys = ids
-                elif keys is None:
-                    keys = cache.extend_positions(ids)
+                keys = ids if cache is None else cache.extend_positions(ids, place)
                 states[place] = position.prepare(ids, keys)
             if (place, window) not in views:
                 views[place, window] = View(ctx, position, states[place], self.kernel, lowered[window], self.training)
