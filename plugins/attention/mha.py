@@ -74,8 +74,8 @@ class MultiHeadAttention(nn.Module):
             )
         self.qk_norm, self.clip = traits.qk_norm, traits.clip_qkv
         if self.qk_norm == "each_head":
-            self.q_norm = HeadNorms(norm, self.n_heads, self.head_dim, sizes.norm_eps)
-            self.k_norm = HeadNorms(norm, self.n_kv_heads, self.head_dim, sizes.norm_eps)
+            self.q_norm: nn.Module = HeadNorms(norm, self.n_heads, self.head_dim, sizes.norm_eps)
+            self.k_norm: nn.Module = HeadNorms(norm, self.n_kv_heads, self.head_dim, sizes.norm_eps)
         elif self.qk_norm is not None:
             self.q_norm = norm(self.head_dim if self.qk_norm == "head" else q_dim, sizes.norm_eps)
             self.k_norm = norm(self.head_dim if self.qk_norm == "head" else kv_dim, sizes.norm_eps)
