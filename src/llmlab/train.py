@@ -13,6 +13,7 @@ from typing import Any
 
 from llmlab import registry
 from llmlab.errors import UserError
+from llmlab.hub import locate
 from llmlab.registry import near
 
 # Hydra's flags that are passed on, and how many values follow each.
@@ -48,7 +49,7 @@ def main(argv: Sequence[str]) -> int | None:
         key, _, value = override.partition("=")
         if key in ("hydra.run.dir", "hydra.sweep.dir") and not value.strip("'\" "):
             raise UserError(f"{override}: name a folder, or leave it out")
-    overrides = resumed(overrides)
+    overrides = [locate.normal(o) for o in resumed(overrides)]
     if "-m" in flags or "--multirun" in flags:
         return _sweep(flags, overrides, folders)
     from llmlab.config.compose import compose
@@ -181,7 +182,7 @@ def usage(argv: Sequence[str]) -> str:
     lines += [
         "  trainer.   arguments of Lightning's Trainer: max_steps, devices, accelerator, ...",
         "  logger.    wandb.* (project, entity, name, group, tags, mode, artifact), tensorboard.*, samples",
-        "  seed, precision, resume=RUN, init_from=RUN, hydra.run.dir=FOLDER; flags: --config-dir FOLDER, --cfg job, -m (sweep)",
+        "  seed, precision, resume=RUN, init_from=RUN|hf=FOLDER, hydra.run.dir=FOLDER; flags: --config-dir, --cfg, -m (sweep)",
         "  with -m: sweep=NAME, hydra/launcher=joblib hydra.launcher.n_jobs=2 (so many at once), hydra/sweeper=optuna",
     ]
     return "\n".join([*lines, "", EXAMPLES])

@@ -19,6 +19,7 @@ from llmlab import registry
 from llmlab.config import explain, validate
 from llmlab.config.schema import SLOTS
 from llmlab.errors import UserError
+from llmlab.hub import locate
 
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
@@ -78,7 +79,7 @@ def compose(overrides: Sequence[str] = (), config_dirs: Sequence[str] = (), *, s
 
     strict: a trait among the overrides that no chosen part can honour is a problem.
     """
-    overrides = tuple(overrides)
+    overrides = given = tuple(map(locate.normal, overrides))
     registry.declare()
     run = functools.partial(_hydra, config_dirs=tuple(config_dirs))
     known = known_choices(config_dirs)
@@ -86,6 +87,14 @@ def compose(overrides: Sequence[str] = (), config_dirs: Sequence[str] = (), *, s
     problems += validate.published(parsed, [conf_dir(), *map(Path, config_dirs)])
     if problems:
         raise UserError("\n".join([*problems, *_further(overrides, parsed, known, run)]))
+    keys = frozenset(p.key_or_group for p in parsed if not p.is_delete() and p.key_or_group not in known.groups)
+    start = _start(parsed)
+    if start is not None:
+        merged, problems = start.merged(parsed)
+        if problems:
+            raise UserError("\n".join(problems))
+        overrides = tuple(merged)
+        parsed, _ = explain.parse(overrides, known)
     asked = _opened(overrides, parsed, run)
     try:
         cfg = run(asked)
@@ -101,11 +110,20 @@ def compose(overrides: Sequence[str] = (), config_dirs: Sequence[str] = (), *, s
     effective += _other_budgets(parsed, cfg)
     if effective != asked:
         cfg = run(effective)
-    keys = frozenset(p.key_or_group for p in parsed if not p.is_delete() and p.key_or_group not in known.groups)
-    composed = Composed(cfg, tuple(t for t in typed if t), overrides, effective, keys)
-    if problems := validate.problems(composed, strict):
+    composed = Composed(cfg, tuple(t for t in typed if t), given, effective, keys)
+    if problems := validate.problems(composed, strict) or (start.contradictions(composed) if start else []):
         raise UserError("\n".join(problems))
     return composed
+
+
+def _start(parsed: Sequence[Override]) -> Any:
+    """The checkpoint that init_from=hf=FOLDER names, which brings its model; None without one. It needs torch."""
+    typed = next((str(o.value()) for o in parsed if o.key_or_group == "init_from" and not o.is_delete()), None)
+    if (name := locate.named(typed)) is None:
+        return None
+    from llmlab.hub import begin
+
+    return begin.read(name)
 
 
 def _opened(overrides: Sequence[str], parsed: Sequence[Override], run: Any) -> tuple[str, ...]:

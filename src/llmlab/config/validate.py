@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from llmlab import registry
 from llmlab.config.schema import Part
 from llmlab.errors import UserError
+from llmlab.hub import locate
 from llmlab.registry import near
 
 if TYPE_CHECKING:
@@ -352,7 +353,7 @@ def _run(cfg: DictConfig) -> list[str]:
     steps = cfg.trainer.max_steps
     if steps != -1 and steps < 1:
         found.append(f"trainer.max_steps must be at least 1 (or -1: to the end of the budget), but is {steps}")
-    if cfg.init_from is not None:
+    if cfg.init_from is not None and locate.named(cfg.init_from) is None:
         start = Path(cfg.init_from)
         if not start.exists():
             found.append(f"init_from={start}: there is no such run folder{_similar(cfg.init_from)}")

@@ -6,9 +6,12 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from llmlab.errors import UserError
@@ -31,28 +34,61 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def read_tensors(folder: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
+def read_tensors(folder: Path, wanted: Sequence[str] | None = None) -> dict[str, Tensor]:
+    """Every tensor by its name in the file, or those of `wanted` that are there."""
     from safetensors.torch import load_file
 
-    if (folder / WEIGHTS).is_file():
-        names = [WEIGHTS]
-    elif (folder / INDEX).is_file():
-        names = _shards(folder / INDEX)
-    elif any(folder.glob("*.bin")):
-        raise UserError(f"{folder} holds pickled weights (*.bin), which llmlab never reads; convert them to {WEIGHTS}")
-    else:
-        raise UserError(f"{folder} holds neither {WEIGHTS} nor {INDEX}")
     tensors: dict[str, Tensor] = {}
-    for name in names:
-        path = folder / name
-        if path.parent != folder or not path.is_file():
-            raise UserError(f"{folder / INDEX} names the shard {name!r}, which is not in the folder")
-        try:
-            tensors |= load_file(path)
-        except SafetensorError as e:
-            raise UserError(f"{path} can't be read: {e}") from None
+    for path in _paths(folder):
+        with _explained(path):
+            if wanted is None:
+                tensors |= load_file(path)
+                continue
+            with safe_open(path) as f:
+                tensors |= {name: f.get_tensor(name) for name in f.keys() if name in wanted}  # noqa: SIM118
     return tensors
+
+
+def read_shapes(folder: Path) -> dict[str, Tensor]:
+    """Every tensor on the meta device, from the headers alone."""
+    shapes: dict[str, Tensor] = {}
+    for path in _paths(folder):
+        with _explained(path), safe_open(path) as f:
+            shapes |= {n: torch.empty(f.get_slice(n).get_shape(), device="meta") for n in f.keys()}  # noqa: SIM118
+    return shapes
+
+
+def _paths(folder: Path) -> list[Path]:
+    if (folder / WEIGHTS).is_file():
+        return [folder / WEIGHTS]
+    if not (folder / INDEX).is_file():
+        if any(folder.glob("*.bin")):
+            raise UserError(
+                f"{folder} holds pickled weights (*.bin), which llmlab never reads; convert them to {WEIGHTS}"
+            )
+        raise UserError(f"{folder} holds neither {WEIGHTS} nor {INDEX}")
+    paths = [folder / name for name in _shards(folder / INDEX)]
+    for path in paths:
+        if path.parent != folder or not path.is_file():
+            name = str(path.relative_to(folder)) if path.is_relative_to(folder) else str(path)
+            raise UserError(f"{folder / INDEX} names the shard {name!r}, which is not in the folder")
+    return paths
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except SafetensorError as e:
+        raise UserError(f"{path} can't be read: {e}") from None
+
+
+def safe_open(path: Path) -> Any:
+    import safetensors
+
+    return safetensors.safe_open(path, "pt")
 
 
 def _shards(index: Path) -> list[str]:

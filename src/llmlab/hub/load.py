@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from torch import Tensor
 from llmlab.errors import UserError
 from llmlab.hub.entry import Config, Entry, Head
 from llmlab.hub.families import entries
-from llmlab.hub.files import read_config, read_tensors
+from llmlab.hub.files import read_config, read_shapes, read_tensors
 from llmlab.hub.model import HubModel
 from llmlab.hub.rules import Rule, expand
 from llmlab.model import layout
@@ -30,18 +30,51 @@ def load_hf(folder: str | Path, *, dtype: torch.dtype = torch.float32, verbose: 
     dtype: of the parameters. UserError names what is unknown, missing, left over or of another shape; nothing is guessed.
     """
     folder = Path(folder)
-    config = read_config(folder)
-    entry, head = find(config, folder)
-    _check_types(entry, config, folder)
+    about = describe(folder)
+    entry, head, config, full = about.entry, about.head, about.config, about.full
     tensors = rename(entry, read_tensors(folder))
-    full = _decide_tie(entry, {**entry.defaults, **config}, tensors)
-    spec = spec_of(entry, head, full)
-    model = assemble(spec)
+    model = assemble(spec_of(entry, head, full))
     materialise(model)
     dtypes, read, ignored = fill(model, entry, tensors, folder)
     if ignored and verbose:
         print(f"{folder}: ignored {', '.join(ignored[:8])}{' ...' if len(ignored) > 8 else ''}")
     return HubModel(model.to(dtype).eval(), config, head, dtypes, read, pad=full.get("pad_token_id"))
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a checkpoint is. config: its config.json; full: with the family's defaults, and tied as its tensors are."""
+
+    entry: Entry
+    head: Head
+    config: Config
+    full: Config
+
+    @property
+    def spec(self) -> ModelSpec:
+        return spec_of(self.entry, self.head, self.full)
+
+    @property
+    def overrides(self) -> list[str]:
+        """The model as one would type it."""
+        return [*self.entry.read(self.full), *self.head.overrides]
+
+
+def describe(folder: Path) -> Description:
+    """The checkpoint in `folder`, of whose tensors only the table and the head are read."""
+    config = read_config(folder)
+    entry, head = find(config, folder)
+    _check_types(entry, config, folder)
+    ends = [name for name in (entry.head_key, entry.embed_key) if name is not None]
+    names = [*ends, *(name.removeprefix(entry.prefix) for name in ends)]
+    full = _decide_tie(entry, {**entry.defaults, **config}, read_tensors(folder, names))
+    return Description(entry, head, config, full)
+
+
+def check(folder: Path) -> None:
+    """UserError for what `load_hf` would refuse, from config.json and the headers of the files alone."""
+    about = describe(folder)
+    fill(assemble(about.spec), about.entry, rename(about.entry, read_shapes(folder)), folder)
 
 
 def find(config: Config, folder: Path) -> tuple[Entry, Head]:

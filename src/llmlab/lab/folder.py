@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmlab import registry
 from llmlab.errors import UserError
+from llmlab.hub import locate
 from llmlab.lab import record
 from llmlab.lab.files import write_atomic
 
@@ -82,6 +83,17 @@ def checkpoint_of(run: str | Path, warn: Callable[[str], None] | None = None) ->
     if found is None:
         raise UserError(f"{run}: it has no sound checkpoint")
     return found
+
+
+def start_of(init_from: str) -> Path:
+    """The checkpoint that a run begins with: of a run, or a Hugging Face folder (`is_foreign`)."""
+    name = locate.named(init_from)
+    return checkpoint_of(init_from) if name is None else locate.locate(name)
+
+
+def is_foreign(path: Path) -> bool:
+    """Whether a checkpoint is a Hugging Face folder."""
+    return (path / "config.json").is_file() and not any((path / n).exists() for n in ("manifest.json", EXPORT))
 
 
 def home(run: str | Path) -> Path:

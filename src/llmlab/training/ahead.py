@@ -12,6 +12,7 @@ from torch import nn
 
 from llmlab.decoding.generate import limit
 from llmlab.errors import UserError
+from llmlab.lab.folder import is_foreign
 from llmlab.model import build
 from llmlab.training import checkpoint
 
@@ -33,7 +34,11 @@ def check(cfg: Any, recipe: Any, place: Any, weights: Path | None) -> None:
             f"data.seq_len={cfg.data.seq_len} is more than the {room} positions that model.max_positions gives; "
             "set model.max_positions to as many, or choose position=rope"
         )
-    if weights is not None:
+    if weights is not None and is_foreign(weights):
+        from llmlab.hub import begin
+
+        begin.check(weights)
+    elif weights is not None:
         _fit(weights, model)
     _memory(cfg, recipe, place)
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from llmlab.errors import UserError
+from llmlab.lab import folder
 from llmlab.model import build, roles
 from llmlab.model.experts import MixtureOfExperts
 from llmlab.model.layout import ModelSpec
@@ -235,7 +236,12 @@ class Offline(pl.LightningModule):
 
 def load_weights(model: Model, path: Path) -> None:
     """The weights of a checkpoint into a model; UserError naming the first tensors that do not fit."""
-    weights = checkpoint.read_weights(path)
+    if folder.is_foreign(path):
+        from llmlab.hub import begin
+
+        weights = begin.weights(path, model)
+    else:
+        weights = checkpoint.read_weights(path)
     try:
         build.load(model, weights)
     except UserError as e:

@@ -1,0 +1,116 @@
+"""A run that begins from a Hugging Face checkpoint (`init_from=hf=FOLDER`): its model, its tokenizer, its weights."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from llmlab.config.schema import LAYER_SLOTS
+from llmlab.errors import UserError
+from llmlab.hub.compare import difference
+from llmlab.hub.load import Description, check, describe, load_hf
+from llmlab.hub.locate import locate
+from llmlab.model import layout
+from llmlab.model.model import Model
+
+if TYPE_CHECKING:
+    from hydra.core.override_parser.types import Override
+
+    from llmlab.config.compose import Composed
+
+# What may be typed all the same: training feels it alone, or the shapes show whether it fits.
+FREE = (
+    "objective",
+    "model.dropout",
+    "model.attention.dropout",
+    "model.ffn.dropout",
+    "model.max_positions",
+    "model.moe.balance",
+    "model.moe.z",
+)
+
+__all__ = ["Start", "check", "read", "weights"]
+
+
+@dataclass(frozen=True)
+class Start:
+    name: str  # as typed after hf=
+    folder: Path
+    about: Description
+
+    def merged(self, typed: list[Override]) -> tuple[list[str], list[str]]:
+        """The checkpoint's choices and those that were typed, as overrides; and which of these contradict, a line each."""
+        from hydra.core.override_parser.overrides_parser import OverridesParser
+
+        own = OverridesParser.create().parse_overrides([*self.about.overrides, *self._tokenizer(typed)])
+        kept = {(o.key_or_group, o.package): o for o in own}
+        mine, problems = [], []
+        for o in typed:
+            there = kept.get(place := (o.key_or_group, o.package))
+            if o.key_or_group == "size":
+                problems.append(f"{o.input_line}: the model of hf={self.name} has a size of its own; leave it out")
+            elif other := self._other(o, own):
+                problems.append(
+                    f"{o.input_line} contradicts init_from=hf={self.name}, whose model has {other}; leave it out"
+                )
+            elif there is None or o.key_or_group in FREE:
+                kept.pop(place, None)
+                mine.append(str(o.input_line))
+            elif o.is_delete() or o.value() != there.value():
+                problems.append(
+                    f"{o.input_line} contradicts init_from=hf={self.name}, whose model has {there.input_line}; leave it out"
+                )
+        return [*(str(o.input_line) for o in kept.values()), *mine], problems
+
+    def _other(self, o: Override, own: list[Override]) -> str | None:
+        """The part that stands where a typed one would go, if config.json sets options of it."""
+        slot = o.key_or_group
+        if slot not in LAYER_SLOTS or o.package or not any(x.key_or_group.startswith(f"{slot}.") for x in own):
+            return None
+        names = {layer.parts[slot].name for stack in self.about.spec.stacks for layer in stack.layers}
+        return None if o.value() in names else f"{slot}={'|'.join(sorted(names))}"
+
+    def _tokenizer(self, typed: list[Override]) -> list[str]:
+        if any(o.key_or_group == "tokenizer" or o.key_or_group.startswith("tokenizer.") for o in typed):
+            return []
+        if not (self.folder / "tokenizer.json").is_file():
+            raise UserError(
+                f"init_from=hf={self.name}: {self.folder} has no tokenizer.json; "
+                "name one with tokenizer=file tokenizer.path=FILE"
+            )
+        return ["tokenizer=file", f"tokenizer.path={json.dumps(str(self.folder))}"]
+
+    def contradictions(self, composed: Composed) -> list[str]:
+        """Where what was composed is another model than the checkpoint's. An objective may bring its own mask."""
+        try:
+            spec = layout.resolve(composed)
+        except UserError as e:
+            return str(e).splitlines()
+        said = f"init_from=hf={self.name}"
+        there = self.about.spec
+        for role, head in spec.heads.items():
+            if role not in there.heads:
+                name = (self.about.config.get("architectures") or list(self.about.entry.architectures))[0]
+                of = composed.cfg.objective["_part_"]
+                return [f"{said}: {name} has no head {role}={head.name}, which objective={of} trains"]
+        if not any(t.group == "mask" for t in composed.typed):
+            pairs = zip(there.stacks, spec.stacks, strict=False)
+            there = replace(there, stacks=tuple(replace(a, mask=b.mask) for a, b in pairs))
+        wrong = difference(spec, replace(there, heads={role: there.heads[role] for role in spec.heads}))
+        return [f"{wrong} is not what the model of {said} has; leave it out"] if wrong else []
+
+
+def read(name: str) -> Start:
+    folder = locate(name)
+    return Start(name, folder, describe(folder))
+
+
+def weights(folder: Path, model: Any) -> dict[str, Tensor]:
+    """Whole tensors by our paths, without the heads that `model` lacks."""
+    heads = {f"heads.{role}." for role in model.heads}
+    loaded: Model = load_hf(folder, verbose=False).model
+    return {k: v for k, v in loaded.state_dict().items() if k[:6] != "heads." or any(map(k.startswith, heads))}

@@ -1,0 +1,117 @@
+"""`init_from=hf=FOLDER`: training goes on from a Hugging Face checkpoint, whose model and tokenizer it takes."""
+
+import json
+
+import pytest
+import torch
+
+from llmlab import load_hf
+from llmlab.config.compose import compose
+from llmlab.errors import UserError
+from llmlab.lab.folder import load_model
+from llmlab.training.run import train
+
+RECIPE = [
+    "data=files",
+    "data.seq_len=16",
+    "train.batch_size=4",
+    "train.validation_batches=2",
+    "train.sample=false",
+    "trainer.accelerator=cpu",
+    "budget.steps=1",
+]
+
+
+@pytest.fixture(scope="module")
+def made(transformers, tmp_path_factory, words):
+    """A small LLaMA with a tokenizer, as transformers writes it, and a text."""
+    folder = tmp_path_factory.mktemp("checkpoint")
+    torch.manual_seed(0)
+    size = words.save(folder)
+    config = transformers.LlamaConfig(
+        vocab_size=size,
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=64,
+        rope_parameters={"rope_theta": 5000.0, "rope_type": "default"},
+        tie_word_embeddings=False,
+        initializer_range=0.3,
+        eos_token_id=words.eos,
+        bos_token_id=None,
+    )
+    model = transformers.LlamaForCausalLM(config)
+    model.save_pretrained(folder)
+    return folder, model
+
+
+def overrides(folder, words, *more):
+    return [*RECIPE, f"data.path={words.text}", f"init_from=hf={folder}", *more]
+
+
+def test_the_model_and_the_tokenizer_are_the_checkpoints(made, words, tmp_path):
+    folder, theirs = made
+    composed = compose(overrides(folder, words, "optimizer.lr=1e-30"))
+    assert composed.cfg.init_from == f"hf={folder}"
+    assert (composed.cfg.model.dim, composed.cfg.position.theta, composed.cfg.tokenizer.kind) == (16, 5000.0, "file")
+    done = train(composed, tmp_path / "run")
+    model, tokenizer = load_model(tmp_path / "run")
+    ids = torch.arange(20)[None] % 7
+    torch.testing.assert_close(model({"ids": ids}).heads["tokens"], theirs(ids).logits)
+    assert tokenizer.encode("the fox runs") == json.loads(words.expected)
+    assert done["overrides"][-2] == f'init_from="hf={folder}"'
+    written = load_hf(folder, verbose=False).model.state_dict()
+    assert {k: v.shape for k, v in written.items()} == {k: v.shape for k, v in model.state_dict().items()}
+
+
+def test_other_ways_to_type_it(made, words):
+    for way in (f"hf:{made[0]}", f"'hf={made[0]}'", f'"hf={made[0]}"'):
+        cfg = compose([*RECIPE, f"data.path={words.text}", f"init_from={way}"]).cfg
+        assert cfg.model.dim == 16
+
+
+@pytest.mark.parametrize(
+    ("typed", "line"),
+    [
+        ("model.dim=32", "model.dim=32 contradicts init_from=hf=.*, whose model has model.dim=16; leave it out"),
+        ("model=gpt2", "model=gpt2 contradicts init_from=hf=.*model=llama3.*"),
+        ("size=micro", "size=micro: the model of hf=.* has a size of its own; leave it out"),
+        ("position=none", "position=none contradicts init_from=hf=.*, whose model has position=rope; leave it out"),
+        ("attention=mla", "attention=mla.* is not what the model of .* has; leave it out"),
+    ],
+)
+def test_what_contradicts_is_refused(made, words, typed, line):
+    with pytest.raises(UserError, match=f"^{line}$"):
+        compose(overrides(made[0], words, typed))
+
+
+def test_what_agrees_or_is_of_the_recipe_is_taken(made, words):
+    cfg = compose(
+        overrides(made[0], words, "model.dim=16", "model.dropout=0.1", "attention=gqa", "optimizer.lr=0.1")
+    ).cfg
+    assert (cfg.model.dropout, cfg.optimizer.lr) == (0.1, 0.1)
+    assert compose(overrides(made[0], words, "tokenizer=char")).cfg.tokenizer.kind == "char"
+
+
+def test_a_folder_that_is_none(words, tmp_path):
+    with pytest.raises(UserError, match="^hf=nowhere: there is no such folder"):
+        compose([f"data.path={words.text}", *RECIPE, "init_from=hf=nowhere"])
+    with pytest.raises(UserError, match="holds no config.json"):
+        compose([f"data.path={words.text}", *RECIPE, f"init_from=hf={tmp_path}"])
+
+
+def test_damaged_weights_are_refused_before_a_folder_is_made(made, words, tmp_path):
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+
+    bad = tmp_path / "bad"
+    shutil.copytree(made[0], bad)
+    tensors = load_file(bad / "model.safetensors")
+    del tensors["model.norm.weight"]
+    save_file(tensors, bad / "model.safetensors")
+    with pytest.raises(UserError, match=r"model\.norm\.weight is missing$"):
+        train(compose(overrides(bad, words)), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
