@@ -32,6 +32,14 @@ def balance(p_nE: Tensor, experts_nk: Tensor, valid: Tensor | None, total: Total
     return n_experts * (visits_E / (n * experts_nk.shape[-1]) * (p_E / n)).sum()
 
 
+def z_loss(z_nE: Tensor, valid: Tensor | None, total: Total = alone) -> Tensor:
+    """Mean square of the log-partition over the valid tokens of the micro-batch on all ranks."""
+    square_n = z_nE.logsumexp(-1).square()
+    w_n = torch.ones_like(square_n) if valid is None else valid.to(square_n.dtype)
+    square, n = total(torch.stack([(square_n * w_n).sum(), w_n.sum()]))
+    return square / n.clamp(min=1)
+
+
 def check_groups(sizes: Sizes, groups: int, kept: int) -> None:
     """ValueError unless `kept` of `groups` equal groups hold as many experts as a token visits."""
     n, k = sizes.moe.n_experts, sizes.moe.per_token
@@ -88,10 +96,7 @@ class TopK(nn.Module):
         if self.traits.balance:
             loss = self.traits.balance * balance(p_nE, experts_nk, valid, total)
         if self.traits.z:
-            square_n = z_nE.logsumexp(-1).square()
-            w_n = torch.ones_like(square_n) if valid is None else valid.to(square_n.dtype)
-            square, n = total(torch.stack([(square_n * w_n).sum(), w_n.sum()]))
-            loss = self.traits.z * (square / n.clamp(min=1)) + (0.0 if loss is None else loss)
+            loss = self.traits.z * z_loss(z_nE, valid, total) + (0.0 if loss is None else loss)
         return Routing(weights_nk, experts_nk, loss)
 
 

@@ -97,6 +97,7 @@ class Sizes:
     layer: int = 0  # index of the stored layer
     stack: str = "main"
     causal: bool = True  # the stack's mask never looks ahead
+    sees_all: bool = False  # the stack's mask hides nothing
     rotary_dim: int = 0  # width that a position part rotates: the attention part says it
     embed_dim: int = 0  # width in which a position part embeds: the embedding part says it
 

@@ -249,13 +249,22 @@ class Routing(NamedTuple):
     loss: Tensor | None = None
 
 
+class Choice(NamedTuple):
+    """Where experts choose: weights (E, c), tokens (E, c) int64, each expert's rows of the n; the loss as of Routing."""
+
+    weights: Tensor
+    tokens: Tensor
+    loss: Tensor | None = None
+
+
 def alone(tensor: Tensor) -> Tensor:
     """The sum over the ranks where there is but one."""
     return tensor
 
 
 class Router(Protocol):
-    """moe(sizes, /): a router (n, D) -> Routing. `valid` (n,) bool or None: padding counts in no loss.
+    """moe(sizes, /): a router (n, D) -> Routing, or Choice where experts choose tokens. `valid` (n,) bool or None: padding
+    counts in no loss, and is not chosen. `per_token`: experts that a token visits on average, if not model.moe.per_token.
 
     `total` sums a tensor over the ranks that see other tokens of the same micro-batch, with the gradient that the mean over
     their gradients needs; with one rank, and in evaluation, it returns what it is given. A loss that is not linear in its
@@ -269,7 +278,9 @@ class Router(Protocol):
 
     dense: bool
 
-    def __call__(self, x_nD: Tensor, valid: Tensor | None, total: Callable[[Tensor], Tensor] = alone) -> Routing: ...
+    def __call__(
+        self, x_nD: Tensor, valid: Tensor | None, total: Callable[[Tensor], Tensor] = alone
+    ) -> Routing | Choice: ...
 
 
 class Head(Protocol):

@@ -18,6 +18,7 @@ VARIANTS = {
     "mla with a query latent": ("llama3", "attention=mla", "attention.q_rank=20"),
     "t5 across by latents": ("t5", "attention@stacks.decoder.cross_attention=mla"),
     "shared expert behind a gate": ("llama3", "moe=topk", "model.moe.n_shared=2", "model.moe.shared_gate=true"),
+    "experts that choose": ("bert", "moe=expert_choice", "moe.capacity=3"),
     "run again": ("llama3", "execute=[0,1,0,1,1]"),
 }
 MODELS = {**{family: (family,) for family in FAMILIES}, **VARIANTS}
@@ -130,5 +131,9 @@ def test_parameters():
     assert counts.total == rest + layers * experts * 3 * dim * ffn
     assert counts.active == rest + layers * per_token * 3 * dim * ffn
     assert counts.embedding == 61 * dim
+    own = ("moe=expert_choice", "moe.capacity=1.5", "moe.leak_future=true")
+    fewer = count_parameters(assemble(spec(*tiny("qwen_moe", *own))))
+    assert fewer.total == counts.total
+    assert fewer.active == rest + layers * 3 * dim * ffn * 3 // 2
     assert count_parameters(assemble(spec(*tiny("gpt2")))).embedding == (61 + 40) * dim
     assert count_parameters(assemble(spec(*tiny("bert")))).embedding == (61 + 40 + 2) * dim

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from families import VOCABULARY, build, ids, tiny
 from torch import nn
 from torch.nn import functional as F
 
@@ -10,6 +11,7 @@ from llmlab.model import experts
 from llmlab.model.experts import GroupedLinear, MixtureOfExperts
 from llmlab.sizes import FFNTraits, MoETraits, Sizes
 from llmlab.slots import Routing
+from llmlab.testing import learns
 
 SIZES = Sizes(
     dim=16,
@@ -187,3 +189,26 @@ def test_a_grouped_linear_is_a_linear_for_each_group(bias, width):
         for e, (a, b) in enumerate([(0, 2), (2, 2), (2, 8), (8, 9)])
     ]
     torch.testing.assert_close(layer(x, ends), torch.cat(parts), rtol=1e-4, atol=1e-5)
+
+
+# ---------------------------------------------------------------- experts that choose, in a model
+
+
+def test_experts_that_choose_see_the_future_and_are_refused_where_it_is_hidden():
+    with pytest.raises(ValueError, match="moe=expert_choice lets tokens see the future"):
+        build(*tiny("qwen_moe", "moe=expert_choice"))
+    text = ids(1, 12)
+    changed = text.clone()
+    changed[:, 8:] = (changed[:, 8:] + 1) % VOCABULARY
+    leaks = build(*tiny("qwen_moe", "moe=expert_choice", "moe.leak_future=true"))
+    hides = build(*tiny("qwen_moe"))
+    for model, leaky in ((leaks, True), (hides, False)):
+        with torch.no_grad():
+            one, other = (model({"ids": t}).hidden[:, :8] for t in (text, changed))
+        assert ((one - other).abs().max() > 1e-3) == leaky
+
+
+def test_experts_that_choose_learn_where_every_token_sees_all():
+    learns("model=bert", "moe=expert_choice")
+    build(*tiny("t5", "moe@stacks.encoder.moe=expert_choice"))
+    build(*tiny("bert", "moe=expert_choice", "model.moe.per_token=1"))  # model.moe.renormalise is not read

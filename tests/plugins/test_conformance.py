@@ -31,7 +31,7 @@ ARGUMENTS = {
     "block": lambda: (SIZES, NORM, ("attention", "ffn")),
     "attention": lambda: (sizes(attention={"qkv_bias": True, "sink": True, "qk_norm": "head"}), NORM),
     "ffn": lambda: (24, 40, partial(Linear, bias=True)),
-    "moe": lambda: (SIZES,),
+    "moe": lambda: (SIZES.but(sees_all=True),),
     "head": lambda: (SIZES, NORM, Embedded()),
 }
 MODULES = [key for key in PARTS if key[0] in ARGUMENTS]

@@ -8,7 +8,7 @@ from parts import build, close, names, part, randn, sizes
 
 from llmlab.model.experts import MixtureOfExperts
 
-ROUTERS = [n for n in names("moe") if n != "none"]
+ROUTERS = [n for n in names("moe") if n not in ("none", "expert_choice")]  # whose tokens choose
 
 
 def router(name="topk", options=None, **traits):
@@ -20,7 +20,7 @@ def router(name="topk", options=None, **traits):
 
 
 def test_every_router_is_here():
-    assert set(names("moe")) == {"none", "topk", "sigmoid"}
+    assert set(names("moe")) == {"none", "topk", "sigmoid", "expert_choice"}
     assert part("moe", "none").func.dense and not part("moe", "topk").func.dense
 
 

@@ -152,7 +152,8 @@ def _unused_experts(composed: Composed, spec: ModelSpec) -> list[tuple[str, bool
     if any(routed) and moe.shared_gate and not (moe.n_shared or moe.shared_dim):
         typed = "model.moe.shared_gate" in composed.keys
         found.append(("model.moe.shared_gate: there is no shared expert; set model.moe.n_shared", typed))
-    if any(routed) and moe.per_token == 1 and moe.renormalise:
+    routers = {layer.parts["moe"].name for layer in layers}
+    if any("moe.renormalise" not in _unused_by("moe", r) for r in routers) and moe.per_token == 1 and moe.renormalise:
         typed = bool({"model.moe.per_token", "model.moe.renormalise"} & composed.keys)
         said = "model.moe.renormalise with one expert a token makes every weight 1, from which no router learns"
         found.append((f"{said}; set model.moe.renormalise=false", typed))

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from llmlab.sizes import FFNTraits, Sizes
-from llmlab.slots import Aux, Linear, Role, alone
+from llmlab.slots import Aux, Choice, Linear, Role, Routing, alone
 
 
 class GroupedLinear(nn.Module):
@@ -80,6 +80,8 @@ def linears(make: Callable[..., nn.Module], traits: FFNTraits) -> Callable[..., 
 class MixtureOfExperts(nn.Module):
     """Each token goes to k of E experts and to the shared one: y = scale * sum_i w_i FFN_i(x) + gate * FFN_shared(x).
 
+    Where experts choose (`Choice`), i runs over those that have chosen the token.
+
     forward: (B, T, D), valid (B, T) or None -> (B, T, D), Aux. `total` is what routers sum over ranks with in training.
     """
 
@@ -88,9 +90,10 @@ class MixtureOfExperts(nn.Module):
     def __init__(self, sizes: Sizes, router: Any, ffn: Any):
         super().__init__()
         moe = sizes.moe
-        self.n_experts, self.per_token, self.scale = moe.n_experts, moe.per_token, moe.scale
+        self.n_experts, self.scale = moe.n_experts, moe.scale
         self.total = alone
         self.router = router(sizes)
+        self.per_token = getattr(self.router, "per_token", moe.per_token)
         self.experts = ffn(sizes.dim, moe.ffn_dim, linears(partial(GroupedLinear, moe.n_experts), sizes.ffn))
         shared_dim = moe.shared_dim or moe.n_shared * (moe.ffn_dim or 0)
         self.shared = ffn(sizes.dim, shared_dim, linears(Linear, sizes.ffn)) if shared_dim else None
@@ -99,23 +102,38 @@ class MixtureOfExperts(nn.Module):
     def forward(self, x_BTD: Tensor, valid: Tensor | None) -> tuple[Tensor, Aux]:
         x_nD = x_BTD.reshape(-1, x_BTD.shape[-1])
         valid_n = None if valid is None else valid.reshape(-1)
-        weights_nk, experts_nk, loss = self.router(x_nD, valid_n, self.total if self.training else alone)
-        n, k = experts_nk.shape
+        routing = self.router(x_nD, valid_n, self.total if self.training else alone)
+        gather = self._chosen if isinstance(routing, Choice) else self._sent
+        y_nD, load = gather(x_nD, routing, valid_n)
+        if self.scale != 1.0:
+            y_nD = y_nD * self.scale
+        if self.shared is not None:
+            shared = self.shared(x_nD)
+            if self.shared_gate is not None:
+                shared = shared * torch.sigmoid(self.shared_gate(x_nD))
+            y_nD = y_nD + shared
+        return y_nD.view_as(x_BTD).to(x_BTD.dtype), Aux(routing.loss, load)
 
+    def _sent(self, x_nD: Tensor, routing: Routing, valid_n: Tensor | None) -> tuple[Tensor, Tensor]:
+        """(n, D), and the valid tokens of each expert (E,)."""
+        weights_nk, experts_nk, _ = routing
+        n, k = experts_nk.shape
         order = experts_nk.reshape(-1).argsort(stable=True)  # rows sorted by expert
         load = torch.bincount(experts_nk.reshape(-1), minlength=self.n_experts)
         y = self.experts(x_nD[order // k], load.cumsum(0).to(torch.int32))
         back = torch.empty_like(order)
         back[order] = torch.arange(n * k, device=order.device)
         y_nkD = y[back].view(n, k, -1) * weights_nk[..., None].to(y.dtype)
-        y_nD = y_nkD.sum(1) * self.scale if self.scale != 1.0 else y_nkD.sum(1)
-
-        if self.shared is not None:
-            shared = self.shared(x_nD)
-            if self.shared_gate is not None:
-                shared = shared * torch.sigmoid(self.shared_gate(x_nD))
-            y_nD = y_nD + shared
         if valid_n is not None:
             kept = experts_nk[valid_n].reshape(-1)
             load = torch.bincount(kept, minlength=self.n_experts)
-        return y_nD.view_as(x_BTD).to(x_BTD.dtype), Aux(loss, load)
+        return y_nkD.sum(1), load
+
+    def _chosen(self, x_nD: Tensor, routing: Choice, valid_n: Tensor | None) -> tuple[Tensor, Tensor]:
+        weights_Ec, tokens_Ec, _ = routing
+        chosen = tokens_Ec.shape[1]
+        load = torch.full((self.n_experts,), chosen, device=x_nD.device)
+        rows = tokens_Ec.reshape(-1)
+        y = self.experts(x_nD[rows], load.cumsum(0).to(torch.int32))
+        y = y * weights_Ec.reshape(-1, 1).to(y.dtype)
+        return y.new_zeros(len(x_nD), y.shape[-1]).index_add(0, rows, y), load

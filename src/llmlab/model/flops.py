@@ -31,7 +31,7 @@ def count_parameters(model: Model) -> Parameters:
     for module in model.modules():
         if isinstance(module, MixtureOfExperts):
             routed = sum(p.numel() for p in module.experts.parameters())
-            idle += routed - routed * module.per_token // module.n_experts
+            idle += routed - int(routed * module.per_token // module.n_experts)
     tables = sum(
         p.numel()
         for m in model.modules()

@@ -105,7 +105,7 @@ def resolve(composed: Any, *, vocabulary: int | None = None, roles: tuple[str, .
 
     spec = ModelSpec(
         family=cfg.model.family,
-        sizes=sizes.but(causal=stacks[-1].sizes.causal),
+        sizes=sizes.but(causal=stacks[-1].sizes.causal, sees_all=stacks[-1].sizes.sees_all),
         stacks=stacks,
         heads=heads,
         kernel=_needed(cfg.kernel, "kernel"),
@@ -281,11 +281,12 @@ def _stack(cfg: Any, name: str, sizes: Sizes, mask: PartSpec, typed: dict, notes
             mask = own_mask
         elif mask != own_mask:
             notes.append(f"mask={mask.name} as typed displaces {own_mask} of the {name} layers")
-    causal = mask.attribute("pattern") == "causal"
+    pattern = mask.attribute("pattern")
+    causal, sees_all = pattern == "causal", pattern == "full"
     layers = tuple(_layer(cfg, name if own else None, kind, typed, notes) for kind in kinds)
     embedding = _needed(stack.embedding if own and stack.embedding is not None else cfg.embedding, "embedding")
     cross = _part(stack.cross_attention, "attention") if own else None
-    sizes = sizes.but(n_layers=len(execute), stack=name, causal=causal)
+    sizes = sizes.but(n_layers=len(execute), stack=name, causal=causal, sees_all=sees_all)
     return StackSpec(name, sizes, layers, tuple(execute), mask, embedding, cross)
 
 
