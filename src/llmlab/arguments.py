@@ -47,6 +47,13 @@ def parse(argv: Sequence[str], cls: type[T], command: str) -> T:
     return cls(**values)
 
 
+def either(run: str | None, hf: str | None, command: str) -> None:
+    """UserError unless one of run= and hf= is given."""
+    if (run is None) == (hf is None):
+        which = "run is missing" if run is None else "run and hf can't both be given"
+        raise UserError(f"{which}; llmlab {command} run=FOLDER, or hf=FOLDER for a Hugging Face checkpoint")
+
+
 def _options(hint: Any) -> tuple[Any, ...]:
     return typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from llmlab.arguments import parse
+from llmlab.arguments import either, parse
 from llmlab.errors import UserError
 
 if TYPE_CHECKING:
@@ -16,17 +16,22 @@ if TYPE_CHECKING:
 
 SOURCES = ("python_docs", "python_code", "files")
 USAGE = """\
-llmlab eval run=FOLDER [data=python_docs|python_code|FOLDER_OR_FILE] [batch_size=32] [--json]
+llmlab eval run=FOLDER [data=python_docs|python_code|FOLDER_OR_FILE] [seq_len=N] [batch_size=32] [--json]
+llmlab eval hf=FOLDER data=...
 
 Without data and path: the run's own validation set. With data=FOLDER_OR_FILE (.txt, .md, .jsonl): all of that text,
-in the run's tokens. Bits per byte are given where the objective's loss is the text's likelihood."""
+in the run's tokens, in windows of the length that it was trained with. hf=FOLDER (or ORG/NAME): a Hugging Face
+checkpoint in its own tokens, in windows of 1,024 where the model and the text have as many, or of seq_len.
+Bits per byte are given where the objective's loss is the text's likelihood."""
 
 
 @dataclass
 class Arguments:
-    run: str
+    run: str | None = None
+    hf: str | None = None
     data: str | None = None
     path: str | None = None
+    seq_len: int | None = None
     batch_size: int = 32
     json: bool = False
 
@@ -39,7 +44,10 @@ def main(argv: Sequence[str]) -> int | None:
     a = parse(argv, Arguments, "eval")
     if a.batch_size < 1:
         raise UserError(f"batch_size={a.batch_size} must be at least 1")
-    found = evaluate(a.run, a.data, a.path, a.batch_size)
+    if a.seq_len is not None and a.seq_len < 1:
+        raise UserError(f"seq_len={a.seq_len} must be at least 1")
+    either(a.run, a.hf, "eval")
+    found = evaluate(a.run, a.data, a.path, a.batch_size, hf=a.hf, seq_len=a.seq_len)
     if a.json:
         print(json_module.dumps(found))
         return 0
@@ -49,52 +57,110 @@ def main(argv: Sequence[str]) -> int | None:
     return 0
 
 
-def evaluate(run: str, data: str | None = None, path: str | None = None, batch_size: int = 32) -> dict[str, Any]:
-    """{"loss", "perplexity", "bits_per_byte" (where it has a meaning), "targets", "bytes", "text"}; loss in nats a target."""
+def evaluate(
+    run: str | None,
+    data: str | None = None,
+    path: str | None = None,
+    batch_size: int = 32,
+    *,
+    hf: str | None = None,
+    seq_len: int | None = None,
+) -> dict[str, Any]:
+    """{"loss", "perplexity", "bits_per_byte" (where it has a meaning), "targets", "bytes", "text"}; loss in nats a target.
+
+    hf: a Hugging Face checkpoint instead of a run; `data` or `path` must then name the text. seq_len: length of a window.
+    """
     import torch
 
     from llmlab.config import schema
     from llmlab.data import Windows, loader, prepare
+    from llmlab.decoding.generate import limit
     from llmlab.lab import folder
     from llmlab.training.recipe import chosen, plain
 
-    model, tokenizer = folder.load_model(run)
-    cfg, _ = folder.load(folder.home(run))
-    settings = plain(cfg.data, schema.Data)
-    special = tuple(tokenizer.special)
+    if hf is not None and data is None and path is None:
+        raise UserError("data is missing: a checkpoint has no text of its own; data=python_docs or data=FOLDER_OR_FILE")
     if data is not None and data not in SOURCES:
         data, path = "files", data
+    if hf is None:
+        assert run is not None
+        model, _ = folder.load_model(run)
+        cfg, _ = folder.load(folder.home(run))
+        tokenizer = folder.home(run) / "tokenizer.json"
+    else:
+        model, cfg, tokenizer = _foreign(hf)
+    settings = plain(cfg.data, schema.Data)
+    special = tuple(_special(cfg))
     own = data is None and path is None
     if own:
-        corpus = prepare(settings, plain(cfg.tokenizer, schema.Tokenizer), tuple(_special(cfg)))
+        corpus = prepare(settings, plain(cfg.tokenizer, schema.Tokenizer), special)
         streams = [corpus.validation]
     else:
         source = data or "files"
         if source == "files" and path is None:
             raise UserError("data=files needs data.path=FOLDER_OR_FILE")
-        file = schema.Tokenizer(kind="file", path=str(folder.home(run) / "tokenizer.json"))
+        file = schema.Tokenizer(kind="file", path=str(tokenizer))
         settings = replace(settings, source=source, path=path, split="position", seq_len=1)
         corpus = prepare(settings, file, special)
-        streams = [_joined(corpus.train, corpus.validation, special=tokenizer.special)]
-    objective = chosen(cfg, "objective")(corpus.vocabulary, cfg.data.seq_len)
+        streams = [_joined(corpus.train, corpus.validation, special=corpus.vocabulary.special)]
+    length_of_windows = seq_len or (_usual(model, streams[0]) if hf is not None else cfg.data.seq_len)
+    room = limit(model)
+    if room is not None and length_of_windows > room:
+        raise UserError(f"seq_len={length_of_windows} is more than the {room} positions that the model knows")
+    objective = chosen(cfg, "objective")(corpus.vocabulary, length_of_windows)
     sizes = torch.from_numpy(corpus.token_bytes.copy())
     nll = targets = length = 0.0
     with torch.inference_mode():
         for stream in streams:
-            windows = Windows(stream, cfg.data.seq_len, cfg.data.separate_documents)
+            windows = Windows(stream, length_of_windows, cfg.data.separate_documents)
             for batch in loader.validation_loader(windows, objective, micro=batch_size, rank=0, world=1, limit=None):
+                _known(batch, model)
                 loss = objective.loss(model, batch)
                 total, count = loss.logs.get("nll", (loss.sum, loss.count))
                 nll, targets = nll + float(total), targets + int(count)
                 labels = batch["labels"]
                 length += int(sizes[labels.clamp(min=0)].masked_fill(labels < 0, 0).sum())
     if not targets:
-        raise UserError(f"the text has fewer than data.seq_len={cfg.data.seq_len} tokens; give a longer one")
+        key = "seq_len" if seq_len or hf is not None else "data.seq_len"
+        raise UserError(f"the text has fewer than {key}={length_of_windows} tokens; give a longer one")
     found: dict[str, Any] = {"text": path or data or "the run's validation set", "targets": int(targets)}
     found |= {"loss": nll / targets, "perplexity": math.exp(min(nll / targets, 700.0))}
     if getattr(objective, "bits_per_byte", False) and length:
         found |= {"bits_per_byte": nll / math.log(2) / length, "bytes": int(length)}
     return found
+
+
+def _foreign(hf: str) -> tuple[Any, Any, Any]:
+    """(model, config of its family with the objective that it is trained by, tokenizer.json)."""
+    from llmlab import registry
+    from llmlab.config.compose import compose
+    from llmlab.hub.load import describe, load_hf
+    from llmlab.hub.locate import locate
+    from llmlab.hub.text import tokenizer_file
+
+    at = locate(hf)
+    file = tokenizer_file(at)
+    cfg = compose(describe(at).overrides, strict=False).cfg
+    model = load_hf(at).model
+    name = cfg.objective["_part_"]
+    for role in registry.index()["objective", name].attrs.get("heads", {}):
+        if role not in model.heads:
+            raise UserError(f"hf={hf}: it has no head {role}, by which objective={name} would measure it")
+    return model, cfg, file
+
+
+def _usual(model: Any, stream: Stream) -> int:
+    """1,024, or as many positions as the model has, or as the text has tokens."""
+    from llmlab.decoding.generate import limit
+
+    return max(1, min(1024, limit(model) or model.sizes.max_positions, len(stream) - 1))
+
+
+def _known(batch: Mapping[str, Any], model: Any) -> None:
+    """A tokenizer may have ids that a checkpoint has no row for."""
+    for name in ("ids", "source_ids"):
+        if name in batch and (most := int(batch[name].max())) >= model.sizes.vocab_size:
+            raise UserError(f"the tokenizer has the id {most}, but the model knows {model.sizes.vocab_size} tokens")
 
 
 def _joined(first: Stream, second: Stream, special: Mapping[str, int]) -> Stream:

@@ -10,17 +10,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmlab.arguments import parse
+from llmlab.arguments import either, parse
 from llmlab.errors import UserError
 
 if TYPE_CHECKING:
     from llmlab.data.tokenizer import Tokenizer
 
 USAGE = """\
-llmlab generate run=FOLDER [prompt=TEXT | prompts=FILE] [KEY=VALUE ...] [--json]
+llmlab generate run=FOLDER|hf=FOLDER [prompt=TEXT | prompts=FILE] [KEY=VALUE ...] [--json]
 
-Continues a prompt with the newest sound checkpoint of a run. Without a prompt (or with prompt=-) it is read from standard
-input. prompts=FILE continues many in batches: a .txt file has one a line, a .jsonl file objects with "prompt".
+Continues a prompt with the newest sound checkpoint of a run, or with a Hugging Face checkpoint: hf=FOLDER, hf=ORG/NAME
+or a NAME that llmlab fetch brought; its prompts are read as transformers reads them, special tokens by name.
+Without a prompt (or with prompt=-) it is read from standard input. prompts=FILE continues many in batches: a .txt file has one a line, a .jsonl file objects with "prompt".
 
   max_new=200              tokens at most
   num=1                    samples of each prompt: with seed, seed + 1, ...
@@ -42,7 +43,8 @@ ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "\\": "\\"}
 
 @dataclass
 class Arguments:
-    run: str
+    run: str | None = None
+    hf: str | None = None
     prompt: str | None = None
     prompts: str | None = None
     max_new: int = 200
@@ -72,14 +74,15 @@ def main(argv: Sequence[str]) -> int | None:
         raise UserError("stop= must name a text that the sample ends before")
     if a.prompts is not None and a.prompt is not None:
         raise UserError("prompt and prompts can't both be given: put the prompt into the file")
+    either(a.run, a.hf, "generate")
     many = a.prompts is not None or a.num > 1
     prompts = read_prompts(a.prompts) if a.prompts is not None else [_prompt(a.prompt)]
 
     from llmlab.decoding.sampling import Sampling
-    from llmlab.lab.folder import load_model
+    from llmlab.lab.folder import load_given
 
     sampling = Sampling(a.temperature, a.top_k, a.top_p, a.min_p, a.repetition_penalty)
-    model, tokenizer = load_model(a.run)
+    model, tokenizer = load_given(a.run, a.hf)
     told = samples(
         model,
         tokenizer,
@@ -224,7 +227,7 @@ def _written(
         max_new=max_new,
         sampling=sampling,
         seeds=[sample.seed for sample, _ in at_once],
-        stop=tokenizer.special.get("eos"),
+        stop=tokenizer.stops,
         start=tokenizer.special.get("pad"),
         vocabulary=tokenizer.vocab_size,
         cached=cached,

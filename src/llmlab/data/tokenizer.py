@@ -49,6 +49,11 @@ class Tokenizer:
         """Number of ids in use: the highest id + 1."""
         return max(self.inner.get_vocab(with_added_tokens=True).values()) + 1
 
+    @property
+    def stops(self) -> tuple[int, ...]:
+        """The ids at which a text ends."""
+        return (self.special["eos"],) if "eos" in self.special else ()
+
     def encode(self, text: str) -> list[int]:
         """Ids of a text, without any special token. Raises UserError for a character that `char` never saw."""
         return next(self.encode_all([text])).tolist()

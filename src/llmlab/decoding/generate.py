@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,12 +27,12 @@ def generate(
     max_new: int,
     sampling: Sampling | None = None,
     seed: int = 0,
-    stop: int | None = None,
+    stop: int | Collection[int] | None = None,
     start: int | None = None,
     vocabulary: int | None = None,
     cached: bool = True,
 ) -> Iterator[int]:
-    """Yield up to `max_new` token ids after `prompt`, one at a time; ends at the id `stop`, or at the last position that
+    """Yield up to `max_new` token ids after `prompt`, one at a time; ends at an id of `stop`, or at the last position that
     the model knows. The rest as `generate_all` has it.
     """
     for (token,) in generate_all(
@@ -58,7 +58,7 @@ def generate_all(
     max_new: int,
     sampling: Sampling | None = None,
     seeds: Sequence[int] | None = None,
-    stop: int | None = None,
+    stop: int | Collection[int] | None = None,
     start: int | None = None,
     vocabulary: int | None = None,
     cached: bool = True,
@@ -69,13 +69,14 @@ def generate_all(
     A prompt gets the ids that it gets alone: it has a generator of its own, seeded by its seed, and shorter prompts are
     padded on the left, which nothing sees and no position counts (`fits_padding` says of which models this is true).
 
-    ended: one string a prompt, "" while it goes on, then why it ended: "eos" (the id `stop`), "length" (max_new),
+    ended: one string a prompt, "" while it goes on, then why it ended: "eos" (an id of `stop`), "length" (max_new),
     "positions" (the last that the model knows). The caller may end one by a reason of its own.
     start: an encoder-decoder reads the prompts with its encoder, and its decoder begins with this id. vocabulary: ids from
     there on (rows that only round the table up) are never drawn. cached=False computes every step from the beginning:
     the same ids, slowly.
     """
     sampling = sampling or Sampling()
+    stops = () if stop is None else (stop,) if isinstance(stop, int) else stop
     ended = [""] * len(prompts) if ended is None else ended
     device = next(model.parameters()).device
     generators = [torch.Generator().manual_seed(seed) for seed in (seeds or [0] * len(prompts))]
@@ -96,7 +97,7 @@ def generate_all(
             token = sampling.draw(logits[:, :vocabulary], generators, seen)
             told: list[int | None] = []
             for i, value in enumerate(token.tolist()):
-                if not ended[i] and value == stop:
+                if not ended[i] and value in stops:
                     ended[i] = "eos"
                 told.append(None if ended[i] else value)
             if any(t is not None for t in told):

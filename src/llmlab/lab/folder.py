@@ -113,3 +113,13 @@ def load_model(run: str | Path) -> tuple[Any, Any]:
     build.materialise(model)
     model.load_state_dict(checkpoint.read_weights(path))
     return model.eval(), Tokenizer.load(folder)
+
+
+def load_given(run: str | None, hf: str | None) -> tuple[Any, Any]:
+    """(model, tokenizer) of a run, or of the checkpoint that hf= names."""
+    if hf is None:
+        assert run is not None
+        return load_model(run)
+    from llmlab.hub import text
+
+    return text.load(locate.locate(hf))

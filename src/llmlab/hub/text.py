@@ -1,0 +1,90 @@
+"""A checkpoint that writes: its model, and its tokenizer as the reference uses it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from llmlab.data.tokenizer import Tokenizer, make
+from llmlab.errors import UserError
+
+
+class Reference(Tokenizer):
+    """A tokenizer.json that encodes a prompt as transformers does: names of special tokens in the text are those tokens,
+    and what the file puts around a text (a first <s>) is put there. The text then ends at any of `ends`.
+    """
+
+    ends: tuple[int, ...] = ()
+
+    def encode(self, text: str) -> list[int]:
+        return self._ids(text, add=True)
+
+    def encode_whole(self, text: str) -> list[int]:
+        """Of a text that has its special tokens already, as a chat template writes it."""
+        return self._ids(text, add=False)
+
+    def _ids(self, text: str, *, add: bool) -> list[int]:
+        self.inner.encode_special_tokens = False
+        try:
+            return self.inner.encode(text, add_special_tokens=add).ids
+        finally:
+            self.inner.encode_special_tokens = True
+
+    @property
+    def stops(self) -> tuple[int, ...]:
+        return self.ends
+
+
+def load(folder: Path) -> tuple[Any, Reference]:
+    """(model on the CPU in eval mode, tokenizer) of a Hugging Face folder."""
+    from llmlab.hub.load import load_hf
+
+    tokenizer = tokenizer_of(folder)  # first, for it is the quicker to fail
+    return load_hf(folder).model, tokenizer
+
+
+def tokenizer_of(folder: Path) -> Reference:
+    """The folder's tokenizer. eos, pad and the rest are what its files name; nothing is added."""
+    from llmlab.config.schema import Tokenizer as Config
+    from llmlab.hub.files import read_config
+
+    config = read_config(folder)
+    path = tokenizer_file(folder)
+    known = make(Config(kind="file", path=str(path)), (), (), ())
+    tokenizer = Reference(known.inner, {}, "file")
+    about = {**config, **_json(folder / "generation_config.json")}
+    ends = about.get("eos_token_id")
+    tokenizer.ends = tuple(ends if isinstance(ends, list) else [ends] if ends is not None else [])
+    if not tokenizer.ends and (token := _named(folder, "eos_token")) is not None:
+        found = tokenizer.inner.token_to_id(token)
+        tokenizer.ends = () if found is None else (found,)
+    start = about.get("decoder_start_token_id")
+    pad = start if config.get("is_encoder_decoder") and start is not None else about.get("pad_token_id")
+    first = about.get("bos_token_id")
+    begin = first if isinstance(first, int) else tokenizer.ends[0] if tokenizer.ends else None
+    tokenizer.special = {k: v for k, v in {"eos": begin, "pad": pad}.items() if isinstance(v, int)}
+    return tokenizer
+
+
+def tokenizer_file(folder: Path) -> Path:
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        raise UserError(
+            f"{folder} has no tokenizer.json; transformers makes one of older files: "
+            "AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)"
+        )
+    return path
+
+
+def _named(folder: Path, role: str) -> str | None:
+    found = _json(folder / "tokenizer_config.json").get(role)
+    return found.get("content") if isinstance(found, dict) else found
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -1,0 +1,83 @@
+"""`llmlab generate hf=` and `llmlab eval hf=`: as the reference answers."""
+
+import json
+import math
+
+import pytest
+import torch
+
+from llmlab import cli
+
+
+@pytest.fixture(scope="module")
+def made(transformers, tmp_path_factory, words):
+    folder = tmp_path_factory.mktemp("checkpoint")
+    torch.manual_seed(0)
+    config = transformers.GPT2Config(
+        vocab_size=words.save(folder),
+        n_embd=16,
+        n_layer=2,
+        n_head=2,
+        n_positions=48,
+        initializer_range=0.5,
+        eos_token_id=0,
+        bos_token_id=0,
+    )
+    model = transformers.GPT2LMHeadModel(config).eval()
+    model.save_pretrained(folder)
+    return folder, model
+
+
+def said(capsys, *argv):
+    code = cli.run(list(argv))
+    out = capsys.readouterr()
+    return code, out.out, out.err
+
+
+def test_generate_writes_the_references_greedy_tokens(made, words, capsys):
+    folder, theirs = made
+    ids = torch.tensor([[1, 3, 5, 6]])
+    wanted = theirs.generate(ids, max_new_tokens=12, do_sample=False, pad_token_id=0)[0, 4:].tolist()
+    code, out, _ = said(
+        capsys, "generate", f"hf={folder}", "prompt=the quick fox jumps", "max_new=12", "temperature=0", "--json"
+    )
+    text = [w for w in json.loads(out)["text"].split() if w != "<end>"]
+    assert (code, text) == (0, [words.list[i - 1] for i in wanted if i != 0])
+
+
+def test_eval_gives_the_references_loss(made, words, capsys):
+    folder, theirs = made
+    code, out, _ = said(capsys, "eval", f"hf={folder}", f"data={words.text}", "--json")
+    found = json.loads(out)
+    known = {w: i for i, w in enumerate(words.list, 1)}
+    ids = torch.tensor([known[w] for w in words.text.read_text().split()])
+    n = (len(ids) - 1) // 48
+    with torch.no_grad():
+        logits = theirs(ids[: n * 48].view(n, 48)).logits.double()
+    loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[1 : n * 48 + 1]).item()
+    assert (code, found["targets"]) == (0, n * 48)
+    assert found["loss"] == pytest.approx(loss, abs=1e-6)
+    size = sum(len(words.list[i - 1]) for i in ids[1 : n * 48 + 1].tolist())
+    assert found["bits_per_byte"] == pytest.approx(loss * n * 48 / size / math.log(2), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("argv", "line"),
+    [
+        ("generate hf=nowhere prompt=the", "hf=nowhere: there is no such folder"),
+        ("generate prompt=the", "run is missing; llmlab generate run=FOLDER, or hf=FOLDER"),
+        ("generate run=a hf=b prompt=the", "run and hf can't both be given"),
+        ("eval hf={folder}", "data is missing: a checkpoint has no text of its own"),
+        ("eval hf={folder} data={text} seq_len=49", "seq_len=49 is more than the 48 positions"),
+    ],
+)
+def test_what_is_wrong_is_a_line(made, words, capsys, argv, line):
+    code, _, err = said(capsys, *argv.format(folder=made[0], text=words.text).split())
+    assert code == 1 and err.startswith(f"error: {line}") and err.count("\n") == 1
+
+
+def test_a_folder_without_a_tokenizer_is_refused(made, tmp_path, capsys):
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / name).write_bytes((made[0] / name).read_bytes())
+    code, _, err = said(capsys, "generate", f"hf={tmp_path}", "prompt=the")
+    assert code == 1 and "has no tokenizer.json; transformers makes one" in err
