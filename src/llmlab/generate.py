@@ -21,7 +21,8 @@ llmlab generate run=FOLDER|hf=FOLDER [prompt=TEXT | prompts=FILE] [KEY=VALUE ...
 
 Continues a prompt with the newest sound checkpoint of a run, or with a Hugging Face checkpoint: hf=FOLDER, hf=ORG/NAME
 or a NAME that llmlab fetch brought; its prompts are read as transformers reads them, special tokens by name.
-Without a prompt (or with prompt=-) it is read from standard input. prompts=FILE continues many in batches: a .txt file has one a line, a .jsonl file objects with "prompt".
+Without a prompt (or with prompt=-) it is read from standard input. prompts=FILE continues many in batches: a .txt file has
+one a line, a .jsonl file objects with "prompt".
 
   max_new=200              tokens at most
   num=1                    samples of each prompt: with seed, seed + 1, ...

@@ -1,4 +1,4 @@
-"""Where a checkpoint lies that was named as hf=FOLDER, hf=NAME (brought by `llmlab fetch`) or hf=ORG/NAME. No torch."""
+"""Where a checkpoint lies: hf=FOLDER, hf=NAME (brought by `llmlab fetch`) or hf=ORG/NAME (downloaded). No torch."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from pathlib import Path
 from llmlab.errors import UserError
 
 PREFIXES = ("hf=", "hf:")
-REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?")
+WANTED = ("*.json", "*.safetensors", "*.jinja")
 
 
 def named(value: str | None) -> str | None:
@@ -26,8 +27,42 @@ def normal(override: str) -> str:
 
 
 def locate(name: str) -> Path:
-    """The folder of a checkpoint; UserError where there is none."""
+    """The folder of a checkpoint, downloaded if it has to be; UserError where there is none."""
     folder = Path(name).expanduser()
     if name and folder.is_dir():
         return folder
+    if REPOSITORY.fullmatch(name):
+        return download(name)
     raise UserError(f"hf={name}: there is no such folder")
+
+
+def download(name: str) -> Path:
+    """config.json, safetensors and the tokenizer of ORG/NAME or ORG/NAME@REVISION, in huggingface_hub's own cache."""
+    try:
+        import huggingface_hub
+        from huggingface_hub import errors
+    except ImportError:
+        raise UserError(
+            f"hf={name}: there is no such folder, and to download it huggingface_hub is missing: pip install 'llmlab[hf]'"
+        ) from None
+    repository, _, revision = name.partition("@")
+    try:
+        return Path(
+            huggingface_hub.snapshot_download(
+                repository, revision=revision or None, allow_patterns=list(WANTED), ignore_patterns=["*/*"]
+            )
+        )
+    except errors.GatedRepoError:
+        raise UserError(f"hf={name} is gated: accept its terms on its page, then set HF_TOKEN") from None
+    except errors.RepositoryNotFoundError:
+        raise UserError(
+            f"hf={name}: there is no such folder and no such repository (a private one needs HF_TOKEN)"
+        ) from None
+    except errors.RevisionNotFoundError:
+        raise UserError(f"hf={name}: {repository} has no revision {revision or 'main'}") from None
+    except errors.HFValidationError as e:
+        raise UserError(f"hf={name}: {str(e).splitlines()[0]}") from None
+    except Exception as e:  # of several libraries: no network, a proxy, a full disk, an answer that is none
+        reason: BaseException = e.__cause__ or e
+        said = (str(reason).splitlines() or [""])[0] or type(reason).__name__
+        raise UserError(f"hf={name} could not be downloaded, and no copy is here: {said}") from e
