@@ -65,6 +65,7 @@ def test_a_loss_is_scaled_against_what_lightning_and_the_strategy_average():
     made.objective = SimpleNamespace(loss=lambda model, batch: batch["loss"])
     loss = Loss(sum=torch.tensor(3.0), count=torch.tensor(5))
     assert made.training_step({"loss": loss, "step_count": torch.tensor(20)}, 0).item() / 4 == torch.tensor(3 / 20)
-    loss = loss._replace(aux=torch.tensor(0.5))  # of both ranks; its mean over the 4 has the gradient of the mean over 2
+    # of both ranks; its mean over the 4 has the gradient of the mean over 2
+    loss = loss._replace(aux=torch.tensor(0.5))
     scaled = made.training_step({"loss": loss, "step_count": torch.tensor(20)}, 0).item() / 4
     assert math.isclose(scaled, 3 / 20 + 0.5 / 4, rel_tol=1e-6)
