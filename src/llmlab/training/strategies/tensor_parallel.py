@@ -56,7 +56,9 @@ def _check_attention(attention: Any, size: int, of: str) -> None:
         raise UserError(f"{of}: model.attention.sink can't be split; choose strategy=fsdp")
     qk_norm = getattr(attention, "qk_norm", None)
     if qk_norm in ("full", "each_head"):
-        raise UserError(f"{of}: model.attention.qk_norm={qk_norm} is of all heads; choose qk_norm=head or strategy=fsdp")
+        raise UserError(
+            f"{of}: model.attention.qk_norm={qk_norm} is of all heads; choose qk_norm=head or strategy=fsdp"
+        )
 
 
 def split(model: Any, mesh: DeviceMesh) -> None:
