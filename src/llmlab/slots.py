@@ -322,10 +322,13 @@ class Seen(Protocol):
     """What the framework hands to `Kernel.lower`: mask & window & documents & valid keys & the caller's mask, at once.
 
     `pattern`: "causal" (T = S and plainly causal), "full" (every key is seen), or None. `dense(device)`: bool (1|B, 1, T, S),
-    no row empty but where the caller's own mask makes it so.
+    no row empty but where the caller's own mask makes it so. `within`: the pattern inside each of the `documents` (B, T)
+    where nothing but mask and documents hides anything, else None.
     """
 
     pattern: Literal["causal", "full"] | None
+    within: Literal["causal", "full"] | None
+    documents: Tensor | None
 
     def dense(self) -> Tensor: ...
 

@@ -53,6 +53,11 @@ def _own_test(slot: str, name: str) -> bool:
     return file.exists() and "from llmlab.testing import" in file.read_text(encoding="utf-8")
 
 
+def kernels() -> list[str]:
+    """The kernels that train on a CPU. Those for GPUs have tests of their own."""
+    return [name for name in names("kernel") if name not in ("flex", "varlen")]
+
+
 def build(factory: Any, *args: Any, seed: int = 0, std: float = 0.5) -> Any:
     """A part built on the meta device, then given memory and random values."""
     with torch.device("meta"):

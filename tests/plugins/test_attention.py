@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from parts import build, close, names, part, randn, sizes, softmax_loop, view
+from parts import build, close, kernels, names, part, randn, sizes, softmax_loop, view
 
 from llmlab.slots import LayerCache, Position
 
@@ -101,7 +101,7 @@ def test_equals_llama_and_qwen3_and_olmo2():
         if qk_norm:
             pairs |= {"q_norm": reference.q_norm, "k_norm": reference.k_norm}
         copy(attention, **pairs)
-        for kernel in names("kernel"):
+        for kernel in kernels():
             close(attention(x, view(6, rope(8), kernel=kernel)), want)
 
 
@@ -136,7 +136,7 @@ def test_equals_t5_in_both_directions_and_across():
     copy(attention, q=reference.q, k=reference.k, v=reference.v, out=reference.o)
     position = copy(build(part("position", "t5_bias"), sizes(causal=False)), table=reference.relative_attention_bias)
     x, source = randn(2, 6, 24), randn(2, 4, 24, seed=2)
-    for kernel in names("kernel"):
+    for kernel in kernels():
         close(attention(x, view(6, position, mask="bidirectional", kernel=kernel)), reference(x)[0])
     reference.has_relative_attention_bias = False
     want = reference(x, key_value_states=source)[0]
@@ -175,7 +175,7 @@ def test_equals_deepseek(q_rank):
         pairs |= {"q_down": reference.q_a_proj, "q_norm": reference.q_a_layernorm, "q_up": reference.q_b_proj}
     copy(attention, out=reference.o_proj, **pairs)
     position = rope(4, interleaved=True)
-    for kernel in names("kernel"):
+    for kernel in kernels():
         close(attention(x, view(6, position, kernel=kernel)), want)
 
 

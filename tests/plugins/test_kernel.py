@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 import torch
-from parts import close, names, part, randn, softmax_loop
+from parts import close, kernels, names, part, randn, softmax_loop
 
 from llmlab.model.visibility import Visible, VisibleSource
 from llmlab.slots import Context, Score, Term
@@ -73,7 +73,7 @@ CASES = list(
 )
 
 
-@pytest.mark.parametrize("name", [n for n in names("kernel") if n != "eager"])
+@pytest.mark.parametrize("name", [n for n in kernels() if n != "eager"])
 def test_equals_eager_forward_and_backward(name):
     """Every mask x window x documents x padding x shared heads x width of v x bias."""
     for mask, window, context, kv, v_dim, biased in CASES:
@@ -88,7 +88,7 @@ def test_equals_eager_forward_and_backward(name):
             torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", names("kernel"))
+@pytest.mark.parametrize("name", kernels())
 @pytest.mark.parametrize("biased", [False, True])
 def test_a_row_that_sees_nothing_gives_zeros_and_no_nan(name, biased):
     allowed = torch.ones(B, T, T).bool()
@@ -102,7 +102,7 @@ def test_a_row_that_sees_nothing_gives_zeros_and_no_nan(name, biased):
         assert torch.isfinite(t.grad).all()
 
 
-@pytest.mark.parametrize("name", names("kernel"))
+@pytest.mark.parametrize("name", kernels())
 def test_bias_of_each_sample_and_cross_attention(name):
     q, k, v = randn(B, N, T, 6), randn(B, N, 4, 6, seed=2), randn(B, N, 4, 6, seed=3)
     bias = randn(B, N, T, 4, seed=4)
@@ -125,7 +125,7 @@ def test_terms_count_where_their_region_says():
         close(got, s.softmax(-1) @ v)
 
 
-@pytest.mark.parametrize("name", names("kernel"))
+@pytest.mark.parametrize("name", kernels())
 def test_dropout_falls_on_the_weights_while_training(name):
     """With v of ones an output is the sum of the weights: 1, and on average still 1 under dropout."""
     q, k, v = randn(1, 1, 400, 6), randn(1, 1, 400, 6, seed=2), torch.ones(1, 1, 400, 3)
@@ -150,7 +150,7 @@ def test_sdpa_makes_no_mask_where_none_is_needed():
 
 def test_a_kernel_refuses_what_it_cannot_do():
     plain = {"softcap": False, "sink": False, "bias": True, "regions": False, "dropout": True}
-    for name in names("kernel"):
+    for name in kernels():
         part("kernel", name)().check(**plain)
     part("kernel", "eager")().check(**{**plain, "softcap": True, "sink": True, "regions": True})
     for asked in ("softcap", "sink", "regions"):
@@ -158,7 +158,7 @@ def test_a_kernel_refuses_what_it_cannot_do():
             part("kernel", "sdpa")().check(**{**plain, asked: True})
 
 
-@pytest.mark.parametrize("name", names("kernel"))
+@pytest.mark.parametrize("name", kernels())
 def test_half_precision_keeps_its_dtype(name):
     q, k, v = (t.bfloat16() for t in qkv(kv=2))
     for bias in (None, randn(N, T, T, seed=4)):

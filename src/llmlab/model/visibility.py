@@ -22,11 +22,22 @@ class Visible:
     ctx: Context
 
     @property
+    def documents(self) -> Tensor | None:
+        return self.ctx.documents
+
+    @property
+    def within(self) -> Pattern:
+        return self.mask.pattern if self.documents is not None and self._plain and not self.ctx.offset else None
+
+    @property
+    def _plain(self) -> bool:
+        """Nothing is hidden by padding, by the caller or by the window."""
+        return self.ctx.valid is None and self.ctx.allowed is None and self.window.covers(self.ctx.keys)
+
+    @property
     def pattern(self) -> Pattern:
         ctx = self.ctx
-        if ctx.valid is not None or ctx.documents is not None or ctx.allowed is not None:
-            return None
-        if not self.window.covers(ctx.keys):
+        if ctx.documents is not None or not self._plain:
             return None
         if self.mask.pattern == "causal" and ctx.offset:
             return "full" if ctx.length == 1 else None  # the newest token sees all that came before it
@@ -55,6 +66,8 @@ class VisibleSource:
 
     valid: Tensor | None  # (B, S)
     length: int
+    documents = None
+    within = None
 
     @property
     def pattern(self) -> Pattern:
