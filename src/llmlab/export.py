@@ -22,6 +22,7 @@ format=llmlab  model.safetensors by parameter path, the model, the config and th
                llmlab train init_from=FOLDER, llmlab generate run=FOLDER and llmlab eval run=FOLDER take
 format=hf      config.json, model.safetensors and the tokenizer, as transformers loads them"""
 FORMATS = ("llmlab", "hf")
+ABOUT = "tokenizer_config.json"
 ROLES = ("eos", "pad", "mask", "cls", "sep")  # special tokens that transformers has a name for
 
 
@@ -76,13 +77,13 @@ def _checkpoint(run: str | Path, step: int | None) -> Path:
 
 
 def _llmlab(path: Path, home: Path, to: Path) -> str:
-    from llmlab.data.tokenizer import SPECIAL
+    from llmlab.data.tokenizer import BESIDE, SPECIAL
     from llmlab.lab.folder import CONFIG, EXPORT, SPEC
     from llmlab.training import checkpoint
 
     if (why := checkpoint.problem(path)) is not None:
         raise UserError(f"checkpoint {path} can't be used: {why}")
-    names = [CONFIG, SPEC, "tokenizer.json", SPECIAL]
+    names = [CONFIG, SPEC, "tokenizer.json", SPECIAL, *(n for n in BESIDE if (home / n).exists())]
     for name in names:
         if not (home / name).exists():
             raise UserError(f"{home}: there is no {name} there")
@@ -100,19 +101,25 @@ def _hf(path: Path, home: Path, to: Path) -> str:
 
     model, tokenizer = load_model(path)
     save_hf(model, to)
-    special = tokenizer.special
+    special, beside = tokenizer.special, dict(tokenizer.beside)
     tokenizer.inner.save(str(to / "tokenizer.json"))
     named = {role: tokenizer.inner.id_to_token(i) for role, i in special.items()}
     about: dict[str, Any] = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "clean_up_tokenization_spaces": False,
         "model_max_length": model.sizes.max_positions,
+        **json.loads(beside.pop(ABOUT, "{}")),  # what the tokenizer came with says more
         **{f"{role}_token": named[role] for role in ROLES if role in named},
     }
     if others := [token for role, token in named.items() if role not in ROLES]:
         about["additional_special_tokens"] = others
-    (to / "tokenizer_config.json").write_text(json.dumps(about, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    _tell_special(to / "config.json", special)
+    beside[ABOUT] = json.dumps(about, indent=2, ensure_ascii=False) + "\n"
+    for name, content in beside.items():
+        (to / name).write_text(content, encoding="utf-8")
+    first = about.get("bos_token")
+    first = first.get("content") if isinstance(first, dict) else first
+    first = None if first is None else tokenizer.inner.token_to_id(first)
+    _tell_special(to / "config.json", {**special, **({} if first is None else {"cls": first})})
     return f"the weights of step {checkpoint.step_of(path):,} as transformers reads them"
 
 

@@ -31,7 +31,10 @@ TABLE = [
     ),
     ("model.dim=[1,2]", r"model\.dim=\[1,2\]: must be a whole number, but is '\[1, 2\]'"),
     ("position.interleaved=maybe", r"position\.interleaved=maybe: must be true or false, but is 'maybe'"),
-    ("model={dim:3}", r"model is a choice \(llmlab parts model lists them\); set its keys one by one, model\.KEY=VALUE"),
+    (
+        "model={dim:3}",
+        r"model is a choice \(llmlab parts model lists them\); set its keys one by one, model\.KEY=VALUE",
+    ),
     ("+model.foo=1", r"model\.foo: there is no such key in model; valid: .*"),
     ("+foo=1", r"foo: there is no such key; .*"),
     ("++norm.foo=1", r"norm\.foo: there is no such key in norm; valid: offset"),

@@ -115,3 +115,25 @@ def test_damaged_weights_are_refused_before_a_folder_is_made(made, words, tmp_pa
     with pytest.raises(UserError, match=r"model\.norm\.weight is missing$"):
         train(compose(overrides(bad, words)), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_the_tokenizer_and_the_chat_template_go_along(transformers, made, words, tmp_path, capsys):
+    from llmlab import cli, save_hf
+
+    save_hf(load_hf(made[0]), tmp_path / "again")
+    for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
+        assert (tmp_path / "again" / name).read_bytes() == (made[0] / name).read_bytes()
+    chat = tmp_path / "chat"
+    save_hf(load_hf(made[0]), chat)
+    words.save(chat, "{% for m in messages %}{{ m['content'] }}<end>{% endfor %}")
+    train(compose(overrides(chat, words)), tmp_path / "run")
+    for step, argv in enumerate((["format=llmlab"], ["format=hf"])):
+        run = tmp_path / ("run", "llmlab")[step]
+        to = tmp_path / argv[0].partition("=")[2]
+        assert cli.run(["export", f"run={run}", f"to={to}", *argv]) == 0, capsys.readouterr().err
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "hf")
+    messages = [{"role": "user", "content": "the fox"}, {"role": "assistant", "content": "runs"}]
+    assert tokenizer.apply_chat_template(messages, tokenize=False) == "the fox<end>runs<end>"
+    assert tokenizer.eos_token == "<end>"
+    model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "hf")
+    assert model.config.eos_token_id == 0

@@ -17,7 +17,7 @@ import numpy as np
 
 from llmlab.data import cache, ngram
 from llmlab.data.sources import Document, Source, open_source
-from llmlab.data.tokenizer import Tokenizer, make
+from llmlab.data.tokenizer import BESIDE, Tokenizer, make
 from llmlab.data.windows import Stream
 from llmlab.errors import UserError
 
@@ -141,7 +141,8 @@ def _stamp(path: str | None) -> Any:
     if not path:
         return None
     file = Path(path).expanduser()
-    stats = [p.stat() for p in (file, file / "tokenizer.json", file.with_name("tokenizer_config.json")) if p.is_file()]
+    home = file if file.is_dir() else file.parent
+    stats = [p.stat() for p in (file, *(home / n for n in ("tokenizer.json", *BESIDE))) if p.is_file()]
     return [str(file.resolve()), [[s.st_size, s.st_mtime_ns, s.st_ctime_ns] for s in stats]]
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 PIECE = 1 << 20  # characters encoded at once: an encoding takes some hundred bytes a token
 SPECIAL = "special.json"
+BESIDE = ("tokenizer_config.json", "chat_template.jinja")  # of a tokenizer.json: carried along, for who exports a run
 
 # What others call them, most specific first. A name not found is added.
 ALIASES = {
@@ -43,6 +44,7 @@ class Tokenizer:
         self.inner = inner
         self.special = special
         self.kind = kind
+        self.beside: dict[str, str] = {}  # files that came with a tokenizer.json, by name
 
     @property
     def vocab_size(self) -> int:
@@ -104,16 +106,20 @@ class Tokenizer:
         return sizes
 
     def save(self, folder: Path) -> list[str]:
-        """Writes tokenizer.json, as Hugging Face reads it, and special.json. Returns the names of the files."""
+        """Writes tokenizer.json, as Hugging Face reads it, special.json, and what was beside. Returns the files' names."""
         self.inner.save(str(folder / "tokenizer.json"))
         (folder / SPECIAL).write_text(json.dumps({"kind": self.kind, "special": self.special}) + "\n")
-        return ["tokenizer.json", SPECIAL]
+        for name, content in self.beside.items():
+            (folder / name).write_text(content, encoding="utf-8")
+        return ["tokenizer.json", SPECIAL, *self.beside]
 
     @classmethod
     def load(cls, folder: Path) -> Tokenizer:
         """The tokenizer that `save` wrote into a folder."""
         about = json.loads((folder / SPECIAL).read_text())
-        return cls(_read(folder / "tokenizer.json"), about["special"], about["kind"])
+        found = cls(_read(folder / "tokenizer.json"), about["special"], about["kind"])
+        found.beside = _beside(folder)
+        return found
 
 
 def make(cfg: Config, train: Sequence[str], validation: Sequence[str], special: Sequence[str]) -> Tokenizer:
@@ -187,7 +193,16 @@ def _file(path: str | None, special: Sequence[str]) -> Tokenizer:
         aliases = [f"<extra_id_{number}>"] if number != name else ALIASES.get(name, ())
         known = [t for t in (said.get(f"{name}_token"), *aliases) if t and inner.token_to_id(t) is not None]
         ids[name] = _add(inner, known[0] if known else f"<|{name}|>")
-    return Tokenizer(inner, ids, "file")
+    found = Tokenizer(inner, ids, "file")
+    found.beside = _beside(file.parent)
+    return found
+
+
+def _beside(folder: Path) -> dict[str, str]:
+    try:
+        return {n: (folder / n).read_text(encoding="utf-8") for n in BESIDE if (folder / n).is_file()}
+    except UnicodeDecodeError as e:
+        raise UserError(f"tokenizer.path: a file of {folder} is not UTF-8 (byte {e.start})") from None
 
 
 def _add(inner: tokenizers.Tokenizer, token: str) -> int:

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,11 @@ from torch import Tensor
 
 from llmlab.errors import UserError
 
+# What goes with the weights and is carried along as it is.
+BESIDE = (
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja"),
+    *("generation_config.json", "tokenizer.model", "vocab.json", "merges.txt", "vocab.txt"),
+)
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
@@ -98,8 +103,15 @@ def _shards(index: Path) -> list[str]:
         raise UserError(f"{index} is not an index of shards: {type(e).__name__}: {e}") from None
 
 
-def write_folder(folder: Path, config: dict[str, Any], tensors: dict[str, Tensor]) -> None:
-    """Both files, or none: written beside the folder, then moved into it."""
+def read_beside(folder: Path) -> dict[str, bytes]:
+    """The tokenizer's files and the chat template, by name."""
+    return {name: (folder / name).read_bytes() for name in BESIDE if (folder / name).is_file()}
+
+
+def write_folder(
+    folder: Path, config: dict[str, Any], tensors: dict[str, Tensor], beside: Mapping[str, bytes] | None = None
+) -> None:
+    """All files, or none: written beside the folder, then moved into it."""
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -107,7 +119,9 @@ def write_folder(folder: Path, config: dict[str, Any], tensors: dict[str, Tensor
     try:
         save_file({k: v.contiguous() for k, v in tensors.items()}, temporary / WEIGHTS, metadata={"format": "pt"})
         (temporary / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
-        for name in (WEIGHTS, "config.json"):
+        for name, content in (beside or {}).items():
+            (temporary / name).write_bytes(content)
+        for name in (*(beside or {}), WEIGHTS, "config.json"):
             os.replace(temporary / name, folder / name)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

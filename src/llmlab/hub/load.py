@@ -15,7 +15,7 @@ from torch import Tensor
 from llmlab.errors import UserError
 from llmlab.hub.entry import Config, Entry, Head
 from llmlab.hub.families import entries
-from llmlab.hub.files import read_config, read_shapes, read_tensors
+from llmlab.hub.files import read_beside, read_config, read_shapes, read_tensors
 from llmlab.hub.model import HubModel
 from llmlab.hub.rules import Rule, expand
 from llmlab.model import layout
@@ -38,7 +38,8 @@ def load_hf(folder: str | Path, *, dtype: torch.dtype = torch.float32, verbose: 
     dtypes, read, ignored = fill(model, entry, tensors, folder)
     if ignored and verbose:
         print(f"{folder}: ignored {', '.join(ignored[:8])}{' ...' if len(ignored) > 8 else ''}")
-    return HubModel(model.to(dtype).eval(), config, head, dtypes, read, pad=full.get("pad_token_id"))
+    beside = read_beside(folder)
+    return HubModel(model.to(dtype).eval(), config, head, dtypes, read, pad=full.get("pad_token_id"), beside=beside)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -51,10 +52,12 @@ class HubModel(nn.Module):
         read: frozenset[str],
         *,
         pad: int | None = None,
+        beside: Mapping[str, bytes] | None = None,
     ):
         super().__init__()
         self.model, self.config, self.head, self.pad = model, config, head, pad
         self.dtypes, self.read = dtypes, read  # in the file, so that the same goes back out
+        self.beside = dict(beside or {})  # the tokenizer's files and the chat template, by name
 
     def forward(self, input_ids: Tensor, **arguments: Any) -> Outputs:
         names = ENCODER_DECODER if len(self.model.stacks) > 1 else DECODER

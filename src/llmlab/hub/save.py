@@ -22,16 +22,17 @@ from llmlab.model.model import Model
 def save_hf(model: HubModel | Model, folder: str | Path) -> None:
     """config.json and model.safetensors in `folder`, such that `transformers` and `load_hf` read the same model.
 
-    What `load_hf` has read goes back out bit for bit, in its dtypes. A model whose parts have no place in its family's
-    config.json is refused: UserError names the part.
+    What `load_hf` has read goes back out bit for bit, in its dtypes, with the tokenizer and the chat template. A model
+    whose parts have no place in its family's config.json is refused: UserError names the part.
     """
     if isinstance(model, HubModel):
         entry = entries()[model.config["model_type"]]
         config, head, dtypes, read, core = model.config, model.head, model.dtypes, model.read, model.model
+        beside = model.beside
     else:
         entry, head, config = _describe(model.spec)
-        dtypes, read, core = {}, frozenset(), model
-    write_folder(Path(folder), config, tensors_of(core, entry, head, dtypes, read))
+        dtypes, read, core, beside = {}, frozenset(), model, {}
+    write_folder(Path(folder), config, tensors_of(core, entry, head, dtypes, read), beside)
 
 
 def tensors_of(
