@@ -42,7 +42,7 @@ class Parallel(nn.Module):
     def forward(self, x_BTD: Tensor, sublayers: Mapping[str, Sublayer]) -> tuple[Tensor, Aux | None]:
         aux, y_BTD = None, x_BTD
         normed = {name: getattr(self, name)(x_BTD) for name in dict.fromkeys(self.norm_of.values())}
-        for name in self.names:
+        for name in (n for n in self.names if n in sublayers):
             out_BTD, said = sublayers[name](normed[self.norm_of[name]])
             y_BTD = y_BTD + self.dropout(out_BTD)
             aux = said or aux

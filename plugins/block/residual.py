@@ -30,7 +30,7 @@ class Residual(nn.Module):
 
     def forward(self, x_BTD: Tensor, sublayers: Mapping[str, Sublayer]) -> tuple[Tensor, Aux | None]:
         aux = None
-        for name in self.names:
+        for name in (n for n in self.names if n in sublayers):
             x_BTD, said = self.wire(
                 x_BTD, sublayers[name], tuple(getattr(self, f"{name}_{kind}") for kind in self.norms)
             )

@@ -1,8 +1,9 @@
-"""Heads that give a score for each of a few classes."""
+"""Heads that give a score for each of a few classes: of a text, or of a token."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 from torch import Tensor, nn
 
@@ -10,12 +11,19 @@ from llmlab.registry import register
 from llmlab.sizes import Sizes
 from llmlab.slots import Context, Embedding, Linear
 
+from ._pieces import ACTIVATIONS, Transformed, read
 
+
+@register("head", "scalar", pool="last", act="none", n_classes=1, bias=False)
 @register("head", "pooled")
-class PooledHead(nn.Module):
-    """One answer a text, from its first token (BERT: Devlin et al. 2018, arXiv:1810.04805): (B, T, D) -> (B, C).
+class TextHead(Transformed):
+    """One answer a text, (B, T, D) -> (B, C), from its first token (BERT: Devlin et al. 2018, arXiv:1810.04805).
 
-    tanh(linear), dropout, linear to n_classes; with n_classes 0 the pooled vector itself, (B, D).
+    pooled: One answer a text, from its first token (BERT: Devlin et al. 2018, arXiv:1810.04805): (B, T, D) -> (B, C).
+    scalar: One score a text, from its last token (a reward: Ouyang et al. 2022, arXiv:2203.02155): (B, T, D) -> (B, 1).
+
+    What `pool` reads, through act(linear) and a norm if wanted, dropout, then a linear to n_classes; with n_classes 0
+    the vector itself, (B, D).
     """
 
     per_token = False
@@ -28,23 +36,43 @@ class PooledHead(nn.Module):
         /,
         *,
         n_classes: int = 2,  # 0: the pooled vector itself
+        pool: Literal["first", "last", "end", "mean"] = "first",  # last: that is not padding; end: the last of all
+        act: Literal["none", "tanh", "gelu", "gelu_tanh", "relu", "silu"] = "tanh",  # behind a linear; none: no linear
+        dense_bias: bool = True,  # on that linear
+        normed: bool = False,  # a norm behind the activation (ModernBERT)
+        bias: bool = True,  # on the scores
+        dropout: float | None = None,  # before the scores; None: model.dropout
+        input_dropout: bool = False,  # that dropout on what is read, too (RoBERTa)
+        skip: int | None = None,  # pool=last or mean: padding is this id, whatever is masked
+        only: int | None = None,  # pool=last or mean: among tokens of this id (BART: of the end)
     ):
         super().__init__()
-        self.dense = Linear(sizes.dim, sizes.dim, True, role="other")
-        self.dropout = nn.Dropout(sizes.dropout)
-        self.out = Linear(sizes.dim, n_classes, True, role="head") if n_classes else None
+        self.pool, self.skip, self.only = pool, skip, only
+        self.dense = Linear(sizes.dim, sizes.dim, dense_bias, role="other") if act != "none" else None
+        self.act = ACTIVATIONS.get(act, nn.Identity())
+        self.norm = norm(sizes.dim, sizes.norm_eps) if normed else None
+        self.dropout = nn.Dropout(sizes.dropout if dropout is None else dropout)
+        self.input_dropout = input_dropout
+        self.out = Linear(sizes.dim, n_classes, bias, role="head") if n_classes else None
 
     def forward(self, h: Tensor, ctx: Context) -> Tensor:
-        pooled = self.dense(h[:, 0]).tanh()
-        return pooled if self.out is None else self.out(self.dropout(pooled))
+        h = read(h, ctx, self.pool, self.skip, self.only)
+        if self.input_dropout:
+            h = self.dropout(h)
+        h = self.transform(h)
+        return h if self.out is None else self.out(self.dropout(h))
 
 
+@register("head", "replaced", n_classes=0, act="gelu", dropout=0.0)
 @register("head", "span")
 @register("head", "token")
-class TokenHead(nn.Module):
+class TokenHead(Transformed):
     """One answer a token (Devlin et al. 2018, arXiv:1810.04805): (..., D) -> (..., C), a linear after dropout.
 
     span: Where an answer starts and ends, as two classes (Devlin et al. 2018, arXiv:1810.04805).
+    replaced: Whether a token was replaced (ELECTRA: Clark et al. 2020, arXiv:2003.10555): (..., D) -> (...).
+
+    Before it act(linear) and a norm, if wanted. With n_classes 0 one score without a dimension of its own.
     """
 
     per_token = True
@@ -56,12 +84,21 @@ class TokenHead(nn.Module):
         embedding: Embedding,
         /,
         *,
-        n_classes: int = 2,  # scores a token
+        n_classes: int = 2,  # scores a token; 0: one, (...) instead of (..., 1)
+        act: Literal["none", "tanh", "gelu", "gelu_tanh", "relu", "silu"] = "none",  # behind a linear; none: no linear
+        dense_bias: bool = True,  # on that linear
+        normed: bool = False,  # a norm behind the activation (ModernBERT, DeBERTa)
         bias: bool = True,  # on the scores
+        dropout: float | None = None,  # before the scores; None: model.dropout
     ):
         super().__init__()
-        self.dropout = nn.Dropout(sizes.dropout)
-        self.out = Linear(sizes.dim, n_classes, bias, role="head")
+        self.squeeze = n_classes == 0
+        self.dense = Linear(sizes.dim, sizes.dim, dense_bias, role="other") if act != "none" else None
+        self.act = ACTIVATIONS.get(act, nn.Identity())
+        self.norm = norm(sizes.dim, sizes.norm_eps) if normed else None
+        self.dropout = nn.Dropout(sizes.dropout if dropout is None else dropout)
+        self.out = Linear(sizes.dim, n_classes or 1, bias, role="head")
 
     def forward(self, h: Tensor, ctx: Context) -> Tensor:
-        return self.out(self.dropout(h))
+        scores = self.out(self.dropout(self.transform(h)))
+        return scores.squeeze(-1) if self.squeeze else scores

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Literal
 
 import torch
@@ -14,12 +13,7 @@ from llmlab.registry import register
 from llmlab.sizes import Sizes
 from llmlab.slots import Context, Embedding, Linear
 
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "gelu": F.gelu,
-    "gelu_tanh": partial(F.gelu, approximate="tanh"),
-    "relu": F.relu,
-    "silu": F.silu,
-}
+from ._pieces import ACTIVATIONS, Transformed
 
 
 @register("head", "lm")
@@ -65,7 +59,7 @@ class LanguageModelHead(nn.Module):
 
 
 @register("head", "mlm")
-class MaskedLMHead(nn.Module):
+class MaskedLMHead(Transformed):
     """BERT's head for masked tokens (Devlin et al. 2018, arXiv:1810.04805): (..., D) -> (..., V).
 
     A linear to the width of the token table, activation, norm, then the token table (own weights unless
@@ -83,16 +77,18 @@ class MaskedLMHead(nn.Module):
         embedding: Embedding,
         /,
         *,
-        act: Literal["gelu", "gelu_tanh", "relu", "silu"] = "gelu",  # the activation
+        act: Literal["gelu", "gelu_tanh", "relu", "silu", "tanh"] = "gelu",  # the activation
+        dense_bias: bool = True,  # on the linear
+        bias: bool = True,  # on the logits
     ):
         super().__init__()
         self.act = ACTIVATIONS[act]
         object.__setattr__(self, "embedding", embedding)
-        self.dense = Linear(sizes.dim, embedding.embed_dim, True, role="other")
+        self.dense = Linear(sizes.dim, embedding.embed_dim, dense_bias, role="other")
         self.norm = norm(embedding.embed_dim, sizes.norm_eps)
         self.out = None if sizes.tie_embeddings else Linear(embedding.embed_dim, sizes.vocab_size, role="head")
-        self.bias = nn.Parameter(torch.empty(sizes.vocab_size))
+        self.bias = nn.Parameter(torch.empty(sizes.vocab_size)) if bias else None
 
     def forward(self, h: Tensor, ctx: Context) -> Tensor:
-        h = self.norm(self.act(self.dense(h)))
+        h = self.transform(h)
         return F.linear(h, self.embedding.weight if self.out is None else self.out.weight, self.bias)

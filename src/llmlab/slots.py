@@ -201,8 +201,8 @@ class Block(Protocol):
     """block(sizes, norm, names, /): how sublayers, norms and residual are wired.
 
     `names` lists the sublayers in order ("attention", "cross_attention", "ffn"); the part owns its norms only, named
-    after them. `sublayers[name](x)` -> (y, aux). Residual dropout (sizes.dropout) is the block's. `final_norm` says
-    whether the stack needs a norm after its last layer.
+    after them. `sublayers[name](x)` -> (y, aux); one that is not given is left out. Residual dropout (sizes.dropout) is
+    the block's. `final_norm` says whether the stack needs a norm after its last layer.
     """
 
     final_norm: bool
@@ -338,7 +338,9 @@ class Kernel(Protocol):
 
     `check(softcap=, sink=, bias=, regions=, dropout=)`, all bool, raises ValueError in one line when the model is built
     and asks for what the kernel can't do. `lower(seen)` once a forward. Called: terms, v (B, K, S, H'), the lowered mask,
-    bias or None, score, sink (N,) or None, training -> (B, N, T, H'). K divides N (grouped queries).
+    bias or None, score, sink (N,) or None, training -> (B, N, T, H'). K divides N (grouped queries). A kernel may have
+    `check_training(device, precision)`, "cpu" or "cuda" and `precision` as configured, which raises ValueError where it
+    can't train: it is asked before a run writes anything.
     """
 
     def check(self, *, softcap: bool, sink: bool, bias: bool, regions: bool, dropout: bool) -> None: ...

@@ -24,7 +24,7 @@ def head(name, embedding=None, options=None, **changes):
 
 
 def test_every_head_is_here():
-    assert set(names("head")) == {"lm", "mlm", "pooled", "token", "span"}
+    assert set(names("head")) == {"lm", "mlm", "pooled", "scalar", "token", "span", "replaced"}
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -127,3 +127,62 @@ def test_rows_of_the_table_may_be_scaled_to_length_one():
     h = randn(2, 5, 24)
     rows = head.out.weight / head.out.weight.square().sum(-1, keepdim=True).sqrt()
     close(head(h, Context(5)), h @ rows.T)
+
+
+IDS = torch.tensor([[5, 6, 7, 0, 0], [0, 8, 0, 9, 0]])
+
+
+@pytest.mark.parametrize(
+    ("options", "context", "rows"),
+    [
+        ({}, {}, (4, 4)),
+        ({}, {"valid": IDS != 0}, (2, 3)),
+        ({"skip": 0}, {"ids": IDS}, (2, 3)),
+        ({"skip": 0}, {"ids": IDS + 1, "data": {"source_ids": IDS}}, (2, 3)),
+        ({"only": 0}, {"ids": IDS}, (4, 4)),
+        ({"only": 6}, {"ids": IDS}, (1, 0)),  # where there is none, the first
+        ({"pool": "end"}, {"valid": IDS != 0}, (4, 4)),
+        ({"pool": "first"}, {"valid": IDS != 0}, (0, 0)),
+    ],
+)
+def test_a_scalar_is_read_at_the_last_token_that_counts(options, context, rows):
+    h, made = randn(2, 5, 24), head("scalar", options=options)
+    got = made(h, Context(5, **context))
+    close(got, torch.stack([h[i, r] for i, r in enumerate(rows)]) @ made.out.weight.T)
+    assert got.shape == (2, 1)
+
+
+def test_a_scalar_with_a_cache_looks_at_the_new_tokens():
+    h, made = randn(2, 2, 24), head("scalar")
+    got = made(h, Context(2, offset=3, valid=torch.tensor([[True] * 5, [True] * 4 + [False]])))
+    close(got, torch.stack([h[0, 1], h[1, 0]]) @ made.out.weight.T)
+
+
+def test_the_mean_leaves_padding_out():
+    h, made = randn(2, 5, 24), head("pooled", options={"pool": "mean", "act": "gelu", "normed": True})
+    valid = IDS != 0
+    mean = torch.stack([h[i, valid[i]].mean(0) for i in range(2)])
+    inner = torch.nn.functional.gelu(mean @ made.dense.weight.T + made.dense.bias)
+    normed = torch.nn.functional.layer_norm(inner, (24,), made.norm.weight, made.norm.bias)
+    close(made(h, Context(5, valid=valid)), normed @ made.out.weight.T + made.out.bias)
+
+
+def test_replaced_equals_electra():
+    from transformers import ElectraConfig
+    from transformers.models.electra.modeling_electra import ElectraDiscriminatorPredictions
+
+    reference = ElectraDiscriminatorPredictions(ElectraConfig(hidden_size=24))
+    made = head("replaced")
+    with torch.no_grad():
+        reference.dense.weight.copy_(made.dense.weight)
+        reference.dense.bias.copy_(made.dense.bias)
+        reference.dense_prediction.weight.copy_(made.out.weight)
+        reference.dense_prediction.bias.copy_(made.out.bias)
+    h = randn(2, 5, 24)
+    close(made(h, CTX), reference(h))
+    assert made(h, CTX).shape == (2, 5)
+
+
+def test_dropout_is_the_models_unless_told():
+    assert head("pooled", dropout=0.3).dropout.p == 0.3
+    assert head("pooled", options={"dropout": 0.1}, dropout=0.3).dropout.p == 0.1

@@ -20,14 +20,14 @@ class Head:
     """What one class of the reference (`architectures` in config.json) reads off the model.
 
     heads: role -> part, from the config. outputs: the reference's name -> how it is read: "hidden", "source",
-    "head:ROLE", "head:ROLE:COLUMN" (one column of the last dimension) or "last:ROLE" (at the last token that is not padding).
+    "head:ROLE" or "head:ROLE:COLUMN" (one column of the last dimension).
     """
 
     heads: Callable[[Config], dict[str, PartSpec]]
     outputs: Mapping[str, str]
     overrides: tuple[str, ...] = ()
     stacks: tuple[str, ...] | None = None  # the stacks that it has, None for all
-    prefix: str | None = None  # of the base model's tensors in the file, where it differs from the entry's
+    prefix: str | None = None  # of the base model's tensors in the file, where it is not the entry's
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,19 @@ def part(slot: str, name: str, **options: Any) -> PartSpec:
 
 def n_labels(c: Config, default: int = 2) -> int:
     return len(c["id2label"]) if "id2label" in c else c.get("num_labels", default)
+
+
+def _scored(c: Config) -> dict[str, PartSpec]:
+    pad = c.get("pad_token_id")
+    where: Config = {"pool": "end"} if pad is None else {"pool": "last", "skip": pad}
+    return {"scalar": part("head", "scalar", n_classes=n_labels(c), **where)}
+
+
+# What the reference's classes have in common. A decoder's scores of a text are those of its rightmost token that is not
+# padding (by its id): with one label, the shape of a reward model.
+SCORED = Head(_scored, {"logits": "head:scalar"})
+LABELS = Head(lambda c: {"labels": part("head", "token", n_classes=n_labels(c))}, {"logits": "head:labels"})
+SPAN = Head(lambda c: {"span": part("head", "span")}, {"start_logits": "head:span:0", "end_logits": "head:span:1"})
 
 
 def expect(c: Config, key: str, *allowed: Any, default: Any = None) -> Any:

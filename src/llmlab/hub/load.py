@@ -32,14 +32,14 @@ def load_hf(folder: str | Path, *, dtype: torch.dtype = torch.float32, verbose: 
     folder = Path(folder)
     about = describe(folder)
     entry, head, config, full = about.entry, about.head, about.config, about.full
-    tensors = rename(entry, read_tensors(folder))
+    tensors = rename(entry, head, read_tensors(folder))
     model = assemble(spec_of(entry, head, full))
     materialise(model)
     dtypes, read, ignored = fill(model, entry, tensors, folder)
     if ignored and verbose:
         print(f"{folder}: ignored {', '.join(ignored[:8])}{' ...' if len(ignored) > 8 else ''}")
     beside = read_beside(folder)
-    return HubModel(model.to(dtype).eval(), config, head, dtypes, read, pad=full.get("pad_token_id"), beside=beside)
+    return HubModel(model.to(dtype).eval(), config, head, dtypes, read, beside=beside)
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def describe(folder: Path) -> Description:
 def check(folder: Path) -> None:
     """UserError for what `load_hf` would refuse, from config.json and the headers of the files alone."""
     about = describe(folder)
-    fill(assemble(about.spec), about.entry, rename(about.entry, read_shapes(folder)), folder)
+    fill(assemble(about.spec), about.entry, rename(about.entry, about.head, read_shapes(folder)), folder)
 
 
 def find(config: Config, folder: Path) -> tuple[Entry, Head]:
@@ -125,12 +125,14 @@ def _resolved(overrides: tuple[str, ...]) -> ModelSpec:
     return layout.resolve(compose(overrides, strict=False), roles=())
 
 
-def rename(entry: Entry, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Older names in the file made the present ones."""
+def rename(entry: Entry, head: Head, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Older names in the file made the present ones, and a prefix of the class's own that of the others."""
     out = {}
     for name, tensor in tensors.items():
         for pattern, replacement in entry.rename.items():
             name = re.sub(pattern, replacement, name)
+        if head.prefix and name.startswith(head.prefix):
+            name = entry.prefix + name.removeprefix(head.prefix)
         out[name] = tensor
     return out
 

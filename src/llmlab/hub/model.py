@@ -25,6 +25,8 @@ ENCODER_DECODER = {
     "decoder_attention_mask": "valid",
 }
 
+CROSS = {"encoder_hidden_states": "source", "encoder_attention_mask": "source_valid"}  # of a decoder alone
+
 
 class Outputs(dict):
     """Tensors by the reference's names, as items and as attributes."""
@@ -51,16 +53,17 @@ class HubModel(nn.Module):
         dtypes: dict[str, torch.dtype],
         read: frozenset[str],
         *,
-        pad: int | None = None,
         beside: Mapping[str, bytes] | None = None,
     ):
         super().__init__()
-        self.model, self.config, self.head, self.pad = model, config, head, pad
+        self.model, self.config, self.head = model, config, head
         self.dtypes, self.read = dtypes, read  # in the file, so that the same goes back out
         self.beside = dict(beside or {})  # the tokenizer's files and the chat template, by name
 
     def forward(self, input_ids: Tensor, **arguments: Any) -> Outputs:
         names = ENCODER_DECODER if len(self.model.stacks) > 1 else DECODER
+        if self.model.spec.stacks[-1].cross_attention is not None and names is DECODER:
+            names = {**DECODER, **CROSS}
         batch: dict[str, Tensor] = {}
         for name, value in {"input_ids": input_ids, **arguments}.items():
             if name not in names:
@@ -77,9 +80,9 @@ class HubModel(nn.Module):
         if "ids" not in batch:
             raise TypeError("decoder_input_ids is missing: what the decoder has said so far")
         out = self.model(batch)
-        return Outputs({name: self._read(where, out, input_ids) for name, where in self.head.outputs.items()})
+        return Outputs({name: self._read(where, out) for name, where in self.head.outputs.items()})
 
-    def _read(self, where: str, out: Output, input_ids: Tensor) -> Tensor:
+    def _read(self, where: str, out: Output) -> Tensor:
         kind, _, rest = where.partition(":")
         if kind == "hidden":
             return out.hidden
@@ -88,14 +91,4 @@ class HubModel(nn.Module):
             return out.source
         role, _, column = rest.partition(":")
         tensor = out.heads[role]
-        if kind == "last":
-            return tensor[torch.arange(len(tensor)), last_token(input_ids, self.pad)]
         return tensor[..., int(column)] if column else tensor
-
-
-def last_token(ids_BT: Tensor, pad: int | None) -> Tensor:
-    """(B,) index of the rightmost token that is not padding."""
-    if pad is None:
-        return torch.full((len(ids_BT),), ids_BT.shape[1] - 1)
-    index = torch.arange(ids_BT.shape[1])
-    return torch.where(ids_BT != pad, index, 0).amax(1)

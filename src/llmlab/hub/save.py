@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import torch
@@ -55,7 +56,7 @@ def tensors_of(
     if lost:
         raise UserError(f"{lost[0]} has no name in a {entry.model_types[0]} checkpoint")
     if head.prefix is not None:
-        out = {name.removeprefix(entry.prefix): tensor for name, tensor in out.items()}
+        out = {re.sub(f"^{re.escape(entry.prefix)}", head.prefix, name): tensor for name, tensor in out.items()}
     return {name: tensor.clone() for name, tensor in out.items()}
 
 

@@ -24,7 +24,7 @@ PLAIN = {
     "segments",
     "positions",
     "allowed",
-    "source_ids",
+    "source",
     "source_valid",
     "source_segments",
     "labels",
@@ -62,28 +62,30 @@ class Model(nn.Module):
 
         batch: `ids` (B, T) int64; if wanted `valid` (B, T) bool, `documents`, `segments`, `positions` (B, T) int64,
         `allowed` (B, T, S) bool, and what the mask needs (`prefix_len` (B,)). An encoder-decoder reads `source_ids`,
-        `source_valid` (B, S) too, and `ids` are the decoder's.
+        `source_valid` (B, S) too, and `ids` are the decoder's. One stack with cross-attention reads `source` (B, S, D),
+        another model's hidden states, and leaves its cross-attention out without one.
         heads: the roles to compute, None for all; a bool (B, T) beside a role restricts a per-token head to those rows.
         cache: of a decoder, from `new_cache`; it is extended by these T tokens.
         """
         names = list(self.stacks)
-        source, source_valid = None, batch.get("source_valid")
+        source, source_valid = batch.get("source"), batch.get("source_valid")
         loads: list[Tensor] = []
         losses: list[Tensor] = []
-        if len(names) > 1:
-            if cache is not None and cache.source is not None:
-                source, source_valid = cache.source, cache.source_valid
-            else:
-                if "source_ids" not in batch:
-                    raise ValueError("source_ids is missing: what the encoder reads")
-                source_ids = batch["source_ids"]
-                ctx = Context(
-                    source_ids.shape[1], ids=source_ids, valid=source_valid, segments=batch.get("source_segments")
-                )
-                source, aux = self.stacks[names[0]](source_ids, ctx)
-                _collect(aux, losses, loads)
-                if cache is not None:
-                    cache.source, cache.source_valid = source, source_valid
+        if cache is not None and cache.source is not None:
+            source, source_valid = cache.source, cache.source_valid
+        elif len(names) > 1:
+            if "source_ids" not in batch:
+                raise ValueError("source_ids is missing: what the encoder reads")
+            source_ids = batch["source_ids"]
+            ctx = Context(
+                source_ids.shape[1], ids=source_ids, valid=source_valid, segments=batch.get("source_segments")
+            )
+            source, aux = self.stacks[names[0]](source_ids, ctx)
+            _collect(aux, losses, loads)
+        elif source is not None and self.spec.stacks[-1].cross_attention is None:
+            raise ValueError("source is given, but this model has no cross-attention")
+        if cache is not None:
+            cache.source, cache.source_valid = source, source_valid
         ids = batch["ids"]
         valid = batch.get("valid")
         if cache is not None and batch.get("documents") is not None:

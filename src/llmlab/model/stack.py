@@ -59,7 +59,10 @@ class Layer(nn.Module):
                 return self.ffn(x, None if valid is None else valid[:, view.ctx.offset :])
             return self.ffn(x), None
 
-        return self.block(x_BTD, {"attention": attention, "cross_attention": cross_attention, "ffn": ffn})
+        sublayers = {"attention": attention, "cross_attention": cross_attention, "ffn": ffn}
+        if source_BSD is None:
+            del sublayers["cross_attention"]
+        return self.block(x_BTD, sublayers)
 
 
 class Stack(nn.Module):

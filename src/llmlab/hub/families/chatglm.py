@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from llmlab.errors import UserError
-from llmlab.hub.entry import Config, Entry, expect, n_kv_heads, settings
-from llmlab.hub.families.llama import LM, SCORES
+from llmlab.hub.entry import Config, Entry, Head, expect, n_kv_heads, n_labels, part, settings
+from llmlab.hub.families.llama import LM
 from llmlab.hub.rules import fused, linear, same
 from llmlab.model.layout import ModelSpec
 
@@ -19,7 +19,7 @@ RULES = [
     *linear(OURS + "attention.out", THEIRS + "self_attention.dense"),
     *fused([OURS + "ffn.gate", OURS + "ffn.up"], THEIRS + "mlp.dense_h_to_4h"),
     *linear(OURS + "ffn.down", THEIRS + "mlp.dense_4h_to_h"),
-    *linear("heads.scores.out", "classifier_head"),
+    *linear("heads.scalar.out", "classifier_head"),
 ]
 DEFAULTS: Config = {
     "num_layers": 28,
@@ -116,7 +116,10 @@ ENTRIES = [
         architectures={
             "ChatGLMModel": LM,
             "ChatGLMForConditionalGeneration": LM,
-            "ChatGLMForSequenceClassification": SCORES,
+            "ChatGLMForSequenceClassification": Head(
+                lambda c: {"scalar": part("head", "scalar", n_classes=n_labels(c), pool="end", bias=True)},
+                {"logits": "head:scalar"},
+            ),
         },
         defaults=DEFAULTS,
         ignore=(r"rotary_pos_emb\.inv_freq$",),

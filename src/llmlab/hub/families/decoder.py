@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from llmlab.hub.entry import Config, Head, n_labels, part
+from llmlab.hub.entry import LABELS, SCORED, SPAN, Config, Head, part
 from llmlab.hub.rules import linear, same
 
 HEADS = [
-    same("heads.scores.out.weight", "score.weight"),
+    same("heads.scalar.out.weight", "score.weight"),
     *linear("heads.labels.out", "classifier"),
     *linear("heads.span.out", "qa_outputs"),
 ]
@@ -25,14 +25,8 @@ def classes(name: str, base: str | None = "", **head: Any) -> dict[str, Head]:
 
     return {
         f"{name}ForCausalLM": Head(lm, {"logits": "head:tokens"}),
-        f"{name}ForSequenceClassification": Head(
-            lambda c: {"scores": part("head", "token", n_classes=n_labels(c), bias=False)}, {"logits": "last:scores"}
-        ),
-        f"{name}ForTokenClassification": Head(
-            lambda c: {"labels": part("head", "token", n_classes=n_labels(c))}, {"logits": "head:labels"}
-        ),
-        f"{name}ForQuestionAnswering": Head(
-            lambda c: {"span": part("head", "span")}, {"start_logits": "head:span:0", "end_logits": "head:span:1"}
-        ),
+        f"{name}ForSequenceClassification": SCORED,
+        f"{name}ForTokenClassification": LABELS,
+        f"{name}ForQuestionAnswering": SPAN,
         f"{name}Model": Head(lambda c: {}, {"last_hidden_state": "hidden"}, prefix=base),
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from llmlab.hub.entry import Config, Entry, Head, activation, expect, n_labels, part, settings
+from llmlab.hub.entry import LABELS, SCORED, SPAN, Config, Entry, Head, activation, expect, part, settings
 from llmlab.hub.rules import fused, linear, same
 from llmlab.model.layout import ModelSpec
 
@@ -29,7 +29,9 @@ RULES = [
     *linear(OURS + "ffn.down", THEIRS + "mlp.c_proj", transpose=True),
     *linear("stacks.main.norm", "transformer.ln_f"),
     same("heads.tokens.out.weight", "lm_head.weight"),
-    same("heads.scores.out.weight", "score.weight"),
+    same("heads.scalar.out.weight", "score.weight"),
+    *linear("heads.labels.out", "classifier"),
+    *linear("heads.span.out", "qa_outputs"),
 ]
 
 
@@ -105,7 +107,6 @@ def write(spec: ModelSpec) -> Config:
 
 
 LM = Head(lambda c: {"tokens": part("head", "lm")}, {"logits": "head:tokens"})
-SCORES = Head(lambda c: {"scores": part("head", "token", n_classes=n_labels(c), bias=False)}, {"logits": "last:scores"})
 ENTRIES = [
     Entry(
         model_types=("gpt2",),
@@ -116,7 +117,9 @@ ENTRIES = [
         rules=RULES,
         architectures={
             "GPT2LMHeadModel": LM,
-            "GPT2ForSequenceClassification": SCORES,
+            "GPT2ForSequenceClassification": SCORED,
+            "GPT2ForTokenClassification": LABELS,
+            "GPT2ForQuestionAnswering": SPAN,
             "GPT2Model": Head(lambda c: {}, {"last_hidden_state": "hidden"}),
         },
         prefix="transformer.",

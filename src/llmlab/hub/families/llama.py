@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from llmlab.hub.entry import (
+    LABELS,
+    SCORED,
+    SPAN,
     Config,
     Entry,
     Head,
     activation,
     n_kv_heads,
-    n_labels,
     part,
     rope,
     rope_parameters,
@@ -25,7 +28,9 @@ ENDS = [
     same("stacks.main.embedding.table.weight", "model.embed_tokens.weight"),
     same("stacks.main.norm.weight", "model.norm.weight"),
     same("heads.tokens.out.weight", "lm_head.weight"),
-    *linear("heads.scores.out", "score"),
+    *linear("heads.scalar.out", "score"),
+    *linear("heads.labels.out", "score"),
+    *linear("heads.span.out", "qa_outputs"),
 ]
 NORMS = [
     same(OURS + "block.attention_norm.weight", THEIRS + "input_layernorm.weight"),
@@ -153,8 +158,6 @@ def write(spec: ModelSpec) -> Config:
 
 LM = Head(lambda c: {"tokens": part("head", "lm")}, {"logits": "head:tokens"})
 BASE = Head(lambda c: {}, {"last_hidden_state": "hidden"}, prefix="")
-SCORES = Head(lambda c: {"scores": part("head", "token", n_classes=n_labels(c), bias=False)}, {"logits": "last:scores"})
-TOKENS = Head(lambda c: {"scores": part("head", "token", n_classes=n_labels(c))}, {"logits": "head:scores"})
 
 
 def layout(name: str, model_type: str, families: tuple[str, ...], rules: list[Rule], **more: Any) -> Entry:
@@ -165,8 +168,9 @@ def layout(name: str, model_type: str, families: tuple[str, ...], rules: list[Ru
         rules=[*ENDS, *rules],
         architectures={
             f"{name}ForCausalLM": LM,
-            f"{name}ForSequenceClassification": SCORES,
-            f"{name}ForTokenClassification": TOKENS,
+            f"{name}ForSequenceClassification": SCORED,
+            f"{name}ForTokenClassification": LABELS,
+            f"{name}ForQuestionAnswering": replace(SPAN, prefix="transformer."),
             f"{name}Model": BASE,
         },
         prefix="model.",

@@ -1,0 +1,62 @@
+"""What several heads are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from llmlab.slots import Context
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": F.gelu,
+    "gelu_tanh": partial(F.gelu, approximate="tanh"),
+    "relu": F.relu,
+    "silu": F.silu,
+    "tanh": torch.tanh,
+}
+
+
+class Transformed(nn.Module):
+    """A head that may pass what it reads through `dense`, an activation and `norm` first."""
+
+    dense: nn.Module | None
+    norm: nn.Module | None
+    act: Callable[[Tensor], Tensor]
+
+    def transform(self, h: Tensor) -> Tensor:
+        if self.dense is not None:
+            h = self.act(self.dense(h))
+        return h if self.norm is None else self.norm(h)
+
+
+def read(h_BTD: Tensor, ctx: Context, pool: str, skip: int | None = None, only: int | None = None) -> Tensor:
+    """One vector a text, (B, T, D) -> (B, D): that of its first token, of its last, or the mean of those that count.
+
+    Those count that are not padding; with `skip` those of another id than this; with `only` those of this id. Both ids
+    are of the text that an encoder has read where there is one.
+    """
+    if pool == "first":
+        return h_BTD[:, 0]
+    if pool == "end":
+        return h_BTD[:, -1]
+    counts_BT = _counts(h_BTD, ctx, skip, only)
+    if pool == "mean":
+        weights_BT = counts_BT.to(h_BTD.dtype)
+        return (h_BTD * weights_BT[..., None]).sum(1) / weights_BT.sum(1, keepdim=True)
+    where = torch.arange(counts_BT.shape[1], device=h_BTD.device)
+    last_B = torch.where(counts_BT, where, 0).amax(1)
+    return h_BTD[torch.arange(len(h_BTD), device=h_BTD.device), last_B]
+
+
+def _counts(h_BTD: Tensor, ctx: Context, skip: int | None, only: int | None) -> Tensor:
+    if skip is None and only is None:
+        if ctx.valid is None:
+            return torch.ones(h_BTD.shape[:2], dtype=torch.bool, device=h_BTD.device)
+        return ctx.valid[:, ctx.offset :]
+    ids_BT = ctx.data.get("source_ids", ctx.ids)
+    assert ids_BT is not None
+    return ids_BT != skip if only is None else ids_BT == only
