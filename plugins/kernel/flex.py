@@ -35,6 +35,10 @@ class Flex:
         if cannot := [name for name, wanted in asked.items() if wanted]:
             raise ValueError(f"kernel=flex can't do {' and '.join(cannot)}; choose kernel=eager")
 
+    def check_training(self, device: str, precision: str) -> None:
+        if device == "cpu":
+            raise ValueError("kernel=flex can't train on a CPU; choose kernel=sdpa")
+
     def lower(self, seen: Seen) -> BlockMask | str | None:
         if seen.pattern == "full":
             return None

@@ -25,6 +25,8 @@ def check(cfg: Any, recipe: Any, place: Any, weights: Path | None) -> None:
     """
     try:
         recipe.spec.init.factory()()
+        if check_kernel := getattr(recipe.spec.kernel.factory()(), "check_training", None):
+            check_kernel(place.device.type, cfg.precision)
     except ValueError as e:
         raise UserError(str(e)) from e
     model = build.assemble(recipe.spec)
