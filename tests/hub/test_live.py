@@ -113,6 +113,7 @@ CONFIGS = {
     "bert": "BertConfig",
     "albert": "AlbertConfig",
     "t5": "T5Config",
+    "mt5": "MT5Config",
 }
 
 
@@ -170,7 +171,8 @@ REFUSED = {
                     ("moe_layer_freq", 2)],
     "bert": [("hidden_act", "quick_gelu"), ("position_embedding_type", "relative_key"), ("add_cross_attention", True)],
     "albert": [("hidden_act", "quick_gelu"), ("position_embedding_type", "relative_key"), ("inner_group_num", 2)],
-    "t5": [("feed_forward_proj", "gated-swish")],
+    "t5": [("feed_forward_proj", "gated-swish"), ("is_decoder", True)],
+    "mt5": [("feed_forward_proj", "gated-tanh")],
 }  # fmt: skip
 
 

@@ -51,7 +51,9 @@ FAMILIES = (
     "bert",
     "albert",
     "t5",
+    "t5_v1_1",
 )
+ENCODER_DECODERS = ("t5", "t5_v1_1")
 VOCABULARY = 61
 TINY = (
     "model.dim=32",
@@ -69,6 +71,7 @@ OWN = {
     "gemma3": ("model.n_layers=3", "kinds.local.window.left=3"),
     "deepseek_v3": ("model.n_layers=3",),
     "t5": ("model.n_layers=4",),
+    "t5_v1_1": ("model.n_layers=4",),
 }
 DECODING = {  # what a family is given so that it decodes
     "bert": ("objective=clm",),

@@ -1,4 +1,4 @@
-"""T5, versions 1.0 (ReLU, tied, scaled logits) and 1.1 (gated GELU, a head of its own)."""
+"""T5, versions 1.0 (ReLU, tied, scaled logits) and 1.1 (gated GELU, a head of its own), and mT5, which never scales."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ from llmlab.hub.entry import Config, Entry, Head, expect, part, settings
 from llmlab.hub.rules import Rule, same
 from llmlab.model.layout import ModelSpec
 
-FFNS = {
+FFNS = {  # of several names of one, the last is the one that is written
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu": "gelu",
+    "silu": "silu",
     "relu": "relu",
+    "gated-gelu_new": "geglu_tanh",
     "gated-gelu": "geglu_tanh",
     "gated-silu": "swiglu",
-    "gelu": "gelu",
-    "gelu_new": "gelu_tanh",
-    "silu": "silu",
     "gated-relu": "reglu",
 }
 
@@ -51,6 +53,7 @@ def _stack(name: str, ffn: int) -> list[Rule]:
 
 RULES = [
     same("stacks.encoder.embedding.table.weight", "shared.weight"),
+    same("stacks.encoder.embedding.table.weight", "encoder.embed_tokens.weight"),
     *_stack("encoder", 1),
     *_stack("decoder", 2),
     same("heads.tokens.out.weight", "lm_head.weight"),
@@ -74,11 +77,22 @@ DEFAULTS: Config = {
 }
 
 
+MT5: Config = DEFAULTS | {
+    "vocab_size": 250112,
+    "d_ff": 1024,
+    "num_layers": 8,
+    "num_heads": 6,
+    "feed_forward_proj": "gated-gelu",
+}
+
+
 def read(c: Config) -> list[str]:
+    expect(c, "is_decoder", False, default=False)
+    multilingual = c.get("model_type") == "mt5"
     ffn = FFNS[expect(c, "feed_forward_proj", *FFNS)]
     encoder, decoder = c["num_layers"], c.get("num_decoder_layers") or c["num_layers"]
     tied = c["tie_word_embeddings"]
-    scaled = c.get("scale_decoder_outputs", tied)
+    scaled = not multilingual and c.get("scale_decoder_outputs", tied)
     buckets = {
         "buckets": c["relative_attention_num_buckets"],
         "max_distance": c["relative_attention_max_distance"],
@@ -98,7 +112,7 @@ def read(c: Config) -> list[str]:
         "logit_scale": c["d_model"] ** -0.5 if scaled else None,
     }
     return [
-        "model=t5",
+        f"model={'mt5' if multilingual else 't5_v1_1' if ffn == 'geglu_tanh' else 't5'}",
         f"ffn={ffn}",
         *settings("model", values),
         *settings("position", buckets),
@@ -111,8 +125,9 @@ def write(spec: ModelSpec) -> Config:
     s = spec.sizes
     names = {ours: theirs for theirs, ours in FFNS.items()}
     parts = spec.stacks[0].layers[0].parts
+    multilingual = spec.family == "mt5"
     return {
-        "model_type": "t5",
+        "model_type": "mt5" if multilingual else "t5",
         "d_model": s.dim,
         "d_kv": s.head_dim,
         "d_ff": s.ffn_dim,
@@ -126,26 +141,27 @@ def write(spec: ModelSpec) -> Config:
         "relative_attention_num_buckets": parts["position"].options.get("buckets", 32),
         "relative_attention_max_distance": parts["position"].options.get("max_distance", 128),
         "tie_word_embeddings": s.tie_embeddings,
-        "scale_decoder_outputs": s.logit_scale is not None,
+        **({} if multilingual else {"scale_decoder_outputs": s.logit_scale is not None}),
         "is_encoder_decoder": len(spec.stacks) > 1,
     }
 
 
-ENTRIES = [
-    Entry(
-        model_types=("t5",),
-        families=("t5",),
+def _entry(model_type: str, families: tuple[str, ...], name: str, defaults: Config) -> Entry:
+    both = {"last_hidden_state": "hidden", "encoder_last_hidden_state": "source"}
+    return Entry(
+        model_types=(model_type,),
+        families=families,
         read=read,
         write=write,
-        defaults=DEFAULTS,
+        defaults={**defaults, "model_type": model_type},
         rules=RULES,
         architectures={
-            "T5ForConditionalGeneration": Head(
+            f"{name}ForConditionalGeneration": Head(
                 lambda c: {"tokens": part("head", "lm")},
                 {"logits": "head:tokens", "encoder_last_hidden_state": "source"},
             ),
-            "T5Model": Head(lambda c: {}, {"last_hidden_state": "hidden", "encoder_last_hidden_state": "source"}),
-            "T5EncoderModel": Head(lambda c: {}, {"last_hidden_state": "hidden"}, stacks=("encoder",)),
+            f"{name}Model": Head(lambda c: {}, both),
+            f"{name}EncoderModel": Head(lambda c: {}, {"last_hidden_state": "hidden"}, stacks=("encoder",)),
         },
         ignore=(
             r"^(encoder|decoder)\.embed_tokens\.weight$",
@@ -154,4 +170,6 @@ ENTRIES = [
         head_key="lm_head.weight",
         embed_key="shared.weight",
     )
-]
+
+
+ENTRIES = [_entry("t5", ("t5", "t5_v1_1"), "T5", DEFAULTS), _entry("mt5", ("mt5",), "MT5", MT5)]
