@@ -30,7 +30,8 @@ def command(*overrides):
 
 
 def start(*overrides):
-    return subprocess.Popen(command(*overrides), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    out = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen(command(*overrides), **out, start_new_session=True)
 
 
 def finish(*overrides, timeout=120):
@@ -80,17 +81,29 @@ def test_killed_at_random_moments_it_goes_on_to_the_same_bits(tiny, tmp_path):
 
 
 @pytest.mark.slow
-def test_ctrl_c_saves_the_last_step_and_says_how_to_go_on(tiny, tmp_path):
+@pytest.mark.parametrize(
+    ("ranks", "signum", "reason"),
+    [
+        (1, signal.SIGINT, "Ctrl-C"),
+        (2, signal.SIGTERM, "SIGTERM"),
+        ("two, all of which are told", signal.SIGINT, "Ctrl-C"),
+    ],
+)
+def test_ctrl_c_saves_the_last_step_and_says_how_to_go_on(ranks, signum, reason, tiny, tmp_path):
     folder = tmp_path / "run"
     slow = ["budget.steps=100000", "train.checkpoint_every=50000", "train.validate_every=50000", "train.log_every=1"]
-    process = start(*tiny[:-1], *slow, f"hydra.run.dir={folder}")
+    slow += ["train.micro_batch_size=2", "trainer.accelerator=cpu", "data.num_workers=1"]
+    two = ["strategy=ddp", "trainer.devices=2"] if ranks != 1 else []
+    process = start(*tiny[:-1], *slow, *two, f"hydra.run.dir={folder}")
     until(lambda: (folder / "metrics.csv").exists(), process)
-    process.send_signal(signal.SIGINT)
+    (os.killpg if isinstance(ranks, str) else os.kill)(process.pid, signum)
     said = process.communicate(timeout=60)[0]
     assert process.returncode == 130, said
     found = record.read(folder)
-    assert found["status"] == "interrupted"
+    assert (found["status"], found["reason"]) == ("interrupted", reason)
     assert newest(folder) == found["steps"] > 0
+    assert said.count("finishing this step") == 1
+    assert said.count("interrupted at step") == 1
     assert f"resume={folder}" in said
     assert "Traceback" not in said
     done = finish(f"resume={folder}", f"trainer.max_steps={found['steps'] + 5}")

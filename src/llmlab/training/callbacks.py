@@ -131,8 +131,12 @@ class Checkpoints(Callback):
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self.last = trainer.global_step
+        self.interrupt.begin()
         if trainer.is_global_zero:
             checkpoint.sweep(self.folder)
+
+    def on_train_end(self, *unused: Any) -> None:
+        self.interrupt.end()
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: Offline, *unused: Any) -> None:  # type: ignore[override]
         step = trainer.global_step
@@ -150,11 +154,12 @@ class Checkpoints(Callback):
 
     def _maybe(self, trainer: pl.Trainer, module: Offline, step: int) -> None:
         last = step >= trainer.max_steps or trainer.should_stop  # the latter by another callback, trainer.max_time
-        due = step % self.every == 0 or last or self.interrupt.asked
+        asked = self.interrupt.poll()
+        due = step % self.every == 0 or last or asked
         if due and step != self.last:
             self._save(trainer, module, step)
-        if self.interrupt.asked:
-            raise Interrupted(step)
+        if asked:
+            raise Interrupted(step, asked)
 
     def _save(self, trainer: pl.Trainer, module: Offline, step: int) -> None:
         journal = self.journal

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from types import FrameType
 from typing import Any
+
+import torch
 
 
 class Interrupted(Exception):
@@ -17,28 +20,66 @@ class Interrupted(Exception):
 
 
 class Interrupt:
-    """Within `with`, SIGINT and SIGTERM only set `asked`; a second SIGINT raises KeyboardInterrupt.
+    """Within `with`, SIGINT and SIGTERM only note that the run is to end; a second one raises KeyboardInterrupt.
 
-    Not with several ranks: each would stop at a step of its own, so there the first one ends the run at once.
+    With several ranks, of which any may have been told, all end after the same step; before `begin`, while they wait for
+    each other to start, the first signal ends the run at once. asked: the signal that came.
     """
 
     def __init__(self, world: int):
         self.asked = 0
-        self._graceful = world == 1
+        self._several = world > 1
+        self._begun = not self._several
+        self._group: Any = None
+        self._told: tuple[torch.Tensor, Any] | None = (
+            None  # what the ranks had been asked a step ago, and its sum's work
+        )
+        self._process = os.getpid()
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Interrupt:
-        if self._graceful:
-            for signum in (signal.SIGINT, signal.SIGTERM):
-                self._before[signum] = signal.signal(signum, self._handle)
+        for signum in (signal.SIGINT, signal.SIGTERM):
+            self._before[signum] = signal.signal(signum, self._handle)
         return self
 
     def __exit__(self, *unused: object) -> None:
         for signum, handler in self._before.items():
             signal.signal(signum, handler)
 
+    def begin(self) -> None:
+        """The ranks are there; all must say so."""
+        if self._several and torch.distributed.get_backend() != "gloo":  # over NCCL an answer would wait for the GPU
+            self._group = torch.distributed.new_group(backend="gloo")
+        self._begun = True
+        for (
+            signum
+        ) in self._before:  # Lightning's own for SIGTERM would end in the midst of a step, and broadcast within
+            signal.signal(signum, self._handle)
+
+    def poll(self) -> int:
+        """The signal that came, 0 if none did; the same on all ranks, which all must ask at the same steps.
+
+        With several it is known a step later: no rank waits for an answer.
+        """
+        if not self._several:
+            return self.asked
+        found = self.end()
+        told = torch.tensor(self.asked)
+        work = torch.distributed.all_reduce(told, torch.distributed.ReduceOp.MAX, group=self._group, async_op=True)
+        self._told = told, work
+        return found
+
+    def end(self) -> int:
+        """Wait for what is under way, before the ranks part."""
+        if self._told is None:
+            return 0
+        (told, work), self._told = self._told, None
+        work.wait()
+        return int(told)
+
     def _handle(self, signum: int, frame: FrameType | None) -> None:
-        if self.asked:
+        again, self.asked = bool(self.asked), self.asked or signum
+        if again or not self._begun:
             raise KeyboardInterrupt
-        self.asked = signum
-        print("\nfinishing this step and saving; press Ctrl-C again to stop at once", file=sys.stderr, flush=True)
+        if os.getpid() == self._process and os.environ.get("LOCAL_RANK", "0") == "0":  # not in a worker, nor each rank
+            print("\nfinishing this step and saving; press Ctrl-C again to stop at once", file=sys.stderr, flush=True)

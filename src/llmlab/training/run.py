@@ -161,8 +161,6 @@ def _last_step(cfg: Any, horizon: int) -> int:
 
 
 def _train(task: Task, first: bool) -> Mapping[str, Any]:
-    import torch
-
     from llmlab.training import ahead, loggers, opening, strategies, trainers
     from llmlab.training import recipe as recipes
     from llmlab.training.meter import peak_memory
@@ -223,11 +221,14 @@ def _train(task: Task, first: bool) -> Mapping[str, Any]:
         if e.status == "interrupted":
             at = f" at step {e.step:,}, which is saved" if e.step else ""
             say(f"interrupted{at}; go on with: {_resume(task.folder)}")
+            if e.step:
+                _part()
+                if not first:  # Lightning kills the first, which may still write, when another ends with an exit code
+                    return run.fields
             raise KeyboardInterrupt from e
         raise UserError(e.advice(task.folder, cfg)) from e.__cause__
     journal.progress.close()
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
+    _part()
     if not first:
         return run.fields
     from llmlab.training.closing import close
@@ -235,6 +236,14 @@ def _train(task: Task, first: bool) -> Mapping[str, Any]:
     close(run, progress(), task.folder, cfg, recipe, module, place, journal.loggers)
     status.unlock(task.folder)
     return run.fields
+
+
+def _part() -> None:
+    """The ranks have nothing more to say to each other."""
+    import torch
+
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def _horizon(task: Task, recipe: Any, cut: Any, place: Any, first: bool) -> dict[str, Any]:

@@ -221,7 +221,7 @@ def fit(module: Any, trainer: Any, point: Path | None) -> None:
     except Interrupted as e:
         raise Stopped("interrupted", "SIGTERM" if e.signum == 15 else "Ctrl-C", step=e.step) from e
     except (KeyboardInterrupt, SystemExit) as e:
-        raise Stopped("interrupted", "Ctrl-C") from e
+        raise Stopped("interrupted", "SIGTERM" if interrupt.asked == 15 else "Ctrl-C") from e
     except Diverged as e:
         raise Stopped("failed", str(e), hint="diverged") from e
     except UserError as e:
