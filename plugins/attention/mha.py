@@ -65,8 +65,8 @@ class MultiHeadAttention(nn.Module):
         self.pair_width = 2 * self.n_heads * self.head_dim
         q_dim, kv_dim = self.n_heads * self.head_dim, self.n_kv_heads * self.head_dim
         self.q = Linear(sizes.dim, q_dim, traits.qkv_bias, role="q")
-        self.k = Linear(sizes.dim, kv_dim, traits.qkv_bias, role="k")
-        self.v = Linear(sizes.dim, kv_dim, traits.qkv_bias, role="v")
+        self.k = Linear(sizes.source_dim or sizes.dim, kv_dim, traits.qkv_bias, role="k")
+        self.v = Linear(sizes.source_dim or sizes.dim, kv_dim, traits.qkv_bias, role="v")
         self.out = Linear(q_dim, sizes.dim, traits.out_bias, role="out")
         if traits.qk_norm not in (None, "head", "each_head", "full"):
             raise ValueError(

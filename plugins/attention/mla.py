@@ -69,7 +69,7 @@ class MultiHeadLatentAttention(nn.Module):
             self.q_up = Linear(q_rank, n * q_dim, role="q")
         else:
             self.q = Linear(sizes.dim, n * q_dim, role="q")
-        self.kv_down = Linear(sizes.dim, self.kv_rank + self.rope_dim, traits.qkv_bias, role="k")
+        self.kv_down = Linear(sizes.source_dim or sizes.dim, self.kv_rank + self.rope_dim, traits.qkv_bias, role="k")
         self.kv_norm = norm(self.kv_rank, LATENT_EPS)
         self.kv_up = Linear(self.kv_rank, n * (self.nope_dim + self.v_dim), role="v")
         self.out = Linear(n * self.v_dim, sizes.dim, traits.out_bias, role="out")

@@ -23,7 +23,7 @@ class BertEmbedding(nn.Module):
     """
 
     @staticmethod
-    def width(sizes: Sizes, *, project: bool = False, width: int | None = None) -> int:
+    def width(sizes: Sizes, *, project: bool = False, width: int | None = None, scale: bool = False) -> int:
         if not project:
             if width not in (None, sizes.dim):
                 raise ValueError(
@@ -47,9 +47,11 @@ class BertEmbedding(nn.Module):
         *,
         project: bool = False,  # from a width of its own to D
         width: int | None = None,  # of the tables, if projected; None: D / 4, at least 16
+        scale: bool = False,  # token vectors times the root of their width (BART's option)
     ):
         super().__init__()
         self.embed_dim = embed_dim = self.width(sizes, project=project, width=width)
+        self.factor = embed_dim**0.5 if scale else None
         object.__setattr__(self, "position", position)
         object.__setattr__(self, "shared", shared)
         if shared is None:
@@ -65,6 +67,8 @@ class BertEmbedding(nn.Module):
 
     def forward(self, ids_BT: Tensor, ctx: Context) -> Tensor:
         x_BTE = nn.functional.embedding(ids_BT, self.weight)
+        if self.factor is not None:
+            x_BTE = x_BTE * self.factor
         if self.segments is not None:
             x_BTE = x_BTE + self.segments(torch.zeros_like(ids_BT) if ctx.segments is None else ctx.segments)
         where = self.position.embed(self.position.ids(ctx))

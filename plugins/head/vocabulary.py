@@ -26,6 +26,7 @@ class LanguageModelHead(nn.Module):
 
     per_token = True
     embedding: Embedding
+    fixed_bias: Tensor | None
 
     def __init__(
         self,
@@ -36,6 +37,7 @@ class LanguageModelHead(nn.Module):
         *,
         bias: bool = False,  # on the logits
         unit_rows: bool = False,  # the table's rows are scaled to length 1 (Baichuan 2)
+        fixed_bias: bool = False,  # one on the logits that is not learnt but kept with the weights (BART), at first 0
     ):
         super().__init__()
         self.tied, self.scale, self.softcap = sizes.tie_embeddings, sizes.logit_scale, sizes.logit_softcap
@@ -45,12 +47,15 @@ class LanguageModelHead(nn.Module):
         self.down = Linear(sizes.dim, embedding.embed_dim, role="other") if narrow else None
         self.out = None if self.tied else Linear(sizes.dim, sizes.vocab_size, role="head")
         self.bias = nn.Parameter(torch.empty(sizes.vocab_size)) if bias else None
+        self.register_buffer("fixed_bias", torch.empty(1, sizes.vocab_size) if fixed_bias else None)
 
     def forward(self, h: Tensor, ctx: Context) -> Tensor:
         if self.down is not None:
             h = self.down(h)
         weight = self.embedding.weight if self.out is None else self.out.weight
         logits = F.linear(h, F.normalize(weight, dim=-1) if self.unit_rows else weight, self.bias)
+        if self.fixed_bias is not None:
+            logits = logits + self.fixed_bias
         if self.scale is not None:
             logits = logits * self.scale
         if self.softcap is not None:

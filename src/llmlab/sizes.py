@@ -96,6 +96,7 @@ class Sizes:
     moe: MoETraits = field(default_factory=MoETraits)
     layer: int = 0  # index of the stored layer
     stack: str = "main"
+    source_dim: int = 0  # width of what a cross-attention reads; 0: dim
     causal: bool = True  # the stack's mask never looks ahead
     sees_all: bool = False  # the stack's mask hides nothing
     rotary_dim: int = 0  # width that a position part rotates: the attention part says it

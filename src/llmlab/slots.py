@@ -218,6 +218,7 @@ class Attention(Protocol):
     The rest comes with `view` (below): `view.attend(q, k, v, score, sink=, cache=)`. A static method
     `rotary_width(sizes, **options) -> int` says what width the position rotates where that is not sizes.head_dim.
     `score` is its Score. `pair_width`: multiply-adds that a pair of a query and a key costs, N (H_qk + H_v).
+    `sizes.source_dim`, unless 0, is the width of the `source` whose keys and values a cross-attention takes.
     `n_heads`, and `n_kv_heads` where there are fewer: tensor parallelism lowers both to a rank's own. It splits the linears
     by heads, but for those named in `latents` (a tuple), which all heads share.
     `unused` (a literal class attribute, a tuple of keys below `model.`, or a dict of such tuples by registered name)

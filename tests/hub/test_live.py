@@ -114,6 +114,7 @@ CONFIGS = {
     "albert": "AlbertConfig",
     "t5": "T5Config",
     "mt5": "MT5Config",
+    "bart": "BartConfig",
 }
 
 

@@ -52,8 +52,9 @@ FAMILIES = (
     "albert",
     "t5",
     "t5_v1_1",
+    "bart",
 )
-ENCODER_DECODERS = ("t5", "t5_v1_1")
+ENCODER_DECODERS = ("t5", "t5_v1_1", "bart")
 VOCABULARY = 61
 TINY = (
     "model.dim=32",
@@ -72,6 +73,7 @@ OWN = {
     "deepseek_v3": ("model.n_layers=3",),
     "t5": ("model.n_layers=4",),
     "t5_v1_1": ("model.n_layers=4",),
+    "bart": ("model.n_layers=4",),
 }
 DECODING = {  # what a family is given so that it decodes
     "bert": ("objective=clm",),

@@ -24,6 +24,8 @@ LAYER_SLOTS = ("position", "norm", "block", "attention", "window", "ffn", "moe")
 # Slots that are one for the whole model.
 MODEL_SLOTS = ("embedding", "mask", "kernel", "init")
 RECIPE_SLOTS = ("objective", "optimizer", "schedule")
+# Sizes that a stack may set for itself; None: the model's.
+STACK_SIZES = ("dim", "n_heads", "n_kv_heads", "head_dim", "ffn_dim")
 SLOTS = (*LAYER_SLOTS, *MODEL_SLOTS, *RECIPE_SLOTS, "head")
 
 
@@ -45,6 +47,8 @@ Stack = make_dataclass(
     "Stack",
     [
         ("n_layers", Optional[int], field(default=None)),
+        *((size, Optional[int], field(default=None)) for size in STACK_SIZES),
+        ("shared_embedding", bool, field(default=True)),  # its token table is the first stack's
         ("layers", Layers, field(default_factory=Layers)),
         ("execute", list[int], field(default_factory=list)),
         *_slots((*LAYER_SLOTS, "embedding", "mask", "cross_attention")),

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+import torch
 from torch import Tensor, nn
 
 from llmlab.hub.entry import Config, Head
@@ -54,8 +55,10 @@ class HubModel(nn.Module):
         read: frozenset[str],
         *,
         beside: Mapping[str, bytes] | None = None,
+        begin: int | None = None,
     ):
         super().__init__()
+        self.begin = begin  # where decoder_input_ids are missing: they are input_ids, shifted right behind this id
         self.model, self.config, self.head = model, config, head
         self.dtypes, self.read = dtypes, read  # in the file, so that the same goes back out
         self.beside = dict(beside or {})  # the tokenizer's files and the chat template, by name
@@ -77,6 +80,8 @@ class HubModel(nn.Module):
             if name == "token_type_ids" and not self.model.sizes.token_types:
                 raise TypeError("token_type_ids: this model has no token types")
             batch[names[name]] = value
+        if "ids" not in batch and self.begin is not None:
+            batch["ids"] = torch.cat([torch.full_like(input_ids[:, :1], self.begin), input_ids[:, :-1]], 1)
         if "ids" not in batch:
             raise TypeError("decoder_input_ids is missing: what the decoder has said so far")
         out = self.model(batch)

@@ -33,6 +33,7 @@ class Rule:
     transpose: bool = False
     needs: str | None = None  # a tensor of ours without which the rule says nothing
     copies: tuple[str, ...] = ()  # of theirs, names that bear the same tensor again and are not read
+    aliases: tuple[str, ...] = ()  # names that may bear it again: then equal; they are written where they were read
     only: str | None = None  # "block=parallel": the first layer's part with which it holds
     groups: int = 1  # grouped: heads of keys, known once the rule is expanded
 
@@ -41,7 +42,14 @@ class Rule:
             return tuple(_fill(name, index) for name in names)
 
         needs = fill((self.needs,))[0] if self.needs else None
-        return replace(self, ours=fill(self.ours), theirs=fill(self.theirs), needs=needs, copies=fill(self.copies))
+        return replace(
+            self,
+            ours=fill(self.ours),
+            theirs=fill(self.theirs),
+            needs=needs,
+            copies=fill(self.copies),
+            aliases=fill(self.aliases),
+        )
 
     def load(self, theirs: list[Tensor], shapes: list[torch.Size]) -> list[Tensor]:
         """Theirs -> ours, given our shapes."""
@@ -75,9 +83,15 @@ def _fill(name: str, index: Mapping[str, int]) -> str:
 
 
 def same(
-    ours: str, theirs: str, *, transpose: bool = False, needs: str | None = None, copies: tuple[str, ...] = ()
+    ours: str,
+    theirs: str,
+    *,
+    transpose: bool = False,
+    needs: str | None = None,
+    copies: tuple[str, ...] = (),
+    aliases: tuple[str, ...] = (),
 ) -> Rule:
-    return Rule((ours,), (theirs,), "same", transpose, needs, copies)
+    return Rule((ours,), (theirs,), "same", transpose, needs, copies, aliases)
 
 
 def linear(ours: str, theirs: str, *, transpose: bool = False, only: str | None = None) -> list[Rule]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from llmlab import registry
-from llmlab.config.schema import LAYER_SLOTS
+from llmlab.config.schema import LAYER_SLOTS, STACK_SIZES
 from llmlab.errors import UserError
 from llmlab.sizes import AttentionTraits, FFNTraits, MoETraits, Sizes
 
@@ -55,6 +55,7 @@ class StackSpec:
     mask: PartSpec
     embedding: PartSpec
     cross_attention: PartSpec | None = None
+    shared_embedding: bool = True  # its token table is the first stack's
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,10 @@ def resolve(composed: Any, *, vocabulary: int | None = None, roles: tuple[str, .
     if default_mask is None:
         default_mask = PartSpec("mask", objective.attribute("mask", "causal"), {})
     names = list(cfg.stacks) or ["main"]
-    stacks = tuple(_stack(cfg, name, sizes, default_mask, typed, notes) for name in names)
+    stacks = tuple(_stack(cfg, name, _sizes(cfg, vocabulary, name), default_mask, typed, notes) for name in names)
+    if len(stacks) > 1:
+        source = stacks[0].sizes.dim
+        stacks = (stacks[0], *(replace(s, sizes=s.sizes.but(source_dim=source)) for s in stacks[1:]))
 
     wanted = objective.attribute("heads", {"tokens": "lm"})
     given = {role: _part(node, "head") for role, node in cfg.heads.items()}
@@ -105,7 +109,7 @@ def resolve(composed: Any, *, vocabulary: int | None = None, roles: tuple[str, .
 
     spec = ModelSpec(
         family=cfg.model.family,
-        sizes=sizes.but(causal=stacks[-1].sizes.causal, sees_all=stacks[-1].sizes.sees_all),
+        sizes=sizes.but(**{k: getattr(stacks[-1].sizes, k) for k in ("dim", "causal", "sees_all")}),
         stacks=stacks,
         heads=heads,
         kernel=_needed(cfg.kernel, "kernel"),
@@ -189,21 +193,28 @@ def _part(node: Any, slot: str) -> PartSpec | None:
     return PartSpec(slot, name, options)
 
 
-def _sizes(cfg: Any, vocabulary: int | None) -> Sizes:
+def _sizes(cfg: Any, vocabulary: int | None, stack: str | None = None) -> Sizes:
+    """Of the model, or of a stack, which may have some of its own."""
     from omegaconf import OmegaConf
 
     m: dict[str, Any] = OmegaConf.to_container(cfg.model, resolve=True)  # type: ignore[assignment]
     m.pop("family")
+    at = dict.fromkeys(STACK_SIZES, "model")
+    for size in STACK_SIZES if stack in cfg.stacks else ():
+        if (value := cfg.stacks[stack][size]) is not None:
+            if value < 1:
+                raise UserError(f"stacks.{stack}.{size} must be at least 1, but is {value}")
+            m[size], at[size] = value, f"stacks.{stack}"
     if m["head_dim"] is None:
         if m["dim"] % m["n_heads"]:
             raise UserError(
-                f"model.n_heads={m['n_heads']} does not divide model.dim={m['dim']}; "
+                f"{at['n_heads']}.n_heads={m['n_heads']} does not divide {at['dim']}.dim={m['dim']}; "
                 f"choose one of {_divisors(m['dim'])} or set model.head_dim"
             )
         m["head_dim"] = m["dim"] // m["n_heads"]
     if m["n_kv_heads"] is not None and m["n_heads"] % m["n_kv_heads"]:
         raise UserError(
-            f"model.n_kv_heads={m['n_kv_heads']} does not divide model.n_heads={m['n_heads']}; "
+            f"{at['n_kv_heads']}.n_kv_heads={m['n_kv_heads']} does not divide {at['n_heads']}.n_heads={m['n_heads']}; "
             f"choose one of {_divisors(m['n_heads'])}"
         )
     if m["ffn_dim"] is None:
@@ -287,7 +298,9 @@ def _stack(cfg: Any, name: str, sizes: Sizes, mask: PartSpec, typed: dict, notes
     embedding = _needed(stack.embedding if own and stack.embedding is not None else cfg.embedding, "embedding")
     cross = _part(stack.cross_attention, "attention") if own else None
     sizes = sizes.but(n_layers=len(execute), stack=name, causal=causal, sees_all=sees_all)
-    return StackSpec(name, sizes, layers, tuple(execute), mask, embedding, cross)
+    return StackSpec(
+        name, sizes, layers, tuple(execute), mask, embedding, cross, stack.shared_embedding if own else True
+    )
 
 
 def _layer(cfg: Any, stack: str | None, kind: str, typed: dict, notes: list[str]) -> LayerSpec:

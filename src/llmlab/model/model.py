@@ -42,7 +42,7 @@ class Model(nn.Module):
         self.stacks = nn.ModuleDict()
         first: Stack | None = None
         for stack in spec.stacks:
-            built = Stack(stack, kernel, first.embedding if first else None)
+            built = Stack(stack, kernel, first.embedding if first and stack.shared_embedding else None)
             self.stacks[stack.name] = built
             first = first or built
         assert first is not None

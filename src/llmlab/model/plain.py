@@ -47,4 +47,5 @@ def _stack(plain: dict[str, Any]) -> StackSpec:
         mask=PartSpec(**plain["mask"]),
         embedding=PartSpec(**plain["embedding"]),
         cross_attention=None if cross is None else PartSpec(**cross),
+        shared_embedding=plain.get("shared_embedding", True),
     )

@@ -25,7 +25,7 @@ class Layer(nn.Module):
         norm = spec.parts["norm"].factory()
         ffn = spec.parts["ffn"].factory()
         router = spec.parts["moe"].factory()
-        self.attention = spec.parts["attention"].factory()(sizes, norm)
+        self.attention = spec.parts["attention"].factory()(sizes.but(source_dim=0), norm)
         self.cross_attention = cross_attention.factory()(sizes, norm) if cross_attention else None
         if getattr(router.func, "dense", False):
             self.ffn = ffn(sizes.dim, sizes.ffn_dim, linears(Linear, sizes.ffn))
@@ -91,6 +91,11 @@ class Stack(nn.Module):
                     f"position={part} is added to the embedding, so all layers must have it, but layer 0 has {first_part}"
                 )
         self.embedding = embedding(self.sizes, self.positions[self.position_of[0]], norm, shared)
+        if shared is not None and self.embedding.embed_dim != shared.embed_dim:
+            raise UserError(
+                f"the {spec.name} embeds in {self.embedding.embed_dim} dimensions, the first stack in {shared.embed_dim}; "
+                f"give both one width, or stacks.{spec.name}.shared_embedding=false"
+            )
         self.layers = nn.ModuleList(
             Layer(self.sizes.but(layer=i), layer, spec.cross_attention) for i, layer in enumerate(spec.layers)
         )

@@ -51,9 +51,10 @@ def _stack(name: str, ffn: int) -> list[Rule]:
     return rules
 
 
+TABLES = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
 RULES = [
-    same("stacks.encoder.embedding.table.weight", "shared.weight"),
-    same("stacks.encoder.embedding.table.weight", "encoder.embed_tokens.weight"),
+    same("stacks.encoder.embedding.table.weight", "shared.weight", aliases=TABLES),
+    same("stacks.encoder.embedding.table.weight", TABLES[0], aliases=TABLES[1:]),
     *_stack("encoder", 1),
     *_stack("decoder", 2),
     same("heads.tokens.out.weight", "lm_head.weight"),
@@ -163,10 +164,7 @@ def _entry(model_type: str, families: tuple[str, ...], name: str, defaults: Conf
             f"{name}Model": Head(lambda c: {}, both),
             f"{name}EncoderModel": Head(lambda c: {}, {"last_hidden_state": "hidden"}, stacks=("encoder",)),
         },
-        ignore=(
-            r"^(encoder|decoder)\.embed_tokens\.weight$",
-            r"^decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight$",
-        ),
+        ignore=(r"^decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight$",),
         head_key="lm_head.weight",
         embed_key="shared.weight",
     )
