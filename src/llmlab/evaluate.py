@@ -10,18 +10,21 @@ from typing import TYPE_CHECKING, Any
 
 from llmlab.arguments import either, parse
 from llmlab.errors import UserError
+from llmlab.lab.swap import split, swapped
 
 if TYPE_CHECKING:
     from llmlab.data.windows import Stream
 
 SOURCES = ("python_docs", "python_code", "files")
 USAGE = """\
-llmlab eval run=FOLDER [data=python_docs|python_code|FOLDER_OR_FILE] [seq_len=N] [batch_size=32] [--json]
+llmlab eval run=FOLDER [data=python_docs|python_code|FOLDER_OR_FILE] [seq_len=N] [batch_size=32] [SLOT=PART ...] [--json]
 llmlab eval hf=FOLDER data=...
 
 Without data and path: the run's own validation set. With data=FOLDER_OR_FILE (.txt, .md, .jsonl): all of that text,
 in the run's tokens, in windows of the length that it was trained with. hf=FOLDER (or ORG/NAME): a Hugging Face
 checkpoint in its own tokens, in windows of 1,024 where the model and the text have as many, or of seq_len.
+position=, window= and kernel=, and their options: the same weights under another part, which keeps what the two have in
+common: seq_len=512 position=dual_chunk kernel=eager reads texts four times as long as the 128 tokens of training.
 Bits per byte are given where the objective's loss is the text's likelihood."""
 
 
@@ -41,13 +44,14 @@ def main(argv: Sequence[str]) -> int | None:
         print(USAGE)
         return 0
     argv = [a.removeprefix("data.") if a.startswith("data.path=") else a for a in argv]
+    argv, parts = split(argv)
     a = parse(argv, Arguments, "eval")
     if a.batch_size < 1:
         raise UserError(f"batch_size={a.batch_size} must be at least 1")
     if a.seq_len is not None and a.seq_len < 1:
         raise UserError(f"seq_len={a.seq_len} must be at least 1")
     either(a.run, a.hf, "eval")
-    found = evaluate(a.run, a.data, a.path, a.batch_size, hf=a.hf, seq_len=a.seq_len)
+    found = evaluate(a.run, a.data, a.path, a.batch_size, hf=a.hf, seq_len=a.seq_len, parts=parts)
     if a.json:
         print(json_module.dumps(found))
         return 0
@@ -65,10 +69,12 @@ def evaluate(
     *,
     hf: str | None = None,
     seq_len: int | None = None,
+    parts: Sequence[str] = (),
 ) -> dict[str, Any]:
     """{"loss", "perplexity", "bits_per_byte" (where it has a meaning), "targets", "bytes", "text"}; loss in nats a target.
 
     hf: a Hugging Face checkpoint instead of a run; `data` or `path` must then name the text. seq_len: length of a window.
+    parts: other parts for the same weights, as typed ("position=dual_chunk").
     """
     import torch
 
@@ -89,6 +95,7 @@ def evaluate(
         tokenizer = folder.home(run) / "tokenizer.json"
     else:
         model, cfg, tokenizer = _foreign(hf)
+    model = swapped(model, parts)
     settings = plain(cfg.data, schema.Data)
     special = tuple(_special(cfg))
     own = data is None and path is None
@@ -100,9 +107,9 @@ def evaluate(
         if source == "files" and path is None:
             raise UserError("data=files needs data.path=FOLDER_OR_FILE")
         file = schema.Tokenizer(kind="file", path=str(tokenizer))
-        settings = replace(settings, source=source, path=path, split="position", seq_len=1)
-        corpus = prepare(settings, file, special)
-        streams = [_joined(corpus.train, corpus.validation, special=corpus.vocabulary.special)]
+        settings = replace(settings, source=source, path=path, seq_len=1)
+        corpus = prepare(settings, file, special, whole=True)
+        streams = [corpus.train]
     length_of_windows = seq_len or (_usual(model, streams[0]) if hf is not None else cfg.data.seq_len)
     room = limit(model)
     if room is not None and length_of_windows > room:
@@ -161,17 +168,6 @@ def _known(batch: Mapping[str, Any], model: Any) -> None:
     for name in ("ids", "source_ids"):
         if name in batch and (most := int(batch[name].max())) >= model.sizes.vocab_size:
             raise UserError(f"the tokenizer has the id {most}, but the model knows {model.sizes.vocab_size} tokens")
-
-
-def _joined(first: Stream, second: Stream, special: Mapping[str, int]) -> Stream:
-    """One stream of two that were cut from a text by position; a document that the cut went through is whole again."""
-    import numpy as np
-
-    from llmlab.data.windows import Stream
-
-    cut = int(first.tokens[-1]) != special.get("eos")
-    starts = np.concatenate([first.starts, second.starts[int(cut) :] + len(first)])
-    return Stream(np.concatenate([first.tokens, second.tokens]), starts)
 
 
 def _special(cfg: Any) -> Sequence[str]:

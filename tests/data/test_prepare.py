@@ -88,6 +88,16 @@ def test_position_split_of_one_file_as_nanogpt_does_it(tmp_path):
     assert found.train.tokens.dtype == np.uint16
 
 
+def test_the_whole_text_has_the_ids_that_it_has_alone(tmp_path):
+    (tmp_path / "a.txt").write_text("one two three four five " * 40)
+    cut = corpus(tmp_path / "a.txt", split="position")
+    cut.tokenizer.save(tmp_path)
+    file = Tokenizer(kind="file", path=str(tmp_path))
+    found = prepare(Data(source="files", path=str(tmp_path / "a.txt"), seq_len=16), file, whole=True)
+    assert found.train.tokens.tolist() == cut.tokenizer.encode("one two three four five " * 40)
+    assert len(found.validation) == 0 and found.manifest["bytes"] == {"train": 960, "validation": 0}
+
+
 def test_position_split_cuts_one_document_and_ends_the_others(folder_of_texts):
     found = corpus(folder_of_texts, split="position", validation=0.3)
     train, validation = texts_of(found, "train"), texts_of(found, "validation")

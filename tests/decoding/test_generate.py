@@ -103,17 +103,3 @@ def test_an_encoder_decoder_needs_a_start():
 def test_a_token_outside_of_the_table_is_refused():
     with pytest.raises(UserError, match=f"{VOCABULARY}"):
         run(build(*tiny("llama3"), wake=False), [VOCABULARY])
-
-
-def test_two_parts_of_a_text_are_one_again():
-    """eval reads all of a text: a document that was cut is whole, one that ended there (eos is 9) stays apart."""
-    import numpy as np
-
-    from llmlab.data.windows import Stream
-    from llmlab.evaluate import _joined
-
-    second = Stream(np.array([4, 9, 5, 9]), np.array([0, 2]))
-    cut = _joined(Stream(np.array([1, 9, 2, 3]), np.array([0, 2])), second, {"eos": 9})
-    assert cut.tokens.tolist() == [1, 9, 2, 3, 4, 9, 5, 9] and cut.starts.tolist() == [0, 2, 6]
-    whole = _joined(Stream(np.array([1, 9, 2, 9]), np.array([0, 2])), second, {"eos": 9})
-    assert whole.starts.tolist() == [0, 2, 4, 6]

@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -90,11 +90,14 @@ class Corpus:
         return {n: known[str(n)] for n in orders}
 
 
-def prepare(data: schema.Data, tokenizer: schema.Tokenizer, special: tuple[str, ...] = ()) -> Corpus:
+def prepare(
+    data: schema.Data, tokenizer: schema.Tokenizer, special: tuple[str, ...] = (), *, whole: bool = False
+) -> Corpus:
     """The corpus that `data` and `tokenizer` name, from the cache or made now.
 
     `special`: names of the special tokens that an objective needs. BPE and file tokenizers have eos besides, and so
     have characters where there is more than one document: it ends each document. A corpus of one document has none.
+    `whole`: nothing is held out, the training part is all of the text.
 
     Raises UserError for text that can't be read and for a part that is too short for one window of `data.seq_len`.
     """
@@ -104,6 +107,8 @@ def prepare(data: schema.Data, tokenizer: schema.Tokenizer, special: tuple[str, 
         raise UserError(f"data.split={data.split}: there is no such split (valid: document, position)")
     if data.max_documents is not None and data.max_documents < 1:
         raise UserError(f"data.max_documents={data.max_documents}: must be at least 1")
+    if whole:
+        data = replace(data, split="none")
     source = open_source(data)
     choice = {
         "code": _code(),
@@ -123,7 +128,7 @@ def prepare(data: schema.Data, tokenizer: schema.Tokenizer, special: tuple[str, 
         cache.say(note)
     parts = {part: Stream.open(folder / f"{part}.npy", folder / f"{part}_starts.npy") for part in PARTS}
     for part, stream in parts.items():
-        if len(stream) <= data.seq_len:
+        if len(stream) <= data.seq_len and not (whole and part == "validation"):
             raise UserError(
                 f"data.seq_len={data.seq_len}: the {part} part of the corpus has {len(stream):,} tokens, too few for a "
                 f"window of {data.seq_len + 1:,}: it needs more text, a smaller data.seq_len or another data.validation"
@@ -236,6 +241,8 @@ def _split(documents: Sequence[Document], data: schema.Data) -> tuple[dict[str, 
     By hash a document stays on its side whatever else is in the corpus. Where that leaves one side empty (a corpus of
     one file) the split is by position.
     """
+    if data.split == "none":
+        return {"train": [_Piece(d.text, True) for d in documents], "validation": []}, "none"
     if data.split == "document":
         parts: dict[str, list[_Piece]] = {part: [] for part in PARTS}
         for document in documents:

@@ -119,6 +119,7 @@ def write_folder(
     try:
         save_file({k: v.contiguous() for k, v in tensors.items()}, temporary / WEIGHTS, metadata={"format": "pt"})
         (temporary / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+        shutil.copymode(temporary / "config.json", temporary / WEIGHTS)  # safetensors' files are their owner's alone
         for name, content in (beside or {}).items():
             (temporary / name).write_bytes(content)
         for name in (*(beside or {}), WEIGHTS, "config.json"):

@@ -31,6 +31,12 @@ def locate(name: str) -> Path:
     folder = Path(name).expanduser()
     if name and folder.is_dir():
         return folder
+    from llmlab.hub import fetch
+
+    if (model := fetch.known(name)) is not None:
+        if (there := fetch.found(model)) is not None:
+            return there
+        raise UserError(f"hf={name} is not in the cache, or no longer whole; llmlab fetch {model.name} brings it")
     if REPOSITORY.fullmatch(name):
         return download(name)
     raise UserError(f"hf={name}: there is no such folder")

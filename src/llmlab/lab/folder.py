@@ -93,7 +93,7 @@ def start_of(init_from: str) -> Path:
 
 def is_foreign(path: Path) -> bool:
     """Whether a checkpoint is a Hugging Face folder."""
-    return (path / "config.json").is_file() and not any((path / n).exists() for n in ("manifest.json", EXPORT))
+    return (path / "config.json").is_file() and not any((path / n).exists() for n in ("state.pt", EXPORT))
 
 
 def home(run: str | Path) -> Path:
