@@ -59,8 +59,11 @@ class PreNorm(Residual):
         /,
         *,
         normed_residual: bool = False,  # norm(x) + f(norm(x)) (Megatron's and BLOOM's option)
+        bare_start: bool = False,  # the stack's first sublayer has no norm: the embedding's was the last (ModernBERT)
     ):
         super().__init__(sizes, norm, names)
+        if bare_start and sizes.layer == 0:
+            self.add_module(f"{self.names[0]}_norm", nn.Identity())
         self.normed_residual = normed_residual
 
     def wire(self, x_BTD: Tensor, f: Sublayer, norms: Norms) -> tuple[Tensor, Aux | None]:

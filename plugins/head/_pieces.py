@@ -59,4 +59,7 @@ def _counts(h_BTD: Tensor, ctx: Context, skip: int | None, only: int | None) -> 
         return ctx.valid[:, ctx.offset :]
     ids_BT = ctx.data.get("source_ids", ctx.ids)
     assert ids_BT is not None
-    return ids_BT != skip if only is None else ids_BT == only
+    if only is not None:
+        return ids_BT.eq(only)
+    assert skip is not None
+    return ids_BT.ne(skip)

@@ -64,7 +64,7 @@ class TextHead(Transformed):
 
 
 @register("head", "replaced", n_classes=0, act="gelu", dropout=0.0)
-@register("head", "span")
+@register("head", "span", dropout=0.0)
 @register("head", "token")
 class TokenHead(Transformed):
     """One answer a token (Devlin et al. 2018, arXiv:1810.04805): (..., D) -> (..., C), a linear after dropout.

@@ -36,7 +36,10 @@ class Absolute(Position):
 
     def ids(self, ctx: Context) -> Tensor:
         ids = tokens_before(ctx) if self.skip_padding else super().ids(ctx)
-        if ctx.positions is not None or ctx.documents is None:
+        return ids if ctx.positions is not None else self.of_documents(ids, ctx)
+
+    def of_documents(self, ids: Tensor, ctx: Context) -> Tensor:
+        if ctx.documents is None:
             return ids
         begins = torch.ones_like(ctx.documents, dtype=torch.bool)
         begins[:, 1:] = ctx.documents[:, 1:] != ctx.documents[:, :-1]
@@ -47,7 +50,8 @@ class Absolute(Position):
 class Learned(Absolute):
     """A learnt vector for each of `model.max_positions` positions (BERT, GPT-2: Gehring et al. 2017, arXiv:1705.03122).
 
-    ids (T,) or (B, T) -> (T, E) or (B, T, E). A longer sequence is a ValueError.
+    ids (T,) or (B, T) -> (T, E) or (B, T, E). A longer sequence is a ValueError. With `pad_id` the ids are rows of the
+    table, `offset` the first position's, as RoBERTa counts them (Liu et al. 2019, arXiv:1907.11692).
     """
 
     def __init__(
@@ -57,11 +61,13 @@ class Learned(Absolute):
         *,
         offset: int = 0,  # rows of the table before that of the first position (OPT: 2)
         skip_padding: bool = False,  # positions count tokens that are not padding (OPT)
+        pad_id: int | None = None,  # padding is this id, whatever is masked, and has the row before the first (RoBERTa)
     ):
         super().__init__()
-        if offset < 0:
-            raise ValueError(f"position.offset={offset} must be at least 0")
+        if offset < 0 or (pad_id is not None and offset < 1):
+            raise ValueError(f"position.offset={offset} must be at least {0 if pad_id is None else 1}")
         self.rows, self.offset, self.skip_padding = sizes.max_positions, offset, skip_padding
+        self.pad_id = pad_id
         self.table = Table(sizes.max_positions + offset, sizes.embed_dim, role="position")
 
     def ids(self, ctx: Context) -> Tensor:
@@ -70,10 +76,15 @@ class Learned(Absolute):
                 f"{ctx.keys} positions are needed, but position=learned has model.max_positions={self.rows}; "
                 "train with more of them, or with position=rope"
             )
-        return super().ids(ctx)
+        if self.pad_id is None or ctx.positions is not None or ctx.ids is None:
+            return super().ids(ctx)
+        counts_BT = ctx.ids != self.pad_id
+        before = ctx.offset if ctx.valid is None else ctx.valid[:, : ctx.offset].sum(-1, keepdim=True)
+        ids_BT = (counts_BT.long().cumsum(-1) - 1 + before).clamp(min=0)
+        return torch.where(counts_BT, self.of_documents(ids_BT, ctx), -1) + self.offset
 
     def embed(self, ids: Tensor) -> Tensor:
-        return self.table(ids + self.offset)
+        return self.table(ids if self.pad_id is not None else ids + self.offset)
 
 
 @register("position", "sinusoidal")

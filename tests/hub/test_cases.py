@@ -18,7 +18,7 @@ import llmlab
 ROOT = Path(os.environ.get("LLMLAB_PARITY") or Path(__file__).parents[3] / "shared" / "parity") / "cases"
 NAMES = r"""(
     phi$|falcon|gpt2|gpt_neo|llama|mi[sx]tral|gemma2?(_hub)?$|qwen[23]|gemma3|deepseek_v3|albert|m?t5|bart|spanbert_qa|
-    bert(?!_generation)|
+    bert|roberta|electra|distilbert|mpnet|modernbert|
     gpt1|opt|bloom|mpt$|stablelm|
     olmo2?$|glm4?(_hub)?$|chatglm2|phi3|qwen1|deepseek_v2
 )"""
@@ -56,6 +56,7 @@ def test_case(name, tmp_path):
     stale = [n for n in theirs if names[n] not in ours]
     ignored = {
         "bert_hub": r"position_ids|pooler|seq_relationship|cls\.predictions\.decoder",
+        "roberta_hub": r"position_ids$",
         "gpt2_hub": r"attn\.(masked_)?bias$",
         "gpt_neox_hub": r"attention\.((masked_)?bias|rotary_emb\.inv_freq)$",
         "llama3_hub": r"inv_freq$",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from llmlab import registry
@@ -28,7 +28,6 @@ class Head:
     overrides: tuple[str, ...] = ()
     stacks: tuple[str, ...] | None = None  # the stacks that it has, None for all
     prefix: str | None = None  # of the base model's tensors in the file, where it is not the entry's
-    begin: Callable[[Config], int] | None = None  # a decoder without ids reads the source, shifted right behind this id
 
 
 @dataclass(frozen=True)
@@ -49,10 +48,16 @@ class Entry:
     prefix: str = ""
     extra_layers: bool = False
     ignore: tuple[str, ...] = ()
-    optional: tuple[str, ...] = ()  # tensors of ours that are 0 where the file lacks them
     head_key: str | None = None  # a language-model head that config.json may call tied
     embed_key: str | None = None
     rename: Mapping[str, str] = field(default_factory=dict)  # pattern -> replacement, on names in the file
+    layout: Callable[[Config], Sequence[Rule]] | None = None  # rules that config.json decides, beside the others
+
+    def at(self, config: Config) -> Entry:
+        """The entry with the rules that hold for this config.json."""
+        if self.layout is None:
+            return self
+        return replace(self, rules=[*self.rules, *self.layout({**self.defaults, **config})], layout=None)
 
 
 def part(slot: str, name: str, **options: Any) -> PartSpec:

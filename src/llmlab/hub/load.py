@@ -39,8 +39,7 @@ def load_hf(folder: str | Path, *, dtype: torch.dtype = torch.float32, verbose: 
     if ignored and verbose:
         print(f"{folder}: ignored {', '.join(ignored[:8])}{' ...' if len(ignored) > 8 else ''}")
     beside = read_beside(folder)
-    begin = None if head.begin is None else head.begin(full)
-    return HubModel(model.to(dtype).eval(), config, head, dtypes, read, beside=beside, begin=begin)
+    return HubModel(model.to(dtype).eval(), config, head, dtypes, read, beside=beside)
 
 
 @dataclass(frozen=True)
@@ -96,7 +95,7 @@ def find(config: Config, folder: Path) -> tuple[Entry, Head]:
         raise UserError(
             f"{folder / 'config.json'}: architectures={names[0]!r} is not implemented; known: {', '.join(entry.architectures)}"
         )
-    return entry, entry.architectures[names[0]]
+    return entry.at(config), entry.architectures[names[0]]
 
 
 def _check_types(entry: Entry, config: Config, folder: Path) -> None:
@@ -179,13 +178,7 @@ def fill(
                 )
             ours[name].copy_(value)
             dtypes[name] = value.dtype
-        again = [name for name in rule.aliases if name in in_file]
-        for name in again:
-            if not (in_file[name].is_meta or torch.equal(in_file[name], in_file[rule.theirs[0]])):
-                raise UserError(f"{folder}: {name} differs from {rule.theirs[0]}, which it should be")
-        used |= {*rule.theirs, *rule.copies, *again}
-    for name in set(entry.optional) & set(ours) - set(dtypes):
-        dtypes[name] = ours[name].zero_().dtype
+        used |= {*rule.theirs, *rule.copies}
     missing = [name for name in ours if name not in dtypes]
     if missing:
         wanted = next((rule.theirs[0] for rule in rules if missing[0] in rule.ours), missing[0])

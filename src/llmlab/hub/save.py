@@ -27,7 +27,7 @@ def save_hf(model: HubModel | Model, folder: str | Path) -> None:
     whose parts have no place in its family's config.json is refused: UserError names the part.
     """
     if isinstance(model, HubModel):
-        entry = entries()[model.config["model_type"]]
+        entry = entries()[model.config["model_type"]].at(model.config)
         config, head, dtypes, read, core = model.config, model.head, model.dtypes, model.read, model.model
         beside = model.beside
     else:
@@ -50,7 +50,7 @@ def tensors_of(
             continue
         values = rule.save([ours[name].to(dtypes.get(name, ours[name].dtype)) for name in rule.ours])
         out |= dict(zip(rule.theirs, values, strict=True))
-        out |= dict.fromkeys((*rule.copies, *(name for name in rule.aliases if name in read)), values[0])
+        out |= dict.fromkeys(rule.copies, values[0])
         written |= set(rule.ours)
     lost = sorted(set(ours) - written)
     if lost:
@@ -79,6 +79,6 @@ def _describe(spec: ModelSpec) -> tuple[Entry, Head, dict]:
         back = spec_of(entry, head, config)
         wrong = difference(spec, back)
         if wrong is None:
-            return entry, head, {**config, "architectures": [name], "dtype": "float32"}
+            return entry.at(config), head, {**config, "architectures": [name], "dtype": "float32"}
     what = wrong or "heads " + ", ".join(f"{r}={p.name}" for r, p in spec.heads.items())
     raise UserError(f"a {entry.model_types[0]} checkpoint has no place for {what}")

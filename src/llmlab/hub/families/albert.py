@@ -2,41 +2,54 @@
 
 from __future__ import annotations
 
+import itertools
+
 from llmlab.errors import UserError
-from llmlab.hub.entry import Config, Entry, Head, activation, expect, part, settings
-from llmlab.hub.families.bert import ACTIVATIONS, HEADS, base, masked, sizes
-from llmlab.hub.rules import linear, same
+from llmlab.hub.entry import LABELS, SPAN, Config, Entry, Head, activation, expect, n_labels, part, settings
+from llmlab.hub.families.bert import (
+    ACTIVATIONS,
+    BASE,
+    IGNORE,
+    MASKED,
+    PLAIN,
+    base,
+    embeddings,
+    masked,
+    masked_rules,
+    sizes,
+)
+from llmlab.hub.rules import Rule, linear
 from llmlab.model.layout import ModelSpec
 
-OURS, THEIRS = "stacks.main.layers.{i}.", "albert.encoder.albert_layer_groups.{i}.albert_layers.0."
-
+OURS = "stacks.main.layers."
 RULES = [
-    same("stacks.main.embedding.table.weight", "albert.embeddings.word_embeddings.weight"),
-    same("stacks.main.positions.0.table.weight", "albert.embeddings.position_embeddings.weight"),
-    same("stacks.main.embedding.segments.weight", "albert.embeddings.token_type_embeddings.weight"),
-    *linear("stacks.main.embedding.norm", "albert.embeddings.LayerNorm"),
+    *embeddings("albert.embeddings."),
     *linear("stacks.main.embedding.project", "albert.encoder.embedding_hidden_mapping_in"),
-    *linear(OURS + "attention.q", THEIRS + "attention.query"),
-    *linear(OURS + "attention.k", THEIRS + "attention.key"),
-    *linear(OURS + "attention.v", THEIRS + "attention.value"),
-    *linear(OURS + "attention.out", THEIRS + "attention.dense"),
-    *linear(OURS + "block.attention_norm", THEIRS + "attention.LayerNorm"),
-    *linear(OURS + "ffn.up", THEIRS + "ffn"),
-    *linear(OURS + "ffn.down", THEIRS + "ffn_output"),
-    *linear(OURS + "block.ffn_norm", THEIRS + "full_layer_layer_norm"),
     *(r for role in ("pooled", "pair", "classes") for r in linear(f"heads.{role}.dense", "albert.pooler")),
     *linear("heads.pair.out", "sop_classifier.classifier"),
-    *linear("heads.classes.out", "classifier"),
-    *linear("heads.labels.out", "classifier"),
-    *linear("heads.span.out", "qa_outputs"),
-    *linear("heads.tokens.dense", "predictions.dense"),
-    *linear("heads.tokens.norm", "predictions.LayerNorm"),
-    same(
-        "heads.tokens.bias", "predictions.decoder.bias", needs="heads.tokens.out.weight", copies=("predictions.bias",)
-    ),
-    same("heads.tokens.bias", "predictions.bias"),
-    same("heads.tokens.out.weight", "predictions.decoder.weight"),
+    *PLAIN,
+    *masked_rules("predictions.dense", "predictions.LayerNorm", "predictions.decoder", "predictions.bias"),
 ]
+PARTS = {
+    "attention.q": "attention.query",
+    "attention.k": "attention.key",
+    "attention.v": "attention.value",
+    "attention.out": "attention.dense",
+    "block.attention_norm": "attention.LayerNorm",
+    "ffn.up": "ffn",
+    "ffn.down": "ffn_output",
+    "block.ffn_norm": "full_layer_layer_norm",
+}
+
+
+def layers(c: Config) -> list[Rule]:
+    """Each group's inner layers, which are stored one after the other here."""
+    rules = []
+    for group, inner in itertools.product(range(c["num_hidden_groups"]), range(c["inner_group_num"])):
+        ours = f"{OURS}{group * c['inner_group_num'] + inner}."
+        theirs = f"albert.encoder.albert_layer_groups.{group}.albert_layers.{inner}."
+        rules += [r for o, t in PARTS.items() for r in linear(ours + o, theirs + t)]
+    return rules
 
 
 DEFAULTS: Config = {
@@ -51,6 +64,7 @@ DEFAULTS: Config = {
     "hidden_act": "gelu_new",
     "hidden_dropout_prob": 0.0,
     "attention_probs_dropout_prob": 0.0,
+    "classifier_dropout_prob": 0.1,
     "max_position_embeddings": 512,
     "type_vocab_size": 2,
     "layer_norm_eps": 1e-12,
@@ -59,35 +73,45 @@ DEFAULTS: Config = {
 }
 
 
+def order(n: int, groups: int, inner: int) -> list[int]:
+    """The stored layers as they are run: n times all layers of a group, the groups one after the other."""
+    return [int(i / (n / groups)) * inner + j for i in range(n) for j in range(inner)]
+
+
 def read(c: Config) -> list[str]:
-    expect(c, "inner_group_num", 1)
     expect(c, "position_embedding_type", "absolute", default="absolute")
-    n, groups = c["num_hidden_layers"], c["num_hidden_groups"]
-    execute = [int(i / (n / groups)) for i in range(n)]
+    n, inner = c["num_hidden_layers"], c["inner_group_num"]
     ffn = activation(c, "hidden_act", ACTIVATIONS, "gelu_new")
     return [
         "model=albert",
         f"ffn={ffn}",
-        *sizes(c),
+        *settings("model", {**sizes(c), "n_layers": n * inner}),
         *settings("embedding", {"width": c["embedding_size"]}),
-        f"execute={execute}".replace(" ", ""),
+        f"execute={order(n, c['num_hidden_groups'], inner)}".replace(" ", ""),
     ]
 
 
 def write(spec: ModelSpec) -> Config:
     execute = list(spec.stacks[0].execute)
-    groups = max(execute) + 1
-    if execute != [int(i / (len(execute) / groups)) for i in range(len(execute))]:
+    stored = max(execute) + 1
+    ways = [(len(execute) // k, stored // k, k) for k in range(1, stored + 1) if not (len(execute) % k or stored % k)]
+    found = next((way for way in ways if order(*way) == execute), None)
+    if found is None:
         raise UserError(f"execute={execute} has no place in an ALBERT config.json: its groups run one after the other")
+    n, groups, inner = found
     width = spec.stacks[0].embedding.options.get("width") or max(16, spec.sizes.dim // 4)
     return {
         "model_type": "albert",
         **base(spec),
-        "num_hidden_layers": len(execute),
+        "num_hidden_layers": n,
         "num_hidden_groups": groups,
-        "inner_group_num": 1,
+        "inner_group_num": inner,
         "embedding_size": width,
     }
+
+
+def classes(c: Config) -> dict:
+    return {"classes": part("head", "pooled", n_classes=n_labels(c), dropout=c["classifier_dropout_prob"])}
 
 
 ENTRIES = [
@@ -99,20 +123,20 @@ ENTRIES = [
         defaults=DEFAULTS,
         rules=RULES,
         architectures={
-            **{f"Albert{name}": head for name, head in HEADS.items()},
+            "AlbertModel": BASE,
+            "AlbertForMaskedLM": MASKED,
             "AlbertForPreTraining": Head(
-                lambda c: {**masked(c), "pair": part("head", "pooled")},
+                lambda c: {**masked(c), "pair": part("head", "pooled", dropout=c["classifier_dropout_prob"])},
                 {"prediction_logits": "head:tokens", "sop_logits": "head:pair"},
             ),
+            "AlbertForSequenceClassification": Head(classes, {"logits": "head:classes"}),
+            "AlbertForTokenClassification": LABELS,
+            "AlbertForQuestionAnswering": SPAN,
         },
         prefix="albert.",
-        ignore=(
-            r"embeddings\.position_ids$",
-            r"^predictions\.(decoder\.|bias$|dense\.|LayerNorm\.)",
-            r"^(albert\.)?pooler\.",
-            r"^sop_classifier\.",
-        ),
+        ignore=(*IGNORE, r"^predictions\.(decoder\.|bias$|dense\.|LayerNorm\.)", r"^sop_classifier\."),
         head_key="predictions.decoder.weight",
         embed_key="albert.embeddings.word_embeddings.weight",
+        layout=layers,
     )
 ]

@@ -1,42 +1,79 @@
-"""BERT: post-norm encoder, or decoder, with the heads of its classes."""
+"""BERT: post-norm encoder, or decoder, with the heads of its classes. Its kin import its rules and its reading.
+
+SpanBERT's files are BERT's.
+"""
 
 from __future__ import annotations
 
-from llmlab.hub.entry import Config, Entry, Head, activation, expect, n_labels, part, settings
-from llmlab.hub.rules import linear, same
+from llmlab.errors import UserError
+from llmlab.hub.entry import LABELS, SPAN, Config, Entry, Head, activation, expect, n_labels, part, settings
+from llmlab.hub.rules import Rule, linear, same
 from llmlab.model.layout import ModelSpec
 
-OURS, THEIRS = "stacks.main.layers.{i}.", "bert.encoder.layer.{i}."
-ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu_tanh", "relu": "relu", "silu": "silu"}
+OURS = "stacks.main.layers.{i}."
+ACTIVATIONS = {
+    "gelu": "gelu",
+    "gelu_python": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    "relu": "relu",
+    "silu": "silu",
+    "swish": "silu",
+}
 
-RULES = [
-    same("stacks.main.embedding.table.weight", "bert.embeddings.word_embeddings.weight"),
-    same("stacks.main.positions.0.table.weight", "bert.embeddings.position_embeddings.weight"),
-    same("stacks.main.embedding.segments.weight", "bert.embeddings.token_type_embeddings.weight"),
-    *linear("stacks.main.embedding.norm", "bert.embeddings.LayerNorm"),
-    *linear(OURS + "attention.q", THEIRS + "attention.self.query"),
-    *linear(OURS + "attention.k", THEIRS + "attention.self.key"),
-    *linear(OURS + "attention.v", THEIRS + "attention.self.value"),
-    *linear(OURS + "attention.out", THEIRS + "attention.output.dense"),
-    *linear(OURS + "block.attention_norm", THEIRS + "attention.output.LayerNorm"),
-    *linear(OURS + "ffn.up", THEIRS + "intermediate.dense"),
-    *linear(OURS + "ffn.down", THEIRS + "output.dense"),
-    *linear(OURS + "block.ffn_norm", THEIRS + "output.LayerNorm"),
-    *(r for role in ("pooled", "pair", "classes") for r in linear(f"heads.{role}.dense", "bert.pooler.dense")),
-    *linear("heads.pair.out", "cls.seq_relationship"),
+
+def embeddings(theirs: str) -> list[Rule]:
+    return [
+        same("stacks.main.embedding.table.weight", theirs + "word_embeddings.weight"),
+        same("stacks.main.positions.0.table.weight", theirs + "position_embeddings.weight"),
+        same("stacks.main.embedding.segments.weight", theirs + "token_type_embeddings.weight"),
+        *linear("stacks.main.embedding.norm", theirs + "LayerNorm"),
+    ]
+
+
+def layers(theirs: str) -> list[Rule]:
+    """A layer's attention, cross-attention where there is one, and feed-forward."""
+    rules = [
+        *linear(OURS + "ffn.up", theirs + "intermediate.dense"),
+        *linear(OURS + "ffn.down", theirs + "output.dense"),
+        *linear(OURS + "block.ffn_norm", theirs + "output.LayerNorm"),
+    ]
+    for ours, name in (("attention", "attention"), ("cross_attention", "crossattention")):
+        for o, t in (("q", "self.query"), ("k", "self.key"), ("v", "self.value"), ("out", "output.dense")):
+            rules += linear(f"{OURS}{ours}.{o}", f"{theirs}{name}.{t}")
+        rules += linear(f"{OURS}block.{ours}_norm", f"{theirs}{name}.output.LayerNorm")
+    return rules
+
+
+def masked_rules(dense: str, norm: str, decoder: str, bias: str) -> list[Rule]:
+    """A head for masked tokens. Where it is not tied, the logits' bias lies with the decoder, and again under `bias`."""
+    return [
+        *linear("heads.tokens.dense", dense),
+        *linear("heads.tokens.norm", norm),
+        same("heads.tokens.bias", f"{decoder}.bias", needs="heads.tokens.out.weight", copies=(bias,)),
+        same("heads.tokens.bias", bias),
+        same("heads.tokens.out.weight", f"{decoder}.weight"),
+    ]
+
+
+PLAIN = [  # heads that are one linear
     *linear("heads.classes.out", "classifier"),
     *linear("heads.labels.out", "classifier"),
     *linear("heads.span.out", "qa_outputs"),
-    *linear("heads.tokens.dense", "cls.predictions.transform.dense"),
-    *linear("heads.tokens.norm", "cls.predictions.transform.LayerNorm"),
-    same(
-        "heads.tokens.bias",
-        "cls.predictions.decoder.bias",
-        needs="heads.tokens.out.weight",
-        copies=("cls.predictions.bias",),
+]
+RULES = [
+    *embeddings("bert.embeddings."),
+    *layers("bert.encoder.layer.{i}."),
+    *(r for role in ("pooled", "pair", "classes") for r in linear(f"heads.{role}.dense", "bert.pooler.dense")),
+    *linear("heads.pair.out", "cls.seq_relationship"),
+    *PLAIN,
+    *masked_rules(
+        "cls.predictions.transform.dense",
+        "cls.predictions.transform.LayerNorm",
+        "cls.predictions.decoder",
+        "cls.predictions.bias",
     ),
-    same("heads.tokens.bias", "cls.predictions.bias"),
-    same("heads.tokens.out.weight", "cls.predictions.decoder.weight"),
 ]
 
 
@@ -49,6 +86,7 @@ DEFAULTS: Config = {
     "hidden_act": "gelu",
     "hidden_dropout_prob": 0.1,
     "attention_probs_dropout_prob": 0.1,
+    "classifier_dropout": None,
     "max_position_embeddings": 512,
     "type_vocab_size": 2,
     "layer_norm_eps": 1e-12,
@@ -59,38 +97,46 @@ DEFAULTS: Config = {
 }
 
 
-def sizes(c: Config) -> list[str]:
-    """What BERT and ALBERT write alike."""
-    return settings(
-        "model",
-        {
-            "dim": c["hidden_size"],
-            "n_layers": c["num_hidden_layers"],
-            "n_heads": c["num_attention_heads"],
-            "ffn_dim": c["intermediate_size"],
-            "max_positions": c["max_position_embeddings"],
-            "vocab_size": c["vocab_size"],
-            "token_types": c["type_vocab_size"],
-            "norm_eps": c["layer_norm_eps"],
-            "tie_embeddings": c["tie_word_embeddings"],
-            "dropout": c["hidden_dropout_prob"],
-            "attention.dropout": c["attention_probs_dropout_prob"],
-        },
-    )
+def sizes(c: Config) -> Config:
+    """What the whole layout writes alike."""
+    return {
+        "dim": c["hidden_size"],
+        "n_layers": c["num_hidden_layers"],
+        "n_heads": c["num_attention_heads"],
+        "ffn_dim": c["intermediate_size"],
+        "max_positions": c["max_position_embeddings"],
+        "vocab_size": c["vocab_size"],
+        "token_types": c.get("type_vocab_size", 0),
+        "norm_eps": c["layer_norm_eps"],
+        "tie_embeddings": c["tie_word_embeddings"],
+        "dropout": c["hidden_dropout_prob"],
+        "attention.dropout": c["attention_probs_dropout_prob"],
+    }
+
+
+def direction(c: Config) -> list[str]:
+    """An encoder, or a decoder, which may read another model's states."""
+    if c["add_cross_attention"] and not c["is_decoder"]:
+        raise UserError("config.json: add_cross_attention=True is a decoder's, but is_decoder=False")
+    causal = ["objective=clm"] if c["is_decoder"] else []
+    cross = ["+attention@stacks.main.cross_attention=mha"] if c["add_cross_attention"] else []
+    return [*causal, *cross]
+
+
+def read_as(family: str, c: Config, **own: object) -> list[str]:
+    """own: sizes that differ from what the layout says."""
+    expect(c, "position_embedding_type", "absolute", default="absolute")
+    ffn = activation(c, "hidden_act", ACTIVATIONS, "gelu")
+    return [f"model={family}", f"ffn={ffn}", *direction(c), *settings("model", {**sizes(c), **own})]
 
 
 def read(c: Config) -> list[str]:
-    expect(c, "position_embedding_type", "absolute", default="absolute")
-    expect(c, "add_cross_attention", False)
-    ffn = activation(c, "hidden_act", ACTIVATIONS, "gelu")
-    causal = ["objective=clm"] if c["is_decoder"] else []
-    return ["model=bert", f"ffn={ffn}", *causal, *sizes(c)]
+    return read_as("bert", c)
 
 
 def base(spec: ModelSpec) -> Config:
     """The reverse of `sizes`, with the activation."""
     s = spec.sizes
-    names = {ours: theirs for theirs, ours in ACTIVATIONS.items()}
     return {
         "hidden_size": s.dim,
         "num_hidden_layers": s.n_layers,
@@ -101,17 +147,30 @@ def base(spec: ModelSpec) -> Config:
         "type_vocab_size": s.token_types,
         "layer_norm_eps": s.norm_eps,
         "tie_word_embeddings": s.tie_embeddings,
-        "hidden_act": names.get(spec.stacks[0].layers[0].parts["ffn"].name, "gelu"),
+        "hidden_act": act_name(spec),
         "hidden_dropout_prob": s.dropout,
         "attention_probs_dropout_prob": s.attention.dropout,
     }
 
 
+def act_name(spec: ModelSpec) -> str:
+    names = {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}
+    return names.get(spec.stacks[0].layers[0].parts["ffn"].name, "gelu")
+
+
+def write_as(model_type: str, spec: ModelSpec, causal: str) -> Config:
+    """causal: the class of a decoder that says the next token."""
+    out = {
+        "model_type": model_type,
+        **base(spec),
+        "is_decoder": spec.sizes.causal,
+        "add_cross_attention": spec.stacks[0].cross_attention is not None,
+    }
+    return {**out, "architectures": [causal]} if spec.sizes.causal and list(spec.heads) == ["tokens"] else out
+
+
 def write(spec: ModelSpec) -> Config:
-    out = {"model_type": "bert", **base(spec), "is_decoder": spec.sizes.causal}
-    return (
-        {**out, "architectures": ["BertLMHeadModel"]} if spec.sizes.causal and list(spec.heads) == ["tokens"] else out
-    )
+    return write_as("bert", spec, "BertLMHeadModel")
 
 
 def act(c: Config) -> str:
@@ -122,49 +181,50 @@ def masked(c: Config) -> dict:
     return {"tokens": part("head", "mlm", act=act(c))}
 
 
-HEADS = {
-    "Model": Head(
-        lambda c: {"pooled": part("head", "pooled", n_classes=0)},
-        {"last_hidden_state": "hidden", "pooler_output": "head:pooled"},
-        prefix="",
-    ),
-    "ForMaskedLM": Head(masked, {"logits": "head:tokens"}),
-    "ForTokenClassification": Head(
-        lambda c: {"labels": part("head", "token", n_classes=n_labels(c))}, {"logits": "head:labels"}
-    ),
-    "ForQuestionAnswering": Head(
-        lambda c: {"span": part("head", "span")}, {"start_logits": "head:span:0", "end_logits": "head:span:1"}
-    ),
-    "ForSequenceClassification": Head(
-        lambda c: {"classes": part("head", "pooled", n_classes=n_labels(c))}, {"logits": "head:classes"}
-    ),
-}
-PRETRAINING = Head(
-    lambda c: {**masked(c), "pair": part("head", "pooled")},
-    {"prediction_logits": "head:tokens", "seq_relationship_logits": "head:pair"},
+def classes(c: Config) -> dict:
+    return {"classes": part("head", "pooled", n_classes=n_labels(c), dropout=c["classifier_dropout"])}
+
+
+def pair(c: Config) -> dict:
+    return {"pair": part("head", "pooled", dropout=0.0)}
+
+
+MASKED = Head(masked, {"logits": "head:tokens"})
+BASE = Head(
+    lambda c: {"pooled": part("head", "pooled", n_classes=0)},
+    {"last_hidden_state": "hidden", "pooler_output": "head:pooled"},
+    prefix="",
 )
+BARE = Head(lambda c: {}, {"last_hidden_state": "hidden"}, prefix="")
+HEADS = {
+    "Model": BASE,
+    "ForMaskedLM": MASKED,
+    "ForTokenClassification": LABELS,
+    "ForQuestionAnswering": SPAN,
+    "ForSequenceClassification": Head(classes, {"logits": "head:classes"}),
+}
 RENAME = {r"LayerNorm\.gamma$": "LayerNorm.weight", r"LayerNorm\.beta$": "LayerNorm.bias"}
+IGNORE = (r"embeddings\.position_ids$", r"^(\w+\.)?pooler\.")
 
 ENTRIES = [
     Entry(
         model_types=("bert",),
-        families=("bert",),
+        families=("bert", "spanbert"),
         read=read,
         write=write,
         defaults=DEFAULTS,
         rules=RULES,
         architectures={
             **{f"Bert{name}": head for name, head in HEADS.items()},
-            "BertForPreTraining": PRETRAINING,
-            "BertLMHeadModel": HEADS["ForMaskedLM"],
+            "BertForPreTraining": Head(
+                lambda c: {**masked(c), **pair(c)},
+                {"prediction_logits": "head:tokens", "seq_relationship_logits": "head:pair"},
+            ),
+            "BertForNextSentencePrediction": Head(pair, {"logits": "head:pair"}),
+            "BertLMHeadModel": MASKED,
         },
         prefix="bert.",
-        ignore=(
-            r"embeddings\.position_ids$",
-            r"^cls\.predictions\.decoder\.(weight|bias)$",
-            r"^(bert\.)?pooler\.",
-            r"^cls\.",
-        ),
+        ignore=(*IGNORE, r"^cls\."),
         head_key="cls.predictions.decoder.weight",
         embed_key="bert.embeddings.word_embeddings.weight",
         rename=RENAME,
