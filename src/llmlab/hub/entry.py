@@ -28,6 +28,7 @@ class Head:
     overrides: tuple[str, ...] = ()
     stacks: tuple[str, ...] | None = None  # the stacks that it has, None for all
     prefix: str | None = None  # of the base model's tensors in the file, where it is not the entry's
+    begin: Callable[[Config], int] | None = None  # a decoder without ids reads the source, shifted right behind this id
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class Entry:
     prefix: str = ""
     extra_layers: bool = False
     ignore: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()  # tensors of ours that are 0 where the file lacks them
     head_key: str | None = None  # a language-model head that config.json may call tied
     embed_key: str | None = None
     rename: Mapping[str, str] = field(default_factory=dict)  # pattern -> replacement, on names in the file

@@ -39,7 +39,8 @@ def load_hf(folder: str | Path, *, dtype: torch.dtype = torch.float32, verbose: 
     if ignored and verbose:
         print(f"{folder}: ignored {', '.join(ignored[:8])}{' ...' if len(ignored) > 8 else ''}")
     beside = read_beside(folder)
-    return HubModel(model.to(dtype).eval(), config, head, dtypes, read, beside=beside)
+    begin = None if head.begin is None else head.begin(full)
+    return HubModel(model.to(dtype).eval(), config, head, dtypes, read, beside=beside, begin=begin)
 
 
 @dataclass(frozen=True)
@@ -178,7 +179,13 @@ def fill(
                 )
             ours[name].copy_(value)
             dtypes[name] = value.dtype
-        used |= {*rule.theirs, *rule.copies}
+        again = [name for name in rule.aliases if name in in_file]
+        for name in again:
+            if not (in_file[name].is_meta or torch.equal(in_file[name], in_file[rule.theirs[0]])):
+                raise UserError(f"{folder}: {name} differs from {rule.theirs[0]}, which it should be")
+        used |= {*rule.theirs, *rule.copies, *again}
+    for name in set(entry.optional) & set(ours) - set(dtypes):
+        dtypes[name] = ours[name].zero_().dtype
     missing = [name for name in ours if name not in dtypes]
     if missing:
         wanted = next((rule.theirs[0] for rule in rules if missing[0] in rule.ours), missing[0])

@@ -50,7 +50,7 @@ def tensors_of(
             continue
         values = rule.save([ours[name].to(dtypes.get(name, ours[name].dtype)) for name in rule.ours])
         out |= dict(zip(rule.theirs, values, strict=True))
-        out |= dict.fromkeys(rule.copies, values[0])
+        out |= dict.fromkeys((*rule.copies, *(name for name in rule.aliases if name in read)), values[0])
         written |= set(rule.ours)
     lost = sorted(set(ours) - written)
     if lost:
