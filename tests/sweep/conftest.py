@@ -27,7 +27,8 @@ if "train" in words and "-m" not in words[words.index("train"):]:
     status.lock(folder)
     run = record.Record(folder, {"schema": 1, "seed": seed, "sweep": typed.get("sweep"), "metrics": {}})
     ranks = [k for k in ("LOCAL_RANK", "MASTER_PORT") if k in os.environ]
-    run.update(status="running", reason=None, threads=os.environ.get("OMP_NUM_THREADS"), ranks=ranks)
+    seen = {"threads": os.environ.get("OMP_NUM_THREADS"), "gpus": os.environ.get("CUDA_VISIBLE_DEVICES")}
+    run.update(status="running", reason=None, ranks=ranks, **seen)
     what = json.loads(os.environ["STAND_IN"]).get(str(seed), "")
     if "checkpoint" in what:
         (folder / "checkpoints/step=00000001").mkdir(parents=True, exist_ok=True)
@@ -35,13 +36,18 @@ if "train" in words and "-m" not in words[words.index("train"):]:
     if "kill" in what:
         os.kill(os.getpid(), signal.SIGKILL)
     if "wait" in what:
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        told = []
+        def stop(signum, frame):
+            told.append(signal.Signals(signum).name)
+            raise KeyboardInterrupt
+        signal.signal(signal.SIGTERM, stop)
+        signal.signal(signal.SIGINT, stop)
         import ctypes
         ctypes.CDLL(None).prctl(1, int(signal.SIGTERM))
         try:
             time.sleep(60)
         except KeyboardInterrupt:
-            run.update(status="interrupted", reason="Ctrl-C")
+            run.update(status="interrupted", reason=told[0])
             os._exit(130)
     if "fail" in what:
         run.update(status="failed", reason="it failed")

@@ -23,6 +23,16 @@ def test_points_are_those_of_hydras_grammar():
     assert folders("norm=glob(rms*,exclude=*gemma)") == ["norm=rmsnorm"]
 
 
+@pytest.mark.slow
+def test_glob_finds_choices_of_ones_own(tmp_path):
+    (tmp_path / "position").mkdir()
+    for theta in (1, 2):
+        (tmp_path / f"position/mine_{theta}.yaml").write_text(f"defaults: [rope, _self_]\ntheta: {theta}e4\n")
+    plan = make(["position=glob(mine_*)"], [str(tmp_path)])
+    assert [p.folder for p in plan.points] == ["position=mine_1", "position=mine_2"]
+
+
+@pytest.mark.slow
 def test_names_do_not_depend_on_the_order_of_typing():
     first, second = (make(o) for o in (["seed=1,2", "norm=layernorm"], ["norm=layernorm", "seed=1,2"]))
     assert first.name == second.name == "seed=1,2,norm=layernorm"
@@ -33,6 +43,7 @@ def test_names_do_not_depend_on_the_order_of_typing():
     assert make(["seed=1,2", "hydra.launcher.n_jobs=2", "hydra/launcher=joblib"]).name == "seed=1,2"
 
 
+@pytest.mark.slow
 def test_values_set_on_a_composed_config_are_those_composed_with_it():
     base = compose(["attention=mla", "seed=1", "optimizer.lr=1e-3"])
     for values in ({"seed": "2"}, {"optimizer.lr": "2e-3", "attention.kv_rank": "16"}, {"data.seq_len": "64"}):
@@ -45,6 +56,7 @@ def test_values_set_on_a_composed_config_are_those_composed_with_it():
     assert vary(base, {"attention": "mha"}) is None
 
 
+@pytest.mark.slow
 def test_the_hash_is_of_what_changes_numbers(tmp_path):
     usual = digest(compose([]))
     kept = ["sweep=a", "train.keep=3", "data.num_workers=2", "train.sample=false", "norm=rmsnorm"]
@@ -88,6 +100,7 @@ def test_a_package_that_is_missing_is_named(monkeypatch):
         make(["hydra/sweeper=optuna", "optimizer.lr=interval(0,1)"])
 
 
+@pytest.mark.slow
 def test_the_ends_of_what_optuna_may_choose_are_checked_first():
     pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
     plan = make(["hydra/sweeper=optuna", "optimizer.lr=tag(log, interval(1e-4,1e-2))", "attention=gqa,mla"])
@@ -98,6 +111,7 @@ def test_the_ends_of_what_optuna_may_choose_are_checked_first():
         make(["hydra/sweeper=optuna", "train.clip=interval(1,-1)"])
 
 
+@pytest.mark.slow
 def test_a_sweep_may_stand_in_a_config_of_ones_own(tmp_path):
     (tmp_path / "experiment").mkdir()
     (tmp_path / "experiment/mine.yaml").write_text(

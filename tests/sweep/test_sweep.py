@@ -6,6 +6,7 @@ import time
 import pytest
 
 from llmlab.lab import record
+from llmlab.sweep.point import place, share
 
 JOBLIB = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
 
@@ -40,6 +41,7 @@ def test_failures_are_rows_and_the_same_command_goes_on(lab):
     assert (code, lab.calls()) == (0, [])
 
 
+@pytest.mark.slow
 def test_sweep_json_says_what_was_asked_and_another_config_is_refused(lab):
     code, _, err = lab.run("seed=2,1", "attention=mha,mla", "size=micro", "sweep=b", what={"2": "fail"})
     assert code == 1
@@ -87,16 +89,31 @@ def test_a_slot_of_a_kind_is_swept_as_it_is_typed(lab):
 
 @pytest.mark.slow
 def test_two_points_at_once(lab):
-    """joblib: the cores are shared out, unless the user says how many threads; a point that is killed is one row."""
+    """joblib: the cores are shared out, unless the user says how many threads, and the GPUs; one that is killed is a row."""
+    lab.monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
     code, _, err = lab.run("seed=1,2,3", "sweep=j", *JOBLIB, what={"2": "kill"})
     assert code == 1, err
     assert sorted(point for point, _ in lab.calls()) == ["seed=1", "seed=2", "seed=3"]
     assert lab.record("j", "seed=2")["reason"].startswith("killed by SIGKILL")
     assert int(lab.record("j", "seed=1")["threads"]) >= 1
+    assert {lab.record("j", f"seed={s}")["gpus"] for s in (1, 2, 3)} <= {"4", "7"}
     lab.monkeypatch.setenv("OMP_NUM_THREADS", "5")
     code, _, err = lab.run("seed=1,2,3", "sweep=j", *JOBLIB)
     assert (code, [point for point, _ in lab.calls()]) == (0, ["seed=2"])
     assert lab.record("j", "seed=2")["threads"] == "5"
+
+
+def test_points_that_run_at_once_have_gpus_of_their_own(tmp_path):
+    with place(tmp_path, 2) as one, place(tmp_path, 2) as two:
+        assert {one, two} == {0, 1}
+    with place(tmp_path, 2) as again:
+        assert again == 0
+    four = ("0", "1", "2", "3")
+    assert [share(four, i, 4, 1) for i in range(4)] == [("0",), ("1",), ("2",), ("3",)]
+    assert [share(four, i, 2, 2) for i in range(2)] == [("0", "1"), ("2", "3")]
+    assert [share(four, i, 2, None) for i in range(2)] == [("0", "1"), ("2", "3")]
+    assert [share(four, i, 3, 2) for i in range(3)] == [("0", "1"), ("2", "3"), ("0", "1")]  # more than there are
+    assert share(four, 0, 2, 8) == share(four, 0, 1, 1) == share((), 0, 2, 1) == ()
 
 
 def test_one_point_and_a_report_that_fails(lab):
@@ -124,17 +141,18 @@ def status_of(folder):
 
 
 @pytest.mark.slow  # real processes that are waited for
-@pytest.mark.parametrize("launcher", [[], JOBLIB])
-def test_ctrl_c_lets_points_save_and_says_how_to_go_on(lab, launcher):
+@pytest.mark.parametrize(("launcher", "signum"), [([], signal.SIGTERM), (JOBLIB, signal.SIGINT)])
+def test_ctrl_c_lets_points_save_and_says_how_to_go_on(lab, launcher, signum):
     process = lab.start("seed=1,2,3,4", "sweep=c", *launcher, what=dict.fromkeys("234", "wait"))
     until(lambda: status_of(lab.folder / "multirun/c/seed=2") == "running", process)
     code, _, err = lab.run("seed=1,2,3,4", "sweep=c")
     assert (code, err) == (1, "error: multirun/c: another process is running this sweep\n")
     time.sleep(0.3)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(signum)
     _, err = process.communicate(timeout=30)
     assert process.returncode == 130, err
     assert lab.record("c", "seed=2")["status"] == "interrupted"
+    assert lab.record("c", "seed=2")["reason"] == signum.name
     assert not (lab.folder / "multirun/c/seed=4").exists()
     assert f"train -m {' '.join(['seed=1,2,3,4', 'sweep=c', *launcher])}" in err
     assert "Traceback" not in err

@@ -9,7 +9,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import importlib.util
-from collections.abc import Iterator, Mapping, Sequence
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -192,8 +193,11 @@ def _further(overrides: Sequence[str], good: Sequence[Override], known: explain.
 
 
 @contextmanager
-def session() -> Iterator[None]:
-    """Within, Hydra's compose and its config loader know conf/; also within a job of Hydra's, which has its own."""
+def session(config_dirs: Sequence[str] = ()) -> Iterator[None]:
+    """Within, Hydra's compose and its config loader know conf/; also within a job of Hydra's, which has its own.
+
+    config_dirs: folders of the user that the config loader knows too, for glob().
+    """
     import hydra
     from hydra.core.global_hydra import GlobalHydra
 
@@ -201,6 +205,12 @@ def session() -> Iterator[None]:
     GlobalHydra.instance().clear()
     try:
         with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3", job_name="llmlab"):
+            if config_dirs:
+                loader: Any = GlobalHydra.instance().config_loader()
+                path = loader.get_search_path()
+                for folder in config_dirs:
+                    path.append("llmlab", f"file://{Path(folder).resolve()}")
+                loader.repository.initialize_sources(path)
             yield
     finally:
         GlobalHydra.instance().hydra = outer
@@ -213,12 +223,34 @@ def hydra_node(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> Dic
 
 
 def _hydra(overrides: Sequence[str], config_dirs: tuple[str, ...], whole: bool = False) -> DictConfig:
+    """What Hydra composes. Kept, because one command composes much of it again: what comes back is the caller's own."""
+    import copy
+
+    folders = (conf_dir(), *(Path(d).resolve() for d in config_dirs))
+    return copy.deepcopy(_composed(tuple(overrides), folders, whole, _stamp(folders), registry.declare()))
+
+
+@functools.lru_cache(maxsize=128)
+def _composed(overrides: tuple[str, ...], folders: tuple[Path, ...], whole: bool, *as_of: Any) -> DictConfig:
     import hydra
 
-    dirs = ",".join(repr("file://" + str(Path(d).resolve())) for d in config_dirs)
-    extra = [f"hydra.searchpath=[{dirs}]"] * bool(config_dirs)
+    dirs = ",".join(repr(f"file://{d}") for d in folders[1:])
+    extra = [f"hydra.searchpath=[{dirs}]"] * bool(dirs)
     with session():
         return hydra.compose("config", [*overrides, *extra], return_hydra_config=whole)
+
+
+def _stamp(folders: Iterable[Path]) -> tuple[Any, ...]:
+    """What changes when a YAML file of these folders does."""
+    files = (e for d in folders if d.is_dir() for f in (d, *_folders(d)) for e in os.scandir(f) if e.name.endswith("yaml"))
+    return tuple((e.path, (stat := e.stat()).st_mtime_ns, stat.st_size) for e in files)
+
+
+def _folders(folder: Path) -> Iterator[str]:
+    for entry in os.scandir(folder):
+        if entry.is_dir():
+            yield entry.path
+            yield from _folders(Path(entry.path))
 
 
 def place(group: str, package: str | None) -> str:

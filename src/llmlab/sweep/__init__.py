@@ -73,6 +73,8 @@ def _runner(plan: plans.Plan, folders: Sequence[str], invocation: str) -> points
         main=os.getpid(),
         threads=max(1, plans.cores_here() // plan.jobs) if plan.jobs > 1 else None,
         environment={name: os.environ[name] for name in names if name in os.environ},
+        jobs=plan.jobs if plan.gpus else 1,
+        gpus=plan.gpus,
     )
 
 
@@ -155,7 +157,7 @@ def _stoppable(plan: plans.Plan, invocation: str, board: Board) -> Iterator[list
         asked.append(signum)
         if len(asked) > 1:
             raise KeyboardInterrupt
-        (plan.folder / points.STOP).write_text(invocation)
+        (plan.folder / points.STOP).write_text(f"{invocation} {int(signum)}")
         board.say("stopping: the points that run finish their step and save it; Ctrl-C again stops at once")
 
     before = {s: signal.signal(s, stop) for s in (signal.SIGINT, signal.SIGTERM)}

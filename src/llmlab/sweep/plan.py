@@ -45,7 +45,8 @@ class Point:
 class Plan:
     """A sweep. `keys`: what is swept and its values, as typed; `fixed`: the other overrides.
 
-    own: overrides of Hydra itself; defaults: those that llmlab adds. jobs: points that run at once on this machine.
+    own: overrides of Hydra itself; defaults: those that llmlab adds. jobs: points that run at once on this machine;
+    gpus: what CUDA calls this machine's, to be shared out among them, empty where the launcher does that itself.
     adaptive: the points are chosen as results come in (optuna), `trials` of them; else `points` are all.
     """
 
@@ -58,6 +59,7 @@ class Plan:
     fixed: tuple[str, ...]
     points: tuple[Point, ...]
     jobs: int
+    gpus: tuple[str, ...] = ()
     adaptive: bool = False
     trials: int = 0
     opened: frozenset[str] = frozenset()  # keys to which Hydra wants a "+", which llmlab does not ask for
@@ -83,7 +85,7 @@ def make(overrides: Sequence[str], folders: Sequence[str] = ()) -> Plan:
 
     first = [grids.first_of(o) for o in parsed if not _own(o)]
     node = _hydra_node(first, own, folders, known)
-    with configs.session():
+    with configs.session(folders):
         specs = _with_params(node, typed)
     adaptive = not str(node.sweeper._target_).endswith(".BasicSweeper")
     problems = [p for o in specs for p in _sweep_problems(o, adaptive)]
@@ -91,7 +93,7 @@ def make(overrides: Sequence[str], folders: Sequence[str] = ()) -> Plan:
         raise UserError("\n".join(problems))
 
     swept = [o for o in specs if o.is_sweep_override()]
-    with configs.session():
+    with configs.session(folders):
         grid = grids.corners(specs) if adaptive else grids.product(specs)
         keys = {o.get_key_element(): [] if adaptive else list(o.sweep_string_iterator()) for o in swept}
     hashes, opened = grids.check(grid, list(keys), folders)
@@ -110,6 +112,7 @@ def make(overrides: Sequence[str], folders: Sequence[str] = ()) -> Plan:
         fixed=tuple(f for o, f in zip(specs, map(grids.first_of, specs), strict=True) if not o.is_sweep_override()),
         points=() if adaptive else points,
         jobs=_jobs(node, len(points), adaptive),
+        gpus=gpus_here() if "Joblib" in str(node.launcher._target_) else (),
         adaptive=adaptive,
         trials=int(node.sweeper.get("n_trials") or 0),
         opened=opened,
@@ -197,6 +200,13 @@ def _jobs(node: Any, points: int, adaptive: bool) -> int:
 
 def cores_here() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def gpus_here() -> tuple[str, ...]:
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return tuple(name for name in visible.split(",") if name.strip())
+    return tuple(str(i) for i in range(len(list(Path("/dev").glob("nvidia[0-9]*")))))
 
 
 def _defaults(node: Any, own: Sequence[str], adaptive: bool) -> tuple[str, ...]:

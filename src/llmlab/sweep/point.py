@@ -15,8 +15,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -85,6 +85,7 @@ class Runner:
 
     hashes: of the points that are known; any other point is composed where it runs.
     threads: cores for each point, None: as many as it likes. environment: the user's own settings of threads.
+    gpus: of this machine, to be shared out among the `jobs` points that run at once.
     """
 
     name: str
@@ -97,6 +98,8 @@ class Runner:
     main: int
     threads: int | None
     environment: dict[str, str]
+    jobs: int = 1
+    gpus: tuple[str, ...] = ()
 
     def __call__(self, cfg: Any) -> float | None:
         """The validation loss; None where the point failed or was not begun. Raises nothing but KeyboardInterrupt."""
@@ -134,18 +137,22 @@ class Runner:
         if how != "complete":
             said = (folder / LOG).stat().st_size if (folder / LOG).exists() else 0
             self._note(folder, **note, began=time.time(), ended=None, log=said)
-            self._attempt(overrides, folder, how, cfg)
+            with place(Path(self.folder), self.jobs) as mine:
+                gpus = share(self.gpus, mine, self.jobs, _ranks(cfg))
+                self._attempt(overrides, folder, how, cfg, gpus)
         elif folder.name not in self.hashes:
             self._note(folder, **note, began=time.time())
         self._note(folder, ended=time.time())
         fields = outcome(folder)
         return loss(fields) if fields.get("status") == "completed" else None
 
-    def stopped(self) -> bool:
+    def stopped(self) -> int:
+        """The signal that has stopped the sweep, 0 if none has."""
         try:
-            return Path(self.folder, STOP).read_text() == self.invocation
-        except OSError:
-            return False
+            invocation, _, signum = Path(self.folder, STOP).read_text().partition(" ")
+            return int(signum) if invocation == self.invocation else 0
+        except (OSError, ValueError):
+            return 0
 
     def _note(self, folder: Path, **fields: Any) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -171,7 +178,7 @@ class Runner:
 
     # ---------------------------------------------------------------- the process
 
-    def _attempt(self, overrides: list[str], folder: Path, how: str, cfg: Any) -> None:
+    def _attempt(self, overrides: list[str], folder: Path, how: str, cfg: Any, gpus: tuple[str, ...]) -> None:
         command = [sys.executable, "-m", "llmlab", "train", *(f"--config-dir={d}" for d in self.config_dirs)]
         if how == "resume":
             command.append(f'resume="{folder}"')  # under its own config, whose hash is that of this point
@@ -181,7 +188,7 @@ class Runner:
         before = _bytes(folder / record.NAME)
         with open(folder / LOG, "ab") as log:
             at = log.tell()
-            code = self._process(command, log, cfg)
+            code = self._process(command, log, self._environment(cfg, gpus))
         fields = outcome(folder)
         if code == 0 and fields.get("status") == "completed":
             return
@@ -191,7 +198,7 @@ class Runner:
         reason = "the sweep was stopped" if stopped else _reason(code, folder / LOG, at)
         self._fail(folder, overrides, "interrupted" if stopped else "failed", reason)
 
-    def _process(self, command: list[str], log: Any, cfg: Any) -> int:
+    def _process(self, command: list[str], log: Any, environment: dict[str, str]) -> int:
         """Run it to its end; its exit code, negative if a signal killed it. Its ranks and workers end with it."""
         parent = os.getppid() if os.getpid() != self.main else None
         process = subprocess.Popen(
@@ -199,7 +206,7 @@ class Runner:
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            env=self._environment(cfg),
+            env=environment,
             start_new_session=True,  # Ctrl-C in the terminal reaches the sweep alone, which passes it on once
         )
         asked = False
@@ -208,23 +215,25 @@ class Runner:
                 with suppress(subprocess.TimeoutExpired):
                     return process.wait(POLL)
                 orphan = parent == self.main and os.getppid() != parent
-                if not asked and (orphan or self.stopped()):
+                if not asked and (signum := self.stopped() or (signal.SIGINT if orphan else 0)):
                     asked = True
-                    _kill(process.pid, signal.SIGINT)
+                    _kill(process.pid, signum)
         finally:
             if process.poll() != 0:
                 _kill(process.pid, signal.SIGKILL)
                 process.wait()
 
-    def _environment(self, cfg: Any) -> dict[str, str]:
-        drop = {*RANKS, *(f"{name}_NUM_THREADS" for name in THREADS)}
+    def _environment(self, cfg: Any, gpus: tuple[str, ...]) -> dict[str, str]:
+        drop = set(RANKS)
+        if "ray" not in sys.modules:  # whose number is that of the CPUs which the task was given
+            drop |= {f"{name}_NUM_THREADS" for name in THREADS}
         if os.environ.get("SLURM_NTASKS", "1") == "1":
             drop |= set(SLURM)
         env = {k: v for k, v in os.environ.items() if k not in drop}
         if self.threads is not None:
-            devices = str(cfg.trainer.devices)
-            ranks = int(devices) if devices.isdigit() else 1
-            env["OMP_NUM_THREADS"] = str(max(1, self.threads // max(1, ranks)))
+            env["OMP_NUM_THREADS"] = str(max(1, self.threads // max(1, _ranks(cfg) or 1)))
+        if gpus:
+            env["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
         return {
             **env,
             **self.environment,
@@ -237,6 +246,41 @@ class Runner:
         folder.mkdir(parents=True, exist_ok=True)
         there = outcome(folder) or {"schema": record.SCHEMA, "overrides": overrides, "metrics": {}}
         record.Record(folder, there).update(status=how, reason=reason)
+
+
+@contextmanager
+def place(folder: Path, jobs: int) -> Iterator[int]:
+    """One of `jobs` places that no other point of the sweep in `folder` has, while it runs."""
+    if jobs == 1:
+        yield 0
+        return
+    with ExitStack() as stack:
+        files = [stack.enter_context(open(folder / f".place-{i}", "w")) for i in range(jobs)]
+        while (mine := next((i for i, file in enumerate(files) if _free(file)), None)) is None:
+            time.sleep(POLL)
+        yield mine
+
+
+def _free(file: Any) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def share(gpus: tuple[str, ...], place: int, jobs: int, ranks: int | None) -> tuple[str, ...]:
+    """The GPUs of a place: as many as a point has ranks (None: what falls to it), in turn. Empty: as it is."""
+    each = max(1, len(gpus) // jobs) if ranks is None else ranks
+    if jobs == 1 or each > len(gpus):
+        return ()
+    return tuple(gpus[(place * each + i) % len(gpus)] for i in range(each))
+
+
+def _ranks(cfg: Any) -> int | None:
+    """Of a point, on this machine; None where it takes as many as there are devices."""
+    devices = str(cfg.trainer.devices)
+    return int(devices) if devices.isdigit() else 1 if cfg.strategy.name == "single" else None
 
 
 def clear(folder: Path) -> None:
