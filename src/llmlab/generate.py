@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmlab.arguments import either, parse
 from llmlab.errors import UserError
+from llmlab.lab.swap import split, swapped
 
 if TYPE_CHECKING:
     from llmlab.data.tokenizer import Tokenizer
@@ -29,6 +30,7 @@ one a line, a .jsonl file objects with "prompt".
   seed=1                   the same seed gives the same text, in a batch too
   stop=TEXT                end before this text; may be given several times; \\n and \\t are line break and tab
   batch_size=16            prompts that are continued at once
+  position=, window=, kernel=, and their options: the same weights under another part (llmlab eval --help)
 
 How a token is drawn, in this order:
   repetition_penalty=1     above 1: tokens that the text has already become less likely (CTRL)
@@ -66,11 +68,12 @@ def main(argv: Sequence[str]) -> int | None:
     if "-h" in argv or "--help" in argv:
         print(USAGE)
         return 0
+    argv, parts = split(argv)
     a = parse(argv, Arguments, "generate")
     for key in ("max_new", "num", "batch_size"):
         if getattr(a, key) < 1:
             raise UserError(f"{key}={getattr(a, key)} must be at least 1")
-    a.stop = [re.sub(r"\\([ntr\\])", lambda m: ESCAPES[m[1]], s) for s in a.stop]
+    a.stop = unescaped(a.stop)
     if "" in a.stop:
         raise UserError("stop= must name a text that the sample ends before")
     if a.prompts is not None and a.prompt is not None:
@@ -84,6 +87,7 @@ def main(argv: Sequence[str]) -> int | None:
 
     sampling = Sampling(a.temperature, a.top_k, a.top_p, a.min_p, a.repetition_penalty)
     model, tokenizer = load_given(a.run, a.hf)
+    model = swapped(model, parts)
     told = samples(
         model,
         tokenizer,
@@ -108,6 +112,11 @@ def main(argv: Sequence[str]) -> int | None:
     if not many and not a.json:
         print()
     return 0
+
+
+def unescaped(texts: Sequence[str]) -> list[str]:
+    """With \\n, \\t, \\r and \\\\ as they are typed on a command line made characters."""
+    return [re.sub(r"\\([ntr\\])", lambda m: ESCAPES[m[1]], text) for text in texts]
 
 
 def _prompt(given: str | None) -> str:

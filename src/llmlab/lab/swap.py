@@ -15,14 +15,15 @@ if TYPE_CHECKING:
 
 LAYER, WHOLE = ("position", "window"), ("kernel",)
 SLOTS = (*LAYER, *WHOLE)
-USAGE = "position=, window=, kernel= and their options: the same weights under another part, as position=dual_chunk"
 
 
 def split(argv: Iterable[str]) -> tuple[list[str], list[str]]:
     """(the other arguments, those that choose a part or set its options)."""
     words = list(argv)
     chosen = [w.partition("=")[0].partition(".")[0] in SLOTS for w in words]
-    return [w for w, c in zip(words, chosen, strict=True) if not c], [w for w, c in zip(words, chosen, strict=True) if c]
+    return [w for w, c in zip(words, chosen, strict=True) if not c], [
+        w for w, c in zip(words, chosen, strict=True) if c
+    ]
 
 
 def swapped(model: Model, typed: Sequence[str]) -> Model:
@@ -37,7 +38,9 @@ def swapped(model: Model, typed: Sequence[str]) -> Model:
 
     spec = model.spec
     stacks = tuple(
-        replace(stack, layers=tuple(replace(layer, parts=_changed(layer.parts, typed, LAYER)) for layer in stack.layers))
+        replace(
+            stack, layers=tuple(replace(layer, parts=_changed(layer.parts, typed, LAYER)) for layer in stack.layers)
+        )
         for stack in spec.stacks
     )
     other = replace(spec, stacks=stacks, kernel=_changed({"kernel": spec.kernel}, typed, WHOLE)["kernel"])
@@ -63,10 +66,12 @@ def _part(old: PartSpec, typed: Sequence[str]) -> PartSpec:
     words = [w for w in typed if w.partition("=")[0].partition(".")[0] == old.slot]
     if not words:
         return old
-    names = any(w.startswith(f"{old.slot}=") for w in words)
-    node: Any = compose(words if names else [f"{old.slot}={old.name}", *words], strict=False).cfg[old.slot]
+    chosen = next((w.partition("=")[2] for w in words if w.startswith(f"{old.slot}=")), None)
+    node: Any = compose(words if chosen else [f"{old.slot}={old.name}", *words], strict=False).cfg[old.slot]
     name, given = node["_part_"], {w.partition("=")[0].partition(".")[2] for w in words}
     options = registry.index()[old.slot, name].options
+    if chosen not in (None, name):  # a preset: its values are given too
+        given |= {k for k in options if _plain(node[k]) != options[k].default}
     kept = {k: v for k, v in old.options.items() if k in options}
     for key in kept.keys() - given:
         if (valid := options[key].choices) and kept[key] not in valid:
