@@ -25,13 +25,15 @@ def show(report: Report, files: list[Path]) -> None:
     console.print(Text(report.title, style="bold"))
     console.print(Text(table.headline(report)))
     for word, sentence in table.sentences(report):
-        console.print(Text(f"  {sentence}", style=STYLES.get(word, "")))
+        if word != "not comparable":  # a notice says so
+            console.print(Text(f"  {sentence}", style=STYLES.get(word, "")))
     for notice in report.notices:
         console.print(Text(f"note: {notice}", style="yellow"))
     if cells := columns(report, console.width):
         view = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold")
         for column in cells:
-            view.add_column(column.name, justify="right" if column.numeric else "left", no_wrap=column.numeric)
+            side, cut = ("right", "ellipsis") if column.numeric else ("left", "fold")  # a path differs at its end
+            view.add_column(column.name, justify=side, no_wrap=column.numeric, overflow=cut)  # type: ignore[arg-type]
         for row, cell in zip(report.rows, zip(*(c.cells for c in cells), strict=True), strict=True):
             view.add_row(*map(Text, cell), style=STYLES.get(row.verdict))
         console.print(view)
@@ -39,8 +41,9 @@ def show(report: Report, files: list[Path]) -> None:
         console.print(Text(f"note: {note}", style="dim"))
     for run in report.runs:
         if run.why is not None and run.status != "completed":
-            console.print(Text(f"not counted: {run.name}: {run.why}", style="dim"))
-    console.print(Text("report: " + ", ".join(shown(f) for f in files), style="cyan"))
+            console.print(Text(f"not counted: {run.name}: {run.why}", style="dim"), soft_wrap=True)
+    for file in files:  # a path that the terminal itself breaks can still be copied
+        console.print(Text(f"report: {shown(file)}", style="cyan"), soft_wrap=True)
 
 
 def columns(report: Report, width: int) -> list[table.Column]:

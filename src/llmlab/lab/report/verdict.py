@@ -63,7 +63,7 @@ def sentence(name: str, baseline: str, c: Comparison | None, verdict: str, base_
             f"{name} differs from {baseline} by {by} in one seed: that gives no interval and no verdict. "
             "Run more seeds, e.g. seed=1,2,3."
         )
-    seeds, range_ = count(c.n, "seed"), f"{by}, {interval_level(c)} interval {interval(c, digits)}, p = {p(c.adjusted)}"
+    seeds, range_ = count(c.n, "seed"), f"{by}, {interval_level(c)} interval {interval(c, digits)}, {_p(c.adjusted)}"
     if verdict == "not distinguishable":
         return f"{name} is {verdict} from {baseline} with {seeds}; {needed(c)} would be needed: {range_}."
     return f"{name} is {verdict} than {baseline}: {range_}, {seeds}."
@@ -108,6 +108,11 @@ def p(value: float | None) -> str:
     if value is None:
         return ""
     return "<0.0001" if value < 0.0001 else f"{value:.4f}" if value < 0.001 else f"{value:.3f}"
+
+
+def _p(value: float | None) -> str:
+    text = p(value)
+    return f"p < {text[1:]}" if text.startswith("<") else f"p = {text}"
 
 
 def count(n: int, what: str) -> str:
