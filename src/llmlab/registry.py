@@ -170,8 +170,11 @@ def schema(slot: str, name: str) -> type:
     return _schema(slot, name, tuple((k, f"{o.spelled}={o.default!r}") for k, o in entry.options.items()))
 
 
-def declare() -> None:
-    """Store the typed root and the config of every part in Hydra's ConfigStore, once for each set of parts."""
+def declare() -> int:
+    """Store the typed root and the config of every part in Hydra's ConfigStore, once for each set of parts.
+
+    Returns a number that changes when the set does.
+    """
     from hydra.core.config_store import ConfigStore
 
     from llmlab.config import resolvers
@@ -179,7 +182,7 @@ def declare() -> None:
 
     entries = index()
     if _declared.get("entries") is entries:
-        return
+        return int(_declared["count"])
     resolvers.register()
     store = ConfigStore.instance()
     for slot, _ in _declared.get("entries", ()):
@@ -187,7 +190,8 @@ def declare() -> None:
     for slot, name in entries:
         store.store(group=slot, name=name, node=schema(slot, name), provider="llmlab")
     store.store(name="schema", node=root(), provider="llmlab")
-    _declared["entries"] = entries
+    _declared.update(entries=entries, count=_declared.get("count", 0) + 1)
+    return int(_declared["count"])
 
 
 def load(slot: str, name: str, options: dict[str, Any]) -> functools.partial[Any]:
