@@ -46,3 +46,24 @@ class Prefix:
 
     def allowed(self, q: Tensor, k: Tensor, data: Mapping[str, Tensor]) -> Tensor:
         return (k <= q) | (k < data["prefix_len"][:, None, None])
+
+
+@register("mask", "permutation")
+@dataclass(frozen=True)
+class Permutation:
+    """A token sees what comes no later in an order of its own (XLNet: Yang et al. 2019, arXiv:1906.08237).
+
+    `rank` (B, S): places in the order; `queries` (B, S) bool: tokens of the second stream, which stand behind the text with
+    the ranks of what they ask for. Nobody sees a query; it sees what comes before its rank, or itself if nothing does. Text
+    of the same rank sees each other, as what is not predicted does. Returns (B, T, S) bool.
+    """
+
+    pattern = None
+    needs = ("rank", "queries")
+
+    def allowed(self, q: Tensor, k: Tensor, data: Mapping[str, Tensor]) -> Tensor:
+        rank_BS, queries_BS = data["rank"], data["queries"]
+        asks = queries_BS[:, q[:, 0], None]
+        later = rank_BS[:, None, k[0]] - rank_BS[:, q[:, 0], None]
+        seen = torch.where(asks, later < 0, later <= 0) & ~queries_BS[:, None, k[0]]
+        return seen | ((q == k) & asks & ~seen.any(-1, keepdim=True))

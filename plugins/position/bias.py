@@ -59,7 +59,7 @@ class Alibi(Position):
             bias = -slope[:, None, None] * distances(q_ids, k_ids).abs().float()[..., None, :, :]
         return bias if self.factor is None else bias * self.factor
 
-    def bias(self, state: Tensor) -> Tensor:
+    def bias(self, q_BNTH: Tensor, k_BKSH: Tensor, scale: float, state: Tensor) -> Tensor:
         return state
 
 
@@ -104,5 +104,5 @@ class T5Bias(Position):
     def prepare(self, q_ids: Tensor, k_ids: Tensor) -> Tensor:
         return self.table(self.bucket(distances(q_ids, k_ids))).movedim(-1, -3)
 
-    def bias(self, state: Tensor) -> Tensor:
+    def bias(self, q_BNTH: Tensor, k_BKSH: Tensor, scale: float, state: Tensor) -> Tensor:
         return state

@@ -74,17 +74,17 @@ class Vocabulary:
 
 @dataclass(frozen=True)
 class Context:
-    """One forward of one stack, frozen. `offset` counts the keys that a cache already holds; S = offset + T."""
+    """One forward of one stack, frozen. `offset` counts the keys that a cache or a memory holds already; S = offset + T."""
 
     length: int  # T
     offset: int = 0
     ids: Tensor | None = None  # (B, T) token ids
-    positions: Tensor | None = None  # (B, T) position ids given by the caller
+    positions: Tensor | None = None  # (B, T) position ids given by the caller, or (B, C, T): see Position.counts
     valid: Tensor | None = None  # (B, S) bool: False where a key is padding
     documents: Tensor | None = None  # (B, S) int: keys of another document are not seen
     segments: Tensor | None = None  # (B, T) int: token types
     allowed: Tensor | None = None  # (B, T, S) bool: the caller's own mask
-    data: Mapping[str, Tensor] = field(default_factory=dict)  # what a mask asks for by `needs` (prefix_len ...)
+    data: Mapping[str, Tensor] = field(default_factory=dict)  # what parts read by name (a mask's `needs`, `queries`)
 
     @property
     def keys(self) -> int:
@@ -151,15 +151,22 @@ class Norm(Protocol):
 class Position(nn.Module):
     """position(sizes, /): where a token stands. Five hooks; the defaults do nothing, so this class is "no position".
 
-    One instance serves all layers of a stack that name it with the same options and width.
+    One instance serves all layers of a stack that name it with the same options and width; with `scope` "layer" each has
+    its own. Ids are (T,) or (B, T), or (1 or B, C, T) of a part that `counts` C things (a place and one in a block).
     """
+
+    scope: Literal["stack", "layer"] = "stack"
+    counts: int = 1
 
     caches_rotated: bool = True  # False: angles depend on the length, so a cache keeps keys as they were projected
     has_regions: bool = False  # whether `rotate` returns several terms; where `caches_rotated`, all have the same keys
 
     def ids(self, ctx: Context) -> Tensor:
-        """Position ids of the T new tokens: (T,) or (B, T). The caller's own, else offset, offset + 1, ..."""
+        """Position ids of the T new tokens. The caller's own, else offset, offset + 1, ..."""
         if ctx.positions is not None:
+            if ctx.positions.dim() > 2 and ctx.positions.shape[1] != self.counts:
+                n = ctx.positions.shape[1]
+                raise ValueError(f"positions count {n} things, but position={type(self).__name__} {self.counts}")
             return ctx.positions
         device = ctx.ids.device if ctx.ids is not None else None
         return torch.arange(ctx.offset, ctx.keys, device=device)
@@ -169,15 +176,15 @@ class Position(nn.Module):
         return None
 
     def prepare(self, q_ids: Tensor, k_ids: Tensor) -> Any:
-        """Once a forward: what `rotate` and `bias` need (cos and sin; a bias). q_ids (T,)|(B, T), k_ids (S,)|(B, S)."""
+        """Once a forward: what `rotate` and `bias` need (cos and sin; a bias). q_ids (..., T), k_ids (..., S)."""
         return None
 
     def rotate(self, q_BNTH: Tensor, k_BKSH: Tensor, state: Any) -> list[Term]:
         """The T new queries and keys (all S keys where `caches_rotated` is False) -> terms. `rotary_dim` wide."""
         return [Term(q_BNTH, k_BKSH)]
 
-    def bias(self, state: Any) -> Tensor | None:
-        """(N, T, S) or (B, N, T, S), added to the scaled scores; or None."""
+    def bias(self, q_BNTH: Tensor, k_BKSH: Tensor, scale: float, state: Any) -> Tensor | None:
+        """(N, T, S) or (B, N, T, S), added to the products of q and k, which are scaled already; or None."""
         return None
 
     has_bias: bool = False  # whether `bias` ever returns a tensor: a kernel that can't add one refuses when built

@@ -58,7 +58,7 @@ class View:
 
     def weigh(self, terms: Sequence[Term], v_BKSH: Tensor, score: Score, sink: Tensor | None = None) -> Tensor:
         """Terms over all S keys -> (B, N, T, H')."""
-        bias = self.position.bias(self.state)
+        bias = self.position.bias(terms[0].q_BNTH, terms[0].k_BKSH, score.scale, self.state)
         return self.kernel(terms, v_BKSH, self.lowered, bias, score, sink, self.training)
 
     def attend(

@@ -50,6 +50,7 @@ FAMILIES = (
     "deepseek_v3",
     "bert",
     "albert",
+    "xlnet",
     "t5",
     "t5_v1_1",
     "bart",
@@ -78,6 +79,7 @@ OWN = {
 DECODING = {  # what a family is given so that it decodes
     "bert": ("objective=clm",),
     "albert": ("objective=clm",),
+    "xlnet": ("objective=clm",),
 }
 
 

@@ -17,6 +17,8 @@ def active_in_layers(model) -> int:
         for i in stack.spec.execute:
             layer = stack.layers[i]
             total += sum(p.numel() for p in layer.parameters())
+            position = stack.positions[stack.position_of[i]]
+            total += sum(p.numel() for p in position.parameters()) if position.scope == "layer" else 0
             if layer.routed:
                 experts = sum(p.numel() for p in layer.ffn.experts.parameters())
                 total -= experts * (layer.ffn.n_experts - layer.ffn.per_token) // layer.ffn.n_experts
@@ -70,6 +72,8 @@ PUBLISHED = {
     "baichuan_13b": (13_264_901_120, 13_264_901_120),
     "bert_base": (109_514_298, 109_514_298),
     "bert_large": (335_174_458, 335_174_458),
+    "xlnet_base": (116_750_336, 116_750_336),
+    "xlnet_large": (360_300_800, 360_300_800),
     "albert_base": (11_221_680, 11_221_680),
     "t5_small": (60_506_624, 60_506_624),
     "t5_base": (222_903_552, 222_903_552),

@@ -19,7 +19,7 @@ def embedding(name, position="none", shared=None, **options):
 
 
 def test_every_embedding_is_here():
-    assert set(names("embedding")) == {"token", "scaled", "bert", "factorized"}
+    assert set(names("embedding")) == {"token", "scaled", "two_stream", "bert", "factorized"}
 
 
 @pytest.mark.parametrize("position", ["none", "learned", "sinusoidal"])

@@ -10,7 +10,14 @@ from llmlab.slots import Context, Position
 
 
 def test_every_position_is_here():
-    assert set(names("position")) == {"none", "learned", "sinusoidal", "rope", "dual_chunk", "alibi", "t5_bias"}
+    added = {"none", "learned", "sinusoidal", "alibi", "t5_bias", "xlnet_relative"}
+    assert set(names("position")) == {*added, "rope", "dual_chunk"}
+
+
+def added(position, q_ids, k_ids):
+    """A bias that does not depend on queries and keys."""
+    nothing = randn(1, 1, 1, 1)
+    return position.bias(nothing, nothing, 1.0, position.prepare(q_ids, k_ids))
 
 
 @pytest.mark.parametrize("name", names("position"))
@@ -18,12 +25,12 @@ def test_what_a_position_says_of_itself(name):
     position = build(part("position", name), sizes())
     ids = torch.arange(5)
     state = position.prepare(ids, ids)
-    bias = position.bias(state)
+    q, k = randn(2, 4, 5, 6), randn(2, 2, 5, 6)
+    bias = position.bias(q, k, 1.0, state)
     assert position.has_bias == (bias is not None)
-    assert bias is None or bias.shape == (4, 5, 5)
+    assert bias is None or bias.shape in ((4, 5, 5), (2, 4, 5, 5))
     x = position.embed(ids)
     assert x is None or x.shape == (5, 24)
-    q, k = randn(2, 4, 5, 6), randn(2, 2, 5, 6)
     terms = position.rotate(q, k, state)
     assert (name in ("rope", "dual_chunk")) != torch.equal(terms[0].q_BNTH, q)
     assert position.has_regions == (len(terms) > 1) == any(term.region is not None for term in terms)
@@ -118,7 +125,7 @@ def test_alibi_slopes_of_eight_heads_are_powers_of_a_half():
 def test_alibi_punishes_distance():
     position = part("position", "alibi")(sizes(n_heads=6))
     ids = torch.arange(9)
-    bias = position.bias(position.prepare(ids, ids))
+    bias = added(position, ids, ids)
     assert (bias <= 0).all() and (bias.diagonal(dim1=-2, dim2=-1) == 0).all()
     assert (bias[:, -1].diff(dim=-1) > 0).all()
     for head, slope in enumerate(paper_slopes(6)):
@@ -132,7 +139,7 @@ def test_alibi_weighs_as_bloom():
     position = part("position", "alibi")(sizes(n_heads=6))
     ids, unseen = torch.arange(9), ~torch.ones(9, 9).tril().bool()
     scores = randn(6, 9, 9)
-    got = position.bias(position.prepare(ids, ids)) + scores
+    got = added(position, ids, ids) + scores
     want = build_alibi_tensor(torch.ones(1, 9), 6, torch.float32).view(6, 1, 9) + scores
     close(got.masked_fill(unseen, -1e9).softmax(-1), want.masked_fill(unseen, -1e9).softmax(-1), 1e-5)
 
@@ -153,7 +160,7 @@ def test_alibi_over_padding_weighs_as_bloom_and_falcon(heads):
     for build_alibi, more, scale in zip((bloom, falcon), options, (1.0, 6**-0.5), strict=True):
         position = part("position", "alibi", **more)(sizes(n_heads=heads))
         ids = position.ids(Context(9, valid=PADDED.bool()))
-        got = position.bias(position.prepare(ids, ids)) + scores
+        got = added(position, ids, ids) + scores
         want = build_alibi(PADDED, heads, torch.float32).view(3, heads, 1, 9) * scale + scores
         got, want = (x.masked_fill(unseen, -1e9).softmax(-1) for x in (got, want))
         close(got[kept], want[kept], 1e-5)
@@ -185,7 +192,7 @@ def test_t5_bias_is_the_table_at_the_bucket(causal):
     position = build(part("position", "t5_bias"), sizes(causal=causal))
     assert position.table.role == "position"
     q_ids, k_ids = torch.arange(60, 64), torch.arange(64)
-    bias = position.bias(position.prepare(q_ids, k_ids))
+    bias = added(position, q_ids, k_ids)
     for t in range(4):
         for s in (0, 20, 58, 61, 63):
             want = position.table.weight[position.bucket(k_ids[s] - q_ids[t])]

@@ -8,6 +8,7 @@ MASKS = {
     "causal": lambda b, q, k: k <= q,
     "bidirectional": lambda b, q, k: True,
     "prefix": lambda b, q, k: k <= q or k < (0, 2, 5)[b],
+    "permutation": lambda b, q, k: by_order(b, q, k),
 }
 WINDOWS = {
     "full": ({}, lambda q, k: True),
@@ -18,7 +19,20 @@ WINDOWS = {
     "strided, wide": ({"stride": 2, "left": 3}, lambda q, k: abs(q - k) < 3 or (q - k) % 2 == 0),
     "strided, everywhere": ({"stride": 1}, lambda q, k: True),
 }
-DATA = {"prefix_len": torch.tensor([0, 2, 5])}
+# Five tokens of text, of which two are asked for by those behind them; the first asked for comes before all in one order.
+RANKS = [[0, 2, 0, 1, 0, 1, 2], [1, 2, 3, 4, 5, 1, 4], [0, 0, 1, 0, 2, 2, 1]]
+DATA = {
+    "prefix_len": torch.tensor([0, 2, 5]),
+    "rank": torch.tensor(RANKS),
+    "queries": torch.tensor([[0, 0, 0, 0, 0, 1, 1]] * 3).bool(),
+}
+
+
+def by_order(b, q, k):
+    before = [j for j in range(5) if RANKS[b][j] < RANKS[b][q]]
+    if q < 5:
+        return k in before or (k < 5 and RANKS[b][k] == RANKS[b][q])
+    return k in before if before else k == q
 
 
 def window_of(name):

@@ -26,6 +26,7 @@ class Head:
     heads: Callable[[Config], dict[str, PartSpec]]
     outputs: Mapping[str, str]
     overrides: tuple[str, ...] = ()
+    call: Callable[[Any, dict[str, Any]], Any] | None = None  # (HubModel, arguments) -> Outputs, where names do not do
     stacks: tuple[str, ...] | None = None  # the stacks that it has, None for all
     prefix: str | None = None  # of the base model's tensors in the file, where it is not the entry's
     begin: Callable[[Config], int] | None = None  # a decoder without ids reads the source, shifted right behind this id

@@ -63,6 +63,8 @@ class HubModel(nn.Module):
         self.dtypes, self.read = dtypes, read  # in the file, so that the same goes back out
         self.beside = dict(beside or {})  # the tokenizer's files and the chat template, by name
 
+        if self.head.call is not None:
+            return self.head.call(self, {"input_ids": input_ids, **arguments})
     def forward(self, input_ids: Tensor, **arguments: Any) -> Outputs:
         names = ENCODER_DECODER if len(self.model.stacks) > 1 else DECODER
         if self.model.spec.stacks[-1].cross_attention is not None and names is DECODER:
@@ -84,6 +86,9 @@ class HubModel(nn.Module):
             batch["ids"] = torch.cat([torch.full_like(input_ids[:, :1], self.begin), input_ids[:, :-1]], 1)
         if "ids" not in batch:
             raise TypeError("decoder_input_ids is missing: what the decoder has said so far")
+        return self.answer(out)
+
+    def answer(self, out: Output) -> Outputs:
         out = self.model(batch)
         return Outputs({name: self._read(where, out) for name, where in self.head.outputs.items()})
 

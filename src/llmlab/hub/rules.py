@@ -16,14 +16,15 @@ from torch import Tensor
 
 from llmlab.model.layout import ModelSpec
 
-Kind = Literal["same", "fused", "grouped", "experts", "stacked"]
+Kind = Literal["same", "folded", "fused", "grouped", "experts", "stacked"]
 
 
 @dataclass(frozen=True)
 class Rule:
     """`same`: one tensor. `fused`: ours, stacked along the first dimension, are theirs. `grouped`: likewise, but a key head
     at a time: queries, key and value of the first, then of the second. `experts`: ours (E, ...) is one of theirs for each
-    expert. `stacked`: ours, each (E, ...), are joined along the second dimension in theirs.
+    expert. `stacked`: ours, each (E, ...), are joined along the second dimension in theirs. `folded`: theirs has more
+    dimensions, `shape`, of which one may be -1.
     `transpose`: theirs is (in, out).
     """
 
@@ -36,6 +37,7 @@ class Rule:
     aliases: tuple[str, ...] = ()  # names that may bear it again: then equal; they are written where they were read
     only: str | None = None  # "block=parallel": the first layer's part with which it holds
     groups: int = 1  # grouped: heads of keys, known once the rule is expanded
+    shape: tuple[int | str, ...] = ()  # folded: theirs; a name is that of one of the model's sizes until it is expanded
 
     def at(self, **index: int) -> Rule:
         def fill(names: tuple[str, ...]) -> tuple[str, ...]:
@@ -56,6 +58,12 @@ class Rule:
         if self.kind == "experts":
             return [torch.stack(theirs)]
         (tensor,) = theirs
+        if self.kind == "folded":
+            if [n for n, known in zip(tensor.shape, self.shape, strict=True) if known not in (-1, n)]:
+                return [tensor]  # does not fit
+            ours = shapes[0][::-1] if self.transpose else shapes[0]
+            tensor = tensor.reshape(ours)
+            return [tensor.mT if self.transpose else tensor]
         if self.transpose:
             tensor = tensor.mT if tensor.dim() > 1 else tensor
         if self.kind == "same":
@@ -70,6 +78,8 @@ class Rule:
         """Ours -> theirs."""
         if self.kind == "experts":
             return list(ours[0].unbind(0))
+        if self.kind == "folded":
+            return [(ours[0].mT if self.transpose else ours[0]).reshape([int(n) for n in self.shape])]
         if self.kind == "grouped":
             return [torch.cat([t.unflatten(0, (self.groups, -1)) for t in ours], dim=1).flatten(0, 1)]
         tensor = ours[0] if self.kind == "same" else torch.cat(ours, dim=0 if self.kind == "fused" else 1)
@@ -92,6 +102,10 @@ def same(
     aliases: tuple[str, ...] = (),
 ) -> Rule:
     return Rule((ours,), (theirs,), "same", transpose, needs, copies, aliases)
+
+
+def folded(ours: str, theirs: str, shape: tuple[int | str, ...], *, transpose: bool = False) -> Rule:
+    return Rule((ours,), (theirs,), "folded", transpose, shape=shape)
 
 
 def linear(ours: str, theirs: str, *, transpose: bool = False, only: str | None = None) -> list[Rule]:
@@ -134,6 +148,9 @@ def expand(rules: Iterable[Rule], shapes: Mapping[str, torch.Size], spec: ModelS
                 (name,) = concrete.theirs
                 all_names = tuple(_fill(name, {"e": e}) for e in range(shapes[concrete.ours[0]][0]))
                 concrete = Rule(concrete.ours, all_names, "experts", concrete.transpose)
+            if concrete.kind == "folded":
+                sizes = tuple(getattr(spec.sizes, n) if isinstance(n, str) else n for n in concrete.shape)
+                concrete = replace(concrete, shape=sizes)
             if concrete.kind == "grouped":
                 concrete = replace(concrete, groups=shapes[concrete.ours[1]][0] // spec.sizes.head_dim)
             out.append(concrete)

@@ -35,16 +35,18 @@ class Cache:
         return self.valid
 
     def extend_positions(self, new: Tensor, place: int = 0) -> Tensor:
-        """Position ids of all keys so far, as the position part at `place` counts them: (S,) or (B, S)."""
+        """Position ids (..., S) of all keys so far, as the position part at `place` counts them."""
         before = self.positions.get(place)
-        if before is not None and before.dim() < new.dim():
-            before = before.expand(new.shape[0], -1)
-        if before is not None and new.dim() < before.dim():
-            new = new.expand(before.shape[0], -1)
-        self.positions[place] = new if before is None else torch.cat([before, new], -1)
+        self.positions[place] = new if before is None else join(before, new)
         return self.positions[place]
 
     def bytes(self) -> int:
         """Memory of the buffers, as allocated."""
         caches = [c for layer in self.layers for c in layer.values()]
         return sum(b.numel() * b.element_size() for c in caches for b in c.buffers)
+
+
+def join(before: Tensor, new: Tensor) -> Tensor:
+    """Position ids (..., M) and (..., T) -> (..., M + T). Either may lack a batch that the other has."""
+    lead = torch.broadcast_shapes(before.shape[:-1], new.shape[:-1])
+    return torch.cat([before.expand(*lead, -1), new.expand(*lead, -1)], -1)

@@ -59,6 +59,8 @@ def allowed_pairs(mask: Mask, window: Window, length: int, prefix: int | None = 
     if prefix is None and "prefix_len" in mask.needs:
         data = {"prefix_len": torch.tensor([0])}
     k = torch.arange(length)[None, :]
+    if "rank" in mask.needs:  # an order has as many pairs as any other
+        data |= {"rank": k, "queries": torch.zeros_like(k, dtype=torch.bool)}
     total = 0
     for start in range(0, length, rows):
         q = torch.arange(start, min(start + rows, length))[:, None]
@@ -106,7 +108,7 @@ def forward_flops(
 def _stack_flops(
     stack: Stack, length: int, source_length: int, pairs_of: Callable[[Stack, Window, int], float]
 ) -> float:
-    total = 0.0
+    total = _projected(stack, length)
     pairs: dict[Window, float] = {}
     for i in stack.spec.execute:
         layer, window = stack.layers[i], stack.windows[i]
@@ -115,6 +117,8 @@ def _stack_flops(
             pairs[window] = pairs_of(stack, window, length)
         total += length * (linear_flops(layer.attention) + linear_flops(layer.ffn))
         total += 2 * pairs[window] * layer.attention.pair_width
+        width = getattr(stack.positions[stack.position_of[i]], "score_width", 0)
+        total += 2 * length * _distances(length) * width
         if layer.cross_attention is not None:
             attention = layer.cross_attention
             of_source = sum(2 * m.weight.numel() for m in attention.modules() if getattr(m, "role", "") in ("k", "v"))
@@ -123,7 +127,17 @@ def _stack_flops(
     return total
 
 
+def _distances(length: int) -> int:
+    return 2 * length - 1
+
+
+def _projected(stack: Stack, length: int) -> float:
+    """Of the linears in position parts, which read the sinusoid of each distance."""
+    return _distances(length) * sum(linear_flops(stack.positions[stack.position_of[i]]) for i in stack.spec.execute)
+
+
 def training_flops_per_token(model: Model, length: int, **how) -> float:
     """Forward and backward (twice the forward), divided by the tokens of the sequence, source tokens included."""
     tokens = length + (how.get("source_length") or 0)
-    return 3 * forward_flops(model, length, **how) / tokens
+    without_gradient = sum(_projected(stack, length) for stack in model.all_stacks())  # sinusoids need none
+    return (3 * forward_flops(model, length, **how) - without_gradient) / tokens

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from llmlab.model.cache import Cache
 from llmlab.model.experts import MixtureOfExperts
 from llmlab.model.layout import ModelSpec
+from llmlab.model.memory import Memory
 from llmlab.model.stack import Stack
 from llmlab.slots import Aux, Context, Output
 
@@ -57,15 +58,18 @@ class Model(nn.Module):
         *,
         heads: Mapping[str, Tensor | None] | None = None,
         cache: Cache | None = None,
+        memory: Memory | None = None,
     ) -> Output:
         """Run the stacks and heads.
 
-        batch: `ids` (B, T) int64; if wanted `valid` (B, T) bool, `documents`, `segments`, `positions` (B, T) int64,
-        `allowed` (B, T, S) bool, and what the mask needs (`prefix_len` (B,)). An encoder-decoder reads `source_ids`,
-        `source_valid` (B, S) too, and `ids` are the decoder's. One stack with cross-attention reads `source` (B, S, D),
-        another model's hidden states, and leaves its cross-attention out without one.
+        batch: `ids` (B, T) int64; if wanted `valid` (B, T) bool, `documents`, `segments`, `positions` (B, T) int64 (of a
+        part that counts several things (B, C, T)), `allowed` (B, T, S) bool, and what the mask needs (`prefix_len` (B,)).
+        Tokens that ask for others (XLNet's second stream) stand behind the text, True in `queries` (B, T) bool. An
+        encoder-decoder reads `source_ids`, `source_valid` (B, S) too, and `ids` are the decoder's. One stack with
+        cross-attention reads `source` (B, S, D), another model's hidden states, and leaves it out without one.
         heads: the roles to compute, None for all; a bool (B, T) beside a role restricts a per-token head to those rows.
         cache: of a decoder, from `new_cache`; it is extended by these T tokens.
+        memory: of one stack; its M tokens are seen before these T, S being M + T, and it is extended.
         """
         names = list(self.stacks)
         source, source_valid = batch.get("source"), batch.get("source_valid")
@@ -92,9 +96,15 @@ class Model(nn.Module):
             raise ValueError("documents can't be given with a cache: a cache continues one text")
         if cache is not None:
             valid = cache.extend_valid(valid, *ids.shape)
+        before = 0 if cache is None else cache.length
+        if memory is not None:
+            if cache is not None or len(names) > 1 or batch.get("documents") is not None:
+                raise ValueError("a memory is for one stack, without a cache or documents")
+            before = memory.length
+            valid = None if valid is None else torch.cat([valid.new_ones(len(valid), before), valid], 1)
         ctx = Context(
             length=ids.shape[1],
-            offset=cache.length if cache is not None else 0,
+            offset=before,
             ids=ids,
             positions=batch.get("positions"),
             valid=valid,
@@ -103,7 +113,9 @@ class Model(nn.Module):
             allowed=batch.get("allowed"),
             data={k: v for k, v in batch.items() if k not in PLAIN},
         )
-        hidden, aux = self.stacks[names[-1]](ids, ctx, source_BSD=source, source_valid_BS=source_valid, cache=cache)
+        hidden, aux = self.stacks[names[-1]](
+            ids, ctx, source_BSD=source, source_valid_BS=source_valid, cache=cache, memory=memory
+        )
         _collect(aux, losses, loads)
         if cache is not None:
             cache.length += ids.shape[1]

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from llmlab.errors import UserError
-from llmlab.model.cache import Cache
+from llmlab.model.cache import Cache, join
 from llmlab.model.experts import MixtureOfExperts, linears
 from llmlab.model.layout import LayerSpec, PartSpec, StackSpec
+from llmlab.model.memory import Memory
 from llmlab.model.visibility import Visible, VisibleSource
 from llmlab.sizes import Sizes
 from llmlab.slots import Aux, Context, LayerCache, Linear, Position, View
@@ -45,9 +46,11 @@ class Layer(nn.Module):
         source_view: View | None = None,
         source_BSD: Tensor | None = None,
         cache: Mapping[str, LayerCache] | None = None,
+        memory_BMD: Tensor | None = None,
     ) -> tuple[Tensor, Aux | None]:
         def attention(x: Tensor) -> tuple[Tensor, None]:
-            return self.attention(x, view, cache=cache["attention"] if cache else None), None
+            seen = None if memory_BMD is None else torch.cat([self._read(memory_BMD), x], 1)
+            return self.attention(x, view, seen, cache["attention"] if cache else None), None
 
         def cross_attention(x: Tensor) -> tuple[Tensor, None]:
             assert self.cross_attention is not None
@@ -63,6 +66,17 @@ class Layer(nn.Module):
         if source_BSD is None:
             del sublayers["cross_attention"]
         return self.block(x_BTD, sublayers)
+
+    def _read(self, memory_BMD: Tensor) -> Tensor:
+        """What attention reads of layer inputs: the block may norm them first."""
+        read: list[Tensor] = []
+
+        def attention(x: Tensor) -> tuple[Tensor, None]:
+            read.append(x)
+            return torch.zeros_like(x), None
+
+        self.block(memory_BMD, {"attention": attention})
+        return read[0]
 
 
 class Stack(nn.Module):
@@ -124,10 +138,12 @@ class Stack(nn.Module):
         factory = attention.factory()
         rotary_width = getattr(factory.func, "rotary_width", None)
         width = rotary_width(self.sizes, **factory.keywords) if rotary_width else self.sizes.head_dim
-        key = (part.name, repr(sorted(part.options.items())), width)
+        factory = part.factory()
+        own = len(self.positions) if getattr(factory.func, "scope", "stack") == "layer" else None
+        key = (part.name, repr(sorted(part.options.items())), width, own)
         if key not in places:
             places[key] = len(self.positions)
-            self.positions.append(part.factory()(self.sizes.but(rotary_dim=width, embed_dim=self.embed_dim)))
+            self.positions.append(factory(self.sizes.but(rotary_dim=width, embed_dim=self.embed_dim)))
         return places[key]
 
     def forward(
@@ -138,30 +154,37 @@ class Stack(nn.Module):
         source_BSD: Tensor | None = None,
         source_valid_BS: Tensor | None = None,
         cache: Cache | None = None,
+        memory: Memory | None = None,
     ) -> tuple[Tensor, Aux | None]:
         x = self.embedding(ids_BT, ctx)
-        views = self._views(ctx, cache)
+        views = self._views(ctx, cache, memory)
         source_view = None
         if source_BSD is not None:
             lowered = self.kernel.lower(VisibleSource(source_valid_BS, ctx.length))
             source_view = View(ctx, Position(), None, self.kernel, lowered, self.training)
         losses: list[Tensor] = []
         loads: list[Tensor] = []
+        inputs: list[Tensor] = []
         for step, i in enumerate(self.spec.execute):
             layer_cache = cache.layers[step] if cache is not None else None
-            x, aux = self.layers[i](x, views[i], source_view, source_BSD, layer_cache)
+            before = memory.layers[step] if memory is not None and memory.layers else None
+            if memory is not None:
+                inputs.append(x)
+            x, aux = self.layers[i](x, views[i], source_view, source_BSD, layer_cache, before)
             if aux is not None:
                 if aux.loss is not None:
                     losses.append(aux.loss)
                 if aux.load is not None:
                     loads.append(aux.load)
+        if memory is not None:
+            memory.extend(inputs)
         if self.norm is not None:
             x = self.norm(x)
         if not losses and not loads:
             return x, None
         return x, Aux(torch.stack(losses).sum() if losses else None, torch.stack(loads) if loads else None)
 
-    def _views(self, ctx: Context, cache: Cache | None) -> list[View]:
+    def _views(self, ctx: Context, cache: Cache | None, memory: Memory | None) -> list[View]:
         lowered: dict[Any, Any] = {}
         states: dict[int, Any] = {}
         views: dict[tuple, View] = {}
@@ -172,12 +195,26 @@ class Stack(nn.Module):
                 lowered[window] = self.kernel.lower(Visible(self.mask, window, ctx))
             if place not in states:
                 ids = position.ids(ctx)
-                keys = ids if cache is None else cache.extend_positions(ids, place)
+                if memory is not None and memory.length:
+                    keys = join(_of_memory(position, ctx), ids)
+                else:
+                    keys = ids if cache is None else cache.extend_positions(ids, place)
                 states[place] = position.prepare(ids, keys)
             if (place, window) not in views:
                 views[place, window] = View(ctx, position, states[place], self.kernel, lowered[window], self.training)
             out.append(views[place, window])
         return out
+
+
+def _of_memory(position: Position, ctx: Context) -> Tensor:
+    """Position ids of what a memory holds. ValueError if the position is no sum on the scores."""
+    if type(position).rotate is not Position.rotate:
+        raise ValueError(
+            f"position={type(position).__name__} turns keys, which layer inputs of a memory are not; "
+            "choose a position that is added to the scores"
+        )
+    ids = None if ctx.ids is None else ctx.ids.new_zeros(len(ctx.ids), ctx.offset)
+    return position.ids(Context(ctx.offset, ids=ids))
 
 
 def _embeds(position: nn.Module) -> bool:

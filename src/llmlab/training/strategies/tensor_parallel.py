@@ -35,7 +35,10 @@ def check(size: int, spec: Any) -> None:
     if size == 1:
         return
     of = f"strategy.tensor_parallel={size}"
-    for region in _regions(build.assemble(spec)):
+    model = build.assemble(spec)
+    for name in (type(p).__name__ for stack in model.all_stacks() for p in stack.positions if p.scope == "layer"):
+        raise UserError(f"{of}: position={name} scores the queries of all heads; choose strategy=fsdp")
+    for region in _regions(model):
         if hasattr(region, "score"):
             _check_attention(region, size, of)
         for module, name, dim in _planned(region):
@@ -197,9 +200,9 @@ def _leave(mesh: DeviceMesh, linear: nn.Module, args: Any, y: Tensor) -> Tensor:
     return summed(y, mesh)
 
 
-def _own_heads(bias: Callable[[Any], Tensor | None], mesh: DeviceMesh, state: Any) -> Tensor | None:
+def _own_heads(bias: Callable[..., Tensor | None], mesh: DeviceMesh, *given: Any) -> Tensor | None:
     """Of a position's bias (..., N, T, S), that of this rank's heads."""
-    whole = bias(state)
+    whole = bias(*given)
     if whole is None:
         return None
     heads = whole.shape[-3] // mesh.size()
