@@ -23,7 +23,14 @@ class BertEmbedding(nn.Module):
     """
 
     @staticmethod
-    def width(sizes: Sizes, *, project: bool = False, width: int | None = None, scale: bool = False) -> int:
+    def width(
+        sizes: Sizes,
+        *,
+        project: bool = False,
+        width: int | None = None,
+        scale: bool = False,
+        pad_id: int | None = None,
+    ) -> int:
         if not project:
             if width not in (None, sizes.dim):
                 raise ValueError(
@@ -48,10 +55,11 @@ class BertEmbedding(nn.Module):
         project: bool = False,  # from a width of its own to D
         width: int | None = None,  # of the tables, if projected; None: D / 4, at least 16
         scale: bool = False,  # token vectors times the root of their width (BART's option)
+        pad_id: int | None = None,  # a token whose vector is not trained by being looked up
     ):
         super().__init__()
         self.embed_dim = embed_dim = self.width(sizes, project=project, width=width)
-        self.factor = embed_dim**0.5 if scale else None
+        self.factor, self.pad_id = embed_dim**0.5 if scale else None, pad_id
         object.__setattr__(self, "position", position)
         object.__setattr__(self, "shared", shared)
         if shared is None:
@@ -66,7 +74,7 @@ class BertEmbedding(nn.Module):
         return self.table.weight if self.shared is None else self.shared.weight
 
     def forward(self, ids_BT: Tensor, ctx: Context) -> Tensor:
-        x_BTE = nn.functional.embedding(ids_BT, self.weight)
+        x_BTE = nn.functional.embedding(ids_BT, self.weight, self.pad_id)
         if self.factor is not None:
             x_BTE = x_BTE * self.factor
         if self.segments is not None:

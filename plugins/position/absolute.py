@@ -5,6 +5,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from llmlab.registry import register
 from llmlab.sizes import Sizes
@@ -84,7 +85,9 @@ class Learned(Absolute):
         return torch.where(counts_BT, self.of_documents(ids_BT, ctx), -1) + self.offset
 
     def embed(self, ids: Tensor) -> Tensor:
-        return self.table(ids if self.pad_id is not None else ids + self.offset)
+        if self.pad_id is None:
+            return self.table(ids + self.offset)
+        return F.embedding(ids, self.table.weight, padding_idx=self.offset - 1)  # padding's vector is not trained
 
 
 @register("position", "sinusoidal")

@@ -45,12 +45,12 @@ def visible(mask, window, offset, *, documents=False, valid=False, allowed=False
 
 def by_pairs(mask, window, offset, *, documents=False, valid=False, allowed=False) -> torch.Tensor:
     out = torch.zeros(BATCH, 1, TOTAL - offset, TOTAL, dtype=torch.bool)
-    for b, q, k in itertools.product(range(BATCH), range(offset, TOTAL), range(TOTAL)):
-        sees = MASKS[mask](b, q, k) and WINDOWS[window][1](q, k)
-        sees = sees and (not documents or bool(DOCUMENTS[b, q] == DOCUMENTS[b, k]))
-        sees = sees and (not valid or bool(VALID[b, k]) or q == k)
-        sees = sees and (not allowed or bool(ALLOWED[b, q, k]))
-        out[b, 0, q - offset, k] = sees
+    for b, q in itertools.product(range(BATCH), range(offset, TOTAL)):
+        near = [k for k in range(TOTAL) if MASKS[mask](b, q, k) and WINDOWS[window][1](q, k)]
+        near = [k for k in near if not documents or DOCUMENTS[b, q] == DOCUMENTS[b, k]]
+        shown = [k for k in near if not valid or VALID[b, k]] or [q]  # padding that sees nothing sees itself
+        for k in shown:
+            out[b, 0, q - offset, k] = not allowed or bool(ALLOWED[b, q, k])
     return out
 
 

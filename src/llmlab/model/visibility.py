@@ -52,7 +52,8 @@ class Visible:
         if ctx.documents is not None:
             seen = seen & (ctx.documents[:, ctx.offset :, None] == ctx.documents[:, None, :])
         if ctx.valid is not None:
-            seen = seen & (ctx.valid[:, None, :] | (q == k))  # padding never hides a token from itself
+            shown = seen & ctx.valid[:, None, :]
+            seen = shown | (seen & (q == k) & ~shown.any(-1, keepdim=True))  # a row left empty sees itself
         if ctx.allowed is not None:
             seen = seen & ctx.allowed
         while seen.dim() < 3:

@@ -86,7 +86,7 @@ def read(c: Config) -> list[str]:
         "model=albert",
         f"ffn={ffn}",
         *settings("model", {**sizes(c), "n_layers": n * inner}),
-        *settings("embedding", {"width": c["embedding_size"]}),
+        *settings("embedding", {"width": c["embedding_size"], "pad_id": c["pad_token_id"]}),
         f"execute={order(n, c['num_hidden_groups'], inner)}".replace(" ", ""),
     ]
 

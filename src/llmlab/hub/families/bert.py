@@ -127,7 +127,13 @@ def read_as(family: str, c: Config, **own: object) -> list[str]:
     """own: sizes that differ from what the layout says."""
     expect(c, "position_embedding_type", "absolute", default="absolute")
     ffn = activation(c, "hidden_act", ACTIVATIONS, "gelu")
-    return [f"model={family}", f"ffn={ffn}", *direction(c), *settings("model", {**sizes(c), **own})]
+    return [
+        f"model={family}",
+        f"ffn={ffn}",
+        *direction(c),
+        *settings("model", {**sizes(c), **own}),
+        *settings("embedding", {"pad_id": c["pad_token_id"]}),
+    ]
 
 
 def read(c: Config) -> list[str]:

@@ -59,7 +59,12 @@ def read(c: Config) -> list[str]:
         "attention.dropout": c["attention_dropout"],
     }
     ffn = activation(c, "activation", ACTIVATIONS, "gelu")
-    return ["model=distilbert", f"ffn={ffn}", *settings("model", values)]
+    return [
+        "model=distilbert",
+        f"ffn={ffn}",
+        *settings("model", values),
+        *settings("embedding", {"pad_id": c["pad_token_id"]}),
+    ]
 
 
 def write(spec: ModelSpec) -> Config:

@@ -36,7 +36,7 @@ RULES = [
 def read(c: Config) -> list[str]:
     narrow = c["embedding_size"] != c["hidden_size"]
     width = ["embedding=factorized", f"embedding.width={c['embedding_size']}"] if narrow else ["embedding=bert"]
-    return [*read_as("electra", c), *width]
+    return [*width, *read_as("electra", c)]
 
 
 def write(spec: ModelSpec) -> Config:

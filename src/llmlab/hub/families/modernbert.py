@@ -107,6 +107,7 @@ def read(c: Config) -> list[str]:
         "model=modernbert",
         f"ffn={activation(c, 'hidden_activation', GATES, 'gelu')}",
         *settings("model", values),
+        *settings("embedding", {"pad_id": c["pad_token_id"]}),
         *settings("norm", {"bias": c["norm_bias"]}),
         *settings("position", ropes["local"]),
         *settings("kinds.global.position", ropes["global"]),

@@ -43,7 +43,10 @@ RULES = [
 def read(c: Config) -> list[str]:
     expect(c, "relative_attention_num_buckets", BUCKETS)
     own = {"max_positions": c["max_position_embeddings"] - PAD - 1}
-    return [*read_as("mpnet", {**c, "is_decoder": False, "add_cross_attention": False}, **own), *counted(c, PAD)]
+    return [
+        *read_as("mpnet", {**c, "is_decoder": False, "add_cross_attention": False, "pad_token_id": PAD}, **own),
+        *counted(c, PAD),
+    ]
 
 
 def write(spec: ModelSpec) -> Config:
