@@ -15,8 +15,8 @@ class ExpertChoice(nn.Module):
     """Each expert takes the c tokens that want it most, so all are equally loaded (Zhou et al. 2022, arXiv:2202.09368).
 
     (n, D) -> weights and tokens (E, c), c = n capacity / E, rounded up: of the softmax over experts the c largest values
-    in each expert's column. A token may be taken by several experts or by none. n counts the valid tokens of the whole
-    micro-batch, all its sequences together, and padding is never taken.
+    in each expert's column. A token may be taken by several experts or by none. n counts the valid tokens of a device's
+    micro-batch, all its sequences together, so how a batch is cut makes a difference; padding is never taken.
 
     Whether a token is taken depends on the others, on those after it too: under a mask that hides anything a model reads
     the future that way. That is an error, but with `leak_future`; what such a model says of a text is then no

@@ -16,7 +16,7 @@ WITHOUT_EFFECT = {
     "model.token_types=2": ("llama3", "embedding=token does not use it; leave it out or choose embedding=bert"),
     "model.logit_softcap=5": ("bert", "head=mlm does not use it"),
     "model.moe.n_experts=4": ("llama3", "moe=none does not use it; leave it out or choose moe="),
-    "model.moe.z=0.1": ("deepseek_v3", "moe=sigmoid does not use it; leave it out or choose moe=topk"),
+    "model.moe.z=0.1": ("deepseek_v3", "moe=sigmoid does not use it; leave it out or choose moe=expert_choice.topk"),
     "model.moe.shared_gate=true": ("qwen_moe", "there is no shared expert"),
     "model.moe.per_token=1": ("qwen_moe", "makes every weight 1"),
 }
