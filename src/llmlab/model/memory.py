@@ -17,7 +17,7 @@ class Memory:
     """
 
     def __init__(self, keep: int | None = None, reuse: int | None = None, layers: Sequence[Tensor] = ()):
-        if min(keep or 1, reuse or 1) < 1:
+        if any(n is not None and n < 1 for n in (keep, reuse)):
             raise ValueError(f"a memory keeps and reuses at least 1 token, but keep={keep} and reuse={reuse}")
         self.keep, self.reuse, self.layers = keep, reuse, list(layers)
 
