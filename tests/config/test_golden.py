@@ -4,6 +4,7 @@ import difflib
 from pathlib import Path
 
 import pytest
+from families import QUICK, mostly_slow
 from omegaconf import OmegaConf
 
 from llmlab.config.compose import compose, conf_dir
@@ -27,7 +28,7 @@ def resolved(name: str) -> str:
     return OmegaConf.to_yaml(OmegaConf.create(plain))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", mostly_slow(NAMES, [f"model/{family}" for family in QUICK]))
 def test_the_resolved_config_is_the_one_in_git(name):
     file = GOLDEN / f"{name}.yaml"
     assert file.exists(), f"{name} is new: make golden"

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from families import DECODING, FAMILIES, build, tiny
+from families import DECODING, FAMILIES, build, mostly_slow, tiny
 
 from llmlab.decoding.generate import fits_padding, generate, generate_all, limit
 from llmlab.decoding.sampling import Sampling
@@ -32,7 +32,7 @@ def how_of(model, **how):
 
 
 @pytest.mark.parametrize("cached", [True, False])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", mostly_slow(FAMILIES))
 def test_in_a_batch_as_alone(family, cached):
     model = build(*tiny(family, "model.tie_embeddings=false", *DECODING.get(family, ()))).double()
     prompts = PROMPTS if fits_padding(model, 24) else [PROMPTS[0], [1, 2, 3, 4, 5], [9] * 5, PROMPTS[0]]  # one length

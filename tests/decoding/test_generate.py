@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from families import DECODING, FAMILIES, VOCABULARY, build, ids, tiny
+from families import DECODING, FAMILIES, VOCABULARY, build, ids, mostly_slow, tiny
 
 from llmlab.decoding.generate import generate, limit
 from llmlab.decoding.sampling import Sampling
@@ -18,7 +18,7 @@ def run(model, prompt=PROMPT, **how):
     return list(generate(model, prompt, **{"max_new": 12, **how}))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", mostly_slow(FAMILIES))
 def test_cached_is_uncached(family):
     model = build(*tiny(family, "model.tie_embeddings=false", *DECODING.get(family, ())))
     greedy = run(model, sampling=GREEDY)

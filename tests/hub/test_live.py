@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from families import mostly_slow
 from live import LACKING, compare
 
 import llmlab
@@ -77,7 +78,7 @@ CASES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", mostly_slow(CASES, list(CASES)[::6]))
 def test_outputs_and_gradients(case, transformers, tmp_path):
     compare(transformers, *CASES[case], tmp_path)
 

@@ -1,6 +1,7 @@
 """The families in the line of GPT against the reference implementation, with options of their own."""
 
 import pytest
+from families import mostly_slow
 from live import compare
 
 NEOX = dict(vocab_size=61, hidden_size=48, num_hidden_layers=2, num_attention_heads=3, intermediate_size=44,
@@ -87,6 +88,6 @@ CASES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", mostly_slow(CASES, list(CASES)[::6]))
 def test_outputs_and_gradients(case, transformers, tmp_path):
     compare(transformers, *CASES[case], tmp_path)

@@ -1,6 +1,7 @@
 """The families in the line of LLaMA against the reference implementation, with options of their own."""
 
 import pytest
+from families import mostly_slow
 from live import compare
 
 LLAMA = dict(vocab_size=61, hidden_size=36, intermediate_size=44, num_hidden_layers=2, num_attention_heads=6,
@@ -115,6 +116,6 @@ CASES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", mostly_slow(CASES, list(CASES)[::6]))
 def test_outputs_and_gradients(case, transformers, tmp_path):
     compare(transformers, *CASES[case], tmp_path)

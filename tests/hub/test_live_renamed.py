@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from families import batch, build, tiny
+from families import batch, build, mostly_slow, tiny
 from live import LACKING, inputs, refill, worst
 from safetensors.torch import save_file
 
@@ -81,7 +81,7 @@ CASES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", mostly_slow(CASES, list(CASES)[::6]))
 @torch.no_grad()
 def test_outputs(case, transformers, tmp_path):
     architecture, settings, rename, how = CASES[case]

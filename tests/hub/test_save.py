@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from families import FAMILIES, batch, build, tiny
+from families import FAMILIES, batch, build, mostly_slow, tiny
 from live import LACKING, PRESETS
 from safetensors.torch import load_file, save_file
 
@@ -49,7 +49,7 @@ MORE = {
 MODELS = {**{family: (family,) for family in FAMILIES if family not in (*LACKING.values(), *PRESETS)}, **MORE}
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", mostly_slow(MODELS))
 @torch.no_grad()
 def test_the_reference_reads_what_is_saved(name, transformers, tmp_path):
     family, *overrides = MODELS[name]
@@ -105,7 +105,7 @@ NO_PLACE = {
 }
 
 
-@pytest.mark.parametrize("what", NO_PLACE)
+@pytest.mark.parametrize("what", mostly_slow(NO_PLACE, list(NO_PLACE)[::4]))
 def test_what_has_no_place_is_refused_by_name(what, tmp_path):
     family, *overrides = NO_PLACE[what]
     model = build(*tiny(family, *overrides), wake=False)

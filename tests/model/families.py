@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import lru_cache
+from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -50,11 +53,19 @@ FAMILIES = (
     "deepseek_v3",
     "bert",
     "albert",
+    "roberta",
+    "spanbert",
+    "distilbert",
+    "electra",
+    "mpnet",
+    "modernbert",
+    "bert_generation",
     "xlnet",
     "t5",
     "t5_v1_1",
     "bart",
 )
+QUICK = ("gpt2", "llama3", "gemma3", "deepseek_v3", "albert", "t5")  # between them they take nearly every path
 ENCODER_DECODERS = ("t5", "t5_v1_1", "bart")
 VOCABULARY = 61
 TINY = (
@@ -72,6 +83,7 @@ OWN = {
     "mistral": ("window.left=4",),
     "gemma3": ("model.n_layers=3", "kinds.local.window.left=3"),
     "deepseek_v3": ("model.n_layers=3",),
+    "modernbert": ("model.n_layers=3", "kinds.local.window.left=4", "kinds.local.window.right=3"),
     "t5": ("model.n_layers=4",),
     "t5_v1_1": ("model.n_layers=4",),
     "bart": ("model.n_layers=4",),
@@ -79,8 +91,20 @@ OWN = {
 DECODING = {  # what a family is given so that it decodes
     "bert": ("objective=clm",),
     "albert": ("objective=clm",),
+    "roberta": ("objective=clm",),
+    "spanbert": ("objective=clm",),
+    "distilbert": ("objective=clm",),
+    "electra": ("objective=clm",),
+    "mpnet": ("objective=clm",),
+    "modernbert": ("objective=clm",),
     "xlnet": ("objective=clm",),
 }
+
+
+def mostly_slow(cases: Iterable[Any], quick: Iterable[Any] = QUICK) -> list[Any]:
+    """Cases of a test: those in `quick` run with the fast tests, the others with the slow ones."""
+    quick = list(quick)
+    return [case if case in quick else pytest.param(case, marks=pytest.mark.slow) for case in cases]
 
 
 @lru_cache(maxsize=64)

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 import torch
-from families import DECODING, ENCODER_DECODERS, FAMILIES, batch, build, ids, spec, tiny
+from families import DECODING, ENCODER_DECODERS, FAMILIES, QUICK, batch, build, ids, mostly_slow, spec, tiny
 
 from llmlab.errors import UserError
 from llmlab.model.cache import Cache
@@ -49,7 +49,7 @@ def pieces(model, data, cuts) -> torch.Tensor:
     return torch.cat(out, 1)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", mostly_slow(MODELS, (*QUICK, *list(VARIANTS)[::3])))
 @torch.no_grad()
 def test_cached_is_uncached(name):
     model = build(*tiny(*MODELS[name]))
@@ -61,7 +61,7 @@ def test_cached_is_uncached(name):
         torch.testing.assert_close(pieces(model, data, list(cuts)), want, rtol=1e-4, atol=2e-5)
 
 
-@pytest.mark.parametrize("family", [f for f in FAMILIES if f not in (*DECODING, *ENCODER_DECODERS)])
+@pytest.mark.parametrize("family", mostly_slow(f for f in FAMILIES if f not in (*DECODING, *ENCODER_DECODERS)))
 @torch.no_grad()
 def test_left_padding_with_a_cache(family):
     """A batch of prompts of unequal length, padded on the left, gives each what it gets alone."""

@@ -2,9 +2,11 @@
 
 import pytest
 import torch
-from families import ENCODER_DECODERS, FAMILIES, build, ids, tiny
+from families import ENCODER_DECODERS, FAMILIES, QUICK, build, ids, tiny
 
-CASES = [(f, ()) for f in FAMILIES if f not in ENCODER_DECODERS]
+CASES = [
+    pytest.param(f, (), marks=() if f in QUICK else pytest.mark.slow) for f in FAMILIES if f not in ENCODER_DECODERS
+]
 CASES += [("llama3", (f"position={p}",)) for p in ("none", "learned", "sinusoidal", "alibi", "t5_bias")]
 CASES += [("llama3", ("position=dual_chunk", "position.chunk=3", "position.local=2", "kernel=eager"))]
 CASES += [("gpt2", ("kernel=eager",)), ("qwen_moe", ("kernel=eager",))]

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from families import FAMILIES, batch, build, tiny
+from families import FAMILIES, QUICK, batch, build, mostly_slow, tiny
 from torch.nn import functional as F
 
 TIED = ("model.tie_embeddings=true",)
@@ -12,7 +12,7 @@ CASES = [(f,) for f in FAMILIES]
 CASES += [("llama3", *TIED), ("llama3", "init=t5"), ("llama3", "init=t5", *TIED), ("t5", "model.logit_scale=null")]
 
 
-@pytest.mark.parametrize("case", CASES, ids="-".join)
+@pytest.mark.parametrize("case", mostly_slow(CASES, [c for c in CASES if c[0] in QUICK]), ids="-".join)
 def test_the_first_loss_is_ln_v(case):
     model = build(*tiny(*case, "model.dim=64", "model.vocab_size=256"), wake=False)
     data = batch(model, 24, 4)

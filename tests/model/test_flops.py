@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from families import DECODING, FAMILIES, batch, build, spec, tiny
+from families import DECODING, FAMILIES, QUICK, batch, build, mostly_slow, spec, tiny
 from torch.utils.flop_counter import FlopCounterMode
 
 from llmlab import registry
@@ -31,7 +31,7 @@ def example(model) -> tuple[dict, dict]:
     return {"ids": data["ids"], "source_ids": torch.ones(1, SOURCE, dtype=torch.long)}, {"source_length": SOURCE}
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", mostly_slow(MODELS, (*QUICK, *list(VARIANTS)[::2])))
 def test_the_dense_count_is_torchs(name):
     layers = spec(*tiny(*MODELS[name])).stacks[-1].layers
     routed = any(layer.parts["moe"].name != "none" for layer in layers)

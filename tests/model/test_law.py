@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from families import FAMILIES, batch, build, composed, spec, tiny
+from families import FAMILIES, batch, build, composed, mostly_slow, spec, tiny
 from omegaconf import OmegaConf
 
 from llmlab.config.compose import compose
@@ -17,6 +17,7 @@ STACK_SLOTS = (*LAYER_SLOTS, "mask", "embedding")
 def own_choices(cfg) -> list[str]:
     """Every choice that names the part which stands there already: at the root, in kinds and in stacks."""
     out = [f"{slot}={cfg[slot]._part_}" for slot in SLOTS if slot != "head" and cfg[slot] is not None]
+    out += [f"head@heads.{role}={node._part_}" for role, node in cfg.heads.items()]
     for where in ("kinds", "stacks"):
         for name, node in cfg[where].items():
             for slot in STACK_SLOTS:
@@ -34,7 +35,7 @@ def same_model(a, b) -> None:
         assert torch.equal(a(data).heads["tokens"], b(data).heads["tokens"])
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", mostly_slow(FAMILIES))
 def test_naming_what_a_family_has_changes_nothing(family):
     before = composed(*tiny(family))
     choices = own_choices(before.cfg)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from families import FAMILIES, batch, build, spec, tiny
+from families import FAMILIES, batch, build, mostly_slow, spec, tiny
 
 from llmlab.model.build import assemble, build_model, initialise, materialise
 from llmlab.model.roles import parameters
@@ -43,7 +43,7 @@ def test_depth_leaves_the_layers_below_alone():
     assert all(torch.equal(one[k], two[k]) for k in one)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", mostly_slow(FAMILIES))
 def test_only_the_seed_counts(family):
     torch.manual_seed(1)
     one = values(*tiny(family))
