@@ -187,7 +187,8 @@ def samples(
     """One sample for each prompt and seed, prompts first, in their order. stream: of the first, a piece at a time."""
     from llmlab.decoding.generate import fits_padding
 
-    coded = [_encoded(tokenizer, p, i, len(prompts)) for i, p in enumerate(prompts)]
+    source = model.spec.topology == "encoder_decoder"
+    coded = [_encoded(tokenizer, p, i, len(prompts), source) for i, p in enumerate(prompts)]
     wanted = [(Sample(p, seed), ids) for p, ids in zip(prompts, coded, strict=True) for seed in seeds]
     alike = fits_padding(model, min(4096, max(map(len, coded)) + max_new))
     while wanted:
@@ -207,9 +208,9 @@ def samples(
         yield from (sample for sample, _ in at_once)
 
 
-def _encoded(tokenizer: Tokenizer, prompt: str, index: int, total: int) -> list[int]:
+def _encoded(tokenizer: Tokenizer, prompt: str, index: int, total: int, source: bool) -> list[int]:
     try:
-        ids = tokenizer.encode(prompt)
+        ids = tokenizer.encode_source(prompt) if source else tokenizer.encode(prompt)
     except UserError as e:
         raise UserError(f"prompt {index + 1} of {total}: {e}" if total > 1 else str(e)) from None
     if not ids and "eos" in tokenizer.special:  # nothing to go on: the beginning of a text
@@ -242,6 +243,7 @@ def _written(
         vocabulary=tokenizer.vocab_size,
         cached=cached,
         ended=ended,
+        forced=tokenizer.forced,
     )
     for tokens in steps:
         pieces = ["" if token is None else teller.add(token) for token, teller in zip(tokens, tellers, strict=True)]

@@ -51,6 +51,9 @@ class Tokenizer:
         """Number of ids in use: the highest id + 1."""
         return max(self.inner.get_vocab(with_added_tokens=True).values()) + 1
 
+    # The first id of every text that is written, and the last of one that has not ended before; see decoding.generate.
+    forced: tuple[int | None, int | None] = (None, None)
+
     @property
     def stops(self) -> tuple[int, ...]:
         """The ids at which a text ends."""
@@ -68,6 +71,19 @@ class Tokenizer:
             for ps in pieces:
                 ids = [np.array(next(encodings).ids, dtype=np.int64) for _ in ps]
                 yield np.concatenate(ids) if ids else np.zeros(0, dtype=np.int64)
+
+    def encode_source(self, text: str) -> list[int]:
+        """Ids of what an encoder reads: special tokens by name, and the end, as in training."""
+        plain = text
+        for i in self.special.values():
+            plain = plain.replace(self.inner.id_to_token(i), "")
+        for _ in self._pieces(plain):  # says what it does not know
+            pass
+        self.inner.encode_special_tokens = False
+        try:
+            return [*self.inner.encode(text, add_special_tokens=False).ids, *self.stops]
+        finally:
+            self.inner.encode_special_tokens = True
 
     def decode(self, ids: Sequence[int], special: bool = False) -> str:
         """The text that ids stand for, special tokens by name if asked. Ids that are no token are left out."""

@@ -14,9 +14,9 @@ from llmlab.errors import UserError
 from llmlab.model.model import Model
 
 
-def limit(model: Model) -> int | None:
-    """Positions that the model has a vector for; None where it has no such bound."""
-    rows = [p.rows for p in model.stacks[list(model.stacks)[-1]].positions if hasattr(p, "rows")]
+def limit(model: Model, stack: int = -1) -> int | None:
+    """Positions that the model has a vector for in a stack, the last; None where it has no such bound."""
+    rows = [p.rows for p in model.stacks[list(model.stacks)[stack]].positions if hasattr(p, "rows")]
     return min(rows) if rows else None
 
 
@@ -31,6 +31,7 @@ def generate(
     start: int | None = None,
     vocabulary: int | None = None,
     cached: bool = True,
+    forced: tuple[int | None, int | None] = (None, None),
 ) -> Iterator[int]:
     """Yield up to `max_new` token ids after `prompt`, one at a time; ends at an id of `stop`, or at the last position that
     the model knows. The rest as `generate_all` has it.
@@ -45,6 +46,7 @@ def generate(
         start=start,
         vocabulary=vocabulary,
         cached=cached,
+        forced=forced,
     ):
         if token is not None:
             yield token
@@ -63,6 +65,7 @@ def generate_all(
     vocabulary: int | None = None,
     cached: bool = True,
     ended: list[str] | None = None,
+    forced: tuple[int | None, int | None] = (None, None),
 ) -> Iterator[list[int | None]]:
     """Go on with all prompts at once, over one cache: each step yields one id a prompt, None for those that have ended.
 
@@ -74,6 +77,7 @@ def generate_all(
     start: an encoder-decoder reads the prompts with its encoder, and its decoder begins with this id. vocabulary: ids from
     there on (rows that only round the table up) are never drawn. cached=False computes every step from the beginning:
     the same ids, slowly.
+    forced: the first id that is written, and the last of a text that has not ended before, whatever the model says (BART).
     """
     sampling = sampling or Sampling()
     stops = () if stop is None else (stop,) if isinstance(stop, int) else stop
@@ -95,6 +99,11 @@ def generate_all(
             last[:, -1] = True
             logits = model({**batch, **read.batch()}, heads={"tokens": last}, cache=cache).heads["tokens"]
             token = sampling.draw(logits[:, :vocabulary], generators, seen)
+            if step == 0 and forced[0] is not None:
+                token = torch.full_like(token, forced[0])
+            if forced[1] is not None:
+                over = torch.tensor([step + 1 >= room for room in rooms], device=device)
+                token = token.masked_fill(over, forced[1])
             told: list[int | None] = []
             for i, value in enumerate(token.tolist()):
                 if not ended[i] and value in stops:
@@ -211,6 +220,9 @@ def _checked(
     if model.spec.topology == "encoder_decoder":
         if start is None:
             raise UserError("an encoder-decoder needs the id that its decoder starts with")
+        room, longest = limit(model, 0), max(map(len, prompts))
+        if room is not None and longest > room:
+            raise UserError(f"the prompt has {longest} tokens, but the encoder knows {room} positions")
         batch["source_ids"], valid = _rectangle(prompts, device, left=False)
         if valid is not None:
             batch["source_valid"] = valid

@@ -20,6 +20,8 @@ class Reference(Tokenizer):
     def encode(self, text: str) -> list[int]:
         return self._ids(text, add=True)
 
+    encode_source = encode
+
     def encode_whole(self, text: str) -> list[int]:
         """Of a text that has its special tokens already, as a chat template writes it."""
         return self._ids(text, add=False)
@@ -47,24 +49,34 @@ def load(folder: Path) -> tuple[Any, Reference]:
 def tokenizer_of(folder: Path) -> Reference:
     """The folder's tokenizer. eos, pad and the rest are what its files name; nothing is added."""
     from llmlab.config.schema import Tokenizer as Config
+    from llmlab.hub.families import entries
     from llmlab.hub.files import read_config
 
     config = read_config(folder)
     path = tokenizer_file(folder)
     known = make(Config(kind="file", path=str(path)), (), (), ())
     tokenizer = Reference(known.inner, {}, "file")
-    about = {**config, **_json(folder / "generation_config.json")}
+    entry = entries().get(config.get("model_type", ""))
+    full = {**(entry.defaults if entry else {}), **config}
+    own = _json(folder / "generation_config.json")
+    about = {**config, **own}
+    forced = own or config  # as transformers has it: the one or the other, and no defaults
+    tokenizer.forced = (_first(forced.get("forced_bos_token_id")), _first(forced.get("forced_eos_token_id")))
     ends = about.get("eos_token_id")
     tokenizer.ends = tuple(ends if isinstance(ends, list) else [ends] if ends is not None else [])
     if not tokenizer.ends and (token := _named(folder, "eos_token")) is not None:
         found = tokenizer.inner.token_to_id(token)
         tokenizer.ends = () if found is None else (found,)
-    start = about.get("decoder_start_token_id")
-    pad = start if config.get("is_encoder_decoder") and start is not None else about.get("pad_token_id")
+    start = about.get("decoder_start_token_id", full.get("decoder_start_token_id"))
+    pad = start if full.get("is_encoder_decoder") and start is not None else about.get("pad_token_id")
     first = about.get("bos_token_id")
     begin = first if isinstance(first, int) else tokenizer.ends[0] if tokenizer.ends else None
     tokenizer.special = {k: v for k, v in {"eos": begin, "pad": pad}.items() if isinstance(v, int)}
     return tokenizer
+
+
+def _first(found: Any) -> int | None:
+    return next(iter(found), None) if isinstance(found, list) else found
 
 
 def tokenizer_file(folder: Path) -> Path:
