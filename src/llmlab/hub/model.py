@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-import torch
 from torch import Tensor, nn
 
 from llmlab.hub.entry import Config, Head
@@ -63,9 +62,9 @@ class HubModel(nn.Module):
         self.dtypes, self.read = dtypes, read  # in the file, so that the same goes back out
         self.beside = dict(beside or {})  # the tokenizer's files and the chat template, by name
 
+    def forward(self, input_ids: Tensor, **arguments: Any) -> Outputs:
         if self.head.call is not None:
             return self.head.call(self, {"input_ids": input_ids, **arguments})
-    def forward(self, input_ids: Tensor, **arguments: Any) -> Outputs:
         names = ENCODER_DECODER if len(self.model.stacks) > 1 else DECODER
         if self.model.spec.stacks[-1].cross_attention is not None and names is DECODER:
             names = {**DECODER, **CROSS}
@@ -86,10 +85,10 @@ class HubModel(nn.Module):
             batch["ids"] = torch.cat([torch.full_like(input_ids[:, :1], self.begin), input_ids[:, :-1]], 1)
         if "ids" not in batch:
             raise TypeError("decoder_input_ids is missing: what the decoder has said so far")
+        out = self.model(batch)
         return self.answer(out)
 
     def answer(self, out: Output) -> Outputs:
-        out = self.model(batch)
         return Outputs({name: self._read(where, out) for name, where in self.head.outputs.items()})
 
     def _read(self, where: str, out: Output) -> Tensor:
