@@ -138,7 +138,23 @@ def unused(composed: Composed, spec: ModelSpec) -> list[tuple[str, bool]]:
         given = [k for k in keys if OmegaConf.select(composed.cfg.model, k) != OmegaConf.select(defaults, k)]
         if given := [k for k in given if k not in typed and all(k in other for other in kin)]:
             found.append((f"{name}: {', '.join(given)} not used", False))
-    return [*found, *_unused_experts(composed, spec)]
+    return [*found, *_unused_by_stacks(composed, spec), *_unused_experts(composed, spec)]
+
+
+def _unused_by_stacks(composed: Composed, spec: ModelSpec) -> list[tuple[str, bool]]:
+    """As `unused`, of key heads that a stack has for itself."""
+    found = []
+    for stack in spec.stacks:
+        key = f"stacks.{stack.name}.n_kv_heads"
+        parts = {layer.parts["attention"].name for layer in stack.layers}
+        parts |= {stack.cross_attention.name} if stack.cross_attention else set()
+        own = composed.cfg.stacks.get(stack.name)
+        without = all("n_kv_heads" in _unused_by("attention", part) for part in parts)
+        if without and own is not None and own.n_kv_heads is not None:
+            names = "|".join(sorted(parts))
+            said = f"{key}: attention={names} does not use it; leave it out or choose attention=gqa"
+            found.append((said, key in composed.keys))
+    return found
 
 
 def _unused_experts(composed: Composed, spec: ModelSpec) -> list[tuple[str, bool]]:

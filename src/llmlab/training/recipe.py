@@ -13,6 +13,7 @@ import torch
 from llmlab import registry
 from llmlab.config import schema
 from llmlab.data import Corpus, Windows, prepare
+from llmlab.decoding.generate import limit
 from llmlab.errors import UserError
 from llmlab.model import build, flops, layout
 
@@ -172,9 +173,22 @@ def cost(model: Any, objective: Any, windows: Windows, samples: int = 8) -> Cost
         documents = [np.unique(p["documents"], return_counts=True)[1].tolist() for p in prepared]
     length = len(prepared[0]["ids"])
     source = len(prepared[0]["source_ids"]) if "source_ids" in prepared[0] else None
+    if source is not None:
+        _fits(model, source, length)
     share = sum(objective.targets(p) for p in prepared) / (len(prepared) * length)
     a_token = flops.training_flops_per_token(model, length, source_length=source, head_share=share, documents=documents)
     return Cost(flops.count_parameters(model), a_token * (length + (source or 0)) / windows.seq_len)
+
+
+def _fits(model: Any, *lengths: int) -> None:
+    """UserError if a stack has fewer positions than it reads tokens of a sample: data.seq_len does not tell."""
+    for i, (name, length) in enumerate(zip(model.stacks, lengths, strict=True)):
+        room = limit(model, i)
+        if room is not None and length > room:
+            raise UserError(
+                f"the {name} reads {length} tokens of each sample, more than the {room} positions that "
+                f"model.max_positions gives; set model.max_positions={max(lengths)}, or choose position=rope"
+            )
 
 
 def token_bytes(corpus: Corpus, objective: Any) -> torch.Tensor | None:
