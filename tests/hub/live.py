@@ -17,7 +17,7 @@ LACKING = {
     "qwen": "qwen1",
 }  # model_type -> family, where transformers has no such model
 DEAD = ("predictions.bias", "lm_head.bias")  # of a head that is not tied, whose bias lies with its decoder
-PRESETS = ("gpt3", "glm_130b")  # without a checkpoint layout
+PRESETS = ("gpt3", "glm_130b", "glm_2022")  # without a checkpoint layout
 
 
 @torch.no_grad()

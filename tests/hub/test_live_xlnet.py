@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from families import mostly_slow
 from live import become_gradients, refill, worst
 from safetensors.torch import load_file
 
@@ -87,9 +88,7 @@ def both_ways(model):
     return model
 
 
-@pytest.mark.parametrize(
-    "name", [next(iter(CASES)), *(pytest.param(name, marks=pytest.mark.slow) for name in list(CASES)[1:])]
-)
+@pytest.mark.parametrize("name", mostly_slow(CASES, list(CASES)[:1]))
 def test_outputs_memory_and_gradients(name, transformers, ids, tmp_path):
     architecture, options, given = CASES[name]
     reference = reference_of(transformers, architecture, options)
@@ -166,18 +165,21 @@ def test_what_can_not_be_read_is_refused(what, folder, ids):
         llmlab.load_hf(folder, verbose=False)(ids, **given)
 
 
+@pytest.mark.slow
 def test_a_text_that_answers_as_a_whole_has_no_targets(transformers, ids, tmp_path):
     reference_of(transformers, "XLNetForSequenceClassification", {}).save_pretrained(tmp_path)
     with pytest.raises(TypeError, match="target_mapping: this class gives one answer a text"):
         llmlab.load_hf(tmp_path, verbose=False)(ids, **ORDER)
 
 
+@pytest.mark.slow
 def test_two_ways_need_an_even_batch(transformers, ids, tmp_path):
     reference_of(transformers, LM, dict(bi_data=True)).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="needs an even batch"):
         llmlab.load_hf(tmp_path, verbose=False)(ids[:1])
 
 
+@pytest.mark.slow
 def test_a_tensor_of_another_shape_is_refused(folder, tmp_path):
     from safetensors.torch import save_file
 

@@ -20,6 +20,7 @@ FAMILIES = (
     "gpt2",
     "gpt_neox",
     "glm_130b",
+    "glm_2022",
     "baichuan",
     "stablelm",
     "mpt",

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from families import build, ids, tiny
+from families import build, ids, mostly_slow, tiny
 
 from llmlab.model.memory import Memory
 from llmlab.training.placement import Placement
@@ -24,10 +24,9 @@ MODELS = {
     "run again": ("llama3", "position=alibi", "execute=[0,1,0,1]"),
     "each layer twice, scores of their own": ("llama3", "position=xlnet_relative", "execute=[0,1,1,0]"),
 }
-SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in list(MODELS)[1:]]
 
 
-@pytest.mark.parametrize("name", [next(iter(MODELS)), *SLOW])
+@pytest.mark.parametrize("name", mostly_slow(MODELS, list(MODELS)[:1]))
 @torch.no_grad()
 def test_segments_with_a_memory_are_the_whole_text(name):
     model = build(*tiny(*MODELS[name]))

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from families import build, ids, tiny
+from families import build, ids, mostly_slow, tiny
 
 LENGTH, TARGETS = 7, [[4, 1, 6], [2, 0, 5]]  # which tokens are asked for, in order; the rest is seen by all
 VARIANTS = {
@@ -45,9 +45,7 @@ def two_stream(*overrides):
     return model
 
 
-@pytest.mark.parametrize(
-    "name", [next(iter(VARIANTS)), *(pytest.param(n, marks=pytest.mark.slow) for n in list(VARIANTS)[1:])]
-)
+@pytest.mark.parametrize("name", mostly_slow(VARIANTS, list(VARIANTS)[:1]))
 @torch.no_grad()
 def test_a_query_reads_what_comes_before_it_in_the_order(name):
     model, text = two_stream(*tiny(*VARIANTS[name])), ids(2, LENGTH)
