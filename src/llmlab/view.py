@@ -41,6 +41,19 @@ class LayerCache:
     def read(self) -> tuple[Tensor, ...]:
         return tuple(b[..., : self.length, :] for b in self.buffers)
 
+    def cut(self, length: int) -> None:
+        """Forget all rows but the first `length`."""
+        self.length = min(self.length, length)
+
+    def reserve(self, capacity: int) -> None:
+        """Room for as many rows, which are kept."""
+        self.capacity = max(self.capacity, capacity)
+        if self.buffers and self.buffers[0].shape[-2] < self.capacity:
+            kept = self.read()
+            self.buffers = [t.new_empty(*t.shape[:-2], self.capacity, t.shape[-1]) for t in kept]
+            for buffer, t in zip(self.buffers, kept, strict=True):
+                buffer[..., : self.length, :] = t
+
 
 @dataclass(frozen=True)
 class View:

@@ -72,11 +72,21 @@ class Tokenizer:
                 ids = [np.array(next(encodings).ids, dtype=np.int64) for _ in ps]
                 yield np.concatenate(ids) if ids else np.zeros(0, dtype=np.int64)
 
+    def encode_marked(self, text: str, *, around: bool = False) -> list[int]:
+        """Ids of a text in which special tokens are named, as a chat template writes it. around: with what the tokenizer
+        itself puts around a text (a first <s>).
+        """
+        self.inner.encode_special_tokens = False
+        try:
+            return self.inner.encode(text, add_special_tokens=around).ids
+        finally:
+            self.inner.encode_special_tokens = True
+
     def encode_source(self, text: str) -> list[int]:
         """Ids of what an encoder reads: special tokens by name, and the end, as in training."""
         plain = text
         for i in self.special.values():
-            plain = plain.replace(self.inner.id_to_token(i), "")
+            plain = plain.replace(self.inner.id_to_token(i) or "", "")
         for _ in self._pieces(plain):  # says what it does not know
             pass
         self.inner.encode_special_tokens = False

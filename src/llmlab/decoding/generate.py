@@ -11,6 +11,7 @@ from torch import Tensor
 
 from llmlab.decoding.sampling import Sampling
 from llmlab.errors import UserError
+from llmlab.model.cache import Cache
 from llmlab.model.model import Model
 
 
@@ -31,6 +32,8 @@ def generate(
     start: int | None = None,
     vocabulary: int | None = None,
     cached: bool = True,
+    cache: Cache | None = None,
+    ended: list[str] | None = None,
     forced: tuple[int | None, int | None] = (None, None),
 ) -> Iterator[int]:
     """Yield up to `max_new` token ids after `prompt`, one at a time; ends at an id of `stop`, or at the last position that
@@ -46,6 +49,8 @@ def generate(
         start=start,
         vocabulary=vocabulary,
         cached=cached,
+        cache=cache,
+        ended=ended,
         forced=forced,
     ):
         if token is not None:
@@ -64,6 +69,7 @@ def generate_all(
     start: int | None = None,
     vocabulary: int | None = None,
     cached: bool = True,
+    cache: Cache | None = None,
     ended: list[str] | None = None,
     forced: tuple[int | None, int | None] = (None, None),
 ) -> Iterator[list[int | None]]:
@@ -76,7 +82,7 @@ def generate_all(
     "positions" (the last that the model knows). The caller may end one by a reason of its own.
     start: an encoder-decoder reads the prompts with its encoder, and its decoder begins with this id. vocabulary: ids from
     there on (rows that only round the table up) are never drawn. cached=False computes every step from the beginning:
-    the same ids, slowly.
+    the same ids, slowly. cache: one that holds the beginning of the one prompt already, and is gone on with.
     forced: the first id that is written, and the last of a text that has not ended before, whatever the model says (BART).
     """
     sampling = sampling or Sampling()
@@ -88,11 +94,14 @@ def generate_all(
     model.eval()
     batch, texts, rooms = _checked(model, prompts, start, max_new, device)
     text = _padded(texts, device)
-    cache = model.new_cache(text.ids.shape[1] + max(rooms)) if cached else None
+    if cache is not None:
+        cache.reserve(text.ids.shape[1] + max(rooms))
+    elif cached:
+        cache = model.new_cache(text.ids.shape[1] + max(rooms))
     vocabulary = vocabulary or model.sizes.vocab_size
     seen = _seen(texts, vocabulary, device) if sampling.repetition_penalty != 1 else None
     try:
-        new = text
+        new = _Text(text.ids[:, cache.length :]) if cache is not None and cache.length else text
         for step in range(max(rooms)):
             read = new if cached else text
             last = torch.zeros_like(read.ids, dtype=torch.bool)

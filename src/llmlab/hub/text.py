@@ -18,20 +18,9 @@ class Reference(Tokenizer):
     ends: tuple[int, ...] = ()
 
     def encode(self, text: str) -> list[int]:
-        return self._ids(text, add=True)
+        return self.encode_marked(text, around=True)
 
     encode_source = encode
-
-    def encode_whole(self, text: str) -> list[int]:
-        """Of a text that has its special tokens already, as a chat template writes it."""
-        return self._ids(text, add=False)
-
-    def _ids(self, text: str, *, add: bool) -> list[int]:
-        self.inner.encode_special_tokens = False
-        try:
-            return self.inner.encode(text, add_special_tokens=add).ids
-        finally:
-            self.inner.encode_special_tokens = True
 
     @property
     def stops(self) -> tuple[int, ...]:
@@ -56,6 +45,7 @@ def tokenizer_of(folder: Path) -> Reference:
     path = tokenizer_file(folder)
     known = make(Config(kind="file", path=str(path)), (), (), ())
     tokenizer = Reference(known.inner, {}, "file")
+    tokenizer.beside = known.beside
     entry = entries().get(config.get("model_type", ""))
     full = {**(entry.defaults if entry else {}), **config}
     own = _json(folder / "generation_config.json")

@@ -40,6 +40,20 @@ class Cache:
         self.positions[place] = new if before is None else join(before, new)
         return self.positions[place]
 
+    def cut(self, length: int) -> None:
+        """Forget all tokens but the first `length`, and whatever a forward that was interrupted has left."""
+        self.length = min(self.length, length)
+        for layer in self.layers:
+            layer["attention"].cut(self.length)
+        self.valid = None if self.valid is None else self.valid[:, : self.length]
+        self.positions = {place: ids[..., : self.length] for place, ids in self.positions.items()}
+
+    def reserve(self, capacity: int) -> None:
+        """Room for as many tokens; those that are there stay."""
+        self.capacity = max(self.capacity, capacity)
+        for layer in self.layers:
+            layer["attention"].reserve(capacity)
+
     def bytes(self) -> int:
         """Memory of the buffers, as allocated."""
         caches = [c for layer in self.layers for c in layer.values()]
