@@ -90,7 +90,10 @@ def test_problems_of_an_experiment_name_its_file(tmp_path):
             compose(["experiment=bad"], [str(tmp_path)])
 
 
-@pytest.mark.parametrize("group", sorted({p.parent.name for p in conf_dir().glob("*/*.yaml")} & set(SLOTS)))
+SLOTS_WITH_PRESETS = sorted({p.parent.name for p in conf_dir().glob("*/*.yaml")} & set(SLOTS))
+
+
+@pytest.mark.parametrize("group", mostly_slow(SLOTS_WITH_PRESETS, ["head"]))
 def test_presets_compose_and_bear_no_stored_name(group):
     presets = [p.stem for p in (conf_dir() / group).glob("*.yaml")]
     assert not set(presets) & set(registry.names(group))

@@ -91,6 +91,7 @@ def run(home, endpoint, *names):
     return done.stdout, [line for line in done.stderr.splitlines() if line.startswith("error:")]
 
 
+@pytest.mark.slow  # two processes that import torch
 def test_a_repository_is_used_as_a_folder_is(server, tmp_path, capsys):
     endpoint, folder = server
     out, errors = run(tmp_path, endpoint, "some/model", "some/model", "no/model")
