@@ -45,6 +45,22 @@ MORE = {
     "bert causal": ("bert", "objective=clm"),
     "t5 gated": ("t5", "ffn=geglu_tanh", "model.tie_embeddings=false", "model.logit_scale=null"),
     "albert, two groups": ("albert", "execute=[0,0,1,1]"),
+    "albert, inner layers": ("albert", "execute=[0,1,0,1]"),
+    "roberta": ("roberta", "position.pad_id=0", "position.offset=1"),
+    "roberta causal": ("roberta", "position.pad_id=3", "position.offset=4", "objective=clm"),
+    "mpnet": ("mpnet", "position.pad_id=1"),
+    "electra as wide": ("electra", "embedding=bert", "ffn=relu"),
+    "distilbert silu": ("distilbert", "ffn=silu", "heads.tokens.act=silu"),
+    "modernbert with biases": (
+        "modernbert",
+        "norm.bias=true",
+        "model.ffn.bias=true",
+        "ffn=swiglu",
+        "heads.tokens.act=relu",
+        "heads.tokens.dense_bias=true",
+        "heads.tokens.bias=false",
+    ),
+    "bert generation, both ways": ("bert_generation", "objective=mlm"),
 }
 MODELS = {**{family: (family,) for family in FAMILIES if family not in (*LACKING.values(), *PRESETS)}, **MORE}
 
@@ -102,6 +118,7 @@ NO_PLACE = {
     "cross_attention=mla": ("t5", "attention@stacks.decoder.cross_attention=mla"),
     "stacks.encoder": ("t5", "attention@stacks.decoder.attention=mqa"),
     "execute": ("llama3", "execute=[0,1,0,1]"),
+    "embedding=token": ("distilbert", "embedding=token"),
 }
 
 
@@ -117,6 +134,20 @@ def test_what_has_no_place_is_refused_by_name(what, tmp_path):
     assert "\n" not in str(e.value)
     assert not (tmp_path / "out").exists()
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("family", "choices", "said"),
+    [
+        ("roberta", (), "tells padding by its id; train with position.pad_id=ID position.offset=ID[+]1"),
+        ("mpnet", ("position.pad_id=0", "position.offset=1"), "position.pad_id=0 has no place"),
+        ("albert", ("execute=[0,1,1,0]",), r"execute=\[0, 1, 1, 0\] has no place"),
+    ],
+)
+def test_what_a_file_can_not_say_is_refused(family, choices, said, tmp_path):
+    with pytest.raises(UserError, match=said):
+        llmlab.save_hf(build(*tiny(family, *choices), wake=False), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 # ---------------------------------------------------------------- folders that are broken
