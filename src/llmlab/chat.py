@@ -143,7 +143,7 @@ class Chat:
         self.first = [{"role": "system", "content": system}] if system is not None else []
         self.messages: list[dict[str, str]] = []
         self.ended = ""
-        self.stops = _stops(tokenizer, self.template)
+        self.ends = self.template.ends(tokenizer)
         if self.first:  # a template that knows no such role says so now
             self.template.render([*self.first, {"role": "user", "content": "?"}])
 
@@ -165,7 +165,7 @@ class Chat:
                 max_new=self.max_new,
                 sampling=self.sampling,
                 seed=seed,
-                stop=self.stops,
+                stop=self.ends,
                 start=self.tokenizer.special.get("pad"),
                 vocabulary=self.tokenizer.vocab_size,
                 ended=why,
@@ -189,9 +189,3 @@ class Chat:
         most = self.session.model.sizes.max_positions
         n = len(self.session.ids)
         return f"{n:,} tokens, but the model was made for {most:,}: /clear begins anew" if n > most else None
-
-
-def _stops(tokenizer: Tokenizer, template: Template) -> tuple[int, ...]:
-    """The ids that end an answer: those of the checkpoint, and the tokenizer's eos."""
-    own = tokenizer.inner.token_to_id(template.tokens.get("eos_token", ""))
-    return tuple(dict.fromkeys([*tokenizer.stops, *([] if own is None else [own])]))

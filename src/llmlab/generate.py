@@ -5,7 +5,7 @@ from __future__ import annotations
 import json as json_module
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ from llmlab.errors import UserError
 from llmlab.lab.swap import split, swapped
 
 if TYPE_CHECKING:
+    from llmlab.data.template import Template
     from llmlab.data.tokenizer import Tokenizer
 
 USAGE = """\
@@ -30,6 +31,7 @@ one a line, a .jsonl file objects with "prompt".
   seed=1                   the same seed gives the same text, in a batch too
   stop=TEXT                end before this text; may be given several times; \\n and \\t are line break and tab
   batch_size=16            prompts that are continued at once
+  chat=true                each prompt is a question, put as the tokenizer's chat template puts it (llmlab chat: a conversation)
   position=, window=, kernel=, and their options: the same weights under another part (llmlab eval --help)
 
 How a token is drawn, in this order:
@@ -61,6 +63,7 @@ class Arguments:
     seed: int = 1
     batch_size: int = 16
     cached: bool = True
+    chat: bool = False
     json: bool = False
 
 
@@ -88,6 +91,7 @@ def main(argv: Sequence[str]) -> int | None:
     sampling = Sampling(a.temperature, a.top_k, a.top_p, a.min_p, a.repetition_penalty)
     model, tokenizer = load_given(a.run, a.hf)
     model = swapped(model, parts)
+    template = _template(tokenizer, a) if a.chat else None
     told = samples(
         model,
         tokenizer,
@@ -99,19 +103,39 @@ def main(argv: Sequence[str]) -> int | None:
         batch_size=a.batch_size,
         cached=a.cached,
         stream=not many and not a.json,
+        template=template,
     )
     total = len(prompts) * a.num
+    wrote = False
     for i, sample in enumerate(told):
         if a.json:
             print(json_module.dumps(sample.fields(), ensure_ascii=False), flush=True)
         elif many:
             print(f"--- {i + 1} of {total}" + (f", seed {sample.seed}" if a.num > 1 else ""))
-            print(sample.prompt + sample.text, flush=True)
+            print(sample.prompt + ("\n" if a.chat else "") + sample.text, flush=True)
         else:
-            print(("" if i else sample.prompt) + sample.text, end="", flush=True)
+            print(("" if i or a.chat else sample.prompt) + sample.text, end="", flush=True)
+        wrote |= bool(sample.text)
     if not many and not a.json:
         print()
+    if not wrote and not a.chat and _answers(tokenizer):
+        print("note: it ended the text at once; it has a chat template, by which chat=true asks it", file=sys.stderr)
     return 0
+
+
+def _template(tokenizer: Tokenizer, a: Arguments) -> Template:
+    from llmlab.data.template import Template
+
+    return Template.of(tokenizer.beside, f"hf={a.hf}" if a.hf is not None else f"run={a.run}")
+
+
+def _answers(tokenizer: Tokenizer) -> bool:
+    from llmlab.data.template import Template
+
+    try:
+        return bool(Template.of(tokenizer.beside, ""))
+    except UserError:
+        return False
 
 
 def unescaped(texts: Sequence[str]) -> list[str]:
@@ -183,12 +207,20 @@ def samples(
     batch_size: int = 16,
     cached: bool = True,
     stream: bool = False,
+    template: Template | None = None,
 ) -> Iterator[Sample]:
-    """One sample for each prompt and seed, prompts first, in their order. stream: of the first, a piece at a time."""
+    """One sample for each prompt and seed, prompts first, in their order. stream: of the first, a piece at a time.
+    template: a prompt is what a user says, and its sample the answer.
+    """
     from llmlab.decoding.generate import fits_padding
 
     source = model.spec.topology == "encoder_decoder"
-    coded = [_encoded(tokenizer, p, i, len(prompts), source) for i, p in enumerate(prompts)]
+    if template is None:
+        coded = [_encoded(tokenizer, p, i, len(prompts), source) for i, p in enumerate(prompts)]
+        ends: Collection[int] = tokenizer.stops
+    else:
+        texts = [template.render([{"role": "user", "content": p}]) for p in prompts]
+        coded, ends = [tokenizer.encode_marked(text) for text in texts], template.ends(tokenizer)
     wanted = [(Sample(p, seed), ids) for p, ids in zip(prompts, coded, strict=True) for seed in seeds]
     alike = fits_padding(model, min(4096, max(map(len, coded)) + max_new))
     while wanted:
@@ -196,7 +228,7 @@ def samples(
         if not alike:  # padding would change what is written: prompts of other lengths wait
             n = next((i for i, (_, ids) in enumerate(wanted[:n]) if len(ids) != length), n)
         at_once, wanted = wanted[:n], wanted[n:]
-        pieces = _written(model, tokenizer, at_once, max_new, sampling, stop, cached)
+        pieces = _written(model, tokenizer, at_once, max_new, sampling, stop, ends, cached)
         if stream:
             ((first, _),) = at_once
             for (piece,) in pieces:  # the first before anything is printed: a model that can't write says so there
@@ -225,6 +257,7 @@ def _written(
     max_new: int,
     sampling: Any,
     stop: Sequence[str],
+    ends: Collection[int],
     cached: bool,
 ) -> Iterator[list[str]]:
     """A list of new pieces of text a step, one for each sample; `ended` of each is set."""
@@ -238,7 +271,7 @@ def _written(
         max_new=max_new,
         sampling=sampling,
         seeds=[sample.seed for sample, _ in at_once],
-        stop=tokenizer.stops,
+        stop=ends,
         start=tokenizer.special.get("pad"),
         vocabulary=tokenizer.vocab_size,
         cached=cached,

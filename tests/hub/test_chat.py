@@ -2,6 +2,7 @@
 
 import fcntl
 import io
+import json
 import os
 import pty
 import select
@@ -71,6 +72,17 @@ def test_lines_of_a_pipe_are_answered_as_the_reference_does(transformers, made, 
     monkeypatch.setattr("sys.stdin", io.StringIO("jumps\n/quit\nover\n"))
     assert cli.run(["chat", *how[:3]]) == 0
     assert capsys.readouterr().out.splitlines() == list(reference(transformers, made, ["jumps"], 8))
+
+
+def test_generate_puts_a_prompt_as_a_question(transformers, made, capsys, tmp_path):
+    wanted = [next(reference(transformers, made, [line], 8)) for line in LINES]
+    how = [f"hf={made[0]}", "temperature=0", "max_new=8", "chat=true"]
+    assert cli.run(["generate", *how, f"prompt={LINES[0]}"]) == 0
+    assert capsys.readouterr().out == wanted[0] + "\n"
+    (tmp_path / "lines.txt").write_text("\n".join(LINES))
+    assert cli.run(["generate", *how, f"prompts={tmp_path / 'lines.txt'}", "--json"]) == 0
+    said = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(s["prompt"], s["text"]) for s in said] == list(zip(LINES, wanted, strict=True))
 
 
 def test_the_cache_serves_the_next_turn(made):

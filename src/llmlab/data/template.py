@@ -6,9 +6,12 @@ import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llmlab.errors import UserError
+
+if TYPE_CHECKING:
+    from llmlab.data.tokenizer import Tokenizer
 
 FILE, CONFIG = "chat_template.jinja", "tokenizer_config.json"
 Message = Mapping[str, str]  # role and content
@@ -51,6 +54,11 @@ class Template:
             )
         except Exception as e:  # raise_exception, or a fault of the template
             raise UserError(f"{self.where}: its chat template says: {_line(e)}") from None
+
+    def ends(self, tokenizer: Tokenizer) -> tuple[int, ...]:
+        """The ids that end an answer: those that end a text, and the eos that the tokenizer's own files name."""
+        own = tokenizer.inner.token_to_id(self.tokens.get("eos_token", ""))
+        return tuple(dict.fromkeys([*tokenizer.stops, *([] if own is None else [own])]))
 
 
 def _line(e: Exception) -> str:
