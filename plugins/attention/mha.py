@@ -81,6 +81,7 @@ class MultiHeadAttention(nn.Module):
             self.k_norm = norm(self.head_dim if self.qk_norm == "head" else kv_dim, sizes.norm_eps)
         self.sink = nn.Parameter(torch.empty(self.n_heads)) if traits.sink else None
         scale = self.head_dim**-0.5 if traits.scale is None else traits.scale
+        scale = scale / (sizes.layer + 1) if traits.scale_over_layer else scale
         self.score = Score(scale, traits.softcap, traits.dropout)
 
     def forward(

@@ -75,6 +75,7 @@ class MultiHeadLatentAttention(nn.Module):
         self.out = Linear(n * self.v_dim, sizes.dim, traits.out_bias, role="out")
         self.sink = nn.Parameter(torch.empty(n)) if traits.sink else None
         scale = q_dim**-0.5 if traits.scale is None else traits.scale
+        scale = scale / (sizes.layer + 1) if traits.scale_over_layer else scale
         self.score = Score(scale, traits.softcap, traits.dropout)
 
     def forward(

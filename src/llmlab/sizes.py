@@ -19,6 +19,7 @@ class AttentionTraits:
     qk_norm: Optional[str] = None  # a norm on queries and keys. "head": over each head's width, the same for all heads;
     # "each_head": one of its own for each head, without bias; "full": over the whole projection
     scale: Optional[float] = None  # factor on q.k; None: width of a query head ** -0.5
+    scale_over_layer: bool = False  # that factor over the layer's number, which counts from 1
     softcap: Optional[float] = None  # s -> c tanh(s / c), before the mask
     sink: bool = False  # one learnt logit a head that takes weight and gives nothing
     clip_qkv: Optional[float] = None  # clamp q, k and v to [-c, c]

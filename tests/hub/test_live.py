@@ -28,6 +28,11 @@ YARN = dict(rope_type="yarn", rope_theta=500.0, factor=4.0, original_max_positio
 
 CASES = {
     "gpt2 left padding": ("GPT2LMHeadModel", GPT2 | dict(n_inner=44, activation_function="gelu"), "left"),
+    "gpt2 scaled over the layer's number": ("GPT2LMHeadModel", GPT2 | dict(
+        n_layer=3, scale_attn_by_inverse_layer_idx=True, reorder_and_upcast_attn=True), "left"),
+    "gpt2 scaled by nothing else": ("GPT2LMHeadModel", GPT2 | dict(
+        scale_attn_by_inverse_layer_idx=True, scale_attn_weights=False), "right"),
+    "gpt2 without a scale": ("GPT2LMHeadModel", GPT2 | dict(scale_attn_weights=False), ""),
     "gpt2 untied, positions given": ("GPT2LMHeadModel", GPT2 | dict(n_head=3, tie_word_embeddings=False), "positions"),
     "gpt2 classifier": ("GPT2ForSequenceClassification", GPT2 | dict(num_labels=3, pad_token_id=0), "right"),
     "llama tied, biases, left padding": (
@@ -152,7 +157,7 @@ REFUSED = {
     "mpt": [("no_bias", False), ("expansion_ratio", 2), ("logit_scale", 0.5), ("norm_type", "rmsnorm")],
     "stablelm": [("hidden_act", "tanh")],
     "baichuan": [("hidden_act", "gelu")],
-    "gpt2": [("scale_attn_weights", False), ("scale_attn_by_inverse_layer_idx", True), ("add_cross_attention", True),
+    "gpt2": [("add_cross_attention", True),
              ("activation_function", "swish9")],
     "llama": [("hidden_act", "quick_gelu"), ("rope_scaling", {"rope_type": "proportional", "factor": 2.0}),
               ("partial_rotary_factor", 0.5), ("rope_parameters", {"rope_theta": 1e4, "partial_rotary_factor": 0.5})],

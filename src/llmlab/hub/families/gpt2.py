@@ -60,8 +60,6 @@ def act_name(ffn: str, default: str = "gelu_new") -> str:
 
 
 def read(c: Config) -> list[str]:
-    expect(c, "scale_attn_weights", True)
-    expect(c, "scale_attn_by_inverse_layer_idx", False)
     expect(c, "add_cross_attention", False)
     ffn = activation(c, "activation_function", ACTIVATIONS, "gelu_new")
     return [
@@ -80,6 +78,8 @@ def read(c: Config) -> list[str]:
                 "tie_embeddings": c["tie_word_embeddings"],
                 "dropout": c["resid_pdrop"],
                 "attention.dropout": c["attn_pdrop"],
+                "attention.scale_over_layer": c["scale_attn_by_inverse_layer_idx"],
+                **({} if c["scale_attn_weights"] else {"attention.scale": 1.0}),
             },
         ),
     ]
@@ -101,6 +101,8 @@ def write(spec: ModelSpec) -> Config:
         "resid_pdrop": s.dropout,
         "embd_pdrop": s.dropout,
         "attn_pdrop": s.attention.dropout,
+        "scale_attn_weights": s.attention.scale is None,
+        "scale_attn_by_inverse_layer_idx": s.attention.scale_over_layer,
         "bos_token_id": None,
         "eos_token_id": None,
     }
