@@ -19,7 +19,7 @@ class MyAttention(nn.Module):
     """
 
     # Sizes and traits of the model that it can't honour: typed with this part they are an error, not silence.
-    unused = ("n_kv_heads", "attention.qk_norm", "attention.clip_qkv", "attention.sink")
+    unused = ("n_kv_heads", "attention.qk_norm", "attention.clip_qkv", "attention.sink", "attention.scale_over_layer")
 
     def __init__(
         self,
