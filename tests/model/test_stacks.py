@@ -6,6 +6,7 @@ from families import batch, build, ids, spec, tiny
 
 from llmlab.errors import UserError
 from llmlab.model import plain
+from llmlab.model.table import describe
 from llmlab.training.recipe import _fits
 
 APART = ("stacks.encoder.dim=48", "stacks.decoder.shared_embedding=false")
@@ -66,6 +67,16 @@ def test_sizes_of_stacks():
     layer = wide.stacks["decoder"].layers[0]
     assert [tuple(m.weight.shape) for m in (layer.cross_attention.k, layer.attention.k)] == [(32, 48), (32, 32)]
     assert (wide.sizes.dim, wide.spec.stacks[0].sizes.dim, wide.spec.stacks[1].sizes.source_dim) == (32, 48, 48)
+
+
+def test_the_table_of_layers_shows_what_differs():
+    plainly = describe(spec(*tiny("bart")))
+    assert len(plainly) == 2 and not any("n_heads" in line or "of its own" in line for line in plainly)
+    lines = describe(spec(*tiny("bart", "stacks.encoder.n_heads=2", "model.tie_embeddings=false")))
+    assert lines[0].startswith("encoder: 2 layers: n_heads=2 head_dim=16 embedding=bert position=learned")
+    assert lines[1].startswith(
+        "decoder: 2 layers: n_heads=4 head_dim=8 embedding=bert with a table of its own position="
+    )
 
 
 def test_a_token_table_for_both_or_for_each():

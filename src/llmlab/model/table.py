@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from llmlab.config.schema import LAYER_SLOTS
+from llmlab.config.schema import LAYER_SLOTS, STACK_SIZES
 from llmlab.model.layout import LayerSpec, ModelSpec, StackSpec
 
 
 def describe(spec: ModelSpec) -> list[str]:
     """A line for what all layers share, then one for each run of like layers where they differ; * marks a displaced choice."""
     lines = []
+    differ = [size for size in STACK_SIZES if len({getattr(stack.sizes, size) for stack in spec.stacks}) > 1]
     for stack in spec.stacks:
         name = f"{stack.name}: " if len(spec.stacks) > 1 else ""
         shared = {slot for slot in LAYER_SLOTS if len({str(layer.parts[slot]) for layer in stack.layers}) == 1}
@@ -21,7 +22,10 @@ def describe(spec: ModelSpec) -> list[str]:
         )
         cross = f" cross_attention={stack.cross_attention}" if stack.cross_attention else ""
         common = " ".join(_cell(first, slot) for slot in LAYER_SLOTS if slot in shared)
-        lines.append(f"{name}{count} layers{stored}: embedding={stack.embedding} {common} mask={stack.mask}{cross}")
+        sizes = "".join(f" {size}={getattr(stack.sizes, size)}" for size in differ)
+        table = " with a table of its own" if not stack.shared_embedding else ""
+        embedding = f"embedding={stack.embedding}{table}"
+        lines.append(f"{name}{count} layers{stored}:{sizes} {embedding} {common} mask={stack.mask}{cross}")
         if len(shared) < len(LAYER_SLOTS):
             for start, end, layer in _runs(stack):
                 where = f"{start}" if start == end else f"{start}-{end}"
