@@ -47,8 +47,10 @@ class TwoStreamEmbedding(nn.Module):
 
     def forward(self, ids_BT: Tensor, ctx: Context) -> Tensor:
         x_BTD = nn.functional.embedding(ids_BT, self.weight)
-        if "queries" in ctx.data:
-            x_BTD = torch.where(ctx.data["queries"][..., None], self.query.weight, x_BTD)
+        queries_BT = ctx.data.get("queries", ids_BT.new_zeros(1, 1, dtype=torch.bool))
+        x_BTD = torch.where(
+            queries_BT[..., None], self.query.weight, x_BTD
+        )  # none: its gradient is 0, as DDP needs one
         where = self.position.embed(self.position.ids(ctx))
         if where is not None:
             x_BTD = x_BTD + where.to(x_BTD.dtype)

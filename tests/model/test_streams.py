@@ -63,6 +63,12 @@ def test_a_query_reads_what_comes_before_it_in_the_order(name):
     torch.testing.assert_close(model(text_only).hidden, hidden[:, :LENGTH], rtol=1e-4, atol=2e-5)  # nobody sees a query
 
 
+def test_without_queries_their_vector_has_a_gradient_of_zero():
+    model = build(*tiny("xlnet"))
+    model({"ids": ids(2, LENGTH)}).hidden.square().sum().backward()
+    assert model.stacks["main"].embedding.query.weight.grad.abs().sum() == 0
+
+
 @torch.no_grad()
 def test_queries_have_one_vector_whatever_their_id():
     model, data = two_stream(*tiny("xlnet")), asking(ids(2, LENGTH))
