@@ -84,6 +84,7 @@ def test_the_hash_is_of_what_changes_numbers(tmp_path):
         ("sweep=a,b", "it names the sweep's folder; use letters"),
         ("hydra/sweeper=optuma", "hydra/sweeper=optuma: there is no such hydra/sweeper; did you mean optuna?"),
         ("hydra.launcher.n_jbs=2", "hydra.launcher.n_jbs"),
+        ("trainer.devices=1,2", "strategy=ddp or strategy=fsdp (in trainer.devices=2)"),
     ],
 )
 def test_what_cannot_be_swept_is_said_in_a_line(typed, said):

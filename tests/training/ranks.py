@@ -57,7 +57,7 @@ def _work(folder: Path, ranks: int, ports: list[int], runs: list[list[str]]) -> 
         if argv[0] != "back":
             code = run(["train", *argv])
         elif rank == "0":
-            code = _back(Path(argv[1]), Path(argv[2]))
+            code = back(Path(argv[1]), Path(argv[2]))
         if code:
             os._exit(code)
         (folder / f"done-{i}-{rank}").touch()
@@ -65,7 +65,8 @@ def _work(folder: Path, ranks: int, ports: list[int], runs: list[list[str]]) -> 
             time.sleep(0.01)
 
 
-def _back(run: Path, copy: Path) -> int:
+def back(run: Path, copy: Path) -> int:
+    """The run as it was one checkpoint ago."""
     shutil.copytree(run, copy)
     *_, before, last = sorted(copy.glob("checkpoints/step=*"))
     shutil.rmtree(last)

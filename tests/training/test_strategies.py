@@ -13,9 +13,11 @@ import sys
 import pytest
 import ranks
 import torch
+from safetensors.torch import load_file
 
 from llmlab.config.compose import compose
 from llmlab.errors import UserError
+from llmlab.export import export
 from llmlab.model import build, layout
 from llmlab.training import checkpoint, guard, placement, strategies, trainers
 from llmlab.training.ledger import Summary
@@ -132,6 +134,21 @@ def test_a_run_goes_on_under_any_other_strategy(two, alone):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("strategy", TWO)
+def test_an_export_is_the_model_of_one_process(two, alone, strategy, tmp_path):
+    for model in MODELS:
+        export(two / f"{model}-{strategy}", tmp_path / model)
+        ours = load_file(tmp_path / model / "model.safetensors")
+        theirs = checkpoint.read_weights(alone / model / "checkpoints/step=00000010")
+        assert ours.keys() == theirs.keys()
+        for (
+            name,
+            tensor,
+        ) in theirs.items():  # AdamW moves a weight whose gradient is next to nothing as far as any other
+            torch.testing.assert_close(ours[name], tensor, rtol=0, atol=2e-5, msg=name)
+
+
+@pytest.mark.slow
 def test_checkpoints_of_all_strategies_have_the_same_tensors(two, alone):
     truth, state = checkpoint.read(alone / "llama3/checkpoints/step=00000010")
     for strategy in TWO:
@@ -214,20 +231,24 @@ CANNOT = {
 }
 
 
+def checked(overrides):
+    """As a run does: what the config alone tells, then what the devices and the model do."""
+    composed = compose(overrides)
+    strategies.check(composed.cfg, trainers.place(composed.cfg), layout.resolve(composed))
+
+
 @pytest.mark.parametrize("case", CANNOT)
 def test_what_a_strategy_cannot_do_is_refused_in_a_line(case):
     overrides, said = CANNOT[case]
-    composed = compose(["model.vocab_size=64", "trainer.accelerator=cpu", *overrides])
     with pytest.raises(UserError, match=said) as error:
-        strategies.check(composed.cfg, trainers.place(composed.cfg), layout.resolve(composed))
+        checked(["model.vocab_size=64", "trainer.accelerator=cpu", *overrides])
     assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("strategy", ["fsdp", "fsdp_tp"])
 def test_losses_cannot_be_scaled_where_gradients_are_sharded(strategy):
-    composed = compose([f"strategy={strategy}", "precision=16-mixed"])
     with pytest.raises(UserError, match=f"strategy={strategy}"):
-        placement.check(composed.cfg, "gpu")
+        compose([f"strategy={strategy}", "precision=16-mixed"])
 
 
 def test_compiling_needs_a_compiler(monkeypatch, tmp_path):

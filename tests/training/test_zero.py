@@ -2,7 +2,7 @@
 
 import csv
 import importlib.util
-import shutil
+import json
 from types import SimpleNamespace
 
 import pytest
@@ -12,7 +12,6 @@ from safetensors.torch import load_file
 from llmlab.config.compose import compose
 from llmlab.errors import UserError
 from llmlab.export import export
-from llmlab.lab import record
 from llmlab.training import checkpoint, recipe
 from llmlab.training.run import train
 from llmlab.training.strategies import zero
@@ -26,6 +25,8 @@ COMMON = [
     "model.n_layers=2",
     "train.log_every=1",
     "train.validate_every=5",
+    "train.checkpoint_every=5",
+    "train.keep=9",
     "train.clip=0.5",
     "optimizer.eps=1e-6",
     "budget.steps=10",
@@ -39,9 +40,10 @@ MODELS = {
 }
 RUNS = {
     "llama3": ["zero1", "zero2", "zero3", "zero2_offload"],
-    "moe": ["zero2", "zero3"],
+    "moe": ["zero2", "zero3", "zero3_offload"],
     "t5": ["zero1", "zero3"],
 }
+CASES = [(name, strategy) for name, strategies in RUNS.items() for strategy in strategies]
 
 
 def rows(folder, *columns):
@@ -66,18 +68,12 @@ def runs(base, tmp_path_factory):
     root = tmp_path_factory.mktemp("zero")
     for name, model in MODELS.items():
         train(compose([*base, *model, "train.micro_batch_size=4"]), root / f"{name}-single")
-    two = [
-        [*base, *MODELS[name], *TWO, f"strategy={s}", f"hydra.run.dir={root}/{name}-{s}"]
-        for name, strategies in RUNS.items()
-        for s in strategies
-    ]
-    bf16 = [*base, *TWO, "strategy=zero1", "precision=bf16-mixed"]
-    two.append([*bf16, f"hydra.run.dir={root}/bf16"])
-    two.append([*bf16, f"hydra.run.dir={root}/bf16-cut", "trainer.max_steps=4"])
-    two.append([f"resume={root}/bf16-cut", "trainer.max_steps=-1"])
-    for s in ("zero2", "zero3"):
-        cut = [*base, *TWO, f"strategy={s}", f"hydra.run.dir={root}/{s}-cut", "trainer.max_steps=4", "train.keep=7"]
-        two += [cut, [f"resume={root}/{s}-cut", "trainer.max_steps=-1"]]
+    two = []
+    for name, s in CASES:
+        two.append([*base, *MODELS[name], *TWO, f"strategy={s}", f"hydra.run.dir={root}/{name}-{s}"])
+    two.append([*base, *TWO, "strategy=zero1", "precision=bf16-mixed", f"hydra.run.dir={root}/bf16"])
+    for run in [argv[-1].removeprefix("hydra.run.dir=") for argv in two]:
+        two += [["back", run, f"{run}-cut"], [f"resume={run}-cut"]]
     two.append([f"resume={root}/llama3-single-cut", "trainer.max_steps=-1", "strategy=zero3", *TWO])
     train(compose([*base, "train.micro_batch_size=4", "trainer.max_steps=4"]), root / "llama3-single-cut")
     compiler = root / "compiler"  # DeepSpeed's Adam for the CPU is compiled, here in half the time
@@ -90,10 +86,7 @@ def runs(base, tmp_path_factory):
     return root
 
 
-CASES = [(name, strategy) for name, strategies in RUNS.items() for strategy in strategies]
-
-
-@pytest.mark.slow  # 15 runs of two ranks, and the compilation of DeepSpeed's Adam for the CPU
+@pytest.mark.slow  # 21 runs of two ranks, and the compilation of DeepSpeed's Adam for the CPU
 @pytest.mark.parametrize(("name", "strategy"), CASES)
 def test_losses_and_gradient_norms_are_those_of_one_process(name, strategy, runs):
     one, two = runs / f"{name}-single", runs / f"{name}-{strategy}"
@@ -104,20 +97,20 @@ def test_losses_and_gradient_norms_are_those_of_one_process(name, strategy, runs
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("strategy", ["zero2", "zero3"])
-def test_an_export_is_the_model_of_one_process(strategy, runs, tmp_path):
-    export(runs / f"llama3-{strategy}", tmp_path / "out")
+@pytest.mark.parametrize(("name", "strategy"), CASES)
+def test_an_export_is_the_model_of_one_process(name, strategy, runs, tmp_path):
+    export(runs / f"{name}-{strategy}", tmp_path / "out")
     ours = load_file(tmp_path / "out/model.safetensors")
-    theirs = checkpoint.read_weights(runs / "llama3-single/checkpoints/step=00000010")
+    theirs = checkpoint.read_weights(runs / f"{name}-single/checkpoints/step=00000010")
     assert ours.keys() == theirs.keys()
     assert max(float((ours[n] - theirs[n]).abs().max()) for n in theirs) < 2e-6
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("cut", "whole"), [("zero2-cut", "llama3-zero2"), ("zero3-cut", "llama3-zero3"), ("bf16-cut", "bf16")]
-)
-def test_a_run_cut_short_goes_on_to_the_same_bits(cut, whole, runs):
+@pytest.mark.parametrize("whole", [*(f"{name}-{strategy}" for name, strategy in CASES), "bf16"])
+def test_a_run_cut_short_goes_on_to_the_same_bits(whole, runs):
+    cut = f"{whole}-cut"
+    assert json.loads((runs / cut / "run.json").read_text())["resumed"] == 1
     assert (runs / cut / "metrics.csv").read_bytes() == (runs / whole / "metrics.csv").read_bytes()
     (ours, mine), (theirs, its) = (checkpoint.read(runs / f / "checkpoints/step=00000010") for f in (cut, whole))
     assert all(torch.equal(ours[n], theirs[n]) for n in theirs)
@@ -132,10 +125,7 @@ def test_checkpoints_do_not_know_the_strategy(runs, tmp_path):
     one = runs / "llama3-single"
     assert difference(rows(one, "loss", "val_loss"), rows(runs / "llama3-single-cut", "loss", "val_loss")) < 2e-6
     folder = tmp_path / "run"
-    shutil.copytree(runs / "zero3-cut", folder)
-    for path in checkpoint.all_of(folder / "checkpoints"):
-        if checkpoint.step_of(path) > 4:
-            shutil.rmtree(path)
+    ranks.back(runs / "llama3-zero3", folder)
     resumed = [
         f"resume={folder}",
         "trainer.max_steps=-1",
@@ -143,7 +133,6 @@ def test_checkpoints_do_not_know_the_strategy(runs, tmp_path):
         "trainer.devices=1",
         "train.micro_batch_size=4",
     ]
-    record.Record(folder, record.read(folder)).update(status="interrupted")
     train(compose(resumed), folder)
     assert difference(rows(one, "loss", "val_loss"), rows(folder, "loss", "val_loss")) < 2e-6
 

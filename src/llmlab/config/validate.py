@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmlab import registry
+from llmlab.config import devices
 from llmlab.config.schema import Part
 from llmlab.errors import UserError
 from llmlab.hub import locate
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 CHOICES = {
     "precision": ("32-true", "bf16-mixed", "bf16-true", "16-mixed"),
-    "strategy.name": ("single", "ddp", "fsdp", "fsdp_tp", "zero1", "zero2", "zero3", "zero2_offload", "zero3_offload"),
+    "strategy.name": devices.STRATEGIES,
     "data.source": ("python_docs", "python_code", "files"),
     "data.split": ("document", "position"),
     "tokenizer.kind": ("bpe", "char", "file"),
@@ -68,6 +69,8 @@ def problems(composed: Composed, strict: bool = True) -> list[str]:
     if found:
         return found
     found = [*_values(cfg), *_data(composed), *_batch(cfg), *_budget(cfg), *_run(cfg), *_loggers(composed)]
+    if not cfg.resume:  # whose strategy and devices may be those of its run
+        found += devices.problems(cfg)
     if found:
         return found
     from llmlab.model import layout

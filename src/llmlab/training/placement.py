@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch.utils.checkpoint import checkpoint
 
+from llmlab.config import devices
 from llmlab.errors import UserError
 
 # What products are computed in, by `precision`.
@@ -78,14 +79,8 @@ def precision(cfg: Any) -> dict[str, Any]:
 
 def check(cfg: Any, accelerator: str) -> None:
     """UserError in a line for what can't be done on `accelerator`, cpu or gpu."""
-    if cfg.precision == "16-mixed":
-        if accelerator == "cpu":  # Lightning would train in bf16-mixed instead
-            raise UserError("precision=16-mixed needs a GPU; on a CPU choose precision=bf16-mixed")
-        if cfg.strategy.name.startswith("fsdp"):
-            raise UserError(
-                f"precision=16-mixed: Lightning can't scale losses under strategy={cfg.strategy.name}; "
-                "choose precision=bf16-mixed, or strategy=ddp"
-            )
+    if cfg.precision == "16-mixed" and accelerator == "cpu":
+        raise UserError(devices.NEEDS_GPU)
     if cfg.placement.compile and accelerator == "cpu":
         compilers = [os.environ["CXX"]] if os.environ.get("CXX") else ["g++", "clang++"]
         if not any(shutil.which(c.split()[0]) for c in compilers):

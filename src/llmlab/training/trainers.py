@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from llmlab.config import devices as devices_of
 from llmlab.errors import UserError
 from llmlab.training import checkpoint, placement, strategies
 from llmlab.training.interrupt import Interrupt, Interrupted
@@ -40,9 +41,9 @@ class Place:
 
 def place(cfg: Any) -> Place:
     """From trainer.accelerator, trainer.devices, trainer.num_nodes and strategy."""
+    if wrong := devices_of.problems(cfg):
+        raise UserError("\n".join(wrong))
     wanted = str(cfg.trainer.accelerator)
-    if wanted not in ("auto", "cpu", "gpu", "cuda"):
-        raise UserError(f"trainer.accelerator={wanted}: there is no such accelerator here (valid: auto, cpu, gpu)")
     cuda = torch.cuda.is_available()
     if wanted in ("gpu", "cuda") and not cuda:
         raise UserError(
@@ -51,33 +52,21 @@ def place(cfg: Any) -> Place:
     accelerator = "cpu" if wanted == "cpu" or not cuda else "gpu"
     devices = str(cfg.trainer.devices)
     name = cfg.strategy.name
-    if name not in strategies.NAMES:
-        raise UserError(f"strategy.name={name}: there is no such strategy (valid: {', '.join(strategies.NAMES)})")
     if devices in ("auto", "-1"):
         count = torch.cuda.device_count() if accelerator == "gpu" and name != "single" else 1
-    elif devices.isdigit() and int(devices) > 0:
-        count = int(devices)
     else:
-        raise UserError(f"trainer.devices={devices} must be a number of devices or auto")
+        count = int(devices)
     if accelerator == "gpu" and count > torch.cuda.device_count():
         raise UserError(f"trainer.devices={count}: this machine has {torch.cuda.device_count()} GPUs")
     nodes = int(cfg.trainer.num_nodes)
-    if nodes < 1:
-        raise UserError(f"trainer.num_nodes={nodes} must be at least 1")
     started = os.environ.get("WORLD_SIZE") if "LOCAL_RANK" in os.environ else None  # by torchrun, or by rank 0
     if started not in (None, str(count * nodes)):
         raise UserError(
             f"trainer.devices={devices} x trainer.num_nodes={nodes} is not the {started} processes that were started"
         )
-    if count * nodes > 1 and name == "single":
-        raise UserError(f"trainer.devices={devices} needs a strategy for several: strategy=ddp or strategy=fsdp")
     split = cfg.strategy.tensor_parallel
-    if split > 1 and name != "fsdp_tp":
-        raise UserError(f"strategy.tensor_parallel={split} needs strategy=fsdp_tp, but the strategy is {name}")
     if count % split:
-        raise UserError(
-            f"strategy.tensor_parallel={split} does not divide trainer.devices={count} (of a node); make it a multiple"
-        )
+        raise UserError(devices_of.divide(split, count))
     return Place(accelerator, count * nodes, count * nodes // split, nodes, torch.get_num_threads())
 
 

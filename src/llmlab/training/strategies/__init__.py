@@ -7,10 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from llmlab.errors import UserError
-
-ZERO = ("zero1", "zero2", "zero3", "zero2_offload", "zero3_offload")
-NAMES = ("single", "ddp", "fsdp", "fsdp_tp", *ZERO)
+from llmlab.config.devices import ZERO
 
 
 def check(cfg: Any, place: Any, spec: Any) -> None:
@@ -50,11 +47,10 @@ def make(cfg: Any, place: Any) -> Any:
         return Single(
             torch.device("cuda", 0) if backend == "nccl" else torch.device("cpu"), checkpoint_io=SafeCheckpointIO()
         )
-    if name == "ddp":  # buffers change in the same way on every rank, so they are not broadcast
-        return DDP(
-            process_group_backend=backend,
-            checkpoint_io=SafeCheckpointIO(),
-            broadcast_buffers=False,
-            gradient_as_bucket_view=True,
-        )
-    raise UserError(f"strategy.name={name}: there is no such strategy (valid: {', '.join(NAMES)})")
+    assert name == "ddp"
+    return DDP(
+        process_group_backend=backend,
+        checkpoint_io=SafeCheckpointIO(),
+        broadcast_buffers=False,  # they change in the same way on every rank
+        gradient_as_bucket_view=True,
+    )
