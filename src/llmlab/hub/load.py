@@ -33,7 +33,7 @@ def load_hf(folder: str | Path, *, dtype: torch.dtype = torch.float32, verbose: 
     about = describe(folder)
     entry, head, config, full = about.entry, about.head, about.config, about.full
     tensors = rename(entry, head, read_tensors(folder))
-    model = assemble(spec_of(entry, head, full))
+    model = _assembled(about, folder)
     materialise(model)
     dtypes, read, ignored = fill(model, entry, tensors, folder)
     if ignored and verbose:
@@ -76,7 +76,14 @@ def describe(folder: Path) -> Description:
 def check(folder: Path) -> None:
     """UserError for what `load_hf` would refuse, from config.json and the headers of the files alone."""
     about = describe(folder)
-    fill(assemble(about.spec), about.entry, rename(about.entry, about.head, read_shapes(folder)), folder)
+    fill(_assembled(about, folder), about.entry, rename(about.entry, about.head, read_shapes(folder)), folder)
+
+
+def _assembled(about: Description, folder: Path) -> Model:
+    try:
+        return assemble(about.spec)
+    except ValueError as e:  # of a part, that these sizes don't suit
+        raise UserError(f"{folder / 'config.json'}: {e}") from None
 
 
 def find(config: Config, folder: Path) -> tuple[Entry, Head]:
@@ -160,9 +167,10 @@ def fill(
     ours = model.state_dict()
     shapes = {name: tensor.shape for name, tensor in ours.items()}
     rules = expand(entry.rules, shapes, model.spec)
-    in_file = _with_prefix(entry, rules, tensors)
+    fixed = entry.fixed(model.spec) if entry.fixed else {}
+    in_file = _with_prefix(entry, [*rules, Rule((), tuple(fixed))], tensors)
     dtypes: dict[str, torch.dtype] = {}
-    used: set[str] = set()
+    used = _checked(fixed, in_file, folder)
     for rule in rules:
         if any(name in dtypes for name in rule.ours) or not all(name in in_file for name in rule.theirs):
             continue
@@ -206,6 +214,20 @@ def fill(
     return dtypes, frozenset(used), sorted(ignored)
 
 
+def _checked(fixed: dict[str, Tensor], in_file: dict[str, Tensor], folder: Path) -> set[str]:
+    """Names of the tensors that follow from the sizes and are in the file. UserError if one has other values."""
+    used = {name for name in fixed if name in in_file}
+    for name in sorted(used):
+        there, rounding = in_file[name], 1e-6 if in_file[name].dtype == torch.float32 else 1e-2
+        if there.shape != fixed[name].shape:
+            raise UserError(
+                f"{folder}: {name} has shape {tuple(there.shape)}, but {tuple(fixed[name].shape)} is needed"
+            )
+        if not there.is_meta and (there.float() - fixed[name]).abs().max() > rounding:
+            raise UserError(f"{folder}: {name} has values of its own, but it is computed here")
+    return used
+
+
 def _layers_beyond(model: Model, entry: Entry) -> Callable[[str], bool]:
     """Whether a tensor is of a layer past num_hidden_layers that the entry leaves out."""
     n = len(model.spec.stacks[-1].layers)
@@ -221,5 +243,5 @@ def _with_prefix(entry: Entry, rules: list[Rule], tensors: dict[str, Tensor]) ->
     """A base model's tensors may lack the prefix that they have inside of a class with a head."""
     if not entry.prefix or any(name.startswith(entry.prefix) for name in tensors):
         return tensors
-    wanted = {name for rule in rules for name in rule.theirs}
+    wanted = {name for rule in rules for name in (*rule.theirs, *rule.copies, *rule.aliases)}
     return {(entry.prefix + n if entry.prefix + n in wanted else n): t for n, t in tensors.items()}
