@@ -16,6 +16,7 @@ class State(NamedTuple):
     keys_LNH: Tensor  # the projected sinusoids of every distance that occurs
     which: Tensor  # (T, S) or (B, T, S): the distance of each pair among them
     differs: Tensor | None  # (1 or B, T, S) bool: query and key are of two segments
+    nowhere: Tensor | None  # (..., T) bool: queries at no position
 
 
 @register("position", "xlnet_relative")
@@ -24,7 +25,8 @@ class XLNetRelative(Position):
 
     To q.k are added u.k, (q + v).W r and, with segments, (q + w).e, and the sum is scaled: r is the sinusoid of query minus
     key [sin | cos], W, u, v and w are learnt, and so are two vectors e for a key of the same segment and of another. Each
-    layer has its own. Where a head has a part that is not rotated (mla), only the rest is scored.
+    layer has its own. Where a head has a part that is not rotated (mla), only the rest is scored. A query at a negative
+    position stands nowhere: all that it sees weighs alike.
     """
 
     scope = "layer"
@@ -69,13 +71,15 @@ class XLNetRelative(Position):
         if self.segments is not None:
             differs = q_ids[:, 1, :, None] != k_ids[:, 1, None, :]
             q_ids, k_ids = q_ids[:, 0], k_ids[:, 0]
+        nowhere = q_ids < 0
         back = -distances(q_ids, k_ids)
         if self.clamp is not None:
             back = back.clamp(-self.clamp, self.clamp)
         most = int(back.abs().max())
         every = torch.arange(-most, most + 1, device=k_ids.device)
         keys = self.project(self.dropout(self.sinusoids.embed(every).to(self.project.weight.dtype)))
-        return State(keys.unflatten(-1, (self.n_heads, self.width)), back + most, differs)
+        keys = keys.unflatten(-1, (self.n_heads, self.width))
+        return State(keys, back + most, differs, nowhere if nowhere.any() else None)
 
     def bias(self, q_BNTH: Tensor, k_BKSH: Tensor, scale: float, state: Any) -> Tensor:
         q, k = q_BNTH[..., -self.width :], k_BKSH[..., -self.width :]
@@ -88,6 +92,10 @@ class XLNetRelative(Position):
             vectors = self.segments.weight.unflatten(-1, (self.n_heads, self.width))
             of_segment = torch.einsum("bnth,snh->sbnt", q + self.segment_bias[:, None], vectors)[..., None]
             score = score + torch.where(state.differs[:, None], of_segment[1], of_segment[0])
+        if state.nowhere is not None:
+            products = q_BNTH @ k_BKSH.repeat_interleave(groups, 1).mT
+            alike = score - (score + products).detach()  # gradients are those of the scores, as in XLNet's own code
+            score = torch.where(state.nowhere[..., None, :, None], alike, score)
         return score * scale
 
     def _index(self, state: State, batch: int) -> Tensor:

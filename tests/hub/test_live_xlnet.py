@@ -31,6 +31,8 @@ def order():
 
 
 ORDER = order()
+WHOLE = {"perm_mask": (torch.arange(LENGTH) >= torch.arange(LENGTH)[:, None]).float().expand(BATCH, -1, -1),
+         "target_mapping": torch.eye(LENGTH).expand(BATCH, -1, -1)}  # fmt: skip
 SEEN = torch.ones(BATCH, LENGTH)
 SEEN[0, :3] = 0
 PADDED = {"attention_mask": SEEN}
@@ -49,6 +51,8 @@ CASES = {
     "nothing hidden from the second": (LM, {}, ASKED),
     "a row that asks for nothing": (LM, {}, {
         "target_mapping": torch.cat([ORDER["target_mapping"], torch.zeros(BATCH, 1, LENGTH)], 1)}),
+    "an order of all, whose first sees nothing": (LM, dict(bi_data=True), WHOLE | TYPES | MEMORY),
+    "an order of all, padded, nothing to remember": (LM, {}, WHOLE | TYPES | PADDED),
     "a part is reused": (LM, dict(reuse_len=4, mem_len=6), MEMORY | TYPES),
     "all is remembered, two streams": (LM, dict(reuse_len=40, mem_len=None), MEMORY | TYPES | ORDER),
     "back only": (LM, dict(attn_type="uni", clamp_len=4), MEMORY | TYPES),

@@ -75,6 +75,19 @@ def test_positions_that_are_given_count_by_distance():
     )
 
 
+@pytest.mark.parametrize("kv_heads", [1, 2, N])
+@torch.no_grad()
+def test_for_a_query_that_stands_nowhere_all_weighs_alike(kv_heads):
+    position, q, k = made(segments=True), randn(2, N, 3, H), randn(2, kv_heads, 3, H, seed=2)
+    ids = position.ids(Context(3, positions=torch.tensor([[0, -1, 2], [-1, 1, 2]])))
+    bias = position.bias(q, k, 0.4, position.prepare(ids, ids))
+    scores = 0.4 * q @ k.repeat_interleave(N // kv_heads, 1).mT + bias
+    assert (scores[0, :, 1].abs().max() < 1e-5) and (scores[1, :, 0].abs().max() < 1e-5)
+    usual = position.ids(Context(3))
+    want = position.bias(q, k, 0.4, position.prepare(usual, usual))
+    close(bias[:, :, 2, 1:][0:1, :, 1:], want[0:1, :, 2, 2:])
+
+
 def test_ids_are_pairs_with_segments():
     position = made(segments=True)
     assert position.counts == 2 and position.ids(Context(3, offset=1)).tolist() == [[[1, 2, 3], [0, 0, 0]]]

@@ -120,8 +120,8 @@ ARGUMENTS = ("input_ids", *MASKS, "target_mapping", "token_type_ids", "mems", "u
 def call(model: HubModel, given: dict[str, Any]) -> Outputs:
     """L tokens, of which P are asked for (`target_mapping`), behind a memory of M: [text; queries] in one pass.
 
-    A query sees what its token sees, the token itself included where `perm_mask` does not hide it. Where it sees nothing it
-    reads nothing, while the reference averages all tokens, the answer among them. `mems.N` is the N-th of `mems`.
+    A query sees what its token sees, the token itself included where `perm_mask` does not hide it. Where that is nothing it
+    reads the mean of all tokens, as in the reference, the answer among them. `mems.N` is the N-th of `mems`.
     """
     layers = {int(name[5:]): x for name, x in given.items() if name.startswith("mems.") and name[5:].isdigit()}
     given = {name: x for name, x in given.items() if x is not None and not name.startswith("mems.")}
@@ -189,10 +189,13 @@ def _asking(batch: dict[str, Tensor], mapping_BPL: Tensor, seen_BLS: Tensor, bef
     (size, asked), length = where_BP.shape, mapping_BPL.shape[-1]
     sample = torch.arange(size, device=where_BP.device)[:, None]
     positions_BL = torch.arange(length, device=where_BP.device).expand(size, -1)
-    rows = torch.cat([seen_BLS | _itself(seen_BLS), seen_BLS[sample, where_BP] & some_BP[..., None]], 1)
+    of_queries = seen_BLS[sample, where_BP]
+    nothing_BP = ~of_queries.any(-1)
+    of_queries = (of_queries | nothing_BP[..., None]) & some_BP[..., None]
+    rows = torch.cat([seen_BLS | _itself(seen_BLS), of_queries], 1)
     out = {
         "ids": torch.cat([batch["ids"], torch.zeros_like(where_BP)], 1),
-        "positions": torch.cat([positions_BL, where_BP], 1) + before,
+        "positions": torch.cat([positions_BL + before, torch.where(nothing_BP, -1, where_BP + before)], 1),
         "queries": torch.cat([torch.zeros_like(batch["ids"], dtype=torch.bool), torch.ones_like(some_BP)], 1),
         "allowed": torch.cat([rows, torch.zeros_like(rows[..., :1]).expand(-1, -1, asked)], -1),
     }
