@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from torch import Tensor
+
 from llmlab import registry
 from llmlab.errors import UserError
 from llmlab.hub.rules import Rule
@@ -51,6 +53,7 @@ class Entry:
     extra_layers: bool = False
     ignore: tuple[str, ...] = ()
     optional: tuple[str, ...] = ()  # tensors of ours that are 0 where the file lacks them
+    fixed: Callable[[ModelSpec], dict[str, Tensor]] | None = None  # tensors of theirs that follow from the sizes
     head_key: str | None = None  # a language-model head that config.json may call tied
     embed_key: str | None = None
     rename: Mapping[str, str] = field(default_factory=dict)  # pattern -> replacement, on names in the file
