@@ -242,7 +242,14 @@ def _composed(overrides: tuple[str, ...], folders: tuple[Path, ...], whole: bool
 
 def _stamp(folders: Iterable[Path]) -> tuple[Any, ...]:
     """What changes when a YAML file of these folders does."""
-    files = (e for d in folders if d.is_dir() for f in (d, *_folders(d)) for e in os.scandir(f) if e.name.endswith("yaml"))
+    files = (
+        e
+        for d in folders
+        if d.is_dir()
+        for f in (str(d), *_folders(d))
+        for e in os.scandir(f)
+        if e.name.endswith("yaml")
+    )
     return tuple((e.path, (stat := e.stat()).st_mtime_ns, stat.st_size) for e in files)
 
 
