@@ -94,8 +94,7 @@ class XLNetRelative(Position):
             score = score + torch.where(state.differs[:, None], of_segment[1], of_segment[0])
         if state.nowhere is not None:
             products = q_BNTH @ k_BKSH.repeat_interleave(groups, 1).mT
-            alike = score - (score + products).detach()  # gradients are those of the scores, as in XLNet's own code
-            score = torch.where(state.nowhere[..., None, :, None], alike, score)
+            score = torch.where(state.nowhere[..., None, :, None], -products, score)
         return score * scale
 
     def _index(self, state: State, batch: int) -> Tensor:
