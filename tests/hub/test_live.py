@@ -129,6 +129,7 @@ CONFIGS = {
     "t5": "T5Config",
     "mt5": "MT5Config",
     "bart": "BartConfig",
+    "pegasus": "PegasusConfig",
 }
 
 

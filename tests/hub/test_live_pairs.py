@@ -6,6 +6,7 @@ from live import compare, refill, worst
 from safetensors.torch import load_file
 
 import llmlab
+from llmlab.errors import UserError
 
 T5 = dict(vocab_size=61, d_model=30, d_kv=7, d_ff=44, num_layers=2, num_decoder_layers=2, num_heads=3,
           relative_attention_num_buckets=12, relative_attention_max_distance=20)  # fmt: skip
@@ -20,6 +21,9 @@ CASES = {
         decoder_ffn_dim=52, scale_embedding=True, activation_function="gelu_new"), "right"),
     "bart without a head, relu": ("BartModel", BART | dict(activation_function="relu", decoder_ffn_dim=20), "right"),
     "bart, spans": ("BartForQuestionAnswering", BART | dict(num_labels=2, scale_embedding=True), "right"),
+    "pegasus, stacks that differ": ("PegasusForConditionalGeneration", BART | dict(
+        scale_embedding=True, encoder_layers=1, decoder_attention_heads=4, decoder_ffn_dim=28), "right"),
+    "pegasus without a head": ("PegasusModel", BART | dict(activation_function="relu"), "left"),
     "t5, relu, deep encoder": ("T5ForConditionalGeneration", T5 | dict(num_layers=3, num_decoder_layers=1), "right"),
     "t5, gated, tied but unscaled": ("T5ForConditionalGeneration", T5 | dict(
         feed_forward_proj="gated-gelu", tie_word_embeddings=False, d_kv=16), "left"),
@@ -97,7 +101,7 @@ def test_bart_untied_has_a_table_for_each_stack(kept, transformers, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model", ["t5", "t5_v1_1", "mt5", "bart"])
+@pytest.mark.parametrize("model", ["t5", "t5_v1_1", "mt5", "bart", "pegasus"])
 def test_a_model_made_here_is_the_references(model, transformers, tmp_path):
     """Out with `save_hf`, read by transformers."""
     sizes = ("model.dim=32", "model.n_layers=3", "model.n_heads=4", "model.vocab_size=61", "model.max_positions=24")
@@ -113,10 +117,22 @@ def test_a_model_made_here_is_the_references(model, transformers, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_table_that_is_there_again_must_be_the_same(transformers, tmp_path):
+def test_positions_that_are_computed_must_be_those(transformers, tmp_path):
     from safetensors.torch import save_file
 
-    from llmlab.errors import UserError
+    made(transformers, "PegasusForConditionalGeneration", BART, tmp_path)  # with random ones
+    with pytest.raises(UserError, match="embed_positions.weight has values of its own, but it is computed here"):
+        llmlab.load_hf(tmp_path)
+    file = tmp_path / "model.safetensors"
+    tensors = {n: t for n, t in load_file(file).items() if "embed_positions" not in n}
+    save_file(tensors, file, {"format": "pt"})  # as on the Hub
+    llmlab.save_hf(llmlab.load_hf(tmp_path), tmp_path / "out")
+    assert set(load_file(tmp_path / "out/model.safetensors")) == set(tensors)
+
+
+@pytest.mark.slow
+def test_a_table_that_is_there_again_must_be_the_same(transformers, tmp_path):
+    from safetensors.torch import save_file
 
     made(transformers, "T5ForConditionalGeneration", T5, tmp_path)
     file = tmp_path / "model.safetensors"

@@ -21,6 +21,8 @@ MODELS = {
     "bart, both ends forced": ("BartForConditionalGeneration", BART | dict(
         forced_bos_token_id=7, decoder_start_token_id=9, scale_embedding=True), (7, 2)),
     "bart, no end": ("BartForConditionalGeneration", BART | dict(forced_eos_token_id=None), (None, None)),
+    "pegasus": ("PegasusForConditionalGeneration", BART | dict(
+        scale_embedding=True, forced_eos_token_id=1, decoder_start_token_id=0), (None, 1)),
     "t5": ("T5ForConditionalGeneration", T5, (None, None)),
     "t5, gated": ("T5ForConditionalGeneration", T5 | dict(feed_forward_proj="gated-gelu"), (None, None)),
     "mt5": ("MT5ForConditionalGeneration", T5 | dict(num_decoder_layers=3), (None, None)),

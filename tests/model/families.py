@@ -65,9 +65,11 @@ FAMILIES = (
     "t5",
     "t5_v1_1",
     "bart",
+    "mt5",
+    "pegasus",
 )
 QUICK = ("gpt2", "llama3", "gemma3", "deepseek_v3", "albert", "t5")  # between them they take nearly every path
-ENCODER_DECODERS = ("t5", "t5_v1_1", "bart")
+ENCODER_DECODERS = ("t5", "t5_v1_1", "bart", "mt5", "pegasus")
 VOCABULARY = 61
 TINY = (
     "model.dim=32",
@@ -88,6 +90,8 @@ OWN = {
     "t5": ("model.n_layers=4",),
     "t5_v1_1": ("model.n_layers=4",),
     "bart": ("model.n_layers=4",),
+    "mt5": ("model.n_layers=4",),
+    "pegasus": ("model.n_layers=4",),
 }
 DECODING = {  # what a family is given so that it decodes
     "bert": ("objective=clm",),

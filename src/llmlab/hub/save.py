@@ -55,6 +55,9 @@ def tensors_of(
     lost = sorted(set(ours) - written)
     if lost:
         raise UserError(f"{lost[0]} has no name in a {entry.model_types[0]} checkpoint")
+    fixed = entry.fixed(model.spec) if entry.fixed else {}
+    dtype = next(iter(out.values())).dtype
+    out |= {name: tensor.to(dtype) for name, tensor in fixed.items() if not read or name in read}
     if head.prefix is not None:
         out = {re.sub(f"^{re.escape(entry.prefix)}", head.prefix, name): tensor for name, tensor in out.items()}
     return {name: tensor.clone() for name, tensor in out.items()}

@@ -69,11 +69,8 @@ DEFAULTS: Config = {
 }
 
 
-def read(c: Config) -> list[str]:
-    for key, value in (("is_decoder", False), ("normalize_before", False), ("add_final_layer_norm", False),
-                       ("static_position_embeddings", False), ("normalize_embedding", True),
-                       ("extra_pos_embeddings", 2)):  # fmt: skip
-        expect(c, key, value, default=value)
+def sizes(c: Config) -> list[str]:
+    """What BART and its kin write alike."""
     values = {
         "dim": c["d_model"],
         "n_layers": c["encoder_layers"] + c["decoder_layers"],
@@ -88,25 +85,37 @@ def read(c: Config) -> list[str]:
     }
     of_decoder = {"n_heads": c["decoder_attention_heads"], "ffn_dim": c["decoder_ffn_dim"]}
     return [
-        "model=bart",
         f"ffn={activation(c, 'activation_function', ACTIVATIONS, 'gelu')}",
         *settings("model", values),
-        *settings("embedding", {"scale": True} if c["scale_embedding"] else {}),
         *settings("stacks.encoder", {"n_layers": c["encoder_layers"]}),
         *settings("stacks.decoder", {"n_layers": c["decoder_layers"]}),
         *settings("stacks.decoder", {k: v for k, v in of_decoder.items() if v != values[k]}),
     ]
 
 
-def write(spec: ModelSpec) -> Config:
+def wired(c: Config, before: bool) -> None:
+    """Keys of older files that say how a family is wired: the reference takes no other. before: norms before sublayers."""
+    expect(c, "is_decoder", False, default=False)
+    expect(c, "normalize_before", before, default=before)
+    expect(c, "add_final_layer_norm", before, default=before)
+    expect(c, "static_position_embeddings", before, default=before)
+    expect(c, "normalize_embedding", not before, default=not before)
+    expect(c, "extra_pos_embeddings", 1 if before else 2, default=1 if before else 2)
+
+
+def read(c: Config) -> list[str]:
+    wired(c, before=False)
+    return ["model=bart", *sizes(c), *settings("embedding", {"scale": True} if c["scale_embedding"] else {})]
+
+
+def base(spec: ModelSpec) -> Config:
+    """The reverse of `sizes`."""
     s = spec.sizes
     out: Config = {
-        "model_type": "bart",
         "d_model": s.dim,
         "vocab_size": s.vocab_size,
         "max_position_embeddings": s.max_positions,
         "activation_function": act_name(spec.stacks[0].layers[0].parts["ffn"].name, "gelu"),
-        "scale_embedding": spec.stacks[0].embedding.options.get("scale", False),
         "tie_word_embeddings": s.tie_embeddings,
         "dropout": s.dropout,
         "attention_dropout": s.attention.dropout,
@@ -117,10 +126,16 @@ def write(spec: ModelSpec) -> Config:
         out[f"{stack.name}_layers"] = len(stack.layers)
         out[f"{stack.name}_attention_heads"] = stack.sizes.n_heads
         out[f"{stack.name}_ffn_dim"] = stack.sizes.ffn_dim
+    return out
+
+
+def write(spec: ModelSpec) -> Config:
+    out = {"model_type": "bart", **base(spec)}
+    out["scale_embedding"] = spec.stacks[0].embedding.options.get("scale", False)
     if (head := spec.heads.get("classes")) is not None:
         out["id2label"] = {str(i): f"LABEL_{i}" for i in range(head.options["n_classes"])}
         out["eos_token_id"] = head.options["only"]
-        out["classifier_dropout"] = s.dropout if head.options["dropout"] is None else head.options["dropout"]
+        out["classifier_dropout"] = spec.sizes.dropout if head.options["dropout"] is None else head.options["dropout"]
     return out
 
 
@@ -134,6 +149,11 @@ def begin(c: Config) -> int:
     return c["decoder_start_token_id"]
 
 
+GENERATION = Head(
+    lambda c: {"tokens": part("head", "lm", fixed_bias=True)},
+    {"logits": "head:tokens", "encoder_last_hidden_state": "source"},
+    begin=begin,
+)
 SOURCE = {"encoder_last_hidden_state": "source"}
 ENTRIES = [
     Entry(
@@ -144,11 +164,7 @@ ENTRIES = [
         defaults=DEFAULTS,
         rules=RULES,
         architectures={
-            "BartForConditionalGeneration": Head(
-                lambda c: {"tokens": part("head", "lm", fixed_bias=True)},
-                {"logits": "head:tokens", **SOURCE},
-                begin=begin,
-            ),
+            "BartForConditionalGeneration": GENERATION,
             "BartModel": Head(lambda c: {}, {"last_hidden_state": "hidden", **SOURCE}, prefix="", begin=begin),
             "BartForSequenceClassification": Head(classes, {"logits": "head:classes", **SOURCE}, begin=begin),
             "BartForQuestionAnswering": Head(
