@@ -18,15 +18,12 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from llmlab.modules import Linear as Linear
+from llmlab.modules import Role as Role
+from llmlab.modules import Table as Table
 from llmlab.sizes import Sizes
 from llmlab.view import LayerCache, View
-
-Role = Literal[
-    "embed", "position", "q", "k", "v", "out", "ffn_in", "ffn_out", "router", "head", "norm", "bias", "other"
-]
-
 
 # ---------------------------------------------------------------- values that travel
 
@@ -106,36 +103,6 @@ class Term(NamedTuple):
     q_BNTH: Tensor
     k_BKSH: Tensor
     region: Tensor | None = None  # (T, S) or (B, T, S) bool
-
-
-# ---------------------------------------------------------------- modules that parts are made of
-
-
-class Linear(nn.Linear):
-    """nn.Linear with a role; `dropout` is on its input. `groups` is accepted and ignored, so that an FFN is written once
-    for dense and experts.
-    """
-
-    def __init__(self, in_features: int, out_features: int, bias: bool = False, *, role: Role, dropout: float = 0.0):
-        super().__init__(in_features, out_features, bias)
-        self.role, self.dropout = role, dropout
-
-    def forward(self, x: Tensor, groups: Tensor | None = None) -> Tensor:
-        if self.dropout:
-            x = F.dropout(x, self.dropout, self.training)
-        return F.linear(x, self.weight, self.bias)
-
-
-class Table(nn.Module):
-    """A table of vectors (rows, width), looked up by id. Weight (rows, width)."""
-
-    def __init__(self, rows: int, width: int, *, role: Role = "embed"):
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(rows, width))
-        self.role = role
-
-    def forward(self, ids: Tensor) -> Tensor:
-        return F.embedding(ids, self.weight)
 
 
 # ---------------------------------------------------------------- slots whose parts are modules

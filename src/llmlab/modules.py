@@ -1,0 +1,40 @@
+"""Modules that parts are made of, which say their parameters' role. `llmlab.slots` offers them to parts."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+Role = Literal[
+    "embed", "position", "q", "k", "v", "out", "ffn_in", "ffn_out", "router", "head", "norm", "bias", "other"
+]
+
+
+class Linear(nn.Linear):
+    """nn.Linear with a role; `dropout` is on its input. `groups` is accepted and ignored, so that an FFN is written once
+    for dense and experts.
+    """
+
+    def __init__(self, in_features: int, out_features: int, bias: bool = False, *, role: Role, dropout: float = 0.0):
+        super().__init__(in_features, out_features, bias)
+        self.role, self.dropout = role, dropout
+
+    def forward(self, x: Tensor, groups: Tensor | None = None) -> Tensor:
+        if self.dropout:
+            x = F.dropout(x, self.dropout, self.training)
+        return F.linear(x, self.weight, self.bias)
+
+
+class Table(nn.Module):
+    """A table of vectors (rows, width), looked up by id. Weight (rows, width)."""
+
+    def __init__(self, rows: int, width: int, *, role: Role = "embed"):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(rows, width))
+        self.role = role
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return F.embedding(ids, self.weight)
