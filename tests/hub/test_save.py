@@ -1,15 +1,18 @@
 """Models built here go out as checkpoints that the reference reads; what has no place is refused, and so is what is broken."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
-from families import FAMILIES, batch, build, mostly_slow, tiny
+from families import FAMILIES, batch, build, ids, mostly_slow, spec, tiny
 from live import LACKING, PRESETS
 from safetensors.torch import load_file, save_file
 
 import llmlab
 from llmlab.errors import UserError
+from llmlab.hub import entry as hub
+from llmlab.model.build import build_model
 
 MORE = {
     "llama3 tied, scaled": (
@@ -282,3 +285,46 @@ def test_an_argument_that_the_model_does_not_read_is_refused(folder):
         model(torch.ones(1, 3, dtype=torch.long), token_type_ids=torch.zeros(1, 3, dtype=torch.long))
     with pytest.raises(TypeError, match="inputs_embeds"):
         model(torch.ones(1, 3, dtype=torch.long), inputs_embeds=torch.zeros(1, 3, 32))
+
+
+CLASSES = {
+    "a classifier": ("bert", "classes", "pooled", {"n_classes": 5}),
+    "tokens' classes": (
+        "modernbert",
+        "labels",
+        "token",
+        {"n_classes": 3, "act": "gelu", "dense_bias": False, "normed": True},
+    ),
+    "a reward": ("llama3", "scalar", "scalar", {"pool": "last", "skip": 7}),
+}
+
+
+@pytest.mark.parametrize("case", [pytest.param(c, marks=() if c == "a reward" else pytest.mark.slow) for c in CLASSES])
+@torch.no_grad()
+def test_a_head_with_classes_says_how_many(case, transformers, tmp_path):
+    family, role, name, options = CLASSES[case]
+    usual = spec(*tiny(family))
+    model = build_model(replace(usual, heads={role: hub.part("head", name, **options)})).eval()
+    llmlab.save_hf(model, tmp_path)
+    config = transformers.AutoConfig.from_pretrained(tmp_path)
+    cls = getattr(transformers, config.architectures[0])
+    reference, info = cls.from_pretrained(tmp_path, output_loading_info=True, attn_implementation="eager")
+    assert not any(info[k] for k in ("missing_keys", "unexpected_keys", "mismatched_keys")), info
+    data = {"ids": ids(3, 9)}
+    data["ids"][1, 5:] = 7
+    theirs = reference.eval()(input_ids=data["ids"]).logits
+    torch.testing.assert_close(model(data).heads[role], theirs, rtol=2e-5, atol=2e-5)
+
+
+def test_what_the_reference_holds_but_does_not_read_goes_back_out(transformers, tmp_path):
+    config = transformers.BertConfig(vocab_size=61, hidden_size=24, num_hidden_layers=1, num_attention_heads=2,
+                                     intermediate_size=8, max_position_embeddings=12, tie_word_embeddings=False)  # fmt: skip
+    reference = transformers.BertForMaskedLM(config)
+    for n, p in reference.named_parameters():
+        torch.nn.init.normal_(p, generator=torch.Generator().manual_seed(len(n)))
+    reference.save_pretrained(tmp_path / "theirs")
+    llmlab.save_hf(llmlab.load_hf(tmp_path / "theirs"), tmp_path / "ours")
+    theirs, ours = (load_file(tmp_path / where / "model.safetensors") for where in ("theirs", "ours"))
+    assert not torch.equal(theirs["cls.predictions.bias"], theirs["cls.predictions.decoder.bias"])
+    assert set(ours) == set(theirs)
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)

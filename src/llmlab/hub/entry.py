@@ -28,7 +28,7 @@ class Head:
     heads: Callable[[Config], dict[str, PartSpec]]
     outputs: Mapping[str, str]
     overrides: tuple[str, ...] = ()
-    call: Callable[[Any, dict[str, Any]], Any] | None = None  # (HubModel, arguments) -> Outputs, where names do not do
+    call: Callable[[Any, dict[str, Any]], Any] | None = None  # (HubModel, arguments) -> Outputs; None where names do
     stacks: tuple[str, ...] | None = None  # the stacks that it has, None for all
     prefix: str | None = None  # of the base model's tensors in the file, where it is not the entry's
     begin: Callable[[Config], int] | None = None  # a decoder without ids reads the source, shifted right behind this id
@@ -74,6 +74,18 @@ def part(slot: str, name: str, **options: Any) -> PartSpec:
 
 def n_labels(c: Config, default: int = 2) -> int:
     return len(c["id2label"]) if "id2label" in c else c.get("num_labels", default)
+
+
+def labels(spec: ModelSpec) -> Config:
+    """What config.json says of a head with classes: how many, and by which id a score finds the last token."""
+    heads = [part for role, part in spec.heads.items() if role in ("classes", "labels", "scalar")]
+    out: Config = {}
+    for options in (head.options for head in heads):
+        names = {str(i): f"LABEL_{i}" for i in range(options["n_classes"])}
+        out |= {"id2label": names, "label2id": {name: int(i) for i, name in names.items()}}
+        if options.get("skip") is not None:
+            out["pad_token_id"] = options["skip"]
+    return out
 
 
 def _scored(c: Config) -> dict[str, PartSpec]:

@@ -40,7 +40,16 @@ def load_hf(folder: str | Path, *, dtype: torch.dtype = torch.float32, verbose: 
         print(f"{folder}: ignored {', '.join(ignored[:8])}{' ...' if len(ignored) > 8 else ''}")
     beside = read_beside(folder)
     begin = None if head.begin is None else head.begin(full)
-    return HubModel(model.to(dtype).eval(), config, head, dtypes, read, beside=beside, begin=begin)
+    unread = _unread(model, entry, tensors)
+    return HubModel(model.to(dtype).eval(), config, head, dtypes, read, unread=unread, beside=beside, begin=begin)
+
+
+def _unread(model: Model, entry: Entry, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors that the reference holds but does not read, where they are not those that it reads in their stead."""
+    shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    rules = expand([rule for rule in entry.rules if rule.copies], shapes, model.spec)
+    pairs = [(name, rule.theirs[0]) for rule in rules for name in rule.copies if {name, rule.theirs[0]} <= set(tensors)]
+    return {name: tensors[name] for name, other in pairs if not torch.equal(tensors[name], tensors[other])}
 
 
 @dataclass(frozen=True)

@@ -53,6 +53,7 @@ class HubModel(nn.Module):
         dtypes: dict[str, torch.dtype],
         read: frozenset[str],
         *,
+        unread: Mapping[str, Tensor] | None = None,
         beside: Mapping[str, bytes] | None = None,
         begin: int | None = None,
     ):
@@ -60,11 +61,13 @@ class HubModel(nn.Module):
         self.begin = begin  # where decoder_input_ids are missing: they are input_ids, shifted right behind this id
         self.model, self.config, self.head = model, config, head
         self.dtypes, self.read = dtypes, read  # in the file, so that the same goes back out
+        self.unread = dict(unread or {})  # of the file, which goes back out though it changes nothing
         self.beside = dict(beside or {})  # the tokenizer's files and the chat template, by name
 
     def forward(self, input_ids: Tensor, **arguments: Any) -> Outputs:
-        if self.head.call is not None:
-            return self.head.call(self, {"input_ids": input_ids, **arguments})
+        said = None if self.head.call is None else self.head.call(self, {"input_ids": input_ids, **arguments})
+        if said is not None:
+            return said
         names = ENCODER_DECODER if len(self.model.stacks) > 1 else DECODER
         if self.model.spec.stacks[-1].cross_attention is not None and names is DECODER:
             names = {**DECODER, **CROSS}

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from llmlab.errors import UserError
 from llmlab.hub.compare import difference
-from llmlab.hub.entry import Entry, Head
+from llmlab.hub.entry import Entry, Head, labels
 from llmlab.hub.families import entries
 from llmlab.hub.files import write_folder
 from llmlab.hub.load import spec_of
@@ -29,11 +29,11 @@ def save_hf(model: HubModel | Model, folder: str | Path) -> None:
     if isinstance(model, HubModel):
         entry = entries()[model.config["model_type"]].at(model.config)
         config, head, dtypes, read, core = model.config, model.head, model.dtypes, model.read, model.model
-        beside = model.beside
+        beside, unread = model.beside, model.unread
     else:
         entry, head, config = _describe(model.spec)
-        dtypes, read, core, beside = {}, frozenset(), model, {}
-    write_folder(Path(folder), config, tensors_of(core, entry, head, dtypes, read), beside)
+        dtypes, read, core, beside, unread = {}, frozenset(), model, {}, {}
+    write_folder(Path(folder), config, {**tensors_of(core, entry, head, dtypes, read), **unread}, beside)
 
 
 def tensors_of(
@@ -69,7 +69,7 @@ def _describe(spec: ModelSpec) -> tuple[Entry, Head, dict]:
     if not found:
         raise UserError(f"model={spec.family} has no checkpoint layout; known: {', '.join(sorted(entries()))}")
     entry = found[0]
-    config = entry.write(spec)
+    config = {**entry.write(spec), **labels(spec)}
     full = {**entry.defaults, **config}
     wrong = None
     for name in config.pop("architectures", entry.architectures):
