@@ -50,12 +50,13 @@ def finish(process):
 
 
 @pytest.mark.slow  # four processes that import Lightning, 20 s
-def test_points_of_two_ranks_at_once(start, tmp_path, monkeypatch):
+@pytest.mark.parametrize("launcher", [[], JOBLIB], ids=["one after the other", "at once"])
+def test_points_of_two_ranks(launcher, start, tmp_path, monkeypatch):
     """Each point starts its own ranks; one whose second rank fails is one row that says why."""
     (tmp_path / "sitecustomize.py").write_text(RANK_FAILS)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     two = ["strategy=ddp", "trainer.devices=2", "budget.steps=2"]
-    code, out, err = finish(start("seed=1,2", "sweep=d", *two, *JOBLIB))
+    code, out, err = finish(start("seed=1,2", "sweep=d", *two, *launcher))
     assert code == 1, out + err
     good, bad = (record.read(tmp_path / f"multirun/d/seed={s}") for s in (1, 2))
     assert (good["status"], good["devices"], good["steps"]) == ("completed", 2, 2)
