@@ -7,13 +7,13 @@ from torch import Tensor
 
 from llmlab.registry import register
 from llmlab.sizes import Sizes
-from llmlab.slots import Term
+from llmlab.slots import Context, Term
 from llmlab_plugins.position.absolute import Absolute
 from llmlab_plugins.position.rope import Rope
 
 
 @register("position", "dual_chunk")
-class DualChunk(Absolute, Rope):
+class DualChunk(Rope):
     """Dual chunk attention (An et al. 2024, arXiv:2402.17463): rope whose distances stay below those of training.
 
     Needs no training: weights that were trained with rope read texts of any length with it. Texts are cut into chunks of
@@ -80,6 +80,9 @@ class DualChunk(Absolute, Rope):
             )
         if not sizes.causal:
             raise ValueError("position=dual_chunk looks back only, so it needs mask=causal; choose position=rope")
+
+    def ids(self, ctx: Context) -> Tensor:
+        return Absolute.ids(self, ctx)
 
     def prepare(self, q_ids: Tensor, k_ids: Tensor) -> Any:
         frequencies = self.frequencies(k_ids)

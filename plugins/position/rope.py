@@ -8,11 +8,12 @@ from torch import Tensor
 
 from llmlab.registry import register
 from llmlab.sizes import Sizes
-from llmlab.slots import Position, Term
+from llmlab.slots import Context, Position, Term
+from llmlab_plugins.position.absolute import Absolute
 
 
 @register("position", "rope")
-class Rope(Position):
+class Rope(Absolute):
     """Rotary position embedding (Su et al. 2021, arXiv:2104.09864): pair i is turned by position theta^(-2i/R).
 
     R = fraction of the rotary width, the first dims of a head; the rest is left alone. Pairs are (i, i + R/2), or
@@ -82,6 +83,10 @@ class Rope(Position):
             self.divisors = [self._divisors(n, v) for n, v in (("short", short_factor), ("long", long_factor))]
             grown = math.sqrt(1 + math.log(factor) / math.log(self.original_max)) if factor > 1 else 1.0
             self.amplitude = grown if attention_factor is None else attention_factor
+
+    def ids(self, ctx: Context) -> Tensor:
+        """Where more than distances counts, positions begin anew with each document."""
+        return super().ids(ctx) if self.log_n or not self.caches_rotated else Position.ids(self, ctx)
 
     def _none(self, ids: Tensor, theta: float | Tensor | None = None) -> Tensor:
         pairs = torch.arange(0, self.width, 2, device=ids.device).float()

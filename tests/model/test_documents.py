@@ -9,6 +9,12 @@ CASES = [
 ]
 CASES += [("llama3", (f"position={p}",)) for p in ("none", "learned", "sinusoidal", "alibi", "t5_bias")]
 CASES += [("llama3", ("position=dual_chunk", "position.chunk=3", "position.local=2", "kernel=eager"))]
+CASES += [("llama3", ("position.log_n=true", "position.original_max=3"))]
+CASES += [  # the documents are not longer than that, but the two of them are
+    pytest.param(
+        "llama3", ("position.scaling=dynamic", "position.factor=4", "position.original_max=8"), marks=pytest.mark.slow
+    )
+]
 CASES += [("gpt2", ("kernel=eager",)), ("qwen_moe", ("kernel=eager",))]
 
 
