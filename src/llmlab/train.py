@@ -180,7 +180,8 @@ def usage(argv: Sequence[str]) -> str:
     lines += _wrapped("  data.      ", keys(schema.Data))
     lines += [f"  budget.    {keys(schema.Budget)} (one of them)    tokenizer. {keys(schema.Tokenizer)}"]
     lines += [
-        "  trainer.   arguments of Lightning's Trainer: max_steps, devices, accelerator, ...",
+        "  trainer.   arguments of Lightning's Trainer: max_steps, devices, ...    placement. "
+        + keys(schema.Placement),
         "  logger.    wandb.* (project, entity, name, group, tags, mode, artifact), tensorboard.*, samples",
         "  seed, precision, resume=RUN, init_from=RUN|hf=FOLDER, hydra.run.dir=FOLDER; flags: --config-dir, --cfg, -m (sweep)",
         "  with -m: sweep=NAME, hydra/launcher=joblib hydra.launcher.n_jobs=2 (so many at once), hydra/sweeper=optuna",

@@ -27,6 +27,7 @@ class Board:
         self.begun: dict[str, dict[str, Any]] = {}
         self.ended: dict[str, float] = {}  # seconds of each that ran
         self.done = set(done)
+        self.at_once = plan.jobs  # points that run together: of a cluster it is seen, not known
         self._lock, self._end, self._open = threading.RLock(), threading.Event(), False
         self._next = time.monotonic() + (0 if self.terminal else PLAIN)
         self._thread = threading.Thread(target=self._watch, daemon=True)
@@ -67,6 +68,7 @@ class Board:
                 if name not in self.begun:
                     self.begun[name] = note
                     self.number.setdefault(name, len(self.number) + 1)
+                    self.at_once = max(self.at_once, sum(n not in self.done for n in self.begun))
                     if note["how"] != "complete":
                         self.say(f"{self._head(name)}  {BEGINS[note['how']]}")
                 if note.get("ended") is not None:
@@ -106,7 +108,7 @@ class Board:
         now = time.time()
         running = [n["began"] for name, n in self.begun.items() if name not in self.done]
         spent = sum(min(mean, max(0.0, now - began)) for began in running)
-        left = (rest * mean - spent) / min(self.plan.jobs, rest)
+        left = (rest * mean - spent) / min(self.at_once, rest)
         return duration(left) if left >= 1 else ""
 
     # ---------------------------------------------------------------- how far the running points are
