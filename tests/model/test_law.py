@@ -5,7 +5,7 @@ import torch
 from families import FAMILIES, batch, build, composed, mostly_slow, spec, tiny
 from omegaconf import OmegaConf
 
-from llmlab.config.compose import compose
+from llmlab.config.compose import compose, conf_dir
 from llmlab.config.schema import LAYER_SLOTS, SLOTS
 from llmlab.errors import UserError
 from llmlab.model import layout
@@ -33,6 +33,12 @@ def same_model(a, b) -> None:
     data = batch(a)
     with torch.no_grad():
         assert torch.equal(a(data).heads["tokens"], b(data).heads["tokens"])
+
+
+def test_every_family_is_in_these_tests():
+    files = (conf_dir() / "model").glob("*.yaml")
+    families = {f.stem for f in files if "# published" not in f.read_text(encoding="utf-8").split("\n\n")[0]}
+    assert families == set(FAMILIES)
 
 
 @pytest.mark.parametrize("family", mostly_slow(FAMILIES))
