@@ -1,6 +1,7 @@
 """Encoders and their heads against the reference implementation, with options of every kind and gradients."""
 
 import pytest
+from families import mostly_slow
 from live import compare
 
 BERT = dict(vocab_size=61, hidden_size=30, num_hidden_layers=2, num_attention_heads=5, intermediate_size=44,
@@ -17,7 +18,7 @@ DECODER = dict(is_decoder=True)
 CROSS = dict(is_decoder=True, add_cross_attention=True)
 YARN = dict(rope_type="yarn", rope_theta=500.0, factor=4.0, original_max_position_embeddings=16)
 
-FAST = {
+CASES = {
     "bert reads another's states": ("BertLMHeadModel", BERT | CROSS, "types right cross"),
     "roberta classifier": ("RobertaForSequenceClassification", BERT | dict(pad_token_id=0, num_labels=4), "left"),
     "electra narrower": ("ElectraForPreTraining", BERT | dict(embedding_size=14, hidden_act="relu"), "types left"),
@@ -28,8 +29,6 @@ FAST = {
         embedding_size=14, num_hidden_layers=4, num_hidden_groups=2, inner_group_num=2), "types right"),
     "llama's score, padding on the left": ("LlamaForSequenceClassification", LLAMA | dict(
         num_labels=1, pad_token_id=0), "left"),
-}  # fmt: skip
-SLOW = {
     "bert pairs and tokens": ("BertForPreTraining", BERT | dict(hidden_act="gelu_new"), "types left"),
     "bert pairs": ("BertForNextSentencePrediction", BERT, "types right"),
     "bert classifier": ("BertForSequenceClassification", BERT | dict(num_labels=1, num_attention_heads=2), "types right"),
@@ -91,12 +90,9 @@ SLOW = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("case", FAST)
+QUICK = ("bert reads another's states", "roberta classifier", "modernbert, mean")
+
+
+@pytest.mark.parametrize("case", mostly_slow(CASES, QUICK))
 def test_outputs_and_gradients(case, transformers, tmp_path):
-    compare(transformers, *FAST[case], tmp_path)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("case", SLOW)
-def test_outputs_and_gradients_of_more(case, transformers, tmp_path):
-    compare(transformers, *SLOW[case], tmp_path)
+    compare(transformers, *CASES[case], tmp_path)
