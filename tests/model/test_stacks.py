@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from families import batch, build, ids, spec, tiny
+from families import batch, build, ids, mostly_slow, spec, tiny
 
 from llmlab.errors import UserError
 from llmlab.model import plain
@@ -37,7 +37,7 @@ RUNS = {
 QUICK = ("bart like llama", "a wider encoder, read by latents")
 
 
-@pytest.mark.parametrize("case", [c if c in QUICK else pytest.param(c, marks=pytest.mark.slow) for c in RUNS])
+@pytest.mark.parametrize("case", mostly_slow(RUNS, QUICK))
 def test_it_runs_learns_and_decodes(case):
     model = build(*tiny(*RUNS[case]))
     data = batch(model, 7)
@@ -79,6 +79,7 @@ def test_the_table_of_layers_shows_what_differs():
     )
 
 
+@pytest.mark.slow
 def test_a_token_table_for_both_or_for_each():
     def tables(*overrides):
         return [n for n, p in build(*tiny(*overrides), wake=False).named_parameters() if p.shape[0] == 61]
@@ -90,6 +91,7 @@ def test_a_token_table_for_both_or_for_each():
     assert tables("t5", "stacks.decoder.shared_embedding=false") == [encoder, decoder]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
@@ -111,6 +113,7 @@ def test_what_does_not_fit_is_refused(overrides, said):
         build(*tiny(*overrides), wake=False)
 
 
+@pytest.mark.slow
 def test_positions_that_are_too_few_for_a_sample_are_refused():
     model = build(*tiny("bart", "model.max_positions=8"), wake=False)
     _fits(model, 8, 8)
