@@ -15,7 +15,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]
-SHORT = ["trainer.max_steps=2", "train.validation_batches=1", "model.dim=32", "model.n_layers=2", "train.batch_size=4"]
+SHORT = ["trainer.max_steps=2", "train.validation_batches=1", "model.dim=32", "model.n_layers=2", "train.batch_size=8"]
 DRIVER = Path(__file__).with_name("commands.py")
 
 
