@@ -72,6 +72,34 @@ class PreNorm(Residual):
         return (normed_BTD if self.normed_residual else x_BTD) + self.dropout(y_BTD), aux
 
 
+@register("block", "scaled_pre")
+class ScaledPreNorm(Residual):
+    """Pre-norm whose stream is the normed one (ChatGLM-6B, after DeepNorm: Wang et al. 2022, arXiv:2203.00555).
+
+    alpha norm(x) + f(norm(x)) for each sublayer f, alpha = sublayers^exponent, those of the whole stack.
+    x (B, T, D) -> (B, T, D), aux.
+    """
+
+    final_norm = True
+
+    def __init__(
+        self,
+        sizes: Sizes,
+        norm: Callable[[int, float], nn.Module],
+        names: tuple[str, ...],
+        /,
+        *,
+        exponent: float = 0.5,  # alpha = (2 layers)^1/2
+    ):
+        super().__init__(sizes, norm, names)
+        self.alpha = (len(self.names) * sizes.n_layers) ** exponent
+
+    def wire(self, x_BTD: Tensor, f: Sublayer, norms: Norms) -> tuple[Tensor, Aux | None]:
+        normed_BTD = norms[0](x_BTD)
+        y_BTD, aux = f(normed_BTD)
+        return normed_BTD * self.alpha + self.dropout(y_BTD), aux
+
+
 @register("block", "post")
 class PostNorm(Residual):
     """Post-norm (Vaswani et al. 2017, arXiv:1706.03762): norm(x + f(x)) for each sublayer f.

@@ -176,7 +176,7 @@ REFUSED = {
     "olmo2": [("hidden_act", "quick_gelu")],
     "glm": [("hidden_act", "quick_gelu"), ("rope_scaling", {"rope_type": "axial"})],
     "glm4": [("hidden_act", "quick_gelu")],
-    "chatglm": [("rope_ratio", 2), ("position_encoding_2d", True), ("post_layer_norm", False),
+    "chatglm": [("rope_ratio", 2), ("position_encoding_2d", False), ("post_layer_norm", False),
                 ("apply_residual_connection_post_layernorm", True), ("pre_seq_len", 8), ("original_rope", False)],
     "qwen": [("scale_attn_weights", False), ("emb_dropout_prob", 0.1), ("use_cache_quantization", True)],
     "qwen2_moe": [("hidden_act", "quick_gelu"), ("layer_types", ["chunked_attention"] * 24)],

@@ -46,6 +46,7 @@ FAMILIES = (
     "olmo2",
     "glm",
     "glm4",
+    "chatglm1",
     "chatglm2",
     "qwen1",
     "qwen_moe",

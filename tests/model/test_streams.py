@@ -2,7 +2,9 @@
 
 import pytest
 import torch
-from families import build, ids, mostly_slow, tiny
+from families import build, ids, mostly_slow, spec, tiny
+
+from llmlab.errors import UserError
 
 LENGTH, TARGETS = 7, [[4, 1, 6], [2, 0, 5]]  # which tokens are asked for, in order; the rest is seen by all
 VARIANTS = {
@@ -32,8 +34,6 @@ def asking(text):
 def two_stream(*overrides):
     """A model under mask=permutation. No objective gives orders here, so the mask is put in its specification."""
     from dataclasses import replace
-
-    from families import spec
 
     from llmlab.hub.entry import part
     from llmlab.model.build import build_model
@@ -74,6 +74,20 @@ def test_queries_have_one_vector_whatever_their_id():
     model, data = two_stream(*tiny("xlnet")), asking(ids(2, LENGTH))
     other = {**data, "ids": torch.cat([data["ids"][:, :LENGTH], data["ids"][:, LENGTH:] + 9], 1)}
     assert torch.equal(model(data).hidden, model(other).hidden)
+
+
+@torch.no_grad()
+def test_a_window_that_would_count_queries_as_text_is_refused():
+    model = two_stream(*tiny("xlnet", "window=sliding", "window.left=4"))
+    with pytest.raises(ValueError, match="window=Sliding goes by places .* choose window=full"):
+        model(asking(ids(2, LENGTH)))
+
+
+def test_relative_scores_are_not_split_over_devices():
+    from llmlab.training.strategies.tensor_parallel import check
+
+    with pytest.raises(UserError, match="tensor_parallel=2: position=XLNetRelative scores the queries of all heads"):
+        check(2, spec(*tiny("xlnet")))
 
 
 @torch.no_grad()

@@ -22,6 +22,7 @@ FORMULAS = {  # the stream behind a sublayer f with the norms n
     "post": lambda x, f, n: n("norm", x + f(x)),
     "sandwich": lambda x, f, n: x + n("post_norm", f(n("norm", x))),
     "reordered": lambda x, f, n: x + n("norm", f(x)),
+    "scaled_pre": lambda x, f, n: 3 * n("norm", x) + f(n("norm", x)),
     "deepnorm": lambda x, f, n: n("norm", 9**0.25 * x + f(x)),  # three sublayers in each of three layers
 }
 

@@ -191,6 +191,11 @@ class Stack(nn.Module):
         out = []
         for window, place in zip(self.windows, self.position_of, strict=True):
             position: Position = self.positions[place]  # type: ignore[assignment]
+            if "queries" in ctx.data and not window.covers(ctx.keys):
+                raise ValueError(
+                    f"window={type(window).__name__} goes by places in the sequence, but queries stand behind the text; "
+                    "choose window=full"
+                )
             if window not in lowered:
                 lowered[window] = self.kernel.lower(Visible(self.mask, window, ctx))
             if place not in states:

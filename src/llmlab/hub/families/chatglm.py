@@ -1,9 +1,11 @@
-"""ChatGLM2 and ChatGLM3 in their authors' files: GLM's layers under other names. transformers has no such model."""
+"""ChatGLM in its authors' files, which transformers does not have. The second and third are GLM under other names."""
 
 from __future__ import annotations
 
-from llmlab.errors import UserError
+from dataclasses import replace
+
 from llmlab.hub.entry import Config, Entry, Head, expect, n_kv_heads, n_labels, part, settings
+from llmlab.hub.families import chatglm1
 from llmlab.hub.families.llama import LM
 from llmlab.hub.rules import fused, linear, same
 from llmlab.model.layout import ModelSpec
@@ -21,7 +23,7 @@ RULES = [
     *linear(OURS + "ffn.down", THEIRS + "mlp.dense_4h_to_h"),
     *linear("heads.scalar.out", "classifier_head"),
 ]
-DEFAULTS: Config = {
+DEFAULTS: Config = chatglm1.DEFAULTS | {
     "num_layers": 28,
     "padded_vocab_size": 65024,
     "hidden_size": 4096,
@@ -41,20 +43,18 @@ DEFAULTS: Config = {
     "multi_query_group_num": 1,
     "original_rope": True,
     "rope_ratio": 1.0,
-    "tie_word_embeddings": False,
     "pad_token_id": None,
 }
 
 
 def read(c: Config) -> list[str]:
-    for key in ("position_encoding_2d", "inner_hidden_size"):
-        if key in c:
-            raise UserError(f"config.json: {key}={c[key]!r} is not implemented: it is of ChatGLM 1")
+    if chatglm1.first(c):
+        return chatglm1.read({"tie_word_embeddings": True, **c})
     expect(c, "apply_residual_connection_post_layernorm", False)
     expect(c, "post_layer_norm", True)
     expect(c, "original_rope", True)
     expect(c, "rope_ratio", 1)  # of the released programs one divides positions by it, another multiplies the base
-    expect(c, "tie_word_embeddings", False)
+    expect(c, "tie_word_embeddings", False, default=False)
     expect(c, "pre_seq_len", None)
     bias = c["add_bias_linear"]
     values = {
@@ -77,6 +77,8 @@ def read(c: Config) -> list[str]:
 
 
 def write(spec: ModelSpec) -> Config:
+    if spec.family == "chatglm1":
+        return chatglm1.write(spec)
     s = spec.sizes
     return {
         "model_type": "chatglm",
@@ -106,22 +108,26 @@ def _norm(spec: ModelSpec) -> bool:
     return spec.stacks[0].layers[0].parts["norm"].name == "rmsnorm"
 
 
+LM_HEAD = replace(LM, call=chatglm1.call)
 ENTRIES = [
     Entry(
         model_types=("chatglm",),
-        families=("chatglm2",),
+        families=("chatglm2", "chatglm1"),
         read=read,
         write=write,
-        rules=RULES,
+        rules=[],
+        layout=lambda c: chatglm1.RULES if chatglm1.first(c) else RULES,
         architectures={
-            "ChatGLMModel": LM,
-            "ChatGLMForConditionalGeneration": LM,
+            "ChatGLMModel": LM_HEAD,
+            "ChatGLMForConditionalGeneration": LM_HEAD,
             "ChatGLMForSequenceClassification": Head(
                 lambda c: {"scalar": part("head", "scalar", n_classes=n_labels(c), pool="end", bias=True)},
                 {"logits": "head:scalar"},
             ),
         },
         defaults=DEFAULTS,
-        ignore=(r"rotary_pos_emb\.inv_freq$",),
+        ignore=(r"(rotary_pos_emb|rotary_emb)\.inv_freq$",),
+        head_key="lm_head.weight",
+        embed_key="transformer.word_embeddings.weight",
     )
 ]
