@@ -130,6 +130,7 @@ CONFIGS = {
     "mt5": "MT5Config",
     "bart": "BartConfig",
     "pegasus": "PegasusConfig",
+    "xlnet": "XLNetConfig",
 }
 
 
@@ -154,6 +155,7 @@ REFUSED = {
     "gpt_neox": [("hidden_act", "tanh")],
     "falcon": [("activation", "tanh"), ("num_ln_in_parallel_attn", 2), ("apply_residual_connection_post_layernorm", True)],
     "phi": [("hidden_act", "tanh")],
+    "xlnet": [("ff_activation", "tanh"), ("attn_type", "both")],
     "opt": [("activation_function", "tanh"), ("_remove_final_layer_norm", True)],
     "mpt": [("no_bias", False), ("expansion_ratio", 2), ("logit_scale", 0.5), ("norm_type", "rmsnorm")],
     "stablelm": [("hidden_act", "tanh")],

@@ -56,7 +56,6 @@ DEFAULTS: Config = {
     "use_mems_eval": True,
     "use_mems_train": False,
     "bi_data": False,
-    "clamp_len": None,
     "same_length": False,
     "tie_word_embeddings": True,
 }
@@ -68,7 +67,7 @@ def read(c: Config) -> list[str]:
         "dim": c["d_model"],
         "n_layers": c["n_layer"],
         "n_heads": c["n_head"],
-        "head_dim": c.get("d_head"),
+        "head_dim": c.get("d_head") or c["d_model"] // c["n_head"],
         "ffn_dim": c["d_inner"],
         "vocab_size": c["vocab_size"],
         "norm_eps": c["layer_norm_eps"],
@@ -77,7 +76,7 @@ def read(c: Config) -> list[str]:
         "attention.dropout": dropout,
         "ffn.dropout": dropout,
     }
-    clamp = c["clamp_len"] or 0
+    clamp = c.get("clamp_len") or -1
     return [
         "model=xlnet",
         f"ffn={activation(c, 'ff_activation', ACTIVATIONS, 'gelu')}",
