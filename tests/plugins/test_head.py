@@ -24,7 +24,7 @@ def head(name, embedding=None, options=None, **changes):
 
 
 def test_every_head_is_here():
-    assert set(names("head")) == {"lm", "mlm", "pooled", "scalar", "token", "span", "replaced"}
+    assert set(names("head")) == {"lm", "mlm", "pooled", "scalar", "token", "span", "replaced", "boundary"}
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -186,3 +186,25 @@ def test_replaced_equals_electra():
 def test_dropout_is_the_models_unless_told():
     assert head("pooled", dropout=0.3).dropout.p == 0.3
     assert head("pooled", options={"dropout": 0.1}, dropout=0.3).dropout.p == 0.1
+
+
+@pytest.mark.parametrize(("tied", "width"), [(True, 24), (True, 8), (False, 24)])
+def test_boundary_reads_beside_the_span(tied, width):
+    made, embedding, h = head("boundary", Embedded(width), tie_embeddings=tied), Embedded(width), randn(2, 5, 24)
+    left, right, offset = (
+        torch.tensor([[0, 0, 2], [1, 1, 3]]),
+        torch.tensor([[3, 3, 4], [4, 4, 4]]),
+        [[0, 1, 0], [0, 1, 0]],
+    )
+    data = {"boundary_left": left, "boundary_right": right, "boundary_offset": torch.tensor(offset)}
+    got = made(h, Context(5, data=data))
+    assert got.shape == (2, 3, 50)
+    for b in range(2):
+        for p in range(3):
+            x = torch.cat([h[b, left[b, p]], h[b, right[b, p]], made.offsets.weight[offset[b][p]]])
+            for dense, norm in ((made.wide, made.wide_norm), (made.dense, made.norm)):
+                x = nn.functional.gelu(x @ dense.weight.T + dense.bias)
+                x = nn.functional.layer_norm(x, x.shape, norm.weight, norm.bias)
+            close(got[b, p], x @ (embedding.weight if tied else made.out.weight).T + made.bias)
+    with pytest.raises(ValueError, match="reads boundary_right and boundary_offset of the batch"):
+        made(h, Context(5, data={"boundary_left": left}))

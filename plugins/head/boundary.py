@@ -1,0 +1,58 @@
+"""Tokens read off the edges of their span."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from llmlab.registry import register
+from llmlab.sizes import Sizes
+from llmlab.slots import Context, Embedding, Linear, Table
+
+
+@register("head", "boundary")
+class BoundaryHead(nn.Module):
+    """A span's tokens from those before and behind it (SpanBERT: Joshi et al. 2019, arXiv:1907.10529): -> (B, P, V).
+
+    Of P targets a text it reads of the batch `boundary_left`, `boundary_right` (B, P), where in the text the tokens beside
+    the span stand, and `boundary_offset` (B, P), which of the span's tokens is asked for, counted from 0. Both vectors and
+    one for the offset, twice a linear, GELU and norm, then the token table (own weights unless model.tie_embeddings) and a
+    bias.
+    """
+
+    per_token = False
+    unused = ("logit_scale", "logit_softcap")
+    embedding: Embedding
+
+    def __init__(
+        self,
+        sizes: Sizes,
+        norm: Callable[[int, float], nn.Module],
+        embedding: Embedding,
+        /,
+        *,
+        longest: int = 20,  # tokens of a span
+        width: int = 200,  # of the vector for the offset
+    ):
+        super().__init__()
+        object.__setattr__(self, "embedding", embedding)
+        dim, narrow = sizes.dim, embedding.embed_dim
+        self.offsets = Table(longest, width, role="position")
+        self.wide, self.wide_norm = Linear(2 * dim + width, dim, True, role="other"), norm(dim, sizes.norm_eps)
+        self.dense, self.norm = Linear(dim, narrow, True, role="other"), norm(narrow, sizes.norm_eps)
+        self.out = None if sizes.tie_embeddings else Linear(narrow, sizes.vocab_size, role="head")
+        self.bias = nn.Parameter(torch.empty(sizes.vocab_size))
+
+    def forward(self, h: Tensor, ctx: Context) -> Tensor:
+        missing = [n for n in ("boundary_left", "boundary_right", "boundary_offset") if n not in ctx.data]
+        if missing:
+            raise ValueError(f"head=boundary reads {' and '.join(missing)} of the batch, which is not there")
+        rows = torch.arange(len(h), device=h.device)[:, None]
+        edges = [h[rows, ctx.data[f"boundary_{side}"]] for side in ("left", "right")]
+        x_BPC = torch.cat([*edges, self.offsets(ctx.data["boundary_offset"]).to(h.dtype)], -1)
+        x_BPD = self.wide_norm(F.gelu(self.wide(x_BPC)))
+        x_BPE = self.norm(F.gelu(self.dense(x_BPD)))
+        return F.linear(x_BPE, self.embedding.weight if self.out is None else self.out.weight, self.bias)
