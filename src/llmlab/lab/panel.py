@@ -11,7 +11,10 @@ from llmlab.training.progress import duration
 def closing(
     record: Mapping[str, Any], folder: str, sample: tuple[str, str] | None, next_commands: list[tuple[str, str]]
 ) -> None:
-    """Print the panel: where, how well, how large, how fast, a sample (prompt, continuation), and what to try next."""
+    """Print the panel: where, how well, how large, how fast, a sample (prompt, continuation); below, what to try next.
+
+    The commands stand below it, not in it, and are never cut in two: so they can be copied.
+    """
     from rich.console import Console, Group
     from rich.panel import Panel
     from rich.table import Table
@@ -25,13 +28,13 @@ def closing(
     body: list[Any] = [table]
     if sample is not None:
         body += [Text(), Text("sample", style="bold"), Text.assemble((sample[0], "dim"), sample[1])]
+    console = Console(highlight=False)
+    console.print(Panel(Group(*body), title=f"{record['status']} at step {record['steps']:,}", expand=False))
     if next_commands:
-        body += [Text(), Text("try next", style="bold")]
+        console.print(Text("try next", style="bold"))
         for command, why in next_commands:
-            body += [Text(why, style="dim"), Text(f"  {command}", style="cyan", overflow="fold")]
-    Console(highlight=False).print(
-        Panel(Group(*body), title=f"{record['status']} at step {record['steps']:,}", expand=False)
-    )
+            console.print(Text(why, style="dim"))
+            console.print(Text(f"  {command}", style="cyan"), soft_wrap=True)
 
 
 def rows(record: Mapping[str, Any], folder: str) -> list[tuple[str, str]]:
@@ -43,8 +46,8 @@ def rows(record: Mapping[str, Any], folder: str) -> list[tuple[str, str]]:
         bits = metrics["val_bits_per_byte"]
         line = f"{bits:.3f}"
         rivals = [(n, metrics.get(f"kneser_ney_{n}_bits_per_byte")) for n in ("bigram", "trigram")]
-        known = [f"{n} {b:.3f} ({100 * (bits / b - 1):+.0f} %)" for n, b in rivals if b]
-        out.append(("bits per byte", line + (f"   Kneser-Ney {', '.join(known)}" if known else "")))
+        known = [f"{n} {b:.3f} ({100 * (bits / b - 1):+.0f}%)" for n, b in rivals if b]
+        out.append(("bits per byte", line + (f"  Kneser-Ney {', '.join(known)}" if known else "")))
     total, active = record["parameters"]["total"], record["parameters"]["active"]
     out.append(("parameters", f"{total:,}" + (f", {active:,} active" if active != total else "")))
     flops = record["flops_per_token"] * record["tokens_seen"]
