@@ -211,6 +211,7 @@ HEADS = {
 }
 RENAME = {r"LayerNorm\.gamma$": "LayerNorm.weight", r"LayerNorm\.beta$": "LayerNorm.bias"}
 IGNORE = (r"embeddings\.position_ids$", r"^(\w+\.)?pooler\.")
+TIED = r"^lm_head\.decoder\."  # stored again though it is the token table and lm_head.bias
 
 ENTRIES = [
     Entry(

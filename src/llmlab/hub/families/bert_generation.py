@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from llmlab.hub.entry import Config, Entry, Head, part
-from llmlab.hub.families.bert import BARE, DEFAULTS, IGNORE, embeddings, layers, read_as, write_as
+from llmlab.hub.families.bert import BARE, DEFAULTS, IGNORE, TIED, embeddings, layers, read_as, write_as
 from llmlab.hub.rules import same
 from llmlab.model.layout import ModelSpec
 
@@ -49,7 +49,7 @@ ENTRIES = [
             "BertGenerationEncoder": BARE,
         },
         prefix="bert.",
-        ignore=IGNORE,
+        ignore=(*IGNORE, TIED),
         head_key="lm_head.decoder.weight",
         embed_key="bert.embeddings.word_embeddings.weight",
     )

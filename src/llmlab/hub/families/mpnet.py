@@ -10,6 +10,7 @@ from llmlab.hub.families.bert import (
     IGNORE,
     OURS,
     PLAIN,
+    TIED,
     embeddings,
     masked_rules,
     read_as,
@@ -80,7 +81,7 @@ ENTRIES = [
             "MPNetForQuestionAnswering": SPAN,
         },
         prefix="mpnet.",
-        ignore=IGNORE,
+        ignore=(*IGNORE, TIED),
         head_key="lm_head.decoder.weight",
         embed_key="mpnet.embeddings.word_embeddings.weight",
     )

@@ -6,7 +6,18 @@ from dataclasses import replace
 
 from llmlab.errors import UserError
 from llmlab.hub.entry import LABELS, SPAN, Config, Entry, Head, n_labels, part
-from llmlab.hub.families.bert import BASE, DEFAULTS, IGNORE, PLAIN, embeddings, layers, masked_rules, read_as, write_as
+from llmlab.hub.families.bert import (
+    BASE,
+    DEFAULTS,
+    IGNORE,
+    PLAIN,
+    TIED,
+    embeddings,
+    layers,
+    masked_rules,
+    read_as,
+    write_as,
+)
 from llmlab.hub.rules import linear
 from llmlab.model.layout import ModelSpec
 
@@ -75,7 +86,7 @@ ENTRY = Entry(
     rules=RULES,
     architectures={f"Roberta{name}": head for name, head in HEADS.items()},
     prefix="roberta.",
-    ignore=IGNORE,
+    ignore=(*IGNORE, TIED),
     head_key="lm_head.decoder.weight",
     embed_key="roberta.embeddings.word_embeddings.weight",
 )
