@@ -79,7 +79,18 @@ def problems(composed: Composed, strict: bool = True) -> list[str]:
         spec = layout.resolve(composed)
     except UserError as e:
         return str(e).split("\n")
-    return [line for line, typed in unused(composed, spec) if typed and strict]
+    return [*(line for line, typed in unused(composed, spec) if typed), *_source(spec)] if strict else []
+
+
+def _source(spec: ModelSpec) -> list[str]:
+    """What a first stack's cross-attention would read is another model's, which no sample has."""
+    stack = spec.stacks[0]
+    if stack.cross_attention is None:
+        return []
+    return [
+        f"stacks.{stack.name}.cross_attention={stack.cross_attention} reads an encoder's states, but there is no encoder "
+        "before it; leave it out"
+    ]
 
 
 def local(cfg: DictConfig) -> list[str]:
