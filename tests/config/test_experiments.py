@@ -2,13 +2,41 @@
 
 import json
 import re
+from pathlib import Path
 
 import pytest
+from families import mostly_slow
 
 from llmlab.cli import run
 from llmlab.config.compose import compose, conf_dir
 
-FAMILIES = ("gpt2", "llama3", "qwen_moe", "qwen2_moe", "gemma3", "deepseek_v3", "bert", "albert", "t5")
+FIRST = ("gpt2", "llama3", "qwen_moe", "qwen2_moe", "gemma3", "deepseek_v3", "bert", "albert", "t5")
+FAMILIES = (
+    *FIRST,
+    "gpt1",
+    "gpt3",
+    "gpt_neo",
+    "gpt_neox",
+    "opt",
+    "bloom",
+    "mpt",
+    "falcon",
+    "llama1",
+    "llama2",
+    "olmo",
+    "olmo2",
+    "deepseek_v2",
+    "baichuan",
+    "stablelm",
+    "phi",
+    "qwen1",
+    "glm_130b",
+    "roberta",
+    "modernbert",
+    "t5_v1_1",
+    "mt5",
+)
+SCHEDULES = {"deepseek_v3": "wsd", "t5": "inverse_sqrt", "roberta": "linear", "deepseek_v2": "wsd"}
 FILES = {name: (conf_dir() / "experiment" / f"{name}.yaml").read_text(encoding="utf-8") for name in FAMILIES}
 
 
@@ -22,7 +50,16 @@ def test_every_number_has_its_source_beside_it(name):
     assert [line for line in numbers if "  # " not in line] == []
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+def test_a_family_has_a_recipe_or_the_docs_say_why_not():
+    models = "\n".join(file.read_text(encoding="utf-8") for file in (conf_dir() / "model").glob("*.yaml"))
+    docs = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text(encoding="utf-8")
+    without = docs.split("No recipe is published for")[1].split("\n\n")[0]
+    families = set(re.findall(r"\bfamily: (\w+)", models))
+    assert families - set(FAMILIES) == set(re.findall(r"`(\w+)`", without))
+    assert families >= set(FAMILIES)
+
+
+@pytest.mark.parametrize("name", mostly_slow(FAMILIES, FIRST))
 def test_a_recipe_is_of_its_family_and_takes_a_rung_and_its_rate(name):
     small = compose([f"experiment={name}", "size=small"]).cfg
     assert (small.experiment_name, small.model.family, small.model.dim, small.optimizer.lr) == (name, name, 768, 6e-4)
@@ -41,7 +78,26 @@ def test_what_papers_say():
     assert llama.schedule.warmup_share == pytest.approx(8_000 / 1_200_000, abs=1e-5)
 
 
-@pytest.mark.parametrize("name", ["deepseek_v3", "t5"])
+@pytest.mark.slow
+def test_what_more_papers_say():
+    gpt3 = compose(["experiment=gpt3"]).cfg.schedule
+    assert (gpt3.warmup_share, gpt3.hold_share) == pytest.approx((375e6 / 300e9, 40 / 300), abs=1e-4)
+    assert gpt3.warmup_share + gpt3.decay_share + gpt3.hold_share == pytest.approx(1, abs=1e-4)
+    roberta = compose(["experiment=roberta"]).cfg
+    assert (roberta.optimizer.beta2, roberta.train.clip, roberta.model.dropout) == (0.98, None, 0.1)
+    olmo2 = compose(["experiment=olmo2"]).cfg
+    assert olmo2.schedule.warmup_share == pytest.approx(2_000 * 1024 * 4096 / 5e12, abs=1e-5)
+    modern = compose(["experiment=modernbert", "optimizer.lr=8e-4"]).cfg
+    assert modern.optimizer.weight_decay * modern.optimizer.lr == pytest.approx(1e-5)
+
+
+@pytest.mark.slow
+def test_a_recipe_of_kin():
+    cfg = compose(["experiment=llama2", "model=mistral"]).cfg
+    assert (cfg.model.family, cfg.optimizer.eps) == ("mistral", 1e-5)
+
+
+@pytest.mark.parametrize("name", mostly_slow(["deepseek_v3", "t5", "roberta", "deepseek_v2"], ["deepseek_v3", "t5"]))
 def test_a_recipe_trains(name, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LLMLAB_CACHE", str(tmp_path / "cache"))
@@ -60,4 +116,4 @@ def test_a_recipe_trains(name, tmp_path, monkeypatch, capsys):
     assert run(["train", f"experiment={name}", *small]) == 0
     record = json.loads((tmp_path / "out" / "run.json").read_text())
     assert (record["status"], record["steps"], record["experiment"]) == ("completed", 2, name)
-    assert record["parts"]["schedule"] == {"deepseek_v3": "wsd", "t5": "inverse_sqrt"}[name]
+    assert record["parts"]["schedule"] == SCHEDULES[name]
