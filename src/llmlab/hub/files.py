@@ -21,6 +21,7 @@ BESIDE = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja"),
     *("generation_config.json", "tokenizer.model", "vocab.json", "merges.txt", "vocab.txt"),
 )
+DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I8": torch.int8}
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
@@ -59,7 +60,10 @@ def read_shapes(folder: Path) -> dict[str, Tensor]:
     shapes: dict[str, Tensor] = {}
     for path in _paths(folder):
         with _explained(path), safe_open(path) as f:
-            shapes |= {n: torch.empty(f.get_slice(n).get_shape(), device="meta") for n in f.keys()}  # noqa: SIM118
+            for name in f.keys():  # noqa: SIM118
+                about = f.get_slice(name)
+                dtype = DTYPES.get(about.get_dtype(), torch.uint8)
+                shapes[name] = torch.empty(about.get_shape(), dtype=dtype, device="meta")
     return shapes
 
 

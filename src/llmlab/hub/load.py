@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -32,8 +33,9 @@ def load_hf(folder: str | Path, *, dtype: torch.dtype = torch.float32, verbose: 
     folder = Path(folder)
     about = describe(folder)
     entry, head, config, full = about.entry, about.head, about.config, about.full
-    tensors = rename(entry, head, read_tensors(folder))
     model = _assembled(about, folder)
+    fill(model, entry, rename(entry, head, read_shapes(folder)), folder)  # whether all fits, before it takes memory
+    tensors = rename(entry, head, read_tensors(folder))
     materialise(model)
     dtypes, read, ignored = fill(model, entry, tensors, folder)
     if ignored and verbose:
@@ -50,6 +52,15 @@ def _unread(model: Model, entry: Entry, tensors: dict[str, Tensor]) -> dict[str,
     rules = expand([rule for rule in entry.rules if rule.copies], shapes, model.spec)
     pairs = [(name, rule.theirs[0]) for rule in rules for name in rule.copies if {name, rule.theirs[0]} <= set(tensors)]
     return {name: tensors[name] for name, other in pairs if not torch.equal(tensors[name], tensors[other])}
+
+
+FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+NESTED: Config = {
+    "rope_parameters": {},
+    "rope_scaling": {},
+    "layer_types": [],
+}  # what several families have, and its kind
+MOST_LAYERS = 10_000
 
 
 @dataclass(frozen=True)
@@ -79,6 +90,8 @@ def describe(folder: Path) -> Description:
     ends = [name for name in (entry.head_key, entry.embed_key) if name is not None]
     names = [*ends, *(name.removeprefix(entry.prefix) for name in ends)]
     full = _decide_tie(entry, {**entry.defaults, **config}, read_tensors(folder, names))
+    with _explained(entry, full, folder):
+        entry.read(full), head.heads(full)
     return Description(entry, head, config, full)
 
 
@@ -89,16 +102,29 @@ def check(folder: Path) -> None:
 
 
 def _assembled(about: Description, folder: Path) -> Model:
-    try:
+    with _explained(about.entry, about.full, folder):
         return assemble(about.spec)
-    except ValueError as e:  # of a part, that these sizes don't suit
-        raise UserError(f"{folder / 'config.json'}: {e}") from None
+
+
+@contextmanager
+def _explained(entry: Entry, config: Config, folder: Path) -> Iterator[None]:
+    """What a value of another kind, or sizes that a part or torch refuses, raise as one line that names the file."""
+    file = folder / "config.json"
+    null = [key for key, default in entry.defaults.items() if config.get(key) is None and default is not None]
+    which = f"; null: {', '.join(null)}" if null else ""
+    try:
+        yield
+    except (TypeError, LookupError, AttributeError, ArithmeticError) as e:
+        raise UserError(f"{file} is no {config['model_type']} config: {type(e).__name__}: {e}{which}") from e
+    except (ValueError, RuntimeError) as e:  # UserError among them
+        said = "; ".join(line.removeprefix("config.json: ") for line in str(e).splitlines())
+        raise UserError(f"{file}: {said}{which if 'null' in said else ''}") from None
 
 
 def find(config: Config, folder: Path) -> tuple[Entry, Head]:
     known = entries()
     kind = config.get("model_type")
-    if kind not in known:
+    if not isinstance(kind, str) or kind not in known:
         raise UserError(
             f"{folder / 'config.json'}: model_type={kind!r} is not implemented; known: {', '.join(sorted(known))}"
         )
@@ -108,6 +134,8 @@ def find(config: Config, folder: Path) -> tuple[Entry, Head]:
         )
     entry = known[kind]
     names = config.get("architectures") or list(entry.architectures)[:1]
+    if not isinstance(names, list) or not isinstance(names[0], str):
+        raise UserError(f"{folder / 'config.json'}: architectures={names!r} must be a list of names")
     if names[0] not in entry.architectures:
         raise UserError(
             f"{folder / 'config.json'}: architectures={names[0]!r} is not implemented; known: {', '.join(entry.architectures)}"
@@ -117,10 +145,12 @@ def find(config: Config, folder: Path) -> tuple[Entry, Head]:
 
 def _check_types(entry: Entry, config: Config, folder: Path) -> None:
     """Each value must be of the kind of the family's default."""
-    for key, default in entry.defaults.items():
+    for key, default in {**NESTED, **entry.defaults}.items():
         value = config.get(key)
-        if default is None or value is None:
+        if default is None or (value is None and not (key in config and isinstance(default, bool))):
             continue
+        if "layer" in key and isinstance(value, int) and value > MOST_LAYERS:
+            raise UserError(f"{folder / 'config.json'}: {key}={value} is more than {MOST_LAYERS:,}")
         kinds = (int, float) if isinstance(default, float) else (type(default),)
         wrong = not isinstance(value, kinds) or (isinstance(value, bool) and not isinstance(default, bool))
         if wrong or (isinstance(value, int) and key != "pad_token_id" and value < 0):
@@ -183,6 +213,12 @@ def fill(
     for rule in rules:
         if any(name in dtypes for name in rule.ours) or not all(name in in_file for name in rule.theirs):
             continue
+        for name in rule.theirs:
+            if in_file[name].dtype not in FLOATS:
+                kind = str(in_file[name].dtype).removeprefix("torch.")
+                raise UserError(
+                    f"{folder}: {name} holds {kind}, which is not implemented; give the weights unquantised"
+                )
         try:
             values = rule.load([in_file[name] for name in rule.theirs], [shapes[name] for name in rule.ours])
         except RuntimeError:  # shapes that don't stack or split
