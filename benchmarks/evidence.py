@@ -101,12 +101,69 @@ def step() -> tuple[str, str, str]:
     return "tokens/s beside a hand-written loop", "at least 0.95 x", done.stdout.strip().splitlines()[-1]
 
 
+PROMPTS = ("What is the capital of France?", "def fibonacci(n):\n", "Once upon a time in 1987,", "Zürich ist eine")
+
+
+def smollm2() -> tuple[str, str, str]:
+    """SmolLM2 as llmlab fetch brought it, beside transformers reading the same folder: greedy tokens and perplexity."""
+    import math
+    import pydoc_data.topics
+
+    from llmlab.hub import fetch
+
+    model = fetch.named("SmolLM2-135M-Instruct")
+    what, wanted = f"hf={model.name} beside transformers", "the same greedy tokens; perplexity to 1e-3"
+    if (folder := fetch.found(model)) is None:
+        return what, wanted, f"not run: llmlab fetch {model.name} brings it"
+    try:
+        import torch
+        import transformers
+    except ImportError:
+        return what, wanted, "not run: pip install transformers"
+    from llmlab.decoding.generate import generate
+    from llmlab.decoding.sampling import Sampling
+    from llmlab.evaluate import evaluate
+    from llmlab.hub import text
+
+    ours, tokens = text.load(folder)
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    words = transformers.AutoTokenizer.from_pretrained(folder)
+    same, total = 0, 0
+    for prompt in PROMPTS:
+        asked = words.apply_chat_template(
+            [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True
+        )
+        for put in (prompt, asked):
+            ids = words(put, return_tensors="pt").input_ids
+            out = theirs.generate(ids, max_new_tokens=48, do_sample=False)[0, ids.shape[1] :].tolist()
+            found = generate(ours, tokens.encode(put), max_new=48, sampling=Sampling(temperature=0), stop=tokens.stops)
+            same += list(found) == [i for i in out if i not in tokens.stops]
+            total += 1
+    with tempfile.TemporaryDirectory() as place:
+        file = Path(place) / "text.txt"
+        file.write_text("\n\n".join(list(pydoc_data.topics.topics.values())[:12])[:24_000])
+        mine = evaluate(None, path=str(file), hf=str(folder), seq_len=1024)["perplexity"]
+        ids = words(file.read_text(), return_tensors="pt").input_ids[0]
+    n = (len(ids) - 1) // 1024
+    nll = 0.0
+    with torch.no_grad():
+        for i in range(0, n * 1024, 1024):
+            logits = theirs(ids[None, i : i + 1024]).logits[0].double()
+            nll += float(torch.nn.functional.cross_entropy(logits, ids[i + 1 : i + 1025], reduction="sum"))
+    reference = math.exp(nll / (n * 1024))
+    return (
+        what,
+        wanted,
+        f"{same} of {total} prompts; perplexity {mine:.4f}, theirs {reference:.4f} ({n * 1024:,} tokens)",
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shakespeare", type=Path, help="the tiny Shakespeare text")
     a = parser.parse_args()
     rows = []
-    tasks = [default_run, start_up, step]
+    tasks = [default_run, start_up, step, smollm2]
     if a.shakespeare:
         tasks.append(lambda: shakespeare(a.shakespeare))
     for task in tasks:
