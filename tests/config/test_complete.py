@@ -47,6 +47,7 @@ def test_offered(line, want, offered):
     assert offered(line) == want
 
 
+@pytest.mark.slow  # every group and part in turn
 def test_all_that_can_be_chosen_is_offered(offered):
     words = offered("llmlab train ")
     assert {f"{slot}=" for slot in SLOTS} <= set(words) and "seed=" in words

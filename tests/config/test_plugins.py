@@ -65,6 +65,7 @@ def test_a_package_that_announces_itself(tmp_path):
     assert part["file"].startswith(os.path.join("their_parts", "deep", "norms.py:"))
 
 
+@pytest.mark.slow  # processes that import torch
 def test_one_file_named_in_the_environment(tmp_path):
     (tmp_path / "mine.py").write_text(PART.format(name="mine"))
     done = run(BUILD.format(name="mine"), tmp_path, LLMLAB_PLUGINS="mine")
@@ -72,6 +73,7 @@ def test_one_file_named_in_the_environment(tmp_path):
     assert json.loads(done.stdout) == ["Scaled", 2.0, 1.0]
 
 
+@pytest.mark.slow  # processes that import torch
 def test_broken_files_break_no_others(tmp_path):
     """A file that can't be parsed is a warning, and an error where one of its parts is chosen."""
     pack = tmp_path / "pack"

@@ -40,6 +40,7 @@ def test_python_docs_have_the_topics_and_the_docstrings(docs):
     assert 1_500_000 < sum(map(len, texts.values())) < 4_000_000
 
 
+@pytest.mark.slow
 def test_python_docs_are_the_same_each_time(docs):
     assert read(source="python_docs") == docs
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from families import mostly_slow
 from safetensors.torch import load_file
 
 import llmlab
@@ -29,7 +30,9 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return {k: v for file in sorted(folder.glob("model*.safetensors")) for k, v in load_file(file).items()}
 
 
-@pytest.mark.parametrize("name", CASES or [pytest.param(None, id="not run: no reference checkpoints here")])
+@pytest.mark.parametrize(
+    "name", mostly_slow(CASES, CASES[::7]) or [pytest.param(None, id="not run: no reference checkpoints here")]
+)
 def test_case(name, tmp_path):
     if name is None:
         warnings.warn(f"parity cases: not run; {ROOT} does not exist (set LLMLAB_PARITY)", stacklevel=1)

@@ -1,7 +1,7 @@
 """The ladder of sizes is fair between families, and published sizes have the published numbers of parameters."""
 
 import pytest
-from families import FAMILIES, mostly_slow, spec
+from families import FAMILIES, QUICK, mostly_slow, spec
 
 from llmlab.config.compose import conf_dir
 from llmlab.model.build import assemble
@@ -29,10 +29,14 @@ def test_there_is_a_ladder():
     assert {"nano", "micro", "mini", "small"} <= set(RUNGS)
 
 
-@pytest.mark.parametrize("rung", mostly_slow(RUNGS, ["nano"]))
-def test_at_a_rung_families_are_alike(rung):
+ALIKE = [pytest.param(QUICK, "nano", id="some-nano")]
+ALIKE += [pytest.param(FAMILIES, rung, id=rung, marks=pytest.mark.slow) for rung in RUNGS]
+
+
+@pytest.mark.parametrize(("families", "rung"), ALIKE)
+def test_at_a_rung_families_are_alike(families, rung):
     counts = {}
-    for family in FAMILIES:
+    for family in families:
         model = assemble(spec(f"model={family}", f"size={rung}"))
         layers = sum(len(stack.spec.execute) for stack in model.stacks.values())
         counts[family] = (layers, model.sizes.dim, active_in_layers(model))
