@@ -273,6 +273,12 @@ def test_a_broken_folder_is_one_line_that_names_it(what, folder):
     assert "\n" not in str(e.value)
 
 
+def test_what_is_ignored_is_said_in_a_line(folder, capsys):
+    tensors(folder, resized("transformer.h.0.attn.bias", 1, 1, 8, 8))
+    llmlab.load_hf(folder)
+    assert capsys.readouterr() == ("", f"{folder}: ignored transformer.h.0.attn.bias\n")
+
+
 def test_no_such_folder(tmp_path):
     with pytest.raises(UserError, match="nowhere is not a folder"):
         llmlab.load_hf(tmp_path / "nowhere")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -39,7 +40,8 @@ def load_hf(folder: str | Path, *, dtype: torch.dtype = torch.float32, verbose: 
     materialise(model)
     dtypes, read, ignored = fill(model, entry, tensors, folder)
     if ignored and verbose:
-        print(f"{folder}: ignored {', '.join(ignored[:8])}{' ...' if len(ignored) > 8 else ''}")
+        more = " ..." if len(ignored) > 8 else ""
+        print(f"{folder}: ignored {', '.join(ignored[:8])}{more}", file=sys.stderr)  # stdout is for what a model writes
     beside = read_beside(folder)
     begin = None if head.begin is None else head.begin(full)
     unread = _unread(model, entry, tensors)
