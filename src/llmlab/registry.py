@@ -45,8 +45,8 @@ def near(word: str, words: Iterable[str]) -> str:
     """ "did you mean ...?" and, where they are few, the valid names."""
     words = sorted({str(w) for w in words})
     word = str(word)
-    close = difflib.get_close_matches(word, words, 3, 0.55)
-    close = close or [w for w in words if len(word) > 2 and w.startswith(word)][:3]
+    begun = [w for w in words if len(word) > 2 and w.startswith(word)][:3]
+    close = begun or difflib.get_close_matches(word, words, 3, 0.55)
     hint = [f"did you mean {' or '.join(close)}?"] if close else []
     if words and (not close or len(words) <= 12):
         hint.append(f"valid: {', '.join(words)}")

@@ -44,7 +44,10 @@ TABLE = [
     ("~norm", r"~norm: a model needs one; choose norm=NAME \(layernorm, .*\)"),
     ("~model.dim", r"~model\.dim: it can't be removed; give it another value"),
     ("position=null", r"position=null: a model needs one; .*"),
-    ("mask.x=1", r"mask\.x: nothing is chosen at mask; choose mask=NAME \(bidirectional, causal, permutation, prefix\)"),
+    (
+        "mask.x=1",
+        r"mask\.x: nothing is chosen at mask; choose mask=NAME \(bidirectional, causal, permutation, prefix\)",
+    ),
     ("modle.dim=3", r"modle\.dim: there is no 'modle'; did you mean model"),
     ("model.attention.qkv_bais=true", r"model\.attention\.qkv_bais: .*; did you mean qkv_bias"),
     ("position.scaling=yarm", r"position\.scaling must be one of none, .*, but is yarm; did you mean yarn\?"),
