@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 
 import llmlab
 from llmlab import registry
-from llmlab.config import validate
+from llmlab.config import traits, validate
 from llmlab.config.compose import Typed, choices, compose, conf_dir
 from llmlab.config.schema import SLOTS
 from llmlab.errors import UserError
@@ -41,14 +41,14 @@ def test_places_that_were_typed():
 
 def test_a_kept_choice_that_other_layers_do_not_have_is_said():
     composed = compose(["model=gemma3", "window=full"])
-    notes = validate.notes(composed, layout.resolve(composed))
+    notes = traits.notes(composed, layout.resolve(composed))
     assert [n for n in notes if n.startswith("window=full is what model=gemma3 has")]
     assert not [n for n in notes if "position" in n]
 
 
 def test_an_unused_trait_of_the_family_is_a_note_and_a_typed_one_an_error():
     composed = compose(["model=llama3", "attention=mla"])
-    assert any(n.startswith("mla: ") and "n_kv_heads" in n for n in validate.notes(composed, layout.resolve(composed)))
+    assert any(n.startswith("mla: ") and "n_kv_heads" in n for n in traits.notes(composed, layout.resolve(composed)))
     with pytest.raises(UserError, match="^model.n_kv_heads: attention=mla does not use it; .*gqa[^\n]*$"):
         compose(["model=llama3", "attention=mla", "model.n_kv_heads=2"])
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from families import batch, build, composed, spec, tiny
 
-from llmlab.config import validate
+from llmlab.config import traits
 from llmlab.errors import UserError
 from llmlab.model.experts import GroupedLinear, linears
 from llmlab.sizes import FFNTraits
@@ -33,12 +33,12 @@ def test_what_has_no_effect_is_refused(override):
 
 def test_what_a_family_sets_without_effect_is_said_once():
     chosen = composed(*tiny("deepseek_v3"))
-    assert validate.notes(chosen, spec(*tiny("deepseek_v3"))) == []
+    assert traits.notes(chosen, spec(*tiny("deepseek_v3"))) == []
     composed(*tiny("deepseek_v3", "model.moe.n_experts=16"))
     routed = tiny("qwen_moe", "model.ffn_dim=64")
-    assert any("model.ffn_dim: every layer has experts" in n for n in validate.notes(composed(*routed), spec(*routed)))
+    assert any("model.ffn_dim: every layer has experts" in n for n in traits.notes(composed(*routed), spec(*routed)))
     dense = tiny("qwen_moe", "moe=none")
-    assert [n for n in validate.notes(composed(*dense), spec(*dense)) if n.startswith("none: moe.ffn_dim")]
+    assert [n for n in traits.notes(composed(*dense), spec(*dense)) if n.startswith("none: moe.ffn_dim")]
 
 
 @pytest.mark.parametrize("make", [Linear, partial(GroupedLinear, 3)], ids=["dense", "experts"])
