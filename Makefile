@@ -10,7 +10,7 @@ train: .venv/installed
 
 test: .venv/installed-test lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(FAST_WORKERS) -m "not slow"
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(FAST_WORKERS) -m slow
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(FAST_WORKERS) --dist loadfile --no-loadscope-reorder -m slow
 
 fast: .venv/installed-test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(FAST_WORKERS) -m "not slow"

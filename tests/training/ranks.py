@@ -3,9 +3,9 @@
 An import of Lightning a rank, not a rank and run. Results are read from the run folders.
 """
 
-import contextlib
 import json
 import os
+import random
 import shutil
 import socket
 import subprocess
@@ -20,15 +20,10 @@ def train(folder: Path, *runs: list[str], ranks: int = 2, timeout: float = 300) 
     AssertionError with what was said if one fails.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with contextlib.ExitStack() as stack:  # a port a run: a rank that is ahead would meet the store of the run before
-        sockets = [stack.enter_context(socket.socket()) for _ in runs]
-        for s in sockets:
-            s.bind(("127.0.0.1", 0))
-        ports = [s.getsockname()[1] for s in sockets]
     env = {**os.environ, "MASTER_ADDR": "127.0.0.1", "NODE_RANK": "0", "OMP_NUM_THREADS": "1"}
     started = [
         subprocess.Popen(
-            [sys.executable, __file__, str(folder), str(ranks), json.dumps([ports, runs])],
+            [sys.executable, __file__, str(folder), str(ranks), json.dumps(runs)],
             env={**env, "LOCAL_RANK": str(rank)},
             stdout=(folder / f"rank{rank}.log").open("w"),
             stderr=subprocess.STDOUT,
@@ -36,8 +31,11 @@ def train(folder: Path, *runs: list[str], ranks: int = 2, timeout: float = 300) 
         for rank in range(ranks)
     ]
     try:
-        for process in started:
-            process.wait(timeout)
+        end = time.monotonic() + timeout
+        while any(process.poll() is None for process in started) and time.monotonic() < end:
+            if any(process.poll() for process in started):  # the others would wait for it
+                break
+            time.sleep(0.05)
     finally:
         for process in started:
             process.kill()
@@ -47,12 +45,29 @@ def train(folder: Path, *runs: list[str], ranks: int = 2, timeout: float = 300) 
     assert done == len(runs), f"run {done} failed: {runs[done]}\n{said}"
 
 
-def _work(folder: Path, ranks: int, ports: list[int], runs: list[list[str]]) -> None:
+def _port(folder: Path, run: int, rank: str) -> str:
+    """A port for each run, as a rank that is ahead would meet the store of the run before.
+
+    Rank 0 chooses one that is free now, below those that connections of others are given.
+    """
+    file = folder / f"port-{run}"
+    while rank == "0" and not file.exists():
+        port = random.Random(os.urandom(8)).randrange(15_000, 30_000)
+        with socket.socket() as s:
+            if s.connect_ex(("127.0.0.1", port)):
+                file.with_suffix(".new").write_text(str(port))
+                file.with_suffix(".new").rename(file)
+    while not file.exists():
+        time.sleep(0.01)
+    return file.read_text()
+
+
+def _work(folder: Path, ranks: int, runs: list[list[str]]) -> None:
     from llmlab.cli import run
 
     rank, code = os.environ["LOCAL_RANK"], 0
     for i, argv in enumerate(runs):
-        os.environ["MASTER_PORT"] = str(ports[i])
+        os.environ["MASTER_PORT"] = _port(folder, i, rank)
         os.environ["WORLD_SIZE"] = str(ranks)  # which Lightning deletes at the end of a run
         if argv[0] != "back":
             code = run(["train", *argv])
@@ -77,4 +92,4 @@ def back(run: Path, copy: Path) -> int:
 
 
 if __name__ == "__main__":
-    _work(Path(sys.argv[1]), int(sys.argv[2]), *json.loads(sys.argv[3]))
+    _work(Path(sys.argv[1]), int(sys.argv[2]), json.loads(sys.argv[3]))
