@@ -25,7 +25,7 @@ def blocks(page: Path) -> list[tuple[str, str]]:
 
 
 def words_of(command: str) -> list[str]:
-    """The words of a command, cut short where it trains, a sweep to two values of its first key."""
+    """The words of a command, cut short where it trains, a sweep to one seed and two values of the rest."""
     words = shlex.split(command.replace("=RUN", "=first").replace("=TEXT", "=book.txt"))
     if "train" in words or "train.py" in words:
         if not any(w.startswith("resume=") or w in ("--cfg", "--help") for w in words):
@@ -34,7 +34,7 @@ def words_of(command: str) -> list[str]:
         if "-m" in words:
             swept = [w for w in words if re.fullmatch(r"[\w.@]+=[^\[(]*,.*", w)]
             for word in swept:
-                values = word.split(",")[: 2 if word == swept[0] else 1]
+                values = word.split(",")[: 1 if word.startswith("seed=") else 2]
                 words[words.index(word)] = ",".join(values)
     return words
 
