@@ -10,11 +10,12 @@ from torch import Tensor, nn
 from llmlab.registry import register
 from llmlab.sizes import Sizes
 from llmlab.slots import Context, Embedding, Linear, Position, Table
+from llmlab_plugins.embedding._table import Tabled
 
 
 @register("embedding", "factorized", project=True)
 @register("embedding", "bert")
-class BertEmbedding(nn.Module):
+class BertEmbedding(Tabled):
     """Token + segment + position vectors, normed, then dropout (BERT: Devlin et al. 2018, arXiv:1810.04805).
 
     ids (B, T) -> (B, T, D). Segments that the context lacks count as 0; with `model.token_types` 0 there are none.
@@ -41,9 +42,6 @@ class BertEmbedding(nn.Module):
             raise ValueError(f"embedding.width={width} must be at least 1")
         return width or max(16, sizes.dim // 4)
 
-    position: Position
-    shared: Embedding | None
-
     def __init__(
         self,
         sizes: Sizes,
@@ -57,21 +55,13 @@ class BertEmbedding(nn.Module):
         scale: bool = False,  # token vectors times the root of their width (BART's option)
         pad_id: int | None = None,  # a token whose vector is not trained by being looked up
     ):
-        super().__init__()
-        self.embed_dim = embed_dim = self.width(sizes, project=project, width=width)
+        embed_dim = self.width(sizes, project=project, width=width)
+        super().__init__(sizes, position, shared, embed_dim)
         self.factor, self.pad_id = embed_dim**0.5 if scale else None, pad_id
-        object.__setattr__(self, "position", position)
-        object.__setattr__(self, "shared", shared)
-        if shared is None:
-            self.table = Table(sizes.vocab_size, embed_dim, role="embed")
         self.segments = Table(sizes.token_types, embed_dim, role="embed") if sizes.token_types else None
         self.norm = norm(embed_dim, sizes.norm_eps)
         self.dropout = nn.Dropout(sizes.dropout)
         self.project = Linear(embed_dim, sizes.dim, True, role="other") if project else None
-
-    @property
-    def weight(self) -> Tensor:
-        return self.table.weight if self.shared is None else self.shared.weight
 
     def forward(self, ids_BT: Tensor, ctx: Context) -> Tensor:
         x_BTE = nn.functional.embedding(ids_BT, self.weight, self.pad_id)
@@ -79,8 +69,5 @@ class BertEmbedding(nn.Module):
             x_BTE = x_BTE * self.factor
         if self.segments is not None:
             x_BTE = x_BTE + self.segments(torch.zeros_like(ids_BT) if ctx.segments is None else ctx.segments)
-        where = self.position.embed(self.position.ids(ctx))
-        if where is not None:
-            x_BTE = x_BTE + where.to(x_BTE.dtype)
-        x_BTE = self.dropout(self.norm(x_BTE))
+        x_BTE = self.dropout(self.norm(self.placed(x_BTE, ctx)))
         return x_BTE if self.project is None else self.project(x_BTE)

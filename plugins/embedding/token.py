@@ -9,12 +9,13 @@ from torch import Tensor, nn
 
 from llmlab.registry import register
 from llmlab.sizes import Sizes
-from llmlab.slots import Context, Embedding, Linear, Position, Table
+from llmlab.slots import Context, Embedding, Linear, Position
+from llmlab_plugins.embedding._table import Tabled
 
 
 @register("embedding", "scaled", scale=True)
 @register("embedding", "token")
-class TokenEmbedding(nn.Module):
+class TokenEmbedding(Tabled):
     """Token vectors plus the position's, if it has any, then dropout (Vaswani et al. 2017, arXiv:1706.03762).
 
     ids (B, T) -> (B, T, D). A table narrower than D leads through a linear, before the position is added (OPT-350m).
@@ -23,8 +24,6 @@ class TokenEmbedding(nn.Module):
     """
 
     unused = ("token_types",)
-    position: Position
-    shared: Embedding | None
 
     def __init__(
         self,
@@ -37,21 +36,12 @@ class TokenEmbedding(nn.Module):
         scale: bool = False,  # token vectors times sqrt(D), rounded to their dtype
         table_width: int | None = None,  # of the table, where it is not D
     ):
-        super().__init__()
-        self.embed_dim = sizes.dim if table_width is None else table_width
-        if self.embed_dim < 1:
+        if table_width is not None and table_width < 1:
             raise ValueError(f"embedding.table_width={table_width} must be at least 1")
+        super().__init__(sizes, position, shared, sizes.dim if table_width is None else table_width)
         self.factor = sizes.dim**0.5 if scale else None
-        object.__setattr__(self, "position", position)
-        object.__setattr__(self, "shared", shared)
-        if shared is None:
-            self.table = Table(sizes.vocab_size, self.embed_dim, role="embed")
         self.project = None if self.embed_dim == sizes.dim else Linear(self.embed_dim, sizes.dim, role="other")
         self.dropout = nn.Dropout(sizes.dropout)
-
-    @property
-    def weight(self) -> Tensor:
-        return self.table.weight if self.shared is None else self.shared.weight
 
     def forward(self, ids_BT: Tensor, ctx: Context) -> Tensor:
         x_BTD = nn.functional.embedding(ids_BT, self.weight)
@@ -59,7 +49,4 @@ class TokenEmbedding(nn.Module):
             x_BTD = x_BTD * torch.full((), self.factor, dtype=x_BTD.dtype, device=x_BTD.device)
         if self.project is not None:
             x_BTD = self.project(x_BTD)
-        where = self.position.embed(self.position.ids(ctx))
-        if where is not None:
-            x_BTD = x_BTD + where.to(x_BTD.dtype)
-        return self.dropout(x_BTD)
+        return self.dropout(self.placed(x_BTD, ctx))

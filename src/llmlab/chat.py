@@ -5,11 +5,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from llmlab.arguments import either, parse
 from llmlab.errors import UserError
+from llmlab.generate import Drawing, Teller, unescaped
 
 if TYPE_CHECKING:
     from llmlab.data.template import Template
@@ -33,18 +34,9 @@ HINT = "Ctrl-C stops an answer, /clear begins anew, /quit or Ctrl-D ends."
 
 
 @dataclass
-class Arguments:
-    run: str | None = None
-    hf: str | None = None
+class Arguments(Drawing):
     system: str | None = None
     max_new: int = 512
-    temperature: float = 0.8
-    top_k: int | None = None
-    top_p: float | None = 0.95
-    min_p: float | None = None
-    repetition_penalty: float = 1.0
-    stop: list[str] = field(default_factory=list)
-    seed: int = 1
 
 
 def main(argv: Sequence[str]) -> int | None:
@@ -58,11 +50,9 @@ def main(argv: Sequence[str]) -> int | None:
         raise UserError("stop= must name a text that the answer ends before")
     either(a.run, a.hf, "chat")
 
-    from llmlab.decoding.sampling import Sampling
-    from llmlab.generate import unescaped
     from llmlab.lab.folder import load_given
 
-    sampling = Sampling(a.temperature, a.top_k, a.top_p, a.min_p, a.repetition_penalty)
+    sampling = a.sampling()
     where = f"hf={a.hf}" if a.hf is not None else f"run={a.run}"
     model, tokenizer = load_given(a.run, a.hf)
     chat = Chat(model, tokenizer, where, system=a.system, max_new=a.max_new, sampling=sampling, stop=unescaped(a.stop))
@@ -153,8 +143,6 @@ class Chat:
 
     def answer(self, text: str, seed: int = 1) -> Generator[str, None, None]:
         """The answer to `text`, a piece at a time. One that is stopped is remembered as far as it came."""
-        from llmlab.generate import Teller
-
         asked = {"role": "user", "content": text}
         prompt = self.tokenizer.encode_marked(self.template.render([*self.first, *self.messages, asked]))
         teller, why = Teller(self.tokenizer, self.stop), [""]

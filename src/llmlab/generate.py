@@ -17,6 +17,7 @@ from llmlab.lab.swap import split, swapped
 if TYPE_CHECKING:
     from llmlab.data.template import Template
     from llmlab.data.tokenizer import Tokenizer
+    from llmlab.decoding.sampling import Sampling
 
 USAGE = """\
 llmlab generate run=FOLDER|hf=FOLDER [prompt=TEXT | prompts=FILE] [KEY=VALUE ...] [--json]
@@ -47,13 +48,11 @@ ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "\\": "\\"}
 
 
 @dataclass
-class Arguments:
+class Drawing:
+    """What llmlab generate and llmlab chat are both told: which model, and how tokens are drawn."""
+
     run: str | None = None
     hf: str | None = None
-    prompt: str | None = None
-    prompts: str | None = None
-    max_new: int = 200
-    num: int = 1
     temperature: float = 0.8
     top_k: int | None = None
     top_p: float | None = 0.95
@@ -61,6 +60,19 @@ class Arguments:
     repetition_penalty: float = 1.0
     stop: list[str] = field(default_factory=list)
     seed: int = 1
+
+    def sampling(self) -> Sampling:
+        from llmlab.decoding.sampling import Sampling
+
+        return Sampling(self.temperature, self.top_k, self.top_p, self.min_p, self.repetition_penalty)
+
+
+@dataclass
+class Arguments(Drawing):
+    prompt: str | None = None
+    prompts: str | None = None
+    max_new: int = 200
+    num: int = 1
     batch_size: int = 16
     cached: bool = True
     chat: bool = False
@@ -85,10 +97,9 @@ def main(argv: Sequence[str]) -> int | None:
     many = a.prompts is not None or a.num > 1
     prompts = read_prompts(a.prompts) if a.prompts is not None else [_prompt(a.prompt)]
 
-    from llmlab.decoding.sampling import Sampling
     from llmlab.lab.folder import load_given
 
-    sampling = Sampling(a.temperature, a.top_k, a.top_p, a.min_p, a.repetition_penalty)
+    sampling = a.sampling()
     model, tokenizer = load_given(a.run, a.hf)
     model = swapped(model, parts)
     template = _template(tokenizer, a) if a.chat else None

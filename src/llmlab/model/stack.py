@@ -62,9 +62,9 @@ class Layer(nn.Module):
                 return self.ffn(x, None if valid is None else valid[:, view.ctx.offset :])
             return self.ffn(x), None
 
-        sublayers = {"attention": attention, "cross_attention": cross_attention, "ffn": ffn}
-        if source_BSD is None:
-            del sublayers["cross_attention"]
+        sublayers = {"attention": attention, "ffn": ffn}
+        if source_BSD is not None:
+            sublayers["cross_attention"] = cross_attention
         return self.block(x_BTD, sublayers)
 
     def _read(self, memory_BMD: Tensor) -> Tensor:

@@ -4,6 +4,10 @@ from pathlib import Path
 
 import pytest
 
+sys.path.insert(0, str(Path(__file__).parent))
+
+from losses import BASE, shifted
+
 
 @pytest.fixture(scope="session")
 def runs():
@@ -21,3 +25,10 @@ def built(tmp_path):
     from llmlab.lab.report.build import build
 
     return lambda *folders, **how: build(list(folders), tmp_path / "report", **how)
+
+
+@pytest.fixture
+def swept(runs, tmp_path):
+    losses = {"mha": BASE, "gqa": shifted(0.004, 0.006, 2), "mla": shifted(-0.03, 0.005), "mqa": shifted(0.03, 0.005)}
+    losses["gqa"][5] = None
+    return runs.sweep(tmp_path / "sweep", losses)

@@ -1,0 +1,32 @@
+"""What every embedding has: a table of token vectors, its own or an earlier stack's, and a position to add."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from llmlab.sizes import Sizes
+from llmlab.slots import Context, Embedding, Position, Table
+
+
+class Tabled(nn.Module):
+    """`table` (V, width), or the tables of `shared`, which is not a child of this module, as its position is not."""
+
+    position: Position
+    shared: Embedding | None
+
+    def __init__(self, sizes: Sizes, position: Position, shared: Embedding | None, width: int):
+        super().__init__()
+        self.embed_dim = width
+        object.__setattr__(self, "position", position)
+        object.__setattr__(self, "shared", shared)
+        if shared is None:
+            self.table = Table(sizes.vocab_size, width, role="embed")
+
+    @property
+    def weight(self) -> Tensor:
+        return self.table.weight if self.shared is None else self.shared.weight
+
+    def placed(self, x_BTE: Tensor, ctx: Context) -> Tensor:
+        """Plus the position's vectors, if it has any."""
+        where = self.position.embed(self.position.ids(ctx))
+        return x_BTE if where is None else x_BTE + where.to(x_BTE.dtype)
