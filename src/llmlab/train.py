@@ -5,6 +5,7 @@ Problems are found before torch is imported. With -m each point of the sweep is 
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -22,6 +23,8 @@ FLAGS = {
     "--config-dir": 1, "-cd": 1, "--shell-completion": 0, "-sc": 0,
 }  # fmt: skip
 CONFIG_DIR = ("--config-dir", "-cd")
+SHOW = frozenset({"--cfg", "-c", "--info", "-i"})  # these print and train nothing
+RANK = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")  # whoever set one starts several processes for one run
 
 
 def main(argv: Sequence[str]) -> int | None:
@@ -133,15 +136,39 @@ def _run(flags: Sequence[str], composed: Any, folders: Sequence[str]) -> int | N
 
         return train(replace(composed, cfg=cfg))
 
-    _app(flags, composed.effective, folders, task)
+    _app(flags, [*composed.effective, *_own_folder(flags, composed.effective, folders)], folders, task)
     return 0
+
+
+def _own_folder(flags: Sequence[str], overrides: Sequence[str], folders: Sequence[str]) -> list[str]:
+    """hydra.run.dir where none was typed: its names are by the second, and two runs may begin in the same one."""
+    if (
+        any(o.startswith("hydra.run.dir=") for o in overrides)
+        or set(flags) & SHOW
+        or any(r in os.environ for r in RANK)
+    ):
+        return []
+    from llmlab.config.compose import hydra_node
+
+    named = Path(hydra_node(overrides, folders).run.dir)
+    for n in itertools.count(1):
+        folder = named if n == 1 else named.with_name(f"{named.name}-{n}")
+        try:
+            folder.mkdir(parents=True)
+            return [f'hydra.run.dir="{folder}"']
+        except FileExistsError:
+            if not folder.is_dir():
+                raise UserError(f"{folder} is a file; no run folder can be made there") from None
+        except OSError as e:
+            raise UserError(f"hydra.run.dir={e.filename}: no run folder can be made there: {e.strerror}") from e
+    raise AssertionError
 
 
 def _sweep(flags: Sequence[str], overrides: Sequence[str], folders: Sequence[str]) -> int:
     from llmlab import sweep
 
     for flag in flags:
-        if flag in ("--cfg", "-c", "--info", "-i", "--shell-completion", "-sc"):
+        if flag in (*SHOW, "--shell-completion", "-sc"):
             raise UserError(f"-m and {flag} exclude each other; leave one of them out")
     return sweep.run(overrides, folders, lambda effective, task: _app(flags, effective, folders, task))
 

@@ -147,6 +147,26 @@ def test_a_folder_with_a_run_is_not_written_over(whole, tiny):
         run(whole, *tiny)
 
 
+def test_two_runs_of_one_second_have_a_folder_each(tiny, tmp_path, monkeypatch):
+    import datetime
+
+    import hydra.core.utils
+
+    from llmlab.cli import run
+
+    class Stopped(datetime.datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return cls(2026, 1, 2, 3, 4, 5)
+
+    monkeypatch.setattr(hydra.core.utils, "datetime", Stopped)
+    monkeypatch.chdir(tmp_path)
+    for name in ("03-04-05-llama3", "03-04-05-llama3-2", "03-04-05-llama3-3"):
+        assert run(["train", *tiny, "trainer.max_steps=1"]) == 0
+        assert record.read(tmp_path / "runs" / "2026-01-02" / name)["status"] == "completed"
+    assert len(list((tmp_path / "runs" / "2026-01-02").iterdir())) == 3
+
+
 def test_init_from_takes_the_weights_only(whole, tiny, tmp_path):
     started = run(tmp_path / "new", *tiny, f"init_from={whole}", "optimizer.lr=1e-30", "trainer.max_steps=1")
     ours, theirs = weights(tmp_path / "new", 1)[0], weights(whole, 12)[0]
