@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from llmlab import registry
+
 if TYPE_CHECKING:
-    from llmlab.model.layout import ModelSpec
+    from llmlab.model.layout import ModelSpec, PartSpec
     from llmlab.model.model import Model
 
 LENGTH, SOURCE, VOCABULARY = 12, 9, 61
@@ -31,13 +33,17 @@ class NotApplicable(Exception):
 
 @dataclass(frozen=True)
 class Case:
-    """A model to be checked. `overrides`: as typed, sizes included; `mask`: one that stands in the last stack instead of
-    the objective's own, where no objective trains under it."""
+    """A model to be checked. `overrides`: as typed, sizes included; `parts`: the (slot, name) pairs that it is about, of a
+    case of kind "part" the one whose checks are run; `mask`: one that stands in the last stack instead of the objective's
+    own, where no objective trains under it; `head`: one in the role that an objective has for it, else in one of its own.
+    """
 
     name: str
     overrides: tuple[str, ...]
-    kind: Literal["pair", "family"] = "pair"
+    kind: Literal["pair", "family", "part"] = "pair"
     mask: str | None = None
+    head: str | None = None
+    parts: tuple[tuple[str, str], ...] = ()
 
 
 class Result(NamedTuple):
@@ -67,15 +73,7 @@ class Subject:
     def spec(self) -> ModelSpec:
         from llmlab.model import layout
 
-        spec = layout.resolve(self.composed)
-        if self.case.mask is None:
-            return spec
-        mask = layout.PartSpec("mask", self.case.mask, {})
-        pattern = mask.attribute("pattern")
-        last = spec.stacks[-1]
-        sizes = last.sizes.but(causal=pattern == "causal", sees_all=pattern == "full")
-        model = spec.sizes.but(causal=sizes.causal, sees_all=sizes.sees_all)
-        return replace(spec, sizes=model, stacks=(*spec.stacks[:-1], replace(last, mask=mask, sizes=sizes)))
+        return layout_of(layout.resolve(self.composed), self.case.mask, self.case.head)
 
     @cached_property
     def model(self) -> Model:
@@ -93,24 +91,56 @@ class Subject:
         return self.spec.topology == "encoder_decoder"
 
     def batch(self, length: int = LENGTH, rows: int = 2, seed: int = 0) -> dict[str, Tensor]:
-        """Ids, a source with padding for an encoder-decoder, and the data that the mask reads."""
+        """Ids, a source with padding for an encoder-decoder, and what the mask and the heads read of it."""
         batch = {"ids": ids(rows, length, seed)}
         if self.encoder_decoder:
             batch["source_ids"] = ids(rows, SOURCE, seed + 1)
             lengths = torch.tensor([SOURCE, SOURCE - 3, SOURCE - 2, SOURCE - 4])[:rows, None]
             batch["source_valid"] = torch.arange(SOURCE)[None] < lengths
-        return batch | self.read_by_mask(length, rows)
+        return batch | self.read_by_parts(length, rows)
 
-    def read_by_mask(self, length: int, rows: int) -> dict[str, Tensor]:
-        needs = self.model.all_stacks()[-1].mask.needs
+    def read_by_parts(self, length: int, rows: int) -> dict[str, Tensor]:
+        needs = list(self.model.all_stacks()[-1].mask.needs)
+        needs += [n for part in self.spec.heads.values() for n in part.attribute("needs", ())]
         known = {
             "prefix_len": torch.tensor([4, 2, 5, 0])[:rows],
             "rank": torch.stack([torch.randperm(length, generator=generator(i)) for i in range(rows)]),
             "queries": torch.zeros(rows, length, dtype=torch.bool),
+            "boundary_left": torch.tensor([[0, 2], [3, 1]]).repeat(rows, 1)[:rows],
+            "boundary_right": torch.tensor([[2, 5], [5, 4]]).repeat(rows, 1)[:rows].clamp(max=length - 1),
+            "boundary_offset": torch.tensor([[0, 1], [0, 1]]).repeat(rows, 1)[:rows],
         }
         if missing := [n for n in needs if n not in known]:
-            raise NotApplicable(f"its mask reads {', '.join(missing)}, for which the check has no example")
+            raise NotApplicable(f"its mask or a head reads {', '.join(missing)}, for which the check has no example")
         return {n: known[n] for n in needs}
+
+
+def layout_of(spec: ModelSpec, mask: str | None, head: str | None) -> ModelSpec:
+    """The model under a mask, or with a head, that no objective asks for."""
+    if head is not None:
+        spec = replace(spec, heads={**spec.heads, role_of(head): small("head", head)})
+    if mask is None:
+        return spec
+    part, last = small("mask", mask), spec.stacks[-1]
+    pattern = part.attribute("pattern")
+    sizes = last.sizes.but(causal=pattern == "causal", sees_all=pattern == "full")
+    model = spec.sizes.but(causal=sizes.causal, sees_all=sizes.sees_all)
+    return replace(spec, sizes=model, stacks=(*spec.stacks[:-1], replace(last, mask=part, sizes=sizes)))
+
+
+def role_of(head: str) -> str:
+    """What a head is for: what an objective has it for, else a role of its own."""
+    named = (e.attrs.get("heads", {}) for (slot, _), e in registry.index().items() if slot == "objective")
+    return next((role for heads in named for role, name in heads.items() if name == head), head)
+
+
+def small(slot: str, name: str) -> PartSpec:
+    """A part with the options in which a short text shows what it does."""
+    from llmlab.model.layout import PartSpec
+
+    entry = registry.index()[slot, name]
+    defaults = {k: o.default for k, o in entry.options.items() if not o.required}
+    return PartSpec(slot, name, {**defaults, **entry.attrs.get("small", {})})
 
 
 def generator(seed: int) -> torch.Generator:
