@@ -24,6 +24,8 @@ class BoundaryHead(nn.Module):
     """
 
     per_token = False
+    needs = ("boundary_left", "boundary_right", "boundary_offset")
+    small = {"longest": 4, "width": 8}
     unused = ("logit_scale", "logit_softcap")
     embedding: Embedding
 
@@ -47,7 +49,7 @@ class BoundaryHead(nn.Module):
         self.bias = nn.Parameter(torch.empty(sizes.vocab_size))
 
     def forward(self, h: Tensor, ctx: Context) -> Tensor:
-        missing = [n for n in ("boundary_left", "boundary_right", "boundary_offset") if n not in ctx.data]
+        missing = [n for n in self.needs if n not in ctx.data]
         if missing:
             raise ValueError(f"head=boundary reads {' and '.join(missing)} of the batch, which is not there")
         rows = torch.arange(len(h), device=h.device)[:, None]

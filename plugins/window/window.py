@@ -35,6 +35,7 @@ class Sliding:
 
     left: int = 64
     right: int | None = None
+    small = {"left": 3}
     pattern = None
     needs = ()
 
@@ -63,6 +64,7 @@ class Strided:
 
     stride: int = 16
     left: int | None = None
+    small = {"stride": 3}
     pattern = None
     needs = ()
 

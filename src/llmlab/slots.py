@@ -8,6 +8,9 @@ in its Protocol's `__init__` below, under `torch.device("meta")`. A part therefo
 fills: first values come from the `init` part, by role. A module may carry `constants`, a dict
 {parameter name: value} for its own parameters that begin as a constant (a norm's weight); biases
 begin at 0. Persistent buffers begin at 0; a part keeps no other buffers (tables are made in `prepare`).
+
+A part may say of itself, as literal class attributes that are read without importing it: `small`, options {name: value} in
+which a text of a dozen tokens shows what it does (a window of 3), with which `llmlab check` builds it.
 """
 
 from __future__ import annotations
@@ -263,6 +266,7 @@ class Head(Protocol):
 
     `embedding` is the (first) stack's embedding part, held unregistered: a tied head uses `embedding.weight`.
     `per_token = True` on the class: it may be given the rows (n, D) of chosen tokens instead of (B, T, D).
+    `needs`, a literal class attribute: names of the batch data that it reads from ctx.data, if any.
     """
 
     per_token: bool
