@@ -72,6 +72,7 @@ class T5Bias(Position):
     """
 
     has_bias = True
+    small = {"buckets": 8, "max_distance": 10}
 
     def __init__(
         self,
