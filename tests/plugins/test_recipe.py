@@ -154,3 +154,19 @@ def test_a_warmup_longer_than_the_run_only_warms():
 def test_a_share_that_is_none_is_refused():
     with pytest.raises(ValueError, match=r"schedule\.warmup_share and schedule\.floor"):
         part("schedule", "cosine", warmup_share=3)()
+
+
+def test_stairs():
+    """Full until 80 % of the budget, 0.316 of it until 90 %, 0.1 from there on."""
+    schedule = part("schedule", "multistep", warmup_steps=4)()
+    assert [schedule.factor(s, 200) for s in (0, 3, 4, 159)] == pytest.approx([0.2, 0.8, 1, 1])
+    assert [schedule.factor(s, 200) for s in (160, 179)] == pytest.approx([0.316] * 2)
+    assert [schedule.factor(s, 200) for s in (180, 199, 200)] == pytest.approx([0.316**2] * 3)
+    for wrong, said in (
+        ({"at": (0.9, 0.8)}, "schedule.at="),
+        ({"at": (1.2,)}, "schedule.at="),
+        ({"by": 0.0}, "schedule.by=0.0"),
+        ({"warmup_share": 2.0}, "schedule.warmup_share=2.0"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            part("schedule", "multistep", **wrong)()
