@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import torch
+
+from llmlab.config.devices import ZERO
+from llmlab.lab.plan.activations import Numerics, Op, record
+from llmlab.lab.plan.fsdp import FSDP
+from llmlab.lab.plan.parameters import table
+from llmlab.lab.plan.replay import DDP, Replay
+from llmlab.model import build
 from llmlab.model.layout import ModelSpec
+from llmlab.model.model import Model
+from llmlab.training.placement import COMPUTED
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Training:
     """What is trained, whatever the devices.
 
@@ -63,6 +74,50 @@ class Memory:
 def plan(training: Training, where: Where, micro: int, *, checkpointing: bool = False) -> Memory:
     """Of `micro` sequences a forward. checkpointing: activations are computed again in the backward.
 
-    What is traced of the model is kept, so that more strategies and sizes of micro-batch cost little.
+    What is traced of the model is kept, so that another strategy costs little.
     """
-    raise NotImplementedError
+    replay = _replay(training, where)
+    replay.run(traced(training, _numerics(training, where), micro, checkpointing, where.tensor_parallel))
+    return Memory(**replay.peak, kept=replay.kept, host=replay.host)
+
+
+def _replay(training: Training, where: Where) -> Replay:
+    model = build.assemble(training.spec)
+    parameters = table(model)
+    numerics = _numerics(training, where)
+    given = (parameters, training.optimizer, numerics.parameters, where.accumulates)
+    if where.strategy in ("single", "ddp"):
+        return (DDP if where.strategy == "ddp" else Replay)(*given)
+    return FSDP(*given, where.data_parallel, _order(model))
+
+
+def _order(model: Model) -> list[int]:
+    """The layer of each executed step, counted over all stacks."""
+    order: list[int] = []
+    first = 0
+    for stack in model.all_stacks():
+        order += [first + i for i in stack.spec.execute]
+        first += len(stack.layers)
+    return order
+
+
+def _numerics(training: Training, where: Where) -> Numerics:
+    """DeepSpeed computes in bfloat16 whichever of the two precisions is asked for; else autocast does, or it is true."""
+    computed = COMPUTED[training.precision]
+    if training.precision == "bf16-true" or (where.strategy in ZERO and computed != torch.float32):
+        return Numerics(computed)
+    return Numerics(torch.float32, None if computed == torch.float32 else computed)
+
+
+@functools.lru_cache(maxsize=64)
+def traced(training: Training, numerics: Numerics, rows: int, checkpointing: bool, tensor_parallel: int) -> list[Op]:
+    return record(
+        training.spec,
+        training.objective,
+        rows=rows,
+        length=training.length,
+        numerics=numerics,
+        checkpointing=checkpointing,
+        gpu=training.device == "cuda",
+        documents=training.separate_documents,
+    )

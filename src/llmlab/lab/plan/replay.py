@@ -1,0 +1,85 @@
+"""What is in use on a device as a step goes on: the ops of a micro-batch, and what a strategy does at each of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+
+from llmlab.lab.plan.activations import Op
+from llmlab.lab.plan.parameters import Parameter, state_bytes
+
+Part = Literal["weights", "gradients", "states", "strategy", "activations"]
+PARTS: tuple[Part, ...] = ("weights", "gradients", "states", "strategy", "activations")
+
+
+class Replay:
+    """A strategy's memory. `now` and, when most was in use, `peak`: bytes by part. `kept`: activations at the loss.
+
+    accumulates: an optimizer step has several micro-batches, of which this is a later one.
+    """
+
+    def __init__(self, parameters: Sequence[Parameter], optimizer: Any, dtype: torch.dtype, accumulates: bool):
+        self.parameters, self.optimizer, self.dtype, self.accumulates = parameters, optimizer, dtype, accumulates
+        self.now: dict[Part, int] = dict.fromkeys(PARTS, 0)
+        self.peak = dict(self.now)
+        self.kept = 0
+        self.host = 0
+        self._total = self._highest = 0
+
+    def add(self, part: Part, size: int) -> None:
+        self.now[part] += size
+        self._total += size
+        if self._total > self._highest:
+            self._highest, self.peak = self._total, dict(self.now)
+
+    def run(self, ops: Sequence[Op]) -> None:
+        self.begin()
+        for op in ops:
+            if op.kind == "take":
+                self.add("activations", op.size)
+            elif op.kind == "free":
+                self.add("activations", -op.size)
+            else:
+                getattr(self, op.kind)(op)
+        self.end()
+
+    def bytes_of(self, parameter: Parameter) -> int:
+        return parameter.numel * self.dtype.itemsize
+
+    # ---------------------------------------------------------------- what a strategy may do otherwise
+
+    def begin(self) -> None:
+        """What lies there before the forward. Gradients of the step before, as they are freed behind it."""
+        self.add("weights", sum(map(self.bytes_of, self.parameters)))
+        self.add("states", state_bytes(self.optimizer, self.parameters, self.dtype))
+        self.add("gradients", sum(map(self.bytes_of, self.parameters)))
+
+    def enter(self, op: Op) -> None: ...
+    def leave(self, op: Op) -> None: ...
+    def read(self, op: Op) -> None: ...
+    def wake(self, op: Op) -> None: ...
+    def back(self, op: Op) -> None: ...
+    def done(self, op: Op) -> None: ...
+    def end(self) -> None: ...
+
+    def backward(self, op: Op) -> None:
+        self.kept = self.now["activations"]
+        if not self.accumulates:
+            self.add("gradients", -self.now["gradients"])
+
+    def grad(self, op: Op) -> None:
+        self.add("activations", -op.size)
+        if not self.accumulates:
+            self.add("gradients", self.bytes_of(self.parameters[op.param]))
+
+
+class DDP(Replay):
+    """Gradients are views of buckets, which are there all the time."""
+
+    def backward(self, op: Op) -> None:
+        self.kept = self.now["activations"]
+
+    def grad(self, op: Op) -> None:
+        self.add("activations", -op.size)

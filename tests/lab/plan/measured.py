@@ -1,0 +1,180 @@
+"""What real runs take: `llmlab train` in processes of their own, one a rank, whose tensors and allocations are added up.
+
+As a script it is one rank. Weights, gradients and states are the storages that these tensors have before an optimizer step;
+the peak is PyTorch's own record of what its CPU allocator gave and took back, over one whole step, from the run's beginning.
+"""
+
+import gc
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "training"))
+
+import ranks
+
+STEP = 3  # the one that is measured: the optimizer's state is there, buckets are as they stay
+
+
+def measure(folder: Path, *runs: list[str], world: int = 2, timeout: float = 300) -> list[list[dict[str, int]]]:
+    """Of each of `runs`, what is typed behind `llmlab train`: bytes by rank."""
+    folder.mkdir(parents=True, exist_ok=True)
+    env = {**os.environ, "MASTER_ADDR": "127.0.0.1", "NODE_RANK": "0", "OMP_NUM_THREADS": "1"}
+    started = [
+        subprocess.Popen(
+            [sys.executable, __file__, str(folder), str(world), json.dumps(runs)],
+            env={**env, "LOCAL_RANK": str(rank)},
+            stdout=(folder / f"rank{rank}.log").open("w"),
+            stderr=subprocess.STDOUT,
+        )
+        for rank in range(world)
+    ]
+    try:
+        codes = [process.wait(timeout) for process in started]
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
+    said = "\n".join((folder / f"rank{rank}.log").read_text()[-3000:] for rank in range(world))
+    found = [[folder / f"{i}-{rank}.json" for rank in range(world)] for i in range(len(runs))]
+    assert all(f.exists() for files in found for f in files), f"{codes}\n{said}"
+    return [[json.loads(f.read_text()) for f in files] for files in found]
+
+
+# ---------------------------------------------------------------- one rank
+
+
+def bytes_of(*tensors) -> int:
+    """Of the storages of tensors, each once."""
+    from torch.distributed.tensor import DTensor
+
+    local = [t.to_local() if isinstance(t, DTensor) else t for t in tensors if t is not None]
+    return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in local}.values())
+
+
+def states(optimizer):
+    import torch
+
+    return [v for s in optimizer.state.values() for v in s.values() if isinstance(v, torch.Tensor)]
+
+
+def plain(strategy):
+    optimizer = strategy.optimizers[0]
+    parameters = list(strategy.lightning_module.model.parameters())
+    return {
+        "weights": bytes_of(*parameters),
+        "gradients": bytes_of(*(p.grad for p in parameters)),
+        "states": bytes_of(*states(optimizer)),
+    }
+
+
+def zero(strategy):
+    """DeepSpeed's optimizers name what they keep differently."""
+    o = strategy.deepspeed_engine.optimizer
+    parameters = list(strategy.lightning_module.model.parameters())
+
+    def of(*names):
+        return [t for name in names for t in flatten(getattr(o, name, ()))]
+
+    return {
+        "weights": bytes_of(
+            *of("bit16_groups_flat", "single_partition_of_fp32_groups"),
+            *of("bf16_groups_flat", "fp32_groups_flat_partition"),
+            *of("lp_param_buffer", "fp32_partitioned_groups_flat", "param_groups_fp16_flat_cpu_memory"),
+        ),
+        "gradients": bytes_of(
+            *of("averaged_gradients", "all_grad_tensors", "fp32_groups_gradients_flat", "grad_partitions_flat_buffer"),
+            *(t.grad for t in of("single_partition_of_fp32_groups", "fp32_partitioned_groups_flat")),
+            *(p.grad for p in parameters),
+        ),
+        "states": bytes_of(*states(o.optimizer)),
+        "buffers": bytes_of(
+            *of("grads_in_partition", "temp_grad_buffer_for_cpu_offload", "temp_grad_buffer_for_gpu_offload"),
+            *of("param_buffer_of_bit16_for_cpu_offload_groups"),
+            *(t for bucket in getattr(o, "ipg_buckets", {}).values() for t in flatten(getattr(bucket, "buffer", ()))),
+        ),
+    }
+
+
+def flatten(value):
+    import torch
+
+    if isinstance(value, torch.Tensor):
+        return [value]
+    if isinstance(value, dict):
+        value = value.values()
+    return [t for v in value for t in flatten(v)] if hasattr(value, "__iter__") else []
+
+
+def watch(found: dict) -> None:
+    """Let a run say what it has before the step that is measured, and mark that step."""
+    import torch
+
+    from llmlab.training.module import Offline
+
+    begin, step = Offline.on_train_batch_start, Offline.optimizer_step
+    mark: list = []
+
+    def begins(self, batch, index):
+        if index == STEP * self.trainer.accumulate_grad_batches:
+            mark.append(torch.profiler.record_function("measured"))
+            mark[0].__enter__()
+        begin(self, batch, index)
+
+    def before(self):
+        if self.trainer.global_step == STEP:
+            strategy = self.strategy
+            found.update((zero if hasattr(strategy, "deepspeed_engine") else plain)(strategy))
+
+    def steps(self, epoch, index, optimizer, closure=None):
+        def first():
+            loss = closure()
+            before(self)
+            return loss
+
+        step(self, epoch, index, optimizer, first)
+        if mark:
+            mark.pop().__exit__(None, None, None)
+
+    Offline.on_train_batch_start, Offline.optimizer_step = begins, steps
+
+
+def peak(profile) -> int:
+    """The most bytes in use within the step, of all that were given since the profile began."""
+    events = profile.profiler.kineto_results.events()
+    mark = next(e for e in events if e.name() == "measured")
+    changes = sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]")
+    now = highest = 0
+    for at, size in changes:
+        now += size
+        if mark.start_ns() <= at <= mark.start_ns() + mark.duration_ns():
+            highest = max(highest, now)
+    return highest
+
+
+def work(folder: Path, world: int, runs: list[list[str]]) -> None:
+    import torch
+
+    from llmlab.cli import run
+
+    rank, found = os.environ["LOCAL_RANK"], {}
+    watch(found)
+    for i, argv in enumerate(runs):
+        os.environ["MASTER_PORT"] = ranks._port(folder, i, rank)
+        os.environ["WORLD_SIZE"] = str(world)
+        found.clear()
+        gc.collect()  # what the run before has left would be given back in this one
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+            code = run(["train", *argv, f"hydra.run.dir={folder}/run-{i}", "train.sample=false"])
+        if code:
+            os._exit(code)
+        (folder / f"{i}-{rank}.json").write_text(json.dumps({**found, "peak": peak(profile)}))
+        while len(list(folder.glob(f"{i}-*.json"))) < world:
+            pass
+    os._exit(0)  # gloo sometimes aborts at exit
+
+
+if __name__ == "__main__":
+    work(Path(sys.argv[1]), int(sys.argv[2]), json.loads(sys.argv[3]))
