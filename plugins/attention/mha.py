@@ -46,6 +46,7 @@ class MultiHeadAttention(nn.Module):
     (B, T, D) -> (B, T, D). With `source` (B, S, D) it is cross-attention: keys and values come from there, unrotated.
     """
 
+    textbook = True
     unused = {"mha": ("n_kv_heads",), "mqa": ("n_kv_heads",), "gqa": ()}
 
     def __init__(

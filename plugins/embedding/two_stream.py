@@ -22,6 +22,7 @@ class TwoStreamEmbedding(Tabled):
     """
 
     unused = ("token_types",)
+    idle = ("query.weight",)
 
     def __init__(
         self,

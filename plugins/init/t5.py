@@ -19,6 +19,8 @@ class T5:
     head_dim^-1/2 into their own std.
     """
 
+    logit_variance = 1.0
+
     def __init__(self, *, factor: float = 1.0):  # on every std
         self.factor = factor
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,9 +17,13 @@ class Causal:
 
     pattern = "causal"
     needs = ()
+    relative = True
 
     def allowed(self, q: Tensor, k: Tensor, data: Mapping[str, Tensor]) -> Tensor:
         return k <= q
+
+    def sees(self, q: int, k: int, row: Mapping[str, Any]) -> bool:
+        return not k > q
 
 
 @register("mask", "bidirectional")
@@ -28,9 +33,13 @@ class Bidirectional:
 
     pattern = "full"
     needs = ()
+    relative = True
 
     def allowed(self, q: Tensor, k: Tensor, data: Mapping[str, Tensor]) -> Tensor:
         return torch.ones(len(q), k.shape[-1], dtype=torch.bool, device=k.device)
+
+    def sees(self, q: int, k: int, row: Mapping[str, Any]) -> bool:
+        return True
 
 
 @register("mask", "prefix")
@@ -43,9 +52,13 @@ class Prefix:
 
     pattern = None
     needs = ("prefix_len",)
+    relative = True
 
     def allowed(self, q: Tensor, k: Tensor, data: Mapping[str, Tensor]) -> Tensor:
         return (k <= q) | (k < data["prefix_len"][:, None, None])
+
+    def sees(self, q: int, k: int, row: Mapping[str, Any]) -> bool:
+        return k in range(row["prefix_len"]) or k in range(q + 1)
 
 
 @register("mask", "permutation")
@@ -60,6 +73,7 @@ class Permutation:
 
     pattern = None
     needs = ("rank", "queries")
+    relative = True
 
     def allowed(self, q: Tensor, k: Tensor, data: Mapping[str, Tensor]) -> Tensor:
         rank_BS, queries_BS = data["rank"], data["queries"]
@@ -67,3 +81,9 @@ class Permutation:
         later = rank_BS[:, None, k[0]] - rank_BS[:, q[:, 0], None]
         seen = torch.where(asks, later < 0, later <= 0) & ~queries_BS[:, None, k[0]]
         return seen | ((q == k) & asks & ~seen.any(-1, keepdim=True))
+
+    def sees(self, q: int, k: int, row: Mapping[str, Any]) -> bool:
+        rank, queries = row["rank"], row["queries"]
+        if queries[q] and not any(rank[j] < rank[q] and not queries[j] for j in range(len(rank))):
+            return k == q
+        return not queries[k] and (rank[k] < rank[q] or (rank[k] == rank[q] and not queries[q]))

@@ -45,6 +45,7 @@ class ExpertChoice(nn.Module):
                 "moe=expert_choice lets tokens see the future, which the mask hides: experts choose among all tokens; "
                 "choose moe=topk, or moe.leak_future=true to do it on purpose"
             )
+        self.leaks = leak_future
         self.gate = Linear(sizes.dim, n_experts, role="router")
 
     def forward(self, x_nD: Tensor, valid: Tensor | None, total: Total = alone) -> Choice:

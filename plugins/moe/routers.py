@@ -8,13 +8,18 @@ from torch.nn import functional as F
 
 from llmlab.registry import register
 from llmlab.sizes import Sizes
-from llmlab.slots import Linear, Routing, alone
+from llmlab.slots import Cost, Linear, Routing, alone
 
 
 def logits(gate: Linear, x_nD: Tensor) -> Tensor:
     """(n, E) in float32, under autocast too."""
     with torch.autocast(x_nD.device.type, enabled=False):
         return F.linear(x_nD.float(), gate.weight.float())
+
+
+def scores(gate: Linear, tokens: int) -> Cost:
+    """Of `logits`. What the balance loss sums over tokens is a statistic, and no product that makes the output."""
+    return Cost(flops=2.0 * tokens * gate.weight.numel())
 
 
 Total = Callable[[Tensor], Tensor]
@@ -86,6 +91,9 @@ class TopK(nn.Module):
         self.traits, self.groups, self.groups_kept = sizes.moe, groups, groups_kept
         self.gate = Linear(sizes.dim, sizes.moe.n_experts, role="router")
 
+    def cost(self, tokens: int, keys: int) -> Cost:
+        return scores(self.gate, tokens)
+
     def forward(self, x_nD: Tensor, valid: Tensor | None, total: Total = alone) -> Routing:
         z_nE = logits(self.gate, x_nD)
         p_nE = z_nE.softmax(-1)
@@ -128,6 +136,9 @@ class Sigmoid(nn.Module):
         check_groups(sizes, groups, groups_kept)
         self.gate = Linear(sizes.dim, sizes.moe.n_experts, role="router")
         self.register_buffer("bias", torch.empty(sizes.moe.n_experts, dtype=torch.float32))
+
+    def cost(self, tokens: int, keys: int) -> Cost:
+        return scores(self.gate, tokens)
 
     def forward(self, x_nD: Tensor, valid: Tensor | None, total: Total = alone) -> Routing:
         scores_nE = logits(self.gate, x_nD).sigmoid()

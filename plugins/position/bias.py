@@ -31,6 +31,8 @@ class Alibi(Position):
     """
 
     has_bias = True
+    relative = True
+    receding = True
 
     def __init__(
         self,
@@ -72,6 +74,7 @@ class T5Bias(Position):
     """
 
     has_bias = True
+    relative = True
     small = {"buckets": 8, "max_distance": 10}
 
     def __init__(

@@ -17,6 +17,7 @@ class LearnedT5Bias(T5Bias):
     The vectors go by position ids, the bias by distances in the sequence, padding and all.
     """
 
+    relative = False  # it counts places, whatever the positions
     small = {"buckets": 8, "max_distance": 10}
 
     def __init__(

@@ -73,6 +73,7 @@ class DualChunk(Rope):
             mscale=mscale,
             mscale_all_dim=mscale_all_dim,
         )
+        self.relative = False  # chunks begin at fixed places
         self.chunk = max(trained * 3 // 4, 1) if chunk is None else chunk
         self.local = max(trained - self.chunk, 1) if local is None else local
         if self.chunk < 1 or self.local < 1:

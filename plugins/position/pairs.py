@@ -69,6 +69,8 @@ class Rope2D(Pair):
     turns a head of its width. Where halves would be odd, they are smaller and the last two dims are left alone.
     """
 
+    relative = True
+
     def __init__(
         self,
         sizes: Sizes,

@@ -31,6 +31,7 @@ class XLNetRelative(Position):
 
     scope = "layer"
     has_bias = True
+    relative = True
 
     def __init__(
         self,

@@ -74,6 +74,7 @@ class Rope(Absolute):
         self.beta_fast, self.beta_slow, self.truncate = beta_fast, beta_slow, truncate
         self.frequencies = getattr(self, f"_{scaling}")
         self.caches_rotated = scaling not in ("dynamic", "dynamic_steps", "longrope")
+        self.relative = self.caches_rotated and not log_n
         self.amplitude = 1.0
         if scaling == "yarn":
             ratio = _mscale(factor, mscale) / _mscale(factor, mscale_all_dim) if mscale and mscale_all_dim else None

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,12 +17,16 @@ class Full:
 
     pattern = "full"
     needs = ()
+    relative = True
 
     def covers(self, length: int) -> bool:
         return True
 
     def allowed(self, q: Tensor, k: Tensor, data: Mapping[str, Tensor]) -> Tensor:
         return torch.ones(len(q), k.shape[-1], dtype=torch.bool, device=k.device)
+
+    def sees(self, q: int, k: int, row: Mapping[str, Any]) -> bool:
+        return True
 
 
 @register("window", "sliding")
@@ -38,6 +43,7 @@ class Sliding:
     small = {"left": 3}
     pattern = None
     needs = ()
+    relative = True
 
     def __post_init__(self) -> None:
         if self.left < 1 or (self.right is not None and self.right < 0):
@@ -51,6 +57,11 @@ class Sliding:
     def allowed(self, q: Tensor, k: Tensor, data: Mapping[str, Tensor]) -> Tensor:
         near = k > q - self.left
         return near if self.right is None else near & (k <= q + self.right)
+
+    def sees(self, q: int, k: int, row: Mapping[str, Any]) -> bool:
+        if k > q:
+            return self.right is None or k - q <= self.right
+        return q - k < self.left
 
 
 @register("window", "strided")
@@ -67,6 +78,7 @@ class Strided:
     small = {"stride": 3}
     pattern = None
     needs = ()
+    relative = True
 
     def __post_init__(self) -> None:
         if self.stride < 1 or (self.left is not None and self.left < 1):
@@ -81,3 +93,7 @@ class Strided:
     def allowed(self, q: Tensor, k: Tensor, data: Mapping[str, Tensor]) -> Tensor:
         distance = (q - k).abs()
         return (distance < (self.left or self.stride)) | (distance % self.stride == 0)
+
+    def sees(self, q: int, k: int, row: Mapping[str, Any]) -> bool:
+        left = self.stride if self.left is None else self.left
+        return k in range(q - left + 1, q + left) or k % self.stride == q % self.stride

@@ -10,7 +10,8 @@ fills: first values come from the `init` part, by role. A module may carry `cons
 begin at 0. Persistent buffers begin at 0; a part keeps no other buffers (tables are made in `prepare`).
 
 A part may say of itself, as literal class attributes that are read without importing it: `small`, options {name: value} in
-which a text of a dozen tokens shows what it does (a window of 3), with which `llmlab check` builds it.
+which a text of a dozen tokens shows what it does (a window of 3), with which `llmlab check` builds it; `idle`, names of a
+module's parameters that not every batch has a gradient for.
 """
 
 from __future__ import annotations
@@ -108,6 +109,13 @@ class Term(NamedTuple):
     region: Tensor | None = None  # (T, S) or (B, T, S) bool
 
 
+class Cost(NamedTuple):
+    """What a part says that it costs, of one text; None where it does not say. See below, "What parts cost"."""
+
+    flops: float | None = None  # of a forward of all the text's tokens; a product of (m, k) and (k, n) is 2 m k n
+    kv: int | None = None  # of attention: numbers that a token leaves in the cache
+
+
 # ---------------------------------------------------------------- slots whose parts are modules
 
 
@@ -130,6 +138,9 @@ class Position(nn.Module):
 
     caches_rotated: bool = True  # False: angles depend on the length, so a cache keeps keys as they were projected
     has_regions: bool = False  # whether `rotate` returns several terms; where `caches_rotated`, all have the same keys
+
+    relative: bool = False  # whether scores are the same wherever a text begins
+    receding: bool = False  # whether a token has a bias of 0 on itself, which falls with the distance of others
 
     def ids(self, ctx: Context) -> Tensor:
         """Position ids of the T new tokens. The caller's own, else offset, offset + 1, ..."""
@@ -194,10 +205,13 @@ class Attention(Protocol):
 
     The rest comes with `view` (below): `view.attend(q, k, v, score, sink=, cache=)`. A static method
     `rotary_width(sizes, **options) -> int` says what width the position rotates where that is not sizes.head_dim.
-    `score` is its Score. `pair_width`: multiply-adds that a pair of a query and a key costs, N (H_qk + H_v).
+    `score` is its Score. `pair_width`: multiply-adds that a pair of a query and a key costs, N (H_qk + H_v); without it what it
+    hands to the kernel tells.
     `sizes.source_dim`, unless 0, is the width of the `source` whose keys and values a cross-attention takes.
     `n_heads`, and `n_kv_heads` where there are fewer: tensor parallelism lowers both to a rank's own. It splits the linears
     by heads, but for those named in `latents` (a tuple), which all heads share.
+    `textbook = True` on the class: without positions, norms and clipping it is out(softmax(scale q.k) v) of one linear of each
+    of these roles, heads being slices in order.
     `unused` (a literal class attribute, a tuple of keys below `model.`, or a dict of such tuples by registered name)
     lists the sizes and traits that the part can't honour ("n_kv_heads", "attention.qkv_bias").
     """
@@ -243,6 +257,7 @@ def alone(tensor: Tensor) -> Tensor:
 class Router(Protocol):
     """moe(sizes, /): a router (n, D) -> Routing, or Choice where experts choose tokens. `valid` (n,) bool or None: padding
     counts in no loss, and is not chosen. `per_token`: experts that a token visits on average, if not model.moe.per_token.
+    `leaks`, if it is there: whether tokens count for those before them, on purpose.
 
     `total` sums a tensor over the ranks that see other tokens of the same micro-batch, with the gradient that the mean over
     their gradients needs; with one rank, and in evaluation, it returns what it is given. A loss that is not linear in its
@@ -281,7 +296,10 @@ class Mask(Protocol):
     """A frozen dataclass: in which direction a token looks. q (T, 1) and k (1, S) are absolute slots.
 
     `pattern`: "causal" or "full" where the mask is just that, so that a kernel may take its fast path; else None.
-    `needs`: names of the batch data that it reads from `data`. Returns bool, broadcastable to (B, T, S).
+    `needs`: names of the batch data that it reads from `data`. Returns bool, broadcastable to (B, T, S). `relative = True` on
+    the class: it goes by q - k alone (with an empty prefix, in the text's own order), so that pairs are counted by distance.
+    A method `sees(q: int, k: int, row) -> bool`, if it has one, says the same as `allowed` of one pair in plain Python; `row`
+    has the data of one row as numbers and lists. `llmlab check` holds models to it.
     """
 
     pattern: Literal["causal", "full"] | None
@@ -337,7 +355,10 @@ class Kernel(Protocol):
 
 
 class Init(Protocol):
-    """init(/): first values by role. Fills `tensor` (whole, float32, CPU) in place from `generator`."""
+    """init(/): first values by role. Fills `tensor` (whole, float32, CPU) in place from `generator`.
+
+    `logit_variance` (a literal; else 0): that of a model's first logits, where it is meant to be.
+    """
 
     def fill(self, tensor: Tensor, role: Role, sizes: Sizes, generator: torch.Generator) -> None: ...
 

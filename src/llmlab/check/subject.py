@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from llmlab.model.model import Model
 
 LENGTH, SOURCE, VOCABULARY = 12, 9, 61
+ASKED = 3  # tokens of a second stream, behind the text
+LOWEST = 5  # ids below it are padding and the like to some parts
 
 
 class Wrong(AssertionError):
@@ -77,7 +79,10 @@ class Subject:
 
     @cached_property
     def model(self) -> Model:
-        """In eval mode, awake: what begins as a constant or small has random values, so that every part counts."""
+        """In eval mode, awake: what begins as a constant or small has random values, so that every part counts.
+
+        Checks share it, and leave it as it is.
+        """
         return wake(self.fresh()).eval()
 
     def fresh(self, **changes: Any) -> Model:
@@ -86,24 +91,53 @@ class Subject:
 
         return build_model(replace(self.spec, **changes), seed=1)
 
+    def traits(self, **changes: Any) -> dict[str, Any]:
+        """Fields of the spec, for `fresh`, with other sizes in every stack: a field of Sizes, or one of a group of traits
+        as group__field."""
+
+        def changed(sizes: Any) -> Any:
+            for key, value in changes.items():
+                group, _, name = key.rpartition("__")
+                sizes = sizes.but(**{group: replace(getattr(sizes, group), **{name: value})} if group else {key: value})
+            return sizes
+
+        stacks = tuple(replace(s, sizes=changed(s.sizes)) for s in self.spec.stacks)
+        return {"sizes": changed(self.spec.sizes), "stacks": stacks}
+
+    @cached_property
+    def roles(self) -> dict[str, None]:
+        """The heads that read hidden states and nothing else of a batch."""
+        return {role: None for role, part in self.spec.heads.items() if not part.attribute("needs", ())}
+
+    @cached_property
+    def chooses(self) -> bool:
+        """Whether experts choose among all tokens of a batch, so that each token counts for all others."""
+        from llmlab.slots import Choice
+
+        layers: list[Any] = [(layer, stack.sizes.dim) for stack in self.model.all_stacks() for layer in stack.layers]
+        with torch.no_grad():
+            said = [layer.ffn.router(torch.zeros(2, width), None) for layer, width in layers if layer.routed]
+        return any(isinstance(routing, Choice) for routing in said)
+
     @property
     def encoder_decoder(self) -> bool:
         return self.spec.topology == "encoder_decoder"
 
-    def batch(self, length: int = LENGTH, rows: int = 2, seed: int = 0) -> dict[str, Tensor]:
-        """Ids, a source with padding for an encoder-decoder, and what the mask and the heads read of it."""
+    def batch(self, length: int = LENGTH, rows: int = 2, seed: int = 0, asking: bool = False) -> dict[str, Tensor]:
+        """Ids, a source with padding for an encoder-decoder, and what the mask and the heads read of it. asking: where the
+        mask knows a second stream, the last tokens stand in it."""
         batch = {"ids": ids(rows, length, seed)}
         if self.encoder_decoder:
             batch["source_ids"] = ids(rows, SOURCE, seed + 1)
-            lengths = torch.tensor([SOURCE, SOURCE - 3, SOURCE - 2, SOURCE - 4])[:rows, None]
+            lengths = torch.tensor([SOURCE, SOURCE - 3, SOURCE - 2, SOURCE - 4])[torch.arange(rows) % 4, None]
             batch["source_valid"] = torch.arange(SOURCE)[None] < lengths
-        return batch | self.read_by_parts(length, rows)
+        return batch | self.read_by_parts(length, rows, asking)
 
-    def read_by_parts(self, length: int, rows: int) -> dict[str, Tensor]:
+    def read_by_parts(self, length: int, rows: int, asking: bool = False) -> dict[str, Tensor]:
         needs = list(self.model.all_stacks()[-1].mask.needs)
         needs += [n for part in self.spec.heads.values() for n in part.attribute("needs", ())]
         known = {
-            "prefix_len": torch.tensor([4, 2, 5, 0])[:rows],
+            "prefix_len": torch.tensor([4, 2, 5, 0])[torch.arange(rows) % 4],
             "rank": torch.stack([torch.randperm(length, generator=generator(i)) for i in range(rows)]),
             "queries": torch.zeros(rows, length, dtype=torch.bool),
             "boundary_left": torch.tensor([[0, 2], [3, 1]]).repeat(rows, 1)[:rows],
@@ -112,7 +146,14 @@ class Subject:
         }
         if missing := [n for n in needs if n not in known]:
             raise NotApplicable(f"its mask or a head reads {', '.join(missing)}, for which the check has no example")
-        return {n: known[n] for n in needs}
+        data = {n: known[n] for n in needs}
+        if asking and "queries" in needs:
+            data["queries"][:, length - ASKED :] = True
+            text = torch.arange(length - ASKED).expand(rows, -1)
+            places = torch.stack([torch.randperm(length - ASKED, generator=generator(9 + i)) for i in range(rows)])
+            data["positions"] = torch.cat([text, places[:, :ASKED]], 1)
+            data["rank"] = data["rank"][:, : length - ASKED].gather(1, data["positions"])
+        return data
 
 
 def layout_of(spec: ModelSpec, mask: str | None, head: str | None) -> ModelSpec:
@@ -148,7 +189,7 @@ def generator(seed: int) -> torch.Generator:
 
 
 def ids(rows: int, length: int, seed: int = 0) -> Tensor:
-    return torch.randint(1, VOCABULARY, (rows, length), generator=generator(seed))
+    return torch.randint(LOWEST, VOCABULARY, (rows, length), generator=generator(seed))
 
 
 @torch.no_grad()

@@ -34,7 +34,7 @@ def _without_effect(composed: Composed) -> list[str]:
     return found
 
 
-def _unused_by(slot: str, name: str) -> tuple[str, ...]:
+def unused_by(slot: str, name: str) -> tuple[str, ...]:
     """Keys below `model.` that a part can't honour; kin of one class say so by name."""
     keys = registry.index()[slot, name].attrs.get("unused", ())
     return keys.get(name, ()) if isinstance(keys, dict) else keys
@@ -51,7 +51,7 @@ def unused(composed: Composed, spec: ModelSpec) -> list[tuple[str, bool]]:
     used |= {("attention", s.cross_attention.name) for s in spec.stacks if s.cross_attention}
     used |= {("embedding", s.embedding.name) for s in spec.stacks}
     used |= {("head", part.name) for part in spec.heads.values()}
-    cannot = {part: _unused_by(*part) for part in sorted(used)}
+    cannot = {part: unused_by(*part) for part in sorted(used)}
     found = []
     said: set[str] = set()
     for (slot, name), keys in sorted(cannot.items(), key=lambda item: len(item[1])):
@@ -59,7 +59,7 @@ def unused(composed: Composed, spec: ModelSpec) -> list[tuple[str, bool]]:
         typed = [k for k in keys if f"model.{k}" in composed.keys and all(k in other for other in kin)]
         for key in [k for k in typed if k not in said]:
             said.add(key)
-            fits = [n for n in registry.names(slot) if key not in _unused_by(slot, n)]
+            fits = [n for n in registry.names(slot) if key not in unused_by(slot, n)]
             choose = f" or choose {slot}={'|'.join(fits)}" if fits else ""
             found.append((f"model.{key}: {slot}={name} does not use it; leave it out{choose}", True))
         given = [k for k in keys if OmegaConf.select(composed.cfg.model, k) != OmegaConf.select(defaults, k)]
@@ -76,7 +76,7 @@ def _unused_by_stacks(composed: Composed, spec: ModelSpec) -> list[tuple[str, bo
         parts = {layer.parts["attention"].name for layer in stack.layers}
         parts |= {stack.cross_attention.name} if stack.cross_attention else set()
         own = composed.cfg.stacks.get(stack.name)
-        without = all("n_kv_heads" in _unused_by("attention", part) for part in parts)
+        without = all("n_kv_heads" in unused_by("attention", part) for part in parts)
         if without and own is not None and own.n_kv_heads is not None:
             names = "|".join(sorted(parts))
             said = f"{key}: attention={names} does not use it; leave it out or choose attention=gqa"
@@ -96,7 +96,7 @@ def _unused_experts(composed: Composed, spec: ModelSpec) -> list[tuple[str, bool
         typed = "model.moe.shared_gate" in composed.keys
         found.append(("model.moe.shared_gate: there is no shared expert; set model.moe.n_shared", typed))
     routers = {layer.parts["moe"].name for layer in layers}
-    if any("moe.renormalise" not in _unused_by("moe", r) for r in routers) and moe.per_token == 1 and moe.renormalise:
+    if any("moe.renormalise" not in unused_by("moe", r) for r in routers) and moe.per_token == 1 and moe.renormalise:
         typed = bool({"model.moe.per_token", "model.moe.renormalise"} & composed.keys)
         said = "model.moe.renormalise with one expert a token makes every weight 1, from which no router learns"
         found.append((f"{said}; set model.moe.renormalise=false", typed))

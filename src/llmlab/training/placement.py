@@ -48,13 +48,13 @@ class Placement:
             for parameter in model.parameters():
                 parameter.data = parameter.data.to(self.dtype)
         for layer in [layer for stack in model.all_stacks() for layer in stack.layers]:
-            for module in _traceable(layer) if self.compile else ():
+            for module in traceable(layer) if self.compile else ():
                 module.forward = torch.compile(module.forward)
             if self.activation_checkpointing:
                 layer.forward = functools.partial(_recomputed, layer.forward)
 
 
-def _traceable(layer: Any) -> list[Any]:
+def traceable(layer: Any) -> list[Any]:
     """What of a layer is one graph. Where tokens go to experts, sizes depend on the data: that part stays as it is."""
     if not layer.routed:
         return [layer]

@@ -1,0 +1,260 @@
+"""What training needs: a first loss, gradients, dropout, the same numbers when activations are computed again."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from copy import deepcopy
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from llmlab.check.subject import VOCABULARY, NotApplicable, Subject, Wrong, generator, same
+from llmlab.model.model import Model
+from llmlab.slots import Loss, Vocabulary
+
+Batch = dict[str, Tensor]
+SHARE = 0.05  # by which the first loss may be off
+STEPS = (0.01, 0.0025, 0.0006)  # how far parameters are moved to measure a slope: a shorter way where one is too bent
+
+
+def objective(subject: Subject) -> Any:
+    """The case's objective, for a vocabulary of nothing but random tokens."""
+    from llmlab import registry
+
+    cfg = subject.composed.cfg.objective
+    entry = registry.index()["objective", cfg["_part_"]]
+    options = {str(k): v for k, v in cfg.items() if not str(k).startswith("_")}
+    special = {name: VOCABULARY - 1 - i % VOCABULARY for i, name in enumerate(entry.attrs.get("special", ()))}
+    return registry.load("objective", entry.name, options)(Vocabulary(VOCABULARY, special), _length(subject))
+
+
+def _length(subject: Subject) -> int:
+    return min(24, subject.spec.sizes.max_positions)
+
+
+def samples(subject: Subject, rows: int = 4) -> Batch:
+    """A batch of random tokens as the objective prepares it."""
+    chance, length = np.random.default_rng(0), _length(subject)
+    made = objective(subject)
+    words = chance.integers(VOCABULARY, size=(rows, length + 1))
+    zeros = np.zeros(length + 1, dtype=np.int64)
+    each = [made.prepare({"tokens": row, "documents": zeros}, chance) for row in words]
+    batch = {k: torch.from_numpy(np.stack([s[k] for s in each])) for k in each[0] if k != "documents"}
+    return batch | subject.read_by_parts(batch["ids"].shape[1], rows)
+
+
+def trains(subject: Subject) -> None:
+    """NotApplicable if this kernel computes no gradients on a CPU."""
+    kernel = subject.spec.kernel.factory()()
+    if hasattr(kernel, "check_training"):
+        try:
+            kernel.check_training("cpu", "32-true")
+        except ValueError as e:
+            raise NotApplicable(str(e)) from None
+
+
+def gradients_of(model: Model, loss: Tensor) -> dict[str, Tensor | None]:
+    names, parameters = zip(*model.named_parameters(), strict=True)
+    return dict(zip(names, torch.autograd.grad(loss, parameters, allow_unused=True), strict=True))
+
+
+# ---------------------------------------------------------------- the loss and its gradient
+
+
+@torch.no_grad()
+def first_loss(subject: Subject) -> None:
+    """A model that has learnt nothing has a loss within 5 % of ln V, plus half the variance that its init gives to logits."""
+    loss = objective(subject).loss(subject.fresh().eval(), samples(subject, rows=16))
+    got, chance = float(loss.sum / loss.count), math.log(VOCABULARY)
+    more = subject.spec.init.attribute("logit_variance", 0.0) / 2
+    if not (1 - SHARE) * chance <= got <= (1 + SHARE) * chance + more:
+        raise Wrong(f"the first loss is {got:.3f}, but ln {VOCABULARY} is {chance:.3f}")
+
+
+def gradients(subject: Subject) -> None:
+    """The loss has a finite gradient, not zero, in every parameter, but for those that a part declares `idle`."""
+    trains(subject)
+    model = subject.model
+    loss: Loss = objective(subject).loss(model, samples(subject))
+    if not torch.isfinite(loss.sum):
+        raise Wrong("the loss is not finite")
+    excused = _excused(subject)
+    for name, gradient in gradients_of(model, loss.sum / loss.count).items():  # without the losses of experts
+        if gradient is not None and not torch.isfinite(gradient).all():
+            raise Wrong(f"the gradient of {name} is not finite")
+        if name not in excused and (gradient is None or not gradient.any()):
+            raise Wrong(
+                f"the gradient of {name} is {'none' if gradient is None else 'zero'}: the loss does not reach it"
+            )
+
+
+def _excused(subject: Subject) -> set[str]:
+    """Parameters that nothing in a batch need reach. A router with one expert a token, whose weight is 1, does not learn."""
+    found = set()
+    for path, module in subject.model.named_modules():
+        found |= {f"{path}.{name}" for name in getattr(module, "idle", ())}
+    moe = subject.spec.sizes.moe
+    if moe.per_token == 1 and moe.renormalise:
+        weights = {id(p) for router in subject.model.routers() for p in router.parameters()}
+        found |= {name for name, p in subject.model.named_parameters() if id(p) in weights}
+    return found
+
+
+def slope(subject: Subject) -> None:
+    """The gradient is the slope of the loss: along a random direction in the parameters of each role."""
+    trains(subject)
+    from llmlab.model.roles import parameters
+
+    model, batch, asked = deepcopy(subject.model), samples(subject), objective(subject)
+    loss = asked.loss(model, batch)
+    gradient = gradients_of(model, loss.sum / loss.count)
+    by_role: dict[str, list[tuple[Tensor, Tensor]]] = {}
+    for path, parameter, role in parameters(model):
+        if (slope_of := gradient[path]) is not None:
+            by_role.setdefault(role, []).append((parameter, slope_of))
+    for role_name, own in by_role.items():
+        ways = [torch.randn(p.shape, generator=generator(3)) for p, _ in own]
+        want = sum(float((g * way).sum()) for (_, g), way in zip(own, ways, strict=True))
+        for step in STEPS:
+            got = _rise([p for p, _ in own], ways, step, lambda: asked.loss(model, batch))
+            if got is None or abs(got - want) <= 0.1 * max(abs(got), abs(want)) + 0.02:
+                break
+        else:
+            raise Wrong(
+                f"along the parameters of the role {role_name} the loss rises by {got:.4g}, its gradient says {want:.4g}"
+            )
+
+
+@torch.no_grad()
+def _rise(parameters: list[Tensor], ways: list[Tensor], step: float, ask: Callable[[], Loss]) -> float | None:
+    """Of the mean loss along `ways`, measured a step to both sides; None if a token goes to other experts on one of them."""
+    step /= math.sqrt(sum(way.numel() for way in ways))
+    ends = []
+    for much in (step, -2 * step, step):
+        for parameter, way in zip(parameters, ways, strict=True):
+            parameter.add_(way, alpha=much)
+        ends.append(ask())
+    loads = [end.load for end in ends if end.load is not None]
+    if any(not torch.equal(load, loads[0]) for load in loads):
+        return None
+    up, down = (float(end.sum / end.count) for end in ends[:2])
+    return (up - down) / (2 * step)
+
+
+# ---------------------------------------------------------------- in training and in evaluation
+
+
+KINDS = {"dropout": "dropout", "attention.dropout": "attention__dropout", "ffn.dropout": "ffn__dropout"}
+
+
+def evaluation(subject: Subject) -> None:
+    """In evaluation there is no dropout; in training each of the three dropouts makes a difference, or is refused."""
+    trains(subject)
+    batch = subject.batch()
+    plain = subject.fresh().eval()
+    with torch.no_grad():
+        if not torch.equal(plain(batch).hidden, plain(batch).hidden):
+            raise Wrong("in evaluation, two forwards of one batch differ")
+    for trait, field in KINDS.items():
+        try:
+            model = subject.fresh(**subject.traits(**{field: 0.3}))
+        except ValueError:  # it says that it has none
+            continue
+        with torch.no_grad():
+            same(model.eval()(batch).hidden, plain(batch).hidden, f"in evaluation, model.{trait}=0.3 against 0", 1e-6)
+            torch.manual_seed(0)
+            one, other = (model.train()(batch).hidden for _ in range(2))
+        if torch.equal(one, other) and not _unused(subject, trait):
+            raise Wrong(f"in training, model.{trait}=0.3 changes nothing")
+
+
+def _unused(subject: Subject, trait: str) -> bool:
+    """Whether all parts of the slot that a trait belongs to say that they do not use it."""
+    from llmlab.config.traits import unused_by
+
+    slot = trait.partition(".")[0]
+    parts = [layer.parts[slot] for stack in subject.spec.stacks for layer in stack.layers if slot in layer.parts]
+    asked = [part for part in parts if not part.attribute("dense", False)]
+    return bool(asked) and all(trait in unused_by(part.slot, part.name) for part in asked)
+
+
+def checkpointing(subject: Subject) -> None:
+    """Loss and gradients are the same when activations are computed again in the backward, dropout and all."""
+    trains(subject)
+    from llmlab.training.placement import Placement
+
+    batch, asked = samples(subject), objective(subject)
+    plain = _with_dropout(subject).train()
+    again = deepcopy(plain)
+    Placement(activation_checkpointing=True).apply(again)
+    results = []
+    for model in (plain, again):
+        torch.manual_seed(0)
+        loss = asked.loss(model, batch)
+        total = loss.sum / loss.count + (0.0 if loss.aux is None else loss.aux)
+        results.append((total.detach(), gradients_of(model, total)))
+    (want, slopes), (got, slopes_again) = results
+    same(got, want, "the loss with activations computed again", 1e-6)
+    for name, gradient in slopes.items():
+        other = slopes_again[name]
+        if (gradient is None) != (other is None):
+            raise Wrong(
+                f"{name} has a gradient only {'with' if gradient is None else 'without'} activations computed again"
+            )
+        if gradient is not None and other is not None:
+            same(other, gradient, f"the gradient of {name} with activations computed again", 1e-5)
+
+
+def _with_dropout(subject: Subject) -> Model:
+    from llmlab.check.subject import wake
+
+    for fields in (dict.fromkeys(KINDS.values(), 0.2), {"dropout": 0.2, "ffn__dropout": 0.2}):
+        try:
+            return wake(subject.fresh(**subject.traits(**fields)))
+        except ValueError:  # a kernel without dropout
+            continue
+    return wake(subject.fresh())
+
+
+# ---------------------------------------------------------------- experts
+
+
+def balance(subject: Subject) -> None:
+    """Losses of experts are not zero, grow with their coefficients, and reach each router and nothing behind it."""
+    trains(subject)
+    if not subject.model.routers():
+        raise NotApplicable("it has no experts")
+    batch, asked = subject.batch(), 0
+    for trait in ("balance", "z"):
+        others = dict.fromkeys({"moe__balance", "moe__z"} - {f"moe__{trait}"}, 0.0)
+        if _unused(subject, f"moe.{trait}"):
+            continue
+        asked += 1
+        losses = []
+        for coefficient in (0.0, 0.01, 0.03):
+            model = subject.fresh(**subject.traits(**{f"moe__{trait}": coefficient}, **others))
+            aux = model(batch).aux
+            losses.append(None if aux is None else aux.loss)
+        none, low, high = losses
+        if none is not None and float(none) != 0.0:
+            raise Wrong(f"with model.moe.{trait}=0 there is a loss of {float(none):.3g}")
+        if low is None or high is None or not float(low) > 0:
+            raise Wrong(f"with model.moe.{trait}=0.01 there is no loss for it")
+        same(high / low, torch.tensor(3.0), f"the loss at model.moe.{trait}=0.03 over that at 0.01")
+        reached = gradients_of(model, high)
+        for name, _, own in _routers(model):
+            gradient = reached[name]
+            if own and (gradient is None or not gradient.any()):
+                raise Wrong(f"the loss of model.moe.{trait} does not reach {name}")
+    if not asked:
+        raise NotApplicable("its router has no loss")
+
+
+def _routers(model: Model) -> Iterator[tuple[str, Tensor, bool]]:
+    """Parameters; whether each is a weight of a router that gives losses."""
+    weights = {id(p) for router in model.routers() for p in router.parameters()}
+    for name, parameter in model.named_parameters():
+        yield name, parameter, id(parameter) in weights

@@ -1,0 +1,27 @@
+"""What is asked of a part by itself. Each check's first line says what holds; those of other slots do not apply."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from llmlab.check.parts import computed, kernel, modules, position, recipe, router, rules
+from llmlab.check.subject import Subject
+
+PART_CHECKS: dict[str, Callable[[Subject], None]] = {
+    "compiled": computed.compiled,
+    "bfloat16": computed.bfloat16,
+    "kernel": kernel.written_out,
+    "kernel_dropout": kernel.dropout,
+    "pairs": rules.pairs,
+    "shift": position.shift,
+    "recency": position.recency,
+    "rows": position.rows,
+    "tokens": modules.tokens,
+    "experts": modules.experts,
+    "first_norm": modules.first_norm,
+    "wiring": modules.wiring,
+    "ranks": router.ranks,
+    "routing": router.routing,
+    "first_values": recipe.first_values,
+    "likelihood": recipe.likelihood,
+}

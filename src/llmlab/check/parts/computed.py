@@ -1,0 +1,63 @@
+"""The same model compiled, and in half precision."""
+
+from __future__ import annotations
+
+import contextlib
+from copy import deepcopy
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from llmlab.check.learning import gradients_of, trains
+from llmlab.check.subject import Subject, Wrong, same
+from llmlab.training.placement import Placement
+
+BACKEND = "aot_eager"  # traces forward and backward, and runs what it traced as it is: inductor takes a minute a part
+
+
+def compiled(subject: Subject) -> None:
+    """A compiled layer gives what it gives as it is, and the same gradients."""
+    from llmlab.training.placement import traceable
+
+    batch = subject.batch()
+    trains(subject)
+    plain = subject.model
+    other = deepcopy(plain)
+    for layer in [layer for stack in other.all_stacks() for layer in stack.layers]:
+        for module in traceable(layer):
+            module.forward = torch.compile(module.forward, backend=BACKEND, dynamic=False)
+    results = []
+    for model in (plain, other):
+        hidden = model(batch, heads={}).hidden
+        weights = torch.linspace(-1, 1, hidden.numel()).view_as(hidden)
+        results.append((hidden.detach(), gradients_of(model, (hidden * weights).sum())))
+    (want, slopes), (got, traced) = results
+    same(got, want, "hidden states of a compiled model", 1e-4)
+    for name, gradient in slopes.items():
+        if gradient is not None:
+            if traced[name] is None:
+                raise Wrong(f"compiled, {name} has no gradient")
+            same(cast(Tensor, traced[name]), gradient, f"the gradient of {name}, compiled", 1e-3)
+
+
+@torch.no_grad()
+def bfloat16(subject: Subject) -> None:
+    """In bfloat16, by autocast and altogether, hidden states are those of float32 but for a few per cent."""
+    batch = subject.batch()
+    plain = subject.fresh().eval()
+    want = plain(batch, heads={}).hidden
+    half: Any = subject.fresh()
+    Placement(dtype=torch.bfloat16).apply(half)
+    ways = (
+        ("autocast", plain, torch.autocast("cpu", torch.bfloat16)),
+        ("all of it", half.eval(), contextlib.nullcontext()),
+    )
+    for name, model, context in ways:
+        with context:
+            got = model(batch, heads={}).hidden.float()
+        if not torch.isfinite(got).all():
+            raise Wrong(f"in bfloat16 ({name}) hidden states are not finite")
+        off = float((got - want).abs().mean() / want.abs().mean())
+        if not off < 0.05:
+            raise Wrong(f"in bfloat16 ({name}) hidden states are off by {off:.0%}")

@@ -1,0 +1,224 @@
+"""Kernels against attention written out, with all that they take; what they don't take they have to refuse."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from llmlab import registry
+from llmlab.check import plain
+from llmlab.check.parts.of import LENGTH, asked, randn
+from llmlab.check.subject import NotApplicable, Subject, Wrong, generator, same, small
+from llmlab.model.visibility import Visible, VisibleSource
+from llmlab.slots import Context, Score, Term
+
+ROWS, HEADS, WIDTH = 2, 4, 6
+DATA = {
+    "prefix_len": torch.tensor([3, 0]),
+    "rank": torch.tensor([[0, 2, 0, 1, 0, 1, 2], [1, 2, 3, 4, 5, 1, 4]]),
+    "queries": torch.tensor([[0, 0, 0, 0, 0, 1, 1]] * ROWS).bool(),
+}
+DOCUMENTS = torch.tensor([[0, 0, 0, 1, 1, 2, 2], [4, 4, 4, 4, 4, 4, 5]])
+VALID = torch.tensor([[1, 1, 1, 1, 1, 0, 0], [0, 0, 1, 1, 1, 1, 1]]).bool()
+ALLOWED = torch.rand(ROWS, LENGTH, LENGTH, generator=generator(2)) < 0.6
+ALLOWED[0, 3] = False  # a query that sees nothing
+CONTEXTS: tuple[Mapping[str, Tensor], ...] = (
+    {},
+    {"documents": DOCUMENTS},
+    {"valid": VALID},
+    {"documents": DOCUMENTS, "valid": VALID},
+    {"allowed": ALLOWED},
+)
+ABILITIES = ("softcap", "sink", "bias", "regions", "dropout")
+
+
+class Asked(NamedTuple):
+    """What one call asks for beside what is seen."""
+
+    kv_heads: int
+    v_width: int
+    bias: str  # "", "shared" by the rows, or "own"
+    softcap: float | None
+    sink: bool
+
+    @property
+    def abilities(self) -> dict[str, bool]:
+        wanted = {"softcap": self.softcap is not None, "sink": self.sink, "bias": bool(self.bias)}
+        return {ability: wanted.get(ability, False) for ability in ABILITIES}
+
+
+EVERY = [
+    Asked(*one) for one in itertools.product((4, 2, 1), (WIDTH, 5), ("", "shared", "own"), (None, 1.5), (False, True))
+]
+
+
+def seen() -> Iterator[tuple[Any, Any, Mapping[str, Tensor], str]]:
+    """Every mask, window and context: all of them that an example is known for."""
+    masks = [small("mask", n) for n in registry.names("mask")]
+    windows = [small("window", n) for n in registry.names("window")]
+    for mask, window, context in itertools.product(masks, windows, CONTEXTS):
+        if set(mask.attribute("needs", ())) <= set(DATA):
+            words = f"mask={mask}, window={window}" + "".join(f", {name}" for name in context)
+            yield mask.factory()(), window.factory()(), context, words
+
+
+def written_out(subject: Subject) -> None:
+    """A kernel gives softmax(s) v and its gradients, whatever is seen and asked, or it refuses what it can't do."""
+    kernel = asked(subject, "kernel").factory()()
+    backward = trains(kernel)
+    wanted = [one for one in EVERY if takes(kernel, **one.abilities)]
+    for number, (mask, window, context, words) in enumerate(seen()):
+        batch = {"ids": torch.zeros(ROWS, LENGTH), **DATA, **context}
+        pairs = [plain.seen(mask, window, batch, row) for row in range(ROWS)]
+        looked = Visible(mask, window, Context(LENGTH, data=DATA, **context))  # type: ignore[arg-type]
+        for one in (wanted[number % len(wanted)], wanted[7 * number % len(wanted)]):
+            _compare(kernel, looked, pairs, one, backward, f"{words}; {_words(one)}")
+    _source(kernel, wanted[0])
+    _cached(kernel, wanted[0])
+    if takes(kernel, **dict.fromkeys(ABILITIES, False) | {"regions": True}):
+        _regions(kernel)
+
+
+def trains(kernel: Any) -> bool:
+    try:
+        if hasattr(kernel, "check_training"):
+            kernel.check_training("cpu", "32-true")
+    except ValueError:
+        return False
+    return True
+
+
+def takes(kernel: Any, **abilities: bool) -> bool:
+    try:
+        kernel.check(**abilities)
+    except ValueError:
+        return False
+    return True
+
+
+def _words(one: Asked) -> str:
+    return ", ".join(f"{k}={v}" for k, v in one._asdict().items() if v)
+
+
+def _inputs(one: Asked, new: int = LENGTH, keys: int = LENGTH) -> tuple[Tensor, ...]:
+    q = randn(ROWS, HEADS, new, WIDTH)
+    k = randn(ROWS, one.kv_heads, keys, WIDTH, seed=2)
+    v = randn(ROWS, one.kv_heads, keys, one.v_width, seed=3)
+    bias = randn(*((ROWS,) if one.bias == "own" else ()), HEADS, new, keys, seed=4) if one.bias else None
+    sink = randn(HEADS, seed=5) if one.sink else None
+    return tuple(t for t in (q, k, v, bias, sink) if t is not None)
+
+
+def _compare(kernel: Any, looked: Any, pairs: list, one: Asked, backward: bool, words: str) -> None:
+    results = []
+    for by_hand in (False, True):
+        inputs = [t.requires_grad_(backward) for t in _inputs(one)]
+        q, k, v = inputs[:3]
+        bias = inputs[3] if one.bias else None
+        sink = inputs[-1] if one.sink else None
+        if by_hand:
+            rows = [
+                plain.attention(
+                    q[row],
+                    k[row],
+                    v[row],
+                    pairs[row],
+                    scale=0.4,
+                    bias_NTS=None if bias is None else bias[row] if one.bias == "own" else bias,
+                    softcap=one.softcap,
+                    sink_N=sink,
+                )
+                for row in range(ROWS)
+            ]
+            out = torch.stack(rows)
+        else:
+            lowered = kernel.lower(looked)
+            out = kernel([Term(q, k)], v, lowered, bias, Score(0.4, one.softcap), sink, False)
+        if backward:
+            (out * randn(*out.shape, seed=9)).sum().backward()
+        results.append((out.detach(), *(t.grad for t in inputs if backward)))
+    names = ("what it gives", *(f"the gradient of {n}" for n in ("q", "k", "v", "bias or sink", "sink")))
+    for name, got, want in zip(names, *results, strict=False):
+        if got is None:
+            raise Wrong(f"{name} is none: {words}")
+        same(got, want, f"{name}, {words}", 1e-4)
+
+
+@torch.no_grad()
+def _source(kernel: Any, one: Asked) -> None:
+    """Cross-attention: a source of another length, with padding."""
+    q, k, v = _inputs(one, new=LENGTH, keys=4)[:3]
+    valid = torch.tensor([[1, 1, 0, 1], [1, 0, 0, 0]]).bool()
+    for given in (valid, None):
+        got = kernel([Term(q, k)], v, kernel.lower(VisibleSource(given, LENGTH)), None, Score(0.4), None, False)
+        for row in range(ROWS):
+            pairs = [[given is None or bool(given[row, s]) for s in range(4)] for _ in range(LENGTH)]
+            same(got[row], plain.attention(q[row], k[row], v[row], pairs, scale=0.4), "a source of another length")
+
+
+@torch.no_grad()
+def _cached(kernel: Any, one: Asked) -> None:
+    """A few new queries behind keys that are there already, under each mask and window."""
+    for mask, window, context, words in seen():
+        if context or mask.needs:
+            continue
+        for new in (1, 3):
+            q, k, v = _inputs(one, new=new)[:3]
+            looked = Visible(mask, window, Context(new, LENGTH - new))
+            got = kernel([Term(q, k)], v, kernel.lower(looked), None, Score(0.4), None, False)
+            pairs = plain.seen(mask, window, {"ids": torch.zeros(1, LENGTH)}, 0)[LENGTH - new :]
+            for row in range(ROWS):
+                want = plain.attention(q[row], k[row], v[row], pairs, scale=0.4)
+                same(got[row], want, f"{new} new tokens behind {LENGTH - new}, {words}")
+
+
+@torch.no_grad()
+def _regions(kernel: Any) -> None:
+    """Two terms: one counts for near keys, the other for all others."""
+    (q, k, v), other = _inputs(EVERY[0])[:3], randn(ROWS, HEADS, LENGTH, WIDTH, seed=8)
+    near = (torch.arange(LENGTH)[:, None] - torch.arange(LENGTH)).abs() < 2
+    full = Visible(small("mask", _mask("full")).factory()(), _Whole(), Context(LENGTH))
+    for region in (near, near.expand(ROWS, -1, -1)):
+        terms = [Term(other, k, ~region), Term(q, k, region)]
+        got = kernel(terms, v, kernel.lower(full), None, Score(0.4), None, False)
+        scores = torch.where(near, q @ k.mT, other @ k.mT).double() * 0.4
+        same(got, scores.softmax(-1) @ v.double(), "two terms with regions")
+
+
+def dropout(subject: Subject) -> None:
+    """While training, dropout falls on the weights, each head's and query's own, and keeps their mean; else there is none."""
+    kernel = asked(subject, "kernel").factory()()
+    if not takes(kernel, **dict.fromkeys(ABILITIES, False) | {"dropout": True}) or not trains(kernel):
+        raise NotApplicable("the kernel refuses dropout, or training here")
+    length = 300
+    q, k, v = randn(1, 1, length, WIDTH), randn(1, 1, length, WIDTH, seed=2), torch.ones(1, 1, length, 3)
+    full = Visible(small("mask", _mask("full")).factory()(), _Whole(), Context(length))
+    score = Score(0.1, dropout=0.5)
+    torch.manual_seed(0)
+    kept, dropped = (kernel([Term(q, k)], v, kernel.lower(full), None, score, None, t) for t in (False, True))
+    same(kept, v, "weights add up to 1 where nothing is trained", 1e-5)
+    if not dropped.std() > 0.01:
+        raise Wrong("a dropout of 0.5 on the weights changes nothing while training")
+    if not abs(float(dropped.mean()) - 1) < 0.03:
+        raise Wrong(f"under dropout weights add up to {float(dropped.mean()):.3f} on average, not 1")
+    if not torch.equal(dropped[..., 0], dropped[..., 2]):
+        raise Wrong("dropout falls on what is read, not on the weights")
+
+
+class _Whole:
+    """A window that hides nothing."""
+
+    def covers(self, length: int) -> bool:
+        return True
+
+    def allowed(self, q: Tensor, k: Tensor, data: Mapping[str, Tensor]) -> Tensor:
+        return torch.ones(len(q), k.shape[-1], dtype=torch.bool)
+
+
+def _mask(pattern: str) -> str:
+    """The name of a mask that is just that."""
+    return next(n for n in registry.names("mask") if registry.index()["mask", n].attrs.get("pattern") == pattern)

@@ -1,0 +1,91 @@
+"""What positions claim of themselves."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from llmlab.check.parts.of import LENGTH, asked, build, randn, sizes
+from llmlab.check.subject import NotApplicable, Subject, Wrong, same
+
+ROWS, SCALE = 2, 0.4
+
+
+def scores(part: Any, own: Any, q_ids: Tensor, k_ids: Tensor) -> Tensor:
+    """(B, N, T, S): scaled products of queries and keys that are the same at every position, plus the bias."""
+    q = randn(ROWS, own.n_heads, q_ids.shape[-1], own.rotary_dim)
+    k = randn(ROWS, own.n_heads, k_ids.shape[-1], own.rotary_dim, seed=2)
+    state = part.prepare(q_ids, k_ids)
+    terms = part.rotate(q, k, state)
+    total = terms[0].q_BNTH @ terms[0].k_BKSH.mT
+    for term in terms[1:]:
+        region = term.region[:, None] if term.region.dim() == 3 else term.region
+        total = torch.where(region, term.q_BNTH @ term.k_BKSH.mT, total)
+    bias = part.bias(terms[0].q_BNTH, terms[0].k_BKSH, SCALE, state)
+    return total * SCALE if bias is None else total * SCALE + bias
+
+
+def _ids(part: Any, start: int = 0) -> Tensor:
+    places = torch.arange(start, start + LENGTH)
+    return places if part.counts == 1 else torch.stack([places, *[torch.zeros_like(places)] * (part.counts - 1)])[None]
+
+
+@torch.no_grad()
+def shift(subject: Subject) -> None:
+    """A position that calls itself `relative` scores a text the same wherever it begins."""
+    spec, own = asked(subject, "position"), sizes(subject)
+    part = build(spec.factory(), own)
+    if not getattr(part, "relative", False):
+        raise NotApplicable("it does not say that only distances count")
+    want = scores(part, own, _ids(part), _ids(part))
+    for start in (1, 9):
+        got = scores(part, own, _ids(part, start), _ids(part, start))
+        same(got, want, f"scores of a text that begins at position {start} instead of 0", 1e-4)
+    backwards = _ids(part).flip(-1)
+    if torch.allclose(scores(part, own, backwards, backwards), want, atol=1e-3):
+        raise Wrong("scores are the same for a text whose positions run backwards")
+
+
+@torch.no_grad()
+def recency(subject: Subject) -> None:
+    """A position that calls itself `receding` has a bias of 0 for a token on itself, which falls with the distance."""
+    spec, own = asked(subject, "position"), sizes(subject)
+    part = build(spec.factory(), own)
+    if not getattr(part, "receding", False):
+        raise NotApplicable("it does not say that far tokens count less")
+    places = _ids(part)
+    q = torch.zeros(1, own.n_heads, LENGTH, own.rotary_dim)
+    bias = part.bias(q, q, SCALE, part.prepare(places, places)).expand(1, -1, -1, -1)[0]
+    if bias.diagonal(dim1=1, dim2=2).abs().max() > 1e-6:
+        raise Wrong("a token has a bias on itself")
+    for n, t in ((n, t) for n in range(own.n_heads) for t in range(LENGTH)):
+        back = bias[n, t, : t + 1].flip(0)  # itself, the token before it, and so on
+        if not (back.diff() < 0).all():
+            raise Wrong(
+                f"the bias of head {n} on tokens at distance 0, 1 ... is {[round(b, 3) for b in back.tolist()]}"
+            )
+
+
+@torch.no_grad()
+def rows(subject: Subject) -> None:
+    """Position ids that all rows share, and the same ids for each row, give the same vectors, terms and biases."""
+    spec, own = asked(subject, "position"), sizes(subject)
+    part = build(spec.factory(), own)
+    shared = _ids(part)
+    each = shared.expand(ROWS, *shared.shape[-2:]) if part.counts > 1 else shared.expand(ROWS, -1)
+    one, other = part.embed(shared), part.embed(each)
+    if (one is None) != (other is None):
+        raise Wrong("it embeds ids of a row or of all rows, but not both")
+    if one is not None and other is not None:
+        same(other, one.expand_as(other), "vectors of ids that each row has")
+    same(scores(part, own, each, each), scores(part, own, shared, shared), "scores by ids that each row has")
+    says = part.bias(
+        torch.zeros(1, own.n_heads, LENGTH, own.rotary_dim),
+        torch.zeros(1, own.n_heads, LENGTH, own.rotary_dim),
+        SCALE,
+        part.prepare(shared, shared),
+    )
+    if says is not None and not part.has_bias:
+        raise Wrong("it has a bias but does not say so (has_bias), so that a kernel would ignore it")

@@ -1,0 +1,59 @@
+"""First values, and objectives."""
+
+from __future__ import annotations
+
+import torch
+from torch.nn import functional as F
+
+from llmlab.check import learning
+from llmlab.check.parts.of import asked, sizes
+from llmlab.check.subject import Subject, Wrong, generator, same
+from llmlab.slots import Role
+
+ROLES: tuple[Role, ...] = ("embed", "position", "q", "k", "v", "out", "ffn_in", "ffn_out", "router", "head", "other")
+
+
+def first_values(subject: Subject) -> None:
+    """First values come from the generator alone, are finite and centred, and not all 0 but for biases, which are."""
+    init, own = asked(subject, "init").factory()(), sizes(subject)
+    for role in ROLES:
+        drawn = []
+        for seed, noise in ((0, 1), (0, 2), (1, 1)):
+            torch.manual_seed(noise)
+            tensor = torch.full((96, 64), float("nan"))
+            init.fill(tensor, role, own, generator(seed))
+            drawn.append(tensor)
+        first, again, other = drawn
+        if not torch.isfinite(first).all():
+            raise Wrong(f"{role}: not every value is filled with a number")
+        if not torch.equal(first, again):
+            raise Wrong(f"{role}: values do not come from the generator alone")
+        if first.unique().numel() > 1 and torch.equal(first, other):
+            raise Wrong(f"{role}: another seed gives the same values")
+        if not abs(float(first.mean())) <= 0.1 * float(first.std()):
+            raise Wrong(
+                f"{role}: the mean is {float(first.mean()):.3g} at a standard deviation of {float(first.std()):.3g}"
+            )
+    tensor = torch.ones(9)
+    init.fill(tensor, "bias", own, generator(0))
+    if tensor.any():
+        raise Wrong("biases do not begin at 0")
+
+
+@torch.no_grad()
+def likelihood(subject: Subject) -> None:
+    """An objective's loss is the cross-entropy at its targets, and where it is a text's likelihood each token is a target."""
+    spec = asked(subject, "objective")
+    model, batch, made = subject.model, learning.samples(subject), learning.objective(subject)
+    loss, where = made.loss(model, batch), batch["labels"] >= 0
+    logits = model(batch, heads={"tokens": None}).heads["tokens"].double()
+    by_hand = -F.log_softmax(logits, -1)[where].gather(-1, batch["labels"][where][:, None]).sum()
+    same(loss.sum.double(), by_hand, "the loss, summed over targets", 1e-4)
+    if int(loss.count) != int(where.sum()):
+        raise Wrong(f"it counts {int(loss.count)} targets of {int(where.sum())}")
+    if not spec.attribute("bits_per_byte", False):
+        return
+    if not torch.equal(batch["ids"][:, 1:], batch["labels"][:, :-1]):
+        raise Wrong("labels are not the tokens that come next")
+    if not where.all():
+        raise Wrong("not every token is a target")

@@ -1,0 +1,200 @@
+"""The same text given in another way: in pieces over a cache or a memory, padded, beside others, packed with others."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from llmlab.check import plain
+from llmlab.check.subject import LENGTH, SOURCE, NotApplicable, Subject, Wrong, ids, same
+from llmlab.model.memory import Memory
+from llmlab.slots import Output
+
+Batch = dict[str, Tensor]
+
+
+def part(batch: Mapping[str, Tensor], row: int | slice, where: slice) -> Batch:
+    """Some tokens of some rows, and what goes with them."""
+    row = slice(row, row + 1) if isinstance(row, int) else row
+    length = batch["ids"].shape[1]
+    return {
+        k: x[row, where] if x.dim() > 1 and x.shape[1] == length and not k.startswith("source") else x[row]
+        for k, x in batch.items()
+    }
+
+
+def forward(subject: Subject, batch: Batch, **how: Any) -> Output:
+    return subject.model(batch, heads=subject.roles, **how)
+
+
+def compare(got: Output, want: Output, where: slice, says: str) -> None:
+    """Hidden states and what heads say of the tokens at `where`, against a text that has these only."""
+    length = got.hidden.shape[1]
+    same(got.hidden[:, where], want.hidden, f"{says}, hidden states")
+    for role in want.heads:
+        one, other = got.heads[role], want.heads[role]
+        one = one[:, where] if one.dim() > 1 and one.shape[1] == length else one
+        same(one, other, f"{says}, head {role}")
+
+
+# ---------------------------------------------------------------- in pieces
+
+
+@torch.no_grad()
+def cache(subject: Subject) -> None:
+    """A text read in pieces over a cache, and prompts of unequal length padded on the left, give what the whole text gives."""
+    batch = subject.batch()
+    first = _first_piece(subject, batch)
+    want = forward(subject, batch)
+    for cuts in ([0, *range(first, LENGTH + 1)], [0, first + (LENGTH - first) // 2, LENGTH - 1, LENGTH]):
+        hidden, logits = _pieces(subject, batch, sorted(set(cuts)))
+        same(hidden, want.hidden, f"read over a cache in pieces that end at {cuts[1:]}")
+        for role in want.heads:
+            same(logits[role], want.heads[role], f"read over a cache, head {role}")
+    if not subject.spec.stacks[-1].mask.attribute("needs", ()):
+        _left_padded(subject)
+
+
+def _first_piece(subject: Subject, batch: Batch) -> int:
+    """Tokens that have to be read at once, since one of them sees what is behind it."""
+    stack = subject.spec.stacks[-1]
+    mask, ahead = stack.mask.factory()(), 1
+    for row in range(len(batch["ids"])):
+        own = plain.row_of(batch, mask.needs, row)
+        for q, k in itertools.combinations(range(LENGTH), 2):
+            if plain.sees(mask, q, k, LENGTH, own):
+                ahead = max(ahead, k + 1)
+    if ahead >= LENGTH - 1:
+        raise NotApplicable(f"mask={stack.mask} looks ahead, so nothing is read a token at a time")
+    if subject.chooses:
+        raise NotApplicable("its experts choose among all tokens that are read at once")
+    return ahead
+
+
+def _pieces(subject: Subject, batch: Batch, cuts: list[int]) -> tuple[Tensor, dict[str, Tensor]]:
+    kept, out = subject.model.new_cache(batch["ids"].shape[1]), []
+    for start, end in itertools.pairwise(cuts):
+        piece = part(batch, slice(None), slice(start, end))
+        out.append(forward(subject, piece, cache=kept))
+    roles = out[0].heads
+    return torch.cat([o.hidden for o in out], 1), {r: torch.cat([o.heads[r] for o in out], 1) for r in roles}
+
+
+def _left_padded(subject: Subject) -> None:
+    """As prompts of unequal length are continued."""
+    lengths = torch.tensor([8, 5])
+    batch = subject.batch()
+    starts = 8 - lengths
+    places = torch.arange(LENGTH)[None]
+    batch["valid"] = places >= starts[:, None]
+    batch["positions"] = (places - starts[:, None]).clamp(min=0)
+    hidden, _ = _pieces(subject, batch, [0, 8, 9, 10, LENGTH])
+    for row, start in enumerate(starts.tolist()):
+        own = part({k: x for k, x in batch.items() if k not in ("valid", "positions")}, row, slice(start, None))
+        same(
+            hidden[row : row + 1, start:],
+            forward(subject, own).hidden,
+            f"a prompt with {start} tokens of padding, over a cache",
+        )
+
+
+@torch.no_grad()
+def memory(subject: Subject) -> None:
+    """A text read in two segments, the second with a memory of the first, gives what the whole text gives."""
+    batch = subject.batch()
+    if subject.encoder_decoder:
+        raise NotApplicable("a memory is for one stack")
+    if subject.chooses:
+        raise NotApplicable("its experts choose among all tokens that are read at once")
+    if not subject.spec.sizes.causal:
+        raise NotApplicable("its mask looks ahead, so a segment differs by what comes after it")
+    want, kept = forward(subject, batch).hidden, Memory()
+    try:
+        pieces = [part(batch, slice(None), slice(a, b)) for a, b in ((0, 7), (7, LENGTH))]
+        out = [forward(subject, piece, memory=kept).hidden for piece in pieces]
+    except ValueError as e:
+        raise NotApplicable(str(e)) from None
+    same(torch.cat(out, 1), want, "read in two segments with a memory")
+
+
+# ---------------------------------------------------------------- padded, and beside others
+
+
+@torch.no_grad()
+def padding(subject: Subject) -> None:
+    """Padding on the right, on the left, or in the source makes no difference, to experts' losses neither."""
+    batch, mask = subject.batch(), subject.spec.stacks[-1].mask
+    other = ids(2, LENGTH, seed=8)
+    for row, n in enumerate((7, 10)):
+        alone = part(batch, row, slice(0, n))
+        want = forward(subject, alone)
+        right = part(batch, row, slice(None))
+        right["valid"] = torch.arange(LENGTH)[None] < n
+        right["ids"] = torch.where(right["valid"], right["ids"], other[row : row + 1])
+        got = forward(subject, right)
+        compare(got, want, slice(0, n), "padded on the right")
+        _same_aux(got, want, "padded on the right")
+        if not mask.attribute("needs", ()):
+            fill = LENGTH - n
+            left = {**alone, "ids": torch.cat([other[row : row + 1, :fill], alone["ids"]], 1)}
+            places = torch.arange(LENGTH)[None] - fill
+            left |= {"valid": places >= 0, "positions": places.clamp(min=0)}
+            got = forward(subject, left)
+            compare(got, want, slice(fill, None), "padded on the left")
+            _same_aux(got, want, "padded on the left")
+    if subject.encoder_decoder:
+        cut = part(batch, 1, slice(None))
+        n = int(cut["source_valid"].sum())
+        cut |= {"source_ids": cut["source_ids"][:, :n]}
+        cut.pop("source_valid")
+        got = forward(subject, part(batch, 1, slice(None)))
+        compare(got, forward(subject, cut), slice(None), f"the source padded from {n} to {SOURCE} tokens")
+
+
+def _same_aux(got: Output, want: Output, says: str) -> None:
+    if (got.aux is None) != (want.aux is None):
+        raise Wrong(f"{says}, there are losses of experts in one case only")
+    if got.aux is not None and want.aux is not None:
+        if got.aux.loss is not None and want.aux.loss is not None:
+            same(got.aux.loss, want.aux.loss, f"{says}, the loss of experts")
+        if got.aux.load is not None and want.aux.load is not None and not torch.equal(got.aux.load, want.aux.load):
+            raise Wrong(
+                f"{says}, experts are visited {got.aux.load.tolist()} times instead of {want.aux.load.tolist()}"
+            )
+
+
+@torch.no_grad()
+def batching(subject: Subject) -> None:
+    """A text gives the same whatever stands beside it in a batch."""
+    if subject.chooses:
+        raise NotApplicable("its experts choose among all tokens of a batch")
+    batch = subject.batch(rows=3)
+    batch["valid"] = torch.arange(LENGTH)[None] < torch.tensor([[LENGTH], [7], [10]])
+    got = forward(subject, batch)
+    for row in range(3):
+        want = forward(subject, part(batch, row, slice(None)))
+        one = Output(got.hidden[row : row + 1], {r: h[row : row + 1] for r, h in got.heads.items()}, None)
+        compare(one, want, slice(None), f"row {row} of a batch, beside others")
+
+
+@torch.no_grad()
+def documents(subject: Subject) -> None:
+    """Documents packed into one row, which do not see each other, give what each gives alone."""
+    mask = subject.spec.stacks[-1].mask
+    if subject.encoder_decoder:
+        raise NotApplicable("packed documents would have one source")
+    if subject.chooses:
+        raise NotApplicable("its experts choose among all tokens of a batch")
+    if "prefix_len" in mask.attribute("needs", ()):
+        raise NotApplicable("its mask reads a prefix of each row, of which documents that are packed have one")
+    batch, lengths = subject.batch(), (5, 1, 6)
+    batch["documents"] = torch.tensor([i for i, n in enumerate(lengths) for _ in range(n)])[None].expand(2, -1)
+    got = forward(subject, batch)
+    for end, n in zip(itertools.accumulate(lengths), lengths, strict=True):
+        where = slice(end - n, end)
+        alone = part({k: x for k, x in batch.items() if k != "documents"}, slice(None), where)
+        compare(got, forward(subject, alone), where, f"a document of {n} tokens, packed with others")

@@ -1,0 +1,62 @@
+"""What a model's weights are: stored and read back, tied where they should be."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+
+import torch
+
+from llmlab.check.subject import LOWEST, NotApplicable, Subject, Wrong
+from llmlab.model import build, plain
+from llmlab.training import checkpoint
+
+
+@torch.no_grad()
+def saved(subject: Subject) -> None:
+    """A checkpoint, and the specification that lies beside it, give the same model back, bit for bit."""
+    model, batch = subject.model, subject.batch()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / checkpoint.name(1)
+        checkpoint.write(path, model.state_dict(), {})
+        weights = checkpoint.read_weights(path)
+    spec = plain.from_plain(json.loads(json.dumps(plain.to_plain(subject.spec))))
+    again = build.build_model(spec, seed=2).eval()
+    build.load(again, weights)
+    want, got = model(batch), again(batch)
+    if not torch.equal(got.hidden, want.hidden):
+        raise Wrong("hidden states are others after the weights were saved and loaded")
+    for role, out in want.heads.items():
+        if not torch.equal(got.heads[role], out):
+            raise Wrong(f"what the head {role} says is another after the weights were saved and loaded")
+
+
+@torch.no_grad()
+def tied(subject: Subject) -> None:
+    """The row of a token that is not in the text changes that token's logit if tables are tied, and nothing if they aren't."""
+    model, batch = subject.fresh().eval(), subject.batch()
+    if "tokens" not in model.heads:
+        raise NotApplicable("it has no head for tokens")
+    token = LOWEST - 2  # which no text has
+    before = model(batch)
+    model.all_stacks()[0].embedding.weight[token] += 1.0
+    after = model(batch)
+    if not torch.equal(before.hidden, after.hidden):
+        raise Wrong(f"hidden states change with the vector of token {token}, which is not in the text")
+    changed = (before.heads["tokens"] != after.heads["tokens"]).flatten(0, -2).any(0)
+    others = changed.clone()
+    others[token] = False
+    should = subject.spec.sizes.tie_embeddings
+    if bool(changed[token]) != should:
+        verb = "does not change" if should else "changes"
+        raise Wrong(f"model.tie_embeddings is {str(should).lower()}, but a token's vector {verb} its logit")
+    if others.any():
+        raise Wrong(f"the vector of token {token} changes the logit of token {int(others.nonzero()[0])}")
+    if subject.encoder_decoder:
+        batch["ids"][:] = token
+        with_vector = model(batch).hidden
+        model.all_stacks()[0].embedding.weight[token] -= 1.0
+        reads = not torch.equal(with_vector, model(batch).hidden)
+        if reads != subject.spec.stacks[-1].shared_embedding:
+            raise Wrong(f"the decoder {'reads' if reads else 'does not read'} the table of the encoder")
