@@ -36,7 +36,7 @@ FAMILIES = (
     "t5_v1_1",
     "mt5",
 )
-SCHEDULES = {"deepseek_v3": "multistep", "t5": "inverse_sqrt", "roberta": "linear", "deepseek_v2": "wsd"}
+SCHEDULES = {"deepseek_v3": "wsd", "t5": "inverse_sqrt", "roberta": "linear", "deepseek_v2": "multistep"}
 FILES = {name: (conf_dir() / "experiment" / f"{name}.yaml").read_text(encoding="utf-8") for name in FAMILIES}
 
 
