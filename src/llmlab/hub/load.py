@@ -78,20 +78,24 @@ class Description:
     def spec(self) -> ModelSpec:
         return spec_of(self.entry, self.head, self.full)
 
+    def headed(self, spec: ModelSpec) -> ModelSpec:
+        """A spec with the heads and stacks of the class that `architectures` names."""
+        return _headed(spec, self.head, self.full)
+
     @property
     def overrides(self) -> list[str]:
         """The model as one would type it."""
         return [*self.entry.read(self.full), *self.head.overrides]
 
 
-def describe(folder: Path) -> Description:
-    """The checkpoint in `folder`, of whose tensors only the table and the head are read."""
+def describe(folder: Path, *, bare: bool = False) -> Description:
+    """The checkpoint in `folder`, of whose tensors only the table and the head are read. bare: none is, quantised or not."""
     config = read_config(folder)
-    entry, head = find(config, folder)
+    entry, head = find({k: v for k, v in config.items() if not bare or k != "quantization_config"}, folder)
     _check_types(entry, config, folder)
     ends = [name for name in (entry.head_key, entry.embed_key) if name is not None]
     names = [*ends, *(name.removeprefix(entry.prefix) for name in ends)]
-    full = _decide_tie(entry, {**entry.defaults, **config}, read_tensors(folder, names))
+    full = _decide_tie(entry, {**entry.defaults, **config}, {} if bare else read_tensors(folder, names))
     with _explained(entry, full, folder):
         entry.read(full), head.heads(full)
     return Description(entry, head, config, full)
@@ -162,7 +166,10 @@ def _check_types(entry: Entry, config: Config, folder: Path) -> None:
 def spec_of(entry: Entry, head: Head, config: Config) -> ModelSpec:
     """The parts and sizes that a config.json asks for."""
     config = {**entry.defaults, **config}
-    spec = _resolved((*entry.read(config), *head.overrides))
+    return _headed(_resolved((*entry.read(config), *head.overrides)), head, config)
+
+
+def _headed(spec: ModelSpec, head: Head, config: Config) -> ModelSpec:
     stacks = tuple(s for s in spec.stacks if head.stacks is None or s.name in head.stacks)
     return replace(spec, heads=head.heads(config), stacks=stacks)
 

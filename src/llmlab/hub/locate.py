@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from llmlab.errors import UserError
@@ -26,8 +27,8 @@ def normal(override: str) -> str:
     return f'{key}="hf={escaped}"'
 
 
-def locate(name: str) -> Path:
-    """The folder of a checkpoint, downloaded if it has to be; UserError where there is none."""
+def locate(name: str, wanted: Sequence[str] = WANTED) -> Path:
+    """The folder of a checkpoint, downloaded (the files `wanted`) if it has to be; UserError where there is none."""
     folder = Path(name).expanduser()
     if name and folder.is_dir():
         return folder
@@ -38,12 +39,12 @@ def locate(name: str) -> Path:
             return there
         raise UserError(f"hf={name} is not in the cache, or no longer whole; llmlab fetch {model.name} brings it")
     if REPOSITORY.fullmatch(name):
-        return download(name)
+        return download(name, wanted)
     raise UserError(f"hf={name}: there is no such folder")
 
 
-def download(name: str) -> Path:
-    """config.json, safetensors and the tokenizer of ORG/NAME or ORG/NAME@REVISION, in huggingface_hub's own cache."""
+def download(name: str, wanted: Sequence[str] = WANTED) -> Path:
+    """Files of ORG/NAME or ORG/NAME@REVISION, in huggingface_hub's own cache; all that a checkpoint needs unless said."""
     try:
         import huggingface_hub
         from huggingface_hub import errors
@@ -55,7 +56,7 @@ def download(name: str) -> Path:
     try:
         return Path(
             huggingface_hub.snapshot_download(
-                repository, revision=revision or None, allow_patterns=list(WANTED), ignore_patterns=["*/*"]
+                repository, revision=revision or None, allow_patterns=list(wanted), ignore_patterns=["*/*"]
             )
         )
     except errors.GatedRepoError:

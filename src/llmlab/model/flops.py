@@ -6,16 +6,18 @@ Kaplan et al. 2020 (arXiv:2001.08361) and the PaLM paper's model FLOPs (arXiv:22
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
 import torch
 from torch import nn
 
-from llmlab.model.experts import GroupedLinear, MixtureOfExperts
+from llmlab.model.experts import GroupedLinear, MixtureOfExperts, linears
+from llmlab.model.measured import Meter, Said
 from llmlab.model.model import Model
 from llmlab.model.stack import Layer, Stack
-from llmlab.slots import Mask, Window
+from llmlab.slots import Context, Linear, Mask, Window
 
 
 class Parameters(NamedTuple):
@@ -54,77 +56,202 @@ def linear_flops(module: nn.Module) -> float:
 
 
 def allowed_pairs(mask: Mask, window: Window, length: int, prefix: int | None = None, rows: int = 1024) -> int:
-    """(query, key) pairs that mask and window let see each other in a text of `length` tokens; exact, by counting."""
+    """(query, key) pairs that mask and window let see each other in a text of `length` tokens; exact, by counting.
+
+    Where both go by q - k alone, the last row tells of every distance back and the first of every distance ahead.
+    """
     data = {} if prefix is None else {"prefix_len": torch.tensor([prefix])}
     if prefix is None and "prefix_len" in mask.needs:
         data = {"prefix_len": torch.tensor([0])}
     k = torch.arange(length)[None, :]
     if "rank" in mask.needs:  # an order has as many pairs as any other
         data |= {"rank": k, "queries": torch.zeros_like(k, dtype=torch.bool)}
+
+    def seen(q: torch.Tensor) -> torch.Tensor:
+        """(rows, length) bool."""
+        both = mask.allowed(q, k, data) & window.allowed(q, k, data)
+        return torch.broadcast_to(both, (*both.shape[:-2], len(q), length)).reshape(-1, length)
+
+    if prefix is None and getattr(mask, "relative", False) and getattr(window, "relative", False):
+        back, ahead = seen(torch.tensor([[length - 1]])), seen(torch.tensor([[0]]))
+        return int(((k + 1) * back).sum() + ((length - k) * ahead)[:, 1:].sum())
     total = 0
     for start in range(0, length, rows):
-        q = torch.arange(start, min(start + rows, length))[:, None]
-        seen = mask.allowed(q, k, data) & window.allowed(q, k, data)
-        total += int(torch.broadcast_to(seen, (*seen.shape[:-2], len(q), length)).sum())
+        total += int(seen(torch.arange(start, min(start + rows, length))[:, None]).sum())
     return total
 
 
-def forward_flops(
+class Item(NamedTuple):
+    """FLOPs of a forward of one sequence. place: the stack, or "heads"; what: "attention", "scores", "feed-forward" ..."""
+
+    place: str
+    what: str
+    flops: float
+    dense: float  # with the pairs that the mask hides, as an implementation that computes them does
+
+
+@dataclass(frozen=True)
+class Account:
+    """What a forward of a sequence of `length` tokens is made of. said: of the parts that are more than linears."""
+
+    items: tuple[Item, ...]
+    length: int
+    source_length: int | None
+    without_gradient: float
+    said: tuple[Said, ...]
+
+    def forward(self, *, dense: bool = False) -> float:
+        """Of one sequence."""
+        return sum(item.dense if dense else item.flops for item in self.items)
+
+    def training(self, *, dense: bool = False) -> float:
+        """A token: forward and backward (twice the forward), divided by the sequence's tokens, its source's included."""
+        return (3 * self.forward(dense=dense) - self.without_gradient) / (self.length + (self.source_length or 0))
+
+
+def forward_flops(model: Model, length: int, *, dense: bool = False, **how: Any) -> float:
+    """Of one sequence of `length` tokens; how: as of `account`. dense: with the pairs that the mask hides."""
+    return account(model, length, **how).forward(dense=dense)
+
+
+def training_flops_per_token(model: Model, length: int, *, dense: bool = False, **how: Any) -> float:
+    return account(model, length, **how).training(dense=dense)
+
+
+def account(
     model: Model,
     length: int,
     *,
     source_length: int | None = None,
     head_share: float = 1.0,
     documents: Sequence[Sequence[int]] | None = None,
-    dense: bool = False,
-) -> float:
+) -> Account:
     """Of one sequence of `length` tokens (an encoder-decoder's decoder; its encoder reads `source_length`).
 
     head_share: share of the positions whose heads are computed. documents: lengths of the documents that do not see each
-    other, of each of a few sequences, over which the pairs are averaged; None: one document a sequence. dense: count the
-    pairs that the mask hides too, as an implementation that computes them does.
+    other, of each of a few sequences, over which the pairs are averaged; None: one document a sequence.
     """
-    stacks = model.all_stacks()
-    total = 0.0
+    meter, stacks = Meter(), model.all_stacks()
+    items: list[Item] = []
+    without = 0.0
 
     def pairs_of(stack: Stack, window: Window, own: int) -> float:
-        if dense:
-            return own * own
         each = [[own]] if documents is None else documents
         counts = {n: allowed_pairs(stack.mask, window, n) for n in {n for lengths in each for n in lengths}}
         return sum(counts[n] for lengths in each for n in lengths) / len(each)
 
     for stack in stacks:
         own = (source_length or length) if len(stacks) > 1 and stack is stacks[0] else length
-        total += own * linear_flops(stack.embedding) + _stack_flops(stack, own, source_length or length, pairs_of)
-    for head in cast("list[Any]", list(model.heads.values())):
-        share = head_share if getattr(head, "per_token", False) else 1 / length
-        tied = getattr(head, "out", None) is None and getattr(head, "embedding", None) is not None
-        table = 2 * head.embedding.weight.numel() if tied else 0
-        total += length * share * (linear_flops(head) + table)
-    return total
+        for what, flops, dense in _of_stack(stack, own, source_length or length, pairs_of, meter):
+            items.append(Item(stack.spec.name, what, flops, dense))
+        without += _projected(stack, length)  # sinusoids need no gradient
+    heads = sum(_of_head(model, role, length, head_share, meter) for role in model.heads)
+    items.append(Item("heads", "head", heads, heads))
+    return Account(tuple(items), length, source_length, without, tuple(meter.said.values()))
 
 
-def _stack_flops(
-    stack: Stack, length: int, source_length: int, pairs_of: Callable[[Stack, Window, int], float]
-) -> float:
-    total = _projected(stack, length)
+def _of_head(model: Model, role: str, length: int, share: float, meter: Meter) -> float:
+    head: Any = model.heads[role]
+    share = share if getattr(head, "per_token", False) else 1 / length
+    tied = getattr(head, "out", None) is None and getattr(head, "embedding", None) is not None
+    table = 2 * head.embedding.weight.numel() if tied else 0
+    each = linear_flops(head) + table
+    rows = length if getattr(head, "per_token", False) else 1
+
+    def run(head: Any) -> None:
+        head(torch.empty(1, length, model.sizes.dim), Context(length, ids=torch.zeros(1, length, dtype=torch.long)))
+
+    beyond = meter.beyond(head, model.spec.heads[role], rows * each, run, tokens=length)
+    return length * share * each + length * share / rows * beyond
+
+
+def _of_stack(
+    stack: Stack,
+    length: int,
+    source_length: int,
+    pairs_of: Callable[[Stack, Window, int], float],
+    meter: Meter,
+) -> Iterator[tuple[str, float, float]]:
+    """(what, FLOPs, FLOPs with hidden pairs) of a forward."""
+    text = torch.Size((1, length))
+
+    def embed(part: Any) -> None:
+        part(torch.zeros(text, dtype=torch.long), Context(length, ids=torch.zeros(text, dtype=torch.long)))
+
+    counted = length * linear_flops(stack.embedding)
+    embedding = counted + meter.beyond(stack.embedding, stack.spec.embedding, counted, embed, tokens=length)
+    yield "embedding", embedding, embedding
+
+    prepared: dict[int, float | None] = {}
+    for i, place in enumerate(stack.position_of):
+        if place not in prepared:
+            part = stack.spec.layers[i].parts["position"]
+            prepared[place] = meter.prepared(stack.positions[place], part, length)
+    sums = {"positions": _projected(stack, length) + sum(flops or 0.0 for flops in prepared.values())}
+    dense = 0.0
     pairs: dict[Window, float] = {}
+    layers = {i: _of_layer(stack, i, length, source_length, prepared, meter) for i in dict.fromkeys(stack.spec.execute)}
     for i in stack.spec.execute:
-        layer, window = stack.layers[i], stack.windows[i]
-        assert isinstance(layer, Layer)
+        window = stack.windows[i]
         if window not in pairs:
             pairs[window] = pairs_of(stack, window, length)
-        total += length * (linear_flops(layer.attention) + linear_flops(layer.ffn))
-        total += 2 * pairs[window] * layer.attention.pair_width
-        width = getattr(stack.positions[stack.position_of[i]], "score_width", 0)
-        total += 2 * length * _distances(length) * width
-        if layer.cross_attention is not None:
-            attention = layer.cross_attention
-            of_source = sum(2 * m.weight.numel() for m in attention.modules() if getattr(m, "role", "") in ("k", "v"))
-            total += source_length * of_source + length * (linear_flops(attention) - of_source)
-            total += 2 * length * source_length * attention.pair_width
-    return total
+        width, parts = layers[i]
+        sums["scores"] = sums.get("scores", 0.0) + 2 * pairs[window] * width
+        dense += 2 * (length * length) * width
+        for what, flops in parts.items():
+            sums[what] = sums.get(what, 0.0) + flops
+    for what, flops in sums.items():
+        yield what, flops, dense if what == "scores" else flops
+
+
+def _of_layer(
+    stack: Stack, i: int, length: int, source_length: int, prepared: dict[int, float | None], meter: Meter
+) -> tuple[float, dict[str, float]]:
+    """(multiply-adds of a pair in self-attention, FLOPs by what they are for) of a layer."""
+    layer, sizes, parts = stack.layers[i], stack.sizes, stack.spec.layers[i].parts
+    assert isinstance(layer, Layer)
+    place = stack.position_of[i]
+    position: Any = stack.positions[place]
+    x = (length, sizes.dim)
+    counted = length * linear_flops(layer.attention)
+    beyond, width = meter.attention(layer.attention, parts["attention"], counted, x)
+    turned = meter.turned(layer.attention, parts["attention"], position, parts["position"], prepared[place], x)
+    found = {"attention": counted + beyond}
+    found["positions"] = 2 * length * _distances(length) * getattr(position, "score_width", 0) + turned
+    found["feed-forward"] = length * linear_flops(layer.ffn) + _beyond_ffn(layer, sizes, parts, length, meter)
+    found["block"] = meter.beyond(layer.block, parts["block"], 0.0, lambda part: _wired(part, layer, x), tokens=length)
+    if layer.cross_attention is not None:
+        attention, spec = layer.cross_attention, stack.spec.cross_attention
+        assert spec is not None
+        of_source = sum(2 * m.weight.numel() for m in attention.modules() if getattr(m, "role", "") in ("k", "v"))
+        counted = source_length * of_source + length * (linear_flops(attention) - of_source)
+        source = (source_length, sizes.source_dim or sizes.dim)
+        beyond, across = meter.attention(attention, spec, counted, x, source)
+        found["cross-attention"] = counted + beyond + 2 * length * source_length * across
+    return width, found
+
+
+def _wired(block: Any, layer: Layer, x: tuple[int, int]) -> None:
+    names = ["attention", *(["cross_attention"] if layer.cross_attention is not None else []), "ffn"]
+    block(torch.empty(1, *x), {name: lambda y: (y, None) for name in names})
+
+
+def _beyond_ffn(layer: Layer, sizes: Any, parts: Any, length: int, meter: Meter) -> float:
+    """FLOPs of the feed-forward, or of router and experts, beyond those of linears."""
+    ffn: Any = layer.ffn
+
+    def beyond(part: nn.Module, slot: str, rows: int) -> float:
+        counted = rows * linear_flops(part)
+        x = (rows, sizes.dim) if slot == "moe" else (1, rows, sizes.dim)
+        more = (None,) if slot == "moe" else ()
+        return meter.beyond(part, parts[slot], counted, lambda copied: copied(torch.empty(x), *more), tokens=rows)
+
+    if not isinstance(ffn, MixtureOfExperts):
+        return beyond(ffn, "ffn", length)
+    with torch.device("meta"):  # one expert, for each of its tokens
+        expert = parts["ffn"].factory()(sizes.dim, sizes.moe.ffn_dim, linears(Linear, sizes.ffn))
+    shared = 0.0 if ffn.shared is None else beyond(ffn.shared, "ffn", length)
+    return beyond(ffn.router, "moe", length) + beyond(expert, "ffn", max(1, round(length * ffn.per_token))) + shared
 
 
 def _distances(length: int) -> int:
@@ -132,12 +259,19 @@ def _distances(length: int) -> int:
 
 
 def _projected(stack: Stack, length: int) -> float:
-    """Of the linears in position parts, which read the sinusoid of each distance."""
-    return _distances(length) * sum(linear_flops(stack.positions[stack.position_of[i]]) for i in stack.spec.execute)
+    """Of the linears in position parts that score distances, of each of which they read the sinusoid."""
+    parts = [stack.positions[stack.position_of[i]] for i in stack.spec.execute]
+    return _distances(length) * sum(linear_flops(part) for part in parts if hasattr(part, "score_width"))
 
 
-def training_flops_per_token(model: Model, length: int, **how) -> float:
-    """Forward and backward (twice the forward), divided by the tokens of the sequence, source tokens included."""
-    tokens = length + (how.get("source_length") or 0)
-    without_gradient = sum(_projected(stack, length) for stack in model.all_stacks())  # sinusoids need none
-    return (3 * forward_flops(model, length, **how) - without_gradient) / tokens
+def cached_numbers(model: Model) -> tuple[int, int]:
+    """Numbers that a token leaves in the KV cache, in all executed layers of the decoding stack; and a source's token."""
+    stack, meter = model.all_stacks()[-1], Meter()
+    own = across = 0
+    for i in stack.spec.execute:
+        layer: Any = stack.layers[i]
+        own += meter.kept(layer.attention, stack.spec.layers[i].parts["attention"], stack.sizes.dim)
+        if layer.cross_attention is not None:
+            spec, width = cast(Any, stack.spec.cross_attention), stack.sizes.source_dim or stack.sizes.dim
+            across += meter.kept(layer.cross_attention, spec, stack.sizes.dim, width)
+    return own, across

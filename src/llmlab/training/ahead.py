@@ -30,12 +30,7 @@ def check(cfg: Any, recipe: Any, place: Any, weights: Path | None) -> None:
     except ValueError as e:
         raise UserError(str(e)) from e
     model = build.assemble(recipe.spec)
-    room = limit(model)
-    if recipe.spec.topology != "encoder_decoder" and room is not None and cfg.data.seq_len > room:
-        raise UserError(
-            f"data.seq_len={cfg.data.seq_len} is more than the {room} positions that model.max_positions gives; "
-            "set model.max_positions to as many, or choose position=rope"
-        )
+    reaches(model, cfg.data.seq_len)
     if weights is not None and is_foreign(weights):
         from llmlab.hub import begin
 
@@ -43,6 +38,16 @@ def check(cfg: Any, recipe: Any, place: Any, weights: Path | None) -> None:
     elif weights is not None:
         _fit(weights, model)
     _memory(cfg, recipe, place)
+
+
+def reaches(model: Any, length: int) -> None:
+    """UserError if one stack has fewer positions than the text has tokens; what two read, `recipe.cost` tells."""
+    room = limit(model)
+    if model.spec.topology != "encoder_decoder" and room is not None and length > room:
+        raise UserError(
+            f"data.seq_len={length} is more than the {room} positions that model.max_positions gives; "
+            "set model.max_positions to as many, or choose position=rope"
+        )
 
 
 def bounded(spec: Any) -> bool:

@@ -85,7 +85,7 @@ def _brought(spec: Any) -> dict[str, str]:
 
 def notes(task: Any, recipe: Any) -> list[str]:
     """What a choice displaced, what a part can't honour, what has no effect."""
-    found = [*recipe.spec.notes, *traits.notes(task.composed, recipe.spec)]
+    found = [*recipe.spec.notes, *traits.notes(task.composed, recipe.spec), *map(str, recipe.cost.account.said)]
     if "model.max_positions" in task.composed.keys and not ahead.bounded(recipe.spec):
         found.append("model.max_positions: no position part here is bounded by it, so nothing changes; leave it out")
     return found

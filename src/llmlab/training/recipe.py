@@ -125,10 +125,17 @@ class Batches:
 
 @dataclass(frozen=True)
 class Cost:
-    """parameters: total and active. flops_per_token: of training, for each of the seq_len tokens of a sample."""
+    """parameters: total and active. flops_per_token: of training, for each of the seq_len tokens of a sample, of which
+    `account` has what a forward is made of."""
 
     parameters: flops.Parameters
     flops_per_token: float
+    account: flops.Account
+
+    @classmethod
+    def of(cls, model: Any, account: flops.Account, seq_len: int) -> Cost:
+        a_token = account.training() * (account.length + (account.source_length or 0)) / seq_len
+        return cls(flops.count_parameters(model), a_token, account)
 
 
 @dataclass(frozen=True)
@@ -176,8 +183,8 @@ def cost(model: Any, objective: Any, windows: Windows, samples: int = 8) -> Cost
     if source is not None:
         _fits(model, source, length)
     share = sum(objective.targets(p) for p in prepared) / (len(prepared) * length)
-    a_token = flops.training_flops_per_token(model, length, source_length=source, head_share=share, documents=documents)
-    return Cost(flops.count_parameters(model), a_token * (length + (source or 0)) / windows.seq_len)
+    account = flops.account(model, length, source_length=source, head_share=share, documents=documents)
+    return Cost.of(model, account, windows.seq_len)
 
 
 def _fits(model: Any, *lengths: int) -> None:
