@@ -23,6 +23,7 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "train": Command("llmlab.train:main", "train a model: llmlab train GROUP=CHOICE KEY=VALUE ... (= python train.py)"),
+    "plan": Command("llmlab.lab.plan:main", "what a run would cost: llmlab plan GROUP=CHOICE KEY=VALUE ... [--json]"),
     "parts": Command("llmlab.parts:main", "what can be chosen, and each part's options: llmlab parts [SLOT] [--json]"),
     "generate": Command("llmlab.generate:main", "continue a prompt: llmlab generate run=FOLDER prompt=TEXT"),
     "chat": Command("llmlab.chat:main", "talk to a model that has a chat template: llmlab chat hf=FOLDER"),
@@ -37,6 +38,9 @@ COMMANDS = {
     "eval": Command("llmlab.evaluate:main", "loss, perplexity, bits per byte: llmlab eval run=FOLDER [data=PATH]"),
     "report": Command(
         "llmlab.lab.report:main", "compare runs, with a verdict: llmlab report FOLDER... [report.baseline=...]"
+    ),
+    "check": Command(
+        "llmlab.check:main", "whether parts keep what they promise, together: llmlab check [SLOT=PART ...]"
     ),
     "wandb": Command(
         "llmlab.workspace:main", "make a dashboard in Weights & Biases: llmlab wandb workspace [project=...]"

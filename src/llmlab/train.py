@@ -187,13 +187,11 @@ def usage(argv: Sequence[str]) -> str:
     from dataclasses import fields, is_dataclass
 
     from llmlab.config import schema
-    from llmlab.config.compose import choices, groups
+    from llmlab.config.compose import choices, families, groups
 
     lines = ["llmlab train GROUP=CHOICE KEY=VALUE ...   (= python train.py ...)"]
     lines += ["groups and their choices (llmlab parts GROUP: all of them, with their options, SLOT.OPTION=VALUE):"]
-    lines += _columns(
-        {group: [c for c in choices(group) if group != "model" or not _published(c)] for group in groups()}
-    )
+    lines += _columns({group: families() if group == "model" else choices(group) for group in groups()})
 
     def keys(cls: Any) -> str:
         return ", ".join(f.name + (".*" if is_dataclass(f.default_factory) else "") for f in fields(cls))
@@ -214,13 +212,6 @@ def usage(argv: Sequence[str]) -> str:
         "  with -m: sweep=NAME, hydra/launcher=joblib hydra.launcher.n_jobs=2 (so many at once), hydra/sweeper=optuna",
     ]
     return "\n".join([*lines, "", EXAMPLES])
-
-
-def _published(model: str) -> bool:
-    """Whether a model is a published size: there are many; the families are what one chooses from."""
-    from llmlab.config.compose import conf_dir
-
-    return "\n# published" in "\n" + (conf_dir() / "model" / f"{model}.yaml").read_text(encoding="utf-8")
 
 
 def _columns(table: Mapping[str, Sequence[str]], width: int = 118, most: int = 44) -> list[str]:

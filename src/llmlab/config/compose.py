@@ -71,6 +71,12 @@ def choices(group: str, config_dirs: Sequence[str] = ()) -> list[str]:
     return sorted({*files, *registry.names(group)})
 
 
+def families() -> list[str]:
+    """The models that come with llmlab, but for their published sizes: there are many."""
+    files = sorted((conf_dir() / "model").glob("*.yaml"))
+    return [f.stem for f in files if "\n# published" not in "\n" + f.read_text("utf-8")]
+
+
 def known_choices(config_dirs: Sequence[str] = ()) -> explain.Known:
     return explain.Known(groups(config_dirs), functools.partial(choices, config_dirs=config_dirs))
 

@@ -116,7 +116,7 @@ def resolve(composed: Any, *, vocabulary: int | None = None, roles: tuple[str, .
         init=_needed(cfg.init, "init"),
         notes=tuple(dict.fromkeys(notes)),
     )
-    _check_objective(spec, objective)
+    check_objective(spec, objective)
     chosen = typed.get(("objective", ""))
     if chosen is not None and not chosen.kept:
         mask = spec.stacks[-1].mask.name
@@ -127,7 +127,8 @@ def resolve(composed: Any, *, vocabulary: int | None = None, roles: tuple[str, .
     return spec
 
 
-def _check_objective(spec: ModelSpec, objective: PartSpec) -> None:
+def check_objective(spec: ModelSpec, objective: PartSpec) -> None:
+    """UserError if the objective can't train such a model under its masks."""
     for stack in spec.stacks:
         missing = [n for n in stack.mask.attribute("needs", ()) if n not in objective.attribute("gives", ())]
         if missing:

@@ -1,0 +1,255 @@
+"""The models in which every two parts of two slots meet. Parts of the user's own take part like all others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from llmlab import registry
+from llmlab.check.cover import Cover, Item, Level, Pair, Row, paired
+from llmlab.check.refusal import refusal
+from llmlab.check.subject import VOCABULARY, Case, Subject, layout_of, small
+from llmlab.check.words import BASE, SLOTS
+from llmlab.config.schema import LAYER_SLOTS
+from llmlab.errors import UserError
+
+if TYPE_CHECKING:
+    from llmlab.model.layout import ModelSpec
+    from llmlab.model.model import Model
+
+AIM = ("objective", "mask")  # one factor: an objective brings its mask
+UNTYPED = (*AIM, "head")  # what is not typed as SLOT=NAME alone
+# A family of each topology: whose sizes and traits a model has all of whose parts are chosen.
+BASES = {"decoder": BASE, "encoder": BASE, "encoder_decoder": "t5"}
+TINY = (f"model.vocab_size={VOCABULARY}", "model.max_positions=40", "model.dim=32")
+# Heads in groups, and together of another width than the model, so that none is taken for the other.
+WIDTHS = ("model.n_heads=8", "model.head_dim=8", "model.ffn_dim=48")
+HERE = ("cpu", "32-true")  # what checks are run on
+
+
+class Array:
+    """The choices that there are, and models that cover every two of them."""
+
+    def __init__(self) -> None:
+        self.unfit: dict[Pair, str] = {}  # an objective and a mask under which it can't be trained
+        self.apart = _apart()
+        aims = self._aims()
+        usual = _names(base(aims[0]))
+        factors = [aims]
+        for slot in (s for s in SLOTS if s not in AIM):
+            names = sorted(registry.names(slot), key=lambda n: (n != usual[slot], n))
+            factors.append([((slot, n),) for n in names if (slot, n) not in self.apart])
+        self.cover = Cover(factors, self._refuse)
+        self._alone: dict[Item, Cover] = {}
+
+    def _aims(self) -> list[Level]:
+        """Every objective with every mask that it can be trained under; masks that are nobody's, alone."""
+        found: list[Level] = []
+        for objective in registry.names("objective"):
+            own = registry.index()["objective", objective].attrs.get("mask")
+            for mask in sorted(registry.names("mask"), key=lambda m: (m != own, m)):
+                level = (("objective", objective), ("mask", mask))
+                try:
+                    base(level)
+                except UserError as e:
+                    self.unfit[paired(*level)] = refusal(e) or str(e)
+                else:
+                    found.append(level)
+        trained = {item for level in found for item in level}
+        return [*found, *((("mask", m),) for m in registry.names("mask") if ("mask", m) not in trained)]
+
+    def _refuse(self, items: Sequence[Item]) -> str | None:
+        """Why a model can't be had, without composing it: the same parts are put into the composed base of its aim.
+
+        None for one that crashes: that is for the checks to find.
+        """
+        chosen = dict(items)
+        try:
+            run_once(replaced(base(aim(chosen)), chosen))
+        except Exception as e:
+            return refusal(e)
+        return None
+
+    def of(self, item: Item) -> Cover:
+        """Where rows with an item are: a kernel that can't train where checks are run has an array of its own."""
+        if item not in self.apart:
+            return self.cover
+        if item not in self._alone:
+            factors = [levels if levels[0][0][0] != item[0] else [(item,)] for levels in self.cover.factors]
+            self._alone[item] = Cover(factors, self._refuse)
+        return self._alone[item]
+
+    def rows(self) -> Iterator[tuple[Cover, Row]]:
+        """Every pair at least once, as far as it can be had."""
+        for row in self.cover.cover(self.cover.pairs()):
+            yield self.cover, row
+        for item in self.apart:
+            for row in self.of(item).cover(with_item(self.of(item), item)):
+                yield self.of(item), row
+
+    def refused(self) -> dict[Pair, str]:
+        """Every pair that can't be had, and why, as far as it was asked for."""
+        found = dict(self.unfit)
+        for cover in (self.cover, *self._alone.values()):
+            found |= cover.refused
+        return found
+
+
+@cache
+def array() -> Array:
+    """Made once for the parts that there are."""
+    return Array()
+
+
+def with_item(cover: Cover, item: Item) -> list[Pair]:
+    return [pair for pair in cover.pairs() if item in pair]
+
+
+def run_once(spec: ModelSpec) -> None:
+    """Build a model whose values are all 0 and read a text: what can be refused has been then."""
+    from llmlab.model.build import assemble, materialise
+
+    model = assemble(spec)
+    materialise(model)
+    with torch.no_grad():
+        for tensor in model.state_dict().values():
+            tensor.zero_()
+        model.eval()(subject_of(spec, model).batch())
+
+
+def subject_of(spec: ModelSpec, model: Model) -> Subject:
+    subject = Subject(Case("", ()))
+    subject.spec, subject.model = spec, model
+    return subject
+
+
+def _apart() -> dict[Item, str]:
+    """Kernels that can't train where checks are run, and why."""
+    found = {}
+    for name in registry.names("kernel"):
+        kernel = registry.load("kernel", name, {})()
+        try:
+            if hasattr(kernel, "check_training"):
+                kernel.check_training(*HERE)
+        except ValueError as e:
+            found["kernel", name] = refusal(e) or str(e)
+    return found
+
+
+# ---------------------------------------------------------------- a row as what would be typed
+
+
+def aim(items: Mapping[str, str]) -> Level:
+    return tuple((slot, items[slot]) for slot in AIM if slot in items)
+
+
+def base(aim: Level) -> ModelSpec:
+    """The base under an objective and a mask. UserError if it can't be trained."""
+    from llmlab.model import layout
+
+    items = dict(aim)
+    objective = items.get("objective") or _bringing(items.get("mask")) or _usual_objective()
+    spec = _composed(objective)
+    if (mask := items.get("mask")) not in (None, registry.index()["objective", objective].attrs.get("mask")):
+        spec = layout_of(spec, mask, None)
+        if "objective" in items:
+            layout.check_objective(spec, layout.PartSpec("objective", objective))
+    return spec
+
+
+@cache
+def _composed(objective: str) -> ModelSpec:
+    from llmlab.model import layout
+
+    return layout.resolve(Subject(Case("", _aimed({"objective": objective}))).composed)
+
+
+@cache
+def _usual_objective() -> str:
+    return str(Subject(Case("", (f"model={BASES['decoder']}",))).composed.cfg.objective["_part_"])
+
+
+def _bringing(mask: str | None) -> str | None:
+    """The objective that brings a mask."""
+    found = (n for n in registry.names("objective") if registry.index()["objective", n].attrs.get("mask") == mask)
+    return next(found, None)
+
+
+def _aimed(items: Mapping[str, str]) -> tuple[str, ...]:
+    """What is typed for an objective and a mask, and the sizes that go with them."""
+    objective = items.get("objective") or _bringing(items.get("mask")) or _usual_objective()
+    attrs = registry.index()["objective", objective].attrs
+    topology = (attrs.get("topologies") or ("decoder",))[0]
+    words = [f"model={BASES[topology]}", *TINY, *WIDTHS, f"model.n_layers={4 if topology == 'encoder_decoder' else 2}"]
+    words.append(f"objective={objective}")
+    if "objective" in items and items.get("mask", attrs.get("mask")) != attrs.get("mask"):
+        words.append(f"mask={items['mask']}")
+    return tuple(words)
+
+
+def _nobodys(items: Mapping[str, str]) -> str | None:
+    """A mask that no objective has to do with."""
+    mask = items.get("mask")
+    return mask if "objective" not in items and mask is not None and _bringing(mask) is None else None
+
+
+def case(name: str, items: Mapping[str, str], more: Iterable[str] = (), about: Sequence[Item] = ()) -> Case:
+    """The base with these parts, small. more: what is typed behind them."""
+    words = [*_aimed(items)]
+    across = f"model={BASES['encoder_decoder']}" in words
+    for slot, part in items.items():
+        if slot in UNTYPED:
+            continue
+        words += [f"{slot}={part}", *options(slot, slot, part)]
+        if slot == "attention" and across:
+            place = "stacks.decoder.cross_attention"
+            words += [f"{slot}@{place}={part}", *options(place, slot, part)]
+    about = tuple(about or items.items())
+    return Case(name, merged([*words, *more]), "pair", _nobodys(items), items.get("head"), about)
+
+
+def options(place: str, slot: str, part: str) -> list[str]:
+    """What is typed to make a part small."""
+    entry = registry.index().get((slot, part))
+    return [f"{place}.{key}={_yaml(value)}" for key, value in (entry.attrs.get("small", {}) if entry else {}).items()]
+
+
+def _yaml(value: Any) -> str:
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value).replace(" ", "")
+
+
+def merged(words: Sequence[str]) -> tuple[str, ...]:
+    """Of those with one key the last, where the first stood."""
+    return tuple({w.partition("=")[0]: w for w in words}.values())
+
+
+# ---------------------------------------------------------------- the same without composing it
+
+
+def _names(spec: ModelSpec) -> dict[str, str]:
+    """What stands in each slot of a model whose layers are all alike."""
+    last = spec.stacks[-1]
+    parts = {**last.layers[0].parts, "embedding": last.embedding, "kernel": spec.kernel, "init": spec.init}
+    return {slot: part.name for slot, part in parts.items()} | {"head": next(iter(spec.heads.values())).name}
+
+
+def replaced(spec: ModelSpec, items: Mapping[str, str]) -> ModelSpec:
+    """The model with these parts in every layer, as the config would have them."""
+    from dataclasses import replace
+
+    parts = {slot: small(slot, name) for slot, name in items.items() if slot not in UNTYPED}
+    in_layers = {slot: part for slot, part in parts.items() if slot in LAYER_SLOTS}
+    stacks = tuple(
+        replace(
+            stack,
+            layers=tuple(replace(layer, parts={**layer.parts, **in_layers}) for layer in stack.layers),
+            embedding=parts.get("embedding", stack.embedding),
+            cross_attention=parts.get("attention", stack.cross_attention) if stack.cross_attention else None,
+        )
+        for stack in spec.stacks
+    )
+    whole: Any = {slot: parts[slot] for slot in ("kernel", "init") if slot in parts}
+    return layout_of(replace(spec, stacks=stacks, **whole), None, items.get("head"))

@@ -1,0 +1,126 @@
+"""From what was asked for to a report: which cases, in processes, with a bar that says how far it is."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import chain
+from typing import Any
+
+from llmlab.check import array, cases, run, shrink
+from llmlab.check.report import Report
+from llmlab.check.subject import Case, Result
+from llmlab.check.words import Asked
+from llmlab.errors import UserError
+from llmlab.registry import near
+from llmlab.training.progress import duration
+
+PLAIN = 20.0  # seconds between lines where no one looks
+
+
+def everything(asked: Asked, checks: str | None, jobs: int | None) -> Report:
+    """The matrix, or the part of it that was asked for."""
+    names = _names(checks)
+    report = Report(_says(names))
+    some, total = _cases(asked, names)
+    _run(report, some, names, total, jobs)
+    report.refused = array.array().refused() if not asked.family else {}
+    if len(asked.items) == 1:
+        report.item = asked.items[0]
+        report.refused = {pair: why for pair, why in report.refused.items() if report.item in pair}
+    shrink.blame(report, asked.options)
+    return report
+
+
+def _names(checks: str | None) -> list[str] | None:
+    """UserError for a check that does not exist."""
+    if checks is None:
+        return None
+    names = [n.strip() for n in checks.split(",") if n.strip()]
+    for name in names:
+        if name not in run.every_check():
+            raise UserError(f"checks={name}: there is no such check; {near(name, run.every_check())}")
+    return names
+
+
+def _says(names: Sequence[str] | None) -> dict[str, str]:
+    every = run.every_check()
+    return {n: (c.__doc__ or "").split("\n\n")[0].replace("\n", " ").strip() for n, c in every.items() if _in(n, names)}
+
+
+def _in(name: str, names: Sequence[str] | None) -> bool:
+    return names is None or name in names or name == run.BUILT
+
+
+def _cases(asked: Asked, names: Sequence[str] | None) -> tuple[Iterator[Case], int]:
+    """The cases, and about how many they are. Those that take long come first."""
+    kinds = [k for k in ("part", "family", "pair") if names is None or set(names) & set(run.checks_of(k))]
+    if asked.family is not None:
+        typed = [f"{slot}={name}" for slot, name in asked.items]
+        return iter([cases.family(asked.family, (*typed, *asked.options))]), 1
+    if len(asked.items) > 1:
+        return iter([cases.together(asked.items, asked.options)]), 1
+    if asked.items:
+        found = [cases.part(asked.items[0], asked.options)] if "part" in kinds else []
+        found += cases.against(asked.items[0], asked.options) if "pair" in kinds else []
+        return iter(found), len(found)
+    makers: dict[str, Callable[[], Iterable[Case]]] = {
+        "part": cases.parts,
+        "family": cases.families,
+        "pair": cases.each_pair,
+    }
+    return chain.from_iterable(makers[k]() for k in kinds), 0
+
+
+def _run(report: Report, some: Iterator[Case], names: Sequence[str] | None, total: int, jobs: int | None) -> None:
+    order: dict[str, int] = {}
+
+    def counted() -> Iterator[Case]:
+        for case in some:
+            order[case.name] = len(order)
+            yield case
+
+    with _bar(total, order) as tell:
+
+        def told(case: Case, found: list[Result]) -> None:
+            report.add(case, found)
+            tell(report)
+
+        run.every(counted(), names, run.workers(jobs, total or sys.maxsize), told)
+    report.results.sort(key=lambda r: order[r.case])  # stable: the checks of a case stay in their order
+
+
+@contextmanager
+def _bar(total: int, order: dict[str, int]) -> Iterator[Any]:
+    """A bar in a terminal, elsewhere a line now and then. What it gives is called after each case."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        began = said = time.monotonic()
+
+        def line(report: Report) -> None:
+            nonlocal said
+            if time.monotonic() - said > PLAIN:
+                said = time.monotonic()
+                print(f"{_far(report, order, total)}  {duration(said - began)}", file=sys.stderr, flush=True)
+
+        yield line
+        return
+    columns = (SpinnerColumn(), BarColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("starting", total=total or None)
+
+        def redraw(report: Report) -> None:
+            text = _far(report, order, total)
+            progress.update(task, completed=len(report.cases), total=total or len(order), description=text)
+
+        yield redraw
+
+
+def _far(report: Report, order: dict[str, int], total: int) -> str:
+    failed = len(report.failed)
+    return f"{len(report.cases)}/{total or len(order)} models" + (f", {failed} checks failed" if failed else "")

@@ -1,0 +1,89 @@
+"""What is checked: every two parts together, every family as it is, every part by itself, and what a user types."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from functools import cache
+
+from llmlab import registry
+from llmlab.check.array import AIM, TINY, array, case, merged, options, with_item
+from llmlab.check.cover import Item, paired
+from llmlab.check.subject import Case, Subject
+from llmlab.check.words import SLOTS
+from llmlab.config.compose import families as every_family
+
+FAMILY = ("model.n_heads=4",)
+
+
+def pairs() -> list[Case]:
+    """Models in which every two parts of two slots occur that can occur together."""
+    return list(each_pair())
+
+
+def each_pair() -> Iterator[Case]:
+    """`pairs`, each as soon as it is known."""
+    for n, (cover, row) in enumerate(array().rows(), 1):
+        yield case(f"pair {n}", dict(cover.items(row)))
+
+
+def against(item: Item, more: Iterable[str] = ()) -> list[Case]:
+    """Models in which a part meets every other that it can meet. more: what is typed behind them."""
+    cover = array().of(item)
+    rows = list(cover.cover(with_item(cover, item)))
+    first, reason = cover.usual([item])
+    if not rows or reason is not None:
+        return [case(_name([item]), dict(cover.items(first)), more)]
+    return [case(f"{_name([item])}, {n}", dict(cover.items(row)), more) for n, row in enumerate(rows, 1)]
+
+
+def parts(slots: Sequence[str] = SLOTS) -> list[Case]:
+    """Every part, in a model that is otherwise as usual, or has what the part needs."""
+    return [part((slot, name)) for slot in slots for name in registry.names(slot)]
+
+
+def part(item: Item, more: Iterable[str] = ()) -> Case:
+    return replace(together([item], more), kind="part")
+
+
+def together(items: Sequence[Item], more: Iterable[str] = ()) -> Case:
+    """One model with these parts, otherwise as usual, or with what they need."""
+    known = dict(items)
+    cover = array().of(next((i for i in items if i in array().apart), items[0])) if items else array().cover
+    aims = [item for item in items if item[0] in AIM]
+    if len(aims) == 2 and paired(*aims) in array().unfit:
+        return case(_name(items), known, more, items)  # which is refused
+    row, _ = cover.usual(items)
+    usual, _ = cover.usual([])
+    chosen = {
+        slot: name for slot, name in cover.items(row) if (slot, name) in items or (slot, name) not in cover.items(usual)
+    }
+    return case(_name(items), chosen, more, items)
+
+
+def _name(items: Sequence[Item]) -> str:
+    return " ".join(f"{slot}={name}" for slot, name in items)
+
+
+@cache
+def families() -> list[Case]:
+    """Every family in a tiny size, with all kinds of its layers."""
+    return [family(name) for name in every_family()]
+
+
+def family(name: str, more: Sequence[str] = ()) -> Case:
+    """A family in a tiny size. more: what is typed behind that."""
+    words = [f"model={name}", *TINY, *FAMILY, "model.n_layers=2"]
+    cfg = Subject(Case(name, tuple(words))).composed.cfg
+    if len(cfg.stacks) > 1:
+        words.append("model.n_layers=4")
+    elif cfg.kinds:
+        words.append("model.n_layers=3")
+    for place, node in [
+        ("", cfg),
+        *((f"{at}.{kind}.", cfg[at][kind]) for at in ("kinds", "stacks") for kind in cfg[at]),
+    ]:
+        for slot in (s for s in SLOTS if s in node and node[s] is not None):
+            words += options(f"{place}{slot}", slot, node[slot]["_part_"])
+    typed = {w.partition("=")[0] for w in more}
+    return Case(name, merged([*(w for w in words if w.partition(".")[0] not in typed), *more]), "family")

@@ -1,0 +1,130 @@
+"""conformance.md and conformance.json."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from llmlab import registry
+from llmlab.check.cover import Item
+from llmlab.check.report import MARKS, Report
+from llmlab.check.run import checks_of
+from llmlab.check.words import SLOTS
+from llmlab.errors import UserError
+from llmlab.lab.files import write_atomic
+from llmlab.lab.report.markdown import table_of
+
+NAME, SCHEMA = "conformance", 1
+KEPT = "## Bugs that it catches"  # a section that others write into the same page
+
+
+def write(report: Report, folder: Path) -> list[Path]:
+    """Both files; what was written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise UserError(f"to={folder}: the folder can't be made: {e.strerror}") from e
+    page, data = folder / f"{NAME}.md", folder / f"{NAME}.json"
+    write_atomic(page, text(report) + kept(page))
+    write_atomic(data, json.dumps(plain(report), indent=1, ensure_ascii=False) + "\n")
+    return [page, data]
+
+
+def kept(page: Path) -> str:
+    """What the page has from that section on, if it is there and has one."""
+    before = page.read_text(encoding="utf-8") if page.exists() else ""
+    return "\n" + before[before.index(KEPT) :] if KEPT in before else ""
+
+
+def plain(report: Report) -> dict[str, object]:
+    """The whole report as JSON has it."""
+    import torch
+
+    from llmlab import __version__
+
+    return {
+        "schema": SCHEMA,
+        "llmlab": __version__,
+        "torch": torch.__version__,
+        "seconds": round(report.seconds, 1),
+        "passed": not report.failed,
+        "checks": report.checks,
+        "cases": [c.__dict__ for c in report.cases.values()],
+        "results": [r._asdict() for r in report.results],
+        "refused": [{"pair": dict(pair), "reason": why} for pair, why in sorted(report.refused.items())],
+    }
+
+
+def text(report: Report) -> str:
+    said = ["# Conformance", "", *_head(report), "", *_failures(report), *_checks(report), *_parts(report)]
+    return "\n".join([*said, *_families(report), *_refused(report)])
+
+
+def _head(report: Report) -> list[str]:
+    kinds = {k: sum(c.kind == k for c in report.cases.values()) for k in ("pair", "family", "part")}
+    met = len(report.pairs())
+    return [
+        "Written by `llmlab check`. Every promise of the first table is asked of tiny models with random weights: "
+        f"{kinds['pair']} in which every two parts of two slots meet that can ({met:,} pairs), {kinds['family']} families "
+        f"as they are, and {kinds['part']} parts by themselves. Combinations that are refused stand below, with the "
+        "reason that a user is told.",
+        "",
+        f"{MARKS['passed']} holds in all models that have it; {MARKS['failed']} fails in one; {MARKS['refused']} refused; "
+        f"{MARKS['skipped']} has nothing to ask. `conformance.json`, written beside this page, names every model and why.",
+    ]
+
+
+def _failures(report: Report) -> Iterator[str]:
+    if not report.failed:
+        return
+    rows = [[r.case, r.check, r.says, r.command] for r in report.failed]
+    yield from ["## Failures", "", *table_of(["model", "check", "what is so", "again with"], rows), ""]
+
+
+def _checks(report: Report) -> Iterator[str]:
+    rows = []
+    for name, says in report.checks.items():
+        counts = {k: report.tally(name, k) for k in ("pair", "family", "part")}
+        cells = [f"{c['passed']} of {sum(c.values())}" if c else "" for c in counts.values()]
+        rows.append([name, says, *cells])
+    yield from ["## Promises", "", "Models of which it holds; of the others it asks nothing, or they are refused.", ""]
+    yield from [*table_of(["check", "what holds", "pairs", "families", "parts"], rows), ""]
+
+
+def _parts(report: Report) -> Iterator[str]:
+    names = [n for n in report.checks if n in checks_of("pair") and any(report.tally(n, "pair").values())]
+    own = [n for n in report.checks if n in checks_of("part") and n not in names and report.tally(n, "part")]
+    if not names and not own:
+        return
+    rows = []
+    for slot, part in parts(report):
+        several, alone = report.about((slot, part), "pair"), report.about((slot, part), "part")
+        marks = [_mark(report, several, n) for n in names] + [_mark(report, alone, n) for n in own]
+        rows.append([f"{slot}={part}", str(len(several)), *marks])
+    yield from ["## Parts", "", "In how many models, and what holds in all of them.", ""]
+    yield from [*table_of(["part", "models", *names, *own], rows), ""]
+
+
+def parts(report: Report) -> list[Item]:
+    """Every part that is in a case, by slot."""
+    seen = {item for c in report.cases.values() for item in c.parts}
+    return sorted((item for item in seen if item in registry.index()), key=lambda i: (SLOTS.index(i[0]), i[1]))
+
+
+def _mark(report: Report, cases: Sequence[str], check: str) -> str:
+    return MARKS[report.outcome(cases, check)]
+
+
+def _families(report: Report) -> Iterator[str]:
+    families = [c.name for c in report.cases.values() if c.kind == "family"]
+    names = [n for n in report.checks if any(report.tally(n, "family").values())]
+    if families:
+        rows = [[f, *(_mark(report, [f], n) for n in names)] for f in families]
+        yield from ["## Families", "", *table_of(["family", *names], rows), ""]
+
+
+def _refused(report: Report) -> Iterator[str]:
+    rows = [[", ".join(what), why] for why, what in report.reasons().items()]
+    if rows:
+        yield from ["## Refused", "", *table_of(["what", "what a user is told"], rows), ""]

@@ -1,0 +1,121 @@
+"""The matrix in a terminal: parts in colours, checks in numbers, and what failed with the command that shows it again."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from llmlab.check.page import parts
+from llmlab.check.report import MARKS, Report, spelled
+from llmlab.check.words import SLOTS
+from llmlab.lab.record import shown
+from llmlab.training.progress import duration
+
+COLOURS = {"failed": "red", "passed": "green", "refused": "yellow", "skipped": "dim", "": "dim"}
+MOST = 12  # reasons and failures that are shown; the page has all
+
+
+def show(report: Report, files: Sequence[Path]) -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(highlight=False)
+    console.print(_matrix(report))
+    for line in _refused(report):
+        console.print(Text(line, style="yellow"), soft_wrap=True)
+    for line, style in _failed(report):
+        console.print(Text(line, style=style), soft_wrap=True)
+    for file in files:
+        console.print(Text(f"report: {shown(file)}", style="cyan"), soft_wrap=True)
+    console.print(Text(_verdict(report), style="bold red" if report.failed else "bold green"))
+
+
+def _verdict(report: Report) -> str:
+    n, failed = len(report.cases), report.failed
+    asked = sum(r.outcome in ("passed", "failed") for r in report.results)
+    models = f"{n} model{'s' * (n != 1)}, {duration(report.seconds)}"
+    if failed:
+        return f"{len(failed)} of {asked} checks failed in {len({r.case for r in failed})} of {models}"
+    if not asked or all(r.outcome == "refused" for r in report.results):
+        return f"refused: {models}"
+    return f"all {asked} checks hold: {models}"
+
+
+def _matrix(report: Report) -> Any:
+    """A line a slot, its parts coloured by what became of them; one for the families, and one for the checks."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    blamed = _blamed(report)
+    by_slot: dict[str, list[Text]] = {}
+    for item in parts(report):
+        outcome = report.outcome(report.about(item))
+        if outcome == "failed" and blamed and not any(item in some for some in blamed):
+            outcome = "passed"  # it was in a model that fails, but the model fails without it too
+        if report.item is not None and any(item in pair for pair in report.refused):
+            outcome = "refused"
+        by_slot.setdefault(item[0], []).append(Text(f"{MARKS[outcome]} {item[1]}", style=COLOURS[outcome]))
+    if report.item is not None:  # what it can't meet was in no model
+        for pair in report.refused:
+            slot, name = next(i for i in pair if i != report.item)
+            if (slot, name) not in parts(report):
+                by_slot.setdefault(slot, []).append(Text(f"{MARKS['refused']} {name}", style=COLOURS["refused"]))
+    families = [c.name for c in report.cases.values() if c.kind == "family"]
+    for name in families:
+        outcome = report.outcome([name])
+        by_slot.setdefault("model", []).append(Text(f"{MARKS[outcome]} {name}", style=COLOURS[outcome]))
+    for slot in (s for s in ("model", *SLOTS) if s in by_slot):
+        table.add_row(slot, Text("  ").join(by_slot[slot]))
+    table.add_row("checks", Text("  ").join(_checks(report)))
+    return table
+
+
+def _blamed(report: Report) -> list[set[tuple[str, str]]]:
+    """The parts that each failure's command names."""
+    commands = {r.command for r in report.failed if report.cases[r.case].kind != "family"}
+    return [{(s, n) for s, _, n in (w.partition("=") for w in c.split()) if s in SLOTS} for c in commands]
+
+
+def _checks(report: Report) -> list[Any]:
+    """Each check that had something to ask, and of how many models it holds."""
+    from rich.text import Text
+
+    found = []
+    for name in report.checks:
+        outcomes = Counter(r.outcome for r in report.results if r.check == name)
+        held, failed = outcomes["passed"], outcomes["failed"]
+        if failed:
+            found.append(Text(f"{MARKS['failed']} {name} {failed}/{held + failed}", style=COLOURS["failed"]))
+        elif held:
+            found.append(Text(f"{MARKS['passed']} {name} {held}", style=COLOURS["passed"]))
+    return found
+
+
+def _refused(report: Report) -> Iterator[str]:
+    reasons = report.reasons()
+    if report.item is None and len(report.cases) > 1:
+        if reasons:
+            yield f"{len(report.refused)} pairs of parts are refused, each with its reason in the report"
+        return
+    for why, what in list(reasons.items())[:MOST]:
+        yield f"refused: {', '.join(what)}: {why}"
+
+
+def _failed(report: Report) -> Iterator[tuple[str, str]]:
+    """Failures by the command that shows them again."""
+    groups: dict[str, list[Any]] = {}
+    for r in report.failed:
+        groups.setdefault(r.command, []).append(r)
+    for command, some in list(groups.items())[:MOST]:
+        more = f" (and in {len(some) - 1} other models)" if len(some) > 1 else ""
+        case = report.cases[some[0].case]
+        where = case.name if case.kind == "family" else spelled(case.parts) if len(case.parts) < 4 else case.name
+        yield f"{MARKS['failed']} {some[0].check}: {some[0].says}  [{where}{more}]", "red"
+        yield f"  {command}", "cyan"
+    if len(groups) > MOST:
+        yield f"and {len(groups) - MOST} more, in the report", "red"
