@@ -196,10 +196,10 @@ def _of_stack(
         if window not in pairs:
             pairs[window] = pairs_of(stack, window, length)
         width, parts = layers[i]
-        sums["scores"] = sums.get("scores", 0.0) + 2 * pairs[window] * width
-        dense += 2 * (length * length) * width
         for what, flops in parts.items():
             sums[what] = sums.get(what, 0.0) + flops
+        sums["scores"] = sums.get("scores", 0.0) + 2 * pairs[window] * width
+        dense += 2 * (length * length) * width
     for what, flops in sums.items():
         yield what, flops, dense if what == "scores" else flops
 

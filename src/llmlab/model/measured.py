@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -174,24 +175,35 @@ def _state(position: Any, ctx: Context) -> Any:
 
 
 def _observed(run: Callable[..., Any], parts: tuple[nn.Module, ...]) -> Ran | str:
-    """What a run of copies without memory shows, or why there is none."""
-    from torch._subclasses.fake_tensor import FakeTensorMode
+    """What a run of copies without memory shows, or why there is none.
+
+    They lie on the meta device; where a part asks what a device can do (autocast), on a CPU that is feigned: a second's import.
+    """
     from torch.utils.flop_counter import FlopCounterMode
 
-    copies = copy.deepcopy(parts)
-    try:
-        with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
-            for part in copies:
-                _without_memory(part, set())
-            with FlopCounterMode(display=False, custom_mapping=_formulas()) as counter:
-                value = run(*copies)
-    except Exception as e:  # of whatever a part does that needs values
-        return f"{type(e).__name__}: {(str(e).splitlines() or [''])[0]}"[:160]
-    return Ran(counter.get_total_flops(), value)
+    why = ""
+    for place in (lambda: torch.device("meta"), _feigned):
+        copies = copy.deepcopy(parts)
+        try:
+            with place(), torch.no_grad():
+                for part in copies:
+                    _without_memory(part, set())
+                with FlopCounterMode(display=False, custom_mapping=_formulas()) as counter:
+                    value = run(*copies)
+            return Ran(counter.get_total_flops(), value)
+        except Exception as e:  # of whatever a part does that needs values
+            why = f"{type(e).__name__}: {(str(e).splitlines() or [''])[0]}"[:160]
+    return why
+
+
+def _feigned() -> AbstractContextManager[Any]:
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    return FakeTensorMode(allow_non_fake_inputs=True)
 
 
 def _without_memory(module: nn.Module, seen: set[int]) -> None:
-    """Parameters and buffers replaced by empty ones of the CPU; of modules that are held unregistered, too."""
+    """Parameters and buffers replaced by empty ones; of modules that are held unregistered, too."""
     for m in module.modules():
         if id(m) in seen:
             continue

@@ -1,0 +1,86 @@
+"""`llmlab plan`: what a run would cost, before there is one. Nothing is built but on the meta device; no data is read."""
+
+from __future__ import annotations
+
+import json as json_module
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from llmlab.arguments import parse
+from llmlab.errors import UserError
+
+USAGE = """\
+llmlab plan GROUP=CHOICE KEY=VALUE ...  [device=h100] [mfu=0.4] [memory=GIB] [--json]
+llmlab plan hf=FOLDER KEY=VALUE ...     the model of a config.json; no weights are needed
+
+Parameters by component, resolved layers, FLOPs and cache of a token, memory of a device under each strategy, the largest
+micro-batch that fits, time and energy of the budget: of the run that `llmlab train` makes of the same choices.
+  device=h100    accelerator whose peak, memory and watts count: {devices}
+  mfu=0.4        share of its peak at which the model's FLOPs are done
+  memory=80      GiB of a device, instead of what its data sheet says
+  --json         parameters.total, parameters.active, flops_per_token, kv_bytes_per_token, memory, in numbers and bytes
+
+  llmlab plan model=llama3_8b strategy=zero3 trainer.devices=8 precision=bf16-mixed data.seq_len=8192 budget.tokens=15e12
+  llmlab plan model=gpt2_small attention=mla     what a swap costs"""
+
+
+@dataclass
+class Arguments:
+    hf: str | None = None
+    device: str = "h100"
+    mfu: float = 0.4
+    memory: float | None = None
+    json: bool = False
+
+
+def main(argv: Sequence[str]) -> int:
+    from llmlab.lab.plan.accelerators import ACCELERATORS, accelerator
+
+    if "-h" in argv or "--help" in argv:
+        print(USAGE.format(devices=", ".join(ACCELERATORS)))
+        return 0
+    own, overrides, folders = _split(argv)
+    a = parse(own, Arguments, "plan")
+    device = accelerator(a.device)
+    if not 0 < a.mfu <= 1:
+        raise UserError(f"mfu={a.mfu:g} must be more than 0 and at most 1")
+    if a.memory is not None and not a.memory > 0:
+        raise UserError(f"memory={a.memory:g} must be a number of GiB above 0")
+    composed = None
+    if a.hf is None:
+        from llmlab.config.compose import compose
+
+        composed = compose(overrides, folders)  # what is wrong with it is said without torch
+
+    import torch
+
+    from llmlab.lab.plan import build, subject, terminal
+    from llmlab.training import ahead
+
+    planned = subject.of_checkpoint(a.hf, overrides, folders) if a.hf else subject.of_config(composed)
+    on_cpu = str(planned.cfg.trainer.accelerator) == "cpu"
+    capacity = ahead.available(torch.device("cpu")) if on_cpu else device.memory
+    if a.memory is not None:
+        capacity = int(a.memory * 2**30)
+    plan = build.build(planned, None if on_cpu else device, a.mfu, capacity or device.memory)
+    if a.json:
+        print(json_module.dumps(build.plain(plan), indent=1))
+    else:
+        terminal.show(plan)
+    return 0
+
+
+def _split(argv: Sequence[str]) -> tuple[list[str], list[str], list[str]]:
+    """Arguments of plan, overrides as of `llmlab train`, and --config-dir's folders."""
+    from llmlab import train
+
+    own = [w for w in argv if w.partition("=")[0].removeprefix("--") in Arguments.__annotations__]
+    flags, overrides = train.split([w for w in argv if w not in own])
+    if other := [f for f in flags[::2] if f not in train.CONFIG_DIR]:
+        raise UserError(f"{other[0]} is for llmlab train; llmlab plan shows one run")
+    folders = flags[1::2]
+    for folder in folders:
+        if not Path(folder).is_dir():
+            raise UserError(f"--config-dir {folder}: there is no such folder")
+    return own, overrides, folders

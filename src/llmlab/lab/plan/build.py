@@ -1,0 +1,169 @@
+"""A plan: all that is known of a run before it has begun, as one value that is shown or written."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from llmlab.config.devices import STRATEGIES
+from llmlab.lab.plan import components, memory
+from llmlab.lab.plan.accelerators import Accelerator, Run, run
+from llmlab.lab.plan.fit import Fit, largest
+from llmlab.lab.plan.subject import Subject
+from llmlab.model import flops
+from llmlab.model.table import describe
+from llmlab.training.budget import horizon
+from llmlab.training.placement import COMPUTED
+
+SPREAD = tuple(s for s in STRATEGIES if s not in ("single", "fsdp_tp"))
+COMPARED = 8  # devices of the strategies beside a run on one
+
+
+@dataclass(frozen=True)
+class Held:
+    """Memory of a device under a strategy, as the micro-batch is, and the largest micro-batch that fits.
+
+    recomputed, recomputed_fit: with placement.activation_checkpointing=true, where the others are without it.
+    """
+
+    strategy: str
+    devices: int
+    micro: int
+    plain: memory.Memory
+    recomputed: memory.Memory
+    fit: Fit
+    recomputed_fit: Fit
+
+
+@dataclass(frozen=True)
+class Plan:
+    """kv, kv_source: bytes that a token leaves in the cache, one of the text, one of what an encoder has read."""
+
+    subject: Subject
+    device: Accelerator | None
+    mfu: float
+    capacity: int
+    groups: tuple[components.Group, ...]
+    layers: tuple[str, ...]
+    kv_numbers: int
+    kv: int
+    kv_source: int
+    held: tuple[Held, ...]  # the first is the run's own
+    run: Run | None
+
+    @property
+    def devices(self) -> int:
+        return self.subject.where.data_parallel * self.subject.where.tensor_parallel
+
+    @property
+    def forward(self) -> dict[str, tuple[float, float]]:
+        """{what for: FLOPs of a forward for each of the sequence's tokens, and with the pairs that the mask hides}."""
+        found: dict[str, tuple[float, float]] = {}
+        length = self.subject.cfg.data.seq_len
+        for item in self.subject.cost.account.items:
+            one, other = found.get(item.what, (0.0, 0.0))
+            found[item.what] = (one + item.flops / length, other + item.dense / length)
+        return {what: pair for what, pair in found.items() if any(pair)}
+
+    @property
+    def training_dense(self) -> float:
+        cost = self.subject.cost
+        return cost.flops_per_token / cost.account.training() * cost.account.training(dense=True)
+
+
+def build(subject: Subject, device: Accelerator | None, mfu: float, capacity: int) -> Plan:
+    cfg = subject.cfg
+    numbers, of_source = flops.cached_numbers(subject.model) if subject.spec.topology != "encoder" else (0, 0)
+    size = COMPUTED[cfg.precision].itemsize
+    tokens_per_step = subject.cut.batch_size * cfg.data.seq_len
+    devices = subject.where.data_parallel * subject.where.tensor_parallel
+    timed = None
+    if device is not None:
+        a_token = subject.cost.flops_per_token
+        a_minute = 60 * mfu * device.peak(cfg.precision) * devices / a_token
+        budget = horizon(cfg.budget, tokens_per_step, a_token, lambda minutes: minutes * a_minute)
+        timed = run(budget.tokens, a_token, device, devices, cfg.precision, mfu)
+    return Plan(
+        subject=subject,
+        device=device,
+        mfu=mfu,
+        capacity=capacity,
+        groups=tuple(components.groups(subject.model)),
+        layers=tuple(describe(subject.spec)),
+        kv_numbers=numbers,
+        kv=numbers * size,
+        kv_source=of_source * size,
+        held=tuple(_held(subject, capacity)),
+        run=timed,
+    )
+
+
+def _held(subject: Subject, capacity: int) -> list[Held]:
+    training, own = subject.training, subject.where
+    if training is None:
+        return []
+    devices = own.data_parallel * own.tensor_parallel
+    spread = devices if devices > 1 else COMPARED
+    others = [memory.Where("single", 1, 1, own.clip, own.accumulates)]
+    others += [memory.Where(name, spread, 1, own.clip, own.accumulates) for name in SPREAD]
+    wheres = [own, *(w for w in others if w.strategy != own.strategy)]
+    found = []
+    for where in wheres:
+        plain, recomputed = (memory.plan(training, where, subject.cut.micro, checkpointing=c) for c in (False, True))
+        fits = (largest(training, where, capacity, checkpointing=c) for c in (False, True))
+        count = where.data_parallel * where.tensor_parallel
+        found.append(Held(where.strategy, count, subject.cut.micro, plain, recomputed, *fits))
+    return found
+
+
+def plain(plan: Plan) -> dict[str, Any]:
+    """As JSON: `parameters.total`, `parameters.active`, `flops_per_token` (of training, as a run's record has it),
+    `kv_bytes_per_token` and `memory` (of the run's own strategy, in bytes of a device), and what they are made of."""
+    subject = plan.subject
+    counts, cost = subject.cost.parameters, subject.cost
+    forward = plan.forward
+    own = plan.held[0] if plan.held else None
+    return {
+        "parameters": {
+            "total": counts.total,
+            "active": counts.active,
+            "embedding": counts.embedding,
+            "components": [_group(g) for g in plan.groups],
+        },
+        "layers": list(plan.layers),
+        "flops_per_token": cost.flops_per_token,
+        "flops": {
+            "forward": sum(f for f, _ in forward.values()),
+            "forward_dense": sum(d for _, d in forward.values()),
+            "training": cost.flops_per_token,
+            "training_dense": plan.training_dense,
+            "by": {what: flops for what, (flops, _) in forward.items()},
+            "notes": [str(said) for said in cost.account.said],
+        },
+        "kv_bytes_per_token": plan.kv,
+        "kv_bytes_per_source_token": plan.kv_source,
+        "memory": None if own is None else {**_memory(own), "strategies": [_memory(held) for held in plan.held]},
+        "budget": None if plan.run is None else {**asdict(plan.run), "mfu": plan.mfu, "devices": plan.devices},
+        "device": None if plan.device is None else {**asdict(plan.device), "capacity": plan.capacity},
+        "assumed": list(subject.assumed),
+    }
+
+
+def _group(group: components.Group) -> dict[str, Any]:
+    lines = [
+        {"name": x.name, "shapes": x.shapes, "modules": x.times, "each": x.each, "total": x.total} for x in group.lines
+    ]
+    return {"name": group.name, "times": group.times, "each": group.each, "total": group.total, "lines": lines}
+
+
+def _memory(held: Held) -> dict[str, Any]:
+    def of(found: memory.Memory, most: Fit) -> dict[str, Any]:
+        return {**asdict(found), "total": found.total, "largest_micro_batch": most.micro, "advice": most.advice}
+
+    return {
+        "strategy": held.strategy,
+        "devices": held.devices,
+        "micro_batch": held.micro,
+        **of(held.plain, held.fit),
+        "checkpointed": of(held.recomputed, held.recomputed_fit),
+    }

@@ -1,0 +1,79 @@
+"""Parameters of published models from a bare config.json, against counts that others have made."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from llmlab.hub import load
+from llmlab.lab.plan.components import groups
+from llmlab.model.build import assemble
+from llmlab.model.flops import count_parameters
+
+PARITY = Path(os.environ.get("LLMLAB_PARITY", Path(__file__).parents[4] / "shared" / "parity"))
+NOT_IMPLEMENTED = {"DebertaV2Config"}
+
+
+@pytest.fixture(scope="module")
+def rows():
+    file = PARITY / "param_counts.json"
+    if not file.is_file():
+        pytest.skip(f"not run: there is no {file}; LLMLAB_PARITY names its folder")
+    return [row for row in json.loads(file.read_text()) if row["sure"].startswith("sure")]
+
+
+def bare(folder, config_class, architecture, **values):
+    """A folder with the config.json alone that the reference writes."""
+    import transformers
+
+    config = getattr(transformers, config_class)(**values)
+    config.architectures = [architecture]
+    config.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.slow  # 130 models on the meta device, 671B among them
+def test_every_row_that_is_sure(rows, tmp_path):
+    wrong, left = [], []
+    for i, row in enumerate(rows):
+        if row["config_class"] in NOT_IMPLEMENTED:
+            left.append(row["name"])
+            continue
+        folder = bare(tmp_path / str(i), row["config_class"], row["model_class"], **row["config"])
+        counts = count_parameters(assemble(load.describe(folder, bare=True).spec))
+        if (counts.total, counts.active) != (row["total"], row["active"]):
+            wrong.append((row["name"], row["model_class"], row["total"], counts.total, row["active"], counts.active))
+    assert not wrong
+    assert left == ["deberta-v3-base", "deberta-v3-large"]
+    assert len(rows) - len(left) >= 125
+
+
+def test_bert_base_by_component(tmp_path):
+    folder = bare(tmp_path / "bert", "BertConfig", "BertModel")
+    model = assemble(load.describe(folder, bare=True).spec)
+    found = {group.name: group for group in groups(model)}
+    assert {name: group.total for name, group in found.items()} == {
+        "embedding": (30522 + 2) * 768 + 2 * 768,
+        "positions": 512 * 768,
+        "layers 0-11": 12 * (4 * (768 * 768 + 768) + 2 * 768 * 3072 + 3072 + 768 + 4 * 768),
+        "head pooled": 768 * 768 + 768,
+    }
+    assert sum(group.total for group in found.values()) == 109_482_240
+    lines = {line.name: (line.shape, line.total) for line in found["layers 0-11"].lines}
+    assert lines["attention.q"] == ("768 x 768 + 768", 590_592)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "idle"),
+    [(("model=qwen3_30b_a3b",), True), (("model=stablelm_2_1_6b",), False), (("model=t5_small",), False)],
+)
+def test_components_add_up(overrides, idle):
+    from llmlab.config.compose import compose
+    from llmlab.model.layout import resolve
+
+    model = assemble(resolve(compose(overrides)))
+    counts, found = count_parameters(model), groups(model)
+    assert sum(group.total for group in found) == counts.total
+    assert sum(group.active for group in found) == counts.active
+    assert (counts.active < counts.total) is idle
