@@ -12,7 +12,7 @@ from llmlab import registry
 from llmlab.check.cover import Cover, Item, Level, Pair, Row, paired
 from llmlab.check.refusal import refusal
 from llmlab.check.subject import VOCABULARY, Case, Subject, layout_of, small
-from llmlab.check.words import BASE, SLOTS
+from llmlab.check.words import AIMS, BASE, SLOTS
 from llmlab.config.schema import LAYER_SLOTS
 from llmlab.errors import UserError
 
@@ -20,8 +20,7 @@ if TYPE_CHECKING:
     from llmlab.model.layout import ModelSpec
     from llmlab.model.model import Model
 
-AIM = ("objective", "mask")  # one factor: an objective brings its mask
-UNTYPED = (*AIM, "head")  # what is not typed as SLOT=NAME alone
+UNTYPED = (*AIMS, "head")  # what is not typed as SLOT=NAME alone
 # A family of each topology: whose sizes and traits a model has all of whose parts are chosen.
 BASES = {"decoder": BASE, "encoder": BASE, "encoder_decoder": "t5"}
 TINY = (f"model.vocab_size={VOCABULARY}", "model.max_positions=40", "model.dim=32")
@@ -39,7 +38,7 @@ class Array:
         aims = self._aims()
         usual = _names(base(aims[0]))
         factors = [aims]
-        for slot in (s for s in SLOTS if s not in AIM):
+        for slot in (s for s in SLOTS if s not in AIMS):
             names = sorted(registry.names(slot), key=lambda n: (n != usual[slot], n))
             factors.append([((slot, n),) for n in names if (slot, n) not in self.apart])
         self.cover = Cover(factors, self._refuse)
@@ -143,7 +142,7 @@ def _apart() -> dict[Item, str]:
 
 
 def aim(items: Mapping[str, str]) -> Level:
-    return tuple((slot, items[slot]) for slot in AIM if slot in items)
+    return tuple((slot, items[slot]) for slot in AIMS if slot in items)
 
 
 def base(aim: Level) -> ModelSpec:

@@ -26,10 +26,11 @@ def everything(asked: Asked, checks: str | None, jobs: int | None) -> Report:
     report = Report(_says(names))
     some, total = _cases(asked, names)
     _run(report, some, names, total, jobs)
-    report.refused = array.array().refused() if not asked.family else {}
-    if len(asked.items) == 1:
+    if asked.whole:
+        report.refused = array.array().refused()
+    elif len(asked.items) == 1 and asked.family is None:
         report.item = asked.items[0]
-        report.refused = {pair: why for pair, why in report.refused.items() if report.item in pair}
+        report.refused = {pair: why for pair, why in array.array().refused().items() if report.item in pair}
     shrink.blame(report, asked.options)
     return report
 

@@ -7,10 +7,10 @@ from dataclasses import replace
 from functools import cache
 
 from llmlab import registry
-from llmlab.check.array import AIM, TINY, array, case, merged, options, with_item
+from llmlab.check.array import TINY, array, case, merged, options, with_item
 from llmlab.check.cover import Item, paired
 from llmlab.check.subject import Case, Subject
-from llmlab.check.words import SLOTS
+from llmlab.check.words import AIMS, SLOTS
 from llmlab.config.compose import families as every_family
 
 FAMILY = ("model.n_heads=4",)
@@ -50,7 +50,7 @@ def together(items: Sequence[Item], more: Iterable[str] = ()) -> Case:
     """One model with these parts, otherwise as usual, or with what they need."""
     known = dict(items)
     cover = array().of(next((i for i in items if i in array().apart), items[0])) if items else array().cover
-    aims = [item for item in items if item[0] in AIM]
+    aims = [item for item in items if item[0] in AIMS]
     if len(aims) == 2 and paired(*aims) in array().unfit:
         return case(_name(items), known, more, items)  # which is refused
     row, _ = cover.usual(items)

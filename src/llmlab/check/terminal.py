@@ -59,16 +59,16 @@ def _matrix(report: Report) -> Any:
             outcome = "passed"  # it was in a model that fails, but the model fails without it too
         if report.item is not None and any(item in pair for pair in report.refused):
             outcome = "refused"
-        by_slot.setdefault(item[0], []).append(Text(f"{MARKS[outcome]} {item[1]}", style=COLOURS[outcome]))
+        by_slot.setdefault(item[0], []).append(Text(f"{MARKS[outcome]}{item[1]}", style=COLOURS[outcome]))
     if report.item is not None:  # what it can't meet was in no model
         for pair in report.refused:
             slot, name = next(i for i in pair if i != report.item)
             if (slot, name) not in parts(report):
-                by_slot.setdefault(slot, []).append(Text(f"{MARKS['refused']} {name}", style=COLOURS["refused"]))
+                by_slot.setdefault(slot, []).append(Text(f"{MARKS['refused']}{name}", style=COLOURS["refused"]))
     families = [c.name for c in report.cases.values() if c.kind == "family"]
     for name in families:
         outcome = report.outcome([name])
-        by_slot.setdefault("model", []).append(Text(f"{MARKS[outcome]} {name}", style=COLOURS[outcome]))
+        by_slot.setdefault("model", []).append(Text(f"{MARKS[outcome]}{name}", style=COLOURS[outcome]))
     for slot in (s for s in ("model", *SLOTS) if s in by_slot):
         table.add_row(slot, Text("  ").join(by_slot[slot]))
     table.add_row("checks", Text("  ").join(_checks(report)))
@@ -90,9 +90,9 @@ def _checks(report: Report) -> list[Any]:
         outcomes = Counter(r.outcome for r in report.results if r.check == name)
         held, failed = outcomes["passed"], outcomes["failed"]
         if failed:
-            found.append(Text(f"{MARKS['failed']} {name} {failed}/{held + failed}", style=COLOURS["failed"]))
+            found.append(Text(f"{MARKS['failed']}{name} {failed}/{held + failed}", style=COLOURS["failed"]))
         elif held:
-            found.append(Text(f"{MARKS['passed']} {name} {held}", style=COLOURS["passed"]))
+            found.append(Text(f"{MARKS['passed']}{name} {held}", style=COLOURS["passed"]))
     return found
 
 

@@ -6,10 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from llmlab import registry
+from llmlab.config.schema import LAYER_SLOTS
 from llmlab.errors import UserError
 from llmlab.registry import near
 
-SLOTS = tuple("objective mask embedding position norm block attention window kernel ffn moe head init".split())
+AIMS = ("objective", "mask")  # an objective brings its mask
+WHOLE = ("embedding", "kernel", "head", "init")
+SLOTS = (*AIMS, *LAYER_SLOTS, *WHOLE)
 BASE = "llama3"  # whose sizes and traits a model has where no family is typed
 
 
