@@ -142,13 +142,28 @@ def watch(found: dict) -> None:
 
 
 def peak(profile) -> int:
-    """The most bytes in use within the step, of all that were given since the profile began."""
-    events = profile.profiler.kineto_results.events()
-    mark = next(e for e in events if e.name() == "measured")
-    changes = sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]")
+    """The most bytes in use within the step, of all that were given since the profile began.
+
+    What gloo copies for itself is left out: its own threads give that back, which is not recorded.
+    """
+    from torch._C._profiler import _EventType
+
+    results = profile.profiler.kineto_results
+    mark = next(e for e in results.events() if e.name() == "measured")
+    changes, todo = [], [(e, False) for e in results.experimental_event_tree()]
+    while todo:
+        event, of_gloo = todo.pop()
+        if event.tag == _EventType.Allocation:
+            fields = event.extra_fields
+            changes.append((event.start_time_ns, fields.alloc_size, fields.ptr, of_gloo))
+        todo += [(child, of_gloo or event.name.startswith("c10d::")) for child in event.children]
+    held: dict[int, int] = {}
     now = highest = 0
-    for at, size in changes:
-        now += size
+    for at, size, place, of_gloo in sorted(changes):
+        now -= held.pop(place, 0)
+        if size > 0 and not of_gloo:
+            held[place] = size
+            now += size
         if mark.start_ns() <= at <= mark.start_ns() + mark.duration_ns():
             highest = max(highest, now)
     return highest

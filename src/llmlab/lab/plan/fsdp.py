@@ -40,7 +40,7 @@ class FSDP(Replay):
         self.gathered: set[int] = set()
         self.fetched: set[int] = set()  # gathered, but not yet laid out
         self.flat = 0  # what the forward keeps of the last gathering
-        self.gradients: dict[int, int] = {}  # of groups, not yet reduced
+        self.unreduced: dict[int, int] = {}  # gradients of groups
         self.reducing = 0
         self.visits: list[int] = []  # groups in the order in which their forward ended
         self.visits_of: dict[int, list[int]] = {}  # places in it
@@ -123,14 +123,14 @@ class FSDP(Replay):
         size = self.bytes_of(p)
         self.add("activations", -op.size)
         self.add("strategy", size)
-        self.gradients[p.layer] = self.gradients.get(p.layer, 0) + size
+        self.unreduced[p.layer] = self.unreduced.get(p.layer, 0) + size
 
     def done(self, op: Op) -> None:
         self.awake.discard(self.order[op.step])
         self._reduce(self.order[op.step])
 
     def end(self) -> None:
-        for group in [*self.gradients]:
+        for group in [*self.unreduced]:
             self._reduce(group)
         self.add("strategy", -self.reducing)
 
@@ -138,7 +138,7 @@ class FSDP(Replay):
         self._free(group)
         self.add("strategy", -self.reducing)
         self.reducing = 0
-        if (whole := self.gradients.pop(group, 0)) == 0:
+        if (whole := self.unreduced.pop(group, 0)) == 0:
             return
         self.reducing = self.whole[group]
         self.add("strategy", self.reducing)

@@ -13,6 +13,7 @@ from llmlab.lab.plan.activations import Numerics, Op, record
 from llmlab.lab.plan.fsdp import FSDP
 from llmlab.lab.plan.parameters import table
 from llmlab.lab.plan.replay import DDP, Replay
+from llmlab.lab.plan.zero import Sharded3, Sharded12
 from llmlab.model import build
 from llmlab.model.layout import ModelSpec
 from llmlab.model.model import Model
@@ -50,14 +51,16 @@ class Where:
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes of the device that has most, when most are in use. The five parts add up to `total`.
+    """Bytes of the device that has most.
 
-    weights: what is trained, and the copy that is computed with where they are two. gradients and states: at the
-    optimizer step. strategy: buckets, gathered parameters, buffers. activations: all else, when most is in use.
-    kept: of it, what the forward keeps for the backward, logits and loss included. host: in the CPU's memory beside,
-    with offload.
+    peak: the most that is in use at once. weights: what is trained, and the copy that is computed with where they are two.
+    gradients: at the optimizer step. states: the optimizer's. strategy (buckets, gathered parameters, buffers) and
+    activations (all else): when most is in use. As gradients come while activations go, the five are often more than the
+    peak. kept: of activations, what the forward keeps for the backward, logits and loss included. host: in the CPU's
+    memory beside, with offload.
     """
 
+    peak: int
     weights: int
     gradients: int
     states: int
@@ -65,10 +68,6 @@ class Memory:
     activations: int
     kept: int
     host: int = 0
-
-    @property
-    def total(self) -> int:
-        return self.weights + self.gradients + self.states + self.strategy + self.activations
 
 
 def plan(training: Training, where: Where, micro: int, *, checkpointing: bool = False) -> Memory:
@@ -78,7 +77,17 @@ def plan(training: Training, where: Where, micro: int, *, checkpointing: bool = 
     """
     replay = _replay(training, where)
     replay.run(traced(training, _numerics(training, where), micro, checkpointing, where.tensor_parallel))
-    return Memory(**replay.peak, kept=replay.kept, host=replay.host)
+    at = replay.peak
+    return Memory(
+        replay.highest,
+        at["weights"],
+        replay.gradients,
+        at["states"],
+        at["strategy"],
+        at["activations"],
+        replay.kept,
+        replay.host,
+    )
 
 
 def _replay(training: Training, where: Where) -> Replay:
@@ -88,7 +97,12 @@ def _replay(training: Training, where: Where) -> Replay:
     given = (parameters, training.optimizer, numerics.parameters, where.accumulates)
     if where.strategy in ("single", "ddp"):
         return (DDP if where.strategy == "ddp" else Replay)(*given)
-    return FSDP(*given, where.data_parallel, _order(model))
+    if where.strategy.startswith("fsdp"):
+        return FSDP(*given, where.data_parallel, _order(model))
+    more = {"gpu": training.device == "cuda", "offload": where.strategy.endswith("offload")}
+    if where.strategy.startswith("zero3"):
+        return Sharded3(*given, where.data_parallel, order=_order(model), **more)
+    return Sharded12(*given, where.data_parallel, stage=int(where.strategy[4]), **more)
 
 
 def _order(model: Model) -> list[int]:

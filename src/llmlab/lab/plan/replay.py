@@ -16,6 +16,7 @@ PARTS: tuple[Part, ...] = ("weights", "gradients", "states", "strategy", "activa
 
 class Replay:
     """A strategy's memory. `now` and, when most was in use, `peak`: bytes by part. `kept`: activations at the loss.
+    `gradients`: at the optimizer step. `host`: bytes in the CPU's memory, with offload.
 
     accumulates: an optimizer step has several micro-batches, of which this is a later one.
     """
@@ -25,14 +26,15 @@ class Replay:
         self.now: dict[Part, int] = dict.fromkeys(PARTS, 0)
         self.peak = dict(self.now)
         self.kept = 0
+        self.gradients = 0
         self.host = 0
-        self._total = self._highest = 0
+        self._total = self.highest = 0
 
     def add(self, part: Part, size: int) -> None:
         self.now[part] += size
         self._total += size
-        if self._total > self._highest:
-            self._highest, self.peak = self._total, dict(self.now)
+        if self._total > self.highest:
+            self.highest, self.peak = self._total, dict(self.now)
 
     def run(self, ops: Sequence[Op]) -> None:
         self.begin()
@@ -44,6 +46,8 @@ class Replay:
             else:
                 getattr(self, op.kind)(op)
         self.end()
+        self.gradients = self.now["gradients"]
+        self.step()
 
     def bytes_of(self, parameter: Parameter) -> int:
         return parameter.numel * self.dtype.itemsize
@@ -63,6 +67,7 @@ class Replay:
     def back(self, op: Op) -> None: ...
     def done(self, op: Op) -> None: ...
     def end(self) -> None: ...
+    def step(self) -> None: ...
 
     def backward(self, op: Op) -> None:
         self.kept = self.now["activations"]

@@ -1,0 +1,255 @@
+"""DeepSpeed's ZeRO, as `strategies.zero` sets it up: what its optimizers keep, and when.
+
+Each group of the optimizer is one flat tensor, padded to twice the ranks, of which each rank trains a piece in float32
+beside what is computed with. Stages 1 and 2 reduce gradients through a bucket that is there from the first gradient to the
+last, whatever the model's size; stage 3's is there all the time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from llmlab.lab.plan.activations import Op
+from llmlab.lab.plan.parameters import Parameter, flat_state_bytes, groups
+from llmlab.lab.plan.replay import Replay
+from llmlab.training.strategies.zero import BUCKET, KEPT_WHOLE
+
+MASTER = 4  # bytes of a number that is trained, and of its gradient
+AT_ONCE = 500_000_000  # numbers that DeepSpeed's engine reduces at once
+NEAR = 1_000_000_000  # numbers: a parameter that is used again within so many is not freed (stage3_max_reuse_distance)
+AHEAD = 50_000_000  # numbers that are gathered ahead (stage3_prefetch_bucket_size)
+
+
+class Zero(Replay):
+    """What the stages share. `self.dtype` is what is computed with."""
+
+    def __init__(
+        self,
+        parameters: Sequence[Parameter],
+        optimizer: Any,
+        dtype: torch.dtype,
+        accumulates: bool,
+        world: int,
+        gpu: bool,
+        offload: bool,
+    ):
+        super().__init__(parameters, optimizer, dtype, accumulates)
+        self.world, self.gpu, self.offload = world, gpu, offload
+        self.size = dtype.itemsize
+        self.groups = groups(optimizer, parameters)
+        self.filled = 0  # numbers in the bucket
+
+    def trained(self, numbers: int, of: str) -> None:
+        """float32 numbers that are on the device, or with offload in the CPU's memory."""
+        if self.offload:
+            self.host += MASTER * numbers
+        else:
+            self.add(of, MASTER * numbers)  # type: ignore[arg-type]
+
+    def kept_by(self, pieces: Sequence[int]) -> None:
+        """The optimizer's state; DeepSpeed's own Adam counts its steps outside of tensors."""
+        if self.offload:
+            self.host += 2 * MASTER * sum(pieces)
+        else:
+            self.add("states", flat_state_bytes(self.optimizer, self.parameters, pieces))
+
+
+class Sharded12(Zero):
+    """Stages 1 and 2: the model is whole, gradients are reduced to the piece that a rank trains."""
+
+    def __init__(self, *given: Any, stage: int, **more: Any):
+        super().__init__(*given, **more)
+        self.numbers = [sum(p.numel for p in group) for group in self.groups]
+        self.padded = [-(-n // (2 * self.world)) * 2 * self.world for n in self.numbers]
+        self.pieces = [n // self.world for n in self.padded]
+        self.half = self.dtype != torch.float32
+        # DeepSpeed's BF16_Optimizer: all gradients in float32 beside those of the backward
+        self.apart = self.half and stage == 1 and not self.offload
+        self.at_the_end = stage == 1 and not self.gpu and not self.apart  # reduced only when all are there
+        self.bucket = 0
+
+    def begin(self) -> None:
+        self.add("weights", self.size * sum(self.padded))
+        self.trained(sum(self.pieces), "weights")
+        self.kept_by(self.pieces)
+        if self.apart:
+            self.add("gradients", MASTER * sum(self.padded) + self.size * sum(self.numbers))
+        if self.offload:
+            largest = max(p.numel for p in self.parameters)
+            self.host += MASTER * sum(self.pieces) + self.size * (sum(self.pieces) + largest)
+            self.add("strategy", self.size * largest)
+
+    def backward(self, op: Op) -> None:
+        self.kept = self.now["activations"]
+        if self.apart:
+            self.add("gradients", -self.size * sum(self.numbers))
+
+    def grad(self, op: Op) -> None:
+        self.add("activations", -op.size)
+        numel = self.parameters[op.param].numel
+        if self.apart:
+            self.add("gradients", self.size * numel)
+            return
+        if not self.bucket:
+            self.bucket = self.size * BUCKET * (2 if self.gpu else 1)
+            self.add("strategy", self.bucket)
+        if self.at_the_end:
+            self.add("gradients", self.size * numel)
+        else:
+            self._into_bucket(numel)
+
+    def _into_bucket(self, numel: int) -> None:
+        if self.filled + numel > BUCKET:
+            self._reduce()
+        if numel > BUCKET:  # stays where it is
+            self.add("strategy", self.size * numel)
+        self.filled += numel
+
+    def _reduce(self) -> None:
+        """What is in the bucket, copied once more to be summed."""
+        self.add("strategy", self.size * self.filled)
+        self.add("strategy", -self.size * self.filled)
+        if self.filled > BUCKET:
+            self.add("strategy", -self.size * self.filled)
+        self.filled = 0
+        if not self.now["gradients"]:
+            self.add("gradients", self.own)
+
+    @property
+    def own(self) -> int:
+        """Bytes of the gradients that a rank keeps: those of its piece, in float32 whole tensors of which it has some."""
+        if self.offload and not self.half:
+            return 0  # in the CPU's memory, where they were counted
+        if self.half:
+            return MASTER * sum(self.pieces)
+        return max(sum(self._touched(rank)) for rank in range(self.world)) * MASTER
+
+    def _touched(self, rank: int) -> list[int]:
+        """Numbers of the tensors that a rank's pieces have a part in, and what the last piece is padded with."""
+        found = []
+        for group, piece, n in zip(self.groups, self.pieces, self.numbers, strict=True):
+            start, place = rank * piece, 0
+            for p in group:
+                if place < start + piece and place + p.numel > start:
+                    found.append(p.numel)
+                place += p.numel
+            found.append(max(0, min(piece, start + piece - n)))
+        return found
+
+    def end(self) -> None:
+        if self.apart:
+            return
+        if self.at_the_end:
+            self.add("gradients", -self.now["gradients"])
+            for p in self.parameters:
+                self._into_bucket(p.numel)
+        self._reduce()
+        self.add("strategy", -self.bucket)
+        self.bucket = 0
+
+    def step(self) -> None:
+        if self.apart:
+            numbers = min(sum(self.padded), AT_ONCE)
+            self.add("strategy", (MASTER + self.size) * numbers)
+        elif not self.half and not self.offload:
+            self.add("strategy", MASTER * max(self.pieces))
+
+
+class Sharded3(Zero):
+    """Stage 3: parameters are sharded too, each by itself, and gathered layer by layer."""
+
+    def __init__(self, *given: Any, order: Sequence[int], **more: Any):
+        super().__init__(*given, **more)
+        self.order = order
+        self.pieces = [sum(-(-p.numel // self.world) for p in group) for group in self.groups]
+        self.layers = dict.fromkeys([-1, *order], 0)  # numbers of each that are gathered
+        kept_whole = KEPT_WHOLE if self.gpu else 0
+        self.always = 0
+        for p in self.parameters:
+            if p.numel < kept_whole:
+                self.always += p.numel
+            else:
+                self.layers[p.layer] += p.numel
+        self.gathered: set[int] = set()
+        self.ahead = 0
+
+    def begin(self) -> None:
+        pieces = sum(self.pieces)
+        if self.offload:
+            self.host += self.size * pieces
+        else:
+            self.add("weights", self.size * pieces)
+        self.trained(pieces, "weights")
+        self.kept_by(self.pieces)
+        self.trained(pieces, "gradients")
+        if self.offload:
+            self.host += MASTER * pieces  # the optimizer's own copy of them
+        self.add("strategy", self.size * (BUCKET + self.always))
+        self._gather(-1)
+
+    def _gather(self, layer: int) -> None:
+        if layer not in self.gathered:
+            self.gathered.add(layer)
+            self.add("strategy", self.size * self.layers[layer])
+
+    def _free(self, layer: int) -> None:
+        if layer in self.gathered:
+            self.gathered.remove(layer)
+            self.add("strategy", -self.size * self.layers[layer])
+
+    def _fetch(self, following: Sequence[int]) -> None:
+        """What is gathered ahead, as far as the next ones that are not there."""
+        missing = sum(self.layers[i] for i in dict.fromkeys(following) if i not in self.gathered)
+        self.add("strategy", -self.ahead)
+        self.ahead = self.size * min(missing, AHEAD)
+        self.add("strategy", self.ahead)
+
+    def enter(self, op: Op) -> None:
+        self._gather(self.order[op.step])
+        self._fetch(self.order[op.step + 1 :])
+
+    def leave(self, op: Op) -> None:
+        """Freed if its backward is far."""
+        until = 2 * sum(self.layers[i] for i in self.order[op.step + 1 :]) + self.layers[-1]
+        if until >= NEAR:
+            self._free(self.order[op.step])
+
+    def wake(self, op: Op) -> None:
+        self._gather(self.order[op.step])
+        self._fetch(self.order[: op.step][::-1])
+
+    def done(self, op: Op) -> None:
+        if self.order[op.step] not in self.order[: op.step]:
+            self._free(self.order[op.step])
+
+    def backward(self, op: Op) -> None:
+        self.kept = self.now["activations"]
+
+    def grad(self, op: Op) -> None:
+        self.add("activations", -op.size)
+        numel = self.parameters[op.param].numel
+        if self.filled and self.filled + numel > BUCKET:
+            self._reduce()
+        if numel > BUCKET:
+            self.add("strategy", self.size * numel)
+        self.filled += numel
+
+    def _reduce(self) -> None:
+        self.add("strategy", self.size * self.filled)
+        self.add("strategy", -self.size * self.filled)
+        if self.filled > BUCKET:
+            self.add("strategy", -self.size * self.filled)
+        self.filled = 0
+
+    def end(self) -> None:
+        self._reduce()
+        for layer in [*self.gathered]:
+            self._free(layer)
+        self.add("strategy", -self.ahead)
+
+    def step(self) -> None:
+        if not self.offload:
+            self.add("strategy", MASTER * max(self.pieces))
