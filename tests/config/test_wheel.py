@@ -47,6 +47,7 @@ def test_a_wheel_works_from_another_folder(tmp_path):
     (wheel,) = (tmp_path / "wheels").glob("llmlab-*.whl")
     inside = set(zipfile.ZipFile(wheel).namelist())
     carried = [("conf", "llmlab_conf", "*.yaml"), ("plugins", "llmlab_plugins", "*.py")]
+    carried.append(("src/llmlab/check", "llmlab/check", "*.json"))  # what the reference said
     carried.append(("src/llmlab/templates", "llmlab/templates", "*.py"))  # what llmlab new writes
     for folder, package, suffix in carried:
         for file in (ROOT / folder).rglob(suffix):

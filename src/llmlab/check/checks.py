@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from llmlab.check import learning, reach, texts, weights, written
+from llmlab.check import learning, reach, reference, texts, weights, written
 from llmlab.check.subject import Subject
 
 MODEL_CHECKS: dict[str, Callable[[Subject], None]] = {
@@ -22,6 +22,8 @@ MODEL_CHECKS: dict[str, Callable[[Subject], None]] = {
     "balance": learning.balance,
     "evaluation": learning.evaluation,
     "checkpointing": learning.checkpointing,
+    "drawn": weights.drawn,
     "tied": weights.tied,
     "saved": weights.saved,
+    "reference": reference.reference,
 }

@@ -33,6 +33,20 @@ def saved(subject: Subject) -> None:
 
 
 @torch.no_grad()
+def drawn(subject: Subject) -> None:
+    """No two tensors begin with the same random values, those of layers that are alike neither."""
+    first: dict[tuple[float, ...], str] = {}
+    for name, tensor in subject.fresh().named_parameters():
+        values = tensor.flatten()[:16].double()
+        if len(values.unique()) < len(values) or len(values) < 16:  # constants
+            continue
+        shape = tuple(round(v, 4) for v in (values / values.norm()).tolist())  # whatever their spread
+        if shape in first:
+            raise Wrong(f"{name} begins with the values of {first[shape]}")
+        first[shape] = name
+
+
+@torch.no_grad()
 def tied(subject: Subject) -> None:
     """The row of a token that is not in the text changes that token's logit if tables are tied, and nothing if they aren't."""
     model, batch = subject.fresh().eval(), subject.batch()
