@@ -22,6 +22,8 @@ class DeepNormInit:
     embed_std: of token, segment and position tables
     """
 
+    logit_variance = 1.0  # in a vocabulary that is larger than the model is wide, 2 / (1 + V / D)
+
     def __init__(self, *, depth: float = 8.0, exponent: float = 0.25, embed_std: float = 0.02):
         if depth <= 0 or embed_std < 0:
             raise ValueError(f"init.depth={depth} must be more than 0, and init.embed_std={embed_std} at least 0")

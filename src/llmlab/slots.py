@@ -357,7 +357,7 @@ class Kernel(Protocol):
 class Init(Protocol):
     """init(/): first values by role. Fills `tensor` (whole, float32, CPU) in place from `generator`.
 
-    `logit_variance` (a literal; else 0): that of a model's first logits, where it is meant to be.
+    `logit_variance` (a literal; else 0): what that of a model's first logits is at most, where they are meant to vary.
     """
 
     def fill(self, tensor: Tensor, role: Role, sizes: Sizes, generator: torch.Generator) -> None: ...

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from llmlab import registry
 from llmlab.check.subject import VOCABULARY, NotApplicable, Subject, Wrong, generator, same
 from llmlab.model.model import Model
 from llmlab.slots import Loss, Vocabulary
@@ -22,25 +23,24 @@ STEPS = (0.01, 0.0025, 0.0006)  # how far parameters are moved to measure a slop
 
 def objective(subject: Subject) -> Any:
     """The case's objective, for a vocabulary of nothing but random tokens."""
-    from llmlab import registry
-
     cfg = subject.composed.cfg.objective
     entry = registry.index()["objective", cfg["_part_"]]
     options = {str(k): v for k, v in cfg.items() if not str(k).startswith("_")}
     special = {name: VOCABULARY - 1 - i % VOCABULARY for i, name in enumerate(entry.attrs.get("special", ()))}
-    return registry.load("objective", entry.name, options)(Vocabulary(VOCABULARY, special), _length(subject))
+    return registry.load("objective", entry.name, options)(Vocabulary(VOCABULARY, special), length(subject))
 
 
-def _length(subject: Subject) -> int:
+def length(subject: Subject) -> int:
+    """Tokens of a sample."""
     return min(24, subject.spec.sizes.max_positions)
 
 
 def samples(subject: Subject, rows: int = 4) -> Batch:
     """A batch of random tokens as the objective prepares it."""
-    chance, length = np.random.default_rng(0), _length(subject)
+    chance, tokens = np.random.default_rng(0), length(subject)
     made = objective(subject)
-    words = chance.integers(VOCABULARY, size=(rows, length + 1))
-    zeros = np.zeros(length + 1, dtype=np.int64)
+    words = chance.integers(VOCABULARY, size=(rows, tokens + 1))
+    zeros = np.zeros(tokens + 1, dtype=np.int64)
     each = [made.prepare({"tokens": row, "documents": zeros}, chance) for row in words]
     batch = {k: torch.from_numpy(np.stack([s[k] for s in each])) for k in each[0] if k != "documents"}
     return batch | subject.read_by_parts(batch["ids"].shape[1], rows)
@@ -56,6 +56,20 @@ def trains(subject: Subject) -> None:
             raise NotApplicable(str(e)) from None
 
 
+def ask(subject: Subject, model: Model) -> Callable[[], Loss]:
+    """The objective's loss of a batch, and a sum over what heads say that it does not read, so that all are reached."""
+    batch, asked = samples(subject), objective(subject)
+    others = {role: None for role in subject.spec.heads if role not in asked.heads}
+
+    def loss() -> Loss:
+        found: Loss = asked.loss(model, batch)
+        said = model(batch, heads=others).heads.values() if others else ()
+        more = [(x * torch.linspace(-1, 1, x.numel()).view_as(x)).mean() * found.count for x in said]
+        return found._replace(sum=found.sum + torch.stack(more).sum()) if more else found
+
+    return loss
+
+
 def gradients_of(model: Model, loss: Tensor) -> dict[str, Tensor | None]:
     names, parameters = zip(*model.named_parameters(), strict=True)
     return dict(zip(names, torch.autograd.grad(loss, parameters, allow_unused=True), strict=True))
@@ -66,10 +80,10 @@ def gradients_of(model: Model, loss: Tensor) -> dict[str, Tensor | None]:
 
 @torch.no_grad()
 def first_loss(subject: Subject) -> None:
-    """A model that has learnt nothing has a loss within 5 % of ln V, plus half the variance that its init gives to logits."""
-    loss = objective(subject).loss(subject.fresh().eval(), samples(subject, rows=16))
+    """A model that has learnt nothing has a loss within 5 % of ln V, plus the variance that its init means logits to have."""
+    loss = objective(subject).loss(subject.fresh().eval(), samples(subject, rows=24))
     got, chance = float(loss.sum / loss.count), math.log(VOCABULARY)
-    more = subject.spec.init.attribute("logit_variance", 0.0) / 2
+    more = subject.spec.init.attribute("logit_variance", 0.0)  # half of it, and as much again by chance
     if not (1 - SHARE) * chance <= got <= (1 + SHARE) * chance + more:
         raise Wrong(f"the first loss is {got:.3f}, but ln {VOCABULARY} is {chance:.3f}")
 
@@ -77,12 +91,11 @@ def first_loss(subject: Subject) -> None:
 def gradients(subject: Subject) -> None:
     """The loss has a finite gradient, not zero, in every parameter, but for those that a part declares `idle`."""
     trains(subject)
-    model = subject.model
-    loss: Loss = objective(subject).loss(model, samples(subject))
+    loss = ask(subject, subject.model)()
     if not torch.isfinite(loss.sum):
         raise Wrong("the loss is not finite")
     excused = _excused(subject)
-    for name, gradient in gradients_of(model, loss.sum / loss.count).items():  # without the losses of experts
+    for name, gradient in gradients_of(subject.model, loss.sum / loss.count).items():  # without the losses of experts
         if gradient is not None and not torch.isfinite(gradient).all():
             raise Wrong(f"the gradient of {name} is not finite")
         if name not in excused and (gradient is None or not gradient.any()):
@@ -108,8 +121,9 @@ def slope(subject: Subject) -> None:
     trains(subject)
     from llmlab.model.roles import parameters
 
-    model, batch, asked = deepcopy(subject.model), samples(subject), objective(subject)
-    loss = asked.loss(model, batch)
+    model = deepcopy(subject.model)
+    value = ask(subject, model)
+    loss = value()
     gradient = gradients_of(model, loss.sum / loss.count)
     by_role: dict[str, list[tuple[Tensor, Tensor]]] = {}
     for path, parameter, role in parameters(model):
@@ -118,27 +132,38 @@ def slope(subject: Subject) -> None:
     for role_name, own in by_role.items():
         ways = [torch.randn(p.shape, generator=generator(3)) for p, _ in own]
         want = sum(float((g * way).sum()) for (_, g), way in zip(own, ways, strict=True))
+        got = want
         for step in STEPS:
-            got = _rise([p for p, _ in own], ways, step, lambda: asked.loss(model, batch))
-            if got is None or abs(got - want) <= 0.1 * max(abs(got), abs(want)) + 0.02:
+            rise = _rise(model, [p for p, _ in own], ways, step, value)
+            got = got if rise is None else rise
+            if rise is not None and _near(got, want):
                 break
-        else:
+        if not _near(got, want):
             raise Wrong(
                 f"along the parameters of the role {role_name} the loss rises by {got:.4g}, its gradient says {want:.4g}"
             )
 
 
+def _near(got: float, want: float) -> bool:
+    return abs(got - want) <= 0.1 * max(abs(got), abs(want)) + 0.02
+
+
 @torch.no_grad()
-def _rise(parameters: list[Tensor], ways: list[Tensor], step: float, ask: Callable[[], Loss]) -> float | None:
-    """Of the mean loss along `ways`, measured a step to both sides; None if a token goes to other experts on one of them."""
+def _rise(model: Model, own: list[Tensor], ways: list[Tensor], step: float, ask: Callable[[], Loss]) -> float | None:
+    """Of the mean loss along `ways`, measured a step to both sides; None if a token meets other experts on one of them."""
     step /= math.sqrt(sum(way.numel() for way in ways))
-    ends = []
+    ends, met = [], []
+    routers = model.routers()
     for much in (step, -2 * step, step):
-        for parameter, way in zip(parameters, ways, strict=True):
+        for parameter, way in zip(own, ways, strict=True):
             parameter.add_(way, alpha=much)
+        routed: list[Tensor] = []
+        hooks = [r.register_forward_hook(lambda m, i, out, kept=routed: kept.append(out[1])) for r in routers]
         ends.append(ask())
-    loads = [end.load for end in ends if end.load is not None]
-    if any(not torch.equal(load, loads[0]) for load in loads):
+        for hook in hooks:
+            hook.remove()
+        met.append(routed)
+    if any(not torch.equal(one, other) for routed in met[1:] for one, other in zip(met[0], routed, strict=True)):
         return None
     up, down = (float(end.sum / end.count) for end in ends[:2])
     return (up - down) / (2 * step)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -105,12 +106,14 @@ def _moved(subject: Subject, batch: Batch, key: str) -> Tensor:
         own = many[key][(k + 1) * ROWS : (k + 2) * ROWS, k]
         own += 1
         own[own == VOCABULARY] = LOWEST
-    if subject.chooses:  # a row at a time, since all tokens of a batch count
-        each = [{k: x[i : i + 1] for k, x in many.items()} for i in range(ROWS * (keys + 1))]
-        hidden = torch.cat([subject.model(one, heads={}).hidden for one in each])
-    else:
-        hidden = subject.model(many, heads={}).hidden
-    return _differs(hidden, keys, 20 * NOISE)
+    hidden = [subject.model(one, heads={}).hidden for one in _together(subject, many)]
+    return _differs(torch.cat(hidden), keys, 20 * NOISE)
+
+
+def _together(subject: Subject, many: Batch) -> list[Batch]:
+    """All rows at once, or a row at a time where all tokens of a batch count."""
+    rows = len(many["ids"])
+    return [{k: x[i : i + 1] for k, x in many.items()} for i in range(rows)] if subject.chooses else [many]
 
 
 def _differs(out_CTD: Tensor, keys: int, noise: float) -> Tensor:
@@ -127,7 +130,7 @@ def _differs(out_CTD: Tensor, keys: int, noise: float) -> Tensor:
 
 def visibility(subject: Subject) -> None:
     """In each layer a query takes from those keys that its mask, its window, documents and padding show, and no others."""
-    model = subject.fresh().eval()  # whose weights are near uniform, so that no share is lost in rounding
+    model = _even(subject.fresh().eval())
     stacks = list(zip(model.all_stacks(), subject.spec.stacks, strict=True))
     for where, batch in contexts(subject):
         stack, spec = stacks[-1]
@@ -139,9 +142,18 @@ def visibility(subject: Subject) -> None:
                 pairs[window] = torch.tensor([plain.seen(mask, window, batch, row) for row in range(ROWS)])
             asked = batch.get("valid", torch.ones(ROWS, LENGTH, dtype=torch.bool))
             at = f"layer {i} (window={layer.parts['window']}), in {where}"
-            _compare(model, stack.layers[i].attention, batch, pairs[window], asked, at)
+            _compare(subject, model, stack.layers[i].attention, batch, pairs[window], asked, at)
     if subject.encoder_decoder:
         _visibility_of_source(subject, model, stacks)
+
+
+@torch.no_grad()
+def _even(model: Model) -> Model:
+    """With short queries, so that all that is seen has a share that is not lost in rounding."""
+    for module in model.modules():
+        if getattr(module, "role", None) == "q":
+            cast("Any", module).weight.mul_(0.01)
+    return model
 
 
 def _visibility_of_source(subject: Subject, model: Model, stacks: list[tuple[Stack, Any]]) -> None:
@@ -152,17 +164,19 @@ def _visibility_of_source(subject: Subject, model: Model, stacks: list[tuple[Sta
         mask, window = spec.mask.factory()(), layer.parts["window"].factory()()
         pairs = torch.tensor([plain.seen(mask, window, source, row) for row in range(ROWS)])
         at = f"layer {i} of the encoder (window={layer.parts['window']})"
-        _compare(model, encoder.layers[i].attention, batch, pairs, source["valid"], at)
+        _compare(subject, model, encoder.layers[i].attention, batch, pairs, source["valid"], at)
     shown = source["valid"][:, None].expand(-1, LENGTH, -1)
     for i, own in enumerate(stacks[-1][0].layers):
         assert isinstance(own, Layer)
         every = torch.ones(ROWS, LENGTH, dtype=torch.bool)
-        _compare(model, own.cross_attention, batch, shown, every, f"the cross-attention of layer {i}")
+        _compare(subject, model, own.cross_attention, batch, shown, every, f"the cross-attention of layer {i}")
 
 
-def _compare(model: Model, attention: Any, batch: Batch, pairs: Tensor, asked: Tensor, at: str) -> None:
+def _compare(
+    subject: Subject, model: Model, attention: Any, batch: Batch, pairs: Tensor, asked: Tensor, at: str
+) -> None:
     """asked (B, T): the queries that count."""
-    moved, diagonal = taken(model, attention, batch, pairs.shape[-1])
+    moved, diagonal = taken(subject, model, attention, batch, pairs.shape[-1])
     wrong = (moved != pairs) & asked[:, :, None]
     if not diagonal:
         wrong &= ~torch.eye(*wrong.shape[1:]).bool()
@@ -177,7 +191,7 @@ class _Enough(Exception):
 
 
 @torch.no_grad()
-def taken(model: Model, attention: Any, batch: Batch, keys: int) -> tuple[Tensor, bool]:
+def taken(subject: Subject, model: Model, attention: Any, batch: Batch, keys: int) -> tuple[Tensor, bool]:
     """(B, T, S) bool: whether what `attention` gives a query differs when the value of a key is another; its first run in
     a forward. The second is False where it has no linear of the role v, so that tokens are changed instead, the query too.
     """
@@ -185,13 +199,16 @@ def taken(model: Model, attention: Any, batch: Batch, keys: int) -> tuple[Tensor
     noise = torch.randn(ROWS, 512, generator=generator(5)) * 5
     values = [m for m in attention.modules() if getattr(m, "role", None) == "v"]
     out: list[Tensor] = []
+    begun = [0]  # rows that came before those of this forward
 
     def change(x: Tensor) -> Tensor:
         if x.dim() != 3 or x.shape[1] != keys:
             raise NotApplicable(f"its values are {tuple(x.shape)}, not (batch, keys, width)")
         x = x.clone()
-        for k in range(keys):
-            x[(k + 1) * ROWS : (k + 2) * ROWS, k] += noise[:, : x.shape[-1]]
+        for place in range(len(x)):
+            group, row = divmod(begun[0] + place, ROWS)
+            if group:
+                x[place, group - 1] += noise[row, : x.shape[-1]]
         return x
 
     def stop(module: Any, args: Any, result: Tensor) -> None:
@@ -204,10 +221,11 @@ def taken(model: Model, attention: Any, batch: Batch, keys: int) -> tuple[Tensor
     else:
         hooks.append(attention.register_forward_pre_hook(lambda module, args: (change(args[0]), *args[1:])))
     try:
-        model(many, heads={})
-    except _Enough:
-        pass
+        for one in _together(subject, many):
+            with contextlib.suppress(_Enough):
+                model(one, heads={})
+            begun[0] += len(one["ids"])
     finally:
         for hook in hooks:
             hook.remove()
-    return _differs(out[0], keys, NOISE), bool(values)
+    return _differs(torch.cat(out), keys, NOISE), bool(values)

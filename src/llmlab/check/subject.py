@@ -110,6 +110,11 @@ class Subject:
         return {role: None for role, part in self.spec.heads.items() if not part.attribute("needs", ())}
 
     @cached_property
+    def token_roles(self) -> dict[str, None]:
+        """Those of them that read one token at a time."""
+        return {role: None for role in self.roles if self.spec.heads[role].attribute("per_token", False)}
+
+    @cached_property
     def chooses(self) -> bool:
         """Whether experts choose among all tokens of a batch, so that each token counts for all others."""
         from llmlab.slots import Choice
