@@ -152,6 +152,7 @@ class Offline(pl.LightningModule):
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         if self.ledger.open:  # the strategy has clipped in its own step
             self.ledger.close(self.strategy.norm())
+        optimizer.zero_grad()  # Lightning does it behind the next forward, when most activations are there too
         self.micro = 0
         if self._load is not None:
             self.load = self.reduce(self._load)
