@@ -23,7 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from llmlab.model import roles
 from llmlab.model.layout import ModelSpec
 from llmlab.model.model import Model
-from llmlab.slots import Score, Seen, Term
+from llmlab.slots import Output, Score, Seen, Term
 
 Kind = Literal["take", "free", "grad", "enter", "leave", "read", "backward", "wake", "back", "done"]
 
@@ -31,7 +31,7 @@ Kind = Literal["take", "free", "grad", "enter", "leave", "read", "backward", "wa
 class Op(NamedTuple):
     """take and free: `size` bytes. grad: a parameter's gradient is there, `size` bytes of those taken are it, `param`
     its number. Of the layer that is executed as number `step`: enter and leave: its forward begins and ends; wake: a gradient of one of its
-    outputs has come; back: that of its hidden states; done: those of its inputs are there. read: the model's forward is
+    outputs (step -1: of the model's) has come; back: that of its hidden states; done: those of its inputs are there. read: the model's forward is
     over; backward: the loss is there.
     """
 
@@ -164,7 +164,7 @@ class Recorder(TorchDispatchMode):
         for layer in [layer for stack in model.all_stacks() for layer in stack.layers]:
             layer.register_forward_pre_hook(self._enters)
             layer.register_forward_hook(self._leaves)
-        model.register_forward_hook(lambda *_: self.ops.append(Op("read")))
+        model.register_forward_hook(self._read)
 
     def _arrived(self, p: nn.Parameter, number: int) -> None:
         """Whatever keeps it, it is no temporary any more."""
@@ -182,6 +182,12 @@ class Recorder(TorchDispatchMode):
         for i, t in zip(places, Behind.apply(self, self.step, *(args[i] for i in places)), strict=True):
             given[i] = t
         return tuple(given)
+
+    def _read(self, model: nn.Module, args: Any, out: Output) -> None:
+        self.ops.append(Op("read"))
+        for x in (out.hidden, *out.heads.values()):
+            if x.requires_grad:
+                x.register_hook(lambda _: self.ops.append(Op("wake")))
 
     def _leaves(self, layer: nn.Module, args: Any, out: Any) -> None:
         step = self.step

@@ -50,7 +50,8 @@ class FSDP(Replay):
         self.shards = {g: size // self.world for g, size in self.whole.items()}
         self.add("weights", sum(self.shards.values()))
         self.add("states", state_bytes(self.optimizer, self.parameters, self.dtype, self.world))
-        self.add("gradients", sum(self.shards.values()))
+        if self.accumulates:
+            self.add("gradients", sum(self.shards.values()))
         self._gather(REST, forward=True)
 
     # ---------------------------------------------------------------- gathering
@@ -101,15 +102,9 @@ class FSDP(Replay):
         self.flat = 0
         self._visited(REST)
 
-    def backward(self, op: Op) -> None:
-        super().backward(op)
-        self._wake(REST)
-
     def wake(self, op: Op) -> None:
-        self._wake(self.order[op.step])
-
-    def _wake(self, group: int) -> None:
         """Gathered, and the one before it in the forward is fetched."""
+        group = REST if op.step < 0 else self.order[op.step]
         if group in self.awake:
             return
         self.awake.add(group)

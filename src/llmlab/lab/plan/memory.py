@@ -53,14 +53,14 @@ class Where:
 class Memory:
     """Bytes of the device that has most.
 
-    peak: the most that is in use at once. weights: what is trained, and the copy that is computed with where they are two.
+    total: the most that is in use at once. weights: what is trained, and the copy that is computed with where they are two.
     gradients: at the optimizer step. states: the optimizer's. strategy (buckets, gathered parameters, buffers) and
-    activations (all else): when most is in use. As gradients come while activations go, the five are often more than the
-    peak. kept: of activations, what the forward keeps for the backward, logits and loss included. host: in the CPU's
+    activations (all else): when most is in use. As gradients come while activations go, the five are often more than
+    that. kept: of activations, what the forward keeps for the backward, logits and loss included. host: in the CPU's
     memory beside, with offload.
     """
 
-    peak: int
+    total: int
     weights: int
     gradients: int
     states: int

@@ -55,10 +55,11 @@ class Replay:
     # ---------------------------------------------------------------- what a strategy may do otherwise
 
     def begin(self) -> None:
-        """What lies there before the forward. Gradients of the step before, as they are freed behind it."""
+        """What lies there before the forward; of a later micro-batch, the gradients of those before it too."""
         self.add("weights", sum(map(self.bytes_of, self.parameters)))
         self.add("states", state_bytes(self.optimizer, self.parameters, self.dtype))
-        self.add("gradients", sum(map(self.bytes_of, self.parameters)))
+        if self.accumulates:
+            self.add("gradients", sum(map(self.bytes_of, self.parameters)))
 
     def enter(self, op: Op) -> None: ...
     def leave(self, op: Op) -> None: ...
@@ -71,8 +72,6 @@ class Replay:
 
     def backward(self, op: Op) -> None:
         self.kept = self.now["activations"]
-        if not self.accumulates:
-            self.add("gradients", -self.now["gradients"])
 
     def grad(self, op: Op) -> None:
         self.add("activations", -op.size)
@@ -83,8 +82,9 @@ class Replay:
 class DDP(Replay):
     """Gradients are views of buckets, which are there all the time."""
 
-    def backward(self, op: Op) -> None:
-        self.kept = self.now["activations"]
+    def begin(self) -> None:
+        self.accumulates = True
+        super().begin()
 
     def grad(self, op: Op) -> None:
         self.add("activations", -op.size)

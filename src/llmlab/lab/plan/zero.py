@@ -76,16 +76,11 @@ class Sharded12(Zero):
         self.trained(sum(self.pieces), "weights")
         self.kept_by(self.pieces)
         if self.apart:
-            self.add("gradients", MASTER * sum(self.padded) + self.size * sum(self.numbers))
+            self.add("gradients", MASTER * sum(self.padded))
         if self.offload:
             largest = max(p.numel for p in self.parameters)
             self.host += MASTER * sum(self.pieces) + self.size * (sum(self.pieces) + largest)
             self.add("strategy", self.size * largest)
-
-    def backward(self, op: Op) -> None:
-        self.kept = self.now["activations"]
-        if self.apart:
-            self.add("gradients", -self.size * sum(self.numbers))
 
     def grad(self, op: Op) -> None:
         self.add("activations", -op.size)
@@ -218,15 +213,14 @@ class Sharded3(Zero):
             self._free(self.order[op.step])
 
     def wake(self, op: Op) -> None:
+        if op.step < 0:
+            return
         self._gather(self.order[op.step])
         self._fetch(self.order[: op.step][::-1])
 
     def done(self, op: Op) -> None:
         if self.order[op.step] not in self.order[: op.step]:
             self._free(self.order[op.step])
-
-    def backward(self, op: Op) -> None:
-        self.kept = self.now["activations"]
 
     def grad(self, op: Op) -> None:
         self.add("activations", -op.size)
