@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.12 >/dev/null && python3.12 -c '' 2>/dev/nu
 BIN := .venv/bin
 FAST_WORKERS ?= 2
 
-.PHONY: train test fast lint golden evidence clean
+.PHONY: train test fast lint golden conformance evidence clean
 
 train: .venv/installed
 	$(BIN)/python train.py $(ARGS)
@@ -35,6 +35,11 @@ lint: .venv/installed-test
 # Writes tests/golden anew: the resolved config of every model and experiment. See with git diff what changed.
 golden: .venv/installed-test
 	$(BIN)/python tests/config/test_golden.py
+
+# Asks every promise of every model anew, a few minutes; writes docs/conformance.md. See with git diff what changed.
+conformance: .venv/installed-test
+	$(BIN)/llmlab check to=docs
+	PYTHONPATH=tests/check $(BIN)/python -m bugs
 
 # Half an hour of measurements, written to EVIDENCE.md; SHAKESPEARE=FILE adds nanoGPT's experiment.
 evidence: .venv/installed

@@ -269,6 +269,8 @@ def balance(subject: Subject) -> None:
         if low is None or high is None or not float(low) > 0:
             raise Wrong(f"with model.moe.{trait}=0.01 there is no loss for it")
         same(high / low, torch.tensor(3.0), f"the loss at model.moe.{trait}=0.03 over that at 0.01")
+        if not high.requires_grad:
+            raise Wrong(f"the loss of model.moe.{trait} has no gradient")
         reached = gradients_of(model, high)
         for name, _, own in _routers(model):
             gradient = reached[name]

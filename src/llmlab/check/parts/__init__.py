@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from llmlab.check.parts import computed, kernel, modules, position, recipe, router, rules
+from llmlab.check.parts import computed, kernel, modules, position, recipe, router, rules, targets
 from llmlab.check.subject import Subject
 
 PART_CHECKS: dict[str, Callable[[Subject], None]] = {
@@ -24,4 +24,5 @@ PART_CHECKS: dict[str, Callable[[Subject], None]] = {
     "routing": router.routing,
     "first_values": recipe.first_values,
     "likelihood": recipe.likelihood,
+    "targets": targets.hidden,
 }

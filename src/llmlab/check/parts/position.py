@@ -69,7 +69,7 @@ def recency(subject: Subject) -> None:
 
 @torch.no_grad()
 def rows(subject: Subject) -> None:
-    """Position ids that all rows share, and the same ids for each row, give the same vectors, terms and biases."""
+    """Position ids that all rows share, and the same for each row, give the same; rows with ids of their own their own."""
     spec, own = asked(subject, "position"), sizes(subject)
     part = build(spec.factory(), own)
     shared = _ids(part)
@@ -80,6 +80,11 @@ def rows(subject: Subject) -> None:
     if one is not None and other is not None:
         same(other, one.expand_as(other), "vectors of ids that each row has")
     same(scores(part, own, each, each), scores(part, own, shared, shared), "scores by ids that each row has")
+    own_ids = torch.cat([each[:1], 2 * each[1:] + 1])
+    got = scores(part, own, own_ids, own_ids)
+    for row, ids in enumerate(own_ids):
+        alone = ids if part.counts == 1 else ids[None]
+        same(got[row], scores(part, own, alone, alone)[row], "scores of a row with positions of its own")
     says = part.bias(
         torch.zeros(1, own.n_heads, LENGTH, own.rotary_dim),
         torch.zeros(1, own.n_heads, LENGTH, own.rotary_dim),

@@ -1,0 +1,56 @@
+"""What an objective asks for can't be read off what it shows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from llmlab.check import learning
+from llmlab.check.parts.of import asked
+from llmlab.check.subject import VOCABULARY, Subject, Wrong
+
+ORDINARY = VOCABULARY - 8  # ids below this are no special tokens, but for those at the end of a long list
+SAMPLES = 4
+
+
+def hidden(subject: Subject) -> None:
+    """What the model says of a target does not change with the token that is its answer, but for a few shown on purpose."""
+    asked(subject, "objective")
+    every, read = 0, 0
+    for batch in _samples(subject):
+        labels = batch.pop("labels")[0].tolist()
+        for place in (place for place, label in enumerate(labels) if label >= 0):
+            every += 1
+            read += _sees(subject.model, batch, place, labels[place])
+    if not every:
+        raise Wrong("it has no target in a sample")
+    if 2 * read > every:
+        raise Wrong(
+            f"{read} of {every} targets can be read off: the token that is the answer changes what is said of them"
+        )
+
+
+def _samples(subject: Subject) -> Iterator[dict[str, Tensor]]:
+    """Batches of one sample as the objective prepares it, in which no ordinary token stands twice."""
+    made, chance = learning.objective(subject), np.random.default_rng(0)
+    for _ in range(SAMPLES):
+        tokens = chance.permutation(ORDINARY)[: learning.length(subject) + 1]
+        sample = made.prepare({"tokens": tokens, "documents": None}, chance)
+        batch = {name: torch.from_numpy(np.asarray(value)[None]) for name, value in sample.items()}
+        yield batch | subject.read_by_parts(batch["ids"].shape[1], 1)
+
+
+@torch.no_grad()
+def _sees(model: Any, batch: dict[str, Tensor], place: int, answer: int) -> bool:
+    """Whether what is said at `place` changes when another token stands wherever the answer does."""
+    texts: dict[str, Tensor] = {name: batch[name] for name in ("ids", "source_ids") if name in batch}
+    changed = {name: text.where(text != answer, (answer + 1) % ORDINARY) for name, text in texts.items()}
+    if all(torch.equal(changed[name], text) for name, text in texts.items()):
+        return False
+    other: dict[str, Tensor] = {**batch, **changed}
+    one, another = model(batch).hidden[0, place], model(other).hidden[0, place]
+    return bool((one - another).abs().max() > 1e-5 * (1 + one.abs().max()))

@@ -1,0 +1,3 @@
+from bugs import page
+
+page.write()

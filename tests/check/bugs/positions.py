@@ -1,0 +1,115 @@
+"""Where a token stands."""
+
+from __future__ import annotations
+
+import torch
+
+from bugs import after, around, bug, replaced
+from llmlab.model.stack import Stack
+from llmlab.slots import Position
+from llmlab_plugins.position import absolute, bias
+from llmlab_plugins.position.absolute import Absolute, Learned, Sinusoidal
+from llmlab_plugins.position.bias import Alibi, T5Bias
+from llmlab_plugins.position.both import LearnedT5Bias
+from llmlab_plugins.position.relative import XLNetRelative
+from llmlab_plugins.position.rope import Rope
+
+
+@bug("ALiBi rewards distant tokens", recency="position=alibi", reference="model=bloom")
+def alibi_inverted():
+    return around(Alibi, "prepare", lambda prepare, self, q, k: -prepare(self, q, k))
+
+
+@bug("ALiBi's slopes begin one head late", reference="model=mpt")
+def alibi_slopes_off_by_one():
+    def slopes(original, n_heads, most=8.0):
+        return [1.0, *original(n_heads, most)[:-1]]
+
+    return around(bias, "slopes", slopes)
+
+
+@bug("ALiBi measures a cached text from its new tokens", cache="position=alibi")
+def alibi_from_the_new_tokens():
+    return around(Alibi, "prepare", lambda prepare, self, q, k: prepare(self, q - q[..., :1], k))
+
+
+@bug("rotary pairs are neighbours where they should be half a width apart, and the reverse", reference="model=llama3")
+def rope_layout_swapped():
+    return after(Rope, lambda built: setattr(built, "interleaved", not built.interleaved))
+
+
+@bug("rotary angles are turned the other way round for keys", shift="position=rope")
+def rope_keys_turned_back():
+    def tables(self, q_ids, k_ids):
+        q = self._tables(q_ids, self.frequencies(k_ids))
+        return q, (q[0], -q[1])
+
+    def rotate(self, q, k, state):
+        from llmlab.slots import Term
+
+        return [Term(self._turn(q, *state[0]), self._turn(k, *state[1]))]
+
+    return replaced(Rope, prepare=tables, rotate=rotate)
+
+
+@bug("all rows of a batch stand where the first does", rows="position=rope")
+def positions_of_the_first_row():
+    def tables(original, self, ids, frequencies):
+        return original(self, ids[:1] if ids.dim() == 2 else ids, frequencies)
+
+    return around(Rope, "_tables", tables)
+
+
+@bug("layers of all kinds have the first one's rotary base", reference="model=gemma3")
+def first_position_for_all():
+    return after(Stack, lambda built: setattr(built, "position_of", [built.position_of[0]] * len(built.position_of)))
+
+
+@bug("all of a head is turned where a share of it should be", reference="model=gpt_neox")
+def rope_share_ignored():
+    def change(original, self, sizes, /, **options):
+        original(self, sizes, **{**options, "fraction": 1.0})
+
+    return around(Rope, "__init__", change)
+
+
+@bug("learnt positions begin anew with each call over a cache", cache="position=learned")
+def learned_positions_restart():
+    return replaced(Learned, ids=lambda self, ctx: torch.arange(ctx.length))
+
+
+@bug("positions go on from one packed document to the next", documents="position=learned")
+def positions_not_anew():
+    return replaced(Absolute, of_documents=lambda self, ids, ctx: ids)
+
+
+@bug("positions count padding", reference="model=opt")
+def padding_counted():
+    return replaced(absolute, tokens_before=lambda ctx: Position().ids(ctx))
+
+
+@bug("sines and cosines are taken for each other", reference="model=pegasus")
+def sines_for_cosines():
+    return around(Sinusoidal, "embed", lambda embed, self, ids: embed(self, ids).roll(self.embed_dim // 2, -1))
+
+
+@bug("relative distances have the wrong sign", reference="model=t5")
+def distance_inverted():
+    return around(T5Bias, "bucket", lambda bucket, self, distance: bucket(self, -distance))
+
+
+@bug("a relative bias takes a cached text's new tokens for its first", cache="position=learned_t5_bias")
+def relative_from_the_first():
+    def prepare(self, q_ids, k_ids):
+        where = torch.arange(k_ids.shape[-1])
+        return T5Bias.prepare(self, where[: q_ids.shape[-1]], where)
+
+    return replaced(LearnedT5Bias, prepare=prepare)
+
+
+@bug("relative scores are those of the distance the other way round", reference="model=xlnet")
+def relative_scores_inverted():
+    def index(original, self, state, batch):
+        return len(state.keys_LNH) - 1 - original(self, state, batch)
+
+    return around(XLNetRelative, "_index", index)

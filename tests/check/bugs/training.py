@@ -1,0 +1,69 @@
+"""Losses, what is computed again, and what is kept."""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+from torch.utils.checkpoint import checkpoint
+
+from bugs import around, bug, replaced
+from llmlab.model import build
+from llmlab.training import placement
+from llmlab_plugins.objective import _loss, clm, mlm
+
+
+def mean(token_loss, *given, **options):
+    loss = token_loss(*given, **options)
+    return loss._replace(sum=loss.sum / loss.count)
+
+
+@bug("a loss that should be a sum is a mean", first_loss="model=llama3")
+def loss_is_a_mean():
+    instead = functools.partial(mean, _loss.token_loss)
+    return replaced(clm, token_loss=instead), replaced(mlm, token_loss=instead)
+
+
+@bug("labels are not shifted: each token is asked for itself", likelihood="objective=clm", targets="objective=clm")
+def labels_not_shifted():
+    def prepare(original, self, sample, rng):
+        prepared = original(self, sample, rng)
+        return {**prepared, "labels": prepared["ids"]}
+
+    return around(clm.CausalLM, "prepare", prepare)
+
+
+@bug("masked tokens are shown", targets="objective=mlm")
+def masked_tokens_shown():
+    def prepare(original, self, sample, rng):
+        prepared = original(self, sample, rng)
+        return {**prepared, "ids": sample["tokens"][: self.seq_len]}
+
+    return around(mlm.MaskedLM, "prepare", prepare)
+
+
+@bug("what is computed again is computed with other random numbers", checkpointing="block=pre")
+def other_random_numbers():
+    def recomputed(forward, *given, **options):
+        return checkpoint(forward, *given, use_reentrant=False, preserve_rng_state=False, **options)
+
+    return replaced(placement, _recomputed=recomputed)
+
+
+@bug("what is computed again has no gradient", checkpointing="block=pre")
+def recomputed_without_gradient():
+    def recomputed(forward, *given, **options):
+        with torch.no_grad():
+            return forward(*given, **options)
+
+    return replaced(placement, _recomputed=recomputed)
+
+
+@bug("loading leaves what is no parameter as it was", saved="moe=sigmoid")
+def buffers_not_loaded():
+    def load(model, weights):
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                parameter.copy_(weights[name])
+
+    return replaced(build, load=load)
