@@ -117,9 +117,18 @@ def test_pairs_by_counting(mask, window, length):
     assert allowed_pairs(*parts, length, prefix, rows=3) == want
 
 
+@pytest.mark.parametrize("mask", ["causal", "bidirectional", "prefix", "permutation"])
+@pytest.mark.parametrize("window", [("full", {}), ("sliding", {"left": 9, "right": 4}), ("strided", {"stride": 7})])
+def test_pairs_by_distance_are_those_by_rows(mask, window, monkeypatch):
+    parts = registry.load("mask", mask, {})(), registry.load("window", *window)()
+    by_distance = [allowed_pairs(*parts, length) for length in (1, 50, 131)]
+    monkeypatch.setattr(type(parts[1]), "relative", False)
+    assert [allowed_pairs(*parts, length) for length in (1, 50, 131)] == by_distance
+
+
 def test_pairs_of_a_long_text():
     causal, left = registry.load("mask", "causal", {})(), registry.load("window", "sliding", {"left": 64})()
-    assert allowed_pairs(causal, left, 3000) == 64 * 65 // 2 + (3000 - 64) * 64
+    assert allowed_pairs(causal, left, 2**17) == 64 * 65 // 2 + (2**17 - 64) * 64
 
 
 def test_parameters():
