@@ -24,6 +24,7 @@ class BoundaryHead(nn.Module):
     """
 
     per_token = False
+    scores = "span"
     needs = ("boundary_left", "boundary_right", "boundary_offset")
     small = {"longest": 4, "width": 8}
     unused = ("logit_scale", "logit_softcap")

@@ -27,6 +27,7 @@ class TextHead(Transformed):
     """
 
     per_token = False
+    scores = "text"
 
     def __init__(
         self,
@@ -76,6 +77,7 @@ class TokenHead(Transformed):
     """
 
     per_token = True
+    scores = "token"
 
     def __init__(
         self,

@@ -25,6 +25,7 @@ class LanguageModelHead(nn.Module):
     """
 
     per_token = True
+    scores = "vocabulary"
     embedding: Embedding
     fixed_bias: Tensor | None
 
@@ -72,6 +73,7 @@ class MaskedLMHead(Transformed):
     """
 
     per_token = True
+    scores = "vocabulary"
     unused = ("logit_scale", "logit_softcap")
     embedding: Embedding
 

@@ -281,7 +281,8 @@ class Head(Protocol):
 
     `embedding` is the (first) stack's embedding part, held unregistered: a tied head uses `embedding.weight`.
     `per_token = True` on the class: it may be given the rows (n, D) of chosen tokens instead of (B, T, D).
-    `needs`, a literal class attribute: names of the batch data that it reads from ctx.data, if any.
+    Literal class attributes: `needs`, names of the batch data that it reads from ctx.data, if any; `scores`, of what it gives
+    scores ("vocabulary", "token", "text", "span"): where an objective asks for one of them, no other can stand.
     """
 
     per_token: bool

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cache
+from typing import Any
 
 from llmlab import registry
 from llmlab.check.array import TINY, array, case, merged, options, with_item
@@ -72,18 +73,52 @@ def families() -> list[Case]:
 
 
 def family(name: str, more: Sequence[str] = ()) -> Case:
-    """A family in a tiny size. more: what is typed behind that."""
+    """A family in a tiny size. more: what is typed behind that; a part (SLOT=NAME) stands wherever it has one of the slot."""
+    words, cfg = _tiny(name)
+    typed = [t for word in more for t in _typed(word, cfg)]
+    slots = {w.partition("=")[0] for w in more}
+    kept = [w for w in words if w.partition(".")[0] not in slots]
+    parts = tuple((slot, part) for slot, _, part in (w.partition("=") for w in more) if slot in SLOTS)
+    return Case(" ".join([name, *more]), merged([*kept, *typed]), "swap" if parts else "family", parts=parts)
+
+
+def _typed(word: str, cfg: Any) -> list[str]:
+    slot, _, part = word.partition("=")
+    if slot == "head":
+        role = next(iter(registry.index()["objective", cfg.objective["_part_"]].attrs["heads"]))
+        return [f"{'' if role in cfg.heads else '+'}head@heads.{role}={part}"]
+    return [word, *options(slot, slot, part)] if slot in SLOTS else [word]
+
+
+@cache
+def _tiny(name: str) -> tuple[list[str], Any]:
+    """What makes a family tiny, and its config."""
     words = [f"model={name}", *TINY, *FAMILY, "model.n_layers=2"]
     cfg = Subject(Case(name, tuple(words))).composed.cfg
     if len(cfg.stacks) > 1:
-        words.append("model.n_layers=4")
+        words[-1] = "model.n_layers=4"
     elif cfg.kinds:
-        words.append("model.n_layers=3")
-    for place, node in [
-        ("", cfg),
-        *((f"{at}.{kind}.", cfg[at][kind]) for at in ("kinds", "stacks") for kind in cfg[at]),
-    ]:
+        words[-1] = "model.n_layers=3"
+    nodes = [("", cfg), *((f"{at}.{kind}.", cfg[at][kind]) for at in ("kinds", "stacks") for kind in cfg[at])]
+    for place, node in nodes:
         for slot in (s for s in SLOTS if s in node and node[s] is not None):
             words += options(f"{place}{slot}", slot, node[slot]["_part_"])
-    typed = {w.partition("=")[0] for w in more}
-    return Case(name, merged([*(w for w in words if w.partition(".")[0] not in typed), *more]), "family")
+    return words, cfg
+
+
+def swaps(names: Sequence[str] = ()) -> Iterator[Case]:
+    """Every family, by default, with every part that it has nowhere."""
+    for name in names or every_family():
+        has = _has(Subject(family(name)))
+        for slot in SLOTS:
+            for part in registry.names(slot):
+                if (slot, part) not in has:
+                    yield family(name, [f"{slot}={part}"])
+
+
+def _has(subject: Subject) -> set[Item]:
+    spec = subject.spec
+    found = [spec.kernel, spec.init, *spec.heads.values()]
+    for stack in spec.stacks:
+        found += [stack.mask, stack.embedding, *(p for layer in stack.layers for p in layer.parts.values())]
+    return {(p.slot, p.name) for p in found} | {("objective", str(subject.composed.cfg.objective["_part_"]))}

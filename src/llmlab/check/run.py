@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -15,6 +16,7 @@ import torch
 from llmlab.check.checks import MODEL_CHECKS
 from llmlab.check.parts import PART_CHECKS
 from llmlab.check.refusal import crash, refusal
+from llmlab.check.steps import trains
 from llmlab.check.subject import Case, NotApplicable, Result, Subject, Wrong
 
 BUILT = "built"  # the first of all: there is such a model, and it reads a text
@@ -32,16 +34,19 @@ def built(subject: Subject) -> None:
 
 def checks_of(kind: str) -> dict[str, Check]:
     """By name, what is asked of a case of a kind."""
-    return {BUILT: built, **(PART_CHECKS if kind == "part" else MODEL_CHECKS)}
+    asked = {"part": PART_CHECKS, "swap": {"trains": trains, **MODEL_CHECKS}}
+    return {BUILT: built, **asked.get(kind, MODEL_CHECKS)}
 
 
 def every_check() -> dict[str, Check]:
-    return {**checks_of("family"), **checks_of("part")}
+    return {**checks_of("swap"), **checks_of("part")}
 
 
 def check(case: Case, names: Sequence[str] | None = None) -> list[Result]:
     """What the named checks, by default all of its kind, find in a case. One result if there is no such model."""
     known = checks_of(case.kind)
+    if "torch._dynamo" in sys.modules:  # what it has compiled of other models counts towards a limit
+        sys.modules["torch._dynamo"].reset()
     subject = Subject(case)
     first = _asked(subject, BUILT, built)
     if first.outcome != "passed":

@@ -42,7 +42,7 @@ class Case:
 
     name: str
     overrides: tuple[str, ...]
-    kind: Literal["pair", "family", "part"] = "pair"
+    kind: Literal["pair", "family", "part", "swap"] = "pair"
     mask: str | None = None
     head: str | None = None
     parts: tuple[tuple[str, str], ...] = ()

@@ -129,6 +129,14 @@ def resolve(composed: Any, *, vocabulary: int | None = None, roles: tuple[str, .
 
 def check_objective(spec: ModelSpec, objective: PartSpec) -> None:
     """UserError if the objective can't train such a model under its masks."""
+    for role, usual in objective.attribute("heads", {}).items():
+        part, wanted = spec.heads.get(role), PartSpec("head", usual).attribute("scores")
+        if part is not None and wanted is not None and part.attribute("scores", wanted) != wanted:
+            fits = [n for (s, n), e in registry.index().items() if s == "head" and e.attrs.get("scores") == wanted]
+            raise UserError(
+                f"head@heads.{role}={part.name} gives scores of a {part.attribute('scores')}, but objective={objective.name} "
+                f"asks for those of the {wanted}; choose {' or '.join(sorted(fits))}"
+            )
     for stack in spec.stacks:
         missing = [n for n in stack.mask.attribute("needs", ()) if n not in objective.attribute("gives", ())]
         if missing:
