@@ -86,9 +86,13 @@ def attention(
                 scores = scores + bias_NTS[n, t][keys].double()
             if softcap is not None:
                 scores = softcap * torch.tanh(scores / softcap)
-            powers = torch.exp(scores)
-            total = powers.sum() + (0.0 if sink_N is None else torch.exp(sink_N[n].double()))
             values = v_KSH[n // groups][keys]
-            rows.append((powers[:, None] * values).sum(0) / total if keys else values.sum(0))
+            if not keys:
+                rows.append(values.sum(0))
+                continue
+            most = scores.detach().max()  # exp would overflow
+            powers = torch.exp(scores - most)
+            total = powers.sum() + (0.0 if sink_N is None else torch.exp(sink_N[n].double() - most))
+            rows.append((powers[:, None] * values).sum(0) / total)
         heads.append(torch.stack(rows))
     return torch.stack(heads)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections.abc import Iterator, Mapping
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ from llmlab.check.subject import (
     Subject,
     Wrong,
     generator,
+    shorten_queries,
 )
 from llmlab.model.model import Model
 from llmlab.model.stack import Layer, Stack
@@ -130,7 +131,8 @@ def _differs(out_CTD: Tensor, keys: int, noise: float) -> Tensor:
 
 def visibility(subject: Subject) -> None:
     """In each layer a query takes from those keys that its mask, its window, documents and padding show, and no others."""
-    model = _even(subject.fresh().eval())
+    model = subject.fresh().eval()
+    shorten_queries(model, 0.01)  # so that all that is seen has a share that is not lost in rounding
     stacks = list(zip(model.all_stacks(), subject.spec.stacks, strict=True))
     for where, batch in contexts(subject):
         stack, spec = stacks[-1]
@@ -145,15 +147,6 @@ def visibility(subject: Subject) -> None:
             _compare(subject, model, stack.layers[i].attention, batch, pairs[window], asked, at)
     if subject.encoder_decoder:
         _visibility_of_source(subject, model, stacks)
-
-
-@torch.no_grad()
-def _even(model: Model) -> Model:
-    """With short queries, so that all that is seen has a share that is not lost in rounding."""
-    for module in model.modules():
-        if getattr(module, "role", None) == "q":
-            cast("Any", module).weight.mul_(0.01)
-    return model
 
 
 def _visibility_of_source(subject: Subject, model: Model, stacks: list[tuple[Stack, Any]]) -> None:

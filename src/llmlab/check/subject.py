@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -199,12 +199,20 @@ def ids(rows: int, length: int, seed: int = 0) -> Tensor:
 
 @torch.no_grad()
 def wake(model: Model, seed: int = 1) -> Model:
-    """Random values on top of the first ones."""
+    """Random values on top of the first ones. Queries are shorter, or all of a softmax would go to one key."""
     chance = generator(seed)
     for tensor in [*model.parameters(), *model.buffers()]:
         if tensor.is_floating_point():
-            tensor.add_(torch.randn(tensor.shape, generator=chance) * (0.3 if tensor.dim() > 1 else 0.1))
+            tensor.add_(torch.randn(tensor.shape, generator=chance) * (0.2 if tensor.dim() > 1 else 0.1))
+    shorten_queries(model, 0.5)
     return model
+
+
+@torch.no_grad()
+def shorten_queries(model: Model, factor: float) -> None:
+    for module in model.modules():
+        if getattr(module, "role", None) == "q":
+            cast("Any", module).weight.mul_(factor)
 
 
 def same(one: Tensor, other: Tensor, says: str, tolerance: float = 1e-4) -> None:
