@@ -55,11 +55,11 @@ def main(argv: Sequence[str]) -> int:
     from llmlab.check import ask
 
     began = time.monotonic()
-    report = ask.everything(asked, a.checks, a.jobs)
+    report = ask.swaps(a.checks, a.jobs) if a.families else ask.everything(asked, a.checks, a.jobs)
     report.seconds = time.monotonic() - began
     from llmlab.check import page, terminal
 
     folder = a.to or (FOLDER if asked.whole else None)
-    files = page.write(report, Path(folder)) if folder else []
+    files = page.write(report, Path(folder), page.SWAPS if a.families else page.MATRIX) if folder else []
     terminal.show(report, files)
     return 1 if report.failed else 0

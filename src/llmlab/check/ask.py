@@ -17,6 +17,7 @@ from llmlab.errors import UserError
 from llmlab.registry import near
 from llmlab.training.progress import duration
 
+SWAPPED = ["trains", "causality", "cache", "padding", "documents", "gradients"]
 PLAIN = 20.0  # seconds between lines where no one looks
 
 
@@ -32,6 +33,15 @@ def everything(asked: Asked, checks: str | None, jobs: int | None) -> Report:
         report.item = asked.items[0]
         report.refused = {pair: why for pair, why in array.array().refused().items() if report.item in pair}
     shrink.blame(report, asked.options)
+    return report
+
+
+def swaps(checks: str | None, jobs: int | None) -> Report:
+    """Every family with every part that it does not have: two steps of training, and what is cheap to ask."""
+    names = _names(checks) or SWAPPED
+    report = Report(_says(names))
+    _run(report, cases.swaps(), names, 0, jobs)
+    shrink.blame(report)
     return report
 
 

@@ -1,4 +1,4 @@
-"""conformance.md and conformance.json."""
+"""What is written: conformance.md, or families.md, and the same as JSON."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from llmlab import registry
+from llmlab.check import swap_page
 from llmlab.check.cover import Item
 from llmlab.check.report import MARKS, Report
 from llmlab.check.run import checks_of
@@ -15,18 +16,19 @@ from llmlab.errors import UserError
 from llmlab.lab.files import write_atomic
 from llmlab.lab.report.markdown import table_of
 
-NAME, SCHEMA = "conformance", 1
+SCHEMA = 1
+MATRIX, SWAPS = "conformance", "families"  # what is written, by name
 KEPT = "## Bugs that it catches"  # a section that others write into the same page
 
 
-def write(report: Report, folder: Path) -> list[Path]:
-    """Both files; what was written."""
+def write(report: Report, folder: Path, name: str) -> list[Path]:
+    """name.md and name.json, in a folder that is made; what was written."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as e:
         raise UserError(f"to={folder}: the folder can't be made: {e.strerror}") from e
-    page, data = folder / f"{NAME}.md", folder / f"{NAME}.json"
-    write_atomic(page, text(report) + kept(page))
+    page, data = folder / f"{name}.md", folder / f"{name}.json"
+    write_atomic(page, swap_page.text(report) if name == SWAPS else text(report) + kept(page))
     write_atomic(data, json.dumps(plain(report), indent=1, ensure_ascii=False) + "\n")
     return [page, data]
 

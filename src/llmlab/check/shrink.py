@@ -40,5 +40,5 @@ def _fewest(case: Case, check: str, words: Sequence[str]) -> list[Item]:
 
 
 def command(case: Case, check: str, parts: Sequence[Item] | None, words: Sequence[str]) -> str:
-    typed = [f"model={case.name}"] if case.kind == "family" else [spelled(parts or case.parts)]
+    typed = [spelled(parts or case.parts)] if case.kind in ("pair", "part") else [f"model={case.name}"]
     return " ".join(["llmlab check", *typed, *words, f"checks={check}"])

@@ -65,9 +65,12 @@ def _matrix(report: Report) -> Any:
             slot, name = next(i for i in pair if i != report.item)
             if (slot, name) not in parts(report):
                 by_slot.setdefault(slot, []).append(Text(f"{MARKS['refused']}{name}", style=COLOURS["refused"]))
-    families = [c.name for c in report.cases.values() if c.kind == "family"]
-    for name in families:
-        outcome = report.outcome([name])
+    families: dict[str, list[str]] = {}
+    for case in report.cases.values():
+        if case.kind in ("family", "swap"):
+            families.setdefault(case.name.split()[0], []).append(case.name)
+    for name, some in families.items():
+        outcome = report.outcome(some)
         by_slot.setdefault("model", []).append(Text(f"{MARKS[outcome]}{name}", style=COLOURS[outcome]))
     for slot in (s for s in ("model", *SLOTS) if s in by_slot):
         table.add_row(slot, Text("  ").join(by_slot[slot]))
@@ -77,7 +80,7 @@ def _matrix(report: Report) -> Any:
 
 def _blamed(report: Report) -> list[set[tuple[str, str]]]:
     """The parts that each failure's command names."""
-    commands = {r.command for r in report.failed if report.cases[r.case].kind != "family"}
+    commands = {r.command for r in report.failed if report.cases[r.case].kind in ("pair", "part")}
     return [{(s, n) for s, _, n in (w.partition("=") for w in c.split()) if s in SLOTS} for c in commands]
 
 
@@ -100,7 +103,8 @@ def _refused(report: Report) -> Iterator[str]:
     reasons = report.reasons()
     if report.item is None and len(report.cases) > 1:
         if reasons:
-            yield f"{len(report.refused)} pairs of parts are refused, each with its reason in the report"
+            n = len(report.refused) or len({r.case for r in report.results if r.outcome == "refused"})
+            yield f"{n} combinations are refused, each with its reason in the report"
         return
     for why, what in list(reasons.items())[:MOST]:
         yield f"refused: {', '.join(what)}: {why}"
@@ -114,7 +118,13 @@ def _failed(report: Report) -> Iterator[tuple[str, str]]:
     for command, some in list(groups.items())[:MOST]:
         more = f" (and in {len(some) - 1} other models)" if len(some) > 1 else ""
         case = report.cases[some[0].case]
-        where = case.name if case.kind == "family" else spelled(case.parts) if len(case.parts) < 4 else case.name
+        where = (
+            case.name
+            if case.kind not in ("pair", "part")
+            else spelled(case.parts)
+            if len(case.parts) < 4
+            else case.name
+        )
         yield f"{MARKS['failed']} {some[0].check}: {some[0].says}  [{where}{more}]", "red"
         yield f"  {command}", "cyan"
     if len(groups) > MOST:

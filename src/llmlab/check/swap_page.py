@@ -1,0 +1,78 @@
+"""families.md: what becomes of each family when one part is exchanged."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+from llmlab.check.report import MARKS, Report
+from llmlab.check.words import SLOTS
+from llmlab.lab.report.markdown import table_of
+
+
+def text(report: Report) -> str:
+    found = outcomes(report)
+    slots = [s for s in SLOTS if any(slot == s for _, slot, _ in found)]
+    families = list(dict.fromkeys(family for family, _, _ in found))
+    count = Counter(found.values())
+    rows = []
+    for family in families:
+        cells = (Counter(o for (f, s, _), o in found.items() if (f, s) == (family, slot)) for slot in slots)
+        rows.append([family, *(", ".join(f"{MARKS[o]} {c[o]}" for o in MARKS if c[o]) for c in cells)])
+    said = [
+        "# Families with other parts",
+        "",
+        "Written by `llmlab check --families`: every family, in a tiny size, with each part that it does not have in that "
+        f"part's slot. {len(found):,} models: {count['passed']:,} train for two steps and keep the promises that are "
+        f"asked of them ({', '.join(n for n in report.checks if n not in ('built', 'trains'))}), {count['refused']:,} are "
+        f"refused in a line, {count['failed']:,} fail.",
+        "",
+        f"{MARKS['passed']} parts with which it trains; {MARKS['refused']} parts that are refused, and why stands below; "
+        f"{MARKS['failed']} parts with which a check fails.",
+        "",
+        *table_of(["family", *slots], rows),
+        "",
+        *_failures(report),
+        *_refused(report),
+    ]
+    return "\n".join(said) + "\n"
+
+
+def outcomes(report: Report) -> dict[tuple[str, str, str], str]:
+    """Of each family, slot and part. A check that can't be asked does not matter."""
+    found = {}
+    for case in report.cases.values():
+        slot, part = case.parts[0]
+        found[case.name.split()[0], slot, part] = report.outcome([case.name])
+    refused = {
+        report.cases[r.case] for r in report.results if r.outcome == "refused" and r.check in ("built", "trains")
+    }
+    for case in refused:
+        family, (slot, part) = case.name.split()[0], case.parts[0]
+        if found[family, slot, part] != "failed":
+            found[family, slot, part] = "refused"
+    return found
+
+
+def _failures(report: Report) -> Iterator[str]:
+    if report.failed:
+        rows = [[r.case, r.check, r.says, r.command] for r in report.failed]
+        yield from ["## Failures", "", *table_of(["model", "check", "what is so", "again with"], rows), ""]
+
+
+def _refused(report: Report) -> Iterator[str]:
+    """By part and reason, in which a family's own name does not count."""
+    families: dict[tuple[str, str], list[str]] = {}
+    for r in report.results:
+        if r.outcome == "refused" and r.check in ("built", "trains"):
+            family, (slot, part) = r.case.split()[0], report.cases[r.case].parts[0]
+            why = r.says.replace(f"model={family}", "model=...")
+            families.setdefault((f"{slot}={part}", why), []).append(family)
+    every = len({c.name.split()[0] for c in report.cases.values()})
+    rows = [[part, _those(some, every), why] for (part, why), some in sorted(families.items())]
+    if rows:
+        yield from ["## Refused", "", *table_of(["part", "families", "what a user is told"], rows)]
+
+
+def _those(some: list[str], every: int) -> str:
+    return f"all {every}" if len(some) == every else ", ".join(some)
