@@ -45,8 +45,8 @@ def smallest(every: Sequence[T], bad: Callable[[Sequence[T]], bool]) -> list[T]:
 class Cover:
     """`refuse(items)` says why what a whole row holds can't be had, or None. `refused[pair]`: why two never occur together.
 
-    The first level of each factor is the usual one. It does not ask for the same row twice, nor for one that holds a
-    known conflict.
+    The first level of each factor is the usual one, and a row of these can be had. It does not ask for the same row twice,
+    nor for one that holds a known conflict. Where nearly everything conflicts, it may blame more than the culprits.
     """
 
     def __init__(self, factors: Sequence[Sequence[Level]], refuse: Callable[[Sequence[Item]], str | None]):
@@ -199,19 +199,28 @@ class Cover:
         return max(found, key=lambda why: len(slots & set(re.findall(r"\w+", why))), default=None)
 
     def _rescued(self, conflict: Sequence[Choice]) -> bool:
-        """Whether another level of a further factor makes these possible; such a row is then tried with others too.
+        """Whether these can be had in another row than the usual ones; others are then tried in that one too."""
+        row = next((row for row in self._others(conflict) if self._ask(row) is None), None)
+        if row is not None:
+            self._contexts.append(row)
+        return row is not None
 
-        What the refusal says to choose is tried first; all else only for a choice that could never be had alone.
-        """
+    def _others(self, conflict: Sequence[Choice]) -> Iterator[Row]:
+        """Rows with these choices, unlike the usual one in a further factor: first as the refusal says to choose. All levels
+        for a choice that could never be had alone; else one of each factor, and some rows by chance."""
         have = {f for f, _ in conflict}
         said = self._ask(self._laid(self._contexts[0], conflict)) or ""
         hints = [c for item in re.findall(r"(\w+)=(\w+)", said) for c in self._at.get(item, ())]
-        others = [(f, n) for f, levels in enumerate(self.factors) for n in range(1, len(levels))]
-        for choice in dict.fromkeys([*hints, *(others if len(conflict) == 1 else ())]):
-            if choice[0] not in have and self._ask(self._laid(self._contexts[0], [*conflict, choice])) is None:
-                self._contexts.append(self._laid(self._contexts[0], [choice]))
-                return True
-        return False
+        every = [(f, n) for f, levels in enumerate(self.factors) for n in range(1, len(levels))]
+        last = [(f, len(levels) - 1) for f, levels in enumerate(self.factors)]
+        for choice in [*hints, *(every if len(conflict) == 1 else last)]:
+            if choice[0] not in have:
+                yield self._laid(self._contexts[0], [*conflict, choice])
+        chance = random.Random(len(self.conflicts))
+        for _ in range(2 * TRIES):
+            row, _ = self._filled(conflict, {}, chance)
+            if row is not None:
+                yield row
 
     def _why(self, pair: Pair) -> str:
         """What stands against a pair of which no row can be made: against both, or against each level of a factor."""
