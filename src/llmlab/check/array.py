@@ -63,11 +63,15 @@ class Array:
     def _refuse(self, items: Sequence[Item]) -> str | None:
         """Why a model can't be had, without composing it: the same parts are put into the composed base of its aim.
 
-        None for one that crashes: that is for the checks to find.
+        None for one that crashes: that is for the checks to find. Kernels that are for elsewhere are slow here, so they do
+        not run.
         """
+        from llmlab.model.build import assemble
+
         chosen = dict(items)
         try:
-            run_once(replaced(base(aim(chosen)), chosen))
+            spec = replaced(base(aim(chosen)), chosen)
+            assemble(spec) if self.apart.keys() & set(items) else run_once(spec)
         except Exception as e:
             return refusal(e)
         return None
@@ -78,7 +82,11 @@ class Array:
             return self.cover
         if item not in self._alone:
             factors = [levels if levels[0][0][0] != item[0] else [(item,)] for levels in self.cover.factors]
-            self._alone[item] = Cover(factors, self._refuse)
+            alone = Cover(factors, self._refuse)
+            at = factors.index([(item,)])
+            known = self.cover.conflicts.items()
+            alone.conflicts |= {some: why for some, why in known if at not in {f for f, _ in some}}
+            self._alone[item] = alone
         return self._alone[item]
 
     def rows(self) -> Iterator[tuple[Cover, Row]]:

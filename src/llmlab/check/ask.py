@@ -23,6 +23,7 @@ PLAIN = 20.0  # seconds between lines where no one looks
 
 def everything(asked: Asked, checks: str | None, jobs: int | None) -> Report:
     """The matrix, or the part of it that was asked for."""
+    run.quiet()
     names = _names(checks)
     report = Report(_says(names))
     some, total = _cases(asked, names)
@@ -38,6 +39,7 @@ def everything(asked: Asked, checks: str | None, jobs: int | None) -> Report:
 
 def swaps(checks: str | None, jobs: int | None) -> Report:
     """Every family with every part that it does not have: two steps of training, and what is cheap to ask."""
+    run.quiet()
     names = _names(checks) or SWAPPED
     report = Report(_says(names))
     _run(report, cases.swaps(), names, 0, jobs)

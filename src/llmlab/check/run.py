@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import signal
@@ -59,9 +60,7 @@ def _asked(subject: Subject, name: str, ask: Check) -> Result:
     torch.manual_seed(0)
     case = subject.case.name
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            ask(subject)
+        ask(subject)
     except NotApplicable as e:
         return Result(case, name, "skipped", str(e))
     except Wrong as e:
@@ -84,8 +83,14 @@ def workers(asked: int | None, cases: int) -> int:
 
 def _begin() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that asks
-    os.environ["OMP_NUM_THREADS"] = "1"
+    quiet()
+
+
+def quiet() -> None:
+    """One thread a process: the models are tiny. What libraries warn of would be about them."""
     torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    logging.getLogger("torch").setLevel(logging.ERROR)
 
 
 class Pool:
