@@ -50,7 +50,7 @@ def test_a_router_hears_once_a_step_of_all_micro_batches_ranks_and_runs_of_its_l
     loss = SimpleNamespace(sum=torch.tensor(1.0), count=torch.tensor(4), logs={}, aux=None)
     for load in ([[1, 0], [3, 0], [0, 1]], [[0, 1], [0, 3], [1, 0]]):
         made.training_step({"loss": SimpleNamespace(**vars(loss), load=torch.tensor(load)), "step_count": 16}, 0)
-    optimizer = SimpleNamespace(step=lambda closure=None: None)
+    optimizer = SimpleNamespace(step=lambda closure=None: None, zero_grad=lambda: None)
     made.optimizer_step(0, 0, optimizer)
     assert twice.heard == [[4, 9]]
     assert once.heard == [[4, 3]]

@@ -29,7 +29,7 @@ Kind = Literal["take", "free", "grad", "enter", "leave", "read", "backward", "wa
 
 
 class Op(NamedTuple):
-    """take and free: `size` bytes. grad: a parameter's gradient is there, `size` bytes of those taken are it, `param`
+    """take and free: `size` bytes; a free says in `param` which op took them. grad: a parameter's gradient is there, `size` bytes of those taken are it, `param`
     its number. Of the layer that is executed as number `step`: enter and leave: its forward begins and ends; wake: a gradient of one of its
     outputs (step -1: of the model's) has come; back: that of its hidden states; done: those of its inputs are there. read: the model's forward is
     over; backward: the loss is there.
@@ -145,15 +145,16 @@ class Recorder(TorchDispatchMode):
         if key in self._known:
             return
         size = storage.nbytes()
-        self._known[key] = weakref.ref(storage, lambda _: self._freed(key, size))
+        taken_by = len(self.ops)
+        self._known[key] = weakref.ref(storage, lambda _: self._freed(key, size, taken_by))
         self.ops.append(Op("take", size))
 
-    def _freed(self, key: int, size: int) -> None:
+    def _freed(self, key: int, size: int, taken_by: int) -> None:
         del self._known[key]
         if key in self._gradients:
             self.ops.append(Op("grad", size, param=self._gradients.pop(key)))
         else:
-            self.ops.append(Op("free", size))
+            self.ops.append(Op("free", size, param=taken_by))
 
     # ---------------------------------------------------------------- the model
 
@@ -195,7 +196,7 @@ class Recorder(TorchDispatchMode):
         self.ops.append(Op("leave", step=step))
         if aux is not None and aux.loss is not None and aux.loss.requires_grad:
             aux.loss.register_hook(lambda _: self.ops.append(Op("wake", step=step)))
-        x.register_hook(lambda _: self.ops.extend([Op("wake", step=step), Op("back", step=step)]))
+        x.register_hook(lambda _: self.ops.extend([Op("back", step=step), Op("wake", step=step)]))
 
 
 class Behind(torch.autograd.Function):

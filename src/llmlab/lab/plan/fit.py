@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from llmlab.lab.plan.memory import Memory, Training, Where
+from llmlab.lab.plan.memory import Memory, Training, Where, most, plan
 
 
 @dataclass(frozen=True)
@@ -18,4 +18,25 @@ class Fit:
 
 def largest(training: Training, where: Where, capacity: int, *, checkpointing: bool = False) -> Fit:
     """Sequences a forward that fit `capacity` bytes of each device."""
-    raise NotImplementedError
+
+    def of(micro: int) -> Memory:
+        return plan(training, where, micro, checkpointing=checkpointing)
+
+    if (micro := most(training, where, capacity, checkpointing=checkpointing)) >= 2:
+        return Fit(micro, of(micro))
+    one = of(1)
+    return Fit(1, one) if one.total <= capacity else Fit(0, one, advice(one, where, capacity, checkpointing))
+
+
+def advice(one: Memory, where: Where, capacity: int, checkpointing: bool) -> str:
+    """For a model of which not one sequence fits."""
+    lasting = one.weights + one.gradients + one.states
+    if lasting > capacity:
+        if where.strategy in ("single", "ddp"):
+            return "weights, gradients and optimizer alone are too much: choose strategy=fsdp over more devices"
+        if where.strategy in ("zero1", "zero2"):
+            return "weights, gradients and optimizer alone are too much: choose strategy=zero3, or more trainer.devices"
+        return "weights, gradients and optimizer alone are too much: give it more trainer.devices"
+    if not checkpointing:
+        return "one sequence is too much: choose placement.activation_checkpointing=true, or a shorter data.seq_len"
+    return "one sequence is too much: choose a shorter data.seq_len, or more devices with strategy=fsdp_tp"

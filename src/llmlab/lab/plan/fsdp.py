@@ -24,7 +24,7 @@ class FSDP(Replay):
 
     def __init__(
         self,
-        parameters: Sequence[Parameter],
+        parameters: tuple[Parameter, ...],
         optimizer: Any,
         dtype: torch.dtype,
         accumulates: bool,

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import functools
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import torch
 
 from llmlab.config.devices import ZERO
 from llmlab.lab.plan.activations import Numerics, Op, record
+from llmlab.lab.plan.depth import Deep
 from llmlab.lab.plan.fsdp import FSDP
-from llmlab.lab.plan.parameters import table
 from llmlab.lab.plan.replay import DDP, Replay
 from llmlab.lab.plan.zero import Sharded3, Sharded12
-from llmlab.model import build
 from llmlab.model.layout import ModelSpec
-from llmlab.model.model import Model
 from llmlab.training.placement import COMPUTED
+
+FROM = (2, 4)  # sequences that are traced: with one, dimensions of one would be no dimensions
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,8 +77,7 @@ def plan(training: Training, where: Where, micro: int, *, checkpointing: bool = 
 
     What is traced of the model is kept, so that another strategy costs little.
     """
-    replay = _replay(training, where)
-    replay.run(traced(training, _numerics(training, where), micro, checkpointing, where.tensor_parallel))
+    replay = replayed(training, where, micro, checkpointing)
     at = replay.peak
     return Memory(
         replay.highest,
@@ -90,29 +91,37 @@ def plan(training: Training, where: Where, micro: int, *, checkpointing: bool = 
     )
 
 
+def most(training: Training, where: Where, capacity: int, *, checkpointing: bool = False) -> int:
+    """Sequences a forward of which `capacity` bytes are never exceeded; less than 2: not 2 of them.
+
+    At each moment what is in use is a line over the number of sequences, of which two points are known.
+    """
+    few, more = (np.array(replayed(training, where, n, checkpointing).history, dtype=float) for n in FROM)
+    each = (more - few) / (FROM[1] - FROM[0])
+    if (few - each * FROM[0]).max() > capacity:
+        return 0
+    room = (capacity - few)[each > 0] / each[each > 0]
+    return FROM[0] + math.floor(room.min())
+
+
+def replayed(training: Training, where: Where, micro: int, checkpointing: bool) -> Replay:
+    replay = _replay(training, where)
+    replay.run(traced(training, _numerics(training, where), micro, checkpointing, where.tensor_parallel))
+    return replay
+
+
 def _replay(training: Training, where: Where) -> Replay:
-    model = build.assemble(training.spec)
-    parameters = table(model)
-    numerics = _numerics(training, where)
-    given = (parameters, training.optimizer, numerics.parameters, where.accumulates)
+    model = _model(training, where.tensor_parallel)
+    dtype = _numerics(training, where).parameters
+    given = (model.parameters, training.optimizer, dtype, where.accumulates)
     if where.strategy in ("single", "ddp"):
         return (DDP if where.strategy == "ddp" else Replay)(*given)
     if where.strategy.startswith("fsdp"):
-        return FSDP(*given, where.data_parallel, _order(model))
+        return FSDP(*given, where.data_parallel, model.order)
     more = {"gpu": training.device == "cuda", "offload": where.strategy.endswith("offload")}
     if where.strategy.startswith("zero3"):
-        return Sharded3(*given, where.data_parallel, order=_order(model), **more)
+        return Sharded3(*given, where.data_parallel, order=model.order, **more)
     return Sharded12(*given, where.data_parallel, stage=int(where.strategy[4]), **more)
-
-
-def _order(model: Model) -> list[int]:
-    """The layer of each executed step, counted over all stacks."""
-    order: list[int] = []
-    first = 0
-    for stack in model.all_stacks():
-        order += [first + i for i in stack.spec.execute]
-        first += len(stack.layers)
-    return order
 
 
 def _numerics(training: Training, where: Where) -> Numerics:
@@ -123,15 +132,31 @@ def _numerics(training: Training, where: Where) -> Numerics:
     return Numerics(torch.float32, None if computed == torch.float32 else computed)
 
 
+@functools.lru_cache(maxsize=8)
+def _model(training: Training, tensor_parallel: int) -> Deep:
+    return Deep(training.spec)
+
+
 @functools.lru_cache(maxsize=64)
 def traced(training: Training, numerics: Numerics, rows: int, checkpointing: bool, tensor_parallel: int) -> list[Op]:
-    return record(
-        training.spec,
-        training.objective,
-        rows=rows,
-        length=training.length,
-        numerics=numerics,
-        checkpointing=checkpointing,
-        gpu=training.device == "cuda",
-        documents=training.separate_documents,
-    )
+    """The ops of `rows` sequences. What each takes grows in proportion to them, so that any number follows from two."""
+    model = _model(training, tensor_parallel)
+    if rows in (1, *FROM):
+        shallow = record(
+            model.short,
+            training.objective,
+            rows=rows,
+            length=training.length,
+            numerics=numerics,
+            checkpointing=checkpointing,
+            gpu=training.device == "cuda",
+            documents=training.separate_documents,
+        )
+        return model.lengthened(shallow)
+    few, more = (traced(training, numerics, n, checkpointing, tensor_parallel) for n in FROM)
+    assert [op.kind for op in few] == [op.kind for op in more]
+    share = (rows - FROM[0]) / (FROM[1] - FROM[0])
+    return [
+        a._replace(size=a.size + round((b.size - a.size) * share)) if b.size != a.size else a
+        for a, b in zip(few, more, strict=True)
+    ]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,7 +45,8 @@ def table(model: Model) -> list[Parameter]:
     ]
 
 
-def state_bytes(optimizer: Any, parameters: Sequence[Parameter], dtype: torch.dtype, world: int = 1) -> int:
+@functools.lru_cache(maxsize=32)
+def state_bytes(optimizer: Any, parameters: tuple[Parameter, ...], dtype: torch.dtype, world: int = 1) -> int:
     """What an optimizer part keeps for a rank's shards, its step counters included: by doing a step without values."""
     with FakeTensorMode(allow_non_fake_inputs=True):
         given = []
@@ -56,7 +57,8 @@ def state_bytes(optimizer: Any, parameters: Sequence[Parameter], dtype: torch.dt
         return _after_a_step(optimizer.build(given))
 
 
-def groups(optimizer: Any, parameters: Sequence[Parameter]) -> list[list[Parameter]]:
+@functools.lru_cache(maxsize=32)
+def groups(optimizer: Any, parameters: tuple[Parameter, ...]) -> list[list[Parameter]]:
     """Parameters that an optimizer part treats alike, in its order."""
     with FakeTensorMode(allow_non_fake_inputs=True):
         shown = [(p.path, nn.Parameter(torch.empty(p.shape)), p.role) for p in parameters]
@@ -64,7 +66,8 @@ def groups(optimizer: Any, parameters: Sequence[Parameter]) -> list[list[Paramet
         return [[of[id(q)] for q in group["params"]] for group in optimizer.build(shown).param_groups]
 
 
-def flat_state_bytes(optimizer: Any, parameters: Sequence[Parameter], pieces: Sequence[int]) -> int:
+@functools.lru_cache(maxsize=32)
+def flat_state_bytes(optimizer: Any, parameters: tuple[Parameter, ...], pieces: tuple[int, ...]) -> int:
     """What an optimizer part keeps where each of its groups is one flat float32 tensor of so many numbers."""
     with FakeTensorMode(allow_non_fake_inputs=True):
         shown = [(p.path, nn.Parameter(torch.empty(p.shape)), p.role) for p in parameters]
@@ -81,6 +84,3 @@ def _after_a_step(made: torch.optim.Optimizer) -> int:
     kept: list[Tensor] = [v for s in made.state.values() for v in s.values() if isinstance(v, Tensor)]
     return sum(v.numel() * v.element_size() for v in kept)
 
-
-def total(parameters: Sequence[Parameter], size: Callable[[Parameter], int]) -> int:
-    return sum(map(size, parameters))

@@ -21,20 +21,22 @@ class Replay:
     accumulates: an optimizer step has several micro-batches, of which this is a later one.
     """
 
-    def __init__(self, parameters: Sequence[Parameter], optimizer: Any, dtype: torch.dtype, accumulates: bool):
+    def __init__(self, parameters: tuple[Parameter, ...], optimizer: Any, dtype: torch.dtype, accumulates: bool):
         self.parameters, self.optimizer, self.dtype, self.accumulates = parameters, optimizer, dtype, accumulates
         self.now: dict[Part, int] = dict.fromkeys(PARTS, 0)
         self.peak = dict(self.now)
         self.kept = 0
         self.gradients = 0
         self.host = 0
-        self._total = self.highest = 0
+        self.total = self.highest = 0
+        self.history: list[int] = []  # of the total
 
     def add(self, part: Part, size: int) -> None:
         self.now[part] += size
-        self._total += size
-        if self._total > self.highest:
-            self.highest, self.peak = self._total, dict(self.now)
+        self.total += size
+        self.history.append(self.total)
+        if self.total > self.highest:
+            self.highest, self.peak = self.total, dict(self.now)
 
     def run(self, ops: Sequence[Op]) -> None:
         self.begin()

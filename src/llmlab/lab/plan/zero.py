@@ -28,7 +28,7 @@ class Zero(Replay):
 
     def __init__(
         self,
-        parameters: Sequence[Parameter],
+        parameters: tuple[Parameter, ...],
         optimizer: Any,
         dtype: torch.dtype,
         accumulates: bool,
@@ -49,7 +49,7 @@ class Zero(Replay):
         else:
             self.add(of, MASTER * numbers)  # type: ignore[arg-type]
 
-    def kept_by(self, pieces: Sequence[int]) -> None:
+    def kept_by(self, pieces: tuple[int, ...]) -> None:
         """The optimizer's state; DeepSpeed's own Adam counts its steps outside of tensors."""
         if self.offload:
             self.host += 2 * MASTER * sum(pieces)
@@ -64,7 +64,7 @@ class Sharded12(Zero):
         super().__init__(*given, **more)
         self.numbers = [sum(p.numel for p in group) for group in self.groups]
         self.padded = [-(-n // (2 * self.world)) * 2 * self.world for n in self.numbers]
-        self.pieces = [n // self.world for n in self.padded]
+        self.pieces = tuple(n // self.world for n in self.padded)
         self.half = self.dtype != torch.float32
         # DeepSpeed's BF16_Optimizer: all gradients in float32 beside those of the backward
         self.apart = self.half and stage == 1 and not self.offload
@@ -159,7 +159,7 @@ class Sharded3(Zero):
     def __init__(self, *given: Any, order: Sequence[int], **more: Any):
         super().__init__(*given, **more)
         self.order = order
-        self.pieces = [sum(-(-p.numel // self.world) for p in group) for group in self.groups]
+        self.pieces = tuple(sum(-(-p.numel // self.world) for p in group) for group in self.groups)
         self.layers = dict.fromkeys([-1, *order], 0)  # numbers of each that are gathered
         kept_whole = KEPT_WHOLE if self.gpu else 0
         self.always = 0
