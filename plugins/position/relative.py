@@ -47,6 +47,7 @@ class XLNetRelative(Position):
             raise ValueError(f"position.clamp={clamp} must be at least 1")
         self.n_heads, self.width = sizes.n_heads, sizes.rotary_dim
         self.clamp, self.both_ways = clamp, both_ways
+        self.splits = both_ways
         self.counts = 2 if segments else 1
         self.dropout = nn.Dropout(sizes.dropout)
         self.sinusoids = Sinusoidal(sizes.but(embed_dim=sizes.dim), layout="halves")

@@ -139,6 +139,7 @@ class Position(nn.Module):
     caches_rotated: bool = True  # False: angles depend on the length, so a cache keeps keys as they were projected
     has_regions: bool = False  # whether `rotate` returns several terms; where `caches_rotated`, all have the same keys
 
+    splits: bool = False  # whether what a row gives depends on which half of the batch it is in
     relative: bool = False  # whether scores are the same wherever a text begins
     receding: bool = False  # whether a token has a bias of 0 on itself, which falls with the distance of others
 

@@ -22,6 +22,7 @@ from llmlab.check.subject import (
     generator,
     shorten_queries,
 )
+from llmlab.check.texts import HALVES
 from llmlab.model.model import Model
 from llmlab.model.stack import Layer, Stack
 
@@ -113,6 +114,8 @@ def _moved(subject: Subject, batch: Batch, key: str) -> Tensor:
 
 def _together(subject: Subject, many: Batch) -> list[Batch]:
     """All rows at once, or a row at a time where all tokens of a batch count."""
+    if subject.splits:
+        raise NotApplicable(HALVES)
     rows = len(many["ids"])
     return [{k: x[i : i + 1] for k, x in many.items()} for i in range(rows)] if subject.chooses else [many]
 

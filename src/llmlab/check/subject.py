@@ -125,6 +125,11 @@ class Subject:
         return any(isinstance(routing, Choice) for routing in said)
 
     @property
+    def splits(self) -> bool:
+        """Whether what a row gives depends on which half of a batch it is in."""
+        return any(getattr(p, "splits", False) for stack in self.model.all_stacks() for p in stack.positions)
+
+    @property
     def encoder_decoder(self) -> bool:
         return self.spec.topology == "encoder_decoder"
 

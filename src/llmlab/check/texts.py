@@ -15,6 +15,7 @@ from llmlab.model.memory import Memory
 from llmlab.slots import Output
 
 Batch = dict[str, Tensor]
+HALVES = "what a row gives depends on which half of a batch it is in"
 
 
 def part(batch: Mapping[str, Tensor], row: int | slice, where: slice) -> Batch:
@@ -29,6 +30,8 @@ def part(batch: Mapping[str, Tensor], row: int | slice, where: slice) -> Batch:
 
 def forward(subject: Subject, batch: Batch, *, texts: bool = False, **how: Any) -> Output:
     """Heads that read a token at a time; with `texts` those that read a text, too."""
+    if subject.splits and len(batch["ids"]) % 2:
+        raise NotApplicable(HALVES)
     return subject.model(batch, heads=subject.roles if texts else subject.token_roles, **how)
 
 

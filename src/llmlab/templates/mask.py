@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -29,3 +30,7 @@ class MyMask:
 
     def allowed(self, q: Tensor, k: Tensor, data: Mapping[str, Tensor]) -> Tensor:
         return k // self.chunk <= q // self.chunk
+
+    def sees(self, q: int, k: int, row: Mapping[str, Any]) -> bool:
+        """The same of one pair in plain Python, to which `llmlab check` holds the rest. row: data of a row, in lists."""
+        return k < q - q % self.chunk + self.chunk

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -34,3 +35,7 @@ class MyWindow:
 
     def allowed(self, q: Tensor, k: Tensor, data: Mapping[str, Tensor]) -> Tensor:
         return (k > q - self.left) | (k < self.sinks)
+
+    def sees(self, q: int, k: int, row: Mapping[str, Any]) -> bool:
+        """The same of one pair in plain Python, to which `llmlab check` holds the rest."""
+        return q - k < self.left or k in range(self.sinks)

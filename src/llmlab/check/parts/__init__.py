@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from llmlab.check.parts import computed, kernel, modules, position, recipe, router, rules, targets
+from llmlab.check.parts import computed, kernel, modules, options, position, recipe, router, rules, targets
 from llmlab.check.subject import Subject
 
 PART_CHECKS: dict[str, Callable[[Subject], None]] = {
     "compiled": computed.compiled,
     "bfloat16": computed.bfloat16,
+    "options": options.options,
     "kernel": kernel.written_out,
     "kernel_dropout": kernel.dropout,
     "pairs": rules.pairs,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from copy import deepcopy
 from typing import Any, cast
 
@@ -10,18 +11,22 @@ import torch
 from torch import Tensor
 
 from llmlab.check.learning import gradients_of, trains
+from llmlab.check.parts.of import asked
 from llmlab.check.subject import Subject, Wrong, same
-from llmlab.training.placement import Placement
+from llmlab.config.schema import LAYER_SLOTS
+from llmlab.training.placement import Placement, traceable
 
-BACKEND = "aot_eager"  # traces forward and backward, and runs what it traced as it is: inductor takes a minute a part
+# Traces forward and backward and runs what it traced as it is. What a run compiles with takes ten times as long:
+# LLMLAB_CHECK_BACKEND=inductor llmlab check checks=compiled
+BACKEND = os.environ.get("LLMLAB_CHECK_BACKEND", "aot_eager")
+COMPILED = (*LAYER_SLOTS, "kernel")  # what stands in a layer
 
 
 def compiled(subject: Subject) -> None:
     """A compiled layer gives what it gives as it is, and the same gradients."""
-    from llmlab.training.placement import traceable
-
-    batch = subject.batch()
+    asked(subject, *COMPILED)
     trains(subject)
+    batch = subject.batch()
     plain = subject.model
     other = deepcopy(plain)
     for layer in [layer for stack in other.all_stacks() for layer in stack.layers]:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any, get_args
 
 import torch
 
+from llmlab import registry
 from llmlab.check import plain
 from llmlab.check.parts.kernel import DATA
 from llmlab.check.parts.of import LENGTH, asked
 from llmlab.check.subject import NotApplicable, Subject, Wrong
+from llmlab.model.layout import PartSpec
 
 ROWS = 2
 
@@ -17,12 +21,32 @@ ROWS = 2
 def pairs(subject: Subject) -> None:
     """A mask or window allows the pairs that it says it `sees`, at any offset; `pattern` and `covers` say no other thing."""
     spec = asked(subject, "mask", "window")
-    rule = spec.factory()()
-    if not hasattr(rule, "sees"):
+    rules = list(variants(spec))
+    if not hasattr(rules[0][1], "sees"):
         raise NotApplicable(f"{spec.slot}={spec.name} has no `sees` that says the same of one pair")
-    if missing := [n for n in rule.needs if n not in DATA]:
+    if missing := [n for n in rules[0][1].needs if n not in DATA]:
         raise NotApplicable(f"it reads {', '.join(missing)}, for which the check has no example")
-    hash(rule)
+    for variant, rule in rules:
+        try:
+            _pairs(rule, spec.slot)
+        except Wrong as e:
+            raise Wrong(f"{variant}: {e}") from None
+    if len({rule for _, rule in rules}) != len(rules):
+        raise Wrong("with other options it is equal to itself, so that layers would share what is seen")
+
+
+def variants(spec: PartSpec) -> Iterator[tuple[PartSpec, Any]]:
+    """With its small options, and with each whole number that can be set at some others."""
+    yield spec, spec.factory()()
+    for key, option in registry.index()[spec.slot, spec.name].options.items():
+        for value in (1, 2, 4) if int in (option.type, *get_args(option.type)) else ():
+            variant = PartSpec(spec.slot, spec.name, {**spec.options, key: value})
+            if value != spec.options[key]:
+                with suppress(ValueError):  # it says why there is none
+                    yield variant, variant.factory()()
+
+
+def _pairs(rule: Any, slot: str) -> None:
     want = torch.tensor([_grid(rule, row) for row in range(ROWS)])
     k = torch.arange(LENGTH)[None]
     for offset in range(LENGTH):
@@ -31,7 +55,7 @@ def pairs(subject: Subject) -> None:
             row, q, key = (got != want[:, offset:]).nonzero()[0].tolist()
             verb = "sees" if got[row, q, key] else "does not see"
             raise Wrong(f"of {LENGTH} tokens, {offset} of them before, token {q + offset} {verb} token {key}")
-    if spec.slot == "window":
+    if slot == "window":
         _covers(rule)
     elif rule.pattern is not None:
         meant = torch.ones(LENGTH, LENGTH).bool()

@@ -1,0 +1,53 @@
+"""What can be set on a part: each choice is held to what its default is held to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import torch
+
+from llmlab import registry
+from llmlab.check import learning, reach, texts
+from llmlab.check.refusal import crash, refusal
+from llmlab.check.subject import NotApplicable, Subject, Wrong
+
+CHECKS = (reach.causality, texts.cache, texts.padding, texts.documents, learning.gradients)
+
+
+def choices(slot: str, name: str) -> Iterator[str]:
+    """SLOT.OPTION=VALUE for each choice of a few that is no default, of the part or of kin, which are asked themselves."""
+    own = registry.index()[slot, name]
+    kin = [e for e in registry.index().values() if (e.slot, e.module, e.qualname) == (slot, own.module, own.qualname)]
+    for key, option in own.options.items():
+        others: tuple = option.choices or ((True, False) if option.type is bool else ())
+        for value in others:
+            if value not in [e.options[key].default for e in kin]:
+                yield f"{slot}.{key}={str(value).lower() if isinstance(value, bool) else value}"
+
+
+def options(subject: Subject) -> None:
+    """With each choice that its options offer, a part is causal, cached, padded, packed and trained as by default."""
+    slot, name = subject.case.parts[0]
+    if not any(word == f"{slot}={name}" for word in subject.case.overrides):
+        raise NotApplicable("it is not typed as a choice, so that its options can't be set")
+    asked = 0
+    for word in choices(slot, name):
+        other = Subject(replace(subject.case, overrides=(*subject.case.overrides, word)))
+        try:
+            with torch.no_grad():
+                other.model(other.batch())
+        except Exception as e:
+            if refusal(e) is not None:
+                continue
+            raise Wrong(f"{word}: {crash(e)}") from e
+        asked += 1
+        for check in CHECKS:
+            try:
+                check(other)
+            except Wrong as e:
+                raise Wrong(f"{word}: {check.__name__}: {e}") from None
+            except NotApplicable:
+                continue
+    if not asked:
+        raise NotApplicable("it has no option with a few choices")
