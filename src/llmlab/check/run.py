@@ -83,6 +83,7 @@ def workers(asked: int | None, cases: int) -> int:
 
 def _begin() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that asks
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # not at once: what it holds is given back
     quiet()
 
 
