@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from bugs import every
-from llmlab.check.page import KEPT, NAME
+from llmlab.check.page import KEPT, MATRIX
 from llmlab.lab.files import write_atomic
 from llmlab.lab.report.markdown import table_of
 
-FILE = Path(__file__).parents[3] / "docs" / f"{NAME}.md"
+FILE = Path(__file__).parents[3] / "docs" / f"{MATRIX}.md"
 
 
 def section() -> str:
