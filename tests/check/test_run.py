@@ -107,7 +107,7 @@ def test_what_a_check_may_say(error, what, says, monkeypatch):
 
 def test_a_value_error_that_nobody_raised_on_purpose_is_a_crash():
     for broken in (lambda: int("x"), lambda: torch.zeros(2).view(torch.Size([3]), 4, wrong=1), lambda: [].remove(1)):
-        with pytest.raises(Exception) as found:  # noqa: PT011
+        with pytest.raises(Exception) as found:
             broken()
         assert refusal.refusal(found.value) is None and refusal.crash(found.value).startswith("crashed: ")
 
