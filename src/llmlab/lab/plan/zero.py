@@ -15,7 +15,7 @@ import torch
 from llmlab.lab.plan.activations import Op
 from llmlab.lab.plan.parameters import Parameter, flat_state_bytes, groups
 from llmlab.lab.plan.replay import Replay
-from llmlab.training.strategies.zero import BUCKET, KEPT_WHOLE
+from llmlab.training.strategies import BUCKET, KEPT_WHOLE
 
 MASTER = 4  # bytes of a number that is trained, and of its gradient
 AT_ONCE = 500_000_000  # numbers that DeepSpeed's engine reduces at once

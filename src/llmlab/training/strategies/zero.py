@@ -25,12 +25,11 @@ from torch.optim import Optimizer
 from llmlab.errors import UserError
 from llmlab.model import roles
 from llmlab.model.model import Model
+from llmlab.training.strategies import BUCKET, KEPT_WHOLE
 from llmlab.training.strategies.portable import ByPath, SafeCheckpointIO
 
 # Optimizers that treat each element alone: others would take a flat piece of many tensors for a matrix.
 ELEMENTWISE = (torch.optim.AdamW, torch.optim.Adam, torch.optim.SGD, torch.optim.RMSprop)
-BUCKET = 50_000_000  # elements that are reduced or gathered at once
-KEPT_WHOLE = 100_000  # zero3 on GPUs: tensors of fewer elements are not sharded for the forward
 
 
 def check(cfg: Any, place: Any, spec: Any) -> None:
