@@ -97,7 +97,7 @@ def _dispatch(argv: list[str]) -> int | None:
 
         hint = f"; for a run, llmlab train {name} ..." if "=" in name else ""
         raise UserError(f"{name}: there is no such command; {near(name, COMMANDS)}{hint}")
-    _warn()
+    _warn(name)
     module, _, function = COMMANDS[name].home.partition(":")
     return getattr(import_module(module), function)(rest)
 
@@ -107,12 +107,13 @@ def usage() -> str:
     return f"llmlab COMMAND ...: experiments on language models, put together from parts\n\n{commands}\n\n{EXAMPLES}"
 
 
-def _warn() -> None:
+def _warn(command: str) -> None:
     """Plugin files that can't be read, said once, by the first process of a run."""
     if os.environ.get("LOCAL_RANK", "0") == "0":
         from llmlab import registry
 
-        for problem in registry.problems():
+        absent = registry.missing() if command in ("parts", "new") else []  # what composes a config ends with them
+        for problem in [*registry.problems(), *absent]:
             print(f"warning: {problem}", file=sys.stderr)
 
 

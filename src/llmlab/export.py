@@ -58,7 +58,7 @@ def export(run: str | Path, to: Path, format: str = "llmlab", step: int | None =
 
     path, home = _checkpoint(run, step), folder.home(run)
     write = _llmlab if format == "llmlab" else _hf
-    return _atomically(to, lambda temporary: write(path, home, temporary))
+    return _atomically(to, lambda temporary: write(path, home, temporary)).replace("{to}", str(to))
 
 
 def _checkpoint(run: str | Path, step: int | None) -> Path:
@@ -91,7 +91,7 @@ def _llmlab(path: Path, home: Path, to: Path) -> str:
     shutil.copyfile(path / checkpoint.WEIGHTS, to / checkpoint.WEIGHTS)
     about = {"run": str(home), "step": checkpoint.step_of(path)}
     checkpoint.seal(to, EXPORT, [checkpoint.WEIGHTS, *names], {**about, "tied": checkpoint.tied(path)})
-    return f"the weights of step {about['step']:,}; use them as init_from={to.name} or run={to.name}"
+    return f"the weights of step {about['step']:,}; use them as init_from={{to}} or run={{to}}"
 
 
 def _hf(path: Path, home: Path, to: Path) -> str:

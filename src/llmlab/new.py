@@ -7,6 +7,7 @@ import keyword
 import os
 import re
 import shlex
+import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -159,8 +160,12 @@ def _next(plan: Plan, slot: str, name: str) -> list[str]:
         before = f"{registry.VARIABLE}={','.join([*named, plan.module])} "
         if plan.part.resolve().parent != Path.cwd().resolve():
             before = f"PYTHONPATH={shlex.quote(_shown(plan.part.parent))} {before}"
+    python = "python" if shutil.which("python") == sys.executable else shlex.quote(_shown(Path(sys.executable)))
+    test = f"{python} -m pytest {shlex.quote(_shown(plan.test))}"
+    if importlib.util.find_spec("pytest") is None:
+        test = f"{python} -m pip install -q pytest && {test}"
     return [
-        f"python -m pytest {shlex.quote(_shown(plan.test))}",
+        test,
         f"{before}{program} parts {slot}",
         f"{before}{program} train {TYPED.get(slot, f'{slot}={{}}').format(name)} trainer.max_steps=20",
     ]

@@ -61,6 +61,8 @@ class _Found:
     entries: dict[tuple[str, str], Entry] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
     broken: dict[tuple[str, str], str] = field(default_factory=dict)  # names in files that can't be read
+    twice: dict[tuple[str, str], str] = field(default_factory=dict)  # names that two files register
+    missing: list[str] = field(default_factory=list)  # of the modules in LLMLAB_PLUGINS
 
 
 def index() -> dict[tuple[str, str], Entry]:
@@ -76,6 +78,16 @@ def problems() -> list[str]:
 def broken(slot: str, name: str) -> str | None:
     """Why a part that a file seems to register can't be had, or None."""
     return _scan().broken.get((slot, name))
+
+
+def ambiguous(slot: str, name: str) -> str | None:
+    """Where a name is registered twice, or None."""
+    return _scan().twice.get((slot, name))
+
+
+def missing() -> list[str]:
+    """One line for each module named in LLMLAB_PLUGINS that isn't there: a run without it would be another."""
+    return _scan().missing
 
 
 def names(slot: str) -> list[str]:
@@ -94,7 +106,7 @@ def _scan_modules(variable: str, path: tuple[str, ...]) -> _Found:
     named = [m.strip() for m in variable.split(",") if m.strip()]
     found = _Found()
     for root in dict.fromkeys(("llmlab_plugins", *announced, *named)):
-        for file, module in _files(root, found):
+        for file, module in _files(root, found, named):
             try:
                 entries = source.read(file, module)
             except (source.SourceError, OSError, UnicodeDecodeError) as e:
@@ -112,12 +124,13 @@ def _scan_modules(variable: str, path: tuple[str, ...]) -> _Found:
                     found.problems.append(
                         f"{where}: {entry.slot}={entry.name} is registered already, at {other.path}:{other.line}"
                     )
+                    found.twice[key] = f"at {other.path}:{other.line} and at {where}"
                 else:
                     found.entries[key] = entry
     return found
 
 
-def _files(root: str, found: _Found) -> Iterator[tuple[Path, str]]:
+def _files(root: str, found: _Found, named: list[str]) -> Iterator[tuple[Path, str]]:
     """The Python files of a module or package and their module names; only its parents are imported."""
     try:
         spec = importlib.util.find_spec(root)
@@ -126,7 +139,12 @@ def _files(root: str, found: _Found) -> Iterator[tuple[Path, str]]:
     else:
         reason = ""
     if spec is None:
-        found.problems.append(f"there is no module {root!r} (announced under {GROUP} or in {VARIABLE}){reason}")
+        if root in named:
+            found.missing.append(
+                f"{VARIABLE}={root}: there is no module {root!r}{reason}; its folder must be in PYTHONPATH"
+            )
+        else:
+            found.problems.append(f"there is no module {root!r}, which a package announces under {GROUP}{reason}")
         return
     if not spec.submodule_search_locations:
         if spec.origin:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -86,17 +87,24 @@ def test_broken_files_break_no_others(tmp_path):
     (pack / "unimportable.py").write_text(
         PART.format(name="unimportable").replace("import torch\n", "import no_such\n")
     )
-    env = {"LLMLAB_PLUGINS": "pack, no_such_module"}
+    env = {"LLMLAB_PLUGINS": "pack"}
     good = run(["-m", "llmlab", "train", "--cfg", "job", "--package", "norm", "norm=good"], tmp_path, **env)
     assert good.returncode == 0
     assert "power: 1.0" in good.stdout
     warnings = good.stderr.splitlines()
     assert all(w.startswith("warning: ") for w in warnings)
-    assert len(warnings) == 4
+    assert len(warnings) == 3
     assert "broken.py:" in good.stderr
     assert "there is no slot 'nrom'; did you mean norm?" in good.stderr
     assert "norm=rmsnorm is registered already, at " in good.stderr
-    assert "there is no module 'no_such_module'" in good.stderr
+    twice = run(["-m", "llmlab", "train", "norm=rmsnorm"], tmp_path, **env)
+    assert twice.returncode == 1
+    assert re.search(r"error: norm=rmsnorm is registered twice, at .*rmsnorm.py:\d+ and at .*again.py:", twice.stderr)
+    absent = run(["-m", "llmlab", "train"], tmp_path, LLMLAB_PLUGINS="pack, no_such_module")
+    assert absent.returncode == 1
+    assert absent.stderr.splitlines()[-1].startswith(
+        "error: LLMLAB_PLUGINS=no_such_module: there is no module 'no_such_module'; "
+    )
     chosen = run(["-m", "llmlab", "train", "norm=broken"], tmp_path, **env)
     assert chosen.returncode == 1
     assert "error: norm=broken can't be read: " in chosen.stderr

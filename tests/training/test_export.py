@@ -45,7 +45,8 @@ def test_the_weights_are_those_of_the_newest_checkpoint_or_of_the_step_asked_for
         "special.json",
         "tokenizer.json",
     }
-    export(trained, tmp_path / "eight", step=8)
+    said = export(trained, tmp_path / "eight", step=8)
+    assert said == f"the weights of step 8; use them as init_from={tmp_path / 'eight'} or run={tmp_path / 'eight'}"
     for folder, step in ((exported, 12), (tmp_path / "eight", 8)):
         theirs = checkpoint.read_weights(trained / "checkpoints" / checkpoint.name(step))
         ours = load_file(folder / "model.safetensors")

@@ -88,6 +88,8 @@ def compose(overrides: Sequence[str] = (), config_dirs: Sequence[str] = (), *, s
     """
     overrides = given = tuple(map(locate.normal, overrides))
     registry.declare()
+    if absent := registry.missing():
+        raise UserError("\n".join(absent))
     run = functools.partial(_hydra, config_dirs=tuple(config_dirs))
     known = known_choices(config_dirs)
     parsed, problems = explain.parse(overrides, known)

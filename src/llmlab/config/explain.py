@@ -107,6 +107,8 @@ def _choice(o: Override, known: Known) -> str | None:
             if not options:
                 return f"{group}={name}: there is no {group} yet; put one into a folder given by --config-dir"
             return f"{group}={name}: there is no such {group}; {near(str(name), options)}"
+        if where := registry.ambiguous(group, str(name)):
+            return f"{group}={name} is registered twice, {where}; give one of them another name"
     return None
 
 
