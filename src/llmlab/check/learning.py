@@ -263,11 +263,11 @@ def balance(subject: Subject) -> None:
             aux = model(batch).aux
             losses.append(None if aux is None else aux.loss)
         none, low, high = losses
-        if none is not None and float(none) != 0.0:
-            raise Wrong(f"with model.moe.{trait}=0 there is a loss of {float(none):.3g}")
-        if low is None or high is None or not float(low) > 0:
+        if none is not None and float(none.detach()) != 0.0:
+            raise Wrong(f"with model.moe.{trait}=0 there is a loss of {float(none.detach()):.3g}")
+        if low is None or high is None or not float(low.detach()) > 0:
             raise Wrong(f"with model.moe.{trait}=0.01 there is no loss for it")
-        same(high / low, torch.tensor(3.0), f"the loss at model.moe.{trait}=0.03 over that at 0.01")
+        same((high / low).detach(), torch.tensor(3.0), f"the loss at model.moe.{trait}=0.03 over that at 0.01")
         if not high.requires_grad:
             raise Wrong(f"the loss of model.moe.{trait} has no gradient")
         reached = gradients_of(model, high)

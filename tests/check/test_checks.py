@@ -1,0 +1,158 @@
+"""Each check fails on something broken that it is for. Those that find a bug of `bugs` are tested there; here the others."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass
+from typing import Any
+from unittest import mock
+
+import pytest
+import torch
+from bugs import around, every, replaced
+from torch.nn import functional as F
+
+from llmlab.check import cases, run
+from llmlab.check.subject import Case, NotApplicable, Subject, Wrong, same
+from llmlab_plugins.block.parallel import Parallel
+from llmlab_plugins.ffn.gated import GatedFeedForward
+from llmlab_plugins.norm.rmsnorm import RMSNorm
+
+
+@dataclass(frozen=True)
+class Broken:
+    """`says`: what the check tells of it, in part."""
+
+    where: str
+    patch: Callable[[], AbstractContextManager[Any]]
+    says: str
+
+
+def norm_over_the_batch(self, x):
+    mean = x.float().square().mean((0, -1), keepdim=True)
+    return (self.weight * x * (mean + self.eps).rsqrt()).to(x.dtype)
+
+
+def norm_of_the_token_before(original, self, x):
+    return original(self, x + 0.1 * x.roll(1, -2))
+
+
+def norm_in_half_precision(self, x):
+    return x * (x.square().mean(-1, keepdim=True) + self.eps).rsqrt() * self.weight.to(x.dtype)
+
+
+def norm_that_overflows(original, self, x):
+    return original(self, x) if x.dtype == torch.float32 else original(self, x * 1e38 * 1e3)
+
+
+def ffn_when_compiled(original, self, x, groups=None):
+    return original(self, x, groups) * (1.1 if torch.compiler.is_compiling() else 1.0)
+
+
+def ffn_of_the_first_expert(original, self, x, groups=None):
+    return original(
+        self, x, None if groups is None else F.pad(groups[-1:].expand(len(groups) - 1), (1, 0)) + groups * 0
+    )
+
+
+def leaking_when_there_are_two_norms(original, self, x, sublayers):
+    y, aux = original(self, x, sublayers)
+    return (y + y.mean(1, keepdim=True) if len(set(self.norm_of.values())) > 1 else y), aux
+
+
+BROKEN = {
+    "batch": Broken("norm=rmsnorm", lambda: replaced(RMSNorm, forward=norm_over_the_batch), "row 0 of a batch"),
+    "tokens": Broken("norm=rmsnorm", lambda: around(RMSNorm, "forward", norm_of_the_token_before), "tokens"),
+    "first_norm": Broken(
+        "norm=rmsnorm", lambda: replaced(RMSNorm, forward=norm_in_half_precision), "in bfloat16 values"
+    ),
+    "bfloat16": Broken("norm=rmsnorm", lambda: around(RMSNorm, "forward", norm_that_overflows), "not finite"),
+    "compiled": Broken("ffn=swiglu", lambda: around(GatedFeedForward, "forward", ffn_when_compiled), "compiled model"),
+    "experts": Broken("ffn=swiglu", lambda: around(GatedFeedForward, "forward", ffn_of_the_first_expert), "expert"),
+    "options": Broken(
+        "block=parallel",
+        lambda: around(Parallel, "forward", leaking_when_there_are_two_norms),
+        "block.norms=2: causality",
+    ),
+}
+
+
+def case_of(check: str, where: str) -> Case:
+    slot, _, name = where.partition("=")
+    return cases.part((slot, name)) if check in run.checks_of("part") else cases.together([(slot, name)])
+
+
+@pytest.mark.parametrize("check", [c if c == "tokens" else pytest.param(c, marks=pytest.mark.slow) for c in BROKEN])
+def test_what_is_broken_is_found(check):
+    broken = BROKEN[check]
+    case = case_of(check, broken.where)
+    assert run.check(case, [check])[-1].outcome == "passed"
+    with broken.patch():
+        found = run.check(case, [check])[-1]
+    assert found.outcome == "failed" and broken.says in found.says, found
+    assert not found.says.startswith("crashed")
+
+
+def test_every_check_finds_something():
+    found = {check for bug in every() for check in bug.caught} | set(BROKEN)
+    others = {"built", "trains"}  # what can't be built or trained is refused, or crashes: see test_run
+    assert set(run.every_check()) - found <= others
+
+
+# ---------------------------------------------------------------- what checks are made of
+
+
+def test_attention_written_out_is_a_softmax():
+    from llmlab.check import plain
+
+    chance = torch.Generator().manual_seed(1)
+    shapes = ((4, 5, 3), (2, 5, 3), (2, 5, 2), (4, 5, 5))
+    q, k, v, bias = (torch.randn(*shape, generator=chance) for shape in shapes)
+    pairs = torch.ones(5, 5).tril().bool()
+    got = plain.attention(q, k, v, pairs.tolist(), scale=0.7, bias_NTS=bias)
+    scores = (q @ k.repeat_interleave(2, 0).mT * 0.7 + bias).masked_fill(~pairs, float("-inf"))
+    torch.testing.assert_close(got, (scores.softmax(-1) @ v.repeat_interleave(2, 0)).double(), rtol=1e-5, atol=1e-5)
+    empty = plain.attention(q, k, v, [[False] * 5] * 5, scale=0.7, sink_N=torch.zeros(4))
+    assert not empty.any()
+
+
+def test_reach_is_the_product_of_what_layers_see():
+    from llmlab.check import plain
+
+    near = [[q - k in (0, 1) for k in range(6)] for q in range(6)]
+    none = [[False] * 6] * 6
+    assert plain.reach([near, near])[5] == [False, False, False, True, True, True]
+    assert plain.reach([none]) == [[q == k for k in range(6)] for q in range(6)]  # by the residual
+
+
+def test_rules_that_say_nothing_of_one_pair_are_asked_what_they_allow():
+    from llmlab.check import plain
+    from llmlab.check.subject import small
+
+    for slot, name in (("mask", "prefix"), ("mask", "permutation"), ("window", "strided")):
+        rule = small(slot, name).factory()()
+        row = {"prefix_len": 3, "rank": [0, 2, 0, 1, 0, 1, 2], "queries": [False] * 5 + [True] * 2}
+        data = {n: row[n] for n in rule.needs}
+        want = [[plain.sees(rule, q, k, 7, data) for k in range(7)] for q in range(7)]
+        with mock.patch.object(type(rule), "sees", new=None):
+            del type(rule).sees
+            got = [[plain.sees(rule, q, k, 7, data) for k in range(7)] for q in range(7)]
+        assert got == want, name
+
+
+def test_same_is_not_fooled():
+    one = torch.tensor([1.0, float("nan")])
+    for other in (one, torch.tensor([1.0, 2.0]), torch.tensor([1.0])):
+        with pytest.raises(Wrong):
+            same(one, other, "these")
+    same(torch.tensor(1.0), torch.tensor(1.00001), "these")
+
+
+@pytest.mark.slow
+def test_checks_leave_the_model_as_it_is():
+    subject = Subject(cases.together([("moe", "topk")]))
+    before = {n: t.clone() for n, t in subject.model.state_dict().items()}
+    for check in run.checks_of("pair").values():
+        with suppress(NotApplicable):
+            check(subject)
+    assert all(torch.equal(t, before[n]) for n, t in subject.model.state_dict().items())
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in subject.model.modules())
