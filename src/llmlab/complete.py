@@ -48,6 +48,8 @@ def offer(ask: Callable[[], object]) -> None:
 
 def _words(command: str | None) -> list[str]:
     """What may be typed behind a command, or the commands."""
+    from llmlab import registry
+    from llmlab.check.words import SLOTS
     from llmlab.cli import COMMANDS
     from llmlab.config.compose import groups
 
@@ -55,6 +57,15 @@ def _words(command: str | None) -> list[str]:
         return sorted(COMMANDS)
     if command in GROUPS:
         return groups()
+    if command == "check":
+        return [*(f"{slot}={name}" for slot in SLOTS for name in registry.names(slot)), *_keys(command)]
+    return _keys(command)
+
+
+def _keys(command: str) -> list[str]:
+    """The arguments of a command that are typed by a dataclass."""
+    from llmlab.cli import COMMANDS
+
     home = COMMANDS.get(command)
     arguments = getattr(import_module(home.home.partition(":")[0]), "Arguments", None) if home else None
     if arguments is None:

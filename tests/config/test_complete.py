@@ -40,6 +40,8 @@ def offered(monkeypatch, capsys):
         ("llmlab new obj", ["objective"]),
         ("llmlab generate run=x tem", ["temperature="]),
         ("llmlab eval --js", ["--json"]),
+        ("llmlab check attention=mq", ["attention=mqa"]),
+        ("llmlab check --fam", ["--families"]),
         ("llmlab nothing x", []),
     ],
 )

@@ -27,6 +27,8 @@ def blocks(page: Path) -> list[tuple[str, str]]:
 def words_of(command: str) -> list[str]:
     """The words of a command, cut short where it trains, a sweep to one seed and two values of the rest."""
     words = shlex.split(command.replace("=RUN", "=first").replace("=TEXT", "=book.txt"))
+    if "check" in words:
+        words.append("checks=causality,built")
     if "train" in words or "train.py" in words:
         if not any(w.startswith("resume=") or w in ("--cfg", "--help") for w in words):
             typed = {w.partition("=")[0] for w in words}
