@@ -54,6 +54,24 @@ def test_names_of_variants_that_differ_in_much(runs, built, tmp_path):
     assert sorted(names(built(tmp_path))) == ["model=gpt2, 4 more keys", "model=llama3, 4 more keys"]
 
 
+def test_names_of_unlike_command_lines(runs, built, tmp_path):
+    """Runs that have nothing to do with each other are called what was typed, not by all in which they differ."""
+    gpt2 = {"model.family": "gpt2", "norm": {"_part_": "layernorm"}, "model.dim": 64, "model.bias": True, "mask": None}
+    runs.make(tmp_path / "a", 2.0)
+    runs.make(tmp_path / "b", 2.0, changes=gpt2, overrides=("model=gpt2", "seed=1"))
+    mla = {**MLA, "optimizer.lr": 0.1, "train.batch_size": 4, "data.seq_len": 8, "budget.steps": 50}
+    typed = ("attention=mla", "optimizer.lr=0.1", "train.batch_size=4", "data.seq_len=8", "budget.steps=50")
+    runs.make(tmp_path / "c", 2.0, changes=mla, overrides=typed)
+    cut = "model=llama3, attention=mla, budget.steps=50, data.seq_len=8, 2 more keys"
+    assert sorted(names(built(tmp_path))) == ["model=gpt2", "model=llama3", cut]
+    runs.make(tmp_path / "d", 2.0, changes={"init": {"_part_": "small"}})  # typed as a was: the config tells
+    runs.make(tmp_path / "e", 2.0, changes={"init": {"_part_": "small"}, "data.seq_len": 8}, seed=2)
+    assert {n for n in names(built(tmp_path)) if n.startswith("model=llama3, i")} == {
+        "model=llama3, init=small, data.seq_len=16",
+        "model=llama3, init=small, data.seq_len=8",
+    }
+
+
 def test_one_text_typed_as_two_paths_is_one_variant(runs, built, tmp_path):
     runs.make(tmp_path / "a", 2.0, seed=1, changes={"data.path": "texts"})
     runs.make(tmp_path / "b", 2.0, seed=2, changes={"data.path": "/home/me/texts"})

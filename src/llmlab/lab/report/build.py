@@ -13,7 +13,8 @@ from urllib.parse import quote
 from llmlab.errors import UserError
 from llmlab.lab.report import curves, fairness, stats, verdict
 from llmlab.lab.report.collect import Found, Run, collect
-from llmlab.lab.report.variants import Tuned, Variant, baseline, differing, group, higher_is_better
+from llmlab.lab.report.names import differing
+from llmlab.lab.report.variants import Tuned, Variant, baseline, group, higher_is_better
 from llmlab.registry import near
 
 SCHEMA = 1

@@ -5,23 +5,17 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from llmlab.config.schema import SLOTS
 from llmlab.errors import UserError
-from llmlab.lab.report import stats
+from llmlab.lab.report import names, stats
 from llmlab.lab.report.collect import Found, Run, split_override
+from llmlab.lab.report.names import IGNORED, show
 from llmlab.registry import near
 
-# Keys that change no number of a run, or that name it.
-IGNORED = re.compile(
-    r"seed|resume|sweep|hydra\..*|(logger|callbacks)(\..*)?|train\.(keep|sample|checkpoint_every)"
-    r"|data\.num_workers|trainer\.enable_(progress_bar|model_summary)"
-)
 TUNED = "optimizer.lr"
-NAMED_KEYS = 4  # a variant that differs in more keys is named by those that suffice, and told how many there are
 
 
 @dataclass
@@ -77,10 +71,6 @@ def flatten(config: Mapping[str, Any]) -> tuple[dict[str, Any], set[str]]:
     return leaves, parts
 
 
-def show(value: Any) -> str:
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
-
-
 def group(found: Found, metric: str, tune: str | None) -> list[Variant]:
     """The variants, each with the runs that count, named, in the order of their sweep, else of their names.
 
@@ -97,7 +87,7 @@ def group(found: Found, metric: str, tune: str | None) -> list[Variant]:
     variants = list(groups.values())
     for variant in variants:
         _count(variant, metric, key)
-    _name(variants, key)
+    names.name(variants, key)
     return sorted(variants, key=lambda v: (_place(found, v), v.name))
 
 
@@ -215,84 +205,7 @@ def higher_is_better(metric: str) -> bool:
     return "accuracy" in metric
 
 
-# ---------------------------------------------------------------- names
-
-
-def differing(variants: Sequence[Variant]) -> dict[str, list[str | None]]:
-    """{key: its value in each variant} of the keys that differ. A part's options count among those who have the part;
-    for the others they are None."""
-    found: dict[str, list[str | None]] = {}
-    parts = set().union(*(v.parts for v in variants)) if variants else set()
-    for key in sorted({k for v in variants for k in v.leaves}, key=_rank):
-        values = [show(v.leaves.get(key)) for v in variants]
-        if len(set(values)) == 1:
-            continue
-        owner = None if key in parts else _owner(key, parts)
-        if owner is None:
-            found[key] = list(values)
-            continue
-        names = [v.leaves.get(owner) for v in variants]
-        mixed = {n for n in names if len({x for x, m in zip(values, names, strict=True) if m == n}) > 1}
-        if mixed:
-            found[key] = [x if n in mixed else None for x, n in zip(values, names, strict=True)]
-    return found
-
-
-def _owner(key: str, parts: Iterable[str]) -> str | None:
-    return max((p for p in parts if key.startswith(f"{p}.")), key=len, default=None)
-
-
-def _rank(key: str) -> tuple[int, str]:
-    if key == "model.family":
-        return 0, key
-    return (1 if key.rpartition(".")[2] in SLOTS else 2), key
-
-
-def _name(variants: Sequence[Variant], tuned: str | None) -> None:
-    """Names from what was typed where that tells the variants apart, else from the config."""
-    if len(variants) == 1:
-        variants[0].name = str(variants[0].a_record().get("family", "runs"))
-        return
-    typed = _typed(variants, tuned)
-    for i, variant in enumerate(variants):
-        variant.keys = typed[i] if typed else _short(variants, i)
-    for variant in variants:
-        variant.name = ", ".join(f"{k}={v}" if v else k for k, v in variant.keys.items())
-    seen: dict[str, int] = {}
-    for variant in variants:
-        seen[variant.name] = seen.get(variant.name, 0) + 1
-        if seen[variant.name] > 1:
-            variant.name += f" ({seen[variant.name]})"
-
-
-def _typed(variants: Sequence[Variant], tuned: str | None) -> list[dict[str, str]] | None:
-    """What was typed in all variants and not the same in all; None where that does not tell them apart."""
-    asked = []
-    for variant in variants:
-        each = [run.asked for run in variant.runs]
-        same = {k: v for k, v in each[0].items() if all(e.get(k) == v for e in each)}
-        asked.append({k: v for k, v in same.items() if not IGNORED.fullmatch(k) and k != tuned})
-    keys = {k for a in asked for k in a}
-    varied = [k for k in sorted(keys, key=_rank) if len({a.get(k) for a in asked}) > 1]
-    if not varied or any(k not in a for k in varied for a in asked):
-        return None
-    labels = [{k: a[k] for k in varied} for a in asked]
-    return labels if len({tuple(label.items()) for label in labels}) == len(labels) else None
-
-
-def _short(variants: Sequence[Variant], i: int) -> dict[str, str]:
-    table = differing(variants)
-    chosen = list(table)
-    if len(chosen) > NAMED_KEYS:
-        chosen = []
-        for key in table:
-            chosen.append(key)
-            if len({tuple(table[k][j] for k in chosen) for j in range(len(variants))}) == len(variants):
-                break
-    label = {"model" if k == "model.family" else k: v for k in chosen if (v := table[k][i]) is not None}
-    if more := len(table) - len(chosen):
-        label[f"{more} more keys"] = ""
-    return label
+# ---------------------------------------------------------------- order
 
 
 def _place(found: Found, variant: Variant) -> tuple[str, int]:
@@ -355,13 +268,13 @@ def _asked_for(variants: Sequence[Variant], asked: str, first: Mapping[str, str]
     if exact := [v for v in variants if v.name == asked]:
         return exact[0]
     wanted = dict(split_override(piece) for piece in re.split(r",\s*(?=[^,=\s]+=)", asked))
-    names = [v.name for v in variants]
+    known = [v.name for v in variants]
     fits = [v for v in variants if "=" in asked and _fits(v, wanted)]
     for key, value in first.items():
         if len(fits) > 1 and key not in wanted:
             fits = [v for v in fits if _fits(v, {key: value})] or fits
     if not fits:
-        raise UserError(f"report.baseline={asked}: there is no such variant; {near(asked, names)}")
+        raise UserError(f"report.baseline={asked}: there is no such variant; {near(asked, known)}")
     if len(fits) > 1:
         more = "; ".join(v.name for v in fits)
         raise UserError(f"report.baseline={asked} names {len(fits)} variants: {more}; name one of them")
