@@ -80,6 +80,10 @@ class Flex:
             enable_gqa=k_BKSH.shape[1] != q_BNTH.shape[1],
         )
 
+    def kept(self, seen: Seen, terms: Sequence[Term], v_BKSH: Tensor, bias: Tensor | None, score: Score) -> int:
+        """A sum a query."""
+        return 4 * terms[0].q_BNTH.shape[:-1].numel()
+
 
 @cache
 def fused() -> Any:

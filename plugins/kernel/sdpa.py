@@ -74,3 +74,14 @@ class SDPA:
             scale=score.scale,
             **options,
         )
+
+    def kept(self, seen: Seen, terms: Sequence[Term], v_BKSH: Tensor, bias: Tensor | None, score: Score) -> int:
+        """FlashAttention and the memory-efficient kernel keep a sum a query, the second its mask too, in the queries'
+        type. It takes no grouped heads: with a mask these are computed step by step, which keeps the weights."""
+        q_BNTH, k_BKSH, _ = terms[0]
+        queries, keys = q_BNTH.shape[:-1].numel(), k_BKSH.shape[2]
+        if bias is None and seen.pattern is not None:
+            return 4 * queries
+        masks = (q_BNTH.shape[1] if bias is not None else 1) * (1 if seen.one_for_all else q_BNTH.shape[0])
+        mask = masks * q_BNTH.shape[2] * keys * v_BKSH.element_size()
+        return mask + 4 * queries * (1 if k_BKSH.shape[1] == q_BNTH.shape[1] else keys)

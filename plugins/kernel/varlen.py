@@ -86,6 +86,12 @@ class VarLen:
             raise UserError("kernel=varlen can't train on a CPU; choose kernel=sdpa")
         return self.others(terms, v_BKSH, lowered, bias, score, sink, training)
 
+    def kept(self, seen: Seen, terms: Sequence[Term], v_BKSH: Tensor, bias: Tensor | None, score: Score) -> int:
+        """A sum a query where documents are packed."""
+        if seen.within is not None and seen.documents is not None:
+            return 4 * terms[0].q_BNTH.shape[:-1].numel()
+        return self.others.kept(seen, terms, v_BKSH, bias, score)
+
 
 def on_gpu(x: Tensor) -> bool:
     return x.is_cuda

@@ -322,13 +322,15 @@ class Seen(Protocol):
 
     `pattern`: "causal" (T = S and plainly causal), "full" (every key is seen), or None. `dense(device)`: bool (1|B, 1, T, S),
     no row empty but where the caller's own mask makes it so. `within`: the pattern inside each of the `documents` (B, T)
-    where nothing but mask and documents hides anything, else None.
+    where nothing but mask and documents hides anything, else None. `one_for_all`: all samples see alike.
     """
 
     pattern: Literal["causal", "full"] | None
     within: Literal["causal", "full"] | None
     documents: Tensor | None
 
+    @property
+    def one_for_all(self) -> bool: ...
     def dense(self) -> Tensor: ...
 
 
@@ -339,7 +341,9 @@ class Kernel(Protocol):
     and asks for what the kernel can't do. `lower(seen)` once a forward. Called: terms, v (B, K, S, H'), the lowered mask,
     bias or None, score, sink (N,) or None, training -> (B, N, T, H'). K divides N (grouped queries). A kernel may have
     `check_training(device, precision)`, "cpu" or "cuda" and `precision` as configured, which raises ValueError where it
-    can't train: it is asked before a run writes anything.
+    can't train: it is asked before a run writes anything. It may say what it keeps for the backward on a GPU beside q, k,
+    v and its result: `kept(seen, terms, v, bias, score)`, bytes, of tensors without values; `llmlab plan` asks. One that
+    doesn't is taken to keep what PyTorch keeps of its operations.
     """
 
     def check(self, *, softcap: bool, sink: bool, bias: bool, regions: bool, dropout: bool) -> None: ...

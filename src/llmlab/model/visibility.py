@@ -43,6 +43,11 @@ class Visible:
             return "full" if ctx.length == 1 else None  # the newest token sees all that came before it
         return self.mask.pattern
 
+    @property
+    def one_for_all(self) -> bool:
+        ctx = self.ctx
+        return not self.mask.needs and ctx.valid is None and ctx.documents is None and ctx.allowed is None
+
     def dense(self) -> Tensor:
         ctx = self.ctx
         device = None if ctx.ids is None else ctx.ids.device
@@ -73,6 +78,10 @@ class VisibleSource:
     @property
     def pattern(self) -> Pattern:
         return "full" if self.valid is None else None
+
+    @property
+    def one_for_all(self) -> bool:
+        return self.valid is None
 
     def dense(self) -> Tensor:
         assert self.valid is not None

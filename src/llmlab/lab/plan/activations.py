@@ -9,7 +9,7 @@ seen. A kernel that says what it keeps on a GPU (`kept`) is asked where it is to
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from llmlab.lab.plan.split import split
 from llmlab.model import roles
 from llmlab.model.layout import ModelSpec
 from llmlab.model.model import Model
@@ -29,10 +30,10 @@ Kind = Literal["take", "free", "grad", "enter", "leave", "read", "backward", "wa
 
 
 class Op(NamedTuple):
-    """take and free: `size` bytes; a free says in `param` which op took them. grad: a parameter's gradient is there, `size` bytes of those taken are it, `param`
-    its number. Of the layer that is executed as number `step`: enter and leave: its forward begins and ends; wake: a gradient of one of its
-    outputs (step -1: of the model's) has come; back: that of its hidden states; done: those of its inputs are there. read: the model's forward is
-    over; backward: the loss is there.
+    """take and free: `size` bytes; a free says in `param` which op took them. grad: a parameter's gradient is there, `size`
+    of the bytes taken are it, `param` is its number. Of the layer that is executed as number `step`: enter and leave: its
+    forward begins and ends; wake: a gradient of one of its outputs (step -1: of the model's) has come; back: that of its
+    hidden states; done: those of its inputs are there. read: the model's forward is over; backward: the loss is there.
     """
 
     kind: Kind
@@ -59,11 +60,11 @@ def record(
     checkpointing: bool = False,
     gpu: bool = False,
     documents: bool = False,
-    prepare: Callable[[Model], None] | None = None,
+    tensor_parallel: int = 1,
 ) -> list[Op]:
     """Of a micro-batch of `rows` sequences, from the batch that is there to the last gradient.
 
-    gpu: kernels keep what they say that they keep on one. prepare: what is done to the model before.
+    gpu: kernels keep what they say that they keep on one. tensor_parallel: of one of so many ranks that share a layer.
     """
     from llmlab.training.placement import Placement
 
@@ -75,14 +76,14 @@ def record(
             for name, p in module._parameters.items():
                 if p is not None and p.dtype != numerics.parameters:
                     module._parameters[name] = nn.Parameter(p.detach().to(numerics.parameters))
-        if prepare is not None:
-            prepare(model)
+        if tensor_parallel > 1:
+            split(model, tensor_parallel)
         Placement(activation_checkpointing=checkpointing).apply(model)
         if gpu:
             for each in model.all_stacks():
                 each.kernel = OnGPU(each.kernel) if hasattr(each.kernel, "kept") else each.kernel
         batch = {k: torch.empty(rows, *v.shape, dtype=torch.from_numpy(v).dtype) for k, v in samples[0].items()}
-        recorder = Recorder(share_of_targets(objective, samples))
+        recorder = Recorder(share_of_targets(objective, samples), samples[0]["ids"].shape[-1] - 1)
         recorder.watch(model)
         stack.enter_context(recorder)
         for tensor in batch.values():
@@ -113,12 +114,12 @@ def share_of_targets(objective: Any, samples: Sequence[dict[str, np.ndarray]]) -
 
 
 class Recorder(TorchDispatchMode):
-    """Leaves an op for each storage that is made or freed. share: of the True in a mask that rows are chosen by, which
-    tensors without values don't tell."""
+    """Leaves an op for each storage that is made or freed. What tensors without values don't tell: share, of the True in a
+    mask that rows are chosen by, and the farthest distance of two tokens."""
 
-    def __init__(self, share: float):
+    def __init__(self, share: float, farthest: int):
         super().__init__()
-        self.share = share
+        self.share, self.farthest = share, farthest
         self.ops: list[Op] = []
         self.step = -1
         self.rows = 1  # that are counted by group
@@ -128,7 +129,9 @@ class Recorder(TorchDispatchMode):
     # ---------------------------------------------------------------- storages
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        args, kwargs = args, kwargs or {}
+        if func is torch.ops.prim.device.default:  # two of three calls
+            return args[0].fake_device
+        kwargs = kwargs or {}
         stand_in = INSTEAD.get(func)
         out = stand_in(self, func, args, kwargs) if stand_in is not None else func(*args, **kwargs)
         if isinstance(out, Tensor):
@@ -237,11 +240,14 @@ def _counted(recorder: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
 
 
 def _number(recorder: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
-    """The ends of groups: all are as large."""
+    """The end of a group, of which all are as large; a number by itself is the farthest distance in a text, and
+    nothing is so of a whole one."""
     t = args[0]
-    if t.dtype.is_floating_point or t.dtype == torch.bool:
-        return func(*args, **kwargs)
+    if t.dtype == torch.bool:
+        return False
     groups = t.untyped_storage().nbytes() // t.element_size()
+    if groups == 1:
+        return recorder.farthest
     return recorder.rows * (t.storage_offset() + 1) // groups
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from llmlab.lab.plan.activations import Op
 from llmlab.lab.plan.parameters import table
+from llmlab.lab.plan.split import split
 from llmlab.model import build
 from llmlab.model.layout import ModelSpec, StackSpec
 from llmlab.model.model import Model
@@ -14,7 +15,8 @@ from llmlab.model.model import Model
 
 def shortened(spec: ModelSpec) -> tuple[ModelSpec, list[int]]:
     """(the shallow model, for each executed step of the deep one the step of the shallow one that stands for it)."""
-    stacks, stands_for = [], []
+    stacks: list[StackSpec] = []
+    stands_for: list[int] = []
     for stack in spec.stacks:
         kept, own = _kept(_kinds(stack))
         before = sum(len(s.execute) for s in stacks)
@@ -36,22 +38,24 @@ def _kinds(stack: StackSpec) -> list[Hashable]:
 
 
 def _kept(kinds: Sequence[Hashable]) -> tuple[list[int], list[int]]:
-    """Steps that stay (the ends; of each kind the first, the last and one between), and for every step the one that
-    stands for it."""
+    """Steps that stay (the ends, and one of each kind), and for every step the one that stands for it."""
     places: dict[Hashable, list[int]] = {}
     for step, kind in enumerate(kinds):
         places.setdefault(kind, []).append(step)
     between = {kind: at[len(at) // 2] for kind, at in places.items()}
-    kept = {0, len(kinds) - 1, *between.values(), *(i for at in places.values() for i in (at[0], at[-1]))}
+    kept = {0, len(kinds) - 1, *between.values()}
     return sorted(kept), [step if step in kept else between[kind] for step, kind in enumerate(kinds)]
 
 
 class Deep:
-    """A model, and what of it is traced. order: the layer of each executed step, counted over all stacks."""
+    """A model, and what of it is traced. parameters: as one of `tensor_parallel` ranks has them. order: the layer of each
+    executed step, counted over all stacks."""
 
-    def __init__(self, spec: ModelSpec):
+    def __init__(self, spec: ModelSpec, tensor_parallel: int = 1):
         self.short, self.stands_for = shortened(spec)
         model, short = build.assemble(spec), build.assemble(self.short)
+        if tensor_parallel > 1:
+            split(model, tensor_parallel)
         self.parameters = tuple(table(model))
         self.order: list[int] = []
         stored = 0

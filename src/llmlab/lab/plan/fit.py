@@ -19,13 +19,9 @@ class Fit:
 def largest(training: Training, where: Where, capacity: int, *, checkpointing: bool = False) -> Fit:
     """Sequences a forward that fit `capacity` bytes of each device."""
 
-    def of(micro: int) -> Memory:
-        return plan(training, where, micro, checkpointing=checkpointing)
-
-    if (micro := most(training, where, capacity, checkpointing=checkpointing)) >= 2:
-        return Fit(micro, of(micro))
-    one = of(1)
-    return Fit(1, one) if one.total <= capacity else Fit(0, one, advice(one, where, capacity, checkpointing))
+    micro = most(training, where, capacity, checkpointing=checkpointing)
+    memory = plan(training, where, max(1, micro), checkpointing=checkpointing)
+    return Fit(micro, memory, "" if micro else advice(memory, where, capacity, checkpointing))
 
 
 def advice(one: Memory, where: Where, capacity: int, checkpointing: bool) -> str:

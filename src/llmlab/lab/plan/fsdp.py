@@ -7,6 +7,7 @@ one's is fetched in the backward, and the flat gradient of the layer before is s
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -33,10 +34,7 @@ class FSDP(Replay):
     ):
         super().__init__(parameters, optimizer, dtype, accumulates)
         self.world, self.order = world, order
-        self.whole = dict.fromkeys([REST, *order], 0)  # of a group: bytes when gathered, padding included
-        for p in parameters:
-            rows, *rest = p.shard(world)
-            self.whole[p.layer] += rows * world * torch.Size(rest).numel() * dtype.itemsize
+        self.whole = self._by_group(parameters)  # bytes when gathered, padding included
         self.gathered: set[int] = set()
         self.fetched: set[int] = set()  # gathered, but not yet laid out
         self.flat = 0  # what the forward keeps of the last gathering
@@ -46,12 +44,18 @@ class FSDP(Replay):
         self.visits_of: dict[int, list[int]] = {}  # places in it
         self.awake: set[int] = set()  # groups whose backward has begun and not ended
 
+    def _by_group(self, parameters: tuple[Parameter, ...]) -> dict[int, int]:
+        found = dict.fromkeys([REST, *self.order], 0)
+        for p in parameters:
+            found[p.layer] += self.world * math.prod(p.shard(self.world)) * self.dtype.itemsize
+        return found
+
     def begin(self) -> None:
-        self.shards = {g: size // self.world for g, size in self.whole.items()}
-        self.add("weights", sum(self.shards.values()))
-        self.add("states", state_bytes(self.optimizer, self.parameters, self.dtype, self.world))
+        self.reduced = self._by_group(self.reached)
+        self.add("weights", sum(self.whole.values()) // self.world)
+        self.add("states", state_bytes(self.optimizer, self.reached, self.dtype, self.world))
         if self.accumulates:
-            self.add("gradients", sum(self.shards.values()))
+            self.add("gradients", sum(self.reduced.values()) // self.world)
         self._gather(REST, forward=True)
 
     # ---------------------------------------------------------------- gathering
@@ -135,9 +139,9 @@ class FSDP(Replay):
         self.reducing = 0
         if (whole := self.unreduced.pop(group, 0)) == 0:
             return
-        self.reducing = self.whole[group]
+        self.reducing = self.reduced[group]
         self.add("strategy", self.reducing)
         self.add("strategy", -whole)
-        self.add("gradients", self.shards[group])
+        self.add("gradients", self.reducing // self.world)
         if self.accumulates:
-            self.add("gradients", -self.shards[group])
+            self.add("gradients", -self.reducing // self.world)

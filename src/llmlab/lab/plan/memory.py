@@ -19,7 +19,7 @@ from llmlab.lab.plan.zero import Sharded3, Sharded12
 from llmlab.model.layout import ModelSpec
 from llmlab.training.placement import COMPUTED
 
-FROM = (2, 4)  # sequences that are traced: with one, dimensions of one would be no dimensions
+FROM = (2, 4)  # sequences that are traced
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,16 +92,17 @@ def plan(training: Training, where: Where, micro: int, *, checkpointing: bool = 
 
 
 def most(training: Training, where: Where, capacity: int, *, checkpointing: bool = False) -> int:
-    """Sequences a forward of which `capacity` bytes are never exceeded; less than 2: not 2 of them.
+    """Sequences a forward with which `capacity` bytes are never exceeded.
 
     At each moment what is in use is a line over the number of sequences, of which two points are known.
     """
     few, more = (np.array(replayed(training, where, n, checkpointing).history, dtype=float) for n in FROM)
     each = (more - few) / (FROM[1] - FROM[0])
-    if (few - each * FROM[0]).max() > capacity:
+    none = few - each * FROM[0]
+    if none.max() > capacity:
         return 0
-    room = (capacity - few)[each > 0] / each[each > 0]
-    return FROM[0] + math.floor(room.min())
+    grows = each > 0
+    return math.floor(((capacity - none[grows]) / each[grows]).min())
 
 
 def replayed(training: Training, where: Where, micro: int, checkpointing: bool) -> Replay:
@@ -134,14 +135,14 @@ def _numerics(training: Training, where: Where) -> Numerics:
 
 @functools.lru_cache(maxsize=8)
 def _model(training: Training, tensor_parallel: int) -> Deep:
-    return Deep(training.spec)
+    return Deep(training.spec, tensor_parallel)
 
 
 @functools.lru_cache(maxsize=64)
 def traced(training: Training, numerics: Numerics, rows: int, checkpointing: bool, tensor_parallel: int) -> list[Op]:
     """The ops of `rows` sequences. What each takes grows in proportion to them, so that any number follows from two."""
     model = _model(training, tensor_parallel)
-    if rows in (1, *FROM):
+    if rows in FROM:
         shallow = record(
             model.short,
             training.objective,
@@ -151,6 +152,7 @@ def traced(training: Training, numerics: Numerics, rows: int, checkpointing: boo
             checkpointing=checkpointing,
             gpu=training.device == "cuda",
             documents=training.separate_documents,
+            tensor_parallel=tensor_parallel,
         )
         return model.lengthened(shallow)
     few, more = (traced(training, numerics, n, checkpointing, tensor_parallel) for n in FROM)

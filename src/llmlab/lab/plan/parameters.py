@@ -40,9 +40,7 @@ def table(model: Model) -> list[Parameter]:
     layers = [layer for stack in model.all_stacks() for layer in stack.layers]
     for i, layer in enumerate(layers):
         layer_of |= {id(p): i for p in layer.parameters()}
-    return [
-        Parameter(path, tuple(p.shape), role, layer_of.get(id(p), -1)) for path, p, role in roles.parameters(model)
-    ]
+    return [Parameter(path, tuple(p.shape), role, layer_of.get(id(p), -1)) for path, p, role in roles.parameters(model)]
 
 
 @functools.lru_cache(maxsize=32)
@@ -83,4 +81,3 @@ def _after_a_step(made: torch.optim.Optimizer) -> int:
     made.step()
     kept: list[Tensor] = [v for s in made.state.values() for v in s.values() if isinstance(v, Tensor)]
     return sum(v.numel() * v.element_size() for v in kept)
-

@@ -30,6 +30,7 @@ class Replay:
         self.host = 0
         self.total = self.highest = 0
         self.history: list[int] = []  # of the total
+        self.reached: tuple[Parameter, ...] = ()  # that have gradients
 
     def add(self, part: Part, size: int) -> None:
         self.now[part] += size
@@ -39,6 +40,8 @@ class Replay:
             self.highest, self.peak = self.total, dict(self.now)
 
     def run(self, ops: Sequence[Op]) -> None:
+        reached = {op.param for op in ops if op.kind == "grad"}
+        self.reached = tuple(p for i, p in enumerate(self.parameters) if i in reached)
         self.begin()
         for op in ops:
             if op.kind == "take":
@@ -59,9 +62,9 @@ class Replay:
     def begin(self) -> None:
         """What lies there before the forward; of a later micro-batch, the gradients of those before it too."""
         self.add("weights", sum(map(self.bytes_of, self.parameters)))
-        self.add("states", state_bytes(self.optimizer, self.parameters, self.dtype))
+        self.add("states", state_bytes(self.optimizer, self.reached, self.dtype))
         if self.accumulates:
-            self.add("gradients", sum(map(self.bytes_of, self.parameters)))
+            self.add("gradients", sum(map(self.bytes_of, self.reached)))
 
     def enter(self, op: Op) -> None: ...
     def leave(self, op: Op) -> None: ...

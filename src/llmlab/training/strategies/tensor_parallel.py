@@ -38,10 +38,10 @@ def check(size: int, spec: Any) -> None:
     model = build.assemble(spec)
     for name in (type(p).__name__ for stack in model.all_stacks() for p in stack.positions if p.scope == "layer"):
         raise UserError(f"{of}: position={name} scores the queries of all heads; choose strategy=fsdp")
-    for region in _regions(model):
+    for region in regions(model):
         if hasattr(region, "score"):
             _check_attention(region, size, of)
-        for module, name, dim in _planned(region):
+        for module, name, dim in planned(region):
             if dim is not None and (width := getattr(module, name).shape[dim]) % size:
                 raise UserError(f"{of} does not divide the {width} inner units of a feed-forward (model.ffn_dim)")
 
@@ -73,9 +73,9 @@ def split(model: Any, mesh: DeviceMesh) -> None:
             if position.has_bias:
                 position.bias = functools.partial(_own_heads, position.bias, mesh)
     done: set[nn.Parameter] = set()
-    for region in _regions(model):
+    for region in regions(model):
         region.register_forward_pre_hook(functools.partial(_enter, mesh), with_kwargs=True)
-        for module, name, dim in list(_planned(region)):
+        for module, name, dim in list(planned(region)):
             read = functools.partial(_shared, mesh) if dim is None else _piece
             if name == "bias" and getattr(module, "role", None) in ROW:
                 read = functools.partial(_share_of_sum, mesh)  # added on each rank, before the sum
@@ -97,7 +97,8 @@ def split(model: Any, mesh: DeviceMesh) -> None:
                 _hold(module, name, mesh, 0 if in_shards else None, _gathered if in_shards else _piece)
 
 
-def _regions(model: Any) -> Iterator[Any]:
+def regions(model: Any) -> Iterator[Any]:
+    """Attention, feed-forwards and experts, each by itself."""
     for stack in model.all_stacks():
         for layer in stack.layers:
             yield layer.attention
@@ -111,7 +112,7 @@ def _regions(model: Any) -> Iterator[Any]:
                 yield layer.ffn.shared
 
 
-def _planned(region: Any) -> Iterator[tuple[nn.Module, str, int | None]]:
+def planned(region: Any) -> Iterator[tuple[nn.Module, str, int | None]]:
     """(module, name, dimension that is split or None) of each parameter in a region."""
     whole = {getattr(region, name, None) for name in getattr(region, "latents", ())}
     one_kv_head = getattr(region, "n_kv_heads", None) == 1
