@@ -28,6 +28,7 @@ class TextHead(Transformed):
 
     per_token = False
     scores = "text"
+    unused = ("logit_scale", "logit_softcap")
 
     def __init__(
         self,
@@ -78,6 +79,7 @@ class TokenHead(Transformed):
 
     per_token = True
     scores = "token"
+    unused = ("logit_scale", "logit_softcap")
 
     def __init__(
         self,

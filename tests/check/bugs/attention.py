@@ -155,6 +155,20 @@ def fused_dropout_in_evaluation():
     return around(sdpa.SDPA, "__call__", change)
 
 
+@bug("the sink of the scores takes no weight", kernel="kernel=eager", traits="attention=mha")
+def sink_left_out():
+    def change(original, self, *given):
+        *first, _, training = given
+        return original(self, *first, None, training)
+
+    return around(eager.Eager, "__call__", change)
+
+
+@bug("queries, keys and values are not clipped", traits="attention=mha")
+def not_clipped():
+    return after(MultiHeadAttention, lambda built: setattr(built, "clip", None))
+
+
 @bug("query heads are given to the wrong key heads", kernel="kernel=eager")
 def heads_of_other_groups():
     return replaced(eager, spread=lambda x, n: x.repeat(1, n // x.shape[1], 1, 1))

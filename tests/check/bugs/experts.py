@@ -26,7 +26,7 @@ def softmax_twice():
     return around(routers, "logits", lambda logits, gate, x: logits(gate, x).softmax(-1))
 
 
-@bug("the weights of the chosen experts do not sum to 1", reference="model=mixtral")
+@bug("the weights of the chosen experts do not sum to 1", traits="moe=topk", reference="model=mixtral")
 def not_renormalised():
     from dataclasses import replace
 
@@ -106,7 +106,7 @@ def sent_back_in_the_wrong_order():
     return replaced(MixtureOfExperts, _sent=sent)
 
 
-@bug("the factor on the routed experts is lost", reference="model=deepseek_v3")
+@bug("the factor on the routed experts is lost", traits="moe=sigmoid", reference="model=deepseek_v3")
 def routed_scale_lost():
     return after(MixtureOfExperts, lambda built: setattr(built, "scale", 1.0))
 
@@ -130,6 +130,6 @@ def bias_not_saved():
     return after(Sigmoid, change)
 
 
-@bug("the gate of the shared experts is left out", reference="model=qwen2_moe")
+@bug("the gate of the shared experts is left out", traits="moe=topk", reference="model=qwen2_moe")
 def shared_gate_left_out():
     return after(MixtureOfExperts, lambda built: setattr(built, "shared_gate", None))

@@ -87,7 +87,7 @@ def one_seed_for_all():
     return replaced(build, key=lambda *parts: 1)
 
 
-@bug("the soft cap of the logits is not looked at", reference="model=gemma2")
+@bug("the soft cap of the logits is not looked at", traits="head=lm", reference="model=gemma2")
 def logit_softcap_ignored():
     return after(LanguageModelHead, lambda built: setattr(built, "softcap", None))
 

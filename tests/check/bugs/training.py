@@ -24,6 +24,14 @@ def loss_is_a_mean():
     return replaced(clm, token_loss=instead), replaced(mlm, token_loss=instead)
 
 
+@bug("all tokens count as targets", likelihood="objective=mlm")
+def all_tokens_count():
+    def loss(original, self, model, batch):
+        return original(self, model, batch)._replace(count=torch.tensor(batch["labels"].numel()))
+
+    return around(mlm.MaskedLM, "loss", loss)
+
+
 @bug("labels are not shifted: each token is asked for itself", likelihood="objective=clm", targets="objective=clm")
 def labels_not_shifted():
     def prepare(original, self, sample, rng):

@@ -1,0 +1,91 @@
+"""Traits of the model: what a part does not call `unused` counts, what it does call so does not."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from llmlab import registry
+from llmlab.check.parts.of import asked
+from llmlab.check.reference import settle
+from llmlab.check.refusal import refusal
+from llmlab.check.subject import NotApplicable, Subject, Wrong, role_of, small
+from llmlab.config.traits import unused_by
+from llmlab.model.layout import ModelSpec
+
+# By slot, a value that is not the usual one. Dropout is asked for elsewhere.
+TRAITS: dict[str, dict[str, Any]] = {
+    "attention": {
+        "n_kv_heads": 4,
+        "attention.qkv_bias": True,
+        "attention.out_bias": True,
+        "attention.qk_norm": "head",
+        "attention.scale": 0.7,
+        "attention.scale_over_layer": True,
+        "attention.softcap": 1.5,
+        "attention.sink": True,
+        "attention.clip_qkv": 0.3,
+    },
+    "ffn": {"ffn.bias": True},
+    "moe": {
+        "moe.n_shared": 0,
+        "moe.shared_gate": True,
+        "moe.renormalise": False,
+        "moe.scale": 2.0,
+        "moe.per_token": 3,
+    },
+    "norm": {"norm_eps": 0.5},
+    "embedding": {"token_types": 2},
+    "head": {"logit_scale": 3.0, "logit_softcap": 0.5},
+}
+BESIDE = {"moe": {"moe__n_shared": 1}}  # without which one of them means nothing
+
+
+@torch.no_grad()
+def traits(subject: Subject) -> None:
+    """A trait makes a difference to the part, or is refused; one that it calls `unused` makes none."""
+    asked(subject, *TRAITS)
+    slot, name = subject.case.parts[0]
+    batch, refused = subject.batch(), unused_by(slot, name)
+    beside, role = BESIDE.get(slot, {}), role_of(name) if slot == "head" else None
+    before: dict[str, list[Tensor]] = {}
+    for trait, value in TRAITS[slot].items():
+        spec = replace(subject.spec, **subject.traits(**beside))
+        changed = replace(subject.spec, **subject.traits(**{**beside, trait.replace(".", "__"): value}))
+        kernel = _kernel(changed)
+        if kernel is None:
+            continue
+        if kernel not in before:
+            before[kernel] = _says(replace(spec, kernel=small("kernel", kernel)), batch, role)
+        after = _says(replace(changed, kernel=small("kernel", kernel)), batch, role)
+        counts = not all(torch.equal(a, b) for a, b in zip(before[kernel], after, strict=True))
+        if counts and trait in refused:
+            raise Wrong(f"model.{trait}={value} makes a difference, but is called unused")
+        if not counts and trait not in refused:
+            raise Wrong(f"model.{trait}={value} changes nothing, and is not called unused")
+    if not before:
+        raise NotApplicable("it refuses all of its traits")
+
+
+def _kernel(spec: ModelSpec) -> str | None:
+    """One that takes such scores, the model's own if it does; None if the model is refused whatever the kernel."""
+    from llmlab.model.build import assemble
+
+    for name in dict.fromkeys([spec.kernel.name, *registry.names("kernel")]):
+        try:
+            assemble(replace(spec, kernel=small("kernel", name)))
+        except Exception as e:
+            if refusal(e) is None:
+                raise
+        else:
+            return name
+    return None
+
+
+def _says(spec: ModelSpec, batch: dict[str, Tensor], role: str | None) -> list[Tensor]:
+    """What one head says, or hidden states and what all heads say, with weights that go by path alone."""
+    out = settle(spec)(batch)
+    return [out.hidden, *out.heads.values()] if role is None else [out.heads[role]]
