@@ -114,12 +114,17 @@ def evaluate(
     room = limit(model)
     if room is not None and length_of_windows > room:
         raise UserError(f"seq_len={length_of_windows} is more than the {room} positions that the model knows")
-    objective = chosen(cfg, "objective")(corpus.vocabulary, length_of_windows)
+    make = chosen(cfg, "objective")
+    objective = make(corpus.vocabulary, length_of_windows)
+    pieces = [(stream, length_of_windows) for stream in streams]
+    if not own and getattr(objective, "bits_per_byte", False):  # all of the text, its last, shorter window too
+        pieces += [(end, len(end) - 1) for stream in streams if len(end := stream.after(length_of_windows)) > 1]
     sizes = torch.from_numpy(corpus.token_bytes.copy())
     nll = targets = length = 0.0
     with torch.inference_mode():
-        for stream in streams:
-            windows = Windows(stream, length_of_windows, cfg.data.separate_documents)
+        for stream, size in pieces:
+            windows = Windows(stream, size, cfg.data.separate_documents)
+            objective = make(corpus.vocabulary, size)
             for batch in loader.validation_loader(windows, objective, micro=batch_size, rank=0, world=1, limit=None):
                 _known(batch, model)
                 loss = objective.loss(model, batch)
@@ -128,8 +133,7 @@ def evaluate(
                 labels = batch["labels"]
                 length += int(sizes[labels.clamp(min=0)].masked_fill(labels < 0, 0).sum())
     if not targets:
-        key = "seq_len" if seq_len or hf is not None else "data.seq_len"
-        raise UserError(f"the text has fewer than {key}={length_of_windows} tokens; give a longer one")
+        raise UserError(f"the text has fewer than seq_len={length_of_windows} tokens; give a longer one, or seq_len=N")
     found: dict[str, Any] = {"text": path or data or "the run's validation set", "targets": int(targets)}
     found |= {"loss": nll / targets, "perplexity": math.exp(min(nll / targets, 700.0))}
     if getattr(objective, "bits_per_byte", False) and length:

@@ -11,6 +11,13 @@ from typing import Any, Optional
 from llmlab.errors import UserError
 from llmlab.registry import near
 
+USAGE = """\
+llmlab wandb workspace [project=llmlab] [entity=ACCOUNT_OR_TEAM] [name=llmlab] [by=PART ...] [out=FILE] [--dry-run]
+
+Makes a view of runs in a project of Weights & Biases: losses by part, speed, routing (pip install wandb-workspaces).
+by=attention by=kinds.local.window   places of parts by which losses are grouped
+out=FILE                             write the view as JSON there; --dry-run prints it and makes nothing"""
+
 # Parts by which losses are grouped, unless the user names others with by=.
 PARTS = ("attention", "ffn", "moe", "position", "norm", "optimizer")
 
@@ -26,11 +33,10 @@ class Arguments:
 
 
 def main(argv: Sequence[str]) -> int | None:
-    """`llmlab wandb workspace [project=..] [entity=..] [by=PART ...] [name=..] [out=FILE] [--dry-run]`."""
     from llmlab.arguments import parse
 
     if not argv or argv[0] in ("-h", "--help"):
-        print(main.__doc__)
+        print(USAGE)
         return 0
     if argv[0] != "workspace":
         raise UserError(f"wandb {argv[0]}: there is no such command; {near(argv[0], ['workspace'])}")

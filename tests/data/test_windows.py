@@ -44,3 +44,15 @@ def test_out_of_range(stream):
     assert len(Windows(stream[0], 53)) == 0
     with pytest.raises(ValueError, match=r"data\.seq_len"):
         Windows(stream[0], 0)
+
+
+@pytest.mark.parametrize("seq_len", [3, 5, 7, 100])
+def test_what_windows_leave_goes_on_where_they_end(stream, seq_len):
+    """Windows and what they leave have every token but the first as a target once, of its own document."""
+    stream, documents = stream
+    rest = stream.after(seq_len)
+    n = len(Windows(stream, seq_len))
+    assert len(rest) == len(stream) - n * seq_len
+    assert rest.tokens.tolist() == stream.tokens[n * seq_len :].tolist()
+    left = documents[n * seq_len :]
+    assert rest.documents(0, len(rest)).tolist() == (left - left[0]).tolist()

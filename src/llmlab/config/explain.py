@@ -106,7 +106,10 @@ def _choice(o: Override, known: Known) -> str | None:
                 return f"{group}={name} can't be read: {reason}"
             if not options:
                 return f"{group}={name}: there is no {group} yet; put one into a folder given by --config-dir"
-            return f"{group}={name}: there is no such {group}; {near(str(name), options)}"
+            hint = near(str(name), options)
+            if len(hint) > 400:
+                hint = f"llmlab parts {group} lists the {len(options)} that there are"
+            return f"{group}={name}: there is no such {group}; {hint}"
         if where := registry.ambiguous(group, str(name)):
             return f"{group}={name} is registered twice, {where}; give one of them another name"
     return None

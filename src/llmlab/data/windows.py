@@ -25,6 +25,11 @@ class Stream:
     def __len__(self) -> int:
         return len(self.tokens)
 
+    def after(self, seq_len: int) -> Stream:
+        """What windows of `seq_len` leave at the end, from the token that the last of them shares."""
+        begin = max(0, (len(self) - 1) // seq_len) * seq_len
+        return Stream(self.tokens[begin:], np.concatenate(([0], self.starts[self.starts > begin] - begin)))
+
     def documents(self, begin: int, end: int) -> np.ndarray:
         """The document of each token in [begin, end): (end - begin,) int64, counted over the whole stream."""
         first, last = np.searchsorted(self.starts, (begin, end - 1), side="right") - 1

@@ -12,7 +12,8 @@ from torch import nn
 
 from llmlab.decoding.generate import limit
 from llmlab.errors import UserError
-from llmlab.lab.folder import is_foreign
+from llmlab.lab import record
+from llmlab.lab.folder import home, is_foreign
 from llmlab.model import build
 from llmlab.training import checkpoint
 
@@ -76,8 +77,17 @@ def _fit(path: Path, model: nn.Module) -> None:
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         raise UserError(
             f"init_from={path}: the weights do not fit this model: {'; '.join(wrong[:3])}{more}; "
-            "give the sizes and parts that they were trained with"
+            f"give the sizes and parts that they were trained with{_typed(path)}"
         )
+
+
+def _typed(path: Path) -> str:
+    """What was typed for the run that weights are of, where its record lies beside them."""
+    try:
+        words = record.read(home(path))["overrides"]
+    except (UserError, KeyError):
+        return ""
+    return f": {' '.join(words) or 'the defaults'}"
 
 
 def _memory(cfg: Any, recipe: Any, place: Any) -> None:

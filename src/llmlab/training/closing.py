@@ -80,9 +80,7 @@ def _next(folder: Path, recipe: Any, overrides: list[str]) -> list[tuple[str, st
     """Three commands that can be typed as they stand."""
     program, run = program_name(), shlex.quote(shown(folder))
     other = "mla" if recipe.spec.stacks[-1].layers[-1].parts["attention"].name != "mla" else "mha"
-    same = [
-        o for o in overrides if not o.startswith(("hydra.", "attention=", "resume=", "sweep=", "trainer.max_steps="))
-    ]
+    same = [o for o in overrides if not o.startswith(("hydra.", "attention=", "resume=", "sweep="))]
     again = " ".join(shlex.quote(word) for word in ("train", *same, f"attention={other}"))
     first = (f'{program} generate run={run} prompt="The "', "text from this model")
     if recipe.spec.topology != "decoder":

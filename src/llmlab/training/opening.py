@@ -94,7 +94,11 @@ def notes(task: Any, recipe: Any) -> list[str]:
 def lines(task: Any, recipe: Any, horizon: dict[str, Any], last_step: int, cut: Any) -> list[str]:
     spec, corpus, cost = recipe.spec, recipe.corpus, recipe.cost.parameters
     active = f" ({cost.active:,} active)" if cost.active != cost.total else ""
-    said = [f"{spec.family}: {cost.total:,} parameters{active}, vocabulary {spec.sizes.vocab_size:,}", *describe(spec)]
+    objective = task.composed.cfg.objective["_part_"]
+    first = (
+        f"{spec.family}: {cost.total:,} parameters{active}, vocabulary {spec.sizes.vocab_size:,}, objective={objective}"
+    )
+    said = [first, *describe(spec)]
     said += [f"note: {note}" for note in notes(task, recipe)]
     said.append(f"data: {len(corpus.train):,} training and {len(corpus.validation):,} validation tokens")
     run = (
@@ -102,4 +106,6 @@ def lines(task: Any, recipe: Any, horizon: dict[str, Any], last_step: int, cut: 
     )
     if last_step < horizon["steps"]:
         run += f" (cut short of a budget of {horizon['steps']:,} by trainer.max_steps)"
-    return [*said, f"{run} in {task.folder}"]
+    passes = last_step * cut.batch_size * task.composed.cfg.data.seq_len / max(1, len(corpus.train))
+    shown = f"{passes:,.0f}" if passes >= 10 else f"{passes:.2g}"
+    return [*said, f"{run}, {shown} times the text, in {task.folder}"]
