@@ -2,7 +2,9 @@
 
 `reference.json` was written by tests/check/record_reference.py: the tiny family with the weights of `settle`, saved as a
 checkpoint, was read by `transformers`, which gave logits in float64. Some of them are kept, of three batches: of full
-rows, of rows padded on the right, and of rows padded on the left.
+rows, of rows padded on the right, and of rows padded on the left. Families that `transformers` lacks but for a kin with
+other names of the same tensors (Baichuan, ChatGLM2, Qwen) are held to the kin; it has nothing like GPT-3's strides or the
+first GLMs.
 """
 
 from __future__ import annotations
