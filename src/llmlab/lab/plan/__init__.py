@@ -5,10 +5,13 @@ from __future__ import annotations
 import json as json_module
 from collections.abc import Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
 from llmlab.arguments import parse
 from llmlab.errors import UserError
+from llmlab.registry import near
 
 USAGE = """\
 llmlab plan GROUP=CHOICE KEY=VALUE ...  [device=h100] [mfu=0.4] [memory=GIB] [--json]
@@ -49,9 +52,7 @@ def main(argv: Sequence[str]) -> int:
         raise UserError(f"memory={a.memory:g} must be a number of GiB above 0")
     composed = None
     if a.hf is None:
-        from llmlab.config.compose import compose
-
-        composed = compose(overrides, folders)  # what is wrong with it is said without torch
+        composed = _composed(overrides, folders)  # what is wrong with it is said without torch
 
     import torch
 
@@ -69,6 +70,18 @@ def main(argv: Sequence[str]) -> int:
     else:
         terminal.show(plan)
     return 0
+
+
+def _composed(overrides: list[str], folders: list[str]) -> Any:
+    from llmlab.config.compose import compose
+
+    try:
+        return compose(overrides, folders)
+    except UserError as e:
+        keys = [o.partition("=")[0] for o in overrides]
+        own = [k for k in keys if get_close_matches(k, Arguments.__annotations__, 1, 0.7)]
+        hints = [f"{key}: of llmlab plan itself, {near(key, Arguments.__annotations__)}" for key in own]
+        raise UserError("\n".join([str(e), *hints])) from e
 
 
 def _split(argv: Sequence[str]) -> tuple[list[str], list[str], list[str]]:

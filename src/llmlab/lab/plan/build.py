@@ -158,10 +158,10 @@ def _group(group: components.Group) -> dict[str, Any]:
 
 def _memory(held: Held) -> dict[str, Any]:
     def of(found: memory.Memory, most: Fit) -> dict[str, Any]:
-        return {**asdict(found), "total": found.total, "largest_micro_batch": most.micro, "advice": most.advice}
+        return {**asdict(found), "largest_micro_batch": most.micro, "advice": most.advice}
 
     return {
-        "strategy": held.strategy,
+        "name": held.strategy,
         "devices": held.devices,
         "micro_batch": held.micro,
         **of(held.plain, held.fit),

@@ -114,7 +114,7 @@ def _subject(name: str, composed: Any, spec: layout.ModelSpec, attrs: Any, assum
         assumed.append("one document a sequence: how long they are, the data would tell")
     trained = set(attrs.get("heads", {})) <= set(spec.heads)
     if trained:
-        cost = recipe.cost(model, objective, _text(wanted.size, length))
+        cost = recipe.cost(model, objective, _text(wanted, length))
     else:
         source = length if spec.topology == "encoder_decoder" else None
         account = flops.account(model, length, source_length=source)
@@ -137,7 +137,8 @@ def _vocabulary_of(spec: layout.ModelSpec, attrs: Any) -> Vocabulary:
     return Vocabulary(size, {name: size - 1 - i for i, name in enumerate(names)})
 
 
-def _text(vocabulary: int, length: int) -> Windows:
-    """Random tokens of one document, in place of a corpus."""
-    tokens = np.random.default_rng(0).integers(vocabulary, size=SAMPLES * length + 1, dtype=np.uint32)
+def _text(vocabulary: Vocabulary, length: int) -> Windows:
+    """Random ordinary tokens of one document, in place of a corpus."""
+    ordinary = vocabulary.size - len(vocabulary.special)
+    tokens = np.random.default_rng(0).integers(ordinary, size=SAMPLES * length + 1, dtype=np.uint32)
     return Windows(Stream(tokens, np.zeros(1, dtype=np.int64)), length)

@@ -12,7 +12,7 @@ from llmlab.lab.report.verdict import large, power_of_ten
 from llmlab.training.progress import duration
 
 DAY = 86_400
-WIDE = 96  # columns from which the table of parameters has all of its own
+WIDE, NARROW = 100, 70  # columns of a terminal from which tables have all of theirs, and under which they have few
 
 
 def show(plan: Plan) -> None:
@@ -58,7 +58,7 @@ def _table(columns: Sequence[tuple[str, bool]]) -> Any:
 
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold")
     for name, numeric in columns:
-        table.add_column(name, justify="right" if numeric else "left", no_wrap=numeric)
+        table.add_column(name, justify="right" if numeric else "left", no_wrap=numeric or not table.columns)
     return table
 
 
@@ -68,16 +68,13 @@ def _parameters(console: Any, plan: Plan) -> None:
     counts = plan.subject.cost.parameters
     sparse = counts.active != counts.total
     narrow = console.width < WIDE + 18 * sparse
-    table = _table(
-        [("component", False), ("shape", False)]
-        + [("each", True)] * (not narrow)
-        + [("parameters", True), ("share", True)]
-        + [("active", True)] * sparse
-    )
+    shown = {"component": True, "shape": console.width > NARROW, "each": not narrow, "parameters": True}
+    shown |= {"share": console.width > NARROW, "active": sparse}
+    table = _table([(name, name not in ("component", "shape")) for name, here in shown.items() if here])
 
     def row(style: str, name: str, shape: str, each: str, number: int, active: float) -> None:
-        cells = [name, shape, *([] if narrow else [each]), f"{number:,}", _share(number, counts.total)]
-        table.add_row(*map(Text, cells), *([Text(f"{int(active):,}")] if sparse else []), style=style)
+        cells = [name, shape, each, f"{number:,}", _share(number, counts.total), f"{int(active):,}"]
+        table.add_row(*(Text(c) for c, here in zip(cells, shown.values(), strict=True) if here), style=style)
 
     for group in plan.groups:
         alone = len(group.lines) == 1 and group.times == 1
@@ -104,12 +101,12 @@ def _flops(console: Any, plan: Plan) -> None:
     cost, length = plan.subject.cost, plan.subject.cfg.data.seq_len
     forward = plan.forward
     allowed, dense = (sum(pair[i] for pair in forward.values()) for i in (0, 1))
-    table = _table([("forward", False), ("what the mask allows", True), ("share", True), ("all pairs", True)])
+    table = _table([("forward", False), ("as masked", True), ("share", True), ("all pairs", True)])
     for what, (one, other) in forward.items():
         table.add_row(Text(f"  {what}"), power_of_ten(one), _share(one, allowed), power_of_ten(other), style="dim")
     table.add_row("forward", power_of_ten(allowed), "", power_of_ten(dense), style="bold")
     training = (power_of_ten(cost.flops_per_token), "", power_of_ten(plan.training_dense))
-    table.add_row("training: forward and backward", *training, style="bold")
+    table.add_row("forward and backward", *training, style="bold")
     _title(console, f"FLOPs of a token, in texts of {length:,}")
     console.print(table)
     for said in cost.account.said:
@@ -141,19 +138,23 @@ def _memory(console: Any, plan: Plan) -> None:
     if not plan.held:
         console.print(Text("not planned: the model has no head that its objective trains; choose another objective"))
         return
-    columns = ("weights", "gradients", "optimizer", "strategy", "activations", "total", "fits")
-    table = _table([("", False), *((name, True) for name in columns)])
+    wide = console.width >= WIDE
+    parts = ("weights", "gradients", "optimizer", "strategy", "activations") if wide else ()
+    table = _table([("", False), *((name, True) for name in (*parts, "peak", "fits"))])
     for held in plan.held:
         style = "bold" if held is plan.held[0] else "dim"
         on = f"{held.strategy} on {held.devices}" if held.devices > 1 else held.strategy
         for name, memory, fit in ((on, held.plain, held.fit), ("  checkpointed", held.recomputed, held.recomputed_fit)):
-            parts = (memory.weights, memory.gradients, memory.states, memory.strategy, memory.activations)
-            over = Text(size(memory.total), style="red" if memory.total > plan.capacity else "green")
-            table.add_row(Text(name), *map(size, parts), over, Text(_fits(fit)), style=style)
+            numbers = (memory.weights, memory.gradients, memory.states, memory.strategy, memory.activations)
+            peak = Text(size(memory.total), style="red" if memory.total > plan.capacity else "green")
+            table.add_row(Text(name), *map(size, numbers[: len(parts)]), peak, Text(_fits(fit)), style=style)
     console.print(table)
     whose = "" if plan.device is None else f" ({plan.device.name})"
     console.print(Text(f"fits: the largest micro-batch within {size(plan.capacity)}{whose}", style="dim"))
     console.print(Text("checkpointed: with placement.activation_checkpointing=true", style="dim"))
+    if wide:
+        says = "peak: the most at once; gradients come while activations go, so the parts are often more"
+        console.print(Text(says, style="dim"))
     if any(held.plain.host for held in plan.held):
         hosts = {held.strategy: held.plain.host for held in plan.held if held.plain.host}
         beside = ", ".join(f"{name} {size(n)}" for name, n in hosts.items())

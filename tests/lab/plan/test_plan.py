@@ -1,0 +1,180 @@
+"""`llmlab plan`: what it says against what a run records and arithmetic, and what it refuses in a line."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from llmlab.cli import run
+from llmlab.lab.plan import accelerators
+
+TINY = ["model.dim=32", "model.n_layers=2", "model.n_heads=4", "data.seq_len=32", "train.batch_size=8"]
+
+
+@pytest.fixture
+def planned(capsys):
+    def plan(*words):
+        assert run(["plan", *words, "--json"]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    return plan
+
+
+def test_a_small_gpt2(planned):
+    found = planned("model=gpt2", *TINY, "model.vocab_size=64", "strategy=ddp", "trainer.devices=2", "budget.steps=10")
+    layer = 4 * (32 * 32 + 32) + 2 * 32 * 128 + 128 + 32 + 4 * 32
+    assert found["parameters"]["total"] == found["parameters"]["active"] == 64 * 32 + 32 * 32 + 2 * layer + 64
+    pairs = 32 * 33 // 2
+    forward = 2 * (2 * (4 * 32 * 32 + 2 * 32 * 128) + 32 * 64) + 2 * 2 * pairs * 2 * 32 / 32
+    assert found["flops"]["forward"] == forward and found["flops_per_token"] == 3 * forward
+    assert found["flops"]["forward_dense"] - forward == 2 * 2 * (32 * 32 - pairs) * 2 * 32 / 32
+    assert found["kv_bytes_per_token"] == 2 * 2 * 32 * 4
+    own = found["memory"]
+    assert (own["name"], own["devices"], own["micro_batch"]) == ("ddp", 2, 4)
+    assert own["weights"] == own["gradients"] == 4 * found["parameters"]["total"]
+    parts = sum(own[k] for k in ("weights", "gradients", "states", "strategy", "activations"))
+    assert own["weights"] + own["states"] < own["total"] <= parts
+    assert own["checkpointed"]["total"] < own["total"] and own["largest_micro_batch"] > 4
+    others = [held["name"] for held in own["strategies"]]
+    assert others[:2] == ["ddp", "single"] and {"fsdp", "zero1", "zero2", "zero3", "zero3_offload"} <= set(others)
+    assert found["budget"]["tokens"] == 10 * 8 * 32
+
+
+def test_time_and_energy():
+    device = accelerators.accelerator("a100")
+    found = accelerators.run(10**9, 6e9, device, 4, "bf16-mixed", 0.5)
+    assert found.flops == 6e18
+    assert found.seconds == pytest.approx(6e18 / (4 * 0.5 * 312e12))
+    assert found.tokens_per_second * found.seconds == pytest.approx(1e9)
+    assert found.kilowatt_hours == pytest.approx(found.seconds / 3600 * 4 * 0.4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("choices", [("model=qwen_moe",), ("model=t5",), ("model=bert",)])
+def test_it_says_what_a_run_records(choices, planned, tmp_path, monkeypatch):
+    from llmlab.config.compose import compose
+    from llmlab.training.recipe import Recipe
+
+    words = [*choices, "data.seq_len=64", "data.max_documents=20"]
+    if choices == ("model=bert",):  # which tokens are targets is chance; ends of texts never are
+        words.append("objective.rate=1.0")
+    found, cost = planned(*words), Recipe.of(compose(words)).cost
+    assert (found["parameters"]["total"], found["parameters"]["active"]) == cost.parameters[:2]
+    exact = choices != ("model=bert",)
+    assert found["flops_per_token"] == (
+        cost.flops_per_token if exact else pytest.approx(cost.flops_per_token, rel=0.01)
+    )
+
+
+PART = '''
+import torch
+from torch import nn
+
+from llmlab.registry import register
+
+
+@register("ffn", "tall")
+class Tall(nn.Module):
+    """Linears with a product of a parameter between."""
+
+    def __init__(self, dim: int, ffn_dim: int, linear, /):
+        super().__init__()
+        self.up, self.down = linear(dim, ffn_dim, role="ffn_in"), linear(ffn_dim, dim, role="ffn_out")
+        self.turn = nn.Parameter(torch.empty(ffn_dim, ffn_dim))
+
+    def forward(self, x, groups=None):
+        return self.down(self.up(x, groups) @ self.turn, groups)
+'''
+
+
+@pytest.mark.slow  # three processes
+def test_a_part_of_ones_own(tmp_path):
+    """Measured, and the same in a run's record; heavy modules stay out of what is refused."""
+    (tmp_path / "tall.py").write_text(PART)
+    env = {**os.environ, "LLMLAB_PLUGINS": "tall", "LLMLAB_CACHE": str(tmp_path / "cache")}
+
+    def llmlab(*words):
+        done = subprocess.run(
+            [sys.executable, *words], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    words = ["ffn=tall", *TINY, "data.max_documents=4", "model.ffn_dim=48", "model.vocab_size=1024"]
+    found = json.loads(llmlab("-m", "llmlab", "plan", *words, "--json"))
+    counted = 2 * 2 * (2 * 32 * 48 + 48 * 48)
+    assert found["flops"]["by"]["feed-forward"] == counted
+    assert found["flops"]["notes"] == ["ffn=tall: what it computes beside linears is measured"]
+    llmlab("-m", "llmlab", "train", *words, "trainer.max_steps=1", "train.sample=false", "hydra.run.dir=run")
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert record["flops_per_token"] == found["flops_per_token"]
+    assert "ffn=tall: what it computes beside linears is measured" in record["notes"]
+    light = "import sys; from llmlab.cli import run; run(['plan', 'model=llama9']); print('torch' in sys.modules)"
+    assert llmlab("-c", light).split() == ["False"]
+
+
+def bare(folder, **config):
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(config))
+    return f"hf={folder}"
+
+
+@pytest.mark.slow
+def test_a_bare_config(planned, tmp_path):
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+    llama = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "vocab_size": 96, **sizes}
+    hf = bare(tmp_path / "llama", **llama, quantization_config={"bits": 4})
+    found = planned(hf, "precision=bf16-mixed", "data.seq_len=64")
+    assert found["parameters"]["total"] == 2 * 96 * 32 + 2 * (4 * 32 * 32 + 3 * 32 * 64 + 2 * 32) + 32
+    assert found["kv_bytes_per_token"] == 2 * 2 * 32 * 2
+    assert found["memory"]["weights"] and any("quantization" in line for line in found["assumed"])
+    bert = bare(tmp_path / "bert", model_type="bert", architectures=["BertModel"], vocab_size=96, **sizes)
+    found = planned(bert)
+    assert found["parameters"]["components"][-1]["name"] == "head pooled"
+    assert found["memory"] is None and found["kv_bytes_per_token"] == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [60, 80, 130])
+def test_what_is_shown(width, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", str(width))
+    assert run(["plan", "model=t5", "moe=topk", *TINY, "strategy=zero3_offload", "trainer.devices=2"]) == 0
+    shown = capsys.readouterr().out
+    for what in (
+        "parameters",
+        "decoder layer 0",
+        "cross-attention",
+        "KV cache",
+        "zero3_offload on 2",
+        "% MFU",
+        "kWh",
+    ):
+        assert what in shown
+    assert max(map(len, shown.splitlines())) <= width
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["device=h10"], "did you mean h100"),
+        (["devic=h100"], "of llmlab plan itself, did you mean device?"),
+        (["mfu=1.5"], "at most 1"),
+        (["memory=0"], "GiB above 0"),
+        (["-m", "seed=1,2"], "-m is for llmlab train"),
+        (["--config-dir", "nowhere"], "there is no such folder"),
+        (["model=lama3"], "did you mean llama3"),
+        (["hf=nowhere"], "there is no such folder"),
+        (["strategy=ddp", "trainer.devices=3"], "can't be shared by trainer.devices=3"),
+        (["trainer.devices=2"], "strategy=ddp"),
+        (["model=gpt2", "data.seq_len=64", "model.max_positions=32"], "more than the 32 positions"),
+        (["precision=bf16-mixed", "device=v100"], "has no bfloat16"),
+        (["tokenizer=file", "tokenizer.path=nowhere.json"], "there is no such file"),
+    ],
+)
+def test_refused(words, says, capsys):
+    assert run(["plan", *words]) == 1
+    out, err = capsys.readouterr()
+    assert says in err and all(line.startswith("error: ") for line in err.splitlines()) and not out
