@@ -137,8 +137,8 @@ def _apart() -> dict[Item, str]:
     """Kernels that can't train where checks are run, and why."""
     found = {}
     for name in registry.names("kernel"):
-        kernel = registry.load("kernel", name, {})()
         try:
+            kernel = registry.load("kernel", name, {})()
             if hasattr(kernel, "check_training"):
                 kernel.check_training(*HERE)
         except ValueError as e:
