@@ -17,6 +17,7 @@ from llmlab.errors import UserError
 
 HIDDEN = "_part_"  # Hydra offers it as a key; a part is chosen by SLOT=NAME
 GROUPS = {"parts", "new"}  # commands whose first word is a slot or a group
+OVERRIDES = {"train", "plan"}  # commands that take choices and keys of the config
 
 
 def main(argv: Sequence[str]) -> int:
@@ -27,12 +28,13 @@ def main(argv: Sequence[str]) -> int:
         raise UserError('-sc needs install=bash (or zsh, or fish), as in: eval "$(llmlab -sc install=bash)"')
     line = os.environ.get("COMP_LINE", "")
     command = re.match(r"\s*\S+\s+(\S+)\s", line)
-    if not argv[0].startswith("query=") or (command and command[1] == "train"):
+    word = "" if line.endswith(" ") or len(line.split()) < 2 else line.split()[-1]
+    if not argv[0].startswith("query=") or (command and command[1] in OVERRIDES):
         if command:  # Hydra takes the first word for the program, and all others for what was typed
             os.environ["COMP_LINE"] = line[: command.start(1)] + line[command.end(1) + 1 :]
         train.main(["-sc", *argv])
-        return 0
-    word = "" if line.endswith(" ") or len(line.split()) < 2 else line.split()[-1]
+        if not (command and command[1] == "plan"):
+            return 0
     found = _words(command[1] if command else None)
     print(" ".join(w for w in found if w.startswith(word)))
     return 0

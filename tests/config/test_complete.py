@@ -36,6 +36,8 @@ def offered(monkeypatch, capsys):
         ("llmlab train attention=mla attention.kv_", ["attention.kv_rank="]),
         ("llmlab train -m precision=bf", ["precision=bf16-mixed", "precision=bf16-true"]),
         ("llmlab tr", ["train"]),
+        ("llmlab plan attention=g", ["attention=gqa"]),
+        ("llmlab plan mf", ["mfu="]),
         ("llmlab parts att", ["attention"]),
         ("llmlab new obj", ["objective"]),
         ("llmlab generate run=x tem", ["temperature="]),

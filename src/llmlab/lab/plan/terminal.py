@@ -181,12 +181,16 @@ def _budget(console: Any, plan: Plan) -> None:
         Text.assemble(
             f"{power_of_ten(run.flops)} FLOPs: ",
             (days, "green"),
-            f", {run.seconds * count / 3600:,.4g} device hours, {run.tokens_per_second:,.0f} tokens/s; ",
-            (f"{run.kilowatt_hours:,.4g} kWh", "green"),
+            f", {_number(run.seconds * count / 3600)} device hours, {run.tokens_per_second:,.0f} tokens/s; ",
+            (f"{_number(run.kilowatt_hours)} kWh", "green"),
             f" at {device.watts:g} W a board",
         )
     )
     console.print(Text(_peak(device, plan), style="dim"))
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _peak(device: Accelerator, plan: Plan) -> str:
