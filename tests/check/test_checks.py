@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from unittest import mock
 
@@ -13,8 +13,11 @@ from torch.nn import functional as F
 
 from llmlab.check import cases, run
 from llmlab.check.subject import Case, NotApplicable, Subject, Wrong, same
+from llmlab.decoding import generate
 from llmlab_plugins.block.parallel import Parallel
+from llmlab_plugins.embedding.token import TokenEmbedding
 from llmlab_plugins.ffn.gated import GatedFeedForward
+from llmlab_plugins.head.vocabulary import LanguageModelHead
 from llmlab_plugins.norm.rmsnorm import RMSNorm
 
 
@@ -54,6 +57,18 @@ def ffn_of_the_first_expert(original, self, x, groups=None):
     )
 
 
+def logits_of_the_batch(original, self, h, ctx):
+    return original(self, h, ctx) + (h.mean() if h.dim() == 2 else 0.0)
+
+
+def vectors_of_the_place(original, self, ids, ctx):
+    return original(self, ids, ctx) + torch.arange(ids.shape[1])[:, None]
+
+
+def padded_text_without_its_positions(original, texts, device):
+    return replace(original(texts, device), positions=None)
+
+
 def leaking_when_there_are_two_norms(original, self, x, sublayers):
     y, aux = original(self, x, sublayers)
     return (y + y.mean(1, keepdim=True) if len(set(self.norm_of.values())) > 1 else y), aux
@@ -66,6 +81,15 @@ BROKEN = {
         "norm=rmsnorm", lambda: replaced(RMSNorm, forward=norm_in_half_precision), "in bfloat16 values"
     ),
     "bfloat16": Broken("norm=rmsnorm", lambda: around(RMSNorm, "forward", norm_that_overflows), "not finite"),
+    "generation": Broken(
+        "position=learned",
+        lambda: around(generate, "_padded", padded_text_without_its_positions),
+        "is continued by",
+    ),
+    "chosen_rows": Broken("head=lm", lambda: around(LanguageModelHead, "forward", logits_of_the_batch), "some tokens"),
+    "vectors": Broken(
+        "embedding=token", lambda: around(TokenEmbedding, "forward", vectors_of_the_place), "another order"
+    ),
     "compiled": Broken("ffn=swiglu", lambda: around(GatedFeedForward, "forward", ffn_when_compiled), "compiled model"),
     "experts": Broken("ffn=swiglu", lambda: around(GatedFeedForward, "forward", ffn_of_the_first_expert), "expert"),
     "options": Broken(

@@ -12,6 +12,7 @@ MODEL_CHECKS: dict[str, Callable[[Subject], None]] = {
     "visibility": reach.visibility,
     "attention": written.attention,
     "cache": texts.cache,
+    "generation": texts.generation,
     "memory": texts.memory,
     "padding": texts.padding,
     "batch": texts.batching,

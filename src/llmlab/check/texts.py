@@ -15,6 +15,7 @@ from llmlab.model.memory import Memory
 from llmlab.slots import Output
 
 Batch = dict[str, Tensor]
+START = 0  # what a decoder begins with
 HALVES = "what a row gives depends on which half of a batch it is in"
 
 
@@ -102,6 +103,35 @@ def _left_padded(subject: Subject) -> None:
             forward(subject, own).hidden,
             f"a prompt with {start} tokens of padding, over a cache",
         )
+
+
+def generation(subject: Subject) -> None:
+    """Prompts of unequal length, continued together over one cache, get the likeliest tokens that each gets alone without."""
+    from llmlab.decoding.generate import fits_padding, generate_all
+    from llmlab.decoding.sampling import Sampling
+
+    model, new = subject.model, 5
+    if not subject.spec.sizes.causal or "tokens" not in subject.token_roles:
+        raise NotApplicable("it writes no text: its mask looks ahead, or it has no head for tokens")
+    if subject.chooses or subject.splits:
+        raise NotApplicable("a text gives something else beside others")
+    lengths = (7, 4, 6) if fits_padding(model, LENGTH) else (6, 6, 6)
+    prompts = [row[:n].tolist() for row, n in zip(ids(3, 7), lengths, strict=True)]
+    start = START if subject.encoder_decoder else None
+    written = list(generate_all(model, prompts, max_new=new, sampling=Sampling(temperature=0), start=start))
+    for place, prompt in enumerate(prompts):
+        got, want = [step[place] for step in written], _likeliest(subject, prompt, new)
+        if got != want:
+            raise Wrong(f"a prompt of {len(prompt)} tokens is continued by {got} beside others, by {want} alone")
+
+
+@torch.no_grad()
+def _likeliest(subject: Subject, prompt: list[int], new: int) -> list[int]:
+    batch, text = ({"source_ids": torch.tensor([prompt])}, [START]) if subject.encoder_decoder else ({}, list(prompt))
+    for _ in range(new):
+        logits = forward(subject, {**batch, "ids": torch.tensor([text])}).heads["tokens"]
+        text.append(int(logits[0, -1].argmax()))
+    return text[-new:]
 
 
 @torch.no_grad()

@@ -21,6 +21,8 @@ PART_CHECKS: dict[str, Callable[[Subject], None]] = {
     "experts": modules.experts,
     "first_norm": modules.first_norm,
     "wiring": modules.wiring,
+    "chosen_rows": modules.chosen_rows,
+    "vectors": modules.vectors,
     "ranks": router.ranks,
     "routing": router.routing,
     "first_values": recipe.first_values,

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from llmlab.check.parts.of import asked, build, randn, sizes
-from llmlab.check.subject import NotApplicable, Subject, Wrong, same
+from llmlab.check.subject import NotApplicable, Subject, Wrong, generator, ids, same
 from llmlab.model.experts import GroupedLinear, linears
 from llmlab.modules import Linear
+from llmlab.slots import Context, Position
 
 NAMES = ("attention", "cross_attention", "ffn")
 
@@ -140,3 +141,38 @@ def wiring(subject: Subject) -> None:
             raise Wrong(f"without {left_out} it calls {', '.join(order)}, with the same result or others")
     if torch.equal(given(*NAMES, factor=2.0)[0], whole):
         raise Wrong("what sublayers give makes no difference")
+
+
+@torch.no_grad()
+def chosen_rows(subject: Subject) -> None:
+    """A head that reads a token at a time says of some tokens what it says of them among all."""
+    name = asked(subject, "head").name
+    model, batch = subject.model, subject.batch()
+    chosen = torch.rand(batch["ids"].shape, generator=generator(4)) < 0.4
+    roles = [role for role, part in subject.spec.heads.items() if part.name == name and role in subject.token_roles]
+    for role in roles:
+        whole = model(batch, heads={role: None}).heads[role]
+        same(model(batch, heads={role: chosen}).heads[role], whole[chosen], "some tokens alone")
+    if not roles:
+        raise NotApplicable("it reads a text, not a token")
+
+
+@torch.no_grad()
+def vectors(subject: Subject) -> None:
+    """Without positions an embedding gives a token the same vector wherever it stands, and its table's rows count."""
+    spec, own = asked(subject, "embedding"), sizes(subject).but(token_types=2)
+    embedding = build(spec.factory(), own.but(embed_dim=own.dim), Position(), _norm(subject), None)
+    text = ids(2, 6)
+    context = Context(6, ids=text, segments=text % 2)
+    want = embedding(text, context)
+    if want.shape != (2, 6, own.dim) or embedding.weight.shape != (own.vocab_size, embedding.embed_dim):
+        raise Wrong(f"(2, 6) tokens become {tuple(want.shape)}, of a table {tuple(embedding.weight.shape)}")
+    back = text.flip(1)
+    same(embedding(back, Context(6, ids=back, segments=back % 2)), want.flip(1), "tokens in another order")
+    embedding.weight[text[0, 2]] += 1.0
+    moved = (embedding(text, context) != want).any(-1)
+    if not torch.equal(moved, text == text[0, 2]):
+        raise Wrong("with one row of its table the vectors of other tokens change, or none")
+    shared = build(spec.factory(), own, Position(), _norm(subject), embedding)
+    if shared.weight is not embedding.weight or any(p.shape == embedding.weight.shape for p in shared.parameters()):
+        raise Wrong("a stack that shares the table has one of its own")
