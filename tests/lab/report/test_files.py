@@ -120,7 +120,7 @@ def test_terminal(swept, built, width, monkeypatch, capsys):
     ]  # paths stay whole
     assert max(map(len, lines)) <= width
     assert "attention=mla is better than attention=mha" in " ".join(out.split())
-    names = {c.name for c in terminal.columns(report, width)}
+    names = {c.name for c in terminal.columns(report.tables[0], width)}
     assert {"variant", "validation loss", "difference", "verdict"} <= names
     assert ("memory" in names) == (width == 200)
 

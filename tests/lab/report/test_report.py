@@ -70,7 +70,7 @@ def test_many_that_are_not_distinguishable_are_one_sentence(runs, built, tmp_pat
     from llmlab.lab.report import table
 
     losses = {"mha": BASE} | {f"v{i}": shifted(0.001, 0.01, i) for i in range(6)}
-    (sentence,) = table.sentences(built(runs.sweep(tmp_path / "s", losses)))
+    (sentence,) = table.sentences(built(runs.sweep(tmp_path / "s", losses)).tables[0])
     assert sentence[1].startswith("6 variants are not distinguishable from attention=mha with 5 seeds")
 
 
@@ -119,9 +119,10 @@ def test_other_texts_are_refused(runs, built, tmp_path):
     s = runs.sweep(tmp_path / "s", {"mha": BASE, "mla": shifted(-1), "gqa": shifted(-1, 0.01)})
     change(s, "attention=mla*", data__fingerprint="e" * 64)
     report = built(s)
-    assert words(report) == {"attention=mha": "baseline", "attention=mla": "not comparable", "attention=gqa": "better"}
-    assert "Not comparable with attention=mha: attention=mla, for its text is another one." in report.notices
-    assert report.rows[1].comparison is None
+    assert words(report) == {"attention=mha": "baseline", "attention=gqa": "better", "attention=mla": "not comparable"}
+    assert [[r.name for r in t.rows] for t in report.tables] == [["attention=mha", "attention=gqa"], ["attention=mla"]]
+    assert "Not comparable with attention=mha, for the text is another one: attention=mla." in report.notices
+    assert report.rows[2].comparison is None and report.rows[2].curve is None
 
 
 def test_another_validation_set_and_objective_are_refused(runs, built, tmp_path):
@@ -129,7 +130,7 @@ def test_another_validation_set_and_objective_are_refused(runs, built, tmp_path)
     runs.make(tmp_path / "b", 1.0, changes={"train.validation_batches": 2})
     runs.make(tmp_path / "c", 1.0, changes={"objective": {"_part_": "mlm", "rate": 0.15}})
     reasons = [r.sentence for r in built(tmp_path, asked="objective=clm,train.validation_batches=null").rows]
-    assert any("its validation set is another one" in (s or "") for s in reasons)
+    assert any("the validation set is another one" in (s or "") for s in reasons)
     assert any("objective=mlm has another loss than clm" in (s or "") for s in reasons)
 
 

@@ -19,7 +19,8 @@ USAGE = """\
 llmlab report FOLDER... [report.baseline=KEY=VALUE] [report.metric=val_loss] [report.tune=KEY] [out=FOLDER] [--json]
 
 Compares every run below the folders: runs whose configs are equal but for the seed are one variant. Each variant is
-compared with the baseline: the first value of each swept key, or report.baseline=attention=mha.
+compared with the baseline: the first value of each swept key, or report.baseline=attention=mha. Runs that can't be
+compared (another text, validation set, objective or tokenizer) stand in tables of their own.
   report.metric=val_bits_per_byte   any metric that run.json has
   report.tune=KEY                   each variant has the best of its own grid of KEY (optimizer.lr where it was swept;
                                     report.tune=null: nowhere)
@@ -103,7 +104,7 @@ def _make(
         out.mkdir(parents=True, exist_ok=True)
     except OSError as e:
         raise UserError(f"out={out}: no folder can be made there: {e.strerror}") from e
-    picture = figures.picture(report)
+    picture = figures.picture(report.tables[0]) if report.tables else None
     plain = report.plain()
     if picture is not None:
         write_atomic(out / "report.png", picture)

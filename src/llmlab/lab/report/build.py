@@ -4,53 +4,22 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from llmlab.errors import UserError
-from llmlab.lab.report import curves, fairness, stats, verdict
+from llmlab.lab.report import fairness, verdict
 from llmlab.lab.report.collect import Found, Run, collect
 from llmlab.lab.report.names import differing
-from llmlab.lab.report.variants import Tuned, Variant, baseline, group, higher_is_better
+from llmlab.lab.report.rows import Row, Table, alone, compared
+from llmlab.lab.report.variants import Variant, baseline, group, higher_is_better, leading
 from llmlab.registry import near
 
 SCHEMA = 1
 METRIC = "val_loss"
-UNITS = {"val_loss": "nats a target", "loss": "nats a target", fairness.BITS: "bits a byte"}
-
-
-@dataclass(frozen=True)
-class Row:
-    """A variant: a row of the table. verdict: a word, also "baseline", "not comparable", "no complete run"."""
-
-    name: str
-    keys: dict[str, str]
-    is_baseline: bool
-    parameters: int
-    active: int
-    flops_per_token: float
-    flops: float
-    tokens: float
-    values: dict[int, float]  # seed -> metric
-    mean: float | None
-    half_width: float | None
-    sd: float | None
-    comparison: stats.Comparison | None
-    verdict: str
-    short: str
-    sentence: str | None
-    tokens_per_second: float | None
-    peak_memory_bytes: int | None
-    tuned: Tuned | None
-    curve: curves.Curve | None
-    difference: curves.Curve | None
-
-    @property
-    def n(self) -> int:
-        return len(self.values)
 
 
 @dataclass(frozen=True)
@@ -76,27 +45,44 @@ class Line:
 
 @dataclass(frozen=True)
 class Report:
+    """What is shown. tables: what can be compared is in one; the first has the baseline that was asked for."""
+
     title: str
     metric: str
     unit: str
-    digits: int
     higher_is_better: bool
-    baseline: str | None
+    tables: list[Table]
     asked: list[dict[str, Any]]  # of each sweep: command, keys, fixed; without a sweep: what all runs were asked
-    notices: list[str]
-    rows: list[Row]
+    general: list[str]  # notices that hold for all tables
     keys: dict[str, dict[str, str | None]]  # config keys that differ -> {variant: value}
-    drawn: str | None  # the column of the curves
     notes: list[str]
     runs: list[Line]
+
+    @property
+    def baseline(self) -> str | None:
+        return self.tables[0].baseline if self.tables else None
+
+    @property
+    def rows(self) -> list[Row]:
+        return [r for t in self.tables for r in t.rows]
+
+    @property
+    def notices(self) -> list[str]:
+        return [*self.general, *(n for t in self.tables for n in t.notices)]
 
     @property
     def counted(self) -> int:
         return sum(r.why is None for r in self.runs)
 
     def plain(self) -> dict[str, Any]:
+        fields = {k: v for k, v in asdict(self).items() if k not in ("general", "tables")}
+        tables = [
+            {"baseline": t.baseline, "notices": t.notices, "digits": t.digits, "drawn": t.drawn,
+             "variants": [r.name for r in t.rows]} for t in self.tables
+        ]  # fmt: skip
         rows = [{**asdict(r), "n": r.n} for r in self.rows]
-        return {"schema": SCHEMA, **{**asdict(self), "rows": rows}, "method": method(self)}
+        more = {"baseline": self.baseline, "notices": self.notices, "tables": tables, "rows": rows}
+        return {"schema": SCHEMA, **fields, **more, "method": method(self)}
 
 
 def build(
@@ -109,36 +95,59 @@ def build(
     found = collect(folders)
     chosen = _metric(found, metric)
     variants = group(found, chosen, tune)
-    notices = []
+    general = []
     if metric is None and chosen == METRIC and variants and fairness.tokenizers_differ(variants):
         chosen = fairness.BITS
         variants = group(found, chosen, tune)
-        notices.append(
+        general.append(
             f"The tokenizers differ: compared in {chosen}, as the loss of a token depends on how text is cut."
         )
     if not variants:
         return _without_variants(found, out, chosen)
-    base, line = baseline(found, variants, asked)
-    refused, more = fairness.judge(variants, base, chosen)
-    notices += ([line] if line else []) + more + _missing_baseline(base)
-    ordered = [base, *(v for v in variants if v is not base)]
-    drawn = curves.column([r for v in ordered for r in v.counted.values()], chosen)
-    rows, digits = _rows(ordered, refused, chosen, drawn)
+    kinds = fairness.kinds(variants, chosen)
+    base, line = baseline(found, variants, asked, fairness.largest(kinds))
+    general += ([line] if line else []) + _missing_baseline(base)
+    general += fairness.versions([v for v in variants if v.counted])
+    tables = _tables(found, variants, kinds, base, chosen)
+    order = {r.name: i for i, r in enumerate(r for t in tables for r in t.rows)}
+    ordered = sorted(variants, key=lambda v: order[v.name])
     return Report(
         title=_title(ordered),
         metric=chosen,
-        unit=UNITS.get(chosen, ""),
-        digits=digits,
+        unit=tables[0].unit,
         higher_is_better=higher_is_better(chosen),
-        baseline=base.name,
+        tables=tables,
         asked=_asked(found),
-        notices=notices,
-        rows=rows,
+        general=general,
         keys={k: dict(zip((v.name for v in ordered), x, strict=True)) for k, x in differing(ordered).items()},
-        drawn=drawn,
-        notes=_notes(ordered, rows),
+        notes=_notes(tables),
         runs=_lines(found, ordered, chosen, out),
     )
+
+
+def _tables(
+    found: Found, variants: Sequence[Variant], kinds: Sequence[Sequence[Variant]], base: Variant, metric: str
+) -> list[Table]:
+    """Variants that can't be compared stand in several; those that nothing can be compared with share the last."""
+    if not base.counted:
+        return [compared([base, *(v for v in variants if v is not base)], metric)]
+    own = next(k for k in kinds if base in k)
+    homes = [own, *(k for k in kinds if k is not own)]
+    members = [list(k) for k in homes]
+    for v in variants:  # one without a complete run stands where it was to be
+        if not v.counted:
+            fits = (m for m, k in zip(members, homes, strict=True) if fairness.would_be(v, k[0]))
+            next(fits, members[0]).append(v)
+    tables = [compared([base, *(v for v in variants if v in members[0] and v is not base)], metric)]
+    lone: list[Variant] = []
+    for home, here in zip(homes[1:], members[1:], strict=True):
+        if len(home) == 1:
+            lone += here
+            continue
+        first = leading(found, home)
+        why = f"Not comparable with {base.name}, for {fairness.refusal(first, base, metric)}."
+        tables.append(compared([first, *(v for v in variants if v in here and v is not first)], metric, [why]))
+    return [*tables, alone(lone, base, metric)] if lone else tables
 
 
 def method(report: Report) -> list[str]:
@@ -165,82 +174,6 @@ def _missing_baseline(base: Variant) -> list[str]:
     )
 
 
-def _rows(
-    ordered: Sequence[Variant], refused: Mapping[str, str], metric: str, drawn: str | None
-) -> tuple[list[Row], int]:
-    """The rows, and with how many decimals differences are shown."""
-    base = ordered[0]
-    compared = {v.name: v.values(metric) for v in ordered[1:] if v.counted and v.name not in refused and base.counted}
-    comparisons = stats.compare(compared, base.values(metric))
-    digits = 4 if all(abs(c.mean or 1.0) >= 0.001 for c in comparisons.values()) else 5
-    higher = higher_is_better(metric)
-    base_values = list(base.values(metric).values())
-    base_curve = curves.of(base.counted, drawn) if drawn else None
-    rows = []
-    for v in ordered:
-        record, values, c = v.a_record(), v.values(metric), comparisons.get(v.name)
-        runs = list(v.counted.values())
-        said: str | None = None
-        if not v.counted:
-            what = "no complete run"
-        elif v is base:
-            what = "baseline"
-        elif v.name in refused:
-            what, said = "not comparable", f"{v.name} is not comparable with {base.name}: {refused[v.name]}."
-        elif not base.counted:
-            what = "nothing to compare with"
-        else:
-            what = verdict.word(c, higher)
-            said = verdict.sentence(v.name, base.name, c, what, stats.mean(base_values), digits)
-            curve = curves.of(v.counted, drawn) if drawn == metric else None
-            if not higher and what in ("better", "worse") and curve and base_curve and _same_tokens(curve, base_curve):
-                said += _sooner(what, curve, base_curve)
-        speeds = [s for r in runs if (s := r.record.get("tokens_per_second"))]
-        tokens = stats.mean([r.record.get("tokens_seen", 0) for r in runs]) if runs else 0
-        flops = record.get("flops_per_token") or 0.0
-        rows.append(
-            Row(
-                name=v.name,
-                keys=v.keys,
-                is_baseline=v is base,
-                parameters=record.get("parameters", {}).get("total", 0),
-                active=record.get("parameters", {}).get("active", 0),
-                flops_per_token=flops,
-                flops=flops * tokens,
-                tokens=tokens,
-                values=values,
-                mean=stats.mean(list(values.values())) if values else None,
-                half_width=stats.half_width(list(values.values())) if values else None,
-                sd=stats.sd(list(values.values())) if values else None,
-                comparison=c,
-                verdict=what,
-                short=verdict.short(c, what),
-                sentence=said,
-                tokens_per_second=stats.mean(speeds) if speeds else None,
-                peak_memory_bytes=max((r.record.get("peak_memory_bytes", 0) for r in runs), default=0) or None,
-                tuned=v.tuned,
-                curve=curves.of(v.counted, drawn) if drawn else None,
-                difference=curves.difference(v.counted, base.counted, drawn) if drawn and c is not None else None,
-            )
-        )
-    return rows, digits
-
-
-def _same_tokens(a: curves.Curve, b: curves.Curve) -> bool:
-    return abs(a.tokens[-1] / b.tokens[-1] - 1) < 0.01
-
-
-def _sooner(what: str, own: curves.Curve, base: curves.Curve) -> str:
-    """The effect in tokens, read off the curves. In mid-run the learning rate is still high, so it is a lower bound."""
-    first, second = (own, base) if what == "better" else (base, own)
-    reached = first.reaches(second.mean[-1])
-    if reached is None or not (share := 1 - reached / second.tokens[-1]) > 0.02:
-        return ""
-    who = "It" if what == "better" else "The baseline"
-    whose = "the baseline's" if what == "better" else "its"
-    return f" {who} was at {whose} final loss with {100 * share:.0f} % fewer tokens."
-
-
 def _title(ordered: Sequence[Variant]) -> str:
     values: dict[str, dict[str, None]] = {}
     for v in ordered:
@@ -264,12 +197,13 @@ def _asked(found: Found) -> list[dict[str, Any]]:
     return said
 
 
-def _notes(ordered: Sequence[Variant], rows: Sequence[Row]) -> list[str]:
-    """Below the table: seeds that were not paired, and what was tuned."""
+def _notes(tables: Sequence[Table]) -> list[str]:
+    """Below the tables: seeds that were not paired, and what was tuned."""
     notes = []
-    for row in rows:
+    rows = [r for t in tables for r in t.rows]
+    for row, base in [(r, t.baseline) for t in tables for r in t.rows]:
         c = row.comparison
-        for seeds, who in ((c.only_here, row.name), (c.only_baseline, ordered[0].name)) if c else ():
+        for seeds, who in ((c.only_here, row.name), (c.only_baseline, base)) if c else ():
             if seeds:
                 which = f"{'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))}"
                 notes.append(f"{row.name}: {which} of {who} alone, left out of the paired difference.")
@@ -338,5 +272,5 @@ def _line(run: Run, variant: str | None, why: str | None, beaten: bool, metric: 
 def _without_variants(found: Found, out: Path, metric: str) -> Report:
     """No run has a config that can be read."""
     runs = _lines(found, [], metric, out)
-    notices = ["No run can be read: there is nothing to compare."]
-    return Report("no runs", metric, "", 4, False, None, _asked(found), notices, [], {}, None, [], runs)
+    general = ["No run can be read: there is nothing to compare."]
+    return Report("no runs", metric, "", False, [], _asked(found), general, {}, [], runs)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llmlab.lab.report.variants import Variant
-from llmlab.lab.report.verdict import percent
+from llmlab.lab.report.verdict import listed, percent
 
 SHARE = 0.01  # differences in compute beyond this are said
 BITS = "val_bits_per_byte"
@@ -42,40 +42,55 @@ def tokenizers_differ(variants: Sequence[Variant]) -> bool:
     return same_text and several and all(len(v.values(BITS)) == len(v.counted) for v in counted)
 
 
-def judge(variants: Sequence[Variant], baseline: Variant, metric: str) -> tuple[dict[str, str], list[str]]:
-    """({variant that can't be compared with the baseline: why}, lines to be read before the table)."""
-    refused: dict[str, str] = {}
-    base = traits(baseline)
-    others = [(v, traits(v)) for v in variants if v is not baseline and v.counted]
-    for variant, own in others:
-        why = _refusal(own, base, metric) if baseline.counted else None
-        if why:
-            refused[variant.name] = why
-    lines = [f"Not comparable with {baseline.name}: {name}, for {why}." for name, why in refused.items()]
-    compared = [(v, t) for v, t in others if v.name not in refused]
-    lines += _warnings(compared, base, baseline)
-    lines += _compute(compared, base, baseline)
-    lines += _versions([v for v in variants if v.counted])
-    return refused, lines
+def kinds(variants: Sequence[Variant], metric: str) -> list[list[Variant]]:
+    """Those that have complete runs, by what can be compared with what; in the order of `variants`."""
+    found: list[list[Variant]] = []
+    for variant in variants:
+        if variant.counted:
+            home = next((k for k in found if refusal(variant, k[0], metric) is None), None)
+            if home is None:
+                found.append([variant])
+            else:
+                home.append(variant)
+    return found
 
 
-def _refusal(own: Mapping[str, Any], base: Mapping[str, Any], metric: str) -> str | None:
+def largest(kinds: Sequence[Sequence[Variant]]) -> Sequence[Variant]:
+    """The kind with the most variants, of several the one with the oldest run; none where there is none."""
+    return min(kinds, key=lambda k: (-len(k), min(v.born for v in k)), default=[])
+
+
+def would_be(variant: Variant, other: Variant) -> bool:
+    """Whether a variant without a complete run was to be of the kind of `other`, as far as its config tells."""
+    keys = ("data.fingerprint", "data.validation", "data.split", "objective")
+    return all(variant.leaves.get(k) == other.leaves.get(k) for k in keys)
+
+
+def refusal(variant: Variant, to: Variant, metric: str) -> str | None:
+    """Why the two can't be compared; None: they can."""
+    own, base = traits(variant), traits(to)
     if own["text"] != base["text"]:
-        return "its text is another one"
+        return "the text is another one"
     if own["held_out"] != base["held_out"]:
-        return "its validation set is another one"
+        return "the validation set is another one"
     if own["objective"] != base["objective"] and metric != BITS:
         return f"objective={own['objective']} has another loss than {base['objective']}"
     if own["tokenizer"] != base["tokenizer"] and metric != BITS and metric.startswith(("val_", "loss")):
-        return f"its tokenizer is another one ({metric} is per token; report.metric={BITS} is not)"
+        return f"the tokenizer is another one ({metric} is per token; report.metric={BITS} is not)"
     return None
+
+
+def warnings(variants: Sequence[Variant], to: Variant) -> list[str]:
+    """Lines to be read before the table of variants that are compared with `to`."""
+    base, others = traits(to), [(v, traits(v)) for v in variants]
+    return _warnings(others, base, to) + _compute(others, base, to)
 
 
 def _warnings(others: Sequence[tuple[Variant, Mapping[str, Any]]], base: Mapping[str, Any], to: Variant) -> list[str]:
     lines = []
     if changed := [f"{v.name} has {t['seq_len']}" for v, t in others if t["seq_len"] != base["seq_len"]]:
         lines.append(
-            f"data.seq_len differs: {to.name} has {base['seq_len']}, {', '.join(changed)}. More context makes text "
+            f"data.seq_len differs: {_short(to)} has {base['seq_len']}, {', '.join(changed)}. More context makes text "
             "easier to predict, so part of a difference in loss is the length, not the variant."
         )
     if changed := [v.name for v, t in others if t["objective_options"] != base["objective_options"]]:
@@ -90,26 +105,37 @@ def _warnings(others: Sequence[tuple[Variant, Mapping[str, Any]]], base: Mapping
 
 def _compute(others: Sequence[tuple[Variant, Mapping[str, Any]]], base: Mapping[str, Any], to: Variant) -> list[str]:
     """Which variants cost more or less than the baseline, by how much."""
-    unequal, tokens, equal_compute = [], [], True
+    unequal, seen, equal_compute = [], dict[str, list[str]](), True
     for variant, own in others:
         changes = [_change(own[key], base[key]) for key in ("active", "flops")]
         if any(abs(c) > SHARE for c in changes):
             unequal.append(f"{variant.name} {' and '.join(map(percent, changes))}")
         if text := _more(own["tokens"], base["tokens"], "tokens"):
-            tokens.append(f"{variant.name} saw {text}")
+            seen.setdefault(text, []).append(variant.name)
         total, base_total = own["tokens"] * own["flops"], base["tokens"] * base["flops"]
         equal_compute &= abs(total - base_total) <= SHARE * base_total
+    tokens = [f"{_who(names)} saw {text}" for text, names in seen.items()]
+    base_name = _short(to)
     lines = []
     if tokens and equal_compute:
-        lines.append(f"Equal compute is not equal tokens: against {to.name}, {'; '.join(tokens)}.")
+        lines.append(f"Equal compute is not equal tokens: against {base_name}, {'; '.join(tokens)}.")
     elif tokens:
         lines.append(
-            f"The budgets differ: against {to.name}, {'; '.join(tokens)}. More tokens lower the loss by themselves."
+            f"The budgets differ: against {base_name}, {'; '.join(tokens)}. More tokens lower the loss by themselves."
         )
     if unequal:
         head = "The total FLOPs agree, but" if tokens and equal_compute else "Equal tokens is not equal compute:"
-        lines.append(f"{head} against {to.name}, in active parameters and FLOPs per token, {'; '.join(unequal)}.")
+        lines.append(f"{head} against {base_name}, in active parameters and FLOPs per token, {'; '.join(unequal)}.")
     return lines
+
+
+def _short(baseline: Variant) -> str:
+    """Its name, unless commas would make it look like several."""
+    return "the baseline" if ", " in baseline.name else baseline.name
+
+
+def _who(names: Sequence[str]) -> str:
+    return f"{len(names)} variants" if len(names) > 1 and any(", " in n for n in names) else listed(names)
 
 
 def _more(own: float, base: float, what: str) -> str | None:
@@ -123,7 +149,8 @@ def _change(own: float, base: float) -> float:
     return own / base - 1 if base else 0.0
 
 
-def _versions(variants: Sequence[Variant]) -> list[str]:
+def versions(variants: Sequence[Variant]) -> list[str]:
+    """Lines for all of them: of other commits, and of budgets cut short."""
     lines = []
     records = [r.record for v in variants for r in v.counted.values()]
     commits = {r.get("versions", {}).get("commit") for r in records} - {None}

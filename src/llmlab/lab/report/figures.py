@@ -6,6 +6,7 @@ The SVG is small enough (some 350 points wide) for its text to be readable at th
 from __future__ import annotations
 
 import io
+import math
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,8 +14,8 @@ from typing import Any, NamedTuple
 from xml.sax.saxutils import escape
 
 from llmlab.lab.report import verdict as say
-from llmlab.lab.report.build import Report, Row
 from llmlab.lab.report.curves import Curve
+from llmlab.lab.report.rows import Row, Table
 
 INK, MUTED, LINES, PAPER = "#1b1f24", "#5c6570", "#d8dde3", "#ffffff"
 # Okabe and Ito's palette (jfly.uni-koeln.de/color, 2008) without its yellow; the paler ones a little darker for a white page.
@@ -23,6 +24,7 @@ PALETTE = ("#0072b2", "#d55e00", "#009e73", "#b8569a", "#b07a00", "#3594cc", "#7
 DARK = ("#4ba3dd", "#ff8a4a", "#2cc79a", "#e28cc4", "#e6b53c", "#8ecdf2", "#c9a07c")
 WIDTH, HEIGHT = 4.4, 3.3  # inches of a figure
 DASHES = ("-", "--", ":", "-.")
+LABEL = 44  # characters of a name beside what is drawn; tables, legends of the page and hover titles have all of it
 BANDS = 7  # more variants than these have no bands: they would hide each other
 
 
@@ -42,63 +44,67 @@ def style(i: int) -> tuple[str, str]:
     return PALETTE[(i - 1) % len(PALETTE)], DASHES[(i - 1) // len(PALETTE) % len(DASHES)]
 
 
-def figures(report: Report) -> list[Figure]:
-    """Those that the report has numbers for."""
-    what = _what(report)
+def figures(table: Table, mark: str = "") -> list[Figure]:
+    """Those that the table has numbers for; none where nothing is comparable. mark: what their ids begin with."""
+    what = _what(table)
+    if table.baseline is None:
+        return []
     found = []
-    if _compared(report):
-        n = len(_compared(report))
+    if _compared(table):
+        n = len(_compared(table))
         height = max(HEIGHT if n > 2 else 2.2, 0.9 + 0.42 * n)
         text = (
             "The difference of each variant to the baseline, paired by seed: its mean, its corrected interval, and "
             "a dot for each seed. Where the interval leaves out 0, a difference is called; an arrow says that it goes on."
         )
         found.append(
-            _figure("differences", f"Difference in {what} to {report.baseline}", text, report, _forest, height)
+            _figure(mark + "differences", f"Difference in {what} to {table.baseline}", text, table, _forest, height)
         )
-    if any(r.curve for r in report.rows):
+    if any(r.curve for r in table.rows):
         band = "the mean over seeds, with a band from the lowest seed to the highest"
         over = " Bands may overlap where the verdict is clear: it compares runs of the same seed."
-        text = f"{_drawn(report)} over tokens: {band}." + (over if any(r.n > 1 for r in report.rows) else "")
-        found.append(_figure("tokens", f"{_drawn(report)} over tokens", text, report, _over_tokens))
-        if any(r.flops_per_token for r in report.rows):
+        text = f"{_drawn(table)} over tokens: {band}." + (over if any(r.n > 1 for r in table.rows) else "")
+        found.append(_figure(mark + "tokens", f"{_drawn(table)} over tokens", text, table, _over_tokens))
+        if any(r.flops_per_token for r in table.rows):
             text = "The same over training FLOPs: what a variant costs a token stretches its curve."
-            found.append(_figure("flops", f"{_drawn(report)} over FLOPs", text, report, _over_flops))
-    if any(r.difference for r in report.rows):
+            found.append(_figure(mark + "flops", f"{_drawn(table)} over FLOPs", text, table, _over_flops))
+    if any(r.difference for r in table.rows):
         text = "How the difference came about: each variant minus the baseline of the same seed, mean and range over seeds."
         found.append(
-            _figure("paired", f"Paired difference in {_drawn(report).lower()}", text, report, _over_differences)
+            _figure(mark + "paired", f"Paired difference in {_drawn(table).lower()}", text, table, _over_differences)
         )
-    if sum(r.mean is not None and r.flops > 0 for r in report.rows) > 1:
+    if sum(r.mean is not None and r.flops > 0 for r in table.rows) > 1:
         text = (
             "Each variant at what it cost in all, with the range of its seeds. The line is the Pareto front: "
             "no other variant is both cheaper and better than those on it."
         )
-        found.append(_figure("pareto", f"Final {what} against FLOPs", text, report, _scatter))
+        found.append(_figure(mark + "pareto", f"Final {what} against FLOPs", text, table, _scatter))
     return found
 
 
-def picture(report: Report) -> bytes | None:
+def picture(table: Table) -> bytes | None:
     """The main figure as PNG: curves, differences, loss against FLOPs; None where there is nothing to draw."""
-    panels = [(f"{_drawn(report)} over tokens", _over_tokens)] if any(r.curve for r in report.rows) else []
-    if _compared(report):
-        panels.append((f"Difference to {report.baseline}", _forest))
-    if sum(r.mean is not None and r.flops > 0 for r in report.rows) > 1:
-        panels.append((f"Final {_what(report)} against FLOPs", _scatter))
+    panels = [(f"{_drawn(table)} over tokens", _over_tokens)] if any(r.curve for r in table.rows) else []
+    if _compared(table):
+        panels.append((f"Difference to {_label(table.baseline or '', 24)}", _forest))
+    if sum(r.mean is not None and r.flops > 0 for r in table.rows) > 1:
+        panels.append((f"Final {_what(table)} against FLOPs", _scatter))
     if not panels:
         return None
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure as Canvas
 
     with _settings():
-        height = 4.0 + 0.25 * max(0, len(report.rows) - 6)
-        figure = Canvas(figsize=(4.4 * len(panels), height), dpi=150, layout="constrained", facecolor=PAPER)
+        handles = [_handle(i, row) for i, row in enumerate(table.rows) if row.n]
+        longest = max((len(h.get_label()) for h in handles), default=0)
+        across = max(1, min(len(handles), 4, round(len(panels) * WIDTH / (0.5 + 0.085 * longest))))
+        height = max(4.0 + 0.25 * max(0, len(table.rows) - 6), 3.4 + 0.25 * math.ceil(len(handles) / across))
+        figure = Canvas(figsize=(WIDTH * len(panels), height), dpi=150, layout="constrained", facecolor=PAPER)
         for axes, (title, draw) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
-            draw(axes, report)
+            draw(axes, table)
             axes.set_title(title, fontsize=11, loc="left")
-        if len(report.rows) > 1:
-            handles = [_handle(i, row) for i, row in enumerate(report.rows)]
-            figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 4), frameon=False)
+        if len(table.rows) > 1:
+            figure.legend(handles=handles, loc="outside lower center", ncols=across, frameon=False)
         buffer = io.BytesIO()
         FigureCanvasAgg(figure).print_png(buffer, metadata={"Software": None})
     return buffer.getvalue()
@@ -111,16 +117,16 @@ def variables(palette: tuple[str, ...]) -> str:
 # ---------------------------------------------------------------- drawing
 
 
-def _what(report: Report) -> str:
-    return {"val_loss": "validation loss", "val_bits_per_byte": "bits per byte"}.get(report.metric, report.metric)
+def _what(table: Table) -> str:
+    return {"val_loss": "validation loss", "val_bits_per_byte": "bits per byte"}.get(table.metric, table.metric)
 
 
-def _drawn(report: Report) -> str:
-    return "Training loss" if report.drawn == "loss" else _what(report).capitalize()
+def _drawn(table: Table) -> str:
+    return "Training loss" if table.drawn == "loss" else _what(table).capitalize()
 
 
-def _compared(report: Report) -> list[tuple[int, Row]]:
-    return [(i, r) for i, r in enumerate(report.rows) if r.comparison is not None and r.comparison.mean is not None]
+def _compared(table: Table) -> list[tuple[int, Row]]:
+    return [(i, r) for i, r in enumerate(table.rows) if r.comparison is not None and r.comparison.mean is not None]
 
 
 @contextmanager
@@ -138,13 +144,13 @@ def _settings() -> Iterator[None]:
         yield
 
 
-def _figure(name: str, title: str, caption: str, report: Report, draw: Any, height: float = HEIGHT) -> Figure:
+def _figure(name: str, title: str, caption: str, table: Table, draw: Any, height: float = HEIGHT) -> Figure:
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure as Canvas
 
     with _settings():
         figure = Canvas(figsize=(WIDTH, height), layout="constrained", facecolor="none")
-        titles = draw(figure.add_subplot(), report)
+        titles = draw(figure.add_subplot(), table)
         buffer = io.StringIO()
         FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None})
     return Figure(name, title, caption, _inline(buffer.getvalue(), name, title, titles))
@@ -169,20 +175,26 @@ def _inline(svg: str, name: str, title: str, titles: dict[str, str]) -> str:
     return svg.strip()
 
 
+def _label(name: str, width: int = LABEL) -> str:
+    """A name that leaves room for what is drawn; a dollar sign begins no formula."""
+    cut = name if len(name) <= width else name[: width - 1].rstrip(", ") + "\N{HORIZONTAL ELLIPSIS}"
+    return cut.replace("$", r"\$")
+
+
 def _handle(i: int, row: Row) -> Any:
     from matplotlib.lines import Line2D
 
     colour, dash = style(i)
-    return Line2D([], [], color=colour, ls=dash, marker="o", ms=4, label=row.name)
+    return Line2D([], [], color=colour, ls=dash, marker="o", ms=4, label=_label(row.name))
 
 
-def _curves(axes: Any, report: Report, curves: list[tuple[int, Row, Curve, float]]) -> dict[str, str]:
+def _curves(axes: Any, table: Table, curves: list[tuple[int, Row, Curve, float]]) -> dict[str, str]:
     """curves: (row's number, row, curve, units of x a token)."""
     titles = {}
     for i, row, curve, scale in curves:
         colour, dash = style(i)
         x = [t * scale for t in curve.tokens]
-        if row.n > 1 and len(report.rows) <= BANDS + 1:
+        if row.n > 1 and len(table.rows) <= BANDS + 1:
             axes.fill_between(x, curve.low, curve.high, color=colour, alpha=0.15, lw=0)
         axes.plot(x, curve.mean, color=colour, ls=dash, zorder=3 + (i == 0), gid=f"line{i}")
         titles[f"line{i}"] = row.name
@@ -205,41 +217,41 @@ def _zoom(axes: Any, curves: list[Curve], *shown: float) -> None:
         axes.set_ylim(min(late) - room, max(late) + room)
 
 
-def _over_tokens(axes: Any, report: Report) -> dict[str, str]:
-    drawn = [(i, r, r.curve, 1.0) for i, r in enumerate(report.rows) if r.curve]
+def _over_tokens(axes: Any, table: Table) -> dict[str, str]:
+    drawn = [(i, r, r.curve, 1.0) for i, r in enumerate(table.rows) if r.curve]
     axes.set_xlabel("tokens")
-    return _losses(axes, report, drawn)
+    return _losses(axes, table, drawn)
 
 
-def _over_flops(axes: Any, report: Report) -> dict[str, str]:
-    drawn = [(i, r, r.curve, r.flops_per_token) for i, r in enumerate(report.rows) if r.curve and r.flops_per_token]
+def _over_flops(axes: Any, table: Table) -> dict[str, str]:
+    drawn = [(i, r, r.curve, r.flops_per_token) for i, r in enumerate(table.rows) if r.curve and r.flops_per_token]
     axes.set_xlabel("training FLOPs")
-    titles = _losses(axes, report, drawn)
+    titles = _losses(axes, table, drawn)
     _few(axes.xaxis, _flops)
     return titles
 
 
-def _losses(axes: Any, report: Report, drawn: Any) -> dict[str, str]:
-    titles = _curves(axes, report, drawn)
+def _losses(axes: Any, table: Table, drawn: Any) -> dict[str, str]:
+    titles = _curves(axes, table, drawn)
     _zoom(axes, [c for _, _, c, _ in drawn])
     _few(axes.xaxis, say.large)
-    axes.set_ylabel(_unit(report))
+    axes.set_ylabel(_unit(table))
     return titles
 
 
-def _over_differences(axes: Any, report: Report) -> dict[str, str]:
-    drawn = [(i, r, r.difference, 1.0) for i, r in enumerate(report.rows) if r.difference]
+def _over_differences(axes: Any, table: Table) -> dict[str, str]:
+    drawn = [(i, r, r.difference, 1.0) for i, r in enumerate(table.rows) if r.difference]
     axes.axhline(0, color=INK, lw=1.2)
-    titles = _curves(axes, report, drawn)
+    titles = _curves(axes, table, drawn)
     _zoom(axes, [c for _, _, c, _ in drawn], 0.0)
     _few(axes.xaxis, say.large)
-    axes.set(xlabel="tokens", ylabel=f"difference ({_unit(report)})")
+    axes.set(xlabel="tokens", ylabel=f"difference ({_unit(table)})")
     return titles
 
 
-def _forest(axes: Any, report: Report) -> dict[str, str]:
+def _forest(axes: Any, table: Table) -> dict[str, str]:
     """A line a variant: dots of the seeds, mean, interval. An interval far wider than all else is cut, with an arrow."""
-    rows, titles = _compared(report), {}
+    rows, titles = _compared(table), {}
     dots = [d for _, r in rows for d in r.comparison.differences] + [0.0]  # type: ignore[union-attr]
     span = (max(dots) - min(dots)) or abs(max(dots)) or 1.0
     reach = (min(dots) - 1.5 * span, max(dots) + 1.5 * span)
@@ -259,23 +271,23 @@ def _forest(axes: Any, report: Report) -> dict[str, str]:
         axes.plot([c.mean], [y], ls="none", marker="D", ms=6, color=colour, gid=f"mean{i}", zorder=5)
         titles[f"mean{i}"] = titles[f"interval{i}"] = f"{row.name}: {row.short}"
         axes.annotate(
-            row.name, (0, y), xycoords=("axes fraction", "data"), xytext=(2, 6), textcoords="offset points",
+            _label(row.name), (0, y), xycoords=("axes fraction", "data"), xytext=(2, 6), textcoords="offset points",
             color=colour, fontsize=9, va="bottom", annotation_clip=False,
         )  # fmt: skip
     room = 0.06 * (max(shown) - min(shown) or 1.0)
     axes.set(xlim=(min(shown) - room, max(shown) + room), ylim=(len(rows) - 0.5, -0.75), yticks=[])
     axes.spines["left"].set_visible(False)
     axes.grid(axis="y", visible=False)
-    side = "left" if not report.higher_is_better else "right"
-    axes.set_xlabel(f"difference ({report.unit})" + f"; better is to the {side}" if report.unit else "difference")
+    side = "left" if not table.higher_is_better else "right"
+    axes.set_xlabel(f"difference ({table.unit})" + f"; better is to the {side}" if table.unit else "difference")
     _few(axes.xaxis)
     return titles
 
 
-def _scatter(axes: Any, report: Report) -> dict[str, str]:
-    points = [(r.flops, r.mean, i, r) for i, r in enumerate(report.rows) if r.mean is not None and r.flops > 0]
+def _scatter(axes: Any, table: Table) -> dict[str, str]:
+    points = [(r.flops, r.mean, i, r) for i, r in enumerate(table.rows) if r.mean is not None and r.flops > 0]
     titles = {}
-    front = pareto([(x, y) for x, y, _, _ in points], report.higher_is_better)
+    front = pareto([(x, y) for x, y, _, _ in points], table.higher_is_better)
     if len(front) > 1:
         axes.plot(*zip(*front, strict=True), color=MUTED, lw=1, ls="--", drawstyle="steps-post", zorder=1)
     for x, y, i, row in points:
@@ -284,7 +296,7 @@ def _scatter(axes: Any, report: Report) -> dict[str, str]:
         axes.plot(
             [x], [y], marker="os^Dv"[(i - 1) // len(PALETTE) % 5 if i else 0], ms=7, color=colour, gid=f"point{i}"
         )
-        titles[f"point{i}"] = f"{row.name}: {y:.{report.digits}f} at {say.power_of_ten(x)} FLOPs"
+        titles[f"point{i}"] = f"{row.name}: {y:.{table.digits}f} at {say.power_of_ten(x)} FLOPs"
     xs = [x for x, *_ in points]
     if max(xs) / min(xs) > 4:
         axes.set_xscale("log")
@@ -292,7 +304,7 @@ def _scatter(axes: Any, report: Report) -> dict[str, str]:
         room = 0.1 * (max(xs) - min(xs)) or 0.05 * max(xs)
         axes.set_xlim(min(xs) - room, max(xs) + room)
     _few(axes.xaxis, _flops)
-    axes.set(xlabel="training FLOPs", ylabel=_unit(report))
+    axes.set(xlabel="training FLOPs", ylabel=_unit(table))
     return titles
 
 
@@ -305,8 +317,8 @@ def pareto(points: list[tuple[float, float]], higher: bool = False) -> list[tupl
     return front
 
 
-def _unit(report: Report) -> str:
-    return "nats a target" if report.drawn == "loss" else report.unit or report.metric
+def _unit(table: Table) -> str:
+    return "nats a target" if table.drawn == "loss" else table.unit or table.metric
 
 
 def _flops(value: float) -> str:

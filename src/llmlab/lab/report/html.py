@@ -7,6 +7,7 @@ from html import escape
 
 from llmlab.lab.report import build, figures, table
 from llmlab.lab.report.build import Report
+from llmlab.lab.report.rows import Table
 
 CSS = """
 :root {{ color-scheme: light dark; --paper: #ffffff; --card: #f6f8fa; --ink: #1b1f24; --muted: #5c6570; --lines: #d8dde3;
@@ -51,27 +52,26 @@ def page(report: Report) -> str:
     """The whole file."""
     css = CSS.format(light=figures.variables(figures.PALETTE), dark=figures.variables(figures.DARK))
     body = [f"<h1>{escape(report.title)}</h1>", f'<p class="lead">{escape(table.headline(report))}</p>']
-    if said := table.sentences(report):
-        items = (f'<li class="{word.replace(" ", "-")}">{escape(text)}</li>' for word, text in said)
-        body.append(f'<ul class="verdicts">{"".join(items)}</ul>')
-    body += [f'<p class="notice">{escape(n)}</p>' for n in report.notices]
-    if report.rows:
-        body.append(_variants(report))
+    body += _notices(table.notices(report))
+    for part in report.tables:
+        body += [f"<h2>{escape(part.title)}</h2>"] if len(report.tables) > 1 else []
+        if said := table.sentences(part):
+            items = (f'<li class="{word.replace(" ", "-")}">{escape(text)}</li>' for word, text in said)
+            body.append(f'<ul class="verdicts">{"".join(items)}</ul>')
+        body += [*_notices(table.notices(report, part)), _variants(part)]
     body += [_list(report.notes)] if report.notes else []
-    body += _figures(report)
+    for i, part in enumerate(report.tables):
+        body += _figures(part, f"t{i}-" if i else "", part.title if len(report.tables) > 1 else "")
     if grid := table.grid(report):
         head, rows = grid
         body.append(f"<h2>The grid of {escape(head[0])}</h2><p>Means over seeds (how many); * is the chosen one.</p>")
         body.append(_table(["variant", *head[1:]], rows, numeric=range(1, len(head))))
     if commands := table.commands(report):
         body.append(f"<h2>What was asked</h2><pre>{escape(chr(10).join(commands))}</pre>")
-    if report.keys:
-        names = [r.name for r in report.rows]
-        rows = [[key, *(values.get(n) or "" for n in names)] for key, values in report.keys.items()]
-        body.append("<h2>The keys that differ</h2>" + _table(["key", *names], rows))
     if method := build.method(report):
         body.append(f'<h2>How to read it</h2><div class="method">{_list(method)}</div>')
     body.append(_runs(report))
+    body += [_keys(report)] if report.keys else []
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -81,16 +81,22 @@ def page(report: Report) -> str:
     )
 
 
-def _variants(report: Report) -> str:
-    cells = table.columns(report)
+def _notices(lines: Sequence[str]) -> list[str]:
+    return [f'<p class="notice">{escape(line)}</p>' for line in lines]
+
+
+def _variants(part: Table) -> str:
+    cells = table.columns(part)
     head = "".join(f'<th class="{"n" if c.numeric else ""}">{escape(c.name)}</th>' for c in cells)
     rows = []
-    for i, row in enumerate(report.rows):
+    for i, row in enumerate(part.rows):
         tds = []
         for c in cells:
-            kind = "n" if c.numeric else "name" if c.name == "variant" else f"wide {row.verdict}"
+            kind = "n" if c.numeric else "name" if c.name == "variant" else f"wide {row.verdict.replace(' ', '-')}"
             cell = escape(c.cells[i])
-            if c.name == "variant" and len(report.rows) > 1:
+            if c.name == "difference":  # its interval goes on a line of its own
+                cell = cell.replace(" [", "<br>[")
+            if c.name == "variant" and part.baseline and len(part.rows) > 1:
                 cell = f'<div class="marked">{_swatch(i)}<span>{cell}</span></div>'
             tds.append(f'<td class="{kind}">{cell}</td>')
         rows.append(f'<tr class="{"base" if row.is_baseline else ""}">{"".join(tds)}</tr>')
@@ -111,19 +117,21 @@ def _swatch(i: int) -> str:
     return f'<svg viewBox="0 0 28 10" width="28" height="10" aria-hidden="true">{line}</svg>'
 
 
-def _figures(report: Report) -> list[str]:
-    drawn = figures.figures(report)
+def _figures(part: Table, mark: str, title: str) -> list[str]:
+    """mark: before each id, as a page has every id once."""
+    drawn = figures.figures(part, mark)
     if not drawn:
         return []
     legend = ""
-    if len(report.rows) > 1:
-        names = [(i, escape(r.name)) for i, r in enumerate(report.rows) if r.n]
+    if len(part.rows) > 1:
+        names = [(i, escape(r.name)) for i, r in enumerate(part.rows) if r.n]
         items = "".join(f'<li class="marked">{_swatch(i)}<span>{name}</span></li>' for i, name in names)
         legend = f'<ul class="legend">{items}</ul>'
     shown = (
         f"<figure><h3>{escape(f.title)}</h3>{f.svg}<figcaption>{escape(f.caption)}</figcaption></figure>" for f in drawn
     )
-    return [f'<h2>Figures</h2>{legend}<div class="figures">{"".join(shown)}</div>']
+    head = f"Figures: {title[0].lower()}{title[1:]}" if title else "Figures"
+    return [f'<h2>{escape(head)}</h2>{legend}<div class="figures">{"".join(shown)}</div>']
 
 
 def _list(lines: Sequence[str]) -> str:
@@ -151,3 +159,12 @@ def _runs(report: Report) -> str:
         body.append(f'<tr class="{"" if run.why is None else "out"}">{first}{rest}</tr>')
     whole = f"<table><thead><tr>{top}</tr></thead><tbody>{''.join(body)}</tbody></table>"
     return f'<h2>All runs</h2><div class="scroll">{whole}</div>'
+
+
+def _keys(report: Report) -> str:
+    names = [r.name for r in report.rows]
+    rows = [[key, *(values.get(n) or "" for n in names)] for key, values in report.keys.items()]
+    shown = _table(["key", *names], rows)
+    if table.folded(report):
+        shown = f"<details><summary>{len(rows)} keys</summary>{shown}</details>"
+    return f"<h2>The keys that differ</h2>{shown}"

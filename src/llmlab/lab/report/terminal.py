@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from llmlab.lab.record import shown
-from llmlab.lab.report import table
+from llmlab.lab.report import rows, table
 from llmlab.lab.report import verdict as say
 from llmlab.lab.report.build import Report
 
@@ -24,17 +24,21 @@ def show(report: Report, files: list[Path]) -> None:
     console = Console(highlight=False)
     console.print(Text(report.title, style="bold"))
     console.print(Text(table.headline(report)))
-    for word, sentence in table.sentences(report):
-        if word != "not comparable":  # a notice says so
-            console.print(Text(f"  {sentence}", style=STYLES.get(word, "")))
-    for notice in report.notices:
+    for notice in table.notices(report):
         console.print(Text(f"note: {notice}", style="yellow"))
-    if cells := columns(report, console.width):
+    for part in report.tables:
+        if len(report.tables) > 1:
+            console.print(Text(f"\n{part.title}", style="bold"))
+        for word, sentence in table.sentences(part):
+            console.print(Text(f"  {sentence}", style=STYLES.get(word, "")))
+        for notice in table.notices(report, part):
+            console.print(Text(f"note: {notice}", style="yellow"))
+        cells = columns(part, console.width)
         view = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold")
         for column in cells:
             side, cut = ("right", "ellipsis") if column.numeric else ("left", "fold")  # a path differs at its end
             view.add_column(column.name, justify=side, no_wrap=column.numeric, overflow=cut)  # type: ignore[arg-type]
-        for row, cell in zip(report.rows, zip(*(c.cells for c in cells), strict=True), strict=True):
+        for row, cell in zip(part.rows, zip(*(c.cells for c in cells), strict=True), strict=True):
             view.add_row(*map(Text, cell), style=STYLES.get(row.verdict))
         console.print(view)
     for note in report.notes:
@@ -46,30 +50,30 @@ def show(report: Report, files: list[Path]) -> None:
         console.print(Text(f"report: {shown(file)}", style="cyan"), soft_wrap=True)
 
 
-def columns(report: Report, width: int) -> list[table.Column]:
-    """Those that fit into `width`."""
-    if not report.rows:
-        return []
-    names = [r.name for r in report.rows]
-    verdicts = ["baseline" if r.is_baseline and r.n else r.short for r in report.rows]
-    found = {c.name: c for c in table.columns(report)}
+def columns(part: rows.Table, width: int) -> list[table.Column]:
+    """Those that fit into `width`, the verdict last: it may take several lines."""
+    names = [r.name for r in part.rows]
+    verdicts = ["baseline" if r.is_baseline and r.n else r.short for r in part.rows]
+    found = {c.name: c for c in table.columns(part)}
     found["variant"] = found["variant"]._replace(cells=names)
-    found["verdict"] = found["verdict"]._replace(cells=verdicts)
+    found["verdict"] = found.pop("verdict")._replace(cells=verdicts)
     for name in CUTS:
-        if _width(list(found.values())) <= width:
+        if _width(list(found.values()), max(24, width // 3)) <= width:
             break
         if name not in found:
             continue
         if name == "verdict":
-            found[name] = found[name]._replace(cells=[r.verdict for r in report.rows])
+            found[name] = found[name]._replace(cells=[r.verdict for r in part.rows])
         elif name == "difference":
-            means = [r.comparison.mean if r.comparison else None for r in report.rows]
-            short = ["" if m is None else say.signed(m, report.digits) for m in means]
+            means = [r.comparison.mean if r.comparison else None for r in part.rows]
+            short = ["" if m is None else say.signed(m, part.digits) for m in means]
             found[name] = found[name]._replace(cells=short)
         else:
             del found[name]
     return list(found.values())
 
 
-def _width(columns: list[table.Column]) -> int:
-    return sum(max(map(len, [c.name, *c.cells])) + GAP for c in columns) - GAP
+def _width(columns: list[table.Column], most: int) -> int:
+    """most: of the first column, whose longer names take several lines."""
+    first, *rest = (max(map(len, [c.name, *c.cells])) + GAP for c in columns)
+    return min(first, most + GAP) + sum(rest) - GAP

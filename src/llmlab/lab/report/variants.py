@@ -46,6 +46,11 @@ class Variant:
     def values(self, metric: str) -> dict[int, float]:
         return {s: v for s, r in sorted(self.counted.items()) if (v := r.metric(metric)) is not None}
 
+    @property
+    def born(self) -> tuple[str, str]:
+        """When its oldest run began."""
+        return min((r.began, r.name) for r in self.runs)
+
     def a_record(self) -> Mapping[str, Any]:
         return next(iter(self.counted.values()), self.runs[0]).record
 
@@ -221,11 +226,14 @@ def _place(found: Found, variant: Variant) -> tuple[str, int]:
 # ---------------------------------------------------------------- the baseline
 
 
-def baseline(found: Found, variants: Sequence[Variant], asked: str | None) -> tuple[Variant, str | None]:
+def baseline(
+    found: Found, variants: Sequence[Variant], asked: str | None, pool: Sequence[Variant]
+) -> tuple[Variant, str | None]:
     """The variant to compare with, and a line where that is not the one that was to be expected.
 
     `asked`, as "attention=gqa" or "attention=gqa,ffn=gelu"; else the first value of each key of the first sweep; else the
-    variant with the oldest run. Keys left open by `asked` take their first value in the sweep. UserError if none fits.
+    variant with the oldest run, of `pool` if there is one in it. Keys left open by `asked` take their first value in the
+    sweep. UserError if none fits.
     """
     first = _first_values(found, variants)
     if asked:
@@ -237,11 +245,15 @@ def baseline(found: Found, variants: Sequence[Variant], asked: str | None) -> tu
             return chosen, None
         if not complete:
             return fits[0], None
-    pool = complete or list(variants)
-    oldest = min(pool, key=lambda v: min((r.began, r.name) for r in v.runs))
+    oldest = min(pool or variants, key=lambda v: v.born)
     expected = ", ".join(f"{k}={v}" for k, v in first.items())
     line = f"The sweep's first variant, {expected}, has no complete run; compared with {oldest.name} instead."
     return oldest, line if first and complete else None
+
+
+def leading(found: Found, variants: Sequence[Variant]) -> Variant:
+    """Of variants that were not to be a baseline: the first of a sweep, else the one with the oldest run."""
+    return min(variants, key=lambda v: (_place(found, v), v.born))
 
 
 def _first_values(found: Found, variants: Sequence[Variant]) -> dict[str, str]:

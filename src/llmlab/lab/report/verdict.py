@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from llmlab.lab.report.stats import ALPHA, MOST_SEEDS, Comparison
 
 MINUS = "\N{MINUS SIGN}"
@@ -113,6 +115,11 @@ def p(value: float | None) -> str:
 def _p(value: float | None) -> str:
     text = p(value)
     return f"p < {text[1:]}" if text.startswith("<") else f"p = {text}"
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names, some of which may have commas of their own."""
+    return ("; " if any(", " in n for n in names) else ", ").join(names)
 
 
 def count(n: int, what: str) -> str:
