@@ -67,6 +67,7 @@ def test_what_a_part_says_counts():
     assert [said.how for said in found.said] == ["declared"]
 
 
+@pytest.mark.slow
 def test_a_part_that_needs_values_is_named():
     model, own = with_ffn(Ahead)
     rest = forward_flops(build(*tiny("llama3"), wake=False), LENGTH) - own
@@ -101,6 +102,7 @@ class Shifted(Position):
         return q_BNTH @ self.far.T
 
 
+@pytest.mark.slow
 def test_attention_without_scores_costs_no_pairs():
     model = assemble(spec(*tiny("llama3", "attention=mha")))
     before = account(model, LENGTH)
@@ -113,6 +115,7 @@ def test_attention_without_scores_costs_no_pairs():
     assert found.forward() == before.forward() - scores + 2 * 2 * 2 * LENGTH * DIM * DIM // 4
 
 
+@pytest.mark.slow
 def test_a_pair_costs_what_is_handed_to_the_kernel():
     model = assemble(spec(*tiny("llama3", "attention=mla")))
     before = forward_flops(model, LENGTH)
@@ -121,6 +124,7 @@ def test_a_pair_costs_what_is_handed_to_the_kernel():
     assert forward_flops(model, LENGTH) == before
 
 
+@pytest.mark.slow
 def test_a_position_that_multiplies():
     model = assemble(spec(*tiny("llama3")))
     before = forward_flops(model, LENGTH)
@@ -131,6 +135,7 @@ def test_a_position_that_multiplies():
     assert [(said.part, said.how) for said in found.said] == [("position=rope", "measured")]
 
 
+@pytest.mark.slow
 def test_experts_are_measured_as_the_tokens_that_visit_them(monkeypatch):
     overrides = tiny("llama3", "moe=topk", "model.moe.n_experts=4", "model.moe.per_token=2", "model.moe.ffn_dim=16")
     model = assemble(spec(*overrides))
@@ -141,13 +146,13 @@ def test_experts_are_measured_as_the_tokens_that_visit_them(monkeypatch):
     assert forward_flops(model, LENGTH) == before + 2 * (2 * LENGTH) * 2 * DIM * DIM
 
 
-@pytest.mark.parametrize("family", mostly_slow(FAMILIES, ("llama3", "t5")))
+@pytest.mark.parametrize("family", mostly_slow(FAMILIES, ("llama3",)))
 def test_no_part_here_is_more_than_it_says(family):
     """Of builtin parts torch counts what their linears and pair_width make."""
     assert account(assemble(spec(*tiny(family))), LENGTH).said == ()
 
 
-@pytest.mark.parametrize("family", mostly_slow(FAMILIES, ("deepseek_v2", "t5")))
+@pytest.mark.parametrize("family", mostly_slow(FAMILIES, ("t5",)))
 def test_a_cache_is_as_large_as_said(family):
     """To the byte, of a real one."""
     model = build(*tiny(family, *DECODING.get(family, ())), wake=False)
@@ -160,10 +165,12 @@ def test_a_cache_is_as_large_as_said(family):
     assert 4 * (own * LENGTH + across * source) == cache.bytes() > 0
 
 
+@pytest.mark.slow
 def test_deepseek_v2_keeps_576_numbers_a_layer():
     assert cached_numbers(assemble(spec("model=deepseek_v2_236b"))) == (576 * 60, 0)
 
 
+@pytest.mark.slow
 def test_a_part_may_say_what_it_keeps():
     model = assemble(spec(*tiny("llama3")))
     for layer in model.stacks["main"].layers:

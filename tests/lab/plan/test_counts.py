@@ -37,7 +37,7 @@ def bare(folder, config_class, architecture, **values):
     return folder
 
 
-@pytest.mark.slow  # 130 models on the meta device, 671B among them
+@pytest.mark.slow  # 130 config.json, each composed as it would be typed: a minute
 def test_every_row_that_is_sure(rows, tmp_path):
     wrong, left = [], []
     for i, row in enumerate(rows):
@@ -69,6 +69,7 @@ def test_bert_base_by_component(tmp_path):
     assert lines["attention.q"] == ("768 x 768 + 768", 590_592)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("overrides", "idle"),
     [(("model=qwen3_30b_a3b",), True), (("model=stablelm_2_1_6b",), False), (("model=t5_small",), False)],

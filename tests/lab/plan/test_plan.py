@@ -22,6 +22,7 @@ def planned(capsys):
     return plan
 
 
+@pytest.mark.slow
 def test_a_small_gpt2(planned):
     found = planned("model=gpt2", *TINY, "model.vocab_size=64", "strategy=ddp", "trainer.devices=2", "budget.steps=10")
     layer = 4 * (32 * 32 + 32) + 2 * 32 * 128 + 128 + 32 + 4 * 32
