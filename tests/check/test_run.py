@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -291,3 +292,17 @@ def test_the_page_in_the_docs_has_every_part_and_family():
         f"{s}={n}" for s in words.SLOTS for n in registry.names(s) if f"| {s}={n}".replace("_", "\\_") not in text
     ]
     assert not missing, "make conformance"
+
+
+@pytest.mark.slow
+def test_a_part_put_into_a_composed_config_is_as_if_it_were_typed():
+    for family in ("gemma3", "t5"):
+        for case in [c for c in cases.swaps([family]) if c.swap][::7]:
+            made = []
+            for asked in (case, replace(case, swap=None)):
+                try:
+                    spec = Subject(asked).spec
+                    made.append((replace(spec, notes=()), set(spec.notes)))
+                except UserError as e:
+                    made.append(str(e))
+            assert made[0] == made[1], case.name

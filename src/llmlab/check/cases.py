@@ -14,6 +14,7 @@ from llmlab.check.subject import Case, Subject
 from llmlab.check.words import AIMS, SLOTS
 from llmlab.config.compose import families as every_family
 
+SWAPPED = [slot for slot in SLOTS if slot not in ("objective", "head")]  # which nothing else in a config follows from
 FAMILY = ("model.n_heads=4",)
 
 
@@ -79,7 +80,10 @@ def family(name: str, more: Sequence[str] = ()) -> Case:
     slots = {w.partition("=")[0] for w in more}
     kept = [w for w in words if w.partition(".")[0] not in slots]
     parts = tuple((slot, part) for slot, _, part in (w.partition("=") for w in more) if slot in SLOTS)
-    return Case(" ".join([name, *more]), merged([*kept, *typed]), "swap" if parts else "family", parts=parts)
+    quick = merged(kept) if len(more) == 1 and parts and parts[0][0] in SWAPPED else None
+    return Case(
+        " ".join([name, *more]), merged([*kept, *typed]), "swap" if parts else "family", parts=parts, swap=quick
+    )
 
 
 def _typed(word: str, cfg: Any) -> list[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 import torch
@@ -38,6 +38,7 @@ class Case:
     """A model to be checked. `overrides`: as typed, sizes included; `parts`: the (slot, name) pairs that it is about, of a
     case of kind "part" the one whose checks are run; `mask`: one that stands in the last stack instead of the objective's
     own, where no objective trains under it; `head`: one in the role that an objective has for it, else in one of its own.
+    `swap`: the overrides without those of its one part, where that gives the same and is quicker.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Case:
     mask: str | None = None
     head: str | None = None
     parts: tuple[tuple[str, str], ...] = ()
+    swap: tuple[str, ...] | None = None
 
 
 class Result(NamedTuple):
@@ -67,9 +69,12 @@ class Subject:
 
     @cached_property
     def composed(self) -> Any:
-        from llmlab.config.compose import compose
+        from llmlab.config.compose import compose, swapped
 
-        return compose(self.case.overrides)
+        if self.case.swap is None:
+            return compose(self.case.overrides)
+        slot, name = self.case.parts[0]
+        return swapped(_composed(self.case.swap), slot, name, registry.index()[slot, name].attrs.get("small", {}))
 
     @cached_property
     def spec(self) -> ModelSpec:
@@ -164,6 +169,13 @@ class Subject:
             data["positions"] = torch.cat([text, places[:, :ASKED]], 1)
             data["rank"] = data["rank"][:, : length - ASKED].gather(1, data["positions"])
         return data
+
+
+@cache
+def _composed(overrides: tuple[str, ...]) -> Any:
+    from llmlab.config.compose import compose
+
+    return compose(overrides)
 
 
 def layout_of(spec: ModelSpec, mask: str | None, head: str | None) -> ModelSpec:

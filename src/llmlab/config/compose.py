@@ -186,6 +186,34 @@ def vary(composed: Composed, values: Mapping[str, str]) -> Composed | None:
     return None if validate.problems(changed) else changed
 
 
+def swapped(composed: Composed, slot: str, name: str, options: Mapping[str, Any]) -> Composed:
+    """The config that `compose` would give had this part been typed as well, with these options; a tenth of its time.
+
+    It is not the part that stands there, and nothing else was typed for the slot. UserError as from `compose`.
+    """
+    import copy
+
+    from omegaconf import OmegaConf
+
+    cfg = copy.deepcopy(composed.cfg)
+    node = OmegaConf.structured(registry.schema(slot, name))
+    for key, value in options.items():
+        node[key] = value
+    cfg[slot] = node
+    words = (f"{slot}={name}", *(f"{slot}.{key}={value}" for key, value in options.items()))
+    changed = dataclasses.replace(
+        composed,
+        cfg=cfg,
+        typed=(*composed.typed, Typed(slot, "", name)),
+        overrides=(*composed.overrides, *words),
+        effective=(*composed.effective, *words),
+        keys=composed.keys | {f"{slot}.{key}" for key in options},
+    )
+    if problems := validate.problems(changed):
+        raise UserError("\n".join(problems))
+    return changed
+
+
 def _further(overrides: Sequence[str], good: Sequence[Override], known: explain.Known, run: Any) -> list[str]:
     """What else is wrong, apart from overrides that are wrong already and what may follow from them."""
     bad = {o.lstrip("+~").partition("=")[0].partition("@")[0] for o in overrides} - {o.key_or_group for o in good}
