@@ -39,6 +39,8 @@ class MyBlock(nn.Module):
     ) -> tuple[Tensor, Aux | None]:
         aux = None
         for name, norm in self.norms.items():
+            if name not in sublayers:  # cross-attention without a source
+                continue
             y_BTD, said = sublayers[name](norm(x_BTD))
             x_BTD = x_BTD + self.scale * self.dropout(y_BTD)
             aux = said or aux

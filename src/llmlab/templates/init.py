@@ -18,6 +18,8 @@ class MyInit:
     float32, to be filled in place from `generator` alone: then a run can be repeated under any strategy.
     """
 
+    logit_variance = 1.0  # of a model's first logits: a head's rows are of length 1, what it reads of length sqrt(dim)
+
     def __init__(
         self,
         *,

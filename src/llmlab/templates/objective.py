@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from llmlab.registry import register
-from llmlab.slots import Loss, Vocabulary
+from llmlab.slots import Aux, Loss, Vocabulary
 
 
 @register("objective", "my_objective")
@@ -56,9 +56,6 @@ class MyObjective:
         nll = F.cross_entropy(logits, labels, reduction="sum")
         square = logits.logsumexp(-1).square().sum()
         count = labels.new_tensor(labels.numel())
-        total, load = nll + self.z * square, None
-        if output.aux is not None:  # experts: their losses are a mean over tokens
-            load = output.aux.load
-            if output.aux.loss is not None:
-                total = total + output.aux.loss * count
-        return Loss(total, count, {"nll": (nll.detach(), count), "z": (square.detach(), count)}, load)
+        aux = output.aux or Aux()  # what experts say, beside the sum
+        logs = {"nll": (nll.detach(), count), "z": (square.detach(), count)}
+        return Loss(nll + self.z * square, count, logs, aux.load, aux.loss)
