@@ -76,12 +76,14 @@ class Report:
 
     def plain(self) -> dict[str, Any]:
         fields = {k: v for k, v in asdict(self).items() if k not in ("general", "tables")}
+        said = ("baseline", "digits", "drawn")
+        first = self.tables[0] if self.tables else None  # a sweep has this one alone
         tables = [
-            {"baseline": t.baseline, "notices": t.notices, "digits": t.digits, "drawn": t.drawn,
-             "variants": [r.name for r in t.rows]} for t in self.tables
-        ]  # fmt: skip
+            {**{k: getattr(t, k) for k in said}, "notices": t.notices, "variants": [r.name for r in t.rows]}
+            for t in self.tables
+        ]
         rows = [{**asdict(r), "n": r.n} for r in self.rows]
-        more = {"baseline": self.baseline, "notices": self.notices, "tables": tables, "rows": rows}
+        more = {**{k: getattr(first, k, None) for k in said}, "notices": self.notices, "tables": tables, "rows": rows}
         return {"schema": SCHEMA, **fields, **more, "method": method(self)}
 
 

@@ -328,9 +328,10 @@ def _flops(value: float) -> str:
 
 def _few(axis: Any, write: Callable[[float], str] | None = None) -> None:
     """Few ticks, for text that is large against the figure."""
-    from matplotlib.ticker import LogLocator, MaxNLocator
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
     log = axis.get_scale() == "log"
     axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=6) if log else MaxNLocator(5))
+    axis.set_minor_formatter(NullFormatter())
     if write is not None:
         axis.set_major_formatter(lambda x, _: "0" if x == 0 else write(x))

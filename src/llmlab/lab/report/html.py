@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from html import escape
 
@@ -29,9 +30,9 @@ p, ul {{ margin: 8px 0; }} .lead {{ color: var(--muted); }}
   overflow-wrap: anywhere; }}
 .scroll {{ overflow-x: auto; margin: 12px 0; border: 1px solid var(--lines); border-radius: 6px; }}
 table {{ border-collapse: collapse; font-size: 0.875rem; width: 100%; font-variant-numeric: tabular-nums; }}
-th, td {{ padding: 7px 9px; text-align: left; vertical-align: top; border-bottom: 1px solid var(--lines); }}
+th, td {{ padding: 7px; text-align: left; vertical-align: top; border-bottom: 1px solid var(--lines); }}
 th {{ color: var(--muted); font-weight: 600; white-space: nowrap; }} tr:last-child td {{ border-bottom: 0; }}
-.n {{ text-align: right; white-space: nowrap; }} .name {{ min-width: 11em; max-width: 24em; overflow-wrap: break-word; }}
+.n {{ text-align: right; white-space: nowrap; }} .name {{ min-width: 11em; max-width: 24em; overflow-wrap: anywhere; }}
 .wide {{ min-width: 10em; }} td.better, td.worse {{ color: var(--good); font-weight: 600; }} td.worse {{ color: var(--bad); }}
 tr.base td {{ background: var(--card); }} tr.out td {{ color: var(--muted); }} a {{ color: inherit; }}
 code, pre {{ font: 0.85rem/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, "Liberation Mono", monospace; }}
@@ -44,7 +45,9 @@ figure {{ margin: 0; min-width: 0; }} figure h3 {{ font-size: 0.95rem; margin: 0
 figcaption {{ color: var(--muted); font-size: 0.85rem; }}
 figure svg {{ width: 100%; max-width: 500px; height: auto; display: block; }}
 figure svg * {{ stroke-linejoin: round; }} figure svg text {{ font-family: inherit !important; }}
-details summary {{ cursor: pointer; }} .method {{ color: var(--muted); font-size: 0.9rem; }}
+details summary {{ cursor: pointer; }} .many th, .variants th {{ white-space: normal; vertical-align: bottom; }}
+.variants table {{ font-size: 0.8125rem; }} .variants .name {{ min-width: 13em; }}
+.method {{ color: var(--muted); font-size: 0.9rem; }}
 """
 
 
@@ -94,13 +97,14 @@ def _variants(part: Table) -> str:
         for c in cells:
             kind = "n" if c.numeric else "name" if c.name == "variant" else f"wide {row.verdict.replace(' ', '-')}"
             cell = escape(c.cells[i])
-            if c.name == "difference":  # its interval goes on a line of its own
-                cell = cell.replace(" [", "<br>[")
+            if c.numeric:  # an interval, or what is active, goes on a line of its own: the page is only so wide
+                cell = re.sub(r" (?=[\[(\N{PLUS-MINUS SIGN}])", "<br>", cell)
             if c.name == "variant" and part.baseline and len(part.rows) > 1:
                 cell = f'<div class="marked">{_swatch(i)}<span>{cell}</span></div>'
             tds.append(f'<td class="{kind}">{cell}</td>')
         rows.append(f'<tr class="{"base" if row.is_baseline else ""}">{"".join(tds)}</tr>')
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
+    whole = f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+    return f'<div class="scroll variants">{whole}</div>'
 
 
 def _swatch(i: int) -> str:
@@ -166,5 +170,5 @@ def _keys(report: Report) -> str:
     rows = [[key, *(values.get(n) or "" for n in names)] for key, values in report.keys.items()]
     shown = _table(["key", *names], rows)
     if table.folded(report):
-        shown = f"<details><summary>{len(rows)} keys</summary>{shown}</details>"
+        shown = f'<details class="many"><summary>{len(rows)} keys</summary>{shown}</details>'
     return f"<h2>The keys that differ</h2>{shown}"

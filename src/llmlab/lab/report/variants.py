@@ -277,9 +277,9 @@ def _fits(variant: Variant, wanted: Mapping[str, str]) -> bool:
 
 
 def _asked_for(variants: Sequence[Variant], asked: str, first: Mapping[str, str]) -> Variant:
-    if exact := [v for v in variants if v.name == asked]:
-        return exact[0]
     wanted = dict(split_override(piece) for piece in re.split(r",\s*(?=[^,=\s]+=)", asked))
+    if exact := [v for v in variants if v.name == asked] or [v for v in variants if v.keys == wanted]:
+        return exact[0]
     known = [v.name for v in variants]
     fits = [v for v in variants if "=" in asked and _fits(v, wanted)]
     for key, value in first.items():
