@@ -180,3 +180,22 @@ def test_checks_leave_the_model_as_it_is():
             check(subject)
     assert all(torch.equal(t, before[n]) for n, t in subject.model.state_dict().items())
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in subject.model.modules())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("slot", cases.SLOTS)
+def test_what_new_writes_keeps_what_is_asked_of_parts(slot, monkeypatch):
+    monkeypatch.setenv("LLMLAB_PLUGINS", "llmlab.templates")
+    name = f"my_{slot}"
+    typed = () if slot in ("mask", "head") else (f"{slot}={name}",)
+    case = Case(
+        name,
+        (*cases.TINY, "model.n_heads=4", "model.n_layers=2", *typed),
+        "part",
+        mask=name if slot == "mask" else None,
+        head=name if slot == "head" else None,
+        parts=((slot, name),),
+    )
+    checks = [c for c in run.checks_of("part") if c != "compiled"]
+    found = run.check(case, checks) + run.check(replace(case, kind="pair"))[1:]
+    assert not [f for f in found if f.outcome in ("failed", "refused")]
