@@ -81,10 +81,24 @@ def workers(asked: int | None, cases: int) -> int:
     return max(1, min(asked or cores, cases))
 
 
+_told: list[int] = []  # the signal, once this process is to end
+
+
 def _begin() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that asks
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # not at once: what it holds is given back
+    signal.signal(signal.SIGTERM, _end)
     quiet()
+
+
+def _end(signum: int, frame: object) -> None:
+    _told.append(signum)
+    sys.exit(1)  # out of what is being checked; what this process holds is given back as it ends
+
+
+def _work(case: Case, names: Sequence[str] | None) -> list[Result]:
+    if _told:  # what was handed out already
+        sys.exit(1)
+    return check(case, names)
 
 
 def quiet() -> None:
@@ -111,7 +125,7 @@ class Pool:
         self.pool.shutdown(cancel_futures=True)
 
     def add(self, case: Case, names: Sequence[str] | None = None) -> None:
-        self.open[self.pool.submit(check, case, names)] = case
+        self.open[self.pool.submit(_work, case, names)] = case
 
     def results(self, *, block: bool = True) -> Iterator[tuple[Case, list[Result]]]:
         """Those that are there; with `block` all that were asked for."""
