@@ -201,16 +201,19 @@ def _asked(found: Found) -> list[dict[str, Any]]:
 
 def _notes(tables: Sequence[Table]) -> list[str]:
     """Below the tables: seeds that were not paired, and what was tuned."""
-    notes = []
     rows = [r for t in tables for r in t.rows]
+    unpaired: dict[str, list[str]] = {}
+    same = []
     for row, base in [(r, t.baseline) for t in tables for r in t.rows]:
         c = row.comparison
         for seeds, who in ((c.only_here, row.name), (c.only_baseline, base)) if c else ():
             if seeds:
                 which = f"{'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))}"
-                notes.append(f"{row.name}: {which} of {who} alone, left out of the paired difference.")
+                said = f"{which} of {who} alone, left out of the paired difference."
+                unpaired.setdefault(said, []).append(row.name)
         if c and c.n > 1 and c.sd == 0 and not c.identical:
-            notes.append(f"{row.name}: the difference is the same in every seed, so its interval has no width.")
+            same.append(f"{row.name}: the difference is the same in every seed, so its interval has no width.")
+    notes = [*(f"{verdict.who(names)}: {said}" for said, names in unpaired.items()), *same]
     for row in rows:
         t = row.tuned
         if t is None:

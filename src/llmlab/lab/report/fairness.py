@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llmlab.lab.report.variants import Variant
-from llmlab.lab.report.verdict import listed, percent
+from llmlab.lab.report.verdict import listed, percent, who
 
 SHARE = 0.01  # differences in compute beyond this are said
+MOST_NAMED = 4  # variants with long names
 BITS = "val_bits_per_byte"
 
 
@@ -105,16 +106,16 @@ def _warnings(others: Sequence[tuple[Variant, Mapping[str, Any]]], base: Mapping
 
 def _compute(others: Sequence[tuple[Variant, Mapping[str, Any]]], base: Mapping[str, Any], to: Variant) -> list[str]:
     """Which variants cost more or less than the baseline, by how much."""
-    unequal, seen, equal_compute = [], dict[str, list[str]](), True
+    unequal, seen, equal_compute = dict[str, list[float]](), dict[str, list[str]](), True
     for variant, own in others:
         changes = [_change(own[key], base[key]) for key in ("active", "flops")]
         if any(abs(c) > SHARE for c in changes):
-            unequal.append(f"{variant.name} {' and '.join(map(percent, changes))}")
+            unequal[variant.name] = changes
         if text := _more(own["tokens"], base["tokens"], "tokens"):
             seen.setdefault(text, []).append(variant.name)
         total, base_total = own["tokens"] * own["flops"], base["tokens"] * base["flops"]
         equal_compute &= abs(total - base_total) <= SHARE * base_total
-    tokens = [f"{_who(names)} saw {text}" for text, names in seen.items()]
+    tokens = [f"{who(names)} saw {text}" for text, names in seen.items()]
     base_name = _short(to)
     lines = []
     if tokens and equal_compute:
@@ -125,7 +126,7 @@ def _compute(others: Sequence[tuple[Variant, Mapping[str, Any]]], base: Mapping[
         )
     if unequal:
         head = "The total FLOPs agree, but" if tokens and equal_compute else "Equal tokens is not equal compute:"
-        lines.append(f"{head} against {base_name}, in active parameters and FLOPs per token, {'; '.join(unequal)}.")
+        lines.append(f"{head} against {base_name}, in active parameters and FLOPs per token, {_changes(unequal)}.")
     return lines
 
 
@@ -134,8 +135,12 @@ def _short(baseline: Variant) -> str:
     return "the baseline" if ", " in baseline.name else baseline.name
 
 
-def _who(names: Sequence[str]) -> str:
-    return f"{len(names)} variants" if len(names) > 1 and any(", " in n for n in names) else listed(names)
+def _changes(unequal: Mapping[str, Sequence[float]]) -> str:
+    """Of each variant; of many with long names how far they reach, as the table has each."""
+    if len(unequal) <= MOST_NAMED or who(list(unequal)) == listed(list(unequal)):
+        return "; ".join(f"{name} {' and '.join(map(percent, changes))}" for name, changes in unequal.items())
+    ranges = (f"{percent(min(c))} to {percent(max(c))}" for c in zip(*unequal.values(), strict=True))
+    return f"{len(unequal)} variants {' and '.join(ranges)}"
 
 
 def _more(own: float, base: float, what: str) -> str | None:

@@ -122,6 +122,11 @@ def listed(names: Sequence[str]) -> str:
     return ("; " if any(", " in n for n in names) else ", ").join(names)
 
 
+def who(names: Sequence[str]) -> str:
+    """Those of whom the same is said: several with names that would not be told from each other are counted."""
+    return f"{len(names)} variants" if len(names) > 1 and any(", " in n for n in names) else listed(names)
+
+
 def count(n: int, what: str) -> str:
     return f"{n:,} {what}" + ("" if n == 1 else "s")
 
