@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from llmlab.check import plain
-from llmlab.check.subject import LENGTH, SOURCE, NotApplicable, Subject, Wrong, ids, same
+from llmlab.check.subject import LENGTH, LOWEST, SOURCE, VOCABULARY, NotApplicable, Subject, Wrong, generator, ids, same
 from llmlab.model.memory import Memory
 from llmlab.slots import Output
 
@@ -160,6 +160,9 @@ def memory(subject: Subject) -> None:
 def padding(subject: Subject) -> None:
     """Padding on the right, on the left, or in the source makes no difference, to experts' losses neither."""
     batch, mask = subject.batch(), subject.spec.stacks[-1].mask
+    if subject.chooses:  # a token that stands twice, where nothing says its place, is wanted as much twice: a tie
+        every = [torch.randperm(VOCABULARY - LOWEST, generator=generator(row)) for row in range(2)]
+        batch["ids"] = LOWEST + torch.stack(every)[:, :LENGTH]
     other = ids(2, LENGTH, seed=8)
     for row, n in enumerate((7, 10)):
         alone = part(batch, row, slice(0, n))
