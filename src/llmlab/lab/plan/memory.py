@@ -106,12 +106,13 @@ def most(training: Training, where: Where, capacity: int, *, checkpointing: bool
 
 
 def replayed(training: Training, where: Where, micro: int, checkpointing: bool) -> Replay:
-    replay = _replay(training, where)
+    replay = replay_of(training, where)
     replay.run(traced(training, _numerics(training, where), micro, checkpointing, where.tensor_parallel))
     return replay
 
 
-def _replay(training: Training, where: Where) -> Replay:
+def replay_of(training: Training, where: Where) -> Replay:
+    """A step under a strategy, before it is run."""
     model = _model(training, where.tensor_parallel)
     dtype = _numerics(training, where).parameters
     given = (model.parameters, training.optimizer, dtype, where.accumulates)

@@ -85,11 +85,15 @@ class Replay:
 
 
 class DDP(Replay):
-    """Gradients are views of buckets, which are there all the time."""
+    """Gradients are views of buckets, which are there all the time; but those of micro-batches after which nothing is
+    reduced lie beside them."""
 
     def begin(self) -> None:
+        beside = self.accumulates
         self.accumulates = True
         super().begin()
+        if beside:
+            self.add("strategy", self.now["gradients"])
 
     def grad(self, op: Op) -> None:
         self.add("activations", -op.size)
