@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -18,13 +19,15 @@ llmlab check model=FAMILY [SLOT=PART ...]        one family, or the family with 
 llmlab check --families                          every family with every part that it does not have
 
 checks=NAME,... only these checks; jobs=N processes (the number of cores); to=FOLDER where conformance.md and
-conformance.json are written (conformance/ here, of a whole run; else nowhere).
+conformance.json are written (conformance/ here, of a whole run; else nowhere); compile=inductor compiles layers as a run
+does (a minute a part), where else they are only traced.
 
 Models are tiny and random, on the CPU. Each check is a promise that holds or does not: nothing hidden is seen, a cache
 changes nothing, gradients reach every parameter, kernels agree ... What can't be combined is refused with the reason.
 Exit code 1 if a check fails; the smallest command that shows it again is printed."""
 
 FOLDER = "conformance"
+TRACED, BACKENDS = "aot_eager", ("aot_eager", "inductor")
 
 
 @dataclass
@@ -32,6 +35,7 @@ class Arguments:
     checks: str | None = None
     to: str | None = None
     jobs: int | None = None
+    compile: str = TRACED
     families: bool = False
 
 
@@ -46,6 +50,9 @@ def main(argv: Sequence[str]) -> int:
     a = parse(mine, Arguments, "check")
     if a.jobs is not None and a.jobs < 1:
         raise UserError(f"jobs={a.jobs} must be at least 1")
+    if a.compile not in BACKENDS:
+        raise UserError(f"compile={a.compile} must be {' or '.join(BACKENDS)}")
+    os.environ["LLMLAB_CHECK_COMPILE"] = a.compile  # for the processes that check
     asked = read([w for w in argv if w not in mine])
     if a.families and not asked.whole:
         raise UserError(

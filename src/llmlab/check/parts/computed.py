@@ -16,9 +16,6 @@ from llmlab.check.subject import Subject, Wrong, same
 from llmlab.config.schema import LAYER_SLOTS
 from llmlab.training.placement import Placement, traceable
 
-# Traces forward and backward and runs what it traced as it is. What a run compiles with takes ten times as long:
-# LLMLAB_CHECK_BACKEND=inductor llmlab check checks=compiled
-BACKEND = os.environ.get("LLMLAB_CHECK_BACKEND", "aot_eager")
 COMPILED = (*LAYER_SLOTS, "kernel")  # what stands in a layer
 
 
@@ -26,12 +23,14 @@ def compiled(subject: Subject) -> None:
     """A compiled layer gives what it gives as it is, and the same gradients."""
     asked(subject, *COMPILED)
     trains(subject)
+    # What traces forward and backward, and runs what it traced as it is: a run compiles with inductor, a minute a part.
+    backend = os.environ.get("LLMLAB_CHECK_COMPILE", "aot_eager")
     batch = subject.batch()
     plain = subject.model
     other = deepcopy(plain)
     for layer in [layer for stack in other.all_stacks() for layer in stack.layers]:
         for module in traceable(layer):
-            module.forward = torch.compile(module.forward, backend=BACKEND, dynamic=False)
+            module.forward = torch.compile(module.forward, backend=backend, dynamic=False)
     results = []
     for model in (plain, other):
         hidden = model(batch, heads={}).hidden
