@@ -148,8 +148,8 @@ def test_a_model_as_typed(capsys, tmp_path):
     said = capsys.readouterr().out
     assert "✓causality 1" in said and "all 2 checks hold" in said
     data = json.loads((tmp_path / "x" / "conformance.json").read_text())
-    assert data["passed"] and [r["check"] for r in data["results"]] == ["built", "causality"]
-    assert "model.n_heads=4" in data["cases"][0]["overrides"]
+    assert data["passed"] and data["models"][0]["checks"] == {"built": "passed", "causality": "passed"}
+    assert "model.n_heads=4" in data["models"][0]["overrides"]
 
 
 def test_a_failure_is_the_exit_code(capsys, monkeypatch):

@@ -82,12 +82,12 @@ class Array:
             return self.cover
         if item not in self._alone:
             factors = [levels if levels[0][0][0] != item[0] else [(item,)] for levels in self.cover.factors]
-            alone = Cover(factors, self._refuse)
-            at = factors.index([(item,)])
-            known = self.cover.conflicts.items()
-            alone.conflicts |= {some: why for some, why in known if at not in {f for f, _ in some}}
-            self._alone[item] = alone
-        return self._alone[item]
+            self._alone[item] = Cover(factors, self._refuse)
+        alone = self._alone[item]
+        at = alone.factors.index([(item,)])
+        known = self.cover.conflicts.items()  # those that have nothing to do with kernels
+        alone.conflicts |= {some: why for some, why in known if at not in {f for f, _ in some}}
+        return alone
 
     def rows(self) -> Iterator[tuple[Cover, Row]]:
         """Every pair at least once, as far as it can be had."""

@@ -102,6 +102,7 @@ def _run(report: Report, some: Iterator[Case], names: Sequence[str] | None, tota
             tell(report)
 
         run.every(counted(), names, run.workers(jobs, total or sys.maxsize), told)
+    report.cases = {name: report.cases[name] for name in order}
     report.results.sort(key=lambda r: order[r.case])  # stable: the checks of a case stay in their order
 
 

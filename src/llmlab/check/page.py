@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from llmlab.check import swap_page
 from llmlab.check.cover import Item
 from llmlab.check.report import MARKS, Report
 from llmlab.check.run import checks_of
+from llmlab.check.subject import Case, Result
 from llmlab.check.words import SLOTS
 from llmlab.errors import UserError
 from llmlab.lab.files import write_atomic
@@ -29,7 +31,7 @@ def write(report: Report, folder: Path, name: str) -> list[Path]:
         raise UserError(f"to={folder}: the folder can't be made: {e.strerror}") from e
     page, data = folder / f"{name}.md", folder / f"{name}.json"
     write_atomic(page, swap_page.text(report) if name == SWAPS else text(report) + kept(page))
-    write_atomic(data, json.dumps(plain(report), indent=1, ensure_ascii=False) + "\n")
+    write_atomic(data, packed(plain(report)))
     return [page, data]
 
 
@@ -45,6 +47,9 @@ def plain(report: Report) -> dict[str, object]:
 
     from llmlab import __version__
 
+    found: dict[str, list[Result]] = {name: [] for name in report.cases}
+    for r in report.results:
+        found[r.case].append(r)
     return {
         "schema": SCHEMA,
         "llmlab": __version__,
@@ -52,10 +57,31 @@ def plain(report: Report) -> dict[str, object]:
         "seconds": round(report.seconds, 1),
         "passed": not report.failed,
         "checks": report.checks,
-        "cases": [c.__dict__ for c in report.cases.values()],
-        "results": [r._asdict() for r in report.results],
         "refused": [{"pair": dict(pair), "reason": why} for pair, why in sorted(report.refused.items())],
+        "models": [_model(case, found[case.name]) for case in report.cases.values()],
     }
+
+
+def _model(case: Case, found: Sequence[Result]) -> dict[str, object]:
+    """A model and what was found: of each check "passed", or what was said."""
+    said = {r.check: r.outcome if r.outcome == "passed" else {r.outcome: r.says} | _again(r) for r in found}
+    typed = {"overrides": case.overrides, "mask": case.mask, "head": case.head}
+    return {"name": case.name, "kind": case.kind, "parts": dict(case.parts), **typed, "checks": said}
+
+
+def _again(r: Result) -> dict[str, str]:
+    return {"command": r.command} if r.command else {}
+
+
+def packed(plain: dict[str, object]) -> str:
+    """JSON, a line for each key, and for each item of a list."""
+    lines = []
+    for key, value in plain.items():
+        one = json.dumps(value, ensure_ascii=False)
+        if isinstance(value, list) and value:
+            one = "[\n" + ",\n".join(json.dumps(item, ensure_ascii=False) for item in value) + "\n]"
+        lines.append(f"{json.dumps(key)}: {one}")
+    return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
 def text(report: Report) -> str:
@@ -87,11 +113,16 @@ def _failures(report: Report) -> Iterator[str]:
 def _checks(report: Report) -> Iterator[str]:
     rows = []
     for name, says in report.checks.items():
-        counts = {k: report.tally(name, k) for k in ("pair", "family", "part")}
-        cells = [f"{c['passed']} of {sum(c.values())}" if c else "" for c in counts.values()]
-        rows.append([name, says, *cells])
-    yield from ["## Promises", "", "Models of which it holds; of the others it asks nothing, or they are refused.", ""]
+        counts = [report.tally(name, k) for k in ("pair", "family", "part")]
+        if any(c["passed"] or c["failed"] for c in counts):
+            rows.append([name, says, *map(_count, counts)])
+    yield from ["## Promises", "", "In how many models it holds; of the others it asks nothing.", ""]
     yield from [*table_of(["check", "what holds", "pairs", "families", "parts"], rows), ""]
+
+
+def _count(outcomes: Counter[str]) -> str:
+    failed = f"{MARKS['failed']} {outcomes['failed']}" if outcomes["failed"] else ""
+    return ", ".join(t for t in (str(outcomes["passed"] or ""), failed) if t)
 
 
 def _parts(report: Report) -> Iterator[str]:

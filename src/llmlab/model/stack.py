@@ -189,11 +189,11 @@ class Stack(nn.Module):
         states: dict[int, Any] = {}
         views: dict[tuple, View] = {}
         out = []
-        for window, place in zip(self.windows, self.position_of, strict=True):
+        for layer, window, place in zip(self.spec.layers, self.windows, self.position_of, strict=True):
             position: Position = self.positions[place]  # type: ignore[assignment]
             if "queries" in ctx.data and not window.covers(ctx.keys):
                 raise ValueError(
-                    f"window={type(window).__name__} goes by places in the sequence, but queries stand behind the text; "
+                    f"window={layer.parts['window'].name} goes by places in the sequence, but queries stand behind the text; "
                     "choose window=full"
                 )
             if window not in lowered:
