@@ -104,8 +104,8 @@ def _held(subject: Subject, capacity: int) -> list[Held]:
         return []
     devices = own.data_parallel * own.tensor_parallel
     spread = devices if devices > 1 else COMPARED
-    others = [memory.Where("single", 1, 1, own.clip, own.accumulates)]
-    others += [memory.Where(name, spread, 1, own.clip, own.accumulates) for name in SPREAD]
+    others = [memory.Where("single", accumulates=own.accumulates)]
+    others += [memory.Where(name, spread, accumulates=own.accumulates) for name in SPREAD]
     wheres = [own, *(w for w in others if w.strategy != own.strategy)]
     found = []
     for where in wheres:

@@ -42,12 +42,11 @@ class Training:
 @dataclass(frozen=True)
 class Where:
     """strategy: as `strategy.name`. data_parallel: groups of devices that see different data, each of
-    `tensor_parallel` devices. clip: gradient norm. accumulates: an optimizer step has several micro-batches."""
+    `tensor_parallel` devices. accumulates: an optimizer step has several micro-batches."""
 
     strategy: str = "single"
     data_parallel: int = 1
     tensor_parallel: int = 1
-    clip: float | None = 1.0
     accumulates: bool = False
 
 

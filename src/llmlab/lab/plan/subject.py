@@ -120,7 +120,7 @@ def _subject(name: str, composed: Any, spec: layout.ModelSpec, attrs: Any, assum
         account = flops.account(model, length, source_length=source)
         cost = recipe.Cost.of(model, account, length)
         assumed.append("every position goes through the heads: the objective trains none of them")
-    where = Where(cfg.strategy.name, parallel, cfg.strategy.tensor_parallel, cfg.train.clip, cut.accumulate > 1)
+    where = Where(cfg.strategy.name, parallel, cfg.strategy.tensor_parallel, cut.accumulate > 1)
     kind = "cpu" if str(cfg.trainer.accelerator) == "cpu" else "cuda"
     training = None
     if trained:
