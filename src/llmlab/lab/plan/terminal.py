@@ -152,7 +152,6 @@ def _memory(console: Any, plan: Plan) -> None:
     whose = "" if plan.device is None else f" ({plan.device.name})"
     console.print(Text(f"fits: the largest micro-batch within {size(plan.capacity)}{whose}", style="dim"))
     console.print(Text("checkpointed: with placement.activation_checkpointing=true", style="dim"))
-    console.print(Text("peak: the most at once; gradients come as activations go", style="dim"))
     if wide:
         says = "peak: the most at once; gradients come while activations go, so the parts are often more"
         console.print(Text(says, style="dim"))
