@@ -11,7 +11,8 @@ begin at 0. Persistent buffers begin at 0; a part keeps no other buffers (tables
 
 A part may say of itself, as literal class attributes that are read without importing it: `small`, options {name: value} in
 which a text of a dozen tokens shows what it does (a window of 3), with which `llmlab check` builds it; `idle`, names of a
-module's parameters that not every batch has a gradient for.
+module's parameters that not every batch has a gradient for; `estimates = True`, that its gradient is not the slope of what it
+computes (a straight-through estimate).
 """
 
 from __future__ import annotations
