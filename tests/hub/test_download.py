@@ -84,10 +84,17 @@ for word in sys.argv[1:]:
 """
 
 
-def run(home, endpoint, *names):
+PLAN = """\
+import sys
+from llmlab import cli
+cli.run(["plan", f"hf={sys.argv[1]}", "data.seq_len=16", "--json"])
+"""
+
+
+def run(home, endpoint, *names, code=CODE):
     keep = {k: v for k, v in os.environ.items() if not k.lower().endswith("_proxy") and k[:3] != "HF_"}
     env = {**keep, "HF_ENDPOINT": endpoint, "HF_HOME": str(home), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-c", CODE, *names], env=env, capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", code, *names], env=env, capture_output=True, text=True, timeout=120)
     return done.stdout, [line for line in done.stderr.splitlines() if line.startswith("error:")]
 
 
@@ -106,6 +113,17 @@ def test_a_repository_is_used_as_a_folder_is(server, tmp_path, capsys):
     assert out == f"{text}0\n1\n"
     (line,) = errors
     assert line.startswith("error: hf=other/model could not be downloaded, and no copy is here: ")
+
+
+@pytest.mark.slow  # a process that imports torch
+def test_a_plan_needs_the_config_alone(server, tmp_path):
+    Hub.asked.clear()
+    out, errors = run(tmp_path, server[0], "some/model", code=PLAN)
+    vocabulary, dim = json.loads((server[1] / "config.json").read_text())["vocab_size"], 8
+    assert not errors
+    assert json.loads(out)["parameters"]["total"] == vocabulary * dim + 32 * dim + 12 * dim * dim + 13 * dim + 2 * dim
+    got = [path for path in Hub.asked if path.startswith("GET /some/model/resolve")]
+    assert [path.rpartition("/")[2] for path in got] == ["config.json"]
 
 
 def test_the_package_is_asked_for_only_when_it_is_needed(monkeypatch):
