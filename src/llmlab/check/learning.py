@@ -18,7 +18,7 @@ from llmlab.slots import Loss, Vocabulary
 
 Batch = dict[str, Tensor]
 SHARE = 0.05  # by which the first loss may be off
-STEPS = (0.005, 0.001)  # how far parameters are moved to measure a slope: a shorter way where one is too bent
+STEPS = (0.005, 0.001, 0.0002, 0.00005)  # how far parameters are moved to measure a slope: a shorter way where one is too bent
 
 
 def objective(subject: Subject) -> Any:
