@@ -32,8 +32,8 @@ Kind = Literal["take", "free", "grad", "enter", "leave", "read", "backward", "wa
 class Op(NamedTuple):
     """take and free: `size` bytes; a free says in `param` which op took them. grad: a parameter's gradient is there, `size`
     of the bytes taken are it, `param` is its number. Of the layer that is executed as number `step`: enter and leave: its
-    forward begins and ends; wake: a gradient of one of its outputs (step -1: of the model's) has come; back: that of its
-    hidden states; done: those of its inputs are there. read: the model's forward is over; backward: the loss is there.
+    forward begins and ends; back: the gradient of its hidden states has come; done: those of its inputs are there. read: the
+    model's forward is over; backward: the loss is there; wake: a gradient of one of the model's outputs has come.
     """
 
     kind: Kind
@@ -195,11 +195,8 @@ class Recorder(TorchDispatchMode):
 
     def _leaves(self, layer: nn.Module, args: Any, out: Any) -> None:
         step = self.step
-        x, aux = out
         self.ops.append(Op("leave", step=step))
-        if aux is not None and aux.loss is not None and aux.loss.requires_grad:
-            aux.loss.register_hook(lambda _: self.ops.append(Op("wake", step=step)))
-        x.register_hook(lambda _: self.ops.extend([Op("back", step=step), Op("wake", step=step)]))
+        out[0].register_hook(lambda _: self.ops.append(Op("back", step=step)))
 
 
 class Behind(torch.autograd.Function):

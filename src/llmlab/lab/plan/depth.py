@@ -96,13 +96,12 @@ class Deep:
         return out
 
     def _for_each(self, op: Op, part_of: Sequence[tuple[str, int]]) -> list[Op]:
-        """Between the layers' forwards and backwards: what frees something of a layer, or wakes it, does so for each."""
+        """Between the layers' forwards and backwards: what frees something of a layer does so for each."""
         if op.kind == "grad":
             return [op._replace(param=self._number(op.param, -1, -1))]
         if op.kind == "free":
             return [op] * max(1, self.stands_for.count(part_of[op.param][1]))
-        like = [step for step, own in enumerate(self.stands_for) if own == op.step] if op.step >= 0 else []
-        return [op._replace(step=step) for step in reversed(like)] or [op]
+        return [op]
 
     def _number(self, number: int, own: int, step: int) -> int:
         """Of the parameter of this model that one of the shallow model stands for, in a layer or in its position."""

@@ -107,8 +107,13 @@ class FSDP(Replay):
         self._visited(REST)
 
     def wake(self, op: Op) -> None:
+        self._wake(REST)
+
+    def back(self, op: Op) -> None:
+        self._wake(self.order[op.step])
+
+    def _wake(self, group: int) -> None:
         """Gathered, and the one before it in the forward is fetched."""
-        group = REST if op.step < 0 else self.order[op.step]
         if group in self.awake:
             return
         self.awake.add(group)

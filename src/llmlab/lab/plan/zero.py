@@ -212,9 +212,7 @@ class Sharded3(Zero):
         if until >= NEAR:
             self._free(self.order[op.step])
 
-    def wake(self, op: Op) -> None:
-        if op.step < 0:
-            return
+    def back(self, op: Op) -> None:
         self._gather(self.order[op.step])
         self._fetch(self.order[: op.step][::-1])
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning.pytorch.strategies import ModelParallelStrategy, Strategy
@@ -56,8 +58,10 @@ class FSDP(ByPath, ModelParallelStrategy):
         if split.size() > 1:
             tensor_parallel.split(model, split)
         for stack in model.all_stacks():
-            for layer in stack.layers:
+            for layer in cast("list[Any]", list(stack.layers)):
+                layer.forward = functools.partial(_sealed, layer.forward)
                 fully_shard(layer, mesh=data)
+                layer.register_forward_hook(_unsealed)
         fully_shard(model, mesh=data)  # embeddings, positions, the last norms and heads, which several places may use
         build.materialise(model, self.root_device)
 
@@ -76,3 +80,21 @@ class FSDP(ByPath, ModelParallelStrategy):
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
         return self.checkpoint_io.load_checkpoint(Path(checkpoint_path))
+
+
+class Sealed:
+    """What FSDP2 sees no tensors in."""
+
+    def __init__(self, aux: Any):
+        self.aux = aux
+
+
+def _sealed(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> tuple[Any, Sealed]:
+    """A layer's auxiliary loss, away from FSDP2: its gradient comes before any layer's backward, and FSDP2 gathers a layer
+    when a gradient of one of its outputs comes, so that all would be gathered at once."""
+    x, aux = forward(*args, **kwargs)
+    return x, Sealed(aux)
+
+
+def _unsealed(layer: nn.Module, args: Any, out: tuple[Any, Sealed]) -> tuple[Any, Any]:
+    return out[0], out[1].aux
