@@ -18,7 +18,6 @@ class Fit:
 
 def largest(training: Training, where: Where, capacity: int, *, checkpointing: bool = False) -> Fit:
     """Sequences a forward that fit `capacity` bytes of each device."""
-
     micro = most(training, where, capacity, checkpointing=checkpointing)
     memory = plan(training, where, max(1, micro), checkpointing=checkpointing)
     return Fit(micro, memory, "" if micro else advice(memory, where, capacity, checkpointing))
