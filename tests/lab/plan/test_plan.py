@@ -41,6 +41,15 @@ def test_a_small_gpt2(planned):
     others = [held["name"] for held in own["strategies"]]
     assert others[:2] == ["ddp", "single"] and {"fsdp", "zero1", "zero2", "zero3", "zero3_offload"} <= set(others)
     assert found["budget"]["tokens"] == 10 * 8 * 32
+    words = ("model=gpt2", *TINY, "model.vocab_size=64", "strategy=ddp", "trainer.devices=2")
+    recomputed = planned(*words, "placement.activation_checkpointing=true")["memory"]
+    assert recomputed["activation_checkpointing"] and recomputed["total"] == own["checkpointed"]["total"]
+
+
+@pytest.mark.slow
+def test_only_strategies_that_the_precision_allows_are_compared(planned):
+    found = planned("model=gpt2", *TINY, "precision=16-mixed", "device=v100")
+    assert [held["name"] for held in found["memory"]["strategies"]] == ["single", "ddp"]
 
 
 def test_time_and_energy():

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from llmlab.config.devices import STRATEGIES
+from llmlab.config.devices import STRATEGIES, problems
 from llmlab.lab.plan import components, memory
 from llmlab.lab.plan.accelerators import Accelerator, Run, run
 from llmlab.lab.plan.fit import Fit, largest
@@ -106,7 +107,7 @@ def _held(subject: Subject, capacity: int) -> list[Held]:
     spread = devices if devices > 1 else COMPARED
     others = [memory.Where("single", accumulates=own.accumulates)]
     others += [memory.Where(name, spread, accumulates=own.accumulates) for name in SPREAD]
-    wheres = [own, *(w for w in others if w.strategy != own.strategy)]
+    wheres = [own, *(w for w in others if w.strategy != own.strategy and _allowed(subject.cfg, w))]
     found = []
     for where in wheres:
         plain, recomputed = (memory.plan(training, where, subject.cut.micro, checkpointing=c) for c in (False, True))
@@ -116,6 +117,14 @@ def _held(subject: Subject, capacity: int) -> list[Held]:
     return found
 
 
+def _allowed(cfg: Any, where: memory.Where) -> bool:
+    """Whether the run could be under another strategy, with the precision and placement that it has."""
+    other = copy.deepcopy(cfg)
+    other.strategy.name, other.strategy.tensor_parallel = where.strategy, 1
+    other.trainer.devices, other.trainer.num_nodes = where.data_parallel, 1
+    return not problems(other)
+
+
 def plain(plan: Plan) -> dict[str, Any]:
     """As JSON: `parameters.total`, `parameters.active`, `flops_per_token` (of training, as a run's record has it),
     `kv_bytes_per_token` and `memory` (of the run's own strategy, in bytes of a device), and what they are made of."""
@@ -123,6 +132,7 @@ def plain(plan: Plan) -> dict[str, Any]:
     counts, cost = subject.cost.parameters, subject.cost
     forward = plan.forward
     own = plan.held[0] if plan.held else None
+    chosen = bool(subject.cfg.placement.activation_checkpointing)
     return {
         "parameters": {
             "total": counts.total,
@@ -142,7 +152,7 @@ def plain(plan: Plan) -> dict[str, Any]:
         },
         "kv_bytes_per_token": plan.kv,
         "kv_bytes_per_source_token": plan.kv_source,
-        "memory": None if own is None else {**_memory(own), "strategies": [_memory(held) for held in plan.held]},
+        "memory": None if own is None else {**_memory(own, chosen), "strategies": [_memory(h) for h in plan.held]},
         "budget": None if plan.run is None else {**asdict(plan.run), "mfu": plan.mfu, "devices": plan.devices},
         "device": None if plan.device is None else {**asdict(plan.device), "capacity": plan.capacity},
         "assumed": list(subject.assumed),
@@ -156,7 +166,7 @@ def _group(group: components.Group) -> dict[str, Any]:
     return {"name": group.name, "times": group.times, "each": group.each, "total": group.total, "lines": lines}
 
 
-def _memory(held: Held) -> dict[str, Any]:
+def _memory(held: Held, checkpointing: bool = False) -> dict[str, Any]:
     def of(found: memory.Memory, most: Fit) -> dict[str, Any]:
         return {**asdict(found), "largest_micro_batch": most.micro, "advice": most.advice}
 
@@ -164,6 +174,7 @@ def _memory(held: Held) -> dict[str, Any]:
         "name": held.strategy,
         "devices": held.devices,
         "micro_batch": held.micro,
-        **of(held.plain, held.fit),
+        "activation_checkpointing": checkpointing,
+        **(of(held.recomputed, held.recomputed_fit) if checkpointing else of(held.plain, held.fit)),
         "checkpointed": of(held.recomputed, held.recomputed_fit),
     }

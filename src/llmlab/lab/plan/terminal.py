@@ -141,10 +141,12 @@ def _memory(console: Any, plan: Plan) -> None:
     wide = console.width >= WIDE
     parts = ("weights", "gradients", "optimizer", "strategy", "activations") if wide else ()
     table = _table([("", False), *((name, True) for name in (*parts, "peak", "fits"))])
+    chosen = bool(cfg.placement.activation_checkpointing)
     for held in plan.held:
-        style = "bold" if held is plan.held[0] else "dim"
         on = f"{held.strategy} on {held.devices}" if held.devices > 1 else held.strategy
-        for name, memory, fit in ((on, held.plain, held.fit), ("  checkpointed", held.recomputed, held.recomputed_fit)):
+        rows = ((on, held.plain, held.fit), ("  checkpointed", held.recomputed, held.recomputed_fit))
+        for checkpointed, (name, memory, fit) in enumerate(rows):
+            style = "bold" if held is plan.held[0] and checkpointed == chosen else "dim"
             numbers = (memory.weights, memory.gradients, memory.states, memory.strategy, memory.activations)
             peak = Text(size(memory.total), style="red" if memory.total > plan.capacity else "green")
             table.add_row(Text(name), *map(size, numbers[: len(parts)]), peak, Text(_fits(fit)), style=style)
@@ -160,8 +162,8 @@ def _memory(console: Any, plan: Plan) -> None:
         beside = ", ".join(f"{name} {size(n)}" for name, n in hosts.items())
         console.print(Text(f"beside, of the CPU's memory for each device: {beside}", style="dim"))
     own = plan.held[0]
-    if own.fit.advice:
-        console.print(Text(own.fit.advice, style="yellow"))
+    if advice := (own.recomputed_fit if chosen else own.fit).advice:
+        console.print(Text(advice, style="yellow"))
 
 
 def _fits(fit: Fit) -> str:
