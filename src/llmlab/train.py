@@ -214,7 +214,7 @@ def usage(argv: Sequence[str]) -> str:
     return "\n".join([*lines, "", EXAMPLES])
 
 
-def _columns(table: Mapping[str, Sequence[str]], width: int = 118, most: int = 44) -> list[str]:
+def _columns(table: Mapping[str, Sequence[str]], width: int = 118, most: int = 49) -> list[str]:
     """Groups with few choices stand two in a line, behind the others; long lists are cut."""
     joined = {group: ", ".join(names) or "(none yet)" for group, names in table.items()}
     lines, short = [], []
