@@ -18,6 +18,7 @@ from llmlab.registry import near
 from llmlab.training.progress import duration
 
 SWAPPED = ["trains", "causality", "cache", "padding", "documents", "gradients"]
+Maker = Callable[[], Iterable[Case]]
 PLAIN = 20.0  # seconds between lines where no one looks
 
 
@@ -68,23 +69,22 @@ def _in(name: str, names: Sequence[str] | None) -> bool:
 
 
 def _cases(asked: Asked, names: Sequence[str] | None) -> tuple[Iterator[Case], int]:
-    """The cases, and about how many they are. Those that take long come first."""
+    """The cases, and how many, 0 if that is seen as they are made. Those that take long come first."""
     kinds = [k for k in ("part", "family", "pair") if names is None or set(names) & set(run.checks_of(k))]
     if asked.family is not None:
         typed = [f"{slot}={name}" for slot, name in asked.items]
         return iter([cases.family(asked.family, (*typed, *asked.options))]), 1
     if len(asked.items) > 1:
         return iter([cases.together(asked.items, asked.options)]), 1
-    if asked.items:
-        found = [cases.part(asked.items[0], asked.options)] if "part" in kinds else []
-        found += cases.against(asked.items[0], asked.options) if "pair" in kinds else []
-        return iter(found), len(found)
-    makers: dict[str, Callable[[], Iterable[Case]]] = {
-        "part": cases.parts,
-        "family": cases.families,
-        "pair": cases.each_pair,
-    }
-    return chain.from_iterable(makers[k]() for k in kinds), 0
+    what = (asked.items[0] if asked.items else ("", "")), asked.options
+    own: dict[str, Maker] = {"part": lambda: [cases.part(*what)], "pair": lambda: cases.against(*what)}
+    every: dict[str, Maker] = {"part": cases.parts, "family": cases.families, "pair": cases.each_pair}
+    makers = [maker for kind, maker in (own if asked.items else every).items() if kind in kinds]
+    if not makers:
+        raise UserError(
+            f"checks={','.join(names or ())}: asked of families with other parts; add model=FAMILY SLOT=PART"
+        )
+    return chain.from_iterable(maker() for maker in makers), 0
 
 
 def _run(report: Report, some: Iterator[Case], names: Sequence[str] | None, total: int, jobs: int | None) -> None:

@@ -114,6 +114,8 @@ class Pool:
     def __init__(self, processes: int):
         self.pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _begin)
         self.open: dict[Future[list[Result]], Case] = {}
+        for _ in range(processes):  # they begin while the first cases are made
+            self.pool.submit(quiet)
 
     def __enter__(self) -> Pool:
         return self
