@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,7 +21,7 @@ def show(plan: Plan) -> None:
     from rich.console import Console
     from rich.text import Text
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 120)
     console.print(Text(plan.subject.name, style="bold"))
     counts = plan.subject.cost.parameters
     active = f", {counts.active:,} active" if counts.active != counts.total else ""
