@@ -64,7 +64,7 @@ def planned(name):
 
 @pytest.fixture(scope="module")
 def small():
-    return training(*SIZES, "model=llama3", "model.n_layers=7")[1]
+    return training(*SIZES, "model=gemma2", "model.n_layers=6")[1]
 
 
 def test_a_deep_model_and_any_micro_batch_follow_from_a_shallow_one_and_two(small):

@@ -42,8 +42,9 @@ def _kept(kinds: Sequence[Hashable]) -> tuple[list[int], list[int]]:
     places: dict[Hashable, list[int]] = {}
     for step, kind in enumerate(kinds):
         places.setdefault(kind, []).append(step)
-    between = {kind: at[len(at) // 2] for kind, at in places.items()}
-    kept = {0, len(kinds) - 1, *between.values()}
+    last = len(kinds) - 1  # what follows the layers is part of it
+    between = {kind: (own := [i for i in at if i != last] or at)[len(own) // 2] for kind, at in places.items()}
+    kept = {0, last, *between.values()}
     return sorted(kept), [step if step in kept else between[kind] for step, kind in enumerate(kinds)]
 
 
