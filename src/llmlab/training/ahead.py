@@ -31,7 +31,7 @@ def check(cfg: Any, recipe: Any, place: Any, weights: Path | None) -> None:
     except ValueError as e:
         raise UserError(str(e)) from e
     model = build.assemble(recipe.spec)
-    reaches(model, cfg.data.seq_len)
+    reaches(model, cfg.data.seq_len, begun=weights is not None)
     if weights is not None and is_foreign(weights):
         from llmlab.hub import begin
 
@@ -41,13 +41,18 @@ def check(cfg: Any, recipe: Any, place: Any, weights: Path | None) -> None:
     _memory(cfg, recipe, place)
 
 
-def reaches(model: Any, length: int) -> None:
-    """UserError if one stack has fewer positions than the text has tokens; what two read, `recipe.cost` tells."""
+def reaches(model: Any, length: int, *, begun: bool = False) -> None:
+    """UserError if one stack has fewer positions than the text has tokens; what two read, `recipe.cost` tells.
+
+    begun: from weights that are there, whose table of positions can't be longer.
+    """
     room = limit(model)
     if model.spec.topology != "encoder_decoder" and room is not None and length > room:
+        fix = "set model.max_positions to as many, or choose position=rope"
+        if begun:
+            fix = f"the weights of init_from have no more, so set data.seq_len={room} or less"
         raise UserError(
-            f"data.seq_len={length} is more than the {room} positions that model.max_positions gives; "
-            "set model.max_positions to as many, or choose position=rope"
+            f"data.seq_len={length} is more than the {room} positions that model.max_positions gives; {fix}"
         )
 
 
