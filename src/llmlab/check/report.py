@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from llmlab.check.cover import Item, Pair, paired
 from llmlab.check.subject import Case, Result
 
+DECIDE = ("built", "trains")  # checks without which there is no such model
 MARKS = {"failed": "✗", "passed": "✓", "refused": "–", "skipped": "·", "": ""}  # the first that there is decides
 
 
@@ -40,6 +41,11 @@ class Report:
         names = set(cases)
         found = {r.outcome for r in self.results if r.case in names and check in (None, r.check)}
         return next((outcome for outcome in MARKS if outcome in found), "")
+
+    def became(self, name: str) -> str:
+        """What became of a model: refused too if it can be built but not trained here."""
+        found, decided = self.outcome([name]), (r for r in self.results if r.case == name and r.check in DECIDE)
+        return "refused" if found != "failed" and any(r.outcome == "refused" for r in decided) else found
 
     def about(self, item: Item, *kinds: str) -> list[str]:
         """The cases in which a part is."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from llmlab.check.report import MARKS, Report
+from llmlab.check.report import DECIDE, MARKS, Report
 from llmlab.check.words import SLOTS
 from llmlab.lab.report.markdown import table_of
 
@@ -24,7 +24,7 @@ def text(report: Report) -> str:
         "",
         "Written by `llmlab check --families`: every family, in a tiny size, with each part that it does not have in that "
         f"part's slot. {len(found):,} models: {count['passed']:,} train for two steps and keep the promises that are "
-        f"asked of them ({', '.join(n for n in report.checks if n not in ('built', 'trains'))}), {count['refused']:,} are "
+        f"asked of them ({', '.join(n for n in report.checks if n not in DECIDE)}), {count['refused']:,} are "
         f"refused in a line, {count['failed']:,} fail.",
         "",
         f"{MARKS['passed']} parts with which it trains; {MARKS['refused']} parts that are refused, and why stands below; "
@@ -39,19 +39,8 @@ def text(report: Report) -> str:
 
 
 def outcomes(report: Report) -> dict[tuple[str, str, str], str]:
-    """Of each family, slot and part. A check that can't be asked does not matter."""
-    found = {}
-    for case in report.cases.values():
-        slot, part = case.parts[0]
-        found[case.name.split()[0], slot, part] = report.outcome([case.name])
-    refused = {
-        report.cases[r.case] for r in report.results if r.outcome == "refused" and r.check in ("built", "trains")
-    }
-    for case in refused:
-        family, (slot, part) = case.name.split()[0], case.parts[0]
-        if found[family, slot, part] != "failed":
-            found[family, slot, part] = "refused"
-    return found
+    """Of each family, slot and part."""
+    return {(c.name.split()[0], *c.parts[0]): report.became(c.name) for c in report.cases.values()}
 
 
 def _failures(report: Report) -> Iterator[str]:
@@ -64,7 +53,7 @@ def _refused(report: Report) -> Iterator[str]:
     """By part and reason, in which a family's own name does not count."""
     families: dict[tuple[str, str], list[str]] = {}
     for r in report.results:
-        if r.outcome == "refused" and r.check in ("built", "trains"):
+        if r.outcome == "refused" and r.check in DECIDE:
             family, (slot, part) = r.case.split()[0], report.cases[r.case].parts[0]
             why = r.says.replace(f"model={family}", "model=...")
             families.setdefault((f"{slot}={part}", why), []).append(family)

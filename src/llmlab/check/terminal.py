@@ -54,7 +54,8 @@ def _matrix(report: Report) -> Any:
     blamed = _blamed(report)
     by_slot: dict[str, list[Text]] = {}
     for item in parts(report):
-        outcome = report.outcome(report.about(item))
+        found = {report.became(name) for name in report.about(item)}
+        outcome = next((o for o in MARKS if o in found), "")
         if outcome == "failed" and blamed and not any(item in some for some in blamed):
             outcome = "passed"  # it was in a model that fails, but the model fails without it too
         if report.item is not None and any(item in pair for pair in report.refused):
