@@ -84,6 +84,14 @@ def test_the_number_of_rows_is_near_the_least_that_there_can_be():
     assert 121 <= len(list(cover.cover(cover.pairs()))) <= 135
 
 
+def test_asked_again_it_has_the_same_rows():
+    cover = Cover(factors(5, 4, 3), refusing(CONFLICTS["of two"][:1]))
+    rows = list(cover.cover(cover.pairs()))
+    assert list(cover.cover(cover.pairs())) == rows
+    some = list(cover.cover([p for p in cover.pairs() if ("f1", "v1") in p]))
+    assert some and set(some) <= set(rows) and all(("f1", "v1") in cover.items(row) for row in some)
+
+
 def test_one_item_with_all_others():
     cover = Cover(factors(4, 6, 3), refusing([[("f0", "v2"), ("f1", "v5")]]))
     item = ("f0", "v2")

@@ -13,11 +13,10 @@ from llmlab.check.cover import Cover, Item, Level, Pair, Row, paired
 from llmlab.check.refusal import refusal
 from llmlab.check.subject import VOCABULARY, Case, Subject, layout_of, small
 from llmlab.check.words import AIMS, BASE, SLOTS
-from llmlab.config.schema import LAYER_SLOTS
 from llmlab.errors import UserError
 
 if TYPE_CHECKING:
-    from llmlab.model.layout import ModelSpec
+    from llmlab.model.layout import ModelSpec, PartSpec
     from llmlab.model.model import Model
 
 UNTYPED = (*AIMS, "head")  # what is not typed as SLOT=NAME alone
@@ -247,16 +246,24 @@ def replaced(spec: ModelSpec, items: Mapping[str, str]) -> ModelSpec:
     """The model with these parts in every layer, as the config would have them."""
     from dataclasses import replace
 
-    parts = {slot: small(slot, name) for slot, name in items.items() if slot not in UNTYPED}
-    in_layers = {slot: part for slot, part in parts.items() if slot in LAYER_SLOTS}
+    names = {slot: name for slot, name in items.items() if slot not in UNTYPED}
+
+    def put(old: PartSpec) -> PartSpec:
+        """What stands there after SLOT=NAME was typed: one that stands there anyway keeps its options."""
+        if old.slot not in names:
+            return old
+        new = small(old.slot, names[old.slot])
+        own = registry.index()[new.slot, new.name].attrs.get("small", {})
+        return new if old.name != new.name else replace(old, options={**old.options, **own})
+
     stacks = tuple(
         replace(
             stack,
-            layers=tuple(replace(layer, parts={**layer.parts, **in_layers}) for layer in stack.layers),
-            embedding=parts.get("embedding", stack.embedding),
-            cross_attention=parts.get("attention", stack.cross_attention) if stack.cross_attention else None,
+            layers=tuple(replace(layer, parts={s: put(p) for s, p in layer.parts.items()}) for layer in stack.layers),
+            embedding=put(stack.embedding),
+            cross_attention=put(stack.cross_attention) if stack.cross_attention else None,
         )
         for stack in spec.stacks
     )
-    whole: Any = {slot: parts[slot] for slot in ("kernel", "init") if slot in parts}
-    return layout_of(replace(spec, stacks=stacks, **whole), None, items.get("head"))
+    whole = replace(spec, stacks=stacks, kernel=put(spec.kernel), init=put(spec.init))
+    return layout_of(whole, None, items.get("head"))

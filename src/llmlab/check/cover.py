@@ -74,11 +74,14 @@ class Cover:
         return [item for levels, n in zip(self.factors, row, strict=True) for item in levels[n]]
 
     def cover(self, wanted: Iterable[Pair]) -> Iterator[Row]:
-        """Rows in which all wanted pairs occur that can; those that can't are in `refused` then."""
+        """Rows in which all wanted pairs occur that can, those of before first; the others are in `refused` then."""
         chance = random.Random(0)
         left = dict.fromkeys(p for p in wanted if p not in self.refused)
-        for had in self.rows:
+        for had in list(self.rows):
+            before = len(left)
             self._tick(had, left)
+            if len(left) < before:
+                yield had
         while left:
             pair = self._first(left)
             row = self._best(pair, left, chance)
