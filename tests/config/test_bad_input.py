@@ -236,11 +236,7 @@ def test_a_real_command(tmp_path):
 
 def test_wrong_commands():
     done = command("trian")
-    assert done.returncode == 1
-    assert (
-        done.stderr
-        == "error: trian: there is no such command; did you mean train? (valid: " + done.stderr.split("(valid: ")[1]
-    )
+    assert (done.returncode, done.stderr) == (1, "error: trian: there is no such command; did you mean train?\n")
     done = command("attention=mla")
     assert "llmlab train attention=mla" in done.stderr
     assert "did you mean norm" in command("parts", "nrom").stderr

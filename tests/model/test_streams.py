@@ -79,7 +79,7 @@ def test_queries_have_one_vector_whatever_their_id():
 @torch.no_grad()
 def test_a_window_that_would_count_queries_as_text_is_refused():
     model = two_stream(*tiny("xlnet", "window=sliding", "window.left=4"))
-    with pytest.raises(ValueError, match="window=Sliding goes by places .* choose window=full"):
+    with pytest.raises(ValueError, match="window=sliding goes by places .* choose window=full"):
         model(asking(ids(2, LENGTH)))
 
 
