@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -114,8 +115,14 @@ class Pool:
     def __init__(self, processes: int):
         self.pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _begin)
         self.open: dict[Future[list[Result]], Case] = {}
-        for _ in range(processes):  # they begin while the first cases are made
-            self.pool.submit(quiet)
+        main = threading.current_thread() is threading.main_thread()
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN) if main else None  # so do they, before they have begun
+        try:
+            for _ in range(processes):  # they begin while the first cases are made
+                self.pool.submit(quiet)
+        finally:
+            if main:
+                signal.signal(signal.SIGINT, before)
 
     def __enter__(self) -> Pool:
         return self
