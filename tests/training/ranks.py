@@ -11,7 +11,28 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
+
+
+def start(script: str, folder: Path, ranks: int, runs: Sequence[list[str]]) -> list[subprocess.Popen]:
+    """A process a rank of `script`, which is told the folder, how many they are and what is to be done."""
+    folder.mkdir(parents=True, exist_ok=True)
+    env = {**os.environ, "MASTER_ADDR": "127.0.0.1", "NODE_RANK": "0", "OMP_NUM_THREADS": "1"}
+    return [
+        subprocess.Popen(
+            [sys.executable, script, str(folder), str(ranks), json.dumps(runs)],
+            env={**env, "LOCAL_RANK": str(rank)},
+            stdout=(folder / f"rank{rank}.log").open("w"),
+            stderr=subprocess.STDOUT,
+        )
+        for rank in range(ranks)
+    ]
+
+
+def said(folder: Path, ranks: int) -> str:
+    """The end of what each rank has written."""
+    return "\n".join((folder / f"rank{rank}.log").read_text()[-3000:] for rank in range(ranks))
 
 
 def train(folder: Path, *runs: list[str], ranks: int = 2, timeout: float = 300) -> None:
@@ -19,17 +40,7 @@ def train(folder: Path, *runs: list[str], ranks: int = 2, timeout: float = 300) 
 
     AssertionError with what was said if one fails.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    env = {**os.environ, "MASTER_ADDR": "127.0.0.1", "NODE_RANK": "0", "OMP_NUM_THREADS": "1"}
-    started = [
-        subprocess.Popen(
-            [sys.executable, __file__, str(folder), str(ranks), json.dumps(runs)],
-            env={**env, "LOCAL_RANK": str(rank)},
-            stdout=(folder / f"rank{rank}.log").open("w"),
-            stderr=subprocess.STDOUT,
-        )
-        for rank in range(ranks)
-    ]
+    started = start(__file__, folder, ranks, runs)
     try:
         end = time.monotonic() + timeout
         while any(process.poll() is None for process in started) and time.monotonic() < end:
@@ -41,8 +52,7 @@ def train(folder: Path, *runs: list[str], ranks: int = 2, timeout: float = 300) 
             process.kill()
             process.wait()
     done = len(list(folder.glob("done-*-0")))  # gloo sometimes aborts at exit, when all is done
-    said = "\n".join((folder / f"rank{rank}.log").read_text()[-3000:] for rank in range(ranks))
-    assert done == len(runs), f"run {done} failed: {runs[done]}\n{said}"
+    assert done == len(runs), f"run {done} failed: {runs[done]}\n{said(folder, ranks)}"
 
 
 def _port(folder: Path, run: int, rank: str) -> str:

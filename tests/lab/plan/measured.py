@@ -7,7 +7,6 @@ the peak is PyTorch's own record of what its CPU allocator gave and took back, o
 import gc
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -20,26 +19,15 @@ STEP = 3  # the one that is measured: the optimizer's state is there, buckets ar
 
 def measure(folder: Path, *runs: list[str], world: int = 2, timeout: float = 300) -> list[list[dict[str, int]]]:
     """Of each of `runs`, what is typed behind `llmlab train`: bytes by rank."""
-    folder.mkdir(parents=True, exist_ok=True)
-    env = {**os.environ, "MASTER_ADDR": "127.0.0.1", "NODE_RANK": "0", "OMP_NUM_THREADS": "1"}
-    started = [
-        subprocess.Popen(
-            [sys.executable, __file__, str(folder), str(world), json.dumps(runs)],
-            env={**env, "LOCAL_RANK": str(rank)},
-            stdout=(folder / f"rank{rank}.log").open("w"),
-            stderr=subprocess.STDOUT,
-        )
-        for rank in range(world)
-    ]
+    started = ranks.start(__file__, folder, world, runs)
     try:
         codes = [process.wait(timeout) for process in started]
     finally:
         for process in started:
             process.kill()
             process.wait()
-    said = "\n".join((folder / f"rank{rank}.log").read_text()[-3000:] for rank in range(world))
     found = [[folder / f"{i}-{rank}.json" for rank in range(world)] for i in range(len(runs))]
-    assert all(f.exists() for files in found for f in files), f"{codes}\n{said}"
+    assert all(f.exists() for files in found for f in files), f"{codes}\n{ranks.said(folder, world)}"
     return [[json.loads(f.read_text()) for f in files] for files in found]
 
 

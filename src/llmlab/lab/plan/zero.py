@@ -56,6 +56,14 @@ class Zero(Replay):
         else:
             self.add("states", flat_state_bytes(self.optimizer, self.parameters, pieces))
 
+    def _reduce(self) -> None:
+        """What is in the bucket, copied once more to be summed."""
+        self.add("strategy", self.size * self.filled)
+        self.add("strategy", -self.size * self.filled)
+        if self.filled > BUCKET:
+            self.add("strategy", -self.size * self.filled)
+        self.filled = 0
+
 
 class Sharded12(Zero):
     """Stages 1 and 2: the model is whole, gradients are reduced to the piece that a rank trains."""
@@ -104,12 +112,7 @@ class Sharded12(Zero):
         self.filled += numel
 
     def _reduce(self) -> None:
-        """What is in the bucket, copied once more to be summed."""
-        self.add("strategy", self.size * self.filled)
-        self.add("strategy", -self.size * self.filled)
-        if self.filled > BUCKET:
-            self.add("strategy", -self.size * self.filled)
-        self.filled = 0
+        super()._reduce()
         if not self.now["gradients"]:
             self.add("gradients", self.own)
 
@@ -228,13 +231,6 @@ class Sharded3(Zero):
         if numel > BUCKET:
             self.add("strategy", self.size * numel)
         self.filled += numel
-
-    def _reduce(self) -> None:
-        self.add("strategy", self.size * self.filled)
-        self.add("strategy", -self.size * self.filled)
-        if self.filled > BUCKET:
-            self.add("strategy", -self.size * self.filled)
-        self.filled = 0
 
     def end(self) -> None:
         self._reduce()
