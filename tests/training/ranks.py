@@ -55,7 +55,7 @@ def train(folder: Path, *runs: list[str], ranks: int = 2, timeout: float = 300) 
     assert done == len(runs), f"run {done} failed: {runs[done]}\n{said(folder, ranks)}"
 
 
-def _port(folder: Path, run: int, rank: str) -> str:
+def port(folder: Path, run: int, rank: str) -> str:
     """A port for each run, as a rank that is ahead would meet the store of the run before.
 
     Rank 0 chooses one that is free now, below those that connections of others are given.
@@ -77,7 +77,7 @@ def _work(folder: Path, ranks: int, runs: list[list[str]]) -> None:
 
     rank, code = os.environ["LOCAL_RANK"], 0
     for i, argv in enumerate(runs):
-        os.environ["MASTER_PORT"] = _port(folder, i, rank)
+        os.environ["MASTER_PORT"] = port(folder, i, rank)
         os.environ["WORLD_SIZE"] = str(ranks)  # which Lightning deletes at the end of a run
         if argv[0] != "back":
             code = run(["train", *argv])

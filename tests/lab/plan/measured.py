@@ -97,11 +97,17 @@ def flatten(value):
 
 
 def watch(found: dict) -> None:
-    """Let a run say what it has before the step that is measured, and mark that step."""
+    """Let a run say what it has before the step that is measured, and mark that step.
+
+    DDP's first broadcast (of weights that are equal already) is left out: whether the run's thread or one of gloo's gives
+    its flat copy back is a race, and only the first is recorded.
+    """
     import torch
+    from torch.nn.parallel import distributed
 
     from llmlab.training.module import Offline
 
+    distributed._sync_module_states = lambda *_, **__: None
     begin, step = Offline.on_train_batch_start, Offline.optimizer_step
     mark: list = []
 
@@ -165,7 +171,7 @@ def work(folder: Path, world: int, runs: list[list[str]]) -> None:
     rank, found = os.environ["LOCAL_RANK"], {}
     watch(found)
     for i, argv in enumerate(runs):
-        os.environ["MASTER_PORT"] = ranks._port(folder, i, rank)
+        os.environ["MASTER_PORT"] = ranks.port(folder, i, rank)
         os.environ["WORLD_SIZE"] = str(world)
         found.clear()
         gc.collect()  # what the run before has left would be given back in this one
