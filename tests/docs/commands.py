@@ -1,35 +1,59 @@
 """Does what a page of the documentation shows, in the current folder: python commands.py STEPS.json
 
-Commands run in this process, which saves the imports; those with processes or an environment of their own run as typed.
+A command runs in a copy (fork) of this process, which has imported what is heavy and nothing of llmlab: as if it were typed,
+but for seconds of imports. Those that start processes of their own are typed.
 """
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 import os
 import shlex
 import subprocess
 import sys
+import tempfile
+import traceback
+from collections.abc import Callable
 from pathlib import Path
 
-from llmlab import cli
+import lightning.pytorch  # noqa: F401
 
 ROOT = Path(__file__).parents[2]
 
 
-def alone(words: list[str]) -> bool:
-    """Whether a command needs a process of its own."""
-    return "-m" in words or any(w.startswith("strategy=") for w in words) or "LLMLAB_PLUGINS" in os.environ
+def starts_others(words: list[str]) -> bool:
+    return "-m" in words or any(w.startswith("strategy=") for w in words)
 
 
-def here(words: list[str]) -> tuple[int, str]:
-    said = io.StringIO()
+def forked(work: Callable[[], int | None]) -> tuple[int, str]:
+    """The exit code of `work` in a copy of this process, and what it said."""
+    with tempfile.TemporaryFile("w+") as said:
+        if (child := os.fork()) == 0:
+            code = 1
+            try:
+                os.dup2(said.fileno(), 1)
+                os.dup2(said.fileno(), 2)
+                sys.path[:0] = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
+                code = work() or 0
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                sys.stdout.flush()
+                os._exit(code)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        said.seek(0)
+        return code, said.read()
+
+
+def here(words: list[str]) -> int:
+    from llmlab import cli
+
     sys.argv = words
-    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-        code = cli.run(words[1:] if words[0] == "llmlab" else ["train", *words[2:]])
-    return code, said.getvalue()
+    return cli.run(words[1:] if words[0] == "llmlab" else ["train", *words[2:]])
+
+
+def program(text: str) -> None:
+    exec(compile(text, "<page>", "exec"), {})
 
 
 def typed(words: list[str]) -> tuple[int, str]:
@@ -48,7 +72,7 @@ def run(words: list[str]) -> None:
     if words[0] not in ("llmlab", "python"):
         code, said = 0, subprocess.run(words, check=True, capture_output=True, text=True).stdout
     else:
-        code, said = typed(words) if alone(words) else here(words)
+        code, said = typed(words) if starts_others(words) else forked(lambda: here(words))
     os.environ.clear()
     os.environ.update(before)
     print(f"$ {shlex.join(words)}\n{said}", flush=True)
@@ -61,6 +85,8 @@ for kind, *rest in json.loads(Path(sys.argv[1]).read_text()):
         Path(rest[0]).parent.mkdir(parents=True, exist_ok=True)
         Path(rest[0]).write_text(rest[1])
     elif kind == "python":
-        exec(compile(rest[0], "<page>", "exec"), {})
+        code, said = forked(lambda text=rest[0]: program(text))
+        if code:
+            sys.exit(f"exit code {code}:\n{rest[0]}\n{said}")
     else:
         run(rest)

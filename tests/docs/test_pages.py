@@ -26,7 +26,7 @@ def blocks(page: Path) -> list[tuple[str, str]]:
 
 
 def words_of(command: str) -> list[str]:
-    """The words of a command, cut short where it trains, a sweep to one seed and two values of the rest."""
+    """The words of a command, cut short where it trains, a sweep to two points."""
     words = shlex.split(command.replace("=RUN", "=first").replace("=TEXT", "=book.txt"))
     if "check" in words:
         words.append("checks=causality,built")
@@ -36,9 +36,8 @@ def words_of(command: str) -> list[str]:
             words += [s for s in SHORT if s.partition("=")[0] not in typed]
         if "-m" in words:
             swept = [w for w in words if re.fullmatch(r"[\w.@]+=[^\[(]*,.*", w)]
-            for word in swept:
-                values = word.split(",")[: 1 if word.startswith("seed=") else 2]
-                words[words.index(word)] = ",".join(values)
+            for i, word in enumerate(swept):
+                words[words.index(word)] = ",".join(word.split(",")[: 1 if i else 2])
     return words
 
 
@@ -71,7 +70,7 @@ def first(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.mark.slow  # dozens of short runs; most in one process a page, sweeps and several ranks in their own: up to 2 minutes
+@pytest.mark.slow  # dozens of short runs, sweeps and several ranks in processes of their own: up to a minute
 @pytest.mark.parametrize("page", [p for p in PAGES if p.stem not in GENERATED], ids=lambda p: p.stem)
 def test_page(page, first, tmp_path):
     import json

@@ -187,14 +187,16 @@ def test_in_bfloat16_altogether_it_learns(alone):
 
 
 @pytest.mark.slow  # a process that starts another, each of which imports Lightning
-def test_the_command_starts_the_ranks_and_writes_a_sample_from_the_shards(common, two, tmp_path):
+def test_the_command_starts_the_ranks_and_writes_a_sample_from_the_shards(common, two, alone, tmp_path):
     typed = [*common, *MODELS["llama3"], *TWO["fsdp"], "train.micro_batch_size=2", f"hydra.run.dir={tmp_path / 'run'}"]
     done = subprocess.run(
         [sys.executable, "-m", "llmlab", "train", *typed], capture_output=True, text=True, timeout=200
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert (tmp_path / "run/metrics.csv").read_bytes() == (two / "llama3-fsdp/metrics.csv").read_bytes()
-    assert json.loads((tmp_path / "run/run.json").read_text())["sample"]["text"]
+    assert {p.name for p in (tmp_path / "run").iterdir()} == {p.name for p in (alone / "llama3").iterdir()}
+    record = json.loads((tmp_path / "run/run.json").read_text())
+    assert record["sample"]["text"] and record["devices"] == 2
 
 
 @pytest.mark.slow  # torch.compile takes some 30 s: two graphs, of training and of validation
