@@ -69,6 +69,8 @@ class Position(nn.Module):
     relative: bool = False  # whether scores are the same wherever a text begins
     receding: bool = False  # whether a token has a bias of 0 on itself, which falls with the distance of others
 
+    score_width: int = 0  # numbers of a query that every distance is scored with; linears make as many of it
+
     def ids(self, ctx: Context) -> Tensor:
         """Position ids of the T new tokens. The caller's own, else offset, offset + 1, ..."""
         if ctx.positions is not None:

@@ -93,6 +93,7 @@ class Shifted(Position):
     """Scores that a learnt vector for each distance gives."""
 
     has_bias = True
+    score_width = 0  # no linears make the vectors, so they are measured
 
     def __init__(self, width=8):
         super().__init__()

@@ -220,7 +220,7 @@ def _of_layer(
     beyond, width = meter.attention(layer.attention, parts["attention"], counted, x)
     turned = meter.turned(layer.attention, parts["attention"], position, parts["position"], prepared[place], x)
     found = {"attention": counted + beyond}
-    found["positions"] = 2 * length * _distances(length) * getattr(position, "score_width", 0) + turned
+    found["positions"] = 2 * length * _distances(length) * position.score_width + turned
     found["feed-forward"] = length * linear_flops(layer.ffn) + _beyond_ffn(layer, sizes, parts, length, meter)
     found["block"] = meter.beyond(layer.block, parts["block"], 0.0, lambda part: _wired(part, layer, x), tokens=length)
     if layer.cross_attention is not None:
@@ -264,7 +264,7 @@ def _distances(length: int) -> int:
 def _projected(stack: Stack, length: int) -> float:
     """Of the linears in position parts that score distances, of each of which they read the sinusoid."""
     parts = [stack.positions[stack.position_of[i]] for i in stack.spec.execute]
-    return _distances(length) * sum(linear_flops(part) for part in parts if hasattr(part, "score_width"))
+    return _distances(length) * sum(linear_flops(part) for part in parts if part.score_width)
 
 
 def cached_numbers(model: Model) -> tuple[int, int]:

@@ -74,7 +74,7 @@ class Meter:
 
     def prepared(self, position: Any, spec: PartSpec, tokens: int) -> float | None:
         """FLOPs of what a position part does once a forward; None where it declares them (of a layer) or can't be run."""
-        if hasattr(position, "score_width") or declared(position, tokens, tokens).flops is not None:
+        if position.score_width or declared(position, tokens, tokens).flops is not None:
             return None
         ran = self._run(spec, ("prepare", tokens), lambda part: _state(part, _context(tokens)), position)
         if ran is not None and ran.flops:
