@@ -9,13 +9,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
-
-import torch
 
 from llmlab.lab.plan.activations import Op
 from llmlab.lab.plan.parameters import Parameter, state_bytes
-from llmlab.lab.plan.replay import Replay
+from llmlab.lab.plan.replay import Replay, Trained
 
 REST = -1
 
@@ -23,18 +20,10 @@ REST = -1
 class FSDP(Replay):
     """world: data-parallel ranks. order: the layer of each executed step."""
 
-    def __init__(
-        self,
-        parameters: tuple[Parameter, ...],
-        optimizer: Any,
-        dtype: torch.dtype,
-        accumulates: bool,
-        world: int,
-        order: Sequence[int],
-    ):
-        super().__init__(parameters, optimizer, dtype, accumulates)
+    def __init__(self, trained: Trained, world: int, order: Sequence[int]):
+        super().__init__(trained)
         self.world, self.order = world, order
-        self.whole = self._by_group(parameters)  # bytes when gathered, padding included
+        self.whole = self._by_group(trained.parameters)  # bytes when gathered, padding included
         self.gathered: set[int] = set()
         self.fetched: set[int] = set()  # gathered, but not yet laid out
         self.flat = 0  # what the forward keeps of the last gathering
@@ -47,14 +36,14 @@ class FSDP(Replay):
     def _by_group(self, parameters: tuple[Parameter, ...]) -> dict[int, int]:
         found = dict.fromkeys([REST, *self.order], 0)
         for p in parameters:
-            found[p.layer] += self.world * math.prod(p.shard(self.world)) * self.dtype.itemsize
+            found[p.layer] += self.world * math.prod(p.shard(self.world)) * self.trained.dtype.itemsize
         return found
 
     def begin(self) -> None:
         self.reduced = self._by_group(self.reached)
         self.add("weights", sum(self.whole.values()) // self.world)
-        self.add("states", state_bytes(self.optimizer, self.reached, self.dtype, self.world))
-        if self.accumulates:
+        self.add("states", state_bytes(self.trained.optimizer, self.reached, self.trained.dtype, self.world))
+        if self.trained.accumulates:
             self.add("gradients", sum(self.reduced.values()) // self.world)
         self._gather(REST, forward=True)
 
@@ -123,7 +112,7 @@ class FSDP(Replay):
 
     def grad(self, op: Op) -> None:
         """Of a gathered parameter, until its group is reduced."""
-        p = self.parameters[op.param]
+        p = self.trained.parameters[op.param]
         size = self.bytes_of(p)
         self.add("activations", -op.size)
         self.add("strategy", size)
@@ -148,5 +137,5 @@ class FSDP(Replay):
         self.add("strategy", self.reducing)
         self.add("strategy", -whole)
         self.add("gradients", self.reducing // self.world)
-        if self.accumulates:
+        if self.trained.accumulates:
             self.add("gradients", -self.reducing // self.world)

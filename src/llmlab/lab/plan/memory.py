@@ -14,7 +14,7 @@ from llmlab.config.devices import ZERO
 from llmlab.lab.plan.activations import Numerics, Op, record
 from llmlab.lab.plan.depth import Deep
 from llmlab.lab.plan.fsdp import FSDP
-from llmlab.lab.plan.replay import DDP, Replay
+from llmlab.lab.plan.replay import DDP, Replay, Trained
 from llmlab.lab.plan.zero import Sharded3, Sharded12
 from llmlab.model.layout import ModelSpec
 from llmlab.training.placement import COMPUTED
@@ -114,15 +114,15 @@ def replay_of(training: Training, where: Where) -> Replay:
     """A step under a strategy, before it is run."""
     model = _model(training, where.tensor_parallel)
     dtype = _numerics(training, where).parameters
-    given = (model.parameters, training.optimizer, dtype, where.accumulates)
+    trained = Trained(model.parameters, training.optimizer, dtype, where.accumulates)
+    world, gpu, offload = where.data_parallel, training.device == "cuda", where.strategy.endswith("offload")
     if where.strategy in ("single", "ddp"):
-        return (DDP if where.strategy == "ddp" else Replay)(*given)
+        return (DDP if where.strategy == "ddp" else Replay)(trained)
     if where.strategy.startswith("fsdp"):
-        return FSDP(*given, where.data_parallel, model.order)
-    more = {"gpu": training.device == "cuda", "offload": where.strategy.endswith("offload")}
+        return FSDP(trained, world, model.order)
     if where.strategy.startswith("zero3"):
-        return Sharded3(*given, where.data_parallel, order=model.order, **more)
-    return Sharded12(*given, where.data_parallel, stage=int(where.strategy[4]), **more)
+        return Sharded3(trained, world, model.order, gpu=gpu, offload=offload)
+    return Sharded12(trained, world, int(where.strategy[4]), gpu=gpu, offload=offload)
 
 
 def _numerics(training: Training, where: Where) -> Numerics:

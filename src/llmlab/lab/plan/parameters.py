@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.optim import Optimizer
 
 from llmlab.model import roles
 from llmlab.model.model import Model
@@ -47,37 +48,39 @@ def table(model: Model) -> list[Parameter]:
 def state_bytes(optimizer: Any, parameters: tuple[Parameter, ...], dtype: torch.dtype, world: int = 1) -> int:
     """What an optimizer part keeps for a rank's shards, its step counters included: by doing a step without values."""
     with FakeTensorMode(allow_non_fake_inputs=True):
-        given = []
-        for p in parameters:
-            shard = nn.Parameter(torch.empty(p.shard(world) if world > 1 else p.shape, dtype=dtype))
-            shard.grad = torch.empty_like(shard)
-            given.append((p.path, shard, p.role))
-        return _after_a_step(optimizer.build(given))
+        return _after_a_step(_built(optimizer, parameters, dtype, world)[0])
 
 
 @functools.lru_cache(maxsize=32)
 def groups(optimizer: Any, parameters: tuple[Parameter, ...]) -> list[list[Parameter]]:
     """Parameters that an optimizer part treats alike, in its order."""
     with FakeTensorMode(allow_non_fake_inputs=True):
-        shown = [(p.path, nn.Parameter(torch.empty(p.shape)), p.role) for p in parameters]
-        of = {id(q): p for p, (_, q, _) in zip(parameters, shown, strict=True)}
-        return [[of[id(q)] for q in group["params"]] for group in optimizer.build(shown).param_groups]
+        made, of = _built(optimizer, parameters)
+        return [[of[id(q)] for q in group["params"]] for group in made.param_groups]
 
 
 @functools.lru_cache(maxsize=32)
 def flat_state_bytes(optimizer: Any, parameters: tuple[Parameter, ...], pieces: tuple[int, ...]) -> int:
     """What an optimizer part keeps where each of its groups is one flat float32 tensor of so many numbers."""
     with FakeTensorMode(allow_non_fake_inputs=True):
-        shown = [(p.path, nn.Parameter(torch.empty(p.shape)), p.role) for p in parameters]
-        made = optimizer.build(shown)
+        made, _ = _built(optimizer, parameters)
         for group, size in zip(made.param_groups, pieces, strict=True):
-            flat = nn.Parameter(torch.empty(size))
-            flat.grad = torch.empty_like(flat)
-            group["params"] = [flat]
+            group["params"] = [nn.Parameter(torch.empty(size))]
         return _after_a_step(made)
 
 
-def _after_a_step(made: torch.optim.Optimizer) -> int:
+def _built(
+    optimizer: Any, parameters: tuple[Parameter, ...], dtype: torch.dtype = torch.float32, world: int = 1
+) -> tuple[Optimizer, dict[int, Parameter]]:
+    """An optimizer of tensors without values, and what each (by its `id`) stands for."""
+    shown = [nn.Parameter(torch.empty(p.shard(world) if world > 1 else p.shape, dtype=dtype)) for p in parameters]
+    made = optimizer.build([(p.path, q, p.role) for p, q in zip(parameters, shown, strict=True)])
+    return made, {id(q): p for p, q in zip(parameters, shown, strict=True)}
+
+
+def _after_a_step(made: Optimizer) -> int:
+    for p in [p for group in made.param_groups for p in group["params"]]:
+        p.grad = torch.empty_like(p)
     made.step()
     kept: list[Tensor] = [v for s in made.state.values() for v in s.values() if isinstance(v, Tensor)]
     return sum(v.numel() * v.element_size() for v in kept)

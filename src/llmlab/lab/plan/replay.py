@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -14,15 +15,23 @@ Part = Literal["weights", "gradients", "states", "strategy", "activations"]
 PARTS: tuple[Part, ...] = ("weights", "gradients", "states", "strategy", "activations")
 
 
+@dataclass(frozen=True)
+class Trained:
+    """dtype: of the parameters that the model computes with. accumulates: an optimizer step has several micro-batches, of
+    which a later one is replayed."""
+
+    parameters: tuple[Parameter, ...]
+    optimizer: Any
+    dtype: torch.dtype
+    accumulates: bool = False
+
+
 class Replay:
     """A strategy's memory. `now` and, when most was in use, `peak`: bytes by part. `kept`: activations at the loss.
-    `gradients`: at the optimizer step. `host`: bytes in the CPU's memory, with offload.
+    `gradients`: at the optimizer step. `host`: bytes in the CPU's memory, with offload."""
 
-    accumulates: an optimizer step has several micro-batches, of which this is a later one.
-    """
-
-    def __init__(self, parameters: tuple[Parameter, ...], optimizer: Any, dtype: torch.dtype, accumulates: bool):
-        self.parameters, self.optimizer, self.dtype, self.accumulates = parameters, optimizer, dtype, accumulates
+    def __init__(self, trained: Trained):
+        self.trained = trained
         self.now: dict[Part, int] = dict.fromkeys(PARTS, 0)
         self.peak = dict(self.now)
         self.kept = 0
@@ -41,7 +50,7 @@ class Replay:
 
     def run(self, ops: Sequence[Op]) -> None:
         reached = {op.param for op in ops if op.kind == "grad"}
-        self.reached = tuple(p for i, p in enumerate(self.parameters) if i in reached)
+        self.reached = tuple(p for i, p in enumerate(self.trained.parameters) if i in reached)
         self.begin()
         for op in ops:
             if op.kind == "take":
@@ -55,15 +64,15 @@ class Replay:
         self.step()
 
     def bytes_of(self, parameter: Parameter) -> int:
-        return parameter.numel * self.dtype.itemsize
+        return parameter.numel * self.trained.dtype.itemsize
 
     # ---------------------------------------------------------------- what a strategy may do otherwise
 
     def begin(self) -> None:
         """What lies there before the forward; of a later micro-batch, the gradients of those before it too."""
-        self.add("weights", sum(map(self.bytes_of, self.parameters)))
-        self.add("states", state_bytes(self.optimizer, self.reached, self.dtype))
-        if self.accumulates:
+        self.add("weights", sum(map(self.bytes_of, self.trained.parameters)))
+        self.add("states", state_bytes(self.trained.optimizer, self.reached, self.trained.dtype))
+        if self.trained.accumulates:
             self.add("gradients", sum(map(self.bytes_of, self.reached)))
 
     def enter(self, op: Op) -> None: ...
@@ -80,8 +89,8 @@ class Replay:
 
     def grad(self, op: Op) -> None:
         self.add("activations", -op.size)
-        if not self.accumulates:
-            self.add("gradients", self.bytes_of(self.parameters[op.param]))
+        if not self.trained.accumulates:
+            self.add("gradients", self.bytes_of(self.trained.parameters[op.param]))
 
 
 class DDP(Replay):
@@ -89,11 +98,9 @@ class DDP(Replay):
     reduced lie beside them."""
 
     def begin(self) -> None:
-        beside = self.accumulates
-        self.accumulates = True
         super().begin()
-        if beside:
-            self.add("strategy", self.now["gradients"])
+        beside = self.trained.accumulates
+        self.add("strategy" if beside else "gradients", sum(map(self.bytes_of, self.reached)))
 
     def grad(self, op: Op) -> None:
         self.add("activations", -op.size)

@@ -8,13 +8,12 @@ last, whatever the model's size; stage 3's is there all the time.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 
 from llmlab.lab.plan.activations import Op
-from llmlab.lab.plan.parameters import Parameter, flat_state_bytes, groups
-from llmlab.lab.plan.replay import Replay
+from llmlab.lab.plan.parameters import flat_state_bytes, groups
+from llmlab.lab.plan.replay import Part, Replay, Trained
 from llmlab.training.strategies import BUCKET, KEPT_WHOLE
 
 MASTER = 4  # bytes of a number that is trained, and of its gradient
@@ -24,37 +23,35 @@ AHEAD = 50_000_000  # numbers that are gathered ahead (stage3_prefetch_bucket_si
 
 
 class Zero(Replay):
-    """What the stages share. `self.dtype` is what is computed with."""
+    """What the stages share. world: ranks. size: bytes of a number that is computed with."""
 
-    def __init__(
-        self,
-        parameters: tuple[Parameter, ...],
-        optimizer: Any,
-        dtype: torch.dtype,
-        accumulates: bool,
-        world: int,
-        gpu: bool,
-        offload: bool,
-    ):
-        super().__init__(parameters, optimizer, dtype, accumulates)
+    def __init__(self, trained: Trained, world: int, *, gpu: bool, offload: bool):
+        super().__init__(trained)
         self.world, self.gpu, self.offload = world, gpu, offload
-        self.size = dtype.itemsize
-        self.groups = groups(optimizer, parameters)
+        self.size = trained.dtype.itemsize
+        self.groups = groups(trained.optimizer, trained.parameters)
         self.filled = 0  # numbers in the bucket
 
-    def trained(self, numbers: int, of: str) -> None:
+    def masters(self, numbers: int, of: Part) -> None:
         """float32 numbers that are on the device, or with offload in the CPU's memory."""
         if self.offload:
             self.host += MASTER * numbers
         else:
-            self.add(of, MASTER * numbers)  # type: ignore[arg-type]
+            self.add(of, MASTER * numbers)
 
     def kept_by(self, pieces: tuple[int, ...]) -> None:
         """The optimizer's state; DeepSpeed's own Adam counts its steps outside of tensors."""
         if self.offload:
             self.host += 2 * MASTER * sum(pieces)
         else:
-            self.add("states", flat_state_bytes(self.optimizer, self.parameters, pieces))
+            self.add("states", flat_state_bytes(self.trained.optimizer, self.trained.parameters, pieces))
+
+    def _into_bucket(self, numel: int) -> None:
+        if self.filled and self.filled + numel > BUCKET:
+            self._reduce()
+        if numel > BUCKET:  # stays where it is
+            self.add("strategy", self.size * numel)
+        self.filled += numel
 
     def _reduce(self) -> None:
         """What is in the bucket, copied once more to be summed."""
@@ -68,12 +65,12 @@ class Zero(Replay):
 class Sharded12(Zero):
     """Stages 1 and 2: the model is whole, gradients are reduced to the piece that a rank trains."""
 
-    def __init__(self, *given: Any, stage: int, **more: Any):
-        super().__init__(*given, **more)
+    def __init__(self, trained: Trained, world: int, stage: int, *, gpu: bool, offload: bool):
+        super().__init__(trained, world, gpu=gpu, offload=offload)
         self.numbers = [sum(p.numel for p in group) for group in self.groups]
         self.padded = [-(-n // (2 * self.world)) * 2 * self.world for n in self.numbers]
         self.pieces = tuple(n // self.world for n in self.padded)
-        self.half = self.dtype != torch.float32
+        self.half = trained.dtype != torch.float32
         # DeepSpeed's BF16_Optimizer: all gradients in float32 beside those of the backward
         self.apart = self.half and stage == 1 and not self.offload
         self.at_the_end = stage == 1 and not self.gpu and not self.apart  # reduced only when all are there
@@ -81,18 +78,18 @@ class Sharded12(Zero):
 
     def begin(self) -> None:
         self.add("weights", self.size * sum(self.padded))
-        self.trained(sum(self.pieces), "weights")
+        self.masters(sum(self.pieces), "weights")
         self.kept_by(self.pieces)
         if self.apart:
             self.add("gradients", MASTER * sum(self.padded))
         if self.offload:
-            largest = max(p.numel for p in self.parameters)
+            largest = max(p.numel for p in self.trained.parameters)
             self.host += MASTER * sum(self.pieces) + self.size * (sum(self.pieces) + largest)
             self.add("strategy", self.size * largest)
 
     def grad(self, op: Op) -> None:
         self.add("activations", -op.size)
-        numel = self.parameters[op.param].numel
+        numel = self.trained.parameters[op.param].numel
         if self.apart:
             self.add("gradients", self.size * numel)
             return
@@ -103,13 +100,6 @@ class Sharded12(Zero):
             self.add("gradients", self.size * numel)
         else:
             self._into_bucket(numel)
-
-    def _into_bucket(self, numel: int) -> None:
-        if self.filled + numel > BUCKET:
-            self._reduce()
-        if numel > BUCKET:  # stays where it is
-            self.add("strategy", self.size * numel)
-        self.filled += numel
 
     def _reduce(self) -> None:
         super()._reduce()
@@ -142,7 +132,7 @@ class Sharded12(Zero):
             return
         if self.at_the_end:
             self.add("gradients", -self.now["gradients"])
-            for p in self.parameters:
+            for p in self.trained.parameters:
                 self._into_bucket(p.numel)
         self._reduce()
         self.add("strategy", -self.bucket)
@@ -159,14 +149,14 @@ class Sharded12(Zero):
 class Sharded3(Zero):
     """Stage 3: parameters are sharded too, each by itself, and gathered layer by layer."""
 
-    def __init__(self, *given: Any, order: Sequence[int], **more: Any):
-        super().__init__(*given, **more)
+    def __init__(self, trained: Trained, world: int, order: Sequence[int], *, gpu: bool, offload: bool):
+        super().__init__(trained, world, gpu=gpu, offload=offload)
         self.order = order
         self.pieces = tuple(sum(-(-p.numel // self.world) for p in group) for group in self.groups)
         self.layers = dict.fromkeys([-1, *order], 0)  # numbers of each that are gathered
         kept_whole = KEPT_WHOLE if self.gpu else 0
         self.always = 0
-        for p in self.parameters:
+        for p in trained.parameters:
             if p.numel < kept_whole:
                 self.always += p.numel
             else:
@@ -180,9 +170,9 @@ class Sharded3(Zero):
             self.host += self.size * pieces
         else:
             self.add("weights", self.size * pieces)
-        self.trained(pieces, "weights")
+        self.masters(pieces, "weights")
         self.kept_by(self.pieces)
-        self.trained(pieces, "gradients")
+        self.masters(pieces, "gradients")
         if self.offload:
             self.host += MASTER * pieces  # the optimizer's own copy of them
         self.add("strategy", self.size * (BUCKET + self.always))
@@ -225,12 +215,7 @@ class Sharded3(Zero):
 
     def grad(self, op: Op) -> None:
         self.add("activations", -op.size)
-        numel = self.parameters[op.param].numel
-        if self.filled and self.filled + numel > BUCKET:
-            self._reduce()
-        if numel > BUCKET:
-            self.add("strategy", self.size * numel)
-        self.filled += numel
+        self._into_bucket(self.trained.parameters[op.param].numel)
 
     def end(self) -> None:
         self._reduce()
