@@ -5,10 +5,11 @@ import os
 from pathlib import Path
 
 import pytest
+from torch import nn
 
 from llmlab.hub import load
 from llmlab.hub.families import entries
-from llmlab.lab.plan.components import groups
+from llmlab.lab.plan.components import _lines, groups
 from llmlab.model.build import assemble
 from llmlab.model.flops import count_parameters
 
@@ -69,17 +70,28 @@ def test_bert_base_by_component(tmp_path):
     assert lines["attention.q"] == ("768 x 768 + 768", 590_592)
 
 
+DENSE = ("albert", "bart", "bert", "chatglm1", "electra", "glm_2022", "gpt1", "modernbert", "mpnet", "mt5", "xlnet")
+SPARSE = ("qwen2_moe", "deepseek_v3", "qwen3_30b_a3b")
+BIASES = ("position@kinds.local.position=t5_bias", "position@kinds.global.position=t5_bias")
+TWO_TABLES = ("model=gemma3", "kernel=eager", "model.n_layers=6", *BIASES, "kinds.global.position.buckets=64")
+SUMMED = [*((f"model={name}",) for name in (*DENSE, *SPARSE)), TWO_TABLES]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("overrides", "idle"),
-    [(("model=qwen3_30b_a3b",), True), (("model=stablelm_2_1_6b",), False), (("model=t5_small",), False)],
-)
-def test_components_add_up(overrides, idle):
+@pytest.mark.parametrize("overrides", SUMMED, ids=lambda overrides: overrides[0].removeprefix("model="))
+def test_components_add_up(overrides):
+    """Lines to their group's parameters, groups to the model's, all and active."""
     from llmlab.config.compose import compose
     from llmlab.model.layout import resolve
 
     model = assemble(resolve(compose(overrides)))
     counts, found = count_parameters(model), groups(model)
-    assert sum(group.total for group in found) == counts.total
+    assert sum(line.total * group.times for group in found for line in group.lines) == counts.total
+    assert sum(group.total for group in found) == counts.total == sum(p.numel() for p in model.parameters())
     assert sum(group.active for group in found) == counts.active
-    assert (counts.active < counts.total) is idle
+    assert (counts.active < counts.total) is (overrides[0].removeprefix("model=") in SPARSE)
+
+
+def test_modules_of_another_shape_are_lines_of_their_own():
+    tables = nn.ModuleList([nn.Embedding(32, 4), nn.Embedding(64, 4), nn.Embedding(32, 4)])
+    assert [(line.shape, line.total) for line in _lines(tables)] == [("2 x 32 x 4", 256), ("64 x 4", 256)]

@@ -81,21 +81,20 @@ def _layers(stack: Any, of: str) -> Iterator[Group]:
 
 
 def _lines(module: nn.Module) -> tuple[Line, ...]:
-    lines: dict[str, Line] = {}
-    places: dict[str, list[str]] = {}
+    """Modules are equal whose names and shapes are."""
+    places: dict[str, Line] = {}
     shares = _shares(module)
     for path, parameter in module.named_parameters():
         owner, _, leaf = path.rpartition(".")
         place = owner if leaf in ("weight", "bias") else path
         name = re.sub(r"(^|\.)\d+(?=\.|$)", r"\1*", place)
-        line = lines.setdefault(name, Line(name, share_active=shares.get(owner, 1.0)))
-        known = places.setdefault(name, [place])
-        if place == known[0]:
-            line.shapes.append(" x ".join(f"{n:,}" for n in parameter.shape) or "1")
-            line.each += parameter.numel()
-        elif place != known[-1]:
-            known.append(place)
-            line.times += 1
+        line = places.setdefault(place, Line(name, share_active=shares.get(owner, 1.0)))
+        line.shapes.append(" x ".join(f"{n:,}" for n in parameter.shape) or "1")
+        line.each += parameter.numel()
+    lines: dict[tuple[str, ...], Line] = {}
+    for line in places.values():
+        if (same := lines.setdefault((line.name, *line.shapes), line)) is not line:
+            same.times += 1
     return tuple(lines.values())
 
 
