@@ -61,6 +61,12 @@ def test_time_and_energy():
     assert found.kilowatt_hours == pytest.approx(found.seconds / 3600 * 4 * 0.4)
 
 
+def test_a_device_is_one_that_a_trainer_counts():
+    """The board of an MI250X is two: its data sheet has 383 and 47.9 TFLOP/s, 128 GB and 560 W."""
+    die = accelerators.accelerator("mi250x")
+    assert [2 * n for n in (die.half, die.single, die.gigabytes, die.watts)] == [383, 47.9, 128, 560]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("choices", [("model=qwen_moe",), ("model=t5",), ("model=bert",)])
 def test_it_says_what_a_run_records(choices, planned, tmp_path, monkeypatch):

@@ -1,7 +1,8 @@
 """Accelerators as their makers' data sheets have them, and what a training run takes of them.
 
 Peaks are dense (without the factor 2 of structured sparsity), accumulated in float32. Memory is in units of 10^9 bytes:
-what a driver shows beyond it is what the CUDA context and fragmentation take. Watts are of the whole board at its limit.
+what a driver shows beyond it is what the CUDA context and fragmentation take. Watts are of the whole board at its limit,
+shared where a board is several of what trainer.devices counts.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ ACCELERATORS = {
         Accelerator("h100_pcie", 756, 51.2, 80, 350, "NVIDIA H100 data sheet, PCIe"),
         Accelerator("h200", 989.4, 66.9, 141, 700, "NVIDIA H200 data sheet, SXM"),
         Accelerator("b200", 2250, 75, 180, 1000, "NVIDIA HGX B200 data sheet"),
-        Accelerator("mi250x", 383, 47.9, 128, 560, "AMD Instinct MI250X data sheet"),
+        Accelerator("mi250x", 191.5, 23.95, 64, 280, "AMD Instinct MI250X data sheet, one of the two dies of a board"),
         Accelerator("mi300x", 1307.4, 163.4, 192, 750, "AMD Instinct MI300X data sheet"),
     )
 }
