@@ -10,6 +10,7 @@ import torch
 
 from llmlab import registry
 from llmlab.check.cover import Cover, Item, Level, Pair, Row, paired
+from llmlab.check.processes import Alone, Died
 from llmlab.check.refusal import refusal
 from llmlab.check.subject import VOCABULARY, Case, Subject, layout_of, small
 from llmlab.check.words import AIMS, BASE, SLOTS
@@ -42,6 +43,7 @@ class Array:
             factors.append([((slot, n),) for n in names if (slot, n) not in self.apart])
         self.cover = Cover(factors, self._refuse)
         self._alone: dict[Item, Cover] = {}
+        self._elsewhere = Alone()
 
     def _aims(self) -> list[Level]:
         """Every objective with every mask that it can be trained under; masks that are nobody's, alone."""
@@ -60,20 +62,11 @@ class Array:
         return [*found, *((("mask", m),) for m in registry.names("mask") if ("mask", m) not in trained)]
 
     def _refuse(self, items: Sequence[Item]) -> str | None:
-        """Why a model can't be had, without composing it: the same parts are put into the composed base of its aim.
-
-        None for one that crashes: that is for the checks to find. Kernels that are for elsewhere are slow here, so they do
-        not run.
-        """
-        from llmlab.model.build import assemble
-
-        chosen = dict(items)
+        """Why a model can't be had; None for one that crashes, or ends its process: that is for the checks to find."""
         try:
-            spec = replaced(base(aim(chosen)), chosen)
-            assemble(spec) if self.apart.keys() & set(items) else run_once(spec)
-        except Exception as e:
-            return refusal(e)
-        return None
+            return self._elsewhere(why_not, tuple(items), not self.apart.keys() & set(items))
+        except Died:
+            return None
 
     def of(self, item: Item) -> Cover:
         """Where rows with an item are: a kernel that can't train where checks are run has an array of its own."""
@@ -108,6 +101,22 @@ class Array:
 def array() -> Array:
     """Made once for the parts that there are."""
     return Array()
+
+
+def why_not(items: Sequence[Item], runs: bool) -> str | None:
+    """Why a model can't be had, without composing it: the same parts are put into the composed base of its aim.
+
+    runs: False where the kernel is for elsewhere, and slow here. None for one that crashes.
+    """
+    from llmlab.model.build import assemble
+
+    chosen = dict(items)
+    try:
+        spec = replaced(base(aim(chosen)), chosen)
+        run_once(spec) if runs else assemble(spec)
+    except Exception as e:
+        return refusal(e)
+    return None
 
 
 def with_item(cover: Cover, item: Item) -> list[Pair]:

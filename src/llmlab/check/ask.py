@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from itertools import chain
 from typing import Any
 
-from llmlab.check import array, cases, run, shrink
+from llmlab.check import array, cases, processes, run, shrink
 from llmlab.check.report import Report
 from llmlab.check.subject import Case, Result
 from llmlab.check.words import Asked
@@ -24,7 +24,7 @@ PLAIN = 20.0  # seconds between lines where no one looks
 
 def everything(asked: Asked, checks: str | None, jobs: int | None) -> Report:
     """The matrix, or the part of it that was asked for."""
-    run.quiet()
+    processes.quiet()
     names = _names(checks)
     report = Report(_says(names))
     some, total = _cases(asked, names)
@@ -40,7 +40,7 @@ def everything(asked: Asked, checks: str | None, jobs: int | None) -> Report:
 
 def swaps(checks: str | None, jobs: int | None) -> Report:
     """Every family with every part that it does not have: two steps of training, and what is cheap to ask."""
-    run.quiet()
+    processes.quiet()
     names = _names(checks) or SWAPPED
     report = Report(_says(names))
     _run(report, cases.swaps(), names, 0, jobs)
@@ -101,7 +101,7 @@ def _run(report: Report, some: Iterator[Case], names: Sequence[str] | None, tota
             report.add(case, found)
             tell(report)
 
-        run.every(counted(), names, run.workers(jobs, total or sys.maxsize), told)
+        run.every(counted(), names, processes.workers(jobs, total or sys.maxsize), told)
     report.cases = {name: report.cases[name] for name in order}
     report.results.sort(key=lambda r: order[r.case])  # stable: the checks of a case stay in their order
 

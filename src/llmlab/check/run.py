@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import logging
-import multiprocessing
-import os
-import signal
 import sys
-import threading
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 
 import torch
 
 from llmlab.check.checks import MODEL_CHECKS
 from llmlab.check.parts import PART_CHECKS
+from llmlab.check.processes import Alone, Died, end_all, started, work
 from llmlab.check.refusal import crash, refusal
 from llmlab.check.steps import trains
 from llmlab.check.subject import Case, NotApplicable, Result, Subject, Wrong
@@ -46,15 +41,18 @@ def every_check() -> dict[str, Check]:
 
 def check(case: Case, names: Sequence[str] | None = None) -> list[Result]:
     """What the named checks, by default all of its kind, find in a case. One result if there is no such model."""
-    known = checks_of(case.kind)
     if "torch._dynamo" in sys.modules:  # what it has compiled of other models counts towards a limit
         sys.modules["torch._dynamo"].reset()
     subject = Subject(case)
     first = _asked(subject, BUILT, built)
     if first.outcome != "passed":
         return [first]
-    wanted = [n for n in known if n != BUILT and (names is None or n in names)]
-    return [first, *(_asked(subject, n, known[n]) for n in wanted)]
+    known = checks_of(case.kind)
+    return [first, *(_asked(subject, n, known[n]) for n in _wanted(case, names))]
+
+
+def _wanted(case: Case, names: Sequence[str] | None) -> list[str]:
+    return [n for n in checks_of(case.kind) if n != BUILT and (names is None or n in names)]
 
 
 def _asked(subject: Subject, name: str, ask: Check) -> Result:
@@ -75,88 +73,90 @@ def _asked(subject: Subject, name: str, ask: Check) -> Result:
 
 # ---------------------------------------------------------------- in processes
 
-
-def workers(asked: int | None, cases: int) -> int:
-    """How many processes: as many as there are cores, unless said otherwise, and no more than cases."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(asked or cores, cases))
+Names = Sequence[str] | None
+DIED = "crashed: the process that checked it has died"
 
 
-_told: list[int] = []  # the signal, once this process is to end
-
-
-def _begin() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that asks
-    signal.signal(signal.SIGTERM, _end)
-    quiet()
-
-
-def _end(signum: int, frame: object) -> None:
-    _told.append(signum)
-    sys.exit(1)  # out of what is being checked; what this process holds is given back as it ends
-
-
-def _work(case: Case, names: Sequence[str] | None) -> list[Result]:
-    if _told:  # what was handed out already
-        sys.exit(1)
-    return check(case, names)
-
-
-def quiet() -> None:
-    """One thread a process: the models are tiny. What libraries warn of would be about them."""
-    torch.set_num_threads(1)
-    warnings.simplefilter("ignore")
-    logging.getLogger("torch").setLevel(logging.ERROR)
+def check_alone(alone: Alone, case: Case, names: Names = None) -> list[Result]:
+    """What `check` finds, also if it ends its process: then one check after the other, until it is known which one did."""
+    try:
+        return alone(check, case, names)
+    except Died:
+        found: list[Result] = []
+        for name in (BUILT, *_wanted(case, names)):
+            try:
+                found.append(alone(check, case, [name])[-1])
+            except Died:
+                return [*found, Result(case.name, name, "failed", DIED)]
+        return found  # another process had taken all memory, say
 
 
 class Pool:
-    """Processes that check cases. Within `with`; `add` hands out cases, `results` gives what they find as it is found."""
+    """Processes that check cases. Within `with`; `add` hands out cases, `results` gives what they find as it is found.
+
+    A process that dies takes the others with it, and what was handed out: then that is handed out again to new ones, but
+    for what it can have died of, which is checked alone.
+    """
 
     def __init__(self, processes: int):
-        self.pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _begin)
-        self.open: dict[Future[list[Result]], Case] = {}
-        main = threading.current_thread() is threading.main_thread()
-        before = signal.signal(signal.SIGINT, signal.SIG_IGN) if main else None  # so do they, before they have begun
-        try:
-            for _ in range(processes):  # they begin while the first cases are made
-                self.pool.submit(quiet)
-        finally:
-            if main:
-                signal.signal(signal.SIGINT, before)
+        self.processes, self.pool = processes, started(processes)
+        self.open: dict[Future[list[Result]], tuple[Case, Names]] = {}  # in the order in which they are begun
+        self.found: list[tuple[Case, list[Result]]] = []
+        self.alone = Alone()
 
     def __enter__(self) -> Pool:
         return self
 
     def __exit__(self, failed: object, *unused: object) -> None:
-        if failed:  # Ctrl-C: nobody waits for what is being checked
-            for process in multiprocessing.active_children():
-                process.terminate()
+        if failed:
+            end_all()
         self.pool.shutdown(cancel_futures=True)
+        self.alone.close()
 
-    def add(self, case: Case, names: Sequence[str] | None = None) -> None:
-        self.open[self.pool.submit(_work, case, names)] = case
+    def add(self, case: Case, names: Names = None) -> None:
+        try:
+            future = self.pool.submit(work, check, case, names)
+        except BrokenProcessPool:
+            self._mend()
+            return self.add(case, names)
+        self.open[future] = case, names
 
     def results(self, *, block: bool = True) -> Iterator[tuple[Case, list[Result]]]:
         """Those that are there; with `block` all that were asked for."""
-        while self.open:
-            done, _ = wait(self.open, None if block else 0, FIRST_COMPLETED)
+        while self.open or self.found:
+            found, self.found = self.found, []
+            yield from found
+            done, _ = wait(self.open, None if block and not found else 0, FIRST_COMPLETED)
+            if any(map(_lost, done)):
+                self._mend()
+                continue
             for future in done:
-                case = self.open.pop(future)
-                try:
-                    yield case, future.result()
-                except BrokenProcessPool:
-                    yield case, [Result(case.name, BUILT, "failed", "crashed: the process that checked it has died")]
+                yield self.open.pop(future)[0], future.result()
             if not block:
                 return
 
+    def _mend(self) -> None:
+        wait(self.open)  # all are done, or lost
+        lost = [asked for future, asked in self.open.items() if _lost(future)]
+        self.open = {future: asked for future, asked in self.open.items() if not _lost(future)}
+        self.pool.shutdown()
+        self.pool = started(self.processes)
+        for asked in lost[self.processes :]:
+            self.add(*asked)
+        for case, names in lost[: self.processes]:  # the first, each in a process: one of them was what it died of
+            self.found.append((case, check_alone(self.alone, case, names)))
 
-def every(
-    cases: Iterable[Case], names: Sequence[str] | None, processes: int, tell: Callable[[Case, list[Result]], None]
-) -> None:
+
+def _lost(future: Future[list[Result]]) -> bool:
+    return isinstance(future.exception(), BrokenProcessPool)
+
+
+def every(cases: Iterable[Case], names: Names, processes: int, tell: Callable[[Case, list[Result]], None]) -> None:
     """All results of all cases, as they come. Cases may be made while others are checked."""
     if processes == 1:
-        for case in cases:
-            tell(case, check(case, names))
+        with Alone() as alone:
+            for case in cases:
+                tell(case, check_alone(alone, case, names))
         return
     with Pool(processes) as pool:
         for case in cases:

@@ -6,7 +6,6 @@ into files: `point.json` in a point's folder (what is being done there), `.stop`
 
 from __future__ import annotations
 
-import ctypes
 import fcntl
 import json
 import os
@@ -24,6 +23,7 @@ from typing import Any
 from llmlab.errors import UserError
 from llmlab.lab import record, status
 from llmlab.lab.files import write_atomic
+from llmlab.lab.parent import follow
 
 NAME, LOG, SWEEP, STOP = "point.json", "output.log", "sweep.json", ".stop"
 PARENT = "LLMLAB_SWEEP_PARENT"
@@ -296,13 +296,8 @@ def clear(folder: Path) -> None:
 
 def follow_parent() -> None:
     """In a point's process: if the process that started it is killed, end as if asked to (Linux)."""
-    parent = os.environ.pop(PARENT, None)
-    if parent is None or not sys.platform.startswith("linux"):
-        return
-    pr_set_pdeathsig = 1
-    ctypes.CDLL(None).prctl(pr_set_pdeathsig, int(signal.SIGTERM))
-    if os.getppid() != int(parent):
-        raise KeyboardInterrupt
+    if (parent := os.environ.pop(PARENT, None)) is not None:
+        follow(int(parent))
 
 
 @contextmanager

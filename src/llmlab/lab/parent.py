@@ -1,0 +1,21 @@
+"""A process that does not outlive the one that started it."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+
+
+def follow(parent: int) -> None:
+    """From now on this process gets SIGTERM when its parent ends, even if that is killed (Linux; elsewhere nothing).
+
+    parent: its id. KeyboardInterrupt if it has ended already.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    pr_set_pdeathsig = 1
+    ctypes.CDLL(None).prctl(pr_set_pdeathsig, int(signal.SIGTERM))
+    if os.getppid() != parent:
+        raise KeyboardInterrupt
