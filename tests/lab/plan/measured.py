@@ -8,6 +8,7 @@ import gc
 import json
 import os
 import sys
+import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "training"))
@@ -181,7 +182,7 @@ def work(folder: Path, world: int, runs: list[list[str]]) -> None:
             os._exit(code)
         (folder / f"{i}-{rank}.json").write_text(json.dumps({**found, "peak": peak(profile)}))
         while len(list(folder.glob(f"{i}-*.json"))) < world:
-            pass
+            time.sleep(0.01)
     os._exit(0)  # gloo sometimes aborts at exit
 
 

@@ -3,14 +3,10 @@
 import pytest
 import torch
 
-from llmlab import registry
 from llmlab.config.compose import compose
-from llmlab.lab.plan import memory
+from llmlab.lab.plan import memory, subject
 from llmlab.lab.plan.activations import Numerics, record
 from llmlab.lab.plan.fit import largest
-from llmlab.model import layout
-from llmlab.slots import Vocabulary
-from llmlab.training.recipe import Cut, chosen
 from tests.lab.plan import measured
 
 SIZES = ["model.dim=64", "model.n_heads=4", "model.vocab_size=512", "data.seq_len=64", "trainer.accelerator=cpu"]
@@ -42,29 +38,15 @@ RUNS = {
 }
 
 
-def training(*overrides):
-    composed = compose(overrides)
-    cfg = composed.cfg
-    spec = layout.resolve(composed)
-    names = registry.index()["objective", cfg.objective["_part_"]].attrs.get("special", ())
-    size = spec.sizes.vocab_size
-    vocabulary = Vocabulary(size, {name: size - 1 - i for i, name in enumerate(names)})
-    objective, optimizer = chosen(cfg, "objective")(vocabulary, cfg.data.seq_len), chosen(cfg, "optimizer")()
-    return cfg, memory.Training(spec, objective, optimizer, cfg.data.seq_len, cfg.precision, "cpu")
-
-
 def planned(name):
-    cfg, trained = training(*SIZES, *RUN, *RUNS[name], f"trainer.devices={1 if name == 'alone' else 2}")
-    split = cfg.strategy.tensor_parallel
-    parallel = cfg.trainer.devices // split
-    cut = Cut.of(cfg.train.batch_size, cfg.train.micro_batch_size, parallel)
-    where = memory.Where(cfg.strategy.name, parallel, split, accumulates=cut.accumulate > 1)
-    return memory.plan(trained, where, cut.micro, checkpointing=cfg.placement.activation_checkpointing)
+    of = subject.of_config(compose([*SIZES, *RUN, *RUNS[name], f"trainer.devices={1 if name == 'alone' else 2}"]))
+    checkpointing = of.cfg.placement.activation_checkpointing
+    return memory.plan(of.training, of.where, of.cut.micro, checkpointing=checkpointing)
 
 
 @pytest.fixture(scope="module")
 def small():
-    return training(*SIZES, "model=gemma2", "model.n_layers=6")[1]
+    return subject.of_config(compose([*SIZES, "model=gemma2", "model.n_layers=6"])).training
 
 
 def test_a_deep_model_and_any_micro_batch_follow_from_a_shallow_one_and_two(small):
