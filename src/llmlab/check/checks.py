@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from llmlab.check import learning, reach, reference, texts, weights, written
+from llmlab.check import learning, reach, reference, slope, texts, weights, written
 from llmlab.check.subject import Subject
 
 MODEL_CHECKS: dict[str, Callable[[Subject], None]] = {
@@ -19,7 +19,7 @@ MODEL_CHECKS: dict[str, Callable[[Subject], None]] = {
     "documents": texts.documents,
     "first_loss": learning.first_loss,
     "gradients": learning.gradients,
-    "slope": learning.slope,
+    "slope": slope.slope,
     "balance": learning.balance,
     "evaluation": learning.evaluation,
     "checkpointing": learning.checkpointing,

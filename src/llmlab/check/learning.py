@@ -12,19 +12,12 @@ import torch
 from torch import Tensor
 
 from llmlab import registry
-from llmlab.check.subject import VOCABULARY, NotApplicable, Subject, Wrong, generator, same
+from llmlab.check.subject import VOCABULARY, NotApplicable, Subject, Wrong, same
 from llmlab.model.model import Model
 from llmlab.slots import Loss, Vocabulary
 
 Batch = dict[str, Tensor]
 SHARE = 0.05  # by which the first loss may be off
-ROUNDING = 3e-7  # of a loss, by its size
-STEPS = (
-    0.005,
-    0.001,
-    0.0002,
-    0.00005,
-)  # how far parameters are moved to measure a slope: a shorter way where one is too bent
 
 
 def objective(subject: Subject) -> Any:
@@ -121,63 +114,6 @@ def _excused(subject: Subject) -> set[str]:
         weights = {id(p) for router in subject.model.routers() for p in router.parameters()}
         found |= {name for name, p in subject.model.named_parameters() if id(p) in weights}
     return found
-
-
-def slope(subject: Subject) -> None:
-    """The gradient is the slope of the loss: along a random direction in the parameters of each role."""
-    trains(subject)
-    if any(getattr(module, "estimates", False) for module in subject.model.modules()):
-        raise NotApplicable("a part says that its gradient is an estimate of its own")
-    from llmlab.model.roles import parameters
-
-    model = deepcopy(subject.model)
-    value = ask(subject, model)
-    loss = value()
-    gradient = gradients_of(model, loss.sum / loss.count)
-    by_role: dict[str, list[tuple[Tensor, Tensor]]] = {}
-    for path, parameter, role in parameters(model):
-        if (slope_of := gradient[path]) is not None:
-            by_role.setdefault(role, []).append((parameter, slope_of))
-    for role_name, own in by_role.items():
-        ways = [torch.randn(p.shape, generator=generator(3)) for p, _ in own]
-        want = sum(float((g * way).sum()) for (_, g), way in zip(own, ways, strict=True))
-        size = math.sqrt(sum(float(g.square().sum()) for _, g in own))
-        near = 0.02 + 0.05 * (abs(want) + size)
-        got = want
-        for step in STEPS:
-            moved = step / math.sqrt(sum(way.numel() for way in ways))
-            if ROUNDING * abs(float(loss.sum.detach() / loss.count)) / moved > 0.25 * max(abs(want), size, near):
-                break  # too short a way to measure
-            rise = _rise(model, [p for p, _ in own], ways, moved, value)
-            got = got if rise is None else rise
-            if rise is not None and abs(got - want) <= near:
-                break
-        if not abs(got - want) <= near:
-            raise Wrong(
-                f"along the parameters of the role {role_name} the loss rises by {got:.4g}, its gradient says {want:.4g}"
-            )
-
-
-@torch.no_grad()
-def _rise(model: Model, own: list[Tensor], ways: list[Tensor], step: float, ask: Callable[[], Loss]) -> float | None:
-    """Of the mean loss along `ways`, measured a step to both sides; None if a token meets other experts on one of them."""
-    before = [parameter.clone() for parameter in own]
-    losses, met = [], []
-    for much in (step, -step):
-        for parameter, way, value in zip(own, ways, before, strict=True):
-            parameter.copy_(value + much * way)
-        routed: list[Tensor] = []
-        hooks = [r.register_forward_hook(lambda m, i, out, kept=routed: kept.append(out[1])) for r in model.routers()]
-        loss = ask()
-        losses.append(float(loss.sum / loss.count))
-        met.append(routed)
-        for hook in hooks:
-            hook.remove()
-    for parameter, value in zip(own, before, strict=True):
-        parameter.copy_(value)
-    if any(not torch.equal(one, other) for one, other in zip(*met, strict=True)):
-        return None
-    return (losses[0] - losses[1]) / (2 * step)
 
 
 # ---------------------------------------------------------------- in training and in evaluation

@@ -5,11 +5,14 @@ from __future__ import annotations
 import functools
 
 import torch
+from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from bugs import around, bug, replaced
 from llmlab.model import build
+from llmlab.modules import Linear
 from llmlab.training import placement
+from llmlab_plugins.norm.rmsnorm import RMSNorm
 from llmlab_plugins.objective import _loss, clm, mlm
 
 
@@ -48,6 +51,26 @@ def masked_tokens_shown():
         return {**prepared, "ids": sample["tokens"][: self.seq_len]}
 
     return around(mlm.MaskedLM, "prepare", prepare)
+
+
+@bug("the weights of queries get a fiftieth of their gradient", slope="model=qwen2_moe")
+def queries_hardly_learn():
+    def forward(original, self, x, groups=None):
+        if self.role != "q":
+            return original(self, x, groups)
+        little = self.weight.detach() + 0.02 * (self.weight - self.weight.detach())
+        return functional.linear(x, little, self.bias)
+
+    return around(Linear, "forward", forward)
+
+
+@bug("a norm takes its statistics for constants in the backward", slope="model=llama3")
+def statistics_detached():
+    def forward(self, x):
+        size = (x.float().square().mean(-1, keepdim=True) + self.eps).rsqrt().detach()
+        return ((self.offset + self.weight) * x * size).to(x.dtype)
+
+    return replaced(RMSNorm, forward=forward)
 
 
 @bug("what is computed again is computed with other random numbers", checkpointing="block=pre")
