@@ -98,7 +98,7 @@ def raising(error):
         (Wrong("it is 2"), "failed", "it is 2"),
         (NotApplicable("no experts"), "skipped", "no experts"),
         (UserError("a\nb"), "refused", "a; b"),
-        (ValueError("choose another"), "refused", "choose another"),
+        (ValueError("of nobody's part"), "failed", "crashed: ValueError: of nobody's part ("),
         (RuntimeError("shape"), "failed", "crashed: RuntimeError: shape ("),
     ],
 )

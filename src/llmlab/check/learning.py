@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from llmlab import registry
+from llmlab.check.refusal import refusal, untrainable
 from llmlab.check.subject import VOCABULARY, NotApplicable, Subject, Wrong, same
 from llmlab.model.model import Model
 from llmlab.slots import Loss, Vocabulary
@@ -47,12 +48,8 @@ def samples(subject: Subject, rows: int = 4) -> Batch:
 
 def trains(subject: Subject) -> None:
     """NotApplicable if this kernel computes no gradients on a CPU."""
-    kernel = subject.spec.kernel.factory()()
-    if hasattr(kernel, "check_training"):
-        try:
-            kernel.check_training("cpu", "32-true")
-        except ValueError as e:
-            raise NotApplicable(str(e)) from None
+    if why := untrainable(subject.spec.kernel):
+        raise NotApplicable(why)
 
 
 def ask(subject: Subject, model: Model) -> Callable[[], Loss]:
@@ -94,17 +91,17 @@ def gradients(subject: Subject) -> None:
     loss = ask(subject, subject.model)()
     if not torch.isfinite(loss.sum):
         raise Wrong("the loss is not finite")
-    excused = _excused(subject)
+    may_not = excused(subject)
     for name, gradient in gradients_of(subject.model, loss.sum / loss.count).items():  # without the losses of experts
         if gradient is not None and not torch.isfinite(gradient).all():
             raise Wrong(f"the gradient of {name} is not finite")
-        if name not in excused and (gradient is None or not gradient.any()):
+        if name not in may_not and (gradient is None or not gradient.any()):
             raise Wrong(
                 f"the gradient of {name} is {'none' if gradient is None else 'zero'}: the loss does not reach it"
             )
 
 
-def _excused(subject: Subject) -> set[str]:
+def excused(subject: Subject) -> set[str]:
     """Parameters that nothing in a batch need reach. A router with one expert a token, whose weight is 1, does not learn."""
     found = set()
     for path, module in subject.model.named_modules():
@@ -133,8 +130,10 @@ def evaluation(subject: Subject) -> None:
     for trait, field in KINDS.items():
         try:
             model = subject.fresh(**subject.traits(**{field: 0.3}))
-        except ValueError:  # it says that it has none
-            continue
+        except ValueError as e:
+            if refusal(e) is None:
+                raise
+            continue  # it says that it has none
         with torch.no_grad():
             same(model.eval()(batch).hidden, plain(batch).hidden, f"in evaluation, model.{trait}=0.3 against 0", 1e-6)
             torch.manual_seed(0)
@@ -186,8 +185,9 @@ def _with_dropout(subject: Subject) -> Model:
     for fields in (dict.fromkeys(KINDS.values(), 0.2), {"dropout": 0.2, "ffn__dropout": 0.2}):
         try:
             return wake(subject.fresh(**subject.traits(**fields)))
-        except ValueError:  # a kernel without dropout
-            continue
+        except ValueError as e:  # a kernel without dropout
+            if refusal(e) is None:
+                raise
     return wake(subject.fresh())
 
 

@@ -5,8 +5,15 @@ from __future__ import annotations
 import linecache
 import traceback
 from types import FrameType
+from typing import TYPE_CHECKING, Any
 
+from llmlab import registry
 from llmlab.errors import UserError
+
+if TYPE_CHECKING:
+    from llmlab.model.layout import PartSpec
+
+HERE = ("cpu", "32-true")  # what checks are run on
 
 
 def refusal(e: BaseException) -> str | None:
@@ -17,10 +24,29 @@ def refusal(e: BaseException) -> str | None:
     return None
 
 
+def reason(e: BaseException) -> str:
+    """That of a refusal. A crash goes on its way."""
+    if (why := refusal(e)) is None:
+        raise e
+    return why
+
+
+def untrainable(part: PartSpec) -> str | None:
+    """Why a kernel can't train where checks are run, or None."""
+    try:
+        kernel: Any = part.factory()()
+        if hasattr(kernel, "check_training"):
+            kernel.check_training(*HERE)
+    except ValueError as e:
+        return reason(e)
+    return None
+
+
 def _raised_on_purpose(e: BaseException) -> bool:
-    """Not by torch, numpy or Python's own, whose words are no reason to a user."""
+    """By the framework, or the package of a part: the words of others, as of torch or Python, are no reason to a user."""
     frame, line = _innermost(e)
-    if frame is None or _module(frame).partition(".")[0] in ("torch", "numpy"):
+    own = {"llmlab", *(entry.module.partition(".")[0] for entry in registry.index().values())}
+    if frame is None or _module(frame).partition(".")[0] not in own:
         return False
     return linecache.getline(frame.f_code.co_filename, line).strip().startswith("raise")
 

@@ -6,7 +6,6 @@ A check is a function of a `Subject`. It returns where all is well, raises `Wron
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
@@ -240,8 +239,3 @@ def same(one: Tensor, other: Tensor, says: str, tolerance: float = 1e-4) -> None
     apart = float((one.double() - other.double()).abs().max()) if one.numel() else 0.0
     if not apart <= tolerance * scale:
         raise Wrong(f"{says}: they differ by {apart:.2g}")
-
-
-def outputs(model: Model, batch: Mapping[str, Tensor]) -> Tensor:
-    """The hidden states of the last stack, (B, T, D)."""
-    return model(batch).hidden

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from llmlab.check import plain
+from llmlab.check.refusal import reason
 from llmlab.check.subject import LENGTH, LOWEST, SOURCE, VOCABULARY, NotApplicable, Subject, Wrong, generator, ids, same
 from llmlab.model.memory import Memory
 from llmlab.slots import Output
@@ -149,7 +150,7 @@ def memory(subject: Subject) -> None:
         pieces = [part(batch, slice(None), slice(a, b)) for a, b in ((0, 7), (7, LENGTH))]
         out = [forward(subject, piece, memory=kept).hidden for piece in pieces]
     except ValueError as e:
-        raise NotApplicable(str(e)) from None
+        raise NotApplicable(reason(e)) from None
     same(torch.cat(out, 1), want, "read in two segments with a memory")
 
 
