@@ -7,16 +7,19 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import wait
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
 from llmlab import registry
-from llmlab.check import array, cases, page, refusal, report, run, shrink, words
+from llmlab.check import array, ask, cases, page, processes, refusal, report, run, shrink, terminal, words
 from llmlab.check.checks import MODEL_CHECKS
 from llmlab.check.subject import Case, NotApplicable, Subject, Wrong
 from llmlab.cli import run as llmlab
+from llmlab.config.compose import families
 from llmlab.errors import UserError
 
 # ---------------------------------------------------------------- the matrix
@@ -86,7 +89,7 @@ def outcome(ask, monkeypatch, case=None):
 
 
 def raising(error):
-    def ask(subject):
+    def ask(*unused):
         raise error
 
     return ask
@@ -121,6 +124,31 @@ def test_a_model_that_can_not_be_had_is_refused_once():
     assert found[0].says == "kernel=sdpa can't do a position with regions; choose kernel=eager"
 
 
+def test_the_command_has_what_was_typed_once(monkeypatch):
+    case = Case("gpt2 norm=rmsnorm model.n_heads=8", (), "swap", parts=(("norm", "rmsnorm"),))
+    words = ["model.n_heads=8"]
+    want = "llmlab check model=gpt2 norm=rmsnorm model.n_heads=8 checks=compiled"
+    assert shrink.command(case, "compiled", case.parts, words) == want
+    monkeypatch.setenv("LLMLAB_CHECK_COMPILE", "inductor")
+    assert shrink.command(case, "compiled", case.parts, words) == want + " compile=inductor"
+    both = Case("a", (), "pair", parts=(("ffn", "glu"), ("position", "rope")))
+    typed = ["ffn.act=relu", "position.theta=3", "model.dim=64"]
+    said = shrink.command(both, "cache", both.parts[1:], typed)
+    assert said.startswith("llmlab check position=rope position.theta=3 model.dim=64 checks=cache")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("broken", "said"), [("rmsnorm", " norm=rmsnorm"), ("", "")])
+def test_of_a_family_with_other_parts_the_culprit_is_named(broken, said, monkeypatch, capsys):
+    def ask(subject):
+        if broken in subject.spec.stacks[0].layers[0].parts["norm"].name:
+            raise Wrong("it is wrong")
+
+    monkeypatch.setitem(MODEL_CHECKS, "causality", ask)
+    assert llmlab(["check", "model=gpt2", "ffn=relu", "norm=rmsnorm", "model.n_heads=8", "checks=causality"]) == 1
+    assert f"\n  llmlab check model=gpt2{said} model.n_heads=8 checks=causality\n" in capsys.readouterr().out
+
+
 @pytest.mark.slow
 def test_the_smallest_command_names_the_culprits(monkeypatch):
     def ask(subject):
@@ -138,6 +166,46 @@ def test_the_smallest_command_names_the_culprits(monkeypatch):
     assert made.failed[0].command == "llmlab check position=alibi ffn=glu checks=mine"
 
 
+# ---------------------------------------------------------------- processes that die
+
+
+def test_a_check_that_ends_its_process_fails(monkeypatch):
+    """What was checked before it stands; the next case gets another process."""
+    monkeypatch.setitem(MODEL_CHECKS, "mine", lambda subject: os._exit(139) if subject.case.name == "a" else None)
+    both = [Case(name, ("model.dim=32", "model.n_layers=1")) for name in "ab"]
+    found = {}
+    run.every(both, ["mine"], 1, lambda case, some: found.update({case.name: [r[1:4] for r in some]}))
+    assert found["a"] == [("built", "passed", ""), ("mine", "failed", run.DIED)]
+    assert found["b"] == [("built", "passed", ""), ("mine", "passed", "")]
+
+
+def test_a_model_that_ends_the_process_is_for_the_checks_to_find(monkeypatch):
+    monkeypatch.setattr(array, "run_once", lambda spec: os._exit(139))
+    matrix = array.Array.__new__(array.Array)
+    matrix.apart, matrix._elsewhere = {}, processes.Alone()
+    with matrix._elsewhere:
+        assert matrix._refuse(()) is None
+        with pytest.raises(processes.Died):
+            matrix._elsewhere(os._exit, 3)
+
+
+@pytest.mark.slow
+def test_of_processes_that_die_only_the_culprit_is_blamed(monkeypatch):
+    """While cases are still handed out, and when all are."""
+    monkeypatch.setitem(MODEL_CHECKS, "causality", lambda subject: os._exit(139) if subject.case.name == "a" else None)
+    a, b, c, d = (Case(name, ("model.dim=32", "model.n_layers=1")) for name in "abcd")
+    with run.Pool(2) as pool:
+        pool.add(a, ["causality"])
+        for more in ((b, c), (d,)):
+            for process in list(pool.pool._processes.values()):
+                process.kill()  # they do not know of the check that ends them; what is checked alone does
+            wait(pool.open)
+            for case in more:
+                pool.add(case, ["causality"])
+        found = {case.name: some[-1].outcome for case, some in pool.results()}
+    assert found == {"a": "failed", "b": "passed", "c": "passed", "d": "passed"}
+
+
 # ---------------------------------------------------------------- the command
 
 
@@ -147,7 +215,7 @@ def test_a_model_as_typed(capsys, tmp_path):
         llmlab(["check", "position=alibi", "ffn=relu", "model.n_heads=4", "checks=causality", f"to={tmp_path}/x"]) == 0
     )
     said = capsys.readouterr().out
-    assert "✓causality 1" in said and "all 2 checks hold" in said
+    assert "✓causality 1" in said and "the check holds" in said
     data = json.loads((tmp_path / "x" / "conformance.json").read_text())
     assert data["passed"] and data["models"][0]["checks"] == {"built": "passed", "causality": "passed"}
     assert "model.n_heads=4" in data["models"][0]["overrides"]
@@ -159,7 +227,49 @@ def test_a_failure_is_the_exit_code(capsys, monkeypatch):
     said = capsys.readouterr().out
     assert "✗ causality: a token sees what is behind it" in said
     assert "  llmlab check model=gpt2 norm=rmsnorm checks=causality" in said
-    assert "1 of 2 checks failed" in said
+    assert "1 of 1 check failed" in said
+
+
+def results(case, **checks):
+    return [report.Result(case.name, check, *said) for check, said in checks.items()]
+
+
+def test_a_part_that_fails_is_not_shown_as_refused(capsys):
+    made = report.Report({"causality": ""}, item=("position", "alibi"))
+    made.refused = {(("kernel", "varlen"), ("position", "alibi")): "no bias"}
+    case = Case("position=alibi, 1", (), parts=(("position", "alibi"), ("norm", "rmsnorm")))
+    command = "llmlab check position=alibi checks=causality"
+    made.add(case, results(case, built=("passed",), causality=("failed", "it sees", command)))
+    terminal.show(made)
+    said = capsys.readouterr().out
+    assert "✗alibi" in said and "✓rmsnorm" in said and "–varlen" in said
+
+
+@pytest.mark.parametrize(
+    ("said", "verdict"),
+    [
+        (("skipped", "no experts"), "nothing was checked: 1 model"),
+        (("refused", "choose another"), "refused: 1 model"),
+        (("passed",), "the check holds: 1 model"),
+    ],
+)
+def test_that_a_model_can_be_built_is_no_answer_to_what_was_asked(said, verdict, capsys):
+    made = report.Report({"built": "", "balance": ""}, named=["balance"])
+    case = Case("gpt2", (), "family")
+    made.add(case, results(case, built=("passed",), balance=said))
+    terminal.show(made)
+    shown = capsys.readouterr().out
+    assert verdict in shown and ("skipped: balance: no experts" in shown) == (said[0] == "skipped")
+
+
+def test_where_it_is_written_is_known_to_be_good_before_the_work(capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(ask, "everything", raising(AssertionError("it has begun")))
+    (tmp_path / "conformance.md").write_bytes(b"\xe4")
+    for folder, why in ((tmp_path, "it is not UTF-8"), (tmp_path / "conformance.md", "File exists")):
+        assert llmlab(["check", f"to={folder}"]) == 1
+        assert why in capsys.readouterr().err
+    monkeypatch.setattr(ask, "everything", raising(KeyboardInterrupt()))
+    assert llmlab(["check", f"to={tmp_path}/new"]) == 130 and not (tmp_path / "new").exists()
 
 
 WRONG = {
@@ -177,6 +287,15 @@ WRONG = {
     "optimizer=adamw": "optimizer: llmlab check takes SLOT=PART",
     "--families attention=mla": "--families is of all families and parts",
     "--familes": "did you mean families",
+    "model=gpt2 attention.kv_rnk=3": "attention.kv_rnk: there is no such key in attention (mha)",
+    "model=gpt2 position=learned position.offset=abc": "position.offset=abc: must be a whole number",
+    "attention=mla attention.kv_rank=abc": "attention.kv_rank=abc: must be a whole number",
+    "head=lm head.bias=true": "head.bias: heads are checked with the options that",
+    "model=gpt2 norm=rmsnorm checks=bfloat16": "checks=bfloat16: it is asked of a part by itself, llmlab check SLOT=PART",
+    "--families checks=first_norm": "checks=first_norm: it is asked of a part by itself",
+    "checks=causality,trains": "checks=trains: it is asked of a family with other parts, llmlab check model=FAMILY",
+    "checks=,": "checks=,: name one, or leave it out for all",
+    "checks=causality to=/dev/null/x": "to=/dev/null/x: the folder can't be made: Not a directory",
 }
 
 
@@ -233,7 +352,8 @@ def command(folder, *typed, **how):
 
 
 @pytest.mark.slow
-def test_ctrl_c_ends_it_and_all_its_processes(tmp_path):
+@pytest.mark.parametrize(("kill", "number"), [(os.killpg, "SIGINT"), (os.kill, "SIGTERM"), (os.kill, "SIGKILL")])
+def test_a_signal_ends_it_and_all_its_processes(kill, number, tmp_path):
     child = subprocess.Popen(
         [sys.executable, "-m", "llmlab", "check", "attention=mqa", "jobs=2"],
         cwd=tmp_path,
@@ -249,10 +369,11 @@ def test_ctrl_c_ends_it_and_all_its_processes(tmp_path):
     ):  # it, two that check, and what tracks their resources
         time.sleep(0.1)
     time.sleep(1)
-    os.killpg(child.pid, signal.SIGINT)
+    kill(child.pid, getattr(signal, number))
     _, said = child.communicate(timeout=60)
-    assert child.returncode == 130
-    assert "interrupted" in said and "Traceback" not in said and "leaked" not in said, said
+    assert child.returncode == (-signal.SIGKILL if number == "SIGKILL" else 130)
+    assert ("interrupted" in said) == (number != "SIGKILL")
+    assert "Traceback" not in said and ("leaked" not in said or number == "SIGKILL"), said
     deadline = time.monotonic() + 20
     while _group(child.pid) and time.monotonic() < deadline:
         time.sleep(0.1)
@@ -273,7 +394,8 @@ def test_the_page_keeps_what_others_wrote_and_names_what_failed(tmp_path):
     made.add(case, _results(case))
     made.refused = {(("kernel", "sdpa"), ("position", "dual_chunk")): "choose another | or not"}
     (tmp_path / "conformance.md").write_text(f"# Old\n\nold\n\n{page.KEPT}\n\n| bug | caught by |\n")
-    page.write(made, tmp_path, page.MATRIX)
+    with page.place(tmp_path, page.MATRIX) as write:
+        write(made)
     text = (tmp_path / "conformance.md").read_text()
     assert "\nold\n" not in text and text.count(page.KEPT) == 1 and text.rstrip().endswith("| bug | caught by |")
     assert "| pair 1 | causality | it sees | llmlab check ffn=glu |" in text
@@ -288,12 +410,19 @@ def _results(case):
     yield Result(case.name, "causality", "failed", "it sees", "llmlab check ffn=glu")
 
 
-def test_the_page_in_the_docs_has_every_part_and_family():
-    text = (page.Path(__file__).parents[2] / "docs" / "conformance.md").read_text()
-    missing = [
-        f"{s}={n}" for s in words.SLOTS for n in registry.names(s) if f"| {s}={n}".replace("_", "\\_") not in text
-    ]
-    assert not missing, "make conformance"
+def test_the_page_in_the_docs_is_of_what_there_is_today():
+    folder = Path(__file__).parents[2] / "docs"
+    lines = (folder / "conformance.md").read_text(encoding="utf-8").splitlines()
+    said = {line.split(" | ")[0].removeprefix("| ").replace("\\_", "_") for line in lines if line.startswith("| ")}
+    items = {f"{slot}={name}" for slot in words.SLOTS for name in registry.names(slot)}
+    data = json.loads((folder / "conformance.json").read_text(encoding="utf-8"))
+    asked = set(run.checks_of("part")) | set(run.checks_of("family"))
+    assert (items | set(families()) | asked) <= said, "make conformance"
+    assert data["passed"] and not any("failed" in str(m["checks"]) for m in data["models"])
+    assert {c for m in data["models"] for c in m["checks"]} == asked, "make conformance"
+    assert {m["name"] for m in data["models"] if m["kind"] == "family"} == set(families()), "make conformance"
+    alone = [dict(m["parts"]) for m in data["models"] if m["kind"] == "part"]
+    assert {f"{slot}={name}" for parts in alone for slot, name in parts.items()} == items, "make conformance"
 
 
 @pytest.mark.slow

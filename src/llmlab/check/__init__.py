@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -59,14 +60,13 @@ def main(argv: Sequence[str]) -> int:
             "--families is of all families and parts; leave out the others, or name one: model=FAMILY SLOT=PART"
         )
 
-    from llmlab.check import ask
+    from llmlab.check import ask, page, processes, terminal
 
-    began = time.monotonic()
-    report = ask.swaps(a.checks, a.jobs) if a.families else ask.everything(asked, a.checks, a.jobs)
-    report.seconds = time.monotonic() - began
-    from llmlab.check import page, terminal
-
-    folder = a.to or (FOLDER if asked.whole else None)
-    files = page.write(report, Path(folder), page.SWAPS if a.families else page.MATRIX) if folder else []
-    terminal.show(report, files)
+    folder, name = a.to or (FOLDER if asked.whole else None), page.SWAPS if a.families else page.MATRIX
+    with page.place(Path(folder), name) if folder else nullcontext() as write, processes.terminable():
+        began = time.monotonic()
+        report = ask.swaps(a.checks, a.jobs) if a.families else ask.everything(asked, a.checks, a.jobs)
+        report.seconds = time.monotonic() - began
+        terminal.show(report)
+        terminal.written(write(report) if write else [])
     return 1 if report.failed else 0

@@ -17,6 +17,12 @@ from llmlab.errors import UserError
 from llmlab.registry import near
 from llmlab.training.progress import duration
 
+KINDS = {  # of a case, and what is typed for one
+    "part": "a part by itself, llmlab check SLOT=PART",
+    "pair": "a model with some parts, llmlab check SLOT=PART SLOT=PART",
+    "family": "a family as it is, llmlab check model=FAMILY",
+    "swap": "a family with other parts, llmlab check model=FAMILY SLOT=PART",
+}
 SWAPPED = ["trains", "causality", "cache", "padding", "documents", "gradients"]
 Maker = Callable[[], Iterable[Case]]
 PLAIN = 20.0  # seconds between lines where no one looks
@@ -25,8 +31,8 @@ PLAIN = 20.0  # seconds between lines where no one looks
 def everything(asked: Asked, checks: str | None, jobs: int | None) -> Report:
     """The matrix, or the part of it that was asked for."""
     processes.quiet()
-    names = _names(checks)
-    report = Report(_says(names))
+    names = _names(checks, _kinds(asked))
+    report = Report(_says(names), named=names)
     some, total = _cases(asked, names)
     _run(report, some, names, total, jobs)
     if asked.whole:
@@ -41,21 +47,33 @@ def everything(asked: Asked, checks: str | None, jobs: int | None) -> Report:
 def swaps(checks: str | None, jobs: int | None) -> Report:
     """Every family with every part that it does not have: two steps of training, and what is cheap to ask."""
     processes.quiet()
-    names = _names(checks) or SWAPPED
-    report = Report(_says(names))
-    _run(report, cases.swaps(), names, 0, jobs)
+    names = _names(checks, ["swap"])
+    report = Report(_says(names or SWAPPED), named=names)
+    _run(report, cases.swaps(), names or SWAPPED, 0, jobs)
     shrink.blame(report)
     return report
 
 
-def _names(checks: str | None) -> list[str] | None:
-    """UserError for a check that does not exist."""
+def _kinds(asked: Asked) -> list[str]:
+    """Of the cases that answer it. Those that take long come first."""
+    if asked.family is not None:
+        return ["swap" if asked.items else "family"]
+    return ["pair"] if len(asked.items) > 1 else ["part", "pair"] if asked.items else ["part", "family", "pair"]
+
+
+def _names(checks: str | None, kinds: Sequence[str]) -> list[str] | None:
+    """UserError for a check that does not exist, or that no case of these kinds has."""
     if checks is None:
         return None
     names = [n.strip() for n in checks.split(",") if n.strip()]
+    if not names:
+        raise UserError(f"checks={checks}: name one, or leave it out for all; {', '.join(run.every_check())}")
     for name in names:
         if name not in run.every_check():
             raise UserError(f"checks={name}: there is no such check; {near(name, run.every_check())}")
+        if not any(name in run.checks_of(kind) for kind in kinds):
+            of = next(what for kind, what in KINDS.items() if name in run.checks_of(kind))
+            raise UserError(f"checks={name}: it is asked of {of}")
     return names
 
 
@@ -69,8 +87,7 @@ def _in(name: str, names: Sequence[str] | None) -> bool:
 
 
 def _cases(asked: Asked, names: Sequence[str] | None) -> tuple[Iterator[Case], int]:
-    """The cases, and how many, 0 if that is seen as they are made. Those that take long come first."""
-    kinds = [k for k in ("part", "family", "pair") if names is None or set(names) & set(run.checks_of(k))]
+    """The cases, and how many, 0 if that is seen as they are made."""
     if asked.family is not None:
         typed = [f"{slot}={name}" for slot, name in asked.items]
         return iter([cases.family(asked.family, (*typed, *asked.options))]), 1
@@ -79,12 +96,9 @@ def _cases(asked: Asked, names: Sequence[str] | None) -> tuple[Iterator[Case], i
     what = (asked.items[0] if asked.items else ("", "")), asked.options
     own: dict[str, Maker] = {"part": lambda: [cases.part(*what)], "pair": lambda: cases.against(*what)}
     every: dict[str, Maker] = {"part": cases.parts, "family": cases.families, "pair": cases.each_pair}
-    makers = [maker for kind, maker in (own if asked.items else every).items() if kind in kinds]
-    if not makers:
-        raise UserError(
-            f"checks={','.join(names or ())}: asked of families with other parts; add model=FAMILY SLOT=PART"
-        )
-    return chain.from_iterable(maker() for maker in makers), 0
+    kinds = [k for k in _kinds(asked) if names is None or set(names) & set(run.checks_of(k))]
+    makers = own if asked.items else every
+    return chain.from_iterable(makers[kind]() for kind in kinds), 0
 
 
 def _run(report: Report, some: Iterator[Case], names: Sequence[str] | None, total: int, jobs: int | None) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from llmlab import registry
 from llmlab.check.array import TINY, array, case, merged, options, with_item
-from llmlab.check.cover import Item, paired
+from llmlab.check.cover import Item, paired, spelled
 from llmlab.check.subject import Case, Subject
 from llmlab.check.words import AIMS, SLOTS
 from llmlab.config.compose import families as every_family
@@ -35,8 +35,8 @@ def against(item: Item, more: Iterable[str] = ()) -> list[Case]:
     rows = list(cover.cover(with_item(cover, item)))
     first, reason = cover.usual([item])
     if not rows or reason is not None:
-        return [case(_name([item]), dict(cover.items(first)), more)]
-    return [case(f"{_name([item])}, {n}", dict(cover.items(row)), more) for n, row in enumerate(rows, 1)]
+        return [case(spelled([item]), dict(cover.items(first)), more)]
+    return [case(f"{spelled([item])}, {n}", dict(cover.items(row)), more) for n, row in enumerate(rows, 1)]
 
 
 def parts(slots: Sequence[str] = SLOTS) -> list[Case]:
@@ -54,17 +54,13 @@ def together(items: Sequence[Item], more: Iterable[str] = ()) -> Case:
     cover = array().of(next((i for i in items if i in array().apart), items[0])) if items else array().cover
     aims = [item for item in items if item[0] in AIMS]
     if len(aims) == 2 and paired(*aims) in array().unfit:
-        return case(_name(items), known, more, items)  # which is refused
+        return case(spelled(items), known, more, items)  # which is refused
     row, _ = cover.usual(items)
     usual, _ = cover.usual([])
     chosen = {
         slot: name for slot, name in cover.items(row) if (slot, name) in items or (slot, name) not in cover.items(usual)
     }
-    return case(_name(items), chosen, more, items)
-
-
-def _name(items: Sequence[Item]) -> str:
-    return " ".join(f"{slot}={name}" for slot, name in items)
+    return case(spelled(items), chosen, more, items)
 
 
 @cache

@@ -26,6 +26,11 @@ def paired(a: Item, b: Item) -> Pair:
     return (a, b) if a < b else (b, a)
 
 
+def spelled(items: Iterable[Item]) -> str:
+    """As they are typed."""
+    return " ".join(f"{slot}={name}" for slot, name in items)
+
+
 def smallest(every: Sequence[T], bad: Callable[[Sequence[T]], bool]) -> list[T]:
     """Some of `every`, which together are bad: with one of them left out they are not. What holds a bad subset is bad."""
 

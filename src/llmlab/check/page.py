@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from llmlab import registry
@@ -23,21 +25,40 @@ MATRIX, SWAPS = "conformance", "families"  # what is written, by name
 KEPT = "## Bugs that it catches"  # a section that others write into the same page
 
 
-def write(report: Report, folder: Path, name: str) -> list[Path]:
-    """name.md and name.json, in a folder that is made; what was written."""
+@contextmanager
+def place(folder: Path, name: str) -> Iterator[Callable[[Report], list[Path]]]:
+    """Gives what writes name.md and name.json into a folder, and tells what it wrote. UserError at once if that can't be
+    done there. The folder is made; if nothing gets written it goes again."""
     try:
+        there = folder.exists()
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as e:
         raise UserError(f"to={folder}: the folder can't be made: {e.strerror}") from e
+    if not os.access(folder, os.W_OK):
+        raise UserError(f"to={folder}: nothing can be written there; name another folder")
     page, data = folder / f"{name}.md", folder / f"{name}.json"
-    write_atomic(page, swap_page.text(report) if name == SWAPS else text(report) + kept(page))
-    write_atomic(data, packed(plain(report)))
-    return [page, data]
+    rest = "" if name == SWAPS else kept(page)
+
+    def write(report: Report) -> list[Path]:
+        write_atomic(page, swap_page.text(report) if name == SWAPS else text(report) + rest)
+        write_atomic(data, packed(plain(report)))
+        return [page, data]
+
+    try:
+        yield write
+    finally:
+        if not there:
+            with suppress(OSError):  # it is not empty
+                folder.rmdir()
 
 
 def kept(page: Path) -> str:
     """What the page has from that section on, if it is there and has one."""
-    before = page.read_text(encoding="utf-8") if page.exists() else ""
+    try:
+        before = page.read_text(encoding="utf-8") if page.exists() else ""
+    except (OSError, UnicodeDecodeError) as e:
+        why = e.strerror if isinstance(e, OSError) else "it is not UTF-8"
+        raise UserError(f"{page} can't be read, whose section {KEPT[3:]!r} is kept: {why}; move it away") from e
     return "\n" + before[before.index(KEPT) :] if KEPT in before else ""
 
 
@@ -85,7 +106,7 @@ def packed(plain: dict[str, object]) -> str:
 
 
 def text(report: Report) -> str:
-    said = ["# Conformance", "", *_head(report), "", *_failures(report), *_checks(report), *_parts(report)]
+    said = ["# Conformance", "", *_head(report), "", *swap_page.failures(report), *_checks(report), *_parts(report)]
     return "\n".join([*said, *_families(report), *_refused(report)])
 
 
@@ -101,13 +122,6 @@ def _head(report: Report) -> list[str]:
         f"{MARKS['passed']} holds in all models that have it; {MARKS['failed']} fails in one; {MARKS['refused']} refused; "
         f"{MARKS['skipped']} has nothing to ask. `conformance.json`, written beside this page, names every model and why.",
     ]
-
-
-def _failures(report: Report) -> Iterator[str]:
-    if not report.failed:
-        return
-    rows = [[r.case, r.check, r.says, r.command] for r in report.failed]
-    yield from ["## Failures", "", *table_of(["model", "check", "what is so", "again with"], rows), ""]
 
 
 def _checks(report: Report) -> Iterator[str]:

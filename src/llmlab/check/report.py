@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from llmlab.check.cover import Item, Pair, paired
+from llmlab.check.cover import Item, Pair, paired, spelled
 from llmlab.check.subject import Case, Result
 
 DECIDE = ("built", "trains")  # checks without which there is no such model
@@ -15,7 +15,7 @@ MARKS = {"failed": "✗", "passed": "✓", "refused": "–", "skipped": "·", ""
 
 @dataclass
 class Report:
-    """`checks[name]`: what holds, in words. `refused`: pairs that can't be had, and why. `met`: pairs that were checked."""
+    """`checks[name]`: what holds, in words. `refused`: pairs that can't be had, and why."""
 
     checks: dict[str, str]
     cases: dict[str, Case] = field(default_factory=dict)
@@ -23,6 +23,7 @@ class Report:
     refused: dict[Pair, str] = field(default_factory=dict)
     seconds: float = 0.0
     item: Item | None = None  # the part that was checked with every other
+    named: Sequence[str] | None = None  # the checks that were typed
 
     def add(self, case: Case, found: Iterable[Result]) -> None:
         self.cases[case.name] = case
@@ -68,7 +69,3 @@ class Report:
                 what = spelled(case.parts) if case.kind == "part" else r.case
                 found.setdefault(r.says, []).append(f"{what} ({r.check})")
         return found
-
-
-def spelled(items: Sequence[Item]) -> str:
-    return " ".join(f"{slot}={name}" for slot, name in items)

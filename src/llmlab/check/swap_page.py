@@ -32,7 +32,7 @@ def text(report: Report) -> str:
         "",
         *table_of(["family", *slots], rows),
         "",
-        *_failures(report),
+        *failures(report),
         *_refused(report),
     ]
     return "\n".join(said) + "\n"
@@ -43,7 +43,8 @@ def outcomes(report: Report) -> dict[tuple[str, str, str], str]:
     return {(c.name.split()[0], *c.parts[0]): report.became(c.name) for c in report.cases.values()}
 
 
-def _failures(report: Report) -> Iterator[str]:
+def failures(report: Report) -> Iterator[str]:
+    """The section of either page, if there are any."""
     if report.failed:
         rows = [[r.case, r.check, r.says, r.command] for r in report.failed]
         yield from ["## Failures", "", *table_of(["model", "check", "what is so", "again with"], rows), ""]

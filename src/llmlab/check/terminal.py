@@ -7,8 +7,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from llmlab.check.cover import spelled
 from llmlab.check.page import parts
-from llmlab.check.report import MARKS, Report, spelled
+from llmlab.check.report import MARKS, Report
+from llmlab.check.run import BUILT
+from llmlab.check.subject import Result
 from llmlab.check.words import SLOTS
 from llmlab.lab.record import shown
 from llmlab.training.progress import duration
@@ -17,7 +20,7 @@ COLOURS = {"failed": "red", "passed": "green", "refused": "yellow", "skipped": "
 MOST = 12  # reasons and failures that are shown; the page has all
 
 
-def show(report: Report, files: Sequence[Path]) -> None:
+def show(report: Report) -> None:
     from rich.console import Console
     from rich.text import Text
 
@@ -25,22 +28,38 @@ def show(report: Report, files: Sequence[Path]) -> None:
     console.print(_matrix(report))
     for line in _refused(report):
         console.print(Text(line, style="yellow"), soft_wrap=True)
+    for line in _skipped(report):
+        console.print(Text(line, style=COLOURS["skipped"]), soft_wrap=True)
     for line, style in _failed(report):
         console.print(Text(line, style=style), soft_wrap=True)
+    says, style = _verdict(report)
+    console.print(Text(says, style=style))
+
+
+def written(files: Sequence[Path]) -> None:
+    from rich.console import Console
+    from rich.text import Text
+
     for file in files:
-        console.print(Text(f"report: {shown(file)}", style="cyan"), soft_wrap=True)
-    console.print(Text(_verdict(report), style="bold red" if report.failed else "bold green"))
+        Console(highlight=False).print(Text(f"report: {shown(file)}", style="cyan"), soft_wrap=True)
 
 
-def _verdict(report: Report) -> str:
+def _verdict(report: Report) -> tuple[str, str]:
     n, failed = len(report.cases), report.failed
-    asked = sum(r.outcome in ("passed", "failed") for r in report.results)
-    models = f"{n} model{'s' * (n != 1)}, {duration(report.seconds)}"
+    asked = sum(r.outcome in ("passed", "failed") and not _by_the_way(report, r) for r in report.results)
+    models, checks = f"{n} model{'s' * (n != 1)}, {duration(report.seconds)}", f"check{'s' * (asked != 1)}"
     if failed:
-        return f"{len(failed)} of {asked} checks failed in {len({r.case for r in failed})} of {models}"
-    if not asked or all(r.outcome == "refused" for r in report.results):
-        return f"refused: {models}"
-    return f"all {asked} checks hold: {models}"
+        says = f"{len(failed)} of {asked} {checks} failed in {len({r.case for r in failed})} of {models}"
+        return says, "bold red"
+    if asked:
+        return (f"all {asked} checks hold: {models}" if asked > 1 else f"the check holds: {models}"), "bold green"
+    refused = any(r.outcome == "refused" for r in report.results)
+    return f"refused: {models}" if refused else f"nothing was checked: {models}", "bold yellow"
+
+
+def _by_the_way(report: Report, r: Result) -> bool:
+    """That a model can be built is asked of all; where checks were typed it is no answer."""
+    return r.check == BUILT and r.outcome == "passed" and report.named is not None and BUILT not in report.named
 
 
 def _matrix(report: Report) -> Any:
@@ -58,8 +77,12 @@ def _matrix(report: Report) -> Any:
         outcome = next((o for o in MARKS if o in found), "")
         if outcome == "failed" and blamed and not any(item in some for some in blamed):
             outcome = "passed"  # it was in a model that fails, but the model fails without it too
-        if report.item is not None and any(item in pair for pair in report.refused):
-            outcome = "refused"
+        elif (
+            report.item not in (None, item)
+            and outcome not in ("failed", "passed")
+            and any(item in p for p in report.refused)
+        ):
+            outcome = "refused"  # it can't meet the one that was asked about
         by_slot.setdefault(item[0], []).append(Text(f"{MARKS[outcome]}{item[1]}", style=COLOURS[outcome]))
     if report.item is not None:  # what it can't meet was in no model
         for pair in report.refused:
@@ -109,6 +132,15 @@ def _refused(report: Report) -> Iterator[str]:
         return
     for why, what in list(reasons.items())[:MOST]:
         yield f"refused: {', '.join(what)}: {why}"
+
+
+def _skipped(report: Report) -> Iterator[str]:
+    """Of the checks that were typed those that no model was asked, and why."""
+    asked = {r.check for r in report.results if r.outcome in ("passed", "failed")}
+    reasons = Counter((r.check, r.says) for r in report.results if r.outcome == "skipped" and r.check not in asked)
+    if report.named is not None:
+        for (check, why), n in reasons.most_common(MOST):
+            yield f"skipped: {check}: {why}{f' ({n} models)' if n > 1 else ''}"
 
 
 def _failed(report: Report) -> Iterator[tuple[str, str]]:

@@ -45,10 +45,6 @@ def read(words: Sequence[str]) -> Asked:
     problems += [p for slot, name in items.items() if (p := _unknown(slot, name))]
     if not problems:
         problems += [p for word in options if (p := _wrong_option(word.partition("=")[0], items, family))]
-    if not problems and (sizes := [w for w in options if w.startswith("model.")]):
-        from llmlab.config.compose import compose
-
-        compose([f"model={family or BASE}", *sizes], strict=False)
     if family is not None:
         from llmlab.config.compose import families
 
@@ -56,6 +52,8 @@ def read(words: Sequence[str]) -> Asked:
             problems.append(f"model={family}: there is no such family; {near(family, families())}")
     if options and not items and family is None:
         problems.append(f"{options[0]}: which model is it for? Add SLOT=PART or model=FAMILY")
+    if not problems and options:
+        problems = _wrong_values(items, options, family or BASE)
     if problems:
         raise UserError("\n".join(problems))
     return Asked(tuple(items.items()), tuple(options), family)
@@ -73,14 +71,28 @@ def _unknown(slot: str, name: str) -> str | None:
     return f"{slot}={name}: there is no such {slot}; {near(name, registry.names(slot))}"
 
 
+def _wrong_values(items: dict[str, str], options: Sequence[str], family: str) -> list[str]:
+    """Of keys and values that can't be: what parts refuse of each other is for the checks to find."""
+    from llmlab.config.compose import compose, misspelt
+
+    parts = [f"{slot}={name}" for slot, name in items.items() if slot != "head"]  # of which no option is typed
+    if problems := misspelt([f"model={family}", *parts, *options]):
+        return problems
+    if sizes := [w for w in options if w.startswith("model.")]:
+        compose([f"model={family}", *sizes], strict=False)
+    return []
+
+
 def _wrong_option(key: str, items: dict[str, str], family: str | None) -> str | None:
     slot, dot, option = key.partition(".")
     if not dot or slot not in (*SLOTS, "model"):
         return (
             f"{key}: llmlab check takes SLOT=PART, SLOT.OPTION=VALUE and model=FAMILY; {near(slot, (*SLOTS, 'model'))}"
         )
+    if slot == "head":
+        return f"{key}: heads are checked with the options that a short text shows; leave it out"
     if slot == "model" or (slot not in items and family is not None):
-        return None
+        return None  # see _wrong_values
     if slot not in items:
         return f"{key}: of which {slot}? Add {slot}=NAME"
     known = registry.index()[slot, items[slot]].options

@@ -125,6 +125,19 @@ def compose(overrides: Sequence[str] = (), config_dirs: Sequence[str] = (), *, s
     return composed
 
 
+def misspelt(overrides: Sequence[str]) -> list[str]:
+    """What is wrong with keys and single values, a line each, whatever the chosen parts say of each other."""
+    registry.declare()
+    known = known_choices()
+    parsed, problems = explain.parse(overrides, known)
+    run = functools.partial(_hydra, config_dirs=())
+    try:
+        return problems + validate.local(run([str(o.input_line) for o in parsed]))
+    except Exception as e:
+        found, _ = explain.every_problem(parsed, run, known, e)
+        return problems + (found or [explain.message(e, None, known)])
+
+
 def _start(parsed: Sequence[Override]) -> Any:
     """The checkpoint that init_from=hf=FOLDER names, which brings its model; None without one. It needs torch."""
     typed = next((str(o.value()) for o in parsed if o.key_or_group == "init_from" and not o.is_delete()), None)
