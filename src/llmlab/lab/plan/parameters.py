@@ -9,9 +9,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.optim import Optimizer
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from llmlab.errors import UserError
 from llmlab.model import roles
 from llmlab.model.model import Model
 from llmlab.slots import Role
@@ -81,6 +83,28 @@ def _built(
 def _after_a_step(made: Optimizer) -> int:
     for p in [p for group in made.param_groups for p in group["params"]]:
         p.grad = torch.empty_like(p)
-    made.step()
+    try:
+        with Numbers():
+            made.step()
+    except (RuntimeError, TypeError) as e:
+        why = (str(e).splitlines() or [""])[0]
+        name = type(made).__name__
+        raise UserError(
+            f"optimizer: a step of {name} can't be done without values, so its memory is unknown: {why}"
+        ) from e
     kept: list[Tensor] = [v for s in made.state.values() for v in s.values() if isinstance(v, Tensor)]
     return sum(v.numel() * v.element_size() for v in kept)
+
+
+class Numbers(TorchDispatchMode):
+    """Where an optimizer asks for the value of a tensor that has none: 1, and nothing is so. What it keeps is not for its
+    values to say."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        try:
+            return func(*args, **(kwargs or {}))
+        except DataDependentOutputException:
+            if func is not torch.ops.aten._local_scalar_dense.default:
+                raise
+            dtype = args[0].dtype
+            return False if dtype == torch.bool else 1.0 if dtype.is_floating_point else 1
