@@ -24,12 +24,7 @@ def check(cfg: Any, recipe: Any, place: Any, weights: Path | None) -> None:
     """UserError if a part refuses what it was given, the text is longer than the model's positions, the weights to begin
     with are another model's, or the memory can't hold the model and its optimizer.
     """
-    try:
-        recipe.spec.init.factory()()
-        if check_kernel := getattr(recipe.spec.kernel.factory()(), "check_training", None):
-            check_kernel(place.device.type, cfg.precision)
-    except ValueError as e:
-        raise UserError(str(e)) from e
+    parts(recipe.spec, place.device.type, cfg.precision)
     model = build.assemble(recipe.spec)
     reaches(model, cfg.data.seq_len, begun=weights is not None)
     if weights is not None and is_foreign(weights):
@@ -39,6 +34,16 @@ def check(cfg: Any, recipe: Any, place: Any, weights: Path | None) -> None:
     elif weights is not None:
         _fit(weights, model)
     _memory(cfg, recipe, place)
+
+
+def parts(spec: Any, device: str, precision: str) -> None:
+    """UserError if the init refuses its options, or the kernel to train on a `device`, cpu or cuda."""
+    try:
+        spec.init.factory()()
+        if check_kernel := getattr(spec.kernel.factory()(), "check_training", None):
+            check_kernel(device, precision)
+    except ValueError as e:
+        raise UserError(str(e)) from e
 
 
 def reaches(model: Any, length: int, *, begun: bool = False) -> None:

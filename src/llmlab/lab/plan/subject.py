@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from llmlab import registry
-from llmlab.config import devices, schema
+from llmlab.config import devices, schema, traits
 from llmlab.data import Windows
 from llmlab.data.windows import Stream
 from llmlab.errors import UserError
@@ -17,6 +17,7 @@ from llmlab.lab.plan.memory import Training, Where
 from llmlab.model import build, flops, layout
 from llmlab.slots import Vocabulary
 from llmlab.training import ahead, recipe
+from llmlab.training.strategies import elementwise, tensor_parallel
 
 SAMPLES = 8
 
@@ -62,9 +63,13 @@ def of_checkpoint(name: str, overrides: Sequence[str], config_dirs: Sequence[str
     own = [o for o in about.overrides if o.partition("=")[0] not in typed]
     composed = compose([*own, *overrides], config_dirs, strict=False)
     try:
-        spec = about.headed(layout.resolve(composed, roles=()))
+        resolved = layout.resolve(composed, roles=())
+        spec = about.headed(resolved)
     except ValueError as e:
         raise UserError(str(e)) from e
+    mine = replace(composed, keys=composed.keys & typed)
+    if useless := [line for line, by_hand in traits.unused(mine, resolved) if by_hand]:
+        raise UserError("\n".join(useless))
     head = (about.config.get("architectures") or list(about.entry.architectures))[0]
     objective = composed.cfg.objective["_part_"]
     assumed = [f"objective={objective}: {head} does not say how it is trained"]
@@ -97,12 +102,18 @@ def _subject(name: str, composed: Any, spec: layout.ModelSpec, attrs: Any, assum
     length = cfg.data.seq_len
     if wrong := devices.problems(cfg):
         raise UserError("\n".join(wrong))
-    count = 1 if str(cfg.trainer.devices) in ("auto", "-1") else int(cfg.trainer.devices)
-    parallel = count * int(cfg.trainer.num_nodes) // cfg.strategy.tensor_parallel
+    split, kind = cfg.strategy.tensor_parallel, "cpu" if str(cfg.trainer.accelerator) == "cpu" else "cuda"
+    counted = str(cfg.trainer.devices) not in ("auto", "-1")
+    count = int(cfg.trainer.devices) if counted else split
+    parallel = count * int(cfg.trainer.num_nodes) // split
     cut = recipe.Cut.of(cfg.train.batch_size, cfg.train.micro_batch_size, parallel)
     try:
         model = build.assemble(spec)
         ahead.reaches(model, length)
+        ahead.parts(spec, kind, cfg.precision)
+        tensor_parallel.check(split, spec)
+        if cfg.strategy.name in devices.ZERO:
+            elementwise.check(cfg)
         wanted = _vocabulary_of(spec, attrs)
         objective = recipe.chosen(cfg, "objective")(wanted, length)
         optimizer = recipe.chosen(cfg, "optimizer")()
@@ -110,6 +121,10 @@ def _subject(name: str, composed: Any, spec: layout.ModelSpec, attrs: Any, assum
         raise UserError(str(e)) from e
     if "data.seq_len" not in composed.keys:
         assumed.append(f"texts of {length:,} tokens: data.seq_len as it is by default")
+    if not counted:
+        assumed.append(f"trainer.devices={cfg.trainer.devices}: {count}, as it is not known where the run will be")
+    if cfg.placement.compile:
+        assumed.append("placement.compile=true: memory as it is without")
     if cfg.data.separate_documents:
         assumed.append("one document a sequence: how long they are, the data would tell")
     trained = set(attrs.get("heads", {})) <= set(spec.heads)
@@ -120,8 +135,7 @@ def _subject(name: str, composed: Any, spec: layout.ModelSpec, attrs: Any, assum
         account = flops.account(model, length, source_length=source)
         cost = recipe.Cost.of(model, account, length)
         assumed.append("every position goes through the heads: the objective trains none of them")
-    where = Where(cfg.strategy.name, parallel, cfg.strategy.tensor_parallel, cut.accumulate > 1)
-    kind = "cpu" if str(cfg.trainer.accelerator) == "cpu" else "cuda"
+    where = Where(cfg.strategy.name, parallel, split, cut.accumulate > 1)
     training = None
     if trained:
         training = Training(spec, objective, optimizer, length, cfg.precision, kind, cfg.data.separate_documents)  # type: ignore[arg-type]

@@ -25,11 +25,8 @@ from torch.optim import Optimizer
 from llmlab.errors import UserError
 from llmlab.model import roles
 from llmlab.model.model import Model
-from llmlab.training.strategies import BUCKET, KEPT_WHOLE
+from llmlab.training.strategies import BUCKET, KEPT_WHOLE, elementwise
 from llmlab.training.strategies.portable import ByPath, SafeCheckpointIO
-
-# Optimizers that treat each element alone: others would take a flat piece of many tensors for a matrix.
-ELEMENTWISE = (torch.optim.AdamW, torch.optim.Adam, torch.optim.SGD, torch.optim.RMSprop)
 
 
 def check(cfg: Any, place: Any, spec: Any) -> None:
@@ -37,17 +34,7 @@ def check(cfg: Any, place: Any, spec: Any) -> None:
     name = cfg.strategy.name
     if importlib.util.find_spec("deepspeed") is None:
         raise UserError(f"strategy={name} needs DeepSpeed: pip install 'llmlab[deepspeed]'")
-    from llmlab.training.recipe import chosen
-
-    made = chosen(cfg, "optimizer")().build([("weight", nn.Parameter(torch.zeros(2, 2)), "other")])
-    part = cfg.optimizer["_part_"]
-    if type(made) not in ELEMENTWISE:
-        raise UserError(
-            f"optimizer={part} needs whole tensors, but strategy={name} gives it flat pieces; "
-            "choose optimizer=adamw or strategy=fsdp"
-        )
-    if name.endswith("offload") and type(made) is not torch.optim.AdamW:
-        raise UserError(f"strategy={name} has only Adam on the CPU: choose optimizer=adamw instead of {part}")
+    elementwise.check(cfg)
 
 
 def make(cfg: Any, place: Any) -> Zero:

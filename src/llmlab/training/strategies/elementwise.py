@@ -1,0 +1,27 @@
+"""What of optimizers ZeRO can do, which gives them flat pieces of many tensors. Without Lightning: plans ask it too."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from llmlab.errors import UserError
+from llmlab.training import recipe
+
+# Optimizers that treat each element alone: others would take a flat piece of many tensors for a matrix.
+ELEMENTWISE = (torch.optim.AdamW, torch.optim.Adam, torch.optim.SGD, torch.optim.RMSprop)
+
+
+def check(cfg: Any) -> None:
+    """UserError in a line where the optimizer that `cfg` names is not for the ZeRO strategy that it names."""
+    name, part = cfg.strategy.name, cfg.optimizer["_part_"]
+    made = recipe.chosen(cfg, "optimizer")().build([("weight", nn.Parameter(torch.zeros(2, 2)), "other")])
+    if type(made) not in ELEMENTWISE:
+        raise UserError(
+            f"optimizer={part} needs whole tensors, but strategy={name} gives it flat pieces; "
+            "choose optimizer=adamw or strategy=fsdp"
+        )
+    if name.endswith("offload") and type(made) is not torch.optim.AdamW:
+        raise UserError(f"strategy={name} has only Adam on the CPU: choose optimizer=adamw instead of {part}")
