@@ -4,13 +4,38 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
+from typing import Any
 
 import pytest
+import torch
 
 from llmlab.cli import run
+from llmlab.config.devices import ZERO
 from llmlab.lab.plan import accelerators
+from llmlab.lab.plan.terminal import size
 
 TINY = ["model.dim=32", "model.n_layers=2", "model.n_heads=4", "data.seq_len=32", "train.batch_size=8"]
+
+
+class Matrices(torch.optim.Optimizer):
+    """Keeps a number for each of the weights that it is given."""
+
+    def __init__(self, params, lr):
+        super().__init__(params, {"lr": lr})
+
+    def step(self):
+        for group in self.param_groups:
+            for p in group["params"]:
+                self.state[p] = {"momentum": torch.zeros_like(p)}
+
+
+@dataclass(frozen=True)
+class Part:
+    made: Any
+
+    def build(self, parameters):
+        return self.made([p for _, p, _ in parameters], lr=0.1)
 
 
 @pytest.fixture
@@ -50,6 +75,54 @@ def test_a_small_gpt2(planned):
 def test_only_strategies_that_the_precision_allows_are_compared(planned):
     found = planned("model=gpt2", *TINY, "precision=16-mixed", "device=v100")
     assert [held["name"] for held in found["memory"]["strategies"]] == ["single", "ddp"]
+
+
+@pytest.mark.slow
+def test_processes_share_a_machine(planned, monkeypatch, capsys):
+    from llmlab.training import ahead
+
+    words = ["model=gpt2", *TINY, "trainer.accelerator=cpu"]
+    monkeypatch.setattr(ahead, "available", lambda device: 2**33)
+    found = planned(*words, "strategy=ddp", "trainer.devices=2")["memory"]
+    rooms = {held["name"]: held["capacity"] for held in found["strategies"]}
+    assert rooms["single"] == 2**33 and rooms["ddp"] == rooms["fsdp"] == 2**32
+    fits = {held["name"]: held["largest_micro_batch"] for held in found["strategies"]}
+    assert fits["single"] / fits["ddp"] == pytest.approx(2, rel=0.01)
+    found = planned(*words, "strategy=ddp", "trainer.devices=2", "memory=4")["memory"]
+    assert {held["capacity"] for held in found["strategies"]} == {2**32}
+    monkeypatch.setattr(ahead, "available", lambda device: None)
+    assert run(["plan", *words]) == 1
+    assert "give memory=GIB" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_what_is_assumed_of_the_place(planned):
+    said = planned("model=gpt2", *TINY, "trainer.devices=auto", "placement.compile=true")["assumed"]
+    assert any(line.startswith("trainer.devices=auto: 1,") for line in said)
+    assert "placement.compile=true: memory as it is without" in said
+    words = ("strategy=fsdp_tp", "strategy.tensor_parallel=2", "trainer.devices=auto")
+    found = planned("model=llama3", *TINY, *words)
+    assert any(line.startswith("trainer.devices=auto: 2,") for line in found["assumed"])
+    assert found["memory"]["devices"] == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("made", [torch.optim.SGD, torch.optim.Adafactor, Matrices])
+def test_strategies_that_the_optimizer_allows_are_compared(made, planned, monkeypatch):
+    """Of those here, SGD alone treats each number by itself. Adafactor's step asks for values."""
+    from llmlab.training import recipe
+
+    real = recipe.chosen
+    part = Part(made)
+    monkeypatch.setattr(recipe, "chosen", lambda cfg, slot: real(cfg, slot) if slot != "optimizer" else lambda: part)
+    found = planned("model=gpt2", *TINY)["memory"]
+    names = {held["name"] for held in found["strategies"]}
+    assert {"single", "ddp", "fsdp"} <= names
+    assert names & set(ZERO) == ({"zero1", "zero2", "zero3"} if made is torch.optim.SGD else set())
+    if made is torch.optim.SGD:
+        assert found["states"] == 0
+    if made is Matrices:
+        assert found["states"] == found["weights"]
 
 
 def test_time_and_energy():
@@ -138,7 +211,7 @@ def bare(folder, **config):
 
 
 @pytest.mark.slow
-def test_a_bare_config(planned, tmp_path):
+def test_a_bare_config(planned, tmp_path, capsys):
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
     llama = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "vocab_size": 96, **sizes}
     hf = bare(tmp_path / "llama", **llama, quantization_config={"bits": 4})
@@ -146,6 +219,8 @@ def test_a_bare_config(planned, tmp_path):
     assert found["parameters"]["total"] == 2 * 96 * 32 + 2 * (4 * 32 * 32 + 3 * 32 * 64 + 2 * 32) + 32
     assert found["kv_bytes_per_token"] == 2 * 2 * 32 * 2
     assert found["memory"]["weights"] and any("quantization" in line for line in found["assumed"])
+    assert run(["plan", hf, "attention=mla", "model.n_kv_heads=2"]) == 1
+    assert "model.n_kv_heads: attention=mla does not use it" in capsys.readouterr().err
     bert = bare(tmp_path / "bert", model_type="bert", architectures=["BertModel"], vocab_size=96, **sizes)
     found = planned(bert)
     assert found["parameters"]["components"][-1]["name"] == "head pooled"
@@ -172,6 +247,21 @@ def test_what_is_shown(width, capsys, monkeypatch):
 
 
 @pytest.mark.slow
+def test_activations_are_shown_as_a_forward_keeps_them(planned, capsys, monkeypatch):
+    words = ("model=gpt2", *TINY, "strategy=zero3", "trainer.devices=2")
+    held = planned(*words)["memory"]
+    monkeypatch.setenv("COLUMNS", "120")
+    assert run(["plan", *words]) == 0
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith(("zero3 on 2", "  checkpointed"))]
+    for row, memory in zip(rows, (held, held["checkpointed"]), strict=False):
+        assert size(memory["kept"]) in row and memory["kept"] != memory["activations"]
+
+
+def split(n):
+    return ["strategy=fsdp_tp", f"strategy.tensor_parallel={n}", f"trainer.devices={n}", "train.batch_size=12"]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "says"),
     [
@@ -179,10 +269,26 @@ def test_what_is_shown(width, capsys, monkeypatch):
         (["devic=h100"], "of llmlab plan itself, did you mean device?"),
         (["mfu=1.5"], "at most 1"),
         (["memory=0"], "GiB above 0"),
+        (["memory=inf"], "GiB above 0"),
+        (["memory=1e-12"], "of a byte at least"),
+        (
+            ["device=a100", "mfu=0.5", "trainer.accelerator=cpu"],
+            "device=a100 mfu=0.5: not with trainer.accelerator=cpu",
+        ),
         (["-m", "seed=1,2"], "-m is for llmlab train"),
         (["--config-dir", "nowhere"], "there is no such folder"),
         (["model=lama3"], "did you mean llama3"),
         (["hf=nowhere"], "there is no such folder"),
+        (
+            ["hf=nowhere", "model=gpt2", "size=nano"],
+            "model=gpt2 size=nano: hf=nowhere has a model and sizes of its own",
+        ),
+        (["kernel=varlen"], "can't train with precision=32-true"),
+        (["kernel=flex", "trainer.accelerator=cpu"], "can't train on a CPU"),
+        ([*split(4), "model=llama3", "model.n_heads=8", "model.n_kv_heads=2"], "does not divide model.n_kv_heads=2"),
+        ([*split(2), "model=xlnet"], "choose strategy=fsdp"),
+        ([*split(2), "model=llama3", "kernel=eager", "model.attention.sink=true"], "sink can't be split"),
+        ([*split(3), "model.n_heads=6", "model.dim=96", "model.ffn_dim=100"], "does not divide the 100 inner units"),
         (["strategy=ddp", "trainer.devices=3"], "can't be shared by trainer.devices=3"),
         (["trainer.devices=2"], "strategy=ddp"),
         (["model=gpt2", "data.seq_len=64", "model.max_positions=32"], "more than the 32 positions"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_module
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -21,11 +22,14 @@ Parameters by component, resolved layers, FLOPs and cache of a token, memory of 
 micro-batch that fits, time and energy of the budget: of the run that `llmlab train` makes of the same choices.
   device=h100    accelerator whose peak, memory and watts count: {devices}
   mfu=0.4        share of its peak at which the model's FLOPs are done
-  memory=80      GiB of a device, instead of what its data sheet says
+  memory=80      GiB of a device, instead of what its data sheet says, or of a process' share of this machine (on CPUs)
   --json         parameters.total, parameters.active, flops_per_token, kv_bytes_per_token, memory, in numbers and bytes
 
   llmlab plan model=llama3_8b strategy=zero3 trainer.devices=8 precision=bf16-mixed data.seq_len=8192 budget.tokens=15e12
   llmlab plan model=gpt2_small attention=mla     what a swap costs"""
+
+
+GIB = 2**30
 
 
 @dataclass
@@ -48,11 +52,14 @@ def main(argv: Sequence[str]) -> int:
     device = accelerator(a.device)
     if not 0 < a.mfu <= 1:
         raise UserError(f"mfu={a.mfu:g} must be more than 0 and at most 1")
-    if a.memory is not None and not a.memory > 0:
-        raise UserError(f"memory={a.memory:g} must be a number of GiB above 0")
+    if a.memory is not None and not (math.isfinite(a.memory) and a.memory * GIB >= 1):
+        raise UserError(f"memory={a.memory:g} must be a number of GiB above 0, of a byte at least")
     composed = None
-    if a.hf is None:
-        composed = _composed(overrides, folders)  # what is wrong with it is said without torch
+    if a.hf is None:  # what is wrong with it is said without torch
+        composed = _composed(overrides, folders)
+        _on_cpu(composed.cfg, own)
+    elif whole := [o for o in overrides if o.lstrip("+~").partition("=")[0] in ("model", "size")]:
+        raise UserError(f"{' '.join(whole)}: hf={a.hf} has a model and sizes of its own; leave out one or the other")
 
     import torch
 
@@ -60,16 +67,30 @@ def main(argv: Sequence[str]) -> int:
     from llmlab.training import ahead
 
     planned = subject.of_checkpoint(a.hf, overrides, folders) if a.hf else subject.of_config(composed)
-    on_cpu = str(planned.cfg.trainer.accelerator) == "cpu"
-    capacity = ahead.available(torch.device("cpu")) if on_cpu else device.memory
+    on_cpu = _on_cpu(planned.cfg, own)
+    shared = on_cpu and a.memory is None
+    capacity = ahead.available(torch.device("cpu")) if shared else device.memory
     if a.memory is not None:
-        capacity = int(a.memory * 2**30)
-    plan = build.build(planned, None if on_cpu else device, a.mfu, capacity or device.memory)
+        capacity = int(a.memory * GIB)
+    if capacity is None:
+        raise UserError("trainer.accelerator=cpu: this machine does not say how much memory it has; give memory=GIB")
+    plan = build.build(planned, None if on_cpu else device, a.mfu, capacity, shared=shared)
     if a.json:
         print(json_module.dumps(build.plain(plan), indent=1))
     else:
         terminal.show(plan)
     return 0
+
+
+def _on_cpu(cfg: Any, own: Sequence[str]) -> bool:
+    """UserError for what was typed of accelerators, which a run on CPUs has none of."""
+    if str(cfg.trainer.accelerator) != "cpu":
+        return False
+    if typed := [w for w in own if w.partition("=")[0] in ("device", "mfu")]:
+        raise UserError(
+            f"{' '.join(typed)}: not with trainer.accelerator=cpu, for which there are no peaks; leave it out"
+        )
+    return True
 
 
 def _composed(overrides: list[str], folders: list[str]) -> Any:

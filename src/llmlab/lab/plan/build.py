@@ -6,7 +6,7 @@ import copy
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from llmlab.config.devices import STRATEGIES, problems
+from llmlab.config.devices import STRATEGIES, ZERO, problems
 from llmlab.lab.plan import components, memory
 from llmlab.lab.plan.accelerators import Accelerator, Run, run
 from llmlab.lab.plan.fit import Fit, largest
@@ -15,6 +15,7 @@ from llmlab.model import flops
 from llmlab.model.table import describe
 from llmlab.training.budget import horizon
 from llmlab.training.placement import COMPUTED
+from llmlab.training.strategies import elementwise
 
 SPREAD = tuple(s for s in STRATEGIES if s not in ("single", "fsdp_tp"))
 COMPARED = 8  # devices of the strategies beside a run on one
@@ -22,13 +23,14 @@ COMPARED = 8  # devices of the strategies beside a run on one
 
 @dataclass(frozen=True)
 class Held:
-    """Memory of a device under a strategy, as the micro-batch is, and the largest micro-batch that fits.
+    """Memory of a device under a strategy, as the micro-batch is, and the largest micro-batch that fits its capacity.
 
     recomputed, recomputed_fit: with placement.activation_checkpointing=true, where the others are without it.
     """
 
     strategy: str
     devices: int
+    capacity: int
     micro: int
     plain: memory.Memory
     recomputed: memory.Memory
@@ -38,7 +40,8 @@ class Held:
 
 @dataclass(frozen=True)
 class Plan:
-    """kv, kv_source: bytes that a token leaves in the cache, one of the text, one of what an encoder has read."""
+    """capacity: bytes of a device under the run's own strategy. kv, kv_source: bytes that a token leaves in the cache, one
+    of the text, one of what an encoder has read."""
 
     subject: Subject
     device: Accelerator | None
@@ -72,7 +75,8 @@ class Plan:
         return cost.flops_per_token / cost.account.training() * cost.account.training(dense=True)
 
 
-def build(subject: Subject, device: Accelerator | None, mfu: float, capacity: int) -> Plan:
+def build(subject: Subject, device: Accelerator | None, mfu: float, capacity: int, *, shared: bool = False) -> Plan:
+    """capacity: bytes of a device; shared: of a node, for all of its devices."""
     cfg = subject.cfg
     numbers, of_source = flops.cached_numbers(subject.model) if subject.spec.topology != "encoder" else (0, 0)
     size = COMPUTED[cfg.precision].itemsize
@@ -88,18 +92,25 @@ def build(subject: Subject, device: Accelerator | None, mfu: float, capacity: in
         subject=subject,
         device=device,
         mfu=mfu,
-        capacity=capacity,
+        capacity=_share(subject, devices, capacity) if shared else capacity,
         groups=tuple(components.groups(subject.model)),
         layers=tuple(describe(subject.spec)),
         kv_numbers=numbers,
         kv=numbers * size,
         kv_source=of_source * size,
-        held=tuple(_held(subject, capacity)),
+        held=tuple(_held(subject, capacity, shared)),
         run=timed,
     )
 
 
-def _held(subject: Subject, capacity: int) -> list[Held]:
+def _share(subject: Subject, devices: int, capacity: int) -> int:
+    """Of a node's memory, that of one of the devices; others than the run's are all on one."""
+    own = subject.where.data_parallel * subject.where.tensor_parallel
+    nodes = int(subject.cfg.trainer.num_nodes) if devices == own else 1
+    return capacity * nodes // devices
+
+
+def _held(subject: Subject, capacity: int, shared: bool) -> list[Held]:
     training, own = subject.training, subject.where
     if training is None:
         return []
@@ -111,17 +122,23 @@ def _held(subject: Subject, capacity: int) -> list[Held]:
     found = []
     for where in wheres:
         plain, recomputed = (memory.plan(training, where, subject.cut.micro, checkpointing=c) for c in (False, True))
-        fits = (largest(training, where, capacity, checkpointing=c) for c in (False, True))
         count = where.data_parallel * where.tensor_parallel
-        found.append(Held(where.strategy, count, subject.cut.micro, plain, recomputed, *fits))
+        room = _share(subject, count, capacity) if shared else capacity
+        fits = (largest(training, where, room, checkpointing=c) for c in (False, True))
+        found.append(Held(where.strategy, count, room, subject.cut.micro, plain, recomputed, *fits))
     return found
 
 
 def _allowed(cfg: Any, where: memory.Where) -> bool:
-    """Whether the run could be under another strategy, with the precision and placement that it has."""
+    """Whether the run could be under another strategy, with the precision, placement and optimizer that it has."""
     other = copy.deepcopy(cfg)
     other.strategy.name, other.strategy.tensor_parallel = where.strategy, 1
     other.trainer.devices, other.trainer.num_nodes = where.data_parallel, 1
+    try:
+        if where.strategy in ZERO:
+            elementwise.check(other)
+    except ValueError:
+        return False
     return not problems(other)
 
 
@@ -173,6 +190,7 @@ def _memory(held: Held, checkpointing: bool = False) -> dict[str, Any]:
     return {
         "name": held.strategy,
         "devices": held.devices,
+        "capacity": held.capacity,
         "micro_batch": held.micro,
         "activation_checkpointing": checkpointing,
         **(of(held.recomputed, held.recomputed_fit) if checkpointing else of(held.plain, held.fit)),

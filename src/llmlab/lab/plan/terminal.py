@@ -149,15 +149,18 @@ def _memory(console: Any, plan: Plan) -> None:
         rows = ((on, held.plain, held.fit), ("  checkpointed", held.recomputed, held.recomputed_fit))
         for checkpointed, (name, memory, fit) in enumerate(rows):
             style = "bold" if held is plan.held[0] and checkpointed == chosen else "dim"
-            numbers = (memory.weights, memory.gradients, memory.states, memory.strategy, memory.activations)
-            peak = Text(size(memory.total), style="red" if memory.total > plan.capacity else "green")
+            numbers = (memory.weights, memory.gradients, memory.states, memory.strategy, memory.kept)
+            peak = Text(size(memory.total), style="red" if memory.total > held.capacity else "green")
             table.add_row(Text(name), *map(size, numbers[: len(parts)]), peak, Text(_fits(fit)), style=style)
     console.print(table)
     whose = "" if plan.device is None else f" ({plan.device.name})"
+    if len({held.capacity for held in plan.held}) > 1:
+        whose = ", the run's own share of this machine's; other rows have theirs"
     console.print(Text(f"fits: the largest micro-batch within {size(plan.capacity)}{whose}", style="dim"))
     console.print(Text("checkpointed: with placement.activation_checkpointing=true", style="dim"))
     if wide:
-        says = "peak: the most at once; gradients come while activations go, so the parts are often more"
+        console.print(Text("activations: what a forward keeps for its backward, the loss included", style="dim"))
+        says = "peak: the most at once, with temporaries; as gradients come activations go, so the parts may be more"
         console.print(Text(says, style="dim"))
     if any(held.plain.host for held in plan.held):
         hosts = {held.strategy: held.plain.host for held in plan.held if held.plain.host}
