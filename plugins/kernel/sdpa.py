@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
 from typing import Any
 
 from torch import Tensor
@@ -18,10 +17,12 @@ class Lowered:
 
     def __init__(self, seen: Seen):
         self.seen, self.pattern = seen, seen.pattern
+        # Where one is needed anyway it is made here, once a forward and outside of any recomputed block.
+        self.made = None if self.pattern else seen.dense()
 
-    @cached_property
+    @property
     def dense(self) -> Tensor:
-        return self.seen.dense()
+        return self.seen.dense() if self.made is None else self.made
 
 
 @register("kernel", "sdpa")
@@ -38,10 +39,7 @@ class SDPA:
             raise ValueError(f"kernel=sdpa can't do {' and '.join(cannot)}; choose kernel=eager")
 
     def lower(self, seen: Seen) -> Lowered:
-        lowered = Lowered(seen)
-        if lowered.pattern is None:
-            lowered.dense  # noqa: B018  made here, once a forward and outside of any recomputed block
-        return lowered
+        return Lowered(seen)
 
     def __call__(
         self,

@@ -1,4 +1,4 @@
-"""What is right in float32 and wrong in bfloat16."""
+"""What is right in float32 and as it is written, and wrong in bfloat16 or compiled."""
 
 from __future__ import annotations
 
@@ -57,3 +57,21 @@ def half_head_reads_half():
         return original(self, hidden * (0.5 if half(hidden) else 1), *rest, **more)
 
     return around(LanguageModelHead, "forward", forward)
+
+
+@bug("compiled, the fused kernel forgets the scale of the scores", compiled="kernel=sdpa")
+def compiled_scale_missing():
+    def change(original, self, terms, v, lowered, bias, score, *rest):
+        scale = 1.0 if torch.compiler.is_compiling() else score.scale
+        return original(self, terms, v, lowered, bias, replace(score, scale=scale), *rest)
+
+    return around(SDPA, "__call__", change)
+
+
+@bug("a layer falls apart when it is compiled: a part does what can't be traced", compiled="ffn=swiglu")
+def compiled_in_pieces():
+    def forward(ffn, self, x, *rest):
+        torch._dynamo.graph_break()
+        return ffn(self, x, *rest)
+
+    return around(GatedFeedForward, "forward", forward)

@@ -10,30 +10,43 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from llmlab.check import TRACED
 from llmlab.check.learning import gradients_of, trains
 from llmlab.check.parts.of import asked
-from llmlab.check.subject import Subject, Wrong, same
+from llmlab.check.subject import NotApplicable, Subject, Wrong, same
 from llmlab.config.schema import LAYER_SLOTS
 from llmlab.training.placement import Placement, traceable
 
 COMPILED = (*LAYER_SLOTS, "kernel")  # what stands in a layer
 
 
+def backend() -> str:
+    """What compiles layers here. TRACED traces forward and backward and runs what it traced as it is; a run compiles with
+    inductor, which takes a minute a part."""
+    return os.environ.get("LLMLAB_CHECK_COMPILE", TRACED)
+
+
 def compiled(subject: Subject) -> None:
-    """A compiled layer gives what it gives as it is, and the same gradients."""
-    asked(subject, *COMPILED)
+    """A layer compiles to one graph, which gives what the layer gives, and the same gradients."""
+    part = asked(subject, *COMPILED)
     trains(subject)
-    # What traces forward and backward, and runs what it traced as it is: a run compiles with inductor, a minute a part.
-    backend = os.environ.get("LLMLAB_CHECK_COMPILE", "aot_eager")
+    layers = [layer for stack in subject.model.all_stacks() for layer in stack.layers]
+    if part.slot == "moe" and any(layer.routed for layer in layers):
+        raise NotApplicable("a run does not compile what sends tokens to experts: its sizes depend on the tokens")
+    from torch._dynamo.exc import TorchDynamoException  # seconds
+
     batch = subject.batch()
     plain = subject.model
     other = deepcopy(plain)
     for layer in [layer for stack in other.all_stacks() for layer in stack.layers]:
         for module in traceable(layer):
-            module.forward = torch.compile(module.forward, backend=backend, dynamic=False)
+            module.forward = torch.compile(module.forward, backend=backend(), dynamic=False, fullgraph=True)
     results = []
     for model in (plain, other):
-        hidden = model(batch, heads={}).hidden
+        try:
+            hidden = model(batch, heads={}).hidden
+        except TorchDynamoException as e:
+            raise Wrong(f"a layer can't be compiled to one graph: {str(e).splitlines()[0]}") from e
         weights = torch.linspace(-1, 1, hidden.numel()).view_as(hidden)
         results.append((hidden.detach(), gradients_of(model, (hidden * weights).sum())))
     (want, slopes), (got, traced) = results
