@@ -67,6 +67,7 @@ class Sharded12(Zero):
 
     def __init__(self, trained: Trained, world: int, stage: int, *, gpu: bool, offload: bool):
         super().__init__(trained, world, gpu=gpu, offload=offload)
+        self.stage = stage
         self.numbers = [sum(p.numel for p in group) for group in self.groups]
         self.padded = [-(-n // (2 * self.world)) * 2 * self.world for n in self.numbers]
         self.pieces = tuple(n // self.world for n in self.padded)
@@ -75,6 +76,8 @@ class Sharded12(Zero):
         self.apart = self.half and stage == 1 and not self.offload
         self.at_the_end = stage == 1 and not self.gpu and not self.apart  # reduced only when all are there
         self.bucket = 0
+        self.reduced = False  # whether some gradients of this micro-batch are
+        self.beside = 0  # bytes of those that are still to be added to the ones before
 
     def begin(self) -> None:
         self.add("weights", self.size * sum(self.padded))
@@ -86,25 +89,50 @@ class Sharded12(Zero):
             largest = max(p.numel for p in self.trained.parameters)
             self.host += MASTER * sum(self.pieces) + self.size * (sum(self.pieces) + largest)
             self.add("strategy", self.size * largest)
+        if self.trained.accumulates:
+            self._earlier()
+
+    def _earlier(self) -> None:
+        """What the micro-batches before have left: in stage 1 gradients of the whole model, and the bucket, as they are
+        reduced in the last one only; in stage 2 the sums of a rank's piece."""
+        if self.stage == 1:
+            self.add("gradients", self.size * sum(p.numel for p in self.reached))
+            if not self.apart:
+                self._take_bucket()
+        elif self.offload and not self.half:
+            self.host += MASTER * sum(self.pieces)
+        else:
+            self.add("gradients", self.own)
+
+    def _take_bucket(self) -> None:
+        if not self.bucket:
+            self.bucket = self.size * BUCKET * (2 if self.gpu else 1)
+            self.add("strategy", self.bucket)
 
     def grad(self, op: Op) -> None:
         self.add("activations", -op.size)
         numel = self.trained.parameters[op.param].numel
-        if self.apart:
-            self.add("gradients", self.size * numel)
+        if not self.apart:
+            self._take_bucket()
+        if self.apart or self.at_the_end:
+            if not self.trained.accumulates:
+                self.add("gradients", self.size * numel)
             return
-        if not self.bucket:
-            self.bucket = self.size * BUCKET * (2 if self.gpu else 1)
-            self.add("strategy", self.bucket)
-        if self.at_the_end:
-            self.add("gradients", self.size * numel)
-        else:
-            self._into_bucket(numel)
+        if self.stage == 1 and self.trained.accumulates:
+            self.add("gradients", -self.size * numel)
+        self._into_bucket(numel)
 
     def _reduce(self) -> None:
+        """Sums in float32 (of half precision) are added to where they are; float32 gradients come as new tensors."""
         super()._reduce()
-        if not self.now["gradients"]:
+        if self.reduced:
+            return
+        self.reduced = True
+        if self.stage == 1 or not self.trained.accumulates:
             self.add("gradients", self.own)
+        elif not self.half:
+            self.beside = self.own
+            self.add("strategy", self.beside)
 
     @property
     def own(self) -> int:
@@ -135,8 +163,8 @@ class Sharded12(Zero):
             for p in self.trained.parameters:
                 self._into_bucket(p.numel)
         self._reduce()
-        self.add("strategy", -self.bucket)
-        self.bucket = 0
+        self.add("strategy", -self.bucket - self.beside)
+        self.bucket = self.beside = 0
 
     def step(self) -> None:
         if self.apart:
