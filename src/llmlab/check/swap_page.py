@@ -23,11 +23,12 @@ def text(report: Report) -> str:
         "# Families with other parts",
         "",
         "Written by `llmlab check --families`: every family, in a tiny size, with each part that it does not have in that "
-        f"part's slot. {len(found):,} models: {count['passed']:,} train for two steps and keep the promises that are "
-        f"asked of them ({', '.join(n for n in report.checks if n not in DECIDE)}), {count['refused']:,} are "
+        f"part's slot. {len(found):,} models: {count['passed']:,} "
+        f"{'train for two steps and ' * ('trains' in report.checks)}keep the promises that are asked of them "
+        f"({', '.join(n for n in report.checks if n not in DECIDE)}), {count['refused']:,} are "
         f"refused in a line, {count['failed']:,} fail.",
         "",
-        f"{MARKS['passed']} parts with which it trains; {MARKS['refused']} parts that are refused, and why stands below; "
+        f"{MARKS['passed']} parts with which that holds; {MARKS['refused']} parts that are refused, and why stands below; "
         f"{MARKS['failed']} parts with which a check fails.",
         "",
         *table_of(["family", *slots], rows),
