@@ -38,6 +38,16 @@ class Part:
         return self.made([p for _, p, _ in parameters], lr=0.1)
 
 
+def optimizer(monkeypatch, made):
+    """Chosen whatever the config says."""
+    from llmlab.training import recipe
+
+    real = recipe.chosen
+    monkeypatch.setattr(
+        recipe, "chosen", lambda cfg, slot: (lambda: Part(made)) if slot == "optimizer" else real(cfg, slot)
+    )
+
+
 @pytest.fixture
 def planned(capsys):
     def plan(*words):
@@ -60,6 +70,13 @@ def test_a_small_gpt2(planned):
     own = found["memory"]
     assert (own["name"], own["devices"], own["micro_batch"]) == ("ddp", 2, 4)
     assert own["weights"] == own["gradients"] == 4 * found["parameters"]["total"]
+    assert own["states"] == 8 * found["parameters"]["total"] + 4 * (2 + 2 * 16 + 2)  # and a step of each tensor
+    # Of a token in a layer: the residual twice, what both norms give, q, k, v, what heads give and the same side by side,
+    # 4 and 4 widths of the feed-forward; mean and scale of each norm, and a sum of each head. Ids and places are int64.
+    tokens, a_layer, of_logits = 4 * 32, (2 + 2 + 3 + 2 + 4 + 4) * 32 + 2 * 2 + 4, 2 * 32 + 2 + 64
+    ends = 4 * tokens * of_logits + 8 * (2 * tokens + 32)
+    assert 0 <= own["kept"] - (4 * tokens * 2 * a_layer + ends) <= 64  # a few sums and counts
+    assert 0 <= own["checkpointed"]["kept"] - (4 * tokens * 2 * 32 + ends) <= 64
     parts = sum(own[k] for k in ("weights", "gradients", "states", "strategy", "activations"))
     assert own["weights"] + own["states"] < own["total"] <= parts
     assert own["checkpointed"]["total"] < own["total"] and own["largest_micro_batch"] > 4
@@ -110,19 +127,23 @@ def test_what_is_assumed_of_the_place(planned):
 @pytest.mark.parametrize("made", [torch.optim.SGD, torch.optim.Adafactor, Matrices])
 def test_strategies_that_the_optimizer_allows_are_compared(made, planned, monkeypatch):
     """Of those here, SGD alone treats each number by itself. Adafactor's step asks for values."""
-    from llmlab.training import recipe
-
-    real = recipe.chosen
-    part = Part(made)
-    monkeypatch.setattr(recipe, "chosen", lambda cfg, slot: real(cfg, slot) if slot != "optimizer" else lambda: part)
+    optimizer(monkeypatch, made)
     found = planned("model=gpt2", *TINY)["memory"]
     names = {held["name"] for held in found["strategies"]}
     assert {"single", "ddp", "fsdp"} <= names
     assert names & set(ZERO) == ({"zero1", "zero2", "zero3"} if made is torch.optim.SGD else set())
-    if made is torch.optim.SGD:
-        assert found["states"] == 0
-    if made is Matrices:
-        assert found["states"] == found["weights"]
+    # Adafactor has a number for each row and each column, of a vector for each number, and counts steps.
+    a_layer = 4 * (32 + 32) + 2 * (32 + 128) + (4 * 32 + 128 + 32) + 4 * 32
+    factored = (1024 + 32) + (32 + 32) + 2 * a_layer + 2 * 32
+    kept = {torch.optim.SGD: 0, torch.optim.Adafactor: 4 * (factored + 2 + 2 * 16 + 2), Matrices: found["weights"]}
+    assert found["states"] == kept[made]
+
+
+@pytest.mark.slow
+def test_an_optimizer_that_can_not_do_a_step(capsys, monkeypatch):
+    optimizer(monkeypatch, torch.optim.LBFGS)
+    assert run(["plan", "model=gpt2", *TINY]) == 1
+    assert "error: optimizer: a step of LBFGS can't be done without values" in capsys.readouterr().err
 
 
 def test_time_and_energy():
