@@ -69,6 +69,11 @@ def tied_table_too_large():
     return around(Normal, "fill", fill)
 
 
+@bug("the logits of a head are twice as large", first_loss="model=t5")
+def logits_doubled():
+    return around(LanguageModelHead, "forward", lambda forward, *given: 2 * forward(*given))
+
+
 @bug("first values come from the generator that everything draws from", first_values="init=normal")
 def common_generator():
     def fill(original, self, tensor, role, sizes, generator):
