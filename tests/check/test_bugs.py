@@ -15,10 +15,10 @@ QUICK = ("documents_seen",)  # of a family, which needs no array of all parts
 
 @cache
 def case_of(check: str, where: str) -> Case:
-    """A case of the matrix: a family as it is, a part by itself, or a model that has some parts."""
+    """A case of the matrix: a family, with other parts perhaps, a part by itself, or a model that has some parts."""
     items = [(slot, name) for slot, _, name in (word.partition("=") for word in where.split())]
     if items[0][0] == "model":
-        return cases.family(items[0][1])
+        return cases.family(items[0][1], where.split()[1:])
     return cases.part(items[0]) if check in run.checks_of("part") else cases.together(items)
 
 

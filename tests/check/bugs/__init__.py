@@ -17,7 +17,7 @@ Patch = AbstractContextManager[Any]
 @dataclass(frozen=True)
 class Bug:
     """`says`: what is wrong. `caught`: the checks that see it, each with what a case must have to be asked: "position=alibi"
-    is typed in it, "model=t5" is the family as it is."""
+    is typed in it, "model=t5" is the family as it is, "model=t5 ffn=glu" with another part."""
 
     name: str
     says: str

@@ -14,6 +14,7 @@ from llmlab.modules import Linear
 from llmlab.training import placement
 from llmlab_plugins.norm.rmsnorm import RMSNorm
 from llmlab_plugins.objective import _loss, clm, mlm
+from llmlab_plugins.optimizer.adamw import AdamW
 
 
 def mean(token_loss, *given, **options):
@@ -25,6 +26,25 @@ def mean(token_loss, *given, **options):
 def loss_is_a_mean():
     instead = functools.partial(mean, _loss.token_loss)
     return replaced(clm, token_loss=instead), replaced(mlm, token_loss=instead)
+
+
+@bug("the loss counts for nothing", trains="model=llama3 norm=layernorm", gradients="model=llama3")
+def loss_of_nothing():
+    def loss(original, self, model, batch):
+        found = original(self, model, batch)
+        return found._replace(sum=found.sum * 0)
+
+    return around(clm.CausalLM, "loss", loss)
+
+
+@bug("the optimizer makes no step", trains="model=llama3 norm=layernorm")
+def no_step():
+    return replaced(torch.optim.AdamW, step=lambda self: None)
+
+
+@bug("the optimizer leaves out what does not decay", trains="model=llama3 norm=layernorm")
+def undecayed_left_out():
+    return around(AdamW, "build", lambda build, self, params: build(self, [p for p in params if p[1].dim() > 1]))
 
 
 @bug("all tokens count as targets", likelihood="objective=mlm")
