@@ -63,9 +63,9 @@ def test_it_is_the_mean_over_all_targets_written_out_by_hand(tiny, tmp_path):
 
 
 @pytest.mark.slow  # two processes that import Lightning
-@pytest.mark.parametrize("objective", OBJECTIVES)
-def test_one_rank_and_two_ranks(objective, tiny, tmp_path):
-    overrides = [*tiny, *OBJECTIVES[objective], "train.micro_batch_size=2"]
+def test_one_rank_and_two_ranks(tiny, tmp_path):
+    """Of an objective whose ranks have unlike numbers of targets."""
+    overrides = [*tiny, *OBJECTIVES["mlm"], "train.micro_batch_size=2"]
     one = script.gradients(overrides, tmp_path)
     out = tmp_path / "two.pt"
     ranks = ["strategy=ddp", "trainer.devices=2", "trainer.accelerator=cpu"]
