@@ -352,7 +352,7 @@ def command(folder, *typed, **how):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kill", "number"), [(os.killpg, "SIGINT"), (os.kill, "SIGTERM"), (os.kill, "SIGKILL")])
+@pytest.mark.parametrize(("kill", "number"), [(os.killpg, "SIGINT"), (os.kill, "SIGTERM")])
 def test_a_signal_ends_it_and_all_its_processes(kill, number, tmp_path):
     child = subprocess.Popen(
         [sys.executable, "-m", "llmlab", "check", "attention=mqa", "jobs=2"],
@@ -371,13 +371,45 @@ def test_a_signal_ends_it_and_all_its_processes(kill, number, tmp_path):
     time.sleep(1)
     kill(child.pid, getattr(signal, number))
     _, said = child.communicate(timeout=60)
-    assert child.returncode == (-signal.SIGKILL if number == "SIGKILL" else 130)
-    assert ("interrupted" in said) == (number != "SIGKILL")
-    assert "Traceback" not in said and ("leaked" not in said or number == "SIGKILL"), said
-    deadline = time.monotonic() + 20
-    while _group(child.pid) and time.monotonic() < deadline:
+    assert child.returncode == 130
+    assert "interrupted" in said and "Traceback" not in said and "leaked" not in said, said
+    assert _ends(child.pid) and not list(tmp_path.iterdir())
+
+
+SLEEPS = """
+        import os, pathlib, time
+        pathlib.Path(f"{os.getpid()}.begun").touch()
+        time.sleep(100)
+"""
+TWO = """
+from llmlab.check import cases, run
+run.every([cases.family(name, ["norm=mine"]) for name in ("gpt2", "llama3")], ["causality"], 2, print)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not sys.platform.startswith("linux"), reason="elsewhere no process is told that its parent has ended"
+)
+def test_processes_end_with_one_that_is_killed(tmp_path):
+    (tmp_path / "mine.py").write_text(PART.partition("        return")[0] + SLEEPS)
+    env = {**os.environ, "PYTHONPATH": str(tmp_path), "LLMLAB_PLUGINS": "mine"}
+    child = subprocess.Popen([sys.executable, "-c", TWO], cwd=tmp_path, env=env, start_new_session=True)
+    deadline = time.monotonic() + 60
+    while len(list(tmp_path.glob("*.begun"))) < 2 and time.monotonic() < deadline:
         time.sleep(0.1)
-    assert not _group(child.pid) and not list(tmp_path.iterdir())
+    assert len(_group(child.pid)) > 2
+    child.kill()
+    child.wait()
+    assert _ends(child.pid)
+
+
+def _ends(leader):
+    """Whether its group is empty soon."""
+    deadline = time.monotonic() + 20
+    while _group(leader) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return not _group(leader)
 
 
 def _group(leader):

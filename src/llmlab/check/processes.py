@@ -124,7 +124,10 @@ def _begin() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that asks
     signal.signal(signal.SIGTERM, _end)
     quiet()
-    follow(_parent())
+    try:
+        follow(_parent())
+    except KeyboardInterrupt:
+        os._exit(1)  # nothing has begun
 
 
 def _end(signum: int, frame: object) -> None:
