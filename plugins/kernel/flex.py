@@ -26,6 +26,8 @@ class Flex:
     are added inside the kernel. On a CPU it computes without gradients only, unfused. No sinks, regions or dropout.
     """
 
+    devices = ("cuda",)  # with gradients
+
     def check(self, *, softcap: bool, sink: bool, bias: bool, regions: bool, dropout: bool) -> None:
         asked = {
             "model.attention.sink": sink,
@@ -65,7 +67,8 @@ class Flex:
         assert len(terms) == 1 and terms[0].region is None and sink is None and not (training and score.dropout)
         q_BNTH, k_BKSH = (x.to(v_BKSH.dtype) for x in terms[0][:2])
         on_cpu = q_BNTH.device.type == "cpu"
-        if on_cpu and torch.is_grad_enabled() and any(x.requires_grad for x in (q_BNTH, k_BKSH, v_BKSH)):
+        graded = torch.is_grad_enabled() and any(x.requires_grad for x in (q_BNTH, k_BKSH, v_BKSH))
+        if on_cpu and graded and "cpu" not in self.devices:
             raise UserError("kernel=flex can't train on a CPU; choose kernel=sdpa")
         if isinstance(lowered, str):
             lowered = causal_blocks(q_BNTH.shape[2], q_BNTH.device)

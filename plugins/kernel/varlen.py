@@ -16,7 +16,6 @@ from llmlab.registry import register
 from llmlab.slots import Score, Seen, Term
 from llmlab_plugins.kernel.sdpa import SDPA, Lowered
 
-HALF = (torch.bfloat16, torch.float16)
 SHARES = "enable_gqa" in inspect.signature(varlen_attn).parameters  # newer than the function itself
 WIDEST, STEP = 256, 8  # widths of a head that it computes: up to the one, in steps of the other
 
@@ -38,6 +37,9 @@ class VarLen:
     said before (a cache), and batches of one document a row, go as kernel=sdpa computes them; on a CPU all does, without
     gradients. No bias, soft cap, sinks, regions or dropout.
     """
+
+    devices = ("cuda",)
+    dtypes = (torch.bfloat16, torch.float16)
 
     def __init__(self) -> None:
         self.others = SDPA()
@@ -63,7 +65,7 @@ class VarLen:
 
     def lower(self, seen: Seen) -> Packed | Lowered:
         packed = None
-        if seen.within is not None and seen.documents is not None and on_gpu(seen.documents):
+        if seen.within is not None and seen.documents is not None and seen.documents.device.type in self.devices:
             packed = pack(seen.documents, seen.within == "causal")
         return self.others.lower(seen) if packed is None else packed
 
@@ -81,8 +83,14 @@ class VarLen:
         assert len(terms) == 1 and region is None and bias is None and sink is None and score.softcap is None
         assert not (training and score.dropout)
         if isinstance(lowered, Packed):
+            if v_BKSH.dtype not in self.dtypes:
+                raise UserError(
+                    "kernel=varlen computes in bfloat16 or float16, but is given "
+                    f"{str(v_BKSH.dtype).removeprefix('torch.')}; choose precision=bf16-mixed, or kernel=sdpa"
+                )
             return packed_attention(q_BNTH, k_BKSH, v_BKSH, lowered, score.scale)
-        if v_BKSH.device.type == "cpu" and torch.is_grad_enabled() and v_BKSH.requires_grad:
+        on_cpu = v_BKSH.device.type == "cpu" and "cpu" not in self.devices
+        if on_cpu and torch.is_grad_enabled() and v_BKSH.requires_grad:
             raise UserError("kernel=varlen can't train on a CPU; choose kernel=sdpa")
         return self.others(terms, v_BKSH, lowered, bias, score, sink, training)
 
@@ -91,10 +99,6 @@ class VarLen:
         if seen.within is not None and seen.documents is not None:
             return 4 * terms[0].q_BNTH.shape[:-1].numel()
         return self.others.kept(seen, terms, v_BKSH, bias, score)
-
-
-def on_gpu(x: Tensor) -> bool:
-    return x.is_cuda
 
 
 def pack(documents: Tensor, causal: bool) -> Packed | None:
@@ -114,11 +118,6 @@ def pack(documents: Tensor, causal: bool) -> Packed | None:
 def packed_attention(q_BNTH: Tensor, k_BKTH: Tensor, v_BKTH: Tensor, packed: Packed, scale: float) -> Tensor:
     """(B, N, T, H'). The rows of a batch are laid end to end, and heads widened by zeros to what the kernel computes."""
     n_heads, n_kv_heads, v_width = q_BNTH.shape[1], k_BKTH.shape[1], v_BKTH.shape[-1]
-    if v_BKTH.dtype not in HALF:
-        raise UserError(
-            f"kernel=varlen computes in bfloat16 or float16, but is given {str(v_BKTH.dtype).removeprefix('torch.')}; "
-            "choose precision=bf16-mixed, or kernel=sdpa"
-        )
     width = -(-max(q_BNTH.shape[-1], v_width) // STEP) * STEP
     if width > WIDEST:
         raise UserError(

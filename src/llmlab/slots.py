@@ -255,7 +255,9 @@ class Kernel(Protocol):
     `check_training(device, precision)`, "cpu" or "cuda" and `precision` as configured, which raises ValueError where it
     can't train: it is asked before a run writes anything. It may say what it keeps for the backward on a GPU beside q, k,
     v and its result: `kept(seen, terms, v, bias, score)`, bytes, of tensors without values; `llmlab plan` asks. One that
-    doesn't is taken to keep what PyTorch keeps of its operations.
+    doesn't is taken to keep what PyTorch keeps of its operations. One that computes, or trains, on GPUs only may name them
+    in `devices`, and its types in `dtypes`, and go by these alone: `llmlab check` asks it on a CPU, with PyTorch's functions
+    for GPUs written out.
     """
 
     def check(self, *, softcap: bool, sink: bool, bias: bool, regions: bool, dropout: bool) -> None: ...
@@ -291,7 +293,8 @@ class Objective(Protocol):
 
     `prepare(sample, rng)` on a CPU worker: sample {"tokens": (seq_len + 1,) int64, "documents": (seq_len + 1,) int64} ->
     a dict of numpy arrays of fixed shapes; they are stacked to the batch. `targets(prepared)` -> number of targets in it.
-    `loss(model, batch)` -> Loss, the model's auxiliary loss beside the sum (`aux`).
+    `loss(model, batch)` -> Loss, the model's auxiliary loss beside the sum (`aux`). `shown` (else 0): the share of targets
+    whose answer the model is shown; `llmlab check` asks.
     Batch keys that the model reads: see `llmlab.model.model.Model.forward`.
     """
 

@@ -1,4 +1,4 @@
-"""Packed documents against eager; torch's function, which GPUs only have, is stood in for by a loop."""
+"""Packed documents against eager; torch's function, which GPUs only have, is written out."""
 
 import itertools
 
@@ -7,41 +7,20 @@ import torch
 from parts import part, randn, view
 from test_kernel import CASES, DOCUMENTS, WINDOWS, T, qkv, run, seen
 
+from llmlab.check.parts import stand_in
 from llmlab.errors import UserError
 from llmlab.model.visibility import Visible
 from llmlab.slots import Context, Score, Term
 from llmlab_plugins.kernel import varlen
 
 
-def loop(q, k, v, q_bounds, k_bounds, q_longest, k_longest, *, scale, window_size, enable_gqa=False):
-    """What torch's varlen_attn is documented to do, a text and a head at a time."""
-    assert q.shape[-1] == k.shape[-1] == v.shape[-1] and q.shape[-1] % 8 == 0 and q.shape[-1] <= 256
-    assert (
-        q_bounds.dtype == torch.int32
-        and q_bounds[0] == 0
-        and q_bounds[-1] == len(q)
-        and torch.equal(q_bounds, k_bounds)
-    )
-    assert enable_gqa or q.shape[1] == k.shape[1]
-    assert q_longest == k_longest >= q_bounds.diff().max() and window_size in ((-1, 0), (-1, -1))
-    out = torch.zeros_like(q)
-    for a, b in itertools.pairwise(q_bounds.tolist()):
-        for n in range(q.shape[1]):
-            m = n * k.shape[1] // q.shape[1]
-            s = scale * q[a:b, n] @ k[a:b, m].T
-            if window_size == (-1, 0):
-                s = s.masked_fill(torch.ones_like(s).triu(1).bool(), float("-inf"))
-            out[a:b, n] = s.softmax(-1) @ v[a:b, m]
-    return out
-
-
 @pytest.fixture
 def stood_in(monkeypatch):
     """As on a GPU, but in float32."""
     calls = []
-    monkeypatch.setattr(varlen, "varlen_attn", lambda *a, **k: calls.append(k) or loop(*a, **k))
-    monkeypatch.setattr(varlen, "on_gpu", lambda x: True)
-    monkeypatch.setattr(varlen, "HALF", (torch.float32,))
+    monkeypatch.setattr(varlen, "varlen_attn", lambda *a, **k: calls.append(k) or stand_in.varlen_attn(*a, **k))
+    monkeypatch.setattr(varlen.VarLen, "devices", ("cpu",))
+    monkeypatch.setattr(varlen.VarLen, "dtypes", (torch.float32,))
     return calls
 
 
@@ -152,9 +131,9 @@ def test_it_refuses_what_it_cannot_do(stood_in, monkeypatch):
     x = randn(2, 4, 3, 260)
     with pytest.raises(UserError, match=r"heads of up to 256, but they are 264 wide; choose kernel=sdpa"):
         varlen.packed_attention(x, x, x, lowered(documents), 1.0)
-    monkeypatch.setattr(varlen, "HALF", (torch.bfloat16,))
+    monkeypatch.setattr(varlen.VarLen, "dtypes", (torch.bfloat16,))
     with pytest.raises(UserError, match=r"is given float32; choose precision=bf16-mixed, or kernel=sdpa"):
-        varlen.packed_attention(x, x, x, lowered(documents), 1.0)
+        run("varlen", [Term(x, x)], x, seen(documents=documents))
 
 
 def test_training_is_refused_before_it_begins():

@@ -12,6 +12,7 @@ PART_CHECKS: dict[str, Callable[[Subject], None]] = {
     "bfloat16": computed.bfloat16,
     "options": options.options,
     "kernel": kernel.written_out,
+    "kernel_gradients": kernel.gradients,
     "kernel_dropout": kernel.dropout,
     "pairs": rules.pairs,
     "shift": position.shift,

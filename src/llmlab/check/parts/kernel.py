@@ -12,6 +12,7 @@ from torch import Tensor
 from llmlab import registry
 from llmlab.check import plain
 from llmlab.check.parts.of import LENGTH, asked, randn
+from llmlab.check.parts.stand_in import called_by, stood_in
 from llmlab.check.subject import NotApplicable, Subject, Wrong, generator, same, small
 from llmlab.model.visibility import Visible, VisibleSource
 from llmlab.slots import Context, Score, Term
@@ -22,13 +23,15 @@ DATA = {
     "rank": torch.tensor([[0, 2, 0, 1, 0, 1, 2], [1, 2, 3, 4, 5, 1, 4]]),
     "queries": torch.tensor([[0, 0, 0, 0, 0, 1, 1]] * ROWS).bool(),
 }
-DOCUMENTS = torch.tensor([[0, 0, 0, 1, 1, 2, 2], [4, 4, 4, 4, 4, 4, 5]])
+DOCUMENTS = torch.tensor([[0, 0, 0, 1, 1, 2, 2], [2, 2, 2, 2, 2, 2, 5]])  # one number in two rows is two documents
+RETURNING = torch.tensor([[0, 1, 0, 0, 1, 2, 2], [3, 3, 4, 4, 3, 3, 3]])  # documents in pieces
 VALID = torch.tensor([[1, 1, 1, 1, 1, 0, 0], [0, 0, 1, 1, 1, 1, 1]]).bool()
 ALLOWED = torch.rand(ROWS, LENGTH, LENGTH, generator=generator(2)) < 0.6
 ALLOWED[0, 3] = False  # a query that sees nothing
 CONTEXTS: tuple[Mapping[str, Tensor], ...] = (
     {},
     {"documents": DOCUMENTS},
+    {"documents": RETURNING},
     {"valid": VALID},
     {"documents": DOCUMENTS, "valid": VALID},
     {"allowed": ALLOWED},
@@ -67,22 +70,47 @@ def seen() -> Iterator[tuple[Any, Any, Mapping[str, Tensor], str]]:
 
 
 def written_out(subject: Subject) -> None:
-    """A kernel gives softmax(s) v and its gradients, whatever is seen and asked, or it refuses what it can't do."""
+    """A kernel gives softmax(s) v, whatever is seen and asked, or it refuses what it can't do."""
     kernel = asked(subject, "kernel").factory()()
-    backward = trains(kernel)
+    if trains(kernel):
+        _values(kernel)
+        return
+    if called_by(kernel):
+        with stood_in(kernel):
+            _values(kernel)
+    _values(kernel, every=13)  # as it is: one that is for elsewhere is slow here
+
+
+def gradients(subject: Subject) -> None:
+    """A kernel's gradients are those of softmax(s) v; one for GPUs is asked with what PyTorch has for them written out."""
+    kernel = asked(subject, "kernel").factory()()
+    if trains(kernel):
+        _compare_all(kernel, backward=True)
+    elif called_by(kernel):
+        with stood_in(kernel):
+            _compare_all(kernel, backward=True)
+    else:
+        raise NotApplicable("the kernel can't train here, and calls nothing that could be written out")
+
+
+@torch.no_grad()
+def _values(kernel: Any, every: int = 1) -> None:
+    _compare_all(kernel, backward=False, every=every)
+    plainest = Asked(HEADS, WIDTH, "", None, False)
+    _source(kernel, plainest)
+    _cached(kernel, plainest, every)
+    if takes(kernel, **dict.fromkeys(ABILITIES, False) | {"regions": True}):
+        _regions(kernel)
+
+
+def _compare_all(kernel: Any, *, backward: bool, every: int = 1) -> None:
     wanted = [one for one in EVERY if takes(kernel, **one.abilities)]
-    for number, (mask, window, context, words) in list(enumerate(seen()))[
-        :: 1 if backward else 7
-    ]:  # the others are slow
+    for number, (mask, window, context, words) in list(enumerate(seen()))[::every]:
         batch = {"ids": torch.zeros(ROWS, LENGTH), **DATA, **context}
         pairs = [plain.seen(mask, window, batch, row) for row in range(ROWS)]
         looked = Visible(mask, window, Context(LENGTH, data=DATA, **context))  # type: ignore[arg-type]
         one = wanted[7 * number % len(wanted)]
         _compare(kernel, looked, pairs, one, backward, f"{words}; {_words(one)}")
-    _source(kernel, wanted[0])
-    _cached(kernel, wanted[0], every=1 if backward else 5)
-    if takes(kernel, **dict.fromkeys(ABILITIES, False) | {"regions": True}):
-        _regions(kernel)
 
 
 def trains(kernel: Any) -> bool:
@@ -150,7 +178,6 @@ def _compare(kernel: Any, looked: Any, pairs: list, one: Asked, backward: bool, 
         same(got, want, f"{name}, {words}", 1e-4)
 
 
-@torch.no_grad()
 def _source(kernel: Any, one: Asked) -> None:
     """Cross-attention: a source of another length, with padding."""
     q, k, v = _inputs(one, new=LENGTH, keys=4)[:3]
@@ -162,7 +189,6 @@ def _source(kernel: Any, one: Asked) -> None:
             same(got[row], plain.attention(q[row], k[row], v[row], pairs, scale=0.4), "a source of another length")
 
 
-@torch.no_grad()
 def _cached(kernel: Any, one: Asked, every: int) -> None:
     """A few new queries behind keys that are there already, under each mask and window."""
     plain_texts = [(mask, window, words) for mask, window, context, words in seen() if not (context or mask.needs)]
@@ -177,7 +203,6 @@ def _cached(kernel: Any, one: Asked, every: int) -> None:
                 same(got[row], want, f"{new} new tokens behind {LENGTH - new}, {words}")
 
 
-@torch.no_grad()
 def _regions(kernel: Any) -> None:
     """Two terms: one counts for near keys, the other for all others."""
     (q, k, v), other = _inputs(EVERY[0])[:3], randn(ROWS, HEADS, LENGTH, WIDTH, seed=8)
@@ -195,19 +220,31 @@ def dropout(subject: Subject) -> None:
     kernel = asked(subject, "kernel").factory()()
     if not takes(kernel, **dict.fromkeys(ABILITIES, False) | {"dropout": True}) or not trains(kernel):
         raise NotApplicable("the kernel refuses dropout, or training here")
-    length = 300
-    q, k, v = randn(1, 1, length, WIDTH), randn(1, 1, length, WIDTH, seed=2), torch.ones(1, 1, length, 3)
+    rows, heads, length = 2, 2, 300
+    # Every query is the same, so that what it reads differs only by what is dropped.
+    q = randn(WIDTH).expand(rows, heads, length, WIDTH)
+    k, v = randn(length, WIDTH, seed=2), randn(length, WIDTH, seed=3)
+    v[:, 0], v[:, -1] = 1.0, v[:, 1]
+    k, v = k.expand(rows, heads, -1, -1), v.expand(rows, heads, -1, -1)
     full = Visible(small("mask", _mask("full")).factory()(), _Whole(), Context(length))
     score = Score(0.1, dropout=0.5)
     torch.manual_seed(0)
     kept, dropped = (kernel([Term(q, k)], v, kernel.lower(full), None, score, None, t) for t in (False, True))
-    same(kept, v, "weights add up to 1 where nothing is trained", 1e-5)
-    if not dropped.std() > 0.01:
+    same(kept[..., 0], v[..., 0], "weights add up to 1 where nothing is trained", 1e-5)
+    if not dropped[..., 0].std() > 0.01:
         raise Wrong("a dropout of 0.5 on the weights changes nothing while training")
-    if not abs(float(dropped.mean()) - 1) < 0.03:
-        raise Wrong(f"under dropout weights add up to {float(dropped.mean()):.3f} on average, not 1")
-    if not torch.equal(dropped[..., 0], dropped[..., 2]):
+    if not abs(float(dropped[..., 0].mean()) - 1) < 0.03:
+        raise Wrong(f"under dropout weights add up to {float(dropped[..., 0].mean()):.3f} on average, not 1")
+    if not torch.allclose(dropped[..., 1], dropped[..., -1], atol=1e-6):
         raise Wrong("dropout falls on what is read, not on the weights")
+    apart = torch.cdist(dropped.flatten(0, 2), dropped.flatten(0, 2), compute_mode="donot_use_mm_for_euclid_dist")
+    alike = (apart < 1e-5).fill_diagonal_(False)
+    for what, row, head, query in (("rows", 1, 0, 0), ("heads", 0, 1, 0), ("queries", 0, 0, 1)):
+        other = (row * heads + head) * length + query
+        if alike[0, other]:
+            raise Wrong(f"dropout takes the same weights in all {what}")
+    if alike.any():
+        raise Wrong("dropout takes the same weights of two queries")
 
 
 class _Whole:

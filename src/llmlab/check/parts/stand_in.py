@@ -1,0 +1,124 @@
+"""Functions of PyTorch that only GPUs have, or only there with gradients, written out: kernels that call them are asked here.
+
+A kernel that computes on some devices only says on which (see `llmlab.slots.Kernel`); for the time of a check it is a CPU.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from llmlab.check.subject import Wrong
+
+WIDEST, STEP = 256, 8  # widths of a head that FlashAttention computes
+
+
+def varlen_attn(
+    q_nNH: Tensor,
+    k_nKH: Tensor,
+    v_nKH: Tensor,
+    q_bounds: Tensor,
+    k_bounds: Tensor,
+    q_longest: int,
+    k_longest: int,
+    *,
+    scale: float,
+    window_size: tuple[int, int] = (-1, -1),
+    enable_gqa: bool = False,
+) -> Tensor:
+    """(n, N, H) of texts end to end, as torch.nn.attention.varlen documents it, a text at a time. Wrong for what it would
+    not take."""
+    widths = {x.shape[-1] for x in (q_nNH, k_nKH, v_nKH)}
+    lengths = q_bounds.diff()
+    if len(widths) > 1 or max(widths) > WIDEST or max(widths) % STEP:
+        raise Wrong(f"varlen_attn is given heads {widths} wide")
+    if q_bounds.dtype != torch.int32 or not torch.equal(q_bounds, k_bounds) or int(lengths.min()) < 1:
+        raise Wrong("varlen_attn is given bounds that are not ascending int32, the same of queries and keys")
+    if (int(q_bounds[0]), int(q_bounds[-1])) != (0, len(q_nNH)) or not q_longest == k_longest >= int(lengths.max()):
+        raise Wrong(f"varlen_attn is given bounds {q_bounds.tolist()} of {len(q_nNH)} tokens, the longest {q_longest}")
+    if window_size not in ((-1, 0), (-1, -1)) or (not enable_gqa and q_nNH.shape[1] != k_nKH.shape[1]):
+        raise Wrong(f"varlen_attn is given window_size={window_size}, or shared heads without enable_gqa")
+    groups = q_nNH.shape[1] // k_nKH.shape[1]
+    q, k, v = (x.repeat_interleave(n, 1).transpose(0, 1) for x, n in ((q_nNH, 1), (k_nKH, groups), (v_nKH, groups)))
+    out = []
+    for a, b in itertools.pairwise(q_bounds.tolist()):
+        s_NTS = scale * q[:, a:b] @ k[:, a:b].mT
+        if window_size == (-1, 0):
+            s_NTS = s_NTS.masked_fill(torch.ones(b - a, b - a).triu(1).bool(), float("-inf"))
+        out.append(s_NTS.softmax(-1) @ v[:, a:b])
+    return torch.cat(out, 1).transpose(0, 1)
+
+
+def flex_attention(
+    q_BNTH: Tensor,
+    k_BKSH: Tensor,
+    v_BKSH: Tensor,
+    score_mod: Callable[..., Tensor] | None = None,
+    block_mask: Any = None,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    """(B, N, T, H'), as torch.nn.attention.flex_attention documents it; a query that sees nothing gives 0."""
+    if not enable_gqa and q_BNTH.shape[1] != k_BKSH.shape[1]:
+        raise Wrong("flex_attention is given shared heads without enable_gqa")
+    k, v = (x.repeat_interleave(q_BNTH.shape[1] // x.shape[1], 1) for x in (k_BKSH, v_BKSH))
+    s_BNTS = q_BNTH @ k.mT * (q_BNTH.shape[-1] ** -0.5 if scale is None else scale)
+    where = [torch.arange(n).view(-1, *(1,) * (3 - at)) for at, n in enumerate(s_BNTS.shape)]
+    if score_mod is not None:
+        s_BNTS = score_mod(s_BNTS, *where)
+    if block_mask is None:
+        return s_BNTS.softmax(-1) @ v
+    hidden = ~block_mask.mask_mod(*where).expand_as(s_BNTS)
+    weights = s_BNTS.masked_fill(hidden, torch.finfo(s_BNTS.dtype).min).softmax(-1)
+    return weights.masked_fill(hidden, 0.0) @ v
+
+
+WRITTEN_OUT: dict[tuple[str, str], Callable[..., Tensor]] = {
+    ("torch.nn.attention.varlen", "varlen_attn"): varlen_attn,
+    ("torch.nn.attention.flex_attention", "flex_attention"): flex_attention,
+}
+
+
+def called_by(kernel: Any) -> dict[str, Callable[..., Tensor]]:
+    """What stands in for names of the kernel's module; nothing if it could not be used here even so."""
+    if not hasattr(kernel, "devices"):
+        return {}
+    names = type(kernel).__call__.__globals__
+    known = {name: (getattr(f, "__module__", ""), getattr(f, "__name__", "")) for name, f in names.items()}
+    return {name: WRITTEN_OUT[torchs] for name, torchs in known.items() if torchs in WRITTEN_OUT}
+
+
+@contextmanager
+def stood_in(kernel: Any) -> Iterator[None]:
+    """Within, the kernel computes here as on the devices that it is for. Wrong if it has called nothing of theirs by then."""
+    names, calls = type(kernel).__call__.__globals__, []
+
+    def counted(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        @wraps(function)
+        def call(*given: Any, **options: Any) -> Tensor:
+            calls.append(function)
+            return function(*given, **options)
+
+        return call
+
+    own = called_by(kernel)
+    before = {name: names[name] for name in own}
+    names.update({name: counted(function) for name, function in own.items()})
+    here = {"devices": ("cpu",), "dtypes": (torch.float32,)}
+    said = [name for name in here if hasattr(kernel, name)]
+    for name in said:
+        setattr(kernel, name, here[name])
+    try:
+        yield
+    finally:
+        names.update(before)
+        for name in said:
+            delattr(kernel, name)
+    if not calls:
+        raise Wrong(f"it never calls {' or '.join(own)}, whatever is seen")
