@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 
+import numpy as np
 import torch
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
@@ -91,6 +92,26 @@ def statistics_detached():
         return ((self.offset + self.weight) * x * size).to(x.dtype)
 
     return replaced(RMSNorm, forward=forward)
+
+
+@bug("two of five masked tokens are shown", targets="objective=mlm")
+def some_masked_tokens_shown():
+    def prepare(original, self, sample, rng):
+        prepared = original(self, sample, rng)
+        asked = prepared["labels"] >= 0
+        some = asked & (asked.cumsum() % 5 < 2)
+        return {**prepared, "ids": np.where(some, sample["tokens"][: self.seq_len], prepared["ids"])}
+
+    return around(mlm.MaskedLM, "prepare", prepare)
+
+
+@bug("the last word of a text is asked for itself", targets="objective=clm")
+def last_word_shown():
+    def prepare(original, self, sample, rng):
+        prepared = original(self, sample, rng)
+        return {**prepared, "labels": np.append(prepared["labels"][:-1], prepared["ids"][-1])}
+
+    return around(clm.CausalLM, "prepare", prepare)
 
 
 @bug("what is computed again is computed with other random numbers", checkpointing="block=pre")
