@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from llmlab import registry
-from llmlab.check import array, ask, cases, page, processes, refusal, report, run, shrink, terminal, words
+from llmlab.check import BACKENDS, array, ask, cases, page, processes, refusal, report, run, shrink, terminal, words
 from llmlab.check.checks import MODEL_CHECKS
 from llmlab.check.subject import Case, NotApplicable, Subject, Wrong
 from llmlab.cli import run as llmlab
@@ -440,6 +440,14 @@ def _results(case):
 
     yield Result(case.name, "built", "passed")
     yield Result(case.name, "causality", "failed", "it sees", "llmlab check ffn=glu")
+
+
+def test_the_page_and_its_data_name_what_compiles(monkeypatch):
+    made = report.Report({"compiled": "It compiles."})
+    for name in BACKENDS:
+        monkeypatch.setenv("LLMLAB_CHECK_COMPILE", name)
+        assert f"compiled by `{name}`" in page.text(made) and page.plain(made)["compile"] == name
+    assert "compiled" not in page.text(report.Report({"causality": "Nothing is seen."}))
 
 
 def test_the_page_in_the_docs_is_of_what_there_is_today():

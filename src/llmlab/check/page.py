@@ -12,6 +12,7 @@ from pathlib import Path
 from llmlab import registry
 from llmlab.check import swap_page
 from llmlab.check.cover import Item
+from llmlab.check.parts.computed import backend
 from llmlab.check.report import MARKS, Report
 from llmlab.check.run import checks_of
 from llmlab.check.subject import Case, Result
@@ -22,6 +23,11 @@ from llmlab.lab.report.markdown import table_of
 
 SCHEMA = 1
 MATRIX, SWAPS = "conformance", "families"  # what is written, by name
+COMPILED_BY = {
+    "aot_eager": "Layers are compiled by `aot_eager`: traced forward and backward, and what was traced is run as it is; "
+    "`compile=inductor` compiles them as a run does.",
+    "inductor": "Layers are compiled by `inductor`, as a run compiles them.",
+}
 KEPT = "## Bugs that it catches"  # a section that others write into the same page
 
 
@@ -76,6 +82,7 @@ def plain(report: Report) -> dict[str, object]:
         "llmlab": __version__,
         "torch": torch.__version__,
         "seconds": round(report.seconds, 1),
+        "compile": backend(),
         "passed": not report.failed,
         "checks": report.checks,
         "refused": [{"pair": dict(pair), "reason": why} for pair, why in sorted(report.refused.items())],
@@ -117,7 +124,7 @@ def _head(report: Report) -> list[str]:
         "Written by `llmlab check`. Every promise of the first table is asked of tiny models with random weights: "
         f"{kinds['pair']} in which every two parts of two slots meet that can ({met:,} pairs), {kinds['family']} families "
         f"as they are, and {kinds['part']} parts by themselves. Combinations that are refused stand below, with the "
-        "reason that a user is told.",
+        "reason that a user is told." + (f" {COMPILED_BY[backend()]}" if "compiled" in report.checks else ""),
         "",
         f"{MARKS['passed']} holds in all models that have it; {MARKS['failed']} fails in one; {MARKS['refused']} refused; "
         f"{MARKS['skipped']} has nothing to ask. `conformance.json`, written beside this page, names every model and why.",

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 
 from llmlab.check import TRACED, cases, run
 from llmlab.check.cover import Item, smallest, spelled
+from llmlab.check.parts.computed import backend
 from llmlab.check.processes import Alone
 from llmlab.check.report import Report
 from llmlab.check.subject import Case
@@ -66,7 +66,7 @@ def _theirs(case: Case, parts: Sequence[Item], words: Sequence[str]) -> list[str
 
 
 def command(case: Case, check: str, parts: Sequence[Item], words: Sequence[str]) -> str:
-    family, backend = _family(case), os.environ.get("LLMLAB_CHECK_COMPILE", TRACED)
+    family = _family(case)
     typed = [f"model={family}"] * bool(family) + [spelled(parts)] * bool(parts)
-    compiled = [f"compile={backend}"] * (backend != TRACED)
+    compiled = [f"compile={backend()}"] * (backend() != TRACED)
     return " ".join(["llmlab check", *typed, *_theirs(case, parts, words), f"checks={check}", *compiled])
