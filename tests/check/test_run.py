@@ -442,6 +442,18 @@ def _results(case):
     yield Result(case.name, "causality", "failed", "it sees", "llmlab check ffn=glu")
 
 
+def test_no_family_refuses_a_part_for_its_tiny_size():
+    for name in ("gpt_neox", "stablelm"):  # of whose heads a quarter is rotated, and MLA rotates half of a head
+        assert Subject(cases.family(name, ["attention=mla"])).spec.stacks[-1].layers[0].parts["attention"].name == "mla"
+
+
+def test_no_refusal_in_the_docs_quotes_a_tiny_size():
+    text = (Path(__file__).parents[2] / "docs" / "families.md").read_text(encoding="utf-8")
+    told = [line.split(" | ")[-1] for line in text.partition("## Refused")[2].splitlines() if line.startswith("| ")]
+    sizes = [why for why in told if re.search(r"(?<![\w.])\d", why)]
+    assert told and not sizes, "llmlab check --families to=docs"
+
+
 def test_the_page_and_its_data_name_what_compiles(monkeypatch):
     made = report.Report({"compiled": "It compiles."})
     for name in BACKENDS:

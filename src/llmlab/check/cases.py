@@ -16,6 +16,8 @@ from llmlab.config.compose import families as every_family
 
 SWAPPED = [slot for slot in SLOTS if slot not in ("objective", "head")]  # which nothing else in a config follows from
 FAMILY = ("model.n_heads=4",)
+# Of a family with other parts: heads so wide that what takes a share of one, and a share of that, has something left.
+SWAP = ("model.head_dim=16",)
 
 
 def pairs() -> list[Case]:
@@ -74,8 +76,8 @@ def family(name: str, more: Sequence[str] = ()) -> Case:
     words, cfg = _tiny(name)
     typed = [t for word in more for t in _typed(word, cfg)]
     slots = {w.partition("=")[0] for w in more}
-    kept = [w for w in words if w.partition(".")[0] not in slots]
     parts = tuple((slot, part) for slot, _, part in (w.partition("=") for w in more) if slot in SLOTS)
+    kept = [*(w for w in words if w.partition(".")[0] not in slots), *(SWAP if parts else ())]
     quick = merged(kept) if len(more) == 1 and parts and parts[0][0] in SWAPPED else None
     return Case(
         " ".join([name, *more]), merged([*kept, *typed]), "swap" if parts else "family", parts=parts, swap=quick
