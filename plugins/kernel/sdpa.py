@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -29,7 +30,8 @@ class Lowered:
 class SDPA:
     """PyTorch's scaled_dot_product_attention, fused where the device can (FlashAttention: Dao 2023, arXiv:2307.08691).
 
-    No mask tensor where what is seen is plainly causal, or all. No softcap, sinks or regions: kernel=eager has them.
+    No mask tensor where what is seen is plainly causal, or all. Off the CPU, k and v are repeated for grouped heads where
+    FlashAttention can't run. No softcap, sinks or regions: kernel=eager has them.
     """
 
     def check(self, *, softcap: bool, sink: bool, bias: bool, regions: bool, dropout: bool) -> None:
@@ -61,7 +63,12 @@ class SDPA:
             mask = mask if mask.dim() == 4 else mask[None]
         elif lowered.pattern is None:
             mask = lowered.dense
-        options: dict[str, Any] = {"enable_gqa": True} if k_BKSH.shape[1] != q_BNTH.shape[1] else {}
+        options: dict[str, Any] = {}
+        if (shared := q_BNTH.shape[1] // k_BKSH.shape[1]) > 1:
+            if q_BNTH.is_cpu or _flash(v_BKSH, mask is not None):
+                options["enable_gqa"] = True
+            else:
+                k_BKSH, v_BKSH = (x.repeat_interleave(shared, dim=1) for x in (k_BKSH, v_BKSH))
         return F.scaled_dot_product_attention(
             q_BNTH,
             k_BKSH,
@@ -74,12 +81,21 @@ class SDPA:
         )
 
     def kept(self, seen: Seen, terms: Sequence[Term], v_BKSH: Tensor, bias: Tensor | None, score: Score) -> int:
-        """FlashAttention and the memory-efficient kernel keep a sum a query, the second its mask too, in the queries'
-        type. It takes no grouped heads: with a mask these are computed step by step, which keeps the weights."""
+        """On CUDA, as PyTorch's documentation has it: FlashAttention and the memory-efficient kernel keep a sum a query, the
+        second its mask too, in the queries' type, and k and v repeated for each head instead of those it was given. That
+        one of the two takes the heads as wide as they are is assumed; else the weights are kept, which is far more."""
         q_BNTH, k_BKSH, _ = terms[0]
-        queries, keys = q_BNTH.shape[:-1].numel(), k_BKSH.shape[2]
-        if bias is None and seen.pattern is not None:
-            return 4 * queries
-        masks = (q_BNTH.shape[1] if bias is not None else 1) * (1 if seen.one_for_all else q_BNTH.shape[0])
-        mask = masks * q_BNTH.shape[2] * keys * v_BKSH.element_size()
-        return mask + 4 * queries * (1 if k_BKSH.shape[1] == q_BNTH.shape[1] else keys)
+        queries, shared = q_BNTH.shape[:-1].numel(), q_BNTH.shape[1] // k_BKSH.shape[1]
+        numbers = 0
+        if masked := bias is not None or seen.pattern is None:
+            masks = (q_BNTH.shape[1] if bias is not None else 1) * (1 if seen.one_for_all else q_BNTH.shape[0])
+            numbers = masks * q_BNTH.shape[2] * k_BKSH.shape[2]
+        if not _flash(v_BKSH, masked):
+            numbers += (shared - 1) * (k_BKSH.numel() + v_BKSH.numel())
+        return numbers * v_BKSH.element_size() + 4 * queries
+
+
+def _flash(v_BKSH: Tensor, masked: bool) -> bool:
+    """Whether FlashAttention runs on a GPU, for half types without a mask. Beside it only the sum written out, which keeps
+    all weights, has grouped heads (`F.scaled_dot_product_attention`'s documentation); v is what autocast casts q and k to."""
+    return not masked and v_BKSH.dtype in (torch.float16, torch.bfloat16)

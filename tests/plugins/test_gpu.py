@@ -65,3 +65,15 @@ def test_flex_trains(mask, window):
 def test_flex_trains_with_a_bias_and_a_soft_cap():
     for softcap, biased in ((20.0, False), (None, True), (20.0, True)):
         same("flex", texts("causal", documents=DOCUMENTS), softcap=softcap, biased=biased)
+
+
+def test_sdpa_of_grouped_heads_keeps_no_weights():
+    """In float32, or with a mask: FlashAttention takes neither."""
+    for window, dtype in (("full", torch.float32), ("sliding", torch.float32), ("sliding", torch.bfloat16)):
+        looked = texts("causal", window)
+        same("sdpa", looked, 2, dtype=dtype)
+        q, k, v = (randn(2, n, LENGTH, 64).to("cuda", dtype).requires_grad_() for n in (N, 2, 2))
+        kernel, before = part("kernel", "sdpa")(), torch.cuda.memory_allocated()
+        out = kernel([Term(q, k)], v, kernel.lower(looked), None, Score(0.1), None, True)
+        kept = torch.cuda.memory_allocated() - before - out.nbytes - k.nbytes - v.nbytes  # which `kept` counts as gone
+        assert kept <= 1.1 * kernel.kept(looked, [Term(q, k)], v, None, Score(0.1)) + 4096

@@ -5,6 +5,7 @@ import itertools
 import pytest
 import torch
 from parts import close, kernels, names, part, randn, softmax_loop
+from torch.nn import functional as F
 
 from llmlab.model.visibility import Visible, VisibleSource
 from llmlab.slots import Context, Score, Term
@@ -150,6 +151,21 @@ def test_sdpa_makes_no_mask_where_none_is_needed():
         sdpa([Term(q, k)], v, lowered, None, Score(1.0), None, False)
         assert lowered.made is None
     assert sdpa.lower(seen("causal", "sliding")).made is not None
+
+
+@pytest.mark.parametrize(("window", "dtype"), [("full", "float32"), ("sliding", "bfloat16"), ("full", "bfloat16")])
+def test_sdpa_repeats_grouped_heads_where_flash_attention_can_not_run(window, dtype, monkeypatch):
+    """Off the CPU; without it, and with grouped heads, PyTorch would keep all weights."""
+    given = {}
+    monkeypatch.setattr(F, "scaled_dot_product_attention", lambda q, k, v, **kw: given.update(kw, k=k, v=v))
+    for device in ("cpu", "meta"):
+        q, k, v = (torch.zeros(1, n, T, 6, dtype=getattr(torch, dtype), device=device) for n in (4, 2, 2))
+        sdpa, looked = part("kernel", "sdpa")(), seen("causal", window)
+        given.clear()
+        sdpa([Term(q, k)], v, sdpa.lower(looked), None, Score(1.0), None, True)
+        shared = device == "cpu" or (window, dtype) == ("full", "bfloat16")
+        assert given.get("enable_gqa", False) is shared
+        assert given["k"].shape[1] == given["v"].shape[1] == (2 if shared else 4)
 
 
 def test_a_kernel_refuses_what_it_cannot_do():
