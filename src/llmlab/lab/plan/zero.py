@@ -100,7 +100,7 @@ class Sharded12(Zero):
             if not self.apart:
                 self._take_bucket()
         elif self.offload and not self.half:
-            self.host += MASTER * sum(self.pieces)
+            self.host += MASTER * max(self._touched(rank) for rank in range(self.world))
         else:
             self.add("gradients", self.own)
 
@@ -141,19 +141,23 @@ class Sharded12(Zero):
             return 0  # in the CPU's memory, where they were counted
         if self.half:
             return MASTER * sum(self.pieces)
-        return max(sum(self._touched(rank)) for rank in range(self.world)) * MASTER
+        return MASTER * max(self._touched(rank) + self._padding(rank) for rank in range(self.world))
 
-    def _touched(self, rank: int) -> list[int]:
-        """Numbers of the tensors that a rank's pieces have a part in, and what the last piece is padded with."""
-        found = []
-        for group, piece, n in zip(self.groups, self.pieces, self.numbers, strict=True):
+    def _touched(self, rank: int) -> int:
+        """Numbers of the tensors that a rank's pieces have a part in."""
+        found = 0
+        for group, piece in zip(self.groups, self.pieces, strict=True):
             start, place = rank * piece, 0
             for p in group:
                 if place < start + piece and place + p.numel > start:
-                    found.append(p.numel)
+                    found += p.numel
                 place += p.numel
-            found.append(max(0, min(piece, start + piece - n)))
         return found
+
+    def _padding(self, rank: int) -> int:
+        """Numbers that a rank's pieces are padded with."""
+        ends = [piece * (rank + 1) - n for piece, n in zip(self.pieces, self.numbers, strict=True)]
+        return sum(max(0, min(piece, end)) for piece, end in zip(self.pieces, ends, strict=True))
 
     def end(self) -> None:
         if self.apart:
@@ -190,7 +194,8 @@ class Sharded3(Zero):
             else:
                 self.layers[p.layer] += p.numel
         self.gathered: set[int] = set()
-        self.ahead = 0
+        self.ahead = 0  # bytes of what is gathered ahead, and of which layers
+        self.next: list[int] = []
 
     def begin(self) -> None:
         pieces = sum(self.pieces)
@@ -205,6 +210,7 @@ class Sharded3(Zero):
             self.host += MASTER * pieces  # the optimizer's own copy of them
         self.add("strategy", self.size * (BUCKET + self.always))
         self._gather(-1)
+        self._fetch(self.order)
 
     def _gather(self, layer: int) -> None:
         if layer not in self.gathered:
@@ -217,15 +223,26 @@ class Sharded3(Zero):
             self.add("strategy", -self.size * self.layers[layer])
 
     def _fetch(self, following: Sequence[int]) -> None:
-        """What is gathered ahead, as far as the next ones that are not there."""
-        missing = sum(self.layers[i] for i in dict.fromkeys(following) if i not in self.gathered)
+        """The next layers that are not there, into one flat tensor that stays until the last of them is copied out of it."""
+        if not self.gathered.issuperset(self.next):
+            return
         self.add("strategy", -self.ahead)
-        self.ahead = self.size * min(missing, AHEAD)
+        self.next, numbers = [], 0
+        for layer in dict.fromkeys(following):
+            if layer not in self.gathered and numbers < AHEAD:
+                self.next.append(layer)
+                numbers = min(numbers + self.layers[layer], AHEAD)
+        self.ahead = self.size * numbers
         self.add("strategy", self.ahead)
 
     def enter(self, op: Op) -> None:
         self._gather(self.order[op.step])
-        self._fetch(self.order[op.step + 1 :])
+        if following := self.order[op.step + 1 :]:
+            self._fetch(following)
+
+    def read(self, op: Op) -> None:
+        """The heads lay behind the last layer in what was gathered ahead."""
+        self._fetch([])
 
     def leave(self, op: Op) -> None:
         """Freed if its backward is far."""
