@@ -11,9 +11,10 @@ import torch
 from bugs import around, every, replaced
 from torch.nn import functional as F
 
-from llmlab.check import cases, run
+from llmlab.check import cases, run, slope
 from llmlab.check.subject import Case, NotApplicable, Subject, Wrong, same
 from llmlab.decoding import generate
+from llmlab.model.roles import parameters
 from llmlab_plugins.block.parallel import Parallel
 from llmlab_plugins.embedding.token import TokenEmbedding
 from llmlab_plugins.ffn.gated import GatedFeedForward
@@ -168,6 +169,51 @@ def test_same_is_not_fooled():
         with pytest.raises(Wrong):
             same(one, other, "these")
     same(torch.tensor(1.0), torch.tensor(1.00001), "these")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("family", "factor"), [("llama3", 0.9), ("qwen2_moe", 0.02)])
+def test_a_slope_tells_a_gradient_that_is_too_small(family, factor):
+    subject = Subject(cases.family(family))
+    slope.slope(subject)
+    real, roles = slope.gradients_of, {role: set() for _, _, role in parameters(subject.model)}
+    for path, _, role in parameters(subject.model):
+        roles[role].add(path)
+    for role, own in roles.items():
+
+        def scaled(model, loss, own=own):
+            return {n: g if g is None or n not in own else factor * g for n, g in real(model, loss).items()}
+
+        with mock.patch.object(slope, "gradients_of", scaled), pytest.raises(Wrong, match=f"of the role {role} "):
+            slope.slope(subject)
+
+
+def test_a_loss_without_a_slope_is_not_called_right_or_wrong():
+    subject = Subject(cases.family("llama3"))
+    forward = RMSNorm.forward
+
+    def rounds(self, x):
+        unseen = torch.from_numpy(x.numpy().astype("float32")).double() if x.dtype == torch.float64 else x
+        return forward(self, unseen)
+
+    with replaced(RMSNorm, forward=rounds), pytest.raises(NotApplicable, match="along embed, .* has no slope"):
+        slope.slope(subject)
+
+    def needs_float32(self, x):
+        if x.dtype == torch.float64:
+            raise RuntimeError("not implemented for 'Double'")
+        return forward(self, x)
+
+    with replaced(RMSNorm, forward=needs_float32), pytest.raises(NotApplicable, match="in float64: not implemented"):
+        slope.slope(subject)
+
+
+def test_in_float64_nothing_is_rounded_on_its_way():
+    with slope.in_float64():
+        found = [torch.ones(1, dtype=torch.float32), torch.ones(1).bfloat16().float(), torch.ones(1).to(torch.float32)]
+        found += [torch.arange(2) / 3, torch.full((1,), 0.1), torch.ones(2).softmax(-1, dtype=torch.float32)]
+    assert {t.dtype for t in found} == {torch.float64}
+    assert torch.ones(1).dtype == torch.ones(1).double().float().dtype == torch.float32
 
 
 @pytest.mark.slow
