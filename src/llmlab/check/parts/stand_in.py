@@ -6,9 +6,9 @@ A kernel that computes on some devices only says on which (see `llmlab.slots.Ker
 from __future__ import annotations
 
 import itertools
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import wraps
 from typing import Any
 
 import torch
@@ -85,40 +85,43 @@ WRITTEN_OUT: dict[tuple[str, str], Callable[..., Tensor]] = {
 }
 
 
-def called_by(kernel: Any) -> dict[str, Callable[..., Tensor]]:
-    """What stands in for names of the kernel's module; nothing if it could not be used here even so."""
+def called_by(kernel: Any) -> list[tuple[dict[str, Any], str]]:
+    """Where the modules of the kernel's classes name such functions; nothing if it could not be used here even so."""
     if not hasattr(kernel, "devices"):
-        return {}
-    names = type(kernel).__call__.__globals__
-    known = {name: (getattr(f, "__module__", ""), getattr(f, "__name__", "")) for name, f in names.items()}
-    return {name: WRITTEN_OUT[torchs] for name, torchs in known.items() if torchs in WRITTEN_OUT}
+        return []
+    modules = [vars(sys.modules[name]) for name in dict.fromkeys(c.__module__ for c in type(kernel).__mro__)]
+    return [(names, name) for names in modules for name, value in names.items() if _path(value) in WRITTEN_OUT]
+
+
+def _path(value: Any) -> tuple[str, str]:
+    return str(getattr(value, "__module__", "")), str(getattr(value, "__name__", ""))
 
 
 @contextmanager
 def stood_in(kernel: Any) -> Iterator[None]:
     """Within, the kernel computes here as on the devices that it is for. Wrong if it has called nothing of theirs by then."""
-    names, calls = type(kernel).__call__.__globals__, []
+    calls = []
 
     def counted(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        @wraps(function)
         def call(*given: Any, **options: Any) -> Tensor:
             calls.append(function)
             return function(*given, **options)
 
         return call
 
-    own = called_by(kernel)
-    before = {name: names[name] for name in own}
-    names.update({name: counted(function) for name, function in own.items()})
+    own = [(names, name, names[name]) for names, name in called_by(kernel)]
     here = {"devices": ("cpu",), "dtypes": (torch.float32,)}
     said = [name for name in here if hasattr(kernel, name)]
+    for names, name, theirs in own:
+        names[name] = counted(WRITTEN_OUT[_path(theirs)])
     for name in said:
         setattr(kernel, name, here[name])
     try:
         yield
     finally:
-        names.update(before)
+        for names, name, theirs in own:
+            names[name] = theirs
         for name in said:
             delattr(kernel, name)
     if not calls:
-        raise Wrong(f"it never calls {' or '.join(own)}, whatever is seen")
+        raise Wrong(f"it never calls {' or '.join(name for _, name, _ in own)}, whatever is seen")
