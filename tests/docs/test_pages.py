@@ -26,7 +26,7 @@ def blocks(page: Path) -> list[tuple[str, str]]:
 
 
 def words_of(command: str) -> list[str]:
-    """The words of a command, cut short where it trains, a sweep to two points."""
+    """The words of a command, cut short where it trains, a sweep to one seed and two parts a slot."""
     words = shlex.split(command.replace("=RUN", "=first").replace("=TEXT", "=book.txt"))
     if "check" in words:
         words.append("checks=causality,built")
@@ -36,8 +36,9 @@ def words_of(command: str) -> list[str]:
             words += [s for s in SHORT if s.partition("=")[0] not in typed]
         if "-m" in words:
             swept = [w for w in words if re.fullmatch(r"[\w.@]+=[^\[(]*,.*", w)]
-            for i, word in enumerate(swept):
-                words[words.index(word)] = ",".join(word.split(",")[: 1 if i else 2])
+            for word in swept:
+                kept = 1 if word.startswith(("seed=", "optimizer.lr=")) else 2
+                words[words.index(word)] = ",".join(word.split(",")[:kept])
     return words
 
 
