@@ -15,7 +15,21 @@ import pytest
 import torch
 
 from llmlab import registry
-from llmlab.check import BACKENDS, array, ask, cases, page, processes, refusal, report, run, shrink, terminal, words
+from llmlab.check import (
+    BACKENDS,
+    array,
+    ask,
+    cases,
+    page,
+    processes,
+    refusal,
+    report,
+    run,
+    shrink,
+    swap_page,
+    terminal,
+    words,
+)
 from llmlab.check.checks import MODEL_CHECKS
 from llmlab.check.subject import Case, NotApplicable, Subject, Wrong
 from llmlab.cli import run as llmlab
@@ -452,6 +466,14 @@ def test_no_refusal_in_the_docs_quotes_a_tiny_size():
     told = [line.split(" | ")[-1] for line in text.partition("## Refused")[2].splitlines() if line.startswith("| ")]
     sizes = [why for why in told if re.search(r"(?<![\w.])\d", why)]
     assert told and not sizes, "llmlab check --families to=docs"
+
+
+def test_the_page_of_families_says_that_they_train_only_where_that_was_asked():
+    said = [
+        swap_page.text(report.Report(dict.fromkeys(names, ""))) for names in (["causality"], ["trains", "causality"])
+    ]
+    assert ["train for two steps" in text for text in said] == [False, True]
+    assert all("keep the promises that are asked of them (causality)" in text for text in said)
 
 
 def test_the_page_and_its_data_name_what_compiles(monkeypatch):
