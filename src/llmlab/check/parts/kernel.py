@@ -13,6 +13,7 @@ from llmlab import registry
 from llmlab.check import plain
 from llmlab.check.parts.of import LENGTH, asked, randn
 from llmlab.check.parts.stand_in import called_by, stood_in
+from llmlab.check.refusal import reason, untrainable
 from llmlab.check.subject import NotApplicable, Subject, Wrong, generator, same, small
 from llmlab.model.visibility import Visible, VisibleSource
 from llmlab.slots import Context, Score, Term
@@ -71,8 +72,9 @@ def seen() -> Iterator[tuple[Any, Any, Mapping[str, Tensor], str]]:
 
 def written_out(subject: Subject) -> None:
     """A kernel gives softmax(s) v, whatever is seen and asked, or it refuses what it can't do."""
-    kernel = asked(subject, "kernel").factory()()
-    if trains(kernel):
+    part = asked(subject, "kernel")
+    kernel = part.factory()()
+    if not untrainable(part):
         _values(kernel)
         return
     if called_by(kernel):
@@ -83,8 +85,9 @@ def written_out(subject: Subject) -> None:
 
 def gradients(subject: Subject) -> None:
     """A kernel's gradients are those of softmax(s) v; one for GPUs is asked with what PyTorch has for them written out."""
-    kernel = asked(subject, "kernel").factory()()
-    if trains(kernel):
+    part = asked(subject, "kernel")
+    kernel = part.factory()()
+    if not untrainable(part):
         _compare_all(kernel, backward=True)
     elif called_by(kernel):
         with stood_in(kernel):
@@ -113,19 +116,11 @@ def _compare_all(kernel: Any, *, backward: bool, every: int = 1) -> None:
         _compare(kernel, looked, pairs, one, backward, f"{words}; {_words(one)}")
 
 
-def trains(kernel: Any) -> bool:
-    try:
-        if hasattr(kernel, "check_training"):
-            kernel.check_training("cpu", "32-true")
-    except ValueError:
-        return False
-    return True
-
-
 def takes(kernel: Any, **abilities: bool) -> bool:
     try:
         kernel.check(**abilities)
-    except ValueError:
+    except ValueError as e:
+        reason(e)
         return False
     return True
 
@@ -217,8 +212,9 @@ def _regions(kernel: Any) -> None:
 
 def dropout(subject: Subject) -> None:
     """While training, dropout falls on the weights, each head's and query's own, and keeps their mean; else there is none."""
-    kernel = asked(subject, "kernel").factory()()
-    if not takes(kernel, **dict.fromkeys(ABILITIES, False) | {"dropout": True}) or not trains(kernel):
+    part = asked(subject, "kernel")
+    kernel = part.factory()()
+    if not takes(kernel, **dict.fromkeys(ABILITIES, False) | {"dropout": True}) or untrainable(part):
         raise NotApplicable("the kernel refuses dropout, or training here")
     rows, heads, length = 2, 2, 300
     # Every query is the same, so that what it reads differs only by what is dropped.
