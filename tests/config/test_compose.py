@@ -53,6 +53,13 @@ def test_an_unused_trait_of_the_family_is_a_note_and_a_typed_one_an_error():
         compose(["model=llama3", "attention=mla", "model.n_kv_heads=2"])
 
 
+def test_a_config_that_comes_back_from_a_launchers_process_spoils_no_other():
+    cloudpickle = pytest.importorskip("cloudpickle")
+    cfg = compose(["model=t5", "model.n_layers=4"]).cfg
+    assert cloudpickle.loads(cloudpickle.dumps(cfg)) == cfg
+    assert compose(["model=t5", "model.n_layers=6"]).cfg.stacks.encoder.n_layers == 3
+
+
 def test_a_typed_budget_replaces_the_default():
     assert compose([]).cfg.budget.tokens is not None
     budget = compose(["budget.steps=7"]).cfg.budget

@@ -6,10 +6,15 @@ constructor's signature by `llmlab.registry`). Nothing here imports torch.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, make_dataclass
+import copyreg
+from dataclasses import MISSING, dataclass, field, make_dataclass
 from typing import Any, Optional
 
 from llmlab.sizes import ModelConfig
+
+# A launcher's process sends configs back with their classes, by value. Without this MISSING would come back as another
+# object, in fields that then seem to have it for a default.
+copyreg.pickle(type(MISSING), lambda _: "MISSING")
 
 
 @dataclass

@@ -101,8 +101,8 @@ def flatten(value):
 def watch(found: dict) -> None:
     """Let a run say what it has before the step that is measured, and mark that step.
 
-    DDP's first broadcast (of weights that are equal already) is left out: whether the run's thread or one of gloo's gives
-    its flat copy back is a race, and only the first is recorded.
+    Whether the run's thread or one of gloo's gives back what both had is a race, and only the first is recorded: so DDP's
+    first broadcast (of weights that are equal already) is left out, and the run's thread lets gloo's finish.
     """
     import torch
     from torch.nn.parallel import distributed
@@ -110,6 +110,8 @@ def watch(found: dict) -> None:
     from llmlab.training.module import Offline
 
     distributed._sync_module_states = lambda *_, **__: None
+    for name in ("all_gather_into_tensor", "all_gather", "all_reduce", "broadcast", "reduce", "reduce_scatter_tensor"):
+        setattr(torch.distributed, name, lingering(getattr(torch.distributed, name)))
     begin, step = Offline.on_train_batch_start, Offline.optimizer_step
     mark: list = []
 
@@ -135,6 +137,17 @@ def watch(found: dict) -> None:
             mark.pop().__exit__(None, None, None)
 
     Offline.on_train_batch_start, Offline.optimizer_step = begins, steps
+
+
+def lingering(collective):
+    """Its tensors stay the caller's until gloo's thread has let go of them."""
+
+    def call(*given, **options):
+        done = collective(*given, **options)
+        time.sleep(0.005)
+        return done
+
+    return call
 
 
 def lighten_zero() -> None:
