@@ -7,8 +7,9 @@ import pytest
 from families import QUICK, mostly_slow
 from omegaconf import OmegaConf
 
-from llmlab.config.compose import compose, conf_dir
+from llmlab.config.compose import Composed, compose, conf_dir
 from llmlab.config.trainer import arguments
+from llmlab.model import layout
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 NAMES = sorted(
@@ -18,10 +19,13 @@ NAMES = sorted(
 GIVEN = {"experiment/nanogpt_shakespeare": [f"data.path={conf_dir() / 'config.yaml'}"]}  # any file that is there
 
 
-def resolved(name: str) -> str:
+def composed(name: str) -> Composed:
+    return compose([name.replace("/", "="), *GIVEN.get(name, ())])
+
+
+def resolved(found: Composed) -> str:
     """The config as YAML; of the Trainer's arguments, whose defaults are Lightning's, those that conf/ sets."""
-    cfg = compose([name.replace("/", "="), *GIVEN.get(name, ())]).cfg
-    plain = OmegaConf.to_container(cfg, resolve=True)
+    plain = OmegaConf.to_container(found.cfg, resolve=True)
     usual = arguments()
     plain["data"]["path"] = None
     plain["trainer"] = {k: v for k, v in plain["trainer"].items() if v != usual[k][1]}
@@ -32,9 +36,14 @@ def resolved(name: str) -> str:
 def test_the_resolved_config_is_the_one_in_git(name):
     file = GOLDEN / f"{name}.yaml"
     assert file.exists(), f"{name} is new: make golden"
-    kept, found = file.read_text(encoding="utf-8"), resolved(name)
-    changed = "\n".join(difflib.unified_diff(kept.splitlines(), found.splitlines(), "in git", "now", lineterm="", n=0))
+    found = composed(name)
+    kept, now = file.read_text(encoding="utf-8"), resolved(found)
+    changed = "\n".join(difflib.unified_diff(kept.splitlines(), now.splitlines(), "in git", "now", lineterm="", n=0))
     assert not changed, f"{name} changed; if it should have: make golden\n{changed}"
+    if name.startswith("model/"):
+        assert layout.resolve(found).family == found.cfg.model.family
+        published = "# published" in (conf_dir() / f"{name}.yaml").read_text()
+        assert published == (found.cfg.model.dim != 128)
 
 
 def test_what_is_in_git_is_of_something():
@@ -47,7 +56,7 @@ def write() -> None:
     for name in NAMES:
         file = GOLDEN / f"{name}.yaml"
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(resolved(name), encoding="utf-8")
+        file.write_text(resolved(composed(name)), encoding="utf-8")
 
 
 if __name__ == "__main__":

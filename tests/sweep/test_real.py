@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from llmlab.lab import record
-from tests.sweep.test_sweep import JOBLIB, until
+from tests.sweep.test_sweep import until
 
 TINY = ["data=files", "tokenizer=char", "data.seq_len=16", "model.dim=16", "model.n_layers=1", "model.n_heads=2"]
 TINY += ["train.batch_size=8", "train.validation_batches=2", "train.sample=false", "trainer.accelerator=cpu"]
@@ -50,13 +50,12 @@ def finish(process):
 
 
 @pytest.mark.slow  # four processes that import Lightning, 20 s
-@pytest.mark.parametrize("launcher", [[], JOBLIB], ids=["one after the other", "at once"])
-def test_points_of_two_ranks(launcher, start, tmp_path, monkeypatch):
+def test_points_of_two_ranks(start, tmp_path, monkeypatch):
     """Each point starts its own ranks; one whose second rank fails is one row that says why."""
     (tmp_path / "sitecustomize.py").write_text(RANK_FAILS)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     two = ["strategy=ddp", "trainer.devices=2", "budget.steps=2"]
-    code, out, err = finish(start("seed=1,2", "sweep=d", *two, *launcher))
+    code, out, err = finish(start("seed=1,2", "sweep=d", *two))
     assert code == 1, out + err
     good, bad = (record.read(tmp_path / f"multirun/d/seed={s}") for s in (1, 2))
     assert (good["status"], good["devices"], good["steps"]) == ("completed", 2, 2)

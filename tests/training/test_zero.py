@@ -40,10 +40,10 @@ MODELS = {
 }
 RUNS = {
     "llama3": ["zero1", "zero2", "zero3", "zero2_offload"],
-    "moe": ["zero2", "zero3", "zero3_offload"],
-    "t5": ["zero1", "zero3"],
+    "moe": ["zero2", "zero3_offload"],
+    "t5": ["zero3"],
 }
-RESUMED = ["llama3-zero1", "llama3-zero2_offload", "moe-zero2", "moe-zero3_offload", "t5-zero3", "bf16"]
+RESUMED = ["llama3-zero1", "llama3-zero2_offload", "moe-zero3_offload", "t5-zero3", "bf16"]
 CASES = [(name, strategy) for name, strategies in RUNS.items() for strategy in strategies]
 
 
@@ -87,7 +87,7 @@ def runs(base, tmp_path_factory):
     return root
 
 
-@pytest.mark.slow  # 17 runs of two ranks, and the compilation of DeepSpeed's Adam for the CPU
+@pytest.mark.slow  # 14 runs of two ranks, and the compilation of DeepSpeed's Adam for the CPU
 @pytest.mark.parametrize(("name", "strategy"), CASES)
 def test_losses_and_gradient_norms_are_those_of_one_process(name, strategy, runs):
     one, two = runs / f"{name}-single", runs / f"{name}-{strategy}"
