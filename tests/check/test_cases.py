@@ -1,0 +1,79 @@
+"""What `llmlab check` asks: models in which parts meet, families, what a part comes with."""
+
+from dataclasses import replace
+
+import pytest
+
+from llmlab import registry
+from llmlab.check import array, cases, words
+from llmlab.check.subject import Subject
+from llmlab.errors import UserError
+
+
+@pytest.mark.slow
+def test_every_two_parts_meet_or_are_refused_with_a_reason():
+    made = cases.pairs()
+    assert len(made) < 170
+    met = {tuple(sorted(pair)) for c in made for pair in _two(c.parts)}
+    refused = array.array().refused()
+    every = [(slot, name) for slot in words.SLOTS for name in registry.names(slot)]
+    for a, b in _two(every):
+        if a[0] != b[0]:
+            pair = tuple(sorted((a, b)))
+            elsewhere = a in array.array().apart and b in array.array().apart
+            assert (pair in met) != (pair in refused) or elsewhere, pair
+    assert all(why and "\n" not in why for why in refused.values())
+    assert "choose kernel=eager" in refused[("kernel", "sdpa"), ("position", "dual_chunk")]
+    assert len(refused) < len(met) / 20
+
+
+def _two(items):
+    return [(a, b) for i, a in enumerate(items) for b in items[:i]]
+
+
+@pytest.mark.slow
+def test_what_is_composed_is_what_was_put_together():
+    """A row is tried without composing it: the composed model has the same parts, with the same options and sizes."""
+    assert len(cases.pairs()) == len(cases.pairs()) > 120
+    for made in cases.pairs()[::10]:
+        items = dict(made.parts)
+        tried = array.replaced(array.base(array.aim(items)), items)
+        composed = Subject(made).spec
+        assert [(s.layers, s.embedding, s.mask, s.cross_attention, s.execute) for s in composed.stacks] == [
+            (s.layers, s.embedding, s.mask, s.cross_attention, s.execute) for s in tried.stacks
+        ]
+        assert (composed.kernel, composed.init, composed.heads) == (tried.kernel, tried.init, tried.heads)
+        assert composed.sizes == tried.sizes
+
+
+@pytest.mark.slow
+def test_a_part_comes_with_what_it_needs():
+    made = cases.part(("position", "dual_chunk"))
+    assert "kernel=eager" in made.overrides and "position.chunk=4" in made.overrides
+    assert "objective=mlm" in cases.part(("moe", "expert_choice")).overrides
+    assert cases.part(("mask", "prefix")).mask == "prefix"
+    assert cases.together([("mask", "prefix"), ("objective", "clm")]).mask is None, "typed so, it is refused"
+
+
+@pytest.mark.slow
+def test_families_are_small_and_have_every_kind_of_their_layers():
+    gemma3 = Subject(cases.family("gemma3")).spec
+    assert {layer.kind for layer in gemma3.stacks[0].layers} == {"local", "global"}
+    assert "kinds.local.window.left=3" in cases.family("gemma3").overrides
+    assert [len(stack.layers) for stack in Subject(cases.family("t5")).spec.stacks] == [2, 2]
+    swapped = cases.family("gemma3", ["window=strided"])
+    assert swapped.kind == "swap" and {"window=strided", "window.stride=3"} <= set(swapped.overrides)
+
+
+@pytest.mark.slow
+def test_a_part_put_into_a_composed_config_is_as_if_it_were_typed():
+    for family in ("gemma3", "t5"):
+        for case in [c for c in cases.swaps([family]) if c.swap][::7]:
+            made = []
+            for asked in (case, replace(case, swap=None)):
+                try:
+                    spec = Subject(asked).spec
+                    made.append((replace(spec, notes=()), set(spec.notes)))
+                except UserError as e:
+                    made.append(str(e))
+            assert made[0] == made[1], case.name
