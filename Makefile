@@ -34,7 +34,7 @@ lint: .venv/installed-test
 
 # Writes tests/golden anew: the resolved config of every model and experiment. See with git diff what changed.
 golden: .venv/installed-test
-	$(BIN)/python tests/config/test_golden.py
+	PYTHONPATH=tests/model $(BIN)/python tests/config/test_golden.py
 
 # Asks every promise of every model anew, a few minutes; writes docs/conformance.md. See with git diff what changed.
 conformance: .venv/installed-test
