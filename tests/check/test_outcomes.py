@@ -82,9 +82,9 @@ def test_the_smallest_command_names_the_culprits(monkeypatch):
 
     monkeypatch.setitem(MODEL_CHECKS, "mine", ask)
     made = report.Report({"mine": ""})
-    for case in cases.pairs():
-        if {("ffn", "glu"), ("position", "alibi")} & set(case.parts):
-            made.add(case, run.check(case, ["mine"]))
+    others = [case for case in cases.against(("position", "alibi")) if ("ffn", "glu") not in case.parts]
+    for case in (*cases.against(("ffn", "glu")), *others):
+        made.add(case, run.check(case, ["mine"]))
     assert len(made.failed) == 1
     shrink.blame(made)
     assert made.failed[0].command == "llmlab check position=alibi ffn=glu checks=mine"

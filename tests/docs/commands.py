@@ -80,13 +80,18 @@ def run(words: list[str]) -> None:
         sys.exit(f"exit code {code}: {shlex.join(words)}")
 
 
-for kind, *rest in json.loads(Path(sys.argv[1]).read_text()):
-    if kind == "file":
-        Path(rest[0]).parent.mkdir(parents=True, exist_ok=True)
-        Path(rest[0]).write_text(rest[1])
-    elif kind == "python":
-        code, said = forked(lambda text=rest[0]: program(text))
-        if code:
-            sys.exit(f"exit code {code}:\n{rest[0]}\n{said}")
-    else:
-        run(rest)
+def main() -> None:
+    for kind, *rest in json.loads(Path(sys.argv[1]).read_text()):
+        if kind == "file":
+            Path(rest[0]).parent.mkdir(parents=True, exist_ok=True)
+            Path(rest[0]).write_text(rest[1])
+        elif kind == "python":
+            code, said = forked(lambda text=rest[0]: program(text))
+            if code:
+                sys.exit(f"exit code {code}:\n{rest[0]}\n{said}")
+        else:
+            run(rest)
+
+
+if __name__ == "__main__":  # processes that a command starts read this file, too
+    main()

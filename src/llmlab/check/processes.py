@@ -45,7 +45,7 @@ def workers(asked: int | None, cases: int) -> int:
 # ---------------------------------------------------------------- in the process that asks
 
 
-def started(processes: int, how: Literal["fork", "spawn"] = "spawn") -> ProcessPoolExecutor:
+def started(processes: int, how: Literal["fork", "spawn"] = QUICK) -> ProcessPoolExecutor:
     """Processes that do `work`; they begin at once."""
     pool = ProcessPoolExecutor(processes, multiprocessing.get_context(how), _begin)
     main = threading.current_thread() is threading.main_thread()
@@ -87,7 +87,7 @@ class Alone:
     def __call__(self, do: Callable[P, R], *given: P.args, **options: P.kwargs) -> R:
         """do(*given). Died if that ends the process."""
         if self._pool is None:
-            self._pool = started(1, QUICK)
+            self._pool = started(1)
         try:
             return self._pool.submit(work, do, *given, **options).result()
         except BrokenProcessPool:
