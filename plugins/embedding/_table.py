@@ -9,18 +9,21 @@ from llmlab.slots import Context, Embedding, Position, Table
 
 
 class Tabled(nn.Module):
-    """`table` (V, width), or the tables of `shared`, which is not a child of this module, as its position is not."""
+    """`table` (V, width), or the tables of `shared`, which is not a child of this module, as its position is not.
+
+    Its vectors are multiplied by `factor`, if there is one.
+    """
 
     position: Position
     shared: Embedding | None
 
-    def __init__(self, sizes: Sizes, position: Position, shared: Embedding | None, width: int):
+    def __init__(self, sizes: Sizes, position: Position, shared: Embedding | None, width: int, factor: float | None):
         super().__init__()
-        self.embed_dim = width
+        self.embed_dim, self.factor = width, factor
         object.__setattr__(self, "position", position)
         object.__setattr__(self, "shared", shared)
         if shared is None:
-            self.table = Table(sizes.vocab_size, width, role="embed")
+            self.table = Table(sizes.vocab_size, width, role="embed", gain=factor)
 
     @property
     def weight(self) -> Tensor:

@@ -56,8 +56,8 @@ class BertEmbedding(Tabled):
         pad_id: int | None = None,  # a token whose vector is not trained by being looked up
     ):
         embed_dim = self.width(sizes, project=project, width=width)
-        super().__init__(sizes, position, shared, embed_dim)
-        self.factor, self.pad_id = embed_dim**0.5 if scale else None, pad_id
+        super().__init__(sizes, position, shared, embed_dim, embed_dim**0.5 if scale else None)
+        self.pad_id = pad_id
         self.segments = Table(sizes.token_types, embed_dim, role="embed") if sizes.token_types else None
         self.norm = norm(embed_dim, sizes.norm_eps)
         self.dropout = nn.Dropout(sizes.dropout)

@@ -38,8 +38,8 @@ class TokenEmbedding(Tabled):
     ):
         if table_width is not None and table_width < 1:
             raise ValueError(f"embedding.table_width={table_width} must be at least 1")
-        super().__init__(sizes, position, shared, sizes.dim if table_width is None else table_width)
-        self.factor = sizes.dim**0.5 if scale else None
+        width = sizes.dim if table_width is None else table_width
+        super().__init__(sizes, position, shared, width, sizes.dim**0.5 if scale else None)
         self.project = None if self.embed_dim == sizes.dim else Linear(self.embed_dim, sizes.dim, role="other")
         self.dropout = nn.Dropout(sizes.dropout)
 

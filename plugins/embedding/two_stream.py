@@ -32,7 +32,7 @@ class TwoStreamEmbedding(Tabled):
         shared: Embedding | None,
         /,
     ):
-        super().__init__(sizes, position, shared, sizes.dim)
+        super().__init__(sizes, position, shared, sizes.dim, None)
         self.query = Table(1, sizes.dim, role="embed")
         self.dropout = nn.Dropout(sizes.dropout)
 

@@ -15,8 +15,8 @@ class T5:
     """Normal by fan-in, as T5 in Mesh TensorFlow (Raffel et al. 2019, arXiv:1910.10683). Biases 0.
 
     std = factor * inputs^-1/2; token table: factor, but factor * dim^-1/2 where a tied head reads it and no
-    model.logit_scale makes up for it; position bias: factor * dim^-1/2. Where model.attention.scale is 1, queries take its
-    head_dim^-1/2 into their own std.
+    model.logit_scale makes up for it, either divided by what embedding=scaled multiplies by; position bias: factor * dim^-1/2.
+    Where model.attention.scale is 1, queries take its head_dim^-1/2 into their own std.
     """
 
     logit_variance = 1.0
@@ -28,8 +28,8 @@ class T5:
         std = self.factor * tensor.shape[-1] ** -0.5
         if role == "q" and sizes.attention.scale == 1.0:
             std *= sizes.head_dim**-0.5
-        elif role == "embed" and not (sizes.tie_embeddings and sizes.logit_scale is None):
-            std = self.factor
+        elif role == "embed":
+            std = (std if sizes.tie_embeddings and sizes.logit_scale is None else self.factor) / sizes.gain
         elif role == "position":
             std = self.factor * sizes.dim**-0.5
         if role == "bias":

@@ -29,12 +29,12 @@ class Linear(nn.Linear):
 
 
 class Table(nn.Module):
-    """A table of vectors (rows, width), looked up by id. Weight (rows, width)."""
+    """A table of vectors (rows, width), looked up by id. Weight (rows, width). gain: what its owner multiplies them by."""
 
-    def __init__(self, rows: int, width: int, *, role: Role = "embed"):
+    def __init__(self, rows: int, width: int, *, role: Role = "embed", gain: float | None = None):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(rows, width))
-        self.role = role
+        self.role, self.gain = role, gain
 
     def forward(self, ids: Tensor) -> Tensor:
         return F.embedding(ids, self.weight)

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 TIED = ("model.tie_embeddings=true",)
 CASES = [(f,) for f in FAMILIES]
 CASES += [("llama3", *TIED), ("llama3", "init=t5"), ("llama3", "init=t5", *TIED), ("t5", "model.logit_scale=null")]
+CASES += [("t5", "embedding=scaled"), ("gpt2", "init=t5", "embedding=scaled")]
 
 
 @pytest.mark.parametrize("case", mostly_slow(CASES, [c for c in CASES if c[0] in QUICK]), ids="-".join)

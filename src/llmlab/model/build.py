@@ -43,7 +43,9 @@ def initialise(model: Model, seed: int) -> None:
             value.zero_()
         else:
             parts = path.split(".")
-            sizes = model.stacks[parts[1]].sizes if parts[0] == "stacks" else model.sizes
+            sizes: Any = model.stacks[parts[1]].sizes if parts[0] == "stacks" else model.sizes
+            if gain := getattr(module, "gain", None):
+                sizes = sizes.but(gain=gain)
             init.fill(value, role, sizes, torch.Generator().manual_seed(key(seed, path)))
         _put(parameter, value)
     for buffer in model.buffers():
