@@ -102,6 +102,10 @@ class MultiHeadAttention(nn.Module):
             o_BNTH = view.weigh([Term(q_BNTH, k_BKSH)], v_BKSH, self.score, self.sink)
         return self.out(o_BNTH.transpose(1, 2).flatten(2))
 
+    def project(self, x_LD: Tensor) -> tuple[Tensor, Tensor]:
+        """Vectors that are no tokens as queries (N, L, H) and keys (K, L, H)."""
+        return self._heads(self.q(x_LD[None]), "q_norm")[0], self._heads(self.k(x_LD[None]), "k_norm")[0]
+
     def _keys_values(self, x_BSD: Tensor) -> tuple[Tensor, Tensor]:
         return self._heads(self.k(x_BSD), "k_norm"), self._heads(self.v(x_BSD), None)
 

@@ -53,7 +53,7 @@ class Norm(Protocol):
 
 
 class Position(nn.Module):
-    """position(sizes, /): where a token stands. Five hooks; the defaults do nothing, so this class is "no position".
+    """position(sizes, /): where a token stands. Six hooks; the defaults do nothing, so this class is "no position".
 
     One instance serves all layers of a stack that name it with the same options and width; with `scope` "layer" each has
     its own. Ids are (T,) or (B, T), or (1 or B, C, T) of a part that `counts` C things (a place and one in a block).
@@ -68,6 +68,8 @@ class Position(nn.Module):
     splits: bool = False  # whether what a row gives depends on which half of the batch it is in
     relative: bool = False  # whether scores are the same wherever a text begins
     receding: bool = False  # whether a token has a bias of 0 on itself, which falls with the distance of others
+
+    projects: bool = False  # whether it scores with the attention's projections, so that each layer asks `of_layer`
 
     score_width: int = 0  # numbers of a query that every distance is scored with; linears make as many of it
 
@@ -88,6 +90,10 @@ class Position(nn.Module):
     def prepare(self, q_ids: Tensor, k_ids: Tensor) -> Any:
         """Once a forward: what `rotate` and `bias` need (cos and sin; a bias). q_ids (..., T), k_ids (..., S)."""
         return None
+
+    def of_layer(self, state: Any, project: Callable[[Tensor], tuple[Tensor, Tensor]]) -> Any:
+        """In each layer, where it `projects`: the state with what its attention's `project` makes of vectors (L, D)."""
+        return state
 
     def rotate(self, q_BNTH: Tensor, k_BKSH: Tensor, state: Any) -> list[Term]:
         """The T new queries and keys (all S keys where `caches_rotated` is False) -> terms. `rotary_dim` wide."""
@@ -139,6 +145,8 @@ class Attention(Protocol):
     `sizes.source_dim`, unless 0, is the width of the `source` whose keys and values a cross-attention takes.
     `n_heads`, and `n_kv_heads` where there are fewer: tensor parallelism lowers both to a rank's own. It splits the linears
     by heads, but for those named in `latents` (a tuple), which all heads share.
+    A method `project(x_LD) -> (queries (N, L, H), keys (K, L, H))`, if it has one, treats vectors that are no tokens as it
+    does tokens: a position that `projects` scores distances with it.
     `textbook = True` on the class: without positions, norms and clipping it is out(softmax(scale q.k) v) of one linear of each
     of these roles, heads being slices in order.
     `unused` (a literal class attribute, a tuple of keys below `model.`, or a dict of such tuples by registered name)

@@ -6,7 +6,7 @@ Shapes as in `llmlab.slots`, which offers both names to parts.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -57,7 +57,10 @@ class LayerCache:
 
 @dataclass(frozen=True)
 class View:
-    """What one layer sees in one forward: made once for all layers with the same position, mask and window."""
+    """What one layer sees in one forward: made once for all layers with the same position, mask and window.
+
+    Only what a position has of each layer's attention differs between them (`of`).
+    """
 
     ctx: Context
     position: Position
@@ -65,6 +68,12 @@ class View:
     kernel: Kernel
     lowered: Any  # what kernel.lower returned
     training: bool = False
+
+    def of(self, attention: Any) -> View:
+        """The view of one layer, whose attention a position may project with."""
+        if not self.position.projects:
+            return self
+        return replace(self, state=self.position.of_layer(self.state, attention.project))
 
     def rotate(self, q_BNTH: Tensor, k_BKTH: Tensor) -> list[Term]:
         return self.position.rotate(q_BNTH, k_BKTH, self.state)

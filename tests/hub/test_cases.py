@@ -19,7 +19,7 @@ import llmlab
 ROOT = Path(os.environ.get("LLMLAB_PARITY") or Path(__file__).parents[3] / "shared" / "parity") / "cases"
 NAMES = r"""(
     phi$|falcon|gpt2|gpt_neo|llama|mi[sx]tral|gemma2?(_hub)?$|qwen[23]|gemma3|deepseek_v3|albert|m?t5|bart|pegasus|spanbert_qa|
-    bert|roberta|electra|distilbert|mpnet|modernbert|xlnet|
+    bert|roberta|deberta_v2|electra|distilbert|mpnet|modernbert|xlnet|
     gpt1|opt|bloom|mpt$|stablelm|
     olmo2?$|glm4?(_hub)?$|chatglm|phi3|qwen1|deepseek_v2
 )"""

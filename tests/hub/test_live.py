@@ -124,6 +124,7 @@ CONFIGS = {
     "electra": "ElectraConfig",
     "distilbert": "DistilBertConfig",
     "mpnet": "MPNetConfig",
+    "deberta-v2": "DebertaV2Config",
     "modernbert": "ModernBertConfig",
     "bert-generation": "BertGenerationConfig",
     "t5": "T5Config",
@@ -134,12 +135,18 @@ CONFIGS = {
 }
 
 
+NEEDED = {  # the reference's defaults are of no published model, and are refused
+    "deberta-v2": dict(relative_attention=True, position_biased_input=False, share_att_key=True, pos_att_type=["c2p"]),
+}
+
+
 @pytest.mark.parametrize("model_type", CONFIGS)
 def test_keys_that_are_missing_take_the_reference_default(model_type, transformers):
     """An empty config.json and one that states all of the reference's defaults ask for the same model."""
     entry = entries()[model_type]
     stated = getattr(transformers, CONFIGS[model_type])().to_dict()
-    assert entry.read(entry.defaults) == entry.read({**entry.defaults, **stated})
+    needed = NEEDED.get(model_type, {})
+    assert entry.read({**entry.defaults, **needed}) == entry.read({**entry.defaults, **stated, **needed})
     for key, value in entry.defaults.items():
         if key in stated and key != "sliding_window":
             assert stated[key] == value, key
@@ -193,6 +200,9 @@ REFUSED = {
     "electra": [("hidden_act", "tanh")],
     "distilbert": [("activation", "tanh")],
     "mpnet": [("hidden_act", "tanh"), ("relative_attention_num_buckets", 40)],
+    "deberta-v2": [("hidden_act", "tanh"), ("relative_attention", False), ("position_biased_input", True),
+                   ("share_att_key", False), ("conv_kernel_size", 3), ("pos_att_type", ["p2p"]),
+                   ("norm_rel_ebd", "batch_norm"), ("embedding_size", 12)],
     "modernbert": [("hidden_activation", "tanh"), ("layer_types", ["chunked_attention"] * 22)],
     "bert-generation": [("hidden_act", "tanh")],
     "t5": [("feed_forward_proj", "gated-swish"), ("is_decoder", True)],
@@ -205,7 +215,7 @@ def test_an_option_that_is_not_implemented_is_refused_by_name(model_type, key, v
     entry = entries()[model_type]
     word = {"rope_scaling": "rope_type", "rope_parameters": "partial_rotary_factor"}.get(key, key)
     with pytest.raises(UserError, match=f"^config.json: {word}=.*not implemented"):
-        entry.read({**entry.defaults, key: value})
+        entry.read({**entry.defaults, **NEEDED.get(model_type, {}), key: value})
 
 
 def test_weights_that_are_quantised_are_refused(tmp_path):

@@ -16,6 +16,8 @@ LLAMA = dict(vocab_size=61, hidden_size=36, intermediate_size=44, num_hidden_lay
 GPT2 = dict(vocab_size=61, n_positions=40, n_embd=30, n_layer=2, n_head=5, bos_token_id=None, eos_token_id=None)
 DECODER = dict(is_decoder=True)
 CROSS = dict(is_decoder=True, add_cross_attention=True)
+DEBERTA = PLAIN | dict(relative_attention=True, position_biased_input=False, share_att_key=True, norm_rel_ebd="layer_norm",
+                       pos_att_type=["p2c", "c2p"], position_buckets=4)  # fmt: skip
 YARN = dict(rope_type="yarn", rope_theta=500.0, factor=4.0, original_max_position_embeddings=16)
 
 CASES = {
@@ -58,6 +60,15 @@ CASES = {
     "mpnet tokens": ("MPNetForTokenClassification", PLAIN | dict(num_labels=3, hidden_act="relu"), "left pad 1"),
     "mpnet spans": ("MPNetForQuestionAnswering", PLAIN, "right pad 1"),
     "mpnet untied": ("MPNetForMaskedLM", PLAIN | dict(tie_word_embeddings=False), "left pad 1"),
+    "deberta": ("DebertaV2ForMaskedLM", DEBERTA, "right"),
+    "deberta base, all distances": ("DebertaV2Model", DEBERTA | dict(
+        position_buckets=-1, max_relative_positions=6, layer_norm_eps=1e-3, norm_rel_ebd="none"), "left"),
+    "deberta, one term": ("DebertaV2ForTokenClassification", DEBERTA | dict(
+        pos_att_type="c2p", max_relative_positions=9, num_labels=3), "right"),
+    "deberta, the other term": ("DebertaV2ForQuestionAnswering", DEBERTA | dict(
+        pos_att_type=["p2c"], position_buckets=7, max_position_embeddings=12, hidden_act="relu"), "left"),
+    "deberta classifier with types": ("DebertaV2ForSequenceClassification", DEBERTA | dict(
+        type_vocab_size=3, num_labels=4, pooler_hidden_act="relu"), "types right"),
     "distilbert untied": ("DistilBertForMaskedLM", DISTIL | dict(tie_word_embeddings=False), "right"),
     "distilbert base": ("DistilBertModel", DISTIL | dict(n_heads=5, sinusoidal_pos_embds=True), "left"),
     "distilbert tokens": ("DistilBertForTokenClassification", DISTIL | dict(num_labels=4), "right"),

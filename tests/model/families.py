@@ -60,6 +60,7 @@ FAMILIES = (
     "distilbert",
     "electra",
     "mpnet",
+    "deberta_v3",
     "modernbert",
     "bert_generation",
     "xlnet",
@@ -102,6 +103,7 @@ DECODING = {  # what a family is given so that it decodes
     "distilbert": ("objective=clm",),
     "electra": ("objective=clm",),
     "mpnet": ("objective=clm",),
+    "deberta_v3": ("objective=clm",),
     "modernbert": ("objective=clm",),
     "xlnet": ("objective=clm",),
 }

@@ -98,7 +98,9 @@ def test_what_does_not_go_with_a_memory_says_so():
     model = build(*tiny("llama3"), wake=False)
     memory = Memory()
     model({"ids": ids(1, 3)}, memory=memory)
-    with pytest.raises(ValueError, match="position=Rope turns keys, which layer inputs of a memory are not"):
+    with pytest.raises(
+        ValueError, match="position=Rope changes queries and keys, which layer inputs of a memory are not"
+    ):
         model({"ids": ids(1, 3)}, memory=memory)
     with pytest.raises(ValueError, match="a memory is for one stack, without a cache or documents"):
         model({"ids": ids(1, 3)}, memory=Memory(), cache=model.new_cache(3))

@@ -146,6 +146,8 @@ PUBLISHED = {
 WITHOUT_HEADS = {  # the body alone
     "electra_base": 108_891_648,
     "electra_large": 334_092_288,
+    "deberta_v3_base": 183_831_552,
+    "deberta_v3_large": 434_012_160,
 }
 POOLED = {  # the body with its pooler
     "albert_large": 17_683_968,

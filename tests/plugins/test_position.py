@@ -11,7 +11,7 @@ from llmlab.slots import Context, Position
 
 def test_every_position_is_here():
     added = {"none", "learned", "sinusoidal", "glm_2d", "alibi", "t5_bias", "learned_t5_bias", "xlnet_relative"}
-    assert set(names("position")) == {*added, "rope", "rope_2d", "dual_chunk"}
+    assert set(names("position")) == {*added, "disentangled", "rope", "rope_2d", "dual_chunk"}
 
 
 def added(position, q_ids, k_ids):
@@ -24,7 +24,7 @@ def added(position, q_ids, k_ids):
 def test_what_a_position_says_of_itself(name):
     position = build(part("position", name), sizes())
     ids = torch.arange(5)
-    state = position.prepare(ids, ids)
+    state = position.of_layer(position.prepare(ids, ids), lambda x: (randn(4, len(x), 6), randn(2, len(x), 6)))
     q, k = randn(2, 4, 5, 6), randn(2, 2, 5, 6)
     bias = position.bias(q, k, 1.0, state)
     assert position.has_bias == (bias is not None)
@@ -32,7 +32,7 @@ def test_what_a_position_says_of_itself(name):
     x = position.embed(ids)
     assert x is None or x.shape == (5, 24)
     terms = position.rotate(q, k, state)
-    assert (name in ("rope", "rope_2d", "dual_chunk")) != torch.equal(terms[0].q_BNTH, q)
+    assert (name in ("rope", "rope_2d", "dual_chunk", "disentangled")) != torch.equal(terms[0].q_BNTH, q)
     assert position.has_regions == (len(terms) > 1) == any(term.region is not None for term in terms)
     if position.has_regions:
         assert (sum(term.region.int() for term in terms) == 1).all(), "each pair counts in one term"

@@ -45,8 +45,9 @@ def workers(asked: int | None, cases: int) -> int:
 # ---------------------------------------------------------------- in the process that asks
 
 
-def started(processes: int, how: Literal["fork", "spawn"] = QUICK) -> ProcessPoolExecutor:
-    """Processes that do `work`; they begin at once."""
+def started(processes: int) -> ProcessPoolExecutor:
+    """Processes that do `work`; they begin at once. A copy of one that has used a GPU could not."""
+    how = "spawn" if torch.cuda.is_initialized() else QUICK
     pool = ProcessPoolExecutor(processes, multiprocessing.get_context(how), _begin)
     main = threading.current_thread() is threading.main_thread()
     before = signal.signal(signal.SIGINT, signal.SIG_IGN) if main else None  # so do they, before they have begun

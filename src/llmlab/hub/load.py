@@ -159,7 +159,7 @@ def _check_types(entry: Entry, config: Config, folder: Path) -> None:
             raise UserError(f"{folder / 'config.json'}: {key}={value} is more than {MOST_LAYERS:,}")
         kinds = (int, float) if isinstance(default, float) else (type(default),)
         wrong = not isinstance(value, kinds) or (isinstance(value, bool) and not isinstance(default, bool))
-        if wrong or (isinstance(value, int) and key != "pad_token_id" and value < 0):
+        if wrong or (isinstance(value, int) and key != "pad_token_id" and value < min(0, default)):
             raise UserError(f"{folder / 'config.json'}: {key}={value!r} must be like {default!r}")
 
 

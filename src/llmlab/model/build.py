@@ -12,6 +12,7 @@ from llmlab.errors import UserError
 from llmlab.model.layout import ModelSpec
 from llmlab.model.model import Model
 from llmlab.model.roles import walk
+from llmlab.modules import Table
 from llmlab.seeds import key
 
 
@@ -44,8 +45,8 @@ def initialise(model: Model, seed: int) -> None:
         else:
             parts = path.split(".")
             sizes: Any = model.stacks[parts[1]].sizes if parts[0] == "stacks" else model.sizes
-            if gain := getattr(module, "gain", None):
-                sizes = sizes.but(gain=gain)
+            if isinstance(module, Table) and module.gain is not None:
+                sizes = sizes.but(gain=module.gain)
             init.fill(value, role, sizes, torch.Generator().manual_seed(key(seed, path)))
         _put(parameter, value)
     for buffer in model.buffers():

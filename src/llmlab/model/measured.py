@@ -159,7 +159,7 @@ def _attend(x: tuple[int, int], source: tuple[int, int] | None, *, cached: bool 
     def run(part: Any, position: Any) -> int:
         kernel, cache, ctx = _Pairs(), LayerCache(x[0]) if cached else None, _context(x[0])
         view = View(ctx, position, _state(position, ctx), kernel, None)  # type: ignore[arg-type]
-        part(torch.empty(1, *x), view, None if source is None else torch.empty(1, *source), cache)
+        part(torch.empty(1, *x), view.of(part), None if source is None else torch.empty(1, *source), cache)
         return kernel.width if cache is None else sum(b.numel() // b.shape[-2] for b in cache.buffers)
 
     return run

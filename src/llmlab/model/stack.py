@@ -50,7 +50,7 @@ class Layer(nn.Module):
     ) -> tuple[Tensor, Aux | None]:
         def attention(x: Tensor) -> tuple[Tensor, None]:
             seen = None if memory_BMD is None else torch.cat([self._read(memory_BMD), x], 1)
-            return self.attention(x, view, seen, cache["attention"] if cache else None), None
+            return self.attention(x, view.of(self.attention), seen, cache["attention"] if cache else None), None
 
         def cross_attention(x: Tensor) -> tuple[Tensor, None]:
             assert self.cross_attention is not None
@@ -124,6 +124,12 @@ class Stack(nn.Module):
         self.kernel = kernel
         for i, layer in enumerate(cast("list[Any]", self.layers)):
             score, position = layer.attention.score, cast(Position, self.positions[self.position_of[i]])
+            if position.projects and not hasattr(type(layer.attention), "project"):
+                parts = spec.layers[i].parts
+                raise UserError(
+                    f"position={parts['position'].name} scores with the attention's own queries and keys, which "
+                    f"attention={parts['attention'].name} does not make of distances; choose attention=mha or another position"
+                )
             kernel.check(
                 softcap=score.softcap is not None,
                 sink=self.sizes.attention.sink,
@@ -215,8 +221,8 @@ def _of_memory(position: Position, ctx: Context) -> Tensor:
     """Position ids of what a memory holds. ValueError if the position is no sum on the scores."""
     if type(position).rotate is not Position.rotate:
         raise ValueError(
-            f"position={type(position).__name__} turns keys, which layer inputs of a memory are not; "
-            "choose a position that is added to the scores"
+            f"position={type(position).__name__} changes queries and keys, which layer inputs of a memory are not; "
+            "choose a position that is only added to the scores"
         )
     ids = None if ctx.ids is None else ctx.ids.new_zeros(len(ctx.ids), ctx.offset)
     return position.ids(Context(ctx.offset, ids=ids))

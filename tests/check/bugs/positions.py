@@ -11,6 +11,7 @@ from llmlab_plugins.position import absolute, bias
 from llmlab_plugins.position.absolute import Absolute, Learned, Sinusoidal
 from llmlab_plugins.position.bias import Alibi, T5Bias
 from llmlab_plugins.position.both import LearnedT5Bias
+from llmlab_plugins.position.disentangled import Disentangled
 from llmlab_plugins.position.relative import XLNetRelative
 from llmlab_plugins.position.rope import Rope
 
@@ -113,3 +114,25 @@ def relative_scores_inverted():
         return len(state.keys_LNH) - 1 - original(self, state, batch)
 
     return around(XLNetRelative, "_index", index)
+
+
+@bug("a distance and its content are scored with rows of the other direction", reference="model=deberta_v3")
+def disentangled_rows_turned():
+    def prepare(original, self, q_ids, k_ids):
+        state = original(self, q_ids, k_ids)
+        return state._replace(rows=len(state.vectors_LD) - 1 - state.rows)
+
+    return around(Disentangled, "prepare", prepare)
+
+
+@bug("the product of a key with a distance is left out", reference="model=deberta_v3")
+def position_to_content_lost():
+    return after(Disentangled, lambda built: setattr(built, "to_content", False))
+
+
+@bug("distances of a cached text are taken from its first tokens", cache="position=disentangled")
+def disentangled_from_the_first():
+    def prepare(original, self, q_ids, k_ids):
+        return original(self, k_ids[..., : q_ids.shape[-1]], k_ids)
+
+    return around(Disentangled, "prepare", prepare)

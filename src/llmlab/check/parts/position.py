@@ -17,7 +17,7 @@ def scores(part: Any, own: Any, q_ids: Tensor, k_ids: Tensor) -> Tensor:
     """(B, N, T, S): scaled products of queries and keys that are the same at every position, plus the bias."""
     q = randn(ROWS, own.n_heads, q_ids.shape[-1], own.rotary_dim)
     k = randn(ROWS, own.n_heads, k_ids.shape[-1], own.rotary_dim, seed=2)
-    state = part.prepare(q_ids, k_ids)
+    state = _state(part, own, q_ids, k_ids)
     terms = part.rotate(q, k, state)
     total = terms[0].q_BNTH @ terms[0].k_BKSH.mT
     for term in terms[1:]:
@@ -25,6 +25,15 @@ def scores(part: Any, own: Any, q_ids: Tensor, k_ids: Tensor) -> Tensor:
         total = torch.where(region, term.q_BNTH @ term.k_BKSH.mT, total)
     bias = part.bias(terms[0].q_BNTH, terms[0].k_BKSH, SCALE, state)
     return total * SCALE if bias is None else total * SCALE + bias
+
+
+def _state(part: Any, own: Any, q_ids: Tensor, k_ids: Tensor) -> Any:
+    """What it prepares, with the projections of one layer's attention where it asks for them."""
+    state = part.prepare(q_ids, k_ids)
+    if not part.projects:
+        return state
+    weights = randn(2, own.n_heads, own.rotary_dim, own.dim, seed=3)
+    return part.of_layer(state, lambda x_LD: tuple(torch.einsum("ld,nhd->nlh", x_LD, weight) for weight in weights))
 
 
 def _ids(part: Any, start: int = 0) -> Tensor:
@@ -56,7 +65,7 @@ def recency(subject: Subject) -> None:
         raise NotApplicable("it does not say that far tokens count less")
     places = _ids(part)
     q = torch.zeros(1, own.n_heads, LENGTH, own.rotary_dim)
-    bias = part.bias(q, q, SCALE, part.prepare(places, places)).expand(1, -1, -1, -1)[0]
+    bias = part.bias(q, q, SCALE, _state(part, own, places, places)).expand(1, -1, -1, -1)[0]
     if bias.diagonal(dim1=1, dim2=2).abs().max() > 1e-6:
         raise Wrong("a token has a bias on itself")
     for n, t in ((n, t) for n in range(own.n_heads) for t in range(LENGTH)):
@@ -89,7 +98,7 @@ def rows(subject: Subject) -> None:
         torch.zeros(1, own.n_heads, LENGTH, own.rotary_dim),
         torch.zeros(1, own.n_heads, LENGTH, own.rotary_dim),
         SCALE,
-        part.prepare(shared, shared),
+        _state(part, own, shared, shared),
     )
     if says is not None and not part.has_bias:
         raise Wrong("it has a bias but does not say so (has_bias), so that a kernel would ignore it")

@@ -36,7 +36,8 @@ def check(size: int, spec: Any) -> None:
         return
     of = f"strategy.tensor_parallel={size}"
     model = build.assemble(spec)
-    for name in (type(p).__name__ for stack in model.all_stacks() for p in stack.positions if p.scope == "layer"):
+    positions = [p for stack in model.all_stacks() for p in stack.positions]
+    for name in (type(p).__name__ for p in positions if p.scope == "layer" or p.projects):
         raise UserError(f"{of}: position={name} scores the queries of all heads; choose strategy=fsdp")
     for region in regions(model):
         if hasattr(region, "score"):
