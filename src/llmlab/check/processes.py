@@ -45,9 +45,8 @@ def workers(asked: int | None, cases: int) -> int:
 # ---------------------------------------------------------------- in the process that asks
 
 
-def started(processes: int) -> ProcessPoolExecutor:
-    """Processes that do `work`; they begin at once. A copy of one that has used a GPU could not."""
-    how = "spawn" if torch.cuda.is_initialized() else QUICK
+def started(processes: int, how: Literal["fork", "spawn"] = QUICK) -> ProcessPoolExecutor:
+    """Processes that do `work`; they begin at once."""
     pool = ProcessPoolExecutor(processes, multiprocessing.get_context(how), _begin)
     main = threading.current_thread() is threading.main_thread()
     before = signal.signal(signal.SIGINT, signal.SIG_IGN) if main else None  # so do they, before they have begun
@@ -58,6 +57,11 @@ def started(processes: int) -> ProcessPoolExecutor:
         if main:
             signal.signal(signal.SIGINT, before)
     return pool
+
+
+def several(processes: int) -> ProcessPoolExecutor:
+    """`started`, for checks of all kinds: a copy of a process that has trained where there is a GPU can't train."""
+    return started(processes, "spawn" if torch.cuda.is_available() else QUICK)
 
 
 def end_all() -> None:
