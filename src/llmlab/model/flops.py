@@ -131,6 +131,9 @@ def account(
 ) -> Account:
     """Of one sequence of `length` tokens (an encoder-decoder's decoder; its encoder reads `source_length`).
 
+    It is that of a sequence alone: what a position does once for a whole batch, as projecting distances (xlnet_relative,
+    disentangled), is counted in each of its sequences.
+
     head_share: share of the positions whose heads are computed. documents: lengths of the documents that do not see each
     other, of each of a few sequences, over which the pairs are averaged; None: one document a sequence.
     """

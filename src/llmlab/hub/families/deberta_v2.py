@@ -60,6 +60,9 @@ DEFAULTS: Config = {
     "layer_norm_eps": 1e-7,
     "relative_attention": False,
     "max_relative_positions": -1,
+    "position_buckets": -1,
+    "share_att_key": False,
+    "norm_rel_ebd": "none",
     "pad_token_id": 0,
     "position_biased_input": True,
     "pos_att_type": None,
@@ -73,17 +76,17 @@ DEFAULTS: Config = {
 def read(c: Config) -> list[str]:
     expect(c, "relative_attention", True)
     expect(c, "position_biased_input", False)
-    expect(c, "share_att_key", True, default=False)
+    expect(c, "share_att_key", True)
     expect(c, "conv_kernel_size", 0, default=0)
     expect(c, "embedding_size", c["hidden_size"], default=c["hidden_size"])
     head = c["hidden_size"] // c["num_attention_heads"]
     expect(c, "attention_head_size", head, default=head)
-    norm = expect(c, "norm_rel_ebd", "none", "layer_norm", default="none")
+    norm = expect(c, "norm_rel_ebd", "none", "layer_norm")
     terms = c["pos_att_type"] or []
     terms = [t.strip() for t in terms.lower().split("|")] if isinstance(terms, str) else terms
     if not terms or set(terms) - set(TERMS):
         raise UserError(f"config.json: pos_att_type={c['pos_att_type']!r} is not implemented; known: 'c2p', 'p2c'")
-    buckets, longest = c.get("position_buckets", -1), c["max_relative_positions"]
+    buckets, longest = c["position_buckets"], c["max_relative_positions"]
     values = {
         "buckets": buckets if buckets > 0 else None,
         "max_distance": longest if longest > 0 else c["max_position_embeddings"],
