@@ -79,7 +79,7 @@ def test_killed_at_random_moments_it_goes_on_to_the_same_bits(tiny, tmp_path):
     assert all(torch.equal(mine[n]["exp_avg_sq"], its[n]["exp_avg_sq"]) for n in its)
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # runs of one and of two processes, each of which imports Lightning: up to 25 s
 @pytest.mark.parametrize(
     ("ranks", "signum", "reason"),
     [
