@@ -251,6 +251,15 @@ def test_a_run_that_breaks_off_anywhere_is_recorded_as_failed(tiny, tmp_path, mo
     assert (found["status"], found["reason"]) == ("failed", "ZeroDivisionError: division by zero")
 
 
+@pytest.mark.parametrize(("model", "want"), {"llama3": "mla", "deepseek_v3": "mha", "deberta_v3": "gqa"}.items())
+def test_the_attention_to_try_next_is_one_that_the_model_can_have(model, want):
+    """DeBERTa's position can't be scored by latents."""
+    from llmlab.model import layout
+    from llmlab.training import closing
+
+    assert closing.another_attention(layout.resolve(compose([f"model={model}"]))) == want
+
+
 def test_a_time_limit_ends_a_run_at_a_saved_step(tiny, tmp_path):
     others = [o for o in tiny if not o.startswith("budget.")]
     long = ["budget.steps=1000000", "trainer.max_time='00:00:00:01'", "train.validate_every=1000000"]

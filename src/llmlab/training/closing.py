@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import shlex
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from llmlab import registry
 from llmlab.lab.panel import closing
 from llmlab.lab.record import program_name, shown
+from llmlab.model import build, layout
 from llmlab.training import checkpoint
 from llmlab.training.meter import cache_folder, mfu
 from llmlab.training.placement import COMPUTED
@@ -77,16 +81,31 @@ def sample(recipe: Any, model: Any, tokens: int = SAMPLE_TOKENS) -> tuple[str, s
 
 
 def _next(folder: Path, recipe: Any, overrides: list[str]) -> list[tuple[str, str]]:
-    """Three commands that can be typed as they stand."""
+    """Commands that can be typed as they stand."""
     program, run = program_name(), shlex.quote(shown(folder))
-    other = "mla" if recipe.spec.stacks[-1].layers[-1].parts["attention"].name != "mla" else "mha"
-    same = [o for o in overrides if not o.startswith(("hydra.", "attention=", "resume=", "sweep="))]
-    again = " ".join(shlex.quote(word) for word in ("train", *same, f"attention={other}"))
     first = (f'{program} generate run={run} prompt="The "', "text from this model")
     if recipe.spec.topology != "decoder":
         first = (f"{program} eval run={run} data=python_code", "its loss on other text")
-    return [
-        first,
-        (f"{program} {again}", "the same run with another attention"),
-        (f"{program} parts", "all that can be chosen"),
-    ]
+    found = [first, (f"{program} parts", "all that can be chosen")]
+    if (other := another_attention(recipe.spec)) is not None:
+        same = [o for o in overrides if not o.startswith(("hydra.", "attention", "resume=", "sweep="))]
+        again = " ".join(shlex.quote(word) for word in ("train", *same, f"attention={other}"))
+        found.insert(1, (f"{program} {again}", "the same run with another attention"))
+    return found
+
+
+def another_attention(spec: Any) -> str | None:
+    """One that the model can have instead of its own in every layer, if there is one."""
+    own = spec.stacks[-1].layers[-1].parts["attention"].name
+    for name in ("mla", "mha", "gqa"):
+        options = registry.index()["attention", name].options
+        part = layout.PartSpec("attention", name, {key: option.default for key, option in options.items()})
+        stacks = [
+            replace(stack, layers=tuple(replace(a, parts={**a.parts, "attention": part}) for a in stack.layers))
+            for stack in spec.stacks
+        ]
+        if name != own:
+            with suppress(ValueError):  # it is refused
+                build.assemble(replace(spec, stacks=tuple(stacks)))
+                return name
+    return None
