@@ -45,7 +45,7 @@ def workers(asked: int | None, cases: int) -> int:
 # ---------------------------------------------------------------- in the process that asks
 
 
-def started(processes: int, how: Literal["fork", "spawn"] = QUICK) -> ProcessPoolExecutor:
+def started(processes: int, how: Literal["fork", "spawn"] = "spawn") -> ProcessPoolExecutor:
     """Processes that do `work`; they begin at once."""
     pool = ProcessPoolExecutor(processes, multiprocessing.get_context(how), _begin)
     main = threading.current_thread() is threading.main_thread()
@@ -57,11 +57,6 @@ def started(processes: int, how: Literal["fork", "spawn"] = QUICK) -> ProcessPoo
         if main:
             signal.signal(signal.SIGINT, before)
     return pool
-
-
-def several(processes: int) -> ProcessPoolExecutor:
-    """`started`, for checks of all kinds: a copy of a process that has trained where there is a GPU can't train."""
-    return started(processes, "spawn" if torch.cuda.is_available() else QUICK)
 
 
 def end_all() -> None:
@@ -92,7 +87,7 @@ class Alone:
     def __call__(self, do: Callable[P, R], *given: P.args, **options: P.kwargs) -> R:
         """do(*given). Died if that ends the process."""
         if self._pool is None:
-            self._pool = started(1)
+            self._pool = started(1, QUICK)
         try:
             return self._pool.submit(work, do, *given, **options).result()
         except BrokenProcessPool:

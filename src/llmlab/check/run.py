@@ -11,7 +11,7 @@ import torch
 
 from llmlab.check.checks import MODEL_CHECKS
 from llmlab.check.parts import PART_CHECKS
-from llmlab.check.processes import Alone, Died, end_all, several, work
+from llmlab.check.processes import Alone, Died, end_all, started, work
 from llmlab.check.refusal import crash, refusal
 from llmlab.check.steps import trains
 from llmlab.check.subject import Case, NotApplicable, Result, Subject, Wrong
@@ -99,7 +99,7 @@ class Pool:
     """
 
     def __init__(self, processes: int):
-        self.processes, self.pool = processes, several(processes)
+        self.processes, self.pool = processes, started(processes)
         self.open: dict[Future[list[Result]], tuple[Case, Names]] = {}  # in the order in which they are begun
         self.found: list[tuple[Case, list[Result]]] = []
         self.alone = Alone()
@@ -140,7 +140,7 @@ class Pool:
         lost = [asked for future, asked in self.open.items() if _lost(future)]
         self.open = {future: asked for future, asked in self.open.items() if not _lost(future)}
         self.pool.shutdown()
-        self.pool = several(self.processes)
+        self.pool = started(self.processes)
         for asked in lost[self.processes :]:
             self.add(*asked)
         for case, names in lost[: self.processes]:  # the first, each in a process: one of them was what it died of
