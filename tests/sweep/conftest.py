@@ -28,14 +28,8 @@ if "train" in words and "-m" not in words[words.index("train"):]:
     run = record.Record(folder, {"schema": 1, "seed": seed, "sweep": typed.get("sweep"), "metrics": {}})
     ranks = [k for k in ("LOCAL_RANK", "MASTER_PORT") if k in os.environ]
     seen = {"threads": os.environ.get("OMP_NUM_THREADS"), "gpus": os.environ.get("CUDA_VISIBLE_DEVICES")}
-    run.update(status="running", reason=None, ranks=ranks, **seen)
     what = json.loads(os.environ["STAND_IN"]).get(str(seed), "")
-    if "checkpoint" in what:
-        (folder / "checkpoints/step=00000001").mkdir(parents=True, exist_ok=True)
-        (folder / "checkpoints/step=00000001/manifest.json").write_text("{}")
-    if "kill" in what:
-        os.kill(os.getpid(), signal.SIGKILL)
-    if "wait" in what:
+    if "wait" in what:  # before anyone is told that it runs
         told = []
         def stop(signum, frame):
             told.append(signal.Signals(signum).name)
@@ -44,6 +38,13 @@ if "train" in words and "-m" not in words[words.index("train"):]:
         signal.signal(signal.SIGINT, stop)
         import ctypes
         ctypes.CDLL(None).prctl(1, int(signal.SIGTERM))
+    run.update(status="running", reason=None, ranks=ranks, **seen)
+    if "checkpoint" in what:
+        (folder / "checkpoints/step=00000001").mkdir(parents=True, exist_ok=True)
+        (folder / "checkpoints/step=00000001/manifest.json").write_text("{}")
+    if "kill" in what:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if "wait" in what:
         try:
             time.sleep(60)
         except KeyboardInterrupt:
