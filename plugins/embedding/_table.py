@@ -17,13 +17,15 @@ class Tabled(nn.Module):
     position: Position
     shared: Embedding | None
 
-    def __init__(self, sizes: Sizes, position: Position, shared: Embedding | None, width: int, factor: float | None):
+    def __init__(
+        self, sizes: Sizes, position: Position, shared: Embedding | None, width: int, factor: float | None = None
+    ):
         super().__init__()
         self.embed_dim, self.factor = width, factor
         object.__setattr__(self, "position", position)
         object.__setattr__(self, "shared", shared)
         if shared is None:
-            self.table = Table(sizes.vocab_size, width, role="embed", gain=factor)
+            self.table = Table(sizes.vocab_size, width, role="embed", gain=factor or 1.0)
 
     @property
     def weight(self) -> Tensor:

@@ -32,7 +32,7 @@ class TwoStreamEmbedding(Tabled):
         shared: Embedding | None,
         /,
     ):
-        super().__init__(sizes, position, shared, sizes.dim, None)
+        super().__init__(sizes, position, shared, sizes.dim)
         self.query = Table(1, sizes.dim, role="embed")
         self.dropout = nn.Dropout(sizes.dropout)
 

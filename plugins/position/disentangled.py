@@ -75,9 +75,7 @@ class Disentangled(Position):
         if self.buckets is None:
             return distance
         single, far = self.buckets // 2, distance.abs()
-        most = torch.log(
-            torch.tensor((self.max_distance - 1) / single, device="cpu")
-        )  # in float32, as where it was trained
+        most = torch.tensor((self.max_distance - 1) / single, device="cpu").log()  # in float32, as the reference
         grown = torch.log(far.clamp(min=1) / single) / most * (single - 1)
         return torch.where(far <= single, distance, (grown.ceil().long() + single) * distance.sign())
 
@@ -91,9 +89,8 @@ class Disentangled(Position):
         """The least and the greatest, so that no layer projects rows that do not occur."""
         if not rows.is_meta:
             return int(rows.min()), int(rows.max())
-        far = int(
-            self.bucket(torch.tensor(rows.shape[-1] - 1, device="cpu"))
-        )  # where only shapes count, of a whole text
+        farthest = torch.tensor(rows.shape[-1] - 1, device="cpu")  # where only shapes count: of a whole text
+        far = int(self.bucket(farthest))
         return max(self.span - far, 0), min(self.span + far, 2 * self.span - 1)
 
     def of_layer(self, state: State, project: Callable[[Tensor], tuple[Tensor, Tensor]]) -> State:

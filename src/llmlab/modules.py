@@ -31,7 +31,7 @@ class Linear(nn.Linear):
 class Table(nn.Module):
     """A table of vectors (rows, width), looked up by id. Weight (rows, width). gain: what its owner multiplies them by."""
 
-    def __init__(self, rows: int, width: int, *, role: Role = "embed", gain: float | None = None):
+    def __init__(self, rows: int, width: int, *, role: Role = "embed", gain: float = 1.0):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(rows, width))
         self.role, self.gain = role, gain

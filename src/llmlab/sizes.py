@@ -102,7 +102,7 @@ class Sizes:
     sees_all: bool = False  # the stack's mask hides nothing
     rotary_dim: int = 0  # width that a position part rotates: the attention part says it
     embed_dim: int = 0  # width in which a position part embeds: the embedding part says it
-    gain: float = 1.0  # of an init: what its module multiplies what it reads of the parameter by
+    gain: float = 1.0  # for an init: what the owner of a table multiplies its vectors by
 
     def but(self, **changes) -> Sizes:
         return replace(self, **changes)

@@ -285,6 +285,7 @@ class Kernel(Protocol):
 class Init(Protocol):
     """init(/): first values by role. Fills `tensor` (whole, float32, CPU) in place from `generator`.
 
+    `sizes.gain`: what the owner of a table multiplies its vectors by, which an init may make up for.
     `logit_variance` (a literal; else 0): what that of a model's first logits is at most, where they are meant to vary.
     """
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from families import build as build_model
-from families import tiny
+from families import spec, tiny
 from parts import build, close, part, randn, sizes, view
 
 from llmlab.errors import UserError
@@ -87,8 +87,6 @@ def test_the_layers_own_attention_projects():
 def test_what_it_cannot_do_is_refused():
     with pytest.raises(UserError, match="attention=mla does not make of distances; choose attention=mha"):
         build_model(*tiny("deberta_v3", "attention=mla"))
-    from families import spec
-
     with pytest.raises(UserError, match="strategy.tensor_parallel=2: position=Disentangled"):
         tensor_parallel.check(2, spec(*tiny("deberta_v3")))
 

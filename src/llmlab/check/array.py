@@ -262,10 +262,10 @@ def replaced(spec: ModelSpec, items: Mapping[str, str]) -> ModelSpec:
         own = registry.index()[new.slot, new.name].attrs.get("small", {})
         return new if old.name != new.name else replace(old, options={**old.options, **own})
 
+    spec = spec.in_layers(lambda parts: {s: put(p) for s, p in parts.items()})
     stacks = tuple(
         replace(
             stack,
-            layers=tuple(replace(layer, parts={s: put(p) for s, p in layer.parts.items()}) for layer in stack.layers),
             embedding=put(stack.embedding),
             cross_attention=put(stack.cross_attention) if stack.cross_attention else None,
         )

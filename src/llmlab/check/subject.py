@@ -200,9 +200,7 @@ def small(slot: str, name: str) -> PartSpec:
     """A part with the options in which a short text shows what it does."""
     from llmlab.model.layout import PartSpec
 
-    entry = registry.index()[slot, name]
-    defaults = {k: o.default for k, o in entry.options.items() if not o.required}
-    return PartSpec(slot, name, {**defaults, **entry.attrs.get("small", {})})
+    return PartSpec.of(slot, name, **registry.index()[slot, name].attrs.get("small", {}))
 
 
 def generator(seed: int) -> torch.Generator:

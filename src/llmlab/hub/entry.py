@@ -8,7 +8,6 @@ from typing import Any
 
 from torch import Tensor
 
-from llmlab import registry
 from llmlab.errors import UserError
 from llmlab.hub.rules import Rule
 from llmlab.model.build import assemble
@@ -66,10 +65,7 @@ class Entry:
         return replace(self, rules=[*self.rules, *self.layout({**self.defaults, **config})], layout=None)
 
 
-def part(slot: str, name: str, **options: Any) -> PartSpec:
-    """A part with its defaults but for the options given."""
-    entry = registry.index()[slot, name]
-    return PartSpec(slot, name, {**{k: o.default for k, o in entry.options.items()}, **options})
+part = PartSpec.of
 
 
 def n_labels(c: Config, default: int = 2) -> int:

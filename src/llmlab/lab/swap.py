@@ -36,14 +36,8 @@ def swapped(model: Model, typed: Sequence[str]) -> Model:
         return model
     from llmlab.model import build
 
-    spec = model.spec
-    stacks = tuple(
-        replace(
-            stack, layers=tuple(replace(layer, parts=_changed(layer.parts, typed, LAYER)) for layer in stack.layers)
-        )
-        for stack in spec.stacks
-    )
-    other = replace(spec, stacks=stacks, kernel=_changed({"kernel": spec.kernel}, typed, WHOLE)["kernel"])
+    spec = model.spec.in_layers(lambda parts: _changed(parts, typed, LAYER))
+    other = replace(spec, kernel=_changed({"kernel": spec.kernel}, typed, WHOLE)["kernel"])
     weights = model.state_dict()
     try:
         made = build.assemble(other)

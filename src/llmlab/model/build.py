@@ -45,7 +45,7 @@ def initialise(model: Model, seed: int) -> None:
         else:
             parts = path.split(".")
             sizes: Any = model.stacks[parts[1]].sizes if parts[0] == "stacks" else model.sizes
-            if isinstance(module, Table) and module.gain is not None:
+            if isinstance(module, Table):
                 sizes = sizes.but(gain=module.gain)
             init.fill(value, role, sizes, torch.Generator().manual_seed(key(seed, path)))
         _put(parameter, value)

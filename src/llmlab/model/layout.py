@@ -6,7 +6,7 @@ level, the stack's, the kind's, what was typed (of two typed choices the narrowe
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -23,6 +23,12 @@ class PartSpec:
     slot: str
     name: str
     options: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, slot: str, name: str, **options: Any) -> PartSpec:
+        """A part with its defaults but for the options given."""
+        known = registry.index()[slot, name].options.items()
+        return cls(slot, name, {**{k: o.default for k, o in known if not o.required}, **options})
 
     def factory(self) -> Any:
         return registry.load(self.slot, self.name, dict(self.options))
@@ -76,6 +82,14 @@ class ModelSpec:
         if len(self.stacks) > 1:
             return "encoder_decoder"
         return "decoder" if self.stacks[-1].sizes.causal else "encoder"
+
+    def in_layers(self, change: Callable[[Mapping[str, PartSpec]], Mapping[str, PartSpec]]) -> ModelSpec:
+        """The model whose every layer has the parts that `change` makes of its own."""
+        stacks = (
+            replace(stack, layers=tuple(replace(layer, parts=change(layer.parts)) for layer in stack.layers))
+            for stack in self.stacks
+        )
+        return replace(self, stacks=tuple(stacks))
 
 
 def round_up(n: int, multiple: int) -> int:

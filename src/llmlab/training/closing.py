@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import shlex
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from llmlab import registry
 from llmlab.lab.panel import closing
 from llmlab.lab.record import program_name, shown
-from llmlab.model import build, layout
+from llmlab.model import build
+from llmlab.model.layout import PartSpec
 from llmlab.training import checkpoint
 from llmlab.training.meter import cache_folder, mfu
 from llmlab.training.placement import COMPUTED
@@ -97,15 +96,9 @@ def _next(folder: Path, recipe: Any, overrides: list[str]) -> list[tuple[str, st
 def another_attention(spec: Any) -> str | None:
     """One that the model can have instead of its own in every layer, if there is one."""
     own = spec.stacks[-1].layers[-1].parts["attention"].name
-    for name in ("mla", "mha", "gqa"):
-        options = registry.index()["attention", name].options
-        part = layout.PartSpec("attention", name, {key: option.default for key, option in options.items()})
-        stacks = [
-            replace(stack, layers=tuple(replace(a, parts={**a.parts, "attention": part}) for a in stack.layers))
-            for stack in spec.stacks
-        ]
-        if name != own:
-            with suppress(ValueError):  # it is refused
-                build.assemble(replace(spec, stacks=tuple(stacks)))
-                return name
+    for name in (n for n in ("mla", "mha", "gqa") if n != own):
+        other = PartSpec.of("attention", name)
+        with suppress(ValueError):  # it is refused
+            build.assemble(spec.in_layers(lambda parts, other=other: {**parts, "attention": other}))
+            return name
     return None
