@@ -5,12 +5,14 @@ Exit codes: 0 done, 1 an error that was explained, 130 interrupted. LLMLAB_DEBUG
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
 from typing import NamedTuple
 
+from llmlab import garbage
 from llmlab.errors import UserError
 
 
@@ -59,7 +61,10 @@ examples:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run a command and exit with its code."""
-    sys.exit(run(list(sys.argv[1:] if argv is None else argv)))
+    garbage.seldom()
+    code = run(list(sys.argv[1:] if argv is None else argv))
+    gc.freeze()  # as Python ends it would look through all that was imported
+    sys.exit(code)
 
 
 def run(argv: list[str]) -> int:

@@ -6,6 +6,7 @@ but for seconds of imports. Those that start processes of their own are typed.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import shlex
@@ -16,7 +17,11 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-import lightning.pytorch  # noqa: F401
+gc.disable()
+import lightning.pytorch  # noqa: E402, F401
+
+gc.freeze()
+gc.enable()
 
 ROOT = Path(__file__).parents[2]
 

@@ -3,6 +3,7 @@
 An import of Lightning a rank, not a rank and run. Results are read from the run folders.
 """
 
+import gc
 import json
 import os
 import random
@@ -73,8 +74,10 @@ def port(folder: Path, run: int, rank: str) -> str:
 
 
 def _work(folder: Path, ranks: int, runs: list[list[str]]) -> None:
+    from llmlab import garbage
     from llmlab.cli import run
 
+    garbage.seldom()
     rank, code = os.environ["LOCAL_RANK"], 0
     for i, argv in enumerate(runs):
         os.environ["MASTER_PORT"] = port(folder, i, rank)
@@ -88,6 +91,7 @@ def _work(folder: Path, ranks: int, runs: list[list[str]]) -> None:
         (folder / f"done-{i}-{rank}").touch()
         while len(list(folder.glob(f"done-{i}-*"))) < ranks:
             time.sleep(0.01)
+    gc.freeze()  # the end of a process would look through all that it has
 
 
 def back(run: Path, copy: Path) -> int:

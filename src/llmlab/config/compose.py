@@ -267,26 +267,37 @@ def session(config_dirs: Sequence[str] = ()) -> Iterator[None]:
 
 def hydra_node(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> DictConfig:
     """Hydra's own part of the config: launcher, sweeper, folders. Raises what Hydra raises."""
-    registry.declare()
-    return _hydra(overrides, tuple(config_dirs), whole=True).hydra
+    return _both(overrides, tuple(config_dirs))[1].hydra
 
 
-def _hydra(overrides: Sequence[str], config_dirs: tuple[str, ...], whole: bool = False) -> DictConfig:
+def _hydra(overrides: Sequence[str], config_dirs: tuple[str, ...]) -> DictConfig:
     """What Hydra composes. Kept, because one command composes much of it again: what comes back is the caller's own."""
     import copy
 
+    return copy.deepcopy(_both(overrides, config_dirs)[0])
+
+
+def _both(overrides: Sequence[str], config_dirs: tuple[str, ...]) -> tuple[DictConfig, DictConfig]:
+    """The config without and with Hydra's own part, not to be changed."""
     folders = (conf_dir(), *(Path(d).resolve() for d in config_dirs))
-    return copy.deepcopy(_composed(tuple(overrides), folders, whole, _stamp(folders), registry.declare()))
+    return _composed(tuple(overrides), folders, _stamp(folders), registry.declare())
 
 
 @functools.lru_cache(maxsize=128)
-def _composed(overrides: tuple[str, ...], folders: tuple[Path, ...], whole: bool, *as_of: Any) -> DictConfig:
+def _composed(overrides: tuple[str, ...], folders: tuple[Path, ...], *as_of: Any) -> tuple[DictConfig, DictConfig]:
+    import copy
+
     import hydra
+    from omegaconf import open_dict
 
     dirs = ",".join(repr(f"file://{d}") for d in folders[1:])
     extra = [f"hydra.searchpath=[{dirs}]"] * bool(dirs)
     with session():
-        return hydra.compose("config", [*overrides, *extra], return_hydra_config=whole)
+        whole = hydra.compose("config", [*overrides, *extra], return_hydra_config=True)
+    cfg = copy.deepcopy(whole)
+    with open_dict(cfg):
+        del cfg["hydra"]
+    return cfg, whole
 
 
 def _stamp(folders: Iterable[Path]) -> tuple[Any, ...]:

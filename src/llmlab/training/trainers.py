@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from llmlab import garbage
 from llmlab.config import devices as devices_of
 from llmlab.errors import UserError
 from llmlab.training import checkpoint, placement, strategies
@@ -204,6 +205,7 @@ def fit(module: Any, trainer: Any, point: Path | None) -> None:
     from llmlab.training.guard import Diverged
 
     interrupt = next(c for c in trainer.callbacks if isinstance(c, Checkpoints)).interrupt
+    garbage.as_usual()
     try:
         with interrupt:
             trainer.fit(module, ckpt_path=None if point is None else str(point), weights_only=True)
