@@ -106,7 +106,9 @@ def compose(overrides: Sequence[str] = (), config_dirs: Sequence[str] = (), *, s
         parsed, _ = explain.parse(overrides, known)
     asked = _opened(overrides, parsed, run)
     try:
-        cfg = run(asked)
+        typed = _typed(parsed, known, run)
+        effective = tuple(o for o, t in zip(asked, typed, strict=True) if t is None or not t.kept)
+        cfg = run(effective)
     except Exception as first:
         problems, good = explain.every_problem(parsed, run, known, first)
         if not problems:
@@ -114,10 +116,8 @@ def compose(overrides: Sequence[str] = (), config_dirs: Sequence[str] = (), *, s
         elif len(good) < len(parsed):
             problems += _further(overrides, good, known, run)
         raise UserError("\n".join(dict.fromkeys(problems))) from first
-    typed = _typed(parsed, known, run)
-    effective = tuple(o for o, t in zip(asked, typed, strict=True) if t is None or not t.kept)
-    effective += _other_budgets(parsed, cfg)
-    if effective != asked:
+    if budgets := _other_budgets(parsed, cfg):
+        effective += budgets
         cfg = run(effective)
     composed = Composed(cfg, tuple(t for t in typed if t), given, effective, keys)
     if problems := validate.problems(composed, strict) or (start.contradictions(composed) if start else []):
@@ -342,7 +342,8 @@ def _typed(parsed: Sequence[Override], known: explain.Known, run: Any) -> list[T
             continue
         choice = None if o.is_delete() or o.value() is None else _name(o.value())
         kept = False
-        if o.key_or_group in SLOTS and choice is not None and (o.key_or_group, choice) in registry.index():
+        plain = not (o.is_add() or o.is_force_add() or o.package == o.key_or_group)  # else it is for Hydra to refuse
+        if plain and (o.key_or_group, choice) in registry.index():
             here = OmegaConf.select(base, o.package or o.key_or_group)
             kept = here is not None and here.get("_part_") == choice
         typed.append(Typed(o.key_or_group, place(o.key_or_group, o.package), choice, kept))
