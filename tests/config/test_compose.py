@@ -8,6 +8,7 @@ from omegaconf import OmegaConf
 
 import llmlab
 from llmlab import registry
+from llmlab.config import compose as compose_module
 from llmlab.config import traits, validate
 from llmlab.config.compose import Typed, compose, conf_dir
 from llmlab.config.schema import SLOTS
@@ -22,6 +23,26 @@ def test_the_law_keeps_a_presets_options_and_lets_them_be_set():
     assert compose(["model=llama3", "position=alibi"]).cfg.position == {"_part_": "alibi"} | {
         k: o.default for k, o in registry.index()["position", "alibi"].options.items()
     }
+
+
+def test_what_a_family_has_anyway_is_composed_once(monkeypatch):
+    """A composing is a quarter of a second. The first here is of the family alone, to see what it has."""
+    import hydra
+
+    compose_module._composed.cache_clear()
+    asked, real = [], hydra.compose
+    monkeypatch.setattr(hydra, "compose", lambda name, words, **how: asked.append(words) or real(name, words, **how))
+    composed = compose(["model=llama3", "attention=gqa", "norm=rmsnorm", "seed=77"])
+    assert composed.effective == ("model=llama3", "seed=77")
+    node = compose_module.hydra_node(composed.effective)
+    assert asked == [["model=llama3"], ["model=llama3", "seed=77"]]
+    assert node.run.dir.endswith("-llama3") and "hydra" not in composed.cfg
+
+
+@pytest.mark.parametrize("word", ["+attention=gqa", "++attention=gqa", "attention@attention=gqa"])
+def test_a_word_that_hydra_refuses_is_refused_also_where_it_changes_nothing(word):
+    with pytest.raises(UserError):
+        compose(["model=llama3", word])
 
 
 def test_places_that_were_typed():
