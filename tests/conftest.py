@@ -2,7 +2,8 @@ import gc
 
 import pytest
 
-gc.set_threshold(50_000, 10, 10)  # a fifth of the time went into looking through what is imported
+# A fifth of the time went into looking through what is imported. Not garbage.SELDOM, which a run in this process would end.
+gc.set_threshold(50_000, 10, 10)
 
 
 @pytest.hookimpl(trylast=True)

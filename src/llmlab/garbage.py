@@ -16,7 +16,7 @@ def seldom() -> None:
 
 
 def as_usual() -> None:
-    """As it was before `seldom`, which has to have been called; what there is by now is not looked at any more."""
+    """As it was before `seldom`, and what there is by now is not looked at any more; nothing if `seldom` was not called."""
     if gc.get_threshold()[0] == SELDOM:
         gc.freeze()
         gc.set_threshold(*USUAL)

@@ -1,5 +1,6 @@
 """What is composed: the law of parts that a family has anyway, places, budgets, every file of conf/."""
 
+import time
 from pathlib import Path
 
 import pytest
@@ -34,9 +35,11 @@ def test_what_a_family_has_anyway_is_composed_once(monkeypatch):
     monkeypatch.setattr(hydra, "compose", lambda name, words, **how: asked.append(words) or real(name, words, **how))
     composed = compose(["model=llama3", "attention=gqa", "norm=rmsnorm", "seed=77"])
     assert composed.effective == ("model=llama3", "seed=77")
-    node = compose_module.hydra_node(composed.effective)
+    folder = compose_module.hydra_node(composed.effective).run.dir
     assert asked == [["model=llama3"], ["model=llama3", "seed=77"]]
-    assert node.run.dir.endswith("-llama3") and "hydra" not in composed.cfg
+    assert folder.endswith("-llama3") and "hydra" not in composed.cfg
+    time.sleep(1.01)
+    assert compose_module.hydra_node(composed.effective).run.dir != folder  # is named by the time at which it is asked
 
 
 @pytest.mark.parametrize("word", ["+attention=gqa", "++attention=gqa", "attention@attention=gqa"])

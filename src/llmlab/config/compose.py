@@ -267,7 +267,13 @@ def session(config_dirs: Sequence[str] = ()) -> Iterator[None]:
 
 def hydra_node(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> DictConfig:
     """Hydra's own part of the config: launcher, sweeper, folders. Raises what Hydra raises."""
-    return _both(overrides, tuple(config_dirs))[1].hydra
+    import copy
+
+    from omegaconf import OmegaConf
+
+    whole = copy.deepcopy(_both(overrides, tuple(config_dirs))[1])
+    OmegaConf.clear_cache(whole)  # it knows what ${now:} was
+    return whole.hydra
 
 
 def _hydra(overrides: Sequence[str], config_dirs: tuple[str, ...]) -> DictConfig:
