@@ -1,0 +1,200 @@
+"""JSON and YAML that something else wrote or may have damaged: limits on size, nesting and numbers, and a required shape.
+
+What a file must hold is said as a type: `dict[str, str]`, `list[int] | None`, a `Literal`, or a `TypedDict`, whose
+`NotRequired` keys may be missing. Keys that a `TypedDict` does not name are allowed, as every newer writer adds some.
+"""
+
+from __future__ import annotations
+
+import json
+import stat
+import types
+import typing
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union
+
+from llmlab.errors import UserError
+
+MOST_BYTES = 256 << 20  # a tokenizer.json of 250,000 tokens has 35 MB
+DEEPEST = 100  # levels; what transformers writes has fewer than 10
+LARGEST = 1 << 63  # whole numbers beyond it fit no tensor, and no float beyond some 300 digits
+
+T = TypeVar("T")
+NAMES = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", type(None): "null"}
+NAMES |= {dict: "an object", list: "a list"}
+
+
+def read_json(path: Path, shape: type[T] | Any = dict, *, most: int = MOST_BYTES) -> T:
+    """The content of a JSON file of the given shape. UserError names the file, and the key where there is one.
+
+    FileNotFoundError is raised as it is: whether a file may be missing is for the caller to say.
+    """
+    return parse_json(read_text(path, most), shape, str(path))
+
+
+def parse_json(text: str, shape: type[T] | Any, where: str) -> T:
+    """`read_json` for a text in memory; `where` begins the message."""
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as e:
+        raise UserError(f"{where}: not valid JSON ({e.msg}: line {e.lineno} column {e.colno})") from None
+    except RecursionError:
+        raise UserError(f"{where}: nested more than {DEEPEST} levels deep") from None
+    except ValueError:  # int() refuses a literal of more than 4,300 digits
+        raise UserError(f"{where}: holds a number of too many digits") from None
+    return checked(value, shape, where)
+
+
+def read_yaml(path: Path, shape: type[T] | Any = dict, *, most: int = MOST_BYTES) -> T:
+    """The content of a YAML file of the given shape, with OmegaConf's reading of numbers. UserError as for `read_json`."""
+    import yaml
+    from omegaconf._utils import get_yaml_loader
+
+    text = read_text(path, most)
+    try:
+        deep = 0
+        for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+            if isinstance(event, yaml.AliasEvent):  # a few lines of them stand for gigabytes
+                raise UserError(f"{path}: holds an alias (*{event.anchor}), which is not read")
+            deep += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if deep > DEEPEST:
+                raise UserError(f"{path}: nested more than {DEEPEST} levels deep")
+        value = yaml.load(text, Loader=get_yaml_loader())
+    except yaml.YAMLError as e:
+        mark = getattr(e, "problem_mark", None)
+        at = f"line {mark.line + 1}: " if mark else ""
+        raise UserError(f"{path}: not valid YAML ({at}{getattr(e, 'problem', None) or type(e).__name__})") from None
+    except ValueError as e:  # a number of too many digits
+        raise UserError(f"{path}: not valid YAML ({' '.join(str(e).split())[:100]})") from None
+    return checked(value, shape, str(path))
+
+
+def read_text(path: Path, most: int = MOST_BYTES) -> str:
+    """A file's text in UTF-8, a byte order mark left out. UserError for a pipe, a device, too long a file, other bytes."""
+    try:
+        about = path.stat()  # before it is opened: a named pipe would wait for a writer
+        if not stat.S_ISREG(about.st_mode):
+            raise UserError(f"{path} is {'a folder' if stat.S_ISDIR(about.st_mode) else 'no ordinary file'}")
+        if about.st_size > most:
+            raise UserError(f"{path} has {about.st_size:,} bytes; files of its kind are read up to {most:,}")
+        return path.read_bytes().decode("utf-8").removeprefix("\ufeff")
+    except UnicodeDecodeError as e:
+        raise UserError(f"{path} is not UTF-8 (byte {e.start})") from None
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError) as e:  # ValueError: a name with a NUL in it
+        raise UserError(f"{path} can't be read: {getattr(e, 'strerror', None) or e}") from None
+
+
+def checked(value: Any, shape: type[T] | Any, where: str) -> T:
+    """`value`, if it has the shape and stays within the limits; UserError names the first key that does not."""
+    if reason := _excess(value) or _misfit(value, shape, ""):
+        raise UserError(f"{where}: {reason}")
+    return value
+
+
+def _excess(value: Any) -> str | None:
+    """Nesting, numbers and characters that later code could not take, whatever the shape."""
+    level = [value]
+    for _ in range(DEEPEST + 1):
+        below: list[Any] = []
+        for node in level:
+            if isinstance(node, dict):
+                below += [k for k in node if isinstance(k, str)]
+                below += node.values()
+            elif isinstance(node, list):
+                below += node
+            elif isinstance(node, str):
+                try:
+                    node.encode("utf-8")
+                except UnicodeEncodeError:
+                    return "holds half of a surrogate pair (\\ud800 to \\udfff), which is no character"
+            elif isinstance(node, int) and abs(node) >= LARGEST:
+                return f"holds a whole number of {len(str(abs(node)))} digits; at most {LARGEST:,} is read"
+        if not below:
+            return None
+        level = below
+    return f"nested more than {DEEPEST} levels deep"
+
+
+def _misfit(value: Any, shape: Any, key: str) -> str | None:
+    """Why a value is not of a shape, with the key in front; None if it is."""
+    test = _SHAPES.get(typing.get_origin(shape) or shape)
+    if typing.is_typeddict(shape):
+        test = _typed_dict
+    if test is not None:
+        return test(value, shape, key)
+    if shape is Any:
+        return None
+    if shape is float:
+        shape = (int, float)
+    wanted = shape if isinstance(shape, tuple) else (shape,)
+    fits = isinstance(value, wanted) and (not isinstance(value, bool) or bool in wanted)
+    return None if fits else _must(key, NAMES.get(wanted[-1], str(wanted[-1])), value)
+
+
+def _must(key: str, wanted: str, value: Any) -> str:
+    shown = repr(value)
+    shown = shown if len(shown) <= 60 else f"{shown[:57]}..."
+    kind = NAMES.get(type(value), type(value).__name__) + " " if isinstance(value, dict | list) else ""
+    return f"{key + ' ' if key else ''}must be {wanted}, but is {kind}{shown}"
+
+
+def _inner(key: str, name: Any) -> str:
+    return f"{key}.{name}" if key else str(name)
+
+
+def _dict(value: Any, shape: Any, key: str) -> str | None:
+    if not isinstance(value, dict):
+        return _must(key, "an object", value)
+    of = typing.get_args(shape)
+    return _first(_misfit(v, of[1], _inner(key, k)) for k, v in value.items()) if of else None
+
+
+def _list(value: Any, shape: Any, key: str) -> str | None:
+    if not isinstance(value, list):
+        return _must(key, "a list", value)
+    of = typing.get_args(shape)
+    return _first(_misfit(v, of[0], f"{key}[{i}]") for i, v in enumerate(value)) if of else None
+
+
+def _union(value: Any, shape: Any, key: str) -> str | None:
+    reasons = [_misfit(value, s, key) for s in typing.get_args(shape)]
+    if None in reasons:
+        return None
+    # Of a value of the right kind it is said what inside it is wrong; else the kinds that it may be.
+    of = [s for s in typing.get_args(shape) if s is not type(None)]
+    if len(of) == 1:
+        return reasons[typing.get_args(shape).index(of[0])]
+    return _must(key, " or ".join(NAMES.get(typing.get_origin(s) or s, "an object") for s in of), value)
+
+
+def _literal(value: Any, shape: Any, key: str) -> str | None:
+    valid = typing.get_args(shape)
+    return None if value in valid else _must(key, f"one of {', '.join(map(str, valid))}", value)
+
+
+def _typed_dict(value: Any, shape: Any, key: str) -> str | None:
+    if not isinstance(value, dict):
+        return _must(key, "an object", value)
+    for name, hint in typing.get_type_hints(shape).items():
+        if name not in value:
+            if name in shape.__required_keys__:
+                return f"{_inner(key, name)} is missing"
+        elif reason := _misfit(value[name], hint, _inner(key, name)):
+            return reason
+    return None
+
+
+def _first(reasons: Iterator[str | None]) -> str | None:
+    return next((r for r in reasons if r is not None), None)
+
+
+_SHAPES: dict[Any, Callable[[Any, Any, str], str | None]] = {
+    dict: _dict,
+    list: _list,
+    Literal: _literal,
+    Union: _union,
+    types.UnionType: _union,
+}
