@@ -101,6 +101,8 @@ TABLE = [
         r"data\.path=/no/such\.txt: there is no such file or folder; /no is not a folder",
     ),
     ("data.path=train.py", r"data\.path is read with data=files only, but data=python_docs; add data=files"),
+    ("data.field=body", r"data\.field is read with data=files only, but data=python_docs; add data=files"),
+    ("data=files data.path=~nobody/text", r"data\.path=~nobody/text: there is no such file or folder; .*"),
     ("tokenizer=file tokenizer.path=none.json", r"tokenizer\.path=none\.json: there is no such file.*"),
     ("data.validation=1", r"data\.validation must be less than 1, but is 1.*"),
     ("data.validation=0", r"data\.validation must be more than 0, but is 0.*"),

@@ -65,6 +65,7 @@ Stack = make_dataclass(
 class Data:
     source: str = "python_docs"  # python_docs, python_code or files
     path: Optional[str] = None  # files: a folder or a file (.txt, .md, .jsonl)
+    field: str = "text"  # files: the key of a text in a line of .jsonl, "a.b" for one inside another
     seq_len: int = 128
     validation: float = 0.1  # share held out
     split: str = (

@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 import importlib.util
 import math
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -230,10 +231,14 @@ def _data(composed: Composed) -> list[str]:
     if data.source == "files":
         if data.path is None:
             found.append("data.path must be given with data=files: a folder or a file (.txt, .md, .jsonl)")
-        elif not Path(data.path).expanduser().exists():
+        elif not os.path.exists(os.path.expanduser(data.path)):  # which take any text, as pathlib's do not
             found.append(f"data.path={data.path}: there is no such file or folder{_similar(data.path)}")
     elif data.path is not None and "data.path" in composed.keys:
         found.append(f"data.path is read with data=files only, but data={data.source}; add data=files")
+    if data.source != "files" and "data.field" in composed.keys:
+        found.append(f"data.field is read with data=files only, but data={data.source}; add data=files")
+    elif not data.field:
+        found.append("data.field must name the key of a text in a line of .jsonl, as data.field=text")
     if tokenizer.kind in ("char", "file") and "tokenizer.vocab_size" in composed.keys:
         has = "a token for each character of the text" if tokenizer.kind == "char" else "the tokens of its file"
         found.append(
@@ -242,10 +247,10 @@ def _data(composed: Composed) -> list[str]:
     if tokenizer.kind == "file":
         if tokenizer.path is None:
             found.append("tokenizer.path must be given with tokenizer=file: a tokenizer.json")
-        elif Path(tokenizer.path).expanduser().is_dir():
-            if not Path(tokenizer.path, "tokenizer.json").expanduser().is_file():
+        elif os.path.isdir(os.path.expanduser(tokenizer.path)):
+            if not os.path.isfile(os.path.expanduser(os.path.join(tokenizer.path, "tokenizer.json"))):
                 found.append(f"tokenizer.path={tokenizer.path}: the folder has no tokenizer.json")
-        elif not Path(tokenizer.path).expanduser().is_file():
+        elif not os.path.isfile(os.path.expanduser(tokenizer.path)):
             found.append(f"tokenizer.path={tokenizer.path}: there is no such file{_similar(tokenizer.path)}")
     elif tokenizer.path is not None and "tokenizer.path" in composed.keys:
         found.append(
@@ -255,7 +260,7 @@ def _data(composed: Composed) -> list[str]:
 
 
 def _similar(path: str) -> str:
-    wanted = Path(path).expanduser()
+    wanted = Path(os.path.expanduser(path))
     try:
         close = difflib.get_close_matches(wanted.name, [p.name for p in wanted.parent.iterdir()], 1, 0.6)
     except OSError:
@@ -294,7 +299,7 @@ def _run(cfg: DictConfig) -> list[str]:
         found.append(f"trainer.max_steps must be at least 1 (or -1: to the end of the budget), but is {steps}")
     if cfg.init_from is not None and locate.named(cfg.init_from) is None:
         start = Path(cfg.init_from)
-        if not start.exists():
+        if not os.path.exists(start):
             found.append(f"init_from={start}: there is no such run folder{_similar(cfg.init_from)}")
         elif not any((start / name).is_file() for name in ("run.json", "manifest.json", "export.json")):
             found.append(f"init_from={start}: there is no run.json in it; init_from=RUN names the folder of a run")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from llmlab.data import cache, ngram
+from llmlab.data import account, cache, ngram
 from llmlab.data.sources import Document, Source, open_source
 from llmlab.data.tokenizer import BESIDE, Tokenizer, make
 from llmlab.data.windows import Stream
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from llmlab.slots import Vocabulary
 
 PARTS = ("train", "validation")
+MODULES = ("prepare", "sources", "library", "files", "listing", "account", "tokenizer", "ngram")
 NGRAM_TOKENS = 20_000_000  # training tokens that the n-gram models count at most
 
 
@@ -126,6 +127,9 @@ def prepare(
     manifest = cache.open_or_make(folder, lambda at: _make(at, data, tokenizer, special, source))
     for note in manifest["notes"]:
         cache.say(note)
+    manifest["read"] = source.account.renewed(manifest["read"])
+    if skipped := manifest["read"]["skipped"]:
+        cache.say(f"data.path={data.path}: skipped {account.reasons(skipped)}")
     parts = {part: Stream.open(folder / f"{part}.npy", folder / f"{part}_starts.npy") for part in PARTS}
     for part, stream in parts.items():
         if len(stream) <= data.seq_len and not (whole and part == "validation"):
@@ -138,7 +142,7 @@ def prepare(
 
 def _code() -> str:
     """sha256 of the modules that decide what is in a cached corpus: it is made anew when one of them changes."""
-    files = [Path(__file__).with_name(f"{name}.py") for name in ("prepare", "sources", "tokenizer", "ngram")]
+    files = [Path(__file__).with_name(f"{name}.py") for name in MODULES]
     return hashlib.sha256(b"".join(f.read_bytes() for f in files)).hexdigest()
 
 
@@ -217,6 +221,7 @@ def _make(
         "vocab_size": size,
         "special": tokenizer.special,
         "notes": notes,
+        "read": source.account.fields(),
     }
 
 

@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 
 from llmlab import registry
 from llmlab.config import traits
+from llmlab.data import account
 from llmlab.lab import record
 from llmlab.model.table import describe
 from llmlab.training import ahead
@@ -49,6 +50,7 @@ def fields(task: Any, recipe: Any, horizon: dict[str, Any], place: Any, cut: Any
             "train_tokens": len(corpus.train),
             "validation_tokens": len(corpus.validation),
             "vocabulary": corpus.vocabulary.size,
+            "read": corpus.manifest["read"],
         },
         "parameters": {"total": recipe.cost.parameters.total, "active": recipe.cost.parameters.active},
         "flops_per_token": recipe.cost.flops_per_token,
@@ -100,7 +102,8 @@ def lines(task: Any, recipe: Any, horizon: dict[str, Any], last_step: int, cut: 
     )
     said = [first, *describe(spec)]
     said += [f"note: {note}" for note in notes(task, recipe)]
-    said.append(f"data: {len(corpus.train):,} training and {len(corpus.validation):,} validation tokens")
+    of = f"; read {account.line(path, corpus.manifest['read'])}" if (path := task.composed.cfg.data.path) else ""
+    said.append(f"data: {len(corpus.train):,} training and {len(corpus.validation):,} validation tokens{of}")
     run = (
         f"run: {last_step:,} step{'s' * (last_step != 1)} of {cut.batch_size} x {task.composed.cfg.data.seq_len} tokens"
     )

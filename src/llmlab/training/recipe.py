@@ -28,7 +28,7 @@ def chosen(cfg: Any, slot: str) -> Any:
 
 def plain(node: Any, cls: type) -> Any:
     """A config node as an instance of its dataclass."""
-    return cls(**{f.name: node[f.name] for f in dataclasses.fields(cls)})
+    return cls(**{f.name: node[f.name] for f in dataclasses.fields(cls) if f.name in node})  # an older run lacks some
 
 
 @dataclass(frozen=True)

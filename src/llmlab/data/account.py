@@ -1,0 +1,142 @@
+"""Documents, where they come from, and the account of what was read and what was left out."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, NotRequired, TypedDict
+
+Tick = Callable[[int, int], None]
+NAMED = 3  # names a reason on screen; the record has NAMES
+NAMES = 20
+ENDING = "of another ending"
+BLANK_FILE = "of white space only"
+BLANK_DOCUMENT = "documents of white space only"
+UNREAD = "behind the last of data.max_documents"
+
+
+class Document(NamedTuple):
+    """A text that stands for itself, and where it is from."""
+
+    name: str
+    text: str
+
+
+class Skipped(TypedDict):
+    """Files or documents that were left out for one reason. `names`: the first of them."""
+
+    reason: str
+    count: int
+    names: list[str]
+    endings: NotRequired[dict[str, int]]
+
+
+class Read(TypedDict):
+    """What run.json has under data.read. `bytes` are those of the documents' text in UTF-8."""
+
+    files: int
+    documents: int
+    bytes: int
+    skipped: list[Skipped]
+
+
+@dataclass
+class Tally:
+    """Names by reason, counted, the first few kept."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    names: dict[str, list[str]] = field(default_factory=dict)
+    endings: Counter[str] = field(default_factory=Counter)
+
+    def add(self, reason: str, name: str) -> None:
+        self.counts[reason] += 1
+        kept = self.names.setdefault(reason, [])
+        if len(kept) < NAMES:
+            kept.append(printable(name))
+
+    def entries(self) -> list[Skipped]:
+        found: list[Skipped] = []
+        for reason, n in self.counts.items():
+            found.append({"reason": reason, "count": n, "names": self.names[reason]})
+            if reason == ENDING:
+                found[-1]["endings"] = dict(self.endings.most_common())
+        return found
+
+
+@dataclass
+class Account:
+    """What a source holds. `listed` is known once its files are listed; the rest is counted while they are read."""
+
+    place: str | None = None  # the user's folder or file
+    names: Sequence[str] = ()  # of the files that are to be read
+    listed: Tally = field(default_factory=Tally)
+    files: int = 0
+    documents: int = 0
+    bytes: int = 0
+    blank: Tally = field(default_factory=Tally)
+
+    def counted(self, documents: Iterable[Document]) -> Iterator[Document]:
+        """The same documents, counted; from the start each time that a source is read."""
+        self.files = self.documents = self.bytes = 0
+        self.blank = Tally()
+        for document in documents:
+            self.documents += 1
+            self.bytes += len(document.text.encode("utf-8"))
+            yield document
+
+    def fields(self) -> Read:
+        """What was read and left out, for a corpus's manifest."""
+        rest = Tally()
+        for name in self.names[self.files :]:
+            rest.add(UNREAD, name)
+        skipped = [entry for tally in (self.listed, self.blank, rest) for entry in tally.entries()]
+        return {"files": self.files, "documents": self.documents, "bytes": self.bytes, "skipped": skipped}
+
+    def renewed(self, kept: Read) -> Read:
+        """What a manifest says was read, with what is left out now: a file that isn't read changes no corpus."""
+        while_reading = [s for s in kept["skipped"] if s["reason"] in (BLANK_FILE, BLANK_DOCUMENT, UNREAD)]
+        return {**kept, "skipped": [*self.listed.entries(), *while_reading]}
+
+
+def line(place: str | None, read: Read) -> str:
+    """What was read: "12 files, 340 documents, 1.2 MB of ../text"."""
+    n, documents = read["files"], read["documents"]
+    said = f"{n:,} file{'s' * (n != 1)}, {documents:,} document{'s' * (documents != 1)}, {size(read['bytes'])}"
+    return f"{said} of {printable(place)}" if place else said
+
+
+def reasons(skipped: Sequence[Skipped]) -> str:
+    """What was left out: "3: 2 of another ending (.gz 1, .csv 1), 1 empty (a.txt)"."""
+    each = ", ".join(f"{s['count']:,} {s['reason']} ({_examples(s)})" for s in skipped)
+    return f"{sum(s['count'] for s in skipped):,}: {each}"
+
+
+def _examples(skipped: Skipped) -> str:
+    if "endings" in skipped:
+        shown = [f"{ending} {n:,}" for ending, n in skipped["endings"].items()]
+    else:
+        shown = skipped["names"]
+    more = len(shown) > NAMED or ("endings" not in skipped and skipped["count"] > len(shown))
+    return ", ".join(shown[:NAMED]) + (" ..." if more else "")
+
+
+def printable(name: str) -> str:
+    """A file's name on one line: a line break in it, or a byte that is no UTF-8, is written as an escape."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(name))
+
+
+def size(n: float) -> str:
+    """1234567 -> "1.2 MB"."""
+    if n < 1000:
+        return f"{n:.0f} byte{'s' * (n != 1)}"
+    power = min(4, (len(str(int(n))) - 1) // 3)
+    return f"{n / 1000**power:,.1f} {('kB', 'MB', 'GB', 'TB')[power - 1]}"
+
+
+class Source(NamedTuple):
+    """Documents still to be read. `stamp` changes when the files do and is cheap: no file is opened for it."""
+
+    stamp: Any
+    read: Callable[[Tick], Iterator[Document]]
+    account: Account

@@ -1,0 +1,187 @@
+"""The user's own files as a source: plain texts, a document each, and JSON lines, a document a line."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+from llmlab.data.account import BLANK_DOCUMENT, BLANK_FILE, Account, Document, Source, Tick, printable, reasons
+from llmlab.data.listing import ENDINGS, File, below, one, status
+from llmlab.errors import UserError
+
+DEEPEST = 3  # levels of an object whose strings are offered for data.field
+
+
+def files(path: Path, field: str) -> Source:
+    """All texts at `path`, in the order of their names. `field`: the key of a line's text, "a.b" for one inside another.
+
+    Raises UserError where there is nothing to read; what is wrong inside a file is raised when it is read.
+    """
+    account = Account(place=str(path))
+    if stat.S_ISDIR(status(path).st_mode):
+        listed = below(path, account.listed)
+        if not listed:
+            _nothing(path, account)
+    else:
+        listed = [one(path)]
+        if not path.name.lower().endswith(ENDINGS):
+            raise UserError(f"data.path={printable(str(path))}: files must end in one of {', '.join(ENDINGS)}")
+        if not listed[0].stat.st_size:
+            raise UserError(f"data.path={printable(str(path))}: the file is empty")
+    lines = {f.name for f in listed if f.name.lower().endswith(".jsonl")}
+    if field != "text" and not lines:
+        raise UserError(f"data.field={field}: it is a key of .jsonl files, and data.path={path} has none; leave it out")
+    account.names = [f.name for f in listed]
+    # The change time too: a copy that keeps size and modification time is still seen.
+    stamp = [str(path.resolve()), [[f.name, *_state(f.stat)] for f in listed], field if lines else None]
+
+    def read(tick: Tick) -> Iterator[Document]:
+        done, total = 0, sum(f.stat.st_size for f in listed)
+        for file in listed:
+            tick(done, total)
+            done += file.stat.st_size
+            account.files += 1
+            yield from _jsonl(file, field, account) if file.name in lines else _plain(file, account)
+            _unchanged(file)
+
+    return Source(stamp, lambda tick: account.counted(read(tick)), account)
+
+
+def _nothing(path: Path, account: Account) -> NoReturn:
+    left_out = account.listed.entries()
+    shown = printable(str(path))
+    if {s["reason"] for s in left_out} == {"empty"}:
+        raise UserError(f"data.path={shown}: all its files are empty")
+    has = f"; skipped {reasons(left_out)}" if left_out else ""
+    raise UserError(f"data.path={shown}: the folder has no file that ends in {', '.join(ENDINGS)}{has}")
+
+
+def _state(about: os.stat_result) -> tuple[int, int, int]:
+    return about.st_size, about.st_mtime_ns, about.st_ctime_ns
+
+
+def _unchanged(file: File) -> None:
+    """UserError if a file is no longer as it was listed: a corpus is kept under the state of its files."""
+    try:
+        same = _state(os.stat(file.path)) == _state(file.stat)
+    except OSError:
+        same = False
+    if not same:
+        raise UserError(
+            f"data.path: {printable(file.path)} changed while it was read; start again when it is no longer written to"
+        )
+
+
+def _plain(file: File, account: Account) -> Iterator[Document]:
+    text = _decoded(file.path)
+    if text.strip():
+        yield Document(file.name, text)
+    else:
+        account.blank.add(BLANK_FILE, file.name)
+
+
+def _jsonl(file: File, field: str, account: Account) -> Iterator[Document]:
+    for number, line in _lines(file.path):
+        if not line:
+            continue
+        text = _text(line, field, f"data.path: {printable(file.path)}, line {number}")
+        if text.strip():
+            yield Document(f"{file.name}:{number}", text)
+        else:
+            account.blank.add(BLANK_DOCUMENT, f"{file.name}:{number}")
+
+
+def _lines(path: str) -> Iterator[tuple[int, str]]:
+    """Numbered lines, without a byte order mark, which files that were put together have in the middle too.
+
+    They end as Python's universal newlines do, in \\n, \\r\\n or \\r. None of these can be inside a JSON string, where
+    U+2028 and the like, at which splitlines() would cut, may stand as they are.
+    """
+    try:
+        with open(path, encoding="utf-8", newline=None) as f:
+            for number, line in enumerate(f, start=1):
+                yield number, line.strip().removeprefix("\ufeff").strip()
+    except UnicodeDecodeError:  # its position is one in the reader's buffer
+        _decoded(path)
+        raise
+    except OSError as e:
+        raise _unreadable(path, e) from None
+
+
+def _text(line: str, field: str, where: str) -> str:
+    """The text of a line of JSON. UserError begins with `where`."""
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as e:
+        raise UserError(f"{where}: not valid JSON ({e.msg} at column {e.colno})") from None
+    except RecursionError:
+        raise UserError(f"{where}: its JSON is nested too deep") from None
+    except ValueError:  # int() refuses a literal of more than 4,300 digits
+        raise UserError(f"{where}: holds a number of too many digits") from None
+    text = _value(row, field)
+    if not isinstance(text, str):
+        raise UserError(f'{where}: needs an object with a string under "{field}"{_instead(row, text)}')
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise UserError(
+            f'{where}: "{field}" holds half of a surrogate pair (\\ud800 to \\udfff), which is no character'
+        ) from None
+    return text
+
+
+def _value(row: Any, field: str) -> Any:
+    """What an object has under a key, or under "a.b" in an object inside it; None for nothing."""
+    if isinstance(row, dict) and field in row:
+        return row[field]
+    for key in field.split("."):
+        row = row.get(key) if isinstance(row, dict) else None
+    return row
+
+
+def _instead(row: Any, value: Any) -> str:
+    """What a line has in place of a text."""
+    if not isinstance(row, dict):
+        return f", but is {'a list' if isinstance(row, list) else 'one value'}"
+    if value is not None:
+        return f", but it is {'an object' if isinstance(value, dict) else json.dumps(value)[:40]}" + _offered(row)
+    return _offered(row)
+
+
+def _offered(row: dict[str, Any]) -> str:
+    keys = list(_strings(row, "", DEEPEST))
+    if not keys:
+        return "; no key of it holds one"
+    shown = ", ".join(printable(k)[:60] for k in keys[:8]) + (" ..." if len(keys) > 8 else "")
+    return f"; strings are under {shown}: data.field=KEY names one"
+
+
+def _strings(row: dict[str, Any], inside: str, levels: int) -> Iterator[str]:
+    for key, value in row.items():
+        if isinstance(value, str):
+            yield inside + key
+        elif isinstance(value, dict) and levels > 1:
+            yield from _strings(value, f"{inside}{key}.", levels - 1)
+
+
+def _decoded(path: str) -> str:
+    """A file's text in UTF-8 without a byte order mark in front."""
+    try:
+        data = Path(path).read_bytes()
+        return data.decode("utf-8").removeprefix("\ufeff")
+    except UnicodeDecodeError as e:
+        coding = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "latin1"
+        raise UserError(
+            f"data.path: {printable(path)} is not UTF-8 (byte {e.start}); convert it, "
+            f"for example: iconv -f {coding} -t utf-8 {printable(Path(path).name)}"
+        ) from None
+    except OSError as e:
+        raise _unreadable(path, e) from None
+
+
+def _unreadable(path: str, e: OSError) -> UserError:
+    return UserError(f"data.path: {printable(path)} can't be read ({e.strerror})")
