@@ -2,26 +2,45 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import sys
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 from llmlab.errors import UserError
+from llmlab.json_files import read_json
+
+if TYPE_CHECKING:
+    import numpy as np
 
 MANIFEST = "manifest.json"
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+LEFT = re.compile(r"\.(.+)\.\w{8,32}(\.old)?")  # what `_beside` or tempfile named
+STALE = 60.0  # seconds after which a temporary file, written at once, is of a process that was killed
 HASHED = 256 << 20  # files up to this size are hashed when they are opened; of larger ones only the size is looked at
+
+
+_held: set[Path] = set()  # locks of this process: POSIX would grant it them again
 
 
 class Damaged(Exception):
     """Why a cached folder can't be trusted."""
+
+
+class _Checked(TypedDict):
+    manifest: dict[str, Any]
+    sha256: str
 
 
 def root() -> Path:
@@ -59,17 +78,22 @@ def open_or_make(folder: Path, make: Callable[[Path], dict[str, Any]]) -> dict[s
             except Damaged:
                 return _make(folder, make)
     except OSError as e:
-        raise UserError(
-            f"the cache {folder.parent} can't be written ({e.strerror}): set LLMLAB_CACHE to another folder"
-        ) from e
+        raise UserError(_trouble(folder.parent, e)) from e
+
+
+def _trouble(place: Path, e: OSError) -> str:
+    if e.filename and not Path(os.fsdecode(e.filename)).is_relative_to(place) and e.errno not in FULL:
+        return f"{os.fsdecode(e.filename)} can't be read ({e.strerror})"
+    what = "is full" if e.errno in FULL else "can't be written"
+    return f"the cache {place} {what} ({e.strerror or e}): set LLMLAB_CACHE to another folder"
 
 
 def check(folder: Path) -> dict[str, Any]:
     """The manifest, if all files are what it says. Raises Damaged."""
     try:
-        outer = json.loads((folder / MANIFEST).read_bytes())
+        outer = read_json(folder / MANIFEST, _Checked)
         manifest, expected = outer["manifest"], outer["sha256"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError):
         raise Damaged(f"{MANIFEST} is missing or unreadable") from None
     if digest(manifest) != expected:
         raise Damaged(f"{MANIFEST} was changed")
@@ -84,25 +108,63 @@ def check(folder: Path) -> dict[str, Any]:
     return manifest
 
 
+def save_array(path: Path, array: np.ndarray) -> None:
+    """np.save, whose bytes are all there or an OSError says how many are needed.
+
+    numpy writes to a file past Python, and what the C library still holds when the disk is full is lost without a word.
+    """
+    import numpy as np
+
+    with _writing(path, array.nbytes), path.open("wb") as f:
+        np.lib.format.write_array(cast(Any, SimpleNamespace(write=f.write)), array, allow_pickle=False)
+
+
 def write_atomically(path: Path, content: dict[str, Any]) -> None:
-    """Writes {"manifest": content, "sha256": ...} under a temporary name and renames it."""
+    """Writes {"manifest": content, "sha256": ...} under a temporary name and renames it; those that were left go."""
     temporary = _beside(path)
-    temporary.write_text(json.dumps({"manifest": content, "sha256": digest(content)}, indent=1, sort_keys=True) + "\n")
-    os.replace(temporary, path)
+    text = json.dumps({"manifest": content, "sha256": digest(content)}, indent=1, sort_keys=True) + "\n"
+    try:
+        with _writing(path, len(text)):
+            temporary.write_text(text)
+            os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    for old in path.parent.glob(f".{path.name}.*"):
+        with suppress(OSError):
+            if time.time() - old.stat().st_mtime > STALE:
+                old.unlink()
+
+
+def keep(path: Path, content: dict[str, Any]) -> None:
+    """`write_atomically` where that is possible; else a line that says that it isn't: what is kept can be computed again."""
+    try:
+        write_atomically(path, content)
+    except OSError as e:
+        say(f"{path.name} is not kept in the cache {path.parent} ({e.strerror}); it is computed anew each time")
 
 
 def read_checked(path: Path) -> dict[str, Any] | None:
     """What `write_atomically` wrote, or None if there is nothing or it is damaged."""
     try:
-        outer = json.loads(path.read_bytes())
-        return outer["manifest"] if digest(outer["manifest"]) == outer["sha256"] else None
-    except (OSError, ValueError, KeyError, TypeError):
+        outer = read_json(path, _Checked)
+    except (OSError, ValueError):
         return None
+    return outer["manifest"] if digest(outer["manifest"]) == outer["sha256"] else None
+
+
+@contextmanager
+def _writing(path: Path, n: int) -> Iterator[None]:
+    """Within, an error that the disk is full says how much the file needs."""
+    try:
+        yield
+    except OSError as e:
+        if e.errno not in FULL:
+            raise
+        raise OSError(e.errno, f"{e.strerror}: {path.name} needs {n:,} bytes", str(path)) from e
 
 
 def _make(folder: Path, make: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
-    for old in folder.parent.glob(f".{folder.name}.*"):  # of processes that were killed: the lock is ours
-        shutil.rmtree(old, ignore_errors=True)
+    _clear(folder)
     temporary = _beside(folder)
     temporary.mkdir()
     try:
@@ -114,10 +176,33 @@ def _make(folder: Path, make: Callable[[Path], dict[str, Any]]) -> dict[str, Any
         if folder.exists():
             os.rename(folder, temporary.with_name(temporary.name + ".old"))
         os.rename(temporary, folder)
+    except OSError as e:
+        if e.errno in FULL:
+            written = sum(p.stat().st_size for p in temporary.rglob("*") if p.is_file())
+            e.strerror = (
+                f"{e.strerror}; {written:,} bytes were written, {shutil.disk_usage(folder.parent).free:,} are free"
+            )
+        raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.rmtree(temporary.with_name(temporary.name + ".old"), ignore_errors=True)
     return manifest
+
+
+def _clear(folder: Path) -> None:
+    """Remove what killed processes left beside `folder`, whose lock is ours, also of other folders that no one makes."""
+    for old in folder.parent.glob(".*"):
+        if (named := LEFT.fullmatch(old.name)) is None:
+            continue
+        lock = folder.with_name(named[1] + ".lock")
+        if named[1] == folder.name or not lock.exists():
+            shutil.rmtree(old, ignore_errors=True)
+            continue
+        with suppress(OSError):  # it is held, or this file system has no locks
+            if lock not in _held:
+                with lock.open("a") as f:
+                    fcntl.lockf(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    shutil.rmtree(old, ignore_errors=True)
 
 
 def _beside(path: Path) -> Path:
@@ -134,7 +219,11 @@ def _lock(path: Path) -> Iterator[None]:
             say("waiting for another process that prepares the same data")
             with suppress(OSError):  # a file system without locks: the last rename wins, and both made the same
                 fcntl.lockf(f, fcntl.LOCK_EX)
-        yield
+        _held.add(path)
+        try:
+            yield
+        finally:
+            _held.discard(path)
 
 
 def _sha256(path: Path) -> str:

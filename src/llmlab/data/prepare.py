@@ -87,7 +87,7 @@ class Corpus:
                 self.train.tokens[:NGRAM_TOKENS], self.validation.tokens, self.token_bytes, missing
             )
             known |= {str(n): bits for n, bits in found.items()}
-            cache.write_atomically(file, known)
+            cache.keep(file, known)
         return {n: known[str(n)] for n in orders}
 
 
@@ -201,15 +201,15 @@ def _make(
                         ids = np.append(ids, end)
                     if not len(ids):
                         continue
-                    ids.astype(dtype).tofile(raw)
+                    raw.write(ids.astype(dtype).tobytes())  # tofile() loses what a full disk refuses
                     starts.append(at)
                     at += len(ids)
                     done += len(piece.text)
                     bar("tokenizing", done, total)
             tokens[part] = at
             _to_npy(folder / "raw", folder / f"{part}.npy", dtype, at)
-            np.save(folder / f"{part}_starts.npy", np.array(starts, dtype=np.int64))
-        np.save(folder / "token_bytes.npy", tokenizer.token_bytes())
+            cache.save_array(folder / f"{part}_starts.npy", np.array(starts, dtype=np.int64))
+        cache.save_array(folder / "token_bytes.npy", tokenizer.token_bytes())
         tokenizer.save(folder)
     return {
         "fingerprint": _fingerprint(documents),
@@ -227,9 +227,9 @@ def _make(
 
 def _to_npy(raw: Path, to: Path, dtype: type, n: int) -> None:
     if n:
-        np.save(to, np.memmap(raw, dtype=dtype, mode="r", shape=(n,)))
+        cache.save_array(to, np.memmap(raw, dtype=dtype, mode="r", shape=(n,)))
     else:
-        np.save(to, np.zeros(0, dtype=dtype))
+        cache.save_array(to, np.zeros(0, dtype=dtype))
     raw.unlink()
 
 
