@@ -84,15 +84,17 @@ def split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
 
 def resumed(overrides: Sequence[str]) -> list[str]:
     """With resume=RUN the run folder is RUN; everything else about RUN is in it."""
+    from llmlab.config import spelling
+
     typed = dict(o.partition("=")[::2] for o in overrides)
-    run = typed.get("resume", "").strip("'\"")
+    run = spelling.value(f"resume={typed['resume']}") if typed.get("resume") else ""
     if run in ("", "null") or "hydra.run.dir" in typed:
         return list(overrides)
     if not Path(run).is_dir():
         raise UserError(f"resume={run}: there is no such run folder")
     if not Path(run, "run.json").is_file():
         raise UserError(f"resume={run}: there is no run.json in it; resume=RUN names the folder of a run")
-    return [*overrides, f'hydra.run.dir="{Path(run).resolve()}"']
+    return [*overrides, f"hydra.run.dir={spelling.quoted(str(Path(run).resolve()))}"]
 
 
 def _app(flags: Sequence[str], overrides: Sequence[str], folders: Sequence[str], task: Any) -> Any:
@@ -149,13 +151,14 @@ def _own_folder(flags: Sequence[str], overrides: Sequence[str], folders: Sequenc
     ):
         return []
     from llmlab.config.compose import hydra_node
+    from llmlab.config.spelling import quoted
 
     named = Path(hydra_node(overrides, folders).run.dir)
     for n in itertools.count(1):
         folder = named if n == 1 else named.with_name(f"{named.name}-{n}")
         try:
             folder.mkdir(parents=True)
-            return [f'hydra.run.dir="{folder}"']
+            return [f"hydra.run.dir={quoted(str(folder))}"]
         except FileExistsError:
             if not folder.is_dir():
                 raise UserError(f"{folder} is a file; no run folder can be made there") from None

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmlab import registry
-from llmlab.config import explain, validate
+from llmlab.config import explain, spelling, validate
 from llmlab.config.schema import SLOTS
 from llmlab.errors import UserError
 from llmlab.hub import locate
@@ -86,12 +86,13 @@ def compose(overrides: Sequence[str] = (), config_dirs: Sequence[str] = (), *, s
 
     strict: a trait among the overrides that no chosen part can honour is a problem.
     """
-    overrides = given = tuple(map(locate.normal, overrides))
+    given = tuple(map(locate.normal, overrides))
     registry.declare()
     if absent := registry.missing():
         raise UserError("\n".join(absent))
     run = functools.partial(_hydra, config_dirs=tuple(config_dirs))
     known = known_choices(config_dirs)
+    overrides = tuple(spelling.spelled(given, lambda: known.choices("data")))
     parsed, problems = explain.parse(overrides, known)
     problems += validate.published(parsed, [conf_dir(), *map(Path, config_dirs)])
     if problems:
@@ -129,7 +130,7 @@ def misspelt(overrides: Sequence[str]) -> list[str]:
     """What is wrong with keys and single values, a line each, whatever the chosen parts say of each other."""
     registry.declare()
     known = known_choices()
-    parsed, problems = explain.parse(overrides, known)
+    parsed, problems = explain.parse(spelling.spelled(overrides, lambda: known.choices("data")), known)
     run = functools.partial(_hydra, config_dirs=())
     try:
         return problems + validate.local(run([str(o.input_line) for o in parsed]))

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import shlex
 import typing
+import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from llmlab import registry
+from llmlab.config.spelling import quoted
 from llmlab.config.trainer import ELSEWHERE
 from llmlab.registry import near
 
@@ -73,13 +76,18 @@ def _refused(o: Override, known: Known, sweep: bool) -> str | None:
 
 
 def _unparsed(text: str, known: Known) -> str:
-    key, equals, _ = text.partition("=")
+    key, equals, value = text.partition("=")
     if not equals:
         word = key.lstrip("+~")
         what = f"{word}=NAME" if word in known.groups else f"{word}=VALUE"
         hint = "" if word in known.groups or "." in word else f"; {near(word, known.groups)}"
         return f"{text}: give it a value, {what}{hint}"
-    return f"{text}: can't be read; quote values that hold any of , [ ] {{ }} : = or spaces, as in 'key=\"a, b\"'"
+    if (strange := re.search(r"[^\x00-\x7f]", key)) is not None:  # also a letter that looks like one of ASCII
+        name = unicodedata.name(strange[0], "no letter")
+        hint = near(key.lstrip("+~"), known.groups) if "." not in key else "llmlab train --help lists them"
+        return f"{text}: no key has the character {strange[0]!r} ({name}); {hint}"
+    shown = shlex.quote(f"{key}={quoted(value)}")
+    return f"{text}: can't be read; quote values that hold any of , [ ] {{ }} : = or spaces, as in {shown}"
 
 
 def _choice(o: Override, known: Known) -> str | None:
@@ -109,6 +117,8 @@ def _choice(o: Override, known: Known) -> str | None:
             hint = near(str(name), options)
             if len(hint) > 400:
                 hint = f"llmlab parts {group} lists the {len(options)} that there are"
+            if group == "data":
+                hint += "; text of your own is data=FOLDER_OR_FILE, and there is no file or folder of this name"
             return f"{group}={name}: there is no such {group}; {hint}"
         if where := registry.ambiguous(group, str(name)):
             return f"{group}={name} is registered twice, {where}; give one of them another name"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from llmlab.config.schema import LAYER_SLOTS
+from llmlab.config.spelling import quoted
 from llmlab.errors import UserError
 from llmlab.hub.compare import difference
 from llmlab.hub.load import Description, check, describe, load_hf
@@ -82,7 +82,7 @@ class Start:
                 f"init_from=hf={self.name}: {self.folder} has no tokenizer.json; "
                 "name one with tokenizer=file tokenizer.path=FILE"
             )
-        return ["tokenizer=file", f"tokenizer.path={json.dumps(str(self.folder))}"]
+        return ["tokenizer=file", f"tokenizer.path={quoted(str(self.folder))}"]
 
     def contradictions(self, composed: Composed) -> list[str]:
         """Where what was composed is another model than the checkpoint's. An objective may bring its own mask."""

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from llmlab.config.spelling import quoted
 from llmlab.errors import UserError
 
 PREFIXES = ("hf=", "hf:")
@@ -23,8 +24,7 @@ def normal(override: str) -> str:
     key, _, value = override.partition("=")
     if key.lstrip("+") != "init_from" or (name := named(value)) is None:
         return override
-    escaped = re.sub(r'(\\*)"', r'\1\1\\"', name)  # a quote, and backslashes before one, are escaped
-    return f'{key}="hf={escaped}"'
+    return f"{key}={quoted(f'hf={name}')}"
 
 
 def locate(name: str, wanted: Sequence[str] = WANTED) -> Path:

@@ -20,6 +20,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from llmlab.config.spelling import quoted
 from llmlab.errors import UserError
 from llmlab.lab import record, status
 from llmlab.lab.files import write_atomic
@@ -49,7 +50,7 @@ def run(overrides: Sequence[str], folders: Sequence[str], launch: Launch) -> int
             try:
                 if len(done) < plan.total:
                     own = [o for o in plan.own if not o.startswith("hydra.sweep.dir=")]
-                    place = f'hydra.sweep.dir="{plan.folder}"'
+                    place = f"hydra.sweep.dir={quoted(str(plan.folder))}"
                     typed = ["+" * (o.partition("=")[0] in plan.opened) + o for o in plan.typed]
                     with _as_checked(plan):
                         launch([*typed, *own, *plan.defaults, place], _runner(plan, folders, invocation))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmlab.config import compose as configs
-from llmlab.config import explain
+from llmlab.config import explain, spelling
 from llmlab.errors import UserError
 from llmlab.sweep import grid as grids
 
@@ -72,6 +72,7 @@ class Plan:
 def make(overrides: Sequence[str], folders: Sequence[str] = ()) -> Plan:
     """Compose and check every point. UserError with all problems, each naming its points; nothing is written."""
     known = configs.known_choices(folders)
+    overrides = spelling.spelled(overrides, lambda: known.choices("data"), sweep=True)
     _extras(overrides)
     parsed, problems = explain.parse(overrides, known, sweep=True)
     problems += [f"{o.input_line}: {FOR_ONE_RUN[o.key_or_group]}" for o in parsed if o.key_or_group in FOR_ONE_RUN]

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from llmlab.config.spelling import quoted
 from llmlab.errors import UserError
 from llmlab.lab import record, status
 from llmlab.lab.files import write_atomic
@@ -181,10 +182,10 @@ class Runner:
     def _attempt(self, overrides: list[str], folder: Path, how: str, cfg: Any, gpus: tuple[str, ...]) -> None:
         command = [sys.executable, "-m", "llmlab", "train", *(f"--config-dir={d}" for d in self.config_dirs)]
         if how == "resume":
-            command.append(f'resume="{folder}"')  # under its own config, whose hash is that of this point
+            command.append(f"resume={quoted(str(folder))}")  # under its own config, whose hash is that of this point
         else:
-            named = [] if any(o.startswith("sweep=") for o in overrides) else [f'sweep="{self.name}"']
-            command += [*overrides, *named, f'hydra.run.dir="{folder}"']
+            named = [] if any(o.startswith("sweep=") for o in overrides) else [f"sweep={quoted(self.name)}"]
+            command += [*overrides, *named, f"hydra.run.dir={quoted(str(folder))}"]
         before = _bytes(folder / record.NAME)
         with open(folder / LOG, "ab") as log:
             at = log.tell()

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from llmlab.config.spelling import quoted
 from llmlab.errors import UserError
 from llmlab.lab import folder as run_folder
 from llmlab.lab import record, status
@@ -292,8 +293,8 @@ def _resume(folder: Path) -> str:
 
 def _typed(key: str, value: str | Path) -> str:
     """key=value as a shell and Hydra's grammar both take it."""
-    plain = re.fullmatch(r"[\w./~-]+", str(value))
-    return f"{key}={value}" if plain else shlex.quote(f'{key}="{value}"')
+    plain = re.fullmatch(r"[\w./~-]+", str(value), re.ASCII)
+    return f"{key}={value}" if plain else shlex.quote(f"{key}={quoted(str(value))}")
 
 
 def cut_metrics(folder: Path, step: int, *, validated: bool) -> None:
