@@ -138,7 +138,7 @@ def prepare(
 
 def _code() -> str:
     """sha256 of the modules that decide what is in a cached corpus: it is made anew when one of them changes."""
-    files = [Path(__file__).with_name(f"{name}.py") for name in ("prepare", "sources", "tokenizer", "ngram")]
+    files = [Path(__file__).with_name(f"{name}.py") for name in ("prepare", "sources", "tokenizer", "special", "ngram")]
     return hashlib.sha256(b"".join(f.read_bytes() for f in files)).hexdigest()
 
 
@@ -147,7 +147,7 @@ def _stamp(path: str | None) -> Any:
         return None
     file = Path(path).expanduser()
     home = file if file.is_dir() else file.parent
-    stats = [p.stat() for p in (file, *(home / n for n in ("tokenizer.json", *BESIDE))) if p.is_file()]
+    stats = [p.stat() for p in (file, *(home / n for n in ("tokenizer.json", "config.json", *BESIDE))) if p.is_file()]
     return [str(file.resolve()), [[s.st_size, s.st_mtime_ns, s.st_ctime_ns] for s in stats]]
 
 
