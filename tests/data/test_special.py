@@ -126,8 +126,10 @@ def test_what_the_model_has_no_row_for_is_left_out_with_a_line(tmp_path, capsys)
     byte_level(tmp_path, ["</s>"])
     put(tmp_path, {CONFIG: {"eos_token": "</s>", "bos_token": "<1>", "pad_token": "<2>"}})
     n = from_file(str(tmp_path), ()).vocab_size - 2
-    assert from_file(str(tmp_path), (), n + 1).vocab_size == n + 1
-    assert capsys.readouterr().err == f"llmlab: {tmp_path}: the model has no row for <2>, which is left out\n"
+    for table in (n + 1, None):
+        put(tmp_path, {"config.json": {"vocab_size": n + 1}})
+        assert from_file(str(tmp_path), ("eos",), table).vocab_size == n + 1
+    assert capsys.readouterr().err == f"llmlab: {tmp_path}: the model has no row for <2>, which is left out\n" * 2
 
 
 def test_what_a_run_keeps_says_the_same_again(tmp_path):

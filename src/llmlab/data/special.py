@@ -66,7 +66,10 @@ class ConfigFile(Names, total=False):
 
 
 class Ids(TypedDict, total=False):
-    """Ids of special tokens in config.json and generation_config.json."""
+    """Ids of special tokens in config.json and generation_config.json, and how many tokens the model has a row for."""
+
+    vocab_size: int | None
+    padded_vocab_size: int | None  # ChatGLM's name of it
 
     bos_token_id: int | list[int] | None
     eos_token_id: int | list[int] | None

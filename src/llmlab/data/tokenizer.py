@@ -211,7 +211,8 @@ def _char(texts: Iterable[str], special: Sequence[str]) -> Tokenizer:
 def from_file(path: str | None, special: Sequence[str], table: int | None = None) -> Tokenizer:
     """The tokenizer of a tokenizer.json and the files beside it, special tokens of the given names found or added.
 
-    table: how many tokens the model knows; a token that only the files beside name is left out where it has no row.
+    table: how many tokens the model knows, None for what a config.json beside says; a token that only the files beside name
+    is left out where the model has no row for it.
     """
     from llmlab.data import cache
 
@@ -225,13 +226,15 @@ def from_file(path: str | None, special: Sequence[str], table: int | None = None
     inner = _read(file)
     beside = _beside(file.parent)
     named = special_tokens.read(beside, str(file.parent))
+    models = special_tokens.ids_of(file.parent)
+    table = table or models[0].get("padded_vocab_size") or models[0].get("vocab_size")
     if left_out := named.apply(inner, table):
         cache.say(f"{file.parent}: the model has no row for {', '.join(left_out)}, which is left out")
     ids = {}
     for name in special:
         token = named.name(name)
         if token is None or inner.token_to_id(token) is None:
-            token = _by_id(inner, file.parent, name)
+            token = _by_id(inner, models, name)
         if token is None:
             token = _by_alias(inner, name)
             if name == "eos":
@@ -243,9 +246,9 @@ def from_file(path: str | None, special: Sequence[str], table: int | None = None
     return found
 
 
-def _by_id(inner: tokenizers.Tokenizer, folder: Path, name: str) -> str | None:
-    """The token of a role by its id in the config.json of the model whose tokenizer it is."""
-    for ids in special_tokens.ids_of(folder):
+def _by_id(inner: tokenizers.Tokenizer, models: Sequence[special_tokens.Ids], name: str) -> str | None:
+    """The token of a role by its id in the configs of the model whose tokenizer it is."""
+    for ids in models:
         if (i := special_tokens.first_id(ids, f"{name}_token_id")) is not None and i < 1 << 32:
             return inner.id_to_token(i)
     return None
