@@ -149,17 +149,17 @@ def test_what_a_run_keeps_says_the_same_again(tmp_path):
     [
         (CONFIG, [], "must be an object, but is a list []"),
         (CONFIG, {"eos_token": 5}, "eos_token must be a text or an object, but is 5"),
-        (CONFIG, {"eos_token": {"lstrip": True}}, "eos_token must be a text or an object"),
+        (CONFIG, {"eos_token": {"lstrip": True}}, "eos_token.content is missing"),
         (CONFIG, {"added_tokens_decoder": {"x": {"content": "<a>"}}}, "added_tokens_decoder.x must be an id"),
         (CONFIG, {"added_tokens_decoder": {"1": "<a>"}}, "added_tokens_decoder.1 must be an object, but is '<a>'"),
         (CONFIG, {"additional_special_tokens": "<a>"}, "additional_special_tokens must be a list"),
-        (CONFIG, {"chat_template": [{"template": "x"}]}, "chat_template must be"),
+        (CONFIG, {"chat_template": [{"template": "x"}]}, "chat_template[0].name is missing"),
         (CONFIG, {"chat_template": 1}, "chat_template must be"),
         (MAP, {"bos_token": ["<s>"]}, "bos_token must be a text or an object, but is a list"),
         (MAP, "x", "must be an object, but is 'x'"),
         (ADDED, {"<a>": "1"}, "<a> must be a whole number, but is '1'"),
         ("config.json", {"eos_token_id": "x"}, "eos_token_id must be a whole number or a list, but is 'x'"),
-        ("generation_config.json", {"eos_token_id": [1, "x"]}, "eos_token_id must be"),
+        ("generation_config.json", {"eos_token_id": [1, "x"]}, "eos_token_id[1] must be a whole number"),
     ],
 )
 def test_what_is_wrong_is_a_line_that_names_the_file(name, content, said, tmp_path):

@@ -108,20 +108,21 @@ class Special:
         from tokenizers import AddedToken
 
         known = {token.content for token in inner.get_added_tokens_decoder().values()}
-        left_out = []
-        # One at a time and in this order: an id is the number of tokens before.
+        fresh, left_out, free = [], [], None
         for token in self._all():
             content = token["content"]
             if content in known or not content:
                 continue
             known.add(content)
-            if inner.token_to_id(content) is None and table is not None and inner.get_vocab_size() >= table:
-                left_out.append(content)
-                continue
+            if inner.token_to_id(content) is None and table is not None:
+                free = max(inner.get_vocab().values(), default=-1) + 1 if free is None else free
+                if free >= table:
+                    left_out.append(content)
+                    continue
+                free += 1
             flags = {name: token[name] for name in FLAGS if name in token}  # type: ignore[literal-required]
-            special = token.get("special", True)
-            add = inner.add_special_tokens if special else inner.add_tokens
-            add([AddedToken(content, special=special, **flags)])
+            fresh.append(AddedToken(content, special=token.get("special", True), **flags))
+        inner.add_tokens(fresh)  # at once: each call builds the search for all of them anew
         return left_out
 
     def _all(self) -> Iterator[Token]:
