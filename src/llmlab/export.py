@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from llmlab.arguments import parse
 from llmlab.errors import UserError
@@ -22,8 +20,6 @@ format=llmlab  model.safetensors by parameter path, the model, the config and th
                llmlab train init_from=FOLDER, llmlab generate run=FOLDER and llmlab eval run=FOLDER take
 format=hf      config.json, model.safetensors and the tokenizer, as transformers loads them"""
 FORMATS = ("llmlab", "hf")
-ABOUT = "tokenizer_config.json"
-ROLES = ("eos", "pad", "mask", "cls", "sep")  # special tokens that transformers has a name for
 
 
 @dataclass
@@ -96,42 +92,15 @@ def _llmlab(path: Path, home: Path, to: Path) -> str:
 
 def _hf(path: Path, home: Path, to: Path) -> str:
     from llmlab.hub import save_hf
+    from llmlab.hub.save_tokenizer import save_tokenizer
     from llmlab.lab.folder import load_model
     from llmlab.training import checkpoint
 
     model, tokenizer = load_model(path)
     save_hf(model, to)
-    special, beside = tokenizer.special, dict(tokenizer.beside)
-    tokenizer.inner.save(str(to / "tokenizer.json"))
-    named = {role: tokenizer.inner.id_to_token(i) for role, i in special.items()}
-    about: dict[str, Any] = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "clean_up_tokenization_spaces": False,
-        "model_max_length": model.sizes.max_positions,
-        **json.loads(beside.pop(ABOUT, "{}")),  # what the tokenizer came with says more
-        **{f"{role}_token": named[role] for role in ROLES if role in named},
-    }
-    if others := [token for role, token in named.items() if role not in ROLES]:
-        about["additional_special_tokens"] = others
-    beside[ABOUT] = json.dumps(about, indent=2, ensure_ascii=False) + "\n"
-    for name, content in beside.items():
-        (to / name).write_text(content, encoding="utf-8")
-    first = about.get("bos_token")
-    first = first.get("content") if isinstance(first, dict) else first
-    first = None if first is None else tokenizer.inner.token_to_id(first)
-    _tell_special(to / "config.json", {**special, **({} if first is None else {"cls": first})})
-    return f"the weights of step {checkpoint.step_of(path):,} as transformers reads them"
-
-
-def _tell_special(file: Path, special: Mapping[str, int]) -> None:
-    """Ids of special tokens as the tokenizer has them: a family's own defaults are of another tokenizer."""
-    config = json.loads(file.read_text(encoding="utf-8"))
-    config |= {"bos_token_id": special.get("cls"), "eos_token_id": special.get("eos", special.get("sep"))}
-    if "pad" in special:
-        config["pad_token_id"] = special["pad"]
-        if config.get("is_encoder_decoder"):
-            config["decoder_start_token_id"] = special["pad"]
-    file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    note = save_tokenizer(to, tokenizer, model.sizes.max_positions)
+    said = f"the weights of step {checkpoint.step_of(path):,} as transformers reads them"
+    return f"{said}; {note}" if note else said
 
 
 def _atomically(to: Path, fill: Callable[[Path], str]) -> str:

@@ -165,9 +165,15 @@ def _union(value: Any, shape: Any, key: str) -> str | None:
         return None
     # Of a value of the right kind it is said what inside it is wrong; else the kinds that it may be.
     of = [s for s in typing.get_args(shape) if s is not type(None)]
-    if len(of) == 1:
-        return reasons[typing.get_args(shape).index(of[0])]
+    alike = of if len(of) == 1 else [s for s in of if isinstance(value, list | dict) and isinstance(value, _kind(s))]
+    if len(alike) == 1:
+        return reasons[typing.get_args(shape).index(alike[0])]
     return _must(key, " or ".join(NAMES.get(typing.get_origin(s) or s, "an object") for s in of), value)
+
+
+def _kind(shape: Any) -> type:
+    origin = typing.get_origin(shape) or shape
+    return dict if typing.is_typeddict(origin) else origin if isinstance(origin, type) else object
 
 
 def _literal(value: Any, shape: Any, key: str) -> str | None:

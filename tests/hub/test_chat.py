@@ -18,6 +18,7 @@ import torch
 
 from llmlab import cli
 from llmlab.chat import Chat
+from llmlab.data.template import Template
 from llmlab.decoding.sampling import Sampling
 from llmlab.hub import text
 
@@ -84,6 +85,26 @@ def test_generate_puts_a_prompt_as_a_question(transformers, made, capsys, tmp_pa
     assert cli.run(["generate", *how, f"prompts={tmp_path / 'lines.txt'}", "--json"]) == 0
     said = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [(s["prompt"], s["text"]) for s in said] == list(zip(LINES, wanted, strict=True))
+
+
+def test_a_prompt_has_the_tokens_that_special_tokens_map_names(transformers, words, tmp_path, capsys):
+    template = "{{ bos_token }} {% for m in messages %}{{ m.content }} {{ eos_token }} {% endfor %}{{ pad_token }}"
+    size = words.save(tmp_path, template)
+    about = {"chat_template": template, "tokenizer_class": "PreTrainedTokenizerFast"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(about))
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama", "vocab_size": size}))
+    names = {"bos_token": "river", "eos_token": {"content": "<end>", "lstrip": False}}
+    (tmp_path / "special_tokens_map.json").write_text(json.dumps(names))
+    theirs, ours = transformers.AutoTokenizer.from_pretrained(tmp_path), text.tokenizer_of(tmp_path)
+    talk = [{"role": "user", "content": "the fox"}, {"role": "assistant", "content": "runs"}]
+    prompt = Template.of(ours.beside, "here").render(talk)
+    assert ours.encode_marked(prompt) == theirs.apply_chat_template(talk)["input_ids"]
+    assert ours.encode_marked(prompt)[0] == theirs.bos_token_id and ours.stops == (theirs.eos_token_id,)
+    assert ours.encode("the fox <end> river") == theirs("the fox <end> river")["input_ids"]
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": [{"template": "x"}]}))
+    assert cli.run(["chat", f"hf={tmp_path}"]) == 1
+    line = f"error: {tmp_path}: tokenizer_config.json: chat_template[0].name is missing\n"
+    assert capsys.readouterr() == ("", line)
 
 
 def test_the_cache_serves_the_next_turn(made):

@@ -8,10 +8,14 @@ import torch
 from safetensors.torch import load_file
 
 from llmlab import cli
+from llmlab.config import schema
 from llmlab.config.compose import compose
+from llmlab.data.template import Template
+from llmlab.data.tokenizer import make
 from llmlab.errors import UserError
 from llmlab.evaluate import evaluate
 from llmlab.export import export
+from llmlab.hub import text as text_of_hub
 from llmlab.lab.folder import load_model
 from llmlab.training import checkpoint
 from llmlab.training.run import train
@@ -96,6 +100,59 @@ def test_transformers_reads_the_model_and_the_tokenizer(exported, tmp_path):
         logits = theirs(torch.tensor([ids])).logits
         ours = model({"ids": torch.tensor([ids])}).heads["tokens"]
     assert torch.allclose(logits, ours, atol=1e-5)
+
+
+def test_a_chat_model_of_a_type_whose_class_transformers_replaces(tiny, tmp_path, capsys):
+    """qwen2, with the tokenizer of another folder: its special tokens, its template, where its texts end."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    source = tmp_path / "source"
+    source.mkdir()
+    learnt = make(schema.Tokenizer(vocab_size=280), ["the quick brown fox runs. " * 9], [], ("first", "last", "turn"))
+    learnt.inner.save(str(source / "tokenizer.json"))
+    names = {"bos_token": "<|first|>", "eos_token": {"content": "<|last|>", "lstrip": False}}
+    (source / "special_tokens_map.json").write_text(json.dumps(names))
+    template = "{{ bos_token }}{% for m in messages %}{{ m.content }}<|turn|>{% endfor %}{{ eos_token }}"
+    (source / "tokenizer_config.json").write_text(json.dumps({"chat_template": template, "model_max_length": 9}))
+    (source / "generation_config.json").write_text(json.dumps({"eos_token_id": [1, 2], "temperature": 0.2}))
+
+    words = [o for o in tiny if not o.startswith("tokenizer")]
+    run(tmp_path / "run", *words, "model=qwen2", "tokenizer=file", f"tokenizer.path={source}", "trainer.max_steps=1")
+    export(tmp_path / "run", tmp_path / "hf", "hf")
+    model, tokenizer = load_model(tmp_path / "run")
+    assert tokenizer.special["eos"] == 1
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "hf")
+    their_tokenizer = AutoTokenizer.from_pretrained(tmp_path / "hf")
+    text = "the quick  brown fo\u0301x runs\n\n12345 don't"  # not composed, lines, digits: as Qwen2Tokenizer has it not
+    ids = tokenizer.encode(text)
+    assert their_tokenizer(text)["input_ids"] == ids
+    talk = [{"role": "user", "content": "the fox"}]
+    prompt = Template.of(tokenizer.beside, "run").render(talk)
+    assert prompt == "<|first|>the fox<|turn|><|last|>"
+    assert their_tokenizer.apply_chat_template(talk)["input_ids"] == tokenizer.encode_marked(prompt)
+    assert theirs.generation_config.eos_token_id == [1, 2] and theirs.config.eos_token_id == 1
+    assert (theirs.config.bos_token_id, theirs.config.pad_token_id, their_tokenizer.pad_token_id) == (0, None, None)
+    assert (
+        their_tokenizer.model_max_length == model.sizes.max_positions and len(their_tokenizer) == tokenizer.vocab_size
+    )
+    with torch.no_grad():
+        ours = model({"ids": torch.tensor([ids])}).heads["tokens"]
+    assert torch.allclose(theirs(torch.tensor([ids])).logits, ours, atol=1e-5)
+    back, back_tokenizer = text_of_hub.load(tmp_path / "hf")
+    assert back_tokenizer.stops == (1, 2) and back_tokenizer.encode(text) == ids
+    assert all(torch.equal(a, b) for a, b in zip(back.state_dict().values(), model.state_dict().values(), strict=True))
+
+
+def test_an_export_that_transformers_would_read_otherwise_leaves_nothing(exported, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("llmlab.hub.save_tokenizer.CLASS", "BertTokenizer")
+    assert cli.run(["export", f"run={exported}", f"to={tmp_path / 'hf'}", "format=hf"]) == 1
+    out, err = capsys.readouterr()
+    assert (
+        out == ""
+        and "would read the tokenizer of a llama model otherwise: BertTokenizer" in err
+        and err.count("\n") == 1
+    )
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from llmlab.slots import Vocabulary
 
 PARTS = ("train", "validation")
-MODULES = ("prepare", "sources", "library", "files", "listing", "account", "tokenizer", "ngram")
+MODULES = ("prepare", "sources", "library", "files", "listing", "account", "tokenizer", "ngram", "special")
 NGRAM_TOKENS = 20_000_000  # training tokens that the n-gram models count at most
 
 
@@ -151,7 +151,7 @@ def _stamp(path: str | None) -> Any:
         return None
     file = Path(path).expanduser()
     home = file if file.is_dir() else file.parent
-    stats = [p.stat() for p in (file, *(home / n for n in ("tokenizer.json", *BESIDE))) if p.is_file()]
+    stats = [p.stat() for p in (file, *(home / n for n in ("tokenizer.json", "config.json", *BESIDE))) if p.is_file()]
     return [str(file.resolve()), [[s.st_size, s.st_mtime_ns, s.st_ctime_ns] for s in stats]]
 
 

@@ -8,12 +8,13 @@ from datetime import datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from llmlab.data.special import config_of, read
 from llmlab.errors import UserError
 
 if TYPE_CHECKING:
     from llmlab.data.tokenizer import Tokenizer
 
-FILE, CONFIG = "chat_template.jinja", "tokenizer_config.json"
+FILE = "chat_template.jinja"
 Message = Mapping[str, str]  # role and content
 
 
@@ -33,17 +34,14 @@ class Template:
     @classmethod
     def of(cls, beside: Mapping[str, str], where: str) -> Template:
         """The template among the files beside a tokenizer.json (name -> content). UserError where there is none."""
-        try:
-            about = json.loads(beside.get(CONFIG, "{}"))
-        except ValueError as e:
-            raise UserError(f"{where}: {CONFIG} is not JSON: {e}") from None
-        found = beside.get(FILE, about.get("chat_template"))
+        found: Any = beside[FILE] if FILE in beside else config_of(beside, where).get("chat_template")
         if isinstance(found, list):  # several, by name
-            found = {t["name"]: t["template"] for t in found}.get("default")
+            found = {t["name"]: t["template"] for t in found}
+        if isinstance(found, dict):
+            found = found.get("default")
         if not found:
             raise UserError(f"{where}: its tokenizer has no chat template, so what it writes is a text and no answer")
-        tokens = {k: v.get("content") if isinstance(v, dict) else v for k, v in about.items() if k.endswith("_token")}
-        return cls(found, {k: v for k, v in tokens.items() if isinstance(v, str)}, where)
+        return cls(found, read(beside, where).names, where)
 
     def render(self, messages: Sequence[Message], *, answer: bool = True) -> str:
         """The conversation as one text, special tokens by name; `answer`: up to where the next answer begins."""

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from llmlab.data import special as special_tokens
+from llmlab.data.special import ADDED, CONFIG, MAP
 from llmlab.errors import UserError
+from llmlab.json_files import read_text
 
 if TYPE_CHECKING:
     import tokenizers
@@ -22,7 +26,8 @@ if TYPE_CHECKING:
 
 PIECE = 1 << 20  # characters encoded at once: an encoding takes some hundred bytes a token
 SPECIAL = "special.json"
-BESIDE = ("tokenizer_config.json", "chat_template.jinja")  # of a tokenizer.json: carried along, for who exports a run
+# Files that come with a tokenizer.json and are carried along: what is special in it, and for who exports a run.
+BESIDE = (CONFIG, MAP, ADDED, "chat_template.jinja", "generation_config.json")
 
 # What others call them, most specific first. A name not found is added.
 ALIASES = {
@@ -164,7 +169,7 @@ def make(cfg: Config, train: Sequence[str], validation: Sequence[str], special: 
     if cfg.kind == "char":
         return _char([*train, *validation], special)
     if cfg.kind == "file":
-        return _file(cfg.path, special)
+        return from_file(cfg.path, special)
     raise UserError(f"tokenizer.kind={cfg.kind}: there is no such kind (valid: bpe, char, file)")
 
 
@@ -204,7 +209,14 @@ def _char(texts: Iterable[str], special: Sequence[str]) -> Tokenizer:
     return Tokenizer(inner, {name: _add(inner, f"<|{name}|>") for name in special}, "char")
 
 
-def _file(path: str | None, special: Sequence[str]) -> Tokenizer:
+def from_file(path: str | None, special: Sequence[str], table: int | None = None) -> Tokenizer:
+    """The tokenizer of a tokenizer.json and the files beside it, special tokens of the given names found or added.
+
+    table: how many tokens the model knows, None for what a config.json beside says; a token that only the files beside name
+    is left out where the model has no row for it.
+    """
+    from llmlab.data import cache
+
     if not path:
         raise UserError("tokenizer.path: tokenizer=file needs a tokenizer.json: tokenizer.path=FILE")
     file = Path(path).expanduser()
@@ -213,23 +225,49 @@ def _file(path: str | None, special: Sequence[str]) -> Tokenizer:
     if not file.is_file():
         raise UserError(f"tokenizer.path={path}: there is no file {file}")
     inner = _read(file)
-    said = _said(file.with_name("tokenizer_config.json"))
+    beside = _beside(file.parent)
+    named = special_tokens.read(beside, str(file.parent))
+    models = special_tokens.ids_of(file.parent)
+    table = table or models[0].get("padded_vocab_size") or models[0].get("vocab_size")
+    if left_out := named.apply(inner, table):
+        cache.say(f"{file.parent}: the model has no row for {', '.join(left_out)}, which is left out")
     ids = {}
     for name in special:
-        number = name.removeprefix("sentinel_")
-        aliases = [f"<extra_id_{number}>"] if number != name else ALIASES.get(name, ())
-        known = [t for t in (said.get(f"{name}_token"), *aliases) if t and inner.token_to_id(t) is not None]
-        ids[name] = _add(inner, known[0] if known else f"<|{name}|>")
+        token = named.name(name)
+        if token is None or inner.token_to_id(token) is None:
+            token = _by_id(inner, models, name)
+        if token is None:
+            token = _by_alias(inner, name)
+            if name == "eos":
+                how = "is added" if inner.token_to_id(token) is None else "is taken"
+                cache.say(f"{file.parent}: nothing there names the eos token of the tokenizer; {token} {how}")
+        ids[name] = _add(inner, token)
     found = Tokenizer(inner, ids, "file")
-    found.beside = _beside(file.parent)
+    found.beside = beside
     return found
 
 
+def _by_id(inner: tokenizers.Tokenizer, models: Sequence[special_tokens.Ids], name: str) -> str | None:
+    """The token of a role by its id in the configs of the model whose tokenizer it is."""
+    for ids in models:
+        if (i := special_tokens.first_id(ids, f"{name}_token_id")) is not None and i < 1 << 32:
+            return inner.id_to_token(i)
+    return None
+
+
+def _by_alias(inner: tokenizers.Tokenizer, name: str) -> str:
+    number = name.removeprefix("sentinel_")
+    aliases = [f"<extra_id_{number}>"] if number != name else ALIASES.get(name, ())
+    return next((t for t in aliases if inner.token_to_id(t) is not None), f"<|{name}|>")
+
+
 def _beside(folder: Path) -> dict[str, str]:
-    try:
-        return {n: (folder / n).read_text(encoding="utf-8") for n in BESIDE if (folder / n).is_file()}
-    except UnicodeDecodeError as e:
-        raise UserError(f"tokenizer.path: a file of {folder} is not UTF-8 (byte {e.start})") from None
+    """Content by name of the files that go with a tokenizer.json."""
+    found = {}
+    for name in BESIDE:
+        with suppress(FileNotFoundError):
+            found[name] = read_text(folder / name)
+    return found
 
 
 def _add(inner: tokenizers.Tokenizer, token: str) -> int:
@@ -246,16 +284,6 @@ def _read(file: Path) -> tokenizers.Tokenizer:
         return Inner.from_file(str(file))
     except Exception as e:  # the library raises a bare Exception for whatever is wrong with the file
         raise UserError(f"tokenizer.path: {file} is no tokenizer.json of Hugging Face ({e})") from None
-
-
-def _said(file: Path) -> dict[str, str]:
-    """Names of special tokens in a tokenizer_config.json: strings, or objects with `content`."""
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    plain = {k: v.get("content") if isinstance(v, dict) else v for k, v in found.items() if k.endswith("_token")}
-    return {k: v for k, v in plain.items() if isinstance(v, str)}
 
 
 def _batches(texts: Iterable[str], size: int) -> Iterator[list[str]]:

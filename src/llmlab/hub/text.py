@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-from llmlab.data.tokenizer import Tokenizer, make
+from llmlab.data import special
+from llmlab.data.tokenizer import Tokenizer, from_file
 from llmlab.errors import UserError
 
 
@@ -36,37 +36,42 @@ def load(folder: Path) -> tuple[Any, Reference]:
 
 
 def tokenizer_of(folder: Path) -> Reference:
-    """The folder's tokenizer. eos, pad and the rest are what its files name; nothing is added."""
-    from llmlab.config.schema import Tokenizer as Config
+    """The folder's tokenizer. eos, pad and the rest are what its files name; what only they name is added as far as the
+    model has a row for it.
+    """
     from llmlab.hub.families import entries
     from llmlab.hub.files import read_config
 
     config = read_config(folder)
     path = tokenizer_file(folder)
-    known = make(Config(kind="file", path=str(path)), (), (), ())
-    tokenizer = Reference(known.inner, {}, "file")
-    tokenizer.beside = known.beside
     entry = entries().get(config.get("model_type", ""))
     full = {**(entry.defaults if entry else {}), **config}
-    own = _json(folder / "generation_config.json")
-    about = {**config, **own}
-    forced = own or config  # as transformers has it: the one or the other, and no defaults
-    tokenizer.forced = (_first(forced.get("forced_bos_token_id")), _first(forced.get("forced_eos_token_id")))
-    ends = about.get("eos_token_id")
-    tokenizer.ends = tuple(ends if isinstance(ends, list) else [ends] if ends is not None else [])
-    if not tokenizer.ends and (token := _named(folder, "eos_token")) is not None:
+    rows = full.get("padded_vocab_size", full.get("vocab_size"))
+    rows = rows if isinstance(rows, int) else None
+    known = from_file(str(path), (), rows)
+    tokenizer = Reference(known.inner, {}, "file")
+    tokenizer.beside = known.beside
+    of_model, of_text = special.ids_of(folder)
+    # As transformers has it: what is forced is in the one or the other, and there are no defaults for it.
+    file, ids = ("generation_config.json", of_text) if of_text else ("config.json", of_model)
+    forced = [special.first_id(ids, f"forced_{role}_token_id") for role in ("bos", "eos")]
+    for i in forced:
+        if i is not None and rows is not None and i >= rows:
+            raise UserError(f"{folder / file}: the forced token {i} is none of the {rows:,} that the model has")
+    tokenizer.forced = (forced[0], forced[1])
+    about: special.Ids = {**of_model, **of_text}
+    tokenizer.ends = tuple(special.all_ids(about, "eos_token_id"))
+    if not tokenizer.ends and (token := special.read(known.beside, str(folder)).name("eos")) is not None:
         found = tokenizer.inner.token_to_id(token)
         tokenizer.ends = () if found is None else (found,)
-    start = about.get("decoder_start_token_id", full.get("decoder_start_token_id"))
-    pad = start if full.get("is_encoder_decoder") and start is not None else about.get("pad_token_id")
-    first = about.get("bos_token_id")
-    begin = first if isinstance(first, int) else tokenizer.ends[0] if tokenizer.ends else None
-    tokenizer.special = {k: v for k, v in {"eos": begin, "pad": pad}.items() if isinstance(v, int)}
+    start = special.first_id(about, "decoder_start_token_id")
+    start = full.get("decoder_start_token_id") if start is None else start
+    pad = start if full.get("is_encoder_decoder") and start is not None else special.first_id(about, "pad_token_id")
+    begin = special.first_id(about, "bos_token_id")
+    if begin is None and tokenizer.ends:
+        begin = tokenizer.ends[0]
+    tokenizer.special = {k: v for k, v in {"eos": begin, "pad": pad}.items() if v is not None}
     return tokenizer
-
-
-def _first(found: Any) -> int | None:
-    return next(iter(found), None) if isinstance(found, list) else found
 
 
 def tokenizer_file(folder: Path) -> Path:
@@ -77,16 +82,3 @@ def tokenizer_file(folder: Path) -> Path:
             "AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)"
         )
     return path
-
-
-def _named(folder: Path, role: str) -> str | None:
-    found = _json(folder / "tokenizer_config.json").get(role)
-    return found.get("content") if isinstance(found, dict) else found
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
