@@ -84,15 +84,15 @@ class Journal(Callback):
     def row(
         self, module: Offline, step: int, values: dict[str, float], untabled: dict[str, float] | None = None
     ) -> None:
-        """untabled: for loggers only. `seconds` is the one column that differs from one time to the next."""
+        """untabled: for loggers only, which have clocks of their own; `seconds` is what the table has for one."""
         names = ["loss", "lr", "grad_norm", *module.ledger.names]
         validation = ["val_loss", "val_perplexity"]
         if module.counts_bytes:
             validation.append("val_bits_per_byte")
         validation += [f"val_{n}" for n in module.ledger.names if n != "nll"]
-        tokens, values = step * self.tokens_per_step, {**values, "seconds": self.seconds}
+        tokens = step * self.tokens_per_step
         columns = ["step", "tokens", *names, *validation, "seconds"]
-        self.metrics.write({"step": step, "tokens": tokens, **values}, columns)
+        self.metrics.write({"step": step, "tokens": tokens, **values, "seconds": self.seconds}, columns)
         self.loggers.row(step, tokens, {**values, **(untabled or {})})
 
     def check(self, module: Offline, step: int) -> None:
