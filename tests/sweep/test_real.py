@@ -78,8 +78,13 @@ def test_a_sweep_that_is_killed_and_started_again_ends_with_the_same_report(star
     assert code == 0, err
     assert "1 complete" in out
     cut, whole = (tmp_path / "multirun" / name / "seed=2/metrics.csv" for name in ("cut", "whole"))
-    assert cut.read_bytes() == whole.read_bytes()
+    assert numbers(cut) == numbers(whole)
     assert verdict(tmp_path / "multirun/cut") == verdict(tmp_path / "multirun/whole")
+
+
+def numbers(path):
+    """Its lines without the last column, `seconds`."""
+    return [line.rpartition(",")[0] for line in path.read_text().splitlines()]
 
 
 def verdict(folder):

@@ -6,11 +6,12 @@ import shutil
 
 import pytest
 import torch
+from tables import numbers
 
 from llmlab.config.compose import compose
 from llmlab.errors import UserError
 from llmlab.lab import record
-from llmlab.training import checkpoint
+from llmlab.training import checkpoint, closing
 from llmlab.training.run import train
 
 FIELDS = [
@@ -80,7 +81,7 @@ def test_the_record_has_every_field_and_the_folder_every_file(whole):
 
 def test_rows_of_metrics(whole):
     rows = list(csv.DictReader((whole / "metrics.csv").open()))
-    assert [int(r["step"]) for r in rows if r["loss"]] == [3, 6, 9, 12]
+    assert [int(r["step"]) for r in rows if r["loss"]] == [1, 3, 6, 9, 12]
     assert [int(r["step"]) for r in rows if r["val_loss"]] == [5, 10, 12]
     assert all(int(r["tokens"]) == int(r["step"]) * 128 for r in rows)
 
@@ -91,7 +92,7 @@ def test_two_checkpoints_are_kept(whole):
 
 def test_the_same_command_gives_the_same_bits(whole, tiny, tmp_path):
     run(tmp_path / "again", *tiny, *HARD)
-    assert (tmp_path / "again/metrics.csv").read_bytes() == (whole / "metrics.csv").read_bytes()
+    assert numbers(tmp_path / "again") == numbers(whole)
     assert same(weights(tmp_path / "again", 12), weights(whole, 12))
 
 
@@ -101,7 +102,7 @@ def test_a_run_cut_short_goes_on_to_the_same_bits(stop, whole, tiny, tmp_path):
     assert run(folder, *tiny, *HARD, f"trainer.max_steps={stop}")["steps"] == stop
     done = run(folder, f"resume={folder}", "trainer.max_steps=-1")
     assert done["steps"] == 12
-    assert (folder / "metrics.csv").read_bytes() == (whole / "metrics.csv").read_bytes()
+    assert numbers(folder) == numbers(whole)
     ours, theirs = weights(folder, 12), weights(whole, 12)
     assert same(ours[0], theirs[0])
     assert same(ours[1]["optimizer_states"], theirs[1]["optimizer_states"])
@@ -125,7 +126,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_named(whole, tiny, tmp_path, ca
     said = capsys.readouterr()
     assert "step=00000008 is not used" in said.err
     assert "from step 6" in said.out
-    assert (folder / "metrics.csv").read_bytes() == (whole / "metrics.csv").read_bytes()
+    assert numbers(folder) == numbers(whole)
     assert same(weights(folder, 12)[0], weights(whole, 12)[0])
 
 
@@ -242,8 +243,6 @@ def test_half_precision_trains_and_keeps_its_weights_whole(tiny, tmp_path):
 
 
 def test_a_run_that_breaks_off_anywhere_is_recorded_as_failed(tiny, tmp_path, monkeypatch):
-    from llmlab.training import closing
-
     monkeypatch.setattr(closing, "sample", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         run(tmp_path / "run", *tiny, "train.sample=true")
@@ -255,7 +254,6 @@ def test_a_run_that_breaks_off_anywhere_is_recorded_as_failed(tiny, tmp_path, mo
 def test_the_attention_to_try_next_is_one_that_the_model_can_have(model, want):
     """DeBERTa's position can't be scored by latents."""
     from llmlab.model import layout
-    from llmlab.training import closing
 
     assert closing.another_attention(layout.resolve(compose([f"model={model}"]))) == want
 
@@ -268,3 +266,101 @@ def test_a_time_limit_ends_a_run_at_a_saved_step(tiny, tmp_path):
     assert checkpoint.step_of(checkpoint.all_of(tmp_path / "run/checkpoints")[-1]) == found["steps"]
     again = run(tmp_path / "run", f"resume={tmp_path / 'run'}", f"trainer.max_steps={found['steps'] + 2}")
     assert again["steps"] >= found["steps"]
+
+
+def test_what_a_short_run_says(tiny, tmp_path, capsys, monkeypatch):
+    """Its stand-in objective on the first line, a rate that is never reached, the loss of step 1; no sample of noise."""
+    words = [o for o in tiny if not o.startswith("train.sample")]
+    monkeypatch.setattr(closing, "once_a_week", lambda: True)
+    done = run(tmp_path / "run", *words, "model=xlnet", "schedule.warmup_steps=5000", "trainer.max_steps=3")
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].startswith("xlnet: ")
+    assert "objective=mlm, in place of the paper's permutation language modelling" in said[0]
+    never = "schedule=cosine: the learning rate never exceeds 0.0024 of optimizer.lr in 12 steps"
+    assert len([line for line in said if line.startswith(f"note: {never}")]) == 1
+    assert not any("stands in" in line for line in said[1:])
+    assert done["notes"][0].startswith(
+        "objective=mlm stands in for what xlnet's paper trains by, permutation language modelling (Yang et al."
+    )
+    assert any(n.startswith(never) for n in done["notes"])
+    assert any(line.startswith("step 1/3  loss ") for line in said)
+    assert "try next" in said
+    assert not any("sample" in line for line in said)
+    assert done["sample"] is None
+    rows = list(csv.DictReader((tmp_path / "run/metrics.csv").open()))
+    assert (rows[0]["step"], rows[-1]["step"]) == ("1", "3")
+    seconds = [float(r["seconds"]) for r in rows]
+    assert seconds == sorted(seconds)
+    assert 0 < seconds[0] <= seconds[-1] <= done["wall_seconds"]
+
+
+def test_a_point_of_a_sweep_keeps_its_sample_to_the_record(tiny, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(closing, "once_a_week", lambda: pytest.fail("it would be noted as given"))
+    done = run(tmp_path / "run", *tiny, "train.sample=true", "trainer.max_steps=1", "sweep=grid")
+    said = capsys.readouterr().out
+    assert done["sample"]["text"]
+    assert "sample" not in said
+    assert "try next" not in said
+
+
+def test_seconds_go_on_and_tables_without_them_too(whole, tiny, tmp_path):
+    folder = tmp_path / "cut"
+    run(folder, *tiny, *HARD, "trainer.max_steps=7")
+    path, want = folder / "metrics.csv", numbers(whole)
+    header, *lines = path.read_text().splitlines()
+    shutil.copytree(folder, tmp_path / "old")
+    *before, row, validation = lines  # the last is dropped: the whole run has none at step 7
+    path.write_text("\n".join([header, *before, row.rpartition(",")[0] + ",1000.5", validation]) + "\n")
+    run(folder, f"resume={folder}", "trainer.max_steps=-1")
+    assert numbers(folder) == want
+    assert all(float(r["seconds"]) > 1000.5 for r in csv.DictReader(path.open()) if int(r["step"]) > 7)
+
+    old = tmp_path / "old/metrics.csv"  # of a run from before there was the column
+    old.write_text("\n".join(line.rpartition(",")[0] for line in [header, *lines]) + "\n")
+    run(tmp_path / "old", f"resume={tmp_path / 'old'}", "trainer.max_steps=-1")
+    assert old.read_text().splitlines() == want
+
+
+def test_a_resumed_run_validates_when_it_would_have(tiny, tmp_path):
+    words = [o for o in tiny if not o.startswith("train.validation_batches")]
+    done = run(tmp_path / "run", *words, "budget.steps=40", "trainer.max_steps=3")
+    held_out = done["data"]["validation_tokens"]
+    assert done["intervals"] == {"validate_every": 40, "checkpoint_every": 2}
+    assert 2 * held_out / 3 > 0.1 * 40 * 128  # two validations would take more than a tenth
+    fields = json.loads((tmp_path / "run/run.json").read_text())
+    (tmp_path / "run/run.json").write_text(
+        json.dumps({**fields, "intervals": {**fields["intervals"], "validate_every": 4}})
+    )
+    run(tmp_path / "run", f"resume={tmp_path / 'run'}", "trainer.max_steps=9")
+    rows = csv.DictReader((tmp_path / "run/metrics.csv").open())
+    assert [int(r["step"]) for r in rows if r["val_loss"]] == [4, 8, 9]
+
+
+def test_advice_is_given_once_a_week(tmp_path, monkeypatch):
+    monkeypatch.setenv("LLMLAB_CACHE", str(tmp_path / "cache"))
+    now = closing.time.time()
+    given = []
+    for days in (0, 1, 6.9, 7.1, 8, 3):  # the last: a clock that was set back
+        monkeypatch.setattr(closing.time, "time", lambda days=days: now + days * 86_400)
+        given.append(closing.once_a_week())
+    assert given == [True, False, False, True, False, True]
+    (tmp_path / "cache" / closing.STAMP).write_text("no JSON")
+    assert closing.once_a_week()
+    monkeypatch.setenv("LLMLAB_CACHE", str(tmp_path / "cache" / closing.STAMP))  # no folder: nothing can be noted
+    assert closing.once_a_week()
+
+
+def test_a_picture_has_curves_or_says_why_not(tmp_path):
+    from llmlab.lab import plot
+
+    assert plot.why_none([1], []) == plot.why_none([1], [1])
+    assert plot.why_none([], []).startswith("no curve: metrics.csv has no point of each loss")
+    assert plot.why_none([1, 2], []) is None
+    assert plot.why_none([1], [1, 2]) is None
+    (tmp_path / "metrics.csv").write_text("step,tokens,loss,val_loss\n1,8,3.5,\n10,80,,3.0\n")
+    rows = plot.metrics.read(tmp_path / "metrics.csv")
+    assert (plot.points(rows, "loss"), plot.points(rows, "val_loss")) == ([(8.0, 3.5)], [(80.0, 3.0)])
+    plot.loss_curve(tmp_path)
+    few = (tmp_path / "loss.png").read_bytes()
+    (tmp_path / "metrics.csv").write_text("step,tokens,loss,val_loss\n")
+    assert plot.loss_curve(tmp_path).read_bytes() != few

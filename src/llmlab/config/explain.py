@@ -22,6 +22,16 @@ if TYPE_CHECKING:
 
 
 SEVERAL = ("logger",)  # groups of which several can be chosen at once
+ALWAYS = (
+    "csv",
+    "csvlogger",
+    "csv_logger",
+    "file",
+    "none",
+    "false",
+    "null",
+    "default",
+)  # what people call metrics.csv alone
 
 
 @dataclass(frozen=True)
@@ -110,6 +120,11 @@ def _choice(o: Override, known: Known) -> str | None:
         return f"{group} is a choice ({few}); set its keys one by one, {group}.KEY=VALUE"
     for name in value if isinstance(value, list) else [value]:
         if str(name) not in options:
+            if group == "logger" and str(name).lower() in ALWAYS:
+                return (
+                    f"logger={name}: metrics.csv is always written, in the run folder; leave logger={name} out, or add "
+                    f"{' or '.join(f'logger={n}' for n in options)}"
+                )
             if reason := registry.broken(group, str(name)):
                 return f"{group}={name} can't be read: {reason}"
             if not options:

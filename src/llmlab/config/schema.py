@@ -90,10 +90,10 @@ class Train:
     clip: Optional[float] = 1.0  # gradient norm
     checkpoint_every: Optional[int] = None  # optimizer steps; None: a twentieth of the run
     keep: int = 2  # checkpoints kept
-    validate_every: Optional[int] = None  # optimizer steps; None: a tenth of the run
+    validate_every: Optional[int] = None  # optimizer steps; None: 10 times, or as often as a tenth of the time pays for
     validation_batches: Optional[int] = None  # None: all of the validation set
-    log_every: int = 10
-    sample: bool = True  # a text sample at the end
+    log_every: int = 10  # optimizer steps
+    sample: Optional[bool] = None  # a text sample at the end; None: of a run of 100 steps or more
 
 
 @dataclass

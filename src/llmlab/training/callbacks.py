@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,22 +15,30 @@ from llmlab.training import checkpoint, guard
 from llmlab.training.interrupt import Interrupt, Interrupted
 from llmlab.training.loggers import Loggers
 from llmlab.training.meter import Meter
-from llmlab.training.metrics import METRICS, TIMING, Table
+from llmlab.training.metrics import METRICS, TIMING, Table, last_seconds
 from llmlab.training.module import Offline
-from llmlab.training.progress import Progress
+from llmlab.training.progress import Progress, Remaining
 
 
 class Journal(Callback):
-    """Every `log_every` optimizer steps one row of metrics.csv, and one for each validation; stops a run that diverged."""
+    """A row of metrics.csv at the first optimizer step, every `log_every` and at each validation; stops a run that diverged."""
 
-    def __init__(self, folder: Path, progress: Progress, *, log_every: int, tokens_per_step: int):
+    def __init__(self, folder: Path, progress: Progress, remaining: Remaining, *, log_every: int, tokens_per_step: int):
         self.metrics, self.timing = Table(folder / METRICS), Table(folder / TIMING)
-        self.progress, self.log_every, self.tokens_per_step = progress, log_every, tokens_per_step
+        self.progress, self.remaining = progress, remaining
+        self.log_every, self.tokens_per_step = log_every, tokens_per_step
         self.initial: float | None = None  # loss of the run's first step
         self.loss: float | None = None  # the last logged
         self.final: dict[str, float] = {}  # the last validation
         self.meter: Meter | None = None
         self.loggers = Loggers()
+        # A checkpoint holds no times, so that equal runs have equal ones: a resumed run goes on from its last row's.
+        self.began, self.before = time.perf_counter(), last_seconds(self.metrics.path)
+
+    @property
+    def seconds(self) -> float:
+        """Wall-clock time since training began."""
+        return round(self.before + time.perf_counter() - self.began, 3)
 
     def state_dict(self) -> dict[str, Any]:
         return {"initial": self.initial, "final": self.final}
@@ -38,6 +47,7 @@ class Journal(Callback):
         self.initial, self.final = state["initial"], state["final"]
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self.began = time.perf_counter()
         self.meter = Meter(self.tokens_per_step, trainer.global_step, trainer.max_steps)
         if self.meter.begin == trainer.global_step:  # a run too short for a warm-up
             self.meter.start(trainer.global_step, module.device)
@@ -49,9 +59,9 @@ class Journal(Callback):
         assert meter is not None
         if step == meter.begin:
             meter.start(step, module.device)
-        if step % self.log_every == 0:
+        if step == 1 or step % self.log_every == 0:
             self.train_row(trainer, module, step)
-        self.progress.update(step, self.loss, meter.recent, self.tokens_per_step)
+        self.progress.update(step, self.loss, meter.recent, self.remaining.seconds(step, meter.recent))
         if step >= trainer.max_steps:
             trainer.should_stop = True  # Lightning then validates once more before it ends
 
@@ -72,16 +82,17 @@ class Journal(Callback):
                 self.loggers.load(step, module.model, module.load)
 
     def row(
-        self, module: Offline, step: int, values: dict[str, float], untabled: Mapping[str, float] | None = None
+        self, module: Offline, step: int, values: dict[str, float], untabled: dict[str, float] | None = None
     ) -> None:
-        """untabled: for loggers only; metrics.csv has nothing that differs from one time to the next."""
+        """untabled: for loggers only, which have clocks of their own; `seconds` is what the table has for one."""
         names = ["loss", "lr", "grad_norm", *module.ledger.names]
         validation = ["val_loss", "val_perplexity"]
         if module.counts_bytes:
             validation.append("val_bits_per_byte")
         validation += [f"val_{n}" for n in module.ledger.names if n != "nll"]
         tokens = step * self.tokens_per_step
-        self.metrics.write({"step": step, "tokens": tokens, **values}, ["step", "tokens", *names, *validation])
+        columns = ["step", "tokens", *names, *validation, "seconds"]
+        self.metrics.write({"step": step, "tokens": tokens, **values, "seconds": self.seconds}, columns)
         self.loggers.row(step, tokens, {**values, **(untabled or {})})
 
     def check(self, module: Offline, step: int) -> None:
@@ -103,7 +114,7 @@ class Journal(Callback):
         self.final = dict(module.validation)
         if self.meter is not None:
             self.loggers.sample(step, module)
-            self.meter.go()
+            self.remaining.validated(self.meter.go())
         if trainer.is_global_zero:
             self.row(module, step, self.final)
             shown = f"perplexity {self.final['val_perplexity']:.2f}"
@@ -175,7 +186,7 @@ class Checkpoints(Callback):
             for old in checkpoint.all_of(self.folder)[: -self.keep]:
                 checkpoint.remove(old)
         if journal.meter is not None:
-            journal.meter.go()
+            journal.remaining.saved(journal.meter.go())
 
 
 def resume_point(folder: Path, warn: Callable[[str], None]) -> Path | None:

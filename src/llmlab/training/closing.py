@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
+import json
 import shlex
+import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
+from llmlab.data import cache
+from llmlab.errors import UserError
+from llmlab.json_files import read_json
+from llmlab.lab.files import write_atomic
 from llmlab.lab.panel import closing
 from llmlab.lab.record import program_name, shown
 from llmlab.model import build
 from llmlab.model.layout import PartSpec
 from llmlab.training import checkpoint
-from llmlab.training.meter import cache_folder, mfu
+from llmlab.training.meter import mfu
 from llmlab.training.placement import COMPUTED
 
 PROMPT_BYTES, SAMPLE_TOKENS = 24, 120
+SAMPLED = 100  # steps before which what a model writes is noise
+WEEK = 7 * 86_400  # seconds
+STAMP = "try_next.json"  # in the cache
+
+
+class Stamp(TypedDict):
+    given: float  # seconds since 1970
 
 
 def close(
@@ -30,16 +43,19 @@ def close(
     if speed:
         dtype = COMPUTED[cfg.precision]
         flops = speed * recipe.cost.flops_per_token
-        progress["mfu"] = round(mfu(flops, place.world, place.device, dtype, cache_folder()), 4)
+        progress["mfu"] = round(mfu(flops, place.world, place.device, dtype, cache.root()), 4)
         progress["tokens_per_second"] = round(speed, 1)
-    text = sample(recipe, writer(module, folder)) if cfg.train.sample else None
+    wanted = progress["steps"] >= SAMPLED if cfg.train.sample is None else cfg.train.sample
+    text = sample(recipe, writer(module, folder)) if wanted else None
     run.update(**progress, status="completed", sample=None if text is None else {"prompt": text[0], "text": text[1]})
     from llmlab.lab.plot import loss_curve
 
     loss_curve(folder)
     kept = checkpoint.all_of(folder / checkpoint.FOLDER)
     loggers.end(run, kept[-1] if kept else None)
-    closing(run.fields, shown(folder), text, _next(folder, recipe, run.fields["overrides"]))
+    if cfg.sweep:  # one of many, and nobody reads along
+        return closing(run.fields, shown(folder), None, [])
+    closing(run.fields, shown(folder), text, _next(folder, recipe, run.fields["overrides"]) if once_a_week() else [])
 
 
 def writer(module: Any, folder: Path) -> Any:
@@ -77,6 +93,18 @@ def sample(recipe: Any, model: Any, tokens: int = SAMPLE_TOKENS) -> tuple[str, s
     return corpus.tokenizer.decode(prompt), corpus.tokenizer.decode([*prompt, *written])[
         len(corpus.tokenizer.decode(prompt)) :
     ]
+
+
+def once_a_week() -> bool:
+    """True if the advice on what to try next was not given within a week, on this machine; it is then noted as given."""
+    stamp, now = cache.root() / STAMP, time.time()
+    with suppress(OSError, UserError):
+        if 0 <= now - read_json(stamp, Stamp)["given"] < WEEK:
+            return False
+    with suppress(OSError, UserError):  # a cache that can't be written
+        cache.root().mkdir(parents=True, exist_ok=True)
+        write_atomic(stamp, json.dumps({"given": now}) + "\n")
+    return True
 
 
 def _next(folder: Path, recipe: Any, overrides: list[str]) -> list[tuple[str, str]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import resource
 import sys
 import time
@@ -40,8 +39,11 @@ class Meter:
     def pause(self) -> None:
         self._paused = time.perf_counter()
 
-    def go(self) -> None:
-        self._since += time.perf_counter() - self._paused
+    def go(self) -> float:
+        """Seconds since `pause`."""
+        paused = time.perf_counter() - self._paused
+        self._since += paused
+        return paused
 
     def mark(self, step: int) -> None:
         """Work up to `step` is done (the caller has waited for the device)."""
@@ -119,7 +121,3 @@ def peak_memory(device: torch.device) -> int:
         return torch.cuda.max_memory_allocated(device)
     used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return used if sys.platform == "darwin" else used * 1024
-
-
-def cache_folder() -> Path:
-    return Path(os.environ.get("LLMLAB_CACHE") or Path.home() / ".cache" / "llmlab")

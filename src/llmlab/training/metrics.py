@@ -1,5 +1,5 @@
-"""metrics.csv: what a run measured, by optimizer step. Times are in timing.csv, so that a resumed run's metrics.csv is
-equal, byte for byte, to that of one never interrupted.
+"""metrics.csv: what a run measured, by optimizer step; `seconds` is the wall-clock time since training began, and the only
+column in which a resumed run differs from one never interrupted. Throughput is in timing.csv.
 """
 
 from __future__ import annotations
@@ -49,6 +49,12 @@ def read(path: Path) -> list[dict[str, float | None]]:
         return []
     with open(path, newline="", encoding="utf-8") as f:
         return [{k: (float(v) if v else None) for k, v in row.items() if k} for row in csv.DictReader(f)]
+
+
+def last_seconds(path: Path) -> float:
+    """`seconds` of the last row; 0 where there is none, or no such column, as in tables of older runs."""
+    rows = read(path)
+    return (rows[-1].get("seconds") if rows else None) or 0.0
 
 
 def cut(path: Path, step: int, *, keep_validation: bool) -> None:

@@ -9,14 +9,17 @@ from typing import Any, cast
 from omegaconf import OmegaConf
 
 from llmlab import registry
-from llmlab.config import traits
+from llmlab.config import stand_ins, traits
 from llmlab.data import account
 from llmlab.lab import record
 from llmlab.model.table import describe
-from llmlab.training import ahead
+from llmlab.training import ahead, schedule_notes
+from llmlab.training.intervals import Intervals
 
 
-def fields(task: Any, recipe: Any, horizon: dict[str, Any], place: Any, cut: Any) -> dict[str, Any]:
+def fields(
+    task: Any, recipe: Any, horizon: dict[str, Any], last_step: int, place: Any, cut: Any, intervals: Intervals
+) -> dict[str, Any]:
     composed, corpus = task.composed, recipe.corpus
     cfg = composed.cfg
     return {
@@ -36,7 +39,7 @@ def fields(task: Any, recipe: Any, horizon: dict[str, Any], place: Any, cut: Any
             **record.parts(cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))),
         },
         "layers": describe(recipe.spec),
-        "notes": notes(task, recipe),
+        "notes": notes(task, recipe, horizon["steps"], last_step),
         "plugins": os.environ.get(registry.VARIABLE) or None,
         "versions": record.versions(),
         "hardware": record.hardware(place.threads, place.names()),
@@ -44,6 +47,7 @@ def fields(task: Any, recipe: Any, horizon: dict[str, Any], place: Any, cut: Any
         **where(cfg, place, cut),
         "began": datetime.now(UTC).isoformat(timespec="seconds"),
         "budget": horizon,
+        "intervals": {"validate_every": intervals.validate_every, "checkpoint_every": intervals.checkpoint_every},
         "data": {
             "fingerprint": corpus.fingerprint,
             "tokens": corpus.tokens,
@@ -85,24 +89,29 @@ def _brought(spec: Any) -> dict[str, str]:
     return {**masks, **{f"heads.{role}": head.name for role, head in spec.heads.items()}}
 
 
-def notes(task: Any, recipe: Any) -> list[str]:
-    """What a choice displaced, what a part can't honour, what has no effect."""
-    found = [*recipe.spec.notes, *traits.notes(task.composed, recipe.spec), *map(str, recipe.cost.account.said)]
+def notes(task: Any, recipe: Any, horizon: int, last_step: int) -> list[str]:
+    """What a choice displaced, what a part can't honour, what has no effect; what the run never comes to."""
+    cfg = task.composed.cfg
+    stand_in = stand_ins.note(cfg)
+    found = [] if stand_in is None else [stand_in]
+    found += [*recipe.spec.notes, *traits.notes(task.composed, recipe.spec), *map(str, recipe.cost.account.said)]
     if "model.max_positions" in task.composed.keys and not ahead.bounded(recipe.spec):
         found.append("model.max_positions: no position part here is bounded by it, so nothing changes; leave it out")
-    return found
+    return found + schedule_notes.notes(recipe.schedule, cfg.schedule, horizon, last_step)
 
 
-def lines(task: Any, recipe: Any, horizon: dict[str, Any], last_step: int, cut: Any) -> list[str]:
+def lines(task: Any, recipe: Any, horizon: dict[str, Any], last_step: int, cut: Any, intervals: Intervals) -> list[str]:
     spec, corpus, cost = recipe.spec, recipe.corpus, recipe.cost.parameters
     active = f" ({cost.active:,} active)" if cost.active != cost.total else ""
-    objective = task.composed.cfg.objective["_part_"]
+    cfg = task.composed.cfg
+    stand_in = stand_ins.of(cfg)
+    objective = cfg.objective["_part_"] + (f", in place of the paper's {stand_in.paper}" if stand_in else "")
     first = (
         f"{spec.family}: {cost.total:,} parameters{active}, vocabulary {spec.sizes.vocab_size:,}, objective={objective}"
     )
     said = [first, *describe(spec)]
-    said += [f"note: {note}" for note in notes(task, recipe)]
-    of = f"; read {account.line(path, corpus.manifest['read'])}" if (path := task.composed.cfg.data.path) else ""
+    said += [f"note: {n}" for n in notes(task, recipe, horizon["steps"], last_step) if n != stand_ins.note(cfg)]
+    of = f"; read {account.line(path, corpus.manifest['read'])}" if (path := cfg.data.path) else ""
     said.append(f"data: {len(corpus.train):,} training and {len(corpus.validation):,} validation tokens{of}")
     run = (
         f"run: {last_step:,} step{'s' * (last_step != 1)} of {cut.batch_size} x {task.composed.cfg.data.seq_len} tokens"
@@ -111,4 +120,11 @@ def lines(task: Any, recipe: Any, horizon: dict[str, Any], last_step: int, cut: 
         run += f" (cut short of a budget of {horizon['steps']:,} by trainer.max_steps)"
     passes = last_step * cut.batch_size * task.composed.cfg.data.seq_len / max(1, len(corpus.train))
     shown = f"{passes:,.0f}" if passes >= 10 else f"{passes:.2g}"
-    return [*said, f"{run}, {shown} times the text, in {task.folder}"]
+    said.append(f"{run}, {shown} times the text, in {task.folder}")
+    once = intervals.validation_tokens and intervals.validate_every >= horizon["steps"]
+    if once and cfg.train.validate_every is None and horizon["steps"] > 1:
+        said.append(
+            "validation: at the end only, as two would take more than a tenth of the training's time "
+            "(train.validate_every=STEPS for more, train.validation_batches=N for smaller ones)"
+        )
+    return said

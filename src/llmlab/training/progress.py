@@ -7,6 +7,8 @@ import sys
 import time
 from typing import TextIO
 
+from llmlab.training.intervals import FORWARD_SHARE, Intervals
+
 TERMINAL_SECONDS, PLAIN_SECONDS = 0.5, 10.0
 
 
@@ -22,8 +24,9 @@ class Progress:
         self._open = False  # an unfinished line stands in the terminal
 
     def update(
-        self, step: int, loss: float | None, rate: float | None, tokens_per_step: int, *, force: bool = False
+        self, step: int, loss: float | None, rate: float | None, left: float | None, *, force: bool = False
     ) -> None:
+        """rate: tokens a second. left: seconds."""
         if not self.enabled:
             return
         now = time.monotonic()
@@ -34,8 +37,9 @@ class Progress:
         if loss is not None:
             fields.append(f"loss {loss:.4f}")
         if rate:
-            left = (self.steps - step) * tokens_per_step / rate
-            fields += [f"{rate:,.0f} tokens/s", f"{duration(left)} left"]
+            fields.append(f"{rate:,.0f} tokens/s")
+        if left is not None:
+            fields.append(f"{duration(left)} left")
         if self.terminal:
             width = 24
             done = round(width * step / max(self.steps, 1))
@@ -59,6 +63,47 @@ class Progress:
             self.stream.write("\n")
             self.stream.flush()
             self._open = False
+
+
+class Remaining:
+    """Seconds that a run has still to go: training, validations and checkpoints, each as long as those before."""
+
+    def __init__(self, steps: int, tokens_per_step: int, intervals: Intervals):
+        self.steps, self.tokens_per_step, self.intervals = steps, tokens_per_step, intervals
+        self._validation, self._save = Mean(), Mean()
+
+    def validated(self, seconds: float) -> None:
+        self._validation.add(seconds)
+
+    def saved(self, seconds: float) -> None:
+        self._save.add(seconds)
+
+    def seconds(self, step: int, rate: float | None) -> float | None:
+        """rate: tokens a second of training; None before it is known."""
+        if not rate:
+            return None
+        validation = self._validation.value
+        if validation is None:  # before the first
+            validation = self.intervals.validation_tokens * FORWARD_SHARE / rate
+        return (
+            (self.steps - step) * self.tokens_per_step / rate
+            + self.intervals.validations_left(step, self.steps) * validation
+            + self.intervals.saves_left(step, self.steps) * (self._save.value or 0.0)
+        )
+
+
+class Mean:
+    """The mean of what was added; None before anything was."""
+
+    def __init__(self) -> None:
+        self._sum, self._n = 0.0, 0
+
+    def add(self, x: float) -> None:
+        self._sum, self._n = self._sum + x, self._n + 1
+
+    @property
+    def value(self) -> float | None:
+        return self._sum / self._n if self._n else None
 
 
 def duration(seconds: float) -> str:

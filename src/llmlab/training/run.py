@@ -164,6 +164,7 @@ def _last_step(cfg: Any, horizon: int) -> int:
 def _train(task: Task, first: bool) -> Mapping[str, Any]:
     from llmlab.training import ahead, loggers, opening, strategies, trainers
     from llmlab.training import recipe as recipes
+    from llmlab.training.intervals import Intervals
     from llmlab.training.meter import peak_memory
 
     cfg = task.composed.cfg
@@ -177,6 +178,9 @@ def _train(task: Task, first: bool) -> Mapping[str, Any]:
     ahead.check(cfg, recipe, place, weights)
     horizon = _horizon(task, recipe, cut, place, first)
     last_step = _last_step(cfg, horizon["steps"])
+    step_tokens = cut.batch_size * cfg.data.seq_len
+    held_out = trainers.held_out(cfg, recipe, cut)
+    intervals = Intervals.of(cfg.train, held_out, step_tokens, horizon["steps"], task.record)
 
     if first:
         task.folder.mkdir(parents=True, exist_ok=True)
@@ -186,17 +190,17 @@ def _train(task: Task, first: bool) -> Mapping[str, Any]:
         if first:
             run_folder.save(task.folder, cfg, recipe.spec)
             recipe.corpus.tokenizer.save(task.folder)
-        run.update(**opening.fields(task, recipe, horizon, place, cut))
-        for line in opening.lines(task, recipe, horizon, last_step, cut):
+        run.update(**opening.fields(task, recipe, horizon, last_step, place, cut, intervals))
+        for line in opening.lines(task, recipe, horizon, last_step, cut, intervals):
             say(line)
     before = run.get("wall_seconds", 0.0)
     run.update(status="running", reason=None, resumed=run.get("resumed", 0) + int(task.resumes))
     run.update(**opening.where(cfg, place, cut))
     _restore_threads(task, place)
 
-    module, trainer, journal = trainers.make(task, recipe, cut, place, horizon["steps"], last_step, weights)
+    module, trainer, journal = trainers.make(task, recipe, cut, place, horizon["steps"], last_step, weights, intervals)
     if first:
-        every = trainer.val_check_interval // cut.accumulate
+        every = intervals.validate_every
         journal.loggers = loggers.of(task, recipe, validate_every=every, horizon=horizon["steps"])
         journal.loggers.begin(run, cfg, say)
 

@@ -15,6 +15,7 @@ from llmlab.config import devices as devices_of
 from llmlab.errors import UserError
 from llmlab.training import checkpoint, placement, strategies
 from llmlab.training.interrupt import Interrupt, Interrupted
+from llmlab.training.intervals import Intervals, every, trained, validations
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,14 @@ QUIET = {"enable_model_summary": False, "num_sanity_val_steps": 0}  # unless the
 
 
 def make(
-    task: Any, recipe: Any, cut: Any, place: Place, horizon: int, last_step: int, weights: Path | None
+    task: Any,
+    recipe: Any,
+    cut: Any,
+    place: Place,
+    horizon: int,
+    last_step: int,
+    weights: Path | None,
+    intervals: Intervals,
 ) -> tuple[Any, Any, Any]:
     """(module, trainer, journal)."""
     import lightning.pytorch as pl
@@ -86,16 +94,15 @@ def make(
     from llmlab.training import recipe as recipes
     from llmlab.training.callbacks import Checkpoints, Journal
     from llmlab.training.module import Offline
-    from llmlab.training.progress import Progress
+    from llmlab.training.progress import Progress, Remaining
     from llmlab.training.quiet import hush
     from llmlab.training.run import cut_metrics, is_first
 
     hush()
     cfg, folder = task.composed.cfg, task.folder
     t = cfg.train
-    validate_every = _every("train.validate_every", t.validate_every, math.ceil(horizon / 10))
-    checkpoint_every = _every("train.checkpoint_every", t.checkpoint_every, math.ceil(horizon / 20))
-    log_every = _every("train.log_every", t.log_every, 10)
+    validate_every = intervals.validate_every
+    log_every = every("train.log_every", t.log_every, 10)
     if task.resumes and is_first():
         step = checkpoint.step_of(task.point) if task.point else 0
         cut_metrics(folder, step, validated=step % validate_every == 0)
@@ -115,13 +122,15 @@ def make(
         placement=placement.Placement.of(cfg),
     )
     progress = Progress(last_step, enabled=is_first() and cfg.trainer.enable_progress_bar is not False)
-    journal = Journal(folder, progress, log_every=log_every, tokens_per_step=cut.batch_size * cfg.data.seq_len)
+    tokens_per_step = cut.batch_size * cfg.data.seq_len
+    remaining = Remaining(last_step, tokens_per_step, intervals)
+    journal = Journal(folder, progress, remaining, log_every=log_every, tokens_per_step=tokens_per_step)
     interrupt = Interrupt(place.world)
     saves = Checkpoints(
         folder / checkpoint.FOLDER,
         journal,
         interrupt,
-        every=checkpoint_every,
+        every=intervals.checkpoint_every,
         keep=t.keep,
         validate_every=validate_every,
     )
@@ -152,31 +161,34 @@ def make(
     return module, trainer, journal
 
 
-def _every(name: str, given: int | None, default: int) -> int:
-    if given is not None and given < 1:
-        raise UserError(f"{name}={given} must be at least 1")
-    return max(1, default) if given is None else given
+def held_out(cfg: Any, recipe: Any, cut: Any) -> int:
+    """Tokens of one validation."""
+    stream, batches = recipe.corpus.validation, cfg.train.validation_batches
+    return len(stream) if batches is None else min(len(stream), batches * cut.batch_size * cfg.data.seq_len)
 
 
 def measured_tokens(minutes: float, cfg: Any, recipe: Any, cut: Any, place: Place) -> float:
+    """Tokens that this machine trains on in so many minutes, of which validations take their part."""
     from llmlab.training import recipe as recipes
     from llmlab.training import warm
 
-    batches = recipes.Batches.of(cfg, recipe, cut, warm.STEPS)
-    held_out = len(recipe.corpus.validation)
-    if cfg.train.validation_batches is not None:
-        held_out = min(held_out, cfg.train.validation_batches * cut.batch_size * cfg.data.seq_len)
+    tokens, typed = held_out(cfg, recipe, cut), cfg.train.validate_every
+
+    def count(trained: float) -> float:
+        if typed is None:
+            return validations(trained, tokens)
+        return math.ceil(trained / (max(1, typed) * cut.batch_size * cfg.data.seq_len))
+
     return warm.tokens_in(
         minutes,
         recipe.spec,
         recipe.objective,
         recipe.optimizer,
-        batches,
+        recipes.Batches.of(cfg, recipe, cut, warm.STEPS),
         precision=cfg.precision,
         placement=placement.Placement.of(cfg),
         device=place.device,
-        validations=0 if cfg.train.validate_every else 10,
-        validation_tokens=held_out,
+        trains=lambda total: trained(total, tokens, count),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,7 +13,6 @@ from llmlab.training.clipping import clip_by_norm
 from llmlab.training.placement import COMPUTED, Placement
 
 STEPS, WARMUP = 20, 3
-FORWARD_SHARE = 1 / 3  # of a training step
 
 
 def tokens_in(
@@ -25,10 +25,11 @@ def tokens_in(
     precision: str,
     placement: Placement,
     device: torch.device,
-    validations: int = 0,
-    validation_tokens: int = 0,
+    trains: Callable[[float], float],
 ) -> float:
-    """Tokens to train on so that training and its `validations` fill the time, measured without the first 3 of 20 steps.
+    """Tokens to train on in so many minutes, measured without the first 3 of 20 steps.
+
+    trains: of the tokens that could be trained on in all the time, those that are, as validations take some of it.
 
     One process measures its own share of the batch, with the whole model; `batches.cut.world` of them are taken to be as
     fast each.
@@ -57,8 +58,7 @@ def tokens_in(
         made.zero_grad()
     spent = _now(device) - since
     a_second = (steps - min(WARMUP, steps - 1)) * cut.batch_size * batches.seq_len / spent
-    left = minutes * 60 * a_second - validations * validation_tokens * FORWARD_SHARE
-    return max(left, minutes * 30 * a_second)
+    return trains(minutes * 60 * a_second)
 
 
 def _now(device: torch.device) -> float:

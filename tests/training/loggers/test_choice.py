@@ -20,6 +20,10 @@ pytest.importorskip("tensorboard")
     [
         ("logger=wandbb", r"there is no such logger; did you mean wandb\?"),
         ("logger=[wandb,tensorbord]", r"logger=tensorbord: there is no such logger; did you mean tensorboard\?"),
+        ("logger=csv", r"^logger=csv: metrics\.csv is always written, in the run folder; leave logger=csv out, or add"),
+        ("logger=[wandb,CSVLogger]", r"^logger=CSVLogger: metrics\.csv is always written"),
+        ("logger=none", r"^logger=none: metrics\.csv is always written"),
+        ("logger=false", r"^logger=False: metrics\.csv is always written"),
         ("logger=wandb logger.wandb.mode=on", r"logger\.wandb\.mode must be one of auto, online, offline"),
         ("logger=wandb logger.wandb.projct=x", r"logger\.wandb\.projct: .* did you mean project\?"),
         ("logger=wandb logger.wandb.artifact=maybe", r"must be true or false, but is 'maybe'"),

@@ -6,6 +6,7 @@ import copy
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from llmlab.config import stand_ins
 from llmlab.config.devices import STRATEGIES, ZERO, problems
 from llmlab.lab.plan import components, memory
 from llmlab.lab.plan.accelerators import Accelerator, Run, run
@@ -173,6 +174,7 @@ def plain(plan: Plan) -> dict[str, Any]:
         "budget": None if plan.run is None else {**asdict(plan.run), "mfu": plan.mfu, "devices": plan.devices},
         "device": None if plan.device is None else {**asdict(plan.device), "capacity": plan.capacity},
         "assumed": list(subject.assumed),
+        "notes": [n for n in [stand_ins.note(subject.cfg)] if n],
     }
 
 

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from llmlab.config import stand_ins
 from llmlab.lab.plan.accelerators import Accelerator
 from llmlab.lab.plan.build import Plan
 from llmlab.lab.plan.fit import Fit
@@ -33,6 +34,8 @@ def show(plan: Plan) -> None:
             f", {counts.embedding:,} of them in look-up tables; vocabulary {spec.sizes.vocab_size:,}",
         )
     )
+    if (note := stand_ins.note(plan.subject.cfg)) is not None:
+        console.print(Text(f"note: {note}", style="yellow"))
     for line in plan.subject.assumed:
         console.print(Text(f"assumed: {line}", style="yellow"))
     _parameters(console, plan)
