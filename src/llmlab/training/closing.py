@@ -7,6 +7,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from llmlab.lab.panel import closing
 from llmlab.lab.record import program_name, shown
 from llmlab.model import build
@@ -59,12 +61,12 @@ def sample(recipe: Any, model: Any, tokens: int = SAMPLE_TOKENS) -> tuple[str, s
     corpus = recipe.corpus
     if recipe.spec.topology != "decoder" or "tokens" not in recipe.spec.heads:
         return None
-    prompt, size = [], 0
-    for token in corpus.validation.tokens[:64].tolist():
-        prompt.append(token)
-        size += int(corpus.token_bytes[token])
-        if size >= PROMPT_BYTES:
-            break
+    first = corpus.validation.tokens[:64].tolist()
+    sizes = corpus.validation.sizes
+    enough = (
+        [len(first)] if sizes is None else np.flatnonzero(np.cumsum(sizes[:64], dtype=np.int64) >= PROMPT_BYTES) + 1
+    )
+    prompt = first[: next(iter(enough), len(first))]
     room = limit(model)
     new = tokens if room is None else min(tokens, room - len(prompt))
     if new < 1:
