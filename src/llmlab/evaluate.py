@@ -119,7 +119,6 @@ def evaluate(
     pieces = [(stream, length_of_windows) for stream in streams]
     if not own and getattr(objective, "bits_per_byte", False):  # all of the text, its last, shorter window too
         pieces += [(end, len(end) - 1) for stream in streams if len(end := stream.after(length_of_windows)) > 1]
-    sizes = torch.from_numpy(corpus.token_bytes.copy())
     nll = targets = length = 0.0
     with torch.inference_mode():
         for stream, size in pieces:
@@ -130,8 +129,7 @@ def evaluate(
                 loss = objective.loss(model, batch)
                 total, count = loss.logs.get("nll", (loss.sum, loss.count))
                 nll, targets = nll + float(total), targets + int(count)
-                labels = batch["labels"]
-                length += int(sizes[labels.clamp(min=0)].masked_fill(labels < 0, 0).sum())
+                length += int(batch["bytes"].sum()) if "bytes" in batch else 0
     if not targets:
         raise UserError(f"the text has fewer than seq_len={length_of_windows} tokens; give a longer one, or seq_len=N")
     found: dict[str, Any] = {"text": path or data or "the run's validation set", "targets": int(targets)}

@@ -297,8 +297,8 @@ class Objective(Protocol):
 
     Class attributes, literals: `mask` (name of a mask part), `heads` {role: name of a head part}, `special` (names of the
     tokens it needs), `topologies` (of "decoder", "encoder", "encoder_decoder"), `bits_per_byte` (whether the sum of its
-    loss over a text is the text's negative log-likelihood), `fixed_count` (whether every sample has as many targets) and
-    `gives` (what its samples hold for a mask that `needs` it).
+    loss over a text is the text's negative log-likelihood; its labels are then the tokens that come next), `fixed_count`
+    (whether every sample has as many targets) and `gives` (what its samples hold for a mask that `needs` it).
 
     `prepare(sample, rng)` on a CPU worker: sample {"tokens": (seq_len + 1,) int64, "documents": (seq_len + 1,) int64} ->
     a dict of numpy arrays of fixed shapes; they are stacked to the batch. `targets(prepared)` -> number of targets in it.

@@ -50,8 +50,10 @@ def test_every_document_is_in_one_part_and_whole(folder_of_texts):
 def test_bytes_are_those_of_the_text(folder_of_texts):
     found = corpus(folder_of_texts, special=("mask", "sentinel_0"))
     size = sum(len(t.encode()) for t in texts_of(found, "validation"))
-    assert found.validation_bytes == size == found.token_bytes[found.validation.tokens].sum()
-    assert found.vocabulary.size == len(found.token_bytes) == found.tokenizer.vocab_size == 320
+    assert found.validation_bytes == size == found.validation.sizes.sum()
+    assert found.validation.sizes.tolist() == found.tokenizer.spelt[found.validation.tokens].tolist()
+    assert found.validation.sizes.dtype == np.uint8 and found.train.sizes is None
+    assert found.vocabulary.size == len(found.tokenizer.spelt) == found.tokenizer.vocab_size == 320
     assert dict(found.vocabulary.special) == {"eos": 0, "mask": 1, "sentinel_0": 2}
 
 
@@ -154,7 +156,7 @@ def test_choices_have_folders_of_their_own(folder_of_texts):
 
 def test_ngram_is_kept_beside_the_corpus(folder_of_texts, monkeypatch):
     found = corpus(folder_of_texts)
-    expected = kneser_ney(found.train.tokens, found.validation.tokens, found.token_bytes, (2, 3))
+    expected = kneser_ney(found.train.tokens, found.validation.tokens, found.validation_bytes, 320, (2, 3))
     assert found.ngram() == expected
     (found.folder / "ngram.json").write_text("{}")
     assert found.ngram() == expected
@@ -303,7 +305,7 @@ def test_the_default_corpus(tmp_path):
     found = prepare(Data(), Tokenizer())
     assert 700_000 < found.tokens < 1_100_000
     assert found.vocabulary.size == 1024
-    assert found.token_bytes[found.validation.tokens].sum() == found.validation_bytes
+    assert found.validation.sizes.sum() == found.validation_bytes
     bits = found.ngram()
     assert 1.5 < bits[3] < bits[2] < 2.6
     times = []

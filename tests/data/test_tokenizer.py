@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from llmlab.config import schema
-from llmlab.data import tokenizer
+from llmlab.data import encoding
 from llmlab.data.tokenizer import Tokenizer, make
 from llmlab.errors import UserError
 
@@ -39,12 +39,12 @@ def randoms(n):
 def test_bpe_round_trip_and_bytes(bpe, text):
     ids = bpe.encode(text)
     assert bpe.decode(ids) == text
-    assert bpe.token_bytes()[ids].sum() == len(text.encode("utf-8"))
+    assert bpe.spelt[ids].sum() == len(text.encode("utf-8"))
     assert not set(ids) & set(bpe.special.values())
 
 
 def test_bpe_sizes(bpe):
-    sizes = bpe.token_bytes()
+    sizes = bpe.spelt
     assert bpe.vocab_size == 400 == len(sizes)
     assert sorted(bpe.special) == ["eos", "mask"]
     assert [sizes[i] for i in bpe.special.values()] == [0, 0]
@@ -88,11 +88,12 @@ def test_transformers_reads_the_file(bpe, tmp_path):
 
 @pytest.mark.parametrize("piece", [1, 2, 7, 100, 1000])
 def test_a_long_text_is_encoded_as_if_it_were_whole(bpe, monkeypatch, piece):
+    monkeypatch.setattr(encoding, "SLACK", 100)
     words = ["word", "  two", "\n", "\n\n ", "don't", " 12", "\t", "é", "\u00a0", " \u2003"]
     text = "".join(random.Random(piece).choices(words, k=2000))
     whole = bpe.inner.encode(text, add_special_tokens=False).ids
-    monkeypatch.setattr(tokenizer, "PIECE", piece)
-    assert len(list(bpe._pieces(text))) > 2
+    monkeypatch.setattr(encoding, "PIECE", piece)
+    assert len(list(encoding.pieces(text, piece, words=True))) > 2
     assert bpe.encode(text) == whole
 
 
@@ -108,7 +109,7 @@ def test_char_is_the_sorted_characters():
     text = "hello 数 world\n ï"
     assert char.encode(text) == [characters.index(c) for c in text]
     assert char.decode(char.encode(text)) == text
-    assert char.token_bytes().tolist() == [len(c.encode()) for c in characters]
+    assert char.spelt.tolist() == [len(c.encode()) for c in characters]
     with pytest.raises(UserError, match="'Q'"):
         char.encode("hello Q")
 
@@ -120,7 +121,7 @@ def test_char_special_tokens_come_after(tmp_path):
     assert char.vocab_size == n + 2
     assert char.decode(char.encode("<|eos|>ab")) == "<|eos|>ab"
     assert max(char.encode("<|eos|>ab")) < n
-    assert char.token_bytes().tolist() == [1] * n + [0, 0]
+    assert char.spelt.tolist() == [1] * n + [0, 0]
 
 
 def test_file_keeps_the_ids_and_finds_or_adds_special_tokens(tmp_path):
@@ -144,25 +145,7 @@ def test_file_keeps_the_ids_and_finds_or_adds_special_tokens(tmp_path):
         assert found.special == {"eos": 1, "sentinel_0": 2, "sentinel_1": 350, "mask": 3, "pad": 351}
         assert found.vocab_size == 352
         assert found.encode(TEXTS[0]) == inner.encode(TEXTS[0]).ids
-        assert found.token_bytes()[found.encode(HARD[3])].sum() == len(HARD[3].encode())
-
-
-def test_bytes_of_spellings_that_are_not_byte_level(tmp_path):
-    from tokenizers import Tokenizer as Inner
-    from tokenizers import decoders, models
-
-    vocab = {"<unk>": 0, "▁the": 1, "cat": 2, "<0x0A>": 3, "<0xE6>": 4}
-    inner = Inner(models.BPE(vocab, [], byte_fallback=True, unk_token="<unk>"))
-    inner.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
-    inner.add_special_tokens(["<unk>"])
-    inner.save(str(tmp_path / "tokenizer.json"))
-    sizes = make(schema.Tokenizer(kind="file", path=str(tmp_path)), [], [], ()).token_bytes()
-    assert sizes.tolist() == [0, 4, 3, 1, 1]
-    inner = Inner(models.WordPiece({"[UNK]": 0, "play": 1, "##ing": 2, "##s": 3}, unk_token="[UNK]"))
-    inner.add_special_tokens(["[UNK]"])
-    inner.save(str(tmp_path / "tokenizer.json"))
-    sizes = make(schema.Tokenizer(kind="file", path=str(tmp_path)), [], [], ()).token_bytes()
-    assert sizes.tolist() == [0, 4, 3, 1]
+        assert found.spelt[found.encode(HARD[3])].sum() == len(HARD[3].encode())
 
 
 @pytest.mark.parametrize(

@@ -69,6 +69,9 @@ def validation_loader(
 ) -> DataLoader:
     """All windows in order, or the first `limit` of them, each in one micro-batch of one rank, the same in every run.
 
+    Where the objective's loss is the text's likelihood and the stream has sizes, each batch has `bytes` (B,): those of the
+    text that a row's targets account for.
+
     All ranks get the same number of micro-batches; the last may be smaller. A rank for which nothing is left gets one
     row whose labels are all -100: no target, so that it counts nowhere.
     """
@@ -153,10 +156,17 @@ class HeldOut(Dataset[dict[str, Tensor]]):
         if rows:
             return _stack([self._sample(row) for row in rows])
         filler = self._sample(0)
-        return _stack([{**filler, "labels": np.full_like(filler["labels"], IGNORED)}])
+        nothing = {"bytes": np.int64(0)} if "bytes" in filler else {}
+        return _stack([{**filler, "labels": np.full_like(filler["labels"], IGNORED), **nothing}])
 
     def _sample(self, row: int) -> Sample:
-        return self.objective.prepare(self.windows[row], np.random.default_rng(key("validation", row)))
+        window = self.windows[row]
+        sample = self.objective.prepare(window, np.random.default_rng(key("validation", row)))
+        if "sizes" in window and getattr(
+            self.objective, "bits_per_byte", False
+        ):  # labels are the tokens that come next
+            sample["bytes"] = window["sizes"][1:][sample["labels"] >= 0].sum()
+        return sample
 
 
 def _stack(samples: Sequence[Sample]) -> dict[str, Tensor]:

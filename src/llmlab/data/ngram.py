@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+CHUNK = 1 << 20  # tokens looked up at once
+
 
 class KneserNey:
     """Interpolated Kneser-Ney (Kneser & Ney 1995; Chen & Goodman 1999, section 2.7) of one order over token ids.
@@ -43,7 +45,8 @@ class KneserNey:
         total = -sum(float(np.log2(self.probabilities(tokens[None, : i + 1]))[0]) for i in range(first))
         if len(tokens) >= self.order:
             rows = np.lib.stride_tricks.sliding_window_view(tokens, self.order)
-            total -= float(np.log2(self.probabilities(rows)).sum())
+            for at in range(0, len(rows), CHUNK):
+                total -= float(np.log2(self.probabilities(rows[at : at + CHUNK])).sum())
         return total
 
 
@@ -75,16 +78,15 @@ class _Level:
 
 
 def kneser_ney(
-    train_tokens: np.ndarray, validation_tokens: np.ndarray, token_bytes: np.ndarray, orders: Sequence[int] = (2, 3)
+    train_tokens: np.ndarray, validation_tokens: np.ndarray, size: int, vocab_size: int, orders: Sequence[int] = (2, 3)
 ) -> dict[int, float]:
     """Bits per byte of the validation tokens under models of the training tokens, by order.
 
-    `token_bytes` (V,): bytes of text that each id stands for; V is the vocabulary of the uniform distribution.
+    `size`: bytes of the text that the validation tokens are; `vocab_size`: of the uniform distribution.
     """
-    size = int(np.asarray(token_bytes)[validation_tokens].sum())
     if not size:
         raise ValueError("the validation tokens stand for no text: bits per byte are not defined")
-    return {n: KneserNey(train_tokens, len(token_bytes), n).bits(validation_tokens) / size for n in orders}
+    return {n: KneserNey(train_tokens, vocab_size, n).bits(validation_tokens) / size for n in orders}
 
 
 def _grams(tokens: np.ndarray, vocab_size: int, order: int) -> np.ndarray:

@@ -6,7 +6,7 @@ import hashlib
 import importlib.metadata
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+from numpy.typing import DTypeLike
 
-from llmlab.data import account, cache, ngram
+from llmlab.data import account, cache, encoding, ngram
 from llmlab.data.sources import Document, Source, open_source
 from llmlab.data.tokenizer import BESIDE, Tokenizer, make
 from llmlab.data.windows import Stream
@@ -26,8 +27,9 @@ if TYPE_CHECKING:
     from llmlab.slots import Vocabulary
 
 PARTS = ("train", "validation")
-MODULES = ("prepare", "sources", "library", "files", "listing", "account", "tokenizer", "ngram", "special")
+MODULES = ("prepare", "sources", "library", "files", "listing", "account", "tokenizer", "encoding", "ngram", "special")
 NGRAM_TOKENS = 20_000_000  # training tokens that the n-gram models count at most
+AT_ONCE = 1 << 22  # values copied at once
 
 
 @dataclass(frozen=True)
@@ -67,11 +69,6 @@ class Corpus:
     def tokenizer(self) -> Tokenizer:
         return Tokenizer.load(self.folder)
 
-    @cached_property
-    def token_bytes(self) -> np.ndarray:
-        """(V,) int64: bytes of text that each id stands for, 0 for special ones."""
-        return np.load(self.folder / "token_bytes.npy")
-
     def ngram(self, orders: Sequence[int] = (2, 3)) -> dict[int, float]:
         """Bits per byte of the validation part under Kneser-Ney models of the training part; computed once, then kept.
 
@@ -83,9 +80,8 @@ class Corpus:
         if missing:
             if len(self.train) > NGRAM_TOKENS:
                 cache.say(f"the n-gram models count the first {NGRAM_TOKENS:,} of {len(self.train):,} training tokens")
-            found = ngram.kneser_ney(
-                self.train.tokens[:NGRAM_TOKENS], self.validation.tokens, self.token_bytes, missing
-            )
+            counted, tokens = self.train.tokens[:NGRAM_TOKENS], self.validation.tokens
+            found = ngram.kneser_ney(counted, tokens, self.validation_bytes, self.vocabulary.size, missing)
             known |= {str(n): bits for n, bits in found.items()}
             cache.keep(file, known)
         return {n: known[str(n)] for n in orders}
@@ -130,7 +126,7 @@ def prepare(
     manifest["read"] = source.account.renewed(manifest["read"])
     if skipped := manifest["read"]["skipped"]:
         cache.say(f"data.path={data.path}: skipped {account.reasons(skipped)}")
-    parts = {part: Stream.open(folder / f"{part}.npy", folder / f"{part}_starts.npy") for part in PARTS}
+    parts = {part: Stream.open(*(folder / f"{part}{of}.npy" for of in ("", "_starts", "_sizes"))) for part in PARTS}
     for part, stream in parts.items():
         if len(stream) <= data.seq_len and not (whole and part == "validation"):
             raise UserError(
@@ -189,27 +185,18 @@ def _make(
         train, validation = ([p.text for p in parts[part]] for part in PARTS)
         tokenizer = make(cfg, train, validation, names)
         end = tokenizer.special["eos"] if len(documents) > 1 else None
-        size = tokenizer.vocab_size
-        dtype = np.uint16 if size <= 1 << 16 else np.uint32
         total = sum(len(p.text) for pieces in parts.values() for p in pieces)
         done, tokens = 0, {}
+
+        def tick(characters: int) -> None:
+            nonlocal done
+            done += characters
+            bar("tokenizing", done, total)
+
+        measured = "train" if split == "none" else "validation"  # what is trained on needs no bits per byte
         for part, pieces in parts.items():
-            with (folder / "raw").open("wb") as raw:
-                starts, at = [], 0
-                for piece, ids in zip(pieces, tokenizer.encode_all(p.text for p in pieces), strict=True):
-                    if piece.ends and end is not None:
-                        ids = np.append(ids, end)
-                    if not len(ids):
-                        continue
-                    raw.write(ids.astype(dtype).tobytes())  # tofile() loses what a full disk refuses
-                    starts.append(at)
-                    at += len(ids)
-                    done += len(piece.text)
-                    bar("tokenizing", done, total)
-            tokens[part] = at
-            _to_npy(folder / "raw", folder / f"{part}.npy", dtype, at)
-            cache.save_array(folder / f"{part}_starts.npy", np.array(starts, dtype=np.int64))
-        cache.save_array(folder / "token_bytes.npy", tokenizer.token_bytes())
+            tokens[part], losses = _write(folder, part, pieces, tokenizer, end, part == measured, tick)
+            notes += losses
         tokenizer.save(folder)
     return {
         "fingerprint": _fingerprint(documents),
@@ -218,18 +205,76 @@ def _make(
         "documents": {part: len(pieces) for part, pieces in parts.items()},
         "bytes": {part: sum(len(p.text.encode("utf-8")) for p in pieces) for part, pieces in parts.items()},
         "tokens": tokens,
-        "vocab_size": size,
+        "vocab_size": tokenizer.vocab_size,
         "special": tokenizer.special,
-        "notes": notes,
+        "notes": [*notes, *tokenizer.notes],
         "read": source.account.fields(),
     }
 
 
-def _to_npy(raw: Path, to: Path, dtype: type, n: int) -> None:
-    if n:
-        cache.save_array(to, np.memmap(raw, dtype=dtype, mode="r", shape=(n,)))
+def _write(
+    folder: Path,
+    part: str,
+    pieces: Sequence[_Piece],
+    tokenizer: Tokenizer,
+    end: int | None,
+    sized: bool,
+    tick: Callable[[int], None],
+) -> tuple[int, list[str]]:
+    """The tokens of a part, where documents start and, if `sized`, the bytes of each; (number of tokens, notes)."""
+    dtype = np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32
+    starts: list[int] = []
+    at = largest = unknown = dropped = whole = 0
+    told, begins, of = sized, True, iter(pieces)
+    with (folder / "raw").open("wb") as raw, (folder / "raw_sizes").open("wb") as raw_sizes:
+        for chunk in encoding.encode(tokenizer, (p.text for p in pieces), sized):
+            ids, sizes = chunk.ids, chunk.sizes
+            if begins:
+                piece = next(of)
+            if chunk.last and piece.ends and end is not None:
+                ids = np.append(ids, end)
+                sizes = None if sizes is None else np.append(sizes, chunk.left)
+            if begins and len(ids):
+                starts.append(at)
+            begins = chunk.last
+            at += len(ids)
+            raw.write(ids.astype(dtype).tobytes())  # tofile() loses what a full disk refuses
+            told = told and sizes is not None
+            if sizes is not None and len(sizes):
+                largest = max(largest, int(sizes.max()))
+                whole += int(sizes.sum())
+                raw_sizes.write(sizes.astype(np.uint32).tobytes())
+            unknown, dropped = unknown + chunk.unknown, dropped + chunk.dropped
+            tick(chunk.length)
+    _to_npy(folder / "raw", folder / f"{part}.npy", dtype, dtype, at)
+    cache.save_array(folder / f"{part}_starts.npy", np.array(starts, dtype=np.int64))
+    if told:
+        _to_npy(folder / "raw_sizes", folder / f"{part}_sizes.npy", np.uint32, np.min_scalar_type(largest), at)
     else:
-        cache.save_array(to, np.zeros(0, dtype=dtype))
+        (folder / "raw_sizes").unlink()
+    return at, _losses(part, sized and not told, whole, unknown, dropped)
+
+
+def _losses(part: str, untold: bool, whole: int, unknown: int, dropped: int) -> list[str]:
+    """What bits per byte of a part don't say, a line each."""
+    of = "the held-out text" if part == "validation" else "the text"
+    if untold:
+        return [f"no bits per byte: the tokenizer does not tell which bytes of {of} its tokens are"]
+    lost = [
+        f"{100 * n / whole:.2g} % of {of} {what}"
+        for n, what in ((unknown, "is under the token for the unknown"), (dropped, "is under no token"))
+        if n
+    ]
+    return [f"{' and '.join(lost)}: bits per byte count those bytes, but the loss does not know them"] if lost else []
+
+
+def _to_npy(raw: Path, to: Path, dtype: DTypeLike, wanted: DTypeLike, n: int) -> None:
+    """Raw values as a .npy of a type of its own, without holding them all."""
+    with raw.open("rb") as read, to.open("wb") as written:  # no memory map: on a full disk that is a bus error
+        about = {"descr": np.dtype(wanted).str, "fortran_order": False, "shape": (n,)}
+        np.lib.format.write_array_header_1_0(written, about)  # type: ignore[no-untyped-call]
+        while len(values := np.fromfile(read, dtype=dtype, count=AT_ONCE)):
+            written.write(values.astype(wanted).tobytes())
     raw.unlink()
 
 

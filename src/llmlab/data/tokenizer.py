@@ -7,13 +7,15 @@ Text never yields a special token: "<|eos|>" in a document is seven ordinary cha
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from llmlab.data import encoding
 from llmlab.data import special as special_tokens
 from llmlab.data.special import ADDED, CONFIG, MAP
 from llmlab.errors import UserError
@@ -24,7 +26,6 @@ if TYPE_CHECKING:
 
     from llmlab.config.schema import Tokenizer as Config
 
-PIECE = 1 << 20  # characters encoded at once: an encoding takes some hundred bytes a token
 SPECIAL = "special.json"
 # Files that come with a tokenizer.json and are carried along: what is special in it, and for who exports a run.
 BESIDE = (CONFIG, MAP, ADDED, "chat_template.jinja", "generation_config.json")
@@ -50,6 +51,7 @@ class Tokenizer:
         self.special = special
         self.kind = kind
         self.beside: dict[str, str] = {}  # files that came with a tokenizer.json, by name
+        self.notes: list[str] = []  # what who reads the results should know
 
     @property
     def vocab_size(self) -> int:
@@ -70,12 +72,21 @@ class Tokenizer:
 
     def encode_all(self, texts: Iterable[str]) -> Iterator[np.ndarray]:
         """Ids of each text, in parallel: int64 (n,) each. The same ids as one at a time."""
-        for texts_ in _batches(texts, PIECE):
-            pieces = [list(self._pieces(text)) for text in texts_]
-            encodings = iter(self.inner.encode_batch_fast([p for ps in pieces for p in ps], add_special_tokens=False))
-            for ps in pieces:
-                ids = [np.array(next(encodings).ids, dtype=np.int64) for _ in ps]
-                yield np.concatenate(ids) if ids else np.zeros(0, dtype=np.int64)
+        ids: list[np.ndarray] = []
+        for chunk in encoding.encode(self, texts):
+            ids.append(chunk.ids)
+            if chunk.last:
+                yield np.concatenate(ids)
+                ids = []
+
+    def encode_sized(self, text: str) -> tuple[np.ndarray, np.ndarray | None]:
+        """(ids, the bytes of the text that each accounts for); these add up to the text's, but for a text without ids.
+        None: this tokenizer does not tell.
+        """
+        chunks = list(encoding.encode(self, [text], sized=True))
+        sizes = [c.sizes for c in chunks if c.sizes is not None]
+        known = np.concatenate(sizes) if len(sizes) == len(chunks) else None
+        return np.concatenate([c.ids for c in chunks]), known
 
     def encode_marked(self, text: str, *, around: bool = False) -> list[int]:
         """Ids of a text in which special tokens are named, as a chat template writes it. around: with what the tokenizer
@@ -92,8 +103,7 @@ class Tokenizer:
         plain = text
         for i in self.special.values():
             plain = plain.replace(self.inner.id_to_token(i) or "", "")
-        for _ in self._pieces(plain):  # says what it does not know
-            pass
+        self.check(plain)
         self.inner.encode_special_tokens = False
         try:
             return [*self.inner.encode(text, add_special_tokens=False).ids, *self.stops]
@@ -104,37 +114,40 @@ class Tokenizer:
         """The text that ids stand for, special tokens by name if asked. Ids that are no token are left out."""
         return self.inner.decode([int(i) for i in ids], skip_special_tokens=not special)
 
-    def _pieces(self, text: str) -> Iterator[str]:
-        if self.kind == "char":
-            unseen = sorted(set(text) - set(self.inner.get_vocab(with_added_tokens=False)))
-            if unseen:
-                raise UserError(
-                    f"the text has {unseen[0]!r}, a character that is not in the corpus: tokenizer=bpe has all"
-                )
-        begin = 0
-        while self.kind != "file" and len(text) - begin > PIECE:
-            end = begin + PIECE
-            # The split of GPT-2 joins a space to what follows it, and never anything to what precedes it.
-            while self.kind == "bpe" and end < len(text) and not (text[end] in " \n" and not text[end - 1].isspace()):
-                end += 1
-            yield text[begin:end]
-            begin = end
-        yield text[begin:]
+    def check(self, text: str) -> None:
+        """UserError for a character that `char` never saw."""
+        if self.kind != "char":
+            return
+        unseen = sorted(set(text) - set(self.inner.get_vocab(with_added_tokens=False)))
+        if unseen:
+            raise UserError(f"the text has {unseen[0]!r}, a character that is not in the corpus: tokenizer=bpe has all")
 
-    def token_bytes(self) -> np.ndarray:
-        """(V,) int64: bytes of UTF-8 that each id stands for, 0 for special ones and for ids that are no token.
+    @cached_property
+    def spelt(self) -> np.ndarray | None:
+        """(V,) int64: bytes of text that each id stands for wherever it is, 0 for special ones and ids that are no token.
 
-        Exact for byte-level tokenizers and characters. A tokenizer that drops or rewrites text (WordPiece: spaces and
-        case) has lower sums than its text has bytes.
+        None where spelling does not tell: all but characters, and byte-level BPE that rewrites nothing before it.
         """
+        spec: dict[str, Any] = json.loads(self.inner.to_str())
+        if self.kind != "char" and not _byte_level(spec):
+            return None
         sizes = np.zeros(self.vocab_size, dtype=np.int64)
-        size = _measure(self)
         for token, i in self.inner.get_vocab(with_added_tokens=False).items():
-            sizes[i] = size(token)
+            # Byte-level: each byte is spelt as one character.
+            sizes[i] = len(token.encode("utf-8")) if self.kind == "char" else len(token)
         for i, added in self.inner.get_added_tokens_decoder().items():
             sizes[i] = 0 if added.special else len(added.content.encode("utf-8"))
         sizes[list(self.special.values())] = 0
         return sizes
+
+    @cached_property
+    def unknown(self) -> int | None:
+        """The id that stands for all text that has no other, if there is one."""
+        model: dict[str, Any] = json.loads(self.inner.to_str())["model"]
+        if (i := model.get("unk_id")) is not None:
+            return int(i)
+        token = model.get("unk_token")
+        return None if token is None else self.inner.token_to_id(token)
 
     def save(self, folder: Path) -> list[str]:
         """Writes tokenizer.json, as Hugging Face reads it, special.json, and what was beside. Returns the files' names."""
@@ -184,7 +197,7 @@ def _bpe(texts: Sequence[str], vocab_size: int, special: Sequence[str]) -> Token
             f"(256 bytes and {len(special)} special tokens)"
         )
     inner = Inner(models.BPE())
-    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.pre_tokenizer = split = pre_tokenizers.ByteLevel(add_prefix_space=False)
     inner.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=min(vocab_size, least + sum(len(t.encode()) for t in texts)),  # it has memory for all at once
@@ -192,8 +205,23 @@ def _bpe(texts: Sequence[str], vocab_size: int, special: Sequence[str]) -> Token
         special_tokens=[f"<|{name}|>" for name in special],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
     )
-    inner.train_from_iterator(texts, trainer)
-    return Tokenizer(inner, {name: _add(inner, f"<|{name}|>") for name in special}, "bpe")
+    long = 0
+
+    def stretches() -> Iterator[str]:
+        nonlocal long
+        for text, n in encoding.to_learn_from(texts, split):  # inner.pre_tokenizer would wait for the end of training
+            long += n
+            yield text
+
+    inner.train_from_iterator(stretches(), trainer)
+    made = Tokenizer(inner, {name: _add(inner, f"<|{name}|>") for name in special}, "bpe")
+    if long:
+        words = f"{long:,} word{'s' * (long > 1)} of more than {encoding.WORD:,} characters"
+        made.notes.append(
+            f"the tokenizer was learnt from {words} in stretches of {encoding.WORD:,}: learning from them whole would "
+            "take a time that grows with their square"
+        )
+    return made
 
 
 def _char(texts: Iterable[str], special: Sequence[str]) -> Tokenizer:
@@ -286,28 +314,9 @@ def _read(file: Path) -> tokenizers.Tokenizer:
         raise UserError(f"tokenizer.path: {file} is no tokenizer.json of Hugging Face ({e})") from None
 
 
-def _batches(texts: Iterable[str], size: int) -> Iterator[list[str]]:
-    batch: list[str] = []
-    length = 0
-    for text in texts:
-        batch.append(text)
-        length += len(text)
-        if length >= size:
-            yield batch
-            batch, length = [], 0
-    if batch:
-        yield batch
-
-
-def _measure(tokenizer: Tokenizer) -> Callable[[str], int]:
-    """How many bytes of text a token's spelling stands for."""
-    spec: dict[str, Any] = json.loads(tokenizer.inner.to_str())
-    if "ByteLevel" in json.dumps([spec["pre_tokenizer"], spec["decoder"]]):
-        return len  # each byte is spelt as one character
-    if (spec["model"].get("type") or "BPE") == "WordPiece":
-        prefix = spec["model"]["continuing_subword_prefix"]
-        return lambda token: len(token.removeprefix(prefix).encode("utf-8"))
-    if tokenizer.kind == "char":
-        return lambda token: len(token.encode("utf-8"))
-    byte = {f"<0x{b:02X}>" for b in range(256)} if "ByteFallback" in json.dumps(spec["decoder"]) else set()
-    return lambda token: 1 if token in byte else len(token.replace("\u2581", " ").encode("utf-8"))
+def _byte_level(spec: Mapping[str, Any]) -> bool:
+    """Whether a tokenizer.json spells each byte of the text itself as a character of its tokens."""
+    if spec["normalizer"] is not None or (spec["model"].get("type") or "BPE") != "BPE" or not spec["pre_tokenizer"]:
+        return False
+    last = spec["pre_tokenizer"].get("pretokenizers", [spec["pre_tokenizer"]])[-1:]
+    return bool(last) and last[0]["type"] == "ByteLevel" and not last[0].get("add_prefix_space", True)

@@ -11,16 +11,19 @@ class Stream:
     """Tokens one after the other, memory-mapped, and where each document begins.
 
     `tokens` (n,) uint16 or uint32; `starts` (documents,) int64, rising, the first is 0. The end-of-text token belongs
-    to the document that it ends.
+    to the document that it ends. `sizes` (n,) unsigned: the bytes of text that each token accounts for, which over a
+    document add up to its length; None of text that is trained on, and where the tokenizer does not tell.
     """
 
-    def __init__(self, tokens: np.ndarray, starts: np.ndarray):
+    def __init__(self, tokens: np.ndarray, starts: np.ndarray, sizes: np.ndarray | None = None):
         self.tokens = tokens
         self.starts = starts
+        self.sizes = sizes
 
     @classmethod
-    def open(cls, tokens: Path, starts: Path) -> Stream:
-        return cls(np.load(tokens, mmap_mode="r"), np.load(starts))
+    def open(cls, tokens: Path, starts: Path, sizes: Path) -> Stream:
+        known = np.load(sizes, mmap_mode="r") if sizes.exists() else None
+        return cls(np.load(tokens, mmap_mode="r"), np.load(starts), known)
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -28,7 +31,8 @@ class Stream:
     def after(self, seq_len: int) -> Stream:
         """What windows of `seq_len` leave at the end, from the token that the last of them shares."""
         begin = max(0, (len(self) - 1) // seq_len) * seq_len
-        return Stream(self.tokens[begin:], np.concatenate(([0], self.starts[self.starts > begin] - begin)))
+        starts = np.concatenate(([0], self.starts[self.starts > begin] - begin))
+        return Stream(self.tokens[begin:], starts, None if self.sizes is None else self.sizes[begin:])
 
     def documents(self, begin: int, end: int) -> np.ndarray:
         """The document of each token in [begin, end): (end - begin,) int64, counted over the whole stream."""
@@ -42,7 +46,8 @@ class Windows:
 
     Neighbours share one token, so that each token but the first is once the target of a next-token objective. What is
     left at the end of the stream and does not fill a window is in none. "documents" are there if asked for
-    (`data.separate_documents`): a model keeps them apart where it is given them.
+    (`data.separate_documents`): a model keeps them apart where it is given them. "sizes" are those of the stream, if it
+    has them.
     """
 
     def __init__(self, stream: Stream, seq_len: int, documents: bool = False):
@@ -60,7 +65,9 @@ class Windows:
             raise IndexError(f"window {i} of {len(self)}")
         begin = i * self.seq_len
         end = begin + self.seq_len + 1
-        tokens = np.asarray(self.stream.tokens[begin:end], dtype=np.int64)
-        return (
-            {"tokens": tokens, "documents": self.stream.documents(begin, end)} if self.documents else {"tokens": tokens}
-        )
+        sample = {"tokens": np.asarray(self.stream.tokens[begin:end], dtype=np.int64)}
+        if self.documents:
+            sample["documents"] = self.stream.documents(begin, end)
+        if self.stream.sizes is not None:
+            sample["sizes"] = np.asarray(self.stream.sizes[begin:end], dtype=np.int64)
+        return sample

@@ -30,6 +30,7 @@ PLAIN = {
     "source_segments",
     "labels",
     "step_count",
+    "bytes",
 }
 
 

@@ -9,6 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypedDict
 
+import numpy as np
+
 from llmlab.data import cache
 from llmlab.errors import UserError
 from llmlab.json_files import read_json
@@ -75,12 +77,12 @@ def sample(recipe: Any, model: Any, tokens: int = SAMPLE_TOKENS) -> tuple[str, s
     corpus = recipe.corpus
     if recipe.spec.topology != "decoder" or "tokens" not in recipe.spec.heads:
         return None
-    prompt, size = [], 0
-    for token in corpus.validation.tokens[:64].tolist():
-        prompt.append(token)
-        size += int(corpus.token_bytes[token])
-        if size >= PROMPT_BYTES:
-            break
+    first = corpus.validation.tokens[:64].tolist()
+    sizes = corpus.validation.sizes
+    enough = (
+        [len(first)] if sizes is None else np.flatnonzero(np.cumsum(sizes[:64], dtype=np.int64) >= PROMPT_BYTES) + 1
+    )
+    prompt = first[: next(iter(enough), len(first))]
     room = limit(model)
     new = tokens if room is None else min(tokens, room - len(prompt))
     if new < 1:

@@ -36,8 +36,8 @@ class Offline(pl.LightningModule):
 
     The gradient of an optimizer step is that of (sum over its targets) / (their number), over all micro-batches and
     ranks: each batch bears `step_count`, the targets of the whole step. horizon: optimizer steps of the budget, which the
-    schedule spans. clip: gradient norm, or None. token_bytes (V,): for bits per byte, or None. weights: a checkpoint
-    whose weights the model begins with.
+    schedule spans. clip: gradient norm, or None. counts_bytes: whether a validation gives bits per byte. weights: a
+    checkpoint whose weights the model begins with.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Offline(pl.LightningModule):
         seed: int,
         horizon: int,
         clip: float | None = None,
-        token_bytes: Tensor | None = None,
+        counts_bytes: bool = False,
         weights: Path | None = None,
         placement: Placement = Placement(),  # noqa: B008  frozen
     ):
@@ -67,7 +67,7 @@ class Offline(pl.LightningModule):
         self._load: Tensor | None = None
         self.load: Tensor | None = None  # (routed layers, E): tokens of each expert in the last step, over all ranks
         self._val: dict[str, Tensor] = {}
-        self._token_bytes = token_bytes
+        self.counts_bytes = counts_bytes
 
     @property
     def strategy(self) -> Any:
@@ -170,10 +170,6 @@ class Offline(pl.LightningModule):
         for router, row in visits.values():
             router.after_step(row)
 
-    @property
-    def counts_bytes(self) -> bool:
-        return self._token_bytes is not None
-
     def reduce(self, tensor: Tensor) -> Tensor:
         """The sum over the data-parallel ranks."""
         return self.strategy.sum(tensor)
@@ -188,11 +184,8 @@ class Offline(pl.LightningModule):
         total = loss.sum if loss.aux is None else loss.sum + loss.aux * loss.count
         logs = {"nll": (total, loss.count), **loss.logs}
         sums = {name: torch.stack([t.detach().double() for t in pair]) for name, pair in logs.items()}
-        if self._token_bytes is not None:
-            labels = batch["labels"]
-            self._token_bytes = self._token_bytes.to(labels.device)
-            bytes_of = self._token_bytes[labels.clamp(min=0)].masked_fill(labels < 0, 0).sum()
-            sums["bytes"] = torch.stack([bytes_of, loss.count]).double()
+        if self.counts_bytes:
+            sums["bytes"] = torch.stack([batch["bytes"].sum(), loss.count]).double()
         for name, pair in sums.items():
             self._val[name] = pair if name not in self._val else self._val[name] + pair
 

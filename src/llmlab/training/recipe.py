@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 
 from llmlab import registry
 from llmlab.config import schema
@@ -198,6 +197,6 @@ def _fits(model: Any, *lengths: int) -> None:
             )
 
 
-def token_bytes(corpus: Corpus, objective: Any) -> torch.Tensor | None:
-    """(V,) bytes that each id stands for, where the objective's loss is the text's negative log-likelihood."""
-    return torch.from_numpy(np.array(corpus.token_bytes)) if getattr(objective, "bits_per_byte", False) else None
+def counts_bytes(corpus: Corpus, objective: Any) -> bool:
+    """Whether the objective's loss is the text's negative log-likelihood, and its bytes are known."""
+    return bool(getattr(objective, "bits_per_byte", False)) and corpus.validation.sizes is not None

@@ -117,7 +117,7 @@ def make(
         seed=cfg.seed,
         horizon=horizon,
         clip=t.clip,
-        token_bytes=recipes.token_bytes(recipe.corpus, recipe.objective),
+        counts_bytes=recipes.counts_bytes(recipe.corpus, recipe.objective),
         weights=weights,
         placement=placement.Placement.of(cfg),
     )

@@ -112,8 +112,7 @@ def test_writing_a_sample_leaves_random_numbers_alone(both, tmp_path):
     model.train()
     ids = np.array(tokenizer.encode("the quick brown fox jumps over the lazy dog"))
     corpus = SimpleNamespace(
-        validation=SimpleNamespace(tokens=ids),
-        token_bytes=np.ones(model.sizes.vocab_size, int),
+        validation=SimpleNamespace(tokens=ids, sizes=np.ones(len(ids), int)),
         vocabulary=SimpleNamespace(size=int(ids.max()) + 1, special={}),
         tokenizer=tokenizer,
     )
