@@ -48,7 +48,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(folder_of_texts, cache_folde
 
 
 @pytest.mark.parametrize(
-    "name", ["train.npy", "validation_starts.npy", "token_bytes.npy", "tokenizer.json", "manifest"]
+    "name", ["train.npy", "validation_starts.npy", "validation_sizes.npy", "tokenizer.json", "manifest"]
 )
 def test_each_file_of_a_corpus(folder_of_texts, cache_folder, monkeypatch, name):
     """The disk is full just when this file is opened."""

@@ -115,7 +115,7 @@ def save_array(path: Path, array: np.ndarray) -> None:
     """
     import numpy as np
 
-    with _writing(path, array.nbytes), path.open("wb") as f:
+    with writing(path, array.nbytes), path.open("wb") as f:
         np.lib.format.write_array(cast(Any, SimpleNamespace(write=f.write)), array, allow_pickle=False)
 
 
@@ -124,7 +124,7 @@ def write_atomically(path: Path, content: dict[str, Any]) -> None:
     temporary = _beside(path)
     text = json.dumps({"manifest": content, "sha256": digest(content)}, indent=1, sort_keys=True) + "\n"
     try:
-        with _writing(path, len(text)):
+        with writing(path, len(text)):
             temporary.write_text(text)
             os.replace(temporary, path)
     finally:
@@ -153,7 +153,7 @@ def read_checked(path: Path) -> dict[str, Any] | None:
 
 
 @contextmanager
-def _writing(path: Path, n: int) -> Iterator[None]:
+def writing(path: Path, n: int) -> Iterator[None]:
     """Within, an error that the disk is full says how much the file needs."""
     try:
         yield

@@ -270,11 +270,13 @@ def _losses(part: str, untold: bool, whole: int, unknown: int, dropped: int) -> 
 
 def _to_npy(raw: Path, to: Path, dtype: DTypeLike, wanted: DTypeLike, n: int) -> None:
     """Raw values as a .npy of a type of its own, without holding them all."""
-    with raw.open("rb") as read, to.open("wb") as written:  # no memory map: on a full disk that is a bus error
-        about = {"descr": np.dtype(wanted).str, "fortran_order": False, "shape": (n,)}
+    kind = np.dtype(wanted)
+    # No memory map: on a full disk that is a bus error.
+    with raw.open("rb") as read, cache.writing(to, n * kind.itemsize), to.open("wb") as written:
+        about = {"descr": kind.str, "fortran_order": False, "shape": (n,)}
         np.lib.format.write_array_header_1_0(written, about)  # type: ignore[no-untyped-call]
         while len(values := np.fromfile(read, dtype=dtype, count=AT_ONCE)):
-            written.write(values.astype(wanted).tobytes())
+            written.write(values.astype(kind).tobytes())
     raw.unlink()
 
 
