@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import itertools
 import json
 from collections.abc import Callable, Mapping
@@ -72,8 +71,8 @@ def save_tokenizer(folder: Path, tokenizer: Tokenizer, positions: int) -> str:
     about = _about(tokenizer, named, roles, positions)
     kind = str(config.get("model_type"))
     try:
-        version = importlib.metadata.version("transformers")
-    except importlib.metadata.PackageNotFoundError:
+        import transformers
+    except ImportError:
         _write(folder, about, plain=kind not in REPLACED)
         rule = f"auto_map to a {CLASS}" if kind in REPLACED else f"tokenizer_class={CLASS}"
         return f"not read back, as transformers is not installed; the tokenizer is written with {rule}"
@@ -84,7 +83,7 @@ def save_tokenizer(folder: Path, tokenizer: Tokenizer, positions: int) -> str:
         wrong = difference(folder, tokenizer, ids)
     if wrong is not None:
         raise UserError(
-            f"transformers {version} would read the tokenizer of a {kind} model otherwise: {wrong}; "
+            f"transformers {transformers.__version__} would read the tokenizer of a {kind} model otherwise: {wrong}; "
             "export with format=llmlab, or train with another tokenizer"
         )
     return ""
@@ -104,26 +103,17 @@ def difference(folder: Path, tokenizer: Tokenizer, ids: Mapping[str, int]) -> st
     finally:
         transformers.logging.set_verbosity(before)
     name = type(theirs).__name__
-    texts = [
-        *TEXTS,
-        " ".join(["a", *(t.content for t in tokenizer.inner.get_added_tokens_decoder().values())][:50]) + "b",
-    ]
-    texts.append(
-        tokenizer.decode(range(0, tokenizer.vocab_size, 1 + tokenizer.vocab_size // 200))
-    )  # of its own vocabulary
-    for text, around in itertools.product(texts, (False, True)):
+    for text, around in itertools.product(_texts(tokenizer), (False, True)):
         ours = _attempt(lambda: tokenizer.encode_marked(text, around=around))  # noqa: B023
         found = _attempt(lambda: theirs(text, add_special_tokens=around)["input_ids"])  # noqa: B023
-        if isinstance(ours, str) and isinstance(
-            found, str
-        ):  # of a word that it has no token for, not even an unknown one
-            continue
-        if found != ours:
+        # Both say so where a word has no token, not even an unknown one.
+        if found != ours and not (isinstance(ours, str) and isinstance(found, str)):
             gives = f"says {found!r}" if isinstance(found, str) else f"gives {len(found)} ids"
             return f"{name} {gives} for {text[:40]!r}, not the {len(ours)} ids of training"
     rows = config.get("padded_vocab_size", config.get("vocab_size"))
-    if isinstance(rows, int) and len(theirs) > rows:
-        return f"{name} has {len(theirs):,} tokens, and the model {rows:,}"
+    used = max(len(theirs), 1 + max(theirs.get_vocab().values(), default=-1))  # ids may have gaps
+    if isinstance(rows, int) and used > rows:
+        return f"{name} has {used:,} tokens, and the model {rows:,}"
     for role in special.ROLES:
         if getattr(theirs, f"{role}_token_id") != ids.get(role):
             return f"{name} has {role}_token_id={getattr(theirs, f'{role}_token_id')}, not {ids.get(role)}"
@@ -131,6 +121,13 @@ def difference(folder: Path, tokenizer: Tokenizer, ids: Mapping[str, int]) -> st
         if role in ids and config.get(f"{role}_token_id") != ids[role]:
             return f"config.json has {role}_token_id={config.get(f'{role}_token_id')}, and {name} {ids[role]}"
     return None
+
+
+def _texts(tokenizer: Tokenizer) -> list[str]:
+    """TEXTS, one with special tokens by name, and one of the tokenizer's own vocabulary."""
+    named = [token.content for token in tokenizer.inner.get_added_tokens_decoder().values()]
+    some = range(0, tokenizer.vocab_size, 1 + tokenizer.vocab_size // 200)
+    return [*TEXTS, " ".join(["a", *named[:50]]) + "b", tokenizer.decode(some)]
 
 
 def _attempt(encode: Callable[[], list[int]]) -> list[int] | str:
