@@ -20,9 +20,10 @@ USAGE = """\
 llmlab eval run=FOLDER [data=python_docs|python_code|FOLDER_OR_FILE] [seq_len=N] [batch_size=32] [SLOT=PART ...] [--json]
 llmlab eval hf=FOLDER data=...
 
-Without data and path: the run's own validation set. With data=FOLDER_OR_FILE (.txt, .md, .jsonl): all of that text,
-in the run's tokens, in windows of the length that it was trained with. hf=FOLDER (or ORG/NAME): a Hugging Face
-checkpoint in its own tokens, in windows of 1,024 where the model and the text have as many, or of seq_len.
+Without data and path: the run's own validation set. With data=FOLDER_OR_FILE (.txt, .md, .jsonl; data.field=KEY where
+a line has its text under another key than "text"): all of that text, in the run's tokens, in windows of the length that
+it was trained with. hf=FOLDER (or ORG/NAME): a Hugging Face checkpoint in its own tokens, in windows of 1,024 where the
+model and the text have as many, or of seq_len.
 position=, window= and kernel=, and their options: the same weights under another part, which keeps what the two have in
 common: seq_len=512 position=dual_chunk kernel=eager reads texts four times as long as the 128 tokens of training.
 Bits per byte are given where the objective's loss is the text's likelihood."""
@@ -34,6 +35,7 @@ class Arguments:
     hf: str | None = None
     data: str | None = None
     path: str | None = None
+    field: str = "text"
     seq_len: int | None = None
     batch_size: int = 32
     json: bool = False
@@ -43,7 +45,7 @@ def main(argv: Sequence[str]) -> int | None:
     if "-h" in argv or "--help" in argv:
         print(USAGE)
         return 0
-    argv = [a.removeprefix("data.") if a.startswith("data.path=") else a for a in argv]
+    argv = [a.removeprefix("data.") if a.startswith(("data.path=", "data.field=")) else a for a in argv]
     argv, parts = split(argv)
     a = parse(argv, Arguments, "eval")
     if a.batch_size < 1:
@@ -51,7 +53,7 @@ def main(argv: Sequence[str]) -> int | None:
     if a.seq_len is not None and a.seq_len < 1:
         raise UserError(f"seq_len={a.seq_len} must be at least 1")
     either(a.run, a.hf, "eval")
-    found = evaluate(a.run, a.data, a.path, a.batch_size, hf=a.hf, seq_len=a.seq_len, parts=parts)
+    found = evaluate(a.run, a.data, a.path, a.batch_size, hf=a.hf, seq_len=a.seq_len, parts=parts, field=a.field)
     if a.json:
         print(json_module.dumps(found))
         return 0
@@ -70,11 +72,12 @@ def evaluate(
     hf: str | None = None,
     seq_len: int | None = None,
     parts: Sequence[str] = (),
+    field: str = "text",
 ) -> dict[str, Any]:
     """{"loss", "perplexity", "bits_per_byte" (where it has a meaning), "targets", "bytes", "text"}; loss in nats a target.
 
     hf: a Hugging Face checkpoint instead of a run; `data` or `path` must then name the text. seq_len: length of a window.
-    parts: other parts for the same weights, as typed ("position=dual_chunk").
+    parts: other parts for the same weights, as typed ("position=dual_chunk"). field: the key of a text in a line of .jsonl.
     """
     import torch
 
@@ -107,7 +110,7 @@ def evaluate(
         if source == "files" and path is None:
             raise UserError("data=files needs data.path=FOLDER_OR_FILE")
         file = schema.Tokenizer(kind="file", path=str(tokenizer))
-        settings = replace(settings, source=source, path=path, seq_len=1)
+        settings = replace(settings, source=source, path=path, field=field, seq_len=1)
         corpus = prepare(settings, file, special, whole=True)
         streams = [corpus.train]
     length_of_windows = seq_len or (_usual(model, streams[0]) if hf is not None else cfg.data.seq_len)

@@ -91,7 +91,7 @@ def _trouble(place: Path, e: OSError) -> str:
 def check(folder: Path) -> dict[str, Any]:
     """The manifest, if all files are what it says. Raises Damaged."""
     try:
-        outer: dict[str, Any] = read_json(folder / MANIFEST, _Checked)
+        outer: _Checked = read_json(folder / MANIFEST, _Checked)
         manifest, expected = outer["manifest"], outer["sha256"]
     except (OSError, ValueError):
         raise Damaged(f"{MANIFEST} is missing or unreadable") from None
@@ -146,7 +146,7 @@ def keep(path: Path, content: dict[str, Any]) -> None:
 def read_checked(path: Path) -> dict[str, Any] | None:
     """What `write_atomically` wrote, or None if there is nothing or it is damaged."""
     try:
-        outer: dict[str, Any] = read_json(path, _Checked)
+        outer: _Checked = read_json(path, _Checked)
     except (OSError, ValueError):
         return None
     return outer["manifest"] if digest(outer["manifest"]) == outer["sha256"] else None
