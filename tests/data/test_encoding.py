@@ -216,17 +216,15 @@ def begun(tmp_path, bos=None, *, eos="[SEP]", split="document", texts=None):
     inner = KINDS["BERT cased"]()
     (tmp_path / "t").mkdir(exist_ok=True)
     (tmp_path / "t" / "tokenizer_config.json").write_text(f'{{"eos_token": "{eos}", "bos_token": "[CLS]"}}')
-    data = schema.Data(source="files", path=str(tmp_path / "texts"), seq_len=2, split=split, bos=bos)
+    data = schema.Data(source="files", path=str(tmp_path / "texts"), seq_len=2, split=split, bos=bos, validation=0.3)
     corpus(tmp_path, inner, texts, whole=True)
     found = prepare(data, schema.Tokenizer(kind="file", path=str(tmp_path / "t")))
-    return found, {
-        part: [getattr(found, part).tokens[s] for s in getattr(found, part).starts] for part in ("train", "validation")
-    }
+    return found, [stream.tokens[stream.starts].tolist() for stream in (found.train, found.validation)]
 
 
 def test_documents_begin_as_the_template_begins_a_text(tmp_path, capsys):
     found, first = begun(tmp_path)
-    assert set(first["train"]) == set(first["validation"]) == {1} and found.vocabulary.special["bos"] == 1
+    assert set(first[0]) == set(first[1]) == {1} and found.vocabulary.special["bos"] == 1
     assert (found.validation.tokens == 1).sum() == len(found.validation.starts)
     assert found.validation.sizes[found.validation.starts].sum() == 0
     assert found.validation.sizes.sum() == found.validation_bytes
@@ -246,7 +244,7 @@ def test_one_token_between_two_documents_where_it_is_the_end_too(tmp_path):
 
 def test_a_document_that_is_cut_begins_once(tmp_path):
     found, first = begun(tmp_path, split="position", texts=["the cat sat on the mat\n" * 40])
-    assert first == {"train": [1], "validation": [found.validation.tokens[0]]} and 1 not in found.validation.tokens
+    assert first == [[1], [found.validation.tokens[0]]] and 1 not in found.validation.tokens
 
 
 def test_what_llmlab_learns_has_no_bos(tmp_path):
