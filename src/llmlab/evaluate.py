@@ -18,15 +18,17 @@ if TYPE_CHECKING:
 SOURCES = ("python_docs", "python_code", "files")
 USAGE = """\
 llmlab eval run=FOLDER [data=python_docs|python_code|FOLDER_OR_FILE] [seq_len=N] [batch_size=32] [SLOT=PART ...] [--json]
-llmlab eval hf=FOLDER data=...
+llmlab eval hf=FOLDER data=... [bos=true|false]
 
 Without data and path: the run's own validation set. With data=FOLDER_OR_FILE (.txt, .md, .jsonl; data.field=KEY where
 a line has its text under another key than "text"): all of that text, in the run's tokens, in windows of the length that
 it was trained with. hf=FOLDER (or ORG/NAME): a Hugging Face checkpoint in its own tokens, in windows of 1,024 where the
-model and the text have as many, or of seq_len.
+model and the text have as many, or of seq_len. Each window begins with bos where the tokenizer's own template puts it
+before a text; bos=true or false says so for any.
 position=, window= and kernel=, and their options: the same weights under another part, which keeps what the two have in
 common: seq_len=512 position=dual_chunk kernel=eager reads texts four times as long as the 128 tokens of training.
-Bits per byte are given where the objective's loss is the text's likelihood."""
+Bits per byte are given where the objective's loss is the text's likelihood. The bytes are those of the text itself in UTF-8,
+whatever the tokenizer drops or rewrites."""
 
 
 @dataclass
@@ -38,6 +40,7 @@ class Arguments:
     field: str = "text"
     seq_len: int | None = None
     batch_size: int = 32
+    bos: bool | None = None
     json: bool = False
 
 
@@ -45,7 +48,8 @@ def main(argv: Sequence[str]) -> int | None:
     if "-h" in argv or "--help" in argv:
         print(USAGE)
         return 0
-    argv = [a.removeprefix("data.") if a.startswith(("data.path=", "data.field=")) else a for a in argv]
+    keys = ("data.path=", "data.field=", "data.bos=")
+    argv = [a.removeprefix("data.") if a.startswith(keys) else a for a in argv]
     argv, parts = split(argv)
     a = parse(argv, Arguments, "eval")
     if a.batch_size < 1:
@@ -53,7 +57,11 @@ def main(argv: Sequence[str]) -> int | None:
     if a.seq_len is not None and a.seq_len < 1:
         raise UserError(f"seq_len={a.seq_len} must be at least 1")
     either(a.run, a.hf, "eval")
-    found = evaluate(a.run, a.data, a.path, a.batch_size, hf=a.hf, seq_len=a.seq_len, parts=parts, field=a.field)
+    if a.bos is not None and a.hf is None:
+        raise UserError("bos= is for hf=: a run's documents begin as they did in its training")
+    found = evaluate(
+        a.run, a.data, a.path, a.batch_size, hf=a.hf, seq_len=a.seq_len, bos=a.bos, parts=parts, field=a.field
+    )
     if a.json:
         print(json_module.dumps(found))
         return 0
@@ -71,18 +79,21 @@ def evaluate(
     *,
     hf: str | None = None,
     seq_len: int | None = None,
+    bos: bool | None = None,
     parts: Sequence[str] = (),
     field: str = "text",
 ) -> dict[str, Any]:
     """{"loss", "perplexity", "bits_per_byte" (where it has a meaning), "targets", "bytes", "text"}; loss in nats a target.
 
     hf: a Hugging Face checkpoint instead of a run; `data` or `path` must then name the text. seq_len: length of a window.
-    parts: other parts for the same weights, as typed ("position=dual_chunk"). field: the key of a text in a line of .jsonl.
+    bos: whether windows begin with it, with hf= (`data.bos`). parts: other parts for the same weights, as typed
+    ("position=dual_chunk"). field: the key of a text in a line of .jsonl.
     """
     import torch
 
     from llmlab.config import schema
-    from llmlab.data import Windows, loader, prepare
+    from llmlab.data import Windows, cache, loader, prepare
+    from llmlab.data.loader import IGNORED
     from llmlab.decoding.generate import limit
     from llmlab.lab import folder
     from llmlab.training.recipe import chosen, plain
@@ -98,6 +109,7 @@ def evaluate(
         tokenizer = folder.home(run) / "tokenizer.json"
     else:
         model, cfg, tokenizer = _foreign(hf)
+        cfg.data.bos = bos
     model = swapped(model, parts)
     settings = plain(cfg.data, schema.Data)
     special = tuple(_special(cfg))
@@ -119,16 +131,26 @@ def evaluate(
         raise UserError(f"seq_len={length_of_windows} is more than the {room} positions that the model knows")
     make = chosen(cfg, "objective")
     objective = make(corpus.vocabulary, length_of_windows)
+    # A run's windows are those of its training; each of a checkpoint's is a text of its own, as its template begins one.
+    lead = tuple(corpus.manifest["lead"]) if hf is not None else ()
+    shared = len(lead) or 1
+    if lead:
+        cache.say("and so does each window")
     pieces = [(stream, length_of_windows) for stream in streams]
     if not own and getattr(objective, "bits_per_byte", False):  # all of the text, its last, shorter window too
-        pieces += [(end, len(end) - 1) for stream in streams if len(end := stream.after(length_of_windows)) > 1]
+        rest = [stream.after(length_of_windows, shared) for stream in streams]
+        pieces += [(end, len(end) - 1) for end in rest if len(end) > shared]
+    ends = corpus.vocabulary.special.get("eos")
+    beginnings = torch.tensor([i for i in lead if i != ends], dtype=torch.int64)
     nll = targets = length = 0.0
     with torch.inference_mode():
         for stream, size in pieces:
-            windows = Windows(stream, size, cfg.data.separate_documents)
+            windows = Windows(stream, size, cfg.data.separate_documents, lead)
             objective = make(corpus.vocabulary, size)
             for batch in loader.validation_loader(windows, objective, micro=batch_size, rank=0, world=1, limit=None):
                 _known(batch, model)
+                if len(beginnings):  # no text, and a document's end says that another begins
+                    batch["labels"] = batch["labels"].masked_fill(torch.isin(batch["labels"], beginnings), IGNORED)
                 loss = objective.loss(model, batch)
                 total, count = loss.logs.get("nll", (loss.sum, loss.count))
                 nll, targets = nll + float(total), targets + int(count)

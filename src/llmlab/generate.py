@@ -253,7 +253,7 @@ def samples(
 
 def _encoded(tokenizer: Tokenizer, prompt: str, index: int, total: int, source: bool) -> list[int]:
     try:
-        ids = tokenizer.encode_source(prompt) if source else tokenizer.encode(prompt)
+        ids = tokenizer.encode_source(prompt) if source else [*tokenizer.lead, *tokenizer.encode(prompt)]
     except UserError as e:
         raise UserError(f"prompt {index + 1} of {total}: {e}" if total > 1 else str(e)) from None
     if not ids and "eos" in tokenizer.special:  # nothing to go on: the beginning of a text

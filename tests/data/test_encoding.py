@@ -8,6 +8,7 @@ import pytest
 from llmlab.config import schema
 from llmlab.data import encoding, prepare
 from llmlab.data.tokenizer import Tokenizer, make
+from llmlab.errors import UserError
 
 from .kinds import KINDS, OTHER, TEXT
 
@@ -205,6 +206,54 @@ def test_offsets_that_tell_nothing_give_no_bytes(tmp_path, monkeypatch, capsys):
     found = corpus(tmp_path, KINDS["BERT uncased"](), [TEXT, OTHER], whole=True)
     assert found.train.sizes is None
     assert "llmlab: no bits per byte: the tokenizer does not tell which bytes of the text" in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------- what a document begins with
+
+
+def begun(tmp_path, bos=None, *, eos="[SEP]", split="document", texts=None):
+    texts = texts or [f"the cat sat on the mat and the dog {i}\n" * 4 for i in range(30)]
+    inner = KINDS["BERT cased"]()
+    (tmp_path / "t").mkdir(exist_ok=True)
+    (tmp_path / "t" / "tokenizer_config.json").write_text(f'{{"eos_token": "{eos}", "bos_token": "[CLS]"}}')
+    data = schema.Data(source="files", path=str(tmp_path / "texts"), seq_len=2, split=split, bos=bos, validation=0.3)
+    corpus(tmp_path, inner, texts, whole=True)
+    found = prepare(data, schema.Tokenizer(kind="file", path=str(tmp_path / "t")))
+    return found, [stream.tokens[stream.starts].tolist() for stream in (found.train, found.validation)]
+
+
+def test_documents_begin_as_the_template_begins_a_text(tmp_path, capsys):
+    found, first = begun(tmp_path)
+    assert set(first[0]) == set(first[1]) == {1} and found.vocabulary.special["bos"] == 1
+    assert (found.validation.tokens == 1).sum() == len(found.validation.starts)
+    assert found.validation.sizes[found.validation.starts].sum() == 0
+    assert found.validation.sizes.sum() == found.validation_bytes
+    said = capsys.readouterr().err
+    assert "each document begins with [CLS], as the tokenizer's own template has it (data.bos=false" in said
+    without, first = begun(tmp_path, bos=False)
+    assert 1 not in without.validation.tokens and "bos" not in without.vocabulary.special
+    assert without.folder != found.folder
+
+
+def test_one_token_between_two_documents_where_it_is_the_end_too(tmp_path):
+    found, _ = begun(tmp_path, eos="[CLS]")
+    assert found.vocabulary.special["eos"] == 1
+    ends = (found.train.tokens == 1).sum()
+    assert found.train.tokens[0] == 1 and ends == len(found.train.starts) + 1
+
+
+def test_a_document_that_is_cut_begins_once(tmp_path):
+    found, first = begun(tmp_path, split="position", texts=["the cat sat on the mat\n" * 40])
+    assert first == [[1], [found.validation.tokens[0]]] and 1 not in found.validation.tokens
+
+
+def test_what_llmlab_learns_has_no_bos(tmp_path):
+    tokenizer = learnt([TEXT])
+    tokenizer.save(tmp_path)
+    again = make(schema.Tokenizer(kind="file", path=str(tmp_path)), [], [], ("eos",))
+    assert tokenizer.opening() == tokenizer.opening(True) == again.opening() == ()
+    with pytest.raises(UserError, match=r"data\.bos=true: the tokenizer names no bos_token"):
+        again.opening(True)
 
 
 # ---------------------------------------------------------------- memory

@@ -161,3 +161,21 @@ def test_each_held_out_window_counts_once(windows, world, micro, limit):
     assert sum(int((labels != -100).sum()) for _, labels in rows) == sum(
         int((reference[i] != -100).sum()) for i in range(n) if i in reference
     )
+
+
+class Likely(Fixed):
+    bits_per_byte = True
+
+
+@pytest.mark.parametrize(("micro", "world", "limit"), [(8, 1, None), (3, 2, None), (2, 3, 5), (4, 4, 1)])
+def test_bytes_of_what_is_measured(micro, world, limit):
+    """Of the targets of the windows that are there, each once; a rank without a window has none."""
+    sizes = np.random.default_rng(0).integers(1, 300, size=20 * 6 + 4).astype(np.uint16)
+    windows = Windows(Stream(np.arange(len(sizes), dtype=np.uint16), np.array([0]), sizes), 6)
+    ranks = [list(validation_loader(windows, Likely(), micro, r, world, limit)) for r in range(world)]
+    n = len(windows) if limit is None else limit
+    assert sum(int(b["bytes"].sum()) for batches in ranks for b in batches) == sizes[1 : 1 + n * 6].sum()
+    assert all(len(b["bytes"]) == len(b["labels"]) for batches in ranks for b in batches)
+    assert "bytes" not in next(iter(validation_loader(windows, Fixed(), micro)))
+    bare = Windows(Stream(windows.stream.tokens, windows.stream.starts), 6)
+    assert "bytes" not in next(iter(validation_loader(bare, Likely(), micro)))

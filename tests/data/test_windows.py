@@ -56,3 +56,21 @@ def test_what_windows_leave_goes_on_where_they_end(stream, seq_len):
     assert rest.tokens.tolist() == stream.tokens[n * seq_len :].tolist()
     left = documents[n * seq_len :]
     assert rest.documents(0, len(rest)).tolist() == (left - left[0]).tolist()
+
+
+@pytest.mark.parametrize("lead", [(7,), (7, 8)])
+@pytest.mark.parametrize("seq_len", [3, 5, 7, 26])
+def test_windows_that_begin_with_a_lead(stream, seq_len, lead):
+    """Each is a text of its own: the lead, then what follows in the stream; each token of it is once a target."""
+    k = len(lead)
+    tokens = np.concatenate([lead, stream[0].tokens]).astype(np.uint16)
+    led = Stream(tokens, np.concatenate([[0], stream[0].starts[1:] + k]), np.arange(len(tokens)))
+    rest = led.after(seq_len, k)
+    all_windows = [Windows(led, seq_len, True, lead), Windows(rest, len(rest) - 1, True, lead)] if len(rest) > k else []
+    all_windows = all_windows or [Windows(led, seq_len, True, lead)]
+    samples = [w[i] for w in all_windows for i in range(len(w))]
+    assert all(s["tokens"][:k].tolist() == list(lead) and s["sizes"][:k].sum() == 0 for s in samples)
+    assert [t for s in samples for t in s["tokens"][k:]] == stream[0].tokens.tolist()
+    assert sum(int(s["sizes"].sum()) for s in samples) == sum(range(k, len(tokens)))
+    documents = [d for w in all_windows[:1] for i in range(len(w)) for d in w[i]["documents"][k:]]
+    assert documents == stream[1][: len(documents)].tolist()

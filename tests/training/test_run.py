@@ -364,3 +364,42 @@ def test_a_picture_has_curves_or_says_why_not(tmp_path):
     few = (tmp_path / "loss.png").read_bytes()
     (tmp_path / "metrics.csv").write_text("step,tokens,loss,val_loss\n")
     assert plot.loss_curve(tmp_path).read_bytes() != few
+
+
+def test_a_run_of_before_data_bos_is_measured_as_it_was(whole, tmp_path):
+    """Its documents have no bos: those of `tokenizer=char` have none anyway."""
+    from llmlab.evaluate import evaluate
+    from llmlab.lab import folder
+
+    old = shutil.copytree(whole, tmp_path / "old")
+    text = (old / "config.yaml").read_text()
+    assert "  bos: null\n" in text
+    (old / "config.yaml").write_text(text.replace("  bos: null\n", ""))
+    assert folder.load(old)[0].data.bos is False
+    assert evaluate(str(old)) == evaluate(str(whole))
+
+
+def test_bits_per_byte_of_a_tokenizer_that_drops_text(tiny, tmp_path):
+    """Lower case, accents and spaces are not in its tokens, but they are bytes of the text that was measured."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+
+    text = "The Cat sat on   the Mat, and the naïve Dog saw it.\n" * 240
+    inner = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    inner.normalizer, inner.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
+    inner.train_from_iterator(
+        [text], trainers.WordPieceTrainer(vocab_size=60, special_tokens=["[UNK]", "[SEP]"], show_progress=False)
+    )
+    inner.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "a.txt").write_text(text, encoding="utf-8")
+    own = [o for o in tiny if not o.startswith(("data", "tokenizer"))]
+    data = ["data=files", f"data.path={tmp_path / 'a.txt'}", "data.split=position", "data.seq_len=16"]
+    tokenizer = ["tokenizer=file", f"tokenizer.path={tmp_path / 'tokenizer.json'}"]
+    metrics = run(tmp_path / "run", *own, *data, *tokenizer, "budget.steps=2", "train.validation_batches=2")["metrics"]
+    held_out = text[int(len(text) * 0.9) :]
+    found = inner.encode(held_out)
+    n = 2 * 8 * 16  # targets: the tokens from the second on
+    assert n < len(found) - 1
+    read = held_out[found.offsets[0][1] : found.offsets[n][1]]
+    bits = metrics["val_loss"] * n / torch.log(torch.tensor(2.0)).item() / len(read.encode())
+    assert metrics["val_bits_per_byte"] == pytest.approx(bits, rel=1e-5)
+    assert "kneser_ney_bigram_bits_per_byte" not in metrics  # of all of the held-out text

@@ -72,6 +72,7 @@ class Data:
         "document"  # "document": whole documents by a hash of their text; "position": the last share of the text
     )
     separate_documents: bool = False  # tokens see no other document of their packed sequence
+    bos: Optional[bool] = None  # tokenizer=file: documents begin with its bos; None: if its own template puts it there
     max_documents: Optional[int] = None  # read no more than these (for a quick try)
     num_workers: int = 0
 

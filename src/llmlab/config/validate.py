@@ -244,6 +244,8 @@ def _data(composed: Composed) -> list[str]:
         found.append(
             f"tokenizer.vocab_size: tokenizer={tokenizer.kind} has {has}, so nothing would change; leave it out"
         )
+    if data.bos and tokenizer.kind in ("bpe", "char"):
+        found.append(f"data.bos=true: tokenizer={tokenizer.kind} has no bos; leave it out")
     if tokenizer.kind == "file":
         if tokenizer.path is None:
             found.append("tokenizer.path must be given with tokenizer=file: a tokenizer.json")

@@ -109,7 +109,7 @@ def prepare(
     source = open_source(data)
     choice = {
         "code": _code(),
-        "data": [data.source, data.path, data.validation, data.split, data.max_documents],
+        "data": [data.source, data.path, data.validation, data.split, data.max_documents, data.bos],
         "tokenizer": [
             tokenizer.kind,
             tokenizer.vocab_size if tokenizer.kind == "bpe" else None,
@@ -155,10 +155,10 @@ def _stamp(path: str | None) -> Any:
 
 
 class _Piece:
-    """A stretch of one document; `ends` where the document does."""
+    """A stretch of one document; `begins` and `ends` where the document does."""
 
-    def __init__(self, text: str, ends: bool):
-        self.text, self.ends = text, ends
+    def __init__(self, text: str, ends: bool = True, begins: bool = True):
+        self.text, self.ends, self.begins = text, ends, begins
 
 
 def _make(
@@ -185,6 +185,13 @@ def _make(
         train, validation = ([p.text for p in parts[part]] for part in PARTS)
         tokenizer = make(cfg, train, validation, names)
         end = tokenizer.special["eos"] if len(documents) > 1 else None
+        lead = tokenizer.opening(data.bos)
+        if lead:
+            shown = " ".join(tokenizer.inner.id_to_token(i) or str(i) for i in lead)
+            why = (
+                "data.bos=true" if data.bos else "as the tokenizer's own template has it (data.bos=false leaves it out)"
+            )
+            notes.append(f"each document begins with {shown}, {why}")
         total = sum(len(p.text) for pieces in parts.values() for p in pieces)
         done, tokens = 0, {}
 
@@ -195,7 +202,7 @@ def _make(
 
         measured = "train" if split == "none" else "validation"  # what is trained on needs no bits per byte
         for part, pieces in parts.items():
-            tokens[part], losses = _write(folder, part, pieces, tokenizer, end, part == measured, tick)
+            tokens[part], losses = _write(folder, part, pieces, tokenizer, (lead, end), part == measured, tick)
             notes += losses
         tokenizer.save(folder)
     return {
@@ -206,7 +213,8 @@ def _make(
         "bytes": {part: sum(len(p.text.encode("utf-8")) for p in pieces) for part, pieces in parts.items()},
         "tokens": tokens,
         "vocab_size": tokenizer.vocab_size,
-        "special": tokenizer.special,
+        "special": {**tokenizer.special, **({"bos": lead[0]} if len(lead) == 1 else {})},
+        "lead": list(lead),
         "notes": [*notes, *tokenizer.notes],
         "read": source.account.fields(),
     }
@@ -217,11 +225,15 @@ def _write(
     part: str,
     pieces: Sequence[_Piece],
     tokenizer: Tokenizer,
-    end: int | None,
+    around: tuple[tuple[int, ...], int | None],
     sized: bool,
     tick: Callable[[int], None],
 ) -> tuple[int, list[str]]:
-    """The tokens of a part, where documents start and, if `sized`, the bytes of each; (number of tokens, notes)."""
+    """The tokens of a part, where documents start and, if `sized`, the bytes of each; (number of tokens, notes).
+
+    around: what each document begins and ends with. Where both are one token it stands between two documents once.
+    """
+    lead, end = around
     dtype = np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32
     starts: list[int] = []
     at = largest = unknown = dropped = whole = 0
@@ -231,9 +243,14 @@ def _write(
             ids, sizes = chunk.ids, chunk.sizes
             if begins:
                 piece = next(of)
+                if piece.begins and lead and (at == 0 or end not in lead):
+                    ids = np.concatenate([lead, ids])
+                    sizes = None if sizes is None else np.concatenate([np.zeros(len(lead), dtype=np.int64), sizes])
             if chunk.last and piece.ends and end is not None:
                 ids = np.append(ids, end)
-                sizes = None if sizes is None else np.append(sizes, chunk.left)
+                sizes = None if sizes is None else np.append(sizes, 0)
+            if chunk.left and sizes is not None and len(sizes):
+                sizes[-1] += chunk.left
             if begins and len(ids):
                 starts.append(at)
             begins = chunk.last
@@ -294,12 +311,12 @@ def _split(documents: Sequence[Document], data: schema.Data) -> tuple[dict[str, 
     one file) the split is by position.
     """
     if data.split == "none":
-        return {"train": [_Piece(d.text, True) for d in documents], "validation": []}, "none"
+        return {"train": [_Piece(d.text) for d in documents], "validation": []}, "none"
     if data.split == "document":
         parts: dict[str, list[_Piece]] = {part: [] for part in PARTS}
         for document in documents:
             place = int.from_bytes(hashlib.sha256(document.text.encode("utf-8")).digest()[:8], "big") / 2**64
-            parts["validation" if place < data.validation else "train"].append(_Piece(document.text, True))
+            parts["validation" if place < data.validation else "train"].append(_Piece(document.text))
         if all(parts.values()):
             return parts, "document"
     cut = int(sum(len(d.text) for d in documents) * (1 - data.validation))
@@ -310,7 +327,7 @@ def _split(documents: Sequence[Document], data: schema.Data) -> tuple[dict[str, 
         if here:
             parts["train"].append(_Piece(document.text[:here], here == len(document.text)))
         if here < len(document.text):
-            parts["validation"].append(_Piece(document.text[here:], True))
+            parts["validation"].append(_Piece(document.text[here:], begins=here == 0))
         at += len(document.text)
     return parts, "position"
 

@@ -19,7 +19,7 @@ from llmlab.data import encoding
 from llmlab.data import special as special_tokens
 from llmlab.data.special import ADDED, CONFIG, MAP
 from llmlab.errors import UserError
-from llmlab.json_files import read_text
+from llmlab.json_files import parse_json, read_text
 
 if TYPE_CHECKING:
     import tokenizers
@@ -60,6 +60,32 @@ class Tokenizer:
 
     # The first id of every text that is written, and the last of one that has not ended before; see decoding.generate.
     forced: tuple[int | None, int | None] = (None, None)
+
+    # What a run's documents began with, and a prompt begins with; see `opening`.
+    lead: tuple[int, ...] = ()
+
+    def opening(self, bos: bool | None = None) -> tuple[int, ...]:
+        """The ids that a document begins with, mostly one (bos) or none.
+
+        None: those that the tokenizer's own template (its post-processor) puts before a text; of ours, none. True: those,
+        or the bos_token that its tokenizer_config.json names. Raises UserError if it names none.
+        """
+        if self.kind != "file" or bos is False:
+            return ()
+        for text in ("a", "A", "0", ".", *sorted(self.inner.get_vocab(with_added_tokens=False))[:100]):
+            found = self.inner.encode(text, add_special_tokens=True)
+            if 0 in found.special_tokens_mask:  # a text that the tokenizer does not drop
+                if n := found.special_tokens_mask.index(0):
+                    return tuple(found.ids[:n])
+                break
+        if not bos:
+            return ()
+        token: Any = parse_json(self.beside.get(BESIDE[0], "{}"), dict, BESIDE[0]).get("bos_token")
+        token = token.get("content") if isinstance(token, dict) else token
+        i = self.inner.token_to_id(token) if isinstance(token, str) else None
+        if i is None:
+            raise UserError(f"data.bos=true: the tokenizer names no bos_token in its {BESIDE[0]}; leave it out")
+        return (i,)
 
     @property
     def stops(self) -> tuple[int, ...]:

@@ -28,9 +28,12 @@ class Stream:
     def __len__(self) -> int:
         return len(self.tokens)
 
-    def after(self, seq_len: int) -> Stream:
-        """What windows of `seq_len` leave at the end, from the token that the last of them shares."""
-        begin = max(0, (len(self) - 1) // seq_len) * seq_len
+    def after(self, seq_len: int, lead: int = 1) -> Stream:
+        """What windows of `seq_len` leave at the end, from the token that the last of them shares, or with as many as the
+        lead has.
+        """
+        stride = seq_len + 1 - lead
+        begin = max(0, (len(self) - lead) // stride) * stride
         starts = np.concatenate(([0], self.starts[self.starts > begin] - begin))
         return Stream(self.tokens[begin:], starts, None if self.sizes is None else self.sizes[begin:])
 
@@ -48,26 +51,35 @@ class Windows:
     left at the end of the stream and does not fill a window is in none. "documents" are there if asked for
     (`data.separate_documents`): a model keeps them apart where it is given them. "sizes" are those of the stream, if it
     has them.
+
+    lead: ids with which each window begins, as if its text were one of its own, in place of the token that it shares; the
+    stream begins with them too.
     """
 
-    def __init__(self, stream: Stream, seq_len: int, documents: bool = False):
-        if seq_len < 1:
-            raise ValueError(f"data.seq_len must be at least 1, but is {seq_len}")
+    def __init__(self, stream: Stream, seq_len: int, documents: bool = False, lead: tuple[int, ...] = ()):
+        if seq_len < max(1, len(lead)):
+            raise ValueError(f"data.seq_len must be at least {max(1, len(lead))}, but is {seq_len}")
         self.stream = stream
         self.seq_len = seq_len
         self.documents = documents
+        self.lead = lead
+        self.shared = len(lead) or 1  # tokens at its beginning that are no targets
+        self.stride = seq_len + 1 - self.shared
 
     def __len__(self) -> int:
-        return max(0, (len(self.stream) - 1) // self.seq_len)
+        return max(0, (len(self.stream) - self.shared) // self.stride)
 
     def __getitem__(self, i: int) -> dict[str, np.ndarray]:
         if not 0 <= i < len(self):
             raise IndexError(f"window {i} of {len(self)}")
-        begin = i * self.seq_len
+        begin = i * self.stride
         end = begin + self.seq_len + 1
-        sample = {"tokens": np.asarray(self.stream.tokens[begin:end], dtype=np.int64)}
+        sample = {"tokens": np.array(self.stream.tokens[begin:end], dtype=np.int64)}
+        sample["tokens"][: len(self.lead)] = self.lead
         if self.documents:
             sample["documents"] = self.stream.documents(begin, end)
+            sample["documents"][: len(self.lead)] = sample["documents"][len(self.lead)]
         if self.stream.sizes is not None:
-            sample["sizes"] = np.asarray(self.stream.sizes[begin:end], dtype=np.int64)
+            sample["sizes"] = np.array(self.stream.sizes[begin:end], dtype=np.int64)
+            sample["sizes"][: len(self.lead)] = 0
         return sample

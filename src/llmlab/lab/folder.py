@@ -41,6 +41,8 @@ def load(run: str | Path) -> tuple[Any, ModelSpec]:
         record.read(folder)
     try:
         cfg: Any = OmegaConf.load(folder / CONFIG)
+        if "bos" not in cfg.data:  # a run of before there was this key, whose documents have none
+            cfg.data.bos = False
         spec = from_plain(json.loads((folder / SPEC).read_text(encoding="utf-8")))
     except FileNotFoundError as e:
         raise UserError(
@@ -109,10 +111,13 @@ def load_model(run: str | Path) -> tuple[Any, Any]:
     from llmlab.training import checkpoint
 
     path, folder = checkpoint_of(run), home(run)
-    model = build.assemble(load(folder)[1])
+    cfg, spec = load(folder)
+    model = build.assemble(spec)
     build.materialise(model)
     model.load_state_dict(checkpoint.read_weights(path))
-    return model.eval(), Tokenizer.load(folder)
+    tokenizer = Tokenizer.load(folder)
+    tokenizer.lead = tokenizer.opening(cfg.data.bos)
+    return model.eval(), tokenizer
 
 
 def load_given(run: str | None, hf: str | None) -> tuple[Any, Any]:
