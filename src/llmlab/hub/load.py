@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from llmlab.errors import UserError
+from llmlab.hub import limits
 from llmlab.hub.entry import Config, Entry, Head
 from llmlab.hub.families import entries
 from llmlab.hub.files import read_beside, read_config, read_shapes, read_tensors
@@ -57,12 +58,6 @@ def _unread(model: Model, entry: Entry, tensors: dict[str, Tensor]) -> dict[str,
 
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
-NESTED: Config = {
-    "rope_parameters": {},
-    "rope_scaling": {},
-    "layer_types": [],
-}  # what several families have, and its kind
-MOST_LAYERS = 10_000
 
 
 @dataclass(frozen=True)
@@ -92,7 +87,8 @@ def describe(folder: Path, *, bare: bool = False) -> Description:
     """The checkpoint in `folder`, of whose tensors only the table and the head are read. bare: none is, quantised or not."""
     config = read_config(folder)
     entry, head = find({k: v for k, v in config.items() if not bare or k != "quantization_config"}, folder)
-    _check_types(entry, config, folder)
+    with _explained(entry, config, folder):
+        limits.check(config, entry.defaults)
     ends = [name for name in (entry.head_key, entry.embed_key) if name is not None]
     names = [*ends, *(name.removeprefix(entry.prefix) for name in ends)]
     full = _decide_tie(entry, {**entry.defaults, **config}, {} if bare else read_tensors(folder, names))
@@ -147,20 +143,6 @@ def find(config: Config, folder: Path) -> tuple[Entry, Head]:
             f"{folder / 'config.json'}: architectures={names[0]!r} is not implemented; known: {', '.join(entry.architectures)}"
         )
     return entry.at(config), entry.architectures[names[0]]
-
-
-def _check_types(entry: Entry, config: Config, folder: Path) -> None:
-    """Each value must be of the kind of the family's default."""
-    for key, default in {**NESTED, **entry.defaults}.items():
-        value = config.get(key)
-        if default is None or (value is None and not (key in config and isinstance(default, bool))):
-            continue
-        if "layer" in key and isinstance(value, int) and value > MOST_LAYERS:
-            raise UserError(f"{folder / 'config.json'}: {key}={value} is more than {MOST_LAYERS:,}")
-        kinds = (int, float) if isinstance(default, float) else (type(default),)
-        wrong = not isinstance(value, kinds) or (isinstance(value, bool) and not isinstance(default, bool))
-        if wrong or (isinstance(value, int) and key != "pad_token_id" and value < min(0, default)):
-            raise UserError(f"{folder / 'config.json'}: {key}={value!r} must be like {default!r}")
 
 
 def spec_of(entry: Entry, head: Head, config: Config) -> ModelSpec:
