@@ -122,9 +122,11 @@ def rope(
     return {**options, **more}
 
 
-def by_layer(c: Config, thetas: Mapping[str, tuple[str, float]], scaled: Iterable[str]) -> dict[str, Config]:
+def by_layer(
+    c: Config, thetas: Mapping[str, tuple[str, float]], scaled: Iterable[str], *, strict: bool = False
+) -> dict[str, Config]:
     """`rope_parameters` of each type of layer. thetas: type -> the older dialect's key for its theta, and the usual one;
-    scaled: the types that the older `rope_scaling` is of.
+    scaled: the types that the older `rope_scaling` is of. strict: the reference refuses a null and any other key.
     """
     given: Config | None = c.get("rope_parameters")
     scaling: Config | None = c.get("rope_scaling")
@@ -139,11 +141,14 @@ def by_layer(c: Config, thetas: Mapping[str, tuple[str, float]], scaled: Iterabl
                 f"rope_scaling says type={scaling['type']!r} but no rope_type; {name} is not scaled, as by transformers"
             )
     if flat := sorted(set(blocks) - set(thetas)):
-        _warn(f"rope_parameters are read by type of layer ({', '.join(thetas)}), not {', '.join(flat)}")
+        text = f"rope_parameters are read by type of layer ({', '.join(thetas)}), not {', '.join(flat)}"
+        if strict:
+            raise UserError(f"config.json: {text}")
+        _warn(text)
     out = {}
     for name, (key, usual) in thetas.items():
         block = blocks.get(name)
-        if block is not None and not isinstance(block, dict):
+        if not isinstance(block, dict) and (block is not None or (strict and name in blocks)):
             raise UserError(f"config.json: rope_parameters.{name}={block!r} must be an object")
         out[name] = {"rope_theta": c.get(key, usual), **({"rope_type": "default"} if block is None else block)}
     return out

@@ -89,7 +89,7 @@ THETAS = {"sliding_attention": ("local_rope_theta", 10000.0), "full_attention": 
 
 def _ropes(c: Config) -> dict[str, Config]:
     """By kind; in the older dialect both are scaled alike."""
-    return {KINDS[name]: rope(c, block) for name, block in by_layer(c, THETAS, scaled=THETAS).items()}
+    return {KINDS[name]: rope(c, block) for name, block in by_layer(c, THETAS, scaled=THETAS, strict=True).items()}
 
 
 def read(c: Config) -> list[str]:
