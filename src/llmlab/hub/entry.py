@@ -17,6 +17,7 @@ from llmlab.model.build import assemble
 from llmlab.model.layout import ModelSpec, PartSpec
 
 Config = dict[str, Any]
+STATED = " tie_word_embeddings"  # what config.json says of it, beside what its tensors are: no key that a file has
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,9 @@ class Entry:
     fixed: Callable[[ModelSpec], dict[str, Tensor]] | None = None  # tensors of theirs that follow from the sizes
     head_key: str | None = None  # a language-model head that config.json may call tied
     embed_key: str | None = None
+    always_tied: bool = (
+        False  # a head that the file lacks is the token table even where config.json says that it is not
+    )
     rename: Mapping[str, str] = field(default_factory=dict)  # pattern -> replacement, on names in the file
     layout: Callable[[Config], Sequence[Rule]] | None = None  # rules that config.json decides, beside the others
 

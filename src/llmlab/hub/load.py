@@ -16,7 +16,7 @@ from torch import Tensor
 
 from llmlab.errors import UserError
 from llmlab.hub import limits
-from llmlab.hub.entry import Config, Entry, Head
+from llmlab.hub.entry import STATED, Config, Entry, Head
 from llmlab.hub.families import entries
 from llmlab.hub.files import read_beside, read_config, read_shapes, read_tensors
 from llmlab.hub.model import HubModel
@@ -36,8 +36,8 @@ def load_hf(folder: str | Path, *, dtype: torch.dtype = torch.float32, verbose: 
     about = describe(folder)
     entry, head, config, full = about.entry, about.head, about.config, about.full
     model = _assembled(about, folder)
-    fill(model, entry, rename(entry, head, read_shapes(folder)), folder)  # whether all fits, before it takes memory
-    tensors = rename(entry, head, read_tensors(folder))
+    fill(model, entry, rename(about, read_shapes(folder)), folder)  # whether all fits, before it takes memory
+    tensors = rename(about, read_tensors(folder))
     materialise(model)
     dtypes, read, ignored = fill(model, entry, tensors, folder)
     if ignored and verbose:
@@ -89,8 +89,7 @@ def describe(folder: Path, *, bare: bool = False) -> Description:
     entry, head = find({k: v for k, v in config.items() if not bare or k != "quantization_config"}, folder)
     with _explained(entry, config, folder):
         limits.check(config, entry.defaults)
-    ends = [name for name in (entry.head_key, entry.embed_key) if name is not None]
-    names = [*ends, *(name.removeprefix(entry.prefix) for name in ends)]
+    names = [] if entry.head_key is None else [entry.head_key, *_tables(entry)]
     full = _decide_tie(entry, {**entry.defaults, **config}, {} if bare else read_tensors(folder, names))
     with _explained(entry, full, folder):
         entry.read(full), head.heads(full)
@@ -100,7 +99,7 @@ def describe(folder: Path, *, bare: bool = False) -> Description:
 def check(folder: Path) -> None:
     """UserError for what `load_hf` would refuse, from config.json and the headers of the files alone."""
     about = describe(folder)
-    fill(_assembled(about, folder), about.entry, rename(about.entry, about.head, read_shapes(folder)), folder)
+    fill(_assembled(about, folder), about.entry, rename(about, read_shapes(folder)), folder)
 
 
 def _assembled(about: Description, folder: Path) -> Model:
@@ -163,25 +162,38 @@ def _resolved(overrides: tuple[str, ...]) -> ModelSpec:
     return layout.resolve(compose(overrides, strict=False), roles=())
 
 
-def rename(entry: Entry, head: Head, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Older names in the file made the present ones, and a prefix of the class's own that of the others."""
-    out = {}
+def rename(about: Description, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Older names in the file made the present ones, a prefix of the class's own that of the others, and a head that is
+    tied to a table that is not there made the table.
+    """
+    entry, head, out = about.entry, about.head, {}
     for name, tensor in tensors.items():
         for pattern, replacement in entry.rename.items():
             name = re.sub(pattern, replacement, name)
         if head.prefix and name.startswith(head.prefix):
             name = entry.prefix + name.removeprefix(head.prefix)
         out[name] = tensor
+    if about.full.get("tie_word_embeddings") and entry.head_key in out and not set(_tables(entry)) & set(out):
+        assert entry.embed_key is not None and entry.head_key is not None
+        out[entry.embed_key] = out.pop(entry.head_key)
     return out
 
 
+def _tables(entry: Entry) -> list[str]:
+    """Names that the token table may have in the file, with and without the prefix of the base model."""
+    rules = [rule for rule in entry.rules if rule.ours[0].endswith("embedding.table.weight")]
+    names = [entry.embed_key or "", *(name for rule in rules for name in (*rule.theirs, *rule.aliases))]
+    return list(dict.fromkeys([*names, *(name.removeprefix(entry.prefix) for name in names)]))
+
+
 def _decide_tie(entry: Entry, config: Config, tensors: dict[str, Tensor]) -> Config:
-    """A head in the file that differs from the token table is not tied, whatever config.json says."""
+    """What the file holds decides: a head that differs from the token table is not tied, whatever config.json says."""
     if entry.head_key is None or entry.embed_key is None:
         return config
-    embed = tensors.get(entry.embed_key)
-    if embed is None:
-        embed = tensors.get(entry.embed_key.removeprefix(entry.prefix))
+    config = {**config, STATED: config.get("tie_word_embeddings", False)}
+    if entry.always_tied:
+        config["tie_word_embeddings"] = True
+    embed = next((tensors[name] for name in _tables(entry) if name in tensors), None)
     head = tensors.get(entry.head_key)
     if head is not None and embed is not None and not (head.shape == embed.shape and torch.equal(head, embed)):
         return {**config, "tie_word_embeddings": False}
