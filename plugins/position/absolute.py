@@ -19,6 +19,13 @@ def tokens_before(ctx: Context) -> Tensor:
     return (ctx.valid.long().cumsum(-1)[:, ctx.offset :] - 1).clamp(min=0)
 
 
+def begins(documents_BT: Tensor) -> Tensor:
+    """(B, T) bool: whether a token is the first of its document."""
+    first = torch.ones_like(documents_BT, dtype=torch.bool)
+    first[:, 1:] = documents_BT[:, 1:] != documents_BT[:, :-1]
+    return first
+
+
 @register("position", "none")
 class NoPosition(Position):
     """No position at all: a causal model learns order from its mask (Haviv et al. 2022, arXiv:2203.16634)."""
@@ -42,9 +49,7 @@ class Absolute(Position):
     def of_documents(self, ids: Tensor, ctx: Context) -> Tensor:
         if ctx.documents is None:
             return ids
-        begins = torch.ones_like(ctx.documents, dtype=torch.bool)
-        begins[:, 1:] = ctx.documents[:, 1:] != ctx.documents[:, :-1]
-        return ids - (ids * begins[:, ctx.offset :]).cummax(-1).values
+        return ids - (ids * begins(ctx.documents)[:, ctx.offset :]).cummax(-1).values
 
 
 @register("position", "learned")

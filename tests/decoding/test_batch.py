@@ -10,7 +10,6 @@ from llmlab.errors import UserError
 
 GREEDY = Sampling(temperature=0)
 WARM = Sampling(temperature=3.0, top_p=0.9)
-BY_THE_LONGEST = ("qwen1",)  # angles or scores that go by the length of the longest text
 PROMPTS = [[5, 17, 3, 40, 8], [9], [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11], [22, 21]]
 
 
@@ -35,22 +34,31 @@ def how_of(model, **how):
 @pytest.mark.parametrize("family", mostly_slow(FAMILIES))
 def test_in_a_batch_as_alone(family, cached):
     model = build(*tiny(family, "model.tie_embeddings=false", *DECODING.get(family, ()))).double()
-    prompts = PROMPTS if fits_padding(model, 24) else [PROMPTS[0], [1, 2, 3, 4, 5], [9] * 5, PROMPTS[0]]  # one length
-    assert fits_padding(model, 24) == (family not in BY_THE_LONGEST)
+    assert fits_padding(model, 24)
     for sampling in (GREEDY, WARM):
         how, seeds = how_of(model, sampling=sampling, cached=cached), [1, 2, 3, 1]
-        got = together(model, prompts, seeds, **how)
-        assert got == [alone(model, p, s, **how) for p, s in zip(prompts, seeds, strict=True)]
+        got = together(model, PROMPTS, seeds, **how)
+        assert got == [alone(model, p, s, **how) for p, s in zip(PROMPTS, seeds, strict=True)]
         assert all(len(row) == 10 for row in got)
 
 
 @pytest.mark.parametrize(
     "position",
-    ["alibi", "learned", "learned position.offset=2 position.skip_padding=true", "sinusoidal", "t5_bias", "none"],
+    [
+        *("alibi", "learned", "learned position.offset=2 position.skip_padding=true", "sinusoidal", "t5_bias", "none"),
+        *(
+            f"rope position.scaling={name} position.factor=4 position.original_max=8"
+            for name in ("dynamic", "dynamic_steps")
+        ),
+        "rope position.scaling=longrope position.factor=4 position.original_max=8 position.short_factor=[1,1,1.5,2] "
+        "position.long_factor=[1,3,5,9]",
+        "rope position.log_n=true position.original_max=4",
+    ],
 )
 def test_under_other_positions_and_a_window(position):
     choice = f"position={position}".split()
     model = build(*tiny("llama3", *choice, "window=sliding", "window.left=4")).double()
+    assert fits_padding(model, 16)
     how = how_of(model, sampling=WARM)
     assert together(model, PROMPTS, [1] * 4, **how) == [alone(model, p, 1, **how) for p in PROMPTS]
 
@@ -74,9 +82,7 @@ def test_each_row_ends_where_it_ends_alone():
 
 
 def test_models_that_padding_would_change_are_known():
-    """Angles that go by the longest text, and windows that go by absolute places."""
-    scaling = ("position=rope", "position.scaling=dynamic", "position.factor=2", "position.original_max=8")
-    assert not fits_padding(build(*tiny("llama3", *scaling)), 16)
+    """Windows that go by absolute places."""
     model = build(*tiny("llama3"))
 
     class Sinks:

@@ -133,13 +133,16 @@ def spec(*overrides: str) -> ModelSpec:
 
 def build(*overrides: str, seed: int = 1, wake: bool = True) -> Model:
     """A model in eval mode. wake: parameters that begin as constants or small get random values, so that all count."""
-    model = build_model(spec(*overrides), seed).eval()
-    if wake:
-        generator = torch.Generator().manual_seed(seed)
-        with torch.no_grad():
-            for tensor in [*model.parameters(), *model.buffers()]:
-                std = 0.3 if tensor.dim() > 1 else 0.1
-                tensor.add_(torch.randn(tensor.shape, generator=generator) * std)
+    return woken(spec(*overrides), seed) if wake else build_model(spec(*overrides), seed).eval()
+
+
+def woken(described: ModelSpec, seed: int = 1) -> Model:
+    model = build_model(described, seed).eval()
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for tensor in [*model.parameters(), *model.buffers()]:
+            std = 0.3 if tensor.dim() > 1 else 0.1
+            tensor.add_(torch.randn(tensor.shape, generator=generator) * std)
     return model
 
 

@@ -215,7 +215,67 @@ def test_angles_are_float32_under_bfloat16():
     close(got, rotated(rope(), x, x, ids)[0], 0.05)
 
 
-@pytest.mark.parametrize("fraction", [0.1, 0.9, 1.5])
+@pytest.mark.parametrize("fraction", [0.05, 0.0, -0.5, 1.5])
 def test_a_fraction_that_makes_no_pairs_is_refused(fraction):
     with pytest.raises(ValueError, match=r"position\.fraction="):
         rope(fraction=fraction, width=10)
+
+
+def test_an_odd_number_of_dims_that_fits_no_head_is_refused():
+    with pytest.raises(ValueError, match=r"a head of 9 makes 9 dims"):
+        rope(width=9)
+    with pytest.raises(ValueError, match=r"a head of 10 makes 5 dims"):
+        rope("yarn", width=10, fraction=0.5)
+
+
+@pytest.mark.parametrize("name", ["none", "linear", "llama3", "dynamic"])
+@pytest.mark.parametrize("fraction", [0.1, 0.5, 0.75, 0.9])
+def test_an_odd_number_of_dims_turns_one_more_as_in_gpt_neox(fraction, name):
+    from transformers import GPTNeoXConfig
+    from transformers.models.gpt_neox.modeling_gpt_neox import GPTNeoXRotaryEmbedding, apply_rotary_pos_emb
+
+    if name == "dynamic" and fraction == 0.1:
+        return  # 1 dim has no exponent there
+    parameters = {"rope_theta": 10000.0, "partial_rotary_factor": fraction, "rope_type": name, **DIALECT.get(name, {})}
+    parameters["rope_type"] = {"none": "default"}.get(name, name)
+    config = GPTNeoXConfig(
+        hidden_size=40, num_attention_heads=4, max_position_embeddings=16, rope_parameters=parameters
+    )
+    q, k, ids = randn(2, 4, 20, 10), randn(2, 4, 20, 10, seed=2), torch.arange(20)
+    want = apply_rotary_pos_emb(q, k, *GPTNeoXRotaryEmbedding(config)(q, ids[None]))
+    got = rotated(rope(name, width=10, fraction=fraction), q, k, ids)
+    close(got[0], want[0])
+    close(got[1], want[1])
+
+
+DIALECT = {
+    "linear": {"factor": 4.0},
+    "dynamic": {"factor": 2.0},
+    "llama3": {
+        "factor": 8.0,
+        "original_max_position_embeddings": 16,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+    },
+}
+
+NEVER_MEANT = [
+    *(("none", {"theta": x}, "theta") for x in (0.0, -1.0, math.nan, math.inf, 1e308)),
+    *(("linear", {"factor": x}, "factor") for x in (0.0, -1.0, math.nan, 1e308)),
+    ("llama3", {"low_freq_factor": 4.0}, "low_freq_factor must be less"),
+    ("llama3", {"low_freq_factor": 0.0}, "low_freq_factor"),
+    ("yarn", {"beta_fast": 0.5}, "beta_slow must be less"),
+    ("yarn", {"beta_slow": -1.0}, "beta_slow"),
+    ("yarn", {"attention_factor": 0.0}, "attention_factor"),
+    ("yarn", {"original_max": -3}, "original_max"),
+    ("yarn", {"theta": 1.0}, "theta=1 makes"),
+    ("longrope", {"original_max": 1}, "original_max"),
+    ("longrope", {"long_factor": [1.0, 2.0, math.nan, 1.0]}, "long_factor"),
+    ("dynamic", {"fraction": 0.25}, "scaling=dynamic needs more than 2"),
+]
+
+
+@pytest.mark.parametrize(("name", "options", "said"), NEVER_MEANT)
+def test_numbers_that_are_never_meant_are_refused(name, options, said):
+    with pytest.raises(ValueError, match=rf"position\.{said}"):
+        rope(name, **options)

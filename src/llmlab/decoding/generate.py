@@ -135,14 +135,13 @@ def generate_all(
 
 
 def fits_padding(model: Model, length: int) -> bool:
-    """Whether padding on the left leaves a text of `length` tokens as it is: masks and windows must go by distances, and
-    angles not by the length of the longest. Where it does not, prompts in a batch must be equally long.
+    """Whether padding on the left leaves a text of `length` tokens as it is: masks and windows must go by distances.
+
+    Where it does not, prompts in a batch must be equally long.
     """
     if model.spec.topology == "encoder_decoder":
         return True  # its sources are padded on the right, its decoder begins everywhere with one token
     stack = model.all_stacks()[-1]
-    if not all(getattr(p, "caches_rotated", True) for p in stack.positions):
-        return False
     k = torch.arange(length)[None]
     for part in {stack.mask, *stack.windows}:
         allowed = part.allowed(k.T, k, {}).expand(length, length)

@@ -9,11 +9,15 @@ from typing import Any
 from torch import Tensor
 
 from llmlab.errors import UserError
+from llmlab.hub.rope import by_layer as by_layer
+from llmlab.hub.rope import rope as rope
+from llmlab.hub.rope import rope_parameters as rope_parameters
 from llmlab.hub.rules import Rule
 from llmlab.model.build import assemble
 from llmlab.model.layout import ModelSpec, PartSpec
 
 Config = dict[str, Any]
+STATED = " tie_word_embeddings"  # what config.json says of it, beside what its tensors are: no key that a file has
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,9 @@ class Entry:
     fixed: Callable[[ModelSpec], dict[str, Tensor]] | None = None  # tensors of theirs that follow from the sizes
     head_key: str | None = None  # a language-model head that config.json may call tied
     embed_key: str | None = None
+    always_tied: bool = (
+        False  # a head that the file lacks is the token table even where config.json says that it is not
+    )
     rename: Mapping[str, str] = field(default_factory=dict)  # pattern -> replacement, on names in the file
     layout: Callable[[Config], Sequence[Rule]] | None = None  # rules that config.json decides, beside the others
 
@@ -131,60 +138,3 @@ def _text(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return "[" + ",".join(_text(v) for v in value) + "]"
     return repr(value) if isinstance(value, float) else str(value)
-
-
-SCALINGS: dict[str, tuple[str, ...]] = {  # rope_type -> the keys that it alone has
-    "default": (),
-    "linear": (),
-    "dynamic": (),
-    "llama3": ("low_freq_factor", "high_freq_factor"),
-    "yarn": ("beta_fast", "beta_slow", "attention_factor", "mscale", "mscale_all_dim", "truncate"),
-    "longrope": ("attention_factor", "short_factor", "long_factor"),
-}
-RELATIVE = ("yarn", "longrope")  # whose factor, where it is missing, is that of the positions
-
-
-def rope(c: Config, parameters: Config | None = None, *, partial: float | None = None, **more: Any) -> Config:
-    """Options of our rope from either dialect of config.json (`rope_parameters`, or `rope_theta` and `rope_scaling`).
-
-    partial: the share of a head that is rotated where config.json does not say it; None: the family rotates all of it.
-    """
-    if parameters is None:
-        parameters = c.get("rope_parameters")
-    if parameters is None:
-        parameters = {**(c.get("rope_scaling") or {}), "rope_theta": c.get("rope_theta", 10000.0)}
-    if partial is None:
-        expect(parameters, "partial_rotary_factor", 1.0, default=c.get("partial_rotary_factor", 1.0))
-    else:
-        share = parameters.get("partial_rotary_factor", c.get("partial_rotary_factor"))
-        more["fraction"] = float(partial if share is None else share)
-    kind = parameters.get("rope_type", parameters.get("type", "default"))
-    if kind not in SCALINGS:
-        raise UserError(f"config.json: rope_type={kind!r} is not implemented; known: {', '.join(SCALINGS)}")
-    longest = c["max_position_embeddings"]
-    original = longest
-    if kind in ("llama3", *RELATIVE):
-        name = "original_max_position_embeddings"
-        original = c.get(name) or parameters.get(name) or longest
-    options = {
-        "theta": float(parameters.get("rope_theta") or c.get("rope_theta") or 10000.0),
-        "scaling": "none" if kind == "default" else kind,
-        "factor": float(parameters.get("factor") or (longest / original if kind in RELATIVE else 1.0)),
-        "original_max": None if kind in ("default", "linear") else original,
-    }
-    options |= {n: parameters[n] for n in SCALINGS[kind] if parameters.get(n) is not None}
-    return {**options, **more}
-
-
-def rope_parameters(options: Mapping[str, Any], longest: int, *, partial: bool = False) -> Config:
-    """The reverse of `rope`, in the newer dialect. longest: the model's positions; partial: not all of a head may turn."""
-    kind = options.get("scaling", "none")
-    out: Config = {"rope_theta": options.get("theta", 10000.0), "rope_type": "default" if kind == "none" else kind}
-    if partial:
-        out["partial_rotary_factor"] = options.get("fraction", 1.0)
-    if kind == "none":
-        return out
-    out["factor"] = options["factor"]
-    if kind in ("llama3", *RELATIVE):
-        out["original_max_position_embeddings"] = options["original_max"] or longest
-    return out | {n: options[n] for n in SCALINGS[kind] if options.get(n) is not None}

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from llmlab.errors import UserError
-from llmlab.hub.entry import Config, Entry, Head
+from llmlab.hub import limits
+from llmlab.hub.entry import STATED, Config, Entry, Head
 from llmlab.hub.families import entries
 from llmlab.hub.files import read_beside, read_config, read_shapes, read_tensors
 from llmlab.hub.model import HubModel
@@ -35,8 +36,8 @@ def load_hf(folder: str | Path, *, dtype: torch.dtype = torch.float32, verbose: 
     about = describe(folder)
     entry, head, config, full = about.entry, about.head, about.config, about.full
     model = _assembled(about, folder)
-    fill(model, entry, rename(entry, head, read_shapes(folder)), folder)  # whether all fits, before it takes memory
-    tensors = rename(entry, head, read_tensors(folder))
+    fill(model, entry, rename(about, read_shapes(folder)), folder)  # whether all fits, before it takes memory
+    tensors = rename(about, read_tensors(folder))
     materialise(model)
     dtypes, read, ignored = fill(model, entry, tensors, folder)
     if ignored and verbose:
@@ -57,12 +58,6 @@ def _unread(model: Model, entry: Entry, tensors: dict[str, Tensor]) -> dict[str,
 
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
-NESTED: Config = {
-    "rope_parameters": {},
-    "rope_scaling": {},
-    "layer_types": [],
-}  # what several families have, and its kind
-MOST_LAYERS = 10_000
 
 
 @dataclass(frozen=True)
@@ -92,9 +87,9 @@ def describe(folder: Path, *, bare: bool = False) -> Description:
     """The checkpoint in `folder`, of whose tensors only the table and the head are read. bare: none is, quantised or not."""
     config = read_config(folder)
     entry, head = find({k: v for k, v in config.items() if not bare or k != "quantization_config"}, folder)
-    _check_types(entry, config, folder)
-    ends = [name for name in (entry.head_key, entry.embed_key) if name is not None]
-    names = [*ends, *(name.removeprefix(entry.prefix) for name in ends)]
+    with _explained(entry, config, folder):
+        limits.check(config, entry.defaults)
+    names = [] if entry.head_key is None else [entry.head_key, *_tables(entry)]
     full = _decide_tie(entry, {**entry.defaults, **config}, {} if bare else read_tensors(folder, names))
     with _explained(entry, full, folder):
         entry.read(full), head.heads(full)
@@ -104,7 +99,7 @@ def describe(folder: Path, *, bare: bool = False) -> Description:
 def check(folder: Path) -> None:
     """UserError for what `load_hf` would refuse, from config.json and the headers of the files alone."""
     about = describe(folder)
-    fill(_assembled(about, folder), about.entry, rename(about.entry, about.head, read_shapes(folder)), folder)
+    fill(_assembled(about, folder), about.entry, rename(about, read_shapes(folder)), folder)
 
 
 def _assembled(about: Description, folder: Path) -> Model:
@@ -149,20 +144,6 @@ def find(config: Config, folder: Path) -> tuple[Entry, Head]:
     return entry.at(config), entry.architectures[names[0]]
 
 
-def _check_types(entry: Entry, config: Config, folder: Path) -> None:
-    """Each value must be of the kind of the family's default."""
-    for key, default in {**NESTED, **entry.defaults}.items():
-        value = config.get(key)
-        if default is None or (value is None and not (key in config and isinstance(default, bool))):
-            continue
-        if "layer" in key and isinstance(value, int) and value > MOST_LAYERS:
-            raise UserError(f"{folder / 'config.json'}: {key}={value} is more than {MOST_LAYERS:,}")
-        kinds = (int, float) if isinstance(default, float) else (type(default),)
-        wrong = not isinstance(value, kinds) or (isinstance(value, bool) and not isinstance(default, bool))
-        if wrong or (isinstance(value, int) and key != "pad_token_id" and value < min(0, default)):
-            raise UserError(f"{folder / 'config.json'}: {key}={value!r} must be like {default!r}")
-
-
 def spec_of(entry: Entry, head: Head, config: Config) -> ModelSpec:
     """The parts and sizes that a config.json asks for."""
     config = {**entry.defaults, **config}
@@ -181,25 +162,38 @@ def _resolved(overrides: tuple[str, ...]) -> ModelSpec:
     return layout.resolve(compose(overrides, strict=False), roles=())
 
 
-def rename(entry: Entry, head: Head, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Older names in the file made the present ones, and a prefix of the class's own that of the others."""
-    out = {}
+def rename(about: Description, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Older names in the file made the present ones, a prefix of the class's own that of the others, and a head that is
+    tied to a table that is not there made the table.
+    """
+    entry, head, out = about.entry, about.head, {}
     for name, tensor in tensors.items():
         for pattern, replacement in entry.rename.items():
             name = re.sub(pattern, replacement, name)
         if head.prefix and name.startswith(head.prefix):
             name = entry.prefix + name.removeprefix(head.prefix)
         out[name] = tensor
+    if about.full.get("tie_word_embeddings") and entry.head_key in out and not set(_tables(entry)) & set(out):
+        assert entry.embed_key is not None and entry.head_key is not None
+        out[entry.embed_key] = out.pop(entry.head_key)
     return out
 
 
+def _tables(entry: Entry) -> list[str]:
+    """Names that the token table may have in the file, with and without the prefix of the base model."""
+    rules = [rule for rule in entry.rules if rule.ours[0].endswith("embedding.table.weight")]
+    names = [entry.embed_key or "", *(name for rule in rules for name in (*rule.theirs, *rule.aliases))]
+    return list(dict.fromkeys([*names, *(name.removeprefix(entry.prefix) for name in names)]))
+
+
 def _decide_tie(entry: Entry, config: Config, tensors: dict[str, Tensor]) -> Config:
-    """A head in the file that differs from the token table is not tied, whatever config.json says."""
+    """What the file holds decides: a head that differs from the token table is not tied, whatever config.json says."""
     if entry.head_key is None or entry.embed_key is None:
         return config
-    embed = tensors.get(entry.embed_key)
-    if embed is None:
-        embed = tensors.get(entry.embed_key.removeprefix(entry.prefix))
+    config = {**config, STATED: config.get("tie_word_embeddings", False)}
+    if entry.always_tied:
+        config["tie_word_embeddings"] = True
+    embed = next((tensors[name] for name in _tables(entry) if name in tensors), None)
     head = tensors.get(entry.head_key)
     if head is not None and embed is not None and not (head.shape == embed.shape and torch.equal(head, embed)):
         return {**config, "tie_word_embeddings": False}

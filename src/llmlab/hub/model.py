@@ -86,6 +86,12 @@ class HubModel(nn.Module):
             batch[names[name]] = value
         if "ids" not in batch and self.begin is not None:
             batch["ids"] = torch.cat([torch.full_like(input_ids[:, :1], self.begin), input_ids[:, :-1]], 1)
+        positions: list[Any] = [p for stack in self.model.all_stacks() for p in stack.positions]
+        if {"ids", "valid"} <= batch.keys() and not all(p.caches_rotated for p in positions):
+            # The reference's length of a row is that of the batch, padding and all; llmlab's own is the row's.
+            batch.setdefault(
+                "positions", torch.arange(batch["ids"].shape[1]).to(input_ids.device).expand_as(batch["ids"])
+            )
         if "ids" not in batch:
             raise TypeError("decoder_input_ids is missing: what the decoder has said so far")
         out = self.model(batch)

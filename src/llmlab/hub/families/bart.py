@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from llmlab.hub.entry import Config, Entry, Head, activation, expect, n_labels, part, settings
+from llmlab.hub.entry import STATED, Config, Entry, Head, activation, expect, n_labels, part, settings
 from llmlab.hub.families.gpt2 import ACTIVATIONS, act_name
 from llmlab.hub.rules import Rule, linear, same
 from llmlab.model.layout import ModelSpec
@@ -84,11 +84,13 @@ def sizes(c: Config) -> list[str]:
         "ffn.dropout": c["activation_dropout"],
     }
     of_decoder = {"n_heads": c["decoder_attention_heads"], "ffn_dim": c["decoder_ffn_dim"]}
+    # Both stacks read one table where config.json says tied, whether or not the file has a head of its own.
+    shared = {} if c.get(STATED, c["tie_word_embeddings"]) == c["tie_word_embeddings"] else {"shared_embedding": True}
     return [
         f"ffn={activation(c, 'activation_function', ACTIVATIONS, 'gelu')}",
         *settings("model", values),
         *settings("stacks.encoder", {"n_layers": c["encoder_layers"]}),
-        *settings("stacks.decoder", {"n_layers": c["decoder_layers"]}),
+        *settings("stacks.decoder", {"n_layers": c["decoder_layers"], **shared}),
         *settings("stacks.decoder", {k: v for k, v in of_decoder.items() if v != values[k]}),
     ]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from llmlab.hub.entry import Config, expect, rope, rope_parameters, settings
+from llmlab.hub.entry import Config, by_layer, expect, rope, rope_parameters, settings
 from llmlab.hub.families.llama import ATTENTION, FFN, OURS, THEIRS, base, gate, gate_name, layout, sizes
 from llmlab.hub.rules import same
 from llmlab.model.layout import ModelSpec
@@ -49,13 +49,13 @@ def _types(c: Config) -> list[str]:
     return ["full_attention" if (i + 1) % pattern == 0 else "sliding_attention" for i in range(c["num_hidden_layers"])]
 
 
+THETAS = {"sliding_attention": ("rope_local_base_freq", 10000.0), "full_attention": ("rope_theta", 1e6)}
+
+
 def _ropes(c: Config) -> tuple[Config, Config]:
     """Local and global. Older configs scale the global layers only."""
-    new = c.get("rope_parameters")
-    if new is not None:
-        return rope(c, new["sliding_attention"]), rope(c, new["full_attention"])
-    local = rope(c, {"rope_theta": c.get("rope_local_base_freq", 10000.0)})
-    return local, rope(c, {**(c.get("rope_scaling") or {}), "rope_theta": c.get("rope_theta", 1e6)})
+    blocks = by_layer(c, THETAS, scaled=("full_attention",))
+    return rope(c, blocks["sliding_attention"]), rope(c, blocks["full_attention"])
 
 
 def read(c: Config) -> list[str]:

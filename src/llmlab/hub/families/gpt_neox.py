@@ -41,10 +41,8 @@ DEFAULTS: Config = {
 
 
 def _rope(c: Config) -> Config:
-    """Older configs call the base rotary_emb_base and the share of a head rotary_pct."""
-    given = c.get("rope_parameters") or c.get("rope_scaling") or {}
-    c = {k: v for k, v in c.items() if k not in ("partial_rotary_factor", "rope_theta")}  # the reference reads neither
-    return rope(c, {"rope_theta": c.get("rotary_emb_base", 10000.0), **given}, partial=c.get("rotary_pct", 0.25))
+    """Under names of its own at the top; the reference reads no others there."""
+    return rope(c, partial=0.25, theta_key="rotary_emb_base", share_key="rotary_pct")
 
 
 def read(c: Config) -> list[str]:

@@ -4,7 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from llmlab.hub.entry import Config, Entry, Head, activation, expect, n_labels, part, rope, rope_parameters, settings
+from llmlab.hub.entry import (
+    Config,
+    Entry,
+    Head,
+    activation,
+    by_layer,
+    expect,
+    n_labels,
+    part,
+    rope,
+    rope_parameters,
+    settings,
+)
 from llmlab.hub.families.bert import ACTIVATIONS, OURS
 from llmlab.hub.rules import fused, linear, same
 from llmlab.model.layout import ModelSpec
@@ -72,16 +84,12 @@ def _kinds(c: Config) -> list[str]:
     return [KINDS[expect({"layer_types": name}, "layer_types", *KINDS)] for name in types]
 
 
+THETAS = {"sliding_attention": ("local_rope_theta", 10000.0), "full_attention": ("global_rope_theta", 160000.0)}
+
+
 def _ropes(c: Config) -> dict[str, Config]:
     """By kind; in the older dialect both are scaled alike."""
-    given = c.get("rope_parameters") or {}
-    old = {"sliding_attention": ("local_rope_theta", 10000.0), "full_attention": ("global_rope_theta", 160000.0)}
-    out = {}
-    for name, (key, usual) in old.items():
-        theta = c.get(key)
-        parameters = {"rope_theta": usual if theta is None else theta, **(c.get("rope_scaling") or {})}
-        out[KINDS[name]] = rope(c, {**parameters, **(given.get(name) or {})})
-    return out
+    return {KINDS[name]: rope(c, block) for name, block in by_layer(c, THETAS, scaled=THETAS, strict=True).items()}
 
 
 def read(c: Config) -> list[str]:

@@ -44,12 +44,13 @@ DEFAULTS: Config = {
 def read(c: Config) -> list[str]:
     heads = c["num_attention_heads"]
     kv = c.get("num_key_value_heads") or heads
+    width = c.get("head_dim") or c["hidden_size"] // heads
     values = {
         "dim": c["hidden_size"],
         "n_layers": c["num_hidden_layers"],
         "n_heads": heads,
         "n_kv_heads": kv,
-        "head_dim": c.get("head_dim") or c["hidden_size"] // heads,
+        "head_dim": width,
         "ffn_dim": c["intermediate_size"],
         "max_positions": c["max_position_embeddings"],
         "vocab_size": c["vocab_size"],
@@ -64,7 +65,7 @@ def read(c: Config) -> list[str]:
         f"ffn={activation(c, 'hidden_act', ACTIVATIONS, 'gelu_new')}",
         f"attention={'mha' if kv == heads else 'gqa'}",
         *settings("model", values),
-        *settings("position", rope(c, partial=0.5)),
+        *settings("position", rope(c, partial=0.5, even=width)),
     ]
 
 

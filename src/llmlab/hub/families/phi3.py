@@ -38,10 +38,16 @@ OLD = {"su": "longrope", "yarn": "longrope"}  # names of longrope in the first f
 
 
 def read(c: Config) -> list[str]:
-    parameters: Config = dict(c.get("rope_parameters") or c.get("rope_scaling") or {})
-    kind = str(parameters.get("rope_type") or parameters.get("type") or "default")
+    parameters: Config = dict(c.get("rope_scaling") or c.get("rope_parameters") or {})
+    kind = str(parameters.get("rope_type", parameters.get("type", "default")))
     parameters["rope_type"] = OLD.get(kind, kind)
+    parameters.setdefault("partial_rotary_factor", c.get("partial_rotary_factor", 1.0))
     expect(parameters, "rope_type", "default", "longrope")
+    head = c["hidden_size"] // c["num_attention_heads"]
+    even = (
+        None if parameters["rope_type"] == "default" else head
+    )  # the reference has lists for half of the dims, rounded down
+    position = rope({**c, "rope_scaling": parameters}, partial=1.0, even=even)
     types = ["sliding_attention" if c["sliding_window"] else "full_attention"] * c["num_hidden_layers"]
     return [
         "model=phi3",
@@ -49,7 +55,7 @@ def read(c: Config) -> list[str]:
         gate(c),
         *read_windows(types, c["sliding_window"]),
         *settings("model", {**sizes(c), "dropout": c["resid_pdrop"]}),
-        *settings("position", rope(c, parameters, partial=1.0)),
+        *settings("position", position),
     ]
 
 

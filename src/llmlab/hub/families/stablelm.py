@@ -75,7 +75,7 @@ def read(c: Config) -> list[str]:
         f"block={'parallel' if c['use_parallel_residual'] else 'pre'}",
         f"attention={'mha' if kv == heads else 'gqa'}",
         *settings("model", values),
-        *settings("position", rope(c, partial=c.get("rope_pct", 0.25))),
+        *settings("position", rope(c, partial=0.25, even=c["hidden_size"] // heads)),
     ]
 
 

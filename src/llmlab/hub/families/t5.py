@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from llmlab.hub.entry import Config, Entry, Head, expect, part, settings
+from llmlab.hub.entry import STATED, Config, Entry, Head, expect, part, settings
 from llmlab.hub.rules import Rule, same
 from llmlab.model.layout import ModelSpec
 
@@ -55,6 +55,7 @@ TABLES = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
 RULES = [
     same("stacks.encoder.embedding.table.weight", "shared.weight", aliases=TABLES),
     same("stacks.encoder.embedding.table.weight", TABLES[0], aliases=TABLES[1:]),
+    same("stacks.encoder.embedding.table.weight", TABLES[1]),
     *_stack("encoder", 1),
     *_stack("decoder", 2),
     same("heads.tokens.out.weight", "lm_head.weight"),
@@ -93,7 +94,8 @@ def read(c: Config) -> list[str]:
     ffn = FFNS[expect(c, "feed_forward_proj", *FFNS)]
     encoder, decoder = c["num_layers"], c.get("num_decoder_layers") or c["num_layers"]
     tied = c["tie_word_embeddings"]
-    scaled = not multilingual and c.get("scale_decoder_outputs", tied)
+    # The reference scales where config.json says tied, whether or not the file has a head of its own.
+    scaled = not multilingual and c.get("scale_decoder_outputs", c.get(STATED, tied))
     buckets = {
         "buckets": c["relative_attention_num_buckets"],
         "max_distance": c["relative_attention_max_distance"],
@@ -167,6 +169,7 @@ def _entry(model_type: str, families: tuple[str, ...], name: str, defaults: Conf
         ignore=(r"^decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight$",),
         head_key="lm_head.weight",
         embed_key="shared.weight",
+        always_tied=True,
     )
 
 
