@@ -82,6 +82,7 @@ def evaluate(
     from llmlab.data import Windows, loader, prepare
     from llmlab.decoding.generate import limit
     from llmlab.lab import folder
+    from llmlab.model import finite
     from llmlab.training.recipe import chosen, plain
 
     if hf is not None and data is None and path is None:
@@ -130,6 +131,9 @@ def evaluate(
                 loss = objective.loss(model, batch)
                 total, count = loss.logs.get("nll", (loss.sum, loss.count))
                 nll, targets = nll + float(total), targets + int(count)
+                if not math.isfinite(nll):
+                    which = finite.arises(model, lambda: objective.loss(model, batch))  # noqa: B023
+                    raise UserError(f"the loss is {nll} after {targets:,} targets: {which}")
                 labels = batch["labels"]
                 length += int(sizes[labels.clamp(min=0)].masked_fill(labels < 0, 0).sum())
     if not targets:

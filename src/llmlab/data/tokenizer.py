@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from llmlab.data import tokenizer_limits
 from llmlab.errors import UserError
 
 if TYPE_CHECKING:
@@ -67,7 +69,9 @@ class Tokenizer:
         """Ids of each text, in parallel: int64 (n,) each. The same ids as one at a time."""
         for texts_ in _batches(texts, PIECE):
             pieces = [list(self._pieces(text)) for text in texts_]
-            encodings = iter(self.inner.encode_batch_fast([p for ps in pieces for p in ps], add_special_tokens=False))
+            with _explained():
+                all_pieces = [p for ps in pieces for p in ps]
+                encodings = iter(self.inner.encode_batch_fast(all_pieces, add_special_tokens=False))
             for ps in pieces:
                 ids = [np.array(next(encodings).ids, dtype=np.int64) for _ in ps]
                 yield np.concatenate(ids) if ids else np.zeros(0, dtype=np.int64)
@@ -78,7 +82,8 @@ class Tokenizer:
         """
         self.inner.encode_special_tokens = False
         try:
-            return self.inner.encode(text, add_special_tokens=around).ids
+            with _explained():
+                return self.inner.encode(text, add_special_tokens=around).ids
         finally:
             self.inner.encode_special_tokens = True
 
@@ -91,7 +96,8 @@ class Tokenizer:
             pass
         self.inner.encode_special_tokens = False
         try:
-            return [*self.inner.encode(text, add_special_tokens=False).ids, *self.stops]
+            with _explained():
+                return [*self.inner.encode(text, add_special_tokens=False).ids, *self.stops]
         finally:
             self.inner.encode_special_tokens = True
 
@@ -241,10 +247,33 @@ def _add(inner: tokenizers.Tokenizer, token: str) -> int:
 def _read(file: Path) -> tokenizers.Tokenizer:
     from tokenizers import Tokenizer as Inner
 
+    text = tokenizer_limits.read(file)
     try:
-        return Inner.from_file(str(file))
-    except Exception as e:  # the library raises a bare Exception for whatever is wrong with the file
-        raise UserError(f"tokenizer.path: {file} is no tokenizer.json of Hugging Face ({e})") from None
+        found = Inner.from_str(text)
+    except BaseException as e:  # a bare Exception for whatever is wrong with the file; a panic is not even that
+        _interrupted(e)
+        raise UserError(f"tokenizer.path: {file} is no tokenizer.json of Hugging Face ({str(e)[:200]})") from None
+    if not found.get_vocab_size(with_added_tokens=True):
+        raise UserError(f"tokenizer.path: {file} holds no token")
+    return found
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """What the library raises while it encodes, as a line."""
+    try:
+        yield
+    except UserError:
+        raise
+    except BaseException as e:
+        _interrupted(e)
+        raise UserError(f"the tokenizer can't encode this text: {' '.join(str(e).split())[:200]}") from None
+
+
+def _interrupted(e: BaseException) -> None:
+    """Raise what is no fault: Ctrl-C, the end of a generator. The library's panics are BaseExceptions too."""
+    if isinstance(e, KeyboardInterrupt | SystemExit | GeneratorExit | MemoryError):
+        raise e
 
 
 def _said(file: Path) -> dict[str, str]:

@@ -15,12 +15,13 @@ import torch
 from torch import Tensor
 
 from llmlab.errors import UserError
+from llmlab.hub import bounds
 from llmlab.hub.entry import Config, Entry, Head
 from llmlab.hub.families import entries
 from llmlab.hub.files import read_beside, read_config, read_shapes, read_tensors
 from llmlab.hub.model import HubModel
 from llmlab.hub.rules import Rule, expand
-from llmlab.model import layout
+from llmlab.model import finite, layout
 from llmlab.model.build import assemble, materialise
 from llmlab.model.layout import ModelSpec
 from llmlab.model.model import Model
@@ -39,6 +40,7 @@ def load_hf(folder: str | Path, *, dtype: torch.dtype = torch.float32, verbose: 
     tensors = rename(entry, head, read_tensors(folder))
     materialise(model)
     dtypes, read, ignored = fill(model, entry, tensors, folder)
+    finite.check({name: tensor for name, tensor in tensors.items() if name not in set(ignored)}, folder)
     if ignored and verbose:
         more = " ..." if len(ignored) > 8 else ""
         print(f"{folder}: ignored {', '.join(ignored[:8])}{more}", file=sys.stderr)  # stdout is for what a model writes
@@ -62,7 +64,6 @@ NESTED: Config = {
     "rope_scaling": {},
     "layer_types": [],
 }  # what several families have, and its kind
-MOST_LAYERS = 10_000
 
 
 @dataclass(frozen=True)
@@ -89,15 +90,20 @@ class Description:
 
 
 def describe(folder: Path, *, bare: bool = False) -> Description:
-    """The checkpoint in `folder`, of whose tensors only the table and the head are read. bare: none is, quantised or not."""
+    """The checkpoint in `folder`. Of its weights the headers are read, the token table and the head; bare: nothing is, and
+    they may be quantised.
+    """
     config = read_config(folder)
+    bounds.listed(config, folder / "config.json")
     entry, head = find({k: v for k, v in config.items() if not bare or k != "quantization_config"}, folder)
     _check_types(entry, config, folder)
     ends = [name for name in (entry.head_key, entry.embed_key) if name is not None]
     names = [*ends, *(name.removeprefix(entry.prefix) for name in ends)]
     full = _decide_tie(entry, {**entry.defaults, **config}, {} if bare else read_tensors(folder, names))
     with _explained(entry, full, folder):
-        entry.read(full), head.heads(full)
+        overrides, _ = entry.read(full), head.heads(full)
+    if not bare:
+        bounds.held([*overrides, *head.overrides], head.stacks, read_shapes(folder), folder / "config.json")
     return Description(entry, head, config, full)
 
 
@@ -155,8 +161,6 @@ def _check_types(entry: Entry, config: Config, folder: Path) -> None:
         value = config.get(key)
         if default is None or (value is None and not (key in config and isinstance(default, bool))):
             continue
-        if "layer" in key and isinstance(value, int) and value > MOST_LAYERS:
-            raise UserError(f"{folder / 'config.json'}: {key}={value} is more than {MOST_LAYERS:,}")
         kinds = (int, float) if isinstance(default, float) else (type(default),)
         wrong = not isinstance(value, kinds) or (isinstance(value, bool) and not isinstance(default, bool))
         if wrong or (isinstance(value, int) and key != "pad_token_id" and value < min(0, default)):
