@@ -96,6 +96,7 @@ def evaluate(
     from llmlab.data.loader import IGNORED
     from llmlab.decoding.generate import limit
     from llmlab.lab import folder
+    from llmlab.model import finite
     from llmlab.training.recipe import chosen, plain
 
     if hf is not None and data is None and path is None:
@@ -155,6 +156,9 @@ def evaluate(
                 total, count = loss.logs.get("nll", (loss.sum, loss.count))
                 nll, targets = nll + float(total), targets + int(count)
                 length += int(batch["bytes"].sum()) if "bytes" in batch else 0
+                if not math.isfinite(nll):
+                    which = finite.arises(model, lambda: objective.loss(model, batch))  # noqa: B023
+                    raise UserError(f"the loss is {nll} after {targets:,} targets: {which}")
     if not targets:
         raise UserError(f"the text has fewer than seq_len={length_of_windows} tokens; give a longer one, or seq_len=N")
     found: dict[str, Any] = {"text": path or data or "the run's validation set", "targets": int(targets)}

@@ -77,8 +77,7 @@ def _llmlab(path: Path, home: Path, to: Path) -> str:
     from llmlab.lab.folder import CONFIG, EXPORT, SPEC
     from llmlab.training import checkpoint
 
-    if (why := checkpoint.problem(path)) is not None:
-        raise UserError(f"checkpoint {path} can't be used: {why}")
+    checkpoint.read_weights(path)  # whether they can be used
     names = [CONFIG, SPEC, "tokenizer.json", SPECIAL, *(n for n in BESIDE if (home / n).exists())]
     for name in names:
         if not (home / name).exists():

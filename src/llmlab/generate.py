@@ -143,10 +143,7 @@ def _template(tokenizer: Tokenizer, a: Arguments) -> Template:
 def _answers(tokenizer: Tokenizer) -> bool:
     from llmlab.data.template import Template
 
-    try:
-        return bool(Template.of(tokenizer.beside, ""))
-    except UserError:
-        return False
+    return Template.among(tokenizer.beside)
 
 
 def unescaped(texts: Sequence[str]) -> list[str]:

@@ -6,8 +6,21 @@ built from. No torch here: the config is composed without it.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from typing import Optional
+
+
+def divisors(n: int) -> list[int]:
+    """In order. Of a number above 1e10 those are left out that lie between 100,000 and n / 100,000: no size is one."""
+    low = [d for d in range(1, min(math.isqrt(max(n, 0)), 100_000) + 1) if n % d == 0]
+    return sorted({*low, *(n // d for d in low)})
+
+
+def divisors_shown(n: int) -> str:
+    """For a message: at most twelve."""
+    found = [str(d) for d in divisors(n)]
+    return ", ".join(found if len(found) <= 12 else [*found[:11], f"... {found[-1]}"])
 
 
 @dataclass

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from llmlab.data import renderer
 from llmlab.data.template import Template
 from llmlab.errors import UserError
 
@@ -66,3 +67,57 @@ def test_where_it_is_found():
 def test_what_it_must_not_do_is_a_line(source, said):
     with pytest.raises(UserError, match=said):
         Template(source, {}).render(TALK)
+
+
+@pytest.mark.parametrize(
+    ("limit", "value", "source", "said"),
+    [
+        (
+            "SECONDS",
+            0.2,
+            "{% for i in range(9999) %}{% for j in range(9999) %}{% endfor %}{% endfor %}",
+            "longer than 0.2 s",
+        ),
+        ("LONGEST", 500, "{% for i in range(999) %}{{ 'word' }}{% endfor %}", r"more than [\d,]+ characters"),
+        ("MEMORY", 1 << 28, "{{ 'word' * 99999999 }}", "needs more than 268,435,456 bytes"),
+        (
+            "MEMORY",
+            1 << 28,
+            "{{ ('word' * 99999999) | length * messages | length }}",
+            "needs more than 268,435,456 bytes",
+        ),
+    ],
+)
+def test_what_takes_too_much_is_stopped(limit, value, source, said, monkeypatch):
+    """And the next is rendered as if nothing had been."""
+    monkeypatch.setattr(renderer, "MULTIPLE", 1)
+    monkeypatch.setattr(renderer, limit, value)
+    renderer.renderer.end()  # the limits are told to the process as it begins
+    with pytest.raises(UserError, match=f"^here: its chat template .*{said}, and was stopped$"):
+        Template(source, {}, "here").render(TALK)
+    assert Template("{{ messages[0].content }}", {}).render(TALK) == TALK[0]["content"]
+    renderer.renderer.end()
+
+
+def test_one_process_serves_all_and_ends_with_the_session():
+    first = Template("a{{ messages | length }}", {})
+    process = renderer.renderer.process
+    assert first.render(TALK * 5000) == "a20000" and Template("b", {}).render(TALK) == "b"
+    assert renderer.renderer.process is process and process.poll() is None
+    process.kill()
+    process.wait()
+    assert first.render(TALK) == "a4"
+    renderer.renderer.end()
+    assert renderer.renderer.process is None
+
+
+@pytest.mark.parametrize("found", [3, {"a": "b"}, ["x"], [{"template": "x"}], [{"name": "default"}], [{"name": 1}]])
+def test_a_template_that_is_none(found):
+    with pytest.raises(UserError, match=r"^here: tokenizer_config\.json: chat_template"):
+        Template.of({"tokenizer_config.json": json.dumps({"chat_template": found})}, "here")
+    assert not Template.among({"tokenizer_config.json": json.dumps({"chat_template": found})})
+
+
+def test_half_a_character_is_none():
+    with pytest.raises(UserError, match="half of a surrogate pair"):
+        Template("{{ '\\ud83d' }}", {}).render(TALK)

@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from llmlab.sizes import divisors
+
 
 def kv_heads(n_heads: int, group: int) -> int:
     """The largest divisor of n_heads that is at most n_heads / group, at least 1."""
-    return max(d for d in range(1, n_heads + 1) if n_heads % d == 0 and d <= max(1, n_heads // group))
+    return max(d for d in divisors(n_heads) if d <= max(1, n_heads // group))
 
 
 def gqa(dim: int, n_heads: int, group: int) -> int:

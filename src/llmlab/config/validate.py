@@ -18,6 +18,7 @@ from llmlab.config.schema import Part
 from llmlab.errors import UserError
 from llmlab.hub import locate
 from llmlab.registry import near
+from llmlab.sizes import divisors_shown
 
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
@@ -273,7 +274,7 @@ def _similar(path: str) -> str:
 def _batch(cfg: DictConfig) -> list[str]:
     batch, micro = cfg.train.batch_size, cfg.train.micro_batch_size
     if micro is not None and (micro < 1 or batch % micro):
-        fits = ", ".join(str(d) for d in range(1, batch + 1) if batch % d == 0)
+        fits = divisors_shown(batch)
         return [f"train.micro_batch_size={micro} does not divide train.batch_size={batch}; choose one of {fits}"]
     return []
 

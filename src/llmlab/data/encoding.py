@@ -5,10 +5,13 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+
+from llmlab.errors import UserError
 
 if TYPE_CHECKING:
     from tokenizers import Encoding
@@ -107,6 +110,24 @@ def to_learn_from(texts: Iterable[str], split: PreTokenizer) -> Iterator[tuple[s
             yield piece[begin:], n
 
 
+@contextmanager
+def explained() -> Iterator[None]:
+    """What the library raises while it encodes, as a line."""
+    try:
+        yield
+    except UserError:
+        raise
+    except BaseException as e:
+        interrupted(e)
+        raise UserError(f"the tokenizer can't encode this text: {' '.join(str(e).split())[:200]}") from None
+
+
+def interrupted(e: BaseException) -> None:
+    """Raise what is no fault: Ctrl-C, the end of a generator. The library's panics are BaseExceptions too."""
+    if isinstance(e, KeyboardInterrupt | SystemExit | GeneratorExit | MemoryError):
+        raise e
+
+
 # ---------------------------------------------------------------- ids and bytes
 
 
@@ -116,7 +137,9 @@ def _encode(tokenizer: Tokenizer, batch: Sequence[tuple[str, bool]], sized: bool
     by_offsets = sized and tokenizer.spelt is None
     inner = tokenizer.inner
     many = inner.encode_batch if by_offsets else inner.encode_batch_fast  # which keeps no offsets
-    for (text, last), found in zip(batch, many([t for t, _ in batch], add_special_tokens=False), strict=True):
+    with explained():
+        encodings = many([t for t, _ in batch], add_special_tokens=False)
+    for (text, last), found in zip(batch, encodings, strict=True):
         ids = np.array(found.ids, dtype=np.int64)
         if not sized:
             yield Chunk(ids, None, len(text), last)
@@ -224,7 +247,8 @@ def _spans(tokenizer: Tokenizer, text: str) -> Iterator[_Span]:
 
 
 def _encode_spans(tokenizer: Tokenizer, text: str, places: Sequence[tuple[int, int]]) -> Iterator[_Span]:
-    found = tokenizer.inner.encode_batch([text[a:b] for a, b in places], add_special_tokens=False)
+    with explained():
+        found = tokenizer.inner.encode_batch([text[a:b] for a, b in places], add_special_tokens=False)
     for (begin, end), encoding in zip(places, found, strict=True):
         offsets = _offsets(encoding)
         rising = np.maximum.accumulate(offsets).clip(0, end - begin) if len(offsets) else offsets

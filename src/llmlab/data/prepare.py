@@ -27,7 +27,19 @@ if TYPE_CHECKING:
     from llmlab.slots import Vocabulary
 
 PARTS = ("train", "validation")
-MODULES = ("prepare", "sources", "library", "files", "listing", "account", "tokenizer", "encoding", "ngram", "special")
+MODULES = (
+    "prepare",
+    "sources",
+    "library",
+    "files",
+    "listing",
+    "account",
+    "tokenizer",
+    "tokenizer_limits",
+    "encoding",
+    "ngram",
+    "special",
+)
 NGRAM_TOKENS = 20_000_000  # training tokens that the n-gram models count at most
 AT_ONCE = 1 << 22  # values copied at once
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from llmlab.data import encoding
+from llmlab.data import encoding, tokenizer_limits
 from llmlab.data import special as special_tokens
 from llmlab.data.special import ADDED, CONFIG, MAP
 from llmlab.errors import UserError
@@ -120,7 +120,8 @@ class Tokenizer:
         """
         self.inner.encode_special_tokens = False
         try:
-            return self.inner.encode(text, add_special_tokens=around).ids
+            with encoding.explained():
+                return self.inner.encode(text, add_special_tokens=around).ids
         finally:
             self.inner.encode_special_tokens = True
 
@@ -132,7 +133,8 @@ class Tokenizer:
         self.check(plain)
         self.inner.encode_special_tokens = False
         try:
-            return [*self.inner.encode(text, add_special_tokens=False).ids, *self.stops]
+            with encoding.explained():
+                return [*self.inner.encode(text, add_special_tokens=False).ids, *self.stops]
         finally:
             self.inner.encode_special_tokens = True
 
@@ -334,10 +336,15 @@ def _add(inner: tokenizers.Tokenizer, token: str) -> int:
 def _read(file: Path) -> tokenizers.Tokenizer:
     from tokenizers import Tokenizer as Inner
 
+    text = tokenizer_limits.read(file)
     try:
-        return Inner.from_file(str(file))
-    except Exception as e:  # the library raises a bare Exception for whatever is wrong with the file
-        raise UserError(f"tokenizer.path: {file} is no tokenizer.json of Hugging Face ({e})") from None
+        found = Inner.from_str(text)
+    except BaseException as e:  # a bare Exception for whatever is wrong with the file; a panic is not even that
+        encoding.interrupted(e)
+        raise UserError(f"tokenizer.path: {file} is no tokenizer.json of Hugging Face ({str(e)[:200]})") from None
+    if not found.get_vocab_size(with_added_tokens=True):
+        raise UserError(f"tokenizer.path: {file} holds no token")
+    return found
 
 
 def _byte_level(spec: Mapping[str, Any]) -> bool:

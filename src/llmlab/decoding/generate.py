@@ -11,6 +11,7 @@ from torch import Tensor
 
 from llmlab.decoding.sampling import Sampling
 from llmlab.errors import UserError
+from llmlab.model import finite
 from llmlab.model.cache import Cache
 from llmlab.model.model import Model
 
@@ -107,14 +108,16 @@ def generate_all(
             last = torch.zeros_like(read.ids, dtype=torch.bool)
             last[:, -1] = True
             logits = model({**batch, **read.batch()}, heads={"tokens": last}, cache=cache).heads["tokens"]
-            token = sampling.draw(logits[:, :vocabulary], generators, seen)
+            token = drawn = sampling.draw(logits[:, :vocabulary], generators, seen)
             if step == 0 and forced[0] is not None:
                 token = torch.full_like(token, forced[0])
             if forced[1] is not None:
                 over = torch.tensor([step + 1 >= room for room in rooms], device=device)
                 token = token.masked_fill(over, forced[1])
             told: list[int | None] = []
-            for i, value in enumerate(token.tolist()):
+            for i, (value, unforced) in enumerate(torch.stack([token, drawn], 1).tolist()):
+                if unforced < 0 and not ended[i]:
+                    raise _no_numbers(model, {**batch, **read.batch()}, last, cache, step)
                 if not ended[i] and value in stops:
                     ended[i] = "eos"
                 told.append(None if ended[i] else value)
@@ -132,6 +135,14 @@ def generate_all(
                 text = text.then(new)
     finally:
         model.train(was_training)
+
+
+def _no_numbers(model: Model, batch: dict[str, Tensor], last: Tensor, cache: Cache | None, step: int) -> UserError:
+    """The error for logits that are not finite: which part of the model they come from."""
+    if cache is not None:
+        cache.cut(cache.length - last.shape[1])
+    which = finite.arises(model, lambda: model(batch, heads={"tokens": last}, cache=cache))
+    return UserError(f"the logits of new token {step + 1} are NaN or infinity: {which}")
 
 
 def fits_padding(model: Model, length: int) -> bool:

@@ -65,16 +65,22 @@ class Sampling:
     def draw(
         self, logits_BV: Tensor, generator: torch.Generator | Sequence[torch.Generator], seen_BV: Tensor | None = None
     ) -> Tensor:
-        """(B,) token ids. With a generator for each row a row's draws do not depend on the others."""
+        """(B,) token ids, -1 where the logits are no distribution (NaN, infinity). With a generator for each row a row's
+        draws do not depend on the others.
+        """
         if self.temperature == 0:
-            return self._penalised(logits_BV, seen_BV).argmax(-1)
+            logits = self._penalised(logits_BV, seen_BV)
+            best = logits.argmax(-1, keepdim=True)  # that of a NaN, if there is one
+            return best.masked_fill(~logits.gather(-1, best).isfinite(), -1)[:, 0]
         p = self.distribution(logits_BV, seen_BV).cpu()
+        none = ~p.sum(-1).isfinite()
+        p = p.masked_fill(none[:, None], 1.0)  # multinomial refuses the whole batch for one row
         if isinstance(generator, torch.Generator):
             drawn = torch.multinomial(p, 1, generator=generator)
         else:
             rows = zip(p, generator, strict=True)
             drawn = torch.stack([torch.multinomial(row, 1, generator=own) for row, own in rows])
-        return drawn[:, 0].to(logits_BV.device)
+        return drawn[:, 0].masked_fill(none, -1).to(logits_BV.device)
 
     def _penalised(self, logits_BV: Tensor, seen_BV: Tensor | None) -> Tensor:
         logits = logits_BV.float()

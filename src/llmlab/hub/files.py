@@ -9,12 +9,13 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor
 
 from llmlab.errors import UserError
+from llmlab.json_files import read_json
 
 # What goes with the weights and is carried along as it is.
 BESIDE = (
@@ -23,6 +24,13 @@ BESIDE = (
 )
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I8": torch.int8}
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+MOST_CONFIG = 16 << 20  # bytes of a config.json; one of a thousand layers and classes has some 100 KB
+
+
+class Index(TypedDict):
+    """Which shard holds which tensor."""
+
+    weight_map: dict[str, str]
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -31,27 +39,17 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise UserError(f"{folder} is not a folder; name one that holds config.json and {WEIGHTS}")
     if not path.is_file():
         raise UserError(f"{folder} holds no config.json; a Hugging Face checkpoint has one")
-    try:
-        config = json.loads(path.read_text())
-    except ValueError as e:
-        raise UserError(f"{path} is not JSON: {e}") from None
-    if not isinstance(config, dict):
-        raise UserError(f"{path} must hold one JSON object")
-    return config
+    return read_json(path, dict, most=MOST_CONFIG)
 
 
 def read_tensors(folder: Path, wanted: Sequence[str] | None = None) -> dict[str, Tensor]:
     """Every tensor by its name in the file, or those of `wanted` that are there."""
-    from safetensors.torch import load_file
-
     tensors: dict[str, Tensor] = {}
     for path in _paths(folder):
-        with _explained(path):
-            if wanted is None:
-                tensors |= load_file(path)
-                continue
-            with safe_open(path) as f:
-                tensors |= {name: f.get_tensor(name) for name in f.keys() if name in wanted}  # noqa: SIM118
+        with _explained(path), safe_open(path) as f:
+            names = [name for name in f.keys() if wanted is None or name in wanted]  # noqa: SIM118
+            _once(names, tensors, path)
+            tensors |= {name: f.get_tensor(name) for name in names}
     return tensors
 
 
@@ -60,11 +58,18 @@ def read_shapes(folder: Path) -> dict[str, Tensor]:
     shapes: dict[str, Tensor] = {}
     for path in _paths(folder):
         with _explained(path), safe_open(path) as f:
-            for name in f.keys():  # noqa: SIM118
+            names = list(f.keys())
+            _once(names, shapes, path)
+            for name in names:
                 about = f.get_slice(name)
                 dtype = DTYPES.get(about.get_dtype(), torch.uint8)
                 shapes[name] = torch.empty(about.get_shape(), dtype=dtype, device="meta")
     return shapes
+
+
+def _once(names: Sequence[str], before: Mapping[str, Tensor], path: Path) -> None:
+    if again := next((name for name in names if name in before), None):
+        raise UserError(f"{path}: {_shown(again)} is in another shard too, and only one can be read")
 
 
 def _paths(folder: Path) -> list[Path]:
@@ -76,12 +81,20 @@ def _paths(folder: Path) -> list[Path]:
                 f"{folder} holds pickled weights (*.bin), which llmlab never reads; convert them to {WEIGHTS}"
             )
         raise UserError(f"{folder} holds neither {WEIGHTS} nor {INDEX}")
-    paths = [folder / name for name in _shards(folder / INDEX)]
-    for path in paths:
-        if path.parent != folder or not path.is_file():
-            name = str(path.relative_to(folder)) if path.is_relative_to(folder) else str(path)
-            raise UserError(f"{folder / INDEX} names the shard {name!r}, which is not in the folder")
-    return paths
+    index = folder / INDEX
+    about: Index = read_json(index, Index)
+    names = sorted(set(about["weight_map"].values()))
+    if not names:
+        raise UserError(f"{index}: its weight_map is empty")
+    for name in names:
+        plain = name not in ("", ".", "..") and not set(name) & set("/\\\0") and len(name.encode()) < 256
+        if not plain or not (folder / name).is_file():
+            raise UserError(f"{index} names the shard {_shown(name)}, which is not in the folder")
+    return [folder / name for name in names]
+
+
+def _shown(name: str) -> str:
+    return repr(name if len(name) <= 100 else f"{name[:97]}...")
 
 
 @contextmanager
@@ -90,21 +103,14 @@ def _explained(path: Path) -> Iterator[None]:
 
     try:
         yield
-    except SafetensorError as e:
-        raise UserError(f"{path} can't be read: {e}") from None
+    except (SafetensorError, OSError, OverflowError, RuntimeError) as e:  # torch: a shape of more than 2^63 elements
+        raise UserError(f"{path} can't be read: {' '.join(str(e).split())[:300]}") from None
 
 
 def safe_open(path: Path) -> Any:
     import safetensors
 
     return safetensors.safe_open(path, "pt")
-
-
-def _shards(index: Path) -> list[str]:
-    try:
-        return sorted({str(name) for name in json.loads(index.read_text())["weight_map"].values()})
-    except (ValueError, KeyError, TypeError, AttributeError) as e:
-        raise UserError(f"{index} is not an index of shards: {type(e).__name__}: {e}") from None
 
 
 def read_beside(folder: Path) -> dict[str, bytes]:

@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 
 from llmlab.errors import UserError
-from llmlab.hub import limits
+from llmlab.hub import bounds, limits
 from llmlab.hub.entry import STATED, Config, Entry, Head
 from llmlab.hub.families import entries
 from llmlab.hub.files import read_beside, read_config, read_shapes, read_tensors
 from llmlab.hub.model import HubModel
 from llmlab.hub.rules import Rule, expand
-from llmlab.model import layout
+from llmlab.model import finite, layout
 from llmlab.model.build import assemble, materialise
 from llmlab.model.layout import ModelSpec
 from llmlab.model.model import Model
@@ -40,6 +40,7 @@ def load_hf(folder: str | Path, *, dtype: torch.dtype = torch.float32, verbose: 
     tensors = rename(about, read_tensors(folder))
     materialise(model)
     dtypes, read, ignored = fill(model, entry, tensors, folder)
+    finite.check({name: tensor for name, tensor in tensors.items() if name not in set(ignored)}, folder)
     if ignored and verbose:
         more = " ..." if len(ignored) > 8 else ""
         print(f"{folder}: ignored {', '.join(ignored[:8])}{more}", file=sys.stderr)  # stdout is for what a model writes
@@ -84,15 +85,20 @@ class Description:
 
 
 def describe(folder: Path, *, bare: bool = False) -> Description:
-    """The checkpoint in `folder`, of whose tensors only the table and the head are read. bare: none is, quantised or not."""
+    """The checkpoint in `folder`. Of its weights the headers are read, the token table and the head; bare: nothing is, and
+    they may be quantised.
+    """
     config = read_config(folder)
     entry, head = find({k: v for k, v in config.items() if not bare or k != "quantization_config"}, folder)
     with _explained(entry, config, folder):
         limits.check(config, entry.defaults)
+    bounds.listed(config, folder / "config.json")
     names = [] if entry.head_key is None else [entry.head_key, *_tables(entry)]
     full = _decide_tie(entry, {**entry.defaults, **config}, {} if bare else read_tensors(folder, names))
     with _explained(entry, full, folder):
-        entry.read(full), head.heads(full)
+        overrides, _ = entry.read(full), head.heads(full)
+    if not bare:
+        bounds.held([*overrides, *head.overrides], head.stacks, read_shapes(folder), folder / "config.json")
     return Description(entry, head, config, full)
 
 

@@ -7,7 +7,12 @@ from typing import Any
 
 from llmlab.data import special
 from llmlab.data.tokenizer import Tokenizer, from_file
+from llmlab.data.tokenizer_limits import MOST_IDS
 from llmlab.errors import UserError
+
+# Ids that a prompt may have beside so many for each of its bytes: under NFKC one character of 3 bytes becomes 33.
+IDS_A_BYTE, IDS_BESIDE = 12, 1000
+MUST_EXIST = ("decoder_start_token_id", "forced_bos_token_id", "forced_eos_token_id")  # others are only looked for
 
 
 class Reference(Tokenizer):
@@ -21,6 +26,14 @@ class Reference(Tokenizer):
         return self.encode_marked(text, around=True)
 
     encode_source = encode
+
+    def encode_marked(self, text: str, *, around: bool = False) -> list[int]:
+        ids = super().encode_marked(text, around=around)
+        if len(ids) > (most := IDS_A_BYTE * len(text.encode()) + IDS_BESIDE):
+            raise UserError(
+                f"the tokenizer makes {len(ids):,} ids of a prompt of {len(text):,} characters; {most:,} are read"
+            )
+        return ids
 
     @property
     def stops(self) -> tuple[int, ...]:
@@ -44,20 +57,19 @@ def tokenizer_of(folder: Path) -> Reference:
 
     config = read_config(folder)
     path = tokenizer_file(folder)
-    entry = entries().get(config.get("model_type", ""))
+    kind = config.get("model_type")
+    entry = entries().get(kind) if isinstance(kind, str) else None
     full = {**(entry.defaults if entry else {}), **config}
     rows = full.get("padded_vocab_size", full.get("vocab_size"))
     rows = rows if isinstance(rows, int) else None
+    of_model, of_text = special.ids_of(folder)
+    _check_ids(of_model, rows, folder / "config.json")
+    _check_ids(of_text, rows, folder / "generation_config.json")
     known = from_file(str(path), (), rows)
     tokenizer = Reference(known.inner, {}, "file")
     tokenizer.beside = known.beside
-    of_model, of_text = special.ids_of(folder)
     # As transformers has it: what is forced is in the one or the other, and there are no defaults for it.
-    file, ids = ("generation_config.json", of_text) if of_text else ("config.json", of_model)
-    forced = [special.first_id(ids, f"forced_{role}_token_id") for role in ("bos", "eos")]
-    for i in forced:
-        if i is not None and rows is not None and i >= rows:
-            raise UserError(f"{folder / file}: the forced token {i} is none of the {rows:,} that the model has")
+    forced = [special.first_id(of_text or of_model, f"forced_{role}_token_id") for role in ("bos", "eos")]
     tokenizer.forced = (forced[0], forced[1])
     about: special.Ids = {**of_model, **of_text}
     tokenizer.ends = tuple(special.all_ids(about, "eos_token_id"))
@@ -72,6 +84,16 @@ def tokenizer_of(folder: Path) -> Reference:
         begin = tokenizer.ends[0]
     tokenizer.special = {k: v for k, v in {"eos": begin, "pad": pad}.items() if v is not None}
     return tokenizer
+
+
+def _check_ids(said: special.Ids, rows: int | None, file: Path) -> None:
+    """UserError for an id that is none, or that the model would read or write and has no row for. -1 means none."""
+    for key in (k for k in said if k.endswith("_token_id")):
+        most = rows if key in MUST_EXIST and rows is not None else MOST_IDS
+        value = said.get(key)
+        for i in value if isinstance(value, list) else [value]:
+            if isinstance(i, int) and not -1 <= i < most:
+                raise UserError(f"{file}: {key}={i} is no id: the model has {most:,}")
 
 
 def tokenizer_file(folder: Path) -> Path:

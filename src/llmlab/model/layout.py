@@ -13,7 +13,7 @@ from typing import Any
 from llmlab import registry
 from llmlab.config.schema import LAYER_SLOTS, STACK_SIZES
 from llmlab.errors import UserError
-from llmlab.sizes import AttentionTraits, FFNTraits, MoETraits, Sizes
+from llmlab.sizes import AttentionTraits, FFNTraits, MoETraits, Sizes, divisors_shown
 
 
 @dataclass(frozen=True)
@@ -232,13 +232,13 @@ def _sizes(cfg: Any, vocabulary: int | None, stack: str | None = None) -> Sizes:
         if m["dim"] % m["n_heads"]:
             raise UserError(
                 f"{at['n_heads']}.n_heads={m['n_heads']} does not divide {at['dim']}.dim={m['dim']}; "
-                f"choose one of {_divisors(m['dim'])} or set model.head_dim"
+                f"choose one of {divisors_shown(m['dim'])} or set model.head_dim"
             )
         m["head_dim"] = m["dim"] // m["n_heads"]
     if m["n_kv_heads"] is not None and m["n_heads"] % m["n_kv_heads"]:
         raise UserError(
             f"{at['n_kv_heads']}.n_kv_heads={m['n_kv_heads']} does not divide {at['n_heads']}.n_heads={m['n_heads']}; "
-            f"choose one of {_divisors(m['n_heads'])}"
+            f"choose one of {divisors_shown(m['n_heads'])}"
         )
     if m["ffn_dim"] is None:
         m["ffn_dim"] = 4 * m["dim"]
@@ -262,10 +262,6 @@ def _sizes(cfg: Any, vocabulary: int | None, stack: str | None = None) -> Sizes:
         "moe": MoETraits(**moe),
     }
     return Sizes(**m, **traits)
-
-
-def _divisors(n: int) -> str:
-    return ", ".join(str(d) for d in range(1, n + 1) if n % d == 0)
 
 
 def kinds_of(layers: Any, n_layers: int) -> list[str]:

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from llmlab.errors import UserError
 from llmlab.lab.folder import EXPORT  # the manifest of what `llmlab export` wrote, which has no state
+from llmlab.model import finite
 
 FOLDER = "checkpoints"
 WEIGHTS, STATE, MANIFEST = "model.safetensors", "state.pt", "manifest.json"
@@ -127,6 +128,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     if (why := problem(path)) is not None:
         raise UserError(f"checkpoint {path} can't be used: {why}")
     weights = load_file(path / WEIGHTS)
+    finite.check(weights, f"checkpoint {path} is of a run that has diverged")
     for alias, owner in tied(path).items():
         weights[alias] = weights[owner]
     return weights

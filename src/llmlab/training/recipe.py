@@ -15,6 +15,7 @@ from llmlab.data import Corpus, Windows, prepare
 from llmlab.decoding.generate import limit
 from llmlab.errors import UserError
 from llmlab.model import build, flops, layout
+from llmlab.sizes import divisors
 
 
 def chosen(cfg: Any, slot: str) -> Any:
@@ -49,7 +50,7 @@ class Cut:
             )
         micro = batch_size // world if micro is None else micro
         if micro < 1 or batch_size % (micro * world):
-            fits = [d for d in range(1, batch_size // world + 1) if batch_size // world % d == 0]
+            fits = divisors(batch_size // world)
             raise UserError(
                 f"train.micro_batch_size={micro} does not cut train.batch_size={batch_size} on {world} "
                 f"device{'s' * (world > 1)}; choose one of {', '.join(map(str, fits[-8:]))}"
