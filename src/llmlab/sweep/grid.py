@@ -61,7 +61,7 @@ def digest(composed: configs.Composed) -> str:
 
 
 def _values(o: Override) -> list[str]:
-    """The values of a sweep as far as they can be listed: of a range or interval for optuna its ends."""
+    """The values of a sweep as far as they can be listed: of an interval its ends."""
     value: Any = o.value()
     if o.is_interval_sweep():
         return [str(value.start), str(value.end)]
@@ -84,6 +84,18 @@ def product(specs: Sequence[Override]) -> list[list[str]]:
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
     return BasicSweeper.split_arguments(list(specs), None)[0]
+
+
+def handed(o: Override) -> str:
+    """The override as a sweeper that chooses points is given it: of a range its values, as Hydra's grid lists them.
+
+    The optuna sweeper reads a range with its end (1.2: range(1,3) tries 3), and none that goes down.
+    """
+    if not o.is_range_sweep():
+        return str(o.input_line)
+    choice = f"choice({','.join(o.sweep_string_iterator())})"
+    tags = sorted(getattr(o.value(), "tags", ()))
+    return f"{o.get_key_element()}=" + (f"tag({','.join(tags)},{choice})" if tags else choice)
 
 
 def corners(specs: Sequence[Override]) -> list[list[str]]:
