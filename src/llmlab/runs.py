@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from llmlab.arguments import parse
+from llmlab.arguments import dashed, parse
 from llmlab.errors import UserError
 from llmlab.lab import record
 from llmlab.lab.status import STATUSES
@@ -44,6 +44,7 @@ def main(argv: Sequence[str]) -> int:
     if "-h" in argv or "--help" in argv:
         print(USAGE)
         return 0
+    dashed(argv, Arguments, "runs")
     keys = {f.name for f in fields(Arguments)}
     folders = [w for w in argv if not w.startswith("-") and w.partition("=")[0] not in keys and _is_folder(w)]
     a = parse([w for w in argv if w not in folders], Arguments, "runs")

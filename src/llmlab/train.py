@@ -72,7 +72,8 @@ def split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
         if not word.startswith("-"):
             overrides.append(word)
         elif name not in FLAGS:
-            raise UserError(f"{name}: there is no such flag; {near(name, [*FLAGS, '--help'])}")
+            follows = rest[0] if rest and not equals and rest[0][0:1] != "-" and "=" not in rest[0] else None
+            raise UserError(f"{name}: there is no such flag; {_instead(name, value if equals else follows)}")
         elif FLAGS[name] == 0 or equals:
             flags += [name, value] if equals else [name]
         elif not rest:
@@ -80,6 +81,17 @@ def split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
         else:
             flags += [name, rest.pop(0)]
     return flags, overrides
+
+
+def _instead(flag: str, value: str | None) -> str:
+    """What to type for a flag that is none."""
+    from dataclasses import fields
+
+    from llmlab.config import guess, schema
+    from llmlab.config.compose import groups
+
+    said = guess.spelled(flag, value, [*groups(), *(f.name for f in fields(schema.root()))])
+    return said or near(flag, [*FLAGS, "--help"])
 
 
 def resumed(overrides: Sequence[str]) -> list[str]:
@@ -208,6 +220,7 @@ def usage(argv: Sequence[str]) -> str:
         "  trainer.   arguments of Lightning's Trainer: max_steps, devices, ...    placement. "
         + keys(schema.Placement),
         "  logger.    wandb.* (project, entity, name, group, tags, mode, artifact), tensorboard.*, samples",
+        "  head@heads.ROLE=NAME: the head for a role of the objective, head@heads.tokens=lm_bias",
         "  seed, precision, resume=RUN, init_from=RUN|hf=FOLDER, hydra.run.dir=FOLDER; flags: --config-dir, --cfg, -m (sweep)",
         "  with -m: sweep=NAME, hydra/launcher=joblib hydra.launcher.n_jobs=2 (so many at once), hydra/sweeper=optuna",
     ]

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from llmlab.arguments import parse
+from llmlab.arguments import dashed, parse
 from llmlab.errors import UserError
 from llmlab.lab.files import write_atomic
 from llmlab.lab.report.collect import SWEEP
@@ -42,6 +42,7 @@ def main(argv: Sequence[str]) -> int:
     if "-h" in argv or "--help" in argv:
         print(USAGE)
         return 0
+    dashed(argv, Arguments, "report")
     folders, rest = [], []
     for word in argv:
         key, equals, _ = word.partition("=")
