@@ -54,6 +54,10 @@ def parse(argv: Sequence[str], cls: type[T], command: str) -> T:
     problems += [f"{n} is missing; llmlab {command} {n}=..." for n in required if not problems]
     if problems:
         raise UserError("\n".join(problems))
+    if isinstance(values.get("run"), str):
+        from llmlab.lab import newest
+
+        values["run"] = newest.named(values["run"])
     return cls(**values)
 
 

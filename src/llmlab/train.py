@@ -96,6 +96,9 @@ def _instead(flag: str, value: str | None) -> str:
 
 def resumed(overrides: Sequence[str]) -> list[str]:
     """With resume=RUN the run folder is RUN; everything else about RUN is in it."""
+    from llmlab.lab import newest
+
+    overrides = [_latest(o) if o.partition("=")[2] in newest.WORDS else o for o in overrides]
     typed = dict(o.partition("=")[::2] for o in overrides)
     run = typed.get("resume", "").strip("'\"")
     if run in ("", "null") or "hydra.run.dir" in typed:
@@ -105,6 +108,16 @@ def resumed(overrides: Sequence[str]) -> list[str]:
     if not Path(run, "run.json").is_file():
         raise UserError(f"resume={run}: there is no run.json in it; resume=RUN names the folder of a run")
     return [*overrides, f'hydra.run.dir="{Path(run).resolve()}"']
+
+
+def _latest(override: str) -> str:
+    """resume=latest and init_from=latest with the folder that is meant; any other override as it is."""
+    from llmlab.lab import newest
+
+    key, _, word = override.partition("=")
+    if key not in ("resume", "init_from") or (folder := newest.named(word, key)) == word:
+        return override
+    return f'{key}="{folder}"'
 
 
 def _app(flags: Sequence[str], overrides: Sequence[str], folders: Sequence[str], task: Any) -> Any:
@@ -203,7 +216,9 @@ def usage(argv: Sequence[str]) -> str:
 
     lines = ["llmlab train GROUP=CHOICE KEY=VALUE ...   (= python train.py ...)"]
     lines += ["groups and their choices (llmlab parts GROUP: all of them, with their options, SLOT.OPTION=VALUE):"]
-    lines += _columns({group: families() if group == "model" else choices(group) for group in groups()})
+    table = {group: families() if group == "model" else choices(group) for group in groups()}
+    table["head"] = [f"(head@heads.ROLE=NAME, as head@heads.tokens=lm_bias) {table['head'][0]}", *table["head"][1:]]
+    lines += _columns(table)
 
     def keys(cls: Any) -> str:
         return ", ".join(f.name + (".*" if is_dataclass(f.default_factory) else "") for f in fields(cls))
@@ -220,7 +235,6 @@ def usage(argv: Sequence[str]) -> str:
         "  trainer.   arguments of Lightning's Trainer: max_steps, devices, ...    placement. "
         + keys(schema.Placement),
         "  logger.    wandb.* (project, entity, name, group, tags, mode, artifact), tensorboard.*, samples",
-        "  head@heads.ROLE=NAME: the head for a role of the objective, head@heads.tokens=lm_bias",
         "  seed, precision, resume=RUN, init_from=RUN|hf=FOLDER, hydra.run.dir=FOLDER; flags: --config-dir, --cfg, -m (sweep)",
         "  with -m: sweep=NAME, hydra/launcher=joblib hydra.launcher.n_jobs=2 (so many at once), hydra/sweeper=optuna",
     ]
@@ -241,7 +255,8 @@ def _columns(table: Mapping[str, Sequence[str]], width: int = 118, most: int = 4
             )
     half = -(-len(short) // 2)
     right = [*short[half:], ""]
-    return lines + [f"{a:<{most + 14}}{b.strip()}".rstrip() for a, b in zip(short[:half], right, strict=False)]
+    left = max(map(len, short[:half]), default=0) + 2
+    return lines + [f"{a:<{left}}{b.strip()}".rstrip() for a, b in zip(short[:half], right, strict=False)]
 
 
 def _wrapped(head: str, text: str) -> list[str]:

@@ -11,23 +11,12 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from llmlab.config import compose as configs
+from llmlab.config.bookkeeping import NO_NUMBERS
 from llmlab.config.schema import SLOTS
 from llmlab.errors import UserError
 
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
-
-# Keys of a run that name it or say what it writes, but change no number of it.
-NO_NUMBERS: tuple[str, ...] = (
-    "sweep",
-    "resume",
-    "experiment_name",
-    "logger",
-    "train.keep",
-    "train.sample",
-    "train.checkpoint_every",
-)
-NO_NUMBERS += ("data.num_workers", "trainer.enable_progress_bar", "trainer.enable_model_summary")
 
 
 def safe(text: str, longest: int = 120) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from llmlab.arguments import dashed, parse
 from llmlab.errors import UserError
+from llmlab.lab import newest
 from llmlab.lab.files import write_atomic
 from llmlab.lab.report.collect import SWEEP
 
@@ -45,6 +46,7 @@ def main(argv: Sequence[str]) -> int:
     dashed(argv, Arguments, "report")
     folders, rest = [], []
     for word in argv:
+        word = newest.named(word.removeprefix("run=")) if word.removeprefix("run=") in newest.WORDS else word
         key, equals, _ = word.partition("=")
         named = key.removeprefix("report.") in Arguments.__annotations__ and equals
         if Path(word).is_dir():
