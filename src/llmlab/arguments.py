@@ -8,8 +8,9 @@ import typing
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
+from llmlab.config import guess
+from llmlab.config.aliases import ARGUMENTS
 from llmlab.errors import UserError
-from llmlab.registry import near
 
 T = TypeVar("T")
 READ = {"true": True, "false": False}
@@ -23,14 +24,23 @@ def parse(argv: Sequence[str], cls: type[T], command: str) -> T:
     hints = typing.get_type_hints(cls)
     values: dict[str, Any] = {}
     problems = []
-    for word in argv:
+    skip = False
+    for word, following in zip(argv, [*argv[1:], ""], strict=False):
+        if skip:  # the value of a flag
+            skip = False
+            continue
         key, equals, text = word.partition("=")
+        name = key.lstrip("-").replace("-", "_")
         if word.startswith("--") and word[2:] in fields and hints[word[2:]] is bool:
             values[word[2:]] = True
+        elif word.startswith("-") and (meant := [f for f in (name, *ARGUMENTS.get(name, ())) if f in fields]):
+            skip = not equals and following[:1] not in ("", "-") and "=" not in following
+            value = text if equals else following if skip else "VALUE"
+            problems.append(f"{key}: keys have no dashes, type {' or '.join(f'{f}={value}' for f in meant[:2])}")
         elif not equals:
-            problems.append(f"{word}: must be KEY=VALUE; {near(key.lstrip('-'), fields)}")
+            problems.append(f"{word}: must be KEY=VALUE; {guess.argument(name, fields)}")
         elif key not in fields:
-            problems.append(f"{key}: there is no such key of llmlab {command}; {near(key, fields)}")
+            problems.append(f"{key}: there is no such key of llmlab {command}; {guess.argument(name, fields)}")
         else:
             try:
                 if typing.get_origin(hints[key]) is list:
@@ -44,7 +54,18 @@ def parse(argv: Sequence[str], cls: type[T], command: str) -> T:
     problems += [f"{n} is missing; llmlab {command} {n}=..." for n in required if not problems]
     if problems:
         raise UserError("\n".join(problems))
+    if isinstance(values.get("run"), str):
+        from llmlab.lab import newest
+
+        values["run"] = newest.named(values["run"])
     return cls(**values)
+
+
+def dashed(argv: Sequence[str], cls: type, command: str) -> None:
+    """UserError for the first flag that is none, before its value is taken for a folder."""
+    for i, word in enumerate(argv):
+        if word.startswith("--") and word != "--json":
+            parse(argv[i : i + 2], cls, command)
 
 
 def either(run: str | None, hf: str | None, command: str) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from llmlab import registry
+from llmlab.config import guess
 from llmlab.errors import UserError
 from llmlab.registry import Entry, Option, near
 
@@ -21,11 +22,16 @@ def main(argv: Sequence[str]) -> int:
 
     names = [a for a in argv if not a.startswith("-")]
     for flag in (a for a in argv if a.startswith("-") and a != "--json"):
-        raise UserError(f"{flag}: there is no such flag; {near(flag, ['--json', '--help'])}")
+        slot = flag.lstrip("-")
+        hint = f"type llmlab parts {slot}" if slot in groups() else near(flag, ["--json", "--help"])
+        raise UserError(f"{flag}: there is no such flag; {hint}")
     if len(names) > 1:
         raise UserError(f"llmlab parts takes one slot, but was given {' and '.join(names)}")
     if names and names[0] not in groups():
-        raise UserError(f"{names[0]}: there is no such slot; {near(names[0], groups())}")
+        from llmlab.config.compose import choices
+
+        of = guess.parts(names[0], groups(), choices, "parts")
+        raise UserError(f"{names[0]}: there is no such slot; {of or near(names[0], groups())}")
     chosen = names or groups()
     found = {g: described(g) for g in chosen}
     if "--json" in argv:
@@ -88,7 +94,7 @@ def _short(path: Path) -> str:
 
 def _text(group: str, found: list[dict[str, Any]], full: bool) -> str:
     width = max(len(p["name"]) for p in found) + 2
-    lines = [group]
+    lines = [f"{group}   (for a role of the objective: head@heads.tokens=NAME)" if group == "head" else group]
     for p in found:
         paper = f"  [{p['paper']}]" if p.get("paper") else ""
         lines.append(f"  {p['name']:<{width}}{p['summary']}{paper}")
@@ -98,7 +104,8 @@ def _text(group: str, found: list[dict[str, Any]], full: bool) -> str:
         for name, o in p.get("options", {}).items():
             kind = "|".join(map(str, o["choices"])) if o.get("choices") else o["type"]
             default = "" if o["required"] else f" = {_yaml(o['default'])}"
-            lines.append(f"{indent}{group}.{name}: {kind}{default}" + (f"   {o['doc']}" if o["doc"] else ""))
+            key = f"{'heads.ROLE' if group == 'head' else group}.{name}"
+            lines.append(f"{indent}{key}: {kind}{default}" + (f"   {o['doc']}" if o["doc"] else ""))
         lines.append(f"{indent}{p['file']}")
     return "\n".join(lines)
 

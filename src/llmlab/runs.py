@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from llmlab.arguments import parse
+from llmlab.arguments import dashed, parse
 from llmlab.errors import UserError
 from llmlab.lab import record
 from llmlab.lab.status import STATUSES
@@ -29,6 +29,7 @@ SHOWN = (*STATUSES, "waiting", "unreadable")
 COLOURS = {"completed": "green", "running": "cyan", "failed": "red", "died": "red", "interrupted": "yellow"}
 SORTS = ("age", "loss", "steps", "status", "folder")
 SKIPPED = ("checkpoints", "__pycache__", "wandb", "tensorboard")
+NARROW = 70  # columns of a terminal under which a table has fewer
 TAIL = 1 << 14  # bytes of metrics.csv that are read for the last step of a run that has not said so itself
 
 
@@ -44,6 +45,7 @@ def main(argv: Sequence[str]) -> int:
     if "-h" in argv or "--help" in argv:
         print(USAGE)
         return 0
+    dashed(argv, Arguments, "runs")
     keys = {f.name for f in fields(Arguments)}
     folders = [w for w in argv if not w.startswith("-") and w.partition("=")[0] not in keys and _is_folder(w)]
     a = parse([w for w in argv if w not in folders], Arguments, "runs")
@@ -198,29 +200,43 @@ def age(began: str | None, now: datetime) -> str:
 
 def _print(rows: list[dict[str, Any]]) -> None:
     from rich.console import Console
+    from rich.text import Text
+
+    # Where no one looks, lines are as long as they are: a program cuts them into fields.
+    looked_at = sys.stdout.isatty() or "COLUMNS" in os.environ
+    console = Console(highlight=False, width=None if looked_at else 240)
+    wide = _table(rows, True, False)
+    needs = console.measure(wide, options=console.options.update(max_width=10_000)).maximum
+    fits = needs <= console.width or not looked_at
+    console.print(wide if fits else _table(rows, False, console.width < NARROW))
+    for r in rows:
+        if r["status"] in ("failed", "died", "unreadable") and r["reason"] and len(rows) <= 20:
+            console.print(Text(f"{r['folder']}: {r['reason']}"), soft_wrap=not looked_at)
+
+
+def _table(rows: list[dict[str, Any]], wide: bool, narrow: bool) -> Any:
+    """wide: the folder in a column of its own, else below what was typed; narrow: without age and the steps to come."""
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("status", no_wrap=True)
-    table.add_column("what was typed", overflow="fold")
-    table.add_column("steps", justify="right", no_wrap=True)
-    table.add_column("val loss", justify="right", no_wrap=True)
-    table.add_column("age", justify="right", no_wrap=True)
-    table.add_column("folder", overflow="fold")
+    table.add_column("what was typed" if wide else "what was typed, and where", overflow="fold")
+    for name in ("steps", "val loss", "age")[: 2 if narrow else 3]:
+        table.add_column(name, justify="right", no_wrap=True)
+    if wide:
+        table.add_column("folder", overflow="fold")
     now = datetime.now(UTC)
     for r in rows:
-        total = f"/{r['total']:,}" if r["total"] else ""
-        table.add_row(
+        total = f"/{r['total']:,}" if r["total"] and not narrow else ""
+        typed = " ".join(r["typed"]) or "the default run"
+        cells: list[str | Text] = [
             Text(r["status"], style=COLOURS.get(r["status"], "")),
-            Text(" ".join(r["typed"]) or "the default run"),
+            Text(typed) if wide else Text.assemble(typed, "\n", (r["folder"], "dim")),
             "" if r["status"] in ("waiting", "unreadable") else f"{r['steps']:,}{total}",
             "" if r["val_loss"] is None else f"{r['val_loss']:.4f}",
-            age(r["began"], now),
-            Text(r["folder"]),
-        )
-    # Where no one looks, lines are as long as they are: a program cuts them into fields.
-    Console(highlight=False, width=None if sys.stdout.isatty() else 240).print(table)
-    for r in rows:
-        if r["status"] in ("failed", "died", "unreadable") and r["reason"] and len(rows) <= 20:
-            print(f"{r['folder']}: {r['reason']}")
+            *(() if narrow else (age(r["began"], now),)),
+            *((Text(r["folder"]),) if wide else ()),
+        ]
+        table.add_row(*cells)
+    return table

@@ -72,7 +72,8 @@ def split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
         if not word.startswith("-"):
             overrides.append(word)
         elif name not in FLAGS:
-            raise UserError(f"{name}: there is no such flag; {near(name, [*FLAGS, '--help'])}")
+            follows = rest[0] if rest and not equals and rest[0][0:1] != "-" and "=" not in rest[0] else None
+            raise UserError(f"{name}: there is no such flag; {_instead(name, value if equals else follows)}")
         elif FLAGS[name] == 0 or equals:
             flags += [name, value] if equals else [name]
         elif not rest:
@@ -82,10 +83,23 @@ def split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
     return flags, overrides
 
 
+def _instead(flag: str, value: str | None) -> str:
+    """What to type for a flag that is none."""
+    from dataclasses import fields
+
+    from llmlab.config import guess, schema
+    from llmlab.config.compose import groups
+
+    said = guess.spelled(flag, value, [*groups(), *(f.name for f in fields(schema.root()))])
+    return said or near(flag, [*FLAGS, "--help"])
+
+
 def resumed(overrides: Sequence[str]) -> list[str]:
     """With resume=RUN the run folder is RUN; everything else about RUN is in it."""
     from llmlab.config import spelling
+    from llmlab.lab import newest
 
+    overrides = [_latest(o) if o.partition("=")[2] in newest.WORDS else o for o in overrides]
     typed = dict(o.partition("=")[::2] for o in overrides)
     run = spelling.value(f"resume={typed['resume']}") if typed.get("resume") else ""
     if run in ("", "null") or "hydra.run.dir" in typed:
@@ -95,6 +109,17 @@ def resumed(overrides: Sequence[str]) -> list[str]:
     if not Path(run, "run.json").is_file():
         raise UserError(f"resume={run}: there is no run.json in it; resume=RUN names the folder of a run")
     return [*overrides, f"hydra.run.dir={spelling.quoted(str(Path(run).resolve()))}"]
+
+
+def _latest(override: str) -> str:
+    """resume=latest and init_from=latest with the folder that is meant; any other override as it is."""
+    from llmlab.config import spelling
+    from llmlab.lab import newest
+
+    key, _, word = override.partition("=")
+    if key not in ("resume", "init_from") or (folder := newest.named(word, key)) == word:
+        return override
+    return f"{key}={spelling.quoted(str(folder))}"
 
 
 def _app(flags: Sequence[str], overrides: Sequence[str], folders: Sequence[str], task: Any) -> Any:
@@ -194,7 +219,9 @@ def usage(argv: Sequence[str]) -> str:
 
     lines = ["llmlab train GROUP=CHOICE KEY=VALUE ...   (= python train.py ...)"]
     lines += ["groups and their choices (llmlab parts GROUP: all of them, with their options, SLOT.OPTION=VALUE):"]
-    lines += _columns({group: families() if group == "model" else choices(group) for group in groups()})
+    table = {group: families() if group == "model" else choices(group) for group in groups()}
+    table["head"] = [f"(head@heads.ROLE=NAME, as head@heads.tokens=lm_bias) {table['head'][0]}", *table["head"][1:]]
+    lines += _columns(table)
 
     def keys(cls: Any) -> str:
         return ", ".join(f.name + (".*" if is_dataclass(f.default_factory) else "") for f in fields(cls))
@@ -231,7 +258,8 @@ def _columns(table: Mapping[str, Sequence[str]], width: int = 118, most: int = 4
             )
     half = -(-len(short) // 2)
     right = [*short[half:], ""]
-    return lines + [f"{a:<{most + 14}}{b.strip()}".rstrip() for a, b in zip(short[:half], right, strict=False)]
+    left = max(map(len, short[:half]), default=0) + 2
+    return lines + [f"{a:<{left}}{b.strip()}".rstrip() for a, b in zip(short[:half], right, strict=False)]
 
 
 def _wrapped(head: str, text: str) -> list[str]:

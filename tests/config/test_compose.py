@@ -129,7 +129,7 @@ def test_presets_compose_and_bear_no_stored_name(group):
     presets = [p.stem for p in (conf_dir() / group).glob("*.yaml")]
     assert not set(presets) & set(registry.names(group))
     for preset in presets:
-        place = "+head@heads.tokens" if group == "head" else group
+        place = "head@heads.tokens" if group == "head" else group
         extra = ["model.n_heads=16", "model.dim=256"] if "deepseek" in preset else []
         assert compose([f"{place}={preset}", *extra]).typed[0].choice == preset
 

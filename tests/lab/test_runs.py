@@ -7,8 +7,12 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from llmlab import runs
+from llmlab import cli, runs, train
+from llmlab.arguments import parse
 from llmlab.errors import UserError
+from llmlab.export import Arguments as Export
+from llmlab.generate import Arguments as Generate
+from llmlab.lab import newest
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
@@ -148,3 +152,44 @@ print(time.perf_counter() - began, "torch" in sys.modules)
     out = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
     seconds, torch = out.split()
     assert torch == "False" and float(seconds) < 1.5
+
+
+@pytest.mark.parametrize("columns", [160, 80, 60, 50])
+def test_it_fits_the_terminal(home, capsys, monkeypatch, columns):
+    make(home / "runs" / "2026-11-30" / "07-16-41-qwen_moe", overrides=["model=qwen_moe", "train.micro_batch_size=4"])
+    make(
+        home / "runs" / "long",
+        status="failed",
+        reason="the loss is not finite " * 9,
+        steps=117200,
+        budget={"steps": 10**6},
+    )
+    monkeypatch.setenv("COLUMNS", str(columns))
+    assert runs.main([]) == 0
+    shown = capsys.readouterr().out
+    assert max(map(len, shown.splitlines())) <= columns
+    whole = "".join(shown.split())
+    assert "completed" in shown and "117,200" in shown and "4.2500" in shown and "\N{HORIZONTAL ELLIPSIS}" not in shown
+    assert "2026-11-30" in whole and ("/1,000,000" in shown) == (columns >= 70)
+
+
+@pytest.mark.parametrize("word", ["latest", "last"])
+def test_the_latest_run(home, word, monkeypatch):
+    assert newest.named(word) == "runs/day/b"  # began an hour ago, the others three
+    make(home / "multirun" / "heads" / "seed=3", began="2026-03-01T11:59:00+00:00")
+    assert newest.named(word) == "multirun/heads/seed=3"
+    assert parse([f"run={word}", "prompt=a"], Generate, "generate").run == "multirun/heads/seed=3"
+    assert parse([f"run={word}", "to=a"], Export, "export").run == "multirun/heads/seed=3"
+    assert train.resumed([f"resume={word}"])[0] == 'resume="multirun/heads/seed=3"'
+    assert train.resumed([f"init_from={word}", f"seed={word}"]) == ['init_from="multirun/heads/seed=3"', f"seed={word}"]
+    (home / word).mkdir()
+    assert newest.named(word) == word
+
+
+def test_no_latest_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for words in (["generate", "run=latest"], ["eval", "run=last"], ["report", "run=latest"], ["report", "latest"]):
+        assert cli.run(words) == 1
+        assert "there is no run below runs/ or multirun/ here" in capsys.readouterr().err
+    assert cli.run(["train", "resume=last"]) == 1
+    assert capsys.readouterr().err == "error: resume=last: there is no run below runs/ or multirun/ here\n"

@@ -30,7 +30,7 @@ def test_there_is_a_ladder():
 
 
 ALIKE = [pytest.param(QUICK, "nano", id="some-nano")]
-ALIKE += [pytest.param(FAMILIES, r, id=r, marks=pytest.mark.slow) for r in RUNGS if r in ("nano", "xl")]
+ALIKE += [pytest.param(FAMILIES, r, id=r, marks=pytest.mark.slow) for r in RUNGS if r in ("tiny", "nano", "xl")]
 
 
 @pytest.mark.parametrize(("families", "rung"), ALIKE)

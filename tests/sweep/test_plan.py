@@ -4,7 +4,7 @@ import pytest
 
 from llmlab.config.compose import compose, vary
 from llmlab.errors import UserError
-from llmlab.sweep.grid import digest, point_name, safe
+from llmlab.sweep.grid import digest, handed, point_name, product, safe
 from llmlab.sweep.plan import make
 
 
@@ -110,6 +110,52 @@ def test_the_ends_of_what_optuna_may_choose_are_checked_first():
     assert {"hydra.sweeper.sampler.seed=1", "hydra.sweeper.n_jobs=1"} <= set(plan.defaults)
     with pytest.raises(UserError, match="train.clip must be more than 0, but is -1"):
         make(["hydra/sweeper=optuna", "train.clip=interval(1,-1)"])
+
+
+RANGES = ["range(1,3)", "range(0,1,0.5)", "range(3)", "range(5,1,-2)", "range(0,1)", "range(start=0,stop=1,step=0.1)"]
+RANGES += ["float(range(1,3))", "int(range(0.5,3))", "sort(range(1,5),reverse=true)", "tag(a,b,range(1,4))"]
+RANGES += ["shuffle(range(1,5))", "shuffle(tag(q,range(1,4)))"]
+
+
+@pytest.mark.parametrize("words", RANGES)
+def test_a_range_is_handed_over_as_the_values_that_a_grid_of_it_has(words):
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra_plugins.hydra_optuna_sweeper._impl import create_optuna_distribution_from_override as optunas
+
+    def parse(text):
+        return OverridesParser.create().parse_override(text)
+
+    listed = [text for point in product([parse(f"model.dropout={words}")]) for text in point]
+    given = parse(handed(parse(f"+model.dropout={words}")))
+    assert given.get_key_element() == "+model.dropout"
+    assert sorted(f"model.dropout={v}" for v in optunas(given).choices) == sorted(listed)
+    assert given.value().tags == parse(f"a={words}").value().tags
+
+
+@pytest.mark.parametrize(
+    "words", ["interval(0,1)", "int(interval(0,1.5))", "tag(log,interval(1e-4,1))", "1,2", "3", "[1,2]"]
+)
+def test_all_else_is_handed_over_as_typed(words):
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    assert handed(OverridesParser.create().parse_override(f"a={words}")) == f"a={words}"
+
+
+@pytest.mark.slow
+def test_ranges_of_a_config_are_handed_over_too(tmp_path):
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment/mine.yaml").write_text(
+        "# @package _global_\nhydra:\n  sweeper:\n    params: {model.n_layers: 'range(1,3)', seed: '4,5'}\n"
+    )
+    typed = ["experiment=mine", "hydra/sweeper=optuna", "model.dropout=range(0,1,0.5)", "norm=layernorm"]
+    plan = make(typed, [str(tmp_path)])
+    assert sorted(plan.handed) == [
+        "experiment=mine", "model.dropout=choice(0.0,0.5)", "model.n_layers=choice(1,2)", "norm=layernorm"
+    ]  # fmt: skip
+    assert "model.dropout=range(0,1,0.5)" in plan.typed
+    assert make(["seed=range(1,3)"]).handed == ("seed=range(1,3)",)
 
 
 @pytest.mark.slow

@@ -111,6 +111,7 @@ def compose(overrides: Sequence[str] = (), config_dirs: Sequence[str] = (), *, s
         effective = tuple(o for o, t in zip(asked, typed, strict=True) if t is None or not t.kept)
         cfg = run(effective)
     except Exception as first:
+        parsed, _ = explain.parse(asked, known)
         problems, good = explain.every_problem(parsed, run, known, first)
         if not problems:
             problems = [explain.message(first, None, known)]
@@ -150,7 +151,8 @@ def _start(parsed: Sequence[Override]) -> Any:
 
 
 def _opened(overrides: Sequence[str], parsed: Sequence[Override], run: Any) -> tuple[str, ...]:
-    """The overrides as Hydra wants them: a slot of a kind or a stack for which the family names no part gets a "+"."""
+    """The overrides as Hydra wants them: a slot of a kind or a stack, or a head's role, for which the family names no part
+    gets a "+"."""
     from omegaconf import OmegaConf
 
     chosen = [str(o.input_line) for o in parsed if o.key_or_group in ("model", "size", "experiment", "objective")]
@@ -166,6 +168,12 @@ def _opened(overrides: Sequence[str], parsed: Sequence[Override], run: Any) -> t
                     run([*chosen, text])
             except Exception as e:
                 text = f"+{text}" if "Could not override" in str(e) else text
+        elif o.key_or_group == "head" and at == "heads" and text[0] not in "+~":
+            try:
+                base = run(chosen) if base is None else base
+                text = text if slot in base.heads else f"+{text}"
+            except Exception:  # what is wrong with the others is said of them
+                base = None
         out.append(text)
     return tuple(out)
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from llmlab import registry
+from llmlab.config import guess
 from llmlab.config.spelling import quoted
 from llmlab.config.trainer import ELSEWHERE
 from llmlab.registry import near
@@ -74,6 +75,10 @@ def _refused(o: Override, known: Known, sweep: bool) -> str | None:
         return f"{o.input_line}: name what is to be set, KEY=VALUE"
     if o.is_sweep_override() and not sweep:
         return f"{o.input_line}: several values are a sweep; add -m, or write key=[a,b] for a list"
+    if key.partition(".")[0] == "head" and not o.package:
+        right = key.replace("head", "heads.tokens", 1) if "." in key else "head@heads.tokens"
+        value = "".join(str(o.input_line).partition("=")[1:])
+        return f"{o.input_line}: a head is chosen for a role of the objective; type {right}{value}"
     if key in known.groups and not o.is_delete():
         return _choice(o, known)
     if last in ("_part_", "_target_", "_partial_", "_args_", "_convert_", "_recursive_"):
@@ -89,9 +94,9 @@ def _unparsed(text: str, known: Known) -> str:
     key, equals, value = text.partition("=")
     if not equals:
         word = key.lstrip("+~")
-        what = f"{word}=NAME" if word in known.groups else f"{word}=VALUE"
-        hint = "" if word in known.groups or "." in word else f"; {near(word, known.groups)}"
-        return f"{text}: give it a value, {what}{hint}"
+        if word in known.groups or "." in word:
+            return f"{text}: give it a value, {word}={'NAME' if word in known.groups else 'VALUE'}"
+        return f"{text}: {guess.bare(word, known.groups, known.choices)}"
     if (strange := re.search(r"[^\x00-\x7f]", key)) is not None:  # also a letter that looks like one of ASCII
         name = unicodedata.name(strange[0], "no letter")
         hint = near(key.lstrip("+~"), known.groups) if "." not in key else "llmlab train --help lists them"
@@ -215,8 +220,10 @@ def _override(text: str, o: Override, base: DictConfig | None, known: Known) -> 
             if parent
             else ""
         )
-        names = _keys(node) if parent else [*_keys(base), *known.groups]
-        return f"{key}: there is no such key{what}; {near(last, names)}"
+        if parent:
+            return f"{key}: there is no such key{what}; {guess.below(parent, last, _keys(node), base)}"
+        hint = guess.at_root(key, [*_keys(base), *known.groups], base, known.choices)
+        return f"{key}: there is no such key; {hint}"
     return None
 
 
@@ -231,7 +238,10 @@ def _no_parent(key: str, parent: str, base: DictConfig | None, known: Known) -> 
             names = _keys(node) + ([] if walked else known.groups)
             if not names:
                 return f"{key}: this model has no {walked}"
-            return f"{key}: there is no {name!r}{f' in {walked}' if walked else ''}; {near(name, names)}"
+            hint = near(name, names)
+            if not walked and not hint.startswith("did you mean"):
+                hint = guess.elsewhere(key.rpartition(".")[2], base) or guess.ALL_KEYS
+            return f"{key}: there is no {name!r}{f' in {walked}' if walked else ''}; {hint}"
         walked = f"{walked}.{name}" if walked else name
     group, _, slot = parent.rpartition(".")
     if group in SEVERAL and slot in known.choices(group):

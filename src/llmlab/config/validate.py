@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmlab import registry
-from llmlab.config import devices, traits
+from llmlab.config import devices, guess, traits
 from llmlab.config.schema import Part
 from llmlab.errors import UserError
 from llmlab.hub import locate
@@ -70,7 +70,15 @@ def problems(composed: Composed, strict: bool = True) -> list[str]:
     found = _walked(cfg)
     if found:
         return found
-    found = [*_values(cfg), *_data(composed), *_batch(cfg), *_budget(cfg), *_run(cfg), *_loggers(composed)]
+    found = [
+        *_values(cfg),
+        *_data(composed),
+        *_heads(composed),
+        *_batch(cfg),
+        *_budget(cfg),
+        *_run(cfg),
+        *_loggers(composed),
+    ]
     if not cfg.resume:  # whose strategy and devices may be those of its run
         found += devices.problems(cfg)
     if found:
@@ -121,11 +129,12 @@ def _walked(cfg: DictConfig) -> list[str]:
     return [s for s in strays(cfg) if not (low and "resolving interpolation" in s)] + (low if low else [])
 
 
-def strays(cfg: DictConfig, path: str = "") -> list[str]:
+def strays(cfg: DictConfig, path: str = "", root: DictConfig | None = None) -> list[str]:
     """Keys that no schema knows, keys that were removed, parts that aren't, values outside a Literal."""
     from omegaconf import DictConfig, ListConfig, OmegaConf
 
     found: list[str] = []
+    root = cfg if root is None else root
     kind = OmegaConf.get_type(cfg)
     fields = {f.name for f in dataclasses.fields(kind)} if dataclasses.is_dataclass(kind) else None
     options: Any = {}
@@ -139,7 +148,8 @@ def strays(cfg: DictConfig, path: str = "") -> list[str]:
         where = f"{path}.{key}" if path else key
         if fields is not None and key not in fields:
             names = [f for f in fields if not f.startswith("_")]
-            found.append(f"{where}: there is no such key{' in ' + path if path else ''}; {near(key, names)}")
+            hint = guess.below(path, key, names, root) if path else guess.at_root(key, names, root, registry.names)
+            found.append(f"{where}: there is no such key{' in ' + path if path else ''}; {hint}")
             continue
         if OmegaConf.is_missing(cfg, key):
             found.append(f"{where} must be given: it has no default")
@@ -154,7 +164,7 @@ def strays(cfg: DictConfig, path: str = "") -> list[str]:
         if isinstance(value, float) and not math.isfinite(value):
             found.append(f"{where} must be a finite number, but is {value}")
         elif isinstance(value, DictConfig):
-            found += strays(value, where)
+            found += strays(value, where, root)
         elif isinstance(value, ListConfig) and any(OmegaConf.is_missing(value, i) for i in range(len(value))):
             found.append(f"{where} must be given in full")
     return found
@@ -260,6 +270,23 @@ def _data(composed: Composed) -> list[str]:
             f"tokenizer.path is read with tokenizer=file only, but tokenizer={tokenizer.kind}; add tokenizer=file"
         )
     return found
+
+
+def _heads(composed: Composed) -> list[str]:
+    """A head is built and trained where the objective has its role; typed for another it would do nothing."""
+    objective = composed.cfg.objective
+    if objective is None:
+        return []
+    entry = registry.index()["objective", str(objective._part_)]
+    roles = list(entry.attrs.get("heads", {"tokens": "lm"}))
+    return [
+        f"head@{t.package}={t.choice}: objective={entry.name} trains no such head; "
+        f"it has {', '.join(f'head@heads.{r}=NAME' for r in roles) or 'none'}"
+        for t in composed.typed
+        if t.group == "head"
+        and t.package.removeprefix("heads.") not in roles
+        and any(o.lstrip("+").startswith(f"head@{t.package}=") for o in composed.overrides)
+    ]
 
 
 def _similar(path: str) -> str:

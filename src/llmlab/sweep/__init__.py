@@ -51,7 +51,7 @@ def run(overrides: Sequence[str], folders: Sequence[str], launch: Launch) -> int
                 if len(done) < plan.total:
                     own = [o for o in plan.own if not o.startswith("hydra.sweep.dir=")]
                     place = f"hydra.sweep.dir={quoted(str(plan.folder))}"
-                    typed = ["+" * (o.partition("=")[0] in plan.opened) + o for o in plan.typed]
+                    typed = ["+" * (o.partition("=")[0] in plan.opened) + o for o in plan.handed]
                     with _as_checked(plan):
                         launch([*typed, *own, *plan.defaults, place], _runner(plan, folders, invocation))
             except UserError:

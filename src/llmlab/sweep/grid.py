@@ -11,23 +11,12 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from llmlab.config import compose as configs
+from llmlab.config.bookkeeping import NO_NUMBERS
 from llmlab.config.schema import SLOTS
 from llmlab.errors import UserError
 
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
-
-# Keys of a run that name it or say what it writes, but change no number of it.
-NO_NUMBERS: tuple[str, ...] = (
-    "sweep",
-    "resume",
-    "experiment_name",
-    "logger",
-    "train.keep",
-    "train.sample",
-    "train.checkpoint_every",
-)
-NO_NUMBERS += ("data.num_workers", "trainer.enable_progress_bar", "trainer.enable_model_summary")
 
 
 def safe(text: str, longest: int = 120) -> str:
@@ -61,7 +50,7 @@ def digest(composed: configs.Composed) -> str:
 
 
 def _values(o: Override) -> list[str]:
-    """The values of a sweep as far as they can be listed: of a range or interval for optuna its ends."""
+    """The values of a sweep as far as they can be listed: of an interval its ends."""
     value: Any = o.value()
     if o.is_interval_sweep():
         return [str(value.start), str(value.end)]
@@ -84,6 +73,18 @@ def product(specs: Sequence[Override]) -> list[list[str]]:
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
     return BasicSweeper.split_arguments(list(specs), None)[0]
+
+
+def handed(o: Override) -> str:
+    """The override as a sweeper that chooses points is given it: of a range its values, as Hydra's grid lists them.
+
+    The optuna sweeper reads a range with its end (1.2: range(1,3) tries 3), and none that goes down.
+    """
+    if not o.is_range_sweep():
+        return str(o.input_line)
+    choice = f"choice({','.join(o.sweep_string_iterator())})"
+    tags = sorted(getattr(o.value(), "tags", ()))
+    return f"{o.get_key_element()}=" + (f"tag({','.join(tags)},{choice})" if tags else choice)
 
 
 def corners(specs: Sequence[Override]) -> list[list[str]]:

@@ -43,7 +43,8 @@ class Point:
 
 @dataclass(frozen=True)
 class Plan:
-    """A sweep. `keys`: what is swept and its values, as typed; `fixed`: the other overrides.
+    """A sweep. `keys`: what is swept and its values, as typed; `fixed`: the other overrides; handed: all as the sweeper
+    is given them.
 
     own: overrides of Hydra itself; defaults: those that llmlab adds. jobs: points that run at once on this machine;
     gpus: what CUDA calls this machine's, to be shared out among them, empty where the launcher does that itself.
@@ -53,6 +54,7 @@ class Plan:
     name: str
     folder: Path
     typed: tuple[str, ...]
+    handed: tuple[str, ...]
     own: tuple[str, ...]
     defaults: tuple[str, ...]
     keys: dict[str, list[str]]
@@ -107,6 +109,7 @@ def make(overrides: Sequence[str], folders: Sequence[str] = ()) -> Plan:
         name=name,
         folder=Path(str(node.sweep.dir) if typed_dir else f"{node.sweep.dir}/{name}").expanduser().absolute(),
         typed=typed,
+        handed=tuple(_handed(specs, typed)) if adaptive else typed,
         own=own,
         defaults=_defaults(node, own, adaptive),
         keys=keys,
@@ -184,6 +187,11 @@ def _with_params(node: Any, typed: Sequence[str]) -> list[Override]:
         (o,) = parser.parse_overrides([line])
         found[o.get_key_element()] = o
     return list(found.values())
+
+
+def _handed(specs: Sequence[Override], typed: Sequence[str]) -> list[str]:
+    """What was typed, and ranges that the config itself holds, which what is handed over replaces."""
+    return [line for o in specs if (line := grids.handed(o)) != str(o.input_line) or line in typed]
 
 
 def _jobs(node: Any, points: int, adaptive: bool) -> int:

@@ -41,6 +41,16 @@ def test_the_same_folders_give_the_same_bytes(swept, runs, tmp_path, monkeypatch
     capsys.readouterr()
 
 
+def test_the_range_of_the_seeds_needed_stands_in_every_file(swept, tmp_path, capsys):
+    command.write([swept], out=tmp_path)
+    (row,) = [r for r in json.loads((tmp_path / "report.json").read_text())["rows"] if r["name"] == "attention=gqa"]
+    c = row["comparison"]
+    high = "or more" if c["needed_high"] is None else f"to {c['needed_high']}"
+    said = f"about {c['needed']} would be needed ({c['needed_low']} {high})"
+    for text in ((tmp_path / "report.md").read_text(), (tmp_path / "report.html").read_text(), capsys.readouterr().out):
+        assert said in " ".join(text.split())
+
+
 def test_a_resumed_sweep_ends_with_the_same_report(swept, built):
     """When runs began, how often they were resumed and how long they took is in no report."""
     before = built(swept).plain()

@@ -7,6 +7,8 @@ import re
 import pytest
 from losses import BASE, change, shifted
 
+from llmlab.lab.report import build
+
 
 def words(report):
     return {r.name: r.verdict for r in report.rows}
@@ -25,13 +27,15 @@ def test_verdicts_in_words(swept, built):
     }
     said = {r.name: r.sentence for r in report.rows}
     assert re.search(
-        r"not distinguishable from attention=mha with 4 seeds; about \d+ would be needed", said["attention=gqa"]
+        r"not distinguishable from attention=mha with 4 seeds; about \d+ would be needed \(\d+ (or more|to \d+)\): ",
+        said["attention=gqa"],
     )
     assert re.match(
         r"attention=mla is better than attention=mha: −0.0\d+ \(−1.\d %\), 9\d\.\d+ % interval \[−",
         said["attention=mla"],
     )
     assert report.rows[1].short.startswith("not distinguishable with 4 seeds; about ")
+    assert any("80 % confidence interval (noncentral t)" in line for line in build.method(report))
 
 
 def test_one_seed_identical_and_no_seed_in_common(runs, built, tmp_path):

@@ -246,3 +246,48 @@ def test_what_is_tuned(runs, built, tmp_path):
         built(other, tune="optimizer.lr")
     with pytest.raises(UserError, match="no variant has more than one value"):
         built(recipes, tune="optimizer.lr")
+
+
+WATCHED = {
+    "train.log_every": 1,
+    "train.validate_every": 7,
+    "train.checkpoint_every": 9,
+    "train.keep": 5,
+    "train.sample": False,
+}
+WATCHED |= {
+    "data.num_workers": 2,
+    "experiment_name": "mine",
+    "sweep": "s",
+    "resume": "runs/a",
+    "trainer.profiler": "simple",
+}
+WATCHED |= {"logger": {"samples": 3}, "trainer.enable_progress_bar": False, "data.path": "/elsewhere/texts"}
+
+
+def test_bookkeeping_makes_no_variant(runs, built, tmp_path):
+    runs.make(tmp_path / "a", 2.0, seed=1)
+    for i, (key, value) in enumerate(WATCHED.items(), 2):
+        typed = (f"{key}={value}", "hydra.run.dir=x", "hydra/launcher=joblib")
+        runs.make(tmp_path / f"r{i}", 2.0, seed=i, changes={key: value}, overrides=typed)
+    (row,) = built(tmp_path).rows
+    assert row.n == 1 + len(WATCHED)
+
+
+@pytest.mark.parametrize("key", ["train.clip", "train.validation_batches", "trainer.max_time", "budget.steps"])
+def test_what_changes_numbers_makes_one(runs, built, tmp_path, key):
+    runs.make(tmp_path / "a", 2.0, seed=1)
+    runs.make(tmp_path / "b", 2.0, seed=1, changes={key: 3})
+    assert len(built(tmp_path).rows) == 2
+
+
+def test_every_key_of_the_schema_is_bookkeeping_or_changes_numbers():
+    from llmlab.config import bookkeeping as b
+    from llmlab.config.guess import declared
+    from llmlab.config.schema import SLOTS
+
+    for key in declared():
+        kinds = [b.within(key, names) for names in (b.NO_NUMBERS, b.WATCHED, (*b.NUMBERS, *SLOTS))]
+        assert kinds.count(True) == 1, (key, kinds)
+    for name in (*b.NO_NUMBERS, *b.WATCHED, *b.NUMBERS):
+        assert any(b.within(key, (name,)) for key in declared()), f"{name} is no key"

@@ -12,7 +12,6 @@ from typing import Any
 
 from llmlab.arguments import parse
 from llmlab.errors import UserError
-from llmlab.registry import near
 
 USAGE = """\
 llmlab plan GROUP=CHOICE KEY=VALUE ...  [device=h100] [mfu=0.4] [memory=GIB] [--json]
@@ -94,14 +93,17 @@ def _on_cpu(cfg: Any, own: Sequence[str]) -> bool:
 
 
 def _composed(overrides: list[str], folders: list[str]) -> Any:
+    from llmlab.config.aliases import ARGUMENTS
     from llmlab.config.compose import compose
+    from llmlab.config.guess import argument
 
     try:
         return compose(overrides, folders)
     except UserError as e:
         keys = [o.partition("=")[0] for o in overrides]
-        own = [k for k in keys if get_close_matches(k, Arguments.__annotations__, 1, 0.7)]
-        hints = [f"{key}: of llmlab plan itself, {near(key, Arguments.__annotations__)}" for key in own]
+        mine = Arguments.__annotations__
+        own = [k for k in keys if get_close_matches(k, mine, 1, 0.7) or set(ARGUMENTS.get(k, ())) & set(mine)]
+        hints = [f"{key}: of llmlab plan itself, {argument(key, mine)}" for key in own]
         raise UserError("\n".join([str(e), *hints])) from e
 
 

@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from llmlab.arguments import parse
+from llmlab.arguments import dashed, parse
 from llmlab.errors import UserError
+from llmlab.lab import newest
 from llmlab.lab.files import write_atomic
 from llmlab.lab.report.collect import SWEEP
 
@@ -42,8 +43,10 @@ def main(argv: Sequence[str]) -> int:
     if "-h" in argv or "--help" in argv:
         print(USAGE)
         return 0
+    dashed(argv, Arguments, "report")
     folders, rest = [], []
     for word in argv:
+        word = newest.named(word.removeprefix("run=")) if word.removeprefix("run=") in newest.WORDS else word
         key, equals, _ = word.partition("=")
         named = key.removeprefix("report.") in Arguments.__annotations__ and equals
         if Path(word).is_dir():

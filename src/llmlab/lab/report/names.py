@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from llmlab.config.bookkeeping import makes_no_variant
 from llmlab.config.schema import SLOTS
 
 if TYPE_CHECKING:
     from llmlab.lab.report.variants import Variant
 
-# Keys that change no number of a run, or that name it.
-IGNORED = re.compile(
-    r"seed|resume|sweep|hydra\..*|(logger|callbacks)(\..*)?|train\.(keep|sample|checkpoint_every)"
-    r"|data\.num_workers|trainer\.enable_(progress_bar|model_summary)"
-)
 NAMED_KEYS = 4  # a variant that differs in more keys is named by some that suffice, and told how many more there are
 UNTYPED = "the default run"  # as `llmlab runs` has it
 
@@ -77,7 +72,7 @@ def _asked(variant: Variant, tuned: str | None) -> dict[str, str]:
     """What was typed in every run of the variant."""
     each = [run.asked for run in variant.runs]
     same = {k: v for k, v in each[0].items() if all(e.get(k) == v for e in each)}
-    return {k: v for k, v in same.items() if not IGNORED.fullmatch(k) and k != tuned}
+    return {k: v for k, v in same.items() if not makes_no_variant(k) and k != tuned}
 
 
 def _swept(asked: Sequence[dict[str, str]]) -> list[dict[str, str]] | None:

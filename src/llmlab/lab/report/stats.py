@@ -9,9 +9,22 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from llmlab.lab.report.power import MOST_SEEDS, seeds_needed, seeds_range
+
+__all__ = [
+    "ALPHA",
+    "MOST_SEEDS",
+    "Comparison",
+    "compare",
+    "half_width",
+    "holm",
+    "mean",
+    "p_value",
+    "sd",
+    "seeds_needed",
+]
+
 ALPHA = 0.05  # the rate of false findings over all variants of a report
-POWER = 0.8
-MOST_SEEDS = 200
 
 
 @dataclass(frozen=True)
@@ -20,7 +33,8 @@ class Comparison:
 
     mean: of the differences variant - baseline; sd: theirs, None for one seed. low, high: the interval of the mean at
     1 - level, None for one seed. p: two-sided, uncorrected; adjusted: Holm's. needed: seeds for 80 % power at `level`
-    if the effect and the sd are as observed, None where that is more than 200 or can't be said.
+    if the effect and the sd are as observed, None where that is more than 200 or can't be said. needed_low, needed_high:
+    the same at the ends of the 80 % confidence interval of the effect, None alike.
     """
 
     seeds: list[int]
@@ -35,6 +49,8 @@ class Comparison:
     p: float | None = None
     adjusted: float | None = None
     needed: int | None = None
+    needed_low: int | None = None
+    needed_high: int | None = None
 
     @property
     def n(self) -> int:
@@ -58,7 +74,7 @@ def sd(values: Sequence[float]) -> float | None:
     if len(values) < 2:
         return None
     centre = mean(values)
-    return math.sqrt(math.fsum((v - centre) ** 2 for v in values) / (len(values) - 1))
+    return math.hypot(*(v - centre for v in values)) / math.sqrt(len(values) - 1)  # squares of 1e-170 would be 0
 
 
 def half_width(values: Sequence[float], level: float = ALPHA) -> float | None:
@@ -99,26 +115,6 @@ def holm(p: Sequence[float], alpha: float = ALPHA) -> tuple[list[float], list[fl
     return adjusted, levels
 
 
-def power(effect: float, n: int, level: float) -> float:
-    """Of the two-sided paired t-test with n pairs, if mean / sd of the differences is `effect`: noncentral t."""
-    from scipy.special import nctdtr, stdtrit
-
-    critical, shift = stdtrit(n - 1, 1 - level / 2), abs(effect) * math.sqrt(n)
-    # the lower tail is left out: it is nothing for the effects that matter, and nctdtr is unsure of itself there
-    return 1 - float(nctdtr(n - 1, shift, critical))
-
-
-def seeds_needed(effect: float, level: float, most: int = MOST_SEEDS) -> int | None:
-    """The smallest number of pairs with a power of 80 %, None if more than `most`."""
-    if not effect or power(effect, most, level) < POWER:
-        return None
-    low, high = 1, most  # power(low) < POWER <= power(high)
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if power(effect, middle, level) >= POWER else (middle, high)
-    return high
-
-
 def compare(variants: Mapping[str, Mapping[int, float]], baseline: Mapping[int, float]) -> dict[str, Comparison]:
     """Each variant ({seed: value}) against the baseline, corrected over all of them together."""
     pairs = {}
@@ -137,9 +133,16 @@ def compare(variants: Mapping[str, Mapping[int, float]], baseline: Mapping[int, 
         adjusted, level = corrected[name]
         centre, spread, half = mean(differences), sd(differences), half_width(differences, level)
         assert spread is not None and half is not None
-        needed = seeds_needed(centre / spread, level) if spread and adjusted > ALPHA else None
+        more = _needed(centre / spread, len(seeds), level) if spread and adjusted > ALPHA else (None, None, None)
         found[name] = Comparison(
             seeds, here, there, differences, centre, spread, centre - half, centre + half, level, p[name], adjusted,
-            None if needed is None else max(needed, len(seeds) + 1),
+            *more,
         )  # fmt: skip
     return found
+
+
+def _needed(effect: float, n: int, level: float) -> tuple[int | None, int | None, int | None]:
+    """Pairs needed for an effect that n pairs were too few for, with the ends of their range: more than n."""
+    numbers = (seeds_needed(effect, level), *seeds_range(effect, n, level))
+    at, low, high = (None if k is None else max(k, n + 1) for k in numbers)
+    return at, low, high

@@ -146,7 +146,11 @@ def sentences(table: Table) -> list[tuple[str, str]]:
 
 
 def _undecided(table: Table, rows: Sequence[Row]) -> str:
-    each = [f"{r.name} ({say.needed(r.comparison)})" for r in rows if r.comparison]
+    each = []
+    for r in rows:
+        if r.comparison:
+            span = say.needed_range(r.comparison)
+            each.append(f"{r.name} ({say.needed(r.comparison)}{', ' + span if span else ''})")
     seeds = sorted({r.comparison.n for r in rows if r.comparison})
     with_ = f"{'-'.join(map(str, seeds[:: max(1, len(seeds) - 1)]))} seeds"
     head = f"{len(rows)} variants are not distinguishable from {table.baseline} with {with_}; in brackets, how many"

@@ -9,10 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from llmlab.config.bookkeeping import makes_no_variant
 from llmlab.errors import UserError
 from llmlab.lab.report import names, stats
 from llmlab.lab.report.collect import Found, Run, split_override
-from llmlab.lab.report.names import IGNORED, show
+from llmlab.lab.report.names import show
 from llmlab.registry import near
 
 TUNED = "optimizer.lr"
@@ -87,7 +88,7 @@ def group(found: Found, metric: str, tune: str | None) -> list[Variant]:
     key = _tuned_key(flat, tune, known)
     groups: dict[tuple, Variant] = {}
     for run, leaves, parts in flat:
-        kept = {k: v for k, v in leaves.items() if not IGNORED.fullmatch(k) and k != key}
+        kept = {k: v for k, v in leaves.items() if not makes_no_variant(k) and k != key}
         groups.setdefault(_identity(kept), Variant(kept, parts, [])).runs.append(run)
     variants = list(groups.values())
     for variant in variants:
@@ -97,7 +98,7 @@ def group(found: Found, metric: str, tune: str | None) -> list[Variant]:
 
 
 def _flat(runs: Sequence[Run]) -> list[tuple[Run, dict[str, Any], set[str]]]:
-    """Each run with its flat config; one text that was typed as several paths has one of them."""
+    """Each run with its flat config; one text, or tokenizer, that was typed as several paths has one of them."""
     flat = [(run, *flatten(run.config)) for run in runs if run.config]
     paths: dict[str, str] = {}
     texts: dict[tuple, str] = {}
@@ -106,6 +107,13 @@ def _flat(runs: Sequence[Run]) -> list[tuple[Run, dict[str, Any], set[str]]]:
             texts[_data(leaves)] = text[:12]
             if path := leaves.get("data.path"):
                 paths[text[:12]] = min(paths.get(text[:12], path), path)
+    files: dict[str, str] = {}
+    for run, leaves, _ in flat:
+        if path := leaves.get("tokenizer.path"):
+            files[run.tokenizer] = min(files.get(run.tokenizer, path), path)
+    for run, leaves, _ in flat:
+        if "tokenizer.path" in leaves:
+            leaves["tokenizer.path"] = files[run.tokenizer]
     for run, leaves, _ in flat:  # a run that failed before it read its text takes that of its like
         text = (run.record.get("data", {}).get("fingerprint") or texts.get(_data(leaves), "unknown"))[:12]
         if "data.path" in leaves:
@@ -130,7 +138,7 @@ def _tuned_key(flat: Sequence[tuple[Run, dict[str, Any], set[str]]], tune: str |
         raise UserError(f"report.tune={tune}: no run has such a key; {near(tune, known)}")
     grids: dict[tuple, set[str]] = {}
     for _, leaves, _ in flat:
-        rest = {k: v for k, v in leaves.items() if not IGNORED.fullmatch(k) and k != key}
+        rest = {k: v for k, v in leaves.items() if not makes_no_variant(k) and k != key}
         grids.setdefault(_identity(rest), set()).add(show(leaves.get(key)))
     if any(len(values) > 1 for values in grids.values()):
         return key
@@ -260,7 +268,7 @@ def _first_values(found: Found, variants: Sequence[Variant]) -> dict[str, str]:
     tuned = {v.tuned.key for v in variants if v.tuned}
     for sweep in found.sweeps:
         keys = {k: values[0] for k, values in sweep.keys.items() if values}
-        kept = {k: v for k, v in keys.items() if not IGNORED.fullmatch(k) and k not in tuned}
+        kept = {k: v for k, v in keys.items() if not makes_no_variant(k) and k not in tuned}
         if kept:
             return kept
     return {}

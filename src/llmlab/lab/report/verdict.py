@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from llmlab.lab.report.power import CONFIDENCE
 from llmlab.lab.report.stats import ALPHA, MOST_SEEDS, Comparison
 
 MINUS = "\N{MINUS SIGN}"
@@ -17,8 +18,9 @@ METHOD = (
 )
 MEANS = "The \N{PLUS-MINUS SIGN} beside a mean is the uncorrected 95 % interval over its own seeds (Student's t)."
 NEEDED = (
-    "The number of seeds needed is for 80 % power at that level if the effect and its spread are those observed; "
-    "seen with few seeds, both are rough."
+    "The number of seeds needed is for 80 % power of the two-sided paired t-test at that level if the effect, mean over "
+    f"standard deviation of the differences, is the one observed; in brackets, for the ends of its {100 * CONFIDENCE:g} % "
+    "confidence interval (noncentral t), which is wide where few seeds were seen."
 )
 
 SOONER = (
@@ -44,7 +46,7 @@ def word(c: Comparison | None, higher: bool) -> str:
 def short(c: Comparison | None, verdict: str) -> str:
     """The verdict as a cell of a table."""
     if verdict == "not distinguishable" and c is not None:
-        return f"not distinguishable with {count(c.n, 'seed')}; {needed(c)} would be needed"
+        return f"not distinguishable with {count(c.n, 'seed')}; {needed(c)} would be needed{_needed_range(c)}"
     if verdict == "one seed":
         return "one seed: no interval, no verdict"
     if verdict == "identical" and c is not None:
@@ -67,12 +69,23 @@ def sentence(name: str, baseline: str, c: Comparison | None, verdict: str, base_
         )
     seeds, range_ = count(c.n, "seed"), f"{by}, {interval_level(c)} interval {interval(c, digits)}, {_p(c.adjusted)}"
     if verdict == "not distinguishable":
-        return f"{name} is {verdict} from {baseline} with {seeds}; {needed(c)} would be needed: {range_}."
+        return f"{name} is {verdict} from {baseline} with {seeds}; {needed(c)} would be needed{_needed_range(c)}: {range_}."
     return f"{name} is {verdict} than {baseline}: {range_}, {seeds}."
 
 
 def needed(c: Comparison) -> str:
     return f"more than {MOST_SEEDS}" if c.needed is None else f"about {c.needed}"
+
+
+def needed_range(c: Comparison) -> str:
+    """ "3 to 40", "8 or more" where the upper end is beyond what is looked for, "" where both are or they are equal."""
+    if c.needed_low is None or c.needed_low == c.needed_high:
+        return ""
+    return f"{c.needed_low} or more" if c.needed_high is None else f"{c.needed_low} to {c.needed_high}"
+
+
+def _needed_range(c: Comparison) -> str:
+    return f" ({text})" if (text := needed_range(c)) else ""
 
 
 def _all(n: int) -> str:

@@ -1,0 +1,53 @@
+"""Keys of a config by what they change: nothing that is computed (bookkeeping), or the numbers of a run.
+
+Each key of the schema is of one kind; a test holds a new one to it.
+"""
+
+from __future__ import annotations
+
+import re
+
+# What a run is called, what it reports to, keeps and shows, and how its text is fetched.
+NO_NUMBERS = (
+    "resume",
+    "sweep",
+    "experiment_name",
+    "logger",
+    "train.keep",
+    "train.sample",
+    "train.checkpoint_every",
+    "data.num_workers",
+    "trainer.enable_progress_bar",
+    "trainer.enable_model_summary",
+    "trainer.enable_autolog_hparams",
+    "trainer.model_registry",
+    "trainer.profiler",
+    "trainer.num_sanity_val_steps",  # before the first step, on a copy of nothing
+    "trainer.inference_mode",
+    "trainer.limit_test_batches",  # nothing is tested or predicted
+    "trainer.limit_predict_batches",
+)
+# How closely a run is watched: its curve has other points, its weights and its last validation are the same.
+WATCHED = ("train.log_every", "train.validate_every")
+# Everything else. Devices and strategies change the last digits, and what a step costs.
+NUMBERS = (
+    "seed", "model", "heads", "layers", "execute", "kinds", "stacks", "tokenizer", "budget", "strategy", "placement",
+    "precision", "init_from", "train.batch_size", "train.micro_batch_size", "train.clip", "train.validation_batches",
+    "data.source", "data.path", "data.seq_len", "data.validation", "data.split", "data.separate_documents",
+    "data.max_documents", "trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.max_steps",
+    "trainer.max_time", "trainer.deterministic", "trainer.benchmark", "trainer.detect_anomaly", "trainer.sync_batchnorm",
+)  # fmt: skip
+
+
+def within(key: str, names: tuple[str, ...]) -> bool:
+    """Whether a dotted key is one of these or lies below one."""
+    return any(key == n or key.startswith(f"{n}.") for n in names)
+
+
+_HYDRA = re.compile(r"hydra[./].*|callbacks(\..*)?")
+
+
+def makes_no_variant(key: str) -> bool:
+    """Whether runs that differ in this key alone are runs of one variant: bookkeeping, and the seed, by which they are
+    paired."""
+    return key == "seed" or within(key, (*NO_NUMBERS, *WATCHED)) or bool(_HYDRA.fullmatch(key))
