@@ -9,11 +9,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 import numpy as np
 
 from llmlab.errors import UserError
+from llmlab.json_files import read_json
 
 if TYPE_CHECKING:
     import tokenizers
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from llmlab.config.schema import Tokenizer as Config
 
 PIECE = 1 << 20  # characters encoded at once: an encoding takes some hundred bytes a token
-SPECIAL = "special.json"
+FILE, SPECIAL = "tokenizer.json", "special.json"
 BESIDE = ("tokenizer_config.json", "chat_template.jinja")  # of a tokenizer.json: carried along, for who exports a run
 
 # What others call them, most specific first. A name not found is added.
@@ -32,6 +33,16 @@ ALIASES = {
     "cls": ("<|cls|>", "[CLS]", "<s>", "<cls>"),
     "sep": ("<|sep|>", "[SEP]", "</s>", "<sep>"),
 }
+
+
+LARGEST_ID = 1 << 32  # of the tokenizers library, which raises OverflowError beyond
+
+
+class About(TypedDict):
+    """special.json: ids of the special tokens by role, and how the tokenizer came about."""
+
+    kind: Literal["bpe", "char", "file"]
+    special: dict[str, int]
 
 
 class Tokenizer:
@@ -104,7 +115,8 @@ class Tokenizer:
             unseen = sorted(set(text) - set(self.inner.get_vocab(with_added_tokens=False)))
             if unseen:
                 raise UserError(
-                    f"the text has {unseen[0]!r}, a character that is not in the corpus: tokenizer=bpe has all"
+                    f"the text has {unseen[0]!r}, a character that the tokenizer does not have: tokenizer=char has those "
+                    "of the text that it was made from, tokenizer=bpe has all"
                 )
         begin = 0
         while self.kind != "file" and len(text) - begin > PIECE:
@@ -141,9 +153,16 @@ class Tokenizer:
 
     @classmethod
     def load(cls, folder: Path) -> Tokenizer:
-        """The tokenizer that `save` wrote into a folder."""
-        about = json.loads((folder / SPECIAL).read_text())
-        found = cls(_read(folder / "tokenizer.json"), about["special"], about["kind"])
+        """The tokenizer that `save` wrote into a folder. UserError where a file is gone or is not as it was written."""
+        try:
+            about: About = read_json(folder / SPECIAL, About)
+        except FileNotFoundError:
+            raise UserError(f"{folder}: there is no {SPECIAL} there") from None
+        inner = _read(folder / FILE)
+        found = cls(inner, about["special"], about["kind"])
+        for role, i in found.special.items():
+            if not 0 <= i < LARGEST_ID or inner.id_to_token(i) is None:
+                raise UserError(f"{folder / SPECIAL}: special.{role}={i} is no token of {FILE}")
         found.beside = _beside(folder)
         return found
 
@@ -211,17 +230,27 @@ def _file(path: str | None, special: Sequence[str]) -> Tokenizer:
         file = file / "tokenizer.json"
     if not file.is_file():
         raise UserError(f"tokenizer.path={path}: there is no file {file}")
-    inner = _read(file)
+    known = Tokenizer.load(file.parent) if file.name == FILE and (file.parent / SPECIAL).exists() else None  # of a run
+    inner = known.inner if known else _read(file)
     said = _said(file.with_name("tokenizer_config.json"))
-    ids = {}
-    for name in special:
+    ids = dict(known.special) if known else {}
+    for name in (n for n in special if n not in ids):
         number = name.removeprefix("sentinel_")
         aliases = [f"<extra_id_{number}>"] if number != name else ALIASES.get(name, ())
-        known = [t for t in (said.get(f"{name}_token"), *aliases) if t and inner.token_to_id(t) is not None]
-        ids[name] = _add(inner, known[0] if known else f"<|{name}|>")
-    found = Tokenizer(inner, ids, "file")
+        there = [t for t in (said.get(f"{name}_token"), *aliases) if t and inner.token_to_id(t) is not None]
+        ids[name] = _add(inner, there[0] if there else f"<|{name}|>")
+    found = Tokenizer(inner, ids, known.kind if known else "file")
     found.beside = _beside(file.parent)
     return found
+
+
+def ends_nothing(cfg: Config) -> bool:
+    """Whether it is the tokenizer of a run on one document, which has no token that ends one: none is added to it."""
+    if cfg.kind != "file" or not cfg.path:
+        return False
+    file = Path(cfg.path).expanduser()
+    about = (file if file.is_dir() else file.parent) / SPECIAL
+    return about.exists() and "eos" not in read_json(about, About)["special"]
 
 
 def _beside(folder: Path) -> dict[str, str]:
