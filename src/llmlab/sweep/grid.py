@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 NO_NUMBERS: tuple[str, ...] = (
     "sweep",
     "resume",
+    "resume_from",
     "experiment_name",
     "logger",
     "train.keep",

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from llmlab import registry
 from llmlab.config import traits
-from llmlab.lab import record
+from llmlab.lab import own_text, record
 from llmlab.model.table import describe
 from llmlab.training import ahead
 
@@ -44,7 +44,7 @@ def fields(task: Any, recipe: Any, horizon: dict[str, Any], place: Any, cut: Any
         "began": datetime.now(UTC).isoformat(timespec="seconds"),
         "budget": horizon,
         "data": {
-            "fingerprint": corpus.fingerprint,
+            **own_text.about(corpus, cfg),
             "tokens": corpus.tokens,
             "train_tokens": len(corpus.train),
             "validation_tokens": len(corpus.validation),

@@ -6,7 +6,6 @@ import dataclasses
 import os
 import re
 import shlex
-import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from llmlab.errors import UserError
+from llmlab.lab import files, record, settings, status
 from llmlab.lab import folder as run_folder
-from llmlab.lab import record, status
 from llmlab.training import checkpoint, metrics
 
 # What may be changed when a run is resumed: all else would make it another run.
@@ -25,6 +24,7 @@ MAY_CHANGE: tuple[str, ...] = (
     "train.keep",
     "train.sample",
     "data.num_workers",
+    "data.path",  # where the text lies now: that it is the same, its fingerprint tells
 )
 # And where it computes, which changes its numbers by the order of sums only.
 MAY_CHANGE += ("strategy", "strategy.name", "strategy.tensor_parallel", "train.micro_batch_size")
@@ -35,13 +35,15 @@ MAY_CHANGE += ("logger",)
 
 @dataclass(frozen=True)
 class Task:
-    """A run to be done: its config and folder; `record`: what an earlier part of it wrote, if it is resumed."""
+    """A run to be done: its config and folder; `record`: what an earlier part of it wrote, if it is resumed, and then its
+    model, its text, and the checkpoint to go on from (none: from the start)."""
 
     composed: Any
     folder: Path
     record: dict[str, Any]
     spec: Any = None
-    point: Path | None = None  # the checkpoint to go on from
+    corpus: Any = None
+    point: Path | None = None
 
     @property
     def resumes(self) -> bool:
@@ -56,20 +58,24 @@ def train(composed: Any, folder: str | Path | None = None) -> Mapping[str, Any]:
     """
     from hydra.core.hydra_config import HydraConfig
 
+    from llmlab.training import reopen
+
     folder = Path(HydraConfig.get().runtime.output_dir if folder is None else folder)
     first = is_first()
     if composed.cfg.resume:
         if first and folder.resolve() != Path(composed.cfg.resume).resolve():
             _remove_if_empty(folder)
         done = record.read(composed.cfg.resume)
-        task = _reopen(composed, done)
+        task = reopen.task(composed, done)
         if task is None:
             return done
     else:
-        task = Task(composed, folder, {})
-        if first and checkpoint.all_of(folder / checkpoint.FOLDER):
+        task = Task(dataclasses.replace(composed, cfg=settings.absolute(composed.cfg)), folder, {})
+        if first and (folder / record.NAME).exists():
+            again = "" if checkpoint.all_of(folder / checkpoint.FOLDER) else " resume_from=start"
             raise UserError(
-                f"{folder} holds a run already; {_typed('resume', folder)} goes on with it, or choose another hydra.run.dir"
+                f"{folder} holds a run already; {_typed('resume', folder)}{again} goes on with it, "
+                "or choose another hydra.run.dir"
             )
     try:
         return _train(task, first)
@@ -92,7 +98,11 @@ def say(line: str) -> None:
 def _end(folder: Path, error: BaseException) -> None:
     """Leave no folder that says nothing, nor a record that says that the run goes on."""
     _remove_if_empty(folder)
-    if (folder / record.NAME).exists() and (fields := record.read(folder))["status"] == "running":
+    try:
+        fields = record.read(folder)
+    except UserError:  # none yet, or what ended the run has damaged it
+        fields = {}
+    if fields.get("status") == "running":
         how = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
         reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
         if how == "interrupted":
@@ -111,42 +121,6 @@ def _remove_if_empty(folder: Path) -> None:
             parent.rmdir()
     except OSError:
         pass
-
-
-def _reopen(composed: Any, done: dict[str, Any]) -> Task | None:
-    """The task of going on with a run, or None if it has nothing left to do."""
-    from omegaconf import OmegaConf
-
-    folder = Path(composed.cfg.resume)
-    cfg, spec = run_folder.load(folder)
-    for override in composed.overrides:
-        key, _, _ = override.lstrip("+~").partition("=")
-        if key == "resume" or key.startswith("hydra.") or override in done["overrides"]:
-            continue
-        if key not in MAY_CHANGE and not key.startswith("logger."):
-            raise UserError(
-                f"{override}: a resumed run keeps its own config (only {', '.join(MAY_CHANGE)} may change); "
-                f"init_from={folder} starts a new run from its weights"
-            )
-        OmegaConf.update(cfg, key, OmegaConf.select(composed.cfg, key))
-    target = _last_step(cfg, done["budget"]["steps"])
-    if done["status"] == "completed" and done["steps"] >= target:
-        line = f"{folder} is complete: {_steps(done['steps'])}"
-        if target < done["budget"]["steps"]:
-            again = f"{_typed('resume', folder)} trainer.max_steps=-1"
-            line += f" of a budget of {done['budget']['steps']:,}; {again} goes on to its end"
-        say(line)
-        return None
-    if is_first():
-        status.lock(folder)  # before anything in it is judged or deleted
-    from llmlab.training.callbacks import resume_point
-
-    point = resume_point(folder / checkpoint.FOLDER, lambda line: print(f"warning: {line}", file=sys.stderr))
-    say(
-        f"resuming {folder} from "
-        + (f"step {checkpoint.step_of(point):,}" if point else "the beginning: no checkpoint yet")
-    )
-    return Task(dataclasses.replace(composed, cfg=cfg), folder, done, spec, point)
 
 
 def _steps(n: int) -> str:
@@ -169,7 +143,7 @@ def _train(task: Task, first: bool) -> Mapping[str, Any]:
     began = time.time()
     place = trainers.place(cfg)
     cut = recipes.Cut.of(cfg.train.batch_size, cfg.train.micro_batch_size, place.data_parallel)
-    recipe = recipes.Recipe.of(task.composed, task.spec)
+    recipe = recipes.Recipe.of(task.composed, task.spec, task.corpus)
     recipes.Batches.of(cfg, recipe, cut, 1)  # to refuse a corpus that is too small before anything is written
     strategies.check(cfg, place, recipe.spec)
     weights = run_folder.start_of(cfg.init_from) if cfg.init_from and task.point is None else None
@@ -180,12 +154,14 @@ def _train(task: Task, first: bool) -> Mapping[str, Any]:
     if first:
         task.folder.mkdir(parents=True, exist_ok=True)
         status.lock(task.folder)
+        files.sweep(task.folder, but=("point.json",))
     run = record.Record(task.folder, task.record, writes=first)
     if not task.resumes:
         if first:
             run_folder.save(task.folder, cfg, recipe.spec)
             recipe.corpus.tokenizer.save(task.folder)
         run.update(**opening.fields(task, recipe, horizon, place, cut))
+        run.update(files=run_folder.hashes(task.folder) if first else {})
         for line in opening.lines(task, recipe, horizon, last_step, cut):
             say(line)
     before = run.get("wall_seconds", 0.0)

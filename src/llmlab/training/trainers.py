@@ -13,6 +13,7 @@ import torch
 from llmlab import garbage
 from llmlab.config import devices as devices_of
 from llmlab.errors import UserError
+from llmlab.lab import signals
 from llmlab.training import checkpoint, placement, strategies
 from llmlab.training.interrupt import Interrupt, Interrupted
 
@@ -210,9 +211,9 @@ def fit(module: Any, trainer: Any, point: Path | None) -> None:
         with interrupt:
             trainer.fit(module, ckpt_path=None if point is None else str(point), weights_only=True)
     except Interrupted as e:
-        raise Stopped("interrupted", "SIGTERM" if e.signum == 15 else "Ctrl-C", step=e.step) from e
+        raise Stopped("interrupted", signals.name(e.signum), step=e.step) from e
     except (KeyboardInterrupt, SystemExit) as e:
-        raise Stopped("interrupted", "SIGTERM" if interrupt.asked == 15 else "Ctrl-C") from e
+        raise Stopped("interrupted", signals.name(interrupt.asked)) from e
     except Diverged as e:
         raise Stopped("failed", str(e), hint="diverged") from e
     except UserError as e:
