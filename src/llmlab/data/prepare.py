@@ -7,7 +7,7 @@ import importlib.metadata
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -87,7 +87,8 @@ class Corpus:
                 self.train.tokens[:NGRAM_TOKENS], self.validation.tokens, self.token_bytes, missing
             )
             known |= {str(n): bits for n, bits in found.items()}
-            cache.write_atomically(file, known)
+            with suppress(OSError):  # a full disk: they are counted again next time
+                cache.write_atomically(file, known)
         return {n: known[str(n)] for n in orders}
 
 

@@ -18,6 +18,7 @@ from llmlab.lab.files import sha256, write_atomic
 
 if TYPE_CHECKING:
     from llmlab.model.layout import ModelSpec
+    from llmlab.model.model import Model
 
 CONFIG, SPEC, EXPORT = "config.yaml", "model.json", "export.json"
 TOKENIZER = ("tokenizer.json", "special.json")
@@ -145,6 +146,17 @@ def home(run: str | Path) -> Path:
     return folder.parent.parent if folder.name.startswith("step=") and (folder / "manifest.json").exists() else folder
 
 
+def assembled(folder: Path, spec: ModelSpec) -> Model:
+    """The model of a run without memory for its tensors; UserError if none can be built from its model.json."""
+    from llmlab.model import build
+
+    try:
+        return build.assemble(spec)
+    except Exception as e:  # sizes and options with which no run could begin, and which any part may stumble over
+        reason = (str(e).splitlines() or [""])[0]
+        raise UserError(f"{folder / SPEC}: no model can be built from it: {type(e).__name__} {reason}") from e
+
+
 def load_model(run: str | Path) -> tuple[Any, Any]:
     """(model on the CPU in eval mode, tokenizer) of a run, from its newest sound checkpoint; Lightning is not imported."""
     from llmlab.data.tokenizer import Tokenizer
@@ -156,13 +168,8 @@ def load_model(run: str | Path) -> tuple[Any, Any]:
     if not checkpoint.is_export(path):  # whose manifest has them all
         undamaged(folder, (*TOKENIZER, *BESIDE), record.read(folder))
     weights = checkpoint.read_weights(path)
-    try:
-        model = build.assemble(spec)
-        build.materialise(model)
-    except Exception as e:  # sizes and options that no run could begin with
-        raise UserError(
-            f"{folder / SPEC}: no model can be built from it: {type(e).__name__}: {e}".splitlines()[0]
-        ) from e
+    model = assembled(folder, spec)
+    build.materialise(model)
     if wrong := build.misfits(model.state_dict(keep_vars=True), weights):
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         raise UserError(f"checkpoint {path} is not of the model in {folder / SPEC}: {'; '.join(wrong[:3])}{more}")

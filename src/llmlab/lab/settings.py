@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
 from llmlab import registry
 from llmlab.config import schema
+from llmlab.config.trainer import Trainer
 from llmlab.errors import UserError
 from llmlab.hub import locate
 from llmlab.json_files import read_yaml
@@ -22,6 +24,7 @@ NODES: dict[str, Any] = {
     "strategy": schema.Strategy,
     "placement": schema.Placement,
     "logger": schema.Logger,
+    "trainer": Trainer,
 }
 
 
@@ -90,6 +93,8 @@ def _typed(path: Path, name: str, given: dict[str, Any], cls: Any) -> Any:
     from omegaconf.errors import OmegaConfBaseException
 
     node = OmegaConf.structured(cls)
+    for key in (k for k in given if k not in node):
+        print(f"warning: {path}: {name}.{key} is no key of this version of llmlab; it is left out", file=sys.stderr)
     try:
         return OmegaConf.merge(node, {k: v for k, v in given.items() if k in node})
     except OmegaConfBaseException as e:

@@ -194,16 +194,23 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 def remove(path: Path) -> None:
     """Out of sight by one rename first, so that a kill leaves no half of it under its name."""
-    if path.exists():
+    if os.path.lexists(path):
         hidden = path.with_name(f".{path.name}.removed-{os.getpid()}")
         os.rename(path, hidden)
-        shutil.rmtree(hidden, ignore_errors=True)
+        _delete(hidden)
 
 
 def sweep(folder: Path) -> None:
     """Delete what killed processes left half-written."""
     for path in folder.glob(".step=*"):
+        _delete(path)
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
+    else:  # a pipe, say: rmtree would open it, and wait
+        path.unlink(missing_ok=True)
 
 
 def _untie(weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:

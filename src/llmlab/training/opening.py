@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, cast
 
 from omegaconf import OmegaConf
 
 from llmlab import registry
-from llmlab.config import traits
+from llmlab.config import inherit, traits
+from llmlab.hub import locate
 from llmlab.lab import own_text, record
 from llmlab.model.table import describe
 from llmlab.training import ahead
@@ -50,6 +52,7 @@ def fields(task: Any, recipe: Any, horizon: dict[str, Any], place: Any, cut: Any
             "validation_tokens": len(corpus.validation),
             "vocabulary": corpus.vocabulary.size,
         },
+        "tokenizer": tokenizer(cfg, corpus),
         "parameters": {"total": recipe.cost.parameters.total, "active": recipe.cost.parameters.active},
         "flops_per_token": recipe.cost.flops_per_token,
         "tokens_seen": 0,
@@ -60,6 +63,20 @@ def fields(task: Any, recipe: Any, horizon: dict[str, Any], place: Any, cut: Any
         "peak_memory_bytes": 0,
         "metrics": {},
     }
+
+
+def tokenizer(cfg: Any, corpus: Any) -> dict[str, Any]:
+    """Where the tokenizer came from: learnt from the text, read from a file, or brought by the weights of init_from."""
+    if cfg.tokenizer.kind != "file":
+        return {"kind": corpus.tokenizer.kind, "from": "text", "path": None}
+    path = os.path.abspath(Path(cfg.tokenizer.path).expanduser())
+    own = cfg.init_from is not None and path == _brings(cfg.init_from)
+    return {"kind": corpus.tokenizer.kind, "from": "init_from" if own else "file", "path": path}
+
+
+def _brings(start: str) -> str:
+    name = locate.named(start)
+    return os.path.abspath(inherit.home(start) if name is None else locate.locate(name))
 
 
 def where(cfg: Any, place: Any, cut: Any) -> dict[str, Any]:
@@ -86,6 +103,10 @@ def _brought(spec: Any) -> dict[str, str]:
 def notes(task: Any, recipe: Any) -> list[str]:
     """What a choice displaced, what a part can't honour, what has no effect."""
     found = [*recipe.spec.notes, *traits.notes(task.composed, recipe.spec), *map(str, recipe.cost.account.said)]
+    cfg = task.composed.cfg
+    if cfg.init_from is not None and tokenizer(cfg, recipe.corpus)["from"] != "init_from":
+        why = "init_from.tokenizer=new" if cfg.init_tokenizer == "new" else f"tokenizer={cfg.tokenizer.kind}"
+        found.append(f"{why}: the weights of init_from know other tokens under these ids")
     if "model.max_positions" in task.composed.keys and not ahead.bounded(recipe.spec):
         found.append("model.max_positions: no position part here is bounded by it, so nothing changes; leave it out")
     return found
@@ -100,6 +121,8 @@ def lines(task: Any, recipe: Any, horizon: dict[str, Any], last_step: int, cut: 
     )
     said = [first, *describe(spec)]
     said += [f"note: {note}" for note in notes(task, recipe)]
+    if (own := tokenizer(task.composed.cfg, corpus))["from"] == "init_from":
+        said.append(f"tokenizer: that of init_from ({own['kind']}, {corpus.vocabulary.size:,} tokens)")
     said.append(f"data: {len(corpus.train):,} training and {len(corpus.validation):,} validation tokens")
     run = (
         f"run: {last_step:,} step{'s' * (last_step != 1)} of {cut.batch_size} x {task.composed.cfg.data.seq_len} tokens"

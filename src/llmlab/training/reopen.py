@@ -44,8 +44,9 @@ def task(composed: Any, done: dict[str, Any]) -> Task | None:
         raise UserError(
             f"{folder}: the run ended before it began to train ({done.get('reason')}); type its command again"
         )
-    checked({k: done[k] for k in Needed.__annotations__ if k in done}, Needed, str(folder / record.NAME))
+    _checked(done, folder / record.NAME)
     cfg, spec = run_folder.load(folder)
+    run_folder.assembled(folder, spec)
     _change(cfg, composed, done, folder)
     target = _last_step(cfg, done["budget"]["steps"])
     complete = done["status"] == "completed" and done["steps"] >= target
@@ -54,6 +55,9 @@ def task(composed: Any, done: dict[str, Any]) -> Task | None:
     if complete and not moved and not run_folder.damaged(folder, names, done):
         say(_complete(folder, done, target))
         return None
+    for name in (metrics.METRICS, metrics.TIMING):
+        if os.path.lexists(folder / name) and not (folder / name).is_file():
+            raise UserError(f"{folder / name} is no ordinary file; bring it back from a copy of the run, or remove it")
     first = is_first()
     if first:
         status.lock(folder)  # before anything in it is judged or deleted
@@ -80,6 +84,20 @@ def task(composed: Any, done: dict[str, Any]) -> Task | None:
         raise
     say(f"resuming {folder} from {f'step {checkpoint.step_of(point):,}' if point else 'the beginning'}")
     return Task(dataclasses.replace(composed, cfg=cfg), folder, fields, spec, corpus, point)
+
+
+def _checked(done: dict[str, Any], path: Path) -> None:
+    checked(done, Needed, str(path))
+    if done.get("status") not in status.STATUSES:
+        raise UserError(f"{path}: status must be one of {', '.join(status.STATUSES)}, but is {done.get('status')}")
+    least = {
+        "budget.steps": done["budget"]["steps"],
+        "hardware.threads": done["hardware"]["threads"],
+        "steps": done["steps"],
+    }
+    for key, value in least.items():
+        if not (key != "steps") <= value < 1 << 40:
+            raise UserError(f"{path}: {key}={value} can't be meant")
 
 
 def _change(cfg: Any, composed: Any, done: Mapping[str, Any], folder: Path) -> None:

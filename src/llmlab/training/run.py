@@ -6,6 +6,7 @@ import dataclasses
 import os
 import re
 import shlex
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -164,7 +165,7 @@ def _train(task: Task, first: bool) -> Mapping[str, Any]:
         run.update(files=run_folder.hashes(task.folder) if first else {})
         for line in opening.lines(task, recipe, horizon, last_step, cut):
             say(line)
-    before = run.get("wall_seconds", 0.0)
+    before = run.get("wall_seconds") or 0.0
     run.update(status="running", reason=None, resumed=run.get("resumed", 0) + int(task.resumes))
     run.update(**opening.where(cfg, place, cut))
     _restore_threads(task, place)
@@ -183,7 +184,7 @@ def _train(task: Task, first: bool) -> Mapping[str, Any]:
             "tokens_seen": steps * journal.tokens_per_step,
             "wall_seconds": round(before + time.time() - began, 3),
             "tokens_per_second": (meter and meter.tokens_per_second) or run.get("tokens_per_second"),
-            "peak_memory_bytes": max(peak_memory(place.device), run.get("peak_memory_bytes", 0)),
+            "peak_memory_bytes": max(peak_memory(place.device), run.get("peak_memory_bytes") or 0),
             "metrics": {**run.get("metrics", {}), **_metrics(journal)},
         }
 
@@ -191,7 +192,11 @@ def _train(task: Task, first: bool) -> Mapping[str, Any]:
         trainers.fit(module, trainer, task.point)
     except trainers.Stopped as e:
         journal.progress.close()
-        run.update(status=e.status, reason=e.reason, **progress())
+        reason = e.reason if e.hint != "disk" else e.advice(task.folder, cfg)
+        try:
+            run.update(status=e.status, reason=reason, **progress())
+        except UserError as unwritten:  # a disk that takes nothing at all: why the run ended is said all the same
+            print(f"warning: {unwritten}", file=sys.stderr)
         journal.loggers.end(run)
         status.unlock(task.folder)
         if e.status == "interrupted":
@@ -209,7 +214,11 @@ def _train(task: Task, first: bool) -> Mapping[str, Any]:
         return run.fields
     from llmlab.training.closing import close
 
-    close(run, progress(), task.folder, cfg, recipe, module, place, journal.loggers)
+    try:
+        close(run, progress(), task.folder, cfg, recipe, module, place, journal.loggers)
+    except OSError as e:
+        what = f"{e.filename or task.folder} could not be written: {e.strerror or e}"
+        raise UserError(f"the run is at its end, but {what}; {intact(task.folder)}") from e
     status.unlock(task.folder)
     return run.fields
 
@@ -262,8 +271,17 @@ def _restore_threads(task: Task, place: Any) -> None:
         torch.set_num_threads(threads)
 
 
+def intact(folder: Path) -> str:
+    """Which checkpoint there is to go on from, once what hinders is gone."""
+    kept = checkpoint.latest(folder / checkpoint.FOLDER, lambda line: None)
+    if kept is None:
+        return "there is no checkpoint to go on from"
+    return f"the checkpoint of step {checkpoint.step_of(kept):,} is intact: {_typed('resume', record.shown(folder))} goes on"
+
+
 def _resume(folder: Path) -> str:
-    return f"{record.program_name()} train {_typed('resume', record.shown(folder))}"
+    start = "" if checkpoint.all_of(folder / checkpoint.FOLDER) else " resume_from=start"  # which begins it again
+    return f"{record.program_name()} train {_typed('resume', record.shown(folder))}{start}"
 
 
 def _typed(key: str, value: str | Path) -> str:

@@ -189,6 +189,10 @@ class Stopped(Exception):
         self.status, self.reason, self.step, self.hint = status, reason, step, hint
 
     def advice(self, folder: Path, cfg: Any) -> str:
+        if self.hint == "disk" and "is intact" not in self.reason:
+            from llmlab.training.run import intact
+
+            return f"{self.reason}; {intact(folder)}"
         if self.hint != "diverged":
             return self.reason
         kept = checkpoint.all_of(folder / checkpoint.FOLDER)
@@ -217,12 +221,14 @@ def fit(module: Any, trainer: Any, point: Path | None) -> None:
     except Diverged as e:
         raise Stopped("failed", str(e), hint="diverged") from e
     except UserError as e:
-        raise Stopped("failed", str(e)) from e
+        raise Stopped("failed", str(e), hint="disk" if isinstance(e.__cause__, OSError) else "") from e
     except torch.OutOfMemoryError as e:
         raise Stopped("failed", "out of memory; lower train.micro_batch_size (the batch stays as it is)") from e
     except Exception as e:
         if "can't allocate memory" in str(e):
             raise Stopped("failed", "out of memory; lower train.micro_batch_size (the batch stays as it is)") from e
+        if isinstance(e, OSError) and e.errno is not None and e.filename is not None:
+            raise Stopped("failed", f"{e.filename} could not be written: {e.strerror}", hint="disk") from e
         if "by peer" in str(e):  # gloo's words
             raise Stopped("failed", "another process of this run has ended; it may have said why") from e
         raise Stopped("failed", f"{type(e).__name__}: {(str(e).splitlines() or [''])[0]}") from e
