@@ -29,7 +29,8 @@ def write_atomic(path: Path, text: str | bytes) -> None:
 
 
 def write_over(path: Path, text: str) -> bool:
-    """Write into a file that is there and no smaller, which needs no space on a full disk; whether it was done.
+    """Write into a file that is there and no smaller, which needs no space on a full disk; whether it was done. It keeps
+    its size: white space follows the text.
 
     A crash meanwhile leaves it torn, so it is for what can't be written otherwise.
     """
@@ -39,8 +40,7 @@ def write_over(path: Path, text: str) -> bool:
             size = os.fstat(f.fileno()).st_size
             if len(content) > size:
                 return False
-            f.write(content)
-            f.truncate()
+            f.write(content + b" " * (size - len(content) - 1) + b"\n" * (size > len(content)))  # room for the next one
             f.flush()
             os.fsync(f.fileno())
         return True

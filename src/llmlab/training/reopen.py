@@ -52,7 +52,8 @@ def task(composed: Any, done: dict[str, Any]) -> Task | None:
     complete = done["status"] == "completed" and done["steps"] >= target
     moved = any(o.startswith("data.path=") for o in composed.overrides)
     names = (*run_folder.TOKENIZER, *run_folder.BESIDE)
-    if complete and not moved and not run_folder.damaged(folder, names, done):
+    asked = moved or composed.cfg.resume_from is not None
+    if complete and not asked and not run_folder.damaged(folder, names, done):
         say(_complete(folder, done, target))
         return None
     for name in (metrics.METRICS, metrics.TIMING):
@@ -69,7 +70,7 @@ def task(composed: Any, done: dict[str, Any]) -> Task | None:
             for line in own_text.repair(*parts, recipe.special(cfg), done):
                 print(f"warning: {line}", file=sys.stderr)
         corpus = _corpus(folder, cfg, done)
-        if complete:
+        if complete and composed.cfg.resume_from is None:
             if first:
                 _remember(folder, cfg, done, corpus)
                 status.unlock(folder)

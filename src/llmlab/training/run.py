@@ -73,17 +73,22 @@ def train(composed: Any, folder: str | Path | None = None) -> Mapping[str, Any]:
     else:
         task = Task(dataclasses.replace(composed, cfg=settings.absolute(composed.cfg)), folder, {})
         if first and (folder / record.NAME).exists():
-            again = "" if checkpoint.all_of(folder / checkpoint.FOLDER) else " resume_from=start"
+            kept = checkpoint.all_of(folder / checkpoint.FOLDER)
+            how = " goes on with it" if kept else " resume_from=start begins it again"
             raise UserError(
-                f"{folder} holds a run already; {_typed('resume', folder)}{again} goes on with it, "
-                "or choose another hydra.run.dir"
+                f"{folder} holds a run already; {_typed('resume', folder)}{how}, or choose another hydra.run.dir"
             )
     try:
         return _train(task, first)
     except BaseException as e:
+        unwritten = isinstance(e, UserError) and isinstance(e.__cause__, OSError) and "intact" not in str(e)
+        if unwritten and checkpoint.all_of(task.folder / checkpoint.FOLDER):
+            whole = UserError(f"{e}; {intact(task.folder)}")
+            whole.__cause__ = e.__cause__
+            e = whole
         if first:
             _end(task.folder, e)
-        raise
+        raise e
 
 
 def is_first() -> bool:
