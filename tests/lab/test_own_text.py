@@ -158,7 +158,7 @@ def test_other_text_is_refused_with_what_has_changed(home, capsys):
     for argv in (["train", "resume=made", "trainer.max_steps=9"], ["eval", "run=made"]):
         error = said(capsys, *argv, code=1)
         assert f"data.path={home / 'text'} is not the text that it was trained on" in error
-        assert "of its 12 documents 1 changed, 12 added, 1 removed (fingerprint " in error
+        assert "it had 12 documents; 1 changed, 12 added, 1 removed (fingerprint " in error
     assert f"llmlab eval run=made data={home / 'text'}" in error
     assert {p: p.read_bytes() for p in before} == before
     shutil.rmtree("text")

@@ -69,4 +69,4 @@ def changes(before: list[Listed] | int | None, now: list[Listed]) -> str:
     changed = len({d.name for d in now if d.digest in come} & {d.name for d in before if d.digest in gone})
     counts = {"changed": changed, "added": come.total() - changed, "removed": gone.total() - changed}
     said = ", ".join(f"{count:,} {what}" for what, count in counts.items() if count > 0)
-    return f"of its {len(before):,} document{'s' * (len(before) != 1)} {said}"
+    return f"it had {len(before):,} document{'s' * (len(before) != 1)}; {said}"
