@@ -95,9 +95,10 @@ def evaluate(
     from llmlab.data import Windows, cache, loader, prepare
     from llmlab.data.loader import IGNORED
     from llmlab.decoding.generate import limit
-    from llmlab.lab import folder
+    from llmlab.lab import folder, own_text
     from llmlab.model import finite
     from llmlab.training.recipe import chosen, plain
+    from llmlab.training.recipe import special as needed
 
     if hf is not None and data is None and path is None:
         raise UserError("data is missing: a checkpoint has no text of its own; data=python_docs or data=FOLDER_OR_FILE")
@@ -113,10 +114,14 @@ def evaluate(
         cfg.data.bos = bos
     model = swapped(model, parts)
     settings = plain(cfg.data, schema.Data)
-    special = tuple(_special(cfg))
+    special = needed(cfg)
     own = data is None and path is None
     if own:
-        corpus = prepare(settings, plain(cfg.tokenizer, schema.Tokenizer), special)
+        assert run is not None
+        home = folder.home(run)
+        advice = f"bring it back as it was, or measure what is there now with llmlab eval run={run} data={{text}}"
+        of_run = own_text.known(home)
+        corpus = own_text.corpus(home, settings, plain(cfg.tokenizer, schema.Tokenizer), special, of_run, advice)
         streams = [corpus.validation]
     else:
         source = data or "files"
@@ -199,9 +204,3 @@ def _known(batch: Mapping[str, Any], model: Any) -> None:
     for name in ("ids", "source_ids"):
         if name in batch and (most := int(batch[name].max())) >= model.sizes.vocab_size:
             raise UserError(f"the tokenizer has the id {most}, but the model knows {model.sizes.vocab_size} tokens")
-
-
-def _special(cfg: Any) -> Sequence[str]:
-    from llmlab import registry
-
-    return registry.index()["objective", cfg.objective["_part_"]].attrs.get("special", ())

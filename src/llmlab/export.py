@@ -73,18 +73,23 @@ def _checkpoint(run: str | Path, step: int | None) -> Path:
 
 
 def _llmlab(path: Path, home: Path, to: Path) -> str:
-    from llmlab.data.tokenizer import BESIDE, SPECIAL
-    from llmlab.lab.folder import CONFIG, EXPORT, SPEC
+    from llmlab.data.tokenizer import BESIDE, SPECIAL, Tokenizer
+    from llmlab.lab import own_text, record
+    from llmlab.lab.folder import CONFIG, EXPORT, SPEC, load, undamaged
     from llmlab.training import checkpoint
 
     checkpoint.read_weights(path)  # whether they can be used
     names = [CONFIG, SPEC, "tokenizer.json", SPECIAL, *(n for n in BESIDE if (home / n).exists())]
+    load(home)  # as its config and model must be sound too
+    if not checkpoint.is_export(path):
+        undamaged(home, names, record.read(home))
+    Tokenizer.load(home)
     for name in names:
-        if not (home / name).exists():
+        if not (home / name).is_file():
             raise UserError(f"{home}: there is no {name} there")
         shutil.copyfile(home / name, to / name)
     shutil.copyfile(path / checkpoint.WEIGHTS, to / checkpoint.WEIGHTS)
-    about = {"run": str(home), "step": checkpoint.step_of(path)}
+    about = {"run": str(home), "step": checkpoint.step_of(path), "data": own_text.known(home).get("data") or {}}
     checkpoint.seal(to, EXPORT, [checkpoint.WEIGHTS, *names], {**about, "tied": checkpoint.tied(path)})
     return f"the weights of step {about['step']:,}; use them as init_from={{to}} or run={{to}}"
 

@@ -184,9 +184,12 @@ def _literal(value: Any, shape: Any, key: str) -> str | None:
 def _typed_dict(value: Any, shape: Any, key: str) -> str | None:
     if not isinstance(value, dict):
         return _must(key, "an object", value)
-    for name, hint in typing.get_type_hints(shape).items():
+    # Python 3.11 and 3.12 count NotRequired keys among __required_keys__ where annotations are postponed.
+    for name, hint in typing.get_type_hints(shape, include_extras=True).items():
+        optional = typing.get_origin(hint) is typing.NotRequired
+        hint = typing.get_args(hint)[0] if optional else hint
         if name not in value:
-            if name in shape.__required_keys__:
+            if name in shape.__required_keys__ and not optional:
                 return f"{_inner(key, name)} is missing"
         elif reason := _misfit(value[name], hint, _inner(key, name)):
             return reason

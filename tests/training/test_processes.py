@@ -86,6 +86,7 @@ def test_killed_at_random_moments_it_goes_on_to_the_same_bits(tiny, tmp_path):
     [
         (1, signal.SIGINT, "Ctrl-C"),
         (2, signal.SIGTERM, "SIGTERM"),
+        (1, signal.SIGHUP, "SIGHUP"),
         ("two, all of which are told", signal.SIGINT, "Ctrl-C"),
     ],
 )

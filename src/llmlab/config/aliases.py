@@ -84,7 +84,7 @@ ALIASES: dict[str, tuple[str, ...]] = _table(
         "train.checkpoint_every": "save_steps save_interval save_every ckpt_interval checkpoint_interval save_freq "
         "always_save_checkpoint save_strategy",
         "train.keep": "save_total_limit keep_last_n",
-        "resume": "resume_from_checkpoint resume_from load_checkpoint restore",
+        "resume": "resume_from_checkpoint load_checkpoint restore",
         "seed": "random_seed data_seed",
         "precision=NAME": "dtype torch_dtype amp mixed_precision ptdtype param_dtype",
         "precision=bf16-mixed": "bf16 bfloat16",

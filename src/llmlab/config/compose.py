@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmlab import registry
-from llmlab.config import explain, spelling, validate
+from llmlab.config import explain, inherit, spelling, validate
 from llmlab.config.schema import SLOTS
 from llmlab.errors import UserError
 from llmlab.hub import locate
@@ -121,6 +121,10 @@ def compose(overrides: Sequence[str] = (), config_dirs: Sequence[str] = (), *, s
     if budgets := _other_budgets(parsed, cfg):
         effective += budgets
         cfg = run(effective)
+    if own := inherit.words(cfg, parsed):
+        effective = (*inherit.without(effective), *own)
+        keys = frozenset(k for k in keys if not inherit.is_about(k))
+        cfg = run(effective)
     composed = Composed(cfg, tuple(t for t in typed if t), given, effective, keys)
     if problems := validate.problems(composed, strict) or (start.contradictions(composed) if start else []):
         raise UserError("\n".join(problems))
@@ -196,7 +200,7 @@ def vary(composed: Composed, values: Mapping[str, str]) -> Composed | None:
             if (
                 "@" in key
                 or key[0] in "+~"
-                or key.startswith("budget.")
+                or key.startswith(("budget.", "init_", "tokenizer."))
                 or key in groups()
                 or isinstance(o.value(), dict)
             ):

@@ -169,7 +169,9 @@ def root(slots: tuple[str, ...] = SLOTS) -> type:
         ("trainer", Trainer, field(default_factory=Trainer)),
         ("logger", Logger, field(default_factory=Logger)),
         ("resume", Optional[str], None),
+        ("resume_from", Optional[str], None),  # start: begin again where no checkpoint of the resumed run is sound
         ("init_from", Optional[str], None),
+        ("init_tokenizer", str, "own"),  # typed as init_from.tokenizer: own, that of init_from; new, as tokenizer= says
         ("experiment_name", Optional[str], None),
         ("sweep", Optional[str], None),  # the sweep that the run belongs to
     ]

@@ -35,6 +35,8 @@ CHOICES = {
     "tokenizer.kind": ("bpe", "char", "file"),
     "model.attention.qk_norm": ("head", "each_head", "full"),
     "logger.wandb.mode": ("auto", "online", "offline"),
+    "resume_from": ("start",),
+    "init_tokenizer": ("own", "new"),
 }
 AT_LEAST = {
     "seed": 0,
@@ -70,17 +72,9 @@ def problems(composed: Composed, strict: bool = True) -> list[str]:
     found = _walked(cfg)
     if found:
         return found
-    found = [
-        *_values(cfg),
-        *_data(composed),
-        *_heads(composed),
-        *_batch(cfg),
-        *_budget(cfg),
-        *_run(cfg),
-        *_loggers(composed),
-    ]
-    if not cfg.resume:  # whose strategy and devices may be those of its run
-        found += devices.problems(cfg)
+    found = [*_values(cfg), *_heads(composed), *_batch(cfg), *_budget(cfg), *_run(cfg), *_loggers(composed)]
+    if not cfg.resume:  # whose data, strategy and devices may be those of its run
+        found += [*_data(composed), *devices.problems(cfg)]
     if found:
         return found
     from llmlab.model import layout
@@ -324,13 +318,15 @@ def _run(cfg: DictConfig) -> list[str]:
         found.append(
             f"trainer.max_time must be DD:HH:MM:SS, but is {longest}; budget.minutes={longest} states a budget"
         )
+    if cfg.resume_from is not None and not cfg.resume:
+        found.append(f"resume_from={cfg.resume_from} has no effect without resume=RUN; leave it out")
     steps = cfg.trainer.max_steps
     if steps != -1 and steps < 1:
         found.append(f"trainer.max_steps must be at least 1 (or -1: to the end of the budget), but is {steps}")
     if cfg.init_from is not None and locate.named(cfg.init_from) is None:
-        start = Path(cfg.init_from)
+        start = Path(cfg.init_from).expanduser()
         if not os.path.exists(start):
-            found.append(f"init_from={start}: there is no such run folder{_similar(cfg.init_from)}")
+            found.append(f"init_from={start}: there is no such run folder{_similar(str(start))}")
         elif not any((start / name).is_file() for name in ("run.json", "manifest.json", "export.json")):
             found.append(f"init_from={start}: there is no run.json in it; init_from=RUN names the folder of a run")
     return found

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import DTypeLike
 
-from llmlab.data import account, cache, encoding, ngram
+from llmlab.data import account, cache, encoding, fingerprint, ngram
+from llmlab.data.fingerprint import OtherText
 from llmlab.data.sources import Document, Source, open_source
-from llmlab.data.tokenizer import BESIDE, Tokenizer, make
+from llmlab.data.tokenizer import BESIDE, FILE, SPECIAL, Tokenizer, ends_nothing, make
 from llmlab.data.windows import Stream
 from llmlab.errors import UserError
 
@@ -37,6 +38,7 @@ MODULES = (
     "tokenizer",
     "tokenizer_limits",
     "encoding",
+    "fingerprint",
     "ngram",
     "special",
 )
@@ -100,13 +102,21 @@ class Corpus:
 
 
 def prepare(
-    data: schema.Data, tokenizer: schema.Tokenizer, special: tuple[str, ...] = (), *, whole: bool = False
+    data: schema.Data,
+    tokenizer: schema.Tokenizer,
+    special: tuple[str, ...] = (),
+    *,
+    whole: bool = False,
+    home: Path | None = None,
+    text: str | None = None,
 ) -> Corpus:
     """The corpus that `data` and `tokenizer` name, from the cache or made now.
 
     `special`: names of the special tokens that an objective needs. BPE and file tokenizers have eos besides, and so
     have characters where there is more than one document: it ends each document. A corpus of one document has none.
     `whole`: nothing is held out, the training part is all of the text.
+    `home`: a run folder, whose tokenizer it must be: where that of `tokenizer` would be another, none is learnt.
+    `text`: the fingerprint that it must have; OtherText, before anything is tokenized, where it has another.
 
     Raises UserError for text that can't be read and for a part that is too short for one window of `data.seq_len`.
     """
@@ -119,20 +129,13 @@ def prepare(
     if whole:
         data = replace(data, split="none")
     source = open_source(data)
-    choice = {
-        "code": _code(),
-        "data": [data.source, data.path, data.validation, data.split, data.max_documents, data.bos],
-        "tokenizer": [
-            tokenizer.kind,
-            tokenizer.vocab_size if tokenizer.kind == "bpe" else None,
-            _stamp(tokenizer.path),
-        ],
-        "special": sorted(set(special)),
-        "source": source.stamp,
-        "libraries": [importlib.metadata.version("tokenizers"), np.__version__],
-    }
-    folder = cache.root() / "corpora" / cache.digest(choice)[:24]
-    manifest = cache.open_or_make(folder, lambda at: _make(at, data, tokenizer, special, source))
+    folder = _place(data, tokenizer, special, source)
+    if home is not None and not same_tokenizer(folder, home):
+        tokenizer = replace(tokenizer, kind="file", path=str(home))
+        folder = _place(data, tokenizer, special, source)
+    manifest = cache.open_or_make(folder, lambda at: _make(at, data, tokenizer, special, source, text))
+    if text not in (None, manifest["fingerprint"]):
+        raise OtherText(manifest["fingerprint"], fingerprint.read(folder) or [])
     for note in manifest["notes"]:
         cache.say(note)
     manifest["read"] = source.account.renewed(manifest["read"])
@@ -148,6 +151,41 @@ def prepare(
     return Corpus(folder, manifest, **parts)
 
 
+def _place(data: schema.Data, tokenizer: schema.Tokenizer, special: tuple[str, ...], source: Source) -> Path:
+    """The folder of a corpus in the cache, by all that decides what is in it."""
+    choice = {
+        "code": _code(),
+        "data": [data.source, data.validation, data.split, data.max_documents, data.bos],
+        "tokenizer": [
+            tokenizer.kind,
+            tokenizer.vocab_size if tokenizer.kind == "bpe" else None,
+            _stamp(tokenizer.path),
+        ],
+        "special": sorted(set(special)),
+        "source": source.stamp,
+        "libraries": [importlib.metadata.version("tokenizers"), np.__version__],
+    }
+    return cache.root() / "corpora" / cache.digest(choice)[:24]
+
+
+def cached(data: schema.Data, tokenizer: schema.Tokenizer, special: tuple[str, ...] = ()) -> Path | None:
+    """The folder of a corpus that was prepared before and is sound, of the files as they are now; None without one."""
+    try:
+        folder = _place(data, tokenizer, special, open_source(data))
+        cache.check(folder)
+    except (UserError, OSError, cache.Damaged):
+        return None
+    return folder
+
+
+def same_tokenizer(folder: Path, other: Path) -> bool:
+    """Whether the tokenizers that two folders hold are the same, byte for byte."""
+    try:
+        return all((folder / n).read_bytes() == (other / n).read_bytes() for n in (FILE, SPECIAL))
+    except OSError:
+        return False
+
+
 def _code() -> str:
     """sha256 of the modules that decide what is in a cached corpus: it is made anew when one of them changes."""
     files = [Path(__file__).with_name(f"{name}.py") for name in MODULES]
@@ -159,7 +197,9 @@ def _stamp(path: str | None) -> Any:
         return None
     file = Path(path).expanduser()
     home = file if file.is_dir() else file.parent
-    stats = [p.stat() for p in (file, *(home / n for n in ("tokenizer.json", "config.json", *BESIDE))) if p.is_file()]
+    if (home / SPECIAL).is_file():  # of a run, of which there may be copies
+        return [hashlib.sha256((home / n).read_bytes()).hexdigest() for n in (FILE, SPECIAL) if (home / n).is_file()]
+    stats = [p.stat() for p in (file, *(home / n for n in (FILE, "config.json", *BESIDE))) if p.is_file()]
     return [str(file.resolve()), [[s.st_size, s.st_mtime_ns, s.st_ctime_ns] for s in stats]]
 
 
@@ -174,7 +214,12 @@ class _Piece:
 
 
 def _make(
-    folder: Path, data: schema.Data, cfg: schema.Tokenizer, special: tuple[str, ...], source: Source
+    folder: Path,
+    data: schema.Data,
+    cfg: schema.Tokenizer,
+    special: tuple[str, ...],
+    source: Source,
+    wanted: str | None,
 ) -> dict[str, Any]:
     with _progress() as bar:
         documents = []
@@ -184,6 +229,10 @@ def _make(
                 break
         if not documents:
             raise UserError(f"data.path={data.path}: there is no text in it, only white space")
+        listed = fingerprint.listed(documents)
+        if wanted not in (None, found := fingerprint.fingerprint(listed)):
+            raise OtherText(found, listed)
+        fingerprint.write(folder, listed)
         parts, split = _split(documents, data)
         notes = []
         if split != data.split:
@@ -192,11 +241,13 @@ def _make(
                 f"the last {data.validation:.0%} of the text is held out instead (data.split=position)"
             )
         bar("learning the tokenizer", None, None)
-        eos = cfg.kind != "char" or len(documents) > 1
+        eos = (cfg.kind != "char" or len(documents) > 1) and not ends_nothing(cfg)
         names = ("eos",) * eos + tuple(sorted(set(special) - ({"eos"} if eos else set())))
         train, validation = ([p.text for p in parts[part]] for part in PARTS)
         tokenizer = make(cfg, train, validation, names)
-        end = tokenizer.special["eos"] if len(documents) > 1 else None
+        end = tokenizer.special.get("eos") if len(documents) > 1 else None
+        if end is None and len(documents) > 1:
+            notes.append("the tokenizer has no token that ends a document: one follows the other without any")
         lead = tokenizer.opening(data.bos)
         if lead:
             shown = " ".join(tokenizer.inner.id_to_token(i) or str(i) for i in lead)
@@ -218,7 +269,7 @@ def _make(
             notes += losses
         tokenizer.save(folder)
     return {
-        "fingerprint": _fingerprint(documents),
+        "fingerprint": found,
         "source": data.source,
         "split": split,
         "documents": {part: len(pieces) for part, pieces in parts.items()},
@@ -307,13 +358,6 @@ def _to_npy(raw: Path, to: Path, dtype: DTypeLike, wanted: DTypeLike, n: int) ->
         while len(values := np.fromfile(read, dtype=dtype, count=AT_ONCE)):
             written.write(values.astype(kind).tobytes())
     raw.unlink()
-
-
-def _fingerprint(documents: Sequence[Document]) -> str:
-    total = hashlib.sha256()
-    for document in documents:
-        total.update(hashlib.sha256(document.text.encode("utf-8")).digest())
-    return total.hexdigest()
 
 
 def _split(documents: Sequence[Document], data: schema.Data) -> tuple[dict[str, list[_Piece]], str]:

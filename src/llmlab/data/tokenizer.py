@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 import numpy as np
 
@@ -19,14 +19,14 @@ from llmlab.data import encoding, tokenizer_limits
 from llmlab.data import special as special_tokens
 from llmlab.data.special import ADDED, CONFIG, MAP
 from llmlab.errors import UserError
-from llmlab.json_files import parse_json, read_text
+from llmlab.json_files import parse_json, read_json, read_text
 
 if TYPE_CHECKING:
     import tokenizers
 
     from llmlab.config.schema import Tokenizer as Config
 
-SPECIAL = "special.json"
+FILE, SPECIAL = "tokenizer.json", "special.json"
 # Files that come with a tokenizer.json and are carried along: what is special in it, and for who exports a run.
 BESIDE = (CONFIG, MAP, ADDED, "chat_template.jinja", "generation_config.json")
 
@@ -38,6 +38,16 @@ ALIASES = {
     "cls": ("<|cls|>", "[CLS]", "<s>", "<cls>"),
     "sep": ("<|sep|>", "[SEP]", "</s>", "<sep>"),
 }
+
+
+LARGEST_ID = 1 << 32  # of the tokenizers library, which raises OverflowError beyond
+
+
+class About(TypedDict):
+    """special.json: ids of the special tokens by role, and how the tokenizer came about."""
+
+    kind: Literal["bpe", "char", "file"]
+    special: dict[str, int]
 
 
 class Tokenizer:
@@ -148,7 +158,10 @@ class Tokenizer:
             return
         unseen = sorted(set(text) - set(self.inner.get_vocab(with_added_tokens=False)))
         if unseen:
-            raise UserError(f"the text has {unseen[0]!r}, a character that is not in the corpus: tokenizer=bpe has all")
+            raise UserError(
+                f"the text has {unseen[0]!r}, a character that the tokenizer does not have: tokenizer=char has those "
+                "of the text that it was made from, tokenizer=bpe has all"
+            )
 
     @cached_property
     def spelt(self) -> np.ndarray | None:
@@ -188,9 +201,16 @@ class Tokenizer:
 
     @classmethod
     def load(cls, folder: Path) -> Tokenizer:
-        """The tokenizer that `save` wrote into a folder."""
-        about = json.loads((folder / SPECIAL).read_text())
-        found = cls(_read(folder / "tokenizer.json"), about["special"], about["kind"])
+        """The tokenizer that `save` wrote into a folder. UserError where a file is gone or is not as it was written."""
+        try:
+            about: About = read_json(folder / SPECIAL, About)
+        except FileNotFoundError:
+            raise UserError(f"{folder}: there is no {SPECIAL} there") from None
+        inner = _read(folder / FILE)
+        found = cls(inner, about["special"], about["kind"])
+        for role, i in found.special.items():
+            if not 0 <= i < LARGEST_ID or inner.id_to_token(i) is None:
+                raise UserError(f"{folder / SPECIAL}: special.{role}={i} is no token of {FILE}")
         found.beside = _beside(folder)
         return found
 
@@ -280,15 +300,16 @@ def from_file(path: str | None, special: Sequence[str], table: int | None = None
         file = file / "tokenizer.json"
     if not file.is_file():
         raise UserError(f"tokenizer.path={path}: there is no file {file}")
-    inner = _read(file)
+    known = Tokenizer.load(file.parent) if file.name == FILE and (file.parent / SPECIAL).exists() else None  # of a run
+    inner = known.inner if known else _read(file)
     beside = _beside(file.parent)
     named = special_tokens.read(beside, str(file.parent))
     models = special_tokens.ids_of(file.parent)
     table = table or models[0].get("padded_vocab_size") or models[0].get("vocab_size")
-    if left_out := named.apply(inner, table):
+    if known is None and (left_out := named.apply(inner, table)):
         cache.say(f"{file.parent}: the model has no row for {', '.join(left_out)}, which is left out")
-    ids = {}
-    for name in special:
+    ids = dict(known.special) if known else {}
+    for name in (n for n in special if n not in ids):
         token = named.name(name)
         if token is None or inner.token_to_id(token) is None:
             token = _by_id(inner, models, name)
@@ -298,9 +319,18 @@ def from_file(path: str | None, special: Sequence[str], table: int | None = None
                 how = "is added" if inner.token_to_id(token) is None else "is taken"
                 cache.say(f"{file.parent}: nothing there names the eos token of the tokenizer; {token} {how}")
         ids[name] = _add(inner, token)
-    found = Tokenizer(inner, ids, "file")
+    found = Tokenizer(inner, ids, known.kind if known else "file")
     found.beside = beside
     return found
+
+
+def ends_nothing(cfg: Config) -> bool:
+    """Whether it is the tokenizer of a run on one document, which has no token that ends one: none is added to it."""
+    if cfg.kind != "file" or not cfg.path:
+        return False
+    file = Path(cfg.path).expanduser()
+    about = (file if file.is_dir() else file.parent) / SPECIAL
+    return about.exists() and "eos" not in read_json(about, About)["special"]
 
 
 def _by_id(inner: tokenizers.Tokenizer, models: Sequence[special_tokens.Ids], name: str) -> str | None:

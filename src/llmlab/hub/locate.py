@@ -20,10 +20,15 @@ def named(value: str | None) -> str | None:
 
 
 def normal(override: str) -> str:
-    """init_from=hf=FOLDER quoted as Hydra's grammar wants it; any other override as it is."""
+    """An override as Hydra's grammar wants it: init_from=hf=FOLDER quoted, and init_from.tokenizer as the key that it is,
+    for init_from is a text and has none below it. Any other as it is."""
     key, _, value = override.partition("=")
-    if key.lstrip("+") != "init_from" or (name := named(value)) is None:
+    if key.lstrip("+") == "init_from.tokenizer":
+        return f"init_tokenizer={value}"
+    if key.lstrip("+") != "init_from":
         return override
+    if (name := named(value)) is None:  # a checkpoint of a run, RUN/checkpoints/step=00000040
+        return f"{key}={quoted(value)}" if "=" in value and value[0] not in "'\"\\" else override
     return f"{key}={quoted(f'hf={name}')}"
 
 

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmlab import registry
 from llmlab.errors import UserError
 from llmlab.hub import locate
+from llmlab.json_files import read_json
 from llmlab.lab import record
-from llmlab.lab.files import write_atomic
+from llmlab.lab.files import sha256, write_atomic
 
 if TYPE_CHECKING:
     from llmlab.model.layout import ModelSpec
+    from llmlab.model.model import Model
 
 CONFIG, SPEC, EXPORT = "config.yaml", "model.json", "export.json"
+TOKENIZER = ("tokenizer.json", "special.json")
+BESIDE = ("tokenizer_config.json", "chat_template.jinja")  # where the tokenizer came with them
+FILES = (CONFIG, SPEC, *TOKENIZER, *BESIDE)  # written once, when a run begins
 
 
 def save(folder: Path, cfg: Any, spec: ModelSpec) -> None:
@@ -30,29 +36,67 @@ def save(folder: Path, cfg: Any, spec: ModelSpec) -> None:
     write_atomic(folder / SPEC, json.dumps(to_plain(spec), indent=1) + "\n")
 
 
+def hashes(folder: Path) -> dict[str, str]:
+    """{name: sha256} of what a run writes once, for its record."""
+    return {n: sha256(folder / n) for n in FILES if (folder / n).is_file()}
+
+
+def identity(folder: Path) -> str | None:
+    """What the model and the tokenizer of a run are together, by which its checkpoints know it; None where no record has
+    their hashes, as in older folders.
+    """
+    try:
+        files = record.read(folder).get("files") or {}
+    except UserError:
+        return None
+    text = json.dumps([files.get(n) for n in (SPEC, *TOKENIZER)])
+    return hashlib.sha256(text.encode()).hexdigest() if files else None
+
+
+def damaged(folder: Path, names: Iterable[str], fields: Mapping[str, Any]) -> dict[str, str]:
+    """{file: what is wrong with it}, of those whose hash the record has."""
+    found = {}
+    for name in names:
+        if (expected := (fields.get("files") or {}).get(name)) is None:
+            continue
+        try:
+            if not (folder / name).is_file():  # a pipe would wait for a writer
+                found[name] = "is no ordinary file" if (folder / name).exists() else "is gone"
+            elif sha256(folder / name) != expected:
+                found[name] = f"is not as the run wrote it (its sha256 is not the one in {record.NAME})"
+        except OSError as e:
+            found[name] = f"can't be read: {e.strerror}"
+    return found
+
+
+def undamaged(folder: Path, names: Iterable[str], fields: Mapping[str, Any]) -> None:
+    """UserError for the first file that is not as the run wrote it."""
+    for name, why in damaged(folder, names, fields).items():
+        raise UserError(f"{folder / name} {why}; bring it back from a copy of the run")
+
+
 def load(run: str | Path) -> tuple[Any, ModelSpec]:
     """(config, resolved model) of a run, or of what was exported from one; UserError if the folder is neither."""
-    from omegaconf import OmegaConf
-
-    from llmlab.model.plain import from_plain
+    from llmlab.lab import settings
+    from llmlab.model.plain import ModelShape, from_plain
 
     folder = Path(run)
     if not (folder / EXPORT).exists():
-        record.read(folder)
+        undamaged(folder, (CONFIG, SPEC), record.read(folder))
     try:
-        cfg: Any = OmegaConf.load(folder / CONFIG)
-        if "bos" not in cfg.data:  # a run of before there was this key, whose documents have none
+        cfg, plain = settings.read(folder / CONFIG)
+        if "bos" not in plain["data"]:  # a run of before there was this key, whose documents have none
             cfg.data.bos = False
-        spec = from_plain(json.loads((folder / SPEC).read_text(encoding="utf-8")))
+        model: Any = read_json(folder / SPEC, ModelShape)
     except FileNotFoundError as e:
         raise UserError(
             f"{run}: there is no {Path(e.filename).name} there; the run ended before it began to train"
         ) from None
-    except Exception as e:
-        raise UserError(f"{run}: its config can't be read: {e}") from e
-    plain: Any = OmegaConf.to_container(cfg)
     _known(folder, record.parts(plain))
-    return cfg, spec
+    try:
+        return cfg, from_plain(model)
+    except Exception as e:  # a part, a size or an option of another version of llmlab
+        raise UserError(f"{folder / SPEC} can't be read: {type(e).__name__}: {str(e).splitlines()[0]}") from e
 
 
 def _known(run: Path, parts: Mapping[str, str]) -> None:
@@ -104,6 +148,17 @@ def home(run: str | Path) -> Path:
     return folder.parent.parent if folder.name.startswith("step=") and (folder / "manifest.json").exists() else folder
 
 
+def assembled(folder: Path, spec: ModelSpec) -> Model:
+    """The model of a run without memory for its tensors; UserError if none can be built from its model.json."""
+    from llmlab.model import build
+
+    try:
+        return build.assemble(spec)
+    except Exception as e:  # sizes and options with which no run could begin, and which any part may stumble over
+        reason = (str(e).splitlines() or [""])[0]
+        raise UserError(f"{folder / SPEC}: no model can be built from it: {type(e).__name__} {reason}") from e
+
+
 def load_model(run: str | Path) -> tuple[Any, Any]:
     """(model on the CPU in eval mode, tokenizer) of a run, from its newest sound checkpoint; Lightning is not imported."""
     from llmlab.data.tokenizer import Tokenizer
@@ -112,10 +167,20 @@ def load_model(run: str | Path) -> tuple[Any, Any]:
 
     path, folder = checkpoint_of(run), home(run)
     cfg, spec = load(folder)
-    model = build.assemble(spec)
+    if not checkpoint.is_export(path):  # whose manifest has them all
+        undamaged(folder, (*TOKENIZER, *BESIDE), record.read(folder))
+    weights = checkpoint.read_weights(path)
+    model = assembled(folder, spec)
     build.materialise(model)
-    model.load_state_dict(checkpoint.read_weights(path))
+    if wrong := build.misfits(model.state_dict(keep_vars=True), weights):
+        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        raise UserError(f"checkpoint {path} is not of the model in {folder / SPEC}: {'; '.join(wrong[:3])}{more}")
+    model.load_state_dict(weights)
     tokenizer = Tokenizer.load(folder)
+    if tokenizer.vocab_size > spec.sizes.vocab_size:
+        raise UserError(
+            f"{folder / TOKENIZER[0]} has {tokenizer.vocab_size:,} tokens, but the model knows {spec.sizes.vocab_size:,}"
+        )
     tokenizer.lead = tokenizer.opening(cfg.data.bos)
     return model.eval(), tokenizer
 

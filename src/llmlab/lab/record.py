@@ -10,15 +10,68 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from llmlab.errors import UserError
+from llmlab.json_files import read_json
 from llmlab.lab import status
-from llmlab.lab.files import write_atomic
+from llmlab.lab.files import write_atomic, write_over
 
 NAME = "run.json"
 SCHEMA = 1
 PACKAGES = ("llmlab", "torch", "lightning", "hydra-core", "omegaconf", "numpy", "tokenizers", "safetensors")
+
+
+class Budget(TypedDict, total=False):
+    steps: int
+
+
+class Text(TypedDict, total=False):
+    """fingerprint: of the documents; corpus: its folder in the cache; path: where data=files found it."""
+
+    fingerprint: str
+    documents: int
+    corpus: str
+    path: str | None
+    source: str
+
+
+class Hardware(TypedDict, total=False):
+    threads: int
+    devices: list[str]
+
+
+class Fields(TypedDict, total=False):
+    """What is read of a record, where it is there: a run that could not begin has a status and a reason only."""
+
+    schema: int
+    status: str
+    reason: str | None
+    command: str
+    overrides: list[str]
+    typed: list[str]
+    seed: int
+    family: str
+    parts: dict[str, str]
+    layers: list[str]
+    notes: list[str]
+    plugins: str | None
+    versions: dict[str, str]
+    hardware: Hardware
+    began: str
+    budget: Budget
+    data: Text
+    files: dict[str, str]
+    parameters: dict[str, int | None]
+    flops_per_token: float | None
+    tokens_seen: float | None
+    steps: int
+    resumed: int
+    wall_seconds: float | None
+    tokens_per_second: float | None
+    mfu: float | None
+    peak_memory_bytes: float | None
+    metrics: dict[str, float | None]
 
 
 class Record:
@@ -30,8 +83,15 @@ class Record:
 
     def update(self, **fields: Any) -> None:
         self.fields.update(fields)
-        if self.writes:
+        if not self.writes:
+            return
+        try:
             write_atomic(self.folder / NAME, json.dumps(self.fields, indent=1, default=str) + "\n")
+        except (
+            UserError
+        ):  # on a full disk there is room where the record is; without line breaks it has become no longer
+            if not write_over(self.folder / NAME, json.dumps(self.fields, default=str, separators=(",", ":")) + "\n"):
+                raise
 
     def __getitem__(self, name: str) -> Any:
         return self.fields[name]
@@ -41,19 +101,22 @@ class Record:
 
 
 def read(folder: str | Path) -> dict[str, Any]:
-    """The record of a run folder, its status true even if the run was killed: "running" without a lock is "died"."""
+    """The record of a run folder, its status true even if the run was killed: "running" without a lock is "died".
+
+    UserError where there is none, or where a field is not what `Fields` says.
+    """
     folder = Path(folder)
-    try:
-        fields = json.loads((folder / NAME).read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
+    if not os.path.lexists(folder / NAME):
         what = f"has no {NAME}, so it is no run folder" if folder.is_dir() else "there is no such folder"
         if folder.is_file():
             what = "it is a file; name the folder of a run"
         if (folder / "export.json").exists():
             what = "holds exported weights, which are no run to go on with; init_from=... starts a new one from them"
-        raise UserError(f"{folder}: {what}") from None
-    except (OSError, ValueError) as e:
-        raise UserError(f"{folder / NAME} can't be read: {e}") from None
+        raise UserError(f"{folder}: {what}")
+    try:
+        fields: dict[str, Any] = read_json(folder / NAME, Fields)
+    except FileNotFoundError:  # a link that leads nowhere
+        raise UserError(f"{folder / NAME} can't be read: it is a link to nothing") from None
     if fields.get("status") == "running" and not status.is_locked(folder):
         fields["status"] = "died"
         fields["reason"] = "the process ended without a word (killed, or the machine went down)"

@@ -25,7 +25,11 @@ def lock(folder: Path) -> None:
     path = (folder / LOCK).resolve()
     if path in _mine:
         return
-    file = open(path, "a+")  # noqa: SIM115 - held until unlock
+    try:
+        file = open(path, "a+")  # noqa: SIM115 - held until unlock
+    except OSError as e:
+        reason = e.strerror or "its .lock is no ordinary file"
+        raise UserError(f"{folder} can't be written ({reason}): copy it to where it can, and resume the copy") from e
     for attempt in range(5):  # a reader of the status may hold it for an instant
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -50,7 +54,7 @@ def is_locked(folder: Path) -> bool:
     if path in _mine:
         return True
     try:
-        fd = os.open(path, os.O_RDONLY)
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # should it be a pipe
     except OSError:
         return False
     try:

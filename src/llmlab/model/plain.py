@@ -2,11 +2,60 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from typing import Any
+import typing
+from dataclasses import MISSING, asdict, fields
+from typing import Any, NotRequired, TypedDict
 
 from llmlab.model.layout import LayerSpec, ModelSpec, PartSpec, StackSpec
 from llmlab.sizes import AttentionTraits, FFNTraits, MoETraits, Sizes
+
+
+def _shape(cls: Any) -> Any:
+    """A dataclass as the shape of what `asdict` makes of it: `NotRequired` where it has a default."""
+    hints = typing.get_type_hints(cls)
+    named = {f.name: _TRAITS.get(hints[f.name], hints[f.name]) for f in fields(cls)}
+    needed = {f.name for f in fields(cls) if (f.default, f.default_factory) == (MISSING, MISSING)}
+    return TypedDict(cls.__name__, {n: h if n in needed else NotRequired[h] for n, h in named.items()})  # type: ignore[operator]
+
+
+_TRAITS: dict[Any, Any] = {}
+_TRAITS |= {cls: _shape(cls) for cls in (AttentionTraits, FFNTraits, MoETraits)}
+SizesShape: Any = _shape(Sizes)
+
+
+class PartShape(TypedDict):
+    slot: str
+    name: str
+    options: dict[str, Any]
+
+
+class LayerShape(TypedDict):
+    kind: str
+    parts: dict[str, PartShape]
+    displaced: dict[str, str]
+
+
+class StackShape(TypedDict):
+    name: str
+    sizes: SizesShape
+    layers: list[LayerShape]
+    execute: list[int]
+    mask: PartShape
+    embedding: PartShape
+    cross_attention: PartShape | None
+    shared_embedding: NotRequired[bool]
+
+
+class ModelShape(TypedDict):
+    """model.json."""
+
+    family: str
+    sizes: SizesShape
+    stacks: list[StackShape]
+    heads: dict[str, PartShape]
+    kernel: PartShape
+    init: PartShape
+    notes: list[str]
 
 
 def to_plain(spec: ModelSpec) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from typing import Any
 
 from llmlab.config.spelling import quoted
 from llmlab.errors import UserError
-from llmlab.lab import record, status
+from llmlab.lab import files, record, signals, status
 from llmlab.lab.files import write_atomic
 from llmlab.sweep import plan as plans
 from llmlab.sweep import point as points
@@ -143,6 +143,7 @@ def _held(plan: plans.Plan) -> Iterator[None]:
         status.lock(plan.folder)
     except UserError:
         raise UserError(f"{record.shown(plan.folder)}: another process is running this sweep") from None
+    files.sweep(plan.folder)
     try:
         yield
     finally:
@@ -151,17 +152,19 @@ def _held(plan: plans.Plan) -> Iterator[None]:
 
 @contextmanager
 def _stoppable(plan: plans.Plan, invocation: str, board: Board) -> Iterator[list[int]]:
-    """Within, Ctrl-C (or SIGTERM) asks the running points to save and end, wherever they run; a second one ends at once."""
+    """Within, Ctrl-C (SIGTERM, SIGHUP) asks the running points to save and end, wherever they run; a second ends at once."""
     asked: list[int] = []
 
     def stop(signum: int, frame: FrameType | None) -> None:
-        asked.append(signum)
-        if len(asked) > 1:
+        if signum == signal.SIGHUP:
+            signals.leave_terminal()
+        if signals.insists(signum, asked[0] if asked else 0):
             raise KeyboardInterrupt
+        asked.append(signum)
         (plan.folder / points.STOP).write_text(f"{invocation} {int(signum)}")
         board.say("stopping: the points that run finish their step and save it; Ctrl-C again stops at once")
 
-    before = {s: signal.signal(s, stop) for s in (signal.SIGINT, signal.SIGTERM)}
+    before = {s: signal.signal(s, stop) for s in signals.asking()}
     try:
         yield asked
     finally:

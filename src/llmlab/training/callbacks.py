@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -194,5 +193,5 @@ def resume_point(folder: Path, warn: Callable[[str], None]) -> Path | None:
     found = checkpoint.latest(folder, warn)
     for path in checkpoint.all_of(folder):
         if found is not None and checkpoint.step_of(path) > checkpoint.step_of(found):
-            shutil.rmtree(path)
+            checkpoint.remove(path)
     return found

@@ -1,4 +1,4 @@
-"""Ctrl-C: the current optimizer step is finished and saved, then the run ends; a second one ends it at once."""
+"""Ctrl-C, SIGTERM, SIGHUP: the optimizer step is finished and saved, then the run ends; a second one ends it at once."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from llmlab.lab import signals
+
 
 class Interrupted(Exception):
     """The run was asked to end, and has ended after `step` (None: in the midst of one, nothing was saved)."""
@@ -20,7 +22,7 @@ class Interrupted(Exception):
 
 
 class Interrupt:
-    """Within `with`, SIGINT and SIGTERM only note that the run is to end; a second one raises KeyboardInterrupt.
+    """Within `with`, SIGINT, SIGTERM and SIGHUP only note that the run is to end; a second one raises KeyboardInterrupt.
 
     With several ranks, of which any may have been told, all end after the same step; before `begin`, while they wait for
     each other to start, the first signal ends the run at once. asked: the signal that came.
@@ -38,7 +40,7 @@ class Interrupt:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Interrupt:
-        for signum in (signal.SIGINT, signal.SIGTERM):
+        for signum in signals.asking():
             self._before[signum] = signal.signal(signum, self._handle)
         return self
 
@@ -78,8 +80,11 @@ class Interrupt:
         return int(told)
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
-        again, self.asked = bool(self.asked), self.asked or signum
-        if again or not self._begun:
+        if signum == signal.SIGHUP:
+            signals.leave_terminal()
+        before, self.asked = self.asked, self.asked or signum
+        if signals.insists(signum, before) or not self._begun:
             raise KeyboardInterrupt
-        if os.getpid() == self._process and os.environ.get("LOCAL_RANK", "0") == "0":  # not in a worker, nor each rank
+        first = os.getpid() == self._process and os.environ.get("LOCAL_RANK", "0") == "0"  # no worker, no other rank
+        if first and not before:
             print("\nfinishing this step and saving; press Ctrl-C again to stop at once", file=sys.stderr, flush=True)

@@ -75,3 +75,12 @@ def cut(path: Path, step: int, *, keep_validation: bool) -> None:
         return keep_validation or at is None or int(cells[0]) < step or not cells[at]
 
     write_atomic(path, "\n".join([header, *filter(kept, rows)]) + "\n")
+
+
+def last_step(path: Path) -> int:
+    """The step of the last whole row; 0 where there is none."""
+    try:
+        rows = path.read_text(encoding="utf-8").split("\n")[1:-1]  # what follows the last line break is torn or empty
+        return int(rows[-1].split(",")[0]) if rows else 0
+    except (OSError, ValueError):
+        return 0

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, cast
 
 from omegaconf import OmegaConf
 
 from llmlab import registry
-from llmlab.config import stand_ins, traits
+from llmlab.config import inherit, stand_ins, traits
 from llmlab.data import account
-from llmlab.lab import record
+from llmlab.hub import locate
+from llmlab.lab import own_text, record
 from llmlab.model.table import describe
 from llmlab.training import ahead, schedule_notes
 from llmlab.training.intervals import Intervals
@@ -49,13 +51,14 @@ def fields(
         "budget": horizon,
         "intervals": {"validate_every": intervals.validate_every, "checkpoint_every": intervals.checkpoint_every},
         "data": {
-            "fingerprint": corpus.fingerprint,
+            **own_text.about(corpus, cfg),
             "tokens": corpus.tokens,
             "train_tokens": len(corpus.train),
             "validation_tokens": len(corpus.validation),
             "vocabulary": corpus.vocabulary.size,
             "read": corpus.manifest["read"],
         },
+        "tokenizer": tokenizer(cfg, corpus),
         "parameters": {"total": recipe.cost.parameters.total, "active": recipe.cost.parameters.active},
         "flops_per_token": recipe.cost.flops_per_token,
         "tokens_seen": 0,
@@ -66,6 +69,20 @@ def fields(
         "peak_memory_bytes": 0,
         "metrics": {},
     }
+
+
+def tokenizer(cfg: Any, corpus: Any) -> dict[str, Any]:
+    """Where the tokenizer came from: learnt from the text, read from a file, or brought by the weights of init_from."""
+    if cfg.tokenizer.kind != "file":
+        return {"kind": corpus.tokenizer.kind, "from": "text", "path": None}
+    path = os.path.abspath(Path(cfg.tokenizer.path).expanduser())
+    own = cfg.init_from is not None and path == _brings(cfg.init_from)
+    return {"kind": corpus.tokenizer.kind, "from": "init_from" if own else "file", "path": path}
+
+
+def _brings(start: str) -> str:
+    name = locate.named(start)
+    return os.path.abspath(inherit.home(start) if name is None else locate.locate(name))
 
 
 def where(cfg: Any, place: Any, cut: Any) -> dict[str, Any]:
@@ -95,6 +112,9 @@ def notes(task: Any, recipe: Any, horizon: int, last_step: int) -> list[str]:
     stand_in = stand_ins.note(cfg)
     found = [] if stand_in is None else [stand_in]
     found += [*recipe.spec.notes, *traits.notes(task.composed, recipe.spec), *map(str, recipe.cost.account.said)]
+    if cfg.init_from is not None and tokenizer(cfg, recipe.corpus)["from"] != "init_from":
+        why = "init_from.tokenizer=new" if cfg.init_tokenizer == "new" else f"tokenizer={cfg.tokenizer.kind}"
+        found.append(f"{why}: the weights of init_from know other tokens under these ids")
     if "model.max_positions" in task.composed.keys and not ahead.bounded(recipe.spec):
         found.append("model.max_positions: no position part here is bounded by it, so nothing changes; leave it out")
     return found + schedule_notes.notes(recipe.schedule, cfg.schedule, horizon, last_step)
@@ -111,6 +131,8 @@ def lines(task: Any, recipe: Any, horizon: dict[str, Any], last_step: int, cut: 
     )
     said = [first, *describe(spec)]
     said += [f"note: {n}" for n in notes(task, recipe, horizon["steps"], last_step) if n != stand_ins.note(cfg)]
+    if (own := tokenizer(cfg, corpus))["from"] == "init_from":
+        said.append(f"tokenizer: that of init_from ({own['kind']}, {corpus.vocabulary.size:,} tokens)")
     of = f"; read {account.line(path, corpus.manifest['read'])}" if (path := cfg.data.path) else ""
     said.append(f"data: {len(corpus.train):,} training and {len(corpus.validation):,} validation tokens{of}")
     run = (

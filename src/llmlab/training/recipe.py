@@ -31,6 +31,11 @@ def plain(node: Any, cls: type) -> Any:
     return cls(**{f.name: node[f.name] for f in dataclasses.fields(cls) if f.name in node})  # an older run lacks some
 
 
+def special(cfg: Any) -> tuple[str, ...]:
+    """Names of the special tokens that the objective needs."""
+    return tuple(registry.index()["objective", cfg.objective["_part_"]].attrs.get("special", ()))
+
+
 @dataclass(frozen=True)
 class Cut:
     """How a global batch is cut: `micro` sequences a forward, on `world` devices, `accumulate` times a step."""
@@ -150,12 +155,10 @@ class Recipe:
     cost: Cost
 
     @classmethod
-    def of(cls, composed: Any, spec: layout.ModelSpec | None = None) -> Recipe:
-        """spec: the model of a run that is resumed; None: as the config says. UserError for what can't be built."""
+    def of(cls, composed: Any, spec: layout.ModelSpec | None = None, corpus: Corpus | None = None) -> Recipe:
+        """spec, corpus: those of a run that is resumed; None: as the config says. UserError for what can't be built."""
         cfg = composed.cfg
-        attrs = registry.index()["objective", cfg.objective["_part_"]].attrs
-        special = tuple(attrs.get("special", ()))
-        corpus = prepare(plain(cfg.data, schema.Data), plain(cfg.tokenizer, schema.Tokenizer), special)
+        corpus = corpus or prepare(plain(cfg.data, schema.Data), plain(cfg.tokenizer, schema.Tokenizer), special(cfg))
         try:
             spec = spec or layout.resolve(composed, vocabulary=corpus.vocabulary.size)
             objective = chosen(cfg, "objective")(corpus.vocabulary, cfg.data.seq_len)

@@ -15,8 +15,8 @@ from typing import Any
 
 from llmlab.config.spelling import quoted
 from llmlab.errors import UserError
+from llmlab.lab import files, record, settings, status
 from llmlab.lab import folder as run_folder
-from llmlab.lab import record, status
 from llmlab.training import checkpoint, metrics
 
 # What may be changed when a run is resumed: all else would make it another run.
@@ -26,6 +26,7 @@ MAY_CHANGE: tuple[str, ...] = (
     "train.keep",
     "train.sample",
     "data.num_workers",
+    "data.path",  # where the text lies now: that it is the same, its fingerprint tells
 )
 # And where it computes, which changes its numbers by the order of sums only.
 MAY_CHANGE += ("strategy", "strategy.name", "strategy.tensor_parallel", "train.micro_batch_size")
@@ -36,13 +37,15 @@ MAY_CHANGE += ("logger",)
 
 @dataclass(frozen=True)
 class Task:
-    """A run to be done: its config and folder; `record`: what an earlier part of it wrote, if it is resumed."""
+    """A run to be done: its config and folder; `record`: what an earlier part of it wrote, if it is resumed, and then its
+    model, its text, and the checkpoint to go on from (none: from the start)."""
 
     composed: Any
     folder: Path
     record: dict[str, Any]
     spec: Any = None
-    point: Path | None = None  # the checkpoint to go on from
+    corpus: Any = None
+    point: Path | None = None
 
     @property
     def resumes(self) -> bool:
@@ -57,27 +60,36 @@ def train(composed: Any, folder: str | Path | None = None) -> Mapping[str, Any]:
     """
     from hydra.core.hydra_config import HydraConfig
 
+    from llmlab.training import reopen
+
     folder = Path(HydraConfig.get().runtime.output_dir if folder is None else folder)
     first = is_first()
     if composed.cfg.resume:
         if first and folder.resolve() != Path(composed.cfg.resume).resolve():
             _remove_if_empty(folder)
         done = record.read(composed.cfg.resume)
-        task = _reopen(composed, done)
+        task = reopen.task(composed, done)
         if task is None:
             return done
     else:
-        task = Task(composed, folder, {})
-        if first and checkpoint.all_of(folder / checkpoint.FOLDER):
+        task = Task(dataclasses.replace(composed, cfg=settings.absolute(composed.cfg)), folder, {})
+        if first and (folder / record.NAME).exists():
+            kept = checkpoint.all_of(folder / checkpoint.FOLDER)
+            how = " goes on with it" if kept else " resume_from=start begins it again"
             raise UserError(
-                f"{folder} holds a run already; {_typed('resume', folder)} goes on with it, or choose another hydra.run.dir"
+                f"{folder} holds a run already; {_typed('resume', folder)}{how}, or choose another hydra.run.dir"
             )
     try:
         return _train(task, first)
     except BaseException as e:
+        unwritten = isinstance(e, UserError) and isinstance(e.__cause__, OSError) and "intact" not in str(e)
+        if unwritten and checkpoint.all_of(task.folder / checkpoint.FOLDER):
+            whole = UserError(f"{e}; {intact(task.folder)}")
+            whole.__cause__ = e.__cause__
+            e = whole
         if first:
             _end(task.folder, e)
-        raise
+        raise e
 
 
 def is_first() -> bool:
@@ -93,7 +105,11 @@ def say(line: str) -> None:
 def _end(folder: Path, error: BaseException) -> None:
     """Leave no folder that says nothing, nor a record that says that the run goes on."""
     _remove_if_empty(folder)
-    if (folder / record.NAME).exists() and (fields := record.read(folder))["status"] == "running":
+    try:
+        fields = record.read(folder)
+    except UserError:  # none yet, or what ended the run has damaged it
+        fields = {}
+    if fields.get("status") == "running":
         how = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
         reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
         if how == "interrupted":
@@ -112,42 +128,6 @@ def _remove_if_empty(folder: Path) -> None:
             parent.rmdir()
     except OSError:
         pass
-
-
-def _reopen(composed: Any, done: dict[str, Any]) -> Task | None:
-    """The task of going on with a run, or None if it has nothing left to do."""
-    from omegaconf import OmegaConf
-
-    folder = Path(composed.cfg.resume)
-    cfg, spec = run_folder.load(folder)
-    for override in composed.overrides:
-        key, _, _ = override.lstrip("+~").partition("=")
-        if key == "resume" or key.startswith("hydra.") or override in done["overrides"]:
-            continue
-        if key not in MAY_CHANGE and not key.startswith("logger."):
-            raise UserError(
-                f"{override}: a resumed run keeps its own config (only {', '.join(MAY_CHANGE)} may change); "
-                f"init_from={folder} starts a new run from its weights"
-            )
-        OmegaConf.update(cfg, key, OmegaConf.select(composed.cfg, key))
-    target = _last_step(cfg, done["budget"]["steps"])
-    if done["status"] == "completed" and done["steps"] >= target:
-        line = f"{folder} is complete: {_steps(done['steps'])}"
-        if target < done["budget"]["steps"]:
-            again = f"{_typed('resume', folder)} trainer.max_steps=-1"
-            line += f" of a budget of {done['budget']['steps']:,}; {again} goes on to its end"
-        say(line)
-        return None
-    if is_first():
-        status.lock(folder)  # before anything in it is judged or deleted
-    from llmlab.training.callbacks import resume_point
-
-    point = resume_point(folder / checkpoint.FOLDER, lambda line: print(f"warning: {line}", file=sys.stderr))
-    say(
-        f"resuming {folder} from "
-        + (f"step {checkpoint.step_of(point):,}" if point else "the beginning: no checkpoint yet")
-    )
-    return Task(dataclasses.replace(composed, cfg=cfg), folder, done, spec, point)
 
 
 def _steps(n: int) -> str:
@@ -171,7 +151,7 @@ def _train(task: Task, first: bool) -> Mapping[str, Any]:
     began = time.time()
     place = trainers.place(cfg)
     cut = recipes.Cut.of(cfg.train.batch_size, cfg.train.micro_batch_size, place.data_parallel)
-    recipe = recipes.Recipe.of(task.composed, task.spec)
+    recipe = recipes.Recipe.of(task.composed, task.spec, task.corpus)
     recipes.Batches.of(cfg, recipe, cut, 1)  # to refuse a corpus that is too small before anything is written
     strategies.check(cfg, place, recipe.spec)
     weights = run_folder.start_of(cfg.init_from) if cfg.init_from and task.point is None else None
@@ -185,15 +165,17 @@ def _train(task: Task, first: bool) -> Mapping[str, Any]:
     if first:
         task.folder.mkdir(parents=True, exist_ok=True)
         status.lock(task.folder)
+        files.sweep(task.folder, but=("point.json",))
     run = record.Record(task.folder, task.record, writes=first)
     if not task.resumes:
         if first:
             run_folder.save(task.folder, cfg, recipe.spec)
             recipe.corpus.tokenizer.save(task.folder)
         run.update(**opening.fields(task, recipe, horizon, last_step, place, cut, intervals))
+        run.update(files=run_folder.hashes(task.folder) if first else {})
         for line in opening.lines(task, recipe, horizon, last_step, cut, intervals):
             say(line)
-    before = run.get("wall_seconds", 0.0)
+    before = run.get("wall_seconds") or 0.0
     run.update(status="running", reason=None, resumed=run.get("resumed", 0) + int(task.resumes))
     run.update(**opening.where(cfg, place, cut))
     _restore_threads(task, place)
@@ -212,7 +194,7 @@ def _train(task: Task, first: bool) -> Mapping[str, Any]:
             "tokens_seen": steps * journal.tokens_per_step,
             "wall_seconds": round(before + time.time() - began, 3),
             "tokens_per_second": (meter and meter.tokens_per_second) or run.get("tokens_per_second"),
-            "peak_memory_bytes": max(peak_memory(place.device), run.get("peak_memory_bytes", 0)),
+            "peak_memory_bytes": max(peak_memory(place.device), run.get("peak_memory_bytes") or 0),
             "metrics": {**run.get("metrics", {}), **_metrics(journal)},
         }
 
@@ -220,7 +202,11 @@ def _train(task: Task, first: bool) -> Mapping[str, Any]:
         trainers.fit(module, trainer, task.point)
     except trainers.Stopped as e:
         journal.progress.close()
-        run.update(status=e.status, reason=e.reason, **progress())
+        reason = e.reason if e.hint != "disk" else e.advice(task.folder, cfg)
+        try:
+            run.update(status=e.status, reason=reason, **progress())
+        except UserError as unwritten:  # a disk that takes nothing at all: why the run ended is said all the same
+            print(f"warning: {unwritten}", file=sys.stderr)
         journal.loggers.end(run)
         status.unlock(task.folder)
         if e.status == "interrupted":
@@ -238,7 +224,11 @@ def _train(task: Task, first: bool) -> Mapping[str, Any]:
         return run.fields
     from llmlab.training.closing import close
 
-    close(run, progress(), task.folder, cfg, recipe, module, place, journal.loggers)
+    try:
+        close(run, progress(), task.folder, cfg, recipe, module, place, journal.loggers)
+    except OSError as e:
+        what = f"{e.filename or task.folder} could not be written: {e.strerror or e}"
+        raise UserError(f"the run is at its end, but {what}; {intact(task.folder)}") from e
     status.unlock(task.folder)
     return run.fields
 
@@ -291,8 +281,17 @@ def _restore_threads(task: Task, place: Any) -> None:
         torch.set_num_threads(threads)
 
 
+def intact(folder: Path) -> str:
+    """Which checkpoint there is to go on from, once what hinders is gone."""
+    kept = checkpoint.latest(folder / checkpoint.FOLDER, lambda line: None)
+    if kept is None:
+        return "there is no checkpoint to go on from"
+    return f"the checkpoint of step {checkpoint.step_of(kept):,} is intact: {_typed('resume', record.shown(folder))} goes on"
+
+
 def _resume(folder: Path) -> str:
-    return f"{record.program_name()} train {_typed('resume', record.shown(folder))}"
+    start = "" if checkpoint.all_of(folder / checkpoint.FOLDER) else " resume_from=start"  # which begins it again
+    return f"{record.program_name()} train {_typed('resume', record.shown(folder))}{start}"
 
 
 def _typed(key: str, value: str | Path) -> str:

@@ -13,6 +13,7 @@ import torch
 from llmlab import garbage
 from llmlab.config import devices as devices_of
 from llmlab.errors import UserError
+from llmlab.lab import signals
 from llmlab.training import checkpoint, placement, strategies
 from llmlab.training.interrupt import Interrupt, Interrupted
 from llmlab.training.intervals import Intervals, every, trained, validations
@@ -200,6 +201,10 @@ class Stopped(Exception):
         self.status, self.reason, self.step, self.hint = status, reason, step, hint
 
     def advice(self, folder: Path, cfg: Any) -> str:
+        if self.hint == "disk" and "is intact" not in self.reason:
+            from llmlab.training.run import intact
+
+            return f"{self.reason}; {intact(folder)}"
         if self.hint != "diverged":
             return self.reason
         kept = checkpoint.all_of(folder / checkpoint.FOLDER)
@@ -222,18 +227,20 @@ def fit(module: Any, trainer: Any, point: Path | None) -> None:
         with interrupt:
             trainer.fit(module, ckpt_path=None if point is None else str(point), weights_only=True)
     except Interrupted as e:
-        raise Stopped("interrupted", "SIGTERM" if e.signum == 15 else "Ctrl-C", step=e.step) from e
+        raise Stopped("interrupted", signals.name(e.signum), step=e.step) from e
     except (KeyboardInterrupt, SystemExit) as e:
-        raise Stopped("interrupted", "SIGTERM" if interrupt.asked == 15 else "Ctrl-C") from e
+        raise Stopped("interrupted", signals.name(interrupt.asked)) from e
     except Diverged as e:
         raise Stopped("failed", str(e), hint="diverged") from e
     except UserError as e:
-        raise Stopped("failed", str(e)) from e
+        raise Stopped("failed", str(e), hint="disk" if isinstance(e.__cause__, OSError) else "") from e
     except torch.OutOfMemoryError as e:
         raise Stopped("failed", "out of memory; lower train.micro_batch_size (the batch stays as it is)") from e
     except Exception as e:
         if "can't allocate memory" in str(e):
             raise Stopped("failed", "out of memory; lower train.micro_batch_size (the batch stays as it is)") from e
+        if isinstance(e, OSError) and e.errno is not None and e.filename is not None:
+            raise Stopped("failed", f"{e.filename} could not be written: {e.strerror}", hint="disk") from e
         if "by peer" in str(e):  # gloo's words
             raise Stopped("failed", "another process of this run has ended; it may have said why") from e
         raise Stopped("failed", f"{type(e).__name__}: {(str(e).splitlines() or [''])[0]}") from e

@@ -1,0 +1,106 @@
+"""The tokenizer of a run that begins with the weights of another (`init_from=RUN`): it comes with them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
+
+from llmlab.errors import UserError
+from llmlab.hub import locate
+from llmlab.json_files import read_json, read_yaml
+
+if TYPE_CHECKING:
+    from hydra.core.override_parser.types import Override
+    from omegaconf import DictConfig
+
+FILE, SPECIAL, CONFIG = "tokenizer.json", "special.json", "config.yaml"
+GROUP = "tokenizer"
+
+
+class Kept(TypedDict):
+    kind: Literal["bpe", "char", "file"]
+
+
+class Settings(TypedDict):
+    tokenizer: dict[str, Any]
+
+
+def home(start: str) -> Path:
+    """The folder of a run or of an export, of which `start` may be a checkpoint."""
+    path = Path(start)
+    inside = path.name.startswith("step=") and (path / "manifest.json").exists()
+    return Path(path.parent.parent if inside else path).expanduser().absolute()
+
+
+def words(cfg: DictConfig, parsed: Iterable[Override]) -> list[str]:
+    """The overrides by which a config has the tokenizer of the run that it begins from; none where it begins from no run,
+    or the tokenizer is to be new.
+
+    UserError if another tokenizer was typed.
+    """
+    if cfg.init_from is None:
+        if cfg.init_tokenizer == "new":
+            raise UserError("init_from.tokenizer=new has no effect without init_from=RUN; leave it out")
+        return []
+    if cfg.init_tokenizer == "new" or locate.named(cfg.init_from) is not None:
+        return []  # a Hugging Face folder brings its own in hub.begin
+    folder = home(cfg.init_from)
+    if not (folder / FILE).is_file() or not (folder / SPECIAL).is_file():
+        return []  # no run, or a damaged one: that is said when its weights are looked for
+    typed = [str(o.input_line) for o in parsed if is_about(o.key_or_group)]
+    if typed and not _agrees(cfg.tokenizer, folder):
+        raise UserError(
+            f"{' '.join(typed)}: the weights of init_from={cfg.init_from} know the tokens of their own tokenizer "
+            f"({_described(folder)}); leave it out, or type init_from.tokenizer=new to put them under another"
+        )
+    return [f"{GROUP}=file", f"{GROUP}.path={json.dumps(str(folder), ensure_ascii=False)}"]
+
+
+def is_about(key: str) -> bool:
+    """Whether an override chooses the tokenizer."""
+    return key == GROUP or key.startswith(f"{GROUP}.")
+
+
+def without(overrides: Sequence[str]) -> tuple[str, ...]:
+    """The overrides that do not choose the tokenizer."""
+    return tuple(o for o in overrides if not is_about(o.lstrip("+~").partition("=")[0].partition("@")[0]))
+
+
+def _agrees(typed: Any, folder: Path) -> bool:
+    """Whether the settings of a tokenizer are those of the run's: the same words may be typed again."""
+    if typed.kind == "file":
+        if typed.path is None:
+            return False
+        file = Path(typed.path).expanduser()
+        file = file / FILE if file.is_dir() else file
+        return file.is_file() and file.read_bytes() == (folder / FILE).read_bytes()
+    kind, size = _about(folder)
+    return typed.kind == kind and (kind != "bpe" or typed.vocab_size in size)
+
+
+def _about(folder: Path) -> tuple[str, set[int]]:
+    """(kind, the sizes by which it is known: what was asked for, and what there is)."""
+    kept: Kept = read_json(folder / SPECIAL, Kept)
+    sizes = {_count(folder)}
+    try:
+        settings: Settings = read_yaml(folder / CONFIG, Settings)
+        asked = settings["tokenizer"].get("vocab_size")
+        if settings["tokenizer"].get("kind") == "bpe" and isinstance(asked, int):
+            sizes.add(asked)
+    except (UserError, FileNotFoundError):
+        pass
+    return kept["kind"], sizes
+
+
+def _count(folder: Path) -> int:
+    read: dict[str, Any] = read_json(folder / FILE)
+    model = read.get("model")
+    vocabulary = model.get("vocab") if isinstance(model, dict) else None
+    return len(vocabulary) if isinstance(vocabulary, dict | list) else 0
+
+
+def _described(folder: Path) -> str:
+    kind, _ = _about(folder)
+    return f"tokenizer={kind}, {_count(folder):,} tokens"

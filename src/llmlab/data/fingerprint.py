@@ -1,0 +1,72 @@
+"""The fingerprint of a text, by which a run knows its own text again, and what has changed where it is another."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+from llmlab.data.sources import Document
+from llmlab.errors import UserError
+
+NAME = "documents.txt"  # in a cached corpus: one document a line, "DIGEST NAME", in their order
+
+
+class Listed(NamedTuple):
+    """A document by the sha256 of its text and its name."""
+
+    digest: str
+    name: str
+
+
+class OtherText(UserError):
+    """The text is not the one whose fingerprint was asked for. documents: what was found."""
+
+    def __init__(self, fingerprint: str, documents: list[Listed]):
+        super().__init__(f"the text has the fingerprint {fingerprint}, which is another than the one asked for")
+        self.fingerprint, self.documents = fingerprint, documents
+
+
+def listed(documents: Iterable[Document]) -> list[Listed]:
+    return [Listed(hashlib.sha256(d.text.encode("utf-8")).hexdigest(), " ".join(d.name.split("\n"))) for d in documents]
+
+
+def fingerprint(documents: Iterable[Listed]) -> str:
+    """sha256 over the documents in order, whatever the split and the tokenizer."""
+    total = hashlib.sha256()
+    for document in documents:
+        total.update(bytes.fromhex(document.digest))
+    return total.hexdigest()
+
+
+def write(folder: Path, documents: Iterable[Listed]) -> None:
+    with (folder / NAME).open("w", encoding="utf-8", errors="surrogateescape", newline="\n") as f:
+        f.writelines(f"{d.digest} {d.name}\n" for d in documents)
+
+
+def read(folder: Path) -> list[Listed] | None:
+    """What `write` wrote; None where there is nothing to be read."""
+    try:
+        lines = (folder / NAME).read_text(encoding="utf-8", errors="surrogateescape").split("\n")[:-1]
+    except OSError:
+        return None
+    return [Listed(*line.split(" ", 1)) for line in lines if " " in line]
+
+
+def changes(before: list[Listed] | int | None, now: list[Listed]) -> str:
+    """How a text differs from what it was, in a phrase. before: its documents, or only how many there were, if known."""
+    n = f"{len(now):,} document{'s' * (len(now) != 1)}"
+    if before is None:
+        return f"it now has {n}"
+    if isinstance(before, int):
+        return f"it now has {n}, and had {before:,}" if before != len(now) else f"it has {n} as before, but others"
+    old, new = Counter(d.digest for d in before), Counter(d.digest for d in now)
+    gone, come = old - new, new - old
+    if not gone and not come:
+        return f"it has the same {n} in another order"
+    changed = len({d.name for d in now if d.digest in come} & {d.name for d in before if d.digest in gone})
+    counts = {"changed": changed, "added": come.total() - changed, "removed": gone.total() - changed}
+    said = ", ".join(f"{count:,} {what}" for what, count in counts.items() if count > 0)
+    return f"it had {len(before):,} document{'s' * (len(before) != 1)}; {said}"
