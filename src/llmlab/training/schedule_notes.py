@@ -26,8 +26,8 @@ def notes(schedule: Schedule, options: Any, horizon: int, last_step: int) -> lis
         )
     elif last_step < horizon and reached < NEAR:
         found.append(
-            f"trainer.max_steps={last_step} ends the run before the learning rate exceeds {reached:.2g} of optimizer.lr, "
-            f"which it reaches at step {top:,}; budget.steps={last_step} gives the run a schedule of its own length"
+            f"trainer.max_steps={last_step} ends the run before the learning rate exceeds {reached:.2g} of optimizer.lr: "
+            f"its highest comes at step {top:,}; budget.steps={last_step} gives the run a schedule of its own length"
         )
     elif horizon <= MOST and (leap := _leap(factors)):
         found.append(f"{leap}: {_fix(options, horizon)}")
