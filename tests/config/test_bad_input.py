@@ -102,6 +102,7 @@ TABLE = [
     ),
     ("data.path=train.py", r"data\.path is read with data=files only, but data=python_docs; add data=files"),
     ("data.field=body", r"data\.field is read with data=files only, but data=python_docs; add data=files"),
+    ("data=/dev/null", r"data\.path=/dev/null is a pipe, a socket or a device; give a file or a folder"),
     ("data=files data.path=~nobody/text", r"data\.path=~nobody/text: there is no such file or folder; .*"),
     ("tokenizer=file tokenizer.path=none.json", r"tokenizer\.path=none\.json: there is no such file.*"),
     ("data.validation=1", r"data\.validation must be less than 1, but is 1.*"),

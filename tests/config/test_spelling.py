@@ -7,7 +7,7 @@ import pytest
 
 from llmlab.config.compose import compose
 from llmlab.config.explain import parse
-from llmlab.config.spelling import parsed, quoted, spelled, text_keys, value
+from llmlab.config.spelling import parsed, quoted, spelled, text_keys, unquoted, value
 from llmlab.errors import UserError
 from llmlab.sweep import plan as plans
 
@@ -45,7 +45,8 @@ def test_a_quoted_text_is_read_back():
     rng = random.Random(1)
     for _ in range(500):
         text = "".join(rng.choice("ab\\\"' ,=я(){}[]:🙂~#\n") for _ in range(rng.randint(1, 8)))
-        assert parsed(f"data.path={quoted(text)}").value() == text
+        assert parsed(f"data.path={quoted(text)}").value() == text == unquoted(quoted(text))
+    assert [unquoted(t) for t in ("'a'", "it's'", "'", r"'it\'s'")] == ["a", "it's'", "'", "it's"]
 
 
 @pytest.mark.parametrize("name", NAMES)

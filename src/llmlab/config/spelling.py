@@ -54,6 +54,13 @@ def quoted(text: str) -> str:
     return '"' + re.sub(r'(\\+)("|\Z)|"', lambda m: (m[1] or "") * 2 + ("" if m[1] and not m[2] else '\\"'), text) + '"'
 
 
+def unquoted(text: str) -> str:
+    """The text that the grammar reads from one in quotes; any other as it is."""
+    if len(text) < 2 or text[0] != text[-1] or text[0] not in "\"'":
+        return text
+    return re.sub(rf"(\\+)({text[0]}|\Z)", lambda m: m[1][: len(m[1]) // 2] + m[2], text[1:-1])
+
+
 def value(word: str) -> str:
     """The text that an override KEY=VALUE of a text's key gives."""
     key, _, given = word.partition("=")

@@ -236,7 +236,11 @@ def _data(composed: Composed) -> list[str]:
     if data.source == "files":
         if data.path is None:
             found.append("data.path must be given with data=files: a folder or a file (.txt, .md, .jsonl)")
-        elif not os.path.exists(os.path.expanduser(data.path)):  # which take any text, as pathlib's do not
+        elif os.path.islink(path := os.path.expanduser(data.path)) and not os.path.exists(path):
+            found.append(f"data.path={data.path} is a link to {os.readlink(path)}, which is not there")
+        elif os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
+            found.append(f"data.path={data.path} is a pipe, a socket or a device; give a file or a folder")
+        elif not os.path.exists(path):  # os.path takes any text, pathlib's methods do not
             found.append(f"data.path={data.path}: there is no such file or folder{_similar(data.path)}")
     elif data.path is not None and "data.path" in composed.keys:
         found.append(f"data.path is read with data=files only, but data={data.source}; add data=files")

@@ -103,6 +103,9 @@ def test_baseline_of_a_grid(runs, built, tmp_path):
     keys = {"attention": ["mha", "mla"], "ffn": ["swiglu", "gelu"], "seed": ["1"]}
     (tmp_path / "sweep.json").write_text(json.dumps({"schema": 1, "keys": keys, "points": points, "command": ""}))
     assert built(tmp_path).baseline == "attention=mha, ffn=swiglu"
+    quoted = keys | {"attention": ['"mha"', "'mla'"]}  # as they may be typed, and as a path in Cyrillic is
+    (tmp_path / "sweep.json").write_text(json.dumps({"schema": 1, "keys": quoted, "points": points, "command": ""}))
+    assert built(tmp_path).baseline == "attention=mha, ffn=swiglu"
     assert built(tmp_path, asked="attention=mla").baseline == "attention=mla, ffn=swiglu"
     assert built(tmp_path, asked="attention=mla,ffn=gelu").baseline == "attention=mla, ffn=gelu"
     (tmp_path / "sweep.json").unlink()

@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from llmlab.config.spelling import unquoted
 from llmlab.errors import UserError
 from llmlab.lab import record
 from llmlab.lab.folder import CONFIG
@@ -103,7 +104,7 @@ class Found:
 def split_override(text: str) -> tuple[str, str]:
     """ "+a.b='c'" -> ("a.b", "c"); "~a" -> ("a", "null")."""
     key, equals, value = text.partition("=")
-    return key.lstrip("+~"), value.strip("'\"") if equals else "null"
+    return key.lstrip("+~"), unquoted(value) if equals else "null"
 
 
 def collect(folders: Sequence[Path]) -> Found:
@@ -193,7 +194,7 @@ def _yaml(path: Path) -> Mapping[str, Any]:
 def _sweep(folder: Path) -> Sweep:
     try:
         found = json.loads((folder / SWEEP).read_text(encoding="utf-8"))
-        keys = {str(k): [str(v) for v in values] for k, values in found.get("keys", {}).items()}
+        keys = {str(k): [unquoted(str(v)) for v in values] for k, values in found.get("keys", {}).items()}
         points = [p for p in found.get("points", ()) if isinstance(p.get("folder"), str)]
         return Sweep(folder, found.get("name"), str(found.get("command", "")), keys, found.get("fixed", ()), points)
     except (OSError, ValueError, AttributeError, TypeError) as e:
