@@ -99,6 +99,6 @@ def _typed(path: Path, name: str, given: dict[str, Any], cls: Any) -> Any:
     try:
         return OmegaConf.merge(node, {k: v for k, v in given.items() if k in node})
     except OmegaConfBaseException as e:
-        key = getattr(e, "full_key", None)
+        at = getattr(e, "full_key", None)
         reason = str(e).splitlines()[0]
-        raise UserError(f"{path}: {name}{'.' + str(key) if key else ''}: {reason}") from None
+        raise UserError(f"{path}: {name}{'.' + str(at) if at else ''}: {reason}") from None
