@@ -35,7 +35,7 @@ def fields(task: Any, recipe: Any, horizon: dict[str, Any], place: Any, cut: Any
             **record.parts(cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))),
         },
         "layers": describe(recipe.spec),
-        "notes": notes(task, recipe),
+        "notes": [*notes(task, recipe), *corpus.manifest["notes"]],  # the latter are said when the corpus is opened
         "plugins": os.environ.get(registry.VARIABLE) or None,
         "versions": record.versions(),
         "hardware": record.hardware(place.threads, place.names()),
