@@ -90,7 +90,8 @@ def pieces(text: str, size: int, *, words: bool) -> Iterator[tuple[str, bool]]:
 
 
 def to_learn_from(texts: Iterable[str], split: PreTokenizer) -> Iterator[tuple[str, bool]]:
-    """The words of `texts` in short stretches, for a trainer whose memory grows with the longest: (stretch, whether it is part of a long word).
+    """The words of `texts` in short stretches, for a trainer whose memory grows with the longest: (stretch, whether it is
+    part of a long word).
 
     A word of more than 1,000 characters comes in several, for the trainer joins pairs one by one within a word.
     """
