@@ -149,11 +149,11 @@ def test_long_words_are_learnt_from_in_parts_and_that_is_said(run):
     text = f"some words {run} and others\n"
     split = learnt([TEXT]).inner.pre_tokenizer
     parts = list(encoding.to_learn_from([text], split))
-    assert "".join(p for p, _ in parts) == text and sum(n for _, n in parts) == 1
+    assert "".join(p for p, _ in parts) == text and any(long for _, long in parts)
     words = [(p, w) for p, _ in parts for w, _ in split.pre_tokenize_str(p)]
     assert max(len(w) for _, w in words) <= encoding.WORD + 1
     (note,) = learnt([text]).notes
-    assert "1 word of more than 1,000 characters" in note
+    assert "words of more than 1,000 characters" in note
 
 
 # ---------------------------------------------------------------- in a corpus

@@ -381,14 +381,19 @@ def test_a_run_of_before_data_bos_is_measured_as_it_was(whole, tmp_path):
 
 def test_bits_per_byte_of_a_tokenizer_that_drops_text(tiny, tmp_path):
     """Lower case, accents and spaces are not in its tokens, but they are bytes of the text that was measured."""
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+
+    from llmlab.generate import _encoded
+    from llmlab.lab.folder import load_model
 
     text = "The Cat sat on   the Mat, and the naïve Dog saw it.\n" * 240
     inner = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     inner.normalizer, inner.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
     inner.train_from_iterator(
-        [text], trainers.WordPieceTrainer(vocab_size=60, special_tokens=["[UNK]", "[SEP]"], show_progress=False)
+        [text],
+        trainers.WordPieceTrainer(vocab_size=60, special_tokens=["[UNK]", "[SEP]", "[CLS]"], show_progress=False),
     )
+    inner.post_processor = processors.BertProcessing(("[SEP]", 1), ("[CLS]", 2))
     inner.save(str(tmp_path / "tokenizer.json"))
     (tmp_path / "a.txt").write_text(text, encoding="utf-8")
     own = [o for o in tiny if not o.startswith(("data", "tokenizer"))]
@@ -396,10 +401,14 @@ def test_bits_per_byte_of_a_tokenizer_that_drops_text(tiny, tmp_path):
     tokenizer = ["tokenizer=file", f"tokenizer.path={tmp_path / 'tokenizer.json'}"]
     metrics = run(tmp_path / "run", *own, *data, *tokenizer, "budget.steps=2", "train.validation_batches=2")["metrics"]
     held_out = text[int(len(text) * 0.9) :]
-    found = inner.encode(held_out)
+    found = inner.encode(held_out, add_special_tokens=False)
     n = 2 * 8 * 16  # targets: the tokens from the second on
     assert n < len(found) - 1
     read = held_out[found.offsets[0][1] : found.offsets[n][1]]
     bits = metrics["val_loss"] * n / torch.log(torch.tensor(2.0)).item() / len(read.encode())
     assert metrics["val_bits_per_byte"] == pytest.approx(bits, rel=1e-5)
     assert "kneser_ney_bigram_bits_per_byte" not in metrics  # of all of the held-out text
+    # Its documents began as the template begins a text, and so does a prompt.
+    assert any("each document begins with [CLS]" in note for note in record.read(tmp_path / "run")["notes"])
+    tokenizer = load_model(tmp_path / "run")[1]
+    assert _encoded(tokenizer, "the cat", 0, 1, False) == [2, *inner.encode("the cat", add_special_tokens=False).ids]

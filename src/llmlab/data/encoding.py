@@ -92,22 +92,22 @@ def pieces(text: str, size: int, *, words: bool) -> Iterator[tuple[str, bool]]:
     yield text[begin:], True
 
 
-def to_learn_from(texts: Iterable[str], split: PreTokenizer) -> Iterator[tuple[str, int]]:
-    """The words of `texts` in short stretches, for a trainer whose memory grows with the longest: (stretch, long words).
+def to_learn_from(texts: Iterable[str], split: PreTokenizer) -> Iterator[tuple[str, bool]]:
+    """The words of `texts` in short stretches, for a trainer whose memory grows with the longest: (stretch, whether it is
+    part of a long word).
 
     A word of more than 1,000 characters comes in several, for the trainer joins pairs one by one within a word.
     """
     run = re.compile(rf"\s{{{WORD},}}")
     for text in texts:
         for piece, _ in pieces(text, SLACK, words=True):
-            begin = n = 0
+            begin, long = 0, False
             if max(map(len, piece.split()), default=0) > WORD or run.search(piece):
                 for _, (start, end) in split.pre_tokenize_str(piece):
                     for at in range(start + WORD, end, WORD):
-                        yield piece[begin:at], 0
-                        begin = at
-                    n += end - start > WORD
-            yield piece[begin:], n
+                        yield piece[begin:at], True
+                        begin, long = at, True
+            yield piece[begin:], long
 
 
 @contextmanager

@@ -253,21 +253,22 @@ def _bpe(texts: Sequence[str], vocab_size: int, special: Sequence[str]) -> Token
         special_tokens=[f"<|{name}|>" for name in special],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
     )
-    long = 0
+    long = False
 
     def stretches() -> Iterator[str]:
         nonlocal long
-        for text, n in encoding.to_learn_from(texts, split):  # inner.pre_tokenizer would wait for the end of training
-            long += n
+        for text, of_long in encoding.to_learn_from(
+            texts, split
+        ):  # inner.pre_tokenizer would wait for the end of training
+            long = long or of_long
             yield text
 
     inner.train_from_iterator(stretches(), trainer)
     made = Tokenizer(inner, {name: _add(inner, f"<|{name}|>") for name in special}, "bpe")
     if long:
-        words = f"{long:,} word{'s' * (long > 1)} of more than {encoding.WORD:,} characters"
         made.notes.append(
-            f"the tokenizer was learnt from {words} in stretches of {encoding.WORD:,}: learning from them whole would "
-            "take a time that grows with their square"
+            f"the text has words of more than {encoding.WORD:,} characters: the tokenizer was learnt from them in parts, for "
+            "the time that they take whole grows with the square of their length"
         )
     return made
 

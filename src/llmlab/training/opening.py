@@ -41,7 +41,8 @@ def fields(
             **record.parts(cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))),
         },
         "layers": describe(recipe.spec),
-        "notes": notes(task, recipe, horizon["steps"], last_step),
+        # A corpus's own notes are said when it is opened.
+        "notes": [*notes(task, recipe, horizon["steps"], last_step), *corpus.manifest["notes"]],
         "plugins": os.environ.get(registry.VARIABLE) or None,
         "versions": record.versions(),
         "hardware": record.hardware(place.threads, place.names()),
