@@ -247,20 +247,23 @@ BROKEN = {
     "index not JSON": (lambda f: index_only(f, "{"), "model.safetensors.index.json: not valid JSON"),
     "index without a map": (lambda f: index_only(f, "{}"), "model.safetensors.index.json: weight_map is missing"),
     "heads do not divide": (lambda f: change(f, n_head=5), "n_heads=5 does not divide model.dim=32"),
-    "not a number": (lambda f: change(f, n_embd="wide"), "n_embd=.wide. must be like 768"),
+    "not a number": (lambda f: change(f, n_embd="wide"), "n_embd=.wide. must be a whole number from 1"),
     "a class that is no name": (lambda f: change(f, architectures=7), "architectures=7 must be a list of names"),
     "a size that is null": (
         lambda f: change(f, n_embd=None),
         "model.dim=null: must have a value, but is null; null: n_embd$",
     ),
-    "a value of another kind": (lambda f: change(f, n_inner=[3]), "config.json: model.ffn_dim"),
-    "more than memory": (lambda f: change(f, vocab_size=10**13), "transformer.wte.weight has shape .*, but .* needs"),
-    "layers without end": (lambda f: change(f, n_layer=10**13), "n_layer=10000000000000 is more than 10,000"),
+    "a value of another kind": (lambda f: change(f, n_inner=[3]), r"config.json: n_inner=\[3\] must be a whole number"),
+    "more than memory": (lambda f: change(f, vocab_size=10**9), "transformer.wte.weight has shape .*, but .* needs"),
+    "layers without end": (
+        lambda f: change(f, n_layer=10**13),
+        "n_layer=10000000000000 must be a whole number from 1 to 10,000",
+    ),
     "rounded to whole numbers": (
         lambda f: tensors(f, lambda t: t.update({"transformer.ln_f.bias": t["transformer.ln_f.bias"].to(torch.int8)})),
         "transformer.ln_f.bias holds int8, which is not implemented",
     ),
-    "none of a size": (lambda f: change(f, n_head=0), "n_head"),
+    "none of a size": (lambda f: change(f, n_head=0), "config.json: n_head=0 must be a whole number from 1"),
 }
 
 

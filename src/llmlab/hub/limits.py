@@ -26,7 +26,8 @@ class Number:
     def of(self, key: str, value: Any) -> Any:
         """The value, a float unless `whole`. UserError if it is none of these numbers."""
         if not self.holds(value):
-            raise UserError(f"config.json: {key}={_shown(value)} must be {self}")
+            most = f" to {MOST:,}" if self.high == MOST and isinstance(value, int | float) and value > MOST else ""
+            raise UserError(f"config.json: {key}={_shown(value)} must be {self}{most}")
         return value if self.whole else float(value)
 
     def holds(self, value: Any) -> bool:

@@ -150,7 +150,9 @@ def by_layer(
         block = blocks.get(name)
         if not isinstance(block, dict) and (block is not None or (strict and name in blocks)):
             raise UserError(f"config.json: rope_parameters.{name}={block!r} must be an object")
-        out[name] = {"rope_theta": c.get(key, usual), **({"rope_type": "default"} if block is None else block)}
+        out[name] = {"rope_type": "default"} if block is None else dict(block)
+        if "rope_theta" not in out[name]:
+            out[name]["rope_theta"] = THETA.of(key, c.get(key, usual))
     return out
 
 
