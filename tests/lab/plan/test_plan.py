@@ -232,6 +232,33 @@ def bare(folder, **config):
 
 
 @pytest.mark.slow
+def test_this_machine_comes_first_where_it_has_no_gpu(planned, capsys, monkeypatch):
+    from llmlab.training import ahead, meter
+
+    monkeypatch.setattr(meter, "matmul_peak", lambda *_: 2e11)
+    monkeypatch.setattr(ahead, "available", lambda device: 2**33)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    words = ("model=gpt2", *TINY, "model.vocab_size=64", "budget.steps=10", "mfu=0.5")
+    found = planned(*words)
+    here, flops = found["here"], found["flops_per_token"]
+    assert (here["capacity"], here["flops_per_second"]) == (2**33, 2e11)
+    tokens = found["budget"]["tokens"]
+    assert here["seconds"] == pytest.approx(tokens * flops / (0.5 * 2e11))
+    own = planned(*words[:-1], "trainer.accelerator=cpu")
+    assert own["here"] is None  # counted as for a CPU, whose step holds a little less
+    assert here["micro"] == pytest.approx(own["memory"]["largest_micro_batch"], rel=0.1)
+    assert planned(*words, "device=h100")["here"] is None
+    assert planned(*words[:-2], "budget.minutes=3")["here"]["seconds"] is None
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert planned(*words)["here"] is None
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert run(["plan", *words]) == 0
+    shown = capsys.readouterr().out
+    assert -1 < shown.index("this machine: ") < shown.index("parameters \N{BOX DRAWINGS LIGHT HORIZONTAL}")
+    assert "of 8.00 GiB free" in shown and "at 50 % of the 200 GFLOP/s measured here" in shown
+
+
+@pytest.mark.slow
 def test_a_bare_config(planned, tmp_path, capsys):
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
     llama = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "vocab_size": 96, **sizes}

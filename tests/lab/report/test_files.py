@@ -136,12 +136,12 @@ def test_terminal(swept, built, width, monkeypatch, capsys):
 
 
 def test_names_can_hold_anything(runs, tmp_path, capsys):
-    runs.make(tmp_path / "a|b (1)", 2.0, overrides=("experiment_name=<b>|*",), changes={"experiment_name": "<b>|*"})
-    runs.make(tmp_path / "c&d", 2.1, overrides=("experiment_name=x&y",), changes={"experiment_name": "x&y"})
+    runs.make(tmp_path / "a|b (1)", 2.0, overrides=("init_from=<b>|*",), changes={"init_from": "<b>|*"})
+    runs.make(tmp_path / "c&d", 2.1, overrides=("init_from=x&y",), changes={"init_from": "x&y"})
     command.write([tmp_path], out=tmp_path / "out")
     page = Page((tmp_path / "out" / "report.html").read_text())
     assert page.open == [] and page.links == ["../a%7Cb%20%281%29", "../c%26d"]
-    assert "experiment\\_name=&lt;b>\\|\\*" in (tmp_path / "out" / "report.md").read_text()
+    assert "init\\_from=&lt;b>\\|\\*" in (tmp_path / "out" / "report.md").read_text()
     capsys.readouterr()
 
 

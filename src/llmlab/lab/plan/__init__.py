@@ -5,13 +5,17 @@ from __future__ import annotations
 import json as json_module
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llmlab.arguments import parse
 from llmlab.errors import UserError
+
+if TYPE_CHECKING:
+    from llmlab.lab.plan.build import Here
+    from llmlab.lab.plan.subject import Subject
 
 USAGE = """\
 llmlab plan GROUP=CHOICE KEY=VALUE ...  [device=h100] [mfu=0.4] [memory=GIB] [--json]
@@ -19,7 +23,8 @@ llmlab plan hf=FOLDER KEY=VALUE ...     the model of a config.json; no weights a
 
 Parameters by component, resolved layers, FLOPs and cache of a token, memory of a device under each strategy, the largest
 micro-batch that fits, time and energy of the budget: of the run that `llmlab train` makes of the same choices.
-  device=h100    accelerator whose peak, memory and watts count: {devices}
+  device=h100    accelerator whose peak, memory and watts count: {devices};
+                 without it, on a machine that has no GPU, what this machine would take comes first
   mfu=0.4        share of its peak at which the model's FLOPs are done
   memory=80      GiB of a device, instead of what its data sheet says, or of a process' share of this machine (on CPUs)
   --json         parameters.total, parameters.active, flops_per_token, kv_bytes_per_token, memory, in numbers and bytes
@@ -29,12 +34,13 @@ micro-batch that fits, time and energy of the budget: of the run that `llmlab tr
 
 
 GIB = 2**30
+DEVICE = "h100"
 
 
 @dataclass
 class Arguments:
     hf: str | None = None
-    device: str = "h100"
+    device: str | None = None
     mfu: float = 0.4
     memory: float | None = None
     json: bool = False
@@ -48,7 +54,7 @@ def main(argv: Sequence[str]) -> int:
         return 0
     own, overrides, folders = _split(argv)
     a = parse(own, Arguments, "plan")
-    device = accelerator(a.device)
+    device = accelerator(a.device or DEVICE)
     if not 0 < a.mfu <= 1:
         raise UserError(f"mfu={a.mfu:g} must be more than 0 and at most 1")
     if a.memory is not None and not (math.isfinite(a.memory) and a.memory * GIB >= 1):
@@ -74,11 +80,36 @@ def main(argv: Sequence[str]) -> int:
     if capacity is None:
         raise UserError("trainer.accelerator=cpu: this machine does not say how much memory it has; give memory=GIB")
     plan = build.build(planned, None if on_cpu else device, a.mfu, capacity, shared=shared)
+    if (
+        not on_cpu
+        and a.device is None
+        and not torch.cuda.is_available()
+        and str(planned.cfg.trainer.accelerator) == "auto"
+    ):
+        plan = replace(plan, here=_here(planned, a.mfu))
     if a.json:
         print(json_module.dumps(build.plain(plan), indent=1))
     else:
         terminal.show(plan)
     return 0
+
+
+def _here(planned: Subject, mfu: float) -> Here | None:
+    """What the run would take on this machine's CPUs, whose best product is measured once."""
+    import os
+
+    import torch
+
+    from llmlab.lab.plan import build
+    from llmlab.training import ahead, meter
+    from llmlab.training.placement import COMPUTED
+
+    cpu = torch.device("cpu")
+    if (capacity := ahead.available(cpu)) is None:
+        return None
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    peak = meter.matmul_peak(cpu, COMPUTED[planned.cfg.precision], meter.cache_folder())
+    return build.here(planned, cores, capacity, peak, mfu)
 
 
 def _on_cpu(cfg: Any, own: Sequence[str]) -> bool:

@@ -40,6 +40,22 @@ class Held:
 
 
 @dataclass(frozen=True)
+class Here:
+    """This machine's CPUs: bytes that a process of the run may have, what it takes, and the budget's time.
+
+    seconds: at a share `mfu` of flops_per_second, what its best matrix product was measured at; None where the budget
+    itself is a time.
+    """
+
+    cores: int
+    capacity: int
+    total: int
+    micro: int
+    flops_per_second: float
+    seconds: float | None
+
+
+@dataclass(frozen=True)
 class Plan:
     """capacity: bytes of a device under the run's own strategy. kv, kv_source: bytes that a token leaves in the cache, one
     of the text, one of what an encoder has read."""
@@ -55,6 +71,7 @@ class Plan:
     kv_source: int
     held: tuple[Held, ...]  # the first is the run's own
     run: Run | None
+    here: Here | None = None  # where there is no GPU and no device was named
 
     @property
     def devices(self) -> int:
@@ -102,6 +119,23 @@ def build(subject: Subject, device: Accelerator | None, mfu: float, capacity: in
         held=tuple(_held(subject, capacity, shared)),
         run=timed,
     )
+
+
+def here(subject: Subject, cores: int, capacity: int, flops_per_second: float, mfu: float) -> Here | None:
+    """The run on this machine's CPUs; None where it can't be trained."""
+    if subject.training is None:
+        return None
+    cfg, own = subject.cfg, subject.where
+    checkpointing = bool(cfg.placement.activation_checkpointing)
+    room = _share(subject, own.data_parallel * own.tensor_parallel, capacity)
+    taken = memory.plan(subject.training, own, subject.cut.micro, checkpointing=checkpointing)
+    fit = largest(subject.training, own, room, checkpointing=checkpointing)
+    seconds = None
+    if cfg.budget.minutes is None:
+        a_token = subject.cost.flops_per_token
+        budget = horizon(cfg.budget, subject.cut.batch_size * cfg.data.seq_len, a_token, lambda minutes: minutes)
+        seconds = budget.tokens * a_token / (mfu * flops_per_second)
+    return Here(cores, room, taken.total, fit.micro, flops_per_second, seconds)
 
 
 def _share(subject: Subject, devices: int, capacity: int) -> int:
@@ -173,6 +207,7 @@ def plain(plan: Plan) -> dict[str, Any]:
         "memory": None if own is None else {**_memory(own, chosen), "strategies": [_memory(h) for h in plan.held]},
         "budget": None if plan.run is None else {**asdict(plan.run), "mfu": plan.mfu, "devices": plan.devices},
         "device": None if plan.device is None else {**asdict(plan.device), "capacity": plan.capacity},
+        "here": None if plan.here is None else asdict(plan.here),
         "assumed": list(subject.assumed),
         "notes": [n for n in [stand_ins.note(subject.cfg)] if n],
     }

@@ -38,6 +38,7 @@ def show(plan: Plan) -> None:
         console.print(Text(f"note: {note}", style="yellow"))
     for line in plan.subject.assumed:
         console.print(Text(f"assumed: {line}", style="yellow"))
+    _here(console, plan)
     _parameters(console, plan)
     _title(console, "layers")
     for line in plan.layers:
@@ -46,6 +47,24 @@ def show(plan: Plan) -> None:
     _cache(console, plan)
     _memory(console, plan)
     _budget(console, plan)
+
+
+def _here(console: Any, plan: Plan) -> None:
+    from rich.text import Text
+
+    here = plan.here
+    if here is None:
+        return
+    _title(console, f"this machine: {here.cores} CPU core{'s' * (here.cores != 1)}, no GPU")
+    style = "red" if here.total > here.capacity else "green"
+    most = f"micro-batches of up to {here.micro:,} fit" if here.micro else "not one sequence fits"
+    console.print(Text.assemble("memory: ", (size(here.total), style), f" of {size(here.capacity)} free; {most}"))
+    if here.seconds is not None:
+        took = f"{here.seconds / DAY:,.1f} days" if here.seconds > 2 * DAY else duration(here.seconds)
+        rate = f"{100 * plan.mfu:g} % of the {here.flops_per_second / 1e9:,.0f} GFLOP/s measured here"
+        console.print(Text.assemble("time: about ", (took, "green"), f" for the budget, at {rate}"))
+    if plan.device is not None:
+        console.print(Text(f"below, as on {plan.device.name}: device=NAME chooses another", style="dim"))
 
 
 def _title(console: Any, title: str) -> None:
