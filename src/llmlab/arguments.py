@@ -13,6 +13,7 @@ from llmlab.config.aliases import ARGUMENTS
 from llmlab.errors import UserError
 
 T = TypeVar("T")
+LARGEST = 2**62  # of whole numbers: tensors count in 64 bits, and a seed has others behind it
 READ = {"true": True, "false": False}
 
 
@@ -48,7 +49,8 @@ def parse(argv: Sequence[str], cls: type[T], command: str) -> T:
                 else:
                     values[key] = _convert(text, hints[key])
             except ValueError:
-                problems.append(f"{key}={text}: must be {_name(hints[key])}")
+                below = " below 2^62" if text.lstrip("+-").isdecimal() else ""
+                problems.append(f"{key}={text[:100]}: must be {_name(hints[key])}{below}")
     has_default = {n for n, f in fields.items() if (f.default, f.default_factory) != (dataclasses.MISSING,) * 2}
     required = [n for n in fields if n not in has_default and n not in values]
     problems += [f"{n} is missing; llmlab {command} {n}=..." for n in required if not problems]
@@ -87,9 +89,18 @@ def _convert(text: str, hint: Any) -> Any:
         if text.lower() not in READ:
             raise ValueError(text)
         return READ[text.lower()]
-    return next(t for t in options if t is not type(None))(text)
+    value = next(t for t in options if t is not type(None))(text)
+    if isinstance(value, int) and abs(value) >= LARGEST:
+        raise ValueError(text)
+    return value
 
 
 def _name(hint: Any) -> str:
-    names = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "null"}
+    names = {
+        int: "a whole number",
+        float: "a number",
+        str: "text",
+        bool: "true or false",
+        type(None): "null",
+    }
     return " or ".join(names[t] for t in _options(hint))

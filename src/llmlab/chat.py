@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmlab.arguments import either, parse
 from llmlab.errors import UserError
-from llmlab.generate import Drawing, Teller, unescaped
+from llmlab.generate import MOST, Drawing, Teller, unescaped
 
 if TYPE_CHECKING:
     from llmlab.data.template import Template
@@ -44,8 +44,8 @@ def main(argv: Sequence[str]) -> int | None:
         print(USAGE)
         return 0
     a = parse(argv, Arguments, "chat")
-    if a.max_new < 1:
-        raise UserError(f"max_new={a.max_new} must be at least 1")
+    if not 1 <= a.max_new <= MOST["max_new"]:
+        raise UserError(f"max_new={a.max_new} must be at least 1 and at most {MOST['max_new']:,}")
     if "" in a.stop:
         raise UserError("stop= must name a text that the answer ends before")
     either(a.run, a.hf, "chat")

@@ -122,9 +122,18 @@ def _warn(command: str) -> None:
             print(f"warning: {problem}", file=sys.stderr)
 
 
+def _short(line: str, most: int = 2000) -> str:
+    """A line of which the middle is left out where it is very long: a word of 5,000 characters was typed."""
+    return line if len(line) <= most else f"{line[: most - 100]} ... {line[-95:]}"
+
+
 def _lines(e: Exception) -> list[str]:
     if isinstance(e, UserError):
-        return str(e).splitlines()
+        return [_short(line) for line in str(e).splitlines()]
+    if (
+        isinstance(e, OSError) and e.filename is not None and e.strerror
+    ):  # of a name too long, a folder that can't be read
+        return [_short(f"{_short(str(e.filename), 200)}: {e.strerror}")]
     if type(e).__module__.startswith(("hydra", "omegaconf")):
         return [" ".join(str(e).split())[:300]]
     first = (str(e).splitlines() or [""])[0]

@@ -44,6 +44,7 @@ How a token is drawn, in this order:
 
 --json prints an object a line for each sample: prompt, text, seed, and why it ended (eos, stop, length, positions)."""
 
+MOST = {"max_new": 1 << 24, "num": 100_000, "batch_size": 100_000}
 ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "\\": "\\"}
 
 
@@ -85,9 +86,9 @@ def main(argv: Sequence[str]) -> int | None:
         return 0
     argv, parts = split(argv)
     a = parse(argv, Arguments, "generate")
-    for key in ("max_new", "num", "batch_size"):
-        if getattr(a, key) < 1:
-            raise UserError(f"{key}={getattr(a, key)} must be at least 1")
+    for key, most in MOST.items():
+        if not 1 <= getattr(a, key) <= most:
+            raise UserError(f"{key}={getattr(a, key)} must be at least 1 and at most {most:,}")
     a.stop = unescaped(a.stop)
     if "" in a.stop:
         raise UserError("stop= must name a text that the sample ends before")

@@ -63,6 +63,7 @@ POSITIVE: tuple[str, ...] = (
 )
 POSITIVE += ("model.logit_softcap", "train.clip", "budget.tokens", "budget.flops", "budget.minutes", "optimizer.lr")
 POSITIVE += ("data.validation",)
+MOST, MOST_FLOAT, MOST_SEED, MOST_LAYERS = 10**15, 1e30, 2**63 - 1, 10_000
 SHARES = ("model.dropout", "model.attention.dropout", "model.ffn.dropout")
 
 
@@ -151,17 +152,35 @@ def strays(cfg: DictConfig, path: str = "", root: DictConfig | None = None) -> l
         try:
             value = cfg[key]
         except Exception as e:
-            found.append(f"{where}: {str(e).splitlines()[0]}")
+            if not any(" must be at most " in line for line in found):  # what it follows from has a line already
+                found.append(f"{where}: {str(e).splitlines()[0]}")
             continue
         if key in options and options[key].choices and value is not None and value not in options[key].choices:
             found.append(_not_among(where, value, options[key].choices))
         if isinstance(value, float) and not math.isfinite(value):
             found.append(f"{where} must be a finite number, but is {value}")
+        elif (most := _largest(where, value)) is not None:
+            found.append(f"{where} must be at most {most:,}, but is {_short(value)}")
         elif isinstance(value, DictConfig):
             found += strays(value, where, root)
         elif isinstance(value, ListConfig) and any(OmegaConf.is_missing(value, i) for i in range(len(value))):
             found.append(f"{where} must be given in full")
     return found
+
+
+def _largest(where: str, value: Any) -> float | None:
+    """What a number, or one in a list, goes beyond; None if it does not. Tensors count in 64 bits, Python without end."""
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return next((most for v in value if (most := _largest(where, v)) is not None), None)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    most = MOST_LAYERS if where.endswith(".n_layers") else MOST_SEED if where.endswith("seed") else MOST
+    return most if abs(value) > (MOST_FLOAT if isinstance(value, float) else most) else None
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) < 40 else f"{text[:20]}... ({len(text)} characters)"
 
 
 def _slot(path: str) -> str:

@@ -91,9 +91,11 @@ def _record(plan: plans.Plan) -> dict[str, Any]:
         "points": [{"folder": p.folder, "overrides": list(p.overrides), "hash": p.hash} for p in plan.points],
     }
     try:
-        before = json.loads((plan.folder / points.SWEEP).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        before = points.read_sweep(plan.folder)
+    except FileNotFoundError:
         return fields
+    except UserError as e:
+        raise UserError(f"{e}; delete it, or choose another sweep=NAME") from None
     for key, values in before["keys"].items():
         mine = fields["keys"].setdefault(key, [])
         mine += [v for v in values if v not in mine]
@@ -180,7 +182,7 @@ def _end(plan: plans.Plan, folders: Sequence[str], began: float, stopped: bool, 
 
     ran = [p.folder for p in plan.points]
     if plan.adaptive:
-        fields = json.loads((plan.folder / points.SWEEP).read_text(encoding="utf-8"))
+        fields = points.read_sweep(plan.folder)
         ran = [p["folder"] for p in fields["points"]]
     outcomes = {name: points.outcome(plan.folder / name) for name in ran}
     complete = [n for n, o in outcomes.items() if o.get("status") == "completed"]

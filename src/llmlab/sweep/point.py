@@ -18,10 +18,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from llmlab.config.spelling import quoted
 from llmlab.errors import UserError
+from llmlab.json_files import read_json
 from llmlab.lab import record, status
 from llmlab.lab.files import write_atomic
 from llmlab.lab.parent import follow
@@ -36,6 +37,32 @@ SLURM = ("SLURM_NTASKS", "SLURM_NTASKS_PER_NODE", "SLURM_PROCID", "SLURM_LOCALID
 THREADS = ("OMP", "MKL", "OPENBLAS", "BLIS", "VECLIB_MAXIMUM", "NUMBA", "NUMEXPR")
 POLL = 0.1  # seconds
 PATIENCE = 60.0  # seconds for a run to end whose sweep was killed
+
+
+class Note(TypedDict, total=False):
+    """point.json: what is being done in a point's folder."""
+
+    hash: str
+    overrides: list[str]
+    invocation: str
+    how: str
+    began: float | None
+    ended: float | None
+    log: int
+
+
+class SweptPoint(TypedDict):
+    """A point in sweep.json."""
+
+    folder: str
+    overrides: list[str]
+
+
+class Sweep(TypedDict):
+    """sweep.json, as far as a sweep reads its own again."""
+
+    keys: dict[str, list[str]]
+    points: list[SweptPoint]
 
 
 def standing(folder: Path, wanted: str) -> str:
@@ -69,11 +96,16 @@ def outcome(folder: Path) -> dict[str, Any]:
 
 
 def read(folder: Path) -> dict[str, Any]:
-    """point.json, empty where there is none."""
+    """point.json, empty where there is none. UserError if it is damaged."""
     try:
-        return json.loads((folder / NAME).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_json(folder / NAME, Note)
+    except FileNotFoundError:
         return {}
+
+
+def read_sweep(folder: Path) -> dict[str, Any]:
+    """sweep.json. UserError if it is damaged, FileNotFoundError if it is not there."""
+    return read_json(folder / SWEEP, Sweep)
 
 
 def loss(fields: Mapping[str, Any]) -> float | None:
@@ -167,7 +199,7 @@ class Runner:
         found = digest(compose(overrides, self.config_dirs))
         with _alone(Path(self.folder)):
             path = Path(self.folder, SWEEP)
-            fields = json.loads(path.read_text(encoding="utf-8"))
+            fields = read_sweep(path.parent)
             point = {"folder": folder.name, "overrides": overrides, "hash": found}
             fields["points"] = [p for p in fields["points"] if p["folder"] != folder.name] + [point]
             for override in overrides:

@@ -6,11 +6,12 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from llmlab.errors import UserError
+from llmlab.json_files import read_text
 from llmlab.lab.files import write_atomic
 
 METRICS, TIMING = "metrics.csv", "timing.csv"
@@ -23,8 +24,7 @@ class Table:
         self.path = path
         self.columns: list[str] | None = None
         if path.exists():
-            with open(path, newline="", encoding="utf-8") as f:
-                self.columns = next(csv.reader(f), None)
+            self.columns = next((cells for _, cells in _lines(path)), None)
 
     def write(self, row: Mapping[str, Any], columns: Sequence[str]) -> None:
         try:
@@ -44,11 +44,39 @@ class Table:
 
 
 def read(path: Path) -> list[dict[str, float | None]]:
-    """Rows of a table; empty cells are None."""
+    """Rows of a table; empty cells are None. A torn last row is none; UserError names any other that can't be read."""
     if not path.exists():
         return []
-    with open(path, newline="", encoding="utf-8") as f:
-        return [{k: (float(v) if v else None) for k, v in row.items() if k} for row in csv.DictReader(f)]
+    lines = _lines(path)
+    _, header = next(lines, (0, []))
+    return [
+        {name: _number(cell, name, path, n) for name, cell in zip(header, cells, strict=True)} for n, cells in lines
+    ]
+
+
+def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """(line of the file, its cells); what follows the last line break is torn, or nothing."""
+    lines = read_text(path).split("\n")[:-1]
+    width = None
+    for number, line in enumerate(lines, 1):
+        try:
+            cells = next(csv.reader([line]), [])
+        except csv.Error as e:  # a cell of more than 131,072 characters
+            raise UserError(f"{path}, line {number}: {e}") from None
+        if not cells:
+            continue
+        width = len(cells) if width is None else width
+        if len(cells) != width:
+            raise UserError(f"{path}, line {number}: has {len(cells)} cells, but the first line has {width}")
+        yield number, cells
+
+
+def _number(cell: str, name: str, path: Path, line: int) -> float | None:
+    try:
+        return float(cell) if cell else None
+    except ValueError:
+        shown = repr(cell if len(cell) <= 40 else f"{cell[:37]}...")
+        raise UserError(f"{path}, line {line}: {name[:40]} must be a number, but is {shown}") from None
 
 
 def last_seconds(path: Path) -> float:
@@ -64,15 +92,16 @@ def cut(path: Path, step: int, *, keep_validation: bool) -> None:
     """
     if not path.exists():
         return
-    lines = path.read_text(encoding="utf-8").split("\n")
+    read(path)  # whether every row can be
+    lines = read_text(path).split("\n")
     header, rows = lines[0], lines[1:-1]  # what follows the last line break is torn or empty
     at = header.split(",").index("val_loss") if "val_loss" in header.split(",") else None
 
     def kept(row: str) -> bool:
         cells = row.split(",")
-        if len(cells) != len(header.split(",")) or int(cells[0]) > step:
+        if len(cells) != len(header.split(",")) or float(cells[0] or 0) > step:
             return False
-        return keep_validation or at is None or int(cells[0]) < step or not cells[at]
+        return keep_validation or at is None or float(cells[0] or 0) < step or not cells[at]
 
     write_atomic(path, "\n".join([header, *filter(kept, rows)]) + "\n")
 

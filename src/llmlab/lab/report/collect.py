@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import json
 import os
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from llmlab.config.spelling import unquoted
 from llmlab.errors import UserError
+from llmlab.json_files import read_json
 from llmlab.lab import record
 from llmlab.lab.folder import CONFIG
+from llmlab.training import metrics
 from llmlab.training.metrics import METRICS
 
 SWEEP = "sweep.json"
@@ -60,22 +61,17 @@ class Run:
 
     @cached_property
     def rows(self) -> dict[str, list[tuple[float, float]]]:
-        """{column: [(tokens, value)]} of metrics.csv, in the order of steps; what can't be read is left out."""
+        """{column: [(tokens, value)]} of metrics.csv, in the order of steps; none of a file that can't be read."""
         found: dict[str, list[tuple[float, float]]] = {}
         try:
-            with open(self.folder / METRICS, newline="", encoding="utf-8") as f:
-                reader = csv.reader(f)
-                header = next(reader, [])
-                wanted = [i for i, name in enumerate(header) if name == "loss" or name.startswith("val_")]
-                at = header.index("tokens")
-                for row in reader:
-                    if len(row) != len(header):
-                        continue
-                    for i in wanted:
-                        if row[i]:
-                            found.setdefault(header[i], []).append((float(row[at]), float(row[i])))
-        except (OSError, ValueError):
-            pass
+            for row in metrics.read(self.folder / METRICS):
+                at = row.get("tokens")
+                for name, value in row.items():
+                    if at is not None and value is not None and (name == "loss" or name.startswith("val_")):
+                        found.setdefault(name, []).append((at, value))
+        except (UserError, OSError) as e:
+            print(f"warning: {str(e).replace(str(self.folder), self.name)}; no curve is drawn of it", file=sys.stderr)
+            return {}
         return found
 
 
@@ -89,6 +85,23 @@ class Sweep:
     keys: Mapping[str, Sequence[str]]
     fixed: Sequence[str] = ()
     points: Sequence[Mapping[str, Any]] = ()
+
+
+class PointFile(TypedDict):
+    """A point in sweep.json."""
+
+    folder: str
+    overrides: list[str]
+
+
+class SweepFile(TypedDict, total=False):
+    """sweep.json."""
+
+    name: str | None
+    command: str
+    keys: dict[str, list]
+    fixed: list[str]
+    points: list[PointFile]
 
 
 @dataclass(frozen=True)
@@ -193,9 +206,14 @@ def _yaml(path: Path) -> Mapping[str, Any]:
 
 def _sweep(folder: Path) -> Sweep:
     try:
-        found = json.loads((folder / SWEEP).read_text(encoding="utf-8"))
-        keys = {str(k): [unquoted(str(v)) for v in values] for k, values in found.get("keys", {}).items()}
-        points = [p for p in found.get("points", ()) if isinstance(p.get("folder"), str)]
-        return Sweep(folder, found.get("name"), str(found.get("command", "")), keys, found.get("fixed", ()), points)
-    except (OSError, ValueError, AttributeError, TypeError) as e:
-        raise UserError(f"{folder / SWEEP} can't be read: {e}; delete it, or run the sweep again") from None
+        found: SweepFile = read_json(folder / SWEEP, SweepFile)
+    except UserError as e:
+        raise UserError(f"{e}; delete it, or run the sweep again") from None
+    return Sweep(
+        folder,
+        found.get("name"),
+        found.get("command", ""),
+        {k: [unquoted(str(v)) for v in values] for k, values in found.get("keys", {}).items()},
+        found.get("fixed", []),
+        found.get("points", []),
+    )

@@ -5,15 +5,24 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 from llmlab.errors import UserError
+from llmlab.json_files import parse_json
 
 NAME = "samples.jsonl"
 TOKENS = 40
 
 
 class Sample(NamedTuple):
+    step: int
+    prompt: str
+    text: str
+
+
+class Line(TypedDict):
+    """A sample as it is written."""
+
     step: int
     prompt: str
     text: str
@@ -59,7 +68,7 @@ def read(path: Path) -> list[Sample]:
     found = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
         try:
-            found.append(Sample(**json.loads(line)))
-        except (ValueError, TypeError):
+            found.append(Sample(**parse_json(line, Line, str(path))))
+        except (UserError, TypeError):  # torn, or with other keys
             continue
     return found
