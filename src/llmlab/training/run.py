@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import re
 import shlex
@@ -71,7 +70,7 @@ def train(composed: Any, folder: str | Path | None = None) -> Mapping[str, Any]:
         if task is None:
             return done
     else:
-        task = Task(dataclasses.replace(composed, cfg=settings.absolute(composed.cfg)), folder, {})
+        task = Task(composed, folder, {})
         if first and (folder / record.NAME).exists():
             kept = checkpoint.all_of(folder / checkpoint.FOLDER)
             how = " goes on with it" if kept else " resume_from=start begins it again"
@@ -164,7 +163,7 @@ def _train(task: Task, first: bool) -> Mapping[str, Any]:
     run = record.Record(task.folder, task.record, writes=first)
     if not task.resumes:
         if first:
-            run_folder.save(task.folder, cfg, recipe.spec)
+            run_folder.save(task.folder, settings.absolute(cfg), recipe.spec)
             recipe.corpus.tokenizer.save(task.folder)
         run.update(**opening.fields(task, recipe, horizon, place, cut))
         run.update(files=run_folder.hashes(task.folder) if first else {})
