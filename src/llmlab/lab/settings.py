@@ -92,12 +92,12 @@ def _typed(path: Path, name: str, given: dict[str, Any], cls: Any) -> Any:
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    node = OmegaConf.structured(cls)
+    node: Any = OmegaConf.structured(cls)
     for key in (k for k in given if k not in node):
         print(f"warning: {path}: {name}.{key} is no key of this version of llmlab; it is left out", file=sys.stderr)
     try:
         return OmegaConf.merge(node, {k: v for k, v in given.items() if k in node})
     except OmegaConfBaseException as e:
-        key = getattr(e, "full_key", None)
+        at = getattr(e, "full_key", None)
         reason = str(e).splitlines()[0]
-        raise UserError(f"{path}: {name}{'.' + str(key) if key else ''}: {reason}") from None
+        raise UserError(f"{path}: {name}{'.' + str(at) if at else ''}: {reason}") from None

@@ -280,7 +280,7 @@ def intact(folder: Path) -> str:
     kept = checkpoint.latest(folder / checkpoint.FOLDER, lambda line: None)
     if kept is None:
         return "there is no checkpoint to go on from"
-    return f"the checkpoint of step {checkpoint.step_of(kept):,} is intact: {_typed('resume', record.shown(folder))} goes on"
+    return f"the checkpoint of step {checkpoint.step_of(kept):,} is intact: {_resume(folder)} goes on"
 
 
 def _resume(folder: Path) -> str:
