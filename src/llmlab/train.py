@@ -238,9 +238,8 @@ def usage(argv: Sequence[str]) -> str:
         "  trainer.   arguments of Lightning's Trainer: max_steps, devices, ...    placement. "
         + keys(schema.Placement),
         "  logger.    wandb.* (project, entity, name, group, tags, mode, artifact), tensorboard.*, samples",
-        "  seed, precision, resume=RUN [resume_from=start] [data.path=MOVED], init_from=RUN|hf=FOLDER",
-        "  [init_from.tokenizer=new], hydra.run.dir=FOLDER; flags: --config-dir, --cfg, -m (sweep)",
-        "  with -m: sweep=NAME, hydra/launcher=joblib hydra.launcher.n_jobs=2 (so many at once), hydra/sweeper=optuna",
+        "  seed, precision, resume=RUN, resume_from, init_from=RUN|hf=FOLDER, init_from.tokenizer, hydra.run.dir=FOLDER",
+        "  flags: --config-dir, --cfg, -m (sweep=NAME, hydra/launcher=joblib hydra.launcher.n_jobs=2, hydra/sweeper=optuna)",
     ]
     return "\n".join([*lines, "", EXAMPLES])
 

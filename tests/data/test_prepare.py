@@ -314,3 +314,40 @@ def test_the_default_corpus(tmp_path):
         prepare(Data(), Tokenizer())
         times.append(time.perf_counter() - begin)
     assert min(times) < 0.3
+
+
+def test_a_full_disk_is_said_while_the_ids_are_written(tmp_path, monkeypatch):
+    """A limit on the size of files stands for the disk; what was half made is gone, and with room it is made."""
+    import resource
+
+    monkeypatch.setenv("LLMLAB_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "long.txt").write_text("".join(f"{i * 7919 % 1000} words, " for i in range(12_000)))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, limits[1]))
+    try:
+        with pytest.raises(UserError, match=r"the cache .* can't be written \(File too large\): set LLMLAB_CACHE"):
+            corpus(tmp_path / "long.txt")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [p.suffix for p in (tmp_path / "cache/corpora").iterdir()] == [".lock"]
+    assert corpus(tmp_path / "long.txt").tokens > 20_000
+
+
+def test_the_text_that_is_wanted_is_known_before_anything_is_tokenized(folder_of_texts, tmp_path, monkeypatch):
+    from llmlab.data import fingerprint
+
+    found = corpus(folder_of_texts)
+    again = prepare(Data(source="files", path=str(folder_of_texts), seq_len=16), BPE, text=found.fingerprint)
+    assert again.folder == found.folder
+    (folder_of_texts / "zz.txt").write_text("one more " * 50)
+    monkeypatch.setattr(sys.modules["llmlab.data.prepare"], "make", lambda *_: pytest.fail("a tokenizer was made"))
+    with pytest.raises(fingerprint.OtherText) as e:
+        prepare(Data(source="files", path=str(folder_of_texts), seq_len=16), BPE, text=found.fingerprint)
+    before = fingerprint.read(found.folder)
+    n = len(before)
+    assert fingerprint.fingerprint(before) == found.fingerprint
+    assert fingerprint.changes(before, e.value.documents) == f"it had {n} documents; 1 added"
+    assert fingerprint.changes(n, e.value.documents) == f"it now has {n + 1} documents, and had {n}"
+    assert fingerprint.changes(None, e.value.documents) == f"it now has {n + 1} documents"
+    assert fingerprint.changes(before, before[::-1]) == f"it has the same {n} documents in another order"
+    assert fingerprint.changes(before, before[1:]) == f"it had {n} documents; 1 removed"

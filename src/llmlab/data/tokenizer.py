@@ -19,7 +19,7 @@ from llmlab.data import encoding, tokenizer_limits
 from llmlab.data import special as special_tokens
 from llmlab.data.special import ADDED, CONFIG, MAP
 from llmlab.errors import UserError
-from llmlab.json_files import parse_json, read_json, read_text
+from llmlab.json_files import read_json, read_text
 
 if TYPE_CHECKING:
     import tokenizers
@@ -78,7 +78,7 @@ class Tokenizer:
         """The ids that a document begins with, mostly one (bos) or none.
 
         None: those that the tokenizer's own template (its post-processor) puts before a text; of ours, none. True: those,
-        or the bos_token that its tokenizer_config.json names. Raises UserError if it names none.
+        or the bos_token that the files beside it name. Raises UserError if it names none.
         """
         if self.kind != "file" or bos is False:
             return ()
@@ -90,11 +90,10 @@ class Tokenizer:
                 break
         if not bos:
             return ()
-        token: Any = parse_json(self.beside.get(BESIDE[0], "{}"), dict, BESIDE[0]).get("bos_token")
-        token = token.get("content") if isinstance(token, dict) else token
-        i = self.inner.token_to_id(token) if isinstance(token, str) else None
+        token = special_tokens.read(self.beside, "the tokenizer").name("bos")
+        i = None if token is None else self.inner.token_to_id(token)
         if i is None:
-            raise UserError(f"data.bos=true: the tokenizer names no bos_token in its {BESIDE[0]}; leave it out")
+            raise UserError(f"data.bos=true: the files beside tokenizer.json name no bos_token; leave it out")
         return (i,)
 
     @property

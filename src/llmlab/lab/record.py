@@ -50,7 +50,7 @@ class Fields(TypedDict, total=False):
     command: str
     overrides: list[str]
     typed: list[str]
-    seed: int
+    seed: int | str  # a text in the record of a point that could not begin
     family: str
     parts: dict[str, str]
     layers: list[str]

@@ -93,7 +93,7 @@ def _typed(path: Path, name: str, given: dict[str, Any], cls: Any) -> Any:
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    node = OmegaConf.structured(cls)
+    node: Any = OmegaConf.structured(cls)
     for key in (k for k in given if k not in node):
         print(f"warning: {path}: {name}.{key} is no key of this version of llmlab; it is left out", file=sys.stderr)
     try:

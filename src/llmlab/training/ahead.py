@@ -81,12 +81,12 @@ def _fit(path: Path, model: nn.Module) -> None:
         with safe_open(path / checkpoint.WEIGHTS, "pt") as f:
             there = {n: torch.empty(f.get_slice(n).get_shape(), device="meta") for n in f.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as e:
-        raise UserError(f"init_from={path}: {checkpoint.problem(path) or e}") from e
+        raise UserError(f"init_from={record.shown(path)}: {checkpoint.problem(path) or e}") from e
     there |= {alias: there[owner] for alias, owner in checkpoint.tied(path).items()}
     if wrong := build.misfits(model.state_dict(keep_vars=True), there):
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         raise UserError(
-            f"init_from={path}: the weights do not fit this model: {'; '.join(wrong[:3])}{more}; "
+            f"init_from={record.shown(path)}: the weights do not fit this model: {'; '.join(wrong[:3])}{more}; "
             f"give the sizes and parts that they were trained with{_typed(path)}"
         )
 

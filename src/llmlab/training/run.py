@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import re
 import shlex
@@ -72,7 +71,7 @@ def train(composed: Any, folder: str | Path | None = None) -> Mapping[str, Any]:
         if task is None:
             return done
     else:
-        task = Task(dataclasses.replace(composed, cfg=settings.absolute(composed.cfg)), folder, {})
+        task = Task(composed, folder, {})
         if first and (folder / record.NAME).exists():
             kept = checkpoint.all_of(folder / checkpoint.FOLDER)
             how = " goes on with it" if kept else " resume_from=start begins it again"
@@ -169,7 +168,7 @@ def _train(task: Task, first: bool) -> Mapping[str, Any]:
     run = record.Record(task.folder, task.record, writes=first)
     if not task.resumes:
         if first:
-            run_folder.save(task.folder, cfg, recipe.spec)
+            run_folder.save(task.folder, settings.absolute(cfg), recipe.spec)
             recipe.corpus.tokenizer.save(task.folder)
         run.update(**opening.fields(task, recipe, horizon, last_step, place, cut, intervals))
         run.update(files=run_folder.hashes(task.folder) if first else {})
@@ -286,7 +285,7 @@ def intact(folder: Path) -> str:
     kept = checkpoint.latest(folder / checkpoint.FOLDER, lambda line: None)
     if kept is None:
         return "there is no checkpoint to go on from"
-    return f"the checkpoint of step {checkpoint.step_of(kept):,} is intact: {_typed('resume', record.shown(folder))} goes on"
+    return f"the checkpoint of step {checkpoint.step_of(kept):,} is intact: {_resume(folder)} goes on"
 
 
 def _resume(folder: Path) -> str:

@@ -100,6 +100,7 @@ def _here(planned: Subject, mfu: float) -> Here | None:
 
     import torch
 
+    from llmlab.data import cache
     from llmlab.lab.plan import build
     from llmlab.training import ahead, meter
     from llmlab.training.placement import COMPUTED
@@ -108,7 +109,7 @@ def _here(planned: Subject, mfu: float) -> Here | None:
     if (capacity := ahead.available(cpu)) is None:
         return None
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    peak = meter.matmul_peak(cpu, COMPUTED[planned.cfg.precision], meter.cache_folder())
+    peak = meter.matmul_peak(cpu, COMPUTED[planned.cfg.precision], cache.root())
     return build.here(planned, cores, capacity, peak, mfu)
 
 
