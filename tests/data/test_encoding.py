@@ -252,7 +252,7 @@ def test_what_llmlab_learns_has_no_bos(tmp_path):
     tokenizer.save(tmp_path)
     again = make(schema.Tokenizer(kind="file", path=str(tmp_path)), [], [], ("eos",))
     assert tokenizer.opening() == tokenizer.opening(True) == again.opening() == ()
-    with pytest.raises(UserError, match=r"data\.bos=true: the tokenizer names no bos_token"):
+    with pytest.raises(UserError, match=r"data\.bos=true: the files beside tokenizer\.json name no bos_token"):
         again.opening(True)
 
 

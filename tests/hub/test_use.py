@@ -118,7 +118,7 @@ def test_eval_begins_each_window_as_the_tokenizer_begins_a_text(made, words, tmp
 def test_bos_that_there_is_not(made, words, capsys):
     code, _, err = said(capsys, "eval", f"hf={made[0]}", f"data={words.text}", "bos=true")
     assert code == 1 and err == (
-        "error: data.bos=true: the tokenizer names no bos_token in its tokenizer_config.json; leave it out\n"
+        "error: data.bos=true: the files beside tokenizer.json name no bos_token; leave it out\n"
     )
     code, _, err = said(capsys, "eval", "run=x", "bos=true")
     assert code == 1 and err.startswith("error: bos= is for hf=")

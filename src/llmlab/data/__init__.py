@@ -3,7 +3,8 @@
 `llmlab.data.loader` is imported apart: it needs torch, and what stands here does not.
 """
 
-from llmlab.data.prepare import Corpus, prepare
+from llmlab.data.corpus import Corpus
+from llmlab.data.prepare import prepare
 from llmlab.data.windows import Stream, Windows
 
 __all__ = ["Corpus", "Stream", "Windows", "prepare"]

@@ -8,15 +8,15 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import DTypeLike
 
-from llmlab.data import account, cache, encoding, fingerprint, ngram
+from llmlab.data import account, cache, encoding, fingerprint
+from llmlab.data.corpus import PARTS, Corpus
 from llmlab.data.fingerprint import OtherText
 from llmlab.data.sources import Document, Source, open_source
 from llmlab.data.tokenizer import BESIDE, FILE, SPECIAL, Tokenizer, ends_nothing, make
@@ -25,80 +25,8 @@ from llmlab.errors import UserError
 
 if TYPE_CHECKING:
     from llmlab.config import schema
-    from llmlab.slots import Vocabulary
 
-PARTS = ("train", "validation")
-MODULES = (
-    "prepare",
-    "sources",
-    "library",
-    "files",
-    "listing",
-    "account",
-    "tokenizer",
-    "tokenizer_limits",
-    "encoding",
-    "fingerprint",
-    "ngram",
-    "special",
-)
-NGRAM_TOKENS = 20_000_000  # training tokens that the n-gram models count at most
 AT_ONCE = 1 << 22  # values copied at once
-
-
-@dataclass(frozen=True)
-class Corpus:
-    """A prepared corpus, memory-mapped.
-
-    `manifest` has what is known without opening anything else: fingerprint (sha256 over the documents in order,
-    whatever the split and the tokenizer), documents, bytes and tokens by part, the vocabulary, how it was split.
-    """
-
-    folder: Path
-    manifest: dict[str, Any]
-    train: Stream
-    validation: Stream
-
-    @property
-    def fingerprint(self) -> str:
-        return self.manifest["fingerprint"]
-
-    @property
-    def tokens(self) -> int:
-        """Of both parts together."""
-        return len(self.train) + len(self.validation)
-
-    @property
-    def validation_bytes(self) -> int:
-        """Bytes of the held-out text in UTF-8."""
-        return self.manifest["bytes"]["validation"]
-
-    @property
-    def vocabulary(self) -> Vocabulary:
-        from llmlab.slots import Vocabulary
-
-        return Vocabulary(self.manifest["vocab_size"], self.manifest["special"])
-
-    @cached_property
-    def tokenizer(self) -> Tokenizer:
-        return Tokenizer.load(self.folder)
-
-    def ngram(self, orders: Sequence[int] = (2, 3)) -> dict[int, float]:
-        """Bits per byte of the validation part under Kneser-Ney models of the training part; computed once, then kept.
-
-        They count the first 20 million training tokens at most, and that is said.
-        """
-        file = self.folder / "ngram.json"
-        known = cache.read_checked(file) or {}
-        missing = [n for n in orders if str(n) not in known]
-        if missing:
-            if len(self.train) > NGRAM_TOKENS:
-                cache.say(f"the n-gram models count the first {NGRAM_TOKENS:,} of {len(self.train):,} training tokens")
-            counted, tokens = self.train.tokens[:NGRAM_TOKENS], self.validation.tokens
-            found = ngram.kneser_ney(counted, tokens, self.validation_bytes, self.vocabulary.size, missing)
-            known |= {str(n): bits for n, bits in found.items()}
-            cache.keep(file, known)
-        return {n: known[str(n)] for n in orders}
 
 
 def prepare(
@@ -187,8 +115,11 @@ def same_tokenizer(folder: Path, other: Path) -> bool:
 
 
 def _code() -> str:
-    """sha256 of the modules that decide what is in a cached corpus: it is made anew when one of them changes."""
-    files = [Path(__file__).with_name(f"{name}.py") for name in MODULES]
+    """sha256 of the modules that decide what is in a cached corpus: it is made anew when one of them changes.
+
+    All of this folder: a module too many makes a corpus anew once, one too few would serve an old one for ever.
+    """
+    files = sorted(Path(__file__).parent.glob("*.py"))
     return hashlib.sha256(b"".join(f.read_bytes() for f in files)).hexdigest()
 
 

@@ -93,7 +93,7 @@ class Tokenizer:
         token = special_tokens.read(self.beside, "the tokenizer").name("bos")
         i = None if token is None else self.inner.token_to_id(token)
         if i is None:
-            raise UserError(f"data.bos=true: the files beside tokenizer.json name no bos_token; leave it out")
+            raise UserError("data.bos=true: the files beside tokenizer.json name no bos_token; leave it out")
         return (i,)
 
     @property

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 from llmlab.data import cache
 from llmlab.data import fingerprint as fingerprints
+from llmlab.data.corpus import Corpus
 from llmlab.data.fingerprint import OtherText
-from llmlab.data.prepare import Corpus, cached, prepare
+from llmlab.data.prepare import cached, prepare
 from llmlab.errors import UserError
 from llmlab.json_files import read_json
 from llmlab.lab import folder as run_folder

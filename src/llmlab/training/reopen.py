@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from llmlab.config import schema
-from llmlab.data.prepare import Corpus
+from llmlab.data.corpus import Corpus
 from llmlab.errors import UserError
 from llmlab.json_files import checked
 from llmlab.lab import files, own_text, record, status

@@ -1,0 +1,74 @@
+"""A prepared corpus: two streams of tokens on disk, and what is known of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llmlab.data import cache, ngram
+from llmlab.data.tokenizer import Tokenizer
+from llmlab.data.windows import Stream
+
+if TYPE_CHECKING:
+    from llmlab.slots import Vocabulary
+
+PARTS = ("train", "validation")
+NGRAM_TOKENS = 20_000_000  # training tokens that the n-gram models count at most
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A prepared corpus, memory-mapped.
+
+    `manifest` has what is known without opening anything else: fingerprint (sha256 over the documents in order,
+    whatever the split and the tokenizer), documents, bytes and tokens by part, the vocabulary, how it was split.
+    """
+
+    folder: Path
+    manifest: dict[str, Any]
+    train: Stream
+    validation: Stream
+
+    @property
+    def fingerprint(self) -> str:
+        return self.manifest["fingerprint"]
+
+    @property
+    def tokens(self) -> int:
+        """Of both parts together."""
+        return len(self.train) + len(self.validation)
+
+    @property
+    def validation_bytes(self) -> int:
+        """Bytes of the held-out text in UTF-8."""
+        return self.manifest["bytes"]["validation"]
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        from llmlab.slots import Vocabulary
+
+        return Vocabulary(self.manifest["vocab_size"], self.manifest["special"])
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        return Tokenizer.load(self.folder)
+
+    def ngram(self, orders: Sequence[int] = (2, 3)) -> dict[int, float]:
+        """Bits per byte of the validation part under Kneser-Ney models of the training part; computed once, then kept.
+
+        They count the first 20 million training tokens at most, and that is said.
+        """
+        file = self.folder / "ngram.json"
+        known = cache.read_checked(file) or {}
+        missing = [n for n in orders if str(n) not in known]
+        if missing:
+            if len(self.train) > NGRAM_TOKENS:
+                cache.say(f"the n-gram models count the first {NGRAM_TOKENS:,} of {len(self.train):,} training tokens")
+            counted, tokens = self.train.tokens[:NGRAM_TOKENS], self.validation.tokens
+            found = ngram.kneser_ney(counted, tokens, self.validation_bytes, self.vocabulary.size, missing)
+            known |= {str(n): bits for n, bits in found.items()}
+            cache.keep(file, known)
+        return {n: known[str(n)] for n in orders}
