@@ -9,7 +9,7 @@ import time
 
 import pytest
 import torch
-from tables import numbers
+from small_runs import numbers
 
 from llmlab import cli
 from llmlab.lab import record

@@ -14,7 +14,7 @@ import pytest
 import ranks
 import torch
 from safetensors.torch import load_file
-from tables import numbers
+from small_runs import numbers
 
 from llmlab.config.compose import compose
 from llmlab.errors import UserError

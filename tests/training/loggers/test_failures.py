@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 from logged import RUN, history, run, written
-from tables import numbers
+from small_runs import numbers
 
 from llmlab.config.compose import compose
 from llmlab.lab import account

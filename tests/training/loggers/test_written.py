@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from logged import history, rows, weights, written
-from tables import numbers
+from small_runs import numbers
 
 from llmlab.lab import record
 from llmlab.training.loggers import samples

@@ -1,4 +1,12 @@
-"""What the metrics.csv of two runs have in common."""
+"""Small runs in this process, and what the metrics.csv of two have in common."""
+
+from llmlab.config.compose import compose
+from llmlab.training.run import train
+
+
+def run(folder, *overrides):
+    last = {o.partition("=")[0]: o for o in overrides}  # a key may be given once only
+    return train(compose(list(last.values())), folder)
 
 
 def numbers(folder):
