@@ -56,7 +56,8 @@ class Position(nn.Module):
     """position(sizes, /): where a token stands. Six hooks; the defaults do nothing, so this class is "no position".
 
     One instance serves all layers of a stack that name it with the same options and width; with `scope` "layer" each has
-    its own. Ids are (T,) or (B, T), or (1 or B, C, T) of a part that `counts` C things (a place and one in a block).
+    its own. Ids are (T,) or (B, T), or (1 or B, C, T) of a part that `counts` C things (a place and one in a block); what else
+    a part packs into the ids that it hands to itself is its own affair.
     """
 
     scope: Literal["stack", "layer"] = "stack"

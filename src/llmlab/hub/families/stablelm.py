@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 from llmlab.hub.entry import Config, Entry, activation, n_kv_heads, rope, rope_parameters, settings
 from llmlab.hub.families.decoder import HEADS, classes
 from llmlab.hub.families.llama import ATTENTION, FFN
@@ -54,6 +56,9 @@ DEFAULTS: Config = {
 
 def read(c: Config) -> list[str]:
     heads, kv = c["num_attention_heads"], c["num_key_value_heads"] or c["num_attention_heads"]
+    position = rope(c, partial=0.25, even=c["hidden_size"] // heads)
+    if c.get("rope_pct", position["fraction"]) != position["fraction"]:
+        warnings.warn(f"config.json: rope_pct={c['rope_pct']} is not read, as by transformers", stacklevel=2)
     values = {
         "dim": c["hidden_size"],
         "n_layers": c["num_hidden_layers"],
@@ -75,7 +80,7 @@ def read(c: Config) -> list[str]:
         f"block={'parallel' if c['use_parallel_residual'] else 'pre'}",
         f"attention={'mha' if kv == heads else 'gqa'}",
         *settings("model", values),
-        *settings("position", rope(c, partial=0.25, even=c["hidden_size"] // heads)),
+        *settings("position", position),
     ]
 
 
