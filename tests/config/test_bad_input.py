@@ -125,6 +125,17 @@ TABLE = [
         "tokenizer=char tokenizer.vocab_size=10",
         r"tokenizer\.vocab_size: tokenizer=char has a token for each character .*",
     ),
+    (
+        f"model.dim={'9' * 400}",
+        r"model\.dim must be at most 1,000,000,000,000,000, but is 9{20}\.\.\. \(400 characters\)",
+    ),
+    ("model.n_layers=1000000000", r"model\.n_layers must be at most 10,000, but is 1000000000"),
+    ("seed=1e400", r"seed=1e400: must be a whole number, but is 'inf'"),
+    (f"seed={2**64}", r"seed must be at most 9,223,372,036,854,775,807, but is 18446744073709551616"),
+    ("budget.tokens=1e308", r"budget\.tokens must be at most .*, but is 1e\+308"),
+    ("budget.tokens=-1", r"budget\.tokens must be more than 0, but is -1\.0"),
+    (f"train.batch_size={10**14 + 1} train.micro_batch_size=7", r"train\.micro_batch_size=7 does not divide .*"),
+    (f"data=files data.path={'x' * 5000}", r".*x.*"),
     ("tokenizer.vocab_size=10", r"tokenizer\.vocab_size must be at least 257, but is 10"),
 ]
 
