@@ -59,6 +59,27 @@ def test_the_weights_are_those_of_the_newest_checkpoint_or_of_the_step_asked_for
         assert json.loads((folder / "export.json").read_text())["step"] == step
 
 
+def test_a_run_that_has_diverged_is_neither_exported_nor_gone_on_with(trained, tmp_path):
+    weights, state = checkpoint.read(trained / "checkpoints" / checkpoint.name(12))
+    shutil.copytree(trained, tmp_path / "run")
+    path = tmp_path / "run" / "checkpoints" / checkpoint.name(12)
+    name = next(n for n in weights if n.endswith("ffn.down.weight"))
+    weights[name].view(-1)[0] = torch.nan
+    checkpoint.write(path, weights, state)
+    for format in ("llmlab", "hf"):
+        with pytest.raises(
+            UserError, match=f"{path} is of a run that has diverged: {name} holds NaN or infinity in 1 of"
+        ):
+            export(tmp_path / "run", tmp_path / "out", format)
+    assert not (tmp_path / "out").exists()
+    for read in (
+        checkpoint.read,
+        lambda _: load_model(tmp_path / "run"),
+    ):  # resume and init_from; generate, chat and eval
+        with pytest.raises(UserError, match=f"diverged: {name}"):
+            read(path)
+
+
 def test_it_is_what_eval_generate_and_init_from_take(trained, exported, tiny, tmp_path, capsys):
     run_alone = tmp_path / "alone"
     shutil.copytree(exported, run_alone)

@@ -236,3 +236,33 @@ def test_parts_of_a_record_have_what_the_objective_brings():
         "stacks.decoder.mask": "causal",
         "heads.tokens": "lm",
     }
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("20,1.5", "line 3: has 2 cells, but the first line has 3"),
+        ("20,abc,1", "line 3: loss must be a number, but is 'abc'"),
+        ("20,\0,1", "line 3: loss must be a number, but is"),
+        (f"20,{'9' * 200_000},1", "line 3: field larger than field limit"),
+        (f"20,{'a' * 5000},1", "line 3: loss must be a number, but is 'aaa"),
+    ],
+)
+def test_a_row_of_metrics_that_can_not_be_read_is_named(tmp_path, line, said):
+    from llmlab.errors import UserError
+    from llmlab.training import metrics
+
+    path = tmp_path / metrics.METRICS
+    path.write_text(f"step,loss,val_loss\n10,2.5,\n{line}\n30,1.")
+    for use in (metrics.read, lambda p: metrics.cut(p, 20, keep_validation=True)):
+        with pytest.raises(UserError, match=said) as e:
+            use(path)
+        assert str(e.value).startswith(str(path)) and len(str(e.value)) < 300
+    path.write_text("step,loss,val_loss\n10,2.5,\n20,2.0,1.5\n30,1.")
+    assert metrics.read(path) == [
+        {"step": 10, "loss": 2.5, "val_loss": None},
+        {"step": 20, "loss": 2.0, "val_loss": 1.5},
+    ]
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(UserError, match="is not UTF-8"):
+        metrics.read(path)

@@ -63,7 +63,7 @@ POSITIVE: tuple[str, ...] = (
 )
 POSITIVE += ("model.logit_softcap", "train.clip", "budget.tokens", "budget.flops", "budget.minutes", "optimizer.lr")
 POSITIVE += ("data.validation",)
-MOST, MOST_FLOAT, MOST_SEED, MOST_LAYERS = 10**15, 1e30, 2**63 - 1, 10_000
+MOST, MOST_FLOAT, MOST_SEED, MOST_LAYERS = 10**15, 10**30, 2**63 - 1, 10_000
 SHARES = ("model.dropout", "model.attention.dropout", "model.ffn.dropout")
 
 
@@ -168,14 +168,15 @@ def strays(cfg: DictConfig, path: str = "", root: DictConfig | None = None) -> l
     return found
 
 
-def _largest(where: str, value: Any) -> float | None:
+def _largest(where: str, value: Any) -> int | None:
     """What a number, or one in a list, goes beyond; None if it does not. Tensors count in 64 bits, Python without end."""
     if isinstance(value, Sequence) and not isinstance(value, str):
         return next((most for v in value if (most := _largest(where, v)) is not None), None)
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     most = MOST_LAYERS if where.endswith(".n_layers") else MOST_SEED if where.endswith("seed") else MOST
-    return most if abs(value) > (MOST_FLOAT if isinstance(value, float) else most) else None
+    most = MOST_FLOAT if isinstance(value, float) else most
+    return most if abs(value) > most else None
 
 
 def _short(value: Any) -> str:

@@ -233,7 +233,7 @@ def test_bad_input(words, message, runs, tmp_path, monkeypatch, capsys):
 def test_a_sweep_file_that_is_torn(runs, built, tmp_path):
     s = runs.sweep(tmp_path / "s", {"mha": {1: 2.0}})
     (s / "sweep.json").write_text("[")
-    with pytest.raises(UserError, match=r"sweep.json can't be read: .*; delete it, or run the sweep again"):
+    with pytest.raises(UserError, match=r"sweep.json: .*; delete it, or run the sweep again"):
         built(s)
 
 
