@@ -286,7 +286,7 @@ def test_a_disk_that_fills_after_a_checkpoint(record_fits, folder, monkeypatch, 
     err = capsys.readouterr().err
     (line,) = [x for x in err.splitlines() if x.startswith("error: ")]
     assert line.startswith("error: run/metrics.csv could not be written: No space left on device; ")
-    assert line.endswith("the checkpoint of step 8 is intact: resume=run goes on")
+    assert "; the checkpoint of step 8 is intact: " in line and line.endswith(" train resume=run goes on")
     told = record.read(folder)
     assert told["status"] == ("failed" if record_fits else "died")
     if record_fits:
