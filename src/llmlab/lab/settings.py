@@ -69,6 +69,7 @@ def read(path: Path) -> tuple[Any, dict[str, Any]]:
             cfg[slot] = _typed(path, slot, plain[slot], registry.schema(*part))
     for name in ("init_from", "resume", "resume_from", "experiment_name", "sweep"):
         cfg.setdefault(name, None)
+    cfg.setdefault("init_tokenizer", "own")
     return cfg, plain
 
 
