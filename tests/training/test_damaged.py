@@ -146,7 +146,7 @@ def test_every_field_of_a_record_may_be_of_the_wrong_kind(folder, capsys):
             (row,) = runs.find([Path(".")])
             if row["status"] == "unreadable" and "status" in changed:
                 assert row["reason"].startswith(f"run/run.json: {key}")
-        if key in ("budget", "hardware", "steps", "overrides", "status"):
+        if key in ("budget", "hardware", "steps", "overrides", "status", "parameters", "flops_per_token"):
             (folder / "run.json").write_text(json.dumps({k: v for k, v in fields.items() if k != key}))
             code, line = ask(capsys, "train")
             assert code == 1 and f"run/run.json: {key}" in line
