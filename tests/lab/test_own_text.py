@@ -113,6 +113,20 @@ def test_another_tokenizer_is_refused_unless_it_is_to_be_new(words, home, capsys
     assert not (home / "a").exists()
 
 
+def test_weights_without_their_tokenizer_begin_nothing(home, capsys):
+    (home / "made/special.json").unlink()
+    error = said(capsys, *begin("a", "data.path=other", "init_from=made"), code=1)
+    assert "init_from=made: there is no special.json in" in error and "init_from.tokenizer=new" in error
+    shutil.copy(home / "made/tokenizer.json", home / "made/special.json")
+    assert "special.json: " in said(capsys, *begin("a", "data.path=other", "init_from=made"), code=1)
+    tokenizer = (home / "made/tokenizer.json").read_text()
+    (home / "made/special.json").write_text(json.dumps({"kind": "bpe", "special": {"eos": 1}}))
+    error = said(capsys, *begin("a", "data.path=other", "init_from=made"), code=1)
+    assert "made/special.json is not as the run wrote it" in error
+    assert (home / "made/tokenizer.json").read_text() == tokenizer and not (home / "a").exists()
+    said(capsys, *begin("a", "data.path=other", *BPE, "init_from=made", "init_from.tokenizer=new"))
+
+
 def test_a_new_tokenizer_where_it_is_asked_for(home, capsys):
     told = said(capsys, *begin("a", "data.path=other", *BPE, "init_from=made", "init_from.tokenizer=new"))
     assert "note: init_from.tokenizer=new" in told

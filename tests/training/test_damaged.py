@@ -146,7 +146,7 @@ def test_every_field_of_a_record_may_be_of_the_wrong_kind(folder, capsys):
             (row,) = runs.find([Path(".")])
             if row["status"] == "unreadable" and "status" in changed:
                 assert row["reason"].startswith(f"run/run.json: {key}")
-        if key in ("budget", "hardware", "steps", "overrides", "status"):
+        if key in ("budget", "hardware", "steps", "overrides", "status", "parameters", "flops_per_token"):
             (folder / "run.json").write_text(json.dumps({k: v for k, v in fields.items() if k != key}))
             code, line = ask(capsys, "train")
             assert code == 1 and f"run/run.json: {key}" in line
@@ -286,7 +286,7 @@ def test_a_disk_that_fills_after_a_checkpoint(record_fits, folder, monkeypatch, 
     err = capsys.readouterr().err
     (line,) = [x for x in err.splitlines() if x.startswith("error: ")]
     assert line.startswith("error: run/metrics.csv could not be written: No space left on device; ")
-    assert line.endswith("the checkpoint of step 8 is intact: resume=run goes on")
+    assert "; the checkpoint of step 8 is intact: " in line and line.endswith(" train resume=run goes on")
     told = record.read(folder)
     assert told["status"] == ("failed" if record_fits else "died")
     if record_fits:

@@ -47,8 +47,14 @@ def words(cfg: DictConfig, parsed: Iterable[Override]) -> list[str]:
     if cfg.init_tokenizer == "new" or locate.named(cfg.init_from) is not None:
         return []  # a Hugging Face folder brings its own in hub.begin
     folder = home(cfg.init_from)
-    if not (folder / FILE).is_file() or not (folder / SPECIAL).is_file():
-        return []  # no run, or a damaged one: that is said when its weights are looked for
+    if not (folder / CONFIG).exists():
+        return []  # no run: that is said in its own words
+    for name in (FILE, SPECIAL):
+        if not (folder / name).is_file():
+            raise UserError(
+                f"init_from={cfg.init_from}: there is no {name} in {folder}, and its weights know the tokens of that "
+                "tokenizer only; bring it back, or type init_from.tokenizer=new to put them under another"
+            )
     typed = [str(o.input_line) for o in parsed if is_about(o.key_or_group)]
     if typed and not _agrees(cfg.tokenizer, folder):
         raise UserError(

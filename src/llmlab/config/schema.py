@@ -171,7 +171,7 @@ def root(slots: tuple[str, ...] = SLOTS) -> type:
         ("resume", Optional[str], None),
         ("resume_from", Optional[str], None),  # start: begin again where no checkpoint of the resumed run is sound
         ("init_from", Optional[str], None),
-        ("init_tokenizer", str, "own"),  # typed as init_from.tokenizer: own, that of init_from; new, as tokenizer= says
+        ("init_tokenizer", Optional[str], None),  # typed as init_from.tokenizer: own (None) or new, as tokenizer= says
         ("experiment_name", Optional[str], None),
         ("sweep", Optional[str], None),  # the sweep that the run belongs to
     ]

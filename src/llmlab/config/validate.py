@@ -220,7 +220,9 @@ def _values(cfg: DictConfig) -> list[str]:
     def value(key: str) -> Any:
         return OmegaConf.select(cfg, key)
 
-    found += [_not_among(k, value(k), v) for k, v in CHOICES.items() if value(k) is not None and value(k) not in v]
+    typed_as = {"init_tokenizer": "init_from.tokenizer"}
+    chosen = [(k, value(k), valid) for k, valid in CHOICES.items() if value(k) is not None]
+    found += [_not_among(typed_as.get(k, k), v, valid) for k, v, valid in chosen if v not in valid]
     found += [f"{k} must be more than 0, but is {value(k)}" for k in POSITIVE if value(k) is not None and value(k) <= 0]
     if cfg.data.validation >= 1:
         found.append(f"data.validation must be less than 1, but is {cfg.data.validation}")

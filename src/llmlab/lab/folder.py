@@ -131,10 +131,14 @@ def checkpoint_of(run: str | Path, warn: Callable[[str], None] | None = None) ->
     return found
 
 
-def start_of(init_from: str) -> Path:
-    """The checkpoint that a run begins with: of a run, or a Hugging Face folder (`is_foreign`)."""
-    name = locate.named(init_from)
-    return checkpoint_of(init_from) if name is None else locate.locate(name)
+def start_of(init_from: str, *, tokenizer: bool = True) -> Path:
+    """The checkpoint that a run begins with: of a run, or a Hugging Face folder (`is_foreign`). tokenizer: it comes along."""
+    if (name := locate.named(init_from)) is not None:
+        return locate.locate(name)
+    folder = home(init_from)
+    if tokenizer and not (folder / EXPORT).exists():  # whose weights are checked with all that lies beside them
+        undamaged(folder, TOKENIZER, record.read(folder))
+    return checkpoint_of(init_from)
 
 
 def is_foreign(path: Path) -> bool:

@@ -44,7 +44,7 @@ class Shape(TypedDict):
     optimizer: dict[str, Any]
     schedule: dict[str, Any]
     init_from: NotRequired[str | None]
-    init_tokenizer: NotRequired[str]
+    init_tokenizer: NotRequired[str | None]
     resume: NotRequired[str | None]
     resume_from: NotRequired[str | None]
     experiment_name: NotRequired[str | None]
@@ -69,6 +69,7 @@ def read(path: Path) -> tuple[Any, dict[str, Any]]:
             cfg[slot] = _typed(path, slot, plain[slot], registry.schema(*part))
     for name in ("init_from", "resume", "resume_from", "experiment_name", "sweep"):
         cfg.setdefault(name, None)
+    cfg.setdefault("init_tokenizer", None)
     return cfg, plain
 
 

@@ -28,6 +28,11 @@ class Threads(TypedDict):
     threads: int
 
 
+class Parameters(TypedDict):
+    total: int
+    active: int
+
+
 class Needed(TypedDict):
     """Fields without which a run can't go on."""
 
@@ -35,6 +40,8 @@ class Needed(TypedDict):
     budget: Steps
     hardware: Threads
     steps: int
+    parameters: Parameters
+    flops_per_token: float
 
 
 def task(composed: Any, done: dict[str, Any]) -> Task | None:

@@ -153,7 +153,9 @@ def _train(task: Task, first: bool) -> Mapping[str, Any]:
     recipe = recipes.Recipe.of(task.composed, task.spec, task.corpus)
     recipes.Batches.of(cfg, recipe, cut, 1)  # to refuse a corpus that is too small before anything is written
     strategies.check(cfg, place, recipe.spec)
-    weights = run_folder.start_of(cfg.init_from) if cfg.init_from and task.point is None else None
+    weights = None
+    if cfg.init_from and task.point is None:
+        weights = run_folder.start_of(cfg.init_from, tokenizer=cfg.init_tokenizer != "new")
     ahead.check(cfg, recipe, place, weights)
     horizon = _horizon(task, recipe, cut, place, first)
     last_step = _last_step(cfg, horizon["steps"])
