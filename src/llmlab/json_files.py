@@ -12,7 +12,7 @@ import types
 import typing
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union
+from typing import Any, Literal, NotRequired, Required, TypeVar, Union
 
 from llmlab.errors import UserError
 
@@ -184,12 +184,14 @@ def _literal(value: Any, shape: Any, key: str) -> str | None:
 def _typed_dict(value: Any, shape: Any, key: str) -> str | None:
     if not isinstance(value, dict):
         return _must(key, "an object", value)
-    # Python 3.11 and 3.12 count NotRequired keys among __required_keys__ where annotations are postponed.
+    # Not __required_keys__ alone: where annotations are texts (from __future__), it knows nothing of NotRequired.
     for name, hint in typing.get_type_hints(shape, include_extras=True).items():
-        optional = typing.get_origin(hint) is typing.NotRequired
-        hint = typing.get_args(hint)[0] if optional else hint
+        optional = name not in shape.__required_keys__
+        if typing.get_origin(hint) in (NotRequired, Required):
+            optional = typing.get_origin(hint) is NotRequired
+            (hint,) = typing.get_args(hint)
         if name not in value:
-            if name in shape.__required_keys__ and not optional:
+            if not optional:
                 return f"{_inner(key, name)} is missing"
         elif reason := _misfit(value[name], hint, _inner(key, name)):
             return reason

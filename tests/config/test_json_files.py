@@ -1,5 +1,7 @@
 """Files from outside: each thing that can be wrong with one is a line that names the file."""
 
+from __future__ import annotations
+
 import os
 from typing import Literal, NotRequired, TypedDict
 
