@@ -122,9 +122,9 @@ def _warn(command: str) -> None:
             print(f"warning: {problem}", file=sys.stderr)
 
 
-def _short(line: str, most: int = 2000) -> str:
+def _short(line: str, most: int = 700) -> str:
     """A line of which the middle is left out where it is very long: a word of 5,000 characters was typed."""
-    return line if len(line) <= most else f"{line[: most - 100]} ... {line[-95:]}"
+    return line if len(line) <= most else f"{line[: most - 205]} ... {line[-200:]}"
 
 
 def _lines(e: Exception) -> list[str]:
@@ -133,7 +133,7 @@ def _lines(e: Exception) -> list[str]:
     if (
         isinstance(e, OSError) and e.filename is not None and e.strerror
     ):  # of a name too long, a folder that can't be read
-        return [_short(f"{_short(str(e.filename), 200)}: {e.strerror}")]
+        return [_short(f"{_short(str(e.filename), 400)}: {e.strerror}")]
     if type(e).__module__.startswith(("hydra", "omegaconf")):
         return [" ".join(str(e).split())[:300]]
     first = (str(e).splitlines() or [""])[0]

@@ -227,7 +227,7 @@ def test_table(part, tmp_path):
     [
         ("model.n_heads=12 model.dim=36", r"position=rope turns pairs, .*"),
         ("position=learned model.max_positions=4", r"data\.seq_len=128 is more than the 4 positions .*"),
-        ("position.theta=0", r"position\.theta=0\.0 must be more than 0"),
+        ("position.theta=0", r"position\.theta=0 must be over 0 and at most 1e\+12"),
         ("init.std=-1", r"init\.std and init\.embed_std must be at least 0, .*"),
         ("optimizer.beta1=2", r"optimizer\.beta1 and .* less than 1, .*"),
         ("attention=mla attention.kv_rank=-1", r"attention\.kv_rank=-1 must be at least 1"),

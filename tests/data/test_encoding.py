@@ -250,6 +250,7 @@ def test_a_document_that_is_cut_begins_once(tmp_path):
 def test_what_llmlab_learns_has_no_bos(tmp_path):
     tokenizer = learnt([TEXT])
     tokenizer.save(tmp_path)
+    (tmp_path / "special.json").unlink()  # with it, it is known as one that was learnt here
     again = make(schema.Tokenizer(kind="file", path=str(tmp_path)), [], [], ("eos",))
     assert tokenizer.opening() == tokenizer.opening(True) == again.opening() == ()
     with pytest.raises(UserError, match=r"data\.bos=true: the files beside tokenizer\.json name no bos_token"):

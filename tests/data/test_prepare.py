@@ -325,7 +325,7 @@ def test_a_full_disk_is_said_while_the_ids_are_written(tmp_path, monkeypatch):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, limits[1]))
     try:
-        with pytest.raises(UserError, match=r"the cache .* can't be written \(File too large\): set LLMLAB_CACHE"):
+        with pytest.raises(UserError, match=r"the cache .* is full \(File too large; .*: set LLMLAB_CACHE"):
             corpus(tmp_path / "long.txt")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)

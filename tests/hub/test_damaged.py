@@ -60,7 +60,7 @@ DAMAGE = {
     ),
     "layers of a list": (
         lambda f: change(f / CONFIG, num_hidden_layers=10**9),
-        "num_hidden_layers=1000000000 is more than",
+        "num_hidden_layers=1000000000 must be a whole number from 1 to 10,000",
     ),
     "heads": (lambda f: change(f / CONFIG, num_attention_heads=2**31 - 1), "config.json: model.n_kv_heads"),
     "kind": (

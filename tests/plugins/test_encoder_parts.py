@@ -20,7 +20,7 @@ def test_positions_that_tell_padding_by_its_id_are_robertas():
     assert learned.table.weight.shape[0] == 32 + PAD + 1
     for masked in (None, torch.ones(3, 5, dtype=torch.bool)):  # whatever is masked
         assert torch.equal(learned.ids(Context(5, ids=IDS, valid=masked)), reference(IDS, PAD))
-    assert torch.equal(learned.ids(Context(5, ids=IDS, offset=4)), reference(IDS, PAD, past_key_values_length=4))
+    assert torch.equal(learned.ids(Context(5, ids=IDS, offset=4)), reference(IDS, PAD, 4))
     given = torch.tensor([[3, 9, 4, 4, 3]])
     assert learned.ids(Context(5, ids=IDS, positions=given)) is given
     close(learned.embed(given), learned.table.weight[given])

@@ -12,7 +12,7 @@ from llmlab.sweep.plan import Plan, Point
 def test_lines_and_the_time_that_is_left(tmp_path):
     """Points take 10 s; of four, one at a time, one is complete before, one ends now, one has run for 4 s."""
     points = tuple(Point(f"seed={i}", (f"seed={i}",), "") for i in range(4))
-    plan = Plan("a", tmp_path, (), (), (), {"seed": list("0123")}, (), points, jobs=1)
+    plan = Plan("a", tmp_path, (), (), (), (), {"seed": list("0123")}, (), points, jobs=1)
     out = io.StringIO()
     board = Board(plan, "now", {"seed=0"}, out)
 

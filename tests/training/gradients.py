@@ -10,6 +10,7 @@ from lightning.pytorch.callbacks import Callback
 
 from llmlab.config.compose import compose
 from llmlab.training import recipe, trainers
+from llmlab.training.intervals import Intervals
 from llmlab.training.run import Task
 
 
@@ -24,7 +25,8 @@ def gradients(overrides, folder):
     place = trainers.place(composed.cfg)
     cut = recipe.Cut.of(composed.cfg.train.batch_size, composed.cfg.train.micro_batch_size, place.world)
     task = Task(composed, Path(folder), {})
-    module, trainer, _ = trainers.make(task, recipe.Recipe.of(composed), cut, place, 12, 1, None)
+    intervals = Intervals.of(composed.cfg.train, 1000, 128, 12, {})
+    module, trainer, _ = trainers.make(task, recipe.Recipe.of(composed), cut, place, 12, 1, None, intervals)
     spy = Spy()
     trainer.callbacks.append(spy)
     trainers.fit(module, trainer, None)

@@ -16,7 +16,7 @@ from llmlab.training import checkpoint, recipe
 from llmlab.training.run import train
 from llmlab.training.strategies import zero
 from tests.training import ranks
-from tests.training.tables import numbers
+from tests.training.small_runs import numbers
 
 # Odd widths, so that shards of zero3 are padded; two micro-batches a step; clipping at work in every step.
 COMMON = [

@@ -293,7 +293,10 @@ def _data(composed: Composed) -> list[str]:
 
 
 def _heads(composed: Composed) -> list[str]:
-    """A head is built and trained where the objective has its role; typed for another it would do nothing."""
+    """A head is built and trained where the objective has its role; typed for another it would do nothing.
+
+    What the family's file names for other objectives may be typed as well: it changes nothing.
+    """
     objective = composed.cfg.objective
     if objective is None:
         return []
@@ -305,6 +308,7 @@ def _heads(composed: Composed) -> list[str]:
         for t in composed.typed
         if t.group == "head"
         and t.package.removeprefix("heads.") not in roles
+        and not t.kept
         and any(o.lstrip("+").startswith(f"head@{t.package}=") for o in composed.overrides)
     ]
 

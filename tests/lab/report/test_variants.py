@@ -157,7 +157,7 @@ def test_runs_that_do_not_count(runs, built, tmp_path):
     assert reasons["attention=mha,seed=1"] == "a newer run of the same seed is counted: again"
     assert reasons["short"] == "it was cut short at step 50, where others of the variant have 100"
     assert reasons["running"].startswith("died: ")
-    assert reasons["torn"].startswith("unreadable: torn/run.json can't be read")
+    assert reasons["torn"].startswith("unreadable: torn/run.json: not valid JSON")
     assert reasons["nan"] == "its val_loss is nan"
     assert len(reasons) == 6
     json.dumps(report.plain(), allow_nan=False)
