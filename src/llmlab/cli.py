@@ -124,7 +124,7 @@ def _warn(command: str) -> None:
 
 def _short(line: str, most: int = 700) -> str:
     """A line of which the middle is left out where it is very long: a word of 5,000 characters was typed."""
-    return line if len(line) <= most else f"{line[: most - 205]} ... {line[-200:]}"
+    return line if len(line) <= most else f"{line[: most - 230]} ... {line[-200:]}"
 
 
 def _lines(e: Exception) -> list[str]:
