@@ -198,7 +198,14 @@ def test_in_bfloat16_altogether_it_learns(alone):
 
 @pytest.mark.slow  # a process that starts another, each of which imports Lightning
 def test_the_command_starts_the_ranks_and_writes_a_sample_from_the_shards(common, two, alone, tmp_path):
-    typed = [*common, *MODELS["llama3"], *TWO["fsdp"], "train.micro_batch_size=2", f"hydra.run.dir={tmp_path / 'run'}"]
+    typed = [
+        *common,
+        *MODELS["llama3"],
+        *TWO["fsdp"],
+        "train.micro_batch_size=2",
+        "train.sample=true",
+        f"hydra.run.dir={tmp_path / 'run'}",
+    ]
     done = subprocess.run(
         [sys.executable, "-m", "llmlab", "train", *typed], capture_output=True, text=True, timeout=200
     )

@@ -42,6 +42,7 @@ def held(overrides: Sequence[str], stacks: Collection[str] | None, shapes: Mappi
     if executed:
         _refuse("layers", executed.count(",") + 1, MOST_UNSEEN, file, "llmlab reads up to")
         layers = {"execute": 1 + max(map(int, re.findall(r"\d+", executed)))}
+        there = _numbered_within(shapes)  # ALBERT's are numbered within numbered groups
     for key, n in (layers or {"": int(said.get("model.n_layers", 0))}).items():
         name = key.removeprefix("stacks.").removesuffix(".n_layers")
         of = f"layers of the {name}" if key.startswith("stacks.") else "layers"
@@ -58,6 +59,11 @@ def held(overrides: Sequence[str], stacks: Collection[str] | None, shapes: Mappi
 def _refuse(what: str, said: int, there: int, file: Path, by: str = "the weights hold") -> None:
     if said > there:
         raise UserError(f"{file} says {said:,} {what}, but {by} {there:,}")
+
+
+def _numbered_within(names: Iterable[str]) -> int:
+    """The different numbers of names, those of all their levels together."""
+    return len({tuple(re.findall(r"\.(\d+)(?=\.)", name)) for name in names} - {()})
 
 
 def _numbered(names: Iterable[str]) -> int:

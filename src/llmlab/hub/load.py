@@ -197,7 +197,7 @@ def _decide_tie(entry: Entry, config: Config, tensors: dict[str, Tensor]) -> Con
     if entry.head_key is None or entry.embed_key is None:
         return config
     config = {**config, STATED: config.get("tie_word_embeddings", False)}
-    if entry.always_tied:
+    if entry.always_tied and tensors:  # of a bare config.json nothing else can decide
         config["tie_word_embeddings"] = True
     embed = next((tensors[name] for name in _tables(entry) if name in tensors), None)
     head = tensors.get(entry.head_key)
