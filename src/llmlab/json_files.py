@@ -21,6 +21,9 @@ DEEPEST = 100  # levels; what transformers writes has fewer than 10
 LARGEST = 1 << 63  # whole numbers beyond it fit no tensor, and no float beyond some 300 digits
 
 T = TypeVar("T")
+NO_LIMIT = (
+    "model_max_length"  # where transformers writes int(1e30) for "none" into each tokenizer_config.json that it saves
+)
 NAMES = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", type(None): "null"}
 NAMES |= {dict: "an object", list: "a list"}
 
@@ -102,7 +105,7 @@ def _excess(value: Any) -> str | None:
         for node in level:
             if isinstance(node, dict):
                 below += [k for k in node if isinstance(k, str)]
-                below += node.values()
+                below += [v for k, v in node.items() if k != NO_LIMIT or isinstance(v, list | dict | str)]
             elif isinstance(node, list):
                 below += node
             elif isinstance(node, str):

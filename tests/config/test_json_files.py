@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from typing import Literal, NotRequired, TypedDict
 
@@ -53,6 +54,14 @@ def test_json_that_does_not_fit(tmp_path, text, said):
         read_json(tmp_path / "a.json", Shape)
     assert str(e.value).startswith(str(tmp_path / "a.json")) and said in str(e.value), e.value
     assert len(str(e.value)) < 300
+
+
+def test_the_number_by_which_transformers_says_no_limit(tmp_path):
+    (tmp_path / "a.json").write_text(json.dumps({"model_max_length": int(1e30)}))
+    assert read_json(tmp_path / "a.json")["model_max_length"] == int(1e30)
+    (tmp_path / "a.json").write_text(json.dumps({"model_max_length": {"eos": int(1e30)}}))
+    with pytest.raises(UserError, match="31 digits"):
+        read_json(tmp_path / "a.json")
 
 
 def test_files_that_are_none(tmp_path):
