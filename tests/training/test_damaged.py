@@ -142,6 +142,8 @@ WRONG = (None, [], "x", -1, 1e300)
 def test_rows_that_a_run_can_not_go_on_from_are_said_before_anything_is_written(name, folder, capsys):
     """Of another step than a whole one, or of no step: the rows behind the checkpoint could not be told from the others."""
     path = folder / name
+    if name == metrics.TIMING:  # too short a run has none
+        path.write_text("step,tokens_per_second\n4,900.0\n8,1000.0\n")
     before, known = path.read_bytes(), (folder / record.NAME).read_bytes()
     said = {
         b"\n8,": [
