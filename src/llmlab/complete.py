@@ -17,6 +17,7 @@ from llmlab.errors import UserError
 
 HIDDEN = "_part_"  # Hydra offers it as a key; a part is chosen by SLOT=NAME
 GROUPS = {"parts", "new"}  # commands whose first word is a slot or a group
+SHELLS = ("bash", "zsh", "fish")
 OVERRIDES = {"train", "plan"}  # commands that take choices and keys of the config
 
 
@@ -24,7 +25,8 @@ def main(argv: Sequence[str]) -> int:
     """argv: what follows -sc: install=SHELL, uninstall=SHELL or query=SHELL."""
     from llmlab import train
 
-    if not argv or argv[0].partition("=")[0] not in ("install", "uninstall", "query"):
+    asked, _, shell = argv[0].partition("=") if argv else ("", "", "")
+    if asked not in ("install", "uninstall", "query") or (asked != "query" and shell not in SHELLS):
         raise UserError('-sc needs install=bash (or zsh, or fish), as in: eval "$(llmlab -sc install=bash)"')
     line = os.environ.get("COMP_LINE", "")
     command = re.match(r"\s*\S+\s+(\S+)\s", line)

@@ -102,6 +102,8 @@ def resumed(overrides: Sequence[str]) -> list[str]:
     overrides = [_latest(o) if o.partition("=")[2] in newest.WORDS else o for o in overrides]
     typed = dict(o.partition("=")[::2] for o in overrides)
     run = spelling.value(f"resume={typed['resume']}") if typed.get("resume") else ""
+    if run == "" and "resume" in typed:
+        raise UserError("resume= names no folder; resume=RUN goes on with a run, resume=latest with the newest")
     if run in ("", "null") or "hydra.run.dir" in typed:
         return list(overrides)
     if not Path(run).is_dir():

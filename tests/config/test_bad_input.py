@@ -119,6 +119,8 @@ TABLE = [
     ("init_from=.", r"init_from=\.: there is no run\.json in it; .*"),
     ("hydra.run.dir=", r"hydra\.run\.dir=: name a folder, or leave it out"),
     ("hydra.run.dri=x", r"hydra\.run\.dri: Hydra has no such key; hydra\.run\.dir=FOLDER .*"),
+    ("resume=", r"resume= names no folder; resume=RUN goes on with a run, .*"),
+    ("out=x", r"out: there is no such key; did you mean hydra\.run\.dir\?"),
     ("resume=runs/none", r"resume=runs/none: there is no such run folder"),
     ("experiment=nanogpt", r"experiment=nanogpt: there is no such experiment; did you mean nanogpt_shakespeare\?.*"),
     ("seed=[1", r"seed=\[1: can't be read; quote values .*"),

@@ -58,8 +58,9 @@ def test_all_that_can_be_chosen_is_offered(offered):
     assert offered("llmlab parts ") == groups()
 
 
-def test_what_else_is_refused(capsys):
-    assert run(["-sc"]) == 1
+@pytest.mark.parametrize("typed", [[], ["install=nope"], ["install="], ["install"], ["uninstall=x"], ["foo"]])
+def test_what_else_is_refused(typed, capsys):
+    assert run(["-sc", *typed]) == 1
     assert 'as in: eval "$(llmlab -sc install=bash)"' in capsys.readouterr().err
 
 

@@ -78,6 +78,11 @@ def test_the_hash_is_of_what_changes_numbers(tmp_path):
         ("seed=1,1", "seed=1,1: 1 is given twice"),
         ("optimizer.lr=interval(0,1)", "intervals are for hydra/sweeper=optuna"),
         ("norm=glob(zzz*)", "no value is left of it"),
+        ("seed=range(0,0)", "seed=range(0,0): no value is left of it"),
+        ("seed=range(3,1)", "seed=range(3,1): no value is left of it"),
+        ("seed=range(1,1000000000)", "seed=range(1,1000000000): more than 10,000 values"),
+        ("seed=shuffle(range(1,1000000000))", "more than 10,000 values"),
+        ("seed=range(1,201) model.n_layers=range(1,201)", "the sweep has 40,000 points; at most 10,000 are run"),
         ("hydra.run.dir=x", "hydra.sweep.dir=FOLDER places a sweep"),
         ("resume=x", "typed again, goes on with the sweep"),
         ("sweep=a/b", "it names the sweep's folder; use letters"),
@@ -90,7 +95,7 @@ def test_the_hash_is_of_what_changes_numbers(tmp_path):
 def test_what_cannot_be_swept_is_said_in_a_line(typed, said):
     pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
     with pytest.raises(UserError) as e:
-        make([typed])
+        make(typed.split())
     assert said in str(e.value)
     assert len(str(e.value).splitlines()) == 1
 

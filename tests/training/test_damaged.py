@@ -138,6 +138,42 @@ def test_a_damaged_file_is_said_in_a_line(file, whole, folder, capsys):
 WRONG = (None, [], "x", -1, 1e300)
 
 
+@pytest.mark.parametrize("name", [metrics.METRICS, metrics.TIMING])
+def test_rows_that_a_run_can_not_go_on_from_are_said_before_anything_is_written(name, folder, capsys):
+    """Of another step than a whole one, or of no step: the rows behind the checkpoint could not be told from the others."""
+    path = folder / name
+    if name == metrics.TIMING:  # too short a run has none
+        path.write_text("step,tokens_per_second\n4,900.0\n8,1000.0\n")
+    before, known = path.read_bytes(), (folder / record.NAME).read_bytes()
+    said = {
+        b"\n8,": [
+            b"\nnan,",
+            b"\ninf,",
+            b"\n-8,",
+            b"\n8.5,",
+            b"\n,",
+            b"\neight,",
+            b"\n\xff,",
+            b'\n"8,',
+            b"\n" + b"8" * 5000 + b",",
+        ],
+        b"step,": [b"stap,", b"", b"\0\n"],
+    }
+    for old, news in said.items():
+        for new in news:
+            path.write_bytes(before.replace(old, new))
+            written = path.read_bytes()
+            code, error = ask(capsys, "train")
+            assert code == 1 and str(path) in error and error.endswith("from a copy of the run, or remove it"), (
+                new,
+                error,
+            )
+            assert path.read_bytes() == written and (folder / record.NAME).read_bytes() == known and len(error) < 300
+    path.write_bytes(b"\n" + before.replace(b"\n8,", b'\n"8",'))  # as a spreadsheet writes it
+    assert ask(capsys, "train")[0] == 0
+    metrics.check(path)
+
+
 def test_every_field_of_a_record_may_be_of_the_wrong_kind(folder, capsys):
     fields = json.loads((folder / "run.json").read_text())
     for key in fields:

@@ -97,7 +97,7 @@ ALIASES: dict[str, tuple[str, ...]] = _table(
         "trainer.num_nodes": "nnodes nodes",
         "strategy=NAME": "distributed parallel backend deepspeed fsdp_config",
         "strategy.tensor_parallel": "tp tp_size tensor_parallel_size tensor_model_parallel_size",
-        "hydra.run.dir": "output_dir out_dir save_dir run_dir logging_dir",
+        "hydra.run.dir": "output_dir out_dir save_dir run_dir logging_dir out output outdir dest folder to",
         "experiment_name": "run_name exp_name name",
         "logger=NAME": "report_to wandb_log use_wandb log_with",
         "logger=wandb": "wandb_project wandb_run_name wandb_entity wandb",

@@ -37,8 +37,16 @@ class Text(TypedDict, total=False):
 
 
 class Hardware(TypedDict, total=False):
+    cpu: str | None
     threads: int
     devices: list[str]
+
+
+class Batch(TypedDict, total=False):
+    """micro: rows in a micro-batch; seq_len: of each row."""
+
+    micro: int | None
+    seq_len: int | None
 
 
 class Fields(TypedDict, total=False):
@@ -60,6 +68,7 @@ class Fields(TypedDict, total=False):
     hardware: Hardware
     began: str
     budget: Budget
+    batch: Batch
     data: Text
     files: dict[str, str]
     parameters: dict[str, int | None]

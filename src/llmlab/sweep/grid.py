@@ -57,6 +57,14 @@ def _values(o: Override) -> list[str]:
     return list(o.sweep_string_iterator())
 
 
+def size(o: Override) -> float:
+    """How many values an override has; of a range without listing them."""
+    value: Any = o.value()
+    if not o.is_range_sweep():
+        return len(_values(o))
+    return max(0.0, (value.stop - value.start) / value.step) if value.step else 0.0
+
+
 def first_of(o: Override) -> str:
     """The override with the first of its values. A glob stands for what it finds, which is known later."""
     from hydra.core.override_parser.types import Glob
@@ -65,7 +73,7 @@ def first_of(o: Override) -> str:
         return f"{o.get_key_element()}={o.get_value_element_as_str()}" if not o.is_delete() else str(o.input_line)
     if isinstance(o.value(), Glob) and o.config_loader is None:
         return ""
-    return f"{o.get_key_element()}={_values(o)[0]}"
+    return f"{o.get_key_element()}={next(iter(_values(o)))}"
 
 
 def product(specs: Sequence[Override]) -> list[list[str]]:

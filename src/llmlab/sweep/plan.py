@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ EXTRAS = {
     "hydra/launcher=submitit_slurm": ("hydra_submitit_launcher", "slurm"),
     "hydra/launcher=ray": ("hydra_ray_launcher", "ray"),
 }
+MOST_POINTS = 10_000  # each is a run; composing and checking one costs some 10 ms
 FOR_ONE_RUN = {
     "hydra.run.dir": "it places one run; hydra.sweep.dir=FOLDER places a sweep",
     "hydra.sweep.subdir": "the folders of points are named by their overrides; leave it out",
@@ -81,6 +83,7 @@ def make(overrides: Sequence[str], folders: Sequence[str] = ()) -> Plan:
     swept_own = [o for o in parsed if _own(o) and o.is_sweep_override()]
     problems += [f"{o.input_line}: an option of Hydra itself can't be swept; give it one value" for o in swept_own]
     problems += _name_problems(parsed)
+    problems += [p for o in parsed if o.is_range_sweep() and (p := _range_problem(o))]  # which have a first value, then
     if problems:
         raise UserError("\n".join(problems))
     own = tuple(str(o.input_line) for o in parsed if _own(o))
@@ -96,6 +99,9 @@ def make(overrides: Sequence[str], folders: Sequence[str] = ()) -> Plan:
         raise UserError("\n".join(problems))
 
     swept = [o for o in specs if o.is_sweep_override()]
+    total = math.prod(grids.size(o) for o in swept)
+    if not adaptive and total > MOST_POINTS:
+        raise UserError(f"the sweep has {total:,.0f} points; at most {MOST_POINTS:,} are run")
     with configs.session(folders):
         grid = grids.corners(specs) if adaptive else grids.product(specs)
         keys = {o.get_key_element(): [] if adaptive else list(o.sweep_string_iterator()) for o in swept}
@@ -151,6 +157,12 @@ def _name_problems(parsed: Sequence[Override]) -> list[str]:
         if o.is_sweep_override() or grids.safe(str(o.value())) != str(o.value()) or str(o.value()).startswith("."):
             found.append(f"{o.input_line}: it names the sweep's folder; use letters, digits and any of . = + - _")
     return found
+
+
+def _range_problem(o: Override) -> str | None:
+    if not grids.size(o):
+        return f"{o.input_line}: no value is left of it"
+    return f"{o.input_line}: more than {MOST_POINTS:,} values" if grids.size(o) > MOST_POINTS else None
 
 
 def _sweep_problems(o: Override, adaptive: bool) -> list[str]:

@@ -85,6 +85,16 @@ def last_seconds(path: Path) -> float:
     return (rows[-1].get("seconds") if rows else None) or 0.0
 
 
+def check(path: Path) -> None:
+    """UserError unless rows can go on being written: of whole steps, and of numbers throughout."""
+    numbers = [number for number, _ in _lines(path)] if path.exists() else []
+    for line, row in zip(numbers[1:], read(path), strict=True):
+        step = row.get("step")
+        if step is None or not (step >= 0 and step.is_integer()):
+            said = f"is {step:g}" if step is not None else "is missing" if "step" in row else "is no column of it"
+            raise UserError(f"{path}, line {line}: step must be a whole number, but {said}")
+
+
 def cut(path: Path, step: int, *, keep_validation: bool) -> None:
     """Drop the rows past `step`, a torn last row, and, where not wanted, the validation at `step` itself.
 
@@ -92,18 +102,16 @@ def cut(path: Path, step: int, *, keep_validation: bool) -> None:
     """
     if not path.exists():
         return
-    read(path)  # whether every row can be
-    lines = read_text(path).split("\n")
-    header, rows = lines[0], lines[1:-1]  # what follows the last line break is torn or empty
-    at = header.split(",").index("val_loss") if "val_loss" in header.split(",") else None
+    check(path)
+    text = read_text(path).split("\n")
+    numbers = [number for number, _ in _lines(path)]
 
-    def kept(row: str) -> bool:
-        cells = row.split(",")
-        if len(cells) != len(header.split(",")) or float(cells[0] or 0) > step:
-            return False
-        return keep_validation or at is None or float(cells[0] or 0) < step or not cells[at]
+    def kept(row: dict[str, float | None]) -> bool:
+        at = row["step"] or 0
+        return at < step or (at == step and (keep_validation or row.get("val_loss") is None))
 
-    write_atomic(path, "\n".join([header, *filter(kept, rows)]) + "\n")
+    rows = [text[number - 1] for number, row in zip(numbers[1:], read(path), strict=True) if kept(row)]
+    write_atomic(path, "".join(f"{line}\n" for line in [*(text[n - 1] for n in numbers[:1]), *rows]))
 
 
 def last_step(path: Path) -> int:

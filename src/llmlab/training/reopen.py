@@ -19,6 +19,8 @@ from llmlab.training import checkpoint, metrics, recipe
 from llmlab.training.callbacks import resume_point
 from llmlab.training.run import MAY_CHANGE, Task, _last_step, _steps, _typed, is_first, say
 
+BRING_BACK = "bring it back from a copy of the run, or remove it"
+
 
 class Steps(TypedDict):
     steps: int
@@ -65,7 +67,11 @@ def task(composed: Any, done: dict[str, Any]) -> Task | None:
         return None
     for name in (metrics.METRICS, metrics.TIMING):
         if os.path.lexists(folder / name) and not (folder / name).is_file():
-            raise UserError(f"{folder / name} is no ordinary file; bring it back from a copy of the run, or remove it")
+            raise UserError(f"{folder / name} is no ordinary file; {BRING_BACK}")
+        try:
+            metrics.check(folder / name)  # before the record is written anew
+        except UserError as e:
+            raise UserError(f"{e}; {BRING_BACK}") from None
     first = is_first()
     if first:
         status.lock(folder)  # before anything in it is judged or deleted

@@ -134,9 +134,13 @@ def _composed(overrides: list[str], folders: list[str]) -> Any:
     except UserError as e:
         keys = [o.partition("=")[0] for o in overrides]
         mine = Arguments.__annotations__
+        said = str(e).splitlines()
         own = [k for k in keys if get_close_matches(k, mine, 1, 0.7) or set(ARGUMENTS.get(k, ())) & set(mine)]
-        hints = [f"{key}: of llmlab plan itself, {argument(key, mine)}" for key in own]
-        raise UserError("\n".join([str(e), *hints])) from e
+        for key in own:  # in the line of the key itself, where there is one
+            at = next((i for i, line in enumerate(said) if line.startswith(f"{key}: there is no such key")), None)
+            if at is not None:
+                said[at] += f"; of llmlab plan itself, {argument(key, mine)}"
+        raise UserError("\n".join(said)) from e
 
 
 def _split(argv: Sequence[str]) -> tuple[list[str], list[str], list[str]]:
