@@ -143,7 +143,7 @@ def lines(task: Any, recipe: Any, horizon: dict[str, Any], last_step: int, cut: 
         run += f" (cut short of a budget of {horizon['steps']:,} by trainer.max_steps)"
     passes = last_step * cut.batch_size * task.composed.cfg.data.seq_len / max(1, len(corpus.train))
     shown = f"{passes:,.0f}" if passes >= 10 else f"{passes:.2g}"
-    said.append(f"{run}, {shown} times the text, in {task.folder}")
+    said.append(f"{run}, {shown} times the text, in {record.shown(task.folder)}")
     once = intervals.validation_tokens and intervals.validate_every >= horizon["steps"]
     if once and cfg.train.validate_every is None and horizon["steps"] > 1:
         said.append(
