@@ -139,11 +139,15 @@ def _misfit(value: Any, shape: Any, key: str) -> str | None:
     return None if fits else _must(key, NAMES.get(wanted[-1], str(wanted[-1])), value)
 
 
+def shown(value: Any, most: int = 60) -> str:
+    """A value of a file as an error shows it, on one line and cut short."""
+    text = repr(value)
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
 def _must(key: str, wanted: str, value: Any) -> str:
-    shown = repr(value)
-    shown = shown if len(shown) <= 60 else f"{shown[:57]}..."
     kind = NAMES.get(type(value), type(value).__name__) + " " if isinstance(value, dict | list) else ""
-    return f"{key + ' ' if key else ''}must be {wanted}, but is {kind}{shown}"
+    return f"{key + ' ' if key else ''}must be {wanted}, but is {kind}{shown(value)}"
 
 
 def _inner(key: str, name: Any) -> str:

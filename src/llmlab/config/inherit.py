@@ -65,7 +65,7 @@ def words(cfg: DictConfig, parsed: Iterable[Override]) -> list[str]:
 
 
 def is_about(key: str) -> bool:
-    """Whether an override chooses the tokenizer."""
+    """True if an override chooses the tokenizer."""
     return key == GROUP or key.startswith(f"{GROUP}.")
 
 
@@ -75,7 +75,7 @@ def without(overrides: Sequence[str]) -> tuple[str, ...]:
 
 
 def _agrees(typed: Any, folder: Path) -> bool:
-    """Whether the settings of a tokenizer are those of the run's: the same words may be typed again."""
+    """True if the settings of a tokenizer are those of the run's: the same words may be typed again."""
     if typed.kind == "file":
         if typed.path is None:
             return False

@@ -169,7 +169,7 @@ def strays(cfg: DictConfig, path: str = "", root: DictConfig | None = None) -> l
 
 
 def _largest(where: str, value: Any) -> int | None:
-    """What a number, or one in a list, goes beyond; None if it does not. Tensors count in 64 bits, Python without end."""
+    """The limit that a number, or one in a list, goes beyond, or None. Tensors count in 64 bits, Python without end."""
     if isinstance(value, Sequence) and not isinstance(value, str):
         return next((most for v in value if (most := _largest(where, v)) is not None), None)
     if isinstance(value, bool) or not isinstance(value, int | float):

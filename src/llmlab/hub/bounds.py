@@ -1,4 +1,4 @@
-"""What config.json says, held against the headers of the weights, before a model of that size is laid out or built.
+"""Sizes in config.json, held against the headers of the weights, before a model of that size is laid out or built.
 
 A config.json of a few bytes may ask for any number of layers; laying out a thousand takes a second.
 """

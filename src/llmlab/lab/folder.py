@@ -42,7 +42,7 @@ def hashes(folder: Path) -> dict[str, str]:
 
 
 def identity(folder: Path) -> str | None:
-    """What the model and the tokenizer of a run are together, by which its checkpoints know it; None where no record has
+    """A hash of the model and the tokenizer of a run, by which its checkpoints know it; None where no record has
     their hashes, as in older folders.
     """
     try:

@@ -50,7 +50,7 @@ class Hardware(TypedDict, total=False):
 
 
 class Fields(TypedDict, total=False):
-    """What is read of a record, where it is there: a run that could not begin has a status and a reason only."""
+    """Fields that are read of a record, where they are there: a run that could not begin has a status and a reason only."""
 
     schema: int
     status: str
