@@ -141,8 +141,10 @@ def _misfit(value: Any, shape: Any, key: str) -> str | None:
 
 def shown(value: Any, most: int = 60) -> str:
     """A value of a file as an error shows it, on one line and cut short."""
+    if isinstance(value, str) and len(value) > most:
+        return repr(f"{value[: most - 3]}...")
     text = repr(value)
-    return text if len(text) <= most else f"{text[: most - 3]}..."
+    return text if len(text) <= most + 2 else f"{text[: most - 3]}..."
 
 
 def _must(key: str, wanted: str, value: Any) -> str:

@@ -18,7 +18,7 @@ from llmlab.config.schema import Part
 from llmlab.errors import UserError
 from llmlab.hub import locate
 from llmlab.registry import near
-from llmlab.sizes import divisors_shown
+from llmlab.sizes import MOST_LAYERS, divisors_shown
 
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
@@ -63,7 +63,7 @@ POSITIVE: tuple[str, ...] = (
 )
 POSITIVE += ("model.logit_softcap", "train.clip", "budget.tokens", "budget.flops", "budget.minutes", "optimizer.lr")
 POSITIVE += ("data.validation",)
-MOST, MOST_FLOAT, MOST_SEED, MOST_LAYERS = 10**15, 10**30, 2**63 - 1, 10_000
+MOST, MOST_FLOAT, MOST_SEED = 10**15, 10**30, 2**63 - 1
 SHARES = ("model.dropout", "model.attention.dropout", "model.ffn.dropout")
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from llmlab.errors import UserError
 from llmlab.hub.entry import Config
-from llmlab.hub.limits import MOST_LAYERS
+from llmlab.sizes import MOST_LAYERS
 
 MOST_UNSEEN = 1000  # layers that no tensor vouches for: ALBERT's run again and again, T5's where one stack is read
 

@@ -9,9 +9,9 @@ from typing import Any, Literal
 
 from llmlab.errors import UserError
 from llmlab.json_files import shown
+from llmlab.sizes import MOST_LAYERS
 
 MOST = (1 << 31) - 1  # sizes and ids beyond it fit no tensor that a machine has
-MOST_LAYERS = 10_000
 OVER: Literal["over"] = "over"
 
 
