@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 USAGE = """\
 llmlab generate run=FOLDER|hf=FOLDER [prompt=TEXT | prompts=FILE] [KEY=VALUE ...] [--json]
 
-Continues a prompt with the newest sound checkpoint of a run, or with a Hugging Face checkpoint: hf=FOLDER, hf=ORG/NAME
-or a NAME that llmlab fetch brought; its prompts are read as transformers reads them, special tokens by name.
+Continues a prompt with the newest sound checkpoint of a run (run=latest: of the run that began last), or with a Hugging
+Face checkpoint: hf=FOLDER, hf=ORG/NAME or a NAME that llmlab fetch brought; its prompts are read as transformers reads
+them, special tokens by name.
 Without a prompt (or with prompt=-) it is read from standard input. prompts=FILE continues many in batches: a .txt file has
 one a line, a .jsonl file objects with "prompt".
 

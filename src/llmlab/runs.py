@@ -5,7 +5,7 @@ from __future__ import annotations
 import json as json_module
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,7 +28,6 @@ typed, steps of the budget, validation loss, age. status=failed,died keeps those
 SHOWN = (*STATUSES, "waiting", "unreadable")
 COLOURS = {"completed": "green", "running": "cyan", "failed": "red", "died": "red", "interrupted": "yellow"}
 SORTS = ("age", "loss", "steps", "status", "folder")
-SKIPPED = ("checkpoints", "__pycache__", "wandb", "tensorboard")
 NARROW = 70  # columns of a terminal under which a table has fewer
 TAIL = 1 << 14  # bytes of metrics.csv that are read for the last step of a run that has not said so itself
 
@@ -86,7 +85,7 @@ def find(tops: Sequence[Path]) -> list[dict[str, Any]]:
     """One row for each run folder below `tops`, and for each point of a sweep that has none yet."""
     rows: dict[Path, dict[str, Any]] = {}
     for top in tops:
-        for folder, files in _walk(top):
+        for folder, files in record.walk(top):
             if record.NAME in files:
                 rows[folder] = _row(folder)
             if "sweep.json" in files:
@@ -96,12 +95,6 @@ def find(tops: Sequence[Path]) -> list[dict[str, Any]]:
                         rows.setdefault(place, {**EMPTY, "folder": record.shown(place.absolute()), "status": "waiting"})
                         rows[place]["typed"] = _typed(point.get("overrides", []))
     return list(rows.values())
-
-
-def _walk(top: Path) -> Iterator[tuple[Path, list[str]]]:
-    for here, folders, files in os.walk(top):
-        folders[:] = sorted(f for f in folders if f not in SKIPPED and not f.startswith("."))
-        yield Path(here), files
 
 
 def _points(folder: Path) -> list[dict[str, Any]]:

@@ -10,6 +10,8 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import Optional
 
+MOST_LAYERS = 10_000  # of a stack: laying out a thousand takes a second
+
 
 def divisors(n: int) -> list[int]:
     """In order. Of a number above 1e10 those are left out that lie between 100,000 and n / 100,000: no size is one."""

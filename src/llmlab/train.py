@@ -84,7 +84,7 @@ def split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def _instead(flag: str, value: str | None) -> str:
-    """What to type for a flag that is none."""
+    """Advice for a flag that is none."""
     from dataclasses import fields
 
     from llmlab.config import guess, schema

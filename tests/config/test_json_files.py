@@ -71,8 +71,9 @@ def test_files_that_are_none(tmp_path):
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     said = {"pipe": "no ordinary file", "bytes": "not UTF-8", ".": "is a folder", "loop": "can't be read"}
     for name, words in said.items():
-        with pytest.raises(UserError, match=words):
+        with pytest.raises(UserError, match=words) as e:
             read_json(tmp_path / name)
+        assert str(e.value).count(str(tmp_path)) == 1  # said once, not in a line within a line
     with pytest.raises(UserError, match="read up to 10"):
         read_json(tmp_path / "long", most=10)
     with pytest.raises(FileNotFoundError):
@@ -91,8 +92,9 @@ def test_yaml(tmp_path):
         "a: !!python/object:os.system {}": "not valid YAML",
     }.items():
         path.write_text(text)
-        with pytest.raises(UserError, match=said):
+        with pytest.raises(UserError, match=said) as e:
             read_yaml(path, Shape)
+        assert str(e.value).count(str(path)) == 1
 
 
 def test_a_shape_within_a_union():

@@ -4,7 +4,9 @@ import random
 import shlex
 
 import pytest
+from omegaconf import OmegaConf
 
+from llmlab.config import inherit
 from llmlab.config.compose import compose
 from llmlab.config.explain import parse
 from llmlab.config.spelling import parsed, quoted, spelled, text_keys, unquoted, value
@@ -168,3 +170,14 @@ def test_what_can_not_be_read_names_the_character_or_the_quoted_word():
     assert shlex.split(line.partition(", as in ")[2]) == ['seed="[1\'s"']
     with pytest.raises(UserError, match=r"data.path=caf\\udce9: holds a byte that is not UTF-8"):
         of("data.path=caf\udce9")
+
+
+@pytest.mark.parametrize("name", ["a\\b", "it's", 'the "best"', "запуск", "ends\\"])
+def test_a_tokenizer_is_inherited_from_a_folder_of_any_name(name, tmp_path):
+    run = tmp_path / name
+    run.mkdir()
+    for file in (inherit.CONFIG, inherit.FILE, inherit.SPECIAL):
+        (run / file).write_text("{}")
+    cfg = OmegaConf.create({"init_from": str(run), "init_tokenizer": None})
+    kind, path = inherit.words(cfg, ())
+    assert kind == "tokenizer=file" and parsed(path).value() == str(run)

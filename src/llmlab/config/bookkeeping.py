@@ -42,7 +42,7 @@ NUMBERS = (
 
 
 def within(key: str, names: tuple[str, ...]) -> bool:
-    """Whether a dotted key is one of these or lies below one."""
+    """True if a dotted key is one of these or lies below one."""
     return any(key == n or key.startswith(f"{n}.") for n in names)
 
 
@@ -50,6 +50,6 @@ _HYDRA = re.compile(r"hydra[./].*|callbacks(\..*)?")
 
 
 def makes_no_variant(key: str) -> bool:
-    """Whether runs that differ in this key alone are runs of one variant: bookkeeping, and the seed, by which they are
+    """True if runs that differ in this key alone are runs of one variant: bookkeeping, and the seed, by which they are
     paired."""
     return key == "seed" or within(key, (*NO_NUMBERS, *WATCHED)) or bool(_HYDRA.fullmatch(key))

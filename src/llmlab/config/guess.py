@@ -72,7 +72,7 @@ def parts(word: str, groups: Iterable[str], choices: Callable[[str], list[str]],
 
 
 def bare(word: str, groups: Sequence[str], choices: Callable[[str], list[str]]) -> str:
-    """What to type for a word without a value."""
+    """Advice for a word without a value."""
     if of := [g for g in groups if word in choices(g)]:
         return f"{word} is {_a(of[0])}; type {' or '.join(f'{g}={word}' for g in of[:3])}"
     hint = near(word, groups)
@@ -80,7 +80,7 @@ def bare(word: str, groups: Sequence[str], choices: Callable[[str], list[str]]) 
 
 
 def spelled(flag: str, value: str | None, names: Iterable[str]) -> str | None:
-    """What to type for a flag as argparse has them, `--resume x`: the words of llmlab have no dashes; None if it is none.
+    """Advice for a flag as argparse has them, `--resume x`: the words of llmlab have no dashes; None if it is none.
 
     names: of the root's keys and groups.
     """

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
+from llmlab.config.spelling import quoted
 from llmlab.errors import UserError
 from llmlab.hub import locate
 from llmlab.json_files import read_json, read_yaml
@@ -27,11 +27,11 @@ class Settings(TypedDict):
     tokenizer: dict[str, Any]
 
 
-def home(start: str) -> Path:
-    """The folder of a run or of an export, of which `start` may be a checkpoint."""
-    path = Path(start)
+def home(start: str | Path) -> Path:
+    """The folder with the config, the model and the tokenizer of a run or an export, of which `start` may be a checkpoint."""
+    path = Path(start).expanduser()
     inside = path.name.startswith("step=") and (path / "manifest.json").exists()
-    return Path(path.parent.parent if inside else path).expanduser().absolute()
+    return path.parent.parent if inside else path
 
 
 def words(cfg: DictConfig, parsed: Iterable[Override]) -> list[str]:
@@ -46,7 +46,7 @@ def words(cfg: DictConfig, parsed: Iterable[Override]) -> list[str]:
         return []
     if cfg.init_tokenizer == "new" or locate.named(cfg.init_from) is not None:
         return []  # a Hugging Face folder brings its own in hub.begin
-    folder = home(cfg.init_from)
+    folder = home(cfg.init_from).absolute()
     if not (folder / CONFIG).exists():
         return []  # no run: that is said in its own words
     for name in (FILE, SPECIAL):
@@ -61,11 +61,11 @@ def words(cfg: DictConfig, parsed: Iterable[Override]) -> list[str]:
             f"{' '.join(typed)}: the weights of init_from={cfg.init_from} know the tokens of their own tokenizer "
             f"({_described(folder)}); leave it out, or type init_from.tokenizer=new to put them under another"
         )
-    return [f"{GROUP}=file", f"{GROUP}.path={json.dumps(str(folder), ensure_ascii=False)}"]
+    return [f"{GROUP}=file", f"{GROUP}.path={quoted(str(folder))}"]
 
 
 def is_about(key: str) -> bool:
-    """Whether an override chooses the tokenizer."""
+    """True if an override chooses the tokenizer."""
     return key == GROUP or key.startswith(f"{GROUP}.")
 
 
@@ -75,7 +75,7 @@ def without(overrides: Sequence[str]) -> tuple[str, ...]:
 
 
 def _agrees(typed: Any, folder: Path) -> bool:
-    """Whether the settings of a tokenizer are those of the run's: the same words may be typed again."""
+    """True if the settings of a tokenizer are those of the run's: the same words may be typed again."""
     if typed.kind == "file":
         if typed.path is None:
             return False

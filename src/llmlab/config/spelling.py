@@ -112,7 +112,7 @@ def _spelled(key: str, value: str, sweep: bool, is_text: bool) -> str:
 
 
 def _other_than_typed(o: Override, value: str, sweep: bool) -> bool:
-    """Whether a text is read as something else: "1e3" as 1000.0; "a,b" as two values where it is a file's name."""
+    """True if a text is read as something else: "1e3" as 1000.0; "a,b" as two values where it is a file's name."""
     read: Any = o.value()
     if o.is_sweep_override() or isinstance(read, list | dict):
         return o.key_or_group in ONE or (_exists(value) and not (sweep and o.is_sweep_override()))

@@ -18,7 +18,7 @@ from llmlab.config.schema import Part
 from llmlab.errors import UserError
 from llmlab.hub import locate
 from llmlab.registry import near
-from llmlab.sizes import divisors_shown
+from llmlab.sizes import MOST_LAYERS, divisors_shown
 
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
@@ -63,7 +63,7 @@ POSITIVE: tuple[str, ...] = (
 )
 POSITIVE += ("model.logit_softcap", "train.clip", "budget.tokens", "budget.flops", "budget.minutes", "optimizer.lr")
 POSITIVE += ("data.validation",)
-MOST, MOST_FLOAT, MOST_SEED, MOST_LAYERS = 10**15, 10**30, 2**63 - 1, 10_000
+MOST, MOST_FLOAT, MOST_SEED = 10**15, 10**30, 2**63 - 1
 SHARES = ("model.dropout", "model.attention.dropout", "model.ffn.dropout")
 
 
@@ -169,7 +169,7 @@ def strays(cfg: DictConfig, path: str = "", root: DictConfig | None = None) -> l
 
 
 def _largest(where: str, value: Any) -> int | None:
-    """What a number, or one in a list, goes beyond; None if it does not. Tensors count in 64 bits, Python without end."""
+    """The limit that a number, or one in a list, goes beyond, or None. Tensors count in 64 bits, Python without end."""
     if isinstance(value, Sequence) and not isinstance(value, str):
         return next((most for v in value if (most := _largest(where, v)) is not None), None)
     if isinstance(value, bool) or not isinstance(value, int | float):

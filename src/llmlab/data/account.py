@@ -33,7 +33,7 @@ class Skipped(TypedDict):
 
 
 class Read(TypedDict):
-    """What run.json has under data.read. `bytes` are those of the documents' text in UTF-8."""
+    """The field data.read of run.json. `bytes` are those of the documents' text in UTF-8."""
 
     files: int
     documents: int
@@ -66,7 +66,7 @@ class Tally:
 
 @dataclass
 class Account:
-    """What a source holds. `listed` is known once its files are listed; the rest is counted while they are read."""
+    """Documents and files of a source. `listed` is known once its files are listed; the rest is counted while they are read."""
 
     place: str | None = None  # the user's folder or file
     names: Sequence[str] = ()  # of the files that are to be read
@@ -86,7 +86,7 @@ class Account:
             yield document
 
     def fields(self) -> Read:
-        """What was read and left out, for a corpus's manifest."""
+        """The account for a corpus's manifest."""
         rest = Tally()
         for name in self.names[self.files :]:
             rest.add(UNREAD, name)
@@ -94,20 +94,20 @@ class Account:
         return {"files": self.files, "documents": self.documents, "bytes": self.bytes, "skipped": skipped}
 
     def renewed(self, kept: Read) -> Read:
-        """What a manifest says was read, with what is left out now: a file that isn't read changes no corpus."""
+        """The account of a manifest, with what is left out now: a file that isn't read changes no corpus."""
         while_reading = [s for s in kept["skipped"] if s["reason"] in (BLANK_FILE, BLANK_DOCUMENT, UNREAD)]
         return {**kept, "skipped": [*self.listed.entries(), *while_reading]}
 
 
 def line(place: str | None, read: Read) -> str:
-    """What was read: "12 files, 340 documents, 1.2 MB of ../text"."""
+    """A line on what was read: "12 files, 340 documents, 1.2 MB of ../text"."""
     n, documents = read["files"], read["documents"]
     said = f"{n:,} file{'s' * (n != 1)}, {documents:,} document{'s' * (documents != 1)}, {size(read['bytes'])}"
     return f"{said} of {printable(place)}" if place else said
 
 
 def reasons(skipped: Sequence[Skipped]) -> str:
-    """What was left out: "3: 2 of another ending (.gz 1, .csv 1), 1 empty (a.txt)"."""
+    """A phrase on what was left out: "3: 2 of another ending (.gz 1, .csv 1), 1 empty (a.txt)"."""
     each = ", ".join(f"{s['count']:,} {s['reason']} ({_examples(s)})" for s in skipped)
     return f"{sum(s['count'] for s in skipped):,}: {each}"
 

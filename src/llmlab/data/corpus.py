@@ -38,7 +38,7 @@ class Corpus:
 
     @property
     def tokens(self) -> int:
-        """Of both parts together."""
+        """Tokens of both parts together."""
         return len(self.train) + len(self.validation)
 
     @property

@@ -112,7 +112,7 @@ def to_learn_from(texts: Iterable[str], split: PreTokenizer) -> Iterator[tuple[s
 
 @contextmanager
 def explained() -> Iterator[None]:
-    """What the library raises while it encodes, as a line."""
+    """Turns what the library raises while it encodes into a line."""
     try:
         yield
     except UserError:

@@ -135,7 +135,7 @@ def _text(line: str, field: str, where: str) -> str:
 
 
 def _value(row: Any, field: str) -> Any:
-    """What an object has under a key, or under "a.b" in an object inside it; None for nothing."""
+    """The value that an object has under a key, or under "a.b" in an object inside it; None for nothing."""
     if isinstance(row, dict) and field in row:
         return row[field]
     for key in field.split("."):
@@ -144,7 +144,7 @@ def _value(row: Any, field: str) -> Any:
 
 
 def _instead(row: Any, value: Any) -> str:
-    """What a line has in place of a text."""
+    """A phrase on what a line has in place of a text."""
     if not isinstance(row, dict):
         return f", but is {'a list' if isinstance(row, list) else 'one value'}"
     if value is not None:

@@ -47,7 +47,7 @@ def write(folder: Path, documents: Iterable[Listed]) -> None:
 
 
 def read(folder: Path) -> list[Listed] | None:
-    """What `write` wrote; None where there is nothing to be read."""
+    """The documents that `write` wrote; None where there is nothing to be read."""
     try:
         lines = (folder / NAME).read_text(encoding="utf-8", errors="surrogateescape").split("\n")[:-1]
     except OSError:
@@ -56,7 +56,7 @@ def read(folder: Path) -> list[Listed] | None:
 
 
 def changes(before: list[Listed] | int | None, now: list[Listed]) -> str:
-    """How a text differs from what it was, in a phrase. before: its documents, or only how many there were, if known."""
+    """A phrase on how a text differs from what it was. before: its documents, or only how many there were, if known."""
     n = f"{len(now):,} document{'s' * (len(now) != 1)}"
     if before is None:
         return f"it now has {n}"

@@ -114,7 +114,7 @@ def below(folder: Path, left_out: Tally) -> list[File]:
 
 
 def _stat(entry: os.DirEntry[str], path: Path, name: str, left_out: Tally) -> os.stat_result | None:
-    """Of what an entry leads to; None, and an entry in `left_out`, for a link to nothing that is no text by its name."""
+    """The status of what an entry leads to; None, and a name in `left_out`, for a link to nothing that is no text."""
     try:
         return entry.stat()
     except OSError as e:
@@ -135,7 +135,7 @@ def _loop(e: OSError) -> str | None:
 
 
 def kind(mode: int) -> str:
-    """What is neither a file nor a folder, in words."""
+    """The name of what is neither a file nor a folder."""
     for test, name in ((stat.S_ISFIFO, "a named pipe"), (stat.S_ISSOCK, "a socket"), (stat.S_ISDIR, "a folder")):
         if test(mode):
             return name

@@ -107,7 +107,7 @@ def cached(data: schema.Data, tokenizer: schema.Tokenizer, special: tuple[str, .
 
 
 def same_tokenizer(folder: Path, other: Path) -> bool:
-    """Whether the tokenizers that two folders hold are the same, byte for byte."""
+    """True if the tokenizers that two folders hold are the same, byte for byte."""
     try:
         return all((folder / n).read_bytes() == (other / n).read_bytes() for n in (FILE, SPECIAL))
     except OSError:
@@ -267,7 +267,7 @@ def _write(
 
 
 def _losses(part: str, untold: bool, whole: int, unknown: int, dropped: int) -> list[str]:
-    """What bits per byte of a part don't say, a line each."""
+    """Notes on text that bits per byte of a part don't tell of, a line each."""
     of = "the held-out text" if part == "validation" else "the text"
     if untold:
         return [f"no bits per byte: the tokenizer does not tell which bytes of {of} its tokens are"]

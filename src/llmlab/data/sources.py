@@ -1,4 +1,4 @@
-"""Where text comes from: documents in a fixed order."""
+"""Sources of text: documents in a fixed order."""
 
 from __future__ import annotations
 

@@ -134,7 +134,7 @@ class Special:
 
 
 def read(files: Mapping[str, str], where: str) -> Special:
-    """What the files (name -> content) say. UserError names the file and the key.
+    """The special tokens that the files (name -> content) name. UserError names the file and the key.
 
     special_tokens_map.json stands above tokenizer_config.json, but is not read where that has `added_tokens_decoder`; so
     does transformers 5 (`PreTrainedTokenizerBase._from_pretrained`).

@@ -36,7 +36,7 @@ class Template:
 
     @classmethod
     def among(cls, beside: Mapping[str, str]) -> bool:
-        """Whether there is one."""
+        """True if there is one."""
         try:
             return bool(cls._source(beside, ""))
         except UserError:

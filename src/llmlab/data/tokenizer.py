@@ -325,7 +325,7 @@ def from_file(path: str | None, special: Sequence[str], table: int | None = None
 
 
 def ends_nothing(cfg: Config) -> bool:
-    """Whether it is the tokenizer of a run on one document, which has no token that ends one: none is added to it."""
+    """True for the tokenizer of a run on one document, which has no token that ends one: none is added to it."""
     if cfg.kind != "file" or not cfg.path:
         return False
     file = Path(cfg.path).expanduser()
@@ -378,7 +378,7 @@ def _read(file: Path) -> tokenizers.Tokenizer:
 
 
 def _byte_level(spec: Mapping[str, Any]) -> bool:
-    """Whether a tokenizer.json spells each byte of the text itself as a character of its tokens."""
+    """True if a tokenizer.json spells each byte of the text itself as a character of its tokens."""
     if spec["normalizer"] is not None or (spec["model"].get("type") or "BPE") != "BPE" or not spec["pre_tokenizer"]:
         return False
     last = spec["pre_tokenizer"].get("pretokenizers", [spec["pre_tokenizer"]])[-1:]

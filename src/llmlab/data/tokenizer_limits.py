@@ -1,4 +1,4 @@
-"""What a tokenizer.json may make of a text, from its own settings, before the library reads or runs it.
+"""Limits on what a tokenizer.json may make of a text, from its own settings, before the library reads or runs it.
 
 Its normalizer may put a million characters in the place of one, its post-processor a million ids around a text, an id of 2^31
 makes a table of so many rows. Each step has a largest factor by which it can grow a text; their product is held to a limit.
@@ -85,7 +85,7 @@ def growth(step: Any) -> float:
 
 
 def around(step: Any) -> tuple[int, int]:
-    """How often a post-processor gives a text, and how many ids besides."""
+    """(copies of the text, ids besides) that a post-processor gives."""
     if not isinstance(step, dict):
         return 1, 0
     copies, ids = 1, 0
@@ -111,8 +111,10 @@ def _size(text: Any) -> int:
 
 
 def _longest(charsmap: Any) -> int:
-    """Of the texts that SentencePiece's compiled map puts in the place of others: a table of so many bytes, then the texts,
-    each ended by a 0."""
+    """Bytes of the longest text that SentencePiece's compiled map puts in the place of others.
+
+    The map: the size of a table, the table, then the texts, each ended by a 0.
+    """
     try:
         blob = base64.b64decode(charsmap)
     except (TypeError, ValueError, binascii.Error):

@@ -29,8 +29,8 @@ class Stream:
         return len(self.tokens)
 
     def after(self, seq_len: int, lead: int = 1) -> Stream:
-        """What windows of `seq_len` leave at the end, from the token that the last of them shares, or with as many as the
-        lead has.
+        """The tokens that windows of `seq_len` leave at the end, from the token that the last of them shares, or with as many
+        as the lead has.
         """
         stride = seq_len + 1 - lead
         begin = max(0, (len(self) - lead) // stride) * stride

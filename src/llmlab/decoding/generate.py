@@ -146,7 +146,7 @@ def _no_numbers(model: Model, batch: dict[str, Tensor], last: Tensor, cache: Cac
 
 
 def fits_padding(model: Model, length: int) -> bool:
-    """Whether padding on the left leaves a text of `length` tokens as it is: masks and windows must go by distances.
+    """True if padding on the left leaves a text of `length` tokens as it is: masks and windows must go by distances.
 
     Where it does not, prompts in a batch must be equally long.
     """

@@ -1,4 +1,4 @@
-"""What config.json says, held against the headers of the weights, before a model of that size is laid out or built.
+"""Sizes in config.json, held against the headers of the weights, before a model of that size is laid out or built.
 
 A config.json of a few bytes may ask for any number of layers; laying out a thousand takes a second.
 """
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from llmlab.errors import UserError
 from llmlab.hub.entry import Config
-from llmlab.hub.limits import MOST_LAYERS
+from llmlab.sizes import MOST_LAYERS
 
 MOST_UNSEEN = 1000  # layers that no tensor vouches for: ALBERT's run again and again, T5's where one stack is read
 

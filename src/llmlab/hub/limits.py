@@ -1,4 +1,4 @@
-"""What numbers of config.json may be: a kind and a range for every key that a family reads, and the kinds of the rest."""
+"""Numbers of config.json: a kind and a range for every key that a family reads, and the kinds of the rest."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from llmlab.errors import UserError
+from llmlab.json_files import shown
+from llmlab.sizes import MOST_LAYERS
 
 MOST = (1 << 31) - 1  # sizes and ids beyond it fit no tensor that a machine has
-MOST_LAYERS = 10_000
 OVER: Literal["over"] = "over"
 
 
@@ -27,7 +28,7 @@ class Number:
         """The value, a float unless `whole`. UserError if it is none of these numbers."""
         if not self.holds(value):
             most = f" to {MOST:,}" if self.high == MOST and isinstance(value, int | float) and value > MOST else ""
-            raise UserError(f"config.json: {key}={_shown(value)} must be {self}{most}")
+            raise UserError(f"config.json: {key}={shown(value)} must be {self}{most}")
         return value if self.whole else float(value)
 
     def holds(self, value: Any) -> bool:
@@ -79,7 +80,7 @@ NESTED: Mapping[str, Any] = {"rope_parameters": {}, "rope_scaling": {}, "layer_t
 
 
 def number(key: str) -> Number | None:
-    """What a key's value may be, if it is a number."""
+    """The numbers that a key may have; None for any other key."""
     return next((rule for pattern, rule in RULES if re.fullmatch(pattern, key)), None)
 
 
@@ -108,9 +109,4 @@ def _check(key: str, value: Any, rule: Number | None, default: Any) -> None:
     elif default is not None:
         kinds = (int, float) if isinstance(default, float) else (type(default),)
         if not isinstance(value, kinds) or (isinstance(value, bool) and not isinstance(default, bool)):
-            raise UserError(f"config.json: {key}={_shown(value)} must be like {_shown(default)}")
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+            raise UserError(f"config.json: {key}={shown(value)} must be like {shown(default)}")

@@ -193,7 +193,7 @@ def _tables(entry: Entry) -> list[str]:
 
 
 def _decide_tie(entry: Entry, config: Config, tensors: dict[str, Tensor]) -> Config:
-    """What the file holds decides: a head that differs from the token table is not tied, whatever config.json says."""
+    """Decides by what the file holds: a head that differs from the token table is not tied, whatever config.json says."""
     if entry.head_key is None or entry.embed_key is None:
         return config
     config = {**config, STATED: config.get("tie_word_embeddings", False)}

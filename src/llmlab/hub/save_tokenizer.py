@@ -90,7 +90,7 @@ def save_tokenizer(folder: Path, tokenizer: Tokenizer, positions: int) -> str:
 
 
 def difference(folder: Path, tokenizer: Tokenizer, ids: Mapping[str, int]) -> str | None:
-    """What AutoTokenizer of transformers reads from a folder otherwise than `tokenizer`, whose special tokens have `ids`."""
+    """A phrase on what AutoTokenizer reads otherwise than `tokenizer`, whose special tokens have `ids`, or None."""
     import transformers
 
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))

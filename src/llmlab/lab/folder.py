@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmlab import registry
+from llmlab.config import inherit
 from llmlab.errors import UserError
 from llmlab.hub import locate
 from llmlab.json_files import read_json
@@ -24,6 +25,7 @@ CONFIG, SPEC, EXPORT = "config.yaml", "model.json", "export.json"
 TOKENIZER = ("tokenizer.json", "special.json")
 BESIDE = ("tokenizer_config.json", "chat_template.jinja")  # where the tokenizer came with them
 FILES = (CONFIG, SPEC, *TOKENIZER, *BESIDE)  # written once, when a run begins
+home = inherit.home
 
 
 def save(folder: Path, cfg: Any, spec: ModelSpec) -> None:
@@ -42,7 +44,7 @@ def hashes(folder: Path) -> dict[str, str]:
 
 
 def identity(folder: Path) -> str | None:
-    """What the model and the tokenizer of a run are together, by which its checkpoints know it; None where no record has
+    """A hash of the model and the tokenizer of a run, by which its checkpoints know it; None where no record has
     their hashes, as in older folders.
     """
     try:
@@ -144,12 +146,6 @@ def start_of(init_from: str, *, tokenizer: bool = True) -> Path:
 def is_foreign(path: Path) -> bool:
     """Whether a checkpoint is a Hugging Face folder."""
     return (path / "config.json").is_file() and not any((path / n).exists() for n in ("state.pt", EXPORT))
-
-
-def home(run: str | Path) -> Path:
-    """The folder with the config, the model and the tokenizer of what `checkpoint_of` takes."""
-    folder = Path(run)
-    return folder.parent.parent if folder.name.startswith("step=") and (folder / "manifest.json").exists() else folder
 
 
 def assembled(folder: Path, spec: ModelSpec) -> Model:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +10,6 @@ from llmlab.lab import record
 
 WORDS = ("latest", "last")
 PLACES = ("runs", "multirun")
-SKIPPED = ("checkpoints", "__pycache__", "wandb", "tensorboard", "lightning_logs")
 
 
 def named(run: str, key: str = "run") -> str:
@@ -29,11 +27,9 @@ def named(run: str, key: str = "run") -> str:
 
 def _records() -> Iterator[tuple[Path, dict]]:
     for top in PLACES:
-        for here, folders, files in os.walk(top):
-            folders[:] = [f for f in folders if f not in SKIPPED and f[0] != "."]
+        for here, files in record.walk(top):
             if record.NAME in files:
-                folders.clear()
                 try:
-                    yield Path(here), record.read(Path(here))
+                    yield here, record.read(here)
                 except UserError:  # damaged: `llmlab runs` says so
                     continue

@@ -73,7 +73,7 @@ def _put(advice: str, settings: schema.Data) -> str:
 
 
 def about(corpus: Corpus, cfg: Any) -> dict[str, Any]:
-    """What a record has of a run's text, by which it is found again."""
+    """Fields of a record by which a run's text is found again."""
     path = None if cfg.data.path is None else os.path.abspath(Path(cfg.data.path).expanduser())
     return {
         "fingerprint": corpus.fingerprint,
@@ -123,7 +123,7 @@ def _wrong(folder: Path, fields: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _is_it(corpus: Path, name: str, there: Mapping[str, Any], fields: Mapping[str, Any]) -> bool:
-    """Whether a file of a cached corpus is the one that the run wrote."""
+    """True if a file of a cached corpus is the one that the run wrote."""
     file = corpus / name
     if not file.is_file():
         return False

@@ -18,12 +18,20 @@ from llmlab.lab import status
 from llmlab.lab.files import write_atomic, write_over
 
 NAME = "run.json"
+NO_RUNS = ("checkpoints", "__pycache__", "wandb", "tensorboard", "lightning_logs")  # folders where none is looked for
 SCHEMA = 1
 PACKAGES = ("llmlab", "torch", "lightning", "hydra-core", "omegaconf", "numpy", "tokenizers", "safetensors")
 
 
 class Budget(TypedDict, total=False):
     steps: int
+
+
+class Intervals(TypedDict):
+    """Optimizer steps from one to the next, kept when the run goes on."""
+
+    validate_every: int
+    checkpoint_every: int
 
 
 class Text(TypedDict, total=False):
@@ -50,7 +58,7 @@ class Batch(TypedDict, total=False):
 
 
 class Fields(TypedDict, total=False):
-    """What is read of a record, where it is there: a run that could not begin has a status and a reason only."""
+    """Fields that are read of a record, where they are there: a run that could not begin has a status and a reason only."""
 
     schema: int
     status: str
@@ -69,6 +77,7 @@ class Fields(TypedDict, total=False):
     began: str
     budget: Budget
     batch: Batch
+    intervals: Intervals
     data: Text
     files: dict[str, str]
     parameters: dict[str, int | None]
@@ -107,6 +116,13 @@ class Record:
 
     def get(self, name: str, default: Any = None) -> Any:
         return self.fields.get(name, default)
+
+
+def walk(top: str | Path) -> Iterator[tuple[Path, list[str]]]:
+    """Folders at and below `top` in which a run may lie, each with the names of its files, in a fixed order."""
+    for here, folders, files in os.walk(top):
+        folders[:] = sorted(f for f in folders if f not in NO_RUNS and not f.startswith("."))
+        yield Path(here), files
 
 
 def read(folder: str | Path) -> dict[str, Any]:

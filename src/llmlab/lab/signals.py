@@ -9,13 +9,13 @@ from contextlib import suppress
 
 
 def asking() -> list[signal.Signals]:
-    """Those to be handled: SIGHUP not where it is ignored (nohup)."""
+    """Signals to be handled: SIGHUP not where it is ignored (nohup)."""
     hangs_up = [] if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else [signal.SIGHUP]
     return [signal.SIGINT, signal.SIGTERM, *hangs_up]
 
 
 def insists(signum: int, before: int) -> bool:
-    """Whether a signal after another (0: none) means to end at once.
+    """True if a signal after another (0: none) means to end at once.
 
     Not with a hang-up: a terminal that closes sends two or three, by the shell and by the kernel.
     """
@@ -23,7 +23,7 @@ def insists(signum: int, before: int) -> bool:
 
 
 def name(signum: int) -> str:
-    """Of a signal, as a user knows it."""
+    """The name of a signal, as a user knows it."""
     return "Ctrl-C" if signum in (0, signal.SIGINT) else signal.Signals(signum).name
 
 

@@ -202,7 +202,7 @@ def _with_params(node: Any, typed: Sequence[str]) -> list[Override]:
 
 
 def _handed(specs: Sequence[Override], typed: Sequence[str]) -> list[str]:
-    """What was typed, and ranges that the config itself holds, which what is handed over replaces."""
+    """Words as they were typed, and ranges that the config itself holds, which what is handed over replaces."""
     return [line for o in specs if (line := grids.handed(o)) != str(o.input_line) or line in typed]
 
 

@@ -54,7 +54,7 @@ def name(step: int) -> str:
 
 
 def step_of(path: Path) -> int:
-    """Of a checkpoint by its name, or of what was exported from one."""
+    """The step of a checkpoint by its name, or of what was exported from one."""
     if (named := NAMED.fullmatch(path.name)) and not is_export(path):
         return int(named[1])
     return _manifest(path).get("step", 0)

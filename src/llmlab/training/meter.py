@@ -9,9 +9,12 @@ import resource
 import sys
 import time
 from pathlib import Path
+from typing import TypedDict
 
 import torch
 
+from llmlab.errors import UserError
+from llmlab.json_files import read_json
 from llmlab.lab.files import write_atomic
 from llmlab.lab.record import cpu_name
 
@@ -71,6 +74,12 @@ def mfu(flops_per_second: float, devices: int, device: torch.device, dtype: torc
     return each / peak
 
 
+class Peak(TypedDict):
+    """A measured peak in the cache."""
+
+    flops_per_second: float
+
+
 def matmul_peak(device: torch.device, dtype: torch.dtype, cache: Path, *, at_least: float = 0.0) -> float:
     """FLOP/s of the best square product of this device, dtype and number of threads; measured once, then kept in `cache`."""
     what = (
@@ -83,8 +92,8 @@ def matmul_peak(device: torch.device, dtype: torch.dtype, cache: Path, *, at_lea
     )
     file = cache / f"peak-{hashlib.sha256(repr(what).encode()).hexdigest()[:16]}.json"
     known = 0.0
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        known = float(json.loads(file.read_text())["flops_per_second"])
+    with contextlib.suppress(OSError, UserError):
+        known = float(read_json(file, Peak)["flops_per_second"])
     if known > at_least:
         return known
     peak = max(known, at_least, measure_peak(device, dtype))

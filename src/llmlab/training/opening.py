@@ -73,7 +73,7 @@ def fields(
 
 
 def tokenizer(cfg: Any, corpus: Any) -> dict[str, Any]:
-    """Where the tokenizer came from: learnt from the text, read from a file, or brought by the weights of init_from."""
+    """The origin of the tokenizer: learnt from the text, read from a file, or brought by the weights of init_from."""
     if cfg.tokenizer.kind != "file":
         return {"kind": corpus.tokenizer.kind, "from": "text", "path": None}
     path = os.path.abspath(Path(cfg.tokenizer.path).expanduser())
@@ -108,7 +108,7 @@ def _brought(spec: Any) -> dict[str, str]:
 
 
 def notes(task: Any, recipe: Any, horizon: int, last_step: int) -> list[str]:
-    """What a choice displaced, what a part can't honour, what has no effect; what the run never comes to."""
+    """Notes: on what a choice displaced, a part can't honour, has no effect, or the run never comes to."""
     cfg = task.composed.cfg
     stand_in = stand_ins.note(cfg)
     found = [] if stand_in is None else [stand_in]
@@ -143,7 +143,7 @@ def lines(task: Any, recipe: Any, horizon: dict[str, Any], last_step: int, cut: 
         run += f" (cut short of a budget of {horizon['steps']:,} by trainer.max_steps)"
     passes = last_step * cut.batch_size * task.composed.cfg.data.seq_len / max(1, len(corpus.train))
     shown = f"{passes:,.0f}" if passes >= 10 else f"{passes:.2g}"
-    said.append(f"{run}, {shown} times the text, in {task.folder}")
+    said.append(f"{run}, {shown} times the text, in {record.shown(task.folder)}")
     once = intervals.validation_tokens and intervals.validate_every >= horizon["steps"]
     if once and cfg.train.validate_every is None and horizon["steps"] > 1:
         said.append(

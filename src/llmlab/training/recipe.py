@@ -202,5 +202,5 @@ def _fits(model: Any, *lengths: int) -> None:
 
 
 def counts_bytes(corpus: Corpus, objective: Any) -> bool:
-    """Whether the objective's loss is the text's negative log-likelihood, and its bytes are known."""
+    """True if the objective's loss is the text's negative log-likelihood, and its bytes are known."""
     return bool(getattr(objective, "bits_per_byte", False)) and corpus.validation.sizes is not None

@@ -191,7 +191,7 @@ def _since(point: Path | None) -> dict[str, Any]:
 
 
 def _remember(folder: Path, cfg: Any, fields: dict[str, Any], corpus: Corpus) -> None:
-    """What older records lack, where the text lies now, and that the run had died, should it be refused yet."""
+    """Writes what older records lack, where the text lies now, and that the run had died, should it be refused yet."""
     fields.setdefault("files", run_folder.hashes(folder))
     fields["data"] = {**fields.get("data", {}), **own_text.about(corpus, cfg)}
     record.Record(folder, fields).update()

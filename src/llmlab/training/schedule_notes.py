@@ -1,4 +1,4 @@
-"""What a schedule never comes to within a run, read off its own factors, whatever part it is."""
+"""Notes on what a schedule never comes to within a run, read off its own factors, whatever part it is."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """Which runs make a variant, what it is called, which runs count, and what everything is compared with."""
 
 import json
+import os
 
 import pytest
 
@@ -189,6 +190,26 @@ def test_points_that_left_nothing_or_little(runs, built, tmp_path):
     assert lines["attention=mha,seed=2"].why == "failed: killed: no memory"
     assert lines["attention=mha,seed=2"].variant == "attention=mha"
     assert lines["attention=mha,seed=2"].seed == 2
+
+
+@pytest.mark.parametrize(
+    ("harm", "why"),
+    [
+        (lambda c: c.unlink(), "unreadable: its config.yaml is gone"),
+        (lambda c: (c.unlink(), os.mkfifo(c)), "unreadable: NAME/config.yaml is no ordinary file"),
+        (lambda c: c.write_text("a: &b [1]\nc: *b\n"), "unreadable: NAME/config.yaml: holds an alias"),
+        (
+            lambda c: c.write_text("[" * 20_000),
+            "unreadable: NAME/config.yaml: not valid YAML (line 1: exceeded maximum nesting",
+        ),
+        (lambda c: c.write_text("seed: 9999-99-99"), "unreadable: NAME/config.yaml: not valid YAML"),
+    ],
+)
+def test_a_config_that_can_not_be_read(harm, why, runs, built, tmp_path):
+    s = runs.sweep(tmp_path / "s", {"mha": {1: 2.0, 2: 2.1}, "mla": {1: 1.9, 2: 1.95}})
+    harm(s / "attention=mla,seed=1" / "config.yaml")
+    lines = {r.name: r.why for r in built(s).runs}
+    assert lines["attention=mla,seed=1"].startswith(why.replace("NAME", "attention=mla,seed=1"))
 
 
 def grid(runs, root, losses, key="optimizer.lr"):

@@ -95,7 +95,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _here(planned: Subject, mfu: float) -> Here | None:
-    """What the run would take on this machine's CPUs, whose best product is measured once."""
+    """An estimate of the run on this machine's CPUs, whose best product is measured once."""
     import os
 
     import torch

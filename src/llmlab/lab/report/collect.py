@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -13,14 +13,13 @@ from typing import Any, TypedDict
 
 from llmlab.config.spelling import unquoted
 from llmlab.errors import UserError
-from llmlab.json_files import read_json
+from llmlab.json_files import read_json, read_yaml
 from llmlab.lab import record
 from llmlab.lab.folder import CONFIG
 from llmlab.training import metrics
 from llmlab.training.metrics import METRICS
 
 SWEEP = "sweep.json"
-SKIPPED = ("checkpoints", "__pycache__", "wandb", "tensorboard", "lightning_logs")
 
 
 @dataclass(frozen=True)
@@ -132,7 +131,7 @@ def collect(folders: Sequence[Path]) -> Found:
     places: dict[Path, None] = {}
     sweeps: dict[Path, Sweep] = {}
     for top in tops:
-        for here, files in _walk(top):
+        for here, files in record.walk(top):
             if record.NAME in files:
                 places[here] = None
             if SWEEP in files and here not in sweeps:
@@ -143,12 +142,6 @@ def collect(folders: Sequence[Path]) -> Found:
         below = " and ".join(str(f) for f in folders)
         raise UserError(f"{below}: there is no run folder (one with a {record.NAME}) in it or below it")
     return Found(root, runs, list(sweeps.values()), sorted(missing, key=lambda r: r.name))
-
-
-def _walk(top: Path) -> Iterable[tuple[Path, list[str]]]:
-    for here, folders, files in os.walk(top):
-        folders[:] = sorted(f for f in folders if f not in SKIPPED and not f.startswith("."))
-        yield Path(here), files
 
 
 def _has_run(folder: Path) -> bool:
@@ -171,10 +164,11 @@ def _run(folder: Path, root: Path) -> Run:
         return Run(folder, name, {}, {}, "unreadable", str(e).replace(str(folder), name))
     try:
         config = _yaml(folder / CONFIG)
-    except Exception as e:
+    except (UserError, OSError) as e:
         if not complete:  # it ended before it began to train
             return Run(folder, name, fields, {}, str(fields.get("status")), fields.get("reason"))
-        reason = f"its {CONFIG} can't be read: {type(e).__name__}"
+        gone = f"its {CONFIG} is gone" if isinstance(e, FileNotFoundError) else str(e)
+        reason = gone.replace(str(folder), name)
         return Run(folder, name, fields, {}, "unreadable", reason)
     return Run(folder, name, fields, config, str(fields.get("status")), fields.get("reason"))
 
@@ -195,13 +189,7 @@ def _seed(overrides: Sequence[str]) -> int | None:
 def _yaml(path: Path) -> Mapping[str, Any]:
     import yaml
 
-    with open(path, encoding="utf-8") as f:
-        config = yaml.load(
-            f, getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-        )  # OmegaConf's own reader is ten times slower
-    if not isinstance(config, dict):
-        raise ValueError(f"{path} is empty")
-    return config
+    return read_yaml(path, dict, loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # of maybe a thousand runs
 
 
 def _sweep(folder: Path) -> Sweep:

@@ -83,7 +83,7 @@ def _shift(t: float, df: int, share: float) -> float:
 
 
 def power(effect: float, n: int, level: float) -> float:
-    """Of the two-sided paired t-test with n pairs, if mean / sd of the differences is `effect`."""
+    """Power of the two-sided paired t-test with n pairs, if mean / sd of the differences is `effect`."""
     from scipy.special import stdtrit
 
     return sum(_tails(abs(effect) * math.sqrt(n), -float(stdtrit(n - 1, level / 2)), n - 1))
