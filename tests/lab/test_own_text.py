@@ -82,6 +82,7 @@ def begin(name, *words):
 # ---------------------------------------------------------------- init_from
 
 
+@pytest.mark.slow
 def test_the_runs_own_tokenizer_comes_with_its_weights(home, capsys):
     """On other text, with the words of the run typed again, for an export and for one of its checkpoints."""
     last = "made/checkpoints/step=00000008"
@@ -113,6 +114,7 @@ def test_another_tokenizer_is_refused_unless_it_is_to_be_new(words, home, capsys
     assert not (home / "a").exists()
 
 
+@pytest.mark.slow
 def test_weights_without_their_tokenizer_begin_nothing(home, capsys):
     (home / "made/special.json").unlink()
     error = said(capsys, *begin("a", "data.path=other", "init_from=made"), code=1)

@@ -174,6 +174,7 @@ def test_rows_that_a_run_can_not_go_on_from_are_said_before_anything_is_written(
     metrics.check(path)
 
 
+@pytest.mark.slow
 def test_every_field_of_a_record_may_be_of_the_wrong_kind(folder, capsys):
     fields = json.loads((folder / "run.json").read_text())
     for key in fields:
@@ -189,6 +190,7 @@ def test_every_field_of_a_record_may_be_of_the_wrong_kind(folder, capsys):
             assert code == 1 and f"run/run.json: {key}" in line
 
 
+@pytest.mark.slow
 def test_every_part_of_an_older_folders_config_and_model_may_be_wrong(folder, capsys):
     """Without hashes it is the shape that tells."""
     from llmlab.errors import UserError
