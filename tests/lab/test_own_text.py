@@ -139,6 +139,12 @@ def test_what_documents_begin_with_comes_along(home, capsys):
     first = Tokenizer.load(Path("plain")).encode_sized(texts[0])[1][0]  # which is no target
     assert found[0]["bytes"] == sum(map(len, texts)) - first
 
+    error = said(capsys, *begin("a", "data.path=other", "init_from=made", "data.bos=true"), code=1)
+    assert error == "error: data.bos=true: the tokenizer is of tokenizer=bpe, which has no bos; leave it out"
+    about = Path("plain/tokenizer_config.json")
+    about.write_text(about.read_text().replace('"<s>"', '"<t>"'))
+    assert "tokenizer_config.json is not as" in said(capsys, *begin("a", "data.path=other", "init_from=plain"), code=1)
+
     config = Path("plain/config.yaml")
     config.write_text(config.read_text().replace("  bos: false\n", ""))  # a run of before there was this key
     assert bos("init_from=plain") is False
@@ -245,9 +251,12 @@ def test_text_that_moved_may_be_named_anew(home, made, capsys):
     shutil.move("text", "moved")
     assert "data.path=PATH" in said(capsys, "train", "resume=made", "trainer.max_steps=-1", code=1)
     assert "is not the text" in said(capsys, "train", "resume=made", "data.path=other", code=1)
-    said(capsys, "train", "resume=made", "data.path=moved", "trainer.max_steps=-1")
+    said(capsys, "train", "resume=made", "data.path=moved", "trainer.max_steps=10")
+    assert record.read("made")["data"]["path"] == str(home / "moved")
+    said(capsys, "train", "resume=made", "trainer.max_steps=-1")  # where it was found before
     assert record.read("made")["data"]["path"] == str(home / "moved")
     assert measured(capsys, "run=made") > 0
+    assert said(capsys, "train", "resume=made").endswith("made is complete: 12 steps\n")  # not cut short any more
     shutil.copytree(made / "made", "whole")
     said(capsys, "train", "resume=whole", "trainer.max_steps=-1")  # the text is where it was for that one
     ours, theirs = (checkpoint.read_weights(home / n / "checkpoints/step=00000012") for n in ("made", "whole"))
