@@ -78,8 +78,10 @@ class Tokenizer:
         """The ids that a document begins with, mostly one (bos) or none.
 
         None: those that the tokenizer's own template (its post-processor) puts before a text; of ours, none. True: those,
-        or the bos_token that the files beside it name. Raises UserError if it names none.
+        or the bos_token that the files beside it name. UserError if they name none.
         """
+        if self.kind != "file" and bos:
+            raise UserError(f"data.bos=true: the tokenizer is of tokenizer={self.kind}, which has no bos; leave it out")
         if self.kind != "file" or bos is False:
             return ()
         if before := self.around()[0]:

@@ -137,7 +137,7 @@ def difference(folder: Path, tokenizer: Tokenizer, ids: Mapping[str, int]) -> st
     name = type(theirs).__name__
     for text, around in itertools.product(_texts(tokenizer), (False, True)):
         ours = _attempt(lambda: tokenizer.encode_marked(text, around=around))  # noqa: B023
-        found = _attempt(lambda: theirs(text, add_special_tokens=around)["input_ids"])  # noqa: B023
+        found = _attempt(lambda: theirs(text, add_special_tokens=around, verbose=False)["input_ids"])  # noqa: B023
         # Both say so where a word has no token, not even an unknown one.
         if found != ours and not (isinstance(ours, str) and isinstance(found, str)):
             gives = f"says {found!r}" if isinstance(found, str) else f"gives {len(found)} ids"
