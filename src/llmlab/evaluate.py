@@ -128,7 +128,7 @@ def evaluate(
         if source == "files" and path is None:
             raise UserError("data=files needs data.path=FOLDER_OR_FILE")
         file = schema.Tokenizer(kind="file", path=str(tokenizer))
-        settings = replace(settings, source=source, path=path, field=field, seq_len=1)
+        settings = replace(settings, source=source, path=path, field=field, seq_len=1, max_documents=None)
         corpus = prepare(settings, file, special, whole=True)
         streams = [corpus.train]
     length_of_windows = seq_len or (_usual(model, streams[0]) if hf is not None else cfg.data.seq_len)

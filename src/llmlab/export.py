@@ -96,15 +96,15 @@ def _llmlab(path: Path, home: Path, to: Path) -> str:
 
 def _hf(path: Path, home: Path, to: Path) -> str:
     from llmlab.hub import save_hf
-    from llmlab.hub.save_tokenizer import save_tokenizer
+    from llmlab.hub.save_tokenizer import as_trained, save_tokenizer
     from llmlab.lab.folder import load_model
     from llmlab.training import checkpoint
 
     model, tokenizer = load_model(path)
     save_hf(model, to)
-    note = save_tokenizer(to, tokenizer, model.sizes.max_positions)
+    notes = [as_trained(tokenizer), save_tokenizer(to, tokenizer, model.sizes.max_positions)]
     said = f"the weights of step {checkpoint.step_of(path):,} as transformers reads them"
-    return f"{said}; {note}" if note else said
+    return "; ".join([said, *filter(None, notes)])
 
 
 def _atomically(to: Path, fill: Callable[[Path], str]) -> str:

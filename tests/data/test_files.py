@@ -226,3 +226,8 @@ def test_a_corpus_says_what_was_left_out_each_time(folder, capsys):
     assert "2 of another ending (.csv 1, .rst 1)" in capsys.readouterr().err
     assert second.manifest["read"]["documents"] == 8 == sum(second.manifest["documents"].values())
     assert second.manifest["read"]["bytes"] == sum(second.manifest["bytes"].values())
+
+
+def test_a_path_that_no_file_can_have():
+    with pytest.raises(UserError, match=r"data.path=a\\x00b has a NUL character"):
+        open_source(Data(source="files", path="a\0b"))

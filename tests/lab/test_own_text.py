@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from tokenizers import processors
 
 from llmlab import cli
 from llmlab.config.compose import compose
-from llmlab.data.tokenizer import Tokenizer
+from llmlab.data.tokenizer import Tokenizer, from_file
+from llmlab.hub.save_tokenizer import as_trained
 from llmlab.lab import record
 from llmlab.training import checkpoint
 
@@ -101,6 +103,68 @@ def test_the_runs_own_tokenizer_comes_with_its_weights(home, capsys):
     assert record.read("made")["tokenizer"] == {"kind": "bpe", "from": "text", "path": None}
 
 
+def with_template(to):
+    """A tokenizer.json of words whose template puts <s> before a text, as a user may have downloaded it."""
+    inner = Tokenizer.load(Path("made")).inner
+    inner.add_special_tokens(["<s>"])
+    ids = [("<s>", inner.token_to_id("<s>"))]
+    inner.post_processor = processors.TemplateProcessing(single="<s> $A", pair="<s> $A $B", special_tokens=ids)
+    Path(to).mkdir()
+    inner.save(f"{to}/tokenizer.json")
+    about = {"bos_token": "<s>", "model_max_length": int(1e30)}  # as transformers writes it
+    Path(to, "tokenizer_config.json").write_text(json.dumps(about))
+
+
+def test_what_documents_begin_with_comes_along(home, capsys):
+    """data.bos of the run that weights are from, in a run from them and in an export; and all of another text is measured."""
+    with_template("words")
+    words = ["tokenizer=file", "tokenizer.path=words", "data.path=text", "data.max_documents=9"]
+    told = said(capsys, *begin("plain", *words, "data.bos=false"))
+    assert "begins with <s>" not in told
+
+    def bos(*words):
+        return compose(["data=files", "data.path=other", *words]).cfg.data.bos
+
+    assert bos("init_from=plain") is False and bos("init_from=plain", "data.bos=true") is True
+    assert bos("init_from=made") is None and bos("tokenizer=file", "tokenizer.path=plain") is None
+    said(capsys, "export", "run=plain", "to=exported")
+    assert bos("init_from=exported") is False
+
+    told = said(capsys, "export", "run=plain", "to=hf", "format=hf")
+    assert "its texts begin without <s>" in told
+    found = [
+        json.loads(said(capsys, "eval", f"{w}", "data=other", "seq_len=16", "--json")) for w in ("run=plain", "hf=hf")
+    ]
+    assert found[0]["loss"] == pytest.approx(found[1]["loss"], abs=1e-6) and found[0]["bytes"] == found[1]["bytes"]
+    texts = [p.read_text() for p in sorted(Path("other").iterdir())]
+    first = Tokenizer.load(Path("plain")).encode_sized(texts[0])[1][0]  # which is no target
+    assert found[0]["bytes"] == sum(map(len, texts)) - first
+
+    error = said(capsys, *begin("a", "data.path=other", "init_from=made", "data.bos=true"), code=1)
+    assert error == "error: data.bos=true: the tokenizer is of tokenizer=bpe, which has no bos; leave it out"
+    about = Path("plain/tokenizer_config.json")
+    about.write_text(about.read_text().replace('"<s>"', '"<t>"'))
+    assert "tokenizer_config.json is not as" in said(capsys, *begin("a", "data.path=other", "init_from=plain"), code=1)
+
+    config = Path("plain/config.yaml")
+    config.write_text(config.read_text().replace("  bos: false\n", ""))  # a run of before there was this key
+    assert bos("init_from=plain") is False
+    config.write_text(config.read_text().replace("  field: text\n", "  field: text\n  bos: true\n"))
+    assert bos("init_from=plain") is True and bos("init_from=plain", "data.bos=false") is False
+
+
+@pytest.mark.parametrize(("template", "lead", "shown"), [(True, (), ["x"]), (False, (300,), ["<s>", "x"])])
+def test_a_template_as_documents_were_trained(template, lead, shown, home):
+    with_template("words")
+    tokenizer = from_file("words", ())
+    if not template:
+        tokenizer.inner.post_processor = None
+    tokenizer.lead = lead
+    assert as_trained(tokenizer)
+    assert tokenizer.inner.encode("x").tokens == shown and tokenizer.opening() == lead
+    assert tokenizer.inner.encode("x", "x").tokens == shown * 2 and as_trained(tokenizer) == ""
+
+
 def test_other_shares_of_the_same_text_learn_no_other_tokenizer(home, capsys):
     said(capsys, *begin("a", "data.path=text", "data.validation=0.3", "data.max_documents=9", "init_from=made"))
     assert (home / "a/tokenizer.json").read_bytes() == (home / "made/tokenizer.json").read_bytes()
@@ -189,9 +253,12 @@ def test_text_that_moved_may_be_named_anew(home, made, capsys):
     shutil.move("text", "moved")
     assert "data.path=PATH" in said(capsys, "train", "resume=made", "trainer.max_steps=-1", code=1)
     assert "is not the text" in said(capsys, "train", "resume=made", "data.path=other", code=1)
-    said(capsys, "train", "resume=made", "data.path=moved", "trainer.max_steps=-1")
+    said(capsys, "train", "resume=made", "data.path=moved", "trainer.max_steps=10")
+    assert record.read("made")["data"]["path"] == str(home / "moved")
+    said(capsys, "train", "resume=made", "trainer.max_steps=-1")  # where it was found before
     assert record.read("made")["data"]["path"] == str(home / "moved")
     assert measured(capsys, "run=made") > 0
+    assert said(capsys, "train", "resume=made").endswith("made is complete: 12 steps\n")  # not cut short any more
     shutil.copytree(made / "made", "whole")
     said(capsys, "train", "resume=whole", "trainer.max_steps=-1")  # the text is where it was for that one
     ours, theirs = (checkpoint.read_weights(home / n / "checkpoints/step=00000012") for n in ("made", "whole"))

@@ -1,10 +1,12 @@
-"""The tokenizer of a run that begins with the weights of another (`init_from=RUN`): it comes with them."""
+"""The tokenizer of a run that begins with the weights of another (`init_from=RUN`): it comes with them, and what documents
+begin with in it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, NotRequired, TypedDict
 
 from llmlab.config.spelling import quoted
 from llmlab.errors import UserError
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 FILE, SPECIAL, CONFIG = "tokenizer.json", "special.json", "config.yaml"
-GROUP = "tokenizer"
+GROUP, BOS = "tokenizer", "data.bos"
 
 
 class Kept(TypedDict):
@@ -25,6 +27,7 @@ class Kept(TypedDict):
 
 class Settings(TypedDict):
     tokenizer: dict[str, Any]
+    data: NotRequired[dict[str, Any]]
 
 
 def home(start: str | Path) -> Path:
@@ -35,8 +38,8 @@ def home(start: str | Path) -> Path:
 
 
 def words(cfg: DictConfig, parsed: Iterable[Override]) -> list[str]:
-    """The overrides by which a config has the tokenizer of the run that it begins from; none where it begins from no run,
-    or the tokenizer is to be new.
+    """The overrides by which a config has the tokenizer of the run that it begins from, and its `data.bos` unless another
+    was typed; none where it begins from no run, or the tokenizer is to be new.
 
     UserError if another tokenizer was typed.
     """
@@ -46,7 +49,7 @@ def words(cfg: DictConfig, parsed: Iterable[Override]) -> list[str]:
         return []
     if cfg.init_tokenizer == "new" or locate.named(cfg.init_from) is not None:
         return []  # a Hugging Face folder brings its own in hub.begin
-    folder = home(cfg.init_from).absolute()
+    parsed, folder = list(parsed), home(cfg.init_from).absolute()
     if not (folder / CONFIG).exists():
         return []  # no run: that is said in its own words
     for name in (FILE, SPECIAL):
@@ -61,7 +64,19 @@ def words(cfg: DictConfig, parsed: Iterable[Override]) -> list[str]:
             f"{' '.join(typed)}: the weights of init_from={cfg.init_from} know the tokens of their own tokenizer "
             f"({_described(folder)}); leave it out, or type init_from.tokenizer=new to put them under another"
         )
-    return [f"{GROUP}=file", f"{GROUP}.path={quoted(str(folder))}"]
+    own = [f"{GROUP}=file", f"{GROUP}.path={quoted(str(folder))}"]
+    if (bos := _bos(folder)) is not None and all(o.key_or_group != BOS for o in parsed):
+        own.append(f"{BOS}={str(bos).lower()}")
+    return own
+
+
+def _bos(folder: Path) -> bool | None:
+    """`data.bos` of a run, None where its documents begin as the tokenizer's own template has it."""
+    if _about(folder)[0] != "file":
+        return None
+    settings: Settings = read_yaml(folder / CONFIG, Settings)
+    bos = settings.get("data", {}).get("bos", False)  # a run of before there was this key has none
+    return bos if isinstance(bos, bool) else None
 
 
 def is_about(key: str) -> bool:

@@ -46,6 +46,8 @@ def status(path: Path) -> os.stat_result:
         raise UserError(f"{shown}: there is no such file or folder") from None
     except OSError as e:
         raise UserError(f"{shown} {_loop(e) or f'can not be read ({e.strerror})'}") from None
+    except ValueError:  # of pathlib
+        raise UserError(f"{shown} has a NUL character in it; no file has") from None
 
 
 def below(folder: Path, left_out: Tally) -> list[File]:

@@ -129,7 +129,8 @@ def _stamp(path: str | None) -> Any:
     file = Path(path).expanduser()
     home = file if file.is_dir() else file.parent
     if (home / SPECIAL).is_file():  # of a run, of which there may be copies
-        return [hashlib.sha256((home / n).read_bytes()).hexdigest() for n in (FILE, SPECIAL) if (home / n).is_file()]
+        names = [n for n in (FILE, SPECIAL, *BESIDE) if (home / n).is_file()]
+        return [[n, hashlib.sha256((home / n).read_bytes()).hexdigest()] for n in names]
     stats = [p.stat() for p in (file, *(home / n for n in (FILE, "config.json", *BESIDE))) if p.is_file()]
     return [str(file.resolve()), [[s.st_size, s.st_mtime_ns, s.st_ctime_ns] for s in stats]]
 

@@ -78,16 +78,14 @@ class Tokenizer:
         """The ids that a document begins with, mostly one (bos) or none.
 
         None: those that the tokenizer's own template (its post-processor) puts before a text; of ours, none. True: those,
-        or the bos_token that the files beside it name. Raises UserError if it names none.
+        or the bos_token that the files beside it name. UserError if they name none.
         """
+        if self.kind != "file" and bos:
+            raise UserError(f"data.bos=true: the tokenizer is of tokenizer={self.kind}, which has no bos; leave it out")
         if self.kind != "file" or bos is False:
             return ()
-        for text in ("a", "A", "0", ".", *sorted(self.inner.get_vocab(with_added_tokens=False))[:100]):
-            found = self.inner.encode(text, add_special_tokens=True)
-            if 0 in found.special_tokens_mask:  # a text that the tokenizer does not drop
-                if n := found.special_tokens_mask.index(0):
-                    return tuple(found.ids[:n])
-                break
+        if before := self.around()[0]:
+            return before
         if not bos:
             return ()
         token = special_tokens.read(self.beside, "the tokenizer").name("bos")
@@ -95,6 +93,15 @@ class Tokenizer:
         if i is None:
             raise UserError("data.bos=true: the files beside tokenizer.json name no bos_token; leave it out")
         return (i,)
+
+    def around(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The ids that the tokenizer's own template (its post-processor) puts before a text and after it."""
+        for text in ("a", "A", "0", ".", *sorted(self.inner.get_vocab(with_added_tokens=False))[:100]):
+            found = self.inner.encode(text, add_special_tokens=True)
+            mask = found.special_tokens_mask
+            if 0 in mask:  # a text that the tokenizer does not drop
+                return tuple(found.ids[: mask.index(0)]), tuple(found.ids[len(mask) - mask[::-1].index(0) :])
+        return (), ()
 
     @property
     def stops(self) -> tuple[int, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +89,38 @@ def save_tokenizer(folder: Path, tokenizer: Tokenizer, positions: int) -> str:
     return ""
 
 
+def as_trained(tokenizer: Tokenizer) -> str:
+    """Gives a run's tokenizer a template that begins a text as the run's documents began. Returns a note where its own
+    template does otherwise, "" where nothing had to be changed.
+    """
+    from tokenizers import Tokenizer as Inner
+
+    lead = tokenizer.lead
+    if tokenizer.kind != "file" or lead == tokenizer.opening():
+        return ""
+    before, after = tokenizer.around()
+    names = {i: tokenizer.inner.id_to_token(i) or str(i) for i in (*before, *lead, *after)}
+    spec: dict[str, Any] = json.loads(tokenizer.inner.to_str())
+    spec["post_processor"] = _template(names, lead, after) if lead or after else None
+    tokenizer.inner = Inner.from_str(json.dumps(spec))
+    tokenizer.inner.encode_special_tokens = True
+    shown = " ".join(names[i] for i in lead or before)
+    how = "begin with" if lead else "begin without"
+    return f"its texts {how} {shown}, as the run's documents did, and not as the template of its tokenizer had it"
+
+
+def _template(names: Mapping[int, str], lead: Sequence[int], after: Sequence[int]) -> dict[str, Any]:
+    """A post-processor that puts ids around each of one or two texts."""
+
+    def around(name: str, type_id: int) -> list[dict[str, Any]]:
+        first, last = ([{"SpecialToken": {"id": names[i], "type_id": type_id}} for i in ids] for ids in (lead, after))
+        return [*first, {"Sequence": {"id": name, "type_id": type_id}}, *last]
+
+    tokens = {names[i]: {"id": names[i], "ids": [i], "tokens": [names[i]]} for i in (*lead, *after)}
+    pair = [*around("A", 0), *around("B", 1)]
+    return {"type": "TemplateProcessing", "single": around("A", 0), "pair": pair, "special_tokens": tokens}
+
+
 def difference(folder: Path, tokenizer: Tokenizer, ids: Mapping[str, int]) -> str | None:
     """A phrase on what AutoTokenizer reads otherwise than `tokenizer`, whose special tokens have `ids`, or None."""
     import transformers
@@ -105,7 +137,7 @@ def difference(folder: Path, tokenizer: Tokenizer, ids: Mapping[str, int]) -> st
     name = type(theirs).__name__
     for text, around in itertools.product(_texts(tokenizer), (False, True)):
         ours = _attempt(lambda: tokenizer.encode_marked(text, around=around))  # noqa: B023
-        found = _attempt(lambda: theirs(text, add_special_tokens=around)["input_ids"])  # noqa: B023
+        found = _attempt(lambda: theirs(text, add_special_tokens=around, verbose=False)["input_ids"])  # noqa: B023
         # Both say so where a word has no token, not even an unknown one.
         if found != ours and not (isinstance(ours, str) and isinstance(found, str)):
             gives = f"says {found!r}" if isinstance(found, str) else f"gives {len(found)} ids"

@@ -139,7 +139,7 @@ def start_of(init_from: str, *, tokenizer: bool = True) -> Path:
         return locate.locate(name)
     folder = home(init_from)
     if tokenizer and not (folder / EXPORT).exists():  # whose weights are checked with all that lies beside them
-        undamaged(folder, TOKENIZER, record.read(folder))
+        undamaged(folder, (*TOKENIZER, *BESIDE), record.read(folder))
     return checkpoint_of(init_from)
 
 

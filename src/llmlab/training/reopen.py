@@ -133,11 +133,13 @@ def _change(cfg: Any, composed: Any, done: Mapping[str, Any], folder: Path) -> N
                 raise UserError(f"{override}: the run was trained on data={cfg.data.source}, which has no path")
             cfg.data.path = os.path.abspath(Path(str(cfg.data.path)).expanduser())
             done.get("data", {}).pop("path", None)  # this one is looked at instead
+    if cfg.data.source == "files" and (moved := done.get("data", {}).get("path")):
+        cfg.data.path = moved  # to where an earlier resume found it
 
 
 def _complete(folder: Path, done: Mapping[str, Any], target: int) -> str:
     line = f"{folder} is complete: {_steps(done['steps'])}"
-    if target < done["budget"]["steps"]:
+    if max(target, done["steps"]) < done["budget"]["steps"]:
         again = f"{_typed('resume', folder)} trainer.max_steps=-1"
         line += f" of a budget of {done['budget']['steps']:,}; {again} goes on to its end"
     return line
