@@ -96,9 +96,8 @@ class Record:
             return
         try:
             write_atomic(self.folder / NAME, json.dumps(self.fields, indent=1, default=str) + "\n")
-        except (
-            UserError
-        ):  # on a full disk there is room where the record is; without line breaks it has become no longer
+        except UserError:
+            # On a full disk there is room where the record is; without line breaks it has become no longer.
             if not write_over(self.folder / NAME, json.dumps(self.fields, default=str, separators=(",", ":")) + "\n"):
                 raise
 
