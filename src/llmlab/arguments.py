@@ -96,11 +96,5 @@ def _convert(text: str, hint: Any) -> Any:
 
 
 def _name(hint: Any) -> str:
-    names = {
-        int: "a whole number",
-        float: "a number",
-        str: "text",
-        bool: "true or false",
-        type(None): "null",
-    }
+    names = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "null"}
     return " or ".join(names[t] for t in _options(hint))

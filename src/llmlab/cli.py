@@ -130,9 +130,8 @@ def _short(line: str, most: int = 700) -> str:
 def _lines(e: Exception) -> list[str]:
     if isinstance(e, UserError):
         return [_short(line) for line in str(e).splitlines()]
-    if (
-        isinstance(e, OSError) and e.filename is not None and e.strerror
-    ):  # of a name too long, a folder that can't be read
+    # A name too long, a folder that can't be read.
+    if isinstance(e, OSError) and e.filename is not None and e.strerror:
         return [_short(f"{_short(str(e.filename), 400)}: {e.strerror}")]
     if type(e).__module__.startswith(("hydra", "omegaconf")):
         return [" ".join(str(e).split())[:300]]

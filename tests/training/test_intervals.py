@@ -1,11 +1,13 @@
 """When runs validate and save, against counting it out."""
 
+import json
 import random
 from types import SimpleNamespace
 
 import pytest
 
 from llmlab.errors import UserError
+from llmlab.lab import record as records
 from llmlab.training.intervals import FORWARD_SHARE, MOST, SHARE, Intervals, due, trained, validations
 from llmlab.training.progress import Remaining
 
@@ -77,3 +79,11 @@ def test_time_left_counts_validations_and_checkpoints():
     assert left.seconds(40, 5.0) == pytest.approx(60 * 10 / 5 + 2 * 3.0 + 2 * 0.5)
     assert left.seconds(100, 5.0) == 0
     assert Remaining(100, 10, Intervals(40, 50, 0)).seconds(0, 10.0) == pytest.approx(100)  # no validation at all
+
+
+@pytest.mark.parametrize("kept", [None, [], {"validate_every": 4}, {"validate_every": "x", "checkpoint_every": 3}])
+def test_what_a_record_keeps_of_them_has_a_shape(kept, tmp_path):
+    fields = {"status": "completed", "intervals": kept}
+    (tmp_path / records.NAME).write_text(json.dumps(fields))
+    with pytest.raises(UserError, match="run.json: intervals"):
+        records.read(tmp_path)

@@ -23,16 +23,7 @@ if TYPE_CHECKING:
 
 
 SEVERAL = ("logger",)  # groups of which several can be chosen at once
-ALWAYS = (
-    "csv",
-    "csvlogger",
-    "csv_logger",
-    "file",
-    "none",
-    "false",
-    "null",
-    "default",
-)  # what people call metrics.csv alone
+ALWAYS = ("csv", "csvlogger", "csv_logger", "file", "none", "false", "null", "default")  # names of metrics.csv alone
 
 
 @dataclass(frozen=True)

@@ -168,9 +168,8 @@ class _Text:
         blank = faint[np.minimum(codes, len(faint) - 1)]
         self.at = at
         self.before = np.concatenate(([0], np.cumsum(widths)))  # bytes before each character
-        self.dark = np.concatenate(
-            ([0], np.cumsum(np.where(blank, 0, widths)))
-        )  # those that are neither white space nor marks
+        # Those that are neither white space nor marks.
+        self.dark = np.concatenate(([0], np.cumsum(np.where(blank, 0, widths))))
 
     def chunk(
         self, tokenizer: Tokenizer, ids: np.ndarray, offsets: np.ndarray, *, last: bool, mark: int | None = None

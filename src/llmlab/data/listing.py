@@ -45,7 +45,7 @@ def status(path: Path) -> os.stat_result:
             raise UserError(f"{shown} is a link to {printable(os.readlink(path))}, which is not there") from None
         raise UserError(f"{shown}: there is no such file or folder") from None
     except OSError as e:
-        raise UserError(f"{shown} {_loop(e) or f'can not be read ({e.strerror})'}") from None
+        raise UserError(f"{shown} {_loop(e) or _unreadable(e)}") from None
     except ValueError:  # of pathlib
         raise UserError(f"{shown} has a NUL character in it; no file has") from None
 
@@ -81,7 +81,7 @@ def below(folder: Path, left_out: Tally) -> list[File]:
                 found = sorted(entries, key=lambda e: e.name)
         except OSError as e:
             if not name:
-                raise UserError(f"data.path={printable(str(folder))} can't be read ({e.strerror})") from None
+                raise UserError(f"data.path={printable(str(folder))} {_unreadable(e)}") from None
             left_out.add(UNREADABLE, f"{name}: {e.strerror}")
             continue
         for entry in found:
@@ -122,7 +122,7 @@ def _stat(entry: os.DirEntry[str], path: Path, name: str, left_out: Tally) -> os
     except OSError as e:
         shown = f"data.path: {printable(str(path))}"
         if not entry.is_symlink():
-            raise UserError(f"{shown} can't be read ({e.strerror})") from None
+            raise UserError(f"{shown} {_unreadable(e)}") from None
         if name.lower().endswith(ENDINGS) or not os.path.splitext(entry.name)[1]:  # a text, or a folder of them
             where = f"is a link to {printable(os.readlink(entry.path))}, which is not there"
             if e.errno not in (errno.ENOENT, errno.ENOTDIR):
@@ -130,6 +130,10 @@ def _stat(entry: os.DirEntry[str], path: Path, name: str, left_out: Tally) -> os
             raise UserError(f"{shown} {where}; mend or remove it") from None
         left_out.add(DANGLING, name)
         return None
+
+
+def _unreadable(e: OSError) -> str:
+    return f"can't be read ({e.strerror})"
 
 
 def _loop(e: OSError) -> str | None:

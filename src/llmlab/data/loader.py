@@ -162,9 +162,8 @@ class HeldOut(Dataset[dict[str, Tensor]]):
     def _sample(self, row: int) -> Sample:
         window = self.windows[row]
         sample = self.objective.prepare(window, np.random.default_rng(key("validation", row)))
-        if "sizes" in window and getattr(
-            self.objective, "bits_per_byte", False
-        ):  # labels are the tokens that come next
+        # Labels are the tokens that come next.
+        if "sizes" in window and getattr(self.objective, "bits_per_byte", False):
             sample["bytes"] = window["sizes"][1:][sample["labels"] >= 0].sum()
         return sample
 

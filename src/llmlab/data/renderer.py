@@ -22,14 +22,7 @@ MEMORY = 1 << 30  # bytes of address space; Python and Jinja have 50 MB
 LONGEST = 1 << 20  # characters, beside MULTIPLE times what the conversation has
 MULTIPLE = 16
 SCRIPT = Path(__file__).with_name("render_process.py")
-KEPT = (
-    "LANG",
-    "LC_ALL",
-    "LC_TIME",
-    "LD_LIBRARY_PATH",
-    "PATH",
-    "TZ",
-)  # of the environment: a template has no use for more
+KEPT = ("LANG", "LC_ALL", "LC_TIME", "LD_LIBRARY_PATH", "PATH", "TZ")  # of the environment: a template needs no more
 
 
 class Renderer:

@@ -15,15 +15,7 @@ if TYPE_CHECKING:
 
 CONFIG, MAP, ADDED = "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"
 MODEL = ("config.json", "generation_config.json")
-ROLES = (
-    "bos",
-    "eos",
-    "unk",
-    "sep",
-    "pad",
-    "cls",
-    "mask",
-)  # the order in which transformers adds those that are missing
+ROLES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")  # the order in which transformers adds missing ones
 FLAGS = ("lstrip", "rstrip", "normalized", "single_word")
 
 

@@ -1,4 +1,4 @@
-"""What an entry of the hub says about a family, and helpers to read and write config.json."""
+"""An entry of the hub for a family, and functions that read and write config.json."""
 
 from __future__ import annotations
 

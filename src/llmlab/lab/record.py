@@ -74,6 +74,8 @@ class Fields(TypedDict, total=False):
     plugins: str | None
     versions: dict[str, str]
     hardware: Hardware
+    batch: dict[str, int]
+    loggers: dict[str, dict[str, Any]] | None
     began: str
     budget: Budget
     batch: Batch
@@ -105,9 +107,8 @@ class Record:
             return
         try:
             write_atomic(self.folder / NAME, json.dumps(self.fields, indent=1, default=str) + "\n")
-        except (
-            UserError
-        ):  # on a full disk there is room where the record is; without line breaks it has become no longer
+        except UserError:
+            # On a full disk there is room where the record is; without line breaks it has become no longer.
             if not write_over(self.folder / NAME, json.dumps(self.fields, default=str, separators=(",", ":")) + "\n"):
                 raise
 
