@@ -239,6 +239,8 @@ def _override(text: str, o: Override, base: DictConfig | None, known: Known) -> 
             if parent
             else ""
         )
+        if parent == "heads":
+            return f"{key}: there is no such key{what}; a head is chosen by head@{str(shown).lstrip('+~')}"
         if parent:
             return f"{key}: there is no such key{what}; {guess.below(parent, last, _keys(node), base)}"
         hint = guess.at_root(key, [*_keys(base), *known.groups], base, known.choices)
