@@ -46,6 +46,8 @@ def parse(argv: Sequence[str], cls: type[T], command: str) -> T:
             try:
                 if typing.get_origin(hints[key]) is list:
                     values.setdefault(key, []).append(_convert(text, typing.get_args(hints[key])[0]))
+                elif key in values:
+                    problems.append(f"{key} is given twice; leave one of them out")
                 else:
                     values[key] = _convert(text, hints[key])
             except ValueError:

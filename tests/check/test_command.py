@@ -88,6 +88,7 @@ WRONG = {
     "checks=causalty": "checks=causalty: there is no such check; did you mean causality?",
     "jobs=0": "jobs=0 must be at least 1",
     "jobs=x": "jobs=x: must be a whole number or null",
+    "norm=rmsnorm norm=layernorm": "norm is given twice; leave one of them out",
     "optimizer=adamw": "optimizer: llmlab check takes SLOT=PART",
     "--families attention=mla": "--families is of all families and parts",
     "--familes": "did you mean families",

@@ -120,6 +120,7 @@ TABLE = [
     ("hydra.run.dir=", r"hydra\.run\.dir=: name a folder, or leave it out"),
     ("hydra.run.dri=x", r"hydra\.run\.dri: Hydra has no such key; hydra\.run\.dir=FOLDER .*"),
     ("resume=", r"resume= names no folder; resume=RUN goes on with a run, .*"),
+    ("heads.tokens=lm", r"heads\.tokens: there is no such key in heads; a head is chosen by head@heads\.tokens=lm"),
     ("out=x", r"out: there is no such key; did you mean hydra\.run\.dir\?"),
     ("resume=runs/none", r"resume=runs/none: there is no such run folder"),
     ("experiment=nanogpt", r"experiment=nanogpt: there is no such experiment; did you mean nanogpt_shakespeare\?.*"),

@@ -64,6 +64,7 @@ def said(capsys, *argv):
     [
         ("generate run=empty prompt=a", r"empty: has no run\.json, so it is no run folder"),
         ("eval run=empty", r"empty: has no run\.json, so it is no run folder"),
+        ("generate run=empty prompt=a max_new=2 max_new=3", r"max_new is given twice; leave one of them out"),
         ("train resume=empty", r"resume=empty: there is no run\.json in it; resume=RUN names the folder of a run"),
         ("train init_from=empty", r"init_from=empty: there is no run\.json in it; .*"),
         ("report empty", r"empty: there is no run folder .*"),

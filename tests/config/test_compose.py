@@ -173,3 +173,25 @@ def test_any_slot_of_a_kind_or_a_stack_can_be_named(overrides, place):
     before, after = compose(overrides[:1]).cfg, composed.cfg.copy()
     OmegaConf.update(after, place, None)
     assert after == before
+
+
+def test_few_compositions_find_what_is_wrong_among_many_values():
+    """Each costs 0.1 s; a config.json becomes some 25 overrides. All problems are named, wherever they stand."""
+    from llmlab.config import explain
+
+    asked = []
+    known = explain.Known([], lambda group: [])
+
+    def run(overrides):
+        asked.append(overrides)
+        if wrong := [o for o in overrides if o.endswith("=bad")]:
+            raise ValueError(f"Value 'bad' could not be: {wrong[0]}")
+        return {}
+
+    for bad, most in (({7}, 14), ({0, 23}, 26), (set(), 2)):
+        typed = [f"k{i}={'bad' if i in bad else i}" for i in range(24)]
+        asked.clear()
+        parsed, _ = explain.parse(typed, explain.Known([], lambda group: []))
+        problems, good = explain.every_problem(parsed, run, known)
+        assert len(problems) == len(bad) and [o.input_line for o in good] == [t for t in typed if "bad" not in t]
+        assert all(f"k{i}=bad" in " ".join(problems) for i in bad) and len(asked) <= most

@@ -103,6 +103,9 @@ def test_experts_and_stacks_are_held_against_the_headers(tmp_path):
         bounds.held(["model.n_layers=2", "model.moe.n_experts=4"], None, shapes, tmp_path)
         with pytest.raises(UserError, match="says 5 experts, but the weights hold 4"):
             bounds.held(["model.n_layers=2", "model.moe.n_experts=5"], None, shapes, tmp_path)
+        for wrong in ("null", "x", "1e308", "1" * 400):
+            with pytest.raises(UserError, match=r"model\.moe\.n_experts must be a whole number, but is"):
+                bounds.held(["model.n_layers=2", f"model.moe.n_experts={wrong}"], None, shapes, tmp_path)
     pair = [f"stacks.{name}.n_layers=2" for name in ("encoder", "decoder")]
     one = {f"encoder.block.{i}.w": torch.empty(2) for i in range(2)}
     bounds.held(["model.n_layers=4", *pair], None, one, tmp_path)

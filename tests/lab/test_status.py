@@ -89,3 +89,12 @@ def test_a_folder_without_a_record_is_named(tmp_path):
         record.read(tmp_path)
     with pytest.raises(UserError, match="no such folder"):
         record.read(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("batch", "x"), ("batch", True), ("batch", {"micro": []}), ("hardware", {"cpu": []})]
+)
+def test_a_record_whose_batch_or_machine_is_of_another_kind_is_named(field, value, tmp_path):
+    (tmp_path / record.NAME).write_text(json.dumps({"schema": 1, "status": "completed", field: value}))
+    with pytest.raises(UserError, match=rf"run\.json: {field}"):
+        record.read(tmp_path)

@@ -54,6 +54,9 @@ def main(argv: Sequence[str]) -> int:
     if a.compile not in BACKENDS:
         raise UserError(f"compile={a.compile} must be {' or '.join(BACKENDS)}")
     os.environ["LLMLAB_CHECK_COMPILE"] = a.compile  # for the processes that check
+    typed = [w.partition("=")[0] for w in argv if w not in mine]
+    if twice := [key for key in dict.fromkeys(typed) if typed.count(key) > 1]:
+        raise UserError(f"{twice[0]} is given twice; leave one of them out")
     asked = read([w for w in argv if w not in mine])
     if a.families and not asked.whole:
         raise UserError(

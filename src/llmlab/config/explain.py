@@ -141,10 +141,13 @@ def _listed(text: str) -> list[str]:
     return text[1:-1].split(",") if text[:1] == "[" else [text]
 
 
+FEW = 4  # values of keys that are tried one by one
+
+
 def every_problem(
     parsed: Sequence[Override], run: Callable[[list[str]], DictConfig], known: Known, first: Exception | None = None
 ) -> tuple[list[str], list[Override]]:
-    """Hydra stops at the first problem: compose again with one override at a time, groups first.
+    """Hydra stops at the first problem: compose again with fewer overrides at a time, groups first and one by one.
 
     Returns a line for each problem, and the overrides without one. `first`: what all of them together raise.
     """
@@ -156,16 +159,32 @@ def every_problem(
         return [message(first, base, known, parsed[0])], []
     good: list[Override] = []
     problems: list[str] = []
-    for o in sorted(parsed, key=lambda o: o.key_or_group not in known.groups):
-        is_group = o.key_or_group in known.groups
+    for o in (o for o in parsed if o.key_or_group in known.groups):
         try:
-            chosen = [str(g.input_line) for g in good if g.key_or_group in known.groups]
-            cfg = run([*chosen, str(o.input_line)])
+            base = run([*(str(g.input_line) for g in good), str(o.input_line)])
         except Exception as e:
             problems.append(message(e, base, known, o))
             continue
         good.append(o)
-        base = cfg if is_group else base
+    chosen = [str(g.input_line) for g in good]
+
+    def judge(values: Sequence[Override]) -> None:
+        """Each composition costs 0.1 s, and a config.json becomes some 25 overrides: many are tried at once."""
+        try:
+            if values:
+                run([*chosen, *(str(o.input_line) for o in values)])
+            good.extend(values)
+        except Exception as e:
+            if len(values) == 1:
+                problems.append(message(e, base, known, values[0]))
+                return
+            size = 1 if len(values) <= FEW else (len(values) + 1) // 2
+            for at in range(0, len(values), size):
+                judge(values[at : at + size])
+
+    values = [o for o in parsed if o.key_or_group not in known.groups]
+    for at in range(0, len(values), size := len(values) if len(values) > FEW else 1):
+        judge(values[at : at + size])
     return list(dict.fromkeys(problems)), good
 
 
@@ -211,6 +230,8 @@ def _override(text: str, o: Override, base: DictConfig | None, known: Known) -> 
             if parent
             else ""
         )
+        if parent == "heads":
+            return f"{key}: there is no such key{what}; a head is chosen by head@{str(shown).lstrip('+~')}"
         if parent:
             return f"{key}: there is no such key{what}; {guess.below(parent, last, _keys(node), base)}"
         hint = guess.at_root(key, [*_keys(base), *known.groups], base, known.choices)

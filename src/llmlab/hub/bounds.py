@@ -38,12 +38,18 @@ def held(overrides: Sequence[str], stacks: Collection[str] | None, shapes: Mappi
     said = dict(o.partition("=")[::2] for o in overrides)
     there = _numbered(shapes)
     executed = said.get("execute", "")
-    layers = {key: int(said[key]) for key in said if re.fullmatch(r"stacks\.\w+\.n_layers", key)}
+
+    def number(key: str) -> int:
+        if not re.fullmatch(r"-?\d{1,18}", value := said.get(key, "0")):
+            raise UserError(f"{file}: {key} must be a whole number, but is {value[:40]}")
+        return int(value)
+
+    layers = {key: number(key) for key in said if re.fullmatch(r"stacks\.\w+\.n_layers", key)}
     if executed:
         _refuse("layers", executed.count(",") + 1, MOST_UNSEEN, file, "llmlab reads up to")
         layers = {"execute": 1 + max(map(int, re.findall(r"\d+", executed)))}
         there = _numbered_within(shapes)  # ALBERT's are numbered within numbered groups
-    for key, n in (layers or {"": int(said.get("model.n_layers", 0))}).items():
+    for key, n in (layers or {"": number("model.n_layers")}).items():
         name = key.removeprefix("stacks.").removesuffix(".n_layers")
         of = f"layers of the {name}" if key.startswith("stacks.") else "layers"
         if key.startswith("stacks.") and stacks is not None and name not in stacks:
@@ -53,7 +59,7 @@ def held(overrides: Sequence[str], stacks: Collection[str] | None, shapes: Mappi
     experts = {name: t for name, t in shapes.items() if "expert" in name}  # none: each layer is dense, whatever is said
     joined = max((t.shape[0] for t in experts.values() if t.dim() > 2), default=0)
     most = max(_numbered(experts), joined) if experts else MOST_UNSEEN
-    _refuse("experts", int(said.get("model.moe.n_experts", 0)), most, file)
+    _refuse("experts", number("model.moe.n_experts"), most, file)
 
 
 def _refuse(what: str, said: int, there: int, file: Path, by: str = "the weights hold") -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,9 +18,15 @@ from llmlab.seeds import key
 
 
 def assemble(spec: ModelSpec) -> Model:
-    """The model without memory: every parameter on the meta device."""
-    with torch.device("meta"):
-        return Model(spec)
+    """The model without memory: every parameter on the meta device. UserError for sizes that no tensor can have."""
+    try:
+        with torch.device("meta"):
+            return Model(spec)
+    except RuntimeError as e:
+        if found := re.search(r"Storage size calculation overflowed with sizes=\[([\d, ]+)\]", str(e)):
+            shape = " x ".join(f"{int(n):,}" for n in found[1].split(","))
+            raise UserError(f"the model would have a tensor of {shape}, which is more than torch can count") from None
+        raise
 
 
 def materialise(model: nn.Module, device: torch.device | str = "cpu") -> None:

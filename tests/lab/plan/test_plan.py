@@ -315,6 +315,10 @@ def split(n):
     [
         (["device=h10"], "did you mean h100"),
         (["devic=h100"], "of llmlab plan itself, did you mean device?"),
+        (
+            ["model.dim=1000000000000"],
+            "a tensor of 1,000,000,000,000 x 1,000,000,000,000, which is more than torch can count",
+        ),
         (["mfu=1.5"], "at most 1"),
         (["memory=0"], "GiB above 0"),
         (["memory=inf"], "GiB above 0"),

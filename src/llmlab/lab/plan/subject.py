@@ -153,6 +153,6 @@ def _vocabulary_of(spec: layout.ModelSpec, attrs: Any) -> Vocabulary:
 
 def _text(vocabulary: Vocabulary, length: int) -> Windows:
     """Random ordinary tokens of one document, in place of a corpus."""
-    ordinary = vocabulary.size - len(vocabulary.special)
+    ordinary = min(vocabulary.size - len(vocabulary.special), 1 << 32)
     tokens = np.random.default_rng(0).integers(ordinary, size=SAMPLES * length + 1, dtype=np.uint32)
     return Windows(Stream(tokens, np.zeros(1, dtype=np.int64)), length)

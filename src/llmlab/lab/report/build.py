@@ -266,7 +266,7 @@ def _line(run: Run, variant: str | None, why: str | None, beaten: bool, metric: 
         status=run.status,
         value=value if value is not None and math.isfinite(value) else None,
         steps=record.get("steps", 0),
-        tokens=record.get("tokens_seen", 0),
+        tokens=record.get("tokens_seen") or 0,
         tokens_per_second=record.get("tokens_per_second"),
         commit=record.get("versions", {}).get("commit"),
         why=why,

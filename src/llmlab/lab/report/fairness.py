@@ -27,9 +27,9 @@ def traits(variant: Variant) -> dict[str, Any]:
         "objective": leaves.get("objective"),
         "objective_options": {k: v for k, v in leaves.items() if k.startswith("objective.")},
         "seq_len": record.get("batch", {}).get("seq_len"),
-        "tokens": record.get("tokens_seen", 0),
-        "active": record.get("parameters", {}).get("active", 0),
-        "flops": record.get("flops_per_token", 0.0),
+        "tokens": record.get("tokens_seen") or 0,
+        "active": record.get("parameters", {}).get("active") or 0,
+        "flops": record.get("flops_per_token") or 0.0,
         "machine": (hardware.get("cpu"), tuple(hardware.get("devices", ())), hardware.get("threads")),
     }
 

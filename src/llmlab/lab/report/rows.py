@@ -121,14 +121,14 @@ def _row(
     record, values, runs = v.a_record(), v.values(metric), list(v.counted.values())
     numbers = list(values.values())
     speeds = [s for r in runs if (s := r.record.get("tokens_per_second"))]
-    tokens = stats.mean([r.record.get("tokens_seen", 0) for r in runs]) if runs else 0
+    tokens = stats.mean([(r.record.get("tokens_seen") or 0) for r in runs]) if runs else 0
     flops = record.get("flops_per_token") or 0.0
     return Row(
         name=v.name,
         keys=v.keys,
         is_baseline=is_baseline,
-        parameters=record.get("parameters", {}).get("total", 0),
-        active=record.get("parameters", {}).get("active", 0),
+        parameters=record.get("parameters", {}).get("total") or 0,
+        active=record.get("parameters", {}).get("active") or 0,
         flops_per_token=flops,
         flops=flops * tokens,
         tokens=tokens,
