@@ -164,6 +164,12 @@ def test_only_failed_runs(runs, tmp_path, capsys):
     assert not (tmp_path / "s" / "report.png").exists()
 
 
+def test_a_count_that_a_record_has_as_null_is_nought(runs, tmp_path, capsys):
+    nothing = {"tokens_seen": None, "parameters": {"total": None, "active": None}, "flops_per_token": None}
+    command.write([runs.sweep(tmp_path / "s", {"mha": {1: 2.0}, "mla": {1: 2.1}}, **nothing)], out=tmp_path / "s")
+    assert "2.0000" in capsys.readouterr().out
+
+
 def test_pareto():
     points = [(1, 5), (2, 4), (2, 6), (3, 4.5), (4, 3)]
     assert figures.pareto(points) == [(1, 5), (2, 4), (4, 3)]
