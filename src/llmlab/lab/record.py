@@ -74,7 +74,6 @@ class Fields(TypedDict, total=False):
     plugins: str | None
     versions: dict[str, str]
     hardware: Hardware
-    batch: dict[str, int]
     loggers: dict[str, dict[str, Any]] | None
     began: str
     budget: Budget
