@@ -42,6 +42,8 @@ def parse(argv: Sequence[str], cls: type[T], command: str) -> T:
             problems.append(f"{word}: must be KEY=VALUE; {guess.argument(name, fields)}")
         elif key not in fields:
             problems.append(f"{key}: there is no such key of llmlab {command}; {guess.argument(name, fields)}")
+        elif not text and type(None) in _options(hints[key]):  # not as if it were not there
+            problems.append(f"{key}=: give it a value, or leave it out")
         else:
             try:
                 if typing.get_origin(hints[key]) is list:
@@ -85,7 +87,7 @@ def _options(hint: Any) -> tuple[Any, ...]:
 
 def _convert(text: str, hint: Any) -> Any:
     options = _options(hint)
-    if type(None) in options and text in ("null", "none", ""):
+    if type(None) in options and text in ("null", "none"):
         return None
     if bool in options:
         if text.lower() not in READ:

@@ -76,8 +76,8 @@ def main(argv: Sequence[str]) -> int:
 def _is_folder(word: str) -> bool:
     if "=" in word and not Path(word).is_dir():
         return False  # a key, which is checked as one
-    if not Path(word).is_dir():
-        raise UserError(f"{word}: there is no such folder")
+    if not word or not Path(word).is_dir():
+        raise UserError(f"{word or repr(word)}: there is no such folder")
     return True
 
 

@@ -23,6 +23,10 @@ FLAGS = {
     "--config-dir": 1, "-cd": 1, "--shell-completion": 0, "-sc": 0,
 }  # fmt: skip
 CONFIG_DIR = ("--config-dir", "-cd")
+VALUES = {
+    **dict.fromkeys(("--cfg", "-c"), ("job", "hydra", "all")),
+    **dict.fromkeys(("--info", "-i"), ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")),
+}
 SHOW = frozenset({"--cfg", "-c", "--info", "-i"})  # these print and train nothing
 RANK = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")  # whoever set one starts several processes for one run
 
@@ -80,6 +84,8 @@ def split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
             raise UserError(f"{name} needs a value")
         else:
             flags += [name, rest.pop(0)]
+        if name in VALUES and flags[-2:][0] == name and flags[-1] not in VALUES[name]:
+            raise UserError(f"{name} {flags[-1]}: there is no such thing to show; {near(flags[-1], VALUES[name])}")
     return flags, overrides
 
 

@@ -162,6 +162,8 @@ TABLE = [
     ("--lr 3e-4", r"--lr: there is no such flag; keys have no dashes, type optimizer\.lr=3e-4"),
     ("--model=gpt2", r"--model: .*; keys have no dashes, type model=gpt2"),
     ("--optimizer.lr 1", r"--optimizer\.lr: .*, type optimizer\.lr=1"),
+    ("--cfg=x", r"--cfg x: there is no such thing to show; valid: all, hydra, job"),
+    ("--info x", r"--info x: there is no such thing to show; valid: all, config, .*"),
     ("--bf16", r"--bf16: .*, type precision=bf16-mixed"),
     ("--per-device-train-batch-size=8", r"--per-device-train-batch-size: .*, type train\.micro_batch_size=8"),
     ("head=lm", r"head=lm: a head is chosen for a role of the objective; type head@heads\.tokens=lm"),

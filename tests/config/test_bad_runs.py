@@ -65,6 +65,9 @@ def said(capsys, *argv):
         ("generate run=empty prompt=a", r"empty: has no run\.json, so it is no run folder"),
         ("eval run=empty", r"empty: has no run\.json, so it is no run folder"),
         ("generate run=empty prompt=a max_new=2 max_new=3", r"max_new is given twice; leave one of them out"),
+        ("generate run=first prompt=", r"prompt=: give it a value, or leave it out"),
+        ("eval run=first data=", r"data=: give it a value, or leave it out"),
+        ("plan resume=first", r"resume=first: a plan is of a run from its beginning; leave it out"),
         ("train resume=empty", r"resume=empty: there is no run\.json in it; resume=RUN names the folder of a run"),
         ("train init_from=empty", r"init_from=empty: there is no run\.json in it; .*"),
         ("report empty", r"empty: there is no run folder .*"),
@@ -79,6 +82,18 @@ def test_a_folder_that_is_no_run(typed, message, home, capsys):
     before = set(os.listdir(home))
     assert re.fullmatch(message, said(capsys, *typed.split()))
     assert set(os.listdir(home)) == before
+
+
+def test_nothing_is_no_folder(home, capsys):
+    for command in ("runs", "report"):
+        assert said(capsys, command, "") == "'': there is no such folder"
+
+
+def test_a_report_on_runs_that_can_not_be_read_has_failed(home, capsys):
+    (home / "torn").mkdir()
+    (home / "torn/run.json").write_text("{")
+    assert run(["report", "torn", "out=compared"]) == 1
+    assert "No run can be read: there is nothing to compare." in capsys.readouterr().out
 
 
 def test_weights_of_another_model_are_refused_before_a_folder_is_made(home, capsys):

@@ -54,6 +54,8 @@ def main(argv: Sequence[str]) -> int:
         return 0
     own, overrides, folders = _split(argv)
     a = parse(own, Arguments, "plan")
+    if going_on := [o for o in overrides if o.lstrip("+~").partition("=")[0] in ("resume", "resume_from")]:
+        raise UserError(f"{' '.join(going_on)}: a plan is of a run from its beginning; leave it out")
     device = accelerator(a.device or DEVICE)
     if not 0 < a.mfu <= 1:
         raise UserError(f"mfu={a.mfu:g} must be more than 0 and at most 1")

@@ -49,7 +49,7 @@ def main(argv: Sequence[str]) -> int:
         word = newest.named(word.removeprefix("run=")) if word.removeprefix("run=") in newest.WORDS else word
         key, equals, _ = word.partition("=")
         named = key.removeprefix("report.") in Arguments.__annotations__ and equals
-        if Path(word).is_dir():
+        if word and Path(word).is_dir():
             folders.append(Path(word))
         elif word.startswith("--") or named or (key.startswith("report.") and equals):
             rest.append(word.removeprefix("report.") if named else word)
@@ -58,7 +58,7 @@ def main(argv: Sequence[str]) -> int:
 
             raise UserError(f"{word}: there is no such folder and no such key of llmlab report; {near(key, OPTIONS)}")
         else:
-            raise UserError(f"{word}: there is no such folder")
+            raise UserError(f"{word or repr(word)}: there is no such folder")
     a = parse(rest, Arguments, "report")
     if not folders:
         raise UserError("name a folder with runs: llmlab report FOLDER...")
@@ -67,7 +67,7 @@ def main(argv: Sequence[str]) -> int:
     found = _make(folders, out=out, baseline=a.baseline, metric=a.metric, tune=tune, show=not a.json)
     if a.json:
         print(json_module.dumps(found, indent=1))
-    return 0
+    return 0 if found["rows"] else 1  # no run could be read, which the lines above say
 
 
 def write(
