@@ -176,8 +176,9 @@ def test_what_can_not_be_read_names_the_character_or_the_quoted_word():
 def test_a_tokenizer_is_inherited_from_a_folder_of_any_name(name, tmp_path):
     run = tmp_path / name
     run.mkdir()
-    for file in (inherit.CONFIG, inherit.FILE, inherit.SPECIAL):
+    for file in (inherit.CONFIG, inherit.FILE):
         (run / file).write_text("{}")
+    (run / inherit.SPECIAL).write_text('{"kind": "bpe"}')
     cfg = OmegaConf.create({"init_from": str(run), "init_tokenizer": None})
     kind, path = inherit.words(cfg, ())
     assert kind == "tokenizer=file" and parsed(path).value() == str(run)

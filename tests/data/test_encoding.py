@@ -252,7 +252,9 @@ def test_what_llmlab_learns_has_no_bos(tmp_path):
     tokenizer.save(tmp_path)
     (tmp_path / "special.json").unlink()  # with it, it is known as one that was learnt here
     again = make(schema.Tokenizer(kind="file", path=str(tmp_path)), [], [], ("eos",))
-    assert tokenizer.opening() == tokenizer.opening(True) == again.opening() == ()
+    assert tokenizer.opening() == again.opening() == ()
+    with pytest.raises(UserError, match=r"data\.bos=true: the tokenizer is of tokenizer=bpe, which has no bos"):
+        tokenizer.opening(True)
     with pytest.raises(UserError, match=r"data\.bos=true: the files beside tokenizer\.json name no bos_token"):
         again.opening(True)
 
