@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmlab.arguments import either, parse
 from llmlab.errors import UserError
+from llmlab.json_files import parse_json
 from llmlab.lab.swap import split, swapped
 
 if TYPE_CHECKING:
@@ -177,10 +178,7 @@ def read_prompts(path: str) -> list[str]:
     else:
         found = []
         for number, line in lines:
-            try:
-                row = json_module.loads(line)
-            except ValueError as e:
-                raise UserError(f"prompts={path}, line {number}: not valid JSON ({e})") from None
+            row: Any = parse_json(line, Any, f"prompts={path}, line {number}")
             if not isinstance(row, dict) or not isinstance(row.get("prompt"), str):
                 raise UserError(f'prompts={path}, line {number}: needs an object with a string under "prompt"')
             found.append(row["prompt"])

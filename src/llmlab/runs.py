@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from llmlab.arguments import dashed, parse
 from llmlab.errors import UserError
+from llmlab.json_files import read_json
 from llmlab.lab import record
 from llmlab.lab.status import STATUSES
 from llmlab.registry import near
@@ -89,21 +90,34 @@ def find(tops: Sequence[Path]) -> list[dict[str, Any]]:
             if record.NAME in files:
                 rows[folder] = _row(folder)
             if "sweep.json" in files:
-                for point in _points(folder):
-                    place = folder / str(point["folder"])
+                for point in _points(folder / "sweep.json"):
+                    place = folder / point["folder"]
                     if not (place / record.NAME).exists():
                         rows.setdefault(place, {**EMPTY, "folder": record.shown(place.absolute()), "status": "waiting"})
-                        rows[place]["typed"] = _typed(point.get("overrides", []))
+                        rows[place]["typed"] = _typed(point["overrides"])
     return list(rows.values())
 
 
-def _points(folder: Path) -> list[dict[str, Any]]:
+class Point(TypedDict):
+    """A point in sweep.json."""
+
+    folder: str
+    overrides: list[str]
+
+
+class Points(TypedDict):
+    points: list[Point]
+
+
+def _points(file: Path) -> list[Point]:
     try:
-        return [
-            p for p in json_module.loads((folder / "sweep.json").read_text(encoding="utf-8"))["points"] if "folder" in p
-        ]
-    except (OSError, ValueError, KeyError, TypeError):
+        found: Points = read_json(file, Points)
+    except FileNotFoundError:  # gone since it was listed
         return []
+    except UserError as e:
+        print(f"warning: {e}; points that have not begun are not shown", file=sys.stderr)
+        return []
+    return found["points"]
 
 
 EMPTY: dict[str, Any] = {

@@ -73,6 +73,21 @@ def test_all_that_there_is(home, capsys):
     assert found["multirun/heads/seed=2"]["typed"] == ["seed=2"]
 
 
+def test_a_damaged_list_of_points_is_said(home, capsys):
+    for text, said in (
+        ("{", "not valid JSON"),
+        ("[" * 5000, "nested"),
+        ("{}", "points is missing"),
+        ('{"points": [3]}', "points[0]"),
+    ):
+        (home / "multirun/heads/sweep.json").write_text(text)
+        assert runs.main(["--json"]) == 0
+        out, err = capsys.readouterr()
+        assert "multirun/heads/seed=2" not in {r["folder"] for r in json.loads(out)}
+        (line,) = [x for x in err.splitlines() if "sweep.json" in x]
+        assert line.startswith("warning: multirun/heads/sweep.json: ") and said in line
+
+
 def test_a_run_that_is_locked_is_running(home, capsys):
     folder = str(home / "runs" / "day" / "b")
     code = f"import pathlib; from llmlab.lab.status import lock; lock(pathlib.Path({folder!r})); print(1, flush=True); input()"
