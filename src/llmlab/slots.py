@@ -40,7 +40,7 @@ from llmlab.values import Routing as Routing
 from llmlab.values import Score as Score
 from llmlab.values import Term as Term
 from llmlab.values import Vocabulary as Vocabulary
-from llmlab.view import LayerCache, View
+from llmlab.model.view import LayerCache, View
 
 # ---------------------------------------------------------------- slots whose parts are modules
 

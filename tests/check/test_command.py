@@ -14,7 +14,7 @@ from told import raising, results
 from llmlab.check import ask, report, terminal
 from llmlab.check.checks import MODEL_CHECKS
 from llmlab.check.subject import Case, Wrong
-from llmlab.cli import run as llmlab
+from llmlab.commands.cli import run as llmlab
 
 
 @pytest.mark.slow

@@ -6,7 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from llmlab import cli, registry
+from llmlab import registry
+from llmlab.commands import cli
 from llmlab.config.compose import groups
 
 ROOT = Path(__file__).parents[2]

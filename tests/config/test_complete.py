@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from llmlab.cli import run
+from llmlab.commands.cli import run
 from llmlab.config.compose import groups
 from llmlab.config.schema import SLOTS
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from llmlab import new, registry
+from llmlab import registry
+from llmlab.commands import new
 from llmlab.config.schema import SLOTS
 from llmlab.errors import UserError
 
@@ -58,7 +59,7 @@ def test_what_is_written_is_formatted(here, name, capsys):
 
 def test_outside_of_a_checkout(here, monkeypatch, capsys):
     """What it prints can be typed: the variable makes the part known."""
-    monkeypatch.setattr("llmlab.lab.record.program_name", lambda: "llmlab")
+    monkeypatch.setattr("llmlab.commands.runs.record.program_name", lambda: "llmlab")
     new.main(["norm", "softened"])
     out = capsys.readouterr().out
     assert "wrote softened.py and test_softened.py" in out

@@ -75,7 +75,7 @@ def port(folder: Path, run: int, rank: str) -> str:
 
 def _work(folder: Path, ranks: int, runs: list[list[str]]) -> None:
     from llmlab import garbage
-    from llmlab.cli import run
+    from llmlab.commands.cli import run
 
     garbage.seldom()
     rank, code = os.environ["LOCAL_RANK"], 0

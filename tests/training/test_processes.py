@@ -11,9 +11,9 @@ import pytest
 import torch
 from small_runs import numbers
 
-from llmlab import cli
-from llmlab.lab import record
-from llmlab.training import checkpoint
+from llmlab.commands import cli
+from llmlab.runs import record
+from llmlab.runs import checkpoint
 
 HARD = [
     "train.micro_batch_size=2",

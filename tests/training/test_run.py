@@ -10,8 +10,9 @@ from small_runs import numbers, run
 
 from llmlab.config.compose import compose
 from llmlab.errors import UserError
-from llmlab.lab import record
-from llmlab.training import checkpoint, closing
+from llmlab.runs import record
+from llmlab.runs import checkpoint
+from llmlab.training import finish
 
 FIELDS = [
     "schema",
@@ -147,7 +148,7 @@ def test_two_runs_of_one_second_have_a_folder_each(tiny, tmp_path, monkeypatch):
 
     import hydra.core.utils
 
-    from llmlab.cli import run
+    from llmlab.commands.cli import run
 
     class Stopped(datetime.datetime):
         @classmethod
@@ -249,7 +250,7 @@ def test_the_attention_to_try_next_is_one_that_the_model_can_have(model, want):
     """DeBERTa's position can't be scored by latents."""
     from llmlab.model import layout
 
-    assert closing.another_attention(layout.resolve(compose([f"model={model}"]))) == want
+    assert finish.another_attention(layout.resolve(compose([f"model={model}"]))) == want
 
 
 def test_a_time_limit_ends_a_run_at_a_saved_step(tiny, tmp_path):
@@ -297,8 +298,8 @@ def test_a_resumed_run_validates_when_it_would_have(tiny, tmp_path):
 
 def test_a_run_of_before_data_bos_is_measured_as_it_was(whole, tmp_path):
     """Its documents have no bos: those of `tokenizer=char` have none anyway."""
-    from llmlab.evaluate import evaluate
-    from llmlab.lab import folder
+    from llmlab.commands.eval import evaluate
+    from llmlab.runs import folder
 
     old = shutil.copytree(whole, tmp_path / "old")
     text = (old / "config.yaml").read_text()
@@ -316,8 +317,8 @@ def test_bits_per_byte_of_a_tokenizer_that_drops_text(tiny, tmp_path):
     """Lower case, accents and spaces are not in its tokens, but they are bytes of the text that was measured."""
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
-    from llmlab.generate import _encoded
-    from llmlab.lab.folder import load_model
+    from llmlab.commands.generate import _encoded
+    from llmlab.runs.folder import load_model
 
     text = "The Cat sat on   the Mat, and the naïve Dog saw it.\n" * 240
     inner = Tokenizer(models.WordPiece(unk_token="[UNK]"))

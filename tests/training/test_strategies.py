@@ -18,10 +18,11 @@ from small_runs import numbers
 
 from llmlab.config.compose import compose
 from llmlab.errors import UserError
-from llmlab.export import export
+from llmlab.commands.export import export
 from llmlab.model import build, layout
-from llmlab.training import checkpoint, guard, placement, strategies, trainers
-from llmlab.training.ledger import Summary
+from llmlab.runs import checkpoint
+from llmlab.training import guard, placement, strategies, trainers
+from llmlab.training.step_metrics import Summary
 from llmlab.training.placement import Placement
 
 NARROW = ["model.dim=16", "model.n_heads=4", "model.ffn_dim=24"]

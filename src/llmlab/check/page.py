@@ -18,8 +18,8 @@ from llmlab.check.run import checks_of
 from llmlab.check.subject import Case, Result
 from llmlab.check.words import SLOTS
 from llmlab.errors import UserError
-from llmlab.lab.files import write_atomic
-from llmlab.lab.report.markdown import table_of
+from llmlab.files import write_atomic
+from llmlab.report.markdown import table_of
 
 SCHEMA = 1
 MATRIX, SWAPS = "conformance", "families"  # what is written, by name

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from llmlab.check.report import DECIDE, MARKS, Report
 from llmlab.check.words import SLOTS
-from llmlab.lab.report.markdown import table_of
+from llmlab.report.markdown import table_of
 
 
 def text(report: Report) -> str:

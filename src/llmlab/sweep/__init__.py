@@ -22,8 +22,9 @@ from typing import Any
 
 from llmlab.config.spelling import quoted
 from llmlab.errors import UserError
-from llmlab.lab import files, record, signals, status
-from llmlab.lab.files import write_atomic
+from llmlab import files
+from llmlab.runs import lock, record, signals
+from llmlab.files import write_atomic
 from llmlab.sweep import plan as plans
 from llmlab.sweep import point as points
 from llmlab.sweep.board import Board
@@ -142,14 +143,14 @@ def _held(plan: plans.Plan) -> Iterator[None]:
     except OSError as e:
         raise UserError(f"hydra.sweep.dir={e.filename}: no folder can be made there: {e.strerror}") from e
     try:
-        status.lock(plan.folder)
+        lock.lock(plan.folder)
     except UserError:
         raise UserError(f"{record.shown(plan.folder)}: another process is running this sweep") from None
     files.sweep(plan.folder)
     try:
         yield
     finally:
-        status.unlock(plan.folder)
+        lock.unlock(plan.folder)
 
 
 @contextmanager
@@ -206,7 +207,7 @@ def _end(plan: plans.Plan, folders: Sequence[str], began: float, stopped: bool, 
 def _report(folder: Path) -> None:
     """The verdict; that it can't be written hides nothing of the sweep."""
     try:
-        from llmlab.lab import report
+        from llmlab import report
 
         report.write([folder], out=folder)
     except Exception as e:

@@ -23,9 +23,9 @@ from typing import Any, TypedDict
 from llmlab.config.spelling import quoted
 from llmlab.errors import UserError
 from llmlab.json_files import read_json
-from llmlab.lab import record, status
-from llmlab.lab.files import write_atomic
-from llmlab.lab.parent import follow
+from llmlab.runs import lock, record
+from llmlab.files import write_atomic
+from llmlab.runs.parent_death import follow
 
 NAME, LOG, SWEEP, STOP = "point.json", "output.log", "sweep.json", ".stop"
 PARENT = "LLMLAB_SWEEP_PARENT"
@@ -70,7 +70,7 @@ def standing(folder: Path, wanted: str) -> str:
 
     UserError if it holds a run with another config than that of hash `wanted`.
     """
-    if status.is_locked(folder):
+    if lock.is_locked(folder):
         return "busy"
     if not (folder / record.NAME).exists():
         return "new"
@@ -319,7 +319,7 @@ def _ranks(cfg: Any) -> int | None:
 def clear(folder: Path) -> None:
     """Remove what is left of a run that can't be resumed; what it said stays."""
     for path in folder.iterdir():
-        if path.name in (LOG, NAME, status.LOCK):
+        if path.name in (LOG, NAME, lock.LOCK):
             continue
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)

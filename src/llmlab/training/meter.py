@@ -15,8 +15,8 @@ import torch
 
 from llmlab.errors import UserError
 from llmlab.json_files import read_json
-from llmlab.lab.files import write_atomic
-from llmlab.lab.record import cpu_name
+from llmlab.files import write_atomic
+from llmlab.runs.record import cpu_name
 
 WARMUP_STEPS = 3
 

@@ -12,15 +12,15 @@ import torch
 from torch import Tensor
 
 from llmlab.errors import UserError
-from llmlab.lab import folder
+from llmlab.runs import folder
 from llmlab.model import build, roles
 from llmlab.model.experts import MixtureOfExperts
 from llmlab.model.layout import ModelSpec
 from llmlab.model.model import Model
 from llmlab.seeds import key
 from llmlab.slots import Objective, OptimizerPart, Schedule
-from llmlab.training import checkpoint
-from llmlab.training.ledger import Ledger
+from llmlab.runs import checkpoint
+from llmlab.training.step_metrics import Ledger
 from llmlab.training.placement import Placement
 
 

@@ -13,9 +13,11 @@ from llmlab.config import schema
 from llmlab.data.corpus import Corpus
 from llmlab.errors import UserError
 from llmlab.json_files import checked
-from llmlab.lab import files, own_text, record, status
-from llmlab.lab import folder as run_folder
-from llmlab.training import checkpoint, metrics, recipe
+from llmlab import files
+from llmlab.runs import lock, record, text
+from llmlab.runs import folder as run_folder
+from llmlab.runs import checkpoint, metrics
+from llmlab.training import recipe
 from llmlab.training.callbacks import resume_point
 from llmlab.training.run import MAY_CHANGE, Task, _last_step, _steps, _typed, is_first, say
 
@@ -74,19 +76,19 @@ def task(composed: Any, done: dict[str, Any]) -> Task | None:
             raise UserError(f"{e}; {BRING_BACK}") from None
     first = is_first()
     if first:
-        status.lock(folder)  # before anything in it is judged or deleted
+        lock.lock(folder)  # before anything in it is judged or deleted
     try:
         if first:
             files.sweep(folder, but=("point.json",))  # which the sweep writes
             checkpoint.sweep(folder / checkpoint.FOLDER)
             parts = (folder, recipe.plain(cfg.data, schema.Data), recipe.plain(cfg.tokenizer, schema.Tokenizer))
-            for line in own_text.repair(*parts, recipe.special(cfg), done):
+            for line in text.repair(*parts, recipe.special(cfg), done):
                 print(f"warning: {line}", file=sys.stderr)
         corpus = _corpus(folder, cfg, done)
         if complete and composed.cfg.resume_from is None:
             if first:
                 _remember(folder, cfg, done, corpus)
-                status.unlock(folder)
+                lock.unlock(folder)
             say(_complete(folder, done, target))
             return None
         point = _point(folder, composed.cfg.resume_from, done, first)
@@ -94,7 +96,7 @@ def task(composed: Any, done: dict[str, Any]) -> Task | None:
         if first:
             _remember(folder, cfg, fields, corpus)
     except BaseException:
-        status.unlock(folder)
+        lock.unlock(folder)
         raise
     say(f"resuming {folder} from {f'step {checkpoint.step_of(point):,}' if point else 'the beginning'}")
     return Task(dataclasses.replace(composed, cfg=cfg), folder, fields, spec, corpus, point)
@@ -102,8 +104,8 @@ def task(composed: Any, done: dict[str, Any]) -> Task | None:
 
 def _checked(done: dict[str, Any], path: Path) -> None:
     checked(done, Needed, str(path))
-    if done.get("status") not in status.STATUSES:
-        raise UserError(f"{path}: status must be one of {', '.join(status.STATUSES)}, but is {done.get('status')}")
+    if done.get("status") not in lock.STATUSES:
+        raise UserError(f"{path}: status must be one of {', '.join(lock.STATUSES)}, but is {done.get('status')}")
     least = {
         "budget.steps": done["budget"]["steps"],
         "hardware.threads": done["hardware"]["threads"],
@@ -151,7 +153,7 @@ def _corpus(folder: Path, cfg: Any, done: Mapping[str, Any]) -> Corpus:
         "with the weights of this one on another text"
     )
     settings, tokenizer = recipe.plain(cfg.data, schema.Data), recipe.plain(cfg.tokenizer, schema.Tokenizer)
-    return own_text.corpus(folder, settings, tokenizer, recipe.special(cfg), done, advice)
+    return text.corpus(folder, settings, tokenizer, recipe.special(cfg), done, advice)
 
 
 def _point(folder: Path, start: str | None, done: Mapping[str, Any], first: bool) -> Path | None:
@@ -195,5 +197,5 @@ def _since(point: Path | None) -> dict[str, Any]:
 def _remember(folder: Path, cfg: Any, fields: dict[str, Any], corpus: Corpus) -> None:
     """Writes what older records lack, where the text lies now, and that the run had died, should it be refused yet."""
     fields.setdefault("files", run_folder.hashes(folder))
-    fields["data"] = {**fields.get("data", {}), **own_text.about(corpus, cfg)}
+    fields["data"] = {**fields.get("data", {}), **text.about(corpus, cfg)}
     record.Record(folder, fields).update()

@@ -14,9 +14,10 @@ from typing import Any
 
 from llmlab.config.spelling import quoted
 from llmlab.errors import UserError
-from llmlab.lab import files, record, settings, status
-from llmlab.lab import folder as run_folder
-from llmlab.training import checkpoint, metrics
+from llmlab import files
+from llmlab.runs import lock, record, settings
+from llmlab.runs import folder as run_folder
+from llmlab.runs import checkpoint, metrics
 
 # What may be changed when a run is resumed: all else would make it another run.
 MAY_CHANGE: tuple[str, ...] = (
@@ -115,7 +116,7 @@ def _end(folder: Path, error: BaseException) -> None:
             reason = "Ctrl-C"
             say(f"interrupted before the first step; begin again with: {_resume(folder)}")
         record.Record(folder, fields).update(status=how, reason=reason.splitlines()[0])
-    status.unlock(folder)
+    lock.unlock(folder)
 
 
 def _remove_if_empty(folder: Path) -> None:
@@ -141,7 +142,7 @@ def _last_step(cfg: Any, horizon: int) -> int:
 
 
 def _train(task: Task, first: bool) -> Mapping[str, Any]:
-    from llmlab.training import ahead, loggers, opening, strategies, trainers
+    from llmlab.training import loggers, preflight, run_header, strategies, trainers
     from llmlab.training import recipe as recipes
     from llmlab.training.intervals import Intervals
     from llmlab.training.meter import peak_memory
@@ -156,7 +157,7 @@ def _train(task: Task, first: bool) -> Mapping[str, Any]:
     weights = None
     if cfg.init_from and task.point is None:
         weights = run_folder.start_of(cfg.init_from, tokenizer=cfg.init_tokenizer != "new")
-    ahead.check(cfg, recipe, place, weights)
+    preflight.check(cfg, recipe, place, weights)
     horizon = _horizon(task, recipe, cut, place, first)
     last_step = _last_step(cfg, horizon["steps"])
     step_tokens = cut.batch_size * cfg.data.seq_len
@@ -165,20 +166,20 @@ def _train(task: Task, first: bool) -> Mapping[str, Any]:
 
     if first:
         task.folder.mkdir(parents=True, exist_ok=True)
-        status.lock(task.folder)
+        lock.lock(task.folder)
         files.sweep(task.folder, but=("point.json",))
     run = record.Record(task.folder, task.record, writes=first)
     if not task.resumes:
         if first:
             run_folder.save(task.folder, settings.absolute(cfg), recipe.spec)
             recipe.corpus.tokenizer.save(task.folder)
-        run.update(**opening.fields(task, recipe, horizon, last_step, place, cut, intervals))
+        run.update(**run_header.fields(task, recipe, horizon, last_step, place, cut, intervals))
         run.update(files=run_folder.hashes(task.folder) if first else {})
-        for line in opening.lines(task, recipe, horizon, last_step, cut, intervals):
+        for line in run_header.lines(task, recipe, horizon, last_step, cut, intervals):
             say(line)
     before = run.get("wall_seconds") or 0.0
     run.update(status="running", reason=None, resumed=run.get("resumed", 0) + int(task.resumes))
-    run.update(**opening.where(cfg, place, cut))
+    run.update(**run_header.where(cfg, place, cut))
     _restore_threads(task, place)
 
     module, trainer, journal = trainers.make(task, recipe, cut, place, horizon["steps"], last_step, weights, intervals)
@@ -209,7 +210,7 @@ def _train(task: Task, first: bool) -> Mapping[str, Any]:
         except UserError as unwritten:  # a disk that takes nothing at all: why the run ended is said all the same
             print(f"warning: {unwritten}", file=sys.stderr)
         journal.loggers.end(run)
-        status.unlock(task.folder)
+        lock.unlock(task.folder)
         if e.status == "interrupted":
             at = f" at step {e.step:,}, which is saved" if e.step else ""
             say(f"interrupted{at}; go on with: {_resume(task.folder)}")
@@ -223,14 +224,14 @@ def _train(task: Task, first: bool) -> Mapping[str, Any]:
     _part()
     if not first:
         return run.fields
-    from llmlab.training.closing import close
+    from llmlab.training.finish import close
 
     try:
         close(run, progress(), task.folder, cfg, recipe, module, place, journal.loggers)
     except OSError as e:
         what = f"{e.filename or task.folder} could not be written: {e.strerror or e}"
         raise UserError(f"the run is at its end, but {what}; {intact(task.folder)}") from e
-    status.unlock(task.folder)
+    lock.unlock(task.folder)
     return run.fields
 
 

@@ -13,8 +13,9 @@ import torch
 from llmlab import garbage
 from llmlab.config import devices as devices_of
 from llmlab.errors import UserError
-from llmlab.lab import signals
-from llmlab.training import checkpoint, placement, strategies
+from llmlab.runs import signals
+from llmlab.runs import checkpoint
+from llmlab.training import placement, strategies
 from llmlab.training.interrupt import Interrupt, Interrupted
 from llmlab.training.intervals import Intervals, every, trained, validations
 
@@ -96,7 +97,7 @@ def make(
     from llmlab.training.callbacks import Checkpoints, Journal
     from llmlab.training.module import Offline
     from llmlab.training.progress import Progress, Remaining
-    from llmlab.training.quiet import hush
+    from llmlab.training.warning_filters import hush
     from llmlab.training.run import cut_metrics, is_first
 
     hush()
@@ -171,7 +172,7 @@ def held_out(cfg: Any, recipe: Any, cut: Any) -> int:
 def measured_tokens(minutes: float, cfg: Any, recipe: Any, cut: Any, place: Place) -> float:
     """Tokens that this machine trains on in so many minutes, of which validations take their part."""
     from llmlab.training import recipe as recipes
-    from llmlab.training import warm
+    from llmlab.training import throughput
 
     tokens, typed = held_out(cfg, recipe, cut), cfg.train.validate_every
 
@@ -180,12 +181,12 @@ def measured_tokens(minutes: float, cfg: Any, recipe: Any, cut: Any, place: Plac
             return validations(trained, tokens)
         return math.ceil(trained / (max(1, typed) * cut.batch_size * cfg.data.seq_len))
 
-    return warm.tokens_in(
+    return throughput.tokens_in(
         minutes,
         recipe.spec,
         recipe.objective,
         recipe.optimizer,
-        recipes.Batches.of(cfg, recipe, cut, warm.STEPS),
+        recipes.Batches.of(cfg, recipe, cut, throughput.STEPS),
         precision=cfg.precision,
         placement=placement.Placement.of(cfg),
         device=place.device,

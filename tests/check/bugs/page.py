@@ -6,8 +6,8 @@ from pathlib import Path
 
 from bugs import every
 from llmlab.check.page import KEPT, MATRIX
-from llmlab.lab.files import write_atomic
-from llmlab.lab.report.markdown import table_of
+from llmlab.files import write_atomic
+from llmlab.report.markdown import table_of
 
 FILE = Path(__file__).parents[3] / "docs" / f"{MATRIX}.md"
 

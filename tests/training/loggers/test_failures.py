@@ -12,7 +12,7 @@ from logged import RUN, history, run, written
 from small_runs import numbers
 
 from llmlab.config.compose import compose
-from llmlab.lab import account
+from llmlab.training.loggers import account
 from llmlab.training.loggers import samples, weights_and_biases
 from llmlab.training.loggers.guard import Guarded
 from llmlab.training.run import train

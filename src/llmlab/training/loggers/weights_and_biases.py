@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from llmlab.lab.account import offline_reason
-from llmlab.lab.record import shown
+from llmlab.training.loggers.account import offline_reason
+from llmlab.runs.record import shown
 from llmlab.training.loggers import samples
 
 INIT_SECONDS, FINISH_SECONDS, UPLOAD_SECONDS = 20.0, 60.0, 1800.0
