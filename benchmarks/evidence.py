@@ -120,9 +120,9 @@ def smollm2() -> tuple[str, str, str]:
         import transformers
     except ImportError:
         return what, wanted, "not run: pip install transformers"
+    from llmlab.commands.eval import evaluate
     from llmlab.decoding.generate import generate
     from llmlab.decoding.sampling import Sampling
-    from llmlab.commands.eval import evaluate
     from llmlab.hub import text
 
     ours, tokens = text.load(folder)

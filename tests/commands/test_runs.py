@@ -9,9 +9,9 @@ import pytest
 
 from llmlab.commands import cli, runs, train
 from llmlab.commands.arguments import parse
-from llmlab.errors import UserError
 from llmlab.commands.export import Arguments as Export
 from llmlab.commands.generate import Arguments as Generate
+from llmlab.errors import UserError
 from llmlab.runs import newest
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -90,7 +90,7 @@ def test_a_damaged_list_of_points_is_said(home, capsys):
 
 def test_a_run_that_is_locked_is_running(home, capsys):
     folder = str(home / "runs" / "day" / "b")
-    code = f"import pathlib; from llmlab.lab.status import lock; lock(pathlib.Path({folder!r})); print(1, flush=True); input()"
+    code = f"import pathlib; from llmlab.runs.lock import lock; lock(pathlib.Path({folder!r})); print(1, flush=True); input()"
     with subprocess.Popen(
         [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as other:

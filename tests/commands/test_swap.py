@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from llmlab.config.compose import compose
-from llmlab.errors import UserError
 from llmlab.commands.swap import split, swapped
+from llmlab.config.compose import compose
+from llmlab.config.layout import resolve
+from llmlab.errors import UserError
 from llmlab.model.build import build_model
-from llmlab.model.layout import resolve
 
 TINY = ("model.dim=32", "model.n_layers=2", "model.n_heads=4", "model.vocab_size=61", "model.max_positions=8")
 IDS = torch.arange(1, 41).view(2, 20)

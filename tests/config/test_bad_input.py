@@ -177,7 +177,7 @@ TABLE = [
 
 DRIVER = """
 import contextlib, io, json, sys
-from llmlab.cli import run
+from llmlab.commands.cli import run
 out = []
 for argv in json.load(sys.stdin):
     with contextlib.redirect_stdout(io.StringIO()) as o, contextlib.redirect_stderr(io.StringIO()) as e:

@@ -10,7 +10,7 @@ import pytest
 
 from llmlab.commands.cli import run
 from llmlab.config.compose import groups
-from llmlab.config.schema import SLOTS
+from llmlab.slot_names import SLOTS
 
 ROOT = Path(__file__).parents[2]
 

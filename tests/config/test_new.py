@@ -11,8 +11,8 @@ import pytest
 
 from llmlab import registry
 from llmlab.commands import new
-from llmlab.config.schema import SLOTS
 from llmlab.errors import UserError
+from llmlab.slot_names import SLOTS
 
 ROOT = Path(__file__).parents[2]
 LONG = "x" * new.LONGEST
@@ -120,7 +120,7 @@ def test_refused(typed, said, here):
 
 TRAIN = """
 import sys
-from llmlab.cli import run
+from llmlab.commands.cli import run
 for argv in {argvs!r}:
     assert run(["train", *argv]) == 0, argv
 """

@@ -6,8 +6,8 @@ import pytest
 
 from llmlab.commands import generate as command
 from llmlab.commands.cli import run
-from llmlab.errors import UserError
 from llmlab.commands.generate import Teller, read_prompts
+from llmlab.errors import UserError
 
 
 class Bytes:

@@ -9,9 +9,9 @@ from torch import nn
 
 from llmlab.hub import load
 from llmlab.hub.families import entries
-from llmlab.plan.components import _lines, groups
 from llmlab.model.build import assemble
 from llmlab.model.flops import count_parameters
+from llmlab.plan.components import _lines, groups
 
 PARITY = Path(os.environ.get("LLMLAB_PARITY", Path(__file__).parents[4] / "shared" / "parity"))
 STATED = {"MT5Config"}  # published files say whether the head is tied; the rows leave it to a default that has changed
@@ -76,7 +76,7 @@ SUMMED = [*((f"model={name}",) for name in (*DENSE, *SPARSE)), TWO_TABLES]
 def test_components_add_up(overrides):
     """Lines to their group's parameters, groups to the model's, all and active."""
     from llmlab.config.compose import compose
-    from llmlab.model.layout import resolve
+    from llmlab.config.layout import resolve
 
     model = assemble(resolve(compose(overrides)))
     counts, found = count_parameters(model), groups(model)

@@ -2,13 +2,13 @@
 
 import pytest
 import torch
+from tests.lab.plan import measured
 
 from llmlab.commands.cli import run
 from llmlab.config.compose import compose
 from llmlab.plan import memory, subject, zero
 from llmlab.plan.activations import Numerics, record
 from llmlab.plan.fit import largest
-from tests.lab.plan import measured
 
 SIZES = ["model.dim=64", "model.n_heads=4", "model.vocab_size=512", "trainer.accelerator=cpu"]
 RUN = [

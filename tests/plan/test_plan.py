@@ -14,6 +14,7 @@ from llmlab.commands.cli import run
 from llmlab.config.devices import ZERO
 from llmlab.plan import accelerators
 from llmlab.plan.terminal import size
+from llmlab.training import preflight
 
 TINY = ["model.dim=32", "model.n_layers=2", "model.n_heads=4", "data.seq_len=32", "train.batch_size=8"]
 
@@ -96,10 +97,9 @@ def test_only_strategies_that_the_precision_allows_are_compared(planned):
 
 @pytest.mark.slow
 def test_processes_share_a_machine(planned, monkeypatch, capsys):
-    from llmlab.training import preflight
 
     words = ["model=gpt2", *TINY, "trainer.accelerator=cpu"]
-    monkeypatch.setattr(ahead, "available", lambda device: 2**33)
+    monkeypatch.setattr(preflight, "available", lambda device: 2**33)
     found = planned(*words, "strategy=ddp", "trainer.devices=2")["memory"]
     rooms = {held["name"]: held["capacity"] for held in found["strategies"]}
     assert rooms["single"] == 2**33 and rooms["ddp"] == rooms["fsdp"] == 2**32
@@ -107,7 +107,7 @@ def test_processes_share_a_machine(planned, monkeypatch, capsys):
     assert fits["single"] / fits["ddp"] == pytest.approx(2, rel=0.01)
     found = planned(*words, "strategy=ddp", "trainer.devices=2", "memory=4")["memory"]
     assert {held["capacity"] for held in found["strategies"]} == {2**32}
-    monkeypatch.setattr(ahead, "available", lambda device: None)
+    monkeypatch.setattr(preflight, "available", lambda device: None)
     assert run(["plan", *words]) == 1
     assert "give memory=GIB" in capsys.readouterr().err
 
@@ -221,7 +221,9 @@ def test_a_part_of_ones_own(tmp_path):
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     assert record["flops_per_token"] == found["flops_per_token"]
     assert "ffn=tall: what it computes beside linears is measured" in record["notes"]
-    light = "import sys; from llmlab.cli import run; run(['plan', 'model=llama9']); print('torch' in sys.modules)"
+    light = (
+        "import sys; from llmlab.commands.cli import run; run(['plan', 'model=llama9']); print('torch' in sys.modules)"
+    )
     assert llmlab("-c", light).split() == ["False"]
 
 
@@ -233,10 +235,10 @@ def bare(folder, **config):
 
 @pytest.mark.slow
 def test_this_machine_comes_first_where_it_has_no_gpu(planned, capsys, monkeypatch):
-    from llmlab.training import meter, preflight
+    from llmlab.training import meter
 
     monkeypatch.setattr(meter, "matmul_peak", lambda *_: 2e11)
-    monkeypatch.setattr(ahead, "available", lambda device: 2**33)
+    monkeypatch.setattr(preflight, "available", lambda device: 2**33)
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     words = ("model=gpt2", *TINY, "model.vocab_size=64", "budget.steps=10", "mfu=0.5")
     found = planned(*words)

@@ -11,8 +11,8 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from llmlab.files import write_atomic
-from llmlab.runs.record import Record
 from llmlab.runs.metrics import METRICS, Table
+from llmlab.runs.record import Record
 
 PARTS = {"attention": {"_part_": "mha"}, "ffn": {"_part_": "swiglu", "act": "silu"}, "norm": {"_part_": "rmsnorm"}}
 COLUMNS = ["step", "tokens", "loss", "lr", "grad_norm", "nll", "val_loss", "val_perplexity", "val_bits_per_byte"]

@@ -11,8 +11,8 @@ from html.parser import HTMLParser
 import pytest
 from losses import SEEDS, change
 
-from llmlab.errors import UserError
 from llmlab import report as command
+from llmlab.errors import UserError
 from llmlab.report import figures, markdown, terminal, verdict
 
 
@@ -32,7 +32,7 @@ def test_the_same_folders_give_the_same_bytes(swept, runs, tmp_path, monkeypatch
     assert set(first) == {"report.html", "report.json", "report.md", "report.png"}
     monkeypatch.chdir(swept)
     (tmp_path / "matplotlibrc").write_text("lines.linewidth: 9\nfont.size: 30\n")
-    code = "from llmlab.cli import main; main()"
+    code = "from llmlab.commands.cli import main; main()"
     words_ = ["report", os.path.relpath(more), ".", f"out={out}", "--json"]
     env = {**os.environ, "MATPLOTLIBRC": str(tmp_path / "matplotlibrc"), "PYTHONHASHSEED": "3", "TZ": "Asia/Tokyo"}
     done = subprocess.run([sys.executable, "-c", code, *words_], env=env, capture_output=True, text=True, check=True)

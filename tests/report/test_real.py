@@ -6,8 +6,8 @@ import random
 
 import pytest
 
-from llmlab.config.compose import compose
 from llmlab import report
+from llmlab.config.compose import compose
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 

@@ -162,7 +162,7 @@ def test_the_range_holds_the_number_and_is_open_where_nothing_may_be_there():
 
 
 def test_scipy_stats_is_not_loaded():
-    code = "import sys; from llmlab.lab.report import stats as s; s.compare({'a': {1: 1., 2: 1.2}}, {1: 0.9, 2: 1.5})"
+    code = "import sys; from llmlab.report import stats as s; s.compare({'a': {1: 1., 2: 1.2}}, {1: 0.9, 2: 1.5})"
     subprocess.run([sys.executable, "-c", code + "; assert 'scipy.stats' not in sys.modules"], check=True)
 
 

@@ -308,7 +308,7 @@ def test_what_changes_numbers_makes_one(runs, built, tmp_path, key):
 def test_every_key_of_the_schema_is_bookkeeping_or_changes_numbers():
     from llmlab.config import bookkeeping as b
     from llmlab.config.guess import declared
-    from llmlab.config.schema import SLOTS
+    from llmlab.slot_names import SLOTS
 
     for key in declared():
         kinds = [b.within(key, names) for names in (b.NO_NUMBERS, b.WATCHED, (*b.NUMBERS, *SLOTS))]

@@ -13,7 +13,7 @@ from llmlab.runs import lock, record
 HOLD = """
 import sys, time
 from pathlib import Path
-from llmlab.lab import record, status
+from llmlab.runs import lock, record
 folder = Path(sys.argv[1])
 lock.lock(folder)
 record.Record(folder).update(status="running", steps=3)
@@ -53,7 +53,7 @@ def test_looking_does_not_free_the_own_lock(tmp_path):
     lock.lock(tmp_path)
     record.Record(tmp_path).update(status="running")
     assert record.read(tmp_path)["status"] == "running"
-    probe = "import sys; from pathlib import Path; from llmlab.lab import status; print(lock.is_locked(Path(sys.argv[1])))"
+    probe = "import sys; from pathlib import Path; from llmlab.runs import lock; print(lock.is_locked(Path(sys.argv[1])))"
     done = subprocess.run([sys.executable, "-c", probe, str(tmp_path)], capture_output=True, text=True)
     assert done.stdout.strip() == "True"
     lock.unlock(tmp_path)
@@ -62,7 +62,7 @@ def test_looking_does_not_free_the_own_lock(tmp_path):
 
 def test_a_reader_never_sees_half_a_record(tmp_path):
     code = (
-        "import sys; from pathlib import Path; from llmlab.lab.record import Record\n"
+        "import sys; from pathlib import Path; from llmlab.runs.record import Record\n"
         "r = Record(Path(sys.argv[1])); i = 0\n"
         "while True: i += 1; r.update(status='completed', filler='x' * (i % 7) * 5000, i=i)\n"
     )

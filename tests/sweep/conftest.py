@@ -15,7 +15,7 @@ words = sys.orig_argv
 if "train" in words and "-m" not in words[words.index("train"):]:
     import json, os, signal, time
     from pathlib import Path
-    from llmlab.lab import record, status
+    from llmlab.runs import lock, record
 
     typed = {k: v.strip('"') for k, _, v in (w.partition("=") for w in words if "=" in w)}
     resume = "resume" in typed

@@ -11,10 +11,9 @@ import pytest
 import yaml
 from small_runs import numbers
 
-from llmlab.commands import cli, runs
 from llmlab import files
-from llmlab.runs import lock, record
-from llmlab.runs import checkpoint, metrics
+from llmlab.commands import cli, runs
+from llmlab.runs import checkpoint, lock, metrics, record
 
 LAST = "checkpoints/step=00000008"
 ONCE = ["config.yaml", "model.json", "tokenizer.json", "special.json"]  # written when a run begins
@@ -356,7 +355,7 @@ def test_a_folder_that_can_only_be_read(folder, monkeypatch, capsys):
         raise OSError(30, "Read-only file system", str(path))
 
     with monkeypatch.context() as patch:
-        patch.setattr(status, "open", refused, raising=False)
+        patch.setattr(lock, "open", refused, raising=False)
         code, line = ask(capsys, "train")
     assert code == 1
     assert line == "run can't be written (Read-only file system): copy it to where it can, and resume the copy"

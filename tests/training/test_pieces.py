@@ -7,14 +7,14 @@ import pytest
 import torch
 
 from llmlab.errors import UserError
-from llmlab.slots import Loss
 from llmlab.runs import metrics
+from llmlab.slots import Loss
 from llmlab.training import guard, meter
 from llmlab.training.budget import horizon
 from llmlab.training.clipping import clip_by_norm
-from llmlab.training.step_metrics import Ledger, Summary
 from llmlab.training.progress import Progress, duration
 from llmlab.training.recipe import Cut
+from llmlab.training.step_metrics import Ledger, Summary
 
 CPU = torch.device("cpu")
 
@@ -227,8 +227,8 @@ def test_the_way_to_resume_can_be_typed():
 
 
 def test_parts_of_a_record_have_what_the_objective_brings():
+    from llmlab.config import layout
     from llmlab.config.compose import compose
-    from llmlab.model import layout
     from llmlab.training.run_header import _brought
 
     assert _brought(layout.resolve(compose(["model=bert"]))) == {"mask": "bidirectional", "heads.tokens": "mlm"}

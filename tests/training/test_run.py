@@ -10,8 +10,7 @@ from small_runs import numbers, run
 
 from llmlab.config.compose import compose
 from llmlab.errors import UserError
-from llmlab.runs import record
-from llmlab.runs import checkpoint
+from llmlab.runs import checkpoint, record
 from llmlab.training import finish
 
 FIELDS = [
@@ -238,7 +237,7 @@ def test_half_precision_trains_and_keeps_its_weights_whole(tiny, tmp_path):
 
 
 def test_a_run_that_breaks_off_anywhere_is_recorded_as_failed(tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr(closing, "sample", lambda *_: 1 / 0)
+    monkeypatch.setattr(finish, "sample", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         run(tmp_path / "run", *tiny, "train.sample=true")
     found = record.read(tmp_path / "run")
@@ -248,7 +247,7 @@ def test_a_run_that_breaks_off_anywhere_is_recorded_as_failed(tiny, tmp_path, mo
 @pytest.mark.parametrize(("model", "want"), {"llama3": "mla", "deepseek_v3": "mha", "deberta_v3": "gqa"}.items())
 def test_the_attention_to_try_next_is_one_that_the_model_can_have(model, want):
     """DeBERTa's position can't be scored by latents."""
-    from llmlab.model import layout
+    from llmlab.config import layout
 
     assert finish.another_attention(layout.resolve(compose([f"model={model}"]))) == want
 

@@ -11,7 +11,7 @@ from llmlab.training import finish
 def test_what_a_short_run_says(tiny, tmp_path, capsys, monkeypatch):
     """Its stand-in objective on the first line, a rate that is never reached, the loss of step 1; no sample of noise."""
     words = [o for o in tiny if not o.startswith("train.sample")]
-    monkeypatch.setattr(closing, "once_a_week", lambda: True)
+    monkeypatch.setattr(finish, "once_a_week", lambda: True)
     done = run(tmp_path / "run", *words, "model=xlnet", "schedule.warmup_steps=5000", "trainer.max_steps=3")
     said = capsys.readouterr().out.splitlines()
     assert said[0].startswith("xlnet: ")
@@ -35,7 +35,7 @@ def test_what_a_short_run_says(tiny, tmp_path, capsys, monkeypatch):
 
 
 def test_a_point_of_a_sweep_keeps_its_sample_to_the_record(tiny, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(closing, "once_a_week", lambda: pytest.fail("it would be noted as given"))
+    monkeypatch.setattr(finish, "once_a_week", lambda: pytest.fail("it would be noted as given"))
     done = run(tmp_path / "run", *tiny, "train.sample=true", "trainer.max_steps=1", "sweep=grid")
     said = capsys.readouterr().out
     assert done["sample"]["text"]

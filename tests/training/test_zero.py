@@ -9,9 +9,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from llmlab.commands.export import export
 from llmlab.config.compose import compose
 from llmlab.errors import UserError
-from llmlab.commands.export import export
 from llmlab.runs import checkpoint
 from llmlab.training import recipe
 from llmlab.training.run import train

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from llmlab.commands.arguments import either, parse
+from llmlab.commands.generate import MOST, Drawing, Teller, unescaped
 from llmlab.errors import UserError
-from llmlab.commands.generate import Drawing, MOST, Teller, unescaped
 
 if TYPE_CHECKING:
     from llmlab.data.template import Template

@@ -9,6 +9,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+from llmlab.check import TRACED
 from llmlab.commands.arguments import parse
 from llmlab.errors import UserError
 
@@ -28,7 +29,7 @@ changes nothing, gradients reach every parameter, kernels agree ... What can't b
 Exit code 1 if a check fails; the smallest command that shows it again is printed."""
 
 FOLDER = "conformance"
-TRACED, BACKENDS = "aot_eager", ("aot_eager", "inductor")
+BACKENDS = (TRACED, "inductor")
 
 
 @dataclass

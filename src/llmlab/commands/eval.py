@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from llmlab.commands.arguments import either, parse
-from llmlab.errors import UserError
 from llmlab.commands.swap import split, swapped
+from llmlab.errors import UserError
 
 if TYPE_CHECKING:
     from llmlab.data.windows import Stream
@@ -95,8 +95,8 @@ def evaluate(
     from llmlab.data import Windows, cache, loader, prepare
     from llmlab.data.loader import IGNORED
     from llmlab.decoding.generate import limit
-    from llmlab.runs import folder, text
     from llmlab.model import finite
+    from llmlab.runs import folder, text
     from llmlab.training.recipe import chosen, plain
     from llmlab.training.recipe import special as needed
 

@@ -58,8 +58,7 @@ def export(run: str | Path, to: Path, format: str = "llmlab", step: int | None =
 
 
 def _checkpoint(run: str | Path, step: int | None) -> Path:
-    from llmlab.runs import folder, record
-    from llmlab.runs import checkpoint
+    from llmlab.runs import checkpoint, folder, record
 
     if step is None:
         return folder.checkpoint_of(run)
@@ -74,9 +73,8 @@ def _checkpoint(run: str | Path, step: int | None) -> Path:
 
 def _llmlab(path: Path, home: Path, to: Path) -> str:
     from llmlab.data.tokenizer import BESIDE, SPECIAL, Tokenizer
-    from llmlab.runs import record, text
+    from llmlab.runs import checkpoint, record, text
     from llmlab.runs.folder import CONFIG, EXPORT, SPEC, load, undamaged
-    from llmlab.runs import checkpoint
 
     checkpoint.read_weights(path)  # whether they can be used
     names = [CONFIG, SPEC, "tokenizer.json", SPECIAL, *(n for n in BESIDE if (home / n).exists())]
@@ -97,8 +95,8 @@ def _llmlab(path: Path, home: Path, to: Path) -> str:
 def _hf(path: Path, home: Path, to: Path) -> str:
     from llmlab.hub import save_hf
     from llmlab.hub.save_tokenizer import as_trained, save_tokenizer
-    from llmlab.runs.folder import load_model
     from llmlab.runs import checkpoint
+    from llmlab.runs.folder import load_model
 
     model, tokenizer = load_model(path)
     save_hf(model, to)

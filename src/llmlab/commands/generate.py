@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmlab.commands.arguments import either, parse
+from llmlab.commands.swap import split, swapped
 from llmlab.errors import UserError
 from llmlab.json_files import parse_json
-from llmlab.commands.swap import split, swapped
 
 if TYPE_CHECKING:
     from llmlab.data.template import Template

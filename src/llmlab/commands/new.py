@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llmlab import registry
-from llmlab.config.schema import SLOTS
 from llmlab.errors import UserError
 from llmlab.registry import near
+from llmlab.slot_names import SLOTS
 
 TEMPLATES = Path(__file__).with_name("templates")
 USAGE = f"""\

@@ -128,8 +128,8 @@ def _on_cpu(cfg: Any, own: Sequence[str]) -> bool:
 
 def _composed(overrides: list[str], folders: list[str]) -> Any:
     from llmlab.config.aliases import ARGUMENTS
-    from llmlab.config.compose import compose
     from llmlab.config.guess import argument
+    from llmlab.runs.compose import compose
 
     try:
         return compose(overrides, folders)

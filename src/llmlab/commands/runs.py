@@ -14,9 +14,9 @@ from typing import Any, TypedDict
 from llmlab.commands.arguments import dashed, parse
 from llmlab.errors import UserError
 from llmlab.json_files import read_json
+from llmlab.registry import near
 from llmlab.runs import record
 from llmlab.runs.lock import STATUSES
-from llmlab.registry import near
 
 USAGE = """\
 llmlab runs [FOLDER...] [status=completed] [sort=age] [limit=N] [--json]

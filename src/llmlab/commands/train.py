@@ -12,9 +12,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from llmlab import registry
+from llmlab.config import init_from
 from llmlab.errors import UserError
-from llmlab.hub import locate
 from llmlab.registry import near
 
 # Hydra's flags that are passed on, and how many values follow each.
@@ -56,10 +55,10 @@ def main(argv: Sequence[str]) -> int | None:
         key, _, value = override.partition("=")
         if key in ("hydra.run.dir", "hydra.sweep.dir") and not value.strip("'\" "):
             raise UserError(f"{override}: name a folder, or leave it out")
-    overrides = [locate.normal(o) for o in resumed(overrides)]
+    overrides = [init_from.normal(o) for o in resumed(overrides)]
     if "-m" in flags or "--multirun" in flags:
         return _sweep(flags, overrides, folders)
-    from llmlab.config.compose import compose
+    from llmlab.runs.compose import compose
 
     composed = compose(overrides, folders)
     return _run(flags, composed, folders)
@@ -134,9 +133,10 @@ def _app(flags: Sequence[str], overrides: Sequence[str], folders: Sequence[str],
     """Run Hydra's entry point on these arguments; `task` sees the arguments that were really typed."""
     import hydra
 
+    from llmlab.config import store
     from llmlab.config.compose import conf_dir
 
-    registry.declare()
+    store.declare()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come here instead of being printed
     typed = sys.argv
     results: list[Any] = []
@@ -206,7 +206,14 @@ def _sweep(flags: Sequence[str], overrides: Sequence[str], folders: Sequence[str
     for flag in flags:
         if flag in (*SHOW, "--shell-completion", "-sc"):
             raise UserError(f"-m and {flag} exclude each other; leave one of them out")
-    return sweep.run(overrides, folders, lambda effective, task: _app(flags, effective, folders, task))
+    return sweep.run(overrides, folders, lambda effective, task: _app(flags, effective, folders, task), _report)
+
+
+def _report(folder: Path) -> None:
+    """The verdict of a sweep, beside its points."""
+    from llmlab.report.write import write
+
+    write([folder], out=folder)
 
 
 EXAMPLES = """\

@@ -1,18 +1,14 @@
-"""What an attention part is called with: its view of one forward, and its cache.
-
-Shapes as in `llmlab.slots`, which offers both names to parts.
-"""
+"""A layer's view of one forward and its cache, which `llmlab.slots` promises to attention parts. Shapes as there."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from llmlab.slots import Context, Kernel, Position, Score, Term
+from llmlab.slots import Context, Kernel, Position, Score, Term
 
 
 class LayerCache:

@@ -20,10 +20,10 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from llmlab.plan.split import split
+from llmlab.config.layout import ModelSpec
 from llmlab.model import roles
-from llmlab.model.layout import ModelSpec
 from llmlab.model.model import Model
+from llmlab.plan.split import split
 from llmlab.slots import Output, Score, Seen, Term
 
 Kind = Literal["take", "free", "grad", "enter", "leave", "read", "backward", "wake", "back", "done"]

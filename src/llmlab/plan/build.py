@@ -8,12 +8,12 @@ from typing import Any
 
 from llmlab.config import stand_ins
 from llmlab.config.devices import STRATEGIES, ZERO, problems
+from llmlab.model import flops
+from llmlab.model.table import describe
 from llmlab.plan import components, memory
 from llmlab.plan.accelerators import Accelerator, Run, run
 from llmlab.plan.fit import Fit, largest
 from llmlab.plan.subject import Subject
-from llmlab.model import flops
-from llmlab.model.table import describe
 from llmlab.training.budget import horizon
 from llmlab.training.placement import COMPUTED
 from llmlab.training.strategies import elementwise

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from dataclasses import replace
 
+from llmlab.config.layout import ModelSpec, StackSpec
+from llmlab.model import build
+from llmlab.model.model import Model
 from llmlab.plan.activations import Op
 from llmlab.plan.parameters import table
 from llmlab.plan.split import split
-from llmlab.model import build
-from llmlab.model.layout import ModelSpec, StackSpec
-from llmlab.model.model import Model
 
 
 def shortened(spec: ModelSpec) -> tuple[ModelSpec, list[int]]:

@@ -11,12 +11,12 @@ import numpy as np
 import torch
 
 from llmlab.config.devices import ZERO
+from llmlab.config.layout import ModelSpec
 from llmlab.plan.activations import Numerics, Op, record
 from llmlab.plan.depth import Deep
 from llmlab.plan.fsdp import FSDP
 from llmlab.plan.replay import DDP, Replay, Trained
-from llmlab.plan.zero import Sharded12, Sharded3
-from llmlab.model.layout import ModelSpec
+from llmlab.plan.zero import Sharded3, Sharded12
 from llmlab.training.placement import COMPUTED
 
 FROM = (2, 4)  # sequences that are traced

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 
 from llmlab import registry
-from llmlab.config import devices, schema, traits
+from llmlab.config import devices, layout, schema, traits
 from llmlab.data import Windows
 from llmlab.data.windows import Stream
 from llmlab.errors import UserError
+from llmlab.model import build, flops
 from llmlab.plan.memory import Training, Where
-from llmlab.model import build, flops, layout
 from llmlab.slots import Vocabulary
 from llmlab.training import preflight, recipe
 from llmlab.training.strategies import elementwise, tensor_parallel
@@ -45,7 +45,7 @@ def of_config(composed: Any) -> Subject:
     """UserError for what a run would refuse."""
     attrs, vocabulary, assumed = _vocabulary(composed)
     try:
-        spec = layout.resolve(composed, vocabulary=vocabulary)
+        spec = composed.spec if vocabulary is None else layout.with_vocabulary(composed, vocabulary)
     except ValueError as e:
         raise UserError(str(e)) from e
     return _subject(" ".join(composed.overrides) or "the default config", composed, spec, attrs, assumed)

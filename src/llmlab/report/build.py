@@ -11,12 +11,12 @@ from typing import Any
 from urllib.parse import quote
 
 from llmlab.errors import UserError
+from llmlab.registry import near
 from llmlab.report import fairness, verdict
 from llmlab.report.collect import Found, Run, collect
 from llmlab.report.names import differing
 from llmlab.report.rows import Row, Table, alone, compared
 from llmlab.report.variants import Variant, baseline, group, higher_is_better, leading
-from llmlab.registry import near
 
 SCHEMA = 1
 METRIC = "val_loss"

@@ -14,9 +14,8 @@ from typing import Any, TypedDict
 from llmlab.config.spelling import unquoted
 from llmlab.errors import UserError
 from llmlab.json_files import read_json, read_yaml
-from llmlab.runs import record
+from llmlab.runs import metrics, record
 from llmlab.runs.folder import CONFIG
-from llmlab.runs import metrics
 from llmlab.runs.metrics import METRICS
 
 SWEEP = "sweep.json"

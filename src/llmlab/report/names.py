@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from llmlab.config.bookkeeping import makes_no_variant
-from llmlab.config.schema import SLOTS
+from llmlab.slot_names import SLOTS
 
 if TYPE_CHECKING:
     from llmlab.report.variants import Variant

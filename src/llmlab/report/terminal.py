@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from llmlab.runs.record import shown
 from llmlab.report import rows, table
 from llmlab.report import verdict as say
 from llmlab.report.build import Report
+from llmlab.runs.record import shown
 
 STYLES = {"better": "green", "worse": "red", "identical": "cyan"}
 GAP = 3

@@ -11,10 +11,10 @@ from typing import Any
 
 from llmlab.config.bookkeeping import makes_no_variant
 from llmlab.errors import UserError
+from llmlab.registry import near
 from llmlab.report import names, stats
 from llmlab.report.collect import Found, Run, split_override
 from llmlab.report.names import show
-from llmlab.registry import near
 
 TUNED = "optimizer.lr"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from llmlab.report.power import CONFIDENCE
-from llmlab.report.stats import ALPHA, Comparison, MOST_SEEDS
+from llmlab.report.stats import ALPHA, MOST_SEEDS, Comparison
 
 MINUS = "\N{MINUS SIGN}"
 

@@ -25,7 +25,8 @@ def write(
     """Print the table and the verdict, and write report.html, .md, .json and .png into `out`.
 
     folders: every run folder below them is read. out: None is the first folder if it is a sweep, else ./report.
-    baseline, metric, tune: as on the command line. Returns the report as plain values. UserError if there is no run or no such baseline, metric or key.
+    baseline, metric, tune: as on the command line.
+    Returns the report as plain values. UserError if there is no run or no such baseline, metric or key.
     """
     if out is None:
         first = Path(folders[0])

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmlab import registry
 from llmlab.config import inherit
+from llmlab.config.init_from import named
 from llmlab.errors import UserError
 from llmlab.hub import locate
 from llmlab.json_files import read_json
@@ -18,7 +19,7 @@ from llmlab.runs import record
 from llmlab.files import sha256, write_atomic
 
 if TYPE_CHECKING:
-    from llmlab.model.layout import ModelSpec
+    from llmlab.config.layout import ModelSpec
     from llmlab.model.model import Model
 
 CONFIG, SPEC, EXPORT = "config.yaml", "model.json", "export.json"
@@ -109,11 +110,11 @@ def _known(run: Path, parts: Mapping[str, str]) -> None:
         if (slot, name) in registry.index() or registry.broken(slot, name):
             continue
         try:
-            named = record.read(run).get("plugins")
+            modules = record.read(run).get("plugins")
         except UserError:  # an export has no record
-            named = None
-        where = f"{registry.VARIABLE}={named or 'MODULE'}"
-        was = f"it was trained with {where}: set it again" if named else f"if it is a part of your own, set {where}"
+            modules = None
+        where = f"{registry.VARIABLE}={modules or 'MODULE'}"
+        was = f"it was trained with {where}: set it again" if modules else f"if it is a part of your own, set {where}"
         raise UserError(f"{run}: its {slot}={name} is not known here; {was}, where that module can be imported")
 
 
@@ -135,7 +136,7 @@ def checkpoint_of(run: str | Path, warn: Callable[[str], None] | None = None) ->
 
 def start_of(init_from: str, *, tokenizer: bool = True) -> Path:
     """The checkpoint that a run begins with: of a run, or a Hugging Face folder (`is_foreign`). tokenizer: it comes along."""
-    if (name := locate.named(init_from)) is not None:
+    if (name := named(init_from)) is not None:
         return locate.locate(name)
     folder = home(init_from)
     if tokenizer and not (folder / EXPORT).exists():  # whose weights are checked with all that lies beside them

@@ -7,11 +7,10 @@ import sys
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
-from llmlab import registry
-from llmlab.config import schema
+from llmlab import registry, slot_names
+from llmlab.config import init_from, schema, store
 from llmlab.config.trainer import Trainer
 from llmlab.errors import UserError
-from llmlab.hub import locate
 from llmlab.json_files import read_yaml
 from llmlab.sizes import ModelConfig
 
@@ -61,12 +60,12 @@ def read(path: Path) -> tuple[Any, dict[str, Any]]:
     cfg: Any = OmegaConf.create(plain)
     for name, cls in NODES.items():
         cfg[name] = _typed(path, name, plain.get(name) or {}, cls)
-    for slot in schema.RECIPE_SLOTS:
+    for slot in slot_names.RECIPE_SLOTS:
         if "_part_" not in plain[slot]:
             raise UserError(f"{path}: {slot}._part_ is missing")
         part = (slot, plain[slot]["_part_"])
         if part in registry.index():
-            cfg[slot] = _typed(path, slot, plain[slot], registry.schema(*part))
+            cfg[slot] = _typed(path, slot, plain[slot], store.schema(*part))
     for name in ("init_from", "resume", "resume_from", "experiment_name", "sweep"):
         cfg.setdefault(name, None)
     cfg.setdefault("init_tokenizer", None)
@@ -82,7 +81,7 @@ def absolute(cfg: Any) -> Any:
     for node, key in ((cfg.data, "path"), (cfg.tokenizer, "path"), (cfg, "init_from")):
         if (value := node[key]) is None:
             continue
-        name = locate.named(value)
+        name = init_from.named(value)
         if name is None:
             node[key] = os.path.abspath(Path(value).expanduser())
         elif Path(name).expanduser().is_dir():  # else it is to be downloaded, or was

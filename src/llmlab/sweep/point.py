@@ -22,9 +22,9 @@ from typing import Any, TypedDict
 
 from llmlab.config.spelling import quoted
 from llmlab.errors import UserError
+from llmlab.files import write_atomic
 from llmlab.json_files import read_json
 from llmlab.runs import lock, record
-from llmlab.files import write_atomic
 from llmlab.runs.parent_death import follow
 
 NAME, LOG, SWEEP, STOP = "point.json", "output.log", "sweep.json", ".stop"
@@ -193,7 +193,7 @@ class Runner:
 
     def _appended(self, folder: Path, overrides: list[str]) -> str:
         """The hash of a point that only now is known; it is entered in sweep.json."""
-        from llmlab.config.compose import compose
+        from llmlab.runs.compose import compose
         from llmlab.sweep.grid import digest
 
         found = digest(compose(overrides, self.config_dirs))

@@ -11,16 +11,16 @@ from typing import Any, TypedDict
 
 import numpy as np
 
+from llmlab.config.layout import PartSpec
 from llmlab.data import cache
 from llmlab.errors import UserError
-from llmlab.json_files import read_json
 from llmlab.files import write_atomic
-from llmlab.training.panel import closing
-from llmlab.runs.record import program_name, shown
+from llmlab.json_files import read_json
 from llmlab.model import build
-from llmlab.model.layout import PartSpec
 from llmlab.runs import checkpoint
+from llmlab.runs.record import program_name, shown
 from llmlab.training.meter import mfu
+from llmlab.training.panel import closing
 from llmlab.training.placement import COMPUTED
 
 PROMPT_BYTES, SAMPLE_TOKENS = 24, 120

@@ -14,8 +14,8 @@ from typing import TypedDict
 import torch
 
 from llmlab.errors import UserError
-from llmlab.json_files import read_json
 from llmlab.files import write_atomic
+from llmlab.json_files import read_json
 from llmlab.runs.record import cpu_name
 
 WARMUP_STEPS = 3

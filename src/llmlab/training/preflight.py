@@ -12,10 +12,9 @@ from torch import nn
 
 from llmlab.decoding.generate import limit
 from llmlab.errors import UserError
-from llmlab.runs import record
-from llmlab.runs.folder import home, is_foreign
 from llmlab.model import build
-from llmlab.runs import checkpoint
+from llmlab.runs import checkpoint, record
+from llmlab.runs.folder import home, is_foreign
 
 MEMINFO, CGROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup/memory.max")
 

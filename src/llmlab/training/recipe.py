@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from llmlab import registry
-from llmlab.config import schema
+from llmlab.config import layout, schema
 from llmlab.data import Corpus, Windows, prepare
 from llmlab.decoding.generate import limit
 from llmlab.errors import UserError
-from llmlab.model import build, flops, layout
+from llmlab.model import build, flops
 from llmlab.sizes import divisors
 
 
@@ -160,7 +160,7 @@ class Recipe:
         cfg = composed.cfg
         corpus = corpus or prepare(plain(cfg.data, schema.Data), plain(cfg.tokenizer, schema.Tokenizer), special(cfg))
         try:
-            spec = spec or layout.resolve(composed, vocabulary=corpus.vocabulary.size)
+            spec = spec or layout.with_vocabulary(composed, corpus.vocabulary.size)
             objective = chosen(cfg, "objective")(corpus.vocabulary, cfg.data.seq_len)
             optimizer, schedule = chosen(cfg, "optimizer")(), chosen(cfg, "schedule")()
             model = build.assemble(spec)

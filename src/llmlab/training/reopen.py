@@ -9,14 +9,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypedDict
 
+from llmlab import files
 from llmlab.config import schema
 from llmlab.data.corpus import Corpus
 from llmlab.errors import UserError
 from llmlab.json_files import checked
-from llmlab import files
-from llmlab.runs import lock, record, text
+from llmlab.runs import checkpoint, lock, metrics, record, text
 from llmlab.runs import folder as run_folder
-from llmlab.runs import checkpoint, metrics
 from llmlab.training import recipe
 from llmlab.training.callbacks import resume_point
 from llmlab.training.run import MAY_CHANGE, Task, _last_step, _steps, _typed, is_first, say

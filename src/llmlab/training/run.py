@@ -12,12 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from llmlab import files
 from llmlab.config.spelling import quoted
 from llmlab.errors import UserError
-from llmlab import files
-from llmlab.runs import lock, record, settings
+from llmlab.runs import checkpoint, lock, metrics, record, settings
 from llmlab.runs import folder as run_folder
-from llmlab.runs import checkpoint, metrics
 
 # What may be changed when a run is resumed: all else would make it another run.
 MAY_CHANGE: tuple[str, ...] = (

@@ -10,11 +10,11 @@ from typing import Any, cast
 from omegaconf import OmegaConf
 
 from llmlab import registry
-from llmlab.config import inherit, stand_ins, traits
+from llmlab.config import inherit, init_from, stand_ins, traits
 from llmlab.data import account
 from llmlab.hub import locate
-from llmlab.runs import record, text
 from llmlab.model.table import describe
+from llmlab.runs import record, text
 from llmlab.training import preflight, schedule_notes
 from llmlab.training.intervals import Intervals
 
@@ -82,7 +82,7 @@ def tokenizer(cfg: Any, corpus: Any) -> dict[str, Any]:
 
 
 def _brings(start: str) -> str:
-    name = locate.named(start)
+    name = init_from.named(start)
     return os.path.abspath(inherit.home(start) if name is None else locate.locate(name))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import os
 from dataclasses import dataclass
@@ -10,11 +11,9 @@ from typing import Any
 
 import torch
 
-from llmlab import garbage
 from llmlab.config import devices as devices_of
 from llmlab.errors import UserError
-from llmlab.runs import signals
-from llmlab.runs import checkpoint
+from llmlab.runs import checkpoint, signals
 from llmlab.training import placement, strategies
 from llmlab.training.interrupt import Interrupt, Interrupted
 from llmlab.training.intervals import Intervals, every, trained, validations
@@ -97,8 +96,8 @@ def make(
     from llmlab.training.callbacks import Checkpoints, Journal
     from llmlab.training.module import Offline
     from llmlab.training.progress import Progress, Remaining
-    from llmlab.training.warning_filters import hush
     from llmlab.training.run import cut_metrics, is_first
+    from llmlab.training.warning_filters import hush
 
     hush()
     cfg, folder = task.composed.cfg, task.folder
@@ -223,7 +222,9 @@ def fit(module: Any, trainer: Any, point: Path | None) -> None:
     from llmlab.training.guard import Diverged
 
     interrupt = next(c for c in trainer.callbacks if isinstance(c, Checkpoints)).interrupt
-    garbage.as_usual()
+    if gc.get_threshold()[0] >= 100_000:  # the command line raised it, and what is imported by now stays
+        gc.freeze()
+        gc.set_threshold(700, 10, 10)
     try:
         with interrupt:
             trainer.fit(module, ckpt_path=None if point is None else str(point), weights_only=True)

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llmlab import registry
-from llmlab.config.schema import LAYER_SLOTS, STACK_SIZES
 from llmlab.errors import UserError
 from llmlab.sizes import AttentionTraits, FFNTraits, MoETraits, Sizes, divisors_shown
+from llmlab.slot_names import LAYER_SLOTS, STACK_SIZES
+
+if TYPE_CHECKING:
+    from llmlab.config.composed import Composed
 
 
 @dataclass(frozen=True)
@@ -96,7 +99,7 @@ def round_up(n: int, multiple: int) -> int:
     return -(-n // multiple) * multiple
 
 
-def resolve(composed: Any, *, vocabulary: int | None = None, roles: tuple[str, ...] | None = None) -> ModelSpec:
+def resolve(composed: Composed, *, vocabulary: int | None = None, roles: tuple[str, ...] | None = None) -> ModelSpec:
     """The model that a config asks for.
 
     vocabulary: ids that the tokenizer uses (the model's table is rounded up to a multiple of 64); None: the size that
@@ -139,6 +142,29 @@ def resolve(composed: Any, *, vocabulary: int | None = None, roles: tuple[str, .
         )
         spec = replace(spec, notes=(*spec.notes, said))
     return spec
+
+
+def with_vocabulary(composed: Composed, ids: int) -> ModelSpec:
+    """The model that a config asks for, for a tokenizer of so many ids, from what was resolved as it was composed."""
+    spec = composed.spec
+    if spec is None:
+        return resolve(composed, vocabulary=ids)
+    size = _vocab_size(composed.cfg, ids)
+    stacks = tuple(replace(s, sizes=s.sizes.but(vocab_size=size)) for s in spec.stacks)
+    return replace(spec, sizes=spec.sizes.but(vocab_size=size), stacks=stacks)
+
+
+def _vocab_size(cfg: Any, ids: int | None) -> int:
+    """Rows of the table of tokens: what was stated, else the ids of the tokenizer rounded up to a multiple of 64."""
+    stated = cfg.model.vocab_size
+    if stated is None:
+        return round_up(ids or cfg.tokenizer.vocab_size, 64)
+    if ids is not None and stated < ids:
+        raise UserError(
+            f"model.vocab_size={stated} is smaller than the tokenizer's {ids} tokens; "
+            f"leave it out (it follows the tokenizer) or set at least {ids}"
+        )
+    return int(stated)
 
 
 def check_objective(spec: ModelSpec, objective: PartSpec) -> None:
@@ -244,13 +270,7 @@ def _sizes(cfg: Any, vocabulary: int | None, stack: str | None = None) -> Sizes:
         m["ffn_dim"] = 4 * m["dim"]
     if m["max_positions"] is None:
         m["max_positions"] = cfg.data.seq_len
-    if m["vocab_size"] is None:
-        m["vocab_size"] = round_up(vocabulary or cfg.tokenizer.vocab_size, 64)
-    elif vocabulary is not None and m["vocab_size"] < vocabulary:
-        raise UserError(
-            f"model.vocab_size={m['vocab_size']} is smaller than the tokenizer's {vocabulary} tokens; "
-            f"leave it out (it follows the tokenizer) or set at least {vocabulary}"
-        )
+    m["vocab_size"] = _vocab_size(cfg, vocabulary)
     moe = m.pop("moe")
     if moe["ffn_dim"] is None:
         moe["ffn_dim"] = max(8, round_up(m["ffn_dim"] // moe["per_token"], 8))
