@@ -13,7 +13,7 @@ from torch import Tensor
 from llmlab.config import layout
 from llmlab.config.compose import compose
 from llmlab.config.composed import Composed
-from llmlab.config.layout import ModelSpec
+from llmlab.config.spec import ModelSpec
 from llmlab.model.build import build_model
 from llmlab.model.model import Model
 

@@ -13,6 +13,7 @@ from losses import SEEDS, change
 
 from llmlab import report as command
 from llmlab.errors import UserError
+from llmlab.formatting import large, power_of_ten
 from llmlab.report import figures, markdown, terminal, verdict
 
 
@@ -197,8 +198,8 @@ def test_curves(runs, tmp_path):
 
 
 def test_numbers_as_they_are_read():
-    assert [verdict.power_of_ten(v) for v in (2.614e12, 1.0e6, 999)] == ["2.61e12", "1.00e6", "999"]
-    assert [verdict.large(v) for v in (1.068e6, 7e9, 54_560)] == ["1.07M", "7B", "54,560"]
+    assert [power_of_ten(v) for v in (2.614e12, 1.0e6, 999)] == ["2.61e12", "1.00e6", "999"]
+    assert [large(v) for v in (1.068e6, 7e9, 54_560)] == ["1.07M", "7B", "54,560"]
     assert [verdict.p(v) for v in (0.00001, 0.00042, 0.0314, None)] == ["<0.0001", "0.0004", "0.031", ""]
     assert [verdict.percent(v) for v in (-0.0123, 0.0, 0.00004)] == ["−1.2 %", "+0.0 %", "+0.004 %"]
 

@@ -18,7 +18,7 @@ from llmlab.check.words import AIMS, BASE, SLOTS
 from llmlab.errors import UserError
 
 if TYPE_CHECKING:
-    from llmlab.config.layout import ModelSpec, PartSpec
+    from llmlab.config.spec import ModelSpec, PartSpec
     from llmlab.model.model import Model
 
 UNTYPED = (*AIMS, "head")  # what is not typed as SLOT=NAME alone
@@ -168,7 +168,7 @@ def base(aim: Level) -> ModelSpec:
     if (mask := items.get("mask")) not in (None, registry.index()["objective", objective].attrs.get("mask")):
         spec = layout_of(spec, mask, None)
         if "objective" in items:
-            layout.check_objective(spec, layout.PartSpec("objective", objective))
+            layout.check_objective(spec, PartSpec("objective", objective))
     return spec
 
 

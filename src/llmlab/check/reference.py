@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from llmlab.check.subject import VOCABULARY, NotApplicable, Subject, same
-from llmlab.config.layout import ModelSpec
+from llmlab.config.spec import ModelSpec
 from llmlab.model.build import assemble, materialise
 from llmlab.model.model import Model
 from llmlab.model.roles import walk

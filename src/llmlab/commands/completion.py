@@ -7,15 +7,12 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Sequence
-from contextlib import redirect_stdout
+from collections.abc import Sequence
 from dataclasses import fields
 from importlib import import_module
-from io import StringIO
 
 from llmlab.errors import UserError
 
-HIDDEN = "_part_"  # Hydra offers it as a key; a part is chosen by SLOT=NAME
 GROUPS = {"parts", "new"}  # commands whose first word is a slot or a group
 SHELLS = ("bash", "zsh", "fish")
 OVERRIDES = {"train", "plan"}  # commands that take choices and keys of the config
@@ -40,14 +37,6 @@ def main(argv: Sequence[str]) -> int:
     found = _words(command[1] if command else None)
     print(" ".join(w for w in found if w.startswith(word)))
     return 0
-
-
-def offer(ask: Callable[[], object]) -> None:
-    """Print what Hydra prints when it is asked, but for words that can't be typed."""
-    with redirect_stdout(StringIO()) as said:
-        ask()
-    for line in said.getvalue().splitlines():
-        print(" ".join(w for w in line.split(" ") if HIDDEN not in w))
 
 
 def _words(command: str | None) -> list[str]:

@@ -74,7 +74,8 @@ def _checkpoint(run: str | Path, step: int | None) -> Path:
 def _llmlab(path: Path, home: Path, to: Path) -> str:
     from llmlab.data.tokenizer import BESIDE, SPECIAL, Tokenizer
     from llmlab.runs import checkpoint, record, text
-    from llmlab.runs.folder import CONFIG, EXPORT, SPEC, load, undamaged
+    from llmlab.runs.files import CONFIG, EXPORT, SPEC, undamaged
+    from llmlab.runs.folder import load
 
     checkpoint.read_weights(path)  # whether they can be used
     names = [CONFIG, SPEC, "tokenizer.json", SPECIAL, *(n for n in BESIDE if (home / n).exists())]

@@ -10,7 +10,7 @@ from llmlab import registry
 from llmlab.errors import UserError
 
 if TYPE_CHECKING:
-    from llmlab.config.layout import PartSpec
+    from llmlab.config.spec import PartSpec
     from llmlab.model.model import Model
 
 LAYER, WHOLE = ("position", "window"), ("kernel",)

@@ -47,7 +47,7 @@ def main(argv: Sequence[str]) -> int | None:
         if not Path(folder).is_dir():
             raise UserError(f"--config-dir {folder}: there is no such folder")
     if "-sc" in flags or "--shell-completion" in flags:
-        from llmlab.commands.completion import offer
+        from llmlab.commands.hydra_completion import offer
 
         offer(lambda: _app(flags, overrides, folders, None))
         return 0

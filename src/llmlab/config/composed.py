@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
     from omegaconf import DictConfig
 
-    from llmlab.config.layout import ModelSpec
+    from llmlab.config.spec import ModelSpec
 
 
 @dataclass(frozen=True)

@@ -6,93 +6,17 @@ level, the stack's, the kind's, what was typed (of two typed choices the narrowe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from llmlab import registry
+from llmlab.config.spec import LayerSpec, ModelSpec, PartSpec, StackSpec
 from llmlab.errors import UserError
 from llmlab.sizes import AttentionTraits, FFNTraits, MoETraits, Sizes, divisors_shown
 from llmlab.slot_names import LAYER_SLOTS, STACK_SIZES
 
 if TYPE_CHECKING:
     from llmlab.config.composed import Composed
-
-
-@dataclass(frozen=True)
-class PartSpec:
-    """One chosen part: its slot, its name and its options as plain values."""
-
-    slot: str
-    name: str
-    options: Mapping[str, Any] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, slot: str, name: str, **options: Any) -> PartSpec:
-        """A part with its defaults but for the options given."""
-        known = registry.index()[slot, name].options.items()
-        return cls(slot, name, {**{k: o.default for k, o in known if not o.required}, **options})
-
-    def factory(self) -> Any:
-        return registry.load(self.slot, self.name, dict(self.options))
-
-    def attribute(self, name: str, default: Any = None) -> Any:
-        """A literal class attribute of the part, read without importing it."""
-        return registry.index()[self.slot, self.name].attrs.get(name, default)
-
-    def __str__(self) -> str:
-        defaults = registry.index()[self.slot, self.name].options
-        changed = [f"{k}={v}" for k, v in self.options.items() if k not in defaults or defaults[k].default != v]
-        return self.name + (f"({', '.join(changed)})" if changed else "")
-
-
-@dataclass(frozen=True)
-class LayerSpec:
-    """One stored layer: its kind, a part for every layer slot, and what a typed choice displaced there."""
-
-    kind: str
-    parts: Mapping[str, PartSpec]
-    displaced: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class StackSpec:
-    name: str
-    sizes: Sizes
-    layers: tuple[LayerSpec, ...]
-    execute: tuple[int, ...]
-    mask: PartSpec
-    embedding: PartSpec
-    cross_attention: PartSpec | None = None
-    shared_embedding: bool = True  # its token table is the first stack's
-
-
-@dataclass(frozen=True)
-class ModelSpec:
-    """All that is needed to build a model."""
-
-    family: str
-    sizes: Sizes
-    stacks: tuple[StackSpec, ...]
-    heads: Mapping[str, PartSpec]
-    kernel: PartSpec
-    init: PartSpec
-    notes: tuple[str, ...] = ()
-
-    @property
-    def topology(self) -> str:
-        """ "encoder_decoder", "decoder" (its mask never looks ahead) or "encoder"."""
-        if len(self.stacks) > 1:
-            return "encoder_decoder"
-        return "decoder" if self.stacks[-1].sizes.causal else "encoder"
-
-    def in_layers(self, change: Callable[[Mapping[str, PartSpec]], Mapping[str, PartSpec]]) -> ModelSpec:
-        """The model whose every layer has the parts that `change` makes of its own."""
-        stacks = (
-            replace(stack, layers=tuple(replace(layer, parts=change(layer.parts)) for layer in stack.layers))
-            for stack in self.stacks
-        )
-        return replace(self, stacks=tuple(stacks))
 
 
 def round_up(n: int, multiple: int) -> int:

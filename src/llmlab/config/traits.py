@@ -8,7 +8,7 @@ from llmlab import registry
 
 if TYPE_CHECKING:
     from llmlab.config.composed import Composed
-    from llmlab.config.layout import ModelSpec
+    from llmlab.config.spec import ModelSpec
 
 
 def notes(composed: Composed, spec: ModelSpec) -> list[str]:

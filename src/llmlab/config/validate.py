@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from llmlab.config.composed import Composed
-    from llmlab.config.layout import ModelSpec
+    from llmlab.config.spec import ModelSpec
 
 CHOICES = {
     "precision": ("32-true", "bf16-mixed", "bf16-true", "16-mixed"),

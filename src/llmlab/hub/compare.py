@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from llmlab.config.layout import ModelSpec, PartSpec
+from llmlab.config.spec import ModelSpec, PartSpec
 from llmlab.model.build import assemble
 
 SIZES = ("norm_eps", "token_types", "tie_embeddings", "logit_scale", "logit_softcap")

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from llmlab.config.layout import ModelSpec, PartSpec
+from llmlab.config.spec import ModelSpec, PartSpec
 from llmlab.errors import UserError
 from llmlab.hub.rope import by_layer as by_layer
 from llmlab.hub.rope import rope as rope

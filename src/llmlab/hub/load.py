@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from llmlab.config import layout
-from llmlab.config.layout import ModelSpec
+from llmlab.config.spec import ModelSpec
 from llmlab.errors import UserError
 from llmlab.hub import bounds, limits
 from llmlab.hub.entry import STATED, Config, Entry, Head

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from llmlab.config.layout import ModelSpec
+from llmlab.config.spec import ModelSpec
 from llmlab.errors import UserError
 from llmlab.hub.compare import difference
 from llmlab.hub.entry import Entry, Head, labels

@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from llmlab.config.layout import PartSpec
+from llmlab.config.spec import PartSpec
 from llmlab.model.view import LayerCache, View
 from llmlab.slots import Context, Cost, Position
 

@@ -11,7 +11,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from llmlab.config.layout import ModelSpec
+from llmlab.config.spec import ModelSpec
 from llmlab.model.cache import Cache
 from llmlab.model.experts import MixtureOfExperts
 from llmlab.model.memory import Memory

@@ -8,7 +8,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from llmlab.config.layout import LayerSpec, PartSpec, StackSpec
+from llmlab.config.spec import LayerSpec, PartSpec, StackSpec
 from llmlab.errors import UserError
 from llmlab.model.cache import Cache, join
 from llmlab.model.experts import MixtureOfExperts, linears

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from llmlab.config.layout import LayerSpec, ModelSpec, StackSpec
+from llmlab.config.spec import LayerSpec, ModelSpec, StackSpec
 from llmlab.slot_names import LAYER_SLOTS, STACK_SIZES
 
 

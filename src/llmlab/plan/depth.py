@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from dataclasses import replace
 
-from llmlab.config.layout import ModelSpec, StackSpec
+from llmlab.config.spec import ModelSpec, StackSpec
 from llmlab.model import build
 from llmlab.model.model import Model
 from llmlab.plan.activations import Op

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from llmlab.config.devices import ZERO
-from llmlab.config.layout import ModelSpec
+from llmlab.config.spec import ModelSpec
 from llmlab.plan.activations import Numerics, Op, record
 from llmlab.plan.depth import Deep
 from llmlab.plan.fsdp import FSDP

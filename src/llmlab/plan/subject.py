@@ -10,6 +10,7 @@ import numpy as np
 
 from llmlab import registry
 from llmlab.config import devices, layout, schema, traits
+from llmlab.config import spec as specs
 from llmlab.data import Windows
 from llmlab.data.windows import Stream
 from llmlab.errors import UserError
@@ -28,7 +29,7 @@ class Subject:
 
     name: str
     composed: Any
-    spec: layout.ModelSpec
+    spec: specs.ModelSpec
     model: Any
     cost: recipe.Cost
     cut: recipe.Cut
@@ -97,7 +98,7 @@ def _vocabulary(composed: Any) -> tuple[Any, int | None, list[str]]:
     return attrs, None, [f"{known}: tokenizer.vocab_size, which a small corpus may not fill"]
 
 
-def _subject(name: str, composed: Any, spec: layout.ModelSpec, attrs: Any, assumed: list[str]) -> Subject:
+def _subject(name: str, composed: Any, spec: specs.ModelSpec, attrs: Any, assumed: list[str]) -> Subject:
     cfg = composed.cfg
     length = cfg.data.seq_len
     if wrong := devices.problems(cfg):
@@ -142,7 +143,7 @@ def _subject(name: str, composed: Any, spec: layout.ModelSpec, attrs: Any, assum
     return Subject(name, composed, spec, model, cost, cut, where, training, tuple(assumed))
 
 
-def _vocabulary_of(spec: layout.ModelSpec, attrs: Any) -> Vocabulary:
+def _vocabulary_of(spec: specs.ModelSpec, attrs: Any) -> Vocabulary:
     """The special tokens that an objective asks for are the last of the model's ids."""
     size = spec.sizes.vocab_size
     names = attrs.get("special", ())

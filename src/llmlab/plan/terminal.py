@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from llmlab.config import stand_ins
+from llmlab.formatting import large, power_of_ten
 from llmlab.plan.accelerators import Accelerator
 from llmlab.plan.build import Plan
 from llmlab.plan.fit import Fit
-from llmlab.report.verdict import large, power_of_ten
 from llmlab.training.progress import duration
 
 DAY = 86_400

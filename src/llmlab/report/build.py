@@ -16,7 +16,8 @@ from llmlab.report import fairness, verdict
 from llmlab.report.collect import Found, Run, collect
 from llmlab.report.names import differing
 from llmlab.report.rows import Row, Table, alone, compared
-from llmlab.report.variants import Variant, baseline, group, higher_is_better, leading
+from llmlab.report.variant import Variant
+from llmlab.report.variants import baseline, group, higher_is_better, leading
 
 SCHEMA = 1
 METRIC = "val_loss"

@@ -15,7 +15,7 @@ from llmlab.config.spelling import unquoted
 from llmlab.errors import UserError
 from llmlab.json_files import read_json, read_yaml
 from llmlab.runs import metrics, record
-from llmlab.runs.folder import CONFIG
+from llmlab.runs.files import CONFIG
 from llmlab.runs.metrics import METRICS
 
 SWEEP = "sweep.json"

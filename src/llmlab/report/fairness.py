@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from llmlab.report.variants import Variant
+from llmlab.report.variant import Variant
 from llmlab.report.verdict import listed, percent, who
 
 SHARE = 0.01  # differences in compute beyond this are said

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 from xml.sax.saxutils import escape
 
-from llmlab.report import verdict as say
+from llmlab.formatting import large, power_of_ten
 from llmlab.report.curves import Curve
 from llmlab.report.rows import Row, Table
 
@@ -234,7 +234,7 @@ def _over_flops(axes: Any, table: Table) -> dict[str, str]:
 def _losses(axes: Any, table: Table, drawn: Any) -> dict[str, str]:
     titles = _curves(axes, table, drawn)
     _zoom(axes, [c for _, _, c, _ in drawn])
-    _few(axes.xaxis, say.large)
+    _few(axes.xaxis, large)
     axes.set_ylabel(_unit(table))
     return titles
 
@@ -244,7 +244,7 @@ def _over_differences(axes: Any, table: Table) -> dict[str, str]:
     axes.axhline(0, color=INK, lw=1.2)
     titles = _curves(axes, table, drawn)
     _zoom(axes, [c for _, _, c, _ in drawn], 0.0)
-    _few(axes.xaxis, say.large)
+    _few(axes.xaxis, large)
     axes.set(xlabel="tokens", ylabel=f"difference ({_unit(table)})")
     return titles
 
@@ -296,7 +296,7 @@ def _scatter(axes: Any, table: Table) -> dict[str, str]:
         axes.plot(
             [x], [y], marker="os^Dv"[(i - 1) // len(PALETTE) % 5 if i else 0], ms=7, color=colour, gid=f"point{i}"
         )
-        titles[f"point{i}"] = f"{row.name}: {y:.{table.digits}f} at {say.power_of_ten(x)} FLOPs"
+        titles[f"point{i}"] = f"{row.name}: {y:.{table.digits}f} at {power_of_ten(x)} FLOPs"
     xs = [x for x, *_ in points]
     if max(xs) / min(xs) > 4:
         axes.set_xscale("log")

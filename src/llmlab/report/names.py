@@ -9,7 +9,7 @@ from llmlab.config.bookkeeping import makes_no_variant
 from llmlab.slot_names import SLOTS
 
 if TYPE_CHECKING:
-    from llmlab.report.variants import Variant
+    from llmlab.report.variant import Variant
 
 NAMED_KEYS = 4  # a variant that differs in more keys is named by some that suffice, and told how many more there are
 UNTYPED = "the default run"  # as `llmlab runs` has it

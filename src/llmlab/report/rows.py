@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from llmlab.report import curves, fairness, stats, verdict
-from llmlab.report.variants import Tuned, Variant, higher_is_better
+from llmlab.report.variant import Tuned, Variant
+from llmlab.report.variants import higher_is_better
 
 UNITS = {"val_loss": "nats a target", "loss": "nats a target", fairness.BITS: "bits a byte"}
 

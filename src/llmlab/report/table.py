@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from llmlab.formatting import large, power_of_ten
 from llmlab.report import verdict as say
 from llmlab.report.build import Report
 from llmlab.report.names import NAMED_KEYS
@@ -40,8 +41,8 @@ def columns(table: Table) -> list[Column]:
         *found,
         Column("seeds", True, [str(r.n) for r in rows]),
         Column("parameters", True, [_parameters(r) for r in rows]),
-        Column("FLOPs", True, [say.power_of_ten(r.flops) if r.n else "" for r in rows]),
-        Column("tokens", True, [say.large(r.tokens) if r.n else "" for r in rows]),
+        Column("FLOPs", True, [power_of_ten(r.flops) if r.n else "" for r in rows]),
+        Column("tokens", True, [large(r.tokens) if r.n else "" for r in rows]),
         Column("tokens/s", True, [f"{r.tokens_per_second:,.0f}" if r.tokens_per_second else "" for r in rows]),
         Column("memory", True, [say.memory(r.peak_memory_bytes) if r.peak_memory_bytes else "" for r in rows]),
     ]
@@ -55,7 +56,7 @@ def _tuned(row: Row) -> str:
 
 
 def _parameters(row: Row) -> str:
-    return say.large(row.parameters) + (f" ({say.large(row.active)} active)" if row.active != row.parameters else "")
+    return large(row.parameters) + (f" ({large(row.active)} active)" if row.active != row.parameters else "")
 
 
 def mean(table: Table, row: Row) -> str:

@@ -144,18 +144,5 @@ def count(n: int, what: str) -> str:
     return f"{n:,} {what}" + ("" if n == 1 else "s")
 
 
-def power_of_ten(value: float) -> str:
-    """ "2.61e12"."""
-    return f"{value:.2e}".replace("e+0", "e").replace("e+", "e") if value >= 1e6 else f"{value:,.0f}"
-
-
-def large(value: float) -> str:
-    """ "1.07M"."""
-    for unit, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M")):
-        if value >= unit:
-            return f"{value / unit:.3g}{letter}"
-    return f"{value:,.0f}"
-
-
 def memory(size: float) -> str:
     return f"{size / 2**30:.1f} GiB" if size >= 10 * 2**30 else f"{size / 2**20:,.0f} MiB"

@@ -24,7 +24,7 @@ from torch import Tensor
 from llmlab.errors import UserError
 from llmlab.json_files import read_json
 from llmlab.files import sha256
-from llmlab.runs.folder import EXPORT, identity  # EXPORT: manifest of what `llmlab export` wrote, which has no state
+from llmlab.runs.files import EXPORT, identity  # EXPORT: the manifest that `llmlab export` writes, without a state
 from llmlab.model import finite
 
 FOLDER = "checkpoints"
@@ -39,7 +39,7 @@ class File(TypedDict):
 
 
 class Manifest(TypedDict):
-    """step: of the optimizer. run: `folder.identity` of the run that wrote it. Neither is in older ones."""
+    """step: of the optimizer. run: `files.identity` of the run that wrote it. Neither is in older ones."""
 
     schema: int
     sha256: str

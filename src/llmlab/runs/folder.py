@@ -16,16 +16,13 @@ from llmlab.errors import UserError
 from llmlab.hub import locate
 from llmlab.json_files import read_json
 from llmlab.runs import record
+from llmlab.runs.files import BESIDE, CONFIG, EXPORT, SPEC, TOKENIZER, undamaged
 from llmlab.files import sha256, write_atomic
 
 if TYPE_CHECKING:
-    from llmlab.config.layout import ModelSpec
+    from llmlab.config.spec import ModelSpec
     from llmlab.model.model import Model
 
-CONFIG, SPEC, EXPORT = "config.yaml", "model.json", "export.json"
-TOKENIZER = ("tokenizer.json", "special.json")
-BESIDE = ("tokenizer_config.json", "chat_template.jinja")  # where the tokenizer came with them
-FILES = (CONFIG, SPEC, *TOKENIZER, *BESIDE)  # written once, when a run begins
 home = inherit.home
 
 
@@ -37,45 +34,6 @@ def save(folder: Path, cfg: Any, spec: ModelSpec) -> None:
 
     write_atomic(folder / CONFIG, OmegaConf.to_yaml(cfg, resolve=True))
     write_atomic(folder / SPEC, json.dumps(to_plain(spec), indent=1) + "\n")
-
-
-def hashes(folder: Path) -> dict[str, str]:
-    """{name: sha256} of what a run writes once, for its record."""
-    return {n: sha256(folder / n) for n in FILES if (folder / n).is_file()}
-
-
-def identity(folder: Path) -> str | None:
-    """A hash of the model and the tokenizer of a run, by which its checkpoints know it; None where no record has
-    their hashes, as in older folders.
-    """
-    try:
-        files = record.read(folder).get("files") or {}
-    except UserError:
-        return None
-    text = json.dumps([files.get(n) for n in (SPEC, *TOKENIZER)])
-    return hashlib.sha256(text.encode()).hexdigest() if files else None
-
-
-def damaged(folder: Path, names: Iterable[str], fields: Mapping[str, Any]) -> dict[str, str]:
-    """{file: what is wrong with it}, of those whose hash the record has."""
-    found = {}
-    for name in names:
-        if (expected := (fields.get("files") or {}).get(name)) is None:
-            continue
-        try:
-            if not (folder / name).is_file():  # a pipe would wait for a writer
-                found[name] = "is no ordinary file" if (folder / name).exists() else "is gone"
-            elif sha256(folder / name) != expected:
-                found[name] = f"is not as the run wrote it (its sha256 is not the one in {record.NAME})"
-        except OSError as e:
-            found[name] = f"can't be read: {e.strerror}"
-    return found
-
-
-def undamaged(folder: Path, names: Iterable[str], fields: Mapping[str, Any]) -> None:
-    """UserError for the first file that is not as the run wrote it."""
-    for name, why in damaged(folder, names, fields).items():
-        raise UserError(f"{folder / name} {why}; bring it back from a copy of the run")
 
 
 def load(run: str | Path) -> tuple[Any, ModelSpec]:

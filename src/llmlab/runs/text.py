@@ -16,6 +16,7 @@ from llmlab.data.fingerprint import OtherText
 from llmlab.data.prepare import cached, prepare
 from llmlab.errors import UserError
 from llmlab.json_files import read_json
+from llmlab.runs import files as run_files
 from llmlab.runs import folder as run_folder
 from llmlab.runs import record
 from llmlab.files import sha256, write_atomic
@@ -30,8 +31,8 @@ class Exported(TypedDict):
 
 def known(folder: Path) -> Mapping[str, Any]:
     """The fields of a run's record that are about its text and its tokenizer, or what an export has of them."""
-    if (folder / run_folder.EXPORT).exists():
-        exported: Exported = read_json(folder / run_folder.EXPORT, Exported)
+    if (folder / run_files.EXPORT).exists():
+        exported: Exported = read_json(folder / run_files.EXPORT, Exported)
         return {"data": exported.get("data") or {}}
     return record.read(folder)
 
@@ -112,13 +113,13 @@ def repair(
 
 def _wrong(folder: Path, fields: Mapping[str, Any]) -> dict[str, str]:
     if fields.get("files"):
-        return run_folder.damaged(folder, (*run_folder.TOKENIZER, *run_folder.BESIDE), fields)
+        return run_files.damaged(folder, (*run_files.TOKENIZER, *run_files.BESIDE), fields)
     from llmlab.data.tokenizer import Tokenizer
 
     try:
         Tokenizer.load(folder)
     except UserError as e:
-        return dict.fromkeys(run_folder.TOKENIZER, f"can't be used ({e})")
+        return dict.fromkeys(run_files.TOKENIZER, f"can't be used ({e})")
     return {}
 
 

@@ -11,7 +11,7 @@ from typing import Any, TypedDict
 
 import numpy as np
 
-from llmlab.config.layout import PartSpec
+from llmlab.config.spec import PartSpec
 from llmlab.data import cache
 from llmlab.errors import UserError
 from llmlab.files import write_atomic

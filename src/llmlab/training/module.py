@@ -11,7 +11,7 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
-from llmlab.config.layout import ModelSpec
+from llmlab.config.spec import ModelSpec
 from llmlab.errors import UserError
 from llmlab.model import build, roles
 from llmlab.model.experts import MixtureOfExperts

@@ -11,6 +11,7 @@ import numpy as np
 
 from llmlab import registry
 from llmlab.config import layout, schema
+from llmlab.config import spec as specs
 from llmlab.data import Corpus, Windows, prepare
 from llmlab.decoding.generate import limit
 from llmlab.errors import UserError
@@ -148,14 +149,14 @@ class Recipe:
     """All that a run trains, before anything is computed."""
 
     corpus: Corpus
-    spec: layout.ModelSpec
+    spec: specs.ModelSpec
     objective: Any
     optimizer: Any
     schedule: Any
     cost: Cost
 
     @classmethod
-    def of(cls, composed: Any, spec: layout.ModelSpec | None = None, corpus: Corpus | None = None) -> Recipe:
+    def of(cls, composed: Any, spec: specs.ModelSpec | None = None, corpus: Corpus | None = None) -> Recipe:
         """spec, corpus: those of a run that is resumed; None: as the config says. UserError for what can't be built."""
         cfg = composed.cfg
         corpus = corpus or prepare(plain(cfg.data, schema.Data), plain(cfg.tokenizer, schema.Tokenizer), special(cfg))

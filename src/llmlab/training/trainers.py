@@ -13,10 +13,12 @@ import torch
 
 from llmlab.config import devices as devices_of
 from llmlab.errors import UserError
-from llmlab.runs import checkpoint, signals
+from llmlab.runs import checkpoint, metrics, signals
+from llmlab.runs.ranks import is_first
 from llmlab.training import placement, strategies
 from llmlab.training.interrupt import Interrupt, Interrupted
 from llmlab.training.intervals import Intervals, every, trained, validations
+from llmlab.training.task import intact
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,6 @@ def make(
     from llmlab.training.callbacks import Checkpoints, Journal
     from llmlab.training.module import Offline
     from llmlab.training.progress import Progress, Remaining
-    from llmlab.training.run import cut_metrics, is_first
     from llmlab.training.warning_filters import hush
 
     hush()
@@ -106,7 +107,7 @@ def make(
     log_every = every("train.log_every", t.log_every, 10)
     if task.resumes and is_first():
         step = checkpoint.step_of(task.point) if task.point else 0
-        cut_metrics(folder, step, validated=step % validate_every == 0)
+        _cut_metrics(folder, step, validated=step % validate_every == 0)
 
     batches = recipes.Batches.of(cfg, recipe, cut, horizon)
     module = Offline(
@@ -162,6 +163,12 @@ def make(
     return module, trainer, journal
 
 
+def _cut_metrics(folder: Path, step: int, *, validated: bool) -> None:
+    """Rows that a run wrote behind the checkpoint that it goes on from are written again."""
+    metrics.cut(folder / metrics.METRICS, step, keep_validation=validated)
+    metrics.cut(folder / metrics.TIMING, step, keep_validation=True)
+
+
 def held_out(cfg: Any, recipe: Any, cut: Any) -> int:
     """Tokens of one validation."""
     stream, batches = recipe.corpus.validation, cfg.train.validation_batches
@@ -202,8 +209,6 @@ class Stopped(Exception):
 
     def advice(self, folder: Path, cfg: Any) -> str:
         if self.hint == "disk" and "is intact" not in self.reason:
-            from llmlab.training.run import intact
-
             return f"{self.reason}; {intact(folder)}"
         if self.hint != "diverged":
             return self.reason

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 
-from llmlab.config.layout import ModelSpec
+from llmlab.config.spec import ModelSpec
 from llmlab.errors import UserError
 from llmlab.hub.entry import LABELS, SPAN, Config, Entry, Head, activation, expect, n_labels, part, settings
 from llmlab.hub.families.bert import (

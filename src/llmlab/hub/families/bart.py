@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from llmlab.config.layout import ModelSpec
+from llmlab.config.spec import ModelSpec
 from llmlab.hub.entry import STATED, Config, Entry, Head, activation, expect, n_labels, part, settings
 from llmlab.hub.families.gpt2 import ACTIVATIONS, act_name
 from llmlab.hub.rules import Rule, linear, same

@@ -5,7 +5,7 @@ SpanBERT's files are BERT's.
 
 from __future__ import annotations
 
-from llmlab.config.layout import ModelSpec
+from llmlab.config.spec import ModelSpec
 from llmlab.errors import UserError
 from llmlab.hub.entry import LABELS, SPAN, Config, Entry, Head, activation, expect, n_labels, part, settings
 from llmlab.hub.rules import Rule, linear, same

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from llmlab.config.layout import ModelSpec
+from llmlab.config.spec import ModelSpec
 from llmlab.hub.entry import Config, Entry, Head, part
 from llmlab.hub.families.bert import BARE, DEFAULTS, IGNORE, TIED, embeddings, layers, read_as, write_as
 from llmlab.hub.rules import same

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from llmlab.config.layout import ModelSpec
+from llmlab.config.spec import ModelSpec
 from llmlab.hub.entry import Config, Entry, Head, expect, n_kv_heads, n_labels, part, settings
 from llmlab.hub.families import chatglm1
 from llmlab.hub.families.llama import LM

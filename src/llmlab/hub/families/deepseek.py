@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from llmlab.config.layout import ModelSpec
+from llmlab.config.spec import ModelSpec
 from llmlab.hub.entry import Config, expect, rope, settings
 from llmlab.hub.families.llama import FFN, NORMS, OURS, THEIRS, base, gate, gate_name, layout, routed, sizes, turned
 from llmlab.hub.rules import linear, same

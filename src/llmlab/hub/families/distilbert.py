@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from llmlab.config.layout import ModelSpec
+from llmlab.config.spec import ModelSpec
 from llmlab.hub.entry import LABELS, Config, Entry, Head, activation, n_labels, part, settings
 from llmlab.hub.families.bert import ACTIVATIONS, BARE, IGNORE, OURS, PLAIN, act_name, embeddings, masked_rules
 from llmlab.hub.rules import linear

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from llmlab.config.layout import ModelSpec
+from llmlab.config.spec import ModelSpec
 from llmlab.hub.entry import LABELS, SPAN, Config, Entry, Head, n_labels, part
 from llmlab.hub.families.bert import (
     BARE,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from llmlab.config.layout import ModelSpec
+from llmlab.config.spec import ModelSpec
 from llmlab.hub.entry import LABELS, SCORED, SPAN, Config, Entry, Head, activation, expect, part, settings
 from llmlab.hub.rules import fused, linear, same
 

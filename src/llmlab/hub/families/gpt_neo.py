@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from llmlab.config.layout import ModelSpec
+from llmlab.config.spec import ModelSpec
 from llmlab.errors import UserError
 from llmlab.hub.entry import Config, Entry, activation, expect, settings
 from llmlab.hub.families.decoder import HEADS, classes

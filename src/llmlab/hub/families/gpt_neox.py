@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from llmlab.config.layout import ModelSpec
+from llmlab.config.spec import ModelSpec
 from llmlab.hub.entry import Config, Entry, activation, rope, rope_parameters, settings
 from llmlab.hub.families.decoder import HEADS, classes
 from llmlab.hub.families.gpt2 import ACTIVATIONS, act_name

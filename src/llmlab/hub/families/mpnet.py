@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from llmlab.config.layout import ModelSpec
+from llmlab.config.spec import ModelSpec
 from llmlab.errors import UserError
 from llmlab.hub.entry import LABELS, SPAN, Config, Entry, Head, expect, part
 from llmlab.hub.families.bert import (

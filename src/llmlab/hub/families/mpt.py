@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
-from llmlab.config.layout import ModelSpec
+from llmlab.config.spec import ModelSpec
 from llmlab.hub.entry import Config, Entry, expect, settings
 from llmlab.hub.families.decoder import HEADS, classes
 from llmlab.hub.rules import fused, linear, same

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from llmlab.config.layout import ModelSpec
+from llmlab.config.spec import ModelSpec
 from llmlab.hub.entry import Config, rope, settings
 from llmlab.hub.families.llama import ATTENTION, FFN, OURS, THEIRS, base, gate, gate_name, layout, sizes, turned
 from llmlab.hub.rules import same

@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from llmlab.config.layout import ModelSpec
+from llmlab.config.spec import ModelSpec
 from llmlab.hub.entry import Config, Entry, Head
 from llmlab.hub.families import bart
 from llmlab.hub.rules import linear

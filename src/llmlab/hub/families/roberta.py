@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from llmlab.config.layout import ModelSpec
+from llmlab.config.spec import ModelSpec
 from llmlab.errors import UserError
 from llmlab.hub.entry import LABELS, SPAN, Config, Entry, Head, n_labels, part
 from llmlab.hub.families.bert import (

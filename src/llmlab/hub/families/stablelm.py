@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 
-from llmlab.config.layout import ModelSpec
+from llmlab.config.spec import ModelSpec
 from llmlab.hub.entry import Config, Entry, activation, n_kv_heads, rope, rope_parameters, settings
 from llmlab.hub.families.decoder import HEADS, classes
 from llmlab.hub.families.llama import ATTENTION, FFN

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from llmlab.config.layout import ModelSpec
+from llmlab.config.spec import ModelSpec
 from llmlab.hub.entry import STATED, Config, Entry, Head, expect, part, settings
 from llmlab.hub.rules import Rule, same
 

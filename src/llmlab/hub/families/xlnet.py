@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llmlab.config.layout import ModelSpec, PartSpec
+from llmlab.config.spec import ModelSpec, PartSpec
 from llmlab.hub.entry import LABELS, SPAN, Config, Entry, Head, activation, expect, n_labels, part, settings
 from llmlab.hub.model import HubModel, Outputs
 from llmlab.hub.rules import folded, linear, same
