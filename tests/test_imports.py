@@ -10,26 +10,14 @@ ROOT = Path(__file__).parents[1]
 ALLOWED = {"llmlab.slots", "llmlab.registry", "llmlab.sizes", "llmlab.errors"}
 
 # The floors, the highest first. Folders and files of one row import each other only as BESIDE says.
-FLOORS = (
+FLOORS: tuple[tuple[str, ...], ...] = (
     ("api", "testing", "templates", "__main__", "commands"),  # doors: what is typed, and what `import llmlab` offers
     ("plan", "report", "sweep", "check"),  # four tools side by side
     ("training",),
     ("runs",),
     ("hub", "decoding", "model", "data", "config"),
-    (
-        "slots",
-        "slot_names",
-        "registry",
-        "source",
-        "sizes",
-        "values",
-        "modules",
-        "seeds",
-        "errors",
-        "files",
-        "json_files",
-    )
-    + ("formatting",),
+    ("slots", "slot_names", "registry", "source", "sizes", "values", "modules", "seeds", "errors")
+    + ("files", "json_files", "formatting"),
 )
 BESIDE = {
     ("hub", "model"), ("hub", "data"), ("hub", "config"), ("decoding", "model"), ("decoding", "config"),

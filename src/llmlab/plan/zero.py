@@ -14,7 +14,7 @@ import torch
 from llmlab.plan.activations import Op
 from llmlab.plan.parameters import flat_state_bytes, groups
 from llmlab.plan.replay import Part, Replay, Trained
-from llmlab.training.strategies import BUCKET, KEPT_WHOLE
+from llmlab.training.strategies.zero_buckets import BUCKET, KEPT_WHOLE
 
 MASTER = 4  # bytes of a number that is trained, and of its gradient
 AT_ONCE = 500_000_000  # numbers that DeepSpeed's engine reduces at once
