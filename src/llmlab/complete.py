@@ -53,7 +53,7 @@ def offer(ask: Callable[[], object]) -> None:
 def _words(command: str | None) -> list[str]:
     """What may be typed behind a command, or the commands."""
     from llmlab import registry
-    from llmlab.check.words import SLOTS
+    from llmlab.check.request import SLOTS
     from llmlab.cli import COMMANDS
     from llmlab.config.compose import groups
 
