@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from llmlab.data import cache
 from llmlab.errors import UserError
@@ -125,7 +125,7 @@ def main(argv: Sequence[str]) -> int | None:
 
 
 def listing() -> str:
-    """What can be fetched, and what is there."""
+    """The catalogue as text: the models that can be fetched, and which are there already."""
     here = {m.name: f"here: {m.folder}" if found(m) else f"llmlab fetch {m.name}" for m in CATALOGUE}
     return "\n\n".join(f"{m.about()}\n  {here[m.name]}" for m in CATALOGUE)
 
@@ -244,7 +244,7 @@ def _agreed(model: Carried) -> bool:
         return False
 
 
-def _is_file(stream: Any) -> bool:
+def _is_file(stream: TextIO) -> bool:
     try:
         return stream.fileno() >= 0
     except (OSError, AttributeError, ValueError):

@@ -63,7 +63,7 @@ FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 @dataclass(frozen=True)
 class Description:
-    """What a checkpoint is. config: its config.json; full: with the family's defaults, and tied as its tensors are."""
+    """A checkpoint by its config.json (`config`). full: with the family's defaults, and tied as its tensors are."""
 
     entry: Entry
     head: Head
@@ -115,7 +115,7 @@ def _assembled(about: Description, folder: Path) -> Model:
 
 @contextmanager
 def _explained(entry: Entry, config: Config, folder: Path) -> Iterator[None]:
-    """What a value of another kind, or sizes that a part or torch refuses, raise as one line that names the file."""
+    """Turns errors about values of another kind, or sizes that a part or torch refuses, into one line that names the file."""
     file = folder / "config.json"
     null = [key for key, default in entry.defaults.items() if config.get(key) is None and default is not None]
     which = f"; null: {', '.join(null)}" if null else ""
@@ -283,7 +283,7 @@ def _checked(fixed: dict[str, Tensor], in_file: dict[str, Tensor], folder: Path)
 
 
 def _layers_beyond(model: Model, entry: Entry) -> Callable[[str], bool]:
-    """Whether a tensor is of a layer past num_hidden_layers that the entry leaves out."""
+    """A test on tensor names: is it of a layer past num_hidden_layers that the entry leaves out?"""
     n = len(model.spec.stacks[-1].layers)
 
     def beyond(name: str) -> bool:

@@ -1,4 +1,4 @@
-"""Where a checkpoint lies: hf=FOLDER, hf=NAME (brought by `llmlab fetch`) or hf=ORG/NAME (downloaded). No torch."""
+"""The folder of a checkpoint: hf=FOLDER, hf=NAME (brought by `llmlab fetch`) or hf=ORG/NAME (downloaded). No torch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ WANTED = ("*.json", "*.safetensors", "*.jinja")
 
 
 def named(value: str | None) -> str | None:
-    """What follows hf= (or hf:) in a value such as that of init_from; None where it is something else."""
+    """The name after hf= (or hf:) in a value such as that of init_from; None if it has no such prefix."""
     return next((value[len(p) :] for p in PREFIXES if value and value.startswith(p)), None)
 
 

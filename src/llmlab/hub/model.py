@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -28,7 +28,21 @@ ENCODER_DECODER = {
 CROSS = {"encoder_hidden_states": "source", "encoder_attention_mask": "source_valid"}  # of a decoder alone
 
 
-class Outputs(dict):
+Argument = Tensor | Sequence[Tensor] | bool | None
+
+
+def tensors(arguments: Mapping[str, Argument]) -> dict[str, Tensor]:
+    """The arguments that are not None. TypeError for one that is no tensor."""
+    out: dict[str, Tensor] = {}
+    for name, value in arguments.items():
+        if isinstance(value, Tensor):
+            out[name] = value
+        elif value is not None:
+            raise TypeError(f"{name} must be a tensor, but is {type(value).__name__}")
+    return out
+
+
+class Outputs(dict[str, Any]):
     """Tensors by the reference's names, as items and as attributes."""
 
     def __getattr__(self, name: str) -> Tensor:
@@ -39,7 +53,7 @@ class Outputs(dict):
 
 
 class HubModel(nn.Module):
-    """What `load_hf` returns: `model` is the llmlab model, `config` the checkpoint's config.json.
+    """A loaded checkpoint, as `load_hf` returns it: `model` is the llmlab model, `config` the checkpoint's config.json.
 
     `forward` takes `input_ids` (B, T), `attention_mask`, `token_type_ids`, `position_ids`, and for an encoder-decoder
     `decoder_input_ids`; it returns the outputs of the reference's class by its names.
@@ -64,7 +78,7 @@ class HubModel(nn.Module):
         self.unread = dict(unread or {})  # of the file, which goes back out though it changes nothing
         self.beside = dict(beside or {})  # the tokenizer's files and the chat template, by name
 
-    def forward(self, input_ids: Tensor, **arguments: Any) -> Outputs:
+    def forward(self, input_ids: Tensor, **arguments: Argument) -> Outputs:
         said = None if self.head.call is None else self.head.call(self, {"input_ids": input_ids, **arguments})
         if said is not None:
             return said
@@ -72,11 +86,9 @@ class HubModel(nn.Module):
         if self.model.spec.stacks[-1].cross_attention is not None and names is DECODER:
             names = {**DECODER, **CROSS}
         batch: dict[str, Tensor] = {}
-        for name, value in {"input_ids": input_ids, **arguments}.items():
-            if name not in names:
-                raise TypeError(f"{name} is not an argument of this model; there are {', '.join(names)}")
-            if value is None:
-                continue
+        if unknown := [name for name in arguments if name not in names]:
+            raise TypeError(f"{unknown[0]} is not an argument of this model; there are {', '.join(names)}")
+        for name, value in tensors({"input_ids": input_ids, **arguments}).items():
             if name.endswith("attention_mask"):
                 value = value.bool()
                 if value.all():
@@ -86,7 +98,7 @@ class HubModel(nn.Module):
             batch[names[name]] = value
         if "ids" not in batch and self.begin is not None:
             batch["ids"] = torch.cat([torch.full_like(input_ids[:, :1], self.begin), input_ids[:, :-1]], 1)
-        positions: list[Any] = [p for stack in self.model.all_stacks() for p in stack.positions]
+        positions = [p for stack in self.model.all_stacks() for p in stack.positions]
         if {"ids", "valid"} <= batch.keys() and not all(p.caches_rotated for p in positions):
             # The reference's length of a row is that of the batch, padding and all; llmlab's own is the row's.
             batch.setdefault(
