@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from llmlab.errors import UserError
-from llmlab.hub import bounds, limits
+from llmlab.hub import config_ranges, header_check
 from llmlab.hub.entry import STATED, Config, Entry, Head
 from llmlab.hub.families import entries
 from llmlab.hub.files import read_beside, read_config, read_shapes, read_tensors
@@ -91,14 +91,16 @@ def describe(folder: Path, *, bare: bool = False) -> Description:
     config = read_config(folder)
     entry, head = find({k: v for k, v in config.items() if not bare or k != "quantization_config"}, folder)
     with _explained(entry, config, folder):
-        limits.check(config, entry.defaults)
-    bounds.listed(config, folder / "config.json")
+        config_ranges.check(config, entry.defaults)
+    header_check.check_list_lengths(config, folder / "config.json")
     names = [] if entry.head_key is None else [entry.head_key, *_tables(entry)]
     full = _decide_tie(entry, {**entry.defaults, **config}, {} if bare else read_tensors(folder, names))
     with _explained(entry, full, folder):
         overrides, _ = entry.read(full), head.heads(full)
     if not bare:
-        bounds.held([*overrides, *head.overrides], head.stacks, read_shapes(folder), folder / "config.json")
+        header_check.check_counts(
+            [*overrides, *head.overrides], head.stacks, read_shapes(folder), folder / "config.json"
+        )
     return Description(entry, head, config, full)
 
 

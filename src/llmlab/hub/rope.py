@@ -12,8 +12,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from llmlab.errors import UserError
-from llmlab.hub.limits import AMOUNT, COUNT, OVER, THETA, Number
-from llmlab.hub.limits import SHARE as PART
+from llmlab.hub.config_ranges import AMOUNT, COUNT, OVER, THETA, Number
+from llmlab.hub.config_ranges import SHARE as PART
 
 Config = dict[str, Any]
 
