@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from llmlab.lab import signals
+from llmlab.runs import signals
 
 
 class Interrupted(Exception):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from llmlab.config.spec import ModelSpec, PartSpec
 from llmlab.hub.entry import STATED, Config, Entry, Head, activation, expect, n_labels, part, settings
 from llmlab.hub.families.gpt2 import ACTIVATIONS, act_name
 from llmlab.hub.rules import Rule, linear, same
-from llmlab.model.layout import ModelSpec, PartSpec
 
 TABLE, OTHER = (f"stacks.{name}.embedding.table.weight" for name in ("encoder", "decoder"))
 

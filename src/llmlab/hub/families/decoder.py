@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from llmlab.config.spec import PartSpec
 from llmlab.hub.entry import LABELS, SCORED, SPAN, Config, Head, part
 from llmlab.hub.rules import linear, same
-from llmlab.model.layout import PartSpec
 
 HEADS = [
     same("heads.scalar.out.weight", "score.weight"),

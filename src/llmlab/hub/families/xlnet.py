@@ -8,10 +8,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from llmlab.config.spec import ModelSpec, PartSpec
 from llmlab.hub.entry import LABELS, SPAN, Config, Entry, Head, activation, expect, n_labels, part, settings
 from llmlab.hub.model import Argument, HubModel, Outputs, tensors
 from llmlab.hub.rules import folded, linear, same
-from llmlab.model.layout import ModelSpec, PartSpec
 from llmlab.model.memory import Memory
 
 OURS, THEIRS = "stacks.main.layers.{i}.", "transformer.layer.{i}."
