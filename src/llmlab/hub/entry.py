@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
 from llmlab.config.spec import ModelSpec, PartSpec
 from llmlab.errors import UserError
+from llmlab.hub.outputs import Argument, Loaded, Outputs
 from llmlab.hub.rope import by_layer as by_layer
 from llmlab.hub.rope import rope as rope
 from llmlab.hub.rope import rope_parameters as rope_parameters
 from llmlab.hub.rules import Rule
 from llmlab.model.build import assemble
-
-if TYPE_CHECKING:
-    from llmlab.hub.model import Argument, HubModel, Outputs
 
 Config = dict[str, Any]
 Plain = str | int | float | bool | None
@@ -36,7 +34,7 @@ class Head:
     outputs: Mapping[str, str]
     overrides: tuple[str, ...] = ()
     # For a class whose arguments can't be renamed one by one: a function that calls the model, None to go by names.
-    call: Callable[[HubModel, Mapping[str, Argument]], Outputs | None] | None = None
+    call: Callable[[Loaded, Mapping[str, Argument]], Outputs | None] | None = None
     stacks: tuple[str, ...] | None = None  # the stacks that it has, None for all
     prefix: str | None = None  # of the base model's tensors in the file, where it is not the entry's
     begin: Callable[[Config], int] | None = None  # a decoder without ids reads the source, shifted right behind this id

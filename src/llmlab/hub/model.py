@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
 from llmlab.hub.entry import Config, Head
+from llmlab.hub.outputs import Argument, Outputs, tensors
 from llmlab.model.model import Model
 from llmlab.slots import Output
 
@@ -26,30 +26,6 @@ ENCODER_DECODER = {
 }
 
 CROSS = {"encoder_hidden_states": "source", "encoder_attention_mask": "source_valid"}  # of a decoder alone
-
-
-Argument = Tensor | Sequence[Tensor] | bool | None
-
-
-def tensors(arguments: Mapping[str, Argument]) -> dict[str, Tensor]:
-    """The arguments that are not None. TypeError for one that is no tensor."""
-    out: dict[str, Tensor] = {}
-    for name, value in arguments.items():
-        if isinstance(value, Tensor):
-            out[name] = value
-        elif value is not None:
-            raise TypeError(f"{name} must be a tensor, but is {type(value).__name__}")
-    return out
-
-
-class Outputs(dict[str, Any]):
-    """Tensors by the reference's names, as items and as attributes."""
-
-    def __getattr__(self, name: str) -> Tensor:
-        try:
-            return self[name]
-        except KeyError:
-            raise AttributeError(f"no output {name!r}; there are {', '.join(self)}") from None
 
 
 class HubModel(nn.Module):

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from llmlab.config.spec import ModelSpec
 from llmlab.hub.entry import Config, expect, settings
-from llmlab.hub.model import Argument, HubModel, Outputs, tensors
+from llmlab.hub.outputs import Argument, Loaded, Outputs, tensors
 from llmlab.hub.rules import grouped, linear, same
 
 OURS, THEIRS = "stacks.main.layers.{i}.", "transformer.layers.{i}."
@@ -76,7 +76,7 @@ def write(spec: ModelSpec) -> Config:
     }
 
 
-def call(model: HubModel, arguments: Mapping[str, Argument]) -> Outputs | None:
+def call(model: Loaded, arguments: Mapping[str, Argument]) -> Outputs | None:
     """`attention_mask` (B, 1, T, T) is 1 where a token is hidden, `position_ids` (B, 2, T) are pairs. Without them a text is
     seen both ways up to the start token, and what follows is a block that stands at its mask token.
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from llmlab.config.spec import ModelSpec, PartSpec
 from llmlab.hub.entry import LABELS, SPAN, Config, Entry, Head, activation, expect, n_labels, part, settings
-from llmlab.hub.model import Argument, HubModel, Outputs, tensors
+from llmlab.hub.outputs import Argument, Loaded, Outputs, tensors
 from llmlab.hub.rules import folded, linear, same
 from llmlab.model.memory import Memory
 
@@ -115,7 +115,7 @@ MASKS = ("attention_mask", "input_mask", "perm_mask")
 ARGUMENTS = ("input_ids", *MASKS, "target_mapping", "token_type_ids", "mems", "use_mems")
 
 
-def call(model: HubModel, arguments: Mapping[str, Argument]) -> Outputs:
+def call(model: Loaded, arguments: Mapping[str, Argument]) -> Outputs:
     """L tokens, of which P are asked for (`target_mapping`), behind a memory of M: [text; queries] in one pass.
 
     A query sees what its token sees, the token itself included where `perm_mask` does not hide it. Where that is nothing it
