@@ -95,7 +95,7 @@ class Rope(Absolute):
         self._of_lengths = getattr(self, f"_{scaling}")
         self.caches_rotated = scaling not in ("dynamic", "dynamic_steps", "longrope")
         self.relative = self.caches_rotated and not log_n
-        self.skip_padding = self.skip_padding or not self.relative
+        self._skip_padding = self._skip_padding or not self.relative
         self.amplitude = 1.0
         if scaling == "yarn":
             ratio = _mscale(factor, mscale) / _mscale(factor, mscale_all_dim) if mscale and mscale_all_dim else None

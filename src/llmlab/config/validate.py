@@ -301,7 +301,7 @@ def _heads(composed: Composed) -> list[str]:
     if objective is None:
         return []
     entry = registry.index()["objective", str(objective._part_)]
-    roles = list(entry.attrs.get("heads", {"tokens": "lm"}))
+    roles = list(entry.attribute("heads"))
     return [
         f"head@{t.package}={t.choice}: objective={entry.name} trains no such head; "
         f"it has {', '.join(f'head@heads.{r}=NAME' for r in roles) or 'none'}"

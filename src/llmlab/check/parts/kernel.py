@@ -65,7 +65,7 @@ def seen() -> Iterator[tuple[Any, Any, Mapping[str, Tensor], str]]:
     masks = [small("mask", n) for n in registry.names("mask")]
     windows = [small("window", n) for n in registry.names("window")]
     for mask, window, context in itertools.product(masks, windows, CONTEXTS):
-        if set(mask.attribute("needs", ())) <= set(DATA):
+        if set(mask.attribute("needs")) <= set(DATA):
             words = f"mask={mask}, window={window}" + "".join(f", {name}" for name in context)
             yield mask.factory()(), window.factory()(), context, words
 
@@ -255,4 +255,4 @@ class _Whole:
 
 def _mask(pattern: str) -> str:
     """The name of a mask that is just that."""
-    return next(n for n in registry.names("mask") if registry.index()["mask", n].attrs.get("pattern") == pattern)
+    return next(n for n in registry.names("mask") if registry.index()["mask", n].attribute("pattern") == pattern)

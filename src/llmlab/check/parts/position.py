@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from llmlab import attributes
 from llmlab.check.parts.of import LENGTH, asked, build, randn, sizes
 from llmlab.check.subject import NotApplicable, Subject, Wrong, same
 
@@ -46,7 +47,7 @@ def shift(subject: Subject) -> None:
     """A position that calls itself `relative` scores a text the same wherever it begins."""
     spec, own = asked(subject, "position"), sizes(subject)
     part = build(spec.factory(), own)
-    if not getattr(part, "relative", False):
+    if not attributes.of(part, "position", "relative"):
         raise NotApplicable("it does not say that only distances count")
     want = scores(part, own, _ids(part), _ids(part))
     for start in (1, 9):
@@ -61,7 +62,7 @@ def recency(subject: Subject) -> None:
     """A position that calls itself `receding` has a bias of 0 for a token on itself, which falls with the distance."""
     spec, own = asked(subject, "position"), sizes(subject)
     part = build(spec.factory(), own)
-    if not getattr(part, "receding", False):
+    if not attributes.of(part, "position", "receding"):
         raise NotApplicable("it does not say that far tokens count less")
     places = _ids(part)
     q = torch.zeros(1, own.n_heads, LENGTH, own.rotary_dim)

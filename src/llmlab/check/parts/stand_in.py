@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from llmlab import attributes
 from llmlab.check.subject import Wrong
 
 WIDEST, STEP = 256, 8  # widths of a head that FlashAttention computes
@@ -87,7 +88,7 @@ WRITTEN_OUT: dict[tuple[str, str], Callable[..., Tensor]] = {
 
 def called_by(kernel: Any) -> list[tuple[dict[str, Any], str]]:
     """Where the modules of the kernel's classes name such functions; nothing if it could not be used here even so."""
-    if not hasattr(kernel, "devices"):
+    if not attributes.of(kernel, "kernel", "devices"):
         return []
     modules = [vars(sys.modules[name]) for name in dict.fromkeys(c.__module__ for c in type(kernel).__mro__)]
     return [(names, name) for names in modules for name, value in names.items() if _path(value) in WRITTEN_OUT]
@@ -111,7 +112,7 @@ def stood_in(kernel: Any) -> Iterator[None]:
 
     own = [(names, name, names[name]) for names, name in called_by(kernel)]
     here = {"devices": ("cpu",), "dtypes": (torch.float32,)}
-    said = [name for name in here if hasattr(kernel, name)]
+    said = [name for name in here if attributes.of(kernel, "kernel", name)]
     for names, name, theirs in own:
         names[name] = counted(WRITTEN_OUT[_path(theirs)])
     for name in said:
