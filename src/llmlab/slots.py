@@ -9,8 +9,8 @@ fills: first values come from the `init` part, by role. A module may carry `cons
 {parameter name: value} for its own parameters that begin as a constant (a norm's weight); biases
 begin at 0. Persistent buffers begin at 0; a part keeps no other buffers (tables are made in `prepare`).
 
-What a part declares of itself stands on its class as literals, which are read without importing it: `llmlab.attributes` has the
-table of each slot's, with types and defaults. Any other public literal there is refused; what is the part's own begins with "_".
+What a part declares of itself stands on its class as literals, read without importing it: `llmlab.attributes` has a table of
+them for each slot, with types and defaults. Any other public literal there is refused; a part's own begin with "_".
 
 What parts cost. Linears are counted; for what a part computes beside them a module may have `cost(tokens, keys) -> Cost`, of
 one text of so many tokens that look at so many keys. One that has none and computes something else is measured.
