@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmlab import registry
-from llmlab.config import devices, guess, traits
+from llmlab.config import devices, guess, model_files, traits
 from llmlab.config.schema import Part
 from llmlab.errors import UserError
 from llmlab.hub import locate
@@ -71,6 +71,10 @@ def problems(composed: Composed, strict: bool = True) -> list[str]:
     """Everything that is wrong, a line each; empty if the config is sound. strict: typed traits without effect too."""
     cfg = composed.cfg
     found = _walked(cfg)
+    if "published" in composed.keys:
+        found.append(
+            "published says what a model file stands for; choose one, as in model=llama3_8b (llmlab parts model)"
+        )
     if found:
         return found
     found = [*_values(cfg), *_heads(composed), *_batch(cfg), *_budget(cfg), *_run(cfg), *_loggers(composed)]
@@ -104,13 +108,12 @@ def local(cfg: DictConfig) -> list[str]:
 
 
 def published(parsed: Sequence[Override], folders: Sequence[Path]) -> list[str]:
-    """A model file that says `# published:` has a size of its own."""
+    """A published size leaves no size to choose."""
     by = {o.key_or_group: o.value() for o in parsed if o.key_or_group in ("model", "size") and not o.is_delete()}
     if len(by) < 2 or by["size"] is None:
         return []
     for folder in folders:
-        file = Path(folder, "model", f"{by['model']}.yaml")
-        if file.exists() and any(line.startswith("# published") for line in file.read_text().splitlines()):
+        if model_files.published(Path(folder, "model", f"{by['model']}.yaml")):
             return [f"model={by['model']} is a published size: leave out size={by['size']}, or name the family"]
     return []
 
