@@ -13,17 +13,17 @@ import importlib.util
 import os
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, make_dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 from llmlab import source
 from llmlab.attributes import attributes, strings
-from llmlab.config.schema import SLOTS, Part
 from llmlab.errors import UserError, near
+from llmlab.slot_names import SLOTS
 from llmlab.source import REQUIRED, Entry, Option
 
-__all__ = ["REQUIRED", "Entry", "Option", "declare", "index", "load", "names", "near", "problems", "register"]
+__all__ = ["REQUIRED", "Entry", "Option", "index", "load", "names", "near", "problems", "register"]
 
 GROUP = "llmlab.plugins"
 VARIABLE = "LLMLAB_PLUGINS"
@@ -166,56 +166,7 @@ def _files(root: str, found: _Found, named: list[str]) -> Iterator[tuple[Path, s
             yield file, ".".join((root, *inner))
 
 
-# ---------------------------------------------------------------- configs and classes
-
-
-_declared: dict[str, Any] = {}
-
-
-@functools.cache
-def _schema(slot: str, name: str, options: tuple[tuple[str, str], ...]) -> type:
-    fields: list[tuple[str, Any, Any]] = [("_part_", str, field(default=name))]
-    for key, option in index()[slot, name].options.items():
-        default = option.default
-        if option.required:
-            default = "???"
-        elif isinstance(default, tuple):
-            default = list(default)
-        if isinstance(default, list | dict):
-            fields.append((key, option.type, field(default_factory=functools.partial(type(default), default))))
-        else:
-            fields.append((key, option.type, field(default=default)))
-    return make_dataclass(f"{slot}/{name}", fields, bases=(Part,))
-
-
-def schema(slot: str, name: str) -> type:
-    """The dataclass of a part's config: `_part_` and its options."""
-    entry = index()[slot, name]
-    return _schema(slot, name, tuple((k, f"{o.spelled}={o.default!r}") for k, o in entry.options.items()))
-
-
-def declare() -> int:
-    """Store the typed root and the config of every part in Hydra's ConfigStore, once for each set of parts.
-
-    Returns a number that changes when the set does.
-    """
-    from hydra.core.config_store import ConfigStore
-
-    from llmlab.config import resolvers
-    from llmlab.config.schema import root
-
-    entries = index()
-    if _declared.get("entries") is entries:
-        return int(_declared["count"])
-    resolvers.register()
-    store = ConfigStore.instance()
-    for slot, _ in _declared.get("entries", ()):
-        store.repo.pop(slot, None)
-    for slot, name in entries:
-        store.store(group=slot, name=name, node=schema(slot, name), provider="llmlab")
-    store.store(name="schema", node=root(), provider="llmlab")
-    _declared.update(entries=entries, count=_declared.get("count", 0) + 1)
-    return int(_declared["count"])
+# ---------------------------------------------------------------- classes
 
 
 def load(slot: str, name: str, options: dict[str, Any]) -> functools.partial[Any]:

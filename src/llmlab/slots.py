@@ -38,7 +38,6 @@ from llmlab.values import Routing as Routing
 from llmlab.values import Score as Score
 from llmlab.values import Term as Term
 from llmlab.values import Vocabulary as Vocabulary
-from llmlab.view import LayerCache, View
 
 # ---------------------------------------------------------------- slots whose parts are modules
 
@@ -132,6 +131,51 @@ class Block(Protocol):
     def __call__(
         self, x_BTD: Tensor, sublayers: Mapping[str, Callable[[Tensor], tuple[Tensor, Aux | None]]]
     ) -> tuple[Tensor, Aux | None]: ...
+
+
+# ---------------------------------------------------------------- what an attention part is called with
+
+
+class LayerCache(Protocol):
+    """Keys and values (or whatever an attention part keeps) of one executed attention, along dimension -2."""
+
+    length: int  # rows that are there
+
+    def update(self, *new: Tensor) -> tuple[Tensor, ...]:
+        """Append the new rows of each tensor; all rows so far."""
+        ...
+
+    def read(self) -> tuple[Tensor, ...]:
+        """All rows so far."""
+        ...
+
+
+class View(Protocol):
+    """One layer's view of one forward: positions, the lowered mask and the kernel."""
+
+    @property
+    def position(self) -> Position: ...
+
+    def rotate(self, q_BNTH: Tensor, k_BKTH: Tensor) -> list[Term]:
+        """Queries and keys as the position turns them: the terms of the scores."""
+        ...
+
+    def weigh(self, terms: Sequence[Term], v_BKSH: Tensor, score: Score, sink: Tensor | None = None) -> Tensor:
+        """Terms over all S keys -> (B, N, T, H')."""
+        ...
+
+    def attend(
+        self,
+        q_BNTH: Tensor,
+        k_BKTH: Tensor,
+        v_BKTH: Tensor,
+        score: Score,
+        *,
+        sink: Tensor | None = None,
+        cache: LayerCache | None = None,
+    ) -> Tensor:
+        """Rotate, cache, weigh: (B, N, T, H'), all that most attention parts need."""
+        ...
 
 
 class Attention(Protocol):

@@ -58,8 +58,9 @@ def learns(*overrides: str, steps: int = 16) -> None:
     "All" is every parameter that one can be trained by this objective: a head that it does not read is not built.
     """
     from llmlab import registry
+    from llmlab.config import layout
     from llmlab.config.compose import compose
-    from llmlab.model import build, layout, roles
+    from llmlab.model import build, roles
     from llmlab.slots import Vocabulary
     from llmlab.training.recipe import chosen
 

@@ -10,7 +10,7 @@ from told import raising
 from llmlab.check import array, cases, processes, refusal, report, run, shrink
 from llmlab.check.checks import MODEL_CHECKS
 from llmlab.check.subject import Case, NotApplicable, Wrong
-from llmlab.cli import run as llmlab
+from llmlab.commands.cli import run as llmlab
 from llmlab.errors import UserError
 
 

@@ -178,7 +178,7 @@ TABLE = [
 
 DRIVER = """
 import contextlib, io, json, sys
-from llmlab.cli import run
+from llmlab.commands.cli import run
 out = []
 for argv in json.load(sys.stdin):
     with contextlib.redirect_stdout(io.StringIO()) as o, contextlib.redirect_stderr(io.StringIO()) as e:
@@ -255,7 +255,7 @@ def test_table(part, tmp_path):
 )
 def test_found_by_the_parts(typed, said, tmp_path, monkeypatch, capsys):
     """What only a part or the system knows: said before a step, and no folder is left."""
-    from llmlab.cli import run
+    from llmlab.commands.cli import run
     from llmlab.data.tokenizer import _char
 
     (tmp_path / "text.txt").write_text("a b c d\n" * 2000)

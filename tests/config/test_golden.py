@@ -11,10 +11,10 @@ import pytest
 from families import QUICK, mostly_slow
 from omegaconf import OmegaConf
 
-from llmlab.config import model_files
-from llmlab.config.compose import Composed, compose, conf_dir
+from llmlab.config import layout, model_files
+from llmlab.config.compose import compose
+from llmlab.config.composed import Composed, conf_dir
 from llmlab.config.trainer import arguments
-from llmlab.model import layout
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 NAMES = sorted(

@@ -12,7 +12,7 @@ PARTS = sorted(registry.index())
 
 
 def test_there_are_parts_in_every_slot():
-    from llmlab.config.schema import SLOTS
+    from llmlab.slot_names import SLOTS
 
     assert {slot for slot, _ in PARTS} == set(SLOTS)
     assert registry.problems() == []

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from llmlab import cli
+from llmlab.commands import cli
 from llmlab.errors import UserError
 from llmlab.hub import bounds
 from llmlab.hub.load import describe, load_hf

@@ -5,12 +5,11 @@ import torch
 from families import FAMILIES, batch, build, composed, mostly_slow, spec, tiny
 from omegaconf import OmegaConf
 
-from llmlab.config import model_files
+from llmlab.config import layout, model_files
 from llmlab.config.compose import compose, conf_dir
-from llmlab.config.schema import LAYER_SLOTS, SLOTS
 from llmlab.errors import UserError
-from llmlab.model import layout
 from llmlab.model.build import build_model
+from llmlab.slot_names import LAYER_SLOTS, SLOTS
 
 STACK_SLOTS = (*LAYER_SLOTS, "mask", "embedding")
 

@@ -18,7 +18,7 @@ from llmlab.check.words import AIMS, BASE, SLOTS
 from llmlab.errors import UserError
 
 if TYPE_CHECKING:
-    from llmlab.model.layout import ModelSpec, PartSpec
+    from llmlab.config.spec import ModelSpec, PartSpec
     from llmlab.model.model import Model
 
 UNTYPED = (*AIMS, "head")  # what is not typed as SLOT=NAME alone
@@ -160,7 +160,7 @@ def aim(items: Mapping[str, str]) -> Level:
 
 def base(aim: Level) -> ModelSpec:
     """The base under an objective and a mask. UserError if it can't be trained."""
-    from llmlab.model import layout
+    from llmlab.config import layout
 
     items = dict(aim)
     objective = items.get("objective") or _bringing(items.get("mask")) or _usual_objective()
@@ -168,13 +168,13 @@ def base(aim: Level) -> ModelSpec:
     if (mask := items.get("mask")) not in (None, registry.index()["objective", objective].attribute("mask")):
         spec = layout_of(spec, mask, None)
         if "objective" in items:
-            layout.check_objective(spec, layout.PartSpec("objective", objective))
+            layout.check_objective(spec, PartSpec("objective", objective))
     return spec
 
 
 @cache
 def _composed(objective: str) -> ModelSpec:
-    from llmlab.model import layout
+    from llmlab.config import layout
 
     return layout.resolve(Subject(Case("", _aimed({"objective": objective}))).composed)
 

@@ -11,7 +11,7 @@ from llmlab import registry
 from llmlab.errors import UserError
 
 if TYPE_CHECKING:
-    from llmlab.model.layout import PartSpec
+    from llmlab.config.spec import PartSpec
 
 HERE = ("cpu", "32-true")  # what checks are run on
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from llmlab import attributes, registry
 
 if TYPE_CHECKING:
-    from llmlab.model.layout import ModelSpec, PartSpec
+    from llmlab.config.spec import ModelSpec, PartSpec
     from llmlab.model.model import Model
 
 LENGTH, SOURCE, VOCABULARY = 12, 9, 61
@@ -77,7 +77,7 @@ class Subject:
 
     @cached_property
     def spec(self) -> ModelSpec:
-        from llmlab.model import layout
+        from llmlab.config import layout
 
         return layout_of(layout.resolve(self.composed), self.case.mask, self.case.head)
 
@@ -198,7 +198,7 @@ def role_of(head: str) -> str:
 
 def small(slot: str, name: str) -> PartSpec:
     """A part with the options in which a short text shows what it does."""
-    from llmlab.model.layout import PartSpec
+    from llmlab.config.spec import PartSpec
 
     return PartSpec.of(slot, name, **registry.index()[slot, name].attribute("small"))
 

@@ -13,7 +13,7 @@ from llmlab.check.report import MARKS, Report
 from llmlab.check.run import BUILT
 from llmlab.check.subject import Result
 from llmlab.check.words import SLOTS
-from llmlab.lab.record import shown
+from llmlab.runs.record import shown
 from llmlab.training.progress import duration
 
 COLOURS = {"failed": "red", "passed": "green", "refused": "yellow", "skipped": "dim", "": "dim"}

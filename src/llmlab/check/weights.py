@@ -10,7 +10,7 @@ import torch
 
 from llmlab.check.subject import LOWEST, NotApplicable, Subject, Wrong
 from llmlab.model import build, plain
-from llmlab.training import checkpoint
+from llmlab.runs import checkpoint
 
 
 @torch.no_grad()

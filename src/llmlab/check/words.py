@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from llmlab import registry
-from llmlab.config.schema import LAYER_SLOTS
 from llmlab.errors import UserError
 from llmlab.registry import near
+from llmlab.slot_names import LAYER_SLOTS
 
 AIMS = ("objective", "mask")  # an objective brings its mask
 WHOLE = ("embedding", "kernel", "head", "init")

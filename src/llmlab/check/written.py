@@ -12,7 +12,8 @@ from llmlab import attributes
 from llmlab.check import plain
 from llmlab.check.subject import NotApplicable, Subject, same
 from llmlab.model.model import Model
-from llmlab.slots import Position, View
+from llmlab.model.view import View
+from llmlab.slots import Position
 
 
 @torch.no_grad()

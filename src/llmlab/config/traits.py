@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from llmlab import registry
 
 if TYPE_CHECKING:
-    from llmlab.config.compose import Composed
-    from llmlab.model.layout import ModelSpec
+    from llmlab.config.composed import Composed
+    from llmlab.config.spec import ModelSpec
 
 
 def notes(composed: Composed, spec: ModelSpec) -> list[str]:

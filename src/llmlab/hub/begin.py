@@ -8,19 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from llmlab.config.schema import LAYER_SLOTS
+from llmlab.config import layout
 from llmlab.config.spelling import quoted
 from llmlab.errors import UserError
 from llmlab.hub.compare import difference
 from llmlab.hub.load import Description, check, describe, load_hf
 from llmlab.hub.locate import locate
-from llmlab.model import layout
 from llmlab.model.model import Model
+from llmlab.slot_names import LAYER_SLOTS
 
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
 
-    from llmlab.config.compose import Composed
+    from llmlab.config.composed import Composed
 
 # What may be typed all the same: training feels it alone, or the shapes show whether it fits.
 FREE = (

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import nn
 
+from llmlab.config.spec import ModelSpec, PartSpec
 from llmlab.model.build import assemble
-from llmlab.model.layout import ModelSpec, PartSpec
 
 SIZES = ("norm_eps", "token_types", "tie_embeddings", "logit_scale", "logit_softcap")
 ATTENTION = ("qk_norm", "sink", "clip_qkv")

@@ -8,13 +8,13 @@ from typing import Any
 
 from torch import Tensor
 
+from llmlab.config.spec import ModelSpec, PartSpec
 from llmlab.errors import UserError
 from llmlab.hub.rope import by_layer as by_layer
 from llmlab.hub.rope import rope as rope
 from llmlab.hub.rope import rope_parameters as rope_parameters
 from llmlab.hub.rules import Rule
 from llmlab.model.build import assemble
-from llmlab.model.layout import ModelSpec, PartSpec
 
 Config = dict[str, Any]
 STATED = " tie_word_embeddings"  # what config.json says of it, beside what its tensors are: no key that a file has

@@ -14,6 +14,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from llmlab.config import layout
+from llmlab.config.spec import ModelSpec
 from llmlab.errors import UserError
 from llmlab.hub import bounds, limits
 from llmlab.hub.entry import STATED, Config, Entry, Head
@@ -21,9 +23,8 @@ from llmlab.hub.families import entries
 from llmlab.hub.files import read_beside, read_config, read_shapes, read_tensors
 from llmlab.hub.model import HubModel
 from llmlab.hub.rules import Rule, expand
-from llmlab.model import finite, layout
+from llmlab.model import finite
 from llmlab.model.build import assemble, materialise
-from llmlab.model.layout import ModelSpec
 from llmlab.model.model import Model
 
 

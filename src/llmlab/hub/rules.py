@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from llmlab.model.layout import ModelSpec
+from llmlab.config.spec import ModelSpec
 
 Kind = Literal["same", "folded", "fused", "grouped", "experts", "stacked"]
 

@@ -9,14 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from llmlab import attributes
+from llmlab.config.spec import LayerSpec, PartSpec, StackSpec
 from llmlab.errors import UserError
 from llmlab.model.cache import Cache, join
 from llmlab.model.experts import MixtureOfExperts, linears
-from llmlab.model.layout import LayerSpec, PartSpec, StackSpec
 from llmlab.model.memory import Memory
+from llmlab.model.view import LayerCache, View
 from llmlab.model.visibility import Visible, VisibleSource
 from llmlab.sizes import Sizes
-from llmlab.slots import Aux, Context, LayerCache, Linear, Position, View
+from llmlab.slots import Aux, Context, Linear, Position
 
 
 class Layer(nn.Module):

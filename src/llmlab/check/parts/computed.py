@@ -14,7 +14,7 @@ from llmlab.check import TRACED
 from llmlab.check.learning import gradients_of, trains
 from llmlab.check.parts.of import asked
 from llmlab.check.subject import NotApplicable, Subject, Wrong, same
-from llmlab.config.schema import LAYER_SLOTS
+from llmlab.slot_names import LAYER_SLOTS
 from llmlab.training.placement import Placement, traceable
 
 COMPILED = (*LAYER_SLOTS, "kernel")  # what stands in a layer

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from llmlab.check.subject import NotApplicable, Subject, generator, small
-from llmlab.model.layout import PartSpec
+from llmlab.config.spec import PartSpec
 from llmlab.sizes import Sizes
 
 LENGTH = 7  # tokens of a text where no model is around

@@ -13,7 +13,7 @@ from llmlab.check import plain
 from llmlab.check.parts.kernel import DATA
 from llmlab.check.parts.of import LENGTH, asked
 from llmlab.check.subject import NotApplicable, Subject, Wrong
-from llmlab.model.layout import PartSpec
+from llmlab.config.spec import PartSpec
 
 ROWS = 2
 

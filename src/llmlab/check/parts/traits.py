@@ -13,8 +13,8 @@ from llmlab.check.parts.of import asked
 from llmlab.check.reference import settle
 from llmlab.check.refusal import refusal
 from llmlab.check.subject import NotApplicable, Subject, Wrong, role_of, small
+from llmlab.config.spec import ModelSpec
 from llmlab.config.traits import unused_by
-from llmlab.model.layout import ModelSpec
 
 # By slot, a value that is not the usual one. Dropout is asked for elsewhere.
 TRAITS: dict[str, dict[str, Any]] = {

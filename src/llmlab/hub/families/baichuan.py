@@ -4,10 +4,10 @@ unit rows. As in the authors' code (modeling_baichuan.py in their repositories).
 
 from __future__ import annotations
 
+from llmlab.config.spec import ModelSpec
 from llmlab.hub.entry import Config, Entry, Head, expect, part, settings
 from llmlab.hub.families.llama import ENDS, FFN, NORMS, OURS, THEIRS
 from llmlab.hub.rules import fused, linear
-from llmlab.model.layout import ModelSpec
 
 RULES = [
     *ENDS,

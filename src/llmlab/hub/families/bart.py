@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from llmlab.config.spec import ModelSpec
 from llmlab.hub.entry import STATED, Config, Entry, Head, activation, expect, n_labels, part, settings
 from llmlab.hub.families.gpt2 import ACTIVATIONS, act_name
 from llmlab.hub.rules import Rule, linear, same
-from llmlab.model.layout import ModelSpec
 
 TABLE, OTHER = (f"stacks.{name}.embedding.table.weight" for name in ("encoder", "decoder"))
 

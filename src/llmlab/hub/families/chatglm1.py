@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from llmlab.config.spec import ModelSpec
 from llmlab.hub.entry import Config, expect, settings
 from llmlab.hub.rules import grouped, linear, same
-from llmlab.model.layout import ModelSpec
 
 OURS, THEIRS = "stacks.main.layers.{i}.", "transformer.layers.{i}."
 RULES = [

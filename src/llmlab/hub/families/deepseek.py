@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 
+from llmlab.config.spec import ModelSpec
 from llmlab.hub.entry import Config, expect, rope, settings
 from llmlab.hub.families.llama import FFN, NORMS, OURS, THEIRS, base, gate, gate_name, layout, routed, sizes, turned
 from llmlab.hub.rules import linear, same
-from llmlab.model.layout import ModelSpec
 
 LATENT = [
     *linear(OURS + "attention.q", THEIRS + "self_attn.q_proj"),

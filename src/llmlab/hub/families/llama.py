@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from llmlab.config.spec import ModelSpec
 from llmlab.hub.entry import (
     LABELS,
     SCORED,
@@ -20,7 +21,6 @@ from llmlab.hub.entry import (
     settings,
 )
 from llmlab.hub.rules import Rule, linear, same
-from llmlab.model.layout import ModelSpec
 
 OURS, THEIRS = "stacks.main.layers.{i}.", "model.layers.{i}."
 

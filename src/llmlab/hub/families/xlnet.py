@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from llmlab import attributes
+from llmlab.config.spec import ModelSpec, PartSpec
 from llmlab.hub.entry import LABELS, SPAN, Config, Entry, Head, activation, expect, n_labels, part, settings
 from llmlab.hub.model import HubModel, Outputs
 from llmlab.hub.rules import folded, linear, same
-from llmlab.model.layout import ModelSpec, PartSpec
 from llmlab.model.memory import Memory
 
 OURS, THEIRS = "stacks.main.layers.{i}.", "transformer.layer.{i}."
