@@ -9,10 +9,8 @@ fills: first values come from the `init` part, by role. A module may carry `cons
 {parameter name: value} for its own parameters that begin as a constant (a norm's weight); biases
 begin at 0. Persistent buffers begin at 0; a part keeps no other buffers (tables are made in `prepare`).
 
-A part may say of itself, as literal class attributes that are read without importing it: `small`, options {name: value} in
-which a text of a dozen tokens shows what it does (a window of 3), with which `llmlab check` builds it; `idle`, names of a
-module's parameters that not every batch has a gradient for; `estimates = True`, that its gradient is not the slope of what it
-computes (a straight-through estimate).
+What a part declares of itself stands on its class as literals, read without importing it: `llmlab.attributes` has a table of
+them for each slot, with types and defaults. Any other public literal there is refused; a part's own begin with "_".
 
 What parts cost. Linears are counted; for what a part computes beside them a module may have `cost(tokens, keys) -> Cost`, of
 one text of so many tokens that look at so many keys. One that has none and computes something else is measured.

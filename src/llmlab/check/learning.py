@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from llmlab import registry
+from llmlab import attributes, registry
 from llmlab.check.refusal import refusal, untrainable
 from llmlab.check.subject import VOCABULARY, CheckFailed, NotApplicable, Subject, assert_close
 from llmlab.model.model import Model
@@ -27,7 +27,7 @@ def build_objective(subject: Subject) -> Any:
     cfg = subject.composed.cfg.objective
     entry = registry.index()["objective", cfg["_part_"]]
     options = {str(k): v for k, v in cfg.items() if not str(k).startswith("_")}
-    special = {name: VOCABULARY - 1 - i % VOCABULARY for i, name in enumerate(entry.attrs.get("special", ()))}
+    special = {name: VOCABULARY - 1 - i % VOCABULARY for i, name in enumerate(entry.special)}
     return registry.load("objective", entry.name, options)(Vocabulary(VOCABULARY, special), sample_length(subject))
 
 
@@ -80,7 +80,7 @@ def first_loss(subject: Subject) -> None:
     """A model that has learnt nothing has a loss within 5 % of ln V, plus half of the variance that its init gives logits."""
     loss = build_objective(subject).loss(subject.fresh().eval(), prepared_batch(subject, rows=24))
     got, chance = float(loss.sum / loss.count), math.log(VOCABULARY)
-    varies = subject.spec.init.attribute("logit_variance", 0.0)
+    varies = subject.spec.init.attribute("logit_variance")
     # Normal logits of variance v add v / 2, and by chance up to CHANCE of their deviation; a part may make them vary less.
     most = (1 + LOSS_TOLERANCE) * (chance + varies / 2) + SAMPLING_ERROR * math.sqrt(varies)
     if not (1 - LOSS_TOLERANCE) * chance <= got <= most:
@@ -111,7 +111,7 @@ def allowed_without_gradient(subject: Subject) -> set[str]:
     """Parameters that nothing in a batch need reach. A router with one expert a token, whose weight is 1, does not learn."""
     found = set()
     for path, module in subject.model.named_modules():
-        found |= {f"{path}.{name}" for name in getattr(module, "idle", ())}
+        found |= {f"{path}.{name}" for name in attributes.of(module, attributes.EVERY, "idle")}
     moe = subject.spec.sizes.moe
     if moe.per_token == 1 and moe.renormalise:
         weights = {id(p) for router in subject.model.routers() for p in router.parameters()}
@@ -156,7 +156,7 @@ def _is_unused(subject: Subject, trait: str) -> bool:
 
     slot = trait.partition(".")[0]
     parts = [layer.parts[slot] for stack in subject.spec.stacks for layer in stack.layers if slot in layer.parts]
-    asked = [part for part in parts if not part.attribute("dense", False)]
+    asked = [part for part in parts if not part.attribute("dense")]
     return bool(asked) and all(trait in unused_by(part.slot, part.name) for part in asked)
 
 
