@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
     from omegaconf import DictConfig
 
+    from llmlab.config.companions import Chosen
     from llmlab.config.spec import ModelSpec
 
 
@@ -42,6 +44,7 @@ class Composed:
     """A config, interpolations resolved on access, and how it came about.
 
     spec: its model with the vocabulary that the config states, resolved once; None of a config that isn't sound.
+    companions: the other models that its objective works with, by role.
     """
 
     cfg: DictConfig
@@ -50,3 +53,4 @@ class Composed:
     effective: tuple[str, ...]  # as composed: without choices that change nothing
     keys: frozenset[str] = frozenset()  # values that were typed, "model.n_kv_heads"
     spec: ModelSpec | None = None
+    companions: Mapping[str, Chosen] = field(default_factory=dict)
