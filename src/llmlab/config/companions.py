@@ -30,7 +30,7 @@ SHARED = ("embedding",)  # what a companion can have in common with the trained 
 GROUPS = ("model", "size", *LAYER_SLOTS, *MODEL_SLOTS, "head")  # choices that make a model
 NODES = (*GROUPS, "layers", "execute", "kinds", "stacks", "heads")  # and keys below which its values are
 # What `size=` states, so that a typed one gives way to the size of a companion's own words.
-ROOT = ("seed", "data", "tokenizer", "train", "budget", "strategy", "placement", "precision", "trainer", "logger")
+ROOT: tuple[str, ...] = ("seed", "data", "tokenizer", "train", "budget", "strategy", "placement", "precision", "trainer", "logger")
 ROOT += ("objective", "optimizer", "schedule", "init_from", KEY)  # other words of a run
 OF_SIZE = ("dim", "n_layers", "n_heads", "n_kv_heads", "head_dim", "ffn_dim")
 
