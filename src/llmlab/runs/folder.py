@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,11 +12,11 @@ from llmlab import registry
 from llmlab.config import inherit
 from llmlab.config.init_from import named
 from llmlab.errors import UserError
+from llmlab.files import write_atomic
 from llmlab.hub import locate
 from llmlab.json_files import read_json
 from llmlab.runs import record
 from llmlab.runs.files import BESIDE, CONFIG, EXPORT, SPEC, TOKENIZER, undamaged
-from llmlab.files import sha256, write_atomic
 
 if TYPE_CHECKING:
     from llmlab.config.spec import ModelSpec
@@ -38,8 +37,8 @@ def save(folder: Path, cfg: Any, spec: ModelSpec) -> None:
 
 def load(run: str | Path) -> tuple[Any, ModelSpec]:
     """(config, resolved model) of a run, or of what was exported from one; UserError if the folder is neither."""
-    from llmlab.runs import settings
     from llmlab.model.plain import ModelShape, from_plain
+    from llmlab.runs import settings
 
     folder = Path(run)
     if not (folder / EXPORT).exists():
