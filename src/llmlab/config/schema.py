@@ -154,6 +154,8 @@ def root(slots: tuple[str, ...] = SLOTS) -> type:
         ("logger", Logger, field(default_factory=Logger)),
         ("resume", Optional[str], None),
         ("resume_from", Optional[str], None),  # start: begin again where no checkpoint of the resumed run is sound
+        # other models that the objective works with, by role: words that change this one, a run folder, or hf=FOLDER
+        ("models", dict[str, Any], field(default_factory=dict)),
         ("init_from", Optional[str], None),
         ("init_tokenizer", Optional[str], None),  # typed as init_from.tokenizer: own (None) or new, as tokenizer= says
         ("published", Optional[str], None),  # the size that a model file stands for, as its authors published it
