@@ -14,7 +14,7 @@ from llmlab.data import Windows
 from llmlab.data.windows import Stream
 from llmlab.errors import UserError
 from llmlab.lab.plan.memory import Training, Where
-from llmlab.model import build, flops, layout
+from llmlab.model import build, flops, layout, trainable
 from llmlab.slots import Vocabulary
 from llmlab.training import ahead, recipe
 from llmlab.training.strategies import elementwise, tensor_parallel
@@ -107,8 +107,10 @@ def _subject(name: str, composed: Any, spec: layout.ModelSpec, attrs: Any, assum
     count = int(cfg.trainer.devices) if counted else split
     parallel = count * int(cfg.trainer.num_nodes) // split
     cut = recipe.Cut.of(cfg.train.batch_size, cfg.train.micro_batch_size, parallel)
+    learns = trainable.Filter.of(cfg.train.learns)
     try:
         model = build.assemble(spec)
+        learns.apply(model)
         ahead.reaches(model, length)
         ahead.parts(spec, kind, cfg.precision)
         tensor_parallel.check(split, spec)
@@ -138,7 +140,8 @@ def _subject(name: str, composed: Any, spec: layout.ModelSpec, attrs: Any, assum
     where = Where(cfg.strategy.name, parallel, split, cut.accumulate > 1)
     training = None
     if trained:
-        training = Training(spec, objective, optimizer, length, cfg.precision, kind, cfg.data.separate_documents)  # type: ignore[arg-type]
+        apart = cfg.data.separate_documents
+        training = Training(spec, objective, optimizer, length, cfg.precision, kind, apart, learns)  # type: ignore[arg-type]
     return Subject(name, composed, spec, model, cost, cut, where, training, tuple(assumed))
 
 
