@@ -46,7 +46,7 @@ def test_every_slot_has_a_table_and_every_default_fits():
             'topologys = ("decoder",)',
             "topologys is no attribute of the slot objective .*; did you mean topologies?",
         ),
-        ("bits_per_bytes = True", "bits_per_bytes is no attribute .*did you mean bits_per_byte?"),
+        ("measure = {}", "measure is no attribute .*did you mean measures?"),
         ("fixed_countz: bool = True", "fixed_countz is no attribute .*did you mean .*fixed_counts"),
         ('topologies = ("decodr",)', "topologies can't be 'decodr'; did you mean decoder"),
         ('topologies = "decoder"', r"topologies must be tuple\[str, ...\], but is 'decoder'"),

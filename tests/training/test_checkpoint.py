@@ -103,7 +103,7 @@ def test_too_little_space_is_seen_before_anything_is_written(tmp_path, monkeypat
 
 def test_kills_while_writing_leave_only_whole_checkpoints(tmp_path):
     code = (
-        "import sys, torch; from pathlib import Path; from llmlab.training import checkpoint\n"
+        "import sys, torch; from pathlib import Path; from llmlab.runs import checkpoint\n"
         "w = {'w': torch.arange(200_000.0)}\n"
         "step = int(sys.argv[2])\n"
         "print('ready', flush=True)\n"

@@ -37,6 +37,9 @@ class Router:
     def __init__(self):
         self.heard = []
 
+    def parameters(self):
+        return []
+
     def after_step(self, load):
         self.heard.append(load.tolist())
 

@@ -165,6 +165,7 @@ def learning_level(items: Mapping[str, str]) -> Level:
 def base_spec(aim: Level) -> ModelSpec:
     """The base under an objective and a mask. UserError if it can't be trained."""
     from llmlab.config import layout
+    from llmlab.config.spec import PartSpec
 
     items = dict(aim)
     objective = items.get("objective") or _objective_with_mask(items.get("mask")) or _default_objective()
