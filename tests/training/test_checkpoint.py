@@ -70,7 +70,7 @@ FILL = """
 import resource, sys, torch
 from pathlib import Path
 from llmlab.errors import UserError
-from llmlab.training import checkpoint
+from llmlab.runs import checkpoint
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))
 try:
     weights, state = {"w": torch.zeros(int(sys.argv[3]))}, {"s": torch.zeros(int(sys.argv[4]))}
