@@ -1,4 +1,4 @@
-"""First values, and objectives."""
+"""Checks of inits and objectives."""
 
 from __future__ import annotations
 
@@ -8,20 +8,21 @@ from torch.nn import functional as F
 from llmlab.check import learning
 from llmlab.check.parts.fixtures import part_sizes, tested_part
 from llmlab.check.subject import CheckFailed, Subject, assert_close, generator
-from llmlab.slots import Role
+from llmlab.slots import Init, Role
 
 ROLES: tuple[Role, ...] = ("embed", "position", "q", "k", "v", "out", "ffn_in", "ffn_out", "router", "head", "other")
 
 
 def first_values(subject: Subject) -> None:
     """First values come from the generator alone, are finite and centred, and another seed's are others."""
-    init, own = tested_part(subject, "init").factory()(), part_sizes(subject)
+    init: Init = tested_part(subject, "init").factory()()
+    sizes = part_sizes(subject)
     for role in ROLES:
         drawn = []
         for seed, noise in ((0, 1), (0, 2), (1, 1)):
-            torch.manual_seed(noise)
+            torch.manual_seed(noise)  # a fill that reads the global generator too gives another tensor
             tensor = torch.full((96, 64), float("nan"))
-            init.fill(tensor, role, own, generator(seed))
+            init.fill(tensor, role, sizes, generator(seed))
             drawn.append(tensor)
         first, again, other = drawn
         if not torch.isfinite(first).all():
@@ -44,7 +45,7 @@ def likelihood(subject: Subject) -> None:
     loss, where = made.loss(model, batch), batch["labels"] >= 0
     logits = model(batch, heads={"tokens": None}).heads["tokens"].double()
     by_hand = -F.log_softmax(logits, -1)[where].gather(-1, batch["labels"][where][:, None]).sum()
-    nll = loss.logs["nll"][0] if "nll" in loss.logs else loss.sum  # a loss may be more than that
+    nll = loss.logs["nll"][0] if "nll" in loss.logs else loss.sum  # a loss may have more terms
     assert_close(nll.double(), by_hand, "the cross-entropy, summed over targets", 1e-4)
     if int(loss.count) != int(where.sum()):
         raise CheckFailed(f"it counts {int(loss.count)} targets of {int(where.sum())}")
