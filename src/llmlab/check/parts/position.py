@@ -87,7 +87,7 @@ def recency(subject: Subject) -> None:
 
 @torch.no_grad()
 def rows(subject: Subject) -> None:
-    """Position ids that all rows share give what each row gets with the same ids as its own; each row is scored by its ids."""
+    """Ids that all rows share and the same ids for each row give the same scores, and each row is scored by its own ids."""
     spec, sizes = tested_part(subject, "position"), part_sizes(subject)
     part = build_random(spec.factory(), sizes)
     shared = _position_ids(part)
