@@ -20,7 +20,7 @@ import llmlab
 from llmlab.check import reference
 from llmlab.check.cases import family_cases
 from llmlab.check.subject import Case, Subject
-from llmlab.model.layout import ModelSpec
+from llmlab.config.spec import ModelSpec
 from llmlab.model.model import Model
 
 LACKING = ("gpt3", "glm_130b", "glm_2022", "chatglm1")  # transformers has nothing of the kind

@@ -14,7 +14,7 @@ from told import raising, results
 from llmlab.check import report, runner, terminal
 from llmlab.check.checks import MODEL_CHECKS
 from llmlab.check.subject import Case, CheckFailed
-from llmlab.cli import run as llmlab
+from llmlab.commands.cli import run as llmlab
 
 
 @pytest.mark.slow
@@ -115,7 +115,7 @@ def test_what_can_not_be_asked(typed, capsys, tmp_path, monkeypatch):
 
 def test_help_and_errors_are_light():
     ask = "run(['check', '--help']); run(['check', 'ffn=x'])"
-    code = f"import sys; from llmlab.cli import run; {ask}; print('torch' in sys.modules)"
+    code = f"import sys; from llmlab.commands.cli import run; {ask}; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.rstrip().endswith("False") and "error: ffn=x" in done.stderr
 
@@ -158,7 +158,7 @@ def command(folder, *typed, **how):
 
 # as the `llmlab` script does: of a module that is run (-m) Python says SIGINT instead of 130 where it was interrupted
 # within an exec(), of a dataclass being made, say
-LLMLAB = "from llmlab.cli import main; main()"
+LLMLAB = "from llmlab.commands.cli import main; main()"
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ from told import raising
 from llmlab.check import case_checks, cases, combinations, processes, refusal, report, shrink
 from llmlab.check.checks import MODEL_CHECKS
 from llmlab.check.subject import Case, CheckFailed, NotApplicable
-from llmlab.cli import run as llmlab
+from llmlab.commands.cli import run as llmlab
 from llmlab.errors import UserError
 
 

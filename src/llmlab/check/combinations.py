@@ -18,7 +18,7 @@ from llmlab.check.subject import VOCABULARY, Case, Subject, small_part, with_mas
 from llmlab.errors import UserError
 
 if TYPE_CHECKING:
-    from llmlab.model.layout import ModelSpec, PartSpec
+    from llmlab.config.spec import ModelSpec, PartSpec
     from llmlab.model.model import Model
 
 SPECIAL_SLOTS = (*LEARNING_SLOTS, "head")  # not typed as SLOT=NAME alone: see `_learning_words` and `head_role`
@@ -56,7 +56,7 @@ class Combinations:
         """
         levels: list[Level] = []
         for objective in registry.names("objective"):
-            default = registry.index()["objective", objective].attrs.get("mask")
+            default = registry.index()["objective", objective].attribute("mask")
             for mask in sorted(registry.names("mask"), key=lambda m: (m != default, m)):
                 level = (("objective", objective), ("mask", mask))
                 try:
@@ -176,21 +176,22 @@ def learning_level(items: Mapping[str, str]) -> Level:
 
 def base_spec(aim: Level) -> ModelSpec:
     """The spec of the base family under an objective and a mask. UserError if that objective can't be trained so."""
-    from llmlab.model import layout
+    from llmlab.config import layout
+    from llmlab.config.spec import PartSpec
 
     items = dict(aim)
     objective = items.get("objective") or _objective_with_mask(items.get("mask")) or _default_objective()
     spec = _composed_spec(objective)
-    if (mask := items.get("mask")) not in (None, registry.index()["objective", objective].attrs.get("mask")):
+    if (mask := items.get("mask")) not in (None, registry.index()["objective", objective].attribute("mask")):
         spec = with_mask_and_head(spec, mask, None)
         if "objective" in items:
-            layout.check_objective(spec, layout.PartSpec("objective", objective))
+            layout.check_objective(spec, PartSpec("objective", objective))
     return spec
 
 
 @cache
 def _composed_spec(objective: str) -> ModelSpec:
-    from llmlab.model import layout
+    from llmlab.config import layout
 
     return layout.resolve(Subject(Case("", _learning_words({"objective": objective}))).composed)
 
@@ -202,15 +203,15 @@ def _default_objective() -> str:
 
 def _objective_with_mask(mask: str | None) -> str | None:
     """The first objective whose own mask it is."""
-    names = (n for n in registry.names("objective") if registry.index()["objective", n].attrs.get("mask") == mask)
+    names = (n for n in registry.names("objective") if registry.index()["objective", n].attribute("mask") == mask)
     return next(names, None)
 
 
 def _learning_words(items: Mapping[str, str]) -> tuple[str, ...]:
     """Overrides for an objective and a mask, and the family and tiny sizes that go with them."""
     objective = items.get("objective") or _objective_with_mask(items.get("mask")) or _default_objective()
-    attrs = registry.index()["objective", objective].attrs
-    topology = (attrs.get("topologies") or ("decoder",))[0]
+    entry = registry.index()["objective", objective]
+    topology = (entry.attribute("topologies") or ("decoder",))[0]
     words = [
         f"model={BASE_FAMILIES[topology]}",
         *TINY,
@@ -218,7 +219,7 @@ def _learning_words(items: Mapping[str, str]) -> tuple[str, ...]:
         f"model.n_layers={4 if topology == 'encoder_decoder' else 2}",
     ]
     words.append(f"objective={objective}")
-    if "objective" in items and items.get("mask", attrs.get("mask")) != attrs.get("mask"):
+    if "objective" in items and items.get("mask", entry.attribute("mask")) != entry.attribute("mask"):
         words.append(f"mask={items['mask']}")
     return tuple(words)
 
@@ -249,7 +250,7 @@ def pair_case(name: str, items: Mapping[str, str], more: Iterable[str] = (), abo
 def small_options(package: str, slot: str, part: str) -> list[str]:
     """Overrides that give the part at `package` its `small` options."""
     entry = registry.index().get((slot, part))
-    return [f"{package}.{key}={_yaml(value)}" for key, value in (entry.attrs.get("small", {}) if entry else {}).items()]
+    return [f"{package}.{key}={_yaml(value)}" for key, value in (entry.attribute("small") if entry else {}).items()]
 
 
 def _yaml(value: OptionValue) -> str:
@@ -283,7 +284,7 @@ def with_parts(spec: ModelSpec, items: Mapping[str, str]) -> ModelSpec:
         if old.slot not in names:
             return old
         new = small_part(old.slot, names[old.slot])
-        small = registry.index()[new.slot, new.name].attrs.get("small", {})
+        small = registry.index()[new.slot, new.name].attribute("small")
         return new if old.name != new.name else replace(old, options={**old.options, **small})
 
     spec = spec.in_layers(lambda parts: {s: put(p) for s, p in parts.items()})

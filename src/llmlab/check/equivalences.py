@@ -78,7 +78,7 @@ def cache(subject: Subject) -> None:
         assert_close(hidden, want.hidden, f"read over a cache in pieces that end at {cuts[1:]}")
         for role in want.heads:
             assert_close(logits[role], want.heads[role], f"read over a cache, head {role}")
-    if not subject.spec.stacks[-1].mask.attribute("needs", ()):
+    if not subject.spec.stacks[-1].mask.attribute("needs"):
         _left_padded(subject)
 
 
@@ -200,7 +200,7 @@ def padding(subject: Subject) -> None:
         got = forward(subject, right, texts=True)
         assert_same_output(subject, got, want, slice(0, n), "padded on the right")
         _assert_same_aux(got, want, "padded on the right")
-        if not mask.attribute("needs", ()):
+        if not mask.attribute("needs"):
             fill = LENGTH - n
             left = {**alone, "ids": torch.cat([other[row : row + 1, :fill], alone["ids"]], 1)}
             places = torch.arange(LENGTH)[None] - fill
@@ -253,7 +253,7 @@ def documents(subject: Subject) -> None:
         raise NotApplicable("packed documents would have one source")
     if subject.expert_choice:
         raise NotApplicable("its experts choose among all tokens of a batch")
-    if "prefix_len" in mask.attribute("needs", ()):
+    if "prefix_len" in mask.attribute("needs"):
         raise NotApplicable("its mask reads a prefix of each row, of which documents that are packed have one")
     batch, lengths = subject.batch(), (5, 1, 6)
     batch["documents"] = torch.tensor([i for i, n in enumerate(lengths) for _ in range(n)])[None].expand(2, -1)

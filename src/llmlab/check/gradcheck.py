@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from llmlab import attributes
 from llmlab.check.learning import loss_function, parameter_gradients, require_gradients
 from llmlab.check.subject import CheckFailed, NotApplicable, Subject, generator
 from llmlab.model.model import Model
@@ -32,7 +33,7 @@ ABSOLUTE_ERROR = 1e-5  # for a gradient that is 0 but for rounding
 def slope(subject: Subject) -> None:
     """The gradient is the slope of the loss: along a random direction in the parameters of each role."""
     require_gradients(subject)
-    if any(getattr(module, "estimates", False) for module in subject.model.modules()):
+    if any(attributes.of(module, attributes.EVERY, "estimates") for module in subject.model.modules()):
         raise NotApplicable("a part says that its gradient is an estimate of its own")
     loss = loss_function(subject, subject.model)()
     gradient = parameter_gradients(subject.model, loss.sum / loss.count)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from llmlab import registry
+from llmlab import attributes, registry
 from llmlab.check.refusal import refusal, untrainable
 from llmlab.check.subject import VOCABULARY, CheckFailed, NotApplicable, Subject, assert_close
 from llmlab.model.model import Model
@@ -28,7 +28,7 @@ def build_objective(subject: Subject) -> Any:
     cfg = subject.composed.cfg.objective
     entry = registry.index()["objective", cfg["_part_"]]
     options = {str(k): v for k, v in cfg.items() if not str(k).startswith("_")}
-    special = {name: VOCABULARY - 1 - i % VOCABULARY for i, name in enumerate(entry.attrs.get("special", ()))}
+    special = {name: VOCABULARY - 1 - i % VOCABULARY for i, name in enumerate(entry.special)}
     return registry.load("objective", entry.name, options)(Vocabulary(VOCABULARY, special), sample_length(subject))
 
 
@@ -86,7 +86,7 @@ def first_loss(subject: Subject) -> None:
     """A model that has learnt nothing has a loss within 5 % of ln V, plus half of the variance that its init gives logits."""
     loss = build_objective(subject).loss(subject.fresh().eval(), prepared_batch(subject, rows=24))
     got, chance = float(loss.sum / loss.count), math.log(VOCABULARY)
-    varies = subject.spec.init.attribute("logit_variance", 0.0)
+    varies = subject.spec.init.attribute("logit_variance")
     # E[ln sum exp z] = ln V + v / 2 for normal logits z of variance v, which an init may cause (`logit_variance`); chance
     # adds up to SAMPLING_ERROR of their deviation. It is a bound: a norm or a soft cap may make logits vary less.
     most = (1 + LOSS_TOLERANCE) * (chance + varies / 2) + SAMPLING_ERROR * math.sqrt(varies)
@@ -121,7 +121,7 @@ def allowed_without_gradient(subject: Subject) -> set[str]:
     """
     found = set()
     for path, module in subject.model.named_modules():
-        found |= {f"{path}.{name}" for name in getattr(module, "idle", ())}
+        found |= {f"{path}.{name}" for name in attributes.of(module, attributes.EVERY, "idle")}
     moe = subject.spec.sizes.moe
     if moe.per_token == 1 and moe.renormalise:
         weights = {id(p) for router in subject.model.routers() for p in router.parameters()}
@@ -166,7 +166,7 @@ def _is_unused(subject: Subject, trait: str) -> bool:
 
     slot = trait.partition(".")[0]
     parts = [layer.parts[slot] for stack in subject.spec.stacks for layer in stack.layers if slot in layer.parts]
-    used = [part for part in parts if not part.attribute("dense", False)]
+    used = [part for part in parts if not part.attribute("dense")]
     return bool(used) and all(trait in unused_by(part.slot, part.name) for part in used)
 
 

@@ -18,8 +18,8 @@ from llmlab.check.report import MARKS, Report
 from llmlab.check.request import SLOTS
 from llmlab.check.subject import Case, Result
 from llmlab.errors import UserError
-from llmlab.lab.files import write_atomic
-from llmlab.lab.report.markdown import table_of
+from llmlab.files import write_atomic
+from llmlab.formatting import markdown_table
 
 SCHEMA = 1
 MATRIX, SWAPS = "conformance", "families"  # names of the files
@@ -152,7 +152,7 @@ def _checks(report: Report) -> Iterator[str]:
         if any(c["passed"] or c["failed"] for c in counts):
             rows.append([name, promise, *map(_count, counts)])
     yield from ["## Promises", "", "In how many models it holds; of the others it asks nothing.", ""]
-    yield from [*table_of(["check", "what holds", "pairs", "families", "parts"], rows), ""]
+    yield from [*markdown_table(["check", "what holds", "pairs", "families", "parts"], rows), ""]
 
 
 def _count(outcomes: Counter[str]) -> str:
@@ -171,7 +171,7 @@ def _parts(report: Report) -> Iterator[str]:
         marks = [_mark(report, several, n) for n in names] + [_mark(report, alone, n) for n in part_only]
         rows.append([f"{slot}={part}", str(len(several)), *marks])
     yield from ["## Parts", "", "In how many models, and what holds in all of them.", ""]
-    yield from [*table_of(["part", "models", *names, *part_only], rows), ""]
+    yield from [*markdown_table(["part", "models", *names, *part_only], rows), ""]
 
 
 def checked_parts(report: Report) -> list[Item]:
@@ -189,10 +189,10 @@ def _families(report: Report) -> Iterator[str]:
     names = [n for n in report.checks if any(report.tally(n, "family").values())]
     if families:
         rows = [[f, *(_mark(report, [f], n) for n in names)] for f in families]
-        yield from ["## Families", "", *table_of(["family", *names], rows), ""]
+        yield from ["## Families", "", *markdown_table(["family", *names], rows), ""]
 
 
 def _refused(report: Report) -> Iterator[str]:
     rows = [[", ".join(what), why] for why, what in report.reasons().items()]
     if rows:
-        yield from ["## Refused", "", *table_of(["what", "what a user is told"], rows), ""]
+        yield from ["## Refused", "", *markdown_table(["what", "what a user is told"], rows), ""]

@@ -17,7 +17,7 @@ from typing import Literal, ParamSpec, TypeVar
 
 import torch
 
-from llmlab.lab.parent import follow
+from llmlab.runs.parent_death import follow
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from llmlab.check.subject import VOCABULARY, NotApplicable, Subject, assert_close
+from llmlab.config.spec import ModelSpec
 from llmlab.model.build import assemble, materialise
-from llmlab.model.layout import ModelSpec
 from llmlab.model.model import Model
 from llmlab.model.roles import walk
 from llmlab.seeds import key

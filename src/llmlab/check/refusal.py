@@ -11,7 +11,7 @@ from llmlab import registry
 from llmlab.errors import UserError
 
 if TYPE_CHECKING:
-    from llmlab.model.layout import PartSpec
+    from llmlab.config.spec import PartSpec
     from llmlab.slots import Kernel
 
 CHECK_DEVICE = ("cpu", "32-true")  # device and precision of all checks, as Kernel.check_training takes them

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from llmlab import registry
-from llmlab.config.schema import LAYER_SLOTS
 from llmlab.errors import UserError
 from llmlab.registry import near
+from llmlab.slot_names import LAYER_SLOTS
 
 LEARNING_SLOTS = ("objective", "mask")  # chosen together: an objective names the mask that it trains under
 MODEL_SLOTS = ("embedding", "kernel", "head", "init")

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from llmlab.check.report import DECIDE, MARKS, Report
 from llmlab.check.request import SLOTS
-from llmlab.lab.report.markdown import table_of
+from llmlab.formatting import markdown_table
 
 
 def page_text(report: Report) -> str:
@@ -31,7 +31,7 @@ def page_text(report: Report) -> str:
         f"{MARKS['passed']} parts with which that holds; {MARKS['refused']} parts that are refused, and why stands below; "
         f"{MARKS['failed']} parts with which a check fails.",
         "",
-        *table_of(["family", *slots], rows),
+        *markdown_table(["family", *slots], rows),
         "",
         *failures(report),
         *_refused(report),
@@ -48,7 +48,7 @@ def failures(report: Report) -> Iterator[str]:
     """The section on failures, which both pages have."""
     if report.failed:
         rows = [[r.case, r.check, r.message, r.command] for r in report.failed]
-        yield from ["## Failures", "", *table_of(["model", "check", "what is so", "again with"], rows), ""]
+        yield from ["## Failures", "", *markdown_table(["model", "check", "what is so", "again with"], rows), ""]
 
 
 def _refused(report: Report) -> Iterator[str]:
@@ -62,7 +62,7 @@ def _refused(report: Report) -> Iterator[str]:
     every = len({c.name.split()[0] for c in report.cases.values()})
     rows = [[part, _family_names(some, every), why] for (part, why), some in sorted(families.items())]
     if rows:
-        yield from ["## Refused", "", *table_of(["part", "families", "what a user is told"], rows)]
+        yield from ["## Refused", "", *markdown_table(["part", "families", "what a user is told"], rows)]
 
 
 def _family_names(some: list[str], every: int) -> str:

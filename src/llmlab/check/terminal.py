@@ -13,7 +13,7 @@ from llmlab.check.page import checked_parts
 from llmlab.check.report import MARKS, Report
 from llmlab.check.request import SLOTS
 from llmlab.check.subject import Result
-from llmlab.lab.record import shown
+from llmlab.runs.record import shown
 from llmlab.training.progress import duration
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import torch
 
 from llmlab.check.subject import FIRST_ID, CheckFailed, NotApplicable, Subject
 from llmlab.model import build, serialise
-from llmlab.training import checkpoint
+from llmlab.runs import checkpoint
 
 
 @torch.no_grad()

@@ -15,8 +15,9 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from llmlab.model.layout import PartSpec
-from llmlab.slots import Context, Cost, LayerCache, Position, View
+from llmlab.config.spec import PartSpec
+from llmlab.model.view import LayerCache, View
+from llmlab.slots import Context, Cost, Position
 
 CACHED = 4  # tokens of the text by which a cache is measured
 

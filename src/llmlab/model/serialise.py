@@ -6,7 +6,7 @@ import typing
 from dataclasses import MISSING, asdict, fields
 from typing import Any, NotRequired, TypedDict
 
-from llmlab.model.layout import LayerSpec, ModelSpec, PartSpec, StackSpec
+from llmlab.config.spec import LayerSpec, ModelSpec, PartSpec, StackSpec
 from llmlab.sizes import AttentionTraits, FFNTraits, MoETraits, Sizes
 
 

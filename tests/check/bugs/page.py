@@ -6,8 +6,8 @@ from pathlib import Path
 
 from bugs import every
 from llmlab.check.page import MATRIX, PRESERVED
-from llmlab.lab.files import write_atomic
-from llmlab.lab.report.markdown import table_of
+from llmlab.files import write_atomic
+from llmlab.formatting import markdown_table
 
 FILE = Path(__file__).parents[3] / "docs" / f"{MATRIX}.md"
 
@@ -20,7 +20,7 @@ def section() -> str:
         f"{len(rows)} bugs as they were found in published code or are easily made. A test puts each into the code of "
         "llmlab and sees that these checks, of the models in brackets, fail then and only then. Others may fail too.",
         "",
-        *table_of(["bug", "caught by"], rows),
+        *markdown_table(["bug", "caught by"], rows),
     ]
     return "\n".join(said) + "\n"
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from llmlab.check.subject import NotApplicable, Subject, generator, small_part
-from llmlab.model.layout import PartSpec
+from llmlab.config.spec import PartSpec
 from llmlab.sizes import Sizes
 
 P = ParamSpec("P")

@@ -49,7 +49,7 @@ def likelihood(subject: Subject) -> None:
     assert_close(nll.double(), by_hand, "the cross-entropy, summed over targets", 1e-4)
     if int(loss.count) != int(where.sum()):
         raise CheckFailed(f"it counts {int(loss.count)} targets of {int(where.sum())}")
-    if not spec.attribute("bits_per_byte", False):
+    if not spec.attribute("bits_per_byte"):
         return
     if not torch.equal(batch["ids"][:, 1:], batch["labels"][:, :-1]):
         raise CheckFailed("labels are not the tokens that come next")

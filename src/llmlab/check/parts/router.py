@@ -16,7 +16,7 @@ from llmlab.slots import Choice, Router
 def _router(subject: Subject) -> tuple[Router, Sizes]:
     """The router with both losses, 4 experts and 2 a token."""
     spec, sizes = tested_part(subject, "moe"), part_sizes(subject)
-    if spec.attribute("dense", False):
+    if spec.attribute("dense"):
         raise NotApplicable("it has no experts")
     moe = replace(sizes.moe, balance=0.02, z=0.01, n_experts=4, per_token=2)
     sizes = sizes.but(moe=moe, causal=False, sees_all=True)

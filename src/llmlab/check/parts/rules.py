@@ -14,7 +14,7 @@ from llmlab.check.parts.fixtures import LENGTH, tested_part
 from llmlab.check.parts.kernel import DATA
 from llmlab.check.reference_attention import RowData
 from llmlab.check.subject import CheckFailed, NotApplicable, Subject
-from llmlab.model.layout import PartSpec
+from llmlab.config.spec import PartSpec
 from llmlab.slots import Mask, Window
 
 ROWS = 2

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from llmlab import attributes
 from llmlab.check import learning
 from llmlab.check.parts.fixtures import tested_part
 from llmlab.check.subject import VOCABULARY, CheckFailed, Subject
@@ -24,7 +25,7 @@ def hidden(subject: Subject) -> None:
     """The output for a target does not change with the token that is its answer, except for the share that is `shown`."""
     tested_part(subject, "objective")
     objective = learning.build_objective(subject)
-    shown, every, leaks = getattr(objective, "shown", 0.0), 0, 0
+    shown, every, leaks = attributes.of(objective, "objective", "shown"), 0, 0
     for batch in _distinct_token_batches(subject, objective):
         labels = batch.pop("labels")[0].tolist()
         for place in (place for place, label in enumerate(labels) if 0 <= label < FIRST_SPECIAL):

@@ -12,8 +12,8 @@ from llmlab.check.parts.fixtures import tested_part
 from llmlab.check.reference import path_seeded_model
 from llmlab.check.refusal import refusal
 from llmlab.check.subject import CheckFailed, NotApplicable, Subject, Trait, head_role, small_part
+from llmlab.config.spec import ModelSpec
 from llmlab.config.traits import unused_by
-from llmlab.model.layout import ModelSpec
 
 # By slot, a value that is not the default. Dropout has a check of its own (learning.evaluation).
 TRAITS: dict[str, dict[str, Trait]] = {
