@@ -66,8 +66,9 @@ def loss_function(subject: Subject, model: Model) -> Callable[[], Loss]:
     def loss() -> Loss:
         value: Loss = objective.loss(model, batch)
         outputs = model(batch, heads=others).heads.values() if others else ()
-        more = [(x * torch.linspace(-1, 1, x.numel()).view_as(x)).mean() * value.count for x in outputs]
-        return value._replace(sum=value.sum + torch.stack(more).sum()) if more else value
+        more = [(x * torch.linspace(-1, 1, x.numel()).view_as(x)).mean() for x in outputs]
+        beside = {f"head {i}": (x, torch.ones((), dtype=torch.int64)) for i, x in enumerate(more)}
+        return value._replace(terms={**value.terms, **beside})
 
     return loss
 
@@ -85,7 +86,7 @@ def parameter_gradients(model: Model, loss: Tensor) -> dict[str, Tensor | None]:
 def first_loss(subject: Subject) -> None:
     """A model that has learnt nothing has a loss within 5 % of ln V, plus half of the variance that its init gives logits."""
     loss = build_objective(subject).loss(subject.fresh().eval(), prepared_batch(subject, rows=24))
-    got, chance = float(loss.sum / loss.count), math.log(VOCABULARY)
+    got, chance = float(loss._replace(aux={}).mean()), math.log(VOCABULARY)
     varies = subject.spec.init.attribute("logit_variance")
     # E[ln sum exp z] = ln V + v / 2 for normal logits z of variance v, which an init may cause (`logit_variance`); chance
     # adds up to SAMPLING_ERROR of their deviation. It is a bound: a norm or a soft cap may make logits vary less.
@@ -100,12 +101,11 @@ def gradients(subject: Subject) -> None:
     """The loss has a finite gradient, not zero, in every parameter, but for those that a part declares `idle`."""
     require_gradients(subject)
     loss = loss_function(subject, subject.model)()
-    if not torch.isfinite(loss.sum):
+    mean = loss._replace(aux={}).mean()  # without the losses of experts
+    if not torch.isfinite(mean):
         raise CheckFailed("the loss is not finite")
     may_not = allowed_without_gradient(subject)
-    for name, gradient in parameter_gradients(
-        subject.model, loss.sum / loss.count
-    ).items():  # without the losses of experts
+    for name, gradient in parameter_gradients(subject.model, mean).items():
         if gradient is not None and not torch.isfinite(gradient).all():
             raise CheckFailed(f"the gradient of {name} is not finite")
         if name not in may_not and (gradient is None or not gradient.any()):
@@ -182,8 +182,7 @@ def checkpointing(subject: Subject) -> None:
     results = []
     for model in (stored, recomputed):
         torch.manual_seed(0)  # the recomputation has to restore this generator, or it drops other values
-        loss = objective.loss(model, batch)
-        total = loss.sum / loss.count + (0.0 if loss.aux is None else loss.aux)
+        total = objective.loss(model, batch).mean()
         results.append((total.detach(), parameter_gradients(model, total)))
     (want, slopes), (got, slopes_again) = results
     assert_close(got, want, "the loss with activations computed again", 1e-6)
