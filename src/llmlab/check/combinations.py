@@ -110,8 +110,8 @@ def combinations() -> Combinations:
 def refusal_reason(items: Sequence[Item], runs: bool) -> str | None:
     """Why a model with these parts is refused; None if it isn't, or crashes, which the checks report.
 
-    The parts are put into a base spec composed once for each objective: Hydra takes some 100 ms a config, and thousands of
-    combinations are tried. runs: False to build it only, where the kernel is for another device and slow here.
+    The parts are put into a base spec composed once for each objective: composing one with Hydra takes some 160 ms, and
+    hundreds of combinations are tried. runs: False to build it only, where the kernel is for another device and slow here.
     """
     from llmlab.model.build import assemble
 
