@@ -12,7 +12,7 @@ from llmlab.config import layout, schema
 from llmlab.config import spec as specs
 from llmlab.data import Corpus, Windows, prepare
 from llmlab.errors import UserError
-from llmlab.model import build
+from llmlab.model import build, trainable
 from llmlab.sizes import divisors
 from llmlab.training import cost
 
@@ -137,21 +137,26 @@ class Recipe:
     optimizer: Any
     schedule: Any
     cost: cost.Cost
+    learns: trainable.Filter
+    summary: str  # of what learns, a line
 
     @classmethod
     def of(cls, composed: Any, spec: specs.ModelSpec | None = None, corpus: Corpus | None = None) -> Recipe:
         """spec, corpus: those of a run that is resumed; None: as the config says. UserError for what can't be built."""
         cfg = composed.cfg
+        learns = trainable.Filter.of(cfg.train.learns)
         corpus = corpus or prepare(plain(cfg.data, schema.Data), plain(cfg.tokenizer, schema.Tokenizer), special(cfg))
         try:
             spec = spec or layout.with_vocabulary(composed, corpus.vocabulary.size)
             objective = chosen(cfg, "objective")(corpus.vocabulary, cfg.data.seq_len)
             optimizer, schedule = chosen(cfg, "optimizer")(), chosen(cfg, "schedule")()
             model = build.assemble(spec)
+            learns.apply(model)
         except ValueError as e:  # a part that refuses what it was given
             raise UserError(str(e)) from e
         windows = Windows(corpus.train, cfg.data.seq_len, cfg.data.separate_documents)
-        return cls(corpus, spec, objective, optimizer, schedule, cost.of({cost.TRAINED: model}, objective, windows))
+        own = cost.of({cost.TRAINED: model}, objective, windows)
+        return cls(corpus, spec, objective, optimizer, schedule, own, learns, trainable.summary(model))
 
 
 def counts_bytes(corpus: Corpus, objective: Any) -> bool:
