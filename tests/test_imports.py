@@ -9,6 +9,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 ALLOWED = {"llmlab.slots", "llmlab.registry", "llmlab.sizes", "llmlab.errors"}
 
+PLUGIN_API = ("slots", "slot_names", "registry", "source", "sizes", "values", "modules", "seeds", "errors")
 # The floors, the highest first. Folders and files of one row import each other only as BESIDE says.
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("api", "testing", "templates", "__main__", "commands"),  # doors: what is typed, and what `import llmlab` offers
@@ -16,8 +17,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("training",),
     ("runs",),
     ("hub", "decoding", "model", "data", "config"),
-    ("slots", "slot_names", "registry", "source", "sizes", "values", "modules", "seeds", "errors")
-    + ("files", "json_files", "formatting"),
+    (*PLUGIN_API, "files", "json_files", "formatting", "ranks"),
 )
 BESIDE = {
     ("hub", "model"), ("hub", "data"), ("hub", "config"), ("decoding", "model"), ("decoding", "config"),

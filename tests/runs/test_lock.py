@@ -53,7 +53,9 @@ def test_looking_does_not_free_the_own_lock(tmp_path):
     lock.lock(tmp_path)
     record.Record(tmp_path).update(status="running")
     assert record.read(tmp_path)["status"] == "running"
-    probe = "import sys; from pathlib import Path; from llmlab.runs import lock; print(lock.is_locked(Path(sys.argv[1])))"
+    probe = (
+        "import sys; from pathlib import Path; from llmlab.runs import lock; print(lock.is_locked(Path(sys.argv[1])))"
+    )
     done = subprocess.run([sys.executable, "-c", probe, str(tmp_path)], capture_output=True, text=True)
     assert done.stdout.strip() == "True"
     lock.unlock(tmp_path)

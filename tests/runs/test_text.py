@@ -13,8 +13,7 @@ from llmlab.commands import cli
 from llmlab.config.compose import compose
 from llmlab.data.tokenizer import Tokenizer, from_file
 from llmlab.hub.save_tokenizer import as_trained
-from llmlab.runs import record
-from llmlab.runs import checkpoint
+from llmlab.runs import checkpoint, record
 
 SIZES = ["model.dim=16", "model.n_layers=1", "model.n_heads=2", "data.seq_len=16", "train.batch_size=8"]
 SIZES += ["train.sample=false", "train.validation_batches=2", "trainer.enable_progress_bar=false", "budget.steps=12"]

@@ -13,6 +13,7 @@ from importlib import import_module
 from typing import NamedTuple
 
 from llmlab.errors import UserError
+from llmlab.ranks import is_first
 
 
 class Command(NamedTuple):
@@ -121,7 +122,7 @@ def usage() -> str:
 
 def _warn(command: str) -> None:
     """Plugin files that can't be read, said once, by the first process of a run."""
-    if os.environ.get("LOCAL_RANK", "0") == "0":
+    if is_first():
         from llmlab import registry
 
         absent = registry.missing() if command in ("parts", "new") else []  # what composes a config ends with them

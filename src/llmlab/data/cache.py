@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 from llmlab.errors import UserError
 from llmlab.json_files import read_json
+from llmlab.ranks import is_first
 
 if TYPE_CHECKING:
     import numpy as np
@@ -49,8 +50,8 @@ def root() -> Path:
 
 
 def say(line: str) -> None:
-    """A line to the user, once a machine whatever the number of ranks."""
-    if os.environ.get("LOCAL_RANK", "0") == "0":
+    """A line to the user, once whatever the number of ranks."""
+    if is_first():
         print(f"llmlab: {line}", file=sys.stderr, flush=True)
 
 

@@ -200,7 +200,7 @@ def plain(plan: Plan) -> dict[str, Any]:
             "training": cost.flops_per_token,
             "training_dense": plan.training_dense,
             "by": {what: flops for what, (flops, _) in forward.items()},
-            "notes": [str(said) for said in cost.account.said],
+            "notes": [str(said) for said in cost.account.sources],
         },
         "kv_bytes_per_token": plan.kv,
         "kv_bytes_per_source_token": plan.kv_source,

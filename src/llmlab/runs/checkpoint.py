@@ -22,10 +22,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from llmlab.errors import UserError
-from llmlab.json_files import read_json
 from llmlab.files import sha256
-from llmlab.runs.files import EXPORT, identity  # EXPORT: the manifest that `llmlab export` writes, without a state
+from llmlab.json_files import read_json
 from llmlab.model import finite
+from llmlab.runs.files import EXPORT, identity  # EXPORT: the manifest that `llmlab export` writes, without a state
 
 FOLDER = "checkpoints"
 WEIGHTS, STATE, MANIFEST = "model.safetensors", "state.pt", "manifest.json"

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from llmlab.errors import UserError
-from llmlab.json_files import read_text
 from llmlab.files import write_atomic
+from llmlab.json_files import read_text
 
 METRICS, TIMING = "metrics.csv", "timing.csv"
 

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from llmlab.errors import UserError
+from llmlab.files import write_atomic, write_over
 from llmlab.json_files import read_json
 from llmlab.runs import lock
-from llmlab.files import write_atomic, write_over
 
 NAME = "run.json"
 NO_RUNS = ("checkpoints", "__pycache__", "wandb", "tensorboard", "lightning_logs")  # folders where none is looked for

@@ -15,11 +15,10 @@ from llmlab.data.corpus import Corpus
 from llmlab.data.fingerprint import OtherText
 from llmlab.data.prepare import cached, prepare
 from llmlab.errors import UserError
+from llmlab.files import sha256, write_atomic
 from llmlab.json_files import read_json
 from llmlab.runs import files as run_files
-from llmlab.runs import folder as run_folder
 from llmlab.runs import record
-from llmlab.files import sha256, write_atomic
 
 if TYPE_CHECKING:
     from llmlab.config import schema

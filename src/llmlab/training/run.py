@@ -10,10 +10,10 @@ from typing import Any
 
 from llmlab import files
 from llmlab.errors import UserError
+from llmlab.ranks import is_first, say
 from llmlab.runs import checkpoint, lock, record, settings
 from llmlab.runs import files as run_files
 from llmlab.runs import folder as run_folder
-from llmlab.runs.ranks import is_first, say
 from llmlab.training.task import Task, intact, resume_command, typed
 from llmlab.training.task import last_step as task_last_step
 

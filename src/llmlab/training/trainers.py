@@ -13,8 +13,8 @@ import torch
 
 from llmlab.config import devices as devices_of
 from llmlab.errors import UserError
+from llmlab.ranks import is_first
 from llmlab.runs import checkpoint, metrics, signals
-from llmlab.runs.ranks import is_first
 from llmlab.training import placement, strategies
 from llmlab.training.interrupt import Interrupt, Interrupted
 from llmlab.training.intervals import Intervals, every, trained, validations
