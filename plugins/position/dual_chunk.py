@@ -35,7 +35,7 @@ class DualChunk(Rope):
     """
 
     has_regions = True
-    skip_padding = True
+    _skip_padding = True
     small = {"chunk": 4, "local": 3}
 
     def __init__(

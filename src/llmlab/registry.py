@@ -6,20 +6,20 @@ group `llmlab.plugins`, and from the modules named in the environment variable L
 
 from __future__ import annotations
 
-import difflib
 import functools
 import importlib
 import importlib.metadata
 import importlib.util
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 from llmlab import source
-from llmlab.errors import UserError
+from llmlab.attributes import attributes, strings
+from llmlab.errors import UserError, near
 from llmlab.slot_names import SLOTS
 from llmlab.source import REQUIRED, Entry, Option
 
@@ -39,18 +39,6 @@ def register(slot: str, name: str, **defaults: Any) -> Callable[[T], T]:
     It marks the class for whoever reads the file, and does nothing when the file is imported.
     """
     return lambda cls: cls
-
-
-def near(word: str, words: Iterable[str]) -> str:
-    """ "did you mean ...?" and, where they are few, the valid names."""
-    words = sorted({str(w) for w in words})
-    word = str(word)
-    begun = [w for w in words if len(word) > 2 and w.startswith(word)][:3]
-    close = begun or difflib.get_close_matches(word, words, 3, 0.55)
-    hint = [f"did you mean {' or '.join(close)}?"] if close else []
-    if words and (not close or len(words) <= 12):
-        hint.append(f"valid: {', '.join(words)}")
-    return hint[0] + (f" ({hint[1]})" if len(hint) > 1 else "") if hint else "nothing can be named there"
 
 
 # ---------------------------------------------------------------- what there is
@@ -127,7 +115,25 @@ def _scan_modules(variable: str, path: tuple[str, ...]) -> _Found:
                     found.twice[key] = f"at {other.path}:{other.line} and at {where}"
                 else:
                     found.entries[key] = entry
+    for key, entry in list(found.entries.items()):
+        if wrong := _misnamed(entry, found):
+            del found.entries[key]
+            found.problems.append(f"{wrong}; it is left out")
+            found.broken[key] = wrong
     return found
+
+
+def _misnamed(entry: Entry, found: _Found) -> str | None:
+    """An attribute of a part that names a part which isn't there, as the mask of an objective does."""
+    for name, value in entry.attrs.items():
+        if slot := attributes(entry.slot)[name].part_of:
+            there = [n for s, n in found.entries if s == slot]
+            for word in strings(value):
+                if word not in there and (slot, word) not in found.broken:
+                    return (
+                        f"{entry.path}:{entry.line}: {name} names {slot}={word}, which isn't there; {near(word, there)}"
+                    )
+    return None
 
 
 def _files(root: str, found: _Found, named: list[str]) -> Iterator[tuple[Path, str]]:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from llmlab import attributes
 from llmlab.check import reference_attention
 from llmlab.check.subject import NotApplicable, Subject, assert_close
 from llmlab.model.model import Model
@@ -23,7 +24,7 @@ def attention(subject: Subject) -> None:
     mask, stack = spec.mask.factory()(), model.all_stacks()[-1]
     for i, layer in enumerate(spec.layers):
         part: Any = stack.layers[i].attention
-        if not getattr(part, "textbook", False):
+        if not attributes.of(part, "attention", "textbook"):
             continue
         traits = spec.sizes.attention
         if traits.qk_norm is not None or traits.clip_qkv is not None:

@@ -97,7 +97,7 @@ def family_case(name: str, more: Sequence[str] = ()) -> Case:
 def _words_for(word: str, cfg: Any) -> list[str]:
     slot, _, part = word.partition("=")
     if slot == "head":
-        role = next(iter(registry.index()["objective", cfg.objective["_part_"]].attrs["heads"]))
+        role = next(iter(registry.index()["objective", cfg.objective["_part_"]].attribute("heads")))
         return [f"{'' if role in cfg.heads else '+'}head@heads.{role}={part}"]
     return [word, *small_options(slot, slot, part)] if slot in SLOTS else [word]
 

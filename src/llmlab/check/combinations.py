@@ -50,7 +50,7 @@ class Combinations:
         """Every objective with every mask that it can be trained under; masks that are nobody's, alone."""
         found: list[Level] = []
         for objective in registry.names("objective"):
-            own = registry.index()["objective", objective].attrs.get("mask")
+            own = registry.index()["objective", objective].attribute("mask")
             for mask in sorted(registry.names("mask"), key=lambda m: (m != own, m)):
                 level = (("objective", objective), ("mask", mask))
                 try:
@@ -170,7 +170,7 @@ def base_spec(aim: Level) -> ModelSpec:
     items = dict(aim)
     objective = items.get("objective") or _objective_with_mask(items.get("mask")) or _default_objective()
     spec = _composed_spec(objective)
-    if (mask := items.get("mask")) not in (None, registry.index()["objective", objective].attrs.get("mask")):
+    if (mask := items.get("mask")) not in (None, registry.index()["objective", objective].attribute("mask")):
         spec = with_mask_and_head(spec, mask, None)
         if "objective" in items:
             layout.check_objective(spec, PartSpec("objective", objective))
@@ -191,15 +191,15 @@ def _default_objective() -> str:
 
 def _objective_with_mask(mask: str | None) -> str | None:
     """The objective that brings a mask."""
-    found = (n for n in registry.names("objective") if registry.index()["objective", n].attrs.get("mask") == mask)
+    found = (n for n in registry.names("objective") if registry.index()["objective", n].attribute("mask") == mask)
     return next(found, None)
 
 
 def _learning_words(items: Mapping[str, str]) -> tuple[str, ...]:
     """What is typed for an objective and a mask, and the sizes that go with them."""
     objective = items.get("objective") or _objective_with_mask(items.get("mask")) or _default_objective()
-    attrs = registry.index()["objective", objective].attrs
-    topology = (attrs.get("topologies") or ("decoder",))[0]
+    entry = registry.index()["objective", objective]
+    topology = (entry.attribute("topologies") or ("decoder",))[0]
     words = [
         f"model={BASE_FAMILIES[topology]}",
         *TINY,
@@ -207,7 +207,7 @@ def _learning_words(items: Mapping[str, str]) -> tuple[str, ...]:
         f"model.n_layers={4 if topology == 'encoder_decoder' else 2}",
     ]
     words.append(f"objective={objective}")
-    if "objective" in items and items.get("mask", attrs.get("mask")) != attrs.get("mask"):
+    if "objective" in items and items.get("mask", entry.attribute("mask")) != entry.attribute("mask"):
         words.append(f"mask={items['mask']}")
     return tuple(words)
 
@@ -238,7 +238,7 @@ def pair_case(name: str, items: Mapping[str, str], more: Iterable[str] = (), abo
 def small_options(place: str, slot: str, part: str) -> list[str]:
     """What is typed to make a part small."""
     entry = registry.index().get((slot, part))
-    return [f"{place}.{key}={_yaml(value)}" for key, value in (entry.attrs.get("small", {}) if entry else {}).items()]
+    return [f"{place}.{key}={_yaml(value)}" for key, value in (entry.attribute("small") if entry else {}).items()]
 
 
 def _yaml(value: Any) -> str:
@@ -271,7 +271,7 @@ def with_parts(spec: ModelSpec, items: Mapping[str, str]) -> ModelSpec:
         if old.slot not in names:
             return old
         new = small_part(old.slot, names[old.slot])
-        own = registry.index()[new.slot, new.name].attrs.get("small", {})
+        own = registry.index()[new.slot, new.name].attribute("small")
         return new if old.name != new.name else replace(old, options={**old.options, **own})
 
     spec = spec.in_layers(lambda parts: {s: put(p) for s, p in parts.items()})

@@ -70,7 +70,7 @@ def cache(subject: Subject) -> None:
         assert_close(hidden, want.hidden, f"read over a cache in pieces that end at {cuts[1:]}")
         for role in want.heads:
             assert_close(logits[role], want.heads[role], f"read over a cache, head {role}")
-    if not subject.spec.stacks[-1].mask.attribute("needs", ()):
+    if not subject.spec.stacks[-1].mask.attribute("needs"):
         _left_padded(subject)
 
 
@@ -187,7 +187,7 @@ def padding(subject: Subject) -> None:
         got = forward(subject, right, texts=True)
         assert_same_output(subject, got, want, slice(0, n), "padded on the right")
         _assert_same_aux(got, want, "padded on the right")
-        if not mask.attribute("needs", ()):
+        if not mask.attribute("needs"):
             fill = LENGTH - n
             left = {**alone, "ids": torch.cat([other[row : row + 1, :fill], alone["ids"]], 1)}
             places = torch.arange(LENGTH)[None] - fill
@@ -212,10 +212,9 @@ def _assert_same_aux(got: Output, want: Output, says: str) -> None:
     if got.aux is not None and want.aux is not None:
         if got.aux.loss is not None and want.aux.loss is not None:
             assert_close(got.aux.loss, want.aux.loss, f"{says}, the loss of experts")
-        if got.aux.load is not None and want.aux.load is not None and not torch.equal(got.aux.load, want.aux.load):
-            raise CheckFailed(
-                f"{says}, experts are visited {got.aux.load.tolist()} times instead of {want.aux.load.tolist()}"
-            )
+        visits, wanted = got.aux.tokens_per_expert, want.aux.tokens_per_expert
+        if visits is not None and wanted is not None and not torch.equal(visits, wanted):
+            raise CheckFailed(f"{says}, experts are visited {visits.tolist()} times instead of {wanted.tolist()}")
 
 
 @torch.no_grad()
@@ -240,7 +239,7 @@ def documents(subject: Subject) -> None:
         raise NotApplicable("packed documents would have one source")
     if subject.expert_choice:
         raise NotApplicable("its experts choose among all tokens of a batch")
-    if "prefix_len" in mask.attribute("needs", ()):
+    if "prefix_len" in mask.attribute("needs"):
         raise NotApplicable("its mask reads a prefix of each row, of which documents that are packed have one")
     batch, lengths = subject.batch(), (5, 1, 6)
     batch["documents"] = torch.tensor([i for i, n in enumerate(lengths) for _ in range(n)])[None].expand(2, -1)

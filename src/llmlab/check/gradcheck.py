@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from llmlab import attributes
 from llmlab.check.learning import loss_function, parameter_gradients, require_gradients
 from llmlab.check.subject import CheckFailed, NotApplicable, Subject, generator
 from llmlab.model.model import Model
@@ -28,10 +29,10 @@ ABSOLUTE_ERROR = 1e-5  # the same for a gradient that is 0 but for rounding
 def slope(subject: Subject) -> None:
     """The gradient is the slope of the loss: along a random direction in the parameters of each role."""
     require_gradients(subject)
-    if any(getattr(module, "estimates", False) for module in subject.model.modules()):
+    if any(attributes.of(module, attributes.EVERY, "estimates") for module in subject.model.modules()):
         raise NotApplicable("a part says that its gradient is an estimate of its own")
     loss = loss_function(subject, subject.model)()
-    gradient = parameter_gradients(subject.model, loss.sum / loss.count)
+    gradient = parameter_gradients(subject.model, loss._replace(aux={}).mean())
     exact = deepcopy(subject.model).double()
     by_role: dict[str, list[tuple[Tensor, Tensor]]] = {}
     for path, parameter, role in parameters(exact):
@@ -91,7 +92,7 @@ class _LossProbe:
         loss = self.ask()
         for hook in hooks:
             hook.remove()
-        return float(loss.sum / loss.count), met
+        return float(loss._replace(aux={}).mean()), met
 
 
 @contextmanager

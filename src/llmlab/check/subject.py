@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 import torch
 from torch import Tensor
 
-from llmlab import registry
+from llmlab import attributes, registry
 
 if TYPE_CHECKING:
     from llmlab.config.spec import ModelSpec, PartSpec
@@ -73,9 +73,7 @@ class Subject:
         if self.case.swap is None:
             return compose(self.case.overrides)
         slot, name = self.case.parts[0]
-        return swapped(
-            _composed_config(self.case.swap), slot, name, registry.index()[slot, name].attrs.get("small", {})
-        )
+        return swapped(_composed_config(self.case.swap), slot, name, registry.index()[slot, name].attribute("small"))
 
     @cached_property
     def spec(self) -> ModelSpec:
@@ -113,12 +111,12 @@ class Subject:
     @cached_property
     def roles(self) -> dict[str, None]:
         """The heads that read hidden states and nothing else of a batch."""
-        return {role: None for role, part in self.spec.heads.items() if not part.attribute("needs", ())}
+        return {role: None for role, part in self.spec.heads.items() if not part.attribute("needs")}
 
     @cached_property
     def token_roles(self) -> dict[str, None]:
         """Those of them that read one token at a time."""
-        return {role: None for role in self.roles if self.spec.heads[role].attribute("per_token", False)}
+        return {role: None for role in self.roles if self.spec.heads[role].attribute("per_token")}
 
     @cached_property
     def expert_choice(self) -> bool:
@@ -133,7 +131,7 @@ class Subject:
     @property
     def splits_batch(self) -> bool:
         """Whether what a row gives depends on which half of a batch it is in."""
-        return any(getattr(p, "splits", False) for stack in self.model.all_stacks() for p in stack.positions)
+        return any(attributes.of(p, "position", "splits") for stack in self.model.all_stacks() for p in stack.positions)
 
     @property
     def encoder_decoder(self) -> bool:
@@ -151,7 +149,7 @@ class Subject:
 
     def read_by_parts(self, length: int, rows: int, two_streams: bool = False) -> dict[str, Tensor]:
         needs = list(self.model.all_stacks()[-1].mask.needs)
-        needs += [n for part in self.spec.heads.values() for n in part.attribute("needs", ())]
+        needs += [n for part in self.spec.heads.values() for n in part.attribute("needs")]
         known = {
             "prefix_len": torch.tensor([4, 2, 5, 0])[torch.arange(rows) % 4],
             "rank": torch.stack([torch.randperm(length, generator=generator(i)) for i in range(rows)]),
@@ -194,7 +192,7 @@ def with_mask_and_head(spec: ModelSpec, mask: str | None, head: str | None) -> M
 
 def head_role(head: str) -> str:
     """What a head is for: what an objective has it for, else a role of its own."""
-    named = (e.attrs.get("heads", {}) for (slot, _), e in registry.index().items() if slot == "objective")
+    named = (e.attribute("heads") for (slot, _), e in registry.index().items() if slot == "objective")
     return next((role for heads in named for role, name in heads.items() if name == head), head)
 
 
@@ -202,7 +200,7 @@ def small_part(slot: str, name: str) -> PartSpec:
     """A part with the options in which a short text shows what it does."""
     from llmlab.config.spec import PartSpec
 
-    return PartSpec.of(slot, name, **registry.index()[slot, name].attrs.get("small", {}))
+    return PartSpec.of(slot, name, **registry.index()[slot, name].attribute("small"))
 
 
 def generator(seed: int) -> torch.Generator:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from llmlab import attributes
 from llmlab.check import reference_attention
 from llmlab.check.equivalences import SPLITS_REASON
 from llmlab.check.subject import (
@@ -43,13 +44,13 @@ def contexts(subject: Subject) -> Iterator[tuple[str, Batch]]:
     yield "documents packed", {**batch, "documents": documents}
     yield "documents packed, padded on the left", {**batch, "documents": documents, "valid": left}
     yield "a mask of the caller's", {**batch, "allowed": allowed | torch.eye(LENGTH).bool()}
-    if "queries" in subject.spec.stacks[-1].mask.attribute("needs", ()):
+    if "queries" in subject.spec.stacks[-1].mask.attribute("needs"):
         yield "two streams", subject.batch(rows=ROWS, two_streams=True)
 
 
 def causality(subject: Subject) -> None:
     """A token that changes makes no difference where mask, windows and padding hide it, through all layers."""
-    if any(getattr(router, "leaks", False) for router in subject.model.routers()):
+    if any(attributes.of(router, "moe", "leaks") for router in subject.model.routers()):
         raise NotApplicable("its experts choose among all tokens, on purpose")
     for where, batch in contexts(subject):
         if subject.expert_choice and "documents" in batch:

@@ -8,6 +8,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from llmlab import attributes
 from llmlab.config.spec import LayerSpec, PartSpec, StackSpec
 from llmlab.errors import UserError
 from llmlab.model.cache import Cache, join
@@ -29,7 +30,7 @@ class Layer(nn.Module):
         router = spec.parts["moe"].factory()
         self.attention = spec.parts["attention"].factory()(sizes.but(source_dim=0), norm)
         self.cross_attention = cross_attention.factory()(sizes, norm) if cross_attention else None
-        if getattr(router.func, "dense", False):
+        if attributes.of(router.func, "moe", "dense"):
             self.ffn = ffn(sizes.dim, sizes.ffn_dim, linears(Linear, sizes.ffn))
         else:
             self.ffn = MixtureOfExperts(sizes, router, ffn)
@@ -146,7 +147,7 @@ class Stack(nn.Module):
         rotary_width = getattr(factory.func, "rotary_width", None)
         width = rotary_width(self.sizes, **factory.keywords) if rotary_width else self.sizes.head_dim
         factory = part.factory()
-        own = len(self.positions) if getattr(factory.func, "scope", "stack") == "layer" else None
+        own = len(self.positions) if attributes.of(factory.func, "position", "scope") == "layer" else None
         key = (part.name, repr(sorted(part.options.items())), width, own)
         if key not in places:
             places[key] = len(self.positions)
@@ -170,7 +171,7 @@ class Stack(nn.Module):
             lowered = self.kernel.lower(VisibleSource(source_valid_BS, ctx.length))
             source_view = View(ctx, Position(), None, self.kernel, lowered, self.training)
         losses: list[Tensor] = []
-        loads: list[Tensor] = []
+        tokens: list[Tensor] = []
         inputs: list[Tensor] = []
         for step, i in enumerate(self.spec.execute):
             layer_cache = cache.layers[step] if cache is not None else None
@@ -181,15 +182,15 @@ class Stack(nn.Module):
             if aux is not None:
                 if aux.loss is not None:
                     losses.append(aux.loss)
-                if aux.load is not None:
-                    loads.append(aux.load)
+                if aux.tokens_per_expert is not None:
+                    tokens.append(aux.tokens_per_expert)
         if memory is not None:
             memory.extend(inputs)
         if self.norm is not None:
             x = self.norm(x)
-        if not losses and not loads:
+        if not losses and not tokens:
             return x, None
-        return x, Aux(torch.stack(losses).sum() if losses else None, torch.stack(loads) if loads else None)
+        return x, Aux(torch.stack(losses).sum() if losses else None, torch.stack(tokens) if tokens else None)
 
     def _views(self, ctx: Context, cache: Cache | None, memory: Memory | None) -> list[View]:
         lowered: dict[Any, Any] = {}

@@ -14,9 +14,10 @@ from llmlab.config import spec as specs
 from llmlab.data import Windows
 from llmlab.data.windows import Stream
 from llmlab.errors import UserError
-from llmlab.model import build, flops
+from llmlab.model import build, flops, trainable
 from llmlab.plan.memory import Training, Where
 from llmlab.slots import Vocabulary
+from llmlab.training import cost as costs
 from llmlab.training import preflight, recipe
 from llmlab.training.strategies import elementwise, tensor_parallel
 
@@ -31,7 +32,7 @@ class Subject:
     composed: Any
     spec: specs.ModelSpec
     model: Any
-    cost: recipe.Cost
+    cost: costs.Cost
     cut: recipe.Cut
     where: Where
     training: Training | None
@@ -44,12 +45,12 @@ class Subject:
 
 def of_config(composed: Any) -> Subject:
     """UserError for what a run would refuse."""
-    attrs, vocabulary, assumed = _vocabulary(composed)
+    entry, vocabulary, assumed = _vocabulary(composed)
     try:
         spec = composed.spec if vocabulary is None else layout.with_vocabulary(composed, vocabulary)
     except ValueError as e:
         raise UserError(str(e)) from e
-    return _subject(" ".join(composed.overrides) or "the default config", composed, spec, attrs, assumed)
+    return _subject(" ".join(composed.overrides) or "the default config", composed, spec, entry, assumed)
 
 
 def of_checkpoint(name: str, overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> Subject:
@@ -76,29 +77,29 @@ def of_checkpoint(name: str, overrides: Sequence[str], config_dirs: Sequence[str
     assumed = [f"objective={objective}: {head} does not say how it is trained"]
     if "quantization_config" in about.config:
         assumed.append("quantization_config is left out: numbers are as precision says")
-    attrs = registry.index()["objective", objective].attrs
-    return _subject(f"hf={name} ({head})", composed, spec, attrs, assumed)
+    entry = registry.index()["objective", objective]
+    return _subject(f"hf={name} ({head})", composed, spec, entry, assumed)
 
 
-def _vocabulary(composed: Any) -> tuple[Any, int | None, list[str]]:
-    """(attributes of the objective, ids that the tokenizer uses or None, what is assumed of them)."""
+def _vocabulary(composed: Any) -> tuple[registry.Entry, int | None, list[str]]:
+    """(the objective, ids that the tokenizer uses or None, what is assumed of them)."""
     cfg = composed.cfg
-    attrs = registry.index()["objective", cfg.objective["_part_"]].attrs
+    entry = registry.index()["objective", cfg.objective["_part_"]]
     kind, size = cfg.tokenizer.kind, cfg.model.vocab_size
     if kind == "file":
         from llmlab.data import tokenizer
 
-        made = tokenizer.make(recipe.plain(cfg.tokenizer, schema.Tokenizer), [], [], attrs.get("special", ()))
-        return attrs, made.vocab_size, []
+        made = tokenizer.make(recipe.plain(cfg.tokenizer, schema.Tokenizer), [], [], entry.special)
+        return entry, made.vocab_size, []
     if size is not None:
-        return attrs, None, []
+        return entry, None, []
     known = f"{layout.round_up(cfg.tokenizer.vocab_size, 64):,} rows of the vocabulary"
     if kind == "char":
-        return attrs, None, [f"{known}: tokenizer=char has one for each character of the data, which is not read"]
-    return attrs, None, [f"{known}: tokenizer.vocab_size, which a small corpus may not fill"]
+        return entry, None, [f"{known}: tokenizer=char has one for each character of the data, which is not read"]
+    return entry, None, [f"{known}: tokenizer.vocab_size, which a small corpus may not fill"]
 
 
-def _subject(name: str, composed: Any, spec: specs.ModelSpec, attrs: Any, assumed: list[str]) -> Subject:
+def _subject(name: str, composed: Any, spec: specs.ModelSpec, entry: registry.Entry, assumed: list[str]) -> Subject:
     cfg = composed.cfg
     length = cfg.data.seq_len
     if wrong := devices.problems(cfg):
@@ -108,14 +109,16 @@ def _subject(name: str, composed: Any, spec: specs.ModelSpec, attrs: Any, assume
     count = int(cfg.trainer.devices) if counted else split
     parallel = count * int(cfg.trainer.num_nodes) // split
     cut = recipe.Cut.of(cfg.train.batch_size, cfg.train.micro_batch_size, parallel)
+    learns = trainable.Filter.of(cfg.train.learns)
     try:
         model = build.assemble(spec)
+        learns.apply(model)
         preflight.reaches(model, length)
         preflight.parts(spec, kind, cfg.precision)
         tensor_parallel.check(split, spec)
         if cfg.strategy.name in devices.ZERO:
             elementwise.check(cfg)
-        wanted = _vocabulary_of(spec, attrs)
+        wanted = _vocabulary_of(spec, entry)
         objective = recipe.chosen(cfg, "objective")(wanted, length)
         optimizer = recipe.chosen(cfg, "optimizer")()
     except ValueError as e:
@@ -128,25 +131,26 @@ def _subject(name: str, composed: Any, spec: specs.ModelSpec, attrs: Any, assume
         assumed.append("placement.compile=true: memory as it is without")
     if cfg.data.separate_documents:
         assumed.append("one document a sequence: how long they are, the data would tell")
-    trained = set(attrs.get("heads", {})) <= set(spec.heads)
+    trained = set(entry.attribute("heads")) <= set(spec.heads)
     if trained:
-        cost = recipe.cost(model, objective, _text(wanted, length))
+        cost = costs.of({costs.TRAINED: model}, objective, _text(wanted, length))
     else:
         source = length if spec.topology == "encoder_decoder" else None
         account = flops.account(model, length, source_length=source)
-        cost = recipe.Cost.of(model, account, length)
+        cost = costs.of_one(model, account, length)
         assumed.append("every position goes through the heads: the objective trains none of them")
     where = Where(cfg.strategy.name, parallel, split, cut.accumulate > 1)
     training = None
     if trained:
-        training = Training(spec, objective, optimizer, length, cfg.precision, kind, cfg.data.separate_documents)  # type: ignore[arg-type]
+        apart = cfg.data.separate_documents
+        training = Training(spec, objective, optimizer, length, cfg.precision, kind, apart, learns)  # type: ignore[arg-type]
     return Subject(name, composed, spec, model, cost, cut, where, training, tuple(assumed))
 
 
-def _vocabulary_of(spec: specs.ModelSpec, attrs: Any) -> Vocabulary:
+def _vocabulary_of(spec: specs.ModelSpec, entry: registry.Entry) -> Vocabulary:
     """The special tokens that an objective asks for are the last of the model's ids."""
     size = spec.sizes.vocab_size
-    names = attrs.get("special", ())
+    names = entry.special
     if len(names) >= size:
         raise UserError(f"model.vocab_size={size} has no room for the {len(names)} special tokens of the objective")
     return Vocabulary(size, {name: size - 1 - i for i, name in enumerate(names)})

@@ -66,7 +66,7 @@ def visibility_cases() -> Iterator[tuple[Any, Any, Mapping[str, Tensor], str]]:
     masks = [small_part("mask", n) for n in registry.names("mask")]
     windows = [small_part("window", n) for n in registry.names("window")]
     for mask, window, context in itertools.product(masks, windows, CONTEXTS):
-        if set(mask.attribute("needs", ())) <= set(DATA):
+        if set(mask.attribute("needs")) <= set(DATA):
             words = f"mask={mask}, window={window}" + "".join(f", {name}" for name in context)
             yield mask.factory()(), window.factory()(), context, words
 
@@ -262,4 +262,4 @@ class _NoWindow:
 
 def _mask_name(pattern: str) -> str:
     """The name of a mask that is just that."""
-    return next(n for n in registry.names("mask") if registry.index()["mask", n].attrs.get("pattern") == pattern)
+    return next(n for n in registry.names("mask") if registry.index()["mask", n].attribute("pattern") == pattern)

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from llmlab import attributes
 from llmlab.check.parts.fixtures import LENGTH, build_random, part_sizes, randn, tested_part
 from llmlab.check.subject import CheckFailed, NotApplicable, Subject, assert_close
 
@@ -46,7 +47,7 @@ def shift(subject: Subject) -> None:
     """A position that calls itself `relative` scores a text the same wherever it begins."""
     spec, own = tested_part(subject, "position"), part_sizes(subject)
     part = build_random(spec.factory(), own)
-    if not getattr(part, "relative", False):
+    if not attributes.of(part, "position", "relative"):
         raise NotApplicable("it does not say that only distances count")
     want = attention_scores(part, own, _position_ids(part), _position_ids(part))
     for start in (1, 9):
@@ -61,7 +62,7 @@ def recency(subject: Subject) -> None:
     """A position that calls itself `receding` has a bias of 0 for a token on itself, which falls with the distance."""
     spec, own = tested_part(subject, "position"), part_sizes(subject)
     part = build_random(spec.factory(), own)
-    if not getattr(part, "receding", False):
+    if not attributes.of(part, "position", "receding"):
         raise NotApplicable("it does not say that far tokens count less")
     places = _position_ids(part)
     q = torch.zeros(1, own.n_heads, LENGTH, own.rotary_dim)

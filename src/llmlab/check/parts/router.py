@@ -14,7 +14,7 @@ from llmlab.slots import Choice
 
 def _router(subject: Subject) -> tuple[Any, Any]:
     spec, own = tested_part(subject, "moe"), part_sizes(subject)
-    if spec.attribute("dense", False):
+    if spec.attribute("dense"):
         raise NotApplicable("it has no experts")
     from dataclasses import replace
 

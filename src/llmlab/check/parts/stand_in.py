@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from llmlab import attributes
 from llmlab.check.subject import CheckFailed
 
 MAX_HEAD_DIM, HEAD_DIM_MULTIPLE = 256, 8  # widths of a head that FlashAttention computes
@@ -89,7 +90,7 @@ IMPLEMENTATIONS: dict[tuple[str, str], Callable[..., Tensor]] = {
 
 def gpu_calls(kernel: Any) -> list[tuple[dict[str, Any], str]]:
     """Where the modules of the kernel's classes name such functions; nothing if it could not be used here even so."""
-    if not hasattr(kernel, "devices"):
+    if not attributes.of(kernel, "kernel", "devices"):
         return []
     modules = [vars(sys.modules[name]) for name in dict.fromkeys(c.__module__ for c in type(kernel).__mro__)]
     return [(names, name) for names in modules for name, value in names.items() if _path(value) in IMPLEMENTATIONS]
@@ -113,7 +114,7 @@ def replaced_by_reference(kernel: Any) -> Iterator[None]:
 
     own = [(names, name, names[name]) for names, name in gpu_calls(kernel)]
     here = {"devices": ("cpu",), "dtypes": (torch.float32,)}
-    said = [name for name in here if hasattr(kernel, name)]
+    said = [name for name in here if attributes.of(kernel, "kernel", name)]
     for names, name, theirs in own:
         names[name] = counted(IMPLEMENTATIONS[_path(theirs)])
     for name in said:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from llmlab import attributes
 from llmlab.check import learning
 from llmlab.check.parts.fixtures import tested_part
 from llmlab.check.subject import VOCABULARY, CheckFailed, Subject
@@ -23,7 +24,7 @@ def hidden(subject: Subject) -> None:
     """What the model says of a target does not change with the token that is its answer, but for a share that is `shown`."""
     tested_part(subject, "objective")
     made = learning.build_objective(subject)
-    shown, every, read = getattr(made, "shown", 0.0), 0, 0
+    shown, every, read = attributes.of(made, "objective", "shown"), 0, 0
     for batch in _distinct_token_batches(subject, made):
         labels = batch.pop("labels")[0].tolist()
         for place in (place for place, label in enumerate(labels) if 0 <= label < FIRST_SPECIAL):

@@ -8,6 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from llmlab import attributes
 from llmlab.config.spec import ModelSpec, PartSpec
 from llmlab.hub.entry import LABELS, SPAN, Config, Entry, Head, activation, expect, n_labels, part, settings
 from llmlab.hub.outputs import Argument, Loaded, Outputs, tensors
@@ -144,7 +145,7 @@ def call(model: Loaded, arguments: Mapping[str, Argument]) -> Outputs:
     seen_BLS = _seen(given, config, memory.length)
     heads: dict[str, Tensor | None] | None = None
     if "target_mapping" in given:
-        if any(not getattr(head, "per_token", False) for head in model.model.heads.values()):
+        if any(not attributes.of(head, "head", "per_token") for head in model.model.heads.values()):
             raise TypeError("target_mapping: this class gives one answer a text")
         batch = _asking(batch, given["target_mapping"], seen_BLS, memory.length)
         heads = dict.fromkeys(model.model.heads, batch["queries"])
