@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypedDict, Union
 
@@ -179,8 +179,15 @@ def of(part: object, slot: str, name: str) -> Any:
     return getattr(part, name, TABLE[slot][name].default)
 
 
-def problem(slot: str, name: str, value: object) -> str | None:
-    """What is wrong with a declared attribute, or None."""
+def complete(cls: type, slot: str) -> None:
+    """Gives a class what its slot's table has and it does not. Not for modules, where it would hide a child of that name."""
+    for name, declared in TABLE[slot].items():
+        if not hasattr(cls, name):
+            setattr(cls, name, declared.default)
+
+
+def problem(slot: str, name: str, value: object, options: Iterable[str] = ()) -> str | None:
+    """What is wrong with a declared attribute of a part that has these options, or None."""
     known = attributes(slot)
     if name not in known:
         return f"{name} is no attribute of the slot {slot} (a part's own begin with _); {near(name, known)}"
@@ -190,6 +197,10 @@ def problem(slot: str, name: str, value: object) -> str | None:
     for word in strings(value) if declared.choices else ():
         if word not in declared.choices:
             return f"{name} can't be {word!r}; {near(word, declared.choices)}"
+    if name == "small" and isinstance(value, dict):
+        for key in value:
+            if key not in options:
+                return f"small names {key!r}, which is no option of the part; {near(key, options)}"
     return None
 
 

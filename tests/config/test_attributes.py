@@ -56,7 +56,7 @@ def test_every_slot_has_a_table_and_every_default_fits():
         ('measures = {"nll": "likelihood"}', "measures can't be 'likelihood'"),
         ('models = {"teacher": {"train": True}}', "models must be dict"),
         ('reads = "pair"', "reads can't be 'pair'; did you mean pairs"),
-        ('small = {"wieght": 2.0}', "small names 'wieght', which is no option of Mine; did you mean weight"),
+        ('small = {"wieght": 2.0}', "small names 'wieght', which is no option of the part; did you mean weight"),
         ('unused = ("n_kv_head",)', "unused can't be 'n_kv_head'; did you mean n_kv_heads"),
     ],
 )
