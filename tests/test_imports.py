@@ -21,6 +21,7 @@ PLUGIN_API = (
     "modules",
     "seeds",
     "errors",
+    "measures",
 )
 # The floors, the highest first. Folders and files of one row import each other only as BESIDE says.
 FLOORS: tuple[tuple[str, ...], ...] = (

@@ -1,4 +1,4 @@
-"""How sublayers, norms and the residual are wired."""
+"""Wirings of sublayers, norms and the residual, one sublayer after the other."""
 
 from __future__ import annotations
 

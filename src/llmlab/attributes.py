@@ -161,11 +161,15 @@ TABLE: Mapping[str, Mapping[str, Attribute]] = {
         "gives": Attribute(tuple[str, ...], (), "batch keys that it offers to a mask or a head that needs them"),
         "batch_keys": Attribute(tuple[str, ...], ("labels",), "batch keys that its own `loss` reads"),
         "shown": Attribute(float, 0.0, "the share of targets whose answer the model is shown, for `llmlab check`"),
-        "bits_per_byte": Attribute(bool, False, "its loss over a text is the text's negative log-likelihood"),
-        "fixed_count": Attribute(bool, False, "every sample has as many targets"),
     },
     "optimizer": {},
     "schedule": {},
+}
+
+# What was declared so before, and how it is now.
+EARLIER = {
+    ("objective", "bits_per_byte"): 'measures = {"nll": "bits"} where it was True',
+    ("objective", "fixed_count"): "fixed_counts",
 }
 
 
@@ -189,6 +193,8 @@ def complete(cls: type, slot: str) -> None:
 def problem(slot: str, name: str, value: object, options: Iterable[str] = ()) -> str | None:
     """What is wrong with a declared attribute of a part that has these options, or None."""
     known = attributes(slot)
+    if (slot, name) in EARLIER:
+        return f"{name} is called otherwise now; write {EARLIER[slot, name]}"
     if name not in known:
         return f"{name} is no attribute of the slot {slot} (a part's own begin with _); {near(name, known)}"
     declared = known[name]

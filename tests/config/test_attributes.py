@@ -8,7 +8,7 @@ import pytest
 
 from llmlab import attributes, registry, source
 from llmlab.attributes import TABLE, problem
-from llmlab.config.schema import SLOTS
+from llmlab.slot_names import SLOTS
 
 ROOT = Path(__file__).parents[2]
 OBJECTIVE = '''
@@ -46,7 +46,9 @@ def test_every_slot_has_a_table_and_every_default_fits():
             'topologys = ("decoder",)',
             "topologys is no attribute of the slot objective .*; did you mean topologies?",
         ),
-        ("bits_per_bytes = True", "bits_per_bytes is no attribute .*did you mean bits_per_byte?"),
+        ("bits_per_bytes = True", "bits_per_bytes is no attribute .*valid: .*measures"),
+        ("bits_per_byte = True", 'bits_per_byte is called otherwise now; write measures = {"nll": "bits"}'),
+        ("fixed_count = True", "fixed_count is called otherwise now; write fixed_counts"),
         ("fixed_countz: bool = True", "fixed_countz is no attribute .*did you mean .*fixed_counts"),
         ('topologies = ("decodr",)', "topologies can't be 'decodr'; did you mean decoder"),
         ('topologies = "decoder"', r"topologies must be tuple\[str, ...\], but is 'decoder'"),

@@ -45,7 +45,7 @@ def main(argv: Sequence[str]) -> int:
     if "-h" in argv or "--help" in argv:
         print(USAGE)
         return 0
-    from llmlab.check.words import read
+    from llmlab.check.request import parse_request
 
     own = {f.name for f in fields(Arguments)}
     mine = [w for w in argv if w.lstrip("-").partition("=")[0] in own or "=" not in w]
@@ -58,19 +58,19 @@ def main(argv: Sequence[str]) -> int:
     typed = [w.partition("=")[0] for w in argv if w not in mine]
     if twice := [key for key in dict.fromkeys(typed) if typed.count(key) > 1]:
         raise UserError(f"{twice[0]} is given twice; leave one of them out")
-    asked = read([w for w in argv if w not in mine])
+    asked = parse_request([w for w in argv if w not in mine])
     if a.families and not asked.whole:
         raise UserError(
             "--families is of all families and parts; leave out the others, or name one: model=FAMILY SLOT=PART"
         )
 
-    from llmlab.check import ask, page, processes, terminal
+    from llmlab.check import page, processes, runner, terminal
 
     folder, name = a.to or (FOLDER if asked.whole else None), page.SWAPS if a.families else page.MATRIX
-    with page.place(Path(folder), name) if folder else nullcontext() as write, processes.terminable():
+    with page.report_writer(Path(folder), name) if folder else nullcontext() as write, processes.sigterm_as_interrupt():
         began = time.monotonic()
-        report = ask.swaps(a.checks, a.jobs) if a.families else ask.everything(asked, a.checks, a.jobs)
+        report = runner.run_swaps(a.checks, a.jobs) if a.families else runner.run_request(asked, a.checks, a.jobs)
         report.seconds = time.monotonic() - began
         terminal.show(report)
-        terminal.written(write(report) if write else [])
+        terminal.show_files(write(report) if write else [])
     return 1 if report.failed else 0

@@ -6,7 +6,7 @@ Kaplan et al. 2020 (arXiv:2001.08361) and the PaLM paper's model FLOPs (arXiv:22
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
@@ -15,8 +15,8 @@ from torch import nn
 
 from llmlab import attributes
 from llmlab.model.experts import GroupedLinear, MixtureOfExperts, linears
-from llmlab.model.measured import Meter, Said
 from llmlab.model.model import Model
+from llmlab.model.probe import CostSource, Meter
 from llmlab.model.stack import Layer, Stack
 from llmlab.slots import Context, Linear, Mask, Window
 
@@ -25,6 +25,7 @@ class Parameters(NamedTuple):
     total: int
     active: int  # those that a token uses: of the routed experts, per_token
     embedding: int  # of them, look-up tables: token, position and segment
+    trainable: int  # of all, those that learn
 
 
 def count_parameters(model: Model) -> Parameters:
@@ -41,7 +42,8 @@ def count_parameters(model: Model) -> Parameters:
         if getattr(m, "role", None) in ("embed", "position")
         for p in m.parameters(False)
     )
-    return Parameters(total, total - idle, tables)
+    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return Parameters(total, total - idle, tables, trainable)
 
 
 def linear_flops(module: nn.Module) -> float:
@@ -102,7 +104,12 @@ class Account:
     length: int
     source_length: int | None
     without_gradient: float
-    said: tuple[Said, ...]
+    sources: tuple[CostSource, ...]
+
+    @property
+    def tokens(self) -> int:
+        """Of the sequence, its source's included."""
+        return self.length + (self.source_length or 0)
 
     def forward(self, *, dense: bool = False) -> float:
         """Of one sequence."""
@@ -110,7 +117,7 @@ class Account:
 
     def training(self, *, dense: bool = False) -> float:
         """A token: forward and backward (twice the forward), divided by the sequence's tokens, its source's included."""
-        return (3 * self.forward(dense=dense) - self.without_gradient) / (self.length + (self.source_length or 0))
+        return (3 * self.forward(dense=dense) - self.without_gradient) / self.tokens
 
 
 def forward_flops(model: Model, length: int, *, dense: bool = False, **how: Any) -> float:
@@ -127,7 +134,7 @@ def account(
     length: int,
     *,
     source_length: int | None = None,
-    head_share: float = 1.0,
+    heads: Mapping[str, float] | None = None,
     documents: Sequence[Sequence[int]] | None = None,
 ) -> Account:
     """Of one sequence of `length` tokens (an encoder-decoder's decoder; its encoder reads `source_length`).
@@ -135,8 +142,9 @@ def account(
     It is that of a sequence alone: what a position does once for a whole batch, as projecting distances (xlnet_relative,
     disentangled), is counted in each of its sequences.
 
-    head_share: share of the positions whose heads are computed. documents: lengths of the documents that do not see each
-    other, of each of a few sequences, over which the pairs are averaged; None: one document a sequence.
+    heads: roles of the heads that are computed, and the share of the positions at which each is; None: all heads, at all.
+    documents: lengths of the documents that do not see each other, of each of a few sequences, over which the pairs are
+    averaged; None: one document a sequence.
     """
     meter, stacks = Meter(), model.all_stacks()
     items: list[Item] = []
@@ -152,9 +160,10 @@ def account(
         for what, flops, dense in _of_stack(stack, own, source_length or length, pairs_of, meter):
             items.append(Item(stack.spec.name, what, flops, dense))
         without += _projected(stack, length)  # sinusoids need no gradient
-    heads = sum(_of_head(model, role, length, head_share, meter) for role in model.heads)
-    items.append(Item("heads", "head", heads, heads))
-    return Account(tuple(items), length, source_length, without, tuple(meter.said.values()))
+    shares = dict.fromkeys(model.heads, 1.0) if heads is None else heads
+    of_heads = sum(_of_head(model, role, length, share, meter) for role, share in shares.items())
+    items.append(Item("heads", "head", of_heads, of_heads))
+    return Account(tuple(items), length, source_length, without, tuple(meter.sources.values()))
 
 
 def _of_head(model: Model, role: str, length: int, share: float, meter: Meter) -> float:
@@ -168,7 +177,7 @@ def _of_head(model: Model, role: str, length: int, share: float, meter: Meter) -
     def run(head: Any) -> None:
         head(torch.empty(1, length, model.sizes.dim), Context(length, ids=torch.zeros(1, length, dtype=torch.long)))
 
-    beyond = meter.beyond(head, model.spec.heads[role], rows * each, run, tokens=length)
+    beyond = meter.extra_flops(head, model.spec.heads[role], rows * each, run, tokens=length)
     return length * share * each + length * share / rows * beyond
 
 
@@ -186,14 +195,14 @@ def _of_stack(
         part(torch.zeros(text, dtype=torch.long), Context(length, ids=torch.zeros(text, dtype=torch.long)))
 
     counted = length * linear_flops(stack.embedding)
-    embedding = counted + meter.beyond(stack.embedding, stack.spec.embedding, counted, embed, tokens=length)
+    embedding = counted + meter.extra_flops(stack.embedding, stack.spec.embedding, counted, embed, tokens=length)
     yield "embedding", embedding, embedding
 
     prepared: dict[int, float | None] = {}
     for i, place in enumerate(stack.position_of):
         if place not in prepared:
             part = stack.spec.layers[i].parts["position"]
-            prepared[place] = meter.prepared(stack.positions[place], part, length)
+            prepared[place] = meter.prepare_flops(stack.positions[place], part, length)
     sums = {"positions": _projected(stack, length) + sum(flops or 0.0 for flops in prepared.values())}
     dense = 0.0
     pairs: dict[Window, float] = {}
@@ -222,11 +231,13 @@ def _of_layer(
     x = (length, sizes.dim)
     counted = length * linear_flops(layer.attention)
     beyond, width = meter.attention(layer.attention, parts["attention"], counted, x)
-    turned = meter.turned(layer.attention, parts["attention"], position, parts["position"], prepared[place], x)
+    turned = meter.position_flops(layer.attention, parts["attention"], position, parts["position"], prepared[place], x)
     found = {"attention": counted + beyond}
     found["positions"] = 2 * length * _distances(length) * position.score_width + turned
     found["feed-forward"] = length * linear_flops(layer.ffn) + _beyond_ffn(layer, sizes, parts, length, meter)
-    found["block"] = meter.beyond(layer.block, parts["block"], 0.0, lambda part: _wired(part, layer, x), tokens=length)
+    found["block"] = meter.extra_flops(
+        layer.block, parts["block"], 0.0, lambda part: _wired(part, layer, x), tokens=length
+    )
     if layer.cross_attention is not None:
         attention, spec = layer.cross_attention, stack.spec.cross_attention
         assert spec is not None
@@ -251,7 +262,7 @@ def _beyond_ffn(layer: Layer, sizes: Any, parts: Any, length: int, meter: Meter)
         counted = rows * linear_flops(part)
         x = (rows, sizes.dim) if slot == "moe" else (1, rows, sizes.dim)
         more = (None,) if slot == "moe" else ()
-        return meter.beyond(part, parts[slot], counted, lambda copied: copied(torch.empty(x), *more), tokens=rows)
+        return meter.extra_flops(part, parts[slot], counted, lambda copied: copied(torch.empty(x), *more), tokens=rows)
 
     if not isinstance(ffn, MixtureOfExperts):
         return beyond(ffn, "ffn", length)
@@ -277,8 +288,8 @@ def cached_numbers(model: Model) -> tuple[int, int]:
     own = across = 0
     for i in stack.spec.execute:
         layer: Any = stack.layers[i]
-        own += meter.kept(layer.attention, stack.spec.layers[i].parts["attention"], stack.sizes.dim)
+        own += meter.cached_numbers(layer.attention, stack.spec.layers[i].parts["attention"], stack.sizes.dim)
         if layer.cross_attention is not None:
             spec, width = cast(Any, stack.spec.cross_attention), stack.sizes.source_dim or stack.sizes.dim
-            across += meter.kept(layer.cross_attention, spec, stack.sizes.dim, width)
+            across += meter.cached_numbers(layer.cross_attention, spec, stack.sizes.dim, width)
     return own, across

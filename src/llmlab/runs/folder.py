@@ -29,15 +29,15 @@ def save(folder: Path, cfg: Any, spec: ModelSpec) -> None:
     """The resolved config as config.yaml and the resolved model as model.json: the run can be read whatever conf/ becomes."""
     from omegaconf import OmegaConf
 
-    from llmlab.model.plain import to_plain
+    from llmlab.model.serialise import to_dict
 
     write_atomic(folder / CONFIG, OmegaConf.to_yaml(cfg, resolve=True))
-    write_atomic(folder / SPEC, json.dumps(to_plain(spec), indent=1) + "\n")
+    write_atomic(folder / SPEC, json.dumps(to_dict(spec), indent=1) + "\n")
 
 
 def load(run: str | Path) -> tuple[Any, ModelSpec]:
     """(config, resolved model) of a run, or of what was exported from one; UserError if the folder is neither."""
-    from llmlab.model.plain import ModelShape, from_plain
+    from llmlab.model.serialise import ModelShape, from_dict
     from llmlab.runs import settings
 
     folder = Path(run)
@@ -54,7 +54,7 @@ def load(run: str | Path) -> tuple[Any, ModelSpec]:
         ) from None
     _known(folder, record.parts(plain))
     try:
-        return cfg, from_plain(model)
+        return cfg, from_dict(model)
     except Exception as e:  # a part, a size or an option of another version of llmlab
         raise UserError(f"{folder / SPEC} can't be read: {type(e).__name__}: {str(e).splitlines()[0]}") from e
 

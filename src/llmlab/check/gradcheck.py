@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from llmlab import attributes
-from llmlab.check.learning import ask, gradients_of, trains
-from llmlab.check.subject import NotApplicable, Subject, Wrong, generator
+from llmlab.check.learning import loss_function, parameter_gradients, require_gradients
+from llmlab.check.subject import CheckFailed, NotApplicable, Subject, generator
 from llmlab.model.model import Model
 from llmlab.model.roles import parameters
 from llmlab.slots import Loss
@@ -22,17 +22,17 @@ from llmlab.slots import Loss
 # How far all parameters of a role are moved: in float64 rounding makes of it 1e-16 / 1e-6 of a loss, its bend about 1e-6.
 # The second tells a slope from noise.
 STEPS = (1e-6, 1e-5)
-SHARE = 0.001  # of a gradient's length, by which a slope may be off; rounding in float32 makes 2e-5 of it
-FLOOR = 1e-5  # the same for a gradient that is 0 but for rounding
+RELATIVE_ERROR = 0.001  # of a gradient's length, by which a slope may be off; rounding in float32 makes 2e-5 of it
+ABSOLUTE_ERROR = 1e-5  # the same for a gradient that is 0 but for rounding
 
 
 def slope(subject: Subject) -> None:
     """The gradient is the slope of the loss: along a random direction in the parameters of each role."""
-    trains(subject)
+    require_gradients(subject)
     if any(attributes.of(module, attributes.EVERY, "estimates") for module in subject.model.modules()):
         raise NotApplicable("a part says that its gradient is an estimate of its own")
-    loss = ask(subject, subject.model)()
-    gradient = gradients_of(subject.model, loss.sum / loss.count)
+    loss = loss_function(subject, subject.model)()
+    gradient = parameter_gradients(subject.model, loss._replace(aux={}).mean())
     exact = deepcopy(subject.model).double()
     by_role: dict[str, list[tuple[Tensor, Tensor]]] = {}
     for path, parameter, role in parameters(exact):
@@ -40,11 +40,13 @@ def slope(subject: Subject) -> None:
             by_role.setdefault(role, []).append((parameter, slope_of.double()))
     unmeasured = []
     with in_float64(), torch.no_grad():
-        measured = _Loss(exact, ask(subject, exact))
+        measured = _LossProbe(exact, loss_function(subject, exact))
         for role_name, own in by_role.items():
             ways = [torch.randn(p.shape, generator=generator(3)) for p, _ in own]
             want = sum(float((g * way).sum()) for (_, g), way in zip(own, ways, strict=True))
-            near = FLOOR + SHARE * (abs(want) + math.sqrt(sum(float(g.square().sum()) for _, g in own)))
+            near = ABSOLUTE_ERROR + RELATIVE_ERROR * (
+                abs(want) + math.sqrt(sum(float(g.square().sum()) for _, g in own))
+            )
             moved = [step / math.sqrt(sum(way.numel() for way in ways)) for step in STEPS]
             got = measured.rise([p for p, _ in own], ways, moved[0])
             if got is not None and abs(got - want) <= near:
@@ -53,7 +55,7 @@ def slope(subject: Subject) -> None:
             if got is None or again is None or not abs(got - again) <= near:
                 unmeasured.append(role_name)
             else:
-                raise Wrong(
+                raise CheckFailed(
                     f"along the parameters of the role {role_name} the loss rises by {got:.4g}, its gradient says {want:.4g}"
                 )
     if unmeasured:
@@ -62,7 +64,7 @@ def slope(subject: Subject) -> None:
         )
 
 
-class _Loss:
+class _LossProbe:
     """A model's mean loss, and how it rises."""
 
     def __init__(self, model: Model, ask: Callable[[], Loss]):
@@ -90,7 +92,7 @@ class _Loss:
         loss = self.ask()
         for hook in hooks:
             hook.remove()
-        return float(loss.sum / loss.count), met
+        return float(loss._replace(aux={}).mean()), met
 
 
 @contextmanager
@@ -99,13 +101,13 @@ def in_float64() -> Iterator[None]:
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     try:
-        with _InFloat64():
+        with _Float64Mode():
             yield
     finally:
         torch.set_default_dtype(before)
 
 
-class _InFloat64(TorchFunctionMode):
+class _Float64Mode(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is Tensor.float:
             func = Tensor.double

@@ -22,7 +22,7 @@ from llmlab.slots import Context, Cost, Position
 CACHED = 4  # tokens of the text by which a cache is measured
 
 
-class Said(NamedTuple):
+class CostSource(NamedTuple):
     """How it is known what a part computes beside its linears."""
 
     part: str  # "ffn=my_ffn"
@@ -35,19 +35,19 @@ class Said(NamedTuple):
         return f"{self.part}: what it computes beside linears is {self.how}"
 
 
-class Ran(NamedTuple):
+class Observation(NamedTuple):
     flops: int
     value: Any
 
 
 class Meter:
-    """Runs parts; equal ones, of which a model has many, once. `said`: of the parts that are more than linears."""
+    """Runs parts; equal ones, of which a model has many, once. `sources`: of the parts that are more than linears."""
 
     def __init__(self) -> None:
-        self.said: dict[str, Said] = {}
-        self._known: dict[Any, Ran | str] = {}
+        self.sources: dict[str, CostSource] = {}
+        self._known: dict[Any, Observation | str] = {}
 
-    def beyond(
+    def extra_flops(
         self,
         part: nn.Module,
         spec: PartSpec,
@@ -64,22 +64,22 @@ class Meter:
         """
         own = declared(part, tokens, keys or tokens)
         if own.flops is not None:
-            if not _same(own.flops, counted):
-                self._say(spec, "declared")
+            if not _close(own.flops, counted):
+                self._note(spec, "declared")
             return own.flops - counted
         ran = self._run(spec, how or tokens, run, part, *more)
-        if ran is None or _same(ran.flops, counted):
+        if ran is None or _close(ran.flops, counted):
             return 0.0
-        self._say(spec, "measured")
+        self._note(spec, "measured")
         return ran.flops - counted
 
-    def prepared(self, position: Any, spec: PartSpec, tokens: int) -> float | None:
+    def prepare_flops(self, position: Any, spec: PartSpec, tokens: int) -> float | None:
         """FLOPs of what a position part does once a forward; None where it declares them (of a layer) or can't be run."""
         if position.score_width or declared(position, tokens, tokens).flops is not None:
             return None
         ran = self._run(spec, ("prepare", tokens), lambda part: _state(part, _context(tokens)), position)
         if ran is not None and ran.flops:
-            self._say(spec, "measured")
+            self._note(spec, "measured")
         return None if ran is None else ran.flops
 
     def attention(
@@ -87,55 +87,59 @@ class Meter:
     ) -> tuple[float, float]:
         """(FLOPs beyond those counted, multiply-adds of a pair of a query and a key) of an attention part.
 
-        x, source: tokens and width of what is read. What its position adds to a layer is asked for with `turned`.
+        x, source: tokens and width of what is read. What its position adds to a layer is asked for with `position_flops`.
         """
-        run, where = _attend(x, source), Position()
+        run, where = _attention_run(x, source), Position()
         keys, how = (source or x)[0], (x, source)
-        beyond = self.beyond(part, spec, counted, run, where, tokens=x[0], keys=keys, how=how)
+        beyond = self.extra_flops(part, spec, counted, run, where, tokens=x[0], keys=keys, how=how)
         width = getattr(part, "pair_width", None)
         if width is None:
             ran = self._run(spec, how, run, part, where)
             width = 0 if ran is None else ran.value
         return beyond, width
 
-    def turned(self, part: Any, spec: PartSpec, position: Any, of: PartSpec, prepared: float | None, x: Any) -> float:
+    def position_flops(
+        self, part: Any, spec: PartSpec, position: Any, of: PartSpec, prepared: float | None, x: Any
+    ) -> float:
         """FLOPs of what a position part does in each layer: it turns queries and keys, and adds to their scores."""
         tokens = x[0]
         own = declared(position, tokens, tokens)
         if own.flops is not None:
-            self._say(of, "declared")
+            self._note(of, "declared")
             return own.flops
         if prepared is None or declared(part, tokens, tokens).flops is not None:
             return 0.0
-        alone = self._run(spec, (x, None), _attend(x, None), part, Position())
-        both = self._run(of, (x, str(spec)), lambda position, part: _attend(x, None)(part, position), position, part)
-        if alone is None or both is None or _same(both.flops, alone.flops + prepared):
+        alone = self._run(spec, (x, None), _attention_run(x, None), part, Position())
+        both = self._run(
+            of, (x, str(spec)), lambda position, part: _attention_run(x, None)(part, position), position, part
+        )
+        if alone is None or both is None or _close(both.flops, alone.flops + prepared):
             return 0.0
-        self._say(of, "measured")
+        self._note(of, "measured")
         return both.flops - alone.flops - prepared
 
-    def kept(self, part: Any, spec: PartSpec, width: int, source_width: int | None = None) -> int:
+    def cached_numbers(self, part: Any, spec: PartSpec, width: int, source_width: int | None = None) -> int:
         """Numbers that a token leaves in the cache of an attention part, a token of the source in cross-attention."""
         own = declared(part, CACHED, CACHED)
         if own.kv is not None:
             return own.kv
         source = None if source_width is None else (CACHED, source_width)
-        ran = self._run(spec, ("kept", source), _attend((CACHED, width), source, cached=True), part, Position())
+        ran = self._run(spec, ("kept", source), _attention_run((CACHED, width), source, cached=True), part, Position())
         return 0 if ran is None else ran.value
 
-    def _run(self, spec: PartSpec, how: Any, run: Callable[..., Any], *parts: nn.Module) -> Ran | None:
+    def _run(self, spec: PartSpec, how: Any, run: Callable[..., Any], *parts: nn.Module) -> Observation | None:
         key = (str(spec), how, *(_shapes(part) for part in parts))
         if key not in self._known:
-            self._known[key] = _observed(run, parts)
+            self._known[key] = _observe(run, parts)
         found = self._known[key]
         if isinstance(found, str):
-            self._say(spec, "unknown", found)
+            self._note(spec, "unknown", found)
             return None
         return found
 
-    def _say(self, spec: PartSpec, how: Literal["declared", "measured", "unknown"], why: str = "") -> None:
+    def _note(self, spec: PartSpec, how: Literal["declared", "measured", "unknown"], why: str = "") -> None:
         name = f"{spec.slot}={spec.name}"
-        self.said.setdefault(name, Said(name, how, why))
+        self.sources.setdefault(name, CostSource(name, how, why))
 
 
 def declared(part: Any, tokens: int, keys: int) -> Cost:
@@ -143,7 +147,7 @@ def declared(part: Any, tokens: int, keys: int) -> Cost:
     return part.cost(tokens, keys) if hasattr(part, "cost") else Cost()
 
 
-class _Pairs:
+class _CountingKernel:
     """Stands for a kernel. `width`: multiply-adds of a query and a key and value, over all heads and calls."""
 
     width = 0
@@ -154,11 +158,11 @@ class _Pairs:
         return q_BNTH.new_empty(*q_BNTH.shape[:-1], v_BKSH.shape[-1])
 
 
-def _attend(x: tuple[int, int], source: tuple[int, int] | None, *, cached: bool = False) -> Callable[..., int]:
+def _attention_run(x: tuple[int, int], source: tuple[int, int] | None, *, cached: bool = False) -> Callable[..., int]:
     """A run of an attention part under a position part: width of a pair, or with `cached` numbers kept of a token."""
 
     def run(part: Any, position: Any) -> int:
-        kernel, cache, ctx = _Pairs(), LayerCache(x[0]) if cached else None, _context(x[0])
+        kernel, cache, ctx = _CountingKernel(), LayerCache(x[0]) if cached else None, _context(x[0])
         view = View(ctx, position, _state(position, ctx), kernel, None)  # type: ignore[arg-type]
         part(torch.empty(1, *x), view.of(part), None if source is None else torch.empty(1, *source), cache)
         return kernel.width if cache is None else sum(b.numel() // b.shape[-2] for b in cache.buffers)
@@ -175,7 +179,7 @@ def _state(position: Any, ctx: Context) -> Any:
     return position.prepare(ids, ids)
 
 
-def _observed(run: Callable[..., Any], parts: tuple[nn.Module, ...]) -> Ran | str:
+def _observe(run: Callable[..., Any], parts: tuple[nn.Module, ...]) -> Observation | str:
     """What a run of copies without memory shows, or why there is none.
 
     They lie on the meta device; where a part asks what a device can do (autocast), on a CPU that is feigned: a second's import.
@@ -183,7 +187,7 @@ def _observed(run: Callable[..., Any], parts: tuple[nn.Module, ...]) -> Ran | st
     from torch.utils.flop_counter import FlopCounterMode
 
     why = ""
-    for place in (lambda: torch.device("meta"), _feigned):
+    for place in (lambda: torch.device("meta"), _fake_tensor_mode):
         copies = copy.deepcopy(parts)
         try:
             with place(), torch.no_grad():
@@ -191,13 +195,13 @@ def _observed(run: Callable[..., Any], parts: tuple[nn.Module, ...]) -> Ran | st
                     _without_memory(part, set())
                 with FlopCounterMode(display=False, custom_mapping=_formulas()) as counter:
                     value = run(*copies)
-            return Ran(counter.get_total_flops(), value)
+            return Observation(counter.get_total_flops(), value)
         except Exception as e:  # of whatever a part does that needs values
             why = f"{type(e).__name__}: {(str(e).splitlines() or [''])[0]}"[:160]
     return why
 
 
-def _feigned() -> AbstractContextManager[Any]:
+def _fake_tensor_mode() -> AbstractContextManager[Any]:
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     return FakeTensorMode(allow_non_fake_inputs=True)
@@ -232,7 +236,7 @@ def _formulas() -> dict[Any, Callable[..., int]]:
     return found
 
 
-def _same(one: float, other: float) -> bool:
+def _close(one: float, other: float) -> bool:
     return abs(one - other) <= 1e-9 * max(one, other)
 
 

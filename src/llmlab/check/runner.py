@@ -9,99 +9,109 @@ from contextlib import contextmanager
 from itertools import chain
 from typing import Any
 
-from llmlab.check import array, cases, processes, run, shrink
+from llmlab.check import case_checks, cases, combinations, processes, shrink
 from llmlab.check.report import Report
+from llmlab.check.request import Request
 from llmlab.check.subject import Case, Result
-from llmlab.check.words import Asked
 from llmlab.errors import UserError
 from llmlab.registry import near
 from llmlab.training.progress import duration
 
-KINDS = {  # of a case, and what is typed for one
+KIND_COMMANDS = {  # of a case, and what is typed for one
     "part": "a part by itself, llmlab check SLOT=PART",
     "pair": "a model with some parts, llmlab check SLOT=PART SLOT=PART",
     "family": "a family as it is, llmlab check model=FAMILY",
     "swap": "a family with other parts, llmlab check model=FAMILY SLOT=PART",
 }
-SWAPPED = ["trains", "causality", "cache", "padding", "documents", "gradients"]
-Maker = Callable[[], Iterable[Case]]
-PLAIN = 20.0  # seconds between lines where no one looks
+SWAP_CHECKS = ["trains", "causality", "cache", "padding", "documents", "gradients"]
+CaseFactory = Callable[[], Iterable[Case]]
+PROGRESS_SECONDS = 20.0  # seconds between lines where no one looks
 
 
-def everything(asked: Asked, checks: str | None, jobs: int | None) -> Report:
+def run_request(asked: Request, checks: str | None, jobs: int | None) -> Report:
     """The matrix, or the part of it that was asked for."""
-    processes.quiet()
-    names = _names(checks, _kinds(asked))
-    report = Report(_says(names), named=names)
+    processes.configure_process()
+    names = _check_names(checks, _case_kinds(asked))
+    report = Report(_descriptions(names), requested_checks=names)
     some, total = _cases(asked, names)
-    _run(report, some, names, total, jobs)
+    _run_cases(report, some, names, total, jobs)
     if asked.whole:
-        report.refused = array.array().refused()
+        report.refused = combinations.combinations().refused()
     elif len(asked.items) == 1 and asked.family is None:
-        report.item = asked.items[0]
-        report.refused = {pair: why for pair, why in array.array().refused().items() if report.item in pair}
-    shrink.blame(report, asked.options)
+        report.checked_part = asked.items[0]
+        report.refused = {
+            pair: why for pair, why in combinations.combinations().refused().items() if report.checked_part in pair
+        }
+    shrink.add_commands(report, asked.options)
     return report
 
 
-def swaps(checks: str | None, jobs: int | None) -> Report:
+def run_swaps(checks: str | None, jobs: int | None) -> Report:
     """Every family with every part that it does not have: two steps of training, and what is cheap to ask."""
-    processes.quiet()
-    names = _names(checks, ["swap"])
-    report = Report(_says(names or SWAPPED), named=names)
-    _run(report, cases.swaps(), names or SWAPPED, 0, jobs)
-    shrink.blame(report)
+    processes.configure_process()
+    names = _check_names(checks, ["swap"])
+    report = Report(_descriptions(names or SWAP_CHECKS), requested_checks=names)
+    _run_cases(report, cases.swap_cases(), names or SWAP_CHECKS, 0, jobs)
+    shrink.add_commands(report)
     return report
 
 
-def _kinds(asked: Asked) -> list[str]:
+def _case_kinds(asked: Request) -> list[str]:
     """Of the cases that answer it. Those that take long come first."""
     if asked.family is not None:
         return ["swap" if asked.items else "family"]
     return ["pair"] if len(asked.items) > 1 else ["part", "pair"] if asked.items else ["part", "family", "pair"]
 
 
-def _names(checks: str | None, kinds: Sequence[str]) -> list[str] | None:
+def _check_names(checks: str | None, kinds: Sequence[str]) -> list[str] | None:
     """UserError for a check that does not exist, or that no case of these kinds has."""
     if checks is None:
         return None
     names = [n.strip() for n in checks.split(",") if n.strip()]
     if not names:
-        raise UserError(f"checks={checks}: name one, or leave it out for all; {', '.join(run.every_check())}")
+        raise UserError(f"checks={checks}: name one, or leave it out for all; {', '.join(case_checks.every_check())}")
     for name in names:
-        if name not in run.every_check():
-            raise UserError(f"checks={name}: there is no such check; {near(name, run.every_check())}")
-        if not any(name in run.checks_of(kind) for kind in kinds):
-            of = next(what for kind, what in KINDS.items() if name in run.checks_of(kind))
+        if name not in case_checks.every_check():
+            raise UserError(f"checks={name}: there is no such check; {near(name, case_checks.every_check())}")
+        if not any(name in case_checks.checks_of(kind) for kind in kinds):
+            of = next(what for kind, what in KIND_COMMANDS.items() if name in case_checks.checks_of(kind))
             raise UserError(f"checks={name}: it is asked of {of}")
     return names
 
 
-def _says(names: Sequence[str] | None) -> dict[str, str]:
-    every = run.every_check()
-    return {n: (c.__doc__ or "").split("\n\n")[0].replace("\n", " ").strip() for n, c in every.items() if _in(n, names)}
+def _descriptions(names: Sequence[str] | None) -> dict[str, str]:
+    every = case_checks.every_check()
+    return {
+        n: (c.__doc__ or "").split("\n\n")[0].replace("\n", " ").strip()
+        for n, c in every.items()
+        if _is_selected(n, names)
+    }
 
 
-def _in(name: str, names: Sequence[str] | None) -> bool:
-    return names is None or name in names or name == run.BUILT
+def _is_selected(name: str, names: Sequence[str] | None) -> bool:
+    return names is None or name in names or name == case_checks.BUILT
 
 
-def _cases(asked: Asked, names: Sequence[str] | None) -> tuple[Iterator[Case], int]:
+def _cases(asked: Request, names: Sequence[str] | None) -> tuple[Iterator[Case], int]:
     """The cases, and how many, 0 if that is seen as they are made."""
     if asked.family is not None:
         typed = [f"{slot}={name}" for slot, name in asked.items]
-        return iter([cases.family(asked.family, (*typed, *asked.options))]), 1
+        return iter([cases.family_case(asked.family, (*typed, *asked.options))]), 1
     if len(asked.items) > 1:
-        return iter([cases.together(asked.items, asked.options)]), 1
+        return iter([cases.combined(asked.items, asked.options)]), 1
     what = (asked.items[0] if asked.items else ("", "")), asked.options
-    own: dict[str, Maker] = {"part": lambda: [cases.part(*what)], "pair": lambda: cases.against(*what)}
-    every: dict[str, Maker] = {"part": cases.parts, "family": cases.families, "pair": cases.each_pair}
-    kinds = [k for k in _kinds(asked) if names is None or set(names) & set(run.checks_of(k))]
+    own: dict[str, CaseFactory] = {"part": lambda: [cases.part_case(*what)], "pair": lambda: cases.pairs_with(*what)}
+    every: dict[str, CaseFactory] = {
+        "part": cases.part_cases,
+        "family": cases.family_cases,
+        "pair": cases.iterate_pairs,
+    }
+    kinds = [k for k in _case_kinds(asked) if names is None or set(names) & set(case_checks.checks_of(k))]
     makers = own if asked.items else every
     return chain.from_iterable(makers[kind]() for kind in kinds), 0
 
 
-def _run(report: Report, some: Iterator[Case], names: Sequence[str] | None, total: int, jobs: int | None) -> None:
+def _run_cases(report: Report, some: Iterator[Case], names: Sequence[str] | None, total: int, jobs: int | None) -> None:
     order: dict[str, int] = {}
 
     def counted() -> Iterator[Case]:
@@ -109,19 +119,19 @@ def _run(report: Report, some: Iterator[Case], names: Sequence[str] | None, tota
             order[case.name] = len(order)
             yield case
 
-    with _bar(total, order) as tell:
+    with _progress_bar(total, order) as tell:
 
         def told(case: Case, found: list[Result]) -> None:
             report.add(case, found)
             tell(report)
 
-        run.every(counted(), names, processes.workers(jobs, total or sys.maxsize), told)
+        case_checks.check_cases(counted(), names, processes.n_processes(jobs, total or sys.maxsize), told)
     report.cases = {name: report.cases[name] for name in order}
     report.results.sort(key=lambda r: order[r.case])  # stable: the checks of a case stay in their order
 
 
 @contextmanager
-def _bar(total: int, order: dict[str, int]) -> Iterator[Any]:
+def _progress_bar(total: int, order: dict[str, int]) -> Iterator[Any]:
     """A bar in a terminal, elsewhere a line now and then. What it gives is called after each case."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -132,9 +142,9 @@ def _bar(total: int, order: dict[str, int]) -> Iterator[Any]:
 
         def line(report: Report) -> None:
             nonlocal said
-            if time.monotonic() - said > PLAIN:
+            if time.monotonic() - said > PROGRESS_SECONDS:
                 said = time.monotonic()
-                print(f"{_far(report, order, total)}  {duration(said - began)}", file=sys.stderr, flush=True)
+                print(f"{_progress_text(report, order, total)}  {duration(said - began)}", file=sys.stderr, flush=True)
 
         yield line
         return
@@ -143,12 +153,12 @@ def _bar(total: int, order: dict[str, int]) -> Iterator[Any]:
         task = progress.add_task("starting", total=total or None)
 
         def redraw(report: Report) -> None:
-            text = _far(report, order, total)
+            text = _progress_text(report, order, total)
             progress.update(task, completed=len(report.cases), total=total or len(order), description=text)
 
         yield redraw
 
 
-def _far(report: Report, order: dict[str, int], total: int) -> str:
+def _progress_text(report: Report, order: dict[str, int], total: int) -> str:
     failed = len(report.failed)
     return f"{len(report.cases)}/{total or len(order)} models" + (f", {failed} checks failed" if failed else "")

@@ -14,7 +14,7 @@ from torch import Tensor
 Pairs = list[list[bool]]  # [query][key]
 
 
-def row_of(batch: Mapping[str, Tensor], needs: Sequence[str], row: int) -> dict[str, Any]:
+def row_data(batch: Mapping[str, Tensor], needs: Sequence[str], row: int) -> dict[str, Any]:
     """What a mask reads of one row of a batch, as plain numbers and lists."""
     return {name: batch[name][row].tolist() for name in needs}
 
@@ -27,11 +27,11 @@ def sees(rule: Any, q: int, k: int, length: int, row: Mapping[str, Any]) -> bool
     return bool(rule.allowed(torch.tensor([[q]]), torch.arange(length)[None], data).reshape(-1)[k])
 
 
-def seen(mask: Any, window: Any, batch: Mapping[str, Tensor], row: int) -> Pairs:
+def visible_pairs(mask: Any, window: Any, batch: Mapping[str, Tensor], row: int) -> Pairs:
     """mask & window & documents & padding & the caller's own mask, in one row of a batch. A token that sees nothing but
     padding sees itself."""
     length = batch["ids"].shape[1]
-    own = row_of(batch, mask.needs, row)
+    own = row_data(batch, mask.needs, row)
     valid = batch["valid"][row].tolist() if "valid" in batch else [True] * length
     documents = batch["documents"][row].tolist() if "documents" in batch else [0] * length
     allowed = batch["allowed"][row].tolist() if "allowed" in batch else [[True] * length] * length
@@ -47,7 +47,7 @@ def seen(mask: Any, window: Any, batch: Mapping[str, Tensor], row: int) -> Pairs
     return out
 
 
-def reach(layers: Sequence[Pairs]) -> Pairs:
+def reachable(layers: Sequence[Pairs]) -> Pairs:
     """Which inputs can make a difference to which outputs of layers that see so, one after the other."""
     length = len(layers[0])
     after = [[q == k for k in range(length)] for q in range(length)]

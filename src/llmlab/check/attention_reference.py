@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from llmlab import attributes
-from llmlab.check import plain
-from llmlab.check.subject import NotApplicable, Subject, same
+from llmlab.check import reference_attention
+from llmlab.check.subject import NotApplicable, Subject, assert_close
 from llmlab.model.model import Model
 from llmlab.model.view import View
 from llmlab.slots import Position
@@ -38,17 +38,17 @@ def attention(subject: Subject) -> None:
         scale /= i + 1 if traits.scale_over_layer else 1
         window = layer.parts["window"].factory()()
         for row in range(len(x_BTD)):
-            o_NTH = plain.attention(
+            o_NTH = reference_attention.attention(
                 heads["q"][row],
                 heads["k"][row],
                 heads["v"][row],
-                plain.seen(mask, window, batch, row),
+                reference_attention.visible_pairs(mask, window, batch, row),
                 scale=scale,
                 softcap=traits.softcap,
                 sink_N=part.sink if traits.sink else None,
             )
             want = of["out"](o_NTH.transpose(0, 1).flatten(1).float())
-            same(got[row], want, f"layer {i}, against attention written out", 1e-4)
+            assert_close(got[row], want, f"layer {i}, against attention written out", 1e-4)
     if not asked:
         raise NotApplicable("its attention is not that of the textbook")
 

@@ -11,19 +11,19 @@ import torch
 from torch import Tensor
 
 from llmlab import attributes
-from llmlab.check import plain
+from llmlab.check import reference_attention
+from llmlab.check.equivalences import SPLITS_REASON
 from llmlab.check.subject import (
+    FIRST_ID,
     LENGTH,
-    LOWEST,
     SOURCE,
     VOCABULARY,
+    CheckFailed,
     NotApplicable,
     Subject,
-    Wrong,
     generator,
     shorten_queries,
 )
-from llmlab.check.texts import HALVES
 from llmlab.model.model import Model
 from llmlab.model.stack import Layer, Stack
 
@@ -45,7 +45,7 @@ def contexts(subject: Subject) -> Iterator[tuple[str, Batch]]:
     yield "documents packed, padded on the left", {**batch, "documents": documents, "valid": left}
     yield "a mask of the caller's", {**batch, "allowed": allowed | torch.eye(LENGTH).bool()}
     if "queries" in subject.spec.stacks[-1].mask.attribute("needs"):
-        yield "two streams", subject.batch(rows=ROWS, asking=True)
+        yield "two streams", subject.batch(rows=ROWS, two_streams=True)
 
 
 def causality(subject: Subject) -> None:
@@ -53,47 +53,53 @@ def causality(subject: Subject) -> None:
     if any(attributes.of(router, "moe", "leaks") for router in subject.model.routers()):
         raise NotApplicable("its experts choose among all tokens, on purpose")
     for where, batch in contexts(subject):
-        if subject.chooses and "documents" in batch:
+        if subject.expert_choice and "documents" in batch:
             continue
-        moved = _moved(subject, batch, "ids")
-        may = torch.tensor([_reach(subject, batch, row) for row in range(ROWS)])
+        moved = _changed_outputs(subject, batch, "ids")
+        may = torch.tensor([_reachable(subject, batch, row) for row in range(ROWS)])
         asked = batch.get("valid", torch.ones(ROWS, LENGTH, dtype=torch.bool))
         leaks = moved & ~may & asked[:, :, None]
         if leaks.any():
             _, q, k = leaks.nonzero()[0].tolist()
-            raise Wrong(f"token {k} changes what the model says of token {q}, from which it is hidden, in {where}")
+            raise CheckFailed(
+                f"token {k} changes what the model says of token {q}, from which it is hidden, in {where}"
+            )
         blind = asked & ~moved.diagonal(dim1=1, dim2=2) & ~batch.get("queries", torch.zeros_like(asked))
         if blind.any():
-            raise Wrong(f"token {blind.nonzero()[0, 1]} makes no difference to what is said of itself, in {where}")
+            raise CheckFailed(
+                f"token {blind.nonzero()[0, 1]} makes no difference to what is said of itself, in {where}"
+            )
     if subject.encoder_decoder:
         _causality_of_source(subject)
 
 
 def _causality_of_source(subject: Subject) -> None:
     batch = subject.batch(rows=ROWS)
-    moved = _moved(subject, batch, "source_ids")
+    moved = _changed_outputs(subject, batch, "source_ids")
     for row, k in itertools.product(range(ROWS), range(SOURCE)):
         if batch["source_valid"][row, k] and not moved[row, :, k].any():
-            raise Wrong(f"token {k} of the source makes no difference")
+            raise CheckFailed(f"token {k} of the source makes no difference")
         if not batch["source_valid"][row, k] and moved[row, :, k].any():
-            raise Wrong(f"token {k} of the source is padding, but makes a difference")
+            raise CheckFailed(f"token {k} of the source is padding, but makes a difference")
 
 
-def _reach(subject: Subject, batch: Batch, row: int) -> plain.Pairs:
+def _reachable(subject: Subject, batch: Batch, row: int) -> reference_attention.Pairs:
     """Of the last stack. Where experts choose, tokens make a difference whatever the window."""
     stack = subject.spec.stacks[-1]
     mask = stack.mask.factory()()
     pairs = []
     for i in stack.execute:
         window = stack.layers[i].parts["window"].factory()()
-        pairs.append(plain.seen(mask, Everything() if subject.chooses else window, batch, row))
-    after = plain.reach(pairs)
-    if subject.chooses and stack.sizes.sees_all:
+        pairs.append(
+            reference_attention.visible_pairs(mask, NoWindow() if subject.expert_choice else window, batch, row)
+        )
+    after = reference_attention.reachable(pairs)
+    if subject.expert_choice and stack.sizes.sees_all:
         return [[True] * LENGTH for _ in range(LENGTH)]
     return after
 
 
-class Everything:
+class NoWindow:
     """A window that hides nothing."""
 
     def sees(self, q: int, k: int, row: Mapping[str, Any]) -> bool:
@@ -101,24 +107,24 @@ class Everything:
 
 
 @torch.no_grad()
-def _moved(subject: Subject, batch: Batch, key: str) -> Tensor:
+def _changed_outputs(subject: Subject, batch: Batch, key: str) -> Tensor:
     """(B, T, S) bool: whether the hidden state of a token differs when another token of batch[key] is in place of each."""
     keys = batch[key].shape[1]
     many = {k: x.repeat(keys + 1, *(1,) * (x.dim() - 1)) for k, x in batch.items()}
     for k in range(keys):
         own = many[key][(k + 1) * ROWS : (k + 2) * ROWS, k]
         own += 1
-        own[own == VOCABULARY] = LOWEST
-    hidden = [subject.model(one, heads={}).hidden for one in _together(subject, many)]
+        own[own == VOCABULARY] = FIRST_ID
+    hidden = [subject.model(one, heads={}).hidden for one in _forwards(subject, many)]
     return _differs(torch.cat(hidden), keys, 20 * NOISE)
 
 
-def _together(subject: Subject, many: Batch) -> list[Batch]:
+def _forwards(subject: Subject, many: Batch) -> list[Batch]:
     """All rows at once, or a row at a time where all tokens of a batch count."""
-    if subject.splits:
-        raise NotApplicable(HALVES)
+    if subject.splits_batch:
+        raise NotApplicable(SPLITS_REASON)
     rows = len(many["ids"])
-    return [{k: x[i : i + 1] for k, x in many.items()} for i in range(rows)] if subject.chooses else [many]
+    return [{k: x[i : i + 1] for k, x in many.items()} for i in range(rows)] if subject.expert_choice else [many]
 
 
 def _differs(out_CTD: Tensor, keys: int, noise: float) -> Tensor:
@@ -126,7 +132,7 @@ def _differs(out_CTD: Tensor, keys: int, noise: float) -> Tensor:
     out = out_CTD.unflatten(0, (keys + 1, ROWS))
     apart = (out[1:] - out[:1]).abs().amax(-1)
     if not torch.isfinite(out).all():
-        raise Wrong("hidden states are not finite")
+        raise CheckFailed("hidden states are not finite")
     return (apart > noise * max(1.0, float(out.abs().max()))).permute(1, 2, 0)
 
 
@@ -145,10 +151,12 @@ def visibility(subject: Subject) -> None:
         for i, layer in enumerate(spec.layers):
             window = layer.parts["window"].factory()()
             if window not in pairs:
-                pairs[window] = torch.tensor([plain.seen(mask, window, batch, row) for row in range(ROWS)])
+                pairs[window] = torch.tensor(
+                    [reference_attention.visible_pairs(mask, window, batch, row) for row in range(ROWS)]
+                )
             asked = batch.get("valid", torch.ones(ROWS, LENGTH, dtype=torch.bool))
             at = f"layer {i} (window={layer.parts['window']}), in {where}"
-            _compare(subject, model, stack.layers[i].attention, batch, pairs[window], asked, at)
+            _check_layer(subject, model, stack.layers[i].attention, batch, pairs[window], asked, at)
     if subject.encoder_decoder:
         _visibility_of_source(subject, model, stacks)
 
@@ -159,36 +167,36 @@ def _visibility_of_source(subject: Subject, model: Model, stacks: list[tuple[Sta
     encoder, spec = stacks[0]
     for i, layer in enumerate(spec.layers):
         mask, window = spec.mask.factory()(), layer.parts["window"].factory()()
-        pairs = torch.tensor([plain.seen(mask, window, source, row) for row in range(ROWS)])
+        pairs = torch.tensor([reference_attention.visible_pairs(mask, window, source, row) for row in range(ROWS)])
         at = f"layer {i} of the encoder (window={layer.parts['window']})"
-        _compare(subject, model, encoder.layers[i].attention, batch, pairs, source["valid"], at)
+        _check_layer(subject, model, encoder.layers[i].attention, batch, pairs, source["valid"], at)
     shown = source["valid"][:, None].expand(-1, LENGTH, -1)
     for i, own in enumerate(stacks[-1][0].layers):
         assert isinstance(own, Layer)
         every = torch.ones(ROWS, LENGTH, dtype=torch.bool)
-        _compare(subject, model, own.cross_attention, batch, shown, every, f"the cross-attention of layer {i}")
+        _check_layer(subject, model, own.cross_attention, batch, shown, every, f"the cross-attention of layer {i}")
 
 
-def _compare(
+def _check_layer(
     subject: Subject, model: Model, attention: Any, batch: Batch, pairs: Tensor, asked: Tensor, at: str
 ) -> None:
     """asked (B, T): the queries that count."""
-    moved, diagonal = taken(subject, model, attention, batch, pairs.shape[-1])
+    moved, diagonal = keys_read(subject, model, attention, batch, pairs.shape[-1])
     wrong = (moved != pairs) & asked[:, :, None]
     if not diagonal:
         wrong &= ~torch.eye(*wrong.shape[1:]).bool()
     if wrong.any():
         row, q, k = wrong.nonzero()[0].tolist()
         verb = "takes from token {}, which is hidden from it" if moved[row, q, k] else "takes nothing from token {}"
-        raise Wrong(f"token {q} {verb.format(k)}: {at}")
+        raise CheckFailed(f"token {q} {verb.format(k)}: {at}")
 
 
-class _Enough(Exception):
+class _StopForward(Exception):
     """A forward has come as far as was asked."""
 
 
 @torch.no_grad()
-def taken(subject: Subject, model: Model, attention: Any, batch: Batch, keys: int) -> tuple[Tensor, bool]:
+def keys_read(subject: Subject, model: Model, attention: Any, batch: Batch, keys: int) -> tuple[Tensor, bool]:
     """(B, T, S) bool: whether what `attention` gives a query differs when the value of a key is another; its first run in
     a forward. The second is False where it has no linear of the role v, so that tokens are changed instead, the query too.
     """
@@ -210,7 +218,7 @@ def taken(subject: Subject, model: Model, attention: Any, batch: Batch, keys: in
 
     def stop(module: Any, args: Any, result: Tensor) -> None:
         out.append(result)
-        raise _Enough
+        raise _StopForward
 
     hooks = [attention.register_forward_hook(stop)]
     if values:
@@ -218,8 +226,8 @@ def taken(subject: Subject, model: Model, attention: Any, batch: Batch, keys: in
     else:
         hooks.append(attention.register_forward_pre_hook(lambda module, args: (change(args[0]), *args[1:])))
     try:
-        for one in _together(subject, many):
-            with contextlib.suppress(_Enough):
+        for one in _forwards(subject, many):
+            with contextlib.suppress(_StopForward):
                 model(one, heads={})
             begun[0] += len(one["ids"])
     finally:

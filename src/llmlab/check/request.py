@@ -10,14 +10,14 @@ from llmlab.errors import UserError
 from llmlab.registry import near
 from llmlab.slot_names import LAYER_SLOTS
 
-AIMS = ("objective", "mask")  # an objective brings its mask
-WHOLE = ("embedding", "kernel", "head", "init")
-SLOTS = (*AIMS, *LAYER_SLOTS, *WHOLE)
-BASE = "llama3"  # whose sizes and traits a model has where no family is typed
+LEARNING_SLOTS = ("objective", "mask")  # an objective brings its mask
+MODEL_SLOTS = ("embedding", "kernel", "head", "init")
+SLOTS = (*LEARNING_SLOTS, *LAYER_SLOTS, *MODEL_SLOTS)
+BASE_FAMILY = "llama3"  # whose sizes and traits a model has where no family is typed
 
 
 @dataclass(frozen=True)
-class Asked:
+class Request:
     """`items`: (slot, part) as typed; `options`: their options, and sizes and traits of the model."""
 
     items: tuple[tuple[str, str], ...]
@@ -29,7 +29,7 @@ class Asked:
         return not self.items and self.family is None
 
 
-def read(words: Sequence[str]) -> Asked:
+def parse_request(words: Sequence[str]) -> Request:
     """UserError, a line a problem, for what does not exist."""
     items: dict[str, str] = {}
     options: list[str] = []
@@ -53,10 +53,10 @@ def read(words: Sequence[str]) -> Asked:
     if options and not items and family is None:
         problems.append(f"{options[0]}: which model is it for? Add SLOT=PART or model=FAMILY")
     if not problems and options:
-        problems = _wrong_values(items, options, family or BASE)
+        problems = _wrong_values(items, options, family or BASE_FAMILY)
     if problems:
         raise UserError("\n".join(problems))
-    return Asked(tuple(items.items()), tuple(options), family)
+    return Request(tuple(items.items()), tuple(options), family)
 
 
 def _unknown(slot: str, name: str) -> str | None:
