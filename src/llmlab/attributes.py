@@ -158,8 +158,9 @@ TABLE: Mapping[str, Mapping[str, Attribute]] = {
         ),
         "collate": Attribute(str, "stack", "how samples become a batch", ("stack", "pad", "pack")),
         "fixed_counts": Attribute(bool, False, "every sample has as many targets"),
-        "gives": Attribute(tuple[str, ...], (), "batch keys that it offers to a mask or a head that needs them"),
-        "batch_keys": Attribute(tuple[str, ...], ("labels",), "batch keys that its own `loss` reads"),
+        "gives": Attribute(
+            tuple[str, ...], (), "batch keys that it offers to masks and heads that need them: nothing has to read them"
+        ),
         "shown": Attribute(float, 0.0, "the share of targets whose answer the model is shown, for `llmlab check`"),
     },
     "optimizer": {},
