@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from llmlab import registry
+from llmlab import measures, registry
 from llmlab.check.refusal import refusal, untrainable
 from llmlab.check.subject import VOCABULARY, NotApplicable, Subject, Wrong, same
 from llmlab.model.model import Model
@@ -79,8 +79,13 @@ def gradients_of(model: Model, loss: Tensor) -> dict[str, Tensor | None]:
 @torch.no_grad()
 def first_loss(subject: Subject) -> None:
     """A model that has learnt nothing has a loss within 5 % of ln V, plus half of the variance that its init gives logits."""
-    loss = objective(subject).loss(subject.fresh().eval(), samples(subject, rows=24))
-    got, chance = float(loss._replace(aux={}).mean()), math.log(VOCABULARY)
+    asked = objective(subject)
+    loss = asked.loss(subject.fresh().eval(), samples(subject, rows=24))
+    likelihoods = measures.likelihoods(list(loss.shown), measures.of(asked))
+    if not likelihoods:
+        raise NotApplicable("its objective measures no likelihood, of which the first value is known")
+    total, count = loss.shown[likelihoods[0]]
+    got, chance = float(total / count), math.log(VOCABULARY)
     varies = subject.spec.init.attribute("logit_variance", 0.0)
     # Normal logits of variance v add v / 2, and by chance up to CHANCE of their deviation; a part may make them vary less.
     most = (1 + SHARE) * (chance + varies / 2) + CHANCE * math.sqrt(varies)

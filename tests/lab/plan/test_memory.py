@@ -1,5 +1,7 @@
 """A plan's memory is that of real runs: tensors to the byte, and the peak that PyTorch's allocator has seen."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -8,6 +10,8 @@ from llmlab.config.compose import compose
 from llmlab.lab.plan import memory, subject, zero
 from llmlab.lab.plan.activations import Numerics, record
 from llmlab.lab.plan.fit import largest
+from llmlab.slots import Loss
+from llmlab.training.cost import passes
 from tests.lab.plan import measured
 
 SIZES = ["model.dim=64", "model.n_heads=4", "model.vocab_size=512", "trainer.accelerator=cpu"]
@@ -60,12 +64,31 @@ def small():
     return subject.of_config(compose([*SIZES, "model=gemma2", "model.n_layers=6", "data.seq_len=64"])).training
 
 
-def test_a_deep_model_and_any_micro_batch_follow_from_a_shallow_one_and_two(small):
+class Twice:
+    """Two forwards of the text, one loss after the other."""
+
+    def __init__(self, once):
+        self.once, self.prepare, self.heads = once, once.prepare, once.heads
+
+    def targets(self, prepared):
+        return {name: n for i in "12" for name, n in ((i, *self.once.targets(prepared).values()),)}
+
+    def passes(self, prepared):
+        return [*passes(self.once, prepared)] * 2
+
+    def loss(self, model, batch):
+        return Loss({i: pair for i in "12" for pair in self.once.loss(model, batch).terms.values()})
+
+
+@pytest.mark.parametrize("forwards", [1, 2])
+def test_a_deep_model_and_any_micro_batch_follow_from_a_shallow_one_and_two(forwards, small):
     length = small.length
+    if forwards == 2:
+        small = replace(small, objective=Twice(small.objective))
     whole = record(small.spec, small.objective, rows=3, length=length, numerics=Numerics(torch.float32))
     for strategy in ("single", "fsdp", "zero3"):
         where = memory.Where(strategy, 2)
-        replay, truth = memory.replayed(small, where, 3, checkpointing=False), memory.replay_of(small, where)
+        replay, truth = memory.replayed(small, where, 3, checkpointing=False), memory.replay_of(small, where, forwards)
         truth.run(whole)
         assert (replay.highest, replay.kept, replay.gradients) == (truth.highest, truth.kept, truth.gradients)
 

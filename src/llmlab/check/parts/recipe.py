@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch.nn import functional as F
 
+from llmlab import measures
 from llmlab.check import learning
 from llmlab.check.parts.of import asked, sizes
 from llmlab.check.subject import NotApplicable, Subject, Wrong, generator, same
@@ -39,19 +40,21 @@ def first_values(subject: Subject) -> None:
 @torch.no_grad()
 def likelihood(subject: Subject) -> None:
     """An objective's loss has the cross-entropy at its targets, and where it is a text's likelihood each token is a target."""
-    measures = asked(subject, "objective").attribute("measures", {})
-    likelihoods = [name for name, kind in measures.items() if kind in ("nll", "bits")]
-    if not likelihoods:
-        raise NotApplicable("it measures no likelihood")
+    asked(subject, "objective")
     model, batch, made = subject.model, learning.samples(subject), learning.objective(subject)
-    loss, where = made.loss(model, batch), batch["labels"] >= 0
+    loss = made.loss(model, batch)
+    kinds = measures.of(made)
+    likelihoods = measures.likelihoods(list(loss.shown), kinds)
+    if not likelihoods or "labels" not in batch or "tokens" not in made.heads:
+        raise NotApplicable("it measures no likelihood of labels by a head of tokens")
+    where = batch["labels"] >= 0
     logits = model(batch, heads={"tokens": None}).heads["tokens"].double()
     by_hand = -F.log_softmax(logits, -1)[where].gather(-1, batch["labels"][where][:, None]).sum()
     nll, count = loss.shown[likelihoods[0]]
     same(nll.double(), by_hand, "the cross-entropy, summed over targets", 1e-4)
     if int(count) != int(where.sum()):
         raise Wrong(f"it counts {int(count)} targets of {int(where.sum())}")
-    if measures[likelihoods[0]] != "bits":
+    if kinds[likelihoods[0]] != "bits":
         return
     if not torch.equal(batch["ids"][:, 1:], batch["labels"][:, :-1]):
         raise Wrong("labels are not the tokens that come next")

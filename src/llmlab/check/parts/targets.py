@@ -12,7 +12,7 @@ from torch import Tensor
 
 from llmlab.check import learning
 from llmlab.check.parts.of import asked
-from llmlab.check.subject import VOCABULARY, Subject, Wrong
+from llmlab.check.subject import VOCABULARY, NotApplicable, Subject, Wrong
 
 ORDINARY = VOCABULARY - 8  # ids below this are no special tokens, but for those at the end of a long list
 TARGETS = 150  # at least so many are asked, in SAMPLES at most
@@ -25,6 +25,8 @@ def hidden(subject: Subject) -> None:
     made = learning.objective(subject)
     shown, every, read = getattr(made, "shown", 0.0), 0, 0
     for batch in _samples(subject, made):
+        if "labels" not in batch:
+            raise NotApplicable("its samples have no labels, which would tell which tokens are the answers")
         labels = batch.pop("labels")[0].tolist()
         for place in (place for place, label in enumerate(labels) if 0 <= label < ORDINARY):
             every += 1
