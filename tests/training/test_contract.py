@@ -14,12 +14,12 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from llmlab import registry
-from llmlab.cli import run as llmlab
+from llmlab.commands.cli import run as llmlab
 from llmlab.config.compose import compose
 from llmlab.data import Windows
 from llmlab.errors import UserError
-from llmlab.evaluate import evaluate
-from llmlab.lab import record
+from llmlab.commands.eval import evaluate
+from llmlab.runs import record
 from llmlab.model.build import build_model
 from llmlab.slots import Aux, Loss, Output, auxiliary
 from llmlab.training.recipe import Recipe
@@ -53,7 +53,7 @@ def test_it_learns_and_nothing_is_called_a_perplexity(contrastive, capsys):
     assert set(found["metrics"]) == {"loss", "val_loss", "val_accuracy"}
     header = numbers(contrastive)[0]
     assert header == "step,tokens,loss,lr,grad_norm,contrast,accuracy,val_loss,val_accuracy"
-    from llmlab.lab.panel import rows
+    from llmlab.training.panel import rows
 
     said = dict(rows(found, "here"))
     assert "perplexity" not in said and said["accuracy"] == f"{found['metrics']['val_accuracy']:.4f}"
@@ -107,7 +107,7 @@ def test_a_run_and_a_plan_say_the_same_flops(contrastive, tiny, capsys):
 
 def test_check_knows_what_can_be_asked_of_it():
     from llmlab.check import cases
-    from llmlab.check import run as checks
+    from llmlab.check import runner as checks
 
     asked = ["passes", "targets", "likelihood"]
     found = {r.check: r.outcome for r in checks.check(cases.part(("objective", "simcse")), asked)}

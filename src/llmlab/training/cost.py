@@ -74,7 +74,7 @@ class Cost:
     @property
     def said(self) -> tuple[Said, ...]:
         """Notes on parts that are more than linears, once each."""
-        return tuple(dict.fromkeys(said for each in self.passes for said in each.account.said))
+        return tuple(dict.fromkeys(said for each in self.passes for said in each.account.sources))
 
 
 def of_one(model: Model, account: flops.Account, seq_len: int) -> Cost:

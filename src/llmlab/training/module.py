@@ -11,15 +11,14 @@ import torch
 from torch import Tensor
 
 from llmlab import measures
+from llmlab.config.spec import ModelSpec
 from llmlab.errors import UserError
-from llmlab.lab import folder
-from llmlab.model import build, roles
+from llmlab.model import build, roles, trainable
 from llmlab.model.experts import MixtureOfExperts
-from llmlab.model.layout import ModelSpec
 from llmlab.model.model import Model
+from llmlab.runs import checkpoint, folder
 from llmlab.seeds import key
 from llmlab.slots import Loss, Objective, OptimizerPart, Schedule
-from llmlab.training import checkpoint
 from llmlab.training.placement import Placement
 from llmlab.training.step_metrics import StepMetrics
 from llmlab.training.totals import Totals
@@ -59,11 +58,12 @@ class Offline(pl.LightningModule):
         counts_bytes: bool = False,
         weights: Path | None = None,
         placement: Placement = Placement(),  # noqa: B008  frozen
+        learns: trainable.Filter = trainable.Filter(),  # noqa: B008  frozen
     ):
         super().__init__()
         self.spec, self.objective, self.optimizer_part, self.schedule = spec, objective, optimizer, schedule
         self.feed, self.seed, self.horizon, self.clip, self.weights = feed, seed, horizon, clip, weights
-        self.placement = placement
+        self.placement, self.learns = placement, learns
         self.model: Model | None = None
         self.companions: dict[str, Model] = {}  # by role
         self.step_metrics = StepMetrics()
@@ -88,6 +88,7 @@ class Offline(pl.LightningModule):
             return
         strategy = self.strategy
         model = strategy.assemble(self.spec)
+        self.learns.apply(model)  # before anything is sharded: FSDP2 and tensor parallelism make parameters anew
         self.placement.apply(model)
         strategy.place(model)
         self.model = model
@@ -112,7 +113,7 @@ class Offline(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         assert self.model is not None
-        optimizer = self.strategy.build_optimizer(self.optimizer_part, roles.parameters(self.model))
+        optimizer = self.strategy.build_optimizer(self.optimizer_part, roles.learning(self.model))
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.schedule.factor(step, self.horizon))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
@@ -187,7 +188,8 @@ class Offline(pl.LightningModule):
         """Tell each router how many tokens its experts had in this step."""
         visits: dict[int, tuple[Any, Tensor]] = {}
         for router, row in zip(model.routers(), tokens_per_expert, strict=True):
-            if hasattr(router, "after_step"):  # a layer that runs twice has two rows
+            # A frozen router's balancing bias is a buffer, but moving it would send tokens elsewhere: it stays as well.
+            if hasattr(router, "after_step") and trainable.learns(router):  # a layer that runs twice has two rows
                 before = visits.get(id(router))
                 visits[id(router)] = (router, row if before is None else before[1] + row)
         for router, row in visits.values():

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmlab import measures, registry
-from llmlab.config import schema
+from llmlab.config import layout, schema
+from llmlab.config import spec as specs
 from llmlab.data import Corpus, Windows, prepare
 from llmlab.errors import UserError
-from llmlab.model import build, layout
+from llmlab.model import build, trainable
 from llmlab.sizes import divisors
 from llmlab.training import cost
 
@@ -31,7 +32,7 @@ def plain(node: Any, cls: type) -> Any:
 
 def special(cfg: Any) -> tuple[str, ...]:
     """Names of the special tokens that the objective needs."""
-    return tuple(registry.index()["objective", cfg.objective["_part_"]].attrs.get("special", ()))
+    return registry.index()["objective", cfg.objective["_part_"]].special
 
 
 @dataclass(frozen=True)
@@ -131,26 +132,31 @@ class Recipe:
     """All that a run trains, before anything is computed."""
 
     corpus: Corpus
-    spec: layout.ModelSpec
+    spec: specs.ModelSpec
     objective: Any
     optimizer: Any
     schedule: Any
     cost: cost.Cost
+    learns: trainable.Filter
+    summary: str  # of what learns, a line
 
     @classmethod
-    def of(cls, composed: Any, spec: layout.ModelSpec | None = None, corpus: Corpus | None = None) -> Recipe:
+    def of(cls, composed: Any, spec: specs.ModelSpec | None = None, corpus: Corpus | None = None) -> Recipe:
         """spec, corpus: those of a run that is resumed; None: as the config says. UserError for what can't be built."""
         cfg = composed.cfg
+        learns = trainable.Filter.of(cfg.train.learns)
         corpus = corpus or prepare(plain(cfg.data, schema.Data), plain(cfg.tokenizer, schema.Tokenizer), special(cfg))
         try:
-            spec = spec or layout.resolve(composed, vocabulary=corpus.vocabulary.size)
+            spec = spec or layout.with_vocabulary(composed, corpus.vocabulary.size)
             objective = chosen(cfg, "objective")(corpus.vocabulary, cfg.data.seq_len)
             optimizer, schedule = chosen(cfg, "optimizer")(), chosen(cfg, "schedule")()
             model = build.assemble(spec)
+            learns.apply(model)
         except ValueError as e:  # a part that refuses what it was given
             raise UserError(str(e)) from e
         windows = Windows(corpus.train, cfg.data.seq_len, cfg.data.separate_documents)
-        return cls(corpus, spec, objective, optimizer, schedule, cost.of({cost.TRAINED: model}, objective, windows))
+        own = cost.of({cost.TRAINED: model}, objective, windows)
+        return cls(corpus, spec, objective, optimizer, schedule, own, learns, trainable.summary(model))
 
 
 def counts_bytes(corpus: Corpus, objective: Any) -> bool:

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from llmlab.check import learning
-from llmlab.check.parts.of import asked
-from llmlab.check.subject import Subject, Wrong
+from llmlab.check.parts.fixtures import tested_part
+from llmlab.check.subject import CheckFailed, Subject
 from llmlab.training import cost
 
 Texts = Counter[tuple[int, int | None, bool]]  # (tokens, those of the source, trained) -> texts that are read so
@@ -19,8 +19,8 @@ Texts = Counter[tuple[int, int | None, bool]]  # (tokens, those of the source, t
 
 def passes(subject: Subject) -> None:
     """The forwards that an objective's loss makes, and the rows that its heads see, are those that its `passes` count."""
-    asked(subject, "objective")
-    objective, batch = learning.objective(subject), learning.samples(subject)
+    tested_part(subject, "objective")
+    objective, batch = learning.build_objective(subject), learning.prepared_batch(subject)
     model = subject.fresh().train()
     read, seen = Texts(), Counter[str]()
 
@@ -46,8 +46,8 @@ def passes(subject: Subject) -> None:
                 told[(each.tokens, each.source, each.trained)] += 1
                 rows_told.update({role: each.tokens if n is None else n for role, n in each.heads.items()})
     if read != told:
-        raise Wrong(
+        raise CheckFailed(
             f"texts that its loss reads, as (tokens, source, trained): {dict(read)}, but passes tell {dict(told)}"
         )
     if seen != rows_told:
-        raise Wrong(f"rows that heads see in its loss: {dict(seen)}, but passes tell {dict(rows_told)}")
+        raise CheckFailed(f"rows that heads see in its loss: {dict(seen)}, but passes tell {dict(rows_told)}")
