@@ -15,12 +15,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from llmlab import registry
 from llmlab.commands.cli import run as llmlab
+from llmlab.commands.eval import evaluate
 from llmlab.config.compose import compose
 from llmlab.data import Windows
 from llmlab.errors import UserError
-from llmlab.commands.eval import evaluate
-from llmlab.runs import record
 from llmlab.model.build import build_model
+from llmlab.runs import record
 from llmlab.slots import Aux, Loss, Output, auxiliary
 from llmlab.training.recipe import Recipe
 from llmlab.training.totals import Totals
@@ -106,11 +106,10 @@ def test_a_run_and_a_plan_say_the_same_flops(contrastive, tiny, capsys):
 
 
 def test_check_knows_what_can_be_asked_of_it():
-    from llmlab.check import cases
-    from llmlab.check import runner as checks
+    from llmlab.check import case_checks, cases
 
     asked = ["passes", "targets", "likelihood"]
-    found = {r.check: r.outcome for r in checks.check(cases.part(("objective", "simcse")), asked)}
+    found = {r.check: r.outcome for r in case_checks.check_case(cases.part_case(("objective", "simcse")), asked)}
     assert found == {"built": "passed", "passes": "passed", "targets": "skipped", "likelihood": "skipped"}
 
 

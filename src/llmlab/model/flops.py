@@ -98,7 +98,7 @@ class Item(NamedTuple):
 
 @dataclass(frozen=True)
 class Account:
-    """What a forward of a sequence of `length` tokens is made of. said: of the parts that are more than linears."""
+    """What a forward of a sequence of `length` tokens is made of. sources: of the costs of parts that are more than linears."""
 
     items: tuple[Item, ...]
     length: int
