@@ -75,7 +75,7 @@ class Cost:
     @property
     def sources(self) -> tuple[CostSource, ...]:
         """Notes on parts that are more than linears, once each."""
-        return tuple(dict.fromkeys(said for each in self.passes for said in each.account.sources))
+        return tuple(dict.fromkeys(source for each in self.passes for source in each.account.sources))
 
 
 def of_one(model: Model, account: flops.Account, seq_len: int) -> Cost:
