@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import nn
 
+from llmlab.model import backward
 from llmlab.model.experts import GroupedLinear, MixtureOfExperts, linears
 from llmlab.model.measured import Meter, Said
 from llmlab.model.model import Model
@@ -97,13 +98,18 @@ class Item(NamedTuple):
 
 @dataclass(frozen=True)
 class Account:
-    """What a forward of a sequence of `length` tokens is made of. said: of the parts that are more than linears."""
+    """What a forward of a sequence of `length` tokens is made of. said: of the parts that are more than linears.
+
+    without_gradient: FLOPs of what has no gradient whatever learns. learning: the share of the backward that is done, and
+    with the pairs that the mask hides, where some parameters are frozen.
+    """
 
     items: tuple[Item, ...]
     length: int
     source_length: int | None
     without_gradient: float
     said: tuple[Said, ...]
+    learning: tuple[float, float] | None = None
 
     def forward(self, *, dense: bool = False) -> float:
         """Of one sequence."""
@@ -111,7 +117,12 @@ class Account:
 
     def training(self, *, dense: bool = False) -> float:
         """A token: forward and backward (twice the forward), divided by the sequence's tokens, its source's included."""
-        return (3 * self.forward(dense=dense) - self.without_gradient) / (self.length + (self.source_length or 0))
+        forward = self.forward(dense=dense)
+        if self.learning is None:
+            whole = 3 * forward - self.without_gradient
+        else:
+            whole = forward * (1 + 2 * self.learning[dense])
+        return whole / (self.length + (self.source_length or 0))
 
 
 def forward_flops(model: Model, length: int, *, dense: bool = False, **how: Any) -> float:
@@ -155,7 +166,14 @@ def account(
         without += _projected(stack, length)  # sinusoids need no gradient
     heads = sum(_of_head(model, role, length, head_share, meter) for role in model.heads)
     items.append(Item("heads", "head", heads, heads))
-    return Account(tuple(items), length, source_length, without, tuple(meter.said.values()))
+    said, learning = [*meter.said.values()], None
+    if backward.frozen(model):
+        found = backward.share(model, length, source_length or length, head_share, pairs_of)
+        if isinstance(found, str):
+            said.append(Said("train.learns", "as if all learnt", found))
+        else:
+            learning = found
+    return Account(tuple(items), length, source_length, without, tuple(said), learning)
 
 
 def _of_head(model: Model, role: str, length: int, share: float, meter: Meter) -> float:

@@ -25,12 +25,14 @@ class Said(NamedTuple):
     """How it is known what a part computes beside its linears."""
 
     part: str  # "ffn=my_ffn"
-    how: Literal["declared", "measured", "unknown"]
+    how: Literal["declared", "measured", "unknown", "as if all learnt"]
     why: str = ""  # of what is unknown
 
     def __str__(self) -> str:
         if self.how == "unknown":
             return f"{self.part} can't be run alone ({self.why}), so of it only linears are counted; give it cost()"
+        if self.how == "as if all learnt":
+            return f"{self.part}: the backward is counted {self.how}, as the model can't be run without values ({self.why})"
         return f"{self.part}: what it computes beside linears is {self.how}"
 
 
@@ -182,7 +184,7 @@ def _observed(run: Callable[..., Any], parts: tuple[nn.Module, ...]) -> Ran | st
     from torch.utils.flop_counter import FlopCounterMode
 
     why = ""
-    for place in (lambda: torch.device("meta"), _feigned):
+    for place in (lambda: torch.device("meta"), feigned):
         copies = copy.deepcopy(parts)
         try:
             with place(), torch.no_grad():
@@ -196,7 +198,7 @@ def _observed(run: Callable[..., Any], parts: tuple[nn.Module, ...]) -> Ran | st
     return why
 
 
-def _feigned() -> AbstractContextManager[Any]:
+def feigned() -> AbstractContextManager[Any]:
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     return FakeTensorMode(allow_non_fake_inputs=True)
