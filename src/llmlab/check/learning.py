@@ -44,7 +44,7 @@ def prepared_batch(subject: Subject, rows: int = 4) -> Batch:
     zeros = np.zeros(tokens + 1, dtype=np.int64)
     each = [made.prepare({"tokens": row, "documents": zeros}, chance) for row in words]
     batch = {k: torch.from_numpy(np.stack([s[k] for s in each])) for k in each[0] if k != "documents"}
-    return batch | subject.read_by_parts(batch["ids"].shape[1], rows)
+    return batch | subject.read_by_parts(batch["ids"].shape[1] if "ids" in batch else tokens, rows)
 
 
 def require_gradients(subject: Subject) -> None:
@@ -57,10 +57,11 @@ def loss_function(subject: Subject, model: Model) -> Callable[[], Loss]:
     """The objective's loss of a batch, and a sum over what heads say that it does not read, so that all are reached."""
     batch, asked = prepared_batch(subject), build_objective(subject)
     others = {role: None for role in subject.spec.heads if role not in asked.heads}
+    text = batch if "ids" in batch else subject.batch()
 
     def loss() -> Loss:
         found: Loss = asked.loss(model, batch)
-        said = model(batch, heads=others).heads.values() if others else ()
+        said = model(text, heads=others).heads.values() if others else ()
         more = [(x * torch.linspace(-1, 1, x.numel()).view_as(x)).mean() for x in said]
         beside = {f"head {i}": (x, torch.ones((), dtype=torch.int64)) for i, x in enumerate(more)}
         return found._replace(terms={**found.terms, **beside})
