@@ -1,4 +1,4 @@
-"""What is asked of a part by itself. Each check's first line says what holds; those of other slots do not apply."""
+"""The checks of a single part. The first paragraph of a check's docstring is its promise; it skips parts of other slots."""
 
 from __future__ import annotations
 

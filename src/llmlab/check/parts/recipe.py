@@ -1,4 +1,4 @@
-"""First values, and objectives."""
+"""Checks of inits and objectives."""
 
 from __future__ import annotations
 
@@ -9,20 +9,21 @@ from llmlab import measures
 from llmlab.check import learning
 from llmlab.check.parts.fixtures import part_sizes, tested_part
 from llmlab.check.subject import CheckFailed, NotApplicable, Subject, assert_close, generator
-from llmlab.slots import Role
+from llmlab.slots import Init, Role
 
 ROLES: tuple[Role, ...] = ("embed", "position", "q", "k", "v", "out", "ffn_in", "ffn_out", "router", "head", "other")
 
 
 def first_values(subject: Subject) -> None:
     """First values come from the generator alone, are finite and centred, and another seed's are others."""
-    init, own = tested_part(subject, "init").factory()(), part_sizes(subject)
+    init: Init = tested_part(subject, "init").factory()()
+    sizes = part_sizes(subject)
     for role in ROLES:
         drawn = []
         for seed, noise in ((0, 1), (0, 2), (1, 1)):
-            torch.manual_seed(noise)
+            torch.manual_seed(noise)  # a fill that reads the global generator too gives another tensor
             tensor = torch.full((96, 64), float("nan"))
-            init.fill(tensor, role, own, generator(seed))
+            init.fill(tensor, role, sizes, generator(seed))
             drawn.append(tensor)
         first, again, other = drawn
         if not torch.isfinite(first).all():
