@@ -73,7 +73,7 @@ class Lab:
         monkeypatch.setenv("PYTHONPATH", str(folder))
         monkeypatch.setenv("CALLS", str(self.calls_file))
         self.reports, self.report_error = [], None
-        monkeypatch.setattr("llmlab.report.write", self.report)
+        monkeypatch.setattr("llmlab.report.write.write", self.report)
         self.stand_in({})
 
     def report(self, folders, *, out):
