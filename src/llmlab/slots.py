@@ -358,7 +358,8 @@ class Objective(Protocol):
     are the models of `models`, by role. `shown` (else 0): the share of targets whose answer the model is shown.
 
     A batch has what `prepare` gave, and from the framework `counts` {term: int64 scalar}, targets of the whole optimizer step.
-    Batch keys that the model reads: see `llmlab.model.model.Model.forward`.
+    Batch keys that the model reads: see `llmlab.model.model.Model.forward`. A key that neither the loss nor a model reads is an
+    error when the first batch is seen, but for those that the objective `gives`.
     """
 
     def prepare(self, sample: dict[str, Any], rng: Any) -> dict[str, Any]: ...

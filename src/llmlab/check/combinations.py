@@ -15,10 +15,11 @@ from llmlab.check.processes import IsolatedProcess, ProcessDied
 from llmlab.check.refusal import refusal, untrainable
 from llmlab.check.request import BASE_FAMILY, LEARNING_SLOTS, SLOTS
 from llmlab.check.subject import VOCABULARY, Case, Subject, small_part, with_mask_and_head
+from llmlab.config.spec import PartSpec
 from llmlab.errors import UserError
 
 if TYPE_CHECKING:
-    from llmlab.config.spec import ModelSpec, PartSpec
+    from llmlab.config.spec import ModelSpec
     from llmlab.model.model import Model
 
 SPECIAL_SLOTS = (*LEARNING_SLOTS, "head")  # not typed as SLOT=NAME alone: see `_learning_words` and `head_role`

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from llmlab import attributes, registry
+from llmlab import attributes, measures, registry
 from llmlab.check.refusal import refusal, untrainable
 from llmlab.check.subject import VOCABULARY, CheckFailed, NotApplicable, Subject, assert_close
 from llmlab.model.model import Model
@@ -85,8 +85,13 @@ def parameter_gradients(model: Model, loss: Tensor) -> dict[str, Tensor | None]:
 @torch.no_grad()
 def first_loss(subject: Subject) -> None:
     """A model that has learnt nothing has a loss within 5 % of ln V, plus half of the variance that its init gives logits."""
-    loss = build_objective(subject).loss(subject.fresh().eval(), prepared_batch(subject, rows=24))
-    got, chance = float(loss._replace(aux={}).mean()), math.log(VOCABULARY)
+    objective = build_objective(subject)
+    loss = objective.loss(subject.fresh().eval(), prepared_batch(subject, rows=24))
+    likelihoods = measures.likelihoods(list(loss.shown), measures.of(objective))
+    if not likelihoods:
+        raise NotApplicable("its objective measures no likelihood, of which the first value is known")
+    total, count = loss.shown[likelihoods[0]]
+    got, chance = float(total / count), math.log(VOCABULARY)
     varies = subject.spec.init.attribute("logit_variance")
     # E[ln sum exp z] = ln V + v / 2 for normal logits z of variance v, which an init may cause (`logit_variance`); chance
     # adds up to SAMPLING_ERROR of their deviation. It is a bound: a norm or a soft cap may make logits vary less.

@@ -118,7 +118,7 @@ class Stack(nn.Module):
         final = spec.layers[spec.execute[-1]].parts
         self.norm = (
             final["norm"].factory()(self.sizes.dim, self.sizes.norm_eps)
-            if self.layers[spec.execute[-1]].block.final_norm
+            if attributes.of(self.layers[spec.execute[-1]].block, "block", "final_norm")
             else None
         )
         self.mask = spec.mask.factory()()

@@ -21,7 +21,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from llmlab.config.spec import ModelSpec
-from llmlab.model import roles
+from llmlab.model import batch_keys, roles
 from llmlab.model.model import Model
 from llmlab.plan.split import split
 from llmlab.slots import Kernel, Output, Score, Seen, Term
@@ -96,8 +96,10 @@ def record(
         for tensor in batch.values():
             recorder.taken(tensor)
         with torch.autocast("cpu", numerics.computed, enabled=numerics.computed is not None):
-            loss = objective.loss(model, batch)
+            watched = batch_keys.Watched(batch)
+            loss = objective.loss(model, watched)
             total = loss.mean()
+        batch_keys.check(watched, objective)
         recorder.ops.append(Op("backward"))
         total.backward()
     return recorder.ops

@@ -12,7 +12,7 @@ from torch import Tensor
 from llmlab import attributes
 from llmlab.check import learning
 from llmlab.check.parts.fixtures import tested_part
-from llmlab.check.subject import VOCABULARY, CheckFailed, Subject
+from llmlab.check.subject import VOCABULARY, CheckFailed, NotApplicable, Subject
 from llmlab.model.model import Model
 from llmlab.slots import Objective
 
@@ -27,6 +27,8 @@ def hidden(subject: Subject) -> None:
     objective = learning.build_objective(subject)
     shown, every, leaks = attributes.of(objective, "objective", "shown"), 0, 0
     for batch in _distinct_token_batches(subject, objective):
+        if "labels" not in batch:
+            raise NotApplicable("its samples have no labels, which would tell which tokens are the answers")
         labels = batch.pop("labels")[0].tolist()
         for place in (place for place, label in enumerate(labels) if 0 <= label < FIRST_SPECIAL):
             every += 1
