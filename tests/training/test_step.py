@@ -4,6 +4,7 @@ import math
 from types import SimpleNamespace
 
 import torch
+from torch import nn
 
 from llmlab.slots import Aux, Loss
 from llmlab.training.module import Offline
@@ -33,9 +34,13 @@ def test_randomness_is_of_the_seed_the_step_the_micro_batch_and_the_rank():
     assert drawn == [draw(**case) for case in cases]
 
 
-class Router:
+class Router(nn.Module):
     def __init__(self):
+        super().__init__()
         self.heard = []
+
+    def parameters(self):
+        return []
 
     def after_step(self, load):
         self.heard.append(load.tolist())
