@@ -16,7 +16,7 @@ from torch import Tensor
 from llmlab import attributes, registry
 
 if TYPE_CHECKING:
-    from llmlab.config.compose import Composed
+    from llmlab.config.composed import Composed
     from llmlab.config.spec import ModelSpec, PartSpec, StackSpec
     from llmlab.model.model import Model
     from llmlab.sizes import Sizes

@@ -15,6 +15,7 @@ from torch import nn
 
 from llmlab import attributes
 from llmlab.config.spec import PartSpec
+from llmlab.model import backward
 from llmlab.model.experts import GroupedLinear, MixtureOfExperts, linears
 from llmlab.model.model import Model
 from llmlab.model.probe import CostSource, Meter
@@ -102,13 +103,18 @@ class Item(NamedTuple):
 
 @dataclass(frozen=True)
 class Account:
-    """The items of a forward of one sequence. sources: for each part that is more than linears, how its FLOPs are known."""
+    """The items of a forward of one sequence. sources: for each part that is more than linears, how its FLOPs are known.
+
+    without_gradient: FLOPs of what has no gradient whatever learns. learning: the share of the backward that is done, and
+    with the pairs that the mask hides, where some parameters are frozen.
+    """
 
     items: tuple[Item, ...]
     length: int
     source_length: int | None
     without_gradient: float
     sources: tuple[CostSource, ...]
+    learning: tuple[float, float] | None = None
 
     @property
     def tokens(self) -> int:
@@ -121,8 +127,11 @@ class Account:
 
     def training(self, *, dense: bool = False) -> float:
         """FLOPs a token of a forward and a backward. The backward has two products for each of the forward: the gradients of
-        the input and of the weight (Kaplan et al. 2020)."""
-        return (3 * self.forward(dense=dense) - self.without_gradient) / self.tokens
+        the input and of the weight (Kaplan et al. 2020), unless nothing that learns wants them."""
+        forward = self.forward(dense=dense)
+        if self.learning is None:
+            return (3 * forward - self.without_gradient) / self.tokens
+        return forward * (1 + 2 * self.learning[dense]) / self.tokens
 
 
 class AccountOptions(TypedDict, total=False):
@@ -179,7 +188,14 @@ def account(
     shares = dict.fromkeys(model.heads, 1.0) if heads is None else heads
     of_heads = sum(_of_head(model, role, length, share, meter) for role, share in shares.items())
     items.append(Item("heads", "head", of_heads, of_heads))
-    return Account(tuple(items), length, source_length, without, tuple(meter.sources.values()))
+    sources, learning = [*meter.sources.values()], None
+    if backward.frozen(model):
+        found = backward.share(model, length, source_length or length, shares, pairs_of)
+        if isinstance(found, str):
+            sources.append(CostSource("train.learns", "as if all learnt", found))
+        else:
+            learning = found
+    return Account(tuple(items), length, source_length, without, tuple(sources), learning)
 
 
 def _of_head(model: Model, role: str, length: int, share: float, meter: Meter) -> float:

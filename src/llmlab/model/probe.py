@@ -27,12 +27,14 @@ class CostSource(NamedTuple):
     """The source of a part's cost beyond its linears."""
 
     part: str  # "ffn=my_ffn"
-    how: Literal["declared", "measured", "unknown"]
+    how: Literal["declared", "measured", "unknown", "as if all learnt"]
     why: str = ""  # if unknown
 
     def __str__(self) -> str:
         if self.how == "unknown":
             return f"{self.part} can't be run alone ({self.why}), so of it only linears are counted; give it cost()"
+        if self.how == "as if all learnt":
+            return f"{self.part}: the backward is counted {self.how}, as the model can't be run without values ({self.why})"
         return f"{self.part}: what it computes beside linears is {self.how}"
 
 
@@ -153,7 +155,9 @@ class Meter:
             return None
         return known
 
-    def _note(self, spec: PartSpec, how: Literal["declared", "measured", "unknown"], why: str = "") -> None:
+    def _note(
+        self, spec: PartSpec, how: Literal["declared", "measured", "unknown", "as if all learnt"], why: str = ""
+    ) -> None:
         name = f"{spec.slot}={spec.name}"
         self.sources.setdefault(name, CostSource(name, how, why))
 
@@ -205,7 +209,7 @@ def _observe(run: Callable[..., Any], parts: tuple[nn.Module, ...]) -> Observati
     from torch.utils.flop_counter import FlopCounterMode
 
     why = ""
-    for context in (lambda: torch.device("meta"), _fake_tensor_mode):
+    for context in (lambda: torch.device("meta"), fake_tensor_mode):
         copies = copy.deepcopy(parts)
         try:
             with context(), torch.no_grad():
@@ -219,7 +223,7 @@ def _observe(run: Callable[..., Any], parts: tuple[nn.Module, ...]) -> Observati
     return why
 
 
-def _fake_tensor_mode() -> AbstractContextManager[Any]:
+def fake_tensor_mode() -> AbstractContextManager[Any]:
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     return FakeTensorMode(allow_non_fake_inputs=True)

@@ -14,8 +14,8 @@ from llmlab.check import TRACED
 from llmlab.check.learning import parameter_gradients, require_gradients
 from llmlab.check.parts.fixtures import tested_part
 from llmlab.check.subject import CheckFailed, NotApplicable, Subject, assert_close
-from llmlab.config.schema import LAYER_SLOTS
 from llmlab.model.model import Model
+from llmlab.slot_names import LAYER_SLOTS
 from llmlab.training.placement import Placement, traceable
 
 COMPILED = (*LAYER_SLOTS, "kernel")  # slots of the parts in a layer
