@@ -21,6 +21,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -339,6 +340,12 @@ class Init(Protocol):
     def fill(self, tensor: Tensor, role: Role, sizes: Sizes, generator: torch.Generator) -> None: ...
 
 
+class LanguageModel(Protocol):
+    """A model as an objective calls it. heads: role -> the rows (B, T) bool that the head sees, None for all of them."""
+
+    def __call__(self, batch: Mapping[str, Tensor], heads: Mapping[str, Tensor | None] | None = None) -> Output: ...
+
+
 class Objective(Protocol):
     """objective(vocabulary, seq_len, /): what is learnt from samples.
 
@@ -362,9 +369,9 @@ class Objective(Protocol):
     error when the first batch is seen, but for those that the objective `gives`.
     """
 
-    def prepare(self, sample: dict[str, Any], rng: Any) -> dict[str, Any]: ...
+    def prepare(self, sample: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]: ...
     def targets(self, prepared: dict[str, Any]) -> dict[str, int]: ...
-    def loss(self, model: Any, batch: Mapping[str, Tensor], **companions: Any) -> Loss: ...
+    def loss(self, model: LanguageModel, batch: Mapping[str, Tensor], **companions: LanguageModel) -> Loss: ...
 
 
 # ---------------------------------------------------------------- slots of the recipe

@@ -147,6 +147,7 @@ class Offline(pl.LightningModule):
 
     def _loss(self, batch: Mapping[str, Any]) -> Loss:
         """The objective's loss. Of the first batch it is seen whether all of its keys are read."""
+        assert self.model is not None
         if self._keys_checked:
             return self.objective.loss(self.model, batch, **self.companions)
         watched = batch_keys.Watched(batch)
