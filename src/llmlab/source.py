@@ -3,6 +3,7 @@
 A part is a class under `@register("slot", "name", **other_defaults)`; its keyword-only constructor arguments (of a
 dataclass: its fields) are its options. Names and defaults are literals, and the type of an option is built from int,
 float, str, bool, Literal, list, tuple, dict, `X | None`; anything else is an error that names file and line.
+An option's help is a line of the docstring, the text of `Annotated[type, "text"]`, or the comment on its line.
 """
 
 from __future__ import annotations
