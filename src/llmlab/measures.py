@@ -20,7 +20,7 @@ PERPLEXITY, BITS = "perplexity", "bits_per_byte"
 
 
 def of(objective: Objective) -> dict[str, str]:
-    """What the terms and logs of an objective are: name -> kind."""
+    """Kinds of the terms and logs of an objective, by name."""
     return dict(attributes.of(objective, "objective", "measures"))
 
 

@@ -290,10 +290,12 @@ class Seen(Protocol):
     where nothing but mask and documents hides anything, else None. `one_for_all`: all samples see alike.
     """
 
-    pattern: Literal["causal", "full"] | None
-    within: Literal["causal", "full"] | None
-    documents: Tensor | None
-
+    @property
+    def pattern(self) -> Literal["causal", "full"] | None: ...
+    @property
+    def within(self) -> Literal["causal", "full"] | None: ...
+    @property
+    def documents(self) -> Tensor | None: ...
     @property
     def one_for_all(self) -> bool: ...
     def dense(self) -> Tensor: ...

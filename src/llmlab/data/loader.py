@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from llmlab import attributes
+from llmlab import attributes, measures
 from llmlab.data.order import indices
 from llmlab.data.windows import Windows
 from llmlab.errors import UserError
@@ -163,7 +163,7 @@ class HeldOut(Dataset[dict[str, Tensor]]):
     def _sample(self, row: int) -> Sample:
         window = self.windows[row]
         sample = self.objective.prepare(window, np.random.default_rng(key("validation", row)))
-        if "sizes" in window and "bits" in attributes.of(self.objective, "objective", "measures").values():
+        if "sizes" in window and measures.covers_text(self.objective):
             sample["bytes"] = window["sizes"][1:].sum()
         return sample
 

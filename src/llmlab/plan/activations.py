@@ -12,7 +12,7 @@ import weakref
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ from llmlab.config.spec import ModelSpec
 from llmlab.model import batch_keys, roles
 from llmlab.model.model import Model
 from llmlab.plan.split import split
-from llmlab.slots import Output, Score, Seen, Term
+from llmlab.slots import Kernel, Output, Score, Seen, Term
 from llmlab.training.cost import passes
 
 Kind = Literal["take", "free", "grad", "enter", "leave", "read", "backward", "wake", "back", "done"]
@@ -88,7 +88,7 @@ def record(
         Placement(activation_checkpointing=checkpointing).apply(model)
         if gpu:
             for each in model.all_stacks():
-                each.kernel = OnGPU(each.kernel) if hasattr(each.kernel, "kept") else each.kernel
+                each.kernel = cast("Kernel", OnGPU(each.kernel)) if hasattr(each.kernel, "kept") else each.kernel
         batch = {k: torch.empty(rows, *v.shape, dtype=torch.from_numpy(v).dtype) for k, v in samples[0].items()}
         recorder = Recorder(share_of_targets(objective, samples), farthest_distance(objective, samples))
         recorder.watch(model)

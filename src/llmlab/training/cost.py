@@ -73,9 +73,9 @@ class Cost:
         return {what: pair for what, pair in found.items() if any(pair)}
 
     @property
-    def said(self) -> tuple[CostSource, ...]:
+    def sources(self) -> tuple[CostSource, ...]:
         """Notes on parts that are more than linears, once each."""
-        return tuple(dict.fromkeys(said for each in self.passes for said in each.account.sources))
+        return tuple(dict.fromkeys(source for each in self.passes for source in each.account.sources))
 
 
 def of_one(model: Model, account: flops.Account, seq_len: int) -> Cost:

@@ -198,7 +198,7 @@ class Offline(pl.LightningModule):
     def _after_step(self, model: Model, tokens_per_expert: Tensor) -> None:
         """Tell each router how many tokens its experts had in this step."""
         visits: dict[int, tuple[Any, Tensor]] = {}
-        for router, row in zip(self.model.routers(), tokens_per_expert, strict=True):
+        for router, row in zip(model.routers(), tokens_per_expert, strict=True):
             # A frozen router's balancing bias is a buffer, but moving it would send tokens elsewhere: it stays as well.
             if hasattr(router, "after_step") and trainable.learns(router):  # a layer that runs twice has two rows
                 before = visits.get(id(router))
