@@ -1,4 +1,4 @@
-"""How rope is stretched to texts longer than those of training: a value for each scaling, which gives frequencies.
+"""Scalings of rope, for texts longer than those of training: a value each, which gives frequencies.
 
 Of a head R = `dims` dims are turned, in pairs that are `width` wide (R, or one more where R is odd). `lengths` are those of the
 texts, (..., 1) where a scaling goes by the length; of the others it only says on which device. Frequencies are (..., R/2).
@@ -25,7 +25,7 @@ class Unscaled:
 
     @property
     def amplitude(self) -> float:
-        """What cos and sin are multiplied by."""
+        """Factor on cos and sin."""
         return 1.0
 
     def frequencies(self, lengths: Tensor) -> Tensor:

@@ -88,7 +88,7 @@ _merged: tuple[_Found, dict[tuple[str, str], Entry], dict[tuple[str, str], Entry
 
 
 def _is_read(cls: type, file: str) -> bool:
-    """Whether a class is in a file whose parts are read without importing it, or one of llmlab's own templates."""
+    """True if a class is in a file whose parts are read without importing it, or one of llmlab's own templates."""
     return cls.__module__.partition(".")[0] in ("llmlab", "llmlab_plugins") or os.path.realpath(file) in _scan().files
 
 

@@ -89,7 +89,7 @@ def described(name: str, doc: str) -> tuple[str, str]:
 
 
 def help_of(option: str, doc: str) -> str:
-    """What a docstring says of an option: `name: ...`."""
+    """Help that a docstring has for an option: `name: ...`."""
     found = re.search(rf"^\s*`?{option}`?: (.+)$", doc, re.M)
     return found[1].strip() if found else ""
 
