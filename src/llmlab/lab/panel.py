@@ -49,7 +49,9 @@ def rows(record: Mapping[str, Any], folder: str) -> list[tuple[str, str]]:
         known = [f"{n} {b:.3f} ({100 * (bits / b - 1):+.0f}%)" for n, b in rivals if b]
         out.append(("bits per byte", line + (f"  Kneser-Ney {', '.join(known)}" if known else "")))
     total, active = record["parameters"]["total"], record["parameters"]["active"]
-    out.append(("parameters", f"{total:,}" + (f", {active:,} active" if active != total else "")))
+    trainable = record["parameters"].get("trainable", total)  # not in older records
+    sparse, frozen = f", {active:,} active" * (active != total), f", {trainable:,} that learn" * (trainable != total)
+    out.append(("parameters", f"{total:,}{sparse}{frozen}"))
     flops = record["flops_per_token"] * record["tokens_seen"]
     out.append(("FLOPs", f"{flops:.3g} ({record['flops_per_token']:.3g} a token, {record['tokens_seen']:,} tokens)"))
     if record.get("tokens_per_second"):

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
-from torch.utils.flop_counter import FlopCounterMode
 
 from llmlab.model import roles
 from llmlab.model.experts import GroupedLinear, MixtureOfExperts
@@ -119,6 +118,8 @@ class Products(TorchFunctionMode):
             return False if args[0].dtype == torch.bool else self.length - 1
         if (place := PRODUCTS.get(name)) is None:
             return func(*args, **(kwargs or {}))
+        from torch.utils.flop_counter import FlopCounterMode
+
         factors = [t for t in args[place] if isinstance(t, Tensor)]
         with FlopCounterMode(display=False) as counter:
             out = func(*args, **(kwargs or {}))
