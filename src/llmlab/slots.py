@@ -9,10 +9,8 @@ fills: first values come from the `init` part, by role. A module may carry `cons
 {parameter name: value} for its own parameters that begin as a constant (a norm's weight); biases
 begin at 0. Persistent buffers begin at 0; a part keeps no other buffers (tables are made in `prepare`).
 
-A part may say of itself, as literal class attributes that are read without importing it: `small`, options {name: value} in
-which a text of a dozen tokens shows what it does (a window of 3), with which `llmlab check` builds it; `idle`, names of a
-module's parameters that not every batch has a gradient for; `estimates = True`, that its gradient is not the slope of what it
-computes (a straight-through estimate).
+What a part declares of itself stands on its class as literals, read without importing it: `llmlab.attributes` has a table of
+them for each slot, with types and defaults. Any other public literal there is refused; a part's own begin with "_".
 
 What parts cost. Linears are counted; for what a part computes beside them a module may have `cost(tokens, keys) -> Cost`, of
 one text of so many tokens that look at so many keys. One that has none and computes something else is measured.
@@ -36,11 +34,12 @@ from llmlab.values import Context as Context
 from llmlab.values import Cost as Cost
 from llmlab.values import Loss as Loss
 from llmlab.values import Output as Output
+from llmlab.values import Pass as Pass
 from llmlab.values import Routing as Routing
 from llmlab.values import Score as Score
 from llmlab.values import Term as Term
 from llmlab.values import Vocabulary as Vocabulary
-from llmlab.view import LayerCache, View
+from llmlab.values import auxiliary as auxiliary
 
 # ---------------------------------------------------------------- slots whose parts are modules
 
@@ -134,6 +133,51 @@ class Block(Protocol):
     def __call__(
         self, x_BTD: Tensor, sublayers: Mapping[str, Callable[[Tensor], tuple[Tensor, Aux | None]]]
     ) -> tuple[Tensor, Aux | None]: ...
+
+
+# ---------------------------------------------------------------- what an attention part is called with
+
+
+class LayerCache(Protocol):
+    """Keys and values (or whatever an attention part keeps) of one executed attention, along dimension -2."""
+
+    length: int  # rows that are there
+
+    def update(self, *new: Tensor) -> tuple[Tensor, ...]:
+        """Append the new rows of each tensor; all rows so far."""
+        ...
+
+    def read(self) -> tuple[Tensor, ...]:
+        """All rows so far."""
+        ...
+
+
+class View(Protocol):
+    """One layer's view of one forward: positions, the lowered mask and the kernel."""
+
+    @property
+    def position(self) -> Position: ...
+
+    def rotate(self, q_BNTH: Tensor, k_BKTH: Tensor) -> list[Term]:
+        """Queries and keys as the position turns them: the terms of the scores."""
+        ...
+
+    def weigh(self, terms: Sequence[Term], v_BKSH: Tensor, score: Score, sink: Tensor | None = None) -> Tensor:
+        """Terms over all S keys -> (B, N, T, H')."""
+        ...
+
+    def attend(
+        self,
+        q_BNTH: Tensor,
+        k_BKTH: Tensor,
+        v_BKTH: Tensor,
+        score: Score,
+        *,
+        sink: Tensor | None = None,
+        cache: LayerCache | None = None,
+    ) -> Tensor:
+        """Rotate, cache, weigh: (B, N, T, H'), all that most attention parts need."""
+        ...
 
 
 class Attention(Protocol):
@@ -246,10 +290,12 @@ class Seen(Protocol):
     where nothing but mask and documents hides anything, else None. `one_for_all`: all samples see alike.
     """
 
-    pattern: Literal["causal", "full"] | None
-    within: Literal["causal", "full"] | None
-    documents: Tensor | None
-
+    @property
+    def pattern(self) -> Literal["causal", "full"] | None: ...
+    @property
+    def within(self) -> Literal["causal", "full"] | None: ...
+    @property
+    def documents(self) -> Tensor | None: ...
     @property
     def one_for_all(self) -> bool: ...
     def dense(self) -> Tensor: ...
@@ -294,23 +340,31 @@ class Init(Protocol):
 
 
 class Objective(Protocol):
-    """objective(vocabulary, seq_len, /): what is learnt from raw text.
+    """objective(vocabulary, seq_len, /): what is learnt from samples.
 
-    Class attributes, literals: `mask` (name of a mask part), `heads` {role: name of a head part}, `special` (names of the
-    tokens it needs), `topologies` (of "decoder", "encoder", "encoder_decoder"), `bits_per_byte` (whether the sum of its
-    loss over a text is the text's negative log-likelihood; its labels are then the tokens that come next), `fixed_count`
-    (whether every sample has as many targets) and `gives` (what its samples hold for a mask that `needs` it).
+    Class attributes, literals: `reads` (the kind of samples: "text", or of records "labelled", "pairs", "chat", "preferences",
+    "prompts"), `mask` (name of a mask part), `heads` {role: name of a head part}, `special` (names of the tokens it needs),
+    `topologies` (of "decoder", "encoder", "encoder_decoder"), `models` {role: declaration} (other models that it works with),
+    `fixed_counts` (every sample has as many targets), `gives` (what its samples hold for a mask that `needs` it) and
+    `measures` {name of a term or a log: kind}: "nll" is a negative log-likelihood, of which a perplexity is claimed; "bits" is
+    one of all tokens of the text but the first, of which bits per byte are too; "accuracy", "reward" and "margin" are better
+    when higher; one that is not named is just a number. Nothing else is ever called a perplexity.
 
     `prepare(sample, rng)` on a CPU worker: sample {"tokens": (seq_len + 1,) int64, "documents": (seq_len + 1,) int64} ->
-    a dict of numpy arrays of fixed shapes; they are stacked to the batch. `targets(prepared)` -> number of targets in it.
-    `loss(model, batch)` -> Loss, the model's auxiliary loss beside the sum (`aux`). `shown` (else 0): the share of targets
-    whose answer the model is shown; `llmlab check` asks.
-    Batch keys that the model reads: see `llmlab.model.model.Model.forward`.
+    a dict of numpy arrays of fixed shapes; they are stacked to the batch. "given" (seq_len + 1,) bool, where it is there, is
+    True of tokens that are no text of their own, which are no targets. `targets(prepared)` -> number of targets in it, by
+    term. `passes(prepared)`, if it has one, -> the forwards that the loss makes of one sample; else it is one of the trained
+    model over `ids` (and `source_ids`) with its heads at the targets. `loss(model, batch, **companions)` -> Loss; companions
+    are the models of `models`, by role. `shown` (else 0): the share of targets whose answer the model is shown.
+
+    A batch has what `prepare` gave, and from the framework `counts` {term: int64 scalar}, targets of the whole optimizer step.
+    Batch keys that the model reads: see `llmlab.model.model.Model.forward`. A key that neither the loss nor a model reads is an
+    error when the first batch is seen, but for those that the objective `gives`.
     """
 
     def prepare(self, sample: dict[str, Any], rng: Any) -> dict[str, Any]: ...
-    def targets(self, prepared: dict[str, Any]) -> int: ...
-    def loss(self, model: Any, batch: Mapping[str, Tensor]) -> Loss: ...
+    def targets(self, prepared: dict[str, Any]) -> dict[str, int]: ...
+    def loss(self, model: Any, batch: Mapping[str, Tensor], **companions: Any) -> Loss: ...
 
 
 # ---------------------------------------------------------------- slots of the recipe

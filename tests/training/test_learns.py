@@ -8,9 +8,10 @@ from small_runs import numbers, run
 
 from llmlab.config.compose import compose
 from llmlab.errors import UserError
-from llmlab.lab import folder as run_folder
 from llmlab.model import build
-from llmlab.training import ahead, checkpoint, recipe, trainers
+from llmlab.runs import checkpoint
+from llmlab.runs import folder as run_folder
+from llmlab.training import preflight, recipe, trainers
 
 HEAD = "heads.tokens.out.weight"
 ONE_STEP = ["budget.steps=1", "train.clip=null", "schedule.warmup_share=0"]
@@ -110,8 +111,8 @@ def test_memory_is_asked_for_what_learns(two_layers, precision, number, monkeypa
     made, place = recipe.Recipe.of(composed), trainers.place(composed.cfg)
     counts = made.cost.parameters
     needed = number * (counts.total + 3 * counts.trainable)
-    monkeypatch.setattr(ahead, "available", lambda device: needed)
-    ahead.check(composed.cfg, made, place, None)
-    monkeypatch.setattr(ahead, "available", lambda device: needed - 1)
+    monkeypatch.setattr(preflight, "available", lambda device: needed)
+    preflight.check(composed.cfg, made, place, None)
+    monkeypatch.setattr(preflight, "available", lambda device: needed - 1)
     with pytest.raises(UserError, match=f"parameters, {counts.trainable:,} of which learn, .* bytes each that learns:"):
-        ahead.check(composed.cfg, made, place, None)
+        preflight.check(composed.cfg, made, place, None)

@@ -9,12 +9,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from llmlab.commands.export import export
 from llmlab.config.compose import compose
 from llmlab.errors import UserError
-from llmlab.export import export
-from llmlab.lab import folder as run_folder
 from llmlab.model import build
-from llmlab.training import checkpoint, recipe
+from llmlab.runs import checkpoint
+from llmlab.runs import folder as run_folder
+from llmlab.training import recipe
 from llmlab.training.run import train
 from llmlab.training.strategies import zero
 from tests.training import ranks

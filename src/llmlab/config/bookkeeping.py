@@ -13,6 +13,7 @@ NO_NUMBERS = (
     "resume_from",
     "sweep",
     "experiment_name",
+    "published",
     "logger",
     "train.keep",
     "train.sample",
@@ -32,7 +33,7 @@ NO_NUMBERS = (
 WATCHED = ("train.log_every", "train.validate_every")
 # Everything else. Devices and strategies change the last digits, and what a step costs.
 NUMBERS = (
-    "seed", "model", "heads", "layers", "execute", "kinds", "stacks", "tokenizer", "budget", "strategy",
+    "seed", "model", "heads", "layers", "execute", "kinds", "stacks", "models", "tokenizer", "budget", "strategy",
     "placement", "precision", "init_from", "init_tokenizer", "train.batch_size", "train.micro_batch_size",
     "train.clip", "train.learns", "train.validation_batches", "data.source", "data.path", "data.seq_len", "data.validation",
     "data.split", "data.separate_documents", "data.max_documents", "data.field", "data.bos",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ from llmlab.data.sources import Document, Source, open_source
 from llmlab.data.tokenizer import BESIDE, FILE, SPECIAL, Tokenizer, ends_nothing, make
 from llmlab.data.windows import Stream
 from llmlab.errors import UserError
+from llmlab.ranks import is_first
 
 if TYPE_CHECKING:
     from llmlab.config import schema
@@ -327,7 +327,7 @@ class _Bar(Protocol):
 @contextmanager
 def _progress() -> Iterator[_Bar]:
     """A progress bar on a terminal, else nothing."""
-    if not sys.stderr.isatty() or os.environ.get("LOCAL_RANK", "0") != "0":
+    if not sys.stderr.isatty() or not is_first():
         yield lambda what, done, total: None
         return
     from rich.console import Console

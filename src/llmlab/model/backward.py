@@ -16,10 +16,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from llmlab import attributes
 from llmlab.model import roles
 from llmlab.model.experts import GroupedLinear, MixtureOfExperts
-from llmlab.model.measured import feigned
 from llmlab.model.model import Model
+from llmlab.model.probe import fake_tensor_mode
 from llmlab.model.stack import Stack
 from llmlab.model.visibility import Visible
 from llmlab.slots import Window
@@ -38,7 +39,7 @@ def frozen(model: nn.Module) -> bool:
 
 
 def share(
-    model: Model, length: int, source_length: int, head_share: float, pairs_of: Pairs
+    model: Model, length: int, source_length: int, head_shares: Mapping[str, float], pairs_of: Pairs
 ) -> tuple[float, float] | str:
     """What is done of a whole backward, of a sequence, between 0 and 1; and where hidden pairs of scores are computed too.
 
@@ -51,13 +52,13 @@ def share(
     ]
     why = ""
     # On the meta device, which is soon there; where a part asks what a device can do (torch.autocast refuses "meta"), on a
-    # CPU that is feigned.
-    for place in (lambda: torch.device("meta"), feigned):
+    # CPU that is feigned (fake tensors).
+    for place in (lambda: torch.device("meta"), fake_tensor_mode):
         products = Products(length)
         try:
             with place():
                 twin = _twin(model)
-                _prepare(twin, products, pairs, source_length, head_share)
+                _prepare(twin, products, pairs, source_length, head_shares)
                 batch = {"ids": torch.zeros(1, length, dtype=torch.long)}
                 if len(twin.stacks) > 1:
                     batch["source_ids"] = torch.zeros(1, source_length, dtype=torch.long)
@@ -79,17 +80,22 @@ def _twin(model: Model) -> Model:
 
 
 def _prepare(
-    twin: Model, products: Products, pairs: Sequence[Mapping[Window, float]], source_length: int, head_share: float
+    twin: Model,
+    products: Products,
+    pairs: Sequence[Mapping[Window, float]],
+    source_length: int,
+    head_shares: Mapping[str, float],
 ) -> None:
     for stack, own in zip(twin.all_stacks(), pairs, strict=True):
-        stack.kernel = Scores(products, own, source_length)
+        stack.kernel = Scores(products, own, source_length)  # type: ignore[assignment]
     for module in twin.modules():
         if isinstance(module, MixtureOfExperts):
             module._sent = module._chosen = Sent(module)  # type: ignore[method-assign]
         elif isinstance(module, GroupedLinear):
             module.forward = One(module)  # type: ignore[method-assign]
-    for head in cast("list[Any]", list(twin.heads.values())):  # of the positions that have targets
-        share = head_share if getattr(head, "per_token", False) else 1.0
+    for role, head in cast("list[tuple[str, Any]]", list(twin.heads.items())):  # of the positions that have targets
+        share = head_shares.get(role, 0.0)
+        share = share if attributes.of(head, "head", "per_token") else float(share > 0)
         head.register_forward_pre_hook(lambda *_, share=share: setattr(products, "share", share))
         head.register_forward_hook(lambda *_: setattr(products, "share", 1.0))
 

@@ -1,11 +1,11 @@
-"""What a model remembers between two calls of generation."""
+"""The KV cache of a model: its state between two calls of generation."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from llmlab.slots import LayerCache
+from llmlab.model.view import LayerCache
 
 
 class Cache:

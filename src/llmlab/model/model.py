@@ -11,27 +11,15 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from llmlab.config.spec import ModelSpec
+from llmlab.model import batch_keys
 from llmlab.model.cache import Cache
 from llmlab.model.experts import MixtureOfExperts
-from llmlab.model.layout import ModelSpec
 from llmlab.model.memory import Memory
 from llmlab.model.stack import Stack
 from llmlab.slots import Aux, Context, Output
 
-PLAIN = {
-    "ids",
-    "valid",
-    "documents",
-    "segments",
-    "positions",
-    "allowed",
-    "source",
-    "source_valid",
-    "source_segments",
-    "labels",
-    "step_count",
-    "bytes",
-}
+PLAIN = {*batch_keys.MODEL, "source", "source_valid", "source_segments", "labels", *batch_keys.STAMPED}
 
 
 class Model(nn.Module):
@@ -52,6 +40,9 @@ class Model(nn.Module):
         self.heads = nn.ModuleDict(
             {role: part.factory()(spec.sizes, norm, first.embedding) for role, part in spec.heads.items()}
         )
+        reading = (*(stack.mask for stack in spec.stacks), *spec.heads.values())
+        self._needs = {name for part in reading for name in part.attribute("needs")}
+        self._keys: set[str] = set()  # of the batches so far: each is looked at once
 
     def forward(
         self,
@@ -71,10 +62,15 @@ class Model(nn.Module):
         heads: the roles to compute, None for all; a bool (B, T) beside a role restricts a per-token head to those rows.
         cache: of a decoder, from `new_cache`; it is extended by these T tokens.
         memory: of one stack; its M tokens are seen before these T, S being M + T, and it is extended.
+        ValueError for a key that is close to one of these and none of them.
         """
+        if not self._keys.issuperset(batch):
+            if not isinstance(batch, batch_keys.Watched):  # whose reader says more, and knows those of an objective
+                batch_keys.check_names(batch.keys() - self._keys, self._needs)
+            self._keys.update(batch)
         names = list(self.stacks)
         source, source_valid = batch.get("source"), batch.get("source_valid")
-        loads: list[Tensor] = []
+        tokens: list[Tensor] = []
         losses: list[Tensor] = []
         if cache is not None and cache.source is not None:
             source, source_valid = cache.source, cache.source_valid
@@ -86,7 +82,7 @@ class Model(nn.Module):
                 source_ids.shape[1], ids=source_ids, valid=source_valid, segments=batch.get("source_segments")
             )
             source, aux = self.stacks[names[0]](source_ids, ctx)
-            _collect(aux, losses, loads)
+            _collect(aux, losses, tokens)
         elif source is not None and self.spec.stacks[-1].cross_attention is None:
             raise ValueError("source is given, but this model has no cross-attention")
         if cache is not None:
@@ -112,12 +108,12 @@ class Model(nn.Module):
             documents=batch.get("documents"),
             segments=batch.get("segments"),
             allowed=batch.get("allowed"),
-            data={k: v for k, v in batch.items() if k not in PLAIN},
+            data=batch_keys.read_in(batch, PLAIN),
         )
         hidden, aux = self.stacks[names[-1]](
             ids, ctx, source_BSD=source, source_valid_BS=source_valid, cache=cache, memory=memory
         )
-        _collect(aux, losses, loads)
+        _collect(aux, losses, tokens)
         if cache is not None:
             cache.length += ids.shape[1]
         out = {}
@@ -125,15 +121,15 @@ class Model(nn.Module):
             if heads is None or role in heads:
                 where = heads[role] if heads else None
                 out[role] = head(hidden if where is None else hidden[where], ctx)
-        total = Aux(torch.stack(losses).sum() if losses else None, torch.cat(loads) if loads else None)
-        return Output(hidden, out, total if losses or loads else None, source)
+        total = Aux(torch.stack(losses).sum() if losses else None, torch.cat(tokens) if tokens else None)
+        return Output(hidden, out, total if losses or tokens else None, source)
 
     def new_cache(self, capacity: int) -> Cache:
         """A KV cache of the decoding stack for `capacity` positions."""
         return Cache(len(self.spec.stacks[-1].execute), capacity)
 
     def routers(self) -> list[nn.Module]:
-        """The router of each row of `Output.aux.load`."""
+        """The router of each row of `Output.aux.tokens_per_expert`."""
         layers: list[Any] = [stack.layers[i] for stack in self.all_stacks() for i in stack.spec.execute]
         return [layer.ffn.router for layer in layers if isinstance(layer.ffn, MixtureOfExperts)]
 
@@ -141,8 +137,8 @@ class Model(nn.Module):
         return cast("list[Stack]", list(self.stacks.values()))
 
 
-def _collect(aux: Aux | None, losses: list[Tensor], loads: list[Tensor]) -> None:
+def _collect(aux: Aux | None, losses: list[Tensor], tokens: list[Tensor]) -> None:
     if aux is not None and aux.loss is not None:
         losses.append(aux.loss)
-    if aux is not None and aux.load is not None:
-        loads.append(aux.load)
+    if aux is not None and aux.tokens_per_expert is not None:
+        tokens.append(aux.tokens_per_expert)

@@ -20,7 +20,7 @@ from llmlab_plugins.optimizer.adamw import AdamW
 
 def mean(token_loss, *given, **options):
     loss = token_loss(*given, **options)
-    return loss._replace(sum=loss.sum / loss.count)
+    return loss._replace(terms={name: (total / count, count) for name, (total, count) in loss.terms.items()})
 
 
 @bug("a loss that should be a sum is a mean", first_loss="model=llama3")
@@ -33,7 +33,7 @@ def loss_is_a_mean():
 def loss_of_nothing():
     def loss(original, self, model, batch):
         found = original(self, model, batch)
-        return found._replace(sum=found.sum * 0)
+        return found._replace(terms={name: (total * 0, count) for name, (total, count) in found.terms.items()})
 
     return around(clm.CausalLM, "loss", loss)
 
@@ -51,7 +51,8 @@ def undecayed_left_out():
 @bug("all tokens count as targets", likelihood="objective=mlm")
 def all_tokens_count():
     def loss(original, self, model, batch):
-        return original(self, model, batch)._replace(count=torch.tensor(batch["labels"].numel()))
+        found = original(self, model, batch)
+        return found._replace(terms={"nll": (found.terms["nll"][0], torch.tensor(batch["labels"].numel()))})
 
     return around(mlm.MaskedLM, "loss", loss)
 
@@ -63,6 +64,24 @@ def labels_not_shifted():
         return {**prepared, "labels": prepared["ids"]}
 
     return around(clm.CausalLM, "prepare", prepare)
+
+
+@bug("a second forward of the text is not counted", passes="objective=mlm")
+def second_forward():
+    def loss(original, self, model, batch):
+        model(batch, heads={})
+        return original(self, model, batch)
+
+    return around(mlm.MaskedLM, "loss", loss)
+
+
+@bug("the head is computed at every token, and not at targets only", passes="objective=mlm")
+def head_at_every_token():
+    def loss(original, self, model, batch):
+        output = model(batch, heads={"tokens": None})
+        return mlm.token_loss(output, output.heads["tokens"], batch["labels"])
+
+    return around(mlm.MaskedLM, "loss", loss)
 
 
 @bug("masked tokens are shown", targets="objective=mlm")

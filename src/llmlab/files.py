@@ -1,0 +1,71 @@
+"""Writing small files so that a reader sees the old content or the new, never half of it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import uuid
+from contextlib import suppress
+from pathlib import Path
+
+from llmlab.errors import UserError
+
+LEFT = re.compile(r"\..+\.tmp-\d+(-\w+)?")  # the names of temporary files, those of older versions too
+
+
+def write_atomic(path: Path, text: str | bytes) -> None:
+    """`replace_atomically`; UserError, with the OSError as its cause, if that fails."""
+    try:
+        replace_atomically(path, text)
+    except OSError as e:
+        raise UserError(f"{path} could not be written: {e.strerror}") from e
+
+
+def replace_atomically(path: Path, text: str | bytes) -> None:
+    """Write to a hidden file beside `path`, fsync, rename. Raises OSError, and leaves the old file as it was."""
+    # Process ids are unique on one machine only, and a cache or a run folder may be shared by several.
+    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}-{uuid.uuid4().hex[:8]}")
+    try:
+        with open(temporary, "wb") as f:
+            f.write(text.encode("utf-8") if isinstance(text, str) else text)
+            f.flush()
+            os.fsync(f.fileno())  # else a crash soon after the rename can leave an empty file on ext4 and XFS
+        os.replace(temporary, path)
+    except OSError:
+        with suppress(OSError):  # a file system that can't be written can't be deleted from either
+            temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_over(path: Path, text: str) -> bool:
+    """Write into a file that is there and no smaller, which needs no space on a full disk; whether it was done. It keeps
+    its size: white space follows the text.
+
+    A crash meanwhile leaves it torn, so it is for what can't be written otherwise.
+    """
+    content = text.encode("utf-8")
+    try:
+        with open(path, "r+b") as f:
+            size = os.fstat(f.fileno()).st_size
+            if len(content) > size:
+                return False
+            f.write(content + b" " * (size - len(content) - 1) + b"\n" * (size > len(content)))  # room for the next one
+            f.flush()
+            os.fsync(f.fileno())
+        return True
+    except OSError:
+        return False
+
+
+def sweep(folder: Path, but: tuple[str, ...] = ()) -> None:
+    """Delete what killed processes left half-written in a folder that is this process's alone, `but` for these files."""
+    for path in folder.glob(".*.tmp-*"):
+        if LEFT.fullmatch(path.name) and not path.name.startswith(tuple(f".{name}.tmp-" for name in but)):
+            with suppress(OSError):
+                path.unlink()
+
+
+def sha256(path: Path) -> str:
+    with open(path, "rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
