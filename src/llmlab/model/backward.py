@@ -41,7 +41,7 @@ def frozen(model: nn.Module) -> bool:
 def share(
     model: Model, length: int, source_length: int, head_shares: Mapping[str, float], pairs_of: Pairs
 ) -> tuple[float, float] | str:
-    """What is done of a whole backward, of a sequence, between 0 and 1; and where hidden pairs of scores are computed too.
+    """Share of a sequence's backward that is done, from 0 to 1; and the same where hidden pairs of scores are computed too.
 
     The arguments are those of `flops.account`. Where the model can't be run without values: why.
     """
