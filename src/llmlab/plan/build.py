@@ -163,7 +163,7 @@ def _allowed(cfg: Any, where: memory.Where) -> bool:
 
 
 def plain(plan: Plan) -> dict[str, Any]:
-    """As JSON: `parameters.total`, `parameters.active`, `flops_per_token` (of training, as a run's record has it),
+    """As JSON: `parameters.total`, `.active` and `.trainable`, `flops_per_token` (of training, as a run's record has it),
     `kv_bytes_per_token` and `memory` (of the run's own strategy, in bytes of a device), and what they are made of."""
     subject = plan.subject
     counts, cost = subject.cost.parameters, subject.cost
