@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from llmlab import registry
 from llmlab.config import init_from
+from llmlab.config.composed import Chosen, Composed, Declared
 from llmlab.config.layout import with_vocabulary
 from llmlab.errors import UserError
 from llmlab.registry import near
@@ -22,46 +22,16 @@ if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
     from omegaconf import DictConfig
 
-    from llmlab.config.composed import Composed
     from llmlab.config.spec import ModelSpec
 
 KEY = "models"
 SHARED = ("embedding",)  # what a companion can have in common with the trained model
 GROUPS = ("model", "size", *LAYER_SLOTS, *MODEL_SLOTS, "head")  # choices that make a model
 NODES = (*GROUPS, "layers", "execute", "kinds", "stacks", "heads")  # and keys below which its values are
+ROOT: tuple[str, ...] = ("seed", "data", "tokenizer", "train", "budget", "strategy", "placement", "precision")
+ROOT += ("trainer", "logger", "objective", "optimizer", "schedule", "init_from", KEY)  # other words of a run
 # What `size=` states, so that a typed one gives way to the size of a companion's own words.
-ROOT: tuple[str, ...] = ("seed", "data", "tokenizer", "train", "budget", "strategy", "placement", "precision", "trainer", "logger")
-ROOT += ("objective", "optimizer", "schedule", "init_from", KEY)  # other words of a run
 OF_SIZE = ("dim", "n_layers", "n_heads", "n_kv_heads", "head_dim", "ffn_dim")
-
-
-@dataclass(frozen=True)
-class Declared:
-    """An objective's declaration of a role. heads: role of a head -> its usual part, as of the objective's own."""
-
-    role: str
-    heads: Mapping[str, str]
-    trains: bool = True
-    shares: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Chosen:
-    """The model chosen for a role: `words` that change the run's own (then `composed` is its config) or a finished `source`."""
-
-    declared: Declared
-    words: tuple[str, ...] = ()
-    source: str | None = None
-    composed: Composed | None = None
-
-    @property
-    def role(self) -> str:
-        return self.declared.role
-
-    def spec(self, vocabulary: int | None = None) -> ModelSpec:
-        """The model that the words make, of the run's vocabulary; None: of the size that the config states."""
-        assert self.composed is not None and self.composed.spec is not None
-        return self.composed.spec if vocabulary is None else with_vocabulary(self.composed, vocabulary)
 
 
 def declared(objective: str) -> dict[str, Declared]:
@@ -190,6 +160,12 @@ def place(word: str) -> tuple[str, str | None]:
     """(key or group, package) of an override."""
     key, _, package = word.lstrip("+~").partition("=")[0].partition("@")
     return key, package or None
+
+
+def spec_of(chosen: Chosen, vocabulary: int | None = None) -> ModelSpec:
+    """The model that the words of a role make, of the run's vocabulary; None: of the size that the config states."""
+    assert chosen.composed is not None and chosen.composed.spec is not None
+    return chosen.composed.spec if vocabulary is None else with_vocabulary(chosen.composed, vocabulary)
 
 
 def absolute(models: DictConfig) -> None:

@@ -10,7 +10,6 @@ if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
     from omegaconf import DictConfig
 
-    from llmlab.config.companions import Chosen
     from llmlab.config.spec import ModelSpec
 
 
@@ -37,6 +36,30 @@ class Checkpoint(Protocol):
     def contradictions(self, composed: Composed, /) -> list[str]:
         """Values of the composed config that its weights do not fit, a line each."""
         ...
+
+
+@dataclass(frozen=True)
+class Declared:
+    """An objective's declaration of a role. heads: role of a head -> its usual part, as of the objective's own."""
+
+    role: str
+    heads: Mapping[str, str] = field(default_factory=dict)
+    trains: bool = True
+    shares: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The model chosen for a role: `words` that change the run's own (`composed` is its config), or a finished `source`."""
+
+    declared: Declared
+    words: tuple[str, ...] = ()
+    source: str | None = None
+    composed: Composed | None = None
+
+    @property
+    def role(self) -> str:
+        return self.declared.role
 
 
 @dataclass(frozen=True)

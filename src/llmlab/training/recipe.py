@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,8 @@ from llmlab.errors import UserError
 from llmlab.model import build, flops
 from llmlab.sizes import divisors
 from llmlab.training import measures
+from llmlab.training.companions import Companion
+from llmlab.training.companions import of as companions_of
 
 
 def chosen(cfg: Any, slot: str) -> Any:
@@ -155,10 +157,18 @@ class Recipe:
     optimizer: Any
     schedule: Any
     cost: Cost
+    companions: Mapping[str, Companion] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, composed: Any, spec: specs.ModelSpec | None = None, corpus: Corpus | None = None) -> Recipe:
-        """spec, corpus: those of a run that is resumed; None: as the config says. UserError for what can't be built."""
+    def of(
+        cls,
+        composed: Any,
+        spec: specs.ModelSpec | None = None,
+        corpus: Corpus | None = None,
+        companions: Mapping[str, Companion] | None = None,
+    ) -> Recipe:
+        """spec, corpus, companions: those of a run that is resumed; None: as the config says. UserError for what can't be
+        built."""
         cfg = composed.cfg
         corpus = corpus or prepare(plain(cfg.data, schema.Data), plain(cfg.tokenizer, schema.Tokenizer), special(cfg))
         try:
@@ -168,8 +178,9 @@ class Recipe:
             model = build.assemble(spec)
         except ValueError as e:  # a part that refuses what it was given
             raise UserError(str(e)) from e
+        companions = companions_of(composed, corpus, model) if companions is None else companions
         windows = Windows(corpus.train, cfg.data.seq_len, cfg.data.separate_documents)
-        return cls(corpus, spec, objective, optimizer, schedule, cost(model, objective, windows))
+        return cls(corpus, spec, objective, optimizer, schedule, cost(model, objective, windows), companions)
 
 
 def cost(model: Any, objective: Any, windows: Windows, samples: int = 8) -> Cost:

@@ -96,7 +96,7 @@ def _train(task: Task, first: bool) -> Mapping[str, Any]:
     began = time.time()
     place = trainers.place(cfg)
     cut = recipes.Cut.of(cfg.train.batch_size, cfg.train.micro_batch_size, place.data_parallel)
-    recipe = recipes.Recipe.of(task.composed, task.spec, task.corpus)
+    recipe = recipes.Recipe.of(task.composed, task.spec, task.corpus, task.companions)
     recipes.Batches.of(cfg, recipe, cut, 1)  # to refuse a corpus that is too small before anything is written
     strategies.check(cfg, place, recipe.spec)
     weights = None
@@ -116,7 +116,8 @@ def _train(task: Task, first: bool) -> Mapping[str, Any]:
     run = record.Record(task.folder, task.record, writes=first)
     if not task.resumes:
         if first:
-            run_folder.save(task.folder, settings.absolute(cfg), recipe.spec)
+            others = {role: companion.spec for role, companion in recipe.companions.items()}
+            run_folder.save(task.folder, settings.absolute(cfg), recipe.spec, others)
             recipe.corpus.tokenizer.save(task.folder)
         run.update(**run_header.fields(task, recipe, horizon, last_step, place, cut, intervals))
         run.update(files=run_files.hashes(task.folder) if first else {})

@@ -122,6 +122,7 @@ def make(
         counts_bytes=recipes.counts_bytes(recipe.corpus, recipe.objective),
         weights=weights,
         placement=placement.Placement.of(cfg),
+        companions=recipe.companions,
     )
     progress = Progress(last_step, enabled=is_first() and cfg.trainer.enable_progress_bar is not False)
     tokens_per_step = cut.batch_size * cfg.data.seq_len
