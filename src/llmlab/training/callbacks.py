@@ -10,9 +10,10 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
 
+from llmlab import measures
 from llmlab.runs import checkpoint
 from llmlab.runs.metrics import METRICS, TIMING, Table, last_seconds
-from llmlab.training import guard, measures
+from llmlab.training import guard
 from llmlab.training.interrupt import Interrupt, Interrupted
 from llmlab.training.loggers import Loggers
 from llmlab.training.meter import Meter

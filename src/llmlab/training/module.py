@@ -10,6 +10,7 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor, nn
 
+from llmlab import measures
 from llmlab.config.spec import ModelSpec
 from llmlab.errors import UserError
 from llmlab.model import build, roles
@@ -17,11 +18,10 @@ from llmlab.model.experts import MixtureOfExperts
 from llmlab.model.model import Model
 from llmlab.seeds import key
 from llmlab.slots import Loss, Objective, OptimizerPart, Schedule
-from llmlab.training import measures
 from llmlab.training.companions import Companion, frozen, load, read_weights, trained_models
-from llmlab.training.measures import Totals
 from llmlab.training.placement import Placement
 from llmlab.training.step_metrics import StepMetrics
+from llmlab.training.totals import Totals
 
 
 class Feed(Protocol):
