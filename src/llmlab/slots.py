@@ -114,6 +114,8 @@ class Embedding(Protocol):
     `norm` is the model's norm factory (dim, eps) -> module. `shared` is the embedding of an earlier stack whose tables
     are used instead of own ones (held unregistered), or None. `weight` (V, width) is the token table; a static method
     `width(sizes, **options) -> int` says its width where that is not sizes.dim. `position` is held unregistered.
+    `width_option` (a literal): the option that gives the table's width, which a model that uses the tables of another, wider or
+    narrower one takes over.
     """
 
     weight: Tensor
@@ -344,7 +346,8 @@ class Objective(Protocol):
 
     Class attributes, literals: `reads` (the kind of samples: "text", or of records "labelled", "pairs", "chat", "preferences",
     "prompts"), `mask` (name of a mask part), `heads` {role: name of a head part}, `special` (names of the tokens it needs),
-    `topologies` (of "decoder", "encoder", "encoder_decoder"), `models` {role: declaration} (other models that it works with),
+    `topologies` (of "decoder", "encoder", "encoder_decoder"), `models` {role: {"heads": {role: name of a head part}, "trains": bool, "shares": ("embedding",)}} (companions: other models
+    that it works with; those that don't train are frozen; `shares`: what is one tensor with the model's),
     `fixed_counts` (every sample has as many targets), `gives` (what its samples hold for a mask that `needs` it) and
     `measures` {name of a term or a log: kind}: "nll" is a negative log-likelihood, of which a perplexity is claimed; "bits" is
     one of all tokens of the text but the first, of which bits per byte are too; "accuracy", "reward" and "margin" are better

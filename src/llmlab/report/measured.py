@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from llmlab.report.collect import Run
 from llmlab.measures import HIGHER_IS_BETTER, LIKELIHOODS
+from llmlab.report.collect import Run
 
 BITS = "val_bits_per_byte"
 LOSSES = ("val_loss", "loss")
