@@ -73,6 +73,9 @@ class Train:
     batch_size: int = 16  # sequences per optimizer step, over all devices
     micro_batch_size: Optional[int] = None  # sequences per forward on one device; None: batch_size / devices
     clip: Optional[float] = 1.0  # gradient norm
+    learns: Optional[list[str]] = (
+        None  # roles (bias) and paths (heads) of what learns, -WORD: of what does not; None: all
+    )
     checkpoint_every: Optional[int] = None  # optimizer steps; None: a twentieth of the run
     keep: int = 2  # checkpoints kept
     validate_every: Optional[int] = None  # optimizer steps; None: 10 times, or as often as a tenth of the time pays for

@@ -322,6 +322,8 @@ def _batch(cfg: DictConfig) -> list[str]:
     if micro is not None and (micro < 1 or batch % micro):
         fits = divisors_shown(batch)
         return [f"train.micro_batch_size={micro} does not divide train.batch_size={batch}; choose one of {fits}"]
+    if cfg.train.learns is not None and not cfg.train.learns:  # which words fit, the built model tells
+        return ["train.learns=[]: nothing would learn; name what does, as train.learns=[heads], or leave it out"]
     return []
 
 

@@ -24,6 +24,7 @@ class Parameters(NamedTuple):
     total: int
     active: int  # those that a token uses: of the routed experts, per_token
     embedding: int  # of them, look-up tables: token, position and segment
+    trainable: int  # of all, those that learn
 
 
 def count_parameters(model: Model) -> Parameters:
@@ -40,7 +41,8 @@ def count_parameters(model: Model) -> Parameters:
         if getattr(m, "role", None) in ("embed", "position")
         for p in m.parameters(False)
     )
-    return Parameters(total, total - idle, tables)
+    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return Parameters(total, total - idle, tables, trainable)
 
 
 def linear_flops(module: nn.Module) -> float:

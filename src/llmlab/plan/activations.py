@@ -62,10 +62,12 @@ def record(
     gpu: bool = False,
     documents: bool = False,
     tensor_parallel: int = 1,
+    frozen: frozenset[str] = frozenset(),
 ) -> list[Op]:
     """Of a micro-batch of `rows` sequences, from the batch that is there to the last gradient.
 
     gpu: kernels keep what they say that they keep on one. tensor_parallel: of one of so many ranks that share a layer.
+    frozen: paths of the parameters that do not learn.
     """
     from llmlab.training.placement import Placement
 
@@ -73,10 +75,14 @@ def record(
     with ExitStack() as stack:
         stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
         model = Model(spec).train()
+        for path, parameter, _ in roles.parameters(model):
+            parameter.requires_grad_(path not in frozen)
         for module in model.modules():
             for name, p in module._parameters.items():
                 if p is not None and p.dtype != numerics.parameters:
-                    module._parameters[name] = nn.Parameter(p.detach().to(numerics.parameters))
+                    module._parameters[name] = nn.Parameter(
+                        p.detach().to(numerics.parameters), requires_grad=p.requires_grad
+                    )
         if tensor_parallel > 1:
             split(model, tensor_parallel)
         Placement(activation_checkpointing=checkpointing).apply(model)
@@ -171,7 +177,8 @@ class Recorder(TorchDispatchMode):
     def watch(self, model: Model) -> None:
         for number, (_, p, _) in enumerate(roles.parameters(model)):
             self._known[p.untyped_storage()._cdata] = None
-            p.register_post_accumulate_grad_hook(lambda p, number=number: self._arrived(p, number))
+            if p.requires_grad:
+                p.register_post_accumulate_grad_hook(lambda p, number=number: self._arrived(p, number))
         for layer in [layer for stack in model.all_stacks() for layer in stack.layers]:
             layer.register_forward_pre_hook(self._enters)
             layer.register_forward_hook(self._leaves)
@@ -203,7 +210,8 @@ class Recorder(TorchDispatchMode):
     def _leaves(self, layer: nn.Module, args: Any, out: Any) -> None:
         step = self.step
         self.ops.append(Op("leave", step=step))
-        out[0].register_hook(lambda _: self.ops.append(Op("back", step=step)))
+        if out[0].requires_grad:  # not of frozen layers below all that learns
+            out[0].register_hook(lambda _: self.ops.append(Op("back", step=step)))
 
 
 class Behind(torch.autograd.Function):

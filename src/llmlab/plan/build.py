@@ -174,6 +174,7 @@ def plain(plan: Plan) -> dict[str, Any]:
         "parameters": {
             "total": counts.total,
             "active": counts.active,
+            "trainable": counts.trainable,
             "embedding": counts.embedding,
             "components": [_group(g) for g in plan.groups],
         },

@@ -14,7 +14,7 @@ from llmlab.config import spec as specs
 from llmlab.data import Windows
 from llmlab.data.windows import Stream
 from llmlab.errors import UserError
-from llmlab.model import build, flops
+from llmlab.model import build, flops, trainable
 from llmlab.plan.memory import Training, Where
 from llmlab.slots import Vocabulary
 from llmlab.training import cost as costs
@@ -109,8 +109,10 @@ def _subject(name: str, composed: Any, spec: specs.ModelSpec, attrs: Any, assume
     count = int(cfg.trainer.devices) if counted else split
     parallel = count * int(cfg.trainer.num_nodes) // split
     cut = recipe.Cut.of(cfg.train.batch_size, cfg.train.micro_batch_size, parallel)
+    learns = trainable.Filter.of(cfg.train.learns)
     try:
         model = build.assemble(spec)
+        learns.apply(model)
         preflight.reaches(model, length)
         preflight.parts(spec, kind, cfg.precision)
         tensor_parallel.check(split, spec)
@@ -140,7 +142,8 @@ def _subject(name: str, composed: Any, spec: specs.ModelSpec, attrs: Any, assume
     where = Where(cfg.strategy.name, parallel, split, cut.accumulate > 1)
     training = None
     if trained:
-        training = Training(spec, objective, optimizer, length, cfg.precision, kind, cfg.data.separate_documents)  # type: ignore[arg-type]
+        apart = cfg.data.separate_documents
+        training = Training(spec, objective, optimizer, length, cfg.precision, kind, apart, learns)  # type: ignore[arg-type]
     return Subject(name, composed, spec, model, cost, cut, where, training, tuple(assumed))
 
 

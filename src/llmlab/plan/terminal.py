@@ -26,11 +26,12 @@ def show(plan: Plan) -> None:
     console.print(Text(plan.subject.name, style="bold"))
     counts = plan.subject.cost.parameters
     active = f", {counts.active:,} active" if counts.active != counts.total else ""
+    learning = f", {counts.trainable:,} that learn" if counts.trainable != counts.total else ""
     spec = plan.subject.spec
     console.print(
         Text.assemble(
             f"{spec.family}: ",
-            (f"{counts.total:,} parameters{active}", "green"),
+            (f"{counts.total:,} parameters{active}{learning}", "green"),
             f", {counts.embedding:,} of them in look-up tables; vocabulary {spec.sizes.vocab_size:,}",
         )
     )

@@ -79,7 +79,11 @@ class Companion:
 
 def frozen(model: Model, companion: Companion) -> Model:
     """The model, in evaluation and without gradients unless its role trains."""
-    return model if companion.trains else model.requires_grad_(False).eval()
+    if companion.trains:
+        return model
+    for parameter in model.parameters():
+        parameter.elsewhere = True  # type: ignore[attr-defined]  # where it came from: no checkpoint has it
+    return model.requires_grad_(False).eval()
 
 
 def of(composed: Composed, corpus: Corpus, trained: Model) -> dict[str, Companion]:
@@ -87,7 +91,7 @@ def of(composed: Composed, corpus: Corpus, trained: Model) -> dict[str, Companio
     objective = PartSpec("objective", str(composed.cfg.objective["_part_"]))
     found = {}
     for role, chosen in composed.companions.items():
-        with _said(chosen):
+        with named(role, chosen.source):
             made = _finished(chosen, corpus, objective) if chosen.source else _from_words(chosen, corpus, trained)
             made.assemble(trained)
         found[role] = made
@@ -95,8 +99,9 @@ def of(composed: Composed, corpus: Corpus, trained: Model) -> dict[str, Companio
 
 
 @contextmanager
-def _said(chosen: Chosen) -> Iterator[None]:
-    what = f"{KEY}.{chosen.role}" + (f"={chosen.source}" if chosen.source else "")
+def named(role: str, source: str | None = None) -> Iterator[None]:
+    """What is wrong with a companion, within, is said of its role."""
+    what = f"{KEY}.{role}" + (f"={source}" if source else "")
     try:
         yield
     except ValueError as e:  # a part that refuses what it was given, and UserError

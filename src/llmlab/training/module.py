@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from llmlab import measures
 from llmlab.config.spec import ModelSpec
 from llmlab.errors import UserError
-from llmlab.model import build, roles
+from llmlab.model import build, roles, trainable
 from llmlab.model.experts import MixtureOfExperts
 from llmlab.model.model import Model
 from llmlab.seeds import key
@@ -58,12 +58,13 @@ class Offline(pl.LightningModule):
         counts_bytes: bool = False,
         weights: Path | None = None,
         placement: Placement = Placement(),  # noqa: B008  frozen
+        learns: trainable.Filter = trainable.Filter(),  # noqa: B008  frozen
         companions: Mapping[str, Companion] | None = None,
     ):
         super().__init__()
         self.spec, self.objective, self.optimizer_part, self.schedule = spec, objective, optimizer, schedule
         self.feed, self.seed, self.horizon, self.clip, self.weights = feed, seed, horizon, clip, weights
-        self.placement = placement
+        self.placement, self.learns = placement, learns
         self.model: Model | None = None
         self.companions = companions or {}
         self.models = nn.ModuleDict()  # those of the companions, by role
@@ -88,7 +89,9 @@ class Offline(pl.LightningModule):
         if self.model is not None:
             return
         strategy = self.strategy
-        self.model = self._placed(strategy.assemble(self.spec))
+        model = strategy.assemble(self.spec)
+        self.learns.apply(model)  # before anything is sharded: FSDP2 and tensor parallelism make parameters anew
+        self.model = self._placed(model)
         for role, companion in self.companions.items():
             shared = companion.embedding(self.model)
             model = self._placed(frozen(strategy.assemble(companion.spec, shared), companion))
@@ -132,7 +135,7 @@ class Offline(pl.LightningModule):
         return self.reduce(tensor.detach().clone()) + world * (tensor - tensor.detach())
 
     def configure_optimizers(self) -> Any:
-        optimizer = self.strategy.build_optimizer(self.optimizer_part, roles.parameters(self.trained))
+        optimizer = self.strategy.build_optimizer(self.optimizer_part, roles.learning(self.trained))
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.schedule.factor(step, self.horizon))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
@@ -206,7 +209,8 @@ class Offline(pl.LightningModule):
         """Tell each router how many tokens its experts had in this step."""
         visits: dict[int, tuple[Any, Tensor]] = {}
         for router, row in zip(model.routers(), tokens_per_expert, strict=True):
-            if hasattr(router, "after_step"):  # a layer that runs twice has two rows
+            # A frozen router's balancing bias is a buffer, but moving it would send tokens elsewhere: it stays as well.
+            if hasattr(router, "after_step") and trainable.learns(router):  # a layer that runs twice has two rows
                 before = visits.get(id(router))
                 visits[id(router)] = (router, row if before is None else before[1] + row)
         for router, row in visits.values():

@@ -12,7 +12,7 @@ from llmlab.config import layout, schema
 from llmlab.config import spec as specs
 from llmlab.data import Corpus, Windows, prepare
 from llmlab.errors import UserError
-from llmlab.model import build
+from llmlab.model import build, trainable
 from llmlab.sizes import divisors
 from llmlab.training import cost
 from llmlab.training.companions import Companion
@@ -139,6 +139,8 @@ class Recipe:
     optimizer: Any
     schedule: Any
     cost: cost.Cost
+    learns: trainable.Filter
+    summary: str  # of what learns, a line
     companions: Mapping[str, Companion] = field(default_factory=dict)
 
     @classmethod
@@ -152,18 +154,21 @@ class Recipe:
         """spec, corpus, companions: those of a run that is resumed; None: as the config says. UserError for what can't be
         built."""
         cfg = composed.cfg
+        learns = trainable.Filter.of(cfg.train.learns)
         corpus = corpus or prepare(plain(cfg.data, schema.Data), plain(cfg.tokenizer, schema.Tokenizer), special(cfg))
         try:
             spec = spec or layout.with_vocabulary(composed, corpus.vocabulary.size)
             objective = chosen(cfg, "objective")(corpus.vocabulary, cfg.data.seq_len)
             optimizer, schedule = chosen(cfg, "optimizer")(), chosen(cfg, "schedule")()
             model = build.assemble(spec)
+            learns.apply(model)
         except ValueError as e:  # a part that refuses what it was given
             raise UserError(str(e)) from e
         companions = companions_of(composed, corpus, model) if companions is None else companions
         windows = Windows(corpus.train, cfg.data.seq_len, cfg.data.separate_documents)
         models = {cost.TRAINED: model, **{role: c.assemble(model) for role, c in companions.items()}}
-        return cls(corpus, spec, objective, optimizer, schedule, cost.of(models, objective, windows), companions)
+        own, summary = cost.of(models, objective, windows), trainable.summary(model)
+        return cls(corpus, spec, objective, optimizer, schedule, own, learns, summary, companions)
 
 
 def counts_bytes(corpus: Corpus, objective: Any) -> bool:

@@ -87,7 +87,7 @@ def _remove_if_empty(folder: Path) -> None:
 
 
 def _train(task: Task, first: bool) -> Mapping[str, Any]:
-    from llmlab.training import loggers, preflight, run_header, strategies, trainers
+    from llmlab.training import companions, loggers, preflight, run_header, strategies, trainers
     from llmlab.training import recipe as recipes
     from llmlab.training.intervals import Intervals
     from llmlab.training.meter import peak_memory
@@ -99,6 +99,9 @@ def _train(task: Task, first: bool) -> Mapping[str, Any]:
     recipe = recipes.Recipe.of(task.composed, task.spec, task.corpus, task.companions)
     recipes.Batches.of(cfg, recipe, cut, 1)  # to refuse a corpus that is too small before anything is written
     strategies.check(cfg, place, recipe.spec)
+    for role, companion in recipe.companions.items():
+        with companions.named(role):
+            strategies.check(cfg, place, companion.spec)
     weights = None
     if cfg.init_from and task.point is None:
         weights = run_folder.start_of(cfg.init_from, tokenizer=cfg.init_tokenizer != "new")

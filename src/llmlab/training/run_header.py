@@ -61,7 +61,7 @@ def fields(
             "read": corpus.manifest["read"],
         },
         "tokenizer": tokenizer(cfg, corpus),
-        "parameters": {"total": recipe.cost.parameters.total, "active": recipe.cost.parameters.active},
+        "parameters": {name: getattr(recipe.cost.parameters, name) for name in ("total", "active", "trainable")},
         "flops_per_token": recipe.cost.flops_per_token,
         **({"models": companions.fields(recipe.companions, build.assemble(recipe.spec))} if recipe.companions else {}),
         "tokens_seen": 0,
@@ -136,6 +136,8 @@ def lines(task: Any, recipe: Any, horizon: dict[str, Any], last_step: int, cut: 
     said = [first, *describe(spec)]
     if recipe.companions:
         said += companions.lines(recipe.companions, build.assemble(spec))
+    if recipe.learns.words is not None:
+        said.append(recipe.summary)
     said += [f"note: {n}" for n in notes(task, recipe, horizon["steps"], last_step) if n != stand_ins.note(cfg)]
     if (own := tokenizer(cfg, corpus))["from"] == "init_from":
         said.append(f"tokenizer: that of init_from ({own['kind']}, {corpus.vocabulary.size:,} tokens)")

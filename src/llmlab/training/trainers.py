@@ -123,6 +123,7 @@ def make(
         weights=weights,
         placement=placement.Placement.of(cfg),
         companions=recipe.companions,
+        learns=recipe.learns,
     )
     progress = Progress(last_step, enabled=is_first() and cfg.trainer.enable_progress_bar is not False)
     tokens_per_step = cut.batch_size * cfg.data.seq_len
@@ -197,6 +198,8 @@ def measured_tokens(minutes: float, cfg: Any, recipe: Any, cut: Any, place: Plac
         precision=cfg.precision,
         placement=placement.Placement.of(cfg),
         device=place.device,
+        learns=recipe.learns,
+        companions=recipe.companions,
         trains=lambda total: trained(total, tokens, count),
     )
 
