@@ -361,7 +361,8 @@ class Objective(Protocol):
     True of tokens that are no text of their own, which are no targets. `targets(prepared)` -> number of targets in it, by
     term. `passes(prepared)`, if it has one, -> the forwards that the loss makes of one sample; else it is one of the trained
     model and of each companion over `ids` (and `source_ids`), heads at the targets.
-    `loss(model, batch, **companions)` -> Loss; companions are the models of `models`, by role. `shown` (else 0): the share of targets whose answer the model is shown.
+    `loss(model, batch, **companions)` -> Loss; companions are the models of `models`, by role. `shown` (else 0): the share
+    of targets whose answer the model is shown.
 
     A batch has what `prepare` gave, and from the framework `counts` {term: int64 scalar}, targets of the whole optimizer step.
     Batch keys that the model reads: see `llmlab.model.model.Model.forward`.

@@ -49,7 +49,8 @@ def export(run: str | Path, to: Path, format: str = "llmlab", step: int | None =
     """Write the folder `to`, or nothing; returns what it holds in a line.
 
     run: a run folder, one of its checkpoints, or what was exported before. role: of a companion that the run has trained;
-    None: the model that it is for. UserError where there is no sound checkpoint of that step or no such companion, where `to` holds something already, or where the model has no place in a checkpoint of transformers.
+    None: the model that it is for. UserError where there is no sound checkpoint of that step or no such companion, where `to`
+    holds something already, or where the model has no place in a checkpoint of transformers.
     """
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise UserError(f"to={to}: there is something already; name a folder that is empty or not there")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from llmlab.config import init_from
-from llmlab.config.companions import KEY, spec_of
+from llmlab.config.companions import KEY, declared, spec_of
 from llmlab.config.composed import Chosen, Declared
 from llmlab.config.layout import check_objective
 from llmlab.config.spec import ModelSpec, PartSpec
@@ -23,14 +23,13 @@ from llmlab.data.tokenizer import Tokenizer
 from llmlab.errors import UserError
 from llmlab.model import build, flops
 from llmlab.model.model import Model
-from llmlab.runs import checkpoint
+from llmlab.runs import checkpoint, record
 from llmlab.runs import folder as run_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from llmlab.config.composed import Composed
-    from llmlab.data.corpus import Corpus
 
 
 @dataclass(frozen=True)
@@ -86,13 +85,23 @@ def frozen(model: Model, companion: Companion) -> Model:
     return model.requires_grad_(False).eval()
 
 
-def of(composed: Composed, corpus: Corpus, trained: Model) -> dict[str, Companion]:
-    """The companions of a run that begins, by role. UserError in a line for one that does not fit."""
+def of(
+    composed: Composed, trained: Model, vocabulary: int | None, tokenizer: Tokenizer | None = None
+) -> dict[str, Companion]:
+    """The companions of a run that begins, by role. UserError in a line for one that does not fit.
+
+    vocabulary: ids that the tokenizer uses; None: the size that the config states. tokenizer: the run's, where it is known.
+    """
     objective = PartSpec("objective", str(composed.cfg.objective["_part_"]))
     found = {}
     for role, chosen in composed.companions.items():
         with named(role, chosen.source):
-            made = _finished(chosen, corpus, objective) if chosen.source else _from_words(chosen, corpus, trained)
+            if chosen.source is None:
+                made = _from_words(chosen, vocabulary, trained)
+            else:
+                made = _finished(chosen, objective)
+                if tokenizer is not None:
+                    _same_tokens(made, tokenizer)
             made.assemble(trained)
         found[role] = made
     return found
@@ -109,8 +118,8 @@ def named(role: str, source: str | None = None) -> Iterator[None]:
         raise UserError(said if said.startswith(what) else f"{what}: {said}") from e
 
 
-def _from_words(chosen: Chosen, corpus: Corpus, trained: Model) -> Companion:
-    spec = spec_of(chosen, corpus.vocabulary.size)
+def _from_words(chosen: Chosen, vocabulary: int | None, trained: Model) -> Companion:
+    spec = spec_of(chosen, vocabulary)
     if "embedding" in chosen.declared.shares:
         spec = sharing(spec, trained)
     return Companion(chosen.declared, spec, chosen.words)
@@ -140,18 +149,17 @@ def sharing(spec: ModelSpec, trained: Model) -> ModelSpec:
     return replace(spec, stacks=(replace(first, embedding=own), *spec.stacks[1:]))
 
 
-def _finished(chosen: Chosen, corpus: Corpus, objective: PartSpec) -> Companion:
-    """A finished model. UserError where it lacks a head, or knows other tokens."""
+def _finished(chosen: Chosen, objective: PartSpec) -> Companion:
+    """A finished model. UserError where it lacks a head that the objective asks for."""
     assert chosen.source is not None
     weights = run_folder.start_of(chosen.source, tokenizer=False)
     foreign = run_folder.is_foreign(weights)
-    home = weights if foreign else run_folder.home(chosen.source)
     if foreign:
         from llmlab.hub.load import describe
 
         spec = describe(weights).spec
     else:
-        spec = run_folder.load(home)[1]
+        spec = run_folder.load(run_folder.home(chosen.source))[1]
     roles = chosen.declared.heads
     if missing := [role for role in roles if role not in spec.heads]:
         has = ", ".join(f"{role}={part.name}" for role, part in spec.heads.items()) or "none"
@@ -160,16 +168,18 @@ def _finished(chosen: Chosen, corpus: Corpus, objective: PartSpec) -> Companion:
         )
     spec = replace(spec, heads={role: spec.heads[role] for role in roles})
     check_objective(spec, objective, roles)
-    _same_tokens(home, foreign, spec, corpus)
     source = init_from.absolute(chosen.source)
     return Companion(chosen.declared, spec, (), source, weights.absolute(), fingerprint(weights))
 
 
-def _same_tokens(home: Path, foreign: bool, spec: ModelSpec, corpus: Corpus) -> None:
+def _same_tokens(companion: Companion, tokenizer: Tokenizer) -> None:
     """UserError if a finished model knows other tokens than the run's text is made of."""
+    assert companion.weights is not None
+    spec, foreign = companion.spec, run_folder.is_foreign(companion.weights)
+    home = companion.weights if foreign else run_folder.home(companion.weights)
     file = home / "tokenizer.json"
     fix = f"tokenizer=file tokenizer.path={home} takes its tokenizer" if file.is_file() else "choose its tokenizer"
-    size = corpus.vocabulary.size
+    size = tokenizer.vocab_size
     if size > spec.sizes.vocab_size:
         raise UserError(f"it knows {spec.sizes.vocab_size:,} tokens, but the run's tokenizer has {size:,}; {fix}")
     if not file.is_file():
@@ -179,7 +189,7 @@ def _same_tokens(home: Path, foreign: bool, spec: ModelSpec, corpus: Corpus) -> 
     from llmlab.data.tokenizer import from_file
 
     theirs = (from_file(str(home), ()) if foreign else Tokenizer.load(home)).inner.get_vocab(with_added_tokens=True)
-    ours = corpus.tokenizer.inner.get_vocab(with_added_tokens=True)
+    ours = tokenizer.inner.get_vocab(with_added_tokens=True)
     other = next((token for token, i in sorted(theirs.items(), key=lambda x: x[1]) if ours.get(token) != i), None)
     if other is not None:
         here = f"is {ours[other]} in the run's" if other in ours else "is not in the run's"
@@ -202,41 +212,41 @@ def fingerprint(weights: Path) -> str:
 
 
 def reopened(
-    folder: Path, record: Mapping[str, Any], moved: Mapping[str, str], *, begins: bool
+    folder: Path, fields: Mapping[str, Any], moved: Mapping[str, str], *, begins: bool
 ) -> dict[str, Companion]:
-    """The companions of a run that goes on, of which `record` is what it wrote. UserError if a finished model that is needed
+    """The companions of a run that goes on, of which `fields` is the record. UserError if a finished model that is needed
     is not what it was.
 
     moved: where finished models lie now, by role. begins: no checkpoint has the weights of those that train.
     """
     found = {}
-    for role, about in (record.get(KEY) or {}).items():
+    for role, about in (fields.get(KEY) or {}).items():
         spec = run_folder.companion(folder, role)
         heads = {name: part.name for name, part in spec.heads.items()}
-        declared = Declared(role, heads, about["trains"], tuple(about["shares"]))
+        of_role = Declared(role, heads, about["trains"], tuple(about["shares"]))
         source, weights, sha256 = about["source"], about["weights"], about["sha256"]
         path = None if weights is None else Path(weights)
-        if path is not None and (begins or not declared.trains):
+        if path is not None and (begins or not of_role.trains):
             if role in moved:
                 source, path = (
                     init_from.absolute(moved[role]),
                     run_folder.start_of(moved[role], tokenizer=False).absolute(),
                 )
             _unchanged(role, source, path, sha256)
-        elif declared.trains and not begins:
+        elif of_role.trains and not begins:
             path = None
-        found[role] = Companion(declared, spec, tuple(about["words"]), source, path, sha256)
+        found[role] = Companion(of_role, spec, tuple(about["words"]), source, path, sha256)
     return found
 
 
-def places(record: Mapping[str, Any], companions: Mapping[str, Companion]) -> dict[str, Any]:
+def places(fields: Mapping[str, Any], companions: Mapping[str, Companion]) -> dict[str, Any]:
     """The field of a record that says where finished models lie now."""
     if not companions:
         return {}
     at = {
         role: {"source": c.source, "weights": str(c.weights)} for role, c in companions.items() if c.weights is not None
     }
-    return {KEY: {role: {**about, **at.get(role, {})} for role, about in record[KEY].items()}}
+    return {KEY: {role: {**about, **at.get(role, {})} for role, about in fields[KEY].items()}}
 
 
 def _unchanged(role: str, source: str, path: Path, sha256: str) -> None:
@@ -280,6 +290,29 @@ def lines(companions: Mapping[str, Companion], trained: Model) -> list[str]:
         how = "trained" if about["trains"] else "frozen"
         of = about["source"] or (" ".join(about["words"]) or "the run's own model")
         found.append(f"{role}: {about['family']}, {about['parameters']['total']:,} parameters{shared}, {how}, {of}")
+    return found
+
+
+def finished(path: Path, home: Path, cfg: Any, trained: Model) -> dict[str, Model]:
+    """The companions of a run as its checkpoint `path` has them, in evaluation, beside the trained model. UserError where one
+    is not to be had."""
+    roles = declared(str(cfg.objective["_part_"]))
+    if not roles:
+        return {}
+    if not (home / record.NAME).is_file() or not cfg[KEY]:
+        raise UserError(
+            f"{home}: objective={cfg.objective['_part_']} works with the role {next(iter(roles))} too, whose model an export "
+            "does not have; give the folder of the run"
+        )
+    found = {}
+    for role, companion in reopened(home, record.read(home), {}, begins=False).items():
+        model = companion.assemble(trained)
+        build.materialise(model)
+        if companion.trains:
+            load(model, checkpoint.read_weights(path, role), f"checkpoint {path}: {KEY}.{role}")
+        else:
+            companion.fill(model, cfg.seed)
+        found[role] = model.eval()
     return found
 
 

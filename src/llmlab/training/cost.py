@@ -128,6 +128,11 @@ def of(models: Mapping[str, Model], objective: Objective, windows: Windows) -> C
         model = _model(models, first, objective)
         if first.source is not None:
             _fits(model, first.source, first.tokens)
+        elif first.model != TRAINED and (room := limit(model)) is not None and first.tokens > room:
+            raise UserError(
+                f"models.{first.model}: it reads {first.tokens} tokens of each sample, more than the {room} positions that it "
+                f"has; set data.seq_len={room} or less"
+            )
         account = flops.account(
             model,
             first.tokens,

@@ -164,7 +164,8 @@ class Recipe:
             learns.apply(model)
         except ValueError as e:  # a part that refuses what it was given
             raise UserError(str(e)) from e
-        companions = companions_of(composed, corpus, model) if companions is None else companions
+        if companions is None:
+            companions = companions_of(composed, model, corpus.vocabulary.size, corpus.tokenizer)
         windows = Windows(corpus.train, cfg.data.seq_len, cfg.data.separate_documents)
         models = {cost.TRAINED: model, **{role: c.assemble(model) for role, c in companions.items()}}
         own, summary = cost.of(models, objective, windows), trainable.summary(model)
