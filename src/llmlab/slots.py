@@ -9,10 +9,8 @@ fills: first values come from the `init` part, by role. A module may carry `cons
 {parameter name: value} for its own parameters that begin as a constant (a norm's weight); biases
 begin at 0. Persistent buffers begin at 0; a part keeps no other buffers (tables are made in `prepare`).
 
-A part may say of itself, as literal class attributes that are read without importing it: `small`, options {name: value} in
-which a text of a dozen tokens shows what it does (a window of 3), with which `llmlab check` builds it; `idle`, names of a
-module's parameters that not every batch has a gradient for; `estimates = True`, that its gradient is not the slope of what it
-computes (a straight-through estimate).
+What a part declares of itself stands on its class as literals, read without importing it: `llmlab.attributes` has a table of
+them for each slot, with types and defaults. Any other public literal there is refused; a part's own begin with "_".
 
 What parts cost. Linears are counted; for what a part computes beside them a module may have `cost(tokens, keys) -> Cost`, of
 one text of so many tokens that look at so many keys. One that has none and computes something else is measured.
@@ -294,10 +292,12 @@ class Seen(Protocol):
     where nothing but mask and documents hides anything, else None. `one_for_all`: all samples see alike.
     """
 
-    pattern: Literal["causal", "full"] | None
-    within: Literal["causal", "full"] | None
-    documents: Tensor | None
-
+    @property
+    def pattern(self) -> Literal["causal", "full"] | None: ...
+    @property
+    def within(self) -> Literal["causal", "full"] | None: ...
+    @property
+    def documents(self) -> Tensor | None: ...
     @property
     def one_for_all(self) -> bool: ...
     def dense(self) -> Tensor: ...
@@ -365,7 +365,8 @@ class Objective(Protocol):
     of targets whose answer the model is shown.
 
     A batch has what `prepare` gave, and from the framework `counts` {term: int64 scalar}, targets of the whole optimizer step.
-    Batch keys that the model reads: see `llmlab.model.model.Model.forward`.
+    Batch keys that the model reads: see `llmlab.model.model.Model.forward`. A key that neither the loss nor a model reads is an
+    error when the first batch is seen, but for those that the objective `gives`.
     """
 
     def prepare(self, sample: dict[str, Any], rng: Any) -> dict[str, Any]: ...

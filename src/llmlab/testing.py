@@ -66,7 +66,7 @@ def learns(*overrides: str, steps: int = 16) -> None:
 
     composed = compose(_typed(overrides))
     cfg = composed.cfg
-    names = registry.index()["objective", cfg.objective["_part_"]].attrs.get("special", ())
+    names = registry.index()["objective", cfg.objective["_part_"]].special
     vocabulary = Vocabulary(VOCABULARY, {name: VOCABULARY - 1 - i for i, name in enumerate(names)})
     objective = chosen(cfg, "objective")(vocabulary, cfg.data.seq_len)
     model = build.build_model(layout.resolve(composed, vocabulary=VOCABULARY), cfg.seed)

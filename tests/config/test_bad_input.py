@@ -78,6 +78,7 @@ TABLE = [
     ("model.n_kv_heads=3", r"model\.n_kv_heads=3 does not divide model\.n_heads=4; choose one of 1, 2, 4"),
     ("model.n_layers=0", r"model\.n_layers must be at least 1, but is 0"),
     ("model.moe.per_token=9", r"model\.moe\.per_token=9 is more than model\.moe\.n_experts=8"),
+    ("published=mine", r"published says what a model file stands for; choose one"),
     ("model=llama3_8b size=nano", r"model=llama3_8b is a published size: leave out size=nano, or name the family"),
     ("attention=mla model.n_kv_heads=2", r"model\.n_kv_heads: attention=mla does not use it; .*"),
     ("objective=clm mask=bidirectional", r"objective=clm can't be trained under mask=bidirectional: .*"),

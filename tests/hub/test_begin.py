@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from llmlab import load_hf
-from llmlab.config.compose import compose
 from llmlab.errors import UserError
+from llmlab.runs.compose import compose
 from llmlab.runs.folder import load_model
 from llmlab.training.run import train
 

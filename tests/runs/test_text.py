@@ -293,7 +293,7 @@ def aged(folder, path):
     }
     (folder / "run.json").write_text(json.dumps(told))
     lines = (folder / "config.yaml").read_text().splitlines()
-    new = ("resume_from:", "init_tokenizer:")
+    new = ("resume_from:", "init_tokenizer:", "published:")
     lines = [f"  path: {path}" if line.startswith("  path: /") else line for line in lines if not line.startswith(new)]
     (folder / "config.yaml").write_text("\n".join(lines) + "\n")
     for at in (folder / "checkpoints").iterdir():

@@ -96,7 +96,7 @@ def evaluate(
     from llmlab.config import schema
     from llmlab.data import Windows, cache, loader, prepare
     from llmlab.decoding.generate import limit
-    from llmlab.model import finite
+    from llmlab.model import batch_keys, finite
     from llmlab.runs import folder, text
     from llmlab.training import companions
     from llmlab.training.recipe import chosen, plain
@@ -160,7 +160,10 @@ def evaluate(
             objective = make(corpus.vocabulary, size)
             for batch in loader.validation_loader(windows, objective, micro=batch_size, rank=0, world=1, limit=None):
                 _known(batch, model)
-                totals.add(objective.loss(model, batch, **models), batch)
+                watched = batch_keys.Watched(batch) if not totals.pairs else batch  # the first
+                totals.add(objective.loss(model, watched, **models), batch)
+                if isinstance(watched, batch_keys.Watched):
+                    batch_keys.check(watched, objective)
                 if not math.isfinite(totals.means()["loss"]):
                     which = finite.arises(model, lambda: objective.loss(model, batch, **models))  # noqa: B023
                     so_far = sum(totals.counts().values())
@@ -186,7 +189,7 @@ def _foreign(hf: str) -> tuple[Any, Any, Any]:
     cfg = compose(describe(at).overrides, strict=False).cfg
     model = load_hf(at).model
     name = cfg.objective["_part_"]
-    for role in registry.index()["objective", name].attrs.get("heads", {}):
+    for role in registry.index()["objective", name].attribute("heads"):
         if role not in model.heads:
             raise UserError(f"hf={hf}: it has no head {role}, by which objective={name} would measure it")
     return model, cfg, file

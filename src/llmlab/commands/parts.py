@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from llmlab import registry
-from llmlab.config import guess
+from llmlab.config import guess, model_files
 from llmlab.errors import UserError
 from llmlab.registry import Entry, Option, near
 
@@ -80,6 +80,8 @@ def _presets(group: str) -> list[dict[str, Any]]:
         comments = (line[1:].strip() for line in lines if line.startswith("#"))
         values = ", ".join(line for line in lines if line and not line.startswith("#"))
         says = next((c for c in comments if c and not c.startswith("@")), values)
+        if size := model_files.published(file):
+            says = f"published: {size}"
         found.append({"name": file.stem, "summary": says, "file": _short(file)})
     return found
 

@@ -37,7 +37,7 @@ OF_SIZE = ("dim", "n_layers", "n_heads", "n_kv_heads", "head_dim", "ffn_dim")
 def declared(objective: str) -> dict[str, Declared]:
     """The roles that an objective declares. UserError in a line for a declaration that can't be meant."""
     entry = registry.index()["objective", objective]
-    models = entry.attrs.get("models", {})
+    models = entry.attribute("models")
     where = f"{entry.path}:{entry.line}: objective={objective}"
     if not isinstance(models, dict):
         raise UserError(f"{where}: models must be a dict of roles, but is {models!r}")

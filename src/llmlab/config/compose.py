@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmlab import registry
-from llmlab.config import companions, explain, inherit, init_from, spelling, store, validate
+from llmlab.config import companions, explain, inherit, init_from, model_files, spelling, store, validate
 from llmlab.config.composed import Checkpoint, Composed, Typed
 from llmlab.errors import UserError
 from llmlab.slot_names import SLOTS
@@ -49,7 +49,7 @@ def choices(group: str, config_dirs: Sequence[str] = ()) -> list[str]:
 def families() -> list[str]:
     """The models that come with llmlab, but for their published sizes: there are many."""
     files = sorted((conf_dir() / "model").glob("*.yaml"))
-    return [f.stem for f in files if "\n# published" not in "\n" + f.read_text("utf-8")]
+    return [f.stem for f in files if model_files.published(f) is None]
 
 
 def known_choices(config_dirs: Sequence[str] = ()) -> explain.Known:
@@ -101,6 +101,11 @@ def _whole(
     store.declare()
     if absent := registry.missing():
         raise UserError("\n".join(absent))
+    for slot, name in registry.defined():
+        if (conf_dir() / slot / f"{name}.yaml").exists():
+            raise UserError(
+                f"{slot}={name} is a preset in conf/{slot}/; choose another name for the part that you define"
+            )
     run = functools.partial(_hydra, config_dirs=tuple(config_dirs))
     known = known_choices(config_dirs)
     overrides = tuple(spelling.spelled(given, lambda: known.choices("data")))

@@ -12,7 +12,7 @@ PREFIXES = ("hf=", "hf:")
 
 
 def named(value: str | None) -> str | None:
-    """What follows hf= (or hf:) in a value such as that of init_from; None where it is something else."""
+    """The name after hf= (or hf:) in a value such as that of init_from; None if it has no such prefix."""
     return next((value[len(p) :] for p in PREFIXES if value and value.startswith(p)), None)
 
 

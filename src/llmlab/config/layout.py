@@ -44,14 +44,14 @@ def resolve(
 
     default_mask = _part(cfg.mask, "mask")
     if default_mask is None:
-        default_mask = PartSpec("mask", objective.attribute("mask", "causal"), {})
+        default_mask = PartSpec("mask", objective.attribute("mask"), {})
     names = list(cfg.stacks) or ["main"]
     stacks = tuple(_stack(cfg, name, _sizes(cfg, vocabulary, name), default_mask, typed, notes) for name in names)
     if len(stacks) > 1:
         source = stacks[0].sizes.dim
         stacks = (stacks[0], *(replace(s, sizes=s.sizes.but(source_dim=source)) for s in stacks[1:]))
 
-    wanted = objective.attribute("heads", {"tokens": "lm"}) if companion is None else companion
+    wanted = objective.attribute("heads") if companion is None else companion
     given = {role: _part(node, "head") for role, node in cfg.heads.items()}
     roles = tuple(wanted) if roles is None else roles
     heads = {role: given.get(role) or _default("head", wanted.get(role, "lm")) for role in roles}
@@ -101,26 +101,24 @@ def _vocab_size(cfg: Any, ids: int | None) -> int:
 
 def check_objective(spec: ModelSpec, objective: PartSpec, companion: Mapping[str, str] | None = None) -> None:
     """UserError if the objective can't train such a model under its masks, or can't work with such a companion."""
-    for role, usual in (objective.attribute("heads", {}) if companion is None else companion).items():
+    for role, usual in (objective.attribute("heads") if companion is None else companion).items():
         part, wanted = spec.heads.get(role), PartSpec("head", usual).attribute("scores")
-        if part is not None and wanted is not None and part.attribute("scores", wanted) != wanted:
-            fits = [n for (s, n), e in registry.index().items() if s == "head" and e.attrs.get("scores") == wanted]
+        if part is not None and wanted is not None and part.attribute("scores") not in (None, wanted):
+            fits = [n for (s, n), e in registry.index().items() if s == "head" and e.attribute("scores") == wanted]
             raise UserError(
                 f"head@heads.{role}={part.name} gives scores of a {part.attribute('scores')}, but objective={objective.name} "
                 f"asks for those of the {wanted}; choose {' or '.join(sorted(fits))}"
             )
     for stack in spec.stacks:
-        missing = [n for n in stack.mask.attribute("needs", ()) if n not in objective.attribute("gives", ())]
+        missing = [n for n in stack.mask.attribute("needs") if n not in objective.attribute("gives")]
         if missing:
             raise UserError(
                 f"mask={stack.mask.name} reads {' and '.join(missing)} of each sample, which objective={objective.name} "
                 f"does not give; leave mask out (it brings mask={objective.attribute('mask')})"
             )
-    topologies = objective.attribute("topologies", ())
-    if (
-        companion is not None
-    ):  # which reads what it is given: only of the trained model is it known what it must not see
+    if companion is not None:  # it reads what it is given: only the trained model must not see the answer
         return
+    topologies = objective.attribute("topologies")
     if topologies and spec.topology not in topologies:
         mask = spec.stacks[-1].mask.name
         if spec.topology == "encoder_decoder" or "encoder_decoder" in topologies:
@@ -149,9 +147,7 @@ def _words(names: tuple[str, ...]) -> str:
 
 
 def _fitting(topology: str) -> str:
-    fits = [
-        n for (s, n), e in registry.index().items() if s == "objective" and topology in e.attrs.get("topologies", ())
-    ]
+    fits = [n for (s, n), e in registry.index().items() if s == "objective" and topology in e.attribute("topologies")]
     return " or ".join(f"objective={n}" for n in sorted(fits)) or "another model"
 
 

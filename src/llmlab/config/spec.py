@@ -27,9 +27,9 @@ class PartSpec:
     def factory(self) -> Any:
         return registry.load(self.slot, self.name, dict(self.options))
 
-    def attribute(self, name: str, default: Any = None) -> Any:
-        """A literal class attribute of the part, read without importing it."""
-        return registry.index()[self.slot, self.name].attrs.get(name, default)
+    def attribute(self, name: str) -> Any:
+        """An attribute that the part declares, read without importing it, or the default of its slot."""
+        return registry.index()[self.slot, self.name].attribute(name)
 
     def __str__(self) -> str:
         defaults = registry.index()[self.slot, self.name].options

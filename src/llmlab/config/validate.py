@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmlab import registry
-from llmlab.config import devices, guess, init_from, layout, traits
+from llmlab.config import devices, guess, init_from, layout, model_files, traits
 from llmlab.errors import UserError
 from llmlab.registry import near
 from llmlab.sizes import MOST_LAYERS, divisors_shown
@@ -75,9 +75,15 @@ def checked(
     """
     cfg = composed.cfg
     found = _walked(cfg)
+    if "published" in composed.keys:
+        found.append(
+            "published says what a model file stands for; choose one, as in model=llama3_8b (llmlab parts model)"
+        )
     if found:
         return found, None
     found = [*_values(cfg), *_heads(composed, companion), *_batch(cfg), *_budget(cfg), *_run(cfg), *_loggers(composed)]
+    if int(cfg.trainer.num_nodes) > 1 or str(cfg.trainer.devices) not in ("1", "auto", "-1"):
+        found += composed.of_this_process(ranks=True)
     if not cfg.resume:  # whose data, strategy and devices may be those of its run
         found += [*_data(composed), *devices.problems(cfg)]
     if found:
@@ -108,13 +114,12 @@ def local(cfg: DictConfig) -> list[str]:
 
 
 def published(parsed: Sequence[Override], folders: Sequence[Path]) -> list[str]:
-    """A model file that says `# published:` has a size of its own."""
+    """A published size leaves no size to choose."""
     by = {o.key_or_group: o.value() for o in parsed if o.key_or_group in ("model", "size") and not o.is_delete()}
     if len(by) < 2 or by["size"] is None:
         return []
     for folder in folders:
-        file = Path(folder, "model", f"{by['model']}.yaml")
-        if file.exists() and any(line.startswith("# published") for line in file.read_text().splitlines()):
+        if model_files.published(Path(folder, "model", f"{by['model']}.yaml")):
             return [f"model={by['model']} is a published size: leave out size={by['size']}, or name the family"]
     return []
 
@@ -305,7 +310,7 @@ def _heads(composed: Composed, companion: Mapping[str, str] | None) -> list[str]
     if objective is None:
         return []
     entry = registry.index()["objective", str(objective._part_)]
-    roles = list(entry.attrs.get("heads", {"tokens": "lm"}) if companion is None else companion)
+    roles = list(entry.attribute("heads") if companion is None else companion)
     return [
         f"head@{t.package}={t.choice}: objective={entry.name} trains no such head; "
         f"it has {', '.join(f'head@heads.{r}=NAME' for r in roles) or 'none'}"

@@ -7,11 +7,12 @@ import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from llmlab.data.account import BLANK_DOCUMENT, BLANK_FILE, Account, Document, Source, Tick, printable, reasons
 from llmlab.data.listing import ENDINGS, File, below, one, status
 from llmlab.errors import UserError
+from llmlab.json_files import Json, json_lines
 
 DEEPEST = 3  # levels of an object whose strings are offered for data.field
 
@@ -86,8 +87,6 @@ def _plain(file: File, account: Account) -> Iterator[Document]:
 
 def _jsonl(file: File, field: str, account: Account) -> Iterator[Document]:
     for number, line in _lines(file.path):
-        if not line:
-            continue
         text = _text(line, field, f"data.path: {printable(file.path)}, line {number}")
         if text.strip():
             yield Document(f"{file.name}:{number}", text)
@@ -96,15 +95,10 @@ def _jsonl(file: File, field: str, account: Account) -> Iterator[Document]:
 
 
 def _lines(path: str) -> Iterator[tuple[int, str]]:
-    """Numbered lines, without a byte order mark, which files that were put together have in the middle too.
-
-    They end as Python's universal newlines do, in \\n, \\r\\n or \\r. None of these can be inside a JSON string, where
-    U+2028 and the like, at which splitlines() would cut, may stand as they are.
-    """
+    """The numbered lines of a .jsonl file."""
     try:
         with open(path, encoding="utf-8", newline=None) as f:
-            for number, line in enumerate(f, start=1):
-                yield number, line.strip().removeprefix("\ufeff").strip()
+            yield from json_lines(f)
     except UnicodeDecodeError:  # its position is one in the reader's buffer
         _decoded(path)
         raise
@@ -134,7 +128,7 @@ def _text(line: str, field: str, where: str) -> str:
     return text
 
 
-def _value(row: Any, field: str) -> Any:
+def _value(row: Json, field: str) -> Json:
     """The value that an object has under a key, or under "a.b" in an object inside it; None for nothing."""
     if isinstance(row, dict) and field in row:
         return row[field]
@@ -143,7 +137,7 @@ def _value(row: Any, field: str) -> Any:
     return row
 
 
-def _instead(row: Any, value: Any) -> str:
+def _instead(row: Json, value: Json) -> str:
     """A phrase on what a line has in place of a text."""
     if not isinstance(row, dict):
         return f", but is {'a list' if isinstance(row, list) else 'one value'}"
@@ -152,7 +146,7 @@ def _instead(row: Any, value: Any) -> str:
     return _offered(row)
 
 
-def _offered(row: dict[str, Any]) -> str:
+def _offered(row: dict[str, Json]) -> str:
     keys = list(_strings(row, "", DEEPEST))
     if not keys:
         return "; no key of it holds one"
@@ -160,7 +154,7 @@ def _offered(row: dict[str, Any]) -> str:
     return f"; strings are under {shown}: data.field=KEY names one"
 
 
-def _strings(row: dict[str, Any], inside: str, levels: int) -> Iterator[str]:
+def _strings(row: dict[str, Json], inside: str, levels: int) -> Iterator[str]:
     for key, value in row.items():
         if isinstance(value, str):
             yield inside + key

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from llmlab import attributes, measures
 from llmlab.data.order import indices
 from llmlab.data.windows import Windows
 from llmlab.errors import UserError
@@ -115,7 +116,7 @@ class MicroSteps(Dataset[Batch]):
         self.windows, self.objective, self.seed = windows, objective, seed
         self.batch_size, self.micro, self.rank, self.world, self.accumulate = batch_size, micro, rank, world, accumulate
         # Where the objective says that every sample has as many targets, no other rank's samples need be prepared.
-        self.fixed = bool(getattr(objective, "fixed_counts", False))
+        self.fixed = attributes.of(objective, "objective", "fixed_counts")
         self.step = -1
         self.samples: dict[int, Sample] = {}  # of this step, by row
         self.counts: dict[str, int] = {}
@@ -162,7 +163,7 @@ class HeldOut(Dataset[dict[str, Tensor]]):
     def _sample(self, row: int) -> Sample:
         window = self.windows[row]
         sample = self.objective.prepare(window, np.random.default_rng(key("validation", row)))
-        if "sizes" in window and "bits" in getattr(self.objective, "measures", {}).values():
+        if "sizes" in window and measures.covers_text(self.objective):
             sample["bytes"] = window["sizes"][1:].sum()
         return sample
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
@@ -85,7 +85,7 @@ class Start:
         return ["tokenizer=file", f"tokenizer.path={quoted(str(self.folder))}"]
 
     def contradictions(self, composed: Composed) -> list[str]:
-        """Where what was composed is another model than the checkpoint's. An objective may bring its own mask."""
+        """Differences between the composed model and the checkpoint's, a line each. An objective may bring its own mask."""
         try:
             spec = layout.resolve(composed)
         except UserError as e:
@@ -109,7 +109,7 @@ def read(name: str) -> Start:
     return Start(name, folder, describe(folder))
 
 
-def weights(folder: Path, model: Any) -> dict[str, Tensor]:
+def weights(folder: Path, model: Model) -> dict[str, Tensor]:
     """Whole tensors by our paths, without the heads that `model` lacks."""
     heads = {f"heads.{role}." for role in model.heads}
     loaded: Model = load_hf(folder, verbose=False).model

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from llmlab.data import cache
 from llmlab.errors import UserError
@@ -204,7 +204,7 @@ def agreed(model: Carried) -> bool:
         return False
 
 
-def _is_file(stream: Any) -> bool:
+def _is_file(stream: TextIO) -> bool:
     try:
         return stream.fileno() >= 0
     except (OSError, AttributeError, ValueError):

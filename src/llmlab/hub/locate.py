@@ -1,4 +1,4 @@
-"""Where a checkpoint lies: hf=FOLDER, hf=NAME (brought by `llmlab fetch`) or hf=ORG/NAME (downloaded). No torch."""
+"""The folder of a checkpoint: hf=FOLDER, hf=NAME (brought by `llmlab fetch`) or hf=ORG/NAME (downloaded). No torch."""
 
 from __future__ import annotations
 

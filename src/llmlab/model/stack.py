@@ -8,6 +8,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from llmlab import attributes
 from llmlab.config.spec import LayerSpec, PartSpec, StackSpec
 from llmlab.errors import UserError
 from llmlab.model.cache import Cache, join
@@ -16,11 +17,11 @@ from llmlab.model.memory import Memory
 from llmlab.model.view import LayerCache, View
 from llmlab.model.visibility import Visible, VisibleSource
 from llmlab.sizes import Sizes
-from llmlab.slots import Aux, Context, Linear, Position
+from llmlab.slots import Aux, Context, Kernel, Linear, Position
 
 
 class Layer(nn.Module):
-    """The sublayers of one layer, wired by its block part. Returns x (B, T, D) and what its experts say."""
+    """The sublayers of one layer, wired by its block part. Returns x (B, T, D) and the Aux of its experts, or None."""
 
     def __init__(self, sizes: Sizes, spec: LayerSpec, cross_attention: PartSpec | None):
         super().__init__()
@@ -29,7 +30,7 @@ class Layer(nn.Module):
         router = spec.parts["moe"].factory()
         self.attention = spec.parts["attention"].factory()(sizes.but(source_dim=0), norm)
         self.cross_attention = cross_attention.factory()(sizes, norm) if cross_attention else None
-        if getattr(router.func, "dense", False):
+        if attributes.of(router.func, "moe", "dense"):
             self.ffn = ffn(sizes.dim, sizes.ffn_dim, linears(Linear, sizes.ffn))
         else:
             self.ffn = MixtureOfExperts(sizes, router, ffn)
@@ -69,7 +70,7 @@ class Layer(nn.Module):
         return self.block(x_BTD, sublayers)
 
     def _read(self, memory_BMD: Tensor) -> Tensor:
-        """What attention reads of layer inputs: the block may norm them first."""
+        """The memory as attention reads it. The block decides: a pre-norm block norms it first, as it does x."""
         read: list[Tensor] = []
 
         def attention(x: Tensor) -> tuple[Tensor, None]:
@@ -86,7 +87,7 @@ class Stack(nn.Module):
     `shared` is an earlier stack's embedding whose tables are used.
     """
 
-    def __init__(self, spec: StackSpec, kernel: Any, shared: nn.Module | None = None):
+    def __init__(self, spec: StackSpec, kernel: Kernel, shared: nn.Module | None = None):
         super().__init__()
         self.spec, self.sizes = spec, spec.sizes
         first = spec.layers[0].parts
@@ -117,7 +118,7 @@ class Stack(nn.Module):
         final = spec.layers[spec.execute[-1]].parts
         self.norm = (
             final["norm"].factory()(self.sizes.dim, self.sizes.norm_eps)
-            if self.layers[spec.execute[-1]].block.final_norm
+            if attributes.of(self.layers[spec.execute[-1]].block, "block", "final_norm")
             else None
         )
         self.mask = spec.mask.factory()()
@@ -146,7 +147,7 @@ class Stack(nn.Module):
         rotary_width = getattr(factory.func, "rotary_width", None)
         width = rotary_width(self.sizes, **factory.keywords) if rotary_width else self.sizes.head_dim
         factory = part.factory()
-        own = len(self.positions) if getattr(factory.func, "scope", "stack") == "layer" else None
+        own = len(self.positions) if attributes.of(factory.func, "position", "scope") == "layer" else None
         key = (part.name, repr(sorted(part.options.items())), width, own)
         if key not in places:
             places[key] = len(self.positions)

@@ -13,7 +13,7 @@ import weakref
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -22,10 +22,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from llmlab.config.spec import ModelSpec
-from llmlab.model import roles
+from llmlab.model import batch_keys, roles
 from llmlab.model.model import Model
 from llmlab.plan.split import split
-from llmlab.slots import Output, Score, Seen, Term
+from llmlab.slots import Kernel, Output, Score, Seen, Term
 from llmlab.training.companions import Companion
 from llmlab.training.companions import frozen as as_declared
 from llmlab.training.cost import passes
@@ -96,7 +96,9 @@ def record(
                 split(each, tensor_parallel)
             Placement(activation_checkpointing=checkpointing).apply(each)
             for stack_ in each.all_stacks() if gpu else ():
-                stack_.kernel = OnGPU(stack_.kernel) if hasattr(stack_.kernel, "kept") else stack_.kernel
+                stack_.kernel = (
+                    cast("Kernel", OnGPU(stack_.kernel)) if hasattr(stack_.kernel, "kept") else stack_.kernel
+                )
         batch = {k: torch.empty(rows, *v.shape, dtype=torch.from_numpy(v).dtype) for k, v in samples[0].items()}
         recorder = Recorder(share_of_targets(objective, samples), farthest_distance(objective, samples))
         recorder.watch(model, *others.values())
@@ -104,8 +106,10 @@ def record(
         for tensor in batch.values():
             recorder.taken(tensor)
         with torch.autocast("cpu", numerics.computed, enabled=numerics.computed is not None):
-            loss = objective.loss(model, batch, **others)
+            watched = batch_keys.Watched(batch)
+            loss = objective.loss(model, watched, **others)
             total = loss.mean()
+        batch_keys.check(watched, objective)
         recorder.ops.append(Op("backward"))
         total.backward()
     return recorder.ops

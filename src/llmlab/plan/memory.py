@@ -111,20 +111,21 @@ def most(training: Training, where: Where, capacity: int, *, checkpointing: bool
 
 
 def replayed(training: Training, where: Where, micro: int, checkpointing: bool) -> Replay:
-    replay = replay_of(training, where)
-    replay.run(traced(training, _numerics(training, where), micro, checkpointing, where.tensor_parallel))
+    ops = traced(training, _numerics(training, where), micro, checkpointing, where.tensor_parallel)
+    replay = replay_of(training, where, sum(op.kind == "read" for op in ops))
+    replay.run(ops)
     return replay
 
 
-def replay_of(training: Training, where: Where) -> Replay:
-    """A step under a strategy, before it is run."""
+def replay_of(training: Training, where: Where, forwards: int = 1) -> Replay:
+    """A step under a strategy, before it is run. forwards: those that the loss makes of the model."""
     model = _model(training, where.tensor_parallel)
     numerics = _numerics(training, where)
     dtype = numerics.parameters
     if isinstance(model, Several):
         order = model.order(traced(training, numerics, FROM[0], False, where.tensor_parallel))
     else:
-        order = model.order
+        order = model.order * forwards
     trained = Trained(model.parameters, training.optimizer, dtype, where.accumulates)
     world, gpu, offload = where.data_parallel, training.device == "cuda", where.strategy.endswith("offload")
     if where.strategy in ("single", "ddp"):

@@ -47,12 +47,12 @@ class Subject:
 
 def of_config(composed: Any) -> Subject:
     """UserError for what a run would refuse."""
-    attrs, vocabulary, assumed = _vocabulary(composed)
+    entry, vocabulary, assumed = _vocabulary(composed)
     try:
         spec = composed.spec if vocabulary is None else layout.with_vocabulary(composed, vocabulary)
     except ValueError as e:
         raise UserError(str(e)) from e
-    return _subject(" ".join(composed.overrides) or "the default config", composed, spec, attrs, assumed, vocabulary)
+    return _subject(" ".join(composed.overrides) or "the default config", composed, spec, entry, assumed, vocabulary)
 
 
 def of_checkpoint(name: str, overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> Subject:
@@ -79,30 +79,35 @@ def of_checkpoint(name: str, overrides: Sequence[str], config_dirs: Sequence[str
     assumed = [f"objective={objective}: {head} does not say how it is trained"]
     if "quantization_config" in about.config:
         assumed.append("quantization_config is left out: numbers are as precision says")
-    attrs = registry.index()["objective", objective].attrs
-    return _subject(f"hf={name} ({head})", composed, spec, attrs, assumed)
+    entry = registry.index()["objective", objective]
+    return _subject(f"hf={name} ({head})", composed, spec, entry, assumed)
 
 
-def _vocabulary(composed: Any) -> tuple[Any, int | None, list[str]]:
-    """(attributes of the objective, ids that the tokenizer uses or None, what is assumed of them)."""
+def _vocabulary(composed: Any) -> tuple[registry.Entry, int | None, list[str]]:
+    """(the objective, ids that the tokenizer uses or None, what is assumed of them)."""
     cfg = composed.cfg
-    attrs = registry.index()["objective", cfg.objective["_part_"]].attrs
+    entry = registry.index()["objective", cfg.objective["_part_"]]
     kind, size = cfg.tokenizer.kind, cfg.model.vocab_size
     if kind == "file":
         from llmlab.data import tokenizer
 
-        made = tokenizer.make(recipe.plain(cfg.tokenizer, schema.Tokenizer), [], [], attrs.get("special", ()))
-        return attrs, made.vocab_size, []
+        made = tokenizer.make(recipe.plain(cfg.tokenizer, schema.Tokenizer), [], [], entry.special)
+        return entry, made.vocab_size, []
     if size is not None:
-        return attrs, None, []
+        return entry, None, []
     known = f"{layout.round_up(cfg.tokenizer.vocab_size, 64):,} rows of the vocabulary"
     if kind == "char":
-        return attrs, None, [f"{known}: tokenizer=char has one for each character of the data, which is not read"]
-    return attrs, None, [f"{known}: tokenizer.vocab_size, which a small corpus may not fill"]
+        return entry, None, [f"{known}: tokenizer=char has one for each character of the data, which is not read"]
+    return entry, None, [f"{known}: tokenizer.vocab_size, which a small corpus may not fill"]
 
 
 def _subject(
-    name: str, composed: Any, spec: specs.ModelSpec, attrs: Any, assumed: list[str], vocabulary: int | None = None
+    name: str,
+    composed: Any,
+    spec: specs.ModelSpec,
+    entry: registry.Entry,
+    assumed: list[str],
+    vocabulary: int | None = None,
 ) -> Subject:
     cfg = composed.cfg
     length = cfg.data.seq_len
@@ -122,7 +127,7 @@ def _subject(
         tensor_parallel.check(split, spec)
         if cfg.strategy.name in devices.ZERO:
             elementwise.check(cfg)
-        wanted = _vocabulary_of(spec, attrs)
+        wanted = _vocabulary_of(spec, entry)
         objective = recipe.chosen(cfg, "objective")(wanted, length)
         optimizer = recipe.chosen(cfg, "optimizer")()
     except ValueError as e:
@@ -135,7 +140,7 @@ def _subject(
         assumed.append("placement.compile=true: memory as it is without")
     if cfg.data.separate_documents:
         assumed.append("one document a sequence: how long they are, the data would tell")
-    trained = set(attrs.get("heads", {})) <= set(spec.heads)
+    trained = set(entry.attribute("heads")) <= set(spec.heads)
     others = companions.of(composed, model, vocabulary)
     models = {role: companion.assemble(model) for role, companion in others.items()}
     if trained:
@@ -153,10 +158,10 @@ def _subject(
     return Subject(name, composed, spec, model, cost, cut, where, training, tuple(assumed), models)
 
 
-def _vocabulary_of(spec: specs.ModelSpec, attrs: Any) -> Vocabulary:
+def _vocabulary_of(spec: specs.ModelSpec, entry: registry.Entry) -> Vocabulary:
     """The special tokens that an objective asks for are the last of the model's ids."""
     size = spec.sizes.vocab_size
-    names = attrs.get("special", ())
+    names = entry.special
     if len(names) >= size:
         raise UserError(f"model.vocab_size={size} has no room for the {len(names)} special tokens of the objective")
     return Vocabulary(size, {name: size - 1 - i for i, name in enumerate(names)})

@@ -63,11 +63,11 @@ def write(path: Path, home: Path, role: str, to: Path) -> None:
     from omegaconf import OmegaConf
     from safetensors.torch import save_file
 
-    from llmlab.model.plain import to_plain
+    from llmlab.model.serialise import to_dict
 
     model = load(path, home, role)
     save_file({n: t.contiguous() for n, t in model.state_dict().items()}, to / checkpoint.WEIGHTS, {"format": "pt"})
-    write_atomic(to / SPEC, json.dumps(to_plain(model.spec), indent=1) + "\n")
+    write_atomic(to / SPEC, json.dumps(to_dict(model.spec), indent=1) + "\n")
     cfg = folder.load(home)[0]
     cfg.models = {}
     write_atomic(to / CONFIG, OmegaConf.to_yaml(cfg, resolve=True))

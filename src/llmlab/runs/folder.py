@@ -30,18 +30,18 @@ def save(folder: Path, cfg: Any, spec: ModelSpec, companions: Mapping[str, Model
     models/ROLE.json: the run can be read whatever conf/ becomes."""
     from omegaconf import OmegaConf
 
-    from llmlab.model.plain import to_plain
+    from llmlab.model.serialise import to_dict
 
     write_atomic(folder / CONFIG, OmegaConf.to_yaml(cfg, resolve=True))
-    write_atomic(folder / SPEC, json.dumps(to_plain(spec), indent=1) + "\n")
+    write_atomic(folder / SPEC, json.dumps(to_dict(spec), indent=1) + "\n")
     for role, other in (companions or {}).items():
         (folder / COMPANIONS).mkdir(exist_ok=True)
-        write_atomic(folder / spec_of(role), json.dumps(to_plain(other), indent=1) + "\n")
+        write_atomic(folder / spec_of(role), json.dumps(to_dict(other), indent=1) + "\n")
 
 
 def load(run: str | Path) -> tuple[Any, ModelSpec]:
     """(config, resolved model) of a run, or of what was exported from one; UserError if the folder is neither."""
-    from llmlab.model.plain import ModelShape
+    from llmlab.model.serialise import ModelShape
     from llmlab.runs import settings
 
     folder = Path(run)
@@ -61,17 +61,17 @@ def load(run: str | Path) -> tuple[Any, ModelSpec]:
 
 
 def _spec(file: Path, model: Any) -> ModelSpec:
-    from llmlab.model.plain import from_plain
+    from llmlab.model.serialise import from_dict
 
     try:
-        return from_plain(model)
+        return from_dict(model)
     except Exception as e:  # a part, a size or an option of another version of llmlab
         raise UserError(f"{file} can't be read: {type(e).__name__}: {str(e).splitlines()[0]}") from e
 
 
 def companion(folder: Path, role: str) -> ModelSpec:
     """The resolved model of a run's companion; UserError if it is not as the run wrote it."""
-    from llmlab.model.plain import ModelShape
+    from llmlab.model.serialise import ModelShape
 
     name = spec_of(role)
     undamaged(folder, (name,), record.read(folder))

@@ -47,6 +47,7 @@ class Shape(TypedDict):
     init_tokenizer: NotRequired[str | None]
     resume: NotRequired[str | None]
     resume_from: NotRequired[str | None]
+    published: NotRequired[str | None]
     experiment_name: NotRequired[str | None]
     sweep: NotRequired[str | None]
 
@@ -67,7 +68,7 @@ def read(path: Path) -> tuple[Any, dict[str, Any]]:
         part = (slot, plain[slot]["_part_"])
         if part in registry.index():
             cfg[slot] = _typed(path, slot, plain[slot], store.schema(*part))
-    for name in ("init_from", "resume", "resume_from", "experiment_name", "sweep"):
+    for name in ("init_from", "resume", "resume_from", "published", "experiment_name", "sweep"):
         cfg.setdefault(name, None)
     cfg.setdefault("init_tokenizer", None)
     cfg.setdefault("models", {})

@@ -128,6 +128,8 @@ def check(
             composed = configs.vary(known[rest], typed) if rest in known else None
             if composed is None:
                 composed = known[rest] = compose(overrides, folders)
+            if alone := composed.of_this_process():
+                raise UserError("\n".join(alone))
             hashes.append(digest(composed))
             opened |= {o[1:].partition("=")[0] for o in composed.effective if o[0] == "+" and o not in overrides}
         except UserError as e:

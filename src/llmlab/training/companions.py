@@ -140,7 +140,7 @@ def sharing(spec: ModelSpec, trained: Model) -> ModelSpec:
         return spec
     part = first.embedding
     option = part.attribute("width_option")
-    if option is None or part.options[option] is not None:
+    if not option or part.options[option] is not None:
         raise UserError(
             f"embedding={part} is {width} wide, but it shares that of the trained model, which is {theirs.embed_dim} wide; "
             f"{f'leave embedding.{option} out' if option else 'choose embedding=token'}"

@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 
+from llmlab import attributes
 from llmlab.data import Windows
 from llmlab.decoding.generate import limit
 from llmlab.errors import UserError
 from llmlab.model import flops
-from llmlab.model.measured import Said
 from llmlab.model.model import Model
+from llmlab.model.probe import CostSource
 from llmlab.slots import Objective, Pass
 
 SAMPLES = 8
@@ -72,9 +73,9 @@ class Cost:
         return {what: pair for what, pair in found.items() if any(pair)}
 
     @property
-    def said(self) -> tuple[Said, ...]:
+    def sources(self) -> tuple[CostSource, ...]:
         """Notes on parts that are more than linears, once each."""
-        return tuple(dict.fromkeys(said for each in self.passes for said in each.account.said))
+        return tuple(dict.fromkeys(source for each in self.passes for source in each.account.sources))
 
 
 def of_one(model: Model, account: flops.Account, seq_len: int) -> Cost:
@@ -94,8 +95,8 @@ def passes(objective: Objective, prepared: Mapping[str, Any]) -> Sequence[Pass]:
     tokens = len(prepared["ids"])
     rows = min(tokens, max(objective.targets(dict(prepared)).values(), default=tokens))
     source = len(prepared["source_ids"]) if "source_ids" in prepared else None
-    heads: Mapping[str, str] = getattr(objective, "heads", {})
-    others: Mapping[str, Mapping[str, Any]] = getattr(objective, "models", {})
+    heads: Mapping[str, str] = attributes.of(objective, "objective", "heads")
+    others: Mapping[str, Mapping[str, Any]] = attributes.of(objective, "objective", "models")
     return [
         Pass(tokens, source, heads=dict.fromkeys(heads, rows)),
         *(

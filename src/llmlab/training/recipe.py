@@ -34,7 +34,7 @@ def plain(node: Any, cls: type) -> Any:
 
 def special(cfg: Any) -> tuple[str, ...]:
     """Names of the special tokens that the objective needs."""
-    return tuple(registry.index()["objective", cfg.objective["_part_"]].attrs.get("special", ()))
+    return registry.index()["objective", cfg.objective["_part_"]].special
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ DEFAULTS: Config = {
 
 
 def read(c: Config) -> list[str]:
-    """What config.json of the 13B lacks, for it has ALiBi, is max_position_embeddings."""
+    """The 13B is told from the 7B by what its config.json lacks: max_position_embeddings, for it has ALiBi."""
     expect(c, "hidden_act", "silu")
     rotated = "max_position_embeddings" in c
     values = {

@@ -98,7 +98,7 @@ DEFAULTS: Config = {
 
 
 def sizes(c: Config) -> Config:
-    """What the whole layout writes alike."""
+    """Our sizes from the keys that all of BERT's kin share."""
     return {
         "dim": c["hidden_size"],
         "n_layers": c["num_hidden_layers"],

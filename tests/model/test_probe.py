@@ -55,7 +55,7 @@ def test_a_part_is_measured_that_has_more_than_linears():
     rest = forward_flops(build(*tiny("llama3"), wake=False), LENGTH) - own
     found = account(model, LENGTH)
     assert found.forward() == rest + 2 * mixing_flops()
-    assert [(said.part, said.how) for said in found.said] == [("ffn=swiglu", "measured")]
+    assert [(said.part, said.how) for said in found.sources] == [("ffn=swiglu", "measured")]
     assert all(p.is_meta for p in model.parameters())
 
 
@@ -64,7 +64,7 @@ def test_what_a_part_says_counts():
     rest = forward_flops(build(*tiny("llama3"), wake=False), LENGTH) - own
     found = account(model, LENGTH)
     assert found.forward() == rest + 2 * 1000 * LENGTH
-    assert [said.how for said in found.said] == ["declared"]
+    assert [said.how for said in found.sources] == ["declared"]
 
 
 @pytest.mark.slow
@@ -73,7 +73,7 @@ def test_a_part_that_needs_values_is_named():
     rest = forward_flops(build(*tiny("llama3"), wake=False), LENGTH) - own
     found = account(model, LENGTH)
     assert found.forward() == rest + 2 * 2 * LENGTH * 2 * 2 * DIM * DIM
-    assert "can't be run alone" in str(found.said[0]) and "give it cost()" in str(found.said[0])
+    assert "can't be run alone" in str(found.sources[0]) and "give it cost()" in str(found.sources[0])
 
 
 class Linearised(nn.Module):
@@ -133,7 +133,7 @@ def test_a_position_that_multiplies():
         model.stacks["main"].positions[0] = Shifted()
     found = account(model, LENGTH)
     assert found.forward() == before + 2 * 2 * LENGTH * LENGTH * 4 * 8
-    assert [(said.part, said.how) for said in found.said] == [("position=rope", "measured")]
+    assert [(said.part, said.how) for said in found.sources] == [("position=rope", "measured")]
 
 
 @pytest.mark.slow
@@ -151,7 +151,7 @@ def test_experts_are_measured_as_the_tokens_that_visit_them(monkeypatch):
 def test_no_part_here_is_more_than_it_says(family):
     """Of builtin parts torch counts what their linears and pair_width make; DeBERTa's scores of distances are measured."""
     said = {"deberta_v3": ["position=disentangled"]}.get(family, [])
-    assert [what.part for what in account(assemble(spec(*tiny(family))), LENGTH).said] == said
+    assert [what.part for what in account(assemble(spec(*tiny(family))), LENGTH).sources] == said
 
 
 @pytest.mark.parametrize("family", mostly_slow(FAMILIES, ("t5",)))

@@ -58,11 +58,11 @@ class ModelShape(TypedDict):
     notes: list[str]
 
 
-def to_plain(spec: ModelSpec) -> dict[str, Any]:
+def to_dict(spec: ModelSpec) -> dict[str, Any]:
     return asdict(spec)
 
 
-def from_plain(plain: dict[str, Any]) -> ModelSpec:
+def from_dict(plain: dict[str, Any]) -> ModelSpec:
     return ModelSpec(
         family=plain["family"],
         sizes=_sizes(plain["sizes"]),

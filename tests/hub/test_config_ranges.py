@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from llmlab.errors import UserError
-from llmlab.hub import limits
+from llmlab.hub import config_ranges
 from llmlab.hub.families import entries
 from llmlab.hub.load import describe
 
@@ -123,6 +123,6 @@ def test_every_number_that_a_family_reads_has_a_range(model_type):
     for key in {*c.asked, *entry.defaults} - CHECKED_BY_VALUE:
         value = entry.defaults.get(key)
         if isinstance(value, int | float) and not isinstance(value, bool):
-            rule = limits.number(key)
+            rule = config_ranges.number(key)
             assert rule is not None and rule.holds(value), key
-    limits.check(entry.defaults, entry.defaults)
+    config_ranges.check(entry.defaults, entry.defaults)

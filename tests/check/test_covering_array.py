@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from llmlab.check.cover import Cover, paired, smallest
+from llmlab.check.covering_array import CoveringArray, minimal_subset, ordered_pair
 
 PAIR = (("o", "mlm"), ("m", "both"))  # a level of two items
 
@@ -20,12 +20,12 @@ def possible(made, bad):
     for row in itertools.product(*made):
         items = [item for level in row for item in level]
         if not any(set(b) <= set(items) for b in bad):
-            found |= {paired(a, b) for a, b in itertools.combinations(items, 2)}
+            found |= {ordered_pair(a, b) for a, b in itertools.combinations(items, 2)}
     return found
 
 
 def covered(cover):
-    return {paired(a, b) for row in cover.rows for a, b in itertools.combinations(cover.items(row), 2)}
+    return {ordered_pair(a, b) for row in cover.rows for a, b in itertools.combinations(cover.items(row), 2)}
 
 
 def refusing(bad, asked=None):
@@ -50,7 +50,7 @@ CONFLICTS = {
 @pytest.mark.parametrize("name", CONFLICTS)
 def test_every_pair_that_can_be_had_is_there_and_no_other(name):
     made, bad, asked = factors(3, 4, 3, 3), CONFLICTS[name], []
-    cover = Cover(made, refusing(bad, asked))
+    cover = CoveringArray(made, refusing(bad, asked))
     rows = list(cover.cover(cover.pairs()))
     should = possible(made, bad)
     assert covered(cover) == should
@@ -69,23 +69,23 @@ def test_levels_of_several_items_and_random_conflicts():
         chance = random.Random(seed)
         bad = [list(pair) for pair in chance.sample(list(itertools.combinations([*PAIR, *singles], 2)), 6)]
         bad = [b for b in bad if not set(b) <= usual]
-        cover = Cover(made, refusing(bad))
+        cover = CoveringArray(made, refusing(bad))
         list(cover.cover(cover.pairs()))
         assert covered(cover) & set(cover.pairs()) == possible(made, bad) & set(cover.pairs()), seed
 
 
 def test_it_is_always_the_same():
-    one, other = (Cover(factors(5, 4, 3, 4), refusing(CONFLICTS["of two"])) for _ in range(2))
+    one, other = (CoveringArray(factors(5, 4, 3, 4), refusing(CONFLICTS["of two"])) for _ in range(2))
     assert list(one.cover(one.pairs())) == list(other.cover(other.pairs()))
 
 
 def test_the_number_of_rows_is_near_the_least_that_there_can_be():
-    cover = Cover(factors(11, 11, 8, 7, 6, 5, 4, 4, 4, 3, 2), refusing([]))
+    cover = CoveringArray(factors(11, 11, 8, 7, 6, 5, 4, 4, 4, 3, 2), refusing([]))
     assert 121 <= len(list(cover.cover(cover.pairs()))) <= 135
 
 
 def test_asked_again_it_has_the_same_rows():
-    cover = Cover(factors(5, 4, 3), refusing(CONFLICTS["of two"][:1]))
+    cover = CoveringArray(factors(5, 4, 3), refusing(CONFLICTS["of two"][:1]))
     rows = list(cover.cover(cover.pairs()))
     assert list(cover.cover(cover.pairs())) == rows
     some = list(cover.cover([p for p in cover.pairs() if ("f1", "v1") in p]))
@@ -93,7 +93,7 @@ def test_asked_again_it_has_the_same_rows():
 
 
 def test_one_item_with_all_others():
-    cover = Cover(factors(4, 6, 3), refusing([[("f0", "v2"), ("f1", "v5")]]))
+    cover = CoveringArray(factors(4, 6, 3), refusing([[("f0", "v2"), ("f1", "v5")]]))
     item = ("f0", "v2")
     rows = list(cover.cover([p for p in cover.pairs() if item in p]))
     assert len(rows) == 5 and all(item in cover.items(row) for row in rows)
@@ -111,7 +111,7 @@ def test_what_an_item_needs_comes_with_it():
     def refuse(items):
         return "choose kernel=slow" if {("kernel", "fast"), ("position", "odd")} <= set(items) else None
 
-    cover = Cover(made, refuse)
+    cover = CoveringArray(made, refuse)
     row, reason = cover.usual([("position", "odd")])
     assert reason is None and ("kernel", "slow") in cover.items(row)
     _, reason = cover.usual([("position", "odd"), ("kernel", "fast")])
@@ -126,5 +126,5 @@ def test_the_smallest_that_is_bad(culprits):
         tried.append(some)
         return culprits <= set(some)
 
-    assert set(smallest(range(10), bad)) == culprits
+    assert set(minimal_subset(range(10), bad)) == culprits
     assert len(tried) < 30

@@ -24,14 +24,15 @@ class Number:
     end: Literal["from", "over"] = "from"
     whole: bool = False
 
-    def of(self, key: str, value: Any) -> Any:
+    def of(self, key: str, value: object) -> Any:
         """The value, a float unless `whole`. UserError if it is none of these numbers."""
         if not self.holds(value):
             most = f" to {MOST:,}" if self.high == MOST and isinstance(value, int | float) and value > MOST else ""
             raise UserError(f"config.json: {key}={shown(value)} must be {self}{most}")
+        assert isinstance(value, int | float)
         return value if self.whole else float(value)
 
-    def holds(self, value: Any) -> bool:
+    def holds(self, value: object) -> bool:
         if isinstance(value, bool) or not isinstance(value, int if self.whole else (int, float)):
             return False
         return self.low <= value <= self.high and (self.end == "from" or value > self.low)
@@ -98,7 +99,7 @@ def check(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
             _check(key, value, rule, defaults.get(key, NESTED.get(key)))
 
 
-def _check(key: str, value: Any, rule: Number | None, default: Any) -> None:
+def _check(key: str, value: object, rule: Number | None, default: object) -> None:
     if value is None:  # of true or false null is neither; else the reader says what it means
         if isinstance(default, bool):
             raise UserError(f"config.json: {key}=null must be true or false")

@@ -19,7 +19,7 @@ from llmlab.sizes import MOST_LAYERS
 MOST_UNSEEN = 1000  # layers that no tensor vouches for: ALBERT's run again and again, T5's where one stack is read
 
 
-def listed(config: Config, file: Path) -> None:
+def check_list_lengths(config: Config, file: Path) -> None:
     """UserError for numbers of which lists are made when config.json is read."""
     for key, value in config.items():
         if ("layer" in key or "group" in key) and isinstance(value, int) and value > MOST_LAYERS:
@@ -29,7 +29,9 @@ def listed(config: Config, file: Path) -> None:
         raise UserError(f"{file}: num_hidden_layers={runs} times inner_group_num={inner} is more than {MOST_UNSEEN:,}")
 
 
-def held(overrides: Sequence[str], stacks: Collection[str] | None, shapes: Mapping[str, Tensor], file: Path) -> None:
+def check_counts(
+    overrides: Sequence[str], stacks: Collection[str] | None, shapes: Mapping[str, Tensor], file: Path
+) -> None:
     """UserError where the weights hold fewer layers or experts than a model of these overrides has.
 
     stacks: those that the class reads, None for all. Whether every tensor is there and of its shape is for the caller to say,

@@ -1,0 +1,301 @@
+"""Models that combine every two parts of two slots, the user's own parts included, as far as they can be combined."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
+from typing import TYPE_CHECKING
+
+import torch
+
+from llmlab import registry
+from llmlab.check.covering_array import CoveringArray, Item, Level, Pair, Row, ordered_pair
+from llmlab.check.processes import IsolatedProcess, ProcessDied
+from llmlab.check.refusal import refusal, untrainable
+from llmlab.check.request import BASE_FAMILY, LEARNING_SLOTS, SLOTS
+from llmlab.check.subject import VOCABULARY, Case, Subject, small_part, with_mask_and_head
+from llmlab.config.spec import PartSpec
+from llmlab.errors import UserError
+
+if TYPE_CHECKING:
+    from llmlab.config.spec import ModelSpec
+    from llmlab.model.model import Model
+
+SPECIAL_SLOTS = (*LEARNING_SLOTS, "head")  # not typed as SLOT=NAME alone: see `_learning_words` and `head_role`
+# By topology, the family that gives sizes and traits to a model all of whose parts are chosen.
+BASE_FAMILIES = {"decoder": BASE_FAMILY, "encoder": BASE_FAMILY, "encoder_decoder": "t5"}
+TINY = (f"model.vocab_size={VOCABULARY}", "model.max_positions=40", "model.dim=32")
+# The heads together (8 * 8) are wider than the model (32), and the feed-forward is of neither width, so that a part which
+# takes one width for another fails. Eight heads can be grouped by 1, 2, 4 and 8.
+WIDTHS = ("model.n_heads=8", "model.head_dim=8", "model.ffn_dim=48")
+
+
+OptionValue = bool | int | float | str | list[int] | None  # a literal in a part's `small`
+
+
+class Combinations:
+    """All choices of parts, and the covering arrays of models that combine them."""
+
+    def __init__(self) -> None:
+        self.untrainable_pairs: dict[Pair, str] = {}  # {objective and mask: why it can't be trained under it}
+        self.separate_kernels = _kernels_for_process()
+        aims = self._aims()
+        usual = _part_names(base_spec(aims[0]))
+        factors = [aims]
+        for slot in (s for s in SLOTS if s not in LEARNING_SLOTS):
+            names = sorted(registry.names(slot), key=lambda n: (n != usual[slot], n))
+            factors.append([((slot, n),) for n in names if (slot, n) not in self.separate_kernels])
+        self.cover = CoveringArray(factors, self._refusal)
+        self._by_kernel: dict[Item, CoveringArray] = {}
+        self._process = IsolatedProcess()
+
+    def _aims(self) -> list[Level]:
+        """Every objective with each mask that it can be trained under, and masks of no objective by themselves.
+
+        One factor, since most of these pairs are refused, which would leave a row-by-row search little to choose from.
+        """
+        levels: list[Level] = []
+        for objective in registry.names("objective"):
+            default = registry.index()["objective", objective].attribute("mask")
+            for mask in sorted(registry.names("mask"), key=lambda m: (m != default, m)):
+                level = (("objective", objective), ("mask", mask))
+                try:
+                    base_spec(level)
+                except UserError as e:
+                    self.untrainable_pairs[ordered_pair(*level)] = refusal(e) or str(e)
+                else:
+                    levels.append(level)
+        trained = {item for level in levels for item in level}
+        return [*levels, *((("mask", m),) for m in registry.names("mask") if ("mask", m) not in trained)]
+
+    def _refusal(self, items: Sequence[Item]) -> str | None:
+        return isolated_refusal(self._process, items, runs=not self.separate_kernels.keys() & set(items))
+
+    def covering(self, item: Item) -> CoveringArray:
+        """The array with rows for an item. A kernel that can't train on this device has one of its own: in the common array
+        its rows would be skipped by most checks, and the pairs in them remain unchecked."""
+        if item not in self.separate_kernels:
+            return self.cover
+        if item not in self._by_kernel:
+            factors = [levels if levels[0][0][0] != item[0] else [(item,)] for levels in self.cover.factors]
+            self._by_kernel[item] = CoveringArray(factors, self._refusal)
+        alone = self._by_kernel[item]
+        at = alone.factors.index([(item,)])
+        # Conflicts that do not involve the kernel hold here too, and need not be found again.
+        alone.conflicts |= {c: why for c, why in self.cover.conflicts.items() if at not in {f for f, _ in c}}
+        return alone
+
+    def rows(self) -> Iterator[tuple[CoveringArray, Row]]:
+        """Rows in which every pair occurs that can be combined."""
+        for row in self.cover.cover(self.cover.pairs()):
+            yield self.cover, row
+        for item in self.separate_kernels:
+            for row in self.covering(item).cover(with_item(self.covering(item), item)):
+                yield self.covering(item), row
+
+    def refused(self) -> dict[Pair, str]:
+        """{pair that can't be combined: why}, of the rows made so far."""
+        refused = dict(self.untrainable_pairs)
+        for cover in (self.cover, *self._by_kernel.values()):
+            refused |= cover.refused
+        return refused
+
+
+@cache
+def combinations() -> Combinations:
+    """The one instance, made when first needed."""
+    return Combinations()
+
+
+def refusal_reason(items: Sequence[Item], runs: bool) -> str | None:
+    """Why a model with these parts is refused; None if it isn't, or crashes, which the checks report.
+
+    The parts are put into a base spec composed once for each objective: composing one with Hydra takes some 160 ms, and
+    hundreds of combinations are tried. runs: False to build it only, where the kernel is for another device and slow here.
+    """
+    from llmlab.model.build import assemble
+
+    chosen = dict(items)
+    try:
+        spec = with_parts(base_spec(learning_level(chosen)), chosen)
+        run_once(spec) if runs else assemble(spec)
+    except Exception as e:
+        return refusal(e)
+    return None
+
+
+def isolated_refusal(process: IsolatedProcess, items: Sequence[Item], runs: bool) -> str | None:
+    """`refusal_reason` in another process; None also if it kills that process, which the checks report."""
+    try:
+        return process(refusal_reason, tuple(items), runs)
+    except ProcessDied:
+        return None
+
+
+def with_item(cover: CoveringArray, item: Item) -> list[Pair]:
+    """The pairs of an array with an item."""
+    return [pair for pair in cover.pairs() if item in pair]
+
+
+def run_once(spec: ModelSpec) -> None:
+    """Build a model with all values 0 and run it on a text: some refusals come only with the first batch."""
+    from llmlab.model.build import assemble, materialise
+
+    model = assemble(spec)
+    materialise(model)
+    with torch.no_grad():
+        for tensor in model.state_dict().values():
+            tensor.zero_()
+        model.eval()(subject_from(spec, model).batch())
+
+
+def subject_from(spec: ModelSpec, model: Model) -> Subject:
+    """A Subject of a model that was not built from a Case."""
+    subject = Subject(Case("", ()))
+    subject.spec, subject.model = spec, model
+    return subject
+
+
+def _kernels_for_process() -> dict[Item, str]:
+    """{kernel that can't train on this device: why}."""
+    reasons: dict[Item, str] = {}
+    for name in registry.names("kernel"):
+        with contextlib.suppress(Exception):  # a kernel that crashes is checked, so that the report shows it
+            if why := untrainable(small_part("kernel", name)):
+                reasons["kernel", name] = why
+    return reasons
+
+
+# ---------------------------------------------------------------- a row as overrides
+
+
+def learning_level(items: Mapping[str, str]) -> Level:
+    """The objective and the mask among some parts."""
+    return tuple((slot, items[slot]) for slot in LEARNING_SLOTS if slot in items)
+
+
+def base_spec(aim: Level) -> ModelSpec:
+    """The spec of the base family under an objective and a mask. UserError if that objective can't be trained so."""
+    from llmlab.config import layout
+    from llmlab.config.spec import PartSpec
+
+    items = dict(aim)
+    objective = items.get("objective") or _objective_with_mask(items.get("mask")) or _default_objective()
+    spec = _composed_spec(objective)
+    if (mask := items.get("mask")) not in (None, registry.index()["objective", objective].attribute("mask")):
+        spec = with_mask_and_head(spec, mask, None)
+        if "objective" in items:
+            layout.check_objective(spec, PartSpec("objective", objective))
+    return spec
+
+
+@cache
+def _composed_spec(objective: str) -> ModelSpec:
+    from llmlab.config import layout
+
+    return layout.resolve(Subject(Case("", _learning_words({"objective": objective}))).composed)
+
+
+@cache
+def _default_objective() -> str:
+    return str(Subject(Case("", (f"model={BASE_FAMILIES['decoder']}",))).composed.cfg.objective["_part_"])
+
+
+def _objective_with_mask(mask: str | None) -> str | None:
+    """The first objective whose own mask it is."""
+    names = (n for n in registry.names("objective") if registry.index()["objective", n].attribute("mask") == mask)
+    return next(names, None)
+
+
+def _learning_words(items: Mapping[str, str]) -> tuple[str, ...]:
+    """Overrides for an objective and a mask, and the family and tiny sizes that go with them."""
+    objective = items.get("objective") or _objective_with_mask(items.get("mask")) or _default_objective()
+    entry = registry.index()["objective", objective]
+    topology = (entry.attribute("topologies") or ("decoder",))[0]
+    words = [
+        f"model={BASE_FAMILIES[topology]}",
+        *TINY,
+        *WIDTHS,
+        f"model.n_layers={4 if topology == 'encoder_decoder' else 2}",
+    ]
+    words.append(f"objective={objective}")
+    if "objective" in items and items.get("mask", entry.attribute("mask")) != entry.attribute("mask"):
+        words.append(f"mask={items['mask']}")
+    return tuple(words)
+
+
+def _mask_without_objective(items: Mapping[str, str]) -> str | None:
+    """The mask among some parts, if no objective has it as its own and none is named to be trained under it."""
+    mask = items.get("mask")
+    return mask if "objective" not in items and mask is not None and _objective_with_mask(mask) is None else None
+
+
+def pair_case(name: str, items: Mapping[str, str], more: Iterable[str] = (), about: Sequence[Item] = ()) -> Case:
+    """A tiny model of the base family with these parts. more: overrides to append; about: the parts under test."""
+    words = [*_learning_words(items)]
+    across = f"model={BASE_FAMILIES['encoder_decoder']}" in words
+    for slot, part in items.items():
+        if slot in SPECIAL_SLOTS:
+            continue
+        words += [f"{slot}={part}", *small_options(slot, slot, part)]
+        if slot == "attention" and across:
+            package = "stacks.decoder.cross_attention"
+            words += [f"{slot}@{package}={part}", *small_options(package, slot, part)]
+    about = tuple(about or items.items())
+    return Case(
+        name, last_of_each_key([*words, *more]), "pair", _mask_without_objective(items), items.get("head"), about
+    )
+
+
+def small_options(package: str, slot: str, part: str) -> list[str]:
+    """Overrides that give the part at `package` its `small` options."""
+    entry = registry.index().get((slot, part))
+    return [f"{package}.{key}={_yaml(value)}" for key, value in (entry.attribute("small") if entry else {}).items()]
+
+
+def _yaml(value: OptionValue) -> str:
+    """An option as Hydra's override grammar reads it: null, true and false; no blanks, which would end an unquoted value."""
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value).replace(" ", "")
+
+
+def last_of_each_key(words: Sequence[str]) -> tuple[str, ...]:
+    """Overrides without those that a later one with the same key replaces; the later one takes the earlier's place."""
+    return tuple({w.partition("=")[0]: w for w in words}.values())
+
+
+# ---------------------------------------------------------------- a row as a spec, without composing a config
+
+
+def _part_names(spec: ModelSpec) -> dict[str, str]:
+    """{slot: name of its part} of a model whose layers are all alike."""
+    last = spec.stacks[-1]
+    parts = {**last.layers[0].parts, "embedding": last.embedding, "kernel": spec.kernel, "init": spec.init}
+    return {slot: part.name for slot, part in parts.items()} | {"head": next(iter(spec.heads.values())).name}
+
+
+def with_parts(spec: ModelSpec, items: Mapping[str, str]) -> ModelSpec:
+    """The spec with these parts in every layer, as composing the overrides would give it."""
+    from dataclasses import replace
+
+    names = {slot: name for slot, name in items.items() if slot not in SPECIAL_SLOTS}
+
+    def put(old: PartSpec) -> PartSpec:
+        """The part after SLOT=NAME: one with the same name keeps the family's options (the law of naming what is there)."""
+        if old.slot not in names:
+            return old
+        new = small_part(old.slot, names[old.slot])
+        small = registry.index()[new.slot, new.name].attribute("small")
+        return new if old.name != new.name else replace(old, options={**old.options, **small})
+
+    spec = spec.in_layers(lambda parts: {s: put(p) for s, p in parts.items()})
+    stacks = tuple(
+        replace(
+            stack,
+            embedding=put(stack.embedding),
+            cross_attention=put(stack.cross_attention) if stack.cross_attention else None,
+        )
+        for stack in spec.stacks
+    )
+    whole = replace(spec, stacks=stacks, kernel=put(spec.kernel), init=put(spec.init))
+    return with_mask_and_head(whole, None, items.get("head"))
