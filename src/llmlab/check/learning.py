@@ -45,7 +45,7 @@ def prepared_batch(subject: Subject, rows: int = 4) -> Batch:
     zeros = np.zeros(tokens + 1, dtype=np.int64)
     each = [objective.prepare({"tokens": row, "documents": zeros}, chance) for row in words]
     batch = {k: torch.from_numpy(np.stack([s[k] for s in each])) for k in each[0] if k != "documents"}
-    return batch | subject.read_by_parts(batch["ids"].shape[1], rows)
+    return batch | subject.read_by_parts(batch["ids"].shape[1] if "ids" in batch else tokens, rows)
 
 
 def require_gradients(subject: Subject) -> None:
@@ -62,10 +62,11 @@ def loss_function(subject: Subject, model: Model) -> Callable[[], Loss]:
     """
     batch, objective = prepared_batch(subject), build_objective(subject)
     others = {role: None for role in subject.spec.heads if role not in objective.heads}
+    text = batch if "ids" in batch else subject.batch()
 
     def loss() -> Loss:
         value: Loss = objective.loss(model, batch)
-        outputs = model(batch, heads=others).heads.values() if others else ()
+        outputs = model(text, heads=others).heads.values() if others else ()
         more = [(x * torch.linspace(-1, 1, x.numel()).view_as(x)).mean() for x in outputs]
         beside = {f"head {i}": (x, torch.ones((), dtype=torch.int64)) for i, x in enumerate(more)}
         return value._replace(terms={**value.terms, **beside})

@@ -27,8 +27,8 @@ model and the text have as many, or of seq_len. Each window begins with bos wher
 before a text; bos=true or false says so for any.
 position=, window= and kernel=, and their options: the same weights with another part, which keeps the options that both
 have: seq_len=512 position=dual_chunk kernel=eager reads sequences four times as long as the 128 tokens of training.
-Bits per byte are given where the objective's loss is the text's likelihood. The bytes are those of the text itself in UTF-8,
-whatever the tokenizer drops or rewrites."""
+Perplexity is given if the objective measures a likelihood, bits per byte if that is the likelihood of the whole text. The
+bytes are those of the text itself in UTF-8, whatever the tokenizer drops or rewrites."""
 
 
 @dataclass

@@ -39,7 +39,7 @@ def passes(subject: Subject) -> None:
     finally:
         handle.remove()
     told, rows_told = Texts(), Counter[str]()
-    for i in range(len(batch["ids"])):
+    for i in range(len(next(iter(batch.values())))):
         sample = {name: tensor[i].numpy() for name, tensor in batch.items()}
         for each in cost.passes(objective, sample):
             if each.model == cost.TRAINED:
