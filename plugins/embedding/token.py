@@ -24,6 +24,7 @@ class TokenEmbedding(Tabled):
     """
 
     unused = ("token_types",)
+    width_option = "table_width"
 
     def __init__(
         self,

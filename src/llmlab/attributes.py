@@ -92,7 +92,11 @@ TABLE: Mapping[str, Mapping[str, Attribute]] = {
         "projects": Attribute(bool, False, "it scores with the attention's projections: each layer asks `of_layer`"),
         "score_width": Attribute(int, 0, "numbers of a query that every distance is scored with"),
     },
-    "embedding": {},
+    "embedding": {
+        "width_option": Attribute(
+            str, "", "the option that is its table's width, which a companion that shares a table takes over"
+        ),
+    },
     "block": {
         "final_norm": Attribute(bool, False, "the stack needs a norm after its last layer"),
     },
