@@ -25,15 +25,9 @@ Prints, for the run that `llmlab train` would start with the same choices: param
 and KV cache per token, memory per device under each strategy, the largest micro-batch that fits, and time and energy.
   device=h100    accelerator whose peak, memory and watts count: {devices};
                  without it, on a machine that has no GPU, what this machine would take comes first
-<<<<<<< HEAD
   mfu=0.4        model FLOPs utilization: the share of the peak that the run reaches
   memory=80      GiB per device instead of the data sheet's, or per process on CPUs
-  --json         parameters.total, parameters.active, flops_per_token, kv_bytes_per_token, memory, in numbers and bytes
-=======
-  mfu=0.4        share of its peak at which the model's FLOPs are done
-  memory=80      GiB of a device, instead of what its data sheet says, or of a process' share of this machine (on CPUs)
   --json         parameters.total, .active and .trainable, flops_per_token, kv_bytes_per_token, memory, in numbers and bytes
->>>>>>> int
 
   llmlab plan model=llama3_8b strategy=zero3 trainer.devices=8 precision=bf16-mixed data.seq_len=8192 budget.tokens=15e12
   llmlab plan model=gpt2_small attention=mla     what a swap costs"""
