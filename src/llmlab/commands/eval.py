@@ -98,6 +98,7 @@ def evaluate(
     from llmlab.decoding.generate import limit
     from llmlab.model import batch_keys, finite
     from llmlab.runs import folder, text
+    from llmlab.training import companions
     from llmlab.training.recipe import chosen, plain
     from llmlab.training.recipe import special as needed
     from llmlab.training.totals import Totals
@@ -111,9 +112,10 @@ def evaluate(
         model, _ = folder.load_model(run)
         cfg, _ = folder.load(folder.home(run))
         tokenizer = folder.home(run) / "tokenizer.json"
+        models = companions.finished(folder.checkpoint_of(run), folder.home(run), cfg, model)
     else:
         model, cfg, tokenizer = _foreign(hf)
-        cfg.data.bos = bos
+        cfg.data.bos, models = bos, {}
     model = swapped(model, parts)
     settings = plain(cfg.data, schema.Data)
     special = needed(cfg)
@@ -159,11 +161,11 @@ def evaluate(
             for batch in loader.validation_loader(windows, objective, micro=batch_size, rank=0, world=1, limit=None):
                 _known(batch, model)
                 watched = batch_keys.Watched(batch) if not totals.pairs else batch  # the first
-                totals.add(objective.loss(model, watched), batch)
+                totals.add(objective.loss(model, watched, **models), batch)
                 if isinstance(watched, batch_keys.Watched):
                     batch_keys.check(watched, objective)
                 if not math.isfinite(totals.means()["loss"]):
-                    which = finite.arises(model, lambda: objective.loss(model, batch))  # noqa: B023
+                    which = finite.arises(model, lambda: objective.loss(model, batch, **models))  # noqa: B023
                     so_far = sum(totals.counts().values())
                     raise UserError(f"the loss is {totals.means()['loss']} after {so_far:,} targets: {which}")
     counts = totals.counts()
