@@ -286,6 +286,7 @@ def _to_npy(raw: Path, to: Path, dtype: DTypeLike, wanted: DTypeLike, n: int) ->
     # No memory map: on a full disk that is a bus error.
     with raw.open("rb") as read, cache.writing(to, n * kind.itemsize), to.open("wb") as written:
         about = {"descr": kind.str, "fortran_order": False, "shape": (n,)}
+        # A .npy is this header and the raw values; np.save would want all of them in memory.
         np.lib.format.write_array_header_1_0(written, about)  # type: ignore[no-untyped-call]
         while len(values := np.fromfile(read, dtype=dtype, count=AT_ONCE)):
             written.write(values.astype(kind).tobytes())

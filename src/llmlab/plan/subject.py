@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -15,10 +15,11 @@ from llmlab.data import Windows
 from llmlab.data.windows import Stream
 from llmlab.errors import UserError
 from llmlab.model import build, flops, trainable
+from llmlab.model.model import Model
 from llmlab.plan.memory import Training, Where
 from llmlab.slots import Vocabulary
+from llmlab.training import companions, preflight, recipe
 from llmlab.training import cost as costs
-from llmlab.training import preflight, recipe
 from llmlab.training.strategies import elementwise, tensor_parallel
 
 SAMPLES = 8
@@ -37,6 +38,7 @@ class Subject:
     where: Where
     training: Training | None
     assumed: tuple[str, ...]
+    others: Mapping[str, Model] = field(default_factory=dict)  # the objective's other models, by role
 
     @property
     def cfg(self) -> Any:
@@ -50,7 +52,7 @@ def of_config(composed: Any) -> Subject:
         spec = composed.spec if vocabulary is None else layout.with_vocabulary(composed, vocabulary)
     except ValueError as e:
         raise UserError(str(e)) from e
-    return _subject(" ".join(composed.overrides) or "the default config", composed, spec, entry, assumed)
+    return _subject(" ".join(composed.overrides) or "the default config", composed, spec, entry, assumed, vocabulary)
 
 
 def of_checkpoint(name: str, overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> Subject:
@@ -99,7 +101,14 @@ def _vocabulary(composed: Any) -> tuple[registry.Entry, int | None, list[str]]:
     return entry, None, [f"{known}: tokenizer.vocab_size, which a small corpus may not fill"]
 
 
-def _subject(name: str, composed: Any, spec: specs.ModelSpec, entry: registry.Entry, assumed: list[str]) -> Subject:
+def _subject(
+    name: str,
+    composed: Any,
+    spec: specs.ModelSpec,
+    entry: registry.Entry,
+    assumed: list[str],
+    vocabulary: int | None = None,
+) -> Subject:
     cfg = composed.cfg
     length = cfg.data.seq_len
     if wrong := devices.problems(cfg):
@@ -132,8 +141,10 @@ def _subject(name: str, composed: Any, spec: specs.ModelSpec, entry: registry.En
     if cfg.data.separate_documents:
         assumed.append("one document a sequence: how long they are, the data would tell")
     trained = set(entry.attribute("heads")) <= set(spec.heads)
+    others = companions.of(composed, model, vocabulary)
+    models = {role: companion.assemble(model) for role, companion in others.items()}
     if trained:
-        cost = costs.of({costs.TRAINED: model}, objective, _text(wanted, length))
+        cost = costs.of({costs.TRAINED: model, **models}, objective, _text(wanted, length))
     else:
         source = length if spec.topology == "encoder_decoder" else None
         account = flops.account(model, length, source_length=source)
@@ -143,8 +154,8 @@ def _subject(name: str, composed: Any, spec: specs.ModelSpec, entry: registry.En
     training = None
     if trained:
         apart = cfg.data.separate_documents
-        training = Training(spec, objective, optimizer, length, cfg.precision, kind, apart, learns)  # type: ignore[arg-type]
-    return Subject(name, composed, spec, model, cost, cut, where, training, tuple(assumed))
+        training = Training(spec, objective, optimizer, length, cfg.precision, kind, apart, learns, others)  # type: ignore[arg-type]
+    return Subject(name, composed, spec, model, cost, cut, where, training, tuple(assumed), models)
 
 
 def _vocabulary_of(spec: specs.ModelSpec, entry: registry.Entry) -> Vocabulary:

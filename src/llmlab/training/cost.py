@@ -84,8 +84,8 @@ def of_one(model: Model, account: flops.Account, seq_len: int) -> Cost:
 
 
 def passes(objective: Objective, prepared: Mapping[str, Any]) -> Sequence[Pass]:
-    """The passes of the loss over a sample: those that the objective tells, else one of the trained model, with its heads at
-    the targets."""
+    """The passes of the loss over a sample: those that the objective tells, else one of the trained model and of each
+    companion over the same tokens, with their heads at the targets."""
     own: Callable[[Mapping[str, Any]], Sequence[Pass]] | None = getattr(objective, "passes", None)
     if own is not None:
         return own(prepared)
@@ -96,7 +96,14 @@ def passes(objective: Objective, prepared: Mapping[str, Any]) -> Sequence[Pass]:
     rows = min(tokens, max(objective.targets(dict(prepared)).values(), default=tokens))
     source = len(prepared["source_ids"]) if "source_ids" in prepared else None
     heads: Mapping[str, str] = attributes.of(objective, "objective", "heads")
-    return [Pass(tokens, source, heads=dict.fromkeys(heads, rows))]
+    others: Mapping[str, Mapping[str, Any]] = attributes.of(objective, "objective", "models")
+    return [
+        Pass(tokens, source, heads=dict.fromkeys(heads, rows)),
+        *(
+            Pass(tokens, source, role, about.get("trains", True), dict.fromkeys(about.get("heads", {}), rows))
+            for role, about in others.items()
+        ),
+    ]
 
 
 def of(models: Mapping[str, Model], objective: Objective, windows: Windows) -> Cost:
@@ -122,6 +129,11 @@ def of(models: Mapping[str, Model], objective: Objective, windows: Windows) -> C
         model = _model(models, first, objective)
         if first.source is not None:
             check_positions(model, first.source, first.tokens)
+        elif first.model != TRAINED and (room := limit(model)) is not None and first.tokens > room:
+            raise UserError(
+                f"models.{first.model}: it reads {first.tokens} tokens of each sample, more than the {room} positions that it "
+                f"has; set data.seq_len={room} or less"
+            )
         account = flops.account(
             model,
             first.tokens,

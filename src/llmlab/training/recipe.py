@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from llmlab import measures, registry
@@ -15,6 +15,8 @@ from llmlab.errors import UserError
 from llmlab.model import build, trainable
 from llmlab.sizes import divisors
 from llmlab.training import cost
+from llmlab.training.companions import Companion
+from llmlab.training.companions import of as companions_of
 
 
 def chosen(cfg: Any, slot: str) -> Any:
@@ -139,10 +141,18 @@ class Recipe:
     cost: cost.Cost
     learns: trainable.Filter
     summary: str  # of what learns, a line
+    companions: Mapping[str, Companion] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, composed: Any, spec: specs.ModelSpec | None = None, corpus: Corpus | None = None) -> Recipe:
-        """spec, corpus: those of a run that is resumed; None: as the config says. UserError for what can't be built."""
+    def of(
+        cls,
+        composed: Any,
+        spec: specs.ModelSpec | None = None,
+        corpus: Corpus | None = None,
+        companions: Mapping[str, Companion] | None = None,
+    ) -> Recipe:
+        """spec, corpus, companions: those of a run that is resumed; None: as the config says. UserError for what can't be
+        built."""
         cfg = composed.cfg
         learns = trainable.Filter.of(cfg.train.learns)
         corpus = corpus or prepare(plain(cfg.data, schema.Data), plain(cfg.tokenizer, schema.Tokenizer), special(cfg))
@@ -154,9 +164,12 @@ class Recipe:
             learns.apply(model)
         except ValueError as e:  # a part that refuses what it was given
             raise UserError(str(e)) from e
+        if companions is None:
+            companions = companions_of(composed, model, corpus.vocabulary.size, corpus.tokenizer)
         windows = Windows(corpus.train, cfg.data.seq_len, cfg.data.separate_documents)
-        own = cost.of({cost.TRAINED: model}, objective, windows)
-        return cls(corpus, spec, objective, optimizer, schedule, own, learns, trainable.summary(model))
+        models = {cost.TRAINED: model, **{role: c.assemble(model) for role, c in companions.items()}}
+        own, summary = cost.of(models, objective, windows), trainable.summary(model)
+        return cls(corpus, spec, objective, optimizer, schedule, own, learns, summary, companions)
 
 
 def counts_bytes(corpus: Corpus, objective: Any) -> bool:

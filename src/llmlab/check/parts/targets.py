@@ -27,8 +27,6 @@ def hidden(subject: Subject) -> None:
     objective = learning.build_objective(subject)
     shown, every, leaks = attributes.of(objective, "objective", "shown"), 0, 0
     for batch in _distinct_token_batches(subject, objective):
-        if "labels" not in batch:
-            raise NotApplicable("its samples have no labels, which would tell which tokens are the answers")
         labels = batch.pop("labels")[0].tolist()
         for place in (place for place, label in enumerate(labels) if 0 <= label < FIRST_SPECIAL):
             every += 1
@@ -51,6 +49,8 @@ def _distinct_token_batches(subject: Subject, objective: Objective) -> Iterator[
     for _ in range(MAX_SAMPLES):
         tokens = chance.permutation(FIRST_SPECIAL)[: learning.sample_length(subject) + 1]
         sample = objective.prepare({"tokens": tokens, "documents": None}, chance)
+        if not {"ids", "labels"} <= sample.keys():
+            raise NotApplicable("its samples have no ids with labels, which would tell which tokens are the answers")
         batch = {name: torch.from_numpy(np.asarray(value)[None]) for name, value in sample.items()}
         yield batch | subject.read_by_parts(batch["ids"].shape[1], 1)
 
