@@ -12,7 +12,7 @@ FIRST_WORDS = {"what", "whether", "of", "those", "how", "where"}
 MAX_LINES = 400
 TOO_LONG = {"src/llmlab/config/compose.py": 403}  # not yet split; no longer than this
 # Shares in percent that must not be exceeded. They only ever go down; the aim is 2 for both.
-DOCSTRINGS, ANY = 7.0, 7.5
+DOCSTRINGS, ANY = 6.5, 7.2
 
 
 @functools.cache
