@@ -224,7 +224,7 @@ def samples(
 
     source = model.spec.topology == "encoder_decoder"
     if template is None:
-        coded = [_encoded(tokenizer, p, i, len(prompts), source) for i, p in enumerate(prompts)]
+        coded = [encode_prompt(tokenizer, p, i, len(prompts), source) for i, p in enumerate(prompts)]
         ends: Collection[int] = tokenizer.stops
     else:
         texts = [template.render([{"role": "user", "content": p}]) for p in prompts]
@@ -248,7 +248,8 @@ def samples(
         yield from (sample for sample, _ in at_once)
 
 
-def _encoded(tokenizer: Tokenizer, prompt: str, index: int, total: int, source: bool) -> list[int]:
+def encode_prompt(tokenizer: Tokenizer, prompt: str, index: int, total: int, source: bool) -> list[int]:
+    """Ids of a prompt with the tokens that begin a text. source: for an encoder."""
     try:
         ids = tokenizer.encode_source(prompt) if source else [*tokenizer.lead, *tokenizer.encode(prompt)]
     except UserError as e:
