@@ -13,6 +13,7 @@ NO_NUMBERS = (
     "resume_from",
     "sweep",
     "experiment_name",
+    "published",
     "logger",
     "train.keep",
     "train.sample",

@@ -302,9 +302,10 @@ def _in_file(file: str, text: str) -> str:
 
 
 def _types() -> list[type]:
+    from llmlab.config import store
     from llmlab.config.schema import root
 
-    found: list[type] = [registry.schema(*key) for key in registry.index()]
+    found: list[type] = [store.schema(*key) for key in registry.index()]
     queue: list[Any] = [root()]
     while queue:
         cls = queue.pop()

@@ -13,20 +13,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmlab import registry
-from llmlab.config import devices, guess, heads, traits
-from llmlab.config.schema import Part
+from llmlab.config import devices, guess, heads, init_from, layout, model_files, traits
 from llmlab.errors import UserError
-from llmlab.hub import locate
 from llmlab.record_kinds import KEYS, KINDS
 from llmlab.registry import near
 from llmlab.sizes import MOST_LAYERS, divisors_shown
+from llmlab.slot_names import Part
 
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
     from omegaconf import DictConfig
 
-    from llmlab.config.compose import Composed
-    from llmlab.model.layout import ModelSpec
+    from llmlab.config.composed import Composed
+    from llmlab.config.spec import ModelSpec
 
 CHOICES = {
     "precision": ("32-true", "bf16-mixed", "bf16-true", "16-mixed"),
@@ -68,24 +67,31 @@ MOST, MOST_FLOAT, MOST_SEED = 10**15, 10**30, 2**63 - 1
 SHARES = ("model.dropout", "model.attention.dropout", "model.ffn.dropout")
 
 
-def problems(composed: Composed, strict: bool = True) -> list[str]:
-    """Everything that is wrong, a line each; empty if the config is sound. strict: typed traits without effect too."""
+def checked(composed: Composed, strict: bool = True) -> tuple[list[str], ModelSpec | None]:
+    """(everything that is wrong, a line each; the model that the config asks for, if it is sound).
+
+    strict: typed traits without effect are wrong too.
+    """
     cfg = composed.cfg
     found = _walked(cfg)
+    if "published" in composed.keys:
+        found.append(
+            "published says what a model file stands for; choose one, as in model=llama3_8b (llmlab parts model)"
+        )
     if found:
-        return found
+        return found, None
     found = [*_values(cfg), *_heads(composed), *_batch(cfg), *_budget(cfg), *_run(cfg), *_loggers(composed)]
     if not cfg.resume:  # whose data, strategy and devices may be those of its run
         found += [*_data(composed), *devices.problems(cfg)]
     if found:
-        return found
-    from llmlab.model import layout
-
+        return found, None
     try:
         spec = layout.resolve(composed)
     except UserError as e:
-        return str(e).split("\n")
-    return [*(line for line, typed in traits.unused(composed, spec) if typed), *_source(spec)] if strict else []
+        return str(e).split("\n"), None
+    if strict:
+        found = [*(line for line, typed in traits.unused(composed, spec) if typed), *_source(spec)]
+    return found, spec
 
 
 def _source(spec: ModelSpec) -> list[str]:
@@ -105,13 +111,12 @@ def local(cfg: DictConfig) -> list[str]:
 
 
 def published(parsed: Sequence[Override], folders: Sequence[Path]) -> list[str]:
-    """A model file that says `# published:` has a size of its own."""
+    """A published size leaves no size to choose."""
     by = {o.key_or_group: o.value() for o in parsed if o.key_or_group in ("model", "size") and not o.is_delete()}
     if len(by) < 2 or by["size"] is None:
         return []
     for folder in folders:
-        file = Path(folder, "model", f"{by['model']}.yaml")
-        if file.exists() and any(line.startswith("# published") for line in file.read_text().splitlines()):
+        if model_files.published(Path(folder, "model", f"{by['model']}.yaml")):
             return [f"model={by['model']} is a published size: leave out size={by['size']}, or name the family"]
     return []
 
@@ -370,7 +375,7 @@ def _run(cfg: DictConfig) -> list[str]:
     steps = cfg.trainer.max_steps
     if steps != -1 and steps < 1:
         found.append(f"trainer.max_steps must be at least 1 (or -1: to the end of the budget), but is {steps}")
-    if cfg.init_from is not None and locate.named(cfg.init_from) is None:
+    if cfg.init_from is not None and init_from.named(cfg.init_from) is None:
         start = Path(cfg.init_from).expanduser()
         if not os.path.exists(start):
             found.append(f"init_from={start}: there is no such run folder{_similar(str(start))}")

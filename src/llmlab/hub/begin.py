@@ -4,23 +4,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from llmlab.config.schema import LAYER_SLOTS
+from llmlab.config import layout
 from llmlab.config.spelling import quoted
 from llmlab.errors import UserError
 from llmlab.hub.compare import difference
 from llmlab.hub.load import Description, check, describe, load_hf
 from llmlab.hub.locate import locate
-from llmlab.model import layout
 from llmlab.model.model import Model
+from llmlab.slot_names import LAYER_SLOTS
 
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
 
-    from llmlab.config.compose import Composed
+    from llmlab.config.composed import Composed
 
 # What may be typed all the same: training feels it alone, or the shapes show whether it fits.
 FREE = (
@@ -85,7 +85,7 @@ class Start:
         return ["tokenizer=file", f"tokenizer.path={quoted(str(self.folder))}"]
 
     def contradictions(self, composed: Composed) -> list[str]:
-        """Where what was composed is another model than the checkpoint's. An objective may bring its own mask."""
+        """Differences between the composed model and the checkpoint's, a line each. An objective may bring its own mask."""
         try:
             spec = layout.resolve(composed)
         except UserError as e:
@@ -109,7 +109,7 @@ def read(name: str) -> Start:
     return Start(name, folder, describe(folder))
 
 
-def weights(folder: Path, model: Any) -> dict[str, Tensor]:
+def weights(folder: Path, model: Model) -> dict[str, Tensor]:
     """Whole tensors by our paths, without the heads that `model` lacks."""
     heads = {f"heads.{role}." for role in model.heads}
     loaded: Model = load_hf(folder, verbose=False).model

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from llmlab.config.spec import ModelSpec
 from llmlab.errors import UserError
-from llmlab.model.layout import ModelSpec
 from llmlab.model.model import Model
 from llmlab.model.roles import walk
 from llmlab.modules import Table

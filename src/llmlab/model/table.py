@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from llmlab.config.schema import LAYER_SLOTS, STACK_SIZES
-from llmlab.model.layout import LayerSpec, ModelSpec, StackSpec
+from llmlab.config.spec import LayerSpec, ModelSpec, StackSpec
+from llmlab.slot_names import LAYER_SLOTS, STACK_SIZES
 
 
 def describe(spec: ModelSpec) -> list[str]:

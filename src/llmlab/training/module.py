@@ -11,17 +11,16 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
+from llmlab.config.spec import ModelSpec
 from llmlab.errors import UserError
-from llmlab.lab import folder
 from llmlab.model import build, roles
 from llmlab.model.experts import MixtureOfExperts
-from llmlab.model.layout import ModelSpec
 from llmlab.model.model import Model
+from llmlab.runs import checkpoint, folder
 from llmlab.seeds import key
 from llmlab.slots import Objective, OptimizerPart, Schedule
-from llmlab.training import checkpoint
-from llmlab.training.ledger import Ledger
 from llmlab.training.placement import Placement
+from llmlab.training.step_metrics import Ledger
 
 
 class Feed(Protocol):

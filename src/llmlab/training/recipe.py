@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 
 from llmlab import registry
-from llmlab.config import schema
+from llmlab.config import layout, schema
+from llmlab.config import spec as specs
 from llmlab.data import Corpus, Windows, prepare
 from llmlab.decoding.generate import limit
 from llmlab.errors import UserError
-from llmlab.model import build, flops, layout
+from llmlab.model import build, flops
 from llmlab.sizes import divisors
 
 
@@ -33,7 +34,7 @@ def plain(node: Any, cls: type) -> Any:
 
 def special(cfg: Any) -> tuple[str, ...]:
     """Names of the special tokens that the objective needs."""
-    return tuple(registry.index()["objective", cfg.objective["_part_"]].attrs.get("special", ()))
+    return registry.index()["objective", cfg.objective["_part_"]].special
 
 
 @dataclass(frozen=True)
@@ -148,19 +149,19 @@ class Recipe:
     """All that a run trains, before anything is computed."""
 
     corpus: Corpus
-    spec: layout.ModelSpec
+    spec: specs.ModelSpec
     objective: Any
     optimizer: Any
     schedule: Any
     cost: Cost
 
     @classmethod
-    def of(cls, composed: Any, spec: layout.ModelSpec | None = None, corpus: Corpus | None = None) -> Recipe:
+    def of(cls, composed: Any, spec: specs.ModelSpec | None = None, corpus: Corpus | None = None) -> Recipe:
         """spec, corpus: those of a run that is resumed; None: as the config says. UserError for what can't be built."""
         cfg = composed.cfg
         corpus = corpus or prepare(plain(cfg.data, schema.Data), plain(cfg.tokenizer, schema.Tokenizer), special(cfg))
         try:
-            spec = spec or layout.resolve(composed, vocabulary=corpus.vocabulary.size)
+            spec = spec or layout.with_vocabulary(composed, corpus.vocabulary.size)
             objective = chosen(cfg, "objective")(corpus.vocabulary, cfg.data.seq_len)
             optimizer, schedule = chosen(cfg, "optimizer")(), chosen(cfg, "schedule")()
             model = build.assemble(spec)

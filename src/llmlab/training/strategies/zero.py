@@ -25,8 +25,9 @@ from torch.optim import Optimizer
 from llmlab.errors import UserError
 from llmlab.model import roles
 from llmlab.model.model import Model
-from llmlab.training.strategies import BUCKET, KEPT_WHOLE, elementwise
+from llmlab.training.strategies import elementwise
 from llmlab.training.strategies.portable import ByPath, SafeCheckpointIO
+from llmlab.training.strategies.zero_buckets import BUCKET, KEPT_WHOLE
 
 
 def check(cfg: Any, place: Any, spec: Any) -> None:
