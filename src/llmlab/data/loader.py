@@ -15,7 +15,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from llmlab.data import collate
 from llmlab.data.order import indices
+from llmlab.data.samples import Samples
 from llmlab.data.windows import Windows
 from llmlab.errors import UserError
 from llmlab.seeds import key
@@ -23,10 +25,11 @@ from llmlab.slots import Objective
 
 Sample = dict[str, Any]
 IGNORED = -100
+Batch = dict[str, Tensor]
 
 
 def train_loader(
-    windows: Windows,
+    windows: Samples,
     objective: Objective,
     seed: int,
     batch_size: int,
@@ -50,10 +53,13 @@ def train_loader(
             f"{micro} x {world} x {accumulate}"
         )
     if len(windows) < batch_size:
-        raise UserError(
-            f"train.batch_size={batch_size} is more than the {len(windows)} windows of data.seq_len={windows.seq_len} "
-            f"that the training part has ({len(windows.stream):,} tokens): more text or a smaller value is needed"
-        )
+        has = f"{len(windows)} samples of the training part: more records or a smaller value are needed"
+        if isinstance(windows, Windows):
+            has = (
+                f"{len(windows)} windows of data.seq_len={windows.seq_len} that the training part has "
+                f"({len(windows.stream):,} tokens): more text or a smaller value is needed"
+            )
+        raise UserError(f"train.batch_size={batch_size} is more than the {has}")
     return DataLoader(
         MicroSteps(windows, objective, seed, batch_size, micro, rank, world, accumulate),
         batch_size=None,
@@ -65,7 +71,7 @@ def train_loader(
 
 
 def validation_loader(
-    windows: Windows, objective: Objective, micro: int, rank: int = 0, world: int = 1, limit: int | None = None
+    windows: Samples, objective: Objective, micro: int, rank: int = 0, world: int = 1, limit: int | None = None
 ) -> DataLoader:
     """All windows in order, or the first `limit` of them, each in one micro-batch of one rank, the same in every run.
 
@@ -102,7 +108,7 @@ class MicroSteps(Dataset[dict[str, Tensor]]):
 
     def __init__(
         self,
-        windows: Windows,
+        windows: Samples,
         objective: Objective,
         seed: int,
         batch_size: int,
@@ -131,7 +137,7 @@ class MicroSteps(Dataset[dict[str, Tensor]]):
             else:
                 self.count = sum(self.objective.targets(s) for s in self.samples.values())
         self._prepare([row for row in rows if row not in self.samples])
-        batch = _stack([self.samples[row] for row in rows])
+        batch = _batch([self.samples[row] for row in rows], self.objective, self.windows)
         batch["step_count"] = torch.tensor(self.count)
         return batch
 
@@ -140,13 +146,13 @@ class MicroSteps(Dataset[dict[str, Tensor]]):
         positions = self.step * self.batch_size + np.array(rows, dtype=np.int64)
         for row, position, at in zip(rows, positions.tolist(), indices(self.seed, positions, n).tolist(), strict=True):
             rng = np.random.default_rng(key(self.seed, "prepare", position // n, at))
-            self.samples[row] = self.objective.prepare(self.windows[at], rng)
+            self.samples[row] = collate.prepare(self.objective, self.windows[at], rng)
 
 
 class HeldOut(Dataset[dict[str, Tensor]]):
     """Item i is this rank's piece of the i-th `micro * world` windows. Random choices depend on the window alone."""
 
-    def __init__(self, windows: Windows, objective: Objective, n: int, micro: int, rank: int, world: int):
+    def __init__(self, windows: Samples, objective: Objective, n: int, micro: int, rank: int, world: int):
         self.windows, self.objective, self.n = windows, objective, n
         self.micro, self.rank, self.world = micro, rank, world
 
@@ -154,22 +160,26 @@ class HeldOut(Dataset[dict[str, Tensor]]):
         first = (i * self.world + self.rank) * self.micro
         rows = range(first, min(first + self.micro, self.n))
         if rows:
-            return _stack([self._sample(row) for row in rows])
+            return _batch([self._sample(row) for row in rows], self.objective, self.windows)
         filler = self._sample(0)
         nothing = {"bytes": np.int64(0)} if "bytes" in filler else {}
-        return _stack([{**filler, "labels": np.full_like(filler["labels"], IGNORED), **nothing}])
+        return _batch(
+            [{**filler, "labels": np.full_like(filler["labels"], IGNORED), **nothing}], self.objective, self.windows
+        )
 
     def _sample(self, row: int) -> Sample:
         window = self.windows[row]
-        sample = self.objective.prepare(window, np.random.default_rng(key("validation", row)))
+        sample = collate.prepare(self.objective, window, np.random.default_rng(key("validation", row)))
         # Labels are the tokens that come next.
         if "sizes" in window and getattr(self.objective, "bits_per_byte", False):
             sample["bytes"] = window["sizes"][1:][sample["labels"] >= 0].sum()
         return sample
 
 
-def _stack(samples: Sequence[Sample]) -> dict[str, Tensor]:
-    return {name: torch.from_numpy(np.stack([s[name] for s in samples])) for name in samples[0]}
+def _batch(samples: Sequence[Sample], objective: Objective, windows: Samples) -> Batch:
+    """A micro-batch of prepared samples, as the objective wants them collated."""
+    how: collate.How = getattr(objective, "collate", "stack")
+    return {**collate.batch(samples, how, windows.pad, windows.seq_len)}
 
 
 def _leave_interrupts_to_the_parent(worker: int) -> None:

@@ -56,6 +56,8 @@ class Windows:
     stream begins with them too.
     """
 
+    pad = 0  # windows are of one length
+
     def __init__(self, stream: Stream, seq_len: int, documents: bool = False, lead: tuple[int, ...] = ()):
         if seq_len < max(1, len(lead)):
             raise ValueError(f"data.seq_len must be at least {max(1, len(lead))}, but is {seq_len}")
@@ -65,6 +67,10 @@ class Windows:
         self.lead = lead
         self.shared = len(lead) or 1  # tokens at its beginning that are no targets
         self.stride = seq_len + 1 - self.shared
+
+    @property
+    def tokens_per_sample(self) -> float:
+        return float(self.seq_len)
 
     def __len__(self) -> int:
         return max(0, (len(self.stream) - self.shared) // self.stride)

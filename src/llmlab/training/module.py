@@ -228,7 +228,8 @@ class Offline(pl.LightningModule):
 
 
 def load_weights(model: Model, path: Path) -> None:
-    """The weights of a checkpoint into a model; UserError naming the first tensors that do not fit."""
+    """The weights of a checkpoint into a model, but for heads that only one of them has; UserError naming the first tensors
+    that do not fit."""
     if folder.is_foreign(path):
         from llmlab.hub import begin
 
@@ -236,6 +237,6 @@ def load_weights(model: Model, path: Path) -> None:
     else:
         weights = checkpoint.read_weights(path)
     try:
-        build.load(model, weights)
+        build.load(model, weights, begins=True)
     except UserError as e:
         raise UserError(f"init_from={path}: {e}") from None

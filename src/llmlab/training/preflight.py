@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -12,9 +12,15 @@ from torch import nn
 
 from llmlab.decoding.generate import limit
 from llmlab.errors import UserError
-from llmlab.model import build
+from llmlab.json_files import read_json
+from llmlab.model import build, serialise
 from llmlab.runs import checkpoint, record
+from llmlab.runs.files import SPEC
 from llmlab.runs.folder import home, is_foreign
+
+if TYPE_CHECKING:
+    from llmlab.config.spec import ModelSpec
+    from llmlab.model.serialise import ModelShape
 
 MEMINFO, CGROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup/memory.max")
 
@@ -60,6 +66,23 @@ def reaches(model: Any, length: int, *, begun: bool = False) -> None:
         )
 
 
+def heads_begun(weights: Path | None, spec: ModelSpec) -> tuple[str, ...]:
+    """A note on heads that the weights to begin with lack, and on those of theirs that are not trained; empty if none."""
+    if weights is None:
+        return ()
+    if is_foreign(weights):
+        from llmlab.hub.load import describe
+
+        there = describe(weights).spec.heads
+    else:
+        shape: ModelShape = read_json(home(weights) / SPEC, ModelShape)
+        there = serialise.from_plain(shape).heads
+    new, unused = ([r for r in a if r not in b] for a, b in ((spec.heads, there), (there, spec.heads)))
+    said = [f"{', '.join(new)} {'is' if len(new) == 1 else 'are'} new"] * bool(new)
+    said += [f"{', '.join(unused)} of it {'is' if len(unused) == 1 else 'are'} left out"] * bool(unused)
+    return (f"init_from: of the heads {' and '.join(said)}",) if said else ()
+
+
 def bounded(spec: Any) -> bool:
     """Whether model.max_positions makes a difference to a model's positions: built for one more they are another."""
     more = spec.sizes.max_positions + 1
@@ -82,7 +105,7 @@ def _fit(path: Path, model: nn.Module) -> None:
     except (OSError, SafetensorError) as e:
         raise UserError(f"init_from={record.shown(path)}: {checkpoint.problem(path) or e}") from e
     there |= {alias: there[owner] for alias, owner in checkpoint.tied(path).items()}
-    if wrong := build.misfits(model.state_dict(keep_vars=True), there):
+    if wrong := build.misfits(*build.shared(model.state_dict(keep_vars=True), there)):
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         raise UserError(
             f"init_from={record.shown(path)}: the weights do not fit this model: {'; '.join(wrong[:3])}{more}; "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 import time
 from collections.abc import Mapping
@@ -103,9 +104,10 @@ def _train(task: Task, first: bool) -> Mapping[str, Any]:
     if cfg.init_from and task.point is None:
         weights = run_folder.start_of(cfg.init_from, tokenizer=cfg.init_tokenizer != "new")
     preflight.check(cfg, recipe, place, weights)
+    task = dataclasses.replace(task, notes=preflight.heads_begun(weights, recipe.spec))
     horizon = _horizon(task, recipe, cut, place, first)
     last_step = task_last_step(cfg, horizon["steps"])
-    step_tokens = cut.batch_size * cfg.data.seq_len
+    step_tokens = cut.batch_size * recipe.tokens_per_sample
     held_out = trainers.held_out(cfg, recipe, cut)
     intervals = Intervals.of(cfg.train, held_out, step_tokens, horizon["steps"], task.record)
 
@@ -200,7 +202,7 @@ def _horizon(task: Task, recipe: Any, cut: Any, place: Any, first: bool) -> dict
         return record.read(task.folder)["budget"]
     found = horizon(
         cfg.budget,
-        cut.batch_size * cfg.data.seq_len,
+        cut.batch_size * recipe.tokens_per_sample,
         recipe.cost.flops_per_token,
         lambda minutes: measured_tokens(minutes, cfg, recipe, cut, place),
     )

@@ -38,6 +38,7 @@ class Task:
     record: dict[str, Any]
     spec: Any = None
     corpus: Any = None
+    notes: tuple[str, ...] = ()
     point: Path | None = None
 
     @property
