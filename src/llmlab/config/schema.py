@@ -54,7 +54,9 @@ Fields = make_dataclass("Fields", [(key, Optional[str], field(default=None)) for
 class Data:
     source: str = "python_docs"  # python_docs, python_code or files
     path: Optional[str] = None  # files: a folder or a file (.txt, .md, .jsonl; records: .jsonl, .json, .csv, .tsv)
-    fields: Fields = field(default_factory=Fields)  # records: the keys of their fields, data.fields.label=category
+    fields: Fields = field(  # type: ignore[valid-type]
+        default_factory=Fields
+    )  # records: the keys of their fields, data.fields.label=category
     field: str = "text"  # files: the key of a text in a line of .jsonl, "a.b" for one inside another
     seq_len: int = 128
     validation: float = 0.1  # share held out

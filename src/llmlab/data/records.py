@@ -75,7 +75,7 @@ class RecordSamples:
 
     labelled: "tokens" (n,) framed as the tokenizer does, "segments" (n,) where `segments`, "label" (). pairs: "source" and
     "target", which ends with eos. chat: "messages", a list of ids that each end with eos, and "roles". preferences: "prompt"
-    and "answers", the best first, each of which fits into `seq_len` with the prompt. prompts: "prompt" and "given", the
+    and "answers", the best first, each of which fits into `seq_len` with the prompt. prompts: "prompt" and "rest", the
     record's other fields.
     """
 
@@ -136,7 +136,7 @@ class RecordSamples:
         if self.records.labels is not None:
             sample["label"] = np.int64(self.records.labels[i])
         if self.kind.keeps_rest:
-            sample["given"] = self.records.kept(i)
+            sample["rest"] = self.records.kept(i)
         return sample
 
     def _labelled(self, found: list[tuple[str, np.ndarray]]) -> Sample:

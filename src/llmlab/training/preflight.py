@@ -12,15 +12,12 @@ from torch import nn
 
 from llmlab.decoding.generate import limit
 from llmlab.errors import UserError
-from llmlab.json_files import read_json
-from llmlab.model import build, serialise
+from llmlab.model import build
 from llmlab.runs import checkpoint, record
-from llmlab.runs.files import SPEC
-from llmlab.runs.folder import home, is_foreign
+from llmlab.runs.folder import home, is_foreign, load
 
 if TYPE_CHECKING:
     from llmlab.config.spec import ModelSpec
-    from llmlab.model.serialise import ModelShape
 
 MEMINFO, CGROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup/memory.max")
 
@@ -75,8 +72,7 @@ def heads_begun(weights: Path | None, spec: ModelSpec) -> tuple[str, ...]:
 
         there = describe(weights).spec.heads
     else:
-        shape: ModelShape = read_json(home(weights) / SPEC, ModelShape)
-        there = serialise.from_plain(shape).heads
+        there = load(home(weights))[1].heads
     new, unused = ([r for r in a if r not in b] for a, b in ((spec.heads, there), (there, spec.heads)))
     said = [f"{', '.join(new)} {'is' if len(new) == 1 else 'are'} new"] * bool(new)
     said += [f"{', '.join(unused)} of it {'is' if len(unused) == 1 else 'are'} left out"] * bool(unused)

@@ -38,8 +38,8 @@ class Task:
     record: dict[str, Any]
     spec: Any = None
     corpus: Any = None
-    notes: tuple[str, ...] = ()
     point: Path | None = None
+    notes: tuple[str, ...] = ()  # on how it begins
 
     @property
     def resumes(self) -> bool:
