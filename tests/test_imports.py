@@ -9,7 +9,19 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 ALLOWED = {"llmlab.slots", "llmlab.registry", "llmlab.sizes", "llmlab.errors"}
 
-PLUGIN_API = ("slots", "slot_names", "registry", "source", "sizes", "values", "modules", "seeds", "errors")
+PLUGIN_API = (
+    "slots",
+    "slot_names",
+    "registry",
+    "source",
+    "sizes",
+    "values",
+    "modules",
+    "seeds",
+    "errors",
+    "attributes",
+    "measures",
+)
 # The floors, the highest first. Folders and files of one row import each other only as BESIDE says.
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("api", "testing", "templates", "__main__", "commands"),  # doors: what is typed, and what `import llmlab` offers

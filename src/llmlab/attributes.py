@@ -162,8 +162,6 @@ TABLE: Mapping[str, Mapping[str, Attribute]] = {
         "gives": Attribute(tuple[str, ...], (), "batch keys that it offers to a mask or a head that needs them"),
         "batch_keys": Attribute(tuple[str, ...], ("labels",), "batch keys that its own `loss` reads"),
         "shown": Attribute(float, 0.0, "the share of targets whose answer the model is shown, for `llmlab check`"),
-        "bits_per_byte": Attribute(bool, False, "its loss over a text is the text's negative log-likelihood"),
-        "fixed_count": Attribute(bool, False, "every sample has as many targets"),
     },
     "optimizer": {},
     "schedule": {},

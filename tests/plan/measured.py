@@ -74,6 +74,9 @@ def zero(strategy):
             *of("bit16_groups_flat", "single_partition_of_fp32_groups"),
             *of("bf16_groups_flat", "fp32_groups_flat_partition"),
             *of("lp_param_buffer", "fp32_partitioned_groups_flat", "param_groups_fp16_flat_cpu_memory"),
+            *(
+                getattr(p, "ds_tensor", p) for p in parameters if not p.requires_grad
+            ),  # of which DeepSpeed keeps nothing
         ),
         "gradients": bytes_of(
             *of("averaged_gradients", "all_grad_tensors", "fp32_groups_gradients_flat", "grad_partitions_flat_buffer"),
@@ -84,6 +87,7 @@ def zero(strategy):
         "host": bytes_of(  # beside those of the three above that offload puts there
             *of("temp_grad_buffer_for_cpu_offload", "param_buffer_of_bit16_for_cpu_offload_groups"),
             *of("accumulated_grads_in_cpu"),
+            *strategy._unrounded.values(),  # frozen weights as they were
         ),
     }
 

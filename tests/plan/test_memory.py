@@ -1,14 +1,18 @@
 """A plan's memory is that of real runs: tensors to the byte, and the peak that PyTorch's allocator has seen."""
 
+from dataclasses import replace
+
 import pytest
 import torch
-from tests.lab.plan import measured
 
 from llmlab.commands.cli import run
 from llmlab.config.compose import compose
+from llmlab.model import build, roles
+from llmlab.model.trainable import Filter
 from llmlab.plan import memory, subject, zero
 from llmlab.plan.activations import Numerics, record
 from llmlab.plan.fit import largest
+from tests.plan import measured
 
 SIZES = ["model.dim=64", "model.n_heads=4", "model.vocab_size=512", "trainer.accelerator=cpu"]
 RUN = [
@@ -19,6 +23,7 @@ RUN = [
     "train.checkpoint_every=9",
 ]
 TWICE = "train.micro_batch_size=2"  # an optimizer step has two micro-batches
+FROZEN = "train.learns=[stacks.main.layers.3,heads]"
 STAGES_1_2 = ("zero1", "zero2")
 RUNS = {
     "alone": ["model=gpt2", "model.dropout=0.1", "model.n_layers=3", "train.micro_batch_size=4"],
@@ -38,13 +43,20 @@ RUNS = {
     "zero2_offload": ["strategy=zero2_offload", "model=llama3", "model.n_layers=3", TWICE],
     "zero3 in bfloat16": ["strategy=zero3", "model=albert", "model.n_layers=3", "precision=bf16-mixed"],
     "zero3_offload": ["strategy=zero3_offload", "model=llama3", "model.n_layers=3", TWICE],
+    # a frozen trunk below one layer that learns, and a frozen one above it
+    "alone, frozen": ["model=llama3", "model.n_layers=5", "train.micro_batch_size=4", FROZEN],
+    "ddp, frozen": ["strategy=ddp", "model=llama3", "model.n_layers=5", FROZEN, TWICE],
+    "fsdp, frozen": ["strategy=fsdp", "model=llama3", "model.n_layers=5", FROZEN],
+    "zero2, frozen": ["strategy=zero2", "model=llama3", "model.n_layers=5", FROZEN, TWICE],
+    "zero3, frozen": ["strategy=zero3", "model=llama3", "model.n_layers=5", FROZEN, "precision=bf16-mixed"],
+    "zero1, frozen in bfloat16": ["strategy=zero1", "model=llama3", "model.n_layers=5", FROZEN, "precision=bf16-mixed"],
 }
 
 
 def words(name):
     """Of short texts where little is kept between micro-batches, so that activations do not hide it."""
     length = 32 if name.startswith(STAGES_1_2) else 64
-    devices = 1 if name == "alone" else 2
+    devices = 1 if name.startswith("alone") else 2
     own = ["train.batch_size=8", f"data.seq_len={length}", f"trainer.devices={devices}"]
     return [*SIZES, *RUN, *own, *RUNS[name]]
 
@@ -60,9 +72,14 @@ def small():
     return subject.of_config(compose([*SIZES, "model=gemma2", "model.n_layers=6", "data.seq_len=64"])).training
 
 
-def test_a_deep_model_and_any_micro_batch_follow_from_a_shallow_one_and_two(small):
-    length = small.length
-    whole = record(small.spec, small.objective, rows=3, length=length, numerics=Numerics(torch.float32))
+@pytest.mark.parametrize("words", [None, ["stacks.main.layers.3", "stacks.main.layers.4.block"]])
+def test_a_deep_model_and_any_micro_batch_follow_from_a_shallow_one_and_two(small, words):
+    learns, length = Filter.of(words), small.length
+    small = replace(small, learns=learns)
+    model = build.assemble(small.spec)
+    frozen = frozenset(path for path, *_ in roles.parameters(model)) - learns.paths(model)
+    how = {"length": length, "numerics": Numerics(torch.float32), "frozen": frozen}
+    whole = record(small.spec, small.objective, rows=3, **how)
     for strategy in ("single", "fsdp", "zero3"):
         where = memory.Where(strategy, 2)
         replay, truth = memory.replayed(small, where, 3, checkpointing=False), memory.replay_of(small, where)
@@ -93,15 +110,15 @@ def real(tmp_path_factory, data):
     """What each run's ranks have had: one after the other in the same processes."""
     pytest.importorskip("deepspeed")
     root = tmp_path_factory.mktemp("memory")
-    two = [name for name in RUNS if name != "alone"]
+    one, two = ([name for name in RUNS if name.startswith("alone") == alone] for alone in (True, False))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LLMLAB_CACHE", str(root / "cache"))
-        (alone,) = measured.measure(root / "alone", [*words("alone"), *data], world=1)
+        alone = measured.measure(root / "alone", *([*words(name), *data] for name in one), world=1)
         found = measured.measure(root / "two", *([*words(name), *data] for name in two))
-    return {"alone": alone, **dict(zip(two, found, strict=True))}
+    return dict(zip([*one, *two], [*alone, *found], strict=True))
 
 
-@pytest.mark.slow  # 11 runs, 10 of them on two ranks, of which every allocation is recorded: a minute
+@pytest.mark.slow  # 17 runs, 15 of them on two ranks, of which every allocation is recorded: a minute and a half
 @pytest.mark.parametrize("name", RUNS)
 def test_weights_gradients_and_states_to_the_byte_and_the_peak(name, real, monkeypatch):
     monkeypatch.setattr(zero, "BUCKET", measured.BUCKET)

@@ -32,7 +32,7 @@ def slope(subject: Subject) -> None:
     if any(attributes.of(module, attributes.EVERY, "estimates") for module in subject.model.modules()):
         raise NotApplicable("a part says that its gradient is an estimate of its own")
     loss = loss_function(subject, subject.model)()
-    gradient = parameter_gradients(subject.model, loss.sum / loss.count)
+    gradient = parameter_gradients(subject.model, loss._replace(aux={}).mean())
     exact = deepcopy(subject.model).double()
     by_role: dict[str, list[tuple[Tensor, Tensor]]] = {}
     for path, parameter, role in parameters(exact):
@@ -92,7 +92,7 @@ class _LossProbe:
         loss = self.ask()
         for hook in hooks:
             hook.remove()
-        return float(loss.sum / loss.count), met
+        return float(loss._replace(aux={}).mean()), met
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmlab import registry
-from llmlab.config import explain, heads, inherit, init_from, model_files, spelling, store, validate
+from llmlab.config import companions, explain, heads, inherit, init_from, model_files, spelling, store, validate
 from llmlab.config.composed import Checkpoint, Composed, Typed
 from llmlab.errors import UserError
 from llmlab.slot_names import SLOTS
@@ -68,6 +68,35 @@ def compose(
     strict: a trait among the overrides that no chosen part can honour is a problem. reader: the checkpoint that
     init_from=hf=NAME names, without which it can't be composed (`llmlab.runs.compose` hands it in).
     """
+    composed, overrides = _whole(overrides, config_dirs, strict, reader)
+    if composed.cfg.resume:  # its companions are those of the run
+        return composed
+
+    def companion(words: Sequence[str], about: companions.Declared, own: Sequence[str]) -> Composed:
+        return _whole(words, config_dirs, strict, None, about, own)[0]
+
+    folders = [conf_dir(), *map(Path, config_dirs)]
+    known = known_choices(config_dirs)
+    typed, _ = explain.parse(overrides, known)
+    found = companions.of(
+        composed, typed, companion, lambda words: bool(validate.published(explain.parse(words, known)[0], folders))
+    )
+    return dataclasses.replace(composed, companions=found)
+
+
+def _whole(
+    overrides: Sequence[str],
+    config_dirs: Sequence[str],
+    strict: bool,
+    reader: Callable[[str], Checkpoint] | None,
+    companion: companions.Declared | None = None,
+    own: Sequence[str] = (),
+) -> tuple[Composed, Sequence[str]]:
+    """(the config without its companions, its overrides, those that a checkpoint brings among them).
+
+    companion: the role for which it is composed; own: those of its overrides that are its own words, the others being
+    those of the run.
+    """
     given = tuple(map(init_from.normal, overrides))
     store.declare()
     if absent := registry.missing():
@@ -106,13 +135,16 @@ def compose(
         cfg = run(effective)
     if own := inherit.words(cfg, parsed):
         effective = (*inherit.without(effective), *own)
+        overrides = (*inherit.without(overrides), *own)
         keys = frozenset(k for k in keys if not inherit.is_about(k))
         cfg = run(effective)
+    if companion is not None:  # what was typed for the run need not have an effect on its companion
+        keys &= {companions.place(word)[0] for word in own}
     composed = Composed(cfg, tuple(t for t in typed if t), given, effective, keys)
-    problems, spec = validate.checked(composed, strict)
+    problems, spec = validate.checked(composed, strict, None if companion is None else companion.heads)
     if problems := problems or (start.contradictions(composed) if start else []):
         raise UserError("\n".join(problems))
-    return dataclasses.replace(composed, spec=spec)
+    return dataclasses.replace(composed, spec=spec), overrides
 
 
 def misspelt(overrides: Sequence[str]) -> list[str]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -38,10 +39,35 @@ class Checkpoint(Protocol):
 
 
 @dataclass(frozen=True)
+class Declared:
+    """An objective's declaration of a role. heads: role of a head -> its usual part, as of the objective's own."""
+
+    role: str
+    heads: Mapping[str, str]
+    trains: bool = True
+    shares: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The model chosen for a role: `words` that change the run's own (then `composed` is its config) or a finished `source`."""
+
+    declared: Declared
+    words: tuple[str, ...] = ()
+    source: str | None = None
+    composed: Composed | None = None
+
+    @property
+    def role(self) -> str:
+        return self.declared.role
+
+
+@dataclass(frozen=True)
 class Composed:
     """A config, interpolations resolved on access, and how it came about.
 
     spec: its model with the vocabulary that the config states, resolved once; None of a config that isn't sound.
+    companions: the other models that its objective works with, by role.
     """
 
     cfg: DictConfig
@@ -50,3 +76,4 @@ class Composed:
     effective: tuple[str, ...]  # as composed: without choices that change nothing
     keys: frozenset[str] = frozenset()  # values that were typed, "model.n_kv_heads"
     spec: ModelSpec | None = None
+    companions: Mapping[str, Chosen] = field(default_factory=dict)

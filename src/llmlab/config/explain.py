@@ -265,6 +265,8 @@ def _wrong_value(text: str) -> str | None:
         return f"must be {_kind(found[2])}, but is {found[1]!r}"
     if found := re.search(r"Value '(.*)' is not a valid bool", text):
         return f"must be true or false, but is {found[1]!r}"
+    if "is not a ListConfig" in text:
+        return "must be a list, in brackets: [NAME,NAME]"
     if found := re.search(r"field '[^']+' is not Optional", text):
         return "must have a value, but is null"
     if found := re.search(

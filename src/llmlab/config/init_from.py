@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
+import os
+from pathlib import Path
+
 from llmlab.config.spelling import quoted
 
 PREFIXES = ("hf=", "hf:")
@@ -23,3 +27,30 @@ def normal(override: str) -> str:
     if (name := named(value)) is None:  # a checkpoint of a run, RUN/checkpoints/step=00000040
         return f"{key}={quoted(value)}" if "=" in value and value[0] not in "'\"\\" else override
     return f"{key}={quoted(f'hf={name}')}"
+
+
+def missing(value: str) -> str | None:
+    """Why a value can't be the folder of a run, one of its checkpoints or an export; None if it seems to be."""
+    start = Path(value).expanduser()
+    if not os.path.exists(start):
+        return f"there is no such run folder{similar(str(start))}"
+    if not any((start / name).is_file() for name in ("run.json", "manifest.json", "export.json")):
+        return "there is no run.json in it; RUN is the folder of a run"
+    return None
+
+
+def absolute(value: str) -> str:
+    """A value that means the same from any folder; what is to be downloaded, or was, as it is."""
+    if (name := named(value)) is None:
+        return os.path.abspath(Path(value).expanduser())
+    return f"hf={os.path.abspath(Path(name).expanduser())}" if Path(name).expanduser().is_dir() else value
+
+
+def similar(path: str) -> str:
+    """A hint at a path that is spelt nearly so, for the end of a line."""
+    wanted = Path(os.path.expanduser(path))
+    try:
+        close = difflib.get_close_matches(wanted.name, [p.name for p in wanted.parent.iterdir()], 1, 0.6)
+    except OSError:
+        return f"; {wanted.parent} is not a folder"
+    return f"; did you mean {wanted.parent / close[0]}?" if close else ""

@@ -30,11 +30,13 @@ def resolve(
     vocabulary: int | None = None,
     roles: tuple[str, ...] | None = None,
     classes: int | None = None,
+    companion: Mapping[str, str] | None = None,
 ) -> ModelSpec:
     """The model that a config asks for.
 
     vocabulary: ids that the tokenizer uses (the model's table is rounded up to a multiple of 64); None: the size that
-    the config states. roles: the heads to build; None: those that the objective names. classes: of labelled data; None: as many
+    the config states. roles: the heads to build; None: those that the objective names. companion: the objective's heads
+    of another model that it works with; None: the model is the one that it trains. classes: of labelled data; None: as many
     as the config states.
     """
     cfg, typed = composed.cfg, {(t.group, t.package): t for t in composed.typed}
@@ -51,7 +53,7 @@ def resolve(
         source = stacks[0].sizes.dim
         stacks = (stacks[0], *(replace(s, sizes=s.sizes.but(source_dim=source)) for s in stacks[1:]))
 
-    wanted = objective.attribute("heads")
+    wanted = objective.attribute("heads") if companion is None else companion
     given = {role: _part(node, "head") for role, node in cfg.heads.items()}
     roles = tuple(wanted) if roles is None else roles
     heads = {role: given.get(role) or _default("head", wanted.get(role, "lm")) for role in roles}
@@ -67,7 +69,7 @@ def resolve(
         init=_needed(cfg.init, "init"),
         notes=tuple(dict.fromkeys(notes)),
     )
-    check_objective(spec, objective)
+    check_objective(spec, objective, companion)
     chosen = typed.get(("objective", ""))
     if chosen is not None and not chosen.kept:
         mask = spec.stacks[-1].mask.name
@@ -124,9 +126,9 @@ def _vocab_size(cfg: Any, ids: int | None) -> int:
     return int(stated)
 
 
-def check_objective(spec: ModelSpec, objective: PartSpec) -> None:
-    """UserError if the objective can't train such a model under its masks."""
-    for role, usual in objective.attribute("heads").items():
+def check_objective(spec: ModelSpec, objective: PartSpec, companion: Mapping[str, str] | None = None) -> None:
+    """UserError if the objective can't train such a model under its masks, or can't work with such a companion."""
+    for role, usual in (objective.attribute("heads") if companion is None else companion).items():
         part, wanted = spec.heads.get(role), PartSpec("head", usual).attribute("scores")
         if part is not None and wanted is not None and part.attribute("scores") not in (None, wanted):
             fits = [n for (s, n), e in registry.index().items() if s == "head" and e.attribute("scores") == wanted]
@@ -148,6 +150,8 @@ def check_objective(spec: ModelSpec, objective: PartSpec) -> None:
                 f"mask={stack.mask.name} reads {' and '.join(missing)} of each sample, which objective={objective.name} "
                 f"does not give; leave mask out (it brings mask={objective.attribute('mask')})"
             )
+    if companion is not None:  # it reads what it is given: only the trained model must not see the answer
+        return
     topologies = objective.attribute("topologies")
     if topologies and spec.topology not in topologies:
         mask = spec.stacks[-1].mask.name

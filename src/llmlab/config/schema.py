@@ -81,6 +81,9 @@ class Train:
     batch_size: int = 16  # sequences per optimizer step, over all devices
     micro_batch_size: Optional[int] = None  # sequences per forward on one device; None: batch_size / devices
     clip: Optional[float] = 1.0  # gradient norm
+    learns: Optional[list[str]] = (
+        None  # roles (bias) and paths (heads) of what learns, -WORD: of what does not; None: all
+    )
     checkpoint_every: Optional[int] = None  # optimizer steps; None: a twentieth of the run
     keep: int = 2  # checkpoints kept
     validate_every: Optional[int] = None  # optimizer steps; None: 10 times, or as often as a tenth of the time pays for
@@ -162,6 +165,8 @@ def root(slots: tuple[str, ...] = SLOTS) -> type:
         ("logger", Logger, field(default_factory=Logger)),
         ("resume", Optional[str], None),
         ("resume_from", Optional[str], None),  # start: begin again where no checkpoint of the resumed run is sound
+        # other models that the objective works with, by role: words that change this one, a run folder, or hf=FOLDER
+        ("models", dict[str, Any], field(default_factory=dict)),
         ("init_from", Optional[str], None),
         ("init_tokenizer", Optional[str], None),  # typed as init_from.tokenizer: own (None) or new, as tokenizer= says
         ("published", Optional[str], None),  # the size that a model file stands for, as its authors published it

@@ -40,6 +40,7 @@ def declare() -> int:
     Returns a number that changes when the set does.
     """
     from hydra.core.config_store import ConfigStore
+    from omegaconf import OmegaConf
 
     from llmlab.config import resolvers
     from llmlab.config.schema import root
@@ -53,6 +54,8 @@ def declare() -> int:
         store.repo.pop(slot, None)
     for slot, name in entries:
         store.store(group=slot, name=name, node=schema(slot, name), provider="llmlab")
-    store.store(name="schema", node=root(), provider="llmlab")
+    typed = OmegaConf.structured(root())
+    OmegaConf.set_struct(typed.models, False)  # its keys are the roles of the objective, which are typed without a "+"
+    store.store(name="schema", node=typed, provider="llmlab")
     _declared.update(entries=entries, count=_declared.get("count", 0) + 1)
     return int(_declared["count"])

@@ -128,6 +128,11 @@ class RecordSamples:
     def tokens_per_sample(self) -> float:
         return float(self.lengths.mean()) if len(self) else 0.0
 
+    def spread(self, n: int) -> list[int]:
+        """The numbers of n records whose lengths stand for those of all: one from each n-th of them by length."""
+        by_length = np.argsort(self.lengths, kind="stable")
+        return [int(by_length[(2 * i + 1) * len(self) // (2 * n)]) for i in range(n)]
+
     def __getitem__(self, i: int) -> Sample:
         if not 0 <= i < len(self):
             raise IndexError(f"record {i} of {len(self)}")

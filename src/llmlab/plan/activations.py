@@ -25,6 +25,7 @@ from llmlab.model import roles
 from llmlab.model.model import Model
 from llmlab.plan.split import split
 from llmlab.slots import Output, Score, Seen, Term
+from llmlab.training.cost import passes
 
 Kind = Literal["take", "free", "grad", "enter", "leave", "read", "backward", "wake", "back", "done"]
 
@@ -61,10 +62,12 @@ def record(
     gpu: bool = False,
     documents: bool = False,
     tensor_parallel: int = 1,
+    frozen: frozenset[str] = frozenset(),
 ) -> list[Op]:
     """Of a micro-batch of `rows` sequences, from the batch that is there to the last gradient.
 
     gpu: kernels keep what they say that they keep on one. tensor_parallel: of one of so many ranks that share a layer.
+    frozen: paths of the parameters that do not learn.
     """
     from llmlab.training.placement import Placement
 
@@ -72,10 +75,14 @@ def record(
     with ExitStack() as stack:
         stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
         model = Model(spec).train()
+        for path, parameter, _ in roles.parameters(model):
+            parameter.requires_grad_(path not in frozen)
         for module in model.modules():
             for name, p in module._parameters.items():
                 if p is not None and p.dtype != numerics.parameters:
-                    module._parameters[name] = nn.Parameter(p.detach().to(numerics.parameters))
+                    module._parameters[name] = nn.Parameter(
+                        p.detach().to(numerics.parameters), requires_grad=p.requires_grad
+                    )
         if tensor_parallel > 1:
             split(model, tensor_parallel)
         Placement(activation_checkpointing=checkpointing).apply(model)
@@ -83,15 +90,14 @@ def record(
             for each in model.all_stacks():
                 each.kernel = OnGPU(each.kernel) if hasattr(each.kernel, "kept") else each.kernel
         batch = {k: torch.empty(rows, *v.shape, dtype=torch.from_numpy(v).dtype) for k, v in samples[0].items()}
-        recorder = Recorder(share_of_targets(objective, samples), samples[0]["ids"].shape[-1] - 1)
+        recorder = Recorder(share_of_targets(objective, samples), farthest_distance(objective, samples))
         recorder.watch(model)
         stack.enter_context(recorder)
         for tensor in batch.values():
             recorder.taken(tensor)
         with torch.autocast("cpu", numerics.computed, enabled=numerics.computed is not None):
             loss = objective.loss(model, batch)
-            total = loss.sum if loss.aux is None else loss.sum + loss.aux
-        total = total * (1 / loss.count)
+            total = loss.mean()
         recorder.ops.append(Op("backward"))
         total.backward()
     return recorder.ops
@@ -110,7 +116,14 @@ def examples(objective: Any, length: int, documents: bool, n: int = 4) -> list[d
 
 
 def share_of_targets(objective: Any, samples: Sequence[dict[str, np.ndarray]]) -> float:
-    return sum(objective.targets(s) for s in samples) / sum(s["labels"].size for s in samples)
+    """Of the tokens, those at which heads are computed: how many are True in a mask, tensors without values don't tell."""
+    asked = [(p.tokens, rows) for s in samples for p in passes(objective, s) for rows in p.heads.values()]
+    every = sum(tokens for tokens, _ in asked)
+    return sum(tokens if rows is None else rows for tokens, rows in asked) / every if every else 1.0
+
+
+def farthest_distance(objective: Any, samples: Sequence[dict[str, np.ndarray]]) -> int:
+    return max(p.tokens for s in samples for p in passes(objective, s)) - 1
 
 
 class Recorder(TorchDispatchMode):
@@ -164,7 +177,8 @@ class Recorder(TorchDispatchMode):
     def watch(self, model: Model) -> None:
         for number, (_, p, _) in enumerate(roles.parameters(model)):
             self._known[p.untyped_storage()._cdata] = None
-            p.register_post_accumulate_grad_hook(lambda p, number=number: self._arrived(p, number))
+            if p.requires_grad:
+                p.register_post_accumulate_grad_hook(lambda p, number=number: self._arrived(p, number))
         for layer in [layer for stack in model.all_stacks() for layer in stack.layers]:
             layer.register_forward_pre_hook(self._enters)
             layer.register_forward_hook(self._leaves)
@@ -196,7 +210,8 @@ class Recorder(TorchDispatchMode):
     def _leaves(self, layer: nn.Module, args: Any, out: Any) -> None:
         step = self.step
         self.ops.append(Op("leave", step=step))
-        out[0].register_hook(lambda _: self.ops.append(Op("back", step=step)))
+        if out[0].requires_grad:  # not of frozen layers below all that learns
+            out[0].register_hook(lambda _: self.ops.append(Op("back", step=step)))
 
 
 class Behind(torch.autograd.Function):

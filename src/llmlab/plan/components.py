@@ -11,6 +11,7 @@ from torch import nn
 
 from llmlab.model.experts import MixtureOfExperts
 from llmlab.model.model import Model
+from llmlab.model.table import ranges
 
 
 @dataclass
@@ -77,7 +78,7 @@ def _layers(stack: Any, of: str) -> Iterator[Group]:
         alike.setdefault(shapes, []).append(i)
     for places in alike.values():
         noun = "layer" if len(places) == 1 else "layers"
-        yield Group(f"{of}{noun} {_ranges(places)}", _lines(stack.layers[places[0]]), len(places))
+        yield Group(f"{of}{noun} {ranges(places)}", _lines(stack.layers[places[0]]), len(places))
 
 
 def _lines(module: nn.Module) -> tuple[Line, ...]:
@@ -107,15 +108,3 @@ def _shares(module: nn.Module) -> dict[str, float]:
             names = (f"{inside}.{name}".rstrip(".") for name, _ in m.experts.named_modules())
             found.update(dict.fromkeys(names, m.per_token / m.n_experts))
     return found
-
-
-def _ranges(numbers: list[int]) -> str:
-    """[0, 1, 2, 5] -> "0-2, 5"; steps are written out: [0, 2, 4] -> "0, 2, 4"."""
-    runs: list[list[int]] = []
-    for n in numbers:
-        if runs and n == runs[-1][-1] + 1:
-            runs[-1].append(n)
-        else:
-            runs.append([n])
-    spelled = [str(r[0]) if len(r) == 1 else f"{r[0]}-{r[-1]}" for r in runs]
-    return ", ".join(spelled) if len(spelled) <= 6 else f"{', '.join(spelled[:5])} ... {spelled[-1]}"

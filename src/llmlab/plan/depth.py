@@ -8,17 +8,21 @@ from dataclasses import replace
 from llmlab.config.spec import ModelSpec, StackSpec
 from llmlab.model import build
 from llmlab.model.model import Model
+from llmlab.model.stack import Stack
+from llmlab.model.trainable import Filter
 from llmlab.plan.activations import Op
 from llmlab.plan.parameters import table
 from llmlab.plan.split import split
 
 
-def shortened(spec: ModelSpec) -> tuple[ModelSpec, list[int]]:
+def shortened(model: Model) -> tuple[ModelSpec, list[int]]:
     """(the shallow model, for each executed step of the deep one the step of the shallow one that stands for it)."""
     stacks: list[StackSpec] = []
     stands_for: list[int] = []
-    for stack in spec.stacks:
-        kept, own = _kept(_kinds(stack))
+    spec = model.spec
+    for built in model.all_stacks():
+        stack = built.spec
+        kept, own = _kept(_kinds(built))
         before = sum(len(s.execute) for s in stacks)
         stands_for += [before + kept.index(step) for step in own]
         stored = sorted({stack.execute[step] for step in kept})
@@ -27,13 +31,18 @@ def shortened(spec: ModelSpec) -> tuple[ModelSpec, list[int]]:
     return replace(spec, stacks=tuple(stacks)), stands_for
 
 
-def _kinds(stack: StackSpec) -> list[Hashable]:
-    """What a step's memory depends on: its parts, whether it is the stack's first layer, and whether its layer runs
-    earlier or later too, for gradients of the runs are added up."""
+def _kinds(built: Stack) -> list[Hashable]:
+    """What a step's memory depends on: its parts, whether it is the stack's first layer, whether its layer runs
+    earlier or later too, for gradients of the runs are added up, what of it learns, and whether something below does."""
+    stack = built.spec
     found: list[Hashable] = []
+    below = any(p.requires_grad for part in (built.embedding, built.positions) for p in part.parameters())
     for step, i in enumerate(stack.execute):
         parts = tuple((part.name, repr(sorted(part.options.items()))) for part in stack.layers[i].parts.values())
-        found.append((parts, i == 0, i in stack.execute[:step], i in stack.execute[step + 1 :]))
+        own = (*built.layers[i].parameters(), *built.positions[built.position_of[i]].parameters())
+        learn = tuple(p.requires_grad for p in own)
+        found.append((parts, i == 0, i in stack.execute[:step], i in stack.execute[step + 1 :], learn, below))
+        below = below or any(learn)
     return found
 
 
@@ -50,11 +59,13 @@ def _kept(kinds: Sequence[Hashable]) -> tuple[list[int], list[int]]:
 
 class Deep:
     """A model, and what of it is traced. parameters: as one of `tensor_parallel` ranks has them. order: the layer of each
-    executed step, counted over all stacks."""
+    executed step, counted over all stacks. frozen: paths in what is traced of what does not learn."""
 
-    def __init__(self, spec: ModelSpec, tensor_parallel: int = 1):
-        self.short, self.stands_for = shortened(spec)
-        model, short = build.assemble(spec), build.assemble(self.short)
+    def __init__(self, spec: ModelSpec, tensor_parallel: int = 1, learns: Filter = Filter()):  # noqa: B008  frozen
+        model = build.assemble(spec)
+        learns.apply(model)
+        self.short, self.stands_for = shortened(model)
+        short = build.assemble(self.short)
         if tensor_parallel > 1:
             split(model, tensor_parallel)
         self.parameters = tuple(table(model))
@@ -66,6 +77,7 @@ class Deep:
         self.number = {p.path: i for i, p in enumerate(self.parameters)}
         self.traced = table(short)
         self.places, self.traced_places = places(model), places(short)
+        self.frozen = frozenset(p.path for p in self.traced if not self.parameters[self._original(p.path)].learns)
 
     def lengthened(self, ops: Sequence[Op]) -> list[Op]:
         """This model's ops from the shallow one's. A layer's part of them begins when its forward or backward does."""
@@ -89,7 +101,7 @@ class Deep:
             out += self._for_each(op, part_of)
         for step in reversed(steps):
             own = self.stands_for[step]
-            for op in parts["back", own]:
+            for op in parts.get(("back", own), ()):  # none of frozen layers below all that learns
                 if op.kind == "grad":
                     out.append(op._replace(param=self._number(op.param, own, step)))
                 else:
@@ -107,10 +119,22 @@ class Deep:
     def _number(self, number: int, own: int, step: int) -> int:
         """Of the parameter of this model that one of the shallow model stands for, in a layer or in its position."""
         path = self.traced[number].path
-        if own >= 0:
-            for before, after in zip(self.traced_places[own], self.places[step], strict=True):
-                if path.startswith(before):
-                    return self.number[after + path.removeprefix(before)]
+        if own >= 0 and (renamed := self._renamed(path, own, step)) is not None:
+            return self.number[renamed]
+        return self.number[path]
+
+    def _renamed(self, path: str, own: int, step: int) -> str | None:
+        """A path in the traced step `own` as it is in this model's `step`; None for what is of no layer."""
+        for before, after in zip(self.traced_places[own], self.places[step], strict=True):
+            if path.startswith(before):
+                return after + path.removeprefix(before)
+        return None
+
+    def _original(self, path: str) -> int:
+        """The number of the parameter here that is traced under `path`."""
+        for step, own in enumerate(self.stands_for):
+            if (renamed := self._renamed(path, own, step)) is not None:
+                return self.number[renamed]
         return self.number[path]
 
 

@@ -125,6 +125,8 @@ class FSDP(Replay):
     def end(self) -> None:
         for group in [*self.unreduced]:
             self._reduce(group)
+        for group in self.fetched:  # a frozen layer's, before the first that learns: fetched ahead and never used
+            self.add("strategy", -self._flat(group))
         self.add("strategy", -self.reducing)
 
     def _reduce(self, group: int) -> None:

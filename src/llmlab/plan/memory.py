@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -12,6 +12,7 @@ import torch
 
 from llmlab.config.devices import ZERO
 from llmlab.config.spec import ModelSpec
+from llmlab.model.trainable import Filter
 from llmlab.plan.activations import Numerics, Op, record
 from llmlab.plan.depth import Deep
 from llmlab.plan.fsdp import FSDP
@@ -37,6 +38,7 @@ class Training:
     precision: str = "32-true"
     device: Literal["cpu", "cuda"] = "cuda"
     separate_documents: bool = False
+    learns: Filter = field(default_factory=Filter)
 
 
 @dataclass(frozen=True)
@@ -135,7 +137,7 @@ def _numerics(training: Training, where: Where) -> Numerics:
 
 @functools.lru_cache(maxsize=8)
 def _model(training: Training, tensor_parallel: int) -> Deep:
-    return Deep(training.spec, tensor_parallel)
+    return Deep(training.spec, tensor_parallel, training.learns)
 
 
 @functools.lru_cache(maxsize=64)
@@ -153,6 +155,7 @@ def traced(training: Training, numerics: Numerics, rows: int, checkpointing: boo
             gpu=training.device == "cuda",
             documents=training.separate_documents,
             tensor_parallel=tensor_parallel,
+            frozen=model.frozen,
         )
         return model.lengthened(shallow)
     few, more = (traced(training, numerics, n, checkpointing, tensor_parallel) for n in FROM)

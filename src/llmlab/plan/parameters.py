@@ -21,12 +21,14 @@ from llmlab.slots import Role
 
 @dataclass(frozen=True)
 class Parameter:
-    """shape: on one device of a tensor-parallel group. layer: its layer, counted over all stacks; -1: of none."""
+    """shape: on one device of a tensor-parallel group. layer: its layer, counted over all stacks; -1: of none.
+    learns: has a gradient and optimizer state."""
 
     path: str
     shape: tuple[int, ...]
     role: Role
     layer: int = -1
+    learns: bool = True
 
     @property
     def numel(self) -> int:
@@ -43,7 +45,10 @@ def table(model: Model) -> list[Parameter]:
     layers = [layer for stack in model.all_stacks() for layer in stack.layers]
     for i, layer in enumerate(layers):
         layer_of |= {id(p): i for p in layer.parameters()}
-    return [Parameter(path, tuple(p.shape), role, layer_of.get(id(p), -1)) for path, p, role in roles.parameters(model)]
+    return [
+        Parameter(path, tuple(p.shape), role, layer_of.get(id(p), -1), p.requires_grad)
+        for path, p, role in roles.parameters(model)
+    ]
 
 
 @functools.lru_cache(maxsize=32)

@@ -25,6 +25,14 @@ class Trained:
     dtype: torch.dtype
     accumulates: bool = False
 
+    @property
+    def learning(self) -> tuple[Parameter, ...]:
+        return tuple(p for p in self.parameters if p.learns)
+
+    @property
+    def frozen(self) -> tuple[Parameter, ...]:
+        return tuple(p for p in self.parameters if not p.learns)
+
 
 class Replay:
     """A strategy's memory. `now` and, when most was in use, `peak`: bytes by part. `kept`: activations at the loss.
@@ -40,6 +48,7 @@ class Replay:
         self.total = self.highest = 0
         self.history: list[int] = []  # of the total
         self.reached: tuple[Parameter, ...] = ()  # that have gradients
+        self.returns: set[int] = set()  # steps whose layers have a backward
 
     def add(self, part: Part, size: int) -> None:
         self.now[part] += size
@@ -51,6 +60,7 @@ class Replay:
     def run(self, ops: Sequence[Op]) -> None:
         reached = {op.param for op in ops if op.kind == "grad"}
         self.reached = tuple(p for i, p in enumerate(self.trained.parameters) if i in reached)
+        self.returns = {op.step for op in ops if op.kind == "back"}
         self.begin()
         for op in ops:
             if op.kind == "take":

@@ -40,7 +40,7 @@ def _cut(module: nn.Module, name: str, dim: int, size: int) -> None:
     whole = module._parameters[name]
     assert whole is not None
     shape = [n // size if i == dim % whole.dim() else n for i, n in enumerate(whole.shape)]
-    module._parameters[name] = nn.Parameter(whole.detach().new_empty(shape))
+    module._parameters[name] = nn.Parameter(whole.detach().new_empty(shape), requires_grad=whole.requires_grad)
 
 
 @functools.cache

@@ -14,9 +14,10 @@ from llmlab.config import spec as specs
 from llmlab.data import Windows
 from llmlab.data.windows import Stream
 from llmlab.errors import UserError
-from llmlab.model import build, flops
+from llmlab.model import build, flops, trainable
 from llmlab.plan.memory import Training, Where
 from llmlab.slots import Vocabulary
+from llmlab.training import cost as costs
 from llmlab.training import preflight, recipe
 from llmlab.training.strategies import elementwise, tensor_parallel
 
@@ -31,7 +32,7 @@ class Subject:
     composed: Any
     spec: specs.ModelSpec
     model: Any
-    cost: recipe.Cost
+    cost: costs.Cost
     cut: recipe.Cut
     where: Where
     training: Training | None
@@ -108,8 +109,10 @@ def _subject(name: str, composed: Any, spec: specs.ModelSpec, entry: registry.En
     count = int(cfg.trainer.devices) if counted else split
     parallel = count * int(cfg.trainer.num_nodes) // split
     cut = recipe.Cut.of(cfg.train.batch_size, cfg.train.micro_batch_size, parallel)
+    learns = trainable.Filter.of(cfg.train.learns)
     try:
         model = build.assemble(spec)
+        learns.apply(model)
         preflight.reaches(model, length)
         preflight.parts(spec, kind, cfg.precision)
         tensor_parallel.check(split, spec)
@@ -130,16 +133,17 @@ def _subject(name: str, composed: Any, spec: specs.ModelSpec, entry: registry.En
         assumed.append("one document a sequence: how long they are, the data would tell")
     trained = set(entry.attribute("heads")) <= set(spec.heads)
     if trained:
-        cost = recipe.cost(model, objective, _text(wanted, length))
+        cost = costs.of({costs.TRAINED: model}, objective, _text(wanted, length))
     else:
         source = length if spec.topology == "encoder_decoder" else None
         account = flops.account(model, length, source_length=source)
-        cost = recipe.Cost.of(model, account, length)
+        cost = costs.of_one(model, account, length)
         assumed.append("every position goes through the heads: the objective trains none of them")
     where = Where(cfg.strategy.name, parallel, split, cut.accumulate > 1)
     training = None
     if trained:
-        training = Training(spec, objective, optimizer, length, cfg.precision, kind, cfg.data.separate_documents)  # type: ignore[arg-type]
+        apart = cfg.data.separate_documents
+        training = Training(spec, objective, optimizer, length, cfg.precision, kind, apart, learns)  # type: ignore[arg-type]
     return Subject(name, composed, spec, model, cost, cut, where, training, tuple(assumed))
 
 

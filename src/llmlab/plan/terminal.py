@@ -26,11 +26,12 @@ def show(plan: Plan) -> None:
     console.print(Text(plan.subject.name, style="bold"))
     counts = plan.subject.cost.parameters
     active = f", {counts.active:,} active" if counts.active != counts.total else ""
+    learning = f", {counts.trainable:,} that learn" if counts.trainable != counts.total else ""
     spec = plan.subject.spec
     console.print(
         Text.assemble(
             f"{spec.family}: ",
-            (f"{counts.total:,} parameters{active}", "green"),
+            (f"{counts.total:,} parameters{active}{learning}", "green"),
             f", {counts.embedding:,} of them in look-up tables; vocabulary {spec.sizes.vocab_size:,}",
         )
     )
@@ -123,17 +124,17 @@ def _flops(console: Any, plan: Plan) -> None:
     from rich.text import Text
 
     cost, length = plan.subject.cost, plan.subject.cfg.data.seq_len
-    forward = plan.forward
+    forward = cost.forward
     allowed, dense = (sum(pair[i] for pair in forward.values()) for i in (0, 1))
     table = _table([("forward", False), ("as masked", True), ("share", True), ("all pairs", True)])
     for what, (one, other) in forward.items():
         table.add_row(Text(f"  {what}"), power_of_ten(one), _share(one, allowed), power_of_ten(other), style="dim")
     table.add_row("forward", power_of_ten(allowed), "", power_of_ten(dense), style="bold")
-    training = (power_of_ten(cost.flops_per_token), "", power_of_ten(plan.training_dense))
+    training = (power_of_ten(cost.flops_per_token), "", power_of_ten(cost.dense))
     table.add_row("forward and backward", *training, style="bold")
     _title(console, f"FLOPs of a token, in texts of {length:,}")
     console.print(table)
-    for said in cost.account.sources:
+    for said in cost.said:
         console.print(Text(f"note: {said}", style="yellow"))
 
 

@@ -29,7 +29,7 @@ class Zero(Replay):
         super().__init__(trained)
         self.world, self.gpu, self.offload = world, gpu, offload
         self.size = trained.dtype.itemsize
-        self.groups = groups(trained.optimizer, trained.parameters)
+        self.groups = groups(trained.optimizer, trained.learning)
         self.filled = 0  # numbers in the bucket
 
     def masters(self, numbers: int, of: Part) -> None:
@@ -44,7 +44,16 @@ class Zero(Replay):
         if self.offload:
             self.host += 2 * MASTER * sum(pieces)
         else:
-            self.add("states", flat_state_bytes(self.trained.optimizer, self.trained.parameters, pieces))
+            self.add("states", flat_state_bytes(self.trained.optimizer, self.trained.learning, pieces))
+
+    def kept_frozen(self, numbers: int, *, on_host: bool = False) -> None:
+        """Weights that no optimizer has; of bfloat16 ones the first rank keeps what they were in the CPU's memory."""
+        if on_host:
+            self.host += self.size * numbers
+        else:
+            self.add("weights", self.size * numbers)
+        if self.size < MASTER:
+            self.host += MASTER * sum(p.numel for p in self.trained.frozen)
 
     def _into_bucket(self, numel: int) -> None:
         if self.filled and self.filled + numel > BUCKET:
@@ -81,12 +90,13 @@ class Sharded12(Zero):
 
     def begin(self) -> None:
         self.add("weights", self.size * sum(self.padded))
+        self.kept_frozen(sum(p.numel for p in self.trained.frozen))
         self.masters(sum(self.pieces), "weights")
         self.kept_by(self.pieces)
         if self.apart:
             self.add("gradients", MASTER * sum(self.padded))
         if self.offload:
-            largest = max(p.numel for p in self.trained.parameters)
+            largest = max(p.numel for p in self.trained.learning)
             self.host += MASTER * sum(self.pieces) + self.size * (sum(self.pieces) + largest)
             self.add("strategy", self.size * largest)
         if self.trained.accumulates:
@@ -164,7 +174,7 @@ class Sharded12(Zero):
             return
         if self.at_the_end:
             self.add("gradients", -self.now["gradients"])
-            for p in self.trained.parameters:
+            for p in self.trained.learning:
                 self._into_bucket(p.numel)
         self._reduce()
         self.add("strategy", -self.bucket - self.beside)
@@ -203,6 +213,7 @@ class Sharded3(Zero):
             self.host += self.size * pieces
         else:
             self.add("weights", self.size * pieces)
+        self.kept_frozen(sum(-(-p.numel // self.world) for p in self.trained.frozen), on_host=self.offload)
         self.masters(pieces, "weights")
         self.kept_by(self.pieces)
         self.masters(pieces, "gradients")
@@ -245,10 +256,15 @@ class Sharded3(Zero):
         self._fetch([])
 
     def leave(self, op: Op) -> None:
-        """Freed if its backward is far."""
+        """Freed if its backward is far, or there is none, as of frozen layers below all that learns."""
         until = 2 * sum(self.layers[i] for i in self.order[op.step + 1 :]) + self.layers[-1]
-        if until >= NEAR:
+        if until >= NEAR or not self._comes_again(op.step):
             self._free(self.order[op.step])
+
+    def _comes_again(self, step: int) -> bool:
+        """True if a step's layer runs again later, or its backward does."""
+        layer = self.order[step]
+        return layer in self.order[step + 1 :] or any(self.order[s] == layer for s in self.returns)
 
     def back(self, op: Op) -> None:
         self._gather(self.order[op.step])

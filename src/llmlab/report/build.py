@@ -14,10 +14,11 @@ from llmlab.errors import UserError
 from llmlab.registry import near
 from llmlab.report import fairness, verdict
 from llmlab.report.collect import Found, Run, collect
+from llmlab.report.measured import higher_is_better
 from llmlab.report.names import differing
 from llmlab.report.rows import Row, Table, alone, compared
 from llmlab.report.variant import Variant
-from llmlab.report.variants import baseline, group, higher_is_better, leading
+from llmlab.report.variants import baseline, group, leading
 
 SCHEMA = 1
 METRIC = "val_loss"
@@ -118,7 +119,7 @@ def build(
         title=_title(ordered),
         metric=chosen,
         unit=tables[0].unit,
-        higher_is_better=higher_is_better(chosen),
+        higher_is_better=higher_is_better(chosen, found.runs),
         tables=tables,
         asked=_asked(found),
         general=general,

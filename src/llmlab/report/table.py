@@ -8,6 +8,7 @@ from typing import NamedTuple
 from llmlab.formatting import large, power_of_ten
 from llmlab.report import verdict as say
 from llmlab.report.build import Report
+from llmlab.report.measured import called
 from llmlab.report.names import NAMED_KEYS
 from llmlab.report.rows import Row, Table
 
@@ -24,7 +25,7 @@ def columns(table: Table) -> list[Column]:
     """Only what the table has: no column of differences where nothing is compared, none of a tuned key where none is.
     The verdict comes second, where no narrow page cuts it off."""
     rows = table.rows
-    named = {"val_loss": "validation loss", "val_bits_per_byte": "bits per byte"}.get(table.metric, table.metric)
+    named = called(table.metric)
     found = [
         Column("variant", False, [r.name + (" (baseline)" if r.is_baseline and len(rows) > 1 else "") for r in rows]),
         Column("verdict", False, [r.short if not r.is_baseline or not r.n else "" for r in rows]),

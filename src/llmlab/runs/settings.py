@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
 from llmlab import registry, slot_names
-from llmlab.config import init_from, schema, store
+from llmlab.config import companions, init_from, schema, store
 from llmlab.config.trainer import Trainer
 from llmlab.errors import UserError
 from llmlab.json_files import read_yaml
@@ -42,6 +42,7 @@ class Shape(TypedDict):
     objective: dict[str, Any]
     optimizer: dict[str, Any]
     schedule: dict[str, Any]
+    models: NotRequired[dict[str, list[str] | str]]
     init_from: NotRequired[str | None]
     init_tokenizer: NotRequired[str | None]
     resume: NotRequired[str | None]
@@ -70,6 +71,7 @@ def read(path: Path) -> tuple[Any, dict[str, Any]]:
     for name in ("init_from", "resume", "resume_from", "published", "experiment_name", "sweep"):
         cfg.setdefault(name, None)
     cfg.setdefault("init_tokenizer", None)
+    cfg.setdefault("models", {})
     return cfg, plain
 
 
@@ -78,15 +80,12 @@ def absolute(cfg: Any) -> Any:
     import copy
 
     cfg = copy.deepcopy(cfg)
-    name: str | None
-    for node, key in ((cfg.data, "path"), (cfg.tokenizer, "path"), (cfg, "init_from")):
-        if (value := node[key]) is None:
-            continue
-        name = init_from.named(value)
-        if name is None:
-            node[key] = os.path.abspath(Path(value).expanduser())
-        elif Path(name).expanduser().is_dir():  # else it is to be downloaded, or was
-            node[key] = f"hf={os.path.abspath(Path(name).expanduser())}"
+    for node, key in ((cfg.data, "path"), (cfg.tokenizer, "path")):
+        if node[key] is not None:
+            node[key] = os.path.abspath(Path(node[key]).expanduser())
+    if cfg.init_from is not None:
+        cfg.init_from = init_from.absolute(cfg.init_from)
+    companions.absolute(cfg.models)
     return cfg
 
 

@@ -49,7 +49,7 @@ def parts(spec: Any, device: str, precision: str) -> None:
 
 
 def reaches(model: Any, length: int, *, begun: bool = False) -> None:
-    """UserError if one stack has fewer positions than the text has tokens; what two read, `recipe.cost` tells.
+    """UserError if one stack has fewer positions than the text has tokens; what two read, `cost.of` tells.
 
     begun: from weights that are there, whose table of positions can't be longer.
     """
@@ -125,15 +125,19 @@ def _memory(cfg: Any, recipe: Any, place: Any) -> None:
     if free is None or not (whole or place.device.type == "cpu"):
         return
     copies = max(1, place.world // place.nodes) if whole and place.device.type == "cpu" else 1
-    total = recipe.cost.parameters.total
-    each = (2 if cfg.precision == "bf16-true" else 4) * (2 + states(recipe.optimizer))
-    needed = total * each * copies
+    counts = recipe.cost.parameters
+    number = 2 if cfg.precision == "bf16-true" else 4
+    each = number * (2 + states(recipe.optimizer))
+    frozen = counts.total - counts.trainable  # weights alone
+    needed = (counts.trainable * each + frozen * number) * copies
     if needed > free:
         of = f" in each of {copies} processes" if copies > 1 else ""
         sizes = recipe.spec.sizes
+        learning = f", {counts.trainable:,} of which learn" if frozen else ""
+        each_of = f"{each:.0f} bytes each{' that learns' if frozen else ''}{of}"
         raise UserError(
-            f"model.dim={sizes.dim} and model.n_layers={cfg.model.n_layers} make {total:,} parameters, which need "
-            f"{_gib(needed)} to train ({each:.0f} bytes each{of}: weights, gradients, the optimizer's state), but "
+            f"model.dim={sizes.dim} and model.n_layers={cfg.model.n_layers} make {counts.total:,} parameters{learning}, "
+            f"which need {_gib(needed)} to train ({each_of}: weights, gradients, the optimizer's state), but "
             f"{_gib(free)} are free; choose a smaller size"
         )
 

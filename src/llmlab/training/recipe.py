@@ -8,18 +8,16 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import numpy as np
-
-from llmlab import registry
+from llmlab import measures, registry
 from llmlab.config import layout, schema
 from llmlab.config import spec as specs
 from llmlab.data import Corpus, Stream, prepare
 from llmlab.data.records import Records
 from llmlab.data.samples import Samples, samples
-from llmlab.decoding.generate import limit
 from llmlab.errors import UserError
-from llmlab.model import build, flops
+from llmlab.model import build, trainable
 from llmlab.sizes import divisors
+from llmlab.training import cost
 
 
 def chosen(cfg: Any, slot: str) -> Any:
@@ -152,21 +150,6 @@ class Batches:
 
 
 @dataclass(frozen=True)
-class Cost:
-    """parameters: total and active. flops_per_token: of training, for each of the seq_len tokens of a sample, of which
-    `account` has what a forward is made of."""
-
-    parameters: flops.Parameters
-    flops_per_token: float
-    account: flops.Account
-
-    @classmethod
-    def of(cls, model: Any, account: flops.Account, seq_len: int) -> Cost:
-        a_token = account.training() * (account.length + (account.source_length or 0)) / seq_len
-        return cls(flops.count_parameters(model), a_token, account)
-
-
-@dataclass(frozen=True)
 class Recipe:
     """All that a run trains, before anything is computed."""
 
@@ -175,7 +158,9 @@ class Recipe:
     objective: Any
     optimizer: Any
     schedule: Any
-    cost: Cost
+    cost: cost.Cost
+    learns: trainable.Filter
+    summary: str  # of what learns, a line
     samples: Samples
 
     @property
@@ -187,6 +172,7 @@ class Recipe:
     def of(cls, composed: Any, spec: specs.ModelSpec | None = None, corpus: Corpus | None = None) -> Recipe:
         """spec, corpus: those of a run that is resumed; None: as the config says. UserError for what can't be built."""
         cfg = composed.cfg
+        learns = trainable.Filter.of(cfg.train.learns)
         if corpus is None:
             settings, tokenizer = plain(cfg.data, schema.Data), plain(cfg.tokenizer, schema.Tokenizer)
             corpus = prepare(settings, tokenizer, special(cfg), reads=reads(cfg))
@@ -205,9 +191,11 @@ class Recipe:
                 documents=cfg.data.separate_documents,
                 token_types=segments(spec),
             )
+            learns.apply(model)
         except ValueError as e:  # a part that refuses what it was given
             raise UserError(str(e)) from e
-        return cls(corpus, spec, objective, optimizer, schedule, cost(model, objective, of), of)
+        own = cost.of({cost.TRAINED: model}, objective, of)
+        return cls(corpus, spec, objective, optimizer, schedule, own, learns, trainable.summary(model), of)
 
 
 def segments(spec: specs.ModelSpec) -> int:
@@ -217,37 +205,6 @@ def segments(spec: specs.ModelSpec) -> int:
     return 3 if relative else spec.sizes.token_types  # a relative position has but the same segment and another
 
 
-def cost(model: Any, objective: Any, windows: Any, samples: int = 8) -> Cost:
-    """Lengths, the share of positions that are targets, and separate documents, as samples from all over the text have
-    them. UserError if documents are to be separate and the objective does not keep them.
-    """
-    n = min(samples, len(windows))
-    prepared = [objective.prepare(windows[i * len(windows) // n], np.random.default_rng(i)) for i in range(n)]
-    documents = None
-    if windows.documents:
-        if "documents" not in prepared[0]:
-            raise UserError("data.separate_documents=true: the objective does not keep documents apart; leave it out")
-        documents = [np.unique(p["documents"], return_counts=True)[1].tolist() for p in prepared]
-    length = len(prepared[0]["ids"])
-    source = len(prepared[0]["source_ids"]) if "source_ids" in prepared[0] else None
-    if source is not None:
-        _fits(model, source, length)
-    share = sum(objective.targets(p) for p in prepared) / (len(prepared) * length)
-    account = flops.account(model, length, source_length=source, head_share=share, documents=documents)
-    return Cost.of(model, account, windows.seq_len)
-
-
-def _fits(model: Any, *lengths: int) -> None:
-    """UserError if a stack has fewer positions than it reads tokens of a sample: data.seq_len does not tell."""
-    for i, (name, length) in enumerate(zip(model.stacks, lengths, strict=True)):
-        room = limit(model, i)
-        if room is not None and length > room:
-            raise UserError(
-                f"the {name} reads {length} tokens of each sample, more than the {room} positions that "
-                f"model.max_positions gives; set model.max_positions={max(lengths)}, or choose position=rope"
-            )
-
-
 def counts_bytes(corpus: Corpus, objective: Any) -> bool:
-    """True if the objective's loss is the text's negative log-likelihood, and its bytes are known."""
-    return bool(getattr(objective, "bits_per_byte", False)) and corpus.validation.sizes is not None
+    """True if the objective measures the text's negative log-likelihood, and its bytes are known."""
+    return measures.covers_text(objective) and corpus.validation.sizes is not None

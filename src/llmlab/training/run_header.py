@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from omegaconf import OmegaConf
 
-from llmlab import registry
+from llmlab import measures, registry
 from llmlab.config import inherit, init_from, stand_ins, traits
 from llmlab.data import account
 from llmlab.hub import locate
@@ -61,7 +61,7 @@ def fields(
             **_records(recipe),
         },
         "tokenizer": tokenizer(cfg, corpus),
-        "parameters": {"total": recipe.cost.parameters.total, "active": recipe.cost.parameters.active},
+        "parameters": {name: getattr(recipe.cost.parameters, name) for name in ("total", "active", "trainable")},
         "flops_per_token": recipe.cost.flops_per_token,
         "tokens_seen": 0,
         "steps": 0,
@@ -70,6 +70,7 @@ def fields(
         "mfu": None,
         "peak_memory_bytes": 0,
         "metrics": {},
+        "measures": measures.of(recipe.objective),
     }
 
 
@@ -113,12 +114,7 @@ def notes(task: Any, recipe: Any, horizon: int, last_step: int) -> list[str]:
     cfg = task.composed.cfg
     stand_in = stand_ins.note(cfg)
     found = [] if stand_in is None else [stand_in]
-    found += [
-        *task.notes,
-        *recipe.spec.notes,
-        *traits.notes(task.composed, recipe.spec),
-        *map(str, recipe.cost.account.sources),
-    ]
+    found += [*task.notes, *recipe.spec.notes, *traits.notes(task.composed, recipe.spec), *map(str, recipe.cost.said)]
     if cfg.init_from is not None and tokenizer(cfg, recipe.corpus)["from"] != "init_from":
         why = "init_from.tokenizer=new" if cfg.init_tokenizer == "new" else f"tokenizer={cfg.tokenizer.kind}"
         found.append(f"{why}: the weights of init_from know other tokens under these ids")
@@ -137,6 +133,8 @@ def lines(task: Any, recipe: Any, horizon: dict[str, Any], last_step: int, cut: 
         f"{spec.family}: {cost.total:,} parameters{active}, vocabulary {spec.sizes.vocab_size:,}, objective={objective}"
     )
     said = [first, *describe(spec)]
+    if recipe.learns.words is not None:
+        said.append(recipe.summary)
     said += [f"note: {n}" for n in notes(task, recipe, horizon["steps"], last_step) if n != stand_ins.note(cfg)]
     if (own := tokenizer(cfg, corpus))["from"] == "init_from":
         said.append(f"tokenizer: that of init_from ({own['kind']}, {corpus.vocabulary.size:,} tokens)")

@@ -1,4 +1,4 @@
-"""What is kept of each optimizer step until it is logged: sums and counts on the device, no transfer a step."""
+"""Sums and counts of each optimizer step, kept on the device until they are logged: no transfer a step."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-
-from llmlab.slots import Loss
 
 
 class Summary(NamedTuple):
@@ -23,36 +21,42 @@ class Summary(NamedTuple):
         return sum(self.losses) / len(self.losses)
 
 
-class Ledger:
+class StepMetrics:
     """Adds up micro-batches, then steps. `reduce` sums a tensor over ranks.
 
-    A row a step: local sum of the loss, targets of the whole step, gradient norm, then (sum, count) of each name logged.
+    A row a step: local weighted sum of each term, its targets in the whole step, gradient norm, then (sum, count) of each
+    name that is shown. Checkpoints hold rows, so their order is a format: with one term it is that of the first versions.
     """
 
     def __init__(self) -> None:
+        self.terms: tuple[str, ...] = ()
         self.names: tuple[str, ...] = ()
         self.rows: list[Tensor] = []
         self._micro: list[Tensor] = []
-        self._targets: Tensor | None = None
+        self._counts: list[Tensor] = []
 
-    def add(self, loss: Loss, targets: Tensor) -> None:
-        """One micro-batch. targets: those of the whole optimizer step."""
-        self.names = tuple(loss.logs)
-        pairs = [t for pair in loss.logs.values() for t in pair]
-        self._micro.append(torch.stack([t.detach().double() for t in (loss.sum, *pairs)]))
-        self._targets = targets
+    def add(
+        self, sums: Mapping[str, Tensor], counts: Mapping[str, Tensor], shown: Mapping[str, tuple[Tensor, Tensor]]
+    ) -> None:
+        """One micro-batch: weighted sums of its terms, their targets in the whole optimizer step, and (sum, count) of what is
+        shown."""
+        self.terms, self.names = tuple(sums), tuple(shown)
+        pairs = [t for pair in shown.values() for t in pair]
+        self._micro.append(torch.stack([t.detach().double() for t in (*sums.values(), *pairs)]))
+        self._counts = [counts[name] for name in self.terms]
 
     def close(self, norm: Tensor) -> None:
-        """The optimizer step is done."""
-        assert self._targets is not None
+        """End the optimizer step."""
+        assert self._counts
         micro = self._micro[0] if len(self._micro) == 1 else torch.stack(self._micro).sum(0)
-        own = torch.stack([self._targets.to(micro), norm.detach().to(micro)])
-        self.rows.append(torch.cat([micro[:1], own, micro[1:]]))
+        own = torch.stack([*(count.to(micro) for count in self._counts), norm.detach().to(micro)])
+        n = len(self.terms)
+        self.rows.append(torch.cat([micro[:n], own, micro[n:]]))
         self._micro = []
 
     @property
     def open(self) -> bool:
-        """Whether micro-batches of a step are added up that is not closed."""
+        """True if micro-batches of a step are added up that is not closed."""
         return bool(self._micro)
 
     def __len__(self) -> int:
@@ -61,14 +65,15 @@ class Ledger:
     def peek(self, reduce: Callable[[Tensor], Tensor]) -> Summary:
         """One transfer from the device."""
         table = torch.stack(self.rows)
-        summed = torch.cat([table[:, :1], table[:, 3:]], 1)
+        n = len(self.terms)
+        summed = torch.cat([table[:, :n], table[:, 2 * n + 1 :]], 1)
         summed = reduce(summed.clone())
-        losses = summed[:, 0] / table[:, 1].clamp(min=1)
-        pairs = summed[:, 1:].sum(0).view(-1, 2)
+        losses = (summed[:, :n] / table[:, n : 2 * n].clamp(min=1)).sum(1)
+        pairs = summed[:, n:].sum(0).view(-1, 2)
         means = pairs[:, 0] / pairs[:, 1].clamp(min=1)
-        flat = torch.cat([losses, table[:, 2], means]).tolist()
-        n = len(self.rows)
-        return Summary(flat[:n], flat[n : 2 * n], dict(zip(self.names, flat[2 * n :], strict=True)))
+        flat = torch.cat([losses, table[:, 2 * n], means]).tolist()
+        steps = len(self.rows)
+        return Summary(flat[:steps], flat[steps : 2 * steps], dict(zip(self.names, flat[2 * steps :], strict=True)))
 
     def flush(self, reduce: Callable[[Tensor], Tensor]) -> Summary:
         summary = self.peek(reduce)
@@ -76,13 +81,13 @@ class Ledger:
         return summary
 
     def state(self, gather: Callable[[Tensor], Tensor]) -> dict[str, Any]:
-        """Of all ranks. `gather`: a tensor of each rank -> (world, ...)."""
-        if not self.rows:
-            return {"names": list(self.names), "rows": None}
-        return {"names": list(self.names), "rows": gather(torch.stack(self.rows)).cpu()}
+        """Rows of all ranks. `gather`: a tensor of each rank -> (world, ...)."""
+        names = {"terms": list(self.terms), "names": list(self.names)}
+        return {**names, "rows": gather(torch.stack(self.rows)).cpu() if self.rows else None}
 
     def load(self, state: Mapping[str, Any], rank: int, world: int) -> None:
         self.names = tuple(state["names"])
+        self.terms = tuple(state.get("terms", self.names[:1]))  # a checkpoint of before there were several has one
         rows = state["rows"]
         if rows is None:
             self.rows = []
@@ -90,7 +95,7 @@ class Ledger:
         if len(rows) == world:
             mine = rows[rank]
         else:  # another number of ranks: the first takes the sums of all
-            mine = rows[0].clone()
-            summed = [0, *range(3, rows.shape[-1])]
+            mine, n = rows[0].clone(), len(self.terms)
+            summed = [*range(n), *range(2 * n + 1, rows.shape[-1])]
             mine[:, summed] = rows.sum(0)[:, summed] if rank == 0 else 0.0
         self.rows = list(mine.unbind(0))

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from llmlab.model import build, roles
+from llmlab.model.trainable import Filter
 from llmlab.training.clipping import clip_by_norm
 from llmlab.training.placement import COMPUTED, Placement
 
@@ -25,6 +26,7 @@ def tokens_in(
     precision: str,
     placement: Placement,
     device: torch.device,
+    learns: Filter = Filter(),  # noqa: B008  frozen
     trains: Callable[[float], float],
 ) -> float:
     """Tokens to train on in so many minutes, measured without the first 3 of 20 steps.
@@ -35,11 +37,13 @@ def tokens_in(
     fast each.
     """
     model = build.assemble(spec)
+    learns.apply(model)
     placement.apply(model)
     build.materialise(model)
     build.initialise(model, 0)
     model.to(device).train()
-    made = optimizer.build(roles.parameters(model))
+    learning = roles.learning(model)
+    made = optimizer.build(learning)
     cut = batches.cut
     stream = iter(batches.train(0, cut.world, 0))
     spent, since = 0.0, 0.0
@@ -51,9 +55,8 @@ def tokens_in(
             batch = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in next(stream).items()}
             with torch.autocast(device.type, COMPUTED[precision], enabled=precision.endswith("mixed")):
                 loss = objective.loss(model, batch)
-            mean = loss.sum / loss.count.clamp(min=1)
-            (mean if loss.aux is None else mean + loss.aux).backward()
-        clip_by_norm(list(model.parameters()), 1.0)
+            loss.mean().backward()
+        clip_by_norm([p for _, p, _ in learning], 1.0)
         made.step()
         made.zero_grad()
     spent = _now(device) - since

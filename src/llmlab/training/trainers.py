@@ -122,6 +122,7 @@ def make(
         counts_bytes=recipes.counts_bytes(recipe.corpus, recipe.objective),
         weights=weights,
         placement=placement.Placement.of(cfg),
+        learns=recipe.learns,
     )
     progress = Progress(last_step, enabled=is_first() and cfg.trainer.enable_progress_bar is not False)
     tokens_per_step = cut.batch_size * recipe.tokens_per_sample
@@ -196,6 +197,7 @@ def measured_tokens(minutes: float, cfg: Any, recipe: Any, cut: Any, place: Plac
         precision=cfg.precision,
         placement=placement.Placement.of(cfg),
         device=place.device,
+        learns=recipe.learns,
         trains=lambda total: trained(total, tokens, count),
     )
 

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from llmlab.check import learning
 from llmlab.check.parts.fixtures import part_sizes, tested_part
-from llmlab.check.subject import CheckFailed, Subject, assert_close, generator
+from llmlab.check.subject import CheckFailed, NotApplicable, Subject, assert_close, generator
 from llmlab.slots import Role
 
 ROLES: tuple[Role, ...] = ("embed", "position", "q", "k", "v", "out", "ffn_in", "ffn_out", "router", "head", "other")
@@ -39,16 +39,19 @@ def first_values(subject: Subject) -> None:
 @torch.no_grad()
 def likelihood(subject: Subject) -> None:
     """An objective's loss has the cross-entropy at its targets, and where it is a text's likelihood each token is a target."""
-    spec = tested_part(subject, "objective")
+    measures = tested_part(subject, "objective").attribute("measures")
+    likelihoods = [name for name, kind in measures.items() if kind in ("nll", "bits")]
+    if not likelihoods:
+        raise NotApplicable("it measures no likelihood")
     model, batch, made = subject.model, learning.prepared_batch(subject), learning.build_objective(subject)
     loss, where = made.loss(model, batch), batch["labels"] >= 0
     logits = model(batch, heads={"tokens": None}).heads["tokens"].double()
     by_hand = -F.log_softmax(logits, -1)[where].gather(-1, batch["labels"][where][:, None]).sum()
-    nll = loss.logs["nll"][0] if "nll" in loss.logs else loss.sum  # a loss may be more than that
+    nll, count = loss.shown[likelihoods[0]]
     assert_close(nll.double(), by_hand, "the cross-entropy, summed over targets", 1e-4)
-    if int(loss.count) != int(where.sum()):
-        raise CheckFailed(f"it counts {int(loss.count)} targets of {int(where.sum())}")
-    if not spec.attribute("bits_per_byte"):
+    if int(count) != int(where.sum()):
+        raise CheckFailed(f"it counts {int(count)} targets of {int(where.sum())}")
+    if measures[likelihoods[0]] != "bits":
         return
     if not torch.equal(batch["ids"][:, 1:], batch["labels"][:, :-1]):
         raise CheckFailed("labels are not the tokens that come next")

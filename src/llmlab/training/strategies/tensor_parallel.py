@@ -159,7 +159,10 @@ def _hold(module: Any, name: str, mesh: DeviceMesh, dim: int | None, read: Read)
     module.reads[name] = read
     placement = Replicate() if dim is None else Shard(dim)
     whole = module._parameters[name].data
-    module._parameters[name] = nn.Parameter(distribute_tensor(whole, mesh, [placement], src_data_rank=None))
+    module._parameters[name] = nn.Parameter(
+        distribute_tensor(whole, mesh, [placement], src_data_rank=None),
+        requires_grad=module._parameters[name].requires_grad,
+    )
 
 
 def _piece(parameter: DTensor) -> Tensor:
