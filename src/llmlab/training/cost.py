@@ -16,8 +16,8 @@ from llmlab.data.samples import Samples
 from llmlab.decoding.generate import limit
 from llmlab.errors import UserError
 from llmlab.model import flops
-from llmlab.model.measured import Said
 from llmlab.model.model import Model
+from llmlab.model.probe import CostSource
 from llmlab.slots import Objective, Pass
 
 SAMPLES = 8
@@ -42,7 +42,7 @@ class PassCost:
 
 @dataclass(frozen=True)
 class Cost:
-    """parameters: of the trained model, total and active. seq_len: tokens of a sample, on average, by which FLOPs are divided."""
+    """parameters: of the trained model, total and active. seq_len: tokens of a sample, on average."""
 
     parameters: flops.Parameters
     passes: tuple[PassCost, ...]
@@ -73,7 +73,7 @@ class Cost:
         return {what: pair for what, pair in found.items() if any(pair)}
 
     @property
-    def said(self) -> tuple[Said, ...]:
+    def said(self) -> tuple[CostSource, ...]:
         """Notes on parts that are more than linears, once each."""
         return tuple(dict.fromkeys(said for each in self.passes for said in each.account.sources))
 
