@@ -38,7 +38,8 @@ def batch(
     objective: Objective, rows: Array, rng: np.random.Generator, documents: Array | None = None
 ) -> dict[str, Tensor]:
     """A micro-batch of samples of rows of tokens (rows, seq_len + 1), as the objective prepares and collates them."""
-    return collated(objective, [prepared(objective, row, i, rng, documents) for i, row in enumerate(rows)])
+    samples = [prepared(objective, row, i, rng, documents) for i, row in enumerate(rows)]
+    return collated(objective, samples, rows.shape[1] - 1)
 
 
 def prepared(
@@ -50,9 +51,9 @@ def prepared(
     return collate.prepare(objective, [own] if packs else own, rng)
 
 
-def collated(objective: Objective, samples: list[dict[str, Any]]) -> dict[str, Tensor]:
+def collated(objective: Objective, samples: list[dict[str, Any]], seq_len: int) -> dict[str, Tensor]:
     """Prepared samples as a micro-batch."""
-    return collate.batch(samples, getattr(objective, "collate", "stack"))
+    return collate.batch(samples, getattr(objective, "collate", "stack"), most=seq_len)
 
 
 class StandIns:

@@ -73,7 +73,7 @@ def record(
     from llmlab.training.placement import Placement
 
     samples = examples(objective, length, documents)
-    one = stand_in.collated(objective, samples[:1])
+    one = stand_in.collated(objective, samples[:1], length)
     with ExitStack() as stack:
         stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
         model = Model(spec).train()
