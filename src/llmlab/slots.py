@@ -291,10 +291,12 @@ class Seen(Protocol):
     where nothing but mask and documents hides anything, else None. `one_for_all`: all samples see alike.
     """
 
-    pattern: Literal["causal", "full"] | None
-    within: Literal["causal", "full"] | None
-    documents: Tensor | None
-
+    @property
+    def pattern(self) -> Literal["causal", "full"] | None: ...
+    @property
+    def within(self) -> Literal["causal", "full"] | None: ...
+    @property
+    def documents(self) -> Tensor | None: ...
     @property
     def one_for_all(self) -> bool: ...
     def dense(self) -> Tensor: ...
@@ -361,7 +363,8 @@ class Objective(Protocol):
 
     A batch has what `prepare` gave, of records padded by the token with `valid` (and `source_valid`) beside, and of packed ones
     `documents` and `positions`; and from the framework `counts` {term: int64 scalar}, targets of the whole optimizer step.
-    Batch keys that the model reads: see `llmlab.model.model.Model.forward`.
+    Batch keys that the model reads: see `llmlab.model.model.Model.forward`. A key that neither the loss nor a model reads is
+    an error when the first batch is seen, but for those that the objective `gives`.
     """
 
     def prepare(self, sample: dict[str, Any], rng: Any) -> dict[str, Any]: ...

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+from llmlab import attributes
 from llmlab.data.corpus import Corpus
 from llmlab.data.framing import Framing
 from llmlab.data.packing import Packs
@@ -56,4 +57,4 @@ def samples(
     told = "text_b" in part.called and 1 < framing.segments <= token_types
     pad = special.get("pad", special.get("eos", 0))
     found = RecordSamples(part, corpus.manifest["kind"], framing, seq_len, segments=told, pad=pad)
-    return Packs(found) if getattr(objective, "collate", "stack") == "pack" else found
+    return Packs(found) if attributes.of(objective, "objective", "collate") == "pack" else found

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from llmlab import attributes
 from llmlab.data import collate
 from llmlab.data.samples import Samples
 from llmlab.decoding.generate import limit
@@ -73,9 +74,9 @@ class Cost:
         return {what: pair for what, pair in found.items() if any(pair)}
 
     @property
-    def said(self) -> tuple[CostSource, ...]:
+    def sources(self) -> tuple[CostSource, ...]:
         """Notes on parts that are more than linears, once each."""
-        return tuple(dict.fromkeys(said for each in self.passes for said in each.account.sources))
+        return tuple(dict.fromkeys(source for each in self.passes for source in each.account.sources))
 
 
 def of_one(model: Model, account: flops.Account, seq_len: int) -> Cost:
@@ -95,7 +96,7 @@ def passes(objective: Objective, prepared: Mapping[str, Any]) -> Sequence[Pass]:
     tokens = len(prepared["ids"])
     rows = min(tokens, max(objective.targets(dict(prepared)).values(), default=tokens))
     source = len(prepared["source_ids"]) if "source_ids" in prepared else None
-    heads: Mapping[str, str] = getattr(objective, "heads", {})
+    heads: Mapping[str, str] = attributes.of(objective, "objective", "heads")
     return [Pass(tokens, source, heads=dict.fromkeys(heads, rows))]
 
 
