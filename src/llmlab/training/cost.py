@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from llmlab import attributes
+from llmlab import attributes, registry
 from llmlab.data import collate
 from llmlab.data.samples import Samples
 from llmlab.decoding.generate import limit
@@ -97,7 +97,9 @@ def passes(objective: Objective, prepared: Mapping[str, Any]) -> Sequence[Pass]:
     rows = min(tokens, max(objective.targets(dict(prepared)).values(), default=tokens))
     source = len(prepared["source_ids"]) if "source_ids" in prepared else None
     heads: Mapping[str, str] = attributes.of(objective, "objective", "heads")
-    return [Pass(tokens, source, heads=dict.fromkeys(heads, rows))]
+    # A head of a text reads all its tokens, whatever the number of targets.
+    seen = {r: rows if registry.index()["head", part].attribute("per_token") else None for r, part in heads.items()}
+    return [Pass(tokens, source, heads=seen)]
 
 
 def of(models: Mapping[str, Model], objective: Objective, windows: Samples) -> Cost:
