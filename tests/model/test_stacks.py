@@ -7,7 +7,7 @@ from families import batch, build, ids, mostly_slow, spec, tiny
 from llmlab.errors import UserError
 from llmlab.model import serialise
 from llmlab.model.table import describe
-from llmlab.training.recipe import _fits
+from llmlab.training.cost import _fits
 
 APART = ("stacks.encoder.dim=48", "stacks.decoder.shared_embedding=false")
 LATENT = ("attention=mla", "attention@stacks.decoder.cross_attention=mla")

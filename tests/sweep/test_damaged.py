@@ -34,11 +34,11 @@ def test_a_sweep(tmp_path, wrong):
 def test_what_is_sound(tmp_path):
     (tmp_path / point.SWEEP).write_text(json.dumps(GOOD))
     assert _sweep(tmp_path).keys == point.read_sweep(tmp_path)["keys"] == {"seed": ["1"]}
-    assert point.read(tmp_path) == {}
+    assert point.read_note(tmp_path) == {}
 
 
 @pytest.mark.parametrize("text", ["", "null", "[]", '{"hash": 3}', '{"ended": "x"}', "[" * 9999, "\0"])
 def test_a_point(tmp_path, text):
     (tmp_path / point.NAME).write_text(text)
     with pytest.raises(UserError, match=f"^{tmp_path / point.NAME}"):
-        point.read(tmp_path)
+        point.read_note(tmp_path)

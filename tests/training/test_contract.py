@@ -75,7 +75,10 @@ COUNTED = {
 }
 
 
-@pytest.mark.parametrize("objective", COUNTED)
+@pytest.mark.parametrize(
+    "objective",
+    [n if n in ("simcse", "masked_pairs") else pytest.param(n, marks=pytest.mark.slow) for n in COUNTED],
+)
 def test_its_flops_are_those_of_the_real_loss(objective, tiny):
     """Dense, as the eager kernel computes the pairs that a mask hides."""
     words = [*tiny, *COUNTED[objective], "kernel=eager", "data.seq_len=32", "model.dim=32", "model.max_positions=32"]
@@ -93,6 +96,7 @@ def test_its_flops_are_those_of_the_real_loss(objective, tiny):
     assert recipe.cost.dense * 32 * rows == pytest.approx(counter.get_total_flops(), rel=0.01)
 
 
+@pytest.mark.slow  # a plan under every strategy, twice
 def test_a_run_and_a_plan_say_the_same_flops(contrastive, tiny, capsys):
     words = [w for w in tiny if w.startswith(("data.seq_len", "model.", "train.batch"))]
     words += ["model=bert", "model.dropout=0.1", "model.vocab_size=64"]
@@ -105,6 +109,7 @@ def test_a_run_and_a_plan_say_the_same_flops(contrastive, tiny, capsys):
     assert 1.5 < two / one < 2.5  # two forwards are kept
 
 
+@pytest.mark.slow  # the array of all parts
 def test_check_knows_what_can_be_asked_of_it():
     from llmlab.check import case_checks, cases
 

@@ -24,22 +24,23 @@ class SimCSE:
     special = ()
     topologies = ("encoder", "decoder")
     measures = {"accuracy": "accuracy"}
+    batch_keys = ("text",)
     fixed_counts = True
 
     def __init__(self, vocabulary: Vocabulary, seq_len: int, /, *, temperature: float = 0.05):
         self.temperature = temperature
 
     def prepare(self, sample: dict[str, Any], rng: Any) -> dict[str, Any]:
-        return {"ids": np.asarray(sample["tokens"], dtype=np.int64)[:-1]}
+        return {"text": np.asarray(sample["tokens"], dtype=np.int64)[:-1]}
 
     def targets(self, prepared: dict[str, Any]) -> dict[str, int]:
         return {"contrast": 1}
 
     def passes(self, prepared: dict[str, Any]) -> list[Pass]:
-        return [Pass(len(prepared["ids"]))] * 2
+        return [Pass(len(prepared["text"]))] * 2
 
     def loss(self, model: Any, batch: Mapping[str, Tensor]) -> Loss:
-        outputs = [model(batch, heads={}) for _ in range(2)]
+        outputs = [model({"ids": batch["text"]}, heads={}) for _ in range(2)]
         one, other = (F.normalize(output.hidden.mean(1).float(), dim=-1) for output in outputs)
         scores, own = one @ other.T / self.temperature, torch.arange(len(one), device=one.device)
         found, n = (scores.argmax(-1) == own).sum(), own.new_tensor(len(own))
@@ -56,6 +57,7 @@ class MaskedPairs:
     special = ("mask",)
     topologies = ("encoder",)
     measures = {"masked": "nll"}
+    batch_keys = ("whole", "masked", "paired")
 
     def __init__(self, vocabulary: Vocabulary, seq_len: int, /, *, weight: float = 3.0):
         self.weight, self.mask_id = weight, vocabulary.special["mask"]

@@ -27,7 +27,7 @@ micro-batch that fits, time and energy of the budget: of the run that `llmlab tr
                  without it, on a machine that has no GPU, what this machine would take comes first
   mfu=0.4        share of its peak at which the model's FLOPs are done
   memory=80      GiB of a device, instead of what its data sheet says, or of a process' share of this machine (on CPUs)
-  --json         parameters.total, parameters.active, flops_per_token, kv_bytes_per_token, memory, in numbers and bytes
+  --json         parameters.total, .active and .trainable, flops_per_token, kv_bytes_per_token, memory, in numbers and bytes
 
   llmlab plan model=llama3_8b strategy=zero3 trainer.devices=8 precision=bf16-mixed data.seq_len=8192 budget.tokens=15e12
   llmlab plan model=gpt2_small attention=mla     what a swap costs"""

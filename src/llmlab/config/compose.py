@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import importlib.util
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,23 +15,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmlab import registry
-from llmlab.config import companions, explain, heads, inherit, init_from, model_files, spelling, store, validate
+from llmlab.config import companions, explain, heads, inherit, init_from, spelling, store, validate
 from llmlab.config.composed import Checkpoint, Composed, Typed
+from llmlab.config.model_files import conf_dir as conf_dir
+from llmlab.config.model_files import families as families
 from llmlab.errors import UserError
 from llmlab.slot_names import SLOTS
 
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
     from omegaconf import DictConfig
-
-
-@functools.lru_cache(maxsize=1)
-def conf_dir() -> Path:
-    """The folder of the YAML files that come with llmlab."""
-    spec = importlib.util.find_spec("llmlab_conf")
-    if spec is None or not spec.submodule_search_locations:
-        raise UserError("llmlab is not installed with its conf/ folder; pip install -e . in its checkout")
-    return Path(next(iter(spec.submodule_search_locations))).resolve()
 
 
 def groups(config_dirs: Sequence[str] = ()) -> list[str]:
@@ -44,12 +36,6 @@ def groups(config_dirs: Sequence[str] = ()) -> list[str]:
 def choices(group: str, config_dirs: Sequence[str] = ()) -> list[str]:
     files = [f.stem for root in (conf_dir(), *map(Path, config_dirs)) for f in Path(root, group).glob("*.yaml")]
     return sorted({*files, *registry.names(group)})
-
-
-def families() -> list[str]:
-    """The models that come with llmlab, but for their published sizes: there are many."""
-    files = sorted((conf_dir() / "model").glob("*.yaml"))
-    return [f.stem for f in files if model_files.published(f) is None]
 
 
 def known_choices(config_dirs: Sequence[str] = ()) -> explain.Known:

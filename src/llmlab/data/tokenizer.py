@@ -55,6 +55,7 @@ class Tokenizer:
 
     def __init__(self, inner: tokenizers.Tokenizer, special: dict[str, int], kind: str):
         inner.encode_special_tokens = True  # as text, that is: a document can't forge one
+        # A tokenizer.json may ask for both, and a document would be cut or padded in silence.
         inner.no_padding()
         inner.no_truncation()
         self.inner = inner

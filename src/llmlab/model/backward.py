@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
-from torch.utils.flop_counter import FlopCounterMode
 
 from llmlab import attributes
 from llmlab.model import roles
@@ -42,7 +41,7 @@ def frozen(model: nn.Module) -> bool:
 def share(
     model: Model, length: int, source_length: int, head_shares: Mapping[str, float], pairs_of: Pairs
 ) -> tuple[float, float] | str:
-    """What is done of a whole backward, of a sequence, between 0 and 1; and where hidden pairs of scores are computed too.
+    """Share of a sequence's backward that is done, from 0 to 1; and the same where hidden pairs of scores are computed too.
 
     The arguments are those of `flops.account`. Where the model can't be run without values: why.
     """
@@ -53,7 +52,7 @@ def share(
     ]
     why = ""
     # On the meta device, which is soon there; where a part asks what a device can do (torch.autocast refuses "meta"), on a
-    # CPU that is fake_tensor_mode.
+    # CPU that is feigned (fake tensors).
     for place in (lambda: torch.device("meta"), fake_tensor_mode):
         products = Products(length)
         try:
@@ -125,6 +124,8 @@ class Products(TorchFunctionMode):
             return False if args[0].dtype == torch.bool else self.length - 1
         if (place := PRODUCTS.get(name)) is None:
             return func(*args, **(kwargs or {}))
+        from torch.utils.flop_counter import FlopCounterMode
+
         factors = [t for t in args[place] if isinstance(t, Tensor)]
         with FlopCounterMode(display=False) as counter:
             out = func(*args, **(kwargs or {}))

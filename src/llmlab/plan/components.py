@@ -55,20 +55,21 @@ class Group:
         return self.times * sum(int(line.total * line.share_active) for line in self.lines)
 
 
-def groups(model: Model) -> list[Group]:
-    """Tied and shared tables are with the first that has them."""
+def groups(model: Model, role: str = "") -> list[Group]:
+    """Tied and shared tables are with the first that has them. role: of a companion, which its groups are named after."""
     found = []
     for stack in model.all_stacks():
-        of = f"{stack.spec.name} " if len(model.stacks) > 1 else ""
+        of = f"{role} " * bool(role) + (f"{stack.spec.name} " if len(model.stacks) > 1 else "")
         found.append(Group(f"{of}embedding", _lines(stack.embedding)))
         found.append(Group(f"{of}positions", _lines(stack.positions)))
         found += _layers(stack, of)
         if stack.norm is not None:
             found.append(Group(f"{of}last norm", _lines(stack.norm)))
+    companion = f"{role} " * bool(role)
     for role, head in model.heads.items():
         tied = getattr(head, "out", None) is None and getattr(head, "embedding", None) is not None
-        found.append(Group(f"head {role}" + (" (tied)" if tied else ""), _lines(head)))
-    return [group for group in found if group.total or group.name.startswith("head")]
+        found.append(Group(f"{companion}head {role}" + (" (tied)" if tied else ""), _lines(head)))
+    return [group for group in found if group.total or "head " in group.name]
 
 
 def _layers(stack: Any, of: str) -> Iterator[Group]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -18,6 +18,8 @@ from llmlab.errors import UserError
 from llmlab.model import build, trainable
 from llmlab.sizes import divisors
 from llmlab.training import cost
+from llmlab.training.companions import Companion
+from llmlab.training.companions import of as companions_of
 
 
 def chosen(cfg: Any, slot: str) -> Any:
@@ -162,6 +164,7 @@ class Recipe:
     learns: trainable.Filter
     summary: str  # of what learns, a line
     samples: Samples
+    companions: Mapping[str, Companion] = field(default_factory=dict)
 
     @property
     def tokens_per_sample(self) -> int:
@@ -169,8 +172,15 @@ class Recipe:
         return max(1, round(self.samples.tokens_per_sample))
 
     @classmethod
-    def of(cls, composed: Any, spec: specs.ModelSpec | None = None, corpus: Corpus | None = None) -> Recipe:
-        """spec, corpus: those of a run that is resumed; None: as the config says. UserError for what can't be built."""
+    def of(
+        cls,
+        composed: Any,
+        spec: specs.ModelSpec | None = None,
+        corpus: Corpus | None = None,
+        companions: Mapping[str, Companion] | None = None,
+    ) -> Recipe:
+        """spec, corpus, companions: those of a run that is resumed; None: as the config says. UserError for what can't be
+        built."""
         cfg = composed.cfg
         learns = trainable.Filter.of(cfg.train.learns)
         if corpus is None:
@@ -194,8 +204,11 @@ class Recipe:
             learns.apply(model)
         except ValueError as e:  # a part that refuses what it was given
             raise UserError(str(e)) from e
-        own = cost.of({cost.TRAINED: model}, objective, of)
-        return cls(corpus, spec, objective, optimizer, schedule, own, learns, trainable.summary(model), of)
+        if companions is None:
+            companions = companions_of(composed, model, corpus.vocabulary.size, corpus.tokenizer)
+        models = {cost.TRAINED: model, **{role: c.assemble(model) for role, c in companions.items()}}
+        own, summary = cost.of(models, objective, of), trainable.summary(model)
+        return cls(corpus, spec, objective, optimizer, schedule, own, learns, summary, of, companions)
 
 
 def segments(spec: specs.ModelSpec) -> int:

@@ -13,9 +13,10 @@ from llmlab import measures, registry
 from llmlab.config import inherit, init_from, stand_ins, traits
 from llmlab.data import account
 from llmlab.hub import locate
+from llmlab.model import build
 from llmlab.model.table import describe
 from llmlab.runs import record, text
-from llmlab.training import preflight, schedule_notes
+from llmlab.training import companions, preflight, schedule_notes
 from llmlab.training.intervals import Intervals
 
 
@@ -63,6 +64,7 @@ def fields(
         "tokenizer": tokenizer(cfg, corpus),
         "parameters": {name: getattr(recipe.cost.parameters, name) for name in ("total", "active", "trainable")},
         "flops_per_token": recipe.cost.flops_per_token,
+        **({"models": companions.fields(recipe.companions, build.assemble(recipe.spec))} if recipe.companions else {}),
         "tokens_seen": 0,
         "steps": 0,
         "wall_seconds": 0.0,
@@ -138,6 +140,8 @@ def lines(task: Any, recipe: Any, horizon: dict[str, Any], last_step: int, cut: 
         f"{spec.family}: {cost.total:,} parameters{active}, vocabulary {spec.sizes.vocab_size:,}, objective={objective}"
     )
     said = [first, *describe(spec)]
+    if recipe.companions:
+        said += companions.lines(recipe.companions, build.assemble(spec))
     if recipe.learns.words is not None:
         said.append(recipe.summary)
     said += [f"note: {n}" for n in notes(task, recipe, horizon["steps"], last_step) if n != stand_ins.note(cfg)]
