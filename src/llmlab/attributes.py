@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypedDict, Union
 
 from llmlab.errors import near
+from llmlab.record_kinds import KINDS, TEXT
 from llmlab.sizes import ModelConfig
 
 EVERY = "every slot"  # the key in `TABLE` of what any part may declare
@@ -141,7 +142,7 @@ TABLE: Mapping[str, Mapping[str, Attribute]] = {
             str,
             "text",
             "what a sample is: a window of text, or a record of that kind",
-            ("text", "labelled", "pairs", "chat", "preferences", "prompts"),
+            (TEXT, *KINDS),
         ),
         "mask": Attribute(str, "causal", "the mask that it brings", part_of="mask"),
         "heads": Attribute(dict[str, str], {"tokens": "lm"}, "a head for each role that it asks for", part_of="head"),

@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from llmlab import attributes
-from llmlab.data import Windows
+from llmlab import attributes, registry
+from llmlab.data import collate
+from llmlab.data.samples import Samples
 from llmlab.decoding.generate import limit
 from llmlab.errors import UserError
 from llmlab.model import flops
@@ -42,7 +43,7 @@ class PassCost:
 
 @dataclass(frozen=True)
 class Cost:
-    """parameters: of the trained model, total and active. seq_len: tokens of a sample, by which FLOPs are divided."""
+    """parameters: of the trained model, total and active. seq_len: tokens of a sample, on average."""
 
     parameters: flops.Parameters
     passes: tuple[PassCost, ...]
@@ -97,22 +98,28 @@ def passes(objective: Objective, prepared: Mapping[str, Any]) -> Sequence[Pass]:
     source = len(prepared["source_ids"]) if "source_ids" in prepared else None
     heads: Mapping[str, str] = attributes.of(objective, "objective", "heads")
     others: Mapping[str, Mapping[str, Any]] = attributes.of(objective, "objective", "models")
+
+    def seen(parts: Mapping[str, str]) -> dict[str, int | None]:
+        # A head of a text reads all its tokens, whatever the number of targets.
+        return {r: rows if registry.index()["head", part].attribute("per_token") else None for r, part in parts.items()}
+
     return [
-        Pass(tokens, source, heads=dict.fromkeys(heads, rows)),
+        Pass(tokens, source, heads=seen(heads)),
         *(
-            Pass(tokens, source, role, about.get("trains", True), dict.fromkeys(about.get("heads", {}), rows))
+            Pass(tokens, source, role, about.get("trains", True), seen(about.get("heads", {})))
             for role, about in others.items()
         ),
     ]
 
 
-def of(models: Mapping[str, Model], objective: Objective, windows: Windows) -> Cost:
+def of(models: Mapping[str, Model], objective: Objective, windows: Samples) -> Cost:
     """The cost as samples from all over the text have it: lengths, rows of heads, separate documents. models: by role.
 
     UserError if documents are to be separate and the objective does not keep them, or a sample is longer than a model reads.
     """
-    n = min(SAMPLES, len(windows))
-    prepared = [objective.prepare(windows[i * len(windows) // n], np.random.default_rng(i)) for i in range(n)]
+    chosen = windows.spread(min(SAMPLES, len(windows)))
+    n = len(chosen)
+    prepared = [collate.prepare(objective, windows[at], np.random.default_rng(i)) for i, at in enumerate(chosen)]
     documents: list[list[int]] | None = None
     if windows.documents:
         if "documents" not in prepared[0]:
@@ -142,7 +149,7 @@ def of(models: Mapping[str, Model], objective: Objective, windows: Windows) -> C
             documents=None if documents is None else [documents[i] for i, _ in group],
         )
         found.append(PassCost(first.model, first.trained, len(group) / n, account))
-    return Cost(flops.count_parameters(models[TRAINED]), tuple(found), windows.seq_len)
+    return Cost(flops.count_parameters(models[TRAINED]), tuple(found), max(1, round(windows.tokens_per_sample)))
 
 
 def _model(models: Mapping[str, Model], asked: Pass, objective: Objective) -> Model:

@@ -115,6 +115,8 @@ def _next(folder: Path, recipe: Any, overrides: list[str]) -> list[tuple[str, st
     first = (f'{program} generate run={run} prompt="The "', "text from this model")
     if recipe.spec.topology != "decoder":
         first = (f"{program} eval run={run} data=python_code", "its loss on other text")
+    if recipe.corpus.is_records:
+        first = (f"{program} eval run={run}", "its measures on the records that were held out")
     found = [first, (f"{program} parts", "all that can be chosen")]
     if (other := another_attention(recipe.spec)) is not None:
         same = [o for o in overrides if not o.startswith(("hydra.", "attention", "resume=", "sweep="))]

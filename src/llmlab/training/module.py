@@ -115,7 +115,7 @@ class Offline(pl.LightningModule):
         assert self.model is not None
         build.initialise(self.model, self.seed)
         if self.weights is not None:
-            load(self.model, read_weights(self.weights, self.model), f"init_from={self.weights}")
+            load(self.model, read_weights(self.weights, self.model), f"init_from={self.weights}", begins=True)
         for role, companion in self.companions.items():
             companion.fill(cast(Model, self.models[role]), self.seed)
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from llmlab import measures, registry
 from llmlab.config import layout, schema
 from llmlab.config import spec as specs
-from llmlab.data import Corpus, Windows, prepare
+from llmlab.data import Corpus, Stream, prepare
+from llmlab.data.records import Records
+from llmlab.data.samples import Samples, samples
 from llmlab.errors import UserError
 from llmlab.model import build, trainable
 from llmlab.sizes import divisors
@@ -35,6 +38,12 @@ def plain(node: Any, cls: type) -> Any:
 def special(cfg: Any) -> tuple[str, ...]:
     """Names of the special tokens that the objective needs."""
     return registry.index()["objective", cfg.objective["_part_"]].special
+
+
+def reads(cfg: Any) -> str:
+    """The kind of samples that the objective reads: "text" or a kind of record."""
+    kind: str = registry.index()["objective", cfg.objective["_part_"]].attribute("reads")
+    return kind
 
 
 @dataclass(frozen=True)
@@ -77,6 +86,7 @@ class Batches:
     num_workers: int = 0
     validation_batches: int | None = None
     separate_documents: bool = False
+    token_types: int = 0
 
     @classmethod
     def of(cls, cfg: Any, recipe: Recipe, cut: Cut, steps: int) -> Batches:
@@ -91,6 +101,7 @@ class Batches:
             num_workers=cfg.data.num_workers,
             validation_batches=cfg.train.validation_batches,
             separate_documents=cfg.data.separate_documents,
+            token_types=segments(recipe.spec),
         )
         batches.train(0, cut.world, 0)
         return batches
@@ -125,8 +136,19 @@ class Batches:
             limit=None if self.validation_batches is None else self.validation_batches * self.cut.batch_size,
         )
 
-    def windows(self, stream: Any) -> Windows:
-        return Windows(stream, self.seq_len, self.separate_documents)
+    @cached_property
+    def tokens_per_sample(self) -> float:
+        return self.windows(self.corpus.train).tokens_per_sample
+
+    def windows(self, part: Stream | Records) -> Samples:
+        return samples(
+            self.corpus,
+            part,
+            self.objective,
+            self.seq_len,
+            documents=self.separate_documents,
+            token_types=self.token_types,
+        )
 
 
 @dataclass(frozen=True)
@@ -141,7 +163,13 @@ class Recipe:
     cost: cost.Cost
     learns: trainable.Filter
     summary: str  # of what learns, a line
+    samples: Samples
     companions: Mapping[str, Companion] = field(default_factory=dict)
+
+    @property
+    def tokens_per_sample(self) -> int:
+        """Tokens of a sample by which a run counts what it has seen: data.seq_len, or the mean over records."""
+        return max(1, round(self.samples.tokens_per_sample))
 
     @classmethod
     def of(
@@ -155,21 +183,39 @@ class Recipe:
         built."""
         cfg = composed.cfg
         learns = trainable.Filter.of(cfg.train.learns)
-        corpus = corpus or prepare(plain(cfg.data, schema.Data), plain(cfg.tokenizer, schema.Tokenizer), special(cfg))
+        if corpus is None:
+            settings, tokenizer = plain(cfg.data, schema.Data), plain(cfg.tokenizer, schema.Tokenizer)
+            corpus = prepare(settings, tokenizer, special(cfg), reads=reads(cfg))
         try:
-            spec = spec or layout.with_vocabulary(composed, corpus.vocabulary.size)
+            spec = spec or layout.with_vocabulary(
+                composed, corpus.vocabulary.size, None if corpus.labels is None else len(corpus.labels)
+            )
             objective = chosen(cfg, "objective")(corpus.vocabulary, cfg.data.seq_len)
             optimizer, schedule = chosen(cfg, "optimizer")(), chosen(cfg, "schedule")()
             model = build.assemble(spec)
+            of = samples(
+                corpus,
+                corpus.train,
+                objective,
+                cfg.data.seq_len,
+                documents=cfg.data.separate_documents,
+                token_types=segments(spec),
+            )
             learns.apply(model)
         except ValueError as e:  # a part that refuses what it was given
             raise UserError(str(e)) from e
         if companions is None:
             companions = companions_of(composed, model, corpus.vocabulary.size, corpus.tokenizer)
-        windows = Windows(corpus.train, cfg.data.seq_len, cfg.data.separate_documents)
         models = {cost.TRAINED: model, **{role: c.assemble(model) for role, c in companions.items()}}
-        own, summary = cost.of(models, objective, windows), trainable.summary(model)
-        return cls(corpus, spec, objective, optimizer, schedule, own, learns, summary, companions)
+        own, summary = cost.of(models, objective, of), trainable.summary(model)
+        return cls(corpus, spec, objective, optimizer, schedule, own, learns, summary, of, companions)
+
+
+def segments(spec: specs.ModelSpec) -> int:
+    """Segments of a text that the model tells apart: 0 where it does not."""
+    layers = (layer for stack in spec.stacks for layer in stack.layers)
+    relative = any(layer.parts["position"].options.get("segments") for layer in layers)
+    return 3 if relative else spec.sizes.token_types  # a relative position has but the same segment and another
 
 
 def counts_bytes(corpus: Corpus, objective: Any) -> bool:

@@ -126,7 +126,7 @@ def make(
         learns=recipe.learns,
     )
     progress = Progress(last_step, enabled=is_first() and cfg.trainer.enable_progress_bar is not False)
-    tokens_per_step = cut.batch_size * cfg.data.seq_len
+    tokens_per_step = cut.batch_size * recipe.tokens_per_sample
     remaining = Remaining(last_step, tokens_per_step, intervals)
     journal = Journal(folder, progress, remaining, log_every=log_every, tokens_per_step=tokens_per_step)
     interrupt = Interrupt(place.world)
@@ -174,7 +174,7 @@ def _cut_metrics(folder: Path, step: int, *, validated: bool) -> None:
 def held_out(cfg: Any, recipe: Any, cut: Any) -> int:
     """Tokens of one validation."""
     stream, batches = recipe.corpus.validation, cfg.train.validation_batches
-    return len(stream) if batches is None else min(len(stream), batches * cut.batch_size * cfg.data.seq_len)
+    return len(stream) if batches is None else min(len(stream), batches * cut.batch_size * recipe.tokens_per_sample)
 
 
 def measured_tokens(minutes: float, cfg: Any, recipe: Any, cut: Any, place: Place) -> float:
@@ -187,7 +187,7 @@ def measured_tokens(minutes: float, cfg: Any, recipe: Any, cut: Any, place: Plac
     def count(trained: float) -> float:
         if typed is None:
             return validations(trained, tokens)
-        return math.ceil(trained / (max(1, typed) * cut.batch_size * cfg.data.seq_len))
+        return math.ceil(trained / (max(1, typed) * cut.batch_size * recipe.tokens_per_sample))
 
     return throughput.tokens_in(
         minutes,
