@@ -36,6 +36,7 @@ from llmlab.values import Context as Context
 from llmlab.values import Cost as Cost
 from llmlab.values import Loss as Loss
 from llmlab.values import Output as Output
+from llmlab.values import Rollout as Rollout
 from llmlab.values import Routing as Routing
 from llmlab.values import Score as Score
 from llmlab.values import Term as Term
@@ -311,6 +312,18 @@ class Objective(Protocol):
     def prepare(self, sample: dict[str, Any], rng: Any) -> dict[str, Any]: ...
     def targets(self, prepared: dict[str, Any]) -> int: ...
     def loss(self, model: Any, batch: Mapping[str, Tensor]) -> Loss: ...
+
+
+class Reward(Protocol):
+    """reward(/): what an answer is worth, to an objective that reads prompts.
+
+    `score(records, answers)` -> a finite number an answer. A record has the keys of the user's file, "prompt" among them; an
+    answer is the text that the model gave, special tokens left out. `needs`: keys that every record must have.
+    """
+
+    needs: Sequence[str]
+
+    def score(self, records: Sequence[Mapping[str, Any]], answers: Sequence[str]) -> Sequence[float]: ...
 
 
 # ---------------------------------------------------------------- slots of the recipe

@@ -107,3 +107,30 @@ class Choice(NamedTuple):
     weights: Tensor
     tokens: Tensor
     loss: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """How an objective acts on prompts: it generates answers, and learns from them for `batches` x `epochs` optimizer steps.
+
+    samples: answers to each prompt, which the model writes at `temperature`, of at most `max_new` tokens. batches: optimizer
+    steps in which each answer is used once; epochs: how often.
+    """
+
+    samples: int
+    max_new: int
+    temperature: float = 1.0
+    batches: int = 1
+    epochs: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("samples", "max_new", "batches", "epochs"):
+            if (value := getattr(self, name)) < 1:
+                raise ValueError(f"objective.{name} must be at least 1, but is {value}")
+        if not self.temperature > 0:
+            raise ValueError(f"objective.temperature must be more than 0, but is {self.temperature}")
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps between two rollouts."""
+        return self.batches * self.epochs

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmlab import registry
-from llmlab.config import devices, guess, traits
+from llmlab.config import devices, guess, rollouts, traits
 from llmlab.config.schema import Part
 from llmlab.errors import UserError
 from llmlab.hub import locate
@@ -75,7 +75,7 @@ def problems(composed: Composed, strict: bool = True) -> list[str]:
         return found
     found = [*_values(cfg), *_heads(composed), *_batch(cfg), *_budget(cfg), *_run(cfg), *_loggers(composed)]
     if not cfg.resume:  # whose data, strategy and devices may be those of its run
-        found += [*_data(composed), *devices.problems(cfg)]
+        found += [*_data(composed), *devices.problems(cfg), *rollouts.problems(cfg)]
     if found:
         return found
     from llmlab.model import layout

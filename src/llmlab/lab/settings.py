@@ -41,6 +41,7 @@ class Shape(TypedDict):
     logger: NotRequired[dict[str, Any] | None]
     trainer: dict[str, Any]
     objective: dict[str, Any]
+    reward: NotRequired[dict[str, Any] | None]
     optimizer: dict[str, Any]
     schedule: dict[str, Any]
     init_from: NotRequired[str | None]
@@ -62,6 +63,9 @@ def read(path: Path) -> tuple[Any, dict[str, Any]]:
     for name, cls in NODES.items():
         cfg[name] = _typed(path, name, plain.get(name) or {}, cls)
     for slot in schema.RECIPE_SLOTS:
+        if plain.get(slot) is None and slot not in registry.SLOTS_NEEDED:
+            cfg[slot] = None  # runs were once without it
+            continue
         if "_part_" not in plain[slot]:
             raise UserError(f"{path}: {slot}._part_ is missing")
         part = (slot, plain[slot]["_part_"])

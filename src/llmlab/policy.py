@@ -1,0 +1,77 @@
+"""Log-probabilities of answers that the model has written itself: what methods that act learn from.
+
+B answers, T tokens, n answer tokens of the batch, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from llmlab.errors import UserError
+from llmlab.values import Output
+
+IGNORED = -100  # the label of a token that is the prompt's
+# Largest difference that the order of sums explains, by the type of the logits: a cached step and a whole forward take
+# other kernels. Logits of bfloat16 have 8 bits, so those of 10 differ by 0.06 where they are equal.
+TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-3}
+COARSE = 0.5
+
+
+class Recomputed(NamedTuple):
+    """`now` and `then` (n,) are log-probabilities under the model and in the rollout; `rows` (n,) the answers of the tokens."""
+
+    now: Tensor
+    then: Tensor
+    rows: Tensor
+    output: Output
+
+
+def prepared(sample: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """An answer with its prompt as the model reads both: ids, labels (-100 at the prompt) and log_probabilities (T,), each
+    of the token that comes next; advantage, reward and answer_length ()."""
+    prompt, answer = np.asarray(sample["prompt"], np.int64), np.asarray(sample["answer"], np.int64)
+    text, given = np.concatenate([prompt, answer]), len(prompt) - 1
+    nothing = np.zeros(given, np.float32)
+    return {
+        "ids": text[:-1],
+        "labels": np.concatenate([np.full(given, IGNORED), answer]),
+        "log_probabilities": np.concatenate([nothing, np.asarray(sample["log_probabilities"], np.float32)]),
+        "advantage": np.asarray(sample["advantage"], np.float32),
+        "reward": np.asarray(sample["reward"], np.float32),
+        "answer_length": np.asarray(len(answer), np.int64),
+    }
+
+
+def log_probabilities(model: Any, batch: Mapping[str, Tensor], *, temperature: float, vocabulary: int) -> Recomputed:
+    """Log-probabilities of the answers' tokens in a batch of `prepared` samples, at the temperature of their rollout.
+
+    UserError where the batch is `fresh`, so that the model is still the one that wrote the answers, and they are not equal:
+    a method would take for learning what is a difference between two ways to compute.
+    """
+    where = batch["labels"] != IGNORED
+    read = {name: batch[name] for name in ("ids", "valid") if name in batch}
+    output = model(read, heads={"tokens": where})
+    logits = output.heads["tokens"]
+    # Rows of the table that only round it up are never drawn, so they have no probability here either.
+    scores = logits[:, :vocabulary].float() / temperature
+    now = scores.log_softmax(-1).gather(-1, batch["labels"][where][:, None])[:, 0]
+    then = batch["log_probabilities"][where]
+    if "fresh" in batch and bool(batch["fresh"]):
+        _equal(now.detach(), then, TOLERANCE.get(logits.dtype, COARSE), logits.dtype)
+    rows = torch.arange(len(where), device=where.device)[:, None].expand_as(where)[where]
+    return Recomputed(now, then, rows, output)
+
+
+def _equal(now: Tensor, then: Tensor, most: float, dtype: torch.dtype) -> None:
+    gap = (now - then).abs().max().item()
+    if not gap <= most:
+        raise UserError(
+            f"the log-probabilities of answers differ by {gap:.3g} between their rollout and training (at most {most:g} in "
+            f"{str(dtype).removeprefix('torch.')}): a part of this model computes otherwise with a cache or padding than "
+            "without; llmlab check MODEL'S PARTS tells which"
+        )

@@ -1,0 +1,253 @@
+"""A feed that rolls out: the model answers prompts, a reward scores the answers, and training goes over them for some steps.
+
+Rollout r serves the optimizer steps from r * rollout.steps on. Its prompts, the draws of each answer, and the order of its
+answers in each epoch are functions of (seed, r, row), so they depend on neither ranks nor micro-batches; every rank holds
+the whole rollout, so that any can take any answer. N answers, A tokens of the longest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from llmlab.data.order import indices
+from llmlab.decoding.answers import Answer, answers
+from llmlab.decoding.sampling import Sampling
+from llmlab.errors import UserError
+from llmlab.seeds import key
+from llmlab.slots import Rollout
+from llmlab.training.feeds import Batch, Feed
+
+if TYPE_CHECKING:
+    from llmlab.data.tokenizer import Tokenizer
+    from llmlab.slots import Reward, Vocabulary
+    from llmlab.training.module import Offline
+    from llmlab.training.recipe import Cut
+
+
+class Prompt(NamedTuple):
+    """`ids` that the model reads, and the record that they are of, for the reward."""
+
+    ids: list[int]
+    record: Mapping[str, Any]
+
+
+class Acts(Protocol):
+    """Beside what an `Objective` has: how it rolls out, and what it makes of rewards."""
+
+    rollout: Rollout
+
+    def advantages(self, rewards_PS: np.ndarray) -> np.ndarray: ...
+    def prepare(self, sample: dict[str, Any], rng: Any) -> dict[str, Any]: ...
+    def targets(self, prepared: dict[str, Any]) -> dict[str, int]: ...
+
+
+@dataclass
+class Held:
+    """A rollout. rows: index (N,) of the prompt, ids and log_probabilities (N, A), lengths, rewards, advantages (N,)."""
+
+    number: int
+    rows: dict[str, Tensor]
+
+
+class Sized:
+    """An iterable of known length."""
+
+    def __init__(self, n: int, make: Callable[[], Iterator[Batch]]):
+        self.n, self.make = n, make
+
+    def __len__(self) -> int:
+        return self.n
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self.make()
+
+
+class Rollouts(Feed):
+    """Micro-batches of the answers that the module's model gives.
+
+    limit: held-out prompts of a validation, the first; None: all. steps: optimizer steps of the run.
+    """
+
+    def __init__(
+        self,
+        prompts: Sequence[Prompt],
+        held_out: Sequence[Prompt],
+        objective: Acts,
+        reward: Reward,
+        tokenizer: Tokenizer,
+        vocabulary: Vocabulary,
+        *,
+        seed: int,
+        cut: Cut,
+        steps: int,
+        limit: int | None = None,
+    ):
+        self.prompts, self.held_out, self.objective, self.reward = prompts, held_out, objective, reward
+        self.tokenizer, self.vocabulary = tokenizer, vocabulary
+        self.seed, self.cut, self.steps, self.limit = seed, cut, steps, limit
+        self.how = objective.rollout
+        self.size = cut.batch_size * self.how.batches
+        self.held: Held | None = None
+        self.module: Offline | None = None
+        if self.size % self.how.samples:
+            raise UserError(
+                f"objective.samples={self.how.samples} must divide the {self.size} answers of a rollout: train.batch_size="
+                f"{cut.batch_size} x objective.batches={self.how.batches}"
+            )
+
+    def attach(self, module: Offline) -> None:
+        self.module = module
+
+    # ---------------------------------------------------------------- what training is fed
+
+    def train(self, rank: int, world: int, start: int) -> Sized:
+        return Sized(self.steps * self.cut.accumulate, lambda: self._train(rank, world, start))
+
+    def _train(self, rank: int, world: int, start: int) -> Iterator[Batch]:
+        micro, size = self.cut.micro, self.cut.batch_size
+        for step in range(start, self.steps):
+            number, within = divmod(step, self.how.steps)
+            if self.held is None or self.held.number != number:
+                # What a resumed run would generate here is of other weights than those that the rollout began with.
+                assert not within, "the checkpoint in the middle of a rollout does not hold it"
+                self.held = self._roll_out(number, rank, world)
+            epoch, batch = divmod(within, self.how.batches)
+            order = np.random.default_rng(key(self.seed, "rollout order", number, epoch)).permutation(self.size)
+            rows = order[batch * size : (batch + 1) * size]
+            counts: dict[str, int] = {}
+            samples = [self._prepared(row) for row in rows.tolist()]
+            for sample in samples:
+                for name, n in self.objective.targets(sample).items():
+                    counts[name] = counts.get(name, 0) + n
+            for j in range(self.cut.accumulate):
+                first = (j * world + rank) * micro
+                made = padded(samples[first : first + micro])
+                made["counts"] = {name: torch.tensor(n) for name, n in counts.items()}  # type: ignore[assignment]
+                if not within:
+                    made["fresh"] = torch.tensor(True)
+                yield made
+
+    def _prepared(self, row: int) -> dict[str, Any]:
+        assert self.held is not None
+        rows = self.held.rows
+        n = int(rows["lengths"][row])
+        sample = {
+            "prompt": self.prompts[int(rows["prompts"][row])].ids,
+            "answer": rows["ids"][row, :n].numpy(),
+            "log_probabilities": rows["log_probabilities"][row, :n].numpy(),
+            "advantage": float(rows["advantages"][row]),
+            "reward": float(rows["rewards"][row]),
+        }
+        return self.objective.prepare(sample, np.random.default_rng(key(self.seed, "prepare", self.held.number, row)))
+
+    # ---------------------------------------------------------------- acting
+
+    def _roll_out(self, number: int, rank: int, world: int) -> Held:
+        """Each rank generates and scores its share; then all have all."""
+        groups = self.size // self.how.samples
+        at = indices(self.seed, number * groups + np.arange(groups), len(self.prompts)).repeat(self.how.samples)
+        share = range(rank * self.size // world, (rank + 1) * self.size // world)
+        mine = [self.prompts[at[row]] for row in share]
+        seeds = [key(self.seed, "rollout", number, row) for row in share]
+        found = self._answers(mine, seeds, Sampling(temperature=self.how.temperature))
+        width = self.how.max_new
+        own = {
+            "ids": torch.tensor([[*a.ids, *[0] * (width - len(a.ids))] for a in found]),
+            "log_probabilities": torch.tensor(
+                [[*a.log_probabilities, *[0.0] * (width - len(a.ids))] for a in found], dtype=torch.float32
+            ),
+            "lengths": torch.tensor([len(a.ids) for a in found]),
+            "rewards": torch.tensor(self._scores(mine, found), dtype=torch.float32),
+        }
+        assert self.module is not None
+        strategy, device = self.module.strategy, self.module.device
+        rows = {name: strategy.gather(t.to(device)).flatten(0, 1).cpu() for name, t in own.items()}
+        longest = int(rows["lengths"].max())
+        for name in ("ids", "log_probabilities"):
+            rows[name] = rows[name][:, :longest].contiguous()
+        rewards = rows["rewards"].double().numpy().reshape(groups, self.how.samples)
+        advantages = np.asarray(self.objective.advantages(rewards), dtype=np.float32)
+        return Held(
+            number, {**rows, "advantages": torch.from_numpy(advantages.reshape(-1)), "prompts": torch.tensor(at)}
+        )
+
+    def _answers(self, prompts: Sequence[Prompt], seeds: Sequence[int], sampling: Sampling) -> list[Answer]:
+        assert self.module is not None and self.module.model is not None
+        # Under the precision of training: else the answers would be another model's.
+        with self.module.trainer.precision_plugin.forward_context():
+            return answers(
+                self.module.model,
+                [p.ids for p in prompts],
+                max_new=self.how.max_new,
+                sampling=sampling,
+                seeds=seeds,
+                stop=self.vocabulary.special.get("eos"),
+                vocabulary=self.vocabulary.size,
+                at_once=self.cut.micro,
+            )
+
+    def _scores(self, prompts: Sequence[Prompt], found: Sequence[Answer]) -> list[float]:
+        texts = [self.tokenizer.decode(answer.ids) for answer in found]
+        scores = [float(score) for score in self.reward.score([p.record for p in prompts], texts)]
+        if len(scores) != len(texts) or not all(map(np.isfinite, scores)):
+            name = type(self.reward).__name__
+            raise UserError(
+                f"reward {name} must give one finite number an answer; for {len(texts)} it gave {scores[:8]}"
+            )
+        return scores
+
+    # ---------------------------------------------------------------- validation
+
+    def validation(self, rank: int, world: int) -> Sized:
+        n = len(self.held_out) if self.limit is None else min(self.limit, len(self.held_out))
+        micro = self.cut.micro
+        batches = -(-n // (micro * world))
+
+        def make() -> Iterator[Batch]:
+            for i in range(batches):
+                first = (i * world + rank) * micro
+                yield self._judged(self.held_out[first : min(first + micro, n)])
+
+        return Sized(batches, make)
+
+    def _judged(self, prompts: Sequence[Prompt]) -> Batch:
+        """Rewards and lengths of greedy answers; none where a rank has no prompt left."""
+        found = self._answers(prompts, [0] * len(prompts), Sampling(temperature=0)) if prompts else []
+        return {
+            "reward": torch.tensor(self._scores(prompts, found), dtype=torch.float32),
+            "answer_length": torch.tensor([len(a.ids) for a in found], dtype=torch.int64),
+        }
+
+    # ---------------------------------------------------------------- state
+
+    def state(self, step: int) -> dict[str, Any]:
+        if self.held is None or step // self.how.steps != self.held.number or not step % self.how.steps:
+            return {}
+        return {"number": self.held.number, "rows": self.held.rows}
+
+    def load(self, state: dict[str, Any]) -> None:
+        self.held = Held(state["number"], state["rows"]) if state else None
+
+
+def padded(samples: Sequence[Mapping[str, np.ndarray]]) -> Batch:
+    """Samples of different lengths as one batch, padded on the right to a multiple of 8; `valid` where there is padding."""
+    longest = max(len(s["ids"]) for s in samples)
+    width = -(-longest // 8) * 8
+    found: Batch = {}
+    for name in samples[0]:
+        fill = -100 if name == "labels" else 0
+        rows = [
+            np.pad(s[name], (0, width - len(s[name])), constant_values=fill) if s[name].ndim else s[name]
+            for s in samples
+        ]
+        found[name] = torch.from_numpy(np.stack(rows))
+    lengths = torch.tensor([len(s["ids"]) for s in samples])
+    if not bool((lengths == width).all()):
+        found["valid"] = torch.arange(width)[None] < lengths[:, None]
+    return found
