@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor
 from torch.nn import functional as F
 
-from llmlab.slots import Aux, Loss, Output
+from llmlab.slots import Loss, Output, auxiliary
 
 IGNORED = -100  # a label that is no target
 
@@ -15,11 +16,12 @@ IGNORED = -100  # a label that is no target
 def token_loss(
     output: Output, logits: Tensor, labels: Tensor, logs: Mapping[str, tuple[Tensor, Tensor]] | None = None
 ) -> Loss:
-    """Cross-entropy (nats, float32) of logits (..., V) at labels (...), and the model's auxiliary loss beside it.
-
-    logs["nll"] is the cross-entropy.
-    """
+    """Cross-entropy (nats, float32) of logits (..., V) at labels (...), as the one term "nll", and the model's auxiliary
+    output."""
     nll = F.cross_entropy(logits.flatten(0, -2).float(), labels.flatten(), ignore_index=IGNORED, reduction="sum")
-    count = (labels != IGNORED).sum()
-    aux = output.aux or Aux()
-    return Loss(nll, count, {"nll": (nll.detach(), count), **(logs or {})}, aux.load, aux.loss)
+    return Loss({"nll": (nll, (labels != IGNORED).sum())}, logs=logs or {}, aux={"model": auxiliary(output)})
+
+
+def targets(prepared: Mapping[str, Any]) -> dict[str, int]:
+    """The number of labels that are targets."""
+    return {"nll": int((prepared["labels"] != IGNORED).sum())}

@@ -11,7 +11,7 @@ from torch import Tensor
 from llmlab.registry import register
 from llmlab.slots import Loss, Vocabulary
 
-from ._loss import IGNORED, token_loss
+from ._loss import IGNORED, targets, token_loss
 
 
 @register("objective", "clm")
@@ -25,8 +25,8 @@ class CausalLM:
     heads = {"tokens": "lm"}
     special = ()
     topologies = ("decoder",)
-    bits_per_byte = True
-    fixed_count = True
+    measures = {"nll": "bits"}
+    fixed_counts = True
 
     def __init__(self, vocabulary: Vocabulary, seq_len: int, /):
         pass
@@ -34,12 +34,14 @@ class CausalLM:
     def prepare(self, sample: dict[str, Any], rng: Any) -> dict[str, Any]:
         tokens = np.asarray(sample["tokens"], dtype=np.int64)
         prepared = {"ids": tokens[:-1], "labels": tokens[1:]}
+        if sample.get("given") is not None:
+            prepared["labels"] = np.where(sample["given"][1:], IGNORED, tokens[1:])
         if sample.get("documents") is not None:
             prepared["documents"] = np.asarray(sample["documents"], dtype=np.int64)[:-1]
         return prepared
 
-    def targets(self, prepared: dict[str, Any]) -> int:
-        return int((prepared["labels"] != IGNORED).sum())
+    def targets(self, prepared: dict[str, Any]) -> dict[str, int]:
+        return targets(prepared)
 
     def loss(self, model: Any, batch: Mapping[str, Tensor]) -> Loss:
         output = model(batch, heads={"tokens": None})

@@ -11,7 +11,7 @@ from torch import Tensor
 from llmlab.registry import register
 from llmlab.slots import Loss, Vocabulary
 
-from ._loss import IGNORED, token_loss
+from ._loss import IGNORED, targets, token_loss
 
 
 @register("objective", "mlm")
@@ -26,8 +26,8 @@ class MaskedLM:
     heads = {"tokens": "mlm"}
     special = ("mask",)
     topologies = ("encoder", "decoder")
-    bits_per_byte = False
-    fixed_count = False
+    measures = {"nll": "nll", "accuracy": "accuracy"}
+    fixed_counts = False
 
     def __init__(
         self,
@@ -54,6 +54,8 @@ class MaskedLM:
     def prepare(self, sample: dict[str, Any], rng: Any) -> dict[str, Any]:
         tokens = np.array(sample["tokens"], dtype=np.int64)[: self.seq_len]
         may = ~np.isin(tokens, self.special_ids)
+        if sample.get("given") is not None:
+            may &= ~sample["given"][: self.seq_len]
         chosen = may & (rng.random(len(tokens)) < self.rate)
         if not chosen.any():
             candidates = np.flatnonzero(may) if may.any() else np.arange(len(tokens))
@@ -68,8 +70,8 @@ class MaskedLM:
             prepared["documents"] = np.asarray(sample["documents"], dtype=np.int64)[: self.seq_len]
         return prepared
 
-    def targets(self, prepared: dict[str, Any]) -> int:
-        return int((prepared["labels"] != IGNORED).sum())
+    def targets(self, prepared: dict[str, Any]) -> dict[str, int]:
+        return targets(prepared)
 
     def loss(self, model: Any, batch: Mapping[str, Tensor]) -> Loss:
         where = batch["labels"] != IGNORED

@@ -11,7 +11,7 @@ from torch import Tensor
 from llmlab.registry import register
 from llmlab.slots import Loss, Vocabulary
 
-from ._loss import IGNORED, token_loss
+from ._loss import targets, token_loss
 
 
 @register("objective", "span_corruption")
@@ -45,8 +45,8 @@ class SpanCorruption:
     )
     # fmt: on
     topologies = ("encoder_decoder",)
-    bits_per_byte = False
-    fixed_count = True
+    measures = {"nll": "nll"}
+    fixed_counts = True
 
     def __init__(
         self,
@@ -94,8 +94,8 @@ class SpanCorruption:
             "labels": labels,
         }
 
-    def targets(self, prepared: dict[str, Any]) -> int:
-        return int((prepared["labels"] != IGNORED).sum())
+    def targets(self, prepared: dict[str, Any]) -> dict[str, int]:
+        return targets(prepared)
 
     def loss(self, model: Any, batch: Mapping[str, Tensor]) -> Loss:
         output = model(batch, heads={"tokens": None})

@@ -83,7 +83,8 @@ def evaluate(
     parts: Sequence[str] = (),
     field: str = "text",
 ) -> dict[str, Any]:
-    """{"loss", "perplexity", "bits_per_byte" (where it has a meaning), "targets", "bytes", "text"}; loss in nats a target.
+    """{"text", "targets", "loss", ...}: the loss, and what the objective's `measures` say of it: "perplexity" and
+    "bits_per_byte" of a likelihood, "bytes" of the text, "accuracy".
 
     hf: a Hugging Face checkpoint instead of a run; `data` or `path` must then name the text. seq_len: length of a window.
     bos: whether windows begin with it, with hf= (`data.bos`). parts: other parts for the same weights, as typed
@@ -93,10 +94,10 @@ def evaluate(
 
     from llmlab.config import schema
     from llmlab.data import Windows, cache, loader, prepare
-    from llmlab.data.loader import IGNORED
     from llmlab.decoding.generate import limit
     from llmlab.lab import folder, own_text
     from llmlab.model import finite
+    from llmlab.training import measures
     from llmlab.training.recipe import chosen, plain
     from llmlab.training.recipe import special as needed
 
@@ -143,34 +144,30 @@ def evaluate(
     if lead:
         cache.say("and so does each window")
     pieces = [(stream, length_of_windows) for stream in streams]
-    if not own and getattr(objective, "bits_per_byte", False):  # all of the text, its last, shorter window too
+    likely = measures.covers_text(objective)
+    if not own and likely:  # all of the text, its last, shorter window too
         rest = [stream.after(length_of_windows, shared) for stream in streams]
         pieces += [(end, len(end) - 1) for end in rest if len(end) > shared]
     ends = corpus.vocabulary.special.get("eos")
-    beginnings = torch.tensor([i for i in lead if i != ends], dtype=torch.int64)
-    nll = targets = length = 0.0
+    beginnings = tuple(i for i in lead if i != ends)  # no text, and a document's end says that another begins
+    totals = measures.Totals(measures.of(objective))
     with torch.inference_mode():
         for stream, size in pieces:
-            windows = Windows(stream, size, cfg.data.separate_documents, lead)
+            windows = Windows(stream, size, cfg.data.separate_documents, lead, beginnings)
             objective = make(corpus.vocabulary, size)
             for batch in loader.validation_loader(windows, objective, micro=batch_size, rank=0, world=1, limit=None):
                 _known(batch, model)
-                if len(beginnings):  # no text, and a document's end says that another begins
-                    batch["labels"] = batch["labels"].masked_fill(torch.isin(batch["labels"], beginnings), IGNORED)
-                loss = objective.loss(model, batch)
-                total, count = loss.logs.get("nll", (loss.sum, loss.count))
-                nll, targets = nll + float(total), targets + int(count)
-                length += int(batch["bytes"].sum()) if "bytes" in batch else 0
-                if not math.isfinite(nll):
+                totals.add(objective.loss(model, batch), batch)
+                if not math.isfinite(totals.means()["loss"]):
                     which = finite.arises(model, lambda: objective.loss(model, batch))  # noqa: B023
-                    raise UserError(f"the loss is {nll} after {targets:,} targets: {which}")
-    if not targets:
+                    so_far = sum(totals.counts().values())
+                    raise UserError(f"the loss is {totals.means()['loss']} after {so_far:,} targets: {which}")
+    counts = totals.counts()
+    if not any(counts.values()):
         raise UserError(f"the text has fewer than seq_len={length_of_windows} tokens; give a longer one, or seq_len=N")
-    found: dict[str, Any] = {"text": path or data or "the run's validation set", "targets": int(targets)}
-    found |= {"loss": nll / targets, "perplexity": math.exp(min(nll / targets, 700.0))}
-    if getattr(objective, "bits_per_byte", False) and length:
-        found |= {"bits_per_byte": nll / math.log(2) / length, "bytes": int(length)}
-    return found
+    found: dict[str, Any] = {"text": path or data or "the run's validation set"}
+    found |= {"targets" if len(counts) == 1 else f"{name}_targets": n for name, n in counts.items()} | totals.means()
+    return found | ({"bytes": totals.bytes} if totals.bytes else {})
 
 
 def _foreign(hf: str) -> tuple[Any, Any, Any]:

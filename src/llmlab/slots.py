@@ -36,11 +36,13 @@ from llmlab.values import Context as Context
 from llmlab.values import Cost as Cost
 from llmlab.values import Loss as Loss
 from llmlab.values import Output as Output
+from llmlab.values import Pass as Pass
 from llmlab.values import Rollout as Rollout
 from llmlab.values import Routing as Routing
 from llmlab.values import Score as Score
 from llmlab.values import Term as Term
 from llmlab.values import Vocabulary as Vocabulary
+from llmlab.values import auxiliary as auxiliary
 from llmlab.view import LayerCache, View
 
 # ---------------------------------------------------------------- slots whose parts are modules
@@ -295,23 +297,30 @@ class Init(Protocol):
 
 
 class Objective(Protocol):
-    """objective(vocabulary, seq_len, /): what is learnt from raw text.
+    """objective(vocabulary, seq_len, /): what is learnt from samples.
 
-    Class attributes, literals: `mask` (name of a mask part), `heads` {role: name of a head part}, `special` (names of the
-    tokens it needs), `topologies` (of "decoder", "encoder", "encoder_decoder"), `bits_per_byte` (whether the sum of its
-    loss over a text is the text's negative log-likelihood; its labels are then the tokens that come next), `fixed_count`
-    (whether every sample has as many targets) and `gives` (what its samples hold for a mask that `needs` it).
+    Class attributes, literals: `reads` (the kind of samples: "text", or of records "labelled", "pairs", "chat", "preferences",
+    "prompts"), `mask` (name of a mask part), `heads` {role: name of a head part}, `special` (names of the tokens it needs),
+    `topologies` (of "decoder", "encoder", "encoder_decoder"), `models` {role: declaration} (other models that it works with),
+    `fixed_counts` (every sample has as many targets), `gives` (what its samples hold for a mask that `needs` it) and
+    `measures` {name of a term or a log: kind}: "nll" is a negative log-likelihood, of which a perplexity is claimed; "bits" is
+    one of all tokens of the text but the first, of which bits per byte are too; "accuracy", "reward" and "margin" are better
+    when higher; one that is not named is just a number. Nothing else is ever called a perplexity.
 
     `prepare(sample, rng)` on a CPU worker: sample {"tokens": (seq_len + 1,) int64, "documents": (seq_len + 1,) int64} ->
-    a dict of numpy arrays of fixed shapes; they are stacked to the batch. `targets(prepared)` -> number of targets in it.
-    `loss(model, batch)` -> Loss, the model's auxiliary loss beside the sum (`aux`). `shown` (else 0): the share of targets
-    whose answer the model is shown; `llmlab check` asks.
+    a dict of numpy arrays of fixed shapes; they are stacked to the batch. "given" (seq_len + 1,) bool, where it is there, is
+    True of tokens that are no text of their own, which are no targets. `targets(prepared)` -> number of targets in it, by
+    term. `passes(prepared)`, if it has one, -> the forwards that the loss makes of one sample; else it is one of the trained
+    model over `ids` (and `source_ids`) with its heads at the targets. `loss(model, batch, **companions)` -> Loss; companions
+    are the models of `models`, by role. `shown` (else 0): the share of targets whose answer the model is shown.
+
+    A batch has what `prepare` gave, and from the framework `counts` {term: int64 scalar}, targets of the whole optimizer step.
     Batch keys that the model reads: see `llmlab.model.model.Model.forward`.
     """
 
     def prepare(self, sample: dict[str, Any], rng: Any) -> dict[str, Any]: ...
-    def targets(self, prepared: dict[str, Any]) -> int: ...
-    def loss(self, model: Any, batch: Mapping[str, Tensor]) -> Loss: ...
+    def targets(self, prepared: dict[str, Any]) -> dict[str, int]: ...
+    def loss(self, model: Any, batch: Mapping[str, Tensor], **companions: Any) -> Loss: ...
 
 
 class Reward(Protocol):

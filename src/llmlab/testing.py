@@ -79,9 +79,10 @@ def learns(*overrides: str, steps: int = 16) -> None:
     losses = []
     for _ in range(steps):
         loss = objective.loss(model, batch)
-        losses.append(float(loss.sum.detach() / loss.count))
+        mean = loss._replace(aux={}).mean()  # without the losses of experts, which may rise
+        losses.append(float(mean.detach()))
         optimizer.zero_grad()
-        (loss.sum / loss.count).backward()
+        mean.backward()
         for name, parameter in model.named_parameters():
             assert parameter.grad is not None, f"{name} has no gradient: nothing that is computed uses it"
             assert torch.isfinite(parameter.grad).all(), f"{name} has a gradient that is not finite"

@@ -6,28 +6,68 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 
-class Loss(NamedTuple):
-    """A loss over a micro-batch: `sum` over its targets, their number, and other sums to log.
-
-    `logs[name] = (sum, count)`; the module adds both up over micro-batches and ranks before dividing. `aux` is not in
-    `sum`: the module adds it as a mean over micro-batches.
-    """
-
-    sum: Tensor
-    count: Tensor  # type: ignore[assignment]  # hides tuple.count, which nobody counts with
-    logs: Mapping[str, tuple[Tensor, Tensor]] = {}
-    load: Tensor | None = None  # (n, E) int64: expert visits of the n routed layers, for routers' `after_step`
-    aux: Tensor | None = None  # the model's auxiliary loss, a mean over the tokens of this micro-batch on all ranks
-
-
 class Aux(NamedTuple):
-    """What a routed layer returns beside its output. None where it has nothing to say."""
+    """Output of a routed layer, and of a whole model, beside its hidden states. None where it has nothing to say."""
 
     loss: Tensor | None = None  # balance and z-loss, coefficients applied, a mean over a micro-batch's valid tokens
-    load: Tensor | None = None  # (E,) int64: valid tokens sent to each expert; a stack returns (n, E)
+    tokens_per_expert: Tensor | None = None  # (E,) int64: valid tokens sent to each; of a stack or a model (n, E)
+
+
+class Loss(NamedTuple):
+    """A loss over a micro-batch: a weighted sum of means, of which each is a sum over its targets and their number.
+
+    terms: by name a scalar sum and a scalar count. Each is divided by the count of the whole optimizer step, over all
+    micro-batches and ranks, so that a batch may be cut in any way. weights: of a term; 1.0 of one that is not named.
+    logs: what else is shown, sums and counts as well; terms are shown under their names without being logged. aux: the
+    auxiliary output of each model that was run, by role ("model" is the one that is trained); `auxiliary` makes it. Its
+    balance loss is in no term: the module adds it as a mean over micro-batches.
+    """
+
+    terms: Mapping[str, tuple[Tensor, Tensor]]
+    weights: Mapping[str, float] = {}
+    logs: Mapping[str, tuple[Tensor, Tensor]] = {}
+    aux: Mapping[str, Aux] = {}
+
+    @property
+    def counts(self) -> dict[str, Tensor]:
+        """The targets of each term in this micro-batch."""
+        return {name: count for name, (_, count) in self.terms.items()}
+
+    @property
+    def shown(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """Terms and logs, as (sum, count)."""
+        return {**self.terms, **self.logs}
+
+    @property
+    def balance(self) -> Tensor | None:
+        """The sum of the models' balance losses."""
+        losses = [aux.loss for aux in self.aux.values() if aux.loss is not None]
+        return None if not losses else losses[0] if len(losses) == 1 else torch.stack(losses).sum()
+
+    def sums(self, counts: Mapping[str, Tensor], shares: int = 1) -> dict[str, Tensor]:
+        """Weighted sums of the terms, of which the first has in it a share of the balance loss.
+
+        counts: of the whole step; shares: its micro-batches over all ranks. The sum over the step of a term's sums, divided by
+        its count, is the term's weighted mean, and in the first the balance loss's mean over micro-batches is added.
+        """
+        balance, found = self.balance, {}
+        for name, (value, _) in self.terms.items():
+            if (weight := self.weights.get(name, 1.0)) != 1.0:
+                value = weight * value
+            if balance is not None:
+                value, balance = value + balance * (counts[name].clamp(min=1) / shares), None
+            found[name] = value
+        return found
+
+    def mean(self, counts: Mapping[str, Tensor] | None = None, shares: int = 1) -> Tensor:
+        """The loss whose gradient, averaged over `shares` micro-batches, is that of the step; alone, of this micro-batch."""
+        counts = self.counts if counts is None else counts
+        means = [value * (shares / counts[name].clamp(min=1)) for name, value in self.sums(counts, shares).items()]
+        return means[0] if len(means) == 1 else torch.stack(means).sum()
 
 
 class Output(NamedTuple):
@@ -37,6 +77,34 @@ class Output(NamedTuple):
     heads: dict[str, Tensor]
     aux: Aux | None
     source: Tensor | None = None  # an encoder-decoder's encoder output (B, S, D)
+
+
+def auxiliary(*outputs: Output) -> Aux:
+    """The auxiliary output of one model over its forwards of a micro-batch: the mean of the balance losses, so that its
+    coefficient means what it does with one forward; tokens of experts are added up."""
+    found = [output.aux for output in outputs if output.aux is not None]
+    losses = [aux.loss for aux in found if aux.loss is not None]
+    tokens = [aux.tokens_per_expert for aux in found if aux.tokens_per_expert is not None]
+    return Aux(
+        None if not losses else losses[0] if len(losses) == 1 else torch.stack(losses).mean(),
+        None if not tokens else tokens[0] if len(tokens) == 1 else torch.stack(tokens).sum(0),
+    )
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One forward of a model over one prepared sample, which `llmlab plan`, a budget in FLOPs and the MFU count.
+
+    tokens: that the model reads (an encoder-decoder's decoder); source: that its encoder does. model: a role, "model" for
+    the one that is trained. trained: a backward follows, which costs twice the forward. heads: roles of the heads that are
+    computed, and at how many of the tokens; None: at all.
+    """
+
+    tokens: int
+    source: int | None = None
+    model: str = "model"
+    trained: bool = True
+    heads: Mapping[str, int | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

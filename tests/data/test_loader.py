@@ -15,7 +15,7 @@ SEED, BATCH, STEPS = 5, 8, 7
 class Fixed:
     """Every token is a target. `prepared` counts the calls."""
 
-    fixed_count = True
+    fixed_counts = True
 
     def __init__(self):
         self.prepared = 0
@@ -25,13 +25,13 @@ class Fixed:
         return {"ids": sample["tokens"][:-1], "labels": sample["tokens"][1:], "noise": rng.integers(1 << 30)}
 
     def targets(self, prepared):
-        return int((prepared["labels"] != -100).sum())
+        return {"nll": int((prepared["labels"] != -100).sum())}
 
 
 class Varying(Fixed):
     """As many targets as the sample's own randomness says."""
 
-    fixed_count = False
+    fixed_counts = False
 
     def prepare(self, sample, rng):
         prepared = super().prepare(sample, rng)
@@ -66,15 +66,15 @@ def steps_of(windows, objective, micro, world, accumulate):
     ranks = [load(windows, objective(), micro, world, rank, accumulate) for rank in range(world)]
     for k in range(STEPS):
         parts = [ranks[r][k * accumulate + j] for j, r in itertools.product(range(accumulate), range(world))]
-        assert len({int(p["step_count"]) for p in parts}) == 1
-        whole = {name: torch.cat([p[name] for p in parts]) for name in parts[0] if name != "step_count"}
-        yield {**whole, "step_count": parts[0]["step_count"]}
+        assert len({int(p["counts"]["nll"]) for p in parts}) == 1
+        whole = {name: torch.cat([p[name] for p in parts]) for name in parts[0] if name != "counts"}
+        yield {**whole, "counts": parts[0]["counts"]}
 
 
 def same(a, b):
     assert a.keys() == b.keys()
     for name in a:
-        assert torch.equal(a[name], b[name]), name
+        assert a[name] == b[name] if name == "counts" else torch.equal(a[name], b[name]), name
 
 
 def test_a_step_is_a_stretch_of_the_shuffled_stream(windows):
@@ -91,11 +91,11 @@ def test_ranks_and_accumulation_do_not_change_a_step(windows, objective, micro, 
         load(windows, objective()), steps_of(windows, objective, micro, world, accumulate), strict=True
     ):
         same(one, many)
-        assert int(one["step_count"]) == int((one["labels"] != -100).sum())
+        assert int(one["counts"]["nll"]) == int((one["labels"] != -100).sum())
 
 
 def test_counts_differ_between_steps(windows):
-    assert len({int(b["step_count"]) for b in load(windows, Varying())}) > 3
+    assert len({int(b["counts"]["nll"]) for b in load(windows, Varying())}) > 3
 
 
 @pytest.mark.parametrize("start", [0, 1, 4, 7])
@@ -146,8 +146,13 @@ def test_each_held_out_window_counts_once(windows, world, micro, limit):
     ranks = [list(validation_loader(windows, Varying(), micro, r, world, limit)) for r in range(world)]
     assert len({len(batches) for batches in ranks}) == 1
     rows = [
-        (ids, labels) for batches in ranks for b in batches for ids, labels in zip(b["ids"], b["labels"], strict=True)
+        (ids, labels)
+        for batches in ranks
+        for b in batches
+        if "filler" not in b
+        for ids, labels in zip(b["ids"], b["labels"], strict=True)
     ]
+    fillers = sum(len(b["ids"]) for batches in ranks for b in batches if "filler" in b)
     counted = {int(ids[0]) // 6: labels for ids, labels in rows if (labels != -100).any()}
     reference = {}
     for b in validation_loader(windows, Varying(), 1):
@@ -156,15 +161,14 @@ def test_each_held_out_window_counts_once(windows, world, micro, limit):
     n = 20 if limit is None else min(limit, 20)
     assert sorted(counted) == [i for i in range(n) if i in reference]
     assert all(torch.equal(counted[i], reference[i]) for i in counted)
-    fillers = sum(len(b["ids"]) for batches in ranks for b in batches) - n
-    assert 0 <= fillers < world
+    assert 0 <= fillers < world and len(rows) == n
     assert sum(int((labels != -100).sum()) for _, labels in rows) == sum(
         int((reference[i] != -100).sum()) for i in range(n) if i in reference
     )
 
 
 class Likely(Fixed):
-    bits_per_byte = True
+    measures = {"nll": "bits"}
 
 
 @pytest.mark.parametrize(("micro", "world", "limit"), [(8, 1, None), (3, 2, None), (2, 3, 5), (4, 4, 1)])
@@ -174,7 +178,8 @@ def test_bytes_of_what_is_measured(micro, world, limit):
     windows = Windows(Stream(np.arange(len(sizes), dtype=np.uint16), np.array([0]), sizes), 6)
     ranks = [list(validation_loader(windows, Likely(), micro, r, world, limit)) for r in range(world)]
     n = len(windows) if limit is None else limit
-    assert sum(int(b["bytes"].sum()) for batches in ranks for b in batches) == sizes[1 : 1 + n * 6].sum()
+    counted = [b for batches in ranks for b in batches if "filler" not in b]
+    assert sum(int(b["bytes"].sum()) for b in counted) == sizes[1 : 1 + n * 6].sum()
     assert all(len(b["bytes"]) == len(b["labels"]) for batches in ranks for b in batches)
     assert "bytes" not in next(iter(validation_loader(windows, Fixed(), micro)))
     bare = Windows(Stream(windows.stream.tokens, windows.stream.starts), 6)

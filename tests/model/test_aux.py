@@ -30,7 +30,7 @@ def test_losses_add_up_and_loads_stand_in_the_order_of_the_routers(case):
         aux = model(batch(model)).aux
     assert len(said) >= 2
     torch.testing.assert_close(aux.loss, sum(a.loss for _, a in said))
-    assert aux.load.tolist() == [a.load.tolist() for _, a in said]
+    assert aux.tokens_per_expert.tolist() == [a.tokens_per_expert.tolist() for _, a in said]
     assert [r for r, _ in said] == model.routers()
 
 
@@ -45,5 +45,5 @@ def test_padding_visits_no_expert_and_counts_in_no_loss():
         first = model({"ids": padded[:, :5], "valid": valid[:, :5]}, cache=cache).aux
         second = model({"ids": padded[:, 5:], "valid": valid[:, 5:]}, cache=cache).aux
     torch.testing.assert_close(aux.loss, alone.loss)
-    assert torch.equal(aux.load, alone.load)
-    assert torch.equal(first.load + second.load, alone.load)
+    assert torch.equal(aux.tokens_per_expert, alone.tokens_per_expert)
+    assert torch.equal(first.tokens_per_expert + second.tokens_per_expert, alone.tokens_per_expert)

@@ -99,7 +99,7 @@ def test_against_a_loop_over_tokens(name, path):
     y, aux = module(x, None)
     want = by_hand(module, x, act)
     torch.testing.assert_close(y, want, rtol=1e-4, atol=1e-5)
-    assert aux.load.sum() == 18 * module.per_token
+    assert aux.tokens_per_expert.sum() == 18 * module.per_token
     names = [n for n, _ in module.named_parameters()]
     inputs = [x, *module.parameters()]
     got = torch.autograd.grad((y * direction).sum(), inputs, allow_unused=True, retain_graph=True)
@@ -117,7 +117,7 @@ def test_experts_that_no_token_visits(path):
     module.router = Fixed(chosen, torch.full((3, 2), 0.5))
     x = torch.randn(1, 3, 16)
     y, aux = module(x, None)
-    assert aux.load.tolist() == [0, 3, 0, 3, 0]
+    assert aux.tokens_per_expert.tolist() == [0, 3, 0, 3, 0]
     torch.testing.assert_close(y, by_hand(module, x, F.silu), rtol=1e-4, atol=1e-5)
     y.sum().backward()
     for layer in (module.experts.gate, module.experts.up, module.experts.down):
@@ -131,15 +131,15 @@ def test_padding_counts_in_no_load_and_no_loss(router):
     x = torch.randn(2, 6, 16)
     valid = torch.tensor([[1, 1, 1, 1, 0, 0], [1, 1, 0, 0, 0, 0]]).bool()
     y, aux = module(x, valid)
-    assert aux.load.sum() == 6 * 2
+    assert aux.tokens_per_expert.sum() == 6 * 2
     other = x.clone()
     other[~valid] = 100.0
     y2, aux2 = module(other, valid)
-    assert torch.equal(aux.load, aux2.load)
+    assert torch.equal(aux.tokens_per_expert, aux2.tokens_per_expert)
     torch.testing.assert_close(aux.loss, aux2.loss)
     torch.testing.assert_close(y[valid], y2[valid])
     _, alone = module(x[valid][None], None)
-    assert torch.equal(alone.load, aux.load)
+    assert torch.equal(alone.tokens_per_expert, aux.tokens_per_expert)
     torch.testing.assert_close(alone.loss, aux.loss)
 
 
@@ -162,7 +162,7 @@ def test_under_autocast_products_are_bfloat16_and_routing_is_not(path, bias):
     hook.remove()
     assert rows == [torch.bfloat16]
     assert y.dtype == torch.float32
-    assert torch.equal(aux.load, module(x, None)[1].load)
+    assert torch.equal(aux.tokens_per_expert, module(x, None)[1].tokens_per_expert)
     assert (y - exact).abs().max() < 0.03 * exact.abs().max()
     y.sum().backward()
     assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in module.experts.parameters())

@@ -45,7 +45,7 @@ def test_a_loop_over_experts_and_their_tokens(per_token, capacity, ffn):
     close(y.flatten(0, 1), 1.5 * want)
     _, tokens, loss = module.router(x.flatten(0, 1), None)
     assert [sorted(row) for row in tokens.tolist()] == [sorted(row) for row in chosen]
-    assert aux.load.tolist() == [len(row) for row in chosen] and loss is None and aux.loss is None
+    assert aux.tokens_per_expert.tolist() == [len(row) for row in chosen] and loss is None and aux.loss is None
     inputs = [x, *module.parameters()]
     direction = randn(2, 5, 24, seed=7)
     got = torch.autograd.grad((y * direction).sum(), inputs)
@@ -66,7 +66,7 @@ def test_padding_is_never_chosen(count):
     if count:
         alone, said = module(x[:, :count], None)
         close(y[:, :count], alone)
-        assert torch.equal(aux.load, said.load)
+        assert torch.equal(aux.tokens_per_expert, said.tokens_per_expert)
         close(aux.loss, said.loss)
 
 
@@ -74,7 +74,7 @@ def test_a_token_that_no_expert_takes_has_the_shared_one_only():
     module, x = mixture(options={"capacity": 0.5}, n_shared=1), randn(1, 8, 24)
     y, aux = module(x, None)
     left = set(range(8)) - set(module.router(x[0], None).tokens.flatten().tolist())
-    assert len(left) >= 4 and aux.load.tolist() == [1] * 4
+    assert len(left) >= 4 and aux.tokens_per_expert.tolist() == [1] * 4
     for i in left:
         close(y[0, i], module.shared(x[0, i]))
 

@@ -209,5 +209,5 @@ def test_a_mixture_is_a_loop_over_tokens_and_experts(name, ffn):
             want = want + 1.7 * w * mixture.experts(v[None], groups)[0]
             load[e] += bool(valid.flatten()[n])
         close(got.flatten(0, 1)[n], want, 1e-4)
-    assert aux.load.tolist() == load
+    assert aux.tokens_per_expert.tolist() == load
     close(aux.loss, loss)

@@ -57,8 +57,8 @@ def test_a_sample_is_a_function_of_the_text_and_the_generator_and_of_fixed_shape
         assert np.array_equal(value, again[key]) and value.dtype == np.int64
         assert value.shape == other[key].shape
     assert np.array_equal(text["tokens"], before)
-    assert made.targets(first) == (first["labels"] >= 0).sum() > 0
-    if made.fixed_count:
+    assert made.targets(first)["nll"] == (first["labels"] >= 0).sum() > 0
+    if made.fixed_counts:
         assert made.targets(first) == made.targets(other)
 
 
@@ -80,13 +80,13 @@ def test_loss_is_a_sum_over_targets(name, aux):
                 want += math.log(sum(math.exp(v) for v in row)) - row[labels[b, t]]
                 right += row.index(max(row)) == labels[b, t]
                 count += 1
-    assert loss.aux is (None if aux is None else aux.loss)
-    assert loss.sum.item() == pytest.approx(want, rel=1e-5) and loss.count == count
-    assert loss.logs["nll"][0].item() == pytest.approx(want, rel=1e-5) and loss.logs["nll"][1] == count
-    assert loss.load is (None if aux is None else aux.load)
+    assert loss.balance is (None if aux is None else aux.loss)
+    assert loss.terms.keys() == {"nll"} and not loss.weights
+    assert loss.shown["nll"][0].item() == pytest.approx(want, rel=1e-5) and loss.shown["nll"][1] == count
+    assert loss.aux["model"].tokens_per_expert is (None if aux is None else aux.tokens_per_expert)
     if name == "mlm":
         assert loss.logs["accuracy"] == (right, count)
-    loss.sum.backward()
+    loss.terms["nll"][0].backward()
     assert (logits.grad.abs().sum(-1) > 0).equal(labels >= 0)
 
 
@@ -102,7 +102,7 @@ def test_clm_shifts_by_one():
 def test_clm_loss_of_a_model_that_knows_nothing_is_ln_v():
     made = objective("clm")
     loss = made.loss(FakeModel(torch.zeros(2, LENGTH, 250)), batched(made, range(2)))
-    assert (loss.sum / loss.count).item() == pytest.approx(math.log(250))
+    assert loss.mean().item() == pytest.approx(math.log(250))
 
 
 def test_mlm_statistics():
@@ -132,15 +132,15 @@ def test_mlm_rates_are_those_asked_for():
     made = objective("mlm", rate=1.0, masked=0.0, random=0.0)
     prepared = made.prepare(sample(), np.random.default_rng(0))
     assert np.array_equal(prepared["ids"], sample()["tokens"][:-1])
-    assert made.targets(prepared) == LENGTH - 1
+    assert made.targets(prepared) == {"nll": LENGTH - 1}
 
 
 def test_mlm_has_a_target_in_every_sample():
     made = objective("mlm", rate=1e-6)
     for seed in range(20):
-        assert made.targets(made.prepare(sample(seed), np.random.default_rng(seed))) == 1
+        assert made.targets(made.prepare(sample(seed), np.random.default_rng(seed)))["nll"] == 1
     nothing = {"tokens": np.zeros(LENGTH + 1, dtype=np.int64)}
-    assert made.targets(made.prepare(nothing, np.random.default_rng(0))) == 1
+    assert made.targets(made.prepare(nothing, np.random.default_rng(0)))["nll"] == 1
 
 
 def test_mlm_asks_for_the_head_at_targets_only():

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import torch
 
-from llmlab.slots import Loss
+from llmlab.slots import Aux, Loss
 from llmlab.training.module import Offline
 
 
@@ -47,9 +47,10 @@ def test_a_router_hears_once_a_step_of_all_micro_batches_ranks_and_runs_of_its_l
     made = module(total=lambda t: t + other_rank)
     made.model = SimpleNamespace(routers=lambda: [twice, once, twice])
     made.objective = SimpleNamespace(loss=lambda model, batch: batch["loss"])
-    loss = SimpleNamespace(sum=torch.tensor(1.0), count=torch.tensor(4), logs={}, aux=None)
+    terms = {"nll": (torch.tensor(1.0), torch.tensor(4))}
     for load in ([[1, 0], [3, 0], [0, 1]], [[0, 1], [0, 3], [1, 0]]):
-        made.training_step({"loss": SimpleNamespace(**vars(loss), load=torch.tensor(load)), "step_count": 16}, 0)
+        loss = Loss(terms, aux={"model": Aux(tokens_per_expert=torch.tensor(load))})
+        made.training_step({"loss": loss, "counts": {"nll": torch.tensor(16)}}, 0)
     optimizer = SimpleNamespace(step=lambda closure=None: None, zero_grad=lambda: None)
     made.optimizer_step(0, 0, optimizer)
     assert twice.heard == [[4, 9]]
@@ -63,9 +64,9 @@ def test_a_loss_is_scaled_against_what_lightning_and_the_strategy_average():
     """2 ranks x 2 micro-batches, each gradient divided by 4 afterwards: what is left is sum / targets of the step."""
     made = module()
     made.objective = SimpleNamespace(loss=lambda model, batch: batch["loss"])
-    loss = Loss(sum=torch.tensor(3.0), count=torch.tensor(5))
-    assert made.training_step({"loss": loss, "step_count": torch.tensor(20)}, 0).item() / 4 == torch.tensor(3 / 20)
+    loss, counts = Loss({"nll": (torch.tensor(3.0), torch.tensor(5))}), {"nll": torch.tensor(20)}
+    assert made.training_step({"loss": loss, "counts": counts}, 0).item() / 4 == torch.tensor(3 / 20)
     # of both ranks; its mean over the 4 has the gradient of the mean over 2
-    loss = loss._replace(aux=torch.tensor(0.5))
-    scaled = made.training_step({"loss": loss, "step_count": torch.tensor(20)}, 0).item() / 4
+    loss = loss._replace(aux={"model": Aux(torch.tensor(0.5))})
+    scaled = made.training_step({"loss": loss, "counts": counts}, 0).item() / 4
     assert math.isclose(scaled, 3 / 20 + 0.5 / 4, rel_tol=1e-6)

@@ -21,8 +21,8 @@ from llmlab.errors import UserError
 from llmlab.export import export
 from llmlab.model import build, layout
 from llmlab.training import checkpoint, guard, placement, strategies, trainers
-from llmlab.training.ledger import Summary
 from llmlab.training.placement import Placement
+from llmlab.training.step_metrics import Summary
 
 NARROW = ["model.dim=16", "model.n_heads=4", "model.ffn_dim=24"]
 SIZES = [*NARROW, "model.n_layers=2"]

@@ -61,8 +61,9 @@ def ask(subject: Subject, model: Model) -> Callable[[], Loss]:
     def loss() -> Loss:
         found: Loss = asked.loss(model, batch)
         said = model(batch, heads=others).heads.values() if others else ()
-        more = [(x * torch.linspace(-1, 1, x.numel()).view_as(x)).mean() * found.count for x in said]
-        return found._replace(sum=found.sum + torch.stack(more).sum()) if more else found
+        more = [(x * torch.linspace(-1, 1, x.numel()).view_as(x)).mean() for x in said]
+        beside = {f"head {i}": (x, torch.ones((), dtype=torch.int64)) for i, x in enumerate(more)}
+        return found._replace(terms={**found.terms, **beside})
 
     return loss
 
@@ -79,7 +80,7 @@ def gradients_of(model: Model, loss: Tensor) -> dict[str, Tensor | None]:
 def first_loss(subject: Subject) -> None:
     """A model that has learnt nothing has a loss within 5 % of ln V, plus half of the variance that its init gives logits."""
     loss = objective(subject).loss(subject.fresh().eval(), samples(subject, rows=24))
-    got, chance = float(loss.sum / loss.count), math.log(VOCABULARY)
+    got, chance = float(loss._replace(aux={}).mean()), math.log(VOCABULARY)
     varies = subject.spec.init.attribute("logit_variance", 0.0)
     # Normal logits of variance v add v / 2, and by chance up to CHANCE of their deviation; a part may make them vary less.
     most = (1 + SHARE) * (chance + varies / 2) + CHANCE * math.sqrt(varies)
@@ -91,10 +92,11 @@ def gradients(subject: Subject) -> None:
     """The loss has a finite gradient, not zero, in every parameter, but for those that a part declares `idle`."""
     trains(subject)
     loss = ask(subject, subject.model)()
-    if not torch.isfinite(loss.sum):
+    mean = loss._replace(aux={}).mean()  # without the losses of experts
+    if not torch.isfinite(mean):
         raise Wrong("the loss is not finite")
     may_not = excused(subject)
-    for name, gradient in gradients_of(subject.model, loss.sum / loss.count).items():  # without the losses of experts
+    for name, gradient in gradients_of(subject.model, mean).items():
         if gradient is not None and not torch.isfinite(gradient).all():
             raise Wrong(f"the gradient of {name} is not finite")
         if name not in may_not and (gradient is None or not gradient.any()):
@@ -167,7 +169,7 @@ def checkpointing(subject: Subject) -> None:
     for model in (plain, again):
         torch.manual_seed(0)
         loss = asked.loss(model, batch)
-        total = loss.sum / loss.count + (0.0 if loss.aux is None else loss.aux)
+        total = loss.mean()
         results.append((total.detach(), gradients_of(model, total)))
     (want, slopes), (got, slopes_again) = results
     same(got, want, "the loss with activations computed again", 1e-6)

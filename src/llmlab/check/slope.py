@@ -31,7 +31,7 @@ def slope(subject: Subject) -> None:
     if any(getattr(module, "estimates", False) for module in subject.model.modules()):
         raise NotApplicable("a part says that its gradient is an estimate of its own")
     loss = ask(subject, subject.model)()
-    gradient = gradients_of(subject.model, loss.sum / loss.count)
+    gradient = gradients_of(subject.model, loss._replace(aux={}).mean())
     exact = deepcopy(subject.model).double()
     by_role: dict[str, list[tuple[Tensor, Tensor]]] = {}
     for path, parameter, role in parameters(exact):
@@ -89,7 +89,7 @@ class _Loss:
         loss = self.ask()
         for hook in hooks:
             hook.remove()
-        return float(loss.sum / loss.count), met
+        return float(loss._replace(aux={}).mean()), met
 
 
 @contextmanager

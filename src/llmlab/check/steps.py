@@ -27,7 +27,7 @@ def trains(subject: Subject) -> None:
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     for step in range(STEPS):
         loss = value()
-        total = loss.sum / loss.count + (0.0 if loss.aux is None else loss.aux)
+        total = loss.mean()
         if not torch.isfinite(total):
             raise Wrong(f"the loss of step {step + 1} is {float(total)}")
         optimizer.zero_grad()

@@ -7,7 +7,7 @@ of them from (j * world + r) * micro on: whatever the ranks and the accumulation
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ from llmlab.seeds import key
 from llmlab.slots import Objective
 
 Sample = dict[str, Any]
-IGNORED = -100
+Batch = dict[str, Any]  # tensors, and the dict of `counts`
 
 
 def train_loader(
@@ -40,7 +40,8 @@ def train_loader(
 ) -> DataLoader:
     """Micro-batches of this rank from `start_step` to the last of `steps` optimizer steps, as dicts of stacked tensors.
 
-    Each has `step_count` (int64, no dimensions): targets of its whole optimizer step, over all ranks and micro-batches.
+    Each has `counts`, by term of the loss int64 without dimensions: targets of its whole optimizer step, over all ranks and
+    micro-batches.
     Its length is that of the whole run, for a run is one epoch wherever it starts. Raises UserError if the corpus has
     fewer windows than one batch.
     """
@@ -69,11 +70,11 @@ def validation_loader(
 ) -> DataLoader:
     """All windows in order, or the first `limit` of them, each in one micro-batch of one rank, the same in every run.
 
-    Where the objective's loss is the text's likelihood and the stream has sizes, each batch has `bytes` (B,): those of the
-    text that a row's targets account for.
+    Where one of the objective's measures is the text's likelihood and the stream has sizes, each batch has `bytes` (B,): those
+    of the text that a row's targets account for, which are all its tokens but the first.
 
-    All ranks get the same number of micro-batches; the last may be smaller. A rank for which nothing is left gets one
-    row whose labels are all -100: no target, so that it counts nowhere.
+    All ranks get the same number of micro-batches; the last may be smaller. A rank for which nothing is left gets one row
+    again, marked as `filler`: it runs the model, because others wait for it where that is sharded, and counts nowhere.
     """
     n = len(windows) if limit is None else min(limit, len(windows))
     return DataLoader(
@@ -97,7 +98,7 @@ class From(Sampler[int]):
         return self.n
 
 
-class MicroSteps(Dataset[dict[str, Tensor]]):
+class MicroSteps(Dataset[Batch]):
     """Item i is micro-batch i % accumulate of step i // accumulate."""
 
     def __init__(
@@ -114,12 +115,12 @@ class MicroSteps(Dataset[dict[str, Tensor]]):
         self.windows, self.objective, self.seed = windows, objective, seed
         self.batch_size, self.micro, self.rank, self.world, self.accumulate = batch_size, micro, rank, world, accumulate
         # Where the objective says that every sample has as many targets, no other rank's samples need be prepared.
-        self.fixed = bool(getattr(objective, "fixed_count", False))
+        self.fixed = bool(getattr(objective, "fixed_counts", False))
         self.step = -1
         self.samples: dict[int, Sample] = {}  # of this step, by row
-        self.count = 0
+        self.counts: dict[str, int] = {}
 
-    def __getitem__(self, i: int) -> dict[str, Tensor]:
+    def __getitem__(self, i: int) -> Batch:
         step, j = divmod(i, self.accumulate)
         first = (j * self.world + self.rank) * self.micro
         rows = range(first, first + self.micro)
@@ -127,12 +128,13 @@ class MicroSteps(Dataset[dict[str, Tensor]]):
             self.step, self.samples = step, {}
             self._prepare(rows if self.fixed else range(self.batch_size))
             if self.fixed:
-                self.count = self.objective.targets(self.samples[first]) * self.batch_size
+                each = self.objective.targets(self.samples[first])
+                self.counts = {name: n * self.batch_size for name, n in each.items()}
             else:
-                self.count = sum(self.objective.targets(s) for s in self.samples.values())
+                self.counts = total(self.objective.targets(s) for s in self.samples.values())
         self._prepare([row for row in rows if row not in self.samples])
-        batch = _stack([self.samples[row] for row in rows])
-        batch["step_count"] = torch.tensor(self.count)
+        batch: Batch = _stack([self.samples[row] for row in rows])
+        batch["counts"] = {name: torch.tensor(n) for name, n in self.counts.items()}
         return batch
 
     def _prepare(self, rows: Sequence[int]) -> None:
@@ -155,17 +157,23 @@ class HeldOut(Dataset[dict[str, Tensor]]):
         rows = range(first, min(first + self.micro, self.n))
         if rows:
             return _stack([self._sample(row) for row in rows])
-        filler = self._sample(0)
-        nothing = {"bytes": np.int64(0)} if "bytes" in filler else {}
-        return _stack([{**filler, "labels": np.full_like(filler["labels"], IGNORED), **nothing}])
+        return {**_stack([self._sample(0)]), "filler": torch.tensor(True)}
 
     def _sample(self, row: int) -> Sample:
         window = self.windows[row]
         sample = self.objective.prepare(window, np.random.default_rng(key("validation", row)))
-        # Labels are the tokens that come next.
-        if "sizes" in window and getattr(self.objective, "bits_per_byte", False):
-            sample["bytes"] = window["sizes"][1:][sample["labels"] >= 0].sum()
+        if "sizes" in window and "bits" in getattr(self.objective, "measures", {}).values():
+            sample["bytes"] = window["sizes"][1:].sum()
         return sample
+
+
+def total(counts: Iterable[dict[str, int]]) -> dict[str, int]:
+    """The targets of several samples, by term."""
+    found: dict[str, int] = {}
+    for each in counts:
+        for name, n in each.items():
+            found[name] = found.get(name, 0) + n
+    return found
 
 
 def _stack(samples: Sequence[Sample]) -> dict[str, Tensor]:

@@ -53,16 +53,24 @@ class Windows:
     has them.
 
     lead: ids with which each window begins, as if its text were one of its own, in place of the token that it shares; the
-    stream begins with them too.
+    stream begins with them too. given: ids that are no text wherever they stand, so that none is to be a target; a sample then
+    has "given", True where one is.
     """
 
-    def __init__(self, stream: Stream, seq_len: int, documents: bool = False, lead: tuple[int, ...] = ()):
+    def __init__(
+        self,
+        stream: Stream,
+        seq_len: int,
+        documents: bool = False,
+        lead: tuple[int, ...] = (),
+        given: tuple[int, ...] = (),
+    ):
         if seq_len < max(1, len(lead)):
             raise ValueError(f"data.seq_len must be at least {max(1, len(lead))}, but is {seq_len}")
         self.stream = stream
         self.seq_len = seq_len
         self.documents = documents
-        self.lead = lead
+        self.lead, self.given = lead, given
         self.shared = len(lead) or 1  # tokens at its beginning that are no targets
         self.stride = seq_len + 1 - self.shared
 
@@ -74,7 +82,7 @@ class Windows:
             raise IndexError(f"window {i} of {len(self)}")
         begin = i * self.stride
         end = begin + self.seq_len + 1
-        sample = {"tokens": np.array(self.stream.tokens[begin:end], dtype=np.int64)}
+        sample: dict[str, np.ndarray] = {"tokens": np.array(self.stream.tokens[begin:end], dtype=np.int64)}
         sample["tokens"][: len(self.lead)] = self.lead
         if self.documents:
             sample["documents"] = self.stream.documents(begin, end)
@@ -82,4 +90,6 @@ class Windows:
         if self.stream.sizes is not None:
             sample["sizes"] = np.array(self.stream.sizes[begin:end], dtype=np.int64)
             sample["sizes"][: len(self.lead)] = 0
+        if self.given:
+            sample["given"] = np.isin(sample["tokens"], self.given)
         return sample

@@ -29,8 +29,9 @@ PLAIN = {
     "source_valid",
     "source_segments",
     "labels",
-    "step_count",
+    "counts",
     "bytes",
+    "filler",
 }
 
 
@@ -74,7 +75,7 @@ class Model(nn.Module):
         """
         names = list(self.stacks)
         source, source_valid = batch.get("source"), batch.get("source_valid")
-        loads: list[Tensor] = []
+        tokens: list[Tensor] = []
         losses: list[Tensor] = []
         if cache is not None and cache.source is not None:
             source, source_valid = cache.source, cache.source_valid
@@ -86,7 +87,7 @@ class Model(nn.Module):
                 source_ids.shape[1], ids=source_ids, valid=source_valid, segments=batch.get("source_segments")
             )
             source, aux = self.stacks[names[0]](source_ids, ctx)
-            _collect(aux, losses, loads)
+            _collect(aux, losses, tokens)
         elif source is not None and self.spec.stacks[-1].cross_attention is None:
             raise ValueError("source is given, but this model has no cross-attention")
         if cache is not None:
@@ -117,7 +118,7 @@ class Model(nn.Module):
         hidden, aux = self.stacks[names[-1]](
             ids, ctx, source_BSD=source, source_valid_BS=source_valid, cache=cache, memory=memory
         )
-        _collect(aux, losses, loads)
+        _collect(aux, losses, tokens)
         if cache is not None:
             cache.length += ids.shape[1]
         out = {}
@@ -125,15 +126,15 @@ class Model(nn.Module):
             if heads is None or role in heads:
                 where = heads[role] if heads else None
                 out[role] = head(hidden if where is None else hidden[where], ctx)
-        total = Aux(torch.stack(losses).sum() if losses else None, torch.cat(loads) if loads else None)
-        return Output(hidden, out, total if losses or loads else None, source)
+        total = Aux(torch.stack(losses).sum() if losses else None, torch.cat(tokens) if tokens else None)
+        return Output(hidden, out, total if losses or tokens else None, source)
 
     def new_cache(self, capacity: int) -> Cache:
         """A KV cache of the decoding stack for `capacity` positions."""
         return Cache(len(self.spec.stacks[-1].execute), capacity)
 
     def routers(self) -> list[nn.Module]:
-        """The router of each row of `Output.aux.load`."""
+        """The router of each row of `Output.aux.tokens_per_expert`."""
         layers: list[Any] = [stack.layers[i] for stack in self.all_stacks() for i in stack.spec.execute]
         return [layer.ffn.router for layer in layers if isinstance(layer.ffn, MixtureOfExperts)]
 
@@ -141,8 +142,8 @@ class Model(nn.Module):
         return cast("list[Stack]", list(self.stacks.values()))
 
 
-def _collect(aux: Aux | None, losses: list[Tensor], loads: list[Tensor]) -> None:
+def _collect(aux: Aux | None, losses: list[Tensor], tokens: list[Tensor]) -> None:
     if aux is not None and aux.loss is not None:
         losses.append(aux.loss)
-    if aux is not None and aux.load is not None:
-        loads.append(aux.load)
+    if aux is not None and aux.tokens_per_expert is not None:
+        tokens.append(aux.tokens_per_expert)

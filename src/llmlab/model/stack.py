@@ -169,7 +169,7 @@ class Stack(nn.Module):
             lowered = self.kernel.lower(VisibleSource(source_valid_BS, ctx.length))
             source_view = View(ctx, Position(), None, self.kernel, lowered, self.training)
         losses: list[Tensor] = []
-        loads: list[Tensor] = []
+        tokens: list[Tensor] = []
         inputs: list[Tensor] = []
         for step, i in enumerate(self.spec.execute):
             layer_cache = cache.layers[step] if cache is not None else None
@@ -180,15 +180,15 @@ class Stack(nn.Module):
             if aux is not None:
                 if aux.loss is not None:
                     losses.append(aux.loss)
-                if aux.load is not None:
-                    loads.append(aux.load)
+                if aux.tokens_per_expert is not None:
+                    tokens.append(aux.tokens_per_expert)
         if memory is not None:
             memory.extend(inputs)
         if self.norm is not None:
             x = self.norm(x)
-        if not losses and not loads:
+        if not losses and not tokens:
             return x, None
-        return x, Aux(torch.stack(losses).sum() if losses else None, torch.stack(loads) if loads else None)
+        return x, Aux(torch.stack(losses).sum() if losses else None, torch.stack(tokens) if tokens else None)
 
     def _views(self, ctx: Context, cache: Cache | None, memory: Memory | None) -> list[View]:
         lowered: dict[Any, Any] = {}

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from llmlab.registry import register
-from llmlab.slots import Aux, Loss, Vocabulary
+from llmlab.slots import Loss, Vocabulary, auxiliary
 
 
 @register("objective", "my_objective")
@@ -18,15 +18,18 @@ class MyObjective:
     """Next-token prediction with a z-loss (PaLM: Chowdhery et al. 2022, arXiv:2204.02311, section 5).
 
     `prepare` runs on a worker: {"tokens", "documents"} (seq_len + 1,) -> numpy arrays of fixed shapes, which are stacked to
-    the batch. The loss is a sum over targets and their number, so that a batch may be cut in any way.
+    the batch. The loss is a weighted sum of means, each given as a sum over targets and their number, so that a batch may be
+    cut in any way.
     """
 
     mask = "causal"  # the mask, the heads and the special tokens that it needs
     heads = {"tokens": "lm"}
     special = ()
     topologies = ("decoder",)
-    bits_per_byte = True  # logs["nll"] over a text is the text's negative log-likelihood
-    fixed_count = True  # every sample has as many targets
+    measures = {
+        "nll": "bits"
+    }  # the term nll is the text's negative log-likelihood: perplexity and bits per byte are claimed
+    fixed_counts = True  # every sample has as many targets
 
     def __init__(
         self,
@@ -47,8 +50,8 @@ class MyObjective:
             prepared["documents"] = np.asarray(sample["documents"], dtype=np.int64)[:-1]
         return prepared
 
-    def targets(self, prepared: dict[str, Any]) -> int:
-        return len(prepared["labels"])
+    def targets(self, prepared: dict[str, Any]) -> dict[str, int]:
+        return {"nll": len(prepared["labels"]), "z": len(prepared["labels"])}
 
     def loss(self, model: Any, batch: Mapping[str, Tensor]) -> Loss:
         output = model(batch, heads={"tokens": None})
@@ -56,6 +59,5 @@ class MyObjective:
         nll = F.cross_entropy(logits, labels, reduction="sum")
         square = logits.logsumexp(-1).square().sum()
         count = labels.new_tensor(labels.numel())
-        aux = output.aux or Aux()  # what experts say, beside the sum
-        logs = {"nll": (nll.detach(), count), "z": (square.detach(), count)}
-        return Loss(nll + self.z * square, count, logs, aux.load, aux.loss)
+        terms = {"nll": (nll, count), "z": (square, count)}
+        return Loss(terms, weights={"z": self.z}, aux={"model": auxiliary(output)})

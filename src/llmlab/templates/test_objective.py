@@ -25,7 +25,7 @@ def test_a_mixture_of_experts_learns_with_it():
 def test_each_token_is_predicted_from_those_before_it():
     prepared = objective().prepare({"tokens": np.arange(7)}, np.random.default_rng(0))
     assert prepared["ids"].tolist() == [0, 1, 2, 3, 4, 5] and prepared["labels"].tolist() == [1, 2, 3, 4, 5, 6]
-    assert objective().targets(prepared) == 6
+    assert objective().targets(prepared) == {"nll": 6, "z": 6}
 
 
 def test_even_logits_lose_the_log_of_their_number():
@@ -33,6 +33,6 @@ def test_even_logits_lose_the_log_of_their_number():
         return Output(torch.zeros(2, 6, 4), {"tokens": torch.zeros(2, 6, 10)}, None)
 
     found = objective(z=0.5).loss(model, {"labels": torch.zeros(2, 6, dtype=torch.long)})
-    assert int(found.count) == 12
-    torch.testing.assert_close(found.sum / 12, torch.tensor(math.log(10) + 0.5 * math.log(10) ** 2))
-    torch.testing.assert_close(found.logs["nll"][0] / 12, torch.tensor(math.log(10)))
+    assert {name: int(count) for name, count in found.counts.items()} == {"nll": 12, "z": 12}
+    torch.testing.assert_close(found.mean(), torch.tensor(math.log(10) + 0.5 * math.log(10) ** 2))
+    torch.testing.assert_close(found.terms["nll"][0] / 12, torch.tensor(math.log(10)))

@@ -10,7 +10,7 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
 
-from llmlab.training import checkpoint, guard
+from llmlab.training import checkpoint, guard, measures
 from llmlab.training.interrupt import Interrupt, Interrupted
 from llmlab.training.loggers import Loggers
 from llmlab.training.meter import Meter
@@ -65,7 +65,7 @@ class Journal(Callback):
             trainer.should_stop = True  # Lightning then validates once more before it ends
 
     def train_row(self, trainer: pl.Trainer, module: Offline, step: int) -> None:
-        summary = module.ledger.flush(module.reduce)
+        summary = module.step_metrics.flush(module.reduce)
         self.initial = guard.check(summary, step, self.initial, scaled=scaled(trainer))
         self.loss = summary.loss
         meter = self.meter
@@ -77,27 +77,23 @@ class Journal(Callback):
             self.row(module, step, row, speed)
             if speed:
                 self.timing.write({"step": step, **speed}, ["step", *speed])
-            if module.load is not None:
-                self.loggers.load(step, module.model, module.load)
+            if (tokens := module.tokens_per_expert.get("model")) is not None:
+                self.loggers.load(step, module.model, tokens)
 
     def row(
         self, module: Offline, step: int, values: dict[str, float], untabled: dict[str, float] | None = None
     ) -> None:
         """untabled: for loggers only, which have clocks of their own; `seconds` is what the table has for one."""
-        names = ["loss", "lr", "grad_norm", *module.ledger.names]
-        validation = ["val_loss", "val_perplexity"]
-        if module.counts_bytes:
-            validation.append("val_bits_per_byte")
-        validation += [f"val_{n}" for n in module.ledger.names if n != "nll"]
+        names = ["loss", "lr", "grad_norm", *module.step_metrics.names]
         tokens = step * self.tokens_per_step
-        columns = ["step", "tokens", *names, *validation, "seconds"]
+        columns = ["step", "tokens", *names, *module.validation_names(), "seconds"]
         self.metrics.write({"step": step, "tokens": tokens, **values, "seconds": self.seconds}, columns)
         self.loggers.row(step, tokens, {**values, **(untabled or {})})
 
     def check(self, module: Offline, step: int) -> None:
         """Diverged if a step since the last row is no number, without making a row of them."""
-        if len(module.ledger):
-            summary = module.ledger.peek(module.reduce)
+        if len(module.step_metrics):
+            summary = module.step_metrics.peek(module.reduce)
             self.initial = guard.check(summary, step, self.initial, exploding=False, scaled=scaled(module.trainer))
 
     def on_validation_start(self, trainer: pl.Trainer, module: Offline) -> None:  # type: ignore[override]
@@ -116,10 +112,7 @@ class Journal(Callback):
             self.remaining.validated(self.meter.go())
         if trainer.is_global_zero:
             self.row(module, step, self.final)
-            shown = f"perplexity {self.final['val_perplexity']:.2f}"
-            if "val_bits_per_byte" in self.final:
-                shown += f"  {self.final['val_bits_per_byte']:.4f} bits per byte"
-            self.progress.say(f"step {step:,}  validation loss {self.final['val_loss']:.4f}  {shown}")
+            self.progress.say("  ".join([f"step {step:,}", *measures.words(self.final)]))
 
 
 def scaled(trainer: pl.Trainer) -> bool:

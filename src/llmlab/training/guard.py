@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from llmlab.training.ledger import Summary
+from llmlab.training.step_metrics import Summary
 
 FACTOR, FLOOR = 3.0, 1.0
 SKIPS = 10

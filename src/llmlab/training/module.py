@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,14 +17,19 @@ from llmlab.model.experts import MixtureOfExperts
 from llmlab.model.layout import ModelSpec
 from llmlab.model.model import Model
 from llmlab.seeds import key
-from llmlab.slots import Objective, OptimizerPart, Schedule
-from llmlab.training import checkpoint
-from llmlab.training.ledger import Ledger
+from llmlab.slots import Loss, Objective, OptimizerPart, Schedule
+from llmlab.training import checkpoint, measures
+from llmlab.training.measures import Totals
 from llmlab.training.placement import Placement
+from llmlab.training.step_metrics import StepMetrics
 
 
 class Feed(Protocol):
-    """The micro-batches of one rank. `train` begins at the optimizer step `start`."""
+    """The micro-batches of one rank. `train` begins at the optimizer step `start`.
+
+    Each bears `counts`, targets of the whole optimizer step by term, where that is known before it is run. Where a step is
+    one micro-batch a rank it may be left out; the module then adds the counts up over ranks.
+    """
 
     def train(self, rank: int, world: int, start: int) -> Any: ...
     def validation(self, rank: int, world: int) -> Any: ...
@@ -34,10 +38,10 @@ class Feed(Protocol):
 class Offline(pl.LightningModule):
     """Trains `spec`'s model by `objective.loss`.
 
-    The gradient of an optimizer step is that of (sum over its targets) / (their number), over all micro-batches and
-    ranks: each batch bears `step_count`, the targets of the whole step. horizon: optimizer steps of the budget, which the
-    schedule spans. clip: gradient norm, or None. counts_bytes: whether a validation gives bits per byte. weights: a
-    checkpoint whose weights the model begins with.
+    The gradient of an optimizer step is that of the sum over the loss's terms of weight x (sum over its targets) / (their
+    number), over all micro-batches and ranks: each batch bears `counts`, the targets of the whole step. horizon: optimizer
+    steps of the budget, which the schedule spans. clip: gradient norm, or None. counts_bytes: a validation gives bits per
+    byte. weights: a checkpoint whose weights the model begins with.
     """
 
     def __init__(
@@ -60,14 +64,16 @@ class Offline(pl.LightningModule):
         self.feed, self.seed, self.horizon, self.clip, self.weights = feed, seed, horizon, clip, weights
         self.placement = placement
         self.model: Model | None = None
-        self.ledger = Ledger()
+        self.companions: dict[str, Model] = {}  # by role
+        self.step_metrics = StepMetrics()
         self.micro = 0  # micro-batches done of the current optimizer step
         self.lr = 0.0
         self.validation: dict[str, float] = {}
-        self._load: Tensor | None = None
-        self.load: Tensor | None = None  # (routed layers, E): tokens of each expert in the last step, over all ranks
-        self._val: dict[str, Tensor] = {}
+        self._tokens: dict[str, Tensor] = {}
+        self.tokens_per_expert: dict[str, Tensor] = {}  # role -> (routed layers, E), of the last step, over all ranks
+        self.measures = measures.of(objective)
         self.counts_bytes = counts_bytes
+        self._totals = Totals(self.measures)
 
     @property
     def strategy(self) -> Any:
@@ -126,16 +132,31 @@ class Offline(pl.LightningModule):
         torch.manual_seed(key(self.seed, "step", micro_step, self.strategy.data_rank))
 
     def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
-        loss = self.objective.loss(self.model, batch)
-        targets = torch.as_tensor(batch["step_count"], device=loss.sum.device)
-        if loss.aux is not None:  # of all ranks already, so that each adds its share of the mean over micro-batches
-            loss = loss._replace(sum=loss.sum + loss.aux * (targets / self._shares))
-        self.ledger.add(loss, targets)
+        loss = self.objective.loss(self.model, batch, **self.companions)
+        counts = self._counts(loss, batch)
+        self.step_metrics.add(loss.sums(counts, self._shares), counts, loss.shown)
         self.micro += 1
-        if loss.load is not None:
-            self._load = loss.load if self._load is None else self._load + loss.load
+        for role, aux in loss.aux.items():
+            if (tokens := aux.tokens_per_expert) is not None:
+                self._tokens[role] = tokens if role not in self._tokens else self._tokens[role] + tokens
         # Lightning divides by the micro-batches of a step and the strategy takes the mean over ranks.
-        return loss.sum * (self._shares / targets.clamp(min=1))
+        return loss.mean(counts, self._shares)
+
+    def _counts(self, loss: Loss, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+        """The targets of each term in the whole optimizer step."""
+        known: Mapping[str, Tensor] | None = batch.get("counts")
+        own = loss.counts
+        if known is None:
+            if self.trainer.accumulate_grad_batches > 1:
+                raise UserError(
+                    "micro-batches without `counts` can't be accumulated: the feed must say a step's targets"
+                )
+            summed = self.reduce(torch.stack([count.detach().long() for count in own.values()]))
+            return dict(zip(own, summed.unbind(), strict=True))
+        if known.keys() != own.keys():
+            name = type(self.objective).__name__
+            raise UserError(f"{name}.targets counts {', '.join(known)}, but its loss has the terms {', '.join(own)}")
+        return {name: torch.as_tensor(known[name], device=count.device) for name, count in own.items()}
 
     @property
     def _shares(self) -> int:
@@ -146,24 +167,25 @@ class Offline(pl.LightningModule):
         self.lr = float(optimizer.param_groups[0]["lr"])
         norm = self.strategy.clip(optimizer, self.clip)
         if norm is not None:
-            self.ledger.close(norm)
+            self.step_metrics.close(norm)
 
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
-        if self.ledger.open:  # the strategy has clipped in its own step
-            self.ledger.close(self.strategy.norm())
+        if self.step_metrics.open:  # the strategy has clipped in its own step
+            self.step_metrics.close(self.strategy.norm())
         optimizer.zero_grad()  # Lightning does it behind the next forward, when most activations are there too
         self.micro = 0
-        if self._load is not None:
-            self.load = self.reduce(self._load)
-            self._after_step(self.load)
-            self._load = None
+        self.tokens_per_expert = {role: self.reduce(tokens) for role, tokens in self._tokens.items()}
+        self._tokens = {}
+        for role, tokens in self.tokens_per_expert.items():
+            model = self.model if role == "model" else self.companions[role]
+            assert model is not None
+            self._after_step(model, tokens)
 
-    def _after_step(self, load: Tensor) -> None:
+    def _after_step(self, model: Model, tokens_per_expert: Tensor) -> None:
         """Tell each router how many tokens its experts had in this step."""
-        assert self.model is not None
         visits: dict[int, tuple[Any, Tensor]] = {}
-        for router, row in zip(self.model.routers(), load, strict=True):
+        for router, row in zip(model.routers(), tokens_per_expert, strict=True):
             if hasattr(router, "after_step"):  # a layer that runs twice has two rows
                 before = visits.get(id(router))
                 visits[id(router)] = (router, row if before is None else before[1] + row)
@@ -177,42 +199,29 @@ class Offline(pl.LightningModule):
     # ---------------------------------------------------------------- validation
 
     def on_validation_epoch_start(self) -> None:
-        self._val = {}
+        self._totals = Totals(self.measures)
 
     def validation_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
-        loss = self.objective.loss(self.model, batch)
-        total = loss.sum if loss.aux is None else loss.sum + loss.aux * loss.count
-        logs = {"nll": (total, loss.count), **loss.logs}
-        sums = {name: torch.stack([t.detach().double() for t in pair]) for name, pair in logs.items()}
-        if self.counts_bytes:
-            sums["bytes"] = torch.stack([batch["bytes"].sum(), loss.count]).double()
-        for name, pair in sums.items():
-            self._val[name] = pair if name not in self._val else self._val[name] + pair
+        self._totals.add(self.objective.loss(self.model, batch, **self.companions), batch)
 
     def on_validation_epoch_end(self) -> None:
-        """The mean over all targets of all ranks: `self.validation`, by name."""
-        if not self._val:  # this rank had no window; there are fewer windows than ranks
+        """The means over all targets of all ranks: `self.validation`, by name."""
+        if not self._totals.pairs:  # this rank had no window; there are fewer windows than ranks
             raise UserError("the validation set has fewer windows than trainer.devices; use a larger data.validation")
-        names = list(self._val)
-        table = self.reduce(torch.stack([self._val[n] for n in names])).tolist()
-        totals = dict(zip(names, table, strict=True))
-        nll, count = totals["nll"]
-        found = {"val_loss": nll / max(count, 1)}
-        found["val_perplexity"] = math.exp(min(found["val_loss"], 700.0))
-        if totals.get("bytes", [0])[0]:
-            found["val_bits_per_byte"] = nll / math.log(2) / totals["bytes"][0]
-        for name, (total, n) in totals.items():
-            if name not in ("nll", "bytes"):
-                found[f"val_{name}"] = total / max(n, 1)
-        self.validation = found
-        self.log_dict(found)
+        self.validation = {f"val_{name}": value for name, value in self._totals.means(self.reduce).items()}
+        self.log_dict(self.validation)
+
+    def validation_names(self) -> list[str]:
+        """Names of what a validation gives, known once a step was trained."""
+        terms, shown = self.step_metrics.terms, self.step_metrics.names
+        return [f"val_{name}" for name in measures.names(terms, shown, self.measures, self.counts_bytes)]
 
     # ---------------------------------------------------------------- state
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         strategy = self.strategy
         checkpoint["llmlab"] = {
-            "ledger": self.ledger.state(strategy.gather),
+            "step_metrics": self.step_metrics.state(strategy.gather),
             "world": strategy.data_world,
             "accumulate": self.trainer.accumulate_grad_batches,
         }
@@ -220,7 +229,8 @@ class Offline(pl.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         strategy = self.strategy
         ours = checkpoint["llmlab"]
-        self.ledger.load(ours["ledger"], strategy.data_rank, strategy.data_world)
+        rows = ours["ledger"] if "ledger" in ours else ours["step_metrics"]  # as checkpoints of before called them
+        self.step_metrics.load(rows, strategy.data_rank, strategy.data_world)
         progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
         for counts in (progress["total"], progress["current"]):  # of micro-batches; a step may now have more or fewer
             counts.update(

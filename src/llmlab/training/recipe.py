@@ -16,6 +16,7 @@ from llmlab.decoding.generate import limit
 from llmlab.errors import UserError
 from llmlab.model import build, flops, layout
 from llmlab.sizes import divisors
+from llmlab.training import measures
 
 
 def chosen(cfg: Any, slot: str) -> Any:
@@ -185,7 +186,7 @@ def cost(model: Any, objective: Any, windows: Windows, samples: int = 8) -> Cost
     source = len(prepared[0]["source_ids"]) if "source_ids" in prepared[0] else None
     if source is not None:
         _fits(model, source, length)
-    share = sum(objective.targets(p) for p in prepared) / (len(prepared) * length)
+    share = sum(sum(objective.targets(p).values()) for p in prepared) / (len(prepared) * length)
     account = flops.account(model, length, source_length=source, head_share=share, documents=documents)
     return Cost.of(model, account, windows.seq_len)
 
@@ -202,5 +203,5 @@ def _fits(model: Any, *lengths: int) -> None:
 
 
 def counts_bytes(corpus: Corpus, objective: Any) -> bool:
-    """True if the objective's loss is the text's negative log-likelihood, and its bytes are known."""
-    return bool(getattr(objective, "bits_per_byte", False)) and corpus.validation.sizes is not None
+    """True if the objective measures the text's negative log-likelihood, and its bytes are known."""
+    return measures.covers_text(objective) and corpus.validation.sizes is not None

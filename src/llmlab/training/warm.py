@@ -51,8 +51,7 @@ def tokens_in(
             batch = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in next(stream).items()}
             with torch.autocast(device.type, COMPUTED[precision], enabled=precision.endswith("mixed")):
                 loss = objective.loss(model, batch)
-            mean = loss.sum / loss.count.clamp(min=1)
-            (mean if loss.aux is None else mean + loss.aux).backward()
+            loss.mean().backward()
         clip_by_norm(list(model.parameters()), 1.0)
         made.step()
         made.zero_grad()

@@ -20,7 +20,7 @@ from llmlab_plugins.optimizer.adamw import AdamW
 
 def mean(token_loss, *given, **options):
     loss = token_loss(*given, **options)
-    return loss._replace(sum=loss.sum / loss.count)
+    return loss._replace(terms={name: (total / count, count) for name, (total, count) in loss.terms.items()})
 
 
 @bug("a loss that should be a sum is a mean", first_loss="model=llama3")
@@ -33,7 +33,7 @@ def loss_is_a_mean():
 def loss_of_nothing():
     def loss(original, self, model, batch):
         found = original(self, model, batch)
-        return found._replace(sum=found.sum * 0)
+        return found._replace(terms={name: (total * 0, count) for name, (total, count) in found.terms.items()})
 
     return around(clm.CausalLM, "loss", loss)
 
@@ -51,7 +51,8 @@ def undecayed_left_out():
 @bug("all tokens count as targets", likelihood="objective=mlm")
 def all_tokens_count():
     def loss(original, self, model, batch):
-        return original(self, model, batch)._replace(count=torch.tensor(batch["labels"].numel()))
+        found = original(self, model, batch)
+        return found._replace(terms={"nll": (found.terms["nll"][0], torch.tensor(batch["labels"].numel()))})
 
     return around(mlm.MaskedLM, "loss", loss)
 

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from llmlab.check import learning
 from llmlab.check.parts.of import asked, sizes
-from llmlab.check.subject import Subject, Wrong, generator, same
+from llmlab.check.subject import NotApplicable, Subject, Wrong, generator, same
 from llmlab.slots import Role
 
 ROLES: tuple[Role, ...] = ("embed", "position", "q", "k", "v", "out", "ffn_in", "ffn_out", "router", "head", "other")
@@ -39,16 +39,19 @@ def first_values(subject: Subject) -> None:
 @torch.no_grad()
 def likelihood(subject: Subject) -> None:
     """An objective's loss has the cross-entropy at its targets, and where it is a text's likelihood each token is a target."""
-    spec = asked(subject, "objective")
+    measures = asked(subject, "objective").attribute("measures", {})
+    likelihoods = [name for name, kind in measures.items() if kind in ("nll", "bits")]
+    if not likelihoods:
+        raise NotApplicable("it measures no likelihood")
     model, batch, made = subject.model, learning.samples(subject), learning.objective(subject)
     loss, where = made.loss(model, batch), batch["labels"] >= 0
     logits = model(batch, heads={"tokens": None}).heads["tokens"].double()
     by_hand = -F.log_softmax(logits, -1)[where].gather(-1, batch["labels"][where][:, None]).sum()
-    nll = loss.logs["nll"][0] if "nll" in loss.logs else loss.sum  # a loss may be more than that
+    nll, count = loss.shown[likelihoods[0]]
     same(nll.double(), by_hand, "the cross-entropy, summed over targets", 1e-4)
-    if int(loss.count) != int(where.sum()):
-        raise Wrong(f"it counts {int(loss.count)} targets of {int(where.sum())}")
-    if not spec.attribute("bits_per_byte", False):
+    if int(count) != int(where.sum()):
+        raise Wrong(f"it counts {int(count)} targets of {int(where.sum())}")
+    if measures[likelihoods[0]] != "bits":
         return
     if not torch.equal(batch["ids"][:, 1:], batch["labels"][:, :-1]):
         raise Wrong("labels are not the tokens that come next")

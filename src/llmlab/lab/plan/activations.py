@@ -90,8 +90,7 @@ def record(
             recorder.taken(tensor)
         with torch.autocast("cpu", numerics.computed, enabled=numerics.computed is not None):
             loss = objective.loss(model, batch)
-            total = loss.sum if loss.aux is None else loss.sum + loss.aux
-        total = total * (1 / loss.count)
+            total = loss.mean()
         recorder.ops.append(Op("backward"))
         total.backward()
     return recorder.ops
@@ -110,7 +109,7 @@ def examples(objective: Any, length: int, documents: bool, n: int = 4) -> list[d
 
 
 def share_of_targets(objective: Any, samples: Sequence[dict[str, np.ndarray]]) -> float:
-    return sum(objective.targets(s) for s in samples) / sum(s["labels"].size for s in samples)
+    return sum(sum(objective.targets(s).values()) for s in samples) / sum(s["ids"].size for s in samples)
 
 
 class Recorder(TorchDispatchMode):

@@ -1,0 +1,101 @@
+"""Sums and counts of each optimizer step, kept on the device until they are logged: no transfer a step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Summary(NamedTuple):
+    """The steps since the last summary, over all ranks: loss of each step, gradient norm of each, means of what was logged."""
+
+    losses: list[float]
+    norms: list[float]
+    logs: dict[str, float]
+
+    @property
+    def loss(self) -> float:
+        return sum(self.losses) / len(self.losses)
+
+
+class StepMetrics:
+    """Adds up micro-batches, then steps. `reduce` sums a tensor over ranks.
+
+    A row a step: local weighted sum of each term, its targets in the whole step, gradient norm, then (sum, count) of each
+    name that is shown. Checkpoints hold rows, so their order is a format: with one term it is that of the first versions.
+    """
+
+    def __init__(self) -> None:
+        self.terms: tuple[str, ...] = ()
+        self.names: tuple[str, ...] = ()
+        self.rows: list[Tensor] = []
+        self._micro: list[Tensor] = []
+        self._counts: list[Tensor] = []
+
+    def add(
+        self, sums: Mapping[str, Tensor], counts: Mapping[str, Tensor], shown: Mapping[str, tuple[Tensor, Tensor]]
+    ) -> None:
+        """One micro-batch: weighted sums of its terms, their targets in the whole optimizer step, and (sum, count) of what is
+        shown."""
+        self.terms, self.names = tuple(sums), tuple(shown)
+        pairs = [t for pair in shown.values() for t in pair]
+        self._micro.append(torch.stack([t.detach().double() for t in (*sums.values(), *pairs)]))
+        self._counts = [counts[name] for name in self.terms]
+
+    def close(self, norm: Tensor) -> None:
+        """End the optimizer step."""
+        assert self._counts
+        micro = self._micro[0] if len(self._micro) == 1 else torch.stack(self._micro).sum(0)
+        own = torch.stack([*(count.to(micro) for count in self._counts), norm.detach().to(micro)])
+        n = len(self.terms)
+        self.rows.append(torch.cat([micro[:n], own, micro[n:]]))
+        self._micro = []
+
+    @property
+    def open(self) -> bool:
+        """True if micro-batches of a step are added up that is not closed."""
+        return bool(self._micro)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def peek(self, reduce: Callable[[Tensor], Tensor]) -> Summary:
+        """One transfer from the device."""
+        table = torch.stack(self.rows)
+        n = len(self.terms)
+        summed = torch.cat([table[:, :n], table[:, 2 * n + 1 :]], 1)
+        summed = reduce(summed.clone())
+        losses = (summed[:, :n] / table[:, n : 2 * n].clamp(min=1)).sum(1)
+        pairs = summed[:, n:].sum(0).view(-1, 2)
+        means = pairs[:, 0] / pairs[:, 1].clamp(min=1)
+        flat = torch.cat([losses, table[:, 2 * n], means]).tolist()
+        steps = len(self.rows)
+        return Summary(flat[:steps], flat[steps : 2 * steps], dict(zip(self.names, flat[2 * steps :], strict=True)))
+
+    def flush(self, reduce: Callable[[Tensor], Tensor]) -> Summary:
+        summary = self.peek(reduce)
+        self.rows = []
+        return summary
+
+    def state(self, gather: Callable[[Tensor], Tensor]) -> dict[str, Any]:
+        """Rows of all ranks. `gather`: a tensor of each rank -> (world, ...)."""
+        names = {"terms": list(self.terms), "names": list(self.names)}
+        return {**names, "rows": gather(torch.stack(self.rows)).cpu() if self.rows else None}
+
+    def load(self, state: Mapping[str, Any], rank: int, world: int) -> None:
+        self.names = tuple(state["names"])
+        self.terms = tuple(state.get("terms", self.names[:1]))  # a checkpoint of before there were several has one
+        rows = state["rows"]
+        if rows is None:
+            self.rows = []
+            return
+        if len(rows) == world:
+            mine = rows[rank]
+        else:  # another number of ranks: the first takes the sums of all
+            mine, n = rows[0].clone(), len(self.terms)
+            summed = [*range(n), *range(2 * n + 1, rows.shape[-1])]
+            mine[:, summed] = rows.sum(0)[:, summed] if rank == 0 else 0.0
+        self.rows = list(mine.unbind(0))
