@@ -97,7 +97,8 @@ class Pass:
 
     tokens: that the model reads (an encoder-decoder's decoder); source: that its encoder does. model: a role, "model" for
     the one that is trained. trained: a backward follows, which costs twice the forward. heads: roles of the heads that are
-    computed, and at how many of the tokens; None: at all.
+    computed, and at how many of the tokens; None: at all. times: how often it is made each time that the sample is trained on,
+    a share of 1 where it serves several (an answer that is generated once and learnt from in several epochs).
     """
 
     tokens: int
@@ -105,6 +106,7 @@ class Pass:
     model: str = "model"
     trained: bool = True
     heads: Mapping[str, int | None] = field(default_factory=dict)
+    times: float = 1.0
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from llmlab.errors import UserError
 from llmlab.model import build, flops, layout
 from llmlab.sizes import divisors
 from llmlab.training import measures
+from llmlab.training.feeds import Feed
 
 
 def chosen(cfg: Any, slot: str) -> Any:
@@ -65,7 +66,7 @@ class Cut:
 
 
 @dataclass(frozen=True)
-class Batches:
+class Batches(Feed):
     """The micro-batches of a run: training in the order of the seed, validation in the order of the text."""
 
     corpus: Corpus

@@ -3,6 +3,7 @@
 from contextlib import nullcontext
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
@@ -10,11 +11,11 @@ from llmlab import policy
 from llmlab.errors import UserError
 from llmlab.slots import Rollout, Vocabulary
 from llmlab.testing import tiny
-from llmlab.training.feeds.rollout import Prompt, Rollouts, padded
+from llmlab.training.feeds.rollout import Rollouts, padded
 from llmlab.training.recipe import Cut
 
 VOCABULARY = Vocabulary(30, {"eos": 3})
-PROMPTS = [Prompt(list(range(5, 6 + i)), {"prompt": str(i)}) for i in range(7)]
+PROMPTS = [{"prompt": np.arange(5, 6 + i), "given": {"number": i}} for i in range(7)]
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +41,7 @@ class Reward:
     needs = ()
 
     def score(self, records, answers):
-        return [len(a) + int(r["prompt"]) / 10 for r, a in zip(records, answers, strict=True)]
+        return [len(a) + r["number"] / 10 for r, a in zip(records, answers, strict=True)]
 
 
 class Letters:

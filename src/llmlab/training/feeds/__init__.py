@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
-
 if TYPE_CHECKING:
     from llmlab.training.module import Offline
 
-Batch = dict[str, Tensor]
+Batch = dict[str, Any]  # tensors, and the dict of `counts`
 
 
 class Feed:
     """The micro-batches of one rank, in sized iterables: Lightning asks one without a length for a batch ahead of its time.
+
+    Each bears `counts`, targets of the whole optimizer step by term, where that is known before it is run. Where a step is
+    one micro-batch a rank it may be left out; the module then adds the counts up over ranks.
 
     A feed keeps no state unless `state` gives one, which a checkpoint then holds: plain values and whole CPU tensors, the
     same on every rank.

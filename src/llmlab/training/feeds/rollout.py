@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypedDict
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from llmlab.data.loader import total
 from llmlab.data.order import indices
 from llmlab.decoding.answers import Answer, answers
 from llmlab.decoding.sampling import Sampling
@@ -30,11 +31,16 @@ if TYPE_CHECKING:
     from llmlab.training.recipe import Cut
 
 
-class Prompt(NamedTuple):
-    """`ids` that the model reads, and the record that they are of, for the reward."""
+class Prompt(TypedDict):
+    """A sample of records of the kind "prompts". given: the record's fields beside the prompt."""
 
-    ids: list[int]
-    record: Mapping[str, Any]
+    prompt: np.ndarray
+    given: dict[str, Any]
+
+
+class Prompts(Protocol):
+    def __len__(self) -> int: ...
+    def __getitem__(self, i: int, /) -> Prompt: ...
 
 
 class Acts(Protocol):
@@ -76,8 +82,8 @@ class Rollouts(Feed):
 
     def __init__(
         self,
-        prompts: Sequence[Prompt],
-        held_out: Sequence[Prompt],
+        prompts: Prompts,
+        held_out: Prompts,
         objective: Acts,
         reward: Reward,
         tokenizer: Tokenizer,
@@ -120,15 +126,12 @@ class Rollouts(Feed):
             epoch, batch = divmod(within, self.how.batches)
             order = np.random.default_rng(key(self.seed, "rollout order", number, epoch)).permutation(self.size)
             rows = order[batch * size : (batch + 1) * size]
-            counts: dict[str, int] = {}
             samples = [self._prepared(row) for row in rows.tolist()]
-            for sample in samples:
-                for name, n in self.objective.targets(sample).items():
-                    counts[name] = counts.get(name, 0) + n
+            counts = total(self.objective.targets(sample) for sample in samples)
             for j in range(self.cut.accumulate):
                 first = (j * world + rank) * micro
                 made = padded(samples[first : first + micro])
-                made["counts"] = {name: torch.tensor(n) for name, n in counts.items()}  # type: ignore[assignment]
+                made["counts"] = {name: torch.tensor(n) for name, n in counts.items()}
                 if not within:
                     made["fresh"] = torch.tensor(True)
                 yield made
@@ -138,7 +141,7 @@ class Rollouts(Feed):
         rows = self.held.rows
         n = int(rows["lengths"][row])
         sample = {
-            "prompt": self.prompts[int(rows["prompts"][row])].ids,
+            "prompt": self.prompts[int(rows["prompts"][row])]["prompt"],
             "answer": rows["ids"][row, :n].numpy(),
             "log_probabilities": rows["log_probabilities"][row, :n].numpy(),
             "advantage": float(rows["advantages"][row]),
@@ -183,7 +186,7 @@ class Rollouts(Feed):
         with self.module.trainer.precision_plugin.forward_context():
             return answers(
                 self.module.model,
-                [p.ids for p in prompts],
+                [p["prompt"].tolist() for p in prompts],
                 max_new=self.how.max_new,
                 sampling=sampling,
                 seeds=seeds,
@@ -194,7 +197,8 @@ class Rollouts(Feed):
 
     def _scores(self, prompts: Sequence[Prompt], found: Sequence[Answer]) -> list[float]:
         texts = [self.tokenizer.decode(answer.ids) for answer in found]
-        scores = [float(score) for score in self.reward.score([p.record for p in prompts], texts)]
+        records = [{**p["given"], "prompt": self.tokenizer.decode(p["prompt"].tolist())} for p in prompts]
+        scores = [float(score) for score in self.reward.score(records, texts)]
         if len(scores) != len(texts) or not all(map(np.isfinite, scores)):
             name = type(self.reward).__name__
             raise UserError(
@@ -212,7 +216,7 @@ class Rollouts(Feed):
         def make() -> Iterator[Batch]:
             for i in range(batches):
                 first = (i * world + rank) * micro
-                yield self._judged(self.held_out[first : min(first + micro, n)])
+                yield self._judged([self.held_out[i] for i in range(first, min(first + micro, n))])
 
         return Sized(batches, make)
 
