@@ -16,10 +16,11 @@ from llmlab.errors import UserError
 from llmlab.values import Output
 
 IGNORED = -100  # the label of a token that is the prompt's
-# Largest difference that the order of sums explains, by the type of the logits: a cached step and a whole forward take
-# other kernels. Logits of bfloat16 have 8 bits, so those of 10 differ by 0.06 where they are equal.
-TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-3}
-COARSE = 0.5
+# Mean difference of two log-probabilities that the order of sums explains, by the type of the logits, for a cached step and a
+# whole forward take other kernels. Measured: up to 3e-6 in float32, 0.03 in bfloat16. The mean and not the largest, as a
+# router may send a token to another expert where two are as good as equal, which in bfloat16 moved one token in 500 by 2.
+TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-4}
+COARSE = 0.1
 
 
 class Recomputed(NamedTuple):
@@ -68,10 +69,10 @@ def log_probabilities(model: Any, batch: Mapping[str, Tensor], *, temperature: f
 
 
 def _equal(now: Tensor, then: Tensor, most: float, dtype: torch.dtype) -> None:
-    gap = (now - then).abs().max().item()
+    gap = (now - then).abs().mean().item()
     if not gap <= most:
         raise UserError(
-            f"the log-probabilities of answers differ by {gap:.3g} between their rollout and training (at most {most:g} in "
+            f"the log-probabilities of answers differ by {gap:.3g} on average between their rollout and training (at most {most:g} in "
             f"{str(dtype).removeprefix('torch.')}): a part of this model computes otherwise with a cache or padding than "
             "without; llmlab check MODEL'S PARTS tells which"
         )

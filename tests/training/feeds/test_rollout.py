@@ -149,7 +149,7 @@ def test_training_recomputes_the_log_probabilities_and_asserts_it(model):
     found = policy.log_probabilities(model, batch, temperature=1.3, vocabulary=30)
     torch.testing.assert_close(found.now, found.then, rtol=0, atol=1e-5)
     assert torch.equal(found.rows.bincount(), batch["answer_length"])
-    with pytest.raises(UserError, match="log-probabilities of answers differ by .*at most 0.001 in float32"):
+    with pytest.raises(UserError, match="log-probabilities of answers differ by .*at most 0.0001 in float32"):
         policy.log_probabilities(model, batch, temperature=1.2, vocabulary=30)
     stale = {k: v for k, v in batch.items() if k != "fresh"}
     policy.log_probabilities(model, stale, temperature=1.2, vocabulary=30)  # the model has learnt since
