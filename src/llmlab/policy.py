@@ -63,16 +63,16 @@ def log_probabilities(model: Any, batch: Mapping[str, Tensor], *, temperature: f
     now = scores.log_softmax(-1).gather(-1, batch["labels"][where][:, None])[:, 0]
     then = batch["log_probabilities"][where]
     if "fresh" in batch and bool(batch["fresh"]):
-        _equal(now.detach(), then, TOLERANCE.get(logits.dtype, COARSE), logits.dtype)
+        _equal(now.detach(), then, logits.dtype, model.spec.family)
     rows = torch.arange(len(where), device=where.device)[:, None].expand_as(where)[where]
     return Recomputed(now, then, rows, output)
 
 
-def _equal(now: Tensor, then: Tensor, most: float, dtype: torch.dtype) -> None:
-    gap = (now - then).abs().mean().item()
+def _equal(now: Tensor, then: Tensor, dtype: torch.dtype, family: str) -> None:
+    gap, most = (now - then).abs().mean().item(), TOLERANCE.get(dtype, COARSE)
     if not gap <= most:
         raise UserError(
-            f"the log-probabilities of answers differ by {gap:.3g} on average between their rollout and training (at most {most:g} in "
-            f"{str(dtype).removeprefix('torch.')}): a part of this model computes otherwise with a cache or padding than "
-            "without; llmlab check MODEL'S PARTS tells which"
+            f"the log-probabilities of answers differ by {gap:.3g} on average between their rollout and training (at most "
+            f"{most:g} in {str(dtype).removeprefix('torch.')}): a part of this model computes otherwise with a cache or "
+            f"padding than without; llmlab check model={family}, with the parts that were typed, tells which"
         )
