@@ -62,7 +62,7 @@ class Reinforce:
         return (others - (others.sum(1, keepdims=True) - others) / (n - 1)).reshape(rewards_PS.shape)
 
     def prepare(self, sample: dict[str, Any], rng: Any) -> dict[str, Any]:
-        return prepared(sample)
+        return prepared(sample, self.rollout.max_new)
 
     def targets(self, prepared: dict[str, Any]) -> dict[str, int]:
         return {"policy": 1}

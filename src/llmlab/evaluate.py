@@ -92,14 +92,15 @@ def evaluate(
     """
     import torch
 
+    from llmlab import measures
     from llmlab.config import schema
     from llmlab.data import Windows, cache, loader, prepare
     from llmlab.decoding.generate import limit
     from llmlab.lab import folder, own_text
     from llmlab.model import finite
-    from llmlab.training import measures
     from llmlab.training.recipe import chosen, plain
     from llmlab.training.recipe import special as needed
+    from llmlab.training.totals import Totals
 
     if hf is not None and data is None and path is None:
         raise UserError("data is missing: a checkpoint has no text of its own; data=python_docs or data=FOLDER_OR_FILE")
@@ -150,7 +151,7 @@ def evaluate(
         pieces += [(end, len(end) - 1) for end in rest if len(end) > shared]
     ends = corpus.vocabulary.special.get("eos")
     beginnings = tuple(i for i in lead if i != ends)  # no text, and a document's end says that another begins
-    totals = measures.Totals(measures.of(objective))
+    totals = Totals(measures.of(objective))
     with torch.inference_mode():
         for stream, size in pieces:
             windows = Windows(stream, size, cfg.data.separate_documents, lead, beginnings)

@@ -32,18 +32,22 @@ class Recomputed(NamedTuple):
     output: Output
 
 
-def prepared(sample: Mapping[str, Any]) -> dict[str, np.ndarray]:
+def prepared(sample: Mapping[str, Any], max_new: int) -> dict[str, np.ndarray]:
     """An answer with its prompt as the model reads both: ids, labels (-100 at the prompt) and log_probabilities (T,), each
-    of the token that comes next; advantage, reward and answer_length ()."""
-    prompt, answer = np.asarray(sample["prompt"], np.int64), np.asarray(sample["answer"], np.int64)
+    of the token that comes next; advantage, reward and answer_length ().
+
+    A prompt that has no answer yet, of which a plan asks, is taken to get one of `max_new` tokens.
+    """
+    prompt = np.asarray(sample["prompt"], np.int64)
+    answer = np.asarray(sample.get("answer", np.zeros(max_new)), np.int64)
     text, given = np.concatenate([prompt, answer]), len(prompt) - 1
-    nothing = np.zeros(given, np.float32)
+    then = np.asarray(sample.get("log_probabilities", np.zeros(len(answer))), np.float32)
     return {
         "ids": text[:-1],
         "labels": np.concatenate([np.full(given, IGNORED), answer]),
-        "log_probabilities": np.concatenate([nothing, np.asarray(sample["log_probabilities"], np.float32)]),
-        "advantage": np.asarray(sample["advantage"], np.float32),
-        "reward": np.asarray(sample["reward"], np.float32),
+        "log_probabilities": np.concatenate([np.zeros(given, np.float32), then]),
+        "advantage": np.asarray(sample.get("advantage", 0.0), np.float32),
+        "reward": np.asarray(sample.get("reward", 0.0), np.float32),
         "answer_length": np.asarray(len(answer), np.int64),
     }
 

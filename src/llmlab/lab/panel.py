@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from llmlab.measures import LIKELIHOODS
 from llmlab.training.progress import duration
 
 
@@ -41,6 +42,7 @@ def rows(record: Mapping[str, Any], folder: str) -> list[tuple[str, str]]:
     metrics, out = record["metrics"], [("run folder", folder)]
     if "val_loss" in metrics:
         out.append(("validation loss", f"{metrics['val_loss']:.4f}"))
+    if "val_perplexity" in metrics:
         out.append(("perplexity", f"{metrics['val_perplexity']:.2f}"))
     if "val_bits_per_byte" in metrics:
         bits = metrics["val_bits_per_byte"]
@@ -48,6 +50,9 @@ def rows(record: Mapping[str, Any], folder: str) -> list[tuple[str, str]]:
         rivals = [(n, metrics.get(f"kneser_ney_{n}_bits_per_byte")) for n in ("bigram", "trigram")]
         known = [f"{n} {b:.3f} ({100 * (bits / b - 1):+.0f}%)" for n, b in rivals if b]
         out.append(("bits per byte", line + (f"  Kneser-Ney {', '.join(known)}" if known else "")))
+    for name, kind in (record.get("measures") or {}).items():
+        if kind not in LIKELIHOODS and (value := metrics.get(f"val_{name}")) is not None:
+            out.append((name.replace("_", " "), f"{value:.4f}"))
     total, active = record["parameters"]["total"], record["parameters"]["active"]
     out.append(("parameters", f"{total:,}" + (f", {active:,} active" if active != total else "")))
     flops = record["flops_per_token"] * record["tokens_seen"]

@@ -91,6 +91,7 @@ class Fields(TypedDict, total=False):
     mfu: float | None
     peak_memory_bytes: float | None
     metrics: dict[str, float | None]
+    measures: dict[str, str]  # terms and logs of the objective: name -> kind
 
 
 class Record:

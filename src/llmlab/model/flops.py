@@ -6,7 +6,7 @@ Kaplan et al. 2020 (arXiv:2001.08361) and the PaLM paper's model FLOPs (arXiv:22
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
@@ -103,13 +103,18 @@ class Account:
     without_gradient: float
     said: tuple[Said, ...]
 
+    @property
+    def tokens(self) -> int:
+        """Of the sequence, its source's included."""
+        return self.length + (self.source_length or 0)
+
     def forward(self, *, dense: bool = False) -> float:
         """Of one sequence."""
         return sum(item.dense if dense else item.flops for item in self.items)
 
     def training(self, *, dense: bool = False) -> float:
         """A token: forward and backward (twice the forward), divided by the sequence's tokens, its source's included."""
-        return (3 * self.forward(dense=dense) - self.without_gradient) / (self.length + (self.source_length or 0))
+        return (3 * self.forward(dense=dense) - self.without_gradient) / self.tokens
 
 
 def forward_flops(model: Model, length: int, *, dense: bool = False, **how: Any) -> float:
@@ -126,7 +131,7 @@ def account(
     length: int,
     *,
     source_length: int | None = None,
-    head_share: float = 1.0,
+    heads: Mapping[str, float] | None = None,
     documents: Sequence[Sequence[int]] | None = None,
 ) -> Account:
     """Of one sequence of `length` tokens (an encoder-decoder's decoder; its encoder reads `source_length`).
@@ -134,8 +139,9 @@ def account(
     It is that of a sequence alone: what a position does once for a whole batch, as projecting distances (xlnet_relative,
     disentangled), is counted in each of its sequences.
 
-    head_share: share of the positions whose heads are computed. documents: lengths of the documents that do not see each
-    other, of each of a few sequences, over which the pairs are averaged; None: one document a sequence.
+    heads: roles of the heads that are computed, and the share of the positions at which each is; None: all heads, at all.
+    documents: lengths of the documents that do not see each other, of each of a few sequences, over which the pairs are
+    averaged; None: one document a sequence.
     """
     meter, stacks = Meter(), model.all_stacks()
     items: list[Item] = []
@@ -151,8 +157,9 @@ def account(
         for what, flops, dense in _of_stack(stack, own, source_length or length, pairs_of, meter):
             items.append(Item(stack.spec.name, what, flops, dense))
         without += _projected(stack, length)  # sinusoids need no gradient
-    heads = sum(_of_head(model, role, length, head_share, meter) for role in model.heads)
-    items.append(Item("heads", "head", heads, heads))
+    shares = dict.fromkeys(model.heads, 1.0) if heads is None else heads
+    of_heads = sum(_of_head(model, role, length, share, meter) for role, share in shares.items())
+    items.append(Item("heads", "head", of_heads, of_heads))
     return Account(tuple(items), length, source_length, without, tuple(meter.said.values()))
 
 

@@ -47,7 +47,7 @@ def parts(spec: Any, device: str, precision: str) -> None:
 
 
 def reaches(model: Any, length: int, *, begun: bool = False) -> None:
-    """UserError if one stack has fewer positions than the text has tokens; what two read, `recipe.cost` tells.
+    """UserError if one stack has fewer positions than the text has tokens; what two read, `cost.of` tells.
 
     begun: from weights that are there, whose table of positions can't be longer.
     """

@@ -10,7 +10,8 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
 
-from llmlab.training import checkpoint, guard, measures
+from llmlab import measures
+from llmlab.training import checkpoint, guard
 from llmlab.training.interrupt import Interrupt, Interrupted
 from llmlab.training.loggers import Loggers
 from llmlab.training.meter import Meter

@@ -10,6 +10,7 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
+from llmlab import measures
 from llmlab.errors import UserError
 from llmlab.lab import folder
 from llmlab.model import build, roles
@@ -18,11 +19,11 @@ from llmlab.model.layout import ModelSpec
 from llmlab.model.model import Model
 from llmlab.seeds import key
 from llmlab.slots import Loss, Objective, OptimizerPart, Schedule
-from llmlab.training import checkpoint, measures
+from llmlab.training import checkpoint
 from llmlab.training.feeds import Feed
-from llmlab.training.measures import Totals
 from llmlab.training.placement import Placement
 from llmlab.training.step_metrics import StepMetrics
+from llmlab.training.totals import Totals
 
 
 class Offline(pl.LightningModule):

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from omegaconf import OmegaConf
 
-from llmlab import registry
+from llmlab import measures, registry
 from llmlab.config import inherit, stand_ins, traits
 from llmlab.data import account
 from llmlab.hub import locate
@@ -69,6 +69,7 @@ def fields(
         "mfu": None,
         "peak_memory_bytes": 0,
         "metrics": {},
+        "measures": measures.of(recipe.objective),
     }
 
 
@@ -112,7 +113,7 @@ def notes(task: Any, recipe: Any, horizon: int, last_step: int) -> list[str]:
     cfg = task.composed.cfg
     stand_in = stand_ins.note(cfg)
     found = [] if stand_in is None else [stand_in]
-    found += [*recipe.spec.notes, *traits.notes(task.composed, recipe.spec), *map(str, recipe.cost.account.said)]
+    found += [*recipe.spec.notes, *traits.notes(task.composed, recipe.spec), *map(str, recipe.cost.said)]
     if cfg.init_from is not None and tokenizer(cfg, recipe.corpus)["from"] != "init_from":
         why = "init_from.tokenizer=new" if cfg.init_tokenizer == "new" else f"tokenizer={cfg.tokenizer.kind}"
         found.append(f"{why}: the weights of init_from know other tokens under these ids")

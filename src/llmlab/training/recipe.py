@@ -7,16 +7,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
-from llmlab import registry
+from llmlab import measures, registry
 from llmlab.config import schema
 from llmlab.data import Corpus, Windows, prepare
-from llmlab.decoding.generate import limit
 from llmlab.errors import UserError
-from llmlab.model import build, flops, layout
+from llmlab.model import build, layout
 from llmlab.sizes import divisors
-from llmlab.training import measures
+from llmlab.training import cost
 from llmlab.training.feeds import Feed
 
 
@@ -131,21 +128,6 @@ class Batches(Feed):
 
 
 @dataclass(frozen=True)
-class Cost:
-    """parameters: total and active. flops_per_token: of training, for each of the seq_len tokens of a sample, of which
-    `account` has what a forward is made of."""
-
-    parameters: flops.Parameters
-    flops_per_token: float
-    account: flops.Account
-
-    @classmethod
-    def of(cls, model: Any, account: flops.Account, seq_len: int) -> Cost:
-        a_token = account.training() * (account.length + (account.source_length or 0)) / seq_len
-        return cls(flops.count_parameters(model), a_token, account)
-
-
-@dataclass(frozen=True)
 class Recipe:
     """All that a run trains, before anything is computed."""
 
@@ -154,7 +136,7 @@ class Recipe:
     objective: Any
     optimizer: Any
     schedule: Any
-    cost: Cost
+    cost: cost.Cost
 
     @classmethod
     def of(cls, composed: Any, spec: layout.ModelSpec | None = None, corpus: Corpus | None = None) -> Recipe:
@@ -169,38 +151,7 @@ class Recipe:
         except ValueError as e:  # a part that refuses what it was given
             raise UserError(str(e)) from e
         windows = Windows(corpus.train, cfg.data.seq_len, cfg.data.separate_documents)
-        return cls(corpus, spec, objective, optimizer, schedule, cost(model, objective, windows))
-
-
-def cost(model: Any, objective: Any, windows: Windows, samples: int = 8) -> Cost:
-    """Lengths, the share of positions that are targets, and separate documents, as samples from all over the text have
-    them. UserError if documents are to be separate and the objective does not keep them.
-    """
-    n = min(samples, len(windows))
-    prepared = [objective.prepare(windows[i * len(windows) // n], np.random.default_rng(i)) for i in range(n)]
-    documents = None
-    if windows.documents:
-        if "documents" not in prepared[0]:
-            raise UserError("data.separate_documents=true: the objective does not keep documents apart; leave it out")
-        documents = [np.unique(p["documents"], return_counts=True)[1].tolist() for p in prepared]
-    length = len(prepared[0]["ids"])
-    source = len(prepared[0]["source_ids"]) if "source_ids" in prepared[0] else None
-    if source is not None:
-        _fits(model, source, length)
-    share = sum(sum(objective.targets(p).values()) for p in prepared) / (len(prepared) * length)
-    account = flops.account(model, length, source_length=source, head_share=share, documents=documents)
-    return Cost.of(model, account, windows.seq_len)
-
-
-def _fits(model: Any, *lengths: int) -> None:
-    """UserError if a stack has fewer positions than it reads tokens of a sample: data.seq_len does not tell."""
-    for i, (name, length) in enumerate(zip(model.stacks, lengths, strict=True)):
-        room = limit(model, i)
-        if room is not None and length > room:
-            raise UserError(
-                f"the {name} reads {length} tokens of each sample, more than the {room} positions that "
-                f"model.max_positions gives; set model.max_positions={max(lengths)}, or choose position=rope"
-            )
+        return cls(corpus, spec, objective, optimizer, schedule, cost.of({cost.TRAINED: model}, objective, windows))
 
 
 def counts_bytes(corpus: Corpus, objective: Any) -> bool:

@@ -31,7 +31,7 @@ class Objective:
         return rewards_PS - rewards_PS.mean(1, keepdims=True)
 
     def prepare(self, sample, rng):
-        return policy.prepared(sample)
+        return policy.prepared(sample, self.rollout.max_new)
 
     def targets(self, prepared):
         return {"policy": int(prepared["answer_length"])}
@@ -195,7 +195,8 @@ def test_what_it_refuses(model):
 def test_padding_is_on_the_right_and_valid_tells():
     def sample(n):
         return policy.prepared(
-            {"prompt": [1, 2], "answer": [7] * n, "log_probabilities": [-1.0] * n, "advantage": 0.5, "reward": 1.0}
+            {"prompt": [1, 2], "answer": [7] * n, "log_probabilities": [-1.0] * n, "advantage": 0.5, "reward": 1.0},
+            8,
         )
 
     batch = padded([sample(3), sample(1)])

@@ -25,6 +25,7 @@ from llmlab.model import roles
 from llmlab.model.layout import ModelSpec
 from llmlab.model.model import Model
 from llmlab.slots import Output, Score, Seen, Term
+from llmlab.training.cost import passes
 
 Kind = Literal["take", "free", "grad", "enter", "leave", "read", "backward", "wake", "back", "done"]
 
@@ -83,7 +84,7 @@ def record(
             for each in model.all_stacks():
                 each.kernel = OnGPU(each.kernel) if hasattr(each.kernel, "kept") else each.kernel
         batch = {k: torch.empty(rows, *v.shape, dtype=torch.from_numpy(v).dtype) for k, v in samples[0].items()}
-        recorder = Recorder(share_of_targets(objective, samples), samples[0]["ids"].shape[-1] - 1)
+        recorder = Recorder(share_of_targets(objective, samples), farthest_distance(objective, samples))
         recorder.watch(model)
         stack.enter_context(recorder)
         for tensor in batch.values():
@@ -109,7 +110,14 @@ def examples(objective: Any, length: int, documents: bool, n: int = 4) -> list[d
 
 
 def share_of_targets(objective: Any, samples: Sequence[dict[str, np.ndarray]]) -> float:
-    return sum(sum(objective.targets(s).values()) for s in samples) / sum(s["ids"].size for s in samples)
+    """Of the tokens, those at which heads are computed: how many are True in a mask, tensors without values don't tell."""
+    asked = [(p.tokens, rows) for s in samples for p in passes(objective, s) for rows in p.heads.values()]
+    every = sum(tokens for tokens, _ in asked)
+    return sum(tokens if rows is None else rows for tokens, rows in asked) / every if every else 1.0
+
+
+def farthest_distance(objective: Any, samples: Sequence[dict[str, np.ndarray]]) -> int:
+    return max(p.tokens for s in samples for p in passes(objective, s)) - 1
 
 
 class Recorder(TorchDispatchMode):

@@ -77,21 +77,6 @@ class Plan:
     def devices(self) -> int:
         return self.subject.where.data_parallel * self.subject.where.tensor_parallel
 
-    @property
-    def forward(self) -> dict[str, tuple[float, float]]:
-        """{what for: FLOPs of a forward for each of the sequence's tokens, and with the pairs that the mask hides}."""
-        found: dict[str, tuple[float, float]] = {}
-        length = self.subject.cfg.data.seq_len
-        for item in self.subject.cost.account.items:
-            one, other = found.get(item.what, (0.0, 0.0))
-            found[item.what] = (one + item.flops / length, other + item.dense / length)
-        return {what: pair for what, pair in found.items() if any(pair)}
-
-    @property
-    def training_dense(self) -> float:
-        cost = self.subject.cost
-        return cost.flops_per_token / cost.account.training() * cost.account.training(dense=True)
-
 
 def build(subject: Subject, device: Accelerator | None, mfu: float, capacity: int, *, shared: bool = False) -> Plan:
     """capacity: bytes of a device; shared: of a node, for all of its devices."""
@@ -182,7 +167,7 @@ def plain(plan: Plan) -> dict[str, Any]:
     `kv_bytes_per_token` and `memory` (of the run's own strategy, in bytes of a device), and what they are made of."""
     subject = plan.subject
     counts, cost = subject.cost.parameters, subject.cost
-    forward = plan.forward
+    forward = cost.forward
     own = plan.held[0] if plan.held else None
     chosen = bool(subject.cfg.placement.activation_checkpointing)
     return {
@@ -198,9 +183,9 @@ def plain(plan: Plan) -> dict[str, Any]:
             "forward": sum(f for f, _ in forward.values()),
             "forward_dense": sum(d for _, d in forward.values()),
             "training": cost.flops_per_token,
-            "training_dense": plan.training_dense,
+            "training_dense": cost.dense,
             "by": {what: flops for what, (flops, _) in forward.items()},
-            "notes": [str(said) for said in cost.account.said],
+            "notes": [str(said) for said in cost.said],
         },
         "kv_bytes_per_token": plan.kv,
         "kv_bytes_per_source_token": plan.kv_source,

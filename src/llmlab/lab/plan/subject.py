@@ -17,6 +17,7 @@ from llmlab.lab.plan.memory import Training, Where
 from llmlab.model import build, flops, layout
 from llmlab.slots import Vocabulary
 from llmlab.training import ahead, recipe
+from llmlab.training import cost as costs
 from llmlab.training.strategies import elementwise, tensor_parallel
 
 SAMPLES = 8
@@ -30,7 +31,7 @@ class Subject:
     composed: Any
     spec: layout.ModelSpec
     model: Any
-    cost: recipe.Cost
+    cost: costs.Cost
     cut: recipe.Cut
     where: Where
     training: Training | None
@@ -129,11 +130,11 @@ def _subject(name: str, composed: Any, spec: layout.ModelSpec, attrs: Any, assum
         assumed.append("one document a sequence: how long they are, the data would tell")
     trained = set(attrs.get("heads", {})) <= set(spec.heads)
     if trained:
-        cost = recipe.cost(model, objective, _text(wanted, length))
+        cost = costs.of({costs.TRAINED: model}, objective, _text(wanted, length))
     else:
         source = length if spec.topology == "encoder_decoder" else None
         account = flops.account(model, length, source_length=source)
-        cost = recipe.Cost.of(model, account, length)
+        cost = costs.of_one(model, account, length)
         assumed.append("every position goes through the heads: the objective trains none of them")
     where = Where(cfg.strategy.name, parallel, split, cut.accumulate > 1)
     training = None

@@ -123,17 +123,17 @@ def _flops(console: Any, plan: Plan) -> None:
     from rich.text import Text
 
     cost, length = plan.subject.cost, plan.subject.cfg.data.seq_len
-    forward = plan.forward
+    forward = cost.forward
     allowed, dense = (sum(pair[i] for pair in forward.values()) for i in (0, 1))
     table = _table([("forward", False), ("as masked", True), ("share", True), ("all pairs", True)])
     for what, (one, other) in forward.items():
         table.add_row(Text(f"  {what}"), power_of_ten(one), _share(one, allowed), power_of_ten(other), style="dim")
     table.add_row("forward", power_of_ten(allowed), "", power_of_ten(dense), style="bold")
-    training = (power_of_ten(cost.flops_per_token), "", power_of_ten(plan.training_dense))
+    training = (power_of_ten(cost.flops_per_token), "", power_of_ten(cost.dense))
     table.add_row("forward and backward", *training, style="bold")
     _title(console, f"FLOPs of a token, in texts of {length:,}")
     console.print(table)
-    for said in cost.account.said:
+    for said in cost.said:
         console.print(Text(f"note: {said}", style="yellow"))
 
 

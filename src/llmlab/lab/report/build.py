@@ -13,9 +13,10 @@ from urllib.parse import quote
 from llmlab.errors import UserError
 from llmlab.lab.report import fairness, verdict
 from llmlab.lab.report.collect import Found, Run, collect
+from llmlab.lab.report.measured import higher_is_better
 from llmlab.lab.report.names import differing
 from llmlab.lab.report.rows import Row, Table, alone, compared
-from llmlab.lab.report.variants import Variant, baseline, group, higher_is_better, leading
+from llmlab.lab.report.variants import Variant, baseline, group, leading
 from llmlab.registry import near
 
 SCHEMA = 1
@@ -117,7 +118,7 @@ def build(
         title=_title(ordered),
         metric=chosen,
         unit=tables[0].unit,
-        higher_is_better=higher_is_better(chosen),
+        higher_is_better=higher_is_better(chosen, found.runs),
         tables=tables,
         asked=_asked(found),
         general=general,

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from llmlab.lab.report.measured import BITS
 from llmlab.lab.report.variants import Variant
 from llmlab.lab.report.verdict import listed, percent, who
 
 SHARE = 0.01  # differences in compute beyond this are said
 MOST_NAMED = 4  # variants with long names
-BITS = "val_bits_per_byte"
 
 
 def traits(variant: Variant) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from xml.sax.saxutils import escape
 
 from llmlab.lab.report import verdict as say
 from llmlab.lab.report.curves import Curve
+from llmlab.lab.report.measured import called
 from llmlab.lab.report.rows import Row, Table
 
 INK, MUTED, LINES, PAPER = "#1b1f24", "#5c6570", "#d8dde3", "#ffffff"
@@ -118,7 +119,7 @@ def variables(palette: tuple[str, ...]) -> str:
 
 
 def _what(table: Table) -> str:
-    return {"val_loss": "validation loss", "val_bits_per_byte": "bits per byte"}.get(table.metric, table.metric)
+    return called(table.metric)
 
 
 def _drawn(table: Table) -> str:

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from llmlab.lab.report import curves, fairness, stats, verdict
-from llmlab.lab.report.variants import Tuned, Variant, higher_is_better
-
-UNITS = {"val_loss": "nats a target", "loss": "nats a target", fairness.BITS: "bits a byte"}
+from llmlab.lab.report.measured import higher_is_better, unit
+from llmlab.lab.report.variants import Tuned, Variant
 
 
 @dataclass(frozen=True)
@@ -66,7 +65,8 @@ class Table:
 
 def compared(ordered: Sequence[Variant], metric: str, notices: Sequence[str] = ()) -> Table:
     """Each variant against the first, which is the baseline. notices: those before what fairness has to say."""
-    base, higher = ordered[0], higher_is_better(metric)
+    runs = [r for v in ordered for r in v.runs]
+    base, higher = ordered[0], higher_is_better(metric, runs)
     drawn = curves.column([r for v in ordered for r in v.counted.values()], metric)
     both = {v.name: v.values(metric) for v in ordered[1:] if v.counted and base.counted}
     comparisons = stats.compare(both, base.values(metric))
@@ -91,7 +91,7 @@ def compared(ordered: Sequence[Variant], metric: str, notices: Sequence[str] = (
         gap = curves.difference(v.counted, base.counted, drawn) if drawn and c is not None else None
         rows.append(_row(v, metric, what, said, v is base, c, curve, gap))
     found = [*notices, *fairness.warnings([v for v in ordered[1:] if v.counted], base)]
-    return Table(metric, UNITS.get(metric, ""), digits, higher, base.name, found, rows, drawn)
+    return Table(metric, unit(metric, runs), digits, higher, base.name, found, rows, drawn)
 
 
 def alone(variants: Sequence[Variant], base: Variant, metric: str) -> Table:
@@ -105,7 +105,8 @@ def alone(variants: Sequence[Variant], base: Variant, metric: str) -> Table:
             what, said = "not comparable", f"{v.name} is not comparable with {base.name}: {why}."
         rows.append(_row(v, metric, what, said))
     lines = [f"Not comparable with {base.name}, for {why}: {verdict.listed(names)}." for why, names in reasons.items()]
-    return Table(metric, UNITS.get(metric, ""), 4, higher_is_better(metric), None, lines, rows, None)
+    runs = [r for v in variants for r in v.runs]
+    return Table(metric, unit(metric, runs), 4, higher_is_better(metric, runs), None, lines, rows, None)
 
 
 def _row(

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from llmlab.lab.report import verdict as say
 from llmlab.lab.report.build import Report
+from llmlab.lab.report.measured import called
 from llmlab.lab.report.names import NAMED_KEYS
 from llmlab.lab.report.rows import Row, Table
 
@@ -23,7 +24,7 @@ def columns(table: Table) -> list[Column]:
     """Only what the table has: no column of differences where nothing is compared, none of a tuned key where none is.
     The verdict comes second, where no narrow page cuts it off."""
     rows = table.rows
-    named = {"val_loss": "validation loss", "val_bits_per_byte": "bits per byte"}.get(table.metric, table.metric)
+    named = called(table.metric)
     found = [
         Column("variant", False, [r.name + (" (baseline)" if r.is_baseline and len(rows) > 1 else "") for r in rows]),
         Column("verdict", False, [r.short if not r.is_baseline or not r.n else "" for r in rows]),

@@ -13,6 +13,7 @@ from llmlab.config.bookkeeping import makes_no_variant
 from llmlab.errors import UserError
 from llmlab.lab.report import names, stats
 from llmlab.lab.report.collect import Found, Run, split_override
+from llmlab.lab.report.measured import higher_is_better
 from llmlab.lab.report.names import show
 from llmlab.registry import near
 
@@ -175,7 +176,7 @@ def _count(variant: Variant, metric: str, key: str | None) -> None:
     }
     ordered = sorted(grid, key=_number)
     best = sorted(
-        (m * (-1 if higher_is_better(metric) else 1), _number(v), v)
+        (m * (-1 if higher_is_better(metric, variant.runs) else 1), _number(v), v)
         for v, m in means.items()
         if m is not None and len(grid[v]) == most
     )
@@ -212,10 +213,6 @@ def _why_not(run: Run, metric: str, steps: int) -> str | None:
     if done < steps and budget.get("unit") != "minutes":
         return f"it was cut short at step {done:,}, where others of the variant have {steps:,}"
     return None
-
-
-def higher_is_better(metric: str) -> bool:
-    return "accuracy" in metric
 
 
 # ---------------------------------------------------------------- order

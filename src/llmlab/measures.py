@@ -1,0 +1,64 @@
+"""Kinds of measures that an objective declares of its terms and logs, and what their means are called.
+
+Kinds: "nll" and "bits" are likelihoods, of which perplexity is claimed, and of "bits", which covers a whole text, bits per byte
+too; "accuracy", "reward" and "margin" are better when higher; any other is just a number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # reports read measures, and wait for no torch
+    from llmlab.slots import Objective
+
+LIKELIHOODS = ("nll", "bits")  # kinds whose exponential is a perplexity
+HIGHER_IS_BETTER = ("accuracy", "reward", "margin")
+PERPLEXITY, BITS = "perplexity", "bits_per_byte"
+
+
+def of(objective: Objective) -> dict[str, str]:
+    """What the terms and logs of an objective are: name -> kind."""
+    return dict(getattr(objective, "measures", {}))
+
+
+def covers_text(objective: Objective) -> bool:
+    """True if one of the measures is the negative log-likelihood of all tokens of a text."""
+    return "bits" in of(objective).values()
+
+
+def names(terms: Sequence[str], shown: Sequence[str], measures: Mapping[str, str], counts_bytes: bool) -> list[str]:
+    """Names of all that `training.totals.Totals.means` gives, in its order.
+
+    A perplexity is called just that if it is of the first likelihood, and by its measure too if it is of another.
+    """
+    found = ["loss"]
+    for name in likelihoods(shown, measures):
+        found.append(called(name, PERPLEXITY, shown, measures))
+        if measures[name] == "bits" and counts_bytes:
+            found.append(called(name, BITS, shown, measures))
+    return found + [name for name in shown if [name] != list(terms)]
+
+
+def words(validation: Mapping[str, float]) -> list[str]:
+    """A validation (`Offline.validation`) as it is printed."""
+    found = []
+    for name, value in validation.items():
+        called = name.removeprefix("val_").replace("_", " ")
+        if name == "val_loss":
+            found.append(f"validation loss {value:.4f}")
+        elif name.endswith(BITS):
+            found.append(f"{value:.4f} {called}")
+        else:
+            found.append(f"{called} {value:.{2 if name.endswith(PERPLEXITY) else 4}f}")
+    return found
+
+
+def likelihoods(shown: Sequence[str], measures: Mapping[str, str]) -> list[str]:
+    """Names of those that are shown."""
+    return [name for name, kind in measures.items() if kind in LIKELIHOODS and name in shown]
+
+
+def called(name: str, what: str, shown: Sequence[str], measures: Mapping[str, str]) -> str:
+    """Name of the perplexity or the bits per byte of a likelihood."""
+    return what if name == likelihoods(shown, measures)[0] else f"{name}_{what}"

@@ -1,0 +1,158 @@
+"""The cost of training: floating-point operations of all the forwards and backwards that an objective makes.
+
+It is what `llmlab plan`, a budget in FLOPs, the MFU and a run's record count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from llmlab.data import Windows
+from llmlab.decoding.generate import limit
+from llmlab.errors import UserError
+from llmlab.model import flops
+from llmlab.model.measured import Said
+from llmlab.model.model import Model
+from llmlab.slots import Objective, Pass
+
+SAMPLES = 8
+TRAINED = "model"  # the role of the model that is trained
+
+
+@dataclass(frozen=True)
+class PassCost:
+    """Passes of a kind: the role of their model, their number in a sample on average, and what one forward is made of."""
+
+    model: str
+    trained: bool
+    times: float
+    account: flops.Account
+
+    def flops(self, *, dense: bool = False) -> float:
+        """Of a sample, the backward included."""
+        if not self.trained:
+            return self.times * self.account.forward(dense=dense)
+        return self.times * (self.account.training(dense=dense) * self.account.tokens)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """parameters: of the trained model, total and active. seq_len: tokens of a sample, by which FLOPs are divided."""
+
+    parameters: flops.Parameters
+    passes: tuple[PassCost, ...]
+    seq_len: int
+
+    @property
+    def flops_per_token(self) -> float:
+        """Of training, for each of the seq_len tokens of a sample."""
+        return sum(p.flops() for p in self.passes) / self.seq_len
+
+    @property
+    def dense(self) -> float:
+        """The same with the pairs of tokens that a mask hides."""
+        return sum(p.flops(dense=True) for p in self.passes) / self.seq_len
+
+    @property
+    def forward(self) -> dict[str, tuple[float, float]]:
+        """FLOPs of the forwards for each token, and with the pairs that a mask hides, by what they are for."""
+        found: dict[str, tuple[float, float]] = {}
+        for each in self.passes:
+            for item in each.account.items:
+                what = item.what if each.model == TRAINED else f"{each.model}: {item.what}"
+                one, other = found.get(what, (0.0, 0.0))
+                found[what] = (
+                    one + each.times * item.flops / self.seq_len,
+                    other + each.times * item.dense / self.seq_len,
+                )
+        return {what: pair for what, pair in found.items() if any(pair)}
+
+    @property
+    def said(self) -> tuple[Said, ...]:
+        """Notes on parts that are more than linears, once each."""
+        return tuple(dict.fromkeys(said for each in self.passes for said in each.account.said))
+
+
+def of_one(model: Model, account: flops.Account, seq_len: int) -> Cost:
+    """The cost of one trained pass a sample."""
+    return Cost(flops.count_parameters(model), (PassCost(TRAINED, True, 1.0, account),), seq_len)
+
+
+def passes(objective: Objective, prepared: Mapping[str, Any]) -> Sequence[Pass]:
+    """The passes of the loss over a sample: those that the objective tells, else one of the trained model, with its heads at
+    the targets."""
+    own: Callable[[Mapping[str, Any]], Sequence[Pass]] | None = getattr(objective, "passes", None)
+    if own is not None:
+        return own(prepared)
+    if "ids" not in prepared:
+        name = type(objective).__name__
+        raise UserError(f"{name}: its samples have no ids, so passes(prepared) must say what the model reads")
+    tokens = len(prepared["ids"])
+    rows = min(tokens, max(objective.targets(dict(prepared)).values(), default=tokens))
+    source = len(prepared["source_ids"]) if "source_ids" in prepared else None
+    heads: Mapping[str, str] = getattr(objective, "heads", {})
+    return [Pass(tokens, source, heads=dict.fromkeys(heads, rows))]
+
+
+def of(models: Mapping[str, Model], objective: Objective, windows: Windows) -> Cost:
+    """The cost as samples from all over the text have it: lengths, rows of heads, separate documents. models: by role.
+
+    UserError if documents are to be separate and the objective does not keep them, or a sample is longer than a model reads.
+    """
+    n = min(SAMPLES, len(windows))
+    prepared = [objective.prepare(windows[i * len(windows) // n], np.random.default_rng(i)) for i in range(n)]
+    documents: list[list[int]] | None = None
+    if windows.documents:
+        if "documents" not in prepared[0]:
+            raise UserError("data.separate_documents=true: the objective does not keep documents apart; leave it out")
+        documents = [np.unique(p["documents"], return_counts=True)[1].tolist() for p in prepared]
+    alike: dict[tuple[Any, ...], list[tuple[int, Pass]]] = {}
+    for i, sample in enumerate(prepared):
+        for each in passes(objective, sample):
+            key = (each.model, each.tokens, each.source, each.trained, *each.heads)
+            alike.setdefault(key, []).append((i, each))
+    found = []
+    for group in alike.values():
+        first = group[0][1]
+        model = _model(models, first, objective)
+        if first.source is not None:
+            _fits(model, first.source, first.tokens)
+        account = flops.account(
+            model,
+            first.tokens,
+            source_length=first.source,
+            heads={role: _share(role, group) for role in first.heads},
+            documents=None if documents is None else [documents[i] for i, _ in group],
+        )
+        found.append(PassCost(first.model, first.trained, sum(p.times for _, p in group) / n, account))
+    return Cost(flops.count_parameters(models[TRAINED]), tuple(found), windows.seq_len)
+
+
+def _model(models: Mapping[str, Model], asked: Pass, objective: Objective) -> Model:
+    name = type(objective).__name__
+    if asked.model not in models:
+        raise UserError(f"{name}.passes names the model {asked.model!r}, but there is {', '.join(models)}")
+    if unknown := [role for role in asked.heads if role not in models[asked.model].heads]:
+        raise UserError(f"{name}.passes names the head {unknown[0]!r}, which the model {asked.model!r} doesn't have")
+    return models[asked.model]
+
+
+def _share(role: str, group: Sequence[tuple[int, Pass]]) -> float:
+    """Of the tokens of alike passes, those that a head sees."""
+    each = [p.tokens if p.heads[role] is None else p.heads[role] or 0 for _, p in group]
+    return sum(each) / (len(group) * group[0][1].tokens)
+
+
+def _fits(model: Model, *lengths: int) -> None:
+    """UserError if a stack has fewer positions than it reads tokens of a sample: data.seq_len does not tell."""
+    for i, (name, length) in enumerate(zip(model.stacks, lengths, strict=True)):
+        room = limit(model, i)
+        if room is not None and length > room:
+            raise UserError(
+                f"the {name} reads {length} tokens of each sample, more than the {room} positions that "
+                f"model.max_positions gives; set model.max_positions={max(lengths)}, or choose position=rope"
+            )
