@@ -11,6 +11,7 @@ from llmlab import policy
 from llmlab.errors import UserError
 from llmlab.slots import Rollout, Vocabulary
 from llmlab.testing import tiny
+from llmlab.training.feeds.acting import Actor
 from llmlab.training.feeds.rollout import Rollouts, padded
 from llmlab.training.recipe import Cut
 
@@ -52,13 +53,12 @@ class Letters:
 
 
 def feed(model, *, batch=8, micro=8, world=1, steps=12, rank_gathers=None, reward=None, limit=None, **how):
+    objective = Objective(**how)
     made = Rollouts(
         PROMPTS,
         PROMPTS[:5],
-        Objective(**how),
-        reward or Reward(),
-        Letters(),
-        VOCABULARY,
+        objective,
+        Actor(objective.rollout, reward or Reward(), Letters(), VOCABULARY, micro),
         seed=3,
         cut=Cut.of(batch, micro, world),
         steps=steps,

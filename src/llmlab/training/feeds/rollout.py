@@ -8,8 +8,9 @@ the whole rollout, so that any can take any answer. N answers, A tokens of the l
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, TypedDict
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -17,30 +18,17 @@ from torch import Tensor
 
 from llmlab.data.loader import total
 from llmlab.data.order import indices
-from llmlab.decoding.answers import Answer, answers
 from llmlab.decoding.sampling import Sampling
 from llmlab.errors import UserError
 from llmlab.seeds import key
 from llmlab.slots import Rollout
 from llmlab.training.feeds import Batch, Feed
+from llmlab.training.feeds.acting import Actor, Prompts
 
 if TYPE_CHECKING:
-    from llmlab.data.tokenizer import Tokenizer
-    from llmlab.slots import Reward, Vocabulary
+    from llmlab.model.model import Model
     from llmlab.training.module import Offline
     from llmlab.training.recipe import Cut
-
-
-class Prompt(TypedDict):
-    """A sample of records of the kind "prompts". given: the record's fields beside the prompt."""
-
-    prompt: np.ndarray
-    given: dict[str, Any]
-
-
-class Prompts(Protocol):
-    def __len__(self) -> int: ...
-    def __getitem__(self, i: int, /) -> Prompt: ...
 
 
 class Acts(Protocol):
@@ -85,17 +73,14 @@ class Rollouts(Feed):
         prompts: Prompts,
         held_out: Prompts,
         objective: Acts,
-        reward: Reward,
-        tokenizer: Tokenizer,
-        vocabulary: Vocabulary,
+        actor: Actor,
         *,
         seed: int,
         cut: Cut,
         steps: int,
         limit: int | None = None,
     ):
-        self.prompts, self.held_out, self.objective, self.reward = prompts, held_out, objective, reward
-        self.tokenizer, self.vocabulary = tokenizer, vocabulary
+        self.prompts, self.held_out, self.objective, self.actor = prompts, held_out, objective, actor
         self.seed, self.cut, self.steps, self.limit = seed, cut, steps, limit
         self.how = objective.rollout
         self.size = cut.batch_size * self.how.batches
@@ -158,7 +143,8 @@ class Rollouts(Feed):
         share = range(rank * self.size // world, (rank + 1) * self.size // world)
         mine = [self.prompts[at[row]] for row in share]
         seeds = [key(self.seed, "rollout", number, row) for row in share]
-        found = self._answers(mine, seeds, Sampling(temperature=self.how.temperature))
+        with self._acting() as model:
+            found = self.actor.answers(model, mine, seeds, Sampling(temperature=self.how.temperature))
         width = self.how.max_new
         own = {
             "ids": torch.tensor([[*a.ids, *[0] * (width - len(a.ids))] for a in found]),
@@ -166,7 +152,7 @@ class Rollouts(Feed):
                 [[*a.log_probabilities, *[0.0] * (width - len(a.ids))] for a in found], dtype=torch.float32
             ),
             "lengths": torch.tensor([len(a.ids) for a in found]),
-            "rewards": torch.tensor(self._scores(mine, found), dtype=torch.float32),
+            "rewards": torch.tensor(self.actor.scores(mine, found), dtype=torch.float32),
         }
         assert self.module is not None
         strategy, device = self.module.strategy, self.module.device
@@ -180,31 +166,12 @@ class Rollouts(Feed):
             number, {**rows, "advantages": torch.from_numpy(advantages.reshape(-1)), "prompts": torch.tensor(at)}
         )
 
-    def _answers(self, prompts: Sequence[Prompt], seeds: Sequence[int], sampling: Sampling) -> list[Answer]:
+    @contextmanager
+    def _acting(self) -> Iterator[Model]:
+        """The model, under the precision of training: else the answers would be another model's."""
         assert self.module is not None and self.module.model is not None
-        # Under the precision of training: else the answers would be another model's.
         with self.module.trainer.precision_plugin.forward_context():
-            return answers(
-                self.module.model,
-                [p["prompt"].tolist() for p in prompts],
-                max_new=self.how.max_new,
-                sampling=sampling,
-                seeds=seeds,
-                stop=self.vocabulary.special.get("eos"),
-                vocabulary=self.vocabulary.size,
-                at_once=self.cut.micro,
-            )
-
-    def _scores(self, prompts: Sequence[Prompt], found: Sequence[Answer]) -> list[float]:
-        texts = [self.tokenizer.decode(answer.ids) for answer in found]
-        records = [{**p["given"], "prompt": self.tokenizer.decode(p["prompt"].tolist())} for p in prompts]
-        scores = [float(score) for score in self.reward.score(records, texts)]
-        if len(scores) != len(texts) or not all(map(np.isfinite, scores)):
-            name = type(self.reward).__name__
-            raise UserError(
-                f"reward {name} must give one finite number an answer; for {len(texts)} it gave {scores[:8]}"
-            )
-        return scores
+            yield self.module.model
 
     # ---------------------------------------------------------------- validation
 
@@ -216,17 +183,12 @@ class Rollouts(Feed):
         def make() -> Iterator[Batch]:
             for i in range(batches):
                 first = (i * world + rank) * micro
-                yield self._judged([self.held_out[i] for i in range(first, min(first + micro, n))])
+                prompts = [self.held_out[i] for i in range(first, min(first + micro, n))]
+                with self._acting() as model:
+                    judged = self.actor.judged(model, prompts)
+                yield judged
 
         return Sized(batches, make)
-
-    def _judged(self, prompts: Sequence[Prompt]) -> Batch:
-        """Rewards and lengths of greedy answers; none where a rank has no prompt left."""
-        found = self._answers(prompts, [0] * len(prompts), Sampling(temperature=0)) if prompts else []
-        return {
-            "reward": torch.tensor(self._scores(prompts, found), dtype=torch.float32),
-            "answer_length": torch.tensor([len(a.ids) for a in found], dtype=torch.int64),
-        }
 
     # ---------------------------------------------------------------- state
 

@@ -1,0 +1,81 @@
+"""Answers of a model to prompts, and their scores: what a rollout and an evaluation have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, TypedDict
+
+import numpy as np
+import torch
+
+from llmlab.decoding.answers import Answer, answers
+from llmlab.decoding.sampling import Sampling
+from llmlab.errors import UserError
+from llmlab.slots import Rollout
+
+if TYPE_CHECKING:
+    from llmlab.data.tokenizer import Tokenizer
+    from llmlab.model.model import Model
+    from llmlab.slots import Reward, Vocabulary
+    from llmlab.training.feeds import Batch
+
+GREEDY = Sampling(temperature=0)
+
+
+class Prompt(TypedDict):
+    """A sample of records of the kind "prompts". given: the record's fields beside the prompt."""
+
+    prompt: np.ndarray
+    given: dict[str, Any]
+
+
+class Prompts(Protocol):
+    def __len__(self) -> int: ...
+    def __getitem__(self, i: int, /) -> Prompt: ...
+
+
+@dataclass(frozen=True)
+class Actor:
+    """How answers are written and judged. at_once: prompts that are answered together."""
+
+    how: Rollout
+    reward: Reward
+    tokenizer: Tokenizer
+    vocabulary: Vocabulary
+    at_once: int
+
+    def answers(
+        self, model: Model, prompts: Sequence[Prompt], seeds: Sequence[int], sampling: Sampling
+    ) -> list[Answer]:
+        """One to each prompt, drawn by its seed, up to the end token."""
+        return answers(
+            model,
+            [p["prompt"].tolist() for p in prompts],
+            max_new=self.how.max_new,
+            sampling=sampling,
+            seeds=seeds,
+            stop=self.vocabulary.special.get("eos"),
+            vocabulary=self.vocabulary.size,
+            at_once=self.at_once,
+        )
+
+    def scores(self, prompts: Sequence[Prompt], found: Sequence[Answer]) -> list[float]:
+        """The reward of each answer. UserError for what is no number."""
+        texts = [self.tokenizer.decode(answer.ids) for answer in found]
+        records = [{**p["given"], "prompt": self.tokenizer.decode(p["prompt"].tolist())} for p in prompts]
+        scores = [float(score) for score in self.reward.score(records, texts)]
+        if len(scores) != len(texts) or not all(map(np.isfinite, scores)):
+            name = type(self.reward).__name__
+            raise UserError(
+                f"reward {name} must give one finite number an answer; for {len(texts)} it gave {scores[:8]}"
+            )
+        return scores
+
+    def judged(self, model: Model, prompts: Sequence[Prompt]) -> Batch:
+        """Rewards and lengths of greedy answers (B,), as an objective's loss reads them in a validation."""
+        found = self.answers(model, prompts, [0] * len(prompts), GREEDY) if prompts else []
+        return {
+            "reward": torch.tensor(self.scores(prompts, found), dtype=torch.float32),
+            "answer_length": torch.tensor([len(a.ids) for a in found], dtype=torch.int64),
+        }
