@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmlab import registry
-from llmlab.config import explain, inherit, spelling, validate
+from llmlab.config import explain, heads, inherit, spelling, validate
 from llmlab.config.schema import SLOTS
 from llmlab.errors import UserError
 from llmlab.hub import locate
@@ -92,7 +92,8 @@ def compose(overrides: Sequence[str] = (), config_dirs: Sequence[str] = (), *, s
         raise UserError("\n".join(absent))
     run = functools.partial(_hydra, config_dirs=tuple(config_dirs))
     known = known_choices(config_dirs)
-    overrides = tuple(spelling.spelled(given, lambda: known.choices("data")))
+    spelled = spelling.spelled(given, lambda: known.choices("data"))
+    overrides = tuple(heads.addressed(spelled, run))
     parsed, problems = explain.parse(overrides, known)
     problems += validate.published(parsed, [conf_dir(), *map(Path, config_dirs)])
     if problems:
@@ -135,8 +136,9 @@ def misspelt(overrides: Sequence[str]) -> list[str]:
     """What is wrong with keys and single values, a line each, whatever the chosen parts say of each other."""
     registry.declare()
     known = known_choices()
-    parsed, problems = explain.parse(spelling.spelled(overrides, lambda: known.choices("data")), known)
     run = functools.partial(_hydra, config_dirs=())
+    spelled = spelling.spelled(overrides, lambda: known.choices("data"))
+    parsed, problems = explain.parse(heads.addressed(spelled, run), known)
     try:
         return problems + validate.local(run([str(o.input_line) for o in parsed]))
     except Exception as e:
@@ -276,6 +278,11 @@ def session(config_dirs: Sequence[str] = ()) -> Iterator[None]:
             yield
     finally:
         GlobalHydra.instance().hydra = outer
+
+
+def addressed(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> list[str]:
+    """Overrides with each head at its role, as Hydra wants them; of a sweep too, whose first objective tells the roles."""
+    return heads.addressed(overrides, functools.partial(_hydra, config_dirs=tuple(config_dirs)))
 
 
 def hydra_node(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> DictConfig:

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmlab import registry
-from llmlab.config import devices, guess, rollouts, traits
+from llmlab.config import devices, guess, heads, rollouts, traits
 from llmlab.config.schema import Part
 from llmlab.errors import UserError
 from llmlab.hub import locate
+from llmlab.record_kinds import KEYS, KINDS
 from llmlab.registry import near
 from llmlab.sizes import MOST_LAYERS, divisors_shown
 
@@ -255,9 +256,25 @@ def _too_small(cfg: DictConfig) -> list[str]:
 def _data(composed: Composed) -> list[str]:
     data, tokenizer = composed.cfg.data, composed.cfg.tokenizer
     found = []
+    kind = KINDS.get(heads.reads(composed.cfg.objective))
+    if kind is None:
+        given = [k for k in KEYS if data.fields[k] is not None]
+        found += [
+            f"data.fields.{k} is of records, but the objective reads texts, which data.field names" for k in given[:1]
+        ]
+    elif data.source != "files":
+        found.append(
+            f"data={data.source} holds texts, but objective={composed.cfg.objective._part_} reads {kind}: "
+            f"data=FOLDER_OR_FILE (.jsonl, .json, .csv, .tsv)"
+        )
+    elif data.separate_documents:
+        found.append(f"data.separate_documents=true: {kind} are kept apart anyway; leave it out")
+    elif data.field != "text":
+        found.append(f"data.field={data.field} is of texts; of {kind} data.fields.{kind.fields[0].name}=KEY names one")
     if data.source == "files":
         if data.path is None:
-            found.append("data.path must be given with data=files: a folder or a file (.txt, .md, .jsonl)")
+            endings = ".txt, .md, .jsonl" if kind is None else ".jsonl, .json, .csv, .tsv"
+            found.append(f"data.path must be given with data=files: a folder or a file ({endings})")
         elif os.path.islink(path := os.path.expanduser(data.path)) and not os.path.exists(path):
             found.append(f"data.path={data.path} is a link to {os.readlink(path)}, which is not there")
         elif os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
@@ -300,16 +317,16 @@ def _heads(composed: Composed) -> list[str]:
     objective = composed.cfg.objective
     if objective is None:
         return []
-    entry = registry.index()["objective", str(objective._part_)]
-    roles = list(entry.attrs.get("heads", {"tokens": "lm"}))
+    mine = heads.roles(objective)
+    typed = [o.lstrip("+").partition("=")[0] for o in composed.overrides]
     return [
-        f"head@{t.package}={t.choice}: objective={entry.name} trains no such head; "
-        f"it has {', '.join(f'head@heads.{r}=NAME' for r in roles) or 'none'}"
+        f"head@{t.package}={t.choice}: objective={objective._part_} trains no such head; "
+        f"it has {', '.join(f'heads.{role}=NAME' for role in mine) or 'none'}"
         for t in composed.typed
         if t.group == "head"
-        and t.package.removeprefix("heads.") not in roles
+        and t.package.removeprefix("heads.") not in mine
         and not t.kept
-        and any(o.lstrip("+").startswith(f"head@{t.package}=") for o in composed.overrides)
+        and (f"head@{t.package}" in typed or t.package in typed)
     ]
 
 

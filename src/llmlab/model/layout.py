@@ -96,11 +96,18 @@ def round_up(n: int, multiple: int) -> int:
     return -(-n // multiple) * multiple
 
 
-def resolve(composed: Any, *, vocabulary: int | None = None, roles: tuple[str, ...] | None = None) -> ModelSpec:
+def resolve(
+    composed: Any,
+    *,
+    vocabulary: int | None = None,
+    roles: tuple[str, ...] | None = None,
+    classes: int | None = None,
+) -> ModelSpec:
     """The model that a config asks for.
 
     vocabulary: ids that the tokenizer uses (the model's table is rounded up to a multiple of 64); None: the size that
-    the config states. roles: the heads to build; None: those that the objective names.
+    the config states. roles: the heads to build; None: those that the objective names. classes: of labelled data; None: as many
+    as the config states.
     """
     cfg, typed = composed.cfg, {(t.group, t.package): t for t in composed.typed}
     sizes = _sizes(cfg, vocabulary)
@@ -120,6 +127,8 @@ def resolve(composed: Any, *, vocabulary: int | None = None, roles: tuple[str, .
     given = {role: _part(node, "head") for role, node in cfg.heads.items()}
     roles = tuple(wanted) if roles is None else roles
     heads = {role: given.get(role) or _default("head", wanted.get(role, "lm")) for role in roles}
+    if classes is not None:
+        heads = {role: _with_classes(part, role, classes, composed.keys) for role, part in heads.items()}
 
     spec = ModelSpec(
         family=cfg.model.family,
@@ -141,15 +150,39 @@ def resolve(composed: Any, *, vocabulary: int | None = None, roles: tuple[str, .
     return spec
 
 
+def _with_classes(part: PartSpec, role: str, classes: int, typed: frozenset[str]) -> PartSpec:
+    """A head with as many classes as the data has. UserError where another number was typed."""
+    own = part.options.get("n_classes")
+    if own is None or own == classes:
+        return part
+    if f"heads.{role}.n_classes" in typed:
+        raise UserError(f"heads.{role}.n_classes={own}, but the data has {classes} classes; leave it out")
+    return replace(part, options={**part.options, "n_classes": classes})
+
+
+def _asking_for(scores: str) -> list[str]:
+    """Objectives that train a head of such scores."""
+    index = registry.index()
+    heads = {n: e.attrs.get("heads", {}).values() for (s, n), e in index.items() if s == "objective"}
+    return sorted(n for n, hs in heads.items() if any(index["head", h].attrs.get("scores") == scores for h in hs))
+
+
 def check_objective(spec: ModelSpec, objective: PartSpec) -> None:
     """UserError if the objective can't train such a model under its masks."""
     for role, usual in objective.attribute("heads", {}).items():
         part, wanted = spec.heads.get(role), PartSpec("head", usual).attribute("scores")
         if part is not None and wanted is not None and part.attribute("scores", wanted) != wanted:
             fits = [n for (s, n), e in registry.index().items() if s == "head" and e.attrs.get("scores") == wanted]
+            also = _asking_for(part.attribute("scores"))
+            other = f"; objective={' or '.join(also)} asks for those of a {part.attribute('scores')}" if also else ""
             raise UserError(
-                f"head@heads.{role}={part.name} gives scores of a {part.attribute('scores')}, but objective={objective.name} "
-                f"asks for those of the {wanted}; choose {' or '.join(sorted(fits))}"
+                f"heads.{role}={part.name} gives scores of a {part.attribute('scores')}, but objective={objective.name} "
+                f"asks for those of the {wanted}; choose {' or '.join(sorted(fits))}{other}"
+            )
+        if part is not None and spec.sizes.causal and part.options.get("pool") == "first":
+            raise UserError(
+                f"heads.{role}={part.name} reads the first token of a text, which sees no other under "
+                f"mask={spec.stacks[-1].mask.name}; set heads.{role}.pool=last"
             )
     for stack in spec.stacks:
         missing = [n for n in stack.mask.attribute("needs", ()) if n not in objective.attribute("gives", ())]

@@ -77,6 +77,7 @@ def make(overrides: Sequence[str], folders: Sequence[str] = ()) -> Plan:
     """Compose and check every point. UserError with all problems, each naming its points; nothing is written."""
     known = configs.known_choices(folders)
     overrides = spelling.spelled(overrides, lambda: known.choices("data"), sweep=True)
+    overrides = configs.addressed(overrides, folders)
     _extras(overrides)
     parsed, problems = explain.parse(overrides, known, sweep=True)
     problems += [f"{o.input_line}: {FOR_ONE_RUN[o.key_or_group]}" for o in parsed if o.key_or_group in FOR_ONE_RUN]

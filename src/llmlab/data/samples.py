@@ -1,0 +1,37 @@
+"""The samples that an objective reads of a part of a corpus: windows of text, records, or records packed into windows."""
+
+from __future__ import annotations
+
+from llmlab.data.corpus import Corpus
+from llmlab.data.framing import Framing
+from llmlab.data.packing import Packs
+from llmlab.data.records import Records, RecordSamples
+from llmlab.data.windows import Stream, Windows
+from llmlab.slots import Objective
+
+Samples = Windows | RecordSamples | Packs
+
+
+def samples(
+    corpus: Corpus,
+    part: Stream | Records,
+    objective: Objective,
+    seq_len: int,
+    *,
+    documents: bool = False,
+    token_types: int = 0,
+    lead: tuple[int, ...] = (),
+) -> Samples:
+    """The samples of a part, of at most `seq_len` tokens each.
+
+    documents, lead: of windows of text. token_types: segments that the model tells apart, which come with records of two
+    texts where the tokenizer has as many. Raises ValueError for a `seq_len` that has no room for a record.
+    """
+    if isinstance(part, Stream):
+        return Windows(part, seq_len, documents, lead)
+    framing, special = Framing.stored(corpus.manifest["framing"]), corpus.manifest["special"]
+    # Of labelled single texts all ids are of segment 0, as a model takes them to be where it is given none.
+    told = "text_b" in part.called and 1 < framing.segments <= token_types
+    pad = special.get("pad", special.get("eos", 0))
+    found = RecordSamples(part, corpus.manifest["kind"], framing, seq_len, segments=told, pad=pad)
+    return Packs(found) if getattr(objective, "collate", "stack") == "pack" else found
