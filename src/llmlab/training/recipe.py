@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from llmlab import measures, registry
 from llmlab.config import schema
 from llmlab.data import Corpus, Windows, prepare
+from llmlab.data.samples import samples
 from llmlab.errors import UserError
 from llmlab.model import build, layout
 from llmlab.sizes import divisors
 from llmlab.training import cost
-from llmlab.training.feeds import Feed
+from llmlab.training.feeds import Feed, acting
+from llmlab.training.feeds.rollout import Rollouts
 
 
 def chosen(cfg: Any, slot: str) -> Any:
@@ -33,6 +35,11 @@ def plain(node: Any, cls: type) -> Any:
 def special(cfg: Any) -> tuple[str, ...]:
     """Names of the special tokens that the objective needs."""
     return tuple(registry.index()["objective", cfg.objective["_part_"]].attrs.get("special", ()))
+
+
+def reads(cfg: Any) -> str:
+    """The kind of samples that the objective reads."""
+    return str(registry.index()["objective", cfg.objective["_part_"]].attrs.get("reads", "text"))
 
 
 @dataclass(frozen=True)
@@ -137,21 +144,35 @@ class Recipe:
     optimizer: Any
     schedule: Any
     cost: cost.Cost
+    reward: Any = None  # of an objective that reads prompts
 
     @classmethod
     def of(cls, composed: Any, spec: layout.ModelSpec | None = None, corpus: Corpus | None = None) -> Recipe:
         """spec, corpus: those of a run that is resumed; None: as the config says. UserError for what can't be built."""
         cfg = composed.cfg
-        corpus = corpus or prepare(plain(cfg.data, schema.Data), plain(cfg.tokenizer, schema.Tokenizer), special(cfg))
+        settings = plain(cfg.data, schema.Data), plain(cfg.tokenizer, schema.Tokenizer)
+        corpus = corpus or prepare(*settings, special(cfg), reads=reads(cfg))
         try:
             spec = spec or layout.resolve(composed, vocabulary=corpus.vocabulary.size)
             objective = chosen(cfg, "objective")(corpus.vocabulary, cfg.data.seq_len)
             optimizer, schedule = chosen(cfg, "optimizer")(), chosen(cfg, "schedule")()
+            reward = None if cfg.reward is None else chosen(cfg, "reward")()
             model = build.assemble(spec)
         except ValueError as e:  # a part that refuses what it was given
             raise UserError(str(e)) from e
-        windows = Windows(corpus.train, cfg.data.seq_len, cfg.data.separate_documents)
-        return cls(corpus, spec, objective, optimizer, schedule, cost.of({cost.TRAINED: model}, objective, windows))
+        if reads(cfg) == "prompts":
+            read: Any = acting.prompts(corpus, corpus.train, objective, cfg.data.seq_len)
+        else:
+            read = samples(corpus, corpus.train, objective, cfg.data.seq_len, documents=cfg.data.separate_documents)
+        of_all = replace(cost.of({cost.TRAINED: model}, objective, read), seq_len=cfg.data.seq_len)
+        return cls(corpus, spec, objective, optimizer, schedule, of_all, reward)
+
+
+def feed(cfg: Any, recipe: Recipe, cut: Cut, steps: int) -> Feed:
+    """Where the micro-batches of so many optimizer steps come from. UserError where they can't be had."""
+    if reads(cfg) == "prompts":
+        return Rollouts.of(cfg, recipe, cut, steps)
+    return Batches.of(cfg, recipe, cut, steps)
 
 
 def counts_bytes(corpus: Corpus, objective: Any) -> bool:

@@ -151,7 +151,7 @@ def _train(task: Task, first: bool) -> Mapping[str, Any]:
     place = trainers.place(cfg)
     cut = recipes.Cut.of(cfg.train.batch_size, cfg.train.micro_batch_size, place.data_parallel)
     recipe = recipes.Recipe.of(task.composed, task.spec, task.corpus)
-    recipes.Batches.of(cfg, recipe, cut, 1)  # to refuse a corpus that is too small before anything is written
+    recipes.feed(cfg, recipe, cut, 1)  # to refuse a corpus that is too small before anything is written
     strategies.check(cfg, place, recipe.spec)
     weights = None
     if cfg.init_from and task.point is None:

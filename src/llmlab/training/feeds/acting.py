@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypedDict
 
 import numpy as np
 import torch
 
+from llmlab.data.samples import samples
 from llmlab.decoding.answers import Answer, answers
+from llmlab.decoding.generate import fits_padding
 from llmlab.decoding.sampling import Sampling
 from llmlab.errors import UserError
+from llmlab.model import build
 from llmlab.slots import Rollout
 
 if TYPE_CHECKING:
+    from llmlab.data.corpus import Corpus
+    from llmlab.data.records import Records
     from llmlab.data.tokenizer import Tokenizer
+    from llmlab.data.windows import Stream
+    from llmlab.model.layout import ModelSpec
     from llmlab.model.model import Model
     from llmlab.slots import Reward, Vocabulary
     from llmlab.training.feeds import Batch
 
 GREEDY = Sampling(temperature=0)
+CHECKED = 10_000  # records that are looked at before a run, all others as they are met
 
 
 class Prompt(TypedDict):
@@ -33,6 +41,38 @@ class Prompt(TypedDict):
 class Prompts(Protocol):
     def __len__(self) -> int: ...
     def __getitem__(self, i: int, /) -> Prompt: ...
+
+
+def prompts(corpus: Corpus, part: Stream | Records, objective: Any, seq_len: int) -> Prompts:
+    """The prompts of a part, cut at their beginning so that the longest answer fits into `seq_len` behind them."""
+    how: Rollout = objective.rollout
+    if how.max_new >= seq_len:
+        raise UserError(
+            f"objective.max_new={how.max_new} leaves no room for a prompt in data.seq_len={seq_len}, which holds both"
+        )
+    try:
+        return samples(corpus, part, objective, seq_len - how.max_new)  # type: ignore[return-value]
+    except ValueError as e:
+        raise UserError(f"objective.max_new={how.max_new} leaves no room for a prompt: {e}") from e
+
+
+def check(found: Prompts, reward: Reward, spec: ModelSpec) -> None:
+    """UserError for prompts that lack what the reward needs, or that the model can't answer together."""
+    for i in range(min(len(found), CHECKED)):
+        _needed(reward, found[i]["given"])
+    if not fits_padding(build.assemble(spec), spec.sizes.max_positions):
+        raise UserError(
+            f"model={spec.family} has a mask or window that goes by absolute places, so prompts of different lengths "
+            "can't be answered together; choose another window"
+        )
+
+
+def _needed(reward: Reward, given: Mapping[str, Any]) -> None:
+    if missing := [name for name in reward.needs if name not in given]:
+        raise UserError(
+            f"reward {type(reward).__name__} needs the field {missing[0]!r} of each record, but one has prompt"
+            f"{''.join(f', {name}' for name in given)}; reward.field=NAME names another"
+        )
 
 
 @dataclass(frozen=True)
@@ -63,6 +103,8 @@ class Actor:
     def scores(self, prompts: Sequence[Prompt], found: Sequence[Answer]) -> list[float]:
         """The reward of each answer. UserError for what is no number."""
         texts = [self.tokenizer.decode(answer.ids) for answer in found]
+        for p in prompts:
+            _needed(self.reward, p["given"])
         records = [{**p["given"], "prompt": self.tokenizer.decode(p["prompt"].tolist())} for p in prompts]
         scores = [float(score) for score in self.reward.score(records, texts)]
         if len(scores) != len(texts) or not all(map(np.isfinite, scores)):

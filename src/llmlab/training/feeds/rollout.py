@@ -22,13 +22,13 @@ from llmlab.decoding.sampling import Sampling
 from llmlab.errors import UserError
 from llmlab.seeds import key
 from llmlab.slots import Rollout
-from llmlab.training.feeds import Batch, Feed
+from llmlab.training.feeds import Batch, Feed, acting
 from llmlab.training.feeds.acting import Actor, Prompts
 
 if TYPE_CHECKING:
     from llmlab.model.model import Model
     from llmlab.training.module import Offline
-    from llmlab.training.recipe import Cut
+    from llmlab.training.recipe import Cut, Recipe
 
 
 class Acts(Protocol):
@@ -91,6 +91,19 @@ class Rollouts(Feed):
                 f"objective.samples={self.how.samples} must divide the {self.size} answers of a rollout: train.batch_size="
                 f"{cut.batch_size} x objective.batches={self.how.batches}"
             )
+
+    @classmethod
+    def of(cls, cfg: Any, recipe: Recipe, cut: Cut, steps: int) -> Rollouts:
+        """UserError for prompts that can't be answered or judged."""
+        corpus, objective = recipe.corpus, recipe.objective
+        prompts = acting.prompts(corpus, corpus.train, objective, cfg.data.seq_len)
+        held_out = acting.prompts(corpus, corpus.validation, objective, cfg.data.seq_len)
+        for part in (prompts, held_out):
+            acting.check(part, recipe.reward, recipe.spec)
+        actor = Actor(objective.rollout, recipe.reward, corpus.tokenizer, corpus.vocabulary, cut.micro)
+        batches = cfg.train.validation_batches
+        limit = None if batches is None else batches * cut.batch_size
+        return cls(prompts, held_out, objective, actor, seed=cfg.seed, cut=cut, steps=steps, limit=limit)
 
     def attach(self, module: Offline) -> None:
         self.module = module
