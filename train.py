@@ -2,7 +2,7 @@
 
 import sys
 
-from llmlab.cli import main
+from llmlab.commands.cli import main
 
 if __name__ == "__main__":
     main(["train", *sys.argv[1:]])

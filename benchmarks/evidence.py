@@ -16,7 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from llmlab.lab.record import cpu_name, versions
+from llmlab.runs.record import cpu_name, versions
 
 ROOT = Path(__file__).parents[1]
 LLMLAB = [sys.executable, "-m", "llmlab"]
@@ -120,9 +120,9 @@ def smollm2() -> tuple[str, str, str]:
         import transformers
     except ImportError:
         return what, wanted, "not run: pip install transformers"
+    from llmlab.commands.eval import evaluate
     from llmlab.decoding.generate import generate
     from llmlab.decoding.sampling import Sampling
-    from llmlab.evaluate import evaluate
     from llmlab.hub import text
 
     ours, tokens = text.load(folder)

@@ -2,7 +2,8 @@ import gc
 
 import pytest
 
-# A fifth of the time went into looking through what is imported. Not garbage.SELDOM, which a run in this process would end.
+# A fifth of the time went into looking through what is imported.
+# Below the 100,000 of the command line, which a run in this process would end.
 gc.set_threshold(50_000, 10, 10)
 
 

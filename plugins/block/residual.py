@@ -1,4 +1,4 @@
-"""How sublayers, norms and the residual are wired."""
+"""Wirings of sublayers, norms and the residual, one sublayer after the other."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ Norms = tuple[nn.Module, ...]
 class Residual(nn.Module):
     """Each sublayer in turn, with norms of its own and one dropout. A part says how many norms, and `wire`s them."""
 
-    norms: tuple[str, ...] = ("norm",)  # of a sublayer f: f_norm ...
+    _norms: tuple[str, ...] = ("norm",)  # of a sublayer f: f_norm ...
 
     def __init__(self, sizes: Sizes, norm: Callable[[int, float], nn.Module], names: tuple[str, ...], /):
         super().__init__()
         self.names = tuple(names)
         self.dropout = nn.Dropout(sizes.dropout)
         for name in self.names:
-            for kind in self.norms:
+            for kind in self._norms:
                 self.add_module(f"{name}_{kind}", norm(sizes.dim, sizes.norm_eps))
 
     def forward(self, x_BTD: Tensor, sublayers: Mapping[str, Sublayer]) -> tuple[Tensor, Aux | None]:
         aux = None
         for name in (n for n in self.names if n in sublayers):
             x_BTD, said = self.wire(
-                x_BTD, sublayers[name], tuple(getattr(self, f"{name}_{kind}") for kind in self.norms)
+                x_BTD, sublayers[name], tuple(getattr(self, f"{name}_{kind}") for kind in self._norms)
             )
             aux = said or aux
         return x_BTD, aux
@@ -122,7 +122,7 @@ class SandwichNorm(Residual):
     """
 
     final_norm = True
-    norms = ("norm", "post_norm")
+    _norms = ("norm", "post_norm")
 
     def wire(self, x_BTD: Tensor, f: Sublayer, norms: Norms) -> tuple[Tensor, Aux | None]:
         pre, post = norms

@@ -1,4 +1,4 @@
-"""What every embedding has: a table of token vectors, its own or an earlier stack's, and a position to add."""
+"""The base of every embedding: a table of token vectors, its own or an earlier stack's, and a position to add."""
 
 from __future__ import annotations
 

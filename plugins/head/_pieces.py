@@ -1,4 +1,4 @@
-"""What several heads are made of."""
+"""Pieces that several heads share: activations, a transform before the scores, pooling."""
 
 from __future__ import annotations
 

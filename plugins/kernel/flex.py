@@ -114,7 +114,7 @@ def same_document(documents: Tensor, causal: bool) -> Rule:
 
 
 def scored(bias: Tensor | None, cap: float | None) -> Callable[..., Tensor]:
-    """What is made of a scaled product: softcap(s + bias)."""
+    """The score_mod of flex_attention: softcap(s + bias) of a scaled product s."""
 
     def change(s: Tensor, b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
         if bias is not None:

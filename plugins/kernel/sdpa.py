@@ -14,7 +14,7 @@ from llmlab.slots import Score, Seen, Term
 
 
 class Lowered:
-    """What is seen, as a mask only if one is needed."""
+    """The keys that each query sees, made a mask tensor only if one is needed."""
 
     def __init__(self, seen: Seen):
         self.seen, self.pattern = seen, seen.pattern
@@ -96,6 +96,6 @@ class SDPA:
 
 
 def _flash(v_BKSH: Tensor, masked: bool) -> bool:
-    """Whether FlashAttention runs on a GPU, for half types without a mask. Beside it only the sum written out, which keeps
+    """True if FlashAttention can run on a GPU: half types, no mask. Beside it only the sum written out, which keeps
     all weights, has grouped heads (`F.scaled_dot_product_attention`'s documentation); v is what autocast casts q and k to."""
     return not masked and v_BKSH.dtype in (torch.float16, torch.bfloat16)

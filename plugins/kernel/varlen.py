@@ -21,7 +21,7 @@ WIDEST, STEP = 256, 8  # widths of a head that it computes: up to the one, in st
 
 
 class Packed(NamedTuple):
-    """Where the documents of a batch (B, T) lie when its rows are laid end to end."""
+    """The documents of a batch (B, T) whose rows are laid end to end."""
 
     bounds: Tensor  # (documents + 1,) int32: where each begins, and where the last ends
     longest: int  # at least the length of the longest

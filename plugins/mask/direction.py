@@ -1,4 +1,4 @@
-"""In which direction a token looks. q (T, 1) and k (1, S) are absolute slots."""
+"""The direction in which a token looks. q (T, 1) and k (1, S) are absolute places in the text."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Which experts a token visits. n tokens, k experts a token, E experts."""
+"""Routers by which a token chooses its experts. n tokens, k experts a token, E experts."""
 
 from collections.abc import Callable
 
@@ -18,7 +18,7 @@ def logits(gate: Linear, x_nD: Tensor) -> Tensor:
 
 
 def scores(gate: Linear, tokens: int) -> Cost:
-    """Of `logits`. What the balance loss sums over tokens is a statistic, and no product that makes the output."""
+    """The cost of `logits`. Sums over tokens for the balance loss are statistics, not products that make the output."""
     return Cost(flops=2.0 * tokens * gate.weight.numel())
 
 

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from llmlab.registry import register
-from llmlab.slots import Aux, Loss, Vocabulary
+from llmlab.slots import Loss, Vocabulary
 
-from ._loss import IGNORED
+from ._loss import token_loss
 
 
 @register("objective", "classification")
@@ -29,8 +29,8 @@ class Classification:
     heads = {"classes": "pooled"}
     special = ()
     topologies = ("encoder", "decoder")
-    bits_per_byte = False
-    fixed_count = True
+    measures = {"accuracy": "accuracy"}
+    fixed_counts = True
 
     def __init__(self, vocabulary: Vocabulary, seq_len: int, /):
         pass
@@ -41,14 +41,12 @@ class Classification:
             prepared["segments"] = np.asarray(sample["segments"], dtype=np.int64)
         return prepared
 
-    def targets(self, prepared: dict[str, Any]) -> int:
-        return int((prepared["labels"] != IGNORED).sum())
+    def targets(self, prepared: dict[str, Any]) -> dict[str, int]:
+        return {"nll": 1}
 
     def loss(self, model: Any, batch: Mapping[str, Tensor]) -> Loss:
         output = model(batch, heads={"classes": None})
-        scores, labels = output.heads["classes"].float(), batch["labels"]
-        nll = F.cross_entropy(scores, labels, ignore_index=IGNORED, reduction="sum")
-        count = (labels != IGNORED).sum()
-        right = (scores.detach().argmax(-1) == labels).sum()
-        aux = output.aux or Aux()
-        return Loss(nll, count, {"nll": (nll.detach(), count), "accuracy": (right, count)}, aux.load, aux.loss)
+        scores = output.heads["classes"]
+        right = (scores.detach().argmax(-1) == batch["labels"]).sum()
+        count = torch.tensor(len(scores), device=scores.device)
+        return token_loss(output, scores, batch["labels"], {"accuracy": (right, count)})

@@ -34,7 +34,7 @@ class Reinforce:
     heads = {"tokens": "lm"}
     special = ("eos",)
     topologies = ("decoder",)
-    measures = {"policy": "loss", "reward": "reward", "answer_length": "tokens"}
+    measures = {"policy": "loss", "reward": "reward"}
     collate = "pad"
     fixed_counts = True
 

@@ -40,10 +40,10 @@ class Absolute(Position):
     Relative positions need no such thing: between tokens of one document they are the same.
     """
 
-    skip_padding = False
+    _skip_padding = False
 
     def ids(self, ctx: Context) -> Tensor:
-        ids = tokens_before(ctx) if self.skip_padding else super().ids(ctx)
+        ids = tokens_before(ctx) if self._skip_padding else super().ids(ctx)
         return ids if ctx.positions is not None else self.of_documents(ids, ctx)
 
     def of_documents(self, ids: Tensor, ctx: Context) -> Tensor:
@@ -72,7 +72,7 @@ class Learned(Absolute):
         super().__init__()
         if offset < 0 or (pad_id is not None and offset < 1):
             raise ValueError(f"position.offset={offset} must be at least {0 if pad_id is None else 1}")
-        self.rows, self.offset, self.skip_padding = sizes.max_positions, offset, skip_padding
+        self.rows, self.offset, self._skip_padding = sizes.max_positions, offset, skip_padding
         self.pad_id = pad_id
         self.table = Table(sizes.max_positions + offset, sizes.embed_dim, role="position")
 

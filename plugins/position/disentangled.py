@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -100,8 +100,9 @@ class Disentangled(Position):
     def rotate(self, q_BNTH: Tensor, k_BKSH: Tensor, state: State) -> list[Term]:
         return [Term(q_BNTH * self.n_terms**-0.5, k_BKSH)]
 
-    def bias(self, q_BNTH: Tensor, k_BKSH: Tensor, scale: float, state: Any) -> Tensor:
-        """Of queries that `rotate` has divided."""
+    def bias(self, q_BNTH: Tensor, k_BKSH: Tensor, scale: float, state: State) -> Tensor:
+        """Scores of the distances (B, N, T, S). The queries are divided by sqrt(n) already, in `rotate`."""
+        assert state.keys_KLH is not None and state.queries_NLH is not None
         n_heads, n_keys = q_BNTH.shape[1], k_BKSH.shape[1]
         rows = state.rows.expand(len(q_BNTH), *state.rows.shape[-2:])[:, None].expand(-1, n_heads, -1, -1)
         scores = []

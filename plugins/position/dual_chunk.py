@@ -1,6 +1,6 @@
 """Rotary positions that never pass those of training, however long the text."""
 
-from typing import Any, Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,6 +10,11 @@ from llmlab.sizes import Sizes
 from llmlab.slots import Context, Term
 from llmlab_plugins.position.absolute import Absolute
 from llmlab_plugins.position.rope import Rope
+
+
+class Chunks(NamedTuple):
+    tables: list[tuple[Tensor, Tensor]]  # cos and sin by which a query is turned for the keys of each region
+    regions: tuple[Tensor, ...]  # bool: pairs in the same chunk, in neighbours, farther apart
 
 
 @register("position", "dual_chunk")
@@ -30,7 +35,7 @@ class DualChunk(Rope):
     """
 
     has_regions = True
-    skip_padding = True
+    _skip_padding = True
     small = {"chunk": 4, "local": 3}
 
     def __init__(
@@ -86,15 +91,15 @@ class DualChunk(Rope):
     def ids(self, ctx: Context) -> Tensor:
         return Absolute.ids(self, ctx)
 
-    def prepare(self, q_ids: Tensor, k_ids: Tensor) -> Any:
+    def prepare(self, q_ids: Tensor, k_ids: Tensor) -> Chunks:
         frequencies = self.frequencies(k_ids)
         within, farthest = q_ids % self.chunk, self.chunk + self.local - 1
         turns = (within, (within + self.chunk).clamp(max=farthest), torch.full_like(within, farthest))
         apart = (q_ids // self.chunk)[..., :, None] - (k_ids // self.chunk)[..., None, :]
         regions = (apart <= 0, apart == 1, apart > 1)
-        return [self._tables(t, frequencies) for t in turns], regions
+        return Chunks([self._tables(t, frequencies) for t in turns], regions)
 
-    def rotate(self, q_BNTH: Tensor, k_BKSH: Tensor, state: Any) -> list[Term]:
+    def rotate(self, q_BNTH: Tensor, k_BKSH: Tensor, state: Chunks) -> list[Term]:
         tables, regions = state
         k = self._turn(k_BKSH, *tables[0])
         return [Term(self._turn(q_BNTH, *t), k, region) for t, region in zip(tables, regions, strict=True)]

@@ -1,7 +1,5 @@
 """Positions that are pairs: a place in the text, and one within a block that is filled in there."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -31,7 +29,7 @@ class Pair(Absolute):
 
 
 def places(ids: Tensor) -> tuple[Tensor, Tensor]:
-    """Those in the text and those in a block. Ids that are no pairs are in none."""
+    """Position ids in the text, and in the block. Ids that are no pairs are outside of blocks."""
     return (ids[:, 0], ids[:, 1]) if ids.dim() == 3 else (ids, torch.zeros_like(ids))
 
 
@@ -87,10 +85,10 @@ class Rope2D(Pair):
             )
         self.rope = Rope(sizes.but(rotary_dim=self.width), theta=theta, interleaved=interleaved)
 
-    def prepare(self, q_ids: Tensor, k_ids: Tensor) -> Any:
+    def prepare(self, q_ids: Tensor, k_ids: Tensor) -> list[tuple[Tensor, ...]]:
         return [self.rope.prepare(q, k) for q, k in zip(places(q_ids), places(k_ids), strict=True)]
 
-    def rotate(self, q_BNTH: Tensor, k_BKSH: Tensor, state: Any) -> list[Term]:
+    def rotate(self, q_BNTH: Tensor, k_BKSH: Tensor, state: list[tuple[Tensor, ...]]) -> list[Term]:
         widths = [self.width, self.width, q_BNTH.shape[-1] - 2 * self.width]
         *q_halves, q_rest = q_BNTH.split(widths, -1)
         *k_halves, k_rest = k_BKSH.split(widths, -1)

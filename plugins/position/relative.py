@@ -1,6 +1,6 @@
 """Scores of how far a key is from a query, for each query."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -83,7 +83,7 @@ class XLNetRelative(Position):
         keys = keys.unflatten(-1, (self.n_heads, self.width))
         return State(keys, back + most, differs, nowhere if nowhere.any() else None)
 
-    def bias(self, q_BNTH: Tensor, k_BKSH: Tensor, scale: float, state: Any) -> Tensor:
+    def bias(self, q_BNTH: Tensor, k_BKSH: Tensor, scale: float, state: State) -> Tensor:
         q, k = q_BNTH[..., -self.width :], k_BKSH[..., -self.width :]
         groups = self.n_heads // k.shape[1]
         content = torch.einsum("kgh,bksh->bkgs", self.content_bias.unflatten(0, (-1, groups)), k).flatten(1, 2)
@@ -91,6 +91,7 @@ class XLNetRelative(Position):
         index_BTS = self._index(state, len(q))
         score = far.gather(-1, index_BTS[:, None].expand(-1, self.n_heads, -1, -1)) + content[:, :, None]
         if self.segments is not None:
+            assert state.differs is not None
             vectors = self.segments.weight.unflatten(-1, (self.n_heads, self.width))
             of_segment = torch.einsum("bnth,snh->sbnt", q + self.segment_bias[:, None], vectors)[..., None]
             score = score + torch.where(state.differs[:, None], of_segment[1], of_segment[0])

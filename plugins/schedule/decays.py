@@ -7,7 +7,7 @@ from llmlab.registry import register
 
 
 def steps_of(steps: int | None, share: float, total: int) -> int:
-    """Of a warm-up that is given in steps or else as a share of the budget."""
+    """The length of a warm-up that is given in steps, or else as a share of the budget."""
     return round(share * total) if steps is None else steps
 
 

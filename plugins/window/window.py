@@ -1,4 +1,4 @@
-"""How far a token looks. q (T, 1) and k (1, S) are absolute slots."""
+"""Limits to the distance at which a token looks. q (T, 1) and k (1, S) are absolute places in the text."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

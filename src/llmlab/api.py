@@ -13,16 +13,16 @@ if TYPE_CHECKING:
 
 def compose(overrides: Sequence[str] = ()) -> DictConfig:
     """The checked config of `llmlab train *overrides`. UserError, a line a problem, if it isn't sound."""
-    from llmlab.config.compose import compose
+    from llmlab.runs.compose import compose
 
     return compose(overrides).cfg
 
 
 def build(overrides: Sequence[str] = ()) -> Model:
     """The model of `llmlab train *overrides`, on the CPU, with its first values for the config's seed."""
-    from llmlab.config.compose import compose
-    from llmlab.model import layout
+    from llmlab.config import layout
     from llmlab.model.build import build_model
+    from llmlab.runs.compose import compose
 
     composed = compose(overrides)
     return build_model(layout.resolve(composed), composed.cfg.seed)

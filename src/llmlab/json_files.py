@@ -12,7 +12,7 @@ import types
 import typing
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Literal, NotRequired, Required, TypeVar, Union
+from typing import Any, Literal, NotRequired, Required, TypeAlias, TypeVar, Union
 
 from llmlab.errors import UserError
 
@@ -21,6 +21,7 @@ DEEPEST = 100  # levels; what transformers writes has fewer than 10
 LARGEST = 1 << 63  # whole numbers beyond it fit no tensor, and no float beyond some 300 digits
 
 T = TypeVar("T")
+Json: TypeAlias = "dict[str, Json] | list[Json] | str | int | float | bool | None"  # a value as json.loads gives it
 NO_LIMIT = (
     "model_max_length"  # where transformers writes int(1e30) for "none" into each tokenizer_config.json that it saves
 )

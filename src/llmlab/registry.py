@@ -6,24 +6,24 @@ group `llmlab.plugins`, and from the modules named in the environment variable L
 
 from __future__ import annotations
 
-import difflib
 import functools
 import importlib
 import importlib.metadata
 import importlib.util
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, make_dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 from llmlab import source
-from llmlab.config.schema import SLOTS, Part
-from llmlab.errors import UserError
+from llmlab.attributes import attributes, strings
+from llmlab.errors import UserError, near
+from llmlab.slot_names import SLOTS
 from llmlab.source import REQUIRED, Entry, Option
 
-__all__ = ["REQUIRED", "Entry", "Option", "declare", "index", "load", "names", "near", "problems", "register"]
+__all__ = ["REQUIRED", "Entry", "Option", "index", "load", "names", "near", "problems", "register"]
 
 GROUP = "llmlab.plugins"
 VARIABLE = "LLMLAB_PLUGINS"
@@ -39,18 +39,6 @@ def register(slot: str, name: str, **defaults: Any) -> Callable[[T], T]:
     It marks the class for whoever reads the file, and does nothing when the file is imported.
     """
     return lambda cls: cls
-
-
-def near(word: str, words: Iterable[str]) -> str:
-    """ "did you mean ...?" and, where they are few, the valid names."""
-    words = sorted({str(w) for w in words})
-    word = str(word)
-    begun = [w for w in words if len(word) > 2 and w.startswith(word)][:3]
-    close = begun or difflib.get_close_matches(word, words, 3, 0.55)
-    hint = [f"did you mean {' or '.join(close)}?"] if close else []
-    if words and (not close or len(words) <= 12):
-        hint.append(f"valid: {', '.join(words)}")
-    return hint[0] + (f" ({hint[1]})" if len(hint) > 1 else "") if hint else "nothing can be named there"
 
 
 # ---------------------------------------------------------------- what there is
@@ -127,7 +115,25 @@ def _scan_modules(variable: str, path: tuple[str, ...]) -> _Found:
                     found.twice[key] = f"at {other.path}:{other.line} and at {where}"
                 else:
                     found.entries[key] = entry
+    for key, entry in list(found.entries.items()):
+        if wrong := _misnamed(entry, found):
+            del found.entries[key]
+            found.problems.append(f"{wrong}; it is left out")
+            found.broken[key] = wrong
     return found
+
+
+def _misnamed(entry: Entry, found: _Found) -> str | None:
+    """An attribute of a part that names a part which isn't there, as the mask of an objective does."""
+    for name, value in entry.attrs.items():
+        if slot := attributes(entry.slot)[name].part_of:
+            there = [n for s, n in found.entries if s == slot]
+            for word in strings(value):
+                if word not in there and (slot, word) not in found.broken:
+                    return (
+                        f"{entry.path}:{entry.line}: {name} names {slot}={word}, which isn't there; {near(word, there)}"
+                    )
+    return None
 
 
 def _files(root: str, found: _Found, named: list[str]) -> Iterator[tuple[Path, str]]:
@@ -160,56 +166,7 @@ def _files(root: str, found: _Found, named: list[str]) -> Iterator[tuple[Path, s
             yield file, ".".join((root, *inner))
 
 
-# ---------------------------------------------------------------- configs and classes
-
-
-_declared: dict[str, Any] = {}
-
-
-@functools.cache
-def _schema(slot: str, name: str, options: tuple[tuple[str, str], ...]) -> type:
-    fields: list[tuple[str, Any, Any]] = [("_part_", str, field(default=name))]
-    for key, option in index()[slot, name].options.items():
-        default = option.default
-        if option.required:
-            default = "???"
-        elif isinstance(default, tuple):
-            default = list(default)
-        if isinstance(default, list | dict):
-            fields.append((key, option.type, field(default_factory=functools.partial(type(default), default))))
-        else:
-            fields.append((key, option.type, field(default=default)))
-    return make_dataclass(f"{slot}/{name}", fields, bases=(Part,))
-
-
-def schema(slot: str, name: str) -> type:
-    """The dataclass of a part's config: `_part_` and its options."""
-    entry = index()[slot, name]
-    return _schema(slot, name, tuple((k, f"{o.spelled}={o.default!r}") for k, o in entry.options.items()))
-
-
-def declare() -> int:
-    """Store the typed root and the config of every part in Hydra's ConfigStore, once for each set of parts.
-
-    Returns a number that changes when the set does.
-    """
-    from hydra.core.config_store import ConfigStore
-
-    from llmlab.config import resolvers
-    from llmlab.config.schema import root
-
-    entries = index()
-    if _declared.get("entries") is entries:
-        return int(_declared["count"])
-    resolvers.register()
-    store = ConfigStore.instance()
-    for slot, _ in _declared.get("entries", ()):
-        store.repo.pop(slot, None)
-    for slot, name in entries:
-        store.store(group=slot, name=name, node=schema(slot, name), provider="llmlab")
-    store.store(name="schema", node=root(), provider="llmlab")
-    _declared.update(entries=entries, count=_declared.get("count", 0) + 1)
-    return int(_declared["count"])
+# ---------------------------------------------------------------- classes
 
 
 def load(slot: str, name: str, options: dict[str, Any]) -> functools.partial[Any]:

@@ -9,10 +9,8 @@ fills: first values come from the `init` part, by role. A module may carry `cons
 {parameter name: value} for its own parameters that begin as a constant (a norm's weight); biases
 begin at 0. Persistent buffers begin at 0; a part keeps no other buffers (tables are made in `prepare`).
 
-A part may say of itself, as literal class attributes that are read without importing it: `small`, options {name: value} in
-which a text of a dozen tokens shows what it does (a window of 3), with which `llmlab check` builds it; `idle`, names of a
-module's parameters that not every batch has a gradient for; `estimates = True`, that its gradient is not the slope of what it
-computes (a straight-through estimate).
+What a part declares of itself stands on its class as literals, read without importing it: `llmlab.attributes` has a table of
+them for each slot, with types and defaults. Any other public literal there is refused; a part's own begin with "_".
 
 What parts cost. Linears are counted; for what a part computes beside them a module may have `cost(tokens, keys) -> Cost`, of
 one text of so many tokens that look at so many keys. One that has none and computes something else is measured.
@@ -43,7 +41,6 @@ from llmlab.values import Score as Score
 from llmlab.values import Term as Term
 from llmlab.values import Vocabulary as Vocabulary
 from llmlab.values import auxiliary as auxiliary
-from llmlab.view import LayerCache, View
 
 # ---------------------------------------------------------------- slots whose parts are modules
 
@@ -137,6 +134,51 @@ class Block(Protocol):
     def __call__(
         self, x_BTD: Tensor, sublayers: Mapping[str, Callable[[Tensor], tuple[Tensor, Aux | None]]]
     ) -> tuple[Tensor, Aux | None]: ...
+
+
+# ---------------------------------------------------------------- what an attention part is called with
+
+
+class LayerCache(Protocol):
+    """Keys and values (or whatever an attention part keeps) of one executed attention, along dimension -2."""
+
+    length: int  # rows that are there
+
+    def update(self, *new: Tensor) -> tuple[Tensor, ...]:
+        """Append the new rows of each tensor; all rows so far."""
+        ...
+
+    def read(self) -> tuple[Tensor, ...]:
+        """All rows so far."""
+        ...
+
+
+class View(Protocol):
+    """One layer's view of one forward: positions, the lowered mask and the kernel."""
+
+    @property
+    def position(self) -> Position: ...
+
+    def rotate(self, q_BNTH: Tensor, k_BKTH: Tensor) -> list[Term]:
+        """Queries and keys as the position turns them: the terms of the scores."""
+        ...
+
+    def weigh(self, terms: Sequence[Term], v_BKSH: Tensor, score: Score, sink: Tensor | None = None) -> Tensor:
+        """Terms over all S keys -> (B, N, T, H')."""
+        ...
+
+    def attend(
+        self,
+        q_BNTH: Tensor,
+        k_BKTH: Tensor,
+        v_BKTH: Tensor,
+        score: Score,
+        *,
+        sink: Tensor | None = None,
+        cache: LayerCache | None = None,
+    ) -> Tensor:
+        """Rotate, cache, weigh: (B, N, T, H'), all that most attention parts need."""
+        ...
 
 
 class Attention(Protocol):

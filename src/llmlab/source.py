@@ -15,6 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Optional, Union
 
+from llmlab import attributes
+from llmlab.errors import near
+
 REQUIRED = dataclasses.MISSING
 # Packages whose classes take no options: nn.Module, llmlab.slots.Position, Protocol, ABC; and what Python has anyway.
 KNOWN = ("torch", "llmlab", "typing", "abc", "")
@@ -54,7 +57,17 @@ class Entry:
     doc: str
     paper: str
     options: Mapping[str, Option]
-    attrs: Mapping[str, Any] = field(default_factory=dict)
+    attrs: Mapping[str, Any] = field(default_factory=dict)  # those that it declares; `attribute` knows the others
+
+    def attribute(self, name: str) -> Any:
+        """A declared attribute of the part, or the default of its slot."""
+        return self.attrs.get(name, attributes.attributes(self.slot)[name].default)
+
+    @property
+    def special(self) -> tuple[str, ...]:
+        """Names of the special tokens that an objective needs."""
+        sentinels = (f"sentinel_{i}" for i in range(self.attribute("sentinels")))
+        return (*self.attribute("special"), *sentinels)
 
     @property
     def summary(self) -> str:
@@ -119,7 +132,7 @@ class _File:
                 doc=doc,
                 paper=" ".join(paper[1].split()) if paper else "",
                 options=options,
-                attrs=self.attributes(node),
+                attrs=self.attributes(node, names[0], options),
             )
 
     def bases(self, node: ast.ClassDef) -> list[ast.ClassDef]:
@@ -186,9 +199,30 @@ class _File:
         last = self.lines[number - 1]
         return last.partition("  # ")[2].strip()
 
-    def attributes(self, node: ast.ClassDef) -> dict[str, Any]:
-        """Class attributes that are literals."""
+    def attributes(self, node: ast.ClassDef, slot: str, options: Mapping[str, Option]) -> dict[str, Any]:
+        """Class attributes that are public literals, each in the table of its slot."""
+        known = attributes.attributes(slot) if slot in attributes.TABLE else {}
         found: dict[str, Any] = {}
+        for item, name, value in self.assigned(node):
+            declared = known.get(name)
+            if declared is not None and not declared.literal:
+                continue
+            try:
+                found[name] = ast.literal_eval(value)
+            except ValueError:
+                if declared is not None:
+                    raise self.error(item, f"{name} must be a literal, but is {ast.unparse(value)}") from None
+                found.pop(name, None)
+                continue
+            wrong = attributes.problem(slot, name, found[name]) if known else None
+            if wrong is None and name == "small" and (strange := [k for k in found[name] if k not in options]):
+                wrong = f"small names {strange[0]!r}, which is no option of {node.name}; {near(strange[0], options)}"
+            if wrong:
+                raise self.error(item, wrong)
+        return found
+
+    def assigned(self, node: ast.ClassDef) -> Iterator[tuple[ast.stmt, str, ast.expr]]:
+        """Public class attributes of a part and its bases in this file, the furthest base first; no options."""
         for cls in reversed(self.bases(node)):
             for item in cls.body:
                 targets: list[ast.expr] = []
@@ -198,12 +232,8 @@ class _File:
                 elif isinstance(item, ast.AnnAssign) and (_class_var(item) or not _is_dataclass(cls)):
                     targets, value = [item.target], item.value
                 for target in targets:
-                    if isinstance(target, ast.Name) and value is not None:
-                        try:
-                            found[target.id] = ast.literal_eval(value)
-                        except ValueError:
-                            found.pop(target.id, None)
-        return found
+                    if isinstance(target, ast.Name) and value is not None and not target.id.startswith("_"):
+                        yield item, target.id, value
 
     def literal(self, node: ast.expr, what: str) -> Any:
         try:

@@ -58,14 +58,15 @@ def learns(*overrides: str, steps: int = 16) -> None:
     "All" is every parameter that one can be trained by this objective: a head that it does not read is not built.
     """
     from llmlab import registry
+    from llmlab.config import layout
     from llmlab.config.compose import compose
-    from llmlab.model import build, layout, roles
+    from llmlab.model import build, roles
     from llmlab.slots import Vocabulary
     from llmlab.training.recipe import chosen
 
     composed = compose(_typed(overrides))
     cfg = composed.cfg
-    names = registry.index()["objective", cfg.objective["_part_"]].attrs.get("special", ())
+    names = registry.index()["objective", cfg.objective["_part_"]].special
     vocabulary = Vocabulary(VOCABULARY, {name: VOCABULARY - 1 - i for i, name in enumerate(names)})
     objective = chosen(cfg, "objective")(vocabulary, cfg.data.seq_len)
     model = build.build_model(layout.resolve(composed, vocabulary=VOCABULARY), cfg.seed)

@@ -1,4 +1,4 @@
-"""Writes src/llmlab/check/reference.json: what `transformers` says of each family with the weights of `settle`.
+"""Writes src/llmlab/check/reference.json: what `transformers` says of each family with the weights of `path_seeded_model`.
 
     python tests/check/record_reference.py [FAMILY ...]
 
@@ -18,9 +18,9 @@ from torch import Tensor
 
 import llmlab
 from llmlab.check import reference
-from llmlab.check.cases import families
+from llmlab.check.cases import family_cases
 from llmlab.check.subject import Case, Subject
-from llmlab.model.layout import ModelSpec
+from llmlab.config.spec import ModelSpec
 from llmlab.model.model import Model
 
 LACKING = ("gpt3", "glm_130b", "glm_2022", "chatglm1")  # transformers has nothing of the kind
@@ -41,14 +41,14 @@ SIZES = ("dim", "n_layers", "n_heads", "n_kv_heads", "ffn_dim", "vocab_size", "m
 def recorded(case: Case) -> dict[str, Any]:
     """A family's entry in the file."""
     more = MORE.get(case.name, ())
-    spec = reference.asked(Subject(case), more).spec
-    model = reference.settle(spec)
+    spec = reference.recorded_subject(Subject(case), more).spec
+    model = reference.path_seeded_model(spec)
     with TemporaryDirectory() as folder:
         llmlab.save_hf(as_kin(case.name, spec, model), folder)
         theirs = loaded(Path(folder), any(layer.routed for stack in model.all_stacks() for layer in stack.layers))
     out = {}
     for name, batch in reference.batches(spec).items():
-        out[name] = [float(f"{v:.8g}") for v in reference.kept(answered(theirs, batch), batch).tolist()]
+        out[name] = [float(f"{v:.8g}") for v in reference.sampled_logits(answered(theirs, batch), batch).tolist()]
     return {"overrides": list(case.overrides), "more": list(more), "logits": out}
 
 
@@ -56,7 +56,7 @@ def as_kin(family: str, spec: ModelSpec, model: Model) -> Model:
     if family not in KIN:
         return model
     sizes = [f"model.{size}={v}" for size in SIZES if (v := getattr(spec.sizes, size)) is not None]
-    kin = reference.settle(Subject(Case(family, (*KIN[family], *sizes))).spec)
+    kin = reference.path_seeded_model(Subject(Case(family, (*KIN[family], *sizes))).spec)
     kin.load_state_dict(model.state_dict())
     return kin
 
@@ -89,7 +89,7 @@ def answered(theirs: Any, batch: dict[str, Tensor]) -> Tensor:
 
 
 def known() -> list[Case]:
-    return [case for case in families() if case.name not in LACKING]
+    return [case for case in family_cases() if case.name not in LACKING]
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from bugs import every, page
 
-from llmlab.check import cases, run
+from llmlab.check import case_checks, cases
 from llmlab.check.subject import Case, Result
 
 PAGE = Path(__file__).parents[2] / "docs" / "conformance.md"
@@ -18,13 +18,13 @@ def case_of(check: str, where: str) -> Case:
     """A case of the matrix: a family, with other parts perhaps, a part by itself, or a model that has some parts."""
     items = [(slot, name) for slot, _, name in (word.partition("=") for word in where.split())]
     if items[0][0] == "model":
-        return cases.family(items[0][1], where.split()[1:])
-    return cases.part(items[0]) if check in run.checks_of("part") else cases.together(items)
+        return cases.family_case(items[0][1], where.split()[1:])
+    return cases.part_case(items[0]) if check in case_checks.checks_of("part") else cases.combined(items)
 
 
 @cache
 def sound(check: str, where: str) -> Result:
-    return run.check(case_of(check, where), [check])[-1]
+    return case_checks.check_case(case_of(check, where), [check])[-1]
 
 
 @pytest.mark.parametrize(
@@ -34,13 +34,15 @@ def test_a_bug_is_caught(bug):
     for check, where in bug.caught.items():
         assert sound(check, where).outcome == ("refused" if bug.refused else "passed"), sound(check, where)
         with bug.injected():
-            found = run.check(case_of(check, where), [check])[-1]
+            found = case_checks.check_case(case_of(check, where), [check])[-1]
         assert (found.check, found.outcome) == (check, "failed"), found
-        assert not found.says.startswith("crashed"), found.says
-    assert run.check(case_of(check, where), [check])[-1].outcome == sound(check, where).outcome  # the bug is gone
+        assert not found.message.startswith("crashed"), found.message
+    assert (
+        case_checks.check_case(case_of(check, where), [check])[-1].outcome == sound(check, where).outcome
+    )  # the bug is gone
 
 
 def test_the_page_lists_them():
     assert len(every()) >= 25
-    assert len({b.says for b in every()}) == len(every())
+    assert len({b.problem for b in every()}) == len(every())
     assert page.section() in PAGE.read_text(encoding="utf-8"), "make conformance"

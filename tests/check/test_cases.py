@@ -5,22 +5,24 @@ from dataclasses import replace
 import pytest
 
 from llmlab import registry
-from llmlab.check import array, cases, words
+from llmlab.check import cases, combinations, request
 from llmlab.check.subject import Subject
 from llmlab.errors import UserError
 
 
 @pytest.mark.slow
 def test_every_two_parts_meet_or_are_refused_with_a_reason():
-    made = cases.pairs()
+    made = cases.all_pairs()
     assert len(made) < 170
     met = {tuple(sorted(pair)) for c in made for pair in _two(c.parts)}
-    refused = array.array().refused()
-    every = [(slot, name) for slot in words.SLOTS for name in registry.names(slot)]
+    refused = combinations.combinations().refused()
+    every = [(slot, name) for slot in request.SLOTS for name in registry.names(slot)]
     for a, b in _two(every):
         if a[0] != b[0]:
             pair = tuple(sorted((a, b)))
-            elsewhere = a in array.array().apart and b in array.array().apart
+            elsewhere = (
+                a in combinations.combinations().separate_kernels and b in combinations.combinations().separate_kernels
+            )
             assert (pair in met) != (pair in refused) or elsewhere, pair
     assert all(why and "\n" not in why for why in refused.values())
     assert "choose kernel=eager" in refused[("kernel", "sdpa"), ("position", "dual_chunk")]
@@ -34,10 +36,10 @@ def _two(items):
 @pytest.mark.slow
 def test_what_is_composed_is_what_was_put_together():
     """A row is tried without composing it: the composed model has the same parts, with the same options and sizes."""
-    assert len(cases.pairs()) == len(cases.pairs()) > 120
-    for made in cases.pairs()[::10]:
+    assert len(cases.all_pairs()) == len(cases.all_pairs()) > 120
+    for made in cases.all_pairs()[::10]:
         items = dict(made.parts)
-        tried = array.replaced(array.base(array.aim(items)), items)
+        tried = combinations.with_parts(combinations.base_spec(combinations.learning_level(items)), items)
         composed = Subject(made).spec
         assert [(s.layers, s.embedding, s.mask, s.cross_attention, s.execute) for s in composed.stacks] == [
             (s.layers, s.embedding, s.mask, s.cross_attention, s.execute) for s in tried.stacks
@@ -48,27 +50,27 @@ def test_what_is_composed_is_what_was_put_together():
 
 @pytest.mark.slow
 def test_a_part_comes_with_what_it_needs():
-    made = cases.part(("position", "dual_chunk"))
+    made = cases.part_case(("position", "dual_chunk"))
     assert "kernel=eager" in made.overrides and "position.chunk=4" in made.overrides
-    assert "objective=mlm" in cases.part(("moe", "expert_choice")).overrides
-    assert cases.part(("mask", "prefix")).mask == "prefix"
-    assert cases.together([("mask", "prefix"), ("objective", "clm")]).mask is None, "typed so, it is refused"
+    assert "objective=mlm" in cases.part_case(("moe", "expert_choice")).overrides
+    assert cases.part_case(("mask", "prefix")).mask == "prefix"
+    assert cases.combined([("mask", "prefix"), ("objective", "clm")]).mask is None, "typed so, it is refused"
 
 
 @pytest.mark.slow
 def test_families_are_small_and_have_every_kind_of_their_layers():
-    gemma3 = Subject(cases.family("gemma3")).spec
+    gemma3 = Subject(cases.family_case("gemma3")).spec
     assert {layer.kind for layer in gemma3.stacks[0].layers} == {"local", "global"}
-    assert "kinds.local.window.left=3" in cases.family("gemma3").overrides
-    assert [len(stack.layers) for stack in Subject(cases.family("t5")).spec.stacks] == [2, 2]
-    swapped = cases.family("gemma3", ["window=strided"])
+    assert "kinds.local.window.left=3" in cases.family_case("gemma3").overrides
+    assert [len(stack.layers) for stack in Subject(cases.family_case("t5")).spec.stacks] == [2, 2]
+    swapped = cases.family_case("gemma3", ["window=strided"])
     assert swapped.kind == "swap" and {"window=strided", "window.stride=3"} <= set(swapped.overrides)
 
 
 @pytest.mark.slow
 def test_a_part_put_into_a_composed_config_is_as_if_it_were_typed():
     for family in ("gemma3", "t5"):
-        for case in [c for c in cases.swaps([family]) if c.swap][::7]:
+        for case in [c for c in cases.swap_cases([family]) if c.swap][::7]:
             made = []
             for asked in (case, replace(case, swap=None)):
                 try:

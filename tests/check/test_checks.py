@@ -11,8 +11,8 @@ import torch
 from bugs import around, every, replaced
 from torch.nn import functional as F
 
-from llmlab.check import cases, run, slope
-from llmlab.check.subject import Case, NotApplicable, Subject, Wrong, same
+from llmlab.check import case_checks, cases, gradcheck
+from llmlab.check.subject import Case, CheckFailed, NotApplicable, Subject, assert_close
 from llmlab.decoding import generate
 from llmlab.model.roles import parameters
 from llmlab_plugins.block.parallel import Parallel
@@ -24,11 +24,11 @@ from llmlab_plugins.norm.rmsnorm import RMSNorm
 
 @dataclass(frozen=True)
 class Broken:
-    """`says`: what the check tells of it, in part."""
+    """`message`: what the check tells of it, in part."""
 
     where: str
     patch: Callable[[], AbstractContextManager[Any]]
-    says: str
+    message: str
 
 
 def norm_over_the_batch(self, x):
@@ -103,80 +103,82 @@ BROKEN = {
 
 def case_of(check: str, where: str) -> Case:
     slot, _, name = where.partition("=")
-    return cases.part((slot, name)) if check in run.checks_of("part") else cases.together([(slot, name)])
+    return cases.part_case((slot, name)) if check in case_checks.checks_of("part") else cases.combined([(slot, name)])
 
 
 @pytest.mark.parametrize("check", [c if c == "tokens" else pytest.param(c, marks=pytest.mark.slow) for c in BROKEN])
 def test_what_is_broken_is_found(check):
     broken = BROKEN[check]
     case = case_of(check, broken.where)
-    assert run.check(case, [check])[-1].outcome == "passed"
+    assert case_checks.check_case(case, [check])[-1].outcome == "passed"
     with broken.patch():
-        found = run.check(case, [check])[-1]
-    assert found.outcome == "failed" and broken.says in found.says, found
-    assert not found.says.startswith("crashed")
+        found = case_checks.check_case(case, [check])[-1]
+    assert found.outcome == "failed" and broken.message in found.message, found
+    assert not found.message.startswith("crashed")
 
 
 def test_every_check_finds_something():
     found = {check for bug in every() for check in bug.caught} | set(BROKEN)
-    assert set(run.every_check()) - found <= {"built"}  # what can't be built is refused, or crashes: see test_run
+    assert set(case_checks.every_check()) - found <= {
+        "built"
+    }  # what can't be built is refused, or crashes: see test_run
 
 
 # ---------------------------------------------------------------- what checks are made of
 
 
 def test_attention_written_out_is_a_softmax():
-    from llmlab.check import plain
+    from llmlab.check import reference_attention
 
     chance = torch.Generator().manual_seed(1)
     shapes = ((4, 5, 3), (2, 5, 3), (2, 5, 2), (4, 5, 5))
     q, k, v, bias = (torch.randn(*shape, generator=chance) for shape in shapes)
     pairs = torch.ones(5, 5).tril().bool()
-    got = plain.attention(q, k, v, pairs.tolist(), scale=0.7, bias_NTS=bias)
+    got = reference_attention.attention(q, k, v, pairs.tolist(), scale=0.7, bias_NTS=bias)
     scores = (q @ k.repeat_interleave(2, 0).mT * 0.7 + bias).masked_fill(~pairs, float("-inf"))
     torch.testing.assert_close(got, (scores.softmax(-1) @ v.repeat_interleave(2, 0)).double(), rtol=1e-5, atol=1e-5)
-    empty = plain.attention(q, k, v, [[False] * 5] * 5, scale=0.7, sink_N=torch.zeros(4))
+    empty = reference_attention.attention(q, k, v, [[False] * 5] * 5, scale=0.7, sink_N=torch.zeros(4))
     assert not empty.any()
 
 
 def test_reach_is_the_product_of_what_layers_see():
-    from llmlab.check import plain
+    from llmlab.check import reference_attention
 
     near = [[q - k in (0, 1) for k in range(6)] for q in range(6)]
     none = [[False] * 6] * 6
-    assert plain.reach([near, near])[5] == [False, False, False, True, True, True]
-    assert plain.reach([none]) == [[q == k for k in range(6)] for q in range(6)]  # by the residual
+    assert reference_attention.reachable([near, near])[5] == [False, False, False, True, True, True]
+    assert reference_attention.reachable([none]) == [[q == k for k in range(6)] for q in range(6)]  # by the residual
 
 
 def test_rules_that_say_nothing_of_one_pair_are_asked_what_they_allow():
-    from llmlab.check import plain
-    from llmlab.check.subject import small
+    from llmlab.check import reference_attention
+    from llmlab.check.subject import small_part
 
     for slot, name in (("mask", "prefix"), ("mask", "permutation"), ("window", "strided")):
-        rule = small(slot, name).factory()()
+        rule = small_part(slot, name).factory()()
         row = {"prefix_len": 3, "rank": [0, 2, 0, 1, 0, 1, 2], "queries": [False] * 5 + [True] * 2}
         data = {n: row[n] for n in rule.needs}
-        want = [[plain.sees(rule, q, k, 7, data) for k in range(7)] for q in range(7)]
+        want = [[reference_attention.sees(rule, q, k, 7, data) for k in range(7)] for q in range(7)]
         with mock.patch.object(type(rule), "sees", new=None):
             del type(rule).sees
-            got = [[plain.sees(rule, q, k, 7, data) for k in range(7)] for q in range(7)]
+            got = [[reference_attention.sees(rule, q, k, 7, data) for k in range(7)] for q in range(7)]
         assert got == want, name
 
 
 def test_same_is_not_fooled():
     one = torch.tensor([1.0, float("nan")])
     for other in (one, torch.tensor([1.0, 2.0]), torch.tensor([1.0])):
-        with pytest.raises(Wrong):
-            same(one, other, "these")
-    same(torch.tensor(1.0), torch.tensor(1.00001), "these")
+        with pytest.raises(CheckFailed):
+            assert_close(one, other, "these")
+    assert_close(torch.tensor(1.0), torch.tensor(1.00001), "these")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("family", "factor"), [("llama3", 0.9), ("qwen2_moe", 0.02)])
 def test_a_slope_tells_a_gradient_that_is_too_small(family, factor):
-    subject = Subject(cases.family(family))
-    slope.slope(subject)
-    real, roles = slope.gradients_of, {role: set() for _, _, role in parameters(subject.model)}
+    subject = Subject(cases.family_case(family))
+    gradcheck.slope(subject)
+    real, roles = gradcheck.gradients_of, {role: set() for _, _, role in parameters(subject.model)}
     for path, _, role in parameters(subject.model):
         roles[role].add(path)
     for role, own in roles.items():
@@ -184,12 +186,15 @@ def test_a_slope_tells_a_gradient_that_is_too_small(family, factor):
         def scaled(model, loss, own=own):
             return {n: g if g is None or n not in own else factor * g for n, g in real(model, loss).items()}
 
-        with mock.patch.object(slope, "gradients_of", scaled), pytest.raises(Wrong, match=f"of the role {role} "):
-            slope.slope(subject)
+        with (
+            mock.patch.object(gradcheck, "parameter_gradients", scaled),
+            pytest.raises(CheckFailed, match=f"of the role {role} "),
+        ):
+            gradcheck.slope(subject)
 
 
 def test_a_loss_without_a_slope_is_not_called_right_or_wrong():
-    subject = Subject(cases.family("llama3"))
+    subject = Subject(cases.family_case("llama3"))
     forward = RMSNorm.forward
 
     def rounds(self, x):
@@ -197,7 +202,7 @@ def test_a_loss_without_a_slope_is_not_called_right_or_wrong():
         return forward(self, unseen)
 
     with replaced(RMSNorm, forward=rounds), pytest.raises(NotApplicable, match="along embed, .* has no slope"):
-        slope.slope(subject)
+        gradcheck.slope(subject)
 
     def needs_float32(self, x):
         if x.dtype == torch.float64:
@@ -205,11 +210,11 @@ def test_a_loss_without_a_slope_is_not_called_right_or_wrong():
         return forward(self, x)
 
     with replaced(RMSNorm, forward=needs_float32), pytest.raises(NotApplicable, match="in float64: not implemented"):
-        slope.slope(subject)
+        gradcheck.slope(subject)
 
 
 def test_in_float64_nothing_is_rounded_on_its_way():
-    with slope.in_float64():
+    with gradcheck.in_float64():
         found = [torch.ones(1, dtype=torch.float32), torch.ones(1).bfloat16().float(), torch.ones(1).to(torch.float32)]
         found += [torch.arange(2) / 3, torch.full((1,), 0.1), torch.ones(2).softmax(-1, dtype=torch.float32)]
     assert {t.dtype for t in found} == {torch.float64}
@@ -218,9 +223,9 @@ def test_in_float64_nothing_is_rounded_on_its_way():
 
 @pytest.mark.slow
 def test_checks_leave_the_model_as_it_is():
-    subject = Subject(cases.together([("moe", "topk")]))
+    subject = Subject(cases.combined([("moe", "topk")]))
     before = {n: t.clone() for n, t in subject.model.state_dict().items()}
-    for check in run.checks_of("pair").values():
+    for check in case_checks.checks_of("pair").values():
         with suppress(NotApplicable):
             check(subject)
     assert all(torch.equal(t, before[n]) for n, t in subject.model.state_dict().items())
@@ -241,6 +246,6 @@ def test_what_new_writes_keeps_what_is_asked_of_parts(slot, monkeypatch):
         head=name if slot == "head" else None,
         parts=((slot, name),),
     )
-    checks = [c for c in run.checks_of("part") if c != "compiled"]
-    found = run.check(case, checks) + run.check(replace(case, kind="pair"))[1:]
+    checks = [c for c in case_checks.checks_of("part") if c != "compiled"]
+    found = case_checks.check_case(case, checks) + case_checks.check_case(replace(case, kind="pair"))[1:]
     assert not [f for f in found if f.outcome in ("failed", "refused")]

@@ -11,10 +11,10 @@ import time
 import pytest
 from told import raising, results
 
-from llmlab.check import ask, report, terminal
+from llmlab.check import report, runner, terminal
 from llmlab.check.checks import MODEL_CHECKS
-from llmlab.check.subject import Case, Wrong
-from llmlab.cli import run as llmlab
+from llmlab.check.subject import Case, CheckFailed
+from llmlab.commands.cli import run as llmlab
 
 
 @pytest.mark.slow
@@ -30,7 +30,7 @@ def test_a_model_as_typed(capsys, tmp_path):
 
 
 def test_a_failure_is_the_exit_code(capsys, monkeypatch):
-    monkeypatch.setitem(MODEL_CHECKS, "causality", raising(Wrong("a token sees what is behind it")))
+    monkeypatch.setitem(MODEL_CHECKS, "causality", raising(CheckFailed("a token sees what is behind it")))
     assert llmlab(["check", "model=gpt2", "norm=rmsnorm", "checks=causality"]) == 1
     said = capsys.readouterr().out
     assert "✗ causality: a token sees what is behind it" in said
@@ -39,7 +39,7 @@ def test_a_failure_is_the_exit_code(capsys, monkeypatch):
 
 
 def test_a_part_that_fails_is_not_shown_as_refused(capsys):
-    made = report.Report({"causality": ""}, item=("position", "alibi"))
+    made = report.Report({"causality": ""}, checked_part=("position", "alibi"))
     made.refused = {(("kernel", "varlen"), ("position", "alibi")): "no bias"}
     case = Case("position=alibi, 1", (), parts=(("position", "alibi"), ("norm", "rmsnorm")))
     command = "llmlab check position=alibi checks=causality"
@@ -58,7 +58,7 @@ def test_a_part_that_fails_is_not_shown_as_refused(capsys):
     ],
 )
 def test_that_a_model_can_be_built_is_no_answer_to_what_was_asked(said, verdict, capsys):
-    made = report.Report({"built": "", "balance": ""}, named=["balance"])
+    made = report.Report({"built": "", "balance": ""}, requested_checks=["balance"])
     case = Case("gpt2", (), "family")
     made.add(case, results(case, built=("passed",), balance=said))
     terminal.show(made)
@@ -67,12 +67,12 @@ def test_that_a_model_can_be_built_is_no_answer_to_what_was_asked(said, verdict,
 
 
 def test_where_it_is_written_is_known_to_be_good_before_the_work(capsys, monkeypatch, tmp_path):
-    monkeypatch.setattr(ask, "everything", raising(AssertionError("it has begun")))
+    monkeypatch.setattr(runner, "run_request", raising(AssertionError("it has begun")))
     (tmp_path / "conformance.md").write_bytes(b"\xe4")
     for folder, why in ((tmp_path, "it is not UTF-8"), (tmp_path / "conformance.md", "File exists")):
         assert llmlab(["check", f"to={folder}"]) == 1
         assert why in capsys.readouterr().err
-    monkeypatch.setattr(ask, "everything", raising(KeyboardInterrupt()))
+    monkeypatch.setattr(runner, "run_request", raising(KeyboardInterrupt()))
     assert llmlab(["check", f"to={tmp_path}/new"]) == 130 and not (tmp_path / "new").exists()
 
 
@@ -115,7 +115,7 @@ def test_what_can_not_be_asked(typed, capsys, tmp_path, monkeypatch):
 
 def test_help_and_errors_are_light():
     ask = "run(['check', '--help']); run(['check', 'ffn=x'])"
-    code = f"import sys; from llmlab.cli import run; {ask}; print('torch' in sys.modules)"
+    code = f"import sys; from llmlab.commands.cli import run; {ask}; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.rstrip().endswith("False") and "error: ffn=x" in done.stderr
 
@@ -158,7 +158,7 @@ def command(folder, *typed, **how):
 
 # as the `llmlab` script does: of a module that is run (-m) Python says SIGINT instead of 130 where it was interrupted
 # within an exec(), of a dataclass being made, say
-LLMLAB = "from llmlab.cli import main; main()"
+LLMLAB = "from llmlab.commands.cli import main; main()"
 
 
 @pytest.mark.slow

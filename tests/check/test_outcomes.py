@@ -7,22 +7,22 @@ import pytest
 import torch
 from told import raising
 
-from llmlab.check import array, cases, processes, refusal, report, run, shrink
+from llmlab.check import case_checks, cases, combinations, processes, refusal, report, shrink
 from llmlab.check.checks import MODEL_CHECKS
-from llmlab.check.subject import Case, NotApplicable, Wrong
-from llmlab.cli import run as llmlab
+from llmlab.check.subject import Case, CheckFailed, NotApplicable
+from llmlab.commands.cli import run as llmlab
 from llmlab.errors import UserError
 
 
 def outcome(ask, monkeypatch, case=None):
     monkeypatch.setitem(MODEL_CHECKS, "mine", ask)
-    return run.check(case or Case("a", ("model.dim=32", "model.n_layers=1")), ["mine"])[-1]
+    return case_checks.check_case(case or Case("a", ("model.dim=32", "model.n_layers=1")), ["mine"])[-1]
 
 
 @pytest.mark.parametrize(
     ("error", "what", "says"),
     [
-        (Wrong("it is 2"), "failed", "it is 2"),
+        (CheckFailed("it is 2"), "failed", "it is 2"),
         (NotApplicable("no experts"), "skipped", "no experts"),
         (UserError("a\nb"), "refused", "a; b"),
         (ValueError("of nobody's part"), "failed", "crashed: ValueError: of nobody's part ("),
@@ -31,7 +31,7 @@ def outcome(ask, monkeypatch, case=None):
 )
 def test_what_a_check_may_say(error, what, says, monkeypatch):
     found = outcome(raising(error), monkeypatch)
-    assert found.outcome == what and found.says.startswith(says)
+    assert found.outcome == what and found.message.startswith(says)
 
 
 def test_a_value_error_that_nobody_raised_on_purpose_is_a_crash():
@@ -43,9 +43,9 @@ def test_a_value_error_that_nobody_raised_on_purpose_is_a_crash():
 
 @pytest.mark.slow
 def test_a_model_that_can_not_be_had_is_refused_once():
-    found = run.check(cases.together([("kernel", "sdpa"), ("position", "dual_chunk")]))
+    found = case_checks.check_case(cases.combined([("kernel", "sdpa"), ("position", "dual_chunk")]))
     assert [(r.check, r.outcome) for r in found] == [("built", "refused")]
-    assert found[0].says == "kernel=sdpa can't do a position with regions; choose kernel=eager"
+    assert found[0].message == "kernel=sdpa can't do a position with regions; choose kernel=eager"
 
 
 def test_the_command_has_what_was_typed_once(monkeypatch):
@@ -66,7 +66,7 @@ def test_the_command_has_what_was_typed_once(monkeypatch):
 def test_of_a_family_with_other_parts_the_culprit_is_named(broken, said, monkeypatch, capsys):
     def ask(subject):
         if broken in subject.spec.stacks[0].layers[0].parts["norm"].name:
-            raise Wrong("it is wrong")
+            raise CheckFailed("it is wrong")
 
     monkeypatch.setitem(MODEL_CHECKS, "causality", ask)
     assert llmlab(["check", "model=gpt2", "ffn=relu", "norm=rmsnorm", "model.n_heads=8", "checks=causality"]) == 1
@@ -78,15 +78,15 @@ def test_the_smallest_command_names_the_culprits(monkeypatch):
     def ask(subject):
         parts = subject.spec.stacks[0].layers[0].parts
         if parts["ffn"].name == "glu" and parts["position"].name == "alibi":
-            raise Wrong("together they are wrong")
+            raise CheckFailed("together they are wrong")
 
     monkeypatch.setitem(MODEL_CHECKS, "mine", ask)
     made = report.Report({"mine": ""})
-    others = [case for case in cases.against(("position", "alibi")) if ("ffn", "glu") not in case.parts]
-    for case in (*cases.against(("ffn", "glu")), *others):
-        made.add(case, run.check(case, ["mine"]))
+    others = [case for case in cases.pairs_with(("position", "alibi")) if ("ffn", "glu") not in case.parts]
+    for case in (*cases.pairs_with(("ffn", "glu")), *others):
+        made.add(case, case_checks.check_case(case, ["mine"]))
     assert len(made.failed) == 1
-    shrink.blame(made)
+    shrink.add_commands(made)
     assert made.failed[0].command == "llmlab check position=alibi ffn=glu checks=mine"
 
 
@@ -95,19 +95,17 @@ def test_a_check_that_ends_its_process_fails(monkeypatch):
     monkeypatch.setitem(MODEL_CHECKS, "mine", lambda subject: os._exit(139) if subject.case.name == "a" else None)
     both = [Case(name, ("model.dim=32", "model.n_layers=1")) for name in "ab"]
     found = {}
-    run.every(both, ["mine"], 1, lambda case, some: found.update({case.name: [r[1:4] for r in some]}))
-    assert found["a"] == [("built", "passed", ""), ("mine", "failed", run.DIED)]
+    case_checks.check_cases(both, ["mine"], 1, lambda case, some: found.update({case.name: [r[1:4] for r in some]}))
+    assert found["a"] == [("built", "passed", ""), ("mine", "failed", case_checks.DIED_MESSAGE)]
     assert found["b"] == [("built", "passed", ""), ("mine", "passed", "")]
 
 
 def test_a_model_that_ends_the_process_is_for_the_checks_to_find(monkeypatch):
-    monkeypatch.setattr(array, "run_once", lambda spec: os._exit(139))
-    matrix = array.Array.__new__(array.Array)
-    matrix.apart, matrix._elsewhere = {}, processes.Alone()
-    with matrix._elsewhere:
-        assert matrix._refuse(()) is None
-        with pytest.raises(processes.Died):
-            matrix._elsewhere(os._exit, 3)
+    monkeypatch.setattr(combinations, "run_once", lambda spec: os._exit(139))
+    with processes.IsolatedProcess() as process:
+        assert combinations.isolated_refusal(process, (), runs=True) is None
+        with pytest.raises(processes.ProcessDied):
+            process(os._exit, 3)
 
 
 @pytest.mark.slow
@@ -115,7 +113,7 @@ def test_of_processes_that_die_only_the_culprit_is_blamed(monkeypatch):
     """While cases are still handed out, and when all are."""
     monkeypatch.setitem(MODEL_CHECKS, "causality", lambda subject: os._exit(139) if subject.case.name == "a" else None)
     a, b, c, d = (Case(name, ("model.dim=32", "model.n_layers=1")) for name in "abcd")
-    with run.Pool(2) as pool:
+    with case_checks.Pool(2) as pool:
         pool.add(a, ["causality"])
         for more in ((b, c), (d,)):
             for process in list(pool.pool._processes.values()):

@@ -7,7 +7,7 @@ import torch
 from record_reference import LACKING, recorded
 
 from llmlab.check import cases, reference
-from llmlab.check.subject import NotApplicable, Subject, Wrong
+from llmlab.check.subject import CheckFailed, NotApplicable, Subject
 from llmlab.config.compose import families
 
 QUICK = ("llama3", "t5")
@@ -16,10 +16,10 @@ ANEW = "; python tests/check/record_reference.py"
 
 
 def test_every_family_has_its_numbers():
-    entries = reference.record()["families"]
+    entries = reference.recorded()["families"]
     assert set(entries) == set(families()) - set(LACKING), ANEW
     for name, entry in entries.items():
-        assert {len(numbers) for numbers in entry["logits"].values()} == {reference.KEPT}, name
+        assert {len(numbers) for numbers in entry["logits"].values()} == {reference.N_LOGITS}, name
     assert reference.FILE.stat().st_size < 100_000
 
 
@@ -28,11 +28,11 @@ def test_every_family_has_its_numbers():
 )
 def test_a_family_is_what_the_reference_says(family, monkeypatch):
     """And would not be if a single weight were another by one in a thousand."""
-    subject = Subject(cases.family(family))
+    subject = Subject(cases.family_case(family))
     reference.reference(subject)
     if family not in QUICK:
         return
-    settle = reference.settle
+    settle = reference.path_seeded_model
 
     @torch.no_grad()
     def changed(spec):
@@ -40,13 +40,17 @@ def test_a_family_is_what_the_reference_says(family, monkeypatch):
         next(p for path, p in model.named_parameters() if path.endswith("ffn.up.weight"))[3, 5] += 1e-3
         return model
 
-    monkeypatch.setattr(reference, "settle", changed)
-    with pytest.raises(Wrong, match="logits of full rows"):
+    monkeypatch.setattr(reference, "path_seeded_model", changed)
+    with pytest.raises(CheckFailed, match="logits of full rows"):
         reference.reference(subject)
 
 
 def test_what_was_not_asked_is_not_answered():
-    for case in (cases.family("gpt3"), cases.family("llama3", ["ffn=geglu"]), cases.family("llama3", ["model.dim=64"])):
+    for case in (
+        cases.family_case("gpt3"),
+        cases.family_case("llama3", ["ffn=geglu"]),
+        cases.family_case("llama3", ["model.dim=64"]),
+    ):
         with pytest.raises(NotApplicable):
             reference.reference(Subject(case))
 
@@ -67,8 +71,8 @@ def test_the_values_follow_from_the_path_alone():
 @pytest.mark.parametrize("family", AGAIN)
 def test_the_reference_still_says_so(family):
     pytest.importorskip("transformers")
-    again = json.loads(json.dumps(recorded(cases.family(family))))
-    there = reference.record()["families"][family]
+    again = json.loads(json.dumps(recorded(cases.family_case(family))))
+    there = reference.recorded()["families"][family]
     assert {**again, "logits": None} == {**there, "logits": None}, ANEW
     for name, want in there["logits"].items():
         assert again["logits"][name] == pytest.approx(want, rel=1e-4, abs=1e-5)

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from llmlab import registry
-from llmlab.check import cases, refusal, run
-from llmlab.check.subject import small
+from llmlab.check import case_checks, cases, refusal
+from llmlab.check.subject import small_part
 from llmlab.model import build
 from llmlab.model.memory import Memory
 from llmlab.model.stack import Layer
@@ -67,27 +67,27 @@ def test_what_the_framework_and_parts_raise_is_a_refusal(tmp_path, monkeypatch):
 
 
 def test_a_kernel_that_crashes_is_not_one_that_cannot_train():
-    assert refusal.untrainable(small("kernel", "sdpa")) is None
-    assert "can't train on a CPU" in (refusal.untrainable(small("kernel", "flex")) or "")
+    assert refusal.untrainable(small_part("kernel", "sdpa")) is None
+    assert "can't train on a CPU" in (refusal.untrainable(small_part("kernel", "flex")) or "")
     with (
         mock.patch.object(SDPA, "check_training", crashing, create=True),
         pytest.raises(ValueError, match="invalid literal"),
     ):
-        refusal.untrainable(small("kernel", "sdpa"))
+        refusal.untrainable(small_part("kernel", "sdpa"))
 
 
 @pytest.mark.slow
 def test_a_crash_is_not_taken_for_a_refusal():
-    gpt2 = cases.family("gpt2")
+    gpt2 = cases.family_case("gpt2")
     with mock.patch.object(Layer, "_read", crashing):
-        (found,) = run.check(gpt2, ["memory"])[1:]
-    assert found.outcome == "failed" and found.says.startswith("crashed: ValueError: invalid literal"), found
+        (found,) = case_checks.check_case(gpt2, ["memory"])[1:]
+    assert found.outcome == "failed" and found.message.startswith("crashed: ValueError: invalid literal"), found
     build_model = build.build_model
 
     def without_dropout(spec, **how):
         return int("x") if spec.sizes.dropout else build_model(spec, **how)
 
     with mock.patch.object(build, "build_model", without_dropout):
-        results = run.check(gpt2, ["evaluation", "checkpointing"])[1:]
+        results = case_checks.check_case(gpt2, ["evaluation", "checkpointing"])[1:]
     assert [r.outcome for r in results] == ["failed", "failed"]
-    assert all(r.says.startswith("crashed: ValueError: invalid literal") for r in results)
+    assert all(r.message.startswith("crashed: ValueError: invalid literal") for r in results)

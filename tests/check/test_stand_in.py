@@ -6,8 +6,8 @@ from torch.nn import functional as F
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
 from llmlab.check.parts import stand_in
-from llmlab.check.parts.of import randn
-from llmlab.check.subject import Wrong
+from llmlab.check.parts.fixtures import randn
+from llmlab.check.subject import CheckFailed
 from llmlab_plugins.kernel import varlen
 
 BOUNDS = torch.tensor([0, 3, 4, 9]).int()
@@ -27,7 +27,7 @@ def test_texts_end_to_end_are_texts_by_themselves(causal):
 def test_what_varlen_attn_would_not_take_is_wrong():
     q, wide = randn(9, 4, 8), randn(9, 4, 6)
     for bounds, longest, x in ((BOUNDS.long(), 5, q), (BOUNDS[:-1], 5, q), (BOUNDS, 4, q), (BOUNDS, 5, wide)):
-        with pytest.raises(Wrong, match="varlen_attn is given"):
+        with pytest.raises(CheckFailed, match="varlen_attn is given"):
             stand_in.varlen_attn(x, x, x, bounds, bounds, longest, longest, scale=1.0)
 
 
@@ -49,6 +49,6 @@ def test_flex_attention_is_torchs():
 def test_a_kernel_that_calls_nothing_is_wrong_and_is_as_it_was_afterwards():
     kernel = varlen.VarLen()
     before = varlen.varlen_attn
-    with pytest.raises(Wrong, match="it never calls varlen_attn"), stand_in.stood_in(kernel):
+    with pytest.raises(CheckFailed, match="it never calls varlen_attn"), stand_in.replaced_by_reference(kernel):
         assert kernel.devices == ("cpu",) and varlen.varlen_attn is not before
     assert kernel.devices == ("cuda",) and torch.float32 not in kernel.dtypes and varlen.varlen_attn is before

@@ -78,6 +78,7 @@ TABLE = [
     ("model.n_kv_heads=3", r"model\.n_kv_heads=3 does not divide model\.n_heads=4; choose one of 1, 2, 4"),
     ("model.n_layers=0", r"model\.n_layers must be at least 1, but is 0"),
     ("model.moe.per_token=9", r"model\.moe\.per_token=9 is more than model\.moe\.n_experts=8"),
+    ("published=mine", r"published says what a model file stands for; choose one"),
     ("model=llama3_8b size=nano", r"model=llama3_8b is a published size: leave out size=nano, or name the family"),
     ("attention=mla model.n_kv_heads=2", r"model\.n_kv_heads: attention=mla does not use it; .*"),
     ("objective=clm mask=bidirectional", r"objective=clm can't be trained under mask=bidirectional: .*"),
@@ -177,7 +178,7 @@ TABLE = [
 
 DRIVER = """
 import contextlib, io, json, sys
-from llmlab.cli import run
+from llmlab.commands.cli import run
 out = []
 for argv in json.load(sys.stdin):
     with contextlib.redirect_stdout(io.StringIO()) as o, contextlib.redirect_stderr(io.StringIO()) as e:
@@ -254,7 +255,7 @@ def test_table(part, tmp_path):
 )
 def test_found_by_the_parts(typed, said, tmp_path, monkeypatch, capsys):
     """What only a part or the system knows: said before a step, and no folder is left."""
-    from llmlab.cli import run
+    from llmlab.commands.cli import run
     from llmlab.data.tokenizer import _char
 
     (tmp_path / "text.txt").write_text("a b c d\n" * 2000)

@@ -8,7 +8,7 @@ import shutil
 
 import pytest
 
-from llmlab.cli import run
+from llmlab.commands.cli import run
 
 SMALL = ["data=files", "data.path=text.txt", "tokenizer=char", "model.n_layers=1", "model.n_heads=2", "data.seq_len=16"]
 SMALL += ["train.batch_size=4", "train.validation_batches=1", "train.sample=false"]
@@ -147,8 +147,8 @@ def test_memory_that_is_asked_for_is_counted_in_copies():
     import torch
 
     from llmlab import registry
-    from llmlab.training import ahead
+    from llmlab.training import preflight
 
-    assert ahead.states(registry.load("optimizer", "adamw", {})()) == 2.0
-    free = ahead.available(torch.device("cpu"))
+    assert preflight.states(registry.load("optimizer", "adamw", {})()) == 2.0
+    free = preflight.available(torch.device("cpu"))
     assert free is None or 2**20 < free < 2**50

@@ -6,7 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from llmlab import cli, registry
+from llmlab import registry
+from llmlab.commands import cli
 from llmlab.config.compose import groups
 
 ROOT = Path(__file__).parents[2]
@@ -19,7 +20,7 @@ def command(*argv, cwd=None, code=None):
 
 def test_help_fits_a_screen_and_names_every_group():
     code = (
-        "import sys; from llmlab.cli import run; run(['train', '--help']);"
+        "import sys; from llmlab.commands.cli import run; run(['train', '--help']);"
         "print('HEAVY', [m for m in ('torch', 'lightning') if m in sys.modules])"
     )
     out, _, heavy = command(code=code).stdout.partition("HEAVY ")
@@ -99,17 +100,6 @@ def test_interruption_and_errors_of_a_run():
     )
     assert outcome("raise cli.UserError('a\\nb')") == (1, "error: a\nerror: b\n")
     assert outcome("return 3") == (3, "")
-
-
-def test_garbage_is_looked_for_seldom_until_a_model_trains():
-    code = (
-        "import gc\nfrom llmlab import garbage\nusual = gc.get_threshold()\n"
-        "gc.set_threshold(5, 5, 5); garbage.as_usual(); assert gc.get_threshold() == (5, 5, 5) and not gc.get_freeze_count()\n"
-        "garbage.seldom(); assert gc.get_threshold()[0] == garbage.SELDOM > 100 * usual[0]\n"
-        "garbage.as_usual(); assert gc.get_threshold() == usual and gc.get_freeze_count()"
-    )
-    done = command(code=code)
-    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_lines_are_cut_where_the_reader_stops():

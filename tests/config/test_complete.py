@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from llmlab.cli import run
+from llmlab.commands.cli import run
 from llmlab.config.compose import groups
-from llmlab.config.schema import SLOTS
+from llmlab.slot_names import SLOTS
 
 ROOT = Path(__file__).parents[2]
 

@@ -10,11 +10,11 @@ from omegaconf import OmegaConf
 import llmlab
 from llmlab import registry
 from llmlab.config import compose as compose_module
-from llmlab.config import traits, validate
-from llmlab.config.compose import Typed, compose, conf_dir
-from llmlab.config.schema import SLOTS
+from llmlab.config import layout, traits, validate
+from llmlab.config.compose import compose, conf_dir
+from llmlab.config.composed import Typed
 from llmlab.errors import UserError
-from llmlab.model import layout
+from llmlab.slot_names import SLOTS
 
 
 def test_the_law_keeps_a_presets_options_and_lets_them_be_set():

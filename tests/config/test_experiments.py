@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from families import mostly_slow
 
-from llmlab.cli import run
+from llmlab.commands.cli import run
 from llmlab.config.compose import compose, conf_dir
 
 FIRST = ("gpt2", "llama3", "qwen_moe", "qwen2_moe", "gemma3", "deepseek_v3", "bert", "albert", "t5")

@@ -11,9 +11,10 @@ import pytest
 from families import QUICK, mostly_slow
 from omegaconf import OmegaConf
 
-from llmlab.config.compose import Composed, compose, conf_dir
+from llmlab.config import layout, model_files
+from llmlab.config.compose import compose
+from llmlab.config.composed import Composed, conf_dir
 from llmlab.config.trainer import arguments
-from llmlab.model import layout
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 NAMES = sorted(
@@ -49,8 +50,9 @@ def test_the_resolved_config_is_the_one_in_git(name):
     if name.startswith("model/"):
         spec = layout.resolve(found)
         assert spec.family == found.cfg.model.family
-        of_authors = "# published" in (conf_dir() / f"{name}.yaml").read_text()
-        assert of_authors == (found.cfg.model.dim != 128)
+        of_authors = model_files.published(conf_dir() / f"{name}.yaml")
+        assert of_authors == found.cfg.published
+        assert bool(of_authors) == (found.cfg.model.dim != 128)
         if of_authors:
             published.check(name.removeprefix("model/"), spec)
 

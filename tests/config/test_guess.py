@@ -7,19 +7,19 @@ import pytest
 from omegaconf import OmegaConf
 
 import llmlab
-from llmlab import cli
-from llmlab.arguments import parse
-from llmlab.chat import Arguments as Chat
+from llmlab.commands import cli
+from llmlab.commands.arguments import parse
+from llmlab.commands.chat import Arguments as Chat
+from llmlab.commands.eval import Arguments as Evaluate
+from llmlab.commands.export import Arguments as Export
+from llmlab.commands.generate import Arguments as Generate
+from llmlab.commands.runs import Arguments as Runs
 from llmlab.config import guess
 from llmlab.config.aliases import ALIASES, ARGUMENTS, NOTES
 from llmlab.config.compose import choices, groups
 from llmlab.errors import UserError
-from llmlab.evaluate import Arguments as Evaluate
-from llmlab.export import Arguments as Export
-from llmlab.generate import Arguments as Generate
-from llmlab.lab.plan import Arguments as Plan
-from llmlab.lab.report import Arguments as Report
-from llmlab.runs import Arguments as Runs
+from llmlab.plan import Arguments as Plan
+from llmlab.report import Arguments as Report
 
 COMMANDS = (Generate, Chat, Evaluate, Export, Plan, Report, Runs)
 

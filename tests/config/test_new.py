@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from llmlab import new, registry
-from llmlab.config.schema import SLOTS
+from llmlab import registry
+from llmlab.commands import new
 from llmlab.errors import UserError
+from llmlab.slot_names import SLOTS
 
 ROOT = Path(__file__).parents[2]
 LONG = "x" * new.LONGEST
@@ -58,7 +59,7 @@ def test_what_is_written_is_formatted(here, name, capsys):
 
 def test_outside_of_a_checkout(here, monkeypatch, capsys):
     """What it prints can be typed: the variable makes the part known."""
-    monkeypatch.setattr("llmlab.lab.record.program_name", lambda: "llmlab")
+    monkeypatch.setattr("llmlab.commands.runs.record.program_name", lambda: "llmlab")
     new.main(["norm", "softened"])
     out = capsys.readouterr().out
     assert "wrote softened.py and test_softened.py" in out
@@ -119,7 +120,7 @@ def test_refused(typed, said, here):
 
 TRAIN = """
 import sys
-from llmlab.cli import run
+from llmlab.commands.cli import run
 for argv in {argvs!r}:
     assert run(["train", *argv]) == 0, argv
 """

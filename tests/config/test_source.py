@@ -12,7 +12,7 @@ PARTS = sorted(registry.index())
 
 
 def test_there_are_parts_in_every_slot():
-    from llmlab.config.schema import SLOTS
+    from llmlab.slot_names import SLOTS
 
     assert {slot for slot, _ in PARTS} == set(SLOTS)
     assert registry.problems() == []
@@ -78,7 +78,7 @@ class Part(Base):
 
     pair: two numbers
     """
-    scope: str = "layer"
+    estimates: bool = True
 '''
 
 
@@ -91,7 +91,7 @@ def test_kin_aliases_bases_and_docs(tmp_path):
     assert one.options["pair"].type == list[float]
     assert one.options["pair"].as_tuple
     assert one.options["pair"].doc == "two numbers"
-    assert one.attrs == {"unused": ("n_kv_heads",), "scope": "layer"}
+    assert one.attrs == {"unused": ("n_kv_heads",), "estimates": True}
     assert one.summary == "One thing."
     assert one.paper == "Someone & Else 1999, arXiv:1234.5678"
 

@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from llmlab import generate as command
-from llmlab.cli import run
+from llmlab.commands import generate as command
+from llmlab.commands.cli import run
+from llmlab.commands.generate import Teller, read_prompts
 from llmlab.errors import UserError
-from llmlab.generate import Teller, read_prompts
 
 
 class Bytes:

@@ -51,7 +51,7 @@ def forked(work: Callable[[], int | None]) -> tuple[int, str]:
 
 
 def here(words: list[str]) -> int:
-    from llmlab import cli
+    from llmlab.commands import cli
 
     sys.argv = words
     return cli.run(words[1:] if words[0] == "llmlab" else ["train", *words[2:]])

@@ -8,7 +8,7 @@ import torch
 from llmlab import load_hf
 from llmlab.config.compose import compose
 from llmlab.errors import UserError
-from llmlab.lab.folder import load_model
+from llmlab.runs.folder import load_model
 from llmlab.training.run import train
 
 RECIPE = [
@@ -118,7 +118,8 @@ def test_damaged_weights_are_refused_before_a_folder_is_made(made, words, tmp_pa
 
 
 def test_the_tokenizer_and_the_chat_template_go_along(transformers, made, words, tmp_path, capsys):
-    from llmlab import cli, save_hf
+    from llmlab import save_hf
+    from llmlab.commands import cli
 
     save_hf(load_hf(made[0]), tmp_path / "again")
     for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):

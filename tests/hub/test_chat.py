@@ -16,8 +16,8 @@ import time
 import pytest
 import torch
 
-from llmlab import cli
-from llmlab.chat import Chat
+from llmlab.commands import cli
+from llmlab.commands.chat import Chat
 from llmlab.data.template import Template
 from llmlab.decoding.sampling import Sampling
 from llmlab.hub import text

@@ -7,9 +7,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from llmlab import cli
+from llmlab.commands import cli
 from llmlab.errors import UserError
-from llmlab.hub import bounds
+from llmlab.hub import header_check
 from llmlab.hub.load import describe, load_hf
 
 NAME = "model.layers.1.mlp.up_proj.weight"
@@ -100,19 +100,21 @@ def test_experts_and_stacks_are_held_against_the_headers(tmp_path):
     two = {f"model.layers.{i}.mlp.experts.{e}.w": torch.empty(2, 2) for i in range(2) for e in range(4)}
     joined = {f"h.{i}.experts.gate": torch.empty(4, 2, 2) for i in range(2)}
     for shapes in (two, joined):
-        bounds.held(["model.n_layers=2", "model.moe.n_experts=4"], None, shapes, tmp_path)
+        header_check.check_counts(["model.n_layers=2", "model.moe.n_experts=4"], None, shapes, tmp_path)
         with pytest.raises(UserError, match="says 5 experts, but the weights hold 4"):
-            bounds.held(["model.n_layers=2", "model.moe.n_experts=5"], None, shapes, tmp_path)
+            header_check.check_counts(["model.n_layers=2", "model.moe.n_experts=5"], None, shapes, tmp_path)
         for wrong in ("null", "x", "1e308", "1" * 400):
             with pytest.raises(UserError, match=r"model\.moe\.n_experts must be a whole number, but is"):
-                bounds.held(["model.n_layers=2", f"model.moe.n_experts={wrong}"], None, shapes, tmp_path)
+                header_check.check_counts(["model.n_layers=2", f"model.moe.n_experts={wrong}"], None, shapes, tmp_path)
     pair = [f"stacks.{name}.n_layers=2" for name in ("encoder", "decoder")]
     one = {f"encoder.block.{i}.w": torch.empty(2) for i in range(2)}
-    bounds.held(["model.n_layers=4", *pair], None, one, tmp_path)
+    header_check.check_counts(["model.n_layers=4", *pair], None, one, tmp_path)
     with pytest.raises(UserError, match="says 3 layers of the encoder, but the weights hold 2"):
-        bounds.held(["model.n_layers=5", "stacks.encoder.n_layers=3"], ("encoder",), one, tmp_path)
-    bounds.held(["stacks.decoder.n_layers=3"], ("encoder",), one, tmp_path)  # which the class does not read
-    bounds.held(
+        header_check.check_counts(["model.n_layers=5", "stacks.encoder.n_layers=3"], ("encoder",), one, tmp_path)
+    header_check.check_counts(
+        ["stacks.decoder.n_layers=3"], ("encoder",), one, tmp_path
+    )  # which the class does not read
+    header_check.check_counts(
         ["model.n_layers=12", f"execute={[0] * 12}".replace(" ", "")],
         None,
         {"g.0.w": one["encoder.block.0.w"]},

@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 import torch
 
-from llmlab import cli
+from llmlab.commands import cli
 from llmlab.errors import UserError
 from llmlab.hub import locate
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from llmlab import cli
+from llmlab.commands import cli
 from llmlab.data import cache
 from llmlab.errors import UserError
 from llmlab.hub import fetch, locate

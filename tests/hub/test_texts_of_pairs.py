@@ -7,7 +7,7 @@ import torch
 from live import refill
 
 import llmlab
-from llmlab import cli
+from llmlab.commands import cli
 from llmlab.decoding.generate import generate, generate_all
 from llmlab.decoding.sampling import Sampling
 from llmlab.errors import UserError

@@ -7,7 +7,7 @@ import shutil
 import pytest
 import torch
 
-from llmlab import cli
+from llmlab.commands import cli
 
 
 @pytest.fixture(scope="module")

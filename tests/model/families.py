@@ -10,10 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from llmlab.config.compose import Composed, compose
-from llmlab.model import layout
+from llmlab.config import layout
+from llmlab.config.compose import compose
+from llmlab.config.composed import Composed
+from llmlab.config.spec import ModelSpec
 from llmlab.model.build import build_model
-from llmlab.model.layout import ModelSpec
 from llmlab.model.model import Model
 
 FAMILIES = (

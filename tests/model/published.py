@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from llmlab.config.spec import ModelSpec
 from llmlab.model.build import assemble
 from llmlab.model.flops import count_parameters
-from llmlab.model.layout import ModelSpec
 
 # Parameters (total, active a token), tied weights once: of the configurations that the authors released, counted from
 # their config.json by the reference implementation (Qwen3, DeepSeek-V3: also stated in arXiv:2505.09388, arXiv:2412.19437).

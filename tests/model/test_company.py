@@ -6,7 +6,7 @@ import pytest
 import torch
 from families import ids, spec, tiny, woken
 
-from llmlab.model.layout import PartSpec
+from llmlab.config.spec import PartSpec
 from llmlab.registry import names
 
 LENGTHS = (15, 5, 9)

@@ -4,9 +4,9 @@ import pytest
 import torch
 from families import build, ids, tiny
 
+from llmlab.config import layout
 from llmlab.config.compose import compose
 from llmlab.errors import UserError
-from llmlab.model import layout
 from llmlab.model.build import build_model
 
 CHOICES = tiny("bert", "objective=clm", "+attention@stacks.main.cross_attention=mha")

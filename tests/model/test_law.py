@@ -5,11 +5,11 @@ import torch
 from families import FAMILIES, batch, build, composed, mostly_slow, spec, tiny
 from omegaconf import OmegaConf
 
+from llmlab.config import layout, model_files
 from llmlab.config.compose import compose, conf_dir
-from llmlab.config.schema import LAYER_SLOTS, SLOTS
 from llmlab.errors import UserError
-from llmlab.model import layout
 from llmlab.model.build import build_model
+from llmlab.slot_names import LAYER_SLOTS, SLOTS
 
 STACK_SLOTS = (*LAYER_SLOTS, "mask", "embedding")
 
@@ -37,7 +37,7 @@ def same_model(a, b) -> None:
 
 def test_every_family_is_in_these_tests():
     files = (conf_dir() / "model").glob("*.yaml")
-    families = {f.stem for f in files if "# published" not in f.read_text(encoding="utf-8").split("\n\n")[0]}
+    families = {f.stem for f in files if model_files.published(f) is None}
     assert families == set(FAMILIES)
 
 

@@ -4,6 +4,7 @@ import pytest
 from families import FAMILIES, QUICK, spec
 from published import POOLED, PUBLISHED, WITHOUT_HEADS
 
+from llmlab.config import model_files
 from llmlab.config.compose import conf_dir
 from llmlab.model.build import assemble
 
@@ -46,5 +47,5 @@ def test_at_a_rung_families_are_alike(families, rung):
 
 
 def test_every_published_size_is_here():
-    files = {p.stem for p in (conf_dir() / "model").glob("*.yaml") if "# published" in p.read_text()}
+    files = {p.stem for p in (conf_dir() / "model").glob("*.yaml") if model_files.published(p)}
     assert files == set(PUBLISHED) | set(WITHOUT_HEADS) | set(POOLED)

@@ -5,7 +5,7 @@ import torch
 from families import batch, build, ids, mostly_slow, spec, tiny
 
 from llmlab.errors import UserError
-from llmlab.model import plain
+from llmlab.model import serialise
 from llmlab.model.table import describe
 from llmlab.training.recipe import _fits
 
@@ -123,11 +123,11 @@ def test_positions_that_are_too_few_for_a_sample_are_refused():
 
 
 def test_a_run_of_before_stacks_had_a_table_of_their_own_is_read():
-    kept = plain.to_plain(spec(*tiny("t5")))
-    assert plain.from_plain(kept) == spec(*tiny("t5"))
+    kept = serialise.to_dict(spec(*tiny("t5")))
+    assert serialise.from_dict(kept) == spec(*tiny("t5"))
     for stack in kept["stacks"]:
         del stack["shared_embedding"], stack["sizes"]["source_dim"]
-    read = plain.from_plain(kept)
+    read = serialise.from_dict(kept)
     assert [s.shared_embedding for s in read.stacks] == [True, True]
     assert list(build(*tiny("t5"), wake=False).state_dict()) and read.sizes == spec(*tiny("t5")).sizes
 

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from llmlab import registry
+from llmlab.model.view import View
 from llmlab.model.visibility import Visible
 from llmlab.sizes import AttentionTraits, MoETraits, Sizes
-from llmlab.slots import Context, Position, View
+from llmlab.slots import Context, Position
 
 SIZES = Sizes(
     dim=24,

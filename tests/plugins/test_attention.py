@@ -4,7 +4,8 @@ import pytest
 import torch
 from parts import build, close, kernels, names, part, randn, sizes, softmax_loop, view
 
-from llmlab.slots import LayerCache, Position
+from llmlab.model.view import LayerCache
+from llmlab.slots import Position
 
 RMS = part("norm", "rmsnorm")
 

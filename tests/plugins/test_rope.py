@@ -2,12 +2,16 @@
 
 import cmath
 import math
+from dataclasses import fields
 
 import pytest
 import torch
 from parts import close, part, randn, sizes
 from transformers import DeepseekV3Config, LlamaConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+from llmlab import registry
+from llmlab_plugins.position._scaling import SCALINGS as KINDS
 
 SCALINGS = {
     "none": {},
@@ -279,3 +283,13 @@ NEVER_MEANT = [
 def test_numbers_that_are_never_meant_are_refused(name, options, said):
     with pytest.raises(ValueError, match=rf"position\.{said}"):
         rope(name, **options)
+
+
+def test_every_scaling_is_a_choice_and_takes_options_of_the_part_alone():
+    for name in ("rope", "dual_chunk"):
+        options = registry.index()["position", name].options
+        chosen = options["scaling"].choices
+        assert set(chosen) <= set(KINDS)
+        for scaling in chosen:
+            assert {f.name for f in fields(KINDS[scaling])} <= {*options, "dims", "width"}
+    assert registry.index()["position", "rope"].options["scaling"].choices == tuple(KINDS)

@@ -15,7 +15,7 @@ words = sys.orig_argv
 if "train" in words and "-m" not in words[words.index("train"):]:
     import json, os, signal, time
     from pathlib import Path
-    from llmlab.lab import record, status
+    from llmlab.runs import lock, record
 
     typed = {k: v.strip('"') for k, _, v in (w.partition("=") for w in words if "=" in w)}
     resume = "resume" in typed
@@ -73,7 +73,7 @@ class Lab:
         monkeypatch.setenv("PYTHONPATH", str(folder))
         monkeypatch.setenv("CALLS", str(self.calls_file))
         self.reports, self.report_error = [], None
-        monkeypatch.setattr("llmlab.lab.report.write", self.report)
+        monkeypatch.setattr("llmlab.report.write", self.report)
         self.stand_in({})
 
     def report(self, folders, *, out):
@@ -94,7 +94,7 @@ class Lab:
 
     def run(self, *overrides, what=None):
         """(exit code, stdout, stderr) of the command in this process: it starts sooner."""
-        from llmlab import cli
+        from llmlab.commands import cli
 
         self.stand_in(what or {})
         out, err = io.StringIO(), io.StringIO()

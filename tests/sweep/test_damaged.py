@@ -5,7 +5,7 @@ import json
 import pytest
 
 from llmlab.errors import UserError
-from llmlab.lab.report.collect import _sweep
+from llmlab.report.collect import _sweep
 from llmlab.sweep import point
 
 GOOD = {"name": "x", "keys": {"seed": ["1"]}, "fixed": [], "points": [{"folder": "seed=1", "overrides": ["seed=1"]}]}

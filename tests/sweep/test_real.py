@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from llmlab.lab import record
+from llmlab.runs import record
 from tests.sweep.test_sweep import until
 
 TINY = ["data=files", "tokenizer=char", "data.seq_len=16", "model.dim=16", "model.n_layers=1", "model.n_heads=2"]

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from llmlab.lab import record
+from llmlab.runs import record
 from llmlab.sweep.point import place, share
 
 JOBLIB = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]

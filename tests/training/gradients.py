@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import Callback
 from llmlab.config.compose import compose
 from llmlab.training import recipe, trainers
 from llmlab.training.intervals import Intervals
-from llmlab.training.run import Task
+from llmlab.training.task import Task
 
 
 class Spy(Callback):

@@ -74,10 +74,9 @@ def port(folder: Path, run: int, rank: str) -> str:
 
 
 def _work(folder: Path, ranks: int, runs: list[list[str]]) -> None:
-    from llmlab import garbage
-    from llmlab.cli import run
+    from llmlab.commands.cli import run
 
-    garbage.seldom()
+    gc.set_threshold(100_000, 10, 10)  # as the command line does
     rank, code = os.environ["LOCAL_RANK"], 0
     for i, argv in enumerate(runs):
         os.environ["MASTER_PORT"] = port(folder, i, rank)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from llmlab.errors import UserError
-from llmlab.training import checkpoint
+from llmlab.runs import checkpoint
 
 
 def write(folder, step, value=1.0):

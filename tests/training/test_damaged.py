@@ -11,9 +11,9 @@ import pytest
 import yaml
 from small_runs import numbers
 
-from llmlab import cli, runs
-from llmlab.lab import files, record, status
-from llmlab.training import checkpoint, metrics
+from llmlab import files
+from llmlab.commands import cli, runs
+from llmlab.runs import checkpoint, lock, metrics, record
 
 LAST = "checkpoints/step=00000008"
 ONCE = ["config.yaml", "model.json", "tokenizer.json", "special.json"]  # written when a run begins
@@ -194,7 +194,7 @@ def test_every_field_of_a_record_may_be_of_the_wrong_kind(folder, capsys):
 def test_every_part_of_an_older_folders_config_and_model_may_be_wrong(folder, capsys):
     """Without hashes it is the shape that tells."""
     from llmlab.errors import UserError
-    from llmlab.lab import folder as folders
+    from llmlab.runs import folder as folders
 
     fields = json.loads((folder / "run.json").read_text())
     (folder / "run.json").write_text(json.dumps({k: v for k, v in fields.items() if k != "files"}))
@@ -338,7 +338,7 @@ def test_a_disk_that_fills_after_a_checkpoint(record_fits, folder, monkeypatch, 
 
 
 def test_the_last_picture_on_a_full_disk(folder, monkeypatch, capsys):
-    from llmlab.lab import plot
+    from llmlab.training import plot
 
     def full(folder):
         raise OSError(28, "No space left on device", "run/loss.png")
@@ -355,7 +355,7 @@ def test_a_folder_that_can_only_be_read(folder, monkeypatch, capsys):
         raise OSError(30, "Read-only file system", str(path))
 
     with monkeypatch.context() as patch:
-        patch.setattr(status, "open", refused, raising=False)
+        patch.setattr(lock, "open", refused, raising=False)
         code, line = ask(capsys, "train")
     assert code == 1
     assert line == "run can't be written (Read-only file system): copy it to where it can, and resume the copy"

@@ -7,17 +7,17 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from llmlab import cli
+from llmlab.commands import cli
+from llmlab.commands.eval import evaluate
+from llmlab.commands.export import export
 from llmlab.config import schema
 from llmlab.config.compose import compose
 from llmlab.data.template import Template
 from llmlab.data.tokenizer import make
 from llmlab.errors import UserError
-from llmlab.evaluate import evaluate
-from llmlab.export import export
 from llmlab.hub import text as text_of_hub
-from llmlab.lab.folder import load_model
-from llmlab.training import checkpoint
+from llmlab.runs import checkpoint
+from llmlab.runs.folder import load_model
 from llmlab.training.run import train
 
 

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from llmlab.errors import UserError
-from llmlab.lab import record as records
+from llmlab.runs import record as records
 from llmlab.training.intervals import FORWARD_SHARE, MOST, SHARE, Intervals, due, trained, validations
 from llmlab.training.progress import Remaining
 

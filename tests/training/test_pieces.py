@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from llmlab.errors import UserError
-from llmlab.training import guard, meter, metrics
+from llmlab.runs import metrics
+from llmlab.training import guard, meter
 from llmlab.training.budget import horizon
 from llmlab.training.clipping import clip_by_norm
 from llmlab.training.progress import Progress, duration
@@ -243,9 +244,9 @@ def test_the_way_to_resume_can_be_typed():
 
 
 def test_parts_of_a_record_have_what_the_objective_brings():
+    from llmlab.config import layout
     from llmlab.config.compose import compose
-    from llmlab.model import layout
-    from llmlab.training.opening import _brought
+    from llmlab.training.run_header import _brought
 
     assert _brought(layout.resolve(compose(["model=bert"]))) == {"mask": "bidirectional", "heads.tokens": "mlm"}
     assert _brought(layout.resolve(compose(["model=t5"]))) == {
@@ -267,7 +268,7 @@ def test_parts_of_a_record_have_what_the_objective_brings():
 )
 def test_a_row_of_metrics_that_can_not_be_read_is_named(tmp_path, line, said):
     from llmlab.errors import UserError
-    from llmlab.training import metrics
+    from llmlab.runs import metrics
 
     path = tmp_path / metrics.METRICS
     path.write_text(f"step,loss,val_loss\n10,2.5,\n{line}\n30,1.")

@@ -11,9 +11,8 @@ import pytest
 import torch
 from small_runs import numbers
 
-from llmlab import cli
-from llmlab.lab import record
-from llmlab.training import checkpoint
+from llmlab.commands import cli
+from llmlab.runs import checkpoint, record
 
 HARD = [
     "train.micro_batch_size=2",
@@ -119,7 +118,7 @@ def test_a_full_disk_fails_in_one_line_and_keeps_the_last_checkpoint(tiny, tmp_p
     size = (folder / "checkpoints/step=00000004/state.pt").stat().st_size - 500
     limited = (
         f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, resource.RLIM_INFINITY)); "
-        "from llmlab.cli import main; main()"
+        "from llmlab.commands.cli import main; main()"
     )
     run = [sys.executable, "-c", limited, "train", f"resume={folder}", "trainer.max_steps=9"]
     done = subprocess.run(run, capture_output=True, text=True, timeout=120)

@@ -10,8 +10,8 @@ from small_runs import numbers, run
 
 from llmlab.config.compose import compose
 from llmlab.errors import UserError
-from llmlab.lab import record
-from llmlab.training import checkpoint, closing
+from llmlab.runs import checkpoint, record
+from llmlab.training import finish
 
 FIELDS = [
     "schema",
@@ -147,7 +147,7 @@ def test_two_runs_of_one_second_have_a_folder_each(tiny, tmp_path, monkeypatch):
 
     import hydra.core.utils
 
-    from llmlab.cli import run
+    from llmlab.commands.cli import run
 
     class Stopped(datetime.datetime):
         @classmethod
@@ -237,7 +237,7 @@ def test_half_precision_trains_and_keeps_its_weights_whole(tiny, tmp_path):
 
 
 def test_a_run_that_breaks_off_anywhere_is_recorded_as_failed(tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr(closing, "sample", lambda *_: 1 / 0)
+    monkeypatch.setattr(finish, "sample", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         run(tmp_path / "run", *tiny, "train.sample=true")
     found = record.read(tmp_path / "run")
@@ -247,9 +247,9 @@ def test_a_run_that_breaks_off_anywhere_is_recorded_as_failed(tiny, tmp_path, mo
 @pytest.mark.parametrize(("model", "want"), {"llama3": "mla", "deepseek_v3": "mha", "deberta_v3": "gqa"}.items())
 def test_the_attention_to_try_next_is_one_that_the_model_can_have(model, want):
     """DeBERTa's position can't be scored by latents."""
-    from llmlab.model import layout
+    from llmlab.config import layout
 
-    assert closing.another_attention(layout.resolve(compose([f"model={model}"]))) == want
+    assert finish.another_attention(layout.resolve(compose([f"model={model}"]))) == want
 
 
 def test_a_time_limit_ends_a_run_at_a_saved_step(tiny, tmp_path):
@@ -297,8 +297,8 @@ def test_a_resumed_run_validates_when_it_would_have(tiny, tmp_path):
 
 def test_a_run_of_before_data_bos_is_measured_as_it_was(whole, tmp_path):
     """Its documents have no bos: those of `tokenizer=char` have none anyway."""
-    from llmlab.evaluate import evaluate
-    from llmlab.lab import folder
+    from llmlab.commands.eval import evaluate
+    from llmlab.runs import folder
 
     old = shutil.copytree(whole, tmp_path / "old")
     text = (old / "config.yaml").read_text()
@@ -316,8 +316,8 @@ def test_bits_per_byte_of_a_tokenizer_that_drops_text(tiny, tmp_path):
     """Lower case, accents and spaces are not in its tokens, but they are bytes of the text that was measured."""
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
-    from llmlab.generate import _encoded
-    from llmlab.lab.folder import load_model
+    from llmlab.commands.generate import _encoded
+    from llmlab.runs.folder import load_model
 
     text = "The Cat sat on   the Mat, and the naïve Dog saw it.\n" * 240
     inner = Tokenizer(models.WordPiece(unk_token="[UNK]"))

@@ -5,13 +5,13 @@ import csv
 import pytest
 from small_runs import run
 
-from llmlab.training import closing
+from llmlab.training import finish
 
 
 def test_what_a_short_run_says(tiny, tmp_path, capsys, monkeypatch):
     """Its stand-in objective on the first line, a rate that is never reached, the loss of step 1; no sample of noise."""
     words = [o for o in tiny if not o.startswith("train.sample")]
-    monkeypatch.setattr(closing, "once_a_week", lambda: True)
+    monkeypatch.setattr(finish, "once_a_week", lambda: True)
     done = run(tmp_path / "run", *words, "model=xlnet", "schedule.warmup_steps=5000", "trainer.max_steps=3")
     said = capsys.readouterr().out.splitlines()
     assert said[0].startswith("xlnet: ")
@@ -35,7 +35,7 @@ def test_what_a_short_run_says(tiny, tmp_path, capsys, monkeypatch):
 
 
 def test_a_point_of_a_sweep_keeps_its_sample_to_the_record(tiny, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(closing, "once_a_week", lambda: pytest.fail("it would be noted as given"))
+    monkeypatch.setattr(finish, "once_a_week", lambda: pytest.fail("it would be noted as given"))
     done = run(tmp_path / "run", *tiny, "train.sample=true", "trainer.max_steps=1", "sweep=grid")
     said = capsys.readouterr().out
     assert done["sample"]["text"]
@@ -45,20 +45,20 @@ def test_a_point_of_a_sweep_keeps_its_sample_to_the_record(tiny, tmp_path, capsy
 
 def test_advice_is_given_once_a_week(tmp_path, monkeypatch):
     monkeypatch.setenv("LLMLAB_CACHE", str(tmp_path / "cache"))
-    now = closing.time.time()
+    now = finish.time.time()
     given = []
     for days in (0, 1, 6.9, 7.1, 8, 3):  # the last: a clock that was set back
-        monkeypatch.setattr(closing.time, "time", lambda days=days: now + days * 86_400)
-        given.append(closing.once_a_week())
+        monkeypatch.setattr(finish.time, "time", lambda days=days: now + days * 86_400)
+        given.append(finish.once_a_week())
     assert given == [True, False, False, True, False, True]
-    (tmp_path / "cache" / closing.STAMP).write_text("no JSON")
-    assert closing.once_a_week()
-    monkeypatch.setenv("LLMLAB_CACHE", str(tmp_path / "cache" / closing.STAMP))  # no folder: nothing can be noted
-    assert closing.once_a_week()
+    (tmp_path / "cache" / finish.STAMP).write_text("no JSON")
+    assert finish.once_a_week()
+    monkeypatch.setenv("LLMLAB_CACHE", str(tmp_path / "cache" / finish.STAMP))  # no folder: nothing can be noted
+    assert finish.once_a_week()
 
 
 def test_a_picture_has_curves_or_says_why_not(tmp_path):
-    from llmlab.lab import plot
+    from llmlab.training import plot
 
     assert plot.why_none([1], []) == plot.why_none([1], [1])
     assert plot.why_none([], []).startswith("no curve: metrics.csv has no point of each loss")

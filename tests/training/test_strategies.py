@@ -16,11 +16,13 @@ import torch
 from safetensors.torch import load_file
 from small_runs import numbers
 
+from llmlab.commands.export import export
+from llmlab.config import layout
 from llmlab.config.compose import compose
 from llmlab.errors import UserError
-from llmlab.export import export
-from llmlab.model import build, layout
-from llmlab.training import checkpoint, guard, placement, strategies, trainers
+from llmlab.model import build
+from llmlab.runs import checkpoint
+from llmlab.training import guard, placement, strategies, trainers
 from llmlab.training.placement import Placement
 from llmlab.training.step_metrics import Summary
 

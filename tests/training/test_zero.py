@@ -9,10 +9,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from llmlab.commands.export import export
 from llmlab.config.compose import compose
 from llmlab.errors import UserError
-from llmlab.export import export
-from llmlab.training import checkpoint, recipe
+from llmlab.runs import checkpoint
+from llmlab.training import recipe
 from llmlab.training.run import train
 from llmlab.training.strategies import zero
 from tests.training import ranks

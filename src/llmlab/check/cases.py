@@ -8,94 +8,104 @@ from functools import cache
 from typing import Any
 
 from llmlab import registry
-from llmlab.check.array import TINY, array, case, merged, options, with_item
-from llmlab.check.cover import Item, paired, spelled
+from llmlab.check.combinations import TINY, combinations, last_of_each_key, pair_case, small_options, with_item
+from llmlab.check.covering_array import Item, as_words, ordered_pair
+from llmlab.check.request import LEARNING_SLOTS, SLOTS
 from llmlab.check.subject import Case, Subject
-from llmlab.check.words import AIMS, SLOTS
 from llmlab.config.compose import families as every_family
 
-SWAPPED = [slot for slot in SLOTS if slot not in ("objective", "head")]  # which nothing else in a config follows from
-FAMILY = ("model.n_heads=4",)
+INDEPENDENT_SLOTS = [
+    slot for slot in SLOTS if slot not in ("objective", "head")
+]  # which nothing else in a config follows from
+FAMILY_SIZES = ("model.n_heads=4",)
 # Of a family with other parts: heads so wide that what takes a share of one, and a share of that, has something left.
-SWAP = ("model.head_dim=16",)
+SWAP_SIZES = ("model.head_dim=16",)
 
 
-def pairs() -> list[Case]:
+def all_pairs() -> list[Case]:
     """Models in which every two parts of two slots occur that can occur together."""
-    return list(each_pair())
+    return list(iterate_pairs())
 
 
-def each_pair() -> Iterator[Case]:
+def iterate_pairs() -> Iterator[Case]:
     """`pairs`, each as soon as it is known."""
-    for n, (cover, row) in enumerate(array().rows(), 1):
-        yield case(f"pair {n}", dict(cover.items(row)))
+    for n, (cover, row) in enumerate(combinations().rows(), 1):
+        yield pair_case(f"pair {n}", dict(cover.items(row)))
 
 
-def against(item: Item, more: Iterable[str] = ()) -> list[Case]:
+def pairs_with(item: Item, more: Iterable[str] = ()) -> list[Case]:
     """Models in which a part meets every other that it can meet. more: what is typed behind them."""
-    cover = array().of(item)
+    cover = combinations().covering(item)
     rows = list(cover.cover(with_item(cover, item)))
     first, reason = cover.usual([item])
     if not rows or reason is not None:
-        return [case(spelled([item]), dict(cover.items(first)), more)]
-    return [case(f"{spelled([item])}, {n}", dict(cover.items(row)), more) for n, row in enumerate(rows, 1)]
+        return [pair_case(as_words([item]), dict(cover.items(first)), more)]
+    return [pair_case(f"{as_words([item])}, {n}", dict(cover.items(row)), more) for n, row in enumerate(rows, 1)]
 
 
-def parts(slots: Sequence[str] = SLOTS) -> list[Case]:
+def part_cases(slots: Sequence[str] = SLOTS) -> list[Case]:
     """Every part, in a model that is otherwise as usual, or has what the part needs."""
-    return [part((slot, name)) for slot in slots for name in registry.names(slot)]
+    return [part_case((slot, name)) for slot in slots for name in registry.names(slot)]
 
 
-def part(item: Item, more: Iterable[str] = ()) -> Case:
-    return replace(together([item], more), kind="part")
+def part_case(item: Item, more: Iterable[str] = ()) -> Case:
+    return replace(combined([item], more), kind="part")
 
 
-def together(items: Sequence[Item], more: Iterable[str] = ()) -> Case:
+def combined(items: Sequence[Item], more: Iterable[str] = ()) -> Case:
     """One model with these parts, otherwise as usual, or with what they need."""
     known = dict(items)
-    cover = array().of(next((i for i in items if i in array().apart), items[0])) if items else array().cover
-    aims = [item for item in items if item[0] in AIMS]
-    if len(aims) == 2 and paired(*aims) in array().unfit:
-        return case(spelled(items), known, more, items)  # which is refused
+    cover = (
+        combinations().covering(next((i for i in items if i in combinations().separate_kernels), items[0]))
+        if items
+        else combinations().cover
+    )
+    aims = [item for item in items if item[0] in LEARNING_SLOTS]
+    if len(aims) == 2 and ordered_pair(*aims) in combinations().untrainable_pairs:
+        return pair_case(as_words(items), known, more, items)  # which is refused
     row, _ = cover.usual(items)
     usual, _ = cover.usual([])
     chosen = {
         slot: name for slot, name in cover.items(row) if (slot, name) in items or (slot, name) not in cover.items(usual)
     }
-    return case(spelled(items), chosen, more, items)
+    return pair_case(as_words(items), chosen, more, items)
 
 
 @cache
-def families() -> list[Case]:
+def family_cases() -> list[Case]:
     """Every family in a tiny size, with all kinds of its layers."""
-    return [family(name) for name in every_family()]
+    return [family_case(name) for name in every_family()]
 
 
-def family(name: str, more: Sequence[str] = ()) -> Case:
+def family_case(name: str, more: Sequence[str] = ()) -> Case:
     """A family in a tiny size. more: what is typed behind that; a part (SLOT=NAME) stands wherever it has one of the slot."""
-    words, cfg = _tiny(name)
-    typed = [t for word in more for t in _typed(word, cfg)]
+    words, cfg = _tiny_family(name)
+    typed = [t for word in more for t in _words_for(word, cfg)]
     slots = {w.partition("=")[0] for w in more}
     parts = tuple((slot, part) for slot, _, part in (w.partition("=") for w in more) if slot in SLOTS)
-    kept = [*(w for w in words if w.partition(".")[0] not in slots), *(SWAP if parts else ())]
-    quick = merged(kept) if len(more) == 1 and parts and parts[0][0] in SWAPPED else None
+    kept = [*(w for w in words if w.partition(".")[0] not in slots), *(SWAP_SIZES if parts else ())]
+    quick = last_of_each_key(kept) if len(more) == 1 and parts and parts[0][0] in INDEPENDENT_SLOTS else None
     return Case(
-        " ".join([name, *more]), merged([*kept, *typed]), "swap" if parts else "family", parts=parts, swap=quick
+        " ".join([name, *more]),
+        last_of_each_key([*kept, *typed]),
+        "swap" if parts else "family",
+        parts=parts,
+        swap=quick,
     )
 
 
-def _typed(word: str, cfg: Any) -> list[str]:
+def _words_for(word: str, cfg: Any) -> list[str]:
     slot, _, part = word.partition("=")
     if slot == "head":
-        role = next(iter(registry.index()["objective", cfg.objective["_part_"]].attrs["heads"]))
+        role = next(iter(registry.index()["objective", cfg.objective["_part_"]].attribute("heads")))
         return [f"{'' if role in cfg.heads else '+'}head@heads.{role}={part}"]
-    return [word, *options(slot, slot, part)] if slot in SLOTS else [word]
+    return [word, *small_options(slot, slot, part)] if slot in SLOTS else [word]
 
 
 @cache
-def _tiny(name: str) -> tuple[list[str], Any]:
+def _tiny_family(name: str) -> tuple[list[str], Any]:
     """What makes a family tiny, and its config."""
-    words = [f"model={name}", *TINY, *FAMILY, "model.n_layers=2"]
+    words = [f"model={name}", *TINY, *FAMILY_SIZES, "model.n_layers=2"]
     cfg = Subject(Case(name, tuple(words))).composed.cfg
     if len(cfg.stacks) > 1:
         words[-1] = "model.n_layers=4"
@@ -104,21 +114,21 @@ def _tiny(name: str) -> tuple[list[str], Any]:
     nodes = [("", cfg), *((f"{at}.{kind}.", cfg[at][kind]) for at in ("kinds", "stacks") for kind in cfg[at])]
     for place, node in nodes:
         for slot in (s for s in SLOTS if s in node and node[s] is not None):
-            words += options(f"{place}{slot}", slot, node[slot]["_part_"])
+            words += small_options(f"{place}{slot}", slot, node[slot]["_part_"])
     return words, cfg
 
 
-def swaps(names: Sequence[str] = ()) -> Iterator[Case]:
+def swap_cases(names: Sequence[str] = ()) -> Iterator[Case]:
     """Every family, by default, with every part that it has nowhere."""
     for name in names or every_family():
-        has = _has(Subject(family(name)))
+        has = _parts_of(Subject(family_case(name)))
         for slot in SLOTS:
             for part in registry.names(slot):
                 if (slot, part) not in has:
-                    yield family(name, [f"{slot}={part}"])
+                    yield family_case(name, [f"{slot}={part}"])
 
 
-def _has(subject: Subject) -> set[Item]:
+def _parts_of(subject: Subject) -> set[Item]:
     spec = subject.spec
     found = [spec.kernel, spec.init, *spec.heads.values()]
     for stack in spec.stacks:

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from llmlab.check import learning, reach, reference, slope, texts, weights, written
+from llmlab.check import attention_reference, equivalences, gradcheck, learning, reference, visibility, weights
 from llmlab.check.subject import Subject
 
 MODEL_CHECKS: dict[str, Callable[[Subject], None]] = {
-    "causality": reach.causality,
-    "visibility": reach.visibility,
-    "attention": written.attention,
-    "cache": texts.cache,
-    "generation": texts.generation,
-    "memory": texts.memory,
-    "padding": texts.padding,
-    "batch": texts.batching,
-    "documents": texts.documents,
+    "causality": visibility.causality,
+    "visibility": visibility.visibility,
+    "attention": attention_reference.attention,
+    "cache": equivalences.cache,
+    "generation": equivalences.generation,
+    "memory": equivalences.memory,
+    "padding": equivalences.padding,
+    "batch": equivalences.batching,
+    "documents": equivalences.documents,
     "first_loss": learning.first_loss,
     "gradients": learning.gradients,
-    "slope": slope.slope,
+    "slope": gradcheck.slope,
     "balance": learning.balance,
     "evaluation": learning.evaluation,
     "checkpointing": learning.checkpointing,

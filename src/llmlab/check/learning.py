@@ -11,35 +11,35 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from llmlab import registry
+from llmlab import attributes, registry
 from llmlab.check.refusal import refusal, untrainable
-from llmlab.check.subject import VOCABULARY, NotApplicable, Subject, Wrong, same
+from llmlab.check.subject import VOCABULARY, CheckFailed, NotApplicable, Subject, assert_close
 from llmlab.model.model import Model
 from llmlab.slots import Loss, Vocabulary
 
 Batch = dict[str, Tensor]
-SHARE = 0.05  # by which the first loss may be off
-CHANCE = 0.25  # of the mean over V tokens of one text's logits: two of its deviations, V^-1/2
+LOSS_TOLERANCE = 0.05  # by which the first loss may be off
+SAMPLING_ERROR = 0.25  # of the mean over V tokens of one text's logits: two of its deviations, V^-1/2
 
 
-def objective(subject: Subject) -> Any:
+def build_objective(subject: Subject) -> Any:
     """The case's objective, for a vocabulary of nothing but random tokens."""
     cfg = subject.composed.cfg.objective
     entry = registry.index()["objective", cfg["_part_"]]
     options = {str(k): v for k, v in cfg.items() if not str(k).startswith("_")}
-    special = {name: VOCABULARY - 1 - i % VOCABULARY for i, name in enumerate(entry.attrs.get("special", ()))}
-    return registry.load("objective", entry.name, options)(Vocabulary(VOCABULARY, special), length(subject))
+    special = {name: VOCABULARY - 1 - i % VOCABULARY for i, name in enumerate(entry.special)}
+    return registry.load("objective", entry.name, options)(Vocabulary(VOCABULARY, special), sample_length(subject))
 
 
-def length(subject: Subject) -> int:
+def sample_length(subject: Subject) -> int:
     """Tokens of a sample."""
     return min(24, subject.spec.sizes.max_positions)
 
 
-def samples(subject: Subject, rows: int = 4) -> Batch:
+def prepared_batch(subject: Subject, rows: int = 4) -> Batch:
     """A batch of random tokens as the objective prepares it."""
-    chance, tokens = np.random.default_rng(0), length(subject)
-    made = objective(subject)
+    chance, tokens = np.random.default_rng(0), sample_length(subject)
+    made = build_objective(subject)
     words = chance.integers(VOCABULARY, size=(rows, tokens + 1))
     zeros = np.zeros(tokens + 1, dtype=np.int64)
     each = [made.prepare({"tokens": row, "documents": zeros}, chance) for row in words]
@@ -47,15 +47,15 @@ def samples(subject: Subject, rows: int = 4) -> Batch:
     return batch | subject.read_by_parts(batch["ids"].shape[1], rows)
 
 
-def trains(subject: Subject) -> None:
+def require_gradients(subject: Subject) -> None:
     """NotApplicable if this kernel computes no gradients on a CPU."""
     if why := untrainable(subject.spec.kernel):
         raise NotApplicable(why)
 
 
-def ask(subject: Subject, model: Model) -> Callable[[], Loss]:
+def loss_function(subject: Subject, model: Model) -> Callable[[], Loss]:
     """The objective's loss of a batch, and a sum over what heads say that it does not read, so that all are reached."""
-    batch, asked = samples(subject), objective(subject)
+    batch, asked = prepared_batch(subject), build_objective(subject)
     others = {role: None for role in subject.spec.heads if role not in asked.heads}
 
     def loss() -> Loss:
@@ -68,7 +68,7 @@ def ask(subject: Subject, model: Model) -> Callable[[], Loss]:
     return loss
 
 
-def gradients_of(model: Model, loss: Tensor) -> dict[str, Tensor | None]:
+def parameter_gradients(model: Model, loss: Tensor) -> dict[str, Tensor | None]:
     names, parameters = zip(*model.named_parameters(), strict=True)
     return dict(zip(names, torch.autograd.grad(loss, parameters, allow_unused=True), strict=True))
 
@@ -79,37 +79,39 @@ def gradients_of(model: Model, loss: Tensor) -> dict[str, Tensor | None]:
 @torch.no_grad()
 def first_loss(subject: Subject) -> None:
     """A model that has learnt nothing has a loss within 5 % of ln V, plus half of the variance that its init gives logits."""
-    loss = objective(subject).loss(subject.fresh().eval(), samples(subject, rows=24))
+    loss = build_objective(subject).loss(subject.fresh().eval(), prepared_batch(subject, rows=24))
     got, chance = float(loss._replace(aux={}).mean()), math.log(VOCABULARY)
-    varies = subject.spec.init.attribute("logit_variance", 0.0)
+    varies = subject.spec.init.attribute("logit_variance")
     # Normal logits of variance v add v / 2, and by chance up to CHANCE of their deviation; a part may make them vary less.
-    most = (1 + SHARE) * (chance + varies / 2) + CHANCE * math.sqrt(varies)
-    if not (1 - SHARE) * chance <= got <= most:
-        raise Wrong(f"the first loss is {got:.3f}, but should be ln {VOCABULARY} = {chance:.3f}, at most {most:.3f}")
+    most = (1 + LOSS_TOLERANCE) * (chance + varies / 2) + SAMPLING_ERROR * math.sqrt(varies)
+    if not (1 - LOSS_TOLERANCE) * chance <= got <= most:
+        raise CheckFailed(
+            f"the first loss is {got:.3f}, but should be ln {VOCABULARY} = {chance:.3f}, at most {most:.3f}"
+        )
 
 
 def gradients(subject: Subject) -> None:
     """The loss has a finite gradient, not zero, in every parameter, but for those that a part declares `idle`."""
-    trains(subject)
-    loss = ask(subject, subject.model)()
+    require_gradients(subject)
+    loss = loss_function(subject, subject.model)()
     mean = loss._replace(aux={}).mean()  # without the losses of experts
     if not torch.isfinite(mean):
-        raise Wrong("the loss is not finite")
-    may_not = excused(subject)
-    for name, gradient in gradients_of(subject.model, mean).items():
+        raise CheckFailed("the loss is not finite")
+    may_not = allowed_without_gradient(subject)
+    for name, gradient in parameter_gradients(subject.model, mean).items():
         if gradient is not None and not torch.isfinite(gradient).all():
-            raise Wrong(f"the gradient of {name} is not finite")
+            raise CheckFailed(f"the gradient of {name} is not finite")
         if name not in may_not and (gradient is None or not gradient.any()):
-            raise Wrong(
+            raise CheckFailed(
                 f"the gradient of {name} is {'none' if gradient is None else 'zero'}: the loss does not reach it"
             )
 
 
-def excused(subject: Subject) -> set[str]:
+def allowed_without_gradient(subject: Subject) -> set[str]:
     """Parameters that nothing in a batch need reach. A router with one expert a token, whose weight is 1, does not learn."""
     found = set()
     for path, module in subject.model.named_modules():
-        found |= {f"{path}.{name}" for name in getattr(module, "idle", ())}
+        found |= {f"{path}.{name}" for name in attributes.of(module, attributes.EVERY, "idle")}
     moe = subject.spec.sizes.moe
     if moe.per_token == 1 and moe.renormalise:
         weights = {id(p) for router in subject.model.routers() for p in router.parameters()}
@@ -120,18 +122,18 @@ def excused(subject: Subject) -> set[str]:
 # ---------------------------------------------------------------- in training and in evaluation
 
 
-KINDS = {"dropout": "dropout", "attention.dropout": "attention__dropout", "ffn.dropout": "ffn__dropout"}
+DROPOUT_TRAITS = {"dropout": "dropout", "attention.dropout": "attention__dropout", "ffn.dropout": "ffn__dropout"}
 
 
 def evaluation(subject: Subject) -> None:
     """In evaluation there is no dropout; in training each of the three dropouts makes a difference, or is refused."""
-    trains(subject)
+    require_gradients(subject)
     batch = subject.batch()
     plain = subject.fresh().eval()
     with torch.no_grad():
         if not torch.equal(plain(batch).hidden, plain(batch).hidden):
-            raise Wrong("in evaluation, two forwards of one batch differ")
-    for trait, field in KINDS.items():
+            raise CheckFailed("in evaluation, two forwards of one batch differ")
+    for trait, field in DROPOUT_TRAITS.items():
         try:
             model = subject.fresh(**subject.traits(**{field: 0.3}))
         except ValueError as e:
@@ -139,29 +141,31 @@ def evaluation(subject: Subject) -> None:
                 raise
             continue  # it says that it has none
         with torch.no_grad():
-            same(model.eval()(batch).hidden, plain(batch).hidden, f"in evaluation, model.{trait}=0.3 against 0", 1e-6)
+            assert_close(
+                model.eval()(batch).hidden, plain(batch).hidden, f"in evaluation, model.{trait}=0.3 against 0", 1e-6
+            )
             torch.manual_seed(0)
             one, other = (model.train()(batch).hidden for _ in range(2))
-        if torch.equal(one, other) and not _unused(subject, trait):
-            raise Wrong(f"in training, model.{trait}=0.3 changes nothing")
+        if torch.equal(one, other) and not _is_unused(subject, trait):
+            raise CheckFailed(f"in training, model.{trait}=0.3 changes nothing")
 
 
-def _unused(subject: Subject, trait: str) -> bool:
+def _is_unused(subject: Subject, trait: str) -> bool:
     """Whether all parts of the slot that a trait belongs to say that they do not use it."""
     from llmlab.config.traits import unused_by
 
     slot = trait.partition(".")[0]
     parts = [layer.parts[slot] for stack in subject.spec.stacks for layer in stack.layers if slot in layer.parts]
-    asked = [part for part in parts if not part.attribute("dense", False)]
+    asked = [part for part in parts if not part.attribute("dense")]
     return bool(asked) and all(trait in unused_by(part.slot, part.name) for part in asked)
 
 
 def checkpointing(subject: Subject) -> None:
     """Loss and gradients are the same when activations are computed again in the backward, dropout and all."""
-    trains(subject)
+    require_gradients(subject)
     from llmlab.training.placement import Placement
 
-    batch, asked = samples(subject), objective(subject)
+    batch, asked = prepared_batch(subject), build_objective(subject)
     plain = _with_dropout(subject).train()
     again = deepcopy(plain)
     Placement(activation_checkpointing=True).apply(again)
@@ -170,29 +174,29 @@ def checkpointing(subject: Subject) -> None:
         torch.manual_seed(0)
         loss = asked.loss(model, batch)
         total = loss.mean()
-        results.append((total.detach(), gradients_of(model, total)))
+        results.append((total.detach(), parameter_gradients(model, total)))
     (want, slopes), (got, slopes_again) = results
-    same(got, want, "the loss with activations computed again", 1e-6)
+    assert_close(got, want, "the loss with activations computed again", 1e-6)
     for name, gradient in slopes.items():
         other = slopes_again[name]
         if (gradient is None) != (other is None):
-            raise Wrong(
+            raise CheckFailed(
                 f"{name} has a gradient only {'with' if gradient is None else 'without'} activations computed again"
             )
         if gradient is not None and other is not None:
-            same(other, gradient, f"the gradient of {name} with activations computed again", 1e-5)
+            assert_close(other, gradient, f"the gradient of {name} with activations computed again", 1e-5)
 
 
 def _with_dropout(subject: Subject) -> Model:
-    from llmlab.check.subject import wake
+    from llmlab.check.subject import randomise
 
-    for fields in (dict.fromkeys(KINDS.values(), 0.2), {"dropout": 0.2, "ffn__dropout": 0.2}):
+    for fields in (dict.fromkeys(DROPOUT_TRAITS.values(), 0.2), {"dropout": 0.2, "ffn__dropout": 0.2}):
         try:
-            return wake(subject.fresh(**subject.traits(**fields)))
+            return randomise(subject.fresh(**subject.traits(**fields)))
         except ValueError as e:  # a kernel without dropout
             if refusal(e) is None:
                 raise
-    return wake(subject.fresh())
+    return randomise(subject.fresh())
 
 
 # ---------------------------------------------------------------- experts
@@ -200,13 +204,13 @@ def _with_dropout(subject: Subject) -> Model:
 
 def balance(subject: Subject) -> None:
     """Losses of experts are not zero, grow with their coefficients, and reach each router and nothing behind it."""
-    trains(subject)
+    require_gradients(subject)
     if not subject.model.routers():
         raise NotApplicable("it has no experts")
     batch, asked = subject.batch(), 0
     for trait in ("balance", "z"):
         others = dict.fromkeys({"moe__balance", "moe__z"} - {f"moe__{trait}"}, 0.0)
-        if _unused(subject, f"moe.{trait}"):
+        if _is_unused(subject, f"moe.{trait}"):
             continue
         asked += 1
         losses = []
@@ -216,22 +220,22 @@ def balance(subject: Subject) -> None:
             losses.append(None if aux is None else aux.loss)
         none, low, high = losses
         if none is not None and float(none.detach()) != 0.0:
-            raise Wrong(f"with model.moe.{trait}=0 there is a loss of {float(none.detach()):.3g}")
+            raise CheckFailed(f"with model.moe.{trait}=0 there is a loss of {float(none.detach()):.3g}")
         if low is None or high is None or not float(low.detach()) > 0:
-            raise Wrong(f"with model.moe.{trait}=0.01 there is no loss for it")
-        same((high / low).detach(), torch.tensor(3.0), f"the loss at model.moe.{trait}=0.03 over that at 0.01")
+            raise CheckFailed(f"with model.moe.{trait}=0.01 there is no loss for it")
+        assert_close((high / low).detach(), torch.tensor(3.0), f"the loss at model.moe.{trait}=0.03 over that at 0.01")
         if not high.requires_grad:
-            raise Wrong(f"the loss of model.moe.{trait} has no gradient")
-        reached = gradients_of(model, high)
-        for name, _, own in _routers(model):
+            raise CheckFailed(f"the loss of model.moe.{trait} has no gradient")
+        reached = parameter_gradients(model, high)
+        for name, _, own in _router_parameters(model):
             gradient = reached[name]
             if own and (gradient is None or not gradient.any()):
-                raise Wrong(f"the loss of model.moe.{trait} does not reach {name}")
+                raise CheckFailed(f"the loss of model.moe.{trait} does not reach {name}")
     if not asked:
         raise NotApplicable("its router has no loss")
 
 
-def _routers(model: Model) -> Iterator[tuple[str, Tensor, bool]]:
+def _router_parameters(model: Model) -> Iterator[tuple[str, Tensor, bool]]:
     """Parameters; whether each is a weight of a router that gives losses."""
     weights = {id(p) for router in model.routers() for p in router.parameters()}
     for name, parameter in model.named_parameters():

@@ -11,15 +11,15 @@ from pathlib import Path
 
 from llmlab import registry
 from llmlab.check import swap_page
-from llmlab.check.cover import Item
+from llmlab.check.case_checks import checks_of
+from llmlab.check.covering_array import Item
 from llmlab.check.parts.computed import backend
 from llmlab.check.report import MARKS, Report
-from llmlab.check.run import checks_of
+from llmlab.check.request import SLOTS
 from llmlab.check.subject import Case, Result
-from llmlab.check.words import SLOTS
 from llmlab.errors import UserError
-from llmlab.lab.files import write_atomic
-from llmlab.lab.report.markdown import table_of
+from llmlab.files import write_atomic
+from llmlab.formatting import markdown_table
 
 SCHEMA = 1
 MATRIX, SWAPS = "conformance", "families"  # what is written, by name
@@ -28,11 +28,11 @@ COMPILED_BY = {
     "`compile=inductor` compiles them as a run does.",
     "inductor": "Layers are compiled by `inductor`, as a run compiles them.",
 }
-KEPT = "## Bugs that it catches"  # a section that others write into the same page
+PRESERVED = "## Bugs that it catches"  # a section that others write into the same page
 
 
 @contextmanager
-def place(folder: Path, name: str) -> Iterator[Callable[[Report], list[Path]]]:
+def report_writer(folder: Path, name: str) -> Iterator[Callable[[Report], list[Path]]]:
     """Gives what writes name.md and name.json into a folder, and tells what it wrote. UserError at once if that can't be
     done there. The folder is made; if nothing gets written it goes again."""
     try:
@@ -43,11 +43,11 @@ def place(folder: Path, name: str) -> Iterator[Callable[[Report], list[Path]]]:
     if not os.access(folder, os.W_OK):
         raise UserError(f"to={folder}: nothing can be written there; name another folder")
     page, data = folder / f"{name}.md", folder / f"{name}.json"
-    rest = "" if name == SWAPS else kept(page)
+    rest = "" if name == SWAPS else preserved_section(page)
 
     def write(report: Report) -> list[Path]:
-        write_atomic(page, swap_page.text(report) if name == SWAPS else text(report) + rest)
-        write_atomic(data, packed(plain(report)))
+        write_atomic(page, swap_page.page_text(report) if name == SWAPS else page_text(report) + rest)
+        write_atomic(data, format_json(to_json(report)))
         return [page, data]
 
     try:
@@ -58,17 +58,17 @@ def place(folder: Path, name: str) -> Iterator[Callable[[Report], list[Path]]]:
                 folder.rmdir()
 
 
-def kept(page: Path) -> str:
+def preserved_section(page: Path) -> str:
     """What the page has from that section on, if it is there and has one."""
     try:
         before = page.read_text(encoding="utf-8") if page.exists() else ""
     except (OSError, UnicodeDecodeError) as e:
         why = e.strerror if isinstance(e, OSError) else "it is not UTF-8"
-        raise UserError(f"{page} can't be read, whose section {KEPT[3:]!r} is kept: {why}; move it away") from e
-    return "\n" + before[before.index(KEPT) :] if KEPT in before else ""
+        raise UserError(f"{page} can't be read, whose section {PRESERVED[3:]!r} is kept: {why}; move it away") from e
+    return "\n" + before[before.index(PRESERVED) :] if PRESERVED in before else ""
 
 
-def plain(report: Report) -> dict[str, object]:
+def to_json(report: Report) -> dict[str, object]:
     """The whole report as JSON has it."""
     import torch
 
@@ -86,22 +86,22 @@ def plain(report: Report) -> dict[str, object]:
         "passed": not report.failed,
         "checks": report.checks,
         "refused": [{"pair": dict(pair), "reason": why} for pair, why in sorted(report.refused.items())],
-        "models": [_model(case, found[case.name]) for case in report.cases.values()],
+        "models": [_model_entry(case, found[case.name]) for case in report.cases.values()],
     }
 
 
-def _model(case: Case, found: Sequence[Result]) -> dict[str, object]:
+def _model_entry(case: Case, found: Sequence[Result]) -> dict[str, object]:
     """A model and what was found: of each check "passed", or what was said."""
-    said = {r.check: r.outcome if r.outcome == "passed" else {r.outcome: r.says} | _again(r) for r in found}
+    said = {r.check: r.outcome if r.outcome == "passed" else {r.outcome: r.message} | _command_entry(r) for r in found}
     typed = {"overrides": case.overrides, "mask": case.mask, "head": case.head}
     return {"name": case.name, "kind": case.kind, "parts": dict(case.parts), **typed, "checks": said}
 
 
-def _again(r: Result) -> dict[str, str]:
+def _command_entry(r: Result) -> dict[str, str]:
     return {"command": r.command} if r.command else {}
 
 
-def packed(plain: dict[str, object]) -> str:
+def format_json(plain: dict[str, object]) -> str:
     """JSON, a line for each key, and for each item of a list."""
     lines = []
     for key, value in plain.items():
@@ -112,12 +112,20 @@ def packed(plain: dict[str, object]) -> str:
     return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
-def text(report: Report) -> str:
-    said = ["# Conformance", "", *_head(report), "", *swap_page.failures(report), *_checks(report), *_parts(report)]
+def page_text(report: Report) -> str:
+    said = [
+        "# Conformance",
+        "",
+        *_introduction(report),
+        "",
+        *swap_page.failures(report),
+        *_checks(report),
+        *_parts(report),
+    ]
     return "\n".join([*said, *_families(report), *_refused(report)])
 
 
-def _head(report: Report) -> list[str]:
+def _introduction(report: Report) -> list[str]:
     kinds = {k: sum(c.kind == k for c in report.cases.values()) for k in ("pair", "family", "part")}
     met = len(report.pairs())
     return [
@@ -138,7 +146,7 @@ def _checks(report: Report) -> Iterator[str]:
         if any(c["passed"] or c["failed"] for c in counts):
             rows.append([name, says, *map(_count, counts)])
     yield from ["## Promises", "", "In how many models it holds; of the others it asks nothing.", ""]
-    yield from [*table_of(["check", "what holds", "pairs", "families", "parts"], rows), ""]
+    yield from [*markdown_table(["check", "what holds", "pairs", "families", "parts"], rows), ""]
 
 
 def _count(outcomes: Counter[str]) -> str:
@@ -152,15 +160,15 @@ def _parts(report: Report) -> Iterator[str]:
     if not names and not own:
         return
     rows = []
-    for slot, part in parts(report):
-        several, alone = report.about((slot, part), "pair"), report.about((slot, part), "part")
+    for slot, part in checked_parts(report):
+        several, alone = report.cases_with((slot, part), "pair"), report.cases_with((slot, part), "part")
         marks = [_mark(report, several, n) for n in names] + [_mark(report, alone, n) for n in own]
         rows.append([f"{slot}={part}", str(len(several)), *marks])
     yield from ["## Parts", "", "In how many models, and what holds in all of them.", ""]
-    yield from [*table_of(["part", "models", *names, *own], rows), ""]
+    yield from [*markdown_table(["part", "models", *names, *own], rows), ""]
 
 
-def parts(report: Report) -> list[Item]:
+def checked_parts(report: Report) -> list[Item]:
     """Every part that is in a case, by slot."""
     seen = {item for c in report.cases.values() for item in c.parts}
     return sorted((item for item in seen if item in registry.index()), key=lambda i: (SLOTS.index(i[0]), i[1]))
@@ -175,10 +183,10 @@ def _families(report: Report) -> Iterator[str]:
     names = [n for n in report.checks if any(report.tally(n, "family").values())]
     if families:
         rows = [[f, *(_mark(report, [f], n) for n in names)] for f in families]
-        yield from ["## Families", "", *table_of(["family", *names], rows), ""]
+        yield from ["## Families", "", *markdown_table(["family", *names], rows), ""]
 
 
 def _refused(report: Report) -> Iterator[str]:
     rows = [[", ".join(what), why] for why, what in report.reasons().items()]
     if rows:
-        yield from ["## Refused", "", *table_of(["what", "what a user is told"], rows), ""]
+        yield from ["## Refused", "", *markdown_table(["what", "what a user is told"], rows), ""]

@@ -1,10 +1,9 @@
-"""A family is held to what the reference implementation said of the same weights, without having that implementation.
+"""Check of a family against logits recorded from the reference implementation, which need not be installed.
 
-`reference.json` was written by tests/check/record_reference.py: the tiny family with the weights of `settle`, saved as a
-checkpoint, was read by `transformers`, which gave logits in float64. Some of them are kept, of three batches: of full
-rows, of rows padded on the right, and of rows padded on the left. Families that `transformers` lacks but for a kin with
-other names of the same tensors (Baichuan, ChatGLM2, Qwen) are held to the kin; it has nothing like GPT-3's strides or the
-first GLMs.
+`reference.json` is written by tests/check/record_reference.py: the tiny family with the weights of `path_seeded_model` is
+saved as a checkpoint and read by `transformers`, which computes logits in float64. Some logits of three batches are kept:
+full rows, rows padded on the right, rows padded on the left. Baichuan, ChatGLM2 and Qwen are not in `transformers` and are
+held to a family there with the same tensors under other names; GPT-3's strided window and the first GLMs have none.
 """
 
 from __future__ import annotations
@@ -20,46 +19,46 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from llmlab.check.subject import VOCABULARY, NotApplicable, Subject, same
+from llmlab.check.subject import VOCABULARY, NotApplicable, Subject, assert_close
+from llmlab.config.spec import ModelSpec
 from llmlab.model.build import assemble, materialise
-from llmlab.model.layout import ModelSpec
 from llmlab.model.model import Model
 from llmlab.model.roles import walk
 from llmlab.seeds import key
 
 FILE = Path(__file__).with_name("reference.json")
 LENGTHS = (13, 9, 6)  # of the rows; the first is longer than the tiny families' windows, which are 3 or 4
-ANSWER = 7  # tokens of an encoder-decoder's decoder
+DECODER_LENGTH = 7  # tokens of an encoder-decoder's decoder
 PADDING = 1  # what stands where there is no token; no token is below FIRST, which some families give a meaning
-FIRST = 3
-KEPT = 24  # logits of a batch
+FIRST_TEXT_ID = 3
+N_LOGITS = 24  # logits of a batch
 TOLERANCE = 1e-5
 
 
 def reference(subject: Subject) -> None:
     """Logits are those that the reference implementation gives with the same weights, padded on either side too."""
-    recorded = record()["families"].get(subject.case.name)
-    if recorded is None or sorted(recorded["overrides"]) != sorted(subject.case.overrides):
+    entry = recorded()["families"].get(subject.case.name)
+    if entry is None or sorted(entry["overrides"]) != sorted(subject.case.overrides):
         raise NotApplicable("the reference implementation has not been asked about this model")
-    model = settle(asked(subject, recorded["more"]).spec)
+    model = path_seeded_model(recorded_subject(subject, entry["more"]).spec)
     for name, batch in batches(model.spec).items():
-        want = torch.tensor(recorded["logits"][name], dtype=torch.float64)
-        same(kept(logits(model, batch), batch), want, f"logits of {name}", TOLERANCE)
+        want = torch.tensor(entry["logits"][name], dtype=torch.float64)
+        assert_close(sampled_logits(logits(model, batch), batch), want, f"logits of {name}", TOLERANCE)
 
 
-def asked(subject: Subject, more: Sequence[str]) -> Subject:
+def recorded_subject(subject: Subject, more: Sequence[str]) -> Subject:
     """The family with what a checkpoint needs said, or can't say otherwise."""
     words = {word.partition("=")[0]: word for word in (*subject.case.overrides, *more)}
     return Subject(replace(subject.case, overrides=tuple(words.values()))) if more else subject
 
 
 @cache
-def record() -> dict[str, Any]:
+def recorded() -> dict[str, Any]:
     return json.loads(FILE.read_text())
 
 
 @torch.no_grad()
-def settle(spec: ModelSpec) -> Model:
+def path_seeded_model(spec: ModelSpec) -> Model:
     """The model in float64 whose every value follows from its path alone, whatever the version of torch."""
     model = assemble(spec)
     materialise(model)
@@ -80,9 +79,11 @@ def noise(path: str, shape: torch.Size) -> Tensor:
 
 def batches(spec: ModelSpec) -> dict[str, dict[str, Tensor]]:
     """What the model is given: ids, and with `valid` of two batches where padding is. An encoder reads the padded ones."""
-    raw = np.random.PCG64(key("ids")).random_raw(len(LENGTHS) * (LENGTHS[0] + ANSWER))
-    every = torch.from_numpy((FIRST + raw % np.uint64(VOCABULARY - FIRST)).astype(np.int64)).view(len(LENGTHS), -1)
-    text, answer = every.split([LENGTHS[0], ANSWER], 1)
+    raw = np.random.PCG64(key("ids")).random_raw(len(LENGTHS) * (LENGTHS[0] + DECODER_LENGTH))
+    every = torch.from_numpy((FIRST_TEXT_ID + raw % np.uint64(VOCABULARY - FIRST_TEXT_ID)).astype(np.int64)).view(
+        len(LENGTHS), -1
+    )
+    text, answer = every.split([LENGTHS[0], DECODER_LENGTH], 1)
     where, lengths = torch.arange(LENGTHS[0]), torch.tensor(LENGTHS)[:, None]
     padding = {
         "full rows": None,
@@ -102,9 +103,9 @@ def logits(model: Model, batch: dict[str, Tensor]) -> Tensor:
     return model(batch, heads={"tokens": None}).heads["tokens"]
 
 
-def kept(logits_BTV: Tensor, batch: dict[str, Tensor]) -> Tensor:
+def sampled_logits(logits_BTV: Tensor, batch: dict[str, Tensor]) -> Tensor:
     """(KEPT,): of tokens evenly far apart, the last of all among them, one logit each."""
     valid = batch.get("valid", torch.ones(logits_BTV.shape[:2], dtype=torch.bool))
     tokens_nV = logits_BTV[valid]
-    which = torch.arange(1, KEPT + 1)
-    return tokens_nV[which * len(tokens_nV) // KEPT - 1, which * 7 % tokens_nV.shape[1]]
+    which = torch.arange(1, N_LOGITS + 1)
+    return tokens_nV[which * len(tokens_nV) // N_LOGITS - 1, which * 7 % tokens_nV.shape[1]]

@@ -11,9 +11,9 @@ from llmlab import registry
 from llmlab.errors import UserError
 
 if TYPE_CHECKING:
-    from llmlab.model.layout import PartSpec
+    from llmlab.config.spec import PartSpec
 
-HERE = ("cpu", "32-true")  # what checks are run on
+CHECK_DEVICE = ("cpu", "32-true")  # what checks are run on
 
 
 def refusal(e: BaseException) -> str | None:
@@ -36,7 +36,7 @@ def untrainable(part: PartSpec) -> str | None:
     try:
         kernel: Any = part.factory()()
         if hasattr(kernel, "check_training"):
-            kernel.check_training(*HERE)
+            kernel.check_training(*CHECK_DEVICE)
     except ValueError as e:
         return reason(e)
     return None
@@ -44,24 +44,24 @@ def untrainable(part: PartSpec) -> str | None:
 
 def _raised_on_purpose(e: BaseException) -> bool:
     """By the framework, or the package of a part: the words of others, as of torch or Python, are no reason to a user."""
-    frame, line = _innermost(e)
+    frame, line = _innermost_frame(e)
     own = {"llmlab", *(entry.module.partition(".")[0] for entry in registry.index().values())}
-    if frame is None or _module(frame).partition(".")[0] not in own:
+    if frame is None or _module_name(frame).partition(".")[0] not in own:
         return False
     return linecache.getline(frame.f_code.co_filename, line).strip().startswith("raise")
 
 
 def crash(e: BaseException) -> str:
     """One line for what nobody meant to happen, and where."""
-    frame, line = _innermost(e)
-    where = f" ({_module(frame)}:{line})" if frame is not None else ""
+    frame, line = _innermost_frame(e)
+    where = f" ({_module_name(frame)}:{line})" if frame is not None else ""
     return f"crashed: {type(e).__name__}: {(str(e).splitlines() or [''])[0][:200]}{where}"
 
 
-def _innermost(e: BaseException) -> tuple[FrameType | None, int]:
+def _innermost_frame(e: BaseException) -> tuple[FrameType | None, int]:
     steps = list(traceback.walk_tb(e.__traceback__))
     return steps[-1] if steps else (None, 0)
 
 
-def _module(frame: FrameType) -> str:
+def _module_name(frame: FrameType) -> str:
     return str(frame.f_globals.get("__name__", ""))

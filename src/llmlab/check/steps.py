@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from llmlab.check.learning import ask, excused
+from llmlab.check.learning import allowed_without_gradient, loss_function
 from llmlab.check.refusal import untrainable
-from llmlab.check.subject import Subject, Wrong, wake
+from llmlab.check.subject import CheckFailed, Subject, randomise
 from llmlab.errors import UserError
 from llmlab.model.roles import parameters
 
@@ -19,8 +19,8 @@ def trains(subject: Subject) -> None:
 
     if why := untrainable(subject.spec.kernel):
         raise UserError(why)
-    model = wake(subject.fresh()).train()
-    value = ask(subject, model)
+    model = randomise(subject.fresh()).train()
+    value = loss_function(subject, model)
     optimizer = chosen(subject.composed.cfg, "optimizer")().build(parameters(model))
     for group in optimizer.param_groups:
         group["weight_decay"] = 0.0  # which moves what learns nothing, too
@@ -29,13 +29,13 @@ def trains(subject: Subject) -> None:
         loss = value()
         total = loss.mean()
         if not torch.isfinite(total):
-            raise Wrong(f"the loss of step {step + 1} is {float(total)}")
+            raise CheckFailed(f"the loss of step {step + 1} is {float(total)}")
         optimizer.zero_grad()
         total.backward()
         optimizer.step()
-    may = excused(subject)
+    may = allowed_without_gradient(subject)
     stayed = [name for name, p in model.named_parameters() if name not in may and torch.equal(p, before[name])]
     if stayed:
-        raise Wrong(
+        raise CheckFailed(
             f"{len(stayed)} of {len(before)} parameters have not moved in {STEPS} steps, {stayed[0]} among them"
         )

@@ -13,18 +13,18 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 import torch
 from torch import Tensor
 
-from llmlab import registry
+from llmlab import attributes, registry
 
 if TYPE_CHECKING:
-    from llmlab.model.layout import ModelSpec, PartSpec
+    from llmlab.config.spec import ModelSpec, PartSpec
     from llmlab.model.model import Model
 
 LENGTH, SOURCE, VOCABULARY = 12, 9, 61
-ASKED = 3  # tokens of a second stream, behind the text
-LOWEST = 5  # ids below it are padding and the like to some parts
+N_QUERIES = 3  # tokens of a second stream, behind the text
+FIRST_ID = 5  # ids below it are padding and the like to some parts
 
 
-class Wrong(AssertionError):
+class CheckFailed(AssertionError):
     """A check has failed; the message is one line that says what is so and what should be."""
 
 
@@ -56,7 +56,7 @@ class Result(NamedTuple):
     case: str
     check: str
     outcome: Literal["passed", "failed", "refused", "skipped"]
-    says: str = ""
+    message: str = ""
     command: str = ""  # the smallest that shows a failure again
 
 
@@ -73,13 +73,13 @@ class Subject:
         if self.case.swap is None:
             return compose(self.case.overrides)
         slot, name = self.case.parts[0]
-        return swapped(_composed(self.case.swap), slot, name, registry.index()[slot, name].attrs.get("small", {}))
+        return swapped(_composed_config(self.case.swap), slot, name, registry.index()[slot, name].attribute("small"))
 
     @cached_property
     def spec(self) -> ModelSpec:
-        from llmlab.model import layout
+        from llmlab.config import layout
 
-        return layout_of(layout.resolve(self.composed), self.case.mask, self.case.head)
+        return with_mask_and_head(layout.resolve(self.composed), self.case.mask, self.case.head)
 
     @cached_property
     def model(self) -> Model:
@@ -87,7 +87,7 @@ class Subject:
 
         Checks share it, and leave it as it is.
         """
-        return wake(self.fresh()).eval()
+        return randomise(self.fresh()).eval()
 
     def fresh(self, **changes: Any) -> Model:
         """Another one, with its first values. changes: fields of the spec (kernel=...)."""
@@ -111,15 +111,15 @@ class Subject:
     @cached_property
     def roles(self) -> dict[str, None]:
         """The heads that read hidden states and nothing else of a batch."""
-        return {role: None for role, part in self.spec.heads.items() if not part.attribute("needs", ())}
+        return {role: None for role, part in self.spec.heads.items() if not part.attribute("needs")}
 
     @cached_property
     def token_roles(self) -> dict[str, None]:
         """Those of them that read one token at a time."""
-        return {role: None for role in self.roles if self.spec.heads[role].attribute("per_token", False)}
+        return {role: None for role in self.roles if self.spec.heads[role].attribute("per_token")}
 
     @cached_property
-    def chooses(self) -> bool:
+    def expert_choice(self) -> bool:
         """Whether experts choose among all tokens of a batch, so that each token counts for all others."""
         from llmlab.slots import Choice
 
@@ -129,27 +129,27 @@ class Subject:
         return any(isinstance(routing, Choice) for routing in said)
 
     @property
-    def splits(self) -> bool:
+    def splits_batch(self) -> bool:
         """Whether what a row gives depends on which half of a batch it is in."""
-        return any(getattr(p, "splits", False) for stack in self.model.all_stacks() for p in stack.positions)
+        return any(attributes.of(p, "position", "splits") for stack in self.model.all_stacks() for p in stack.positions)
 
     @property
     def encoder_decoder(self) -> bool:
         return self.spec.topology == "encoder_decoder"
 
-    def batch(self, length: int = LENGTH, rows: int = 2, seed: int = 0, asking: bool = False) -> dict[str, Tensor]:
-        """Ids, a source with padding for an encoder-decoder, and what the mask and the heads read of it. asking: where the
+    def batch(self, length: int = LENGTH, rows: int = 2, seed: int = 0, two_streams: bool = False) -> dict[str, Tensor]:
+        """Ids, a source with padding for an encoder-decoder, and what the mask and the heads read of it. two_streams: where the
         mask knows a second stream, the last tokens stand in it."""
-        batch = {"ids": ids(rows, length, seed)}
+        batch = {"ids": random_ids(rows, length, seed)}
         if self.encoder_decoder:
-            batch["source_ids"] = ids(rows, SOURCE, seed + 1)
+            batch["source_ids"] = random_ids(rows, SOURCE, seed + 1)
             lengths = torch.tensor([SOURCE, SOURCE - 3, SOURCE - 2, SOURCE - 4])[torch.arange(rows) % 4, None]
             batch["source_valid"] = torch.arange(SOURCE)[None] < lengths
-        return batch | self.read_by_parts(length, rows, asking)
+        return batch | self.read_by_parts(length, rows, two_streams)
 
-    def read_by_parts(self, length: int, rows: int, asking: bool = False) -> dict[str, Tensor]:
+    def read_by_parts(self, length: int, rows: int, two_streams: bool = False) -> dict[str, Tensor]:
         needs = list(self.model.all_stacks()[-1].mask.needs)
-        needs += [n for part in self.spec.heads.values() for n in part.attribute("needs", ())]
+        needs += [n for part in self.spec.heads.values() for n in part.attribute("needs")]
         known = {
             "prefix_len": torch.tensor([4, 2, 5, 0])[torch.arange(rows) % 4],
             "rank": torch.stack([torch.randperm(length, generator=generator(i)) for i in range(rows)]),
@@ -161,58 +161,58 @@ class Subject:
         if missing := [n for n in needs if n not in known]:
             raise NotApplicable(f"its mask or a head reads {', '.join(missing)}, for which the check has no example")
         data = {n: known[n] for n in needs}
-        if asking and "queries" in needs:
-            data["queries"][:, length - ASKED :] = True
-            text = torch.arange(length - ASKED).expand(rows, -1)
-            places = torch.stack([torch.randperm(length - ASKED, generator=generator(9 + i)) for i in range(rows)])
-            data["positions"] = torch.cat([text, places[:, :ASKED]], 1)
-            data["rank"] = data["rank"][:, : length - ASKED].gather(1, data["positions"])
+        if two_streams and "queries" in needs:
+            data["queries"][:, length - N_QUERIES :] = True
+            text = torch.arange(length - N_QUERIES).expand(rows, -1)
+            places = torch.stack([torch.randperm(length - N_QUERIES, generator=generator(9 + i)) for i in range(rows)])
+            data["positions"] = torch.cat([text, places[:, :N_QUERIES]], 1)
+            data["rank"] = data["rank"][:, : length - N_QUERIES].gather(1, data["positions"])
         return data
 
 
 @cache
-def _composed(overrides: tuple[str, ...]) -> Any:
+def _composed_config(overrides: tuple[str, ...]) -> Any:
     from llmlab.config.compose import compose
 
     return compose(overrides)
 
 
-def layout_of(spec: ModelSpec, mask: str | None, head: str | None) -> ModelSpec:
+def with_mask_and_head(spec: ModelSpec, mask: str | None, head: str | None) -> ModelSpec:
     """The model under a mask, or with a head, that no objective asks for."""
     if head is not None:
-        spec = replace(spec, heads={**spec.heads, role_of(head): small("head", head)})
+        spec = replace(spec, heads={**spec.heads, head_role(head): small_part("head", head)})
     if mask is None:
         return spec
-    part, last = small("mask", mask), spec.stacks[-1]
+    part, last = small_part("mask", mask), spec.stacks[-1]
     pattern = part.attribute("pattern")
     sizes = last.sizes.but(causal=pattern == "causal", sees_all=pattern == "full")
     model = spec.sizes.but(causal=sizes.causal, sees_all=sizes.sees_all)
     return replace(spec, sizes=model, stacks=(*spec.stacks[:-1], replace(last, mask=part, sizes=sizes)))
 
 
-def role_of(head: str) -> str:
+def head_role(head: str) -> str:
     """What a head is for: what an objective has it for, else a role of its own."""
-    named = (e.attrs.get("heads", {}) for (slot, _), e in registry.index().items() if slot == "objective")
+    named = (e.attribute("heads") for (slot, _), e in registry.index().items() if slot == "objective")
     return next((role for heads in named for role, name in heads.items() if name == head), head)
 
 
-def small(slot: str, name: str) -> PartSpec:
+def small_part(slot: str, name: str) -> PartSpec:
     """A part with the options in which a short text shows what it does."""
-    from llmlab.model.layout import PartSpec
+    from llmlab.config.spec import PartSpec
 
-    return PartSpec.of(slot, name, **registry.index()[slot, name].attrs.get("small", {}))
+    return PartSpec.of(slot, name, **registry.index()[slot, name].attribute("small"))
 
 
 def generator(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def ids(rows: int, length: int, seed: int = 0) -> Tensor:
-    return torch.randint(LOWEST, VOCABULARY, (rows, length), generator=generator(seed))
+def random_ids(rows: int, length: int, seed: int = 0) -> Tensor:
+    return torch.randint(FIRST_ID, VOCABULARY, (rows, length), generator=generator(seed))
 
 
 @torch.no_grad()
-def wake(model: Model, seed: int = 1) -> Model:
+def randomise(model: Model, seed: int = 1) -> Model:
     """Random values on top of the first ones. Queries are shorter, or all of a softmax would go to one key."""
     chance = generator(seed)
     for tensor in [*model.parameters(), *model.buffers()]:
@@ -229,11 +229,11 @@ def shorten_queries(model: Model, factor: float) -> None:
             cast("Any", module).weight.mul_(factor)
 
 
-def same(one: Tensor, other: Tensor, says: str, tolerance: float = 1e-4) -> None:
+def assert_close(one: Tensor, other: Tensor, says: str, tolerance: float = 1e-4) -> None:
     """Wrong, with how far they are apart, unless both are finite and equal to `tolerance` of the larger's scale."""
     if one.shape != other.shape:
-        raise Wrong(f"{says}: the shapes are {tuple(one.shape)} and {tuple(other.shape)}")
+        raise CheckFailed(f"{says}: the shapes are {tuple(one.shape)} and {tuple(other.shape)}")
     scale = max(1.0, float(other.abs().max())) if other.numel() else 1.0
     apart = float((one.double() - other.double()).abs().max()) if one.numel() else 0.0
     if not apart <= tolerance * scale:
-        raise Wrong(f"{says}: they differ by {apart:.2g}")
+        raise CheckFailed(f"{says}: they differ by {apart:.2g}")

@@ -6,11 +6,11 @@ from collections import Counter
 from collections.abc import Iterator
 
 from llmlab.check.report import DECIDE, MARKS, Report
-from llmlab.check.words import SLOTS
-from llmlab.lab.report.markdown import table_of
+from llmlab.check.request import SLOTS
+from llmlab.formatting import markdown_table
 
 
-def text(report: Report) -> str:
+def page_text(report: Report) -> str:
     found = outcomes(report)
     slots = [s for s in SLOTS if any(slot == s for _, slot, _ in found)]
     families = list(dict.fromkeys(family for family, _, _ in found))
@@ -31,7 +31,7 @@ def text(report: Report) -> str:
         f"{MARKS['passed']} parts with which that holds; {MARKS['refused']} parts that are refused, and why stands below; "
         f"{MARKS['failed']} parts with which a check fails.",
         "",
-        *table_of(["family", *slots], rows),
+        *markdown_table(["family", *slots], rows),
         "",
         *failures(report),
         *_refused(report),
@@ -41,14 +41,14 @@ def text(report: Report) -> str:
 
 def outcomes(report: Report) -> dict[tuple[str, str, str], str]:
     """Of each family, slot and part."""
-    return {(c.name.split()[0], *c.parts[0]): report.became(c.name) for c in report.cases.values()}
+    return {(c.name.split()[0], *c.parts[0]): report.outcome_of_case(c.name) for c in report.cases.values()}
 
 
 def failures(report: Report) -> Iterator[str]:
     """The section of either page, if there are any."""
     if report.failed:
-        rows = [[r.case, r.check, r.says, r.command] for r in report.failed]
-        yield from ["## Failures", "", *table_of(["model", "check", "what is so", "again with"], rows), ""]
+        rows = [[r.case, r.check, r.message, r.command] for r in report.failed]
+        yield from ["## Failures", "", *markdown_table(["model", "check", "what is so", "again with"], rows), ""]
 
 
 def _refused(report: Report) -> Iterator[str]:
@@ -57,13 +57,13 @@ def _refused(report: Report) -> Iterator[str]:
     for r in report.results:
         if r.outcome == "refused" and r.check in DECIDE:
             family, (slot, part) = r.case.split()[0], report.cases[r.case].parts[0]
-            why = r.says.replace(f"model={family}", "model=...")
+            why = r.message.replace(f"model={family}", "model=...")
             families.setdefault((f"{slot}={part}", why), []).append(family)
     every = len({c.name.split()[0] for c in report.cases.values()})
-    rows = [[part, _those(some, every), why] for (part, why), some in sorted(families.items())]
+    rows = [[part, _family_names(some, every), why] for (part, why), some in sorted(families.items())]
     if rows:
-        yield from ["## Refused", "", *table_of(["part", "families", "what a user is told"], rows)]
+        yield from ["## Refused", "", *markdown_table(["part", "families", "what a user is told"], rows)]
 
 
-def _those(some: list[str], every: int) -> str:
+def _family_names(some: list[str], every: int) -> str:
     return f"all {every}" if len(some) == every else ", ".join(some)

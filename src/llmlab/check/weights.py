@@ -8,9 +8,9 @@ from pathlib import Path
 
 import torch
 
-from llmlab.check.subject import LOWEST, NotApplicable, Subject, Wrong
-from llmlab.model import build, plain
-from llmlab.training import checkpoint
+from llmlab.check.subject import FIRST_ID, CheckFailed, NotApplicable, Subject
+from llmlab.model import build, serialise
+from llmlab.runs import checkpoint
 
 
 @torch.no_grad()
@@ -21,15 +21,15 @@ def saved(subject: Subject) -> None:
         path = Path(folder) / checkpoint.name(1)
         checkpoint.write(path, model.state_dict(), {})
         weights = checkpoint.read_weights(path)
-    spec = plain.from_plain(json.loads(json.dumps(plain.to_plain(subject.spec))))
+    spec = serialise.from_dict(json.loads(json.dumps(serialise.to_dict(subject.spec))))
     again = build.build_model(spec, seed=2).eval()
     build.load(again, weights)
     want, got = model(batch), again(batch)
     if not torch.equal(got.hidden, want.hidden):
-        raise Wrong("hidden states are others after the weights were saved and loaded")
+        raise CheckFailed("hidden states are others after the weights were saved and loaded")
     for role, out in want.heads.items():
         if not torch.equal(got.heads[role], out):
-            raise Wrong(f"what the head {role} says is another after the weights were saved and loaded")
+            raise CheckFailed(f"what the head {role} says is another after the weights were saved and loaded")
 
 
 @torch.no_grad()
@@ -42,7 +42,7 @@ def drawn(subject: Subject) -> None:
             continue
         shape = tuple(round(v, 4) for v in (values / values.norm()).tolist())  # whatever their spread
         if shape in first:
-            raise Wrong(f"{name} begins with the values of {first[shape]}")
+            raise CheckFailed(f"{name} begins with the values of {first[shape]}")
         first[shape] = name
 
 
@@ -52,25 +52,25 @@ def tied(subject: Subject) -> None:
     model, batch = subject.fresh().eval(), subject.batch()
     if "tokens" not in model.heads:
         raise NotApplicable("it has no head for tokens")
-    token = LOWEST - 2  # which no text has
+    token = FIRST_ID - 2  # which no text has
     before = model(batch)
     model.all_stacks()[0].embedding.weight[token] += 1.0
     after = model(batch)
     if not torch.equal(before.hidden, after.hidden):
-        raise Wrong(f"hidden states change with the vector of token {token}, which is not in the text")
+        raise CheckFailed(f"hidden states change with the vector of token {token}, which is not in the text")
     changed = (before.heads["tokens"] != after.heads["tokens"]).flatten(0, -2).any(0)
     others = changed.clone()
     others[token] = False
     should = subject.spec.sizes.tie_embeddings
     if bool(changed[token]) != should:
         verb = "does not change" if should else "changes"
-        raise Wrong(f"model.tie_embeddings is {str(should).lower()}, but a token's vector {verb} its logit")
+        raise CheckFailed(f"model.tie_embeddings is {str(should).lower()}, but a token's vector {verb} its logit")
     if others.any():
-        raise Wrong(f"the vector of token {token} changes the logit of token {int(others.nonzero()[0])}")
+        raise CheckFailed(f"the vector of token {token} changes the logit of token {int(others.nonzero()[0])}")
     if subject.encoder_decoder:
         batch["ids"][:] = token
         with_vector = model(batch).hidden
         model.all_stacks()[0].embedding.weight[token] -= 1.0
         reads = not torch.equal(with_vector, model(batch).hidden)
         if reads != subject.spec.stacks[-1].shared_embedding:
-            raise Wrong(f"the decoder {'reads' if reads else 'does not read'} the table of the encoder")
+            raise CheckFailed(f"the decoder {'reads' if reads else 'does not read'} the table of the encoder")

@@ -70,6 +70,8 @@ ALIASES: dict[str, tuple[str, ...]] = _table(
         "schedule.warmup_share": "warmup_ratio warmup_fraction lr_warmup_fraction",
         "schedule.floor": "min_lr min_lr_ratio final_lr_ratio",
         "train.clip": "grad_clip max_grad_norm max_norm clip_grad gradient_clipping gradient_clip clip_grad_norm",
+        "train.learns": "freeze frozen unfreeze trainable trainable_params unfrozen_parameters freeze_trainable_modules "
+        "freeze_layers freeze_backbone freeze_base_model modules_to_save",
         "train.batch_size": "global_batch_size train_batch_size batch bs",
         "train.micro_batch_size": "per_device_train_batch_size train_micro_batch_size_per_gpu device_batch_size "
         "gradient_accumulation_steps grad_accum grad_accum_steps accumulation_steps",

@@ -13,6 +13,7 @@ NO_NUMBERS = (
     "resume_from",
     "sweep",
     "experiment_name",
+    "published",
     "logger",
     "train.keep",
     "train.sample",
@@ -32,9 +33,9 @@ NO_NUMBERS = (
 WATCHED = ("train.log_every", "train.validate_every")
 # Everything else. Devices and strategies change the last digits, and what a step costs.
 NUMBERS = (
-    "seed", "model", "heads", "layers", "execute", "kinds", "stacks", "tokenizer", "budget", "strategy",
+    "seed", "model", "heads", "layers", "execute", "kinds", "stacks", "models", "tokenizer", "budget", "strategy",
     "placement", "precision", "init_from", "init_tokenizer", "train.batch_size", "train.micro_batch_size",
-    "train.clip", "train.validation_batches", "data.source", "data.path", "data.seq_len", "data.validation",
+    "train.clip", "train.learns", "train.validation_batches", "data.source", "data.path", "data.seq_len", "data.validation",
     "data.split", "data.separate_documents", "data.max_documents", "data.field", "data.bos",
     "trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.max_steps", "trainer.max_time",
     "trainer.deterministic", "trainer.benchmark", "trainer.detect_anomaly", "trainer.sync_batchnorm",

@@ -10,45 +10,20 @@ import dataclasses
 import functools
 import importlib.util
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmlab import registry
-from llmlab.config import explain, heads, inherit, spelling, validate
-from llmlab.config.schema import SLOTS
+from llmlab.config import companions, explain, heads, inherit, init_from, model_files, spelling, store, validate
+from llmlab.config.composed import Checkpoint, Composed, Typed
 from llmlab.errors import UserError
-from llmlab.hub import locate
+from llmlab.slot_names import SLOTS
 
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
     from omegaconf import DictConfig
-
-
-@dataclass(frozen=True)
-class Typed:
-    """A group choice on the command line. `package`: the place, "" for the root, "kinds.local" for
-    `window@kinds.local.window=full` (the whole package where its last name is not the group's).
-    `kept`: it names what was there anyway, so nothing was changed.
-    """
-
-    group: str
-    package: str
-    choice: str | None
-    kept: bool = False
-
-
-@dataclass(frozen=True)
-class Composed:
-    """A config, interpolations resolved on access, and how it came about."""
-
-    cfg: DictConfig
-    typed: tuple[Typed, ...]
-    overrides: tuple[str, ...]  # as typed
-    effective: tuple[str, ...]  # as composed: without choices that change nothing
-    keys: frozenset[str] = frozenset()  # values that were typed, "model.n_kv_heads"
 
 
 @functools.lru_cache(maxsize=1)
@@ -74,20 +49,56 @@ def choices(group: str, config_dirs: Sequence[str] = ()) -> list[str]:
 def families() -> list[str]:
     """The models that come with llmlab, but for their published sizes: there are many."""
     files = sorted((conf_dir() / "model").glob("*.yaml"))
-    return [f.stem for f in files if "\n# published" not in "\n" + f.read_text("utf-8")]
+    return [f.stem for f in files if model_files.published(f) is None]
 
 
 def known_choices(config_dirs: Sequence[str] = ()) -> explain.Known:
     return explain.Known(groups(config_dirs), functools.partial(choices, config_dirs=config_dirs))
 
 
-def compose(overrides: Sequence[str] = (), config_dirs: Sequence[str] = (), *, strict: bool = True) -> Composed:
+def compose(
+    overrides: Sequence[str] = (),
+    config_dirs: Sequence[str] = (),
+    *,
+    strict: bool = True,
+    reader: Callable[[str], Checkpoint] | None = None,
+) -> Composed:
     """Compose and check. UserError with one line for each problem; nothing is built and torch is not imported.
 
-    strict: a trait among the overrides that no chosen part can honour is a problem.
+    strict: a trait among the overrides that no chosen part can honour is a problem. reader: the checkpoint that
+    init_from=hf=NAME names, without which it can't be composed (`llmlab.runs.compose` hands it in).
     """
-    given = tuple(map(locate.normal, overrides))
-    registry.declare()
+    composed, overrides = _whole(overrides, config_dirs, strict, reader)
+    if composed.cfg.resume:  # its companions are those of the run
+        return composed
+
+    def companion(words: Sequence[str], about: companions.Declared, own: Sequence[str]) -> Composed:
+        return _whole(words, config_dirs, strict, None, about, own)[0]
+
+    folders = [conf_dir(), *map(Path, config_dirs)]
+    known = known_choices(config_dirs)
+    typed, _ = explain.parse(overrides, known)
+    found = companions.of(
+        composed, typed, companion, lambda words: bool(validate.published(explain.parse(words, known)[0], folders))
+    )
+    return dataclasses.replace(composed, companions=found)
+
+
+def _whole(
+    overrides: Sequence[str],
+    config_dirs: Sequence[str],
+    strict: bool,
+    reader: Callable[[str], Checkpoint] | None,
+    companion: companions.Declared | None = None,
+    own: Sequence[str] = (),
+) -> tuple[Composed, Sequence[str]]:
+    """(the config without its companions, its overrides, those that a checkpoint brings among them).
+
+    companion: the role for which it is composed; own: those of its overrides that are its own words, the others being
+    those of the run.
+    """
+    given = tuple(map(init_from.normal, overrides))
+    store.declare()
     if absent := registry.missing():
         raise UserError("\n".join(absent))
     run = functools.partial(_hydra, config_dirs=tuple(config_dirs))
@@ -99,7 +110,7 @@ def compose(overrides: Sequence[str] = (), config_dirs: Sequence[str] = (), *, s
     if problems:
         raise UserError("\n".join([*problems, *_further(overrides, parsed, known, run)]))
     keys = frozenset(p.key_or_group for p in parsed if not p.is_delete() and p.key_or_group not in known.groups)
-    start = _start(parsed)
+    start = _start(parsed, reader)
     if start is not None:
         merged, problems = start.merged(parsed)
         if problems:
@@ -124,17 +135,21 @@ def compose(overrides: Sequence[str] = (), config_dirs: Sequence[str] = (), *, s
         cfg = run(effective)
     if own := inherit.words(cfg, parsed):
         effective = (*inherit.without(effective), *own)
+        overrides = (*inherit.without(overrides), *own)
         keys = frozenset(k for k in keys if not inherit.is_about(k))
         cfg = run(effective)
+    if companion is not None:  # what was typed for the run need not have an effect on its companion
+        keys &= {companions.place(word)[0] for word in own}
     composed = Composed(cfg, tuple(t for t in typed if t), given, effective, keys)
-    if problems := validate.problems(composed, strict) or (start.contradictions(composed) if start else []):
+    problems, spec = validate.checked(composed, strict, None if companion is None else companion.heads)
+    if problems := problems or (start.contradictions(composed) if start else []):
         raise UserError("\n".join(problems))
-    return composed
+    return dataclasses.replace(composed, spec=spec), overrides
 
 
 def misspelt(overrides: Sequence[str]) -> list[str]:
     """What is wrong with keys and single values, a line each, whatever the chosen parts say of each other."""
-    registry.declare()
+    store.declare()
     known = known_choices()
     run = functools.partial(_hydra, config_dirs=())
     spelled = spelling.spelled(overrides, lambda: known.choices("data"))
@@ -146,14 +161,14 @@ def misspelt(overrides: Sequence[str]) -> list[str]:
         return problems + (found or [explain.message(e, None, known)])
 
 
-def _start(parsed: Sequence[Override]) -> Any:
-    """The checkpoint that init_from=hf=FOLDER names, which brings its model; None without one. It needs torch."""
+def _start(parsed: Sequence[Override], reader: Callable[[str], Checkpoint] | None) -> Checkpoint | None:
+    """The checkpoint that init_from=hf=FOLDER names, which brings its model; None without one."""
     typed = next((str(o.value()) for o in parsed if o.key_or_group == "init_from" and not o.is_delete()), None)
-    if (name := locate.named(typed)) is None:
+    if (name := init_from.named(typed)) is None:
         return None
-    from llmlab.hub import begin
-
-    return begin.read(name)
+    if reader is None:
+        raise TypeError(f"{typed}: composing it needs a reader of checkpoints; use llmlab.runs.compose")
+    return reader(name)
 
 
 def _opened(overrides: Sequence[str], parsed: Sequence[Override], run: Any) -> tuple[str, ...]:
@@ -211,7 +226,8 @@ def vary(composed: Composed, values: Mapping[str, str]) -> Composed | None:
         except Exception:
             return None
     changed = dataclasses.replace(composed, cfg=cfg, keys=composed.keys | frozenset(values))
-    return None if validate.problems(changed) else changed
+    problems, spec = validate.checked(changed)
+    return None if problems else dataclasses.replace(changed, spec=spec)
 
 
 def swapped(composed: Composed, slot: str, name: str, options: Mapping[str, Any]) -> Composed:
@@ -224,7 +240,7 @@ def swapped(composed: Composed, slot: str, name: str, options: Mapping[str, Any]
     from omegaconf import OmegaConf
 
     cfg = copy.deepcopy(composed.cfg)
-    node = OmegaConf.structured(registry.schema(slot, name))
+    node = OmegaConf.structured(store.schema(slot, name))
     for key, value in options.items():
         node[key] = value
     cfg[slot] = node
@@ -237,9 +253,10 @@ def swapped(composed: Composed, slot: str, name: str, options: Mapping[str, Any]
         effective=(*composed.effective, *words),
         keys=composed.keys | {f"{slot}.{key}" for key in options},
     )
-    if problems := validate.problems(changed):
+    problems, spec = validate.checked(changed)
+    if problems:
         raise UserError("\n".join(problems))
-    return changed
+    return dataclasses.replace(changed, spec=spec)
 
 
 def _further(overrides: Sequence[str], good: Sequence[Override], known: explain.Known, run: Any) -> list[str]:
@@ -306,7 +323,7 @@ def _hydra(overrides: Sequence[str], config_dirs: tuple[str, ...]) -> DictConfig
 def _both(overrides: Sequence[str], config_dirs: tuple[str, ...]) -> tuple[DictConfig, DictConfig]:
     """The config without and with Hydra's own part, not to be changed."""
     folders = (conf_dir(), *(Path(d).resolve() for d in config_dirs))
-    return _composed(tuple(overrides), folders, _stamp(folders), registry.declare())
+    return _composed(tuple(overrides), folders, _stamp(folders), store.declare())
 
 
 @functools.lru_cache(maxsize=128)

@@ -265,6 +265,8 @@ def _wrong_value(text: str) -> str | None:
         return f"must be {_kind(found[2])}, but is {found[1]!r}"
     if found := re.search(r"Value '(.*)' is not a valid bool", text):
         return f"must be true or false, but is {found[1]!r}"
+    if "is not a ListConfig" in text:
+        return "must be a list, in brackets: [NAME,NAME]"
     if found := re.search(r"field '[^']+' is not Optional", text):
         return "must have a value, but is null"
     if found := re.search(
@@ -302,9 +304,10 @@ def _in_file(file: str, text: str) -> str:
 
 
 def _types() -> list[type]:
+    from llmlab.config import store
     from llmlab.config.schema import root
 
-    found: list[type] = [registry.schema(*key) for key in registry.index()]
+    found: list[type] = [store.schema(*key) for key in registry.index()]
     queue: list[Any] = [root()]
     while queue:
         cls = queue.pop()

@@ -41,14 +41,14 @@ def addressed(words: Sequence[str], compose: Callable[[Sequence[str]], DictConfi
 def roles(objective: Any) -> list[str]:
     """The roles whose heads an objective trains, by its node of a config."""
     entry = registry.index()["objective", str(objective["_part_"])]
-    return list(entry.attrs.get("heads", {"tokens": "lm"}))
+    return list(entry.attribute("heads"))
 
 
 def reads(objective: Any) -> str:
     """The kind of samples that an objective reads, by its node of a config: "text" or a kind of record."""
     if objective is None:
         return "text"
-    kind: str = registry.index()["objective", str(objective["_part_"])].attrs.get("reads", "text")
+    kind: str = registry.index()["objective", str(objective["_part_"])].attribute("reads")
     return kind
 
 
@@ -59,7 +59,7 @@ def _usual(words: Sequence[str], compose: Callable[[Sequence[str]], DictConfig])
         return []
     try:
         base = compose(_deciding(words))
-        usual = registry.index()["objective", str(base.objective["_part_"])].attrs.get("heads", {})
+        usual = registry.index()["objective", str(base.objective["_part_"])].attribute("heads")
         return [
             f"head@heads.{role}={usual[role]}" for role in sorted(typed) if role in usual and role not in base.heads
         ]

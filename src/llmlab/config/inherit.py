@@ -8,9 +8,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NotRequired, TypedDict
 
+from llmlab.config import init_from
 from llmlab.config.spelling import quoted
 from llmlab.errors import UserError
-from llmlab.hub import locate
 from llmlab.json_files import read_json, read_yaml
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def words(cfg: DictConfig, parsed: Iterable[Override]) -> list[str]:
         if cfg.init_tokenizer == "new":
             raise UserError("init_from.tokenizer=new has no effect without init_from=RUN; leave it out")
         return []
-    if cfg.init_tokenizer == "new" or locate.named(cfg.init_from) is not None:
+    if cfg.init_tokenizer == "new" or init_from.named(cfg.init_from) is not None:
         return []  # a Hugging Face folder brings its own in hub.begin
     parsed, folder = list(parsed), home(cfg.init_from).absolute()
     if not (folder / CONFIG).exists():

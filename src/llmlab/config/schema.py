@@ -1,7 +1,7 @@
 """The typed root of the config: every level is a dataclass, so that a typo can't hide.
 
 Fields for slots are typed `Part`, the empty base of every part's own config (made from its
-constructor's signature by `llmlab.registry`). Nothing here imports torch.
+constructor's signature by `llmlab.config.store`). Nothing here imports torch.
 """
 
 from __future__ import annotations
@@ -12,27 +12,11 @@ from typing import Any, Optional
 
 from llmlab.record_kinds import KEYS
 from llmlab.sizes import ModelConfig
+from llmlab.slot_names import LAYER_SLOTS, SLOTS, STACK_SIZES, Part
 
 # A launcher's process sends configs back with their classes, by value. Without this MISSING would come back as another
 # object, in fields that then seem to have it for a default.
 copyreg.pickle(type(MISSING), lambda _: "MISSING")
-
-
-@dataclass
-class Part:
-    """Base of every part's config. `_part_` is the registered name; which slot it belongs to, the field says."""
-
-    _part_: str = "???"
-
-
-# Slots that a kind of layer or a stack may set for itself.
-LAYER_SLOTS = ("position", "norm", "block", "attention", "window", "ffn", "moe")
-# Slots that are one for the whole model.
-MODEL_SLOTS = ("embedding", "mask", "kernel", "init")
-RECIPE_SLOTS = ("objective", "reward", "optimizer", "schedule")
-# Sizes that a stack may set for itself; None: the model's.
-STACK_SIZES = ("dim", "n_heads", "n_kv_heads", "head_dim", "ffn_dim")
-SLOTS = (*LAYER_SLOTS, *MODEL_SLOTS, *RECIPE_SLOTS, "head")
 
 
 def _slots(names: tuple[str, ...]) -> list[tuple[str, Any, Any]]:
@@ -70,7 +54,9 @@ Fields = make_dataclass("Fields", [(key, Optional[str], field(default=None)) for
 class Data:
     source: str = "python_docs"  # python_docs, python_code or files
     path: Optional[str] = None  # files: a folder or a file (.txt, .md, .jsonl; records: .jsonl, .json, .csv, .tsv)
-    fields: Fields = field(default_factory=Fields)  # records: the keys of their fields, data.fields.label=category
+    fields: Fields = field(  # type: ignore[valid-type]
+        default_factory=Fields
+    )  # records: the keys of their fields, data.fields.label=category
     field: str = "text"  # files: the key of a text in a line of .jsonl, "a.b" for one inside another
     seq_len: int = 128
     validation: float = 0.1  # share held out
@@ -95,6 +81,9 @@ class Train:
     batch_size: int = 16  # sequences per optimizer step, over all devices
     micro_batch_size: Optional[int] = None  # sequences per forward on one device; None: batch_size / devices
     clip: Optional[float] = 1.0  # gradient norm
+    learns: Optional[list[str]] = (
+        None  # roles (bias) and paths (heads) of what learns, -WORD: of what does not; None: all
+    )
     checkpoint_every: Optional[int] = None  # optimizer steps; None: a twentieth of the run
     keep: int = 2  # checkpoints kept
     validate_every: Optional[int] = None  # optimizer steps; None: 10 times, or as often as a tenth of the time pays for
@@ -176,8 +165,11 @@ def root(slots: tuple[str, ...] = SLOTS) -> type:
         ("logger", Logger, field(default_factory=Logger)),
         ("resume", Optional[str], None),
         ("resume_from", Optional[str], None),  # start: begin again where no checkpoint of the resumed run is sound
+        # other models that the objective works with, by role: words that change this one, a run folder, or hf=FOLDER
+        ("models", dict[str, Any], field(default_factory=dict)),
         ("init_from", Optional[str], None),
         ("init_tokenizer", Optional[str], None),  # typed as init_from.tokenizer: own (None) or new, as tokenizer= says
+        ("published", Optional[str], None),  # the size that a model file stands for, as its authors published it
         ("experiment_name", Optional[str], None),
         ("sweep", Optional[str], None),  # the sweep that the run belongs to
     ]

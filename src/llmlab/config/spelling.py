@@ -43,9 +43,25 @@ def spelled(words: Sequence[str], sources: Callable[[], Sequence[str]], *, sweep
             found.append(word)
         elif key == "data":
             found += _data(value, sources(), sweep)
+        elif key.lstrip("+").startswith("models."):
+            found.append(f"{key}={_model(value, sweep)}")
         else:
             found.append(_spelled(key, value, sweep, key.lstrip("+") in text_keys()))
     return found
+
+
+def _model(value: str, sweep: bool) -> str:
+    """The model of a role: words in brackets, each of them quoted, as the grammar takes no "=" in a list; or a text. sweep:
+    several, between commas."""
+    several = _elements(value) if sweep else [value]
+    return ",".join(_one_model(v.strip()) for v in several)
+
+
+def _one_model(value: str) -> str:
+    if value[:1] + value[-1:] == "[]":
+        words = [unquoted(w) for w in _elements(value[1:-1]) if w]
+        return f"[{','.join(map(quoted, words))}]"
+    return value if value[:1] in "'\"" else quoted(value)
 
 
 def quoted(text: str) -> str:
@@ -131,10 +147,11 @@ def _quoted_within(value: str) -> str:
 
 
 def _elements(value: str) -> list[str]:
-    """The values between commas, of which those inside quotes separate nothing."""
-    found = [""]
-    for token in re.findall(r""""[^"]*"|'[^']*'|,|[^,"']+|.""", value, re.DOTALL):
-        if token == ",":
+    """The values between commas, of which those inside quotes and brackets separate nothing."""
+    found, depth = [""], 0
+    for token in re.findall(r""""[^"]*"|'[^']*'|[,\[\]]|[^,\[\]"']+|.""", value, re.DOTALL):
+        depth += (token == "[") - (token == "]")
+        if token == "," and depth <= 0:
             found.append("")
         else:
             found[-1] += token

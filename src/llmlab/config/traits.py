@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from llmlab import registry
 
 if TYPE_CHECKING:
-    from llmlab.config.compose import Composed
-    from llmlab.model.layout import ModelSpec
+    from llmlab.config.composed import Composed
+    from llmlab.config.spec import ModelSpec
 
 
 def notes(composed: Composed, spec: ModelSpec) -> list[str]:
@@ -36,7 +36,7 @@ def _without_effect(composed: Composed) -> list[str]:
 
 def unused_by(slot: str, name: str) -> tuple[str, ...]:
     """Keys below `model.` that a part can't honour; kin of one class say so by name."""
-    keys = registry.index()[slot, name].attrs.get("unused", ())
+    keys = registry.index()[slot, name].attribute("unused")
     return keys.get(name, ()) if isinstance(keys, dict) else keys
 
 
@@ -87,7 +87,7 @@ def _unused_by_stacks(composed: Composed, spec: ModelSpec) -> list[tuple[str, bo
 def _unused_experts(composed: Composed, spec: ModelSpec) -> list[tuple[str, bool]]:
     """As `unused`, of traits that are without effect beside the values of others."""
     layers = [layer for stack in spec.stacks for layer in stack.layers]
-    routed = [not layer.parts["moe"].attribute("dense", False) for layer in layers]
+    routed = [not layer.parts["moe"].attribute("dense") for layer in layers]
     moe = composed.cfg.model.moe
     found = []
     if all(routed) and moe.ffn_dim is not None and "model.ffn_dim" in composed.keys:

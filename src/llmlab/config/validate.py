@@ -8,25 +8,24 @@ import importlib.util
 import math
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmlab import registry
-from llmlab.config import devices, guess, heads, rollouts, traits
-from llmlab.config.schema import Part
+from llmlab.config import devices, guess, heads, init_from, layout, model_files, rollouts, traits
 from llmlab.errors import UserError
-from llmlab.hub import locate
 from llmlab.record_kinds import KEYS, KINDS
 from llmlab.registry import near
 from llmlab.sizes import MOST_LAYERS, divisors_shown
+from llmlab.slot_names import Part
 
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
     from omegaconf import DictConfig
 
-    from llmlab.config.compose import Composed
-    from llmlab.model.layout import ModelSpec
+    from llmlab.config.composed import Composed
+    from llmlab.config.spec import ModelSpec
 
 CHOICES = {
     "precision": ("32-true", "bf16-mixed", "bf16-true", "16-mixed"),
@@ -68,24 +67,33 @@ MOST, MOST_FLOAT, MOST_SEED = 10**15, 10**30, 2**63 - 1
 SHARES = ("model.dropout", "model.attention.dropout", "model.ffn.dropout")
 
 
-def problems(composed: Composed, strict: bool = True) -> list[str]:
-    """Everything that is wrong, a line each; empty if the config is sound. strict: typed traits without effect too."""
+def checked(
+    composed: Composed, strict: bool = True, companion: Mapping[str, str] | None = None
+) -> tuple[list[str], ModelSpec | None]:
+    """(everything that is wrong, a line each; the model that the config asks for, if it is sound).
+
+    strict: typed traits without effect are wrong too. companion: the heads of another model that the objective works with.
+    """
     cfg = composed.cfg
     found = _walked(cfg)
+    if "published" in composed.keys:
+        found.append(
+            "published says what a model file stands for; choose one, as in model=llama3_8b (llmlab parts model)"
+        )
     if found:
-        return found
-    found = [*_values(cfg), *_heads(composed), *_batch(cfg), *_budget(cfg), *_run(cfg), *_loggers(composed)]
+        return found, None
+    found = [*_values(cfg), *_heads(composed, companion), *_batch(cfg), *_budget(cfg), *_run(cfg), *_loggers(composed)]
     if not cfg.resume:  # whose data, strategy and devices may be those of its run
         found += [*_data(composed), *devices.problems(cfg), *rollouts.problems(cfg)]
     if found:
-        return found
-    from llmlab.model import layout
-
+        return found, None
     try:
-        spec = layout.resolve(composed)
+        spec = layout.resolve(composed, companion=companion)
     except UserError as e:
-        return str(e).split("\n")
-    return [*(line for line, typed in traits.unused(composed, spec) if typed), *_source(spec)] if strict else []
+        return str(e).split("\n"), None
+    if strict:
+        found = [*(line for line, typed in traits.unused(composed, spec) if typed), *_source(spec)]
+    return found, spec
 
 
 def _source(spec: ModelSpec) -> list[str]:
@@ -105,13 +113,12 @@ def local(cfg: DictConfig) -> list[str]:
 
 
 def published(parsed: Sequence[Override], folders: Sequence[Path]) -> list[str]:
-    """A model file that says `# published:` has a size of its own."""
+    """A published size leaves no size to choose."""
     by = {o.key_or_group: o.value() for o in parsed if o.key_or_group in ("model", "size") and not o.is_delete()}
     if len(by) < 2 or by["size"] is None:
         return []
     for folder in folders:
-        file = Path(folder, "model", f"{by['model']}.yaml")
-        if file.exists() and any(line.startswith("# published") for line in file.read_text().splitlines()):
+        if model_files.published(Path(folder, "model", f"{by['model']}.yaml")):
             return [f"model={by['model']} is a published size: leave out size={by['size']}, or name the family"]
     return []
 
@@ -280,7 +287,7 @@ def _data(composed: Composed) -> list[str]:
         elif os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
             found.append(f"data.path={data.path} is a pipe, a socket or a device; give a file or a folder")
         elif not os.path.exists(path):  # os.path takes any text, pathlib's methods do not
-            found.append(f"data.path={data.path}: there is no such file or folder{_similar(data.path)}")
+            found.append(f"data.path={data.path}: there is no such file or folder{init_from.similar(data.path)}")
     elif data.path is not None and "data.path" in composed.keys:
         found.append(f"data.path is read with data=files only, but data={data.source}; add data=files")
     if data.source != "files" and "data.field" in composed.keys:
@@ -301,7 +308,7 @@ def _data(composed: Composed) -> list[str]:
             if not os.path.isfile(os.path.expanduser(os.path.join(tokenizer.path, "tokenizer.json"))):
                 found.append(f"tokenizer.path={tokenizer.path}: the folder has no tokenizer.json")
         elif not os.path.isfile(os.path.expanduser(tokenizer.path)):
-            found.append(f"tokenizer.path={tokenizer.path}: there is no such file{_similar(tokenizer.path)}")
+            found.append(f"tokenizer.path={tokenizer.path}: there is no such file{init_from.similar(tokenizer.path)}")
     elif tokenizer.path is not None and "tokenizer.path" in composed.keys:
         found.append(
             f"tokenizer.path is read with tokenizer=file only, but tokenizer={tokenizer.kind}; add tokenizer=file"
@@ -309,7 +316,7 @@ def _data(composed: Composed) -> list[str]:
     return found
 
 
-def _heads(composed: Composed) -> list[str]:
+def _heads(composed: Composed, companion: Mapping[str, str] | None) -> list[str]:
     """A head is built and trained where the objective has its role; typed for another it would do nothing.
 
     What the family's file names for other objectives may be typed as well: it changes nothing.
@@ -317,7 +324,7 @@ def _heads(composed: Composed) -> list[str]:
     objective = composed.cfg.objective
     if objective is None:
         return []
-    mine = heads.roles(objective)
+    mine = heads.roles(objective) if companion is None else list(companion)
     typed = [o.lstrip("+").partition("=")[0] for o in composed.overrides]
     return [
         f"head@{t.package}={t.choice}: objective={objective._part_} trains no such head; "
@@ -330,20 +337,13 @@ def _heads(composed: Composed) -> list[str]:
     ]
 
 
-def _similar(path: str) -> str:
-    wanted = Path(os.path.expanduser(path))
-    try:
-        close = difflib.get_close_matches(wanted.name, [p.name for p in wanted.parent.iterdir()], 1, 0.6)
-    except OSError:
-        return f"; {wanted.parent} is not a folder"
-    return f"; did you mean {wanted.parent / close[0]}?" if close else ""
-
-
 def _batch(cfg: DictConfig) -> list[str]:
     batch, micro = cfg.train.batch_size, cfg.train.micro_batch_size
     if micro is not None and (micro < 1 or batch % micro):
         fits = divisors_shown(batch)
         return [f"train.micro_batch_size={micro} does not divide train.batch_size={batch}; choose one of {fits}"]
+    if cfg.train.learns is not None and not cfg.train.learns:  # which words fit, the built model tells
+        return ["train.learns=[]: nothing would learn; name what does, as train.learns=[heads], or leave it out"]
     return []
 
 
@@ -370,12 +370,10 @@ def _run(cfg: DictConfig) -> list[str]:
     steps = cfg.trainer.max_steps
     if steps != -1 and steps < 1:
         found.append(f"trainer.max_steps must be at least 1 (or -1: to the end of the budget), but is {steps}")
-    if cfg.init_from is not None and locate.named(cfg.init_from) is None:
+    if cfg.init_from is not None and init_from.named(cfg.init_from) is None:
         start = Path(cfg.init_from).expanduser()
-        if not os.path.exists(start):
-            found.append(f"init_from={start}: there is no such run folder{_similar(str(start))}")
-        elif not any((start / name).is_file() for name in ("run.json", "manifest.json", "export.json")):
-            found.append(f"init_from={start}: there is no run.json in it; init_from=RUN names the folder of a run")
+        if (why := init_from.missing(cfg.init_from)) is not None:
+            found.append(f"init_from={start}: {why.replace('RUN', 'init_from=RUN')}")
     return found
 
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 from llmlab.errors import UserError
 from llmlab.json_files import read_json
+from llmlab.ranks import is_first
 
 if TYPE_CHECKING:
     import numpy as np
@@ -37,7 +38,7 @@ _held: set[Path] = set()  # locks of this process: POSIX would grant it them aga
 
 
 class Damaged(Exception):
-    """Why a cached folder can't be trusted."""
+    """A cached folder can't be trusted; the message says why."""
 
 
 class _Checked(TypedDict):
@@ -51,12 +52,12 @@ def root() -> Path:
 
 
 def say(line: str) -> None:
-    """A line to the user, once a machine whatever the number of ranks."""
-    if os.environ.get("LOCAL_RANK", "0") == "0":
+    """A line to the user, once whatever the number of ranks."""
+    if is_first():
         print(f"llmlab: {line}", file=sys.stderr, flush=True)
 
 
-def digest(value: Any) -> str:
+def digest(value: object) -> str:
     """sha256 of plain values, written as JSON with sorted keys."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
@@ -160,7 +161,7 @@ def keep(path: Path, content: dict[str, Any]) -> None:
 
 
 def read_checked(path: Path) -> dict[str, Any] | None:
-    """What `write_atomically` wrote, or None if there is nothing or it is damaged."""
+    """The content that `write_atomically` wrote, or None if there is nothing or it is damaged."""
     try:
         outer: _Checked = read_json(path, _Checked)
     except (OSError, ValueError):

@@ -28,14 +28,15 @@ def prepare(objective: Objective, sample: Any, rng: np.random.Generator) -> Prep
     return objective.prepare(sample, rng)
 
 
-def batch(samples: Sequence[Prepared], how: How, pad: int = 0) -> dict[str, Tensor]:
-    """A micro-batch of prepared samples. pad: the id of a token that stands for nothing.
+def batch(samples: Sequence[Prepared], how: How, pad: int = 0, most: int | None = None) -> dict[str, Tensor]:
+    """A micro-batch of prepared samples. pad: the id of a token that stands for nothing. most: beyond which no length is
+    rounded up, as a model may have no more positions.
 
     Padded rows come with `valid`, and `source_valid` for an encoder: bool, False where there is no token.
     """
     if how == "stack":
         return {name: torch.from_numpy(np.stack([s[name] for s in samples])) for name in samples[0]}
-    rows = [_padded(samples, prefix, pad) for prefix in ("", "source_") if f"{prefix}ids" in samples[0]]
+    rows = [_padded(samples, prefix, pad, most) for prefix in ("", "source_") if f"{prefix}ids" in samples[0]]
     found = {name: array for row in rows for name, array in row.items()}
     for name in samples[0]:
         if name not in found:
@@ -65,9 +66,11 @@ def by_token(sample: Mapping[str, Any], name: str) -> bool:
     return tokens is not None and np.ndim(sample[name]) == 1 and len(sample[name]) == len(tokens)
 
 
-def _padded(samples: Sequence[Prepared], prefix: str, pad: int) -> dict[str, np.ndarray]:
+def _padded(samples: Sequence[Prepared], prefix: str, pad: int, most: int | None) -> dict[str, np.ndarray]:
     lengths = [len(s[f"{prefix}ids"]) for s in samples]
     width = -(-max(lengths) // MULTIPLE) * MULTIPLE
+    if most is not None:
+        width = max(min(width, most), max(lengths))
     # A scalar of every sample has no length to go by; a sample of one token has arrays of one entry.
     names = [n for n in samples[0] if n.startswith("source_") == bool(prefix) and all(by_token(s, n) for s in samples)]
     found = {f"{prefix}valid": np.arange(width) < np.array(lengths)[:, None]}

@@ -54,6 +54,11 @@ class Corpus:
         return Vocabulary(self.manifest["vocab_size"], self.manifest["special"])
 
     @property
+    def is_records(self) -> bool:
+        """True if it holds records and not text."""
+        return isinstance(self.train, Records)
+
+    @property
     def labels(self) -> list[str] | None:
         """The classes of labelled records, in the order of their numbers."""
         return self.manifest.get("labels")

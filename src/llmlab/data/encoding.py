@@ -7,17 +7,16 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 
 from llmlab.errors import UserError
 
 if TYPE_CHECKING:
+    import tokenizers
     from tokenizers import Encoding
     from tokenizers.pre_tokenizers import PreTokenizer
-
-    from llmlab.data.tokenizer import Tokenizer
 
 PIECE = 1 << 20  # characters encoded at once: an encoding takes some hundred bytes a token
 SLACK = 1 << 16  # by which a piece may be longer, to end where a word does
@@ -50,7 +49,28 @@ class Chunk(NamedTuple):
     dropped: int = 0
 
 
-def encode(tokenizer: Tokenizer, texts: Iterable[str], sized: bool = False) -> Iterator[Chunk]:
+class Encoder(Protocol):
+    """A tokenizer (`llmlab.data.tokenizer`) as this file needs it."""
+
+    kind: str
+    inner: tokenizers.Tokenizer
+
+    @property
+    def spelt(self) -> np.ndarray | None:
+        """Bytes of each id, where an id always stands for the same ones."""
+        ...
+
+    @property
+    def unknown(self) -> int | None:
+        """The id of whatever the vocabulary lacks."""
+        ...
+
+    def check(self, text: str) -> None:
+        """UserError for a text that can't be encoded."""
+        ...
+
+
+def encode(tokenizer: Encoder, texts: Iterable[str], sized: bool = False) -> Iterator[Chunk]:
     """All chunks of all texts, in their order: the ids that each text has as a whole.
 
     The exception is a word of more than 65,536 characters, which may be cut. sized: with bytes.
@@ -131,7 +151,7 @@ def interrupted(e: BaseException) -> None:
 # ---------------------------------------------------------------- ids and bytes
 
 
-def _encode(tokenizer: Tokenizer, batch: Sequence[tuple[str, bool]], sized: bool) -> Iterator[Chunk]:
+def _encode(tokenizer: Encoder, batch: Sequence[tuple[str, bool]], sized: bool) -> Iterator[Chunk]:
     if not batch:
         return
     by_offsets = sized and tokenizer.spelt is None
@@ -172,7 +192,7 @@ class _Text:
         self.dark = np.concatenate(([0], np.cumsum(np.where(blank, 0, widths))))
 
     def chunk(
-        self, tokenizer: Tokenizer, ids: np.ndarray, offsets: np.ndarray, *, last: bool, mark: int | None = None
+        self, tokenizer: Encoder, ids: np.ndarray, offsets: np.ndarray, *, last: bool, mark: int | None = None
     ) -> Chunk:
         """A chunk of it, from the character `mark` on (its first), with the rest of it if it is the last."""
         begin = 0 if mark is None else mark - self.at
@@ -212,7 +232,7 @@ class _Span(NamedTuple):
     told: bool  # whether they were so as they came
 
 
-def _stitch(tokenizer: Tokenizer, text: str, sized: bool) -> Iterator[Chunk]:
+def _stitch(tokenizer: Encoder, text: str, sized: bool) -> Iterator[Chunk]:
     """A document in overlapping stretches, as nothing is known of where a tokenizer.json may be cut.
 
     Two neighbours are joined in the middle of what they share, where both begin a token and have the same tokens around
@@ -238,14 +258,14 @@ def _stitch(tokenizer: Tokenizer, text: str, sized: bool) -> Iterator[Chunk]:
     yield _piece(tokenizer, text, held, begin, len(held.ids), mark, sized, last=True)
 
 
-def _spans(tokenizer: Tokenizer, text: str) -> Iterator[_Span]:
+def _spans(tokenizer: Encoder, text: str) -> Iterator[_Span]:
     places = [(at, min(at + SPAN + OVERLAP, len(text))) for at in range(0, max(1, len(text) - OVERLAP), SPAN)]
     at_once = max(1, PIECE // SPAN)
     for first in range(0, len(places), at_once):
         yield from _encode_spans(tokenizer, text, places[first : first + at_once])
 
 
-def _encode_spans(tokenizer: Tokenizer, text: str, places: Sequence[tuple[int, int]]) -> Iterator[_Span]:
+def _encode_spans(tokenizer: Encoder, text: str, places: Sequence[tuple[int, int]]) -> Iterator[_Span]:
     with explained():
         found = tokenizer.inner.encode_batch([text[a:b] for a, b in places], add_special_tokens=False)
     for (begin, end), encoding in zip(places, found, strict=True):
@@ -281,7 +301,7 @@ def _up_to(span: _Span, begin: int, places: tuple[int, int]) -> int:
 
 
 def _piece(
-    tokenizer: Tokenizer, text: str, span: _Span, begin: int, end: int, mark: int, sized: bool, *, last: bool
+    tokenizer: Encoder, text: str, span: _Span, begin: int, end: int, mark: int, sized: bool, *, last: bool
 ) -> Chunk:
     ids, offsets = span.ids[begin:end], span.offsets[begin:end]
     to = len(text) if last else int(offsets[-1, 1]) if len(offsets) else mark

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 from llmlab.data.account import BLANK_DOCUMENT, BLANK_FILE, Account, Document, Source, Tick, printable, reasons
 from llmlab.data.listing import ENDINGS, File, below, one, status
 from llmlab.errors import UserError
-from llmlab.json_files import loads
+from llmlab.json_files import Json, loads
 
 DEEPEST = 3  # levels of an object whose strings are offered for data.field
 
@@ -150,7 +150,7 @@ def _text(line: str, field: str, where: str) -> str:
     return text
 
 
-def value_of(row: Any, field: str) -> Any:
+def value_of(row: Json, field: str) -> Json:
     """The value that an object has under a key, or under "a.b" in an object inside it; None for nothing."""
     if isinstance(row, dict) and field in row:
         return row[field]
@@ -159,7 +159,7 @@ def value_of(row: Any, field: str) -> Any:
     return row
 
 
-def _instead(row: Any, value: Any) -> str:
+def _instead(row: Json, value: Json) -> str:
     """A phrase on what a line has in place of a text."""
     if not isinstance(row, dict):
         return f", but is {'a list' if isinstance(row, list) else 'one value'}"
@@ -168,7 +168,7 @@ def _instead(row: Any, value: Any) -> str:
     return _offered(row)
 
 
-def _offered(row: dict[str, Any]) -> str:
+def _offered(row: dict[str, Json]) -> str:
     keys = list(_strings(row, "", DEEPEST))
     if not keys:
         return "; no key of it holds one"
@@ -176,7 +176,7 @@ def _offered(row: dict[str, Any]) -> str:
     return f"; strings are under {shown}: data.field=KEY names one"
 
 
-def _strings(row: dict[str, Any], inside: str, levels: int) -> Iterator[str]:
+def _strings(row: dict[str, Json], inside: str, levels: int) -> Iterator[str]:
     for key, value in row.items():
         if isinstance(value, str):
             yield inside + key

@@ -67,7 +67,7 @@ class Framing(NamedTuple):
         first, *second = (
             t[:n] for t, n in zip(texts, shares([len(t) for t in texts], room - frame.extra), strict=True)
         )
-        pieces = [frame.before, first, frame.between, *second, frame.after]
+        pieces: list[Sequence[int] | np.ndarray] = [frame.before, first, frame.between, *second, frame.after]
         kinds = frame.types if second else [*frame.types[:3], frame.types[4]]
         ids = [np.asarray(p, dtype=np.int64) for p in pieces]
         types = [np.resize(np.array(t, dtype=np.int64), len(p)) for p, t in zip(pieces, kinds, strict=True)]
@@ -103,7 +103,7 @@ def _template(tokenizer: Tokenizer) -> tuple[Frame, Frame] | None:
         return None
     inner = tokenizer.inner
     for text in ("a", "A", "0", ".", *sorted(inner.get_vocab(with_added_tokens=False))[:TRIED]):
-        found = [inner.encode(*texts, add_special_tokens=True) for texts in ((text,), (text, text))]
+        found = [inner.encode(text, pair, add_special_tokens=True) for pair in (None, text)]
         frames = [_frame(e.ids, e.type_ids, e.sequence_ids) for e in found]
         if frames[0] is not None and frames[1] is not None:
             return (frames[0], frames[1]) if any(f and f.extra for f in frames) else None

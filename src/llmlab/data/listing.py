@@ -1,4 +1,4 @@
-"""Which files a folder of the user's holds: links are followed, each real folder and file once, the rest is accounted for."""
+"""The files below a folder of the user's: links are followed, each real folder and file once, the rest is accounted for."""
 
 from __future__ import annotations
 

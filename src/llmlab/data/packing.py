@@ -24,6 +24,10 @@ class Packs:
     def __getitem__(self, i: int) -> list[Sample]:
         return [self.records[j] for j in self.windows[i]]
 
+    def spread(self, n: int) -> list[int]:
+        """The numbers of n windows from all of them, which are about equally full."""
+        return [i * len(self) // n for i in range(n)]
+
     @property
     def cut(self) -> int:
         return self.records.cut

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
+
+from llmlab.ranks import is_first
 
 
 class Bar(Protocol):
@@ -16,7 +17,7 @@ class Bar(Protocol):
 @contextmanager
 def progress() -> Iterator[Bar]:
     """A progress bar on a terminal, else nothing."""
-    if not sys.stderr.isatty() or os.environ.get("LOCAL_RANK", "0") != "0":
+    if not sys.stderr.isatty() or not is_first():
         yield lambda what, done, total: None
         return
     from rich.console import Console

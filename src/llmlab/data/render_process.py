@@ -10,7 +10,7 @@ import contextlib
 import json
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from functools import lru_cache
 from typing import Any
@@ -98,30 +98,34 @@ def _environment() -> jinja2.Environment:
 
         tags = {"generation"}
 
-        def parse(self, parser: Any) -> Any:
+        def parse(self, parser: jinja2.parser.Parser) -> jinja2.nodes.Node:
             line = next(parser.stream).lineno
             body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
             return jinja2.nodes.CallBlock(self.call_method("_said"), [], [], body).set_lineno(line)
 
-        def _said(self, caller: Any) -> str:
+        def _said(self, caller: Callable[[], str]) -> str:
             return caller()
 
     def raise_exception(message: str) -> None:
         raise jinja2.exceptions.TemplateError(message)
 
     def tojson(
-        value: Any, ensure_ascii: bool = False, indent: Any = None, separators: Any = None, sort_keys: bool = False
-    ):
+        value: object,
+        ensure_ascii: bool = False,
+        indent: int | str | None = None,
+        separators: tuple[str, str] | None = None,
+        sort_keys: bool = False,
+    ) -> str:
         return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
     class Namespace(jinja2.utils.Namespace):
         """Jinja's lets a template set attributes of any name, those by which Python's insides are reached too."""
 
-        def __init__(*args: Any, **values: Any) -> None:  # "self" is a name like any other
-            self, given = args[0], dict(*args[1:], **values)
-            jinja2.utils.Namespace.__init__(self, {_checked(name): value for name, value in given.items()})
+        # `self` is positional only, for a template may give a value that name.
+        def __init__(self, /, *given: Mapping[str, object], **values: object) -> None:
+            super().__init__({_checked(name): value for name, value in dict(*given, **values).items()})
 
-        def __setitem__(self, name: str, value: Any) -> None:
+        def __setitem__(self, name: str, value: object) -> None:
             super().__setitem__(_checked(name), value)
 
     def _checked(name: str) -> str:

@@ -21,17 +21,20 @@ def samples(
     documents: bool = False,
     token_types: int = 0,
     lead: tuple[int, ...] = (),
+    given: tuple[int, ...] = (),
 ) -> Samples:
     """The samples of a part, of at most `seq_len` tokens each.
 
-    documents, lead: of windows of text. token_types: segments that the model tells apart, which come with records of two
+    documents, lead, given: of windows of text. token_types: segments that the model tells apart, which come with records of two
     texts where the tokenizer has as many. Raises ValueError for a `seq_len` that has no room for a record.
     """
     if isinstance(part, Stream):
-        return Windows(part, seq_len, documents, lead)
+        return Windows(part, seq_len, documents, lead, given)
     framing, special = Framing.stored(corpus.manifest["framing"]), corpus.manifest["special"]
     # Of labelled single texts all ids are of segment 0, as a model takes them to be where it is given none.
     told = "text_b" in part.called and 1 < framing.segments <= token_types
     pad = special.get("pad", special.get("eos", 0))
-    found = RecordSamples(part, corpus.manifest["kind"], framing, seq_len, segments=told, pad=pad)
+    rollout = getattr(objective, "rollout", None)
+    answer = 0 if rollout is None else rollout.max_new
+    found = RecordSamples(part, corpus.manifest["kind"], framing, seq_len, segments=told, pad=pad, answer=answer)
     return Packs(found) if getattr(objective, "collate", "stack") == "pack" else found

@@ -191,7 +191,7 @@ def first_id(ids: Ids, name: str) -> int | None:
     return next(iter(all_ids(ids, name)), None)
 
 
-def _token(value: Any) -> Token | None:
+def _token(value: object) -> Token | None:
     """A name or an object with `content`; other things under such a key (`add_bos_token`) are no tokens."""
     if isinstance(value, str):
         return {"content": value}

@@ -11,10 +11,9 @@ import binascii
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from llmlab.errors import UserError
-from llmlab.json_files import read_text
+from llmlab.json_files import Json, read_text
 
 MOST_GROWTH = 10_000  # bytes out of one; 6,000 for ALBERT's five steps in a row, each at its own worst
 MOST_COPIES, MOST_AROUND = 8, 1000  # of the text, and ids around it
@@ -41,7 +40,7 @@ def read(file: Path) -> str:
     return text
 
 
-def check(found: Mapping[str, Any], file: Path) -> None:
+def check(found: Mapping[str, Json], file: Path) -> None:
     """UserError for a step that may grow a text beyond MOST_GROWTH, ids beyond MOST_IDS, too many ids around a text."""
     grown = growth(found.get("normalizer")) * growth(found.get("pre_tokenizer"))
     for of, factor in (("normalizer and pre_tokenizer", grown), ("decoder", growth(found.get("decoder")))):
@@ -63,7 +62,7 @@ def check(found: Mapping[str, Any], file: Path) -> None:
         raise UserError(f"{file}: it has the id {highest:,}; ids below {MOST_IDS:,} are read")
 
 
-def growth(step: Any) -> float:
+def growth(step: Json) -> float:
     """Bytes that a normalizer, pre-tokenizer or decoder makes of one at most."""
     if not isinstance(step, dict):
         return 1.0
@@ -84,7 +83,7 @@ def growth(step: Any) -> float:
     return factor * FACTORS.get(str(kind), 1.0)
 
 
-def around(step: Any) -> tuple[int, int]:
+def around(step: Json) -> tuple[int, int]:
     """(copies of the text, ids besides) that a post-processor gives."""
     if not isinstance(step, dict):
         return 1, 0
@@ -94,30 +93,31 @@ def around(step: Any) -> tuple[int, int]:
         copies, ids = copies * n, ids * n + more
     if step.get("type") == "TemplateProcessing":
         tokens = step.get("special_tokens")
-        sizes = {k: len(_list(v.get("ids"))) for k, v in tokens.items() if isinstance(v, dict)} if tokens else {}
+        named = tokens.items() if isinstance(tokens, dict) else ()
+        sizes = {k: len(_list(v.get("ids"))) for k, v in named if isinstance(v, dict)}
         single = [piece for piece in _list(step.get("single")) if isinstance(piece, dict)]
-        names = [piece["SpecialToken"] for piece in single if isinstance(piece.get("SpecialToken"), dict)]
+        names = [name for piece in single if isinstance(name := piece.get("SpecialToken"), dict)]
         copies *= sum("Sequence" in piece for piece in single)
         ids += sum(sizes.get(str(name.get("id")), 0) for name in names)
     return copies, ids
 
 
-def _list(value: Any) -> list[Any]:
+def _list(value: Json) -> list[Json]:
     return value if isinstance(value, list) else []
 
 
-def _size(text: Any) -> int:
+def _size(text: Json) -> int:
     return len(text.encode("utf-8", "replace")) if isinstance(text, str) else 0
 
 
-def _longest(charsmap: Any) -> int:
+def _longest(charsmap: Json) -> int:
     """Bytes of the longest text that SentencePiece's compiled map puts in the place of others.
 
     The map: the size of a table, the table, then the texts, each ended by a 0.
     """
     try:
-        blob = base64.b64decode(charsmap)
-    except (TypeError, ValueError, binascii.Error):
+        blob = base64.b64decode(charsmap if isinstance(charsmap, str) else "")
+    except (ValueError, binascii.Error):
         return 0
     texts = blob[4 + int.from_bytes(blob[:4], "little") :]
     return max(map(len, texts.split(b"\0")), default=0)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -195,12 +194,11 @@ class _Text:
         return _Text(ids, torch.ones_like(ids, dtype=torch.bool), positions, self.lengths)
 
     def then(self, new: _Text) -> _Text:
-        def both(a: Any, b: Any) -> Any:
-            return None if a is None else torch.cat([a, b], 1)
+        def both(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+            return None if a is None or b is None else torch.cat([a, b], 1)
 
-        return _Text(
-            both(self.ids, new.ids), both(self.valid, new.valid), both(self.positions, new.positions), self.lengths
-        )
+        ids = torch.cat([self.ids, new.ids], 1)
+        return _Text(ids, both(self.valid, new.valid), both(self.positions, new.positions), self.lengths)
 
 
 def _padded(texts: Sequence[list[int]], device: torch.device) -> _Text:

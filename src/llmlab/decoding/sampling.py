@@ -13,7 +13,7 @@ from llmlab.errors import UserError
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the next token is drawn, in this order:
+    """Rules for drawing the next token, applied in this order:
 
     repetition_penalty  logits of tokens that the text has already: divided by it where positive, else multiplied (CTRL:
                         Keskar et al. 2019, arXiv:1909.05858)

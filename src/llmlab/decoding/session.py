@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Generator
 from typing import Any
 
+from llmlab import attributes
 from llmlab.decoding.generate import generate
 from llmlab.decoding.sampling import Sampling
 from llmlab.model.cache import Cache
@@ -21,7 +22,7 @@ class Session:
     def __init__(self, model: Model):
         self.model = model
         stack: Any = model.all_stacks()[-1]
-        rotated = all(getattr(p, "caches_rotated", True) for p in stack.positions)
+        rotated = all(attributes.of(p, "position", "caches_rotated") for p in stack.positions)
         self.keeps = rotated and model.spec.topology != "encoder_decoder"
         self.ids: list[int] = []
         self.reused = 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from llmlab.hub.load import load_hf
@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 __all__ = ["load_hf", "save_hf"]
 
 
-def __getattr__(name: str) -> Any:
-    """Both need torch, which is imported when one is asked for."""
+def __getattr__(name: str) -> object:
+    """Lazy import of `load_hf` and `save_hf`: both need torch, which takes seconds to import."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{name.removesuffix('_hf')}"), name)

@@ -1,11 +1,12 @@
-"""Whether two descriptions of a model compute the same, and if not, where they differ first."""
+"""Comparison of two model descriptions: do they compute the same function, and if not, where do they differ first?"""
 
 from __future__ import annotations
 
 from torch import nn
 
+from llmlab.config.spec import ModelSpec, PartSpec
 from llmlab.model.build import assemble
-from llmlab.model.layout import ModelSpec, PartSpec
+from llmlab.slots import Score
 
 SIZES = ("norm_eps", "token_types", "tie_embeddings", "logit_scale", "logit_softcap")
 ATTENTION = ("qk_norm", "sink", "clip_qkv")
@@ -68,7 +69,7 @@ def _sizes(spec: ModelSpec, back: ModelSpec) -> str | None:
 
 
 def _built(spec: ModelSpec, back: ModelSpec) -> str | None:
-    """What shows only once the parts are built: shapes of tensors, and how scores are made."""
+    """Differences that show only once the parts are built: tensor shapes, and the scale and soft cap of the scores."""
     ours, theirs = assemble(spec), assemble(back)
     shapes, others = ({k: tuple(v.shape) for k, v in m.state_dict().items()} for m in (ours, theirs))
     for name in (*shapes, *others):
@@ -82,8 +83,8 @@ def _built(spec: ModelSpec, back: ModelSpec) -> str | None:
     return None
 
 
-def _scores(model: nn.Module) -> list:
-    return [m.score for m in model.modules() if hasattr(m, "score")]
+def _scores(model: nn.Module) -> list[Score]:
+    return [score for m in model.modules() if isinstance(score := getattr(m, "score", None), Score)]
 
 
 def _part_of(spec: ModelSpec, tensor: str) -> str:

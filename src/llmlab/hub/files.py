@@ -28,7 +28,7 @@ MOST_CONFIG = 16 << 20  # bytes of a config.json; one of a thousand layers and c
 
 
 class Index(TypedDict):
-    """Which shard holds which tensor."""
+    """model.safetensors.index.json: the shard that holds each tensor."""
 
     weight_map: dict[str, str]
 
@@ -115,7 +115,7 @@ def read_beside(folder: Path) -> dict[str, bytes]:
 
 
 def write_folder(
-    folder: Path, config: dict[str, Any], tensors: dict[str, Tensor], beside: Mapping[str, bytes] | None = None
+    folder: Path, config: Mapping[str, Any], tensors: dict[str, Tensor], beside: Mapping[str, bytes] | None = None
 ) -> None:
     """All files, or none: written beside the folder, then moved into it."""
     from safetensors.torch import save_file

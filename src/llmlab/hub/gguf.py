@@ -6,14 +6,19 @@ The file is read by the `gguf` package; quantised tensors become the float32 num
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from llmlab.errors import UserError
 from llmlab.hub.files import write_folder
 
+if TYPE_CHECKING:
+    import tokenizers
+
+T = TypeVar("T")
 TOP = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
 LAYER = {
     "attn_norm": "input_layernorm",
@@ -71,7 +76,7 @@ def convert(file: Path, folder: Path) -> None:
 
 
 class _About:
-    """What the file says of itself."""
+    """The metadata of a GGUF file, as the config.json and the tokenizer that it becomes."""
 
     def __init__(self, file: Path, said: dict[str, Any]):
         self.file, self.said = file, said
@@ -114,7 +119,7 @@ class _About:
             return f"model.layers.{int(parts[1])}.{LAYER[parts[2]]}.weight"
         raise UserError(f"{self.file}: the tensor {name} has no place in a LLaMA")
 
-    def tokenizer(self) -> Any:
+    def tokenizer(self) -> tokenizers.Tokenizer:
         from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 
         kind, split = self.need("tokenizer.ggml.model"), self.said.get("tokenizer.ggml.pre", "default")
@@ -161,10 +166,10 @@ def _halves(weight_OD: np.ndarray, heads: int) -> np.ndarray:
     return weight_OD.reshape(heads, out // heads // 2, 2, dim).swapaxes(1, 2).reshape(out, dim)
 
 
-def _short(value: Any) -> Any:
+def _short(value: T) -> T | float:
     """A float32 by its shortest name: 1e-05 instead of 9.999999747378752e-06."""
     return float(str(np.float32(value))) if isinstance(value, float) else value
 
 
-def _json(value: Any) -> str:
+def _json(value: Mapping[str, Any]) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False) + "\n"

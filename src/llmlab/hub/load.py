@@ -14,16 +14,17 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from llmlab.config import layout
+from llmlab.config.spec import ModelSpec
 from llmlab.errors import UserError
-from llmlab.hub import bounds, limits
+from llmlab.hub import config_ranges, header_check
 from llmlab.hub.entry import STATED, Config, Entry, Head
 from llmlab.hub.families import entries
 from llmlab.hub.files import read_beside, read_config, read_shapes, read_tensors
 from llmlab.hub.model import HubModel
 from llmlab.hub.rules import Rule, expand
-from llmlab.model import finite, layout
+from llmlab.model import finite
 from llmlab.model.build import assemble, materialise
-from llmlab.model.layout import ModelSpec
 from llmlab.model.model import Model
 
 
@@ -63,7 +64,7 @@ FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 @dataclass(frozen=True)
 class Description:
-    """What a checkpoint is. config: its config.json; full: with the family's defaults, and tied as its tensors are."""
+    """A checkpoint by its config.json (`config`). full: with the family's defaults, and tied as its tensors are."""
 
     entry: Entry
     head: Head
@@ -91,14 +92,16 @@ def describe(folder: Path, *, bare: bool = False) -> Description:
     config = read_config(folder)
     entry, head = find({k: v for k, v in config.items() if not bare or k != "quantization_config"}, folder)
     with _explained(entry, config, folder):
-        limits.check(config, entry.defaults)
-    bounds.listed(config, folder / "config.json")
+        config_ranges.check(config, entry.defaults)
+    header_check.check_list_lengths(config, folder / "config.json")
     names = [] if entry.head_key is None else [entry.head_key, *_tables(entry)]
     full = _decide_tie(entry, {**entry.defaults, **config}, {} if bare else read_tensors(folder, names))
     with _explained(entry, full, folder):
         overrides, _ = entry.read(full), head.heads(full)
     if not bare:
-        bounds.held([*overrides, *head.overrides], head.stacks, read_shapes(folder), folder / "config.json")
+        header_check.check_counts(
+            [*overrides, *head.overrides], head.stacks, read_shapes(folder), folder / "config.json"
+        )
     return Description(entry, head, config, full)
 
 
@@ -115,7 +118,7 @@ def _assembled(about: Description, folder: Path) -> Model:
 
 @contextmanager
 def _explained(entry: Entry, config: Config, folder: Path) -> Iterator[None]:
-    """What a value of another kind, or sizes that a part or torch refuses, raise as one line that names the file."""
+    """Turns errors about values of another kind, or sizes that a part or torch refuses, into one line that names the file."""
     file = folder / "config.json"
     null = [key for key, default in entry.defaults.items() if config.get(key) is None and default is not None]
     which = f"; null: {', '.join(null)}" if null else ""
@@ -283,7 +286,7 @@ def _checked(fixed: dict[str, Tensor], in_file: dict[str, Tensor], folder: Path)
 
 
 def _layers_beyond(model: Model, entry: Entry) -> Callable[[str], bool]:
-    """Whether a tensor is of a layer past num_hidden_layers that the entry leaves out."""
+    """A test on tensor names: is it of a layer past num_hidden_layers that the entry leaves out?"""
     n = len(model.spec.stacks[-1].layers)
 
     def beyond(name: str) -> bool:

@@ -1,4 +1,4 @@
-"""Where a checkpoint lies: hf=FOLDER, hf=NAME (brought by `llmlab fetch`) or hf=ORG/NAME (downloaded). No torch."""
+"""The folder of a checkpoint: hf=FOLDER, hf=NAME (brought by `llmlab fetch`) or hf=ORG/NAME (downloaded). No torch."""
 
 from __future__ import annotations
 
@@ -6,30 +6,10 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from llmlab.config.spelling import quoted
 from llmlab.errors import UserError
 
-PREFIXES = ("hf=", "hf:")
 REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?")
 WANTED = ("*.json", "*.safetensors", "*.jinja")
-
-
-def named(value: str | None) -> str | None:
-    """What follows hf= (or hf:) in a value such as that of init_from; None where it is something else."""
-    return next((value[len(p) :] for p in PREFIXES if value and value.startswith(p)), None)
-
-
-def normal(override: str) -> str:
-    """An override as Hydra's grammar wants it: init_from=hf=FOLDER quoted, and init_from.tokenizer as the key that it is,
-    for init_from is a text and has none below it. Any other as it is."""
-    key, _, value = override.partition("=")
-    if key.lstrip("+") == "init_from.tokenizer":
-        return f"init_tokenizer={value}"
-    if key.lstrip("+") != "init_from":
-        return override
-    if (name := named(value)) is None:  # a checkpoint of a run, RUN/checkpoints/step=00000040
-        return f"{key}={quoted(value)}" if "=" in value and value[0] not in "'\"\\" else override
-    return f"{key}={quoted(f'hf={name}')}"
 
 
 def locate(name: str, wanted: Sequence[str] = WANTED) -> Path:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from llmlab.hub.entry import Config, Head
+from llmlab.hub.outputs import Argument, Outputs, tensors
 from llmlab.model.model import Model
 from llmlab.slots import Output
 
@@ -28,18 +28,8 @@ ENCODER_DECODER = {
 CROSS = {"encoder_hidden_states": "source", "encoder_attention_mask": "source_valid"}  # of a decoder alone
 
 
-class Outputs(dict):
-    """Tensors by the reference's names, as items and as attributes."""
-
-    def __getattr__(self, name: str) -> Tensor:
-        try:
-            return self[name]
-        except KeyError:
-            raise AttributeError(f"no output {name!r}; there are {', '.join(self)}") from None
-
-
 class HubModel(nn.Module):
-    """What `load_hf` returns: `model` is the llmlab model, `config` the checkpoint's config.json.
+    """A loaded checkpoint, as `load_hf` returns it: `model` is the llmlab model, `config` the checkpoint's config.json.
 
     `forward` takes `input_ids` (B, T), `attention_mask`, `token_type_ids`, `position_ids`, and for an encoder-decoder
     `decoder_input_ids`; it returns the outputs of the reference's class by its names.
@@ -64,7 +54,7 @@ class HubModel(nn.Module):
         self.unread = dict(unread or {})  # of the file, which goes back out though it changes nothing
         self.beside = dict(beside or {})  # the tokenizer's files and the chat template, by name
 
-    def forward(self, input_ids: Tensor, **arguments: Any) -> Outputs:
+    def forward(self, input_ids: Tensor, **arguments: Argument) -> Outputs:
         said = None if self.head.call is None else self.head.call(self, {"input_ids": input_ids, **arguments})
         if said is not None:
             return said
@@ -72,11 +62,9 @@ class HubModel(nn.Module):
         if self.model.spec.stacks[-1].cross_attention is not None and names is DECODER:
             names = {**DECODER, **CROSS}
         batch: dict[str, Tensor] = {}
-        for name, value in {"input_ids": input_ids, **arguments}.items():
-            if name not in names:
-                raise TypeError(f"{name} is not an argument of this model; there are {', '.join(names)}")
-            if value is None:
-                continue
+        if unknown := [name for name in arguments if name not in names]:
+            raise TypeError(f"{unknown[0]} is not an argument of this model; there are {', '.join(names)}")
+        for name, value in tensors({"input_ids": input_ids, **arguments}).items():
             if name.endswith("attention_mask"):
                 value = value.bool()
                 if value.all():
@@ -86,7 +74,7 @@ class HubModel(nn.Module):
             batch[names[name]] = value
         if "ids" not in batch and self.begin is not None:
             batch["ids"] = torch.cat([torch.full_like(input_ids[:, :1], self.begin), input_ids[:, :-1]], 1)
-        positions: list[Any] = [p for stack in self.model.all_stacks() for p in stack.positions]
+        positions = [p for stack in self.model.all_stacks() for p in stack.positions]
         if {"ids", "valid"} <= batch.keys() and not all(p.caches_rotated for p in positions):
             # The reference's length of a row is that of the batch, padding and all; llmlab's own is the row's.
             batch.setdefault(

@@ -12,8 +12,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from llmlab.errors import UserError
-from llmlab.hub.limits import AMOUNT, COUNT, OVER, THETA, Number
-from llmlab.hub.limits import SHARE as PART
+from llmlab.hub.config_ranges import AMOUNT, COUNT, OVER, THETA, Number
+from llmlab.hub.config_ranges import SHARE as PART
 
 Config = dict[str, Any]
 
@@ -54,7 +54,7 @@ def rope(
     theta_key: str = "rope_theta",
     share_key: str = SHARE,
     even: int | None = None,
-    **more: Any,
+    **more: float,
 ) -> Config:
     """Options of our rope from config.json.
 
@@ -170,7 +170,7 @@ def rope_parameters(options: Mapping[str, Any], longest: int, *, partial: bool =
     return out | {n: options[n] for n in SCALINGS[kind] if options.get(n) is not None}
 
 
-def _divisors(key: str, value: Any) -> list[float]:
+def _divisors(key: str, value: object) -> list[float]:
     if not isinstance(value, list) or not value:
         raise UserError(f"config.json: {key}={value!r} must be a list of numbers")
     return [AMOUNT.of(f"{key}[{i}]", x) for i, x in enumerate(value)]

@@ -1,4 +1,4 @@
-"""How tensors of a checkpoint correspond to ours: rules that are read in both directions.
+"""Rules that pair the tensors of a checkpoint with ours, read in both directions.
 
 A rule pairs names of ours with names of theirs; `{i}` runs over stored layers, `{h}` over heads and
 `{e}` over experts.
@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from llmlab.model.layout import ModelSpec
+from llmlab.config.spec import ModelSpec
 
 Kind = Literal["same", "folded", "fused", "grouped", "experts", "stacked"]
 

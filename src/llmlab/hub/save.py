@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from llmlab.config.spec import ModelSpec
 from llmlab.errors import UserError
 from llmlab.hub.compare import difference
 from llmlab.hub.entry import Entry, Head, labels
@@ -16,7 +17,6 @@ from llmlab.hub.files import write_folder
 from llmlab.hub.load import spec_of
 from llmlab.hub.model import HubModel
 from llmlab.hub.rules import expand
-from llmlab.model.layout import ModelSpec
 from llmlab.model.model import Model
 
 

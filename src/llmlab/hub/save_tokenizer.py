@@ -226,8 +226,8 @@ def _tell_ids(folder: Path, config: dict[str, Any], ids: Mapping[str, int]) -> N
 
 
 def _tell_generation(folder: Path, tokenizer: Tokenizer, config: Mapping[str, Any], ids: Mapping[str, int]) -> None:
-    """Where a checkpoint's text ends at several tokens, so does that of what was trained from it. How it drew tokens is
-    left out: that was for another model.
+    """Writes generation_config.json with the ids at which a text ends: all of those of the checkpoint that training began from.
+    Its sampling settings are left out: they were tuned for another model.
     """
     if GENERATION not in tokenizer.beside:
         return

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from llmlab.config.spec import ModelSpec
 from llmlab.errors import UserError
 from llmlab.hub.entry import expect
-from llmlab.model.layout import ModelSpec
 
 KINDS = {"sliding_attention": "local", "full_attention": "global"}
 

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from llmlab.config.spec import ModelSpec
 from llmlab.errors import UserError
-from llmlab.model.layout import ModelSpec
 from llmlab.model.model import Model
 from llmlab.model.roles import walk
 from llmlab.modules import Table
@@ -61,15 +61,28 @@ def initialise(model: Model, seed: int) -> None:
 
 
 @torch.no_grad()
-def load(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+def load(model: nn.Module, weights: Mapping[str, Tensor], *, begins: bool = False) -> None:
     """Every parameter and persistent buffer from whole tensors, wherever the model's lie. UserError if one is missing,
-    left over, or of another shape."""
-    own = model.state_dict(keep_vars=True)
+    left over, or of another shape. begins: heads that only one side has stay as they are, or are left out."""
+    own: Mapping[str, Tensor] = model.state_dict(keep_vars=True)
+    if begins:
+        own, weights = shared(own, weights)
     if wrong := misfits(own, weights):
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         raise UserError(f"the weights do not fit this model: {'; '.join(wrong[:3])}{more}")
     for name, tensor in own.items():
         _put(tensor, weights[name])
+
+
+def shared(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The tensors of a model and of the weights that it begins with, without heads of which the other has nothing: those of
+    another objective, as a classifier has another than the masked language model that it begins from."""
+
+    def role(name: str) -> str | None:
+        return name.split(".")[1] if name.startswith("heads.") else None
+
+    both = {role(n) for n in own} & {role(n) for n in weights} | {None}
+    return {n: t for n, t in own.items() if role(n) in both}, {n: t for n, t in weights.items() if role(n) in both}
 
 
 def misfits(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> list[str]:

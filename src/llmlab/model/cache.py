@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from llmlab.slots import LayerCache
+from llmlab.model.view import LayerCache
 
 
 class Cache:

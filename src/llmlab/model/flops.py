@@ -13,9 +13,10 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import nn
 
+from llmlab import attributes
 from llmlab.model.experts import GroupedLinear, MixtureOfExperts, linears
-from llmlab.model.measured import Meter, Said
 from llmlab.model.model import Model
+from llmlab.model.probe import CostSource, Meter
 from llmlab.model.stack import Layer, Stack
 from llmlab.slots import Context, Linear, Mask, Window
 
@@ -24,6 +25,7 @@ class Parameters(NamedTuple):
     total: int
     active: int  # those that a token uses: of the routed experts, per_token
     embedding: int  # of them, look-up tables: token, position and segment
+    trainable: int  # of all, those that learn
 
 
 def count_parameters(model: Model) -> Parameters:
@@ -40,7 +42,8 @@ def count_parameters(model: Model) -> Parameters:
         if getattr(m, "role", None) in ("embed", "position")
         for p in m.parameters(False)
     )
-    return Parameters(total, total - idle, tables)
+    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return Parameters(total, total - idle, tables, trainable)
 
 
 def linear_flops(module: nn.Module) -> float:
@@ -73,7 +76,7 @@ def allowed_pairs(mask: Mask, window: Window, length: int, prefix: int | None = 
         both = mask.allowed(q, k[:, :keys], data) & window.allowed(q, k[:, :keys], data)
         return torch.broadcast_to(both, (*both.shape[:-2], len(q), keys)).reshape(-1, keys)
 
-    if prefix is None and getattr(mask, "relative", False) and getattr(window, "relative", False):
+    if prefix is None and attributes.of(mask, "mask", "relative") and attributes.of(window, "window", "relative"):
         back, ahead = seen(torch.tensor([[length - 1]])), seen(torch.tensor([[0]]))
         return int(((k + 1) * back).sum() + ((length - k) * ahead)[:, 1:].sum())
     total = 0
@@ -101,7 +104,7 @@ class Account:
     length: int
     source_length: int | None
     without_gradient: float
-    said: tuple[Said, ...]
+    sources: tuple[CostSource, ...]
 
     @property
     def tokens(self) -> int:
@@ -160,21 +163,21 @@ def account(
     shares = dict.fromkeys(model.heads, 1.0) if heads is None else heads
     of_heads = sum(_of_head(model, role, length, share, meter) for role, share in shares.items())
     items.append(Item("heads", "head", of_heads, of_heads))
-    return Account(tuple(items), length, source_length, without, tuple(meter.said.values()))
+    return Account(tuple(items), length, source_length, without, tuple(meter.sources.values()))
 
 
 def _of_head(model: Model, role: str, length: int, share: float, meter: Meter) -> float:
     head: Any = model.heads[role]
-    share = share if getattr(head, "per_token", False) else 1 / length
+    share = share if attributes.of(head, "head", "per_token") else 1 / length
     tied = getattr(head, "out", None) is None and getattr(head, "embedding", None) is not None
     table = 2 * head.embedding.weight.numel() if tied else 0
     each = linear_flops(head) + table
-    rows = length if getattr(head, "per_token", False) else 1
+    rows = length if attributes.of(head, "head", "per_token") else 1
 
     def run(head: Any) -> None:
         head(torch.empty(1, length, model.sizes.dim), Context(length, ids=torch.zeros(1, length, dtype=torch.long)))
 
-    beyond = meter.beyond(head, model.spec.heads[role], rows * each, run, tokens=length)
+    beyond = meter.extra_flops(head, model.spec.heads[role], rows * each, run, tokens=length)
     return length * share * each + length * share / rows * beyond
 
 
@@ -192,14 +195,14 @@ def _of_stack(
         part(torch.zeros(text, dtype=torch.long), Context(length, ids=torch.zeros(text, dtype=torch.long)))
 
     counted = length * linear_flops(stack.embedding)
-    embedding = counted + meter.beyond(stack.embedding, stack.spec.embedding, counted, embed, tokens=length)
+    embedding = counted + meter.extra_flops(stack.embedding, stack.spec.embedding, counted, embed, tokens=length)
     yield "embedding", embedding, embedding
 
     prepared: dict[int, float | None] = {}
     for i, place in enumerate(stack.position_of):
         if place not in prepared:
             part = stack.spec.layers[i].parts["position"]
-            prepared[place] = meter.prepared(stack.positions[place], part, length)
+            prepared[place] = meter.prepare_flops(stack.positions[place], part, length)
     sums = {"positions": _projected(stack, length) + sum(flops or 0.0 for flops in prepared.values())}
     dense = 0.0
     pairs: dict[Window, float] = {}
@@ -228,11 +231,13 @@ def _of_layer(
     x = (length, sizes.dim)
     counted = length * linear_flops(layer.attention)
     beyond, width = meter.attention(layer.attention, parts["attention"], counted, x)
-    turned = meter.turned(layer.attention, parts["attention"], position, parts["position"], prepared[place], x)
+    turned = meter.position_flops(layer.attention, parts["attention"], position, parts["position"], prepared[place], x)
     found = {"attention": counted + beyond}
     found["positions"] = 2 * length * _distances(length) * position.score_width + turned
     found["feed-forward"] = length * linear_flops(layer.ffn) + _beyond_ffn(layer, sizes, parts, length, meter)
-    found["block"] = meter.beyond(layer.block, parts["block"], 0.0, lambda part: _wired(part, layer, x), tokens=length)
+    found["block"] = meter.extra_flops(
+        layer.block, parts["block"], 0.0, lambda part: _wired(part, layer, x), tokens=length
+    )
     if layer.cross_attention is not None:
         attention, spec = layer.cross_attention, stack.spec.cross_attention
         assert spec is not None
@@ -257,7 +262,7 @@ def _beyond_ffn(layer: Layer, sizes: Any, parts: Any, length: int, meter: Meter)
         counted = rows * linear_flops(part)
         x = (rows, sizes.dim) if slot == "moe" else (1, rows, sizes.dim)
         more = (None,) if slot == "moe" else ()
-        return meter.beyond(part, parts[slot], counted, lambda copied: copied(torch.empty(x), *more), tokens=rows)
+        return meter.extra_flops(part, parts[slot], counted, lambda copied: copied(torch.empty(x), *more), tokens=rows)
 
     if not isinstance(ffn, MixtureOfExperts):
         return beyond(ffn, "ffn", length)
@@ -283,8 +288,8 @@ def cached_numbers(model: Model) -> tuple[int, int]:
     own = across = 0
     for i in stack.spec.execute:
         layer: Any = stack.layers[i]
-        own += meter.kept(layer.attention, stack.spec.layers[i].parts["attention"], stack.sizes.dim)
+        own += meter.cached_numbers(layer.attention, stack.spec.layers[i].parts["attention"], stack.sizes.dim)
         if layer.cross_attention is not None:
             spec, width = cast(Any, stack.spec.cross_attention), stack.sizes.source_dim or stack.sizes.dim
-            across += meter.kept(layer.cross_attention, spec, stack.sizes.dim, width)
+            across += meter.cached_numbers(layer.cross_attention, spec, stack.sizes.dim, width)
     return own, across

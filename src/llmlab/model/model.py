@@ -11,9 +11,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from llmlab.config.spec import ModelSpec
 from llmlab.model.cache import Cache
 from llmlab.model.experts import MixtureOfExperts
-from llmlab.model.layout import ModelSpec
 from llmlab.model.memory import Memory
 from llmlab.model.stack import Stack
 from llmlab.slots import Aux, Context, Output

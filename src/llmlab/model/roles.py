@@ -30,3 +30,8 @@ def role_of(module: nn.Module, name: str) -> Role:
 def parameters(model: nn.Module) -> list[tuple[str, nn.Parameter, Role]]:
     """(path, parameter, role) of every parameter, as an optimizer part takes them."""
     return [(path, parameter, role) for path, _, _, parameter, role in walk(model)]
+
+
+def learning(model: nn.Module) -> list[tuple[str, nn.Parameter, Role]]:
+    """Those of `parameters` that learn: all that an optimizer, its state and gradients are of."""
+    return [(path, parameter, role) for path, parameter, role in parameters(model) if parameter.requires_grad]

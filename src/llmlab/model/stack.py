@@ -8,14 +8,16 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from llmlab import attributes
+from llmlab.config.spec import LayerSpec, PartSpec, StackSpec
 from llmlab.errors import UserError
 from llmlab.model.cache import Cache, join
 from llmlab.model.experts import MixtureOfExperts, linears
-from llmlab.model.layout import LayerSpec, PartSpec, StackSpec
 from llmlab.model.memory import Memory
+from llmlab.model.view import LayerCache, View
 from llmlab.model.visibility import Visible, VisibleSource
 from llmlab.sizes import Sizes
-from llmlab.slots import Aux, Context, LayerCache, Linear, Position, View
+from llmlab.slots import Aux, Context, Linear, Position
 
 
 class Layer(nn.Module):
@@ -28,7 +30,7 @@ class Layer(nn.Module):
         router = spec.parts["moe"].factory()
         self.attention = spec.parts["attention"].factory()(sizes.but(source_dim=0), norm)
         self.cross_attention = cross_attention.factory()(sizes, norm) if cross_attention else None
-        if getattr(router.func, "dense", False):
+        if attributes.of(router.func, "moe", "dense"):
             self.ffn = ffn(sizes.dim, sizes.ffn_dim, linears(Linear, sizes.ffn))
         else:
             self.ffn = MixtureOfExperts(sizes, router, ffn)
@@ -145,7 +147,7 @@ class Stack(nn.Module):
         rotary_width = getattr(factory.func, "rotary_width", None)
         width = rotary_width(self.sizes, **factory.keywords) if rotary_width else self.sizes.head_dim
         factory = part.factory()
-        own = len(self.positions) if getattr(factory.func, "scope", "stack") == "layer" else None
+        own = len(self.positions) if attributes.of(factory.func, "position", "scope") == "layer" else None
         key = (part.name, repr(sorted(part.options.items())), width, own)
         if key not in places:
             places[key] = len(self.positions)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from llmlab.config.schema import LAYER_SLOTS, STACK_SIZES
-from llmlab.model.layout import LayerSpec, ModelSpec, StackSpec
+from llmlab.config.spec import LayerSpec, ModelSpec, StackSpec
+from llmlab.slot_names import LAYER_SLOTS, STACK_SIZES
 
 
 def describe(spec: ModelSpec) -> list[str]:
@@ -52,3 +52,15 @@ def _runs(stack: StackSpec) -> Iterator[tuple[int, int, LayerSpec]]:
         if following is None or following.kind != layer.kind:
             yield start, i, layer
             start = i + 1
+
+
+def ranges(numbers: list[int]) -> str:
+    """[0, 1, 2, 5] -> "0-2, 5"; steps are written out: [0, 2, 4] -> "0, 2, 4"."""
+    runs: list[list[int]] = []
+    for n in numbers:
+        if runs and n == runs[-1][-1] + 1:
+            runs[-1].append(n)
+        else:
+            runs.append([n])
+    spelled = [str(r[0]) if len(r) == 1 else f"{r[0]}-{r[-1]}" for r in runs]
+    return ", ".join(spelled) if len(spelled) <= 6 else f"{', '.join(spelled[:5])} ... {spelled[-1]}"

@@ -20,10 +20,11 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from llmlab import files
 from llmlab.config.spelling import quoted
 from llmlab.errors import UserError
-from llmlab.lab import files, record, signals, status
-from llmlab.lab.files import write_atomic
+from llmlab.files import write_atomic
+from llmlab.runs import lock, record, signals
 from llmlab.sweep import plan as plans
 from llmlab.sweep import point as points
 from llmlab.sweep.board import Board
@@ -32,10 +33,10 @@ SCHEMA = 1
 Launch = Callable[[Sequence[str], Any], Any]
 
 
-def run(overrides: Sequence[str], folders: Sequence[str], launch: Launch) -> int:
+def run(overrides: Sequence[str], folders: Sequence[str], launch: Launch, report: Callable[[Path], None]) -> int:
     """Run a sweep; 0 if every point is complete, 1 if some failed, 130 if it was stopped. UserError before any begins.
 
-    launch(overrides, task): Hydra's multirun with `task` for each point.
+    launch(overrides, task): Hydra's multirun with `task` for each point. report(folder) writes the verdict of what ran.
     """
     plan = plans.make(overrides, folders)
     how = {p.folder: points.standing(plan.folder / p.folder, p.hash) for p in plan.points}
@@ -58,7 +59,7 @@ def run(overrides: Sequence[str], folders: Sequence[str], launch: Launch) -> int
                 raise
             except Exception as e:  # a launcher or a sweeper; the points that ran have their records
                 broken = e
-        return _end(plan, folders, began, bool(stopped), broken)
+        return _end(plan, folders, began, bool(stopped), broken, report)
 
 
 def _runner(plan: plans.Plan, folders: Sequence[str], invocation: str) -> points.Runner:
@@ -142,14 +143,14 @@ def _held(plan: plans.Plan) -> Iterator[None]:
     except OSError as e:
         raise UserError(f"hydra.sweep.dir={e.filename}: no folder can be made there: {e.strerror}") from e
     try:
-        status.lock(plan.folder)
+        lock.lock(plan.folder)
     except UserError:
         raise UserError(f"{record.shown(plan.folder)}: another process is running this sweep") from None
     files.sweep(plan.folder)
     try:
         yield
     finally:
-        status.unlock(plan.folder)
+        lock.unlock(plan.folder)
 
 
 @contextmanager
@@ -176,7 +177,14 @@ def _stoppable(plan: plans.Plan, invocation: str, board: Board) -> Iterator[list
             (plan.folder / points.STOP).unlink()
 
 
-def _end(plan: plans.Plan, folders: Sequence[str], began: float, stopped: bool, broken: Exception | None) -> int:
+def _end(
+    plan: plans.Plan,
+    folders: Sequence[str],
+    began: float,
+    stopped: bool,
+    broken: Exception | None,
+    report: Callable[[Path], None],
+) -> int:
     """Say how it ended, write the report, return the exit code."""
     from llmlab.training.progress import duration
 
@@ -189,7 +197,7 @@ def _end(plan: plans.Plan, folders: Sequence[str], began: float, stopped: bool, 
     failed = {n: o for n, o in outcomes.items() if o and n not in complete}
     print(f"sweep {plan.name}: {len(complete)} of {plan.total} points complete, {duration(time.time() - began)}")
     if complete and not stopped:
-        _report(plan.folder)
+        _report(plan.folder, report)
     for name, fields in failed.items():
         log = record.shown(plan.folder / name / points.LOG)
         print(f"{fields['status']}: {name}: {fields.get('reason')}  (see {log})", file=sys.stderr)
@@ -203,12 +211,10 @@ def _end(plan: plans.Plan, folders: Sequence[str], began: float, stopped: bool, 
     return 1 if failed or broken is not None or len(complete) < min(plan.total, len(outcomes)) else 0
 
 
-def _report(folder: Path) -> None:
+def _report(folder: Path, report: Callable[[Path], None]) -> None:
     """The verdict; that it can't be written hides nothing of the sweep."""
     try:
-        from llmlab.lab import report
-
-        report.write([folder], out=folder)
+        report(folder)
     except Exception as e:
         first = (str(e).splitlines() or [""])[0]
         print(

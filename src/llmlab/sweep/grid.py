@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from llmlab.config import compose as configs
 from llmlab.config.bookkeeping import NO_NUMBERS
-from llmlab.config.schema import SLOTS
+from llmlab.config.composed import Composed
 from llmlab.errors import UserError
+from llmlab.runs.compose import compose
+from llmlab.slot_names import SLOTS
 
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
@@ -33,7 +35,7 @@ def point_name(overrides: Iterable[str], keys: Sequence[str]) -> str:
     return safe(",".join(mine) or "point")
 
 
-def digest(composed: configs.Composed) -> str:
+def digest(composed: Composed) -> str:
     """sha256 of the resolved config as far as it changes numbers, and of the parts that were typed: those win
     over a family's own in every layer, which the config alone does not show."""
     from omegaconf import OmegaConf
@@ -115,7 +117,7 @@ def check(
     opened: set[str] = set()
     problems: dict[str, list[str]] = {}
     hashes: list[str] = []
-    known: dict[tuple[str, ...], configs.Composed] = {}
+    known: dict[tuple[str, ...], Composed] = {}
     groups = configs.groups(folders)
     values = [k for k in keys if k not in groups and "@" not in k]
     began = said = time.monotonic()
@@ -125,7 +127,7 @@ def check(
         try:
             composed = configs.vary(known[rest], typed) if rest in known else None
             if composed is None:
-                composed = known[rest] = configs.compose(overrides, folders)
+                composed = known[rest] = compose(overrides, folders)
             hashes.append(digest(composed))
             opened |= {o[1:].partition("=")[0] for o in composed.effective if o[0] == "+" and o not in overrides}
         except UserError as e:

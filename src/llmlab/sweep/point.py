@@ -22,10 +22,10 @@ from typing import Any, TypedDict
 
 from llmlab.config.spelling import quoted
 from llmlab.errors import UserError
+from llmlab.files import write_atomic
 from llmlab.json_files import read_json
-from llmlab.lab import record, status
-from llmlab.lab.files import write_atomic
-from llmlab.lab.parent import follow
+from llmlab.runs import lock, record
+from llmlab.runs.parent_death import follow
 
 NAME, LOG, SWEEP, STOP = "point.json", "output.log", "sweep.json", ".stop"
 PARENT = "LLMLAB_SWEEP_PARENT"
@@ -70,7 +70,7 @@ def standing(folder: Path, wanted: str) -> str:
 
     UserError if it holds a run with another config than that of hash `wanted`.
     """
-    if status.is_locked(folder):
+    if lock.is_locked(folder):
         return "busy"
     if not (folder / record.NAME).exists():
         return "new"
@@ -193,7 +193,7 @@ class Runner:
 
     def _appended(self, folder: Path, overrides: list[str]) -> str:
         """The hash of a point that only now is known; it is entered in sweep.json."""
-        from llmlab.config.compose import compose
+        from llmlab.runs.compose import compose
         from llmlab.sweep.grid import digest
 
         found = digest(compose(overrides, self.config_dirs))
@@ -319,7 +319,7 @@ def _ranks(cfg: Any) -> int | None:
 def clear(folder: Path) -> None:
     """Remove what is left of a run that can't be resumed; what it said stays."""
     for path in folder.iterdir():
-        if path.name in (LOG, NAME, status.LOCK):
+        if path.name in (LOG, NAME, lock.LOCK):
             continue
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)

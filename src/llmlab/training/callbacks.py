@@ -11,11 +11,12 @@ import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
 
 from llmlab import measures
-from llmlab.training import checkpoint, guard
+from llmlab.runs import checkpoint
+from llmlab.runs.metrics import METRICS, TIMING, Table, last_seconds
+from llmlab.training import guard
 from llmlab.training.interrupt import Interrupt, Interrupted
 from llmlab.training.loggers import Loggers
 from llmlab.training.meter import Meter
-from llmlab.training.metrics import METRICS, TIMING, Table, last_seconds
 from llmlab.training.module import Offline
 from llmlab.training.progress import Progress, Remaining
 

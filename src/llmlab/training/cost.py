@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from llmlab.data import Windows
+from llmlab.data import collate
+from llmlab.data.samples import Samples
 from llmlab.decoding.generate import limit
 from llmlab.errors import UserError
 from llmlab.model import flops
-from llmlab.model.measured import Said
 from llmlab.model.model import Model
+from llmlab.model.probe import CostSource
 from llmlab.slots import Objective, Pass
 
 SAMPLES = 8
@@ -41,7 +42,7 @@ class PassCost:
 
 @dataclass(frozen=True)
 class Cost:
-    """parameters: of the trained model, total and active. seq_len: tokens of a sample, by which FLOPs are divided."""
+    """parameters: of the trained model, total and active. seq_len: tokens of a sample, on average."""
 
     parameters: flops.Parameters
     passes: tuple[PassCost, ...]
@@ -72,9 +73,9 @@ class Cost:
         return {what: pair for what, pair in found.items() if any(pair)}
 
     @property
-    def said(self) -> tuple[Said, ...]:
+    def said(self) -> tuple[CostSource, ...]:
         """Notes on parts that are more than linears, once each."""
-        return tuple(dict.fromkeys(said for each in self.passes for said in each.account.said))
+        return tuple(dict.fromkeys(said for each in self.passes for said in each.account.sources))
 
 
 def of_one(model: Model, account: flops.Account, seq_len: int) -> Cost:
@@ -98,13 +99,14 @@ def passes(objective: Objective, prepared: Mapping[str, Any]) -> Sequence[Pass]:
     return [Pass(tokens, source, heads=dict.fromkeys(heads, rows))]
 
 
-def of(models: Mapping[str, Model], objective: Objective, windows: Windows) -> Cost:
+def of(models: Mapping[str, Model], objective: Objective, windows: Samples) -> Cost:
     """The cost as samples from all over the text have it: lengths, rows of heads, separate documents. models: by role.
 
     UserError if documents are to be separate and the objective does not keep them, or a sample is longer than a model reads.
     """
-    n = min(SAMPLES, len(windows))
-    prepared = [objective.prepare(windows[i * len(windows) // n], np.random.default_rng(i)) for i in range(n)]
+    chosen = windows.spread(min(SAMPLES, len(windows)))
+    n = len(chosen)
+    prepared = [collate.prepare(objective, windows[at], np.random.default_rng(i)) for i, at in enumerate(chosen)]
     documents: list[list[int]] | None = None
     if windows.documents:
         if "documents" not in prepared[0]:
@@ -129,7 +131,7 @@ def of(models: Mapping[str, Model], objective: Objective, windows: Windows) -> C
             documents=None if documents is None else [documents[i] for i, _ in group],
         )
         found.append(PassCost(first.model, first.trained, sum(p.times for _, p in group) / n, account))
-    return Cost(flops.count_parameters(models[TRAINED]), tuple(found), windows.seq_len)
+    return Cost(flops.count_parameters(models[TRAINED]), tuple(found), max(1, round(windows.tokens_per_sample)))
 
 
 def _model(models: Mapping[str, Model], asked: Pass, objective: Objective) -> Model:

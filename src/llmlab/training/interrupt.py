@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from llmlab.lab import signals
+from llmlab.ranks import is_first
+from llmlab.runs import signals
 
 
 class Interrupted(Exception):
@@ -85,6 +86,6 @@ class Interrupt:
         before, self.asked = self.asked, self.asked or signum
         if signals.insists(signum, before) or not self._begun:
             raise KeyboardInterrupt
-        first = os.getpid() == self._process and os.environ.get("LOCAL_RANK", "0") == "0"  # no worker, no other rank
+        first = os.getpid() == self._process and is_first()  # no worker, no other rank
         if first and not before:
             print("\nfinishing this step and saving; press Ctrl-C again to stop at once", file=sys.stderr, flush=True)

@@ -14,9 +14,9 @@ from typing import TypedDict
 import torch
 
 from llmlab.errors import UserError
+from llmlab.files import write_atomic
 from llmlab.json_files import read_json
-from llmlab.lab.files import write_atomic
-from llmlab.lab.record import cpu_name
+from llmlab.runs.record import cpu_name
 
 WARMUP_STEPS = 3
 

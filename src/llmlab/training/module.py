@@ -11,15 +11,14 @@ import torch
 from torch import Tensor
 
 from llmlab import measures
+from llmlab.config.spec import ModelSpec
 from llmlab.errors import UserError
-from llmlab.lab import folder
-from llmlab.model import build, roles
+from llmlab.model import build, roles, trainable
 from llmlab.model.experts import MixtureOfExperts
-from llmlab.model.layout import ModelSpec
 from llmlab.model.model import Model
+from llmlab.runs import checkpoint, folder
 from llmlab.seeds import key
 from llmlab.slots import Loss, Objective, OptimizerPart, Schedule
-from llmlab.training import checkpoint
 from llmlab.training.feeds import Feed
 from llmlab.training.placement import Placement
 from llmlab.training.step_metrics import StepMetrics
@@ -49,11 +48,12 @@ class Offline(pl.LightningModule):
         counts_bytes: bool = False,
         weights: Path | None = None,
         placement: Placement = Placement(),  # noqa: B008  frozen
+        learns: trainable.Filter = trainable.Filter(),  # noqa: B008  frozen
     ):
         super().__init__()
         self.spec, self.objective, self.optimizer_part, self.schedule = spec, objective, optimizer, schedule
         self.feed, self.seed, self.horizon, self.clip, self.weights = feed, seed, horizon, clip, weights
-        self.placement = placement
+        self.placement, self.learns = placement, learns
         feed.attach(self)
         self.model: Model | None = None
         self.companions: dict[str, Model] = {}  # by role
@@ -79,6 +79,7 @@ class Offline(pl.LightningModule):
             return
         strategy = self.strategy
         model = strategy.assemble(self.spec)
+        self.learns.apply(model)  # before anything is sharded: FSDP2 and tensor parallelism make parameters anew
         self.placement.apply(model)
         strategy.place(model)
         self.model = model
@@ -103,7 +104,7 @@ class Offline(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         assert self.model is not None
-        optimizer = self.strategy.build_optimizer(self.optimizer_part, roles.parameters(self.model))
+        optimizer = self.strategy.build_optimizer(self.optimizer_part, roles.learning(self.model))
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.schedule.factor(step, self.horizon))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
@@ -177,8 +178,9 @@ class Offline(pl.LightningModule):
     def _after_step(self, model: Model, tokens_per_expert: Tensor) -> None:
         """Tell each router how many tokens its experts had in this step."""
         visits: dict[int, tuple[Any, Tensor]] = {}
-        for router, row in zip(model.routers(), tokens_per_expert, strict=True):
-            if hasattr(router, "after_step"):  # a layer that runs twice has two rows
+        for router, row in zip(self.model.routers(), tokens_per_expert, strict=True):
+            # A frozen router's balancing bias is a buffer, but moving it would send tokens elsewhere: it stays as well.
+            if hasattr(router, "after_step") and trainable.learns(router):  # a layer that runs twice has two rows
                 before = visits.get(id(router))
                 visits[id(router)] = (router, row if before is None else before[1] + row)
         for router, row in visits.values():
@@ -234,7 +236,8 @@ class Offline(pl.LightningModule):
 
 
 def load_weights(model: Model, path: Path) -> None:
-    """The weights of a checkpoint into a model; UserError naming the first tensors that do not fit."""
+    """The weights of a checkpoint into a model, but for heads that only one of them has; UserError naming the first tensors
+    that do not fit."""
     if folder.is_foreign(path):
         from llmlab.hub import begin
 
@@ -242,6 +245,6 @@ def load_weights(model: Model, path: Path) -> None:
     else:
         weights = checkpoint.read_weights(path)
     try:
-        build.load(model, weights)
+        build.load(model, weights, begins=True)
     except UserError as e:
         raise UserError(f"init_from={path}: {e}") from None

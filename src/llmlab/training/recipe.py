@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from llmlab import measures, registry
-from llmlab.config import schema
-from llmlab.data import Corpus, Windows, prepare
-from llmlab.data.samples import samples
+from llmlab.config import layout, schema
+from llmlab.config import spec as specs
+from llmlab.data import Corpus, Stream, prepare
+from llmlab.data.records import Records
+from llmlab.data.samples import Samples, samples
 from llmlab.errors import UserError
-from llmlab.model import build, layout
+from llmlab.model import build, trainable
 from llmlab.sizes import divisors
 from llmlab.training import cost
-from llmlab.training.feeds import Feed, acting
+from llmlab.training.feeds import Feed
 from llmlab.training.feeds.rollout import Rollouts
 
 
@@ -34,12 +37,13 @@ def plain(node: Any, cls: type) -> Any:
 
 def special(cfg: Any) -> tuple[str, ...]:
     """Names of the special tokens that the objective needs."""
-    return tuple(registry.index()["objective", cfg.objective["_part_"]].attrs.get("special", ()))
+    return registry.index()["objective", cfg.objective["_part_"]].special
 
 
 def reads(cfg: Any) -> str:
-    """The kind of samples that the objective reads."""
-    return str(registry.index()["objective", cfg.objective["_part_"]].attrs.get("reads", "text"))
+    """The kind of samples that the objective reads: "text" or a kind of record."""
+    kind: str = registry.index()["objective", cfg.objective["_part_"]].attribute("reads")
+    return kind
 
 
 @dataclass(frozen=True)
@@ -82,6 +86,7 @@ class Batches(Feed):
     num_workers: int = 0
     validation_batches: int | None = None
     separate_documents: bool = False
+    token_types: int = 0
 
     @classmethod
     def of(cls, cfg: Any, recipe: Recipe, cut: Cut, steps: int) -> Batches:
@@ -96,6 +101,7 @@ class Batches(Feed):
             num_workers=cfg.data.num_workers,
             validation_batches=cfg.train.validation_batches,
             separate_documents=cfg.data.separate_documents,
+            token_types=segments(recipe.spec),
         )
         batches.train(0, cut.world, 0)
         return batches
@@ -130,8 +136,19 @@ class Batches(Feed):
             limit=None if self.validation_batches is None else self.validation_batches * self.cut.batch_size,
         )
 
-    def windows(self, stream: Any) -> Windows:
-        return Windows(stream, self.seq_len, self.separate_documents)
+    @cached_property
+    def tokens_per_sample(self) -> float:
+        return self.windows(self.corpus.train).tokens_per_sample
+
+    def windows(self, part: Stream | Records) -> Samples:
+        return samples(
+            self.corpus,
+            part,
+            self.objective,
+            self.seq_len,
+            documents=self.separate_documents,
+            token_types=self.token_types,
+        )
 
 
 @dataclass(frozen=True)
@@ -139,33 +156,50 @@ class Recipe:
     """All that a run trains, before anything is computed."""
 
     corpus: Corpus
-    spec: layout.ModelSpec
+    spec: specs.ModelSpec
     objective: Any
     optimizer: Any
     schedule: Any
     cost: cost.Cost
+    learns: trainable.Filter
+    summary: str  # of what learns, a line
+    samples: Samples
     reward: Any = None  # of an objective that reads prompts
 
+    @property
+    def tokens_per_sample(self) -> int:
+        """Tokens of a sample by which a run counts what it has seen: data.seq_len, or the mean over records."""
+        return max(1, round(self.samples.tokens_per_sample))
+
     @classmethod
-    def of(cls, composed: Any, spec: layout.ModelSpec | None = None, corpus: Corpus | None = None) -> Recipe:
+    def of(cls, composed: Any, spec: specs.ModelSpec | None = None, corpus: Corpus | None = None) -> Recipe:
         """spec, corpus: those of a run that is resumed; None: as the config says. UserError for what can't be built."""
         cfg = composed.cfg
-        settings = plain(cfg.data, schema.Data), plain(cfg.tokenizer, schema.Tokenizer)
-        corpus = corpus or prepare(*settings, special(cfg), reads=reads(cfg))
+        learns = trainable.Filter.of(cfg.train.learns)
+        if corpus is None:
+            settings, tokenizer = plain(cfg.data, schema.Data), plain(cfg.tokenizer, schema.Tokenizer)
+            corpus = prepare(settings, tokenizer, special(cfg), reads=reads(cfg))
         try:
-            spec = spec or layout.resolve(composed, vocabulary=corpus.vocabulary.size)
+            spec = spec or layout.with_vocabulary(
+                composed, corpus.vocabulary.size, None if corpus.labels is None else len(corpus.labels)
+            )
             objective = chosen(cfg, "objective")(corpus.vocabulary, cfg.data.seq_len)
             optimizer, schedule = chosen(cfg, "optimizer")(), chosen(cfg, "schedule")()
             reward = None if cfg.reward is None else chosen(cfg, "reward")()
             model = build.assemble(spec)
+            of = samples(
+                corpus,
+                corpus.train,
+                objective,
+                cfg.data.seq_len,
+                documents=cfg.data.separate_documents,
+                token_types=segments(spec),
+            )
+            learns.apply(model)
         except ValueError as e:  # a part that refuses what it was given
             raise UserError(str(e)) from e
-        if reads(cfg) == "prompts":
-            read: Any = acting.prompts(corpus, corpus.train, objective, cfg.data.seq_len)
-        else:
-            read = samples(corpus, corpus.train, objective, cfg.data.seq_len, documents=cfg.data.separate_documents)
-        of_all = replace(cost.of({cost.TRAINED: model}, objective, read), seq_len=cfg.data.seq_len)
-        return cls(corpus, spec, objective, optimizer, schedule, of_all, reward)
+        own = cost.of({cost.TRAINED: model}, objective, of)
+        return cls(corpus, spec, objective, optimizer, schedule, own, learns, trainable.summary(model), of, reward)
 
 
 def feed(cfg: Any, recipe: Recipe, cut: Cut, steps: int) -> Feed:
@@ -173,6 +207,13 @@ def feed(cfg: Any, recipe: Recipe, cut: Cut, steps: int) -> Feed:
     if reads(cfg) == "prompts":
         return Rollouts.of(cfg, recipe, cut, steps)
     return Batches.of(cfg, recipe, cut, steps)
+
+
+def segments(spec: specs.ModelSpec) -> int:
+    """Segments of a text that the model tells apart: 0 where it does not."""
+    layers = (layer for stack in spec.stacks for layer in stack.layers)
+    relative = any(layer.parts["position"].options.get("segments") for layer in layers)
+    return 3 if relative else spec.sizes.token_types  # a relative position has but the same segment and another
 
 
 def counts_bytes(corpus: Corpus, objective: Any) -> bool:

@@ -9,15 +9,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypedDict
 
+from llmlab import files
 from llmlab.config import schema
 from llmlab.data.corpus import Corpus
 from llmlab.errors import UserError
 from llmlab.json_files import checked
-from llmlab.lab import files, own_text, record, status
-from llmlab.lab import folder as run_folder
-from llmlab.training import checkpoint, metrics, recipe
+from llmlab.ranks import is_first, say
+from llmlab.runs import checkpoint, lock, metrics, record, text
+from llmlab.runs import files as run_files
+from llmlab.runs import folder as run_folder
+from llmlab.training import recipe
 from llmlab.training.callbacks import resume_point
-from llmlab.training.run import MAY_CHANGE, Task, _last_step, _steps, _typed, is_first, say
+from llmlab.training.task import MAY_CHANGE, Task, last_step, steps_text, typed
 
 BRING_BACK = "bring it back from a copy of the run, or remove it"
 
@@ -49,7 +52,7 @@ class Needed(TypedDict):
 def task(composed: Any, done: dict[str, Any]) -> Task | None:
     """The task of going on with a run, or None if it has nothing left to do. UserError where it can't be gone on with."""
     folder = Path(composed.cfg.resume)
-    if done.get("status") in ("failed", "interrupted") and not (folder / run_folder.CONFIG).exists():
+    if done.get("status") in ("failed", "interrupted") and not (folder / run_files.CONFIG).exists():
         raise UserError(
             f"{folder}: the run ended before it began to train ({done.get('reason')}); type its command again"
         )
@@ -57,12 +60,12 @@ def task(composed: Any, done: dict[str, Any]) -> Task | None:
     cfg, spec = run_folder.load(folder)
     run_folder.assembled(folder, spec)
     _change(cfg, composed, done, folder)
-    target = _last_step(cfg, done["budget"]["steps"])
+    target = last_step(cfg, done["budget"]["steps"])
     complete = done["status"] == "completed" and done["steps"] >= target
     moved = any(o.startswith("data.path=") for o in composed.overrides)
-    names = (*run_folder.TOKENIZER, *run_folder.BESIDE)
+    names = (*run_files.TOKENIZER, *run_files.BESIDE)
     asked = moved or composed.cfg.resume_from is not None
-    if complete and not asked and not run_folder.damaged(folder, names, done):
+    if complete and not asked and not run_files.damaged(folder, names, done):
         say(_complete(folder, done, target))
         return None
     for name in (metrics.METRICS, metrics.TIMING):
@@ -74,19 +77,19 @@ def task(composed: Any, done: dict[str, Any]) -> Task | None:
             raise UserError(f"{e}; {BRING_BACK}") from None
     first = is_first()
     if first:
-        status.lock(folder)  # before anything in it is judged or deleted
+        lock.lock(folder)  # before anything in it is judged or deleted
     try:
         if first:
             files.sweep(folder, but=("point.json",))  # which the sweep writes
             checkpoint.sweep(folder / checkpoint.FOLDER)
             parts = (folder, recipe.plain(cfg.data, schema.Data), recipe.plain(cfg.tokenizer, schema.Tokenizer))
-            for line in own_text.repair(*parts, recipe.special(cfg), done):
+            for line in text.repair(*parts, recipe.special(cfg), done, recipe.reads(cfg)):
                 print(f"warning: {line}", file=sys.stderr)
         corpus = _corpus(folder, cfg, done)
         if complete and composed.cfg.resume_from is None:
             if first:
                 _remember(folder, cfg, done, corpus)
-                status.unlock(folder)
+                lock.unlock(folder)
             say(_complete(folder, done, target))
             return None
         point = _point(folder, composed.cfg.resume_from, done, first)
@@ -94,7 +97,7 @@ def task(composed: Any, done: dict[str, Any]) -> Task | None:
         if first:
             _remember(folder, cfg, fields, corpus)
     except BaseException:
-        status.unlock(folder)
+        lock.unlock(folder)
         raise
     say(f"resuming {folder} from {f'step {checkpoint.step_of(point):,}' if point else 'the beginning'}")
     return Task(dataclasses.replace(composed, cfg=cfg), folder, fields, spec, corpus, point)
@@ -102,8 +105,8 @@ def task(composed: Any, done: dict[str, Any]) -> Task | None:
 
 def _checked(done: dict[str, Any], path: Path) -> None:
     checked(done, Needed, str(path))
-    if done.get("status") not in status.STATUSES:
-        raise UserError(f"{path}: status must be one of {', '.join(status.STATUSES)}, but is {done.get('status')}")
+    if done.get("status") not in lock.STATUSES:
+        raise UserError(f"{path}: status must be one of {', '.join(lock.STATUSES)}, but is {done.get('status')}")
     least = {
         "budget.steps": done["budget"]["steps"],
         "hardware.threads": done["hardware"]["threads"],
@@ -138,9 +141,9 @@ def _change(cfg: Any, composed: Any, done: Mapping[str, Any], folder: Path) -> N
 
 
 def _complete(folder: Path, done: Mapping[str, Any], target: int) -> str:
-    line = f"{folder} is complete: {_steps(done['steps'])}"
+    line = f"{folder} is complete: {steps_text(done['steps'])}"
     if max(target, done["steps"]) < done["budget"]["steps"]:
-        again = f"{_typed('resume', folder)} trainer.max_steps=-1"
+        again = f"{typed('resume', folder)} trainer.max_steps=-1"
         line += f" of a budget of {done['budget']['steps']:,}; {again} goes on to its end"
     return line
 
@@ -151,7 +154,7 @@ def _corpus(folder: Path, cfg: Any, done: Mapping[str, Any]) -> Corpus:
         "with the weights of this one on another text"
     )
     settings, tokenizer = recipe.plain(cfg.data, schema.Data), recipe.plain(cfg.tokenizer, schema.Tokenizer)
-    return own_text.corpus(folder, settings, tokenizer, recipe.special(cfg), done, advice)
+    return text.corpus(folder, settings, tokenizer, recipe.special(cfg), done, advice, recipe.reads(cfg))
 
 
 def _point(folder: Path, start: str | None, done: Mapping[str, Any], first: bool) -> Path | None:
@@ -165,13 +168,15 @@ def _point(folder: Path, start: str | None, done: Mapping[str, Any], first: bool
         if point is not None or start is not None:
             print(f"warning: {line}", file=sys.stderr)
     if start is None and point is None:
-        again = f"{_typed('resume', folder)} resume_from=start begins it again, and its metrics with it"
+        again = f"{typed('resume', folder)} resume_from=start begins it again, and its metrics with it"
         if why:
             what = f"none of its {len(why)} checkpoints is sound" if len(why) > 1 else "its one checkpoint is not sound"
             raise UserError(f"{folder}: {what} ({'; '.join(why)}), so there is nothing to go on from; {again}")
         reached = max(done["steps"], metrics.last_step(folder / metrics.METRICS))
         after = (
-            f"after {_steps(reached)} of {done['budget']['steps']:,}" if reached else "before its first row of metrics"
+            f"after {steps_text(reached)} of {done['budget']['steps']:,}"
+            if reached
+            else "before its first row of metrics"
         )
         raise UserError(f"{folder}: it ended {after} without a checkpoint, so there is nothing to go on from; {again}")
     if start is not None and point is not None:
@@ -194,6 +199,6 @@ def _since(point: Path | None) -> dict[str, Any]:
 
 def _remember(folder: Path, cfg: Any, fields: dict[str, Any], corpus: Corpus) -> None:
     """Writes what older records lack, where the text lies now, and that the run had died, should it be refused yet."""
-    fields.setdefault("files", run_folder.hashes(folder))
-    fields["data"] = {**fields.get("data", {}), **own_text.about(corpus, cfg)}
+    fields.setdefault("files", run_files.hashes(folder))
+    fields["data"] = {**fields.get("data", {}), **text.about(corpus, cfg)}
     record.Record(folder, fields).update()

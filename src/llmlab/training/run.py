@@ -2,53 +2,21 @@
 
 from __future__ import annotations
 
-import os
-import re
-import shlex
+import dataclasses
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llmlab.config.spelling import quoted
+from llmlab import files
 from llmlab.errors import UserError
-from llmlab.lab import files, record, settings, status
-from llmlab.lab import folder as run_folder
-from llmlab.training import checkpoint, metrics
-
-# What may be changed when a run is resumed: all else would make it another run.
-MAY_CHANGE: tuple[str, ...] = (
-    "trainer.max_steps",
-    "trainer.enable_progress_bar",
-    "train.keep",
-    "train.sample",
-    "data.num_workers",
-    "data.path",  # where the text lies now: that it is the same, its fingerprint tells
-)
-# And where it computes, which changes its numbers by the order of sums only.
-MAY_CHANGE += ("strategy", "strategy.name", "strategy.tensor_parallel", "train.micro_batch_size")
-MAY_CHANGE += ("trainer.accelerator", "trainer.devices", "trainer.num_nodes")
-MAY_CHANGE += ("placement.activation_checkpointing", "placement.compile")
-MAY_CHANGE += ("logger",)
-
-
-@dataclass(frozen=True)
-class Task:
-    """A run to be done: its config and folder; `record`: what an earlier part of it wrote, if it is resumed, and then its
-    model, its text, and the checkpoint to go on from (none: from the start)."""
-
-    composed: Any
-    folder: Path
-    record: dict[str, Any]
-    spec: Any = None
-    corpus: Any = None
-    point: Path | None = None
-
-    @property
-    def resumes(self) -> bool:
-        return bool(self.record)
+from llmlab.ranks import is_first, say
+from llmlab.runs import checkpoint, lock, record, settings
+from llmlab.runs import files as run_files
+from llmlab.runs import folder as run_folder
+from llmlab.training.task import Task, intact, resume_command, typed
+from llmlab.training.task import last_step as task_last_step
 
 
 def train(composed: Any, folder: str | Path | None = None) -> Mapping[str, Any]:
@@ -76,7 +44,7 @@ def train(composed: Any, folder: str | Path | None = None) -> Mapping[str, Any]:
             kept = checkpoint.all_of(folder / checkpoint.FOLDER)
             how = " goes on with it" if kept else " resume_from=start begins it again"
             raise UserError(
-                f"{folder} holds a run already; {_typed('resume', folder)}{how}, or choose another hydra.run.dir"
+                f"{folder} holds a run already; {typed('resume', folder)}{how}, or choose another hydra.run.dir"
             )
     try:
         return _train(task, first)
@@ -91,16 +59,6 @@ def train(composed: Any, folder: str | Path | None = None) -> Mapping[str, Any]:
         raise e
 
 
-def is_first() -> bool:
-    """Whether this process writes files: the one that the user started, not a rank that Lightning did."""
-    return int(os.environ.get("LOCAL_RANK", 0)) == 0 and int(os.environ.get("NODE_RANK", 0)) == 0
-
-
-def say(line: str) -> None:
-    if is_first():
-        print(line, flush=True)
-
-
 def _end(folder: Path, error: BaseException) -> None:
     """Leave no folder that says nothing, nor a record that says that the run goes on."""
     _remove_if_empty(folder)
@@ -113,9 +71,9 @@ def _end(folder: Path, error: BaseException) -> None:
         reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
         if how == "interrupted":
             reason = "Ctrl-C"
-            say(f"interrupted before the first step; begin again with: {_resume(folder)}")
+            say(f"interrupted before the first step; begin again with: {resume_command(folder)}")
         record.Record(folder, fields).update(status=how, reason=reason.splitlines()[0])
-    status.unlock(folder)
+    lock.unlock(folder)
 
 
 def _remove_if_empty(folder: Path) -> None:
@@ -129,19 +87,8 @@ def _remove_if_empty(folder: Path) -> None:
         pass
 
 
-def _steps(n: int) -> str:
-    return f"{n:,} step{'s' * (n != 1)}"
-
-
-def _last_step(cfg: Any, horizon: int) -> int:
-    limit = cfg.trainer.max_steps
-    if limit == 0 or limit < -1:
-        raise UserError(f"trainer.max_steps={limit} must be at least 1 (or -1: to the end of the budget)")
-    return horizon if limit == -1 else min(limit, horizon)
-
-
 def _train(task: Task, first: bool) -> Mapping[str, Any]:
-    from llmlab.training import ahead, loggers, opening, strategies, trainers
+    from llmlab.training import loggers, preflight, run_header, strategies, trainers
     from llmlab.training import recipe as recipes
     from llmlab.training.intervals import Intervals
     from llmlab.training.meter import peak_memory
@@ -156,29 +103,30 @@ def _train(task: Task, first: bool) -> Mapping[str, Any]:
     weights = None
     if cfg.init_from and task.point is None:
         weights = run_folder.start_of(cfg.init_from, tokenizer=cfg.init_tokenizer != "new")
-    ahead.check(cfg, recipe, place, weights)
+    preflight.check(cfg, recipe, place, weights)
+    task = dataclasses.replace(task, notes=preflight.heads_begun(weights, recipe.spec))
     horizon = _horizon(task, recipe, cut, place, first)
-    last_step = _last_step(cfg, horizon["steps"])
-    step_tokens = cut.batch_size * cfg.data.seq_len
+    last_step = task_last_step(cfg, horizon["steps"])
+    step_tokens = cut.batch_size * recipe.tokens_per_sample
     held_out = trainers.held_out(cfg, recipe, cut)
     intervals = Intervals.of(cfg.train, held_out, step_tokens, horizon["steps"], task.record)
 
     if first:
         task.folder.mkdir(parents=True, exist_ok=True)
-        status.lock(task.folder)
+        lock.lock(task.folder)
         files.sweep(task.folder, but=("point.json",))
     run = record.Record(task.folder, task.record, writes=first)
     if not task.resumes:
         if first:
             run_folder.save(task.folder, settings.absolute(cfg), recipe.spec)
             recipe.corpus.tokenizer.save(task.folder)
-        run.update(**opening.fields(task, recipe, horizon, last_step, place, cut, intervals))
-        run.update(files=run_folder.hashes(task.folder) if first else {})
-        for line in opening.lines(task, recipe, horizon, last_step, cut, intervals):
+        run.update(**run_header.fields(task, recipe, horizon, last_step, place, cut, intervals))
+        run.update(files=run_files.hashes(task.folder) if first else {})
+        for line in run_header.lines(task, recipe, horizon, last_step, cut, intervals):
             say(line)
     before = run.get("wall_seconds") or 0.0
     run.update(status="running", reason=None, resumed=run.get("resumed", 0) + int(task.resumes))
-    run.update(**opening.where(cfg, place, cut))
+    run.update(**run_header.where(cfg, place, cut))
     _restore_threads(task, place)
 
     module, trainer, journal = trainers.make(task, recipe, cut, place, horizon["steps"], last_step, weights, intervals)
@@ -209,10 +157,10 @@ def _train(task: Task, first: bool) -> Mapping[str, Any]:
         except UserError as unwritten:  # a disk that takes nothing at all: why the run ended is said all the same
             print(f"warning: {unwritten}", file=sys.stderr)
         journal.loggers.end(run)
-        status.unlock(task.folder)
+        lock.unlock(task.folder)
         if e.status == "interrupted":
             at = f" at step {e.step:,}, which is saved" if e.step else ""
-            say(f"interrupted{at}; go on with: {_resume(task.folder)}")
+            say(f"interrupted{at}; go on with: {resume_command(task.folder)}")
             if e.step:
                 _part()
                 if not first:  # Lightning kills the first, which may still write, when another ends with an exit code
@@ -223,14 +171,14 @@ def _train(task: Task, first: bool) -> Mapping[str, Any]:
     _part()
     if not first:
         return run.fields
-    from llmlab.training.closing import close
+    from llmlab.training.finish import close
 
     try:
         close(run, progress(), task.folder, cfg, recipe, module, place, journal.loggers)
     except OSError as e:
         what = f"{e.filename or task.folder} could not be written: {e.strerror or e}"
         raise UserError(f"the run is at its end, but {what}; {intact(task.folder)}") from e
-    status.unlock(task.folder)
+    lock.unlock(task.folder)
     return run.fields
 
 
@@ -254,7 +202,7 @@ def _horizon(task: Task, recipe: Any, cut: Any, place: Any, first: bool) -> dict
         return record.read(task.folder)["budget"]
     found = horizon(
         cfg.budget,
-        cut.batch_size * cfg.data.seq_len,
+        cut.batch_size * recipe.tokens_per_sample,
         recipe.cost.flops_per_token,
         lambda minutes: measured_tokens(minutes, cfg, recipe, cut, place),
     )
@@ -280,28 +228,3 @@ def _restore_threads(task: Task, place: Any) -> None:
     if threads != torch.get_num_threads():
         say(f"note: the run began with {threads} threads; taking as many, not {torch.get_num_threads()}")
         torch.set_num_threads(threads)
-
-
-def intact(folder: Path) -> str:
-    """Which checkpoint there is to go on from, once what hinders is gone."""
-    kept = checkpoint.latest(folder / checkpoint.FOLDER, lambda line: None)
-    if kept is None:
-        return "there is no checkpoint to go on from"
-    return f"the checkpoint of step {checkpoint.step_of(kept):,} is intact: {_resume(folder)} goes on"
-
-
-def _resume(folder: Path) -> str:
-    start = "" if checkpoint.all_of(folder / checkpoint.FOLDER) else " resume_from=start"  # which begins it again
-    return f"{record.program_name()} train {_typed('resume', record.shown(folder))}{start}"
-
-
-def _typed(key: str, value: str | Path) -> str:
-    """key=value as a shell and Hydra's grammar both take it."""
-    plain = re.fullmatch(r"[\w./~-]+", str(value), re.ASCII)
-    return f"{key}={value}" if plain else shlex.quote(f"{key}={quoted(str(value))}")
-
-
-def cut_metrics(folder: Path, step: int, *, validated: bool) -> None:
-    """Rows that a run wrote behind the checkpoint that it goes on from are written again."""
-    metrics.cut(folder / metrics.METRICS, step, keep_validation=validated)
-    metrics.cut(folder / metrics.TIMING, step, keep_validation=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import os
 from dataclasses import dataclass
@@ -10,13 +11,14 @@ from typing import Any
 
 import torch
 
-from llmlab import garbage
 from llmlab.config import devices as devices_of
 from llmlab.errors import UserError
-from llmlab.lab import signals
-from llmlab.training import checkpoint, placement, strategies
+from llmlab.ranks import is_first
+from llmlab.runs import checkpoint, metrics, signals
+from llmlab.training import placement, strategies
 from llmlab.training.interrupt import Interrupt, Interrupted
 from llmlab.training.intervals import Intervals, every, trained, validations
+from llmlab.training.task import intact
 
 
 @dataclass(frozen=True)
@@ -96,8 +98,7 @@ def make(
     from llmlab.training.callbacks import Checkpoints, Journal
     from llmlab.training.module import Offline
     from llmlab.training.progress import Progress, Remaining
-    from llmlab.training.quiet import hush
-    from llmlab.training.run import cut_metrics, is_first
+    from llmlab.training.warning_filters import hush
 
     hush()
     cfg, folder = task.composed.cfg, task.folder
@@ -106,7 +107,7 @@ def make(
     log_every = every("train.log_every", t.log_every, 10)
     if task.resumes and is_first():
         step = checkpoint.step_of(task.point) if task.point else 0
-        cut_metrics(folder, step, validated=step % validate_every == 0)
+        _cut_metrics(folder, step, validated=step % validate_every == 0)
 
     feed = recipes.feed(cfg, recipe, cut, horizon)
     module = Offline(
@@ -121,9 +122,10 @@ def make(
         counts_bytes=recipes.counts_bytes(recipe.corpus, recipe.objective),
         weights=weights,
         placement=placement.Placement.of(cfg),
+        learns=recipe.learns,
     )
     progress = Progress(last_step, enabled=is_first() and cfg.trainer.enable_progress_bar is not False)
-    tokens_per_step = cut.batch_size * cfg.data.seq_len
+    tokens_per_step = cut.batch_size * recipe.tokens_per_sample
     remaining = Remaining(last_step, tokens_per_step, intervals)
     journal = Journal(folder, progress, remaining, log_every=log_every, tokens_per_step=tokens_per_step)
     interrupt = Interrupt(place.world)
@@ -162,36 +164,43 @@ def make(
     return module, trainer, journal
 
 
+def _cut_metrics(folder: Path, step: int, *, validated: bool) -> None:
+    """Rows that a run wrote behind the checkpoint that it goes on from are written again."""
+    metrics.cut(folder / metrics.METRICS, step, keep_validation=validated)
+    metrics.cut(folder / metrics.TIMING, step, keep_validation=True)
+
+
 def held_out(cfg: Any, recipe: Any, cut: Any) -> int:
     """Tokens of one validation."""
     if recipe.reward is not None:
         prompts = recipe.corpus.validation.count
-        return min(prompts, (cfg.train.validation_batches or prompts) * cut.batch_size) * cfg.data.seq_len
+        return min(prompts, (cfg.train.validation_batches or prompts) * cut.batch_size) * recipe.tokens_per_sample
     stream, batches = recipe.corpus.validation, cfg.train.validation_batches
-    return len(stream) if batches is None else min(len(stream), batches * cut.batch_size * cfg.data.seq_len)
+    return len(stream) if batches is None else min(len(stream), batches * cut.batch_size * recipe.tokens_per_sample)
 
 
 def measured_tokens(minutes: float, cfg: Any, recipe: Any, cut: Any, place: Place) -> float:
     """Tokens that this machine trains on in so many minutes, of which validations take their part."""
     from llmlab.training import recipe as recipes
-    from llmlab.training import warm
+    from llmlab.training import throughput
 
     tokens, typed = held_out(cfg, recipe, cut), cfg.train.validate_every
 
     def count(trained: float) -> float:
         if typed is None:
             return validations(trained, tokens)
-        return math.ceil(trained / (max(1, typed) * cut.batch_size * cfg.data.seq_len))
+        return math.ceil(trained / (max(1, typed) * cut.batch_size * recipe.tokens_per_sample))
 
-    return warm.tokens_in(
+    return throughput.tokens_in(
         minutes,
         recipe.spec,
         recipe.objective,
         recipe.optimizer,
-        recipes.Batches.of(cfg, recipe, cut, warm.STEPS),
+        recipes.Batches.of(cfg, recipe, cut, throughput.STEPS),
         precision=cfg.precision,
         placement=placement.Placement.of(cfg),
         device=place.device,
+        learns=recipe.learns,
         trains=lambda total: trained(total, tokens, count),
     )
 
@@ -205,8 +214,6 @@ class Stopped(Exception):
 
     def advice(self, folder: Path, cfg: Any) -> str:
         if self.hint == "disk" and "is intact" not in self.reason:
-            from llmlab.training.run import intact
-
             return f"{self.reason}; {intact(folder)}"
         if self.hint != "diverged":
             return self.reason
@@ -225,7 +232,9 @@ def fit(module: Any, trainer: Any, point: Path | None) -> None:
     from llmlab.training.guard import Diverged
 
     interrupt = next(c for c in trainer.callbacks if isinstance(c, Checkpoints)).interrupt
-    garbage.as_usual()
+    if gc.get_threshold()[0] >= 100_000:  # the command line raised it, and what is imported by now stays
+        gc.freeze()
+        gc.set_threshold(700, 10, 10)
     try:
         with interrupt:
             trainer.fit(module, ckpt_path=None if point is None else str(point), weights_only=True)

@@ -16,11 +16,11 @@ Patch = AbstractContextManager[Any]
 
 @dataclass(frozen=True)
 class Bug:
-    """`says`: what is wrong. `caught`: the checks that see it, each with what a case must have to be asked: "position=alibi"
+    """`problem`: what is wrong. `caught`: the checks that see it, each with what a case must have to be asked: "position=alibi"
     is typed in it, "model=t5" is the family as it is, "model=t5 ffn=glu" with another part."""
 
     name: str
-    says: str
+    problem: str
     caught: Mapping[str, str]
     patches: Callable[[], Patch | tuple[Patch, ...]]
     refused: bool = False  # without the bug there is no such model
@@ -40,9 +40,9 @@ class Bug:
 BUGS: list[Bug] = []
 
 
-def bug(says: str, *, refused: bool = False, **caught: str) -> Callable[[Callable[[], Any]], Callable[[], Any]]:
+def bug(problem: str, *, refused: bool = False, **caught: str) -> Callable[[Callable[[], Any]], Callable[[], Any]]:
     def add(patches: Callable[[], Any]) -> Callable[[], Any]:
-        BUGS.append(Bug(patches.__name__, says, caught, patches, refused))
+        BUGS.append(Bug(patches.__name__, problem, caught, patches, refused))
         return patches
 
     return add

@@ -8,8 +8,8 @@ from torch.nn import functional as F
 
 from bugs import after, around, bug, replaced
 from llmlab.model import cache, stack
+from llmlab.model.view import LayerCache
 from llmlab.model.visibility import Visible, VisibleSource
-from llmlab.slots import LayerCache
 from llmlab_plugins.attention.mha import MultiHeadAttention
 from llmlab_plugins.attention.mla import MultiHeadLatentAttention
 from llmlab_plugins.kernel import eager, sdpa

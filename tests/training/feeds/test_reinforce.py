@@ -10,7 +10,7 @@ import torch
 from small_runs import numbers, run
 
 from llmlab.errors import UserError
-from llmlab.training import checkpoint
+from llmlab.runs import checkpoint
 
 STEPS = 10
 # Three epochs: the checkpoints of steps 4 and 8 are in the middle of a rollout's, that of step 6 is between two.
@@ -100,7 +100,10 @@ def test_it_learns_in_seconds(task, tmp_path):
 
 def test_what_is_refused_before_anything_is_written(task, tmp_path):
     for words, said in [
-        (["objective.max_new=8"], "objective.max_new=8 leaves no room for a prompt in data.seq_len=8"),
+        (
+            ["objective.max_new=8"],
+            "data.seq_len must be at least 10 for prompts .* objective.max_new=8 tokens, but is 8",
+        ),
         (["objective.samples=3"], "objective.samples=3 must divide the 16 answers of a rollout"),
         (["reward.field=label"], "needs the field 'label' of each record, but one has prompt, answer"),
     ]:

@@ -12,11 +12,11 @@ from llmlab.errors import UserError
 from llmlab.slots import Rollout, Vocabulary
 from llmlab.testing import tiny
 from llmlab.training.feeds.acting import Actor
-from llmlab.training.feeds.rollout import Rollouts, padded
+from llmlab.training.feeds.rollout import Rollouts
 from llmlab.training.recipe import Cut
 
 VOCABULARY = Vocabulary(30, {"eos": 3})
-PROMPTS = [{"prompt": np.arange(5, 6 + i), "given": {"number": i}} for i in range(7)]
+PROMPTS = [{"prompt": np.arange(5, 6 + i), "rest": {"number": i}} for i in range(7)]
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +62,7 @@ def feed(model, *, batch=8, micro=8, world=1, steps=12, rank_gathers=None, rewar
         seed=3,
         cut=Cut.of(batch, micro, world),
         steps=steps,
+        seq_len=16,
         limit=limit,
     )
     strategy = SimpleNamespace(gather=rank_gathers or (lambda t: t[None]))
@@ -190,18 +191,3 @@ def test_what_it_refuses(model):
     reward = SimpleNamespace(score=lambda records, answers: [float("nan")] * len(answers))
     with pytest.raises(UserError, match="one finite number an answer; for 8 it gave"):
         feed(model, reward=reward)._roll_out(0, 0, 1)
-
-
-def test_padding_is_on_the_right_and_valid_tells():
-    def sample(n):
-        return policy.prepared(
-            {"prompt": [1, 2], "answer": [7] * n, "log_probabilities": [-1.0] * n, "advantage": 0.5, "reward": 1.0},
-            8,
-        )
-
-    batch = padded([sample(3), sample(1)])
-    assert batch["ids"].tolist() == [[1, 2, 7, 7, 0, 0, 0, 0], [1, 2, 0, 0, 0, 0, 0, 0]]
-    assert batch["labels"].tolist() == [[-100, 7, 7, 7, *[-100] * 4], [-100, 7, *[-100] * 6]]
-    assert batch["log_probabilities"][0].tolist() == [0, -1, -1, -1, 0, 0, 0, 0]
-    assert batch["valid"].sum(1).tolist() == [4, 2] and batch["advantage"].tolist() == [0.5, 0.5]
-    assert "valid" not in padded([sample(7), sample(7)])

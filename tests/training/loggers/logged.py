@@ -5,7 +5,7 @@ import json
 import struct
 
 from llmlab.config.compose import compose
-from llmlab.training import checkpoint
+from llmlab.runs import checkpoint
 from llmlab.training.run import train
 
 RUN = ["model=qwen_moe", "model.n_layers=2", "budget.steps=8", "train.log_every=2", "train.validate_every=4"]

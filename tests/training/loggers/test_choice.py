@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from llmlab import workspace
-from llmlab.cli import run as command
+from llmlab.commands import workspace
+from llmlab.commands.cli import run as command
 from llmlab.config import validate
 from llmlab.config.compose import compose
 from llmlab.errors import UserError

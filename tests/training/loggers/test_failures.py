@@ -12,8 +12,7 @@ from logged import RUN, history, run, written
 from small_runs import numbers
 
 from llmlab.config.compose import compose
-from llmlab.lab import account
-from llmlab.training.loggers import samples, weights_and_biases
+from llmlab.training.loggers import account, samples, weights_and_biases
 from llmlab.training.loggers.guard import Guarded
 from llmlab.training.run import train
 
@@ -179,7 +178,7 @@ def test_a_process_ends_though_its_service_hangs(plain, tiny, tmp_path):
     last = {o.partition("=")[0]: o for o in (*tiny, *RUN, "logger=wandb", f"hydra.run.dir={tmp_path / 'run'}")}
     code = f"""
 import os, signal, sys, time, wandb
-from llmlab.cli import run
+from llmlab.commands.cli import run
 from llmlab.training import loggers
 from llmlab.training.loggers.weights_and_biases import WandBSink
 kept = WandBSink.row

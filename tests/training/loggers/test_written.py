@@ -11,7 +11,7 @@ import torch
 from logged import history, rows, weights, written
 from small_runs import numbers
 
-from llmlab.lab import record
+from llmlab.runs import record
 from llmlab.training.loggers import samples
 
 wandb = pytest.importorskip("wandb")
@@ -106,7 +106,7 @@ def test_the_record_names_the_loggers_and_nothing_is_left(both):
 
 
 def test_writing_a_sample_leaves_random_numbers_alone(both, tmp_path):
-    from llmlab.lab.folder import load_model
+    from llmlab.runs.folder import load_model
 
     model, tokenizer = load_model(both)
     model.train()

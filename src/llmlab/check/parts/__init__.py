@@ -11,7 +11,7 @@ PART_CHECKS: dict[str, Callable[[Subject], None]] = {
     "compiled": computed.compiled,
     "bfloat16": computed.bfloat16,
     "options": options.options,
-    "kernel": kernel.written_out,
+    "kernel": kernel.matches_reference,
     "kernel_gradients": kernel.gradients,
     "kernel_dropout": kernel.dropout,
     "pairs": rules.pairs,

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from llmlab.check import TRACED
-from llmlab.check.learning import gradients_of, trains
-from llmlab.check.parts.of import asked
-from llmlab.check.subject import NotApplicable, Subject, Wrong, same
-from llmlab.config.schema import LAYER_SLOTS
+from llmlab.check.learning import parameter_gradients, require_gradients
+from llmlab.check.parts.fixtures import tested_part
+from llmlab.check.subject import CheckFailed, NotApplicable, Subject, assert_close
+from llmlab.slot_names import LAYER_SLOTS
 from llmlab.training.placement import Placement, traceable
 
 COMPILED = (*LAYER_SLOTS, "kernel")  # what stands in a layer
@@ -28,8 +28,8 @@ def backend() -> str:
 
 def compiled(subject: Subject) -> None:
     """A layer compiles to one graph, which gives what the layer gives, and the same gradients."""
-    part = asked(subject, *COMPILED)
-    trains(subject)
+    part = tested_part(subject, *COMPILED)
+    require_gradients(subject)
     layers = [layer for stack in subject.model.all_stacks() for layer in stack.layers]
     if part.slot == "moe" and any(layer.routed for layer in layers):
         raise NotApplicable("a run does not compile what sends tokens to experts: its sizes depend on the tokens")
@@ -46,16 +46,16 @@ def compiled(subject: Subject) -> None:
         try:
             hidden = model(batch, heads={}).hidden
         except TorchDynamoException as e:
-            raise Wrong(f"a layer can't be compiled to one graph: {str(e).splitlines()[0]}") from e
+            raise CheckFailed(f"a layer can't be compiled to one graph: {str(e).splitlines()[0]}") from e
         weights = torch.linspace(-1, 1, hidden.numel()).view_as(hidden)
-        results.append((hidden.detach(), gradients_of(model, (hidden * weights).sum())))
+        results.append((hidden.detach(), parameter_gradients(model, (hidden * weights).sum())))
     (want, slopes), (got, traced) = results
-    same(got, want, "hidden states of a compiled model", 1e-4)
+    assert_close(got, want, "hidden states of a compiled model", 1e-4)
     for name, gradient in slopes.items():
         if gradient is not None:
             if traced[name] is None:
-                raise Wrong(f"compiled, {name} has no gradient")
-            same(cast(Tensor, traced[name]), gradient, f"the gradient of {name}, compiled", 1e-3)
+                raise CheckFailed(f"compiled, {name} has no gradient")
+            assert_close(cast(Tensor, traced[name]), gradient, f"the gradient of {name}, compiled", 1e-3)
 
 
 @torch.no_grad()
@@ -65,23 +65,23 @@ def bfloat16(subject: Subject) -> None:
     plain = subject.model  # awake: of first values a part gives so little that none could be missed
     half: Any = deepcopy(plain)
     Placement(dtype=torch.bfloat16).apply(half)
-    want = _said(plain, batch)
+    want = _outputs(plain, batch)
     ways = (
         ("autocast", plain, torch.autocast("cpu", torch.bfloat16)),
         ("all of it", half, contextlib.nullcontext()),
     )
     for name, model, context in ways:
         with context:
-            got = _said(model, batch)
+            got = _outputs(model, batch)
         for what, one in got.items():
             if not torch.isfinite(one).all():
-                raise Wrong(f"in bfloat16 ({name}) {what} are not finite")
+                raise CheckFailed(f"in bfloat16 ({name}) {what} are not finite")
             off = float((one - want[what]).abs().mean() / want[what].abs().mean())
             # Rounding alone makes 1.6 % at most, 3.5 % where a token meets another expert by it.
             if not off < 0.05:
-                raise Wrong(f"in bfloat16 ({name}) {what} are off by {off:.0%}")
+                raise CheckFailed(f"in bfloat16 ({name}) {what} are off by {off:.0%}")
 
 
-def _said(model: Any, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+def _outputs(model: Any, batch: dict[str, Tensor]) -> dict[str, Tensor]:
     out = model(batch)
     return {"hidden states": out.hidden.float()} | {f"scores of {r}": x.float() for r, x in out.heads.items()}

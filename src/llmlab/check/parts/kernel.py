@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from llmlab import registry
-from llmlab.check import plain
-from llmlab.check.parts.of import LENGTH, asked, randn
-from llmlab.check.parts.stand_in import called_by, stood_in
+from llmlab.check import reference_attention
+from llmlab.check.parts.fixtures import LENGTH, randn, tested_part
+from llmlab.check.parts.stand_in import gpu_calls, replaced_by_reference
 from llmlab.check.refusal import reason, untrainable
-from llmlab.check.subject import NotApplicable, Subject, Wrong, generator, same, small
+from llmlab.check.subject import CheckFailed, NotApplicable, Subject, assert_close, generator, small_part
 from llmlab.model.visibility import Visible, VisibleSource
 from llmlab.slots import Context, Score, Term
 
@@ -40,7 +40,7 @@ CONTEXTS: tuple[Mapping[str, Tensor], ...] = (
 ABILITIES = ("softcap", "sink", "bias", "regions", "dropout")
 
 
-class Asked(NamedTuple):
+class KernelCall(NamedTuple):
     """What one call asks for beside what is seen."""
 
     kv_heads: int
@@ -55,68 +55,69 @@ class Asked(NamedTuple):
         return {ability: wanted.get(ability, False) for ability in ABILITIES}
 
 
-EVERY = [
-    Asked(*one) for one in itertools.product((4, 2, 1), (WIDTH, 5), ("", "shared", "own"), (None, 1.5), (False, True))
+ALL_CALLS = [
+    KernelCall(*one)
+    for one in itertools.product((4, 2, 1), (WIDTH, 5), ("", "shared", "own"), (None, 1.5), (False, True))
 ]
 
 
-def seen() -> Iterator[tuple[Any, Any, Mapping[str, Tensor], str]]:
+def visibility_cases() -> Iterator[tuple[Any, Any, Mapping[str, Tensor], str]]:
     """Every mask, window and context: all of them that an example is known for."""
-    masks = [small("mask", n) for n in registry.names("mask")]
-    windows = [small("window", n) for n in registry.names("window")]
+    masks = [small_part("mask", n) for n in registry.names("mask")]
+    windows = [small_part("window", n) for n in registry.names("window")]
     for mask, window, context in itertools.product(masks, windows, CONTEXTS):
-        if set(mask.attribute("needs", ())) <= set(DATA):
+        if set(mask.attribute("needs")) <= set(DATA):
             words = f"mask={mask}, window={window}" + "".join(f", {name}" for name in context)
             yield mask.factory()(), window.factory()(), context, words
 
 
-def written_out(subject: Subject) -> None:
+def matches_reference(subject: Subject) -> None:
     """A kernel gives softmax(s) v, whatever is seen and asked, or it refuses what it can't do."""
-    part = asked(subject, "kernel")
+    part = tested_part(subject, "kernel")
     kernel = part.factory()()
     if not untrainable(part):
-        _values(kernel)
+        _check_values(kernel)
         return
-    if called_by(kernel):
-        with stood_in(kernel):
-            _values(kernel)
-    _values(kernel, every=13)  # as it is: one that is for elsewhere is slow here
+    if gpu_calls(kernel):
+        with replaced_by_reference(kernel):
+            _check_values(kernel)
+    _check_values(kernel, every=13)  # as it is: one that is for elsewhere is slow here
 
 
 def gradients(subject: Subject) -> None:
     """A kernel's gradients are those of softmax(s) v; one for GPUs is asked with what PyTorch has for them written out."""
-    part = asked(subject, "kernel")
+    part = tested_part(subject, "kernel")
     kernel = part.factory()()
     if not untrainable(part):
         _compare_all(kernel, backward=True)
-    elif called_by(kernel):
-        with stood_in(kernel):
+    elif gpu_calls(kernel):
+        with replaced_by_reference(kernel):
             _compare_all(kernel, backward=True)
     else:
         raise NotApplicable("the kernel can't train here, and calls nothing that could be written out")
 
 
 @torch.no_grad()
-def _values(kernel: Any, every: int = 1) -> None:
+def _check_values(kernel: Any, every: int = 1) -> None:
     _compare_all(kernel, backward=False, every=every)
-    plainest = Asked(HEADS, WIDTH, "", None, False)
-    _source(kernel, plainest)
-    _cached(kernel, plainest, every)
-    if takes(kernel, **dict.fromkeys(ABILITIES, False) | {"regions": True}):
-        _regions(kernel)
+    plainest = KernelCall(HEADS, WIDTH, "", None, False)
+    _check_source(kernel, plainest)
+    _check_cached(kernel, plainest, every)
+    if supports(kernel, **dict.fromkeys(ABILITIES, False) | {"regions": True}):
+        _check_regions(kernel)
 
 
 def _compare_all(kernel: Any, *, backward: bool, every: int = 1) -> None:
-    wanted = [one for one in EVERY if takes(kernel, **one.abilities)]
-    for number, (mask, window, context, words) in list(enumerate(seen()))[::every]:
+    wanted = [one for one in ALL_CALLS if supports(kernel, **one.abilities)]
+    for number, (mask, window, context, words) in list(enumerate(visibility_cases()))[::every]:
         batch = {"ids": torch.zeros(ROWS, LENGTH), **DATA, **context}
-        pairs = [plain.seen(mask, window, batch, row) for row in range(ROWS)]
+        pairs = [reference_attention.visible_pairs(mask, window, batch, row) for row in range(ROWS)]
         looked = Visible(mask, window, Context(LENGTH, data=DATA, **context))  # type: ignore[arg-type]
         one = wanted[7 * number % len(wanted)]
-        _compare(kernel, looked, pairs, one, backward, f"{words}; {_words(one)}")
+        _compare_one(kernel, looked, pairs, one, backward, f"{words}; {_describe(one)}")
 
 
-def takes(kernel: Any, **abilities: bool) -> bool:
+def supports(kernel: Any, **abilities: bool) -> bool:
     try:
         kernel.check(**abilities)
     except ValueError as e:
@@ -125,11 +126,11 @@ def takes(kernel: Any, **abilities: bool) -> bool:
     return True
 
 
-def _words(one: Asked) -> str:
+def _describe(one: KernelCall) -> str:
     return ", ".join(f"{k}={v}" for k, v in one._asdict().items() if v)
 
 
-def _inputs(one: Asked, new: int = LENGTH, keys: int = LENGTH) -> tuple[Tensor, ...]:
+def _inputs(one: KernelCall, new: int = LENGTH, keys: int = LENGTH) -> tuple[Tensor, ...]:
     q = randn(ROWS, HEADS, new, WIDTH)
     k = randn(ROWS, one.kv_heads, keys, WIDTH, seed=2)
     v = randn(ROWS, one.kv_heads, keys, one.v_width, seed=3)
@@ -138,7 +139,7 @@ def _inputs(one: Asked, new: int = LENGTH, keys: int = LENGTH) -> tuple[Tensor, 
     return tuple(t for t in (q, k, v, bias, sink) if t is not None)
 
 
-def _compare(kernel: Any, looked: Any, pairs: list, one: Asked, backward: bool, words: str) -> None:
+def _compare_one(kernel: Any, looked: Any, pairs: list, one: KernelCall, backward: bool, words: str) -> None:
     results = []
     for by_hand in (False, True):
         inputs = [t.requires_grad_(backward) for t in _inputs(one)]
@@ -147,7 +148,7 @@ def _compare(kernel: Any, looked: Any, pairs: list, one: Asked, backward: bool, 
         sink = inputs[-1] if one.sink else None
         if by_hand:
             rows = [
-                plain.attention(
+                reference_attention.attention(
                     q[row],
                     k[row],
                     v[row],
@@ -169,11 +170,11 @@ def _compare(kernel: Any, looked: Any, pairs: list, one: Asked, backward: bool, 
     names = ("what it gives", *(f"the gradient of {n}" for n in ("q", "k", "v", "bias or sink", "sink")))
     for name, got, want in zip(names, *results, strict=False):
         if got is None:
-            raise Wrong(f"{name} is none: {words}")
-        same(got, want, f"{name}, {words}", 1e-4)
+            raise CheckFailed(f"{name} is none: {words}")
+        assert_close(got, want, f"{name}, {words}", 1e-4)
 
 
-def _source(kernel: Any, one: Asked) -> None:
+def _check_source(kernel: Any, one: KernelCall) -> None:
     """Cross-attention: a source of another length, with padding."""
     q, k, v = _inputs(one, new=LENGTH, keys=4)[:3]
     valid = torch.tensor([[1, 1, 0, 1], [1, 0, 0, 0]]).bool()
@@ -181,40 +182,46 @@ def _source(kernel: Any, one: Asked) -> None:
         got = kernel([Term(q, k)], v, kernel.lower(VisibleSource(given, LENGTH)), None, Score(0.4), None, False)
         for row in range(ROWS):
             pairs = [[given is None or bool(given[row, s]) for s in range(4)] for _ in range(LENGTH)]
-            same(got[row], plain.attention(q[row], k[row], v[row], pairs, scale=0.4), "a source of another length")
+            assert_close(
+                got[row],
+                reference_attention.attention(q[row], k[row], v[row], pairs, scale=0.4),
+                "a source of another length",
+            )
 
 
-def _cached(kernel: Any, one: Asked, every: int) -> None:
+def _check_cached(kernel: Any, one: KernelCall, every: int) -> None:
     """A few new queries behind keys that are there already, under each mask and window."""
-    plain_texts = [(mask, window, words) for mask, window, context, words in seen() if not (context or mask.needs)]
+    plain_texts = [
+        (mask, window, words) for mask, window, context, words in visibility_cases() if not (context or mask.needs)
+    ]
     for mask, window, words in plain_texts[::every]:
         for new in (1, 3):
             q, k, v = _inputs(one, new=new)[:3]
             looked = Visible(mask, window, Context(new, LENGTH - new))
             got = kernel([Term(q, k)], v, kernel.lower(looked), None, Score(0.4), None, False)
-            pairs = plain.seen(mask, window, {"ids": torch.zeros(1, LENGTH)}, 0)[LENGTH - new :]
+            pairs = reference_attention.visible_pairs(mask, window, {"ids": torch.zeros(1, LENGTH)}, 0)[LENGTH - new :]
             for row in range(ROWS):
-                want = plain.attention(q[row], k[row], v[row], pairs, scale=0.4)
-                same(got[row], want, f"{new} new tokens behind {LENGTH - new}, {words}")
+                want = reference_attention.attention(q[row], k[row], v[row], pairs, scale=0.4)
+                assert_close(got[row], want, f"{new} new tokens behind {LENGTH - new}, {words}")
 
 
-def _regions(kernel: Any) -> None:
+def _check_regions(kernel: Any) -> None:
     """Two terms: one counts for near keys, the other for all others."""
-    (q, k, v), other = _inputs(EVERY[0])[:3], randn(ROWS, HEADS, LENGTH, WIDTH, seed=8)
+    (q, k, v), other = _inputs(ALL_CALLS[0])[:3], randn(ROWS, HEADS, LENGTH, WIDTH, seed=8)
     near = (torch.arange(LENGTH)[:, None] - torch.arange(LENGTH)).abs() < 2
-    full = Visible(small("mask", _mask("full")).factory()(), _Whole(), Context(LENGTH))
+    full = Visible(small_part("mask", _mask_name("full")).factory()(), _NoWindow(), Context(LENGTH))
     for region in (near, near.expand(ROWS, -1, -1)):
         terms = [Term(other, k, ~region), Term(q, k, region)]
         got = kernel(terms, v, kernel.lower(full), None, Score(0.4), None, False)
         scores = torch.where(near, q @ k.mT, other @ k.mT).double() * 0.4
-        same(got, scores.softmax(-1) @ v.double(), "two terms with regions")
+        assert_close(got, scores.softmax(-1) @ v.double(), "two terms with regions")
 
 
 def dropout(subject: Subject) -> None:
     """While training, dropout falls on the weights, each head's and query's own, and keeps their mean; else there is none."""
-    part = asked(subject, "kernel")
+    part = tested_part(subject, "kernel")
     kernel = part.factory()()
-    if not takes(kernel, **dict.fromkeys(ABILITIES, False) | {"dropout": True}) or untrainable(part):
+    if not supports(kernel, **dict.fromkeys(ABILITIES, False) | {"dropout": True}) or untrainable(part):
         raise NotApplicable("the kernel refuses dropout, or training here")
     rows, heads, length = 2, 2, 300
     # Every query is the same, so that what it reads differs only by what is dropped.
@@ -222,28 +229,28 @@ def dropout(subject: Subject) -> None:
     k, v = randn(length, WIDTH, seed=2), randn(length, WIDTH, seed=3)
     v[:, 0], v[:, -1] = 1.0, v[:, 1]
     k, v = k.expand(rows, heads, -1, -1), v.expand(rows, heads, -1, -1)
-    full = Visible(small("mask", _mask("full")).factory()(), _Whole(), Context(length))
+    full = Visible(small_part("mask", _mask_name("full")).factory()(), _NoWindow(), Context(length))
     score = Score(0.1, dropout=0.5)
     torch.manual_seed(0)
     kept, dropped = (kernel([Term(q, k)], v, kernel.lower(full), None, score, None, t) for t in (False, True))
-    same(kept[..., 0], v[..., 0], "weights add up to 1 where nothing is trained", 1e-5)
+    assert_close(kept[..., 0], v[..., 0], "weights add up to 1 where nothing is trained", 1e-5)
     if not dropped[..., 0].std() > 0.01:
-        raise Wrong("a dropout of 0.5 on the weights changes nothing while training")
+        raise CheckFailed("a dropout of 0.5 on the weights changes nothing while training")
     if not abs(float(dropped[..., 0].mean()) - 1) < 0.03:
-        raise Wrong(f"under dropout weights add up to {float(dropped[..., 0].mean()):.3f} on average, not 1")
+        raise CheckFailed(f"under dropout weights add up to {float(dropped[..., 0].mean()):.3f} on average, not 1")
     if not torch.allclose(dropped[..., 1], dropped[..., -1], atol=1e-6):
-        raise Wrong("dropout falls on what is read, not on the weights")
+        raise CheckFailed("dropout falls on what is read, not on the weights")
     apart = torch.cdist(dropped.flatten(0, 2), dropped.flatten(0, 2), compute_mode="donot_use_mm_for_euclid_dist")
     alike = (apart < 1e-5).fill_diagonal_(False)
     for what, row, head, query in (("rows", 1, 0, 0), ("heads", 0, 1, 0), ("queries", 0, 0, 1)):
         other = (row * heads + head) * length + query
         if alike[0, other]:
-            raise Wrong(f"dropout takes the same weights in all {what}")
+            raise CheckFailed(f"dropout takes the same weights in all {what}")
     if alike.any():
-        raise Wrong("dropout takes the same weights of two queries")
+        raise CheckFailed("dropout takes the same weights of two queries")
 
 
-class _Whole:
+class _NoWindow:
     """A window that hides nothing."""
 
     def covers(self, length: int) -> bool:
@@ -253,6 +260,6 @@ class _Whole:
         return torch.ones(len(q), k.shape[-1], dtype=torch.bool)
 
 
-def _mask(pattern: str) -> str:
+def _mask_name(pattern: str) -> str:
     """The name of a mask that is just that."""
-    return next(n for n in registry.names("mask") if registry.index()["mask", n].attrs.get("pattern") == pattern)
+    return next(n for n in registry.names("mask") if registry.index()["mask", n].attribute("pattern") == pattern)

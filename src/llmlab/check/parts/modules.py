@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llmlab.check.parts.of import asked, build, randn, sizes
-from llmlab.check.subject import NotApplicable, Subject, Wrong, generator, ids, same
+from llmlab.check.parts.fixtures import build_random, part_sizes, randn, tested_part
+from llmlab.check.subject import CheckFailed, NotApplicable, Subject, assert_close, generator, random_ids
 from llmlab.model.experts import GroupedLinear, linears
 from llmlab.modules import Linear
 from llmlab.slots import Context, Position
@@ -21,91 +21,91 @@ def _norm(subject: Subject) -> Any:
     return subject.spec.stacks[-1].layers[-1].parts["norm"].factory()
 
 
-def _built(subject: Subject) -> Any:
+def _token_function(subject: Subject) -> Any:
     """A function of (B, T, D), of a norm, a feed-forward, or a block whose sublayers are linear."""
-    spec, own = asked(subject, "norm", "ffn", "block"), sizes(subject)
+    spec, own = tested_part(subject, "norm", "ffn", "block"), part_sizes(subject)
     if spec.slot == "norm":
-        return build(spec.factory(), own.dim, own.norm_eps)
+        return build_random(spec.factory(), own.dim, own.norm_eps)
     if spec.slot == "ffn":
-        return build(spec.factory(), own.dim, own.ffn_dim, linears(Linear, own.ffn))
-    block = build(spec.factory(), own, _norm(subject), NAMES)
+        return build_random(spec.factory(), own.dim, own.ffn_dim, linears(Linear, own.ffn))
+    block = build_random(spec.factory(), own, _norm(subject), NAMES)
     maps = {name: randn(own.dim, own.dim, seed=i) * 0.2 for i, name in enumerate(NAMES)}
-    sublayers = {name: partial(_through, w) for name, w in maps.items()}
+    sublayers = {name: partial(_linear_map, w) for name, w in maps.items()}
     return lambda x: block(x, {n: (lambda y, f=f: (f(y), None)) for n, f in sublayers.items()})[0]
 
 
-def _through(weight: Tensor, x: Tensor) -> Tensor:
+def _linear_map(weight: Tensor, x: Tensor) -> Tensor:
     return x @ weight.to(x.dtype)
 
 
 @torch.no_grad()
 def tokens(subject: Subject) -> None:
     """What a token becomes depends on that token alone, in whatever order, number and shape tokens are given."""
-    f, dim = _built(subject), sizes(subject).dim
+    f, dim = _token_function(subject), part_sizes(subject).dim
     x = randn(2, 5, dim)
     want = f(x)
     if want.shape != x.shape:
-        raise Wrong(f"(2, 5, {dim}) becomes {tuple(want.shape)}")
-    same(f(x.flip(1)), want.flip(1), "tokens in another order")
-    same(f(x[:1, 2:3]), want[:1, 2:3], "one token alone")
+        raise CheckFailed(f"(2, 5, {dim}) becomes {tuple(want.shape)}")
+    assert_close(f(x.flip(1)), want.flip(1), "tokens in another order")
+    assert_close(f(x[:1, 2:3]), want[:1, 2:3], "one token alone")
     if subject.case.parts[0][0] != "block":
-        same(f(x.flatten(0, 1)), want.flatten(0, 1), "tokens without a batch")
+        assert_close(f(x.flatten(0, 1)), want.flatten(0, 1), "tokens without a batch")
     changed = x.clone()
     changed[0, 1] += 3
     out = f(changed)
     out[0, 1] = want[0, 1]
-    same(out, want, "another token changed")
+    assert_close(out, want, "another token changed")
 
 
 @torch.no_grad()
 def experts(subject: Subject) -> None:
     """A feed-forward of experts is that of each expert on its tokens, and halves of its width add up to the whole."""
-    spec, own = asked(subject, "ffn"), sizes(subject)
+    spec, own = tested_part(subject, "ffn"), part_sizes(subject)
     n, width = 3, 16
-    grouped = build(spec.factory(), own.dim, width, linears(partial(GroupedLinear, n), own.ffn))
+    grouped = build_random(spec.factory(), own.dim, width, linears(partial(GroupedLinear, n), own.ffn))
     x, ends = randn(8, own.dim), torch.tensor([2, 2, 8], dtype=torch.int32)
     got = grouped(x, ends)
     for e, (a, b) in enumerate(((0, 2), (2, 2), (2, 8))):
-        dense = build(spec.factory(), own.dim, width, linears(Linear, own.ffn))
+        dense = build_random(spec.factory(), own.dim, width, linears(Linear, own.ffn))
         for (name, p), (_, whole) in zip(dense.named_parameters(), grouped.named_parameters(), strict=True):
-            p.copy_(whole[e].view_as(p)) if whole.shape[0] == n else _odd(name)
-        same(got[a:b], dense(x[a:b]), f"expert {e}, among others and alone")
-    whole = build(spec.factory(), own.dim, width, partial(Linear, bias=False))
+            p.copy_(whole[e].view_as(p)) if whole.shape[0] == n else _not_per_expert(name)
+        assert_close(got[a:b], dense(x[a:b]), f"expert {e}, among others and alone")
+    whole = build_random(spec.factory(), own.dim, width, partial(Linear, bias=False))
     halves = []
     for half in (slice(0, width // 2), slice(width // 2, width)):
-        part = build(spec.factory(), own.dim, width // 2, partial(Linear, bias=False))
+        part = build_random(spec.factory(), own.dim, width // 2, partial(Linear, bias=False))
         for module, other in zip(part.modules(), whole.modules(), strict=True):
             if getattr(module, "role", None) == "ffn_in":
                 module.weight.copy_(other.weight[half])
             elif getattr(module, "role", None) == "ffn_out":
                 module.weight.copy_(other.weight[:, half])
         halves.append(part(x))
-    same(halves[0] + halves[1], whole(x), "two halves of its inner width, added up")
+    assert_close(halves[0] + halves[1], whole(x), "two halves of its inner width, added up")
 
 
-def _odd(name: str) -> None:
+def _not_per_expert(name: str) -> None:
     raise NotApplicable(f"{name} is not one of each expert")
 
 
 @torch.no_grad()
 def first_norm(subject: Subject) -> None:
     """A norm with its first values leaves a sound scale, in float32 whatever it is given, and gives back the dtype."""
-    spec, own = asked(subject, "norm"), sizes(subject)
-    norm = build(spec.factory(), own.dim, own.norm_eps)
+    spec, own = tested_part(subject, "norm"), part_sizes(subject)
+    norm = build_random(spec.factory(), own.dim, own.norm_eps)
     constants = getattr(norm, "constants", {})
     for name, p in norm.named_parameters():
         p.fill_(constants.get(name, 0.0))
     x = randn(4, 6, own.dim)
     size = float(norm(x).square().mean().sqrt())
     if not 0.1 < size < 10:
-        raise Wrong(f"with its first values it makes vectors of size 1 ones of size {size:.3g}")
+        raise CheckFailed(f"with its first values it makes vectors of size 1 ones of size {size:.3g}")
     half = (20 * x).bfloat16()
     got, want = norm(half), norm(half.float())
     if got.dtype != torch.bfloat16:
-        raise Wrong(f"it is given bfloat16 but gives {got.dtype}")
+        raise CheckFailed(f"it is given bfloat16 but gives {got.dtype}")
     off = float(((got.float() - want).abs() / want.abs().clamp(min=1e-6)).max())
     if not off < 1.5 * 2**-8:
-        raise Wrong(
+        raise CheckFailed(
             f"in bfloat16 values are off by up to {off:.2%}: more than is lost when it is computed in float32 and rounded"
         )
 
@@ -113,10 +113,10 @@ def first_norm(subject: Subject) -> None:
 @torch.no_grad()
 def wiring(subject: Subject) -> None:
     """A block passes each sublayer's losses on, leaves out what it is not given, and reads what it is given."""
-    spec, own = asked(subject, "block"), sizes(subject)
+    spec, own = tested_part(subject, "block"), part_sizes(subject)
     from llmlab.slots import Aux
 
-    block = build(spec.factory(), own, _norm(subject), NAMES)
+    block = build_random(spec.factory(), own, _norm(subject), NAMES)
     x, said = randn(2, 5, own.dim), Aux(torch.tensor(2.5))
 
     def given(*names: str, factor: float = 1.0) -> tuple[Tensor, Any, list[str]]:
@@ -131,28 +131,28 @@ def wiring(subject: Subject) -> None:
 
     whole, aux, order = given(*NAMES)
     if aux is not said:
-        raise Wrong("the losses of a sublayer are lost")
+        raise CheckFailed("the losses of a sublayer are lost")
     if sorted(order) != sorted(NAMES):
-        raise Wrong(f"of the sublayers {', '.join(NAMES)} it calls {', '.join(order)}")
+        raise CheckFailed(f"of the sublayers {', '.join(NAMES)} it calls {', '.join(order)}")
     for left_out in NAMES:
         names = [n for n in NAMES if n != left_out]
         out, _, order = given(*names)
         if sorted(order) != sorted(names) or torch.equal(out, whole):
-            raise Wrong(f"without {left_out} it calls {', '.join(order)}, with the same result or others")
+            raise CheckFailed(f"without {left_out} it calls {', '.join(order)}, with the same result or others")
     if torch.equal(given(*NAMES, factor=2.0)[0], whole):
-        raise Wrong("what sublayers give makes no difference")
+        raise CheckFailed("what sublayers give makes no difference")
 
 
 @torch.no_grad()
 def chosen_rows(subject: Subject) -> None:
     """A head that reads a token at a time says of some tokens what it says of them among all."""
-    name = asked(subject, "head").name
+    name = tested_part(subject, "head").name
     model, batch = subject.model, subject.batch()
     chosen = torch.rand(batch["ids"].shape, generator=generator(4)) < 0.4
     roles = [role for role, part in subject.spec.heads.items() if part.name == name and role in subject.token_roles]
     for role in roles:
         whole = model(batch, heads={role: None}).heads[role]
-        same(model(batch, heads={role: chosen}).heads[role], whole[chosen], "some tokens alone")
+        assert_close(model(batch, heads={role: chosen}).heads[role], whole[chosen], "some tokens alone")
     if not roles:
         raise NotApplicable("it reads a text, not a token")
 
@@ -160,19 +160,19 @@ def chosen_rows(subject: Subject) -> None:
 @torch.no_grad()
 def vectors(subject: Subject) -> None:
     """Without positions an embedding gives a token the same vector wherever it stands, and its table's rows count."""
-    spec, own = asked(subject, "embedding"), sizes(subject).but(token_types=2)
-    embedding = build(spec.factory(), own.but(embed_dim=own.dim), Position(), _norm(subject), None)
-    text = ids(2, 6)
+    spec, own = tested_part(subject, "embedding"), part_sizes(subject).but(token_types=2)
+    embedding = build_random(spec.factory(), own.but(embed_dim=own.dim), Position(), _norm(subject), None)
+    text = random_ids(2, 6)
     context = Context(6, ids=text, segments=text % 2)
     want = embedding(text, context)
     if want.shape != (2, 6, own.dim) or embedding.weight.shape != (own.vocab_size, embedding.embed_dim):
-        raise Wrong(f"(2, 6) tokens become {tuple(want.shape)}, of a table {tuple(embedding.weight.shape)}")
+        raise CheckFailed(f"(2, 6) tokens become {tuple(want.shape)}, of a table {tuple(embedding.weight.shape)}")
     back = text.flip(1)
-    same(embedding(back, Context(6, ids=back, segments=back % 2)), want.flip(1), "tokens in another order")
+    assert_close(embedding(back, Context(6, ids=back, segments=back % 2)), want.flip(1), "tokens in another order")
     embedding.weight[text[0, 2]] += 1.0
     moved = (embedding(text, context) != want).any(-1)
     if not torch.equal(moved, text == text[0, 2]):
-        raise Wrong("with one row of its table the vectors of other tokens change, or none")
-    shared = build(spec.factory(), own, Position(), _norm(subject), embedding)
+        raise CheckFailed("with one row of its table the vectors of other tokens change, or none")
+    shared = build_random(spec.factory(), own, Position(), _norm(subject), embedding)
     if shared.weight is not embedding.weight or any(p.shape == embedding.weight.shape for p in shared.parameters()):
-        raise Wrong("a stack that shares the table has one of its own")
+        raise CheckFailed("a stack that shares the table has one of its own")

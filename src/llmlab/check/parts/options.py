@@ -8,14 +8,14 @@ from dataclasses import replace
 import torch
 
 from llmlab import registry
-from llmlab.check import learning, reach, texts
+from llmlab.check import equivalences, learning, visibility
 from llmlab.check.refusal import crash, refusal
-from llmlab.check.subject import NotApplicable, Subject, Wrong
+from llmlab.check.subject import CheckFailed, NotApplicable, Subject
 
-CHECKS = (reach.causality, texts.cache, texts.padding, texts.documents, learning.gradients)
+CHECKS = (visibility.causality, equivalences.cache, equivalences.padding, equivalences.documents, learning.gradients)
 
 
-def choices(slot: str, name: str) -> Iterator[str]:
+def option_words(slot: str, name: str) -> Iterator[str]:
     """SLOT.OPTION=VALUE for each choice of a few that is no default, of the part or of kin, which are asked themselves."""
     own = registry.index()[slot, name]
     kin = [e for e in registry.index().values() if (e.slot, e.module, e.qualname) == (slot, own.module, own.qualname)]
@@ -32,7 +32,7 @@ def options(subject: Subject) -> None:
     if not any(word == f"{slot}={name}" for word in subject.case.overrides):
         raise NotApplicable("it is not typed as a choice, so that its options can't be set")
     asked = 0
-    for word in choices(slot, name):
+    for word in option_words(slot, name):
         other = Subject(replace(subject.case, overrides=(*subject.case.overrides, word)))
         try:
             with torch.no_grad():
@@ -40,13 +40,13 @@ def options(subject: Subject) -> None:
         except Exception as e:
             if refusal(e) is not None:
                 continue
-            raise Wrong(f"{word}: {crash(e)}") from e
+            raise CheckFailed(f"{word}: {crash(e)}") from e
         asked += 1
         for check in CHECKS:
             try:
                 check(other)
-            except Wrong as e:
-                raise Wrong(f"{word}: {check.__name__}: {e}") from None
+            except CheckFailed as e:
+                raise CheckFailed(f"{word}: {check.__name__}: {e}") from None
             except NotApplicable:
                 continue
     if not asked:

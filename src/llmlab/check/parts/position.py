@@ -7,13 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llmlab.check.parts.of import LENGTH, asked, build, randn, sizes
-from llmlab.check.subject import NotApplicable, Subject, Wrong, same
+from llmlab import attributes
+from llmlab.check.parts.fixtures import LENGTH, build_random, part_sizes, randn, tested_part
+from llmlab.check.subject import CheckFailed, NotApplicable, Subject, assert_close
 
 ROWS, SCALE = 2, 0.4
 
 
-def scores(part: Any, own: Any, q_ids: Tensor, k_ids: Tensor) -> Tensor:
+def attention_scores(part: Any, own: Any, q_ids: Tensor, k_ids: Tensor) -> Tensor:
     """(B, N, T, S): scaled products of queries and keys that are the same at every position, plus the bias."""
     q = randn(ROWS, own.n_heads, q_ids.shape[-1], own.rotary_dim)
     k = randn(ROWS, own.n_heads, k_ids.shape[-1], own.rotary_dim, seed=2)
@@ -36,7 +37,7 @@ def _state(part: Any, own: Any, q_ids: Tensor, k_ids: Tensor) -> Any:
     return part.of_layer(state, lambda x_LD: tuple(torch.einsum("ld,nhd->nlh", x_LD, weight) for weight in weights))
 
 
-def _ids(part: Any, start: int = 0) -> Tensor:
+def _position_ids(part: Any, start: int = 0) -> Tensor:
     places = torch.arange(start, start + LENGTH)
     return places if part.counts == 1 else torch.stack([places, *[torch.zeros_like(places)] * (part.counts - 1)])[None]
 
@@ -44,34 +45,34 @@ def _ids(part: Any, start: int = 0) -> Tensor:
 @torch.no_grad()
 def shift(subject: Subject) -> None:
     """A position that calls itself `relative` scores a text the same wherever it begins."""
-    spec, own = asked(subject, "position"), sizes(subject)
-    part = build(spec.factory(), own)
-    if not getattr(part, "relative", False):
+    spec, own = tested_part(subject, "position"), part_sizes(subject)
+    part = build_random(spec.factory(), own)
+    if not attributes.of(part, "position", "relative"):
         raise NotApplicable("it does not say that only distances count")
-    want = scores(part, own, _ids(part), _ids(part))
+    want = attention_scores(part, own, _position_ids(part), _position_ids(part))
     for start in (1, 9):
-        got = scores(part, own, _ids(part, start), _ids(part, start))
-        same(got, want, f"scores of a text that begins at position {start} instead of 0", 1e-4)
-    if torch.allclose(scores(part, own, 2 * _ids(part), 2 * _ids(part)), want, atol=1e-3):
-        raise Wrong("scores are the same at twice the distances")
+        got = attention_scores(part, own, _position_ids(part, start), _position_ids(part, start))
+        assert_close(got, want, f"scores of a text that begins at position {start} instead of 0", 1e-4)
+    if torch.allclose(attention_scores(part, own, 2 * _position_ids(part), 2 * _position_ids(part)), want, atol=1e-3):
+        raise CheckFailed("scores are the same at twice the distances")
 
 
 @torch.no_grad()
 def recency(subject: Subject) -> None:
     """A position that calls itself `receding` has a bias of 0 for a token on itself, which falls with the distance."""
-    spec, own = asked(subject, "position"), sizes(subject)
-    part = build(spec.factory(), own)
-    if not getattr(part, "receding", False):
+    spec, own = tested_part(subject, "position"), part_sizes(subject)
+    part = build_random(spec.factory(), own)
+    if not attributes.of(part, "position", "receding"):
         raise NotApplicable("it does not say that far tokens count less")
-    places = _ids(part)
+    places = _position_ids(part)
     q = torch.zeros(1, own.n_heads, LENGTH, own.rotary_dim)
     bias = part.bias(q, q, SCALE, _state(part, own, places, places)).expand(1, -1, -1, -1)[0]
     if bias.diagonal(dim1=1, dim2=2).abs().max() > 1e-6:
-        raise Wrong("a token has a bias on itself")
+        raise CheckFailed("a token has a bias on itself")
     for n, t in ((n, t) for n in range(own.n_heads) for t in range(LENGTH)):
         back = bias[n, t, : t + 1].flip(0)  # itself, the token before it, and so on
         if not (back.diff() < 0).all():
-            raise Wrong(
+            raise CheckFailed(
                 f"the bias of head {n} on tokens at distance 0, 1 ... is {[round(b, 3) for b in back.tolist()]}"
             )
 
@@ -79,21 +80,27 @@ def recency(subject: Subject) -> None:
 @torch.no_grad()
 def rows(subject: Subject) -> None:
     """Position ids that all rows share, and the same for each row, give the same; rows with ids of their own their own."""
-    spec, own = asked(subject, "position"), sizes(subject)
-    part = build(spec.factory(), own)
-    shared = _ids(part)
+    spec, own = tested_part(subject, "position"), part_sizes(subject)
+    part = build_random(spec.factory(), own)
+    shared = _position_ids(part)
     each = shared.expand(ROWS, *shared.shape[-2:]) if part.counts > 1 else shared.expand(ROWS, -1)
     one, other = part.embed(shared), part.embed(each)
     if (one is None) != (other is None):
-        raise Wrong("it embeds ids of a row or of all rows, but not both")
+        raise CheckFailed("it embeds ids of a row or of all rows, but not both")
     if one is not None and other is not None:
-        same(other, one.expand_as(other), "vectors of ids that each row has")
-    same(scores(part, own, each, each), scores(part, own, shared, shared), "scores by ids that each row has")
+        assert_close(other, one.expand_as(other), "vectors of ids that each row has")
+    assert_close(
+        attention_scores(part, own, each, each),
+        attention_scores(part, own, shared, shared),
+        "scores by ids that each row has",
+    )
     own_ids = torch.cat([each[:1], 2 * each[1:] + 1])
-    got = scores(part, own, own_ids, own_ids)
+    got = attention_scores(part, own, own_ids, own_ids)
     for row, ids in enumerate(own_ids):
         alone = ids if part.counts == 1 else ids[None]
-        same(got[row], scores(part, own, alone, alone)[row], "scores of a row with positions of its own")
+        assert_close(
+            got[row], attention_scores(part, own, alone, alone)[row], "scores of a row with positions of its own"
+        )
     says = part.bias(
         torch.zeros(1, own.n_heads, LENGTH, own.rotary_dim),
         torch.zeros(1, own.n_heads, LENGTH, own.rotary_dim),
@@ -101,4 +108,4 @@ def rows(subject: Subject) -> None:
         _state(part, own, shared, shared),
     )
     if says is not None and not part.has_bias:
-        raise Wrong("it has a bias but does not say so (has_bias), so that a kernel would ignore it")
+        raise CheckFailed("it has a bias but does not say so (has_bias), so that a kernel would ignore it")

@@ -6,8 +6,8 @@ import torch
 from torch.nn import functional as F
 
 from llmlab.check import learning
-from llmlab.check.parts.of import asked, sizes
-from llmlab.check.subject import NotApplicable, Subject, Wrong, generator, same
+from llmlab.check.parts.fixtures import part_sizes, tested_part
+from llmlab.check.subject import CheckFailed, NotApplicable, Subject, assert_close, generator
 from llmlab.slots import Role
 
 ROLES: tuple[Role, ...] = ("embed", "position", "q", "k", "v", "out", "ffn_in", "ffn_out", "router", "head", "other")
@@ -15,7 +15,7 @@ ROLES: tuple[Role, ...] = ("embed", "position", "q", "k", "v", "out", "ffn_in", 
 
 def first_values(subject: Subject) -> None:
     """First values come from the generator alone, are finite and centred, and another seed's are others."""
-    init, own = asked(subject, "init").factory()(), sizes(subject)
+    init, own = tested_part(subject, "init").factory()(), part_sizes(subject)
     for role in ROLES:
         drawn = []
         for seed, noise in ((0, 1), (0, 2), (1, 1)):
@@ -25,13 +25,13 @@ def first_values(subject: Subject) -> None:
             drawn.append(tensor)
         first, again, other = drawn
         if not torch.isfinite(first).all():
-            raise Wrong(f"{role}: not every value is filled with a number")
+            raise CheckFailed(f"{role}: not every value is filled with a number")
         if not torch.equal(first, again):
-            raise Wrong(f"{role}: values do not come from the generator alone")
+            raise CheckFailed(f"{role}: values do not come from the generator alone")
         if first.unique().numel() > 1 and torch.equal(first, other):
-            raise Wrong(f"{role}: another seed gives the same values")
+            raise CheckFailed(f"{role}: another seed gives the same values")
         if not abs(float(first.mean())) <= 0.1 * float(first.std()):
-            raise Wrong(
+            raise CheckFailed(
                 f"{role}: the mean is {float(first.mean()):.3g} at a standard deviation of {float(first.std()):.3g}"
             )
 
@@ -39,21 +39,21 @@ def first_values(subject: Subject) -> None:
 @torch.no_grad()
 def likelihood(subject: Subject) -> None:
     """An objective's loss has the cross-entropy at its targets, and where it is a text's likelihood each token is a target."""
-    measures = asked(subject, "objective").attribute("measures", {})
+    measures = tested_part(subject, "objective").attribute("measures")
     likelihoods = [name for name, kind in measures.items() if kind in ("nll", "bits")]
     if not likelihoods:
         raise NotApplicable("it measures no likelihood")
-    model, batch, made = subject.model, learning.samples(subject), learning.objective(subject)
+    model, batch, made = subject.model, learning.prepared_batch(subject), learning.build_objective(subject)
     loss, where = made.loss(model, batch), batch["labels"] >= 0
     logits = model(batch, heads={"tokens": None}).heads["tokens"].double()
     by_hand = -F.log_softmax(logits, -1)[where].gather(-1, batch["labels"][where][:, None]).sum()
     nll, count = loss.shown[likelihoods[0]]
-    same(nll.double(), by_hand, "the cross-entropy, summed over targets", 1e-4)
+    assert_close(nll.double(), by_hand, "the cross-entropy, summed over targets", 1e-4)
     if int(count) != int(where.sum()):
-        raise Wrong(f"it counts {int(count)} targets of {int(where.sum())}")
+        raise CheckFailed(f"it counts {int(count)} targets of {int(where.sum())}")
     if measures[likelihoods[0]] != "bits":
         return
     if not torch.equal(batch["ids"][:, 1:], batch["labels"][:, :-1]):
-        raise Wrong("labels are not the tokens that come next")
+        raise CheckFailed("labels are not the tokens that come next")
     if not where.all():
-        raise Wrong("not every token is a target")
+        raise CheckFailed("not every token is a target")

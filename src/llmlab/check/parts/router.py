@@ -7,20 +7,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llmlab.check.parts.of import asked, build, randn, sizes
-from llmlab.check.subject import NotApplicable, Subject, Wrong, same
+from llmlab.check.parts.fixtures import build_random, part_sizes, randn, tested_part
+from llmlab.check.subject import CheckFailed, NotApplicable, Subject, assert_close
 from llmlab.slots import Choice
 
 
 def _router(subject: Subject) -> tuple[Any, Any]:
-    spec, own = asked(subject, "moe"), sizes(subject)
-    if spec.attribute("dense", False):
+    spec, own = tested_part(subject, "moe"), part_sizes(subject)
+    if spec.attribute("dense"):
         raise NotApplicable("it has no experts")
     from dataclasses import replace
 
     moe = replace(own.moe, balance=0.02, z=0.01, n_experts=4, per_token=2)
     own = own.but(moe=moe, causal=False, sees_all=True)
-    return build(spec.factory(), own), own
+    return build_random(spec.factory(), own), own
 
 
 @torch.no_grad()
@@ -33,25 +33,25 @@ def routing(subject: Subject) -> None:
     moe = own.moe
     if isinstance(routing, Choice):
         if routing.tokens.shape[0] != moe.n_experts or routing.tokens.shape != routing.weights.shape:
-            raise Wrong(f"tokens are {tuple(routing.tokens.shape)} and weights {tuple(routing.weights.shape)}")
+            raise CheckFailed(f"tokens are {tuple(routing.tokens.shape)} and weights {tuple(routing.weights.shape)}")
         if not valid[routing.tokens].all():
-            raise Wrong("an expert takes padding")
+            raise CheckFailed("an expert takes padding")
         same_token = any(len(set(row)) < len(row) for row in routing.tokens.tolist())
     else:
         if routing.experts.shape != (9, moe.per_token) or routing.weights.shape != (9, moe.per_token):
-            raise Wrong(f"experts are {tuple(routing.experts.shape)}, not (9, model.moe.per_token)")
+            raise CheckFailed(f"experts are {tuple(routing.experts.shape)}, not (9, model.moe.per_token)")
         if not (int(routing.experts.min()) >= 0 and int(routing.experts.max()) < moe.n_experts):
-            raise Wrong("there is no such expert")
+            raise CheckFailed("there is no such expert")
         same_token = any(len(set(row)) < len(row) for row in routing.experts.tolist())
         alone = router(x[:6], None)
-        same(routing.weights[:6], alone.weights, "weights of tokens beside padding", 1e-5)
+        assert_close(routing.weights[:6], alone.weights, "weights of tokens beside padding", 1e-5)
     if same_token:
-        raise Wrong("a token meets an expert twice")
+        raise CheckFailed("a token meets an expert twice")
     if not torch.isfinite(routing.weights).all() or bool((routing.weights < 0).any()):
-        raise Wrong("weights are not finite, or negative")
+        raise CheckFailed("weights are not finite, or negative")
     if routing.loss is not None:
         want = router(x[:6], None).loss
-        same(routing.loss, want, "the loss of tokens beside padding", 1e-5)
+        assert_close(routing.loss, want, "the loss of tokens beside padding", 1e-5)
 
 
 @torch.no_grad()
@@ -73,7 +73,7 @@ def ranks(subject: Subject) -> None:
         raise NotApplicable("its losses are linear in tokens, each device's its own")
     for half in halves:
         totals = iter([sum(pair) for pair in zip(*summed, strict=True)])
-        same(
+        assert_close(
             router(x[half], valid[half], lambda t, of=totals: next(of)).loss,
             whole,
             "the loss of one of two devices",

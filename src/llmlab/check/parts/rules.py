@@ -9,18 +9,18 @@ from typing import Any, get_args
 import torch
 
 from llmlab import registry
-from llmlab.check import plain
+from llmlab.check import reference_attention
+from llmlab.check.parts.fixtures import LENGTH, tested_part
 from llmlab.check.parts.kernel import DATA
-from llmlab.check.parts.of import LENGTH, asked
-from llmlab.check.subject import NotApplicable, Subject, Wrong
-from llmlab.model.layout import PartSpec
+from llmlab.check.subject import CheckFailed, NotApplicable, Subject
+from llmlab.config.spec import PartSpec
 
 ROWS = 2
 
 
 def pairs(subject: Subject) -> None:
     """A mask or window allows the pairs that it says it `sees`, at any offset; `pattern` and `covers` say no other thing."""
-    spec = asked(subject, "mask", "window")
+    spec = tested_part(subject, "mask", "window")
     rules = list(variants(spec))
     if not hasattr(rules[0][1], "sees"):
         raise NotApplicable(f"{spec.slot}={spec.name} has no `sees` that says the same of one pair")
@@ -28,11 +28,11 @@ def pairs(subject: Subject) -> None:
         raise NotApplicable(f"it reads {', '.join(missing)}, for which the check has no example")
     for variant, rule in rules:
         try:
-            _pairs(rule, spec.slot)
-        except Wrong as e:
-            raise Wrong(f"{variant}: {e}") from None
+            _check_pairs(rule, spec.slot)
+        except CheckFailed as e:
+            raise CheckFailed(f"{variant}: {e}") from None
     if len({rule for _, rule in rules}) != len(rules):
-        raise Wrong("with other options it is equal to itself, so that layers would share what is seen")
+        raise CheckFailed("with other options it is equal to itself, so that layers would share what is seen")
 
 
 def variants(spec: PartSpec) -> Iterator[tuple[PartSpec, Any]]:
@@ -46,31 +46,33 @@ def variants(spec: PartSpec) -> Iterator[tuple[PartSpec, Any]]:
                     yield variant, variant.factory()()
 
 
-def _pairs(rule: Any, slot: str) -> None:
-    want = torch.tensor([_grid(rule, row) for row in range(ROWS)])
+def _check_pairs(rule: Any, slot: str) -> None:
+    want = torch.tensor([_pairs_one_by_one(rule, row) for row in range(ROWS)])
     k = torch.arange(LENGTH)[None]
     for offset in range(LENGTH):
         got = rule.allowed(k[:, offset:].T, k, DATA).expand(ROWS, LENGTH - offset, LENGTH)
         if not torch.equal(got, want[:, offset:]):
             row, q, key = (got != want[:, offset:]).nonzero()[0].tolist()
             verb = "sees" if got[row, q, key] else "does not see"
-            raise Wrong(f"of {LENGTH} tokens, {offset} of them before, token {q + offset} {verb} token {key}")
+            raise CheckFailed(f"of {LENGTH} tokens, {offset} of them before, token {q + offset} {verb} token {key}")
     if slot == "window":
-        _covers(rule)
+        _check_covers(rule)
     elif rule.pattern is not None:
         meant = torch.ones(LENGTH, LENGTH).bool()
         if not torch.equal(want[0], meant.tril() if rule.pattern == "causal" else meant):
-            raise Wrong(f"its pattern is {rule.pattern!r}, but that is not what it allows")
+            raise CheckFailed(f"its pattern is {rule.pattern!r}, but that is not what it allows")
 
 
-def _grid(rule: Any, row: int) -> list[list[bool]]:
-    data = plain.row_of(DATA, rule.needs, row)
+def _pairs_one_by_one(rule: Any, row: int) -> list[list[bool]]:
+    data = reference_attention.row_data(DATA, rule.needs, row)
     return [[bool(rule.sees(q, k, data)) for k in range(LENGTH)] for q in range(LENGTH)]
 
 
-def _covers(rule: Any) -> None:
+def _check_covers(rule: Any) -> None:
     """Where it says that it hides nothing of so many tokens, it hides nothing."""
     for length in range(1, LENGTH + 1):
         hides = [(q, k) for q in range(length) for k in range(length) if not rule.sees(q, k, {})]
         if rule.covers(length) and hides:
-            raise Wrong(f"it says that it covers {length} tokens, but hides token {hides[0][1]} from {hides[0][0]}")
+            raise CheckFailed(
+                f"it says that it covers {length} tokens, but hides token {hides[0][1]} from {hides[0][0]}"
+            )

@@ -14,9 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llmlab.check.subject import Wrong
+from llmlab import attributes
+from llmlab.check.subject import CheckFailed
 
-WIDEST, STEP = 256, 8  # widths of a head that FlashAttention computes
+MAX_HEAD_DIM, HEAD_DIM_MULTIPLE = 256, 8  # widths of a head that FlashAttention computes
 
 
 def varlen_attn(
@@ -36,14 +37,16 @@ def varlen_attn(
     not take."""
     widths = {x.shape[-1] for x in (q_nNH, k_nKH, v_nKH)}
     lengths = q_bounds.diff()
-    if len(widths) > 1 or max(widths) > WIDEST or max(widths) % STEP:
-        raise Wrong(f"varlen_attn is given heads {widths} wide")
+    if len(widths) > 1 or max(widths) > MAX_HEAD_DIM or max(widths) % HEAD_DIM_MULTIPLE:
+        raise CheckFailed(f"varlen_attn is given heads {widths} wide")
     if q_bounds.dtype != torch.int32 or not torch.equal(q_bounds, k_bounds) or int(lengths.min()) < 1:
-        raise Wrong("varlen_attn is given bounds that are not ascending int32, the same of queries and keys")
+        raise CheckFailed("varlen_attn is given bounds that are not ascending int32, the same of queries and keys")
     if (int(q_bounds[0]), int(q_bounds[-1])) != (0, len(q_nNH)) or not q_longest == k_longest >= int(lengths.max()):
-        raise Wrong(f"varlen_attn is given bounds {q_bounds.tolist()} of {len(q_nNH)} tokens, the longest {q_longest}")
+        raise CheckFailed(
+            f"varlen_attn is given bounds {q_bounds.tolist()} of {len(q_nNH)} tokens, the longest {q_longest}"
+        )
     if window_size not in ((-1, 0), (-1, -1)) or (not enable_gqa and q_nNH.shape[1] != k_nKH.shape[1]):
-        raise Wrong(f"varlen_attn is given window_size={window_size}, or shared heads without enable_gqa")
+        raise CheckFailed(f"varlen_attn is given window_size={window_size}, or shared heads without enable_gqa")
     groups = q_nNH.shape[1] // k_nKH.shape[1]
     q, k, v = (x.repeat_interleave(n, 1).transpose(0, 1) for x, n in ((q_nNH, 1), (k_nKH, groups), (v_nKH, groups)))
     out = []
@@ -66,7 +69,7 @@ def flex_attention(
 ) -> Tensor:
     """(B, N, T, H'), as torch.nn.attention.flex_attention documents it; a query that sees nothing gives 0."""
     if not enable_gqa and q_BNTH.shape[1] != k_BKSH.shape[1]:
-        raise Wrong("flex_attention is given shared heads without enable_gqa")
+        raise CheckFailed("flex_attention is given shared heads without enable_gqa")
     k, v = (x.repeat_interleave(q_BNTH.shape[1] // x.shape[1], 1) for x in (k_BKSH, v_BKSH))
     s_BNTS = q_BNTH @ k.mT * (q_BNTH.shape[-1] ** -0.5 if scale is None else scale)
     where = [torch.arange(n).view(-1, *(1,) * (3 - at)) for at, n in enumerate(s_BNTS.shape)]
@@ -79,18 +82,18 @@ def flex_attention(
     return weights.masked_fill(hidden, 0.0) @ v
 
 
-WRITTEN_OUT: dict[tuple[str, str], Callable[..., Tensor]] = {
+IMPLEMENTATIONS: dict[tuple[str, str], Callable[..., Tensor]] = {
     ("torch.nn.attention.varlen", "varlen_attn"): varlen_attn,
     ("torch.nn.attention.flex_attention", "flex_attention"): flex_attention,
 }
 
 
-def called_by(kernel: Any) -> list[tuple[dict[str, Any], str]]:
+def gpu_calls(kernel: Any) -> list[tuple[dict[str, Any], str]]:
     """Where the modules of the kernel's classes name such functions; nothing if it could not be used here even so."""
-    if not hasattr(kernel, "devices"):
+    if not attributes.of(kernel, "kernel", "devices"):
         return []
     modules = [vars(sys.modules[name]) for name in dict.fromkeys(c.__module__ for c in type(kernel).__mro__)]
-    return [(names, name) for names in modules for name, value in names.items() if _path(value) in WRITTEN_OUT]
+    return [(names, name) for names in modules for name, value in names.items() if _path(value) in IMPLEMENTATIONS]
 
 
 def _path(value: Any) -> tuple[str, str]:
@@ -98,7 +101,7 @@ def _path(value: Any) -> tuple[str, str]:
 
 
 @contextmanager
-def stood_in(kernel: Any) -> Iterator[None]:
+def replaced_by_reference(kernel: Any) -> Iterator[None]:
     """Within, the kernel computes here as on the devices that it is for. Wrong if it has called nothing of theirs by then."""
     calls = []
 
@@ -109,11 +112,11 @@ def stood_in(kernel: Any) -> Iterator[None]:
 
         return call
 
-    own = [(names, name, names[name]) for names, name in called_by(kernel)]
+    own = [(names, name, names[name]) for names, name in gpu_calls(kernel)]
     here = {"devices": ("cpu",), "dtypes": (torch.float32,)}
-    said = [name for name in here if hasattr(kernel, name)]
+    said = [name for name in here if attributes.of(kernel, "kernel", name)]
     for names, name, theirs in own:
-        names[name] = counted(WRITTEN_OUT[_path(theirs)])
+        names[name] = counted(IMPLEMENTATIONS[_path(theirs)])
     for name in said:
         setattr(kernel, name, here[name])
     try:
@@ -124,4 +127,4 @@ def stood_in(kernel: Any) -> Iterator[None]:
         for name in said:
             delattr(kernel, name)
     if not calls:
-        raise Wrong(f"it never calls {' or '.join(name for _, name, _ in own)}, whatever is seen")
+        raise CheckFailed(f"it never calls {' or '.join(name for _, name, _ in own)}, whatever is seen")

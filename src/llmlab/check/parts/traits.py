@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from llmlab import registry
-from llmlab.check.parts.of import asked
-from llmlab.check.reference import settle
+from llmlab.check.parts.fixtures import tested_part
+from llmlab.check.reference import path_seeded_model
 from llmlab.check.refusal import refusal
-from llmlab.check.subject import NotApplicable, Subject, Wrong, role_of, small
+from llmlab.check.subject import CheckFailed, NotApplicable, Subject, head_role, small_part
+from llmlab.config.spec import ModelSpec
 from llmlab.config.traits import unused_by
-from llmlab.model.layout import ModelSpec
 
 # By slot, a value that is not the usual one. Dropout is asked for elsewhere.
 TRAITS: dict[str, dict[str, Any]] = {
@@ -41,42 +41,42 @@ TRAITS: dict[str, dict[str, Any]] = {
     "embedding": {"token_types": 2},
     "head": {"logit_scale": 3.0, "logit_softcap": 0.5},
 }
-BESIDE = {"moe": {"moe__n_shared": 1}}  # without which one of them means nothing
+REQUIRED_TRAITS = {"moe": {"moe__n_shared": 1}}  # without which one of them means nothing
 
 
 @torch.no_grad()
 def traits(subject: Subject) -> None:
     """A trait makes a difference to the part, or is refused; one that it calls `unused` makes none."""
-    asked(subject, *TRAITS)
+    tested_part(subject, *TRAITS)
     slot, name = subject.case.parts[0]
     batch, refused = subject.batch(), unused_by(slot, name)
-    beside, role = BESIDE.get(slot, {}), role_of(name) if slot == "head" else None
+    beside, role = REQUIRED_TRAITS.get(slot, {}), head_role(name) if slot == "head" else None
     before: dict[str, list[Tensor]] = {}
     for trait, value in TRAITS[slot].items():
         spec = replace(subject.spec, **subject.traits(**beside))
         changed = replace(subject.spec, **subject.traits(**{**beside, trait.replace(".", "__"): value}))
-        kernel = _kernel(changed)
+        kernel = _supporting_kernel(changed)
         if kernel is None:
             continue
         if kernel not in before:
-            before[kernel] = _says(replace(spec, kernel=small("kernel", kernel)), batch, role)
-        after = _says(replace(changed, kernel=small("kernel", kernel)), batch, role)
+            before[kernel] = _outputs(replace(spec, kernel=small_part("kernel", kernel)), batch, role)
+        after = _outputs(replace(changed, kernel=small_part("kernel", kernel)), batch, role)
         counts = not all(torch.equal(a, b) for a, b in zip(before[kernel], after, strict=True))
         if counts and trait in refused:
-            raise Wrong(f"model.{trait}={value} makes a difference, but is called unused")
+            raise CheckFailed(f"model.{trait}={value} makes a difference, but is called unused")
         if not counts and trait not in refused:
-            raise Wrong(f"model.{trait}={value} changes nothing, and is not called unused")
+            raise CheckFailed(f"model.{trait}={value} changes nothing, and is not called unused")
     if not before:
         raise NotApplicable("it refuses all of its traits")
 
 
-def _kernel(spec: ModelSpec) -> str | None:
+def _supporting_kernel(spec: ModelSpec) -> str | None:
     """One that takes such scores, the model's own if it does; None if the model is refused whatever the kernel."""
     from llmlab.model.build import assemble
 
     for name in dict.fromkeys([spec.kernel.name, *registry.names("kernel")]):
         try:
-            assemble(replace(spec, kernel=small("kernel", name)))
+            assemble(replace(spec, kernel=small_part("kernel", name)))
         except Exception as e:
             if refusal(e) is None:
                 raise
@@ -85,7 +85,7 @@ def _kernel(spec: ModelSpec) -> str | None:
     return None
 
 
-def _says(spec: ModelSpec, batch: dict[str, Tensor], role: str | None) -> list[Tensor]:
+def _outputs(spec: ModelSpec, batch: dict[str, Tensor], role: str | None) -> list[Tensor]:
     """What one head says, or hidden states and what all heads say, with weights that go by path alone."""
-    out = settle(spec)(batch)
+    out = path_seeded_model(spec)(batch)
     return [out.hidden, *out.heads.values()] if role is None else [out.heads[role]]

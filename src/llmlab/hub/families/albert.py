@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 
+from llmlab.config.spec import ModelSpec
 from llmlab.errors import UserError
 from llmlab.hub.entry import LABELS, SPAN, Config, Entry, Head, activation, expect, n_labels, part, settings
 from llmlab.hub.families.bert import (
@@ -19,7 +20,6 @@ from llmlab.hub.families.bert import (
     sizes,
 )
 from llmlab.hub.rules import Rule, linear
-from llmlab.model.layout import ModelSpec
 
 OURS = "stacks.main.layers."
 RULES = [

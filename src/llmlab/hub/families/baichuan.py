@@ -4,10 +4,10 @@ unit rows. As in the authors' code (modeling_baichuan.py in their repositories).
 
 from __future__ import annotations
 
+from llmlab.config.spec import ModelSpec
 from llmlab.hub.entry import Config, Entry, Head, expect, part, settings
 from llmlab.hub.families.llama import ENDS, FFN, NORMS, OURS, THEIRS
 from llmlab.hub.rules import fused, linear
-from llmlab.model.layout import ModelSpec
 
 RULES = [
     *ENDS,
@@ -30,7 +30,7 @@ DEFAULTS: Config = {
 
 
 def read(c: Config) -> list[str]:
-    """What config.json of the 13B lacks, for it has ALiBi, is max_position_embeddings."""
+    """The 13B is told from the 7B by what its config.json lacks: max_position_embeddings, for it has ALiBi."""
     expect(c, "hidden_act", "silu")
     rotated = "max_position_embeddings" in c
     values = {

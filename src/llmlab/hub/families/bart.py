@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+from llmlab.config.spec import ModelSpec, PartSpec
 from llmlab.hub.entry import STATED, Config, Entry, Head, activation, expect, n_labels, part, settings
 from llmlab.hub.families.gpt2 import ACTIVATIONS, act_name
 from llmlab.hub.rules import Rule, linear, same
-from llmlab.model.layout import ModelSpec
 
 TABLE, OTHER = (f"stacks.{name}.embedding.table.weight" for name in ("encoder", "decoder"))
 
 
 def layers(name: str) -> list[Rule]:
-    """Of a stack. "self_attn" and "encoder_attn" are attention; "final_layer_norm" is that of the feed-forward."""
+    """Rules for a stack's layers. "self_attn" and "encoder_attn" are attention; "final_layer_norm" is the ffn's norm."""
     ours, theirs = f"stacks.{name}.layers.{{i}}.", f"model.{name}.layers.{{i}}."
     rules = [
         same(f"stacks.{name}.positions.0.table.weight", f"model.{name}.embed_positions.weight"),
@@ -70,7 +68,7 @@ DEFAULTS: Config = {
 
 
 def sizes(c: Config) -> list[str]:
-    """What BART and its kin write alike."""
+    """Overrides for the sizes that BART and its kin name alike."""
     values = {
         "dim": c["d_model"],
         "n_layers": c["encoder_layers"] + c["decoder_layers"],
@@ -141,8 +139,8 @@ def write(spec: ModelSpec) -> Config:
     return out
 
 
-def classes(c: Config) -> dict[str, Any]:
-    """Read where the source says its last end."""
+def classes(c: Config) -> dict[str, PartSpec]:
+    """The head for classes, which reads the decoder's state at the last eos of the source."""
     own = {"pool": "last", "only": c["eos_token_id"], "dropout": float(c["classifier_dropout"]), "input_dropout": True}
     return {"classes": part("head", "pooled", n_classes=n_labels(c, 3), **own)}
 

@@ -5,10 +5,10 @@ SpanBERT's files are BERT's.
 
 from __future__ import annotations
 
+from llmlab.config.spec import ModelSpec
 from llmlab.errors import UserError
 from llmlab.hub.entry import LABELS, SPAN, Config, Entry, Head, activation, expect, n_labels, part, settings
 from llmlab.hub.rules import Rule, linear, same
-from llmlab.model.layout import ModelSpec
 
 OURS = "stacks.main.layers.{i}."
 ACTIVATIONS = {
@@ -98,7 +98,7 @@ DEFAULTS: Config = {
 
 
 def sizes(c: Config) -> Config:
-    """What the whole layout writes alike."""
+    """Our sizes from the keys that all of BERT's kin share."""
     return {
         "dim": c["hidden_size"],
         "n_layers": c["num_hidden_layers"],

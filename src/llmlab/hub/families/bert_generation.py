@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from llmlab.config.spec import ModelSpec
 from llmlab.hub.entry import Config, Entry, Head, part
 from llmlab.hub.families.bert import BARE, DEFAULTS, IGNORE, TIED, embeddings, layers, read_as, write_as
 from llmlab.hub.rules import same
-from llmlab.model.layout import ModelSpec
 
 RULES = [
     *embeddings("bert.embeddings."),

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from llmlab.config.spec import ModelSpec
 from llmlab.hub.entry import Config, Entry, Head, expect, n_kv_heads, n_labels, part, settings
 from llmlab.hub.families import chatglm1
 from llmlab.hub.families.llama import LM
 from llmlab.hub.rules import fused, linear, same
-from llmlab.model.layout import ModelSpec
 
 OURS, THEIRS = "stacks.main.layers.{i}.", "transformer.encoder.layers.{i}."
 RULES = [

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
+from llmlab.config.spec import ModelSpec
 from llmlab.hub.entry import Config, expect, settings
+from llmlab.hub.outputs import Argument, Loaded, Outputs, tensors
 from llmlab.hub.rules import grouped, linear, same
-from llmlab.model.layout import ModelSpec
 
 OURS, THEIRS = "stacks.main.layers.{i}.", "transformer.layers.{i}."
 RULES = [
@@ -35,7 +36,7 @@ DEFAULTS: Config = {
 
 
 def first(c: Config) -> bool:
-    """Whether a config.json is of the first ChatGLM."""
+    """True for a config.json of the first ChatGLM."""
     return c.get("inner_hidden_size") is not None or c.get("position_encoding_2d") is not None
 
 
@@ -75,7 +76,7 @@ def write(spec: ModelSpec) -> Config:
     }
 
 
-def call(model: Any, given: dict[str, Any]) -> Any:
+def call(model: Loaded, arguments: Mapping[str, Argument]) -> Outputs | None:
     """`attention_mask` (B, 1, T, T) is 1 where a token is hidden, `position_ids` (B, 2, T) are pairs. Without them a text is
     seen both ways up to the start token, and what follows is a block that stands at its mask token.
 
@@ -84,7 +85,7 @@ def call(model: Any, given: dict[str, Any]) -> Any:
     config = {**DEFAULTS, **model.config}
     if not first(model.config):
         return None
-    given = {name: x for name, x in given.items() if x is not None}
+    given = tensors(arguments)
     if unknown := given.keys() - {"input_ids", "attention_mask", "position_ids"}:
         raise TypeError(
             f"{min(unknown)} is not an argument of this model; there are input_ids, attention_mask, position_ids"
@@ -110,7 +111,7 @@ def call(model: Any, given: dict[str, Any]) -> Any:
     return model.answer(model.model({"ids": ids_BT, "allowed": allowed, "positions": positions}))
 
 
-def _index(ids_BT: Tensor, token: Any, name: str) -> Tensor:
+def _index(ids_BT: Tensor, token: int | Tensor, name: str) -> Tensor:
     found = ids_BT == token
     if not found.any(1).all():
         raise ValueError(f"input_ids: a text has no {name} token; give attention_mask and position_ids")

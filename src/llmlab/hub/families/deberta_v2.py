@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from llmlab.config.spec import ModelSpec
 from llmlab.errors import UserError
 from llmlab.hub.entry import LABELS, SPAN, Config, Entry, Head, expect, n_labels, part, settings
 from llmlab.hub.families import bert
@@ -17,7 +18,6 @@ from llmlab.hub.families.bert import (
     read_as,
 )
 from llmlab.hub.rules import linear, same
-from llmlab.model.layout import ModelSpec
 
 THEIRS = "deberta.encoder.layer.{i}."
 POSITION = "stacks.main.positions.0."

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+from llmlab.config.spec import PartSpec
 from llmlab.hub.entry import LABELS, SCORED, SPAN, Config, Head, part
 from llmlab.hub.rules import linear, same
 
@@ -14,14 +13,13 @@ HEADS = [
 ]
 
 
-def classes(name: str, base: str | None = "", **head: Any) -> dict[str, Head]:
-    """By the name of the family. base: prefix of the base model's tensors in its own file, None as in the others.
-
-    head: options of the next token's head.
+def classes(name: str, base: str | None = "", *, bias: bool = False) -> dict[str, Head]:
+    """Heads by the name of the reference class. base: the prefix of the base model's tensors in a file of its own, None if
+    it is that of the others. bias: on the logits of the next token.
     """
 
-    def lm(c: Config) -> dict:
-        return {"tokens": part("head", "lm", **head)}
+    def lm(c: Config) -> dict[str, PartSpec]:
+        return {"tokens": part("head", "lm", bias=True) if bias else part("head", "lm")}
 
     return {
         f"{name}ForCausalLM": Head(lm, {"logits": "head:tokens"}),

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 
+from llmlab.config.spec import ModelSpec
 from llmlab.hub.entry import Config, expect, rope, settings
 from llmlab.hub.families.llama import FFN, NORMS, OURS, THEIRS, base, gate, gate_name, layout, routed, sizes, turned
 from llmlab.hub.rules import linear, same
-from llmlab.model.layout import ModelSpec
 
 LATENT = [
     *linear(OURS + "attention.q", THEIRS + "self_attn.q_proj"),
@@ -60,7 +60,7 @@ def _scale(c: Config, options: Config) -> float:
 
 
 def body(c: Config, *, interleaved: bool) -> list[str]:
-    """What V2 and V3 write alike: sizes, latent attention, experts, and which layers have them."""
+    """Overrides that V2 and V3 share: sizes, latent attention, experts, and which layers have them."""
     expect(c, "moe_layer_freq", 1, default=1)
     options = rope(c, interleaved=interleaved)
     n, dense = c["num_hidden_layers"], c["first_k_dense_replace"]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from llmlab.config.spec import ModelSpec
 from llmlab.hub.entry import Config, expect, settings
 from llmlab.hub.families import deepseek
 from llmlab.hub.families.llama import FFN, NORMS, layout, routed
-from llmlab.model.layout import ModelSpec
 
 DEFAULTS: Config = {
     "vocab_size": 102400,

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from llmlab.config.spec import ModelSpec
 from llmlab.hub.entry import LABELS, Config, Entry, Head, activation, n_labels, part, settings
 from llmlab.hub.families.bert import ACTIVATIONS, BARE, IGNORE, OURS, PLAIN, act_name, embeddings, masked_rules
 from llmlab.hub.rules import linear
-from llmlab.model.layout import ModelSpec
 
 THEIRS = "distilbert.transformer.layer.{i}."
 EPS = 1e-12  # of every norm, whatever config.json says

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from llmlab.config.spec import ModelSpec
 from llmlab.hub.entry import LABELS, SPAN, Config, Entry, Head, n_labels, part
 from llmlab.hub.families.bert import (
     BARE,
@@ -15,7 +16,6 @@ from llmlab.hub.families.bert import (
     write_as,
 )
 from llmlab.hub.rules import linear, same
-from llmlab.model.layout import ModelSpec
 
 RULES = [
     *embeddings("electra.embeddings."),

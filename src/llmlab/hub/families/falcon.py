@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from llmlab.config.spec import ModelSpec
 from llmlab.hub.entry import Config, Entry, activation, expect, n_kv_heads, rope, rope_parameters, settings
 from llmlab.hub.families.decoder import HEADS, classes
 from llmlab.hub.families.gpt2 import ACTIVATIONS, act_name
 from llmlab.hub.rules import grouped, linear, same
-from llmlab.model.layout import ModelSpec
 
 OURS, THEIRS = "stacks.main.layers.{i}.", "transformer.h.{i}."
 

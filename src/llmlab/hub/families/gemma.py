@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from llmlab.config.spec import ModelSpec
 from llmlab.hub.entry import Config, expect, rope, settings
 from llmlab.hub.families import gemma3
 from llmlab.hub.families.llama import ATTENTION, FFN, NORMS, base, gate, gate_name, layout, sizes, turned
 from llmlab.hub.windows import KINDS, write_windows
-from llmlab.model.layout import ModelSpec
 
 GEMMA: Config = {
     "vocab_size": 256000,

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from llmlab.config.spec import ModelSpec
 from llmlab.hub.entry import Config, by_layer, expect, rope, rope_parameters, settings
 from llmlab.hub.families.llama import ATTENTION, FFN, OURS, THEIRS, base, gate, gate_name, layout, sizes
 from llmlab.hub.rules import same
-from llmlab.model.layout import ModelSpec
 
 NAMES = {"sliding_attention": "local", "full_attention": "global"}
 RULES = [

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from llmlab.config.spec import ModelSpec
 from llmlab.hub.entry import Config, rope, settings
 from llmlab.hub.families.llama import ATTENTION, NORMS, OURS, THEIRS, base, gate, gate_name, layout, sizes, turned
 from llmlab.hub.families.phi3 import FUSED_FFN
 from llmlab.hub.rules import same
-from llmlab.model.layout import ModelSpec
 
 DEFAULTS: Config = {
     "vocab_size": 151552,

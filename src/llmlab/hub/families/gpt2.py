@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from llmlab.config.spec import ModelSpec
 from llmlab.hub.entry import LABELS, SCORED, SPAN, Config, Entry, Head, activation, expect, part, settings
 from llmlab.hub.rules import fused, linear, same
-from llmlab.model.layout import ModelSpec
 
 OURS, THEIRS = "stacks.main.layers.{i}.", "transformer.h.{i}."
 ACTIVATIONS = {

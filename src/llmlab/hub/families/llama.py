@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
+from llmlab.config.spec import ModelSpec
 from llmlab.hub.entry import (
     LABELS,
     SCORED,
@@ -20,7 +21,6 @@ from llmlab.hub.entry import (
     settings,
 )
 from llmlab.hub.rules import Rule, linear, same
-from llmlab.model.layout import ModelSpec
 
 OURS, THEIRS = "stacks.main.layers.{i}.", "model.layers.{i}."
 
@@ -97,13 +97,15 @@ def gate_name(spec: ModelSpec) -> str:
     return next((theirs for theirs, ours in GATES.items() if ours == ffn), "silu")
 
 
-def turned(spec: ModelSpec, **more: Any) -> Config:
+def turned(spec: ModelSpec, *, partial: bool = False) -> Config:
     """`rope_parameters` of the first layer."""
-    return rope_parameters(spec.stacks[0].layers[0].parts["position"].options, spec.sizes.max_positions, **more)
+    return rope_parameters(
+        spec.stacks[0].layers[0].parts["position"].options, spec.sizes.max_positions, partial=partial
+    )
 
 
-def sizes(c: Config) -> dict[str, Any]:
-    """Sizes that the whole layout writes alike."""
+def sizes(c: Config) -> Config:
+    """Our sizes from the keys that the whole layout shares."""
     return {
         "dim": c["hidden_size"],
         "n_layers": c["num_hidden_layers"],
@@ -160,7 +162,17 @@ LM = Head(lambda c: {"tokens": part("head", "lm")}, {"logits": "head:tokens"})
 BASE = Head(lambda c: {}, {"last_hidden_state": "hidden"}, prefix="")
 
 
-def layout(name: str, model_type: str, families: tuple[str, ...], rules: list[Rule], **more: Any) -> Entry:
+def layout(
+    name: str,
+    model_type: str,
+    families: tuple[str, ...],
+    rules: list[Rule],
+    *,
+    read: Callable[[Config], list[str]],
+    write: Callable[[ModelSpec], Config],
+    defaults: Config,
+    extra_layers: bool = False,
+) -> Entry:
     """An entry whose tensors are laid out as LLaMA's."""
     return Entry(
         model_types=(model_type,),
@@ -174,10 +186,13 @@ def layout(name: str, model_type: str, families: tuple[str, ...], rules: list[Ru
             f"{name}Model": BASE,
         },
         prefix="model.",
-        ignore=(r"rotary_emb\.inv_freq$", *more.pop("ignore", ())),
+        ignore=(r"rotary_emb\.inv_freq$",),
         head_key="lm_head.weight",
         embed_key="model.embed_tokens.weight",
-        **more,
+        read=read,
+        write=write,
+        defaults=defaults,
+        extra_layers=extra_layers,
     )
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from llmlab.config.spec import ModelSpec
 from llmlab.hub.entry import Config, expect, rope, settings
 from llmlab.hub.families.llama import ATTENTION, FFN, NORMS, OURS, THEIRS, base, gate, gate_name, layout, sizes, turned
 from llmlab.hub.rules import Rule, experts, same
 from llmlab.hub.windows import read_windows, write_windows
-from llmlab.model.layout import ModelSpec
 
 MISTRAL: Config = {
     "vocab_size": 32000,

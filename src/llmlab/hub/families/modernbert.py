@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from llmlab.config.spec import ModelSpec
 from llmlab.hub.entry import (
     Config,
     Entry,
@@ -19,7 +20,6 @@ from llmlab.hub.entry import (
 )
 from llmlab.hub.families.bert import ACTIVATIONS, OURS
 from llmlab.hub.rules import fused, linear, same
-from llmlab.model.layout import ModelSpec
 
 THEIRS = "model.layers.{i}."
 KINDS = {"sliding_attention": "local", "full_attention": "global"}

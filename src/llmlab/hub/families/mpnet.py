@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from llmlab.config.spec import ModelSpec
 from llmlab.errors import UserError
 from llmlab.hub.entry import LABELS, SPAN, Config, Entry, Head, expect, part
 from llmlab.hub.families.bert import (
@@ -18,7 +19,6 @@ from llmlab.hub.families.bert import (
 )
 from llmlab.hub.families.roberta import classes, counted, pad_of
 from llmlab.hub.rules import linear, same
-from llmlab.model.layout import ModelSpec
 
 THEIRS = "mpnet.encoder.layer.{i}."
 PAD, BUCKETS = 1, 32  # whatever config.json says

@@ -5,10 +5,10 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
+from llmlab.config.spec import ModelSpec
 from llmlab.hub.entry import Config, Entry, expect, settings
 from llmlab.hub.families.decoder import HEADS, classes
 from llmlab.hub.rules import fused, linear, same
-from llmlab.model.layout import ModelSpec
 
 OURS, THEIRS = "stacks.main.layers.{i}.", "transformer.blocks.{i}."
 

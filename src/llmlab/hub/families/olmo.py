@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from llmlab.config.spec import ModelSpec
 from llmlab.hub.entry import Config, rope, settings
 from llmlab.hub.families.llama import ATTENTION, FFN, OURS, THEIRS, base, gate, gate_name, layout, sizes, turned
 from llmlab.hub.rules import same
-from llmlab.model.layout import ModelSpec
 
 EPS = 1e-5  # of OLMo's norms; config.json does not hold it
 OLMO: Config = {

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from llmlab.config.spec import ModelSpec
 from llmlab.errors import UserError
 from llmlab.hub.entry import Config, Entry, Head, activation, expect, settings
 from llmlab.hub.families.decoder import HEADS, classes
 from llmlab.hub.families.gpt2 import ACTIVATIONS, act_name
 from llmlab.hub.rules import linear, same
-from llmlab.model.layout import ModelSpec
 
 OURS, THEIRS = "stacks.main.layers.{i}.", "model.decoder.layers.{i}."
 

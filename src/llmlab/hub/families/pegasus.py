@@ -7,10 +7,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from llmlab.config.spec import ModelSpec
 from llmlab.hub.entry import Config, Entry, Head
 from llmlab.hub.families import bart
 from llmlab.hub.rules import linear
-from llmlab.model.layout import ModelSpec
 
 STACKS = ("encoder", "decoder")
 DEFAULTS = {k: v for k, v in bart.DEFAULTS.items() if k != "classifier_dropout"}

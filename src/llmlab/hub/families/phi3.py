@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from llmlab.config.spec import ModelSpec
 from llmlab.hub.entry import Config, expect, rope, settings
 from llmlab.hub.families.llama import NORMS, OURS, THEIRS, base, gate, gate_name, layout, sizes, turned
 from llmlab.hub.rules import fused, linear
 from llmlab.hub.windows import read_windows, write_windows
-from llmlab.model.layout import ModelSpec
 
 DEFAULTS: Config = {
     "vocab_size": 32064,

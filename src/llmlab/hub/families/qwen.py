@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from llmlab.config.spec import ModelSpec
 from llmlab.hub.entry import Config, rope, settings
 from llmlab.hub.families.llama import ATTENTION, FFN, NORMS, base, gate, gate_name, layout, sizes, turned
 from llmlab.hub.windows import read_windows, write_windows
-from llmlab.model.layout import ModelSpec
 
 QWEN2: Config = {
     "vocab_size": 151936,

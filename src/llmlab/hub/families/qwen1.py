@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from llmlab.config.spec import ModelSpec
 from llmlab.hub.entry import Config, Entry, expect, settings
 from llmlab.hub.families.llama import LM
 from llmlab.hub.rules import fused, linear, same
-from llmlab.model.layout import ModelSpec
 
 OURS, THEIRS = "stacks.main.layers.{i}.", "transformer.h.{i}."
 RULES = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from llmlab.config.spec import ModelSpec
 from llmlab.hub.entry import Config, rope, settings
 from llmlab.hub.families.llama import (
     ATTENTION,
@@ -19,7 +20,6 @@ from llmlab.hub.families.llama import (
 )
 from llmlab.hub.rules import same
 from llmlab.hub.windows import KINDS, read_windows, write_windows
-from llmlab.model.layout import ModelSpec
 
 DEFAULTS: Config = {
     "vocab_size": 151936,

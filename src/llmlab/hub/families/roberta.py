@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from llmlab.config.spec import ModelSpec
 from llmlab.errors import UserError
 from llmlab.hub.entry import LABELS, SPAN, Config, Entry, Head, n_labels, part
 from llmlab.hub.families.bert import (
@@ -19,7 +20,6 @@ from llmlab.hub.families.bert import (
     write_as,
 )
 from llmlab.hub.rules import linear
-from llmlab.model.layout import ModelSpec
 
 RULES = [
     *embeddings("roberta.embeddings."),

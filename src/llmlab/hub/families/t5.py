@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from llmlab.config.spec import ModelSpec
 from llmlab.hub.entry import STATED, Config, Entry, Head, expect, part, settings
 from llmlab.hub.rules import Rule, same
-from llmlab.model.layout import ModelSpec
 
 FFNS = {  # of several names of one, the last is the one that is written
     "gelu_new": "gelu_tanh",

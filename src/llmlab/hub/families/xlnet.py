@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from llmlab import attributes
+from llmlab.config.spec import ModelSpec, PartSpec
 from llmlab.hub.entry import LABELS, SPAN, Config, Entry, Head, activation, expect, n_labels, part, settings
-from llmlab.hub.model import HubModel, Outputs
+from llmlab.hub.outputs import Argument, Loaded, Outputs, tensors
 from llmlab.hub.rules import folded, linear, same
-from llmlab.model.layout import ModelSpec, PartSpec
 from llmlab.model.memory import Memory
 
 OURS, THEIRS = "stacks.main.layers.{i}.", "transformer.layer.{i}."
@@ -116,20 +116,27 @@ MASKS = ("attention_mask", "input_mask", "perm_mask")
 ARGUMENTS = ("input_ids", *MASKS, "target_mapping", "token_type_ids", "mems", "use_mems")
 
 
-def call(model: HubModel, given: dict[str, Any]) -> Outputs:
+def call(model: Loaded, arguments: Mapping[str, Argument]) -> Outputs:
     """L tokens, of which P are asked for (`target_mapping`), behind a memory of M: [text; queries] in one pass.
 
     A query sees what its token sees, the token itself included where `perm_mask` does not hide it. Where that is nothing it
     reads the mean of all tokens, as in the reference, the answer among them. `mems.N` is the N-th of `mems`.
     """
-    layers = {int(name[5:]): x for name, x in given.items() if name.startswith("mems.") and name[5:].isdigit()}
-    given = {name: x for name, x in given.items() if x is not None and not name.startswith("mems.")}
-    if unknown := [name for name in given if name not in ARGUMENTS]:
+    layers = {
+        int(name[5:]): x
+        for name, x in arguments.items()
+        if name.startswith("mems.") and name[5:].isdigit() and isinstance(x, Tensor)
+    }
+    others = {name: x for name, x in arguments.items() if x is not None and not name.startswith("mems.")}
+    if unknown := [name for name in others if name not in ARGUMENTS]:
         raise TypeError(f"{unknown[0]} is not an argument of this model; there are {', '.join(ARGUMENTS)}")
+    given = tensors({name: x for name, x in others.items() if name not in ("mems", "use_mems")})
+    mems = others.get("mems") or [layers[i] for i in sorted(layers)]
+    assert isinstance(mems, Sequence)
     config = {**DEFAULTS, **model.config}
     ids_BL = given["input_ids"]
     size, length = ids_BL.shape
-    before = [x.transpose(0, 1) for x in given.get("mems") or [layers[i] for i in sorted(layers)] if x is not None]
+    before = [x.transpose(0, 1) for x in mems if isinstance(x, Tensor)]
     memory = Memory(config["mem_len"] or None, min(config["reuse_len"] or length, length), before)
 
     batch: dict[str, Tensor] = {"ids": ids_BL}
@@ -138,7 +145,7 @@ def call(model: HubModel, given: dict[str, Any]) -> Outputs:
     seen_BLS = _seen(given, config, memory.length)
     heads: dict[str, Tensor | None] | None = None
     if "target_mapping" in given:
-        if any(not getattr(head, "per_token", False) for head in model.model.heads.values()):
+        if any(not attributes.of(head, "head", "per_token") for head in model.model.heads.values()):
             raise TypeError("target_mapping: this class gives one answer a text")
         batch = _asking(batch, given["target_mapping"], seen_BLS, memory.length)
         heads = dict.fromkeys(model.model.heads, batch["queries"])
@@ -149,12 +156,12 @@ def call(model: HubModel, given: dict[str, Any]) -> Outputs:
         asked = {role: x.unflatten(0, (size, -1)) for role, x in out.heads.items()}
         out = out._replace(hidden=out.hidden[:, length:], heads=asked)
     said = model.answer(out)
-    if given.get("use_mems", config["use_mems_train" if model.model.training else "use_mems_eval"]):
+    if others.get("use_mems", config["use_mems_train" if model.model.training else "use_mems_eval"]):
         said["mems"] = tuple(x.transpose(0, 1) for x in memory.layers)
     return said
 
 
-def _seen(given: Mapping[str, Any], config: Config, before: int) -> Tensor:
+def _seen(given: Mapping[str, Tensor], config: Config, before: int) -> Tensor:
     """(B, L, M + L) bool: what each token sees. Masks may hide it from itself."""
     if "attention_mask" in given and "input_mask" in given:
         raise TypeError("input_mask is the opposite of attention_mask; give one of them")

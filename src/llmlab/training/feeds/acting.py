@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Protocol, TypedDict
 import numpy as np
 import torch
 
-from llmlab.data.samples import samples
 from llmlab.decoding.answers import Answer, answers
 from llmlab.decoding.generate import fits_padding
 from llmlab.decoding.sampling import Sampling
@@ -18,11 +17,8 @@ from llmlab.model import build
 from llmlab.slots import Rollout
 
 if TYPE_CHECKING:
-    from llmlab.data.corpus import Corpus
-    from llmlab.data.records import Records
+    from llmlab.config.spec import ModelSpec
     from llmlab.data.tokenizer import Tokenizer
-    from llmlab.data.windows import Stream
-    from llmlab.model.layout import ModelSpec
     from llmlab.model.model import Model
     from llmlab.slots import Reward, Vocabulary
     from llmlab.training.feeds import Batch
@@ -32,10 +28,10 @@ CHECKED = 10_000  # records that are looked at before a run, all others as they 
 
 
 class Prompt(TypedDict):
-    """A sample of records of the kind "prompts". given: the record's fields beside the prompt."""
+    """A sample of records of the kind "prompts". rest: the record's other fields."""
 
     prompt: np.ndarray
-    given: dict[str, Any]
+    rest: dict[str, Any]
 
 
 class Prompts(Protocol):
@@ -43,23 +39,10 @@ class Prompts(Protocol):
     def __getitem__(self, i: int, /) -> Prompt: ...
 
 
-def prompts(corpus: Corpus, part: Stream | Records, objective: Any, seq_len: int) -> Prompts:
-    """The prompts of a part, cut at their beginning so that the longest answer fits into `seq_len` behind them."""
-    how: Rollout = objective.rollout
-    if how.max_new >= seq_len:
-        raise UserError(
-            f"objective.max_new={how.max_new} leaves no room for a prompt in data.seq_len={seq_len}, which holds both"
-        )
-    try:
-        return samples(corpus, part, objective, seq_len - how.max_new)  # type: ignore[return-value]
-    except ValueError as e:
-        raise UserError(f"objective.max_new={how.max_new} leaves no room for a prompt: {e}") from e
-
-
 def check(found: Prompts, reward: Reward, spec: ModelSpec) -> None:
     """UserError for prompts that lack what the reward needs, or that the model can't answer together."""
     for i in range(min(len(found), CHECKED)):
-        _needed(reward, found[i]["given"])
+        _needed(reward, found[i]["rest"])
     if not fits_padding(build.assemble(spec), spec.sizes.max_positions):
         raise UserError(
             f"model={spec.family} has a mask or window that goes by absolute places, so prompts of different lengths "
@@ -67,11 +50,11 @@ def check(found: Prompts, reward: Reward, spec: ModelSpec) -> None:
         )
 
 
-def _needed(reward: Reward, given: Mapping[str, Any]) -> None:
-    if missing := [name for name in reward.needs if name not in given]:
+def _needed(reward: Reward, rest: Mapping[str, Any]) -> None:
+    if missing := [name for name in reward.needs if name not in rest]:
         raise UserError(
             f"reward {type(reward).__name__} needs the field {missing[0]!r} of each record, but one has prompt"
-            f"{''.join(f', {name}' for name in given)}; reward.field=NAME names another"
+            f"{''.join(f', {name}' for name in rest)}; reward.field=NAME names another"
         )
 
 
@@ -104,8 +87,8 @@ class Actor:
         """The reward of each answer. UserError for what is no number."""
         texts = [self.tokenizer.decode(answer.ids) for answer in found]
         for p in prompts:
-            _needed(self.reward, p["given"])
-        records = [{**p["given"], "prompt": self.tokenizer.decode(p["prompt"].tolist())} for p in prompts]
+            _needed(self.reward, p["rest"])
+        records = [{**p["rest"], "prompt": self.tokenizer.decode(p["prompt"].tolist())} for p in prompts]
         scores = [float(score) for score in self.reward.score(records, texts)]
         if len(scores) != len(texts) or not all(map(np.isfinite, scores)):
             name = type(self.reward).__name__

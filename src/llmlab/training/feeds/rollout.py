@@ -7,7 +7,7 @@ the whole rollout, so that any can take any answer. N answers, A tokens of the l
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -16,8 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from llmlab.data import collate
 from llmlab.data.loader import total
 from llmlab.data.order import indices
+from llmlab.data.samples import samples
 from llmlab.decoding.sampling import Sampling
 from llmlab.errors import UserError
 from llmlab.seeds import key
@@ -65,7 +67,8 @@ class Sized:
 class Rollouts(Feed):
     """Micro-batches of the answers that the module's model gives.
 
-    limit: held-out prompts of a validation, the first; None: all. steps: optimizer steps of the run.
+    limit: held-out prompts of a validation, the first; None: all. steps: optimizer steps of the run. seq_len:
+    tokens of a prompt and its answer at most.
     """
 
     def __init__(
@@ -78,10 +81,11 @@ class Rollouts(Feed):
         seed: int,
         cut: Cut,
         steps: int,
+        seq_len: int,
         limit: int | None = None,
     ):
         self.prompts, self.held_out, self.objective, self.actor = prompts, held_out, objective, actor
-        self.seed, self.cut, self.steps, self.limit = seed, cut, steps, limit
+        self.seed, self.cut, self.steps, self.seq_len, self.limit = seed, cut, steps, seq_len, limit
         self.how = objective.rollout
         self.size = cut.batch_size * self.how.batches
         self.held: Held | None = None
@@ -96,14 +100,15 @@ class Rollouts(Feed):
     def of(cls, cfg: Any, recipe: Recipe, cut: Cut, steps: int) -> Rollouts:
         """UserError for prompts that can't be answered or judged."""
         corpus, objective = recipe.corpus, recipe.objective
-        prompts = acting.prompts(corpus, corpus.train, objective, cfg.data.seq_len)
-        held_out = acting.prompts(corpus, corpus.validation, objective, cfg.data.seq_len)
+        prompts: Any = recipe.samples
+        held_out: Any = samples(corpus, corpus.validation, objective, cfg.data.seq_len)
         for part in (prompts, held_out):
             acting.check(part, recipe.reward, recipe.spec)
         actor = Actor(objective.rollout, recipe.reward, corpus.tokenizer, corpus.vocabulary, cut.micro)
         batches = cfg.train.validation_batches
         limit = None if batches is None else batches * cut.batch_size
-        return cls(prompts, held_out, objective, actor, seed=cfg.seed, cut=cut, steps=steps, limit=limit)
+        how = {"seed": cfg.seed, "cut": cut, "steps": steps, "seq_len": cfg.data.seq_len, "limit": limit}
+        return cls(prompts, held_out, objective, actor, **how)
 
     def attach(self, module: Offline) -> None:
         self.module = module
@@ -124,11 +129,11 @@ class Rollouts(Feed):
             epoch, batch = divmod(within, self.how.batches)
             order = np.random.default_rng(key(self.seed, "rollout order", number, epoch)).permutation(self.size)
             rows = order[batch * size : (batch + 1) * size]
-            samples = [self._prepared(row) for row in rows.tolist()]
-            counts = total(self.objective.targets(sample) for sample in samples)
+            prepared = [self._prepared(row) for row in rows.tolist()]
+            counts = total(self.objective.targets(sample) for sample in prepared)
             for j in range(self.cut.accumulate):
                 first = (j * world + rank) * micro
-                made = padded(samples[first : first + micro])
+                made: Batch = collate.batch(prepared[first : first + micro], "pad", most=self.seq_len)
                 made["counts"] = {name: torch.tensor(n) for name, n in counts.items()}
                 if not within:
                     made["fresh"] = torch.tensor(True)
@@ -212,21 +217,3 @@ class Rollouts(Feed):
 
     def load(self, state: dict[str, Any]) -> None:
         self.held = Held(state["number"], state["rows"]) if state else None
-
-
-def padded(samples: Sequence[Mapping[str, np.ndarray]]) -> Batch:
-    """Samples of different lengths as one batch, padded on the right to a multiple of 8; `valid` where there is padding."""
-    longest = max(len(s["ids"]) for s in samples)
-    width = -(-longest // 8) * 8
-    found: Batch = {}
-    for name in samples[0]:
-        fill = -100 if name == "labels" else 0
-        rows = [
-            np.pad(s[name], (0, width - len(s[name])), constant_values=fill) if s[name].ndim else s[name]
-            for s in samples
-        ]
-        found[name] = torch.from_numpy(np.stack(rows))
-    lengths = torch.tensor([len(s["ids"]) for s in samples])
-    if not bool((lengths == width).all()):
-        found["valid"] = torch.arange(width)[None] < lengths[:, None]
-    return found

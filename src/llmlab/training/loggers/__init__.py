@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol, cast
 
 from llmlab.errors import UserError
-from llmlab.training.checkpoint import step_of
+from llmlab.runs.checkpoint import step_of
 from llmlab.training.loggers.guard import Guarded
 from llmlab.training.loggers.samples import Samples
 

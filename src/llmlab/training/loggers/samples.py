@@ -44,7 +44,7 @@ class Samples:
 
         The generator of its own draws, so that the run's random numbers are what they would be without.
         """
-        from llmlab.training.closing import sample
+        from llmlab.training.finish import sample
 
         if not module.trainer.strategy.whole:
             raise UserError("no device has the whole model while it trains")

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from llmlab.lab.record import shown
+from llmlab.runs.record import shown
 
 FOLDER = "tensorboard"
 

@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from llmlab.lab.account import offline_reason
-from llmlab.lab.record import shown
+from llmlab.runs.record import shown
 from llmlab.training.loggers import samples
+from llmlab.training.loggers.account import offline_reason
 
 INIT_SECONDS, FINISH_SECONDS, UPLOAD_SECONDS = 20.0, 60.0, 1800.0
 LONGEST_TAG = 64  # W&B refuses longer ones

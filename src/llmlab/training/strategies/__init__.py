@@ -9,10 +9,6 @@ from typing import Any
 
 from llmlab.config.devices import ZERO
 
-# What ZeRO is told, and plans know without it.
-BUCKET = 50_000_000  # elements that are reduced or gathered at once
-KEPT_WHOLE = 100_000  # zero3 on GPUs: tensors of fewer elements are not sharded for the forward
-
 
 def check(cfg: Any, place: Any, spec: Any) -> None:
     """UserError in a line for what the strategy can't do with this model; called before anything is written."""

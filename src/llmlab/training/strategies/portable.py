@@ -19,12 +19,12 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from llmlab.model import build, roles
-from llmlab.training import checkpoint
+from llmlab.runs import checkpoint
 from llmlab.training.clipping import clip_by_norm
 
 
 class SafeCheckpointIO(CheckpointIO):
-    """Lightning's door to `llmlab.training.checkpoint`."""
+    """Lightning's door to `llmlab.runs.checkpoint`."""
 
     def save_checkpoint(self, checkpoint_: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         state = dict(checkpoint_)

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
 
+from llmlab import attributes
 from llmlab.errors import UserError
 from llmlab.model import build
 from llmlab.model.experts import MixtureOfExperts
@@ -115,7 +116,7 @@ def regions(model: Any) -> Iterator[Any]:
 
 def planned(region: Any) -> Iterator[tuple[nn.Module, str, int | None]]:
     """(module, name, dimension that is split or None) of each parameter in a region."""
-    whole = {getattr(region, name, None) for name in getattr(region, "latents", ())}
+    whole = {getattr(region, name, None) for name in attributes.of(region, "attention", "latents")}
     one_kv_head = getattr(region, "n_kv_heads", None) == 1
     for module in region.modules():
         role = getattr(module, "role", None)
@@ -158,7 +159,10 @@ def _hold(module: Any, name: str, mesh: DeviceMesh, dim: int | None, read: Read)
     module.reads[name] = read
     placement = Replicate() if dim is None else Shard(dim)
     whole = module._parameters[name].data
-    module._parameters[name] = nn.Parameter(distribute_tensor(whole, mesh, [placement], src_data_rank=None))
+    module._parameters[name] = nn.Parameter(
+        distribute_tensor(whole, mesh, [placement], src_data_rank=None),
+        requires_grad=module._parameters[name].requires_grad,
+    )
 
 
 def _piece(parameter: DTensor) -> Tensor:

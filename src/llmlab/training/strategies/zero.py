@@ -25,8 +25,9 @@ from torch.optim import Optimizer
 from llmlab.errors import UserError
 from llmlab.model import roles
 from llmlab.model.model import Model
-from llmlab.training.strategies import BUCKET, KEPT_WHOLE, elementwise
+from llmlab.training.strategies import elementwise
 from llmlab.training.strategies.portable import ByPath, SafeCheckpointIO
+from llmlab.training.strategies.zero_buckets import BUCKET, KEPT_WHOLE
 
 
 def check(cfg: Any, place: Any, spec: Any) -> None:
@@ -63,6 +64,7 @@ class Zero(ByPath, DeepSpeedStrategy):
         self.stage, self.gpu, self.offload, self.bf16 = stage, gpu, offload, bf16
         self._groups: list[list[str]] = []  # paths of the parameters of each group of the optimizer
         self._ready = False  # whether DeepSpeed has the parameters
+        self._unrounded: dict[nn.Parameter, Tensor] = {}  # with bf16, on the first rank: frozen ones as they are saved
         super().__init__(
             stage=stage,
             offload_optimizer=offload,
@@ -198,7 +200,7 @@ class Zero(ByPath, DeepSpeedStrategy):
         return self.checkpoint_io.load_checkpoint(Path(checkpoint_path))
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
-        """What is trained, in float32. On the first rank only, which writes it."""
+        """The weights in float32. On the first rank only, which writes them."""
         found = {}
         for name, tensor in self._trained().state_dict(keep_vars=True).items():
             value = self._whole(tensor) if isinstance(tensor, nn.Parameter) else tensor.detach()
@@ -212,7 +214,7 @@ class Zero(ByPath, DeepSpeedStrategy):
         names = [k for k, v in base.state[first].items() if isinstance(v, Tensor) and v.shape == first.shape]
         rest = {k: torch.as_tensor(v, dtype=torch.float32) for k, v in base.state[first].items() if k not in names}
         state: dict[str, Any] = {}
-        for path, parameter, _ in roles.parameters(self._trained()):
+        for path, parameter, _ in roles.learning(self._trained()):
             values = {name: self._whole(parameter, name) for name in names}
             if self.is_global_zero:
                 own = {k: v.clone() for k, v in rest.items()}  # a step shared by all would count for each
@@ -225,14 +227,14 @@ class Zero(ByPath, DeepSpeedStrategy):
         of = {path: group for group in saved["param_groups"] for path in group["params"]}
         for group, paths in zip(base.param_groups, self._groups, strict=True):
             group |= {k: v for k, v in of[paths[0]].items() if k in group and k not in ("params", "fused", "foreach")}
-        shapes = {path: tuple(p.whole_shape) for path, p, _ in roles.parameters(self._trained())}  # type: ignore[attr-defined]
+        shapes = {path: tuple(p.whole_shape) for path, p, _ in roles.learning(self._trained())}  # type: ignore[attr-defined]
         path, example = next(iter(saved["state"].items()))
         names = [k for k, v in example.items() if tuple(getattr(v, "shape", ())) == shapes[path] and k != "step"]
         for flat in self._flat:
             rest = {k: (int(v) if self.offload else v.clone()) for k, v in example.items() if k not in names}
             base.state[flat] = {**rest, **{name: torch.zeros_like(flat) for name in names}}
         self._link()
-        for path, parameter, _ in roles.parameters(self._trained()):
+        for path, parameter, _ in roles.learning(self._trained()):
             for name in names:
                 self._set(parameter, saved["state"][path][name], name)
         if self.offload:
@@ -265,9 +267,22 @@ class Zero(ByPath, DeepSpeedStrategy):
         """A trained weight, or its optimizer state of that name, whole; all ranks must ask for it."""
         from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
 
+        if not parameter.requires_grad:
+            return self._frozen(parameter)
         if name is None:
             return safe_get_full_fp32_param(parameter)
         return safe_get_full_optimizer_state(parameter, name)
+
+    def _frozen(self, parameter: nn.Parameter) -> Tensor:
+        """A frozen weight, whole. DeepSpeed's optimizers know nothing of it, so its own functions give None or fail."""
+        if self.bf16:  # no rank gathers
+            return self._unrounded.get(parameter, parameter.detach())
+        if self.stage < 3:
+            return parameter.detach().float()
+        import deepspeed
+
+        with deepspeed.zero.GatheredParameters([parameter]):
+            return parameter.detach().float().clone()
 
     def _set(self, parameter: nn.Parameter, value: Tensor, name: str | None = None) -> None:
         """The reverse of `_whole`."""
@@ -297,7 +312,11 @@ class Zero(ByPath, DeepSpeedStrategy):
                 parameter.copy_(value)
         else:
             parameter.copy_(value)
-        if self._ready:
+        if not parameter.requires_grad:
+            # DeepSpeed makes all of a module bfloat16; only what learns has float32 weights beside, which are saved.
+            if self.bf16 and self.is_global_zero:
+                self._unrounded[parameter] = value
+        elif self._ready:
             self._set(parameter, value)
 
 

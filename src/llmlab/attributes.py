@@ -1,0 +1,257 @@
+"""The attributes that a part may declare on its class: for each slot their types, defaults, meanings and values.
+
+They are literals, read from the source without importing it. One that is public and literal but not in the table is refused
+when parts are discovered, and so is a value that does not fit: a misspelt one would be ignored in silence.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypedDict, Union
+
+from llmlab.errors import near
+from llmlab.record_kinds import KINDS, TEXT
+from llmlab.sizes import ModelConfig
+
+EVERY = "every slot"  # the key in `TABLE` of what any part may declare
+
+
+class Companion(TypedDict, total=False):
+    """How an objective declares another model that it works with."""
+
+    heads: dict[str, str]  # role: the name of its part
+    trains: bool
+    shares: tuple[str, ...]  # "embedding": it is the trained model's own
+
+
+@dataclass(frozen=True)
+class Attribute:
+    """One attribute. A default stands for parts that do not declare it."""
+
+    type: Any
+    default: Any
+    doc: str
+    choices: tuple[str, ...] = ()  # of every string in its value, where they are closed
+    part_of: str = ""  # the slot whose parts the strings in its value name
+    literal: bool = True  # False: its value can't be written as a literal, so it is taken from the class alone
+
+
+def _model_keys(cls: type = ModelConfig, before: str = "") -> Iterator[str]:
+    """Sizes and traits as they are written below `model.`"""
+    for f in dataclasses.fields(cls):
+        if dataclasses.is_dataclass(f.default_factory):
+            yield from _model_keys(typing.cast("type", f.default_factory), f"{f.name}.")
+        else:
+            yield before + f.name
+
+
+NEEDS = Attribute(tuple[str, ...], (), "keys of the batch that it reads as they are")
+PATTERN = Attribute(
+    str | None,
+    None,
+    "what it comes to, where it is just that, so that a kernel may take its fast path",
+    ("causal", "full"),
+)
+RELATIVE = Attribute(bool, False, "it goes by distance alone, so that pairs are counted by distance")
+
+TABLE: Mapping[str, Mapping[str, Attribute]] = {
+    EVERY: {
+        "unused": Attribute(
+            tuple[str, ...] | dict[str, tuple[str, ...]],
+            (),
+            "keys below `model.` that it can't honour; of kin, a dict of such tuples by registered name",
+            tuple(_model_keys()),
+        ),
+        "small": Attribute(
+            dict[str, Any], {}, "options with which a text of a dozen tokens shows what it does, for `llmlab check`"
+        ),
+        "idle": Attribute(tuple[str, ...], (), "its parameters that not every batch has a gradient for"),
+        "estimates": Attribute(
+            bool, False, "its gradient is not the slope of what it computes (a straight-through estimate)"
+        ),
+    },
+    "norm": {},
+    "position": {
+        "scope": Attribute(str, "stack", 'one instance a stack, or one a "layer"', ("stack", "layer")),
+        "counts": Attribute(int, 1, "numbers that place a token: 2 for a place and one in a block"),
+        "caches_rotated": Attribute(
+            bool, True, "False: angles depend on the length, so a cache keeps keys as they were projected"
+        ),
+        "has_regions": Attribute(bool, False, "`rotate` returns several terms"),
+        "has_bias": Attribute(
+            bool, False, "`bias` may return a tensor: a kernel that can't add one refuses when built"
+        ),
+        "splits": Attribute(bool, False, "what a row gives depends on which half of the batch it is in"),
+        "relative": Attribute(bool, False, "scores are the same wherever a text begins"),
+        "receding": Attribute(
+            bool, False, "a token has a bias of 0 on itself, which falls with the distance of others"
+        ),
+        "projects": Attribute(bool, False, "it scores with the attention's projections: each layer asks `of_layer`"),
+        "score_width": Attribute(int, 0, "numbers of a query that every distance is scored with"),
+    },
+    "embedding": {},
+    "block": {
+        "final_norm": Attribute(bool, False, "the stack needs a norm after its last layer"),
+    },
+    "attention": {
+        "latents": Attribute(
+            tuple[str, ...], (), "its linears that all heads share: tensor parallelism leaves them whole"
+        ),
+        "textbook": Attribute(
+            bool,
+            False,
+            "without positions, norms and clipping it is out(softmax(scale q.k) v), one linear a role, heads in order",
+        ),
+    },
+    "ffn": {},
+    "moe": {
+        "dense": Attribute(bool, False, "there is no routing: a layer has one plain FFN"),
+        "leaks": Attribute(bool, False, "tokens count for those before them, on purpose"),
+    },
+    "head": {
+        "per_token": Attribute(bool, False, "it may be given the rows (n, D) of chosen tokens"),
+        "needs": NEEDS,
+        "scores": Attribute(
+            str | None,
+            None,
+            "of what it gives scores: where an objective asks for one of them, no other can stand",
+            ("vocabulary", "token", "text", "span"),
+        ),
+    },
+    "mask": {"pattern": PATTERN, "needs": NEEDS, "relative": RELATIVE},
+    "window": {"pattern": PATTERN, "needs": NEEDS, "relative": RELATIVE},
+    "kernel": {
+        "devices": Attribute(tuple[str, ...], (), "where it computes or trains; (): anywhere", ("cpu", "cuda")),
+        "dtypes": Attribute(tuple, (), "torch.dtypes in which it computes; (): any", literal=False),
+    },
+    "init": {
+        "logit_variance": Attribute(
+            float, 0.0, "what that of a model's first logits is at most, where they are to vary"
+        ),
+    },
+    "objective": {
+        "reads": Attribute(
+            str,
+            "text",
+            "what a sample is: a window of text, or a record of that kind",
+            (TEXT, *KINDS),
+        ),
+        "mask": Attribute(str, "causal", "the mask that it brings", part_of="mask"),
+        "heads": Attribute(dict[str, str], {"tokens": "lm"}, "a head for each role that it asks for", part_of="head"),
+        "special": Attribute(tuple[str, ...], (), "special tokens that it needs, by name (eos, pad, mask, cls, sep)"),
+        "sentinels": Attribute(int, 0, "so many special tokens more, sentinel_0, sentinel_1, ..."),
+        "topologies": Attribute(
+            tuple[str, ...],
+            (),
+            "kinds of model that it can train; (): any",
+            ("decoder", "encoder", "encoder_decoder"),
+        ),
+        "models": Attribute(dict[str, Companion], {}, "other models that it works with, by role"),
+        "measures": Attribute(
+            dict[str, str],
+            {},
+            "what its terms and logs are: nll is a likelihood, bits one of all of the text; others are just numbers",
+            ("nll", "bits", "accuracy", "reward", "margin", "loss"),
+        ),
+        "collate": Attribute(str, "stack", "how samples become a batch", ("stack", "pad", "pack")),
+        "fixed_counts": Attribute(bool, False, "every sample has as many targets"),
+        "gives": Attribute(tuple[str, ...], (), "batch keys that it offers to a mask or a head that needs them"),
+        "batch_keys": Attribute(tuple[str, ...], ("labels",), "batch keys that its own `loss` reads"),
+        "shown": Attribute(float, 0.0, "the share of targets whose answer the model is shown, for `llmlab check`"),
+    },
+    "optimizer": {},
+    "schedule": {},
+}
+
+
+def attributes(slot: str) -> dict[str, Attribute]:
+    """All that a part of a slot may declare."""
+    return {**TABLE[EVERY], **TABLE[slot]}
+
+
+def of(part: object, slot: str, name: str) -> Any:
+    """An attribute of a part (its class or an instance), or the table's default. slot: EVERY where it may be any."""
+    return getattr(part, name, TABLE[slot][name].default)
+
+
+def problem(slot: str, name: str, value: object) -> str | None:
+    """What is wrong with a declared attribute, or None."""
+    known = attributes(slot)
+    if name not in known:
+        return f"{name} is no attribute of the slot {slot} (a part's own begin with _); {near(name, known)}"
+    declared = known[name]
+    if not fits(value, declared.type):
+        return f"{name} must be {spelled(declared.type)}, but is {value!r}"
+    for word in strings(value) if declared.choices else ():
+        if word not in declared.choices:
+            return f"{name} can't be {word!r}; {near(word, declared.choices)}"
+    return None
+
+
+def fits(value: object, kind: Any) -> bool:
+    """Whether a literal is of a type. An int is a float; a bool is no int."""
+    origin, inner = typing.get_origin(kind), typing.get_args(kind)
+    if kind is Any:
+        return True
+    if origin in (Union, types.UnionType):
+        return any(fits(value, k) for k in inner)
+    if origin is Literal:
+        return value in inner
+    if typing.is_typeddict(kind):
+        hints = typing.get_type_hints(kind)
+        return isinstance(value, dict) and all(k in hints and fits(v, hints[k]) for k, v in value.items())
+    if origin is tuple:
+        return isinstance(value, tuple) and all(fits(v, inner[0]) for v in value)
+    if origin is dict:
+        return isinstance(value, dict) and all(fits(k, inner[0]) and fits(v, inner[1]) for k, v in value.items())
+    if kind is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, type(None) if kind is None else kind) and (kind is bool or not isinstance(value, bool))
+
+
+def strings(value: object) -> Iterator[str]:
+    """The strings in a value; of a dict, in its values."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | tuple):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from strings(inner)
+
+
+def spelled(kind: Any) -> str:
+    """A type as it is written."""
+    return kind.__name__ if isinstance(kind, type) and not typing.get_args(kind) else str(kind).replace("typing.", "")
+
+
+def page() -> str:
+    """The table as a page of the documentation."""
+    lines = [
+        "# What a part declares of itself",
+        "",
+        "Written by `python -m llmlab.attributes`. A part may declare these attributes on its class. They are literals, read",
+        "without importing the file; any other public literal there is refused when parts are discovered, and so is a value",
+        "that does not fit. What is the part's own affair begins with `_` or is set in its constructor.",
+    ]
+    for slot, declared in TABLE.items():
+        if declared:
+            lines += [
+                "",
+                f"## {slot.capitalize()}",
+                "",
+                "| attribute | type | default | meaning |",
+                "|---|---|---|---|",
+            ]
+        for name, a in declared.items():
+            kind = " or ".join(f'"{c}"' for c in a.choices) if 0 < len(a.choices) < 9 else spelled(a.type)
+            kind = kind.replace(f"{__name__}.", "").replace("|", "\\|")
+            kind = f"tuple of {kind}" if a.choices and typing.get_origin(a.type) is tuple else kind
+            lines.append(f"| `{name}` | {kind} | `{a.default!r}` | {a.doc} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    print(page(), end="")

@@ -1,0 +1,251 @@
+"""A covering array: few rows of choices in which every two items of two factors occur together, if they ever can.
+
+A factor is a list of levels, of which a row has one; a level is an item, or some that go together. What a row is refused
+for is traced to the fewest of its levels, which no later row has together: so no two are tried twice in vain. Greedy,
+after AETG (Cohen et al. 1997, "The AETG System"); levels that conflict are found by QuickXplain (Junker 2004).
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import combinations
+from typing import TypeVar
+
+T = TypeVar("T")
+Item = tuple[str, str]  # a slot, and the name of a part
+Level = tuple[Item, ...]
+Row = tuple[int, ...]  # of each factor, which level
+Choice = tuple[int, int]  # a factor and one of its levels
+Pair = tuple[Item, Item]  # in alphabetical order
+TRIES = 6  # candidates for a row, of which the one with the most that is new is taken
+
+
+def ordered_pair(a: Item, b: Item) -> Pair:
+    return (a, b) if a < b else (b, a)
+
+
+def as_words(items: Iterable[Item]) -> str:
+    """As they are typed."""
+    return " ".join(f"{slot}={name}" for slot, name in items)
+
+
+def minimal_subset(every: Sequence[T], bad: Callable[[Sequence[T]], bool]) -> list[T]:
+    """Some of `every`, which together are bad: with one of them left out they are not. What holds a bad subset is bad."""
+
+    def search(background: list[T], added: bool, rest: list[T]) -> list[T]:
+        if added and bad(background):
+            return []
+        if len(rest) == 1:
+            return rest
+        first, second = rest[: len(rest) // 2], rest[len(rest) // 2 :]
+        of_second = search(background + first, True, second)
+        of_first = search(background + of_second, bool(of_second), first)
+        return of_first + of_second
+
+    return search([], False, list(every)) if every else []
+
+
+class CoveringArray:
+    """`refuse(items)` says why what a whole row holds can't be had, or None. `refused[pair]`: why two never occur together.
+
+    The first level of each factor is the usual one, and a row of these can be had. It does not ask for the same row twice,
+    nor for one that holds a known conflict. Where nearly everything conflicts, it may blame more than the culprits.
+    """
+
+    def __init__(self, factors: Sequence[Sequence[Level]], refuse: Callable[[Sequence[Item]], str | None]):
+        self.factors, self.refuse = factors, refuse
+        self.rows: list[Row] = []
+        self.refused: dict[Pair, str] = {}
+        self.conflicts: dict[frozenset[Choice], str] = {}
+        self._known: dict[Row, str | None] = {}
+        self._at: dict[Item, list[Choice]] = {}
+        for f, levels in enumerate(factors):
+            for n, level in enumerate(levels):
+                for item in level:
+                    self._at.setdefault(item, []).append((f, n))
+        usual = (0,) * len(factors)
+        self._contexts = [usual, *((n, *usual[1:]) for n in range(1, len(factors[0])))] if factors else []
+
+    def pairs(self) -> list[Pair]:
+        """Every two items of two factors."""
+        return [ordered_pair(a, b) for a, b in combinations(self._at, 2) if self._factors(a) != self._factors(b)]
+
+    def _factors(self, item: Item) -> set[int]:
+        return {f for f, _ in self._at[item]}
+
+    def items(self, row: Row) -> list[Item]:
+        return [item for levels, n in zip(self.factors, row, strict=True) for item in levels[n]]
+
+    def cover(self, wanted: Iterable[Pair]) -> Iterator[Row]:
+        """Rows in which all wanted pairs occur that can, those of before first; the others are in `refused` then."""
+        chance = random.Random(0)
+        left = dict.fromkeys(p for p in wanted if p not in self.refused)
+        for had in list(self.rows):
+            before = len(left)
+            self._mark_covered(had, left)
+            if len(left) < before:
+                yield had
+        while left:
+            pair = self._next_pair(left)
+            row = self._best_row(pair, left, chance)
+            if row is None:
+                self.refused[pair] = self._pair_reason(pair)
+                del left[pair]
+            elif (reason := self._refusal(row)) is not None:
+                self._add_conflict(row, reason)
+            else:
+                self.rows.append(row)
+                self._mark_covered(row, left)
+                yield row
+
+    def usual(self, items: Sequence[Item]) -> tuple[Row, str | None]:
+        """The row that has these items and else what is usual, or what they need instead; and why it can't be had."""
+        chosen: list[Choice] = []
+        for item in items:  # of two levels with an item, the one that has the others too
+            fits = [c for c in self._at[item] if all(f != c[0] or n == c[1] for f, n in chosen)]
+            also = {other for other in items if other != item}
+            chosen += [max(fits or self._at[item], key=lambda c: len(also & set(self.factors[c[0]][c[1]])))]
+        found = self._feasible_row(chosen)
+        if found is None and self._add_context(chosen):
+            found = self._feasible_row(chosen)
+        row = found or self._overlay(self._contexts[0], chosen)
+        return row, None if found else self._refusal(row)
+
+    # ---------------------------------------------------------------- rows
+
+    def _mark_covered(self, row: Row, left: dict[Pair, None]) -> None:
+        for a, b in combinations(self.items(row), 2):
+            left.pop(ordered_pair(a, b), None)
+
+    def _next_pair(self, left: dict[Pair, None]) -> Pair:
+        """One of the two factors that have the most to meet: they decide how many rows there are."""
+        groups: dict[tuple[int, ...], list[Pair]] = {}
+        for pair in left:
+            groups.setdefault(tuple(sorted(f for item in pair for f in self._factors(item))), []).append(pair)
+        return max(groups.values(), key=len)[0]
+
+    def _best_row(self, pair: Pair, left: dict[Pair, None], chance: random.Random) -> Row | None:
+        starts = [c for c in _choice_pairs(*(self._at[item] for item in pair)) if self._possible(c)]
+        best: tuple[int, Row] | None = None
+        for n in range(TRIES if starts else 0):
+            row, gain = self._fill_greedily(starts[n % len(starts)], left, chance)
+            if row is not None and (best is None or gain > best[0]):
+                best = gain, row
+        if best is not None:
+            return best[1]
+        return next((row for start in starts if (row := self._search_row(start)) is not None), None)
+
+    def _fill_greedily(
+        self, start: Sequence[Choice], left: dict[Pair, None], chance: random.Random
+    ) -> tuple[Row | None, int]:
+        chosen, total = list(start), 0
+        rest = [f for f in range(len(self.factors)) if f not in {g for g, _ in start}]
+        chance.shuffle(rest)
+        for factor in rest:
+            have = [item for f, n in chosen for item in self.factors[f][n]]
+            fits = [(factor, n) for n in range(len(self.factors[factor])) if self._possible([*chosen, (factor, n)])]
+            if not fits:
+                return None, 0
+            gains = [sum(ordered_pair(a, b) in left for a in self.factors[factor][n] for b in have) for _, n in fits]
+            most = max(gains)
+            chosen.append(chance.choice([c for c, gain in zip(fits, gains, strict=True) if gain == most]))
+            total += most
+        return self._overlay((0,) * len(self.factors), chosen), total
+
+    def _search_row(self, chosen: Sequence[Choice]) -> Row | None:
+        """Some row with these choices and no known conflict."""
+        have = {f for f, _ in chosen}
+        rest = [f for f in range(len(self.factors)) if f not in have]
+        if not rest:
+            return self._overlay((0,) * len(self.factors), chosen)
+        fits = {f: [(f, n) for n in range(len(self.factors[f])) if self._possible([*chosen, (f, n)])] for f in rest}
+        factor = min(rest, key=lambda f: len(fits[f]))
+        return next((row for c in fits[factor] if (row := self._search_row([*chosen, c])) is not None), None)
+
+    def _possible(self, chosen: Sequence[Choice]) -> bool:
+        """No known conflict has the last choice and others of these."""
+        have = set(chosen)
+        return not any(conflict <= have for conflict in self.conflicts)
+
+    @staticmethod
+    def _overlay(row: Row, chosen: Iterable[Choice]) -> Row:
+        over = dict(chosen)
+        return tuple(over.get(f, n) for f, n in enumerate(row))
+
+    # ---------------------------------------------------------------- what can't be had
+
+    def _refusal(self, row: Row) -> str | None:
+        have = set(enumerate(row))
+        for conflict, reason in self.conflicts.items():
+            if conflict <= have:
+                return reason
+        if row not in self._known:
+            self._known[row] = self.refuse(self.items(row))
+        return self._known[row]
+
+    def _feasible_row(self, chosen: Sequence[Choice]) -> Row | None:
+        """A row with these choices that can be had, else of what is usual."""
+        rows = dict.fromkeys(self._overlay(context, chosen) for context in self._contexts)
+        return next((row for row in rows if self._refusal(row) is None), None)
+
+    def _add_conflict(self, row: Row, reason: str) -> None:
+        while True:
+            choices = list(enumerate(row))
+            conflict = minimal_subset(choices, lambda some: self._feasible_row(some) is None)
+            if not self._add_context(conflict):
+                break
+        self.conflicts[frozenset(conflict)] = self._conflict_reason(conflict) or reason
+
+    def _conflict_reason(self, conflict: Sequence[Choice]) -> str | None:
+        """Why these can't be had together: of rows that have nothing else against them, what names most of their slots."""
+        found = []
+        for context in self._contexts:
+            row = self._overlay(context, conflict)
+            if not any(known <= set(enumerate(row)) for known in self.conflicts):
+                found.append(self._refusal(row) or "")
+        slots = {slot for f, n in conflict for slot, _ in self.factors[f][n]}
+        return max(found, key=lambda why: len(slots & set(re.findall(r"\w+", why))), default=None)
+
+    def _add_context(self, conflict: Sequence[Choice]) -> bool:
+        """Whether these can be had in another row than the usual ones; others are then tried in that one too."""
+        row = next((row for row in self._alternative_rows(conflict) if self._refusal(row) is None), None)
+        if row is not None:
+            self._contexts.append(row)
+        return row is not None
+
+    def _alternative_rows(self, conflict: Sequence[Choice]) -> Iterator[Row]:
+        """Rows with these choices, unlike the usual one in a further factor: first as the refusal says to choose. All levels
+        for a choice that could never be had alone; else one of each factor, and some rows by chance."""
+        have = {f for f, _ in conflict}
+        said = self._refusal(self._overlay(self._contexts[0], conflict)) or ""
+        hints = [c for item in re.findall(r"(\w+)=(\w+)", said) for c in self._at.get(item, ())]
+        every = [(f, n) for f, levels in enumerate(self.factors) for n in range(1, len(levels))]
+        last = [(f, len(levels) - 1) for f, levels in enumerate(self.factors)]
+        for choice in [*hints, *(every if len(conflict) == 1 else last)]:
+            if choice[0] not in have:
+                yield self._overlay(self._contexts[0], [*conflict, choice])
+        chance = random.Random(len(self.conflicts))
+        for _ in range(2 * TRIES):
+            row, _ = self._fill_greedily(conflict, {}, chance)
+            if row is not None:
+                yield row
+
+    def _pair_reason(self, pair: Pair) -> str:
+        """What stands against a pair of which no row can be made: against both, or against each level of a factor."""
+        for start in _choice_pairs(*(self._at[item] for item in pair)):
+            if reasons := self._conflict_reasons(set(start)):
+                return reasons[0]
+            for f, levels in enumerate(self.factors):
+                each = [self._conflict_reasons({*start, (f, n)}) for n in range(len(levels))]
+                if f not in {g for g, _ in start} and all(each):
+                    return "; ".join(dict.fromkeys(reasons[0] for reasons in each))
+        return "; ".join(dict.fromkeys(self.conflicts.values()))
+
+    def _conflict_reasons(self, chosen: set[Choice]) -> list[str]:
+        return [why for conflict, why in self.conflicts.items() if conflict <= chosen]
+
+
+def _choice_pairs(first: Sequence[Choice], second: Sequence[Choice]) -> list[list[Choice]]:
+    return [[a, b] for a in first for b in second]

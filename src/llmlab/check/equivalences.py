@@ -1,0 +1,252 @@
+"""The same text given in another way: in pieces over a cache or a memory, padded, beside others, packed with others."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from llmlab.check import reference_attention
+from llmlab.check.refusal import reason
+from llmlab.check.subject import (
+    FIRST_ID,
+    LENGTH,
+    SOURCE,
+    VOCABULARY,
+    CheckFailed,
+    NotApplicable,
+    Subject,
+    assert_close,
+    generator,
+    random_ids,
+)
+from llmlab.model.memory import Memory
+from llmlab.slots import Output
+
+Batch = dict[str, Tensor]
+DECODER_START = 0  # what a decoder begins with
+SPLITS_REASON = "what a row gives depends on which half of a batch it is in"
+
+
+def slice_batch(batch: Mapping[str, Tensor], row: int | slice, where: slice) -> Batch:
+    """Some tokens of some rows, and what goes with them."""
+    row = slice(row, row + 1) if isinstance(row, int) else row
+    length = batch["ids"].shape[1]
+    return {
+        k: x[row, where] if x.dim() > 1 and x.shape[1] == length and not k.startswith("source") else x[row]
+        for k, x in batch.items()
+    }
+
+
+def forward(subject: Subject, batch: Batch, *, texts: bool = False, **how: Any) -> Output:
+    """Heads that read a token at a time; with `texts` those that read a text, too."""
+    if subject.splits_batch and len(batch["ids"]) % 2:
+        raise NotApplicable(SPLITS_REASON)
+    return subject.model(batch, heads=subject.roles if texts else subject.token_roles, **how)
+
+
+def assert_same_output(subject: Subject, got: Output, want: Output, where: slice, says: str) -> None:
+    """Hidden states and what heads say of the tokens at `where`, against a text that has these only."""
+    assert_close(got.hidden[:, where], want.hidden, f"{says}, hidden states")
+    for role, other in want.heads.items():
+        one = got.heads[role]
+        assert_close(one[:, where] if role in subject.token_roles else one, other, f"{says}, head {role}")
+
+
+# ---------------------------------------------------------------- in pieces
+
+
+@torch.no_grad()
+def cache(subject: Subject) -> None:
+    """A text read in pieces over a cache, and prompts of unequal length padded on the left, give what the whole text gives."""
+    batch = subject.batch()
+    first = _first_piece(subject, batch)
+    want = forward(subject, batch)
+    for cuts in ([0, *range(first, LENGTH + 1)], [0, first + (LENGTH - first) // 2, LENGTH - 1, LENGTH]):
+        hidden, logits = _read_in_pieces(subject, batch, sorted(set(cuts)))
+        assert_close(hidden, want.hidden, f"read over a cache in pieces that end at {cuts[1:]}")
+        for role in want.heads:
+            assert_close(logits[role], want.heads[role], f"read over a cache, head {role}")
+    if not subject.spec.stacks[-1].mask.attribute("needs"):
+        _left_padded(subject)
+
+
+def _first_piece(subject: Subject, batch: Batch) -> int:
+    """Tokens that have to be read at once, since one of them sees what is behind it."""
+    stack = subject.spec.stacks[-1]
+    mask, ahead = stack.mask.factory()(), 1
+    for row in range(len(batch["ids"])):
+        own = reference_attention.row_data(batch, mask.needs, row)
+        for q, k in itertools.combinations(range(LENGTH), 2):
+            if reference_attention.sees(mask, q, k, LENGTH, own):
+                ahead = max(ahead, k + 1)
+    if ahead >= LENGTH - 1:
+        raise NotApplicable(f"mask={stack.mask} looks ahead, so nothing is read a token at a time")
+    if subject.expert_choice:
+        raise NotApplicable("its experts choose among all tokens that are read at once")
+    return ahead
+
+
+def _read_in_pieces(subject: Subject, batch: Batch, cuts: list[int]) -> tuple[Tensor, dict[str, Tensor]]:
+    kept, out = subject.model.new_cache(batch["ids"].shape[1]), []
+    for start, end in itertools.pairwise(cuts):
+        piece = slice_batch(batch, slice(None), slice(start, end))
+        out.append(forward(subject, piece, cache=kept))
+    roles = out[0].heads
+    return torch.cat([o.hidden for o in out], 1), {r: torch.cat([o.heads[r] for o in out], 1) for r in roles}
+
+
+def _left_padded(subject: Subject) -> None:
+    """As prompts of unequal length are continued."""
+    lengths = torch.tensor([8, 5])
+    batch = subject.batch()
+    starts = 8 - lengths
+    places = torch.arange(LENGTH)[None]
+    batch["valid"] = places >= starts[:, None]
+    batch["positions"] = (places - starts[:, None]).clamp(min=0)
+    hidden, _ = _read_in_pieces(subject, batch, [0, 8, 9, 10, LENGTH])
+    for row, start in enumerate(starts.tolist()):
+        own = slice_batch({k: x for k, x in batch.items() if k not in ("valid", "positions")}, row, slice(start, None))
+        assert_close(
+            hidden[row : row + 1, start:],
+            forward(subject, own).hidden,
+            f"a prompt with {start} tokens of padding, over a cache",
+        )
+
+
+def generation(subject: Subject) -> None:
+    """Prompts of unequal length, continued together over one cache, get the likeliest tokens that each gets alone without."""
+    from llmlab.decoding.generate import fits_padding, generate_all
+    from llmlab.decoding.sampling import Sampling
+
+    model, new = subject.model, 5
+    if not subject.spec.sizes.causal or "tokens" not in subject.token_roles:
+        raise NotApplicable("it writes no text: its mask looks ahead, or it has no head for tokens")
+    if subject.expert_choice or subject.splits_batch:
+        raise NotApplicable("a text gives something else beside others")
+    lengths = (7, 4, 6) if fits_padding(model, LENGTH) else (6, 6, 6)
+    prompts = [row[:n].tolist() for row, n in zip(random_ids(3, 7), lengths, strict=True)]
+    start = DECODER_START if subject.encoder_decoder else None
+    written = list(generate_all(model, prompts, max_new=new, sampling=Sampling(temperature=0), start=start))
+    for place, prompt in enumerate(prompts):
+        got, want = [step[place] for step in written], _greedy_without_cache(subject, prompt, new)
+        if got != want:
+            raise CheckFailed(f"a prompt of {len(prompt)} tokens is continued by {got} beside others, by {want} alone")
+
+
+@torch.no_grad()
+def _greedy_without_cache(subject: Subject, prompt: list[int], new: int) -> list[int]:
+    batch, text = (
+        ({"source_ids": torch.tensor([prompt])}, [DECODER_START]) if subject.encoder_decoder else ({}, list(prompt))
+    )
+    for _ in range(new):
+        logits = forward(subject, {**batch, "ids": torch.tensor([text])}).heads["tokens"]
+        text.append(int(logits[0, -1].argmax()))
+    return text[-new:]
+
+
+@torch.no_grad()
+def memory(subject: Subject) -> None:
+    """A text read in two segments, the second with a memory of the first, gives what the whole text gives."""
+    batch = subject.batch()
+    if subject.encoder_decoder:
+        raise NotApplicable("a memory is for one stack")
+    if subject.expert_choice:
+        raise NotApplicable("its experts choose among all tokens that are read at once")
+    if not subject.spec.sizes.causal:
+        raise NotApplicable("its mask looks ahead, so a segment differs by what comes after it")
+    want, kept = forward(subject, batch).hidden, Memory()
+    try:
+        pieces = [slice_batch(batch, slice(None), slice(a, b)) for a, b in ((0, 7), (7, LENGTH))]
+        out = [forward(subject, piece, memory=kept).hidden for piece in pieces]
+    except ValueError as e:
+        raise NotApplicable(reason(e)) from None
+    assert_close(torch.cat(out, 1), want, "read in two segments with a memory")
+
+
+# ---------------------------------------------------------------- padded, and beside others
+
+
+@torch.no_grad()
+def padding(subject: Subject) -> None:
+    """Padding on the right, on the left, or in the source makes no difference, to experts' losses neither."""
+    batch, mask = subject.batch(), subject.spec.stacks[-1].mask
+    if subject.expert_choice:  # a token that stands twice, where nothing says its place, is wanted as much twice: a tie
+        every = [torch.randperm(VOCABULARY - FIRST_ID, generator=generator(row)) for row in range(2)]
+        batch["ids"] = FIRST_ID + torch.stack(every)[:, :LENGTH]
+    other = random_ids(2, LENGTH, seed=8)
+    for row, n in enumerate((7, 10)):
+        alone = slice_batch(batch, row, slice(0, n))
+        want = forward(subject, alone, texts=True)
+        right = slice_batch(batch, row, slice(None))
+        right["valid"] = torch.arange(LENGTH)[None] < n
+        right["ids"] = torch.where(right["valid"], right["ids"], other[row : row + 1])
+        got = forward(subject, right, texts=True)
+        assert_same_output(subject, got, want, slice(0, n), "padded on the right")
+        _assert_same_aux(got, want, "padded on the right")
+        if not mask.attribute("needs"):
+            fill = LENGTH - n
+            left = {**alone, "ids": torch.cat([other[row : row + 1, :fill], alone["ids"]], 1)}
+            places = torch.arange(LENGTH)[None] - fill
+            left |= {"valid": places >= 0, "positions": places.clamp(min=0)}
+            got, want = forward(subject, left), forward(subject, alone)
+            assert_same_output(subject, got, want, slice(fill, None), "padded on the left")
+            _assert_same_aux(got, want, "padded on the left")
+    if subject.encoder_decoder:
+        cut = slice_batch(batch, 1, slice(None))
+        n = int(cut["source_valid"].sum())
+        cut |= {"source_ids": cut["source_ids"][:, :n]}
+        cut.pop("source_valid")
+        got = forward(subject, slice_batch(batch, 1, slice(None)))
+        assert_same_output(
+            subject, got, forward(subject, cut), slice(None), f"the source padded from {n} to {SOURCE} tokens"
+        )
+
+
+def _assert_same_aux(got: Output, want: Output, says: str) -> None:
+    if (got.aux is None) != (want.aux is None):
+        raise CheckFailed(f"{says}, there are losses of experts in one case only")
+    if got.aux is not None and want.aux is not None:
+        if got.aux.loss is not None and want.aux.loss is not None:
+            assert_close(got.aux.loss, want.aux.loss, f"{says}, the loss of experts")
+        visits, wanted = got.aux.tokens_per_expert, want.aux.tokens_per_expert
+        if visits is not None and wanted is not None and not torch.equal(visits, wanted):
+            raise CheckFailed(f"{says}, experts are visited {visits.tolist()} times instead of {wanted.tolist()}")
+
+
+@torch.no_grad()
+def batching(subject: Subject) -> None:
+    """A text gives the same whatever stands beside it in a batch."""
+    if subject.expert_choice:
+        raise NotApplicable("its experts choose among all tokens of a batch")
+    batch = subject.batch(rows=3)
+    batch["valid"] = torch.arange(LENGTH)[None] < torch.tensor([[LENGTH], [7], [10]])
+    got = forward(subject, batch, texts=True)
+    for row in range(3):
+        want = forward(subject, slice_batch(batch, row, slice(None)), texts=True)
+        one = Output(got.hidden[row : row + 1], {r: h[row : row + 1] for r, h in got.heads.items()}, None)
+        assert_same_output(subject, one, want, slice(None), f"row {row} of a batch, beside others")
+
+
+@torch.no_grad()
+def documents(subject: Subject) -> None:
+    """Documents packed into one row, which do not see each other, give what each gives alone."""
+    mask = subject.spec.stacks[-1].mask
+    if subject.encoder_decoder:
+        raise NotApplicable("packed documents would have one source")
+    if subject.expert_choice:
+        raise NotApplicable("its experts choose among all tokens of a batch")
+    if "prefix_len" in mask.attribute("needs"):
+        raise NotApplicable("its mask reads a prefix of each row, of which documents that are packed have one")
+    batch, lengths = subject.batch(), (5, 1, 6)
+    batch["documents"] = torch.tensor([i for i, n in enumerate(lengths) for _ in range(n)])[None].expand(2, -1)
+    got = forward(subject, batch)
+    for end, n in zip(itertools.accumulate(lengths), lengths, strict=True):
+        where = slice(end - n, end)
+        alone = slice_batch({k: x for k, x in batch.items() if k != "documents"}, slice(None), where)
+        assert_same_output(
+            subject, got, forward(subject, alone), where, f"a document of {n} tokens, packed with others"
+        )

@@ -1,0 +1,101 @@
+"""What `llmlab check` was asked for, read from what was typed. No torch here: errors come at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from llmlab import registry
+from llmlab.errors import UserError
+from llmlab.registry import near
+from llmlab.slot_names import LAYER_SLOTS
+
+LEARNING_SLOTS = ("objective", "mask")  # an objective brings its mask
+MODEL_SLOTS = ("embedding", "kernel", "head", "init")
+SLOTS = (*LEARNING_SLOTS, *LAYER_SLOTS, *MODEL_SLOTS)
+BASE_FAMILY = "llama3"  # whose sizes and traits a model has where no family is typed
+
+
+@dataclass(frozen=True)
+class Request:
+    """`items`: (slot, part) as typed; `options`: their options, and sizes and traits of the model."""
+
+    items: tuple[tuple[str, str], ...]
+    options: tuple[str, ...]
+    family: str | None
+
+    @property
+    def whole(self) -> bool:
+        return not self.items and self.family is None
+
+
+def parse_request(words: Sequence[str]) -> Request:
+    """UserError, a line a problem, for what does not exist."""
+    items: dict[str, str] = {}
+    options: list[str] = []
+    family, problems = None, []
+    for word in words:
+        key, _, value = word.partition("=")
+        if key == "model":
+            family = value
+        elif key in SLOTS:
+            items[key] = value
+        else:
+            options.append(word)
+    problems += [p for slot, name in items.items() if (p := _unknown(slot, name))]
+    if not problems:
+        problems += [p for word in options if (p := _wrong_option(word.partition("=")[0], items, family))]
+    if family is not None:
+        from llmlab.config.compose import families
+
+        if family not in families():
+            problems.append(f"model={family}: there is no such family; {near(family, families())}")
+    if options and not items and family is None:
+        problems.append(f"{options[0]}: which model is it for? Add SLOT=PART or model=FAMILY")
+    if not problems and options:
+        problems = _wrong_values(items, options, family or BASE_FAMILY)
+    if problems:
+        raise UserError("\n".join(problems))
+    return Request(tuple(items.items()), tuple(options), family)
+
+
+def _unknown(slot: str, name: str) -> str | None:
+    if (slot, name) in registry.index():
+        return None
+    if why := registry.broken(slot, name):
+        return f"{slot}={name} can't be read: {why}"
+    from llmlab.config.compose import choices
+
+    if name in choices(slot):
+        return f"{slot}={name} is a preset; name the part and its options ({', '.join(registry.names(slot))})"
+    return f"{slot}={name}: there is no such {slot}; {near(name, registry.names(slot))}"
+
+
+def _wrong_values(items: dict[str, str], options: Sequence[str], family: str) -> list[str]:
+    """Of keys and values that can't be: what parts refuse of each other is for the checks to find."""
+    from llmlab.config.compose import compose, misspelt
+
+    parts = [f"{slot}={name}" for slot, name in items.items() if slot != "head"]  # of which no option is typed
+    if problems := misspelt([f"model={family}", *parts, *options]):
+        return problems
+    if sizes := [w for w in options if w.startswith("model.")]:
+        compose([f"model={family}", *sizes], strict=False)
+    return []
+
+
+def _wrong_option(key: str, items: dict[str, str], family: str | None) -> str | None:
+    slot, dot, option = key.partition(".")
+    if not dot or slot not in (*SLOTS, "model"):
+        return (
+            f"{key}: llmlab check takes SLOT=PART, SLOT.OPTION=VALUE and model=FAMILY; {near(slot, (*SLOTS, 'model'))}"
+        )
+    if slot == "head":
+        return f"{key}: heads are checked with the options that a short text shows; leave it out"
+    if slot == "model" or (slot not in items and family is not None):
+        return None  # see _wrong_values
+    if slot not in items:
+        return f"{key}: of which {slot}? Add {slot}=NAME"
+    known = registry.index()[slot, items[slot]].options
+    if option not in known:
+        return f"{key}: {items[slot]} has no such option; {near(option, known)}"
+    return None

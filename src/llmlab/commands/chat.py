@@ -1,0 +1,179 @@
+"""`llmlab chat`: a conversation with a model that has a chat template."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from llmlab.commands.arguments import either, parse
+from llmlab.commands.generate import MOST, Drawing, Teller, unescaped
+from llmlab.errors import UserError
+
+if TYPE_CHECKING:
+    from llmlab.data.template import Template
+    from llmlab.data.tokenizer import Tokenizer
+
+USAGE = """\
+llmlab chat run=FOLDER|hf=FOLDER [system=TEXT] [KEY=VALUE ...]
+
+A conversation with a Hugging Face checkpoint (hf=FOLDER, hf=ORG/NAME, or a NAME that llmlab fetch brought) or with a run
+that took over such a tokenizer; the template of the tokenizer says how a model is spoken to. Answers appear as they are
+written. Ctrl-C stops an answer; /clear begins anew; /quit or Ctrl-D ends. Where standard input is no terminal, each of its
+lines is answered, and answers alone are printed.
+
+  system=TEXT              what the model is told before the conversation
+  max_new=512              tokens of an answer at most
+  seed=1                   the same seed and lines give the same answers
+  stop=TEXT                end an answer before this text; may be given several times
+
+and as in llmlab generate: temperature=0.8 (0 is greedy), top_k, top_p=0.95, min_p, repetition_penalty."""
+HINT = "Ctrl-C stops an answer, /clear begins anew, /quit or Ctrl-D ends."
+
+
+@dataclass
+class Arguments(Drawing):
+    system: str | None = None
+    max_new: int = 512
+
+
+def main(argv: Sequence[str]) -> int | None:
+    if "-h" in argv or "--help" in argv:
+        print(USAGE)
+        return 0
+    a = parse(argv, Arguments, "chat")
+    if not 1 <= a.max_new <= MOST["max_new"]:
+        raise UserError(f"max_new={a.max_new} must be at least 1 and at most {MOST['max_new']:,}")
+    if "" in a.stop:
+        raise UserError("stop= must name a text that the answer ends before")
+    either(a.run, a.hf, "chat")
+
+    from llmlab.runs.folder import load_given
+
+    sampling = a.sampling()
+    where = f"hf={a.hf}" if a.hf is not None else f"run={a.run}"
+    model, tokenizer = load_given(a.run, a.hf)
+    chat = Chat(model, tokenizer, where, system=a.system, max_new=a.max_new, sampling=sampling, stop=unescaped(a.stop))
+    if sys.stdin.isatty():
+        print(f"{where}: {sum(p.numel() for p in model.parameters()) / 1e6:,.1f}M parameters. {HINT}")
+    for line in _lines():
+        if line == "/quit":
+            break
+        if line == "/clear":
+            chat.clear()
+        elif line.startswith("/") and line[1:].isalpha() and sys.stdin.isatty():
+            print(f"{line}: there is no such command; /clear and /quit are")
+        elif line:
+            _answer(chat, line, a.seed)
+    return 0
+
+
+def _lines() -> Iterator[str]:
+    """What is typed, without the white space around; on a terminal after a prompt, and Ctrl-C only clears the line."""
+    if not sys.stdin.isatty():
+        try:
+            yield from map(str.strip, sys.stdin)
+        except UnicodeDecodeError as e:
+            raise UserError(f"standard input is not UTF-8 (byte {e.start})") from None
+        return
+    with suppress(ImportError):
+        import readline  # noqa: F401  (gives input() the arrow keys)
+    while True:
+        try:
+            yield input("> ").strip()
+        except EOFError:
+            print()
+            return
+        except KeyboardInterrupt:
+            print(f"\n({HINT})")
+
+
+def _answer(chat: Chat, line: str, seed: int) -> None:
+    typed = sys.stdin.isatty()
+    try:
+        with closing(chat.answer(line, seed + len(chat.messages))) as pieces:
+            for piece in pieces:
+                print(piece, end="", flush=True)
+    except KeyboardInterrupt:
+        if not typed:
+            raise
+    except UserError as e:
+        if not typed:
+            raise
+        print(f"error: {e}", end="", file=sys.stderr, flush=True)
+    print(flush=True)
+    if typed and chat.ended == "length":
+        print(f"(cut off after max_new={chat.max_new} tokens)")
+    if typed and (note := chat.too_long()):
+        print(f"({note})")
+
+
+class Chat:
+    """What was said, and the model that answers. `ended`: why the last answer did (eos, stop, length, positions)."""
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Tokenizer,
+        where: str,
+        *,
+        system: str | None = None,
+        max_new: int = 512,
+        sampling: Any = None,
+        stop: Sequence[str] = (),
+    ):
+        from llmlab.data.template import Template
+        from llmlab.decoding.session import Session
+
+        self.tokenizer, self.max_new, self.sampling, self.stop = tokenizer, max_new, sampling, tuple(stop)
+        self.template: Template = Template.of(tokenizer.beside, where)
+        self.session = Session(model)
+        self.first = [{"role": "system", "content": system}] if system is not None else []
+        self.messages: list[dict[str, str]] = []
+        self.ended = ""
+        self.ends = self.template.ends(tokenizer)
+        if self.first:  # a template that knows no such role says so now
+            self.template.render([*self.first, {"role": "user", "content": "?"}])
+
+    def clear(self) -> None:
+        self.messages.clear()
+        self.session.clear()
+
+    def answer(self, text: str, seed: int = 1) -> Generator[str, None, None]:
+        """The answer to `text`, a piece at a time. One that is stopped is remembered as far as it came."""
+        asked = {"role": "user", "content": text}
+        prompt = self.tokenizer.encode_marked(self.template.render([*self.first, *self.messages, asked]))
+        teller, why = Teller(self.tokenizer, self.stop), [""]
+        self.ended = ""
+        try:
+            ids = self.session.write(
+                prompt,
+                max_new=self.max_new,
+                sampling=self.sampling,
+                seed=seed,
+                stop=self.ends,
+                start=self.tokenizer.special.get("pad"),
+                vocabulary=self.tokenizer.vocab_size,
+                ended=why,
+            )
+            with closing(ids):
+                for token in ids:
+                    if piece := teller.add(token):
+                        yield piece
+                    if teller.stopped:
+                        why[0] = "stop"
+                        break
+            if piece := teller.rest():
+                yield piece
+        finally:
+            self.ended = why[0]
+            if teller.before or self.ended:
+                self.messages += [asked, {"role": "assistant", "content": teller.before}]
+
+    def too_long(self) -> str | None:
+        """A note where the conversation is longer than the model was made for."""
+        most = self.session.model.sizes.max_positions
+        n = len(self.session.ids)
+        return f"{n:,} tokens, but the model was made for {most:,}: /clear begins anew" if n > most else None

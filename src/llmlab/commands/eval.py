@@ -1,0 +1,239 @@
+"""`llmlab eval`: loss, perplexity and bits per byte of a run on its own held-out text, or on another."""
+
+from __future__ import annotations
+
+import json as json_module
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from llmlab.commands.arguments import either, parse
+from llmlab.commands.swap import split, swapped
+from llmlab.errors import UserError, near
+from llmlab.record_kinds import KEYS
+
+if TYPE_CHECKING:
+    from llmlab.data.records import Records
+    from llmlab.data.windows import Stream
+
+SOURCES = ("python_docs", "python_code", "files")
+USAGE = """\
+llmlab eval run=FOLDER [data=python_docs|python_code|FOLDER_OR_FILE] [seq_len=N] [batch_size=32] [SLOT=PART ...] [--json]
+llmlab eval run=FOLDER data=FILE [data.fields.label=KEY ...]                 of a run on records (.jsonl, .json, .csv, .tsv)
+llmlab eval hf=FOLDER data=... [bos=true|false]
+
+Without data and path: the run's own validation set. With data=FOLDER_OR_FILE (.txt, .md, .jsonl; data.field=KEY where
+a line has its text under another key than "text"): all of that text, in the run's tokens, in windows of the length that
+it was trained with. hf=FOLDER (or ORG/NAME): a Hugging Face checkpoint in its own tokens, in windows of 1,024 where the
+model and the text have as many, or of seq_len. Each window begins with bos where the tokenizer's own template puts it
+before a text; bos=true or false says so for any.
+position=, window= and kernel=, and their options: the same weights under another part, which keeps what the two have in
+common: seq_len=512 position=dual_chunk kernel=eager reads texts four times as long as the 128 tokens of training.
+Bits per byte are given where the objective's loss is the text's likelihood. The bytes are those of the text itself in UTF-8,
+whatever the tokenizer drops or rewrites."""
+
+
+@dataclass
+class Arguments:
+    run: str | None = None
+    hf: str | None = None
+    data: str | None = None
+    path: str | None = None
+    field: str = "text"
+    seq_len: int | None = None
+    batch_size: int = 32
+    bos: bool | None = None
+    json: bool = False
+
+
+def main(argv: Sequence[str]) -> int | None:
+    if "-h" in argv or "--help" in argv:
+        print(USAGE)
+        return 0
+    keys = ("data.path=", "data.field=", "data.bos=")
+    named = [a.removeprefix("data.fields.").partition("=") for a in argv if a.startswith("data.fields.")]
+    if wrong := [name for name, _, key in named if name not in KEYS or not key]:
+        raise UserError(f"data.fields.{wrong[0]}: type data.fields.FIELD=KEY; {near(wrong[0], KEYS)}")
+    argv = [a for a in argv if not a.startswith("data.fields.")]
+    argv = [a.removeprefix("data.") if a.startswith(keys) else a for a in argv]
+    argv, parts = split(argv)
+    a = parse(argv, Arguments, "eval")
+    if a.batch_size < 1:
+        raise UserError(f"batch_size={a.batch_size} must be at least 1")
+    if a.seq_len is not None and a.seq_len < 1:
+        raise UserError(f"seq_len={a.seq_len} must be at least 1")
+    either(a.run, a.hf, "eval")
+    if a.bos is not None and a.hf is None:
+        raise UserError("bos= is for hf=: a run's documents begin as they did in its training")
+    found = evaluate(
+        a.run,
+        a.data,
+        a.path,
+        a.batch_size,
+        hf=a.hf,
+        seq_len=a.seq_len,
+        bos=a.bos,
+        parts=parts,
+        field=a.field,
+        fields={name: key for name, _, key in named},
+    )
+    if a.json:
+        print(json_module.dumps(found))
+        return 0
+    for name, value in found.items():
+        shown = {int: "{:,}", float: "{:.4f}"}.get(type(value), "{}").format(value)
+        print(f"{name.replace('_', ' '):>14}  {shown}")
+    return 0
+
+
+def evaluate(
+    run: str | None,
+    data: str | None = None,
+    path: str | None = None,
+    batch_size: int = 32,
+    *,
+    hf: str | None = None,
+    seq_len: int | None = None,
+    bos: bool | None = None,
+    parts: Sequence[str] = (),
+    field: str = "text",
+    fields: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """{"text", "targets", "loss", ...}: the loss, and what the objective's `measures` say of it: "perplexity" and
+    "bits_per_byte" of a likelihood, "bytes" of the text, "accuracy".
+
+    hf: a Hugging Face checkpoint instead of a run; `data` or `path` must then name the text. seq_len: length of a window.
+    bos: whether windows begin with it, with hf= (`data.bos`). parts: other parts for the same weights, as typed
+    ("position=dual_chunk"). field: the key of a text in a line of .jsonl. fields: the keys of a
+    record's fields, of a run that was trained on records; None: as in its training.
+    """
+    import torch
+
+    from llmlab import measures
+    from llmlab.config import schema
+    from llmlab.data import Stream, cache, loader, prepare
+    from llmlab.data.samples import samples
+    from llmlab.data.windows import Windows
+    from llmlab.decoding.generate import limit
+    from llmlab.model import finite
+    from llmlab.runs import folder, text
+    from llmlab.training.recipe import chosen, plain, reads, segments
+    from llmlab.training.recipe import special as needed
+    from llmlab.training.totals import Totals
+
+    if hf is not None and data is None and path is None:
+        raise UserError("data is missing: a checkpoint has no text of its own; data=python_docs or data=FOLDER_OR_FILE")
+    if data is not None and data not in SOURCES:
+        data, path = "files", data
+    if hf is None:
+        assert run is not None
+        model, _ = folder.load_model(run)
+        cfg, _ = folder.load(folder.home(run))
+        tokenizer = folder.home(run) / "tokenizer.json"
+    else:
+        model, cfg, tokenizer = _foreign(hf)
+        cfg.data.bos = bos
+    model = swapped(model, parts)
+    settings = plain(cfg.data, schema.Data)
+    special, kind = needed(cfg), reads(cfg)
+    own = data is None and path is None
+    if own:
+        assert run is not None
+        home = folder.home(run)
+        advice = f"bring it back as it was, or measure what is there now with llmlab eval run={run} data={{text}}"
+        of_run = text.known(home)
+        corpus = text.corpus(home, settings, plain(cfg.tokenizer, schema.Tokenizer), special, of_run, advice, kind)
+        streams = [corpus.validation]
+    else:
+        source = data or "files"
+        if source == "files" and path is None:
+            raise UserError("data=files needs data.path=FOLDER_OR_FILE")
+        file = schema.Tokenizer(kind="file", path=str(tokenizer))
+        settings = replace(settings, source=source, path=path, field=field, seq_len=1, max_documents=None)
+        if fields:
+            settings = replace(settings, fields=schema.Fields(**{**settings.fields, **fields}))
+        # Of labelled records the classes have the numbers that they had in training.
+        labels = None if run is None else (text.known(folder.home(run)).get("data") or {}).get("labels")
+        corpus = prepare(settings, file, special, whole=True, reads=kind, labels=labels)
+        streams = [corpus.train]
+    length_of_windows = seq_len or (_usual(model, streams[0]) if hf is not None else cfg.data.seq_len)
+    room = limit(model)
+    if room is not None and length_of_windows > room:
+        raise UserError(f"seq_len={length_of_windows} is more than the {room} positions that the model knows")
+    make = chosen(cfg, "objective")
+    objective = make(corpus.vocabulary, length_of_windows)
+    # A run's windows are those of its training; each of a checkpoint's is a text of its own, as its template begins one.
+    lead = tuple(corpus.manifest["lead"]) if hf is not None else ()
+    shared = len(lead) or 1
+    if lead:
+        cache.say("and so does each window")
+    pieces = [(stream, length_of_windows) for stream in streams]
+    likely = measures.covers_text(objective)
+    if not own and likely:  # all of the text, its last, shorter window too
+        rest = [stream.after(length_of_windows, shared) for stream in streams if isinstance(stream, Stream)]
+        pieces += [(end, len(end) - 1) for end in rest if len(end) > shared]
+    ends = corpus.vocabulary.special.get("eos")
+    beginnings = tuple(i for i in lead if i != ends)  # no text, and a document's end says that another begins
+    totals = Totals(measures.of(objective))
+    with torch.inference_mode():
+        for stream, size in pieces:
+            objective = make(corpus.vocabulary, size)
+            windows = samples(
+                corpus,
+                stream,
+                objective,
+                size,
+                documents=cfg.data.separate_documents,
+                token_types=segments(model.spec),
+                lead=lead,
+                given=beginnings,
+            )
+            if not isinstance(windows, Windows) and windows.cut:
+                cache.say(f"{windows.cut:,} of {len(windows):,} records cut at seq_len={size}")
+            for batch in loader.validation_loader(windows, objective, micro=batch_size, rank=0, world=1, limit=None):
+                _known(batch, model)
+                totals.add(objective.loss(model, batch), batch)
+                if not math.isfinite(totals.means()["loss"]):
+                    which = finite.arises(model, lambda: objective.loss(model, batch))  # noqa: B023
+                    so_far = sum(totals.counts().values())
+                    raise UserError(f"the loss is {totals.means()['loss']} after {so_far:,} targets: {which}")
+    counts = totals.counts()
+    if not any(counts.values()):
+        raise UserError(f"the text has fewer than seq_len={length_of_windows} tokens; give a longer one, or seq_len=N")
+    found: dict[str, Any] = {"text": path or data or "the run's validation set"}
+    found |= {"targets" if len(counts) == 1 else f"{name}_targets": n for name, n in counts.items()} | totals.means()
+    return found | ({"bytes": totals.bytes} if totals.bytes else {})
+
+
+def _foreign(hf: str) -> tuple[Any, Any, Any]:
+    """(model, config of its family with the objective that it is trained by, tokenizer.json)."""
+    from llmlab import registry
+    from llmlab.config.compose import compose
+    from llmlab.hub.load import describe, load_hf
+    from llmlab.hub.locate import locate
+    from llmlab.hub.text import tokenizer_file
+
+    at = locate(hf)
+    file = tokenizer_file(at)
+    cfg = compose(describe(at).overrides, strict=False).cfg
+    model = load_hf(at).model
+    name = cfg.objective["_part_"]
+    for role in registry.index()["objective", name].attribute("heads"):
+        if role not in model.heads:
+            raise UserError(f"hf={hf}: it has no head {role}, by which objective={name} would measure it")
+    return model, cfg, file
+
+
+def _usual(model: Any, stream: Stream | Records) -> int:
+    """1,024, or as many positions as the model has, or as the text has tokens."""
+    from llmlab.decoding.generate import limit
+
+    return max(1, min(1024, limit(model) or model.sizes.max_positions, len(stream) - 1))
+
+
+def _known(batch: Mapping[str, Any], model: Any) -> None:
+    """A tokenizer may have ids that a checkpoint has no row for."""
+    for name in ("ids", "source_ids"):
+        if name in batch and (most := int(batch[name].max())) >= model.sizes.vocab_size:
+            raise UserError(f"the tokenizer has the id {most}, but the model knows {model.sizes.vocab_size} tokens")

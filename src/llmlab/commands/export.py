@@ -1,0 +1,125 @@
+"""`llmlab export`: a checkpoint of a run as one folder, for llmlab or for Hugging Face's transformers."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from llmlab.commands.arguments import parse
+from llmlab.errors import UserError
+
+USAGE = """\
+llmlab export run=FOLDER to=FOLDER [format=llmlab|hf] [step=N]
+
+Writes the weights of a run's newest sound checkpoint (or of step N) to one folder, whatever strategy the run had.
+format=llmlab  model.safetensors by parameter path, the model, the config and the tokenizer: what
+               llmlab train init_from=FOLDER, llmlab generate run=FOLDER and llmlab eval run=FOLDER take
+format=hf      config.json, model.safetensors and the tokenizer, as transformers loads them"""
+FORMATS = ("llmlab", "hf")
+
+
+@dataclass
+class Arguments:
+    run: str
+    to: str
+    format: str = "llmlab"
+    step: int | None = None
+
+
+def main(argv: Sequence[str]) -> int | None:
+    if "-h" in argv or "--help" in argv:
+        print(USAGE)
+        return 0
+    a = parse(argv, Arguments, "export")
+    if a.format not in FORMATS:
+        raise UserError(f"format={a.format} must be one of {', '.join(FORMATS)}")
+    said = export(a.run, Path(a.to), a.format, a.step)
+    print(f"{a.to}: {said}")
+    return 0
+
+
+def export(run: str | Path, to: Path, format: str = "llmlab", step: int | None = None) -> str:
+    """Write the folder `to`, or nothing; returns what it holds in a line.
+
+    run: a run folder, one of its checkpoints, or what was exported before. UserError where there is no sound checkpoint
+    of that step, where `to` holds something already, or where the model has no place in a checkpoint of transformers.
+    """
+    if to.exists() and (not to.is_dir() or any(to.iterdir())):
+        raise UserError(f"to={to}: there is something already; name a folder that is empty or not there")
+    from llmlab.runs import folder
+
+    path, home = _checkpoint(run, step), folder.home(run)
+    write = _llmlab if format == "llmlab" else _hf
+    return _atomically(to, lambda temporary: write(path, home, temporary)).replace("{to}", str(to))
+
+
+def _checkpoint(run: str | Path, step: int | None) -> Path:
+    from llmlab.runs import checkpoint, folder, record
+
+    if step is None:
+        return folder.checkpoint_of(run)
+    record.read(run)
+    kept = checkpoint.all_of(Path(run) / checkpoint.FOLDER)
+    found = [p for p in kept if checkpoint.step_of(p) == step]
+    if not found:
+        steps = ", ".join(str(checkpoint.step_of(p)) for p in kept) or "none"
+        raise UserError(f"step={step}: {run} keeps no checkpoint of that step (kept: {steps})")
+    return found[0]
+
+
+def _llmlab(path: Path, home: Path, to: Path) -> str:
+    from llmlab.data.tokenizer import BESIDE, SPECIAL, Tokenizer
+    from llmlab.runs import checkpoint, record, text
+    from llmlab.runs.files import CONFIG, EXPORT, SPEC, undamaged
+    from llmlab.runs.folder import load
+
+    checkpoint.read_weights(path)  # whether they can be used
+    names = [CONFIG, SPEC, "tokenizer.json", SPECIAL, *(n for n in BESIDE if (home / n).exists())]
+    load(home)  # as its config and model must be sound too
+    if not checkpoint.is_export(path):
+        undamaged(home, names, record.read(home))
+    Tokenizer.load(home)
+    for name in names:
+        if not (home / name).is_file():
+            raise UserError(f"{home}: there is no {name} there")
+        shutil.copyfile(home / name, to / name)
+    shutil.copyfile(path / checkpoint.WEIGHTS, to / checkpoint.WEIGHTS)
+    about = {"run": str(home), "step": checkpoint.step_of(path), "data": text.known(home).get("data") or {}}
+    checkpoint.seal(to, EXPORT, [checkpoint.WEIGHTS, *names], {**about, "tied": checkpoint.tied(path)})
+    return f"the weights of step {about['step']:,}; use them as init_from={{to}} or run={{to}}"
+
+
+def _hf(path: Path, home: Path, to: Path) -> str:
+    from llmlab.hub import save_hf
+    from llmlab.hub.save_tokenizer import as_trained, save_tokenizer
+    from llmlab.runs import checkpoint
+    from llmlab.runs.folder import load_model
+
+    model, tokenizer = load_model(path)
+    save_hf(model, to)
+    notes = [as_trained(tokenizer), save_tokenizer(to, tokenizer, model.sizes.max_positions)]
+    said = f"the weights of step {checkpoint.step_of(path):,} as transformers reads them"
+    return "; ".join([said, *filter(None, notes)])
+
+
+def _atomically(to: Path, fill: Callable[[Path], str]) -> str:
+    """Fill a hidden folder beside `to` and rename it; nothing is left of it on an error."""
+    target = to.absolute()
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    except OSError as e:
+        raise UserError(f"to={to} can't be written: {e.strerror}") from e
+    try:
+        said = fill(temporary)
+        temporary.chmod(0o755)
+        os.rename(temporary, target)
+    except OSError as e:
+        raise UserError(f"to={to} can't be written: {e.strerror or e}") from e
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return said

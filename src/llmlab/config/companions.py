@@ -1,0 +1,186 @@
+"""Companions: the other models that an objective works with, by role; what it declares of each and what was chosen for it.
+
+On the command line each is words that change the run's own model, `models.generator=[size=nano]`, or a finished model,
+`models.teacher=RUN` or `models.teacher=hf=FOLDER`. No torch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from llmlab import registry
+from llmlab.config import init_from
+from llmlab.config.composed import Chosen, Composed, Declared
+from llmlab.config.layout import with_vocabulary
+from llmlab.errors import UserError
+from llmlab.registry import near
+from llmlab.slot_names import LAYER_SLOTS, MODEL_SLOTS
+
+if TYPE_CHECKING:
+    from hydra.core.override_parser.types import Override
+    from omegaconf import DictConfig
+
+    from llmlab.config.spec import ModelSpec
+
+KEY = "models"
+SHARED = ("embedding",)  # what a companion can have in common with the trained model
+GROUPS = ("model", "size", *LAYER_SLOTS, *MODEL_SLOTS, "head")  # choices that make a model
+NODES = (*GROUPS, "layers", "execute", "kinds", "stacks", "heads")  # and keys below which its values are
+# What `size=` states, so that a typed one gives way to the size of a companion's own words.
+ROOT: tuple[str, ...] = (
+    "seed",
+    "data",
+    "tokenizer",
+    "train",
+    "budget",
+    "strategy",
+    "placement",
+    "precision",
+    "trainer",
+    "logger",
+)
+ROOT += ("objective", "optimizer", "schedule", "init_from", KEY)  # other words of a run
+OF_SIZE = ("dim", "n_layers", "n_heads", "n_kv_heads", "head_dim", "ffn_dim")
+
+
+def resolved(chosen: Chosen, vocabulary: int | None = None) -> ModelSpec:
+    """The model that the words of a role make, of the run's vocabulary; None: of the size that the config states."""
+    assert chosen.composed is not None and chosen.composed.spec is not None
+    return chosen.composed.spec if vocabulary is None else with_vocabulary(chosen.composed, vocabulary)
+
+
+def declared(objective: str) -> dict[str, Declared]:
+    """The roles that an objective declares. UserError in a line for a declaration that can't be meant."""
+    entry = registry.index()["objective", objective]
+    models = entry.attribute("models")
+    where = f"{entry.path}:{entry.line}: objective={objective}"
+    if not isinstance(models, dict):
+        raise UserError(f"{where}: models must be a dict of roles, but is {models!r}")
+    known = [f.name for f in dataclasses.fields(Declared) if f.name != "role"]
+    found = {}
+    for role, about in models.items():
+        if not (isinstance(role, str) and role.isidentifier()) or role in ("model", "batch"):
+            raise UserError(f"{where}: models.{role} can't be a role; name it as a Python argument, not model or batch")
+        if not isinstance(about, dict):
+            raise UserError(f"{where}: models.{role} must be a dict, but is {about!r}")
+        if other := [k for k in about if k not in known]:
+            raise UserError(f"{where}: models.{role} has the key {other[0]!r}; {near(str(other[0]), known)}")
+        found[role] = made = Declared(role, **about)  # type: ignore[arg-type]  # literals of the class, read by ast
+        if other := [name for name in made.shares if name not in SHARED]:
+            raise UserError(f"{where}: models.{role} shares {other[0]!r}; {near(str(other[0]), SHARED)}")
+    return found
+
+
+def given(cfg: DictConfig) -> dict[str, tuple[str, ...] | str]:
+    """Words or a source by role, as the config has them. UserError for a value that is neither."""
+    from omegaconf import OmegaConf
+
+    plain: Any = OmegaConf.to_container(cfg[KEY], resolve=True)
+    found: dict[str, tuple[str, ...] | str] = {}
+    for role, value in plain.items():
+        if isinstance(value, list) and all(isinstance(word, str) and "=" in word for word in value):
+            found[role] = tuple(value)
+        elif isinstance(value, str) and value:
+            found[role] = value
+        else:
+            raise UserError(
+                f"{KEY}.{role} must be words as [size=nano,attention=mla], the folder of a run, or hf=FOLDER, "
+                f"but is {value!r}"
+            )
+    return found
+
+
+def of(
+    composed: Composed,
+    typed: Sequence[Override],
+    compose: Callable[[Sequence[str], Declared, Sequence[str]], Composed],
+    published: Callable[[Sequence[str]], bool],
+) -> dict[str, Chosen]:
+    """The companions of a composed run, by role. UserError, a line a problem, for roles and words that can't be.
+
+    typed: overrides of the run. compose: of a companion, from its overrides, its declaration and its own words.
+    published: whether overrides name both a published size and a size.
+    """
+    objective = str(composed.cfg.objective["_part_"])
+    roles, chosen = declared(objective), given(composed.cfg)
+    if problems := _unfit(objective, roles, chosen):
+        raise UserError("\n".join(problems))
+    found = {}
+    for role, about in roles.items():
+        value = chosen[role]
+        if isinstance(value, str):
+            found[role] = Chosen(about, source=_source(about, value))
+            continue
+        try:
+            overrides = _inherited(typed, value, about, published)
+            found[role] = Chosen(about, value, composed=compose([*overrides, *value], about, value))
+        except UserError as e:
+            raise UserError("\n".join(f"{KEY}.{role}: {line}" for line in str(e).splitlines())) from None
+    return found
+
+
+def _unfit(objective: str, roles: Mapping[str, Declared], chosen: Mapping[str, object]) -> list[str]:
+    if unknown := [role for role in chosen if role not in roles]:
+        if not roles:
+            return [f"{KEY}.{unknown[0]}: objective={objective} works with no other model; leave it out"]
+        return [f"{KEY}.{role}: objective={objective} has no such role; {near(role, roles)}" for role in unknown]
+    return [
+        f"objective={objective} needs a model for the role {role}: {KEY}.{role}=[size=nano] is the run's own model with "
+        f"these words changed{'' if about.shares else f', {KEY}.{role}=RUN or hf=FOLDER a finished one'}"
+        for role, about in roles.items()
+        if role not in chosen
+    ]
+
+
+def _source(about: Declared, value: str) -> str:
+    """The value of a role that names a finished model, if there seems to be one."""
+    said = f"{KEY}.{about.role}={value}"
+    if about.shares:
+        raise UserError(
+            f"{said}: a finished model has an {about.shares[0]} of its own, but the role shares that of the trained model; "
+            f"give words, {KEY}.{about.role}=[size=nano]"
+        )
+    if init_from.named(value) is None and (why := init_from.missing(value)) is not None:
+        raise UserError(f"{said}: {why}")
+    return value
+
+
+def _inherited(
+    typed: Sequence[Override], words: Sequence[str], about: Declared, published: Callable[[Sequence[str]], bool]
+) -> list[str]:
+    """What was typed for the run and holds for its companion too: what its own words do not replace."""
+    own = {place(word) for word in words}
+    for word in words:
+        key = place(word)[0]
+        if (node := key.partition(".")[0]) not in NODES:
+            hint = near(node, NODES) if node not in ROOT else "it holds for the whole run, outside of the brackets"
+            raise UserError(f"{word}: {node} is no choice of a model; {hint}")
+    found = []
+    for o in typed:
+        text, key = str(o.input_line), o.key_or_group
+        of_model, _, name = key.partition(".")
+        if (key, o.package) in own or of_model in (KEY, "init_from", "init_tokenizer", "experiment", "sweep"):
+            continue
+        if key == "head" and str(o.package).removeprefix("heads.") not in about.heads:
+            continue  # of a head that the companion lacks
+        if ("size", None) in own and of_model == "model" and name in OF_SIZE:
+            continue
+        if key == "size" and published([text, *words]):
+            continue
+        found.append(text)
+    return found
+
+
+def place(word: str) -> tuple[str, str | None]:
+    """(key or group, package) of an override."""
+    key, _, package = word.lstrip("+~").partition("=")[0].partition("@")
+    return key, package or None
+
+
+def absolute(models: DictConfig) -> None:
+    """Make the paths of finished models mean the same from any folder, in place."""
+    for role, value in models.items():
+        if isinstance(value, str):
+            models[role] = init_from.absolute(value)

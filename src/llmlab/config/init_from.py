@@ -1,0 +1,56 @@
+"""Values of init_from on the command line: hf=FOLDER, or the folder of a run. No torch."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from pathlib import Path
+
+from llmlab.config.spelling import quoted
+
+PREFIXES = ("hf=", "hf:")
+
+
+def named(value: str | None) -> str | None:
+    """The name after hf= (or hf:) in a value such as that of init_from; None if it has no such prefix."""
+    return next((value[len(p) :] for p in PREFIXES if value and value.startswith(p)), None)
+
+
+def normal(override: str) -> str:
+    """An override as Hydra's grammar wants it: init_from=hf=FOLDER quoted, and init_from.tokenizer as the key that it is,
+    for init_from is a text and has none below it. Any other as it is."""
+    key, _, value = override.partition("=")
+    if key.lstrip("+") == "init_from.tokenizer":
+        return f"init_tokenizer={value}"
+    if key.lstrip("+") != "init_from":
+        return override
+    if (name := named(value)) is None:  # a checkpoint of a run, RUN/checkpoints/step=00000040
+        return f"{key}={quoted(value)}" if "=" in value and value[0] not in "'\"\\" else override
+    return f"{key}={quoted(f'hf={name}')}"
+
+
+def missing(value: str) -> str | None:
+    """Why a value can't be the folder of a run, one of its checkpoints or an export; None if it seems to be."""
+    start = Path(value).expanduser()
+    if not os.path.exists(start):
+        return f"there is no such run folder{similar(str(start))}"
+    if not any((start / name).is_file() for name in ("run.json", "manifest.json", "export.json")):
+        return "there is no run.json in it; RUN is the folder of a run"
+    return None
+
+
+def absolute(value: str) -> str:
+    """A value that means the same from any folder; what is to be downloaded, or was, as it is."""
+    if (name := named(value)) is None:
+        return os.path.abspath(Path(value).expanduser())
+    return f"hf={os.path.abspath(Path(name).expanduser())}" if Path(name).expanduser().is_dir() else value
+
+
+def similar(path: str) -> str:
+    """A hint at a path that is spelt nearly so, for the end of a line."""
+    wanted = Path(os.path.expanduser(path))
+    try:
+        close = difflib.get_close_matches(wanted.name, [p.name for p in wanted.parent.iterdir()], 1, 0.6)
+    except OSError:
+        return f"; {wanted.parent} is not a folder"
+    return f"; did you mean {wanted.parent / close[0]}?" if close else ""

@@ -1,0 +1,330 @@
+"""From a composed config to what is built: which part stands in which slot of which layer, and why.
+
+Plain dataclasses, no torch. The order in which a slot of a layer is resolved, the last wins: the top
+level, the stack's, the kind's, what was typed (of two typed choices the narrower).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from llmlab import registry
+from llmlab.config.spec import LayerSpec, ModelSpec, PartSpec, StackSpec
+from llmlab.errors import UserError
+from llmlab.sizes import AttentionTraits, FFNTraits, MoETraits, Sizes, divisors_shown
+from llmlab.slot_names import LAYER_SLOTS, STACK_SIZES
+
+if TYPE_CHECKING:
+    from llmlab.config.composed import Composed
+
+
+def round_up(n: int, multiple: int) -> int:
+    return -(-n // multiple) * multiple
+
+
+def resolve(
+    composed: Composed,
+    *,
+    vocabulary: int | None = None,
+    roles: tuple[str, ...] | None = None,
+    classes: int | None = None,
+    companion: Mapping[str, str] | None = None,
+) -> ModelSpec:
+    """The model that a config asks for.
+
+    vocabulary: ids that the tokenizer uses (the model's table is rounded up to a multiple of 64); None: the size that
+    the config states. roles: the heads to build; None: those that the objective names. companion: the objective's heads
+    of another model that it works with; None: the model is the one that it trains. classes: of labelled data; None: as many
+    as the config states.
+    """
+    cfg, typed = composed.cfg, {(t.group, t.package): t for t in composed.typed}
+    sizes = _sizes(cfg, vocabulary)
+    objective = _needed(cfg.objective, "objective")
+    notes: list[str] = []
+
+    default_mask = _part(cfg.mask, "mask")
+    if default_mask is None:
+        default_mask = PartSpec("mask", objective.attribute("mask"), {})
+    names = list(cfg.stacks) or ["main"]
+    stacks = tuple(_stack(cfg, name, _sizes(cfg, vocabulary, name), default_mask, typed, notes) for name in names)
+    if len(stacks) > 1:
+        source = stacks[0].sizes.dim
+        stacks = (stacks[0], *(replace(s, sizes=s.sizes.but(source_dim=source)) for s in stacks[1:]))
+
+    wanted = objective.attribute("heads") if companion is None else companion
+    given = {role: _part(node, "head") for role, node in cfg.heads.items()}
+    roles = tuple(wanted) if roles is None else roles
+    heads = {role: given.get(role) or _default("head", wanted.get(role, "lm")) for role in roles}
+    if classes is not None:
+        heads = _with_classes(heads, classes, composed.keys)
+
+    spec = ModelSpec(
+        family=cfg.model.family,
+        sizes=sizes.but(**{k: getattr(stacks[-1].sizes, k) for k in ("dim", "causal", "sees_all")}),
+        stacks=stacks,
+        heads=heads,
+        kernel=_needed(cfg.kernel, "kernel"),
+        init=_needed(cfg.init, "init"),
+        notes=tuple(dict.fromkeys(notes)),
+    )
+    check_objective(spec, objective, companion)
+    chosen = typed.get(("objective", ""))
+    if chosen is not None and not chosen.kept:
+        mask = spec.stacks[-1].mask.name
+        said = (
+            f"objective={objective.name} brings mask={mask}: {spec.family} is trained as {_a(_words((spec.topology,)))}"
+        )
+        spec = replace(spec, notes=(*spec.notes, said))
+    return spec
+
+
+def _with_classes(heads: Mapping[str, PartSpec], classes: int, typed: frozenset[str]) -> dict[str, PartSpec]:
+    """Heads with as many classes as the data has. UserError where another number was typed."""
+    found = {}
+    for role, part in heads.items():
+        own = part.options.get("n_classes")
+        if own not in (None, classes):
+            if f"heads.{role}.n_classes" in typed:
+                raise UserError(f"heads.{role}.n_classes={own}, but the data has {classes} classes; leave it out")
+            part = replace(part, options={**part.options, "n_classes": classes})
+        found[role] = part
+    return found
+
+
+def _asking_for(scores: str) -> list[str]:
+    """Objectives that train a head of such scores."""
+    index = registry.index()
+    heads = {n: e.attribute("heads").values() for (s, n), e in index.items() if s == "objective"}
+    return sorted(n for n, hs in heads.items() if any(index["head", h].attribute("scores") == scores for h in hs))
+
+
+def with_vocabulary(composed: Composed, ids: int, classes: int | None = None) -> ModelSpec:
+    """The model that a config asks for, for a tokenizer of so many ids and data of so many classes, from what was resolved as
+    it was composed."""
+    spec = composed.spec
+    if spec is None:
+        return resolve(composed, vocabulary=ids, classes=classes)
+    if classes is not None:
+        spec = replace(spec, heads=_with_classes(spec.heads, classes, composed.keys))
+    size = _vocab_size(composed.cfg, ids)
+    stacks = tuple(replace(s, sizes=s.sizes.but(vocab_size=size)) for s in spec.stacks)
+    return replace(spec, sizes=spec.sizes.but(vocab_size=size), stacks=stacks)
+
+
+def _vocab_size(cfg: Any, ids: int | None) -> int:
+    """Rows of the table of tokens: what was stated, else the ids of the tokenizer rounded up to a multiple of 64."""
+    stated = cfg.model.vocab_size
+    if stated is None:
+        return round_up(ids or cfg.tokenizer.vocab_size, 64)
+    if ids is not None and stated < ids:
+        raise UserError(
+            f"model.vocab_size={stated} is smaller than the tokenizer's {ids} tokens; "
+            f"leave it out (it follows the tokenizer) or set at least {ids}"
+        )
+    return int(stated)
+
+
+def check_objective(spec: ModelSpec, objective: PartSpec, companion: Mapping[str, str] | None = None) -> None:
+    """UserError if the objective can't train such a model under its masks, or can't work with such a companion."""
+    for role, usual in (objective.attribute("heads") if companion is None else companion).items():
+        part, wanted = spec.heads.get(role), PartSpec("head", usual).attribute("scores")
+        if part is not None and wanted is not None and part.attribute("scores") not in (None, wanted):
+            fits = [n for (s, n), e in registry.index().items() if s == "head" and e.attribute("scores") == wanted]
+            also = _asking_for(part.attribute("scores"))
+            other = f"; objective={' or '.join(also)} asks for those of a {part.attribute('scores')}" if also else ""
+            raise UserError(
+                f"heads.{role}={part.name} gives scores of a {part.attribute('scores')}, but objective={objective.name} "
+                f"asks for those of the {wanted}; choose {' or '.join(sorted(fits))}{other}"
+            )
+        if part is not None and spec.sizes.causal and part.options.get("pool") == "first":
+            raise UserError(
+                f"heads.{role}={part.name} reads the first token of a text, which sees no other under "
+                f"mask={spec.stacks[-1].mask.name}; set heads.{role}.pool=last"
+            )
+    for stack in spec.stacks:
+        missing = [n for n in stack.mask.attribute("needs") if n not in objective.attribute("gives")]
+        if missing:
+            raise UserError(
+                f"mask={stack.mask.name} reads {' and '.join(missing)} of each sample, which objective={objective.name} "
+                f"does not give; leave mask out (it brings mask={objective.attribute('mask')})"
+            )
+    if companion is not None:  # it reads what it is given: only the trained model must not see the answer
+        return
+    topologies = objective.attribute("topologies")
+    if topologies and spec.topology not in topologies:
+        mask = spec.stacks[-1].mask.name
+        if spec.topology == "encoder_decoder" or "encoder_decoder" in topologies:
+            raise UserError(
+                f"objective={objective.name} trains {_words(topologies)} models, but model={spec.family} is "
+                f"{_a(_words((spec.topology,)))}; choose {_fitting(spec.topology)}"
+            )
+        raise UserError(
+            f"objective={objective.name} can't be trained under mask={mask}: each token would see the answer; "
+            f"leave mask out (it brings mask={objective.attribute('mask')}) or choose {_fitting(spec.topology)}"
+        )
+    if spec.topology == "encoder_decoder" and objective.attribute("mask") == "causal" and not spec.sizes.causal:
+        mask = spec.stacks[-1].mask.name
+        raise UserError(
+            f"objective={objective.name} can't be trained under mask={mask} in the decoder: each token would see the "
+            f"answer; leave mask out, or name one stack: mask@stacks.{spec.stacks[0].name}.mask={mask}"
+        )
+
+
+def _a(noun: str) -> str:
+    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
+
+
+def _words(names: tuple[str, ...]) -> str:
+    return " or ".join(n.replace("_", "-") for n in names)
+
+
+def _fitting(topology: str) -> str:
+    fits = [n for (s, n), e in registry.index().items() if s == "objective" and topology in e.attribute("topologies")]
+    return " or ".join(f"objective={n}" for n in sorted(fits)) or "another model"
+
+
+def _default(slot: str, name: str) -> PartSpec:
+    entry = registry.index()[slot, name]
+    return PartSpec(slot, name, {k: o.default for k, o in entry.options.items()})
+
+
+def _needed(node: Any, slot: str) -> PartSpec:
+    part = _part(node, slot)
+    if part is None:
+        raise UserError(f"{slot} is missing: a model needs one; choose {slot}=NAME")
+    return part
+
+
+def _part(node: Any, slot: str) -> PartSpec | None:
+    if node is None:
+        return None
+    from omegaconf import OmegaConf
+
+    options: Any = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else dict(node)
+    name = options.pop("_part_")
+    options = {str(k): v for k, v in options.items() if not str(k).startswith("_")}
+    return PartSpec(slot, name, options)
+
+
+def _sizes(cfg: Any, vocabulary: int | None, stack: str | None = None) -> Sizes:
+    """Of the model, or of a stack, which may have some of its own."""
+    from omegaconf import OmegaConf
+
+    m: dict[str, Any] = OmegaConf.to_container(cfg.model, resolve=True)  # type: ignore[assignment]
+    m.pop("family")
+    at = dict.fromkeys(STACK_SIZES, "model")
+    for size in STACK_SIZES if stack in cfg.stacks else ():
+        if (value := cfg.stacks[stack][size]) is not None:
+            if value < 1:
+                raise UserError(f"stacks.{stack}.{size} must be at least 1, but is {value}")
+            m[size], at[size] = value, f"stacks.{stack}"
+    if m["head_dim"] is None:
+        if m["dim"] % m["n_heads"]:
+            raise UserError(
+                f"{at['n_heads']}.n_heads={m['n_heads']} does not divide {at['dim']}.dim={m['dim']}; "
+                f"choose one of {divisors_shown(m['dim'])} or set model.head_dim"
+            )
+        m["head_dim"] = m["dim"] // m["n_heads"]
+    if m["n_kv_heads"] is not None and m["n_heads"] % m["n_kv_heads"]:
+        raise UserError(
+            f"{at['n_kv_heads']}.n_kv_heads={m['n_kv_heads']} does not divide {at['n_heads']}.n_heads={m['n_heads']}; "
+            f"choose one of {divisors_shown(m['n_heads'])}"
+        )
+    if m["ffn_dim"] is None:
+        m["ffn_dim"] = 4 * m["dim"]
+    if m["max_positions"] is None:
+        m["max_positions"] = cfg.data.seq_len
+    m["vocab_size"] = _vocab_size(cfg, vocabulary)
+    moe = m.pop("moe")
+    if moe["ffn_dim"] is None:
+        moe["ffn_dim"] = max(8, round_up(m["ffn_dim"] // moe["per_token"], 8))
+    if moe["per_token"] > moe["n_experts"]:
+        raise UserError(f"model.moe.per_token={moe['per_token']} is more than model.moe.n_experts={moe['n_experts']}")
+    traits: dict[str, Any] = {
+        "attention": AttentionTraits(**m.pop("attention")),
+        "ffn": FFNTraits(**m.pop("ffn")),
+        "moe": MoETraits(**moe),
+    }
+    return Sizes(**m, **traits)
+
+
+def kinds_of(layers: Any, n_layers: int) -> list[str]:
+    """first + cycle + last as one list of n_layers kinds; "" where none is named."""
+    first, cycle, last = list(layers.first), list(layers.cycle), list(layers.last)
+    if not (first or cycle or last):
+        return [""] * n_layers
+    middle = n_layers - len(first) - len(last)
+    if middle < 0 or (middle and not cycle):
+        raise UserError(
+            f"layers.first has {len(first)} and layers.last {len(last)} kinds, which does not make model.n_layers={n_layers}"
+            + ("; name the kinds in between in layers.cycle" if middle > 0 else "")
+        )
+    return first + [cycle[i % len(cycle)] for i in range(middle)] + last
+
+
+def _stack(cfg: Any, name: str, sizes: Sizes, mask: PartSpec, typed: dict, notes: list[str]) -> StackSpec:
+    stack = cfg.stacks.get(name)
+    own = stack is not None
+    execute = list(stack.execute if own and stack.execute else cfg.execute)
+    n_executed = stack.n_layers if own and stack.n_layers is not None else sizes.n_layers
+    if n_executed < 1:
+        raise UserError(
+            f"model.n_layers={sizes.n_layers} leaves stacks.{name}.n_layers={n_executed}; each stack needs one"
+        )
+    if execute:
+        stored = max(execute, default=-1) + 1
+        if min(execute) < 0 or set(execute) != set(range(stored)):
+            raise UserError(f"execute={execute} must name every layer from 0 to its largest at least once")
+        if len(execute) != n_executed:
+            notes.append(f"execute runs {len(execute)} layers; model.n_layers={n_executed} is not used")
+    else:
+        execute, stored = list(range(n_executed)), n_executed
+    named = bool(own and (stack.layers.first or stack.layers.cycle or stack.layers.last))
+    kinds = kinds_of(stack.layers if named else cfg.layers, stored)
+    for kind in dict.fromkeys(kinds):
+        if kind and kind not in cfg.kinds:
+            raise UserError(
+                f"layers names the kind {kind!r}, which kinds does not have; it has {', '.join(cfg.kinds) or 'none'}"
+            )
+    for kind in cfg.kinds:
+        if kind not in kinds:
+            notes.append(f"no layer of the {len(kinds)} is of kind {kind!r}")
+    if own and stack.mask is not None:
+        wide, own_mask = typed.get(("mask", "")), _needed(stack.mask, "mask")
+        if wide is None or wide.kept or ("mask", f"stacks.{name}") in typed:
+            mask = own_mask
+        elif mask != own_mask:
+            notes.append(f"mask={mask.name} as typed displaces {own_mask} of the {name} layers")
+    pattern = mask.attribute("pattern")
+    causal, sees_all = pattern == "causal", pattern == "full"
+    layers = tuple(_layer(cfg, name if own else None, kind, typed, notes) for kind in kinds)
+    embedding = _needed(stack.embedding if own and stack.embedding is not None else cfg.embedding, "embedding")
+    cross = _part(stack.cross_attention, "attention") if own else None
+    sizes = sizes.but(n_layers=len(execute), stack=name, causal=causal, sees_all=sees_all)
+    return StackSpec(
+        name, sizes, layers, tuple(execute), mask, embedding, cross, stack.shared_embedding if own else True
+    )
+
+
+def _layer(cfg: Any, stack: str | None, kind: str, typed: dict, notes: list[str]) -> LayerSpec:
+    parts: dict[str, PartSpec] = {}
+    displaced: dict[str, str] = {}
+    for slot in LAYER_SLOTS:
+        places = [("", cfg[slot])]
+        if stack is not None:
+            places.append((f"stacks.{stack}", cfg.stacks[stack][slot]))
+        if kind:
+            places.append((f"kinds.{kind}", cfg.kinds[kind][slot]))
+        named = [(place, node) for place, node in places if node is not None]
+        by_hand = [(place, node) for place, node in named if (slot, place) in typed]
+        if all(typed[slot, place].kept for place, _ in by_hand):
+            by_hand = []
+        _, node = (by_hand or named or [("", None)])[-1]
+        parts[slot] = _needed(node, slot)
+        if by_hand and named[-1][1] is not node:
+            displaced[slot] = str(_part(named[-1][1], slot))
+            where = f"{kind or stack} layers"
+            notes.append(f"{slot}={parts[slot].name} as typed displaces {displaced[slot]} of the {where}")
+    return LayerSpec(kind, parts, displaced)

@@ -1,0 +1,61 @@
+"""Typed configs of parts in Hydra's ConfigStore, made from what `llmlab.registry` has read of them."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import field, make_dataclass
+from typing import Any
+
+from llmlab import registry
+from llmlab.slot_names import Part
+
+_declared: dict[str, Any] = {}
+
+
+@functools.cache
+def _schema(slot: str, name: str, options: tuple[tuple[str, str], ...]) -> type:
+    fields: list[tuple[str, Any, Any]] = [("_part_", str, field(default=name))]
+    for key, option in registry.index()[slot, name].options.items():
+        default = option.default
+        if option.required:
+            default = "???"
+        elif isinstance(default, tuple):
+            default = list(default)
+        if isinstance(default, list | dict):
+            fields.append((key, option.type, field(default_factory=functools.partial(type(default), default))))
+        else:
+            fields.append((key, option.type, field(default=default)))
+    return make_dataclass(f"{slot}/{name}", fields, bases=(Part,))
+
+
+def schema(slot: str, name: str) -> type:
+    """The dataclass of a part's config: `_part_` and its options."""
+    entry = registry.index()[slot, name]
+    return _schema(slot, name, tuple((k, f"{o.spelled}={o.default!r}") for k, o in entry.options.items()))
+
+
+def declare() -> int:
+    """Store the typed root and the config of every part in Hydra's ConfigStore, once for each set of parts.
+
+    Returns a number that changes when the set does.
+    """
+    from hydra.core.config_store import ConfigStore
+    from omegaconf import OmegaConf
+
+    from llmlab.config import resolvers
+    from llmlab.config.schema import root
+
+    entries = registry.index()
+    if _declared.get("entries") is entries:
+        return int(_declared["count"])
+    resolvers.register()
+    store = ConfigStore.instance()
+    for slot, _ in _declared.get("entries", ()):
+        store.repo.pop(slot, None)
+    for slot, name in entries:
+        store.store(group=slot, name=name, node=schema(slot, name), provider="llmlab")
+    typed = OmegaConf.structured(root())
+    OmegaConf.set_struct(typed.models, False)  # its keys are the roles of the objective, which are typed without a "+"
+    store.store(name="schema", node=typed, provider="llmlab")
+    _declared.update(entries=entries, count=_declared.get("count", 0) + 1)
+    return int(_declared["count"])

@@ -1,1 +1,0 @@
-"""Run folders: what is written into them, and how they are read."""

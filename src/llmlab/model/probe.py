@@ -1,0 +1,244 @@
+"""What parts compute and keep that their linears don't tell: as they declare it (`cost`), else as it is measured.
+
+A part is run once on tensors that have a shape and a device but no memory, under torch's FLOP counter. A stand-in for the
+kernel notes how wide the products of queries and keys are and computes none: how many there are, the mask decides.
+The batch is one text: T tokens, S keys, D model width.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from llmlab.config.spec import PartSpec
+from llmlab.model.view import LayerCache, View
+from llmlab.slots import Context, Cost, Position
+
+CACHED = 4  # tokens of the text by which a cache is measured
+
+
+class CostSource(NamedTuple):
+    """How it is known what a part computes beside its linears."""
+
+    part: str  # "ffn=my_ffn"
+    how: Literal["declared", "measured", "unknown"]
+    why: str = ""  # of what is unknown
+
+    def __str__(self) -> str:
+        if self.how == "unknown":
+            return f"{self.part} can't be run alone ({self.why}), so of it only linears are counted; give it cost()"
+        return f"{self.part}: what it computes beside linears is {self.how}"
+
+
+class Observation(NamedTuple):
+    flops: int
+    value: Any
+
+
+class Meter:
+    """Runs parts; equal ones, of which a model has many, once. `sources`: of the parts that are more than linears."""
+
+    def __init__(self) -> None:
+        self.sources: dict[str, CostSource] = {}
+        self._known: dict[Any, Observation | str] = {}
+
+    def extra_flops(
+        self,
+        part: nn.Module,
+        spec: PartSpec,
+        counted: float,
+        run: Callable[..., Any],
+        *more: nn.Module,
+        tokens: int,
+        keys: int | None = None,
+        how: Any = None,
+    ) -> float:
+        """FLOPs beyond those `counted` by a part's linears, of a text of `tokens` tokens that reads `keys`.
+
+        run: computes as the part does, given copies of it and of `more`. how: what tells this run from others of the part.
+        """
+        own = declared(part, tokens, keys or tokens)
+        if own.flops is not None:
+            if not _close(own.flops, counted):
+                self._note(spec, "declared")
+            return own.flops - counted
+        ran = self._run(spec, how or tokens, run, part, *more)
+        if ran is None or _close(ran.flops, counted):
+            return 0.0
+        self._note(spec, "measured")
+        return ran.flops - counted
+
+    def prepare_flops(self, position: Any, spec: PartSpec, tokens: int) -> float | None:
+        """FLOPs of what a position part does once a forward; None where it declares them (of a layer) or can't be run."""
+        if position.score_width or declared(position, tokens, tokens).flops is not None:
+            return None
+        ran = self._run(spec, ("prepare", tokens), lambda part: _state(part, _context(tokens)), position)
+        if ran is not None and ran.flops:
+            self._note(spec, "measured")
+        return None if ran is None else ran.flops
+
+    def attention(
+        self, part: Any, spec: PartSpec, counted: float, x: tuple[int, int], source: tuple[int, int] | None = None
+    ) -> tuple[float, float]:
+        """(FLOPs beyond those counted, multiply-adds of a pair of a query and a key) of an attention part.
+
+        x, source: tokens and width of what is read. What its position adds to a layer is asked for with `position_flops`.
+        """
+        run, where = _attention_run(x, source), Position()
+        keys, how = (source or x)[0], (x, source)
+        beyond = self.extra_flops(part, spec, counted, run, where, tokens=x[0], keys=keys, how=how)
+        width = getattr(part, "pair_width", None)
+        if width is None:
+            ran = self._run(spec, how, run, part, where)
+            width = 0 if ran is None else ran.value
+        return beyond, width
+
+    def position_flops(
+        self, part: Any, spec: PartSpec, position: Any, of: PartSpec, prepared: float | None, x: Any
+    ) -> float:
+        """FLOPs of what a position part does in each layer: it turns queries and keys, and adds to their scores."""
+        tokens = x[0]
+        own = declared(position, tokens, tokens)
+        if own.flops is not None:
+            self._note(of, "declared")
+            return own.flops
+        if prepared is None or declared(part, tokens, tokens).flops is not None:
+            return 0.0
+        alone = self._run(spec, (x, None), _attention_run(x, None), part, Position())
+        both = self._run(
+            of, (x, str(spec)), lambda position, part: _attention_run(x, None)(part, position), position, part
+        )
+        if alone is None or both is None or _close(both.flops, alone.flops + prepared):
+            return 0.0
+        self._note(of, "measured")
+        return both.flops - alone.flops - prepared
+
+    def cached_numbers(self, part: Any, spec: PartSpec, width: int, source_width: int | None = None) -> int:
+        """Numbers that a token leaves in the cache of an attention part, a token of the source in cross-attention."""
+        own = declared(part, CACHED, CACHED)
+        if own.kv is not None:
+            return own.kv
+        source = None if source_width is None else (CACHED, source_width)
+        ran = self._run(spec, ("kept", source), _attention_run((CACHED, width), source, cached=True), part, Position())
+        return 0 if ran is None else ran.value
+
+    def _run(self, spec: PartSpec, how: Any, run: Callable[..., Any], *parts: nn.Module) -> Observation | None:
+        key = (str(spec), how, *(_shapes(part) for part in parts))
+        if key not in self._known:
+            self._known[key] = _observe(run, parts)
+        found = self._known[key]
+        if isinstance(found, str):
+            self._note(spec, "unknown", found)
+            return None
+        return found
+
+    def _note(self, spec: PartSpec, how: Literal["declared", "measured", "unknown"], why: str = "") -> None:
+        name = f"{spec.slot}={spec.name}"
+        self.sources.setdefault(name, CostSource(name, how, why))
+
+
+def declared(part: Any, tokens: int, keys: int) -> Cost:
+    """What a part says of itself; nothing where it has no `cost`."""
+    return part.cost(tokens, keys) if hasattr(part, "cost") else Cost()
+
+
+class _CountingKernel:
+    """Stands for a kernel. `width`: multiply-adds of a query and a key and value, over all heads and calls."""
+
+    width = 0
+
+    def __call__(self, terms: Any, v_BKSH: Tensor, *rest: Any) -> Tensor:
+        q_BNTH = terms[0].q_BNTH
+        self.width += q_BNTH.shape[1] * (q_BNTH.shape[-1] + v_BKSH.shape[-1])
+        return q_BNTH.new_empty(*q_BNTH.shape[:-1], v_BKSH.shape[-1])
+
+
+def _attention_run(x: tuple[int, int], source: tuple[int, int] | None, *, cached: bool = False) -> Callable[..., int]:
+    """A run of an attention part under a position part: width of a pair, or with `cached` numbers kept of a token."""
+
+    def run(part: Any, position: Any) -> int:
+        kernel, cache, ctx = _CountingKernel(), LayerCache(x[0]) if cached else None, _context(x[0])
+        view = View(ctx, position, _state(position, ctx), kernel, None)  # type: ignore[arg-type]
+        part(torch.empty(1, *x), view.of(part), None if source is None else torch.empty(1, *source), cache)
+        return kernel.width if cache is None else sum(b.numel() // b.shape[-2] for b in cache.buffers)
+
+    return run
+
+
+def _context(tokens: int) -> Context:
+    return Context(tokens, ids=torch.zeros(1, tokens, dtype=torch.long))
+
+
+def _state(position: Any, ctx: Context) -> Any:
+    ids = position.ids(ctx)
+    return position.prepare(ids, ids)
+
+
+def _observe(run: Callable[..., Any], parts: tuple[nn.Module, ...]) -> Observation | str:
+    """What a run of copies without memory shows, or why there is none.
+
+    They lie on the meta device; where a part asks what a device can do (autocast), on a CPU that is feigned: a second's import.
+    """
+    from torch.utils.flop_counter import FlopCounterMode
+
+    why = ""
+    for place in (lambda: torch.device("meta"), _fake_tensor_mode):
+        copies = copy.deepcopy(parts)
+        try:
+            with place(), torch.no_grad():
+                for part in copies:
+                    _without_memory(part, set())
+                with FlopCounterMode(display=False, custom_mapping=_formulas()) as counter:
+                    value = run(*copies)
+            return Observation(counter.get_total_flops(), value)
+        except Exception as e:  # of whatever a part does that needs values
+            why = f"{type(e).__name__}: {(str(e).splitlines() or [''])[0]}"[:160]
+    return why
+
+
+def _fake_tensor_mode() -> AbstractContextManager[Any]:
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    return FakeTensorMode(allow_non_fake_inputs=True)
+
+
+def _without_memory(module: nn.Module, seen: set[int]) -> None:
+    """Parameters and buffers replaced by empty ones; of modules that are held unregistered, too."""
+    for m in module.modules():
+        if id(m) in seen:
+            continue
+        seen.add(id(m))
+        for name, parameter in m._parameters.items():
+            if parameter is not None:
+                empty = torch.empty(parameter.shape, dtype=parameter.dtype)
+                m._parameters[name] = nn.Parameter(empty, requires_grad=False)
+        for name, buffer in m._buffers.items():
+            if buffer is not None:
+                m._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype)
+        for held in vars(m).values():
+            if isinstance(held, nn.Module):
+                _without_memory(held, seen)
+
+
+def _formulas() -> dict[Any, Callable[..., int]]:
+    """Of products that torch's counter takes for nothing."""
+    from torch.utils.flop_counter import sdpa_flop
+
+    aten = torch.ops.aten
+    found = {aten._scaled_dot_product_flash_attention_for_cpu: sdpa_flop}
+    if hasattr(aten, "_grouped_mm"):
+        found[aten._grouped_mm] = lambda a, b, *rest, out_shape=None, **more: 2 * a[-2] * a[-1] * b[-1]
+    return found
+
+
+def _close(one: float, other: float) -> bool:
+    return abs(one - other) <= 1e-9 * max(one, other)
+
+
+def _shapes(module: nn.Module) -> tuple[Any, ...]:
+    return (type(module), *((name, tuple(p.shape)) for name, p in module.named_parameters()))

@@ -1,0 +1,115 @@
+"""What a strategy makes of a model's parameters: a device's share of each, and of what the optimizer keeps for it."""
+
+from __future__ import annotations
+
+import functools
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+from torch.optim import Optimizer
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from llmlab.errors import UserError
+from llmlab.model import roles
+from llmlab.model.model import Model
+from llmlab.slots import Role
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """shape: on one device of a tensor-parallel group. layer: its layer, counted over all stacks; -1: of none.
+    learns: has a gradient and optimizer state."""
+
+    path: str
+    shape: tuple[int, ...]
+    role: Role
+    layer: int = -1
+    learns: bool = True
+
+    @property
+    def numel(self) -> int:
+        return math.prod(self.shape)
+
+    def shard(self, world: int) -> tuple[int, ...]:
+        """Of the first of `world` ranks, which has the largest: FSDP2 shards rows, DTensors too."""
+        return (-(-self.shape[0] // world), *self.shape[1:])
+
+
+def table(model: Model) -> list[Parameter]:
+    """In the order of `roles.parameters`."""
+    layer_of: dict[int, int] = {}
+    layers = [layer for stack in model.all_stacks() for layer in stack.layers]
+    for i, layer in enumerate(layers):
+        layer_of |= {id(p): i for p in layer.parameters()}
+    return [
+        Parameter(path, tuple(p.shape), role, layer_of.get(id(p), -1), p.requires_grad)
+        for path, p, role in roles.parameters(model)
+    ]
+
+
+@functools.lru_cache(maxsize=32)
+def state_bytes(optimizer: Any, parameters: tuple[Parameter, ...], dtype: torch.dtype, world: int = 1) -> int:
+    """What an optimizer part keeps for a rank's shards, its step counters included: by doing a step without values."""
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        return _after_a_step(_built(optimizer, parameters, dtype, world)[0])
+
+
+@functools.lru_cache(maxsize=32)
+def groups(optimizer: Any, parameters: tuple[Parameter, ...]) -> list[list[Parameter]]:
+    """Parameters that an optimizer part treats alike, in its order."""
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        made, of = _built(optimizer, parameters)
+        return [[of[id(q)] for q in group["params"]] for group in made.param_groups]
+
+
+@functools.lru_cache(maxsize=32)
+def flat_state_bytes(optimizer: Any, parameters: tuple[Parameter, ...], pieces: tuple[int, ...]) -> int:
+    """What an optimizer part keeps where each of its groups is one flat float32 tensor of so many numbers."""
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        made, _ = _built(optimizer, parameters)
+        for group, size in zip(made.param_groups, pieces, strict=True):
+            group["params"] = [nn.Parameter(torch.empty(size))]
+        return _after_a_step(made)
+
+
+def _built(
+    optimizer: Any, parameters: tuple[Parameter, ...], dtype: torch.dtype = torch.float32, world: int = 1
+) -> tuple[Optimizer, dict[int, Parameter]]:
+    """An optimizer of tensors without values, and what each (by its `id`) stands for."""
+    shown = [nn.Parameter(torch.empty(p.shard(world) if world > 1 else p.shape, dtype=dtype)) for p in parameters]
+    made = optimizer.build([(p.path, q, p.role) for p, q in zip(parameters, shown, strict=True)])
+    return made, {id(q): p for p, q in zip(parameters, shown, strict=True)}
+
+
+def _after_a_step(made: Optimizer) -> int:
+    for p in [p for group in made.param_groups for p in group["params"]]:
+        p.grad = torch.empty_like(p)
+    try:
+        with Numbers():
+            made.step()
+    except (RuntimeError, TypeError) as e:
+        why = (str(e).splitlines() or [""])[0]
+        name = type(made).__name__
+        raise UserError(
+            f"optimizer: a step of {name} can't be done without values, so its memory is unknown: {why}"
+        ) from e
+    kept: list[Tensor] = [v for s in made.state.values() for v in s.values() if isinstance(v, Tensor)]
+    return sum(v.numel() * v.element_size() for v in kept)
+
+
+class Numbers(TorchDispatchMode):
+    """Where an optimizer asks for the value of a tensor that has none: 1, and nothing is so. What it keeps is not for its
+    values to say."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        try:
+            return func(*args, **(kwargs or {}))
+        except DataDependentOutputException:
+            if func is not torch.ops.aten._local_scalar_dense.default:
+                raise
+            dtype = args[0].dtype
+            return False if dtype == torch.bool else 1.0 if dtype.is_floating_point else 1

@@ -1,0 +1,163 @@
+"""What is planned: a config as `llmlab train` takes it, or a bare config.json. No data and no weights are read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from llmlab import registry
+from llmlab.config import devices, layout, schema, traits
+from llmlab.config import spec as specs
+from llmlab.data import Windows
+from llmlab.data.windows import Stream
+from llmlab.errors import UserError
+from llmlab.model import build, flops, trainable
+from llmlab.plan.memory import Training, Where
+from llmlab.slots import Vocabulary
+from llmlab.training import cost as costs
+from llmlab.training import preflight, recipe
+from llmlab.training.strategies import elementwise, tensor_parallel
+
+SAMPLES = 8
+
+
+@dataclass(frozen=True)
+class Subject:
+    """cost: as the record of a run has it. training: None where the model has no head that its objective trains."""
+
+    name: str
+    composed: Any
+    spec: specs.ModelSpec
+    model: Any
+    cost: costs.Cost
+    cut: recipe.Cut
+    where: Where
+    training: Training | None
+    assumed: tuple[str, ...]
+
+    @property
+    def cfg(self) -> Any:
+        return self.composed.cfg
+
+
+def of_config(composed: Any) -> Subject:
+    """UserError for what a run would refuse."""
+    entry, vocabulary, assumed = _vocabulary(composed)
+    try:
+        spec = composed.spec if vocabulary is None else layout.with_vocabulary(composed, vocabulary)
+    except ValueError as e:
+        raise UserError(str(e)) from e
+    return _subject(" ".join(composed.overrides) or "the default config", composed, spec, entry, assumed)
+
+
+def of_checkpoint(name: str, overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> Subject:
+    """The model of hf=NAME, of whose folder config.json alone is read; `architectures` there tells its heads."""
+    from llmlab.config.compose import compose
+    from llmlab.hub import load
+    from llmlab.hub.locate import locate
+
+    folder = locate(name, ("config.json",))
+    about = load.describe(folder, bare=True)
+    typed = {o.lstrip("+~").partition("=")[0] for o in overrides}
+    own = [o for o in about.overrides if o.partition("=")[0] not in typed]
+    composed = compose([*own, *overrides], config_dirs, strict=False)
+    try:
+        resolved = layout.resolve(composed, roles=())
+        spec = about.headed(resolved)
+    except ValueError as e:
+        raise UserError(str(e)) from e
+    mine = replace(composed, keys=composed.keys & typed)
+    if useless := [line for line, by_hand in traits.unused(mine, resolved) if by_hand]:
+        raise UserError("\n".join(useless))
+    head = (about.config.get("architectures") or list(about.entry.architectures))[0]
+    objective = composed.cfg.objective["_part_"]
+    assumed = [f"objective={objective}: {head} does not say how it is trained"]
+    if "quantization_config" in about.config:
+        assumed.append("quantization_config is left out: numbers are as precision says")
+    entry = registry.index()["objective", objective]
+    return _subject(f"hf={name} ({head})", composed, spec, entry, assumed)
+
+
+def _vocabulary(composed: Any) -> tuple[registry.Entry, int | None, list[str]]:
+    """(the objective, ids that the tokenizer uses or None, what is assumed of them)."""
+    cfg = composed.cfg
+    entry = registry.index()["objective", cfg.objective["_part_"]]
+    kind, size = cfg.tokenizer.kind, cfg.model.vocab_size
+    if kind == "file":
+        from llmlab.data import tokenizer
+
+        made = tokenizer.make(recipe.plain(cfg.tokenizer, schema.Tokenizer), [], [], entry.special)
+        return entry, made.vocab_size, []
+    if size is not None:
+        return entry, None, []
+    known = f"{layout.round_up(cfg.tokenizer.vocab_size, 64):,} rows of the vocabulary"
+    if kind == "char":
+        return entry, None, [f"{known}: tokenizer=char has one for each character of the data, which is not read"]
+    return entry, None, [f"{known}: tokenizer.vocab_size, which a small corpus may not fill"]
+
+
+def _subject(name: str, composed: Any, spec: specs.ModelSpec, entry: registry.Entry, assumed: list[str]) -> Subject:
+    cfg = composed.cfg
+    length = cfg.data.seq_len
+    if wrong := devices.problems(cfg):
+        raise UserError("\n".join(wrong))
+    split, kind = cfg.strategy.tensor_parallel, "cpu" if str(cfg.trainer.accelerator) == "cpu" else "cuda"
+    counted = str(cfg.trainer.devices) not in ("auto", "-1")
+    count = int(cfg.trainer.devices) if counted else split
+    parallel = count * int(cfg.trainer.num_nodes) // split
+    cut = recipe.Cut.of(cfg.train.batch_size, cfg.train.micro_batch_size, parallel)
+    learns = trainable.Filter.of(cfg.train.learns)
+    try:
+        model = build.assemble(spec)
+        learns.apply(model)
+        preflight.reaches(model, length)
+        preflight.parts(spec, kind, cfg.precision)
+        tensor_parallel.check(split, spec)
+        if cfg.strategy.name in devices.ZERO:
+            elementwise.check(cfg)
+        wanted = _vocabulary_of(spec, entry)
+        objective = recipe.chosen(cfg, "objective")(wanted, length)
+        optimizer = recipe.chosen(cfg, "optimizer")()
+    except ValueError as e:
+        raise UserError(str(e)) from e
+    if "data.seq_len" not in composed.keys:
+        assumed.append(f"texts of {length:,} tokens: data.seq_len as it is by default")
+    if not counted:
+        assumed.append(f"trainer.devices={cfg.trainer.devices}: {count}, as it is not known where the run will be")
+    if cfg.placement.compile:
+        assumed.append("placement.compile=true: memory as it is without")
+    if cfg.data.separate_documents:
+        assumed.append("one document a sequence: how long they are, the data would tell")
+    trained = set(entry.attribute("heads")) <= set(spec.heads)
+    if trained:
+        cost = costs.of({costs.TRAINED: model}, objective, _text(wanted, length))
+    else:
+        source = length if spec.topology == "encoder_decoder" else None
+        account = flops.account(model, length, source_length=source)
+        cost = costs.of_one(model, account, length)
+        assumed.append("every position goes through the heads: the objective trains none of them")
+    where = Where(cfg.strategy.name, parallel, split, cut.accumulate > 1)
+    training = None
+    if trained:
+        apart = cfg.data.separate_documents
+        training = Training(spec, objective, optimizer, length, cfg.precision, kind, apart, learns)  # type: ignore[arg-type]
+    return Subject(name, composed, spec, model, cost, cut, where, training, tuple(assumed))
+
+
+def _vocabulary_of(spec: specs.ModelSpec, entry: registry.Entry) -> Vocabulary:
+    """The special tokens that an objective asks for are the last of the model's ids."""
+    size = spec.sizes.vocab_size
+    names = entry.special
+    if len(names) >= size:
+        raise UserError(f"model.vocab_size={size} has no room for the {len(names)} special tokens of the objective")
+    return Vocabulary(size, {name: size - 1 - i for i, name in enumerate(names)})
+
+
+def _text(vocabulary: Vocabulary, length: int) -> Windows:
+    """Random ordinary tokens of one document, in place of a corpus."""
+    ordinary = min(vocabulary.size - len(vocabulary.special), 1 << 32)
+    tokens = np.random.default_rng(0).integers(ordinary, size=SAMPLES * length + 1, dtype=np.uint32)
+    return Windows(Stream(tokens, np.zeros(1, dtype=np.int64)), length)

@@ -1,0 +1,1 @@
+"""Run folders compared: tables, figures and a verdict."""

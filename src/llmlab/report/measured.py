@@ -1,0 +1,38 @@
+"""A metric of runs as readers know it: its name, its unit, and which way is better, as the objective's measures say."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from llmlab.measures import HIGHER_IS_BETTER, LIKELIHOODS
+from llmlab.report.collect import Run
+
+BITS = "val_bits_per_byte"
+LOSSES = ("val_loss", "loss")
+
+
+def _kinds(runs: Iterable[Run]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for run in runs:
+        said = run.record.get("measures")
+        found |= (
+            said if isinstance(said, dict) else {"nll": "nll", "accuracy": "accuracy"}
+        )  # a record of before it was kept
+    return found
+
+
+def higher_is_better(metric: str, runs: Iterable[Run]) -> bool:
+    return _kinds(runs).get(metric.removeprefix("val_")) in HIGHER_IS_BETTER
+
+
+def unit(metric: str, runs: Iterable[Run]) -> str:
+    """Empty where there is none; a loss is in nats where a likelihood is in it."""
+    if metric.endswith(BITS.removeprefix("val_")):
+        return "bits a byte"
+    if metric in LOSSES and any(kind in LIKELIHOODS for kind in _kinds(runs).values()):
+        return "nats a target"
+    return ""
+
+
+def called(metric: str) -> str:
+    return {"val_loss": "validation loss", BITS: "bits per byte"}.get(metric, metric)

@@ -1,0 +1,1 @@
+"""A run on disk: its record, folder, lock, checkpoints and metrics."""

@@ -1,0 +1,24 @@
+"""The config of a run, whatever it begins from: `llmlab.config.compose` with the hub's reader of checkpoints handed in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from llmlab.config import compose as configs
+
+if TYPE_CHECKING:
+    from llmlab.config.composed import Composed
+    from llmlab.hub.begin import Start
+
+
+def compose(overrides: Sequence[str] = (), config_dirs: Sequence[str] = (), *, strict: bool = True) -> Composed:
+    """As `llmlab.config.compose.compose`, and init_from=hf=FOLDER brings its model and tokenizer."""
+    return configs.compose(overrides, config_dirs, strict=strict, reader=read_checkpoint)
+
+
+def read_checkpoint(name: str) -> Start:
+    """The model and the tokenizer of the Hugging Face checkpoint that hf=NAME names."""
+    from llmlab.hub import begin  # needs torch, which most configs do not
+
+    return begin.read(name)

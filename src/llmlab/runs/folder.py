@@ -1,0 +1,153 @@
+"""A run folder as input: its config as it was composed, and its newest sound checkpoint."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llmlab import registry
+from llmlab.config import inherit
+from llmlab.config.init_from import named
+from llmlab.errors import UserError
+from llmlab.files import write_atomic
+from llmlab.hub import locate
+from llmlab.json_files import read_json
+from llmlab.runs import record
+from llmlab.runs.files import BESIDE, CONFIG, EXPORT, SPEC, TOKENIZER, undamaged
+
+if TYPE_CHECKING:
+    from llmlab.config.spec import ModelSpec
+    from llmlab.model.model import Model
+
+home = inherit.home
+
+
+def save(folder: Path, cfg: Any, spec: ModelSpec) -> None:
+    """The resolved config as config.yaml and the resolved model as model.json: the run can be read whatever conf/ becomes."""
+    from omegaconf import OmegaConf
+
+    from llmlab.model.serialise import to_dict
+
+    write_atomic(folder / CONFIG, OmegaConf.to_yaml(cfg, resolve=True))
+    write_atomic(folder / SPEC, json.dumps(to_dict(spec), indent=1) + "\n")
+
+
+def load(run: str | Path) -> tuple[Any, ModelSpec]:
+    """(config, resolved model) of a run, or of what was exported from one; UserError if the folder is neither."""
+    from llmlab.model.serialise import ModelShape, from_dict
+    from llmlab.runs import settings
+
+    folder = Path(run)
+    if not (folder / EXPORT).exists():
+        undamaged(folder, (CONFIG, SPEC), record.read(folder))
+    try:
+        cfg, plain = settings.read(folder / CONFIG)
+        if "bos" not in plain["data"]:  # a run of before there was this key, whose documents have none
+            cfg.data.bos = False
+        model: Any = read_json(folder / SPEC, ModelShape)
+    except FileNotFoundError as e:
+        raise UserError(
+            f"{run}: there is no {Path(e.filename).name} there; the run ended before it began to train"
+        ) from None
+    _known(folder, record.parts(plain))
+    try:
+        return cfg, from_dict(model)
+    except Exception as e:  # a part, a size or an option of another version of llmlab
+        raise UserError(f"{folder / SPEC} can't be read: {type(e).__name__}: {str(e).splitlines()[0]}") from e
+
+
+def _known(run: Path, parts: Mapping[str, str]) -> None:
+    """UserError if a part of a run is not there: one of its user's own, whose module is not named now."""
+    for place, name in parts.items():
+        parent, _, last = place.rpartition(".")
+        slot = "head" if parent == "heads" else "attention" if last == "cross_attention" else last
+        if (slot, name) in registry.index() or registry.broken(slot, name):
+            continue
+        try:
+            modules = record.read(run).get("plugins")
+        except UserError:  # an export has no record
+            modules = None
+        where = f"{registry.VARIABLE}={modules or 'MODULE'}"
+        was = f"it was trained with {where}: set it again" if modules else f"if it is a part of your own, set {where}"
+        raise UserError(f"{run}: its {slot}={name} is not known here; {was}, where that module can be imported")
+
+
+def checkpoint_of(run: str | Path, warn: Callable[[str], None] | None = None) -> Path:
+    """The newest sound checkpoint of a run folder, or the folder itself if it is a checkpoint or was exported from one."""
+    from llmlab.runs import checkpoint
+
+    folder = Path(run)
+    if (folder / checkpoint.MANIFEST).exists() or (folder / EXPORT).exists():
+        return folder
+    record.read(folder)
+    found = checkpoint.latest(
+        folder / checkpoint.FOLDER, warn or (lambda line: print(f"warning: {line}", file=sys.stderr))
+    )
+    if found is None:
+        raise UserError(f"{run}: it has no sound checkpoint")
+    return found
+
+
+def start_of(init_from: str, *, tokenizer: bool = True) -> Path:
+    """The checkpoint that a run begins with: of a run, or a Hugging Face folder (`is_foreign`). tokenizer: it comes along."""
+    if (name := named(init_from)) is not None:
+        return locate.locate(name)
+    folder = home(init_from)
+    if tokenizer and not (folder / EXPORT).exists():  # whose weights are checked with all that lies beside them
+        undamaged(folder, (*TOKENIZER, *BESIDE), record.read(folder))
+    return checkpoint_of(init_from)
+
+
+def is_foreign(path: Path) -> bool:
+    """Whether a checkpoint is a Hugging Face folder."""
+    return (path / "config.json").is_file() and not any((path / n).exists() for n in ("state.pt", EXPORT))
+
+
+def assembled(folder: Path, spec: ModelSpec) -> Model:
+    """The model of a run without memory for its tensors; UserError if none can be built from its model.json."""
+    from llmlab.model import build
+
+    try:
+        return build.assemble(spec)
+    except Exception as e:  # sizes and options with which no run could begin, and which any part may stumble over
+        reason = (str(e).splitlines() or [""])[0]
+        raise UserError(f"{folder / SPEC}: no model can be built from it: {type(e).__name__} {reason}") from e
+
+
+def load_model(run: str | Path) -> tuple[Any, Any]:
+    """(model on the CPU in eval mode, tokenizer) of a run, from its newest sound checkpoint; Lightning is not imported."""
+    from llmlab.data.tokenizer import Tokenizer
+    from llmlab.model import build
+    from llmlab.runs import checkpoint
+
+    path, folder = checkpoint_of(run), home(run)
+    cfg, spec = load(folder)
+    if not checkpoint.is_export(path):  # whose manifest has them all
+        undamaged(folder, (*TOKENIZER, *BESIDE), record.read(folder))
+    weights = checkpoint.read_weights(path)
+    model = assembled(folder, spec)
+    build.materialise(model)
+    if wrong := build.misfits(model.state_dict(keep_vars=True), weights):
+        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        raise UserError(f"checkpoint {path} is not of the model in {folder / SPEC}: {'; '.join(wrong[:3])}{more}")
+    model.load_state_dict(weights)
+    tokenizer = Tokenizer.load(folder)
+    if tokenizer.vocab_size > spec.sizes.vocab_size:
+        raise UserError(
+            f"{folder / TOKENIZER[0]} has {tokenizer.vocab_size:,} tokens, but the model knows {spec.sizes.vocab_size:,}"
+        )
+    tokenizer.lead = tokenizer.opening(cfg.data.bos)
+    return model.eval(), tokenizer
+
+
+def load_given(run: str | None, hf: str | None) -> tuple[Any, Any]:
+    """(model, tokenizer) of a run, or of the checkpoint that hf= names."""
+    if hf is None:
+        assert run is not None
+        return load_model(run)
+    from llmlab.hub import text
+
+    return text.load(locate.locate(hf))

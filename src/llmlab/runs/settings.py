@@ -1,0 +1,108 @@
+"""config.yaml of a run folder: the settings under which it trains, with the types that they had when it was composed."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any, NotRequired, TypedDict
+
+from llmlab import registry, slot_names
+from llmlab.config import companions, init_from, schema, store
+from llmlab.config.trainer import Trainer
+from llmlab.errors import UserError
+from llmlab.json_files import read_yaml
+from llmlab.sizes import ModelConfig
+
+NODES: dict[str, Any] = {
+    "model": ModelConfig,
+    "data": schema.Data,
+    "tokenizer": schema.Tokenizer,
+    "train": schema.Train,
+    "budget": schema.Budget,
+    "strategy": schema.Strategy,
+    "placement": schema.Placement,
+    "logger": schema.Logger,
+    "trainer": Trainer,
+}
+
+
+class Shape(TypedDict):
+    seed: int
+    precision: str
+    model: dict[str, Any]
+    data: dict[str, Any]
+    tokenizer: dict[str, Any]
+    train: dict[str, Any]
+    budget: dict[str, Any]
+    strategy: NotRequired[dict[str, Any]]
+    placement: NotRequired[dict[str, Any]]
+    logger: NotRequired[dict[str, Any] | None]
+    trainer: dict[str, Any]
+    objective: dict[str, Any]
+    reward: NotRequired[dict[str, Any] | None]
+    optimizer: dict[str, Any]
+    schedule: dict[str, Any]
+    models: NotRequired[dict[str, list[str] | str]]
+    init_from: NotRequired[str | None]
+    init_tokenizer: NotRequired[str | None]
+    resume: NotRequired[str | None]
+    resume_from: NotRequired[str | None]
+    published: NotRequired[str | None]
+    experiment_name: NotRequired[str | None]
+    sweep: NotRequired[str | None]
+
+
+def read(path: Path) -> tuple[Any, dict[str, Any]]:
+    """(config, the same as it stands in the file). Keys that came later have their defaults, keys that are no more are left
+    out. UserError names the key that is not what it must be; FileNotFoundError as it is.
+    """
+    from omegaconf import OmegaConf
+
+    plain: dict[str, Any] = read_yaml(path, Shape)
+    cfg: Any = OmegaConf.create(plain)
+    for name, cls in NODES.items():
+        cfg[name] = _typed(path, name, plain.get(name) or {}, cls)
+    for slot in slot_names.RECIPE_SLOTS:
+        if plain.get(slot) is None and slot not in registry.SLOTS_NEEDED:
+            cfg[slot] = None  # runs were once without it
+            continue
+        if "_part_" not in plain[slot]:
+            raise UserError(f"{path}: {slot}._part_ is missing")
+        part = (slot, plain[slot]["_part_"])
+        if part in registry.index():
+            cfg[slot] = _typed(path, slot, plain[slot], store.schema(*part))
+    for name in ("init_from", "resume", "resume_from", "published", "experiment_name", "sweep"):
+        cfg.setdefault(name, None)
+    cfg.setdefault("init_tokenizer", None)
+    cfg.setdefault("models", {})
+    return cfg, plain
+
+
+def absolute(cfg: Any) -> Any:
+    """A copy whose paths mean the same from any folder: the text's, the tokenizer's, that of the weights to begin with."""
+    import copy
+
+    cfg = copy.deepcopy(cfg)
+    for node, key in ((cfg.data, "path"), (cfg.tokenizer, "path")):
+        if node[key] is not None:
+            node[key] = os.path.abspath(Path(node[key]).expanduser())
+    if cfg.init_from is not None:
+        cfg.init_from = init_from.absolute(cfg.init_from)
+    companions.absolute(cfg.models)
+    return cfg
+
+
+def _typed(path: Path, name: str, given: dict[str, Any], cls: Any) -> Any:
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    node: Any = OmegaConf.structured(cls)
+    for key in (k for k in given if k not in node):
+        print(f"warning: {path}: {name}.{key} is no key of this version of llmlab; it is left out", file=sys.stderr)
+    try:
+        return OmegaConf.merge(node, {k: v for k, v in given.items() if k in node})
+    except OmegaConfBaseException as e:
+        at = getattr(e, "full_key", None)
+        reason = str(e).splitlines()[0]
+        raise UserError(f"{path}: {name}{'.' + str(at) if at else ''}: {reason}") from None

@@ -1,0 +1,137 @@
+"""The text of a run, found again where it is resumed or measured: by its fingerprint, under the run's own tokenizer."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
+
+from llmlab.data import cache
+from llmlab.data import fingerprint as fingerprints
+from llmlab.data.corpus import Corpus
+from llmlab.data.fingerprint import OtherText
+from llmlab.data.prepare import cached, prepare
+from llmlab.errors import UserError
+from llmlab.files import sha256, write_atomic
+from llmlab.json_files import read_json
+from llmlab.runs import files as run_files
+from llmlab.runs import record
+
+if TYPE_CHECKING:
+    from llmlab.config import schema
+
+
+class Exported(TypedDict):
+    data: NotRequired[record.Text]
+
+
+def known(folder: Path) -> Mapping[str, Any]:
+    """The fields of a run's record that are about its text and its tokenizer, or what an export has of them."""
+    if (folder / run_files.EXPORT).exists():
+        exported: Exported = read_json(folder / run_files.EXPORT, Exported)
+        return {"data": exported.get("data") or {}}
+    return record.read(folder)
+
+
+def corpus(
+    folder: Path,
+    settings: schema.Data,
+    tokenizer: schema.Tokenizer,
+    special: tuple[str, ...],
+    fields: Mapping[str, Any],
+    advice: str,
+    reads: str = "text",
+) -> Corpus:
+    """The corpus that the run in `folder` was trained on. UserError where the text is gone or is another now, with what
+    has changed and the `advice`, in which {text} stands for where it lies.
+    """
+    there: dict[str, Any] = fields.get("data") or {}
+    if settings.source == "files" and there.get("path"):
+        settings = replace(settings, path=there["path"])
+    where = f"data.path={settings.path}" if settings.source == "files" else f"data={settings.source}"
+    if settings.source == "files" and not Path(settings.path or "").expanduser().exists():
+        raise UserError(
+            f"{folder}: its text is gone: {where}: there is no such file or folder; {_put(advice, settings)}"
+        )
+    try:
+        return prepare(settings, tokenizer, special, home=folder, text=there.get("fingerprint"), reads=reads)
+    except OtherText as e:
+        before = fingerprints.read(cache.root() / "corpora" / there["corpus"]) if there.get("corpus") else None
+        what = fingerprints.changes(there.get("documents") if before is None else before, e.documents)
+        if settings.source != "files":
+            what += f", as this Python is {sys.version.split()[0]} and it was another"
+        raise UserError(
+            f"{folder}: {where} is not the text that it was trained on: {what} (fingerprint {e.fingerprint[:12]}, not "
+            f"{there['fingerprint'][:12]}); {_put(advice, settings)}"
+        ) from None
+
+
+def _put(advice: str, settings: schema.Data) -> str:
+    return advice.replace("{text}", str(settings.path if settings.source == "files" else settings.source))
+
+
+def about(corpus: Corpus, cfg: Any) -> dict[str, Any]:
+    """Fields of a record by which a run's text is found again."""
+    path = None if cfg.data.path is None else os.path.abspath(Path(cfg.data.path).expanduser())
+    return {
+        "fingerprint": corpus.fingerprint,
+        "source": cfg.data.source,
+        "path": path if cfg.data.source == "files" else None,
+        "documents": sum(corpus.manifest["documents"].values()),
+        "corpus": corpus.folder.name,
+    }
+
+
+def repair(
+    folder: Path,
+    settings: schema.Data,
+    tokenizer: schema.Tokenizer,
+    special: tuple[str, ...],
+    fields: Mapping[str, Any],
+    reads: str = "text",
+) -> list[str]:
+    """Bring back what is damaged of a run's tokenizer from the cache, where its own corpus still is; a line for each file.
+
+    UserError where it can't be. In older records there are no hashes: there the files need only be readable.
+    """
+    wrong = _wrong(folder, fields)
+    if not wrong:
+        return []
+    there: dict[str, Any] = fields.get("data") or {}
+    named = cache.root() / "corpora" / there["corpus"] if there.get("corpus") else None
+    lines = []
+    for at in (c for c in (named, cached(settings, tokenizer, special, reads)) if c is not None):
+        for name in [n for n in wrong if _is_it(at, n, there, fields)]:
+            write_atomic(folder / name, (at / name).read_bytes())
+            lines.append(f"{folder / name} {wrong.pop(name)}: brought back from the cache")
+    for name, why in wrong.items():
+        raise UserError(f"{folder / name} {why}, and the cache no longer has it; bring it back from a copy of the run")
+    return lines
+
+
+def _wrong(folder: Path, fields: Mapping[str, Any]) -> dict[str, str]:
+    if fields.get("files"):
+        return run_files.damaged(folder, (*run_files.TOKENIZER, *run_files.BESIDE), fields)
+    from llmlab.data.tokenizer import Tokenizer
+
+    try:
+        Tokenizer.load(folder)
+    except UserError as e:
+        return dict.fromkeys(run_files.TOKENIZER, f"can't be used ({e})")
+    return {}
+
+
+def _is_it(corpus: Path, name: str, there: Mapping[str, Any], fields: Mapping[str, Any]) -> bool:
+    """True if a file of a cached corpus is the one that the run wrote."""
+    file = corpus / name
+    if not file.is_file():
+        return False
+    if fields.get("files"):
+        return sha256(file) == fields["files"].get(name)
+    try:
+        return cache.check(corpus).get("fingerprint") == there.get("fingerprint")
+    except cache.Damaged:
+        return False

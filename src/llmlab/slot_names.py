@@ -1,0 +1,22 @@
+"""Names of the slots, and the empty base of every part's config. No torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass
+class Part:
+    """Base of every part's config. `_part_` is the registered name; the field that holds it says which slot it is of."""
+
+    _part_: str = "???"
+
+
+# Slots that a kind of layer or a stack may set for itself.
+LAYER_SLOTS = ("position", "norm", "block", "attention", "window", "ffn", "moe")
+# Slots that are one for the whole model.
+MODEL_SLOTS = ("embedding", "mask", "kernel", "init")
+RECIPE_SLOTS = ("objective", "reward", "optimizer", "schedule")
+# Sizes that a stack may set for itself; None: the model's.
+STACK_SIZES = ("dim", "n_heads", "n_kv_heads", "head_dim", "ffn_dim")
+SLOTS = (*LAYER_SLOTS, *MODEL_SLOTS, *RECIPE_SLOTS, "head")

@@ -1,0 +1,136 @@
+"""The end of a run: baselines, a sample, the picture, the record, and the panel that shows them."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, TypedDict
+
+import numpy as np
+
+from llmlab.config.spec import PartSpec
+from llmlab.data import cache
+from llmlab.errors import UserError
+from llmlab.files import write_atomic
+from llmlab.json_files import read_json
+from llmlab.model import build
+from llmlab.runs import checkpoint
+from llmlab.runs.record import program_name, shown
+from llmlab.training.meter import mfu
+from llmlab.training.panel import closing
+from llmlab.training.placement import COMPUTED
+
+PROMPT_BYTES, SAMPLE_TOKENS = 24, 120
+SAMPLED = 100  # steps before which what a model writes is noise
+WEEK = 7 * 86_400  # seconds
+STAMP = "try_next.json"  # in the cache
+
+
+class Stamp(TypedDict):
+    given: float  # seconds since 1970
+
+
+def close(
+    run: Any, progress: dict[str, Any], folder: Path, cfg: Any, recipe: Any, module: Any, place: Any, loggers: Any
+) -> None:
+    """Complete the record (status completed) and print the panel."""
+    metrics = progress["metrics"]
+    if "val_bits_per_byte" in metrics and cfg.train.validation_batches is None:  # else of another text
+        for order, bits in recipe.corpus.ngram().items():
+            metrics[f"kneser_ney_{'bigram' if order == 2 else 'trigram'}_bits_per_byte"] = bits
+    speed = progress["tokens_per_second"]
+    if speed:
+        dtype = COMPUTED[cfg.precision]
+        flops = speed * recipe.cost.flops_per_token
+        progress["mfu"] = round(mfu(flops, place.world, place.device, dtype, cache.root()), 4)
+        progress["tokens_per_second"] = round(speed, 1)
+    wanted = progress["steps"] >= SAMPLED if cfg.train.sample is None else cfg.train.sample
+    text = sample(recipe, writer(module, folder)) if wanted else None
+    run.update(**progress, status="completed", sample=None if text is None else {"prompt": text[0], "text": text[1]})
+    from llmlab.training.plot import loss_curve
+
+    loss_curve(folder)
+    kept = checkpoint.all_of(folder / checkpoint.FOLDER)
+    loggers.end(run, kept[-1] if kept else None)
+    if cfg.sweep:  # one of many, and nobody reads along
+        return closing(run.fields, shown(folder), None, [])
+    closing(run.fields, shown(folder), text, _next(folder, recipe, run.fields["overrides"]) if once_a_week() else [])
+
+
+def writer(module: Any, folder: Path) -> Any:
+    """The trained model as text can be written with it: where it is sharded or compiled, that of the last checkpoint."""
+    if module.trainer.strategy.whole and not module.placement.compile:
+        return module.model
+    from llmlab.runs.folder import load_model
+
+    return load_model(folder)[0]
+
+
+def sample(recipe: Any, model: Any, tokens: int = SAMPLE_TOKENS) -> tuple[str, str] | None:
+    """(prompt from the held-out text, what the model goes on with); None for a model that can't write."""
+    from llmlab.decoding.generate import generate, limit
+    from llmlab.decoding.sampling import Sampling
+
+    corpus = recipe.corpus
+    if recipe.spec.topology != "decoder" or "tokens" not in recipe.spec.heads:
+        return None
+    first = corpus.validation.tokens[:64].tolist()
+    sizes = corpus.validation.sizes
+    enough = (
+        [len(first)] if sizes is None else np.flatnonzero(np.cumsum(sizes[:64], dtype=np.int64) >= PROMPT_BYTES) + 1
+    )
+    prompt = first[: next(iter(enough), len(first))]
+    room = limit(model)
+    new = tokens if room is None else min(tokens, room - len(prompt))
+    if new < 1:
+        return None
+    how = Sampling(temperature=0.8, top_p=0.95)
+    stop = corpus.vocabulary.special.get("eos")
+    written = list(
+        generate(model, prompt, max_new=new, sampling=how, seed=1, stop=stop, vocabulary=corpus.vocabulary.size)
+    )
+    return corpus.tokenizer.decode(prompt), corpus.tokenizer.decode([*prompt, *written])[
+        len(corpus.tokenizer.decode(prompt)) :
+    ]
+
+
+def once_a_week() -> bool:
+    """True if the advice on what to try next was not given within a week, on this machine; it is then noted as given."""
+    stamp, now = cache.root() / STAMP, time.time()
+    with suppress(OSError, UserError):
+        if 0 <= now - read_json(stamp, Stamp)["given"] < WEEK:
+            return False
+    with suppress(OSError, UserError):  # a cache that can't be written
+        cache.root().mkdir(parents=True, exist_ok=True)
+        write_atomic(stamp, json.dumps({"given": now}) + "\n")
+    return True
+
+
+def _next(folder: Path, recipe: Any, overrides: list[str]) -> list[tuple[str, str]]:
+    """Commands that can be typed as they stand."""
+    program, run = program_name(), shlex.quote(shown(folder))
+    first = (f'{program} generate run={run} prompt="The "', "text from this model")
+    if recipe.spec.topology != "decoder":
+        first = (f"{program} eval run={run} data=python_code", "its loss on other text")
+    if recipe.corpus.is_records:
+        first = (f"{program} eval run={run}", "its measures on the records that were held out")
+    found = [first, (f"{program} parts", "all that can be chosen")]
+    if (other := another_attention(recipe.spec)) is not None:
+        same = [o for o in overrides if not o.startswith(("hydra.", "attention", "resume=", "sweep="))]
+        again = " ".join(shlex.quote(word) for word in ("train", *same, f"attention={other}"))
+        found.insert(1, (f"{program} {again}", "the same run with another attention"))
+    return found
+
+
+def another_attention(spec: Any) -> str | None:
+    """One that the model can have instead of its own in every layer, if there is one."""
+    own = spec.stacks[-1].layers[-1].parts["attention"].name
+    for name in (n for n in ("mla", "mha", "gqa") if n != own):
+        other = PartSpec.of("attention", name)
+        with suppress(ValueError):  # it is refused
+            build.assemble(spec.in_layers(lambda parts, other=other: {**parts, "attention": other}))
+            return name
+    return None

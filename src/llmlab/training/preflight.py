@@ -1,0 +1,174 @@
+"""What would end a run only after its folder was made, said before anything is written."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import nn
+
+from llmlab.decoding.generate import limit
+from llmlab.errors import UserError
+from llmlab.model import build
+from llmlab.runs import checkpoint, record
+from llmlab.runs.folder import home, is_foreign, load
+
+if TYPE_CHECKING:
+    from llmlab.config.spec import ModelSpec
+
+MEMINFO, CGROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup/memory.max")
+
+
+def check(cfg: Any, recipe: Any, place: Any, weights: Path | None) -> None:
+    """UserError if a part refuses what it was given, the text is longer than the model's positions, the weights to begin
+    with are another model's, or the memory can't hold the model and its optimizer.
+    """
+    parts(recipe.spec, place.device.type, cfg.precision)
+    model = build.assemble(recipe.spec)
+    reaches(model, cfg.data.seq_len, begun=weights is not None)
+    if weights is not None and is_foreign(weights):
+        from llmlab.hub import begin
+
+        begin.check(weights)
+    elif weights is not None:
+        _fit(weights, model)
+    _memory(cfg, recipe, place)
+
+
+def parts(spec: Any, device: str, precision: str) -> None:
+    """UserError if the init refuses its options, or the kernel to train on a `device`, cpu or cuda."""
+    try:
+        spec.init.factory()()
+        if check_kernel := getattr(spec.kernel.factory()(), "check_training", None):
+            check_kernel(device, precision)
+    except ValueError as e:
+        raise UserError(str(e)) from e
+
+
+def reaches(model: Any, length: int, *, begun: bool = False) -> None:
+    """UserError if one stack has fewer positions than the text has tokens; what two read, `cost.of` tells.
+
+    begun: from weights that are there, whose table of positions can't be longer.
+    """
+    room = limit(model)
+    if model.spec.topology != "encoder_decoder" and room is not None and length > room:
+        fix = "set model.max_positions to as many, or choose position=rope"
+        if begun:
+            fix = f"the weights of init_from have no more, so set data.seq_len={room} or less"
+        raise UserError(
+            f"data.seq_len={length} is more than the {room} positions that model.max_positions gives; {fix}"
+        )
+
+
+def heads_begun(weights: Path | None, spec: ModelSpec) -> tuple[str, ...]:
+    """A note on heads that the weights to begin with lack, and on those of theirs that are not trained; empty if none."""
+    if weights is None:
+        return ()
+    if is_foreign(weights):
+        from llmlab.hub.load import describe
+
+        there = describe(weights).spec.heads
+    else:
+        there = load(home(weights))[1].heads
+    new, unused = ([r for r in a if r not in b] for a, b in ((spec.heads, there), (there, spec.heads)))
+    said = [f"{', '.join(new)} {'is' if len(new) == 1 else 'are'} new"] * bool(new)
+    said += [f"{', '.join(unused)} of it {'is' if len(unused) == 1 else 'are'} left out"] * bool(unused)
+    return (f"init_from: of the heads {' and '.join(said)}",) if said else ()
+
+
+def bounded(spec: Any) -> bool:
+    """Whether model.max_positions makes a difference to a model's positions: built for one more they are another."""
+    more = spec.sizes.max_positions + 1
+    stacks = tuple(replace(s, sizes=s.sizes.but(max_positions=more)) for s in spec.stacks)
+    pair = [build.assemble(s) for s in (spec, replace(spec, sizes=spec.sizes.but(max_positions=more), stacks=stacks))]
+    one, other = ([_plain(p) for stack in m.all_stacks() for p in stack.positions] for m in pair)
+    return one != other
+
+
+def _plain(module: nn.Module) -> list[Any]:
+    values = [(k, v) for k, v in vars(module).items() if isinstance(v, int | float | str | tuple | list)]
+    return [*values, *(p.shape for p in module.parameters())]
+
+
+def _fit(path: Path, model: nn.Module) -> None:
+    """From the header of the file alone: no tensor is read."""
+    try:
+        with safe_open(path / checkpoint.WEIGHTS, "pt") as f:
+            there = {n: torch.empty(f.get_slice(n).get_shape(), device="meta") for n in f.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as e:
+        raise UserError(f"init_from={record.shown(path)}: {checkpoint.problem(path) or e}") from e
+    there |= {alias: there[owner] for alias, owner in checkpoint.tied(path).items()}
+    if wrong := build.misfits(*build.shared(model.state_dict(keep_vars=True), there)):
+        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        raise UserError(
+            f"init_from={record.shown(path)}: the weights do not fit this model: {'; '.join(wrong[:3])}{more}; "
+            f"give the sizes and parts that they were trained with{_typed(path)}"
+        )
+
+
+def _typed(path: Path) -> str:
+    """What was typed for the run that weights are of, where its record lies beside them."""
+    try:
+        words = record.read(home(path))["overrides"]
+    except (UserError, KeyError):
+        return ""
+    return f": {' '.join(words) or 'the defaults'}"
+
+
+def _memory(cfg: Any, recipe: Any, place: Any) -> None:
+    """Weights, gradients and the optimizer's state must fit: what is computed on the way comes on top and isn't counted."""
+    free = available(place.device)
+    whole = cfg.strategy.name in ("single", "ddp")  # each process has a copy of all of it
+    if free is None or not (whole or place.device.type == "cpu"):
+        return
+    copies = max(1, place.world // place.nodes) if whole and place.device.type == "cpu" else 1
+    counts = recipe.cost.parameters
+    number = 2 if cfg.precision == "bf16-true" else 4
+    each = number * (2 + states(recipe.optimizer))
+    frozen = counts.total - counts.trainable  # weights alone
+    needed = (counts.trainable * each + frozen * number) * copies
+    if needed > free:
+        of = f" in each of {copies} processes" if copies > 1 else ""
+        sizes = recipe.spec.sizes
+        learning = f", {counts.trainable:,} of which learn" if frozen else ""
+        each_of = f"{each:.0f} bytes each{' that learns' if frozen else ''}{of}"
+        raise UserError(
+            f"model.dim={sizes.dim} and model.n_layers={cfg.model.n_layers} make {counts.total:,} parameters{learning}, "
+            f"which need {_gib(needed)} to train ({each_of}: weights, gradients, the optimizer's state), but "
+            f"{_gib(free)} are free; choose a smaller size"
+        )
+
+
+def states(optimizer: Any) -> float:
+    """Numbers that an optimizer keeps for each parameter: 2 for Adam."""
+    weight = nn.Parameter(torch.zeros(8, 8))
+    weight.grad = torch.zeros(8, 8)
+    try:
+        made = optimizer.build([("weight", weight, "q")])
+        made.step()
+        kept = [v for s in made.state.values() for v in s.values() if isinstance(v, torch.Tensor) and v.dim()]
+    except Exception:  # one that can't take a lone matrix: it is counted as if it kept nothing
+        return 0.0
+    return sum(v.numel() for v in kept) / weight.numel()
+
+
+def available(device: torch.device) -> int | None:
+    """Bytes that can be had on a device now, of the CPU's within what the container may have; None where it isn't said."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        lines = dict(line.split(":", 1) for line in MEMINFO.read_text().splitlines())
+        free = int(lines["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        return None
+    try:
+        return min(free, int(CGROUP.read_text()))
+    except (OSError, ValueError):  # "max": no limit
+        return free
+
+
+def _gib(n: float) -> str:
+    return f"{n / 2**30:,.1f} GiB" if n < 100 * 2**30 else f"{n / 2**30:,.0f} GiB"

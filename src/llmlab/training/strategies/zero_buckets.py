@@ -1,0 +1,6 @@
+"""Sizes of what ZeRO moves at once, which DeepSpeed is told and plans count with. No torch."""
+
+from __future__ import annotations
+
+BUCKET = 50_000_000  # elements that are reduced or gathered at once
+KEPT_WHOLE = 100_000  # zero3 on GPUs: tensors of fewer elements are not sharded for the forward

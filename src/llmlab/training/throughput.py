@@ -1,0 +1,70 @@
+"""How many tokens this machine trains on in a minute: 20 optimizer steps of the run itself, on a model thrown away."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from llmlab.model import build, roles
+from llmlab.model.trainable import Filter
+from llmlab.training.clipping import clip_by_norm
+from llmlab.training.placement import COMPUTED, Placement
+
+STEPS, WARMUP = 20, 3
+
+
+def tokens_in(
+    minutes: float,
+    spec: Any,
+    objective: Any,
+    optimizer: Any,
+    batches: Any,
+    *,
+    precision: str,
+    placement: Placement,
+    device: torch.device,
+    learns: Filter = Filter(),  # noqa: B008  frozen
+    trains: Callable[[float], float],
+) -> float:
+    """Tokens to train on in so many minutes, measured without the first 3 of 20 steps.
+
+    trains: of the tokens that could be trained on in all the time, those that are, as validations take some of it.
+
+    One process measures its own share of the batch, with the whole model; `batches.cut.world` of them are taken to be as
+    fast each.
+    """
+    model = build.assemble(spec)
+    learns.apply(model)
+    placement.apply(model)
+    build.materialise(model)
+    build.initialise(model, 0)
+    model.to(device).train()
+    learning = roles.learning(model)
+    made = optimizer.build(learning)
+    cut = batches.cut
+    stream = iter(batches.train(0, cut.world, 0))
+    spent, since = 0.0, 0.0
+    steps = min(STEPS, batches.steps)
+    for step in range(steps):
+        if step == min(WARMUP, steps - 1):
+            since = _now(device)
+        for _ in range(cut.accumulate):
+            batch = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in next(stream).items()}
+            with torch.autocast(device.type, COMPUTED[precision], enabled=precision.endswith("mixed")):
+                loss = objective.loss(model, batch)
+            loss.mean().backward()
+        clip_by_norm([p for _, p, _ in learning], 1.0)
+        made.step()
+        made.zero_grad()
+    spent = _now(device) - since
+    a_second = (steps - min(WARMUP, steps - 1)) * cut.batch_size * batches.tokens_per_sample / spent
+    return trains(minutes * 60 * a_second)
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()

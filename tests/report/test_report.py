@@ -1,0 +1,162 @@
+"""The report: verdicts, and what is said above the table."""
+
+import json
+import random
+import re
+
+import pytest
+from losses import BASE, change, shifted
+
+from llmlab.report import build
+
+
+def words(report):
+    return {r.name: r.verdict for r in report.rows}
+
+
+# ---------------------------------------------------------------- verdicts
+
+
+def test_verdicts_in_words(swept, built):
+    report = built(swept)
+    assert words(report) == {
+        "attention=mha": "baseline",
+        "attention=gqa": "not distinguishable",
+        "attention=mla": "better",
+        "attention=mqa": "worse",
+    }
+    said = {r.name: r.sentence for r in report.rows}
+    assert re.search(
+        r"not distinguishable from attention=mha with 4 seeds; about \d+ would be needed \(\d+ (or more|to \d+)\): ",
+        said["attention=gqa"],
+    )
+    assert re.match(
+        r"attention=mla is better than attention=mha: −0.0\d+ \(−1.\d %\), 9\d\.\d+ % interval \[−",
+        said["attention=mla"],
+    )
+    assert report.rows[1].short.startswith("not distinguishable with 4 seeds; about ")
+    assert any("80 % confidence interval (noncentral t)" in line for line in build.method(report))
+
+
+def test_one_seed_identical_and_no_seed_in_common(runs, built, tmp_path):
+    report = built(runs.sweep(tmp_path / "s", {"mha": {1: 2.0}, "mla": {1: 1.9}, "gqa": {2: 1.9}}))
+    assert words(report) == {
+        "attention=mha": "baseline",
+        "attention=mla": "one seed",
+        "attention=gqa": "no common seed",
+    }
+    assert "no interval and no verdict" in report.rows[1].sentence
+    assert report.rows[1].half_width is None and report.rows[1].comparison.low is None
+    report = built(runs.sweep(tmp_path / "t", {"mha": BASE, "mla": BASE}))
+    assert report.rows[1].sentence == (
+        "attention=mla is identical to attention=mha in all 5 seeds: every loss is equal, to the last digit."
+    )
+
+
+def test_more_seeds_than_anyone_has(runs, built, tmp_path):
+    losses = {s: v + (0.01 if s % 2 else -0.0149) for s, v in BASE.items()}
+    row = built(runs.sweep(tmp_path / "s", {"mha": BASE, "mla": losses})).rows[1]
+    assert row.comparison.needed is None and "more than 200 would be needed" in row.short
+
+
+def test_lower_perplexity_and_higher_accuracy_are_better(runs, built, tmp_path):
+    s = runs.sweep(tmp_path / "s", {"mha": BASE, "mla": shifted(-0.1, 0.001)})
+    for file in s.rglob("run.json"):
+        record = json.loads(file.read_text())
+        record["metrics"]["val_accuracy"] = 1 / record["metrics"]["val_loss"]
+        file.write_text(json.dumps(record))
+    for metric in ("val_loss", "val_perplexity", "val_bits_per_byte", "val_accuracy"):
+        report = built(s, metric=metric)
+        assert (report.rows[1].verdict, report.metric) == ("better", metric)
+
+
+def test_many_that_are_not_distinguishable_are_one_sentence(runs, built, tmp_path):
+    from llmlab.report import table
+
+    losses = {"mha": BASE} | {f"v{i}": shifted(0.001, 0.01, i) for i in range(6)}
+    (sentence,) = table.sentences(built(runs.sweep(tmp_path / "s", losses)).tables[0])
+    assert sentence[1].startswith("6 variants are not distinguishable from attention=mha with 5 seeds")
+
+
+@pytest.mark.slow  # 240 run folders are written and read, 6 at a time, through the whole of collecting and judging
+def test_forty_sweeps_of_a_against_a(runs, built, tmp_path):
+    """Of 40 comparisons of a variant with itself under another name, 5 % are called: 2, and more than 6 in 1 of 300 cases."""
+    chance, called = random.Random(11), 0
+    for i in range(40):
+        losses = {}
+        for seed in (1, 2, 3):
+            common = chance.gauss(2.3, 0.1)
+            losses[seed] = [common + chance.gauss(0, 0.01) for _ in range(2)]
+        pairs = {name: {s: v[k] for s, v in losses.items()} for k, name in enumerate(("a", "b"))}
+        report = built(runs.sweep(tmp_path / str(i), pairs))
+        assert report.rows[1].n == 3
+        called += report.rows[1].verdict in ("better", "worse")
+    assert called <= 6
+
+
+# ---------------------------------------------------------------- above the table
+
+
+def test_unequal_compute(runs, built, tmp_path):
+    s = runs.sweep(tmp_path / "s", {"mha": BASE, "mla": BASE, "gqa": BASE})
+    assert built(s).notices == []
+    change(s, "attention=mla*", parameters__active=10_800, flops_per_token=66_000.0)
+    change(s, "attention=gqa*", parameters__active=10_050, flops_per_token=60_590.0)  # less than 1 %
+    (notice,) = built(s).notices
+    assert notice == (
+        "Equal tokens is not equal compute: against attention=mha, in active parameters and FLOPs per token, "
+        "attention=mla +8.0 % and +10.0 %."
+    )
+    change(s, "attention=mla*", tokens_seen=round(12_800 / 1.1))
+    first, second = built(s).notices
+    assert first == "Equal compute is not equal tokens: against attention=mha, attention=mla saw 9.1 % fewer tokens."
+    assert second.startswith("The total FLOPs agree, but against attention=mha")
+    change(s, "attention=mla*", tokens_seen=25_600)
+    assert (
+        built(s)
+        .notices[0]
+        .startswith("The budgets differ: against attention=mha, attention=mla saw 100.0 % more tokens")
+    )
+
+
+def test_other_texts_are_refused(runs, built, tmp_path):
+    s = runs.sweep(tmp_path / "s", {"mha": BASE, "mla": shifted(-1), "gqa": shifted(-1, 0.01)})
+    change(s, "attention=mla*", data__fingerprint="e" * 64)
+    report = built(s)
+    assert words(report) == {"attention=mha": "baseline", "attention=gqa": "better", "attention=mla": "not comparable"}
+    assert [[r.name for r in t.rows] for t in report.tables] == [["attention=mha", "attention=gqa"], ["attention=mla"]]
+    assert "Not comparable with attention=mha, for the text is another one: attention=mla." in report.notices
+    assert report.rows[2].comparison is None and report.rows[2].curve is None
+
+
+def test_another_validation_set_and_objective_are_refused(runs, built, tmp_path):
+    runs.make(tmp_path / "a", 2.0)
+    runs.make(tmp_path / "b", 1.0, changes={"train.validation_batches": 2})
+    runs.make(tmp_path / "c", 1.0, changes={"objective": {"_part_": "mlm", "rate": 0.15}})
+    reasons = [r.sentence for r in built(tmp_path, asked="objective=clm,train.validation_batches=null").rows]
+    assert any("the validation set is another one" in (s or "") for s in reasons)
+    assert any("objective=mlm has another loss than clm" in (s or "") for s in reasons)
+
+
+def test_other_tokenizers_are_compared_in_bits_per_byte(runs, built, tmp_path):
+    for kind, loss in (("char", 1.5), ("bpe", 3.0)):
+        for seed in (1, 2, 3):
+            folder = tmp_path / f"{kind}{seed}"
+            runs.make(
+                folder, loss + seed / 100, seed=seed, changes={"tokenizer.kind": kind}, overrides=(f"tokenizer={kind}",)
+            )
+            (folder / "tokenizer.json").write_text(kind)
+    report = built(tmp_path)
+    assert report.metric == "val_bits_per_byte" and "The tokenizers differ" in report.notices[0]
+    assert report.rows[1].comparison.n == 3
+    asked = built(tmp_path, metric="val_loss")
+    assert asked.rows[1].verdict == "not comparable" and "per token" in asked.rows[1].sentence
+
+
+def test_what_else_is_said(runs, built, tmp_path):
+    s = runs.sweep(tmp_path / "s", {"mha": BASE, "mla": BASE})
+    change(s, "attention=mla*", batch__seq_len=32, hardware__threads=8, versions__commit="abc", budget__steps=200)
+    notices = " ".join(built(s).notices)
+    for said in ("data.seq_len differs: attention=mha has 16, attention=mla has 32", "do not compare tokens/s", "2 commits",
+                 "cut short of their budget by trainer.max_steps"):  # fmt: skip
+        assert said in notices
