@@ -369,7 +369,8 @@ class Reward(Protocol):
     """reward(/): what an answer is worth, to an objective that reads prompts.
 
     `score(records, answers)` -> a finite number an answer. A record has the keys of the user's file, "prompt" among them; an
-    answer is the text that the model gave, special tokens left out. `needs`: keys that every record must have.
+    answer is the text that the model gave, special tokens left out. `needs`, if it is there: other keys than
+    "prompt" that every record must have.
     """
 
     needs: Sequence[str]

@@ -105,7 +105,7 @@ def test_what_is_refused_before_anything_is_written(task, tmp_path):
             "data.seq_len must be at least 10 for prompts .* objective.max_new=8 tokens, but is 8",
         ),
         (["objective.samples=3"], "objective.samples=3 must divide the 16 answers of a rollout"),
-        (["reward.field=label"], "needs the field 'label' of each record, but one has prompt, answer"),
+        (["reward.field=label"], "needs 'label' in each record, but one has prompt, answer"),
     ]:
         with pytest.raises(UserError, match=said):
             run(tmp_path / "run", *task, *words)

@@ -51,11 +51,11 @@ def check(found: Prompts, reward: Reward, spec: ModelSpec) -> None:
 
 
 def _needed(reward: Reward, rest: Mapping[str, Any]) -> None:
-    if missing := [name for name in reward.needs if name not in rest]:
-        raise UserError(
-            f"reward {type(reward).__name__} needs the field {missing[0]!r} of each record, but one has prompt"
-            f"{''.join(f', {name}' for name in rest)}; reward.field=NAME names another"
-        )
+    if missing := [name for name in getattr(reward, "needs", ()) if name not in rest]:
+        has = ", ".join(["prompt", *rest])
+        another = "; reward.field=NAME names another" if hasattr(reward, "field") else ""
+        name = type(reward).__name__
+        raise UserError(f"reward {name} needs {missing[0]!r} in each record, but one has {has}{another}")
 
 
 @dataclass(frozen=True)
