@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypedDict
 
@@ -96,6 +96,11 @@ class Actor:
                 f"reward {name} must give one finite number an answer; for {len(texts)} it gave {scores[:8]}"
             )
         return scores
+
+    def judgements(self, model: Model, prompts: Prompts) -> Iterator[Batch]:
+        """`judged` of all prompts, some at once."""
+        for first in range(0, len(prompts), self.at_once):
+            yield self.judged(model, [prompts[i] for i in range(first, min(first + self.at_once, len(prompts)))])
 
     def judged(self, model: Model, prompts: Sequence[Prompt]) -> Batch:
         """Rewards and lengths of greedy answers (B,), as an objective's loss reads them in a validation."""
