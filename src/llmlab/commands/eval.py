@@ -113,8 +113,9 @@ def evaluate(
     from llmlab import measures
     from llmlab.config import schema
     from llmlab.data import Stream, cache, loader, prepare
+    from llmlab.data.packing import Packs
+    from llmlab.data.records import RecordSamples
     from llmlab.data.samples import samples
-    from llmlab.data.windows import Windows
     from llmlab.decoding.generate import limit
     from llmlab.model import finite
     from llmlab.runs import folder, text
@@ -190,7 +191,7 @@ def evaluate(
                 lead=lead,
                 given=beginnings,
             )
-            if not isinstance(windows, Windows) and windows.cut:
+            if isinstance(windows, RecordSamples | Packs) and windows.cut:
                 cache.say(f"{windows.cut:,} of {len(windows):,} records cut at seq_len={size}")
             batches: Iterable[dict[str, Any]]
             if kind == "prompts":

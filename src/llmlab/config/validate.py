@@ -107,6 +107,17 @@ def _source(spec: ModelSpec) -> list[str]:
     ]
 
 
+def require_source(composed: Composed) -> None:
+    """UserError where the objective reads records and the data are texts: of a run alone, as a model can be built without."""
+    cfg = composed.cfg
+    kind = KINDS.get(heads.reads(cfg.objective))
+    if kind is not None and cfg.data.source != "files" and not cfg.resume:
+        raise UserError(
+            f"data={cfg.data.source} holds texts, but objective={cfg.objective._part_} reads {kind}: "
+            "data=FOLDER_OR_FILE (.jsonl, .json, .csv, .tsv)"
+        )
+
+
 def local(cfg: DictConfig) -> list[str]:
     """What is wrong with single values, whatever else is."""
     return _walked(cfg) or [*_values(cfg), *_run(cfg)]
@@ -269,11 +280,6 @@ def _data(composed: Composed) -> list[str]:
         found += [
             f"data.fields.{k} is of records, but the objective reads texts, which data.field names" for k in given[:1]
         ]
-    elif data.source != "files":
-        found.append(
-            f"data={data.source} holds texts, but objective={composed.cfg.objective._part_} reads {kind}: "
-            f"data=FOLDER_OR_FILE (.jsonl, .json, .csv, .tsv)"
-        )
     elif data.separate_documents:
         found.append(f"data.separate_documents=true: {kind} are kept apart anyway; leave it out")
     elif data.field != "text":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, Protocol
+
 from llmlab.data.corpus import Corpus
 from llmlab.data.framing import Framing
 from llmlab.data.packing import Packs
@@ -9,7 +11,26 @@ from llmlab.data.records import Records, RecordSamples
 from llmlab.data.windows import Stream, Windows
 from llmlab.slots import Objective
 
-Samples = Windows | RecordSamples | Packs
+
+class Samples(Protocol):
+    """Samples by their numbers. seq_len: tokens of the longest; pad: the id of a token that stands for nothing; documents:
+    they hold several, which are kept apart."""
+
+    seq_len: int
+    pad: int
+    documents: bool
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, i: int, /) -> Any: ...
+
+    @property
+    def tokens_per_sample(self) -> float:
+        """The mean."""
+        ...
+
+    def spread(self, n: int) -> list[int]:
+        """The numbers of n of them that stand for all."""
+        ...
 
 
 def samples(

@@ -21,6 +21,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from llmlab.config.spec import ModelSpec
+from llmlab.data import stand_in
 from llmlab.model import roles
 from llmlab.model.model import Model
 from llmlab.plan.split import split
@@ -72,6 +73,7 @@ def record(
     from llmlab.training.placement import Placement
 
     samples = examples(objective, length, documents)
+    one = stand_in.collated(objective, samples[:1], length)
     with ExitStack() as stack:
         stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
         model = Model(spec).train()
@@ -89,7 +91,7 @@ def record(
         if gpu:
             for each in model.all_stacks():
                 each.kernel = OnGPU(each.kernel) if hasattr(each.kernel, "kept") else each.kernel
-        batch = {k: torch.empty(rows, *v.shape, dtype=torch.from_numpy(v).dtype) for k, v in samples[0].items()}
+        batch = {k: torch.empty(rows, *v.shape[1:], dtype=v.dtype) for k, v in one.items()}
         recorder = Recorder(share_of_targets(objective, samples), farthest_distance(objective, samples))
         recorder.watch(model)
         stack.enter_context(recorder)
@@ -108,10 +110,9 @@ def examples(objective: Any, length: int, documents: bool, n: int = 4) -> list[d
     found = []
     for seed in range(n):
         chance = np.random.default_rng(seed)
-        sample: dict[str, Any] = {"tokens": chance.integers(0, 8, length + 1)}
-        if documents:
-            sample["documents"] = np.zeros(length + 1, dtype=np.int64)
-        found.append({k: np.asarray(v) for k, v in objective.prepare(sample, chance).items()})
+        of = np.zeros(length + 1, dtype=np.int64) if documents else None
+        sample = stand_in.prepared(objective, chance.integers(0, 8, length + 1), seed, chance, of)
+        found.append({k: np.asarray(v) for k, v in sample.items()})
     return found
 
 

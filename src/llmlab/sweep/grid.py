@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from llmlab.config import compose as configs
+from llmlab.config import validate
 from llmlab.config.bookkeeping import NO_NUMBERS
 from llmlab.config.composed import Composed
 from llmlab.errors import UserError
@@ -128,6 +129,7 @@ def check(
             composed = configs.vary(known[rest], typed) if rest in known else None
             if composed is None:
                 composed = known[rest] = compose(overrides, folders)
+                validate.require_source(composed)
             hashes.append(digest(composed))
             opened |= {o[1:].partition("=")[0] for o in composed.effective if o[0] == "+" and o not in overrides}
         except UserError as e:

@@ -13,7 +13,8 @@ from torch import Tensor
 from llmlab import attributes
 from llmlab.check import learning
 from llmlab.check.parts.fixtures import tested_part
-from llmlab.check.subject import VOCABULARY, CheckFailed, Subject
+from llmlab.check.subject import VOCABULARY, CheckFailed, NotApplicable, Subject
+from llmlab.data import stand_in
 
 FIRST_SPECIAL = VOCABULARY - 8  # ids below this are no special tokens, but for those at the end of a long list
 MIN_TARGETS = 150  # at least so many are asked, in SAMPLES at most
@@ -27,6 +28,8 @@ def hidden(subject: Subject) -> None:
     shown, every, read = attributes.of(made, "objective", "shown"), 0, 0
     for batch in _distinct_token_batches(subject, made):
         labels = batch.pop("labels")[0].tolist()
+        if not isinstance(labels, list):
+            raise NotApplicable("its target is the class of a text, and no token of it")
         for place in (place for place, label in enumerate(labels) if 0 <= label < FIRST_SPECIAL):
             every += 1
             read += _depends_on_answer(subject.model, batch, place, labels[place])
@@ -46,8 +49,7 @@ def _distinct_token_batches(subject: Subject, made: Any) -> Iterator[dict[str, T
     chance = np.random.default_rng(0)
     for _ in range(MAX_SAMPLES):
         tokens = chance.permutation(FIRST_SPECIAL)[: learning.sample_length(subject) + 1]
-        sample = made.prepare({"tokens": tokens, "documents": None}, chance)
-        batch = {name: torch.from_numpy(np.asarray(value)[None]) for name, value in sample.items()}
+        batch = stand_in.batch(made, tokens[None], chance)
         yield batch | subject.read_by_parts(batch["ids"].shape[1], 1)
 
 
