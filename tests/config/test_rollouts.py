@@ -2,6 +2,7 @@
 
 import pytest
 
+from llmlab.config import validate
 from llmlab.config.compose import compose
 from llmlab.errors import UserError
 
@@ -11,7 +12,6 @@ ACTS = ("objective=reinforce", "reward=exact")
 @pytest.mark.parametrize(
     ("typed", "said"),
     [
-        (("objective=reinforce",), r"reward: objective=reinforce needs one; choose reward=NAME \(contains, "),
         (("reward=exact",), "reward=exact: objective=clm reads no prompts, so nothing would change; leave it out"),
         ((*ACTS, "model.dropout=0.1"), "model.dropout=0.1: objective=reinforce learns from the probabilities"),
         ((*ACTS, "model.attention.dropout=0.1"), "model.attention.dropout=0.1: "),
@@ -27,6 +27,12 @@ ACTS = ("objective=reinforce", "reward=exact")
 def test_is_refused(typed, said):
     with pytest.raises(UserError, match=said):
         compose(typed)
+
+
+def test_a_run_needs_a_reward_and_a_model_does_not():
+    composed = compose(["objective=reinforce", "data=files", "data.path=."])
+    with pytest.raises(UserError, match=r"reward: objective=reinforce needs one; reward=NAME \(contains, "):
+        validate.require_source(composed)
 
 
 def test_is_composed():

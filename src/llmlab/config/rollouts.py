@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from llmlab import registry
+from llmlab.config import heads
+from llmlab.errors import UserError
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -12,23 +14,16 @@ if TYPE_CHECKING:
 WHOLE = ("single", "ddp", "zero1", "zero2")  # strategies under which each device can generate by itself
 
 
-def reads_prompts(cfg: DictConfig) -> bool:
-    entry = registry.index().get(("objective", str(cfg.objective._part_)))
-    return entry is not None and entry.attrs.get("reads", "text") == "prompts"
-
-
 def problems(cfg: DictConfig) -> list[str]:
     """A line each."""
     if cfg.objective is None:
         return []
     objective = f"objective={cfg.objective._part_}"
-    if not reads_prompts(cfg):
+    if not _acts(cfg):
         if cfg.reward is None:
             return []
         return [f"reward={cfg.reward._part_}: {objective} reads no prompts, so nothing would change; leave it out"]
     found = []
-    if cfg.reward is None:
-        found.append(f"reward: {objective} needs one; choose reward=NAME ({', '.join(registry.names('reward'))})")
     for key, node in (("model", cfg.model), ("model.attention", cfg.model.attention), ("model.ffn", cfg.model.ffn)):
         if node.dropout:
             found.append(
@@ -50,3 +45,14 @@ def problems(cfg: DictConfig) -> list[str]:
             "become; give budget.steps or budget.tokens"
         )
     return found
+
+
+def require_reward(cfg: DictConfig) -> None:
+    """UserError for a run that has nothing to judge answers by. A model can be built and planned without."""
+    if cfg.reward is None and _acts(cfg) and not cfg.resume:
+        valid = ", ".join(registry.names("reward"))
+        raise UserError(f"reward: objective={cfg.objective._part_} needs one; reward=NAME ({valid})")
+
+
+def _acts(cfg: DictConfig) -> bool:
+    return heads.reads(cfg.objective) == "prompts"

@@ -116,6 +116,7 @@ def require_source(composed: Composed) -> None:
             f"data={cfg.data.source} holds texts, but objective={cfg.objective._part_} reads {kind}: "
             "data=FOLDER_OR_FILE (.jsonl, .json, .csv, .tsv)"
         )
+    rollouts.require_reward(cfg)
 
 
 def local(cfg: DictConfig) -> list[str]:
