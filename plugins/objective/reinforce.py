@@ -68,9 +68,7 @@ class Reinforce:
         return {"policy": 1}
 
     def passes(self, prepared: dict[str, Any]) -> list[Pass]:
-        tokens, head = len(prepared["ids"]), {"tokens": int(prepared["answer_length"])}
-        # With a cache, token by token, an answer costs what one forward over all of it does.
-        return [Pass(tokens, heads=head), Pass(tokens, heads=head, trained=False, times=1 / self.rollout.epochs)]
+        return [Pass(len(prepared["ids"]), heads={"tokens": int(prepared["answer_length"])})]
 
     def loss(self, model: Any, batch: Mapping[str, Tensor]) -> Loss:
         reward = batch["reward"].float()

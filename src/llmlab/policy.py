@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from llmlab.errors import UserError
-from llmlab.values import Output
+from llmlab.values import Output, Pass, Rollout
 
 IGNORED = -100  # the label of a token that is the prompt's
 # Mean difference of two log-probabilities that the order of sums explains, by the type of the logits, for a cached step and a
@@ -50,6 +50,13 @@ def prepared(sample: Mapping[str, Any], max_new: int) -> dict[str, np.ndarray]:
         "reward": np.asarray(sample.get("reward", 0.0), np.float32),
         "answer_length": np.asarray(len(answer), np.int64),
     }
+
+
+def generation(prepared: Mapping[str, Any], rollout: Rollout) -> Pass:
+    """The cost of an answer's generation to a step that trains on it: token by token with a cache it is that of one forward,
+    and serves as many steps as there are epochs."""
+    heads = {"tokens": int(prepared["answer_length"])}
+    return Pass(len(prepared["ids"]), trained=False, heads=heads, times=1 / rollout.epochs)
 
 
 def log_probabilities(model: Any, batch: Mapping[str, Tensor], *, temperature: float, vocabulary: int) -> Recomputed:

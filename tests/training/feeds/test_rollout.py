@@ -1,16 +1,21 @@
 """A rollout is a function of the seed, its number and the weights: neither ranks nor micro-batches change it."""
 
 from contextlib import nullcontext
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
-from llmlab import policy
+from llmlab import policy, registry
+from llmlab.data.stand_in import StandIns
+from llmlab.decoding.sampling import Sampling
 from llmlab.errors import UserError
 from llmlab.slots import Rollout, Vocabulary
 from llmlab.testing import tiny
+from llmlab.training import cost
 from llmlab.training.feeds.acting import Actor
 from llmlab.training.feeds.rollout import Rollouts
 from llmlab.training.recipe import Cut
@@ -191,3 +196,20 @@ def test_what_it_refuses(model):
     reward = SimpleNamespace(score=lambda records, answers: [float("nan")] * len(answers))
     with pytest.raises(UserError, match="one finite number an answer; for 8 it gave"):
         feed(model, reward=reward)._roll_out(0, 0, 1)
+
+
+def test_the_cost_of_a_rollout_is_that_of_its_generation():
+    """Operations counted as answers are written, from prompts of one token so that a cached step sees all that is there."""
+    model = tiny("model.tie_embeddings=false", "kernel=eager")
+    prompts = [{"prompt": np.array([5 + i]), "rest": {"number": i}} for i in range(8)]
+    made = feed(model, epochs=4, max_new=12)
+    endless = Vocabulary(30, {})  # all answers are as long as they may be
+    made.actor = replace(made.actor, vocabulary=endless)
+    with FlopCounterMode(display=False) as counter:
+        made.actor.answers(model, prompts, list(range(8)), Sampling())
+    objective = registry.load("objective", "reinforce", {"epochs": 4, "max_new": 12})(VOCABULARY, 16)
+    found = cost.of({"model": model}, objective, StandIns(objective, 8, 13, 30))
+    trained, generated = sorted(found.passes, key=lambda p: not p.trained)
+    assert (trained.times, generated.times) == (1, 1 / 4)
+    assert 8 * 4 * generated.flops() == pytest.approx(counter.get_total_flops(), rel=1e-3)
+    assert trained.flops() == pytest.approx(3 * 4 * generated.flops(), rel=0.02)
