@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypedDict
 import numpy as np
 import torch
 
+from llmlab import attributes
 from llmlab.decoding.answers import Answer, answers
 from llmlab.decoding.generate import fits_padding
 from llmlab.decoding.sampling import Sampling
@@ -51,7 +52,7 @@ def check(found: Prompts, reward: Reward, spec: ModelSpec) -> None:
 
 
 def _needed(reward: Reward, rest: Mapping[str, Any]) -> None:
-    if missing := [name for name in getattr(reward, "needs", ()) if name not in rest]:
+    if missing := [name for name in attributes.of(reward, "reward", "needs") if name not in rest]:
         has = ", ".join(["prompt", *rest])
         another = "; reward.field=NAME names another" if hasattr(reward, "field") else ""
         name = type(reward).__name__
