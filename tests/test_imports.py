@@ -10,6 +10,8 @@ ROOT = Path(__file__).parents[1]
 ALLOWED = {"llmlab.slots", "llmlab.registry", "llmlab.sizes", "llmlab.errors"}
 
 PLUGIN_API = (
+    "attributes",
+    "definitions",
     "slots",
     "slot_names",
     "registry",
@@ -19,7 +21,6 @@ PLUGIN_API = (
     "modules",
     "seeds",
     "errors",
-    "attributes",
     "measures",
 )
 # The floors, the highest first. Folders and files of one row import each other only as BESIDE says.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypedDict, Union
 
@@ -159,8 +159,9 @@ TABLE: Mapping[str, Mapping[str, Attribute]] = {
         ),
         "collate": Attribute(str, "stack", "how samples become a batch", ("stack", "pad", "pack")),
         "fixed_counts": Attribute(bool, False, "every sample has as many targets"),
-        "gives": Attribute(tuple[str, ...], (), "batch keys that it offers to a mask or a head that needs them"),
-        "batch_keys": Attribute(tuple[str, ...], ("labels",), "batch keys that its own `loss` reads"),
+        "gives": Attribute(
+            tuple[str, ...], (), "batch keys that it offers to masks and heads that need them: nothing has to read them"
+        ),
         "shown": Attribute(float, 0.0, "the share of targets whose answer the model is shown, for `llmlab check`"),
     },
     "reward": {
@@ -168,6 +169,12 @@ TABLE: Mapping[str, Mapping[str, Attribute]] = {
     },
     "optimizer": {},
     "schedule": {},
+}
+
+# What was declared so before, and how it is now.
+EARLIER = {
+    ("objective", "bits_per_byte"): 'measures = {"nll": "bits"} where it was True',
+    ("objective", "fixed_count"): "fixed_counts",
 }
 
 
@@ -181,9 +188,18 @@ def of(part: object, slot: str, name: str) -> Any:
     return getattr(part, name, TABLE[slot][name].default)
 
 
-def problem(slot: str, name: str, value: object) -> str | None:
-    """What is wrong with a declared attribute, or None."""
+def complete(cls: type, slot: str) -> None:
+    """Gives a class what its slot's table has and it does not. Not for modules, where it would hide a child of that name."""
+    for name, declared in TABLE[slot].items():
+        if not hasattr(cls, name):
+            setattr(cls, name, declared.default)
+
+
+def problem(slot: str, name: str, value: object, options: Iterable[str] = ()) -> str | None:
+    """What is wrong with a declared attribute of a part that has these options, or None."""
     known = attributes(slot)
+    if (slot, name) in EARLIER:
+        return f"{name} is called otherwise now; write {EARLIER[slot, name]}"
     if name not in known:
         return f"{name} is no attribute of the slot {slot} (a part's own begin with _); {near(name, known)}"
     declared = known[name]
@@ -192,6 +208,10 @@ def problem(slot: str, name: str, value: object) -> str | None:
     for word in strings(value) if declared.choices else ():
         if word not in declared.choices:
             return f"{name} can't be {word!r}; {near(word, declared.choices)}"
+    if name == "small" and isinstance(value, dict):
+        for key in value:
+            if key not in options:
+                return f"small names {key!r}, which is no option of the part; {near(key, options)}"
     return None
 
 

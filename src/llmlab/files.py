@@ -5,27 +5,37 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import uuid
 from contextlib import suppress
 from pathlib import Path
 
 from llmlab.errors import UserError
 
-LEFT = re.compile(r"\..+\.tmp-\d+")  # what `write_atomic` calls a file until it is whole
+LEFT = re.compile(r"\..+\.tmp-\d+(-\w+)?")  # the names of temporary files, those of older versions too
 
 
 def write_atomic(path: Path, text: str | bytes) -> None:
-    """Write to a hidden file beside `path`, fsync, rename. UserError, with the OSError as its cause, if it can't be."""
-    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    """`replace_atomically`; UserError, with the OSError as its cause, if that fails."""
+    try:
+        replace_atomically(path, text)
+    except OSError as e:
+        raise UserError(f"{path} could not be written: {e.strerror}") from e
+
+
+def replace_atomically(path: Path, text: str | bytes) -> None:
+    """Write to a hidden file beside `path`, fsync, rename. Raises OSError, and leaves the old file as it was."""
+    # Process ids are unique on one machine only, and a cache or a run folder may be shared by several.
+    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}-{uuid.uuid4().hex[:8]}")
     try:
         with open(temporary, "wb") as f:
             f.write(text.encode("utf-8") if isinstance(text, str) else text)
             f.flush()
-            os.fsync(f.fileno())
+            os.fsync(f.fileno())  # else a crash soon after the rename can leave an empty file on ext4 and XFS
         os.replace(temporary, path)
-    except OSError as e:
+    except OSError:
         with suppress(OSError):  # a file system that can't be written can't be deleted from either
             temporary.unlink(missing_ok=True)
-        raise UserError(f"{path} could not be written: {e.strerror}") from e
+        raise
 
 
 def write_over(path: Path, text: str) -> bool:

@@ -10,7 +10,7 @@ import json
 import stat
 import types
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal, NotRequired, Required, TypeAlias, TypeVar, Union
 
@@ -84,6 +84,18 @@ def read_yaml(path: Path, shape: type[T] | Any = dict, *, most: int = MOST_BYTES
     except ValueError as e:  # a number of too many digits
         raise UserError(f"{path}: not valid YAML ({' '.join(str(e).split())[:100]})") from None
     return checked(value, shape, str(path))
+
+
+def json_lines(file: Iterable[str]) -> Iterator[tuple[int, str]]:
+    """The lines of a .jsonl file that was opened with universal newlines, numbered from 1; blank ones are left out.
+
+    A line ends in \\n, \\r\\n or \\r, none of which can be inside a JSON string. U+2028 and the like may stand there as they
+    are, and `str.splitlines` would cut at them. Byte order marks are taken off every line: files that were put together
+    have one in the middle too.
+    """
+    for number, line in enumerate(file, start=1):
+        if text := line.strip().removeprefix("\ufeff").strip():
+            yield number, text
 
 
 def read_text(path: Path, most: int = MOST_BYTES) -> str:

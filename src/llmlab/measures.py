@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from llmlab import attributes
+
 if TYPE_CHECKING:  # reports read measures, and wait for no torch
     from llmlab.slots import Objective
 
@@ -18,8 +20,8 @@ PERPLEXITY, BITS = "perplexity", "bits_per_byte"
 
 
 def of(objective: Objective) -> dict[str, str]:
-    """What the terms and logs of an objective are: name -> kind."""
-    return dict(getattr(objective, "measures", {}))
+    """Kinds of the terms and logs of an objective, by name."""
+    return dict(attributes.of(objective, "objective", "measures"))
 
 
 def covers_text(objective: Objective) -> bool:

@@ -11,6 +11,7 @@ import importlib
 import importlib.metadata
 import importlib.util
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from llmlab import source
-from llmlab.attributes import attributes, strings
+from llmlab.attributes import attributes, complete, strings
 from llmlab.errors import UserError, near
 from llmlab.slot_names import SLOTS
 from llmlab.source import REQUIRED, Entry, Option
@@ -36,26 +37,78 @@ SLOTS_NEEDED: tuple[str, ...] = tuple(s for s in SLOTS if s not in ("mask", "hea
 def register(slot: str, name: str, **defaults: Any) -> Callable[[T], T]:
     """Class decorator: this class is the part `name` of `slot`, with other defaults of its options if given.
 
-    It marks the class for whoever reads the file, and does nothing when the file is imported.
+    In a plugin file it marks the class for whoever reads the file. Elsewhere, in a notebook's cell or a script, the class is a
+    choice from then on, in this process; the same name once more from the same module replaces it. UserError if the part
+    breaks the rules for parts or has the name of another.
     """
-    return lambda cls: cls
+    frame = sys._getframe(1)
+    file, line = frame.f_code.co_filename, frame.f_lineno
+
+    def decorate(cls: T) -> T:
+        if slot in ("mask", "window"):  # plain values, whose attributes are read on every forward
+            complete(cls, slot)
+        if not _is_read(cls, file):
+            _add(cls, slot, name, defaults, file, line)
+        return cls
+
+    return decorate
 
 
 # ---------------------------------------------------------------- what there is
 
 
-@dataclass
+@dataclass(eq=False)
 class _Found:
     entries: dict[tuple[str, str], Entry] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
     broken: dict[tuple[str, str], str] = field(default_factory=dict)  # names in files that can't be read
     twice: dict[tuple[str, str], str] = field(default_factory=dict)  # names that two files register
     missing: list[str] = field(default_factory=list)  # of the modules in LLMLAB_PLUGINS
+    files: set[str] = field(default_factory=set)  # that were read, with links resolved
 
 
 def index() -> dict[tuple[str, str], Entry]:
-    """Every part, by (slot, name)."""
-    return _scan().entries
+    """Every part, by (slot, name). The same object until there are others."""
+    global _merged
+    found = _scan()
+    if not _defined:
+        return found.entries
+    if _merged is None or _merged[0] is not found or _merged[1] is not _defined:
+        _merged = found, _defined, {**found.entries, **_defined}
+    return _merged[2]
+
+
+def defined() -> dict[tuple[str, str], Entry]:
+    """Parts that were defined while Python runs: no other process has them."""
+    return _defined
+
+
+_defined: dict[tuple[str, str], Entry] = {}  # another object when there is another part
+_merged: tuple[_Found, dict[tuple[str, str], Entry], dict[tuple[str, str], Entry]] | None = None
+
+
+def _is_read(cls: type, file: str) -> bool:
+    """Whether a class is in a file whose parts are read without importing it, or one of llmlab's own templates."""
+    return cls.__module__.partition(".")[0] in ("llmlab", "llmlab_plugins") or os.path.realpath(file) in _scan().files
+
+
+def _add(cls: type, slot: str, name: str, defaults: dict[str, Any], file: str, line: int) -> None:
+    from llmlab import definitions
+
+    global _defined
+    if slot not in SLOTS:
+        raise UserError(f"{slot}={name}: there is no slot {slot!r}; {near(slot, SLOTS)}")
+    if not re.fullmatch(r"[A-Za-z]\w*", str(name)):
+        raise UserError(f"{slot}={name}: can't name a part; take letters, digits and _")
+    other = _scan().entries.get((slot, name)) or _defined.get((slot, name))
+    if other is not None and (other.cls is None or other.module != cls.__module__):
+        raise UserError(
+            f"{slot}={name} is registered already, at {other.path}:{other.line}; choose another name for {cls.__name__}"
+        )
+    made = definitions.entry(cls, slot, name, defaults, file, line)
+    if wrong := _misnamed(made, index(), _scan().broken):
+        raise UserError(wrong)
+    _defined = {**_defined, (slot, name): made}
 
 
 def problems() -> list[str]:
@@ -95,6 +148,7 @@ def _scan_modules(variable: str, path: tuple[str, ...]) -> _Found:
     found = _Found()
     for root in dict.fromkeys(("llmlab_plugins", *announced, *named)):
         for file, module in _files(root, found, named):
+            found.files.add(os.path.realpath(file))
             try:
                 entries = source.read(file, module)
             except (source.SourceError, OSError, UnicodeDecodeError) as e:
@@ -116,20 +170,20 @@ def _scan_modules(variable: str, path: tuple[str, ...]) -> _Found:
                 else:
                     found.entries[key] = entry
     for key, entry in list(found.entries.items()):
-        if wrong := _misnamed(entry, found):
+        if wrong := _misnamed(entry, found.entries, found.broken):
             del found.entries[key]
             found.problems.append(f"{wrong}; it is left out")
             found.broken[key] = wrong
     return found
 
 
-def _misnamed(entry: Entry, found: _Found) -> str | None:
+def _misnamed(entry: Entry, entries: dict[tuple[str, str], Entry], broken: dict[tuple[str, str], str]) -> str | None:
     """An attribute of a part that names a part which isn't there, as the mask of an objective does."""
     for name, value in entry.attrs.items():
         if slot := attributes(entry.slot)[name].part_of:
-            there = [n for s, n in found.entries if s == slot]
+            there = [n for s, n in entries if s == slot]
             for word in strings(value):
-                if word not in there and (slot, word) not in found.broken:
+                if word not in there and (slot, word) not in broken:
                     return (
                         f"{entry.path}:{entry.line}: {name} names {slot}={word}, which isn't there; {near(word, there)}"
                     )
@@ -183,7 +237,7 @@ def load(slot: str, name: str, options: dict[str, Any]) -> functools.partial[Any
     if unknown:
         raise UserError(f"{slot}.{unknown[0]}: {name} has no such option; {near(unknown[0], entry.options)}")
     try:
-        cls = getattr(importlib.import_module(entry.module), entry.qualname)
+        cls = entry.cls or getattr(importlib.import_module(entry.module), entry.qualname)
     except Exception as e:
         raise UserError(f"{slot}={name}: {entry.path} can't be imported: {type(e).__name__}: {e}") from e
     values = {k: o.default for k, o in entry.options.items() if not o.required} | options

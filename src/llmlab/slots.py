@@ -249,7 +249,8 @@ class Head(Protocol):
     `embedding` is the (first) stack's embedding part, held unregistered: a tied head uses `embedding.weight`.
     `per_token = True` on the class: it may be given the rows (n, D) of chosen tokens instead of (B, T, D).
     Literal class attributes: `needs`, names of the batch data that it reads from ctx.data, if any; `scores`, of what it gives
-    scores ("vocabulary", "token", "text", "span"): where an objective asks for one of them, no other can stand.
+    scores ("vocabulary", "token", "text", "span"): where an objective asks for one of them, no other can stand. An option
+    `n_classes` follows the data where they are labelled; `pool` "first" is refused under a causal mask.
     """
 
     per_token: bool
@@ -291,10 +292,12 @@ class Seen(Protocol):
     where nothing but mask and documents hides anything, else None. `one_for_all`: all samples see alike.
     """
 
-    pattern: Literal["causal", "full"] | None
-    within: Literal["causal", "full"] | None
-    documents: Tensor | None
-
+    @property
+    def pattern(self) -> Literal["causal", "full"] | None: ...
+    @property
+    def within(self) -> Literal["causal", "full"] | None: ...
+    @property
+    def documents(self) -> Tensor | None: ...
     @property
     def one_for_all(self) -> bool: ...
     def dense(self) -> Tensor: ...
@@ -349,15 +352,20 @@ class Objective(Protocol):
     one of all tokens of the text but the first, of which bits per byte are too; "accuracy", "reward" and "margin" are better
     when higher; one that is not named is just a number. Nothing else is ever called a perplexity.
 
-    `prepare(sample, rng)` on a CPU worker: sample {"tokens": (seq_len + 1,) int64, "documents": (seq_len + 1,) int64} ->
-    a dict of numpy arrays of fixed shapes; they are stacked to the batch. "given" (seq_len + 1,) bool, where it is there, is
-    True of tokens that are no text of their own, which are no targets. `targets(prepared)` -> number of targets in it, by
-    term. `passes(prepared)`, if it has one, -> the forwards that the loss makes of one sample; else it is one of the trained
-    model over `ids` (and `source_ids`) with its heads at the targets. `loss(model, batch, **companions)` -> Loss; companions
-    are the models of `models`, by role. `shown` (else 0): the share of targets whose answer the model is shown.
+    `collate` says how samples become a batch: "stack" those of one shape; "pad" records, or "pack" them into windows.
 
-    A batch has what `prepare` gave, and from the framework `counts` {term: int64 scalar}, targets of the whole optimizer step.
-    Batch keys that the model reads: see `llmlab.model.model.Model.forward`.
+    `prepare(sample, rng)` on a CPU worker: sample {"tokens": (seq_len + 1,) int64, "documents": (seq_len + 1,) int64}, or of a
+    record what `llmlab.data.records.RecordSamples` says of its kind -> a dict of numpy arrays. "given" (seq_len + 1,) bool,
+    where it is there, is True of tokens that are no text of their own, which are no targets. `targets(prepared)` -> number of
+    targets in it, by term. `passes(prepared)`, if it has one, -> the forwards that the loss makes of one sample; else it is
+    one of the trained model over `ids` (and `source_ids`) with its heads at the targets. `loss(model, batch, **companions)` ->
+    Loss; companions are the models of `models`, by role. `shown` (else 0): the share of targets whose answer the model is
+    shown.
+
+    A batch has what `prepare` gave, of records padded by the token with `valid` (and `source_valid`) beside, and of packed ones
+    `documents` and `positions`; and from the framework `counts` {term: int64 scalar}, targets of the whole optimizer step.
+    Batch keys that the model reads: see `llmlab.model.model.Model.forward`. A key that neither the loss nor a model reads is
+    an error when the first batch is seen, but for those that the objective `gives`.
     """
 
     def prepare(self, sample: dict[str, Any], rng: Any) -> dict[str, Any]: ...

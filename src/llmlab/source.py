@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, Optional, Union
 
 from llmlab import attributes
-from llmlab.errors import near
 
 REQUIRED = dataclasses.MISSING
 # Packages whose classes take no options: nn.Module, llmlab.slots.Position, Protocol, ABC; and what Python has anyway.
@@ -58,6 +57,9 @@ class Entry:
     paper: str
     options: Mapping[str, Option]
     attrs: Mapping[str, Any] = field(default_factory=dict)  # those that it declares; `attribute` knows the others
+    cls: type | None = field(
+        default=None, compare=False
+    )  # of one that was defined while Python runs; else it is imported
 
     def attribute(self, name: str) -> Any:
         """A declared attribute of the part, or the default of its slot."""
@@ -75,6 +77,27 @@ class Entry:
         first = self.doc.split("\n\n")[0].replace("\n", " ")
         first = first.replace(f" ({self.paper})", "") if self.paper else first
         return re.split(r"(?<=\w\w[.])\s", first + " ")[0].strip()
+
+
+def described(name: str, doc: str) -> tuple[str, str]:
+    """The docstring of one of a class's names, and the paper in it. Kin have a line of the docstring for each."""
+    if own := re.search(rf"^{re.escape(name)}: (.+)$", doc, re.M):
+        doc = f"{own[1]}\n\n{doc}"
+    paper = re.search(r"\(([^()]*\b(?:19|20)\d\d\b[^()]*)\)", doc)
+    return doc, " ".join(paper[1].split()) if paper else ""
+
+
+def help_of(option: str, doc: str) -> str:
+    """What a docstring says of an option: `name: ...`."""
+    found = re.search(rf"^\s*`?{option}`?: (.+)$", doc, re.M)
+    return found[1].strip() if found else ""
+
+
+def not_a_type(option: str, spelled: str) -> str:
+    return (
+        f"the type of the option {option} must be int, float, str, bool, Literal[...], list[...], tuple[...], "
+        f"dict[...] or X | None, but is {spelled}"
+    )
 
 
 def read(path: Path, module: str) -> list[Entry]:
@@ -119,9 +142,7 @@ class _File:
                     raise self.error(call, f"{node.name} has no option {keyword.arg!r} to give another default")
                 default = self.literal(keyword.value, f"the default of {keyword.arg}")
                 options[keyword.arg] = dataclasses.replace(options[keyword.arg], default=default)
-            if own := re.search(rf"^{re.escape(names[1])}: (.+)$", doc, re.M):  # kin: a line of the docstring for each
-                doc = f"{own[1]}\n\n{doc}"
-            paper = re.search(r"\(([^()]*\b(?:19|20)\d\d\b[^()]*)\)", doc)
+            doc, paper = described(names[1], doc)
             yield Entry(
                 slot=names[0],
                 name=names[1],
@@ -130,7 +151,7 @@ class _File:
                 path=self.path,
                 line=node.lineno,
                 doc=doc,
-                paper=" ".join(paper[1].split()) if paper else "",
+                paper=paper,
                 options=options,
                 attrs=self.attributes(node, names[0], options),
             )
@@ -185,16 +206,23 @@ class _File:
     ) -> Option:
         if annotation is None:
             raise self.error(node, f"the option {name} needs a type")
+        said = ""
+        if isinstance(annotation, ast.Subscript) and ast.unparse(annotation.value).endswith("Annotated"):
+            annotation, said = self.annotated(annotation)
         kind, choices = self.type(annotation, name)
         value = REQUIRED if default is None else self.literal(default, f"the default of {name}")
         spelled = ast.unparse(annotation)
         as_tuple = spelled.startswith("tuple")
-        return Option(kind, value, choices, self.comment(node, name, doc), spelled, as_tuple)
+        return Option(kind, value, choices, help_of(name, doc) or said or self.comment(node), spelled, as_tuple)
 
-    def comment(self, node: ast.AST, name: str, doc: str) -> str:
-        """What an option does: `name: ...` in the docstring, else the comment on its line."""
-        if found := re.search(rf"^\s*`?{name}`?: (.+)$", doc, re.M):
-            return found[1].strip()
+    def annotated(self, node: ast.Subscript) -> tuple[ast.expr, str]:
+        """The type and the text of Annotated[type, "text"]."""
+        inner = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
+        said = (e.value for e in inner[1:] if isinstance(e, ast.Constant) and isinstance(e.value, str))
+        return inner[0], next(said, "")
+
+    def comment(self, node: ast.AST) -> str:
+        """The comment on an option's line."""
         number: int = getattr(node, "end_lineno", None) or 1
         last = self.lines[number - 1]
         return last.partition("  # ")[2].strip()
@@ -214,10 +242,7 @@ class _File:
                     raise self.error(item, f"{name} must be a literal, but is {ast.unparse(value)}") from None
                 found.pop(name, None)
                 continue
-            wrong = attributes.problem(slot, name, found[name]) if known else None
-            if wrong is None and name == "small" and (strange := [k for k in found[name] if k not in options]):
-                wrong = f"small names {strange[0]!r}, which is no option of {node.name}; {near(strange[0], options)}"
-            if wrong:
+            if known and (wrong := attributes.problem(slot, name, found[name], options)):
                 raise self.error(item, wrong)
         return found
 
@@ -272,8 +297,7 @@ class _File:
                 return dict[self.plain(key, name), self.plain(value, name)], ()  # type: ignore[misc]
         raise self.error(
             node,
-            f"the type of the option {name} must be int, float, str, bool, Literal[...], list[...], tuple[...], "
-            f"dict[...] or X | None, but is {ast.unparse(node)}",
+            not_a_type(name, ast.unparse(node)),
         )
 
     def plain(self, node: ast.expr, name: str) -> Any:

@@ -6,8 +6,9 @@ from pathlib import Path
 from told import results
 
 from llmlab import registry
-from llmlab.check import BACKENDS, case_checks, cases, page, report, request, swap_page
+from llmlab.check import case_checks, cases, page, report, request, swap_page
 from llmlab.check.subject import Case, Subject
+from llmlab.commands.check import BACKENDS
 from llmlab.config.compose import families
 
 

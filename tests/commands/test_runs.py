@@ -159,7 +159,7 @@ def test_a_thousand_runs_take_no_torch_and_no_second(tmp_path):
         make(tmp_path / "runs" / str(i))
     code = """
 import pathlib, sys, time
-from llmlab import runs
+from llmlab.commands import runs
 began = time.perf_counter()
 assert len(runs.find([pathlib.Path("runs")])) == 1000
 print(time.perf_counter() - began, "torch" in sys.modules)

@@ -85,7 +85,7 @@ def test_own_config_folder(tmp_path):
 def test_interruption_and_errors_of_a_run():
     def outcome(raising):
         code = (
-            "import sys, types; from llmlab import cli\n"
+            "import sys, types; from llmlab.commands import cli\n"
             f"def main(argv): {raising}\n"
             "module = types.ModuleType('stand_in'); module.main = main; sys.modules['stand_in'] = module\n"
             "cli.COMMANDS['x'] = cli.Command('stand_in:main', '')\ncli.main(['x'])"

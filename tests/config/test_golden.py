@@ -12,8 +12,8 @@ from families import QUICK, mostly_slow
 from omegaconf import OmegaConf
 
 from llmlab.config import layout, model_files
-from llmlab.config.compose import compose
-from llmlab.config.composed import Composed, conf_dir
+from llmlab.config.compose import compose, conf_dir
+from llmlab.config.composed import Composed
 from llmlab.config.trainer import arguments
 
 GOLDEN = Path(__file__).parent.parent / "golden"

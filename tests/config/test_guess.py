@@ -13,13 +13,13 @@ from llmlab.commands.chat import Arguments as Chat
 from llmlab.commands.eval import Arguments as Evaluate
 from llmlab.commands.export import Arguments as Export
 from llmlab.commands.generate import Arguments as Generate
+from llmlab.commands.plan import Arguments as Plan
+from llmlab.commands.report import Arguments as Report
 from llmlab.commands.runs import Arguments as Runs
 from llmlab.config import guess
 from llmlab.config.aliases import ALIASES, ARGUMENTS, NOTES
 from llmlab.config.compose import choices, groups
 from llmlab.errors import UserError
-from llmlab.plan import Arguments as Plan
-from llmlab.report import Arguments as Report
 
 COMMANDS = (Generate, Chat, Evaluate, Export, Plan, Report, Runs)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from llmlab import files
 from llmlab.config.schema import Data, Tokenizer
 from llmlab.data import cache, prepare
 from llmlab.errors import UserError
@@ -60,6 +61,7 @@ def test_each_file_of_a_corpus(folder_of_texts, cache_folder, monkeypatch, name)
         return real(path, mode, *args, **options)
 
     monkeypatch.setattr(Path, "open", full)
+    monkeypatch.setattr(files, "open", lambda path, *args: full(Path(path), *args), raising=False)
     with pytest.raises(UserError, match="is full .No space left on device.*: set LLMLAB_CACHE") as caught:
         corpus(folder_of_texts)
     if name.endswith(".npy"):

@@ -66,6 +66,8 @@ def test_prompts_of_a_file(tmp_path):
     assert read_prompts(str(tmp_path / "a.txt")) == ["one", " two "]
     (tmp_path / "a.jsonl").write_text('{"prompt": "x\\n"}\n\n{"prompt": "\u2028", "n": 1}\n', encoding="utf-8")
     assert read_prompts(str(tmp_path / "a.jsonl")) == ["x\n", "\u2028"]
+    (tmp_path / "b.jsonl").write_bytes(b'{"prompt": "one"}\r\xef\xbb\xbf{"prompt": "two"}\r\n')
+    assert read_prompts(str(tmp_path / "b.jsonl")) == ["one", "two"]
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from llmlab import registry
 from llmlab.model.build import assemble
 from llmlab.model.flops import allowed_pairs, count_parameters, forward_flops, training_flops_per_token
+from llmlab.model.trainable import Filter
 
 LENGTH, SOURCE = 24, 17
 LOOPS = ("model.moe.ffn_dim=22",)  # a width that grouped_mm does not take: a product an expert, which torch counts
@@ -76,6 +77,47 @@ def test_pairs_of_separate_documents_are_those_within_each(family):
         hidden = (allowed & (documents[:, None] != documents)).sum().item()
         seen += 2 * hidden * stack.layers[i].attention.pair_width
     assert whole - forward_flops(model, LENGTH, documents=[[5, 2, 17]]) == seen > 0
+
+
+FROZEN = {
+    "a head": ("llama3", "heads"),
+    "a head of its own layers": ("bert", "heads"),
+    "the last layer": ("gpt2", "*.layers.1"),
+    "its feed-forward": ("albert", "heads.tokens.dense,-position"),
+    "all but tables": ("opt", "-embed,-position"),
+    "queries and values": ("gemma3", "q,v"),
+    "norms": ("deepseek_v3", "norm"),
+    "a decoder": ("t5", "stacks.decoder"),
+    "experts under a frozen router": ("qwen_moe", "-router,-*.layers.0"),
+    "relative positions": ("xlnet", "*.layers.1.ffn"),
+}
+
+
+@pytest.mark.parametrize("case", mostly_slow(FROZEN, list(FROZEN)[::3]))
+def test_a_backward_through_frozen_parameters_is_torchs(case):
+    """Nothing below the first that learns, and of a frozen layer above it the half."""
+    family, words = FROZEN[case]
+    routed = any(layer.parts["moe"].name != "none" for layer in spec(*tiny(family)).stacks[-1].layers)
+    model = build(*tiny(family, "kernel=eager", *(LOOPS if routed else ())), wake=False)
+    Filter.of(words.split(",")).apply(model)
+    data, how = example(model)
+    with (counter := FlopCounterMode(display=False)):
+        model(data).heads["tokens"].sum().backward()
+    tokens = LENGTH + how.get("source_length", 0)
+    counted = training_flops_per_token(model, LENGTH, dense=True, **how) * tokens
+    assert counted == pytest.approx(counter.get_total_flops(), rel=0.01)
+
+
+def test_frozen_layers_in_closed_form():
+    """A lone head: a third of a layer's FLOPs, all of its own but the gradient of what it reads."""
+    model = build(*tiny("llama3"), wake=False)
+    forward, head = forward_flops(model, LENGTH), LENGTH * 2 * 32 * 61
+    Filter.of(["heads"]).apply(model)
+    assert training_flops_per_token(model, LENGTH) * LENGTH == pytest.approx(forward + head, rel=1e-12)
+    assert count_parameters(model).trainable == 32 * 61
+    model.requires_grad_(True)
+    Filter.of(["-heads"]).apply(model)
+    assert training_flops_per_token(model, LENGTH) * LENGTH == pytest.approx(3 * forward - head, rel=1e-12)
 
 
 def test_a_gpt2_by_hand():

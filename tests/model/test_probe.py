@@ -73,7 +73,7 @@ def test_a_part_that_needs_values_is_named():
     rest = forward_flops(build(*tiny("llama3"), wake=False), LENGTH) - own
     found = account(model, LENGTH)
     assert found.forward() == rest + 2 * 2 * LENGTH * 2 * 2 * DIM * DIM
-    assert "can't be run alone" in str(found.sources[0]) and "give it cost()" in str(found.said[0])
+    assert "can't be run alone" in str(found.sources[0]) and "give it cost()" in str(found.sources[0])
 
 
 class Linearised(nn.Module):

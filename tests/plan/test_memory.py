@@ -12,6 +12,8 @@ from llmlab.model.trainable import Filter
 from llmlab.plan import memory, subject, zero
 from llmlab.plan.activations import Numerics, record
 from llmlab.plan.fit import largest
+from llmlab.slots import Loss
+from llmlab.training.cost import passes
 from tests.plan import measured
 
 SIZES = ["model.dim=64", "model.n_heads=4", "model.vocab_size=512", "trainer.accelerator=cpu"]
@@ -72,17 +74,35 @@ def small():
     return subject.of_config(compose([*SIZES, "model=gemma2", "model.n_layers=6", "data.seq_len=64"])).training
 
 
+class Twice:
+    """Two forwards of the text, one loss after the other."""
+
+    def __init__(self, once):
+        self.once, self.prepare, self.heads = once, once.prepare, once.heads
+
+    def targets(self, prepared):
+        (n,) = self.once.targets(prepared).values()
+        return {"1": n, "2": n}
+
+    def passes(self, prepared):
+        return [*passes(self.once, prepared)] * 2
+
+    def loss(self, model, batch):
+        return Loss({i: pair for i in "12" for pair in self.once.loss(model, batch).terms.values()})
+
+
 @pytest.mark.parametrize("words", [None, ["stacks.main.layers.3", "stacks.main.layers.4.block"]])
-def test_a_deep_model_and_any_micro_batch_follow_from_a_shallow_one_and_two(small, words):
+@pytest.mark.parametrize("forwards", [1, 2])
+def test_a_deep_model_and_any_micro_batch_follow_from_a_shallow_one_and_two(forwards, words, small):
     learns, length = Filter.of(words), small.length
-    small = replace(small, learns=learns)
+    small = replace(small, learns=learns, objective=small.objective if forwards == 1 else Twice(small.objective))
     model = build.assemble(small.spec)
     frozen = frozenset(path for path, *_ in roles.parameters(model)) - learns.paths(model)
     how = {"length": length, "numerics": Numerics(torch.float32), "frozen": frozen}
     whole = record(small.spec, small.objective, rows=3, **how)
     for strategy in ("single", "fsdp", "zero3"):
         where = memory.Where(strategy, 2)
-        replay, truth = memory.replayed(small, where, 3, checkpointing=False), memory.replay_of(small, where)
+        replay, truth = memory.replayed(small, where, 3, checkpointing=False), memory.replay_of(small, where, forwards)
         truth.run(whole)
         assert (replay.highest, replay.kept, replay.gradients) == (truth.highest, truth.kept, truth.gradients)
 

@@ -11,10 +11,11 @@ from html.parser import HTMLParser
 import pytest
 from losses import SEEDS, change
 
-from llmlab import report as command
+from llmlab.commands import report as command
 from llmlab.errors import UserError
 from llmlab.formatting import large, power_of_ten
 from llmlab.report import figures, markdown, terminal, verdict
+from llmlab.report.write import write
 
 
 def files(folder):
@@ -28,7 +29,7 @@ def test_the_same_folders_give_the_same_bytes(swept, runs, tmp_path, monkeypatch
     )
     out = tmp_path / "out"
     monkeypatch.chdir(tmp_path)
-    command.write([swept, more], out=out)
+    write([swept, more], out=out)
     first = files(out)
     assert set(first) == {"report.html", "report.json", "report.md", "report.png"}
     monkeypatch.chdir(swept)
@@ -43,7 +44,7 @@ def test_the_same_folders_give_the_same_bytes(swept, runs, tmp_path, monkeypatch
 
 
 def test_the_range_of_the_seeds_needed_stands_in_every_file(swept, tmp_path, capsys):
-    command.write([swept], out=tmp_path)
+    write([swept], out=tmp_path)
     (row,) = [r for r in json.loads((tmp_path / "report.json").read_text())["rows"] if r["name"] == "attention=gqa"]
     c = row["comparison"]
     high = "or more" if c["needed_high"] is None else f"to {c['needed_high']}"
@@ -139,7 +140,7 @@ def test_terminal(swept, built, width, monkeypatch, capsys):
 def test_names_can_hold_anything(runs, tmp_path, capsys):
     runs.make(tmp_path / "a|b (1)", 2.0, overrides=("init_from=<b>|*",), changes={"init_from": "<b>|*"})
     runs.make(tmp_path / "c&d", 2.1, overrides=("init_from=x&y",), changes={"init_from": "x&y"})
-    command.write([tmp_path], out=tmp_path / "out")
+    write([tmp_path], out=tmp_path / "out")
     page = Page((tmp_path / "out" / "report.html").read_text())
     assert page.open == [] and page.links == ["../a%7Cb%20%281%29", "../c%26d"]
     assert "init\\_from=&lt;b>\\|\\*" in (tmp_path / "out" / "report.md").read_text()
@@ -158,7 +159,7 @@ def test_where_it_is_written(swept, runs, tmp_path, monkeypatch, capsys):
 
 
 def test_only_failed_runs(runs, tmp_path, capsys):
-    command.write([runs.sweep(tmp_path / "s", {"mha": {1: None}, "mla": {1: None}})], out=tmp_path / "s")
+    write([runs.sweep(tmp_path / "s", {"mha": {1: None}, "mla": {1: None}})], out=tmp_path / "s")
     out = " ".join(capsys.readouterr().out.split())
     assert "The baseline, attention=mha, has no complete run" in out
     assert "not counted: attention=mla,seed=1: failed: the loss is not a number" in out
@@ -167,7 +168,7 @@ def test_only_failed_runs(runs, tmp_path, capsys):
 
 def test_a_count_that_a_record_has_as_null_is_nought(runs, tmp_path, capsys):
     nothing = {"tokens_seen": None, "parameters": {"total": None, "active": None}, "flops_per_token": None}
-    command.write([runs.sweep(tmp_path / "s", {"mha": {1: 2.0}, "mla": {1: 2.1}}, **nothing)], out=tmp_path / "s")
+    write([runs.sweep(tmp_path / "s", {"mha": {1: 2.0}, "mla": {1: 2.1}}, **nothing)], out=tmp_path / "s")
     assert "2.0000" in capsys.readouterr().out
 
 
@@ -257,7 +258,7 @@ def test_a_hundred_runs(runs, tmp_path, capsys):
     for i in range(50):
         (s / "attention=v0,seed=1" / "checkpoints" / f"step={i}").mkdir(parents=True)
     began = time.perf_counter()
-    command.write([s], out=s)
+    write([s], out=s)
     assert time.perf_counter() - began < 20  # 3 s alone on a slow core
     assert (s / "report.html").stat().st_size < 500_000
     capsys.readouterr()

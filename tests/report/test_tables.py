@@ -5,8 +5,8 @@ import warnings
 
 import pytest
 
-from llmlab import report as command
 from llmlab.report import table
+from llmlab.report.write import write
 
 GPT2 = {"model.family": "gpt2", "norm": {"_part_": "layernorm"}, "model.bias": True, "model.positions": 64}
 MLM = {"objective": {"_part_": "mlm", "rate": 0.15}}
@@ -57,7 +57,7 @@ def test_what_can_be_compared_is_in_one_table(day, built):
 
 def test_a_day_of_runs_fits_on_two_screens(day, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "80")
-    command.write([day], out=tmp_path / "out")
+    write([day], out=tmp_path / "out")
     assert len(capsys.readouterr().out.splitlines()) < 60
     text = (tmp_path / "out" / "report.md").read_text()
     assert len(text) < 6000
@@ -98,6 +98,6 @@ def test_names_of_any_length_leave_the_figures_room(runs, tmp_path, capsys):
                   changes={"experiment_name": name}, rows=40)  # fmt: skip
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        command.write([tmp_path / "s"], out=tmp_path / "out")
+        write([tmp_path / "s"], out=tmp_path / "out")
     assert (tmp_path / "out" / "report.png").stat().st_size < 1_000_000
     capsys.readouterr()

@@ -24,7 +24,7 @@ if "train" in words and "-m" not in words[words.index("train"):]:
     lr = float(typed.get("optimizer.lr", 0.002))
     with open(os.environ["CALLS"], "a") as f:
         f.write(json.dumps([folder.name, resume]) + "\\n")
-    status.lock(folder)
+    lock.lock(folder)
     run = record.Record(folder, {"schema": 1, "seed": seed, "sweep": typed.get("sweep"), "metrics": {}})
     ranks = [k for k in ("LOCAL_RANK", "MASTER_PORT") if k in os.environ]
     seen = {"threads": os.environ.get("OMP_NUM_THREADS"), "gpus": os.environ.get("CUDA_VISIBLE_DEVICES")}
@@ -73,7 +73,7 @@ class Lab:
         monkeypatch.setenv("PYTHONPATH", str(folder))
         monkeypatch.setenv("CALLS", str(self.calls_file))
         self.reports, self.report_error = [], None
-        monkeypatch.setattr("llmlab.report.write", self.report)
+        monkeypatch.setattr("llmlab.report.write.write", self.report)
         self.stand_in({})
 
     def report(self, folders, *, out):

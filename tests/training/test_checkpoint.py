@@ -70,7 +70,7 @@ FILL = """
 import resource, sys, torch
 from pathlib import Path
 from llmlab.errors import UserError
-from llmlab.training import checkpoint
+from llmlab.runs import checkpoint
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))
 try:
     weights, state = {"w": torch.zeros(int(sys.argv[3]))}, {"s": torch.zeros(int(sys.argv[4]))}
@@ -103,7 +103,7 @@ def test_too_little_space_is_seen_before_anything_is_written(tmp_path, monkeypat
 
 def test_kills_while_writing_leave_only_whole_checkpoints(tmp_path):
     code = (
-        "import sys, torch; from pathlib import Path; from llmlab.training import checkpoint\n"
+        "import sys, torch; from pathlib import Path; from llmlab.runs import checkpoint\n"
         "w = {'w': torch.arange(200_000.0)}\n"
         "step = int(sys.argv[2])\n"
         "print('ready', flush=True)\n"

@@ -236,10 +236,10 @@ def test_the_way_to_resume_can_be_typed():
 
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
-    from llmlab.training.run import _typed
+    from llmlab.training.task import typed
 
     for folder in ("runs/2026-01-01/a", "my runs/lr=3,x", "a [b] {c}", "/tmp/it's"):
-        (word,) = shlex.split(_typed("resume", folder))
+        (word,) = shlex.split(typed("resume", folder))
         assert OverridesParser.create().parse_override(word).value() == folder
 
 

@@ -4,6 +4,7 @@ import math
 from types import SimpleNamespace
 
 import torch
+from torch import nn
 
 from llmlab.slots import Aux, Loss
 from llmlab.training.feeds import Feed
@@ -34,28 +35,31 @@ def test_randomness_is_of_the_seed_the_step_the_micro_batch_and_the_rank():
     assert drawn == [draw(**case) for case in cases]
 
 
-class Router:
-    def __init__(self):
+class Router(nn.Linear):
+    def __init__(self, learns=True):
+        super().__init__(2, 2)
         self.heard = []
+        self.requires_grad_(learns)
 
     def after_step(self, load):
         self.heard.append(load.tolist())
 
 
 def test_a_router_hears_once_a_step_of_all_micro_batches_ranks_and_runs_of_its_layer():
-    twice, once = Router(), Router()
-    other_rank = torch.tensor([[0, 5], [1, 0], [2, 2]])
+    twice, once, frozen = Router(), Router(), Router(learns=False)
+    other_rank = torch.tensor([[0, 5], [1, 0], [2, 2], [3, 3]])
     made = module(total=lambda t: t + other_rank)
-    made.model = SimpleNamespace(routers=lambda: [twice, once, twice])
+    made.model = SimpleNamespace(routers=lambda: [twice, once, twice, frozen])
     made.objective = SimpleNamespace(loss=lambda model, batch: batch["loss"])
     terms = {"nll": (torch.tensor(1.0), torch.tensor(4))}
-    for load in ([[1, 0], [3, 0], [0, 1]], [[0, 1], [0, 3], [1, 0]]):
+    for load in ([[1, 0], [3, 0], [0, 1], [9, 9]], [[0, 1], [0, 3], [1, 0], [9, 9]]):
         loss = Loss(terms, aux={"model": Aux(tokens_per_expert=torch.tensor(load))})
         made.training_step({"loss": loss, "counts": {"nll": torch.tensor(16)}}, 0)
     optimizer = SimpleNamespace(step=lambda closure=None: None, zero_grad=lambda: None)
     made.optimizer_step(0, 0, optimizer)
     assert twice.heard == [[4, 9]]
     assert once.heard == [[4, 3]]
+    assert frozen.heard == []  # its bias is a buffer, but moving it would change where tokens go
     assert made.micro == 0
     made.optimizer_step(0, 0, optimizer)
     assert len(once.heard) == 1

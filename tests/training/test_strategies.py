@@ -22,6 +22,7 @@ from llmlab.config.compose import compose
 from llmlab.errors import UserError
 from llmlab.model import build
 from llmlab.runs import checkpoint
+from llmlab.runs import folder as run_folder
 from llmlab.training import guard, placement, strategies, trainers
 from llmlab.training.placement import Placement
 from llmlab.training.step_metrics import Summary
@@ -29,15 +30,18 @@ from llmlab.training.step_metrics import Summary
 NARROW = ["model.dim=16", "model.n_heads=4", "model.ffn_dim=24"]
 SIZES = [*NARROW, "model.n_layers=2"]
 MOE = ["model.moe.n_experts=4", "model.moe.ffn_dim=16"]
+# A frozen layer below the one that learns, another above it, a frozen router beside experts that learn, norms and biases.
+FROZEN = "train.learns=[stacks.main.layers.1,-router,stacks.main.norm,heads]"
 MODELS = {
     "llama3": ["model=llama3", "model.n_kv_heads=2", *SIZES],
     # far more balance and z-loss than is sensible
     "qwen_moe": ["model=qwen_moe", *SIZES, *MOE, "model.moe.balance=0.5", "model.moe.z=0.1"],
     "t5": ["model=t5", *SIZES],
+    "frozen": ["model=qwen_moe", *NARROW, "model.n_layers=3", *MOE, FROZEN],
 }
 # Balance is of a micro-batch, over all ranks that see different data: two of 4 sequences a step.
 MICRO = {"alone": 4, "ddp": 2, "fsdp": 2, "fsdp_tp": 4}
-RESUMED = [("llama3", "ddp"), ("qwen_moe", "fsdp"), ("llama3", "fsdp_tp"), ("t5", "fsdp_tp")]
+RESUMED = [("llama3", "ddp"), ("qwen_moe", "fsdp"), ("llama3", "fsdp_tp"), ("t5", "fsdp_tp"), ("frozen", "fsdp")]
 TWO = {name: [f"strategy={name}", "trainer.devices=2"] for name in ("ddp", "fsdp", "fsdp_tp")}
 DEEPSEEK = ["model=deepseek_v3", *NARROW, *MOE, "model.n_layers=4"]  # the router's bias is a buffer
 
@@ -117,7 +121,7 @@ def follows(folder, truth):
     return True
 
 
-# Two imports of Lightning at once for 26 runs of up to 10 steps, 17 of them on two ranks, take a minute.
+# Two imports of Lightning at once for 31 runs of up to 10 steps, 21 of them on two ranks, take a minute and a half.
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", TWO)
 @pytest.mark.parametrize("model", MODELS)
@@ -170,6 +174,26 @@ def test_checkpoints_of_all_strategies_have_the_same_tensors(two, alone):
             for name, moment in moments.items():
                 found = other["optimizer_states"][0]["state"][path][name]
                 torch.testing.assert_close(found, moment, rtol=1e-2, atol=1e-5, msg=f"{path} {name}")
+
+
+def initial(folder):
+    """The weights that a run has begun with."""
+    cfg, spec = run_folder.load(folder)
+    return build.build_model(spec, cfg.seed).state_dict()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["alone", *TWO])
+def test_what_is_frozen_keeps_its_bits_and_has_no_optimizer_state(two, alone, strategy):
+    folder = alone / "frozen" if strategy == "alone" else two / f"frozen-{strategy}"
+    weights, state = checkpoint.read(folder / "checkpoints/step=00000010")
+    before = initial(folder)
+    assert weights.keys() == before.keys()
+    moved = {n for n in before if not torch.equal(weights[n], before[n])}
+    layer = {n for n in before if n.startswith("stacks.main.layers.1.") and ".router." not in n}
+    assert moved == layer | {"stacks.main.norm.weight", "heads.tokens.out.weight"}
+    (optimizer,) = state["optimizer_states"]
+    assert optimizer["state"].keys() == moved == {n for g in optimizer["param_groups"] for n in g["params"]}
 
 
 @pytest.mark.slow

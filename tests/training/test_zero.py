@@ -12,7 +12,9 @@ from safetensors.torch import load_file
 from llmlab.commands.export import export
 from llmlab.config.compose import compose
 from llmlab.errors import UserError
+from llmlab.model import build
 from llmlab.runs import checkpoint
+from llmlab.runs import folder as run_folder
 from llmlab.training import recipe
 from llmlab.training.run import train
 from llmlab.training.strategies import zero
@@ -39,13 +41,23 @@ MODELS = {
     "llama3": ["model=llama3"],
     "moe": ["model=qwen_moe", "model.moe.n_experts=4", "model.moe.balance=0.1"],
     "t5": ["model=t5"],
+    "frozen": ["model=llama3", "train.learns=[stacks.main.layers.0.ffn,stacks.main.norm,heads]"],
 }
 RUNS = {
     "llama3": ["zero1", "zero2", "zero3", "zero2_offload"],
     "moe": ["zero2", "zero3_offload"],
     "t5": ["zero3"],
+    "frozen": ["zero1", "zero2", "zero3", "zero3_offload"],
 }
-RESUMED = ["llama3-zero1", "llama3-zero2_offload", "moe-zero3_offload", "t5-zero3", "bf16"]
+RESUMED = [
+    "llama3-zero1",
+    "llama3-zero2_offload",
+    "moe-zero3_offload",
+    "t5-zero3",
+    "bf16",
+    "frozen-zero2",
+    "frozen-bf16",
+]
 CASES = [(name, strategy) for name, strategies in RUNS.items() for strategy in strategies]
 
 
@@ -75,10 +87,14 @@ def runs(base, tmp_path_factory):
     for name, s in CASES:
         two.append([*base, *MODELS[name], *TWO, f"strategy={s}", f"hydra.run.dir={root}/{name}-{s}"])
     two.append([*base, *TWO, "strategy=zero1", "precision=bf16-mixed", f"hydra.run.dir={root}/bf16"])
+    half = ["strategy=zero3", "precision=bf16-mixed"]
+    two.append([*base, *MODELS["frozen"], *TWO, *half, f"hydra.run.dir={root}/frozen-bf16"])
     for run in RESUMED:
         two += [["back", f"{root}/{run}", f"{root}/{run}-cut"], [f"resume={root}/{run}-cut"]]
-    two.append([f"resume={root}/llama3-single-cut", "trainer.max_steps=-1", "strategy=zero3", *TWO])
-    train(compose([*base, "train.micro_batch_size=4", "trainer.max_steps=4"]), root / "llama3-single-cut")
+    for name in ("llama3", "frozen"):
+        two.append([f"resume={root}/{name}-single-cut", "trainer.max_steps=-1", "strategy=zero3", *TWO])
+        cut = ["train.micro_batch_size=4", "trainer.max_steps=4"]
+        train(compose([*base, *MODELS[name], *cut]), root / f"{name}-single-cut")
     compiler = root / "compiler"  # DeepSpeed's Adam for the CPU is compiled, here in half the time
     compiler.write_text('#!/bin/sh\nexec c++ "$@" -O0 -g0\n')
     compiler.chmod(0o755)
@@ -89,7 +105,7 @@ def runs(base, tmp_path_factory):
     return root
 
 
-@pytest.mark.slow  # 14 runs of two ranks, and the compilation of DeepSpeed's Adam for the CPU
+@pytest.mark.slow  # 22 runs of two ranks, and the compilation of DeepSpeed's Adam for the CPU
 @pytest.mark.parametrize(("name", "strategy"), CASES)
 def test_losses_and_gradient_norms_are_those_of_one_process(name, strategy, runs):
     one, two = runs / f"{name}-single", runs / f"{name}-{strategy}"
@@ -123,12 +139,29 @@ def test_a_run_cut_short_goes_on_to_the_same_bits(whole, runs):
 
 
 @pytest.mark.slow
-def test_checkpoints_do_not_know_the_strategy(runs, tmp_path):
+@pytest.mark.parametrize(
+    "run", ["frozen-single", "frozen-zero1", "frozen-zero3_offload", "frozen-bf16", "frozen-single-cut"]
+)
+def test_what_is_frozen_keeps_its_bits_and_has_no_optimizer_state(run, runs):
+    """With bfloat16 too, to which DeepSpeed rounds what it computes with."""
+    folder = runs / run
+    weights, state = checkpoint.read(folder / "checkpoints/step=00000010")
+    cfg, spec = run_folder.load(folder)
+    before = build.build_model(spec, cfg.seed).state_dict()
+    moved = {n for n in before if not torch.equal(weights[n], before[n])}
+    assert moved == {n for n in before if n.startswith(("stacks.main.layers.0.ffn.", "stacks.main.norm.", "heads."))}
+    (optimizer,) = state["optimizer_states"]
+    assert optimizer["state"].keys() == moved == {n for g in optimizer["param_groups"] for n in g["params"]}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["llama3", "frozen"])
+def test_checkpoints_do_not_know_the_strategy(name, runs, tmp_path):
     """One process goes on under zero3 on two, and a run of zero3 in one process."""
-    one = runs / "llama3-single"
-    assert difference(rows(one, "loss", "val_loss"), rows(runs / "llama3-single-cut", "loss", "val_loss")) < 2e-6
+    one = runs / f"{name}-single"
+    assert difference(rows(one, "loss", "val_loss"), rows(runs / f"{name}-single-cut", "loss", "val_loss")) < 2e-6
     folder = tmp_path / "run"
-    ranks.back(runs / "llama3-zero3", folder)
+    ranks.back(runs / f"{name}-zero3", folder)
     resumed = [
         f"resume={folder}",
         "trainer.max_steps=-1",

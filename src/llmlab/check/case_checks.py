@@ -1,4 +1,4 @@
-"""Asking a case its checks, here or in processes of their own."""
+"""Runs the checks of a case, in this process or in others that may crash."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from llmlab.check.refusal import crash, refusal
 from llmlab.check.steps import trains
 from llmlab.check.subject import Case, CheckFailed, NotApplicable, Result, Subject
 
-BUILT = "built"  # the first of all: there is such a model, and it reads a text
+BUILT = "built"  # runs before all others, which need a model
 Check = Callable[[Subject], None]
 
 
@@ -30,9 +30,9 @@ def built(subject: Subject) -> None:
 
 
 def checks_of(kind: str) -> dict[str, Check]:
-    """By name, what is asked of a case of a kind."""
-    asked = {"part": PART_CHECKS, "swap": {"trains": trains, **MODEL_CHECKS}}
-    return {BUILT: built, **asked.get(kind, MODEL_CHECKS)}
+    """{name: check} of a kind of case, in the order in which they run."""
+    by_kind = {"part": PART_CHECKS, "swap": {"trains": trains, **MODEL_CHECKS}}
+    return {BUILT: built, **by_kind.get(kind, MODEL_CHECKS)}
 
 
 def every_check() -> dict[str, Check]:
@@ -40,8 +40,11 @@ def every_check() -> dict[str, Check]:
 
 
 def check_case(case: Case, names: Sequence[str] | None = None) -> list[Result]:
-    """What the named checks, by default all of its kind, find in a case. One result if there is no such model."""
-    if "torch._dynamo" in sys.modules:  # what it has compiled of other models counts towards a limit
+    """Results of the named checks of a case, by default all of its kind; a single result if the model can't be built."""
+    # All models share the code of a layer, and torch compiles one code object at most 8 times
+    # (torch._dynamo.config.recompile_limit) before it runs it uncompiled, or raises under fullgraph. Not imported just for
+    # this: torch._dynamo takes a second or more.
+    if "torch._dynamo" in sys.modules:
         sys.modules["torch._dynamo"].reset()
     subject = Subject(case)
     first = _run_check(subject, BUILT, built)
@@ -55,11 +58,11 @@ def _selected(case: Case, names: Sequence[str] | None) -> list[str]:
     return [n for n in checks_of(case.kind) if n != BUILT and (names is None or n in names)]
 
 
-def _run_check(subject: Subject, name: str, ask: Check) -> Result:
-    torch.manual_seed(0)
+def _run_check(subject: Subject, name: str, check: Check) -> Result:
+    torch.manual_seed(0)  # so that a check gives the same alone (checks=NAME) and after others
     case = subject.case.name
     try:
-        ask(subject)
+        check(subject)
     except NotApplicable as e:
         return Result(case, name, "skipped", str(e))
     except CheckFailed as e:
@@ -78,7 +81,7 @@ DIED_MESSAGE = "crashed: the process that checked it has died"
 
 
 def check_isolated(alone: IsolatedProcess, case: Case, names: Names = None) -> list[Result]:
-    """What `check` finds, also if it ends its process: then one check after the other, until it is known which one did."""
+    """`check_case` in another process. If that dies, the checks run one at a time to find the one that kills it."""
     try:
         return alone(check_case, case, names)
     except ProcessDied:
@@ -88,19 +91,20 @@ def check_isolated(alone: IsolatedProcess, case: Case, names: Names = None) -> l
                 found.append(alone(check_case, case, [name])[-1])
             except ProcessDied:
                 return [*found, Result(case.name, name, "failed", DIED_MESSAGE)]
-        return found  # another process had taken all memory, say
+        return found  # none dies when run again: the kernel may have killed it while memory was short
 
 
 class Pool:
-    """Processes that check cases. Within `with`; `add` hands out cases, `results` gives what they find as it is found.
+    """Worker processes that check cases, a context manager: `add` submits cases, `results` yields results as they come.
 
-    A process that dies takes the others with it, and what was handed out: then that is handed out again to new ones, but
-    for what it can have died of, which is checked alone.
+    When one worker of a ProcessPoolExecutor dies, the executor marks itself broken, terminates the other workers and fails
+    every pending future. Cases that were pending are then submitted to a new pool, but for those that may have been running:
+    as many as there are workers, in the order of submission. These run one at a time in a process of their own.
     """
 
     def __init__(self, processes: int):
         self.processes, self.pool = processes, start_pool(processes)
-        self.open: dict[Future[list[Result]], tuple[Case, Names]] = {}  # in the order in which they are begun
+        self.open: dict[Future[list[Result]], tuple[Case, Names]] = {}  # in order of submission, as workers take them
         self.found: list[tuple[Case, list[Result]]] = []
         self.alone = IsolatedProcess()
 
@@ -122,7 +126,7 @@ class Pool:
         self.open[future] = case, names
 
     def results(self, *, block: bool = True) -> Iterator[tuple[Case, list[Result]]]:
-        """Those that are there; with `block` all that were asked for."""
+        """Results that are ready; with `block` those of every case that was added."""
         while self.open or self.found:
             found, self.found = self.found, []
             yield from found
@@ -136,14 +140,14 @@ class Pool:
                 return
 
     def _mend(self) -> None:
-        wait(self.open)  # all are done, or lost
-        lost = [asked for future, asked in self.open.items() if _is_lost(future)]
-        self.open = {future: asked for future, asked in self.open.items() if not _is_lost(future)}
+        wait(self.open)  # a broken pool fails its futures one by one, in a thread of its own
+        lost = [job for future, job in self.open.items() if _is_lost(future)]
+        self.open = {future: job for future, job in self.open.items() if not _is_lost(future)}
         self.pool.shutdown()
         self.pool = start_pool(self.processes)
-        for asked in lost[self.processes :]:
-            self.add(*asked)
-        for case, names in lost[: self.processes]:  # the first, each in a process: one of them was what it died of
+        for job in lost[self.processes :]:
+            self.add(*job)
+        for case, names in lost[: self.processes]:  # one of these was running in the worker that died
             self.found.append((case, check_isolated(self.alone, case, names)))
 
 
@@ -154,7 +158,7 @@ def _is_lost(future: Future[list[Result]]) -> bool:
 def check_cases(
     cases: Iterable[Case], names: Names, processes: int, tell: Callable[[Case, list[Result]], None]
 ) -> None:
-    """All results of all cases, as they come. Cases may be made while others are checked."""
+    """Check all cases and pass each one's results to `tell` as they come. `cases` may be lazy: workers begin with the first."""
     if processes == 1:
         with IsolatedProcess() as alone:
             for case in cases:
@@ -163,7 +167,7 @@ def check_cases(
     with Pool(processes) as pool:
         for case in cases:
             pool.add(case, names)
-            for found in pool.results(block=False):
-                tell(*found)
-        for found in pool.results():
-            tell(*found)
+            for done, results in pool.results(block=False):
+                tell(done, results)
+        for done, results in pool.results():
+            tell(done, results)

@@ -1,11 +1,11 @@
-"""What is checked: every two parts together, every family as it is, every part by itself, and what a user types."""
+"""The cases of `llmlab check`: pairs of parts, families, single parts, and combinations that a user types."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING
 
 from llmlab import registry
 from llmlab.check.combinations import TINY, combinations, last_of_each_key, pair_case, small_options, with_item
@@ -14,11 +14,15 @@ from llmlab.check.request import LEARNING_SLOTS, SLOTS
 from llmlab.check.subject import Case, Subject
 from llmlab.config.compose import families as every_family
 
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
 INDEPENDENT_SLOTS = [
     slot for slot in SLOTS if slot not in ("objective", "head")
-]  # which nothing else in a config follows from
+]  # no other key of a config depends on the choice
 FAMILY_SIZES = ("model.n_heads=4",)
-# Of a family with other parts: heads so wide that what takes a share of one, and a share of that, has something left.
+# For a family with another part. Some parts rotate a share of a head (rope's partial) and split that again (2D positions,
+# dual halves), so a head of 8 would leave them less than one pair.
 SWAP_SIZES = ("model.head_dim=16",)
 
 
@@ -28,13 +32,13 @@ def all_pairs() -> list[Case]:
 
 
 def iterate_pairs() -> Iterator[Case]:
-    """`pairs`, each as soon as it is known."""
+    """The same one by one, each as soon as the covering array has it."""
     for n, (cover, row) in enumerate(combinations().rows(), 1):
         yield pair_case(f"pair {n}", dict(cover.items(row)))
 
 
 def pairs_with(item: Item, more: Iterable[str] = ()) -> list[Case]:
-    """Models in which a part meets every other that it can meet. more: what is typed behind them."""
+    """Models in which a part meets every other that it can be combined with. more: overrides to append."""
     cover = combinations().covering(item)
     rows = list(cover.cover(with_item(cover, item)))
     first, reason = cover.usual([item])
@@ -44,16 +48,17 @@ def pairs_with(item: Item, more: Iterable[str] = ()) -> list[Case]:
 
 
 def part_cases(slots: Sequence[str] = SLOTS) -> list[Case]:
-    """Every part, in a model that is otherwise as usual, or has what the part needs."""
+    """One case for every part: in the base model, changed only where the part needs it."""
     return [part_case((slot, name)) for slot in slots for name in registry.names(slot)]
 
 
 def part_case(item: Item, more: Iterable[str] = ()) -> Case:
+    """The case whose checks are those of the part itself."""
     return replace(combined([item], more), kind="part")
 
 
 def combined(items: Sequence[Item], more: Iterable[str] = ()) -> Case:
-    """One model with these parts, otherwise as usual, or with what they need."""
+    """One model with these parts: the base model, changed otherwise only where they need it."""
     known = dict(items)
     cover = (
         combinations().covering(next((i for i in items if i in combinations().separate_kernels), items[0]))
@@ -62,7 +67,7 @@ def combined(items: Sequence[Item], more: Iterable[str] = ()) -> Case:
     )
     aims = [item for item in items if item[0] in LEARNING_SLOTS]
     if len(aims) == 2 and ordered_pair(*aims) in combinations().untrainable_pairs:
-        return pair_case(as_words(items), known, more, items)  # which is refused
+        return pair_case(as_words(items), known, more, items)  # composing it gives the refusal
     row, _ = cover.usual(items)
     usual, _ = cover.usual([])
     chosen = {
@@ -78,7 +83,7 @@ def family_cases() -> list[Case]:
 
 
 def family_case(name: str, more: Sequence[str] = ()) -> Case:
-    """A family in a tiny size. more: what is typed behind that; a part (SLOT=NAME) stands wherever it has one of the slot."""
+    """A family in a tiny size. more: overrides to append; SLOT=NAME replaces the part everywhere it stands."""
     words, cfg = _tiny_family(name)
     typed = [t for word in more for t in _words_for(word, cfg)]
     slots = {w.partition("=")[0] for w in more}
@@ -94,7 +99,8 @@ def family_case(name: str, more: Sequence[str] = ()) -> Case:
     )
 
 
-def _words_for(word: str, cfg: Any) -> list[str]:
+def _words_for(word: str, cfg: DictConfig) -> list[str]:
+    """Overrides that a word stands for: the part with small options; a head for the role that the objective has first."""
     slot, _, part = word.partition("=")
     if slot == "head":
         role = next(iter(registry.index()["objective", cfg.objective["_part_"]].attribute("heads")))
@@ -103,14 +109,14 @@ def _words_for(word: str, cfg: Any) -> list[str]:
 
 
 @cache
-def _tiny_family(name: str) -> tuple[list[str], Any]:
-    """What makes a family tiny, and its config."""
+def _tiny_family(name: str) -> tuple[list[str], DictConfig]:
+    """Overrides that make a family tiny, and its config with these."""
     words = [f"model={name}", *TINY, *FAMILY_SIZES, "model.n_layers=2"]
     cfg = Subject(Case(name, tuple(words))).composed.cfg
     if len(cfg.stacks) > 1:
-        words[-1] = "model.n_layers=4"
+        words[-1] = "model.n_layers=4"  # two in each stack
     elif cfg.kinds:
-        words[-1] = "model.n_layers=3"
+        words[-1] = "model.n_layers=3"  # enough for each kind to occur
     nodes = [("", cfg), *((f"{at}.{kind}.", cfg[at][kind]) for at in ("kinds", "stacks") for kind in cfg[at])]
     for place, node in nodes:
         for slot in (s for s in SLOTS if s in node and node[s] is not None):
@@ -119,7 +125,7 @@ def _tiny_family(name: str) -> tuple[list[str], Any]:
 
 
 def swap_cases(names: Sequence[str] = ()) -> Iterator[Case]:
-    """Every family, by default, with every part that it has nowhere."""
+    """Each of these families, by default all, with each part that it has nowhere."""
     for name in names or every_family():
         has = _parts_of(Subject(family_case(name)))
         for slot in SLOTS:

@@ -1,4 +1,4 @@
-"""What is asked of every model. Each check's first line says what holds."""
+"""The checks of every model. The first paragraph of a check's docstring is the promise that the report prints."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
-"""The models in which every two parts of two slots meet. Parts of the user's own take part like all others."""
+"""Models that combine every two parts of two slots, the user's own parts included, as far as they can be combined."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -15,25 +15,30 @@ from llmlab.check.processes import IsolatedProcess, ProcessDied
 from llmlab.check.refusal import refusal, untrainable
 from llmlab.check.request import BASE_FAMILY, LEARNING_SLOTS, SLOTS
 from llmlab.check.subject import VOCABULARY, Case, Subject, small_part, with_mask_and_head
+from llmlab.config.spec import PartSpec
 from llmlab.errors import UserError
 
 if TYPE_CHECKING:
-    from llmlab.config.spec import ModelSpec, PartSpec
+    from llmlab.config.spec import ModelSpec
     from llmlab.model.model import Model
 
-SPECIAL_SLOTS = (*LEARNING_SLOTS, "head")  # what is not typed as SLOT=NAME alone
-# A family of each topology: whose sizes and traits a model has all of whose parts are chosen.
+SPECIAL_SLOTS = (*LEARNING_SLOTS, "head")  # not typed as SLOT=NAME alone: see `_learning_words` and `head_role`
+# By topology, the family that gives sizes and traits to a model all of whose parts are chosen.
 BASE_FAMILIES = {"decoder": BASE_FAMILY, "encoder": BASE_FAMILY, "encoder_decoder": "t5"}
 TINY = (f"model.vocab_size={VOCABULARY}", "model.max_positions=40", "model.dim=32")
-# Heads in groups, and together of another width than the model, so that none is taken for the other.
+# The heads together (8 * 8) are wider than the model (32), and the feed-forward is of neither width, so that a part which
+# takes one width for another fails. Eight heads can be grouped by 1, 2, 4 and 8.
 WIDTHS = ("model.n_heads=8", "model.head_dim=8", "model.ffn_dim=48")
 
 
+OptionValue = bool | int | float | str | list[int] | None  # a literal in a part's `small`
+
+
 class Combinations:
-    """The choices that there are, and models that cover every two of them."""
+    """All choices of parts, and the covering arrays of models that combine them."""
 
     def __init__(self) -> None:
-        self.untrainable_pairs: dict[Pair, str] = {}  # an objective and a mask under which it can't be trained
+        self.untrainable_pairs: dict[Pair, str] = {}  # {objective and mask: why it can't be trained under it}
         self.separate_kernels = _kernels_for_process()
         aims = self._aims()
         usual = _part_names(base_spec(aims[0]))
@@ -46,26 +51,30 @@ class Combinations:
         self._process = IsolatedProcess()
 
     def _aims(self) -> list[Level]:
-        """Every objective with every mask that it can be trained under; masks that are nobody's, alone."""
-        found: list[Level] = []
+        """Every objective with each mask that it can be trained under, and masks of no objective by themselves.
+
+        One factor, since most of these pairs are refused, which would leave a row-by-row search little to choose from.
+        """
+        levels: list[Level] = []
         for objective in registry.names("objective"):
-            own = registry.index()["objective", objective].attribute("mask")
-            for mask in sorted(registry.names("mask"), key=lambda m: (m != own, m)):
+            default = registry.index()["objective", objective].attribute("mask")
+            for mask in sorted(registry.names("mask"), key=lambda m: (m != default, m)):
                 level = (("objective", objective), ("mask", mask))
                 try:
                     base_spec(level)
                 except UserError as e:
                     self.untrainable_pairs[ordered_pair(*level)] = refusal(e) or str(e)
                 else:
-                    found.append(level)
-        trained = {item for level in found for item in level}
-        return [*found, *((("mask", m),) for m in registry.names("mask") if ("mask", m) not in trained)]
+                    levels.append(level)
+        trained = {item for level in levels for item in level}
+        return [*levels, *((("mask", m),) for m in registry.names("mask") if ("mask", m) not in trained)]
 
     def _refusal(self, items: Sequence[Item]) -> str | None:
         return isolated_refusal(self._process, items, runs=not self.separate_kernels.keys() & set(items))
 
     def covering(self, item: Item) -> CoveringArray:
-        """Where rows with an item are: a kernel that can't train where checks are run has an array of its own."""
+        """The array with rows for an item. A kernel that can't train on this device has one of its own: in the common array
+        its rows would be skipped by most checks, and the pairs in them remain unchecked."""
         if item not in self.separate_kernels:
             return self.cover
         if item not in self._by_kernel:
@@ -73,12 +82,12 @@ class Combinations:
             self._by_kernel[item] = CoveringArray(factors, self._refusal)
         alone = self._by_kernel[item]
         at = alone.factors.index([(item,)])
-        known = self.cover.conflicts.items()  # those that have nothing to do with kernels
-        alone.conflicts |= {some: why for some, why in known if at not in {f for f, _ in some}}
+        # Conflicts that do not involve the kernel hold here too, and need not be found again.
+        alone.conflicts |= {c: why for c, why in self.cover.conflicts.items() if at not in {f for f, _ in c}}
         return alone
 
     def rows(self) -> Iterator[tuple[CoveringArray, Row]]:
-        """Every pair at least once, as far as it can be had."""
+        """Rows in which every pair occurs that can be combined."""
         for row in self.cover.cover(self.cover.pairs()):
             yield self.cover, row
         for item in self.separate_kernels:
@@ -86,23 +95,24 @@ class Combinations:
                 yield self.covering(item), row
 
     def refused(self) -> dict[Pair, str]:
-        """Every pair that can't be had, and why, as far as it was asked for."""
-        found = dict(self.untrainable_pairs)
+        """{pair that can't be combined: why}, of the rows made so far."""
+        refused = dict(self.untrainable_pairs)
         for cover in (self.cover, *self._by_kernel.values()):
-            found |= cover.refused
-        return found
+            refused |= cover.refused
+        return refused
 
 
 @cache
 def combinations() -> Combinations:
-    """Made once for the parts that there are."""
+    """The one instance, made when first needed."""
     return Combinations()
 
 
 def refusal_reason(items: Sequence[Item], runs: bool) -> str | None:
-    """Why a model can't be had, without composing it: the same parts are put into the composed base of its aim.
+    """Why a model with these parts is refused; None if it isn't, or crashes, which the checks report.
 
-    runs: False where the kernel is for elsewhere, and slow here. None for one that crashes.
+    The parts are put into a base spec composed once for each objective: composing one with Hydra takes some 160 ms, and
+    hundreds of combinations are tried. runs: False to build it only, where the kernel is for another device and slow here.
     """
     from llmlab.model.build import assemble
 
@@ -116,7 +126,7 @@ def refusal_reason(items: Sequence[Item], runs: bool) -> str | None:
 
 
 def isolated_refusal(process: IsolatedProcess, items: Sequence[Item], runs: bool) -> str | None:
-    """The same in a process of its own. None if it ends that process: such a model is one that the checks have to see."""
+    """`refusal_reason` in another process; None also if it kills that process, which the checks report."""
     try:
         return process(refusal_reason, tuple(items), runs)
     except ProcessDied:
@@ -124,11 +134,12 @@ def isolated_refusal(process: IsolatedProcess, items: Sequence[Item], runs: bool
 
 
 def with_item(cover: CoveringArray, item: Item) -> list[Pair]:
+    """The pairs of an array with an item."""
     return [pair for pair in cover.pairs() if item in pair]
 
 
 def run_once(spec: ModelSpec) -> None:
-    """Build a model whose values are all 0 and read a text: what can be refused has been then."""
+    """Build a model with all values 0 and run it on a text: some refusals come only with the first batch."""
     from llmlab.model.build import assemble, materialise
 
     model = assemble(spec)
@@ -140,31 +151,34 @@ def run_once(spec: ModelSpec) -> None:
 
 
 def subject_from(spec: ModelSpec, model: Model) -> Subject:
+    """A Subject of a model that was not built from a Case."""
     subject = Subject(Case("", ()))
     subject.spec, subject.model = spec, model
     return subject
 
 
 def _kernels_for_process() -> dict[Item, str]:
-    """Kernels that can't train where checks are run, and why."""
-    found = {}
+    """{kernel that can't train on this device: why}."""
+    reasons: dict[Item, str] = {}
     for name in registry.names("kernel"):
-        with contextlib.suppress(Exception):  # a crash is for the checks to find
+        with contextlib.suppress(Exception):  # a kernel that crashes is checked, so that the report shows it
             if why := untrainable(small_part("kernel", name)):
-                found["kernel", name] = why
-    return found
+                reasons["kernel", name] = why
+    return reasons
 
 
-# ---------------------------------------------------------------- a row as what would be typed
+# ---------------------------------------------------------------- a row as overrides
 
 
 def learning_level(items: Mapping[str, str]) -> Level:
+    """The objective and the mask among some parts."""
     return tuple((slot, items[slot]) for slot in LEARNING_SLOTS if slot in items)
 
 
 def base_spec(aim: Level) -> ModelSpec:
-    """The base under an objective and a mask. UserError if it can't be trained."""
+    """The spec of the base family under an objective and a mask. UserError if that objective can't be trained so."""
     from llmlab.config import layout
+    from llmlab.config.spec import PartSpec
 
     items = dict(aim)
     objective = items.get("objective") or _objective_with_mask(items.get("mask")) or _default_objective()
@@ -189,13 +203,13 @@ def _default_objective() -> str:
 
 
 def _objective_with_mask(mask: str | None) -> str | None:
-    """The objective that brings a mask."""
-    found = (n for n in registry.names("objective") if registry.index()["objective", n].attribute("mask") == mask)
-    return next(found, None)
+    """The first objective whose own mask it is."""
+    names = (n for n in registry.names("objective") if registry.index()["objective", n].attribute("mask") == mask)
+    return next(names, None)
 
 
 def _learning_words(items: Mapping[str, str]) -> tuple[str, ...]:
-    """What is typed for an objective and a mask, and the sizes that go with them."""
+    """Overrides for an objective and a mask, and the family and tiny sizes that go with them."""
     objective = items.get("objective") or _objective_with_mask(items.get("mask")) or _default_objective()
     entry = registry.index()["objective", objective]
     topology = (entry.attribute("topologies") or ("decoder",))[0]
@@ -212,13 +226,13 @@ def _learning_words(items: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def _mask_without_objective(items: Mapping[str, str]) -> str | None:
-    """A mask that no objective has to do with."""
+    """The mask among some parts, if no objective has it as its own and none is named to be trained under it."""
     mask = items.get("mask")
     return mask if "objective" not in items and mask is not None and _objective_with_mask(mask) is None else None
 
 
 def pair_case(name: str, items: Mapping[str, str], more: Iterable[str] = (), about: Sequence[Item] = ()) -> Case:
-    """The base with these parts, small. more: what is typed behind them."""
+    """A tiny model of the base family with these parts. more: overrides to append; about: the parts under test."""
     words = [*_learning_words(items)]
     across = f"model={BASE_FAMILIES['encoder_decoder']}" in words
     for slot, part in items.items():
@@ -226,52 +240,53 @@ def pair_case(name: str, items: Mapping[str, str], more: Iterable[str] = (), abo
             continue
         words += [f"{slot}={part}", *small_options(slot, slot, part)]
         if slot == "attention" and across:
-            place = "stacks.decoder.cross_attention"
-            words += [f"{slot}@{place}={part}", *small_options(place, slot, part)]
+            package = "stacks.decoder.cross_attention"
+            words += [f"{slot}@{package}={part}", *small_options(package, slot, part)]
     about = tuple(about or items.items())
     return Case(
         name, last_of_each_key([*words, *more]), "pair", _mask_without_objective(items), items.get("head"), about
     )
 
 
-def small_options(place: str, slot: str, part: str) -> list[str]:
-    """What is typed to make a part small."""
+def small_options(package: str, slot: str, part: str) -> list[str]:
+    """Overrides that give the part at `package` its `small` options."""
     entry = registry.index().get((slot, part))
-    return [f"{place}.{key}={_yaml(value)}" for key, value in (entry.attribute("small") if entry else {}).items()]
+    return [f"{package}.{key}={_yaml(value)}" for key, value in (entry.attribute("small") if entry else {}).items()]
 
 
-def _yaml(value: Any) -> str:
+def _yaml(value: OptionValue) -> str:
+    """An option as Hydra's override grammar reads it: null, true and false; no blanks, which would end an unquoted value."""
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value).replace(" ", "")
 
 
 def last_of_each_key(words: Sequence[str]) -> tuple[str, ...]:
-    """Of those with one key the last, where the first stood."""
+    """Overrides without those that a later one with the same key replaces; the later one takes the earlier's place."""
     return tuple({w.partition("=")[0]: w for w in words}.values())
 
 
-# ---------------------------------------------------------------- the same without composing it
+# ---------------------------------------------------------------- a row as a spec, without composing a config
 
 
 def _part_names(spec: ModelSpec) -> dict[str, str]:
-    """What stands in each slot of a model whose layers are all alike."""
+    """{slot: name of its part} of a model whose layers are all alike."""
     last = spec.stacks[-1]
     parts = {**last.layers[0].parts, "embedding": last.embedding, "kernel": spec.kernel, "init": spec.init}
     return {slot: part.name for slot, part in parts.items()} | {"head": next(iter(spec.heads.values())).name}
 
 
 def with_parts(spec: ModelSpec, items: Mapping[str, str]) -> ModelSpec:
-    """The model with these parts in every layer, as the config would have them."""
+    """The spec with these parts in every layer, as composing the overrides would give it."""
     from dataclasses import replace
 
     names = {slot: name for slot, name in items.items() if slot not in SPECIAL_SLOTS}
 
     def put(old: PartSpec) -> PartSpec:
-        """What stands there after SLOT=NAME was typed: one that stands there anyway keeps its options."""
+        """The part after SLOT=NAME: one with the same name keeps the family's options (the law of naming what is there)."""
         if old.slot not in names:
             return old
         new = small_part(old.slot, names[old.slot])
-        own = registry.index()[new.slot, new.name].attribute("small")
-        return new if old.name != new.name else replace(old, options={**old.options, **own})
+        small = registry.index()[new.slot, new.name].attribute("small")
+        return new if old.name != new.name else replace(old, options={**old.options, **small})
 
     spec = spec.in_layers(lambda parts: {s: put(p) for s, p in parts.items()})
     stacks = tuple(

@@ -1,8 +1,8 @@
-"""A covering array: few rows of choices in which every two items of two factors occur together, if they ever can.
+"""A covering array of strength 2: few rows of choices in which every two items of two factors occur together, if they can.
 
-A factor is a list of levels, of which a row has one; a level is an item, or some that go together. What a row is refused
-for is traced to the fewest of its levels, which no later row has together: so no two are tried twice in vain. Greedy,
-after AETG (Cohen et al. 1997, "The AETG System"); levels that conflict are found by QuickXplain (Junker 2004).
+A factor is a list of levels, of which a row has one; a level is one item, or several that go together. A refused row is
+reduced to the fewest levels that conflict, which no later row combines again. Rows are built greedily, after AETG (Cohen et
+al. 1997, "The AETG System"); conflicts are found by QuickXplain (Junker 2004).
 """
 
 from __future__ import annotations
@@ -19,20 +19,24 @@ Level = tuple[Item, ...]
 Row = tuple[int, ...]  # of each factor, which level
 Choice = tuple[int, int]  # a factor and one of its levels
 Pair = tuple[Item, Item]  # in alphabetical order
-TRIES = 6  # candidates for a row, of which the one with the most that is new is taken
+TRIES = 6  # candidates for a row; AETG takes the one with the most new pairs, of 50 candidates
 
 
 def ordered_pair(a: Item, b: Item) -> Pair:
+    """Two items as the one key that stands for them in either order."""
     return (a, b) if a < b else (b, a)
 
 
 def as_words(items: Iterable[Item]) -> str:
-    """As they are typed."""
+    """Items as overrides: "norm=rmsnorm ffn=swiglu"."""
     return " ".join(f"{slot}={name}" for slot, name in items)
 
 
 def minimal_subset(every: Sequence[T], bad: Callable[[Sequence[T]], bool]) -> list[T]:
-    """Some of `every`, which together are bad: with one of them left out they are not. What holds a bad subset is bad."""
+    """A subset of `every` that is bad, and not bad without any one of its items (QuickXplain).
+
+    Monotone: every superset of a bad set must be bad. Needs O(k log(n / k)) tests for a subset of k items.
+    """
 
     def search(background: list[T], added: bool, rest: list[T]) -> list[T]:
         if added and bad(background):
@@ -40,18 +44,19 @@ def minimal_subset(every: Sequence[T], bad: Callable[[Sequence[T]], bool]) -> li
         if len(rest) == 1:
             return rest
         first, second = rest[: len(rest) // 2], rest[len(rest) // 2 :]
-        of_second = search(background + first, True, second)
-        of_first = search(background + of_second, bool(of_second), first)
-        return of_first + of_second
+        in_second = search(background + first, True, second)
+        in_first = search(background + in_second, bool(in_second), first)
+        return in_first + in_second
 
     return search([], False, list(every)) if every else []
 
 
 class CoveringArray:
-    """`refuse(items)` says why what a whole row holds can't be had, or None. `refused[pair]`: why two never occur together.
+    """Rows over some factors. `refuse(items)` gives the reason why a whole row is impossible, or None.
 
-    The first level of each factor is the usual one, and a row of these can be had. It does not ask for the same row twice,
-    nor for one that holds a known conflict. Where nearly everything conflicts, it may blame more than the culprits.
+    `refused[pair]`: why two items never occur together. The first level of each factor is the usual one, and the row of
+    these must be possible. No row is tried twice, nor one that contains a known conflict. Where nearly everything
+    conflicts, more levels than necessary may be blamed.
     """
 
     def __init__(self, factors: Sequence[Sequence[Level]], refuse: Callable[[Sequence[Item]], str | None]):
@@ -69,7 +74,7 @@ class CoveringArray:
         self._contexts = [usual, *((n, *usual[1:]) for n in range(1, len(factors[0])))] if factors else []
 
     def pairs(self) -> list[Pair]:
-        """Every two items of two factors."""
+        """Every two items of two different factors."""
         return [ordered_pair(a, b) for a, b in combinations(self._at, 2) if self._factors(a) != self._factors(b)]
 
     def _factors(self, item: Item) -> set[int]:
@@ -79,7 +84,7 @@ class CoveringArray:
         return [item for levels, n in zip(self.factors, row, strict=True) for item in levels[n]]
 
     def cover(self, wanted: Iterable[Pair]) -> Iterator[Row]:
-        """Rows in which all wanted pairs occur that can, those of before first; the others are in `refused` then."""
+        """Rows in which all wanted pairs occur that are possible, earlier rows first; the others are in `refused` then."""
         chance = random.Random(0)
         left = dict.fromkeys(p for p in wanted if p not in self.refused)
         for had in list(self.rows):
@@ -101,17 +106,19 @@ class CoveringArray:
                 yield row
 
     def usual(self, items: Sequence[Item]) -> tuple[Row, str | None]:
-        """The row that has these items and else what is usual, or what they need instead; and why it can't be had."""
+        """The row with these items and usual levels otherwise, or those that the items need; and why it is impossible."""
         chosen: list[Choice] = []
-        for item in items:  # of two levels with an item, the one that has the others too
+        for (
+            item
+        ) in items:  # an item may be in several levels (an objective with each mask): the level with the other items
             fits = [c for c in self._at[item] if all(f != c[0] or n == c[1] for f, n in chosen)]
             also = {other for other in items if other != item}
             chosen += [max(fits or self._at[item], key=lambda c: len(also & set(self.factors[c[0]][c[1]])))]
-        found = self._feasible_row(chosen)
-        if found is None and self._add_context(chosen):
-            found = self._feasible_row(chosen)
-        row = found or self._overlay(self._contexts[0], chosen)
-        return row, None if found else self._refusal(row)
+        feasible = self._feasible_row(chosen)
+        if feasible is None and self._add_context(chosen):
+            feasible = self._feasible_row(chosen)
+        row = feasible or self._overlay(self._contexts[0], chosen)
+        return row, None if feasible else self._refusal(row)
 
     # ---------------------------------------------------------------- rows
 
@@ -120,7 +127,7 @@ class CoveringArray:
             left.pop(ordered_pair(a, b), None)
 
     def _next_pair(self, left: dict[Pair, None]) -> Pair:
-        """One of the two factors that have the most to meet: they decide how many rows there are."""
+        """A pair of the two factors with the most pairs left: these two decide how many rows are needed."""
         groups: dict[tuple[int, ...], list[Pair]] = {}
         for pair in left:
             groups.setdefault(tuple(sorted(f for item in pair for f in self._factors(item))), []).append(pair)
@@ -155,7 +162,7 @@ class CoveringArray:
         return self._overlay((0,) * len(self.factors), chosen), total
 
     def _search_row(self, chosen: Sequence[Choice]) -> Row | None:
-        """Some row with these choices and no known conflict."""
+        """Any row with these choices and no known conflict, by backtracking over the most constrained factor first."""
         have = {f for f, _ in chosen}
         rest = [f for f in range(len(self.factors)) if f not in have]
         if not rest:
@@ -165,7 +172,7 @@ class CoveringArray:
         return next((row for c in fits[factor] if (row := self._search_row([*chosen, c])) is not None), None)
 
     def _possible(self, chosen: Sequence[Choice]) -> bool:
-        """No known conflict has the last choice and others of these."""
+        """True if no known conflict is among these choices."""
         have = set(chosen)
         return not any(conflict <= have for conflict in self.conflicts)
 
@@ -174,7 +181,7 @@ class CoveringArray:
         over = dict(chosen)
         return tuple(over.get(f, n) for f, n in enumerate(row))
 
-    # ---------------------------------------------------------------- what can't be had
+    # ---------------------------------------------------------------- conflicts
 
     def _refusal(self, row: Row) -> str | None:
         have = set(enumerate(row))
@@ -186,7 +193,7 @@ class CoveringArray:
         return self._known[row]
 
     def _feasible_row(self, chosen: Sequence[Choice]) -> Row | None:
-        """A row with these choices that can be had, else of what is usual."""
+        """A possible row with these choices on one of the known contexts."""
         rows = dict.fromkeys(self._overlay(context, chosen) for context in self._contexts)
         return next((row for row in rows if self._refusal(row) is None), None)
 
@@ -199,28 +206,28 @@ class CoveringArray:
         self.conflicts[frozenset(conflict)] = self._conflict_reason(conflict) or reason
 
     def _conflict_reason(self, conflict: Sequence[Choice]) -> str | None:
-        """Why these can't be had together: of rows that have nothing else against them, what names most of their slots."""
-        found = []
+        """The reason of a conflict: of rows without another known conflict, the reason that names most of its slots."""
+        reasons = []
         for context in self._contexts:
             row = self._overlay(context, conflict)
             if not any(known <= set(enumerate(row)) for known in self.conflicts):
-                found.append(self._refusal(row) or "")
+                reasons.append(self._refusal(row) or "")
         slots = {slot for f, n in conflict for slot, _ in self.factors[f][n]}
-        return max(found, key=lambda why: len(slots & set(re.findall(r"\w+", why))), default=None)
+        return max(reasons, key=lambda why: len(slots & set(re.findall(r"\w+", why))), default=None)
 
     def _add_context(self, conflict: Sequence[Choice]) -> bool:
-        """Whether these can be had in another row than the usual ones; others are then tried in that one too."""
+        """True if these choices are possible in some other row, which becomes a context in which later ones are tried."""
         row = next((row for row in self._alternative_rows(conflict) if self._refusal(row) is None), None)
         if row is not None:
             self._contexts.append(row)
         return row is not None
 
     def _alternative_rows(self, conflict: Sequence[Choice]) -> Iterator[Row]:
-        """Rows with these choices, unlike the usual one in a further factor: first as the refusal says to choose. All levels
-        for a choice that could never be had alone; else one of each factor, and some rows by chance."""
+        """Rows with these choices that differ from the usual one in a further factor, first as the refusal advises
+        ("choose kernel=eager"). All levels are tried for a single choice, else the last of each factor and random rows."""
         have = {f for f, _ in conflict}
-        said = self._refusal(self._overlay(self._contexts[0], conflict)) or ""
-        hints = [c for item in re.findall(r"(\w+)=(\w+)", said) for c in self._at.get(item, ())]
+        reason = self._refusal(self._overlay(self._contexts[0], conflict)) or ""
+        hints = [c for item in re.findall(r"(\w+)=(\w+)", reason) for c in self._at.get(item, ())]
         every = [(f, n) for f, levels in enumerate(self.factors) for n in range(1, len(levels))]
         last = [(f, len(levels) - 1) for f, levels in enumerate(self.factors)]
         for choice in [*hints, *(every if len(conflict) == 1 else last)]:
@@ -233,7 +240,7 @@ class CoveringArray:
                 yield row
 
     def _pair_reason(self, pair: Pair) -> str:
-        """What stands against a pair of which no row can be made: against both, or against each level of a factor."""
+        """The reason why no row has a pair: a conflict with both of it, or one with every level of some factor."""
         for start in _choice_pairs(*(self._at[item] for item in pair)):
             if reasons := self._conflict_reasons(set(start)):
                 return reasons[0]

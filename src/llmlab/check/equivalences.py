@@ -1,10 +1,10 @@
-"""The same text given in another way: in pieces over a cache or a memory, padded, beside others, packed with others."""
+"""Checks that one text has one result however it is fed: in pieces over a cache or memory, padded, batched, packed."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
-from typing import Any
+from typing import TypedDict, Unpack
 
 import torch
 from torch import Tensor
@@ -23,16 +23,24 @@ from llmlab.check.subject import (
     generator,
     random_ids,
 )
+from llmlab.model.cache import Cache
 from llmlab.model.memory import Memory
 from llmlab.slots import Output
 
 Batch = dict[str, Tensor]
-DECODER_START = 0  # what a decoder begins with
+DECODER_START = 0  # the token that a decoder begins with
 SPLITS_REASON = "what a row gives depends on which half of a batch it is in"
 
 
+class ForwardState(TypedDict, total=False):
+    """The state that a forward continues from, and extends."""
+
+    cache: Cache
+    memory: Memory
+
+
 def slice_batch(batch: Mapping[str, Tensor], row: int | slice, where: slice) -> Batch:
-    """Some tokens of some rows, and what goes with them."""
+    """Some tokens of some rows, with everything in the batch that belongs to them. A source stays whole."""
     row = slice(row, row + 1) if isinstance(row, int) else row
     length = batch["ids"].shape[1]
     return {
@@ -41,19 +49,19 @@ def slice_batch(batch: Mapping[str, Tensor], row: int | slice, where: slice) -> 
     }
 
 
-def forward(subject: Subject, batch: Batch, *, texts: bool = False, **how: Any) -> Output:
-    """Heads that read a token at a time; with `texts` those that read a text, too."""
+def forward(subject: Subject, batch: Batch, *, texts: bool = False, **state: Unpack[ForwardState]) -> Output:
+    """The hidden states and the heads that read one token at a time; with `texts` also those that read a whole text."""
     if subject.splits_batch and len(batch["ids"]) % 2:
         raise NotApplicable(SPLITS_REASON)
-    return subject.model(batch, heads=subject.roles if texts else subject.token_roles, **how)
+    return subject.model(batch, heads=subject.roles if texts else subject.token_roles, **state)
 
 
-def assert_same_output(subject: Subject, got: Output, want: Output, where: slice, says: str) -> None:
-    """Hidden states and what heads say of the tokens at `where`, against a text that has these only."""
-    assert_close(got.hidden[:, where], want.hidden, f"{says}, hidden states")
+def assert_same_output(subject: Subject, got: Output, want: Output, where: slice, name: str) -> None:
+    """Compare hidden states and heads at the tokens `where` with those of a text that has these tokens only."""
+    assert_close(got.hidden[:, where], want.hidden, f"{name}, hidden states")
     for role, other in want.heads.items():
         one = got.heads[role]
-        assert_close(one[:, where] if role in subject.token_roles else one, other, f"{says}, head {role}")
+        assert_close(one[:, where] if role in subject.token_roles else one, other, f"{name}, head {role}")
 
 
 # ---------------------------------------------------------------- in pieces
@@ -75,32 +83,33 @@ def cache(subject: Subject) -> None:
 
 
 def _first_piece(subject: Subject, batch: Batch) -> int:
-    """Tokens that have to be read at once, since one of them sees what is behind it."""
+    """Number of tokens that must be read together, since one of them sees a later one (a prefix mask)."""
     stack = subject.spec.stacks[-1]
-    mask, ahead = stack.mask.factory()(), 1
+    mask, together = stack.mask.factory()(), 1
     for row in range(len(batch["ids"])):
-        own = reference_attention.row_data(batch, mask.needs, row)
+        data = reference_attention.row_data(batch, mask.needs, row)
         for q, k in itertools.combinations(range(LENGTH), 2):
-            if reference_attention.sees(mask, q, k, LENGTH, own):
-                ahead = max(ahead, k + 1)
-    if ahead >= LENGTH - 1:
+            if reference_attention.sees(mask, q, k, LENGTH, data):
+                together = max(together, k + 1)
+    if together >= LENGTH - 1:
         raise NotApplicable(f"mask={stack.mask} looks ahead, so nothing is read a token at a time")
     if subject.expert_choice:
         raise NotApplicable("its experts choose among all tokens that are read at once")
-    return ahead
+    return together
 
 
 def _read_in_pieces(subject: Subject, batch: Batch, cuts: list[int]) -> tuple[Tensor, dict[str, Tensor]]:
-    kept, out = subject.model.new_cache(batch["ids"].shape[1]), []
+    """Hidden states and heads of a text read over one cache in the pieces between `cuts`."""
+    kv_cache, out = subject.model.new_cache(batch["ids"].shape[1]), []
     for start, end in itertools.pairwise(cuts):
         piece = slice_batch(batch, slice(None), slice(start, end))
-        out.append(forward(subject, piece, cache=kept))
+        out.append(forward(subject, piece, cache=kv_cache))
     roles = out[0].heads
     return torch.cat([o.hidden for o in out], 1), {r: torch.cat([o.heads[r] for o in out], 1) for r in roles}
 
 
 def _left_padded(subject: Subject) -> None:
-    """As prompts of unequal length are continued."""
+    """Compare prompts of unequal length, padded on the left as for generation, with each prompt alone."""
     lengths = torch.tensor([8, 5])
     batch = subject.batch()
     starts = 8 - lengths
@@ -109,10 +118,12 @@ def _left_padded(subject: Subject) -> None:
     batch["positions"] = (places - starts[:, None]).clamp(min=0)
     hidden, _ = _read_in_pieces(subject, batch, [0, 8, 9, 10, LENGTH])
     for row, start in enumerate(starts.tolist()):
-        own = slice_batch({k: x for k, x in batch.items() if k not in ("valid", "positions")}, row, slice(start, None))
+        prompt = slice_batch(
+            {k: x for k, x in batch.items() if k not in ("valid", "positions")}, row, slice(start, None)
+        )
         assert_close(
             hidden[row : row + 1, start:],
-            forward(subject, own).hidden,
+            forward(subject, prompt).hidden,
             f"a prompt with {start} tokens of padding, over a cache",
         )
 
@@ -130,15 +141,16 @@ def generation(subject: Subject) -> None:
     lengths = (7, 4, 6) if fits_padding(model, LENGTH) else (6, 6, 6)
     prompts = [row[:n].tolist() for row, n in zip(random_ids(3, 7), lengths, strict=True)]
     start = DECODER_START if subject.encoder_decoder else None
-    written = list(generate_all(model, prompts, max_new=new, sampling=Sampling(temperature=0), start=start))
-    for place, prompt in enumerate(prompts):
-        got, want = [step[place] for step in written], _greedy_without_cache(subject, prompt, new)
+    steps = list(generate_all(model, prompts, max_new=new, sampling=Sampling(temperature=0), start=start))
+    for i, prompt in enumerate(prompts):
+        got, want = [step[i] for step in steps], _greedy_without_cache(subject, prompt, new)
         if got != want:
             raise CheckFailed(f"a prompt of {len(prompt)} tokens is continued by {got} beside others, by {want} alone")
 
 
 @torch.no_grad()
 def _greedy_without_cache(subject: Subject, prompt: list[int], new: int) -> list[int]:
+    """The `new` likeliest tokens, each from a forward of the whole text."""
     batch, text = (
         ({"source_ids": torch.tensor([prompt])}, [DECODER_START]) if subject.encoder_decoder else ({}, list(prompt))
     )
@@ -158,10 +170,10 @@ def memory(subject: Subject) -> None:
         raise NotApplicable("its experts choose among all tokens that are read at once")
     if not subject.spec.sizes.causal:
         raise NotApplicable("its mask looks ahead, so a segment differs by what comes after it")
-    want, kept = forward(subject, batch).hidden, Memory()
+    want, segments = forward(subject, batch).hidden, Memory()
     try:
         pieces = [slice_batch(batch, slice(None), slice(a, b)) for a, b in ((0, 7), (7, LENGTH))]
-        out = [forward(subject, piece, memory=kept).hidden for piece in pieces]
+        out = [forward(subject, piece, memory=segments).hidden for piece in pieces]
     except ValueError as e:
         raise NotApplicable(reason(e)) from None
     assert_close(torch.cat(out, 1), want, "read in two segments with a memory")
@@ -174,7 +186,8 @@ def memory(subject: Subject) -> None:
 def padding(subject: Subject) -> None:
     """Padding on the right, on the left, or in the source makes no difference, to experts' losses neither."""
     batch, mask = subject.batch(), subject.spec.stacks[-1].mask
-    if subject.expert_choice:  # a token that stands twice, where nothing says its place, is wanted as much twice: a tie
+    if subject.expert_choice:
+        # No token twice: without positions an expert would score both alike, and a tie is broken by order, which padding moves.
         every = [torch.randperm(VOCABULARY - FIRST_ID, generator=generator(row)) for row in range(2)]
         batch["ids"] = FIRST_ID + torch.stack(every)[:, :LENGTH]
     other = random_ids(2, LENGTH, seed=8)
@@ -206,15 +219,15 @@ def padding(subject: Subject) -> None:
         )
 
 
-def _assert_same_aux(got: Output, want: Output, says: str) -> None:
+def _assert_same_aux(got: Output, want: Output, name: str) -> None:
     if (got.aux is None) != (want.aux is None):
-        raise CheckFailed(f"{says}, there are losses of experts in one case only")
+        raise CheckFailed(f"{name}, there are losses of experts in one case only")
     if got.aux is not None and want.aux is not None:
         if got.aux.loss is not None and want.aux.loss is not None:
-            assert_close(got.aux.loss, want.aux.loss, f"{says}, the loss of experts")
+            assert_close(got.aux.loss, want.aux.loss, f"{name}, the loss of experts")
         visits, wanted = got.aux.tokens_per_expert, want.aux.tokens_per_expert
         if visits is not None and wanted is not None and not torch.equal(visits, wanted):
-            raise CheckFailed(f"{says}, experts are visited {visits.tolist()} times instead of {wanted.tolist()}")
+            raise CheckFailed(f"{name}, experts are visited {visits.tolist()} times instead of {wanted.tolist()}")
 
 
 @torch.no_grad()

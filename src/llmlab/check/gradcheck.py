@@ -1,12 +1,15 @@
-"""Whether a gradient is the slope of the loss, measured in float64: there nothing is lost to rounding."""
+"""Gradient check: gradients against finite differences of the loss, computed in float64.
+
+torch.autograd.gradcheck perturbs one number at a time, which takes two forwards for each parameter of a model; a random
+direction through all parameters of a role needs one, and a wrong gradient has a component along it almost surely.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,11 +22,12 @@ from llmlab.model.model import Model
 from llmlab.model.roles import parameters
 from llmlab.slots import Loss
 
-# How far all parameters of a role are moved: in float64 rounding makes of it 1e-16 / 1e-6 of a loss, its bend about 1e-6.
-# The second tells a slope from noise.
+# Distance that all parameters of a role are moved together. The forward difference is off by about 1e-16 / 1e-6 = 1e-10 of
+# the loss by float64 rounding, and by 1e-6 times the curvature. The second step tells a slope from noise: where both steps
+# give one value that is not the gradient's, the gradient is wrong.
 STEPS = (1e-6, 1e-5)
-RELATIVE_ERROR = 0.001  # of a gradient's length, by which a slope may be off; rounding in float32 makes 2e-5 of it
-ABSOLUTE_ERROR = 1e-5  # the same for a gradient that is 0 but for rounding
+RELATIVE_ERROR = 0.001  # of a gradient's norm; the model's own gradient is float32, which makes 2e-5 of it
+ABSOLUTE_ERROR = 1e-5  # for a gradient that is 0 but for rounding
 
 
 def slope(subject: Subject) -> None:
@@ -36,23 +40,23 @@ def slope(subject: Subject) -> None:
     exact = deepcopy(subject.model).double()
     by_role: dict[str, list[tuple[Tensor, Tensor]]] = {}
     for path, parameter, role in parameters(exact):
-        if (slope_of := gradient[path]) is not None:
-            by_role.setdefault(role, []).append((parameter, slope_of.double()))
-    unmeasured = []
+        if (own_gradient := gradient[path]) is not None:
+            by_role.setdefault(role, []).append((parameter, own_gradient.double()))
+    unmeasured: list[str] = []
     with in_float64(), torch.no_grad():
-        measured = _LossProbe(exact, loss_function(subject, exact))
+        probe = _LossProbe(exact, loss_function(subject, exact))
         for role_name, own in by_role.items():
-            ways = [torch.randn(p.shape, generator=generator(3)) for p, _ in own]
-            want = sum(float((g * way).sum()) for (_, g), way in zip(own, ways, strict=True))
-            near = ABSOLUTE_ERROR + RELATIVE_ERROR * (
+            directions = [torch.randn(p.shape, generator=generator(3)) for p, _ in own]
+            want = sum(float((g * d).sum()) for (_, g), d in zip(own, directions, strict=True))
+            tolerance = ABSOLUTE_ERROR + RELATIVE_ERROR * (
                 abs(want) + math.sqrt(sum(float(g.square().sum()) for _, g in own))
             )
-            moved = [step / math.sqrt(sum(way.numel() for way in ways)) for step in STEPS]
-            got = measured.rise([p for p, _ in own], ways, moved[0])
-            if got is not None and abs(got - want) <= near:
+            moved = [step / math.sqrt(sum(d.numel() for d in directions)) for step in STEPS]
+            got = probe.slope([p for p, _ in own], directions, moved[0])
+            if got is not None and abs(got - want) <= tolerance:
                 continue
-            again = measured.rise([p for p, _ in own], ways, moved[1])
-            if got is None or again is None or not abs(got - again) <= near:
+            again = probe.slope([p for p, _ in own], directions, moved[1])
+            if got is None or again is None or not abs(got - again) <= tolerance:
                 unmeasured.append(role_name)
             else:
                 raise CheckFailed(
@@ -65,39 +69,45 @@ def slope(subject: Subject) -> None:
 
 
 class _LossProbe:
-    """A model's mean loss, and how it rises."""
+    """The mean loss of a model, and its slope by finite differences."""
 
-    def __init__(self, model: Model, ask: Callable[[], Loss]):
-        self.ask, self.routers = ask, model.routers()
+    def __init__(self, model: Model, compute: Callable[[], Loss]):
+        self.compute, self.routers = compute, model.routers()
         try:
-            self.value, self.met = self._now()
+            self.value, self.experts = self._now()
         except RuntimeError as e:
             raise NotApplicable(f"it can't be computed in float64: {str(e).splitlines()[0]}") from None
 
-    def rise(self, own: list[Tensor], ways: list[Tensor], step: float) -> float | None:
-        """Along `ways`; None if a token meets other experts there."""
-        before = [parameter.clone() for parameter in own]
-        for parameter, way in zip(own, ways, strict=True):
-            parameter.add_(way, alpha=step)
-        value, met = self._now()
-        for parameter, old in zip(own, before, strict=True):
+    def slope(self, parameters: list[Tensor], directions: list[Tensor], step: float) -> float | None:
+        """The slope along `directions`; None if a step sends a token to other experts, where the loss jumps."""
+        before = [parameter.clone() for parameter in parameters]
+        for parameter, direction in zip(parameters, directions, strict=True):
+            parameter.add_(direction, alpha=step)
+        value, experts = self._now()
+        for parameter, old in zip(parameters, before, strict=True):
             parameter.copy_(old)
-        same = all(torch.equal(one, other) for one, other in zip(met, self.met, strict=True))
+        same = all(torch.equal(one, other) for one, other in zip(experts, self.experts, strict=True))
         return (value - self.value) / step if same else None
 
     def _now(self) -> tuple[float, list[Tensor]]:
-        """The loss, and the experts that tokens meet."""
-        met: list[Tensor] = []
-        hooks = [r.register_forward_hook(lambda m, i, out: met.append(out[1])) for r in self.routers]
-        loss = self.ask()
+        """The loss, and the experts that each router chose."""
+        experts: list[Tensor] = []
+        hooks = [
+            r.register_forward_hook(lambda module, args, routing: experts.append(routing[1])) for r in self.routers
+        ]
+        loss = self.compute()
         for hook in hooks:
             hook.remove()
-        return float(loss._replace(aux={}).mean()), met
+        return float(loss._replace(aux={}).mean()), experts
 
 
 @contextmanager
 def in_float64() -> Iterator[None]:
-    """Code that asks for float32, as norms, scores and losses do for the sake of half precision, gets float64."""
+    """Context in which code that asks for float32 gets float64.
+
+    Norms, scores and losses compute in float32 whatever they are given, for the sake of bfloat16: model.double() alone would
+    leave their rounding, 1e-7, in a difference that is divided by 1e-6.
+    """
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     try:
@@ -108,8 +118,16 @@ def in_float64() -> Iterator[None]:
 
 
 class _Float64Mode(TorchFunctionMode):
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is Tensor.float:
+    """Replaces float32 in the arguments of every torch function; a TorchFunctionMode also sees calls on plain tensors."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., object],
+        types: Sequence[type],
+        args: tuple[object, ...] = (),
+        kwargs: Mapping[str, object] | None = None,
+    ) -> object:
+        if func is Tensor.float:  # x.float() has no dtype among its arguments
             func = Tensor.double
         args = tuple(torch.float64 if x is torch.float32 else x for x in args)
         return func(*args, **{k: torch.float64 if x is torch.float32 else x for k, x in (kwargs or {}).items()})

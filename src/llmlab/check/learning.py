@@ -1,4 +1,4 @@
-"""What training needs: a first loss, gradients, dropout, the same numbers when activations are computed again."""
+"""Checks of a training step: the first loss, gradients, dropout, activation checkpointing, and the losses of experts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from llmlab import attributes, registry
+from llmlab import attributes, measures, registry
 from llmlab.check.refusal import refusal, untrainable
 from llmlab.check.subject import VOCABULARY, CheckFailed, NotApplicable, Subject, assert_close
 from llmlab.data import stand_in
@@ -19,12 +19,13 @@ from llmlab.model.model import Model
 from llmlab.slots import Loss, Vocabulary
 
 Batch = dict[str, Tensor]
-LOSS_TOLERANCE = 0.05  # by which the first loss may be off
-SAMPLING_ERROR = 0.25  # of the mean over V tokens of one text's logits: two of its deviations, V^-1/2
+LOSS_TOLERANCE = 0.05  # relative, of the first loss
+# Of a mean over the V logits of a token that vary alike, in their standard deviations: two of its own, which is V^-1/2 = 0.128.
+SAMPLING_ERROR = 0.25
 
 
 def build_objective(subject: Subject) -> Any:
-    """The case's objective, for a vocabulary of nothing but random tokens."""
+    """The objective of the case, for the vocabulary of the tiny models, with its special tokens at the end."""
     cfg = subject.composed.cfg.objective
     entry = registry.index()["objective", cfg["_part_"]]
     options = {str(k): v for k, v in cfg.items() if not str(k).startswith("_")}
@@ -33,43 +34,48 @@ def build_objective(subject: Subject) -> Any:
 
 
 def sample_length(subject: Subject) -> int:
-    """Tokens of a sample."""
+    """Number of tokens of a sample."""
     return min(24, subject.spec.sizes.max_positions)
 
 
 def prepared_batch(subject: Subject, rows: int = 4) -> Batch:
     """A batch of random tokens as the objective prepares it."""
     chance, tokens = np.random.default_rng(0), sample_length(subject)
-    made = build_objective(subject)
+    objective = build_objective(subject)
     words = chance.integers(VOCABULARY, size=(rows, tokens + 1))
     zeros = np.zeros(tokens + 1, dtype=np.int64)
-    batch = stand_in.batch(made, words, chance, zeros)
+    batch = stand_in.batch(objective, words, chance, zeros)
     batch.pop("documents", None)
     return batch | subject.read_by_parts(batch["ids"].shape[1], rows)
 
 
 def require_gradients(subject: Subject) -> None:
-    """NotApplicable if this kernel computes no gradients on a CPU."""
+    """NotApplicable where the kernel computes no gradients on a CPU."""
     if why := untrainable(subject.spec.kernel):
         raise NotApplicable(why)
 
 
 def loss_function(subject: Subject, model: Model) -> Callable[[], Loss]:
-    """The objective's loss of a batch, and a sum over what heads say that it does not read, so that all are reached."""
-    batch, asked = prepared_batch(subject), build_objective(subject)
-    others = {role: None for role in subject.spec.heads if role not in asked.heads}
+    """A function that computes the objective's loss of one batch.
+
+    Heads that the objective does not read add a weighted sum of their outputs, so that every head gets a gradient. The
+    weights differ, since an unweighted sum of normed values has none.
+    """
+    batch, objective = prepared_batch(subject), build_objective(subject)
+    others = {role: None for role in subject.spec.heads if role not in objective.heads}
 
     def loss() -> Loss:
-        found: Loss = asked.loss(model, batch)
-        said = model(batch, heads=others).heads.values() if others else ()
-        more = [(x * torch.linspace(-1, 1, x.numel()).view_as(x)).mean() for x in said]
+        value: Loss = objective.loss(model, batch)
+        outputs = model(batch, heads=others).heads.values() if others else ()
+        more = [(x * torch.linspace(-1, 1, x.numel()).view_as(x)).mean() for x in outputs]
         beside = {f"head {i}": (x, torch.ones((), dtype=torch.int64)) for i, x in enumerate(more)}
-        return found._replace(terms={**found.terms, **beside})
+        return value._replace(terms={**value.terms, **beside})
 
     return loss
 
 
 def parameter_gradients(model: Model, loss: Tensor) -> dict[str, Tensor | None]:
+    """{name: gradient}, None where the graph of the loss does not have the parameter. `.grad` stays as it is."""
     names, parameters = zip(*model.named_parameters(), strict=True)
     return dict(zip(names, torch.autograd.grad(loss, parameters, allow_unused=True), strict=True))
 
@@ -80,10 +86,16 @@ def parameter_gradients(model: Model, loss: Tensor) -> dict[str, Tensor | None]:
 @torch.no_grad()
 def first_loss(subject: Subject) -> None:
     """A model that has learnt nothing has a loss within 5 % of ln V, plus half of the variance that its init gives logits."""
-    loss = build_objective(subject).loss(subject.fresh().eval(), prepared_batch(subject, rows=24))
-    got, chance = float(loss._replace(aux={}).mean()), math.log(VOCABULARY)
+    objective = build_objective(subject)
+    loss = objective.loss(subject.fresh().eval(), prepared_batch(subject, rows=24))
+    likelihoods = measures.likelihoods(list(loss.shown), measures.of(objective))
+    if not likelihoods:
+        raise NotApplicable("its objective measures no likelihood, of which the first value is known")
+    total, count = loss.shown[likelihoods[0]]
+    got, chance = float(total / count), math.log(VOCABULARY)
     varies = subject.spec.init.attribute("logit_variance")
-    # Normal logits of variance v add v / 2, and by chance up to CHANCE of their deviation; a part may make them vary less.
+    # E[ln sum exp z] = ln V + v / 2 for normal logits z of variance v, which an init may cause (`logit_variance`); chance
+    # adds up to SAMPLING_ERROR of their deviation. It is a bound: a norm or a soft cap may make logits vary less.
     most = (1 + LOSS_TOLERANCE) * (chance + varies / 2) + SAMPLING_ERROR * math.sqrt(varies)
     if not (1 - LOSS_TOLERANCE) * chance <= got <= most:
         raise CheckFailed(
@@ -109,7 +121,10 @@ def gradients(subject: Subject) -> None:
 
 
 def allowed_without_gradient(subject: Subject) -> set[str]:
-    """Parameters that nothing in a batch need reach. A router with one expert a token, whose weight is 1, does not learn."""
+    """Names of parameters that may go without a gradient: those that a part declares `idle`, and some routers.
+
+    With one expert a token, renormalised, its weight is w / w = 1, so a router learns nothing from the loss.
+    """
     found = set()
     for path, module in subject.model.named_modules():
         found |= {f"{path}.{name}" for name in attributes.of(module, attributes.EVERY, "idle")}
@@ -130,9 +145,9 @@ def evaluation(subject: Subject) -> None:
     """In evaluation there is no dropout; in training each of the three dropouts makes a difference, or is refused."""
     require_gradients(subject)
     batch = subject.batch()
-    plain = subject.fresh().eval()
+    without = subject.fresh().eval()
     with torch.no_grad():
-        if not torch.equal(plain(batch).hidden, plain(batch).hidden):
+        if not torch.equal(without(batch).hidden, without(batch).hidden):
             raise CheckFailed("in evaluation, two forwards of one batch differ")
     for trait, field in DROPOUT_TRAITS.items():
         try:
@@ -140,10 +155,10 @@ def evaluation(subject: Subject) -> None:
         except ValueError as e:
             if refusal(e) is None:
                 raise
-            continue  # it says that it has none
+            continue  # refused: the part has no such dropout
         with torch.no_grad():
             assert_close(
-                model.eval()(batch).hidden, plain(batch).hidden, f"in evaluation, model.{trait}=0.3 against 0", 1e-6
+                model.eval()(batch).hidden, without(batch).hidden, f"in evaluation, model.{trait}=0.3 against 0", 1e-6
             )
             torch.manual_seed(0)
             one, other = (model.train()(batch).hidden for _ in range(2))
@@ -152,13 +167,13 @@ def evaluation(subject: Subject) -> None:
 
 
 def _is_unused(subject: Subject, trait: str) -> bool:
-    """Whether all parts of the slot that a trait belongs to say that they do not use it."""
+    """True if all parts of the slot that a trait belongs to declare it unused."""
     from llmlab.config.traits import unused_by
 
     slot = trait.partition(".")[0]
     parts = [layer.parts[slot] for stack in subject.spec.stacks for layer in stack.layers if slot in layer.parts]
-    asked = [part for part in parts if not part.attribute("dense")]
-    return bool(asked) and all(trait in unused_by(part.slot, part.name) for part in asked)
+    used = [part for part in parts if not part.attribute("dense")]
+    return bool(used) and all(trait in unused_by(part.slot, part.name) for part in used)
 
 
 def checkpointing(subject: Subject) -> None:
@@ -166,15 +181,14 @@ def checkpointing(subject: Subject) -> None:
     require_gradients(subject)
     from llmlab.training.placement import Placement
 
-    batch, asked = prepared_batch(subject), build_objective(subject)
-    plain = _with_dropout(subject).train()
-    again = deepcopy(plain)
-    Placement(activation_checkpointing=True).apply(again)
+    batch, objective = prepared_batch(subject), build_objective(subject)
+    stored = _with_dropout(subject).train()
+    recomputed = deepcopy(stored)
+    Placement(activation_checkpointing=True).apply(recomputed)
     results = []
-    for model in (plain, again):
-        torch.manual_seed(0)
-        loss = asked.loss(model, batch)
-        total = loss.mean()
+    for model in (stored, recomputed):
+        torch.manual_seed(0)  # the recomputation has to restore this generator, or it drops other values
+        total = objective.loss(model, batch).mean()
         results.append((total.detach(), parameter_gradients(model, total)))
     (want, slopes), (got, slopes_again) = results
     assert_close(got, want, "the loss with activations computed again", 1e-6)
@@ -189,6 +203,7 @@ def checkpointing(subject: Subject) -> None:
 
 
 def _with_dropout(subject: Subject) -> Model:
+    """The model with all the dropout that its kernel and parts accept."""
     from llmlab.check.subject import randomise
 
     for fields in (dict.fromkeys(DROPOUT_TRAITS.values(), 0.2), {"dropout": 0.2, "ffn__dropout": 0.2}):
@@ -208,12 +223,12 @@ def balance(subject: Subject) -> None:
     require_gradients(subject)
     if not subject.model.routers():
         raise NotApplicable("it has no experts")
-    batch, asked = subject.batch(), 0
+    batch, n_losses = subject.batch(), 0
     for trait in ("balance", "z"):
         others = dict.fromkeys({"moe__balance", "moe__z"} - {f"moe__{trait}"}, 0.0)
         if _is_unused(subject, f"moe.{trait}"):
             continue
-        asked += 1
+        n_losses += 1
         losses = []
         for coefficient in (0.0, 0.01, 0.03):
             model = subject.fresh(**subject.traits(**{f"moe__{trait}": coefficient}, **others))
@@ -228,16 +243,16 @@ def balance(subject: Subject) -> None:
         if not high.requires_grad:
             raise CheckFailed(f"the loss of model.moe.{trait} has no gradient")
         reached = parameter_gradients(model, high)
-        for name, _, own in _router_parameters(model):
+        for name, of_router in _router_parameters(model):
             gradient = reached[name]
-            if own and (gradient is None or not gradient.any()):
+            if of_router and (gradient is None or not gradient.any()):
                 raise CheckFailed(f"the loss of model.moe.{trait} does not reach {name}")
-    if not asked:
+    if not n_losses:
         raise NotApplicable("its router has no loss")
 
 
-def _router_parameters(model: Model) -> Iterator[tuple[str, Tensor, bool]]:
-    """Parameters; whether each is a weight of a router that gives losses."""
+def _router_parameters(model: Model) -> Iterator[tuple[str, bool]]:
+    """(name, belongs to a router) of every parameter."""
     weights = {id(p) for router in model.routers() for p in router.parameters()}
     for name, parameter in model.named_parameters():
-        yield name, parameter, id(parameter) in weights
+        yield name, id(parameter) in weights

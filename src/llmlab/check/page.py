@@ -1,4 +1,4 @@
-"""What is written: conformance.md, or families.md, and the same as JSON."""
+"""Writes a report as conformance.md or families.md, and as JSON beside it."""
 
 from __future__ import annotations
 
@@ -22,21 +22,24 @@ from llmlab.files import write_atomic
 from llmlab.formatting import markdown_table
 
 SCHEMA = 1
-MATRIX, SWAPS = "conformance", "families"  # what is written, by name
+MATRIX, SWAPS = "conformance", "families"  # names of the files
 COMPILED_BY = {
     "aot_eager": "Layers are compiled by `aot_eager`: traced forward and backward, and what was traced is run as it is; "
     "`compile=inductor` compiles them as a run does.",
     "inductor": "Layers are compiled by `inductor`, as a run compiles them.",
 }
-PRESERVED = "## Bugs that it catches"  # a section that others write into the same page
+PRESERVED = "## Bugs that it catches"  # a section that another program writes into the same page
 
 
 @contextmanager
 def report_writer(folder: Path, name: str) -> Iterator[Callable[[Report], list[Path]]]:
-    """Gives what writes name.md and name.json into a folder, and tells what it wrote. UserError at once if that can't be
-    done there. The folder is made; if nothing gets written it goes again."""
+    """Context that yields a function which writes name.md and name.json and returns their paths.
+
+    UserError at once if the folder can't be written to, since checks take minutes. A folder that it created and that
+    stays empty is removed again.
+    """
     try:
-        there = folder.exists()
+        existed = folder.exists()
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as e:
         raise UserError(f"to={folder}: the folder can't be made: {e.strerror}") from e
@@ -53,13 +56,13 @@ def report_writer(folder: Path, name: str) -> Iterator[Callable[[Report], list[P
     try:
         yield write
     finally:
-        if not there:
+        if not existed:
             with suppress(OSError):  # it is not empty
                 folder.rmdir()
 
 
 def preserved_section(page: Path) -> str:
-    """What the page has from that section on, if it is there and has one."""
+    """The page from the preserved section on; "" if there is none."""
     try:
         before = page.read_text(encoding="utf-8") if page.exists() else ""
     except (OSError, UnicodeDecodeError) as e:
@@ -69,14 +72,14 @@ def preserved_section(page: Path) -> str:
 
 
 def to_json(report: Report) -> dict[str, object]:
-    """The whole report as JSON has it."""
+    """The whole report as a JSON object."""
     import torch
 
     from llmlab import __version__
 
-    found: dict[str, list[Result]] = {name: [] for name in report.cases}
+    results: dict[str, list[Result]] = {name: [] for name in report.cases}
     for r in report.results:
-        found[r.case].append(r)
+        results[r.case].append(r)
     return {
         "schema": SCHEMA,
         "llmlab": __version__,
@@ -86,25 +89,27 @@ def to_json(report: Report) -> dict[str, object]:
         "passed": not report.failed,
         "checks": report.checks,
         "refused": [{"pair": dict(pair), "reason": why} for pair, why in sorted(report.refused.items())],
-        "models": [_model_entry(case, found[case.name]) for case in report.cases.values()],
+        "models": [_model_entry(case, results[case.name]) for case in report.cases.values()],
     }
 
 
-def _model_entry(case: Case, found: Sequence[Result]) -> dict[str, object]:
-    """A model and what was found: of each check "passed", or what was said."""
-    said = {r.check: r.outcome if r.outcome == "passed" else {r.outcome: r.message} | _command_entry(r) for r in found}
+def _model_entry(case: Case, results: Sequence[Result]) -> dict[str, object]:
+    """A model and its results: of each check "passed", or {outcome: message}."""
+    checks = {
+        r.check: r.outcome if r.outcome == "passed" else {r.outcome: r.message} | _command_entry(r) for r in results
+    }
     typed = {"overrides": case.overrides, "mask": case.mask, "head": case.head}
-    return {"name": case.name, "kind": case.kind, "parts": dict(case.parts), **typed, "checks": said}
+    return {"name": case.name, "kind": case.kind, "parts": dict(case.parts), **typed, "checks": checks}
 
 
 def _command_entry(r: Result) -> dict[str, str]:
     return {"command": r.command} if r.command else {}
 
 
-def format_json(plain: dict[str, object]) -> str:
-    """JSON, a line for each key, and for each item of a list."""
+def format_json(fields: dict[str, object]) -> str:
+    """JSON with a line for each key and for each item of a list, so that a diff in git shows the models that changed."""
     lines = []
-    for key, value in plain.items():
+    for key, value in fields.items():
         one = json.dumps(value, ensure_ascii=False)
         if isinstance(value, list) and value:
             one = "[\n" + ",\n".join(json.dumps(item, ensure_ascii=False) for item in value) + "\n]"
@@ -113,7 +118,8 @@ def format_json(plain: dict[str, object]) -> str:
 
 
 def page_text(report: Report) -> str:
-    said = [
+    """The whole of conformance.md but the preserved section."""
+    lines = [
         "# Conformance",
         "",
         *_introduction(report),
@@ -122,7 +128,7 @@ def page_text(report: Report) -> str:
         *_checks(report),
         *_parts(report),
     ]
-    return "\n".join([*said, *_families(report), *_refused(report)])
+    return "\n".join([*lines, *_families(report), *_refused(report)])
 
 
 def _introduction(report: Report) -> list[str]:
@@ -141,10 +147,10 @@ def _introduction(report: Report) -> list[str]:
 
 def _checks(report: Report) -> Iterator[str]:
     rows = []
-    for name, says in report.checks.items():
+    for name, promise in report.checks.items():
         counts = [report.tally(name, k) for k in ("pair", "family", "part")]
         if any(c["passed"] or c["failed"] for c in counts):
-            rows.append([name, says, *map(_count, counts)])
+            rows.append([name, promise, *map(_count, counts)])
     yield from ["## Promises", "", "In how many models it holds; of the others it asks nothing.", ""]
     yield from [*markdown_table(["check", "what holds", "pairs", "families", "parts"], rows), ""]
 
@@ -156,16 +162,16 @@ def _count(outcomes: Counter[str]) -> str:
 
 def _parts(report: Report) -> Iterator[str]:
     names = [n for n in report.checks if n in checks_of("pair") and any(report.tally(n, "pair").values())]
-    own = [n for n in report.checks if n in checks_of("part") and n not in names and report.tally(n, "part")]
-    if not names and not own:
+    part_only = [n for n in report.checks if n in checks_of("part") and n not in names and report.tally(n, "part")]
+    if not names and not part_only:
         return
     rows = []
     for slot, part in checked_parts(report):
         several, alone = report.cases_with((slot, part), "pair"), report.cases_with((slot, part), "part")
-        marks = [_mark(report, several, n) for n in names] + [_mark(report, alone, n) for n in own]
+        marks = [_mark(report, several, n) for n in names] + [_mark(report, alone, n) for n in part_only]
         rows.append([f"{slot}={part}", str(len(several)), *marks])
     yield from ["## Parts", "", "In how many models, and what holds in all of them.", ""]
-    yield from [*markdown_table(["part", "models", *names, *own], rows), ""]
+    yield from [*markdown_table(["part", "models", *names, *part_only], rows), ""]
 
 
 def checked_parts(report: Report) -> list[Item]:

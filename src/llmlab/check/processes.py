@@ -1,4 +1,4 @@
-"""Processes that check, which may die of what they check, and end with the one that asks."""
+"""Worker processes for checks: they may die of what they check, and end when their parent does."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from typing import Any, Literal, ParamSpec, TypeVar
+from typing import Literal, ParamSpec, TypeVar
 
 import torch
 
@@ -21,36 +21,43 @@ from llmlab.runs.parent_death import follow
 
 P = ParamSpec("P")
 R = TypeVar("R")
-# A fork has all modules at once. Elsewhere than on Linux it can't be relied on.
+# A forked process has all modules imported; a spawned one imports torch again, some seconds. macOS system libraries abort in
+# a process that was forked (CPython made spawn the default there in 3.8), and Windows has no fork.
 START_METHOD: Literal["fork", "spawn"] = "fork" if sys.platform.startswith("linux") else "spawn"
 
 
 class ProcessDied(Exception):
-    """The process that was asked has ended without an answer."""
+    """Raised where a worker process ended before it returned a result."""
 
 
 def configure_process() -> None:
-    """One thread a process: the models are tiny. What libraries warn of would be about them."""
+    """Set up a process for checks: one thread, no warnings, which would be about tiny random models."""
+    # Tiny products gain nothing from threads, and there is a process for each core. With one thread torch also starts no
+    # OpenMP pool here, which a forked child would inherit without its threads and wait for.
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     logging.getLogger("torch").setLevel(logging.ERROR)
 
 
-def n_processes(asked: int | None, cases: int) -> int:
-    """How many processes: as many as there are cores, unless said otherwise, and no more than cases."""
+def n_processes(jobs: int | None, cases: int) -> int:
+    """Number of worker processes: `jobs`, by default one a core, and no more than cases."""
+    # cpu_count() counts all cores of a machine, also those that a container or taskset withholds; macOS has no affinity.
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(asked or cores, cases))
+    return max(1, min(jobs or cores, cases))
 
 
-# ---------------------------------------------------------------- in the process that asks
+# ---------------------------------------------------------------- in the parent process
 
 
 def start_pool(processes: int, how: Literal["fork", "spawn"] = "spawn") -> ProcessPoolExecutor:
-    """Processes that do `work`; they begin at once."""
+    """A pool of processes set up for checks, all started."""
     pool = ProcessPoolExecutor(processes, multiprocessing.get_context(how), _start_worker)
     main = threading.current_thread() is threading.main_thread()
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN) if main else None  # so do they, before they have begun
+    # A child inherits the ignored signal, so that Ctrl-C can't end it with a traceback before `_start_worker` runs.
+    # signal.signal raises ValueError outside of the main thread.
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN) if main else None
     try:
+        # ProcessPoolExecutor spawns a process only when work is submitted and none is idle, so each is given something.
         for _ in range(processes):
             pool.submit(configure_process)
     finally:
@@ -60,14 +67,17 @@ def start_pool(processes: int, how: Literal["fork", "spawn"] = "spawn") -> Proce
 
 
 def terminate_children() -> None:
-    """Ctrl-C: nobody waits for what is being checked."""
+    """End all worker processes without waiting for their checks."""
     for process in multiprocessing.active_children():
         process.terminate()
 
 
 @contextmanager
 def sigterm_as_interrupt() -> Iterator[None]:
-    """Within, SIGTERM ends this process as Ctrl-C does, so that the others end too."""
+    """Context in which SIGTERM raises KeyboardInterrupt, so that `finally` blocks run and the workers are ended.
+
+    By default SIGTERM ends Python on the spot, which leaves the workers behind.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -79,17 +89,17 @@ def sigterm_as_interrupt() -> Iterator[None]:
 
 
 class IsolatedProcess:
-    """One process that is asked one thing at a time. If it dies of it, another one is asked the next."""
+    """A process that makes one call at a time. One that dies is replaced before the next call."""
 
     def __init__(self) -> None:
         self._pool: ProcessPoolExecutor | None = None
 
-    def __call__(self, do: Callable[P, R], *given: P.args, **options: P.kwargs) -> R:
-        """do(*given). Died if that ends the process."""
+    def __call__(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """function(*args, **kwargs) there. ProcessDied if that ends the process."""
         if self._pool is None:
             self._pool = start_pool(1, START_METHOD)
         try:
-            return self._pool.submit(guarded_call, do, *given, **options).result()
+            return self._pool.submit(guarded_call, function, *args, **kwargs).result()  # type: ignore[arg-type]
         except BrokenProcessPool:
             self.close()
             raise ProcessDied from None
@@ -109,9 +119,9 @@ class IsolatedProcess:
         self.close()
 
 
-# ---------------------------------------------------------------- in the others
+# ---------------------------------------------------------------- in the workers
 
-_signals: list[int] = []  # the signal, once this process is to end
+_signals: list[int] = []  # SIGTERM once it has come: this process is to end
 
 
 def _parent_pid() -> int:
@@ -121,26 +131,27 @@ def _parent_pid() -> int:
 
 
 def _start_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that asks
+    # A terminal sends Ctrl-C to every process of the foreground group; the parent ends its workers itself.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _on_sigterm)
     configure_process()
     try:
         follow(_parent_pid())
     except KeyboardInterrupt:
-        os._exit(1)  # nothing has begun
+        os._exit(1)  # the parent ended before this process could follow it
 
 
 def _on_sigterm(signum: int, frame: object) -> None:
     _signals.append(signum)
-    sys.exit(1)  # out of what is being checked; what this process holds is given back as it ends
+    sys.exit(1)  # raises SystemExit inside the check, so that temporary folders and locks are released
 
 
-def guarded_call(do: Callable[..., Any], *given: Any, **options: Any) -> Any:
-    """do(*given), unless this process is to end."""
+def guarded_call(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+    """function(*args, **kwargs), unless this process is to end."""
     try:
-        if _signals:  # what was handed out already
+        if _signals:  # the executor catches SystemExit and goes on with the next call in its queue
             sys.exit(1)
-        return do(*given, **options)
+        return function(*args, **kwargs)
     finally:
         if _signals and os.getppid() != _parent_pid():
-            os._exit(1)  # no one is left who would send it home
+            os._exit(1)  # the parent is gone: nothing would ever tell the executor's loop to end

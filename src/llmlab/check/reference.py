@@ -47,19 +47,20 @@ def reference(subject: Subject) -> None:
 
 
 def recorded_subject(subject: Subject, more: Sequence[str]) -> Subject:
-    """The family with what a checkpoint needs said, or can't say otherwise."""
+    """The family with the overrides that a checkpoint of it needs: config.json can't express all of our options."""
     words = {word.partition("=")[0]: word for word in (*subject.case.overrides, *more)}
     return Subject(replace(subject.case, overrides=tuple(words.values()))) if more else subject
 
 
 @cache
 def recorded() -> dict[str, Any]:
+    """The contents of reference.json."""
     return json.loads(FILE.read_text())
 
 
 @torch.no_grad()
 def path_seeded_model(spec: ModelSpec) -> Model:
-    """The model in float64 whose every value follows from its path alone, whatever the version of torch."""
+    """The model in float64 with values that depend on each tensor's path alone, so that any version of torch makes them."""
     model = assemble(spec)
     materialise(model)
     for path, module, name, parameter, _ in walk(model):
@@ -72,13 +73,18 @@ def path_seeded_model(spec: ModelSpec) -> Model:
 
 
 def noise(path: str, shape: torch.Size) -> Tensor:
-    """Uniform in [-1, 1), multiples of 2^-23, in float32. numpy keeps the stream of a bit generator for ever."""
+    """Uniform numbers in [-1, 1) in float32, multiples of 2^-23, seeded by the path.
+
+    From raw bits, since numpy (NEP 19) guarantees the stream of a BitGenerator across versions, but neither the methods of
+    Generator nor torch do.
+    """
     raw = np.random.PCG64(key(path)).random_raw(max(shape.numel(), 1))[: shape.numel()] >> np.uint64(40)
     return torch.from_numpy((raw.astype(np.float32) / 2**23) - 1).view(shape)
 
 
 def batches(spec: ModelSpec) -> dict[str, dict[str, Tensor]]:
-    """What the model is given: ids, and with `valid` of two batches where padding is. An encoder reads the padded ones."""
+    """{name: batch}: full rows, and rows padded on either side with `valid` beside the ids. In an encoder-decoder the source
+    is padded."""
     raw = np.random.PCG64(key("ids")).random_raw(len(LENGTHS) * (LENGTHS[0] + DECODER_LENGTH))
     every = torch.from_numpy((FIRST_TEXT_ID + raw % np.uint64(VOCABULARY - FIRST_TEXT_ID)).astype(np.int64)).view(
         len(LENGTHS), -1
@@ -100,11 +106,12 @@ def batches(spec: ModelSpec) -> dict[str, dict[str, Tensor]]:
 
 @torch.no_grad()
 def logits(model: Model, batch: dict[str, Tensor]) -> Tensor:
+    """(B, T, V) of the head for tokens."""
     return model(batch, heads={"tokens": None}).heads["tokens"]
 
 
 def sampled_logits(logits_BTV: Tensor, batch: dict[str, Tensor]) -> Tensor:
-    """(KEPT,): of tokens evenly far apart, the last of all among them, one logit each."""
+    """(N_LOGITS,): of tokens evenly far apart, the last of all among them, one logit each."""
     valid = batch.get("valid", torch.ones(logits_BTV.shape[:2], dtype=torch.bool))
     tokens_nV = logits_BTV[valid]
     which = torch.arange(1, N_LOGITS + 1)

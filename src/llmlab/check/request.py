@@ -1,4 +1,4 @@
-"""What `llmlab check` was asked for, read from what was typed. No torch here: errors come at once."""
+"""Parsing of the parts, options and families given to `llmlab check`. Imports no torch: errors come at once."""
 
 from __future__ import annotations
 
@@ -10,15 +10,18 @@ from llmlab.errors import UserError
 from llmlab.registry import near
 from llmlab.slot_names import LAYER_SLOTS
 
-LEARNING_SLOTS = ("objective", "mask")  # an objective brings its mask
+LEARNING_SLOTS = ("objective", "mask")  # chosen together: an objective names the mask that it trains under
 MODEL_SLOTS = ("embedding", "kernel", "head", "init")
 SLOTS = (*LEARNING_SLOTS, *LAYER_SLOTS, *MODEL_SLOTS)
-BASE_FAMILY = "llama3"  # whose sizes and traits a model has where no family is typed
+BASE_FAMILY = "llama3"  # gives the sizes and traits of a model where no family is typed
 
 
 @dataclass(frozen=True)
 class Request:
-    """`items`: (slot, part) as typed; `options`: their options, and sizes and traits of the model."""
+    """A parsed request.
+
+    `items`: (slot, part) as typed; `options`: overrides of their options and of the model's sizes and traits.
+    """
 
     items: tuple[tuple[str, str], ...]
     options: tuple[str, ...]
@@ -26,11 +29,12 @@ class Request:
 
     @property
     def whole(self) -> bool:
+        """True where nothing is named, so that everything is checked."""
         return not self.items and self.family is None
 
 
 def parse_request(words: Sequence[str]) -> Request:
-    """UserError, a line a problem, for what does not exist."""
+    """Parse SLOT=PART, SLOT.OPTION=VALUE and model=FAMILY words. UserError with a line for each that does not exist."""
     items: dict[str, str] = {}
     options: list[str] = []
     family, problems = None, []
@@ -72,13 +76,15 @@ def _unknown(slot: str, name: str) -> str | None:
 
 
 def _wrong_values(items: dict[str, str], options: Sequence[str], family: str) -> list[str]:
-    """Of keys and values that can't be: what parts refuse of each other is for the checks to find."""
+    """Problems of keys and values that no config accepts. Combinations that parts refuse are left to the checks."""
     from llmlab.config.compose import compose, misspelt
 
-    parts = [f"{slot}={name}" for slot, name in items.items() if slot != "head"]  # of which no option is typed
+    # A head is chosen for a role (head@heads.ROLE), so head=NAME is no override that Hydra knows.
+    parts = [f"{slot}={name}" for slot, name in items.items() if slot != "head"]
     if problems := misspelt([f"model={family}", *parts, *options]):
         return problems
     if sizes := [w for w in options if w.startswith("model.")]:
+        # Sizes that contradict each other are found by composing only; not strict, since a trait may be for one part alone.
         compose([f"model={family}", *sizes], strict=False)
     return []
 
@@ -92,7 +98,7 @@ def _wrong_option(key: str, items: dict[str, str], family: str | None) -> str | 
     if slot == "head":
         return f"{key}: heads are checked with the options that a short text shows; leave it out"
     if slot == "model" or (slot not in items and family is not None):
-        return None  # see _wrong_values
+        return None  # composing the config decides, in _wrong_values
     if slot not in items:
         return f"{key}: of which {slot}? Add {slot}=NAME"
     known = registry.index()[slot, items[slot]].options

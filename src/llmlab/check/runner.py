@@ -1,4 +1,4 @@
-"""From what was asked for to a report: which cases, in processes, with a bar that says how far it is."""
+"""Runs a request: selects the cases, checks them in worker processes with a progress bar, and builds the report."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
-from typing import Any
 
 from llmlab.check import case_checks, cases, combinations, processes, shrink
 from llmlab.check.report import Report
@@ -17,7 +16,7 @@ from llmlab.errors import UserError
 from llmlab.registry import near
 from llmlab.training.progress import duration
 
-KIND_COMMANDS = {  # of a case, and what is typed for one
+KIND_COMMANDS = {  # kind of case: description, with the command that checks one
     "part": "a part by itself, llmlab check SLOT=PART",
     "pair": "a model with some parts, llmlab check SLOT=PART SLOT=PART",
     "family": "a family as it is, llmlab check model=FAMILY",
@@ -25,29 +24,33 @@ KIND_COMMANDS = {  # of a case, and what is typed for one
 }
 SWAP_CHECKS = ["trains", "causality", "cache", "padding", "documents", "gradients"]
 CaseFactory = Callable[[], Iterable[Case]]
-PROGRESS_SECONDS = 20.0  # seconds between lines where no one looks
+ShowProgress = Callable[[Report], None]
+PROGRESS_SECONDS = 20.0  # between progress lines where stderr is no terminal, as in CI logs
 
 
-def run_request(asked: Request, checks: str | None, jobs: int | None) -> Report:
-    """The matrix, or the part of it that was asked for."""
+def run_request(request: Request, checks: str | None, jobs: int | None) -> Report:
+    """Check everything, or the parts and families that the request names."""
     processes.configure_process()
-    names = _check_names(checks, _case_kinds(asked))
+    names = _check_names(checks, _case_kinds(request))
     report = Report(_descriptions(names), requested_checks=names)
-    some, total = _cases(asked, names)
+    some, total = _cases(request, names)
     _run_cases(report, some, names, total, jobs)
-    if asked.whole:
+    if request.whole:
         report.refused = combinations.combinations().refused()
-    elif len(asked.items) == 1 and asked.family is None:
-        report.checked_part = asked.items[0]
+    elif len(request.items) == 1 and request.family is None:
+        report.checked_part = request.items[0]
         report.refused = {
             pair: why for pair, why in combinations.combinations().refused().items() if report.checked_part in pair
         }
-    shrink.add_commands(report, asked.options)
+    shrink.add_commands(report, request.options)
     return report
 
 
 def run_swaps(checks: str | None, jobs: int | None) -> Report:
-    """Every family with every part that it does not have: two steps of training, and what is cheap to ask."""
+    """Check every family with every part that it does not have: two training steps and the cheap checks.
+
+    There are about 3,000 such models: a check that takes a second costs 50 minutes of CPU.
+    """
     processes.configure_process()
     names = _check_names(checks, ["swap"])
     report = Report(_descriptions(names or SWAP_CHECKS), requested_checks=names)
@@ -56,15 +59,15 @@ def run_swaps(checks: str | None, jobs: int | None) -> Report:
     return report
 
 
-def _case_kinds(asked: Request) -> list[str]:
-    """Of the cases that answer it. Those that take long come first."""
-    if asked.family is not None:
-        return ["swap" if asked.items else "family"]
-    return ["pair"] if len(asked.items) > 1 else ["part", "pair"] if asked.items else ["part", "family", "pair"]
+def _case_kinds(request: Request) -> list[str]:
+    """Kinds of cases that a request needs. The slow ones come first, so that no process is left with one at the end."""
+    if request.family is not None:
+        return ["swap" if request.items else "family"]
+    return ["pair"] if len(request.items) > 1 else ["part", "pair"] if request.items else ["part", "family", "pair"]
 
 
 def _check_names(checks: str | None, kinds: Sequence[str]) -> list[str] | None:
-    """UserError for a check that does not exist, or that no case of these kinds has."""
+    """Names in `checks=`, None for all. UserError for one that does not exist or that no case of these kinds has."""
     if checks is None:
         return None
     names = [n.strip() for n in checks.split(",") if n.strip()]
@@ -74,12 +77,13 @@ def _check_names(checks: str | None, kinds: Sequence[str]) -> list[str] | None:
         if name not in case_checks.every_check():
             raise UserError(f"checks={name}: there is no such check; {near(name, case_checks.every_check())}")
         if not any(name in case_checks.checks_of(kind) for kind in kinds):
-            of = next(what for kind, what in KIND_COMMANDS.items() if name in case_checks.checks_of(kind))
-            raise UserError(f"checks={name}: it is asked of {of}")
+            kind = next(text for kind, text in KIND_COMMANDS.items() if name in case_checks.checks_of(kind))
+            raise UserError(f"checks={name}: it is asked of {kind}")
     return names
 
 
 def _descriptions(names: Sequence[str] | None) -> dict[str, str]:
+    """{check: the first paragraph of its docstring}, as the report shows it."""
     every = case_checks.every_check()
     return {
         n: (c.__doc__ or "").split("\n\n")[0].replace("\n", " ").strip()
@@ -92,22 +96,25 @@ def _is_selected(name: str, names: Sequence[str] | None) -> bool:
     return names is None or name in names or name == case_checks.BUILT
 
 
-def _cases(asked: Request, names: Sequence[str] | None) -> tuple[Iterator[Case], int]:
-    """The cases, and how many, 0 if that is seen as they are made."""
-    if asked.family is not None:
-        typed = [f"{slot}={name}" for slot, name in asked.items]
-        return iter([cases.family_case(asked.family, (*typed, *asked.options))]), 1
-    if len(asked.items) > 1:
-        return iter([cases.combined(asked.items, asked.options)]), 1
-    what = (asked.items[0] if asked.items else ("", "")), asked.options
-    own: dict[str, CaseFactory] = {"part": lambda: [cases.part_case(*what)], "pair": lambda: cases.pairs_with(*what)}
+def _cases(request: Request, names: Sequence[str] | None) -> tuple[Iterator[Case], int]:
+    """The cases, and their number; 0 where it is known only once the covering array is complete."""
+    if request.family is not None:
+        typed = [f"{slot}={name}" for slot, name in request.items]
+        return iter([cases.family_case(request.family, (*typed, *request.options))]), 1
+    if len(request.items) > 1:
+        return iter([cases.combined(request.items, request.options)]), 1
+    item, options = (request.items[0] if request.items else ("", "")), request.options
+    of_item: dict[str, CaseFactory] = {
+        "part": lambda: [cases.part_case(item, options)],
+        "pair": lambda: cases.pairs_with(item, options),
+    }
     every: dict[str, CaseFactory] = {
         "part": cases.part_cases,
         "family": cases.family_cases,
         "pair": cases.iterate_pairs,
     }
-    kinds = [k for k in _case_kinds(asked) if names is None or set(names) & set(case_checks.checks_of(k))]
-    makers = own if asked.items else every
+    kinds = [k for k in _case_kinds(request) if names is None or set(names) & set(case_checks.checks_of(k))]
+    makers = of_item if request.items else every
     return chain.from_iterable(makers[kind]() for kind in kinds), 0
 
 
@@ -121,30 +128,32 @@ def _run_cases(report: Report, some: Iterator[Case], names: Sequence[str] | None
 
     with _progress_bar(total, order) as tell:
 
-        def told(case: Case, found: list[Result]) -> None:
-            report.add(case, found)
+        def add(case: Case, results: list[Result]) -> None:
+            report.add(case, results)
             tell(report)
 
-        case_checks.check_cases(counted(), names, processes.n_processes(jobs, total or sys.maxsize), told)
+        case_checks.check_cases(counted(), names, processes.n_processes(jobs, total or sys.maxsize), add)
     report.cases = {name: report.cases[name] for name in order}
     report.results.sort(key=lambda r: order[r.case])  # stable: the checks of a case stay in their order
 
 
 @contextmanager
-def _progress_bar(total: int, order: dict[str, int]) -> Iterator[Any]:
-    """A bar in a terminal, elsewhere a line now and then. What it gives is called after each case."""
+def _progress_bar(total: int, order: dict[str, int]) -> Iterator[ShowProgress]:
+    """A bar in a terminal, elsewhere a line now and then. Yields a function to call with the report after each case."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     console = Console(stderr=True)
     if not console.is_terminal:
-        began = said = time.monotonic()
+        began = printed = time.monotonic()
 
         def line(report: Report) -> None:
-            nonlocal said
-            if time.monotonic() - said > PROGRESS_SECONDS:
-                said = time.monotonic()
-                print(f"{_progress_text(report, order, total)}  {duration(said - began)}", file=sys.stderr, flush=True)
+            nonlocal printed
+            if time.monotonic() - printed > PROGRESS_SECONDS:
+                printed = time.monotonic()
+                print(
+                    f"{_progress_text(report, order, total)}  {duration(printed - began)}", file=sys.stderr, flush=True
+                )
 
         yield line
         return

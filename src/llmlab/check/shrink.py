@@ -1,4 +1,4 @@
-"""The smallest command that shows a failure again."""
+"""Reduces a failing combination to the fewest parts that still fail, and writes the command that reproduces it."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from llmlab.check.processes import IsolatedProcess
 from llmlab.check.report import Report
 from llmlab.check.subject import Case
 
-MAX_SHRUNK = 8  # failures that are traced; of a bug that breaks everything the first few tell enough
+MAX_SHRUNK = 8  # failures reduced: each costs a dozen models, and a bug that breaks everything shows in the first few
 
 
 def add_commands(report: Report, words: Sequence[str] = ()) -> None:
-    """Give every failure its command. words: options that were typed, which stay with what they are for."""
-    traced: list[tuple[str, str, list[Item]]] = []  # a family, a check, and the parts that together make it fail
+    """Set the command of every failure. words: options that were typed; each stays while its part does."""
+    reduced: list[tuple[str, str, list[Item]]] = []  # a family, a check, and the parts that together make it fail
     with IsolatedProcess() as alone:
         for n, result in enumerate(report.results):
             if result.outcome != "failed":
                 continue
             case = report.cases[result.case]
             family, parts = _family_name(case), list(case.parts)
-            known = next((p for f, c, p in traced if (f, c) == (family, result.check) and set(p) <= set(parts)), None)
-            if known is None and case.kind in ("pair", "swap") and len(parts) > 1 and len(traced) < MAX_SHRUNK:
+            known = next((p for f, c, p in reduced if (f, c) == (family, result.check) and set(p) <= set(parts)), None)
+            if known is None and case.kind in ("pair", "swap") and len(parts) > 1 and len(reduced) < MAX_SHRUNK:
                 known = _minimal_parts(alone, case, result.check, words)
-                traced.append((family, result.check, known))
+                reduced.append((family, result.check, known))
             report.results[n] = result._replace(
                 command=command(case, result.check, parts if known is None else known, words)
             )
 
 
 def _family_name(case: Case) -> str:
-    """The one that was typed, "" if only parts were."""
+    """The family of a case, "" where only parts were named."""
     return case.name.split()[0] if case.kind in ("swap", "family") else ""
 
 
@@ -43,8 +43,8 @@ def _minimal_parts(alone: IsolatedProcess, case: Case, check: str, words: Sequen
             smaller = _smaller_case(case, parts, words)
         except ValueError:
             return False
-        found = case_checks.check_isolated(alone, smaller, [check])
-        return any(r.check == check and r.outcome == "failed" for r in found)
+        results = case_checks.check_isolated(alone, smaller, [check])
+        return any(r.check == check and r.outcome == "failed" for r in results)
 
     if not fails(case.parts):
         return list(case.parts)
@@ -52,7 +52,7 @@ def _minimal_parts(alone: IsolatedProcess, case: Case, check: str, words: Sequen
 
 
 def _smaller_case(case: Case, parts: Sequence[Item], words: Sequence[str]) -> Case:
-    """The same with fewer parts."""
+    """The case with fewer parts."""
     words = _options_for(case, parts, words)
     if family := _family_name(case):
         return cases.family_case(family, [*as_words(parts).split(), *words])
@@ -60,7 +60,7 @@ def _smaller_case(case: Case, parts: Sequence[Item], words: Sequence[str]) -> Ca
 
 
 def _options_for(case: Case, parts: Sequence[Item], words: Sequence[str]) -> list[str]:
-    """Options without those of parts that are left out."""
+    """Options without those of parts that were left out."""
     gone = {slot for slot, _ in case.parts} - {slot for slot, _ in parts}
     return [w for w in words if w.partition(".")[0] not in gone]
 

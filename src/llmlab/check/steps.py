@@ -1,4 +1,4 @@
-"""Training, for as long as it takes to see that it can be."""
+"""The check that a model trains: two steps of its own objective and optimizer."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def trains(subject: Subject) -> None:
     value = loss_function(subject, model)
     optimizer = chosen(subject.composed.cfg, "optimizer")().build(parameters(model))
     for group in optimizer.param_groups:
-        group["weight_decay"] = 0.0  # which moves what learns nothing, too
+        group["weight_decay"] = 0.0  # decay alone would move a parameter that gets no gradient
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     for step in range(STEPS):
         loss = value()

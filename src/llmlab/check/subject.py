@@ -1,14 +1,14 @@
-"""What is checked: a tiny model, as one would type it, and what a check says of it.
+"""The model under test (`Subject`), the overrides that describe it (`Case`), and the `Result` of a check.
 
-A check is a function of a `Subject`. It returns where all is well, raises `Wrong` with one line where it isn't, and
-`NotApplicable` with the reason where it has nothing to ask of this model.
+A check is a function of a `Subject`. It returns if the model passes, raises `CheckFailed` with one line if it does not, and
+`NotApplicable` with the reason where the question makes no sense for this model.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict, Unpack, cast
 
 import torch
 from torch import Tensor
@@ -16,28 +16,33 @@ from torch import Tensor
 from llmlab import attributes, registry
 
 if TYPE_CHECKING:
-    from llmlab.config.spec import ModelSpec, PartSpec
+    from llmlab.config.composed import Composed
+    from llmlab.config.spec import ModelSpec, PartSpec, StackSpec
     from llmlab.model.model import Model
+    from llmlab.sizes import Sizes
 
 LENGTH, SOURCE, VOCABULARY = 12, 9, 61
-N_QUERIES = 3  # tokens of a second stream, behind the text
-FIRST_ID = 5  # ids below it are padding and the like to some parts
+N_QUERIES = 3  # tokens of the second stream (XLNet's queries), which stand behind the text
+FIRST_ID = 5  # some parts take the ids below it for padding and the like
 
 
 class CheckFailed(AssertionError):
-    """A check has failed; the message is one line that says what is so and what should be."""
+    """Raised by a check that fails: one line with what was measured and what is right."""
 
 
 class NotApplicable(Exception):
-    """A check has nothing to ask of this model; the message is the reason."""
+    """Raised by a check that does not apply to this model: the reason, in one line."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """A model to be checked. `overrides`: as typed, sizes included; `parts`: the (slot, name) pairs that it is about, of a
-    case of kind "part" the one whose checks are run; `mask`: one that stands in the last stack instead of the objective's
-    own, where no objective trains under it; `head`: one in the role that an objective has for it, else in one of its own.
-    `swap`: the overrides without those of its one part, where that gives the same and is quicker.
+    """A model to check.
+
+    `overrides`: as typed, sizes included. `parts`: the (slot, name) pairs under test; in a case of kind "part" the one
+    whose own checks run. `mask`: a mask for the last stack that no objective trains under, so that none can be typed.
+    `head`: a head to add, in the role that an objective has for it, else in a role named after it. `swap`: the overrides
+    without the one part that is swapped in: the family is then composed once for
+    all parts of a slot instead of once for each.
     """
 
     name: str
@@ -49,25 +54,35 @@ class Case:
     swap: tuple[str, ...] | None = None
 
 
+Trait = float | str | None  # of a size or trait of the model
+
+
+class SpecChanges(TypedDict, total=False):
+    """Fields of ModelSpec that `Subject.traits` changes."""
+
+    sizes: Sizes
+    stacks: tuple[StackSpec, ...]
+
+
 class Result(NamedTuple):
-    """What one check found in one case. `passed`, `failed`, `refused` (the model can't be had: the reason, what to choose
-    instead) or `skipped` (the check does not apply)."""
+    """The outcome of one check of one case: passed, failed, refused (there can be no such model; the message is what a user
+    is told) or skipped (the check does not apply)."""
 
     case: str
     check: str
     outcome: Literal["passed", "failed", "refused", "skipped"]
     message: str = ""
-    command: str = ""  # the smallest that shows a failure again
+    command: str = ""  # reproduces a failure with as few parts as possible
 
 
 class Subject:
-    """A case, built. UserError from `spec` or `model` where the combination is refused."""
+    """A case and the model built from it. UserError from `spec` or `model` where the combination is refused."""
 
     def __init__(self, case: Case):
         self.case = case
 
     @cached_property
-    def composed(self) -> Any:
+    def composed(self) -> Composed:
         from llmlab.config.compose import compose, swapped
 
         if self.case.swap is None:
@@ -83,23 +98,24 @@ class Subject:
 
     @cached_property
     def model(self) -> Model:
-        """In eval mode, awake: what begins as a constant or small has random values, so that every part counts.
+        """The model in eval mode with random values everywhere: a bias of 0, a norm's weight of 1 or a gate that starts
+        closed would hide a bug in what it multiplies.
 
-        Checks share it, and leave it as it is.
+        All checks share it and must leave it as it is.
         """
         return randomise(self.fresh()).eval()
 
-    def fresh(self, **changes: Any) -> Model:
-        """Another one, with its first values. changes: fields of the spec (kernel=...)."""
+    def fresh(self, **changes: Unpack[SpecChanges]) -> Model:
+        """A new model with its first values. changes: fields of the spec."""
         from llmlab.model.build import build_model
 
         return build_model(replace(self.spec, **changes), seed=1)
 
-    def traits(self, **changes: Any) -> dict[str, Any]:
-        """Fields of the spec, for `fresh`, with other sizes in every stack: a field of Sizes, or one of a group of traits
-        as group__field."""
+    def traits(self, **changes: Trait) -> SpecChanges:
+        """Fields of the spec for `fresh`, with other sizes in every stack. changes: fields of Sizes, or group__field for one
+        of a group of traits (`ffn__bias`)."""
 
-        def changed(sizes: Any) -> Any:
+        def changed(sizes: Sizes) -> Sizes:
             for key, value in changes.items():
                 group, _, name = key.rpartition("__")
                 sizes = sizes.but(**{group: replace(getattr(sizes, group), **{name: value})} if group else {key: value})
@@ -110,27 +126,29 @@ class Subject:
 
     @cached_property
     def roles(self) -> dict[str, None]:
-        """The heads that read hidden states and nothing else of a batch."""
+        """Roles of the heads that read hidden states and nothing else of a batch."""
         return {role: None for role, part in self.spec.heads.items() if not part.attribute("needs")}
 
     @cached_property
     def token_roles(self) -> dict[str, None]:
-        """Those of them that read one token at a time."""
+        """Roles of the heads that read one token at a time, of `roles`."""
         return {role: None for role in self.roles if self.spec.heads[role].attribute("per_token")}
 
     @cached_property
     def expert_choice(self) -> bool:
-        """Whether experts choose among all tokens of a batch, so that each token counts for all others."""
+        """True where experts choose among all tokens of a batch, so that every token affects every other."""
         from llmlab.slots import Choice
 
-        layers: list[Any] = [(layer, stack.sizes.dim) for stack in self.model.all_stacks() for layer in stack.layers]
+        layers: list[tuple[Any, int]] = [
+            (layer, stack.sizes.dim) for stack in self.model.all_stacks() for layer in stack.layers
+        ]
         with torch.no_grad():
-            said = [layer.ffn.router(torch.zeros(2, width), None) for layer, width in layers if layer.routed]
-        return any(isinstance(routing, Choice) for routing in said)
+            routings = [layer.ffn.router(torch.zeros(2, width), None) for layer, width in layers if layer.routed]
+        return any(isinstance(routing, Choice) for routing in routings)
 
     @property
     def splits_batch(self) -> bool:
-        """Whether what a row gives depends on which half of a batch it is in."""
+        """True where the output of a row depends on the half of the batch that it is in."""
         return any(attributes.of(p, "position", "splits") for stack in self.model.all_stacks() for p in stack.positions)
 
     @property
@@ -138,8 +156,8 @@ class Subject:
         return self.spec.topology == "encoder_decoder"
 
     def batch(self, length: int = LENGTH, rows: int = 2, seed: int = 0, two_streams: bool = False) -> dict[str, Tensor]:
-        """Ids, a source with padding for an encoder-decoder, and what the mask and the heads read of it. two_streams: where the
-        mask knows a second stream, the last tokens stand in it."""
+        """Ids, for an encoder-decoder a padded source, and the data that the mask and the heads need. two_streams: where the
+        mask has a second stream, the last N_QUERIES tokens belong to it."""
         batch = {"ids": random_ids(rows, length, seed)}
         if self.encoder_decoder:
             batch["source_ids"] = random_ids(rows, SOURCE, seed + 1)
@@ -148,6 +166,7 @@ class Subject:
         return batch | self.read_by_parts(length, rows, two_streams)
 
     def read_by_parts(self, length: int, rows: int, two_streams: bool = False) -> dict[str, Tensor]:
+        """Example values of the batch keys that the mask and the heads `need`."""
         needs = list(self.model.all_stacks()[-1].mask.needs)
         needs += [n for part in self.spec.heads.values() for n in part.attribute("needs")]
         known = {
@@ -171,14 +190,14 @@ class Subject:
 
 
 @cache
-def _composed_config(overrides: tuple[str, ...]) -> Any:
+def _composed_config(overrides: tuple[str, ...]) -> Composed:
     from llmlab.config.compose import compose
 
     return compose(overrides)
 
 
 def with_mask_and_head(spec: ModelSpec, mask: str | None, head: str | None) -> ModelSpec:
-    """The model under a mask, or with a head, that no objective asks for."""
+    """The spec with another mask in its last stack, or with one more head, neither of which an objective brings."""
     if head is not None:
         spec = replace(spec, heads={**spec.heads, head_role(head): small_part("head", head)})
     if mask is None:
@@ -191,13 +210,13 @@ def with_mask_and_head(spec: ModelSpec, mask: str | None, head: str | None) -> M
 
 
 def head_role(head: str) -> str:
-    """What a head is for: what an objective has it for, else a role of its own."""
+    """The role that an objective has a head for, else a role named after the head."""
     named = (e.attribute("heads") for (slot, _), e in registry.index().items() if slot == "objective")
     return next((role for heads in named for role, name in heads.items() if name == head), head)
 
 
 def small_part(slot: str, name: str) -> PartSpec:
-    """A part with the options in which a short text shows what it does."""
+    """A part with its `small` options: those in which a text of a dozen tokens shows what it does."""
     from llmlab.config.spec import PartSpec
 
     return PartSpec.of(slot, name, **registry.index()[slot, name].attribute("small"))
@@ -213,7 +232,8 @@ def random_ids(rows: int, length: int, seed: int = 0) -> Tensor:
 
 @torch.no_grad()
 def randomise(model: Model, seed: int = 1) -> Model:
-    """Random values on top of the first ones. Queries are shorter, or all of a softmax would go to one key."""
+    """Add random values to the first ones. Queries are shortened: with long ones nearly all of a softmax goes to one key, and
+    a change of any other key is lost in rounding."""
     chance = generator(seed)
     for tensor in [*model.parameters(), *model.buffers()]:
         if tensor.is_floating_point():
@@ -224,16 +244,18 @@ def randomise(model: Model, seed: int = 1) -> Model:
 
 @torch.no_grad()
 def shorten_queries(model: Model, factor: float) -> None:
+    """Scale the weights of all query projections, so that attention is spread more evenly."""
     for module in model.modules():
         if getattr(module, "role", None) == "q":
             cast("Any", module).weight.mul_(factor)
 
 
-def assert_close(one: Tensor, other: Tensor, says: str, tolerance: float = 1e-4) -> None:
-    """Wrong, with how far they are apart, unless both are finite and equal to `tolerance` of the larger's scale."""
+def assert_close(one: Tensor, other: Tensor, name: str, tolerance: float = 1e-4) -> None:
+    """CheckFailed, beginning with `name`, unless both are finite and differ by at most `tolerance` times the largest value of
+    `other` (or 1, if that is larger). Relative to the whole tensor: single values near 0 have no relative precision."""
     if one.shape != other.shape:
-        raise CheckFailed(f"{says}: the shapes are {tuple(one.shape)} and {tuple(other.shape)}")
+        raise CheckFailed(f"{name}: the shapes are {tuple(one.shape)} and {tuple(other.shape)}")
     scale = max(1.0, float(other.abs().max())) if other.numel() else 1.0
     apart = float((one.double() - other.double()).abs().max()) if one.numel() else 0.0
-    if not apart <= tolerance * scale:
-        raise CheckFailed(f"{says}: they differ by {apart:.2g}")
+    if not apart <= tolerance * scale:  # a NaN fails this, and would pass `apart > ...`
+        raise CheckFailed(f"{name}: they differ by {apart:.2g}")

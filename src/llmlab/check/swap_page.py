@@ -1,4 +1,4 @@
-"""families.md: what becomes of each family when one part is exchanged."""
+"""The page families.md: every family with one part replaced, and the outcome."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from llmlab.formatting import markdown_table
 
 
 def page_text(report: Report) -> str:
-    found = outcomes(report)
-    slots = [s for s in SLOTS if any(slot == s for _, slot, _ in found)]
-    families = list(dict.fromkeys(family for family, _, _ in found))
-    count = Counter(found.values())
+    by_swap = outcomes(report)
+    slots = [s for s in SLOTS if any(slot == s for _, slot, _ in by_swap)]
+    families = list(dict.fromkeys(family for family, _, _ in by_swap))
+    count = Counter(by_swap.values())
     rows = []
     for family in families:
-        cells = (Counter(o for (f, s, _), o in found.items() if (f, s) == (family, slot)) for slot in slots)
+        cells = (Counter(o for (f, s, _), o in by_swap.items() if (f, s) == (family, slot)) for slot in slots)
         rows.append([family, *(", ".join(f"{MARKS[o]} {c[o]}" for o in MARKS if c[o]) for c in cells)])
-    said = [
+    lines = [
         "# Families with other parts",
         "",
         "Written by `llmlab check --families`: every family, in a tiny size, with each part that it does not have in that "
-        f"part's slot. {len(found):,} models: {count['passed']:,} "
+        f"part's slot. {len(by_swap):,} models: {count['passed']:,} "
         f"{'train for two steps and ' * ('trains' in report.checks)}keep the promises that are asked of them "
         f"({', '.join(n for n in report.checks if n not in DECIDE)}), {count['refused']:,} are "
         f"refused in a line, {count['failed']:,} fail.",
@@ -36,23 +36,23 @@ def page_text(report: Report) -> str:
         *failures(report),
         *_refused(report),
     ]
-    return "\n".join(said) + "\n"
+    return "\n".join(lines) + "\n"
 
 
 def outcomes(report: Report) -> dict[tuple[str, str, str], str]:
-    """Of each family, slot and part."""
+    """{(family, slot, part): outcome}."""
     return {(c.name.split()[0], *c.parts[0]): report.outcome_of_case(c.name) for c in report.cases.values()}
 
 
 def failures(report: Report) -> Iterator[str]:
-    """The section of either page, if there are any."""
+    """The section on failures, which both pages have."""
     if report.failed:
         rows = [[r.case, r.check, r.message, r.command] for r in report.failed]
         yield from ["## Failures", "", *markdown_table(["model", "check", "what is so", "again with"], rows), ""]
 
 
 def _refused(report: Report) -> Iterator[str]:
-    """By part and reason, in which a family's own name does not count."""
+    """The section on refusals, by part and reason; reasons are alike if they differ only in the family's name."""
     families: dict[tuple[str, str], list[str]] = {}
     for r in report.results:
         if r.outcome == "refused" and r.check in DECIDE:

@@ -1,11 +1,11 @@
-"""The matrix in a terminal: parts in colours, checks in numbers, and what failed with the command that shows it again."""
+"""Prints a report: parts in colours, checks in numbers, and each failure with the command that reproduces it."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from llmlab.check.case_checks import BUILT
 from llmlab.check.covering_array import as_words
@@ -16,11 +16,16 @@ from llmlab.check.subject import Result
 from llmlab.runs.record import shown
 from llmlab.training.progress import duration
 
+if TYPE_CHECKING:
+    from rich.table import Table
+    from rich.text import Text
+
 COLOURS = {"failed": "red", "passed": "green", "refused": "yellow", "skipped": "dim", "": "dim"}
-MAX_LINES = 12  # reasons and failures that are shown; the page has all
+MAX_LINES = 12  # reasons and failures that are printed; the page has all
 
 
 def show(report: Report) -> None:
+    """Print the whole report."""
     from rich.console import Console
     from rich.text import Text
 
@@ -32,11 +37,12 @@ def show(report: Report) -> None:
         console.print(Text(line, style=COLOURS["skipped"]), soft_wrap=True)
     for line, style in _failed(report):
         console.print(Text(line, style=style), soft_wrap=True)
-    says, style = _verdict(report)
-    console.print(Text(says, style=style))
+    verdict, style = _verdict(report)
+    console.print(Text(verdict, style=style))
 
 
 def show_files(files: Sequence[Path]) -> None:
+    """Print the paths of written files."""
     from rich.console import Console
     from rich.text import Text
 
@@ -49,8 +55,8 @@ def _verdict(report: Report) -> tuple[str, str]:
     asked = sum(r.outcome in ("passed", "failed") and not _is_incidental(report, r) for r in report.results)
     models, checks = f"{n} model{'s' * (n != 1)}, {duration(report.seconds)}", f"check{'s' * (asked != 1)}"
     if failed:
-        says = f"{len(failed)} of {asked} {checks} failed in {len({r.case for r in failed})} of {models}"
-        return says, "bold red"
+        verdict = f"{len(failed)} of {asked} {checks} failed in {len({r.case for r in failed})} of {models}"
+        return verdict, "bold red"
     if asked:
         return (f"all {asked} checks hold: {models}" if asked > 1 else f"the check holds: {models}"), "bold green"
     refused = any(r.outcome == "refused" for r in report.results)
@@ -58,7 +64,7 @@ def _verdict(report: Report) -> tuple[str, str]:
 
 
 def _is_incidental(report: Report, r: Result) -> bool:
-    """That a model can be built is asked of all; where checks were typed it is no answer."""
+    """True for the check that a model can be built, where other checks were requested: it passes, but answers nothing."""
     return (
         r.check == BUILT
         and r.outcome == "passed"
@@ -67,8 +73,8 @@ def _is_incidental(report: Report, r: Result) -> bool:
     )
 
 
-def _matrix(report: Report) -> Any:
-    """A line a slot, its parts coloured by what became of them; one for the families, and one for the checks."""
+def _matrix(report: Report) -> Table:
+    """A table with a line for each slot, its parts coloured by outcome, one for the families and one for the checks."""
     from rich.table import Table
     from rich.text import Text
 
@@ -78,18 +84,18 @@ def _matrix(report: Report) -> Any:
     blamed = _failing_parts(report)
     by_slot: dict[str, list[Text]] = {}
     for item in checked_parts(report):
-        found = {report.outcome_of_case(name) for name in report.cases_with(item)}
-        outcome = next((o for o in MARKS if o in found), "")
+        outcomes = {report.outcome_of_case(name) for name in report.cases_with(item)}
+        outcome = next((o for o in MARKS if o in outcomes), "")
         if outcome == "failed" and blamed and not any(item in some for some in blamed):
-            outcome = "passed"  # it was in a model that fails, but the model fails without it too
+            outcome = "passed"  # the model fails without this part too
         elif (
             report.checked_part not in (None, item)
             and outcome not in ("failed", "passed")
             and any(item in p for p in report.refused)
         ):
-            outcome = "refused"  # it can't meet the one that was asked about
+            outcome = "refused"  # it can't be combined with the part that was requested
         by_slot.setdefault(item[0], []).append(Text(f"{MARKS[outcome]}{item[1]}", style=COLOURS[outcome]))
-    if report.checked_part is not None:  # what it can't meet was in no model
+    if report.checked_part is not None:  # parts that can't be combined with it were in no model
         for pair in report.refused:
             slot, name = next(i for i in pair if i != report.checked_part)
             if (slot, name) not in checked_parts(report):
@@ -113,19 +119,19 @@ def _failing_parts(report: Report) -> list[set[tuple[str, str]]]:
     return [{(s, n) for s, _, n in (w.partition("=") for w in c.split()) if s in SLOTS} for c in commands]
 
 
-def _checks(report: Report) -> list[Any]:
-    """Each check that had something to ask, and of how many models it holds."""
+def _checks(report: Report) -> list[Text]:
+    """Each check that applied, with the number of models that pass."""
     from rich.text import Text
 
-    found = []
+    cells = []
     for name in report.checks:
         outcomes = Counter(r.outcome for r in report.results if r.check == name)
         held, failed = outcomes["passed"], outcomes["failed"]
         if failed:
-            found.append(Text(f"{MARKS['failed']}{name} {failed}/{held + failed}", style=COLOURS["failed"]))
+            cells.append(Text(f"{MARKS['failed']}{name} {failed}/{held + failed}", style=COLOURS["failed"]))
         elif held:
-            found.append(Text(f"{MARKS['passed']}{name} {held}", style=COLOURS["passed"]))
-    return found
+            cells.append(Text(f"{MARKS['passed']}{name} {held}", style=COLOURS["passed"]))
+    return cells
 
 
 def _refused(report: Report) -> Iterator[str]:
@@ -140,17 +146,17 @@ def _refused(report: Report) -> Iterator[str]:
 
 
 def _skipped(report: Report) -> Iterator[str]:
-    """Of the checks that were typed those that no model was asked, and why."""
-    asked = {r.check for r in report.results if r.outcome in ("passed", "failed")}
-    reasons = Counter((r.check, r.message) for r in report.results if r.outcome == "skipped" and r.check not in asked)
+    """Lines on requested checks that applied to no model, and why."""
+    applied = {r.check for r in report.results if r.outcome in ("passed", "failed")}
+    reasons = Counter((r.check, r.message) for r in report.results if r.outcome == "skipped" and r.check not in applied)
     if report.requested_checks is not None:
         for (check, why), n in reasons.most_common(MAX_LINES):
             yield f"skipped: {check}: {why}{f' ({n} models)' if n > 1 else ''}"
 
 
 def _failed(report: Report) -> Iterator[tuple[str, str]]:
-    """Failures by the command that shows them again."""
-    groups: dict[str, list[Any]] = {}
+    """(line, style) of failures, grouped by the command that reproduces them."""
+    groups: dict[str, list[Result]] = {}
     for r in report.failed:
         groups.setdefault(r.command, []).append(r)
     for command, some in list(groups.items())[:MAX_LINES]:

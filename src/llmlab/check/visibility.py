@@ -1,14 +1,14 @@
-"""What makes a difference to what: changed inputs, against a loop over pairs of what mask and windows say of each pair."""
+"""Checks of visibility: which inputs affect which outputs, against a loop over the pairs that mask and windows allow."""
 
 from __future__ import annotations
 
 import contextlib
 import itertools
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from llmlab import attributes
 from llmlab.check import reference_attention
@@ -24,16 +24,19 @@ from llmlab.check.subject import (
     generator,
     shorten_queries,
 )
+from llmlab.config.spec import StackSpec
 from llmlab.model.model import Model
 from llmlab.model.stack import Layer, Stack
+from llmlab.slots import Window
 
 Batch = dict[str, Tensor]
-NOISE = 1e-6  # what rounding may change, of the largest value
+# Relative to the largest value. A float32 operation rounds by 2^-24 = 6e-8, so a smaller difference may be rounding.
+NOISE = 1e-6
 ROWS = 2
 
 
 def contexts(subject: Subject) -> Iterator[tuple[str, Batch]]:
-    """What a forward may be given beside the text, and in words."""
+    """(description, batch) of all that a forward may be given: padding, documents, the caller's own mask, two streams."""
     batch = subject.batch(rows=ROWS)
     places = torch.arange(LENGTH)[None]
     right, left = places < torch.tensor([[LENGTH], [LENGTH - 4]]), places >= torch.tensor([[3], [0]])
@@ -55,16 +58,16 @@ def causality(subject: Subject) -> None:
     for where, batch in contexts(subject):
         if subject.expert_choice and "documents" in batch:
             continue
-        moved = _changed_outputs(subject, batch, "ids")
+        changed = _changed_outputs(subject, batch, "ids")
         may = torch.tensor([_reachable(subject, batch, row) for row in range(ROWS)])
-        asked = batch.get("valid", torch.ones(ROWS, LENGTH, dtype=torch.bool))
-        leaks = moved & ~may & asked[:, :, None]
+        counted = batch.get("valid", torch.ones(ROWS, LENGTH, dtype=torch.bool))
+        leaks = changed & ~may & counted[:, :, None]
         if leaks.any():
             _, q, k = leaks.nonzero()[0].tolist()
             raise CheckFailed(
                 f"token {k} changes what the model says of token {q}, from which it is hidden, in {where}"
             )
-        blind = asked & ~moved.diagonal(dim1=1, dim2=2) & ~batch.get("queries", torch.zeros_like(asked))
+        blind = counted & ~changed.diagonal(dim1=1, dim2=2) & ~batch.get("queries", torch.zeros_like(counted))
         if blind.any():
             raise CheckFailed(
                 f"token {blind.nonzero()[0, 1]} makes no difference to what is said of itself, in {where}"
@@ -75,16 +78,17 @@ def causality(subject: Subject) -> None:
 
 def _causality_of_source(subject: Subject) -> None:
     batch = subject.batch(rows=ROWS)
-    moved = _changed_outputs(subject, batch, "source_ids")
+    changed = _changed_outputs(subject, batch, "source_ids")
     for row, k in itertools.product(range(ROWS), range(SOURCE)):
-        if batch["source_valid"][row, k] and not moved[row, :, k].any():
+        if batch["source_valid"][row, k] and not changed[row, :, k].any():
             raise CheckFailed(f"token {k} of the source makes no difference")
-        if not batch["source_valid"][row, k] and moved[row, :, k].any():
+        if not batch["source_valid"][row, k] and changed[row, :, k].any():
             raise CheckFailed(f"token {k} of the source is padding, but makes a difference")
 
 
 def _reachable(subject: Subject, batch: Batch, row: int) -> reference_attention.Pairs:
-    """Of the last stack. Where experts choose, tokens make a difference whatever the window."""
+    """Pairs (query, key) of the last stack through all its layers. With expert choice tokens compete for experts, so that each
+    affects the others whatever the window."""
     stack = subject.spec.stacks[-1]
     mask = stack.mask.factory()()
     pairs = []
@@ -102,25 +106,31 @@ def _reachable(subject: Subject, batch: Batch, row: int) -> reference_attention.
 class NoWindow:
     """A window that hides nothing."""
 
-    def sees(self, q: int, k: int, row: Mapping[str, Any]) -> bool:
+    def sees(self, q: int, k: int, row: reference_attention.RowData) -> bool:
         return True
+
+    def covers(self, length: int) -> bool:
+        return True
+
+    def allowed(self, q: Tensor, k: Tensor, data: Mapping[str, Tensor]) -> Tensor:
+        return torch.ones(len(q), k.shape[-1], dtype=torch.bool)
 
 
 @torch.no_grad()
 def _changed_outputs(subject: Subject, batch: Batch, key: str) -> Tensor:
-    """(B, T, S) bool: whether the hidden state of a token differs when another token of batch[key] is in place of each."""
+    """(B, T, S) bool: True if the hidden state of a token changes when token s of batch[key] is replaced."""
     keys = batch[key].shape[1]
     many = {k: x.repeat(keys + 1, *(1,) * (x.dim() - 1)) for k, x in batch.items()}
     for k in range(keys):
-        own = many[key][(k + 1) * ROWS : (k + 2) * ROWS, k]
-        own += 1
-        own[own == VOCABULARY] = FIRST_ID
+        token = many[key][(k + 1) * ROWS : (k + 2) * ROWS, k]  # a view: changed in place
+        token += 1
+        token[token == VOCABULARY] = FIRST_ID
     hidden = [subject.model(one, heads={}).hidden for one in _forwards(subject, many)]
-    return _differs(torch.cat(hidden), keys, 20 * NOISE)
+    return _differs(torch.cat(hidden), keys, 20 * NOISE)  # rounding adds up over layers
 
 
 def _forwards(subject: Subject, many: Batch) -> list[Batch]:
-    """All rows at once, or a row at a time where all tokens of a batch count."""
+    """The batches to run: all rows at once, or one row each where all tokens of a batch affect each other."""
     if subject.splits_batch:
         raise NotApplicable(SPLITS_REASON)
     rows = len(many["ids"])
@@ -128,7 +138,7 @@ def _forwards(subject: Subject, many: Batch) -> list[Batch]:
 
 
 def _differs(out_CTD: Tensor, keys: int, noise: float) -> Tensor:
-    """Of (1 + S) groups of B rows, of which the first is as it was: (B, T, S)."""
+    """(B, T, S) bool from (1 + S) groups of B rows, the first of them unchanged: True where an output differs from it."""
     out = out_CTD.unflatten(0, (keys + 1, ROWS))
     apart = (out[1:] - out[:1]).abs().amax(-1)
     if not torch.isfinite(out).all():
@@ -142,81 +152,83 @@ def _differs(out_CTD: Tensor, keys: int, noise: float) -> Tensor:
 def visibility(subject: Subject) -> None:
     """In each layer a query takes from those keys that its mask, its window, documents and padding show, and no others."""
     model = subject.fresh().eval()
-    shorten_queries(model, 0.01)  # so that all that is seen has a share that is not lost in rounding
+    shorten_queries(model, 0.01)  # near-uniform attention: no visible key has a share that is lost in rounding
     stacks = list(zip(model.all_stacks(), subject.spec.stacks, strict=True))
-    for where, batch in contexts(subject):
+    for context, batch in contexts(subject):
         stack, spec = stacks[-1]
         mask = spec.mask.factory()()
-        pairs: dict[Any, Tensor] = {}
+        pairs: dict[Window, Tensor] = {}
         for i, layer in enumerate(spec.layers):
             window = layer.parts["window"].factory()()
             if window not in pairs:
                 pairs[window] = torch.tensor(
                     [reference_attention.visible_pairs(mask, window, batch, row) for row in range(ROWS)]
                 )
-            asked = batch.get("valid", torch.ones(ROWS, LENGTH, dtype=torch.bool))
-            at = f"layer {i} (window={layer.parts['window']}), in {where}"
-            _check_layer(subject, model, stack.layers[i].attention, batch, pairs[window], asked, at)
+            counted = batch.get("valid", torch.ones(ROWS, LENGTH, dtype=torch.bool))
+            where = f"layer {i} (window={layer.parts['window']}), in {context}"
+            _check_layer(subject, model, cast("Layer", stack.layers[i]).attention, batch, pairs[window], counted, where)
     if subject.encoder_decoder:
         _visibility_of_source(subject, model, stacks)
 
 
-def _visibility_of_source(subject: Subject, model: Model, stacks: list[tuple[Stack, Any]]) -> None:
+def _visibility_of_source(subject: Subject, model: Model, stacks: list[tuple[Stack, StackSpec]]) -> None:
     batch = subject.batch(rows=ROWS)
     source = {"ids": batch["source_ids"], "valid": batch["source_valid"]}
     encoder, spec = stacks[0]
     for i, layer in enumerate(spec.layers):
         mask, window = spec.mask.factory()(), layer.parts["window"].factory()()
         pairs = torch.tensor([reference_attention.visible_pairs(mask, window, source, row) for row in range(ROWS)])
-        at = f"layer {i} of the encoder (window={layer.parts['window']})"
-        _check_layer(subject, model, encoder.layers[i].attention, batch, pairs, source["valid"], at)
+        where = f"layer {i} of the encoder (window={layer.parts['window']})"
+        _check_layer(subject, model, cast("Layer", encoder.layers[i]).attention, batch, pairs, source["valid"], where)
     shown = source["valid"][:, None].expand(-1, LENGTH, -1)
     for i, own in enumerate(stacks[-1][0].layers):
-        assert isinstance(own, Layer)
+        assert isinstance(own, Layer) and own.cross_attention is not None
         every = torch.ones(ROWS, LENGTH, dtype=torch.bool)
         _check_layer(subject, model, own.cross_attention, batch, shown, every, f"the cross-attention of layer {i}")
 
 
 def _check_layer(
-    subject: Subject, model: Model, attention: Any, batch: Batch, pairs: Tensor, asked: Tensor, at: str
+    subject: Subject, model: Model, attention: nn.Module, batch: Batch, pairs: Tensor, counted: Tensor, where: str
 ) -> None:
-    """asked (B, T): the queries that count."""
-    moved, diagonal = keys_read(subject, model, attention, batch, pairs.shape[-1])
-    wrong = (moved != pairs) & asked[:, :, None]
+    """Compare the keys that one attention reads with `pairs` (B, T, S). counted (B, T): queries that are not padding."""
+    read, diagonal = keys_read(subject, model, attention, batch, pairs.shape[-1])
+    wrong = (read != pairs) & counted[:, :, None]
     if not diagonal:
         wrong &= ~torch.eye(*wrong.shape[1:]).bool()
     if wrong.any():
         row, q, k = wrong.nonzero()[0].tolist()
-        verb = "takes from token {}, which is hidden from it" if moved[row, q, k] else "takes nothing from token {}"
-        raise CheckFailed(f"token {q} {verb.format(k)}: {at}")
+        verb = "takes from token {}, which is hidden from it" if read[row, q, k] else "takes nothing from token {}"
+        raise CheckFailed(f"token {q} {verb.format(k)}: {where}")
 
 
 class _StopForward(Exception):
-    """A forward has come as far as was asked."""
+    """Raised by a hook to end a forward early."""
 
 
 @torch.no_grad()
-def keys_read(subject: Subject, model: Model, attention: Any, batch: Batch, keys: int) -> tuple[Tensor, bool]:
-    """(B, T, S) bool: whether what `attention` gives a query differs when the value of a key is another; its first run in
-    a forward. The second is False where it has no linear of the role v, so that tokens are changed instead, the query too.
+def keys_read(subject: Subject, model: Model, attention: nn.Module, batch: Batch, keys: int) -> tuple[Tensor, bool]:
+    """(B, T, S) bool: True if the output of `attention` for a query changes with the value of a key, in its first call.
+
+    The second result is False where it has no linear of the role v. Then its inputs are changed instead, which changes the
+    query at that position too, so that the diagonal tells nothing.
     """
     many = {k: x.repeat(keys + 1, *(1,) * (x.dim() - 1)) for k, x in batch.items()}
     noise = torch.randn(ROWS, 512, generator=generator(5)) * 5
     values = [m for m in attention.modules() if getattr(m, "role", None) == "v"]
     out: list[Tensor] = []
-    begun = [0]  # rows that came before those of this forward
+    n_before = [0]  # rows in the forwards before this one
 
     def change(x: Tensor) -> Tensor:
         if x.dim() != 3 or x.shape[1] != keys:
             raise NotApplicable(f"its values are {tuple(x.shape)}, not (batch, keys, width)")
         x = x.clone()
         for place in range(len(x)):
-            group, row = divmod(begun[0] + place, ROWS)
+            group, row = divmod(n_before[0] + place, ROWS)
             if group:
                 x[place, group - 1] += noise[row, : x.shape[-1]]
         return x
 
-    def stop(module: Any, args: Any, result: Tensor) -> None:
+    def stop(module: nn.Module, args: tuple[object, ...], result: Tensor) -> None:
         out.append(result)
         raise _StopForward
 
@@ -229,7 +241,7 @@ def keys_read(subject: Subject, model: Model, attention: Any, batch: Batch, keys
         for one in _forwards(subject, many):
             with contextlib.suppress(_StopForward):
                 model(one, heads={})
-            begun[0] += len(one["ids"])
+            n_before[0] += len(one["ids"])
     finally:
         for hook in hooks:
             hook.remove()

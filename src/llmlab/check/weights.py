@@ -1,4 +1,4 @@
-"""What a model's weights are: stored and read back, tied where they should be."""
+"""Checks of weights: saved and loaded, drawn independently, tied where they should be."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ def saved(subject: Subject) -> None:
         path = Path(folder) / checkpoint.name(1)
         checkpoint.write(path, model.state_dict(), {})
         weights = checkpoint.read_weights(path)
+    # Through JSON text, since that is how model.json keeps it: tuples become lists, and keys become strings.
     spec = serialise.from_dict(json.loads(json.dumps(serialise.to_dict(subject.spec))))
     again = build.build_model(spec, seed=2).eval()
     build.load(again, weights)
@@ -38,12 +39,13 @@ def drawn(subject: Subject) -> None:
     first: dict[tuple[float, ...], str] = {}
     for name, tensor in subject.fresh().named_parameters():
         values = tensor.flatten()[:16].double()
-        if len(values.unique()) < len(values) or len(values) < 16:  # constants
+        if len(values.unique()) < len(values) or len(values) < 16:  # constants, as a norm's weight
             continue
-        shape = tuple(round(v, 4) for v in (values / values.norm()).tolist())  # whatever their spread
-        if shape in first:
-            raise CheckFailed(f"{name} begins with the values of {first[shape]}")
-        first[shape] = name
+        # Normed: two tensors drawn from one seed with other standard deviations are equal but for a factor.
+        direction = tuple(round(v, 4) for v in (values / values.norm()).tolist())
+        if direction in first:
+            raise CheckFailed(f"{name} begins with the values of {first[direction]}")
+        first[direction] = name
 
 
 @torch.no_grad()
@@ -52,7 +54,7 @@ def tied(subject: Subject) -> None:
     model, batch = subject.fresh().eval(), subject.batch()
     if "tokens" not in model.heads:
         raise NotApplicable("it has no head for tokens")
-    token = FIRST_ID - 2  # which no text has
+    token = FIRST_ID - 2  # no text of `random_ids` has it
     before = model(batch)
     model.all_stacks()[0].embedding.weight[token] += 1.0
     after = model(batch)

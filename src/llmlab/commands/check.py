@@ -1,4 +1,7 @@
-"""`llmlab check`: whether every part keeps what it promises, with every other, and every family as it is."""
+"""`llmlab check`: tests of every part, alone and combined with every other, and of every family.
+
+The command line is read without torch, so that `--help` and a typo answer at once.
+"""
 
 from __future__ import annotations
 
@@ -34,6 +37,8 @@ BACKENDS = (TRACED, "inductor")
 
 @dataclass
 class Arguments:
+    """Options of the command; parts and families are given as SLOT=PART beside them."""
+
     checks: str | None = None
     to: str | None = None
     jobs: int | None = None
@@ -47,29 +52,30 @@ def main(argv: Sequence[str]) -> int:
         return 0
     from llmlab.check.request import parse_request
 
-    own = {f.name for f in fields(Arguments)}
-    mine = [w for w in argv if w.lstrip("-").partition("=")[0] in own or "=" not in w]
+    names = {f.name for f in fields(Arguments)}
+    mine = [w for w in argv if w.lstrip("-").partition("=")[0] in names or "=" not in w]
     a = parse(mine, Arguments, "check")
     if a.jobs is not None and a.jobs < 1:
         raise UserError(f"jobs={a.jobs} must be at least 1")
     if a.compile not in BACKENDS:
         raise UserError(f"compile={a.compile} must be {' or '.join(BACKENDS)}")
-    os.environ["LLMLAB_CHECK_COMPILE"] = a.compile  # for the processes that check
+    # An environment variable, since worker processes that are spawned inherit nothing else of this one.
+    os.environ["LLMLAB_CHECK_COMPILE"] = a.compile
     typed = [w.partition("=")[0] for w in argv if w not in mine]
     if twice := [key for key in dict.fromkeys(typed) if typed.count(key) > 1]:
         raise UserError(f"{twice[0]} is given twice; leave one of them out")
-    asked = parse_request([w for w in argv if w not in mine])
-    if a.families and not asked.whole:
+    request = parse_request([w for w in argv if w not in mine])
+    if a.families and not request.whole:
         raise UserError(
             "--families is of all families and parts; leave out the others, or name one: model=FAMILY SLOT=PART"
         )
 
     from llmlab.check import page, processes, runner, terminal
 
-    folder, name = a.to or (FOLDER if asked.whole else None), page.SWAPS if a.families else page.MATRIX
+    folder, name = a.to or (FOLDER if request.whole else None), page.SWAPS if a.families else page.MATRIX
     with page.report_writer(Path(folder), name) if folder else nullcontext() as write, processes.sigterm_as_interrupt():
         began = time.monotonic()
-        report = runner.run_swaps(a.checks, a.jobs) if a.families else runner.run_request(asked, a.checks, a.jobs)
+        report = runner.run_swaps(a.checks, a.jobs) if a.families else runner.run_request(request, a.checks, a.jobs)
         report.seconds = time.monotonic() - began
         terminal.show(report)
         terminal.show_files(write(report) if write else [])

@@ -117,7 +117,7 @@ def evaluate(
     from llmlab.data.records import RecordSamples
     from llmlab.data.samples import samples
     from llmlab.decoding.generate import limit
-    from llmlab.model import finite
+    from llmlab.model import batch_keys, finite
     from llmlab.runs import folder, text
     from llmlab.training.feeds.acting import Actor
     from llmlab.training.recipe import chosen, plain, reads, segments
@@ -201,7 +201,10 @@ def evaluate(
                 batches = loader.validation_loader(windows, objective, micro=batch_size, rank=0, world=1, limit=None)
             for batch in batches:
                 _known(batch, model)
-                totals.add(objective.loss(model, batch), batch)
+                watched = batch_keys.Watched(batch) if not totals.pairs else batch  # the first
+                totals.add(objective.loss(model, watched), batch)
+                if isinstance(watched, batch_keys.Watched):
+                    batch_keys.check(watched, objective)
                 if not math.isfinite(totals.means()["loss"]):
                     which = finite.arises(model, lambda: objective.loss(model, batch))  # noqa: B023
                     so_far = sum(totals.counts().values())

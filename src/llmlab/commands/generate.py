@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json as json_module
 import re
 import sys
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from llmlab.commands.arguments import either, parse
 from llmlab.commands.swap import split, swapped
 from llmlab.errors import UserError
-from llmlab.json_files import parse_json
+from llmlab.json_files import json_lines, parse_json
 
 if TYPE_CHECKING:
     from llmlab.data.template import Template
@@ -172,12 +173,11 @@ def read_prompts(path: str) -> list[str]:
         raise UserError(f"prompts={path} is not UTF-8 (byte {e.start})") from None
     except OSError as e:
         raise UserError(f"prompts={path} can't be read: {e.strerror}") from None
-    lines = [(n, line.removesuffix("\r")) for n, line in enumerate(text.split("\n"), start=1) if line.strip()]
     if file.suffix.lower() != ".jsonl":
-        found = [line for _, line in lines]
+        found = [line.removesuffix("\r") for line in text.split("\n") if line.strip()]
     else:
         found = []
-        for number, line in lines:
+        for number, line in json_lines(io.StringIO(text, newline=None)):
             row: Any = parse_json(line, Any, f"prompts={path}, line {number}")
             if not isinstance(row, dict) or not isinstance(row.get("prompt"), str):
                 raise UserError(f'prompts={path}, line {number}: needs an object with a string under "prompt"')

@@ -18,7 +18,7 @@ from llmlab.errors import UserError
 from llmlab.registry import near
 from llmlab.slot_names import SLOTS
 
-TEMPLATES = Path(__file__).with_name("templates")
+TEMPLATES = Path(__file__).parents[1] / "templates"
 USAGE = f"""\
 llmlab new SLOT NAME [out=FILE]
 

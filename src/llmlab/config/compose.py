@@ -101,6 +101,11 @@ def _whole(
     store.declare()
     if absent := registry.missing():
         raise UserError("\n".join(absent))
+    for slot, name in registry.defined():
+        if (conf_dir() / slot / f"{name}.yaml").exists():
+            raise UserError(
+                f"{slot}={name} is a preset in conf/{slot}/; choose another name for the part that you define"
+            )
     run = functools.partial(_hydra, config_dirs=tuple(config_dirs))
     known = known_choices(config_dirs)
     spelled = spelling.spelled(given, lambda: known.choices("data"))

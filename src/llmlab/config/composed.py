@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+from llmlab import registry
+
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
     from omegaconf import DictConfig
@@ -77,3 +79,15 @@ class Composed:
     keys: frozenset[str] = frozenset()  # values that were typed, "model.n_kv_heads"
     spec: ModelSpec | None = None
     companions: Mapping[str, Chosen] = field(default_factory=dict)
+
+    def of_this_process(self, *, ranks: bool = False) -> list[str]:
+        """The typed parts that other processes can't have, a line each. ranks: those that run the same script have its own."""
+        found = []
+        for t in self.typed:
+            entry = registry.defined().get((t.group, t.choice or ""))
+            if entry is not None and not (ranks and entry.path.is_file()):
+                found.append(
+                    f"{t.group}={t.choice} is defined in this process alone (at {entry.path}:{entry.line}), but others would "
+                    "train it; put it into a file of its own, which LLMLAB_PLUGINS names"
+                )
+        return found

@@ -72,11 +72,10 @@ def resolve(
     check_objective(spec, objective, companion)
     chosen = typed.get(("objective", ""))
     if chosen is not None and not chosen.kept:
-        mask = spec.stacks[-1].mask.name
-        said = (
-            f"objective={objective.name} brings mask={mask}: {spec.family} is trained as {_a(_words((spec.topology,)))}"
-        )
-        spec = replace(spec, notes=(*spec.notes, said))
+        mask, trained = spec.stacks[-1].mask.name, f"{spec.family} is trained as {_a(_words((spec.topology,)))}"
+        if mask == objective.attribute("mask"):  # another was typed
+            said = f"objective={objective.name} brings mask={mask}: {trained}"
+            spec = replace(spec, notes=(*spec.notes, said))
     return spec
 
 

@@ -83,6 +83,8 @@ def checked(
     if found:
         return found, None
     found = [*_values(cfg), *_heads(composed, companion), *_batch(cfg), *_budget(cfg), *_run(cfg), *_loggers(composed)]
+    if int(cfg.trainer.num_nodes) > 1 or str(cfg.trainer.devices) not in ("1", "auto", "-1"):
+        found += composed.of_this_process(ranks=True)
     if not cfg.resume:  # whose data, strategy and devices may be those of its run
         found += [*_data(composed), *devices.problems(cfg), *rollouts.problems(cfg)]
     if found:

@@ -19,6 +19,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 from llmlab.errors import UserError
+from llmlab.files import replace_atomically, sha256
 from llmlab.json_files import read_json
 from llmlab.ranks import is_first
 
@@ -103,7 +104,7 @@ def check(folder: Path) -> dict[str, Any]:
     for name, file in manifest["files"].items():
         try:
             size = (folder / name).stat().st_size
-            same = size == file["bytes"] and (size > HASHED or _sha256(folder / name) == file["sha256"])
+            same = size == file["bytes"] and (size > HASHED or sha256(folder / name) == file["sha256"])
         except OSError:
             raise Damaged(f"{name} is missing or unreadable") from None
         if not same:
@@ -136,16 +137,11 @@ def raw_to_npy(raw: Path, to: Path, dtype: DTypeLike, wanted: DTypeLike, n: int)
     raw.unlink()
 
 
-def write_atomically(path: Path, content: dict[str, Any]) -> None:
-    """Writes {"manifest": content, "sha256": ...} under a temporary name and renames it; those that were left go."""
-    temporary = _beside(path)
+def write_manifest(path: Path, content: dict[str, Any]) -> None:
+    """Writes {"manifest": content, "sha256": ...}, whole or not at all, and deletes stale temporary files. Raises OSError."""
     text = json.dumps({"manifest": content, "sha256": digest(content)}, indent=1, sort_keys=True) + "\n"
-    try:
-        with writing(path, len(text)):
-            temporary.write_text(text)
-            os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with writing(path, len(text)):
+        replace_atomically(path, text)
     for old in path.parent.glob(f".{path.name}.*"):
         with suppress(OSError):
             if time.time() - old.stat().st_mtime > STALE:
@@ -153,15 +149,15 @@ def write_atomically(path: Path, content: dict[str, Any]) -> None:
 
 
 def keep(path: Path, content: dict[str, Any]) -> None:
-    """`write_atomically` where that is possible; else a line that says that it isn't: what is kept can be computed again."""
+    """`write_manifest` if that is possible; else a line that says that it isn't: the content can be computed again."""
     try:
-        write_atomically(path, content)
+        write_manifest(path, content)
     except OSError as e:
         say(f"{path.name} is not kept in the cache {path.parent} ({e.strerror}); it is computed anew each time")
 
 
 def read_checked(path: Path) -> dict[str, Any] | None:
-    """The content that `write_atomically` wrote, or None if there is nothing or it is damaged."""
+    """The content that `write_manifest` wrote, or None if there is nothing or it is damaged."""
     try:
         outer: _Checked = read_json(path, _Checked)
     except (OSError, ValueError):
@@ -187,9 +183,9 @@ def _make(folder: Path, make: Callable[[Path], dict[str, Any]]) -> dict[str, Any
     try:
         manifest = make(temporary)
         files = sorted(p for p in temporary.iterdir() if p.is_file())
-        manifest["files"] = {p.name: {"bytes": p.stat().st_size, "sha256": _sha256(p)} for p in files}
+        manifest["files"] = {p.name: {"bytes": p.stat().st_size, "sha256": sha256(p)} for p in files}
         manifest = json.loads(json.dumps(manifest))
-        write_atomically(temporary / MANIFEST, manifest)
+        write_manifest(temporary / MANIFEST, manifest)
         if folder.exists():
             os.rename(folder, temporary.with_name(temporary.name + ".old"))
         os.rename(temporary, folder)
@@ -241,8 +237,3 @@ def _lock(path: Path) -> Iterator[None]:
             yield
         finally:
             _held.discard(path)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()

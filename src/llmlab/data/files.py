@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 from llmlab.data.account import BLANK_DOCUMENT, BLANK_FILE, Account, Document, Source, Tick, printable, reasons
 from llmlab.data.listing import ENDINGS, File, below, one, status
 from llmlab.errors import UserError
-from llmlab.json_files import Json, loads
+from llmlab.json_files import Json, json_lines, loads
 
 DEEPEST = 3  # levels of an object whose strings are offered for data.field
 
@@ -109,8 +109,6 @@ def _plain(file: File, account: Account) -> Iterator[Document]:
 
 def _jsonl(file: File, field: str, account: Account) -> Iterator[Document]:
     for number, line in lines_of(file.path):
-        if not line:
-            continue
         text = _text(line, field, f"data.path: {printable(file.path)}, line {number}")
         if text.strip():
             yield Document(f"{file.name}:{number}", text)
@@ -119,15 +117,10 @@ def _jsonl(file: File, field: str, account: Account) -> Iterator[Document]:
 
 
 def lines_of(path: str) -> Iterator[tuple[int, str]]:
-    """Numbered lines, without a byte order mark, which files that were put together have in the middle too.
-
-    They end as Python's universal newlines do, in \\n, \\r\\n or \\r. None of these can be inside a JSON string, where
-    U+2028 and the like, at which splitlines() would cut, may stand as they are.
-    """
+    """The numbered lines of a .jsonl file."""
     try:
         with open(path, encoding="utf-8", newline=None) as f:
-            for number, line in enumerate(f, start=1):
-                yield number, line.strip().removeprefix("\ufeff").strip()
+            yield from json_lines(f)
     except UnicodeDecodeError:  # its position is one in the reader's buffer
         decoded(path)
         raise

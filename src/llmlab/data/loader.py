@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from llmlab import attributes, measures
 from llmlab.data import collate
 from llmlab.data.order import indices
 from llmlab.data.samples import Samples
@@ -120,7 +121,7 @@ class MicroSteps(Dataset[Batch]):
         self.windows, self.objective, self.seed = windows, objective, seed
         self.batch_size, self.micro, self.rank, self.world, self.accumulate = batch_size, micro, rank, world, accumulate
         # Where the objective says that every sample has as many targets, no other rank's samples need be prepared.
-        self.fixed = bool(getattr(objective, "fixed_counts", False))
+        self.fixed = attributes.of(objective, "objective", "fixed_counts")
         self.step = -1
         self.samples: dict[int, Sample] = {}  # of this step, by row
         self.counts: dict[str, int] = {}
@@ -167,11 +168,7 @@ class HeldOut(Dataset[dict[str, Tensor]]):
     def _sample(self, row: int) -> Sample:
         window: Any = self.windows[row]
         sample = collate.prepare(self.objective, window, np.random.default_rng(key("validation", row)))
-        if (
-            isinstance(self.windows, Windows)
-            and "sizes" in window
-            and "bits" in getattr(self.objective, "measures", {}).values()
-        ):
+        if measures.covers_text(self.objective) and isinstance(self.windows, Windows) and "sizes" in window:
             sample["bytes"] = window["sizes"][1:].sum()
         return sample
 
@@ -187,7 +184,7 @@ def total(counts: Iterable[dict[str, int]]) -> dict[str, int]:
 
 def _batch(samples: Sequence[Sample], objective: Objective, windows: Samples) -> Batch:
     """A micro-batch of prepared samples, as the objective wants them collated."""
-    how: collate.How = getattr(objective, "collate", "stack")
+    how: collate.How = attributes.of(objective, "objective", "collate")
     return {**collate.batch(samples, how, windows.pad, windows.seq_len)}
 
 

@@ -66,9 +66,8 @@ def _rows(file: File) -> Iterator[tuple[str, str, Any]]:
     shown, ending = f"data.path: {printable(file.path)}", file.name.lower().rpartition(".")[2]
     if ending == "jsonl":
         for number, line in lines_of(file.path):
-            if line:
-                where = f"{shown}, line {number}"
-                yield f"{file.name}:{number}", where, loads(line, where)
+            where = f"{shown}, line {number}"
+            yield f"{file.name}:{number}", where, loads(line, where)
     elif ending == "json":
         found = loads(decoded(file.path), shown)
         if not isinstance(found, list):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+from llmlab import attributes
 from llmlab.data.corpus import Corpus
 from llmlab.data.framing import Framing
 from llmlab.data.packing import Packs
@@ -58,4 +59,4 @@ def samples(
     rollout = getattr(objective, "rollout", None)
     answer = 0 if rollout is None else rollout.max_new
     found = RecordSamples(part, corpus.manifest["kind"], framing, seq_len, segments=told, pad=pad, answer=answer)
-    return Packs(found) if getattr(objective, "collate", "stack") == "pack" else found
+    return Packs(found) if attributes.of(objective, "objective", "collate") == "pack" else found

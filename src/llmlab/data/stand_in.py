@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from llmlab import attributes
 from llmlab.data import collate
 from llmlab.record_kinds import TEXT
 from llmlab.slots import Objective
@@ -19,7 +20,7 @@ def sample(objective: Objective, tokens: Array, number: int = 0, documents: Arra
 
     number: of the sample; labels alternate by it. documents: of a text, those of its tokens.
     """
-    kind = getattr(objective, "reads", TEXT)
+    kind = attributes.of(objective, "objective", "reads")
     if kind == TEXT:
         return {"tokens": tokens, "documents": documents}
     own = tokens[:-1]
@@ -56,13 +57,16 @@ def prepared(
 ) -> dict[str, Any]:
     """Such a sample as the objective prepares it, packed into a window where it is to be."""
     own: Any = sample(objective, tokens, number, documents)
-    packs = getattr(objective, "collate", "stack") == "pack" and getattr(objective, "reads", TEXT) != TEXT
+    packs = (
+        attributes.of(objective, "objective", "collate") == "pack"
+        and attributes.of(objective, "objective", "reads") != TEXT
+    )
     return collate.prepare(objective, [own] if packs else own, rng)
 
 
 def collated(objective: Objective, samples: list[dict[str, Any]], seq_len: int) -> dict[str, Tensor]:
     """Prepared samples as a micro-batch."""
-    return collate.batch(samples, getattr(objective, "collate", "stack"), most=seq_len)
+    return collate.batch(samples, attributes.of(objective, "objective", "collate"), most=seq_len)
 
 
 class StandIns:

@@ -234,6 +234,9 @@ def _checked(
     """The batch's source, what the decoder begins with, and how many tokens each may get. UserError for what can't be."""
     if model.spec.topology != "encoder_decoder" and not model.spec.sizes.causal:
         raise UserError(f"model={model.spec.family} looks both ways and can't generate; train it with objective=clm")
+    if "tokens" not in model.heads:
+        heads = ", ".join(model.heads) or "none"
+        raise UserError(f"model={model.spec.family} has no head for tokens (it has {heads}) and can't generate")
     if not prompts or not all(prompts):
         raise UserError("prompt is empty; give at least one token")
     for ids in prompts:

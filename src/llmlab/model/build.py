@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,8 @@ from llmlab.model.roles import walk
 from llmlab.modules import Table
 from llmlab.seeds import key
 
+T = TypeVar("T")
+
 
 def assemble(spec: ModelSpec) -> Model:
     """The model without memory: every parameter on the meta device. UserError for sizes that no tensor can have."""
@@ -23,6 +25,7 @@ def assemble(spec: ModelSpec) -> Model:
         with torch.device("meta"):
             return Model(spec)
     except RuntimeError as e:
+        # torch has no exception type of its own for this, so its message decides.
         if found := re.search(r"Storage size calculation overflowed with sizes=\[([\d, ]+)\]", str(e)):
             shape = " x ".join(f"{int(n):,}" for n in found[1].split(","))
             raise UserError(f"the model would have a tensor of {shape}, which is more than torch can count") from None
@@ -30,7 +33,7 @@ def assemble(spec: ModelSpec) -> Model:
 
 
 def materialise(model: nn.Module, device: torch.device | str = "cpu") -> None:
-    """Give meta tensors memory on `device`, unfilled."""
+    """Give meta tensors memory on `device`, unfilled. Others keep their values, which Module.to_empty would drop."""
     model._apply(lambda t: torch.empty_like(t, device=device) if t.is_meta else t)
 
 
@@ -64,6 +67,7 @@ def initialise(model: Model, seed: int) -> None:
 def load(model: nn.Module, weights: Mapping[str, Tensor], *, begins: bool = False) -> None:
     """Every parameter and persistent buffer from whole tensors, wherever the model's lie. UserError if one is missing,
     left over, or of another shape. begins: heads that only one side has stay as they are, or are left out."""
+    # keep_vars: the parameters themselves, with their attributes (`put_whole`); detached copies by default.
     own: Mapping[str, Tensor] = model.state_dict(keep_vars=True)
     if begins:
         own, weights = shared(own, weights)
@@ -86,7 +90,7 @@ def shared(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> tuple[di
 
 
 def misfits(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> list[str]:
-    """What is wrong with `weights` for a model whose tensors are `own`, a phrase a tensor."""
+    """A phrase for each tensor of `weights` that is missing, left over or of another shape in a model with tensors `own`."""
     return [
         *(f"{n} is missing there" for n in own if n not in weights),
         *(f"{n} is not in this model" for n in weights if n not in own),
@@ -98,14 +102,15 @@ def misfits(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> list[st
     ]
 
 
-def like(parameter: Tensor, value: Any) -> Any:
+def like(parameter: Tensor, value: T) -> T:
     """A whole tensor sharded as the parameter is, where it has the parameter's shape; anything else as it is."""
     from torch.distributed.tensor import DTensor, distribute_tensor
 
     if not (isinstance(parameter, DTensor) and isinstance(value, Tensor) and value.shape == parameter.shape):
         return value
-    value = value.to(parameter.device)  # a shard keeps its piece of the whole value; no communication
-    return distribute_tensor(value, parameter.device_mesh, parameter.placements, src_data_rank=None)
+    whole = value.to(parameter.device)
+    # src_data_rank=None: each rank takes its piece of its own copy. By default rank 0 would scatter its values to the others.
+    return cast("T", distribute_tensor(whole, parameter.device_mesh, parameter.placements, src_data_rank=None))
 
 
 def _shape(tensor: Tensor) -> torch.Size:
@@ -119,7 +124,7 @@ def _put(tensor: Tensor, value: Tensor) -> None:
     if hasattr(tensor, "put_whole"):
         tensor.put_whole(value)
     elif isinstance(tensor, DTensor):
-        tensor.to_local().copy_(like(tensor, value).to_local())
+        tensor.to_local().copy_(cast(DTensor, like(tensor, value)).to_local())
     else:
         tensor.copy_(value)
 

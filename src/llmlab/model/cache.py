@@ -1,4 +1,4 @@
-"""What a model remembers between two calls of generation."""
+"""The KV cache of a model: its state between two calls of generation."""
 
 from __future__ import annotations
 

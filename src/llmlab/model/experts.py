@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -46,6 +45,7 @@ class GroupedLinear(nn.Module):
         bias = self.bias
         if self.dropout:
             x = F.dropout(x, self.dropout, self.training)
+        # Autocast knows nn.Linear's operations but not grouped_mm, which would compute in float32 (torch 2.13).
         if torch.is_autocast_enabled(x.device.type):
             dtype = torch.get_autocast_dtype(x.device.type)
             x, weight = x.to(dtype), weight.to(dtype)
@@ -62,6 +62,7 @@ class GroupedLinear(nn.Module):
 
 
 def can_group(x: Tensor, weight: Tensor) -> bool:
+    """True if torch's grouped_mm takes these tensors: it refuses rows that are no multiple of 16 bytes, and float32 on GPUs."""
     known = (torch.bfloat16,) if x.is_cuda else (torch.bfloat16, torch.float32)
     if not hasattr(F, "grouped_mm") or x.dtype not in known:
         return False
@@ -69,7 +70,7 @@ def can_group(x: Tensor, weight: Tensor) -> bool:
 
 
 def linears(make: Callable[..., nn.Module], traits: FFNTraits) -> Callable[..., nn.Module]:
-    """What an FFN part makes its linears with: the model's bias, and its dropout on what leads out."""
+    """The `linear` that an FFN part is given: `make` with the model's bias, and its dropout on the input of the last one."""
 
     def linear(n_in: int, n_out: int, *, role: Role) -> nn.Module:
         return make(n_in, n_out, traits.bias, role=role, dropout=traits.dropout if role == "ffn_out" else 0.0)
@@ -87,13 +88,13 @@ class MixtureOfExperts(nn.Module):
 
     total: Callable[[Tensor], Tensor]
 
-    def __init__(self, sizes: Sizes, router: Any, ffn: Any):
+    def __init__(self, sizes: Sizes, router: Callable[[Sizes], nn.Module], ffn: Callable[..., nn.Module]):
         super().__init__()
         moe = sizes.moe
         self.n_experts, self.scale = moe.n_experts, moe.scale
         self.total = alone
         self.router = router(sizes)
-        self.per_token = getattr(self.router, "per_token", moe.per_token)
+        self.per_token: float = getattr(self.router, "per_token", moe.per_token)
         self.experts = ffn(sizes.dim, moe.ffn_dim, linears(partial(GroupedLinear, moe.n_experts), sizes.ffn))
         shared_dim = moe.shared_dim or moe.n_shared * (moe.ffn_dim or 0)
         self.shared = ffn(sizes.dim, shared_dim, linears(Linear, sizes.ffn)) if shared_dim else None
@@ -118,7 +119,8 @@ class MixtureOfExperts(nn.Module):
         """(n, D), and the valid tokens of each expert (E,)."""
         weights_nk, experts_nk, _ = routing
         n, k = experts_nk.shape
-        order = experts_nk.reshape(-1).argsort(stable=True)  # rows sorted by expert
+        # Rows sorted by expert. Stable, so that an expert's rows are in the order of the text, whatever the device's sort does.
+        order = experts_nk.reshape(-1).argsort(stable=True)
         load = torch.bincount(experts_nk.reshape(-1), minlength=self.n_experts)
         y = self.experts(x_nD[order // k], load.cumsum(0).to(torch.int32))
         back = torch.empty_like(order)

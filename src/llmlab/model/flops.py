@@ -1,4 +1,4 @@
-"""What a model costs: parameters, and floating-point operations that its mask really asks for.
+"""Cost of a model: parameters, and the floating-point operations that its mask really requires.
 
 A product of (m, k) and (k, n) is 2 m k n operations. Norms, softmax, activations and look-ups are not counted, as in
 Kaplan et al. 2020 (arXiv:2001.08361) and the PaLM paper's model FLOPs (arXiv:2204.02311, appendix B).
@@ -8,20 +8,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, TypedDict, Unpack, cast
 
 import torch
 from torch import nn
 
 from llmlab import attributes
+from llmlab.config.spec import PartSpec
+from llmlab.model import backward
 from llmlab.model.experts import GroupedLinear, MixtureOfExperts, linears
 from llmlab.model.model import Model
 from llmlab.model.probe import CostSource, Meter
 from llmlab.model.stack import Layer, Stack
-from llmlab.slots import Context, Linear, Mask, Window
+from llmlab.sizes import Sizes
+from llmlab.slots import Context, Linear, Mask, Position, Window
 
 
 class Parameters(NamedTuple):
+    """Numbers of parameters."""
+
     total: int
     active: int  # those that a token uses: of the routed experts, per_token
     embedding: int  # of them, look-up tables: token, position and segment
@@ -29,7 +34,7 @@ class Parameters(NamedTuple):
 
 
 def count_parameters(model: Model) -> Parameters:
-    """Tied and shared parameters count once."""
+    """Count parameters; tied and shared ones once, as `Module.parameters` lists them."""
     total = sum(p.numel() for p in model.parameters())
     idle = 0
     for module in model.modules():
@@ -47,7 +52,7 @@ def count_parameters(model: Model) -> Parameters:
 
 
 def linear_flops(module: nn.Module) -> float:
-    """Of the linears inside `module`, a token, forward; of routed experts only those that the token visits."""
+    """FLOPs of the linears inside `module` for a token, forward; of routed experts only those that a token visits."""
     total = 0.0
     for child in module.modules():
         if isinstance(child, nn.Linear):
@@ -98,35 +103,55 @@ class Item(NamedTuple):
 
 @dataclass(frozen=True)
 class Account:
-    """What a forward of a sequence of `length` tokens is made of. said: of the parts that are more than linears."""
+    """The items of a forward of one sequence. sources: for each part that is more than linears, how its FLOPs are known.
+
+    without_gradient: FLOPs of what has no gradient whatever learns. learning: the share of the backward that is done, and
+    with the pairs that the mask hides, where some parameters are frozen.
+    """
 
     items: tuple[Item, ...]
     length: int
     source_length: int | None
     without_gradient: float
     sources: tuple[CostSource, ...]
+    learning: tuple[float, float] | None = None
 
     @property
     def tokens(self) -> int:
-        """Of the sequence, its source's included."""
+        """Tokens of the sequence and its source."""
         return self.length + (self.source_length or 0)
 
     def forward(self, *, dense: bool = False) -> float:
-        """Of one sequence."""
+        """FLOPs of a forward of the sequence. dense: with the pairs that the mask hides."""
         return sum(item.dense if dense else item.flops for item in self.items)
 
     def training(self, *, dense: bool = False) -> float:
-        """A token: forward and backward (twice the forward), divided by the sequence's tokens, its source's included."""
-        return (3 * self.forward(dense=dense) - self.without_gradient) / self.tokens
+        """FLOPs a token of a forward and a backward. The backward has two products for each of the forward: the gradients of
+        the input and of the weight (Kaplan et al. 2020), unless nothing that learns wants them."""
+        forward = self.forward(dense=dense)
+        if self.learning is None:
+            return (3 * forward - self.without_gradient) / self.tokens
+        return forward * (1 + 2 * self.learning[dense]) / self.tokens
 
 
-def forward_flops(model: Model, length: int, *, dense: bool = False, **how: Any) -> float:
-    """Of one sequence of `length` tokens; how: as of `account`. dense: with the pairs that the mask hides."""
-    return account(model, length, **how).forward(dense=dense)
+class AccountOptions(TypedDict, total=False):
+    """Options of `account`."""
+
+    source_length: int | None
+    heads: Mapping[str, float] | None
+    documents: Sequence[Sequence[int]] | None
 
 
-def training_flops_per_token(model: Model, length: int, *, dense: bool = False, **how: Any) -> float:
-    return account(model, length, **how).training(dense=dense)
+def forward_flops(model: Model, length: int, *, dense: bool = False, **options: Unpack[AccountOptions]) -> float:
+    """FLOPs of a forward of one sequence. options: those of `account`; dense: with the pairs that the mask hides."""
+    return account(model, length, **options).forward(dense=dense)
+
+
+def training_flops_per_token(
+    model: Model, length: int, *, dense: bool = False, **options: Unpack[AccountOptions]
+) -> float:
+    """FLOPs of a forward and a backward of one sequence, a token."""
+    return account(model, length, **options).training(dense=dense)
 
 
 def account(
@@ -137,7 +162,7 @@ def account(
     heads: Mapping[str, float] | None = None,
     documents: Sequence[Sequence[int]] | None = None,
 ) -> Account:
-    """Of one sequence of `length` tokens (an encoder-decoder's decoder; its encoder reads `source_length`).
+    """Account for one sequence of `length` tokens (in an encoder-decoder the decoder's; its encoder reads `source_length`).
 
     It is that of a sequence alone: what a position does once for a whole batch, as projecting distances (xlnet_relative,
     disentangled), is counted in each of its sequences.
@@ -163,7 +188,14 @@ def account(
     shares = dict.fromkeys(model.heads, 1.0) if heads is None else heads
     of_heads = sum(_of_head(model, role, length, share, meter) for role, share in shares.items())
     items.append(Item("heads", "head", of_heads, of_heads))
-    return Account(tuple(items), length, source_length, without, tuple(meter.sources.values()))
+    sources, learning = [*meter.sources.values()], None
+    if backward.frozen(model):
+        found = backward.share(model, length, source_length or length, shares, pairs_of)
+        if isinstance(found, str):
+            sources.append(CostSource("train.learns", "as if all learnt", found))
+        else:
+            learning = found
+    return Account(tuple(items), length, source_length, without, tuple(sources), learning)
 
 
 def _of_head(model: Model, role: str, length: int, share: float, meter: Meter) -> float:
@@ -174,7 +206,7 @@ def _of_head(model: Model, role: str, length: int, share: float, meter: Meter) -
     each = linear_flops(head) + table
     rows = length if attributes.of(head, "head", "per_token") else 1
 
-    def run(head: Any) -> None:
+    def run(head: nn.Module) -> None:
         head(torch.empty(1, length, model.sizes.dim), Context(length, ids=torch.zeros(1, length, dtype=torch.long)))
 
     beyond = meter.extra_flops(head, model.spec.heads[role], rows * each, run, tokens=length)
@@ -191,7 +223,7 @@ def _of_stack(
     """(what, FLOPs, FLOPs with hidden pairs) of a forward."""
     text = torch.Size((1, length))
 
-    def embed(part: Any) -> None:
+    def embed(part: nn.Module) -> None:
         part(torch.zeros(text, dtype=torch.long), Context(length, ids=torch.zeros(text, dtype=torch.long)))
 
     counted = length * linear_flops(stack.embedding)
@@ -202,7 +234,7 @@ def _of_stack(
     for i, place in enumerate(stack.position_of):
         if place not in prepared:
             part = stack.spec.layers[i].parts["position"]
-            prepared[place] = meter.prepare_flops(stack.positions[place], part, length)
+            prepared[place] = meter.prepare_flops(cast(Position, stack.positions[place]), part, length)
     sums = {"positions": _projected(stack, length) + sum(flops or 0.0 for flops in prepared.values())}
     dense = 0.0
     pairs: dict[Window, float] = {}
@@ -249,12 +281,12 @@ def _of_layer(
     return width, found
 
 
-def _wired(block: Any, layer: Layer, x: tuple[int, int]) -> None:
+def _wired(block: nn.Module, layer: Layer, x: tuple[int, int]) -> None:
     names = ["attention", *(["cross_attention"] if layer.cross_attention is not None else []), "ffn"]
     block(torch.empty(1, *x), {name: lambda y: (y, None) for name in names})
 
 
-def _beyond_ffn(layer: Layer, sizes: Any, parts: Any, length: int, meter: Meter) -> float:
+def _beyond_ffn(layer: Layer, sizes: Sizes, parts: Mapping[str, PartSpec], length: int, meter: Meter) -> float:
     """FLOPs of the feed-forward, or of router and experts, beyond those of linears."""
     ffn: Any = layer.ffn
 
@@ -277,7 +309,7 @@ def _distances(length: int) -> int:
 
 
 def _projected(stack: Stack, length: int) -> float:
-    """Of the linears in position parts that score distances, of each of which they read the sinusoid."""
+    """FLOPs of the linears in position parts that score distances: each projects the sinusoid of every distance."""
     parts = [stack.positions[stack.position_of[i]] for i in stack.spec.execute]
     return _distances(length) * sum(linear_flops(part) for part in parts if part.score_width)
 

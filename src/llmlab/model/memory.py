@@ -1,4 +1,4 @@
-"""What a stack keeps of the segments before: layer inputs, which the next segment's attention sees."""
+"""Segment memory: the inputs of each layer for earlier segments, which attention of the next segment reads."""
 
 from __future__ import annotations
 

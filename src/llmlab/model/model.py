@@ -12,27 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from llmlab.config.spec import ModelSpec
+from llmlab.model import batch_keys
 from llmlab.model.cache import Cache
 from llmlab.model.experts import MixtureOfExperts
 from llmlab.model.memory import Memory
 from llmlab.model.stack import Stack
 from llmlab.slots import Aux, Context, Output
 
-PLAIN = {
-    "ids",
-    "valid",
-    "documents",
-    "segments",
-    "positions",
-    "allowed",
-    "source",
-    "source_valid",
-    "source_segments",
-    "labels",
-    "counts",
-    "bytes",
-    "filler",
-}
+PLAIN = {*batch_keys.MODEL, "source", "source_valid", "source_segments", "labels", *batch_keys.STAMPED}
 
 
 class Model(nn.Module):
@@ -53,6 +40,9 @@ class Model(nn.Module):
         self.heads = nn.ModuleDict(
             {role: part.factory()(spec.sizes, norm, first.embedding) for role, part in spec.heads.items()}
         )
+        reading = (*(stack.mask for stack in spec.stacks), *spec.heads.values())
+        self._needs = {name for part in reading for name in part.attribute("needs")}
+        self._keys: set[str] = set()  # of the batches so far: each is looked at once
 
     def forward(
         self,
@@ -72,7 +62,12 @@ class Model(nn.Module):
         heads: the roles to compute, None for all; a bool (B, T) beside a role restricts a per-token head to those rows.
         cache: of a decoder, from `new_cache`; it is extended by these T tokens.
         memory: of one stack; its M tokens are seen before these T, S being M + T, and it is extended.
+        ValueError for a key that is close to one of these and none of them.
         """
+        if not self._keys.issuperset(batch):
+            if not isinstance(batch, batch_keys.Watched):  # whose reader says more, and knows those of an objective
+                batch_keys.check_names(batch.keys() - self._keys, self._needs)
+            self._keys.update(batch)
         names = list(self.stacks)
         source, source_valid = batch.get("source"), batch.get("source_valid")
         tokens: list[Tensor] = []
@@ -113,7 +108,7 @@ class Model(nn.Module):
             documents=batch.get("documents"),
             segments=batch.get("segments"),
             allowed=batch.get("allowed"),
-            data={k: v for k, v in batch.items() if k not in PLAIN},
+            data=batch_keys.read_in(batch, PLAIN),
         )
         hidden, aux = self.stacks[names[-1]](
             ids, ctx, source_BSD=source, source_valid_BS=source_valid, cache=cache, memory=memory

@@ -1,4 +1,4 @@
-"""What parts compute and keep that their linears don't tell: as they declare it (`cost`), else as it is measured.
+"""FLOPs and cache of parts beyond their linears: as a part declares them (`cost`), else as they are measured.
 
 A part is run once on tensors that have a shape and a device but no memory, under torch's FLOP counter. A stand-in for the
 kernel notes how wide the products of queries and keys are and computes none: how many there are, the mask decides.
@@ -8,7 +8,7 @@ The batch is one text: T tokens, S keys, D model width.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Literal, NamedTuple
 
@@ -17,35 +17,40 @@ from torch import Tensor, nn
 
 from llmlab.config.spec import PartSpec
 from llmlab.model.view import LayerCache, View
-from llmlab.slots import Context, Cost, Position
+from llmlab.slots import Context, Cost, Position, Term
 
+Shape = tuple[int, int]  # tokens, width
 CACHED = 4  # tokens of the text by which a cache is measured
 
 
 class CostSource(NamedTuple):
-    """How it is known what a part computes beside its linears."""
+    """The source of a part's cost beyond its linears."""
 
     part: str  # "ffn=my_ffn"
-    how: Literal["declared", "measured", "unknown"]
-    why: str = ""  # of what is unknown
+    how: Literal["declared", "measured", "unknown", "as if all learnt"]
+    why: str = ""  # if unknown
 
     def __str__(self) -> str:
         if self.how == "unknown":
             return f"{self.part} can't be run alone ({self.why}), so of it only linears are counted; give it cost()"
+        if self.how == "as if all learnt":
+            return f"{self.part}: the backward is counted {self.how}, as the model can't be run without values ({self.why})"
         return f"{self.part}: what it computes beside linears is {self.how}"
 
 
 class Observation(NamedTuple):
+    """The result of running a part under the FLOP counter."""
+
     flops: int
     value: Any
 
 
 class Meter:
-    """Runs parts; equal ones, of which a model has many, once. `sources`: of the parts that are more than linears."""
+    """Runs parts under the FLOP counter, equal ones once. `sources`: of the parts that are more than linears."""
 
     def __init__(self) -> None:
         self.sources: dict[str, CostSource] = {}
-        self._known: dict[Any, Observation | str] = {}
+        self._known: dict[Hashable, Observation | str] = {}
 
     def extra_flops(
         self,
@@ -56,11 +61,11 @@ class Meter:
         *more: nn.Module,
         tokens: int,
         keys: int | None = None,
-        how: Any = None,
+        how: Hashable = None,
     ) -> float:
         """FLOPs beyond those `counted` by a part's linears, of a text of `tokens` tokens that reads `keys`.
 
-        run: computes as the part does, given copies of it and of `more`. how: what tells this run from others of the part.
+        run: calls the part as the model does, given copies of it and of `more`. how: tells this run from others of the part.
         """
         own = declared(part, tokens, keys or tokens)
         if own.flops is not None:
@@ -73,8 +78,8 @@ class Meter:
         self._note(spec, "measured")
         return ran.flops - counted
 
-    def prepare_flops(self, position: Any, spec: PartSpec, tokens: int) -> float | None:
-        """FLOPs of what a position part does once a forward; None where it declares them (of a layer) or can't be run."""
+    def prepare_flops(self, position: Position, spec: PartSpec, tokens: int) -> float | None:
+        """FLOPs of a position part once a forward; None where it declares them (for a layer) or can't be run."""
         if position.score_width or declared(position, tokens, tokens).flops is not None:
             return None
         ran = self._run(spec, ("prepare", tokens), lambda part: _state(part, _context(tokens)), position)
@@ -83,11 +88,11 @@ class Meter:
         return None if ran is None else ran.flops
 
     def attention(
-        self, part: Any, spec: PartSpec, counted: float, x: tuple[int, int], source: tuple[int, int] | None = None
+        self, part: nn.Module, spec: PartSpec, counted: float, x: Shape, source: Shape | None = None
     ) -> tuple[float, float]:
         """(FLOPs beyond those counted, multiply-adds of a pair of a query and a key) of an attention part.
 
-        x, source: tokens and width of what is read. What its position adds to a layer is asked for with `position_flops`.
+        x, source: tokens and width of the inputs. What its position adds to a layer is asked for with `position_flops`.
         """
         run, where = _attention_run(x, source), Position()
         keys, how = (source or x)[0], (x, source)
@@ -99,26 +104,39 @@ class Meter:
         return beyond, width
 
     def position_flops(
-        self, part: Any, spec: PartSpec, position: Any, of: PartSpec, prepared: float | None, x: Any
+        self,
+        part: nn.Module,
+        spec: PartSpec,
+        position: Position,
+        position_spec: PartSpec,
+        prepared: float | None,
+        x: Shape,
     ) -> float:
-        """FLOPs of what a position part does in each layer: it turns queries and keys, and adds to their scores."""
+        """FLOPs of a position part in each layer: it rotates queries and keys, and adds to their scores.
+
+        Measured as the difference of two runs of the attention `part`, with this position and with none.
+        """
         tokens = x[0]
         own = declared(position, tokens, tokens)
         if own.flops is not None:
-            self._note(of, "declared")
+            self._note(position_spec, "declared")
             return own.flops
         if prepared is None or declared(part, tokens, tokens).flops is not None:
             return 0.0
         alone = self._run(spec, (x, None), _attention_run(x, None), part, Position())
         both = self._run(
-            of, (x, str(spec)), lambda position, part: _attention_run(x, None)(part, position), position, part
+            position_spec,
+            (x, str(spec)),
+            lambda position, part: _attention_run(x, None)(part, position),
+            position,
+            part,
         )
         if alone is None or both is None or _close(both.flops, alone.flops + prepared):
             return 0.0
-        self._note(of, "measured")
+        self._note(position_spec, "measured")
         return both.flops - alone.flops - prepared
 
-    def cached_numbers(self, part: Any, spec: PartSpec, width: int, source_width: int | None = None) -> int:
+    def cached_numbers(self, part: nn.Module, spec: PartSpec, width: int, source_width: int | None = None) -> int:
         """Numbers that a token leaves in the cache of an attention part, a token of the source in cross-attention."""
         own = declared(part, CACHED, CACHED)
         if own.kv is not None:
@@ -127,41 +145,44 @@ class Meter:
         ran = self._run(spec, ("kept", source), _attention_run((CACHED, width), source, cached=True), part, Position())
         return 0 if ran is None else ran.value
 
-    def _run(self, spec: PartSpec, how: Any, run: Callable[..., Any], *parts: nn.Module) -> Observation | None:
+    def _run(self, spec: PartSpec, how: Hashable, run: Callable[..., Any], *parts: nn.Module) -> Observation | None:
         key = (str(spec), how, *(_shapes(part) for part in parts))
         if key not in self._known:
             self._known[key] = _observe(run, parts)
-        found = self._known[key]
-        if isinstance(found, str):
-            self._note(spec, "unknown", found)
+        known = self._known[key]
+        if isinstance(known, str):
+            self._note(spec, "unknown", known)
             return None
-        return found
+        return known
 
-    def _note(self, spec: PartSpec, how: Literal["declared", "measured", "unknown"], why: str = "") -> None:
+    def _note(
+        self, spec: PartSpec, how: Literal["declared", "measured", "unknown", "as if all learnt"], why: str = ""
+    ) -> None:
         name = f"{spec.slot}={spec.name}"
         self.sources.setdefault(name, CostSource(name, how, why))
 
 
-def declared(part: Any, tokens: int, keys: int) -> Cost:
-    """What a part says of itself; nothing where it has no `cost`."""
-    return part.cost(tokens, keys) if hasattr(part, "cost") else Cost()
+def declared(part: nn.Module, tokens: int, keys: int) -> Cost:
+    """The cost that a part declares; an empty Cost where it has no `cost`."""
+    cost = getattr(part, "cost", None)
+    return Cost() if cost is None else cost(tokens, keys)
 
 
 class _CountingKernel:
-    """Stands for a kernel. `width`: multiply-adds of a query and a key and value, over all heads and calls."""
+    """A kernel that computes nothing and counts `width`: multiply-adds of one query-key pair, over all heads and calls."""
 
     width = 0
 
-    def __call__(self, terms: Any, v_BKSH: Tensor, *rest: Any) -> Tensor:
+    def __call__(self, terms: Sequence[Term], v_BKSH: Tensor, *rest: object) -> Tensor:
         q_BNTH = terms[0].q_BNTH
         self.width += q_BNTH.shape[1] * (q_BNTH.shape[-1] + v_BKSH.shape[-1])
         return q_BNTH.new_empty(*q_BNTH.shape[:-1], v_BKSH.shape[-1])
 
 
-def _attention_run(x: tuple[int, int], source: tuple[int, int] | None, *, cached: bool = False) -> Callable[..., int]:
-    """A run of an attention part under a position part: width of a pair, or with `cached` numbers kept of a token."""
+def _attention_run(x: Shape, source: Shape | None, *, cached: bool = False) -> Callable[..., int]:
+    """A function that runs an attention part with a position: the width of a pair, or with `cached` numbers kept a token."""
 
-    def run(part: Any, position: Any) -> int:
+    def run(part: nn.Module, position: Position) -> int:
         kernel, cache, ctx = _CountingKernel(), LayerCache(x[0]) if cached else None, _context(x[0])
         view = View(ctx, position, _state(position, ctx), kernel, None)  # type: ignore[arg-type]
         part(torch.empty(1, *x), view.of(part), None if source is None else torch.empty(1, *source), cache)
@@ -174,41 +195,43 @@ def _context(tokens: int) -> Context:
     return Context(tokens, ids=torch.zeros(1, tokens, dtype=torch.long))
 
 
-def _state(position: Any, ctx: Context) -> Any:
+def _state(position: Position, ctx: Context) -> Any:
     ids = position.ids(ctx)
     return position.prepare(ids, ids)
 
 
 def _observe(run: Callable[..., Any], parts: tuple[nn.Module, ...]) -> Observation | str:
-    """What a run of copies without memory shows, or why there is none.
+    """Run copies of parts without memory under the FLOP counter; the error, as text, if they can't be run so.
 
-    They lie on the meta device; where a part asks what a device can do (autocast), on a CPU that is feigned: a second's import.
+    First on the meta device; torch.is_autocast_enabled raises for it, so a part that asks runs on fake CPU tensors, whose
+    module takes a second to import.
     """
     from torch.utils.flop_counter import FlopCounterMode
 
     why = ""
-    for place in (lambda: torch.device("meta"), _fake_tensor_mode):
+    for context in (lambda: torch.device("meta"), fake_tensor_mode):
         copies = copy.deepcopy(parts)
         try:
-            with place(), torch.no_grad():
+            with context(), torch.no_grad():
                 for part in copies:
                     _without_memory(part, set())
                 with FlopCounterMode(display=False, custom_mapping=_formulas()) as counter:
                     value = run(*copies)
             return Observation(counter.get_total_flops(), value)
-        except Exception as e:  # of whatever a part does that needs values
+        except Exception as e:  # a part that needs values, as .item() or an if on a tensor, fails in its own way
             why = f"{type(e).__name__}: {(str(e).splitlines() or [''])[0]}"[:160]
     return why
 
 
-def _fake_tensor_mode() -> AbstractContextManager[Any]:
+def fake_tensor_mode() -> AbstractContextManager[Any]:
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     return FakeTensorMode(allow_non_fake_inputs=True)
 
 
 def _without_memory(module: nn.Module, seen: set[int]) -> None:
-    """Parameters and buffers replaced by empty ones; of modules that are held unregistered, too."""
+    """Replace parameters and buffers by empty ones on the current device, also in modules that are held unregistered (a head
+    holds the embedding), which Module.to does not reach."""
     for m in module.modules():
         if id(m) in seen:
             continue
@@ -226,14 +249,15 @@ def _without_memory(module: nn.Module, seen: set[int]) -> None:
 
 
 def _formulas() -> dict[Any, Callable[..., int]]:
-    """Of products that torch's counter takes for nothing."""
+    """FLOP formulas of products that torch's counter does not know, and counts as 0 (torch 2.13): attention on a CPU, and
+    grouped products."""
     from torch.utils.flop_counter import sdpa_flop
 
     aten = torch.ops.aten
-    found = {aten._scaled_dot_product_flash_attention_for_cpu: sdpa_flop}
+    formulas = {aten._scaled_dot_product_flash_attention_for_cpu: sdpa_flop}
     if hasattr(aten, "_grouped_mm"):
-        found[aten._grouped_mm] = lambda a, b, *rest, out_shape=None, **more: 2 * a[-2] * a[-1] * b[-1]
-    return found
+        formulas[aten._grouped_mm] = lambda a, b, *rest, out_shape=None, **more: 2 * a[-2] * a[-1] * b[-1]
+    return formulas
 
 
 def _close(one: float, other: float) -> bool:

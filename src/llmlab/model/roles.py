@@ -1,4 +1,4 @@
-"""Parameters by role: what init, weight decay and placement read instead of names."""
+"""Parameters by role, which init, weight decay and placement go by instead of names."""
 
 from __future__ import annotations
 

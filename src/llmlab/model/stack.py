@@ -17,11 +17,11 @@ from llmlab.model.memory import Memory
 from llmlab.model.view import LayerCache, View
 from llmlab.model.visibility import Visible, VisibleSource
 from llmlab.sizes import Sizes
-from llmlab.slots import Aux, Context, Linear, Position
+from llmlab.slots import Aux, Context, Kernel, Linear, Position
 
 
 class Layer(nn.Module):
-    """The sublayers of one layer, wired by its block part. Returns x (B, T, D) and what its experts say."""
+    """The sublayers of one layer, wired by its block part. Returns x (B, T, D) and the Aux of its experts, or None."""
 
     def __init__(self, sizes: Sizes, spec: LayerSpec, cross_attention: PartSpec | None):
         super().__init__()
@@ -70,7 +70,7 @@ class Layer(nn.Module):
         return self.block(x_BTD, sublayers)
 
     def _read(self, memory_BMD: Tensor) -> Tensor:
-        """What attention reads of layer inputs: the block may norm them first."""
+        """The memory as attention reads it. The block decides: a pre-norm block norms it first, as it does x."""
         read: list[Tensor] = []
 
         def attention(x: Tensor) -> tuple[Tensor, None]:
@@ -87,7 +87,7 @@ class Stack(nn.Module):
     `shared` is an earlier stack's embedding whose tables are used.
     """
 
-    def __init__(self, spec: StackSpec, kernel: Any, shared: nn.Module | None = None):
+    def __init__(self, spec: StackSpec, kernel: Kernel, shared: nn.Module | None = None):
         super().__init__()
         self.spec, self.sizes = spec, spec.sizes
         first = spec.layers[0].parts
@@ -118,7 +118,7 @@ class Stack(nn.Module):
         final = spec.layers[spec.execute[-1]].parts
         self.norm = (
             final["norm"].factory()(self.sizes.dim, self.sizes.norm_eps)
-            if self.layers[spec.execute[-1]].block.final_norm
+            if attributes.of(self.layers[spec.execute[-1]].block, "block", "final_norm")
             else None
         )
         self.mask = spec.mask.factory()()

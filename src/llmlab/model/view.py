@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from llmlab.slots import Context, Kernel, Position, Score, Term
 
@@ -24,6 +24,7 @@ class LayerCache:
         self.buffers: list[Tensor] = []
 
     def update(self, *new: Tensor) -> tuple[Tensor, ...]:
+        # One allocation: torch.cat for each new token would copy all earlier ones.
         if not self.buffers:
             self.buffers = [t.new_empty(*t.shape[:-2], max(self.capacity, t.shape[-2]), t.shape[-1]) for t in new]
         end = self.length + new[0].shape[-2]
@@ -53,9 +54,9 @@ class LayerCache:
 
 @dataclass(frozen=True)
 class View:
-    """What one layer sees in one forward: made once for all layers with the same position, mask and window.
+    """The view of a layer in one forward, made once for all layers with the same position, mask and window.
 
-    Only what a position has of each layer's attention differs between them (`of`).
+    Only a position that projects has a state of its own for each layer (`of`).
     """
 
     ctx: Context
@@ -65,11 +66,11 @@ class View:
     lowered: Any  # what kernel.lower returned
     training: bool = False
 
-    def of(self, attention: Any) -> View:
+    def of(self, attention: nn.Module) -> View:
         """The view of one layer, whose attention a position may project with."""
         if not self.position.projects:
             return self
-        return replace(self, state=self.position.of_layer(self.state, attention.project))
+        return replace(self, state=self.position.of_layer(self.state, cast("Any", attention).project))
 
     def rotate(self, q_BNTH: Tensor, k_BKTH: Tensor) -> list[Term]:
         return self.position.rotate(q_BNTH, k_BKTH, self.state)

@@ -1,4 +1,4 @@
-"""What a token sees: mask & window & documents & valid keys & the caller's own mask."""
+"""Visibility of keys: mask & window & documents & valid keys & the caller's own mask."""
 
 from __future__ import annotations
 
@@ -40,7 +40,9 @@ class Visible:
         if ctx.documents is not None or not self._plain:
             return None
         if self.mask.pattern == "causal" and ctx.offset:
-            return "full" if ctx.length == 1 else None  # the newest token sees all that came before it
+            # One new token sees all before it. With more, a causal kernel would align queries and keys at the first position
+            # (PyTorch's is_causal does), not at the last as a cache needs.
+            return "full" if ctx.length == 1 else None
         return self.mask.pattern
 
     @property
@@ -58,7 +60,7 @@ class Visible:
             seen = seen & (ctx.documents[:, ctx.offset :, None] == ctx.documents[:, None, :])
         if ctx.valid is not None:
             shown = seen & ctx.valid[:, None, :]
-            seen = shown | (seen & (q == k) & ~shown.any(-1, keepdim=True))  # a row left empty sees itself
+            seen = shown | (seen & (q == k) & ~shown.any(-1, keepdim=True))  # softmax of a row of -inf is NaN
         if ctx.allowed is not None:
             seen = seen & ctx.allowed
         while seen.dim() < 3:

@@ -12,7 +12,7 @@ import weakref
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -22,10 +22,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from llmlab.config.spec import ModelSpec
 from llmlab.data import stand_in
-from llmlab.model import roles
+from llmlab.model import batch_keys, roles
 from llmlab.model.model import Model
 from llmlab.plan.split import split
-from llmlab.slots import Output, Score, Seen, Term
+from llmlab.slots import Kernel, Output, Score, Seen, Term
 from llmlab.training.cost import passes
 
 Kind = Literal["take", "free", "grad", "enter", "leave", "read", "backward", "wake", "back", "done"]
@@ -90,7 +90,7 @@ def record(
         Placement(activation_checkpointing=checkpointing).apply(model)
         if gpu:
             for each in model.all_stacks():
-                each.kernel = OnGPU(each.kernel) if hasattr(each.kernel, "kept") else each.kernel
+                each.kernel = cast("Kernel", OnGPU(each.kernel)) if hasattr(each.kernel, "kept") else each.kernel
         batch = {k: torch.empty(rows, *v.shape[1:], dtype=v.dtype) for k, v in one.items()}
         recorder = Recorder(share_of_targets(objective, samples), farthest_distance(objective, samples))
         recorder.watch(model)
@@ -98,8 +98,10 @@ def record(
         for tensor in batch.values():
             recorder.taken(tensor)
         with torch.autocast("cpu", numerics.computed, enabled=numerics.computed is not None):
-            loss = objective.loss(model, batch)
+            watched = batch_keys.Watched(batch)
+            loss = objective.loss(model, watched)
             total = loss.mean()
+        batch_keys.check(watched, objective)
         recorder.ops.append(Op("backward"))
         total.backward()
     return recorder.ops

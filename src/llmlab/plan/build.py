@@ -186,7 +186,7 @@ def plain(plan: Plan) -> dict[str, Any]:
             "training": cost.flops_per_token,
             "training_dense": cost.dense,
             "by": {what: flops for what, (flops, _) in forward.items()},
-            "notes": [str(said) for said in cost.said],
+            "notes": [str(source) for source in cost.sources],
         },
         "kv_bytes_per_token": plan.kv,
         "kv_bytes_per_source_token": plan.kv_source,

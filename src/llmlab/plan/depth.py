@@ -14,6 +14,9 @@ from llmlab.plan.activations import Op
 from llmlab.plan.parameters import table
 from llmlab.plan.split import split
 
+# A part of a step: "forward" or "back" of an executed layer, or what lies between, and its number.
+Place = tuple[str, int]
+
 
 def shortened(model: Model) -> tuple[ModelSpec, list[int]]:
     """(the shallow model, for each executed step of the deep one the step of the shallow one that stands for it)."""
@@ -80,40 +83,54 @@ class Deep:
         self.frozen = frozenset(p.path for p in self.traced if not self.parameters[self._original(p.path)].learns)
 
     def lengthened(self, ops: Sequence[Op]) -> list[Op]:
-        """This model's ops from the shallow one's. A layer's part of them begins when its forward or backward does."""
-        parts: dict[tuple[str, int], list[Op]] = {}
-        now, part_of = ("before", -1), []
+        """This model's ops from the shallow one's. A layer's part of them begins when its forward or backward does.
+
+        Steps count on through all forwards that the loss makes of the model.
+        """
+        parts: dict[Place, list[Op]] = {}
+        now: Place = ("before", -1)
+        part_of: list[Place] = []
+        forwards = 0
         for op in ops:
             if op.kind == "enter":
                 now = ("forward", op.step)
-            elif op.kind in ("read", "backward"):
-                now = (op.kind, -1)
+            elif op.kind == "read":
+                now = ("read", forwards)
+                forwards += 1
+            elif op.kind == "backward":
+                now = ("backward", -1)
             elif op.kind == "back":
                 assert now[0] == "backward" or op.step < now[1], "layers' backwards are in the order of their forwards"
                 now = ("back", op.step)
             parts.setdefault(now, []).append(op)
             part_of.append(now)
-        steps = range(len(self.stands_for))
+        short, deep = len(self.traced_places), len(self.stands_for)
+        steps = [
+            (i * short + own, i * deep + step) for i in range(forwards) for step, own in enumerate(self.stands_for)
+        ]
         out = list(parts["before", -1])
-        for step in steps:
-            out += [op._replace(step=step) if op.step >= 0 else op for op in parts["forward", self.stands_for[step]]]
-        for op in [*parts["read", -1], *parts["backward", -1]]:
+        for i in range(forwards):
+            for own, step in steps[i * deep : (i + 1) * deep]:
+                out += [op._replace(step=step) if op.step >= 0 else op for op in parts["forward", own]]
+            for op in parts["read", i]:
+                out += self._for_each(op, part_of)
+        for op in parts["backward", -1]:
             out += self._for_each(op, part_of)
-        for step in reversed(steps):
-            own = self.stands_for[step]
+        for own, step in reversed(steps):
             for op in parts.get(("back", own), ()):  # none of frozen layers below all that learns
                 if op.kind == "grad":
-                    out.append(op._replace(param=self._number(op.param, own, step)))
+                    out.append(op._replace(param=self._number(op.param, own % short, step % deep)))
                 else:
                     out.append(op._replace(step=step) if op.step == own else op)
         return out
 
-    def _for_each(self, op: Op, part_of: Sequence[tuple[str, int]]) -> list[Op]:
+    def _for_each(self, op: Op, part_of: Sequence[Place]) -> list[Op]:
         """Between the layers' forwards and backwards: what frees something of a layer does so for each."""
         if op.kind == "grad":
             return [op._replace(param=self._number(op.param, -1, -1))]
         if op.kind == "free":
-            return [op] * max(1, self.stands_for.count(part_of[op.param][1]))
+            what, own = part_of[op.param]
+            return [op] * (self.stands_for.count(own % len(self.traced_places)) if what in ("forward", "back") else 1)
         return [op]
 
     def _number(self, number: int, own: int, step: int) -> int:

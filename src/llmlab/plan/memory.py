@@ -107,23 +107,25 @@ def most(training: Training, where: Where, capacity: int, *, checkpointing: bool
 
 
 def replayed(training: Training, where: Where, micro: int, checkpointing: bool) -> Replay:
-    replay = replay_of(training, where)
-    replay.run(traced(training, _numerics(training, where), micro, checkpointing, where.tensor_parallel))
+    ops = traced(training, _numerics(training, where), micro, checkpointing, where.tensor_parallel)
+    replay = replay_of(training, where, sum(op.kind == "read" for op in ops))
+    replay.run(ops)
     return replay
 
 
-def replay_of(training: Training, where: Where) -> Replay:
-    """A step under a strategy, before it is run."""
+def replay_of(training: Training, where: Where, forwards: int = 1) -> Replay:
+    """A step under a strategy, before it is run. forwards: those that the loss makes of the model."""
     model = _model(training, where.tensor_parallel)
+    order = model.order * forwards
     dtype = _numerics(training, where).parameters
     trained = Trained(model.parameters, training.optimizer, dtype, where.accumulates)
     world, gpu, offload = where.data_parallel, training.device == "cuda", where.strategy.endswith("offload")
     if where.strategy in ("single", "ddp"):
         return (DDP if where.strategy == "ddp" else Replay)(trained)
     if where.strategy.startswith("fsdp"):
-        return FSDP(trained, world, model.order)
+        return FSDP(trained, world, order)
     if where.strategy.startswith("zero3"):
-        return Sharded3(trained, world, model.order, gpu=gpu, offload=offload)
+        return Sharded3(trained, world, order, gpu=gpu, offload=offload)
     return Sharded12(trained, world, int(where.strategy[4]), gpu=gpu, offload=offload)
 
 

@@ -134,7 +134,7 @@ def _flops(console: Any, plan: Plan) -> None:
     table.add_row("forward and backward", *training, style="bold")
     _title(console, f"FLOPs of a token, in texts of {length:,}")
     console.print(table)
-    for said in cost.said:
+    for said in cost.sources:
         console.print(Text(f"note: {said}", style="yellow"))
 
 

@@ -130,6 +130,8 @@ def check(
             if composed is None:
                 composed = known[rest] = compose(overrides, folders)
                 validate.require_source(composed)
+            if alone := composed.of_this_process():
+                raise UserError("\n".join(alone))
             hashes.append(digest(composed))
             opened |= {o[1:].partition("=")[0] for o in composed.effective if o[0] == "+" and o not in overrides}
         except UserError as e:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from llmlab import policy
+from llmlab import attributes, policy, registry
 from llmlab.data import collate
 from llmlab.data.samples import Samples
 from llmlab.decoding.generate import limit
@@ -74,9 +74,9 @@ class Cost:
         return {what: pair for what, pair in found.items() if any(pair)}
 
     @property
-    def said(self) -> tuple[CostSource, ...]:
+    def sources(self) -> tuple[CostSource, ...]:
         """Notes on parts that are more than linears, once each."""
-        return tuple(dict.fromkeys(said for each in self.passes for said in each.account.sources))
+        return tuple(dict.fromkeys(source for each in self.passes for source in each.account.sources))
 
 
 def of_one(model: Model, account: flops.Account, seq_len: int) -> Cost:
@@ -96,8 +96,10 @@ def passes(objective: Objective, prepared: Mapping[str, Any]) -> Sequence[Pass]:
     tokens = len(prepared["ids"])
     rows = min(tokens, max(objective.targets(dict(prepared)).values(), default=tokens))
     source = len(prepared["source_ids"]) if "source_ids" in prepared else None
-    heads: Mapping[str, str] = getattr(objective, "heads", {})
-    return [Pass(tokens, source, heads=dict.fromkeys(heads, rows))]
+    heads: Mapping[str, str] = attributes.of(objective, "objective", "heads")
+    # A head of a text reads all its tokens, whatever the number of targets.
+    seen = {r: rows if registry.index()["head", part].attribute("per_token") else None for r, part in heads.items()}
+    return [Pass(tokens, source, heads=seen)]
 
 
 def of(models: Mapping[str, Model], objective: Objective, windows: Samples) -> Cost:

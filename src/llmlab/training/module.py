@@ -13,7 +13,7 @@ from torch import Tensor
 from llmlab import measures
 from llmlab.config.spec import ModelSpec
 from llmlab.errors import UserError
-from llmlab.model import build, roles, trainable
+from llmlab.model import batch_keys, build, roles, trainable
 from llmlab.model.experts import MixtureOfExperts
 from llmlab.model.model import Model
 from llmlab.runs import checkpoint, folder
@@ -65,6 +65,7 @@ class Offline(pl.LightningModule):
         self.tokens_per_expert: dict[str, Tensor] = {}  # role -> (routed layers, E), of the last step, over all ranks
         self.measures = measures.of(objective)
         self.counts_bytes = counts_bytes
+        self._keys_checked = False
         self._totals = Totals(self.measures)
 
     @property
@@ -125,7 +126,7 @@ class Offline(pl.LightningModule):
         torch.manual_seed(key(self.seed, "step", micro_step, self.strategy.data_rank))
 
     def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
-        loss = self.objective.loss(self.model, batch, **self.companions)
+        loss = self._loss(batch)
         counts = self._counts(loss, batch)
         self.step_metrics.add(loss.sums(counts, self._shares), counts, loss.shown)
         self.micro += 1
@@ -134,6 +135,16 @@ class Offline(pl.LightningModule):
                 self._tokens[role] = tokens if role not in self._tokens else self._tokens[role] + tokens
         # Lightning divides by the micro-batches of a step and the strategy takes the mean over ranks.
         return loss.mean(counts, self._shares)
+
+    def _loss(self, batch: Mapping[str, Any]) -> Loss:
+        """The objective's loss. Of the first batch it is seen whether all of its keys are read."""
+        if self._keys_checked:
+            return self.objective.loss(self.model, batch, **self.companions)
+        watched = batch_keys.Watched(batch)
+        loss = self.objective.loss(self.model, watched, **self.companions)
+        batch_keys.check(watched, self.objective)
+        self._keys_checked = True
+        return loss
 
     def _counts(self, loss: Loss, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """The targets of each term in the whole optimizer step."""
@@ -178,7 +189,7 @@ class Offline(pl.LightningModule):
     def _after_step(self, model: Model, tokens_per_expert: Tensor) -> None:
         """Tell each router how many tokens its experts had in this step."""
         visits: dict[int, tuple[Any, Tensor]] = {}
-        for router, row in zip(self.model.routers(), tokens_per_expert, strict=True):
+        for router, row in zip(model.routers(), tokens_per_expert, strict=True):
             # A frozen router's balancing bias is a buffer, but moving it would send tokens elsewhere: it stays as well.
             if hasattr(router, "after_step") and trainable.learns(router):  # a layer that runs twice has two rows
                 before = visits.get(id(router))
@@ -196,7 +207,7 @@ class Offline(pl.LightningModule):
         self._totals = Totals(self.measures)
 
     def validation_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
-        self._totals.add(self.objective.loss(self.model, batch, **self.companions), batch)
+        self._totals.add(self._loss(batch), batch)
 
     def on_validation_epoch_end(self) -> None:
         """The means over all targets of all ranks: `self.validation`, by name."""

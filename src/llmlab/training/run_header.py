@@ -114,7 +114,12 @@ def notes(task: Any, recipe: Any, horizon: int, last_step: int) -> list[str]:
     cfg = task.composed.cfg
     stand_in = stand_ins.note(cfg)
     found = [] if stand_in is None else [stand_in]
-    found += [*task.notes, *recipe.spec.notes, *traits.notes(task.composed, recipe.spec), *map(str, recipe.cost.said)]
+    found += [
+        *task.notes,
+        *recipe.spec.notes,
+        *traits.notes(task.composed, recipe.spec),
+        *map(str, recipe.cost.sources),
+    ]
     if cfg.init_from is not None and tokenizer(cfg, recipe.corpus)["from"] != "init_from":
         why = "init_from.tokenizer=new" if cfg.init_tokenizer == "new" else f"tokenizer={cfg.tokenizer.kind}"
         found.append(f"{why}: the weights of init_from know other tokens under these ids")

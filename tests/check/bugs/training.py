@@ -66,6 +66,24 @@ def labels_not_shifted():
     return around(clm.CausalLM, "prepare", prepare)
 
 
+@bug("a second forward of the text is not counted", passes="objective=mlm")
+def second_forward():
+    def loss(original, self, model, batch):
+        model(batch, heads={})
+        return original(self, model, batch)
+
+    return around(mlm.MaskedLM, "loss", loss)
+
+
+@bug("the head is computed at every token, and not at targets only", passes="objective=mlm")
+def head_at_every_token():
+    def loss(original, self, model, batch):
+        output = model(batch, heads={"tokens": None})
+        return mlm.token_loss(output, output.heads["tokens"], batch["labels"])
+
+    return around(mlm.MaskedLM, "loss", loss)
+
+
 @bug("masked tokens are shown", targets="objective=mlm")
 def masked_tokens_shown():
     def prepare(original, self, sample, rng):

@@ -1,10 +1,22 @@
-"""What is asked of a part by itself. Each check's first line says what holds; those of other slots do not apply."""
+"""The checks of a single part. The first paragraph of a check's docstring is its promise; it skips parts of other slots."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from llmlab.check.parts import computed, kernel, modules, options, position, recipe, router, rules, targets, traits
+from llmlab.check.parts import (
+    computed,
+    kernel,
+    modules,
+    options,
+    passes,
+    position,
+    recipe,
+    router,
+    rules,
+    targets,
+    traits,
+)
 from llmlab.check.subject import Subject
 
 PART_CHECKS: dict[str, Callable[[Subject], None]] = {
@@ -29,5 +41,6 @@ PART_CHECKS: dict[str, Callable[[Subject], None]] = {
     "first_values": recipe.first_values,
     "likelihood": recipe.likelihood,
     "targets": targets.hidden,
+    "passes": passes.passes,
     "traits": traits.traits,
 }

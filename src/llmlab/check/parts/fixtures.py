@@ -1,8 +1,9 @@
-"""The part that a case is about, built as the framework builds it, and filled."""
+"""The part under test, built as the framework builds it and filled with random values."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -11,32 +12,40 @@ from llmlab.check.subject import NotApplicable, Subject, generator, small_part
 from llmlab.config.spec import PartSpec
 from llmlab.sizes import Sizes
 
-LENGTH = 7  # tokens of a text where no model is around
+P = ParamSpec("P")
+T = TypeVar("T")
+LENGTH = 7  # tokens of a text for a part without a model
 
 
 def tested_part(subject: Subject, *slots: str) -> PartSpec:
-    """The part, if it is of one of these slots."""
+    """The part under test. NotApplicable if it is of none of these slots."""
     slot, name = subject.case.parts[0]
     if slot not in slots:
         raise NotApplicable(f"it is for {' and '.join(slots)} parts")
     return small_part(slot, name)
 
 
-def part_sizes(subject: Subject, **changes: Any) -> Sizes:
-    """Those of the case's last stack, with widths that a position turns and embeds in."""
-    own = subject.spec.stacks[-1].sizes
-    return own.but(rotary_dim=own.head_dim, embed_dim=own.dim, **changes)
+def part_sizes(subject: Subject) -> Sizes:
+    """Sizes of the last stack, with the widths that the attention and the embedding part would give a position."""
+    sizes = subject.spec.stacks[-1].sizes
+    return sizes.but(rotary_dim=sizes.head_dim, embed_dim=sizes.dim)
 
 
-def build_random(factory: Any, *args: Any, std: float = 0.3) -> Any:
-    """A module made on the meta device, with random values."""
+def build_random(factory: Callable[P, T], *args: P.args, **options: P.kwargs) -> T:
+    """A part built on the meta device, as the framework does it, and filled if it is a module.
+
+    A part that makes values in its constructor, as tables of cosines, gets meta tensors there and fails here, not in a run.
+    """
     with torch.device("meta"):
-        module = factory(*args)
-    return fill_random(module.to_empty(device="cpu"), std) if isinstance(module, nn.Module) else module
+        part = factory(*args, **options)
+    if isinstance(part, nn.Module):
+        fill_random(part.to_empty(device="cpu"))
+    return part
 
 
 @torch.no_grad()
 def fill_random(module: nn.Module, std: float = 0.3) -> nn.Module:
+    """Fill parameters and buffers in place with normal values, and switch to eval mode."""
     chance = generator(1)
     for tensor in [*module.parameters(), *module.buffers()]:
         tensor.normal_(0.0, std, generator=chance)

@@ -1,10 +1,10 @@
-"""Kernels against attention written out, with all that they take; what they don't take they have to refuse."""
+"""Checks of kernels against the reference attention, in every way that they can be called or must refuse to be."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,10 +13,11 @@ from llmlab import registry
 from llmlab.check import reference_attention
 from llmlab.check.parts.fixtures import LENGTH, randn, tested_part
 from llmlab.check.parts.stand_in import gpu_calls, replaced_by_reference
+from llmlab.check.reference_attention import Pairs
 from llmlab.check.refusal import reason, untrainable
 from llmlab.check.subject import CheckFailed, NotApplicable, Subject, assert_close, generator, small_part
 from llmlab.model.visibility import Visible, VisibleSource
-from llmlab.slots import Context, Score, Term
+from llmlab.slots import Context, Kernel, Mask, Score, Term, Window
 
 ROWS, HEADS, WIDTH = 2, 4, 6
 DATA = {
@@ -24,8 +25,8 @@ DATA = {
     "rank": torch.tensor([[0, 2, 0, 1, 0, 1, 2], [1, 2, 3, 4, 5, 1, 4]]),
     "queries": torch.tensor([[0, 0, 0, 0, 0, 1, 1]] * ROWS).bool(),
 }
-DOCUMENTS = torch.tensor([[0, 0, 0, 1, 1, 2, 2], [2, 2, 2, 2, 2, 2, 5]])  # one number in two rows is two documents
-RETURNING = torch.tensor([[0, 1, 0, 0, 1, 2, 2], [3, 3, 4, 4, 3, 3, 3]])  # documents in pieces
+DOCUMENTS = torch.tensor([[0, 0, 0, 1, 1, 2, 2], [2, 2, 2, 2, 2, 2, 5]])  # ids are per row: 2 is two documents here
+RETURNING = torch.tensor([[0, 1, 0, 0, 1, 2, 2], [3, 3, 4, 4, 3, 3, 3]])  # documents that are not contiguous
 VALID = torch.tensor([[1, 1, 1, 1, 1, 0, 0], [0, 0, 1, 1, 1, 1, 1]]).bool()
 ALLOWED = torch.rand(ROWS, LENGTH, LENGTH, generator=generator(2)) < 0.6
 ALLOWED[0, 3] = False  # a query that sees nothing
@@ -41,18 +42,18 @@ ABILITIES = ("softcap", "sink", "bias", "regions", "dropout")
 
 
 class KernelCall(NamedTuple):
-    """What one call asks for beside what is seen."""
+    """The arguments of one call of a kernel beside the mask."""
 
     kv_heads: int
     v_width: int
-    bias: str  # "", "shared" by the rows, or "own"
+    bias: str  # "" for none, "shared" by all rows of a batch, or each row's "own"
     softcap: float | None
     sink: bool
 
     @property
     def abilities(self) -> dict[str, bool]:
-        wanted = {"softcap": self.softcap is not None, "sink": self.sink, "bias": bool(self.bias)}
-        return {ability: wanted.get(ability, False) for ability in ABILITIES}
+        used = {"softcap": self.softcap is not None, "sink": self.sink, "bias": bool(self.bias)}
+        return {ability: used.get(ability, False) for ability in ABILITIES}
 
 
 ALL_CALLS = [
@@ -61,8 +62,8 @@ ALL_CALLS = [
 ]
 
 
-def visibility_cases() -> Iterator[tuple[Any, Any, Mapping[str, Tensor], str]]:
-    """Every mask, window and context: all of them that an example is known for."""
+def visibility_cases() -> Iterator[tuple[Mask, Window, Mapping[str, Tensor], str]]:
+    """(mask, window, context, description) of every combination for which example data is known."""
     masks = [small_part("mask", n) for n in registry.names("mask")]
     windows = [small_part("window", n) for n in registry.names("window")]
     for mask, window, context in itertools.product(masks, windows, CONTEXTS):
@@ -81,7 +82,7 @@ def matches_reference(subject: Subject) -> None:
     if gpu_calls(kernel):
         with replaced_by_reference(kernel):
             _check_values(kernel)
-    _check_values(kernel, every=13)  # as it is: one that is for elsewhere is slow here
+    _check_values(kernel, every=13)  # as it is: a kernel for GPUs is slow on a CPU (flex runs unfused), so a sample
 
 
 def gradients(subject: Subject) -> None:
@@ -98,26 +99,30 @@ def gradients(subject: Subject) -> None:
 
 
 @torch.no_grad()
-def _check_values(kernel: Any, every: int = 1) -> None:
+def _check_values(kernel: Kernel, every: int = 1) -> None:
     _compare_all(kernel, backward=False, every=every)
-    plainest = KernelCall(HEADS, WIDTH, "", None, False)
-    _check_source(kernel, plainest)
-    _check_cached(kernel, plainest, every)
+    plain = KernelCall(HEADS, WIDTH, "", None, False)
+    _check_source(kernel, plain)
+    _check_cached(kernel, plain, every)
     if supports(kernel, **dict.fromkeys(ABILITIES, False) | {"regions": True}):
         _check_regions(kernel)
 
 
-def _compare_all(kernel: Any, *, backward: bool, every: int = 1) -> None:
-    wanted = [one for one in ALL_CALLS if supports(kernel, **one.abilities)]
+def _compare_all(kernel: Kernel, *, backward: bool, every: int = 1) -> None:
+    """Compare every visibility, or each `every`-th, under one of the calls that the kernel supports, in turn."""
+    supported = [one for one in ALL_CALLS if supports(kernel, **one.abilities)]
     for number, (mask, window, context, words) in list(enumerate(visibility_cases()))[::every]:
         batch = {"ids": torch.zeros(ROWS, LENGTH), **DATA, **context}
         pairs = [reference_attention.visible_pairs(mask, window, batch, row) for row in range(ROWS)]
-        looked = Visible(mask, window, Context(LENGTH, data=DATA, **context))  # type: ignore[arg-type]
-        one = wanted[7 * number % len(wanted)]
-        _compare_one(kernel, looked, pairs, one, backward, f"{words}; {_describe(one)}")
+        visible = Visible(mask, window, Context(LENGTH, data=DATA, **context))  # type: ignore[arg-type]
+        # All 72 calls under each visibility would take minutes. 7 is coprime to any number of them that are left (2^a 3^b), so
+        # that successive visibilities go through all calls in turn.
+        one = supported[7 * number % len(supported)]
+        _compare_one(kernel, visible, pairs, one, backward, f"{words}; {_describe(one)}")
 
 
-def supports(kernel: Any, **abilities: bool) -> bool:
+def supports(kernel: Kernel, **abilities: bool) -> bool:
+    """False if the kernel refuses to be built with these abilities."""
     try:
         kernel.check(**abilities)
     except ValueError as e:
@@ -139,7 +144,9 @@ def _inputs(one: KernelCall, new: int = LENGTH, keys: int = LENGTH) -> tuple[Ten
     return tuple(t for t in (q, k, v, bias, sink) if t is not None)
 
 
-def _compare_one(kernel: Any, looked: Any, pairs: list, one: KernelCall, backward: bool, words: str) -> None:
+def _compare_one(
+    kernel: Kernel, visible: Visible, pairs: list[Pairs], one: KernelCall, backward: bool, words: str
+) -> None:
     results = []
     for by_hand in (False, True):
         inputs = [t.requires_grad_(backward) for t in _inputs(one)]
@@ -162,7 +169,7 @@ def _compare_one(kernel: Any, looked: Any, pairs: list, one: KernelCall, backwar
             ]
             out = torch.stack(rows)
         else:
-            lowered = kernel.lower(looked)
+            lowered = kernel.lower(visible)
             out = kernel([Term(q, k)], v, lowered, bias, Score(0.4, one.softcap), sink, False)
         if backward:
             (out * randn(*out.shape, seed=9)).sum().backward()
@@ -174,8 +181,8 @@ def _compare_one(kernel: Any, looked: Any, pairs: list, one: KernelCall, backwar
         assert_close(got, want, f"{name}, {words}", 1e-4)
 
 
-def _check_source(kernel: Any, one: KernelCall) -> None:
-    """Cross-attention: a source of another length, with padding."""
+def _check_source(kernel: Kernel, one: KernelCall) -> None:
+    """Compare cross-attention: a source of another length, with padding."""
     q, k, v = _inputs(one, new=LENGTH, keys=4)[:3]
     valid = torch.tensor([[1, 1, 0, 1], [1, 0, 0, 0]]).bool()
     for given in (valid, None):
@@ -189,24 +196,24 @@ def _check_source(kernel: Any, one: KernelCall) -> None:
             )
 
 
-def _check_cached(kernel: Any, one: KernelCall, every: int) -> None:
-    """A few new queries behind keys that are there already, under each mask and window."""
+def _check_cached(kernel: Kernel, one: KernelCall, every: int) -> None:
+    """Compare a few new queries over a cache of earlier keys, under each mask and window."""
     plain_texts = [
         (mask, window, words) for mask, window, context, words in visibility_cases() if not (context or mask.needs)
     ]
     for mask, window, words in plain_texts[::every]:
         for new in (1, 3):
             q, k, v = _inputs(one, new=new)[:3]
-            looked = Visible(mask, window, Context(new, LENGTH - new))
-            got = kernel([Term(q, k)], v, kernel.lower(looked), None, Score(0.4), None, False)
+            visible = Visible(mask, window, Context(new, LENGTH - new))
+            got = kernel([Term(q, k)], v, kernel.lower(visible), None, Score(0.4), None, False)
             pairs = reference_attention.visible_pairs(mask, window, {"ids": torch.zeros(1, LENGTH)}, 0)[LENGTH - new :]
             for row in range(ROWS):
                 want = reference_attention.attention(q[row], k[row], v[row], pairs, scale=0.4)
                 assert_close(got[row], want, f"{new} new tokens behind {LENGTH - new}, {words}")
 
 
-def _check_regions(kernel: Any) -> None:
-    """Two terms: one counts for near keys, the other for all others."""
+def _check_regions(kernel: Kernel) -> None:
+    """Compare two terms: one for near keys, the other for all others."""
     (q, k, v), other = _inputs(ALL_CALLS[0])[:3], randn(ROWS, HEADS, LENGTH, WIDTH, seed=8)
     near = (torch.arange(LENGTH)[:, None] - torch.arange(LENGTH)).abs() < 2
     full = Visible(small_part("mask", _mask_name("full")).factory()(), _NoWindow(), Context(LENGTH))
@@ -224,7 +231,8 @@ def dropout(subject: Subject) -> None:
     if not supports(kernel, **dict.fromkeys(ABILITIES, False) | {"dropout": True}) or untrainable(part):
         raise NotApplicable("the kernel refuses dropout, or training here")
     rows, heads, length = 2, 2, 300
-    # Every query is the same, so that what it reads differs only by what is dropped.
+    # All queries are equal, so that outputs differ only by what is dropped. v[..., 0] is 1: that output is the sum of the
+    # weights. v[..., 1] equals v[..., -1]: dropout of v instead of the weights would drop them apart.
     q = randn(WIDTH).expand(rows, heads, length, WIDTH)
     k, v = randn(length, WIDTH, seed=2), randn(length, WIDTH, seed=3)
     v[:, 0], v[:, -1] = 1.0, v[:, 1]
@@ -240,6 +248,7 @@ def dropout(subject: Subject) -> None:
         raise CheckFailed(f"under dropout weights add up to {float(dropped[..., 0].mean()):.3f} on average, not 1")
     if not torch.allclose(dropped[..., 1], dropped[..., -1], atol=1e-6):
         raise CheckFailed("dropout falls on what is read, not on the weights")
+    # By default torch.cdist takes |x|^2 + |y|^2 - 2 x.y for more than 25 rows, which cancels to noise at small distances.
     apart = torch.cdist(dropped.flatten(0, 2), dropped.flatten(0, 2), compute_mode="donot_use_mm_for_euclid_dist")
     alike = (apart < 1e-5).fill_diagonal_(False)
     for what, row, head, query in (("rows", 1, 0, 0), ("heads", 0, 1, 0), ("queries", 0, 0, 1)):
@@ -261,5 +270,5 @@ class _NoWindow:
 
 
 def _mask_name(pattern: str) -> str:
-    """The name of a mask that is just that."""
+    """The name of a mask with this pattern."""
     return next(n for n in registry.names("mask") if registry.index()["mask", n].attribute("pattern") == pattern)

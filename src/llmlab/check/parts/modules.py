@@ -1,35 +1,36 @@
-"""Norms, feed-forwards and blocks: what they do to one token has nothing to do with others."""
+"""Checks of norms, feed-forwards, blocks, heads and embeddings as modules of their own."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from llmlab.check.parts.fixtures import build_random, part_sizes, randn, tested_part
 from llmlab.check.subject import CheckFailed, NotApplicable, Subject, assert_close, generator, random_ids
 from llmlab.model.experts import GroupedLinear, linears
 from llmlab.modules import Linear
-from llmlab.slots import Context, Position
+from llmlab.slots import Aux, Context, Position
 
 NAMES = ("attention", "cross_attention", "ffn")
 
 
-def _norm(subject: Subject) -> Any:
+def _norm(subject: Subject) -> Callable[[int, float], nn.Module]:
+    """The norm factory of the model's last layer."""
     return subject.spec.stacks[-1].layers[-1].parts["norm"].factory()
 
 
-def _token_function(subject: Subject) -> Any:
-    """A function of (B, T, D), of a norm, a feed-forward, or a block whose sublayers are linear."""
-    spec, own = tested_part(subject, "norm", "ffn", "block"), part_sizes(subject)
+def _token_function(subject: Subject) -> Callable[[Tensor], Tensor]:
+    """The part as a function of (B, T, D): a norm, a feed-forward, or a block whose sublayers are linear maps."""
+    spec, sizes = tested_part(subject, "norm", "ffn", "block"), part_sizes(subject)
     if spec.slot == "norm":
-        return build_random(spec.factory(), own.dim, own.norm_eps)
+        return build_random(spec.factory(), sizes.dim, sizes.norm_eps)
     if spec.slot == "ffn":
-        return build_random(spec.factory(), own.dim, own.ffn_dim, linears(Linear, own.ffn))
-    block = build_random(spec.factory(), own, _norm(subject), NAMES)
-    maps = {name: randn(own.dim, own.dim, seed=i) * 0.2 for i, name in enumerate(NAMES)}
+        return build_random(spec.factory(), sizes.dim, sizes.ffn_dim, linears(Linear, sizes.ffn))
+    block = build_random(spec.factory(), sizes, _norm(subject), NAMES)
+    maps = {name: randn(sizes.dim, sizes.dim, seed=i) * 0.2 for i, name in enumerate(NAMES)}
     sublayers = {name: partial(_linear_map, w) for name, w in maps.items()}
     return lambda x: block(x, {n: (lambda y, f=f: (f(y), None)) for n, f in sublayers.items()})[0]
 
@@ -40,7 +41,7 @@ def _linear_map(weight: Tensor, x: Tensor) -> Tensor:
 
 @torch.no_grad()
 def tokens(subject: Subject) -> None:
-    """What a token becomes depends on that token alone, in whatever order, number and shape tokens are given."""
+    """The output for a token depends on that token alone, in whatever order, number and shape tokens are given."""
     f, dim = _token_function(subject), part_sizes(subject).dim
     x = randn(2, 5, dim)
     want = f(x)
@@ -60,20 +61,20 @@ def tokens(subject: Subject) -> None:
 @torch.no_grad()
 def experts(subject: Subject) -> None:
     """A feed-forward of experts is that of each expert on its tokens, and halves of its width add up to the whole."""
-    spec, own = tested_part(subject, "ffn"), part_sizes(subject)
+    spec, sizes = tested_part(subject, "ffn"), part_sizes(subject)
     n, width = 3, 16
-    grouped = build_random(spec.factory(), own.dim, width, linears(partial(GroupedLinear, n), own.ffn))
-    x, ends = randn(8, own.dim), torch.tensor([2, 2, 8], dtype=torch.int32)
+    grouped = build_random(spec.factory(), sizes.dim, width, linears(partial(GroupedLinear, n), sizes.ffn))
+    x, ends = randn(8, sizes.dim), torch.tensor([2, 2, 8], dtype=torch.int32)
     got = grouped(x, ends)
     for e, (a, b) in enumerate(((0, 2), (2, 2), (2, 8))):
-        dense = build_random(spec.factory(), own.dim, width, linears(Linear, own.ffn))
+        dense = build_random(spec.factory(), sizes.dim, width, linears(Linear, sizes.ffn))
         for (name, p), (_, whole) in zip(dense.named_parameters(), grouped.named_parameters(), strict=True):
             p.copy_(whole[e].view_as(p)) if whole.shape[0] == n else _not_per_expert(name)
         assert_close(got[a:b], dense(x[a:b]), f"expert {e}, among others and alone")
-    whole = build_random(spec.factory(), own.dim, width, partial(Linear, bias=False))
+    whole = build_random(spec.factory(), sizes.dim, width, partial(Linear, bias=False))
     halves = []
     for half in (slice(0, width // 2), slice(width // 2, width)):
-        part = build_random(spec.factory(), own.dim, width // 2, partial(Linear, bias=False))
+        part = build_random(spec.factory(), sizes.dim, width // 2, partial(Linear, bias=False))
         for module, other in zip(part.modules(), whole.modules(), strict=True):
             if getattr(module, "role", None) == "ffn_in":
                 module.weight.copy_(other.weight[half])
@@ -90,12 +91,12 @@ def _not_per_expert(name: str) -> None:
 @torch.no_grad()
 def first_norm(subject: Subject) -> None:
     """A norm with its first values leaves a sound scale, in float32 whatever it is given, and gives back the dtype."""
-    spec, own = tested_part(subject, "norm"), part_sizes(subject)
-    norm = build_random(spec.factory(), own.dim, own.norm_eps)
+    spec, sizes = tested_part(subject, "norm"), part_sizes(subject)
+    norm = build_random(spec.factory(), sizes.dim, sizes.norm_eps)
     constants = getattr(norm, "constants", {})
     for name, p in norm.named_parameters():
         p.fill_(constants.get(name, 0.0))
-    x = randn(4, 6, own.dim)
+    x = randn(4, 6, sizes.dim)
     size = float(norm(x).square().mean().sqrt())
     if not 0.1 < size < 10:
         raise CheckFailed(f"with its first values it makes vectors of size 1 ones of size {size:.3g}")
@@ -104,7 +105,7 @@ def first_norm(subject: Subject) -> None:
     if got.dtype != torch.bfloat16:
         raise CheckFailed(f"it is given bfloat16 but gives {got.dtype}")
     off = float(((got.float() - want).abs() / want.abs().clamp(min=1e-6)).max())
-    if not off < 1.5 * 2**-8:
+    if not off < 1.5 * 2**-8:  # rounding to bfloat16 alone is off by 2^-9 at most, half of its 2^-8 spacing
         raise CheckFailed(
             f"in bfloat16 values are off by up to {off:.2%}: more than is lost when it is computed in float32 and rounded"
         )
@@ -113,24 +114,22 @@ def first_norm(subject: Subject) -> None:
 @torch.no_grad()
 def wiring(subject: Subject) -> None:
     """A block passes each sublayer's losses on, leaves out what it is not given, and reads what it is given."""
-    spec, own = tested_part(subject, "block"), part_sizes(subject)
-    from llmlab.slots import Aux
+    spec, sizes = tested_part(subject, "block"), part_sizes(subject)
+    block = build_random(spec.factory(), sizes, _norm(subject), NAMES)
+    x, aux_of_ffn = randn(2, 5, sizes.dim), Aux(torch.tensor(2.5))
 
-    block = build_random(spec.factory(), own, _norm(subject), NAMES)
-    x, said = randn(2, 5, own.dim), Aux(torch.tensor(2.5))
-
-    def given(*names: str, factor: float = 1.0) -> tuple[Tensor, Any, list[str]]:
+    def given(*names: str, factor: float = 1.0) -> tuple[Tensor, Aux | None, list[str]]:
         order: list[str] = []
 
-        def sublayer(name: str, y: Tensor) -> tuple[Tensor, Any]:
+        def sublayer(name: str, y: Tensor) -> tuple[Tensor, Aux | None]:
             order.append(name)
-            return factor * y.roll(1, -1), said if name == "ffn" else None
+            return factor * y.roll(1, -1), aux_of_ffn if name == "ffn" else None
 
         out, aux = block(x, {name: partial(sublayer, name) for name in names})
         return out, aux, order
 
     whole, aux, order = given(*NAMES)
-    if aux is not said:
+    if aux is not aux_of_ffn:
         raise CheckFailed("the losses of a sublayer are lost")
     if sorted(order) != sorted(NAMES):
         raise CheckFailed(f"of the sublayers {', '.join(NAMES)} it calls {', '.join(order)}")
@@ -160,12 +159,12 @@ def chosen_rows(subject: Subject) -> None:
 @torch.no_grad()
 def vectors(subject: Subject) -> None:
     """Without positions an embedding gives a token the same vector wherever it stands, and its table's rows count."""
-    spec, own = tested_part(subject, "embedding"), part_sizes(subject).but(token_types=2)
-    embedding = build_random(spec.factory(), own.but(embed_dim=own.dim), Position(), _norm(subject), None)
+    spec, sizes = tested_part(subject, "embedding"), part_sizes(subject).but(token_types=2)
+    embedding = build_random(spec.factory(), sizes.but(embed_dim=sizes.dim), Position(), _norm(subject), None)
     text = random_ids(2, 6)
     context = Context(6, ids=text, segments=text % 2)
     want = embedding(text, context)
-    if want.shape != (2, 6, own.dim) or embedding.weight.shape != (own.vocab_size, embedding.embed_dim):
+    if want.shape != (2, 6, sizes.dim) or embedding.weight.shape != (sizes.vocab_size, embedding.embed_dim):
         raise CheckFailed(f"(2, 6) tokens become {tuple(want.shape)}, of a table {tuple(embedding.weight.shape)}")
     back = text.flip(1)
     assert_close(embedding(back, Context(6, ids=back, segments=back % 2)), want.flip(1), "tokens in another order")
@@ -173,6 +172,6 @@ def vectors(subject: Subject) -> None:
     moved = (embedding(text, context) != want).any(-1)
     if not torch.equal(moved, text == text[0, 2]):
         raise CheckFailed("with one row of its table the vectors of other tokens change, or none")
-    shared = build_random(spec.factory(), own, Position(), _norm(subject), embedding)
+    shared = build_random(spec.factory(), sizes, Position(), _norm(subject), embedding)
     if shared.weight is not embedding.weight or any(p.shape == embedding.weight.shape for p in shared.parameters()):
         raise CheckFailed("a stack that shares the table has one of its own")

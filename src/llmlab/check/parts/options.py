@@ -1,4 +1,4 @@
-"""What can be set on a part: each choice is held to what its default is held to."""
+"""The check of a part's options: each choice passes what the default passes."""
 
 from __future__ import annotations
 
@@ -16,10 +16,13 @@ CHECKS = (visibility.causality, equivalences.cache, equivalences.padding, equiva
 
 
 def option_words(slot: str, name: str) -> Iterator[str]:
-    """SLOT.OPTION=VALUE for each choice of a few that is no default, of the part or of kin, which are asked themselves."""
-    own = registry.index()[slot, name]
-    kin = [e for e in registry.index().values() if (e.slot, e.module, e.qualname) == (slot, own.module, own.qualname)]
-    for key, option in own.options.items():
+    """SLOT.OPTION=VALUE for each bool or Literal choice that is no default of the part, nor of kin (other names of its class),
+    which are checked as parts."""
+    entry = registry.index()[slot, name]
+    kin = [
+        e for e in registry.index().values() if (e.slot, e.module, e.qualname) == (slot, entry.module, entry.qualname)
+    ]
+    for key, option in entry.options.items():
         others: tuple = option.choices or ((True, False) if option.type is bool else ())
         for value in others:
             if value not in [e.options[key].default for e in kin]:
@@ -31,7 +34,7 @@ def options(subject: Subject) -> None:
     slot, name = subject.case.parts[0]
     if not any(word == f"{slot}={name}" for word in subject.case.overrides):
         raise NotApplicable("it is not typed as a choice, so that its options can't be set")
-    asked = 0
+    n_checked = 0
     for word in option_words(slot, name):
         other = Subject(replace(subject.case, overrides=(*subject.case.overrides, word)))
         try:
@@ -41,7 +44,7 @@ def options(subject: Subject) -> None:
             if refusal(e) is not None:
                 continue
             raise CheckFailed(f"{word}: {crash(e)}") from e
-        asked += 1
+        n_checked += 1
         for check in CHECKS:
             try:
                 check(other)
@@ -49,5 +52,5 @@ def options(subject: Subject) -> None:
                 raise CheckFailed(f"{word}: {check.__name__}: {e}") from None
             except NotApplicable:
                 continue
-    if not asked:
+    if not n_checked:
         raise NotApplicable("it has no option with a few choices")

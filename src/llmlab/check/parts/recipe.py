@@ -1,27 +1,29 @@
-"""First values, and objectives."""
+"""Checks of inits and objectives."""
 
 from __future__ import annotations
 
 import torch
 from torch.nn import functional as F
 
+from llmlab import measures
 from llmlab.check import learning
 from llmlab.check.parts.fixtures import part_sizes, tested_part
 from llmlab.check.subject import CheckFailed, NotApplicable, Subject, assert_close, generator
-from llmlab.slots import Role
+from llmlab.slots import Init, Role
 
 ROLES: tuple[Role, ...] = ("embed", "position", "q", "k", "v", "out", "ffn_in", "ffn_out", "router", "head", "other")
 
 
 def first_values(subject: Subject) -> None:
     """First values come from the generator alone, are finite and centred, and another seed's are others."""
-    init, own = tested_part(subject, "init").factory()(), part_sizes(subject)
+    init: Init = tested_part(subject, "init").factory()()
+    sizes = part_sizes(subject)
     for role in ROLES:
         drawn = []
         for seed, noise in ((0, 1), (0, 2), (1, 1)):
-            torch.manual_seed(noise)
+            torch.manual_seed(noise)  # a fill that reads the global generator too gives another tensor
             tensor = torch.full((96, 64), float("nan"))
-            init.fill(tensor, role, own, generator(seed))
+            init.fill(tensor, role, sizes, generator(seed))
             drawn.append(tensor)
         first, again, other = drawn
         if not torch.isfinite(first).all():
@@ -39,19 +41,21 @@ def first_values(subject: Subject) -> None:
 @torch.no_grad()
 def likelihood(subject: Subject) -> None:
     """An objective's loss has the cross-entropy at its targets, and where it is a text's likelihood each token is a target."""
-    measures = tested_part(subject, "objective").attribute("measures")
-    likelihoods = [name for name, kind in measures.items() if kind in ("nll", "bits")]
-    if not likelihoods:
-        raise NotApplicable("it measures no likelihood")
+    tested_part(subject, "objective")
     model, batch, made = subject.model, learning.prepared_batch(subject), learning.build_objective(subject)
-    loss, where = made.loss(model, batch), batch["labels"] >= 0
+    loss = made.loss(model, batch)
+    kinds = measures.of(made)
+    likelihoods = measures.likelihoods(list(loss.shown), kinds)
+    if not likelihoods or "labels" not in batch or "tokens" not in made.heads:
+        raise NotApplicable("it measures no likelihood of labels by a head of tokens")
+    where = batch["labels"] >= 0
     logits = model(batch, heads={"tokens": None}).heads["tokens"].double()
     by_hand = -F.log_softmax(logits, -1)[where].gather(-1, batch["labels"][where][:, None]).sum()
     nll, count = loss.shown[likelihoods[0]]
     assert_close(nll.double(), by_hand, "the cross-entropy, summed over targets", 1e-4)
     if int(count) != int(where.sum()):
         raise CheckFailed(f"it counts {int(count)} targets of {int(where.sum())}")
-    if measures[likelihoods[0]] != "bits":
+    if kinds[likelihoods[0]] != "bits":
         return
     if not torch.equal(batch["ids"][:, 1:], batch["labels"][:, :-1]):
         raise CheckFailed("labels are not the tokens that come next")

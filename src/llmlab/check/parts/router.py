@@ -1,36 +1,36 @@
-"""Routers: where tokens go, and losses that are those of all devices."""
+"""Checks of routers: valid choices of experts, and losses that don't depend on the number of devices."""
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from llmlab.check.parts.fixtures import build_random, part_sizes, randn, tested_part
 from llmlab.check.subject import CheckFailed, NotApplicable, Subject, assert_close
-from llmlab.slots import Choice
+from llmlab.sizes import Sizes
+from llmlab.slots import Choice, Router
 
 
-def _router(subject: Subject) -> tuple[Any, Any]:
-    spec, own = tested_part(subject, "moe"), part_sizes(subject)
+def _router(subject: Subject) -> tuple[Router, Sizes]:
+    """The router with both losses, 4 experts and 2 a token."""
+    spec, sizes = tested_part(subject, "moe"), part_sizes(subject)
     if spec.attribute("dense"):
         raise NotApplicable("it has no experts")
-    from dataclasses import replace
-
-    moe = replace(own.moe, balance=0.02, z=0.01, n_experts=4, per_token=2)
-    own = own.but(moe=moe, causal=False, sees_all=True)
-    return build_random(spec.factory(), own), own
+    moe = replace(sizes.moe, balance=0.02, z=0.01, n_experts=4, per_token=2)
+    sizes = sizes.but(moe=moe, causal=False, sees_all=True)
+    return build_random(spec.factory(), sizes), sizes
 
 
 @torch.no_grad()
 def routing(subject: Subject) -> None:
     """A router's experts exist and are different ones, weights are finite and not negative, padding is chosen by none."""
-    router, own = _router(subject)
-    x = randn(9, own.dim)
+    router, sizes = _router(subject)
+    x = randn(9, sizes.dim)
     valid = torch.arange(9) < 6
     routing = router(x, valid)
-    moe = own.moe
+    moe = sizes.moe
     if isinstance(routing, Choice):
         if routing.tokens.shape[0] != moe.n_experts or routing.tokens.shape != routing.weights.shape:
             raise CheckFailed(f"tokens are {tuple(routing.tokens.shape)} and weights {tuple(routing.weights.shape)}")
@@ -51,14 +51,15 @@ def routing(subject: Subject) -> None:
         raise CheckFailed("weights are not finite, or negative")
     if routing.loss is not None:
         want = router(x[:6], None).loss
+        assert want is not None
         assert_close(routing.loss, want, "the loss of tokens beside padding", 1e-5)
 
 
 @torch.no_grad()
 def ranks(subject: Subject) -> None:
     """Losses of two devices that share a micro-batch are that of one device which has all of it, whatever their number."""
-    router, own = _router(subject)
-    x = randn(12, own.dim)
+    router, sizes = _router(subject)
+    x = randn(12, sizes.dim)
     valid = torch.arange(12) % 5 != 4
     whole = router(x, valid).loss
     if whole is None:
@@ -66,16 +67,18 @@ def ranks(subject: Subject) -> None:
     halves = (slice(0, 7), slice(7, 12))
     summed: list[list[Tensor]] = []
     for half in halves:
-        own_totals: list[Tensor] = []
-        router(x[half], valid[half], lambda t, kept=own_totals: kept.append(t) or t)
-        summed.append(own_totals)
+        totals: list[Tensor] = []
+
+        def record(tensor: Tensor, into: list[Tensor] = totals) -> Tensor:
+            into.append(tensor)
+            return tensor
+
+        router(x[half], valid[half], record)
+        summed.append(totals)
     if [len(s) for s in summed] not in ([n, n] for n in range(1, 9)):
         raise NotApplicable("its losses are linear in tokens, each device's its own")
     for half in halves:
-        totals = iter([sum(pair) for pair in zip(*summed, strict=True)])
-        assert_close(
-            router(x[half], valid[half], lambda t, of=totals: next(of)).loss,
-            whole,
-            "the loss of one of two devices",
-            1e-5,
-        )
+        both = iter([one + other for one, other in zip(*summed, strict=True)])
+        of_half = router(x[half], valid[half], lambda tensor, sums=both: next(sums)).loss  # type: ignore[misc]
+        assert of_half is not None
+        assert_close(of_half, whole, "the loss of one of two devices", 1e-5)

@@ -1,6 +1,6 @@
-"""Functions of PyTorch that only GPUs have, or only there with gradients, written out: kernels that call them are asked here.
+"""Reference versions of PyTorch functions that need a GPU, so that kernels which call them can be checked on a CPU.
 
-A kernel that computes on some devices only says on which (see `llmlab.slots.Kernel`); for the time of a check it is a CPU.
+A kernel for some devices only declares them (see `llmlab.slots.Kernel`); during a check that list is replaced by "cpu".
 """
 
 from __future__ import annotations
@@ -9,15 +9,19 @@ import itertools
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from llmlab import attributes
 from llmlab.check.subject import CheckFailed
+from llmlab.slots import Kernel
 
-MAX_HEAD_DIM, HEAD_DIM_MULTIPLE = 256, 8  # widths of a head that FlashAttention computes
+if TYPE_CHECKING:
+    from torch.nn.attention.flex_attention import BlockMask
+
+MAX_HEAD_DIM, HEAD_DIM_MULTIPLE = 256, 8  # limits of FlashAttention 2, which varlen_attn calls
 
 
 def varlen_attn(
@@ -33,8 +37,8 @@ def varlen_attn(
     window_size: tuple[int, int] = (-1, -1),
     enable_gqa: bool = False,
 ) -> Tensor:
-    """(n, N, H) of texts end to end, as torch.nn.attention.varlen documents it, a text at a time. Wrong for what it would
-    not take."""
+    """(n, N, H) of texts end to end, as torch.nn.attention.varlen documents it, one text at a time. CheckFailed for arguments
+    that it does not accept."""
     widths = {x.shape[-1] for x in (q_nNH, k_nKH, v_nKH)}
     lengths = q_bounds.diff()
     if len(widths) > 1 or max(widths) > MAX_HEAD_DIM or max(widths) % HEAD_DIM_MULTIPLE:
@@ -63,11 +67,11 @@ def flex_attention(
     k_BKSH: Tensor,
     v_BKSH: Tensor,
     score_mod: Callable[..., Tensor] | None = None,
-    block_mask: Any = None,
+    block_mask: BlockMask | None = None,
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Tensor:
-    """(B, N, T, H'), as torch.nn.attention.flex_attention documents it; a query that sees nothing gives 0."""
+    """(B, N, T, H'), as torch.nn.attention.flex_attention documents it. A query that sees nothing gives 0, as there."""
     if not enable_gqa and q_BNTH.shape[1] != k_BKSH.shape[1]:
         raise CheckFailed("flex_attention is given shared heads without enable_gqa")
     k, v = (x.repeat_interleave(q_BNTH.shape[1] // x.shape[1], 1) for x in (k_BKSH, v_BKSH))
@@ -88,43 +92,44 @@ IMPLEMENTATIONS: dict[tuple[str, str], Callable[..., Tensor]] = {
 }
 
 
-def gpu_calls(kernel: Any) -> list[tuple[dict[str, Any], str]]:
-    """Where the modules of the kernel's classes name such functions; nothing if it could not be used here even so."""
+def gpu_calls(kernel: Kernel) -> list[tuple[dict[str, Any], str]]:
+    """(module globals, name) of each such function that the modules of the kernel's classes import; none if it does not
+    declare `devices`, so that its device check can't be replaced."""
     if not attributes.of(kernel, "kernel", "devices"):
         return []
     modules = [vars(sys.modules[name]) for name in dict.fromkeys(c.__module__ for c in type(kernel).__mro__)]
     return [(names, name) for names in modules for name, value in names.items() if _path(value) in IMPLEMENTATIONS]
 
 
-def _path(value: Any) -> tuple[str, str]:
+def _path(value: object) -> tuple[str, str]:
     return str(getattr(value, "__module__", "")), str(getattr(value, "__name__", ""))
 
 
 @contextmanager
-def replaced_by_reference(kernel: Any) -> Iterator[None]:
-    """Within, the kernel computes here as on the devices that it is for. Wrong if it has called nothing of theirs by then."""
-    calls = []
+def replaced_by_reference(kernel: Kernel) -> Iterator[None]:
+    """Context in which the kernel runs on a CPU with the reference functions. CheckFailed if it has called none of them."""
+    calls: list[Callable[..., Tensor]] = []
 
     def counted(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        def call(*given: Any, **options: Any) -> Tensor:
+        def call(*args: object, **options: object) -> Tensor:
             calls.append(function)
-            return function(*given, **options)
+            return function(*args, **options)
 
         return call
 
-    own = [(names, name, names[name]) for names, name in gpu_calls(kernel)]
+    originals = [(names, name, names[name]) for names, name in gpu_calls(kernel)]
     here = {"devices": ("cpu",), "dtypes": (torch.float32,)}
-    said = [name for name in here if attributes.of(kernel, "kernel", name)]
-    for names, name, theirs in own:
-        names[name] = counted(IMPLEMENTATIONS[_path(theirs)])
-    for name in said:
+    declared = [name for name in here if attributes.of(kernel, "kernel", name)]
+    for names, name, original in originals:
+        names[name] = counted(IMPLEMENTATIONS[_path(original)])
+    for name in declared:
         setattr(kernel, name, here[name])
     try:
         yield
     finally:
-        for names, name, theirs in own:
-            names[name] = theirs
-        for name in said:
+        for names, name, original in originals:
+            names[name] = original
+        for name in declared:
             delattr(kernel, name)
     if not calls:
-        raise CheckFailed(f"it never calls {' or '.join(name for _, name, _ in own)}, whatever is seen")
+        raise CheckFailed(f"it never calls {' or '.join(name for _, name, _ in originals)}, whatever is seen")

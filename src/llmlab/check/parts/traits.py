@@ -1,9 +1,8 @@
-"""Traits of the model: what a part does not call `unused` counts, what it does call so does not."""
+"""The check of traits: one that a part does not declare `unused` makes a difference, one that it does makes none."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,12 +11,12 @@ from llmlab import registry
 from llmlab.check.parts.fixtures import tested_part
 from llmlab.check.reference import path_seeded_model
 from llmlab.check.refusal import refusal
-from llmlab.check.subject import CheckFailed, NotApplicable, Subject, head_role, small_part
+from llmlab.check.subject import CheckFailed, NotApplicable, Subject, Trait, head_role, small_part
 from llmlab.config.spec import ModelSpec
 from llmlab.config.traits import unused_by
 
-# By slot, a value that is not the usual one. Dropout is asked for elsewhere.
-TRAITS: dict[str, dict[str, Any]] = {
+# By slot, a value that is not the default. Dropout has a check of its own (learning.evaluation).
+TRAITS: dict[str, dict[str, Trait]] = {
     "attention": {
         "n_kv_heads": 4,
         "attention.qkv_bias": True,
@@ -41,7 +40,7 @@ TRAITS: dict[str, dict[str, Any]] = {
     "embedding": {"token_types": 2},
     "head": {"logit_scale": 3.0, "logit_softcap": 0.5},
 }
-REQUIRED_TRAITS = {"moe": {"moe__n_shared": 1}}  # without which one of them means nothing
+REQUIRED_TRAITS = {"moe": {"moe__n_shared": 1}}  # without a shared expert there is nothing to gate
 
 
 @torch.no_grad()
@@ -71,7 +70,7 @@ def traits(subject: Subject) -> None:
 
 
 def _supporting_kernel(spec: ModelSpec) -> str | None:
-    """One that takes such scores, the model's own if it does; None if the model is refused whatever the kernel."""
+    """The name of a kernel that accepts such scores, the model's own if it does; None if every kernel refuses the model."""
     from llmlab.model.build import assemble
 
     for name in dict.fromkeys([spec.kernel.name, *registry.names("kernel")]):
@@ -86,6 +85,9 @@ def _supporting_kernel(spec: ModelSpec) -> str | None:
 
 
 def _outputs(spec: ModelSpec, batch: dict[str, Tensor], role: str | None) -> list[Tensor]:
-    """What one head says, or hidden states and what all heads say, with weights that go by path alone."""
+    """Outputs of one head, or hidden states and outputs of all heads, with weights that depend on paths alone.
+
+    So a trait that adds a parameter (a bias) changes no other value, as drawing from one generator in order would.
+    """
     out = path_seeded_model(spec)(batch)
     return [out.hidden, *out.heads.values()] if role is None else [out.heads[role]]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypedDict
 
 from llmlab.errors import UserError
-from llmlab.json_files import parse_json
+from llmlab.json_files import json_lines, parse_json
 
 NAME = "samples.jsonl"
 TOKENS = 40
@@ -65,10 +65,13 @@ class Samples:
 
 def read(path: Path) -> list[Sample]:
     """The texts of a samples.jsonl; a torn last line is left out."""
-    found = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
-        try:
-            found.append(Sample(**parse_json(line, Line, str(path))))
-        except (UserError, TypeError):  # torn, or with other keys
-            continue
+    found: list[Sample] = []
+    if not path.exists():
+        return found
+    with path.open(encoding="utf-8", newline=None) as f:
+        for _, line in json_lines(f):
+            try:
+                found.append(Sample(**parse_json(line, Line, str(path))))
+            except (UserError, TypeError):  # torn, or with other keys
+                continue
     return found
