@@ -36,6 +36,7 @@ from llmlab.values import Cost as Cost
 from llmlab.values import Loss as Loss
 from llmlab.values import Output as Output
 from llmlab.values import Pass as Pass
+from llmlab.values import Rollout as Rollout
 from llmlab.values import Routing as Routing
 from llmlab.values import Score as Score
 from llmlab.values import Term as Term
@@ -382,6 +383,19 @@ class Objective(Protocol):
     def prepare(self, sample: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]: ...
     def targets(self, prepared: dict[str, Any]) -> dict[str, int]: ...
     def loss(self, model: LanguageModel, batch: Mapping[str, Tensor], **companions: LanguageModel) -> Loss: ...
+
+
+class Reward(Protocol):
+    """reward(/): what an answer is worth, to an objective that reads prompts.
+
+    `score(records, answers)` -> a finite number an answer. A record has the keys of the user's file, "prompt" among them; an
+    answer is the text that the model gave, special tokens left out. `needs`, if it is there: other keys than
+    "prompt" that every record must have.
+    """
+
+    needs: Sequence[str]
+
+    def score(self, records: Sequence[Mapping[str, Any]], answers: Sequence[str]) -> Sequence[float]: ...
 
 
 # ---------------------------------------------------------------- slots of the recipe

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json as json_module
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -120,6 +120,7 @@ def evaluate(
     from llmlab.model import batch_keys, finite
     from llmlab.runs import folder, text
     from llmlab.training import companions
+    from llmlab.training.feeds.acting import Actor
     from llmlab.training.recipe import chosen, plain, reads, segments
     from llmlab.training.recipe import special as needed
     from llmlab.training.totals import Totals
@@ -194,7 +195,13 @@ def evaluate(
             )
             if isinstance(windows, RecordSamples | Packs) and windows.cut:
                 cache.say(f"{windows.cut:,} of {len(windows):,} records cut at seq_len={size}")
-            for batch in loader.validation_loader(windows, objective, micro=batch_size, rank=0, world=1, limit=None):
+            batches: Iterable[dict[str, Any]]
+            if kind == "prompts":
+                how = (objective.rollout, chosen(cfg, "reward")(), corpus.tokenizer, corpus.vocabulary, batch_size)
+                batches = Actor(*how).judgements(model, windows)  # type: ignore[arg-type]  # which the kind is
+            else:
+                batches = loader.validation_loader(windows, objective, micro=batch_size, rank=0, world=1, limit=None)
+            for batch in batches:
                 _known(batch, model)
                 watched = batch_keys.Watched(batch) if not totals.pairs else batch  # the first
                 totals.add(objective.loss(model, watched, **models), batch)

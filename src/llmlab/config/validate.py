@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmlab import registry
-from llmlab.config import devices, guess, heads, init_from, layout, model_files, traits
+from llmlab.config import devices, guess, heads, init_from, layout, model_files, rollouts, traits
 from llmlab.errors import UserError
 from llmlab.record_kinds import KEYS, KINDS
 from llmlab.registry import near
@@ -86,7 +86,7 @@ def checked(
     if int(cfg.trainer.num_nodes) > 1 or str(cfg.trainer.devices) not in ("1", "auto", "-1"):
         found += composed.of_this_process(ranks=True)
     if not cfg.resume:  # whose data, strategy and devices may be those of its run
-        found += [*_data(composed), *devices.problems(cfg)]
+        found += [*_data(composed), *devices.problems(cfg), *rollouts.problems(cfg)]
     if found:
         return found, None
     try:
@@ -118,6 +118,7 @@ def require_source(composed: Composed) -> None:
             f"data={cfg.data.source} holds texts, but objective={cfg.objective._part_} reads {kind}: "
             "data=FOLDER_OR_FILE (.jsonl, .json, .csv, .tsv)"
         )
+    rollouts.require_reward(cfg)
 
 
 def local(cfg: DictConfig) -> list[str]:
