@@ -286,12 +286,11 @@ class Window(Protocol):
 
 
 class Seen(Protocol):
-    """What the framework hands to `Kernel.lower`: mask & window & documents & valid keys & the caller's mask, at once.
+    """The argument of `Kernel.lower`: mask & window & documents & valid keys & the caller's mask.
 
-    `pattern`: "causal" (T = S and plainly causal), "full" (every key is seen), or None. `dense(device)`: bool (1|B, 1, T, S),
-    no row empty but where the caller's own mask makes it so. `within`: the pattern inside each of the `documents` (B, T)
-    where nothing but mask and documents hides anything, else None. `one_for_all`: all samples see alike.
-    """
+    `pattern`: "causal" (T = S), "full" (every key is seen), or None. `dense()`: bool (1|B, 1, T, S); only the caller's mask
+    leaves a row empty. `within`: the pattern inside each of the `documents` (B, T), if nothing else hides a key.
+    `one_for_all`: all samples see alike."""
 
     @property
     def pattern(self) -> Literal["causal", "full"] | None: ...

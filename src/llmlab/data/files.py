@@ -78,7 +78,7 @@ def _unchanged(file: File) -> None:
 
 
 def _plain(file: File, account: Account) -> Iterator[Document]:
-    text = _decoded(file.path)
+    text = decoded(file.path)
     if text.strip():
         yield Document(file.name, text)
     else:
@@ -100,7 +100,7 @@ def _lines(path: str) -> Iterator[tuple[int, str]]:
         with open(path, encoding="utf-8", newline=None) as f:
             yield from json_lines(f)
     except UnicodeDecodeError:  # its position is one in the reader's buffer
-        _decoded(path)
+        decoded(path)
         raise
     except OSError as e:
         raise _unreadable(path, e) from None
@@ -162,7 +162,7 @@ def _strings(row: dict[str, Json], inside: str, levels: int) -> Iterator[str]:
             yield from _strings(value, f"{inside}{key}.", levels - 1)
 
 
-def _decoded(path: str) -> str:
+def decoded(path: str) -> str:
     """A file's text in UTF-8 without a byte order mark in front."""
     try:
         data = Path(path).read_bytes()

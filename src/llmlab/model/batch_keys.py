@@ -33,7 +33,7 @@ class Watched(dict[str, Any]):
         self.read.add(key)
         return super().__getitem__(key)
 
-    def get(self, key: str, default: Any = None) -> Any:
+    def get(self, key: str, default: object = None) -> Any:
         if key not in self:
             return default
         return self[key]

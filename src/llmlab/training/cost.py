@@ -128,7 +128,7 @@ def of(models: Mapping[str, Model], objective: Objective, windows: Windows) -> C
         first = group[0][1]
         model = _model(models, first, objective)
         if first.source is not None:
-            _fits(model, first.source, first.tokens)
+            check_positions(model, first.source, first.tokens)
         elif first.model != TRAINED and (room := limit(model)) is not None and first.tokens > room:
             raise UserError(
                 f"models.{first.model}: it reads {first.tokens} tokens of each sample, more than the {room} positions that it "
@@ -160,7 +160,7 @@ def _share(role: str, group: Sequence[tuple[int, Pass]]) -> float:
     return sum(each) / (len(group) * group[0][1].tokens)
 
 
-def _fits(model: Model, *lengths: int) -> None:
+def check_positions(model: Model, *lengths: int) -> None:
     """UserError if a stack has fewer positions than it reads tokens of a sample: data.seq_len does not tell."""
     for i, (name, length) in enumerate(zip(model.stacks, lengths, strict=True)):
         room = limit(model, i)
