@@ -15,6 +15,7 @@ from llmlab.training.module import Offline
 
 def module(rank=0, step=0, accumulate=2, total=lambda t: t, seed=5):
     made = Offline(None, None, None, None, Feed(), seed=seed, horizon=10)
+    made.model = SimpleNamespace()
     made.trainer = SimpleNamespace(
         global_step=step,
         accumulate_grad_batches=accumulate,
