@@ -16,12 +16,11 @@ from llmlab.data.records import Records
 from llmlab.data.samples import Samples, samples
 from llmlab.errors import UserError
 from llmlab.model import build, trainable
-from llmlab.sizes import divisors
 from llmlab.training import cost
 from llmlab.training.companions import Companion
 from llmlab.training.companions import of as companions_of
+from llmlab.training.cut import Cut as Cut
 from llmlab.training.feeds import Feed
-from llmlab.training.feeds.rollout import Rollouts
 
 
 def chosen(cfg: Any, slot: str) -> Any:
@@ -46,33 +45,6 @@ def reads(cfg: Any) -> str:
     """The kind of samples that the objective reads: "text" or a kind of record."""
     kind: str = registry.index()["objective", cfg.objective["_part_"]].attribute("reads")
     return kind
-
-
-@dataclass(frozen=True)
-class Cut:
-    """How a global batch is cut: `micro` sequences a forward, on `world` devices, `accumulate` times a step."""
-
-    batch_size: int
-    micro: int
-    world: int
-    accumulate: int
-
-    @classmethod
-    def of(cls, batch_size: int, micro: int | None, world: int) -> Cut:
-        if batch_size < 1:
-            raise UserError(f"train.batch_size={batch_size} must be at least 1")
-        if batch_size % world:
-            raise UserError(
-                f"train.batch_size={batch_size} can't be shared by trainer.devices={world}; make it a multiple"
-            )
-        micro = batch_size // world if micro is None else micro
-        if micro < 1 or batch_size % (micro * world):
-            fits = divisors(batch_size // world)
-            raise UserError(
-                f"train.micro_batch_size={micro} does not cut train.batch_size={batch_size} on {world} "
-                f"device{'s' * (world > 1)}; choose one of {', '.join(map(str, fits[-8:]))}"
-            )
-        return cls(batch_size, micro, world, batch_size // (micro * world))
 
 
 @dataclass(frozen=True)
@@ -213,13 +185,6 @@ class Recipe:
         models = {cost.TRAINED: model, **{role: c.assemble(model) for role, c in companions.items()}}
         own, summary = cost.of(models, objective, of), trainable.summary(model)
         return cls(corpus, spec, objective, optimizer, schedule, own, learns, summary, of, reward, companions)
-
-
-def feed(cfg: Any, recipe: Recipe, cut: Cut, steps: int) -> Feed:
-    """Where the micro-batches of so many optimizer steps come from. UserError where they can't be had."""
-    if reads(cfg) == "prompts":
-        return Rollouts.of(cfg, recipe, cut, steps)
-    return Batches.of(cfg, recipe, cut, steps)
 
 
 def segments(spec: specs.ModelSpec) -> int:

@@ -92,6 +92,7 @@ def _remove_if_empty(folder: Path) -> None:
 def _train(task: Task, first: bool) -> Mapping[str, Any]:
     from llmlab.training import companions, loggers, preflight, run_header, strategies, trainers
     from llmlab.training import recipe as recipes
+    from llmlab.training.feeds import make
     from llmlab.training.intervals import Intervals
     from llmlab.training.meter import peak_memory
 
@@ -100,7 +101,7 @@ def _train(task: Task, first: bool) -> Mapping[str, Any]:
     place = trainers.place(cfg)
     cut = recipes.Cut.of(cfg.train.batch_size, cfg.train.micro_batch_size, place.data_parallel)
     recipe = recipes.Recipe.of(task.composed, task.spec, task.corpus, task.companions)
-    recipes.feed(cfg, recipe, cut, 1)  # to refuse a corpus that is too small before anything is written
+    make.feed(cfg, recipe, cut, 1)  # to refuse a corpus that is too small before anything is written
     strategies.check(cfg, place, recipe.spec)
     for role, companion in recipe.companions.items():
         with companions.named(role):

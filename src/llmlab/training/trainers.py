@@ -96,6 +96,7 @@ def make(
     from llmlab.config.trainer import arguments
     from llmlab.training import recipe as recipes
     from llmlab.training.callbacks import Checkpoints, Journal
+    from llmlab.training.feeds import make as feeds
     from llmlab.training.module import Offline
     from llmlab.training.progress import Progress, Remaining
     from llmlab.training.warning_filters import hush
@@ -109,7 +110,7 @@ def make(
         step = checkpoint.step_of(task.point) if task.point else 0
         _cut_metrics(folder, step, validated=step % validate_every == 0)
 
-    feed = recipes.feed(cfg, recipe, cut, horizon)
+    feed = feeds.feed(cfg, recipe, cut, horizon)
     module = Offline(
         recipe.spec,
         recipe.objective,

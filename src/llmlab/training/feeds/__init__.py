@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
-if TYPE_CHECKING:
-    from llmlab.training.module import Offline
+import torch
+
+from llmlab.model.model import Model
 
 Batch = dict[str, Any]  # tensors, and the dict of `counts`
+
+
+class Learner(Protocol):
+    """What a feed sees of the module that it feeds."""
+
+    model: Model | None
+    trainer: Any
+
+    @property
+    def strategy(self) -> Any: ...
+    @property
+    def device(self) -> torch.device: ...
 
 
 class Feed:
@@ -21,7 +34,7 @@ class Feed:
     same on every rank.
     """
 
-    def attach(self, module: Offline) -> None:
+    def attach(self, module: Learner) -> None:
         """Called before anything else, with the module that is fed."""
 
     def train(self, rank: int, world: int, start: int) -> Iterable[Batch]:

@@ -19,18 +19,16 @@ from torch import Tensor
 from llmlab.data import collate
 from llmlab.data.loader import total
 from llmlab.data.order import indices
-from llmlab.data.samples import samples
 from llmlab.decoding.sampling import Sampling
 from llmlab.errors import UserError
 from llmlab.seeds import key
 from llmlab.slots import Rollout
-from llmlab.training.feeds import Batch, Feed, acting
+from llmlab.training.cut import Cut
+from llmlab.training.feeds import Batch, Feed, Learner
 from llmlab.training.feeds.acting import Actor, Prompts
 
 if TYPE_CHECKING:
     from llmlab.model.model import Model
-    from llmlab.training.module import Offline
-    from llmlab.training.recipe import Cut, Recipe
 
 
 class Acts(Protocol):
@@ -89,28 +87,14 @@ class Rollouts(Feed):
         self.how = objective.rollout
         self.size = cut.batch_size * self.how.batches
         self.held: Held | None = None
-        self.module: Offline | None = None
+        self.module: Learner | None = None
         if self.size % self.how.samples:
             raise UserError(
                 f"objective.samples={self.how.samples} must divide the {self.size} answers of a rollout: train.batch_size="
                 f"{cut.batch_size} x objective.batches={self.how.batches}"
             )
 
-    @classmethod
-    def of(cls, cfg: Any, recipe: Recipe, cut: Cut, steps: int) -> Rollouts:
-        """UserError for prompts that can't be answered or judged."""
-        corpus, objective = recipe.corpus, recipe.objective
-        prompts: Any = recipe.samples
-        held_out: Any = samples(corpus, corpus.validation, objective, cfg.data.seq_len)
-        for part in (prompts, held_out):
-            acting.check(part, recipe.reward, recipe.spec)
-        actor = Actor(objective.rollout, recipe.reward, corpus.tokenizer, corpus.vocabulary, cut.micro)
-        batches = cfg.train.validation_batches
-        limit = None if batches is None else batches * cut.batch_size
-        how = {"seed": cfg.seed, "cut": cut, "steps": steps, "seq_len": cfg.data.seq_len, "limit": limit}
-        return cls(prompts, held_out, objective, actor, **how)
-
-    def attach(self, module: Offline) -> None:
+    def attach(self, module: Learner) -> None:
         self.module = module
 
     # ---------------------------------------------------------------- what training is fed
