@@ -283,11 +283,11 @@ class Record(TypedDict):
     models: NotRequired[dict[str, Recorded]]
 
 
-def fields(companions: Mapping[str, Companion], trained: Model) -> dict[str, Any]:
+def fields(companions: Mapping[str, Companion], models: Mapping[str, Model]) -> dict[str, Any]:
     """The field `models` of a run's record."""
     found = {}
     for role, c in companions.items():
-        counts = flops.count_parameters(c.assemble(trained))
+        counts = flops.count_parameters(models[role])
         found[role] = {
             "family": c.spec.family,
             "parameters": {"total": counts.total, "active": counts.active},  # without what it shares
@@ -301,10 +301,10 @@ def fields(companions: Mapping[str, Companion], trained: Model) -> dict[str, Any
     return found
 
 
-def lines(companions: Mapping[str, Companion], trained: Model) -> list[str]:
+def lines(companions: Mapping[str, Companion], models: Mapping[str, Model]) -> list[str]:
     """Lines that a run begins with, one for each companion."""
     found = []
-    for role, about in fields(companions, trained).items():
+    for role, about in fields(companions, models).items():
         shared = f", beside the {' and '.join(about['shares'])} that it shares" if about["shares"] else ""
         how = "trained" if about["trains"] else "frozen"
         of = about["source"] or (" ".join(about["words"]) or "the run's own model")

@@ -80,6 +80,8 @@ def task(composed: Composed, done: dict[str, Any]) -> Task | None:
             metrics.check(folder / name)  # before the record is written anew
         except UserError as e:
             raise UserError(f"{e}; {BRING_BACK}") from None
+    data, tokenizer = recipe.plain(cfg.data, schema.Data), recipe.plain(cfg.tokenizer, schema.Tokenizer)
+    trained = text.Trained(folder, data, tokenizer, recipe.special(cfg), done, recipe.reads(cfg))
     first = is_first()
     if first:
         lock.lock(folder)  # before anything in it is judged or deleted
@@ -87,10 +89,9 @@ def task(composed: Composed, done: dict[str, Any]) -> Task | None:
         if first:
             files.sweep(folder, but=("point.json",))  # which the sweep writes
             checkpoint.sweep(folder / checkpoint.FOLDER)
-            parts = (folder, recipe.plain(cfg.data, schema.Data), recipe.plain(cfg.tokenizer, schema.Tokenizer))
-            for line in text.repair(*parts, recipe.special(cfg), done, recipe.reads(cfg)):
+            for line in text.repair(trained):
                 print(f"warning: {line}", file=sys.stderr)
-        corpus = _corpus(folder, cfg, done)
+        corpus = _corpus(trained)
         if complete and composed.cfg.resume_from is None:
             if first:
                 _remember(folder, cfg, done, corpus)
@@ -159,13 +160,12 @@ def _complete(folder: Path, done: Mapping[str, Any], target: int) -> str:
     return line
 
 
-def _corpus(folder: Path, cfg: DictConfig, done: Mapping[str, Any]) -> Corpus:
+def _corpus(run: text.Trained) -> Corpus:
     advice = (
-        f"bring it back as it was, or say where it lies now with data.path=PATH; init_from={folder} begins a new run "
+        f"bring it back as it was, or say where it lies now with data.path=PATH; init_from={run.folder} begins a new run "
         "with the weights of this one on another text"
     )
-    settings, tokenizer = recipe.plain(cfg.data, schema.Data), recipe.plain(cfg.tokenizer, schema.Tokenizer)
-    return text.corpus(folder, settings, tokenizer, recipe.special(cfg), done, advice, recipe.reads(cfg))
+    return text.corpus(run, advice)
 
 
 def _point(folder: Path, start: str | None, done: Mapping[str, Any], first: bool) -> Path | None:

@@ -13,7 +13,6 @@ from llmlab import measures, registry
 from llmlab.config import inherit, init_from, stand_ins, traits
 from llmlab.data import account
 from llmlab.hub import locate
-from llmlab.model import build
 from llmlab.model.table import describe
 from llmlab.runs import record, text
 from llmlab.training import companions, preflight, schedule_notes
@@ -75,7 +74,7 @@ def fields(
         "tokenizer": tokenizer(cfg, corpus),
         "parameters": {name: getattr(recipe.cost.parameters, name) for name in ("total", "active", "trainable")},
         "flops_per_token": recipe.cost.flops_per_token,
-        **({"models": companions.fields(recipe.companions, build.assemble(recipe.spec))} if recipe.companions else {}),
+        **({"models": companions.fields(recipe.companions, recipe.models)} if recipe.companions else {}),
         "tokens_seen": 0,
         "steps": 0,
         "wall_seconds": 0.0,
@@ -154,7 +153,7 @@ def lines(
     )
     said = [first, *describe(spec)]
     if recipe.companions:
-        said += companions.lines(recipe.companions, build.assemble(spec))
+        said += companions.lines(recipe.companions, recipe.models)
     if recipe.learns.words is not None:
         said.append(recipe.summary)
     said += [f"note: {n}" for n in notes(task, recipe, horizon["steps"], last_step) if n != stand_ins.note(cfg)]

@@ -116,7 +116,8 @@ def test_writing_a_sample_leaves_random_numbers_alone(both, tmp_path):
         vocabulary=SimpleNamespace(size=int(ids.max()) + 1, special={}),
         tokenizer=tokenizer,
     )
-    made = samples.Samples(tmp_path, SimpleNamespace(corpus=corpus, spec=model.spec), most=10, every=1, horizon=10)
+    recipe = SimpleNamespace(corpus=corpus, spec=model.spec, objective=None)
+    made = samples.Samples(tmp_path, recipe, most=10, every=1, horizon=10)
     module = SimpleNamespace(
         model=model,
         placement=SimpleNamespace(compile=False),
