@@ -105,21 +105,22 @@ def write(path: Path, weights: Mapping[str, Tensor], state: Mapping[str, Any]) -
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         needed = sum(t.nbytes for t in _tensors(weights)) + sum(t.nbytes for t in _tensors(state))
+        # Asked first, so that a disk which is too full is not filled up for nothing.
         if (free := shutil.disk_usage(path.parent).free) < needed:
             raise OSError(28, f"{needed:,} bytes are needed but {free:,} are free on the disk")
-        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)  # of a process that had this id before
         temporary.mkdir()
         own, aliases = _untie(weights)
         files = _by_file(own)
         for name, tensors in files.items():
             (temporary / name).parent.mkdir(exist_ok=True)
             save_file(tensors, temporary / name, metadata={"format": "pt"})  # a second key would make the bytes random
-        torch.save(dict(state), temporary / STATE)
+        torch.save(dict(state), temporary / STATE)  # plain values and tensors: what weights_only reads
         about = {"tied": aliases, "step": step_of(path), "run": identity(path.parent.parent)}
         seal(temporary, MANIFEST, (*files, STATE), about)
         remove(path)
         os.rename(temporary, path)
-        _fsync(path.parent)
+        _fsync(path.parent)  # a rename is on the disk when its folder is
     except (OSError, RuntimeError, SafetensorError) as e:  # torch and safetensors have their own words for a full disk
         shutil.rmtree(temporary, ignore_errors=True)
         reason = (e.strerror or str(e)) if isinstance(e, OSError) else str(e).splitlines()[0]
@@ -191,6 +192,7 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 def _state(path: Path, *, mmap: bool = False) -> dict[str, Any]:
     try:
+        # weights_only: torch's own unpickler of a few types, which calls nothing that a file names (the default since 2.6).
         state = torch.load(path / STATE, map_location="cpu", weights_only=True, mmap=mmap)
     except Exception as e:  # whatever zip, pickle and torch make of a file that someone else wrote
         raise UserError(f"checkpoint {path} can't be used: {STATE}: {_short(e)}") from e
@@ -257,7 +259,8 @@ def _delete(path: Path) -> None:
 
 
 def _untie(weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """safetensors refuses two names for one memory: (each tensor once, {other name: first name})."""
+    """Weights without aliases, since safetensors refuses two names for one memory: (each tensor once, {other name: first
+    name})."""
     first: dict[Any, str] = {}
     own, tied = {}, {}
     for key, tensor in weights.items():
@@ -266,7 +269,7 @@ def _untie(weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, 
             tied[key] = first[place]
         else:
             first[place] = key
-            own[key] = tensor.detach().contiguous()
+            own[key] = tensor.detach().contiguous()  # safetensors refuses views with gaps
     return own, tied
 
 
@@ -293,7 +296,7 @@ def _manifest(path: Path) -> Manifest:
 
 
 def _fsync(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY)
+    fd = os.open(path, os.O_RDONLY)  # of a folder as well, which open() refuses
     try:
         os.fsync(fd)
     finally:

@@ -28,11 +28,13 @@ class Table:
 
     def write(self, row: Mapping[str, Any], columns: Sequence[str]) -> None:
         try:
+            # Opened anew for each row: closing flushes, so that readers and a run that is killed have all rows so far.
             with open(self.path, "a", newline="", encoding="utf-8") as f:
                 writer = csv.writer(f, lineterminator="\n")
                 if self.columns is None:
                     self.columns = list(columns)
                     writer.writerow(self.columns)
+                # repr of a float is the shortest text that reads back as the same one, so that two runs can be compared.
                 writer.writerow(["" if row.get(c) is None else repr(row[c]) for c in self.columns])
         except OSError as e:
             raise UserError(f"{self.path} could not be written: {e.strerror}") from e

@@ -85,6 +85,7 @@ def frozen(model: Model, companion: Companion) -> Model:
         return model
     for parameter in model.parameters():
         parameter.elsewhere = True  # type: ignore[attr-defined]  # where it came from: no checkpoint has it
+    # eval() alone would compute gradients, and requires_grad_(False) alone leave dropout on.
     return model.requires_grad_(False).eval()
 
 

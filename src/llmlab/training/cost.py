@@ -21,7 +21,7 @@ from llmlab.model.model import Model
 from llmlab.model.probe import CostSource
 from llmlab.slots import Objective, Pass, Rollout
 
-SAMPLES = 8
+SAMPLES = 8  # that are prepared and averaged
 TRAINED = "model"  # the role of the model that is trained
 
 
@@ -38,6 +38,8 @@ class PassCost:
         """FLOPs a sample, the backward included."""
         if not self.trained:
             return self.times * self.account.forward(dense=dense)
+        # A backward has two products for each of a forward: by the input and by the weight (Kaplan et al. 2020,
+        # arXiv:2001.08361).
         return self.times * (self.account.training(dense=dense) * self.account.tokens)
 
 

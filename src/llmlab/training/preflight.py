@@ -108,6 +108,7 @@ def _plain(module: nn.Module) -> list[Any]:
 def _fit(path: Path, model: nn.Module) -> None:
     """From the header of the file alone: no tensor is read."""
     try:
+        # safetensors reads the header alone: shapes of a model of any size take milliseconds.
         with safe_open(path / checkpoint.WEIGHTS, "pt") as f:
             there = {n: torch.empty(f.get_slice(n).get_shape(), device="meta") for n in f.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as e:
@@ -157,6 +158,7 @@ def _memory(cfg: DictConfig, recipe: Recipe, place: Place, others: Sequence[flop
 
 def states(optimizer: OptimizerPart) -> float:
     """Numbers that an optimizer keeps for each parameter: 2 for Adam."""
+    # A step on a small matrix: what an optimizer of the user's own keeps is nowhere declared.
     weight = nn.Parameter(torch.zeros(8, 8))
     weight.grad = torch.zeros(8, 8)
     try:
@@ -174,11 +176,14 @@ def available(device: torch.device) -> int | None:
         return torch.cuda.mem_get_info(device)[0]
     try:
         lines = dict(line.split(":", 1) for line in MEMINFO.read_text().splitlines())
+        # Not MemFree, which leaves out the cache of files that the kernel gives back at once (proc(5)).
         free = int(lines["MemAvailable"].split()[0]) * 1024
     except (OSError, KeyError, ValueError):
         return None
     try:
-        return min(free, int(CGROUP.read_text()))
+        return min(
+            free, int(CGROUP.read_text())
+        )  # version 2 of control groups; within a container its own is at the top
     except (OSError, ValueError):  # "max": no limit
         return free
 

@@ -176,13 +176,13 @@ def _train(task: Task, first: bool) -> Mapping[str, Any]:
             at = f" at step {e.step:,}, which is saved" if e.step else ""
             say(f"interrupted{at}; go on with: {resume_command(task.folder)}")
             if e.step:
-                _part()
+                destroy_process_group()
                 if not first:  # Lightning kills the first, which may still write, when another ends with an exit code
                     return run.fields
             raise KeyboardInterrupt from e
         raise UserError(e.advice(task.folder, cfg)) from e.__cause__
     journal.progress.close()
-    _part()
+    destroy_process_group()
     if not first:
         return run.fields
     from llmlab.training.finish import close
@@ -196,10 +196,11 @@ def _train(task: Task, first: bool) -> Mapping[str, Any]:
     return run.fields
 
 
-def _part() -> None:
+def destroy_process_group() -> None:
     """The ranks have nothing more to say to each other."""
     import torch
 
+    # Without it NCCL warns at exit of what it still holds, and a rank that ends first makes gloo fail in the others.
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 

@@ -158,6 +158,7 @@ class Rollouts(Feed):
         }
         assert self.module is not None
         strategy, device = self.module.strategy, self.module.device
+        # Over the device, as NCCL knows no CPU tensors.
         rows = {name: strategy.gather(t.to(device)).flatten(0, 1).cpu() for name, t in own.items()}
         longest = int(rows["lengths"].max())
         for name in ("ids", "log_probabilities"):
@@ -172,6 +173,7 @@ class Rollouts(Feed):
     def _acting(self) -> Iterator[Model]:
         """The model, under the precision of training: else the answers would be another model's."""
         assert self.module is not None and self.module.model is not None
+        # Lightning enters it around training_step and validation_step only, and a feed runs while it fetches a batch.
         with self.module.trainer.precision_plugin.forward_context():
             yield self.module.model
 

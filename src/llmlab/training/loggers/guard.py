@@ -26,6 +26,7 @@ class Guarded:
         self.off = False
         self._error: str | None = None  # of the thread, not said yet
         self._calls: queue.Queue[tuple[str, tuple[Any, ...], _Answer | None] | None] = queue.Queue(WAITING)
+        # A daemon, as Python waits for all others when it exits, and this one may hang in a socket.
         self._thread = threading.Thread(target=self._work, name=f"logger {name}", daemon=True)
         self._thread.start()
 

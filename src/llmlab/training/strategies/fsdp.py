@@ -97,7 +97,7 @@ class FSDP(ByPath, ModelParallelStrategy):
                 module.reshard()
         return super()._trained()
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any = None) -> None:
+    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: object = None) -> None:
         # Not ModelParallelStrategy's own, which refuses a path that is a folder.
         Strategy.save_checkpoint(self, checkpoint, filepath, storage_options)
 

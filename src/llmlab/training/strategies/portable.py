@@ -32,12 +32,12 @@ if TYPE_CHECKING:
 class SafeCheckpointIO(CheckpointIO):
     """Lightning's door to `llmlab.runs.checkpoint`."""
 
-    def save_checkpoint(self, checkpoint_: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+    def save_checkpoint(self, checkpoint_: dict[str, Any], path: str | Path, storage_options: object = None) -> None:
         state = dict(checkpoint_)  # Lightning goes on using its own after this
         checkpoint.write(Path(path), state.pop("state_dict"), state)
 
     def load_checkpoint(
-        self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
+        self, path: str | Path, map_location: object = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
         weights, state = checkpoint.read(Path(path))
         # weights_only is not looked at: nothing here is ever unpickled. map_location: the model moves them where it is.

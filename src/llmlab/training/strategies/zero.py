@@ -210,7 +210,7 @@ class Zero(ByPath, DeepSpeedStrategy):
 
     # ---------------------------------------------------------------- checkpoints
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any = None) -> None:
+    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: object = None) -> None:
         # Not DeepSpeed's own: a folder with a pickle of each rank, which only as many ranks of the same stage read.
         Strategy.save_checkpoint(self, checkpoint, filepath, storage_options)
 
