@@ -14,13 +14,14 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypedDict, Union
 
 from llmlab.errors import near
+from llmlab.record_kinds import KINDS, TEXT
 from llmlab.sizes import ModelConfig
 
 EVERY = "every slot"  # the key in `TABLE` of what any part may declare
 
 
 class Companion(TypedDict, total=False):
-    """How an objective declares another model that it works with."""
+    """Declaration of another model that an objective works with."""
 
     heads: dict[str, str]  # role: the name of its part
     trains: bool
@@ -141,7 +142,7 @@ TABLE: Mapping[str, Mapping[str, Attribute]] = {
             str,
             "text",
             "what a sample is: a window of text, or a record of that kind",
-            ("text", "labelled", "pairs", "chat", "preferences", "prompts"),
+            (TEXT, *KINDS),
         ),
         "mask": Attribute(str, "causal", "the mask that it brings", part_of="mask"),
         "heads": Attribute(dict[str, str], {"tokens": "lm"}, "a head for each role that it asks for", part_of="head"),
@@ -166,6 +167,9 @@ TABLE: Mapping[str, Mapping[str, Attribute]] = {
             tuple[str, ...], (), "batch keys that it offers to masks and heads that need them: nothing has to read them"
         ),
         "shown": Attribute(float, 0.0, "the share of targets whose answer the model is shown, for `llmlab check`"),
+    },
+    "reward": {
+        "needs": Attribute(tuple[str, ...], (), "fields of a record, beside its prompt, by which it judges an answer"),
     },
     "optimizer": {},
     "schedule": {},
@@ -196,7 +200,7 @@ def complete(cls: type, slot: str) -> None:
 
 
 def problem(slot: str, name: str, value: object, options: Iterable[str] = ()) -> str | None:
-    """What is wrong with a declared attribute of a part that has these options, or None."""
+    """The fault of a declared attribute of a part that has these options, or None."""
     known = attributes(slot)
     if (slot, name) in EARLIER:
         return f"{name} is called otherwise now; write {EARLIER[slot, name]}"
@@ -216,7 +220,7 @@ def problem(slot: str, name: str, value: object, options: Iterable[str] = ()) ->
 
 
 def fits(value: object, kind: Any) -> bool:
-    """Whether a literal is of a type. An int is a float; a bool is no int."""
+    """True if a literal is of a type. An int is a float; a bool is no int."""
     origin, inner = typing.get_origin(kind), typing.get_args(kind)
     if kind is Any:
         return True

@@ -137,7 +137,7 @@ def test_large_vocabularies_take_four_bytes(folder_of_texts, tmp_path):
 
 def test_the_second_opening_reads_no_text(folder_of_texts, monkeypatch):
     first = corpus(folder_of_texts)
-    monkeypatch.setattr("llmlab.data.files._decoded", lambda path: pytest.fail("read again"))
+    monkeypatch.setattr("llmlab.data.files.decoded", lambda path: pytest.fail("read again"))
     second = corpus(folder_of_texts)
     assert second.folder == first.folder
     assert np.array_equal(second.train.tokens, first.train.tokens)
@@ -216,7 +216,13 @@ print(json.dumps([found.fingerprint, int(found.train.tokens.sum()), int(found.va
 
 def process(folder, tokenizer=BPE):
     data = Data(source="files", path=str(folder), seq_len=16)
-    command = [sys.executable, "-c", PROGRAM, json.dumps(asdict(data)), json.dumps(asdict(tokenizer))]
+    command = [
+        sys.executable,
+        "-c",
+        PROGRAM,
+        json.dumps({k: v for k, v in asdict(data).items() if k != "fields"}),
+        json.dumps(asdict(tokenizer)),
+    ]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 

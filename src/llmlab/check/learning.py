@@ -14,6 +14,7 @@ from torch import Tensor
 from llmlab import attributes, measures, registry
 from llmlab.check.refusal import refusal, untrainable
 from llmlab.check.subject import VOCABULARY, CheckFailed, NotApplicable, Subject, assert_close
+from llmlab.data import stand_in
 from llmlab.model import build
 from llmlab.model.model import Model
 from llmlab.slots import Loss, Vocabulary
@@ -45,9 +46,9 @@ def prepared_batch(subject: Subject, rows: int = 4) -> Batch:
     objective = build_objective(subject)
     words = chance.integers(VOCABULARY, size=(rows, tokens + 1))
     zeros = np.zeros(tokens + 1, dtype=np.int64)
-    each = [objective.prepare({"tokens": row, "documents": zeros}, chance) for row in words]
-    batch = {k: torch.from_numpy(np.stack([s[k] for s in each])) for k in each[0] if k != "documents"}
-    return batch | subject.read_by_parts(batch["ids"].shape[1], rows)
+    batch = stand_in.batch(objective, words, chance, zeros)
+    batch.pop("documents", None)
+    return batch | subject.read_by_parts(batch["ids"].shape[1] if "ids" in batch else tokens, rows)
 
 
 def companion_models(subject: Subject, model: Model) -> dict[str, Model]:
@@ -84,11 +85,12 @@ def loss_function(subject: Subject, model: Model) -> Callable[[], Loss]:
     """
     batch, objective = prepared_batch(subject), build_objective(subject)
     others = {role: None for role in subject.spec.heads if role not in objective.heads}
+    text = batch if "ids" in batch else subject.batch()
     beside_it = companion_models(subject, model)
 
     def loss() -> Loss:
         value: Loss = objective.loss(model, batch, **beside_it)
-        outputs = model(batch, heads=others).heads.values() if others else ()
+        outputs = model(text, heads=others).heads.values() if others else ()
         more = [(x * torch.linspace(-1, 1, x.numel()).view_as(x)).mean() for x in outputs]
         beside = {f"head {i}": (x, torch.ones((), dtype=torch.int64)) for i, x in enumerate(more)}
         return value._replace(terms={**value.terms, **beside})

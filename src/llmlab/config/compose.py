@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import importlib.util
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,23 +15,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmlab import registry
-from llmlab.config import companions, explain, inherit, init_from, model_files, spelling, store, validate
+from llmlab.config import companions, explain, heads, inherit, init_from, spelling, store, validate
 from llmlab.config.composed import Checkpoint, Composed, Typed
+from llmlab.config.model_files import conf_dir as conf_dir
+from llmlab.config.model_files import families as families
+from llmlab.config.schema import Budget
 from llmlab.errors import UserError
 from llmlab.slot_names import SLOTS
 
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
     from omegaconf import DictConfig
-
-
-@functools.lru_cache(maxsize=1)
-def conf_dir() -> Path:
-    """The folder of the YAML files that come with llmlab."""
-    spec = importlib.util.find_spec("llmlab_conf")
-    if spec is None or not spec.submodule_search_locations:
-        raise UserError("llmlab is not installed with its conf/ folder; pip install -e . in its checkout")
-    return Path(next(iter(spec.submodule_search_locations))).resolve()
 
 
 def groups(config_dirs: Sequence[str] = ()) -> list[str]:
@@ -44,12 +37,6 @@ def groups(config_dirs: Sequence[str] = ()) -> list[str]:
 def choices(group: str, config_dirs: Sequence[str] = ()) -> list[str]:
     files = [f.stem for root in (conf_dir(), *map(Path, config_dirs)) for f in Path(root, group).glob("*.yaml")]
     return sorted({*files, *registry.names(group)})
-
-
-def families() -> list[str]:
-    """The models that come with llmlab, but for their published sizes: there are many."""
-    files = sorted((conf_dir() / "model").glob("*.yaml"))
-    return [f.stem for f in files if model_files.published(f) is None]
 
 
 def known_choices(config_dirs: Sequence[str] = ()) -> explain.Known:
@@ -108,7 +95,8 @@ def _whole(
             )
     run = functools.partial(_hydra, config_dirs=tuple(config_dirs))
     known = known_choices(config_dirs)
-    overrides = tuple(spelling.spelled(given, lambda: known.choices("data")))
+    spelled = spelling.spelled(given, lambda: known.choices("data"))
+    overrides = tuple(heads.addressed(spelled, run))
     parsed, problems = explain.parse(overrides, known)
     problems += validate.published(parsed, [conf_dir(), *map(Path, config_dirs)])
     if problems:
@@ -124,7 +112,8 @@ def _whole(
     asked = _opened(overrides, parsed, run)
     try:
         typed = _typed(parsed, known, run)
-        effective = tuple(o for o, t in zip(asked, typed, strict=True) if t is None or not t.kept)
+        kept = (o for o, t in zip(asked, typed, strict=True) if t is None or not t.kept)
+        effective = (*kept, *_other_budgets(parsed))
         cfg = run(effective)
     except Exception as first:
         parsed, _ = explain.parse(asked, known)
@@ -134,9 +123,6 @@ def _whole(
         elif len(good) < len(parsed):
             problems += _further(overrides, good, known, run)
         raise UserError("\n".join(dict.fromkeys(problems))) from first
-    if budgets := _other_budgets(parsed, cfg):
-        effective += budgets
-        cfg = run(effective)
     if own := inherit.words(cfg, parsed):
         effective = (*inherit.without(effective), *own)
         overrides = (*inherit.without(overrides), *own)
@@ -155,8 +141,9 @@ def misspelt(overrides: Sequence[str]) -> list[str]:
     """What is wrong with keys and single values, a line each, whatever the chosen parts say of each other."""
     store.declare()
     known = known_choices()
-    parsed, problems = explain.parse(spelling.spelled(overrides, lambda: known.choices("data")), known)
     run = functools.partial(_hydra, config_dirs=())
+    spelled = spelling.spelled(overrides, lambda: known.choices("data"))
+    parsed, problems = explain.parse(heads.addressed(spelled, run), known)
     try:
         return problems + validate.local(run([str(o.input_line) for o in parsed]))
     except Exception as e:
@@ -300,6 +287,11 @@ def session(config_dirs: Sequence[str] = ()) -> Iterator[None]:
         GlobalHydra.instance().hydra = outer
 
 
+def addressed(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> list[str]:
+    """Overrides with each head at its role, as Hydra wants them; of a sweep too, whose first objective tells the roles."""
+    return heads.addressed(overrides, functools.partial(_hydra, config_dirs=tuple(config_dirs)))
+
+
 def hydra_node(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> DictConfig:
     """Hydra's own part of the config: launcher, sweeper, folders. Raises what Hydra raises."""
     import copy
@@ -395,9 +387,8 @@ def _name(value: Any) -> str:
     return f"[{','.join(map(str, value))}]" if isinstance(value, list) else str(value)
 
 
-def _other_budgets(parsed: Sequence[Override], cfg: DictConfig) -> tuple[str, ...]:
-    """A budget that was typed replaces the one that was there."""
+def _other_budgets(parsed: Sequence[Override]) -> tuple[str, ...]:
+    """A budget that was typed replaces any other."""
     mine = {o.key_or_group for o in parsed if o.key_or_group.startswith("budget.") and o.value() is not None}
-    if len(mine) != 1:
-        return ()
-    return tuple(f"budget.{k}=null" for k, v in cfg.budget.items() if v is not None and f"budget.{k}" not in mine)
+    keys = [f"budget.{f.name}" for f in dataclasses.fields(Budget)]
+    return tuple(f"{key}=null" for key in keys if key not in mine) if len(mine) == 1 else ()

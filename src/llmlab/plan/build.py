@@ -6,7 +6,7 @@ import copy
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from llmlab.config import stand_ins
+from llmlab.config import rollouts, stand_ins
 from llmlab.config.devices import STRATEGIES, ZERO, problems
 from llmlab.model import flops
 from llmlab.model.table import describe
@@ -165,11 +165,11 @@ def _allowed(cfg: Any, where: memory.Where) -> bool:
             elementwise.check(other)
     except ValueError:
         return False
-    return not problems(other)
+    return not problems(other) and not rollouts.problems(other)
 
 
 def plain(plan: Plan) -> dict[str, Any]:
-    """As JSON: `parameters.total`, `parameters.active`, `flops_per_token` (of training, as a run's record has it),
+    """As JSON: `parameters.total`, `.active` and `.trainable`, `flops_per_token` (of training, as a run's record has it),
     `kv_bytes_per_token` and `memory` (of the run's own strategy, in bytes of a device), and what they are made of."""
     subject = plan.subject
     counts, cost = subject.cost.parameters, subject.cost

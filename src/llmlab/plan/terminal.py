@@ -31,8 +31,8 @@ def show(plan: Plan) -> None:
     console.print(
         Text.assemble(
             f"{spec.family}: ",
-            (f"{counts.total:,} parameters{active}{learning}", "green"),
-            f", {counts.embedding:,} of them in look-up tables; vocabulary {spec.sizes.vocab_size:,}",
+            (f"{counts.total:,} parameters{active}", "green"),
+            f", {counts.embedding:,} of them in look-up tables{learning}; vocabulary {spec.sizes.vocab_size:,}",
         )
     )
     if (note := stand_ins.note(plan.subject.cfg)) is not None:

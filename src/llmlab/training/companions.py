@@ -358,9 +358,10 @@ def read_weights(path: Path, model: Model) -> dict[str, Tensor]:
     return checkpoint.read_weights(path)
 
 
-def load(model: Model, weights: Mapping[str, Tensor], said: str) -> None:
-    """Whole tensors into a model; UserError that begins with `said` and names the first that do not fit."""
+def load(model: Model, weights: Mapping[str, Tensor], said: str, *, begins: bool = False) -> None:
+    """Whole tensors into a model; UserError that begins with `said` and names the first that do not fit. begins: but for
+    heads that only one of them has."""
     try:
-        build.load(model, weights)
+        build.load(model, weights, begins=begins)
     except UserError as e:
         raise UserError(f"{said}: {e}") from None

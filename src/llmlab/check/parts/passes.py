@@ -1,4 +1,4 @@
-"""The cost of an objective is that of the forwards that its loss makes."""
+"""The check of an objective's declared cost: its `passes` are the forwards that its loss makes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def passes(subject: Subject) -> None:
     models = {cost.TRAINED: model, **others}
     read, seen = Texts(), Counter[tuple[str, str]]()
 
-    def note(name: str, module: nn.Module, given: tuple[Any, ...], how: Mapping[str, Any], _: Any) -> None:
+    def note(name: str, module: nn.Module, given: tuple[Any, ...], how: Mapping[str, Any], _: object) -> None:
         texts, heads = given[0] if given else how["batch"], how.get("heads")
         rows, tokens = texts["ids"].shape
         source = texts["source_ids"].shape[1] if "source_ids" in texts else None
@@ -37,11 +37,16 @@ def passes(subject: Subject) -> None:
             where: Tensor | None = None if heads is None else heads[role]
             seen[name, role] += rows * tokens if where is None else int(where.sum())
 
-    for name, each in models.items():
-        each.register_forward_hook(functools.partial(note, name), with_kwargs=True)
-    objective.loss(model, batch, **others)
+    handles = [
+        each.register_forward_hook(functools.partial(note, name), with_kwargs=True) for name, each in models.items()
+    ]
+    try:
+        objective.loss(model, batch, **others)
+    finally:
+        for handle in handles:
+            handle.remove()
     told, rows_told = Texts(), Counter[tuple[str, str]]()
-    for i in range(len(batch["ids"])):
+    for i in range(len(next(iter(batch.values())))):
         sample = {name: tensor[i].numpy() for name, tensor in batch.items()}
         for p in cost.passes(objective, sample):
             told[(p.model, p.tokens, p.source, p.trained)] += 1
