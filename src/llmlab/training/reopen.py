@@ -18,7 +18,7 @@ from llmlab.ranks import is_first, say
 from llmlab.runs import checkpoint, lock, metrics, record, text
 from llmlab.runs import files as run_files
 from llmlab.runs import folder as run_folder
-from llmlab.training import companions, recipe
+from llmlab.training import companion_records, recipe
 from llmlab.training.callbacks import resume_point
 from llmlab.training.task import MAY_CHANGE, Task, last_step, steps_text, typed
 
@@ -94,8 +94,8 @@ def task(composed: Any, done: dict[str, Any]) -> Task | None:
             return None
         point = _point(folder, composed.cfg.resume_from, done, first)
         models = {role: str(value) for role, value in composed.cfg.models.items()}
-        others = companions.reopened(folder, done, models, begins=point is None)
-        fields = {**done, **_since(point), **companions.places(done, others)}
+        others = companion_records.reopened(folder, done, models, begins=point is None)
+        fields = {**done, **_since(point), **companion_records.places(done, others)}
         if first:
             _remember(folder, cfg, fields, corpus)
     except BaseException:

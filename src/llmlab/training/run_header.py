@@ -16,7 +16,7 @@ from llmlab.hub import locate
 from llmlab.model import build
 from llmlab.model.table import describe
 from llmlab.runs import record, text
-from llmlab.training import companions, preflight, schedule_notes
+from llmlab.training import companion_records, preflight, schedule_notes
 from llmlab.training.intervals import Intervals
 
 
@@ -64,7 +64,11 @@ def fields(
         "tokenizer": tokenizer(cfg, corpus),
         "parameters": {name: getattr(recipe.cost.parameters, name) for name in ("total", "active", "trainable")},
         "flops_per_token": recipe.cost.flops_per_token,
-        **({"models": companions.fields(recipe.companions, build.assemble(recipe.spec))} if recipe.companions else {}),
+        **(
+            {"models": companion_records.fields(recipe.companions, build.assemble(recipe.spec))}
+            if recipe.companions
+            else {}
+        ),
         "tokens_seen": 0,
         "steps": 0,
         "wall_seconds": 0.0,
@@ -141,7 +145,7 @@ def lines(task: Any, recipe: Any, horizon: dict[str, Any], last_step: int, cut: 
     )
     said = [first, *describe(spec)]
     if recipe.companions:
-        said += companions.lines(recipe.companions, build.assemble(spec))
+        said += companion_records.lines(recipe.companions, build.assemble(spec))
     if recipe.learns.words is not None:
         said.append(recipe.summary)
     said += [f"note: {n}" for n in notes(task, recipe, horizon["steps"], last_step) if n != stand_ins.note(cfg)]
