@@ -350,10 +350,7 @@ class LanguageModel(Protocol):
 class Objective(Protocol):
     """objective(vocabulary, seq_len, /): what is learnt from samples.
 
-    Class attributes, literals: `reads` (the kind of samples: "text", or of records "labelled", "pairs", "chat", "preferences",
-    "prompts"), `mask` (name of a mask part), `heads` {role: name of a head part}, `special` (names of the tokens it needs),
-    `topologies` (of "decoder", "encoder", "encoder_decoder"), `models` (companions, below), `fixed_counts` (every sample has as
-    many targets), `gives` (what its samples hold for a mask that `needs` it) and
+    What it declares (`reads`, `mask`, `heads`, `special`, `topologies`, `fixed_counts`, ...) is in `llmlab.attributes`.
     `measures` {name of a term or a log: kind}: "nll" is a negative log-likelihood, of which a perplexity is claimed; "bits" is
     one of all tokens of the text but the first, of which bits per byte are too; "accuracy", "reward" and "margin" are better
     when higher; one that is not named is just a number. Nothing else is ever called a perplexity.
@@ -367,8 +364,7 @@ class Objective(Protocol):
     True of tokens that are no text of their own, which are no targets. `targets(prepared)` -> number of targets in it, by
     term. `passes(prepared)`, if it has one, -> the forwards that the loss makes of one sample; else it is one of the trained
     model and of each companion over `ids` (and `source_ids`), heads at the targets.
-    `loss(model, batch, **companions)` -> Loss; companions are the models of `models`, by role. `shown` (else 0): the share
-    of targets whose answer the model is shown.
+    `loss(model, batch, **companions)` -> Loss; companions are the models of `models`, by role.
 
     A batch has what `prepare` gave, and from the framework `counts` {term: int64 scalar}, targets of the whole optimizer step.
     Batch keys that the model reads: see `llmlab.model.model.Model.forward`. A key that neither the loss nor a model reads is an
