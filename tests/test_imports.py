@@ -7,13 +7,17 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-ALLOWED = {"llmlab.slots", "llmlab.registry", "llmlab.sizes", "llmlab.errors"}
+ALLOWED = {"llmlab.policy", "llmlab.slots", "llmlab.registry", "llmlab.sizes", "llmlab.errors"}
 
 PLUGIN_API = (
+    "policy",
+    "record_kinds",
     "attributes",
     "definitions",
     "slots",
     "slot_names",
+    "policy",
+    "record_kinds",
     "registry",
     "source",
     "sizes",
@@ -22,6 +26,8 @@ PLUGIN_API = (
     "seeds",
     "errors",
     "measures",
+    "policy",
+    "record_kinds",
 )
 # The floors, the highest first. Folders and files of one row import each other only as BESIDE says.
 FLOORS: tuple[tuple[str, ...], ...] = (

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypedDict, Union
 
 from llmlab.errors import near
+from llmlab.record_kinds import KINDS, TEXT
 from llmlab.sizes import ModelConfig
 
 EVERY = "every slot"  # the key in `TABLE` of what any part may declare
@@ -141,7 +142,7 @@ TABLE: Mapping[str, Mapping[str, Attribute]] = {
             str,
             "text",
             "what a sample is: a window of text, or a record of that kind",
-            ("text", "labelled", "pairs", "chat", "preferences", "prompts"),
+            (TEXT, *KINDS),
         ),
         "mask": Attribute(str, "causal", "the mask that it brings", part_of="mask"),
         "heads": Attribute(dict[str, str], {"tokens": "lm"}, "a head for each role that it asks for", part_of="head"),
@@ -166,6 +167,9 @@ TABLE: Mapping[str, Mapping[str, Attribute]] = {
             tuple[str, ...], (), "batch keys that it offers to masks and heads that need them: nothing has to read them"
         ),
         "shown": Attribute(float, 0.0, "the share of targets whose answer the model is shown, for `llmlab check`"),
+    },
+    "reward": {
+        "needs": Attribute(tuple[str, ...], (), "fields of a record, beside its prompt, by which it judges an answer"),
     },
     "optimizer": {},
     "schedule": {},

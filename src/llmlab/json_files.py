@@ -39,15 +39,22 @@ def read_json(path: Path, shape: type[T] | Any = dict, *, most: int = MOST_BYTES
 
 def parse_json(text: str, shape: type[T] | Any, where: str) -> T:
     """`read_json` for a text in memory; `where` begins the message."""
+    value = loads(text, where)
+    return checked(value, shape, where)
+
+
+def loads(text: str, where: str) -> Any:
+    """The value of a text of JSON, whatever its shape; UserError, which begins with `where`, for what is none."""
     try:
-        value = json.loads(text)
+        return json.loads(text)
     except json.JSONDecodeError as e:
-        raise UserError(f"{where}: not valid JSON ({e.msg}: line {e.lineno} column {e.colno})") from None
+        # Of a line of .jsonl, whose number `where` has, the column alone.
+        at = f": line {e.lineno} column {e.colno}" if "\n" in text else f" at column {e.colno}"
+        raise UserError(f"{where}: not valid JSON ({e.msg}{at})") from None
     except RecursionError:
         raise UserError(f"{where}: nested more than {DEEPEST} levels deep") from None
     except ValueError:  # int() refuses a literal of more than 4,300 digits
         raise UserError(f"{where}: holds a number of too many digits") from None
-    return checked(value, shape, where)
 
 
 def read_yaml(path: Path, shape: type[T] | Any = dict, *, most: int = MOST_BYTES, loader: Any = None) -> T:

@@ -36,6 +36,7 @@ from llmlab.values import Cost as Cost
 from llmlab.values import Loss as Loss
 from llmlab.values import Output as Output
 from llmlab.values import Pass as Pass
+from llmlab.values import Rollout as Rollout
 from llmlab.values import Routing as Routing
 from llmlab.values import Score as Score
 from llmlab.values import Term as Term
@@ -251,7 +252,8 @@ class Head(Protocol):
     `embedding` is the (first) stack's embedding part, held unregistered: a tied head uses `embedding.weight`.
     `per_token = True` on the class: it may be given the rows (n, D) of chosen tokens instead of (B, T, D).
     Literal class attributes: `needs`, names of the batch data that it reads from ctx.data, if any; `scores`, of what it gives
-    scores ("vocabulary", "token", "text", "span"): where an objective asks for one of them, no other can stand.
+    scores ("vocabulary", "token", "text", "span"): where an objective asks for one of them, no other can stand. An option
+    `n_classes` follows the data where they are labelled; `pool` "first" is refused under a causal mask.
     """
 
     per_token: bool
@@ -359,21 +361,37 @@ class Objective(Protocol):
     bool, "shares": ("embedding",)}}. One that does not train is frozen: without gradients, in evaluation. What it shares is one
     tensor with the trained model's. Which model that is, `models.ROLE=` says on the command line.
 
-    `prepare(sample, rng)` on a CPU worker: sample {"tokens": (seq_len + 1,) int64, "documents": (seq_len + 1,) int64} ->
-    a dict of numpy arrays of fixed shapes; they are stacked to the batch. "given" (seq_len + 1,) bool, where it is there, is
-    True of tokens that are no text of their own, which are no targets. `targets(prepared)` -> number of targets in it, by
-    term. `passes(prepared)`, if it has one, -> the forwards that the loss makes of one sample; else it is one of the trained
-    model and of each companion over `ids` (and `source_ids`), heads at the targets.
+    `collate` says how samples become a batch: "stack" those of one shape; "pad" records, or "pack" them into windows.
+
+    `prepare(sample, rng)` on a CPU worker: sample {"tokens": (seq_len + 1,) int64, "documents": (seq_len + 1,) int64}, or of a
+    record what `llmlab.data.records.RecordSamples` says of its kind -> a dict of numpy arrays. "given" (seq_len + 1,) bool,
+    where it is there, is True of tokens that are no text of their own, which are no targets. `targets(prepared)` -> number of
+    targets in it, by term. `passes(prepared)`, if it has one, -> the forwards that the loss makes of one sample; else it is
+    one of the trained model and of each companion over `ids` (and `source_ids`), heads at the targets.
     `loss(model, batch, **companions)` -> Loss; companions are the models of `models`, by role.
 
-    A batch has what `prepare` gave, and from the framework `counts` {term: int64 scalar}, targets of the whole optimizer step.
-    Batch keys that the model reads: see `llmlab.model.model.Model.forward`. A key that neither the loss nor a model reads is an
-    error when the first batch is seen, but for those that the objective `gives`.
+    A batch has what `prepare` gave, of records padded by the token with `valid` (and `source_valid`) beside, and of packed ones
+    `documents` and `positions`; and from the framework `counts` {term: int64 scalar}, targets of the whole optimizer step.
+    Batch keys that the model reads: see `llmlab.model.model.Model.forward`. A key that neither the loss nor a model reads is
+    an error when the first batch is seen, but for those that the objective `gives`.
     """
 
     def prepare(self, sample: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]: ...
     def targets(self, prepared: dict[str, Any]) -> dict[str, int]: ...
     def loss(self, model: LanguageModel, batch: Mapping[str, Tensor], **companions: LanguageModel) -> Loss: ...
+
+
+class Reward(Protocol):
+    """reward(/): what an answer is worth, to an objective that reads prompts.
+
+    `score(records, answers)` -> a finite number an answer. A record has the keys of the user's file, "prompt" among them; an
+    answer is the text that the model gave, special tokens left out. `needs`, if it is there: other keys than
+    "prompt" that every record must have.
+    """
+
+    needs: Sequence[str]
+
+    def score(self, records: Sequence[Mapping[str, Any]], answers: Sequence[str]) -> Sequence[float]: ...
 
 
 # ---------------------------------------------------------------- slots of the recipe

@@ -60,6 +60,7 @@ def learns(*overrides: str, steps: int = 16) -> None:
     from llmlab import registry
     from llmlab.config import layout
     from llmlab.config.compose import compose
+    from llmlab.data import stand_in
     from llmlab.model import build, roles
     from llmlab.slots import Vocabulary
     from llmlab.training.recipe import chosen
@@ -75,8 +76,7 @@ def learns(*overrides: str, steps: int = 16) -> None:
     chance = np.random.default_rng(0)
     words = chance.integers(32, size=(4, cfg.data.seq_len + 1))
     documents = np.zeros(cfg.data.seq_len + 1, dtype=np.int64)
-    samples = [objective.prepare({"tokens": row, "documents": documents}, chance) for row in words]
-    batch = {k: torch.from_numpy(np.stack([s[k] for s in samples])) for k in samples[0]}
+    batch = stand_in.batch(objective, words, chance, documents)
     losses = []
     for _ in range(steps):
         loss = objective.loss(model, batch)

@@ -121,7 +121,7 @@ TABLE = [
     ("hydra.run.dir=", r"hydra\.run\.dir=: name a folder, or leave it out"),
     ("hydra.run.dri=x", r"hydra\.run\.dri: Hydra has no such key; hydra\.run\.dir=FOLDER .*"),
     ("resume=", r"resume= names no folder; resume=RUN goes on with a run, .*"),
-    ("heads.tokens=lm", r"heads\.tokens: there is no such key in heads; a head is chosen by head@heads\.tokens=lm"),
+    ("heads.tokens=lmm", r"head=lmm: there is no such head; did you mean lm or mlm\?.*"),
     ("out=x", r"out: there is no such key; did you mean hydra\.run\.dir\?"),
     ("resume=runs/none", r"resume=runs/none: there is no such run folder"),
     ("experiment=nanogpt", r"experiment=nanogpt: there is no such experiment; did you mean nanogpt_shakespeare\?.*"),
@@ -167,11 +167,11 @@ TABLE = [
     ("--info x", r"--info x: there is no such thing to show; valid: all, config, .*"),
     ("--bf16", r"--bf16: .*, type precision=bf16-mixed"),
     ("--per-device-train-batch-size=8", r"--per-device-train-batch-size: .*, type train\.micro_batch_size=8"),
-    ("head=lm", r"head=lm: a head is chosen for a role of the objective; type head@heads\.tokens=lm"),
-    ("head.bias=true", r"head\.bias=true: .*; type heads\.tokens\.bias=true"),
+    ("head=pooled", r"heads\.tokens=pooled gives scores of a text, but objective=clm .*; objective=classification .*"),
+    ("head.bais=true", r"heads\.tokens\.bais: there is no such key in heads\.tokens \(lm\); did you mean bias\?.*"),
     (
         "+head@heads.classes=pooled",
-        r"head@heads\.classes=pooled: objective=clm trains no such head; it has head@heads\.tokens=NAME",
+        r"head@heads\.classes=pooled: objective=clm trains no such head; it has heads\.tokens=NAME",
     ),
     ("head@heads.pair=pooled", r"head@heads\.pair=pooled: objective=clm trains no such head; .*"),
 ]

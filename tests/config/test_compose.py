@@ -188,3 +188,43 @@ def test_few_compositions_find_what_is_wrong_among_many_values():
         problems, good = explain.every_problem(parsed, run, known)
         assert len(problems) == len(bad) and [o.input_line for o in good] == [t for t in typed if "bad" not in t]
         assert all(f"k{i}=bad" in " ".join(problems) for i in bad) and len(asked) <= most
+
+
+def test_a_head_is_typed_for_the_one_role_or_by_the_roles_name(tmp_path):
+    (tmp_path / "r.jsonl").write_text('{"text": "x", "label": 1}\n')
+    data = ["objective=classification", f"data={tmp_path / 'r.jsonl'}"]
+    same = [
+        ["head=pooled", "head.pool=last"],
+        ["heads.classes=pooled", "heads.classes.pool=last"],
+        ["head@heads.classes=pooled", "heads.classes.pool=last"],
+        ["heads.classes.pool=last"],  # of the head that the objective brings
+        ["head.pool=last"],
+    ]
+    found = [compose(["model=bert", *data, *words]) for words in same]
+    assert len({str(c.cfg.heads) for c in found}) == 1 and found[0].cfg.heads.classes.pool == "last"
+    assert {c.spec.heads["classes"].name for c in found} == {"pooled"}
+    assert compose(["heads.tokens=mlm"]).cfg.heads.tokens._part_ == "mlm"
+    assert compose(["model=gpt2", "head=lm_bias"]).cfg.heads.tokens.bias
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            ["model=bert", "head=pooled"],
+            "objective=mlm asks for those of the vocabulary; choose lm or mlm; objective=classification",
+        ),
+        (["model=bert", "heads.classes=pooled"], "objective=mlm trains no such head; it has heads.tokens=NAME"),
+        (
+            ["objective=classification", "mask=causal"],
+            "heads.classes=pooled reads the first token .*; set heads.classes.pool=last",
+        ),
+        (["head=pooles"], "head=pooles: there is no such head; did you mean pooled"),
+        (["data.fields.label=x"], "data.fields.label is of records, but the objective reads texts"),
+        (["data.fields.lable=x"], "data.fields.lable: there is no such key in data.fields; did you mean label"),
+    ],
+)
+def test_heads_that_nothing_trains_and_fields_that_nothing_reads(words, said):
+    with pytest.raises(UserError, match=said) as e:
+        compose(words)
+    assert "\n" not in str(e.value)

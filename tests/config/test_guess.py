@@ -102,9 +102,9 @@ def test_a_part_in_a_slots_place(capsys):
 def test_heads_are_said_where_one_looks(capsys):
     assert cli.run(["parts", "head"]) == 0
     shown = capsys.readouterr().out
-    assert "head@heads.tokens=NAME" in shown and " head." not in shown
+    assert "head=NAME" in shown and "heads.ROLE=NAME" in shown and " head." not in shown
     assert cli.run(["train", "--help"]) == 0
-    assert "head@heads.ROLE=NAME" in capsys.readouterr().out
+    assert "heads.ROLE=NAME" in capsys.readouterr().out
 
 
 def test_a_head_is_typed_with_or_without_a_plus():

@@ -164,7 +164,7 @@ def test_names_that_are_no_utf8_or_no_line(folder):
 
 
 LINES = {
-    "deep": ("[" * 200_000 + "]" * 200_000, "its JSON is nested too deep"),
+    "deep": ("[" * 200_000 + "]" * 200_000, "nested more than 100 levels deep"),
     "digits": ('{"text": "x", "id": ' + "1" * 5000 + "}", "holds a number of too many digits"),
     "two": ('{"text": "x"}{"text": "y"}', "not valid JSON (Extra data at column 14)"),
     "null": ('{"text": null, "body": "x"}', 'a string under "text"; strings are under body: data.field=KEY names one'),

@@ -216,7 +216,13 @@ print(json.dumps([found.fingerprint, int(found.train.tokens.sum()), int(found.va
 
 def process(folder, tokenizer=BPE):
     data = Data(source="files", path=str(folder), seq_len=16)
-    command = [sys.executable, "-c", PROGRAM, json.dumps(asdict(data)), json.dumps(asdict(tokenizer))]
+    command = [
+        sys.executable,
+        "-c",
+        PROGRAM,
+        json.dumps({k: v for k, v in asdict(data).items() if k != "fields"}),
+        json.dumps(asdict(tokenizer)),
+    ]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 

@@ -4,6 +4,7 @@ A page is read from top to bottom in one folder: files that it shows (their firs
 run, programs too. RUN is a run made before, TEXT a file.
 """
 
+import json
 import os
 import re
 import shlex
@@ -27,7 +28,9 @@ def blocks(page: Path) -> list[tuple[str, str]]:
 
 def words_of(command: str) -> list[str]:
     """The words of a command, cut short where it trains, a sweep to one seed and two parts a slot."""
-    words = shlex.split(command.replace("=RUN", "=first").replace("=TEXT", "=book.txt"))
+    words = shlex.split(
+        command.replace("=RUN", "=first").replace("=TEXT", "=book.txt").replace("=LABELS", "=labels.jsonl")
+    )
     if "check" in words:
         words.append("checks=causality,built")
     if "train" in words or "train.py" in words:
@@ -66,6 +69,8 @@ def first(tmp_path_factory) -> Path:
     """A folder with a run and a text."""
     folder = tmp_path_factory.mktemp("first")
     (folder / "book.txt").write_text("It was a bright cold day in April, and the clocks were striking thirteen. " * 400)
+    labelled = [{"text": f"{word} film {i}", "label": word} for i in range(40) for word in ("good", "bad")]
+    (folder / "labels.jsonl").write_text("".join(json.dumps(r) + "\n" for r in labelled))
     done = start([sys.executable, "-m", "llmlab", "train", *SHORT, "hydra.run.dir=first"], folder)
     assert done.returncode == 0, done.stderr
     return folder
@@ -74,7 +79,6 @@ def first(tmp_path_factory) -> Path:
 @pytest.mark.slow  # dozens of short runs, sweeps and several ranks in processes of their own: up to a minute
 @pytest.mark.parametrize("page", [p for p in PAGES if p.stem not in GENERATED], ids=lambda p: p.stem)
 def test_page(page, first, tmp_path):
-    import json
     import shutil
 
     folder = tmp_path / "page"

@@ -138,3 +138,40 @@ def test_the_tokenizer_and_the_chat_template_go_along(transformers, made, words,
     assert tokenizer.eos_token == "<end>"
     model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "hf")
     assert model.config.eos_token_id == 0
+
+
+@pytest.fixture(scope="module")
+def reviews(tmp_path_factory):
+    rows = [{"text": f"the {word} runs", "label": word} for word in ("fox", "dog", "cat")] * 20
+    file = tmp_path_factory.mktemp("reviews") / "reviews.jsonl"
+    file.write_text(
+        "".join(json.dumps({**r, "text": f"{r['text']} {'the ' * (i % 9)}"}) + "\n" for i, r in enumerate(rows))
+    )
+    return file
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("head", ["BertForMaskedLM", "BertForSequenceClassification"])
+def test_a_classifier_begins_from_an_encoder(transformers, words, reviews, tmp_path, capsys, head):
+    (tmp_path / "hf").mkdir()
+    size = words.save(tmp_path / "hf")
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24}
+    config = transformers.BertConfig(vocab_size=size, max_position_embeddings=64, num_labels=3, **sizes)
+    theirs = getattr(transformers, head)(config).eval()
+    theirs.save_pretrained(tmp_path / "hf")
+    start = [
+        *RECIPE,
+        f"data.path={reviews}",
+        f"init_from=hf={tmp_path / 'hf'}",
+        "objective=classification",
+        "optimizer.lr=1e-30",
+    ]
+    done = train(compose(start), tmp_path / "run")
+    model, _ = load_model(tmp_path / "run")
+    ids = torch.arange(20)[None] % 7
+    torch.testing.assert_close(model({"ids": ids}).hidden, theirs.base_model(ids).last_hidden_state)
+    assert done["data"]["labels"] == ["cat", "dog", "fox"]
+    if head == "BertForMaskedLM":
+        assert "init_from: of the heads classes is new and tokens of it is left out" in done["notes"]
+    else:
+        torch.testing.assert_close(model({"ids": ids}).heads["classes"], theirs(ids).logits)

@@ -12,6 +12,7 @@ from llmlab.slots import Aux, Output, Vocabulary
 SENTINELS = {f"sentinel_{i}": 100 + i for i in range(100)}
 VOCABULARY = Vocabulary(250, {"eos": 0, "pad": 1, "mask": 2, "cls": 3, "sep": 4, **SENTINELS})
 LENGTH = 64
+OF_TEXT = ("clm", "mlm", "span_corruption")
 
 
 def objective(name, seq_len=LENGTH, vocabulary=VOCABULARY, **options):
@@ -44,10 +45,10 @@ def batched(made, seeds):
 
 
 def test_every_objective_is_here():
-    assert set(names("objective")) == {"clm", "mlm", "span_corruption"}
+    assert set(names("objective")) == {*OF_TEXT, "classification", "reinforce"}
 
 
-@pytest.mark.parametrize("name", names("objective"))
+@pytest.mark.parametrize("name", OF_TEXT)
 def test_a_sample_is_a_function_of_the_text_and_the_generator_and_of_fixed_shape(name):
     made, text = objective(name), sample()
     before = text["tokens"].copy()
@@ -62,7 +63,7 @@ def test_a_sample_is_a_function_of_the_text_and_the_generator_and_of_fixed_shape
         assert made.targets(first) == made.targets(other)
 
 
-@pytest.mark.parametrize("name", names("objective"))
+@pytest.mark.parametrize("name", OF_TEXT)
 @pytest.mark.parametrize(
     "aux", [None, Aux(torch.tensor(0.25), torch.tensor([[3, 1]])), Aux(None, torch.tensor([[1, 2]]))]
 )
@@ -192,3 +193,19 @@ def test_wrong_options_are_refused():
         objective("span_corruption", 4096)
     with pytest.raises(ValueError, match=r"objective\.density must be in \(0, 1\)"):
         objective("span_corruption", density=1.0)
+
+
+def test_classification_is_the_cross_entropy_of_one_answer_a_record():
+    made, tokens = objective("classification"), np.arange(5, 15)
+    prepared = made.prepare({"tokens": tokens, "label": np.int64(2), "segments": tokens % 2}, np.random.default_rng(0))
+    assert {k: v.tolist() for k, v in prepared.items()} == {"ids": [*range(5, 15)], "labels": 2, "segments": [1, 0] * 5}
+    assert made.targets(prepared) == {"nll": 1}
+    scores, labels = randn(7, 4), torch.arange(7) % 4
+    loss = made.loss(lambda batch, *, heads: Output(torch.zeros(1), {"classes": scores}, None), {"labels": labels})
+    want = right = 0
+    for row, label in zip(scores.tolist(), labels.tolist(), strict=True):
+        want += math.log(sum(math.exp(x) for x in row)) - row[label]
+        right += row.index(max(row)) == label
+    assert loss.terms["nll"][0].item() == pytest.approx(want, rel=1e-5) and loss.terms["nll"][1] == 7
+    assert [x.item() for x in loss.logs["accuracy"]] == [right, 7]
+    assert set(loss.terms) == {"nll"} and made.measures == {"accuracy": "accuracy"}  # no perplexity is claimed

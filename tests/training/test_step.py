@@ -9,11 +9,12 @@ from torch import nn
 
 from llmlab.errors import UserError
 from llmlab.slots import Aux, Loss
+from llmlab.training.feeds import Feed
 from llmlab.training.module import Offline
 
 
 def module(rank=0, step=0, accumulate=2, total=lambda t: t, seed=5):
-    made = Offline(None, None, None, None, None, seed=seed, horizon=10)
+    made = Offline(None, None, None, None, Feed(), seed=seed, horizon=10)
     made.model = SimpleNamespace()
     made.trainer = SimpleNamespace(
         global_step=step,

@@ -14,6 +14,7 @@ from torch import Tensor
 from llmlab import attributes, measures, registry
 from llmlab.check.refusal import refusal, untrainable
 from llmlab.check.subject import VOCABULARY, CheckFailed, NotApplicable, Subject, assert_close
+from llmlab.data import stand_in
 from llmlab.model import build
 from llmlab.model.model import Model
 from llmlab.slots import Loss, Vocabulary
@@ -45,8 +46,8 @@ def prepared_batch(subject: Subject, rows: int = 4) -> Batch:
     objective = build_objective(subject)
     words = chance.integers(VOCABULARY, size=(rows, tokens + 1))
     zeros = np.zeros(tokens + 1, dtype=np.int64)
-    each = [objective.prepare({"tokens": row, "documents": zeros}, chance) for row in words]
-    batch = {k: torch.from_numpy(np.stack([s[k] for s in each])) for k in each[0] if k != "documents"}
+    batch = stand_in.batch(objective, words, chance, zeros)
+    batch.pop("documents", None)
     return batch | subject.read_by_parts(batch["ids"].shape[1] if "ids" in batch else tokens, rows)
 
 

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import json as json_module
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from llmlab.commands.arguments import either, parse
 from llmlab.commands.swap import split, swapped
-from llmlab.errors import UserError
+from llmlab.errors import UserError, near
+from llmlab.record_kinds import KEYS
 
 if TYPE_CHECKING:
+    from llmlab.data.records import Records
     from llmlab.data.windows import Stream
 
 SOURCES = ("python_docs", "python_code", "files")
 USAGE = """\
 llmlab eval run=FOLDER [data=python_docs|python_code|FOLDER_OR_FILE] [seq_len=N] [batch_size=32] [SLOT=PART ...] [--json]
+llmlab eval run=FOLDER data=FILE [data.fields.label=KEY ...]                 of a run on records (.jsonl, .json, .csv, .tsv)
 llmlab eval hf=FOLDER data=... [bos=true|false]
 
 Without data and path: the run's own validation set. With data=FOLDER_OR_FILE (.txt, .md, .jsonl; data.field=KEY where
@@ -49,6 +52,10 @@ def main(argv: Sequence[str]) -> int | None:
         print(USAGE)
         return 0
     keys = ("data.path=", "data.field=", "data.bos=")
+    named = [a.removeprefix("data.fields.").partition("=") for a in argv if a.startswith("data.fields.")]
+    if wrong := [name for name, _, key in named if name not in KEYS or not key]:
+        raise UserError(f"data.fields.{wrong[0]}: type data.fields.FIELD=KEY; {near(wrong[0], KEYS)}")
+    argv = [a for a in argv if not a.startswith("data.fields.")]
     argv = [a.removeprefix("data.") if a.startswith(keys) else a for a in argv]
     argv, parts = split(argv)
     a = parse(argv, Arguments, "eval")
@@ -60,7 +67,16 @@ def main(argv: Sequence[str]) -> int | None:
     if a.bos is not None and a.hf is None:
         raise UserError("bos= is for hf=: a run's documents begin as they did in its training")
     found = evaluate(
-        a.run, a.data, a.path, a.batch_size, hf=a.hf, seq_len=a.seq_len, bos=a.bos, parts=parts, field=a.field
+        a.run,
+        a.data,
+        a.path,
+        a.batch_size,
+        hf=a.hf,
+        seq_len=a.seq_len,
+        bos=a.bos,
+        parts=parts,
+        field=a.field,
+        fields={name: key for name, _, key in named},
     )
     if a.json:
         print(json_module.dumps(found))
@@ -82,24 +98,30 @@ def evaluate(
     bos: bool | None = None,
     parts: Sequence[str] = (),
     field: str = "text",
+    fields: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """{"text", "targets", "loss", ...}: the loss, and what the objective's `measures` say of it: "perplexity" and
     "bits_per_byte" of a likelihood, "bytes" of the text, "accuracy".
 
     hf: a Hugging Face checkpoint instead of a run; `data` or `path` must then name the text. seq_len: length of a window.
     bos: whether windows begin with it, with hf= (`data.bos`). parts: other parts for the same weights, as typed
-    ("position=dual_chunk"). field: the key of a text in a line of .jsonl.
+    ("position=dual_chunk"). field: the key of a text in a line of .jsonl. fields: the keys of a
+    record's fields, of a run that was trained on records; None: as in its training.
     """
     import torch
 
     from llmlab import measures
     from llmlab.config import schema
-    from llmlab.data import Windows, cache, loader, prepare
+    from llmlab.data import Stream, cache, loader, prepare
+    from llmlab.data.packing import Packs
+    from llmlab.data.records import RecordSamples
+    from llmlab.data.samples import samples
     from llmlab.decoding.generate import limit
     from llmlab.model import batch_keys, finite
     from llmlab.runs import folder, text
     from llmlab.training import companions
-    from llmlab.training.recipe import chosen, plain
+    from llmlab.training.feeds.acting import Actor
+    from llmlab.training.recipe import chosen, plain, reads, segments
     from llmlab.training.recipe import special as needed
     from llmlab.training.totals import Totals
 
@@ -118,14 +140,14 @@ def evaluate(
         cfg.data.bos, models = bos, {}
     model = swapped(model, parts)
     settings = plain(cfg.data, schema.Data)
-    special = needed(cfg)
+    special, kind = needed(cfg), reads(cfg)
     own = data is None and path is None
     if own:
         assert run is not None
         home = folder.home(run)
         advice = f"bring it back as it was, or measure what is there now with llmlab eval run={run} data={{text}}"
         of_run = text.known(home)
-        corpus = text.corpus(home, settings, plain(cfg.tokenizer, schema.Tokenizer), special, of_run, advice)
+        corpus = text.corpus(home, settings, plain(cfg.tokenizer, schema.Tokenizer), special, of_run, advice, kind)
         streams = [corpus.validation]
     else:
         source = data or "files"
@@ -133,7 +155,11 @@ def evaluate(
             raise UserError("data=files needs data.path=FOLDER_OR_FILE")
         file = schema.Tokenizer(kind="file", path=str(tokenizer))
         settings = replace(settings, source=source, path=path, field=field, seq_len=1, max_documents=None)
-        corpus = prepare(settings, file, special, whole=True)
+        if fields:
+            settings = replace(settings, fields=schema.Fields(**{**settings.fields, **fields}))
+        # Of labelled records the classes have the numbers that they had in training.
+        labels = None if run is None else (text.known(folder.home(run)).get("data") or {}).get("labels")
+        corpus = prepare(settings, file, special, whole=True, reads=kind, labels=labels)
         streams = [corpus.train]
     length_of_windows = seq_len or (_usual(model, streams[0]) if hf is not None else cfg.data.seq_len)
     room = limit(model)
@@ -149,16 +175,33 @@ def evaluate(
     pieces = [(stream, length_of_windows) for stream in streams]
     likely = measures.covers_text(objective)
     if not own and likely:  # all of the text, its last, shorter window too
-        rest = [stream.after(length_of_windows, shared) for stream in streams]
+        rest = [stream.after(length_of_windows, shared) for stream in streams if isinstance(stream, Stream)]
         pieces += [(end, len(end) - 1) for end in rest if len(end) > shared]
     ends = corpus.vocabulary.special.get("eos")
     beginnings = tuple(i for i in lead if i != ends)  # no text, and a document's end says that another begins
     totals = Totals(measures.of(objective))
     with torch.inference_mode():
         for stream, size in pieces:
-            windows = Windows(stream, size, cfg.data.separate_documents, lead, beginnings)
             objective = make(corpus.vocabulary, size)
-            for batch in loader.validation_loader(windows, objective, micro=batch_size, rank=0, world=1, limit=None):
+            windows = samples(
+                corpus,
+                stream,
+                objective,
+                size,
+                documents=cfg.data.separate_documents,
+                token_types=segments(model.spec),
+                lead=lead,
+                given=beginnings,
+            )
+            if isinstance(windows, RecordSamples | Packs) and windows.cut:
+                cache.say(f"{windows.cut:,} of {len(windows):,} records cut at seq_len={size}")
+            batches: Iterable[dict[str, Any]]
+            if kind == "prompts":
+                how = (objective.rollout, chosen(cfg, "reward")(), corpus.tokenizer, corpus.vocabulary, batch_size)
+                batches = Actor(*how).judgements(model, windows)  # type: ignore[arg-type]  # which the kind is
+            else:
+                batches = loader.validation_loader(windows, objective, micro=batch_size, rank=0, world=1, limit=None)
+            for batch in batches:
                 _known(batch, model)
                 watched = batch_keys.Watched(batch) if not totals.pairs else batch  # the first
                 totals.add(objective.loss(model, watched, **models), batch)
@@ -195,7 +238,7 @@ def _foreign(hf: str) -> tuple[Any, Any, Any]:
     return model, cfg, file
 
 
-def _usual(model: Any, stream: Stream) -> int:
+def _usual(model: Any, stream: Stream | Records) -> int:
     """1,024, or as many positions as the model has, or as the text has tokens."""
     from llmlab.decoding.generate import limit
 

@@ -96,7 +96,9 @@ def _short(path: Path) -> str:
 
 def _text(group: str, found: list[dict[str, Any]], full: bool) -> str:
     width = max(len(p["name"]) for p in found) + 2
-    lines = [f"{group}   (for a role of the objective: head@heads.tokens=NAME)" if group == "head" else group]
+    lines = [
+        f"{group}   (for the objective's role: head=NAME; of several: heads.ROLE=NAME)" if group == "head" else group
+    ]
     for p in found:
         paper = f"  [{p['paper']}]" if p.get("paper") else ""
         lines.append(f"  {p['name']:<{width}}{p['summary']}{paper}")

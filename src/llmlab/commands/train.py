@@ -58,9 +58,11 @@ def main(argv: Sequence[str]) -> int | None:
     overrides = [init_from.normal(o) for o in resumed(overrides)]
     if "-m" in flags or "--multirun" in flags:
         return _sweep(flags, overrides, folders)
+    from llmlab.config import validate
     from llmlab.runs.compose import compose
 
     composed = compose(overrides, folders)
+    validate.require_source(composed)
     return _run(flags, composed, folders)
 
 
@@ -119,12 +121,12 @@ def resumed(overrides: Sequence[str]) -> list[str]:
 
 
 def _latest(override: str) -> str:
-    """resume=latest and init_from=latest with the folder that is meant; any other override as it is."""
+    """resume=latest, init_from=latest and models.ROLE=latest with the folder that is meant; any other override as it is."""
     from llmlab.config import spelling
     from llmlab.runs import newest
 
     key, _, word = override.partition("=")
-    if key not in ("resume", "init_from") or (folder := newest.named(word, key)) == word:
+    if not (key in ("resume", "init_from") or key.startswith("models.")) or (folder := newest.named(word, key)) == word:
         return override
     return f"{key}={spelling.quoted(str(folder))}"
 
@@ -235,7 +237,7 @@ def usage(argv: Sequence[str]) -> str:
     lines = ["llmlab train GROUP=CHOICE KEY=VALUE ...   (= python train.py ...)"]
     lines += ["groups and their choices (llmlab parts GROUP: all of them, with their options, SLOT.OPTION=VALUE):"]
     table = {group: families() if group == "model" else choices(group) for group in groups()}
-    table["head"] = [f"(head@heads.ROLE=NAME, as head@heads.tokens=lm_bias) {table['head'][0]}", *table["head"][1:]]
+    table["head"] = [f"(or heads.ROLE=NAME) {table['head'][0]}", *table["head"][1:]]
     lines += _columns(table)
 
     def keys(cls: Any) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmlab import registry
-from llmlab.config import companions, explain, inherit, init_from, spelling, store, validate
+from llmlab.config import companions, explain, heads, inherit, init_from, spelling, store, validate
 from llmlab.config.composed import Checkpoint, Composed, Typed
 from llmlab.config.model_files import conf_dir as conf_dir
 from llmlab.config.model_files import families as families
@@ -95,7 +95,8 @@ def _whole(
             )
     run = functools.partial(_hydra, config_dirs=tuple(config_dirs))
     known = known_choices(config_dirs)
-    overrides = tuple(spelling.spelled(given, lambda: known.choices("data")))
+    spelled = spelling.spelled(given, lambda: known.choices("data"))
+    overrides = tuple(heads.addressed(spelled, run))
     parsed, problems = explain.parse(overrides, known)
     problems += validate.published(parsed, [conf_dir(), *map(Path, config_dirs)])
     if problems:
@@ -140,8 +141,9 @@ def misspelt(overrides: Sequence[str]) -> list[str]:
     """What is wrong with keys and single values, a line each, whatever the chosen parts say of each other."""
     store.declare()
     known = known_choices()
-    parsed, problems = explain.parse(spelling.spelled(overrides, lambda: known.choices("data")), known)
     run = functools.partial(_hydra, config_dirs=())
+    spelled = spelling.spelled(overrides, lambda: known.choices("data"))
+    parsed, problems = explain.parse(heads.addressed(spelled, run), known)
     try:
         return problems + validate.local(run([str(o.input_line) for o in parsed]))
     except Exception as e:
@@ -283,6 +285,11 @@ def session(config_dirs: Sequence[str] = ()) -> Iterator[None]:
             yield
     finally:
         GlobalHydra.instance().hydra = outer
+
+
+def addressed(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> list[str]:
+    """Overrides with each head at its role, as Hydra wants them; of a sweep too, whose first objective tells the roles."""
+    return heads.addressed(overrides, functools.partial(_hydra, config_dirs=tuple(config_dirs)))
 
 
 def hydra_node(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> DictConfig:

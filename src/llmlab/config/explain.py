@@ -66,10 +66,6 @@ def _refused(o: Override, known: Known, sweep: bool) -> str | None:
         return f"{o.input_line}: name what is to be set, KEY=VALUE"
     if o.is_sweep_override() and not sweep:
         return f"{o.input_line}: several values are a sweep; add -m, or write key=[a,b] for a list"
-    if key.partition(".")[0] == "head" and not o.package:
-        right = key.replace("head", "heads.tokens", 1) if "." in key else "head@heads.tokens"
-        value = "".join(str(o.input_line).partition("=")[1:])
-        return f"{o.input_line}: a head is chosen for a role of the objective; type {right}{value}"
     if key in known.groups and not o.is_delete():
         return _choice(o, known)
     if last in ("_part_", "_target_", "_partial_", "_args_", "_convert_", "_recursive_"):
@@ -231,7 +227,7 @@ def _override(text: str, o: Override, base: DictConfig | None, known: Known) -> 
             else ""
         )
         if parent == "heads":
-            return f"{key}: there is no such key{what}; a head is chosen by head@{str(shown).lstrip('+~')}"
+            return f"{key}: there is no such key{what}; a head is chosen by heads.ROLE=NAME"
         if parent:
             return f"{key}: there is no such key{what}; {guess.below(parent, last, _keys(node), base)}"
         hint = guess.at_root(key, [*_keys(base), *known.groups], base, known.choices)
@@ -326,12 +322,8 @@ def _places(group: str, base: DictConfig | None) -> str:
     for name in ("kinds", "stacks"):
         places += [f"{group}@{name}.{k}.{group}" for k in _keys(_select(base, name))]
     if group == "head":
-        places = [f"head@heads.{k}" for k in _keys(_select(base, "heads"))]
-        return (
-            f"this model names {', '.join(places)}"
-            if places
-            else "this model names no heads; +head@heads.ROLE=NAME adds one"
-        )
+        places = [f"heads.{k}" for k in _keys(_select(base, "heads"))]
+        return f"this model names {', '.join(places)}" if places else "heads.ROLE=NAME chooses one"
     return (
         f"this model has {', '.join(places)}"
         if places

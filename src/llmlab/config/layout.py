@@ -29,13 +29,15 @@ def resolve(
     *,
     vocabulary: int | None = None,
     roles: tuple[str, ...] | None = None,
+    classes: int | None = None,
     companion: Mapping[str, str] | None = None,
 ) -> ModelSpec:
     """The model that a config asks for.
 
     vocabulary: ids that the tokenizer uses (the model's table is rounded up to a multiple of 64); None: the size that
     the config states. roles: the heads to build; None: those that the objective names. companion: the objective's heads
-    of another model that it works with; None: the model is the one that it trains.
+    of another model that it works with; None: the model is the one that it trains. classes: of labelled data; None: as many
+    as the config states.
     """
     cfg, typed = composed.cfg, {(t.group, t.package): t for t in composed.typed}
     sizes = _sizes(cfg, vocabulary)
@@ -55,6 +57,8 @@ def resolve(
     given = {role: _part(node, "head") for role, node in cfg.heads.items()}
     roles = tuple(wanted) if roles is None else roles
     heads = {role: given.get(role) or _default("head", wanted.get(role, "lm")) for role in roles}
+    if classes is not None:
+        heads = _with_classes(heads, classes, composed.keys)
 
     spec = ModelSpec(
         family=cfg.model.family,
@@ -68,19 +72,41 @@ def resolve(
     check_objective(spec, objective, companion)
     chosen = typed.get(("objective", ""))
     if chosen is not None and not chosen.kept:
-        mask = spec.stacks[-1].mask.name
-        said = (
-            f"objective={objective.name} brings mask={mask}: {spec.family} is trained as {_a(_words((spec.topology,)))}"
-        )
-        spec = replace(spec, notes=(*spec.notes, said))
+        mask, trained = spec.stacks[-1].mask.name, f"{spec.family} is trained as {_a(_words((spec.topology,)))}"
+        if mask == objective.attribute("mask"):  # another was typed
+            said = f"objective={objective.name} brings mask={mask}: {trained}"
+            spec = replace(spec, notes=(*spec.notes, said))
     return spec
 
 
-def with_vocabulary(composed: Composed, ids: int) -> ModelSpec:
-    """The model that a config asks for, for a tokenizer of so many ids, from what was resolved as it was composed."""
+def _with_classes(heads: Mapping[str, PartSpec], classes: int, typed: frozenset[str]) -> dict[str, PartSpec]:
+    """Heads with as many classes as the data has. UserError where another number was typed."""
+    found = {}
+    for role, part in heads.items():
+        own = part.options.get("n_classes")
+        if own not in (None, classes):
+            if f"heads.{role}.n_classes" in typed:
+                raise UserError(f"heads.{role}.n_classes={own}, but the data has {classes} classes; leave it out")
+            part = replace(part, options={**part.options, "n_classes": classes})
+        found[role] = part
+    return found
+
+
+def _asking_for(scores: str) -> list[str]:
+    """Objectives that train a head of such scores."""
+    index = registry.index()
+    heads = {n: e.attribute("heads").values() for (s, n), e in index.items() if s == "objective"}
+    return sorted(n for n, hs in heads.items() if any(index["head", h].attribute("scores") == scores for h in hs))
+
+
+def with_vocabulary(composed: Composed, ids: int, classes: int | None = None) -> ModelSpec:
+    """The model that a config asks for, for a tokenizer of so many ids and data of so many classes, from what was resolved as
+    it was composed."""
     spec = composed.spec
     if spec is None:
-        return resolve(composed, vocabulary=ids)
+        return resolve(composed, vocabulary=ids, classes=classes)
+    if classes is not None:
+        spec = replace(spec, heads=_with_classes(spec.heads, classes, composed.keys))
     size = _vocab_size(composed.cfg, ids)
     stacks = tuple(replace(s, sizes=s.sizes.but(vocab_size=size)) for s in spec.stacks)
     return replace(spec, sizes=spec.sizes.but(vocab_size=size), stacks=stacks)
@@ -105,9 +131,16 @@ def check_objective(spec: ModelSpec, objective: PartSpec, companion: Mapping[str
         part, wanted = spec.heads.get(role), PartSpec("head", usual).attribute("scores")
         if part is not None and wanted is not None and part.attribute("scores") not in (None, wanted):
             fits = [n for (s, n), e in registry.index().items() if s == "head" and e.attribute("scores") == wanted]
+            also = _asking_for(part.attribute("scores"))
+            other = f"; objective={' or '.join(also)} asks for those of a {part.attribute('scores')}" if also else ""
             raise UserError(
-                f"head@heads.{role}={part.name} gives scores of a {part.attribute('scores')}, but objective={objective.name} "
-                f"asks for those of the {wanted}; choose {' or '.join(sorted(fits))}"
+                f"heads.{role}={part.name} gives scores of a {part.attribute('scores')}, but objective={objective.name} "
+                f"asks for those of the {wanted}; choose {' or '.join(sorted(fits))}{other}"
+            )
+        if part is not None and spec.sizes.causal and part.options.get("pool") == "first":
+            raise UserError(
+                f"heads.{role}={part.name} reads the first token of a text, which sees no other under "
+                f"mask={spec.stacks[-1].mask.name}; set heads.{role}.pool=last"
             )
     for stack in spec.stacks:
         missing = [n for n in stack.mask.attribute("needs") if n not in objective.attribute("gives")]

@@ -10,6 +10,7 @@ import copyreg
 from dataclasses import MISSING, dataclass, field, make_dataclass
 from typing import Any, Optional
 
+from llmlab.record_kinds import KEYS
 from llmlab.sizes import ModelConfig
 from llmlab.slot_names import LAYER_SLOTS, SLOTS, STACK_SIZES, Part
 
@@ -45,10 +46,17 @@ Stack = make_dataclass(
 )
 
 
+# The keys by which a file calls the fields of its records; None: by the field's own name.
+Fields = make_dataclass("Fields", [(key, Optional[str], field(default=None)) for key in KEYS])
+
+
 @dataclass
 class Data:
     source: str = "python_docs"  # python_docs, python_code or files
-    path: Optional[str] = None  # files: a folder or a file (.txt, .md, .jsonl)
+    path: Optional[str] = None  # files: a folder or a file (.txt, .md, .jsonl; records: .jsonl, .json, .csv, .tsv)
+    fields: Fields = field(  # type: ignore[valid-type]
+        default_factory=Fields
+    )  # records: the keys of their fields, data.fields.label=category
     field: str = "text"  # files: the key of a text in a line of .jsonl, "a.b" for one inside another
     seq_len: int = 128
     validation: float = 0.1  # share held out

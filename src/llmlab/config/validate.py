@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmlab import registry
-from llmlab.config import devices, guess, init_from, layout, model_files, traits
+from llmlab.config import devices, guess, heads, init_from, layout, model_files, rollouts, traits
 from llmlab.errors import UserError
+from llmlab.record_kinds import KEYS, KINDS
 from llmlab.registry import near
 from llmlab.sizes import MOST_LAYERS, divisors_shown
 from llmlab.slot_names import Part
@@ -85,7 +86,7 @@ def checked(
     if int(cfg.trainer.num_nodes) > 1 or str(cfg.trainer.devices) not in ("1", "auto", "-1"):
         found += composed.of_this_process(ranks=True)
     if not cfg.resume:  # whose data, strategy and devices may be those of its run
-        found += [*_data(composed), *devices.problems(cfg)]
+        found += [*_data(composed), *devices.problems(cfg), *rollouts.problems(cfg)]
     if found:
         return found, None
     try:
@@ -106,6 +107,18 @@ def _source(spec: ModelSpec) -> list[str]:
         f"stacks.{stack.name}.cross_attention={stack.cross_attention} reads an encoder's states, but there is no encoder "
         "before it; leave it out"
     ]
+
+
+def require_source(composed: Composed) -> None:
+    """UserError where the objective reads records and the data are texts: of a run alone, as a model can be built without."""
+    cfg = composed.cfg
+    kind = KINDS.get(heads.reads(cfg.objective))
+    if kind is not None and cfg.data.source != "files" and not cfg.resume:
+        raise UserError(
+            f"data={cfg.data.source} holds texts, but objective={cfg.objective._part_} reads {kind}: "
+            "data=FOLDER_OR_FILE (.jsonl, .json, .csv, .tsv)"
+        )
+    rollouts.require_reward(cfg)
 
 
 def local(cfg: DictConfig) -> list[str]:
@@ -264,9 +277,20 @@ def _too_small(cfg: DictConfig) -> list[str]:
 def _data(composed: Composed) -> list[str]:
     data, tokenizer = composed.cfg.data, composed.cfg.tokenizer
     found = []
+    kind = KINDS.get(heads.reads(composed.cfg.objective))
+    if kind is None:
+        given = [k for k in KEYS if data.fields[k] is not None]
+        found += [
+            f"data.fields.{k} is of records, but the objective reads texts, which data.field names" for k in given[:1]
+        ]
+    elif data.separate_documents:
+        found.append(f"data.separate_documents=true: {kind} are kept apart anyway; leave it out")
+    elif data.field != "text":
+        found.append(f"data.field={data.field} is of texts; of {kind} data.fields.{kind.fields[0].name}=KEY names one")
     if data.source == "files":
         if data.path is None:
-            found.append("data.path must be given with data=files: a folder or a file (.txt, .md, .jsonl)")
+            endings = ".txt, .md, .jsonl" if kind is None else ".jsonl, .json, .csv, .tsv"
+            found.append(f"data.path must be given with data=files: a folder or a file ({endings})")
         elif os.path.islink(path := os.path.expanduser(data.path)) and not os.path.exists(path):
             found.append(f"data.path={data.path} is a link to {os.readlink(path)}, which is not there")
         elif os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
@@ -309,16 +333,16 @@ def _heads(composed: Composed, companion: Mapping[str, str] | None) -> list[str]
     objective = composed.cfg.objective
     if objective is None:
         return []
-    entry = registry.index()["objective", str(objective._part_)]
-    roles = list(entry.attribute("heads") if companion is None else companion)
+    mine = heads.roles(objective) if companion is None else list(companion)
+    typed = [o.lstrip("+").partition("=")[0] for o in composed.overrides]
     return [
-        f"head@{t.package}={t.choice}: objective={entry.name} trains no such head; "
-        f"it has {', '.join(f'head@heads.{r}=NAME' for r in roles) or 'none'}"
+        f"head@{t.package}={t.choice}: objective={objective._part_} trains no such head; "
+        f"it has {', '.join(f'heads.{role}=NAME' for role in mine) or 'none'}"
         for t in composed.typed
         if t.group == "head"
-        and t.package.removeprefix("heads.") not in roles
+        and t.package.removeprefix("heads.") not in mine
         and not t.kept
-        and any(o.lstrip("+").startswith(f"head@{t.package}=") for o in composed.overrides)
+        and (f"head@{t.package}" in typed or t.package in typed)
     ]
 
 

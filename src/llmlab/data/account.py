@@ -13,6 +13,7 @@ NAMES = 20
 ENDING = "of another ending"
 BLANK_FILE = "of white space only"
 BLANK_DOCUMENT = "documents of white space only"
+BLANK_RECORD = "records without text"
 UNREAD = "behind the last of data.max_documents"
 
 
@@ -95,14 +96,16 @@ class Account:
 
     def renewed(self, kept: Read) -> Read:
         """The account of a manifest, with what is left out now: a file that isn't read changes no corpus."""
-        while_reading = [s for s in kept["skipped"] if s["reason"] in (BLANK_FILE, BLANK_DOCUMENT, UNREAD)]
+        while_reading = [
+            s for s in kept["skipped"] if s["reason"] in (BLANK_FILE, BLANK_DOCUMENT, BLANK_RECORD, UNREAD)
+        ]
         return {**kept, "skipped": [*self.listed.entries(), *while_reading]}
 
 
-def line(place: str | None, read: Read) -> str:
+def line(place: str | None, read: Read, noun: str = "document") -> str:
     """A line on what was read: "12 files, 340 documents, 1.2 MB of ../text"."""
     n, documents = read["files"], read["documents"]
-    said = f"{n:,} file{'s' * (n != 1)}, {documents:,} document{'s' * (documents != 1)}, {size(read['bytes'])}"
+    said = f"{n:,} file{'s' * (n != 1)}, {documents:,} {noun}{'s' * (documents != 1)}, {size(read['bytes'])}"
     return f"{said} of {printable(place)}" if place else said
 
 

@@ -25,11 +25,13 @@ from llmlab.ranks import is_first
 
 if TYPE_CHECKING:
     import numpy as np
+    from numpy.typing import DTypeLike
 
 MANIFEST = "manifest.json"
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 LEFT = re.compile(r"\.(.+)\.\w{8,32}(\.old)?")  # what `_beside` or tempfile named
 STALE = 60.0  # seconds after which a temporary file, written at once, is of a process that was killed
+AT_ONCE = 1 << 22  # values copied at once
 HASHED = 256 << 20  # files up to this size are hashed when they are opened; of larger ones only the size is looked at
 
 
@@ -119,6 +121,20 @@ def save_array(path: Path, array: np.ndarray) -> None:
 
     with writing(path, array.nbytes), path.open("wb") as f:
         np.lib.format.write_array(cast(Any, SimpleNamespace(write=f.write)), array, allow_pickle=False)
+
+
+def raw_to_npy(raw: Path, to: Path, dtype: DTypeLike, wanted: DTypeLike, n: int) -> None:
+    """Raw values as a .npy of a type of its own, without holding them all."""
+    import numpy as np
+
+    kind = np.dtype(wanted)
+    # No memory map: on a full disk that is a bus error.
+    with raw.open("rb") as read, writing(to, n * kind.itemsize), to.open("wb") as written:
+        about = {"descr": kind.str, "fortran_order": False, "shape": (n,)}
+        np.lib.format.write_array_header_1_0(written, about)  # type: ignore[no-untyped-call]
+        while len(values := np.fromfile(read, dtype=dtype, count=AT_ONCE)):
+            written.write(values.astype(kind).tobytes())
+    raw.unlink()
 
 
 def write_manifest(path: Path, content: dict[str, Any]) -> None:

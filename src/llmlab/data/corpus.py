@@ -1,4 +1,4 @@
-"""A prepared corpus: two streams of tokens on disk, and what is known of them."""
+"""A prepared corpus: two streams of tokens or two sets of records on disk, and what is known of them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmlab.data import cache, ngram
+from llmlab.data.records import Records
 from llmlab.data.tokenizer import Tokenizer
 from llmlab.data.windows import Stream
 
@@ -29,8 +30,8 @@ class Corpus:
 
     folder: Path
     manifest: dict[str, Any]
-    train: Stream
-    validation: Stream
+    train: Stream | Records
+    validation: Stream | Records
 
     @property
     def fingerprint(self) -> str:
@@ -51,6 +52,16 @@ class Corpus:
         from llmlab.slots import Vocabulary
 
         return Vocabulary(self.manifest["vocab_size"], self.manifest["special"])
+
+    @property
+    def is_records(self) -> bool:
+        """True if it holds records and not text."""
+        return isinstance(self.train, Records)
+
+    @property
+    def labels(self) -> list[str] | None:
+        """The classes of labelled records, in the order of their numbers."""
+        return self.manifest.get("labels")
 
     @cached_property
     def tokenizer(self) -> Tokenizer:

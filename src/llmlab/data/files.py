@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from llmlab.data.account import BLANK_DOCUMENT, BLANK_FILE, Account, Document, Source, Tick, printable, reasons
 from llmlab.data.listing import ENDINGS, File, below, one, status
 from llmlab.errors import UserError
-from llmlab.json_files import Json, json_lines
+from llmlab.json_files import Json, json_lines, loads
 
 DEEPEST = 3  # levels of an object whose strings are offered for data.field
 
@@ -22,43 +22,65 @@ def files(path: Path, field: str) -> Source:
 
     Raises UserError where there is nothing to read; what is wrong inside a file is raised when it is read.
     """
-    account = Account(place=str(path))
-    if stat.S_ISDIR(status(path).st_mode):
-        listed = below(path, account.listed)
-        if not listed:
-            _nothing(path, account)
-    else:
-        listed = [one(path)]
-        if not path.name.lower().endswith(ENDINGS):
-            raise UserError(f"data.path={printable(str(path))}: files must end in one of {', '.join(ENDINGS)}")
-        if not listed[0].stat.st_size:
-            raise UserError(f"data.path={printable(str(path))}: the file is empty")
+    listed, account = opened(path, ENDINGS)
     lines = {f.name for f in listed if f.name.lower().endswith(".jsonl")}
     if field != "text" and not lines:
         raise UserError(f"data.field={field}: it is a key of .jsonl files, and data.path={path} has none; leave it out")
-    account.names = [f.name for f in listed]
-    # The change time too: a copy that keeps size and modification time is still seen.
-    stamp = [str(path.resolve()), [[f.name, *_state(f.stat)] for f in listed], field if lines else None]
+    stamp = [*state(path, listed), field if lines else None]
 
-    def read(tick: Tick) -> Iterator[Document]:
+    def read(file: File) -> Iterator[Document]:
+        return _jsonl(file, field, account) if file.name in lines else _plain(file, account)
+
+    return source(listed, account, stamp, read)
+
+
+def opened(path: Path, endings: tuple[str, ...]) -> tuple[list[File], Account]:
+    """The files of one of the `endings` at `path`, and the account of them. UserError where there is nothing to read."""
+    account = Account(place=str(path))
+    if stat.S_ISDIR(status(path).st_mode):
+        listed = below(path, account.listed, endings)
+        if not listed:
+            _nothing(path, account, endings)
+    else:
+        listed = [one(path)]
+        if not path.name.lower().endswith(endings):
+            raise UserError(f"data.path={printable(str(path))}: files must end in one of {', '.join(endings)}")
+        if not listed[0].stat.st_size:
+            raise UserError(f"data.path={printable(str(path))}: the file is empty")
+    account.names = [f.name for f in listed]
+    return listed, account
+
+
+def state(path: Path, listed: list[File]) -> list[Any]:
+    """What changes when a file does, without opening one."""
+    # The change time too: a copy that keeps size and modification time is still seen.
+    return [str(path.resolve()), [[f.name, *_state(f.stat)] for f in listed]]
+
+
+def source(
+    listed: list[File], account: Account, stamp: list[Any], read: Callable[[File], Iterator[Document]]
+) -> Source:
+    """The documents that `read` finds in each file. UserError if a file changes meanwhile."""
+
+    def documents(tick: Tick) -> Iterator[Document]:
         done, total = 0, sum(f.stat.st_size for f in listed)
         for file in listed:
             tick(done, total)
             done += file.stat.st_size
             account.files += 1
-            yield from _jsonl(file, field, account) if file.name in lines else _plain(file, account)
+            yield from read(file)
             _unchanged(file)
 
-    return Source(stamp, lambda tick: account.counted(read(tick)), account)
+    return Source(stamp, lambda tick: account.counted(documents(tick)), account)
 
 
-def _nothing(path: Path, account: Account) -> NoReturn:
+def _nothing(path: Path, account: Account, endings: tuple[str, ...]) -> NoReturn:
     left_out = account.listed.entries()
     shown = printable(str(path))
     if {s["reason"] for s in left_out} == {"empty"}:
         raise UserError(f"data.path={shown}: all its files are empty")
     has = f"; skipped {reasons(left_out)}" if left_out else ""
-    raise UserError(f"data.path={shown}: the folder has no file that ends in {', '.join(ENDINGS)}{has}")
+    raise UserError(f"data.path={shown}: the folder has no file that ends in {', '.join(endings)}{has}")
 
 
 def _state(about: os.stat_result) -> tuple[int, int, int]:
@@ -86,7 +108,7 @@ def _plain(file: File, account: Account) -> Iterator[Document]:
 
 
 def _jsonl(file: File, field: str, account: Account) -> Iterator[Document]:
-    for number, line in _lines(file.path):
+    for number, line in lines_of(file.path):
         text = _text(line, field, f"data.path: {printable(file.path)}, line {number}")
         if text.strip():
             yield Document(f"{file.name}:{number}", text)
@@ -94,7 +116,7 @@ def _jsonl(file: File, field: str, account: Account) -> Iterator[Document]:
             account.blank.add(BLANK_DOCUMENT, f"{file.name}:{number}")
 
 
-def _lines(path: str) -> Iterator[tuple[int, str]]:
+def lines_of(path: str) -> Iterator[tuple[int, str]]:
     """The numbered lines of a .jsonl file."""
     try:
         with open(path, encoding="utf-8", newline=None) as f:
@@ -108,15 +130,8 @@ def _lines(path: str) -> Iterator[tuple[int, str]]:
 
 def _text(line: str, field: str, where: str) -> str:
     """The text of a line of JSON. UserError begins with `where`."""
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as e:
-        raise UserError(f"{where}: not valid JSON ({e.msg} at column {e.colno})") from None
-    except RecursionError:
-        raise UserError(f"{where}: its JSON is nested too deep") from None
-    except ValueError:  # int() refuses a literal of more than 4,300 digits
-        raise UserError(f"{where}: holds a number of too many digits") from None
-    text = _value(row, field)
+    row = loads(line, where)
+    text = value_of(row, field)
     if not isinstance(text, str):
         raise UserError(f'{where}: needs an object with a string under "{field}"{_instead(row, text)}')
     try:
@@ -128,7 +143,7 @@ def _text(line: str, field: str, where: str) -> str:
     return text
 
 
-def _value(row: Json, field: str) -> Json:
+def value_of(row: Json, field: str) -> Json:
     """The value that an object has under a key, or under "a.b" in an object inside it; None for nothing."""
     if isinstance(row, dict) and field in row:
         return row[field]

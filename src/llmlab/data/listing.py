@@ -50,8 +50,8 @@ def status(path: Path) -> os.stat_result:
         raise UserError(f"{shown} has a NUL character in it; no file has") from None
 
 
-def below(folder: Path, left_out: Tally) -> list[File]:
-    """The files below a folder that can be read as text, sorted by name; the others are entered in `left_out`.
+def below(folder: Path, left_out: Tally, endings: tuple[str, ...] = ENDINGS) -> list[File]:
+    """The files below a folder of one of the `endings`, sorted by name; the others are entered in `left_out`.
 
     What is there itself goes before links to it, so that a link never changes the name of a document. A link to a text
     that isn't there is an error, because it would be missed.
@@ -88,7 +88,7 @@ def below(folder: Path, left_out: Tally) -> list[File]:
             at = os.path.join(name, entry.name)
             if entry.name.startswith("."):
                 left_out.add("hidden", at)
-            elif (about := _stat(entry, folder / at, at, left_out)) is None:
+            elif (about := _stat(entry, folder / at, at, left_out, endings)) is None:
                 continue
             elif stat.S_ISDIR(about.st_mode):
                 if entry.is_symlink():
@@ -97,7 +97,7 @@ def below(folder: Path, left_out: Tally) -> list[File]:
                     stack.append((at, entry.path))
             elif not stat.S_ISREG(about.st_mode):
                 left_out.add(SPECIAL, f"{at}: {kind(about.st_mode)}")
-            elif not at.lower().endswith(ENDINGS):
+            elif not at.lower().endswith(endings):
                 left_out.add(ENDING, at)
                 left_out.endings[os.path.splitext(entry.name)[1].lower() or "none"] += 1
             elif not about.st_size:
@@ -115,7 +115,9 @@ def below(folder: Path, left_out: Tally) -> list[File]:
     return sorted(files.values(), key=lambda f: f.name)
 
 
-def _stat(entry: os.DirEntry[str], path: Path, name: str, left_out: Tally) -> os.stat_result | None:
+def _stat(
+    entry: os.DirEntry[str], path: Path, name: str, left_out: Tally, endings: tuple[str, ...]
+) -> os.stat_result | None:
     """The status of what an entry leads to; None, and a name in `left_out`, for a link to nothing that is no text."""
     try:
         return entry.stat()
@@ -123,7 +125,7 @@ def _stat(entry: os.DirEntry[str], path: Path, name: str, left_out: Tally) -> os
         shown = f"data.path: {printable(str(path))}"
         if not entry.is_symlink():
             raise UserError(f"{shown} {_unreadable(e)}") from None
-        if name.lower().endswith(ENDINGS) or not os.path.splitext(entry.name)[1]:  # a text, or a folder of them
+        if name.lower().endswith(endings) or not os.path.splitext(entry.name)[1]:  # a text, or a folder of them
             where = f"is a link to {printable(os.readlink(entry.path))}, which is not there"
             if e.errno not in (errno.ENOENT, errno.ENOTDIR):
                 where = _loop(e) or f"is a link that can't be followed ({e.strerror})"

@@ -16,7 +16,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from llmlab import attributes, measures
+from llmlab.data import collate
 from llmlab.data.order import indices
+from llmlab.data.samples import Samples
 from llmlab.data.windows import Windows
 from llmlab.errors import UserError
 from llmlab.seeds import key
@@ -27,7 +29,7 @@ Batch = dict[str, Any]  # tensors, and the dict of `counts`
 
 
 def train_loader(
-    windows: Windows,
+    windows: Samples,
     objective: Objective,
     seed: int,
     batch_size: int,
@@ -52,10 +54,13 @@ def train_loader(
             f"{micro} x {world} x {accumulate}"
         )
     if len(windows) < batch_size:
-        raise UserError(
-            f"train.batch_size={batch_size} is more than the {len(windows)} windows of data.seq_len={windows.seq_len} "
-            f"that the training part has ({len(windows.stream):,} tokens): more text or a smaller value is needed"
-        )
+        has = f"{len(windows)} samples of the training part: more records or a smaller value are needed"
+        if isinstance(windows, Windows):
+            has = (
+                f"{len(windows)} windows of data.seq_len={windows.seq_len} that the training part has "
+                f"({len(windows.stream):,} tokens): more text or a smaller value is needed"
+            )
+        raise UserError(f"train.batch_size={batch_size} is more than the {has}")
     return DataLoader(
         MicroSteps(windows, objective, seed, batch_size, micro, rank, world, accumulate),
         # None: an item is a whole micro-batch already, and is not stacked once more.
@@ -68,7 +73,7 @@ def train_loader(
 
 
 def validation_loader(
-    windows: Windows, objective: Objective, micro: int, rank: int = 0, world: int = 1, limit: int | None = None
+    windows: Samples, objective: Objective, micro: int, rank: int = 0, world: int = 1, limit: int | None = None
 ) -> DataLoader:
     """All windows in order, or the first `limit` of them, each in one micro-batch of one rank, the same in every run.
 
@@ -105,7 +110,7 @@ class MicroSteps(Dataset[Batch]):
 
     def __init__(
         self,
-        windows: Windows,
+        windows: Samples,
         objective: Objective,
         seed: int,
         batch_size: int,
@@ -135,7 +140,7 @@ class MicroSteps(Dataset[Batch]):
             else:
                 self.counts = total(self.objective.targets(s) for s in self.samples.values())
         self._prepare([row for row in rows if row not in self.samples])
-        batch: Batch = _stack([self.samples[row] for row in rows])
+        batch: Batch = _batch([self.samples[row] for row in rows], self.objective, self.windows)
         batch["counts"] = {name: torch.tensor(n) for name, n in self.counts.items()}
         return batch
 
@@ -144,13 +149,13 @@ class MicroSteps(Dataset[Batch]):
         positions = self.step * self.batch_size + np.array(rows, dtype=np.int64)
         for row, position, at in zip(rows, positions.tolist(), indices(self.seed, positions, n).tolist(), strict=True):
             rng = np.random.default_rng(key(self.seed, "prepare", position // n, at))
-            self.samples[row] = self.objective.prepare(self.windows[at], rng)
+            self.samples[row] = collate.prepare(self.objective, self.windows[at], rng)
 
 
 class HeldOut(Dataset[dict[str, Tensor]]):
     """Item i is this rank's piece of the i-th `micro * world` windows. Random choices depend on the window alone."""
 
-    def __init__(self, windows: Windows, objective: Objective, n: int, micro: int, rank: int, world: int):
+    def __init__(self, windows: Samples, objective: Objective, n: int, micro: int, rank: int, world: int):
         self.windows, self.objective, self.n = windows, objective, n
         self.micro, self.rank, self.world = micro, rank, world
 
@@ -158,13 +163,13 @@ class HeldOut(Dataset[dict[str, Tensor]]):
         first = (i * self.world + self.rank) * self.micro
         rows = range(first, min(first + self.micro, self.n))
         if rows:
-            return _stack([self._sample(row) for row in rows])
-        return {**_stack([self._sample(0)]), "filler": torch.tensor(True)}
+            return _batch([self._sample(row) for row in rows], self.objective, self.windows)
+        return {**_batch([self._sample(0)], self.objective, self.windows), "filler": torch.tensor(True)}
 
     def _sample(self, row: int) -> Sample:
-        window = self.windows[row]
-        sample = self.objective.prepare(window, np.random.default_rng(key("validation", row)))
-        if "sizes" in window and measures.covers_text(self.objective):
+        window: Any = self.windows[row]
+        sample = collate.prepare(self.objective, window, np.random.default_rng(key("validation", row)))
+        if measures.covers_text(self.objective) and isinstance(self.windows, Windows) and "sizes" in window:
             sample["bytes"] = window["sizes"][1:].sum()
         return sample
 
@@ -178,8 +183,10 @@ def total(counts: Iterable[dict[str, int]]) -> dict[str, int]:
     return found
 
 
-def _stack(samples: Sequence[Sample]) -> dict[str, Tensor]:
-    return {name: torch.from_numpy(np.stack([s[name] for s in samples])) for name in samples[0]}
+def _batch(samples: Sequence[Sample], objective: Objective, windows: Samples) -> Batch:
+    """A micro-batch of prepared samples, as the objective wants them collated."""
+    how: collate.How = attributes.of(objective, "objective", "collate")
+    return {**collate.batch(samples, how, windows.pad, windows.seq_len)}
 
 
 def _leave_interrupts_to_the_parent(worker: int) -> None:

@@ -2,31 +2,29 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib.metadata
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import DTypeLike
 
-from llmlab.data import account, cache, encoding, fingerprint
+from llmlab.data import account, cache, encoding, fingerprint, prepare_records
 from llmlab.data.corpus import PARTS, Corpus
 from llmlab.data.fingerprint import OtherText
+from llmlab.data.progress import progress
+from llmlab.data.records import Records
 from llmlab.data.sources import Document, Source, open_source
 from llmlab.data.tokenizer import BESIDE, FILE, SPECIAL, Tokenizer, ends_nothing, make
 from llmlab.data.windows import Stream
 from llmlab.errors import UserError
-from llmlab.ranks import is_first
+from llmlab.record_kinds import KINDS, TEXT, Kind
 
 if TYPE_CHECKING:
     from llmlab.config import schema
-
-AT_ONCE = 1 << 22  # values copied at once
 
 
 def prepare(
@@ -37,6 +35,8 @@ def prepare(
     whole: bool = False,
     home: Path | None = None,
     text: str | None = None,
+    reads: str = TEXT,
+    labels: Sequence[str] | None = None,
 ) -> Corpus:
     """The corpus that `data` and `tokenizer` name, from the cache or made now.
 
@@ -45,6 +45,7 @@ def prepare(
     `whole`: nothing is held out, the training part is all of the text.
     `home`: a run folder, whose tokenizer it must be: where that of `tokenizer` would be another, none is learnt.
     `text`: the fingerprint that it must have; OtherText, before anything is tokenized, where it has another.
+    `reads`: "text", or the kind of its records. `labels`: the classes of a run, in their order; None: those that occur.
 
     Raises UserError for text that can't be read and for a part that is too short for one window of `data.seq_len`.
     """
@@ -56,12 +57,13 @@ def prepare(
         raise UserError(f"data.max_documents={data.max_documents}: must be at least 1")
     if whole:
         data = replace(data, split="none")
-    source = open_source(data)
-    folder = _place(data, tokenizer, special, source)
+    source = open_source(data, reads)
+    folder = _place(data, tokenizer, special, source, labels)
     if home is not None and not same_tokenizer(folder, home):
         tokenizer = replace(tokenizer, kind="file", path=str(home))
-        folder = _place(data, tokenizer, special, source)
-    manifest = cache.open_or_make(folder, lambda at: _make(at, data, tokenizer, special, source, text))
+        folder = _place(data, tokenizer, special, source, labels)
+    make = functools.partial(_make, kind=KINDS.get(reads), labels=labels)
+    manifest = cache.open_or_make(folder, lambda at: make(at, data, tokenizer, special, source, text))
     if text not in (None, manifest["fingerprint"]):
         raise OtherText(manifest["fingerprint"], fingerprint.read(folder) or [])
     for note in manifest["notes"]:
@@ -69,6 +71,13 @@ def prepare(
     manifest["read"] = source.account.renewed(manifest["read"])
     if skipped := manifest["read"]["skipped"]:
         cache.say(f"data.path={data.path}: skipped {account.reasons(skipped)}")
+    if reads != TEXT:
+        held = {part: Records.open(folder, part, manifest["called"]) for part in PARTS}
+        if empty := [part for part in PARTS if not held[part].count and not (whole and part == "validation")]:
+            raise UserError(
+                f"data.path={data.path}: the {empty[0]} part has no record; it needs more, or another data.validation"
+            )
+        return Corpus(folder, manifest, **held)
     parts = {part: Stream.open(*(folder / f"{part}{of}.npy" for of in ("", "_starts", "_sizes"))) for part in PARTS}
     for part, stream in parts.items():
         if len(stream) <= data.seq_len and not (whole and part == "validation"):
@@ -79,7 +88,13 @@ def prepare(
     return Corpus(folder, manifest, **parts)
 
 
-def _place(data: schema.Data, tokenizer: schema.Tokenizer, special: tuple[str, ...], source: Source) -> Path:
+def _place(
+    data: schema.Data,
+    tokenizer: schema.Tokenizer,
+    special: tuple[str, ...],
+    source: Source,
+    labels: Sequence[str] | None = None,
+) -> Path:
     """The folder of a corpus in the cache, by all that decides what is in it."""
     choice = {
         "code": _code(),
@@ -91,15 +106,18 @@ def _place(data: schema.Data, tokenizer: schema.Tokenizer, special: tuple[str, .
         ],
         "special": sorted(set(special)),
         "source": source.stamp,
+        "labels": None if labels is None else list(labels),
         "libraries": [importlib.metadata.version("tokenizers"), np.__version__],
     }
     return cache.root() / "corpora" / cache.digest(choice)[:24]
 
 
-def cached(data: schema.Data, tokenizer: schema.Tokenizer, special: tuple[str, ...] = ()) -> Path | None:
+def cached(
+    data: schema.Data, tokenizer: schema.Tokenizer, special: tuple[str, ...] = (), reads: str = TEXT
+) -> Path | None:
     """The folder of a corpus that was prepared before and is sound, of the files as they are now; None without one."""
     try:
-        folder = _place(data, tokenizer, special, open_source(data))
+        folder = _place(data, tokenizer, special, open_source(data, reads))
         cache.check(folder)
     except (UserError, OSError, cache.Damaged):
         return None
@@ -152,19 +170,25 @@ def _make(
     special: tuple[str, ...],
     source: Source,
     wanted: str | None,
+    kind: Kind | None,
+    labels: Sequence[str] | None,
 ) -> dict[str, Any]:
-    with _progress() as bar:
+    with progress() as bar:
         documents = []
         for document in source.read(lambda done, total: bar("reading", done, total)):
             documents.append(document)
             if len(documents) == data.max_documents:
                 break
         if not documents:
-            raise UserError(f"data.path={data.path}: there is no text in it, only white space")
+            what = "text in it, only white space" if kind is None else "record in it that has any text"
+            raise UserError(f"data.path={data.path}: there is no {what}")
         listed = fingerprint.listed(documents)
         if wanted not in (None, found := fingerprint.fingerprint(listed)):
             raise OtherText(found, listed)
         fingerprint.write(folder, listed)
+        if kind is not None:
+            made = prepare_records.make(folder, data, cfg, special, documents, kind, labels, bar)
+            return {**made, "fingerprint": found, "source": data.source, "read": source.account.fields()}
         parts, split = _split(documents, data)
         notes = []
         if split != data.split:
@@ -258,10 +282,10 @@ def _write(
                 raw_sizes.write(sizes.astype(np.uint32).tobytes())
             unknown, dropped = unknown + chunk.unknown, dropped + chunk.dropped
             tick(chunk.length)
-    _to_npy(folder / "raw", folder / f"{part}.npy", dtype, dtype, at)
+    cache.raw_to_npy(folder / "raw", folder / f"{part}.npy", dtype, dtype, at)
     cache.save_array(folder / f"{part}_starts.npy", np.array(starts, dtype=np.int64))
     if told:
-        _to_npy(folder / "raw_sizes", folder / f"{part}_sizes.npy", np.uint32, np.min_scalar_type(largest), at)
+        cache.raw_to_npy(folder / "raw_sizes", folder / f"{part}_sizes.npy", np.uint32, np.min_scalar_type(largest), at)
     else:
         (folder / "raw_sizes").unlink()
     return at, _losses(part, sized and not told, whole, unknown, dropped)
@@ -278,19 +302,6 @@ def _losses(part: str, untold: bool, whole: int, unknown: int, dropped: int) -> 
         if n
     ]
     return [f"{' and '.join(lost)}: bits per byte count those bytes, but the loss does not know them"] if lost else []
-
-
-def _to_npy(raw: Path, to: Path, dtype: DTypeLike, wanted: DTypeLike, n: int) -> None:
-    """Raw values as a .npy of a type of its own, without holding them all."""
-    kind = np.dtype(wanted)
-    # No memory map: on a full disk that is a bus error.
-    with raw.open("rb") as read, cache.writing(to, n * kind.itemsize), to.open("wb") as written:
-        about = {"descr": kind.str, "fortran_order": False, "shape": (n,)}
-        # A .npy is this header and the raw values; np.save would want all of them in memory.
-        np.lib.format.write_array_header_1_0(written, about)  # type: ignore[no-untyped-call]
-        while len(values := np.fromfile(read, dtype=dtype, count=AT_ONCE)):
-            written.write(values.astype(kind).tobytes())
-    raw.unlink()
 
 
 def _split(documents: Sequence[Document], data: schema.Data) -> tuple[dict[str, list[_Piece]], str]:
@@ -319,22 +330,3 @@ def _split(documents: Sequence[Document], data: schema.Data) -> tuple[dict[str, 
             parts["validation"].append(_Piece(document.text[here:], begins=here == 0))
         at += len(document.text)
     return parts, "position"
-
-
-class _Bar(Protocol):
-    def __call__(self, what: str, done: int | None, total: int | None) -> None: ...
-
-
-@contextmanager
-def _progress() -> Iterator[_Bar]:
-    """A progress bar on a terminal, else nothing."""
-    if not sys.stderr.isatty() or not is_first():
-        yield lambda what, done, total: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (TextColumn("preparing the corpus: {task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("", total=None)
-        yield lambda what, done, total: progress.update(task, description=what, completed=done or 0, total=total)

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 
 from llmlab.data import files, library
 from llmlab.data.account import Document, Source
+from llmlab.data.record_files import ENDINGS, records
 from llmlab.errors import UserError
+from llmlab.record_kinds import KEYS, KINDS, TEXT
 
 if TYPE_CHECKING:
     from llmlab.config.schema import Data
@@ -16,11 +18,27 @@ if TYPE_CHECKING:
 __all__ = ["Document", "Source", "open_source"]
 
 
-def open_source(cfg: Data) -> Source:
-    """The source that `data.source` names.
+def open_source(cfg: Data, reads: str = TEXT) -> Source:
+    """The source that `data.source` names, of texts or of records of the kind `reads`.
 
     Raises UserError for an unknown name, a `data.path` that is missing, superfluous, or has nothing to read.
     """
+    names = {n: k for n in KEYS if (k := getattr(cfg.fields, n)) is not None}
+    if reads != TEXT:
+        kind = KINDS[reads]
+        if cfg.source != "files" or not cfg.path:
+            what = "holds texts" if cfg.source != "files" else "needs a file or a folder"
+            raise UserError(
+                f"data={cfg.source} {what}: {kind} are read from data=FOLDER_OR_FILE ({', '.join(ENDINGS)})"
+            )
+        if cfg.field != "text":
+            raise UserError(f"data.field={cfg.field} is for texts; of {kind} data.fields.text=KEY names one")
+        return records(Path(os.path.expanduser(cfg.path)), kind, names)
+    if names:
+        first, key = next(iter(names.items()))
+        raise UserError(
+            f"data.fields.{first}={key} is for records, but the objective reads texts; data.field=KEY names theirs"
+        )
     if cfg.source == "files":
         if not cfg.path:
             raise UserError(

@@ -57,6 +57,8 @@ class Windows:
     has "given", True where one is.
     """
 
+    pad = 0  # windows are of one length
+
     def __init__(
         self,
         stream: Stream,
@@ -73,6 +75,14 @@ class Windows:
         self.lead, self.given = lead, given
         self.shared = len(lead) or 1  # tokens at its beginning that are no targets
         self.stride = seq_len + 1 - self.shared
+
+    @property
+    def tokens_per_sample(self) -> float:
+        return float(self.seq_len)
+
+    def spread(self, n: int) -> list[int]:
+        """The numbers of n windows from all over the text."""
+        return [i * len(self) // n for i in range(n)]
 
     def __len__(self) -> int:
         return max(0, (len(self.stream) - self.shared) // self.stride)

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from llmlab import registry
 from llmlab.config import layout
+from llmlab.config.spec import PartSpec
 from llmlab.config.spelling import quoted
 from llmlab.errors import UserError
 from llmlab.hub.compare import difference
@@ -46,7 +48,9 @@ class Start:
         """The checkpoint's choices and those that were typed, as overrides; and which of these contradict, a line each."""
         from hydra.core.override_parser.overrides_parser import OverridesParser
 
-        own = OverridesParser.create().parse_overrides([*self.about.overrides, *self._tokenizer(typed)])
+        own = OverridesParser.create().parse_overrides(
+            [*self.about.overrides, *self._tokenizer(typed), *self._heads(typed)]
+        )
         kept = {(o.key_or_group, o.package): o for o in own}
         mine, problems = [], []
         for o in typed:
@@ -84,6 +88,21 @@ class Start:
             )
         return ["tokenizer=file", f"tokenizer.path={quoted(str(self.folder))}"]
 
+    def _heads(self, typed: list[Override]) -> list[str]:
+        """The heads that the checkpoint has of those that a typed objective trains beside the vocabulary's, which its own
+        objective brings."""
+        named = next((o.value() for o in typed if o.key_or_group == "objective"), None)
+        entry = registry.index().get(("objective", str(named)))
+        found = []
+        for role in entry.attribute("heads") if entry else ():
+            head = self.about.spec.heads.get(role)
+            if head is not None and head.attribute("scores") != "vocabulary":
+                usual = PartSpec.of("head", head.name).options
+                found.append(f"head@heads.{role}={head.name}")
+                changed = {k: v for k, v in head.options.items() if usual.get(k) != v}
+                found += [f"heads.{role}.{k}={'null' if v is None else str(v).lower()}" for k, v in changed.items()]
+        return found
+
     def contradictions(self, composed: Composed) -> list[str]:
         """Differences between the composed model and the checkpoint's, a line each. An objective may bring its own mask."""
         try:
@@ -92,15 +111,17 @@ class Start:
             return str(e).splitlines()
         said = f"init_from=hf={self.name}"
         there = self.about.spec
-        for role, head in spec.heads.items():
-            if role not in there.heads:
+        for role, head in spec.heads.items():  # of a text or a token, one that is not there is new
+            if role not in there.heads and head.attribute("scores") == "vocabulary":
                 name = (self.about.config.get("architectures") or list(self.about.entry.architectures))[0]
                 of = composed.cfg.objective["_part_"]
                 return [f"{said}: {name} has no head {role}={head.name}, which objective={of} trains"]
         if not any(t.group == "mask" for t in composed.typed):
             pairs = zip(there.stacks, spec.stacks, strict=False)
             there = replace(there, stacks=tuple(replace(a, mask=b.mask) for a, b in pairs))
-        wrong = difference(spec, replace(there, heads={role: there.heads[role] for role in spec.heads}))
+        both = [role for role in spec.heads if role in there.heads]
+        one, other = (replace(s, heads={role: s.heads[role] for role in both}) for s in (spec, there))
+        wrong = difference(one, other)
         return [f"{wrong} is not what the model of {said} has; leave it out"] if wrong else []
 
 

@@ -50,6 +50,7 @@ def initialise(model: Model, seed: int, prefix: str = "") -> None:
     """
     init = model.spec.init.factory()()
     for path, module, name, parameter, role in walk(model):
+        # On the CPU: a CUDA generator gives other numbers for the same seed. Whole, so that sharding changes no value.
         value = torch.empty(_shape(parameter), dtype=torch.float32, device="cpu")
         constants = getattr(module, "constants", {})
         if name in constants:
@@ -68,16 +69,29 @@ def initialise(model: Model, seed: int, prefix: str = "") -> None:
 
 
 @torch.no_grad()
-def load(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+def load(model: nn.Module, weights: Mapping[str, Tensor], *, begins: bool = False) -> None:
     """Every parameter and persistent buffer from whole tensors, wherever the model's lie. UserError if one is missing,
-    left over, or of another shape."""
+    left over, or of another shape. begins: heads that only one side has stay as they are, or are left out."""
     # keep_vars: the parameters themselves, with their attributes (`put_whole`); detached copies by default.
-    own = model.state_dict(keep_vars=True)
+    own: Mapping[str, Tensor] = model.state_dict(keep_vars=True)
+    if begins:
+        own, weights = shared(own, weights)
     if wrong := misfits(own, weights):
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         raise UserError(f"the weights do not fit this model: {'; '.join(wrong[:3])}{more}")
     for name, tensor in own.items():
         _put(tensor, weights[name])
+
+
+def shared(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The tensors of a model and of the weights that it begins with, without heads of which the other has nothing: those of
+    another objective, as a classifier has another than the masked language model that it begins from."""
+
+    def role(name: str) -> str | None:
+        return name.split(".")[1] if name.startswith("heads.") else None
+
+    both = {role(n) for n in own} & {role(n) for n in weights} | {None}
+    return {n: t for n, t in own.items() if role(n) in both}, {n: t for n, t in weights.items() if role(n) in both}
 
 
 def misfits(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> list[str]:

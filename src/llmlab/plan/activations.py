@@ -22,6 +22,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from llmlab.config.spec import ModelSpec
+from llmlab.data import stand_in
 from llmlab.model import batch_keys, roles
 from llmlab.model.model import Model
 from llmlab.plan.split import split
@@ -77,6 +78,7 @@ def record(
     from llmlab.training.placement import Placement
 
     samples = examples(objective, length, documents)
+    one = stand_in.collated(objective, samples[:1], length)
     with ExitStack() as stack:
         stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
         model = Model(spec).train()
@@ -99,7 +101,7 @@ def record(
                 stack_.kernel = (
                     cast("Kernel", OnGPU(stack_.kernel)) if hasattr(stack_.kernel, "kept") else stack_.kernel
                 )
-        batch = {k: torch.empty(rows, *v.shape, dtype=torch.from_numpy(v).dtype) for k, v in samples[0].items()}
+        batch = {k: torch.empty(rows, *v.shape[1:], dtype=v.dtype) for k, v in one.items()}
         recorder = Recorder(share_of_targets(objective, samples), farthest_distance(objective, samples))
         recorder.watch(model, *others.values())
         stack.enter_context(recorder)
@@ -120,10 +122,9 @@ def examples(objective: Any, length: int, documents: bool, n: int = 4) -> list[d
     found = []
     for seed in range(n):
         chance = np.random.default_rng(seed)
-        sample: dict[str, Any] = {"tokens": chance.integers(0, 8, length + 1)}
-        if documents:
-            sample["documents"] = np.zeros(length + 1, dtype=np.int64)
-        found.append({k: np.asarray(v) for k, v in objective.prepare(sample, chance).items()})
+        of = np.zeros(length + 1, dtype=np.int64) if documents else None
+        sample = stand_in.prepared(objective, chance.integers(0, 8, length + 1), seed, chance, of)
+        found.append({k: np.asarray(v) for k, v in sample.items()})
     return found
 
 

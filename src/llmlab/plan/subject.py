@@ -6,13 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
-
 from llmlab import registry
 from llmlab.config import devices, layout, schema, traits
 from llmlab.config import spec as specs
-from llmlab.data import Windows
-from llmlab.data.windows import Stream
+from llmlab.data.stand_in import StandIns
 from llmlab.errors import UserError
 from llmlab.model import build, flops, trainable
 from llmlab.model.model import Model
@@ -132,7 +129,12 @@ def _subject(
         optimizer = recipe.chosen(cfg, "optimizer")()
     except ValueError as e:
         raise UserError(str(e)) from e
-    if "data.seq_len" not in composed.keys:
+    if entry.attribute("reads") != "text":
+        assumed.append(f"records of {length:,} tokens each: how long they are, the data would tell")
+        for role, part in spec.heads.items():
+            if "n_classes" in part.options and f"heads.{role}.n_classes" not in composed.keys:
+                assumed.append(f"{part.options['n_classes']} classes: how many there are, the data would tell")
+    elif "data.seq_len" not in composed.keys:
         assumed.append(f"texts of {length:,} tokens: data.seq_len as it is by default")
     if not counted:
         assumed.append(f"trainer.devices={cfg.trainer.devices}: {count}, as it is not known where the run will be")
@@ -144,7 +146,8 @@ def _subject(
     others = companions.of(composed, model, vocabulary)
     models = {role: companion.assemble(model) for role, companion in others.items()}
     if trained:
-        cost = costs.of({costs.TRAINED: model, **models}, objective, _text(wanted, length))
+        ordinary = min(wanted.size - len(wanted.special), 1 << 32)
+        cost = costs.of({costs.TRAINED: model, **models}, objective, StandIns(objective, SAMPLES, length, ordinary))
     else:
         source = length if spec.topology == "encoder_decoder" else None
         account = flops.account(model, length, source_length=source)
@@ -165,10 +168,3 @@ def _vocabulary_of(spec: specs.ModelSpec, entry: registry.Entry) -> Vocabulary:
     if len(names) >= size:
         raise UserError(f"model.vocab_size={size} has no room for the {len(names)} special tokens of the objective")
     return Vocabulary(size, {name: size - 1 - i for i, name in enumerate(names)})
-
-
-def _text(vocabulary: Vocabulary, length: int) -> Windows:
-    """Random ordinary tokens of one document, in place of a corpus."""
-    ordinary = min(vocabulary.size - len(vocabulary.special), 1 << 32)
-    tokens = np.random.default_rng(0).integers(ordinary, size=SAMPLES * length + 1, dtype=np.uint32)
-    return Windows(Stream(tokens, np.zeros(1, dtype=np.int64)), length)

@@ -43,6 +43,7 @@ def corpus(
     special: tuple[str, ...],
     fields: Mapping[str, Any],
     advice: str,
+    reads: str = "text",
 ) -> Corpus:
     """The corpus that the run in `folder` was trained on. UserError where the text is gone or is another now, with what
     has changed and the `advice`, in which {text} stands for where it lies.
@@ -56,7 +57,7 @@ def corpus(
             f"{folder}: its text is gone: {where}: there is no such file or folder; {_put(advice, settings)}"
         )
     try:
-        return prepare(settings, tokenizer, special, home=folder, text=there.get("fingerprint"))
+        return prepare(settings, tokenizer, special, home=folder, text=there.get("fingerprint"), reads=reads)
     except OtherText as e:
         before = fingerprints.read(cache.root() / "corpora" / there["corpus"]) if there.get("corpus") else None
         what = fingerprints.changes(there.get("documents") if before is None else before, e.documents)
@@ -90,6 +91,7 @@ def repair(
     tokenizer: schema.Tokenizer,
     special: tuple[str, ...],
     fields: Mapping[str, Any],
+    reads: str = "text",
 ) -> list[str]:
     """Bring back what is damaged of a run's tokenizer from the cache, where its own corpus still is; a line for each file.
 
@@ -101,7 +103,7 @@ def repair(
     there: dict[str, Any] = fields.get("data") or {}
     named = cache.root() / "corpora" / there["corpus"] if there.get("corpus") else None
     lines = []
-    for at in (c for c in (named, cached(settings, tokenizer, special)) if c is not None):
+    for at in (c for c in (named, cached(settings, tokenizer, special, reads)) if c is not None):
         for name in [n for n in wrong if _is_it(at, n, there, fields)]:
             write_atomic(folder / name, (at / name).read_bytes())
             lines.append(f"{folder / name} {wrong.pop(name)}: brought back from the cache")

@@ -78,6 +78,7 @@ def make_plan(overrides: Sequence[str], folders: Sequence[str] = ()) -> Plan:
     """Compose and check every point, and write nothing. UserError with all problems, each naming its points."""
     known = configs.known_choices(folders)
     overrides = spelling.spelled(overrides, lambda: known.choices("data"), sweep=True)
+    overrides = configs.addressed(overrides, folders)
     _check_extras(overrides)
     parsed, problems = explain.parse(overrides, known, sweep=True)
     problems += [f"{o.input_line}: {FOR_ONE_RUN[o.key_or_group]}" for o in parsed if o.key_or_group in FOR_ONE_RUN]

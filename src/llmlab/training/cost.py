@@ -11,14 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from llmlab import attributes
-from llmlab.data import Windows
+from llmlab import attributes, policy, registry
+from llmlab.data import collate
+from llmlab.data.samples import Samples
 from llmlab.decoding.generate import limit
 from llmlab.errors import UserError
 from llmlab.model import flops
 from llmlab.model.model import Model
 from llmlab.model.probe import CostSource
-from llmlab.slots import Objective, Pass
+from llmlab.slots import Objective, Pass, Rollout
 
 SAMPLES = 8
 TRAINED = "model"  # the role of the model that is trained
@@ -42,7 +43,7 @@ class PassCost:
 
 @dataclass(frozen=True)
 class Cost:
-    """parameters: of the trained model, total and active. seq_len: tokens of a sample, by which FLOPs are divided."""
+    """parameters: of the trained model, total and active. seq_len: tokens of a sample, on average."""
 
     parameters: flops.Parameters
     passes: tuple[PassCost, ...]
@@ -97,30 +98,38 @@ def passes(objective: Objective, prepared: Mapping[str, Any]) -> Sequence[Pass]:
     source = len(prepared["source_ids"]) if "source_ids" in prepared else None
     heads: Mapping[str, str] = attributes.of(objective, "objective", "heads")
     others: Mapping[str, Mapping[str, Any]] = attributes.of(objective, "objective", "models")
+
+    def seen(parts: Mapping[str, str]) -> dict[str, int | None]:
+        # A head of a text reads all its tokens, whatever the number of targets.
+        return {r: rows if registry.index()["head", part].attribute("per_token") else None for r, part in parts.items()}
+
     return [
-        Pass(tokens, source, heads=dict.fromkeys(heads, rows)),
+        Pass(tokens, source, heads=seen(heads)),
         *(
-            Pass(tokens, source, role, about.get("trains", True), dict.fromkeys(about.get("heads", {}), rows))
+            Pass(tokens, source, role, about.get("trains", True), seen(about.get("heads", {})))
             for role, about in others.items()
         ),
     ]
 
 
-def of(models: Mapping[str, Model], objective: Objective, windows: Windows) -> Cost:
+def of(models: Mapping[str, Model], objective: Objective, windows: Samples) -> Cost:
     """The cost as samples from all over the text have it: lengths, rows of heads, separate documents. models: by role.
 
     UserError if documents are to be separate and the objective does not keep them, or a sample is longer than a model reads.
     """
-    n = min(SAMPLES, len(windows))
-    prepared = [objective.prepare(windows[i * len(windows) // n], np.random.default_rng(i)) for i in range(n)]
+    chosen = windows.spread(min(SAMPLES, len(windows)))
+    n = len(chosen)
+    prepared = [collate.prepare(objective, windows[at], np.random.default_rng(i)) for i, at in enumerate(chosen)]
     documents: list[list[int]] | None = None
     if windows.documents:
         if "documents" not in prepared[0]:
             raise UserError("data.separate_documents=true: the objective does not keep documents apart; leave it out")
         documents = [np.unique(p["documents"], return_counts=True)[1].tolist() for p in prepared]
+    rollout: Rollout | None = getattr(objective, "rollout", None)
     alike: dict[tuple[Any, ...], list[tuple[int, Pass]]] = {}
     for i, sample in enumerate(prepared):
-        for each in passes(objective, sample):
+        generated = [] if rollout is None else [policy.generation(sample, rollout)]
+        for each in [*passes(objective, sample), *generated]:
             key = (each.model, each.tokens, each.source, each.trained, *each.heads)
             alike.setdefault(key, []).append((i, each))
     found = []
@@ -141,8 +150,8 @@ def of(models: Mapping[str, Model], objective: Objective, windows: Windows) -> C
             heads={role: _share(role, group) for role in first.heads},
             documents=None if documents is None else [documents[i] for i, _ in group],
         )
-        found.append(PassCost(first.model, first.trained, len(group) / n, account))
-    return Cost(flops.count_parameters(models[TRAINED]), tuple(found), windows.seq_len)
+        found.append(PassCost(first.model, first.trained, sum(p.times for _, p in group) / n, account))
+    return Cost(flops.count_parameters(models[TRAINED]), tuple(found), max(1, round(windows.tokens_per_sample)))
 
 
 def _model(models: Mapping[str, Model], asked: Pass, objective: Objective) -> Model:

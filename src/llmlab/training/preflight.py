@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -15,8 +15,11 @@ from llmlab.decoding.generate import limit
 from llmlab.errors import UserError
 from llmlab.model import build, flops
 from llmlab.runs import checkpoint, record
-from llmlab.runs.folder import home, is_foreign
+from llmlab.runs.folder import home, is_foreign, load
 from llmlab.training.companions import named as companion_named
+
+if TYPE_CHECKING:
+    from llmlab.config.spec import ModelSpec
 
 MEMINFO, CGROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup/memory.max")
 
@@ -66,6 +69,22 @@ def reaches(model: Any, length: int, *, begun: bool = False) -> None:
         )
 
 
+def heads_begun(weights: Path | None, spec: ModelSpec) -> tuple[str, ...]:
+    """A note on heads that the weights to begin with lack, and on those of theirs that are not trained; empty if none."""
+    if weights is None:
+        return ()
+    if is_foreign(weights):
+        from llmlab.hub.load import describe
+
+        there = describe(weights).spec.heads
+    else:
+        there = load(home(weights))[1].heads
+    new, unused = ([r for r in a if r not in b] for a, b in ((spec.heads, there), (there, spec.heads)))
+    said = [f"{', '.join(new)} {'is' if len(new) == 1 else 'are'} new"] * bool(new)
+    said += [f"{', '.join(unused)} of it {'is' if len(unused) == 1 else 'are'} left out"] * bool(unused)
+    return (f"init_from: of the heads {' and '.join(said)}",) if said else ()
+
+
 def bounded(spec: Any) -> bool:
     """Whether model.max_positions makes a difference to a model's positions: built for one more they are another."""
     more = spec.sizes.max_positions + 1
@@ -88,7 +107,7 @@ def _fit(path: Path, model: nn.Module) -> None:
     except (OSError, SafetensorError) as e:
         raise UserError(f"init_from={record.shown(path)}: {checkpoint.problem(path) or e}") from e
     there |= {alias: there[owner] for alias, owner in checkpoint.tied(path).items()}
-    if wrong := build.misfits(model.state_dict(keep_vars=True), there):
+    if wrong := build.misfits(*build.shared(model.state_dict(keep_vars=True), there)):
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         raise UserError(
             f"init_from={record.shown(path)}: the weights do not fit this model: {'; '.join(wrong[:3])}{more}; "

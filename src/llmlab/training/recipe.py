@@ -5,18 +5,22 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from llmlab import measures, registry
 from llmlab.config import layout, schema
 from llmlab.config import spec as specs
-from llmlab.data import Corpus, Windows, prepare
+from llmlab.data import Corpus, Stream, prepare
+from llmlab.data.records import Records
+from llmlab.data.samples import Samples, samples
 from llmlab.errors import UserError
 from llmlab.model import build, trainable
-from llmlab.sizes import divisors
 from llmlab.training import cost
 from llmlab.training.companions import Companion
 from llmlab.training.companions import of as companions_of
+from llmlab.training.cut import Cut as Cut
+from llmlab.training.feeds import Feed
 
 
 def chosen(cfg: Any, slot: str) -> Any:
@@ -37,35 +41,14 @@ def special(cfg: Any) -> tuple[str, ...]:
     return registry.index()["objective", cfg.objective["_part_"]].special
 
 
-@dataclass(frozen=True)
-class Cut:
-    """How a global batch is cut: `micro` sequences a forward, on `world` devices, `accumulate` times a step."""
-
-    batch_size: int
-    micro: int
-    world: int
-    accumulate: int
-
-    @classmethod
-    def of(cls, batch_size: int, micro: int | None, world: int) -> Cut:
-        if batch_size < 1:
-            raise UserError(f"train.batch_size={batch_size} must be at least 1")
-        if batch_size % world:
-            raise UserError(
-                f"train.batch_size={batch_size} can't be shared by trainer.devices={world}; make it a multiple"
-            )
-        micro = batch_size // world if micro is None else micro
-        if micro < 1 or batch_size % (micro * world):
-            fits = divisors(batch_size // world)
-            raise UserError(
-                f"train.micro_batch_size={micro} does not cut train.batch_size={batch_size} on {world} "
-                f"device{'s' * (world > 1)}; choose one of {', '.join(map(str, fits[-8:]))}"
-            )
-        return cls(batch_size, micro, world, batch_size // (micro * world))
+def reads(cfg: Any) -> str:
+    """The kind of samples that the objective reads: "text" or a kind of record."""
+    kind: str = registry.index()["objective", cfg.objective["_part_"]].attribute("reads")
+    return kind
 
 
 @dataclass(frozen=True)
-class Batches:
+class Batches(Feed):
     """The micro-batches of a run: training in the order of the seed, validation in the order of the text."""
 
     corpus: Corpus
@@ -77,6 +60,7 @@ class Batches:
     num_workers: int = 0
     validation_batches: int | None = None
     separate_documents: bool = False
+    token_types: int = 0
 
     @classmethod
     def of(cls, cfg: Any, recipe: Recipe, cut: Cut, steps: int) -> Batches:
@@ -91,6 +75,7 @@ class Batches:
             num_workers=cfg.data.num_workers,
             validation_batches=cfg.train.validation_batches,
             separate_documents=cfg.data.separate_documents,
+            token_types=segments(recipe.spec),
         )
         batches.train(0, cut.world, 0)
         return batches
@@ -125,8 +110,19 @@ class Batches:
             limit=None if self.validation_batches is None else self.validation_batches * self.cut.batch_size,
         )
 
-    def windows(self, stream: Any) -> Windows:
-        return Windows(stream, self.seq_len, self.separate_documents)
+    @cached_property
+    def tokens_per_sample(self) -> float:
+        return self.windows(self.corpus.train).tokens_per_sample
+
+    def windows(self, part: Stream | Records) -> Samples:
+        return samples(
+            self.corpus,
+            part,
+            self.objective,
+            self.seq_len,
+            documents=self.separate_documents,
+            token_types=self.token_types,
+        )
 
 
 @dataclass(frozen=True)
@@ -141,7 +137,14 @@ class Recipe:
     cost: cost.Cost
     learns: trainable.Filter
     summary: str  # of what learns, a line
+    samples: Samples
+    reward: Any = None  # of an objective that reads prompts
     companions: Mapping[str, Companion] = field(default_factory=dict)
+
+    @property
+    def tokens_per_sample(self) -> int:
+        """Tokens of a sample by which a run counts what it has seen: data.seq_len, or the mean over records."""
+        return max(1, round(self.samples.tokens_per_sample))
 
     @classmethod
     def of(
@@ -155,21 +158,40 @@ class Recipe:
         built."""
         cfg = composed.cfg
         learns = trainable.Filter.of(cfg.train.learns)
-        corpus = corpus or prepare(plain(cfg.data, schema.Data), plain(cfg.tokenizer, schema.Tokenizer), special(cfg))
+        if corpus is None:
+            settings, tokenizer = plain(cfg.data, schema.Data), plain(cfg.tokenizer, schema.Tokenizer)
+            corpus = prepare(settings, tokenizer, special(cfg), reads=reads(cfg))
         try:
-            spec = spec or layout.with_vocabulary(composed, corpus.vocabulary.size)
+            spec = spec or layout.with_vocabulary(
+                composed, corpus.vocabulary.size, None if corpus.labels is None else len(corpus.labels)
+            )
             objective = chosen(cfg, "objective")(corpus.vocabulary, cfg.data.seq_len)
             optimizer, schedule = chosen(cfg, "optimizer")(), chosen(cfg, "schedule")()
+            reward = None if cfg.reward is None else chosen(cfg, "reward")()
             model = build.assemble(spec)
+            of = samples(
+                corpus,
+                corpus.train,
+                objective,
+                cfg.data.seq_len,
+                documents=cfg.data.separate_documents,
+                token_types=segments(spec),
+            )
             learns.apply(model)
         except ValueError as e:  # a part that refuses what it was given
             raise UserError(str(e)) from e
         if companions is None:
             companions = companions_of(composed, model, corpus.vocabulary.size, corpus.tokenizer)
-        windows = Windows(corpus.train, cfg.data.seq_len, cfg.data.separate_documents)
         models = {cost.TRAINED: model, **{role: c.assemble(model) for role, c in companions.items()}}
-        own, summary = cost.of(models, objective, windows), trainable.summary(model)
-        return cls(corpus, spec, objective, optimizer, schedule, own, learns, summary, companions)
+        own, summary = cost.of(models, objective, of), trainable.summary(model)
+        return cls(corpus, spec, objective, optimizer, schedule, own, learns, summary, of, reward, companions)
+
+
+def segments(spec: specs.ModelSpec) -> int:
+    """Segments of a text that the model tells apart: 0 where it does not."""
+    layers = (layer for stack in spec.stacks for layer in stack.layers)
+    relative = any(layer.parts["position"].options.get("segments") for layer in layers)
+    return 3 if relative else spec.sizes.token_types  # a relative position has but the same segment and another
 
 
 def counts_bytes(corpus: Corpus, objective: Any) -> bool:

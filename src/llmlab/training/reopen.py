@@ -83,7 +83,7 @@ def task(composed: Any, done: dict[str, Any]) -> Task | None:
             files.sweep(folder, but=("point.json",))  # which the sweep writes
             checkpoint.sweep(folder / checkpoint.FOLDER)
             parts = (folder, recipe.plain(cfg.data, schema.Data), recipe.plain(cfg.tokenizer, schema.Tokenizer))
-            for line in text.repair(*parts, recipe.special(cfg), done):
+            for line in text.repair(*parts, recipe.special(cfg), done, recipe.reads(cfg)):
                 print(f"warning: {line}", file=sys.stderr)
         corpus = _corpus(folder, cfg, done)
         if complete and composed.cfg.resume_from is None:
@@ -160,7 +160,7 @@ def _corpus(folder: Path, cfg: Any, done: Mapping[str, Any]) -> Corpus:
         "with the weights of this one on another text"
     )
     settings, tokenizer = recipe.plain(cfg.data, schema.Data), recipe.plain(cfg.tokenizer, schema.Tokenizer)
-    return text.corpus(folder, settings, tokenizer, recipe.special(cfg), done, advice)
+    return text.corpus(folder, settings, tokenizer, recipe.special(cfg), done, advice, recipe.reads(cfg))
 
 
 def _point(folder: Path, start: str | None, done: Mapping[str, Any], first: bool) -> Path | None:

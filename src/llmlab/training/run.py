@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 import time
 from collections.abc import Mapping
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from llmlab import files
+from llmlab.config import validate
 from llmlab.errors import UserError
 from llmlab.ranks import is_first, say
 from llmlab.runs import checkpoint, lock, record, settings
@@ -38,6 +40,7 @@ def train(composed: Any, folder: str | Path | None = None) -> Mapping[str, Any]:
         if task is None:
             return done
     else:
+        validate.require_source(composed)
         task = Task(composed, folder, {})
         if first and (folder / record.NAME).exists():
             kept = checkpoint.all_of(folder / checkpoint.FOLDER)
@@ -89,6 +92,7 @@ def _remove_if_empty(folder: Path) -> None:
 def _train(task: Task, first: bool) -> Mapping[str, Any]:
     from llmlab.training import companions, loggers, preflight, run_header, strategies, trainers
     from llmlab.training import recipe as recipes
+    from llmlab.training.feeds import make
     from llmlab.training.intervals import Intervals
     from llmlab.training.meter import peak_memory
 
@@ -97,7 +101,7 @@ def _train(task: Task, first: bool) -> Mapping[str, Any]:
     place = trainers.place(cfg)
     cut = recipes.Cut.of(cfg.train.batch_size, cfg.train.micro_batch_size, place.data_parallel)
     recipe = recipes.Recipe.of(task.composed, task.spec, task.corpus, task.companions)
-    recipes.Batches.of(cfg, recipe, cut, 1)  # to refuse a corpus that is too small before anything is written
+    make.feed(cfg, recipe, cut, 1)  # to refuse a corpus that is too small before anything is written
     strategies.check(cfg, place, recipe.spec)
     for role, companion in recipe.companions.items():
         with companions.named(role):
@@ -106,9 +110,10 @@ def _train(task: Task, first: bool) -> Mapping[str, Any]:
     if cfg.init_from and task.point is None:
         weights = run_folder.start_of(cfg.init_from, tokenizer=cfg.init_tokenizer != "new")
     preflight.check(cfg, recipe, place, weights)
+    task = dataclasses.replace(task, notes=preflight.heads_begun(weights, recipe.spec))
     horizon = _horizon(task, recipe, cut, place, first)
     last_step = task_last_step(cfg, horizon["steps"])
-    step_tokens = cut.batch_size * cfg.data.seq_len
+    step_tokens = cut.batch_size * recipe.tokens_per_sample
     held_out = trainers.held_out(cfg, recipe, cut)
     intervals = Intervals.of(cfg.train, held_out, step_tokens, horizon["steps"], task.record)
 
@@ -204,7 +209,7 @@ def _horizon(task: Task, recipe: Any, cut: Any, place: Any, first: bool) -> dict
         return record.read(task.folder)["budget"]
     found = horizon(
         cfg.budget,
-        cut.batch_size * cfg.data.seq_len,
+        cut.batch_size * recipe.tokens_per_sample,
         recipe.cost.flops_per_token,
         lambda minutes: measured_tokens(minutes, cfg, recipe, cut, place),
     )

@@ -59,6 +59,7 @@ def fields(
             "validation_tokens": len(corpus.validation),
             "vocabulary": corpus.vocabulary.size,
             "read": corpus.manifest["read"],
+            **_records(recipe),
         },
         "tokenizer": tokenizer(cfg, corpus),
         "parameters": {name: getattr(recipe.cost.parameters, name) for name in ("total", "active", "trainable")},
@@ -115,7 +116,12 @@ def notes(task: Any, recipe: Any, horizon: int, last_step: int) -> list[str]:
     cfg = task.composed.cfg
     stand_in = stand_ins.note(cfg)
     found = [] if stand_in is None else [stand_in]
-    found += [*recipe.spec.notes, *traits.notes(task.composed, recipe.spec), *map(str, recipe.cost.sources)]
+    found += [
+        *task.notes,
+        *recipe.spec.notes,
+        *traits.notes(task.composed, recipe.spec),
+        *map(str, recipe.cost.sources),
+    ]
     if cfg.init_from is not None and tokenizer(cfg, recipe.corpus)["from"] != "init_from":
         why = "init_from.tokenizer=new" if cfg.init_tokenizer == "new" else f"tokenizer={cfg.tokenizer.kind}"
         found.append(f"{why}: the weights of init_from know other tokens under these ids")
@@ -141,14 +147,14 @@ def lines(task: Any, recipe: Any, horizon: dict[str, Any], last_step: int, cut: 
     said += [f"note: {n}" for n in notes(task, recipe, horizon["steps"], last_step) if n != stand_ins.note(cfg)]
     if (own := tokenizer(cfg, corpus))["from"] == "init_from":
         said.append(f"tokenizer: that of init_from ({own['kind']}, {corpus.vocabulary.size:,} tokens)")
-    of = f"; read {account.line(path, corpus.manifest['read'])}" if (path := cfg.data.path) else ""
-    said.append(f"data: {len(corpus.train):,} training and {len(corpus.validation):,} validation tokens{of}")
-    run = (
-        f"run: {last_step:,} step{'s' * (last_step != 1)} of {cut.batch_size} x {task.composed.cfg.data.seq_len} tokens"
-    )
+    said += _data(cfg, recipe)
+    each = f"{recipe.tokens_per_sample} tokens" + (" on average" if corpus.is_records else "")
+    run = f"run: {last_step:,} step{'s' * (last_step != 1)} of {cut.batch_size} x {each}"
     if last_step < horizon["steps"]:
         run += f" (cut short of a budget of {horizon['steps']:,} by trainer.max_steps)"
-    passes = last_step * cut.batch_size * task.composed.cfg.data.seq_len / max(1, len(corpus.train))
+    # Cut records and packed ones count as they are read.
+    total = recipe.tokens_per_sample * len(recipe.samples) if corpus.is_records else len(corpus.train)
+    passes = last_step * cut.batch_size * recipe.tokens_per_sample / max(1, total)
     shown = f"{passes:,.0f}" if passes >= 10 else f"{passes:.2g}"
     said.append(f"{run}, {shown} times the text, in {record.shown(task.folder)}")
     once = intervals.validation_tokens and intervals.validate_every >= horizon["steps"]
@@ -157,4 +163,29 @@ def lines(task: Any, recipe: Any, horizon: dict[str, Any], last_step: int, cut: 
             "validation: at the end only, as two would take more than a tenth of the training's time "
             "(train.validate_every=STEPS for more, train.validation_batches=N for smaller ones)"
         )
+    return said
+
+
+def _records(recipe: Any) -> dict[str, Any]:
+    """Fields of a record on what kind of records were read, their classes, and how many were cut at data.seq_len."""
+    corpus = recipe.corpus
+    if not corpus.is_records:
+        return {}
+    return {"reads": corpus.manifest["kind"], "labels": corpus.labels, "cut": recipe.samples.cut}
+
+
+def _data(cfg: Any, recipe: Any) -> list[str]:
+    """Lines on the data."""
+    corpus, path = recipe.corpus, cfg.data.path
+    noun = "record" if corpus.is_records else "document"
+    of = f"; read {account.line(path, corpus.manifest['read'], noun)}" if path else ""
+    if not corpus.is_records:
+        return [f"data: {len(corpus.train):,} training and {len(corpus.validation):,} validation tokens{of}"]
+    n = corpus.manifest["documents"]
+    said = [f"data: {n['train']:,} training and {n['validation']:,} validation records{of}"]
+    if corpus.labels is not None:
+        named = ", ".join(map(account.printable, corpus.labels[:12])) + (" ..." if len(corpus.labels) > 12 else "")
+        said.append(f"classes: {len(corpus.labels)} ({named})")
+    if recipe.samples.cut:
+        said.append(f"{recipe.samples.cut:,} of {n['train']:,} training records cut at data.seq_len={cfg.data.seq_len}")
     return said

@@ -40,6 +40,7 @@ class Task:
     companions: Any = None
     corpus: Any = None
     point: Path | None = None
+    notes: tuple[str, ...] = ()  # on how it begins
 
     @property
     def resumes(self) -> bool:

@@ -65,7 +65,7 @@ def tokens_in(
         made.step()
         made.zero_grad()
     spent = _now(device) - since
-    a_second = (steps - min(WARMUP, steps - 1)) * cut.batch_size * batches.seq_len / spent
+    a_second = (steps - min(WARMUP, steps - 1)) * cut.batch_size * batches.tokens_per_sample / spent
     return trains(minutes * 60 * a_second)
 
 

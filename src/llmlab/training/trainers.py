@@ -96,6 +96,7 @@ def make(
     from llmlab.config.trainer import arguments
     from llmlab.training import recipe as recipes
     from llmlab.training.callbacks import Checkpoints, Journal
+    from llmlab.training.feeds import make as feeds
     from llmlab.training.module import Offline
     from llmlab.training.progress import Progress, Remaining
     from llmlab.training.warning_filters import hush
@@ -109,13 +110,13 @@ def make(
         step = checkpoint.step_of(task.point) if task.point else 0
         _cut_metrics(folder, step, validated=step % validate_every == 0)
 
-    batches = recipes.Batches.of(cfg, recipe, cut, horizon)
+    feed = feeds.feed(cfg, recipe, cut, horizon)
     module = Offline(
         recipe.spec,
         recipe.objective,
         recipe.optimizer,
         recipe.schedule,
-        batches,
+        feed,
         seed=cfg.seed,
         horizon=horizon,
         clip=t.clip,
@@ -126,7 +127,7 @@ def make(
         learns=recipe.learns,
     )
     progress = Progress(last_step, enabled=is_first() and cfg.trainer.enable_progress_bar is not False)
-    tokens_per_step = cut.batch_size * cfg.data.seq_len
+    tokens_per_step = cut.batch_size * recipe.tokens_per_sample
     remaining = Remaining(last_step, tokens_per_step, intervals)
     journal = Journal(folder, progress, remaining, log_every=log_every, tokens_per_step=tokens_per_step)
     interrupt = Interrupt(place.world)
@@ -173,8 +174,11 @@ def _cut_metrics(folder: Path, step: int, *, validated: bool) -> None:
 
 def held_out(cfg: Any, recipe: Any, cut: Any) -> int:
     """Tokens of one validation."""
+    if recipe.reward is not None:
+        prompts = recipe.corpus.validation.count
+        return min(prompts, (cfg.train.validation_batches or prompts) * cut.batch_size) * recipe.tokens_per_sample
     stream, batches = recipe.corpus.validation, cfg.train.validation_batches
-    return len(stream) if batches is None else min(len(stream), batches * cut.batch_size * cfg.data.seq_len)
+    return len(stream) if batches is None else min(len(stream), batches * cut.batch_size * recipe.tokens_per_sample)
 
 
 def measured_tokens(minutes: float, cfg: Any, recipe: Any, cut: Any, place: Place) -> float:
@@ -187,7 +191,7 @@ def measured_tokens(minutes: float, cfg: Any, recipe: Any, cut: Any, place: Plac
     def count(trained: float) -> float:
         if typed is None:
             return validations(trained, tokens)
-        return math.ceil(trained / (max(1, typed) * cut.batch_size * cfg.data.seq_len))
+        return math.ceil(trained / (max(1, typed) * cut.batch_size * recipe.tokens_per_sample))
 
     return throughput.tokens_in(
         minutes,

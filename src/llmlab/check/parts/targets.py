@@ -13,6 +13,7 @@ from llmlab import attributes
 from llmlab.check import learning
 from llmlab.check.parts.fixtures import tested_part
 from llmlab.check.subject import VOCABULARY, CheckFailed, NotApplicable, Subject
+from llmlab.data import stand_in
 from llmlab.model.model import Model
 from llmlab.slots import Objective
 
@@ -28,6 +29,8 @@ def hidden(subject: Subject) -> None:
     shown, every, leaks = attributes.of(objective, "objective", "shown"), 0, 0
     for batch in _distinct_token_batches(subject, objective):
         labels = batch.pop("labels")[0].tolist()
+        if not isinstance(labels, list):
+            raise NotApplicable("its target is the class of a text, and no token of it")
         for place in (place for place, label in enumerate(labels) if 0 <= label < FIRST_SPECIAL):
             every += 1
             leaks += _depends_on_answer(subject.model, batch, place, labels[place])
@@ -48,10 +51,9 @@ def _distinct_token_batches(subject: Subject, objective: Objective) -> Iterator[
     chance = np.random.default_rng(0)
     for _ in range(MAX_SAMPLES):
         tokens = chance.permutation(FIRST_SPECIAL)[: learning.sample_length(subject) + 1]
-        sample = objective.prepare({"tokens": tokens, "documents": None}, chance)
-        if not {"ids", "labels"} <= sample.keys():
+        batch = stand_in.batch(objective, tokens[None], chance)
+        if not {"ids", "labels"} <= batch.keys():
             raise NotApplicable("its samples have no ids with labels, which would tell which tokens are the answers")
-        batch = {name: torch.from_numpy(np.asarray(value)[None]) for name, value in sample.items()}
         yield batch | subject.read_by_parts(batch["ids"].shape[1], 1)
 
 

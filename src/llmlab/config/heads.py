@@ -1,0 +1,86 @@
+"""Heads as they are typed: `head=pooled` for the objective's one role, `heads.tokens=mlm` for a role by its name."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from llmlab import registry
+from llmlab.config import spelling
+from llmlab.errors import UserError
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+OF_ROLE = re.compile(r"(\+{0,2})heads\.(\w+)=(?!\s*\{)(.*)", re.DOTALL)
+OF_NONE = re.compile(r"(\+{0,2})head(\.\w+)?=(.*)", re.DOTALL)
+OPTION, CHOICE = re.compile(r"\+{0,2}heads\.(\w+)\.\w+="), re.compile(r"\+{0,2}head@heads\.(\w+)=")
+FIRST = ("model", "size", "experiment", "objective")  # groups that decide which objective there is
+
+
+def addressed(words: Sequence[str], compose: Callable[[Sequence[str]], DictConfig]) -> list[str]:
+    """The overrides with each head at its role, `head@heads.ROLE=NAME`, as Hydra wants them.
+
+    compose: makes a config of overrides; it tells the objective. UserError where that has several roles, or none, to which
+    `head=NAME` could go.
+    """
+    found = []
+    for word in words:
+        if of_role := OF_ROLE.fullmatch(word):
+            plus, role, name = of_role.groups()
+            word = f"{plus}head@heads.{role}={name}"
+        elif of_none := OF_NONE.fullmatch(word):
+            plus, option, value = of_none.groups()
+            role = _role(word, words, compose)
+            word = f"{plus}heads.{role}{option}={value}" if option else f"{plus}head@heads.{role}={value}"
+        found.append(word)
+    return [*_usual(found, compose), *found]
+
+
+def roles(objective: Any) -> list[str]:
+    """The roles whose heads an objective trains, by its node of a config."""
+    entry = registry.index()["objective", str(objective["_part_"])]
+    return list(entry.attribute("heads"))
+
+
+def reads(objective: Any) -> str:
+    """The kind of samples that an objective reads, by its node of a config: "text" or a kind of record."""
+    if objective is None:
+        return "text"
+    kind: str = registry.index()["objective", str(objective["_part_"])].attribute("reads")
+    return kind
+
+
+def _usual(words: Sequence[str], compose: Callable[[Sequence[str]], DictConfig]) -> list[str]:
+    """Choices of the heads that the objective brings, where only an option of theirs is typed."""
+    typed = {m[1] for w in words if (m := OPTION.match(w))} - {m[1] for w in words if (m := CHOICE.match(w))}
+    if not typed:
+        return []
+    try:
+        base = compose(_deciding(words))
+        usual = registry.index()["objective", str(base.objective["_part_"])].attribute("heads")
+        return [
+            f"head@heads.{role}={usual[role]}" for role in sorted(typed) if role in usual and role not in base.heads
+        ]
+    except Exception:  # of which the others are to blame
+        return []
+
+
+def _deciding(words: Sequence[str]) -> list[str]:
+    return [w for w in words if (o := spelling.parsed(w)) is not None and o.key_or_group in FIRST]
+
+
+def _role(word: str, words: Sequence[str], compose: Callable[[Sequence[str]], DictConfig]) -> str:
+    """The one role of the objective; that of the tokens where there is none to be known, as something else is wrong."""
+    try:
+        objective = compose(_deciding(words)).objective
+        names = roles(objective)
+    except Exception:  # of which the others are to blame
+        return "tokens"
+    option, _, value = word.lstrip("+").removeprefix("head").partition("=")
+    if len(names) == 1:
+        return names[0]
+    several = " or ".join(f"heads.{role}{option}={value}" for role in names)
+    has = f"trains several heads; type {several}" if names else "trains no head; leave it out"
+    raise UserError(f"{word}: objective={objective['_part_']} {has}")

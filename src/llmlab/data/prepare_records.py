@@ -1,0 +1,122 @@
+"""From records to arrays: split, learn the tokenizer, tokenize, with what a reader of the results should know."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llmlab.data import records
+from llmlab.data.account import Document, printable
+from llmlab.data.framing import Framing
+from llmlab.data.record_files import Record
+from llmlab.data.tokenizer import ends_nothing
+from llmlab.data.tokenizer import make as make_tokenizer
+from llmlab.errors import UserError
+from llmlab.record_kinds import Kind
+
+if TYPE_CHECKING:
+    from llmlab.config import schema
+    from llmlab.data.progress import Bar
+
+FRAMES = ("cls", "sep")  # special tokens of a tokenizer that is learnt for labelled records
+FEWEST, MOST = 2, 10_000  # classes: one teaches nothing, and more are rather a number or a name than a class
+
+
+def make(
+    folder: Path,
+    data: schema.Data,
+    cfg: schema.Tokenizer,
+    special: tuple[str, ...],
+    documents: Sequence[Document],
+    kind: Kind,
+    labels: Sequence[str] | None,
+    bar: Bar,
+) -> dict[str, Any]:
+    """Write the records of `documents` (each one as JSON) and their tokenizer into `folder`; the manifest, but for the
+    fields that are of any corpus.
+    """
+    everything: list[Record] = [json.loads(d.text) for d in documents]
+    known = None if kind.name != "labelled" else _classes(documents, everything, labels)
+    parts, split = _split(everything, data)
+    notes = []
+    if split != data.split:
+        notes.append(
+            f"no record of {len(everything)} falls on each side of data.split=document: the last {data.validation:.0%} "
+            "of them are held out instead (data.split=position)"
+        )
+    if known is not None and split != "none":
+        seen = {r["label"] for r in parts["train"]}
+        if unseen := [label for label in known if label not in seen]:
+            notes.append(f"no training record has the label {', '.join(map(printable, unseen[:8]))}")
+    bar("learning the tokenizer", None, None)
+    texts = {part: [text for r in rs for _, text in records.texts_of(r, kind)] for part, rs in parts.items()}
+    framed = FRAMES if kind.name == "labelled" and cfg.kind != "file" else ()
+    ends = ("eos",) if not ends_nothing(cfg) else ()
+    names = (*ends, *sorted({*special, *framed}.difference(ends)))
+    tokenizer = make_tokenizer(cfg, texts["train"], texts["validation"], names)
+    framing = Framing.of(tokenizer, tokenizer.opening(data.bos))
+    called = list(dict.fromkeys(name for r in everything for name, _ in records.texts_of(r, kind)))
+    total, done = sum(len(t) for part in texts.values() for t in part), 0
+
+    def tick(characters: int) -> None:
+        nonlocal done
+        done += characters
+        bar("tokenizing", done, total)
+
+    numbers = None if known is None else {label: i for i, label in enumerate(known)}
+    of = {name: i for i, name in enumerate(called)}
+    tokens = {part: records.write(folder, part, rs, kind, tokenizer, of, numbers, tick) for part, rs in parts.items()}
+    tokenizer.save(folder)
+    lead = framing.lead
+    return {
+        "kind": kind.name,
+        "split": split,
+        "documents": {part: len(rs) for part, rs in parts.items()},
+        "bytes": {part: sum(len(t.encode("utf-8")) for t in ts) for part, ts in texts.items()},
+        "tokens": tokens,
+        "vocab_size": tokenizer.vocab_size,
+        "special": {**tokenizer.special, **({"bos": lead[0]} if len(lead) == 1 else {})},
+        "lead": list(lead),
+        "framing": [list(framing.single), list(framing.pair), list(lead), framing.end],
+        "called": called,
+        "labels": known,
+        "notes": [*notes, *tokenizer.notes],
+    }
+
+
+def _classes(documents: Sequence[Document], found: Sequence[Record], labels: Sequence[str] | None) -> list[str]:
+    """The classes in the order of their numbers: `labels`, or those that occur."""
+    if labels is not None:
+        for document, record in zip(documents, found, strict=True):
+            if record["label"] not in labels:
+                shown = ", ".join(map(printable, labels[:12])) + (" ..." if len(labels) > 12 else "")
+                raise UserError(
+                    f"data.path: {document.name}: the model has no class {printable(record['label'])!r}; it has {shown}"
+                )
+        return list(labels)
+    classes = records.classes(found)
+    if len(classes) < FEWEST:
+        raise UserError(
+            f"data.path: all records have the label {printable(classes[0])!r}; a classifier needs two or more"
+        )
+    if len(classes) > MOST:
+        raise UserError(
+            f"data.path: the records have {len(classes):,} different labels; at most {MOST:,} are read as classes"
+        )
+    return classes
+
+
+def _split(found: Sequence[Record], data: schema.Data) -> tuple[dict[str, list[Record]], str]:
+    """Records by a hash of all but their label, or the last share of them; the latter too where a side would be empty."""
+    if data.split == "none":
+        return {"train": list(found), "validation": []}, "none"
+    if data.split == "document":
+        parts: dict[str, list[Record]] = {"train": [], "validation": []}
+        for record in found:
+            parts["validation" if records.side(record) < data.validation else "train"].append(record)
+        if all(parts.values()):
+            return parts, "document"
+    cut = min(len(found) - 1, round(len(found) * (1 - data.validation)))
+    return {"train": list(found[:cut]), "validation": list(found[cut:])}, "position"

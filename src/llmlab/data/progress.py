@@ -1,0 +1,29 @@
+"""A progress bar for the preparation of a corpus."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+from llmlab.ranks import is_first
+
+
+class Bar(Protocol):
+    def __call__(self, what: str, done: int | None, total: int | None) -> None: ...
+
+
+@contextmanager
+def progress() -> Iterator[Bar]:
+    """A progress bar on a terminal, else nothing."""
+    if not sys.stderr.isatty() or not is_first():
+        yield lambda what, done, total: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("preparing the corpus: {task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("", total=None)
+        yield lambda what, done, total: progress.update(task, description=what, completed=done or 0, total=total)

@@ -1,0 +1,186 @@
+"""The user's own records: JSON lines, a JSON list, or a table (csv, tsv), each record checked against its kind."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NotRequired, TypedDict
+
+from llmlab.data.account import BLANK_RECORD, Document, Source, printable
+from llmlab.data.files import decoded, lines_of, opened, source, state, value_of
+from llmlab.data.listing import File
+from llmlab.errors import UserError
+from llmlab.json_files import loads
+from llmlab.record_kinds import Field, Kind
+
+ENDINGS = (".jsonl", ".json", ".csv", ".tsv")
+SHOWN = 12  # keys of a record that an error names
+
+
+class Message(TypedDict):
+    role: str
+    content: str
+
+
+class Record(TypedDict, total=False):
+    """A record as its kind has it, whatever its keys were in the file. `rest`: the other keys of a kind that keeps them."""
+
+    text: str
+    text_b: str
+    label: str
+    source: str
+    target: str
+    messages: list[Message]
+    prompt: str
+    answers: list[str]
+    rest: NotRequired[dict[str, Any]]
+
+
+def records(path: Path, kind: Kind, names: Mapping[str, str]) -> Source:
+    """All records of a kind at `path`, in the order of the files' names, each a document whose text is the record as JSON.
+
+    names: the keys by which the files call a field, where they have others; "a.b" for one inside another object. Raises
+    UserError where there is nothing to read; what is wrong inside a file is raised, with its line, when it is read.
+    """
+    mine = {key for field in kind.fields for key in field.keys}
+    if foreign := [n for n in names if n not in mine]:
+        raise UserError(f"data.fields.{foreign[0]}: no field of {kind}; leave it out")
+    listed, account = opened(path, ENDINGS)
+
+    def read(file: File) -> Iterator[Document]:
+        for name, where, row in _rows(file):
+            record = _record(row, kind, names, where)
+            if _blank(record, kind):
+                account.blank.add(BLANK_RECORD, name)
+            else:
+                yield Document(name, json.dumps(record, ensure_ascii=False))
+
+    return source(listed, account, [*state(path, listed), kind.name, dict(sorted(names.items()))], read)
+
+
+def _rows(file: File) -> Iterator[tuple[str, str, Any]]:
+    """(name, the beginning of an error, value) of each record of a file."""
+    shown, ending = f"data.path: {printable(file.path)}", file.name.lower().rpartition(".")[2]
+    if ending == "jsonl":
+        for number, line in lines_of(file.path):
+            where = f"{shown}, line {number}"
+            yield f"{file.name}:{number}", where, loads(line, where)
+    elif ending == "json":
+        found = loads(decoded(file.path), shown)
+        if not isinstance(found, list):
+            raise UserError(
+                f"{shown}: a .json file of records must hold a list of objects; .jsonl has an object a line"
+            )
+        for number, row in enumerate(found, start=1):
+            yield f"{file.name}:{number}", f"{shown}, record {number}", row
+    else:
+        for number, row in _table(decoded(file.path), ending, shown):
+            yield f"{file.name}:{number}", f"{shown}, line {number}", row
+
+
+def _table(text: str, ending: str, shown: str) -> Iterator[tuple[int, dict[str, str]]]:
+    """(number of its last line, values by column) of each row. The first row names the columns."""
+    csv.field_size_limit(1 << 30)  # 131,072 characters by default, for the whole process
+    # A quote in a .tsv is a character like any other: GLUE's files have single ones.
+    how: Any = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if ending == "tsv" else {"strict": True}
+    reader = csv.reader(io.StringIO(text, newline=""), **how)
+    header: list[str] | None = None
+    try:
+        for row in reader:
+            if not row:
+                continue
+            if header is None:
+                header = [name.strip() for name in row]
+                if twice := [n for n in header if header.count(n) > 1]:
+                    raise UserError(f"{shown}, line {reader.line_num}: two columns are called {twice[0]!r}")
+                continue
+            if len(row) != len(header):
+                n = len(row)
+                raise UserError(
+                    f"{shown}, line {reader.line_num}: it has {n} value{'s' * (n != 1)}, but the first line names "
+                    f"{len(header)} columns ({', '.join(map(printable, header[:SHOWN]))})"
+                )
+            yield reader.line_num, dict(zip(header, row, strict=True))
+    except csv.Error as e:
+        raise UserError(f"{shown}, line {reader.line_num}: not valid .{ending} ({e})") from None
+
+
+def _record(row: Any, kind: Kind, names: Mapping[str, str], where: str) -> Record:
+    """A row of a file as a record of its kind; UserError, which begins with `where`, for what is none."""
+    if not isinstance(row, dict):
+        raise UserError(f"{where}: needs an object, but is {'a list' if isinstance(row, list) else 'one value'}")
+    found: dict[str, Any] = {}
+    taken: set[str] = set()
+
+    def value(key: str) -> Any:
+        key = names.get(key, key)
+        taken.add(key)
+        return value_of(row, key)
+
+    for field in kind.fields:
+        key, given = next(
+            ((k, v) for k in (field.name, *field.also) if (v := value(k)) is not None), (field.name, None)
+        )
+        if given is None and field.parts:
+            given = [value(part) for part in field.parts]
+            given = None if None in given else given
+        if given is None:
+            if field.required:
+                raise UserError(f"{where}: {_missing(row, field, kind, names)}")
+            continue
+        found[field.name] = _checked(given, field, f"{where}: {names.get(key, key)}")
+    if kind.keeps_rest:
+        found["rest"] = {k: v for k, v in row.items() if k not in taken}
+    try:
+        json.dumps(found, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError:
+        raise UserError(
+            f"{where}: holds half of a surrogate pair (\\ud800 to \\udfff), which is no character"
+        ) from None
+    record: Any = found
+    return record
+
+
+def _missing(row: Mapping[str, Any], field: Field, kind: Kind, names: Mapping[str, str]) -> str:
+    keys = [printable(k)[:60] for k in row]
+    has = ", ".join(keys[:SHOWN]) + (" ..." if len(keys) > SHOWN else "") if keys else "no keys"
+    wanted = " and ".join(field.parts) or field.name
+    first = (field.parts or (field.name,))[0]
+    if named := [names[k] for k in field.keys if k in names]:
+        return f"there is no {printable(named[0])} in it; it has {has}"
+    return f"{kind} need {wanted}; it has {has}: data.fields.{first}=KEY names another"
+
+
+def _checked(value: Any, field: Field, where: str) -> Any:
+    """The value of a field, a label as a text."""
+    if field.shape == "label":
+        if isinstance(value, bool):
+            return str(value).lower()  # as it is written in JSON
+        if isinstance(value, int) or (isinstance(value, str) and value.strip()):
+            return str(value)
+        raise UserError(f"{where} must be a text or a whole number, but is {json.dumps(value)[:60]}")
+    if field.shape == "messages":
+        fits = isinstance(value, list) and value and all(map(_is_message, value))
+        if not fits:
+            raise UserError(f'{where} must be a list of objects with "role" and "content", both texts')
+        return [{"role": m["role"], "content": m["content"]} for m in value]
+    if field.shape == "texts":
+        if not isinstance(value, list) or len(value) < 2 or not all(isinstance(v, str) for v in value):
+            raise UserError(f"{where} must be a list of two texts or more, the best first")
+        return value
+    if not isinstance(value, str):
+        raise UserError(f"{where} must be a text, but is {json.dumps(value)[:60]}")
+    return value
+
+
+def _is_message(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(value.get(k), str) for k in ("role", "content"))
+
+
+def _blank(record: Record, kind: Kind) -> bool:
+    """True if a text that it needs is of white space only."""
+    fields: Any = record
+    return any(f.required and f.shape == "text" and not fields[f.name].strip() for f in kind.fields)

@@ -1,0 +1,268 @@
+"""Records on disk, tokenized and memory-mapped, and the samples that an objective gets of them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from llmlab.data import cache, encoding
+from llmlab.data.framing import Framing, shares, shortened
+from llmlab.data.record_files import Record
+from llmlab.data.tokenizer import Tokenizer
+from llmlab.record_kinds import KINDS, Kind
+
+Sample = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Records:
+    """The records of one part of a corpus, memory-mapped. A record is a run of pieces, a piece a run of tokens.
+
+    `tokens` (n,) uint16 or uint32; `pieces` (pieces + 1,) and `starts` (records + 1,) int64: where each begins, and the
+    end; `names` (pieces,) unsigned: which of `called` a piece is, a field or a message's role; `labels` (records,) int64 of
+    labelled records; `rest` (bytes,) uint8 and `rests` (records + 1,) int64: the other fields as JSON, where they are kept.
+    """
+
+    tokens: np.ndarray
+    pieces: np.ndarray
+    starts: np.ndarray
+    names: np.ndarray
+    called: tuple[str, ...]
+    labels: np.ndarray | None = None
+    rest: np.ndarray | None = None
+    rests: np.ndarray | None = None
+    sizes = None  # bytes that tokens account for, which a stream of text has
+
+    @classmethod
+    def open(cls, folder: Path, part: str, called: Sequence[str]) -> Records:
+        files = {n: folder / f"{part}_{n}.npy" for n in ("pieces", "starts", "names", "labels", "rest", "rests")}
+        arrays = {n: np.load(f, mmap_mode="r") for n, f in files.items() if f.exists()}
+        return cls(np.load(folder / f"{part}.npy", mmap_mode="r"), called=tuple(called), **arrays)
+
+    def __len__(self) -> int:
+        """Number of tokens, as of a stream of text."""
+        return len(self.tokens)
+
+    @property
+    def count(self) -> int:
+        return len(self.starts) - 1
+
+    def piece(self, i: int) -> tuple[str, np.ndarray]:
+        """(name, ids) of a piece."""
+        ids = np.array(self.tokens[self.pieces[i] : self.pieces[i + 1]], dtype=np.int64)
+        return self.called[self.names[i]], ids
+
+    def of(self, i: int) -> list[tuple[str, np.ndarray]]:
+        """(name, ids) of each piece of a record, in order."""
+        return [self.piece(j) for j in range(self.starts[i], self.starts[i + 1])]
+
+    def kept(self, i: int) -> dict[str, Any]:
+        """The other fields of a record."""
+        assert self.rest is not None and self.rests is not None
+        value: dict[str, Any] = json.loads(bytes(self.rest[self.rests[i] : self.rests[i + 1]]))
+        return value
+
+
+class RecordSamples:
+    """Sample i: record i as its kind has it, at most `seq_len` tokens, int64.
+
+    labelled: "tokens" (n,) framed as the tokenizer does, "segments" (n,) where `segments`, "label" (). pairs: "source" and
+    "target", which ends with eos. chat: "messages", a list of ids that each end with eos, and "roles". preferences: "prompt"
+    and "answers", the best first, each of which fits into `seq_len` with the prompt. prompts: "prompt" and "rest", the
+    record's other fields. answer: tokens that are kept free behind a prompt, within `seq_len`.
+    """
+
+    def __init__(
+        self,
+        records: Records,
+        kind: str,
+        framing: Framing,
+        seq_len: int,
+        *,
+        segments: bool = False,
+        pad: int = 0,
+        answer: int = 0,
+    ):
+        self.records, self.kind, self.framing = records, KINDS[kind], framing
+        self.seq_len, self.segments, self.pad, self.answer = seq_len - answer, segments, pad, answer
+        self.documents = False
+        least = self._extra(np.array([2])).item() + 2
+        if self.seq_len < least:
+            behind = f" with answers of objective.max_new={answer} tokens" if answer else ""
+            raise ValueError(
+                f"data.seq_len must be at least {least + answer} for {self.kind}{behind}, but is {seq_len}"
+            )
+
+    def __len__(self) -> int:
+        return self.records.count
+
+    def _extra(self, pieces: np.ndarray) -> np.ndarray:
+        """Special tokens of records of so many pieces."""
+        framing, end = self.framing, int(self.framing.end is not None)
+        if self.kind.name == "labelled":
+            return np.where(pieces > 1, framing.pair.extra, framing.single.extra)
+        ends = {"pairs": end, "preferences": end, "prompts": 0}.get(self.kind.name)
+        return len(framing.lead) + (end * pieces if ends is None else np.full_like(pieces, ends))
+
+    @cached_property
+    def full(self) -> np.ndarray:
+        """(records,) int64: tokens of each record uncut, the special ones included."""
+        r = self.records
+        pieces = np.diff(r.starts)
+        texts = np.diff(r.pieces[r.starts])
+        if self.kind.name == "preferences":  # the prompt and its longest answer
+            sizes = np.diff(r.pieces)
+            prompts = sizes[r.starts[:-1]]
+            answers = np.array(sizes)
+            answers[r.starts[:-1]] = 0
+            texts = prompts + (np.maximum.reduceat(answers, r.starts[:-1]) if len(answers) else 0)
+        return texts + self._extra(pieces)
+
+    @cached_property
+    def lengths(self) -> np.ndarray:
+        """(records,) int64: tokens of each record as a sample has them."""
+        return np.minimum(self.full, self.seq_len)
+
+    @property
+    def cut(self) -> int:
+        """Records that are longer than `seq_len`."""
+        return int((self.full > self.seq_len).sum())
+
+    @property
+    def tokens_per_sample(self) -> float:
+        return float(self.lengths.mean()) + self.answer if len(self) else 0.0
+
+    def spread(self, n: int) -> list[int]:
+        """The numbers of n records whose lengths stand for those of all: one from each n-th of them by length."""
+        by_length = np.argsort(self.lengths, kind="stable")
+        return [int(by_length[(2 * i + 1) * len(self) // (2 * n)]) for i in range(n)]
+
+    def __getitem__(self, i: int) -> Sample:
+        if not 0 <= i < len(self):
+            raise IndexError(f"record {i} of {len(self)}")
+        found = self.records.of(i)
+        sample: Sample = getattr(self, f"_{self.kind.name}")(found)
+        if self.records.labels is not None:
+            sample["label"] = np.int64(self.records.labels[i])
+        if self.kind.keeps_rest:
+            sample["rest"] = self.records.kept(i)
+        return sample
+
+    def _labelled(self, found: list[tuple[str, np.ndarray]]) -> Sample:
+        ids, segments = self.framing.framed([ids for _, ids in found], self.seq_len)
+        return {"tokens": ids, **({"segments": segments} if self.segments else {})}
+
+    def _pairs(self, found: list[tuple[str, np.ndarray]]) -> Sample:
+        texts = dict(found)
+        room = self.seq_len - len(self.framing.lead) - len(self._end())
+        a, b = shares([len(texts["source"]), len(texts["target"])], room)
+        return {"source": self._led(texts["source"][:a]), "target": self._ended(texts["target"][:b])}
+
+    def _chat(self, found: list[tuple[str, np.ndarray]]) -> Sample:
+        messages: list[np.ndarray] = []
+        room = self.seq_len - len(self.framing.lead)
+        for i, (_, ids) in enumerate(found):
+            whole = self._ended(ids)[:room]
+            room -= len(whole)
+            messages.append(self._led(whole) if i == 0 else whole)
+        kept = sum(len(m) > 0 for m in messages)
+        return {"messages": messages[:kept], "roles": [name for name, _ in found][:kept]}
+
+    def _preferences(self, found: list[tuple[str, np.ndarray]]) -> Sample:
+        prompt, answers = found[0][1], [ids for _, ids in found[1:]]
+        room = self.seq_len - len(self.framing.lead) - len(self._end())
+        a, b = shares([len(prompt), max(map(len, answers))], room)
+        return {
+            "prompt": self._led(shortened(prompt, a, "start")),
+            "answers": [self._ended(ids[:b]) for ids in answers],
+        }
+
+    def _prompts(self, found: list[tuple[str, np.ndarray]]) -> Sample:
+        return {"prompt": self._led(shortened(found[0][1], self.seq_len - len(self.framing.lead), "start"))}
+
+    def _end(self) -> list[int]:
+        return [] if self.framing.end is None else [self.framing.end]
+
+    def _led(self, ids: np.ndarray) -> np.ndarray:
+        return np.concatenate([np.asarray(self.framing.lead, dtype=np.int64), ids])
+
+    def _ended(self, ids: np.ndarray) -> np.ndarray:
+        return np.concatenate([ids, np.asarray(self._end(), dtype=np.int64)])
+
+
+# ---------------------------------------------------------------- from records to arrays
+
+
+def texts_of(record: Record, kind: Kind) -> Iterator[tuple[str, str]]:
+    """(name, text) of each piece of a record: a field's name, or the role of a message."""
+    fields: Any = record
+    for field in kind.fields:
+        value = fields.get(field.name)
+        if value is None or field.shape == "label":
+            continue
+        if field.shape == "messages":
+            yield from ((m["role"], m["content"]) for m in value)
+        elif field.shape == "texts":
+            yield from ((field.name, text) for text in value)
+        else:
+            yield field.name, value
+
+
+def side(record: Record) -> float:
+    """A number in [0, 1) by which a record is held out or not, from all but its label: a text keeps its side under any."""
+    key = json.dumps({k: v for k, v in record.items() if k != "label"}, ensure_ascii=False, sort_keys=True)
+    return int.from_bytes(hashlib.sha256(key.encode("utf-8")).digest()[:8], "big") / 2**64
+
+
+def classes(records: Sequence[Record]) -> list[str]:
+    """The labels that occur, in the order of their numbers if all are whole numbers, else by name."""
+    found = {r["label"] for r in records}
+    numbers = all(label.removeprefix("-").isdecimal() for label in found)
+    return sorted(found, key=lambda label: (int(label), label) if numbers else label)
+
+
+def write(
+    folder: Path,
+    part: str,
+    records: Sequence[Record],
+    kind: Kind,
+    tokenizer: Tokenizer,
+    called: Mapping[str, int],
+    labels: Mapping[str, int] | None,
+    tick: Callable[[int], None],
+) -> int:
+    """The arrays of a part, as `Records` opens them; the number of tokens. called, labels: numbers by name."""
+    dtype = np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32
+    pieces, ends, names = [0], [0], []
+    with (folder / f"{part}.raw").open("wb") as raw:
+        texts = [(name, text) for r in records for name, text in texts_of(r, kind)]
+        length = 0
+        for chunk in encoding.encode(tokenizer, (text for _, text in texts)):
+            raw.write(chunk.ids.astype(dtype).tobytes())  # tofile() loses what a full disk refuses
+            length += len(chunk.ids)
+            if chunk.last:
+                pieces.append(length)
+            tick(chunk.length)
+    for record in records:
+        mine = [called[name] for name, _ in texts_of(record, kind)]
+        names += mine
+        ends.append(ends[-1] + len(mine))
+    cache.raw_to_npy(folder / f"{part}.raw", folder / f"{part}.npy", dtype, dtype, length)
+    arrays = {"pieces": np.array(pieces, dtype=np.int64), "starts": np.array(ends, dtype=np.int64)}
+    arrays["names"] = np.array(names, dtype=np.min_scalar_type(len(called)))
+    if labels is not None:
+        arrays["labels"] = np.array([labels[r["label"]] for r in records], dtype=np.int64)
+    if kind.keeps_rest:
+        rest = [json.dumps(r["rest"], ensure_ascii=False).encode("utf-8") for r in records]
+        arrays["rest"] = np.array(bytearray(b"".join(rest)), dtype=np.uint8)
+        arrays["rests"] = np.cumsum([0, *map(len, rest)], dtype=np.int64)
+    for name, array in arrays.items():
+        cache.save_array(folder / f"{part}_{name}.npy", array)
+    return length

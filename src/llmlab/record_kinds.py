@@ -1,0 +1,69 @@
+"""The kinds of record that an objective can read, and the fields of each.
+
+The one table of them: the reader, the keys of `data.fields`, the arrays on disk and the samples follow it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Shape = Literal["text", "label", "messages", "texts"]
+
+
+@dataclass(frozen=True)
+class Field:
+    """A field of a record.
+
+    shape: "text"; "label", a text or a whole number; "messages", a list of {"role", "content"}; "texts", a list of two or
+    more. also: other keys under which it is looked for. parts: keys of texts that make the list where it is not there.
+    cut: the end at which it is shortened in a record that is too long.
+    """
+
+    name: str
+    shape: Shape = "text"
+    required: bool = True
+    also: tuple[str, ...] = ()
+    parts: tuple[str, ...] = ()
+    cut: Literal["start", "end"] = "end"
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """All keys that may hold it or a part of it."""
+        return (self.name, *self.also, *self.parts)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of record. keeps_rest: its other keys are kept too, as they are."""
+
+    name: str
+    fields: tuple[Field, ...]
+    keeps_rest: bool = False
+
+    def __str__(self) -> str:
+        """What a record of it holds: "labelled records (text, label; optional text_b)"."""
+        needed = [" and ".join(f.parts) or f.name for f in self.fields if f.required]
+        optional = [f.name for f in self.fields if not f.required]
+        more = f"; optional {', '.join(optional)}" if optional else ""
+        return f"{NOUNS.get(self.name, self.name + ' records')} ({', '.join(needed)}{more})"
+
+
+NOUNS = {"pairs": "pairs", "chat": "conversations", "preferences": "preferences", "prompts": "prompts"}
+TEXT = "text"  # no records: windows over documents
+KINDS: dict[str, Kind] = {
+    kind.name: kind
+    for kind in (
+        Kind(
+            "labelled",
+            (Field("text", also=("text_a",)), Field("text_b", required=False), Field("label", "label")),
+        ),
+        Kind("pairs", (Field("source"), Field("target"))),
+        Kind("chat", (Field("messages", "messages"),)),
+        # Ranked, the best first. A prompt loses its beginning, as what is nearest to the answer matters most.
+        Kind("preferences", (Field("prompt", cut="start"), Field("answers", "texts", parts=("chosen", "rejected")))),
+        # The rest is what a reward judges an answer by.
+        Kind("prompts", (Field("prompt", cut="start"),), keeps_rest=True),
+    )
+}
+KEYS = tuple(dict.fromkeys(key for kind in KINDS.values() for f in kind.fields for key in f.keys))
