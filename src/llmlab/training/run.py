@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from llmlab import files
-from llmlab.config import validate
+from llmlab.config import data_keys
 from llmlab.errors import UserError
 from llmlab.ranks import is_first, say
 from llmlab.runs import checkpoint, lock, record, settings
@@ -40,7 +40,7 @@ def train(composed: Any, folder: str | Path | None = None) -> Mapping[str, Any]:
         if task is None:
             return done
     else:
-        validate.require_source(composed)
+        data_keys.require_source(composed)
         task = Task(composed, folder, {})
         if first and (folder / record.NAME).exists():
             kept = checkpoint.all_of(folder / checkpoint.FOLDER)
