@@ -365,11 +365,10 @@ class Objective(Protocol):
     tensor with the trained model's. Which model that is, `models.ROLE=` says on the command line.
 
     `prepare(sample, rng)` on a CPU worker: a window {"tokens": (seq_len + 1,) int64, "documents": the same}, or a record as
-    `llmlab.data.records.RecordSamples` has it -> a dict of numpy arrays, which are collated as `collate` says. "given", bool, if
-    there: tokens that are no text of their own, and no targets. `targets(prepared)` -> number of targets, by term.
-    `passes(prepared)`, if there -> the forwards that the loss makes of one sample; else one of each model over `ids` (and
-    `source_ids`), heads at the targets. `loss(model, batch, **companions)` -> Loss. `shown` (else 0): the share of targets whose
-    answer the model is shown.
+    `llmlab.data.records.RecordSamples` has it -> a dict of numpy arrays, collated as `collate` says. "given", bool, if there:
+    tokens that are no text of their own, and no targets. `targets(prepared)` -> number of targets, by term. `passes(prepared)`,
+    if there -> the forwards that the loss makes of one sample; else one of each model over `ids` (and `source_ids`), heads at
+    the targets. `loss(model, batch, **companions)` -> Loss. `shown` (else 0): the share of targets that the model is shown.
 
     A batch has what `prepare` gave, padded with `valid` (and `source_valid`) beside, packed with `documents` and `positions`;
     and `counts` {term: int64 scalar}, targets of the whole optimizer step. Keys that the model reads: `Model.forward` of
