@@ -168,6 +168,9 @@ TABLE: Mapping[str, Mapping[str, Attribute]] = {
         ),
         "shown": Attribute(float, 0.0, "the share of targets whose answer the model is shown, for `llmlab check`"),
     },
+    "reward": {
+        "needs": Attribute(tuple[str, ...], (), "fields of a record, beside its prompt, by which it judges an answer"),
+    },
     "optimizer": {},
     "schedule": {},
 }

@@ -36,6 +36,7 @@ from llmlab.values import Cost as Cost
 from llmlab.values import Loss as Loss
 from llmlab.values import Output as Output
 from llmlab.values import Pass as Pass
+from llmlab.values import Rollout as Rollout
 from llmlab.values import Routing as Routing
 from llmlab.values import Score as Score
 from llmlab.values import Term as Term
@@ -287,12 +288,11 @@ class Window(Protocol):
 
 
 class Seen(Protocol):
-    """What the framework hands to `Kernel.lower`: mask & window & documents & valid keys & the caller's mask, at once.
+    """The argument of `Kernel.lower`: mask & window & documents & valid keys & the caller's mask.
 
-    `pattern`: "causal" (T = S and plainly causal), "full" (every key is seen), or None. `dense(device)`: bool (1|B, 1, T, S),
-    no row empty but where the caller's own mask makes it so. `within`: the pattern inside each of the `documents` (B, T)
-    where nothing but mask and documents hides anything, else None. `one_for_all`: all samples see alike.
-    """
+    `pattern`: "causal" (T = S), "full" (every key is seen), or None. `dense()`: bool (1|B, 1, T, S); only the caller's mask
+    leaves a row empty. `within`: the pattern inside each of the `documents` (B, T), if nothing else hides a key.
+    `one_for_all`: all samples see alike."""
 
     @property
     def pattern(self) -> Literal["causal", "full"] | None: ...
@@ -378,6 +378,19 @@ class Objective(Protocol):
     def prepare(self, sample: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]: ...
     def targets(self, prepared: dict[str, Any]) -> dict[str, int]: ...
     def loss(self, model: LanguageModel, batch: Mapping[str, Tensor], **companions: LanguageModel) -> Loss: ...
+
+
+class Reward(Protocol):
+    """reward(/): what an answer is worth, to an objective that reads prompts.
+
+    `score(records, answers)` -> a finite number an answer. A record has the keys of the user's file, "prompt" among them; an
+    answer is the text that the model gave, special tokens left out. `needs`, if it is there: other keys than
+    "prompt" that every record must have.
+    """
+
+    needs: Sequence[str]
+
+    def score(self, records: Sequence[Mapping[str, Any]], answers: Sequence[str]) -> Sequence[float]: ...
 
 
 # ---------------------------------------------------------------- slots of the recipe

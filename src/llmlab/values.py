@@ -97,7 +97,8 @@ class Pass:
 
     tokens: that the model reads (an encoder-decoder's decoder); source: that its encoder does. model: a role, "model" for
     the one that is trained. trained: a backward follows, which costs twice the forward. heads: roles of the heads that are
-    computed, and at how many of the tokens; None: at all.
+    computed, and at how many of the tokens; None: at all. times: how often it is made each time that the sample is trained on,
+    a share of 1 where it serves several (an answer that is generated once and learnt from in several epochs).
     """
 
     tokens: int
@@ -105,6 +106,7 @@ class Pass:
     model: str = "model"
     trained: bool = True
     heads: Mapping[str, int | None] = field(default_factory=dict)
+    times: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -175,3 +177,30 @@ class Choice(NamedTuple):
     weights: Tensor
     tokens: Tensor
     loss: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """How an objective acts on prompts: it generates answers, and learns from them for `batches` x `epochs` optimizer steps.
+
+    samples: answers to each prompt, which the model writes at `temperature`, of at most `max_new` tokens. batches: optimizer
+    steps in which each answer is used once; epochs: how often.
+    """
+
+    samples: int
+    max_new: int
+    temperature: float = 1.0
+    batches: int = 1
+    epochs: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("samples", "max_new", "batches", "epochs"):
+            if (value := getattr(self, name)) < 1:
+                raise ValueError(f"objective.{name} must be at least 1, but is {value}")
+        if not self.temperature > 0:
+            raise ValueError(f"objective.temperature must be more than 0, but is {self.temperature}")
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps between two rollouts."""
+        return self.batches * self.epochs

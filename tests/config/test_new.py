@@ -148,12 +148,17 @@ def test_every_slot_trains_with_a_new_part(here, capsys):
         "data.seq_len=16",
     ]
     small += ["trainer.max_steps=2", "train.batch_size=4", "train.sample=false"]
-    all_but = [f"{slot}=own_{slot}" for slot in SLOTS if slot not in ("head", "mask", "moe")]
+    (here / "prompts.jsonl").write_text(
+        '{"prompt": "It was", "answer": "a day"}\n{"prompt": "A day", "answer": "it"}\n' * 9
+    )
+    acts = ["data.path=prompts.jsonl", "objective=reinforce", "objective.max_new=2", "reward=own_reward"]
+    all_but = [f"{slot}=own_{slot}" for slot in SLOTS if slot not in ("head", "mask", "moe", "reward")]
     argvs = [
         [*small, *all_but, "+head@heads.tokens=own_head", "hydra.run.dir=decoder"],
         [*small, "model=qwen_moe", "moe=own_moe", "hydra.run.dir=experts"],
         [*small, "model=bert", "mask=own_mask", "hydra.run.dir=encoder"],
         ["resume=decoder", "trainer.max_steps=3"],
+        [*(o for o in small if "text.txt" not in o), *acts, "hydra.run.dir=acts"],
     ]
     known = ",".join(f"own_{slot}" for slot in SLOTS)
     done = subprocess.run(

@@ -299,7 +299,7 @@ def aged(folder, path):
     for at in (folder / "checkpoints").iterdir():
         manifest = json.loads((at / "manifest.json").read_text())
         kept = {k: v for k, v in manifest.items() if k not in ("step", "run", "sha256")}
-        (at / "manifest.json").write_text(checkpoint._sealed(kept) + "\n")
+        (at / "manifest.json").write_text(checkpoint.sealed(kept) + "\n")
 
 
 def test_older_run_folders_are_still_read(home, capsys):

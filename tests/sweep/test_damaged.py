@@ -5,7 +5,7 @@ import json
 import pytest
 
 from llmlab.errors import UserError
-from llmlab.report.collect import _sweep
+from llmlab.report.collect import read_sweep
 from llmlab.sweep import point
 
 GOOD = {"name": "x", "keys": {"seed": ["1"]}, "fixed": [], "points": [{"folder": "seed=1", "overrides": ["seed=1"]}]}
@@ -26,14 +26,14 @@ WRONG = [
 def test_a_sweep(tmp_path, wrong):
     found = {**GOOD, **wrong} if isinstance(wrong, dict) else wrong
     (tmp_path / point.SWEEP).write_text(json.dumps(found))
-    for read in (_sweep, point.read_sweep):
+    for read in (read_sweep, point.read_sweep):
         with pytest.raises(UserError, match=f"^{tmp_path / point.SWEEP}: "):
             read(tmp_path)
 
 
 def test_what_is_sound(tmp_path):
     (tmp_path / point.SWEEP).write_text(json.dumps(GOOD))
-    assert _sweep(tmp_path).keys == point.read_sweep(tmp_path)["keys"] == {"seed": ["1"]}
+    assert read_sweep(tmp_path).keys == point.read_sweep(tmp_path)["keys"] == {"seed": ["1"]}
     assert point.read_note(tmp_path) == {}
 
 

@@ -101,7 +101,7 @@ def test_what_cannot_be_swept_is_said_in_a_line(typed, said):
 
 
 def test_a_package_that_is_missing_is_named(monkeypatch):
-    monkeypatch.setattr("llmlab.sweep.plan._installed", lambda module: False)
+    monkeypatch.setattr("llmlab.sweep.plan.is_installed", lambda module: False)
     with pytest.raises(UserError, match=r"hydra/sweeper=optuna needs the extra optuna: pip install 'llmlab\[optuna\]'"):
         make_plan(["hydra/sweeper=optuna", "optimizer.lr=interval(0,1)"])
 

@@ -24,7 +24,6 @@ class SimCSE:
     special = ()
     topologies = ("encoder", "decoder")
     measures = {"accuracy": "accuracy"}
-    batch_keys = ("text",)
     fixed_counts = True
 
     def __init__(self, vocabulary: Vocabulary, seq_len: int, /, *, temperature: float = 0.05):
@@ -57,7 +56,6 @@ class MaskedPairs:
     special = ("mask",)
     topologies = ("encoder",)
     measures = {"masked": "nll"}
-    batch_keys = ("whole", "masked", "paired")
 
     def __init__(self, vocabulary: Vocabulary, seq_len: int, /, *, weight: float = 3.0):
         self.weight, self.mask_id = weight, vocabulary.special["mask"]

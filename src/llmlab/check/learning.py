@@ -52,12 +52,15 @@ def prepared_batch(subject: Subject, rows: int = 4) -> Batch:
 
 
 def companion_models(subject: Subject, model: Model) -> dict[str, Model]:
-    """The other models that the objective works with, by role, beside `model` and in its mode, with their first values."""
+    """The other models that the objective works with, by role, beside `model` and in its mode and dtype, with their first
+    values."""
     found = {}
     for role, companion in companions.of(subject.composed, model, None).items():
         other = companion.assemble(model)
         build.materialise(other)
         companion.fill(other, seed=1)
+        for parameter in other.parameters():
+            parameter.data = parameter.data.to(next(model.parameters()).dtype)
         found[role] = other.train(model.training and companion.trains)
     return found
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json as json_module
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -28,10 +28,10 @@ a line has its text under another key than "text"): all of that text, in the run
 it was trained with. hf=FOLDER (or ORG/NAME): a Hugging Face checkpoint in its own tokens, in windows of 1,024 where the
 model and the text have as many, or of seq_len. Each window begins with bos where the tokenizer's own template puts it
 before a text; bos=true or false says so for any.
-position=, window= and kernel=, and their options: the same weights under another part, which keeps what the two have in
-common: seq_len=512 position=dual_chunk kernel=eager reads texts four times as long as the 128 tokens of training.
-A perplexity is given where the objective measures a likelihood, bits per byte where that is one of the whole text. The bytes
-are those of the text itself in UTF-8, whatever the tokenizer drops or rewrites."""
+position=, window= and kernel=, and their options: the same weights with another part, which keeps the options that both
+have: seq_len=512 position=dual_chunk kernel=eager reads sequences four times as long as the 128 tokens of training.
+Perplexity is given if the objective measures a likelihood, bits per byte if that is the likelihood of the whole text. The
+bytes are those of the text itself in UTF-8, whatever the tokenizer drops or rewrites."""
 
 
 @dataclass
@@ -120,6 +120,7 @@ def evaluate(
     from llmlab.model import batch_keys, finite
     from llmlab.runs import folder, text
     from llmlab.training import companions
+    from llmlab.training.feeds.acting import Actor
     from llmlab.training.recipe import chosen, plain, reads, segments
     from llmlab.training.recipe import special as needed
     from llmlab.training.totals import Totals
@@ -194,7 +195,13 @@ def evaluate(
             )
             if isinstance(windows, RecordSamples | Packs) and windows.cut:
                 cache.say(f"{windows.cut:,} of {len(windows):,} records cut at seq_len={size}")
-            for batch in loader.validation_loader(windows, objective, micro=batch_size, rank=0, world=1, limit=None):
+            batches: Iterable[dict[str, Any]]
+            if kind == "prompts":
+                how = (objective.rollout, chosen(cfg, "reward")(), corpus.tokenizer, corpus.vocabulary, batch_size)
+                batches = Actor(*how).judgements(model, windows)  # type: ignore[arg-type]  # which the kind is
+            else:
+                batches = loader.validation_loader(windows, objective, micro=batch_size, rank=0, world=1, limit=None)
+            for batch in batches:
                 _known(batch, model)
                 watched = batch_keys.Watched(batch) if not totals.pairs else batch  # the first
                 totals.add(objective.loss(model, watched, **models), batch)

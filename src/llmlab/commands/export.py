@@ -16,7 +16,7 @@ from llmlab.errors import UserError
 USAGE = """\
 llmlab export run=FOLDER to=FOLDER [format=llmlab|hf] [step=N] [role=ROLE]
 
-Writes the weights of a run's newest sound checkpoint (or of step N) to one folder, whatever strategy the run had.
+Writes the weights of a run's newest intact checkpoint (or that of step N) to one folder, whatever its strategy.
 format=llmlab  model.safetensors by parameter path, the model, the config and the tokenizer: what
                llmlab train init_from=FOLDER, llmlab generate run=FOLDER and llmlab eval run=FOLDER take
 format=hf      config.json, model.safetensors and the tokenizer, as transformers loads them

@@ -19,6 +19,7 @@ from llmlab.config import companions, explain, heads, inherit, init_from, spelli
 from llmlab.config.composed import Checkpoint, Composed, Typed
 from llmlab.config.model_files import conf_dir as conf_dir
 from llmlab.config.model_files import families as families
+from llmlab.config.schema import Budget
 from llmlab.errors import UserError
 from llmlab.slot_names import SLOTS
 
@@ -111,7 +112,8 @@ def _whole(
     asked = _opened(overrides, parsed, run)
     try:
         typed = _typed(parsed, known, run)
-        effective = tuple(o for o, t in zip(asked, typed, strict=True) if t is None or not t.kept)
+        kept = (o for o, t in zip(asked, typed, strict=True) if t is None or not t.kept)
+        effective = (*kept, *_other_budgets(parsed))
         cfg = run(effective)
     except Exception as first:
         parsed, _ = explain.parse(asked, known)
@@ -121,9 +123,6 @@ def _whole(
         elif len(good) < len(parsed):
             problems += _further(overrides, good, known, run)
         raise UserError("\n".join(dict.fromkeys(problems))) from first
-    if budgets := _other_budgets(parsed, cfg):
-        effective += budgets
-        cfg = run(effective)
     if own := inherit.words(cfg, parsed):
         effective = (*inherit.without(effective), *own)
         overrides = (*inherit.without(overrides), *own)
@@ -388,9 +387,8 @@ def _name(value: Any) -> str:
     return f"[{','.join(map(str, value))}]" if isinstance(value, list) else str(value)
 
 
-def _other_budgets(parsed: Sequence[Override], cfg: DictConfig) -> tuple[str, ...]:
-    """A budget that was typed replaces the one that was there."""
+def _other_budgets(parsed: Sequence[Override]) -> tuple[str, ...]:
+    """A budget that was typed replaces any other."""
     mine = {o.key_or_group for o in parsed if o.key_or_group.startswith("budget.") and o.value() is not None}
-    if len(mine) != 1:
-        return ()
-    return tuple(f"budget.{k}=null" for k, v in cfg.budget.items() if v is not None and f"budget.{k}" not in mine)
+    keys = [f"budget.{f.name}" for f in dataclasses.fields(Budget)]
+    return tuple(f"{key}=null" for key in keys if key not in mine) if len(mine) == 1 else ()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from llmlab.config import heads, init_from
+from llmlab.config import heads, init_from, rollouts
 from llmlab.errors import UserError
 from llmlab.record_kinds import KEYS, KINDS
 
@@ -74,3 +74,4 @@ def require_source(composed: Composed) -> None:
             f"data={cfg.data.source} holds texts, but objective={cfg.objective._part_} reads {kind}: "
             "data=FOLDER_OR_FILE (.jsonl, .json, .csv, .tsv)"
         )
+    rollouts.require_reward(cfg)

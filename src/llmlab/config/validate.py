@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmlab import registry
-from llmlab.config import data_keys, devices, guess, heads, init_from, layout, model_files, traits
+from llmlab.config import data_keys, devices, guess, heads, init_from, layout, model_files, rollouts, traits
 from llmlab.errors import UserError
 from llmlab.registry import near
 from llmlab.sizes import MOST_LAYERS, divisors_shown
@@ -84,7 +84,7 @@ def checked(
     if int(cfg.trainer.num_nodes) > 1 or str(cfg.trainer.devices) not in ("1", "auto", "-1"):
         found += composed.of_this_process(ranks=True)
     if not cfg.resume:  # whose data, strategy and devices may be those of its run
-        found += [*data_keys.problems(composed), *devices.problems(cfg)]
+        found += [*data_keys.problems(composed), *devices.problems(cfg), *rollouts.problems(cfg)]
     if found:
         return found, None
     try:
@@ -326,14 +326,15 @@ def _loggers(composed: Composed) -> list[str]:
     found = [
         f"logger={n}: the package {n} is not installed; pip install {n}, or leave logger={n} out"
         for n in chosen
-        if not _installed(n)
+        if not is_installed(n)
     ]
     if not chosen and "logger.samples" in composed.keys:
         found.append("logger.samples: there is no logger; add logger=wandb or logger=tensorboard")
     return found
 
 
-def _installed(package: str) -> bool:
-    """Whether it can be imported. A folder of that name that happens to lie here, as W&B leaves one, has no origin."""
+def is_installed(package: str) -> bool:
+    """True if a package can be imported. A folder of that name in the working directory, as W&B leaves one, is a namespace
+    package to Python, which has no origin."""
     spec = importlib.util.find_spec(package)
     return spec is not None and spec.origin is not None

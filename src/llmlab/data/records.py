@@ -76,18 +76,29 @@ class RecordSamples:
     labelled: "tokens" (n,) framed as the tokenizer does, "segments" (n,) where `segments`, "label" (). pairs: "source" and
     "target", which ends with eos. chat: "messages", a list of ids that each end with eos, and "roles". preferences: "prompt"
     and "answers", the best first, each of which fits into `seq_len` with the prompt. prompts: "prompt" and "rest", the
-    record's other fields.
+    record's other fields. answer: tokens that are kept free behind a prompt, within `seq_len`.
     """
 
     def __init__(
-        self, records: Records, kind: str, framing: Framing, seq_len: int, *, segments: bool = False, pad: int = 0
+        self,
+        records: Records,
+        kind: str,
+        framing: Framing,
+        seq_len: int,
+        *,
+        segments: bool = False,
+        pad: int = 0,
+        answer: int = 0,
     ):
         self.records, self.kind, self.framing = records, KINDS[kind], framing
-        self.seq_len, self.segments, self.pad = seq_len, segments, pad
+        self.seq_len, self.segments, self.pad, self.answer = seq_len - answer, segments, pad, answer
         self.documents = False
         least = self._extra(np.array([2])).item() + 2
-        if seq_len < least:
-            raise ValueError(f"data.seq_len must be at least {least} for {self.kind}, but is {seq_len}")
+        if self.seq_len < least:
+            behind = f" with answers of objective.max_new={answer} tokens" if answer else ""
+            raise ValueError(
+                f"data.seq_len must be at least {least + answer} for {self.kind}{behind}, but is {seq_len}"
+            )
 
     def __len__(self) -> int:
         return self.records.count
@@ -126,7 +137,7 @@ class RecordSamples:
 
     @property
     def tokens_per_sample(self) -> float:
-        return float(self.lengths.mean()) if len(self) else 0.0
+        return float(self.lengths.mean()) + self.answer if len(self) else 0.0
 
     def spread(self, n: int) -> list[int]:
         """The numbers of n records whose lengths stand for those of all: one from each n-th of them by length."""

@@ -56,5 +56,7 @@ def samples(
     # Of labelled single texts all ids are of segment 0, as a model takes them to be where it is given none.
     told = "text_b" in part.called and 1 < framing.segments <= token_types
     pad = special.get("pad", special.get("eos", 0))
-    found = RecordSamples(part, corpus.manifest["kind"], framing, seq_len, segments=told, pad=pad)
+    rollout = getattr(objective, "rollout", None)
+    answer = 0 if rollout is None else rollout.max_new
+    found = RecordSamples(part, corpus.manifest["kind"], framing, seq_len, segments=told, pad=pad, answer=answer)
     return Packs(found) if attributes.of(objective, "objective", "collate") == "pack" else found

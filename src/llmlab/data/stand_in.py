@@ -30,9 +30,18 @@ def sample(objective: Objective, tokens: Array, number: int = 0, documents: Arra
         "pairs": {"source": own[:half], "target": own[half:]},
         "chat": {"messages": [own[:half], own[half:]], "roles": ["user", "assistant"]},
         "preferences": {"prompt": own[:half], "answers": [own[half:], own[half:][::-1]]},
-        "prompts": {"prompt": own, "rest": {}},
+        "prompts": _answered(objective, own),
     }
     return kinds[kind]
+
+
+def _answered(objective: Objective, tokens: Array) -> dict[str, Any]:
+    """A prompt and an answer as long as one may be, with the log-probabilities of a model that knows nothing yet."""
+    rollout = getattr(objective, "rollout", None)
+    longest = len(tokens) // 2 if rollout is None or rollout.max_new >= len(tokens) else rollout.max_new
+    prompt, answer = tokens[: len(tokens) - longest], tokens[len(tokens) - longest :]
+    drawn = {"log_probabilities": np.full(len(answer), -5.0), "advantage": 1.0, "reward": 1.0}
+    return {"prompt": prompt, "rest": {}, "answer": answer, **drawn}
 
 
 def batch(

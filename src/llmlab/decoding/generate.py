@@ -72,6 +72,7 @@ def generate_all(
     cache: Cache | None = None,
     ended: list[str] | None = None,
     forced: tuple[int | None, int | None] = (None, None),
+    trace: Sequence[list[tuple[int, float]]] | None = None,
 ) -> Iterator[list[int | None]]:
     """Go on with all prompts at once, over one cache: each step yields one id a prompt, None for those that have ended.
 
@@ -84,6 +85,8 @@ def generate_all(
     there on (rows that only round the table up) are never drawn. cached=False computes every step from the beginning:
     the same ids, slowly. cache: one that holds the beginning of the one prompt already, and is gone on with.
     forced: the first id that is written, and the last of a text that has not ended before, whatever the model says (BART).
+    trace: one list a prompt, to which each id is appended with its log-probability under `sampling`, that which ends the
+    text included.
     """
     sampling = sampling or Sampling()
     stops = () if stop is None else (stop,) if isinstance(stop, int) else stop
@@ -116,9 +119,13 @@ def generate_all(
                 token = token.masked_fill(over, forced[1])
             told: list[int | None] = []
             # One transfer a step from a GPU, which waits for the device.
+            if trace is not None:
+                chances = sampling.log_probability(logits[:, :vocabulary], token, seen).tolist()
             for i, (value, unforced) in enumerate(torch.stack([token, drawn], 1).tolist()):
                 if unforced < 0 and not ended[i]:
                     raise _no_numbers(model, {**batch, **read.batch()}, last, cache, step)
+                if trace is not None and not ended[i]:
+                    trace[i].append((value, chances[i]))
                 if not ended[i] and value in stops:
                     ended[i] = "eos"
                 told.append(None if ended[i] else value)

@@ -64,6 +64,10 @@ class Sampling:
             p = p / p.sum(-1, keepdim=True)
         return p
 
+    def log_probability(self, logits_BV: Tensor, token_B: Tensor, seen_BV: Tensor | None = None) -> Tensor:
+        """(B,) natural logarithms, in float32, of the probability with which `draw` gives these tokens."""
+        return self.distribution(logits_BV, seen_BV).gather(-1, token_B[:, None])[:, 0].log()
+
     def draw(
         self, logits_BV: Tensor, generator: torch.Generator | Sequence[torch.Generator], seen_BV: Tensor | None = None
     ) -> Tensor:

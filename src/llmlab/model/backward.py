@@ -23,7 +23,7 @@ from llmlab.model.model import Model
 from llmlab.model.probe import fake_tensor_mode
 from llmlab.model.stack import Stack
 from llmlab.model.visibility import Visible
-from llmlab.slots import Window
+from llmlab.slots import Choice, Routing, Score, Seen, Term, Window
 
 # Names of the functions that multiply, and where their two factors stand among the arguments.
 PRODUCTS = {
@@ -118,7 +118,13 @@ class Products(TorchFunctionMode):
         self.wanted_dense += self.share * flops * wanted * dense
         self.whole_dense += self.share * flops * 2 * dense
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
         name = getattr(func, "__name__", "")
         if name in ("item", "__int__", "__bool__"):  # nothing is so; a number is the farthest distance of two tokens
             return False if args[0].dtype == torch.bool else self.length - 1
@@ -139,17 +145,17 @@ class Scores:
     def __init__(self, products: Products, pairs: Mapping[Window, float], source_length: int):
         self.products, self.pairs, self.source_length = products, pairs, source_length
 
-    def lower(self, seen: Any) -> Any:
+    def lower(self, seen: Seen) -> Seen:
         return seen
 
     def __call__(
         self,
-        terms: Sequence[Any],
+        terms: Sequence[Term],
         v_BKSH: Tensor,
-        seen: Any,
+        seen: Seen,
         bias: Tensor | None,
-        score: Any,
-        sink: Any,
+        score: Score,
+        sink: Tensor | None,
         training: bool,
     ) -> Tensor:
         q_BNTH, length = terms[0].q_BNTH, terms[0].q_BNTH.shape[2]
@@ -171,7 +177,7 @@ class Sent:
     def __init__(self, mixture: MixtureOfExperts):
         self.mixture = mixture
 
-    def __call__(self, x_nD: Tensor, routing: Any, valid_n: Tensor | None) -> tuple[Tensor, Tensor]:
+    def __call__(self, x_nD: Tensor, routing: Routing | Choice, valid_n: Tensor | None) -> tuple[Tensor, Tensor]:
         rows = torch.zeros(max(1, round(len(x_nD) * self.mixture.per_token)), dtype=torch.long)
         y = self.mixture.experts(x_nD[rows], rows)
         out = torch.empty(len(x_nD), y.shape[-1]).requires_grad_(y.requires_grad or routing[0].requires_grad)

@@ -15,7 +15,7 @@ from llmlab.slots import Objective
 # What `Model.forward` reads by name; masks, heads and positions read others in `Context.data`.
 MODEL = ("ids", "valid", "documents", "segments", "positions", "allowed")
 SOURCE = ("source", "source_ids", "source_valid", "source_segments")
-STAMPED = ("counts", "bytes", "filler")  # by the loader, for the module
+STAMPED = ("counts", "bytes", "filler", "fresh")  # by the feed, for the module and what it learns from
 CLOSE = 0.85  # "segmets" is segments, "label" (0.91 of labels, which no model reads) a key of its own
 
 
@@ -33,7 +33,7 @@ class Watched(dict[str, Any]):
         self.read.add(key)
         return super().__getitem__(key)
 
-    def get(self, key: str, default: Any = None) -> Any:
+    def get(self, key: str, default: object = None) -> Any:
         if key not in self:
             return default
         return self[key]

@@ -50,6 +50,7 @@ def initialise(model: Model, seed: int, prefix: str = "") -> None:
     """
     init = model.spec.init.factory()()
     for path, module, name, parameter, role in walk(model):
+        # On the CPU: a CUDA generator gives other numbers for the same seed. Whole, so that sharding changes no value.
         value = torch.empty(_shape(parameter), dtype=torch.float32, device="cpu")
         constants = getattr(module, "constants", {})
         if name in constants:

@@ -6,7 +6,7 @@ import copy
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from llmlab.config import stand_ins
+from llmlab.config import rollouts, stand_ins
 from llmlab.config.devices import STRATEGIES, ZERO, problems
 from llmlab.model import flops
 from llmlab.model.table import describe
@@ -165,7 +165,7 @@ def _allowed(cfg: Any, where: memory.Where) -> bool:
             elementwise.check(other)
     except ValueError:
         return False
-    return not problems(other)
+    return not problems(other) and not rollouts.problems(other)
 
 
 def plain(plan: Plan) -> dict[str, Any]:

@@ -89,7 +89,7 @@ def weights_sha256(path: Path) -> str:
 def seal(folder: Path, manifest: str, names: Sequence[str], about: Mapping[str, Any]) -> None:
     """Write the manifest of files in `folder`, and bring all to the disk."""
     files = {n: {"size": (folder / n).stat().st_size, "sha256": sha256(folder / n)} for n in names}
-    (folder / manifest).write_text(_sealed({"schema": SCHEMA, "files": files, **about}) + "\n")
+    (folder / manifest).write_text(sealed({"schema": SCHEMA, "files": files, **about}) + "\n")
     for n in dict.fromkeys((*names, manifest, *(str(Path(n).parent) for n in names), ".")):
         _fsync(folder / n)
 
@@ -277,7 +277,7 @@ def _tensors(node: Any) -> list[Tensor]:
     return [t for child in children for t in _tensors(child)]
 
 
-def _sealed(content: Mapping[str, Any]) -> str:
+def sealed(content: Mapping[str, Any]) -> str:
     """JSON that bears its own sha256."""
     text = json.dumps(content, sort_keys=True)
     return json.dumps({**content, "sha256": hashlib.sha256(text.encode()).hexdigest()}, sort_keys=True)
@@ -287,7 +287,7 @@ def _manifest(path: Path) -> Manifest:
     """UserError, OSError or ValueError if it is not as it was written."""
     content: Any = read_json(path / (EXPORT if is_export(path) else MANIFEST), Manifest)
     seal = content.pop("sha256")
-    if json.loads(_sealed(content))["sha256"] != seal or content["schema"] != SCHEMA:
+    if json.loads(sealed(content))["sha256"] != seal or content["schema"] != SCHEMA:
         raise ValueError("it is corrupt, or of another version of llmlab")
     return content
 

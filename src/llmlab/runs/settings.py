@@ -40,6 +40,7 @@ class Shape(TypedDict):
     logger: NotRequired[dict[str, Any] | None]
     trainer: dict[str, Any]
     objective: dict[str, Any]
+    reward: NotRequired[dict[str, Any] | None]
     optimizer: dict[str, Any]
     schedule: dict[str, Any]
     models: NotRequired[dict[str, list[str] | str]]
@@ -63,6 +64,9 @@ def read(path: Path) -> tuple[Any, dict[str, Any]]:
     for name, cls in NODES.items():
         cfg[name] = _typed(path, name, plain.get(name) or {}, cls)
     for slot in slot_names.RECIPE_SLOTS:
+        if plain.get(slot) is None and slot not in registry.SLOTS_NEEDED:
+            cfg[slot] = None  # runs were once without it
+            continue
         if "_part_" not in plain[slot]:
             raise UserError(f"{path}: {slot}._part_ is missing")
         part = (slot, plain[slot]["_part_"])

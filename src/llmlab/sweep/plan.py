@@ -141,13 +141,14 @@ def _check_extras(overrides: Sequence[str]) -> None:
     """UserError for a launcher or sweeper whose package is not installed; Hydra would only say that there is no such name."""
     for override in overrides:
         module, extra = EXTRAS.get(override, ("", ""))
-        if module and not _installed(f"hydra_plugins.{module}"):
+        if module and not is_installed(f"hydra_plugins.{module}"):
             package = module.replace("_", "-")
             install = f"the extra {extra}: pip install 'llmlab[{extra}]'" if extra else f"pip install {package}"
             raise UserError(f"{override} needs {install} (the package {package})")
 
 
-def _installed(module: str) -> bool:
+def is_installed(module: str) -> bool:
+    """True if a module can be imported, also one inside a package that is missing."""
     try:
         return importlib.util.find_spec(module) is not None
     except ModuleNotFoundError:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 from torch import Tensor, nn
 
@@ -21,6 +21,7 @@ from llmlab.config.layout import check_objective
 from llmlab.config.spec import ModelSpec, PartSpec
 from llmlab.data.tokenizer import Tokenizer
 from llmlab.errors import UserError
+from llmlab.json_files import checked
 from llmlab.model import build, flops
 from llmlab.model.model import Model
 from llmlab.runs import checkpoint, record
@@ -220,6 +221,7 @@ def reopened(
     moved: where finished models lie now, by role. begins: no checkpoint has the weights of those that train.
     """
     found = {}
+    checked(dict(fields), Record, str(folder / record.NAME))
     for role, about in (fields.get(KEY) or {}).items():
         spec = run_folder.companion(folder, role)
         heads = {name: part.name for name, part in spec.heads.items()}
@@ -262,6 +264,21 @@ def _unchanged(role: str, source: str, path: Path, sha256: str) -> None:
             f"{KEY}.{role}={source}: the weights in {path} are not those that the run began with "
             f"(sha256 {sha256[:12]}); {where}"
         )
+
+
+class Recorded(TypedDict):
+    """A companion in a run's record."""
+
+    trains: bool
+    shares: list[str]
+    words: list[str]
+    source: str | None
+    weights: str | None
+    sha256: str | None
+
+
+class Record(TypedDict):
+    models: NotRequired[dict[str, Recorded]]
 
 
 def fields(companions: Mapping[str, Companion], trained: Model) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from llmlab import attributes, registry
+from llmlab import attributes, policy, registry
 from llmlab.data import collate
 from llmlab.data.samples import Samples
 from llmlab.decoding.generate import limit
@@ -19,7 +19,7 @@ from llmlab.errors import UserError
 from llmlab.model import flops
 from llmlab.model.model import Model
 from llmlab.model.probe import CostSource
-from llmlab.slots import Objective, Pass
+from llmlab.slots import Objective, Pass, Rollout
 
 SAMPLES = 8
 TRAINED = "model"  # the role of the model that is trained
@@ -125,9 +125,11 @@ def of(models: Mapping[str, Model], objective: Objective, windows: Samples) -> C
         if "documents" not in prepared[0]:
             raise UserError("data.separate_documents=true: the objective does not keep documents apart; leave it out")
         documents = [np.unique(p["documents"], return_counts=True)[1].tolist() for p in prepared]
+    rollout: Rollout | None = getattr(objective, "rollout", None)
     alike: dict[tuple[Any, ...], list[tuple[int, Pass]]] = {}
     for i, sample in enumerate(prepared):
-        for each in passes(objective, sample):
+        generated = [] if rollout is None else [policy.generation(sample, rollout)]
+        for each in [*passes(objective, sample), *generated]:
             key = (each.model, each.tokens, each.source, each.trained, *each.heads)
             alike.setdefault(key, []).append((i, each))
     found = []
@@ -135,7 +137,7 @@ def of(models: Mapping[str, Model], objective: Objective, windows: Samples) -> C
         first = group[0][1]
         model = _model(models, first, objective)
         if first.source is not None:
-            _fits(model, first.source, first.tokens)
+            check_positions(model, first.source, first.tokens)
         elif first.model != TRAINED and (room := limit(model)) is not None and first.tokens > room:
             raise UserError(
                 f"models.{first.model}: it reads {first.tokens} tokens of each sample, more than the {room} positions that it "
@@ -148,7 +150,7 @@ def of(models: Mapping[str, Model], objective: Objective, windows: Samples) -> C
             heads={role: _share(role, group) for role in first.heads},
             documents=None if documents is None else [documents[i] for i, _ in group],
         )
-        found.append(PassCost(first.model, first.trained, len(group) / n, account))
+        found.append(PassCost(first.model, first.trained, sum(p.times for _, p in group) / n, account))
     return Cost(flops.count_parameters(models[TRAINED]), tuple(found), max(1, round(windows.tokens_per_sample)))
 
 
@@ -167,7 +169,7 @@ def _share(role: str, group: Sequence[tuple[int, Pass]]) -> float:
     return sum(each) / (len(group) * group[0][1].tokens)
 
 
-def _fits(model: Model, *lengths: int) -> None:
+def check_positions(model: Model, *lengths: int) -> None:
     """UserError if a stack has fewer positions than it reads tokens of a sample: data.seq_len does not tell."""
     for i, (name, length) in enumerate(zip(model.stacks, lengths, strict=True)):
         room = limit(model, i)

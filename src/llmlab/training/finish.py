@@ -71,10 +71,11 @@ def writer(module: Any, folder: Path) -> Any:
 
 def sample(recipe: Any, model: Any, tokens: int = SAMPLE_TOKENS) -> tuple[str, str] | None:
     """(prompt from the held-out text, what the model goes on with); None for a model that can't write."""
+    from llmlab.data.samples import samples
     from llmlab.decoding.generate import generate, limit
     from llmlab.decoding.sampling import Sampling
 
-    corpus = recipe.corpus
+    corpus, rollout = recipe.corpus, getattr(recipe.objective, "rollout", None)
     if recipe.spec.topology != "decoder" or "tokens" not in recipe.spec.heads:
         return None
     first = corpus.validation.tokens[:64].tolist()
@@ -83,6 +84,9 @@ def sample(recipe: Any, model: Any, tokens: int = SAMPLE_TOKENS) -> tuple[str, s
         [len(first)] if sizes is None else np.flatnonzero(np.cumsum(sizes[:64], dtype=np.int64) >= PROMPT_BYTES) + 1
     )
     prompt = first[: next(iter(enough), len(first))]
+    if rollout is not None:
+        held_out: Any = samples(corpus, corpus.validation, recipe.objective, recipe.samples.seq_len + rollout.max_new)
+        prompt, tokens = held_out[0]["prompt"].tolist(), rollout.max_new
     room = limit(model)
     new = tokens if room is None else min(tokens, room - len(prompt))
     if new < 1:

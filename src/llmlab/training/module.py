@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import lightning.pytorch as pl
 import torch
@@ -19,20 +19,10 @@ from llmlab.model.model import Model
 from llmlab.seeds import key
 from llmlab.slots import Loss, Objective, OptimizerPart, Schedule
 from llmlab.training.companions import Companion, frozen, load, read_weights, trained_models
+from llmlab.training.feeds import Feed
 from llmlab.training.placement import Placement
 from llmlab.training.step_metrics import StepMetrics
 from llmlab.training.totals import Totals
-
-
-class Feed(Protocol):
-    """The micro-batches of one rank. `train` begins at the optimizer step `start`.
-
-    Each bears `counts`, targets of the whole optimizer step by term, where that is known before it is run. Where a step is
-    one micro-batch a rank it may be left out; the module then adds the counts up over ranks.
-    """
-
-    def train(self, rank: int, world: int, start: int) -> Any: ...
-    def validation(self, rank: int, world: int) -> Any: ...
 
 
 class Offline(pl.LightningModule):
@@ -65,6 +55,7 @@ class Offline(pl.LightningModule):
         self.spec, self.objective, self.optimizer_part, self.schedule = spec, objective, optimizer, schedule
         self.feed, self.seed, self.horizon, self.clip, self.weights = feed, seed, horizon, clip, weights
         self.placement, self.learns = placement, learns
+        feed.attach(self)
         self.model: Model | None = None
         self.companions = companions or {}
         self.models = nn.ModuleDict()  # those of the companions, by role
@@ -261,12 +252,15 @@ class Offline(pl.LightningModule):
             "world": strategy.data_world,
             "accumulate": self.trainer.accumulate_grad_batches,
         }
+        if state := self.feed.state(self.trainer.global_step):
+            checkpoint["llmlab"]["feed"] = state
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         strategy = self.strategy
         ours = checkpoint["llmlab"]
         rows = ours["ledger"] if "ledger" in ours else ours["step_metrics"]  # as checkpoints of before called them
         self.step_metrics.load(rows, strategy.data_rank, strategy.data_world)
+        self.feed.load(ours.get("feed", {}))
         progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
         for counts in (progress["total"], progress["current"]):  # of micro-batches; a step may now have more or fewer
             counts.update(

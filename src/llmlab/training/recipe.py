@@ -20,6 +20,8 @@ from llmlab.sizes import divisors
 from llmlab.training import cost
 from llmlab.training.companions import Companion
 from llmlab.training.companions import of as companions_of
+from llmlab.training.feeds import Feed
+from llmlab.training.feeds.rollout import Rollouts
 
 
 def chosen(cfg: Any, slot: str) -> Any:
@@ -74,7 +76,7 @@ class Cut:
 
 
 @dataclass(frozen=True)
-class Batches:
+class Batches(Feed):
     """The micro-batches of a run: training in the order of the seed, validation in the order of the text."""
 
     corpus: Corpus
@@ -164,6 +166,7 @@ class Recipe:
     learns: trainable.Filter
     summary: str  # of what learns, a line
     samples: Samples
+    reward: Any = None  # of an objective that reads prompts
     companions: Mapping[str, Companion] = field(default_factory=dict)
 
     @property
@@ -192,6 +195,7 @@ class Recipe:
             )
             objective = chosen(cfg, "objective")(corpus.vocabulary, cfg.data.seq_len)
             optimizer, schedule = chosen(cfg, "optimizer")(), chosen(cfg, "schedule")()
+            reward = None if cfg.reward is None else chosen(cfg, "reward")()
             model = build.assemble(spec)
             of = samples(
                 corpus,
@@ -208,7 +212,14 @@ class Recipe:
             companions = companions_of(composed, model, corpus.vocabulary.size, corpus.tokenizer)
         models = {cost.TRAINED: model, **{role: c.assemble(model) for role, c in companions.items()}}
         own, summary = cost.of(models, objective, of), trainable.summary(model)
-        return cls(corpus, spec, objective, optimizer, schedule, own, learns, summary, of, companions)
+        return cls(corpus, spec, objective, optimizer, schedule, own, learns, summary, of, reward, companions)
+
+
+def feed(cfg: Any, recipe: Recipe, cut: Cut, steps: int) -> Feed:
+    """Where the micro-batches of so many optimizer steps come from. UserError where they can't be had."""
+    if reads(cfg) == "prompts":
+        return Rollouts.of(cfg, recipe, cut, steps)
+    return Batches.of(cfg, recipe, cut, steps)
 
 
 def segments(spec: specs.ModelSpec) -> int:

@@ -100,7 +100,7 @@ def _train(task: Task, first: bool) -> Mapping[str, Any]:
     place = trainers.place(cfg)
     cut = recipes.Cut.of(cfg.train.batch_size, cfg.train.micro_batch_size, place.data_parallel)
     recipe = recipes.Recipe.of(task.composed, task.spec, task.corpus, task.companions)
-    recipes.Batches.of(cfg, recipe, cut, 1)  # to refuse a corpus that is too small before anything is written
+    recipes.feed(cfg, recipe, cut, 1)  # to refuse a corpus that is too small before anything is written
     strategies.check(cfg, place, recipe.spec)
     for role, companion in recipe.companions.items():
         with companions.named(role):

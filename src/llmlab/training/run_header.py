@@ -38,7 +38,7 @@ def fields(
         "seed": cfg.seed,
         "family": cfg.model.family,
         "parts": {
-            **_brought(recipe.spec),
+            **objective_parts(recipe.spec),
             **record.parts(cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))),
         },
         "layers": describe(recipe.spec),
@@ -104,7 +104,7 @@ def where(cfg: Any, place: Any, cut: Any) -> dict[str, Any]:
     }
 
 
-def _brought(spec: Any) -> dict[str, str]:
+def objective_parts(spec: Any) -> dict[str, str]:
     """The masks and heads that the objective brings: the config has them only where they were chosen."""
     lone = len(spec.stacks) == 1
     masks = {"mask" if lone else f"stacks.{s.name}.mask": s.mask.name for s in spec.stacks}

@@ -109,13 +109,13 @@ def make(
         step = checkpoint.step_of(task.point) if task.point else 0
         _cut_metrics(folder, step, validated=step % validate_every == 0)
 
-    batches = recipes.Batches.of(cfg, recipe, cut, horizon)
+    feed = recipes.feed(cfg, recipe, cut, horizon)
     module = Offline(
         recipe.spec,
         recipe.objective,
         recipe.optimizer,
         recipe.schedule,
-        batches,
+        feed,
         seed=cfg.seed,
         horizon=horizon,
         clip=t.clip,
@@ -173,6 +173,9 @@ def _cut_metrics(folder: Path, step: int, *, validated: bool) -> None:
 
 def held_out(cfg: Any, recipe: Any, cut: Any) -> int:
     """Tokens of one validation."""
+    if recipe.reward is not None:
+        prompts = recipe.corpus.validation.count
+        return min(prompts, (cfg.train.validation_batches or prompts) * cut.batch_size) * recipe.tokens_per_sample
     stream, batches = recipe.corpus.validation, cfg.train.validation_batches
     return len(stream) if batches is None else min(len(stream), batches * cut.batch_size * recipe.tokens_per_sample)
 

@@ -1,4 +1,4 @@
-"""The cost of an objective is that of the forwards that its loss makes."""
+"""The check of an objective's declared cost: its `passes` are the forwards that its loss makes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def passes(subject: Subject) -> None:
     models = {cost.TRAINED: model, **others}
     read, seen = Texts(), Counter[tuple[str, str]]()
 
-    def note(name: str, module: nn.Module, given: tuple[Any, ...], how: Mapping[str, Any], _: Any) -> None:
+    def note(name: str, module: nn.Module, given: tuple[Any, ...], how: Mapping[str, Any], _: object) -> None:
         texts, heads = given[0] if given else how["batch"], how.get("heads")
         rows, tokens = texts["ids"].shape
         source = texts["source_ids"].shape[1] if "source_ids" in texts else None

@@ -1,0 +1,58 @@
+"""Contradictions between a config and an objective that reads prompts, which generates as it trains. No torch here."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from llmlab import registry
+from llmlab.config import heads
+from llmlab.errors import UserError
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+WHOLE = ("single", "ddp", "zero1", "zero2")  # strategies under which each device can generate by itself
+
+
+def problems(cfg: DictConfig) -> list[str]:
+    """A line each."""
+    if cfg.objective is None:
+        return []
+    objective = f"objective={cfg.objective._part_}"
+    if not _acts(cfg):
+        if cfg.reward is None:
+            return []
+        return [f"reward={cfg.reward._part_}: {objective} reads no prompts, so nothing would change; leave it out"]
+    found = []
+    for key, node in (("model", cfg.model), ("model.attention", cfg.model.attention), ("model.ffn", cfg.model.ffn)):
+        if node.dropout:
+            found.append(
+                f"{key}.dropout={node.dropout}: {objective} learns from the probabilities with which answers were drawn, "
+                "which dropout would change; it must be 0"
+            )
+    if cfg.strategy.name not in WHOLE:
+        found.append(
+            f"strategy={cfg.strategy.name}: {objective} generates with a whole model on each device; choose one of "
+            f"{', '.join(WHOLE)}"
+        )
+    if cfg.placement.compile:
+        found.append(
+            f"placement.compile=true: {objective} generates token by token, which isn't compiled; leave it out"
+        )
+    if cfg.budget.minutes is not None:
+        found.append(
+            f"budget.minutes={cfg.budget.minutes:g}: the time of a step of {objective} follows from how long its answers "
+            "become; give budget.steps or budget.tokens"
+        )
+    return found
+
+
+def require_reward(cfg: DictConfig) -> None:
+    """UserError for a run that has nothing to judge answers by. A model can be built and planned without."""
+    if cfg.reward is None and _acts(cfg) and not cfg.resume:
+        valid = ", ".join(registry.names("reward"))
+        raise UserError(f"reward: objective={cfg.objective._part_} needs one; reward=NAME ({valid})")
+
+
+def _acts(cfg: DictConfig) -> bool:
+    return heads.reads(cfg.objective) == "prompts"

@@ -1,0 +1,40 @@
+"""Feeds: where the micro-batches of a run come from, a dataset or the model itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from llmlab.training.module import Offline
+
+Batch = dict[str, Any]  # tensors, and the dict of `counts`
+
+
+class Feed:
+    """The micro-batches of one rank, in sized iterables: Lightning asks one without a length for a batch ahead of its time.
+
+    Each bears `counts`, targets of the whole optimizer step by term, where that is known before it is run. Where a step is
+    one micro-batch a rank it may be left out; the module then adds the counts up over ranks.
+
+    A feed keeps no state unless `state` gives one, which a checkpoint then holds: plain values and whole CPU tensors, the
+    same on every rank.
+    """
+
+    def attach(self, module: Offline) -> None:
+        """Called before anything else, with the module that is fed."""
+
+    def train(self, rank: int, world: int, start: int) -> Iterable[Batch]:
+        """Of the optimizer steps from `start` to the last; as long as all of the run, wherever it starts."""
+        raise NotImplementedError
+
+    def validation(self, rank: int, world: int) -> Iterable[Batch]:
+        """As many for each rank."""
+        raise NotImplementedError
+
+    def state(self, step: int) -> dict[str, Any]:
+        """State with which a run goes on after `step` optimizer steps; {}: none is needed."""
+        return {}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Take over what `state` gave."""

@@ -1,0 +1,112 @@
+"""Answers of a model to prompts, and their scores: what a rollout and an evaluation have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, TypedDict
+
+import numpy as np
+import torch
+
+from llmlab import attributes
+from llmlab.decoding.answers import Answer, answers
+from llmlab.decoding.generate import fits_padding
+from llmlab.decoding.sampling import Sampling
+from llmlab.errors import UserError
+from llmlab.model import build
+from llmlab.slots import Rollout
+
+if TYPE_CHECKING:
+    from llmlab.config.spec import ModelSpec
+    from llmlab.data.tokenizer import Tokenizer
+    from llmlab.model.model import Model
+    from llmlab.slots import Reward, Vocabulary
+    from llmlab.training.feeds import Batch
+
+GREEDY = Sampling(temperature=0)
+CHECKED = 10_000  # records that are looked at before a run, all others as they are met
+
+
+class Prompt(TypedDict):
+    """A sample of records of the kind "prompts". rest: the record's other fields."""
+
+    prompt: np.ndarray
+    rest: dict[str, Any]
+
+
+class Prompts(Protocol):
+    def __len__(self) -> int: ...
+    def __getitem__(self, i: int, /) -> Prompt: ...
+
+
+def check(found: Prompts, reward: Reward, spec: ModelSpec) -> None:
+    """UserError for prompts that lack what the reward needs, or that the model can't answer together."""
+    for i in range(min(len(found), CHECKED)):
+        _needed(reward, found[i]["rest"])
+    if not fits_padding(build.assemble(spec), spec.sizes.max_positions):
+        raise UserError(
+            f"model={spec.family} has a mask or window that goes by absolute places, so prompts of different lengths "
+            "can't be answered together; choose another window"
+        )
+
+
+def _needed(reward: Reward, rest: Mapping[str, Any]) -> None:
+    if missing := [name for name in attributes.of(reward, "reward", "needs") if name not in rest]:
+        has = ", ".join(["prompt", *rest])
+        another = "; reward.field=NAME names another" if hasattr(reward, "field") else ""
+        name = type(reward).__name__
+        raise UserError(f"reward {name} needs {missing[0]!r} in each record, but one has {has}{another}")
+
+
+@dataclass(frozen=True)
+class Actor:
+    """How answers are written and judged. at_once: prompts that are answered together."""
+
+    how: Rollout
+    reward: Reward
+    tokenizer: Tokenizer
+    vocabulary: Vocabulary
+    at_once: int
+
+    def answers(
+        self, model: Model, prompts: Sequence[Prompt], seeds: Sequence[int], sampling: Sampling
+    ) -> list[Answer]:
+        """One to each prompt, drawn by its seed, up to the end token."""
+        return answers(
+            model,
+            [p["prompt"].tolist() for p in prompts],
+            max_new=self.how.max_new,
+            sampling=sampling,
+            seeds=seeds,
+            stop=self.vocabulary.special.get("eos"),
+            vocabulary=self.vocabulary.size,
+            at_once=self.at_once,
+        )
+
+    def scores(self, prompts: Sequence[Prompt], found: Sequence[Answer]) -> list[float]:
+        """The reward of each answer. UserError for what is no number."""
+        texts = [self.tokenizer.decode(answer.ids) for answer in found]
+        for p in prompts:
+            _needed(self.reward, p["rest"])
+        records = [{**p["rest"], "prompt": self.tokenizer.decode(p["prompt"].tolist())} for p in prompts]
+        scores = [float(score) for score in self.reward.score(records, texts)]
+        if len(scores) != len(texts) or not all(map(np.isfinite, scores)):
+            name = type(self.reward).__name__
+            raise UserError(
+                f"reward {name} must give one finite number an answer; for {len(texts)} it gave {scores[:8]}"
+            )
+        return scores
+
+    def judgements(self, model: Model, prompts: Prompts) -> Iterator[Batch]:
+        """`judged` of all prompts, some at once."""
+        for first in range(0, len(prompts), self.at_once):
+            yield self.judged(model, [prompts[i] for i in range(first, min(first + self.at_once, len(prompts)))])
+
+    def judged(self, model: Model, prompts: Sequence[Prompt]) -> Batch:
+        """Rewards and lengths of greedy answers (B,), as an objective's loss reads them in a validation."""
+        found = self.answers(model, prompts, [0] * len(prompts), GREEDY) if prompts else []
+        return {
+            "reward": torch.tensor(self.scores(prompts, found), dtype=torch.float32),
+            "answer_length": torch.tensor([len(a.ids) for a in found], dtype=torch.int64),
+        }

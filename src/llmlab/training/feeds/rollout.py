@@ -1,0 +1,219 @@
+"""A feed that rolls out: the model answers prompts, a reward scores the answers, and training goes over them for some steps.
+
+Rollout r serves the optimizer steps from r * rollout.steps on. Its prompts, the draws of each answer, and the order of its
+answers in each epoch are functions of (seed, r, row), so they depend on neither ranks nor micro-batches; every rank holds
+the whole rollout, so that any can take any answer. N answers, A tokens of the longest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from llmlab.data import collate
+from llmlab.data.loader import total
+from llmlab.data.order import indices
+from llmlab.data.samples import samples
+from llmlab.decoding.sampling import Sampling
+from llmlab.errors import UserError
+from llmlab.seeds import key
+from llmlab.slots import Rollout
+from llmlab.training.feeds import Batch, Feed, acting
+from llmlab.training.feeds.acting import Actor, Prompts
+
+if TYPE_CHECKING:
+    from llmlab.model.model import Model
+    from llmlab.training.module import Offline
+    from llmlab.training.recipe import Cut, Recipe
+
+
+class Acts(Protocol):
+    """Beside what an `Objective` has: how it rolls out, and what it makes of rewards."""
+
+    rollout: Rollout
+
+    def advantages(self, rewards_PS: np.ndarray) -> np.ndarray: ...
+    def prepare(self, sample: dict[str, Any], rng: Any) -> dict[str, Any]: ...
+    def targets(self, prepared: dict[str, Any]) -> dict[str, int]: ...
+
+
+@dataclass
+class Held:
+    """A rollout. rows: index (N,) of the prompt, ids and log_probabilities (N, A), lengths, rewards, advantages (N,)."""
+
+    number: int
+    rows: dict[str, Tensor]
+
+
+class Sized:
+    """An iterable of known length."""
+
+    def __init__(self, n: int, make: Callable[[], Iterator[Batch]]):
+        self.n, self.make = n, make
+
+    def __len__(self) -> int:
+        return self.n
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self.make()
+
+
+class Rollouts(Feed):
+    """Micro-batches of the answers that the module's model gives.
+
+    limit: held-out prompts of a validation, the first; None: all. steps: optimizer steps of the run. seq_len:
+    tokens of a prompt and its answer at most.
+    """
+
+    def __init__(
+        self,
+        prompts: Prompts,
+        held_out: Prompts,
+        objective: Acts,
+        actor: Actor,
+        *,
+        seed: int,
+        cut: Cut,
+        steps: int,
+        seq_len: int,
+        limit: int | None = None,
+    ):
+        self.prompts, self.held_out, self.objective, self.actor = prompts, held_out, objective, actor
+        self.seed, self.cut, self.steps, self.seq_len, self.limit = seed, cut, steps, seq_len, limit
+        self.how = objective.rollout
+        self.size = cut.batch_size * self.how.batches
+        self.held: Held | None = None
+        self.module: Offline | None = None
+        if self.size % self.how.samples:
+            raise UserError(
+                f"objective.samples={self.how.samples} must divide the {self.size} answers of a rollout: train.batch_size="
+                f"{cut.batch_size} x objective.batches={self.how.batches}"
+            )
+
+    @classmethod
+    def of(cls, cfg: Any, recipe: Recipe, cut: Cut, steps: int) -> Rollouts:
+        """UserError for prompts that can't be answered or judged."""
+        corpus, objective = recipe.corpus, recipe.objective
+        prompts: Any = recipe.samples
+        held_out: Any = samples(corpus, corpus.validation, objective, cfg.data.seq_len)
+        for part in (prompts, held_out):
+            acting.check(part, recipe.reward, recipe.spec)
+        actor = Actor(objective.rollout, recipe.reward, corpus.tokenizer, corpus.vocabulary, cut.micro)
+        batches = cfg.train.validation_batches
+        limit = None if batches is None else batches * cut.batch_size
+        how = {"seed": cfg.seed, "cut": cut, "steps": steps, "seq_len": cfg.data.seq_len, "limit": limit}
+        return cls(prompts, held_out, objective, actor, **how)
+
+    def attach(self, module: Offline) -> None:
+        self.module = module
+
+    # ---------------------------------------------------------------- what training is fed
+
+    def train(self, rank: int, world: int, start: int) -> Sized:
+        return Sized(self.steps * self.cut.accumulate, lambda: self._train(rank, world, start))
+
+    def _train(self, rank: int, world: int, start: int) -> Iterator[Batch]:
+        micro, size = self.cut.micro, self.cut.batch_size
+        for step in range(start, self.steps):
+            number, within = divmod(step, self.how.steps)
+            if self.held is None or self.held.number != number:
+                # What a resumed run would generate here is of other weights than those that the rollout began with.
+                assert not within, "the checkpoint in the middle of a rollout does not hold it"
+                self.held = self._roll_out(number, rank, world)
+            epoch, batch = divmod(within, self.how.batches)
+            order = np.random.default_rng(key(self.seed, "rollout order", number, epoch)).permutation(self.size)
+            rows = order[batch * size : (batch + 1) * size]
+            prepared = [self._prepared(row) for row in rows.tolist()]
+            counts = total(self.objective.targets(sample) for sample in prepared)
+            for j in range(self.cut.accumulate):
+                first = (j * world + rank) * micro
+                made: Batch = collate.batch(prepared[first : first + micro], "pad", most=self.seq_len)
+                made["counts"] = {name: torch.tensor(n) for name, n in counts.items()}
+                if not within:
+                    made["fresh"] = torch.tensor(True)
+                yield made
+
+    def _prepared(self, row: int) -> dict[str, Any]:
+        assert self.held is not None
+        rows = self.held.rows
+        n = int(rows["lengths"][row])
+        sample = {
+            "prompt": self.prompts[int(rows["prompts"][row])]["prompt"],
+            "answer": rows["ids"][row, :n].numpy(),
+            "log_probabilities": rows["log_probabilities"][row, :n].numpy(),
+            "advantage": float(rows["advantages"][row]),
+            "reward": float(rows["rewards"][row]),
+        }
+        return self.objective.prepare(sample, np.random.default_rng(key(self.seed, "prepare", self.held.number, row)))
+
+    # ---------------------------------------------------------------- acting
+
+    def _roll_out(self, number: int, rank: int, world: int) -> Held:
+        """Each rank generates and scores its share; then all have all."""
+        groups = self.size // self.how.samples
+        at = indices(self.seed, number * groups + np.arange(groups), len(self.prompts)).repeat(self.how.samples)
+        share = range(rank * self.size // world, (rank + 1) * self.size // world)
+        mine = [self.prompts[at[row]] for row in share]
+        seeds = [key(self.seed, "rollout", number, row) for row in share]
+        with self._acting() as model:
+            found = self.actor.answers(model, mine, seeds, Sampling(temperature=self.how.temperature))
+        width = self.how.max_new
+        own = {
+            "ids": torch.tensor([[*a.ids, *[0] * (width - len(a.ids))] for a in found]),
+            "log_probabilities": torch.tensor(
+                [[*a.log_probabilities, *[0.0] * (width - len(a.ids))] for a in found], dtype=torch.float32
+            ),
+            "lengths": torch.tensor([len(a.ids) for a in found]),
+            "rewards": torch.tensor(self.actor.scores(mine, found), dtype=torch.float32),
+        }
+        assert self.module is not None
+        strategy, device = self.module.strategy, self.module.device
+        rows = {name: strategy.gather(t.to(device)).flatten(0, 1).cpu() for name, t in own.items()}
+        longest = int(rows["lengths"].max())
+        for name in ("ids", "log_probabilities"):
+            rows[name] = rows[name][:, :longest].contiguous()
+        rewards = rows["rewards"].double().numpy().reshape(groups, self.how.samples)
+        advantages = np.asarray(self.objective.advantages(rewards), dtype=np.float32)
+        return Held(
+            number, {**rows, "advantages": torch.from_numpy(advantages.reshape(-1)), "prompts": torch.tensor(at)}
+        )
+
+    @contextmanager
+    def _acting(self) -> Iterator[Model]:
+        """The model, under the precision of training: else the answers would be another model's."""
+        assert self.module is not None and self.module.model is not None
+        with self.module.trainer.precision_plugin.forward_context():
+            yield self.module.model
+
+    # ---------------------------------------------------------------- validation
+
+    def validation(self, rank: int, world: int) -> Sized:
+        n = len(self.held_out) if self.limit is None else min(self.limit, len(self.held_out))
+        micro = self.cut.micro
+        batches = -(-n // (micro * world))
+
+        def make() -> Iterator[Batch]:
+            for i in range(batches):
+                first = (i * world + rank) * micro
+                prompts = [self.held_out[i] for i in range(first, min(first + micro, n))]
+                with self._acting() as model:
+                    judged = self.actor.judged(model, prompts)
+                yield judged
+
+        return Sized(batches, make)
+
+    # ---------------------------------------------------------------- state
+
+    def state(self, step: int) -> dict[str, Any]:
+        if self.held is None or step // self.how.steps != self.held.number or not step % self.how.steps:
+            return {}
+        return {"number": self.held.number, "rows": self.held.rows}
+
+    def load(self, state: dict[str, Any]) -> None:
+        self.held = Held(state["number"], state["rows"]) if state else None

@@ -1,0 +1,215 @@
+"""A rollout is a function of the seed, its number and the weights: neither ranks nor micro-batches change it."""
+
+from contextlib import nullcontext
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from llmlab import policy, registry
+from llmlab.data.stand_in import StandIns
+from llmlab.decoding.sampling import Sampling
+from llmlab.errors import UserError
+from llmlab.slots import Rollout, Vocabulary
+from llmlab.testing import tiny
+from llmlab.training import cost
+from llmlab.training.feeds.acting import Actor
+from llmlab.training.feeds.rollout import Rollouts
+from llmlab.training.recipe import Cut
+
+VOCABULARY = Vocabulary(30, {"eos": 3})
+PROMPTS = [{"prompt": np.arange(5, 6 + i), "rest": {"number": i}} for i in range(7)]
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny("model.tie_embeddings=false", "init.std=0.3")
+
+
+class Objective:
+    def __init__(self, **how):
+        self.rollout = Rollout(**{"samples": 2, "max_new": 6, "temperature": 1.3, **how})
+
+    def advantages(self, rewards_PS):
+        return rewards_PS - rewards_PS.mean(1, keepdims=True)
+
+    def prepare(self, sample, rng):
+        return policy.prepared(sample, self.rollout.max_new)
+
+    def targets(self, prepared):
+        return {"policy": int(prepared["answer_length"])}
+
+
+class Reward:
+    needs = ()
+
+    def score(self, records, answers):
+        return [len(a) + r["number"] / 10 for r, a in zip(records, answers, strict=True)]
+
+
+class Letters:
+    """A tokenizer of a letter a token, without the special ones."""
+
+    def decode(self, ids):
+        return "".join(chr(97 + i) for i in ids if i != VOCABULARY.special["eos"])
+
+
+def feed(model, *, batch=8, micro=8, world=1, steps=12, rank_gathers=None, reward=None, limit=None, **how):
+    objective = Objective(**how)
+    made = Rollouts(
+        PROMPTS,
+        PROMPTS[:5],
+        objective,
+        Actor(objective.rollout, reward or Reward(), Letters(), VOCABULARY, micro),
+        seed=3,
+        cut=Cut.of(batch, micro, world),
+        steps=steps,
+        seq_len=16,
+        limit=limit,
+    )
+    strategy = SimpleNamespace(gather=rank_gathers or (lambda t: t[None]))
+    trainer = SimpleNamespace(precision_plugin=SimpleNamespace(forward_context=nullcontext))
+    made.attach(SimpleNamespace(model=model, strategy=strategy, device=torch.device("cpu"), trainer=trainer))
+    return made
+
+
+def equal(one, other):
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        if isinstance(value, dict):
+            equal(value, other[name])
+        else:
+            torch.testing.assert_close(value, other[name], rtol=0, atol=1e-5)  # batches of other widths round otherwise
+
+
+def joined(batches):
+    """Rows of several micro-batches of a step, without what is of all."""
+    width = max(b["ids"].shape[1] for b in batches)
+    rows = []
+    for b in batches:
+        for i in range(len(b["ids"])):
+            row = {k: v[i] for k, v in b.items() if isinstance(v, torch.Tensor) and v.dim()}
+            row.pop("valid", None)
+            rows.append(
+                {
+                    k: torch.nn.functional.pad(v, (0, width - len(v)), value=-100 if k == "labels" else 0)
+                    if v.dim()
+                    else v
+                    for k, v in row.items()
+                }
+            )
+    return rows
+
+
+def test_micro_batches_hold_each_answer_once_an_epoch_in_another_order(model):
+    made = feed(model, batches=2, epochs=3)
+    batches = list(made.train(0, 1, 0))
+    assert len(batches) == len(made.train(0, 1, 0)) == 12
+    assert made.held.number == 1 and made.held.rows["ids"].shape[0] == 16
+
+    def answers(step):
+        return [(*row["ids"].tolist(), round(float(row["reward"]), 4)) for row in joined([batches[step]])]
+
+    first = [sorted(answers(2 * e) + answers(2 * e + 1)) for e in range(6)]
+    assert len({len(r) for r in first}) == 1
+    assert answers(0) != answers(2) and batches[0].get("fresh") is not None and "fresh" not in batches[1]
+    assert "fresh" in batches[6]
+    total = [sum(float(r["reward"]) for s in (2 * e, 2 * e + 1) for r in joined([batches[s]])) for e in range(6)]
+    assert total[0] == pytest.approx(total[1]) == pytest.approx(total[2])
+    assert total[3] == pytest.approx(total[5])
+
+
+def test_cut_in_any_way_a_step_is_the_same_answers(model):
+    whole = list(feed(model, batches=2, epochs=2).train(0, 1, 0))
+    small = list(feed(model, micro=2, batches=2, epochs=2).train(0, 1, 0))
+    for step, batch in enumerate(whole):
+        four = small[4 * step : 4 * step + 4]
+        for one, other in zip(joined([batch]), joined([*four]), strict=True):
+            n = min(len(one["ids"]), len(other["ids"]))
+            equal(
+                {k: v[:n] if v.dim() else v for k, v in one.items()},
+                {k: v[:n] if v.dim() else v for k, v in other.items()},
+            )
+        assert all(b["counts"]["policy"] == batch["counts"]["policy"] == (batch["labels"] >= 0).sum() for b in four)
+
+
+def test_each_rank_generates_its_share_of_one_rollout(model):
+    whole = feed(model)._roll_out(0, 0, 1).rows
+    for rank in range(2):
+        made = feed(model, micro=4, world=2, rank_gathers=lambda t: torch.stack([t, t]))
+        rows = made._roll_out(0, rank, 2).rows
+        n = min(rows["ids"].shape[1], whole["ids"].shape[1])
+        for name in ("ids", "log_probabilities", "lengths", "rewards"):
+            mine, its = rows[name][:4], whole[name][4 * rank : 4 * rank + 4]
+            if mine.dim() == 2:
+                mine, its = mine[:, :n], its[:, :n]
+            torch.testing.assert_close(mine, its)
+
+
+def test_training_recomputes_the_log_probabilities_and_asserts_it(model):
+    batch = next(iter(feed(model).train(0, 1, 0)))
+    assert "valid" in batch and bool(batch["fresh"])
+    found = policy.log_probabilities(model, batch, temperature=1.3, vocabulary=30)
+    torch.testing.assert_close(found.now, found.then, rtol=0, atol=1e-5)
+    assert torch.equal(found.rows.bincount(), batch["answer_length"])
+    with pytest.raises(UserError, match="log-probabilities of answers differ by .*at most 0.0001 in float32"):
+        policy.log_probabilities(model, batch, temperature=1.2, vocabulary=30)
+    stale = {k: v for k, v in batch.items() if k != "fresh"}
+    policy.log_probabilities(model, stale, temperature=1.2, vocabulary=30)  # the model has learnt since
+
+
+def test_a_run_goes_on_from_the_middle_of_a_rollout(model):
+    whole = list(feed(model, batches=2, epochs=2).train(0, 1, 0))
+    made = feed(model, batches=2, epochs=2)
+    batches = iter(made.train(0, 1, 0))
+    for step in range(1, 8):
+        next(batches)
+        state = made.state(step)
+        assert bool(state) == bool(step % 4)
+        again = feed(model, batches=2, epochs=2)
+        again.load(state)
+        if state:
+            again._roll_out = None  # not to be asked
+        equal(next(iter(again.train(0, 1, step))), whole[step])
+
+
+def test_validation_is_of_each_held_out_prompt_once_and_greedy(model):
+    def judged(**how):
+        world = how.get("world", 1)
+        batches = [list(feed(model, **how).validation(rank, world)) for rank in range(world)]
+        assert len({len(b) for b in batches}) == 1
+        return sorted(round(float(r), 4) for rank in batches for b in rank for r in b["reward"])
+
+    one = judged()
+    assert len(one) == 5 and one == judged() == judged(micro=1) == judged(micro=4, world=2)
+    assert len(judged(limit=3)) == 3
+
+
+def test_what_it_refuses(model):
+    with pytest.raises(
+        UserError, match="objective.samples=3 must divide the 8 answers of a rollout: train.batch_size=8"
+    ):
+        feed(model, samples=3)
+    reward = SimpleNamespace(score=lambda records, answers: [float("nan")] * len(answers))
+    with pytest.raises(UserError, match="one finite number an answer; for 8 it gave"):
+        feed(model, reward=reward)._roll_out(0, 0, 1)
+
+
+def test_the_cost_of_a_rollout_is_that_of_its_generation():
+    """Operations counted as answers are written, from prompts of one token so that a cached step sees all that is there."""
+    model = tiny("model.tie_embeddings=false", "kernel=eager")
+    prompts = [{"prompt": np.array([5 + i]), "rest": {"number": i}} for i in range(8)]
+    made = feed(model, epochs=4, max_new=12)
+    endless = Vocabulary(30, {})  # all answers are as long as they may be
+    made.actor = replace(made.actor, vocabulary=endless)
+    with FlopCounterMode(display=False) as counter:
+        made.actor.answers(model, prompts, list(range(8)), Sampling())
+    objective = registry.load("objective", "reinforce", {"epochs": 4, "max_new": 12})(VOCABULARY, 16)
+    found = cost.of({"model": model}, objective, StandIns(objective, 8, 13, 30))
+    trained, generated = sorted(found.passes, key=lambda p: not p.trained)
+    assert (trained.times, generated.times) == (1, 1 / 4)
+    assert 8 * 4 * generated.flops() == pytest.approx(counter.get_total_flops(), rel=1e-3)
+    assert trained.flops() == pytest.approx(3 * 4 * generated.flops(), rel=0.02)
