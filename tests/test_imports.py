@@ -7,9 +7,11 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-ALLOWED = {"llmlab.slots", "llmlab.registry", "llmlab.sizes", "llmlab.errors", "llmlab.policy"}
+ALLOWED = {"llmlab.policy", "llmlab.slots", "llmlab.registry", "llmlab.sizes", "llmlab.errors", "llmlab.policy"}
 
 PLUGIN_API = (
+    "policy",
+    "record_kinds",
     "attributes",
     "definitions",
     "slots",

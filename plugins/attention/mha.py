@@ -27,6 +27,7 @@ class HeadNorms(nn.ModuleList):
     def __init__(self, norm: Callable[[int, float], nn.Module], heads: int, head_dim: int, eps: float):
         super().__init__(norm(head_dim, eps) for _ in range(heads))
         for own in self:
+            # F.layer_norm takes None for "no bias"; the attribute has to be there.
             own.register_parameter("bias", None)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -82,6 +83,7 @@ class MultiHeadAttention(nn.Module):
             self.k_norm = norm(self.head_dim if self.qk_norm == "head" else kv_dim, sizes.norm_eps)
         self.sink = nn.Parameter(torch.empty(self.n_heads)) if traits.sink else None
         scale = self.head_dim**-0.5 if traits.scale is None else traits.scale
+        # GPT-2's option scale_attn_by_inverse_layer_idx, from Mistral's (Stanford CRFM) training runs.
         scale = scale / (sizes.layer + 1) if traits.scale_over_layer else scale
         self.score = Score(scale, traits.softcap, traits.dropout)
 
@@ -93,6 +95,7 @@ class MultiHeadAttention(nn.Module):
             k_BKTH, v_BKTH = self._keys_values(x_BTD)
             o_BNTH = view.attend(q_BNTH, k_BKTH, v_BKTH, self.score, sink=self.sink, cache=cache)
         else:
+            # The source does not grow: its keys and values are projected at the first token, and read afterwards.
             if cache is not None and cache.length:
                 k_BKSH, v_BKSH = cache.read()
             else:

@@ -11,6 +11,7 @@ from llmlab.registry import register
 from llmlab.sizes import Sizes
 from llmlab.slots import LayerCache, Linear, Score, Term, View
 
+# Not the model's norm_eps: the reference builds both latents' norms without it, so that RMSNorm's default holds.
 LATENT_EPS = 1e-6
 
 

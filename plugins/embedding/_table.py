@@ -22,6 +22,7 @@ class Tabled(nn.Module):
     ):
         super().__init__()
         self.embed_dim, self.factor = width, factor
+        # nn.Module would register both as children, and their parameters would be in the state twice.
         object.__setattr__(self, "position", position)
         object.__setattr__(self, "shared", shared)
         if shared is None:

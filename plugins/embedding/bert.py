@@ -23,6 +23,8 @@ class BertEmbedding(Tabled):
     factorized: BERT's embedding, `width` wide, then a linear with bias to D (ALBERT: Lan et al. 2019, arXiv:1909.11942).
     """
 
+    width_option = "width"
+
     @staticmethod
     def width(
         sizes: Sizes,

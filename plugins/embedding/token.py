@@ -24,6 +24,7 @@ class TokenEmbedding(Tabled):
     """
 
     unused = ("token_types",)
+    width_option = "table_width"
 
     def __init__(
         self,
@@ -46,6 +47,7 @@ class TokenEmbedding(Tabled):
     def forward(self, ids_BT: Tensor, ctx: Context) -> Tensor:
         x_BTD = nn.functional.embedding(ids_BT, self.weight)
         if self.factor is not None:
+            # Gemma rounds sqrt(D) to the embedding's type: in bfloat16 sqrt(3072) = 55.43 is 55.5.
             x_BTD = x_BTD * torch.full((), self.factor, dtype=x_BTD.dtype, device=x_BTD.device)
         if self.project is not None:
             x_BTD = self.project(x_BTD)

@@ -33,6 +33,7 @@ class DeepNormInit:
         if role == "bias":
             tensor.zero_()
             return
+        # The last two dims: tensors of experts have them behind the number of experts.
         std = (2.0 / sum(tensor.shape[-2:])) ** 0.5
         if role in ("v", "out", "ffn_in", "ffn_out"):
             std *= (self.depth * sizes.n_layers) ** -self.exponent

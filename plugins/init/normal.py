@@ -29,6 +29,7 @@ class Normal:
         std = self.std
         if role in ("embed", "position") and self.embed_std is not None:
             std = self.embed_std
+        # GPT-2, section 2.3: 1 / sqrt(N) of N residual layers, of which a block has two.
         if role in ("out", "ffn_out") and self.residual_scale:
             std = std / (2 * sizes.n_layers) ** 0.5
         if role == "bias":

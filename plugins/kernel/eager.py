@@ -41,9 +41,11 @@ class Eager:
         if score.softcap is not None:
             s_BNTS = torch.tanh(s_BNTS / score.softcap) * score.softcap
         if lowered is not None:
+            # Not -inf, of which the softmax of a row without any visible key would be NaN.
             s_BNTS = s_BNTS.masked_fill(~lowered, torch.finfo(s_BNTS.dtype).min)
         s_BNTS = s_BNTS.float()
         if sink is not None:
+            # A sink is a logit in the denominator that no value belongs to.
             s_BNTS = torch.cat([s_BNTS, sink.float()[:, None, None].expand(*s_BNTS.shape[:-1], 1)], -1)
         w_BNTS = s_BNTS.softmax(-1)
         if sink is not None:
@@ -69,4 +71,5 @@ def products(terms: Sequence[Term]) -> Tensor:
 def spread(x_BKSH: Tensor, n_heads: int) -> Tensor:
     """Each key-value head for all query heads of its group: (B, N, S, H)."""
     groups = n_heads // x_BKSH.shape[1]
+    # Query heads of a group are neighbours, as in LLaMA's checkpoints: head n reads key head n // groups.
     return x_BKSH if groups == 1 else x_BKSH.repeat_interleave(groups, 1)

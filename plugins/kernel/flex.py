@@ -90,6 +90,7 @@ class Flex:
 
 @cache
 def fused() -> Any:
+    # Uncompiled it materialises all scores (PyTorch warns of it), so that its memory grows with T x S.
     return torch.compile(flex_attention)
 
 

@@ -57,6 +57,7 @@ class SDPA:
         q_BNTH, k_BKSH, _ = terms[0]
         mask: Tensor | None = None
         if bias is not None:
+            # PyTorch adds a float mask of the queries' type only; a mask of another type is an error.
             mask = bias.to(q_BNTH.dtype)
             if lowered.pattern != "full":
                 mask = mask.masked_fill(~lowered.dense, float("-inf"))
@@ -65,6 +66,7 @@ class SDPA:
             mask = lowered.dense
         options: dict[str, Any] = {}
         if (shared := q_BNTH.shape[1] // k_BKSH.shape[1]) > 1:
+            # On CUDA grouped heads work in FlashAttention and in the sum written out only, by PyTorch's documentation.
             if q_BNTH.is_cpu or _flash(v_BKSH, mask is not None):
                 options["enable_gqa"] = True
             else:
@@ -75,6 +77,7 @@ class SDPA:
             v_BKSH,
             attn_mask=mask,
             dropout_p=score.dropout if training else 0.0,
+            # PyTorch aligns it to the upper left, so that it fits where T = S only; `pattern` is "causal" there alone.
             is_causal=mask is None and lowered.pattern == "causal",
             scale=score.scale,
             **options,

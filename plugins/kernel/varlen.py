@@ -108,6 +108,7 @@ def pack(documents: Tensor, causal: bool) -> Packed | None:
     bounds = F.pad(begins.flatten().nonzero().squeeze(1), (0, 1), value=documents.numel())
     in_order = documents.sort(-1).values
     pieces = documents.shape[0] + (in_order[:, 1:] != in_order[:, :-1]).sum()
+    # One transfer from the GPU for both numbers: each waits for the device.
     longest, pieces = torch.stack([bounds.diff().max(), pieces]).tolist()
     if pieces != len(bounds) - 1:
         return None

@@ -13,6 +13,7 @@ from llmlab.slots import Cost, Linear, Routing, alone
 
 def logits(gate: Linear, x_nD: Tensor) -> Tensor:
     """(n, E) in float32, under autocast too."""
+    # Switch Transformer (arXiv:2101.03961), section 2.4: routing in bfloat16 is unstable.
     with torch.autocast(x_nD.device.type, enabled=False):
         return F.linear(x_nD.float(), gate.weight.float())
 
@@ -31,6 +32,7 @@ def balance(p_nE: Tensor, experts_nk: Tensor, valid: Tensor | None, total: Total
     n_experts = p_nE.shape[-1]
     w_n = p_nE.new_ones(len(p_nE)) if valid is None else valid.to(p_nE.dtype)
     visits_E = p_nE.new_zeros(n_experts)
+    # Counts have no gradient: the router learns through the mean probability alone (Switch, equation 4).
     visits_E = visits_E.index_add(0, experts_nk.reshape(-1), w_n.repeat_interleave(experts_nk.shape[-1]))
     n, visits_E, p_E = total(torch.cat([w_n.sum()[None], visits_E, w_n @ p_nE])).split([1, n_experts, n_experts])
     n = n.clamp(min=1)
@@ -146,6 +148,7 @@ class Sigmoid(nn.Module):
         experts_nk = biased_nE.topk(self.traits.per_token, -1).indices
         weights_nk = scores_nE.gather(-1, experts_nk)
         if self.traits.renormalise:
+            # DeepSeek's constant: sigmoids may all underflow, where a softmax sums to 1.
             weights_nk = weights_nk / (weights_nk.sum(-1, keepdim=True) + 1e-20)
         loss = None
         if self.traits.balance:

@@ -30,4 +30,5 @@ class LayerNorm(nn.Module):
         self.constants = {"weight": 1.0} if weight else {}
 
     def forward(self, x: Tensor) -> Tensor:
+        # Under autocast on CUDA layer_norm is computed, and returned, in float32.
         return F.layer_norm(x, (self.dim,), self.weight, self.bias, self.eps).to(x.dtype)

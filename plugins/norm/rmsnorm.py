@@ -24,6 +24,7 @@ class RMSNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.offset:
             return F.rms_norm(x.float(), (self.dim,), self.offset + self.weight.float(), self.eps).to(x.dtype)
+        # One fused call where no rounding lies between the normed value and the weight.
         if x.dtype == torch.float32:
             return F.rms_norm(x, (self.dim,), self.weight, self.eps).to(x.dtype)
         return (self.weight * F.rms_norm(x.float(), (self.dim,), None, self.eps).to(x.dtype)).to(x.dtype)

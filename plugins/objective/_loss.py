@@ -1,4 +1,4 @@
-"""What the objectives' losses have in common."""
+"""The loss that objectives share: cross-entropy at labels, and the number of targets."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from llmlab.registry import register
-from llmlab.slots import Loss, Vocabulary
+from llmlab.slots import LanguageModel, Loss, Vocabulary
 
 from ._loss import IGNORED, targets, token_loss
 
@@ -31,7 +31,7 @@ class CausalLM:
     def __init__(self, vocabulary: Vocabulary, seq_len: int, /):
         pass
 
-    def prepare(self, sample: dict[str, Any], rng: Any) -> dict[str, Any]:
+    def prepare(self, sample: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
         tokens = np.asarray(sample["tokens"], dtype=np.int64)
         prepared = {"ids": tokens[:-1], "labels": tokens[1:]}
         if sample.get("given") is not None:
@@ -43,6 +43,6 @@ class CausalLM:
     def targets(self, prepared: dict[str, Any]) -> dict[str, int]:
         return targets(prepared)
 
-    def loss(self, model: Any, batch: Mapping[str, Tensor]) -> Loss:
+    def loss(self, model: LanguageModel, batch: Mapping[str, Tensor]) -> Loss:
         output = model(batch, heads={"tokens": None})
         return token_loss(output, output.heads["tokens"], batch["labels"])

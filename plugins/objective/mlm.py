@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from llmlab.registry import register
-from llmlab.slots import Loss, Vocabulary
+from llmlab.slots import LanguageModel, Loss, Vocabulary
 
 from ._loss import IGNORED, targets, token_loss
 
@@ -51,7 +51,7 @@ class MaskedLM:
         by_chance = random / len(self.ordinary)  # a random token that is the one that was there
         self.shown = max(0.0, 1 - masked - random + by_chance)
 
-    def prepare(self, sample: dict[str, Any], rng: Any) -> dict[str, Any]:
+    def prepare(self, sample: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
         tokens = np.array(sample["tokens"], dtype=np.int64)[: self.seq_len]
         may = ~np.isin(tokens, self.special_ids)
         if sample.get("given") is not None:
@@ -73,7 +73,7 @@ class MaskedLM:
     def targets(self, prepared: dict[str, Any]) -> dict[str, int]:
         return targets(prepared)
 
-    def loss(self, model: Any, batch: Mapping[str, Tensor]) -> Loss:
+    def loss(self, model: LanguageModel, batch: Mapping[str, Tensor]) -> Loss:
         where = batch["labels"] != IGNORED
         output = model(batch, heads={"tokens": where})
         logits, labels = output.heads["tokens"], batch["labels"][where]

@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from llmlab.registry import register
-from llmlab.slots import Loss, Vocabulary
+from llmlab.slots import LanguageModel, Loss, Vocabulary
 
 from ._loss import targets, token_loss
 
@@ -59,7 +59,7 @@ class SpanCorruption:
             )
         self.eos, self.pad = vocabulary.special["eos"], vocabulary.special["pad"]
 
-    def prepare(self, sample: dict[str, Any], rng: Any) -> dict[str, Any]:
+    def prepare(self, sample: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
         tokens = np.asarray(sample["tokens"], dtype=np.int64)[: self.seq_len]
         kept = segments(self.seq_len - self.noise, self.spans, rng)
         taken = segments(self.noise, self.spans, rng)
@@ -79,12 +79,12 @@ class SpanCorruption:
     def targets(self, prepared: dict[str, Any]) -> dict[str, int]:
         return targets(prepared)
 
-    def loss(self, model: Any, batch: Mapping[str, Tensor]) -> Loss:
+    def loss(self, model: LanguageModel, batch: Mapping[str, Tensor]) -> Loss:
         output = model(batch, heads={"tokens": None})
         return token_loss(output, output.heads["tokens"], batch["labels"])
 
 
-def segments(total: int, n: int, rng: Any) -> np.ndarray:
+def segments(total: int, n: int, rng: np.random.Generator) -> np.ndarray:
     """Lengths of n segments of at least 1 that make `total`: every way equally likely."""
     cuts = np.sort(rng.choice(total - 1, n - 1, replace=False)) + 1
     return np.diff(np.concatenate([[0], cuts, [total]]))

@@ -48,5 +48,6 @@ class AdamW:
             for chosen, decay in ((decayed, self.weight_decay), (rest, 0.0))
             if chosen
         ]
+        # torch raises for parameters of other devices and types instead of falling back.
         fused = all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for _, p, _ in params)
         return torch.optim.AdamW(groups, lr=self.lr, betas=self.betas, eps=self.eps, fused=fused)

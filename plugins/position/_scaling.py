@@ -1,7 +1,7 @@
-"""How rope is stretched to texts longer than those of training: a value for each scaling, which gives frequencies.
+"""Scalings of rope to texts longer than those of training: a value for each, which gives frequencies.
 
-Of a head R = `dims` dims are turned, in pairs that are `width` wide (R, or one more where R is odd). `lengths` are those of the
-texts, (..., 1) where a scaling goes by the length; of the others it only says on which device. Frequencies are (..., R/2).
+R = `dims` dims of a head are rotated, in pairs that are `width` wide together (R, or R + 1 if R is odd). `lengths` (..., 1) are
+those of the texts; scalings that don't depend on the length take only its device. Frequencies are (..., R/2).
 """
 
 import math
@@ -25,7 +25,7 @@ class Unscaled:
 
     @property
     def amplitude(self) -> float:
-        """What cos and sin are multiplied by."""
+        """The factor on cos and sin."""
         return 1.0
 
     def frequencies(self, lengths: Tensor) -> Tensor:

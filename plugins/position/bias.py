@@ -18,6 +18,7 @@ def distances(q_ids: Tensor, k_ids: Tensor) -> Tensor:
 
 def slopes(n_heads: int, most: float = 8.0) -> list[float]:
     """ALiBi's slopes: 2^(-8i/n) for a power of two; else those of the next lower one, then every other of the next."""
+    # The authors' `get_slopes`: a geometric series is defined for a power of two, and other numbers interpolate.
     lower = 2 ** int(math.log2(n_heads))
     first = [2.0 ** (-most * i / lower) for i in range(1, lower + 1)]
     return first + [2.0 ** (-most / 2 * i / lower) for i in range(1, 2 * (n_heads - lower), 2)]
@@ -103,6 +104,7 @@ class T5Bias(Position):
             far = distance.abs()
         single = n // 2
         grown = torch.log(far.clamp(min=1).float() / single) / math.log(self.max_distance / single) * (n - single)
+        # Truncated, not rounded, in float32: buckets near a border would differ from T5's otherwise.
         return first + torch.where(far < single, far, (single + grown.long()).clamp(max=n - 1))
 
     def prepare(self, q_ids: Tensor, k_ids: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ class LearnedT5Bias(T5Bias):
     """
 
     relative = False  # it counts places, whatever the positions
+    has_bias = True
     small = {"buckets": 8, "max_distance": 10}
 
     def __init__(

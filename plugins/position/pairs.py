@@ -9,6 +9,9 @@ from llmlab.slots import Context, Table, Term
 from llmlab_plugins.position.absolute import Absolute
 from llmlab_plugins.position.rope import Rope
 
+Tables = tuple[Tensor, Tensor]  # cos and sin
+State = list[tuple[Tables, Tables]]  # for queries and for keys: of places in the text, then in the block
+
 
 class Pair(Absolute):
     """Ids (1 or B, 2, T): the place in the text, and the place in the block, which is 0 outside of blocks.
@@ -85,10 +88,10 @@ class Rope2D(Pair):
             )
         self.rope = Rope(sizes.but(rotary_dim=self.width), theta=theta, interleaved=interleaved)
 
-    def prepare(self, q_ids: Tensor, k_ids: Tensor) -> list[tuple[Tensor, ...]]:
+    def prepare(self, q_ids: Tensor, k_ids: Tensor) -> State:
         return [self.rope.prepare(q, k) for q, k in zip(places(q_ids), places(k_ids), strict=True)]
 
-    def rotate(self, q_BNTH: Tensor, k_BKSH: Tensor, state: list[tuple[Tensor, ...]]) -> list[Term]:
+    def rotate(self, q_BNTH: Tensor, k_BKSH: Tensor, state: State) -> list[Term]:
         widths = [self.width, self.width, q_BNTH.shape[-1] - 2 * self.width]
         *q_halves, q_rest = q_BNTH.split(widths, -1)
         *k_halves, k_rest = k_BKSH.split(widths, -1)

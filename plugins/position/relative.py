@@ -79,6 +79,7 @@ class XLNetRelative(Position):
             back = back.clamp(-self.clamp, self.clamp)
         most = int(back.abs().max())
         every = torch.arange(-most, most + 1, device=k_ids.device)
+        # Each distance is projected once, and picked for each pair below: fewer than S + T products instead of S x T.
         keys = self.project(self.dropout(self.sinusoids.embed(every).to(self.project.weight.dtype)))
         keys = keys.unflatten(-1, (self.n_heads, self.width))
         return State(keys, back + most, differs, nowhere if nowhere.any() else None)

@@ -100,8 +100,10 @@ class Rope(Absolute):
         self._skip_padding = self._skip_padding or not self.relative
 
     def ids(self, ctx: Context) -> Tensor:
-        """Where more than distances counts, positions begin anew with each document and count no padding, so that a text
-        is the same in any company. Where the length counts: (B, 2, T), with the length of each token's document.
+        """Position ids; (B, 2, T) with the length of each token's document if frequencies depend on it.
+
+        If scores depend on more than distances, positions begin anew with each document and don't count padding, so that a text
+        gives the same alone and in a batch.
         """
         if self.caches_rotated and not self.log_n:
             return Position.ids(self, ctx)

@@ -26,6 +26,7 @@ class Cosine:
     def factor(self, step: int, total: int) -> float:
         warmup = round(self.warmup_share * total) if self.warmup_steps is None else self.warmup_steps
         if step < warmup:
+            # As nanoGPT: the first step does not have a rate of 0, and the first after the warm-up has all of it.
             return (step + 1) / (warmup + 1)
         if step >= total:
             return self.floor

@@ -21,7 +21,7 @@ EVERY = "every slot"  # the key in `TABLE` of what any part may declare
 
 
 class Companion(TypedDict, total=False):
-    """How an objective declares another model that it works with."""
+    """Declaration of another model that an objective works with."""
 
     heads: dict[str, str]  # role: the name of its part
     trains: bool
@@ -93,7 +93,11 @@ TABLE: Mapping[str, Mapping[str, Attribute]] = {
         "projects": Attribute(bool, False, "it scores with the attention's projections: each layer asks `of_layer`"),
         "score_width": Attribute(int, 0, "numbers of a query that every distance is scored with"),
     },
-    "embedding": {},
+    "embedding": {
+        "width_option": Attribute(
+            str, "", "the option that is its table's width, which a companion that shares a table takes over"
+        ),
+    },
     "block": {
         "final_norm": Attribute(bool, False, "the stack needs a norm after its last layer"),
     },
@@ -196,7 +200,7 @@ def complete(cls: type, slot: str) -> None:
 
 
 def problem(slot: str, name: str, value: object, options: Iterable[str] = ()) -> str | None:
-    """What is wrong with a declared attribute of a part that has these options, or None."""
+    """The fault of a declared attribute of a part that has these options, or None."""
     known = attributes(slot)
     if (slot, name) in EARLIER:
         return f"{name} is called otherwise now; write {EARLIER[slot, name]}"
@@ -216,7 +220,7 @@ def problem(slot: str, name: str, value: object, options: Iterable[str] = ()) ->
 
 
 def fits(value: object, kind: Any) -> bool:
-    """Whether a literal is of a type. An int is a float; a bool is no int."""
+    """True if a literal is of a type. An int is a float; a bool is no int."""
     origin, inner = typing.get_origin(kind), typing.get_args(kind)
     if kind is Any:
         return True

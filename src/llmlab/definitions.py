@@ -23,11 +23,11 @@ KNOWN_HERE = (*KNOWN, "builtins")
 
 
 class _Wrong(ValueError):
-    """What a part can't be; the message is about its class."""
+    """A broken rule for parts; the message is about the class."""
 
 
 def entry(cls: type, slot: str, name: str, defaults: Mapping[str, Any], file: str, line: int) -> Entry:
-    """What the index says of a class. UserError, in one line, where it breaks the rules for parts."""
+    """The index's entry for a class. UserError, in one line, where it breaks the rules for parts."""
     doc = inspect.getdoc(cls) if "__doc__" in vars(cls) and cls.__doc__ else ""
     try:
         options = _options(cls)
@@ -95,7 +95,7 @@ def _annotated(hint: Any) -> tuple[Any, ...]:
 
 
 def _type(hint: Any, name: str) -> tuple[Any, tuple[Any, ...]]:
-    """As `source` reads annotations: (a type that OmegaConf checks, the choices of a Literal)."""
+    """(a type that OmegaConf checks, the choices of a Literal), as `source` reads annotations."""
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any or hint in SCALARS.values():
         return hint, ()

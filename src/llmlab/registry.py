@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from llmlab import source
-from llmlab.attributes import attributes, complete, strings
+from llmlab.attributes import attributes, complete, fits, strings
 from llmlab.errors import UserError, near
 from llmlab.slot_names import SLOTS
 from llmlab.source import REQUIRED, Entry, Option
@@ -88,7 +88,7 @@ _merged: tuple[_Found, dict[tuple[str, str], Entry], dict[tuple[str, str], Entry
 
 
 def _is_read(cls: type, file: str) -> bool:
-    """Whether a class is in a file whose parts are read without importing it, or one of llmlab's own templates."""
+    """True if a class is in a file whose parts are read without importing it, or one of llmlab's own templates."""
     return cls.__module__.partition(".")[0] in ("llmlab", "llmlab_plugins") or os.path.realpath(file) in _scan().files
 
 
@@ -240,9 +240,22 @@ def load(slot: str, name: str, options: dict[str, Any]) -> functools.partial[Any
         cls = entry.cls or getattr(importlib.import_module(entry.module), entry.qualname)
     except Exception as e:
         raise UserError(f"{slot}={name}: {entry.path} can't be imported: {type(e).__name__}: {e}") from e
+    if inherited := _inherited(cls, entry):
+        raise UserError(f"{slot}={name}: {entry.path}:{entry.line}: {inherited}")
     values = {k: o.default for k, o in entry.options.items() if not o.required} | options
     values = {k: tuple(v) if entry.options[k].as_tuple and v is not None else v for k, v in values.items()}
     missing = [k for k in entry.options if k not in values]
     if missing:
         raise UserError(f"{slot}.{missing[0]} must be given: {name} has no default for it")
     return functools.partial(cls, **values)
+
+
+def _inherited(cls: type, entry: Entry) -> str | None:
+    """An attribute that a class has from a base in another file, where the index can't see it, and would say otherwise."""
+    for name, declared in attributes(entry.slot).items():
+        value = getattr(cls, name, declared.default)
+        if name in entry.options or not declared.literal or not fits(value, declared.type):  # a property, say
+            continue
+        if value != entry.attribute(name):
+            return f"{cls.__name__} inherits {name} = {value!r} from another file; write it on the class itself"
+    return None

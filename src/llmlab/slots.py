@@ -21,6 +21,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -113,6 +114,8 @@ class Embedding(Protocol):
     `norm` is the model's norm factory (dim, eps) -> module. `shared` is the embedding of an earlier stack whose tables
     are used instead of own ones (held unregistered), or None. `weight` (V, width) is the token table; a static method
     `width(sizes, **options) -> int` says its width where that is not sizes.dim. `position` is held unregistered.
+    `width_option` (a literal): the option that gives the table's width, which a model that uses the tables of another, wider or
+    narrower one takes over.
     """
 
     weight: Tensor
@@ -285,12 +288,11 @@ class Window(Protocol):
 
 
 class Seen(Protocol):
-    """What the framework hands to `Kernel.lower`: mask & window & documents & valid keys & the caller's mask, at once.
+    """The argument of `Kernel.lower`: mask & window & documents & valid keys & the caller's mask.
 
-    `pattern`: "causal" (T = S and plainly causal), "full" (every key is seen), or None. `dense(device)`: bool (1|B, 1, T, S),
-    no row empty but where the caller's own mask makes it so. `within`: the pattern inside each of the `documents` (B, T)
-    where nothing but mask and documents hides anything, else None. `one_for_all`: all samples see alike.
-    """
+    `pattern`: "causal" (T = S), "full" (every key is seen), or None. `dense()`: bool (1|B, 1, T, S); only the caller's mask
+    leaves a row empty. `within`: the pattern inside each of the `documents` (B, T), if nothing else hides a key.
+    `one_for_all`: all samples see alike."""
 
     @property
     def pattern(self) -> Literal["causal", "full"] | None: ...
@@ -341,16 +343,26 @@ class Init(Protocol):
     def fill(self, tensor: Tensor, role: Role, sizes: Sizes, generator: torch.Generator) -> None: ...
 
 
+class LanguageModel(Protocol):
+    """A model as an objective calls it. heads: role -> the rows (B, T) bool that the head sees, None for all of them."""
+
+    def __call__(self, batch: Mapping[str, Tensor], heads: Mapping[str, Tensor | None] | None = None) -> Output: ...
+
+
 class Objective(Protocol):
     """objective(vocabulary, seq_len, /): what is learnt from samples.
 
     Class attributes, literals: `reads` (the kind of samples: "text", or of records "labelled", "pairs", "chat", "preferences",
     "prompts"), `mask` (name of a mask part), `heads` {role: name of a head part}, `special` (names of the tokens it needs),
-    `topologies` (of "decoder", "encoder", "encoder_decoder"), `models` {role: declaration} (other models that it works with),
-    `fixed_counts` (every sample has as many targets), `gives` (what its samples hold for a mask that `needs` it) and
+    `topologies` (of "decoder", "encoder", "encoder_decoder"), `models` (companions, below), `fixed_counts` (every sample has as
+    many targets), `gives` (what its samples hold for a mask that `needs` it) and
     `measures` {name of a term or a log: kind}: "nll" is a negative log-likelihood, of which a perplexity is claimed; "bits" is
     one of all tokens of the text but the first, of which bits per byte are too; "accuracy", "reward" and "margin" are better
     when higher; one that is not named is just a number. Nothing else is ever called a perplexity.
+
+    `models` declares the other models that it works with, by role: {role: {"heads": {role: name of a head part}, "trains":
+    bool, "shares": ("embedding",)}}. One that does not train is frozen: without gradients, in evaluation. What it shares is one
+    tensor with the trained model's. Which model that is, `models.ROLE=` says on the command line.
 
     `collate` says how samples become a batch: "stack" those of one shape; "pad" records, or "pack" them into windows.
 
@@ -368,9 +380,9 @@ class Objective(Protocol):
     an error when the first batch is seen, but for those that the objective `gives`.
     """
 
-    def prepare(self, sample: dict[str, Any], rng: Any) -> dict[str, Any]: ...
+    def prepare(self, sample: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]: ...
     def targets(self, prepared: dict[str, Any]) -> dict[str, int]: ...
-    def loss(self, model: Any, batch: Mapping[str, Tensor], **companions: Any) -> Loss: ...
+    def loss(self, model: LanguageModel, batch: Mapping[str, Tensor], **companions: LanguageModel) -> Loss: ...
 
 
 class Reward(Protocol):

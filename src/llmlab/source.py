@@ -3,6 +3,7 @@
 A part is a class under `@register("slot", "name", **other_defaults)`; its keyword-only constructor arguments (of a
 dataclass: its fields) are its options. Names and defaults are literals, and the type of an option is built from int,
 float, str, bool, Literal, list, tuple, dict, `X | None`; anything else is an error that names file and line.
+An option's help is a line of the docstring, the text of `Annotated[type, "text"]`, or the comment on its line.
 """
 
 from __future__ import annotations
@@ -88,7 +89,7 @@ def described(name: str, doc: str) -> tuple[str, str]:
 
 
 def help_of(option: str, doc: str) -> str:
-    """What a docstring says of an option: `name: ...`."""
+    """Help that a docstring has for an option: `name: ...`."""
     found = re.search(rf"^\s*`?{option}`?: (.+)$", doc, re.M)
     return found[1].strip() if found else ""
 

@@ -107,6 +107,44 @@ def test_one_bad_part_is_left_out_and_breaks_no_other(tmp_path, monkeypatch):
         assert "\n" not in str(e.value)
 
 
+CHILD = '''
+from llmlab.registry import register
+from llmlab_plugins.objective.mlm import MaskedLM
+
+@register("objective", "child")
+class Child(MaskedLM):
+    """Masked tokens, fewer of them (Nobody 2026)."""
+
+    {more}
+
+    def __init__(self, vocabulary, seq_len, /):
+        super().__init__(vocabulary, seq_len, rate=0.1)
+'''
+
+
+def test_what_a_base_in_another_file_declares_is_written_on_the_class(tmp_path, monkeypatch):
+    """The index reads one file at a time: it would take the child of an MLM for causal, and say nothing."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "attribute_child.py").write_text(CHILD.format(more=""))
+    monkeypatch.setenv("LLMLAB_PLUGINS", "attribute_child")
+    with pytest.raises(
+        ValueError, match=r"objective=child: .*py:6: Child inherits mask = 'bidirectional' from another file"
+    ) as e:
+        registry.load("objective", "child", {})
+    assert "\n" not in str(e.value)
+    base = registry.index()["objective", "mlm"].attrs
+    own = "\n    ".join(f"{name} = {value!r}" for name, value in base.items())
+    (tmp_path / "attribute_grown.py").write_text(CHILD.replace('"child"', '"grown"').format(more=own))
+    monkeypatch.setenv("LLMLAB_PLUGINS", "attribute_grown")
+    assert registry.load("objective", "grown", {})
+
+
+def test_every_part_of_llmlab_is_what_its_file_says():
+    for slot, name in registry.index():
+        options = registry.index()[slot, name].options
+        registry.load(slot, name, {k: None for k, o in options.items() if o.required})
+
+
 def test_the_base_class_of_positions_has_the_defaults_of_the_table():
     from llmlab.slots import Position
 

@@ -256,12 +256,12 @@ def test_table(part, tmp_path):
 def test_found_by_the_parts(typed, said, tmp_path, monkeypatch, capsys):
     """What only a part or the system knows: said before a step, and no folder is left."""
     from llmlab.commands.cli import run
-    from llmlab.data.tokenizer import _char
+    from llmlab.data.tokenizer import char_tokenizer
 
     (tmp_path / "text.txt").write_text("a b c d\n" * 2000)
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9 au lait\n" * 2000)
     (tmp_path / "tok").mkdir()
-    _char("abcdefgh \n", ()).save(tmp_path / "tok")
+    char_tokenizer("abcdefgh \n", ()).save(tmp_path / "tok")
     monkeypatch.chdir(tmp_path)
     given = {o.partition("=")[0] for o in typed.split()}
     usual = [o for o in ("data.path=text.txt", "tokenizer=char") if o.partition("=")[0] not in given]

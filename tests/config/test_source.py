@@ -96,6 +96,36 @@ def test_kin_aliases_bases_and_docs(tmp_path):
     assert one.paper == "Someone & Else 1999, arXiv:1234.5678"
 
 
+HELPED = '''
+import typing
+from typing import Annotated, Literal
+
+@register("norm", "helped")
+class Part:
+    """One thing (Someone 1999).
+
+    said: in the docstring
+    """
+
+    def __init__(
+        self,
+        *,
+        said: Annotated[int, "not here"] = 1,
+        way: Annotated[Literal["up", "down"] | None, "which way"] = None,  # not here
+        other: typing.Annotated[tuple[int, ...], "of two"] = (1,),
+        plain: float = 1.0,  # in a comment
+    ): ...
+'''
+
+
+def test_help_of_an_option_is_a_line_of_the_docstring_annotated_or_a_comment(tmp_path):
+    options = read(tmp_path, HELPED)[0].options
+    said = {"said": "in the docstring", "way": "which way", "other": "of two", "plain": "in a comment"}
+    assert {k: o.doc for k, o in options.items()} == said
+    assert options["way"].choices == ("up", "down")
+    assert (options["other"].type, options["other"].as_tuple) == (list[int], True)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -123,7 +123,7 @@ def test_a_sweep_over_paths(tmp_path, monkeypatch):
         (tmp_path / name).mkdir()
         (tmp_path / name / "a.txt").write_text("x")
     for words in (["data=files", "data.path=я,b (1)"], ["data=я,b (1)"]):
-        plan = plans.make([*words, "hydra.sweep.dir=a, (1)"])
+        plan = plans.make_plan([*words, "hydra.sweep.dir=a, (1)"])
         assert plan.keys == {"data.path": ['"я"', '"b (1)"']}
         assert [o for p in plan.points for o in p.overrides if o.startswith("data.path")] == [
             'data.path="я"',
@@ -131,7 +131,7 @@ def test_a_sweep_over_paths(tmp_path, monkeypatch):
         ]
         assert plan.folder == tmp_path / "a, (1)"
     with pytest.raises(UserError, match="data=я,files: files is a source's name and я a path"):
-        plans.make(["data=я,files"])
+        plans.make_plan(["data=я,files"])
 
 
 def test_a_path_in_place_of_a_source(tmp_path, monkeypatch):

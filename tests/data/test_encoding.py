@@ -63,7 +63,7 @@ def test_bytes_spelt_and_by_offsets_agree():
     ids, sizes = whole.encode_sized(text)
     assert sizes.tolist() == whole.spelt[ids].tolist()
     encoded = whole.inner.encode(text, add_special_tokens=False)
-    offsets = encoding._Text(text).chunk(whole, ids, encoding._offsets(encoded), last=True).sizes
+    offsets = encoding.SourceText(text).chunk(whole, ids, encoding.token_offsets(encoded), last=True).sizes
     ours, theirs = set(np.cumsum(sizes).tolist()), set(np.cumsum(offsets).tolist())
     characters = set(np.cumsum([len(c.encode()) for c in text]).tolist())
     assert theirs - {0} <= characters and ours & characters <= theirs
@@ -71,7 +71,7 @@ def test_bytes_spelt_and_by_offsets_agree():
 
 def test_offsets_that_run_backwards_tell_nothing():
     whole = Tokenizer(KINDS["GPT-2"](), {}, "file")
-    chunk = encoding._Text("abcdef").chunk(whole, np.zeros(2, int), np.array([[3, 6], [0, 3]]), last=True)
+    chunk = encoding.SourceText("abcdef").chunk(whole, np.zeros(2, int), np.array([[3, 6], [0, 3]]), last=True)
     assert chunk.sizes is None
 
 
@@ -202,7 +202,7 @@ def test_kneser_ney_counts_the_bytes_of_the_text(tmp_path):
 
 
 def test_offsets_that_tell_nothing_give_no_bytes(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(encoding, "_offsets", lambda found: np.array(found.offsets, int).reshape(-1, 2)[::-1])
+    monkeypatch.setattr(encoding, "token_offsets", lambda found: np.array(found.offsets, int).reshape(-1, 2)[::-1])
     found = corpus(tmp_path, KINDS["BERT uncased"](), [TEXT, OTHER], whole=True)
     assert found.train.sizes is None
     assert "llmlab: no bits per byte: the tokenizer does not tell which bytes of the text" in capsys.readouterr().err

@@ -5,7 +5,7 @@ import json
 import pytest
 from tokenizers import Tokenizer, models, normalizers
 
-from llmlab.data.tokenizer import _read
+from llmlab.data.tokenizer import read_tokenizer
 from llmlab.data.tokenizer_limits import MOST_IDS, growth
 from llmlab.errors import UserError
 
@@ -82,7 +82,7 @@ A = {"Sequence": {"id": "A", "type_id": 0}}
 )
 def test_what_would_grow_is_refused_as_it_is_read(tmp_path, keys, said):
     with pytest.raises(UserError, match=said) as e:
-        _read(changed(tmp_path, **keys))
+        read_tokenizer(changed(tmp_path, **keys))
     assert str(tmp_path / "tokenizer.json") in str(e.value) and len(str(e.value)) < 500
 
 
@@ -90,9 +90,9 @@ def test_what_would_grow_is_refused_as_it_is_read(tmp_path, keys, said):
 def test_what_is_no_object_is_refused(tmp_path, text):
     (tmp_path / "tokenizer.json").write_text(text)
     with pytest.raises(UserError, match="is no tokenizer.json of Hugging Face"):
-        _read(tmp_path / "tokenizer.json")
+        read_tokenizer(tmp_path / "tokenizer.json")
 
 
 def test_usual_ones_are_read(tmp_path):
     llama = {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "\u2581"}, replace("\u2581")]}
-    assert _read(changed(tmp_path, normalizer=llama)).get_vocab_size() == 2
+    assert read_tokenizer(changed(tmp_path, normalizer=llama)).get_vocab_size() == 2

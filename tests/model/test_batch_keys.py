@@ -6,7 +6,7 @@ import torch
 
 import llmlab
 from llmlab import registry
-from llmlab.data.loader import _stack
+from llmlab.data import collate
 from llmlab.errors import UserError
 from llmlab.model import batch_keys
 from llmlab.model.batch_keys import Watched
@@ -38,7 +38,7 @@ def module(model, made):
 
 def batch(made):
     rng = np.random.default_rng(0)
-    return _stack([made.prepare({"tokens": np.arange(9)}, rng) for _ in range(2)]) | {
+    return collate.batch([made.prepare({"tokens": np.arange(9)}, rng) for _ in range(2)], "stack") | {
         "counts": {"nll": torch.tensor(16)}
     }
 
@@ -127,6 +127,6 @@ def test_all_objectives_read_what_they_prepare():
         rng = np.random.default_rng(0)
         for documents in (None, np.zeros(9, dtype=np.int64)):
             samples = [made.prepare({"tokens": np.arange(9), "documents": documents}, rng) for _ in range(2)]
-            watched = Watched(_stack(samples))
+            watched = Watched(collate.batch(samples, "stack"))
             made.loss(built, watched)
             batch_keys.check(watched, made)

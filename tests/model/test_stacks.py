@@ -7,7 +7,7 @@ from families import batch, build, ids, mostly_slow, spec, tiny
 from llmlab.errors import UserError
 from llmlab.model import serialise
 from llmlab.model.table import describe
-from llmlab.training.recipe import _fits
+from llmlab.training.cost import check_positions
 
 APART = ("stacks.encoder.dim=48", "stacks.decoder.shared_embedding=false")
 LATENT = ("attention=mla", "attention@stacks.decoder.cross_attention=mla")
@@ -116,10 +116,10 @@ def test_what_does_not_fit_is_refused(overrides, said):
 @pytest.mark.slow
 def test_positions_that_are_too_few_for_a_sample_are_refused():
     model = build(*tiny("bart", "model.max_positions=8"), wake=False)
-    _fits(model, 8, 8)
+    check_positions(model, 8, 8)
     with pytest.raises(UserError, match="the encoder reads 9 tokens of each sample.* set model.max_positions=9"):
-        _fits(model, 9, 4)
-    _fits(build(*tiny("t5"), wake=False), 900, 900)
+        check_positions(model, 9, 4)
+    check_positions(build(*tiny("t5"), wake=False), 900, 900)
 
 
 def test_a_run_of_before_stacks_had_a_table_of_their_own_is_read():

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from unittest.mock import Mock
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "training"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
 
 import ranks
 

@@ -11,7 +11,7 @@ from llmlab.hub import load
 from llmlab.hub.families import entries
 from llmlab.model.build import assemble
 from llmlab.model.flops import count_parameters
-from llmlab.plan.components import _lines, groups
+from llmlab.plan.components import component_lines, groups
 
 PARITY = Path(os.environ.get("LLMLAB_PARITY", Path(__file__).parents[4] / "shared" / "parity"))
 STATED = {"MT5Config"}  # published files say whether the head is tied; the rows leave it to a default that has changed
@@ -88,4 +88,4 @@ def test_components_add_up(overrides):
 
 def test_modules_of_another_shape_are_lines_of_their_own():
     tables = nn.ModuleList([nn.Embedding(32, 4), nn.Embedding(64, 4), nn.Embedding(32, 4)])
-    assert [(line.shape, line.total) for line in _lines(tables)] == [("2 x 32 x 4", 256), ("64 x 4", 256)]
+    assert [(line.shape, line.total) for line in component_lines(tables)] == [("2 x 32 x 4", 256), ("64 x 4", 256)]

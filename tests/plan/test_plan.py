@@ -63,6 +63,7 @@ def test_a_small_gpt2(planned):
     found = planned("model=gpt2", *TINY, "model.vocab_size=64", "strategy=ddp", "trainer.devices=2", "budget.steps=10")
     layer = 4 * (32 * 32 + 32) + 2 * 32 * 128 + 128 + 32 + 4 * 32
     assert found["parameters"]["total"] == found["parameters"]["active"] == 64 * 32 + 32 * 32 + 2 * layer + 64
+    assert found["parameters"]["trainable"] == found["parameters"]["total"]
     pairs = 32 * 33 // 2
     forward = 2 * (2 * (4 * 32 * 32 + 2 * 32 * 128) + 32 * 64) + 2 * 2 * pairs * 2 * 32 / 32
     assert found["flops"]["forward"] == forward and found["flops_per_token"] == 3 * forward
@@ -162,7 +163,9 @@ def test_a_device_is_one_that_a_trainer_counts():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("choices", [("model=qwen_moe",), ("model=t5",), ("model=bert",)])
+@pytest.mark.parametrize(
+    "choices", [("model=qwen_moe",), ("model=t5",), ("model=bert",), ("model=llama3", "train.learns=[heads]")]
+)
 def test_it_says_what_a_run_records(choices, planned, tmp_path, monkeypatch):
     from llmlab.config.compose import compose
     from llmlab.training.recipe import Recipe
@@ -171,7 +174,8 @@ def test_it_says_what_a_run_records(choices, planned, tmp_path, monkeypatch):
     if choices == ("model=bert",):  # which tokens are targets is chance; ends of texts never are
         words.append("objective.rate=1.0")
     found, cost = planned(*words), Recipe.of(compose(words)).cost
-    assert (found["parameters"]["total"], found["parameters"]["active"]) == cost.parameters[:2]
+    for name in ("total", "active", "trainable"):
+        assert found["parameters"][name] == getattr(cost.parameters, name), name
     exact = choices != ("model=bert",)
     assert found["flops_per_token"] == (
         cost.flops_per_token if exact else pytest.approx(cost.flops_per_token, rel=0.01)

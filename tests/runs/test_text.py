@@ -205,7 +205,7 @@ def test_a_point_of_a_sweep_is_composed_with_the_tokenizer_of_its_own_start(home
     from llmlab.sweep import plan
 
     shutil.copytree("made", "again")
-    points = plan.make(["data=files", "data.path=other", *SIZES, "init_from=made,again"]).points
+    points = plan.make_plan(["data=files", "data.path=other", *SIZES, "init_from=made,again"]).points
     assert len({p.hash for p in points}) == 2
     words = [next(o for o in compose(p.overrides).effective if o.startswith("tokenizer.path=")) for p in points]
     assert words == [f'tokenizer.path="{home / n}"' for n in ("made", "again")]
@@ -299,7 +299,7 @@ def aged(folder, path):
     for at in (folder / "checkpoints").iterdir():
         manifest = json.loads((at / "manifest.json").read_text())
         kept = {k: v for k, v in manifest.items() if k not in ("step", "run", "sha256")}
-        (at / "manifest.json").write_text(checkpoint._sealed(kept) + "\n")
+        (at / "manifest.json").write_text(checkpoint.sealed(kept) + "\n")
 
 
 def test_older_run_folders_are_still_read(home, capsys):

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from llmlab.errors import UserError
-from llmlab.report.collect import _sweep
+from llmlab.report.collect import read_sweep
 from llmlab.sweep import point
 
 GOOD = {"name": "x", "keys": {"seed": ["1"]}, "fixed": [], "points": [{"folder": "seed=1", "overrides": ["seed=1"]}]}
@@ -26,19 +26,19 @@ WRONG = [
 def test_a_sweep(tmp_path, wrong):
     found = {**GOOD, **wrong} if isinstance(wrong, dict) else wrong
     (tmp_path / point.SWEEP).write_text(json.dumps(found))
-    for read in (_sweep, point.read_sweep):
+    for read in (read_sweep, point.read_sweep):
         with pytest.raises(UserError, match=f"^{tmp_path / point.SWEEP}: "):
             read(tmp_path)
 
 
 def test_what_is_sound(tmp_path):
     (tmp_path / point.SWEEP).write_text(json.dumps(GOOD))
-    assert _sweep(tmp_path).keys == point.read_sweep(tmp_path)["keys"] == {"seed": ["1"]}
-    assert point.read(tmp_path) == {}
+    assert read_sweep(tmp_path).keys == point.read_sweep(tmp_path)["keys"] == {"seed": ["1"]}
+    assert point.read_note(tmp_path) == {}
 
 
 @pytest.mark.parametrize("text", ["", "null", "[]", '{"hash": 3}', '{"ended": "x"}', "[" * 9999, "\0"])
 def test_a_point(tmp_path, text):
     (tmp_path / point.NAME).write_text(text)
     with pytest.raises(UserError, match=f"^{tmp_path / point.NAME}"):
-        point.read(tmp_path)
+        point.read_note(tmp_path)

@@ -4,22 +4,22 @@ import pytest
 
 from llmlab.config.compose import compose, vary
 from llmlab.errors import UserError
-from llmlab.sweep.grid import digest, handed, point_name, product, safe
-from llmlab.sweep.plan import make
+from llmlab.sweep.grid import digest, grid_points, point_name, safe_name, sweeper_argument
+from llmlab.sweep.plan import make_plan
 
 
 def folders(*overrides):
-    return [p.folder for p in make(overrides).points]
+    return [p.folder for p in make_plan(overrides).points]
 
 
 def test_points_are_those_of_hydras_grammar():
-    plan = make(["seed=range(1,4)", "ffn=choice(gelu,swiglu)", "model.dropout=0.1"])
+    plan = make_plan(["seed=range(1,4)", "ffn=choice(gelu,swiglu)", "model.dropout=0.1"])
     assert [p.overrides for p in plan.points] == [
         (f"seed={s}", f"ffn={f}", "model.dropout=0.1") for s in (1, 2, 3) for f in ("gelu", "swiglu")
     ]
     assert plan.keys == {"seed": ["1", "2", "3"], "ffn": ["gelu", "swiglu"]}
     assert plan.fixed == ("model.dropout=0.1",)
-    assert plan.folder.name == plan.name == safe("ffn=choice(gelu,swiglu),seed=range(1,4),model.dropout=0.1", 60)
+    assert plan.folder.name == plan.name == safe_name("ffn=choice(gelu,swiglu),seed=range(1,4),model.dropout=0.1", 60)
     assert folders("norm=glob(rms*,exclude=*gemma)") == ["norm=rmsnorm"]
 
 
@@ -28,19 +28,19 @@ def test_glob_finds_choices_of_ones_own(tmp_path):
     (tmp_path / "position").mkdir()
     for theta in (1, 2):
         (tmp_path / f"position/mine_{theta}.yaml").write_text(f"defaults: [rope, _self_]\ntheta: {theta}e4\n")
-    plan = make(["position=glob(mine_*)"], [str(tmp_path)])
+    plan = make_plan(["position=glob(mine_*)"], [str(tmp_path)])
     assert [p.folder for p in plan.points] == ["position=mine_1", "position=mine_2"]
 
 
 @pytest.mark.slow
 def test_names_do_not_depend_on_the_order_of_typing():
-    first, second = (make(o) for o in (["seed=1,2", "norm=layernorm"], ["norm=layernorm", "seed=1,2"]))
+    first, second = (make_plan(o) for o in (["seed=1,2", "norm=layernorm"], ["norm=layernorm", "seed=1,2"]))
     assert first.name == second.name == "seed=1,2,norm=layernorm"
     assert [(p.folder, p.hash) for p in first.points] == [(p.folder, p.hash) for p in second.points]
     assert point_name(["seed=1", "a=2", "x=3"], ["seed", "a"]) == "a=2,seed=1"
     assert point_name(["a='x/y'"], ["a"]) != point_name(["a='x y'"], ["a"])
-    assert len(safe("x" * 500)) == 120
-    assert make(["seed=1,2", "hydra.launcher.n_jobs=2", "hydra/launcher=joblib"]).name == "seed=1,2"
+    assert len(safe_name("x" * 500)) == 120
+    assert make_plan(["seed=1,2", "hydra.launcher.n_jobs=2", "hydra/launcher=joblib"]).name == "seed=1,2"
 
 
 @pytest.mark.slow
@@ -95,26 +95,26 @@ def test_the_hash_is_of_what_changes_numbers(tmp_path):
 def test_what_cannot_be_swept_is_said_in_a_line(typed, said):
     pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
     with pytest.raises(UserError) as e:
-        make(typed.split())
+        make_plan(typed.split())
     assert said in str(e.value)
     assert len(str(e.value).splitlines()) == 1
 
 
 def test_a_package_that_is_missing_is_named(monkeypatch):
-    monkeypatch.setattr("llmlab.sweep.plan._installed", lambda module: False)
+    monkeypatch.setattr("llmlab.sweep.plan.is_installed", lambda module: False)
     with pytest.raises(UserError, match=r"hydra/sweeper=optuna needs the extra optuna: pip install 'llmlab\[optuna\]'"):
-        make(["hydra/sweeper=optuna", "optimizer.lr=interval(0,1)"])
+        make_plan(["hydra/sweeper=optuna", "optimizer.lr=interval(0,1)"])
 
 
 @pytest.mark.slow
 def test_the_ends_of_what_optuna_may_choose_are_checked_first():
     pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
-    plan = make(["hydra/sweeper=optuna", "optimizer.lr=tag(log, interval(1e-4,1e-2))", "attention=gqa,mla"])
+    plan = make_plan(["hydra/sweeper=optuna", "optimizer.lr=tag(log, interval(1e-4,1e-2))", "attention=gqa,mla"])
     assert plan.adaptive
     assert (plan.points, plan.trials) == ((), 20)
     assert {"hydra.sweeper.sampler.seed=1", "hydra.sweeper.n_jobs=1"} <= set(plan.defaults)
     with pytest.raises(UserError, match="train.clip must be more than 0, but is -1"):
-        make(["hydra/sweeper=optuna", "train.clip=interval(1,-1)"])
+        make_plan(["hydra/sweeper=optuna", "train.clip=interval(1,-1)"])
 
 
 RANGES = ["range(1,3)", "range(0,1,0.5)", "range(3)", "range(5,1,-2)", "range(0,1)", "range(start=0,stop=1,step=0.1)"]
@@ -131,8 +131,8 @@ def test_a_range_is_handed_over_as_the_values_that_a_grid_of_it_has(words):
     def parse(text):
         return OverridesParser.create().parse_override(text)
 
-    listed = [text for point in product([parse(f"model.dropout={words}")]) for text in point]
-    given = parse(handed(parse(f"+model.dropout={words}")))
+    listed = [text for point in grid_points([parse(f"model.dropout={words}")]) for text in point]
+    given = parse(sweeper_argument(parse(f"+model.dropout={words}")))
     assert given.get_key_element() == "+model.dropout"
     assert sorted(f"model.dropout={v}" for v in optunas(given).choices) == sorted(listed)
     assert given.value().tags == parse(f"a={words}").value().tags
@@ -144,7 +144,7 @@ def test_a_range_is_handed_over_as_the_values_that_a_grid_of_it_has(words):
 def test_all_else_is_handed_over_as_typed(words):
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
-    assert handed(OverridesParser.create().parse_override(f"a={words}")) == f"a={words}"
+    assert sweeper_argument(OverridesParser.create().parse_override(f"a={words}")) == f"a={words}"
 
 
 @pytest.mark.slow
@@ -155,12 +155,12 @@ def test_ranges_of_a_config_are_handed_over_too(tmp_path):
         "# @package _global_\nhydra:\n  sweeper:\n    params: {model.n_layers: 'range(1,3)', seed: '4,5'}\n"
     )
     typed = ["experiment=mine", "hydra/sweeper=optuna", "model.dropout=range(0,1,0.5)", "norm=layernorm"]
-    plan = make(typed, [str(tmp_path)])
+    plan = make_plan(typed, [str(tmp_path)])
     assert sorted(plan.handed) == [
         "experiment=mine", "model.dropout=choice(0.0,0.5)", "model.n_layers=choice(1,2)", "norm=layernorm"
     ]  # fmt: skip
     assert "model.dropout=range(0,1,0.5)" in plan.typed
-    assert make(["seed=range(1,3)"]).handed == ("seed=range(1,3)",)
+    assert make_plan(["seed=range(1,3)"]).handed == ("seed=range(1,3)",)
 
 
 @pytest.mark.slow
@@ -169,6 +169,6 @@ def test_a_sweep_may_stand_in_a_config_of_ones_own(tmp_path):
     (tmp_path / "experiment/mine.yaml").write_text(
         "# @package _global_\nhydra:\n  sweeper:\n    params: {seed: '1,2', norm: 'rmsnorm,layernorm'}\n"
     )
-    plan = make(["experiment=mine", "seed=3"], [str(tmp_path)])
+    plan = make_plan(["experiment=mine", "seed=3"], [str(tmp_path)])
     assert [p.folder for p in plan.points] == ["norm=rmsnorm", "norm=layernorm"]
     assert plan.fixed == ("seed=3", "experiment=mine")

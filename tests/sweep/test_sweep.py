@@ -6,7 +6,7 @@ import time
 import pytest
 
 from llmlab.runs import record
-from llmlab.sweep.point import place, share
+from llmlab.sweep.point import assigned_gpus, claim_slot
 
 JOBLIB = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
 
@@ -104,16 +104,20 @@ def test_two_points_at_once(lab):
 
 
 def test_points_that_run_at_once_have_gpus_of_their_own(tmp_path):
-    with place(tmp_path, 2) as one, place(tmp_path, 2) as two:
+    with claim_slot(tmp_path, 2) as one, claim_slot(tmp_path, 2) as two:
         assert {one, two} == {0, 1}
-    with place(tmp_path, 2) as again:
+    with claim_slot(tmp_path, 2) as again:
         assert again == 0
     four = ("0", "1", "2", "3")
-    assert [share(four, i, 4, 1) for i in range(4)] == [("0",), ("1",), ("2",), ("3",)]
-    assert [share(four, i, 2, 2) for i in range(2)] == [("0", "1"), ("2", "3")]
-    assert [share(four, i, 2, None) for i in range(2)] == [("0", "1"), ("2", "3")]
-    assert [share(four, i, 3, 2) for i in range(3)] == [("0", "1"), ("2", "3"), ("0", "1")]  # more than there are
-    assert share(four, 0, 2, 8) == share(four, 0, 1, 1) == share((), 0, 2, 1) == ()
+    assert [assigned_gpus(four, i, 4, 1) for i in range(4)] == [("0",), ("1",), ("2",), ("3",)]
+    assert [assigned_gpus(four, i, 2, 2) for i in range(2)] == [("0", "1"), ("2", "3")]
+    assert [assigned_gpus(four, i, 2, None) for i in range(2)] == [("0", "1"), ("2", "3")]
+    assert [assigned_gpus(four, i, 3, 2) for i in range(3)] == [
+        ("0", "1"),
+        ("2", "3"),
+        ("0", "1"),
+    ]  # more than there are
+    assert assigned_gpus(four, 0, 2, 8) == assigned_gpus(four, 0, 1, 1) == assigned_gpus((), 0, 2, 1) == ()
 
 
 def test_one_point_and_a_report_that_fails(lab):

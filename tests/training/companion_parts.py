@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from llmlab.registry import register
-from llmlab.slots import Loss, Vocabulary
+from llmlab.slots import Loss, Pass, Vocabulary
 
 IGNORED = -100
 
@@ -47,6 +47,11 @@ class ReplacedTokens:
     def targets(self, prepared: dict[str, Any]) -> dict[str, int]:
         return {"generator": int((prepared["labels"] != IGNORED).sum()), "replaced": self.seq_len}
 
+    def passes(self, prepared: dict[str, Any]) -> list[Pass]:
+        masked = int((prepared["labels"] != IGNORED).sum())
+        generator = Pass(self.seq_len, model="generator", heads={"tokens": masked})
+        return [generator, Pass(self.seq_len, heads={"replaced": None})]
+
     def loss(self, model: Any, batch: Mapping[str, Tensor], *, generator: Any) -> Loss:
         where = batch["labels"] != IGNORED
         logits = generator({"ids": batch["ids"]}, heads={"tokens": where}).heads["tokens"].float()
@@ -70,6 +75,7 @@ class Distillation:
     mask = "causal"
     heads = {"tokens": "lm"}
     topologies = ("decoder",)
+    measures = {"nll": "bits"}
     models = {"teacher": {"heads": {"tokens": "lm"}, "trains": False}}
 
     def __init__(self, vocabulary: Vocabulary, seq_len: int, /, *, temperature: float = 2.0, weight: float = 1.0):

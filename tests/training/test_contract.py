@@ -19,9 +19,11 @@ from llmlab.commands.eval import evaluate
 from llmlab.config.compose import compose
 from llmlab.data import Windows
 from llmlab.errors import UserError
+from llmlab.model import build, flops
 from llmlab.model.build import build_model
 from llmlab.runs import record
-from llmlab.slots import Aux, Loss, Output, auxiliary
+from llmlab.slots import Aux, Loss, Output, Pass, auxiliary
+from llmlab.training import cost
 from llmlab.training.recipe import Recipe
 from llmlab.training.totals import Totals
 
@@ -75,7 +77,10 @@ COUNTED = {
 }
 
 
-@pytest.mark.parametrize("objective", COUNTED)
+@pytest.mark.parametrize(
+    "objective",
+    [n if n in ("simcse", "masked_pairs") else pytest.param(n, marks=pytest.mark.slow) for n in COUNTED],
+)
 def test_its_flops_are_those_of_the_real_loss(objective, tiny):
     """Dense, as the eager kernel computes the pairs that a mask hides."""
     words = [*tiny, *COUNTED[objective], "kernel=eager", "data.seq_len=32", "model.dim=32", "model.max_positions=32"]
@@ -93,6 +98,7 @@ def test_its_flops_are_those_of_the_real_loss(objective, tiny):
     assert recipe.cost.dense * 32 * rows == pytest.approx(counter.get_total_flops(), rel=0.01)
 
 
+@pytest.mark.slow  # a plan under every strategy, twice
 def test_a_run_and_a_plan_say_the_same_flops(contrastive, tiny, capsys):
     words = [w for w in tiny if w.startswith(("data.seq_len", "model.", "train.batch"))]
     words += ["model=bert", "model.dropout=0.1", "model.vocab_size=64"]
@@ -105,12 +111,44 @@ def test_a_run_and_a_plan_say_the_same_flops(contrastive, tiny, capsys):
     assert 1.5 < two / one < 2.5  # two forwards are kept
 
 
+@pytest.mark.slow  # the array of all parts
 def test_check_knows_what_can_be_asked_of_it():
     from llmlab.check import case_checks, cases
 
     asked = ["passes", "targets", "likelihood"]
     found = {r.check: r.outcome for r in case_checks.check_case(cases.part_case(("objective", "simcse")), asked)}
     assert found == {"built": "passed", "passes": "passed", "targets": "skipped", "likelihood": "skipped"}
+
+
+class Distilled:
+    """The passes of a distillation, of a teacher that only answers."""
+
+    def __init__(self, teacher="teacher", head="tokens"):
+        self.teacher, self.head = teacher, head
+
+    def prepare(self, sample, rng):
+        return {"ids": sample["tokens"][:-1]}
+
+    def passes(self, prepared):
+        tokens = len(prepared["ids"])
+        own = Pass(tokens, heads={"tokens": None})
+        return [own, Pass(tokens, model=self.teacher, trained=False, heads={self.head: tokens // 2})]
+
+
+def test_a_companion_that_is_not_trained_costs_its_forwards(tiny):
+    recipe = Recipe.of(compose([*tiny, "model=llama3"]))
+    own, teacher = build.assemble(recipe.spec), build.assemble(Recipe.of(compose([*tiny, "model=gpt2"])).spec)
+    windows, models = Windows(recipe.corpus.train, 16), {"model": own, "teacher": teacher}
+    found = cost.of(models, Distilled(), windows)
+    forward = flops.forward_flops(teacher, 16, heads={"tokens": 0.5}) / 16
+    assert found.flops_per_token == pytest.approx(flops.training_flops_per_token(own, 16) + forward)
+    assert found.parameters == flops.count_parameters(own)
+    shown = found.forward
+    assert shown["attention"] and shown["teacher: attention"]
+    with pytest.raises(UserError, match="names the model 'tutor', but there is model, teacher"):
+        cost.of(models, Distilled("tutor"), windows)
+    with pytest.raises(UserError, match="names the head 'labels', which the model 'teacher' doesn't have"):
+        cost.of(models, Distilled(head="labels"), windows)
 
 
 # ---------------------------------------------------------------- two terms with counts of their own

@@ -243,7 +243,7 @@ def test_a_checkpoint_of_another_model_or_run(folder, whole, tiny, capsys):
         assert code == 1 and ("another run" in line or "no sound checkpoint" in line)
     manifest = json.loads((folder / LAST / "manifest.json").read_text())  # an older one does not say of which run it is
     kept = {k: v for k, v in manifest.items() if k not in ("run", "sha256")}
-    (folder / LAST / "manifest.json").write_text(checkpoint._sealed(kept) + "\n")
+    (folder / LAST / "manifest.json").write_text(checkpoint.sealed(kept) + "\n")
     for command in ("eval", "generate"):
         code, line = ask(capsys, command)
         assert code == 1 and line.startswith(f"checkpoint run/{LAST} is not of the model in run/model.json: ")

@@ -246,10 +246,10 @@ def test_the_way_to_resume_can_be_typed():
 def test_parts_of_a_record_have_what_the_objective_brings():
     from llmlab.config import layout
     from llmlab.config.compose import compose
-    from llmlab.training.run_header import _brought
+    from llmlab.training.run_header import objective_parts
 
-    assert _brought(layout.resolve(compose(["model=bert"]))) == {"mask": "bidirectional", "heads.tokens": "mlm"}
-    assert _brought(layout.resolve(compose(["model=t5"]))) == {
+    assert objective_parts(layout.resolve(compose(["model=bert"]))) == {"mask": "bidirectional", "heads.tokens": "mlm"}
+    assert objective_parts(layout.resolve(compose(["model=t5"]))) == {
         "stacks.encoder.mask": "bidirectional",
         "stacks.decoder.mask": "causal",
         "heads.tokens": "lm",

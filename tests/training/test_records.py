@@ -8,13 +8,14 @@ import pytest
 import torch
 from small_runs import numbers, run
 from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 from llmlab import registry
 from llmlab.commands.eval import evaluate
 from llmlab.commands.plan import main as plan
 from llmlab.config import layout
 from llmlab.config.compose import compose
-from llmlab.data import collate, loader
+from llmlab.data import collate, loader, stand_in
 from llmlab.data.framing import Frame, Framing
 from llmlab.data.packing import Packs
 from llmlab.data.records import Records, RecordSamples
@@ -22,6 +23,7 @@ from llmlab.errors import UserError
 from llmlab.model import build
 from llmlab.plan import subject
 from llmlab.slots import Loss, Vocabulary
+from llmlab.sweep.plan import make_plan
 from llmlab.training.recipe import segments
 from llmlab.training.run import train
 
@@ -270,3 +272,21 @@ def test_another_number_of_classes_than_the_data_has_is_refused(reviews, tmp_pat
     ):
         run(tmp_path / "run", "model=bert", "objective=classification")
     assert not (tmp_path / "run").exists()
+
+
+def test_the_cost_of_a_classifier_is_that_of_its_forward_and_backward():
+    words = ["model=bert", "objective=classification", "kernel=eager", *SMALL[:4], "data.seq_len=32"]
+    made = subject.of_config(compose(words))
+    tokens = np.random.default_rng(0).integers(50, size=(2, 33))
+    batch = stand_in.batch(made.training.objective, tokens, np.random.default_rng(0))
+    with FlopCounterMode(display=False) as counted:
+        made.training.objective.loss(build.build_model(made.spec), batch).mean().backward()
+    assert made.cost.flops_per_token == pytest.approx(counted.get_total_flops() / (2 * 32), rel=0.01)
+
+
+def test_a_sweep_over_heads_is_one_over_the_role(reviews):
+    plan = make_plan([*classify(reviews), "head=pooled,scalar"])
+    assert [next(w for w in p.overrides if "head@" in w) for p in plan.points] == [
+        "head@heads.classes=pooled",
+        "head@heads.classes=scalar",
+    ]

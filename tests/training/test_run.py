@@ -316,7 +316,7 @@ def test_bits_per_byte_of_a_tokenizer_that_drops_text(tiny, tmp_path):
     """Lower case, accents and spaces are not in its tokens, but they are bytes of the text that was measured."""
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
-    from llmlab.commands.generate import _encoded
+    from llmlab.commands.generate import encode_prompt
     from llmlab.runs.folder import load_model
 
     text = "The Cat sat on   the Mat, and the naïve Dog saw it.\n" * 240
@@ -344,4 +344,7 @@ def test_bits_per_byte_of_a_tokenizer_that_drops_text(tiny, tmp_path):
     # Its documents began as the template begins a text, and so does a prompt.
     assert any("each document begins with [CLS]" in note for note in record.read(tmp_path / "run")["notes"])
     tokenizer = load_model(tmp_path / "run")[1]
-    assert _encoded(tokenizer, "the cat", 0, 1, False) == [2, *inner.encode("the cat", add_special_tokens=False).ids]
+    assert encode_prompt(tokenizer, "the cat", 0, 1, False) == [
+        2,
+        *inner.encode("the cat", add_special_tokens=False).ids,
+    ]

@@ -3,9 +3,11 @@
 import math
 from types import SimpleNamespace
 
+import pytest
 import torch
 from torch import nn
 
+from llmlab.errors import UserError
 from llmlab.slots import Aux, Loss
 from llmlab.training.feeds import Feed
 from llmlab.training.module import Offline
@@ -13,6 +15,7 @@ from llmlab.training.module import Offline
 
 def module(rank=0, step=0, accumulate=2, total=lambda t: t, seed=5):
     made = Offline(None, None, None, None, Feed(), seed=seed, horizon=10)
+    made.model = SimpleNamespace()
     made.trainer = SimpleNamespace(
         global_step=step,
         accumulate_grad_batches=accumulate,
@@ -75,3 +78,15 @@ def test_a_loss_is_scaled_against_what_lightning_and_the_strategy_average():
     loss = loss._replace(aux={"model": Aux(torch.tensor(0.5))})
     scaled = made.training_step({"loss": loss, "counts": counts}, 0).item() / 4
     assert math.isclose(scaled, 3 / 20 + 0.5 / 4, rel_tol=1e-6)
+
+
+def test_counts_that_a_feed_does_not_know_are_added_up_over_ranks():
+    made = module(accumulate=1, total=lambda t: t + torch.tensor([15, 4]))
+    made.objective = SimpleNamespace(loss=lambda model, batch: batch["loss"])
+    terms = {"policy": (torch.tensor(3.0), torch.tensor(5)), "value": (torch.tensor(2.0), torch.tensor(4))}
+    loss = Loss(terms, weights={"value": 0.5})
+    found = made.training_step({"loss": loss}, 0).item() / 2
+    assert math.isclose(found, 3 / 20 + 0.5 * 2 / 8, rel_tol=1e-6)
+    made.trainer.accumulate_grad_batches = 2
+    with pytest.raises(UserError, match="micro-batches without `counts` can't be accumulated"):
+        made.training_step({"loss": loss}, 0)

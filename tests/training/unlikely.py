@@ -30,16 +30,16 @@ class SimCSE:
         self.temperature = temperature
 
     def prepare(self, sample: dict[str, Any], rng: Any) -> dict[str, Any]:
-        return {"ids": np.asarray(sample["tokens"], dtype=np.int64)[:-1]}
+        return {"text": np.asarray(sample["tokens"], dtype=np.int64)[:-1]}
 
     def targets(self, prepared: dict[str, Any]) -> dict[str, int]:
         return {"contrast": 1}
 
     def passes(self, prepared: dict[str, Any]) -> list[Pass]:
-        return [Pass(len(prepared["ids"]))] * 2
+        return [Pass(len(prepared["text"]))] * 2
 
     def loss(self, model: Any, batch: Mapping[str, Tensor]) -> Loss:
-        outputs = [model(batch, heads={}) for _ in range(2)]
+        outputs = [model({"ids": batch["text"]}, heads={}) for _ in range(2)]
         one, other = (F.normalize(output.hidden.mean(1).float(), dim=-1) for output in outputs)
         scores, own = one @ other.T / self.temperature, torch.arange(len(one), device=one.device)
         found, n = (scores.argmax(-1) == own).sum(), own.new_tensor(len(own))

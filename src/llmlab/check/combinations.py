@@ -220,6 +220,7 @@ def _learning_words(items: Mapping[str, str]) -> tuple[str, ...]:
         f"model.n_layers={4 if topology == 'encoder_decoder' else 2}",
     ]
     words.append(f"objective={objective}")
+    words += [f"models.{role}=[]" for role in entry.attribute("models")]  # companions are like the model itself
     if "objective" in items and items.get("mask", entry.attribute("mask")) != entry.attribute("mask"):
         words.append(f"mask={items['mask']}")
     return tuple(words)

@@ -43,8 +43,9 @@ def slope(subject: Subject) -> None:
         if (own_gradient := gradient[path]) is not None:
             by_role.setdefault(role, []).append((parameter, own_gradient.double()))
     unmeasured: list[str] = []
+    exact_loss = loss_function(subject, exact)  # before: first values of a companion are drawn in float32
     with in_float64(), torch.no_grad():
-        probe = _LossProbe(exact, loss_function(subject, exact))
+        probe = _LossProbe(exact, exact_loss)
         for role_name, own in by_role.items():
             directions = [torch.randn(p.shape, generator=generator(3)) for p, _ in own]
             want = sum(float((g * d).sum()) for (_, g), d in zip(own, directions, strict=True))

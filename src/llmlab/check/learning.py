@@ -15,8 +15,10 @@ from llmlab import attributes, measures, registry
 from llmlab.check.refusal import refusal, untrainable
 from llmlab.check.subject import VOCABULARY, CheckFailed, NotApplicable, Subject, assert_close
 from llmlab.data import stand_in
+from llmlab.model import build
 from llmlab.model.model import Model
 from llmlab.slots import Loss, Vocabulary
+from llmlab.training import companions
 
 Batch = dict[str, Tensor]
 LOSS_TOLERANCE = 0.05  # relative, of the first loss
@@ -46,7 +48,27 @@ def prepared_batch(subject: Subject, rows: int = 4) -> Batch:
     zeros = np.zeros(tokens + 1, dtype=np.int64)
     batch = stand_in.batch(objective, words, chance, zeros)
     batch.pop("documents", None)
-    return batch | subject.read_by_parts(batch["ids"].shape[1], rows)
+    return batch | subject.read_by_parts(batch["ids"].shape[1] if "ids" in batch else tokens, rows)
+
+
+def companion_models(subject: Subject, model: Model) -> dict[str, Model]:
+    """The other models that the objective works with, by role, beside `model` and in its mode and dtype, with their first
+    values."""
+    found = {}
+    for role, companion in companions.of(subject.composed, model, None).items():
+        other = companion.assemble(model)
+        build.materialise(other)
+        companion.fill(other, seed=1)
+        for parameter in other.parameters():
+            parameter.data = parameter.data.to(next(model.parameters()).dtype)
+        found[role] = other.train(model.training and companion.trains)
+    return found
+
+
+def objective_loss(subject: Subject, model: Model, batch: Batch) -> Loss:
+    """The loss that the objective computes of a batch, with the companions that it asks for."""
+    loss: Loss = build_objective(subject).loss(model, batch, **companion_models(subject, model))
+    return loss
 
 
 def require_gradients(subject: Subject) -> None:
@@ -63,10 +85,12 @@ def loss_function(subject: Subject, model: Model) -> Callable[[], Loss]:
     """
     batch, objective = prepared_batch(subject), build_objective(subject)
     others = {role: None for role in subject.spec.heads if role not in objective.heads}
+    text = batch if "ids" in batch else subject.batch()
+    beside_it = companion_models(subject, model)
 
     def loss() -> Loss:
-        value: Loss = objective.loss(model, batch)
-        outputs = model(batch, heads=others).heads.values() if others else ()
+        value: Loss = objective.loss(model, batch, **beside_it)
+        outputs = model(text, heads=others).heads.values() if others else ()
         more = [(x * torch.linspace(-1, 1, x.numel()).view_as(x)).mean() for x in outputs]
         beside = {f"head {i}": (x, torch.ones((), dtype=torch.int64)) for i, x in enumerate(more)}
         return value._replace(terms={**value.terms, **beside})
@@ -87,7 +111,7 @@ def parameter_gradients(model: Model, loss: Tensor) -> dict[str, Tensor | None]:
 def first_loss(subject: Subject) -> None:
     """A model that has learnt nothing has a loss within 5 % of ln V, plus half of the variance that its init gives logits."""
     objective = build_objective(subject)
-    loss = objective.loss(subject.fresh().eval(), prepared_batch(subject, rows=24))
+    loss = objective_loss(subject, subject.fresh().eval(), prepared_batch(subject, rows=24))
     likelihoods = measures.likelihoods(list(loss.shown), measures.of(objective))
     if not likelihoods:
         raise NotApplicable("its objective measures no likelihood, of which the first value is known")
@@ -181,14 +205,14 @@ def checkpointing(subject: Subject) -> None:
     require_gradients(subject)
     from llmlab.training.placement import Placement
 
-    batch, objective = prepared_batch(subject), build_objective(subject)
+    batch = prepared_batch(subject)
     stored = _with_dropout(subject).train()
     recomputed = deepcopy(stored)
     Placement(activation_checkpointing=True).apply(recomputed)
     results = []
     for model in (stored, recomputed):
         torch.manual_seed(0)  # the recomputation has to restore this generator, or it drops other values
-        total = objective.loss(model, batch).mean()
+        total = objective_loss(subject, model, batch).mean()
         results.append((total.detach(), parameter_gradients(model, total)))
     (want, slopes), (got, slopes_again) = results
     assert_close(got, want, "the loss with activations computed again", 1e-6)

@@ -19,13 +19,12 @@ if TYPE_CHECKING:
 USAGE = """\
 llmlab chat run=FOLDER|hf=FOLDER [system=TEXT] [KEY=VALUE ...]
 
-A conversation with a Hugging Face checkpoint (hf=FOLDER, hf=ORG/NAME, or a NAME that llmlab fetch brought) or with a run
-that took over such a tokenizer; the template of the tokenizer says how a model is spoken to. Answers appear as they are
-written. Ctrl-C stops an answer; /clear begins anew; /quit or Ctrl-D ends. Where standard input is no terminal, each of its
-lines is answered, and answers alone are printed.
+A conversation with a Hugging Face checkpoint (hf=FOLDER, hf=ORG/NAME, or a NAME from llmlab fetch), or with a run whose
+tokenizer has a chat template. Answers are printed while they are generated. Ctrl-C stops an answer, /clear starts a new
+conversation, /quit or Ctrl-D ends. If standard input is not a terminal, each line is a message and only answers are printed.
 
-  system=TEXT              what the model is told before the conversation
-  max_new=512              tokens of an answer at most
+  system=TEXT              the system message
+  max_new=512              most tokens of an answer
   seed=1                   the same seed and lines give the same answers
   stop=TEXT                end an answer before this text; may be given several times
 

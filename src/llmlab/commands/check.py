@@ -27,9 +27,9 @@ checks=NAME,... only these checks; jobs=N processes (the number of cores); to=FO
 conformance.json are written (conformance/ here, of a whole run; else nowhere); compile=inductor compiles layers as a run
 does (a minute a part), where else they are only traced.
 
-Models are tiny and random, on the CPU. Each check is a promise that holds or does not: nothing hidden is seen, a cache
-changes nothing, gradients reach every parameter, kernels agree ... What can't be combined is refused with the reason.
-Exit code 1 if a check fails; the smallest command that shows it again is printed."""
+Models are tiny, with random weights, on the CPU. Examples of checks: no token sees what is hidden from it, a cache changes
+nothing, gradients reach every parameter, kernels agree. Combinations that are not possible are listed with the reason.
+Exit code 1 if a check fails; the smallest command that reproduces it is printed."""
 
 FOLDER = "conformance"
 BACKENDS = (TRACED, "inductor")

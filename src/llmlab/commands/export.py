@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import tempfile
@@ -13,12 +14,13 @@ from llmlab.commands.arguments import parse
 from llmlab.errors import UserError
 
 USAGE = """\
-llmlab export run=FOLDER to=FOLDER [format=llmlab|hf] [step=N]
+llmlab export run=FOLDER to=FOLDER [format=llmlab|hf] [step=N] [role=ROLE]
 
-Writes the weights of a run's newest sound checkpoint (or of step N) to one folder, whatever strategy the run had.
+Writes the weights of a run's newest intact checkpoint (or that of step N) to one folder, whatever its strategy.
 format=llmlab  model.safetensors by parameter path, the model, the config and the tokenizer: what
                llmlab train init_from=FOLDER, llmlab generate run=FOLDER and llmlab eval run=FOLDER take
-format=hf      config.json, model.safetensors and the tokenizer, as transformers loads them"""
+format=hf      config.json, model.safetensors and the tokenizer, as transformers loads them
+role=ROLE      of the model that the run has trained beside its own in this role of the objective, as role=generator"""
 FORMATS = ("llmlab", "hf")
 
 
@@ -28,6 +30,7 @@ class Arguments:
     to: str
     format: str = "llmlab"
     step: int | None = None
+    role: str | None = None
 
 
 def main(argv: Sequence[str]) -> int | None:
@@ -37,23 +40,28 @@ def main(argv: Sequence[str]) -> int | None:
     a = parse(argv, Arguments, "export")
     if a.format not in FORMATS:
         raise UserError(f"format={a.format} must be one of {', '.join(FORMATS)}")
-    said = export(a.run, Path(a.to), a.format, a.step)
+    said = export(a.run, Path(a.to), a.format, a.step, a.role)
     print(f"{a.to}: {said}")
     return 0
 
 
-def export(run: str | Path, to: Path, format: str = "llmlab", step: int | None = None) -> str:
+def export(run: str | Path, to: Path, format: str = "llmlab", step: int | None = None, role: str | None = None) -> str:
     """Write the folder `to`, or nothing; returns what it holds in a line.
 
-    run: a run folder, one of its checkpoints, or what was exported before. UserError where there is no sound checkpoint
-    of that step, where `to` holds something already, or where the model has no place in a checkpoint of transformers.
+    run: a run folder, one of its checkpoints, or what was exported before. role: of a companion that the run has trained;
+    None: the model that it is for. UserError where there is no sound checkpoint of that step or no such companion, where `to`
+    holds something already, or where the model has no place in a checkpoint of transformers.
     """
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise UserError(f"to={to}: there is something already; name a folder that is empty or not there")
     from llmlab.runs import folder
 
     path, home = _checkpoint(run, step), folder.home(run)
-    write = _llmlab if format == "llmlab" else _hf
+    if role is not None:
+        from llmlab.runs.companion import trains
+
+        trains(home, role)
+    write = functools.partial(_llmlab if format == "llmlab" else _hf, role=role)
     return _atomically(to, lambda temporary: write(path, home, temporary)).replace("{to}", str(to))
 
 
@@ -71,9 +79,9 @@ def _checkpoint(run: str | Path, step: int | None) -> Path:
     return found[0]
 
 
-def _llmlab(path: Path, home: Path, to: Path) -> str:
+def _llmlab(path: Path, home: Path, to: Path, role: str | None = None) -> str:
     from llmlab.data.tokenizer import BESIDE, SPECIAL, Tokenizer
-    from llmlab.runs import checkpoint, record, text
+    from llmlab.runs import checkpoint, companion, record, text
     from llmlab.runs.files import CONFIG, EXPORT, SPEC, undamaged
     from llmlab.runs.folder import load
 
@@ -87,19 +95,26 @@ def _llmlab(path: Path, home: Path, to: Path) -> str:
         if not (home / name).is_file():
             raise UserError(f"{home}: there is no {name} there")
         shutil.copyfile(home / name, to / name)
-    shutil.copyfile(path / checkpoint.WEIGHTS, to / checkpoint.WEIGHTS)
+    tied: dict[str, str] = {}
+    if role is None:
+        shutil.copyfile(path / checkpoint.WEIGHTS, to / checkpoint.WEIGHTS)
+        tied = checkpoint.tied(path)
+    else:
+        companion.write(path, home, role, to)
     about = {"run": str(home), "step": checkpoint.step_of(path), "data": text.known(home).get("data") or {}}
-    checkpoint.seal(to, EXPORT, [checkpoint.WEIGHTS, *names], {**about, "tied": checkpoint.tied(path)})
+    checkpoint.seal(to, EXPORT, [checkpoint.WEIGHTS, *names], {**about, "tied": tied})
     return f"the weights of step {about['step']:,}; use them as init_from={{to}} or run={{to}}"
 
 
-def _hf(path: Path, home: Path, to: Path) -> str:
+def _hf(path: Path, home: Path, to: Path, role: str | None = None) -> str:
     from llmlab.hub import save_hf
     from llmlab.hub.save_tokenizer import as_trained, save_tokenizer
-    from llmlab.runs import checkpoint
+    from llmlab.runs import checkpoint, companion
     from llmlab.runs.folder import load_model
 
     model, tokenizer = load_model(path)
+    if role is not None:
+        model = companion.load(path, home, role)
     save_hf(model, to)
     notes = [as_trained(tokenizer), save_tokenizer(to, tokenizer, model.sizes.max_positions)]
     said = f"the weights of step {checkpoint.step_of(path):,} as transformers reads them"

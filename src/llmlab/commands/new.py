@@ -22,12 +22,12 @@ TEMPLATES = Path(__file__).parents[1] / "templates"
 USAGE = f"""\
 llmlab new SLOT NAME [out=FILE]
 
-Writes a part that works as it stands, and its test; edit both. In a checkout of llmlab they become
+Writes a working part and its test, to be edited. In a checkout of llmlab they become
 plugins/SLOT/NAME.py and tests/plugins/test_NAME.py, elsewhere NAME.py and test_NAME.py in the current folder, which
 LLMLAB_PLUGINS=NAME makes known. out=FILE puts the part there and the test beside it.
 
 slots: {", ".join(SLOTS)}
-llmlab parts SLOT shows the parts that there are, and their files; src/llmlab/slots.py what a slot is given and returns."""
+llmlab parts SLOT lists the existing parts and their files; src/llmlab/slots.py defines each slot's arguments and results."""
 
 LONGEST = 30  # lines of the part keep to their width
 VALUES = ("null", "true", "false", "yes", "no", "on", "off", "nan", "inf")

@@ -21,13 +21,13 @@ USAGE = """\
 llmlab plan GROUP=CHOICE KEY=VALUE ...  [device=h100] [mfu=0.4] [memory=GIB] [--json]
 llmlab plan hf=FOLDER KEY=VALUE ...     the model of a config.json; no weights are needed
 
-Parameters by component, resolved layers, FLOPs and cache of a token, memory of a device under each strategy, the largest
-micro-batch that fits, time and energy of the budget: of the run that `llmlab train` makes of the same choices.
+Prints, for the run that `llmlab train` would start with the same choices: parameters by component, the table of layers, FLOPs
+and KV cache per token, memory per device under each strategy, the largest micro-batch that fits, and time and energy.
   device=h100    accelerator whose peak, memory and watts count: {devices};
                  without it, on a machine that has no GPU, what this machine would take comes first
-  mfu=0.4        share of its peak at which the model's FLOPs are done
-  memory=80      GiB of a device, instead of what its data sheet says, or of a process' share of this machine (on CPUs)
-  --json         parameters.total, parameters.active, flops_per_token, kv_bytes_per_token, memory, in numbers and bytes
+  mfu=0.4        model FLOPs utilization: the share of the peak that the run reaches
+  memory=80      GiB per device instead of the data sheet's, or per process on CPUs
+  --json         parameters.total, .active and .trainable, flops_per_token, kv_bytes_per_token, memory, in numbers and bytes
 
   llmlab plan model=llama3_8b strategy=zero3 trainer.devices=8 precision=bf16-mixed data.seq_len=8192 budget.tokens=15e12
   llmlab plan model=gpt2_small attention=mla     what a swap costs"""

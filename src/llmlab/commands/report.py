@@ -17,12 +17,12 @@ from llmlab.runs import newest
 USAGE = """\
 llmlab report FOLDER... [report.baseline=KEY=VALUE] [report.metric=val_loss] [report.tune=KEY] [out=FOLDER] [--json]
 
-Compares every run below the folders: runs whose configs are equal but for the seed are one variant. Each variant is
-compared with the baseline: the first value of each swept key, or report.baseline=attention=mha. Runs that can't be
-compared (another text, validation set, objective or tokenizer) stand in tables of their own.
+Compares all runs below the folders. Runs whose configs differ in the seed only are one variant. Each variant is compared with
+the baseline: the first value of each swept key, or report.baseline=attention=mha. Runs that can't be compared (another text,
+validation set, objective or tokenizer) are in separate tables.
   report.metric=val_bits_per_byte   any metric that run.json has
-  report.tune=KEY                   each variant has the best of its own grid of KEY (optimizer.lr where it was swept;
-                                    report.tune=null: nowhere)
+  report.tune=KEY                   compare each variant at the best KEY of its own grid (default: optimizer.lr if it was swept;
+                                    report.tune=null: never)
 Writes report.html, report.md, report.json and report.png into the first folder if it is a sweep, else into report/."""
 
 OPTIONS = ("report.baseline", "report.metric", "report.tune", "out")

@@ -21,9 +21,9 @@ from llmlab.runs.lock import STATUSES
 USAGE = """\
 llmlab runs [FOLDER...] [status=completed] [sort=age] [limit=N] [--json]
 
-Lists the run folders below FOLDER, by default below runs/ and multirun/, the points of sweeps among them: status, what was
-typed, steps of the budget, validation loss, age. status=failed,died keeps those. sort: age (the newest last), loss
-(the best first), steps, status or folder. limit=N keeps the last N of sort=age and the first N of any other."""
+Lists the run folders below FOLDER (default: runs/ and multirun/), including the points of sweeps: status, command line, steps
+of the budget, validation loss, age. status=failed,died lists those only. sort: age (the newest last), loss
+(the best first), steps, status or folder. limit=N lists the last N of sort=age and the first N of any other."""
 
 # "waiting": a point of a sweep that has not begun. "unreadable": its run.json is damaged.
 SHOWN = (*STATUSES, "waiting", "unreadable")

@@ -121,12 +121,12 @@ def resumed(overrides: Sequence[str]) -> list[str]:
 
 
 def _latest(override: str) -> str:
-    """resume=latest and init_from=latest with the folder that is meant; any other override as it is."""
+    """resume=latest, init_from=latest and models.ROLE=latest with the folder that is meant; any other override as it is."""
     from llmlab.config import spelling
     from llmlab.runs import newest
 
     key, _, word = override.partition("=")
-    if key not in ("resume", "init_from") or (folder := newest.named(word, key)) == word:
+    if not (key in ("resume", "init_from") or key.startswith("models.")) or (folder := newest.named(word, key)) == word:
         return override
     return f"{key}={spelling.quoted(str(folder))}"
 

@@ -14,9 +14,9 @@ from llmlab.registry import near
 USAGE = """\
 llmlab wandb workspace [project=llmlab] [entity=ACCOUNT_OR_TEAM] [name=llmlab] [by=PART ...] [out=FILE] [--dry-run]
 
-Makes a view of runs in a project of Weights & Biases: losses by part, speed, routing (pip install wandb-workspaces).
-by=attention by=kinds.local.window   places of parts by which losses are grouped
-out=FILE                             write the view as JSON there; --dry-run prints it and makes nothing"""
+Creates a dashboard in a Weights & Biases project: losses by part, speed, routing (pip install wandb-workspaces).
+by=attention by=kinds.local.window   slots by which losses are grouped
+out=FILE                             write the dashboard as JSON; --dry-run prints it and creates nothing"""
 
 # Parts by which losses are grouped, unless the user names others with by=.
 PARTS = ("attention", "ffn", "moe", "position", "norm", "optimizer")

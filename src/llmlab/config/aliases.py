@@ -52,6 +52,8 @@ ALIASES: dict[str, tuple[str, ...]] = _table(
         # the text
         "data.seq_len": "block_size context_length context_size max_seq_length max_seq_len seq_length seqlen n_ctx ctx_len "
         "sequence_length max_length context",
+        "data.fields.text": "text_column text_column_name sentence1_key text_key",
+        "data.fields.label": "label_column label_column_name label_key target_column",
         "tokenizer.vocab_size": "padded_vocab_size n_vocab vocabulary_size",
         "data=NAME data.path": "dataset dataset_name train_file data_path data_dir train_data input_file text corpus",
         "data.validation": "val_split validation_split test_size val_fraction val_size",

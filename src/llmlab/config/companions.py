@@ -28,27 +28,10 @@ KEY = "models"
 SHARED = ("embedding",)  # what a companion can have in common with the trained model
 GROUPS = ("model", "size", *LAYER_SLOTS, *MODEL_SLOTS, "head")  # choices that make a model
 NODES = (*GROUPS, "layers", "execute", "kinds", "stacks", "heads")  # and keys below which its values are
+ROOT: tuple[str, ...] = ("seed", "data", "tokenizer", "train", "budget", "strategy", "placement", "precision")
+ROOT += ("trainer", "logger", "objective", "optimizer", "schedule", "init_from", KEY)  # other words of a run
 # What `size=` states, so that a typed one gives way to the size of a companion's own words.
-ROOT: tuple[str, ...] = (
-    "seed",
-    "data",
-    "tokenizer",
-    "train",
-    "budget",
-    "strategy",
-    "placement",
-    "precision",
-    "trainer",
-    "logger",
-)
-ROOT += ("objective", "optimizer", "schedule", "init_from", KEY)  # other words of a run
 OF_SIZE = ("dim", "n_layers", "n_heads", "n_kv_heads", "head_dim", "ffn_dim")
-
-
-def resolved(chosen: Chosen, vocabulary: int | None = None) -> ModelSpec:
-    """The model that the words of a role make, of the run's vocabulary; None: of the size that the config states."""
-    assert chosen.composed is not None and chosen.composed.spec is not None
-    return chosen.composed.spec if vocabulary is None else with_vocabulary(chosen.composed, vocabulary)
 
 
 def declared(objective: str) -> dict[str, Declared]:
@@ -177,6 +160,12 @@ def place(word: str) -> tuple[str, str | None]:
     """(key or group, package) of an override."""
     key, _, package = word.lstrip("+~").partition("=")[0].partition("@")
     return key, package or None
+
+
+def spec_of(chosen: Chosen, vocabulary: int | None = None) -> ModelSpec:
+    """The model that the words of a role make, of the run's vocabulary; None: of the size that the config states."""
+    assert chosen.composed is not None and chosen.composed.spec is not None
+    return chosen.composed.spec if vocabulary is None else with_vocabulary(chosen.composed, vocabulary)
 
 
 def absolute(models: DictConfig) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import importlib.util
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,23 +15,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmlab import registry
-from llmlab.config import companions, explain, heads, inherit, init_from, model_files, spelling, store, validate
+from llmlab.config import companions, explain, heads, inherit, init_from, spelling, store, validate
 from llmlab.config.composed import Checkpoint, Composed, Typed
+from llmlab.config.model_files import conf_dir as conf_dir
+from llmlab.config.model_files import families as families
+from llmlab.config.schema import Budget
 from llmlab.errors import UserError
 from llmlab.slot_names import SLOTS
 
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
     from omegaconf import DictConfig
-
-
-@functools.lru_cache(maxsize=1)
-def conf_dir() -> Path:
-    """The folder of the YAML files that come with llmlab."""
-    spec = importlib.util.find_spec("llmlab_conf")
-    if spec is None or not spec.submodule_search_locations:
-        raise UserError("llmlab is not installed with its conf/ folder; pip install -e . in its checkout")
-    return Path(next(iter(spec.submodule_search_locations))).resolve()
 
 
 def groups(config_dirs: Sequence[str] = ()) -> list[str]:
@@ -44,12 +37,6 @@ def groups(config_dirs: Sequence[str] = ()) -> list[str]:
 def choices(group: str, config_dirs: Sequence[str] = ()) -> list[str]:
     files = [f.stem for root in (conf_dir(), *map(Path, config_dirs)) for f in Path(root, group).glob("*.yaml")]
     return sorted({*files, *registry.names(group)})
-
-
-def families() -> list[str]:
-    """The models that come with llmlab, but for their published sizes: there are many."""
-    files = sorted((conf_dir() / "model").glob("*.yaml"))
-    return [f.stem for f in files if model_files.published(f) is None]
 
 
 def known_choices(config_dirs: Sequence[str] = ()) -> explain.Known:
@@ -125,7 +112,8 @@ def _whole(
     asked = _opened(overrides, parsed, run)
     try:
         typed = _typed(parsed, known, run)
-        effective = tuple(o for o, t in zip(asked, typed, strict=True) if t is None or not t.kept)
+        kept = (o for o, t in zip(asked, typed, strict=True) if t is None or not t.kept)
+        effective = (*kept, *_other_budgets(parsed))
         cfg = run(effective)
     except Exception as first:
         parsed, _ = explain.parse(asked, known)
@@ -135,9 +123,6 @@ def _whole(
         elif len(good) < len(parsed):
             problems += _further(overrides, good, known, run)
         raise UserError("\n".join(dict.fromkeys(problems))) from first
-    if budgets := _other_budgets(parsed, cfg):
-        effective += budgets
-        cfg = run(effective)
     if own := inherit.words(cfg, parsed):
         effective = (*inherit.without(effective), *own)
         overrides = (*inherit.without(overrides), *own)
@@ -402,9 +387,8 @@ def _name(value: Any) -> str:
     return f"[{','.join(map(str, value))}]" if isinstance(value, list) else str(value)
 
 
-def _other_budgets(parsed: Sequence[Override], cfg: DictConfig) -> tuple[str, ...]:
-    """A budget that was typed replaces the one that was there."""
+def _other_budgets(parsed: Sequence[Override]) -> tuple[str, ...]:
+    """A budget that was typed replaces any other."""
     mine = {o.key_or_group for o in parsed if o.key_or_group.startswith("budget.") and o.value() is not None}
-    if len(mine) != 1:
-        return ()
-    return tuple(f"budget.{k}=null" for k, v in cfg.budget.items() if v is not None and f"budget.{k}" not in mine)
+    keys = [f"budget.{f.name}" for f in dataclasses.fields(Budget)]
+    return tuple(f"{key}=null" for key in keys if key not in mine) if len(mine) == 1 else ()

@@ -45,14 +45,14 @@ class Declared:
     """An objective's declaration of a role. heads: role of a head -> its usual part, as of the objective's own."""
 
     role: str
-    heads: Mapping[str, str]
+    heads: Mapping[str, str] = field(default_factory=dict)
     trains: bool = True
     shares: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """The model chosen for a role: `words` that change the run's own (then `composed` is its config) or a finished `source`."""
+    """The model chosen for a role: `words` that change the run's own (`composed` is its config), or a finished `source`."""
 
     declared: Declared
     words: tuple[str, ...] = ()

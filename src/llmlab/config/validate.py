@@ -391,14 +391,15 @@ def _loggers(composed: Composed) -> list[str]:
     found = [
         f"logger={n}: the package {n} is not installed; pip install {n}, or leave logger={n} out"
         for n in chosen
-        if not _installed(n)
+        if not is_installed(n)
     ]
     if not chosen and "logger.samples" in composed.keys:
         found.append("logger.samples: there is no logger; add logger=wandb or logger=tensorboard")
     return found
 
 
-def _installed(package: str) -> bool:
-    """Whether it can be imported. A folder of that name that happens to lie here, as W&B leaves one, has no origin."""
+def is_installed(package: str) -> bool:
+    """True if a package can be imported. A folder of that name in the working directory, as W&B leaves one, is a namespace
+    package to Python, which has no origin."""
     spec = importlib.util.find_spec(package)
     return spec is not None and spec.origin is not None

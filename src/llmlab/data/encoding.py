@@ -171,14 +171,14 @@ def _encode(tokenizer: Encoder, batch: Sequence[tuple[str, bool]], sized: bool) 
                 yield Chunk(ids, sizes, len(text), last)
                 continue
             found = inner.encode(text, add_special_tokens=False)  # an added token that takes the space before it
-        yield _Text(text).chunk(tokenizer, ids, _offsets(found), last=last)
+        yield SourceText(text).chunk(tokenizer, ids, token_offsets(found), last=last)
 
 
-def _offsets(found: Encoding) -> np.ndarray:
+def token_offsets(found: Encoding) -> np.ndarray:
     return np.array(found.offsets, dtype=np.int64).reshape(-1, 2)
 
 
-class _Text:
+class SourceText:
     """A text, or a stretch of one that begins at its character `at`, and where its bytes are."""
 
     def __init__(self, text: str, at: int = 0):
@@ -269,7 +269,7 @@ def _encode_spans(tokenizer: Encoder, text: str, places: Sequence[tuple[int, int
     with explained():
         found = tokenizer.inner.encode_batch([text[a:b] for a, b in places], add_special_tokens=False)
     for (begin, end), encoding in zip(places, found, strict=True):
-        offsets = _offsets(encoding)
+        offsets = token_offsets(encoding)
         rising = np.maximum.accumulate(offsets).clip(0, end - begin) if len(offsets) else offsets
         same = np.array_equal(rising, offsets)
         yield _Span(begin, end, np.array(encoding.ids, dtype=np.int64), rising + begin, same)
@@ -311,4 +311,4 @@ def _piece(
         sizes = tokenizer.spelt[ids]
         if sizes.sum() == len(text[mark:to].encode("utf-8")):
             return Chunk(ids, sizes, to - mark, last)
-    return _Text(text[mark:to], mark).chunk(tokenizer, ids, offsets, last=last, mark=mark)
+    return SourceText(text[mark:to], mark).chunk(tokenizer, ids, offsets, last=last, mark=mark)

@@ -63,6 +63,7 @@ def train_loader(
         raise UserError(f"train.batch_size={batch_size} is more than the {has}")
     return DataLoader(
         MicroSteps(windows, objective, seed, batch_size, micro, rank, world, accumulate),
+        # None: an item is a whole micro-batch already, and is not stacked once more.
         batch_size=None,
         sampler=From(start_step * accumulate, steps * accumulate),
         num_workers=num_workers,
@@ -189,4 +190,5 @@ def _batch(samples: Sequence[Sample], objective: Objective, windows: Samples) ->
 
 
 def _leave_interrupts_to_the_parent(worker: int) -> None:
+    # A terminal sends Ctrl-C to all processes at once; a worker that died of it would end the run before its step is saved.
     signal.signal(signal.SIGINT, signal.SIG_IGN)

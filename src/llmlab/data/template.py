@@ -47,6 +47,7 @@ class Template:
         if FILE in beside:
             return beside[FILE]
         found = config_of(beside, where).get("chat_template")
+        # Older transformers write several templates as a list of {name, template}.
         if isinstance(found, list):  # several, by name
             found = {t["name"]: t["template"] for t in found}
         return found.get("default") if isinstance(found, dict) else found

@@ -55,6 +55,7 @@ class Tokenizer:
 
     def __init__(self, inner: tokenizers.Tokenizer, special: dict[str, int], kind: str):
         inner.encode_special_tokens = True  # as text, that is: a document can't forge one
+        # A tokenizer.json may ask for both, and a document would be cut or padded in silence.
         inner.no_padding()
         inner.no_truncation()
         self.inner = inner
@@ -212,7 +213,7 @@ class Tokenizer:
             about: About = read_json(folder / SPECIAL, About)
         except FileNotFoundError:
             raise UserError(f"{folder}: there is no {SPECIAL} there") from None
-        inner = _read(folder / FILE)
+        inner = read_tokenizer(folder / FILE)
         found = cls(inner, about["special"], about["kind"])
         for role, i in found.special.items():
             if not 0 <= i < LARGEST_ID or inner.id_to_token(i) is None:
@@ -234,7 +235,7 @@ def make(cfg: Config, train: Sequence[str], validation: Sequence[str], special: 
     if cfg.kind == "bpe":
         return _bpe(train, cfg.vocab_size, special)
     if cfg.kind == "char":
-        return _char([*train, *validation], special)
+        return char_tokenizer([*train, *validation], special)
     if cfg.kind == "file":
         return from_file(cfg.path, special)
     raise UserError(f"tokenizer.kind={cfg.kind}: there is no such kind (valid: bpe, char, file)")
@@ -279,7 +280,8 @@ def _bpe(texts: Sequence[str], vocab_size: int, special: Sequence[str]) -> Token
     return made
 
 
-def _char(texts: Iterable[str], special: Sequence[str]) -> Tokenizer:
+def char_tokenizer(texts: Iterable[str], special: Sequence[str]) -> Tokenizer:
+    """A tokenizer whose tokens are the characters of some texts."""
     from tokenizers import Tokenizer as Inner
     from tokenizers import decoders, models
 
@@ -308,7 +310,7 @@ def from_file(path: str | None, special: Sequence[str], table: int | None = None
     if not file.is_file():
         raise UserError(f"tokenizer.path={path}: there is no file {file}")
     known = Tokenizer.load(file.parent) if file.name == FILE and (file.parent / SPECIAL).exists() else None  # of a run
-    inner = known.inner if known else _read(file)
+    inner = known.inner if known else read_tokenizer(file)
     beside = _beside(file.parent)
     named = special_tokens.read(beside, str(file.parent))
     models = special_tokens.ids_of(file.parent)
@@ -370,7 +372,8 @@ def _add(inner: tokenizers.Tokenizer, token: str) -> int:
     return found
 
 
-def _read(file: Path) -> tokenizers.Tokenizer:
+def read_tokenizer(file: Path) -> tokenizers.Tokenizer:
+    """Read a tokenizer.json. UserError for one that is damaged or over the limits."""
     from tokenizers import Tokenizer as Inner
 
     text = tokenizer_limits.read(file)

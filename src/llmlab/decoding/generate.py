@@ -107,6 +107,7 @@ def generate_all(
         new = _Text(text.ids[:, cache.length :]) if cache is not None and cache.length else text
         for step in range(max(rooms)):
             read = new if cached else text
+            # Logits of the last position alone: those of a whole prompt are T x V floats, 500 MB at 1,000 x 128,000.
             last = torch.zeros_like(read.ids, dtype=torch.bool)
             last[:, -1] = True
             logits = model({**batch, **read.batch()}, heads={"tokens": last}, cache=cache).heads["tokens"]
@@ -117,6 +118,7 @@ def generate_all(
                 over = torch.tensor([step + 1 >= room for room in rooms], device=device)
                 token = token.masked_fill(over, forced[1])
             told: list[int | None] = []
+            # One transfer a step from a GPU, which waits for the device.
             if trace is not None:
                 chances = sampling.log_probability(logits[:, :vocabulary], token, seen).tolist()
             for i, (value, unforced) in enumerate(torch.stack([token, drawn], 1).tolist()):

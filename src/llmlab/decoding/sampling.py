@@ -47,6 +47,7 @@ class Sampling:
         logits = self._penalised(logits_BV, seen_BV)
         if self.temperature == 0:
             return torch.zeros_like(logits).scatter_(-1, logits.argmax(-1, keepdim=True), 1.0)
+        # With the largest at 0 a tiny temperature makes -inf of the others, and no inf - inf of the softmax.
         logits = (logits - logits.amax(-1, keepdim=True)) / max(self.temperature, 1e-30)
         if self.top_k is not None and self.top_k < logits.shape[-1]:
             values, index = logits.topk(self.top_k, -1)
@@ -55,6 +56,7 @@ class Sampling:
         if self.top_p is not None and self.top_p < 1:
             ordered, index = p.sort(-1, descending=True)
             before = ordered.cumsum(-1) - ordered  # probability of those that are likelier
+            # The token that crosses top_p stays, so that there is always one.
             p = torch.zeros_like(p).scatter_(-1, index, ordered.masked_fill(before >= self.top_p, 0.0))
             p = p / p.sum(-1, keepdim=True)
         if self.min_p is not None:
@@ -76,6 +78,7 @@ class Sampling:
             logits = self._penalised(logits_BV, seen_BV)
             best = logits.argmax(-1, keepdim=True)  # that of a NaN, if there is one
             return best.masked_fill(~logits.gather(-1, best).isfinite(), -1)[:, 0]
+        # Generators of the CPU: a seed draws the same tokens whatever the model runs on.
         p = self.distribution(logits_BV, seen_BV).cpu()
         none = ~p.sum(-1).isfinite()
         p = p.masked_fill(none[:, None], 1.0)  # multinomial refuses the whole batch for one row
@@ -90,5 +93,6 @@ class Sampling:
         logits = logits_BV.float()
         if seen_BV is None or self.repetition_penalty == 1:
             return logits
+        # CTRL divides; that would raise a negative logit, so it is multiplied, as transformers does.
         penalised = torch.where(logits < 0, logits * self.repetition_penalty, logits / self.repetition_penalty)
         return torch.where(seen_BV, penalised, logits)

@@ -96,6 +96,7 @@ def labels(spec: ModelSpec) -> Config:
 
 def _scored(c: Config) -> dict[str, PartSpec]:
     pad = c.get("pad_token_id")
+    # Without a pad token the reference reads the last token, and refuses batches of more than one text.
     where: Config = {"pool": "end"} if pad is None else {"pool": "last", "skip": pad}
     return {"scalar": part("head", "scalar", n_classes=n_labels(c), **where)}
 

@@ -47,6 +47,7 @@ def read_tensors(folder: Path, wanted: Sequence[str] | None = None) -> dict[str,
     tensors: dict[str, Tensor] = {}
     for path in _paths(folder):
         with _explained(path), safe_open(path) as f:
+            # safe_open is no mapping: it has keys() and cannot be iterated.
             names = [name for name in f.keys() if wanted is None or name in wanted]  # noqa: SIM118
             _once(names, tensors, path)
             tensors |= {name: f.get_tensor(name) for name in names}
@@ -128,6 +129,7 @@ def write_folder(
         shutil.copymode(temporary / "config.json", temporary / WEIGHTS)  # safetensors' files are their owner's alone
         for name, content in (beside or {}).items():
             (temporary / name).write_bytes(content)
+        # config.json last: a folder without one is no checkpoint, should this process die in between.
         for name in (*(beside or {}), WEIGHTS, "config.json"):
             os.replace(temporary / name, folder / name)
     finally:

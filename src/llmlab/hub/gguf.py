@@ -59,6 +59,7 @@ def convert(file: Path, folder: Path) -> None:
     for tensor in reader.tensors:
         values = gguf.quants.dequantize(tensor.data, tensor.tensor_type).astype(np.float32)
         name = about.name(tensor.name)
+        # llama.cpp's converter permutes the rows of q and k, as its rope turns neighbours where Hugging Face's turns halves.
         for turned, heads in (("q_proj", "num_attention_heads"), ("k_proj", "num_key_value_heads")):
             if f".{turned}." in name:
                 values = _halves(values, about.config[heads])
@@ -132,6 +133,7 @@ class _About:
         merges = [tuple(pair.split(" ", 1)) for pair in self.need("tokenizer.ggml.merges")]
         inner = Tokenizer(models.BPE({token: i for i, token in enumerate(tokens)}, merges))
         level = pre_tokenizers.ByteLevel(add_prefix_space=bool(self.said.get("tokenizer.ggml.add_space_prefix", False)))
+        # llama.cpp's split `smollm` sets every digit apart before it splits as GPT-2 does.
         digits = [pre_tokenizers.Digits(individual_digits=True)] if split == "smollm" else []
         inner.pre_tokenizer = pre_tokenizers.Sequence([*digits, level]) if digits else level
         inner.decoder = decoders.ByteLevel()

@@ -60,6 +60,7 @@ def tensors_of(
     out |= {name: tensor.to(dtype) for name, tensor in fixed.items() if not read or name in read}
     if head.prefix is not None:
         out = {re.sub(f"^{re.escape(entry.prefix)}", head.prefix, name): tensor for name, tensor in out.items()}
+    # safetensors refuses two names for one memory, such as a table that is written under an alias too.
     return {name: tensor.clone() for name, tensor in out.items()}
 
 

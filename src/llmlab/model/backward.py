@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
-from torch.utils.flop_counter import FlopCounterMode
 
 from llmlab import attributes
 from llmlab.model import roles
@@ -24,7 +23,7 @@ from llmlab.model.model import Model
 from llmlab.model.probe import fake_tensor_mode
 from llmlab.model.stack import Stack
 from llmlab.model.visibility import Visible
-from llmlab.slots import Window
+from llmlab.slots import Choice, Routing, Score, Seen, Term, Window
 
 # Names of the functions that multiply, and where their two factors stand among the arguments.
 PRODUCTS = {
@@ -42,7 +41,7 @@ def frozen(model: nn.Module) -> bool:
 def share(
     model: Model, length: int, source_length: int, head_shares: Mapping[str, float], pairs_of: Pairs
 ) -> tuple[float, float] | str:
-    """What is done of a whole backward, of a sequence, between 0 and 1; and where hidden pairs of scores are computed too.
+    """Share of a sequence's backward that is done, from 0 to 1; and the same where hidden pairs of scores are computed too.
 
     The arguments are those of `flops.account`. Where the model can't be run without values: why.
     """
@@ -53,7 +52,7 @@ def share(
     ]
     why = ""
     # On the meta device, which is soon there; where a part asks what a device can do (torch.autocast refuses "meta"), on a
-    # CPU that is fake_tensor_mode.
+    # CPU that is feigned (fake tensors).
     for place in (lambda: torch.device("meta"), fake_tensor_mode):
         products = Products(length)
         try:
@@ -119,12 +118,20 @@ class Products(TorchFunctionMode):
         self.wanted_dense += self.share * flops * wanted * dense
         self.whole_dense += self.share * flops * 2 * dense
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
         name = getattr(func, "__name__", "")
         if name in ("item", "__int__", "__bool__"):  # nothing is so; a number is the farthest distance of two tokens
             return False if args[0].dtype == torch.bool else self.length - 1
         if (place := PRODUCTS.get(name)) is None:
             return func(*args, **(kwargs or {}))
+        from torch.utils.flop_counter import FlopCounterMode
+
         factors = [t for t in args[place] if isinstance(t, Tensor)]
         with FlopCounterMode(display=False) as counter:
             out = func(*args, **(kwargs or {}))
@@ -138,17 +145,17 @@ class Scores:
     def __init__(self, products: Products, pairs: Mapping[Window, float], source_length: int):
         self.products, self.pairs, self.source_length = products, pairs, source_length
 
-    def lower(self, seen: Any) -> Any:
+    def lower(self, seen: Seen) -> Seen:
         return seen
 
     def __call__(
         self,
-        terms: Sequence[Any],
+        terms: Sequence[Term],
         v_BKSH: Tensor,
-        seen: Any,
+        seen: Seen,
         bias: Tensor | None,
-        score: Any,
-        sink: Any,
+        score: Score,
+        sink: Tensor | None,
         training: bool,
     ) -> Tensor:
         q_BNTH, length = terms[0].q_BNTH, terms[0].q_BNTH.shape[2]
@@ -170,7 +177,7 @@ class Sent:
     def __init__(self, mixture: MixtureOfExperts):
         self.mixture = mixture
 
-    def __call__(self, x_nD: Tensor, routing: Any, valid_n: Tensor | None) -> tuple[Tensor, Tensor]:
+    def __call__(self, x_nD: Tensor, routing: Routing | Choice, valid_n: Tensor | None) -> tuple[Tensor, Tensor]:
         rows = torch.zeros(max(1, round(len(x_nD) * self.mixture.per_token)), dtype=torch.long)
         y = self.mixture.experts(x_nD[rows], rows)
         out = torch.empty(len(x_nD), y.shape[-1]).requires_grad_(y.requires_grad or routing[0].requires_grad)

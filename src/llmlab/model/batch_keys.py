@@ -33,7 +33,7 @@ class Watched(dict[str, Any]):
         self.read.add(key)
         return super().__getitem__(key)
 
-    def get(self, key: str, default: Any = None) -> Any:
+    def get(self, key: str, default: object = None) -> Any:
         if key not in self:
             return default
         return self[key]
@@ -82,5 +82,5 @@ def check_names(names: Collection[str], needs: Collection[str]) -> None:
 
 
 def read_in(data: Mapping[str, Any], plain: Collection[str]) -> Mapping[str, Tensor]:
-    """What a batch has beside the keys that every model knows: for parts that read it by name."""
+    """The rest of a batch beside the keys that every model knows: for parts that read it by name."""
     return data.without(plain) if isinstance(data, Watched) else {k: v for k, v in data.items() if k not in plain}

@@ -19,11 +19,14 @@ from llmlab.seeds import key
 T = TypeVar("T")
 
 
-def assemble(spec: ModelSpec) -> Model:
-    """The model without memory: every parameter on the meta device. UserError for sizes that no tensor can have."""
+def assemble(spec: ModelSpec, embedding: nn.Module | None = None) -> Model:
+    """The model without memory: every parameter on the meta device. UserError for sizes that no tensor can have.
+
+    embedding: of another model, whose tables it uses.
+    """
     try:
         with torch.device("meta"):
-            return Model(spec)
+            return Model(spec, embedding)
     except RuntimeError as e:
         # torch has no exception type of its own for this, so its message decides.
         if found := re.search(r"Storage size calculation overflowed with sizes=\[([\d, ]+)\]", str(e)):
@@ -38,14 +41,16 @@ def materialise(model: nn.Module, device: torch.device | str = "cpu") -> None:
 
 
 @torch.no_grad()
-def initialise(model: Model, seed: int) -> None:
+def initialise(model: Model, seed: int, prefix: str = "") -> None:
     """First values of every parameter, the same under any strategy, and in two variants where they share the part.
 
     Each is drawn whole, in float32 on the CPU, from a generator seeded by (seed, path): constants as the module states
-    them, biases 0, the rest by the init part from the parameter's role. Persistent buffers become 0.
+    them, biases 0, the rest by the init part from the parameter's role. Persistent buffers become 0. prefix: what stands
+    before the paths, so that two models of a run do not begin alike.
     """
     init = model.spec.init.factory()()
     for path, module, name, parameter, role in walk(model):
+        # On the CPU: a CUDA generator gives other numbers for the same seed. Whole, so that sharding changes no value.
         value = torch.empty(_shape(parameter), dtype=torch.float32, device="cpu")
         constants = getattr(module, "constants", {})
         if name in constants:
@@ -57,7 +62,7 @@ def initialise(model: Model, seed: int) -> None:
             sizes: Any = model.stacks[parts[1]].sizes if parts[0] == "stacks" else model.sizes
             if isinstance(module, Table):
                 sizes = sizes.but(gain=module.gain)
-            init.fill(value, role, sizes, torch.Generator().manual_seed(key(seed, path)))
+            init.fill(value, role, sizes, torch.Generator().manual_seed(key(seed, prefix + path)))
         _put(parameter, value)
     for buffer in model.buffers():
         buffer.zero_()

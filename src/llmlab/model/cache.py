@@ -26,7 +26,7 @@ class Cache:
     def extend_valid(self, new: Tensor | None, batch: int, length: int) -> Tensor | None:
         """(B, S) validity of all keys so far, or None while none was ever padding."""
         if new is None and self.valid is None:
-            return None
+            return None  # not all True: without a mask tensor a kernel may take its causal path
         if new is None:
             assert self.valid is not None
             new = self.valid.new_ones(batch, length)

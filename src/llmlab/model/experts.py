@@ -106,11 +106,11 @@ class MixtureOfExperts(nn.Module):
         routing = self.router(x_nD, valid_n, self.total if self.training else alone)
         gather = self._chosen if isinstance(routing, Choice) else self._sent
         y_nD, load = gather(x_nD, routing, valid_n)
-        if self.scale != 1.0:
+        if self.scale != 1.0:  # DeepSeek-V2's routed_scaling_factor, on the routed experts alone
             y_nD = y_nD * self.scale
         if self.shared is not None:
             shared = self.shared(x_nD)
-            if self.shared_gate is not None:
+            if self.shared_gate is not None:  # Qwen2-MoE
                 shared = shared * torch.sigmoid(self.shared_gate(x_nD))
             y_nD = y_nD + shared
         return y_nD.view_as(x_BTD).to(x_BTD.dtype), Aux(routing.loss, load)
@@ -138,4 +138,5 @@ class MixtureOfExperts(nn.Module):
         rows = tokens_Ec.reshape(-1)
         y = self.experts(x_nD[rows], load.cumsum(0).to(torch.int32))
         y = y * weights_Ec.reshape(-1, 1).to(y.dtype)
+        # On a GPU index_add adds with atomics, in any order, unless torch.use_deterministic_algorithms is on.
         return y.new_zeros(len(x_nD), y.shape[-1]).index_add(0, rows, y), load

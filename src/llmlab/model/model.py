@@ -25,14 +25,17 @@ PLAIN = {*batch_keys.MODEL, "source", "source_valid", "source_segments", "labels
 class Model(nn.Module):
     """Parts assembled as `spec` says. Built on the meta device and filled by `llmlab.model.build`."""
 
-    def __init__(self, spec: ModelSpec):
+    def __init__(self, spec: ModelSpec, embedding: nn.Module | None = None):
+        """embedding: of another model, whose tables the first stack uses; it is not a child of this one."""
         super().__init__()
         self.spec, self.sizes = spec, spec.sizes
         kernel = spec.kernel.factory()()
         self.stacks = nn.ModuleDict()
         first: Stack | None = None
         for stack in spec.stacks:
-            built = Stack(stack, kernel, first.embedding if first and stack.shared_embedding else None)
+            built = Stack(
+                stack, kernel, embedding if first is None else first.embedding if stack.shared_embedding else None
+            )
             self.stacks[stack.name] = built
             first = first or built
         assert first is not None

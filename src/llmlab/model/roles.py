@@ -33,5 +33,5 @@ def parameters(model: nn.Module) -> list[tuple[str, nn.Parameter, Role]]:
 
 
 def learning(model: nn.Module) -> list[tuple[str, nn.Parameter, Role]]:
-    """Those of `parameters` that learn: all that an optimizer, its state and gradients are of."""
+    """Parameters that learn, as `parameters` lists them: an optimizer, its state and gradients are of these alone."""
     return [(path, parameter, role) for path, parameter, role in parameters(model) if parameter.requires_grad]

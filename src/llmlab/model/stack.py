@@ -147,6 +147,7 @@ class Stack(nn.Module):
         rotary_width = getattr(factory.func, "rotary_width", None)
         width = rotary_width(self.sizes, **factory.keywords) if rotary_width else self.sizes.head_dim
         factory = part.factory()
+        # T5 and MPNet have one table for all layers, XLNet one a layer (scope "layer"), Gemma 3 a rope a kind.
         own = len(self.positions) if attributes.of(factory.func, "position", "scope") == "layer" else None
         key = (part.name, repr(sorted(part.options.items())), width, own)
         if key not in places:

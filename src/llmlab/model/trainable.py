@@ -37,7 +37,7 @@ class Filter:
 
     @classmethod
     def of(cls, words: Iterable[str] | None) -> Filter:
-        """Of the value of `train.learns`."""
+        """The filter that the value of `train.learns` says."""
         return cls(None if words is None else tuple(words))
 
     def apply(self, model: nn.Module) -> None:

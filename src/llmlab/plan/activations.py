@@ -8,8 +8,9 @@ seen. A kernel that says what it keeps on a GPU (`kept`) is asked where it is to
 
 from __future__ import annotations
 
+import functools
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, cast
@@ -26,6 +27,8 @@ from llmlab.model import batch_keys, roles
 from llmlab.model.model import Model
 from llmlab.plan.split import split
 from llmlab.slots import Kernel, Output, Score, Seen, Term
+from llmlab.training.companions import Companion
+from llmlab.training.companions import frozen as as_declared
 from llmlab.training.cost import passes
 
 Kind = Literal["take", "free", "grad", "enter", "leave", "read", "backward", "wake", "back", "done"]
@@ -34,8 +37,9 @@ Kind = Literal["take", "free", "grad", "enter", "leave", "read", "backward", "wa
 class Op(NamedTuple):
     """take and free: `size` bytes; a free says in `param` which op took them. grad: a parameter's gradient is there, `size`
     of the bytes taken are it, `param` is its number. Of the layer that is executed as number `step`: enter and leave: its
-    forward begins and ends; back: the gradient of its hidden states has come; done: those of its inputs are there. read: the
-    model's forward is over; backward: the loss is there; wake: a gradient of one of the model's outputs has come.
+    forward begins (`param`: the layer, counted over all stacks of all models) and ends; back: the gradient of its hidden
+    states has come; done: those of its inputs are there. read: a model's forward is over; backward: the loss is there; wake: a
+    gradient of one of a model's outputs has come.
     """
 
     kind: Kind
@@ -64,11 +68,12 @@ def record(
     documents: bool = False,
     tensor_parallel: int = 1,
     frozen: frozenset[str] = frozenset(),
+    companions: Mapping[str, Companion] | None = None,
 ) -> list[Op]:
     """Of a micro-batch of `rows` sequences, from the batch that is there to the last gradient.
 
     gpu: kernels keep what they say that they keep on one. tensor_parallel: of one of so many ranks that share a layer.
-    frozen: paths of the parameters that do not learn.
+    frozen: paths of the parameters that do not learn. companions: the objective's other models, by role.
     """
     from llmlab.training.placement import Placement
 
@@ -79,27 +84,32 @@ def record(
         model = Model(spec).train()
         for path, parameter, _ in roles.parameters(model):
             parameter.requires_grad_(path not in frozen)
-        for module in model.modules():
-            for name, p in module._parameters.items():
-                if p is not None and p.dtype != numerics.parameters:
-                    module._parameters[name] = nn.Parameter(
-                        p.detach().to(numerics.parameters), requires_grad=p.requires_grad
-                    )
-        if tensor_parallel > 1:
-            split(model, tensor_parallel)
-        Placement(activation_checkpointing=checkpointing).apply(model)
-        if gpu:
-            for each in model.all_stacks():
-                each.kernel = cast("Kernel", OnGPU(each.kernel)) if hasattr(each.kernel, "kept") else each.kernel
+        others = {
+            role: as_declared(Model(c.spec, c.embedding(model)).train(), c) for role, c in (companions or {}).items()
+        }
+        for each in (model, *others.values()):
+            for module in each.modules():
+                for name, p in module._parameters.items():
+                    if p is not None and p.dtype != numerics.parameters:
+                        module._parameters[name] = nn.Parameter(
+                            p.detach().to(numerics.parameters), requires_grad=p.requires_grad
+                        )
+            if tensor_parallel > 1:
+                split(each, tensor_parallel)
+            Placement(activation_checkpointing=checkpointing).apply(each)
+            for stack_ in each.all_stacks() if gpu else ():
+                stack_.kernel = (
+                    cast("Kernel", OnGPU(stack_.kernel)) if hasattr(stack_.kernel, "kept") else stack_.kernel
+                )
         batch = {k: torch.empty(rows, *v.shape[1:], dtype=v.dtype) for k, v in one.items()}
         recorder = Recorder(share_of_targets(objective, samples), farthest_distance(objective, samples))
-        recorder.watch(model)
+        recorder.watch(model, *others.values())
         stack.enter_context(recorder)
         for tensor in batch.values():
             recorder.taken(tensor)
         with torch.autocast("cpu", numerics.computed, enabled=numerics.computed is not None):
             watched = batch_keys.Watched(batch)
-            loss = objective.loss(model, watched)
+            loss = objective.loss(model, watched, **others)
             total = loss.mean()
         batch_keys.check(watched, objective)
         recorder.ops.append(Op("backward"))
@@ -177,15 +187,17 @@ class Recorder(TorchDispatchMode):
 
     # ---------------------------------------------------------------- the model
 
-    def watch(self, model: Model) -> None:
-        for number, (_, p, _) in enumerate(roles.parameters(model)):
+    def watch(self, *models: Model) -> None:
+        for number, (_, p, _) in enumerate([found for model in models for found in roles.parameters(model)]):
             self._known[p.untyped_storage()._cdata] = None
             if p.requires_grad:
                 p.register_post_accumulate_grad_hook(lambda p, number=number: self._arrived(p, number))
-        for layer in [layer for stack in model.all_stacks() for layer in stack.layers]:
-            layer.register_forward_pre_hook(self._enters)
+        layers = [layer for model in models for stack in model.all_stacks() for layer in stack.layers]
+        for number, layer in enumerate(layers):
+            layer.register_forward_pre_hook(functools.partial(self._enters, number))
             layer.register_forward_hook(self._leaves)
-        model.register_forward_hook(self._read)
+        for model in models:
+            model.register_forward_hook(self._read)
 
     def _arrived(self, p: nn.Parameter, number: int) -> None:
         """Whatever keeps it, it is no temporary any more."""
@@ -193,9 +205,9 @@ class Recorder(TorchDispatchMode):
         self._gradients[p.grad.untyped_storage()._cdata] = number
         p.grad = None
 
-    def _enters(self, layer: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    def _enters(self, number: int, layer: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         self.step += 1
-        self.ops.append(Op("enter", step=self.step))
+        self.ops.append(Op("enter", step=self.step, param=number))
         places = [i for i, a in enumerate(args) if isinstance(a, Tensor) and a.requires_grad]
         if not places:
             return args

@@ -74,6 +74,11 @@ class Plan:
     here: Here | None = None  # where there is no GPU and no device was named
 
     @property
+    def others(self) -> dict[str, flops.Parameters]:
+        """Parameters of the objective's other models, by role, without what they share."""
+        return {role: flops.count_parameters(model) for role, model in self.subject.others.items()}
+
+    @property
     def devices(self) -> int:
         return self.subject.where.data_parallel * self.subject.where.tensor_parallel
 
@@ -86,6 +91,7 @@ def build(subject: Subject, device: Accelerator | None, mfu: float, capacity: in
     tokens_per_step = subject.cut.batch_size * cfg.data.seq_len
     devices = subject.where.data_parallel * subject.where.tensor_parallel
     timed = None
+    beside = [group for role, model in subject.others.items() for group in components.groups(model, role)]
     if device is not None:
         a_token = subject.cost.flops_per_token
         a_minute = 60 * mfu * device.peak(cfg.precision) * devices / a_token
@@ -96,7 +102,7 @@ def build(subject: Subject, device: Accelerator | None, mfu: float, capacity: in
         device=device,
         mfu=mfu,
         capacity=_share(subject, devices, capacity) if shared else capacity,
-        groups=tuple(components.groups(subject.model)),
+        groups=(*components.groups(subject.model), *beside),
         layers=tuple(describe(subject.spec)),
         kv_numbers=numbers,
         kv=numbers * size,
@@ -163,7 +169,7 @@ def _allowed(cfg: Any, where: memory.Where) -> bool:
 
 
 def plain(plan: Plan) -> dict[str, Any]:
-    """As JSON: `parameters.total`, `parameters.active`, `flops_per_token` (of training, as a run's record has it),
+    """As JSON: `parameters.total`, `.active` and `.trainable`, `flops_per_token` (of training, as a run's record has it),
     `kv_bytes_per_token` and `memory` (of the run's own strategy, in bytes of a device), and what they are made of."""
     subject = plan.subject
     counts, cost = subject.cost.parameters, subject.cost
@@ -177,6 +183,9 @@ def plain(plan: Plan) -> dict[str, Any]:
             "trainable": counts.trainable,
             "embedding": counts.embedding,
             "components": [_group(g) for g in plan.groups],
+        },
+        "models": {
+            role: {"total": c.total, "active": c.active, "trainable": c.trainable} for role, c in plan.others.items()
         },
         "layers": list(plan.layers),
         "flops_per_token": cost.flops_per_token,

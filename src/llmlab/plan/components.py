@@ -55,20 +55,21 @@ class Group:
         return self.times * sum(int(line.total * line.share_active) for line in self.lines)
 
 
-def groups(model: Model) -> list[Group]:
-    """Tied and shared tables are with the first that has them."""
+def groups(model: Model, role: str = "") -> list[Group]:
+    """Tied and shared tables are with the first that has them. role: of a companion, which its groups are named after."""
     found = []
     for stack in model.all_stacks():
-        of = f"{stack.spec.name} " if len(model.stacks) > 1 else ""
-        found.append(Group(f"{of}embedding", _lines(stack.embedding)))
-        found.append(Group(f"{of}positions", _lines(stack.positions)))
+        of = f"{role} " * bool(role) + (f"{stack.spec.name} " if len(model.stacks) > 1 else "")
+        found.append(Group(f"{of}embedding", component_lines(stack.embedding)))
+        found.append(Group(f"{of}positions", component_lines(stack.positions)))
         found += _layers(stack, of)
         if stack.norm is not None:
-            found.append(Group(f"{of}last norm", _lines(stack.norm)))
+            found.append(Group(f"{of}last norm", component_lines(stack.norm)))
+    companion = f"{role} " * bool(role)
     for role, head in model.heads.items():
         tied = getattr(head, "out", None) is None and getattr(head, "embedding", None) is not None
-        found.append(Group(f"head {role}" + (" (tied)" if tied else ""), _lines(head)))
-    return [group for group in found if group.total or group.name.startswith("head")]
+        found.append(Group(f"{companion}head {role}" + (" (tied)" if tied else ""), component_lines(head)))
+    return [group for group in found if group.total or "head " in group.name]
 
 
 def _layers(stack: Any, of: str) -> Iterator[Group]:
@@ -78,11 +79,11 @@ def _layers(stack: Any, of: str) -> Iterator[Group]:
         alike.setdefault(shapes, []).append(i)
     for places in alike.values():
         noun = "layer" if len(places) == 1 else "layers"
-        yield Group(f"{of}{noun} {ranges(places)}", _lines(stack.layers[places[0]]), len(places))
+        yield Group(f"{of}{noun} {ranges(places)}", component_lines(stack.layers[places[0]]), len(places))
 
 
-def _lines(module: nn.Module) -> tuple[Line, ...]:
-    """Modules are equal whose names and shapes are."""
+def component_lines(module: nn.Module) -> tuple[Line, ...]:
+    """A line for each group of equal modules, those with the same names and shapes."""
     places: dict[str, Line] = {}
     shares = _shares(module)
     for path, parameter in module.named_parameters():

@@ -35,8 +35,9 @@ def shortened(model: Model) -> tuple[ModelSpec, list[int]]:
 
 
 def _kinds(built: Stack) -> list[Hashable]:
-    """What a step's memory depends on: its parts, whether it is the stack's first layer, whether its layer runs
-    earlier or later too, for gradients of the runs are added up, what of it learns, and whether something below does."""
+    """Kinds of steps, of which all take the same memory: by a step's parts, whether it is the stack's first layer, whether
+    its layer runs earlier or later too (gradients of the runs are added up), what of it learns, and whether something below
+    does."""
     stack = built.spec
     found: list[Hashable] = []
     below = any(p.requires_grad for part in (built.embedding, built.positions) for p in part.parameters())

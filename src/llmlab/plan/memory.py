@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -17,7 +18,9 @@ from llmlab.plan.activations import Numerics, Op, record
 from llmlab.plan.depth import Deep
 from llmlab.plan.fsdp import FSDP
 from llmlab.plan.replay import DDP, Replay, Trained
+from llmlab.plan.several import Several
 from llmlab.plan.zero import Sharded3, Sharded12
+from llmlab.training.companions import Companion
 from llmlab.training.placement import COMPUTED
 
 FROM = (2, 4)  # sequences that are traced
@@ -39,6 +42,7 @@ class Training:
     device: Literal["cpu", "cuda"] = "cuda"
     separate_documents: bool = False
     learns: Filter = field(default_factory=Filter)
+    companions: Mapping[str, Companion] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -116,8 +120,12 @@ def replayed(training: Training, where: Where, micro: int, checkpointing: bool) 
 def replay_of(training: Training, where: Where, forwards: int = 1) -> Replay:
     """A step under a strategy, before it is run. forwards: those that the loss makes of the model."""
     model = _model(training, where.tensor_parallel)
-    order = model.order * forwards
-    dtype = _numerics(training, where).parameters
+    numerics = _numerics(training, where)
+    dtype = numerics.parameters
+    if isinstance(model, Several):
+        order = model.order(traced(training, numerics, FROM[0], False, where.tensor_parallel))
+    else:
+        order = model.order * forwards
     trained = Trained(model.parameters, training.optimizer, dtype, where.accumulates)
     world, gpu, offload = where.data_parallel, training.device == "cuda", where.strategy.endswith("offload")
     if where.strategy in ("single", "ddp"):
@@ -138,7 +146,9 @@ def _numerics(training: Training, where: Where) -> Numerics:
 
 
 @functools.lru_cache(maxsize=8)
-def _model(training: Training, tensor_parallel: int) -> Deep:
+def _model(training: Training, tensor_parallel: int) -> Deep | Several:
+    if training.companions:
+        return Several(training.spec, training.companions, tensor_parallel, training.learns)
     return Deep(training.spec, tensor_parallel, training.learns)
 
 
@@ -158,6 +168,7 @@ def traced(training: Training, numerics: Numerics, rows: int, checkpointing: boo
             documents=training.separate_documents,
             tensor_parallel=tensor_parallel,
             frozen=model.frozen,
+            companions=training.companions,
         )
         return model.lengthened(shallow)
     few, more = (traced(training, numerics, n, checkpointing, tensor_parallel) for n in FROM)

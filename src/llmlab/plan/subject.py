@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from llmlab import registry
@@ -12,10 +12,11 @@ from llmlab.config import spec as specs
 from llmlab.data.stand_in import StandIns
 from llmlab.errors import UserError
 from llmlab.model import build, flops, trainable
+from llmlab.model.model import Model
 from llmlab.plan.memory import Training, Where
 from llmlab.slots import Vocabulary
+from llmlab.training import companions, preflight, recipe
 from llmlab.training import cost as costs
-from llmlab.training import preflight, recipe
 from llmlab.training.strategies import elementwise, tensor_parallel
 
 SAMPLES = 8
@@ -34,6 +35,7 @@ class Subject:
     where: Where
     training: Training | None
     assumed: tuple[str, ...]
+    others: Mapping[str, Model] = field(default_factory=dict)  # the objective's other models, by role
 
     @property
     def cfg(self) -> Any:
@@ -47,7 +49,7 @@ def of_config(composed: Any) -> Subject:
         spec = composed.spec if vocabulary is None else layout.with_vocabulary(composed, vocabulary)
     except ValueError as e:
         raise UserError(str(e)) from e
-    return _subject(" ".join(composed.overrides) or "the default config", composed, spec, entry, assumed)
+    return _subject(" ".join(composed.overrides) or "the default config", composed, spec, entry, assumed, vocabulary)
 
 
 def of_checkpoint(name: str, overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> Subject:
@@ -96,7 +98,14 @@ def _vocabulary(composed: Any) -> tuple[registry.Entry, int | None, list[str]]:
     return entry, None, [f"{known}: tokenizer.vocab_size, which a small corpus may not fill"]
 
 
-def _subject(name: str, composed: Any, spec: specs.ModelSpec, entry: registry.Entry, assumed: list[str]) -> Subject:
+def _subject(
+    name: str,
+    composed: Any,
+    spec: specs.ModelSpec,
+    entry: registry.Entry,
+    assumed: list[str],
+    vocabulary: int | None = None,
+) -> Subject:
     cfg = composed.cfg
     length = cfg.data.seq_len
     if wrong := devices.problems(cfg):
@@ -134,9 +143,11 @@ def _subject(name: str, composed: Any, spec: specs.ModelSpec, entry: registry.En
     if cfg.data.separate_documents:
         assumed.append("one document a sequence: how long they are, the data would tell")
     trained = set(entry.attribute("heads")) <= set(spec.heads)
+    others = companions.of(composed, model, vocabulary)
+    models = {role: companion.assemble(model) for role, companion in others.items()}
     if trained:
         ordinary = min(wanted.size - len(wanted.special), 1 << 32)
-        cost = costs.of({costs.TRAINED: model}, objective, StandIns(objective, SAMPLES, length, ordinary))
+        cost = costs.of({costs.TRAINED: model, **models}, objective, StandIns(objective, SAMPLES, length, ordinary))
     else:
         source = length if spec.topology == "encoder_decoder" else None
         account = flops.account(model, length, source_length=source)
@@ -146,8 +157,8 @@ def _subject(name: str, composed: Any, spec: specs.ModelSpec, entry: registry.En
     training = None
     if trained:
         apart = cfg.data.separate_documents
-        training = Training(spec, objective, optimizer, length, cfg.precision, kind, apart, learns)  # type: ignore[arg-type]
-    return Subject(name, composed, spec, model, cost, cut, where, training, tuple(assumed))
+        training = Training(spec, objective, optimizer, length, cfg.precision, kind, apart, learns, others)  # type: ignore[arg-type]
+    return Subject(name, composed, spec, model, cost, cut, where, training, tuple(assumed), models)
 
 
 def _vocabulary_of(spec: specs.ModelSpec, entry: registry.Entry) -> Vocabulary:

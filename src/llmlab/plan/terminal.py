@@ -31,8 +31,8 @@ def show(plan: Plan) -> None:
     console.print(
         Text.assemble(
             f"{spec.family}: ",
-            (f"{counts.total:,} parameters{active}{learning}", "green"),
-            f", {counts.embedding:,} of them in look-up tables; vocabulary {spec.sizes.vocab_size:,}",
+            (f"{counts.total:,} parameters{active}", "green"),
+            f", {counts.embedding:,} of them in look-up tables{learning}; vocabulary {spec.sizes.vocab_size:,}",
         )
     )
     if (note := stand_ins.note(plan.subject.cfg)) is not None:
@@ -90,15 +90,16 @@ def _table(columns: Sequence[tuple[str, bool]]) -> Any:
 def _parameters(console: Any, plan: Plan) -> None:
     from rich.text import Text
 
-    counts = plan.subject.cost.parameters
-    sparse = counts.active != counts.total
+    total = plan.subject.cost.parameters.total + sum(c.total for c in plan.others.values())
+    active = plan.subject.cost.parameters.active + sum(c.active for c in plan.others.values())
+    sparse = active != total
     narrow = console.width < WIDE + 18 * sparse
     shown = {"component": True, "shape": console.width > NARROW, "each": not narrow, "parameters": True}
     shown |= {"share": console.width > NARROW, "active": sparse}
     table = _table([(name, name not in ("component", "shape")) for name, here in shown.items() if here])
 
-    def row(style: str, name: str, shape: str, each: str, number: int, active: float) -> None:
-        cells = [name, shape, each, f"{number:,}", _share(number, counts.total), f"{int(active):,}"]
+    def row(style: str, name: str, shape: str, each: str, number: int, used: float) -> None:
+        cells = [name, shape, each, f"{number:,}", _share(number, total), f"{int(used):,}"]
         table.add_row(*(Text(c) for c, here in zip(cells, shown.values(), strict=True) if here), style=style)
 
     for group in plan.groups:
@@ -111,7 +112,7 @@ def _parameters(console: Any, plan: Plan) -> None:
             each = f"{line.total:,}" if group.times > 1 else ""
             row("dim", f"  {line.name}", line.shape, each, of, of * line.share_active)
     table.add_section()
-    row("bold", "total", "", "", counts.total, counts.active)
+    row("bold", "total", "", "", total, active)
     _title(console, "parameters")
     console.print(table)
 

@@ -134,7 +134,7 @@ def collect(folders: Sequence[Path]) -> Found:
             if record.NAME in files:
                 places[here] = None
             if SWEEP in files and here not in sweeps:
-                sweeps[here] = _sweep(here)
+                sweeps[here] = read_sweep(here)
     runs = sorted((_run(p, root) for p in places), key=lambda r: r.name)
     missing = [_missing(s, p, root) for s in sweeps.values() for p in s.points if not _has_run(s.folder / p["folder"])]
     if not runs:
@@ -191,7 +191,8 @@ def _yaml(path: Path) -> Mapping[str, Any]:
     return read_yaml(path, dict, loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # of maybe a thousand runs
 
 
-def _sweep(folder: Path) -> Sweep:
+def read_sweep(folder: Path) -> Sweep:
+    """Read a sweep's sweep.json. UserError if it is damaged."""
     try:
         found: SweepFile = read_json(folder / SWEEP, SweepFile)
     except UserError as e:

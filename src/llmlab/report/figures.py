@@ -319,7 +319,7 @@ def pareto(points: list[tuple[float, float]], higher: bool = False) -> list[tupl
 
 
 def _unit(table: Table) -> str:
-    return "nats a target" if table.drawn == "loss" else table.unit or table.metric
+    return "nats per target" if table.drawn == "loss" else table.unit or table.metric
 
 
 def _flops(value: float) -> str:

@@ -28,9 +28,9 @@ def higher_is_better(metric: str, runs: Iterable[Run]) -> bool:
 def unit(metric: str, runs: Iterable[Run]) -> str:
     """Empty where there is none; a loss is in nats where a likelihood is in it."""
     if metric.endswith(BITS.removeprefix("val_")):
-        return "bits a byte"
+        return "bits per byte"
     if metric in LOSSES and any(kind in LIKELIHOODS for kind in _kinds(runs).values()):
-        return "nats a target"
+        return "nats per target"
     return ""
 
 

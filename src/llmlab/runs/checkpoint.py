@@ -1,4 +1,5 @@
-"""A checkpoint is a folder `step=00000040`: model.safetensors, state.pt (all else) and manifest.json with their sha256.
+"""A checkpoint is a folder `step=00000040`: model.safetensors, state.pt (all else) and manifest.json with their sha256; of
+a run that trains companions, models/ROLE.safetensors too.
 
 It is written to a hidden folder beside it, fsynced, and committed by one rename; what a reader finds under the name is
 complete, and the manifest shows a bit that flipped later. Nothing in it needs unpickling: state.pt is read with
@@ -30,6 +31,8 @@ from llmlab.runs.files import EXPORT, identity  # EXPORT: the manifest that `llm
 FOLDER = "checkpoints"
 WEIGHTS, STATE, MANIFEST = "model.safetensors", "state.pt", "manifest.json"
 SCHEMA = 1
+COMPANION = re.compile(r"models/([^\W\d]\w*)\.safetensors")
+OF_COMPANION = re.compile(r"models\.([^\W\d]\w*)\.(.+)")  # a tensor, beside those of the trained model
 NAMED = re.compile(r"step=([0-9]{1,18})")
 
 
@@ -64,16 +67,30 @@ def is_export(path: Path) -> bool:
     return (path / EXPORT).exists()
 
 
-def tied(path: Path) -> dict[str, str]:
-    """{name of a tensor that is another's memory: the other's name, under which it is stored}."""
-    return _manifest(path)["tied"]
+def tied(path: Path, role: str | None = None) -> dict[str, str]:
+    """{name of a tensor that is another's memory: the other's name, under which it is stored}. role: of a companion's."""
+    pairs = _manifest(path)["tied"].items()
+    if role is not None:
+        inside = f"models.{role}."
+        return {a.removeprefix(inside): b.removeprefix(inside) for a, b in pairs if a.startswith(inside)}
+    return {alias: owner for alias, owner in pairs if not OF_COMPANION.fullmatch(alias)}
+
+
+def roles(path: Path) -> list[str]:
+    """The companions whose weights a checkpoint has."""
+    return [found[1] for name in _manifest(path)["files"] if (found := COMPANION.fullmatch(name))]
+
+
+def weights_sha256(path: Path) -> str:
+    """The sha256 of a sound checkpoint's weights."""
+    return _manifest(path)["files"][WEIGHTS]["sha256"]
 
 
 def seal(folder: Path, manifest: str, names: Sequence[str], about: Mapping[str, Any]) -> None:
     """Write the manifest of files in `folder`, and bring all to the disk."""
     files = {n: {"size": (folder / n).stat().st_size, "sha256": sha256(folder / n)} for n in names}
-    (folder / manifest).write_text(_sealed({"schema": SCHEMA, "files": files, **about}) + "\n")
-    for n in (*names, manifest, "."):
+    (folder / manifest).write_text(sealed({"schema": SCHEMA, "files": files, **about}) + "\n")
+    for n in dict.fromkeys((*names, manifest, *(str(Path(n).parent) for n in names), ".")):
         _fsync(folder / n)
 
 
@@ -93,10 +110,13 @@ def write(path: Path, weights: Mapping[str, Tensor], state: Mapping[str, Any]) -
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
         own, aliases = _untie(weights)
-        save_file(own, temporary / WEIGHTS, metadata={"format": "pt"})  # a second key would make the bytes random
+        files = _by_file(own)
+        for name, tensors in files.items():
+            (temporary / name).parent.mkdir(exist_ok=True)
+            save_file(tensors, temporary / name, metadata={"format": "pt"})  # a second key would make the bytes random
         torch.save(dict(state), temporary / STATE)
         about = {"tied": aliases, "step": step_of(path), "run": identity(path.parent.parent)}
-        seal(temporary, MANIFEST, (WEIGHTS, STATE), about)
+        seal(temporary, MANIFEST, (*files, STATE), about)
         remove(path)
         os.rename(temporary, path)
         _fsync(path.parent)
@@ -115,7 +135,8 @@ def problem(path: Path) -> str | None:
     """What is wrong with a checkpoint or an export, or None. Reads all of it."""
     try:
         manifest = _manifest(path)
-        names = list(manifest["files"]) if is_export(path) else [WEIGHTS, STATE]
+        own = [n for n in manifest["files"] if COMPANION.fullmatch(n)]
+        names = list(manifest["files"]) if is_export(path) else [WEIGHTS, STATE, *own]
         entries = {n: (manifest["files"][n]["size"], manifest["files"][n]["sha256"]) for n in names}
     except (UserError, OSError, ValueError, KeyError) as e:
         return (
@@ -161,8 +182,10 @@ def latest(folder: Path, warn: Callable[[str], None]) -> Path | None:
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """(weights, state) of a sound checkpoint; UserError if it is damaged."""
+    """(weights, state) of a sound checkpoint, those of companions as `models.ROLE.NAME`; UserError if it is damaged."""
     weights = read_weights(path)
+    for role in roles(path):
+        weights |= {f"models.{role}.{name}": tensor for name, tensor in _weights(path, role).items()}
     return weights, _state(path)
 
 
@@ -180,20 +203,36 @@ def _short(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """The weights of a sound checkpoint, on the CPU; UserError if it is damaged."""
+def read_weights(path: Path, role: str | None = None) -> dict[str, Tensor]:
+    """The weights of a sound checkpoint, or of a companion in it, on the CPU; UserError if it is damaged."""
     if (why := problem(path)) is not None:
         raise UserError(f"checkpoint {path} can't be used: {why}")
+    return _weights(path, role)
+
+
+def _weights(path: Path, role: str | None = None) -> dict[str, Tensor]:
+    file = WEIGHTS if role is None else f"models/{role}.safetensors"
     try:
-        weights = load_file(path / WEIGHTS)
+        weights = load_file(path / file)
         finite.check(weights, f"checkpoint {path} is of a run that has diverged")
-        for alias, owner in tied(path).items():
+        for alias, owner in tied(path, role).items():
             weights[alias] = weights[owner]
     except UserError:
         raise
     except (OSError, ValueError, KeyError, SafetensorError) as e:
-        raise UserError(f"checkpoint {path} can't be used: {WEIGHTS}: {_short(e)}") from e
+        raise UserError(f"checkpoint {path} can't be used: {file}: {_short(e)}") from e
     return weights
+
+
+def _by_file(weights: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """Tensors by the file that has them: those of each companion, under its own names, in one of its own."""
+    files: dict[str, dict[str, Tensor]] = {WEIGHTS: {}}
+    for name, tensor in weights.items():
+        if found := OF_COMPANION.fullmatch(name):
+            files.setdefault(f"models/{found[1]}.safetensors", {})[found[2]] = tensor
+        else:
+            files[WEIGHTS][name] = tensor
+    return files
 
 
 def remove(path: Path) -> None:
@@ -238,7 +277,7 @@ def _tensors(node: Any) -> list[Tensor]:
     return [t for child in children for t in _tensors(child)]
 
 
-def _sealed(content: Mapping[str, Any]) -> str:
+def sealed(content: Mapping[str, Any]) -> str:
     """JSON that bears its own sha256."""
     text = json.dumps(content, sort_keys=True)
     return json.dumps({**content, "sha256": hashlib.sha256(text.encode()).hexdigest()}, sort_keys=True)
@@ -248,7 +287,7 @@ def _manifest(path: Path) -> Manifest:
     """UserError, OSError or ValueError if it is not as it was written."""
     content: Any = read_json(path / (EXPORT if is_export(path) else MANIFEST), Manifest)
     seal = content.pop("sha256")
-    if json.loads(_sealed(content))["sha256"] != seal or content["schema"] != SCHEMA:
+    if json.loads(sealed(content))["sha256"] != seal or content["schema"] != SCHEMA:
         raise ValueError("it is corrupt, or of another version of llmlab")
     return content
 

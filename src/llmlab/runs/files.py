@@ -16,11 +16,18 @@ CONFIG, SPEC, EXPORT = "config.yaml", "model.json", "export.json"
 TOKENIZER = ("tokenizer.json", "special.json")
 BESIDE = ("tokenizer_config.json", "chat_template.jinja")  # where the tokenizer came with them
 FILES = (CONFIG, SPEC, *TOKENIZER, *BESIDE)  # written once, when a run begins
+COMPANIONS = "models"  # the folder of models/ROLE.json, the other models that its objective works with
+
+
+def spec_of(role: str) -> str:
+    """The file of a companion's model, as model.json is of the trained one's."""
+    return f"{COMPANIONS}/{role}.json"
 
 
 def hashes(folder: Path) -> dict[str, str]:
     """{name: sha256} of what a run writes once, for its record."""
-    return {n: sha256(folder / n) for n in FILES if (folder / n).is_file()}
+    names = [*FILES, *(f"{COMPANIONS}/{p.name}" for p in sorted((folder / COMPANIONS).glob("*.json")))]
+    return {n: sha256(folder / n) for n in names if (folder / n).is_file()}
 
 
 def identity(folder: Path) -> str | None:

@@ -16,7 +16,7 @@ from llmlab.files import write_atomic
 from llmlab.hub import locate
 from llmlab.json_files import read_json
 from llmlab.runs import record
-from llmlab.runs.files import BESIDE, CONFIG, EXPORT, SPEC, TOKENIZER, undamaged
+from llmlab.runs.files import BESIDE, COMPANIONS, CONFIG, EXPORT, SPEC, TOKENIZER, spec_of, undamaged
 
 if TYPE_CHECKING:
     from llmlab.config.spec import ModelSpec
@@ -25,19 +25,23 @@ if TYPE_CHECKING:
 home = inherit.home
 
 
-def save(folder: Path, cfg: Any, spec: ModelSpec) -> None:
-    """The resolved config as config.yaml and the resolved model as model.json: the run can be read whatever conf/ becomes."""
+def save(folder: Path, cfg: Any, spec: ModelSpec, companions: Mapping[str, ModelSpec] | None = None) -> None:
+    """The resolved config as config.yaml, the resolved model as model.json and the others that it is trained with as
+    models/ROLE.json: the run can be read whatever conf/ becomes."""
     from omegaconf import OmegaConf
 
     from llmlab.model.serialise import to_dict
 
     write_atomic(folder / CONFIG, OmegaConf.to_yaml(cfg, resolve=True))
     write_atomic(folder / SPEC, json.dumps(to_dict(spec), indent=1) + "\n")
+    for role, other in (companions or {}).items():
+        (folder / COMPANIONS).mkdir(exist_ok=True)
+        write_atomic(folder / spec_of(role), json.dumps(to_dict(other), indent=1) + "\n")
 
 
 def load(run: str | Path) -> tuple[Any, ModelSpec]:
     """(config, resolved model) of a run, or of what was exported from one; UserError if the folder is neither."""
-    from llmlab.model.serialise import ModelShape, from_dict
+    from llmlab.model.serialise import ModelShape
     from llmlab.runs import settings
 
     folder = Path(run)
@@ -53,10 +57,29 @@ def load(run: str | Path) -> tuple[Any, ModelSpec]:
             f"{run}: there is no {Path(e.filename).name} there; the run ended before it began to train"
         ) from None
     _known(folder, record.parts(plain))
+    return cfg, _spec(folder / SPEC, model)
+
+
+def _spec(file: Path, model: Any) -> ModelSpec:
+    from llmlab.model.serialise import from_dict
+
     try:
-        return cfg, from_dict(model)
+        return from_dict(model)
     except Exception as e:  # a part, a size or an option of another version of llmlab
-        raise UserError(f"{folder / SPEC} can't be read: {type(e).__name__}: {str(e).splitlines()[0]}") from e
+        raise UserError(f"{file} can't be read: {type(e).__name__}: {str(e).splitlines()[0]}") from e
+
+
+def companion(folder: Path, role: str) -> ModelSpec:
+    """The resolved model of a run's companion; UserError if it is not as the run wrote it."""
+    from llmlab.model.serialise import ModelShape
+
+    name = spec_of(role)
+    undamaged(folder, (name,), record.read(folder))
+    try:
+        model: Any = read_json(folder / name, ModelShape)
+    except FileNotFoundError:
+        raise UserError(f"{folder / name} is gone; bring it back from a copy of the run") from None
+    return _spec(folder / name, model)
 
 
 def _known(run: Path, parts: Mapping[str, str]) -> None:

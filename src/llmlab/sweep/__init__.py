@@ -30,7 +30,7 @@ from llmlab.sweep import point as points
 from llmlab.sweep.board import Board
 
 SCHEMA = 1
-Launch = Callable[[Sequence[str], Any], Any]
+Launch = Callable[[Sequence[str], points.Runner], object]
 
 
 def run(overrides: Sequence[str], folders: Sequence[str], launch: Launch, report: Callable[[Path], None]) -> int:
@@ -38,31 +38,32 @@ def run(overrides: Sequence[str], folders: Sequence[str], launch: Launch, report
 
     launch(overrides, task): Hydra's multirun with `task` for each point. report(folder) writes the verdict of what ran.
     """
-    plan = plans.make(overrides, folders)
-    how = {p.folder: points.standing(plan.folder / p.folder, p.hash) for p in plan.points}
+    plan = plans.make_plan(overrides, folders)
+    how = {p.folder: points.point_state(plan.folder / p.folder, p.hash) for p in plan.points}
     began = time.time()
-    with _held(plan):
+    with _locked(plan):
         write_atomic(plan.folder / points.SWEEP, json.dumps(_record(plan), indent=1) + "\n")
         invocation = uuid.uuid4().hex
-        print(_opening(plan, how), flush=True)
+        print(_first_line(plan, how), flush=True)
         done = {name for name, what in how.items() if what == "complete"}
         broken: Exception | None = None
-        with Board(plan, invocation, done) as board, _stoppable(plan, invocation, board) as stopped:
+        with Board(plan, invocation, done) as board, _stop_on_signal(plan, invocation, board) as stopped:
             try:
                 if len(done) < plan.total:
-                    own = [o for o in plan.own if not o.startswith("hydra.sweep.dir=")]
-                    place = f"hydra.sweep.dir={quoted(str(plan.folder))}"
+                    hydra = [o for o in plan.own if not o.startswith("hydra.sweep.dir=")]
+                    folder = f"hydra.sweep.dir={quoted(str(plan.folder))}"
                     typed = ["+" * (o.partition("=")[0] in plan.opened) + o for o in plan.handed]
-                    with _as_checked(plan):
-                        launch([*typed, *own, *plan.defaults, place], _runner(plan, folders, invocation))
+                    with _without_second_check(plan):
+                        launch([*typed, *hydra, *plan.defaults, folder], _runner(plan, folders, invocation))
             except UserError:
                 raise
-            except Exception as e:  # a launcher or a sweeper; the points that ran have their records
+            except Exception as e:  # in a launcher or a sweeper; the points that ran have their records
                 broken = e
-        return _end(plan, folders, began, bool(stopped), broken, report)
+        return _finish(plan, folders, began, bool(stopped), broken, report)
 
 
 def _runner(plan: plans.Plan, folders: Sequence[str], invocation: str) -> points.Runner:
+    """The task that Hydra's launcher runs for each point."""
     names = [f"{name}_NUM_THREADS" for name in points.THREADS]
     return points.Runner(
         name=plan.name,
@@ -81,7 +82,7 @@ def _runner(plan: plans.Plan, folders: Sequence[str], invocation: str) -> points
 
 
 def _record(plan: plans.Plan) -> dict[str, Any]:
-    """sweep.json. What an earlier sweep of the same name has run stays in it."""
+    """The contents of sweep.json. Points that an earlier sweep of the same name has run stay in it."""
     fields: dict[str, Any] = {
         "schema": SCHEMA,
         "name": plan.name,
@@ -107,7 +108,8 @@ def _record(plan: plans.Plan) -> dict[str, Any]:
     return fields
 
 
-def _opening(plan: plans.Plan, how: dict[str, str]) -> str:
+def _first_line(plan: plans.Plan, how: dict[str, str]) -> str:
+    """The line that is printed before the points begin. how: the state of each point."""
     shape = " x ".join(f"{len(v)} {k}" if v else k for k, v in plan.keys.items())
     line = f"sweep {plan.name}: {plan.total} point{'s' * (plan.total != 1)}" + (f" ({shape})" if shape else "")
     counts = [list(how.values()).count(what) for what in ("complete", "resume", "again")]
@@ -116,15 +118,15 @@ def _opening(plan: plans.Plan, how: dict[str, str]) -> str:
 
 
 @contextmanager
-def _as_checked(plan: plans.Plan) -> Iterator[None]:
-    """Within, Hydra's sweepers do not compose all points once more before the first begins, a quarter of a second each,
-    and what optuna says of each trial is left to the board."""
+def _without_second_check(plan: plans.Plan) -> Iterator[None]:
+    """Context in which Hydra's sweepers don't compose all points once more before the first begins, a quarter of a second
+    each (`validate_batch_is_legal`), and optuna logs no line for each trial, which the board prints."""
     from hydra.plugins.sweeper import Sweeper
 
-    logging.getLogger("hydra_plugins").setLevel(logging.ERROR)  # "Failed experiment": it has a line already
+    logging.getLogger("hydra_plugins").setLevel(logging.ERROR)  # the optuna sweeper warns of each failed trial
     if plan.adaptive:
         with suppress(ImportError):
-            import optuna  # sets its level when it is imported
+            import optuna  # first, since it sets its level when it is imported
 
             optuna.logging.set_verbosity(optuna.logging.ERROR)
     before = Sweeper.validate_batch_is_legal
@@ -136,8 +138,8 @@ def _as_checked(plan: plans.Plan) -> Iterator[None]:
 
 
 @contextmanager
-def _held(plan: plans.Plan) -> Iterator[None]:
-    """The folder of the sweep, for this process alone."""
+def _locked(plan: plans.Plan) -> Iterator[None]:
+    """Context in which the folder of the sweep is locked for this process."""
     try:
         plan.folder.mkdir(parents=True, exist_ok=True)
     except OSError as e:
@@ -154,8 +156,11 @@ def _held(plan: plans.Plan) -> Iterator[None]:
 
 
 @contextmanager
-def _stoppable(plan: plans.Plan, invocation: str, board: Board) -> Iterator[list[int]]:
-    """Within, Ctrl-C (SIGTERM, SIGHUP) asks the running points to save and end, wherever they run; a second ends at once."""
+def _stop_on_signal(plan: plans.Plan, invocation: str, board: Board) -> Iterator[list[int]]:
+    """Context in which Ctrl-C (SIGTERM, SIGHUP) asks the running points to save and end; a second one ends at once.
+
+    The request is a file in the sweep's folder, which points on other machines see too.
+    """
     asked: list[int] = []
 
     def stop(signum: int, frame: FrameType | None) -> None:
@@ -177,7 +182,7 @@ def _stoppable(plan: plans.Plan, invocation: str, board: Board) -> Iterator[list
             (plan.folder / points.STOP).unlink()
 
 
-def _end(
+def _finish(
     plan: plans.Plan,
     folders: Sequence[str],
     began: float,
@@ -185,7 +190,7 @@ def _end(
     broken: Exception | None,
     report: Callable[[Path], None],
 ) -> int:
-    """Say how it ended, write the report, return the exit code."""
+    """Print the outcome, write the report, return the exit code."""
     from llmlab.training.progress import duration
 
     ran = [p.folder for p in plan.points]
@@ -197,7 +202,7 @@ def _end(
     failed = {n: o for n, o in outcomes.items() if o and n not in complete}
     print(f"sweep {plan.name}: {len(complete)} of {plan.total} points complete, {duration(time.time() - began)}")
     if complete and not stopped:
-        _report(plan.folder, report)
+        _write_report(plan.folder, report)
     for name, fields in failed.items():
         log = record.shown(plan.folder / name / points.LOG)
         print(f"{fields['status']}: {name}: {fields.get('reason')}  (see {log})", file=sys.stderr)
@@ -211,8 +216,8 @@ def _end(
     return 1 if failed or broken is not None or len(complete) < min(plan.total, len(outcomes)) else 0
 
 
-def _report(folder: Path, report: Callable[[Path], None]) -> None:
-    """The verdict; that it can't be written hides nothing of the sweep."""
+def _write_report(folder: Path, report: Callable[[Path], None]) -> None:
+    """Write the report; an error in it is a warning, since the runs are complete."""
     try:
         report(folder)
     except Exception as e:

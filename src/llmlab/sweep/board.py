@@ -1,4 +1,4 @@
-"""What a sweep says while it runs: a line for each point as it begins and ends, and how far those are that run."""
+"""The output of a running sweep: a line for each point as it begins and ends, and the progress of those that run."""
 
 from __future__ import annotations
 
@@ -13,12 +13,15 @@ from llmlab.sweep import point as points
 from llmlab.sweep.plan import Plan
 from llmlab.training.progress import duration
 
-LOOK, LIVE, PLAIN = 0.2, 0.5, 60.0  # seconds between looks at the folders, live lines, and lines in a log
+LOOK, LIVE, PLAIN = 0.2, 0.5, 60.0  # seconds between looks at the folders, updates in a terminal, and lines in a log
 BEGINS = {"new": "begins", "again": "begins again", "resume": "goes on", "complete": "is complete already"}
 
 
 class Board:
-    """Looks at the folders of the points from a thread of its own, wherever the points run."""
+    """Watches the folders of the points from a thread of its own.
+
+    Files, since a launcher may run the points in other processes or on other machines, which share nothing else.
+    """
 
     def __init__(self, plan: Plan, invocation: str, done: set[str], stream: TextIO | None = None):
         self.plan, self.invocation, self.stream = plan, invocation, stream or sys.stdout
@@ -27,7 +30,7 @@ class Board:
         self.begun: dict[str, dict[str, Any]] = {}
         self.ended: dict[str, float] = {}  # seconds of each that ran
         self.done = set(done)
-        self.at_once = plan.jobs  # points that run together: of a cluster it is seen, not known
+        self.at_once = plan.jobs  # points that run together; on a cluster the number is seen as they begin
         self._lock, self._end, self._open = threading.RLock(), threading.Event(), False
         self._next = time.monotonic() + (0 if self.terminal else PLAIN)
         self._thread = threading.Thread(target=self._watch, daemon=True)
@@ -43,6 +46,7 @@ class Board:
         self._clear()
 
     def say(self, line: str) -> None:
+        """Print a line, above the live one."""
         with self._lock:
             self._clear()
             self.stream.write(line + "\n")
@@ -58,10 +62,10 @@ class Board:
     # ---------------------------------------------------------------- begins and ends
 
     def look(self) -> None:
-        """Say what has begun or ended since the last look."""
+        """Print which points have begun or ended since the last look."""
         with self._lock:
             for folder in self._open_points():
-                note = points.read(folder)
+                note = points.read_note(folder)
                 if note.get("invocation") != self.invocation:
                     continue
                 name = folder.name
@@ -85,7 +89,7 @@ class Board:
         self.done.add(name)
         fields = points.outcome(self.plan.folder / name)
         seconds = note["ended"] - note["began"]
-        loss = points.loss(fields)
+        loss = points.validation_loss(fields)
         shown = f"val loss {loss:.4f}" if loss is not None else "no validation"
         if note["how"] == "complete":
             return self.say(f"{self._head(name)}  {BEGINS['complete']}: {shown}")
@@ -138,11 +142,11 @@ class Board:
 
 
 def _began(folder: Path) -> float:
-    return points.read(folder).get("began") or 0.0
+    return points.read_note(folder).get("began") or 0.0
 
 
 def _last_step(path: Path, begin: int) -> str:
-    """What a run has said last of its progress, in what it wrote behind byte `begin`."""
+    """The last progress line that a run wrote to its log after byte `begin`."""
     try:
         with open(path, "rb") as f:
             f.seek(max(begin, path.stat().st_size - 4000))

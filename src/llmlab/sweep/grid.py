@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
 
 
-def safe(text: str, longest: int = 120) -> str:
+def safe_name(text: str, longest: int = 120) -> str:
     """A file name: the text itself if it can be one, else what is left of it and a hash."""
     kept = re.sub(r"[^\w.=,+@-]+", "_", text)
     if kept == text and len(kept) <= longest:
@@ -33,7 +33,7 @@ def safe(text: str, longest: int = 120) -> str:
 def point_name(overrides: Iterable[str], keys: Sequence[str]) -> str:
     """The folder of a point: what is swept, sorted, so that the order of typing does not matter."""
     mine = sorted(o for o in overrides if o.partition("=")[0] in keys)
-    return safe(",".join(mine) or "point")
+    return safe_name(",".join(mine) or "point")
 
 
 def digest(composed: Composed) -> str:
@@ -53,22 +53,22 @@ def digest(composed: Composed) -> str:
 
 
 def _values(o: Override) -> list[str]:
-    """The values of a sweep as far as they can be listed: of an interval its ends."""
+    """The values of a sweep; of an interval its two ends."""
     value: Any = o.value()
     if o.is_interval_sweep():
         return [str(value.start), str(value.end)]
     return list(o.sweep_string_iterator())
 
 
-def size(o: Override) -> float:
-    """How many values an override has; of a range without listing them."""
+def n_values(o: Override) -> float:
+    """The number of values of an override; of a range by arithmetic, since range(0,1e9) can't be listed."""
     value: Any = o.value()
     if not o.is_range_sweep():
         return len(_values(o))
     return max(0.0, (value.stop - value.start) / value.step) if value.step else 0.0
 
 
-def first_of(o: Override) -> str:
+def first_override(o: Override) -> str:
     """The override with the first of its values. A glob stands for what it finds, which is known later."""
     from hydra.core.override_parser.types import Glob
 
@@ -79,14 +79,15 @@ def first_of(o: Override) -> str:
     return f"{o.get_key_element()}={next(iter(_values(o)))}"
 
 
-def product(specs: Sequence[Override]) -> list[list[str]]:
+def grid_points(specs: Sequence[Override]) -> list[list[str]]:
     """The points, expanded as Hydra does it."""
+    # Internal to Hydra, but the only code that gives its order and its quoting of each value.
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
     return BasicSweeper.split_arguments(list(specs), None)[0]
 
 
-def handed(o: Override) -> str:
+def sweeper_argument(o: Override) -> str:
     """The override as a sweeper that chooses points is given it: of a range its values, as Hydra's grid lists them.
 
     The optuna sweeper reads a range with its end (1.2: range(1,3) tries 3), and none that goes down.
@@ -98,17 +99,17 @@ def handed(o: Override) -> str:
     return f"{o.get_key_element()}=" + (f"tag({','.join(tags)},{choice})" if tags else choice)
 
 
-def corners(specs: Sequence[Override]) -> list[list[str]]:
-    """What is tried in place of points that no one knows yet: each value or end of each key, the others at their first."""
-    base = [first_of(o) for o in specs]
-    found = [base]
+def trial_points(specs: Sequence[Override]) -> list[list[str]]:
+    """Points that stand for those that a sweeper has yet to choose: each value or end of each key, others at their first."""
+    base = [first_override(o) for o in specs]
+    points = [base]
     for i, o in enumerate(specs):
         if o.is_sweep_override():
-            found += [[*base[:i], f"{o.get_key_element()}={v}", *base[i + 1 :]] for v in _values(o)[1:]]
-    return found
+            points += [[*base[:i], f"{o.get_key_element()}={v}", *base[i + 1 :]] for v in _values(o)[1:]]
+    return points
 
 
-def check(
+def check_points(
     points: Sequence[Sequence[str]], keys: Sequence[str], folders: Sequence[str]
 ) -> tuple[list[str], frozenset[str]]:
     """The hash of each point, and the keys that compose opened with a "+"; UserError with the problems of all.
@@ -121,7 +122,7 @@ def check(
     known: dict[tuple[str, ...], Composed] = {}
     groups = configs.groups(folders)
     values = [k for k in keys if k not in groups and "@" not in k]
-    began = said = time.monotonic()
+    began = printed = time.monotonic()
     for i, overrides in enumerate(points):
         typed = {k: v for k, _, v in (o.partition("=") for o in overrides) if k in values}
         rest = tuple(o for o in overrides if o.partition("=")[0] not in typed)
@@ -140,15 +141,15 @@ def check(
             if time.monotonic() - began > 20:
                 problems[f"(the sweep has {len(points)} points; the first {i + 1} were checked)"] = []
                 break
-        if len(points) > 20 and time.monotonic() - said > 2:
+        if len(points) > 20 and time.monotonic() - printed > 2:
             print(f"checking the points: {i + 1} of {len(points)}", file=sys.stderr, flush=True)
-            said = time.monotonic() + 3
+            printed = time.monotonic() + 3
     if problems:
-        raise UserError("\n".join(line + _where(names, len(points)) for line, names in problems.items()))
+        raise UserError("\n".join(line + _in_points(names, len(points)) for line, names in problems.items()))
     return hashes, frozenset(opened)
 
 
-def _where(names: Sequence[str], total: int) -> str:
+def _in_points(names: Sequence[str], total: int) -> str:
     if total == 1 or not names:
         return ""
     if len(names) == total:

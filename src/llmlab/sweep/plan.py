@@ -1,4 +1,4 @@
-"""What a sweep will run: its points, composed and checked before any of them begins, and the folders they go to."""
+"""The plan of a sweep: its points, composed and checked before any of them begins, and their folders."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ from llmlab.sweep import grid as grids
 
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
+    from omegaconf import DictConfig
 
-# What Hydra offers under a name only if a package is installed: {choice: (module, extra of llmlab)}.
+# Choices that Hydra has only if a package is installed: {choice: (module, extra of llmlab)}.
 EXTRAS = {
     "hydra/sweeper=optuna": ("hydra_optuna_sweeper", "optuna"),
     "hydra/launcher=joblib": ("hydra_joblib_launcher", ""),
@@ -26,7 +27,7 @@ EXTRAS = {
     "hydra/launcher=submitit_slurm": ("hydra_submitit_launcher", "slurm"),
     "hydra/launcher=ray": ("hydra_ray_launcher", "ray"),
 }
-MOST_POINTS = 10_000  # each is a run; composing and checking one costs some 10 ms
+MOST_POINTS = 10_000  # each is a run, and composing and checking one takes some 10 ms
 FOR_ONE_RUN = {
     "hydra.run.dir": "it places one run; hydra.sweep.dir=FOLDER places a sweep",
     "hydra.sweep.subdir": "the folders of points are named by their overrides; leave it out",
@@ -73,24 +74,24 @@ class Plan:
         return self.trials if self.adaptive else len(self.points)
 
 
-def make(overrides: Sequence[str], folders: Sequence[str] = ()) -> Plan:
-    """Compose and check every point. UserError with all problems, each naming its points; nothing is written."""
+def make_plan(overrides: Sequence[str], folders: Sequence[str] = ()) -> Plan:
+    """Compose and check every point, and write nothing. UserError with all problems, each naming its points."""
     known = configs.known_choices(folders)
     overrides = spelling.spelled(overrides, lambda: known.choices("data"), sweep=True)
     overrides = configs.addressed(overrides, folders)
-    _extras(overrides)
+    _check_extras(overrides)
     parsed, problems = explain.parse(overrides, known, sweep=True)
     problems += [f"{o.input_line}: {FOR_ONE_RUN[o.key_or_group]}" for o in parsed if o.key_or_group in FOR_ONE_RUN]
-    swept_own = [o for o in parsed if _own(o) and o.is_sweep_override()]
+    swept_own = [o for o in parsed if _is_hydra(o) and o.is_sweep_override()]
     problems += [f"{o.input_line}: an option of Hydra itself can't be swept; give it one value" for o in swept_own]
     problems += _name_problems(parsed)
     problems += [p for o in parsed if o.is_range_sweep() and (p := _range_problem(o))]  # which have a first value, then
     if problems:
         raise UserError("\n".join(problems))
-    own = tuple(str(o.input_line) for o in parsed if _own(o))
-    typed = tuple(str(o.input_line) for o in parsed if not _own(o))
+    own = tuple(str(o.input_line) for o in parsed if _is_hydra(o))
+    typed = tuple(str(o.input_line) for o in parsed if not _is_hydra(o))
 
-    first = [grids.first_of(o) for o in parsed if not _own(o)]
+    first = [grids.first_override(o) for o in parsed if not _is_hydra(o)]
     node = _hydra_node(first, own, folders, known)
     with configs.session(folders):
         specs = _with_params(node, typed)
@@ -100,29 +101,31 @@ def make(overrides: Sequence[str], folders: Sequence[str] = ()) -> Plan:
         raise UserError("\n".join(problems))
 
     swept = [o for o in specs if o.is_sweep_override()]
-    total = math.prod(grids.size(o) for o in swept)
+    total = math.prod(grids.n_values(o) for o in swept)
     if not adaptive and total > MOST_POINTS:
         raise UserError(f"the sweep has {total:,.0f} points; at most {MOST_POINTS:,} are run")
     with configs.session(folders):
-        grid = grids.corners(specs) if adaptive else grids.product(specs)
+        grid = grids.trial_points(specs) if adaptive else grids.grid_points(specs)
         keys = {o.get_key_element(): [] if adaptive else list(o.sweep_string_iterator()) for o in swept}
-    hashes, opened = grids.check(grid, list(keys), folders)
+    hashes, opened = grids.check_points(grid, list(keys), folders)
     points = tuple(Point(grids.point_name(o, list(keys)), tuple(o), h) for o, h in zip(grid, hashes, strict=True))
     given = [o for o in parsed if o.key_or_group == "sweep" and o.value() is not None]
     texts = sorted(typed, key=lambda t: (t.partition("=")[0] not in keys, t))  # what is swept comes first
-    name = str(given[0].value()) if given else grids.safe(",".join(texts) or "defaults", 60)
+    name = str(given[0].value()) if given else grids.safe_name(",".join(texts) or "defaults", 60)
     typed_dir = any(o.key_or_group == "hydra.sweep.dir" for o in parsed)
     return Plan(
         name=name,
         folder=Path(str(node.sweep.dir) if typed_dir else f"{node.sweep.dir}/{name}").expanduser().absolute(),
         typed=typed,
-        handed=tuple(_handed(specs, typed)) if adaptive else typed,
+        handed=tuple(_sweeper_arguments(specs, typed)) if adaptive else typed,
         own=own,
         defaults=_defaults(node, own, adaptive),
         keys=keys,
-        fixed=tuple(f for o, f in zip(specs, map(grids.first_of, specs), strict=True) if not o.is_sweep_override()),
+        fixed=tuple(
+            f for o, f in zip(specs, map(grids.first_override, specs), strict=True) if not o.is_sweep_override()
+        ),
         points=() if adaptive else points,
-        jobs=_jobs(node, len(points), adaptive),
+        jobs=_n_jobs(node, len(points), adaptive),
         gpus=gpus_here() if "Joblib" in str(node.launcher._target_) else (),
         adaptive=adaptive,
         trials=int(node.sweeper.get("n_trials") or 0),
@@ -130,20 +133,22 @@ def make(overrides: Sequence[str], folders: Sequence[str] = ()) -> Plan:
     )
 
 
-def _own(o: Override) -> bool:
+def _is_hydra(o: Override) -> bool:
     return o.is_hydra_override()
 
 
-def _extras(overrides: Sequence[str]) -> None:
+def _check_extras(overrides: Sequence[str]) -> None:
+    """UserError for a launcher or sweeper whose package is not installed; Hydra would only say that there is no such name."""
     for override in overrides:
         module, extra = EXTRAS.get(override, ("", ""))
-        if module and not _installed(f"hydra_plugins.{module}"):
+        if module and not is_installed(f"hydra_plugins.{module}"):
             package = module.replace("_", "-")
             install = f"the extra {extra}: pip install 'llmlab[{extra}]'" if extra else f"pip install {package}"
             raise UserError(f"{override} needs {install} (the package {package})")
 
 
-def _installed(module: str) -> bool:
+def is_installed(module: str) -> bool:
+    """True if a module can be imported, also one inside a package that is missing."""
     try:
         return importlib.util.find_spec(module) is not None
     except ModuleNotFoundError:
@@ -155,15 +160,15 @@ def _name_problems(parsed: Sequence[Override]) -> list[str]:
     for o in parsed:
         if o.key_or_group != "sweep" or o.value() is None:
             continue
-        if o.is_sweep_override() or grids.safe(str(o.value())) != str(o.value()) or str(o.value()).startswith("."):
+        if o.is_sweep_override() or grids.safe_name(str(o.value())) != str(o.value()) or str(o.value()).startswith("."):
             found.append(f"{o.input_line}: it names the sweep's folder; use letters, digits and any of . = + - _")
     return found
 
 
 def _range_problem(o: Override) -> str | None:
-    if not grids.size(o):
+    if not grids.n_values(o):
         return f"{o.input_line}: no value is left of it"
-    return f"{o.input_line}: more than {MOST_POINTS:,} values" if grids.size(o) > MOST_POINTS else None
+    return f"{o.input_line}: more than {MOST_POINTS:,} values" if grids.n_values(o) > MOST_POINTS else None
 
 
 def _sweep_problems(o: Override, adaptive: bool) -> list[str]:
@@ -178,69 +183,72 @@ def _sweep_problems(o: Override, adaptive: bool) -> list[str]:
     return [f"{o.input_line}: {v} is given twice" for v in dict.fromkeys(values) if values.count(v) > 1]
 
 
-def _hydra_node(first: Sequence[str], own: Sequence[str], folders: Sequence[str], known: explain.Known) -> Any:
+def _hydra_node(first: Sequence[str], own: Sequence[str], folders: Sequence[str], known: explain.Known) -> DictConfig:
     """Hydra's own part of the config, interpolations resolved on access."""
     try:
         return configs.hydra_node([*(o for o in first if o), *own], folders)
-    except Exception:  # what is wrong with points is said for each of them, later
+    except Exception:  # a problem of a point, which is reported with its name when the points are checked
         try:
             return configs.hydra_node(own, folders)
         except Exception as e:
             raise UserError(explain.message(e, None, known)) from e
 
 
-def _with_params(node: Any, typed: Sequence[str]) -> list[Override]:
-    """Sweeps that the config itself holds in hydra.sweeper.params, and what was typed, which wins."""
+def _with_params(node: DictConfig, typed: Sequence[str]) -> list[Override]:
+    """Overrides in the config's hydra.sweeper.params and typed ones, of which the typed win."""
     from hydra.core.global_hydra import GlobalHydra
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
+    # With the config loader a glob() in a value can be expanded.
     parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
-    found = {}
+    overrides = {}
     for line in (*(f"{k}={v}" for k, v in (node.sweeper.get("params") or {}).items()), *typed):
         (o,) = parser.parse_overrides([line])
-        found[o.get_key_element()] = o
-    return list(found.values())
+        overrides[o.get_key_element()] = o
+    return list(overrides.values())
 
 
-def _handed(specs: Sequence[Override], typed: Sequence[str]) -> list[str]:
-    """Words as they were typed, and ranges that the config itself holds, which what is handed over replaces."""
-    return [line for o in specs if (line := grids.handed(o)) != str(o.input_line) or line in typed]
+def _sweeper_arguments(specs: Sequence[Override], typed: Sequence[str]) -> list[str]:
+    """Typed overrides in the form that the sweeper takes, and ranges from hydra.sweeper.params, which they then replace."""
+    return [line for o in specs if (line := grids.sweeper_argument(o)) != str(o.input_line) or line in typed]
 
 
-def _jobs(node: Any, points: int, adaptive: bool) -> int:
-    """How many points run at once on this machine, at most."""
+def _n_jobs(node: DictConfig, points: int, adaptive: bool) -> int:
+    """The largest number of points that run at once on this machine."""
     launcher, cores = str(node.launcher._target_), cores_here()
     if "Joblib" in launcher:
         wanted = int(node.launcher.n_jobs)
-        jobs = wanted if wanted > 0 else max(1, cores + 1 + wanted)
+        jobs = wanted if wanted > 0 else max(1, cores + 1 + wanted)  # joblib: -1 is all cores, -2 all but one
     elif "submitit" in launcher and "Local" in launcher:
-        jobs = points
+        jobs = points  # submitit starts the whole array at once
     else:
         return 1
     return max(1, min(jobs, int(node.sweeper.n_jobs) if adaptive else points))
 
 
 def cores_here() -> int:
+    """Cores that this process may use: fewer than os.cpu_count() in a container or under taskset."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def gpus_here() -> tuple[str, ...]:
+    """GPUs as CUDA_VISIBLE_DEVICES names them. Counted in /dev, since importing torch for it takes seconds."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return tuple(name for name in visible.split(",") if name.strip())
     return tuple(str(i) for i in range(len(list(Path("/dev").glob("nvidia[0-9]*")))))
 
 
-def _defaults(node: Any, own: Sequence[str], adaptive: bool) -> tuple[str, ...]:
-    """Options of Hydra that llmlab sets where the user did not."""
+def _defaults(node: DictConfig, own: Sequence[str], adaptive: bool) -> tuple[str, ...]:
+    """Options of Hydra that llmlab sets unless the user does."""
     typed = {o.partition("=")[0] for o in own}
     wanted: dict[str, Any] = {"hydra.sweep.subdir": "."}
     if adaptive:
-        wanted["hydra.sweeper.max_failure_rate"] = 1.0  # a point that fails ends no study
+        wanted["hydra.sweeper.max_failure_rate"] = 1.0  # by default 0.0: one failed trial ends the study
         if "seed" in (node.sweeper.get("sampler") or {}):
             wanted["hydra.sweeper.sampler.seed"] = 1  # the same command asks for the same points
         if str(node.launcher._target_).endswith(".BasicLauncher"):
-            wanted["hydra.sweeper.n_jobs"] = 1  # each result is known before the next point is chosen
+            wanted["hydra.sweeper.n_jobs"] = 1  # by default 2: two points are chosen before either has a result
     there: Mapping[str, Any] = node.sweeper
     return tuple(
         f"{k}={v}"

@@ -1,4 +1,4 @@
-"""An objective of your own: what is learnt from raw text."""
+"""An objective of your own: a loss and the samples that it is computed on."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from llmlab.registry import register
-from llmlab.slots import Loss, Vocabulary, auxiliary
+from llmlab.slots import LanguageModel, Loss, Vocabulary, auxiliary
 
 
 @register("objective", "my_objective")
@@ -43,7 +43,7 @@ class MyObjective:
             raise ValueError(f"objective.z={z} must be at least 0")
         self.z = z
 
-    def prepare(self, sample: dict[str, Any], rng: Any) -> dict[str, Any]:
+    def prepare(self, sample: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
         tokens = np.asarray(sample["tokens"], dtype=np.int64)
         prepared = {"ids": tokens[:-1], "labels": tokens[1:]}
         if sample.get("documents") is not None:
@@ -53,7 +53,7 @@ class MyObjective:
     def targets(self, prepared: dict[str, Any]) -> dict[str, int]:
         return {"nll": len(prepared["labels"]), "z": len(prepared["labels"])}
 
-    def loss(self, model: Any, batch: Mapping[str, Tensor]) -> Loss:
+    def loss(self, model: LanguageModel, batch: Mapping[str, Tensor]) -> Loss:
         output = model(batch, heads={"tokens": None})
         logits, labels = output.heads["tokens"].flatten(0, -2).float(), batch["labels"].flatten()
         nll = F.cross_entropy(logits, labels, reduction="sum")

@@ -85,8 +85,8 @@ def of_one(model: Model, account: flops.Account, seq_len: int) -> Cost:
 
 
 def passes(objective: Objective, prepared: Mapping[str, Any]) -> Sequence[Pass]:
-    """The passes of the loss over a sample: those that the objective tells, else one of the trained model, with its heads at
-    the targets."""
+    """The passes of the loss over a sample: those that the objective tells, else one of the trained model and of each
+    companion over the same tokens, with their heads at the targets."""
     own: Callable[[Mapping[str, Any]], Sequence[Pass]] | None = getattr(objective, "passes", None)
     if own is not None:
         return own(prepared)
@@ -97,9 +97,19 @@ def passes(objective: Objective, prepared: Mapping[str, Any]) -> Sequence[Pass]:
     rows = min(tokens, max(objective.targets(dict(prepared)).values(), default=tokens))
     source = len(prepared["source_ids"]) if "source_ids" in prepared else None
     heads: Mapping[str, str] = attributes.of(objective, "objective", "heads")
-    # A head of a text reads all its tokens, whatever the number of targets.
-    seen = {r: rows if registry.index()["head", part].attribute("per_token") else None for r, part in heads.items()}
-    return [Pass(tokens, source, heads=seen)]
+    others: Mapping[str, Mapping[str, Any]] = attributes.of(objective, "objective", "models")
+
+    def seen(parts: Mapping[str, str]) -> dict[str, int | None]:
+        # A head of a text reads all its tokens, whatever the number of targets.
+        return {r: rows if registry.index()["head", part].attribute("per_token") else None for r, part in parts.items()}
+
+    return [
+        Pass(tokens, source, heads=seen(heads)),
+        *(
+            Pass(tokens, source, role, about.get("trains", True), seen(about.get("heads", {})))
+            for role, about in others.items()
+        ),
+    ]
 
 
 def of(models: Mapping[str, Model], objective: Objective, windows: Samples) -> Cost:
@@ -127,7 +137,12 @@ def of(models: Mapping[str, Model], objective: Objective, windows: Samples) -> C
         first = group[0][1]
         model = _model(models, first, objective)
         if first.source is not None:
-            _fits(model, first.source, first.tokens)
+            check_positions(model, first.source, first.tokens)
+        elif first.model != TRAINED and (room := limit(model)) is not None and first.tokens > room:
+            raise UserError(
+                f"models.{first.model}: it reads {first.tokens} tokens of each sample, more than the {room} positions that it "
+                f"has; set data.seq_len={room} or less"
+            )
         account = flops.account(
             model,
             first.tokens,
@@ -154,7 +169,7 @@ def _share(role: str, group: Sequence[tuple[int, Pass]]) -> float:
     return sum(each) / (len(group) * group[0][1].tokens)
 
 
-def _fits(model: Model, *lengths: int) -> None:
+def check_positions(model: Model, *lengths: int) -> None:
     """UserError if a stack has fewer positions than it reads tokens of a sample: data.seq_len does not tell."""
     for i, (name, length) in enumerate(zip(model.stacks, lengths, strict=True)):
         room = limit(model, i)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning.pytorch as pl
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from llmlab import measures
 from llmlab.config.spec import ModelSpec
@@ -16,9 +16,9 @@ from llmlab.errors import UserError
 from llmlab.model import batch_keys, build, roles, trainable
 from llmlab.model.experts import MixtureOfExperts
 from llmlab.model.model import Model
-from llmlab.runs import checkpoint, folder
 from llmlab.seeds import key
 from llmlab.slots import Loss, Objective, OptimizerPart, Schedule
+from llmlab.training.companions import Companion, frozen, load, read_weights, trained_models
 from llmlab.training.feeds import Feed
 from llmlab.training.placement import Placement
 from llmlab.training.step_metrics import StepMetrics
@@ -31,7 +31,7 @@ class Offline(pl.LightningModule):
     The gradient of an optimizer step is that of the sum over the loss's terms of weight x (sum over its targets) / (their
     number), over all micro-batches and ranks: each batch bears `counts`, the targets of the whole step. horizon: optimizer
     steps of the budget, which the schedule spans. clip: gradient norm, or None. counts_bytes: a validation gives bits per
-    byte. weights: a checkpoint whose weights the model begins with.
+    byte. weights: a checkpoint whose weights the model begins with. companions: the objective's other models, by role.
     """
 
     def __init__(
@@ -49,6 +49,7 @@ class Offline(pl.LightningModule):
         weights: Path | None = None,
         placement: Placement = Placement(),  # noqa: B008  frozen
         learns: trainable.Filter = trainable.Filter(),  # noqa: B008  frozen
+        companions: Mapping[str, Companion] | None = None,
     ):
         super().__init__()
         self.spec, self.objective, self.optimizer_part, self.schedule = spec, objective, optimizer, schedule
@@ -56,7 +57,8 @@ class Offline(pl.LightningModule):
         self.placement, self.learns = placement, learns
         feed.attach(self)
         self.model: Model | None = None
-        self.companions: dict[str, Model] = {}  # by role
+        self.companions = companions or {}
+        self.models = nn.ModuleDict()  # those of the companions, by role
         self.step_metrics = StepMetrics()
         self.micro = 0  # micro-batches done of the current optimizer step
         self.lr = 0.0
@@ -81,21 +83,42 @@ class Offline(pl.LightningModule):
         strategy = self.strategy
         model = strategy.assemble(self.spec)
         self.learns.apply(model)  # before anything is sharded: FSDP2 and tensor parallelism make parameters anew
-        self.placement.apply(model)
-        strategy.place(model)
-        self.model = model
+        self.model = self._placed(model)
+        for role, companion in self.companions.items():
+            shared = companion.embedding(self.model)
+            model = self._placed(frozen(strategy.assemble(companion.spec, shared), companion))
+            if shared is not None:
+                strategy.share(self.model, model)
+            self.models[role] = model
         self.fill()
         if strategy.data_world > 1:
-            for module in model.modules():
+            for module in self.modules():
                 if isinstance(module, MixtureOfExperts):
                     module.total = self._total
 
+    def _placed(self, model: Model) -> Model:
+        self.placement.apply(model)
+        self.strategy.place(model)
+        return model
+
     def fill(self) -> None:
-        """First values, or those of the checkpoint that the model begins with."""
+        """First values of all models, or those of the checkpoints that they begin with."""
         assert self.model is not None
         build.initialise(self.model, self.seed)
         if self.weights is not None:
-            load_weights(self.model, self.weights)
+            load(self.model, read_weights(self.weights, self.model), f"init_from={self.weights}", begins=True)
+        for role, companion in self.companions.items():
+            companion.fill(cast(Model, self.models[role]), self.seed)
+
+    def on_train_start(self) -> None:
+        for role, companion in self.companions.items():
+            self.models[role].train(companion.trains)  # a strategy may have set the mode of all that it was given
+
+    @property
+    def trained(self) -> nn.Module:
+        """All that checkpoints and the optimizer are of."""
+        assert self.model is not None
+        return trained_models(self.model, self.models, self.companions)  # type: ignore[arg-type]
 
     def _total(self, tensor: Tensor) -> Tensor:
         """The sum over the data-parallel ranks. Each rank's gradient is that of its own summand times their number, so
@@ -104,8 +127,7 @@ class Offline(pl.LightningModule):
         return self.reduce(tensor.detach().clone()) + world * (tensor - tensor.detach())
 
     def configure_optimizers(self) -> Any:
-        assert self.model is not None
-        optimizer = self.strategy.build_optimizer(self.optimizer_part, roles.learning(self.model))
+        optimizer = self.strategy.build_optimizer(self.optimizer_part, roles.learning(self.trained))
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.schedule.factor(step, self.horizon))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
@@ -138,10 +160,11 @@ class Offline(pl.LightningModule):
 
     def _loss(self, batch: Mapping[str, Any]) -> Loss:
         """The objective's loss. Of the first batch it is seen whether all of its keys are read."""
+        assert self.model is not None
         if self._keys_checked:
-            return self.objective.loss(self.model, batch, **self.companions)
+            return self.objective.loss(self.model, batch, **self.models)
         watched = batch_keys.Watched(batch)
-        loss = self.objective.loss(self.model, watched, **self.companions)
+        loss = self.objective.loss(self.model, watched, **self.models)
         batch_keys.check(watched, self.objective)
         self._keys_checked = True
         return loss
@@ -182,9 +205,8 @@ class Offline(pl.LightningModule):
         self.tokens_per_expert = {role: self.reduce(tokens) for role, tokens in self._tokens.items()}
         self._tokens = {}
         for role, tokens in self.tokens_per_expert.items():
-            model = self.model if role == "model" else self.companions[role]
-            assert model is not None
-            self._after_step(model, tokens)
+            model = self.model if role == "model" else self.models[role]
+            self._after_step(cast(Model, model), tokens)
 
     def _after_step(self, model: Model, tokens_per_expert: Tensor) -> None:
         """Tell each router how many tokens its experts had in this step."""
@@ -244,18 +266,3 @@ class Offline(pl.LightningModule):
             counts.update(
                 {k: n * self.trainer.accumulate_grad_batches // ours["accumulate"] for k, n in counts.items()}
             )
-
-
-def load_weights(model: Model, path: Path) -> None:
-    """The weights of a checkpoint into a model, but for heads that only one of them has; UserError naming the first tensors
-    that do not fit."""
-    if folder.is_foreign(path):
-        from llmlab.hub import begin
-
-        weights = begin.weights(path, model)
-    else:
-        weights = checkpoint.read_weights(path)
-    try:
-        build.load(model, weights, begins=True)
-    except UserError as e:
-        raise UserError(f"init_from={path}: {e}") from None

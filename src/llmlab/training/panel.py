@@ -54,7 +54,9 @@ def rows(record: Mapping[str, Any], folder: str) -> list[tuple[str, str]]:
         if kind not in LIKELIHOODS and (value := metrics.get(f"val_{name}")) is not None:
             out.append((name.replace("_", " "), f"{value:.4f}"))
     total, active = record["parameters"]["total"], record["parameters"]["active"]
-    out.append(("parameters", f"{total:,}" + (f", {active:,} active" if active != total else "")))
+    trainable = record["parameters"].get("trainable", total)  # not in older records
+    sparse, frozen = f", {active:,} active" * (active != total), f", {trainable:,} that learn" * (trainable != total)
+    out.append(("parameters", f"{total:,}{sparse}{frozen}"))
     flops = record["flops_per_token"] * record["tokens_seen"]
     out.append(("FLOPs", f"{flops:.3g} ({record['flops_per_token']:.3g} a token, {record['tokens_seen']:,} tokens)"))
     if record.get("tokens_per_second"):

@@ -20,7 +20,7 @@ def loss_curve(folder: Path) -> Path:
     found = {label: points(rows, column) for label, column in (("training", "loss"), ("validation", "val_loss"))}
     figure = Figure(figsize=(7, 4), dpi=120, layout="constrained")
     axes = figure.add_subplot()
-    axes.set(xlabel="tokens", ylabel="loss (nats a target)")
+    axes.set(xlabel="tokens", ylabel="loss (nats per target)")
     axes.grid(alpha=0.3)
     for label, series in found.items():
         if series:

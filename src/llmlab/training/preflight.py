@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,9 +13,10 @@ from torch import nn
 
 from llmlab.decoding.generate import limit
 from llmlab.errors import UserError
-from llmlab.model import build
+from llmlab.model import build, flops
 from llmlab.runs import checkpoint, record
 from llmlab.runs.folder import home, is_foreign, load
+from llmlab.training.companions import named as companion_named
 
 if TYPE_CHECKING:
     from llmlab.config.spec import ModelSpec
@@ -35,7 +37,11 @@ def check(cfg: Any, recipe: Any, place: Any, weights: Path | None) -> None:
         begin.check(weights)
     elif weights is not None:
         _fit(weights, model)
-    _memory(cfg, recipe, place)
+    others = {role: companion.assemble(model) for role, companion in recipe.companions.items()}
+    for role, other in others.items():
+        with companion_named(role):
+            parts(other.spec, place.device.type, cfg.precision)
+    _memory(cfg, recipe, place, [flops.count_parameters(other) for other in others.values()])
 
 
 def parts(spec: Any, device: str, precision: str) -> None:
@@ -118,7 +124,7 @@ def _typed(path: Path) -> str:
     return f": {' '.join(words) or 'the defaults'}"
 
 
-def _memory(cfg: Any, recipe: Any, place: Any) -> None:
+def _memory(cfg: Any, recipe: Any, place: Any, others: Sequence[flops.Parameters]) -> None:
     """Weights, gradients and the optimizer's state must fit: what is computed on the way comes on top and isn't counted."""
     free = available(place.device)
     whole = cfg.strategy.name in ("single", "ddp")  # each process has a copy of all of it
@@ -129,15 +135,16 @@ def _memory(cfg: Any, recipe: Any, place: Any) -> None:
     number = 2 if cfg.precision == "bf16-true" else 4
     each = number * (2 + states(recipe.optimizer))
     frozen = counts.total - counts.trainable  # weights alone
-    needed = (counts.trainable * each + frozen * number) * copies
+    needed = sum(c.trainable * each + (c.total - c.trainable) * number for c in (counts, *others)) * copies
     if needed > free:
         of = f" in each of {copies} processes" if copies > 1 else ""
         sizes = recipe.spec.sizes
         learning = f", {counts.trainable:,} of which learn" if frozen else ""
+        beside = f" beside the {sum(c.total for c in others):,} of other models" if others else ""
         each_of = f"{each:.0f} bytes each{' that learns' if frozen else ''}{of}"
         raise UserError(
-            f"model.dim={sizes.dim} and model.n_layers={cfg.model.n_layers} make {counts.total:,} parameters{learning}, "
-            f"which need {_gib(needed)} to train ({each_of}: weights, gradients, the optimizer's state), but "
+            f"model.dim={sizes.dim} and model.n_layers={cfg.model.n_layers} make {counts.total:,} parameters{learning}{beside}"
+            f", which need {_gib(needed)} to train ({each_of}: weights, gradients, the optimizer's state), but "
             f"{_gib(free)} are free; choose a smaller size"
         )
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -17,6 +17,8 @@ from llmlab.data.samples import Samples, samples
 from llmlab.errors import UserError
 from llmlab.model import build, trainable
 from llmlab.training import cost
+from llmlab.training.companions import Companion
+from llmlab.training.companions import of as companions_of
 from llmlab.training.cut import Cut as Cut
 from llmlab.training.feeds import Feed
 
@@ -137,6 +139,7 @@ class Recipe:
     summary: str  # of what learns, a line
     samples: Samples
     reward: Any = None  # of an objective that reads prompts
+    companions: Mapping[str, Companion] = field(default_factory=dict)
 
     @property
     def tokens_per_sample(self) -> int:
@@ -144,8 +147,15 @@ class Recipe:
         return max(1, round(self.samples.tokens_per_sample))
 
     @classmethod
-    def of(cls, composed: Any, spec: specs.ModelSpec | None = None, corpus: Corpus | None = None) -> Recipe:
-        """spec, corpus: those of a run that is resumed; None: as the config says. UserError for what can't be built."""
+    def of(
+        cls,
+        composed: Any,
+        spec: specs.ModelSpec | None = None,
+        corpus: Corpus | None = None,
+        companions: Mapping[str, Companion] | None = None,
+    ) -> Recipe:
+        """spec, corpus, companions: those of a run that is resumed; None: as the config says. UserError for what can't be
+        built."""
         cfg = composed.cfg
         learns = trainable.Filter.of(cfg.train.learns)
         if corpus is None:
@@ -170,8 +180,11 @@ class Recipe:
             learns.apply(model)
         except ValueError as e:  # a part that refuses what it was given
             raise UserError(str(e)) from e
-        own = cost.of({cost.TRAINED: model}, objective, of)
-        return cls(corpus, spec, objective, optimizer, schedule, own, learns, trainable.summary(model), of, reward)
+        if companions is None:
+            companions = companions_of(composed, model, corpus.vocabulary.size, corpus.tokenizer)
+        models = {cost.TRAINED: model, **{role: c.assemble(model) for role, c in companions.items()}}
+        own, summary = cost.of(models, objective, of), trainable.summary(model)
+        return cls(corpus, spec, objective, optimizer, schedule, own, learns, summary, of, reward, companions)
 
 
 def segments(spec: specs.ModelSpec) -> int:

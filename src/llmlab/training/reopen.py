@@ -18,7 +18,7 @@ from llmlab.ranks import is_first, say
 from llmlab.runs import checkpoint, lock, metrics, record, text
 from llmlab.runs import files as run_files
 from llmlab.runs import folder as run_folder
-from llmlab.training import recipe
+from llmlab.training import companions, recipe
 from llmlab.training.callbacks import resume_point
 from llmlab.training.task import MAY_CHANGE, Task, last_step, steps_text, typed
 
@@ -93,14 +93,16 @@ def task(composed: Any, done: dict[str, Any]) -> Task | None:
             say(_complete(folder, done, target))
             return None
         point = _point(folder, composed.cfg.resume_from, done, first)
-        fields = {**done, **_since(point)}
+        models = {role: str(value) for role, value in composed.cfg.models.items()}
+        others = companions.reopened(folder, done, models, begins=point is None)
+        fields = {**done, **_since(point), **companions.places(done, others)}
         if first:
             _remember(folder, cfg, fields, corpus)
     except BaseException:
         lock.unlock(folder)
         raise
     say(f"resuming {folder} from {f'step {checkpoint.step_of(point):,}' if point else 'the beginning'}")
-    return Task(dataclasses.replace(composed, cfg=cfg), folder, fields, spec, corpus, point)
+    return Task(dataclasses.replace(composed, cfg=cfg), folder, fields, spec, others, corpus, point)
 
 
 def _checked(done: dict[str, Any], path: Path) -> None:
@@ -125,6 +127,10 @@ def _change(cfg: Any, composed: Any, done: Mapping[str, Any], folder: Path) -> N
         key, _, _ = override.lstrip("+~").partition("=")
         if key in ("resume", "resume_from") or key.startswith("hydra.") or override in done["overrides"]:
             continue
+        if key.startswith("models."):  # where a finished model lies now: that it is the same, its weights' sha256 tells
+            about = (done.get("models") or {}).get(key.removeprefix("models."))
+            if about is not None and about["source"] is not None and isinstance(composed.cfg.models[key[7:]], str):
+                continue
         if key not in MAY_CHANGE and not key.startswith("logger."):
             raise UserError(
                 f"{override}: a resumed run keeps its own config (only {', '.join(MAY_CHANGE)} may change); "

@@ -90,7 +90,7 @@ def _remove_if_empty(folder: Path) -> None:
 
 
 def _train(task: Task, first: bool) -> Mapping[str, Any]:
-    from llmlab.training import loggers, preflight, run_header, strategies, trainers
+    from llmlab.training import companions, loggers, preflight, run_header, strategies, trainers
     from llmlab.training import recipe as recipes
     from llmlab.training.feeds import make
     from llmlab.training.intervals import Intervals
@@ -100,9 +100,12 @@ def _train(task: Task, first: bool) -> Mapping[str, Any]:
     began = time.time()
     place = trainers.place(cfg)
     cut = recipes.Cut.of(cfg.train.batch_size, cfg.train.micro_batch_size, place.data_parallel)
-    recipe = recipes.Recipe.of(task.composed, task.spec, task.corpus)
+    recipe = recipes.Recipe.of(task.composed, task.spec, task.corpus, task.companions)
     make.feed(cfg, recipe, cut, 1)  # to refuse a corpus that is too small before anything is written
     strategies.check(cfg, place, recipe.spec)
+    for role, companion in recipe.companions.items():
+        with companions.named(role):
+            strategies.check(cfg, place, companion.spec)
     weights = None
     if cfg.init_from and task.point is None:
         weights = run_folder.start_of(cfg.init_from, tokenizer=cfg.init_tokenizer != "new")
@@ -121,7 +124,8 @@ def _train(task: Task, first: bool) -> Mapping[str, Any]:
     run = record.Record(task.folder, task.record, writes=first)
     if not task.resumes:
         if first:
-            run_folder.save(task.folder, settings.absolute(cfg), recipe.spec)
+            others = {role: companion.spec for role, companion in recipe.companions.items()}
+            run_folder.save(task.folder, settings.absolute(cfg), recipe.spec, others)
             recipe.corpus.tokenizer.save(task.folder)
         run.update(**run_header.fields(task, recipe, horizon, last_step, place, cut, intervals))
         run.update(files=run_files.hashes(task.folder) if first else {})

@@ -13,9 +13,10 @@ from llmlab import measures, registry
 from llmlab.config import inherit, init_from, stand_ins, traits
 from llmlab.data import account
 from llmlab.hub import locate
+from llmlab.model import build
 from llmlab.model.table import describe
 from llmlab.runs import record, text
-from llmlab.training import preflight, schedule_notes
+from llmlab.training import companions, preflight, schedule_notes
 from llmlab.training.intervals import Intervals
 
 
@@ -37,7 +38,7 @@ def fields(
         "seed": cfg.seed,
         "family": cfg.model.family,
         "parts": {
-            **_brought(recipe.spec),
+            **objective_parts(recipe.spec),
             **record.parts(cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))),
         },
         "layers": describe(recipe.spec),
@@ -63,6 +64,7 @@ def fields(
         "tokenizer": tokenizer(cfg, corpus),
         "parameters": {name: getattr(recipe.cost.parameters, name) for name in ("total", "active", "trainable")},
         "flops_per_token": recipe.cost.flops_per_token,
+        **({"models": companions.fields(recipe.companions, build.assemble(recipe.spec))} if recipe.companions else {}),
         "tokens_seen": 0,
         "steps": 0,
         "wall_seconds": 0.0,
@@ -102,7 +104,7 @@ def where(cfg: Any, place: Any, cut: Any) -> dict[str, Any]:
     }
 
 
-def _brought(spec: Any) -> dict[str, str]:
+def objective_parts(spec: Any) -> dict[str, str]:
     """The masks and heads that the objective brings: the config has them only where they were chosen."""
     lone = len(spec.stacks) == 1
     masks = {"mask" if lone else f"stacks.{s.name}.mask": s.mask.name for s in spec.stacks}
@@ -138,6 +140,8 @@ def lines(task: Any, recipe: Any, horizon: dict[str, Any], last_step: int, cut: 
         f"{spec.family}: {cost.total:,} parameters{active}, vocabulary {spec.sizes.vocab_size:,}, objective={objective}"
     )
     said = [first, *describe(spec)]
+    if recipe.companions:
+        said += companions.lines(recipe.companions, build.assemble(spec))
     if recipe.learns.words is not None:
         said.append(recipe.summary)
     said += [f"note: {n}" for n in notes(task, recipe, horizon["steps"], last_step) if n != stand_ins.note(cfg)]

@@ -31,12 +31,13 @@ MAY_CHANGE += ("logger",)
 @dataclass(frozen=True)
 class Task:
     """A run to be done: its config and folder; `record`: what an earlier part of it wrote, if it is resumed, and then its
-    model, its text, and the checkpoint to go on from (none: from the start)."""
+    model, its companions, its text, and the checkpoint to go on from (none: from the start)."""
 
     composed: Any
     folder: Path
     record: dict[str, Any]
     spec: Any = None
+    companions: Any = None
     corpus: Any = None
     point: Path | None = None
     notes: tuple[str, ...] = ()  # on how it begins

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ import torch
 from llmlab.model import build, roles
 from llmlab.model.trainable import Filter
 from llmlab.training.clipping import clip_by_norm
+from llmlab.training.companions import Companion
 from llmlab.training.placement import COMPUTED, Placement
 
 STEPS, WARMUP = 20, 3
@@ -27,6 +28,7 @@ def tokens_in(
     placement: Placement,
     device: torch.device,
     learns: Filter = Filter(),  # noqa: B008  frozen
+    companions: Mapping[str, Companion] | None = None,
     trains: Callable[[float], float],
 ) -> float:
     """Tokens to train on in so many minutes, measured without the first 3 of 20 steps.
@@ -38,11 +40,14 @@ def tokens_in(
     """
     model = build.assemble(spec)
     learns.apply(model)
-    placement.apply(model)
-    build.materialise(model)
-    build.initialise(model, 0)
-    model.to(device).train()
-    learning = roles.learning(model)
+    others = {role: companion.assemble(model) for role, companion in (companions or {}).items()}
+    for each in (model, *others.values()):
+        placement.apply(each)
+        build.materialise(each)
+        build.initialise(each, 0)
+        each.to(device)
+    model.train()
+    learning = [found for each in (model, *others.values()) for found in roles.learning(each)]
     made = optimizer.build(learning)
     cut = batches.cut
     stream = iter(batches.train(0, cut.world, 0))
@@ -54,7 +59,7 @@ def tokens_in(
         for _ in range(cut.accumulate):
             batch = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in next(stream).items()}
             with torch.autocast(device.type, COMPUTED[precision], enabled=precision.endswith("mixed")):
-                loss = objective.loss(model, batch)
+                loss = objective.loss(model, batch, **others)
             loss.mean().backward()
         clip_by_norm([p for _, p, _ in learning], 1.0)
         made.step()

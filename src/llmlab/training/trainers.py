@@ -123,6 +123,7 @@ def make(
         counts_bytes=recipes.counts_bytes(recipe.corpus, recipe.objective),
         weights=weights,
         placement=placement.Placement.of(cfg),
+        companions=recipe.companions,
         learns=recipe.learns,
     )
     progress = Progress(last_step, enabled=is_first() and cfg.trainer.enable_progress_bar is not False)
@@ -202,6 +203,7 @@ def measured_tokens(minutes: float, cfg: Any, recipe: Any, cut: Any, place: Plac
         placement=placement.Placement.of(cfg),
         device=place.device,
         learns=recipe.learns,
+        companions=recipe.companions,
         trains=lambda total: trained(total, tokens, count),
     )
 

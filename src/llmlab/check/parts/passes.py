@@ -1,7 +1,8 @@
-"""The cost of an objective is that of the forwards that its loss makes."""
+"""The check of an objective's declared cost: its `passes` are the forwards that its loss makes."""
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
@@ -14,7 +15,7 @@ from llmlab.check.parts.fixtures import tested_part
 from llmlab.check.subject import CheckFailed, Subject
 from llmlab.training import cost
 
-Texts = Counter[tuple[int, int | None, bool]]  # (tokens, those of the source, trained) -> texts that are read so
+Texts = Counter[tuple[str, int, int | None, bool]]  # (model, tokens, those of the source, trained) -> texts read so
 
 
 def passes(subject: Subject) -> None:
@@ -22,32 +23,37 @@ def passes(subject: Subject) -> None:
     tested_part(subject, "objective")
     objective, batch = learning.build_objective(subject), learning.prepared_batch(subject)
     model = subject.fresh().train()
-    read, seen = Texts(), Counter[str]()
+    others = learning.companion_models(subject, model)
+    models = {cost.TRAINED: model, **others}
+    read, seen = Texts(), Counter[tuple[str, str]]()
 
-    def note(module: nn.Module, given: tuple[Any, ...], how: Mapping[str, Any], _: Any) -> None:
+    def note(name: str, module: nn.Module, given: tuple[Any, ...], how: Mapping[str, Any], _: object) -> None:
         texts, heads = given[0] if given else how["batch"], how.get("heads")
         rows, tokens = texts["ids"].shape
         source = texts["source_ids"].shape[1] if "source_ids" in texts else None
-        read[(tokens, source, torch.is_grad_enabled())] += rows
-        for role in model.heads if heads is None else heads:
+        trained = torch.is_grad_enabled() and any(p.requires_grad for p in module.parameters())
+        read[(name, tokens, source, trained)] += rows
+        for role in models[name].heads if heads is None else heads:
             where: Tensor | None = None if heads is None else heads[role]
-            seen[role] += rows * tokens if where is None else int(where.sum())
+            seen[name, role] += rows * tokens if where is None else int(where.sum())
 
-    handle = model.register_forward_hook(note, with_kwargs=True)
+    handles = [
+        each.register_forward_hook(functools.partial(note, name), with_kwargs=True) for name, each in models.items()
+    ]
     try:
-        objective.loss(model, batch)
+        objective.loss(model, batch, **others)
     finally:
-        handle.remove()
-    told, rows_told = Texts(), Counter[str]()
-    for i in range(len(batch["ids"])):
+        for handle in handles:
+            handle.remove()
+    told, rows_told = Texts(), Counter[tuple[str, str]]()
+    for i in range(len(next(iter(batch.values())))):
         sample = {name: tensor[i].numpy() for name, tensor in batch.items()}
-        for each in cost.passes(objective, sample):
-            if each.model == cost.TRAINED:
-                told[(each.tokens, each.source, each.trained)] += 1
-                rows_told.update({role: each.tokens if n is None else n for role, n in each.heads.items()})
+        for p in cost.passes(objective, sample):
+            told[(p.model, p.tokens, p.source, p.trained)] += 1
+            rows_told.update({(p.model, role): p.tokens if n is None else n for role, n in p.heads.items()})
     if read != told:
         raise CheckFailed(
-            f"texts that its loss reads, as (tokens, source, trained): {dict(read)}, but passes tell {dict(told)}"
+            f"texts that its loss reads, as (model, tokens, source, trained): {dict(read)}, but passes tell {dict(told)}"
         )
     if seen != rows_told:
         raise CheckFailed(f"rows that heads see in its loss: {dict(seen)}, but passes tell {dict(rows_told)}")

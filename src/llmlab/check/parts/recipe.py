@@ -43,7 +43,7 @@ def likelihood(subject: Subject) -> None:
     """An objective's loss has the cross-entropy at its targets, and where it is a text's likelihood each token is a target."""
     tested_part(subject, "objective")
     model, batch, made = subject.model, learning.prepared_batch(subject), learning.build_objective(subject)
-    loss = made.loss(model, batch)
+    loss = learning.objective_loss(subject, model, batch)
     kinds = measures.of(made)
     likelihoods = measures.likelihoods(list(loss.shown), kinds)
     if not likelihoods or "labels" not in batch or "tokens" not in made.heads:

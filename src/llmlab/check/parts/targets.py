@@ -28,8 +28,6 @@ def hidden(subject: Subject) -> None:
     objective = learning.build_objective(subject)
     shown, every, leaks = attributes.of(objective, "objective", "shown"), 0, 0
     for batch in _distinct_token_batches(subject, objective):
-        if "labels" not in batch:
-            raise NotApplicable("its samples have no labels, which would tell which tokens are the answers")
         labels = batch.pop("labels")[0].tolist()
         if not isinstance(labels, list):
             raise NotApplicable("its target is the class of a text, and no token of it")
@@ -54,6 +52,8 @@ def _distinct_token_batches(subject: Subject, objective: Objective) -> Iterator[
     for _ in range(MAX_SAMPLES):
         tokens = chance.permutation(FIRST_SPECIAL)[: learning.sample_length(subject) + 1]
         batch = stand_in.batch(objective, tokens[None], chance)
+        if not {"ids", "labels"} <= batch.keys():
+            raise NotApplicable("its samples have no ids with labels, which would tell which tokens are the answers")
         yield batch | subject.read_by_parts(batch["ids"].shape[1], 1)
 
 

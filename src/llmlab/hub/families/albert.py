@@ -75,6 +75,7 @@ DEFAULTS: Config = {
 
 def order(n: int, groups: int, inner: int) -> list[int]:
     """The stored layers as they are run: n times all layers of a group, the groups one after the other."""
+    # As AlbertTransformer divides, in floats: int(i / (num_hidden_layers / num_hidden_groups)).
     return [int(i / (n / groups)) * inner + j for i in range(n) for j in range(inner)]
 
 

@@ -63,6 +63,7 @@ def write(spec: ModelSpec) -> Config:
     }
     if position.name != "alibi":
         out |= {"max_position_embeddings": s.max_positions, "rope_theta": position.options.get("theta", 10000.0)}
+    # Its mere presence tells a file of version 2.
     if "tokens" in spec.heads and spec.heads["tokens"].options.get("unit_rows"):
         out["z_loss_weight"] = 0.0
     return out

@@ -39,6 +39,7 @@ RULES = [
     *layers("encoder"),
     *layers("decoder"),
     same("heads.tokens.out.weight", "lm_head.weight"),
+    # A buffer, zero unless a checkpoint says otherwise; the reference does not miss it in a file.
     same("heads.tokens.fixed_bias", "final_logits_bias"),
     *linear("heads.classes.dense", "classification_head.dense"),
     *linear("heads.classes.out", "classification_head.out_proj"),
@@ -141,6 +142,7 @@ def write(spec: ModelSpec) -> Config:
 
 def classes(c: Config) -> dict[str, PartSpec]:
     """The head for classes, which reads the decoder's state at the last eos of the source."""
+    # BartForSequenceClassification: hidden_states[input_ids.eq(eos_token_id)], the last of each text.
     own = {"pool": "last", "only": c["eos_token_id"], "dropout": float(c["classifier_dropout"]), "input_dropout": True}
     return {"classes": part("head", "pooled", n_classes=n_labels(c, 3), **own)}
 

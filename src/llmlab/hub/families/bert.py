@@ -209,6 +209,7 @@ HEADS = {
     "ForQuestionAnswering": SPAN,
     "ForSequenceClassification": Head(classes, {"logits": "head:classes"}),
 }
+# TensorFlow's names, which the first converted checkpoints kept.
 RENAME = {r"LayerNorm\.gamma$": "LayerNorm.weight", r"LayerNorm\.beta$": "LayerNorm.bias"}
 IGNORE = (r"embeddings\.position_ids$", r"^(\w+\.)?pooler\.")
 TIED = r"^lm_head\.decoder\."  # stored again though it is the token table and lm_head.bias

@@ -14,6 +14,7 @@ RULES = [
     *linear("stacks.main.embedding.norm", "transformer.word_embeddings_layernorm"),
     *linear(OURS + "block.attention_norm", THEIRS + "input_layernorm"),
     *linear(OURS + "block.ffn_norm", THEIRS + "post_attention_layernorm"),
+    # Rows of query_key_value go head by head, (heads, 3, head_dim), not all queries first.
     *grouped([OURS + f"attention.{n}" for n in "qkv"], THEIRS + "self_attention.query_key_value"),
     *linear(OURS + "attention.out", THEIRS + "self_attention.dense"),
     *linear(OURS + "ffn.up", THEIRS + "mlp.dense_h_to_4h"),
@@ -43,6 +44,7 @@ def read(c: Config) -> list[str]:
         "dim": dim,
         "n_layers": c.get("num_hidden_layers") or c["n_layer"],
         "n_heads": c.get("num_attention_heads") or c["n_head"],
+        # config.json has no key for it: the reference's linear is 4 hidden_size wide.
         "ffn_dim": 4 * dim,
         "vocab_size": c["vocab_size"],
         "norm_eps": c["layer_norm_epsilon"],

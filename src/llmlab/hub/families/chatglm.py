@@ -19,6 +19,7 @@ RULES = [
     *linear(OURS + "block.ffn_norm", THEIRS + "post_attention_layernorm"),
     *fused([OURS + f"attention.{n}" for n in "qkv"], THEIRS + "self_attention.query_key_value"),
     *linear(OURS + "attention.out", THEIRS + "self_attention.dense"),
+    # One linear for both halves of SwiGLU, the gate's first.
     *fused([OURS + "ffn.gate", OURS + "ffn.up"], THEIRS + "mlp.dense_h_to_4h"),
     *linear(OURS + "ffn.down", THEIRS + "mlp.dense_4h_to_h"),
     *linear("heads.scalar.out", "classifier_head"),

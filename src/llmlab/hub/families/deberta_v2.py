@@ -83,6 +83,7 @@ def read(c: Config) -> list[str]:
     expect(c, "attention_head_size", head, default=head)
     norm = expect(c, "norm_rel_ebd", "none", "layer_norm")
     terms = c["pos_att_type"] or []
+    # A list, or in the published files a text: "p2c|c2p".
     terms = [t.strip() for t in terms.lower().split("|")] if isinstance(terms, str) else terms
     if not terms or set(terms) - set(TERMS):
         raise UserError(f"config.json: pos_att_type={c['pos_att_type']!r} is not implemented; known: 'c2p', 'p2c'")

@@ -65,6 +65,7 @@ def body(c: Config, *, interleaved: bool) -> list[str]:
     options = rope(c, interleaved=interleaved)
     n, dense = c["num_hidden_layers"], c["first_k_dense_replace"]
     values = sizes(c)
+    # Keys and values of all heads come from one latent, so num_key_value_heads says nothing.
     values.pop("n_kv_heads")
     values |= {
         "head_dim": c["v_head_dim"],
@@ -116,6 +117,7 @@ def write(spec: ModelSpec) -> Config:
         "model_type": "deepseek_v3",
         **base(spec),
         "num_key_value_heads": s.n_heads,
+        # What transformers calls head_dim here is the width that is rotated (DeepseekV3Config).
         "head_dim": rope_dim,
         "hidden_act": gate_name(spec),
         "attention_bias": s.attention.qkv_bias,
@@ -148,6 +150,7 @@ ENTRIES = [
         read=read,
         write=write,
         defaults=DEFAULTS,
+        # The published files hold a layer past num_hidden_layers, for multi-token prediction; the reference drops it.
         extra_layers=True,
     )
 ]

@@ -90,6 +90,7 @@ def masked(c: Config) -> dict:
 
 def classes(c: Config) -> dict:
     options = {"n_classes": n_labels(c), "dropout": c["seq_classif_dropout"]}
+    # ReLU where BERT's pooler has tanh.
     return {"classes": part("head", "pooled", act="relu", **options)}
 
 

@@ -50,6 +50,7 @@ def classes(c: Config) -> dict:
     return {"classes": part("head", "pooled", act="gelu", **options)}
 
 
+# ElectraGeneratorPredictions has GELU, whatever hidden_act says; the discriminator goes by hidden_act.
 GENERATOR = Head(lambda c: {"tokens": part("head", "mlm")}, {"logits": "head:tokens"})
 ENTRIES = [
     Entry(

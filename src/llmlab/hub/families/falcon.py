@@ -17,6 +17,7 @@ RULES = [
     *linear(OURS + "block.ffn_norm", THEIRS + "ln_mlp", only="block=parallel"),
     *linear(OURS + "block.attention_norm", THEIRS + "input_layernorm"),
     *linear(OURS + "block.ffn_norm", THEIRS + "post_attention_layernorm"),
+    # Rows go group by group: a key head's queries, its key, its value (FalconAttention._split_heads).
     *grouped([OURS + f"attention.{n}" for n in "qkv"], THEIRS + "self_attention.query_key_value"),
     *linear(OURS + "attention.out", THEIRS + "self_attention.dense"),
     *linear(OURS + "ffn.up", THEIRS + "mlp.dense_h_to_4h"),
@@ -47,6 +48,7 @@ DEFAULTS: Config = {
 
 
 def _block(c: Config) -> str:
+    # Only the new architecture can have two norms, and has them where config.json does not say (FalconDecoderLayer).
     if c["new_decoder_architecture"]:
         expect(c, "parallel_attn", True)
         return "parallel" if expect(c, "num_ln_in_parallel_attn", None, 1, 2) == 1 else "parallel_norms_2"
@@ -57,6 +59,7 @@ def _block(c: Config) -> str:
 def read(c: Config) -> list[str]:
     expect(c, "apply_residual_connection_post_layernorm", False, default=False)
     dim, heads = c.get("n_embed") or c["hidden_size"], c["num_attention_heads"]
+    # The reference reads num_kv_heads in the new architecture only; in the old one multi_query decides.
     kv = c.get("num_kv_heads") or heads if c["new_decoder_architecture"] else 1 if c["multi_query"] else heads
     values = {
         "dim": dim,

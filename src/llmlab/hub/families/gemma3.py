@@ -45,6 +45,7 @@ def _types(c: Config) -> list[str]:
         for kind in c["layer_types"]:
             expect({"layer_types": kind}, "layer_types", *NAMES)
         return c["layer_types"]
+    # Files on the Hub have the first name, what transformers 5 saves the second; Gemma3TextConfig's own default is 6.
     pattern: int = c.get("sliding_window_pattern") or c.get("_sliding_window_pattern") or 6
     return ["full_attention" if (i + 1) % pattern == 0 else "sliding_attention" for i in range(c["num_hidden_layers"])]
 

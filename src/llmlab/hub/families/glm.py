@@ -34,6 +34,7 @@ FOUR_NORMS = [
 
 def _read(c: Config, family: str) -> list[str]:
     values = {**sizes(c), "attention.qkv_bias": c["attention_bias"]}
+    # GlmConfig sets partial_rotary_factor to 0.5 where a file lacks it; neighbours are turned in pairs.
     position = rope(c, partial=0.5, interleaved=True)
     return [f"model={family}", gate(c), *settings("model", values), *settings("position", position)]
 

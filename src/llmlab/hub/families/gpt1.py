@@ -8,6 +8,7 @@ from llmlab.hub.families.decoder import HEADS, classes
 from llmlab.hub.rules import fused, linear, same
 
 OURS, THEIRS = "stacks.main.layers.{i}.", "transformer.h.{i}."
+# "gelu" is the approximation by tanh here (ACT_FNS of modeling_openai), unlike in every later family.
 ACTIVATIONS = {"gelu": "gelu_tanh", "gelu_new": "gelu_tanh", "relu": "relu", "silu": "silu", "swish": "silu"}
 
 RULES = [
@@ -15,6 +16,7 @@ RULES = [
     same("stacks.main.positions.0.table.weight", "transformer.positions_embed.weight"),
     *linear(OURS + "block.attention_norm", THEIRS + "ln_1"),
     *linear(OURS + "block.ffn_norm", THEIRS + "ln_2"),
+    # Conv1D holds its weight as (in, out).
     *fused([OURS + f"attention.{n}" for n in "qkv"], THEIRS + "attn.c_attn", transpose=True),
     *linear(OURS + "attention.out", THEIRS + "attn.c_proj", transpose=True),
     *linear(OURS + "ffn.up", THEIRS + "mlp.c_fc", transpose=True),
@@ -43,6 +45,7 @@ def read(c: Config) -> list[str]:
         "dim": c["n_embd"],
         "n_layers": c["n_layer"],
         "n_heads": c["n_head"],
+        # config.json has no key for it.
         "ffn_dim": 4 * c["n_embd"],
         "max_positions": c["n_positions"],
         "vocab_size": c["vocab_size"],

@@ -10,6 +10,7 @@ OURS, THEIRS = "stacks.main.layers.{i}.", "transformer.h.{i}."
 ACTIVATIONS = {
     "gelu_new": "gelu_tanh",
     "gelu_pytorch_tanh": "gelu_tanh",
+    # gelu_new, gelu_pytorch_tanh and gelu_fast are one formula, 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))).
     "gelu_fast": "gelu_tanh",
     "gelu": "gelu",
     "relu": "relu",
@@ -23,6 +24,7 @@ RULES = [
     same("stacks.main.positions.0.table.weight", "transformer.wpe.weight"),
     *linear(OURS + "block.attention_norm", THEIRS + "ln_1"),
     *linear(OURS + "block.ffn_norm", THEIRS + "ln_2"),
+    # GPT-2's Conv1D holds its weight as (in, out), the transpose of a linear's.
     *fused([OURS + f"attention.{n}" for n in "qkv"], THEIRS + "attn.c_attn", transpose=True),
     *linear(OURS + "attention.out", THEIRS + "attn.c_proj", transpose=True),
     *linear(OURS + "ffn.up", THEIRS + "mlp.c_fc", transpose=True),
@@ -125,6 +127,7 @@ ENTRIES = [
             "GPT2Model": Head(lambda c: {}, {"last_hidden_state": "hidden"}),
         },
         prefix="transformer.",
+        # The causal mask and its fill value, buffers that older versions of transformers saved with the weights.
         ignore=(r"\.attn\.(bias|masked_bias)$",),
         head_key="lm_head.weight",
         embed_key="transformer.wte.weight",

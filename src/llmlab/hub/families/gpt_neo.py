@@ -110,6 +110,7 @@ ENTRIES = [
         rules=RULES,
         architectures=classes("GPTNeo"),
         prefix="transformer.",
+        # The causal mask and its fill value, which older versions of transformers saved.
         ignore=(r"\.attn\.attention\.(bias|masked_bias)$",),
         head_key="lm_head.weight",
         embed_key="transformer.wte.weight",

@@ -14,6 +14,7 @@ RULES = [
     same("stacks.main.embedding.table.weight", "gpt_neox.embed_in.weight"),
     *linear(OURS + "block.attention_norm", THEIRS + "input_layernorm"),
     *linear(OURS + "block.ffn_norm", THEIRS + "post_attention_layernorm"),
+    # Rows of query_key_value go head by head, (heads, 3, head_dim), not all queries first.
     *grouped([OURS + f"attention.{n}" for n in "qkv"], THEIRS + "attention.query_key_value"),
     *linear(OURS + "attention.out", THEIRS + "attention.dense"),
     *linear(OURS + "ffn.up", THEIRS + "mlp.dense_h_to_4h"),

@@ -79,6 +79,7 @@ GATES = {
     "swish": "swiglu",
     "gelu": "geglu",
     "gelu_pytorch_tanh": "geglu_tanh",
+    # One formula under two names.
     "gelu_new": "geglu_tanh",
     "relu": "reglu",
     "sigmoid": "glu",
@@ -182,6 +183,7 @@ def layout(
             f"{name}ForCausalLM": LM,
             f"{name}ForSequenceClassification": SCORED,
             f"{name}ForTokenClassification": LABELS,
+            # LlamaForQuestionAnswering calls its base model `transformer`, for old checkpoints.
             f"{name}ForQuestionAnswering": replace(SPAN, prefix="transformer."),
             f"{name}Model": BASE,
         },

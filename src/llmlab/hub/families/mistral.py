@@ -33,6 +33,7 @@ MIXTRAL: Config = {
     "router_aux_loss_coef": 0.001,
     "router_jitter_noise": 0.0,
 }
+# Names of the original release, in which checkpoints are still published; transformers 5 renames them as it loads.
 NAMES = {"gate": "w1", "down": "w2", "up": "w3"}
 ROUTED = [
     same(OURS + "ffn.router.gate.weight", THEIRS + "block_sparse_moe.gate.weight"),
@@ -56,6 +57,7 @@ def _read(c: Config, family: str) -> list[str]:
     types = ["sliding_attention" if c["sliding_window"] else "full_attention"] * c["num_hidden_layers"]
     values = sizes(c)
     if family == "mixtral":
+        # Noise on the hidden states in training, which llmlab does not have.
         expect(c, "router_jitter_noise", 0)
         values |= {
             "moe.n_experts": c["num_local_experts"],

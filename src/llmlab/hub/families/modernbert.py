@@ -119,6 +119,7 @@ def read(c: Config) -> list[str]:
         *settings("norm", {"bias": c["norm_bias"]}),
         *settings("position", ropes["local"]),
         *settings("kinds.global.position", ropes["global"]),
+        # local_attention is the whole window: half of it on either side, and `left` counts the token itself.
         *settings("kinds.local.window", {"left": half + 1, "right": half}),
         f"layers.first=[{','.join(_kinds(c))}]",
         "layers.cycle=[]",

@@ -21,6 +21,7 @@ from llmlab.hub.families.roberta import classes, counted, pad_of
 from llmlab.hub.rules import linear, same
 
 THEIRS = "mpnet.encoder.layer.{i}."
+# MPNetEmbeddings sets padding_idx = 1, and compute_position_bias has num_buckets=32 as a default that no call changes.
 PAD, BUCKETS = 1, 32  # whatever config.json says
 
 RULES = [

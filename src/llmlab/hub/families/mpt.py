@@ -45,6 +45,7 @@ def _attention(c: Config) -> dict[str, Any]:
     expect(a, "prefix_lm", False, default=False)
     expect(a, "qk_ln", False, default=False)
     expect(a, "alibi", True, default=True)
+    # build_mpt_alibi_tensor is called without it, so that its default of 8 holds.
     if a.get("alibi_bias_max", 8) != 8:
         warnings.warn(
             f"config.json: alibi_bias_max={a['alibi_bias_max']} is read as 8, as by transformers", stacklevel=2
@@ -67,6 +68,7 @@ def read(c: Config) -> list[str]:
         "vocab_size": c["vocab_size"],
         "norm_eps": c["layer_norm_epsilon"],
         "tie_embeddings": c["tie_word_embeddings"],
+        # attn_pdrop is the dropout on the residual too (MptBlock, MptMLP).
         "dropout": a.get("attn_pdrop") or 0.0,
         "attention.dropout": a.get("attn_pdrop") or 0.0,
         "attention.clip_qkv": a.get("clip_qkv") or None,

@@ -7,6 +7,7 @@ from llmlab.hub.entry import Config, rope, settings
 from llmlab.hub.families.llama import ATTENTION, FFN, OURS, THEIRS, base, gate, gate_name, layout, sizes, turned
 from llmlab.hub.rules import same
 
+# OlmoLayerNorm passes eps=1e-5 to F.layer_norm as a literal.
 EPS = 1e-5  # of OLMo's norms; config.json does not hold it
 OLMO: Config = {
     "vocab_size": 50304,

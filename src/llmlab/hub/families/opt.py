@@ -47,6 +47,7 @@ DEFAULTS: Config = {
 
 def read(c: Config) -> list[str]:
     before, bias, width = c["do_layer_norm_before"], c["enable_bias"], _width(c)
+    # True in checkpoints that were fine-tuned before transformers 4.20.1 only (modeling_opt).
     if before:
         expect(c, "_remove_final_layer_norm", False)
     if width != c["hidden_size"]:

@@ -30,6 +30,7 @@ def write(spec: ModelSpec) -> Config:
 def positions(spec: ModelSpec) -> dict[str, Tensor]:
     """Sines, then cosines, of as many positions as config.json states."""
     rows, dim = spec.sizes.max_positions, spec.sizes.dim
+    # In float64 and rounded once, as numpy computes them in PegasusSinusoidalPositionalEmbedding.create_weight.
     place = torch.arange(rows, dtype=torch.float64)[:, None]
     angles = place / 10000.0 ** (torch.arange(0, dim, 2, dtype=torch.float64) / dim)
     table = torch.cat([angles.sin(), angles[:, : dim // 2].cos()], 1).float()

@@ -34,6 +34,7 @@ RULES = [
     *linear(OURS + "attention.out", THEIRS + "self_attn.o_proj"),
     *FUSED_FFN,
 ]
+# Phi3Config renames both, though "yarn" is another method everywhere else.
 OLD = {"su": "longrope", "yarn": "longrope"}  # names of longrope in the first files
 
 

@@ -29,6 +29,7 @@ QWEN3: Config = {**QWEN2, "head_dim": 128, "attention_bias": False}
 
 def _read(c: Config, family: str) -> list[str]:
     values = sizes(c)
+    # Qwen2 has biases on q, k and v and none on the output, whatever config.json says; Qwen3 has one key for all four.
     values["attention.qkv_bias"] = family == "qwen2" or c["attention_bias"]
     values["attention.out_bias"] = family == "qwen3" and c["attention_bias"]
     return [

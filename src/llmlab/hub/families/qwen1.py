@@ -16,6 +16,7 @@ RULES = [
     same(OURS + "block.ffn_norm.weight", THEIRS + "ln_2.weight"),
     *fused([OURS + f"attention.{n}" for n in "qkv"], THEIRS + "attn.c_attn"),
     *linear(OURS + "attention.out", THEIRS + "attn.c_proj"),
+    # QWenMLP multiplies w1(x) by silu(w2(x)), so w2 is the gate.
     *linear(OURS + "ffn.up", THEIRS + "mlp.w1"),
     *linear(OURS + "ffn.gate", THEIRS + "mlp.w2"),
     *linear(OURS + "ffn.down", THEIRS + "mlp.c_proj"),
@@ -52,6 +53,7 @@ def read(c: Config) -> list[str]:
         "n_layers": c["num_hidden_layers"],
         "n_heads": c["num_attention_heads"],
         "head_dim": c["kv_channels"],
+        # The authors count w1 and w2 together: each has intermediate_size // 2 outputs (QWenMLP).
         "ffn_dim": c["intermediate_size"] // 2,
         "max_positions": c["seq_length"],
         "vocab_size": c["vocab_size"],

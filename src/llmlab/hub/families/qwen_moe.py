@@ -89,6 +89,7 @@ def _types(c: Config, qwen2: bool) -> list[str]:
     n, slides = c["num_hidden_layers"], c["use_sliding_window"] and c["sliding_window"]
     if qwen2 and c.get("layer_types"):
         return c["layer_types"]
+    # Qwen2MoeConfig: (i + 1) % 2 and i < max_window_layers. Qwen2 has it the other way round, i >= max_window_layers.
     local = [slides and not (qwen2 and (i % 2 or i >= c["max_window_layers"])) for i in range(n)]
     return ["sliding_attention" if slide else "full_attention" for slide in local]
 

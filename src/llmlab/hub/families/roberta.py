@@ -51,6 +51,7 @@ def pad_of(spec: ModelSpec) -> int:
 
 def read(c: Config) -> list[str]:
     pad = c["pad_token_id"]
+    # Positions begin at padding_idx + 1, as in fairseq, so that 514 rows are 512 positions.
     own = {"max_positions": c["max_position_embeddings"] - pad - 1}
     return [*read_as("roberta", c, **own), *counted(c, pad)]
 
@@ -63,6 +64,7 @@ def write(spec: ModelSpec) -> Config:
 
 def classes(c: Config) -> dict:
     """A head on the first token that no pooler comes before."""
+    # RobertaClassificationHead drops out the first token's vector, and again what comes of the linear and tanh.
     options = {"n_classes": n_labels(c), "dropout": c.get("classifier_dropout"), "input_dropout": True}
     return {"classes": part("head", "pooled", **options)}
 

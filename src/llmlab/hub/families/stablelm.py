@@ -24,6 +24,7 @@ RULES: list[Rule] = [
     *linear(OURS + "block.norm", THEIRS + "input_layernorm"),
     *linear(OURS + "block.attention_norm", THEIRS + "input_layernorm"),
     *linear(OURS + "block.ffn_norm", THEIRS + "post_attention_layernorm"),
+    # A norm for each head, without bias (StableLmLayerNormPerHead).
     *(
         same(OURS + f"attention.{n}_norm.{{h}}.weight", THEIRS + f"self_attn.{n}_layernorm.norms.{{h}}.weight")
         for n in "qk"

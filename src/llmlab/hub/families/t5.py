@@ -13,6 +13,7 @@ FFNS = {  # of several names of one, the last is the one that is written
     "silu": "silu",
     "relu": "relu",
     "gated-gelu_new": "geglu_tanh",
+    # T5Config makes gelu_new, the approximation by tanh, of the name "gated-gelu".
     "gated-gelu": "geglu_tanh",
     "gated-silu": "swiglu",
     "gated-relu": "reglu",
@@ -23,6 +24,7 @@ def _stack(name: str, ffn: int) -> list[Rule]:
     ours, theirs = f"stacks.{name}.layers.{{i}}.", f"{name}.block.{{i}}.layer."
     own = theirs + "0.SelfAttention."
     rules = [
+        # Only the first block of a stack has a table of relative biases, which all of them use.
         same(
             f"stacks.{name}.positions.0.table.weight",
             f"{name}.block.0.layer.0.SelfAttention.relative_attention_bias.weight",
@@ -166,6 +168,7 @@ def _entry(model_type: str, families: tuple[str, ...], name: str, defaults: Conf
             f"{name}Model": Head(lambda c: {}, both),
             f"{name}EncoderModel": Head(lambda c: {}, {"last_hidden_state": "hidden"}, stacks=("encoder",)),
         },
+        # The first published files hold a table for cross-attention, which T5 has no positions in and does not read.
         ignore=(r"^decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight$",),
         head_key="lm_head.weight",
         embed_key="shared.weight",

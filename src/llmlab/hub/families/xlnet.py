@@ -18,6 +18,7 @@ from llmlab.model.memory import Memory
 OURS, THEIRS = "stacks.main.layers.{i}.", "transformer.layer.{i}."
 POSITION, ATTENTION = "stacks.main.positions.{i}.", THEIRS + "rel_attn."
 ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu_tanh", "relu": "relu", "silu": "silu"}
+# XLNet's projections are (dim, heads, head_dim) tensors for einsum, not linears.
 HEADS = ("dim", "n_heads", -1)
 
 RULES = [

@@ -36,6 +36,8 @@ class TensorBoardSink:
             self.writer.add_text("command", f"`{record['command']}`", 0)
         self.compared = {**record["parts"], "seed": record["seed"], "parameters": record["parameters"]["total"]}
         self.compared["flops_per_token"] = record["flops_per_token"]
+        for role, about in (record.get("models") or {}).items():
+            self.compared[f"models/{role}/parameters"] = about["parameters"]["total"]
         see = f"tensorboard --logdir {shlex.quote(shown(where))}"
         return {"folder": os.path.relpath(where, self.folder), "see": see}
 

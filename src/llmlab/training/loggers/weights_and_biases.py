@@ -97,6 +97,7 @@ class WandBSink:
                 "parts": parts,
                 "parameters": record["parameters"],
                 "flops_per_token": record["flops_per_token"],
+                **({"companions": record["models"]} if record.get("models") else {}),  # `models` is what was chosen
                 "hardware": record["hardware"],
             },
             dir=str(self.folder.absolute()),

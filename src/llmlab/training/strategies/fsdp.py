@@ -62,18 +62,26 @@ class FSDP(ByPath, ModelParallelStrategy):
                 layer.forward = functools.partial(_sealed, layer.forward)
                 fully_shard(layer, mesh=data)
                 layer.register_forward_hook(_unsealed)
-        fully_shard(model, mesh=data)  # embeddings, positions, the last norms and heads, which several places may use
+        # Embeddings, positions, the last norms and heads, which several places may use. What has no backward would stay
+        # gathered behind its forward: FSDP2 keeps a root's parameters for the backward that follows.
+        frozen = not any(p.requires_grad for p in model.parameters())
+        fully_shard(model, mesh=data, reshard_after_forward=True if frozen else None)
         build.materialise(model, self.root_device)
+
+    def share(self, model: Any, companion: Any) -> None:
+        # The tables belong to the root of the trained model, which gathers them in a forward of its own. Its gradients are
+        # reduced at the end of the whole backward, so that those of the companion are among them.
+        companion.register_forward_pre_hook(lambda *_: model.unshard(), prepend=True)
 
     def _trained(self) -> nn.Module:
         """The model with its sharded parameters in place, also where a validation has left some gathered."""
         from torch.distributed.fsdp import FSDPModule
 
-        model = super()._trained()
-        for module in model.modules():
+        assert self.lightning_module is not None
+        for module in self.lightning_module.modules():
             if isinstance(module, FSDPModule):
                 module.reshard()
-        return model
+        return super()._trained()
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
         Strategy.save_checkpoint(self, checkpoint, filepath, storage_options)  # not ModelParallelStrategy's own format

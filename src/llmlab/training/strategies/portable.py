@@ -18,7 +18,9 @@ from lightning.pytorch.strategies import Strategy
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from llmlab.config.spec import ModelSpec
 from llmlab.model import build, roles
+from llmlab.model.model import Model
 from llmlab.runs import checkpoint
 from llmlab.training.clipping import clip_by_norm
 
@@ -74,13 +76,16 @@ class ByPath(Strategy):
         """(...) of each data-parallel rank -> (data_world, ...)."""
         return tensor[None] if self.data_world == 1 else self.all_gather(tensor)
 
-    def assemble(self, spec: Any) -> Any:
-        """The model that `place` is then given, on the meta device."""
-        return build.assemble(spec)
+    def assemble(self, spec: ModelSpec, embedding: nn.Module | None = None) -> Model:
+        """The model that `place` is then given, on the meta device. embedding: of another model, whose tables it uses."""
+        return build.assemble(spec, embedding)
 
     def place(self, model: Any) -> None:
         """Shard a model on the meta device as this strategy does, and give it memory; what it holds is not yet filled."""
         build.materialise(model, "cpu")
+
+    def share(self, model: Model, companion: Model) -> None:
+        """Let a companion, both placed, use tables of the trained model, which may be away before that runs."""
 
     @property
     def scaler(self) -> Any:
@@ -152,8 +157,9 @@ class ByPath(Strategy):
         return [path_of[id(p)] for group in optimizer.param_groups for p in group["params"]]
 
     def _trained(self) -> nn.Module:
+        """All that is trained: the model, and the companions that train."""
         assert self.lightning_module is not None
-        return self.lightning_module.model  # type: ignore[return-value]
+        return self.lightning_module.trained  # type: ignore[return-value]
 
 
 def gathered(value: Any) -> Any:

@@ -22,6 +22,7 @@ from lightning.pytorch.strategies import DeepSpeedStrategy, Strategy
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from llmlab.config.spec import ModelSpec
 from llmlab.errors import UserError
 from llmlab.model import roles
 from llmlab.model.model import Model
@@ -119,13 +120,13 @@ class Zero(ByPath, DeepSpeedStrategy):
         self._init_config_if_needed()
         yield
 
-    def assemble(self, spec: Any) -> Any:
+    def assemble(self, spec: ModelSpec, embedding: nn.Module | None = None) -> Model:
         if self.stage < 3:
-            return super().assemble(spec)
+            return super().assemble(spec, embedding)
         import deepspeed
 
         with deepspeed.zero.Init(config_dict_or_path=self.config):
-            model = Model(spec)
+            model = Model(spec, embedding)
         for module in model.modules():  # within Init, torch makes every new tensor one of the parameters' type
             for name, buffer in module._buffers.items():
                 if buffer is not None and buffer.is_floating_point():
@@ -156,9 +157,9 @@ class Zero(ByPath, DeepSpeedStrategy):
     def setup(self, trainer: Any) -> None:
         module = self.lightning_module
         assert module is not None
-        buffers = {name: buffer.clone() for name, buffer in module.model.named_buffers()}  # type: ignore[union-attr]
+        buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
         super().setup(trainer)
-        for name, buffer in module.model.named_buffers():  # type: ignore[union-attr]
+        for name, buffer in module.named_buffers():
             buffer.data = buffers[name].to(buffer.device)  # bf16-true has rounded them
         self._ready = True
         if self.bf16:  # the weights that are trained were made of rounded ones
@@ -314,7 +315,7 @@ class Zero(ByPath, DeepSpeedStrategy):
             parameter.copy_(value)
         if not parameter.requires_grad:
             # DeepSpeed makes all of a module bfloat16; only what learns has float32 weights beside, which are saved.
-            if self.bf16 and self.is_global_zero:
+            if self.bf16 and self.is_global_zero and not hasattr(parameter, "elsewhere"):
                 self._unrounded[parameter] = value
         elif self._ready:
             self._set(parameter, value)

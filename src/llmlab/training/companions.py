@@ -1,0 +1,367 @@
+"""Companions of a run as they are built: the spec of each, what it shares, where its weights come from.
+
+`llmlab.config.companions` has what an objective declares and what was chosen. A companion is assembled, placed, filled and
+saved by the code of the trained model; its parameters are called `models.ROLE.PATH` beside the trained model's PATH.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
+
+from torch import Tensor, nn
+
+from llmlab.config import init_from
+from llmlab.config.companions import KEY, declared, spec_of
+from llmlab.config.composed import Chosen, Declared
+from llmlab.config.layout import check_objective
+from llmlab.config.spec import ModelSpec, PartSpec
+from llmlab.data.tokenizer import Tokenizer
+from llmlab.errors import UserError
+from llmlab.json_files import checked
+from llmlab.model import build, flops
+from llmlab.model.model import Model
+from llmlab.runs import checkpoint, record
+from llmlab.runs import folder as run_folder
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from llmlab.config.composed import Composed
+
+
+@dataclass(frozen=True)
+class Companion:
+    """The model of a role. `weights`: of a finished one, the checkpoint or the Hugging Face folder that it begins with, which
+    `source` names and whose tensors have `sha256`; None: first values, or those of the run's own checkpoint."""
+
+    declared: Declared
+    spec: ModelSpec
+    words: tuple[str, ...] = ()
+    source: str | None = None
+    weights: Path | None = None
+    sha256: str | None = None
+
+    @property
+    def role(self) -> str:
+        return self.declared.role
+
+    @property
+    def trains(self) -> bool:
+        return self.declared.trains
+
+    @property
+    def prefix(self) -> str:
+        """What stands before the paths of its parameters."""
+        return f"{KEY}.{self.role}."
+
+    def embedding(self, trained: Model) -> nn.Module | None:
+        """The embedding of the trained model whose tables it uses, or None."""
+        return trained.all_stacks()[0].embedding if "embedding" in self.declared.shares else None
+
+    def assemble(self, trained: Model) -> Model:
+        """The model without memory, beside the trained one."""
+        return frozen(build.assemble(self.spec, self.embedding(trained)), self)
+
+    def fill(self, model: Model, seed: int) -> None:
+        """First values, or the weights of the finished model."""
+        if self.weights is None:
+            build.initialise(model, seed, self.prefix)
+            return
+        weights = read_weights(self.weights, model)
+        lacking = tuple(f"heads.{role}." for role in model.heads)
+        own = {name: t for name, t in weights.items() if not name.startswith("heads.") or name.startswith(lacking)}
+        load(model, own, f"{KEY}.{self.role}={self.source}")
+
+
+def frozen(model: Model, companion: Companion) -> Model:
+    """The model, in evaluation and without gradients unless its role trains."""
+    if companion.trains:
+        return model
+    for parameter in model.parameters():
+        parameter.elsewhere = True  # type: ignore[attr-defined]  # where it came from: no checkpoint has it
+    return model.requires_grad_(False).eval()
+
+
+def of(
+    composed: Composed, trained: Model, vocabulary: int | None, tokenizer: Tokenizer | None = None
+) -> dict[str, Companion]:
+    """The companions of a run that begins, by role. UserError in a line for one that does not fit.
+
+    vocabulary: ids that the tokenizer uses; None: the size that the config states. tokenizer: the run's, where it is known.
+    """
+    objective = PartSpec("objective", str(composed.cfg.objective["_part_"]))
+    found = {}
+    for role, chosen in composed.companions.items():
+        with named(role, chosen.source):
+            if chosen.source is None:
+                made = _from_words(chosen, vocabulary, trained)
+            else:
+                made = _finished(chosen, objective)
+                if tokenizer is not None:
+                    _same_tokens(made, tokenizer)
+            made.assemble(trained)
+        found[role] = made
+    return found
+
+
+@contextmanager
+def named(role: str, source: str | None = None) -> Iterator[None]:
+    """What is wrong with a companion, within, is said of its role."""
+    what = f"{KEY}.{role}" + (f"={source}" if source else "")
+    try:
+        yield
+    except ValueError as e:  # a part that refuses what it was given, and UserError
+        said = str(e).splitlines()[0]
+        raise UserError(said if said.startswith(what) else f"{what}: {said}") from e
+
+
+def _from_words(chosen: Chosen, vocabulary: int | None, trained: Model) -> Companion:
+    spec = spec_of(chosen, vocabulary)
+    if "embedding" in chosen.declared.shares:
+        spec = sharing(spec, trained)
+    return Companion(chosen.declared, spec, chosen.words)
+
+
+def sharing(spec: ModelSpec, trained: Model) -> ModelSpec:
+    """The spec of a model that uses the tables of the trained one: its embedding is as wide as they are. UserError if it
+    can't be."""
+    first, theirs = spec.stacks[0], trained.all_stacks()[0].embedding
+    rows = trained.spec.sizes.vocab_size
+    if spec.sizes.vocab_size != rows:
+        raise UserError(
+            f"it shares the embedding of the trained model, which has {rows} rows, not {spec.sizes.vocab_size}; "
+            "leave model.vocab_size out"
+        )
+    width = build.assemble(replace(spec, heads={})).all_stacks()[0].embedding.embed_dim
+    if width == theirs.embed_dim:
+        return spec
+    part = first.embedding
+    option = part.attribute("width_option")
+    if not option or part.options[option] is not None:
+        raise UserError(
+            f"embedding={part} is {width} wide, but it shares that of the trained model, which is {theirs.embed_dim} wide; "
+            f"{f'leave embedding.{option} out' if option else 'choose embedding=token'}"
+        )
+    own = replace(part, options={**part.options, option: theirs.embed_dim})
+    return replace(spec, stacks=(replace(first, embedding=own), *spec.stacks[1:]))
+
+
+def _finished(chosen: Chosen, objective: PartSpec) -> Companion:
+    """A finished model. UserError where it lacks a head that the objective asks for."""
+    assert chosen.source is not None
+    weights = run_folder.start_of(chosen.source, tokenizer=False)
+    foreign = run_folder.is_foreign(weights)
+    if foreign:
+        from llmlab.hub.load import describe
+
+        spec = describe(weights).spec
+    else:
+        spec = run_folder.load(run_folder.home(chosen.source))[1]
+    roles = chosen.declared.heads
+    if missing := [role for role in roles if role not in spec.heads]:
+        has = ", ".join(f"{role}={part.name}" for role, part in spec.heads.items()) or "none"
+        raise UserError(
+            f"it has no head for the role {missing[0]}, which objective={objective.name} asks for; it has {has}"
+        )
+    spec = replace(spec, heads={role: spec.heads[role] for role in roles})
+    check_objective(spec, objective, roles)
+    source = init_from.absolute(chosen.source)
+    return Companion(chosen.declared, spec, (), source, weights.absolute(), fingerprint(weights))
+
+
+def _same_tokens(companion: Companion, tokenizer: Tokenizer) -> None:
+    """UserError if a finished model knows other tokens than the run's text is made of."""
+    assert companion.weights is not None
+    spec, foreign = companion.spec, run_folder.is_foreign(companion.weights)
+    home = companion.weights if foreign else run_folder.home(companion.weights)
+    file = home / "tokenizer.json"
+    fix = f"tokenizer=file tokenizer.path={home} takes its tokenizer" if file.is_file() else "choose its tokenizer"
+    size = tokenizer.vocab_size
+    if size > spec.sizes.vocab_size:
+        raise UserError(f"it knows {spec.sizes.vocab_size:,} tokens, but the run's tokenizer has {size:,}; {fix}")
+    if not file.is_file():
+        if spec.sizes.vocab_size - size >= 64:  # more than a table is rounded up by
+            raise UserError(f"it knows {spec.sizes.vocab_size:,} tokens, but the run's tokenizer has {size:,}; {fix}")
+        return
+    from llmlab.data.tokenizer import from_file
+
+    theirs = (from_file(str(home), ()) if foreign else Tokenizer.load(home)).inner.get_vocab(with_added_tokens=True)
+    ours = tokenizer.inner.get_vocab(with_added_tokens=True)
+    other = next((token for token, i in sorted(theirs.items(), key=lambda x: x[1]) if ours.get(token) != i), None)
+    if other is not None:
+        here = f"is {ours[other]} in the run's" if other in ours else "is not in the run's"
+        raise UserError(f"its tokenizer is another: {other!r} is {theirs[other]} there and {here}; {fix}")
+
+
+def fingerprint(weights: Path) -> str:
+    """The sha256 of a checkpoint's tensors, or one over those of the files of a Hugging Face folder."""
+    import hashlib
+
+    from llmlab.files import sha256
+
+    if not run_folder.is_foreign(weights):
+        return checkpoint.weights_sha256(weights)
+    files = sorted(weights.glob("*.safetensors"))
+    return hashlib.sha256("".join(f"{f.name} {sha256(f)}\n" for f in files).encode()).hexdigest()
+
+
+# ---------------------------------------------------------------- a run that goes on
+
+
+def reopened(
+    folder: Path, fields: Mapping[str, Any], moved: Mapping[str, str], *, begins: bool
+) -> dict[str, Companion]:
+    """The companions of a run that goes on, of which `fields` is the record. UserError if a finished model that is needed
+    is not what it was.
+
+    moved: where finished models lie now, by role. begins: no checkpoint has the weights of those that train.
+    """
+    found = {}
+    checked(dict(fields), Record, str(folder / record.NAME))
+    for role, about in (fields.get(KEY) or {}).items():
+        spec = run_folder.companion(folder, role)
+        heads = {name: part.name for name, part in spec.heads.items()}
+        of_role = Declared(role, heads, about["trains"], tuple(about["shares"]))
+        source, weights, sha256 = about["source"], about["weights"], about["sha256"]
+        path = None if weights is None else Path(weights)
+        if path is not None and (begins or not of_role.trains):
+            if role in moved:
+                source, path = (
+                    init_from.absolute(moved[role]),
+                    run_folder.start_of(moved[role], tokenizer=False).absolute(),
+                )
+            _unchanged(role, source, path, sha256)
+        elif of_role.trains and not begins:
+            path = None
+        found[role] = Companion(of_role, spec, tuple(about["words"]), source, path, sha256)
+    return found
+
+
+def places(fields: Mapping[str, Any], companions: Mapping[str, Companion]) -> dict[str, Any]:
+    """The field of a record that says where finished models lie now."""
+    if not companions:
+        return {}
+    at = {
+        role: {"source": c.source, "weights": str(c.weights)} for role, c in companions.items() if c.weights is not None
+    }
+    return {KEY: {role: {**about, **at.get(role, {})} for role, about in fields[KEY].items()}}
+
+
+def _unchanged(role: str, source: str, path: Path, sha256: str) -> None:
+    where = f"say where it lies now with {KEY}.{role}=PATH"
+    if not path.is_dir():
+        raise UserError(f"{KEY}.{role}={source}: {path} is gone, whose weights the run works with; {where}")
+    try:
+        now = fingerprint(path)
+    except UserError as e:
+        raise UserError(f"{KEY}.{role}={source}: {e}; {where}") from None
+    if now != sha256:
+        raise UserError(
+            f"{KEY}.{role}={source}: the weights in {path} are not those that the run began with "
+            f"(sha256 {sha256[:12]}); {where}"
+        )
+
+
+class Recorded(TypedDict):
+    """A companion in a run's record."""
+
+    trains: bool
+    shares: list[str]
+    words: list[str]
+    source: str | None
+    weights: str | None
+    sha256: str | None
+
+
+class Record(TypedDict):
+    models: NotRequired[dict[str, Recorded]]
+
+
+def fields(companions: Mapping[str, Companion], trained: Model) -> dict[str, Any]:
+    """What a run's record says of them."""
+    found = {}
+    for role, c in companions.items():
+        counts = flops.count_parameters(c.assemble(trained))
+        found[role] = {
+            "family": c.spec.family,
+            "parameters": {"total": counts.total, "active": counts.active},  # without what it shares
+            "trains": c.trains,
+            "shares": list(c.declared.shares),
+            "words": list(c.words),
+            "source": c.source,
+            "weights": None if c.weights is None else str(c.weights),
+            "sha256": c.sha256,
+        }
+    return found
+
+
+def lines(companions: Mapping[str, Companion], trained: Model) -> list[str]:
+    """What a run says of them when it begins, a line each."""
+    found = []
+    for role, about in fields(companions, trained).items():
+        shared = f", beside the {' and '.join(about['shares'])} that it shares" if about["shares"] else ""
+        how = "trained" if about["trains"] else "frozen"
+        of = about["source"] or (" ".join(about["words"]) or "the run's own model")
+        found.append(f"{role}: {about['family']}, {about['parameters']['total']:,} parameters{shared}, {how}, {of}")
+    return found
+
+
+def finished(path: Path, home: Path, cfg: Any, trained: Model) -> dict[str, Model]:
+    """The companions of a run as its checkpoint `path` has them, in evaluation, beside the trained model. UserError where one
+    is not to be had."""
+    roles = declared(str(cfg.objective["_part_"]))
+    if not roles:
+        return {}
+    if not (home / record.NAME).is_file() or not cfg[KEY]:
+        raise UserError(
+            f"{home}: objective={cfg.objective['_part_']} works with the role {next(iter(roles))} too, whose model an export "
+            "does not have; give the folder of the run"
+        )
+    found = {}
+    for role, companion in reopened(home, record.read(home), {}, begins=False).items():
+        model = companion.assemble(trained)
+        build.materialise(model)
+        if companion.trains:
+            load(model, checkpoint.read_weights(path, role), f"checkpoint {path}: {KEY}.{role}")
+        else:
+            companion.fill(model, cfg.seed)
+        found[role] = model.eval()
+    return found
+
+
+# ---------------------------------------------------------------- all models of a run as one
+
+
+def trained_models(model: Model, models: Mapping[str, nn.Module], companions: Mapping[str, Companion]) -> nn.Module:
+    """What checkpoints and the optimizer are of: the trained model, under its own paths, and beside it the companions that
+    train, as `models.ROLE`. Frozen ones are found again where they came from."""
+    learning = {role: module for role, module in models.items() if companions[role].trains}
+    if not learning:
+        return model
+    whole = nn.Module()
+    for name, child in model.named_children():
+        whole.add_module(name, child)
+    whole.add_module(KEY, nn.ModuleDict(learning))
+    return whole
+
+
+def read_weights(path: Path, model: Model) -> dict[str, Tensor]:
+    """The weights of a checkpoint, or of a Hugging Face folder by the paths of `model`."""
+    if run_folder.is_foreign(path):
+        from llmlab.hub import begin
+
+        return begin.weights(path, model)
+    return checkpoint.read_weights(path)
+
+
+def load(model: Model, weights: Mapping[str, Tensor], said: str, *, begins: bool = False) -> None:
+    """Whole tensors into a model; UserError that begins with `said` and names the first that do not fit. begins: but for
+    heads that only one of them has."""
+    try:
+        build.load(model, weights, begins=begins)
+    except UserError as e:
+        raise UserError(f"{said}: {e}") from None

@@ -1,0 +1,141 @@
+"""`models.ROLE=`: what can be chosen for the other models of an objective, and what is refused in a line."""
+
+from pathlib import Path
+
+import pytest
+
+from llmlab import registry
+from llmlab.config import companions, spelling
+from llmlab.config.compose import compose
+from llmlab.errors import UserError
+
+ELECTRA = ("model=electra", "objective=replaced")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def parts():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(Path(__file__).parents[1] / "training"))
+        patch.setenv("LLMLAB_PLUGINS", "companion_parts")
+        yield
+
+
+def chosen(*overrides, role="generator"):
+    return companions.spec_of(compose(overrides).companions[role])
+
+
+def test_words_change_the_runs_own_model():
+    own = compose([*ELECTRA, "size=micro", "attention=gqa", "models.generator=[]"])
+    assert own.cfg.models == {"generator": []}
+    same = companions.spec_of(own.companions["generator"])
+    assert same.stacks == own.spec.stacks and {r: p.name for r, p in same.heads.items()} == {"tokens": "mlm"}
+    other = chosen(*ELECTRA, "size=micro", "attention=gqa", "models.generator=[model.n_layers=1,attention=mha]")
+    assert other.sizes.dim == own.spec.sizes.dim and len(other.stacks[0].layers) == 1
+    assert other.stacks[0].layers[0].parts["attention"].name == "mha"
+
+
+def test_a_size_in_the_words_is_not_that_of_the_runs_sizes():
+    nano, micro = (compose(["model=electra", f"size={size}"]).spec.sizes for size in ("nano", "micro"))
+    found = chosen(*ELECTRA, "model.dim=48", "model.n_heads=4", "model.n_layers=3", "models.generator=[size=micro]")
+    assert (found.sizes.dim, found.sizes.n_layers, found.sizes.n_heads) == (micro.dim, micro.n_layers, micro.n_heads)
+    published = chosen(*ELECTRA, "size=nano", "models.generator=[model=electra_base_generator]")
+    assert published.sizes.dim == 256 != nano.dim
+
+
+def test_another_family_has_the_vocabulary_of_the_run():
+    found = chosen("objective=distil", "models.teacher=[model=gpt2]", "tokenizer.vocab_size=300", role="teacher")
+    assert found.family == "gpt2" and found.sizes.vocab_size == 320 and found.heads["tokens"].name == "lm"
+
+
+def test_a_typed_choice_of_the_run_without_effect_on_its_companion_is_no_mistake():
+    found = chosen(*ELECTRA, "model.n_kv_heads=1", "attention=gqa", "models.generator=[attention=mha]")
+    assert found.stacks[0].layers[0].parts["attention"].name == "mha"
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("[size=nano]", '["size=nano"]'),
+        ("[size=nano, attention=mla]", '["size=nano","attention=mla"]'),
+        ("[layers.cycle=[a,b],model.dim=16]", '["layers.cycle=[a,b]","model.dim=16"]'),
+        ("[]", "[]"),
+        ("runs/a=b, c", '"runs/a=b, c"'),
+        ("hf=FOLDER", '"hf=FOLDER"'),
+    ],
+)
+def test_words_and_paths_as_the_grammar_takes_them(typed, meant):
+    assert spelling.spelled([f"models.x={typed}"], tuple) == [f"models.x={meant}"]
+
+
+def test_a_sweep_goes_over_several():
+    found = spelling.spelled(["models.x=[size=nano,mask=causal],[size=micro],RUN"], tuple, sweep=True)
+    assert found == ['models.x=["size=nano","mask=causal"],["size=micro"],"RUN"']
+
+
+REFUSED = {
+    "missing": (ELECTRA, r"objective=replaced needs a model for the role generator: models\.generator=\[size=nano\]"),
+    "unknown role": (
+        (*ELECTRA, "models.genrator=[]"),
+        "models.genrator: objective=replaced has no such role; did you mean",
+    ),
+    "no role": (("models.x=[]",), "models.x: objective=clm works with no other model"),
+    "a number": (("objective=distil", "models.teacher={a: 1}"), "models.teacher"),
+    "unknown group": ((*ELECTRA, "models.generator=[sise=nano]"), "sise is no choice of a model; did you mean size"),
+    "of the run": (
+        (*ELECTRA, "models.generator=[train.clip=1]"),
+        "train is no choice of a model; it holds for the whole run",
+    ),
+    "unknown choice": (
+        (*ELECTRA, "models.generator=[size=nanno]"),
+        "models.generator: size=nanno: there is no such size",
+    ),
+    "unknown key": (
+        (*ELECTRA, "models.generator=[model.dimm=3]"),
+        "models.generator: model.dimm: there is no such key",
+    ),
+    "a value": ((*ELECTRA, "models.generator=[model.dim=x]"), "models.generator: model.dim=x: must be a whole number"),
+    "a head of no role": ((*ELECTRA, "models.generator=[head@heads.x=mlm]"), "models.generator: head@heads.x=mlm"),
+    "a head of another kind": (
+        (*ELECTRA, "models.generator=[head@heads.tokens=token]"),
+        "models.generator: head@heads.tokens",
+    ),
+    "finished, but shared": ((*ELECTRA, "models.generator=RUN"), "has an embedding of its own, but the role shares"),
+    "no folder": (("objective=distil", "models.teacher=/nowhere/run"), "there is no such run folder"),
+    "no run": (("objective=distil", "models.teacher=/tmp"), "there is no run.json in it"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_be_is_said_in_a_line(case):
+    overrides, said = REFUSED[case]
+    with pytest.raises(UserError, match=said) as error:
+        compose(overrides)
+    assert "\n" not in str(error.value)
+
+
+def odd():
+    """What is declared by the objective `odd`; UserError also where its file is left out."""
+    if why := registry.broken("objective", "odd"):
+        raise UserError(why)
+    return companions.declared("odd")
+
+
+DECLARED = {
+    "{'x': {'head': {}}}": "head",
+    "{'x': {'shares': ('positions',)}}": "positions",
+    "{'model': {}}": "model",
+}
+
+
+@pytest.mark.parametrize("literal", DECLARED)
+def test_a_declaration_that_cannot_be_meant_is_refused(literal, tmp_path, monkeypatch):
+    name = f"declared_{abs(hash(literal))}"
+    (tmp_path / f"{name}.py").write_text(
+        "from llmlab.registry import register\n\n\n"
+        f'@register("objective", "odd")\nclass Odd:\n    """Odd."""\n\n    models = {literal}\n\n'
+        "    def __init__(self, vocabulary, seq_len, /): ...\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("LLMLAB_PLUGINS", name)
+    with pytest.raises(UserError, match=DECLARED[literal]):
+        odd()
