@@ -7,17 +7,13 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-ALLOWED = {"llmlab.policy", "llmlab.slots", "llmlab.registry", "llmlab.sizes", "llmlab.errors", "llmlab.policy"}
+ALLOWED = {"llmlab.slots", "llmlab.registry", "llmlab.sizes", "llmlab.errors", "llmlab.policy"}
 
 PLUGIN_API = (
-    "policy",
-    "record_kinds",
     "attributes",
     "definitions",
     "slots",
     "slot_names",
-    "policy",
-    "record_kinds",
     "registry",
     "source",
     "sizes",
