@@ -32,7 +32,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("training",),
     ("runs",),
     ("hub", "decoding", "model", "data", "config"),
-    (*PLUGIN_API, "files", "json_files", "formatting", "ranks"),
+    (*PLUGIN_API, "record_kinds", "files", "json_files", "formatting", "ranks"),
 )
 BESIDE = {
     ("hub", "model"), ("hub", "data"), ("hub", "config"), ("decoding", "model"), ("decoding", "config"),

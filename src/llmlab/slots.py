@@ -364,20 +364,15 @@ class Objective(Protocol):
     bool, "shares": ("embedding",)}}. One that does not train is frozen: without gradients, in evaluation. What it shares is one
     tensor with the trained model's. Which model that is, `models.ROLE=` says on the command line.
 
-    `collate` says how samples become a batch: "stack" those of one shape; "pad" records, or "pack" them into windows.
+    `prepare(sample, rng)` on a CPU worker: a window {"tokens": (seq_len + 1,) int64, "documents": the same}, or a record as
+    `llmlab.data.records.RecordSamples` has it -> a dict of numpy arrays, collated as `collate` says. "given", bool, if there:
+    tokens that are no text of their own, and no targets. `targets(prepared)` -> number of targets, by term. `passes(prepared)`,
+    if there -> the forwards that the loss makes of one sample; else one of each model over `ids` (and `source_ids`), heads at
+    the targets. `loss(model, batch, **companions)` -> Loss. `shown` (else 0): the share of targets that the model is shown.
 
-    `prepare(sample, rng)` on a CPU worker: sample {"tokens": (seq_len + 1,) int64, "documents": (seq_len + 1,) int64}, or of a
-    record what `llmlab.data.records.RecordSamples` says of its kind -> a dict of numpy arrays. "given" (seq_len + 1,) bool,
-    where it is there, is True of tokens that are no text of their own, which are no targets. `targets(prepared)` -> number of
-    targets in it, by term. `passes(prepared)`, if it has one, -> the forwards that the loss makes of one sample; else it is
-    one of the trained model over `ids` (and `source_ids`) with its heads at the targets. `loss(model, batch, **companions)` ->
-    Loss; companions are the models of `models`, by role. `shown` (else 0): the share of targets whose answer the model is
-    shown.
-
-    A batch has what `prepare` gave, of records padded by the token with `valid` (and `source_valid`) beside, and of packed ones
-    `documents` and `positions`; and from the framework `counts` {term: int64 scalar}, targets of the whole optimizer step.
-    Batch keys that the model reads: see `llmlab.model.model.Model.forward`. A key that neither the loss nor a model reads is
-    an error when the first batch is seen, but for those that the objective `gives`.
+    A batch has what `prepare` gave, padded with `valid` (and `source_valid`) beside, packed with `documents` and `positions`;
+    and `counts` {term: int64 scalar}, targets of the whole optimizer step. Keys that the model reads: `Model.forward` of
+    `llmlab.model.model`. One that nothing reads is an error in the first batch, but for those that the objective `gives`.
     """
 
     def prepare(self, sample: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]: ...
