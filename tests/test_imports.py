@@ -10,14 +10,10 @@ ROOT = Path(__file__).parents[1]
 ALLOWED = {"llmlab.policy", "llmlab.slots", "llmlab.registry", "llmlab.sizes", "llmlab.errors"}
 
 PLUGIN_API = (
-    "policy",
-    "record_kinds",
     "attributes",
     "definitions",
     "slots",
     "slot_names",
-    "policy",
-    "record_kinds",
     "registry",
     "source",
     "sizes",

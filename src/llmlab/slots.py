@@ -366,14 +366,10 @@ class Objective(Protocol):
 
 
 class Reward(Protocol):
-    """reward(/): what an answer is worth, to an objective that reads prompts.
+    """reward(/): a finite number for each answer of the model, which is a text without special tokens.
 
-    `score(records, answers)` -> a finite number an answer. A record has the keys of the user's file, "prompt" among them; an
-    answer is the text that the model gave, special tokens left out. `needs`, if it is there: other keys than
-    "prompt" that every record must have.
+    A record has the keys of the user's file: "prompt", and those that the part `needs`, if it declares any.
     """
-
-    needs: Sequence[str]
 
     def score(self, records: Sequence[Mapping[str, Any]], answers: Sequence[str]) -> Sequence[float]: ...
 
