@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from llmlab.config import compose as configs
-from llmlab.config import validate
+from llmlab.config import data_keys
 from llmlab.config.bookkeeping import NO_NUMBERS
 from llmlab.config.composed import Composed
 from llmlab.errors import UserError
@@ -130,7 +130,7 @@ def check_points(
             composed = configs.vary(known[rest], typed) if rest in known else None
             if composed is None:
                 composed = known[rest] = compose(overrides, folders)
-                validate.require_source(composed)
+                data_keys.require_source(composed)
             if alone := composed.of_this_process():
                 raise UserError("\n".join(alone))
             hashes.append(digest(composed))
