@@ -94,7 +94,7 @@ REFUSED = {
     "a head of no role": ((*ELECTRA, "models.generator=[head@heads.x=mlm]"), "models.generator: head@heads.x=mlm"),
     "a head of another kind": (
         (*ELECTRA, "models.generator=[head@heads.tokens=token]"),
-        "models.generator: head@heads.tokens",
+        "models.generator: heads.tokens=token gives scores of a token, .* choose lm or mlm$",
     ),
     "finished, but shared": ((*ELECTRA, "models.generator=RUN"), "has an embedding of its own, but the role shares"),
     "no folder": (("objective=distil", "models.teacher=/nowhere/run"), "there is no such run folder"),
