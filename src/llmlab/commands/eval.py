@@ -146,8 +146,8 @@ def evaluate(
         assert run is not None
         home = folder.home(run)
         advice = f"bring it back as it was, or measure what is there now with llmlab eval run={run} data={{text}}"
-        of_run = text.known(home)
-        corpus = text.corpus(home, settings, plain(cfg.tokenizer, schema.Tokenizer), special, of_run, advice, kind)
+        made_with = plain(cfg.tokenizer, schema.Tokenizer)
+        corpus = text.corpus(text.Trained(home, settings, made_with, special, text.known(home), kind), advice)
         streams = [corpus.validation]
     else:
         source = data or "files"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 from llmlab.config import init_from
 from llmlab.config.companions import KEY, declared
@@ -16,6 +16,9 @@ from llmlab.model.model import Model
 from llmlab.runs import checkpoint, record
 from llmlab.runs import folder as run_folder
 from llmlab.training.companions import Companion, fingerprint, load
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 
 def reopened(
@@ -87,11 +90,11 @@ class Record(TypedDict):
     models: NotRequired[dict[str, Recorded]]
 
 
-def fields(companions: Mapping[str, Companion], trained: Model) -> dict[str, Any]:
-    """What a run's record says of them."""
+def fields(companions: Mapping[str, Companion], models: Mapping[str, Model]) -> dict[str, Any]:
+    """The field `models` of a run's record."""
     found = {}
     for role, c in companions.items():
-        counts = flops.count_parameters(c.assemble(trained))
+        counts = flops.count_parameters(models[role])
         found[role] = {
             "family": c.spec.family,
             "parameters": {"total": counts.total, "active": counts.active},  # without what it shares
@@ -105,10 +108,10 @@ def fields(companions: Mapping[str, Companion], trained: Model) -> dict[str, Any
     return found
 
 
-def lines(companions: Mapping[str, Companion], trained: Model) -> list[str]:
-    """What a run says of them when it begins, a line each."""
+def lines(companions: Mapping[str, Companion], models: Mapping[str, Model]) -> list[str]:
+    """Lines that a run begins with, one for each companion."""
     found = []
-    for role, about in fields(companions, trained).items():
+    for role, about in fields(companions, models).items():
         shared = f", beside the {' and '.join(about['shares'])} that it shares" if about["shares"] else ""
         how = "trained" if about["trains"] else "frozen"
         of = about["source"] or (" ".join(about["words"]) or "the run's own model")
@@ -116,7 +119,7 @@ def lines(companions: Mapping[str, Companion], trained: Model) -> list[str]:
     return found
 
 
-def finished(path: Path, home: Path, cfg: Any, trained: Model) -> dict[str, Model]:
+def finished(path: Path, home: Path, cfg: DictConfig, trained: Model) -> dict[str, Model]:
     """The companions of a run as its checkpoint `path` has them, in evaluation, beside the trained model. UserError where one
     is not to be had."""
     roles = declared(str(cfg.objective["_part_"]))

@@ -54,7 +54,7 @@ class Companion:
 
     @property
     def prefix(self) -> str:
-        """What stands before the paths of its parameters."""
+        """The beginning of the paths of its parameters."""
         return f"{KEY}.{self.role}."
 
     def embedding(self, trained: Model) -> nn.Module | None:
@@ -109,7 +109,7 @@ def of(
 
 @contextmanager
 def named(role: str, source: str | None = None) -> Iterator[None]:
-    """What is wrong with a companion, within, is said of its role."""
+    """Errors of a companion, raised within, name its role."""
     what = f"{KEY}.{role}" + (f"={source}" if source else "")
     try:
         yield
@@ -212,8 +212,8 @@ def fingerprint(weights: Path) -> str:
 
 
 def trained_models(model: Model, models: Mapping[str, nn.Module], companions: Mapping[str, Companion]) -> nn.Module:
-    """What checkpoints and the optimizer are of: the trained model, under its own paths, and beside it the companions that
-    train, as `models.ROLE`. Frozen ones are found again where they came from."""
+    """The module that checkpoints and the optimizer are of: the trained model, under its own paths, and beside it the
+    companions that train, as `models.ROLE`. Frozen ones are found again where they came from."""
     learning = {role: module for role, module in models.items() if companions[role].trains}
     if not learning:
         return model
