@@ -44,7 +44,7 @@ def _words(command: str | None) -> list[str]:
     from llmlab import registry
     from llmlab.check.request import SLOTS
     from llmlab.commands.cli import COMMANDS
-    from llmlab.config.compose import groups
+    from llmlab.config.choices import groups
 
     if command is None:
         return sorted(COMMANDS)

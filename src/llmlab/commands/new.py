@@ -74,7 +74,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _check(slot: str, name: str) -> None:
-    from llmlab.config.compose import choices
+    from llmlab.config.choices import choices
 
     if slot not in SLOTS:
         raise UserError(f"{slot}: there is no such slot; {near(slot, SLOTS)}")
@@ -112,7 +112,7 @@ def _plan(slot: str, name: str, out: str | None) -> Plan:
 
 def checkout() -> Path | None:
     """The checkout that llmlab runs from, if the current folder is in it."""
-    from llmlab.config.compose import conf_dir
+    from llmlab.config.model_files import conf_dir
 
     root = conf_dir().parent
     here = Path.cwd().resolve()

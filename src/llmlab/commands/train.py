@@ -95,7 +95,7 @@ def _instead(flag: str, value: str | None) -> str:
     from dataclasses import fields
 
     from llmlab.config import guess, schema
-    from llmlab.config.compose import groups
+    from llmlab.config.choices import groups
 
     said = guess.spelled(flag, value, [*groups(), *(f.name for f in fields(schema.root()))])
     return said or near(flag, [*FLAGS, "--help"])
@@ -136,7 +136,7 @@ def _app(flags: Sequence[str], overrides: Sequence[str], folders: Sequence[str],
     import hydra
 
     from llmlab.config import store
-    from llmlab.config.compose import conf_dir
+    from llmlab.config.model_files import conf_dir
 
     store.declare()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come here instead of being printed
@@ -185,7 +185,7 @@ def _own_folder(flags: Sequence[str], overrides: Sequence[str], folders: Sequenc
         or any(r in os.environ for r in RANK)
     ):
         return []
-    from llmlab.config.compose import hydra_node
+    from llmlab.config.hydra_config import hydra_node
     from llmlab.config.spelling import quoted
 
     named = Path(hydra_node(overrides, folders).run.dir)
@@ -232,7 +232,8 @@ def usage(argv: Sequence[str]) -> str:
     from dataclasses import fields, is_dataclass
 
     from llmlab.config import schema
-    from llmlab.config.compose import choices, families, groups
+    from llmlab.config.choices import choices, groups
+    from llmlab.config.model_files import families
 
     lines = ["llmlab train GROUP=CHOICE KEY=VALUE ...   (= python train.py ...)"]
     lines += ["groups and their choices (llmlab parts GROUP: all of them, with their options, SLOT.OPTION=VALUE):"]

@@ -10,9 +10,10 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from llmlab.config import compose as configs
 from llmlab.config import validate
 from llmlab.config.bookkeeping import NO_NUMBERS
+from llmlab.config.choices import groups
+from llmlab.config.compose import vary
 from llmlab.config.composed import Composed
 from llmlab.errors import UserError
 from llmlab.runs.compose import compose
@@ -120,14 +121,14 @@ def check_points(
     problems: dict[str, list[str]] = {}
     hashes: list[str] = []
     known: dict[tuple[str, ...], Composed] = {}
-    groups = configs.groups(folders)
-    values = [k for k in keys if k not in groups and "@" not in k]
+    group_names = groups(folders)
+    values = [k for k in keys if k not in group_names and "@" not in k]
     began = printed = time.monotonic()
     for i, overrides in enumerate(points):
         typed = {k: v for k, _, v in (o.partition("=") for o in overrides) if k in values}
         rest = tuple(o for o in overrides if o.partition("=")[0] not in typed)
         try:
-            composed = configs.vary(known[rest], typed) if rest in known else None
+            composed = vary(known[rest], typed) if rest in known else None
             if composed is None:
                 composed = known[rest] = compose(overrides, folders)
                 validate.require_source(composed)
