@@ -15,6 +15,7 @@ PLUGIN_API = (
     "attributes",
     "definitions",
     "slots",
+    "recipe_slots",
     "slot_names",
     "policy",
     "record_kinds",
