@@ -8,10 +8,10 @@ import re
 import sys
 import time
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from llmlab.config import validate
-from llmlab.config.bookkeeping import NO_NUMBERS
+from llmlab.config.bookkeeping import hashed
 from llmlab.config.choices import groups
 from llmlab.config.compose import vary
 from llmlab.config.composed import Composed
@@ -42,13 +42,7 @@ def digest(composed: Composed) -> str:
     over a family's own in every layer, which the config alone does not show."""
     from omegaconf import OmegaConf
 
-    plain: Any = OmegaConf.to_container(composed.cfg, resolve=True)
-    for key in NO_NUMBERS:
-        *parents, last = key.split(".")
-        node = plain
-        for parent in parents:
-            node = node.get(parent) or {}
-        node.pop(last, None)
+    plain: Any = hashed(cast("dict[str, Any]", OmegaConf.to_container(composed.cfg, resolve=True)))
     parts = sorted([t.group, t.package, str(t.choice)] for t in composed.typed if t.group in SLOTS and not t.kept)
     return hashlib.sha256(json.dumps([plain, parts], sort_keys=True, default=str).encode()).hexdigest()
 
