@@ -12,9 +12,12 @@ import types
 import typing
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, Literal, NotRequired, Required, TypeAlias, TypeVar, Union
+from typing import TYPE_CHECKING, Any, Literal, NotRequired, Required, TypeAlias, TypeVar, Union, cast
 
 from llmlab.errors import UserError
+
+if TYPE_CHECKING:
+    from yaml import SafeLoader
 
 MOST_BYTES = 256 << 20  # a tokenizer.json of 250,000 tokens has 35 MB
 DEEPEST = 100  # levels; what transformers writes has fewer than 10
@@ -57,7 +60,9 @@ def loads(text: str, where: str) -> Any:
         raise UserError(f"{where}: holds a number of too many digits") from None
 
 
-def read_yaml(path: Path, shape: type[T] | Any = dict, *, most: int = MOST_BYTES, loader: Any = None) -> T:
+def read_yaml(
+    path: Path, shape: type[T] | Any = dict, *, most: int = MOST_BYTES, loader: type[SafeLoader] | None = None
+) -> T:
     """The content of a YAML file of the given shape. UserError as for `read_json`.
 
     loader: OmegaConf's by default, with its reading of numbers; libyaml's is ten times faster.
@@ -115,14 +120,14 @@ def read_text(path: Path, most: int = MOST_BYTES) -> str:
         raise UserError(f"{path} can't be read: {getattr(e, 'strerror', None) or e}") from None
 
 
-def checked(value: Any, shape: type[T] | Any, where: str) -> T:
+def checked(value: object, shape: type[T] | Any, where: str) -> T:
     """`value`, if it has the shape and stays within the limits; UserError names the first key that does not."""
     if reason := _excess(value) or _misfit(value, shape, ""):
         raise UserError(f"{where}: {reason}")
-    return value
+    return cast("T", value)
 
 
-def _excess(value: Any) -> str | None:
+def _excess(value: object) -> str | None:
     """Nesting, numbers and characters that later code could not take, whatever the shape."""
     level = [value]
     for _ in range(DEEPEST + 1):
@@ -146,7 +151,7 @@ def _excess(value: Any) -> str | None:
     return f"nested more than {DEEPEST} levels deep"
 
 
-def _misfit(value: Any, shape: Any, key: str) -> str | None:
+def _misfit(value: object, shape: object, key: str) -> str | None:
     """Why a value is not of a shape, with the key in front; None if it is."""
     test = _SHAPES.get(typing.get_origin(shape) or shape)
     if typing.is_typeddict(shape):
@@ -162,7 +167,7 @@ def _misfit(value: Any, shape: Any, key: str) -> str | None:
     return None if fits else _must(key, NAMES.get(wanted[-1], str(wanted[-1])), value)
 
 
-def shown(value: Any, most: int = 60) -> str:
+def shown(value: object, most: int = 60) -> str:
     """A value of a file as an error shows it, on one line and cut short."""
     if isinstance(value, str) and len(value) > most:
         return repr(f"{value[: most - 3]}...")
@@ -170,30 +175,30 @@ def shown(value: Any, most: int = 60) -> str:
     return text if len(text) <= most + 2 else f"{text[: most - 3]}..."
 
 
-def _must(key: str, wanted: str, value: Any) -> str:
+def _must(key: str, wanted: str, value: object) -> str:
     kind = NAMES.get(type(value), type(value).__name__) + " " if isinstance(value, dict | list) else ""
     return f"{key + ' ' if key else ''}must be {wanted}, but is {kind}{shown(value)}"
 
 
-def _inner(key: str, name: Any) -> str:
+def _inner(key: str, name: object) -> str:
     return f"{key}.{name}" if key else str(name)
 
 
-def _dict(value: Any, shape: Any, key: str) -> str | None:
+def _dict(value: object, shape: object, key: str) -> str | None:
     if not isinstance(value, dict):
         return _must(key, "an object", value)
     of = typing.get_args(shape)
     return _first(_misfit(v, of[1], _inner(key, k)) for k, v in value.items()) if of else None
 
 
-def _list(value: Any, shape: Any, key: str) -> str | None:
+def _list(value: object, shape: object, key: str) -> str | None:
     if not isinstance(value, list):
         return _must(key, "a list", value)
     of = typing.get_args(shape)
     return _first(_misfit(v, of[0], f"{key}[{i}]") for i, v in enumerate(value)) if of else None
 
 
-def _union(value: Any, shape: Any, key: str) -> str | None:
+def _union(value: object, shape: object, key: str) -> str | None:
     reasons = [_misfit(value, s, key) for s in typing.get_args(shape)]
     if None in reasons:
         return None
@@ -205,22 +210,23 @@ def _union(value: Any, shape: Any, key: str) -> str | None:
     return _must(key, " or ".join(NAMES.get(typing.get_origin(s) or s, "an object") for s in of), value)
 
 
-def _kind(shape: Any) -> type:
+def _kind(shape: object) -> type:
     origin = typing.get_origin(shape) or shape
     return dict if typing.is_typeddict(origin) else origin if isinstance(origin, type) else object
 
 
-def _literal(value: Any, shape: Any, key: str) -> str | None:
+def _literal(value: object, shape: object, key: str) -> str | None:
     valid = typing.get_args(shape)
     return None if value in valid else _must(key, f"one of {', '.join(map(str, valid))}", value)
 
 
-def _typed_dict(value: Any, shape: Any, key: str) -> str | None:
+def _typed_dict(value: object, shape: object, key: str) -> str | None:
     if not isinstance(value, dict):
         return _must(key, "an object", value)
+    kind: Any = shape  # a TypedDict, which is no type to the checker
     # Not __required_keys__ alone: where annotations are texts (from __future__), it knows nothing of NotRequired.
-    for name, hint in typing.get_type_hints(shape, include_extras=True).items():
-        optional = name not in shape.__required_keys__
+    for name, hint in typing.get_type_hints(kind, include_extras=True).items():
+        optional = name not in kind.__required_keys__
         if typing.get_origin(hint) in (NotRequired, Required):
             optional = typing.get_origin(hint) is NotRequired
             (hint,) = typing.get_args(hint)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
-from typing import Optional
+from typing import Any, Optional
 
 MOST_LAYERS = 10_000  # of a stack: laying out a thousand takes a second
 
@@ -119,5 +119,5 @@ class Sizes:
     embed_dim: int = 0  # width in which a position part embeds: the embedding part says it
     gain: float = 1.0  # for an init: what the owner of a table multiplies its vectors by
 
-    def but(self, **changes) -> Sizes:
+    def but(self, **changes: Any) -> Sizes:
         return replace(self, **changes)

@@ -40,7 +40,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _words(command: str | None) -> list[str]:
-    """What may be typed behind a command, or the commands."""
+    """Words that may be typed behind a command, or the commands."""
     from llmlab import registry
     from llmlab.check.request import SLOTS
     from llmlab.commands.cli import COMMANDS

@@ -46,7 +46,7 @@ def known(monkeypatch):
 
 @dataclass(frozen=True)
 class Plan:
-    """Where part and test go. `module`: what LLMLAB_PLUGINS must name; None: the part lies in a checkout's plugins/."""
+    """Places of a part and its test. `module`: what LLMLAB_PLUGINS must name; None: the part lies in a checkout's plugins/."""
 
     part: Path
     test: Path

@@ -114,5 +114,5 @@ def _text(group: str, found: list[dict[str, Any]], full: bool) -> str:
     return "\n".join(lines)
 
 
-def _yaml(value: Any) -> str:
+def _yaml(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else "null" if value is None else str(value)

@@ -8,14 +8,21 @@ from __future__ import annotations
 import itertools
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from llmlab.config import init_from
 from llmlab.errors import UserError
 from llmlab.registry import near
 
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from llmlab.config.composed import Composed
+
+
+T = TypeVar("T")
 # Hydra's flags that are passed on, and how many values follow each.
 FLAGS = {
     "-m": 0, "--multirun": 0, "--cfg": 1, "-c": 1, "--package": 1, "-p": 1, "--resolve": 0, "--info": 1, "-i": 1,
@@ -49,7 +56,7 @@ def main(argv: Sequence[str]) -> int | None:
     if "-sc" in flags or "--shell-completion" in flags:
         from llmlab.commands.hydra_completion import offer
 
-        offer(lambda: _app(flags, overrides, folders, None))
+        offer(lambda: _app(flags, overrides, folders, lambda _: None))
         return 0
     for override in overrides:
         key, _, value = override.partition("=")
@@ -131,7 +138,9 @@ def _latest(override: str) -> str:
     return f"{key}={spelling.quoted(str(folder))}"
 
 
-def _app(flags: Sequence[str], overrides: Sequence[str], folders: Sequence[str], task: Any) -> Any:
+def _app(
+    flags: Sequence[str], overrides: Sequence[str], folders: Sequence[str], task: Callable[[DictConfig], T]
+) -> list[T]:
     """Run Hydra's entry point on these arguments; `task` sees the arguments that were really typed."""
     import hydra
 
@@ -141,10 +150,10 @@ def _app(flags: Sequence[str], overrides: Sequence[str], folders: Sequence[str],
     store.declare()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come here instead of being printed
     typed = sys.argv
-    results: list[Any] = []
+    results: list[T] = []
     failures: list[Exception] = []
 
-    def run(cfg: Any) -> Any:
+    def run(cfg: DictConfig) -> T | None:
         sys.argv = typed
         try:
             results.append(task(cfg))
@@ -165,10 +174,10 @@ def _app(flags: Sequence[str], overrides: Sequence[str], folders: Sequence[str],
     return results
 
 
-def _run(flags: Sequence[str], composed: Any, folders: Sequence[str]) -> int | None:
+def _run(flags: Sequence[str], composed: Composed, folders: Sequence[str]) -> int | None:
     from dataclasses import replace
 
-    def task(cfg: Any) -> Any:
+    def task(cfg: DictConfig) -> Mapping[str, Any]:
         from llmlab.training.run import train
 
         return train(replace(composed, cfg=cfg))

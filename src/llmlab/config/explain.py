@@ -1,4 +1,4 @@
-"""What Hydra and OmegaConf say when something is wrong, in one line that names the key and the fix."""
+"""Errors of Hydra and OmegaConf, each in one line that names the key and the fix."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ALWAYS = ("csv", "csvlogger", "csv_logger", "file", "none", "false", "null", "de
 
 @dataclass(frozen=True)
 class Known:
-    """What can be chosen: the groups, and the names in each."""
+    """The choices there are: the groups, and the names in each."""
 
     groups: list[str]
     choices: Callable[[str], list[str]]
@@ -331,7 +331,7 @@ def _places(group: str, base: DictConfig | None) -> str:
     )
 
 
-def _select(base: DictConfig | None, path: str) -> Any:
+def _select(base: DictConfig | None, path: str) -> DictConfig | None:
     from omegaconf import OmegaConf
 
     if base is None or not path:
@@ -340,5 +340,5 @@ def _select(base: DictConfig | None, path: str) -> Any:
     return node if OmegaConf.is_config(node) else None
 
 
-def _keys(node: Any) -> list[str]:
+def _keys(node: DictConfig | None) -> list[str]:
     return [str(k) for k in node if not str(k).startswith("_")] if node is not None and hasattr(node, "keys") else []

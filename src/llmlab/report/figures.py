@@ -10,13 +10,18 @@ import math
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 from xml.sax.saxutils import escape
 
 from llmlab.formatting import large, power_of_ten
 from llmlab.report.curves import Curve
 from llmlab.report.measured import called
 from llmlab.report.rows import Row, Table
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
+    from matplotlib.lines import Line2D
 
 INK, MUTED, LINES, PAPER = "#1b1f24", "#5c6570", "#d8dde3", "#ffffff"
 # Okabe and Ito's palette (jfly.uni-koeln.de/color, 2008) without its yellow; the paler ones a little darker for a white page.
@@ -97,7 +102,7 @@ def picture(table: Table) -> bytes | None:
 
     with _settings():
         handles = [_handle(i, row) for i, row in enumerate(table.rows) if row.n]
-        longest = max((len(h.get_label()) for h in handles), default=0)
+        longest = max((len(str(h.get_label())) for h in handles), default=0)
         across = max(1, min(len(handles), 4, round(len(panels) * WIDTH / (0.5 + 0.085 * longest))))
         height = max(4.0 + 0.25 * max(0, len(table.rows) - 6), 3.4 + 0.25 * math.ceil(len(handles) / across))
         figure = Canvas(figsize=(WIDTH * len(panels), height), dpi=150, layout="constrained", facecolor=PAPER)
@@ -145,7 +150,14 @@ def _settings() -> Iterator[None]:
         yield
 
 
-def _figure(name: str, title: str, caption: str, table: Table, draw: Any, height: float = HEIGHT) -> Figure:
+def _figure(
+    name: str,
+    title: str,
+    caption: str,
+    table: Table,
+    draw: Callable[[Axes, Table], dict[str, str]],
+    height: float = HEIGHT,
+) -> Figure:
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure as Canvas
 
@@ -182,14 +194,14 @@ def _label(name: str, width: int = LABEL) -> str:
     return cut.replace("$", r"\$")
 
 
-def _handle(i: int, row: Row) -> Any:
+def _handle(i: int, row: Row) -> Line2D:
     from matplotlib.lines import Line2D
 
     colour, dash = style(i)
     return Line2D([], [], color=colour, ls=dash, marker="o", ms=4, label=_label(row.name))
 
 
-def _curves(axes: Any, table: Table, curves: list[tuple[int, Row, Curve, float]]) -> dict[str, str]:
+def _curves(axes: Axes, table: Table, curves: list[tuple[int, Row, Curve, float]]) -> dict[str, str]:
     """curves: (row's number, row, curve, units of x a token)."""
     titles = {}
     for i, row, curve, scale in curves:
@@ -202,7 +214,7 @@ def _curves(axes: Any, table: Table, curves: list[tuple[int, Row, Curve, float]]
     return titles
 
 
-def _zoom(axes: Any, curves: list[Curve], *shown: float) -> None:
+def _zoom(axes: Axes, curves: list[Curve], *shown: float) -> None:
     """The first steep stretch of a loss would squeeze the rest, where variants differ: begin at a fifth of the way."""
     last = max(c.tokens[-1] for c in curves)
     late = [
@@ -218,13 +230,13 @@ def _zoom(axes: Any, curves: list[Curve], *shown: float) -> None:
         axes.set_ylim(min(late) - room, max(late) + room)
 
 
-def _over_tokens(axes: Any, table: Table) -> dict[str, str]:
+def _over_tokens(axes: Axes, table: Table) -> dict[str, str]:
     drawn = [(i, r, r.curve, 1.0) for i, r in enumerate(table.rows) if r.curve]
     axes.set_xlabel("tokens")
     return _losses(axes, table, drawn)
 
 
-def _over_flops(axes: Any, table: Table) -> dict[str, str]:
+def _over_flops(axes: Axes, table: Table) -> dict[str, str]:
     drawn = [(i, r, r.curve, r.flops_per_token) for i, r in enumerate(table.rows) if r.curve and r.flops_per_token]
     axes.set_xlabel("training FLOPs")
     titles = _losses(axes, table, drawn)
@@ -232,7 +244,7 @@ def _over_flops(axes: Any, table: Table) -> dict[str, str]:
     return titles
 
 
-def _losses(axes: Any, table: Table, drawn: Any) -> dict[str, str]:
+def _losses(axes: Axes, table: Table, drawn: list[tuple[int, Row, Curve, float]]) -> dict[str, str]:
     titles = _curves(axes, table, drawn)
     _zoom(axes, [c for _, _, c, _ in drawn])
     _few(axes.xaxis, large)
@@ -240,7 +252,7 @@ def _losses(axes: Any, table: Table, drawn: Any) -> dict[str, str]:
     return titles
 
 
-def _over_differences(axes: Any, table: Table) -> dict[str, str]:
+def _over_differences(axes: Axes, table: Table) -> dict[str, str]:
     drawn = [(i, r, r.difference, 1.0) for i, r in enumerate(table.rows) if r.difference]
     axes.axhline(0, color=INK, lw=1.2)
     titles = _curves(axes, table, drawn)
@@ -250,7 +262,7 @@ def _over_differences(axes: Any, table: Table) -> dict[str, str]:
     return titles
 
 
-def _forest(axes: Any, table: Table) -> dict[str, str]:
+def _forest(axes: Axes, table: Table) -> dict[str, str]:
     """A line a variant: dots of the seeds, mean, interval. An interval far wider than all else is cut, with an arrow."""
     rows, titles = _compared(table), {}
     dots = [d for _, r in rows for d in r.comparison.differences] + [0.0]  # type: ignore[union-attr]
@@ -260,7 +272,7 @@ def _forest(axes: Any, table: Table) -> dict[str, str]:
     axes.axvline(0, color=INK, lw=1.2)
     for y, (i, row) in enumerate(rows):
         c, (colour, _) = row.comparison, style(i)
-        assert c is not None
+        assert c is not None and c.mean is not None  # as `_compared` chose them
         if c.low is not None and c.high is not None:
             ends = max(c.low, reach[0]), min(c.high, reach[1])
             shown += ends
@@ -285,7 +297,7 @@ def _forest(axes: Any, table: Table) -> dict[str, str]:
     return titles
 
 
-def _scatter(axes: Any, table: Table) -> dict[str, str]:
+def _scatter(axes: Axes, table: Table) -> dict[str, str]:
     points = [(r.flops, r.mean, i, r) for i, r in enumerate(table.rows) if r.mean is not None and r.flops > 0]
     titles = {}
     front = pareto([(x, y) for x, y, _, _ in points], table.higher_is_better)
@@ -327,7 +339,7 @@ def _flops(value: float) -> str:
     return f"{float(digits):g}e{int(power)}"
 
 
-def _few(axis: Any, write: Callable[[float], str] | None = None) -> None:
+def _few(axis: Axis, write: Callable[[float], str] | None = None) -> None:
     """Few ticks, for text that is large against the figure."""
     from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from llmlab.config.bookkeeping import makes_no_variant
 from llmlab.slot_names import SLOTS
@@ -15,7 +15,7 @@ NAMED_KEYS = 4  # a variant that differs in more keys is named by some that suff
 UNTYPED = "the default run"  # as `llmlab runs` has it
 
 
-def show(value: Any) -> str:
+def show(value: object) -> str:
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 

@@ -25,7 +25,7 @@ def flatten(config: Mapping[str, Any]) -> tuple[dict[str, Any], set[str]]:
     leaves: dict[str, Any] = {}
     parts: set[str] = set()
 
-    def walk(node: Any, path: str) -> None:
+    def walk(node: object, path: str) -> None:
         if not isinstance(node, Mapping):
             if node is not None:
                 leaves[path] = json.dumps(node) if isinstance(node, list) else node
