@@ -91,7 +91,7 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class Sizes:
-    """What a part is built from: the model's sizes and traits for its stack and kind, resolved."""
+    """The values that a part is built from: the model's sizes and traits for its stack and kind, resolved."""
 
     dim: int
     n_layers: int  # layers that are executed in this stack

@@ -71,7 +71,7 @@ class Loss(NamedTuple):
 
 
 class Output(NamedTuple):
-    """What a model returns: `hidden` (B, T, D) of its last stack, `heads[role]`, auxiliary losses, and the source."""
+    """The result of a forward: `hidden` (B, T, D) of its last stack, `heads[role]`, auxiliary losses, and the source."""
 
     hidden: Tensor
     heads: dict[str, Tensor]
@@ -111,7 +111,7 @@ class Pass:
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """What an objective knows of the tokenizer: number of ids in use, and the ids of special tokens by name.
+    """The tokenizer as an objective knows it: number of ids in use, and the ids of special tokens by name.
 
     Names: eos, pad, mask, cls, sep, and sentinel_0, sentinel_1 ... An objective lists in `special` those it needs.
     """
@@ -141,7 +141,7 @@ class Context:
 
 @dataclass(frozen=True)
 class Score:
-    """How raw products become weights: s = softcap(scale q.k + bias), masked; then the sink; softmax; dropout."""
+    """The way raw products become weights: s = softcap(scale q.k + bias), masked; then the sink; softmax; dropout."""
 
     scale: float
     softcap: float | None = None
@@ -157,14 +157,14 @@ class Term(NamedTuple):
 
 
 class Cost(NamedTuple):
-    """What a part says that it costs, of one text; None where it does not say. See `llmlab.slots`, "What parts cost"."""
+    """The cost of a part by its own account, of one text; None where it does not say. See `llmlab.slots`, "What parts cost"."""
 
     flops: float | None = None  # of a forward of all the text's tokens; a product of (m, k) and (k, n) is 2 m k n
     kv: int | None = None  # of attention: numbers that a token leaves in the cache
 
 
 class Routing(NamedTuple):
-    """Where tokens go: weights (n, k), experts (n, k) int64, and a mean auxiliary loss over the valid tokens or None."""
+    """Experts of each token: weights (n, k), experts (n, k) int64, and a mean auxiliary loss over the valid tokens or None."""
 
     weights: Tensor
     experts: Tensor
@@ -172,7 +172,7 @@ class Routing(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """Where experts choose: weights (E, c), tokens (E, c) int64, each expert's rows of the n; the loss as of Routing."""
+    """Choice of tokens by experts: weights (E, c), tokens (E, c) int64, each expert's rows of the n; the loss as of Routing."""
 
     weights: Tensor
     tokens: Tensor
@@ -181,7 +181,7 @@ class Choice(NamedTuple):
 
 @dataclass(frozen=True)
 class Rollout:
-    """How an objective acts on prompts: it generates answers, and learns from them for `batches` x `epochs` optimizer steps.
+    """Settings of an objective that acts on prompts: it generates answers and learns from them for `batches` x `epochs` steps.
 
     samples: answers to each prompt, which the model writes at `temperature`, of at most `max_new` tokens. batches: optimizer
     steps in which each answer is used once; epochs: how often.

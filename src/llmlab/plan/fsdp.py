@@ -111,7 +111,7 @@ class FSDP(Replay):
             self._fetch(self.visits[place - 1])
 
     def grad(self, op: Op) -> None:
-        """Of a gathered parameter, until its group is reduced."""
+        """The whole gradient of a gathered parameter, until its group is reduced."""
         p = self.trained.parameters[op.param]
         size = self.bytes_of(p)
         self.add("activations", -op.size)

@@ -1,4 +1,4 @@
-"""What a strategy makes of a model's parameters: a device's share of each, and of what the optimizer keeps for it."""
+"""A model's parameters under a strategy: a device's share of each, and of what the optimizer keeps for it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Parameter:
         return math.prod(self.shape)
 
     def shard(self, world: int) -> tuple[int, ...]:
-        """Of the first of `world` ranks, which has the largest: FSDP2 shards rows, DTensors too."""
+        """The shape of the shard of the first of `world` ranks, which has the largest: FSDP2 shards rows, DTensors too."""
         return (-(-self.shape[0] // world), *self.shape[1:])
 
 
@@ -55,7 +55,7 @@ def table(model: Model) -> list[Parameter]:
 
 @functools.lru_cache(maxsize=32)
 def state_bytes(optimizer: OptimizerPart, parameters: tuple[Parameter, ...], dtype: torch.dtype, world: int = 1) -> int:
-    """What an optimizer part keeps for a rank's shards, its step counters included: by doing a step without values."""
+    """Bytes that an optimizer part keeps for a rank's shards, its step counters included, found by a step without values."""
     with FakeTensorMode(allow_non_fake_inputs=True):
         return _after_a_step(_built(optimizer, parameters, dtype, world)[0])
 
@@ -70,7 +70,7 @@ def groups(optimizer: OptimizerPart, parameters: tuple[Parameter, ...]) -> list[
 
 @functools.lru_cache(maxsize=32)
 def flat_state_bytes(optimizer: OptimizerPart, parameters: tuple[Parameter, ...], pieces: tuple[int, ...]) -> int:
-    """What an optimizer part keeps where each of its groups is one flat float32 tensor of so many numbers."""
+    """Bytes that an optimizer part keeps where each of its groups is one flat float32 tensor of so many numbers."""
     with FakeTensorMode(allow_non_fake_inputs=True):
         made, _ = _built(optimizer, parameters)
         for group, size in zip(made.param_groups, pieces, strict=True):
@@ -104,8 +104,8 @@ def _after_a_step(made: Optimizer) -> int:
 
 
 class Numbers(TorchDispatchMode):
-    """Where an optimizer asks for the value of a tensor that has none: 1, and nothing is so. What it keeps is not for its
-    values to say."""
+    """Stand-ins for values that an optimizer asks of tensors without any: 1 for a number, False for a truth value. The size of
+    what it keeps does not depend on values."""
 
     def __torch_dispatch__(
         self, func: OpOverload, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None

@@ -23,7 +23,7 @@ AHEAD = 50_000_000  # numbers that are gathered ahead (stage3_prefetch_bucket_si
 
 
 class Zero(Replay):
-    """What the stages share. world: ranks. size: bytes of a number that is computed with."""
+    """The replay that the stages share. world: ranks. size: bytes of a number that is computed with."""
 
     def __init__(self, trained: Trained, world: int, *, gpu: bool, offload: bool):
         super().__init__(trained)
@@ -63,7 +63,7 @@ class Zero(Replay):
         self.filled += numel
 
     def _reduce(self) -> None:
-        """What is in the bucket, copied once more to be summed."""
+        """Reduces the bucket, which is copied once more to be summed."""
         self.add("strategy", self.size * self.filled)
         self.add("strategy", -self.size * self.filled)
         if self.filled > BUCKET:
@@ -103,7 +103,7 @@ class Sharded12(Zero):
             self._earlier()
 
     def _earlier(self) -> None:
-        """What the micro-batches before have left: in stage 1 gradients of the whole model, and the bucket, as they are
+        """Memory that the micro-batches before have left: in stage 1 gradients of the whole model, and the bucket, as they are
         reduced in the last one only; in stage 2 the sums of a rank's piece."""
         if self.stage == 1:
             self.add("gradients", self.size * sum(p.numel for p in self.reached))

@@ -51,7 +51,7 @@ def style(i: int) -> tuple[str, str]:
 
 
 def figures(table: Table, mark: str = "") -> list[Figure]:
-    """Those that the table has numbers for; none where nothing is comparable. mark: what their ids begin with."""
+    """The figures that the table has numbers for; none where nothing is comparable. mark: what their ids begin with."""
     what = _what(table)
     if table.baseline is None:
         return []
@@ -322,7 +322,7 @@ def _scatter(axes: Axes, table: Table) -> dict[str, str]:
 
 
 def pareto(points: list[tuple[float, float]], higher: bool = False) -> list[tuple[float, float]]:
-    """Those that no other beats in both cost and value, from the cheapest."""
+    """The points that no other beats in both cost and value (the Pareto front), from the cheapest."""
     front: list[tuple[float, float]] = []
     for x, y in sorted(points, key=lambda p: (p[0], -p[1] if higher else p[1])):
         if not front or (y > front[-1][1] if higher else y < front[-1][1]):
