@@ -28,7 +28,7 @@ class Frame(NamedTuple):
 
 
 class Framing(NamedTuple):
-    """Frames by which the texts of a record become one sequence. lead, end: ids that open a record and the one that ends a text."""
+    """Frames that make one sequence of a record. lead, end: ids that open a record and the one that ends a text."""
 
     single: Frame
     pair: Frame
