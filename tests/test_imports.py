@@ -15,7 +15,6 @@ PLUGIN_API = (
     "attributes",
     "definitions",
     "slots",
-    "recipe_slots",
     "slot_names",
     "policy",
     "record_kinds",

@@ -27,7 +27,7 @@ plugins/SLOT/NAME.py and tests/plugins/test_NAME.py, elsewhere NAME.py and test_
 LLMLAB_PLUGINS=NAME makes known. out=FILE puts the part there and the test beside it.
 
 slots: {", ".join(SLOTS)}
-llmlab parts SLOT lists the existing parts and their files; src/llmlab/slots.py and recipe_slots.py beside it define each
+llmlab parts SLOT lists the existing parts and their files; src/llmlab/slots.py (objectives.py for the objective) defines each
 slot's arguments and results."""
 
 LONGEST = 30  # lines of the part keep to their width
