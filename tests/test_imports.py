@@ -10,14 +10,10 @@ ROOT = Path(__file__).parents[1]
 ALLOWED = {"llmlab.policy", "llmlab.slots", "llmlab.registry", "llmlab.sizes", "llmlab.errors"}
 
 PLUGIN_API = (
-    "policy",
-    "record_kinds",
     "attributes",
     "definitions",
     "slots",
     "slot_names",
-    "policy",
-    "record_kinds",
     "registry",
     "source",
     "sizes",
@@ -36,7 +32,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("training",),
     ("runs",),
     ("hub", "decoding", "model", "data", "config"),
-    (*PLUGIN_API, "files", "json_files", "formatting", "ranks"),
+    (*PLUGIN_API, "record_kinds", "files", "json_files", "formatting", "ranks"),
 )
 BESIDE = {
     ("hub", "model"), ("hub", "data"), ("hub", "config"), ("decoding", "model"), ("decoding", "config"),

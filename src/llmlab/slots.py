@@ -66,11 +66,9 @@ class Position(nn.Module):
 
     caches_rotated: bool = True  # False: angles depend on the length, so a cache keeps keys as they were projected
     has_regions: bool = False  # whether `rotate` returns several terms; where `caches_rotated`, all have the same keys
-
     splits: bool = False  # whether what a row gives depends on which half of the batch it is in
     relative: bool = False  # whether scores are the same wherever a text begins
     receding: bool = False  # whether a token has a bias of 0 on itself, which falls with the distance of others
-
     projects: bool = False  # whether it scores with the attention's projections, so that each layer asks `of_layer`
 
     score_width: int = 0  # numbers of a query that every distance is scored with; linears make as many of it
@@ -114,8 +112,6 @@ class Embedding(Protocol):
     `norm` is the model's norm factory (dim, eps) -> module. `shared` is the embedding of an earlier stack whose tables
     are used instead of own ones (held unregistered), or None. `weight` (V, width) is the token table; a static method
     `width(sizes, **options) -> int` says its width where that is not sizes.dim. `position` is held unregistered.
-    `width_option` (a literal): the option that gives the table's width, which a model that uses the tables of another, wider or
-    narrower one takes over.
     """
 
     weight: Tensor
@@ -196,10 +192,6 @@ class Attention(Protocol):
     by heads, but for those named in `latents` (a tuple), which all heads share.
     A method `project(x_LD) -> (queries (N, L, H), keys (K, L, H))`, if it has one, treats vectors that are no tokens as it
     does tokens: a position that `projects` scores distances with it.
-    `textbook = True` on the class: without positions, norms and clipping it is out(softmax(scale q.k) v) of one linear of each
-    of these roles, heads being slices in order.
-    `unused` (a literal class attribute, a tuple of keys below `model.`, or a dict of such tuples by registered name)
-    lists the sizes and traits that the part can't honour ("n_kv_heads", "attention.qkv_bias").
     """
 
     score: Score
@@ -227,7 +219,6 @@ def alone(tensor: Tensor) -> Tensor:
 class Router(Protocol):
     """moe(sizes, /): a router (n, D) -> Routing, or Choice where experts choose tokens. `valid` (n,) bool or None: padding
     counts in no loss, and is not chosen. `per_token`: experts that a token visits on average, if not model.moe.per_token.
-    `leaks`, if it is there: whether tokens count for those before them, on purpose.
 
     `total` sums a tensor over the ranks that see other tokens of the same micro-batch, with the gradient that the mean over
     their gradients needs; with one rank, and in evaluation, it returns what it is given. A loss that is not linear in its
@@ -337,7 +328,6 @@ class Init(Protocol):
     """init(/): first values by role. Fills `tensor` (whole, float32, CPU) in place from `generator`.
 
     `sizes.gain`: what the owner of a table multiplies its vectors by, which an init may make up for.
-    `logit_variance` (a literal; else 0): what that of a model's first logits is at most, where they are meant to vary.
     """
 
     def fill(self, tensor: Tensor, role: Role, sizes: Sizes, generator: torch.Generator) -> None: ...
@@ -352,32 +342,22 @@ class LanguageModel(Protocol):
 class Objective(Protocol):
     """objective(vocabulary, seq_len, /): what is learnt from samples.
 
-    Class attributes, literals: `reads` (the kind of samples: "text", or of records "labelled", "pairs", "chat", "preferences",
-    "prompts"), `mask` (name of a mask part), `heads` {role: name of a head part}, `special` (names of the tokens it needs),
-    `topologies` (of "decoder", "encoder", "encoder_decoder"), `models` (companions, below), `fixed_counts` (every sample has as
-    many targets), `gives` (what its samples hold for a mask that `needs` it) and
-    `measures` {name of a term or a log: kind}: "nll" is a negative log-likelihood, of which a perplexity is claimed; "bits" is
-    one of all tokens of the text but the first, of which bits per byte are too; "accuracy", "reward" and "margin" are better
-    when higher; one that is not named is just a number. Nothing else is ever called a perplexity.
+    What it declares (`reads`, `mask`, `heads`, `special`, `topologies`, `fixed_counts`, ...) is in `llmlab.attributes`.
+    `measures` says what terms and logs are, by name: of a likelihood alone a perplexity is claimed (`llmlab.measures`).
 
     `models` declares the other models that it works with, by role: {role: {"heads": {role: name of a head part}, "trains":
     bool, "shares": ("embedding",)}}. One that does not train is frozen: without gradients, in evaluation. What it shares is one
     tensor with the trained model's. Which model that is, `models.ROLE=` says on the command line.
 
-    `collate` says how samples become a batch: "stack" those of one shape; "pad" records, or "pack" them into windows.
+    `prepare(sample, rng)` on a CPU worker: a window {"tokens": (seq_len + 1,) int64, "documents": the same}, or a record as
+    `llmlab.data.records.RecordSamples` has it -> a dict of numpy arrays, collated as `collate` says. "given", bool, if there:
+    tokens that are no text of their own, and no targets. `targets(prepared)` -> number of targets, by term. `passes(prepared)`,
+    if there -> the forwards that the loss makes of one sample; else one of each model over `ids` (and `source_ids`), heads at
+    the targets. `loss(model, batch, **companions)` -> Loss. `shown` (else 0): the share of targets that the model is shown.
 
-    `prepare(sample, rng)` on a CPU worker: sample {"tokens": (seq_len + 1,) int64, "documents": (seq_len + 1,) int64}, or of a
-    record what `llmlab.data.records.RecordSamples` says of its kind -> a dict of numpy arrays. "given" (seq_len + 1,) bool,
-    where it is there, is True of tokens that are no text of their own, which are no targets. `targets(prepared)` -> number of
-    targets in it, by term. `passes(prepared)`, if it has one, -> the forwards that the loss makes of one sample; else it is
-    one of the trained model over `ids` (and `source_ids`) with its heads at the targets. `loss(model, batch, **companions)` ->
-    Loss; companions are the models of `models`, by role. `shown` (else 0): the share of targets whose answer the model is
-    shown.
-
-    A batch has what `prepare` gave, of records padded by the token with `valid` (and `source_valid`) beside, and of packed ones
-    `documents` and `positions`; and from the framework `counts` {term: int64 scalar}, targets of the whole optimizer step.
-    Batch keys that the model reads: see `llmlab.model.model.Model.forward`. A key that neither the loss nor a model reads is
-    an error when the first batch is seen, but for those that the objective `gives`.
+    A batch has what `prepare` gave, padded with `valid` (and `source_valid`) beside, packed with `documents` and `positions`;
+    and `counts` {term: int64 scalar}, targets of the whole optimizer step. Keys that the model reads: `Model.forward` of
+    `llmlab.model.model`. One that nothing reads is an error in the first batch, but for those that the objective `gives`.
     """
 
     def prepare(self, sample: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]: ...
@@ -386,14 +366,10 @@ class Objective(Protocol):
 
 
 class Reward(Protocol):
-    """reward(/): what an answer is worth, to an objective that reads prompts.
+    """reward(/): a finite number for each answer of the model, which is a text without special tokens.
 
-    `score(records, answers)` -> a finite number an answer. A record has the keys of the user's file, "prompt" among them; an
-    answer is the text that the model gave, special tokens left out. `needs`, if it is there: other keys than
-    "prompt" that every record must have.
+    A record has the keys of the user's file: "prompt", and those that the part `needs`, if it declares any.
     """
-
-    needs: Sequence[str]
 
     def score(self, records: Sequence[Mapping[str, Any]], answers: Sequence[str]) -> Sequence[float]: ...
 

@@ -1,7 +1,5 @@
 """`models.ROLE=`: what can be chosen for the other models of an objective, and what is refused in a line."""
 
-from pathlib import Path
-
 import pytest
 
 from llmlab import registry
@@ -15,7 +13,6 @@ ELECTRA = ("model=electra", "objective=replaced")
 @pytest.fixture(scope="module", autouse=True)
 def parts():
     with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(Path(__file__).parents[1] / "training"))
         patch.setenv("LLMLAB_PLUGINS", "companion_parts")
         yield
 

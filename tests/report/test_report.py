@@ -70,6 +70,18 @@ def test_lower_perplexity_and_higher_accuracy_are_better(runs, built, tmp_path):
         assert (report.rows[1].verdict, report.metric) == ("better", metric)
 
 
+def test_which_way_is_better_and_the_unit_are_as_the_objective_measures(runs, built, tmp_path):
+    s = runs.sweep(tmp_path / "s", {"mha": BASE, "mla": shifted(-0.1, 0.001)})
+    for file in s.rglob("run.json"):
+        record = json.loads(file.read_text())
+        record["measures"] = {"score": "reward", "gap": "loss"}
+        record["metrics"] |= dict.fromkeys(("val_score", "val_gap"), record["metrics"]["val_loss"])
+        file.write_text(json.dumps(record))
+    found = {metric: built(s, metric=metric) for metric in ("val_loss", "val_score", "val_gap")}
+    assert [r.rows[1].verdict for r in found.values()] == ["better", "worse", "better"]
+    assert {r.unit for r in found.values()} == {""}  # no likelihood, so no nats
+
+
 def test_many_that_are_not_distinguishable_are_one_sentence(runs, built, tmp_path):
     from llmlab.report import table
 

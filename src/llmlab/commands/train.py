@@ -65,11 +65,11 @@ def main(argv: Sequence[str]) -> int | None:
     overrides = [init_from.normal(o) for o in resumed(overrides)]
     if "-m" in flags or "--multirun" in flags:
         return _sweep(flags, overrides, folders)
-    from llmlab.config import validate
+    from llmlab.config import data_keys
     from llmlab.runs.compose import compose
 
     composed = compose(overrides, folders)
-    validate.require_source(composed)
+    data_keys.require_source(composed)
     return _run(flags, composed, folders)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmlab.config import (
-    data,
+    data_keys,
     devices,
     heads,
     init_from,
@@ -21,7 +21,6 @@ from llmlab.config import (
     traits,
 )
 from llmlab.errors import UserError
-from llmlab.record_kinds import KINDS
 from llmlab.sizes import divisors_shown
 
 if TYPE_CHECKING:
@@ -58,7 +57,7 @@ def checked(
     if int(cfg.trainer.num_nodes) > 1 or str(cfg.trainer.devices) not in ("1", "auto", "-1"):
         found += composed.of_this_process(ranks=True)
     if not cfg.resume:  # whose data, strategy and devices may be those of its run
-        found += [*data.problems(composed), *devices.problems(cfg), *rollouts.problems(cfg)]
+        found += [*data_keys.problems(composed), *devices.problems(cfg), *rollouts.problems(cfg)]
     if found:
         return found, None
     try:
@@ -79,18 +78,6 @@ def _source(spec: ModelSpec) -> list[str]:
         f"stacks.{stack.name}.cross_attention={stack.cross_attention} reads an encoder's states, but there is no encoder "
         "before it; leave it out"
     ]
-
-
-def require_source(composed: Composed) -> None:
-    """UserError where the objective reads records and the data are texts: of a run alone, as a model can be built without."""
-    cfg = composed.cfg
-    kind = KINDS.get(heads.reads(cfg.objective))
-    if kind is not None and cfg.data.source != "files" and not cfg.resume:
-        raise UserError(
-            f"data={cfg.data.source} holds texts, but objective={cfg.objective._part_} reads {kind}: "
-            "data=FOLDER_OR_FILE (.jsonl, .json, .csv, .tsv)"
-        )
-    rollouts.require_reward(cfg)
 
 
 def local(cfg: DictConfig) -> list[str]:

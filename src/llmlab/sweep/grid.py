@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
-from llmlab.config import validate
+from llmlab.config import data_keys
 from llmlab.config.bookkeeping import hashed
 from llmlab.config.choices import groups
 from llmlab.config.compose import vary
@@ -125,7 +125,7 @@ def check_points(
             composed = vary(known[rest], typed) if rest in known else None
             if composed is None:
                 composed = known[rest] = compose(overrides, folders)
-                validate.require_source(composed)
+                data_keys.require_source(composed)
             if alone := composed.of_this_process():
                 raise UserError("\n".join(alone))
             hashes.append(digest(composed))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from llmlab import files
-from llmlab.config import validate
+from llmlab.config import data_keys
 from llmlab.errors import UserError
 from llmlab.ranks import is_first, say
 from llmlab.runs import checkpoint, lock, record, settings
@@ -40,7 +40,7 @@ def train(composed: Any, folder: str | Path | None = None) -> Mapping[str, Any]:
         if task is None:
             return done
     else:
-        validate.require_source(composed)
+        data_keys.require_source(composed)
         task = Task(composed, folder, {})
         if first and (folder / record.NAME).exists():
             kept = checkpoint.all_of(folder / checkpoint.FOLDER)
@@ -110,7 +110,7 @@ def _train(task: Task, first: bool) -> Mapping[str, Any]:
     if cfg.init_from and task.point is None:
         weights = run_folder.start_of(cfg.init_from, tokenizer=cfg.init_tokenizer != "new")
     preflight.check(cfg, recipe, place, weights)
-    task = dataclasses.replace(task, notes=preflight.heads_begun(weights, recipe.spec))
+    task = dataclasses.replace(task, notes=preflight.heads_begun(weights, recipe.spec, recipe.corpus.labels))
     horizon = _horizon(task, recipe, cut, place, first)
     last_step = task_last_step(cfg, horizon["steps"])
     step_tokens = cut.batch_size * recipe.tokens_per_sample

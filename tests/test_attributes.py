@@ -10,7 +10,7 @@ from llmlab import attributes, registry, source
 from llmlab.attributes import TABLE, problem
 from llmlab.slot_names import SLOTS
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 OBJECTIVE = '''
 from llmlab.registry import register
 

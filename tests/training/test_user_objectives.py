@@ -1,4 +1,4 @@
-"""The contract of learning with objectives that fit no likelihood and have several terms: a user's own, in unlikely.py."""
+"""Learning with objectives that fit no likelihood and have several terms: a user's own, in user_objectives.py."""
 
 import json
 import os
@@ -34,7 +34,7 @@ PAIRS = ["model=bert", "objective=masked_pairs"]
 @pytest.fixture(scope="module", autouse=True)
 def known():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(registry.VARIABLE, "unlikely")
+        patch.setenv(registry.VARIABLE, "user_objectives")
         patch.setenv("PYTHONPATH", str(Path(__file__).parent))
         yield
 
@@ -220,7 +220,7 @@ def test_each_term_is_shown_and_the_loss_is_their_sum(tiny, tmp_path):
 
 
 def test_terms_that_are_not_counted_are_refused(tiny, tmp_path, monkeypatch):
-    monkeypatch.setenv(registry.VARIABLE, "unlikely")
+    monkeypatch.setenv(registry.VARIABLE, "user_objectives")
     objective = registry.load("objective", "masked_pairs", {}).func
     monkeypatch.setattr(objective, "targets", lambda self, prepared: {"masked": 1})
     with pytest.raises(UserError, match=r"MaskedPairs.targets counts masked, but its loss has the terms masked, pairs"):

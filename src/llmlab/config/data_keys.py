@@ -1,11 +1,12 @@
-"""Problems of data and tokenizer: keys without effect, files that are missing, before any of them is read."""
+"""Keys of the data and of the tokenizer that don't fit each other, the objective, or what lies on the disk."""
 
 from __future__ import annotations
 
 import os
 from typing import TYPE_CHECKING
 
-from llmlab.config import heads, init_from
+from llmlab.config import heads, init_from, rollouts
+from llmlab.errors import UserError
 from llmlab.record_kinds import KEYS, KINDS
 
 if TYPE_CHECKING:
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def problems(composed: Composed) -> list[str]:
-    """A line each."""
+    """Everything that is wrong with the keys of the data and the tokenizer, a line each."""
     data, tokenizer = composed.cfg.data, composed.cfg.tokenizer
     found = []
     kind = KINDS.get(heads.reads(composed.cfg.objective))
@@ -62,3 +63,15 @@ def problems(composed: Composed) -> list[str]:
             f"tokenizer.path is read with tokenizer=file only, but tokenizer={tokenizer.kind}; add tokenizer=file"
         )
     return found
+
+
+def require_source(composed: Composed) -> None:
+    """UserError where the objective reads records and the data are texts: of a run alone, as a model can be built without."""
+    cfg = composed.cfg
+    kind = KINDS.get(heads.reads(cfg.objective))
+    if kind is not None and cfg.data.source != "files" and not cfg.resume:
+        raise UserError(
+            f"data={cfg.data.source} holds texts, but objective={cfg.objective._part_} reads {kind}: "
+            "data=FOLDER_OR_FILE (.jsonl, .json, .csv, .tsv)"
+        )
+    rollouts.require_reward(cfg)
