@@ -11,8 +11,8 @@ ROOT = Path(__file__).parents[1]
 FIRST_WORDS = {"what", "whether", "of", "those", "how", "where"}
 MAX_LINES = 400
 TOO_LONG: dict[str, int] = {}  # files not yet split, and their length; empty, and to stay so
-# Shares in percent that must not be exceeded. They only ever go down; the aim is 2 for both.
-DOCSTRINGS, ANY = 6.5, 7.2
+# Shares in percent that must not be exceeded, of docstrings and of parameters.
+DOCSTRINGS, ANY = 2, 2
 
 
 @functools.cache

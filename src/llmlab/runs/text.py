@@ -21,6 +21,8 @@ from llmlab.runs import files as run_files
 from llmlab.runs import record
 
 if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
     from llmlab.config import schema
 
 
@@ -73,7 +75,7 @@ def _put(advice: str, settings: schema.Data) -> str:
     return advice.replace("{text}", str(settings.path if settings.source == "files" else settings.source))
 
 
-def about(corpus: Corpus, cfg: Any) -> dict[str, Any]:
+def about(corpus: Corpus, cfg: DictConfig) -> dict[str, Any]:
     """Fields of a record by which a run's text is found again."""
     path = None if cfg.data.path is None else os.path.abspath(Path(cfg.data.path).expanduser())
     return {

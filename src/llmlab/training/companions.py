@@ -30,6 +30,8 @@ from llmlab.runs import folder as run_folder
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from omegaconf import DictConfig
+
     from llmlab.config.composed import Composed
 
 
@@ -55,7 +57,7 @@ class Companion:
 
     @property
     def prefix(self) -> str:
-        """What stands before the paths of its parameters."""
+        """The beginning of the paths of its parameters."""
         return f"{KEY}.{self.role}."
 
     def embedding(self, trained: Model) -> nn.Module | None:
@@ -110,7 +112,7 @@ def of(
 
 @contextmanager
 def named(role: str, source: str | None = None) -> Iterator[None]:
-    """What is wrong with a companion, within, is said of its role."""
+    """Errors of a companion, raised within, name its role."""
     what = f"{KEY}.{role}" + (f"={source}" if source else "")
     try:
         yield
@@ -282,7 +284,7 @@ class Record(TypedDict):
 
 
 def fields(companions: Mapping[str, Companion], trained: Model) -> dict[str, Any]:
-    """What a run's record says of them."""
+    """The field `models` of a run's record."""
     found = {}
     for role, c in companions.items():
         counts = flops.count_parameters(c.assemble(trained))
@@ -300,7 +302,7 @@ def fields(companions: Mapping[str, Companion], trained: Model) -> dict[str, Any
 
 
 def lines(companions: Mapping[str, Companion], trained: Model) -> list[str]:
-    """What a run says of them when it begins, a line each."""
+    """Lines that a run begins with, one for each companion."""
     found = []
     for role, about in fields(companions, trained).items():
         shared = f", beside the {' and '.join(about['shares'])} that it shares" if about["shares"] else ""
@@ -310,7 +312,7 @@ def lines(companions: Mapping[str, Companion], trained: Model) -> list[str]:
     return found
 
 
-def finished(path: Path, home: Path, cfg: Any, trained: Model) -> dict[str, Model]:
+def finished(path: Path, home: Path, cfg: DictConfig, trained: Model) -> dict[str, Model]:
     """The companions of a run as its checkpoint `path` has them, in evaluation, beside the trained model. UserError where one
     is not to be had."""
     roles = declared(str(cfg.objective["_part_"]))
@@ -337,8 +339,8 @@ def finished(path: Path, home: Path, cfg: Any, trained: Model) -> dict[str, Mode
 
 
 def trained_models(model: Model, models: Mapping[str, nn.Module], companions: Mapping[str, Companion]) -> nn.Module:
-    """What checkpoints and the optimizer are of: the trained model, under its own paths, and beside it the companions that
-    train, as `models.ROLE`. Frozen ones are found again where they came from."""
+    """The module that checkpoints and the optimizer are of: the trained model, under its own paths, and beside it the
+    companions that train, as `models.ROLE`. Frozen ones are found again where they came from."""
     learning = {role: module for role, module in models.items() if companions[role].trains}
     if not learning:
         return model

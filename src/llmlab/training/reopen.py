@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from llmlab import files
 from llmlab.config import schema
@@ -21,6 +21,11 @@ from llmlab.runs import folder as run_folder
 from llmlab.training import companions, recipe
 from llmlab.training.callbacks import resume_point
 from llmlab.training.task import MAY_CHANGE, Task, last_step, steps_text, typed
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from llmlab.config.composed import Composed
 
 BRING_BACK = "bring it back from a copy of the run, or remove it"
 
@@ -49,7 +54,7 @@ class Needed(TypedDict):
     flops_per_token: float
 
 
-def task(composed: Any, done: dict[str, Any]) -> Task | None:
+def task(composed: Composed, done: dict[str, Any]) -> Task | None:
     """The task of going on with a run, or None if it has nothing left to do. UserError where it can't be gone on with."""
     folder = Path(composed.cfg.resume)
     if done.get("status") in ("failed", "interrupted") and not (folder / run_files.CONFIG).exists():
@@ -119,7 +124,7 @@ def _checked(done: dict[str, Any], path: Path) -> None:
             raise UserError(f"{path}: {key}={value} can't be meant")
 
 
-def _change(cfg: Any, composed: Any, done: Mapping[str, Any], folder: Path) -> None:
+def _change(cfg: DictConfig, composed: Composed, done: Mapping[str, Any], folder: Path) -> None:
     """Into the run's config what was typed and may be another than it was."""
     from omegaconf import OmegaConf
 
@@ -154,7 +159,7 @@ def _complete(folder: Path, done: Mapping[str, Any], target: int) -> str:
     return line
 
 
-def _corpus(folder: Path, cfg: Any, done: Mapping[str, Any]) -> Corpus:
+def _corpus(folder: Path, cfg: DictConfig, done: Mapping[str, Any]) -> Corpus:
     advice = (
         f"bring it back as it was, or say where it lies now with data.path=PATH; init_from={folder} begins a new run "
         "with the weights of this one on another text"
@@ -203,7 +208,7 @@ def _since(point: Path | None) -> dict[str, Any]:
     return {"steps": checkpoint.step_of(point)}
 
 
-def _remember(folder: Path, cfg: Any, fields: dict[str, Any], corpus: Corpus) -> None:
+def _remember(folder: Path, cfg: DictConfig, fields: dict[str, Any], corpus: Corpus) -> None:
     """Writes what older records lack, where the text lies now, and that the run had died, should it be refused yet."""
     fields.setdefault("files", run_files.hashes(folder))
     fields["data"] = {**fields.get("data", {}), **text.about(corpus, cfg)}

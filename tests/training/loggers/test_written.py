@@ -120,7 +120,7 @@ def test_writing_a_sample_leaves_random_numbers_alone(both, tmp_path):
     module = SimpleNamespace(
         model=model,
         placement=SimpleNamespace(compile=False),
-        trainer=SimpleNamespace(strategy=SimpleNamespace(whole=True)),
+        strategy=SimpleNamespace(whole=True),
     )
     before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
     first, again = made.take(1, module), made.take(2, module)

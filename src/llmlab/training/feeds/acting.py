@@ -61,7 +61,7 @@ def _needed(reward: Reward, rest: Mapping[str, Any]) -> None:
 
 @dataclass(frozen=True)
 class Actor:
-    """How answers are written and judged. at_once: prompts that are answered together."""
+    """Writes answers to prompts and judges them. at_once: prompts that are answered together."""
 
     how: Rollout
     reward: Reward
