@@ -148,7 +148,8 @@ def _app(
     from llmlab.config.model_files import conf_dir
 
     store.declare()
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come here instead of being printed
+    # Else hydra.main prints an exception in its own words and ends the process with code 1.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
     typed = sys.argv
     results: list[T] = []
     failures: list[Exception] = []
@@ -162,6 +163,7 @@ def _app(
             return None
         return results[-1]
 
+    # hydra.main reads sys.argv, and names a job after the file of its function, which here is `train`.
     sys.argv = [typed[0], *flags, *overrides, "hydra.job.name=llmlab"]
     try:
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(run)()

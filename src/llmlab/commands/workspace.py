@@ -131,7 +131,7 @@ def _save(view: Workspace) -> str:
     import contextlib
     import io
 
-    def save(api: Api) -> str:
+    def save(api: Api) -> str:  # wandb-workspaces prints a line of its own, "View saved: URL"
         with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
             return view.save().url
 

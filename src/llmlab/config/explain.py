@@ -188,13 +188,14 @@ def message(e: Exception, base: DictConfig | None, known: Known, o: Override | N
     """One line for one exception."""
     from hydra.errors import MissingConfigException
 
+    # Hydra wraps what OmegaConf raises ("Error merging override ..."); what was wrong with it, only the cause says.
     text = "\n".join(str(x) for x in (e, e.__cause__) if x is not None)
     if isinstance(e, MissingConfigException):
         group, _, name = (e.missing_cfg_file or "").rpartition("/")
         if e.options:
             return f"{group}={name}: there is no such {group}; {near(name, [x.split('/')[-1] for x in e.options])}"
         return text.split("\n")[0]
-    if mark := getattr(e, "problem_mark", None):
+    if mark := getattr(e, "problem_mark", None):  # PyYAML's errors, which Hydra lets through
         return f"{mark.name}:{mark.line + 1}: {getattr(e, 'problem', 'not YAML')}"
     if found := re.search(r"In '([^']+)'", text):
         return _in_file(found[1], text)

@@ -25,11 +25,14 @@ def session(config_dirs: Sequence[str] = ()) -> Iterator[None]:
     import hydra
     from hydra.core.global_hydra import GlobalHydra
 
+    # `initialize_config_dir` raises where a Hydra is there already, as within a job, and restores none that was cleared.
     outer = GlobalHydra.instance().hydra
     GlobalHydra.instance().clear()
     try:
+        # Without version_base Hydra warns, and behaves as 1.1 did.
         with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3", job_name="llmlab"):
             if config_dirs:
+                # hydra.searchpath counts while a config is composed; glob() asks the loader itself, which doesn't know it.
                 loader: Any = GlobalHydra.instance().config_loader()
                 path = loader.get_search_path()
                 for folder in config_dirs:
@@ -47,7 +50,8 @@ def hydra_node(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> Dic
     from omegaconf import OmegaConf
 
     whole = copy.deepcopy(_both(overrides, tuple(config_dirs))[1])
-    OmegaConf.clear_cache(whole)  # it knows what ${now:} was
+    # Hydra registers ${now:} with use_cache=True: the copy would give the time at which the config was first composed.
+    OmegaConf.clear_cache(whole)
     return whole.hydra
 
 
@@ -77,9 +81,10 @@ def _composed(overrides: tuple[str, ...], folders: tuple[Path, ...], *as_of: obj
     dirs = ",".join(repr(f"file://{d}") for d in folders[1:])
     extra = [f"hydra.searchpath=[{dirs}]"] * bool(dirs)
     with session():
+        # Hydra leaves its own part out by default; composing a second time for it would cost as much again.
         whole = hydra.compose("config", [*overrides, *extra], return_hydra_config=True)
     cfg = copy.deepcopy(whole)
-    with open_dict(cfg):
+    with open_dict(cfg):  # what Hydra composes is in struct mode, which forbids to delete a key
         del cfg["hydra"]
     return cfg, whole
 

@@ -86,7 +86,7 @@ def too_small(cfg: DictConfig) -> list[str]:
             continue
         try:
             value = OmegaConf.select(cfg, key)
-        except InterpolationResolutionError:
+        except InterpolationResolutionError:  # it follows from another value that is wrong, and has a line of its own
             continue
         if value is not None and value < least:
             found.append(f"{key} must be at least {least}, but is {value}")
@@ -97,6 +97,7 @@ def largest(where: str, value: object) -> int | None:
     """The limit that a number, or one in a list, goes beyond, or None. Tensors count in 64 bits, Python without end."""
     if isinstance(value, Sequence) and not isinstance(value, str):
         return next((most for v in value if (most := largest(where, v)) is not None), None)
+    # A bool is an int to Python.
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     most = MOST_LAYERS if where.endswith(".n_layers") else MOST_SEED if where.endswith("seed") else MOST

@@ -27,6 +27,7 @@ def of(cfg: DictConfig, path: str = "", root: DictConfig | None = None) -> list[
     if isinstance(kind, type) and issubclass(kind, Part):
         if problem := _wrong_part(cfg, kind, path):
             return [problem]
+        # `cfg["_part_"]` would raise where it is missing (???); the node itself is there all the same.
         options = registry.index()[_slot(path), cfg._get_node("_part_")._value()].options  # type: ignore[union-attr]
     for key in sorted(fields - {str(k) for k in cfg}) if fields is not None else ():
         found.append(f"~{path + '.' if path else ''}{key}: it can't be removed; give it another value")
@@ -42,7 +43,7 @@ def of(cfg: DictConfig, path: str = "", root: DictConfig | None = None) -> list[
             continue
         try:
             value = cfg[key]
-        except Exception as e:
+        except Exception as e:  # of an interpolation, which OmegaConf works out when it is read, or of a resolver
             if not any(" must be at most " in line for line in found):  # what it follows from has a line already
                 found.append(f"{where}: {str(e).splitlines()[0]}")
             continue

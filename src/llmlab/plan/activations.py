@@ -82,6 +82,7 @@ def record(
     samples = examples(objective, length, documents)
     one = stand_in.collated(objective, samples[:1], length)
     with ExitStack() as stack:
+        # A part may hold constants as real tensors: they are made fake when an op meets them, instead of an error.
         stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
         model = Model(spec).train()
         for path, parameter, _ in roles.parameters(model):
@@ -161,7 +162,8 @@ class Recorder(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: OpOverload, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if func is torch.ops.prim.device.default:  # two of three calls
+        # `tensor.device` comes here too, as an op of its own: two of three calls.
+        if func is torch.ops.prim.device.default:
             return args[0].fake_device
         kwargs = kwargs or {}
         stand_in = INSTEAD.get(func)
@@ -175,6 +177,8 @@ class Recorder(TorchDispatchMode):
         return out
 
     def taken(self, tensor: Tensor) -> None:
+        # PyTorch keeps one Python object for a storage as long as it lives, whichever view it is asked of: so a weak
+        # reference dies when the memory is freed, not when this function returns.
         storage = tensor.untyped_storage()
         key = storage._cdata
         if key in self._known:
@@ -197,6 +201,7 @@ class Recorder(TorchDispatchMode):
         for number, (_, p, _) in enumerate([found for model in models for found in roles.parameters(model)]):
             self._known[p.untyped_storage()._cdata] = None
             if p.requires_grad:
+                # Called when p.grad is there; a tensor hook is called before, while p.grad is still what it was.
                 p.register_post_accumulate_grad_hook(lambda p, number=number: self._arrived(p, number))
         layers = [layer for model in models for stack in model.all_stacks() for layer in stack.layers]
         for number, layer in enumerate(layers):
@@ -259,6 +264,11 @@ class Behind(torch.autograd.Function):
 # ---------------------------------------------------------------- what values would tell
 
 
+# A fake tensor has a shape and no numbers. Without a ShapeEnv PyTorch raises DynamicOutputShapeException for ops whose
+# result is as long as numbers say (index by a mask, bincount), and DataDependentOutputException for `.item()`. With one
+# (as torch.export has it) sizes would be symbols, of which no bytes can be told.
+
+
 def _chosen_rows(recorder: Recorder, func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Rows chosen by a mask: as many as are expected."""
     x, indices = args
@@ -292,7 +302,7 @@ def _number(recorder: Recorder, func: OpOverload, args: tuple[Any, ...], kwargs:
 
 
 def _grouped(recorder: Recorder, func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-    """Products by group, whose shape PyTorch says for bfloat16 only."""
+    """Products by group, whose shape PyTorch tells for bfloat16 only (`_meta_grouped_mm_common` checks both types)."""
     a, b, groups = (*args, *[kwargs.get("offs")])[:3]
     shape = (a.shape[-2], b.shape[-1])
     return a.new_empty(groups.numel(), *shape) if a.dim() == b.dim() == 2 else a.new_empty(shape)

@@ -91,6 +91,7 @@ def _after_a_step(made: Optimizer) -> int:
     for p in [p for group in made.param_groups for p in group["params"]]:
         p.grad = torch.empty_like(p)
     try:
+        # torch.optim reads its step counters (`_get_value`, `.item()`), which as fake tensors have no numbers.
         with Numbers():
             made.step()
     except (RuntimeError, TypeError) as e:

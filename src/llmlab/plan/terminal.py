@@ -26,6 +26,7 @@ def show(plan: Plan) -> None:
     from rich.console import Console
     from rich.text import Text
 
+    # rich takes 80 columns where there is no terminal, too few for these tables in a file or a pipe.
     console = Console(highlight=False, width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 120)
     console.print(Text(plan.subject.name, style="bold"))
     counts = plan.subject.cost.parameters

@@ -17,7 +17,7 @@ from llmlab.plan.replay import Part, Replay, Trained
 from llmlab.training.strategies.zero_buckets import BUCKET, KEPT_WHOLE
 
 MASTER = 4  # bytes of a number that is trained, and of its gradient
-AT_ONCE = 500_000_000  # numbers that DeepSpeed's engine reduces at once
+AT_ONCE = 500_000_000  # numbers that DeepSpeed's engine reduces at once (MEMORY_OPT_ALLREDUCE_SIZE)
 NEAR = 1_000_000_000  # numbers: a parameter that is used again within so many is not freed (stage3_max_reuse_distance)
 AHEAD = 50_000_000  # numbers that are gathered ahead (stage3_prefetch_bucket_size)
 
@@ -78,6 +78,7 @@ class Sharded12(Zero):
         super().__init__(trained, world, gpu=gpu, offload=offload)
         self.stage = stage
         self.numbers = [sum(p.numel for p in group) for group in self.groups]
+        # nccl_start_alignment_factor = 2: pieces begin at multiples of 4 bytes in half precision.
         self.padded = [-(-n // (2 * self.world)) * 2 * self.world for n in self.numbers]
         self.pieces = tuple(n // self.world for n in self.padded)
         self.half = trained.dtype != torch.float32
@@ -116,6 +117,7 @@ class Sharded12(Zero):
 
     def _take_bucket(self) -> None:
         if not self.bucket:
+            # With overlap_comm, as it is set on GPUs, one buffer is filled while the other is reduced.
             self.bucket = self.size * BUCKET * (2 if self.gpu else 1)
             self.add("strategy", self.bucket)
 

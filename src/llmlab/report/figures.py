@@ -97,6 +97,7 @@ def picture(table: Table) -> bytes | None:
         panels.append((f"Final {_what(table)} against FLOPs", _scatter))
     if not panels:
         return None
+    # Not pyplot, which keeps every figure in a table of the process until it is closed.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure as Canvas
 
@@ -110,8 +111,10 @@ def picture(table: Table) -> bytes | None:
             draw(axes, table)
             axes.set_title(title, fontsize=11, loc="left")
         if len(table.rows) > 1:
+            # "outside" makes room for a legend of the figure, under a constrained layout alone.
             figure.legend(handles=handles, loc="outside lower center", ncols=across, frameon=False)
         buffer = io.BytesIO()
+        # Without None the file would hold matplotlib's version.
         FigureCanvasAgg(figure).print_png(buffer, metadata={"Software": None})
     return buffer.getvalue()
 
@@ -141,6 +144,7 @@ def _settings() -> Iterator[None]:
 
     with mpl.rc_context():
         mpl.rcdefaults()  # a user's matplotlibrc would make another file
+        # Text that stays text ("none") follows the page's fonts, and is found by a search; ids are random without a salt.
         mpl.rcParams.update({
             "svg.fonttype": "none", "svg.hashsalt": "llmlab", "font.size": 10, "axes.spines.top": False,
             "axes.spines.right": False, "axes.edgecolor": MUTED, "axes.labelcolor": MUTED, "text.color": INK,
@@ -165,6 +169,7 @@ def _figure(
         figure = Canvas(figsize=(WIDTH, height), layout="constrained", facecolor="none")
         titles = draw(figure.add_subplot(), table)
         buffer = io.StringIO()
+        # Without None the file would hold the time at which it was drawn, and differ from run to run.
         FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None})
     return Figure(name, title, caption, _inline(buffer.getvalue(), name, title, titles))
 
@@ -173,16 +178,20 @@ def _inline(svg: str, name: str, title: str, titles: dict[str, str]) -> str:
     """matplotlib's file -> an element for HTML: own ids, colours as variables, hover titles."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"\s*<metadata>.*?</metadata>", "", svg, flags=re.S)
+    # matplotlib's style is for "*": within a page it would be for all of the page.
     svg = re.sub(r"\s*<style type=\"text/css\">.*?</style>", "", svg, flags=re.S)
     svg = re.sub(
         r"<svg [^>]*viewBox=\"([^\"]+)\"[^>]*>", f'<svg viewBox="\\1" role="img" aria-label="{escape(title)}">', svg
     )
+    # Several figures stand in one page, and their ids (clip paths, glyphs, gids) would be each other's.
     svg = re.sub(r'\bid="', f'id="{name}-', svg)
     svg = re.sub(r"url\(#", f"url(#{name}-", svg)
     svg = re.sub(r'href="#', f'href="#{name}-', svg)
+    # A fixed colour would be the same on a light and on a dark page.
     named = {INK: "--ink", MUTED: "--muted", LINES: "--lines", PAPER: "--paper"}
     named |= {c: f"--c{i}" for i, c in enumerate(PALETTE, 1)}
     svg = re.sub(r"#[0-9a-f]{6}\b", lambda m: f"var({named[m[0]]})" if m[0] in named else m[0], svg)
+    # A gid becomes the id of the group around what was drawn; its <title> is what browsers show on hover.
     for key, text in titles.items():
         svg = svg.replace(f'<g id="{name}-{key}">', f'<g id="{name}-{key}"><title>{escape(text)}</title>', 1)
     return svg.strip()
@@ -345,6 +354,7 @@ def _few(axis: Axis, write: Callable[[float], str] | None = None) -> None:
 
     log = axis.get_scale() == "log"
     axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=6) if log else MaxNLocator(5))
+    # On a logarithmic axis of about one decade matplotlib labels minor ticks too, over each other at this size.
     axis.set_minor_formatter(NullFormatter())
     if write is not None:
         axis.set_major_formatter(lambda x, _: "0" if x == 0 else write(x))
