@@ -6,7 +6,7 @@ import os
 
 
 def is_first() -> bool:
-    """Whether this process writes files: the one that the user started, not a rank that Lightning did."""
+    """True if this process writes files: the one that the user started, not a rank that Lightning did."""
     return int(os.environ.get("LOCAL_RANK", 0)) == 0 and int(os.environ.get("NODE_RANK", 0)) == 0
 
 

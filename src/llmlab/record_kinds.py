@@ -42,7 +42,7 @@ class Kind:
     keeps_rest: bool = False
 
     def __str__(self) -> str:
-        """What a record of it holds: "labelled records (text, label; optional text_b)"."""
+        """Words for what a record of it holds: "labelled records (text, label; optional text_b)"."""
         needed = [" and ".join(f.parts) or f.name for f in self.fields if f.required]
         optional = [f.name for f in self.fields if not f.required]
         more = f"; optional {', '.join(optional)}" if optional else ""

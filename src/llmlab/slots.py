@@ -68,9 +68,11 @@ class Position(nn.Module):
 
     caches_rotated: bool = True  # False: angles depend on the length, so a cache keeps keys as they were projected
     has_regions: bool = False  # whether `rotate` returns several terms; where `caches_rotated`, all have the same keys
+
     splits: bool = False  # whether what a row gives depends on which half of the batch it is in
     relative: bool = False  # whether scores are the same wherever a text begins
     receding: bool = False  # whether a token has a bias of 0 on itself, which falls with the distance of others
+
     projects: bool = False  # whether it scores with the attention's projections, so that each layer asks `of_layer`
 
     score_width: int = 0  # numbers of a query that every distance is scored with; linears make as many of it
@@ -114,6 +116,8 @@ class Embedding(Protocol):
     `norm` is the model's norm factory (dim, eps) -> module. `shared` is the embedding of an earlier stack whose tables
     are used instead of own ones (held unregistered), or None. `weight` (V, width) is the token table; a static method
     `width(sizes, **options) -> int` says its width where that is not sizes.dim. `position` is held unregistered.
+    `width_option` (a literal): the option that gives the table's width, which a model that uses the tables of another, wider or
+    narrower one takes over.
     """
 
     weight: Tensor
@@ -194,6 +198,10 @@ class Attention(Protocol):
     by heads, but for those named in `latents` (a tuple), which all heads share.
     A method `project(x_LD) -> (queries (N, L, H), keys (K, L, H))`, if it has one, treats vectors that are no tokens as it
     does tokens: a position that `projects` scores distances with it.
+    `textbook = True` on the class: without positions, norms and clipping it is out(softmax(scale q.k) v) of one linear of each
+    of these roles, heads being slices in order.
+    `unused` (a literal class attribute, a tuple of keys below `model.`, or a dict of such tuples by registered name)
+    lists the sizes and traits that the part can't honour ("n_kv_heads", "attention.qkv_bias").
     """
 
     score: Score
@@ -221,6 +229,7 @@ def alone(tensor: Tensor) -> Tensor:
 class Router(Protocol):
     """moe(sizes, /): a router (n, D) -> Routing, or Choice where experts choose tokens. `valid` (n,) bool or None: padding
     counts in no loss, and is not chosen. `per_token`: experts that a token visits on average, if not model.moe.per_token.
+    `leaks`, if it is there: whether tokens count for those before them, on purpose.
 
     `total` sums a tensor over the ranks that see other tokens of the same micro-batch, with the gradient that the mean over
     their gradients needs; with one rank, and in evaluation, it returns what it is given. A loss that is not linear in its
@@ -330,6 +339,7 @@ class Init(Protocol):
     """init(/): first values by role. Fills `tensor` (whole, float32, CPU) in place from `generator`.
 
     `sizes.gain`: what the owner of a table multiplies its vectors by, which an init may make up for.
+    `logit_variance` (a literal; else 0): what that of a model's first logits is at most, where they are meant to vary.
     """
 
     def fill(self, tensor: Tensor, role: Role, sizes: Sizes, generator: torch.Generator) -> None: ...

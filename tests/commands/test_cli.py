@@ -8,7 +8,7 @@ from pathlib import Path
 
 from llmlab import registry
 from llmlab.commands import cli
-from llmlab.config.compose import groups
+from llmlab.config.choices import groups
 
 ROOT = Path(__file__).parents[2]
 

@@ -18,7 +18,7 @@ from llmlab.commands.report import Arguments as Report
 from llmlab.commands.runs import Arguments as Runs
 from llmlab.config import guess
 from llmlab.config.aliases import ALIASES, ARGUMENTS, NOTES
-from llmlab.config.compose import choices, groups
+from llmlab.config.choices import choices, groups
 from llmlab.errors import UserError
 
 COMMANDS = (Generate, Chat, Evaluate, Export, Plan, Report, Runs)

@@ -16,6 +16,7 @@ from llmlab.record_kinds import KEYS
 if TYPE_CHECKING:
     from llmlab.data.records import Records
     from llmlab.data.windows import Stream
+    from llmlab.model.model import Model
 
 SOURCES = ("python_docs", "python_code", "files")
 USAGE = """\
@@ -238,14 +239,14 @@ def _foreign(hf: str) -> tuple[Any, Any, Any]:
     return model, cfg, file
 
 
-def _usual(model: Any, stream: Stream | Records) -> int:
+def _usual(model: Model, stream: Stream | Records) -> int:
     """1,024, or as many positions as the model has, or as the text has tokens."""
     from llmlab.decoding.generate import limit
 
     return max(1, min(1024, limit(model) or model.sizes.max_positions, len(stream) - 1))
 
 
-def _known(batch: Mapping[str, Any], model: Any) -> None:
+def _known(batch: Mapping[str, Any], model: Model) -> None:
     """A tokenizer may have ids that a checkpoint has no row for."""
     for name in ("ids", "source_ids"):
         if name in batch and (most := int(batch[name].max())) >= model.sizes.vocab_size:

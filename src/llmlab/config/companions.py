@@ -149,7 +149,7 @@ def _head_of(about: Declared, word: str) -> str:
 def _inherited(
     typed: Sequence[Override], words: Sequence[str], about: Declared, published: Callable[[Sequence[str]], bool]
 ) -> list[str]:
-    """What was typed for the run and holds for its companion too: what its own words do not replace."""
+    """Words that were typed for the run and hold for its companion too: those that its own do not replace."""
     own = {place(word) for word in words}
     for word in words:
         key = place(word)[0]

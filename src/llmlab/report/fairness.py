@@ -1,4 +1,4 @@
-"""What makes runs hard to compare: other text, tokens, compute or machines. Refusals, and lines for above the table."""
+"""Reasons that make runs hard to compare: other text, tokens, compute or machines. Refusals, and lines for above the table."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MOST_NAMED = 4  # variants with long names
 
 
 def traits(variant: Variant) -> dict[str, Any]:
-    """What must agree for losses to be comparable, and what they cost; of the variant's first counted run."""
+    """Traits that must agree for losses to be comparable, and what they cost; of the variant's first counted run."""
     record, leaves = variant.a_record(), variant.leaves
     batches = leaves.get("train.validation_batches")
     part = batches and (batches, record.get("batch", {}).get("micro"), record.get("devices"))
@@ -35,7 +35,7 @@ def traits(variant: Variant) -> dict[str, Any]:
 
 
 def tokenizers_differ(variants: Sequence[Variant]) -> bool:
-    """Whether the same text was cut in several ways, all of which bits per byte can compare."""
+    """True if the same text was cut in several ways, all of which bits per byte can compare."""
     counted = [v for v in variants if v.counted]
     seen = [traits(v) for v in counted]
     same_text = len({t["text"] for t in seen}) == 1
@@ -44,7 +44,7 @@ def tokenizers_differ(variants: Sequence[Variant]) -> bool:
 
 
 def kinds(variants: Sequence[Variant], metric: str) -> list[list[Variant]]:
-    """Those that have complete runs, by what can be compared with what; in the order of `variants`."""
+    """Groups of the variants with complete runs that can be compared with each other; in the order of `variants`."""
     found: list[list[Variant]] = []
     for variant in variants:
         if variant.counted:
@@ -62,7 +62,7 @@ def largest(kinds: Sequence[Sequence[Variant]]) -> Sequence[Variant]:
 
 
 def would_be(variant: Variant, other: Variant) -> bool:
-    """Whether a variant without a complete run was to be of the kind of `other`, as far as its config tells."""
+    """True if a variant without a complete run was to be of the group of `other`, as far as its config tells."""
     keys = ("data.fingerprint", "data.validation", "data.split", "objective")
     return all(variant.leaves.get(k) == other.leaves.get(k) for k in keys)
 
@@ -136,7 +136,7 @@ def _short(baseline: Variant) -> str:
 
 
 def _changes(unequal: Mapping[str, Sequence[float]]) -> str:
-    """Of each variant; of many with long names how far they reach, as the table has each."""
+    """A value of each variant; of many with long names their range, as the table has each."""
     if len(unequal) <= MOST_NAMED or who(list(unequal)) == listed(list(unequal)):
         return "; ".join(f"{name} {' and '.join(map(percent, changes))}" for name, changes in unequal.items())
     ranges = (f"{percent(min(c))} to {percent(max(c))}" for c in zip(*unequal.values(), strict=True))

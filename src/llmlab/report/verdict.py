@@ -1,4 +1,4 @@
-"""What the numbers mean, in words; and how numbers are written."""
+"""The meaning of the numbers in words, and the way numbers are written."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def listed(names: Sequence[str]) -> str:
 
 
 def who(names: Sequence[str]) -> str:
-    """Those of whom the same is said: several with names that would not be told from each other are counted."""
+    """Words for variants of which the same is said: several with names that would not be told from each other are counted."""
     return f"{len(names)} variants" if len(names) > 1 and any(", " in n for n in names) else listed(names)
 
 
