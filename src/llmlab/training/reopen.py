@@ -140,7 +140,7 @@ def _change(cfg: Any, composed: Any, done: Mapping[str, Any], folder: Path) -> N
         if key == "data.path":
             if cfg.data.source != "files":
                 raise UserError(f"{override}: the run was trained on data={cfg.data.source}, which has no path")
-            cfg.data.path = os.path.abspath(Path(str(cfg.data.path)).expanduser())
+            cfg.data.path = files.absolute(str(cfg.data.path))
             done.get("data", {}).pop("path", None)  # this one is looked at instead
     if cfg.data.source == "files" and (moved := done.get("data", {}).get("path")):
         cfg.data.path = moved  # to where an earlier resume found it

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, cast
 
 from omegaconf import OmegaConf
 
-from llmlab import measures, registry
+from llmlab import files, measures, registry
 from llmlab.config import inherit, init_from, stand_ins, traits
 from llmlab.data import account
 from llmlab.hub import locate
@@ -80,7 +79,7 @@ def tokenizer(cfg: Any, corpus: Any) -> dict[str, Any]:
     """The origin of the tokenizer: learnt from the text, read from a file, or brought by the weights of init_from."""
     if cfg.tokenizer.kind != "file":
         return {"kind": corpus.tokenizer.kind, "from": "text", "path": None}
-    path = os.path.abspath(Path(cfg.tokenizer.path).expanduser())
+    path = files.absolute(cfg.tokenizer.path)
     own = cfg.init_from is not None and path == _brings(cfg.init_from)
     return {"kind": corpus.tokenizer.kind, "from": "init_from" if own else "file", "path": path}
 
