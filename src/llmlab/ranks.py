@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 
 # RANK and LOCAL_RANK are torchrun's (which sets no NODE_RANK), SLURM_PROCID srun's; Lightning gives the processes that it
 # starts LOCAL_RANK, on top of the NODE_RANK that the user gave each machine.
@@ -14,6 +15,13 @@ def is_first() -> bool:
     return all(int(os.environ.get(name, 0)) == 0 for name in VARIABLES)
 
 
-def say(line: str) -> None:
+def rank_zero_print(line: str) -> None:
+    """Print a line of a run's own, once whatever the number of ranks."""
     if is_first():
         print(line, flush=True)
+
+
+def rank_zero_info(line: str) -> None:
+    """Print a note beside a command's output, on stderr, once whatever the number of ranks."""
+    if is_first():
+        print(f"llmlab: {line}", file=sys.stderr, flush=True)

@@ -71,7 +71,7 @@ def fields(
         "mfu": None,
         "peak_memory_bytes": 0,
         "metrics": {},
-        "measures": measures.of(recipe.objective),
+        "measures": measures.kinds(recipe.objective),
     }
 
 
@@ -133,7 +133,7 @@ def lines(task: Any, recipe: Any, horizon: dict[str, Any], last_step: int, cut: 
     spec, corpus, cost = recipe.spec, recipe.corpus, recipe.cost.parameters
     active = f" ({cost.active:,} active)" if cost.active != cost.total else ""
     cfg = task.composed.cfg
-    stand_in = stand_ins.of(cfg)
+    stand_in = stand_ins.stand_in(cfg)
     objective = cfg.objective["_part_"] + (f", in place of the paper's {stand_in.paper}" if stand_in else "")
     first = (
         f"{spec.family}: {cost.total:,} parameters{active}, vocabulary {spec.sizes.vocab_size:,}, objective={objective}"

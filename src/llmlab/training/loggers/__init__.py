@@ -134,7 +134,7 @@ class Loggers:
         self.sinks = []
 
 
-def of(task: Any, recipe: Any, *, validate_every: int, horizon: int) -> Loggers:
+def make_loggers(task: Any, recipe: Any, *, validate_every: int, horizon: int) -> Loggers:
     """The loggers of a run, not yet begun."""
     cfg, folder = task.composed.cfg, task.folder
     resumed_at = (step_of(task.point) if task.point else 0) if task.resumes else None
