@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from llmlab.commands.arguments import either, parse
 from llmlab.commands.swap import split, swapped
 from llmlab.errors import UserError, near
+from llmlab.ranks import rank_zero_info
 from llmlab.record_kinds import KEYS
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ def evaluate(
 
     from llmlab import measures
     from llmlab.config import schema
-    from llmlab.data import Stream, cache, loader, prepare
+    from llmlab.data import Stream, loader, prepare
     from llmlab.data.packing import Packs
     from llmlab.data.records import RecordSamples
     from llmlab.data.samples import samples
@@ -172,7 +173,7 @@ def evaluate(
     lead = tuple(corpus.manifest["lead"]) if hf is not None else ()
     shared = len(lead) or 1
     if lead:
-        cache.say("and so does each window")
+        rank_zero_info("and so does each window")
     pieces = [(stream, length_of_windows) for stream in streams]
     likely = measures.covers_text(objective)
     if not own and likely:  # all of the text, its last, shorter window too
@@ -180,7 +181,7 @@ def evaluate(
         pieces += [(end, len(end) - 1) for end in rest if len(end) > shared]
     ends = corpus.vocabulary.special.get("eos")
     beginnings = tuple(i for i in lead if i != ends)  # no text, and a document's end says that another begins
-    totals = Totals(measures.of(objective))
+    totals = Totals(measures.kinds(objective))
     with torch.inference_mode():
         for stream, size in pieces:
             objective = make(corpus.vocabulary, size)
@@ -195,7 +196,7 @@ def evaluate(
                 given=beginnings,
             )
             if isinstance(windows, RecordSamples | Packs) and windows.cut:
-                cache.say(f"{windows.cut:,} of {len(windows):,} records cut at seq_len={size}")
+                rank_zero_info(f"{windows.cut:,} of {len(windows):,} records cut at seq_len={size}")
             batches: Iterable[dict[str, Any]]
             if kind == "prompts":
                 how = (objective.rollout, chosen(cfg, "reward")(), corpus.tokenizer, corpus.vocabulary, batch_size)

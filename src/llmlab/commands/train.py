@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from llmlab import ranks
 from llmlab.config import init_from
 from llmlab.errors import UserError
 from llmlab.registry import near
@@ -34,7 +35,6 @@ VALUES = {
     **dict.fromkeys(("--info", "-i"), ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")),
 }
 SHOW = frozenset({"--cfg", "-c", "--info", "-i"})  # these print and train nothing
-RANK = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")  # whoever set one starts several processes for one run
 
 
 def main(argv: Sequence[str]) -> int | None:
@@ -193,7 +193,7 @@ def _own_folder(flags: Sequence[str], overrides: Sequence[str], folders: Sequenc
     if (
         any(o.startswith("hydra.run.dir=") for o in overrides)
         or set(flags) & SHOW
-        or any(r in os.environ for r in RANK)
+        or any(r in os.environ for r in ranks.VARIABLES)  # several processes for one run: they share its folder
     ):
         return []
     from llmlab.config.hydra_config import hydra_node

@@ -56,7 +56,7 @@ def declared(objective: str) -> dict[str, Declared]:
     return found
 
 
-def given(cfg: DictConfig) -> dict[str, tuple[str, ...] | str]:
+def requested(cfg: DictConfig) -> dict[str, tuple[str, ...] | str]:
     """Words or a source by role, as the config has them. UserError for a value that is neither."""
     from omegaconf import OmegaConf
 
@@ -75,7 +75,7 @@ def given(cfg: DictConfig) -> dict[str, tuple[str, ...] | str]:
     return found
 
 
-def of(
+def resolve(
     composed: Composed,
     typed: Sequence[Override],
     compose: Callable[[Sequence[str], Declared, Sequence[str]], Composed],
@@ -87,7 +87,7 @@ def of(
     published: whether overrides name both a published size and a size.
     """
     objective = str(composed.cfg.objective["_part_"])
-    roles, chosen = declared(objective), given(composed.cfg)
+    roles, chosen = declared(objective), requested(composed.cfg)
     if problems := _unfit(objective, roles, chosen):
         raise UserError("\n".join(problems))
     found = {}
@@ -150,9 +150,9 @@ def _inherited(
     typed: Sequence[Override], words: Sequence[str], about: Declared, published: Callable[[Sequence[str]], bool]
 ) -> list[str]:
     """Words that were typed for the run and hold for its companion too: those that its own do not replace."""
-    own = {place(word) for word in words}
+    own = {key_and_package(word) for word in words}
     for word in words:
-        key = place(word)[0]
+        key = key_and_package(word)[0]
         if (node := key.partition(".")[0]) not in NODES:
             hint = near(node, NODES) if node not in ROOT else "it holds for the whole run, outside of the brackets"
             raise UserError(f"{word}: {node} is no choice of a model; {hint}")
@@ -172,7 +172,7 @@ def _inherited(
     return found
 
 
-def place(word: str) -> tuple[str, str | None]:
+def key_and_package(word: str) -> tuple[str, str | None]:
     """(key or group, package) of an override."""
     key, _, package = word.lstrip("+~").partition("=")[0].partition("@")
     return key, package or None

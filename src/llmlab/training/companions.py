@@ -85,7 +85,7 @@ def frozen(model: Model, companion: Companion) -> Model:
     return model.requires_grad_(False).eval()
 
 
-def of(
+def resolve(
     composed: Composed, trained: Model, vocabulary: int | None, tokenizer: Tokenizer | None = None
 ) -> dict[str, Companion]:
     """The companions of a run that begins, by role. UserError in a line for one that does not fit.

@@ -61,7 +61,7 @@ def parts(spec: ModelSpec, device: str, precision: str) -> None:
 
 
 def reaches(model: Model, length: int, *, begun: bool = False) -> None:
-    """UserError if one stack has fewer positions than the text has tokens; what two read, `cost.of` tells.
+    """UserError if one stack has fewer positions than the text has tokens; what two read, `cost.estimate` tells.
 
     begun: from weights that are there, whose table of positions can't be longer.
     """

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from omegaconf import OmegaConf
 
-from llmlab import measures, registry
+from llmlab import files, measures, registry
 from llmlab.config import inherit, init_from, stand_ins, traits
 from llmlab.data import account
 from llmlab.hub import locate
@@ -82,7 +81,7 @@ def fields(
         "mfu": None,
         "peak_memory_bytes": 0,
         "metrics": {},
-        "measures": measures.of(recipe.objective),
+        "measures": measures.kinds(recipe.objective),
     }
 
 
@@ -90,7 +89,7 @@ def tokenizer(cfg: DictConfig, corpus: Corpus) -> dict[str, Any]:
     """The origin of the tokenizer: learnt from the text, read from a file, or brought by the weights of init_from."""
     if cfg.tokenizer.kind != "file":
         return {"kind": corpus.tokenizer.kind, "from": "text", "path": None}
-    path = os.path.abspath(Path(cfg.tokenizer.path).expanduser())
+    path = files.absolute(cfg.tokenizer.path)
     own = cfg.init_from is not None and path == _brings(cfg.init_from)
     return {"kind": corpus.tokenizer.kind, "from": "init_from" if own else "file", "path": path}
 
@@ -146,7 +145,7 @@ def lines(
     spec, corpus, cost = recipe.spec, recipe.corpus, recipe.cost.parameters
     active = f" ({cost.active:,} active)" if cost.active != cost.total else ""
     cfg = task.composed.cfg
-    stand_in = stand_ins.of(cfg)
+    stand_in = stand_ins.stand_in(cfg)
     objective = cfg.objective["_part_"] + (f", in place of the paper's {stand_in.paper}" if stand_in else "")
     first = (
         f"{spec.family}: {cost.total:,} parameters{active}, vocabulary {spec.sizes.vocab_size:,}, objective={objective}"
