@@ -36,7 +36,7 @@ NUMBERS = (
     "seed", "model", "heads", "layers", "execute", "kinds", "stacks", "models", "tokenizer", "budget", "strategy",
     "placement", "precision", "init_from", "init_tokenizer", "train.batch_size", "train.micro_batch_size",
     "train.clip", "train.learns", "train.validation_batches", "data.source", "data.path", "data.seq_len", "data.validation",
-    "data.split", "data.separate_documents", "data.max_documents", "data.field", "data.bos",
+    "data.split", "data.separate_documents", "data.max_documents", "data.field", "data.fields", "data.bos",
     "trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.max_steps", "trainer.max_time",
     "trainer.deterministic", "trainer.benchmark", "trainer.detect_anomaly", "trainer.sync_batchnorm",
 )  # fmt: skip
