@@ -18,6 +18,7 @@ PLUGIN_API = (
     "source",
     "sizes",
     "values",
+    "objectives",
     "modules",
     "seeds",
     "errors",

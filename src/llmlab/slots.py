@@ -21,26 +21,28 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from llmlab.modules import Linear as Linear
 from llmlab.modules import Role as Role
 from llmlab.modules import Table as Table
+from llmlab.objectives import LanguageModel as LanguageModel
+from llmlab.objectives import Loss as Loss
+from llmlab.objectives import Objective as Objective
+from llmlab.objectives import Pass as Pass
+from llmlab.objectives import Reward as Reward
+from llmlab.objectives import Rollout as Rollout
+from llmlab.objectives import Vocabulary as Vocabulary
 from llmlab.sizes import Sizes
 from llmlab.values import Aux as Aux
 from llmlab.values import Choice as Choice
 from llmlab.values import Context as Context
 from llmlab.values import Cost as Cost
-from llmlab.values import Loss as Loss
 from llmlab.values import Output as Output
-from llmlab.values import Pass as Pass
-from llmlab.values import Rollout as Rollout
 from llmlab.values import Routing as Routing
 from llmlab.values import Score as Score
 from llmlab.values import Term as Term
-from llmlab.values import Vocabulary as Vocabulary
 from llmlab.values import auxiliary as auxiliary
 
 # ---------------------------------------------------------------- slots whose parts are modules
@@ -331,47 +333,6 @@ class Init(Protocol):
     """
 
     def fill(self, tensor: Tensor, role: Role, sizes: Sizes, generator: torch.Generator) -> None: ...
-
-
-class LanguageModel(Protocol):
-    """A model as an objective calls it. heads: role -> the rows (B, T) bool that the head sees, None for all of them."""
-
-    def __call__(self, batch: Mapping[str, Tensor], heads: Mapping[str, Tensor | None] | None = None) -> Output: ...
-
-
-class Objective(Protocol):
-    """objective(vocabulary, seq_len, /): what is learnt from samples.
-
-    What it declares (`reads`, `mask`, `heads`, `special`, `topologies`, `fixed_counts`, ...) is in `llmlab.attributes`.
-    `measures` says what terms and logs are, by name: of a likelihood alone a perplexity is claimed (`llmlab.measures`).
-
-    `models` declares the other models that it works with, by role: {role: {"heads": {role: name of a head part}, "trains":
-    bool, "shares": ("embedding",)}}. One that does not train is frozen: without gradients, in evaluation. What it shares is one
-    tensor with the trained model's. Which model that is, `models.ROLE=` says on the command line.
-
-    `prepare(sample, rng)` on a CPU worker: a window {"tokens": (seq_len + 1,) int64, "documents": the same}, or a record as
-    `llmlab.data.records.RecordSamples` has it -> a dict of numpy arrays, collated as `collate` says. "given", bool, if there:
-    tokens that are no text of their own, and no targets. `targets(prepared)` -> number of targets, by term. `passes(prepared)`,
-    if there -> the forwards that the loss makes of one sample; else one of each model over `ids` (and `source_ids`), heads at
-    the targets. `loss(model, batch, **companions)` -> Loss. `shown` (else 0): the share of targets that the model is shown.
-
-    A batch has what `prepare` gave, padded with `valid` (and `source_valid`) beside, packed with `documents` and `positions`;
-    and `counts` {term: int64 scalar}, targets of the whole optimizer step. Keys that the model reads: `Model.forward` of
-    `llmlab.model.model`. One that nothing reads is an error in the first batch, but for those that the objective `gives`.
-    """
-
-    def prepare(self, sample: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]: ...
-    def targets(self, prepared: dict[str, Any]) -> dict[str, int]: ...
-    def loss(self, model: LanguageModel, batch: Mapping[str, Tensor], **companions: LanguageModel) -> Loss: ...
-
-
-class Reward(Protocol):
-    """reward(/): a finite number for each answer of the model, which is a text without special tokens.
-
-    A record has the keys of the user's file: "prompt", and those that the part `needs`, if it declares any.
-    """
-
-    def score(self, records: Sequence[Mapping[str, Any]], answers: Sequence[str]) -> Sequence[float]: ...
 
 
 # ---------------------------------------------------------------- slots of the recipe

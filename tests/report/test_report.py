@@ -7,7 +7,8 @@ import re
 import pytest
 from losses import BASE, change, shifted
 
-from llmlab.report import build
+from llmlab.report import build, verdict
+from llmlab.report.stats import Comparison
 
 
 def words(report):
@@ -172,3 +173,10 @@ def test_what_else_is_said(runs, built, tmp_path):
     for said in ("data.seq_len differs: attention=mha has 16, attention=mla has 32", "do not compare tokens/s", "2 commits",
                  "cut short of their budget by trainer.max_steps"):  # fmt: skip
         assert said in notices
+
+
+@pytest.mark.parametrize(("base", "share"), [(2.0, "+10.0 %"), (-2.0, "+10.0 %")])
+def test_a_share_has_the_sign_of_its_difference_where_a_loss_is_negative(base, share):
+    """A negative reward is the loss of a run on prompts."""
+    found = Comparison([1], [], [], [0.2], mean=0.2)
+    assert f"+0.20 ({share})" in verdict.sentence("b", "a", found, "not distinguishable", base, 2)

@@ -119,7 +119,7 @@ def evaluate(
     from llmlab.decoding.generate import limit
     from llmlab.model import batch_keys, finite
     from llmlab.runs import folder, text
-    from llmlab.training import companions
+    from llmlab.training import companion_records
     from llmlab.training.feeds.acting import Actor
     from llmlab.training.recipe import chosen, plain, reads, segments
     from llmlab.training.recipe import special as needed
@@ -134,7 +134,7 @@ def evaluate(
         model, _ = folder.load_model(run)
         cfg, _ = folder.load(folder.home(run))
         tokenizer = folder.home(run) / "tokenizer.json"
-        models = companions.finished(folder.checkpoint_of(run), folder.home(run), cfg, model)
+        models = companion_records.finished(folder.checkpoint_of(run), folder.home(run), cfg, model)
     else:
         model, cfg, tokenizer = _foreign(hf)
         cfg.data.bos, models = bos, {}
@@ -146,8 +146,8 @@ def evaluate(
         assert run is not None
         home = folder.home(run)
         advice = f"bring it back as it was, or measure what is there now with llmlab eval run={run} data={{text}}"
-        of_run = text.known(home)
-        corpus = text.corpus(home, settings, plain(cfg.tokenizer, schema.Tokenizer), special, of_run, advice, kind)
+        made_with = plain(cfg.tokenizer, schema.Tokenizer)
+        corpus = text.corpus(text.Trained(home, settings, made_with, special, text.known(home), kind), advice)
         streams = [corpus.validation]
     else:
         source = data or "files"

@@ -207,7 +207,7 @@ def vary(composed: Composed, values: Mapping[str, str]) -> Composed | None:
             if (
                 "@" in key
                 or key[0] in "+~"
-                or key.startswith(("budget.", "init_", "tokenizer."))
+                or key.startswith(("budget.", "init_", "models.", "tokenizer."))
                 or key in groups()
                 or isinstance(o.value(), dict)
             ):

@@ -144,6 +144,10 @@ def _subject(
         assumed.append("one document a sequence: how long they are, the data would tell")
     trained = set(entry.attribute("heads")) <= set(spec.heads)
     others = companions.of(composed, model, vocabulary)
+    for role, companion in others.items():
+        with companions.named(role):
+            preflight.parts(companion.spec, kind, cfg.precision)
+            tensor_parallel.check(split, companion.spec)
     models = {role: companion.assemble(model) for role, companion in others.items()}
     if trained:
         ordinary = min(wanted.size - len(wanted.special), 1 << 32)

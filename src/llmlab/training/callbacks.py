@@ -1,4 +1,4 @@
-"""What happens around the steps of a run: rows of metrics, the guard, progress, checkpoints, Ctrl-C."""
+"""Callbacks around the steps of a run: rows of metrics, the guard, progress, checkpoints, Ctrl-C."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Journal(Callback):
         if self.meter.begin == trainer.global_step:  # a run too short for a warm-up
             self.meter.start(trainer.global_step, module.device)
 
-    def on_train_batch_end(self, trainer: pl.Trainer, module: Offline, *unused: Any) -> None:  # type: ignore[override]
+    def on_train_batch_end(self, trainer: pl.Trainer, module: Offline, *unused: object) -> None:  # type: ignore[override]
         if module.micro:
             return
         step, meter = trainer.global_step, self.meter
@@ -79,6 +79,7 @@ class Journal(Callback):
             self.row(module, step, row, speed)
             if speed:
                 self.timing.write({"step": step, **speed}, ["step", *speed])
+            assert module.model is not None
             if (tokens := module.tokens_per_expert.get("model")) is not None:
                 self.loggers.load(step, module.model, tokens)
 
@@ -140,10 +141,10 @@ class Checkpoints(Callback):
         if trainer.is_global_zero:
             checkpoint.sweep(self.folder)
 
-    def on_train_end(self, *unused: Any) -> None:
+    def on_train_end(self, *unused: object) -> None:
         self.interrupt.end()
 
-    def on_train_batch_end(self, trainer: pl.Trainer, module: Offline, *unused: Any) -> None:  # type: ignore[override]
+    def on_train_batch_end(self, trainer: pl.Trainer, module: Offline, *unused: object) -> None:  # type: ignore[override]
         step = trainer.global_step
         if module.micro or self._validation_follows(trainer, step):
             return  # a checkpoint before the validation would make a resumed run skip it

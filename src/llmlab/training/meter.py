@@ -1,4 +1,4 @@
-"""How fast a run trains: tokens a second over steady steps, and that against the machine's measured matmul peak."""
+"""The speed of a run: tokens a second over steady steps, and that against the machine's measured matmul peak."""
 
 from __future__ import annotations
 

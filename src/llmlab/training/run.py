@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llmlab import files
 from llmlab.config import data_keys
@@ -19,8 +19,15 @@ from llmlab.runs import folder as run_folder
 from llmlab.training.task import Task, intact, resume_command, typed
 from llmlab.training.task import last_step as task_last_step
 
+if TYPE_CHECKING:
+    from llmlab.config.composed import Composed
+    from llmlab.training.callbacks import Journal
+    from llmlab.training.cut import Cut
+    from llmlab.training.place import Place
+    from llmlab.training.recipe import Recipe
 
-def train(composed: Any, folder: str | Path | None = None) -> Mapping[str, Any]:
+
+def train(composed: Composed, folder: str | Path | None = None) -> Mapping[str, Any]:
     """Train what `composed` says; returns the record of the run (run.json).
 
     folder: the run folder; None: Hydra's output directory. With `resume=RUN` the run in RUN goes on, under its own config.
@@ -197,7 +204,7 @@ def _part() -> None:
         torch.distributed.destroy_process_group()
 
 
-def _horizon(task: Task, recipe: Any, cut: Any, place: Any, first: bool) -> dict[str, Any]:
+def _horizon(task: Task, recipe: Recipe, cut: Cut, place: Place, first: bool) -> dict[str, Any]:
     """The budget in steps. Measured minutes are measured once, by the first process; the others read what it found."""
     from llmlab.training.budget import horizon
     from llmlab.training.trainers import measured_tokens
@@ -218,14 +225,14 @@ def _horizon(task: Task, recipe: Any, cut: Any, place: Any, first: bool) -> dict
     return found._asdict()
 
 
-def _metrics(journal: Any) -> dict[str, float]:
+def _metrics(journal: Journal) -> dict[str, float]:
     found = dict(journal.final)
     if journal.loss is not None:
         found["loss"] = journal.loss
     return found
 
 
-def _restore_threads(task: Task, place: Any) -> None:
+def _restore_threads(task: Task, place: Place) -> None:
     """The number of threads decides the order of sums, so a resumed run takes the one that it began with."""
     import torch
 

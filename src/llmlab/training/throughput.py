@@ -1,10 +1,10 @@
-"""How many tokens this machine trains on in a minute: 20 optimizer steps of the run itself, on a model thrown away."""
+"""Tokens that this machine trains on in a minute, measured: 20 optimizer steps of the run itself, on a model thrown away."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -14,15 +14,20 @@ from llmlab.training.clipping import clip_by_norm
 from llmlab.training.companions import Companion
 from llmlab.training.placement import COMPUTED, Placement
 
+if TYPE_CHECKING:
+    from llmlab.config.spec import ModelSpec
+    from llmlab.slots import Objective, OptimizerPart
+    from llmlab.training.recipe import Batches
+
 STEPS, WARMUP = 20, 3
 
 
 def tokens_in(
     minutes: float,
-    spec: Any,
-    objective: Any,
-    optimizer: Any,
-    batches: Any,
+    spec: ModelSpec,
+    objective: Objective,
+    optimizer: OptimizerPart,
+    batches: Batches,
     *,
     precision: str,
     placement: Placement,

@@ -47,7 +47,7 @@ class Totals:
 
     @property
     def bytes(self) -> int:
-        """Of the text, where they are counted."""
+        """Bytes of the text, where they are counted."""
         return int(self.pairs[BYTES][0]) if BYTES in self.pairs else 0
 
     def means(self, reduce: Callable[[Tensor], Tensor] = lambda t: t) -> dict[str, float]:

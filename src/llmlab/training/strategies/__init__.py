@@ -1,16 +1,23 @@
-"""Where a run computes: Lightning's strategies with our checkpoints. What a strategy needs is imported when it is chosen.
+"""Strategies: Lightning's, with checkpoints that any of them reads. What a strategy needs is imported when it is chosen.
 
 What the training module asks of a strategy, and the mixin that answers, is in `portable`.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from llmlab.config.devices import ZERO
 
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
-def check(cfg: Any, place: Any, spec: Any) -> None:
+    from llmlab.config.spec import ModelSpec
+    from llmlab.training.place import Place
+    from llmlab.training.strategies.portable import ByPath
+
+
+def check(cfg: DictConfig, place: Place, spec: ModelSpec) -> None:
     """UserError in a line for what the strategy can't do with this model; called before anything is written."""
     from llmlab.training import placement
 
@@ -26,7 +33,7 @@ def check(cfg: Any, place: Any, spec: Any) -> None:
         tensor_parallel.check(cfg.strategy.tensor_parallel, spec)
 
 
-def make(cfg: Any, place: Any) -> Any:
+def make(cfg: DictConfig, place: Place) -> ByPath:
     """The strategy that `strategy.name` says, for the devices of `place`."""
     name = cfg.strategy.name
     if name in ZERO:

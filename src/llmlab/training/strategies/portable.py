@@ -1,4 +1,4 @@
-"""What every strategy of ours offers beside Lightning's own interface, and checkpoints that any of them can read.
+"""The interface of every strategy here beside Lightning's own interface, and checkpoints that any of them can read.
 
 A checkpoint holds the model's own names, and the optimizer's state by parameter path, whole tensors on the CPU. So it
 depends neither on the order in which an optimizer part lists its parameters nor on where they lie.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.fabric.plugins import CheckpointIO
@@ -24,19 +24,25 @@ from llmlab.model.model import Model
 from llmlab.runs import checkpoint
 from llmlab.training.clipping import clip_by_norm
 
+if TYPE_CHECKING:
+    from llmlab.modules import Role
+    from llmlab.slots import OptimizerPart
+
 
 class SafeCheckpointIO(CheckpointIO):
     """Lightning's door to `llmlab.runs.checkpoint`."""
 
-    def save_checkpoint(self, checkpoint_: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+    def save_checkpoint(self, checkpoint_: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         state = dict(checkpoint_)
         checkpoint.write(Path(path), state.pop("state_dict"), state)
 
-    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+    def load_checkpoint(
+        self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
         weights, state = checkpoint.read(Path(path))
         return {**state, "state_dict": weights}
 
-    def remove_checkpoint(self, path: Any) -> None:
+    def remove_checkpoint(self, path: str | Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
@@ -80,7 +86,7 @@ class ByPath(Strategy):
         """The model that `place` is then given, on the meta device. embedding: of another model, whose tables it uses."""
         return build.assemble(spec, embedding)
 
-    def place(self, model: Any) -> None:
+    def place(self, model: Model) -> None:
         """Shard a model on the meta device as this strategy does, and give it memory; what it holds is not yet filled."""
         build.materialise(model, "cpu")
 
@@ -89,11 +95,11 @@ class ByPath(Strategy):
 
     @property
     def scaler(self) -> Any:
-        """What scales losses for float16 gradients and skips a step where they overflow; None but for 16-mixed."""
+        """The scaler of losses for float16 gradients, which skips a step where they overflow; None but for 16-mixed."""
         return getattr(self.precision_plugin, "scaler", None)
 
-    def build_optimizer(self, part: Any, parameters: Sequence[tuple[str, nn.Parameter, Any]]) -> Optimizer:
-        """What an optimizer part makes of (path, parameter, role)."""
+    def build_optimizer(self, part: OptimizerPart, parameters: Sequence[tuple[str, nn.Parameter, Role]]) -> Optimizer:
+        """The optimizer that a part makes of (path, parameter, role)."""
         return part.build(parameters)
 
     def clip(self, optimizer: Optimizer, limit: float | None) -> Tensor | None:
@@ -162,7 +168,7 @@ class ByPath(Strategy):
         return self.lightning_module.trained  # type: ignore[return-value]
 
 
-def gathered(value: Any) -> Any:
+def gathered(value: object) -> Any:
     """A sharded tensor whole and on the CPU, which all ranks must ask for; anything else as it is."""
     from torch.distributed.tensor import DTensor
 

@@ -15,7 +15,7 @@ import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from lightning.pytorch.strategies import DeepSpeedStrategy, Strategy
@@ -30,8 +30,17 @@ from llmlab.training.strategies import elementwise
 from llmlab.training.strategies.portable import ByPath, SafeCheckpointIO
 from llmlab.training.strategies.zero_buckets import BUCKET, KEPT_WHOLE
 
+if TYPE_CHECKING:
+    import lightning.pytorch as pl
+    from deepspeed.ops.adam import DeepSpeedCPUAdam
+    from omegaconf import DictConfig
 
-def check(cfg: Any, place: Any, spec: Any) -> None:
+    from llmlab.modules import Role
+    from llmlab.slots import OptimizerPart
+    from llmlab.training.place import Place
+
+
+def check(cfg: DictConfig, place: Place, spec: ModelSpec) -> None:
     """UserError in a line for what ZeRO can't do here."""
     name = cfg.strategy.name
     if importlib.util.find_spec("deepspeed") is None:
@@ -39,7 +48,7 @@ def check(cfg: Any, place: Any, spec: Any) -> None:
     elementwise.check(cfg)
 
 
-def make(cfg: Any, place: Any) -> Zero:
+def make(cfg: DictConfig, place: Place) -> Zero:
     name = cfg.strategy.name
     return Zero(
         int(name[4]),
@@ -133,14 +142,14 @@ class Zero(ByPath, DeepSpeedStrategy):
                     module._buffers[name] = buffer.float()
         return model
 
-    def place(self, model: Any) -> None:
+    def place(self, model: Model) -> None:
         if self.stage < 3:
             super().place(model)
         for parameter in model.parameters():
-            parameter.whole_shape = getattr(parameter, "ds_shape", parameter.shape)
-            parameter.put_whole = functools.partial(self._put, parameter)
+            parameter.whole_shape = getattr(parameter, "ds_shape", parameter.shape)  # type: ignore[attr-defined]
+            parameter.put_whole = functools.partial(self._put, parameter)  # type: ignore[attr-defined]
 
-    def build_optimizer(self, part: Any, parameters: Sequence[tuple[str, nn.Parameter, Any]]) -> Optimizer:
+    def build_optimizer(self, part: OptimizerPart, parameters: Sequence[tuple[str, nn.Parameter, Role]]) -> Optimizer:
         """The part sees tensors of the true shapes, which take no memory; its groups are then given the parameters."""
         shown = [
             (path, nn.Parameter(torch.zeros((), device=p.device).expand(p.whole_shape)), role)  # type: ignore[attr-defined]
@@ -154,7 +163,7 @@ class Zero(ByPath, DeepSpeedStrategy):
             group["params"] = [p for _, p in pairs]
         return _on_cpu(made) if self.offload else made
 
-    def setup(self, trainer: Any) -> None:
+    def setup(self, trainer: pl.Trainer) -> None:
         module = self.lightning_module
         assert module is not None
         buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
@@ -179,7 +188,7 @@ class Zero(ByPath, DeepSpeedStrategy):
         """Nothing: the engine is told where an optimizer step ends, below."""
         yield
 
-    def backward(self, closure_loss: Tensor, optimizer: Any, *args: Any, **kwargs: Any) -> Tensor:
+    def backward(self, closure_loss: Tensor, optimizer: Optimizer | None, *args: Any, **kwargs: Any) -> Tensor:
         assert self.lightning_module is not None
         more_follow = self.lightning_module.trainer.fit_loop._should_accumulate()
         self.deepspeed_engine.set_gradient_accumulation_boundary(not more_follow)
@@ -194,10 +203,10 @@ class Zero(ByPath, DeepSpeedStrategy):
 
     # ---------------------------------------------------------------- checkpoints
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
+    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any = None) -> None:
         Strategy.save_checkpoint(self, checkpoint, filepath, storage_options)  # not DeepSpeed's own format
 
-    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
+    def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
         return self.checkpoint_io.load_checkpoint(Path(checkpoint_path))
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
@@ -239,7 +248,7 @@ class Zero(ByPath, DeepSpeedStrategy):
             for name in names:
                 self._set(parameter, saved["state"][path][name], name)
         if self.offload:
-            _replay(base, int(example["step"]))
+            _replay(cast("DeepSpeedCPUAdam", base), int(example["step"]))
 
     @property
     def _base(self) -> Optimizer:
@@ -321,7 +330,7 @@ class Zero(ByPath, DeepSpeedStrategy):
             self._set(parameter, value)
 
 
-def _replay(adam: Any, steps: int) -> None:
+def _replay(adam: DeepSpeedCPUAdam, steps: int) -> None:
     """Let DeepSpeed's Adam do `steps` steps of nothing: it multiplies the powers of its betas up from step to step, and what
     it computes where it has missed some differs in the last bit."""
     nothing, group = [torch.zeros(1) for _ in range(4)], adam.param_groups[0]
