@@ -10,14 +10,10 @@ ROOT = Path(__file__).parents[1]
 ALLOWED = {"llmlab.policy", "llmlab.slots", "llmlab.registry", "llmlab.sizes", "llmlab.errors"}
 
 PLUGIN_API = (
-    "policy",
-    "record_kinds",
     "attributes",
     "definitions",
     "slots",
     "slot_names",
-    "policy",
-    "record_kinds",
     "registry",
     "source",
     "sizes",
@@ -37,7 +33,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("training",),
     ("runs",),
     ("hub", "decoding", "model", "data", "config"),
-    (*PLUGIN_API, "files", "json_files", "formatting", "ranks"),
+    (*PLUGIN_API, "record_kinds", "files", "json_files", "formatting", "ranks"),
 )
 BESIDE = {
     ("hub", "model"), ("hub", "data"), ("hub", "config"), ("decoding", "model"), ("decoding", "config"),
@@ -71,6 +67,10 @@ def arrows():
                 above = package[: len(package) - node.level + 1] if node.level else []
                 base = ".".join([*above, *filter(None, [node.module])])
                 names |= {full if (full := f"{base}.{a.name}") in known else base for a in node.names}
+            elif isinstance(node, ast.Constant) and isinstance(
+                node.value, str
+            ):  # import_module("llmlab.commands.train")
+                names.add(node.value.partition(":")[0])
         found[module] = {n for n in names if n in known} - {module, "llmlab"}  # `llmlab` itself holds the version
     return found
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from llmlab.config import validate
+from llmlab.config import data_keys
 from llmlab.config.compose import compose
 from llmlab.errors import UserError
 
@@ -32,7 +32,7 @@ def test_is_refused(typed, said):
 def test_a_run_needs_a_reward_and_a_model_does_not():
     composed = compose(["objective=reinforce", "data=files", "data.path=."])
     with pytest.raises(UserError, match=r"reward: objective=reinforce needs one; reward=NAME \(contains, "):
-        validate.require_source(composed)
+        data_keys.require_source(composed)
 
 
 def test_is_composed():

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 from families import FAMILIES, batch, build, ids, mostly_slow, spec, tiny
-from live import LACKING, PRESETS
+from reference_models import LACKING, PRESETS
 from safetensors.torch import load_file, save_file
 
 import llmlab

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from live import refill
+from reference_models import refill
 
 import llmlab
 from llmlab.commands import cli

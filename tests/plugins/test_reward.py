@@ -7,7 +7,8 @@ import pytest
 import torch
 from parts import part
 
-from llmlab.slots import Vocabulary
+from llmlab.data import collate
+from llmlab.slots import Output, Vocabulary
 
 
 @pytest.mark.parametrize(
@@ -54,6 +55,42 @@ def test_the_gradient_is_unbiased():
         loss = sum(a * log_p[i] for a, i in zip(advantages, pair, strict=True)) / 2
         found += chance * torch.autograd.grad(loss, theta, retain_graph=True)[0]
     torch.testing.assert_close(found, want)
+
+
+def test_the_loss_is_advantage_times_importance_ratio_summed_over_the_tokens_of_each_answer():
+    made = reinforce(temperature=0.5)
+    answers = [([1, 2, 3], [4, 5]), ([6], [7, 8, 9, 0])]  # prompt and answer
+    drawn = [[-1.0, -2.0], [-0.5, -1.5, -2.5, -0.1]]
+    advantages, rewards = [0.75, -2.0], [1.0, 0.25]
+    samples = [
+        made.prepare({"prompt": p, "answer": a, "log_probabilities": d, "advantage": v, "reward": r}, None)
+        for (p, a), d, v, r in zip(answers, drawn, advantages, rewards, strict=True)
+    ]
+    batch = collate.batch(samples, "pad")
+    logits = torch.randn(*batch["ids"].shape, 24, generator=torch.Generator().manual_seed(0)).requires_grad_()
+
+    def model(read, *, heads):
+        assert read.keys() == {"ids", "valid"}
+        return Output(logits, {"tokens": logits[heads["tokens"]]}, None)
+
+    loss = made.loss(model, batch)
+    want = 0.0
+    for row, ((p, a), d, advantage) in enumerate(zip(answers, drawn, advantages, strict=True)):
+        for i, (token, then) in enumerate(zip(a, d, strict=True)):
+            # The table has 24 rows, of which the tokenizer uses 20.
+            now = torch.log_softmax(logits[row, len(p) - 1 + i, :20] / 0.5, 0)[token]
+            want = want - advantage * torch.exp(now - then)
+    assert loss.terms.keys() == {"policy"} == made.targets(samples[0]).keys()
+    torch.testing.assert_close(loss.terms["policy"], (want, torch.tensor(2.0)))
+    assert [float(s / n) for s, n in loss.logs.values()] == [0.625, 3.0]
+    (slope,) = torch.autograd.grad(loss.mean(), logits)
+    torch.testing.assert_close(slope, torch.autograd.grad(want / 2, logits)[0])
+
+
+def test_a_validation_is_the_negative_mean_reward():
+    judged = {"reward": torch.tensor([1.0, 0.0, 0.5]), "answer_length": torch.tensor([1, 4, 1])}
+    loss = reinforce().loss(None, judged)
+    assert float(loss.mean()) == -0.5 and [float(s / n) for s, n in loss.logs.values()] == [0.5, 2.0]
 
 
 @pytest.mark.parametrize(

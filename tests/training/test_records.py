@@ -256,6 +256,17 @@ def test_it_begins_from_a_masked_language_model(reviews, tmp_path, capsys):
     assert done["tokenizer"]["from"] == "init_from"
 
 
+@pytest.mark.slow
+def test_it_begins_from_a_classifier_of_other_classes(classifier, reviews, tmp_path):
+    rows = [json.loads(line) for line in (reviews / "reviews.jsonl").read_text().splitlines()]
+    others = [{**r, "label": {"good": "a", "bad": "b"}[r["label"]]} for r in rows]
+    (tmp_path / "r.jsonl").write_text("".join(json.dumps(r) + "\n" for r in others))
+    start = [w for w in classify(reviews, f"init_from={classifier[0]}", "trainer.max_steps=1") if "tokenizer" not in w]
+    done = run(tmp_path / "run", *start, f"data.path={tmp_path / 'r.jsonl'}")
+    assert "init_from: its head was trained for other classes (bad, good)" in done["notes"]
+    assert done["data"]["labels"] == ["a", "b"]
+
+
 def test_a_plan_reads_no_records(reviews, capsys):
     made = subject.of_config(compose(classify(reviews, "heads.classes.n_classes=3")))
     assert made.cost.flops_per_token > 0 and made.training is not None

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 from llmlab.commands.arguments import either, parse
 from llmlab.commands.swap import split, swapped
 from llmlab.errors import UserError, near
+from llmlab.ranks import rank_zero_info
 from llmlab.record_kinds import KEYS
 
 if TYPE_CHECKING:
     from llmlab.data.records import Records
     from llmlab.data.windows import Stream
+    from llmlab.model.model import Model
 
 SOURCES = ("python_docs", "python_code", "files")
 USAGE = """\
@@ -112,14 +114,14 @@ def evaluate(
 
     from llmlab import measures
     from llmlab.config import schema
-    from llmlab.data import Stream, cache, loader, prepare
+    from llmlab.data import Stream, loader, prepare
     from llmlab.data.packing import Packs
     from llmlab.data.records import RecordSamples
     from llmlab.data.samples import samples
     from llmlab.decoding.generate import limit
     from llmlab.model import batch_keys, finite
     from llmlab.runs import folder, text
-    from llmlab.training import companions
+    from llmlab.training import companion_records
     from llmlab.training.feeds.acting import Actor
     from llmlab.training.recipe import chosen, plain, reads, segments
     from llmlab.training.recipe import special as needed
@@ -134,7 +136,7 @@ def evaluate(
         model, _ = folder.load_model(run)
         cfg, _ = folder.load(folder.home(run))
         tokenizer = folder.home(run) / "tokenizer.json"
-        models = companions.finished(folder.checkpoint_of(run), folder.home(run), cfg, model)
+        models = companion_records.finished(folder.checkpoint_of(run), folder.home(run), cfg, model)
     else:
         model, cfg, tokenizer = _foreign(hf)
         cfg.data.bos, models = bos, {}
@@ -171,7 +173,7 @@ def evaluate(
     lead = tuple(corpus.manifest["lead"]) if hf is not None else ()
     shared = len(lead) or 1
     if lead:
-        cache.say("and so does each window")
+        rank_zero_info("and so does each window")
     pieces = [(stream, length_of_windows) for stream in streams]
     likely = measures.covers_text(objective)
     if not own and likely:  # all of the text, its last, shorter window too
@@ -179,7 +181,7 @@ def evaluate(
         pieces += [(end, len(end) - 1) for end in rest if len(end) > shared]
     ends = corpus.vocabulary.special.get("eos")
     beginnings = tuple(i for i in lead if i != ends)  # no text, and a document's end says that another begins
-    totals = Totals(measures.of(objective))
+    totals = Totals(measures.kinds(objective))
     with torch.inference_mode():
         for stream, size in pieces:
             objective = make(corpus.vocabulary, size)
@@ -194,7 +196,7 @@ def evaluate(
                 given=beginnings,
             )
             if isinstance(windows, RecordSamples | Packs) and windows.cut:
-                cache.say(f"{windows.cut:,} of {len(windows):,} records cut at seq_len={size}")
+                rank_zero_info(f"{windows.cut:,} of {len(windows):,} records cut at seq_len={size}")
             batches: Iterable[dict[str, Any]]
             if kind == "prompts":
                 how = (objective.rollout, chosen(cfg, "reward")(), corpus.tokenizer, corpus.vocabulary, batch_size)
@@ -238,14 +240,14 @@ def _foreign(hf: str) -> tuple[Any, Any, Any]:
     return model, cfg, file
 
 
-def _usual(model: Any, stream: Stream | Records) -> int:
+def _usual(model: Model, stream: Stream | Records) -> int:
     """1,024, or as many positions as the model has, or as the text has tokens."""
     from llmlab.decoding.generate import limit
 
     return max(1, min(1024, limit(model) or model.sizes.max_positions, len(stream) - 1))
 
 
-def _known(batch: Mapping[str, Any], model: Any) -> None:
+def _known(batch: Mapping[str, Any], model: Model) -> None:
     """A tokenizer may have ids that a checkpoint has no row for."""
     for name in ("ids", "source_ids"):
         if name in batch and (most := int(batch[name].max())) >= model.sizes.vocab_size:

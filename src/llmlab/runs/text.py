@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -15,7 +14,7 @@ from llmlab.data.corpus import Corpus
 from llmlab.data.fingerprint import OtherText
 from llmlab.data.prepare import cached, prepare
 from llmlab.errors import UserError
-from llmlab.files import sha256, write_atomic
+from llmlab.files import absolute, sha256, write_atomic
 from llmlab.json_files import read_json
 from llmlab.runs import files as run_files
 from llmlab.runs import record
@@ -85,7 +84,7 @@ def _put(advice: str, settings: schema.Data) -> str:
 
 def about(corpus: Corpus, cfg: DictConfig) -> dict[str, Any]:
     """Fields of a record by which a run's text is found again."""
-    path = None if cfg.data.path is None else os.path.abspath(Path(cfg.data.path).expanduser())
+    path = None if cfg.data.path is None else absolute(cfg.data.path)
     return {
         "fingerprint": corpus.fingerprint,
         "source": cfg.data.source,

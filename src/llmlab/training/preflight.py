@@ -14,7 +14,7 @@ from torch import nn
 from llmlab.decoding.generate import limit
 from llmlab.errors import UserError
 from llmlab.model import build, flops
-from llmlab.runs import checkpoint, record
+from llmlab.runs import checkpoint, record, text
 from llmlab.runs.folder import home, is_foreign, load
 from llmlab.training.companions import named as companion_named
 
@@ -61,7 +61,7 @@ def parts(spec: ModelSpec, device: str, precision: str) -> None:
 
 
 def reaches(model: Model, length: int, *, begun: bool = False) -> None:
-    """UserError if one stack has fewer positions than the text has tokens; what two read, `cost.of` tells.
+    """UserError if one stack has fewer positions than the text has tokens; what two read, `cost.estimate` tells.
 
     begun: from weights that are there, whose table of positions can't be longer.
     """
@@ -75,20 +75,26 @@ def reaches(model: Model, length: int, *, begun: bool = False) -> None:
         )
 
 
-def heads_begun(weights: Path | None, spec: ModelSpec) -> tuple[str, ...]:
-    """A note on heads that the weights to begin with lack, and on those of theirs that are not trained; empty if none."""
+def heads_begun(weights: Path | None, spec: ModelSpec, labels: Sequence[str] | None = None) -> tuple[str, ...]:
+    """Notes on heads that the weights to begin with lack, on those of theirs that are not trained, and on one that was trained
+    for other classes than the `labels` of the data."""
     if weights is None:
         return ()
+    theirs: list[str] | None = None
     if is_foreign(weights):
         from llmlab.hub.load import describe
 
         there = describe(weights).spec.heads
     else:
         there = load(home(weights))[1].heads
+        theirs = (text.known(home(weights)).get("data") or {}).get("labels")
     new, unused = ([r for r in a if r not in b] for a, b in ((spec.heads, there), (there, spec.heads)))
     said = [f"{', '.join(new)} {'is' if len(new) == 1 else 'are'} new"] * bool(new)
     said += [f"{', '.join(unused)} of it {'is' if len(unused) == 1 else 'are'} left out"] * bool(unused)
-    return (f"init_from: of the heads {' and '.join(said)}",) if said else ()
+    found: tuple[str, ...] = (f"init_from: of the heads {' and '.join(said)}",) if said else ()
+    if labels is not None and theirs not in (None, list(labels)) and not new:
+        found += (f"init_from: its head was trained for other classes ({', '.join(theirs[:8])})",)
+    return found
 
 
 def bounded(spec: ModelSpec) -> bool:

@@ -18,7 +18,7 @@ from llmlab.errors import UserError
 from llmlab.model import build, trainable
 from llmlab.training import cost
 from llmlab.training.companions import Companion
-from llmlab.training.companions import of as companions_of
+from llmlab.training.companions import resolve as resolve_companions
 from llmlab.training.cut import Cut as Cut
 from llmlab.training.feeds import Feed
 
@@ -202,9 +202,9 @@ class Recipe:
         except ValueError as e:  # a part that refuses what it was given
             raise UserError(str(e)) from e
         if companions is None:
-            companions = companions_of(composed, model, corpus.vocabulary.size, corpus.tokenizer)
+            companions = resolve_companions(composed, model, corpus.vocabulary.size, corpus.tokenizer)
         models = {cost.TRAINED: model, **{role: c.assemble(model) for role, c in companions.items()}}
-        costs, summary = cost.of(models, objective, read), trainable.summary(model)
+        costs, summary = cost.estimate(models, objective, read), trainable.summary(model)
         return cls(
             corpus, spec, objective, optimizer, schedule, models, costs, learns, summary, read, reward, companions
         )

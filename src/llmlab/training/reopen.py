@@ -14,11 +14,11 @@ from llmlab.config import schema
 from llmlab.data.corpus import Corpus
 from llmlab.errors import UserError
 from llmlab.json_files import checked
-from llmlab.ranks import is_first, say
+from llmlab.ranks import is_first, rank_zero_print
 from llmlab.runs import checkpoint, lock, metrics, record, text
 from llmlab.runs import files as run_files
 from llmlab.runs import folder as run_folder
-from llmlab.training import companions, recipe
+from llmlab.training import companion_records, recipe
 from llmlab.training.callbacks import resume_point
 from llmlab.training.task import MAY_CHANGE, Task, last_step, steps_text, typed
 
@@ -71,7 +71,7 @@ def task(composed: Composed, done: dict[str, Any]) -> Task | None:
     names = (*run_files.TOKENIZER, *run_files.BESIDE)
     asked = moved or composed.cfg.resume_from is not None
     if complete and not asked and not run_files.damaged(folder, names, done):
-        say(_complete(folder, done, target))
+        rank_zero_print(_complete(folder, done, target))
         return None
     for name in (metrics.METRICS, metrics.TIMING):
         if os.path.lexists(folder / name) and not (folder / name).is_file():
@@ -96,18 +96,18 @@ def task(composed: Composed, done: dict[str, Any]) -> Task | None:
             if first:
                 _remember(folder, cfg, done, corpus)
                 lock.unlock(folder)
-            say(_complete(folder, done, target))
+            rank_zero_print(_complete(folder, done, target))
             return None
         point = _point(folder, composed.cfg.resume_from, done, first)
         models = {role: str(value) for role, value in composed.cfg.models.items()}
-        others = companions.reopened(folder, done, models, begins=point is None)
-        fields = {**done, **_since(point), **companions.places(done, others)}
+        others = companion_records.reopened(folder, done, models, begins=point is None)
+        fields = {**done, **_since(point), **companion_records.places(done, others)}
         if first:
             _remember(folder, cfg, fields, corpus)
     except BaseException:
         lock.unlock(folder)
         raise
-    say(f"resuming {folder} from {f'step {checkpoint.step_of(point):,}' if point else 'the beginning'}")
+    rank_zero_print(f"resuming {folder} from {f'step {checkpoint.step_of(point):,}' if point else 'the beginning'}")
     return Task(dataclasses.replace(composed, cfg=cfg), folder, fields, spec, others, corpus, point)
 
 
@@ -146,7 +146,7 @@ def _change(cfg: DictConfig, composed: Composed, done: Mapping[str, Any], folder
         if key == "data.path":
             if cfg.data.source != "files":
                 raise UserError(f"{override}: the run was trained on data={cfg.data.source}, which has no path")
-            cfg.data.path = os.path.abspath(Path(str(cfg.data.path)).expanduser())
+            cfg.data.path = files.absolute(str(cfg.data.path))
             done.get("data", {}).pop("path", None)  # this one is looked at instead
     if cfg.data.source == "files" and (moved := done.get("data", {}).get("path")):
         cfg.data.path = moved  # to where an earlier resume found it

@@ -51,7 +51,7 @@ def check(prompts: Prompts, reward: Reward, model: Model) -> None:
 
 
 def _needed(reward: Reward, rest: Mapping[str, Any]) -> None:
-    if missing := [name for name in attributes.of(reward, "reward", "needs") if name not in rest]:
+    if missing := [name for name in attributes.get(reward, "reward", "needs") if name not in rest]:
         has = ", ".join(["prompt", *rest])
         another = "; reward.field=NAME names another" if hasattr(reward, "field") else ""
         name = type(reward).__name__

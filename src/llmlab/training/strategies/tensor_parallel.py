@@ -123,7 +123,7 @@ def regions(model: Model) -> Iterator[Any]:
 
 def planned(region: nn.Module) -> Iterator[tuple[nn.Module, str, int | None]]:
     """(module, name, dimension that is split or None) of each parameter in a region."""
-    whole = {getattr(region, name, None) for name in attributes.of(region, "attention", "latents")}
+    whole = {getattr(region, name, None) for name in attributes.get(region, "attention", "latents")}
     one_kv_head = getattr(region, "n_kv_heads", None) == 1
     for module in region.modules():
         role = getattr(module, "role", None)

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 from families import batch, build, mostly_slow, tiny
-from live import LACKING, inputs, refill, worst
+from reference_models import LACKING, inputs, refill, worst
 from safetensors.torch import save_file
 
 import llmlab

@@ -4,7 +4,7 @@ import json
 
 import pytest
 from families import mostly_slow
-from live import LACKING, compare
+from reference_models import LACKING, compare
 
 import llmlab
 from llmlab.errors import UserError

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from live import compare, refill, worst
+from reference_models import compare, refill, worst
 from safetensors.torch import load_file
 
 import llmlab

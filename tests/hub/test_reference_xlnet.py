@@ -3,7 +3,7 @@
 import pytest
 import torch
 from families import mostly_slow
-from live import become_gradients, refill, worst
+from reference_models import become_gradients, refill, worst
 from safetensors.torch import load_file
 
 import llmlab

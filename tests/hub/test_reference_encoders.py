@@ -2,7 +2,7 @@
 
 import pytest
 from families import mostly_slow
-from live import compare
+from reference_models import compare
 
 BERT = dict(vocab_size=61, hidden_size=30, num_hidden_layers=2, num_attention_heads=5, intermediate_size=44,
             max_position_embeddings=43, type_vocab_size=3)  # fmt: skip

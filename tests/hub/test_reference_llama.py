@@ -2,7 +2,7 @@
 
 import pytest
 from families import mostly_slow
-from live import compare
+from reference_models import compare
 
 LLAMA = dict(vocab_size=61, hidden_size=36, intermediate_size=44, num_hidden_layers=2, num_attention_heads=6,
              num_key_value_heads=2, max_position_embeddings=64, pad_token_id=0)  # fmt: skip

@@ -8,7 +8,8 @@ import pytest
 from families import mostly_slow
 
 from llmlab.commands.cli import run
-from llmlab.config.compose import compose, conf_dir
+from llmlab.config.compose import compose
+from llmlab.config.model_files import conf_dir
 
 FIRST = ("gpt2", "llama3", "qwen_moe", "qwen2_moe", "gemma3", "deepseek_v3", "bert", "albert", "t5")
 FAMILIES = (
@@ -52,7 +53,7 @@ def test_every_number_has_its_source_beside_it(name):
 
 def test_a_family_has_a_recipe_or_the_docs_say_why_not():
     models = "\n".join(file.read_text(encoding="utf-8") for file in (conf_dir() / "model").glob("*.yaml"))
-    docs = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text(encoding="utf-8")
+    docs = (Path(__file__).parents[1] / "docs" / "configuration.md").read_text(encoding="utf-8")
     without = docs.split("No recipe is published for")[1].split("\n\n")[0]
     families = set(re.findall(r"\bfamily: (\w+)", models))
     assert families - set(FAMILIES) == set(re.findall(r"`(\w+)`", without))

@@ -1,4 +1,4 @@
-"""The contract of learning with objectives that fit no likelihood and have several terms: a user's own, in unlikely.py."""
+"""Learning with objectives that fit no likelihood and have several terms: a user's own, in user_objectives.py."""
 
 import json
 import os
@@ -34,7 +34,7 @@ PAIRS = ["model=bert", "objective=masked_pairs"]
 @pytest.fixture(scope="module", autouse=True)
 def known():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(registry.VARIABLE, "unlikely")
+        patch.setenv(registry.VARIABLE, "user_objectives")
         patch.setenv("PYTHONPATH", str(Path(__file__).parent))
         yield
 
@@ -139,16 +139,16 @@ def test_a_companion_that_is_not_trained_costs_its_forwards(tiny):
     recipe = Recipe.of(compose([*tiny, "model=llama3"]))
     own, teacher = build.assemble(recipe.spec), build.assemble(Recipe.of(compose([*tiny, "model=gpt2"])).spec)
     windows, models = Windows(recipe.corpus.train, 16), {"model": own, "teacher": teacher}
-    found = cost.of(models, Distilled(), windows)
+    found = cost.estimate(models, Distilled(), windows)
     forward = flops.forward_flops(teacher, 16, heads={"tokens": 0.5}) / 16
     assert found.flops_per_token == pytest.approx(flops.training_flops_per_token(own, 16) + forward)
     assert found.parameters == flops.count_parameters(own)
     shown = found.forward
     assert shown["attention"] and shown["teacher: attention"]
     with pytest.raises(UserError, match="names the model 'tutor', but there is model, teacher"):
-        cost.of(models, Distilled("tutor"), windows)
+        cost.estimate(models, Distilled("tutor"), windows)
     with pytest.raises(UserError, match="names the head 'labels', which the model 'teacher' doesn't have"):
-        cost.of(models, Distilled(head="labels"), windows)
+        cost.estimate(models, Distilled(head="labels"), windows)
 
 
 # ---------------------------------------------------------------- two terms with counts of their own
@@ -220,7 +220,7 @@ def test_each_term_is_shown_and_the_loss_is_their_sum(tiny, tmp_path):
 
 
 def test_terms_that_are_not_counted_are_refused(tiny, tmp_path, monkeypatch):
-    monkeypatch.setenv(registry.VARIABLE, "unlikely")
+    monkeypatch.setenv(registry.VARIABLE, "user_objectives")
     objective = registry.load("objective", "masked_pairs", {}).func
     monkeypatch.setattr(objective, "targets", lambda self, prepared: {"masked": 1})
     with pytest.raises(UserError, match=r"MaskedPairs.targets counts masked, but its loss has the terms masked, pairs"):

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from live import inputs, refill, worst
+from reference_models import inputs, refill, worst
 from safetensors.torch import save_file
 
 import llmlab
