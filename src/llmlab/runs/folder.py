@@ -110,12 +110,12 @@ def checkpoint_of(run: str | Path, warn: Callable[[str], None] | None = None) ->
     if (folder / checkpoint.MANIFEST).exists() or (folder / EXPORT).exists():
         return folder
     record.read(folder)
-    found = checkpoint.latest(
+    newest = checkpoint.latest(
         folder / checkpoint.FOLDER, warn or (lambda line: print(f"warning: {line}", file=sys.stderr))
     )
-    if found is None:
+    if newest is None:
         raise UserError(f"{run}: it has no sound checkpoint")
-    return found
+    return newest
 
 
 def start_of(init_from: str, *, tokenizer: bool = True) -> Path:

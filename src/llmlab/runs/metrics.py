@@ -93,8 +93,8 @@ def check(path: Path) -> None:
     for line, row in zip(numbers[1:], read(path), strict=True):
         step = row.get("step")
         if step is None or not (step >= 0 and step.is_integer()):
-            said = f"is {step:g}" if step is not None else "is missing" if "step" in row else "is no column of it"
-            raise UserError(f"{path}, line {line}: step must be a whole number, but {said}")
+            problem = f"is {step:g}" if step is not None else "is missing" if "step" in row else "is no column of it"
+            raise UserError(f"{path}, line {line}: step must be a whole number, but {problem}")
 
 
 def cut(path: Path, step: int, *, keep_validation: bool) -> None:

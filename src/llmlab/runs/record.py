@@ -164,15 +164,15 @@ def parts(config: Mapping[str, Any]) -> dict[str, str]:
 
 
 def versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
+    by_package = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
-            found[package] = importlib.metadata.version(package)
+            by_package[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
     if commit := _commit():
-        found["commit"] = commit
-    return found
+        by_package["commit"] = commit
+    return by_package
 
 
 def _commit() -> str | None:

@@ -72,8 +72,8 @@ class Companion:
             return
         weights = read_weights(self.weights, model)
         lacking = tuple(f"heads.{role}." for role in model.heads)
-        own = {name: t for name, t in weights.items() if not name.startswith("heads.") or name.startswith(lacking)}
-        load(model, own, f"{KEY}.{self.role}={self.source}")
+        loaded = {name: t for name, t in weights.items() if not name.startswith("heads.") or name.startswith(lacking)}
+        load(model, loaded, f"{KEY}.{self.role}={self.source}")
 
 
 def frozen(model: Model, companion: Companion) -> Model:
@@ -115,8 +115,8 @@ def named(role: str, source: str | None = None) -> Iterator[None]:
     try:
         yield
     except ValueError as e:  # a part that refuses what it was given, and UserError
-        said = str(e).splitlines()[0]
-        raise UserError(said if said.startswith(what) else f"{what}: {said}") from e
+        reason = str(e).splitlines()[0]
+        raise UserError(reason if reason.startswith(what) else f"{what}: {reason}") from e
 
 
 def _from_words(chosen: Chosen, vocabulary: int | None, trained: Model) -> Companion:

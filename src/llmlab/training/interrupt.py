@@ -66,12 +66,12 @@ class Interrupt:
         """
         if not self._several:
             return self.asked
-        found = self.end()
+        signum = self.end()
         told = torch.tensor(self.asked)
         # Not waited for until the next step: the slowest rank would hold up all others at every step.
         work = torch.distributed.all_reduce(told, torch.distributed.ReduceOp.MAX, group=self._group, async_op=True)
         self._told = told, work
-        return found
+        return signum
 
     def end(self) -> int:
         """Wait for what is under way, before the ranks part."""

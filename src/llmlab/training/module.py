@@ -184,18 +184,18 @@ class Offline(pl.LightningModule):
     def _counts(self, loss: Loss, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """The targets of each term in the whole optimizer step."""
         known: Mapping[str, Tensor] | None = batch.get("counts")
-        own = loss.counts
+        local = loss.counts
         if known is None:
             if self.trainer.accumulate_grad_batches > 1:
                 raise UserError(
                     "micro-batches without `counts` can't be accumulated: the feed must say a step's targets"
                 )
-            summed = self.reduce(torch.stack([count.detach().long() for count in own.values()]))
-            return dict(zip(own, summed.unbind(), strict=True))
-        if known.keys() != own.keys():
+            summed = self.reduce(torch.stack([count.detach().long() for count in local.values()]))
+            return dict(zip(local, summed.unbind(), strict=True))
+        if known.keys() != local.keys():
             name = type(self.objective).__name__
-            raise UserError(f"{name}.targets counts {', '.join(known)}, but its loss has the terms {', '.join(own)}")
-        return {name: torch.as_tensor(known[name], device=count.device) for name, count in own.items()}
+            raise UserError(f"{name}.targets counts {', '.join(known)}, but its loss has the terms {', '.join(local)}")
+        return {name: torch.as_tensor(known[name], device=count.device) for name, count in local.items()}
 
     @property
     def _shares(self) -> int:

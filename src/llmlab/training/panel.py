@@ -64,5 +64,5 @@ def rows(record: Mapping[str, Any], folder: str) -> list[tuple[str, str]]:
         out.append(("throughput", f"{record['tokens_per_second']:,.0f} tokens/s{share}"))
     out.append(("time", duration(record["wall_seconds"])))
     out.append(("peak memory", f"{record['peak_memory_bytes'] / 2**20:,.0f} MiB"))
-    out += [(name, found["see"]) for name, found in (record.get("loggers") or {}).items() if "see" in found]
+    out += [(name, about["see"]) for name, about in (record.get("loggers") or {}).items() if "see" in about]
     return out

@@ -227,10 +227,10 @@ def _horizon(task: Task, recipe: Recipe, cut: Cut, place: Place, first: bool) ->
 
 
 def _metrics(journal: Journal) -> dict[str, float]:
-    found = dict(journal.final)
+    values = dict(journal.final)
     if journal.loss is not None:
-        found["loss"] = journal.loss
-    return found
+        values["loss"] = journal.loss
+    return values
 
 
 def _restore_threads(task: Task, place: Place) -> None:

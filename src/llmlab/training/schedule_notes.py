@@ -22,25 +22,25 @@ def notes(schedule: Schedule, options: DictConfig, horizon: int, last_step: int)
     highest = max(factors)
     top = steps[next(i for i, f in enumerate(factors) if f >= NEAR * highest)] + 1  # the first step at that rate
     reached = max(f for s, f in zip(steps, factors, strict=True) if s < last_step)
-    found = []
+    texts = []
     if highest < NEAR:
-        found.append(
+        texts.append(
             f"the learning rate never exceeds {highest:.2g} of optimizer.lr in {_steps(horizon)}: {_fix(options, horizon)}"
         )
     elif last_step < horizon and reached < NEAR:
-        found.append(
+        texts.append(
             f"trainer.max_steps={last_step} ends the run before the learning rate exceeds {reached:.2g} of optimizer.lr: "
             f"its highest comes at step {top:,}; budget.steps={last_step} gives the run a schedule of its own length"
         )
     elif horizon <= MOST and (leap := _leap(factors)):
-        found.append(f"{leap}: {_fix(options, horizon)}")
+        texts.append(f"{leap}: {_fix(options, horizon)}")
     elif top - 1 > horizon / 2:
-        found.append(
+        texts.append(
             f"the learning rate reaches optimizer.lr at step {top:,} of {horizon:,} only: {_fix(options, horizon)}"
         )
     if horizon <= MOST:
-        found += _fall(schedule, factors, horizon)
-    return [f"schedule={options['_part_']}: {line}" for line in found]
+        texts += _fall(schedule, factors, horizon)
+    return [f"schedule={options['_part_']}: {line}" for line in texts]
 
 
 def _fix(options: DictConfig, horizon: int) -> str:

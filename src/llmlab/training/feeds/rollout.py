@@ -146,20 +146,20 @@ class Rollouts(Feed):
         mine = [self.prompts[at[row]] for row in share]
         seeds = [key(self.seed, "rollout", number, row) for row in share]
         with self._acting() as model:
-            found = self.actor.answers(model, mine, seeds, Sampling(temperature=self.how.temperature))
+            written = self.actor.answers(model, mine, seeds, Sampling(temperature=self.how.temperature))
         width = self.how.max_new
-        own = {
-            "ids": torch.tensor([[*a.ids, *[0] * (width - len(a.ids))] for a in found]),
+        local = {
+            "ids": torch.tensor([[*a.ids, *[0] * (width - len(a.ids))] for a in written]),
             "log_probabilities": torch.tensor(
-                [[*a.log_probabilities, *[0.0] * (width - len(a.ids))] for a in found], dtype=torch.float32
+                [[*a.log_probabilities, *[0.0] * (width - len(a.ids))] for a in written], dtype=torch.float32
             ),
-            "lengths": torch.tensor([len(a.ids) for a in found]),
-            "rewards": torch.tensor(self.actor.scores(mine, found), dtype=torch.float32),
+            "lengths": torch.tensor([len(a.ids) for a in written]),
+            "rewards": torch.tensor(self.actor.scores(mine, written), dtype=torch.float32),
         }
         assert self.module is not None
         strategy, device = self.module.strategy, self.module.device
         # Over the device, as NCCL knows no CPU tensors.
-        rows = {name: strategy.gather(t.to(device)).flatten(0, 1).cpu() for name, t in own.items()}
+        rows = {name: strategy.gather(t.to(device)).flatten(0, 1).cpu() for name, t in local.items()}
         longest = int(rows["lengths"].max())
         for name in ("ids", "log_probabilities"):
             rows[name] = rows[name][:, :longest].contiguous()

@@ -35,9 +35,9 @@ class Guarded:
             method, args, answer = call
             try:
                 if self._error is None and not self.off:
-                    found = getattr(self.sink, method)(*args)
+                    result = getattr(self.sink, method)(*args)
                     if answer is not None:
-                        answer.value = found
+                        answer.value = result
             except BaseException as e:  # W&B's teardown raises SystemExit
                 self._error = f"{type(e).__name__}: {(str(e).splitlines() or [''])[0]}".rstrip(": ")
                 self._abandon()

@@ -73,9 +73,9 @@ class TensorBoardSink:
     def end(self, record: Mapping[str, Any], checkpoint: Path | None) -> None:
         from torch.utils.tensorboard.summary import hparams
 
-        found = {k: v for k, v in record["metrics"].items() if k in ("loss", "val_loss")}
+        losses = {k: v for k, v in record["metrics"].items() if k in ("loss", "val_loss")}
         # Not add_hparams, which writes into a folder named by the time below this one: TensorBoard shows it as another run.
-        for summary in hparams(self.compared, found):
+        for summary in hparams(self.compared, losses):
             self.writer.file_writer.add_summary(summary)
         self.writer.close()
 

@@ -56,9 +56,9 @@ class FSDP(ByPath, ModelParallelStrategy):
         return tensor
 
     def gather(self, tensor: Tensor) -> Tensor:
-        found = [torch.empty_like(tensor) for _ in range(self.data_world)]
-        torch.distributed.all_gather(found, tensor.contiguous(), group=self.device_mesh["data_parallel"].get_group())
-        return torch.stack(found)
+        pieces = [torch.empty_like(tensor) for _ in range(self.data_world)]
+        torch.distributed.all_gather(pieces, tensor.contiguous(), group=self.device_mesh["data_parallel"].get_group())
+        return torch.stack(pieces)
 
     def place(self, model: Model) -> None:
         from torch.distributed.fsdp import fully_shard

@@ -156,12 +156,12 @@ class ByPath(Strategy):
 
     def _options(self, optimizer: Optimizer, saved: Mapping[str, Any]) -> list[tuple[int, Any, dict[str, Any]]]:
         """(index of its first parameter, group, saved options of that parameter's group) of each group."""
-        of = {path: group for group in saved["param_groups"] for path in group["params"]}
-        paths, first, found = self._paths(optimizer), 0, []
+        group_of = {path: group for group in saved["param_groups"] for path in group["params"]}
+        paths, first, options = self._paths(optimizer), 0, []
         for group in optimizer.param_groups:
-            found.append((first, group, dict(of[paths[first]])))
+            options.append((first, group, dict(group_of[paths[first]])))
             first += len(group["params"])
-        return found
+        return options
 
     def _paths(self, optimizer: Optimizer) -> list[str]:
         """Paths of the optimizer's parameters, in its order."""
