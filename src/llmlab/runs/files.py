@@ -38,6 +38,7 @@ def identity(folder: Path) -> str | None:
         files = record.read(folder).get("files") or {}
     except UserError:
         return None
+    # Not the config, of which a run that goes on may change some keys.
     text = json.dumps([files.get(n) for n in (SPEC, *TOKENIZER)])
     return hashlib.sha256(text.encode()).hexdigest() if files else None
 

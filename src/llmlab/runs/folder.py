@@ -160,7 +160,7 @@ def load_model(run: str | Path) -> tuple[Model, Tokenizer]:
     if wrong := build.misfits(model.state_dict(keep_vars=True), weights):
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         raise UserError(f"checkpoint {path} is not of the model in {folder / SPEC}: {'; '.join(wrong[:3])}{more}")
-    model.load_state_dict(weights)
+    model.load_state_dict(weights)  # strict; of misfits it would give one line for each tensor of the model
     tokenizer = Tokenizer.load(folder)
     if tokenizer.vocab_size > spec.sizes.vocab_size:
         raise UserError(

@@ -205,7 +205,7 @@ def fingerprint(weights: Path) -> str:
 
     if not run_folder.is_foreign(weights):
         return checkpoint.weights_sha256(weights)
-    files = sorted(weights.glob("*.safetensors"))
+    files = sorted(weights.glob("*.safetensors"))  # a large model's are several, of which glob gives any order
     return hashlib.sha256("".join(f"{f.name} {sha256(f)}\n" for f in files).encode()).hexdigest()
 
 
@@ -220,6 +220,7 @@ def trained_models(model: Model, models: Mapping[str, nn.Module], companions: Ma
         return model
     whole = nn.Module()
     for name, child in model.named_children():
+        # The same modules under one more parent: `named_parameters` and `state_dict` see both, and nothing is copied.
         whole.add_module(name, child)
     whole.add_module(KEY, nn.ModuleDict(learning))
     return whole
@@ -234,10 +235,10 @@ def read_weights(path: Path, model: Model) -> dict[str, Tensor]:
     return checkpoint.read_weights(path)
 
 
-def load(model: Model, weights: Mapping[str, Tensor], said: str, *, begins: bool = False) -> None:
-    """Whole tensors into a model; UserError that begins with `said` and names the first that do not fit. begins: but for
+def load(model: Model, weights: Mapping[str, Tensor], what: str, *, begins: bool = False) -> None:
+    """Whole tensors into a model; UserError that begins with `what` and names the first that do not fit. begins: but for
     heads that only one of them has."""
     try:
         build.load(model, weights, begins=begins)
     except UserError as e:
-        raise UserError(f"{said}: {e}") from None
+        raise UserError(f"{what}: {e}") from None

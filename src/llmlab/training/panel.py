@@ -23,7 +23,7 @@ def closing(
 
     table = Table.grid(padding=(0, 2))
     table.add_column(style="bold")
-    table.add_column(overflow="fold")
+    table.add_column(overflow="fold")  # rich would cut a long path with an ellipsis, which can't be copied
     for name, value in rows(record, folder):
         table.add_row(name, Text(value))
     body: list[Any] = [table]
@@ -35,6 +35,7 @@ def closing(
         console.print(Text("try next", style="bold"))
         for command, why in next_commands:
             console.print(Text(why, style="dim"))
+            # soft_wrap: the terminal breaks it and not rich, so that it is copied as one line.
             console.print(Text(f"  {command}", style="cyan"), soft_wrap=True)
 
 

@@ -138,7 +138,7 @@ def _train(task: Task, first: bool) -> Mapping[str, Any]:
         run.update(files=run_files.hashes(task.folder) if first else {})
         for line in run_header.lines(task, recipe, horizon, last_step, cut, intervals):
             rank_zero_print(line)
-    before = run.get("wall_seconds") or 0.0
+    before = run.get("wall_seconds") or 0.0  # of the parts of a run that was interrupted
     run.update(status="running", reason=None, resumed=run.get("resumed", 0) + int(task.resumes))
     run.update(**run_header.where(cfg, place, cut))
     _restore_threads(task, place)

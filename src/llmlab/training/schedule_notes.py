@@ -17,6 +17,7 @@ LEAP = 0.25  # more than any warm-up climbs at once
 
 def notes(schedule: Schedule, options: DictConfig, horizon: int, last_step: int) -> list[str]:
     """options: the schedule's config. horizon: steps of the budget. last_step: where trainer.max_steps ends the run."""
+    # Asked step by step: a schedule of the user's own is any function of the step.
     steps = sorted({i * (horizon - 1) // max(1, min(horizon, MOST) - 1) for i in range(min(horizon, MOST))})
     factors = [schedule.factor(s, horizon) for s in steps]
     highest = max(factors)

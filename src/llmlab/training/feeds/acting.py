@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from llmlab.slots import Reward, Vocabulary
     from llmlab.training.feeds import Batch
 
-GREEDY = Sampling(temperature=0)
+GREEDY = Sampling(temperature=0)  # validations that draw would differ from one to the next
 CHECKED = 10_000  # records that are looked at before a run, all others as they are met
 
 
@@ -85,6 +85,7 @@ class Actor:
 
     def scores(self, prompts: Sequence[Prompt], written: Sequence[Answer]) -> list[float]:
         """The reward of each answer. UserError for what is no number."""
+        # Special tokens are left out by the decoder: a rule that compares texts would see the end token in each.
         texts = [self.tokenizer.decode(answer.ids) for answer in written]
         for p in prompts:
             _needed(self.reward, p["rest"])

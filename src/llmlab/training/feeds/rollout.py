@@ -111,6 +111,8 @@ class Rollouts(Feed):
                 assert not within, "the checkpoint in the middle of a rollout does not hold it"
                 self.held = self._roll_out(number, rank, world)
             epoch, batch = divmod(within, self.how.batches)
+            # One order for all ranks, from (seed, rollout, epoch) alone; PPO goes over its samples in shuffled minibatches
+            # as well (Schulman et al. 2017, arXiv:1707.06347).
             order = np.random.default_rng(key(self.seed, "rollout order", number, epoch)).permutation(self.size)
             rows = order[batch * size : (batch + 1) * size]
             prepared = [self._prepared(row) for row in rows.tolist()]
@@ -160,7 +162,7 @@ class Rollouts(Feed):
         strategy, device = self.module.strategy, self.module.device
         # Over the device, as NCCL knows no CPU tensors.
         rows = {name: strategy.gather(t.to(device)).flatten(0, 1).cpu() for name, t in local.items()}
-        longest = int(rows["lengths"].max())
+        longest = int(rows["lengths"].max())  # gathered at max_new, as all ranks' tensors must have one shape
         for name in ("ids", "log_probabilities"):
             rows[name] = rows[name][:, :longest].contiguous()
         rewards = rows["rewards"].double().numpy().reshape(groups, self.how.samples)

@@ -51,7 +51,7 @@ class Samples:
         """
         from llmlab.training.sample_text import sample
 
-        if not module.strategy.whole:
+        if not module.strategy.whole:  # each token would gather all layers, and only the first rank writes
             raise UserError("no device has the whole model while it trains")
         if module.placement.compile:
             raise UserError("it would be compiled anew for every length (placement.compile=true)")
