@@ -181,7 +181,7 @@ def evaluate(
     ends = corpus.vocabulary.special.get("eos")
     beginnings = tuple(i for i in lead if i != ends)  # no text, and a document's end says that another begins
     totals = Totals(measures.of(objective))
-    with torch.inference_mode():
+    with torch.inference_mode():  # as no_grad, but without version counters of the tensors that are made
         for stream, size in pieces:
             objective = make(corpus.vocabulary, size)
             windows = samples(
