@@ -34,7 +34,7 @@ def read(tmp_path, line, slot="objective"):
 def test_every_slot_has_a_table_and_every_default_fits():
     assert set(TABLE) == {attributes.EVERY, *SLOTS}
     for slot in SLOTS:
-        for name, a in attributes.attributes(slot).items():
+        for name, a in attributes.of_slot(slot).items():
             assert a.doc
             assert problem(slot, name, a.default) is None
 

@@ -185,7 +185,7 @@ def test_other_processes_are_said_not_to_see_it():
     from llmlab.sweep import grid
 
     with pytest.raises(UserError, match=r"norm=mine is defined in this process alone"):
-        grid.check([["norm=mine", "seed=1"], ["norm=rmsnorm", "seed=1"]], ["norm", "seed"], [])
+        grid.check_points([["norm=mine", "seed=1"], ["norm=rmsnorm", "seed=1"]], ["norm", "seed"], [])
 
 
 @pytest.mark.slow  # a process that imports torch

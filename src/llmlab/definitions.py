@@ -117,7 +117,7 @@ def _type(hint: Any, name: str) -> tuple[Any, tuple[Any, ...]]:
 
 
 def _attributes(cls: type, slot: str, options: Mapping[str, Option]) -> dict[str, Any]:
-    known = attributes.attributes(slot)
+    known = attributes.of_slot(slot)
     found: dict[str, Any] = {}
     for name, value in _assigned(cls):
         if name in known and not known[name].literal:

@@ -19,14 +19,14 @@ HIGHER_IS_BETTER = ("accuracy", "reward", "margin")
 PERPLEXITY, BITS = "perplexity", "bits_per_byte"
 
 
-def of(objective: Objective) -> dict[str, str]:
+def kinds(objective: Objective) -> dict[str, str]:
     """Kinds of the terms and logs of an objective, by name."""
-    return dict(attributes.of(objective, "objective", "measures"))
+    return dict(attributes.get(objective, "objective", "measures"))
 
 
 def covers_text(objective: Objective) -> bool:
     """True if one of the measures is the negative log-likelihood of all tokens of a text."""
-    return "bits" in of(objective).values()
+    return "bits" in kinds(objective).values()
 
 
 def names(terms: Sequence[str], shown: Sequence[str], measures: Mapping[str, str], counts_bytes: bool) -> list[str]:

@@ -153,9 +153,9 @@ class Objective(Protocol):
     record what `llmlab.data.records.RecordSamples` says of its kind -> a dict of numpy arrays. "given" (seq_len + 1,) bool,
     where it is there, is True of tokens that are no text of their own, which are no targets. `targets(prepared)` -> number of
     targets in it, by term. `passes(prepared)`, if it has one, -> the forwards that the loss makes of one sample; else it is
-    one of the trained model over `ids` (and `source_ids`) with its heads at the targets. `loss(model, batch, **companions)` ->
-    Loss; companions are the models of `models`, by role. `shown` (else 0): the share of targets whose answer the model is
-    shown.
+    one of the trained model and of each companion over `ids` (and `source_ids`), heads at the targets. `loss(model, batch,
+    **companions)` -> Loss; companions are the models of `models`, by role. `shown` (else 0): the share of targets whose answer
+    the model is shown.
 
     A batch has what `prepare` gave, of records padded by the token with `valid` (and `source_valid`) beside, and of packed ones
     `documents` and `positions`; and from the framework `counts` {term: int64 scalar}, targets of the whole optimizer step.

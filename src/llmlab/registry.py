@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from llmlab import source
-from llmlab.attributes import attributes, complete, fits, strings
+from llmlab.attributes import complete, fits, of_slot, strings
 from llmlab.errors import UserError, near
 from llmlab.slot_names import SLOTS
 from llmlab.source import REQUIRED, Entry, Option
@@ -180,7 +180,7 @@ def _scan_modules(variable: str, path: tuple[str, ...]) -> _Found:
 def _misnamed(entry: Entry, entries: dict[tuple[str, str], Entry], broken: dict[tuple[str, str], str]) -> str | None:
     """An attribute of a part that names a part which isn't there, as the mask of an objective does."""
     for name, value in entry.attrs.items():
-        if slot := attributes(entry.slot)[name].part_of:
+        if slot := of_slot(entry.slot)[name].part_of:
             there = [n for s, n in entries if s == slot]
             for word in strings(value):
                 if word not in there and (slot, word) not in broken:
@@ -252,7 +252,7 @@ def load(slot: str, name: str, options: dict[str, Any]) -> functools.partial[Any
 
 def _inherited(cls: type, entry: Entry) -> str | None:
     """An attribute that a class has from a base in another file, where the index can't see it, and would say otherwise."""
-    for name, declared in attributes(entry.slot).items():
+    for name, declared in of_slot(entry.slot).items():
         value = getattr(cls, name, declared.default)
         if name in entry.options or not declared.literal or not fits(value, declared.type):  # a property, say
             continue

@@ -221,7 +221,7 @@ class FFN(Protocol):
     def __call__(self, x: Tensor, groups: Tensor | None = None) -> Tensor: ...
 
 
-def alone(tensor: Tensor) -> Tensor:
+def no_reduce(tensor: Tensor) -> Tensor:
     """The sum over the ranks where there is but one."""
     return tensor
 
@@ -244,7 +244,7 @@ class Router(Protocol):
     dense: bool
 
     def __call__(
-        self, x_nD: Tensor, valid: Tensor | None, total: Callable[[Tensor], Tensor] = alone
+        self, x_nD: Tensor, valid: Tensor | None, total: Callable[[Tensor], Tensor] = no_reduce
     ) -> Routing | Choice: ...
 
 

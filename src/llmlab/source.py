@@ -64,7 +64,7 @@ class Entry:
 
     def attribute(self, name: str) -> Any:
         """A declared attribute of the part, or the default of its slot."""
-        return self.attrs.get(name, attributes.attributes(self.slot)[name].default)
+        return self.attrs.get(name, attributes.of_slot(self.slot)[name].default)
 
     @property
     def special(self) -> tuple[str, ...]:
@@ -230,7 +230,7 @@ class _File:
 
     def attributes(self, node: ast.ClassDef, slot: str, options: Mapping[str, Option]) -> dict[str, Any]:
         """Class attributes that are public literals, each in the table of its slot."""
-        known = attributes.attributes(slot) if slot in attributes.TABLE else {}
+        known = attributes.of_slot(slot) if slot in attributes.TABLE else {}
         found: dict[str, Any] = {}
         for item, name, value in self.assigned(node):
             declared = known.get(name)

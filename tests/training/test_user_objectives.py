@@ -139,16 +139,16 @@ def test_a_companion_that_is_not_trained_costs_its_forwards(tiny):
     recipe = Recipe.of(compose([*tiny, "model=llama3"]))
     own, teacher = build.assemble(recipe.spec), build.assemble(Recipe.of(compose([*tiny, "model=gpt2"])).spec)
     windows, models = Windows(recipe.corpus.train, 16), {"model": own, "teacher": teacher}
-    found = cost.of(models, Distilled(), windows)
+    found = cost.estimate(models, Distilled(), windows)
     forward = flops.forward_flops(teacher, 16, heads={"tokens": 0.5}) / 16
     assert found.flops_per_token == pytest.approx(flops.training_flops_per_token(own, 16) + forward)
     assert found.parameters == flops.count_parameters(own)
     shown = found.forward
     assert shown["attention"] and shown["teacher: attention"]
     with pytest.raises(UserError, match="names the model 'tutor', but there is model, teacher"):
-        cost.of(models, Distilled("tutor"), windows)
+        cost.estimate(models, Distilled("tutor"), windows)
     with pytest.raises(UserError, match="names the head 'labels', which the model 'teacher' doesn't have"):
-        cost.of(models, Distilled(head="labels"), windows)
+        cost.estimate(models, Distilled(head="labels"), windows)
 
 
 # ---------------------------------------------------------------- two terms with counts of their own

@@ -55,7 +55,7 @@ def companion_models(subject: Subject, model: Model) -> dict[str, Model]:
     """The other models that the objective works with, by role, beside `model` and in its mode and dtype, with their first
     values."""
     found = {}
-    for role, companion in companions.of(subject.composed, model, None).items():
+    for role, companion in companions.resolve(subject.composed, model, None).items():
         other = companion.assemble(model)
         build.materialise(other)
         companion.fill(other, seed=1)
@@ -112,7 +112,7 @@ def first_loss(subject: Subject) -> None:
     """A model that has learnt nothing has a loss within 5 % of ln V, plus half of the variance that its init gives logits."""
     objective = build_objective(subject)
     loss = objective_loss(subject, subject.fresh().eval(), prepared_batch(subject, rows=24))
-    likelihoods = measures.likelihoods(list(loss.shown), measures.of(objective))
+    likelihoods = measures.likelihoods(list(loss.shown), measures.kinds(objective))
     if not likelihoods:
         raise NotApplicable("its objective measures no likelihood, of which the first value is known")
     total, count = loss.shown[likelihoods[0]]
@@ -151,7 +151,7 @@ def allowed_without_gradient(subject: Subject) -> set[str]:
     """
     found = set()
     for path, module in subject.model.named_modules():
-        found |= {f"{path}.{name}" for name in attributes.of(module, attributes.EVERY, "idle")}
+        found |= {f"{path}.{name}" for name in attributes.get(module, attributes.EVERY, "idle")}
     moe = subject.spec.sizes.moe
     if moe.per_token == 1 and moe.renormalise:
         weights = {id(p) for router in subject.model.routers() for p in router.parameters()}

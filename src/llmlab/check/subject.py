@@ -149,7 +149,9 @@ class Subject:
     @property
     def splits_batch(self) -> bool:
         """True where the output of a row depends on the half of the batch that it is in."""
-        return any(attributes.of(p, "position", "splits") for stack in self.model.all_stacks() for p in stack.positions)
+        return any(
+            attributes.get(p, "position", "splits") for stack in self.model.all_stacks() for p in stack.positions
+        )
 
     @property
     def encoder_decoder(self) -> bool:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from llmlab.commands.arguments import either, parse
 from llmlab.commands.swap import split, swapped
 from llmlab.errors import UserError, near
+from llmlab.ranks import rank_zero_info
 from llmlab.record_kinds import KEYS
 
 if TYPE_CHECKING:
@@ -113,14 +114,14 @@ def evaluate(
 
     from llmlab import measures
     from llmlab.config import schema
-    from llmlab.data import Stream, cache, loader, prepare
+    from llmlab.data import Stream, loader, prepare
     from llmlab.data.packing import Packs
     from llmlab.data.records import RecordSamples
     from llmlab.data.samples import samples
     from llmlab.decoding.generate import limit
     from llmlab.model import batch_keys, finite
     from llmlab.runs import folder, text
-    from llmlab.training import companions
+    from llmlab.training import companion_records
     from llmlab.training.feeds.acting import Actor
     from llmlab.training.recipe import chosen, plain, reads, segments
     from llmlab.training.recipe import special as needed
@@ -135,7 +136,7 @@ def evaluate(
         model, _ = folder.load_model(run)
         cfg, _ = folder.load(folder.home(run))
         tokenizer = folder.home(run) / "tokenizer.json"
-        models = companions.finished(folder.checkpoint_of(run), folder.home(run), cfg, model)
+        models = companion_records.finished(folder.checkpoint_of(run), folder.home(run), cfg, model)
     else:
         model, cfg, tokenizer = _foreign(hf)
         cfg.data.bos, models = bos, {}
@@ -147,8 +148,8 @@ def evaluate(
         assert run is not None
         home = folder.home(run)
         advice = f"bring it back as it was, or measure what is there now with llmlab eval run={run} data={{text}}"
-        of_run = text.known(home)
-        corpus = text.corpus(home, settings, plain(cfg.tokenizer, schema.Tokenizer), special, of_run, advice, kind)
+        made_with = plain(cfg.tokenizer, schema.Tokenizer)
+        corpus = text.corpus(text.Trained(home, settings, made_with, special, text.known(home), kind), advice)
         streams = [corpus.validation]
     else:
         source = data or "files"
@@ -172,7 +173,7 @@ def evaluate(
     lead = tuple(corpus.manifest["lead"]) if hf is not None else ()
     shared = len(lead) or 1
     if lead:
-        cache.say("and so does each window")
+        rank_zero_info("and so does each window")
     pieces = [(stream, length_of_windows) for stream in streams]
     likely = measures.covers_text(objective)
     if not own and likely:  # all of the text, its last, shorter window too
@@ -180,8 +181,8 @@ def evaluate(
         pieces += [(end, len(end) - 1) for end in rest if len(end) > shared]
     ends = corpus.vocabulary.special.get("eos")
     beginnings = tuple(i for i in lead if i != ends)  # no text, and a document's end says that another begins
-    totals = Totals(measures.of(objective))
-    with torch.inference_mode():  # as no_grad, but without version counters of the tensors that are made
+    totals = Totals(measures.kinds(objective))
+    with torch.inference_mode():
         for stream, size in pieces:
             objective = make(corpus.vocabulary, size)
             windows = samples(
@@ -195,7 +196,7 @@ def evaluate(
                 given=beginnings,
             )
             if isinstance(windows, RecordSamples | Packs) and windows.cut:
-                cache.say(f"{windows.cut:,} of {len(windows):,} records cut at seq_len={size}")
+                rank_zero_info(f"{windows.cut:,} of {len(windows):,} records cut at seq_len={size}")
             batches: Iterable[dict[str, Any]]
             if kind == "prompts":
                 how = (objective.rollout, chosen(cfg, "reward")(), corpus.tokenizer, corpus.vocabulary, batch_size)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from llmlab import ranks
 from llmlab.config import init_from
 from llmlab.errors import UserError
 from llmlab.registry import near
@@ -34,7 +35,6 @@ VALUES = {
     **dict.fromkeys(("--info", "-i"), ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")),
 }
 SHOW = frozenset({"--cfg", "-c", "--info", "-i"})  # these print and train nothing
-RANK = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")  # whoever set one starts several processes for one run
 
 
 def main(argv: Sequence[str]) -> int | None:
@@ -193,7 +193,7 @@ def _own_folder(flags: Sequence[str], overrides: Sequence[str], folders: Sequenc
     if (
         any(o.startswith("hydra.run.dir=") for o in overrides)
         or set(flags) & SHOW
-        or any(r in os.environ for r in RANK)
+        or any(r in os.environ for r in ranks.VARIABLES)  # several processes for one run: they share its folder
     ):
         return []
     from llmlab.config.hydra_config import hydra_node
@@ -253,7 +253,8 @@ def usage(argv: Sequence[str]) -> str:
     lines += _columns(table)
 
     def keys(cls: Any) -> str:
-        return ", ".join(f.name + (".*" if is_dataclass(f.default_factory) else "") for f in fields(cls))
+        names = [f.name + (".*" if is_dataclass(f.default_factory) else "") for f in fields(cls)]
+        return ", ".join(n for n in names if n != "source")  # which data=NAME chooses
 
     lines += [
         "",
@@ -266,14 +267,14 @@ def usage(argv: Sequence[str]) -> str:
     lines += [
         "  trainer.   arguments of Lightning's Trainer: max_steps, devices, ...    placement. "
         + keys(schema.Placement),
-        "  logger.    wandb.* (project, entity, name, group, tags, mode, artifact), tensorboard.*, samples",
+        "  logger.    wandb.*, tensorboard.*, samples    models.ROLE=[WORDS]|RUN|hf=FOLDER  the objective's other models",
         "  seed, precision, resume=RUN, resume_from, init_from=RUN|hf=FOLDER, init_from.tokenizer, hydra.run.dir=FOLDER",
         "  flags: --config-dir, --cfg, -m (sweep=NAME, hydra/launcher=joblib hydra.launcher.n_jobs=2, hydra/sweeper=optuna)",
     ]
     return "\n".join([*lines, "", EXAMPLES])
 
 
-def _columns(table: Mapping[str, Sequence[str]], width: int = 118, most: int = 49) -> list[str]:
+def _columns(table: Mapping[str, Sequence[str]], width: int = 118, most: int = 54) -> list[str]:
     """Groups with few choices stand two in a line, behind the others; long lists are cut."""
     joined = {group: ", ".join(names) or "(none yet)" for group, names in table.items()}
     lines, short = [], []
@@ -285,6 +286,7 @@ def _columns(table: Mapping[str, Sequence[str]], width: int = 118, most: int = 4
             lines.append(
                 f"  {group:<11}{names if len(names) <= room else names[: room - 5].rpartition(',')[0] + ', ...'}"
             )
+    short.sort(key=len, reverse=True)  # the longer ones on the left leave the right its room
     half = -(-len(short) // 2)
     right = [*short[half:], ""]
     left = max(map(len, short[:half]), default=0) + 2

@@ -58,7 +58,7 @@ def compose(
     folders = [conf_dir(), *map(Path, config_dirs)]
     known = known_choices(config_dirs)
     typed, _ = explain.parse(overrides, known)
-    found = companions.of(
+    found = companions.resolve(
         composed, typed, companion, lambda words: bool(validate.published(explain.parse(words, known)[0], folders))
     )
     return dataclasses.replace(composed, companions=found)
@@ -122,7 +122,7 @@ def _whole(
         keys = frozenset(k for k in keys if not inherit.is_about(k))
         cfg = run(effective)
     if companion is not None:  # what was typed for the run need not have an effect on its companion
-        keys &= {companions.place(word)[0] for word in own}
+        keys &= {companions.key_and_package(word)[0] for word in own}
     composed = Composed(cfg, tuple(t for t in typed if t), given, effective, keys)
     problems, spec = validate.checked(composed, strict, None if companion is None else companion.heads)
     if problems := problems or (start.contradictions(composed) if start else []):
@@ -172,7 +172,7 @@ def vary(composed: Composed, values: Mapping[str, str]) -> Composed | None:
             if (
                 "@" in key
                 or key[0] in "+~"
-                or key.startswith(("budget.", "init_", "tokenizer."))
+                or key.startswith(("budget.", "init_", "models.", "tokenizer."))
                 or key in groups()
                 or isinstance(o.value(), dict)
             ):

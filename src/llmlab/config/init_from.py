@@ -6,6 +6,7 @@ import difflib
 import os
 from pathlib import Path
 
+from llmlab import files
 from llmlab.config.spelling import quoted
 
 PREFIXES = ("hf=", "hf:")
@@ -42,8 +43,8 @@ def missing(value: str) -> str | None:
 def absolute(value: str) -> str:
     """A value that means the same from any folder; what is to be downloaded, or was, as it is."""
     if (name := named(value)) is None:
-        return os.path.abspath(Path(value).expanduser())
-    return f"hf={os.path.abspath(Path(name).expanduser())}" if Path(name).expanduser().is_dir() else value
+        return files.absolute(value)
+    return f"hf={files.absolute(name)}" if Path(name).expanduser().is_dir() else value
 
 
 def similar(path: str) -> str:

@@ -133,7 +133,7 @@ def check_objective(spec: ModelSpec, objective: PartSpec, companion: Mapping[str
         part, wanted = spec.heads.get(role), PartSpec("head", usual).attribute("scores")
         if part is not None and wanted is not None and part.attribute("scores") not in (None, wanted):
             fits = [n for (s, n), e in registry.index().items() if s == "head" and e.attribute("scores") == wanted]
-            also = _asking_for(part.attribute("scores"))
+            also = [n for n in _asking_for(part.attribute("scores")) if n != objective.name and companion is None]
             other = f"; objective={' or '.join(also)} asks for those of a {part.attribute('scores')}" if also else ""
             raise UserError(
                 f"heads.{role}={part.name} gives scores of a {part.attribute('scores')}, but objective={objective.name} "

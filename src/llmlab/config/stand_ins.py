@@ -34,7 +34,7 @@ TABLE = {
 }  # fmt: skip
 
 
-def of(cfg: DictConfig) -> StandIn | None:
+def stand_in(cfg: DictConfig) -> StandIn | None:
     """The family's entry, where a run trains by its stand-in: one that chooses another objective says so itself."""
     found = TABLE.get(cfg.model.family)
     return found if found and cfg.objective and cfg.objective["_part_"] == found.objective else None
@@ -42,7 +42,7 @@ def of(cfg: DictConfig) -> StandIn | None:
 
 def note(cfg: DictConfig) -> str | None:
     """A line for the record and for plans."""
-    found = of(cfg)
+    found = stand_in(cfg)
     if found is None:
         return None
     return f"objective={found.objective} stands in for what {cfg.model.family}'s paper trains by, {found.paper}"

@@ -21,6 +21,7 @@ from typing import Any, TextIO
 
 from llmlab.data import cache
 from llmlab.errors import UserError
+from llmlab.ranks import rank_zero_info
 from llmlab.registry import near
 
 MB = 1_000_000
@@ -125,7 +126,7 @@ def _make(model: Carried, to: Path) -> dict[str, Any]:
             if file.suffix == ".gguf":
                 from llmlab.hub import gguf
 
-                cache.say("making safetensors of it")
+                rank_zero_info("making safetensors of it")
                 gguf.convert(file, Path(work) / "made")
                 for made in (Path(work) / "made").iterdir():
                     shutil.move(made, to / made.name)

@@ -150,15 +150,21 @@ def _subject(
     if cfg.data.separate_documents:
         assumed.append("one document a sequence: how long they are, the data would tell")
     trained = set(entry.attribute("heads")) <= set(spec.heads)
-    others = companions.of(composed, model, vocabulary)
+    others = companions.resolve(composed, model, vocabulary)
+    for role, companion in others.items():
+        with companions.named(role):
+            preflight.parts(companion.spec, kind, cfg.precision)
+            tensor_parallel.check(split, companion.spec)
     models = {role: companion.assemble(model) for role, companion in others.items()}
     if trained:
         ordinary = min(wanted.size - len(wanted.special), 1 << 32)
-        cost = costs.of({costs.TRAINED: model, **models}, objective, StandIns(objective, SAMPLES, length, ordinary))
+        cost = costs.estimate(
+            {costs.TRAINED: model, **models}, objective, StandIns(objective, SAMPLES, length, ordinary)
+        )
     else:
         source = length if spec.topology == "encoder_decoder" else None
         account = flops.account(model, length, source_length=source)
-        cost = costs.of_one(model, account, length)
+        cost = costs.one_pass(model, account, length)
         assumed.append("every position goes through the heads: the objective trains none of them")
     where = Where(cfg.strategy.name, parallel, split, cut.accumulate > 1)
     training = None

@@ -44,7 +44,7 @@ def column(runs: Sequence[Run], metric: str) -> str | None:
     return None
 
 
-def of(runs: Mapping[int, Run], name: str) -> Curve | None:
+def mean_curve(runs: Mapping[int, Run], name: str) -> Curve | None:
     return band([run.rows[name] for _, run in sorted(runs.items()) if run.rows.get(name)])
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from llmlab.record_kinds import KINDS
 from llmlab.report.measured import BITS
+from llmlab.report.names import show
 from llmlab.report.variant import Variant
 from llmlab.report.verdict import listed, percent, who
 
@@ -20,11 +22,14 @@ def traits(variant: Variant) -> dict[str, Any]:
     part = batches and (batches, record.get("batch", {}).get("micro"), record.get("devices"))
     held_out = (leaves.get("data.validation"), leaves.get("data.split"), part)
     hardware = record.get("hardware", {})
+    kind = KINDS.get(record.get("data", {}).get("reads", ""))
     return {
         "text": record.get("data", {}).get("fingerprint"),
         "held_out": held_out,
         "tokenizer": next(iter(variant.counted.values()), variant.runs[0]).tokenizer,
+        "per_token": kind is None or not kind.whole,
         "objective": leaves.get("objective"),
+        "reward": {k: show(v) for k, v in leaves.items() if k == "reward" or k.startswith("reward.")},
         "objective_options": {k: v for k, v in leaves.items() if k.startswith("objective.")},
         "seq_len": record.get("batch", {}).get("seq_len"),
         "tokens": record.get("tokens_seen") or 0,
@@ -76,9 +81,16 @@ def refusal(variant: Variant, to: Variant, metric: str) -> str | None:
         return "the validation set is another one"
     if own["objective"] != base["objective"] and metric != BITS:
         return f"objective={own['objective']} has another loss than {base['objective']}"
-    if own["tokenizer"] != base["tokenizer"] and metric != BITS and metric.startswith(("val_", "loss")):
+    if own["reward"] != base["reward"]:
+        return f"{_reward(own)} gives other rewards than {_reward(base)}"
+    cut_otherwise = own["tokenizer"] != base["tokenizer"] and own["per_token"]
+    if cut_otherwise and metric != BITS and metric.startswith(("val_", "loss")):
         return f"the tokenizer is another one ({metric} is per token; report.metric={BITS} is not)"
     return None
+
+
+def _reward(own: Mapping[str, Any]) -> str:
+    return " ".join(f"{k}={v}" for k, v in own["reward"].items()) or "no reward"
 
 
 def warnings(variants: Sequence[Variant], to: Variant) -> list[str]:

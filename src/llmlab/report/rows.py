@@ -72,11 +72,11 @@ def compared(ordered: Sequence[Variant], metric: str, notices: Sequence[str] = (
     comparisons = stats.compare(both, base.values(metric))
     digits = 4 if all(abs(c.mean or 1.0) >= 0.001 for c in comparisons.values()) else 5
     base_mean = stats.mean(list(base.values(metric).values())) if base.counted else 0.0
-    base_curve = curves.of(base.counted, drawn) if drawn else None
+    base_curve = curves.mean_curve(base.counted, drawn) if drawn else None
     rows = []
     for v in ordered:
         c, said = comparisons.get(v.name), None
-        curve = curves.of(v.counted, drawn) if drawn else None
+        curve = curves.mean_curve(v.counted, drawn) if drawn else None
         if not v.counted:
             what = "no complete run"
         elif v is base:

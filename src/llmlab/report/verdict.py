@@ -61,7 +61,7 @@ def sentence(name: str, baseline: str, c: Comparison | None, verdict: str, base_
     assert c.mean is not None
     if verdict == "identical":
         return f"{name} is identical to {baseline} in {_all(c.n)}: every loss is equal, to the last digit."
-    by = f"{signed(c.mean, digits)} ({percent(c.mean / base_mean)})" if base_mean else signed(c.mean, digits)
+    by = f"{signed(c.mean, digits)} ({percent(c.mean / abs(base_mean))})" if base_mean else signed(c.mean, digits)
     if c.n == 1:
         return (
             f"{name} differs from {baseline} by {by} in one seed: that gives no interval and no verdict. "

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
-from llmlab import registry, slot_names
+from llmlab import files, registry, slot_names
 from llmlab.config import companions, init_from, schema, store
 from llmlab.config.trainer import Trainer
 from llmlab.errors import UserError
@@ -89,7 +88,7 @@ def absolute(cfg: DictConfig) -> DictConfig:
     cfg = copy.deepcopy(cfg)
     for node, key in ((cfg.data, "path"), (cfg.tokenizer, "path")):
         if node[key] is not None:
-            node[key] = os.path.abspath(Path(node[key]).expanduser())
+            node[key] = files.absolute(node[key])
     if cfg.init_from is not None:
         cfg.init_from = init_from.absolute(cfg.init_from)
     companions.absolute(cfg.models)

@@ -79,7 +79,7 @@ class Cost:
         return tuple(dict.fromkeys(source for each in self.passes for source in each.account.sources))
 
 
-def of_one(model: Model, account: flops.Account, seq_len: int) -> Cost:
+def one_pass(model: Model, account: flops.Account, seq_len: int) -> Cost:
     """The cost of one trained pass a sample."""
     return Cost(flops.count_parameters(model), (PassCost(TRAINED, True, 1.0, account),), seq_len)
 
@@ -96,8 +96,8 @@ def passes(objective: Objective, prepared: Mapping[str, Any]) -> Sequence[Pass]:
     tokens = len(prepared["ids"])
     rows = min(tokens, max(objective.targets(dict(prepared)).values(), default=tokens))
     source = len(prepared["source_ids"]) if "source_ids" in prepared else None
-    heads: Mapping[str, str] = attributes.of(objective, "objective", "heads")
-    others: Mapping[str, Mapping[str, Any]] = attributes.of(objective, "objective", "models")
+    heads: Mapping[str, str] = attributes.get(objective, "objective", "heads")
+    others: Mapping[str, Mapping[str, Any]] = attributes.get(objective, "objective", "models")
 
     def seen(parts: Mapping[str, str]) -> dict[str, int | None]:
         # A head of a text reads all its tokens, whatever the number of targets.
@@ -112,7 +112,7 @@ def passes(objective: Objective, prepared: Mapping[str, Any]) -> Sequence[Pass]:
     ]
 
 
-def of(models: Mapping[str, Model], objective: Objective, windows: Samples) -> Cost:
+def estimate(models: Mapping[str, Model], objective: Objective, windows: Samples) -> Cost:
     """The cost as samples from all over the text have it: lengths, rows of heads, separate documents. models: by role.
 
     UserError if documents are to be separate and the objective does not keep them, or a sample is longer than a model reads.

@@ -74,7 +74,7 @@ class Offline(pl.LightningModule):
         self.validation: dict[str, float] = {}
         self._tokens: dict[str, Tensor] = {}
         self.tokens_per_expert: dict[str, Tensor] = {}  # role -> (routed layers, E), of the last step, over all ranks
-        self.measures = measures.of(objective)
+        self.measures = measures.kinds(objective)
         self.counts_bytes = counts_bytes
         self._keys_checked = False
         self._totals = Totals(self.measures)

@@ -52,10 +52,12 @@ class Placement:
     def apply(self, model: Model) -> None:
         """To a model in place, on the meta device or not, before a strategy shards it."""
         if self.dtype != torch.float32:
+            # Parameters alone: buffers hold counts and biases of routers, which bfloat16 would round away.
             for parameter in model.parameters():
                 parameter.data = parameter.data.to(self.dtype)
         for layer in cast("list[Layer]", [layer for stack in model.all_stacks() for layer in stack.layers]):
             for module in traceable(layer) if self.compile else ():
+                # The method and not the module: torch.compile(module) wraps it, and paths would begin with _orig_mod.
                 module.forward = torch.compile(module.forward)
             if self.activation_checkpointing:
                 layer.forward = functools.partial(_recomputed, layer.forward)  # type: ignore[method-assign,call-arg]
@@ -73,9 +75,12 @@ R = TypeVar("R")
 
 
 def _recomputed(forward: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-    """Activations inside are computed again in the backward, with the same random numbers."""
-    if not torch.is_grad_enabled():
+    """Activation checkpointing (Chen et al. 2016, arXiv:1604.06174): what is inside is computed again in the backward, with
+    the same random numbers."""
+    if not torch.is_grad_enabled():  # in a validation nothing is kept anyway
         return forward(*args, **kwargs)
+    # The reentrant variant takes no keyword arguments, and gives no gradient where no input has one, as under a frozen
+    # embedding; this one also stops as soon as all that the backward needs is there.
     return checkpoint(forward, *args, use_reentrant=False, **kwargs)  # type: ignore[arg-type]
 
 

@@ -35,7 +35,7 @@ def check(cfg: DictConfig, recipe: Recipe, place: Place, weights: Path | None) -
     with are another model's, or the memory can't hold the model and its optimizer.
     """
     parts(recipe.spec, place.device.type, cfg.precision)
-    model = build.assemble(recipe.spec)
+    model = recipe.model
     reaches(model, cfg.data.seq_len, begun=weights is not None)
     if weights is not None and is_foreign(weights):
         from llmlab.hub import begin
@@ -43,7 +43,7 @@ def check(cfg: DictConfig, recipe: Recipe, place: Place, weights: Path | None) -
         begin.check(weights)
     elif weights is not None:
         _fit(weights, model)
-    others = {role: companion.assemble(model) for role, companion in recipe.companions.items()}
+    others = {role: recipe.models[role] for role in recipe.companions}
     for role, other in others.items():
         with companion_named(role):
             parts(other.spec, place.device.type, cfg.precision)
@@ -61,7 +61,7 @@ def parts(spec: ModelSpec, device: str, precision: str) -> None:
 
 
 def reaches(model: Model, length: int, *, begun: bool = False) -> None:
-    """UserError if one stack has fewer positions than the text has tokens; what two read, `cost.of` tells.
+    """UserError if one stack has fewer positions than the text has tokens; what two read, `cost.estimate` tells.
 
     begun: from weights that are there, whose table of positions can't be longer.
     """

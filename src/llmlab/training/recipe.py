@@ -18,7 +18,7 @@ from llmlab.errors import UserError
 from llmlab.model import build, trainable
 from llmlab.training import cost
 from llmlab.training.companions import Companion
-from llmlab.training.companions import of as companions_of
+from llmlab.training.companions import resolve as resolve_companions
 from llmlab.training.cut import Cut as Cut
 from llmlab.training.feeds import Feed
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from llmlab.config.composed import Composed
+    from llmlab.model.model import Model
     from llmlab.slots import Objective, OptimizerPart, Reward, Schedule
 
 
@@ -137,19 +138,29 @@ class Batches(Feed):
 
 @dataclass(frozen=True)
 class Recipe:
-    """All that a run trains, before anything is computed."""
+    """All that a run trains, before anything is computed.
+
+    models: the trained one (as `cost.TRAINED`) and its companions by role, on the meta device: sizes and names without memory,
+    for all that is counted or checked before the run builds its own.
+    """
 
     corpus: Corpus
     spec: specs.ModelSpec
     objective: Objective
     optimizer: OptimizerPart
     schedule: Schedule
+    models: Mapping[str, Model]
     cost: cost.Cost
     learns: trainable.Filter
     summary: str  # of what learns, a line
     samples: Samples
     reward: Reward | None = None  # of an objective that reads prompts
     companions: Mapping[str, Companion] = field(default_factory=dict)
+
+    @property
+    def model(self) -> Model:
+        """The trained model, on the meta device."""
+        return self.models[cost.TRAINED]
 
     @property
     def tokens_per_sample(self) -> int:
@@ -179,7 +190,7 @@ class Recipe:
             optimizer, schedule = chosen(cfg, "optimizer")(), chosen(cfg, "schedule")()
             reward = None if cfg.reward is None else chosen(cfg, "reward")()
             model = build.assemble(spec)
-            of = samples(
+            read = samples(
                 corpus,
                 corpus.train,
                 objective,
@@ -191,10 +202,12 @@ class Recipe:
         except ValueError as e:  # a part that refuses what it was given
             raise UserError(str(e)) from e
         if companions is None:
-            companions = companions_of(composed, model, corpus.vocabulary.size, corpus.tokenizer)
+            companions = resolve_companions(composed, model, corpus.vocabulary.size, corpus.tokenizer)
         models = {cost.TRAINED: model, **{role: c.assemble(model) for role, c in companions.items()}}
-        own, summary = cost.of(models, objective, of), trainable.summary(model)
-        return cls(corpus, spec, objective, optimizer, schedule, own, learns, summary, of, reward, companions)
+        costs, summary = cost.estimate(models, objective, read), trainable.summary(model)
+        return cls(
+            corpus, spec, objective, optimizer, schedule, models, costs, learns, summary, read, reward, companions
+        )
 
 
 def segments(spec: specs.ModelSpec) -> int:

@@ -14,11 +14,11 @@ from llmlab.config import schema
 from llmlab.data.corpus import Corpus
 from llmlab.errors import UserError
 from llmlab.json_files import checked
-from llmlab.ranks import is_first, say
+from llmlab.ranks import is_first, rank_zero_print
 from llmlab.runs import checkpoint, lock, metrics, record, text
 from llmlab.runs import files as run_files
 from llmlab.runs import folder as run_folder
-from llmlab.training import companions, recipe
+from llmlab.training import companion_records, recipe
 from llmlab.training.callbacks import resume_point
 from llmlab.training.task import MAY_CHANGE, Task, last_step, steps_text, typed
 
@@ -71,7 +71,7 @@ def task(composed: Composed, done: dict[str, Any]) -> Task | None:
     names = (*run_files.TOKENIZER, *run_files.BESIDE)
     asked = moved or composed.cfg.resume_from is not None
     if complete and not asked and not run_files.damaged(folder, names, done):
-        say(_complete(folder, done, target))
+        rank_zero_print(_complete(folder, done, target))
         return None
     for name in (metrics.METRICS, metrics.TIMING):
         if os.path.lexists(folder / name) and not (folder / name).is_file():
@@ -80,6 +80,8 @@ def task(composed: Composed, done: dict[str, Any]) -> Task | None:
             metrics.check(folder / name)  # before the record is written anew
         except UserError as e:
             raise UserError(f"{e}; {BRING_BACK}") from None
+    data, tokenizer = recipe.plain(cfg.data, schema.Data), recipe.plain(cfg.tokenizer, schema.Tokenizer)
+    trained = text.Trained(folder, data, tokenizer, recipe.special(cfg), done, recipe.reads(cfg))
     first = is_first()
     if first:
         lock.lock(folder)  # before anything in it is judged or deleted
@@ -87,26 +89,25 @@ def task(composed: Composed, done: dict[str, Any]) -> Task | None:
         if first:
             files.sweep(folder, but=("point.json",))  # which the sweep writes
             checkpoint.sweep(folder / checkpoint.FOLDER)
-            parts = (folder, recipe.plain(cfg.data, schema.Data), recipe.plain(cfg.tokenizer, schema.Tokenizer))
-            for line in text.repair(*parts, recipe.special(cfg), done, recipe.reads(cfg)):
+            for line in text.repair(trained):
                 print(f"warning: {line}", file=sys.stderr)
-        corpus = _corpus(folder, cfg, done)
+        corpus = _corpus(trained)
         if complete and composed.cfg.resume_from is None:
             if first:
                 _remember(folder, cfg, done, corpus)
                 lock.unlock(folder)
-            say(_complete(folder, done, target))
+            rank_zero_print(_complete(folder, done, target))
             return None
         point = _point(folder, composed.cfg.resume_from, done, first)
         models = {role: str(value) for role, value in composed.cfg.models.items()}
-        others = companions.reopened(folder, done, models, begins=point is None)
-        fields = {**done, **_since(point), **companions.places(done, others)}
+        others = companion_records.reopened(folder, done, models, begins=point is None)
+        fields = {**done, **_since(point), **companion_records.places(done, others)}
         if first:
             _remember(folder, cfg, fields, corpus)
     except BaseException:
         lock.unlock(folder)
         raise
-    say(f"resuming {folder} from {f'step {checkpoint.step_of(point):,}' if point else 'the beginning'}")
+    rank_zero_print(f"resuming {folder} from {f'step {checkpoint.step_of(point):,}' if point else 'the beginning'}")
     return Task(dataclasses.replace(composed, cfg=cfg), folder, fields, spec, others, corpus, point)
 
 
@@ -145,7 +146,7 @@ def _change(cfg: DictConfig, composed: Composed, done: Mapping[str, Any], folder
         if key == "data.path":
             if cfg.data.source != "files":
                 raise UserError(f"{override}: the run was trained on data={cfg.data.source}, which has no path")
-            cfg.data.path = os.path.abspath(Path(str(cfg.data.path)).expanduser())
+            cfg.data.path = files.absolute(str(cfg.data.path))
             done.get("data", {}).pop("path", None)  # this one is looked at instead
     if cfg.data.source == "files" and (moved := done.get("data", {}).get("path")):
         cfg.data.path = moved  # to where an earlier resume found it
@@ -159,13 +160,12 @@ def _complete(folder: Path, done: Mapping[str, Any], target: int) -> str:
     return line
 
 
-def _corpus(folder: Path, cfg: DictConfig, done: Mapping[str, Any]) -> Corpus:
+def _corpus(run: text.Trained) -> Corpus:
     advice = (
-        f"bring it back as it was, or say where it lies now with data.path=PATH; init_from={folder} begins a new run "
+        f"bring it back as it was, or say where it lies now with data.path=PATH; init_from={run.folder} begins a new run "
         "with the weights of this one on another text"
     )
-    settings, tokenizer = recipe.plain(cfg.data, schema.Data), recipe.plain(cfg.tokenizer, schema.Tokenizer)
-    return text.corpus(folder, settings, tokenizer, recipe.special(cfg), done, advice, recipe.reads(cfg))
+    return text.corpus(run, advice)
 
 
 def _point(folder: Path, start: str | None, done: Mapping[str, Any], first: bool) -> Path | None:

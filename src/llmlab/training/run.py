@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from llmlab import files
 from llmlab.config import data_keys
 from llmlab.errors import UserError
-from llmlab.ranks import is_first, say
+from llmlab.ranks import is_first, rank_zero_print
 from llmlab.runs import checkpoint, lock, record, settings
 from llmlab.runs import files as run_files
 from llmlab.runs import folder as run_folder
@@ -80,7 +80,7 @@ def _end(folder: Path, error: BaseException) -> None:
         reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
         if how == "interrupted":
             reason = "Ctrl-C"
-            say(f"interrupted before the first step; begin again with: {resume_command(folder)}")
+            rank_zero_print(f"interrupted before the first step; begin again with: {resume_command(folder)}")
         record.Record(folder, fields).update(status=how, reason=reason.splitlines()[0])
     lock.unlock(folder)
 
@@ -137,7 +137,7 @@ def _train(task: Task, first: bool) -> Mapping[str, Any]:
         run.update(**run_header.fields(task, recipe, horizon, last_step, place, cut, intervals))
         run.update(files=run_files.hashes(task.folder) if first else {})
         for line in run_header.lines(task, recipe, horizon, last_step, cut, intervals):
-            say(line)
+            rank_zero_print(line)
     before = run.get("wall_seconds") or 0.0
     run.update(status="running", reason=None, resumed=run.get("resumed", 0) + int(task.resumes))
     run.update(**run_header.where(cfg, place, cut))
@@ -146,8 +146,8 @@ def _train(task: Task, first: bool) -> Mapping[str, Any]:
     module, trainer, journal = trainers.make(task, recipe, cut, place, horizon["steps"], last_step, weights, intervals)
     if first:
         every = intervals.validate_every
-        journal.loggers = loggers.of(task, recipe, validate_every=every, horizon=horizon["steps"])
-        journal.loggers.begin(run, cfg, say)
+        journal.loggers = loggers.make_loggers(task, recipe, validate_every=every, horizon=horizon["steps"])
+        journal.loggers.begin(run, cfg, rank_zero_print)
 
     def progress() -> dict[str, Any]:
         meter = journal.meter
@@ -174,15 +174,15 @@ def _train(task: Task, first: bool) -> Mapping[str, Any]:
         lock.unlock(task.folder)
         if e.status == "interrupted":
             at = f" at step {e.step:,}, which is saved" if e.step else ""
-            say(f"interrupted{at}; go on with: {resume_command(task.folder)}")
+            rank_zero_print(f"interrupted{at}; go on with: {resume_command(task.folder)}")
             if e.step:
-                _part()
+                _destroy_process_group()
                 if not first:  # Lightning kills the first, which may still write, when another ends with an exit code
                     return run.fields
             raise KeyboardInterrupt from e
         raise UserError(e.advice(task.folder, cfg)) from e.__cause__
     journal.progress.close()
-    _part()
+    _destroy_process_group()
     if not first:
         return run.fields
     from llmlab.training.finish import close
@@ -196,7 +196,7 @@ def _train(task: Task, first: bool) -> Mapping[str, Any]:
     return run.fields
 
 
-def _part() -> None:
+def _destroy_process_group() -> None:
     """The ranks have nothing more to say to each other."""
     import torch
 
@@ -221,7 +221,7 @@ def _horizon(task: Task, recipe: Recipe, cut: Cut, place: Place, first: bool) ->
         lambda minutes: measured_tokens(minutes, cfg, recipe, cut, place),
     )
     if found.unit == "minutes":
-        say(f"budget.minutes={found.amount:g} is {found.tokens:,} tokens on this machine")
+        rank_zero_print(f"budget.minutes={found.amount:g} is {found.tokens:,} tokens on this machine")
     return found._asdict()
 
 
@@ -240,5 +240,5 @@ def _restore_threads(task: Task, place: Place) -> None:
         return
     threads = task.record["hardware"]["threads"]
     if threads != torch.get_num_threads():
-        say(f"note: the run began with {threads} threads; taking as many, not {torch.get_num_threads()}")
+        rank_zero_print(f"note: the run began with {threads} threads; taking as many, not {torch.get_num_threads()}")
         torch.set_num_threads(threads)

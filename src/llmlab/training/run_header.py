@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import os
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from omegaconf import OmegaConf
 
-from llmlab import measures, registry
+from llmlab import files, measures, registry
 from llmlab.config import inherit, init_from, stand_ins, traits
 from llmlab.data import account
 from llmlab.hub import locate
-from llmlab.model import build
 from llmlab.model.table import describe
 from llmlab.runs import record, text
-from llmlab.training import companions, preflight, schedule_notes
+from llmlab.training import companion_records, preflight, schedule_notes
 from llmlab.training.intervals import Intervals
 
 if TYPE_CHECKING:
@@ -75,7 +73,7 @@ def fields(
         "tokenizer": tokenizer(cfg, corpus),
         "parameters": {name: getattr(recipe.cost.parameters, name) for name in ("total", "active", "trainable")},
         "flops_per_token": recipe.cost.flops_per_token,
-        **({"models": companions.fields(recipe.companions, build.assemble(recipe.spec))} if recipe.companions else {}),
+        **({"models": companion_records.fields(recipe.companions, recipe.models)} if recipe.companions else {}),
         "tokens_seen": 0,
         "steps": 0,
         "wall_seconds": 0.0,
@@ -83,7 +81,7 @@ def fields(
         "mfu": None,
         "peak_memory_bytes": 0,
         "metrics": {},
-        "measures": measures.of(recipe.objective),
+        "measures": measures.kinds(recipe.objective),
     }
 
 
@@ -91,7 +89,7 @@ def tokenizer(cfg: DictConfig, corpus: Corpus) -> dict[str, Any]:
     """The origin of the tokenizer: learnt from the text, read from a file, or brought by the weights of init_from."""
     if cfg.tokenizer.kind != "file":
         return {"kind": corpus.tokenizer.kind, "from": "text", "path": None}
-    path = os.path.abspath(Path(cfg.tokenizer.path).expanduser())
+    path = files.absolute(cfg.tokenizer.path)
     own = cfg.init_from is not None and path == _brings(cfg.init_from)
     return {"kind": corpus.tokenizer.kind, "from": "init_from" if own else "file", "path": path}
 
@@ -147,14 +145,14 @@ def lines(
     spec, corpus, cost = recipe.spec, recipe.corpus, recipe.cost.parameters
     active = f" ({cost.active:,} active)" if cost.active != cost.total else ""
     cfg = task.composed.cfg
-    stand_in = stand_ins.of(cfg)
+    stand_in = stand_ins.stand_in(cfg)
     objective = cfg.objective["_part_"] + (f", in place of the paper's {stand_in.paper}" if stand_in else "")
     first = (
         f"{spec.family}: {cost.total:,} parameters{active}, vocabulary {spec.sizes.vocab_size:,}, objective={objective}"
     )
     said = [first, *describe(spec)]
     if recipe.companions:
-        said += companions.lines(recipe.companions, build.assemble(spec))
+        said += companion_records.lines(recipe.companions, recipe.models)
     if recipe.learns.words is not None:
         said.append(recipe.summary)
     said += [f"note: {n}" for n in notes(task, recipe, horizon["steps"], last_step) if n != stand_ins.note(cfg)]

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from llmlab.slots import Objective, OptimizerPart
     from llmlab.training.recipe import Batches
 
-STEPS, WARMUP = 20, 3
+STEPS, WARMUP = 20, 3  # the first ones allocate memory and, with placement.compile, compile
 
 
 def tokens_in(
@@ -65,7 +65,7 @@ def tokens_in(
             batch = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in next(stream).items()}
             with torch.autocast(device.type, COMPUTED[precision], enabled=precision.endswith("mixed")):
                 loss = objective.loss(model, batch, **others)
-            loss.mean().backward()
+            loss.mean().backward()  # of this micro-batch alone: its scale is another than a run's, its cost the same
         clip_by_norm([p for _, p, _ in learning], 1.0)
         made.step()
         made.zero_grad()
@@ -75,6 +75,6 @@ def tokens_in(
 
 
 def _now(device: torch.device) -> float:
-    if device.type == "cuda":
+    if device.type == "cuda":  # else the clock is read while kernels still run
         torch.cuda.synchronize(device)
     return time.perf_counter()

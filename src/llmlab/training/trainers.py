@@ -102,16 +102,20 @@ def make(
             devices=place.world // place.nodes,
             num_nodes=place.nodes,
             strategy=strategies.make(cfg, place),
+            # precision= or a plugin: Lightning refuses both together, even where they agree.
             **placement.precision(cfg),
             max_steps=last_step,
-            max_epochs=-1,
+            max_epochs=-1,  # one endless epoch: the budget alone ends a run
             accumulate_grad_batches=cut.accumulate,
+            # Lightning counts micro-batches here; those of the whole run where the interval of epochs is None, and else
+            # those of the epoch.
             val_check_interval=validate_every * cut.accumulate,
             check_val_every_n_epoch=None,
+            # 0 switches validation off; the feed limits it otherwise, in samples, and not in micro-batches of a rank.
             limit_val_batches=0 if t.validation_batches == 0 else None,
-            use_distributed_sampler=False,
-            logger=False,
-            enable_checkpointing=False,
+            use_distributed_sampler=False,  # it would give each rank a share of the share that the feed gives it
+            logger=False,  # else one of Lightning's own, in a folder lightning_logs
+            enable_checkpointing=False,  # else a ModelCheckpoint beside ours
             enable_progress_bar=False,
             callbacks=[journal, saves],
             default_root_dir=str(folder),
@@ -192,21 +196,27 @@ def fit(module: Offline, trainer: pl.Trainer, point: Path | None) -> None:
 
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set by one of its connectors
     interrupt = next(c for c in callbacks if isinstance(c, Checkpoints)).interrupt
+    # Python's collector looks at all objects again and again while torch and Lightning are imported; what is there now is
+    # never garbage, so it is left out of every later collection.
     if gc.get_threshold()[0] >= 100_000:  # the command line raised it, and what is imported by now stays
         gc.freeze()
         gc.set_threshold(700, 10, 10)
     try:
         with interrupt:
+            # weights_only: Lightning hands it on to the strategy. Ours never unpickles, whatever it is told.
             trainer.fit(module, ckpt_path=None if point is None else str(point), weights_only=True)
     except Interrupted as e:
         raise Stopped("interrupted", signals.name(e.signum), step=e.step) from e
-    except (KeyboardInterrupt, SystemExit) as e:
+    except (
+        KeyboardInterrupt,
+        SystemExit,
+    ) as e:  # Lightning turns the first into sys.exit(1)
         raise Stopped("interrupted", signals.name(interrupt.asked)) from e
     except Diverged as e:
         raise Stopped("failed", str(e), hint="diverged") from e
     except UserError as e:
         raise Stopped("failed", str(e), hint="disk" if isinstance(e.__cause__, OSError) else "") from e
-    except torch.OutOfMemoryError as e:
+    except torch.OutOfMemoryError as e:  # of the GPU; the CPU's allocator raises a RuntimeError, below
         raise Stopped("failed", "out of memory; lower train.micro_batch_size (the batch stays as it is)") from e
     except Exception as e:
         if "can't allocate memory" in str(e):

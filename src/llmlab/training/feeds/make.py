@@ -25,7 +25,7 @@ def feed(cfg: DictConfig, recipe: Recipe, cut: Cut, steps: int) -> Feed:
     prompts: Prompts = recipe.samples
     held_out: Prompts = samples(corpus, corpus.validation, recipe.objective, cfg.data.seq_len)
     for part in (prompts, held_out):
-        acting.check(part, reward, recipe.spec)
+        acting.check(part, reward, recipe.model)
     batches = cfg.train.validation_batches
     return Rollouts(
         prompts,

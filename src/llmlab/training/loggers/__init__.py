@@ -127,7 +127,7 @@ class Loggers:
         self.sinks = []
 
 
-def of(task: Task, recipe: Recipe, *, validate_every: int, horizon: int) -> Loggers:
+def make_loggers(task: Task, recipe: Recipe, *, validate_every: int, horizon: int) -> Loggers:
     """The loggers of a run, not yet begun."""
     cfg, folder = task.composed.cfg, task.folder
     resumed_at = (step_of(task.point) if task.point else 0) if task.resumes else None

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypedDict
 
 from llmlab.errors import UserError
+from llmlab.files import write_atomic
 from llmlab.json_files import json_lines, parse_json
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ class Samples:
         """Drop what was written behind `step`: a resumed run writes it again."""
         if self.path.exists():
             kept = [s for s in read(self.path) if s.step <= step]
-            self.path.write_text("".join(json.dumps(s._asdict(), ensure_ascii=False) + "\n" for s in kept), "utf-8")
+            write_atomic(self.path, "".join(json.dumps(s._asdict(), ensure_ascii=False) + "\n" for s in kept))
 
 
 def read(path: Path) -> list[Sample]:

@@ -40,6 +40,7 @@ def make(cfg: DictConfig, place: Place) -> ByPath:
         from llmlab.training.strategies import zero
 
         return zero.make(cfg, place)
+    # NCCL knows GPUs only, gloo CPUs; tensors of the other kind are refused when they are reduced.
     backend = "nccl" if place.accelerator == "gpu" else "gloo"
     if name in ("fsdp", "fsdp_tp"):
         from llmlab.training.strategies.fsdp import FSDP
@@ -59,5 +60,5 @@ def make(cfg: DictConfig, place: Place) -> ByPath:
         process_group_backend=backend,
         checkpoint_io=SafeCheckpointIO(),
         broadcast_buffers=False,  # they change in the same way on every rank
-        gradient_as_bucket_view=True,
+        gradient_as_bucket_view=True,  # gradients are pieces of the buffers that are reduced: one copy of them less
     )

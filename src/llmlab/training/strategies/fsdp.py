@@ -38,7 +38,7 @@ class FSDP(ByPath, ModelParallelStrategy):
         super().__init__(
             data_parallel_size=data_parallel,
             tensor_parallel_size=tensor_parallel,
-            save_distributed_checkpoint=False,
+            save_distributed_checkpoint=False,  # DCP's folders are of one mesh; ours are whole tensors by path
             process_group_backend=backend,
         )
         self._checkpoint_io = SafeCheckpointIO()
@@ -64,9 +64,10 @@ class FSDP(ByPath, ModelParallelStrategy):
         from torch.distributed.fsdp import fully_shard
 
         data, split = self.device_mesh["data_parallel"], self.device_mesh["tensor_parallel"]
-        if split.size() > 1:
+        if split.size() > 1:  # before FSDP2, which then shards each rank's piece over the data-parallel ranks as well
             tensor_parallel.split(model, split)
         for stack in model.all_stacks():
+            # Bottom-up: `fully_shard` of a module takes what no call before has taken of it as one group.
             for layer in cast("list[Any]", list(stack.layers)):
                 layer.forward = functools.partial(_sealed, layer.forward)
                 fully_shard(layer, mesh=data)
@@ -75,6 +76,7 @@ class FSDP(ByPath, ModelParallelStrategy):
         # gathered behind its forward: FSDP2 keeps a root's parameters for the backward that follows.
         frozen = not any(p.requires_grad for p in model.parameters())
         fully_shard(model, mesh=data, reshard_after_forward=True if frozen else None)
+        # Here and not by Lightning, whose own asks modules for `reset_parameters` and warns of each that has none.
         build.materialise(model, self.root_device)
 
     def share(self, model: Model, companion: Model) -> None:
@@ -88,20 +90,25 @@ class FSDP(ByPath, ModelParallelStrategy):
         from torch.distributed.fsdp import FSDPModule
 
         assert self.lightning_module is not None
+        # `state_dict` gives whatever parameters a module has now. A root keeps its own gathered behind a forward, as it expects
+        # a backward; a validation has none.
         for module in self.lightning_module.modules():
             if isinstance(module, FSDPModule):
                 module.reshard()
         return super()._trained()
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any = None) -> None:
-        Strategy.save_checkpoint(self, checkpoint, filepath, storage_options)  # not ModelParallelStrategy's own format
+        # Not ModelParallelStrategy's own, which refuses a path that is a folder.
+        Strategy.save_checkpoint(self, checkpoint, filepath, storage_options)
 
     def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
+        # ModelParallelStrategy's own would load into the sharded model right here, before it is known to fit.
         return self.checkpoint_io.load_checkpoint(Path(checkpoint_path))
 
 
+# No dataclass and no tuple: FSDP2 looks into those (`collect_grad_tensors`, torch 2.13), as into dicts and lists.
 class Sealed:
-    """A value in which FSDP2 sees no tensors: it looks into dicts, lists, tuples and dataclasses, and this is none of them."""
+    """A value in which FSDP2 sees no tensors."""
 
     def __init__(self, aux: Aux | None):
         self.aux = aux

@@ -81,6 +81,7 @@ def split(model: Model, mesh: DeviceMesh) -> None:
                 position.bias = functools.partial(_own_heads, position.bias, mesh)
     done: set[nn.Parameter] = set()
     for region in regions(model):
+        # with_kwargs: without it a hook sees positional arguments only, and a cross-attention's source would slip past.
         region.register_forward_pre_hook(functools.partial(_enter, mesh), with_kwargs=True)
         for module, name, dim in list(planned(region)):
             read = functools.partial(_shared, mesh) if dim is None else _piece
@@ -92,6 +93,7 @@ def split(model: Model, mesh: DeviceMesh) -> None:
             if getattr(module, "role", None) in ROW:
                 module.register_forward_hook(functools.partial(_leave, mesh))
         if hasattr(region, "score"):
+            # Parts reshape by these. One key-value head is whole on each rank, as there is nothing of it to split.
             region.n_heads //= size
             if getattr(region, "n_kv_heads", 1) > 1:
                 region.n_kv_heads //= size
@@ -121,7 +123,7 @@ def regions(model: Model) -> Iterator[Any]:
 
 def planned(region: nn.Module) -> Iterator[tuple[nn.Module, str, int | None]]:
     """(module, name, dimension that is split or None) of each parameter in a region."""
-    whole = {getattr(region, name, None) for name in attributes.of(region, "attention", "latents")}
+    whole = {getattr(region, name, None) for name in attributes.get(region, "attention", "latents")}
     one_kv_head = getattr(region, "n_kv_heads", None) == 1
     for module in region.modules():
         role = getattr(module, "role", None)
@@ -147,8 +149,10 @@ class Held:
 
     reads: dict[str, Read]
 
+    # Only asked for what is no plain attribute: nn.Module keeps its parameters in a dict and finds them here as well.
     def __getattr__(self, name: str) -> Any:
         value = super().__getattr__(name)  # type: ignore[misc]
+        # FSDP2 shards over a second mesh dimension between forwards, and reads its own parameters as they are.
         return self.reads[name](value) if isinstance(value, DTensor) and value.device_mesh.ndim == 1 else value
 
 
@@ -159,6 +163,7 @@ def _holding(cls: type[nn.Module]) -> type[nn.Module]:
 
 def _hold(module: nn.Module, name: str, mesh: DeviceMesh, dim: int | None, read: Read) -> None:
     if not isinstance(module, Held):
+        # As FSDP2 does: a subclass of the instance's own, so that isinstance and paths stay what they were.
         module.__class__ = _holding(type(module))  # type: ignore[arg-type]
         module.reads = {}  # type: ignore[assignment]
     cast(Held, module).reads[name] = read
@@ -166,6 +171,7 @@ def _hold(module: nn.Module, name: str, mesh: DeviceMesh, dim: int | None, read:
     parameter = module._parameters[name]
     assert parameter is not None
     module._parameters[name] = nn.Parameter(
+        # None: each rank cuts its own piece. The default broadcasts the first rank's, and on the meta device there is nothing.
         distribute_tensor(parameter.data, mesh, [placement], src_data_rank=None),
         requires_grad=parameter.requires_grad,
     )
@@ -192,11 +198,13 @@ def _share_of_sum(mesh: DeviceMesh, parameter: DTensor) -> Tensor:
 
 def copied(x: Tensor, mesh: DeviceMesh) -> Tensor:
     """The same on every rank -> itself; its gradient is the sum over the ranks."""
+    # grad_placements tells DTensor that the gradients which come back are summands; by default it takes them for equal.
     return DTensor.from_local(x, mesh, [Replicate()], run_check=False).to_local(grad_placements=[Partial()])
 
 
 def summed(x: Tensor, mesh: DeviceMesh) -> Tensor:
     """The sum over the ranks, the same on every rank, as is its gradient."""
+    # run_check would broadcast from the first rank to compare.
     return DTensor.from_local(x, mesh, [Partial()], run_check=False).redistribute(placements=[Replicate()]).to_local()
 
 
