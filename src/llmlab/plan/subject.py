@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from llmlab import registry
 from llmlab.config import devices, layout, schema, traits
@@ -116,7 +116,8 @@ def _subject(
     length = cfg.data.seq_len
     if wrong := devices.problems(cfg):
         raise UserError("\n".join(wrong))
-    split, kind = cfg.strategy.tensor_parallel, "cpu" if str(cfg.trainer.accelerator) == "cpu" else "cuda"
+    split = cfg.strategy.tensor_parallel
+    kind: Literal["cpu", "cuda"] = "cpu" if str(cfg.trainer.accelerator) == "cpu" else "cuda"
     counted = str(cfg.trainer.devices) not in ("auto", "-1")
     count = int(cfg.trainer.devices) if counted else split
     parallel = count * int(cfg.trainer.num_nodes) // split
@@ -169,7 +170,7 @@ def _subject(
     training = None
     if trained:
         apart = cfg.data.separate_documents
-        training = Training(spec, objective, optimizer, length, cfg.precision, kind, apart, learns, others)  # type: ignore[arg-type]
+        training = Training(spec, objective, optimizer, length, cfg.precision, kind, apart, learns, others)
     return Subject(name, composed, spec, model, cost, cut, where, training, tuple(assumed), models)
 
 
