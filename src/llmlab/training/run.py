@@ -90,6 +90,7 @@ def _remove_if_empty(folder: Path) -> None:
 
 
 def _train(task: Task, first: bool) -> Mapping[str, Any]:
+    from llmlab.model import build
     from llmlab.training import companions, loggers, preflight, run_header, strategies, trainers
     from llmlab.training import recipe as recipes
     from llmlab.training.feeds import make
@@ -110,7 +111,10 @@ def _train(task: Task, first: bool) -> Mapping[str, Any]:
     if cfg.init_from and task.point is None:
         weights = run_folder.start_of(cfg.init_from, tokenizer=cfg.init_tokenizer != "new")
     preflight.check(cfg, recipe, place, weights)
-    task = dataclasses.replace(task, notes=preflight.heads_begun(weights, recipe.spec, recipe.corpus.labels))
+    begun, notes = companions.begun(recipe.companions, weights, build.assemble(recipe.spec))
+    recipe = dataclasses.replace(recipe, companions=begun)
+    heads = preflight.heads_begun(weights, recipe.spec, recipe.corpus.labels)
+    task = dataclasses.replace(task, notes=(*heads, *notes))
     horizon = _horizon(task, recipe, cut, place, first)
     last_step = task_last_step(cfg, horizon["steps"])
     step_tokens = cut.batch_size * recipe.tokens_per_sample
