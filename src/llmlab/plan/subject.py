@@ -96,6 +96,8 @@ def _vocabulary(composed: Composed) -> tuple[registry.Entry, int | None, list[st
 
         made = tokenizer.make(recipe.plain(cfg.tokenizer, schema.Tokenizer), [], [], entry.special)
         return entry, made.vocab_size, []
+    if (ids := companions.tokens(composed.companions)) is not None:
+        return entry, ids, [f"{ids:,} tokens: those of the finished model, whose tokenizer the run must have"]
     if size is not None:
         return entry, None, []
     known = f"{layout.round_up(cfg.tokenizer.vocab_size, 64):,} rows of the vocabulary"
@@ -131,7 +133,7 @@ def _subject(
         tensor_parallel.check(split, spec)
         if cfg.strategy.name in devices.ZERO:
             elementwise.check(cfg)
-        wanted = _vocabulary_of(spec, entry)
+        wanted = _vocabulary_of(spec, entry, vocabulary)
         objective = recipe.chosen(cfg, "objective")(wanted, length)
         optimizer = recipe.chosen(cfg, "optimizer")()
     except ValueError as e:
@@ -174,9 +176,10 @@ def _subject(
     return Subject(name, composed, spec, model, cost, cut, where, training, tuple(assumed), models)
 
 
-def _vocabulary_of(spec: specs.ModelSpec, entry: registry.Entry) -> Vocabulary:
-    """The special tokens that an objective asks for are the last of the model's ids."""
-    size = spec.sizes.vocab_size
+def _vocabulary_of(spec: specs.ModelSpec, entry: registry.Entry, ids: int | None) -> Vocabulary:
+    """The special tokens that an objective asks for are the last of the ids: the tokenizer's, else all that the model has."""
+    # A finished companion's table may be rounded up to another number of rows; of ids alone all models have scores.
+    size = ids or spec.sizes.vocab_size
     names = entry.special
     if len(names) >= size:
         raise UserError(f"model.vocab_size={size} has no room for the {len(names)} special tokens of the objective")

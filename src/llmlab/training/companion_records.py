@@ -115,6 +115,7 @@ def lines(companions: Mapping[str, Companion], models: Mapping[str, Model]) -> l
         shared = f", beside the {' and '.join(about['shares'])} that it shares" if about["shares"] else ""
         how = "trained" if about["trains"] else "frozen"
         origin = about["source"] or (" ".join(about["words"]) or "the run's own model")
+        origin += ", begins with that of init_from" if companions[role].start is not None else ""
         texts.append(f"{role}: {about['family']}, {about['parameters']['total']:,} parameters{shared}, {how}, {origin}")
     return texts
 

@@ -117,7 +117,10 @@ def _train(task: Task, first: bool) -> Mapping[str, Any]:
     if cfg.init_from and task.point is None:
         weights = run_folder.start_of(cfg.init_from, tokenizer=cfg.init_tokenizer != "new")
     preflight.check(cfg, recipe, place, weights)
-    task = dataclasses.replace(task, notes=preflight.heads_begun(weights, recipe.spec, recipe.corpus.labels))
+    begun, notes = companions.begun(recipe.companions, weights, recipe.model)
+    recipe = dataclasses.replace(recipe, companions=begun)
+    heads = preflight.heads_begun(weights, recipe.spec, recipe.corpus.labels)
+    task = dataclasses.replace(task, notes=(*heads, *notes))
     horizon = _horizon(task, recipe, cut, place, first)
     last_step = task_last_step(cfg, horizon["steps"])
     step_tokens = cut.batch_size * recipe.tokens_per_sample
