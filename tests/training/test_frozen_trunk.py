@@ -108,7 +108,7 @@ def test_what_does_not_fit_leaves_no_folder(two_layers, tmp_path):
 def test_memory_is_asked_for_what_learns(two_layers, precision, number, monkeypatch):
     """Weights of all; gradients and two moments of what learns."""
     composed = compose([*two_layers, "train.learns=[heads]", f"precision={precision}"])
-    made, place = recipe.Recipe.of(composed), trainers.place(composed.cfg)
+    made, place = recipe.Recipe.from_config(composed), trainers.find_devices(composed.cfg)
     counts = made.cost.parameters
     needed = number * (counts.total + 3 * counts.trainable)
     monkeypatch.setattr(preflight, "available", lambda device: needed)

@@ -65,7 +65,7 @@ MOST, MOST_FLOAT, MOST_SEED = 10**15, 10**30, 2**63 - 1
 SHARES = ("model.dropout", "model.attention.dropout", "model.ffn.dropout")
 
 
-def checked(
+def problems_and_spec(
     composed: Composed, strict: bool = True, companion: Mapping[str, str] | None = None
 ) -> tuple[list[str], ModelSpec | None]:
     """(everything that is wrong, a line each; the model that the config asks for, if it is sound).
@@ -314,9 +314,9 @@ def _run(cfg: DictConfig) -> list[str]:
     steps = cfg.trainer.max_steps
     if steps != -1 and steps < 1:
         found.append(f"trainer.max_steps must be at least 1 (or -1: to the end of the budget), but is {steps}")
-    if cfg.init_from is not None and init_from.named(cfg.init_from) is None:
+    if cfg.init_from is not None and init_from.hf_name(cfg.init_from) is None:
         start = Path(cfg.init_from).expanduser()
-        if (why := init_from.missing(cfg.init_from)) is not None:
+        if (why := init_from.problem(cfg.init_from)) is not None:
             found.append(f"init_from={start}: {why.replace('RUN', 'init_from=RUN')}")
     return found
 

@@ -88,7 +88,7 @@ def _vocabulary(composed: Any) -> tuple[registry.Entry, int | None, list[str]]:
     if kind == "file":
         from llmlab.data import tokenizer
 
-        made = tokenizer.make(recipe.plain(cfg.tokenizer, schema.Tokenizer), [], [], entry.special)
+        made = tokenizer.make(recipe.as_dataclass(cfg.tokenizer, schema.Tokenizer), [], [], entry.special)
         return entry, made.vocab_size, []
     if size is not None:
         return entry, None, []
@@ -114,8 +114,8 @@ def _subject(
     counted = str(cfg.trainer.devices) not in ("auto", "-1")
     count = int(cfg.trainer.devices) if counted else split
     parallel = count * int(cfg.trainer.num_nodes) // split
-    cut = recipe.Cut.of(cfg.train.batch_size, cfg.train.micro_batch_size, parallel)
-    learns = trainable.Filter.of(cfg.train.learns)
+    cut = recipe.Cut.make(cfg.train.batch_size, cfg.train.micro_batch_size, parallel)
+    learns = trainable.Filter.from_words(cfg.train.learns)
     try:
         model = build.assemble(spec)
         learns.apply(model)
@@ -125,8 +125,8 @@ def _subject(
         if cfg.strategy.name in devices.ZERO:
             elementwise.check(cfg)
         wanted = _vocabulary_of(spec, entry)
-        objective = recipe.chosen(cfg, "objective")(wanted, length)
-        optimizer = recipe.chosen(cfg, "optimizer")()
+        objective = recipe.part_factory(cfg, "objective")(wanted, length)
+        optimizer = recipe.part_factory(cfg, "optimizer")()
     except ValueError as e:
         raise UserError(str(e)) from e
     if entry.attribute("reads") != "text":

@@ -7,7 +7,7 @@ from typing import Any
 
 from llmlab.report.measured import BITS
 from llmlab.report.variant import Variant
-from llmlab.report.verdict import listed, percent, who
+from llmlab.report.verdict import joined_names, listed, percent
 
 SHARE = 0.01  # differences in compute beyond this are said
 MOST_NAMED = 4  # variants with long names
@@ -115,7 +115,7 @@ def _compute(others: Sequence[tuple[Variant, Mapping[str, Any]]], base: Mapping[
             seen.setdefault(text, []).append(variant.name)
         total, base_total = own["tokens"] * own["flops"], base["tokens"] * base["flops"]
         equal_compute &= abs(total - base_total) <= SHARE * base_total
-    tokens = [f"{who(names)} saw {text}" for text, names in seen.items()]
+    tokens = [f"{joined_names(names)} saw {text}" for text, names in seen.items()]
     base_name = _short(to)
     lines = []
     if tokens and equal_compute:
@@ -137,7 +137,7 @@ def _short(baseline: Variant) -> str:
 
 def _changes(unequal: Mapping[str, Sequence[float]]) -> str:
     """Of each variant; of many with long names how far they reach, as the table has each."""
-    if len(unequal) <= MOST_NAMED or who(list(unequal)) == listed(list(unequal)):
+    if len(unequal) <= MOST_NAMED or joined_names(list(unequal)) == listed(list(unequal)):
         return "; ".join(f"{name} {' and '.join(map(percent, changes))}" for name, changes in unequal.items())
     ranges = (f"{percent(min(c))} to {percent(max(c))}" for c in zip(*unequal.values(), strict=True))
     return f"{len(unequal)} variants {' and '.join(ranges)}"

@@ -21,7 +21,7 @@ from llmlab.config.layout import check_objective
 from llmlab.config.spec import ModelSpec, PartSpec
 from llmlab.data.tokenizer import Tokenizer
 from llmlab.errors import UserError
-from llmlab.json_files import checked
+from llmlab.json_files import check_shape
 from llmlab.model import build, flops
 from llmlab.model.model import Model
 from llmlab.runs import checkpoint, record
@@ -96,7 +96,7 @@ def resolve(
     objective = PartSpec("objective", str(composed.cfg.objective["_part_"]))
     found = {}
     for role, chosen in composed.companions.items():
-        with named(role, chosen.source):
+        with naming_role(role, chosen.source):
             if chosen.source is None:
                 made = _from_words(chosen, vocabulary, trained)
             else:
@@ -109,7 +109,7 @@ def resolve(
 
 
 @contextmanager
-def named(role: str, source: str | None = None) -> Iterator[None]:
+def naming_role(role: str, source: str | None = None) -> Iterator[None]:
     """What is wrong with a companion, within, is said of its role."""
     what = f"{KEY}.{role}" + (f"={source}" if source else "")
     try:
@@ -221,7 +221,7 @@ def reopened(
     moved: where finished models lie now, by role. begins: no checkpoint has the weights of those that train.
     """
     found = {}
-    checked(dict(fields), Record, str(folder / record.NAME))
+    check_shape(dict(fields), Record, str(folder / record.NAME))
     for role, about in (fields.get(KEY) or {}).items():
         spec = run_folder.companion(folder, role)
         heads = {name: part.name for name, part in spec.heads.items()}

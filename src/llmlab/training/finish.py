@@ -18,9 +18,9 @@ from llmlab.files import write_atomic
 from llmlab.json_files import read_json
 from llmlab.model import build
 from llmlab.runs import checkpoint
-from llmlab.runs.record import program_name, shown
+from llmlab.runs.record import program_name, relative_path
 from llmlab.training.meter import mfu
-from llmlab.training.panel import closing
+from llmlab.training.panel import print_panel
 from llmlab.training.placement import COMPUTED
 
 PROMPT_BYTES, SAMPLE_TOKENS = 24, 120
@@ -33,7 +33,7 @@ class Stamp(TypedDict):
     given: float  # seconds since 1970
 
 
-def close(
+def complete(
     run: Any, progress: dict[str, Any], folder: Path, cfg: Any, recipe: Any, module: Any, place: Any, loggers: Any
 ) -> None:
     """Complete the record (status completed) and print the panel."""
@@ -56,8 +56,10 @@ def close(
     kept = checkpoint.all_of(folder / checkpoint.FOLDER)
     loggers.end(run, kept[-1] if kept else None)
     if cfg.sweep:  # one of many, and nobody reads along
-        return closing(run.fields, shown(folder), None, [])
-    closing(run.fields, shown(folder), text, _next(folder, recipe, run.fields["overrides"]) if once_a_week() else [])
+        return print_panel(run.fields, relative_path(folder), None, [])
+    print_panel(
+        run.fields, relative_path(folder), text, _next(folder, recipe, run.fields["overrides"]) if once_a_week() else []
+    )
 
 
 def writer(module: Any, folder: Path) -> Any:
@@ -115,7 +117,7 @@ def once_a_week() -> bool:
 
 def _next(folder: Path, recipe: Any, overrides: list[str]) -> list[tuple[str, str]]:
     """Commands that can be typed as they stand."""
-    program, run = program_name(), shlex.quote(shown(folder))
+    program, run = program_name(), shlex.quote(relative_path(folder))
     first = (f'{program} generate run={run} prompt="The "', "text from this model")
     if recipe.spec.topology != "decoder":
         first = (f"{program} eval run={run} data=python_code", "its loss on other text")
@@ -133,7 +135,7 @@ def another_attention(spec: Any) -> str | None:
     """One that the model can have instead of its own in every layer, if there is one."""
     own = spec.stacks[-1].layers[-1].parts["attention"].name
     for name in (n for n in ("mla", "mha", "gqa") if n != own):
-        other = PartSpec.of("attention", name)
+        other = PartSpec.with_defaults("attention", name)
         with suppress(ValueError):  # it is refused
             build.assemble(spec.in_layers(lambda parts, other=other: {**parts, "attention": other}))
             return name

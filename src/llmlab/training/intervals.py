@@ -22,7 +22,9 @@ class Intervals(NamedTuple):
     validation_tokens: int
 
     @classmethod
-    def of(cls, train: Any, held_out: int, step_tokens: int, horizon: int, record: Mapping[str, Any]) -> Intervals:
+    def from_config(
+        cls, train: Any, held_out: int, step_tokens: int, horizon: int, record: Mapping[str, Any]
+    ) -> Intervals:
         """train: the config's. record: what run.json has of a run that goes on, which keeps the steps it began with.
 
         held_out: tokens of one validation. step_tokens: those of an optimizer step. horizon: steps of the budget.

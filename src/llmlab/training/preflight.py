@@ -16,7 +16,7 @@ from llmlab.errors import UserError
 from llmlab.model import build, flops
 from llmlab.runs import checkpoint, record, text
 from llmlab.runs.folder import home, is_foreign, load
-from llmlab.training.companions import named as companion_named
+from llmlab.training.companions import naming_role
 
 if TYPE_CHECKING:
     from llmlab.config.spec import ModelSpec
@@ -39,7 +39,7 @@ def check(cfg: Any, recipe: Any, place: Any, weights: Path | None) -> None:
         _fit(weights, model)
     others = {role: companion.assemble(model) for role, companion in recipe.companions.items()}
     for role, other in others.items():
-        with companion_named(role):
+        with naming_role(role):
             parts(other.spec, place.device.type, cfg.precision)
     _memory(cfg, recipe, place, [flops.count_parameters(other) for other in others.values()])
 
@@ -81,7 +81,7 @@ def heads_begun(weights: Path | None, spec: ModelSpec, labels: Sequence[str] | N
         there = describe(weights).spec.heads
     else:
         there = load(home(weights))[1].heads
-        theirs = (text.known(home(weights)).get("data") or {}).get("labels")
+        theirs = (text.recorded_fields(home(weights)).get("data") or {}).get("labels")
     new, unused = ([r for r in a if r not in b] for a, b in ((spec.heads, there), (there, spec.heads)))
     said = [f"{', '.join(new)} {'is' if len(new) == 1 else 'are'} new"] * bool(new)
     said += [f"{', '.join(unused)} of it {'is' if len(unused) == 1 else 'are'} left out"] * bool(unused)
@@ -111,12 +111,12 @@ def _fit(path: Path, model: nn.Module) -> None:
         with safe_open(path / checkpoint.WEIGHTS, "pt") as f:
             there = {n: torch.empty(f.get_slice(n).get_shape(), device="meta") for n in f.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as e:
-        raise UserError(f"init_from={record.shown(path)}: {checkpoint.problem(path) or e}") from e
+        raise UserError(f"init_from={record.relative_path(path)}: {checkpoint.problem(path) or e}") from e
     there |= {alias: there[owner] for alias, owner in checkpoint.tied(path).items()}
-    if wrong := build.misfits(*build.shared(model.state_dict(keep_vars=True), there)):
+    if wrong := build.mismatches(*build.shared(model.state_dict(keep_vars=True), there)):
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         raise UserError(
-            f"init_from={record.shown(path)}: the weights do not fit this model: {'; '.join(wrong[:3])}{more}; "
+            f"init_from={record.relative_path(path)}: the weights do not fit this model: {'; '.join(wrong[:3])}{more}; "
             f"give the sizes and parts that they were trained with{_typed(path)}"
         )
 

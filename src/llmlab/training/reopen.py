@@ -13,7 +13,7 @@ from llmlab import files
 from llmlab.config import schema
 from llmlab.data.corpus import Corpus
 from llmlab.errors import UserError
-from llmlab.json_files import checked
+from llmlab.json_files import check_shape
 from llmlab.ranks import is_first, rank_zero_print
 from llmlab.runs import checkpoint, lock, metrics, record, text
 from llmlab.runs import files as run_files
@@ -49,7 +49,7 @@ class Needed(TypedDict):
     flops_per_token: float
 
 
-def task(composed: Any, done: dict[str, Any]) -> Task | None:
+def resumed_task(composed: Any, done: dict[str, Any]) -> Task | None:
     """The task of going on with a run, or None if it has nothing left to do. UserError where it can't be gone on with."""
     folder = Path(composed.cfg.resume)
     if done.get("status") in ("failed", "interrupted") and not (folder / run_files.CONFIG).exists():
@@ -82,7 +82,11 @@ def task(composed: Any, done: dict[str, Any]) -> Task | None:
         if first:
             files.sweep(folder, but=("point.json",))  # which the sweep writes
             checkpoint.sweep(folder / checkpoint.FOLDER)
-            parts = (folder, recipe.plain(cfg.data, schema.Data), recipe.plain(cfg.tokenizer, schema.Tokenizer))
+            parts = (
+                folder,
+                recipe.as_dataclass(cfg.data, schema.Data),
+                recipe.as_dataclass(cfg.tokenizer, schema.Tokenizer),
+            )
             for line in text.repair(*parts, recipe.special(cfg), done, recipe.reads(cfg)):
                 print(f"warning: {line}", file=sys.stderr)
         corpus = _corpus(folder, cfg, done)
@@ -106,7 +110,7 @@ def task(composed: Any, done: dict[str, Any]) -> Task | None:
 
 
 def _checked(done: dict[str, Any], path: Path) -> None:
-    checked(done, Needed, str(path))
+    check_shape(done, Needed, str(path))
     if done.get("status") not in lock.STATUSES:
         raise UserError(f"{path}: status must be one of {', '.join(lock.STATUSES)}, but is {done.get('status')}")
     least = {
@@ -159,7 +163,10 @@ def _corpus(folder: Path, cfg: Any, done: Mapping[str, Any]) -> Corpus:
         f"bring it back as it was, or say where it lies now with data.path=PATH; init_from={folder} begins a new run "
         "with the weights of this one on another text"
     )
-    settings, tokenizer = recipe.plain(cfg.data, schema.Data), recipe.plain(cfg.tokenizer, schema.Tokenizer)
+    settings, tokenizer = (
+        recipe.as_dataclass(cfg.data, schema.Data),
+        recipe.as_dataclass(cfg.tokenizer, schema.Tokenizer),
+    )
     return text.corpus(folder, settings, tokenizer, recipe.special(cfg), done, advice, recipe.reads(cfg))
 
 
@@ -206,5 +213,5 @@ def _since(point: Path | None) -> dict[str, Any]:
 def _remember(folder: Path, cfg: Any, fields: dict[str, Any], corpus: Corpus) -> None:
     """Writes what older records lack, where the text lies now, and that the run had died, should it be refused yet."""
     fields.setdefault("files", run_files.hashes(folder))
-    fields["data"] = {**fields.get("data", {}), **text.about(corpus, cfg)}
+    fields["data"] = {**fields.get("data", {}), **text.fields(corpus, cfg)}
     record.Record(folder, fields).update()

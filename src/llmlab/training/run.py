@@ -36,7 +36,7 @@ def train(composed: Any, folder: str | Path | None = None) -> Mapping[str, Any]:
         if first and folder.resolve() != Path(composed.cfg.resume).resolve():
             _remove_if_empty(folder)
         done = record.read(composed.cfg.resume)
-        task = reopen.task(composed, done)
+        task = reopen.resumed_task(composed, done)
         if task is None:
             return done
     else:
@@ -98,13 +98,13 @@ def _train(task: Task, first: bool) -> Mapping[str, Any]:
 
     cfg = task.composed.cfg
     began = time.time()
-    place = trainers.place(cfg)
-    cut = recipes.Cut.of(cfg.train.batch_size, cfg.train.micro_batch_size, place.data_parallel)
-    recipe = recipes.Recipe.of(task.composed, task.spec, task.corpus, task.companions)
+    place = trainers.find_devices(cfg)
+    cut = recipes.Cut.make(cfg.train.batch_size, cfg.train.micro_batch_size, place.data_parallel)
+    recipe = recipes.Recipe.from_config(task.composed, task.spec, task.corpus, task.companions)
     make.feed(cfg, recipe, cut, 1)  # to refuse a corpus that is too small before anything is written
     strategies.check(cfg, place, recipe.spec)
     for role, companion in recipe.companions.items():
-        with companions.named(role):
+        with companions.naming_role(role):
             strategies.check(cfg, place, companion.spec)
     weights = None
     if cfg.init_from and task.point is None:
@@ -115,7 +115,7 @@ def _train(task: Task, first: bool) -> Mapping[str, Any]:
     last_step = task_last_step(cfg, horizon["steps"])
     step_tokens = cut.batch_size * recipe.tokens_per_sample
     held_out = trainers.held_out(cfg, recipe, cut)
-    intervals = Intervals.of(cfg.train, held_out, step_tokens, horizon["steps"], task.record)
+    intervals = Intervals.from_config(cfg.train, held_out, step_tokens, horizon["steps"], task.record)
 
     if first:
         task.folder.mkdir(parents=True, exist_ok=True)
@@ -178,10 +178,10 @@ def _train(task: Task, first: bool) -> Mapping[str, Any]:
     _destroy_process_group()
     if not first:
         return run.fields
-    from llmlab.training.finish import close
+    from llmlab.training.finish import complete
 
     try:
-        close(run, progress(), task.folder, cfg, recipe, module, place, journal.loggers)
+        complete(run, progress(), task.folder, cfg, recipe, module, place, journal.loggers)
     except OSError as e:
         what = f"{e.filename or task.folder} could not be written: {e.strerror or e}"
         raise UserError(f"the run is at its end, but {what}; {intact(task.folder)}") from e

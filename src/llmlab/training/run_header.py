@@ -52,7 +52,7 @@ def fields(
         "budget": horizon,
         "intervals": {"validate_every": intervals.validate_every, "checkpoint_every": intervals.checkpoint_every},
         "data": {
-            **text.about(corpus, cfg),
+            **text.fields(corpus, cfg),
             "tokens": corpus.tokens,
             "train_tokens": len(corpus.train),
             "validation_tokens": len(corpus.validation),
@@ -85,7 +85,7 @@ def tokenizer(cfg: Any, corpus: Any) -> dict[str, Any]:
 
 
 def _brings(start: str) -> str:
-    name = init_from.named(start)
+    name = init_from.hf_name(start)
     return os.path.abspath(inherit.home(start) if name is None else locate.locate(name))
 
 
@@ -155,7 +155,7 @@ def lines(task: Any, recipe: Any, horizon: dict[str, Any], last_step: int, cut: 
     total = recipe.tokens_per_sample * len(recipe.samples) if corpus.is_records else len(corpus.train)
     passes = last_step * cut.batch_size * recipe.tokens_per_sample / max(1, total)
     shown = f"{passes:,.0f}" if passes >= 10 else f"{passes:.2g}"
-    said.append(f"{run}, {shown} times the text, in {record.shown(task.folder)}")
+    said.append(f"{run}, {shown} times the text, in {record.relative_path(task.folder)}")
     once = intervals.validation_tokens and intervals.validate_every >= horizon["steps"]
     if once and cfg.train.validate_every is None and horizon["steps"] > 1:
         said.append(

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from llmlab.measures import BITS, PERPLEXITY, called, likelihoods
+from llmlab.measures import BITS, PERPLEXITY, likelihoods, metric_name
 from llmlab.slots import Loss
 
 MOST = 700.0  # nats; exp of more overflows a float
@@ -59,7 +59,7 @@ class Totals:
         found = {"loss": sum(self.weights.get(name, 1.0) * each[name] for name in self.terms)}
         shown = list(totals)
         for name in likelihoods(shown, self.measures):
-            found[called(name, PERPLEXITY, shown, self.measures)] = math.exp(min(each[name], MOST))
+            found[metric_name(name, PERPLEXITY, shown, self.measures)] = math.exp(min(each[name], MOST))
             if self.measures[name] == "bits" and size:
-                found[called(name, BITS, shown, self.measures)] = totals[name][0] / math.log(2) / size
+                found[metric_name(name, BITS, shown, self.measures)] = totals[name][0] / math.log(2) / size
         return {**found, **{name: mean for name, mean in each.items() if [name] != list(self.terms)}}

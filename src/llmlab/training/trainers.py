@@ -22,7 +22,7 @@ from llmlab.training.task import intact
 
 
 @dataclass(frozen=True)
-class Place:
+class Devices:
     """Where a run computes: `world` devices of one kind, of which `data_parallel` groups see different data."""
 
     accelerator: str  # cpu or gpu
@@ -44,7 +44,7 @@ class Place:
         return [name] * self.world
 
 
-def place(cfg: Any) -> Place:
+def find_devices(cfg: Any) -> Devices:
     """From trainer.accelerator, trainer.devices, trainer.num_nodes and strategy."""
     if wrong := devices_of.problems(cfg):
         raise UserError("\n".join(wrong))
@@ -72,7 +72,7 @@ def place(cfg: Any) -> Place:
     split = cfg.strategy.tensor_parallel
     if count % split:
         raise UserError(devices_of.divide(split, count))
-    return Place(accelerator, count * nodes, count * nodes // split, nodes, torch.get_num_threads())
+    return Devices(accelerator, count * nodes, count * nodes // split, nodes, torch.get_num_threads())
 
 
 OURS = ("accelerator", "devices", "num_nodes", "max_steps", "enable_progress_bar")
@@ -83,7 +83,7 @@ def make(
     task: Any,
     recipe: Any,
     cut: Any,
-    place: Place,
+    place: Devices,
     horizon: int,
     last_step: int,
     weights: Path | None,
@@ -122,7 +122,7 @@ def make(
         clip=t.clip,
         counts_bytes=recipes.counts_bytes(recipe.corpus, recipe.objective),
         weights=weights,
-        placement=placement.Placement.of(cfg),
+        placement=placement.Placement.from_config(cfg),
         companions=recipe.companions,
         learns=recipe.learns,
     )
@@ -181,7 +181,7 @@ def held_out(cfg: Any, recipe: Any, cut: Any) -> int:
     return len(stream) if batches is None else min(len(stream), batches * cut.batch_size * recipe.tokens_per_sample)
 
 
-def measured_tokens(minutes: float, cfg: Any, recipe: Any, cut: Any, place: Place) -> float:
+def measured_tokens(minutes: float, cfg: Any, recipe: Any, cut: Any, place: Devices) -> float:
     """Tokens that this machine trains on in so many minutes, of which validations take their part."""
     from llmlab.training import recipe as recipes
     from llmlab.training import throughput
@@ -198,9 +198,9 @@ def measured_tokens(minutes: float, cfg: Any, recipe: Any, cut: Any, place: Plac
         recipe.spec,
         recipe.objective,
         recipe.optimizer,
-        recipes.Batches.of(cfg, recipe, cut, throughput.STEPS),
+        recipes.Batches.from_config(cfg, recipe, cut, throughput.STEPS),
         precision=cfg.precision,
-        placement=placement.Placement.of(cfg),
+        placement=placement.Placement.from_config(cfg),
         device=place.device,
         learns=recipe.learns,
         companions=recipe.companions,

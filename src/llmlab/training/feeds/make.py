@@ -15,7 +15,7 @@ def feed(cfg: Any, recipe: Recipe, cut: Cut, steps: int) -> Feed:
     """The micro-batches of so many optimizer steps. UserError where they can't be had: a corpus that is too small, prompts
     that can't be answered or judged."""
     if reads(cfg) != "prompts":
-        return Batches.of(cfg, recipe, cut, steps)
+        return Batches.from_config(cfg, recipe, cut, steps)
     corpus, objective = recipe.corpus, recipe.objective
     prompts: Any = recipe.samples
     held_out: Any = samples(corpus, corpus.validation, objective, cfg.data.seq_len)
