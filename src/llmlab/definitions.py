@@ -68,7 +68,7 @@ def _options(cls: type) -> dict[str, Option]:
     return options
 
 
-def _evaluated(annotation: Any, made: type, name: str) -> Any:
+def _evaluated(annotation: object, made: type, name: str) -> Any:
     """An annotation that `from __future__ import annotations` has left as text. A dataclass keeps it in its fields alone."""
     if not isinstance(annotation, str):
         return annotation
@@ -140,13 +140,13 @@ def _assigned(cls: type) -> Iterator[tuple[str, Any]]:
         yield from ((k, v) for k, v in vars(c).items() if not k.startswith("_") and k not in fields)
 
 
-def _literal(value: Any, what: str) -> Any:
+def _literal(value: object, what: str) -> Any:
     if not _is_literal(value):
         raise _Wrong(f"{what} must be a literal, but is {value!r}")
     return value
 
 
-def _is_literal(value: Any) -> bool:
+def _is_literal(value: object) -> bool:
     if isinstance(value, dict):
         return all(_is_literal(k) and _is_literal(v) for k, v in value.items())
     if isinstance(value, list | tuple | set):

@@ -11,7 +11,7 @@ VARIABLES = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")
 
 
 def is_first() -> bool:
-    """Whether this process writes files: the one that the user started, not a rank that a launcher did."""
+    """True if this process writes files: the one that the user started, not a rank that a launcher did."""
     return all(int(os.environ.get(name, 0)) == 0 for name in VARIABLES)
 
 

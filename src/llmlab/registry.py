@@ -122,7 +122,7 @@ def broken(slot: str, name: str) -> str | None:
 
 
 def ambiguous(slot: str, name: str) -> str | None:
-    """Where a name is registered twice, or None."""
+    """Places at which a name is registered twice, or None."""
     return _scan().twice.get((slot, name))
 
 

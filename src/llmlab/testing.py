@@ -1,4 +1,4 @@
-"""What the test of a part asks of it within a small model. What is not so raises AssertionError with the reason."""
+"""Checks of a part within a small model, for its test. One that fails raises AssertionError with the reason."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def learns(*overrides: str, steps: int = 16) -> None:
 
 @torch.no_grad()
 def looks_back_only(model: Model) -> None:
-    """What a decoder says of a token does not change with those that come after it."""
+    """Asserts that what a decoder says of a token does not change with those that come after it."""
     text = ids()
     changed = text.clone()
     changed[:, 8:] = (changed[:, 8:] + 1) % VOCABULARY

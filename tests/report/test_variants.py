@@ -298,6 +298,15 @@ def test_bookkeeping_makes_no_variant(runs, built, tmp_path):
     assert row.n == 1 + len(WATCHED)
 
 
+def test_added_keys_that_say_nothing_make_no_variant(runs, built, tmp_path):
+    from llmlab.config.bookkeeping import ADDED
+
+    runs.make(tmp_path / "a", 2.0, seed=1)
+    runs.make(tmp_path / "b", 2.0, seed=2, changes={"published": "GPT-2", **dict(reversed(ADDED.items()))})
+    (row,) = built(tmp_path).rows
+    assert row.n == 2
+
+
 @pytest.mark.parametrize("key", ["train.clip", "train.validation_batches", "trainer.max_time", "budget.steps"])
 def test_what_changes_numbers_makes_one(runs, built, tmp_path, key):
     runs.make(tmp_path / "a", 2.0, seed=1)

@@ -269,6 +269,15 @@ def test_a_companion_with_fewer_positions_than_a_sample_is_refused(often, teache
         run(tmp_path / "run", *often, *STUDENT, f"models.teacher={teacher}", "data.seq_len=24")
 
 
+def test_a_teacher_from_a_hugging_face_folder_is_the_same_one(student, often, teacher, tmp_path):
+    export(teacher, tmp_path / "hf", "hf")
+    run(tmp_path / "run", *often, *STUDENT, f"models.teacher=hf={tmp_path / 'hf'}", "budget.steps=2")
+    ours, theirs = rows(tmp_path / "run"), rows(student[0])
+    assert ours[0]["kl"] == pytest.approx(theirs[0]["kl"], abs=1e-6)
+    about = json.loads((tmp_path / "run/run.json").read_text())["models"]["teacher"]
+    assert about["source"] == f"hf={tmp_path / 'hf'}" and len(about["sha256"]) == 64
+
+
 # ---------------------------------------------------------------- two ranks
 
 STRATEGIES = ("ddp", "fsdp", "fsdp_tp", "zero1", "zero2", "zero3")

@@ -17,6 +17,7 @@ from llmlab.record_kinds import KEYS
 if TYPE_CHECKING:
     from llmlab.data.records import Records
     from llmlab.data.windows import Stream
+    from llmlab.model.model import Model
 
 SOURCES = ("python_docs", "python_code", "files")
 USAGE = """\
@@ -120,7 +121,7 @@ def evaluate(
     from llmlab.decoding.generate import limit
     from llmlab.model import batch_keys, finite
     from llmlab.runs import folder, text
-    from llmlab.training import companions
+    from llmlab.training import companion_records
     from llmlab.training.feeds.acting import Actor
     from llmlab.training.recipe import as_dataclass, part_factory, reads, segments
     from llmlab.training.recipe import special as needed
@@ -135,7 +136,7 @@ def evaluate(
         model, _ = folder.load_model(run)
         cfg, _ = folder.load(folder.home(run))
         tokenizer = folder.home(run) / "tokenizer.json"
-        models = companions.finished(folder.checkpoint_of(run), folder.home(run), cfg, model)
+        models = companion_records.finished(folder.checkpoint_of(run), folder.home(run), cfg, model)
     else:
         model, cfg, tokenizer = _foreign(hf)
         cfg.data.bos, models = bos, {}
@@ -147,10 +148,8 @@ def evaluate(
         assert run is not None
         home = folder.home(run)
         advice = f"bring it back as it was, or measure what is there now with llmlab eval run={run} data={{text}}"
-        of_run = text.recorded_fields(home)
-        corpus = text.corpus(
-            home, settings, as_dataclass(cfg.tokenizer, schema.Tokenizer), special, of_run, advice, kind
-        )
+        made_with = as_dataclass(cfg.tokenizer, schema.Tokenizer)
+        corpus = text.corpus(text.Trained(home, settings, made_with, special, text.recorded_fields(home), kind), advice)
         streams = [corpus.validation]
     else:
         source = data or "files"
@@ -247,14 +246,14 @@ def _foreign(hf: str) -> tuple[Any, Any, Any]:
     return model, cfg, file
 
 
-def _usual(model: Any, stream: Stream | Records) -> int:
+def _usual(model: Model, stream: Stream | Records) -> int:
     """1,024, or as many positions as the model has, or as the text has tokens."""
     from llmlab.decoding.generate import limit
 
     return max(1, min(1024, limit(model) or model.sizes.max_positions, len(stream) - 1))
 
 
-def _known(batch: Mapping[str, Any], model: Any) -> None:
+def _known(batch: Mapping[str, Any], model: Model) -> None:
     """A tokenizer may have ids that a checkpoint has no row for."""
     for name in ("ids", "source_ids"):
         if name in batch and (most := int(batch[name].max())) >= model.sizes.vocab_size:

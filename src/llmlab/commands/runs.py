@@ -178,7 +178,7 @@ def _last(file: Path, row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _typed(overrides: Sequence[str]) -> list[str]:
-    """What makes the run what it is: not where it is."""
+    """The settings that make the run what it is: not where it is."""
     return [str(o) for o in overrides if not str(o).startswith(("hydra.", "hydra/", "sweep="))]
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from llmlab import registry
-from llmlab.config import init_from
+from llmlab.config import heads, init_from
 from llmlab.config.composed import Chosen, Composed, Declared
 from llmlab.config.layout import with_vocabulary
 from llmlab.errors import UserError
@@ -97,8 +97,9 @@ def resolve(
             found[role] = Chosen(about, source=_source(about, value))
             continue
         try:
-            overrides = _inherited(typed, value, about, published)
-            found[role] = Chosen(about, value, composed=compose([*overrides, *value], about, value))
+            words = [_head_of(about, word) for word in value]
+            overrides = _inherited(typed, words, about, published)
+            found[role] = Chosen(about, value, composed=compose([*overrides, *words], about, words))
         except UserError as e:
             raise UserError("\n".join(f"{KEY}.{role}: {line}" for line in str(e).splitlines())) from None
     return found
@@ -130,10 +131,25 @@ def _source(about: Declared, value: str) -> str:
     return value
 
 
+def _head_of(about: Declared, word: str) -> str:
+    """A word that chooses a head, at its role in the companion, which need not be one of the trained model: `head=lm_bias`."""
+    if of_role := heads.OF_ROLE.fullmatch(word):
+        return f"head@heads.{of_role[2]}={of_role[3]}"
+    of_none = heads.OF_NONE.fullmatch(word)
+    if of_none is None:
+        return word
+    if len(about.heads) != 1:
+        raise UserError(
+            f"{word}: name the role, as {' or '.join(f'heads.{role}=NAME' for role in about.heads) or 'none'}"
+        )
+    role, (_, option, value) = next(iter(about.heads)), of_none.groups()
+    return f"heads.{role}{option}={value}" if option else f"head@heads.{role}={value}"
+
+
 def _inherited(
     typed: Sequence[Override], words: Sequence[str], about: Declared, published: Callable[[Sequence[str]], bool]
 ) -> list[str]:
-    """What was typed for the run and holds for its companion too: what its own words do not replace."""
+    """Words that were typed for the run and hold for its companion too: those that its own do not replace."""
     own = {key_and_package(word) for word in words}
     for word in words:
         key = key_and_package(word)[0]

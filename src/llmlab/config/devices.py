@@ -1,9 +1,12 @@
-"""What of strategy, precision, placement and devices excludes each other, as far as the config alone tells: without torch,
+"""Contradictions between strategy, precision, placement and devices, as far as the config alone tells: without torch,
 so that each point of a sweep is checked before the first begins."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda")
 ZERO = ("zero1", "zero2", "zero3", "zero2_offload", "zero3_offload")
@@ -11,7 +14,7 @@ STRATEGIES = ("single", "ddp", "fsdp", "fsdp_tp", *ZERO)
 NEEDS_GPU = "precision=16-mixed needs a GPU; on a CPU choose precision=bf16-mixed"
 
 
-def problems(cfg: Any) -> list[str]:
+def problems(cfg: DictConfig) -> list[str]:
     """A line each."""
     wanted, devices, name = str(cfg.trainer.accelerator), str(cfg.trainer.devices), cfg.strategy.name
     nodes, split = int(cfg.trainer.num_nodes), cfg.strategy.tensor_parallel
@@ -42,7 +45,7 @@ def divide(split: int, count: int) -> str:
     return f"strategy.tensor_parallel={split} does not divide trainer.devices={count} (of a node); make it a multiple"
 
 
-def _precision(cfg: Any, name: str, accelerator: str) -> list[str]:
+def _precision(cfg: DictConfig, name: str, accelerator: str) -> list[str]:
     if cfg.precision == "16-mixed":
         if name in ZERO:
             why = f"DeepSpeed's loss scale would not be in a checkpoint; under strategy={name} choose precision=bf16-mixed"

@@ -124,7 +124,7 @@ def argument(word: str, fields: Iterable[str]) -> str:
     return near(word, known)
 
 
-def paths(base: Any) -> list[str]:
+def paths(base: DictConfig | None) -> list[str]:
     """The dotted keys of a config that hold values, not worked out."""
     from omegaconf import DictConfig
 

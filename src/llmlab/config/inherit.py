@@ -89,7 +89,7 @@ def without(overrides: Sequence[str]) -> tuple[str, ...]:
     return tuple(o for o in overrides if not is_about(o.lstrip("+~").partition("=")[0].partition("@")[0]))
 
 
-def _agrees(typed: Any, folder: Path) -> bool:
+def _agrees(typed: DictConfig, folder: Path) -> bool:
     """True if the settings of a tokenizer are those of the run's: the same words may be typed again."""
     if typed.kind == "file":
         if typed.path is None:

@@ -28,7 +28,7 @@ class Frame(NamedTuple):
 
 
 class Framing(NamedTuple):
-    """How the texts of a record become one sequence. lead, end: ids that open a record and the one that ends a text."""
+    """Frames that make one sequence of a record. lead, end: ids that open a record and the one that ends a text."""
 
     single: Frame
     pair: Frame
@@ -98,7 +98,7 @@ def shortened(ids: np.ndarray, length: int, cut: Literal["start", "end"]) -> np.
 
 
 def _template(tokenizer: Tokenizer) -> tuple[Frame, Frame] | None:
-    """What the tokenizer's own template puts around one text and around two; None without one."""
+    """Tokens that the tokenizer's own template puts around one text and around two; None without one."""
     if tokenizer.kind != "file":
         return None
     inner = tokenizer.inner

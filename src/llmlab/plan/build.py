@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llmlab.config import rollouts, stand_ins
 from llmlab.config.devices import STRATEGIES, ZERO, problems
@@ -17,6 +17,10 @@ from llmlab.plan.subject import Subject
 from llmlab.training.budget import horizon
 from llmlab.training.placement import COMPUTED
 from llmlab.training.strategies import elementwise
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
 
 SPREAD = tuple(s for s in STRATEGIES if s not in ("single", "fsdp_tp"))
 COMPARED = 8  # devices of the strategies beside a run on one
@@ -132,7 +136,7 @@ def this_machine(
 
 
 def _share(subject: Subject, devices: int, capacity: int) -> int:
-    """Of a node's memory, that of one of the devices; others than the run's are all on one."""
+    """The memory of one of the devices of a node; others than the run's are all on one."""
     own = subject.where.data_parallel * subject.where.tensor_parallel
     nodes = int(subject.cfg.trainer.num_nodes) if devices == own else 1
     return capacity * nodes // devices
@@ -157,8 +161,8 @@ def _held(subject: Subject, capacity: int, shared: bool) -> list[Held]:
     return found
 
 
-def _allowed(cfg: Any, where: memory.Where) -> bool:
-    """Whether the run could be under another strategy, with the precision, placement and optimizer that it has."""
+def _allowed(cfg: DictConfig, where: memory.Where) -> bool:
+    """True if the run could be under another strategy, with the precision, placement and optimizer that it has."""
     other = copy.deepcopy(cfg)
     other.strategy.name, other.strategy.tensor_parallel = where.strategy, 1
     other.trainer.devices, other.trainer.num_nodes = where.data_parallel, 1

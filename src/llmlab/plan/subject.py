@@ -1,10 +1,10 @@
-"""What is planned: a config as `llmlab train` takes it, or a bare config.json. No data and no weights are read."""
+"""The subject of a plan: a config as `llmlab train` takes it, or a bare config.json. No data and no weights are read."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING
 
 from llmlab import registry
 from llmlab.config import devices, layout, schema, traits
@@ -19,6 +19,11 @@ from llmlab.training import companions, preflight, recipe
 from llmlab.training import cost as costs
 from llmlab.training.strategies import elementwise, tensor_parallel
 
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from llmlab.config.composed import Composed
+
 SAMPLES = 8
 
 
@@ -27,9 +32,9 @@ class Subject:
     """cost: as the record of a run has it. training: None where the model has no head that its objective trains."""
 
     name: str
-    composed: Any
+    composed: Composed
     spec: specs.ModelSpec
-    model: Any
+    model: Model
     cost: costs.Cost
     cut: recipe.Cut
     where: Where
@@ -38,17 +43,18 @@ class Subject:
     others: Mapping[str, Model] = field(default_factory=dict)  # the objective's other models, by role
 
     @property
-    def cfg(self) -> Any:
+    def cfg(self) -> DictConfig:
         return self.composed.cfg
 
 
-def of_config(composed: Any) -> Subject:
+def of_config(composed: Composed) -> Subject:
     """UserError for what a run would refuse."""
     entry, vocabulary, assumed = _vocabulary(composed)
     try:
         spec = composed.spec if vocabulary is None else layout.with_vocabulary(composed, vocabulary)
     except ValueError as e:
         raise UserError(str(e)) from e
+    assert spec is not None  # of a config that is sound
     return _subject(" ".join(composed.overrides) or "the default config", composed, spec, entry, assumed, vocabulary)
 
 
@@ -80,7 +86,7 @@ def of_checkpoint(name: str, overrides: Sequence[str], config_dirs: Sequence[str
     return _subject(f"hf={name} ({head})", composed, spec, entry, assumed)
 
 
-def _vocabulary(composed: Any) -> tuple[registry.Entry, int | None, list[str]]:
+def _vocabulary(composed: Composed) -> tuple[registry.Entry, int | None, list[str]]:
     """(the objective, ids that the tokenizer uses or None, what is assumed of them)."""
     cfg = composed.cfg
     entry = registry.index()["objective", cfg.objective["_part_"]]
@@ -100,7 +106,7 @@ def _vocabulary(composed: Any) -> tuple[registry.Entry, int | None, list[str]]:
 
 def _subject(
     name: str,
-    composed: Any,
+    composed: Composed,
     spec: specs.ModelSpec,
     entry: registry.Entry,
     assumed: list[str],
@@ -144,6 +150,10 @@ def _subject(
         assumed.append("one document a sequence: how long they are, the data would tell")
     trained = set(entry.attribute("heads")) <= set(spec.heads)
     others = companions.resolve(composed, model, vocabulary)
+    for role, companion in others.items():
+        with companions.naming_role(role):
+            preflight.parts(companion.spec, kind, cfg.precision)
+            tensor_parallel.check(split, companion.spec)
     models = {role: companion.assemble(model) for role, companion in others.items()}
     if trained:
         ordinary = min(wanted.size - len(wanted.special), 1 << 32)

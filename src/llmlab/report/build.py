@@ -47,7 +47,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Report:
-    """What is shown. tables: what can be compared is in one; the first has the baseline that was asked for."""
+    """A report as it is shown. tables: one for variants that can be compared; the first has the baseline that was asked for."""
 
     title: str
     metric: str
@@ -155,7 +155,7 @@ def _tables(
 
 
 def method(report: Report) -> list[str]:
-    """How to read the numbers: one sentence each."""
+    """Sentences on how to read the numbers."""
     several = any(r.n > 1 for r in report.rows)
     compared = any(r.comparison is not None and r.comparison.n > 1 for r in report.rows)
     said = [verdict.METHOD, verdict.NEEDED] if compared else []

@@ -37,7 +37,7 @@ class Curve:
 
 
 def column(runs: Sequence[Run], metric: str) -> str | None:
-    """What is drawn: the metric where each run measured it often enough, else the training loss, else nothing."""
+    """The column that is drawn: the metric where each run measured it often enough, else the training loss, else nothing."""
     for name in (metric, "loss"):
         if runs and all(len(r.rows.get(name, ())) >= (FEW if name == metric else 2) for r in runs):
             return name
@@ -49,7 +49,7 @@ def mean_curve(runs: Mapping[int, Run], name: str) -> Curve | None:
 
 
 def difference(runs: Mapping[int, Run], base: Mapping[int, Run], name: str) -> Curve | None:
-    """Of a variant to the baseline, seed by seed, at the tokens that both measured."""
+    """The difference of a variant to the baseline, seed by seed, at the tokens that both measured."""
     series = []
     for seed in sorted(runs.keys() & base.keys()):
         own, other = dict(runs[seed].rows.get(name, ())), dict(base[seed].rows.get(name, ()))

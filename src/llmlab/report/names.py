@@ -1,9 +1,9 @@
-"""What variants are called: what was typed where that tells them apart, else the config's keys that do."""
+"""Names of variants: what was typed where that tells them apart, else the config's keys that do."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from llmlab.config.bookkeeping import makes_no_variant
 from llmlab.slot_names import SLOTS
@@ -15,7 +15,7 @@ NAMED_KEYS = 4  # a variant that differs in more keys is named by some that suff
 UNTYPED = "the default run"  # as `llmlab runs` has it
 
 
-def format_value(value: Any) -> str:
+def format_value(value: object) -> str:
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
@@ -69,14 +69,14 @@ def assign_names(variants: Sequence[Variant], tuned: str | None) -> None:
 
 
 def _asked(variant: Variant, tuned: str | None) -> dict[str, str]:
-    """What was typed in every run of the variant."""
+    """The overrides that were typed in every run of the variant."""
     each = [run.asked for run in variant.runs]
     same = {k: v for k, v in each[0].items() if all(e.get(k) == v for e in each)}
     return {k: v for k, v in same.items() if not makes_no_variant(k) and k != tuned}
 
 
 def _swept(asked: Sequence[dict[str, str]]) -> list[dict[str, str]] | None:
-    """Where each key that varies was typed for every variant, as in a sweep, and they tell all apart: those keys."""
+    """The keys that vary, where each was typed for every variant, as in a sweep, and they tell all apart."""
     keys = {k for a in asked for k in a}
     varied = [k for k in sorted(keys, key=_rank) if len({a.get(k) for a in asked}) > 1]
     if not varied or any(k not in a for k in varied for a in asked):

@@ -113,7 +113,7 @@ def lines(report: Report) -> tuple[list[str], list[list[str]], list[str]]:
 
 
 def headline(report: Report) -> str:
-    """How much was run, of which how much counts, against what."""
+    """A line that says how much was run, of which how much counts, against what."""
     runs = f"{say.count(report.counted, 'run')} of {len(report.rows)} variant{'s' * (len(report.rows) != 1)}"
     beaten = sum(r.beaten for r in report.runs)
     left = len(report.runs) - report.counted - beaten
@@ -129,7 +129,7 @@ def headline(report: Report) -> str:
 
 
 def notices(report: Report, part: Table | None = None) -> list[str]:
-    """Those to be read before the table `part`; without it: those before all tables, where there are several."""
+    """Lines to be read before the table `part`; without it: those before all tables, where there are several."""
     one = len(report.tables) == 1
     if part is None:
         return [] if one else report.general
@@ -174,12 +174,12 @@ SHARED = {"not distinguishable": _undecided, "one seed": _one_seed}
 
 
 def folded(report: Report) -> bool:
-    """Whether the keys that differ are too many to be looked at unasked."""
+    """True if the keys that differ are too many to be looked at unasked."""
     return len(report.keys) > NAMED_KEYS
 
 
 def commands(report: Report) -> list[str]:
-    """What was asked, a line a sweep."""
+    """The commands that were typed, a line a sweep."""
     said = []
     for a in report.asked:
         if a["command"]:

@@ -51,7 +51,7 @@ def show(report: Report, files: list[Path]) -> None:
 
 
 def columns(part: rows.Table, width: int) -> list[table.Column]:
-    """Those that fit into `width`, the verdict last: it may take several lines."""
+    """The columns that fit into `width`, the verdict last: it may take several lines."""
     names = [r.name for r in part.rows]
     verdicts = ["baseline" if r.is_baseline and r.n else r.short for r in part.rows]
     found = {c.name: c for c in table.columns(part)}

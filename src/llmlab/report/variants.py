@@ -25,7 +25,7 @@ def flatten(config: Mapping[str, Any]) -> tuple[dict[str, Any], set[str]]:
     leaves: dict[str, Any] = {}
     parts: set[str] = set()
 
-    def walk(node: Any, path: str) -> None:
+    def walk(node: object, path: str) -> None:
         if not isinstance(node, Mapping):
             if node is not None:
                 leaves[path] = json.dumps(node) if isinstance(node, list) else node
@@ -220,7 +220,7 @@ def baseline(
 
 
 def leading(found: Found, variants: Sequence[Variant]) -> Variant:
-    """Of variants that were not to be a baseline: the first of a sweep, else the one with the oldest run."""
+    """The variant that leads a table without a baseline of its own: the first of a sweep, else the one with the oldest run."""
     return min(variants, key=lambda v: (_place(found, v), v.born))
 
 
@@ -235,7 +235,7 @@ def _first_values(found: Found, variants: Sequence[Variant]) -> dict[str, str]:
 
 
 def _fits(variant: Variant, wanted: Mapping[str, str]) -> bool:
-    """Whether each key was typed so, or is so in the config."""
+    """True if each key was typed so, or is so in the config."""
     said = [{**run.asked, **variant.keys} for run in variant.runs]
     for key, value in wanted.items():
         path = "model.family" if key == "model" else key

@@ -132,7 +132,7 @@ def write(path: Path, weights: Mapping[str, Tensor], state: Mapping[str, Any]) -
 
 
 def problem(path: Path) -> str | None:
-    """What is wrong with a checkpoint or an export, or None. Reads all of it."""
+    """The reason why a checkpoint or an export is not sound, or None. Reads all of it."""
     try:
         manifest = _manifest(path)
         own = [n for n in manifest["files"] if COMPANION.fullmatch(n)]
@@ -270,7 +270,7 @@ def _untie(weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, 
     return own, tied
 
 
-def _tensors(node: Any) -> list[Tensor]:
+def _tensors(node: object) -> list[Tensor]:
     if isinstance(node, Tensor):
         return [node]
     children = node.values() if isinstance(node, Mapping) else node if isinstance(node, list | tuple) else ()

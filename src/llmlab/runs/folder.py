@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from llmlab import registry
 from llmlab.config import inherit
@@ -19,13 +19,17 @@ from llmlab.runs import record
 from llmlab.runs.files import BESIDE, COMPANIONS, CONFIG, EXPORT, SPEC, TOKENIZER, spec_of, undamaged
 
 if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
     from llmlab.config.spec import ModelSpec
+    from llmlab.data.tokenizer import Tokenizer
     from llmlab.model.model import Model
+    from llmlab.model.serialise import ModelShape
 
 home = inherit.home
 
 
-def save(folder: Path, cfg: Any, spec: ModelSpec, companions: Mapping[str, ModelSpec] | None = None) -> None:
+def save(folder: Path, cfg: DictConfig, spec: ModelSpec, companions: Mapping[str, ModelSpec] | None = None) -> None:
     """The resolved config as config.yaml, the resolved model as model.json and the others that it is trained with as
     models/ROLE.json: the run can be read whatever conf/ becomes."""
     from omegaconf import OmegaConf
@@ -39,7 +43,7 @@ def save(folder: Path, cfg: Any, spec: ModelSpec, companions: Mapping[str, Model
         write_atomic(folder / spec_of(role), json.dumps(to_dict(other), indent=1) + "\n")
 
 
-def load(run: str | Path) -> tuple[Any, ModelSpec]:
+def load(run: str | Path) -> tuple[DictConfig, ModelSpec]:
     """(config, resolved model) of a run, or of what was exported from one; UserError if the folder is neither."""
     from llmlab.model.serialise import ModelShape
     from llmlab.runs import settings
@@ -51,7 +55,7 @@ def load(run: str | Path) -> tuple[Any, ModelSpec]:
         cfg, plain = settings.read(folder / CONFIG)
         if "bos" not in plain["data"]:  # a run of before there was this key, whose documents have none
             cfg.data.bos = False
-        model: Any = read_json(folder / SPEC, ModelShape)
+        model: ModelShape = read_json(folder / SPEC, ModelShape)
     except FileNotFoundError as e:
         raise UserError(
             f"{run}: there is no {Path(e.filename).name} there; the run ended before it began to train"
@@ -60,11 +64,11 @@ def load(run: str | Path) -> tuple[Any, ModelSpec]:
     return cfg, _spec(folder / SPEC, model)
 
 
-def _spec(file: Path, model: Any) -> ModelSpec:
+def _spec(file: Path, model: ModelShape) -> ModelSpec:
     from llmlab.model.serialise import from_dict
 
     try:
-        return from_dict(model)
+        return from_dict(dict(model))
     except Exception as e:  # a part, a size or an option of another version of llmlab
         raise UserError(f"{file} can't be read: {type(e).__name__}: {str(e).splitlines()[0]}") from e
 
@@ -76,7 +80,7 @@ def companion(folder: Path, role: str) -> ModelSpec:
     name = spec_of(role)
     undamaged(folder, (name,), record.read(folder))
     try:
-        model: Any = read_json(folder / name, ModelShape)
+        model: ModelShape = read_json(folder / name, ModelShape)
     except FileNotFoundError:
         raise UserError(f"{folder / name} is gone; bring it back from a copy of the run") from None
     return _spec(folder / name, model)
@@ -125,7 +129,7 @@ def start_of(init_from: str, *, tokenizer: bool = True) -> Path:
 
 
 def is_foreign(path: Path) -> bool:
-    """Whether a checkpoint is a Hugging Face folder."""
+    """True if a checkpoint is a Hugging Face folder."""
     return (path / "config.json").is_file() and not any((path / n).exists() for n in ("state.pt", EXPORT))
 
 
@@ -140,7 +144,7 @@ def assembled(folder: Path, spec: ModelSpec) -> Model:
         raise UserError(f"{folder / SPEC}: no model can be built from it: {type(e).__name__} {reason}") from e
 
 
-def load_model(run: str | Path) -> tuple[Any, Any]:
+def load_model(run: str | Path) -> tuple[Model, Tokenizer]:
     """(model on the CPU in eval mode, tokenizer) of a run, from its newest sound checkpoint; Lightning is not imported."""
     from llmlab.data.tokenizer import Tokenizer
     from llmlab.model import build
@@ -166,7 +170,7 @@ def load_model(run: str | Path) -> tuple[Any, Any]:
     return model.eval(), tokenizer
 
 
-def load_given(run: str | None, hf: str | None) -> tuple[Any, Any]:
+def load_given(run: str | None, hf: str | None) -> tuple[Model, Tokenizer]:
     """(model, tokenizer) of a run, or of the checkpoint that hf= names."""
     if hf is None:
         assert run is not None

@@ -1,4 +1,4 @@
-"""Whether a run is alive: the process that trains holds a lock on its folder, which the system frees when it dies.
+"""The lock that shows that a run is alive: the process that trains holds it, and the system frees it when that dies.
 
 POSIX record locks (`lockf`), not `flock`: a forked DataLoader worker inherits the latter and would keep it.
 """
@@ -49,7 +49,7 @@ def unlock(folder: Path) -> None:
 
 
 def is_locked(folder: Path) -> bool:
-    """Whether some process trains in this folder."""
+    """True if some process trains in this folder."""
     path = (folder / LOCK).resolve()
     if path in _mine:
         return True

@@ -152,7 +152,7 @@ def read(folder: str | Path) -> dict[str, Any]:
 def parts(config: Mapping[str, Any]) -> dict[str, str]:
     """{place: name of the part} of a plain config: {"attention": "gqa", "kinds.local.window": "sliding", ...}."""
 
-    def walk(node: Any, path: str) -> Iterator[tuple[str, str]]:
+    def walk(node: object, path: str) -> Iterator[tuple[str, str]]:
         if isinstance(node, Mapping):
             if isinstance(node.get("_part_"), str):
                 yield path, node["_part_"]
@@ -187,7 +187,7 @@ def _commit() -> str | None:
 
 
 def hardware(threads: int, devices: list[str]) -> dict[str, Any]:
-    """What the run computes on. devices: names of its accelerators, one each, or of the CPU."""
+    """The machine of a run. devices: names of its accelerators, one each, or of the CPU."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else None
     return {
         "machine": platform.machine(),
@@ -218,7 +218,7 @@ def command() -> str:
 
 
 def program_name() -> str:
-    """How `llmlab` is called here: by its name where the shell finds it, else by its path."""
+    """The command `llmlab` as it is called here: by its name where the shell finds it, else by its path."""
     import shutil
 
     if shutil.which("llmlab"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 from llmlab import files, registry, slot_names
 from llmlab.config import companions, init_from, schema, store
@@ -12,6 +12,9 @@ from llmlab.config.trainer import Trainer
 from llmlab.errors import UserError
 from llmlab.json_files import read_yaml
 from llmlab.sizes import ModelConfig
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 NODES: dict[str, Any] = {
     "model": ModelConfig,
@@ -52,14 +55,14 @@ class Shape(TypedDict):
     sweep: NotRequired[str | None]
 
 
-def read(path: Path) -> tuple[Any, dict[str, Any]]:
+def read(path: Path) -> tuple[DictConfig, dict[str, Any]]:
     """(config, the same as it stands in the file). Keys that came later have their defaults, keys that are no more are left
     out. UserError names the key that is not what it must be; FileNotFoundError as it is.
     """
     from omegaconf import OmegaConf
 
     plain: dict[str, Any] = read_yaml(path, Shape)
-    cfg: Any = OmegaConf.create(plain)
+    cfg: DictConfig = OmegaConf.create(plain)
     for name, cls in NODES.items():
         cfg[name] = _typed(path, name, plain.get(name) or {}, cls)
     for slot in slot_names.RECIPE_SLOTS:
@@ -78,7 +81,7 @@ def read(path: Path) -> tuple[Any, dict[str, Any]]:
     return cfg, plain
 
 
-def absolute(cfg: Any) -> Any:
+def absolute(cfg: DictConfig) -> DictConfig:
     """A copy whose paths mean the same from any folder: the text's, the tokenizer's, that of the weights to begin with."""
     import copy
 

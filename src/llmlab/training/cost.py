@@ -35,7 +35,7 @@ class PassCost:
     account: flops.Account
 
     def flops(self, *, dense: bool = False) -> float:
-        """Of a sample, the backward included."""
+        """FLOPs a sample, the backward included."""
         if not self.trained:
             return self.times * self.account.forward(dense=dense)
         return self.times * (self.account.training(dense=dense) * self.account.tokens)
@@ -51,7 +51,7 @@ class Cost:
 
     @property
     def flops_per_token(self) -> float:
-        """Of training, for each of the seq_len tokens of a sample."""
+        """FLOPs of training, for each of the seq_len tokens of a sample."""
         return sum(p.flops() for p in self.passes) / self.seq_len
 
     @property
@@ -164,7 +164,7 @@ def _model(models: Mapping[str, Model], asked: Pass, objective: Objective) -> Mo
 
 
 def _share(role: str, group: Sequence[tuple[int, Pass]]) -> float:
-    """Of the tokens of alike passes, those that a head sees."""
+    """The share of the tokens of alike passes that a head sees."""
     each = [p.tokens if p.heads[role] is None else p.heads[role] or 0 for _, p in group]
     return sum(each) / (len(group) * group[0][1].tokens)
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from llmlab.errors import UserError
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 FORWARD_SHARE = 1 / 3  # of a training step's cost a token (measured: 0.31 on two cores)
 SHARE = 0.1  # of the training's time: the most that validations take, unless the user says when they are
@@ -23,7 +26,7 @@ class Intervals(NamedTuple):
 
     @classmethod
     def from_config(
-        cls, train: Any, held_out: int, step_tokens: int, horizon: int, record: Mapping[str, Any]
+        cls, train: DictConfig, held_out: int, step_tokens: int, horizon: int, record: Mapping[str, Any]
     ) -> Intervals:
         """train: the config's. record: what run.json has of a run that goes on, which keeps the steps it began with.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import lightning.pytorch as pl
 import torch
@@ -23,6 +23,15 @@ from llmlab.training.feeds import Feed
 from llmlab.training.placement import Placement
 from llmlab.training.step_metrics import StepMetrics
 from llmlab.training.totals import Totals
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from lightning.pytorch.core.optimizer import LightningOptimizer
+    from torch.optim import Optimizer
+
+    from llmlab.training.feeds import Batch
+    from llmlab.training.strategies.portable import ByPath
 
 
 class Offline(pl.LightningModule):
@@ -71,9 +80,9 @@ class Offline(pl.LightningModule):
         self._totals = Totals(self.measures)
 
     @property
-    def strategy(self) -> Any:
+    def strategy(self) -> ByPath:
         """One of `llmlab.training.strategies`: what it answers is in `strategies.portable`."""
-        return self.trainer.strategy
+        return cast("ByPath", self.trainer.strategy)
 
     # ---------------------------------------------------------------- the model
 
@@ -98,7 +107,7 @@ class Offline(pl.LightningModule):
 
     def _placed(self, model: Model) -> Model:
         self.placement.apply(model)
-        self.strategy.place(model)
+        self.strategy.distribute(model)
         return model
 
     def fill(self) -> None:
@@ -142,7 +151,7 @@ class Offline(pl.LightningModule):
 
     # ---------------------------------------------------------------- a step
 
-    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         micro_step = self.trainer.global_step * self.trainer.accumulate_grad_batches + self.micro
         # Ranks that share the work on the same rows (tensor parallel) draw the same, or their dropout would differ.
         torch.manual_seed(key(self.seed, "step", micro_step, self.strategy.data_rank))
@@ -190,13 +199,21 @@ class Offline(pl.LightningModule):
         """Micro-batches of an optimizer step, over all data-parallel ranks."""
         return self.strategy.data_world * self.trainer.accumulate_grad_batches
 
-    def configure_gradient_clipping(self, optimizer: torch.optim.Optimizer, *unused: Any, **unused_too: Any) -> None:
+    def configure_gradient_clipping(
+        self, optimizer: torch.optim.Optimizer, *unused: object, **unused_too: object
+    ) -> None:
         self.lr = float(optimizer.param_groups[0]["lr"])
         norm = self.strategy.clip(optimizer, self.clip)
         if norm is not None:
             self.step_metrics.close(norm)
 
-    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
+    def optimizer_step(
+        self,
+        epoch: int,
+        batch_idx: int,
+        optimizer: Optimizer | LightningOptimizer,
+        optimizer_closure: Callable[[], Any] | None = None,
+    ) -> None:
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         if self.step_metrics.open:  # the strategy has clipped in its own step
             self.step_metrics.close(self.strategy.norm())

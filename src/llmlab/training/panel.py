@@ -1,4 +1,4 @@
-"""What a run says when it ends."""
+"""The panel that a run ends with."""
 
 from __future__ import annotations
 

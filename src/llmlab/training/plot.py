@@ -18,6 +18,7 @@ def loss_curve(folder: Path) -> Path:
 
     rows = metrics.read(folder / metrics.METRICS)
     found = {label: points(rows, column) for label, column in (("training", "loss"), ("validation", "val_loss"))}
+    # Not pyplot, which keeps figures in a global list and chooses a backend that may want a display.
     figure = Figure(figsize=(7, 4), dpi=120, layout="constrained")
     axes = figure.add_subplot()
     axes.set(xlabel="tokens", ylabel="loss (nats per target)")

@@ -1,4 +1,4 @@
-"""What would end a run only after its folder was made, said before anything is written."""
+"""Preflight checks: errors that would end a run after its folder was made, raised before anything is written."""
 
 from __future__ import annotations
 
@@ -19,17 +19,23 @@ from llmlab.runs.folder import home, is_foreign, load
 from llmlab.training.companions import naming_role
 
 if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
     from llmlab.config.spec import ModelSpec
+    from llmlab.model.model import Model
+    from llmlab.slots import OptimizerPart
+    from llmlab.training.devices import Devices
+    from llmlab.training.recipe import Recipe
 
 MEMINFO, CGROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup/memory.max")
 
 
-def check(cfg: Any, recipe: Any, place: Any, weights: Path | None) -> None:
+def check(cfg: DictConfig, recipe: Recipe, devices: Devices, weights: Path | None) -> None:
     """UserError if a part refuses what it was given, the text is longer than the model's positions, the weights to begin
     with are another model's, or the memory can't hold the model and its optimizer.
     """
-    parts(recipe.spec, place.device.type, cfg.precision)
-    model = build.assemble(recipe.spec)
+    parts(recipe.spec, devices.device.type, cfg.precision)
+    model = recipe.model
     reaches(model, cfg.data.seq_len, begun=weights is not None)
     if weights is not None and is_foreign(weights):
         from llmlab.hub import begin
@@ -37,14 +43,14 @@ def check(cfg: Any, recipe: Any, place: Any, weights: Path | None) -> None:
         begin.check(weights)
     elif weights is not None:
         _fit(weights, model)
-    others = {role: companion.assemble(model) for role, companion in recipe.companions.items()}
+    others = {role: recipe.models[role] for role in recipe.companions}
     for role, other in others.items():
         with naming_role(role):
-            parts(other.spec, place.device.type, cfg.precision)
-    _memory(cfg, recipe, place, [flops.count_parameters(other) for other in others.values()])
+            parts(other.spec, devices.device.type, cfg.precision)
+    _memory(cfg, recipe, devices, [flops.count_parameters(other) for other in others.values()])
 
 
-def parts(spec: Any, device: str, precision: str) -> None:
+def parts(spec: ModelSpec, device: str, precision: str) -> None:
     """UserError if the init refuses its options, or the kernel to train on a `device`, cpu or cuda."""
     try:
         spec.init.factory()()
@@ -54,7 +60,7 @@ def parts(spec: Any, device: str, precision: str) -> None:
         raise UserError(str(e)) from e
 
 
-def reaches(model: Any, length: int, *, begun: bool = False) -> None:
+def reaches(model: Model, length: int, *, begun: bool = False) -> None:
     """UserError if one stack has fewer positions than the text has tokens; what two read, `cost.estimate` tells.
 
     begun: from weights that are there, whose table of positions can't be longer.
@@ -91,8 +97,8 @@ def heads_begun(weights: Path | None, spec: ModelSpec, labels: Sequence[str] | N
     return found
 
 
-def bounded(spec: Any) -> bool:
-    """Whether model.max_positions makes a difference to a model's positions: built for one more they are another."""
+def bounded(spec: ModelSpec) -> bool:
+    """True if model.max_positions makes a difference to a model's positions: built for one more they are another."""
     more = spec.sizes.max_positions + 1
     stacks = tuple(replace(s, sizes=s.sizes.but(max_positions=more)) for s in spec.stacks)
     pair = [build.assemble(s) for s in (spec, replace(spec, sizes=spec.sizes.but(max_positions=more), stacks=stacks))]
@@ -122,7 +128,7 @@ def _fit(path: Path, model: nn.Module) -> None:
 
 
 def _typed(path: Path) -> str:
-    """What was typed for the run that weights are of, where its record lies beside them."""
+    """The words typed for the run that weights are of, where its record lies beside them."""
     try:
         words = record.read(home(path))["overrides"]
     except (UserError, KeyError):
@@ -130,13 +136,13 @@ def _typed(path: Path) -> str:
     return f": {' '.join(words) or 'the defaults'}"
 
 
-def _memory(cfg: Any, recipe: Any, place: Any, others: Sequence[flops.Parameters]) -> None:
+def _memory(cfg: DictConfig, recipe: Recipe, devices: Devices, others: Sequence[flops.Parameters]) -> None:
     """Weights, gradients and the optimizer's state must fit: what is computed on the way comes on top and isn't counted."""
-    free = available(place.device)
+    free = available(devices.device)
     whole = cfg.strategy.name in ("single", "ddp")  # each process has a copy of all of it
-    if free is None or not (whole or place.device.type == "cpu"):
+    if free is None or not (whole or devices.device.type == "cpu"):
         return
-    copies = max(1, place.world // place.nodes) if whole and place.device.type == "cpu" else 1
+    copies = max(1, devices.world // devices.nodes) if whole and devices.device.type == "cpu" else 1
     counts = recipe.cost.parameters
     number = 2 if cfg.precision == "bf16-true" else 4
     each = number * (2 + states(recipe.optimizer))
@@ -155,7 +161,7 @@ def _memory(cfg: Any, recipe: Any, place: Any, others: Sequence[flops.Parameters
         )
 
 
-def states(optimizer: Any) -> float:
+def states(optimizer: OptimizerPart) -> float:
     """Numbers that an optimizer keeps for each parameter: 2 for Adam."""
     weight = nn.Parameter(torch.zeros(8, 8))
     weight.grad = torch.zeros(8, 8)

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llmlab import files
 from llmlab.config import data_keys
@@ -19,8 +19,15 @@ from llmlab.runs import folder as run_folder
 from llmlab.training.task import Task, intact, resume_command, typed
 from llmlab.training.task import last_step as task_last_step
 
+if TYPE_CHECKING:
+    from llmlab.config.composed import Composed
+    from llmlab.training.callbacks import Journal
+    from llmlab.training.cut import Cut
+    from llmlab.training.devices import Devices
+    from llmlab.training.recipe import Recipe
 
-def train(composed: Any, folder: str | Path | None = None) -> Mapping[str, Any]:
+
+def train(composed: Composed, folder: str | Path | None = None) -> Mapping[str, Any]:
     """Train what `composed` says; returns the record of the run (run.json).
 
     folder: the run folder; None: Hydra's output directory. With `resume=RUN` the run in RUN goes on, under its own config.
@@ -98,20 +105,20 @@ def _train(task: Task, first: bool) -> Mapping[str, Any]:
 
     cfg = task.composed.cfg
     began = time.time()
-    place = trainers.find_devices(cfg)
-    cut = recipes.Cut.make(cfg.train.batch_size, cfg.train.micro_batch_size, place.data_parallel)
+    devices = trainers.find_devices(cfg)
+    cut = recipes.Cut.make(cfg.train.batch_size, cfg.train.micro_batch_size, devices.data_parallel)
     recipe = recipes.Recipe.from_config(task.composed, task.spec, task.corpus, task.companions)
     make.feed(cfg, recipe, cut, 1)  # to refuse a corpus that is too small before anything is written
-    strategies.check(cfg, place, recipe.spec)
+    strategies.check(cfg, devices, recipe.spec)
     for role, companion in recipe.companions.items():
         with companions.naming_role(role):
-            strategies.check(cfg, place, companion.spec)
+            strategies.check(cfg, devices, companion.spec)
     weights = None
     if cfg.init_from and task.point is None:
         weights = run_folder.start_of(cfg.init_from, tokenizer=cfg.init_tokenizer != "new")
-    preflight.check(cfg, recipe, place, weights)
+    preflight.check(cfg, recipe, devices, weights)
     task = dataclasses.replace(task, notes=preflight.heads_begun(weights, recipe.spec, recipe.corpus.labels))
-    horizon = _horizon(task, recipe, cut, place, first)
+    horizon = _horizon(task, recipe, cut, devices, first)
     last_step = task_last_step(cfg, horizon["steps"])
     step_tokens = cut.batch_size * recipe.tokens_per_sample
     held_out = trainers.held_out(cfg, recipe, cut)
@@ -127,16 +134,18 @@ def _train(task: Task, first: bool) -> Mapping[str, Any]:
             others = {role: companion.spec for role, companion in recipe.companions.items()}
             run_folder.save(task.folder, settings.absolute(cfg), recipe.spec, others)
             recipe.corpus.tokenizer.save(task.folder)
-        run.update(**run_header.fields(task, recipe, horizon, last_step, place, cut, intervals))
+        run.update(**run_header.fields(task, recipe, horizon, last_step, devices, cut, intervals))
         run.update(files=run_files.hashes(task.folder) if first else {})
         for line in run_header.lines(task, recipe, horizon, last_step, cut, intervals):
             rank_zero_print(line)
     before = run.get("wall_seconds") or 0.0
     run.update(status="running", reason=None, resumed=run.get("resumed", 0) + int(task.resumes))
-    run.update(**run_header.where(cfg, place, cut))
-    _restore_threads(task, place)
+    run.update(**run_header.where(cfg, devices, cut))
+    _restore_threads(task, devices)
 
-    module, trainer, journal = trainers.make(task, recipe, cut, place, horizon["steps"], last_step, weights, intervals)
+    module, trainer, journal = trainers.make(
+        task, recipe, cut, devices, horizon["steps"], last_step, weights, intervals
+    )
     if first:
         every = intervals.validate_every
         journal.loggers = loggers.make_loggers(task, recipe, validate_every=every, horizon=horizon["steps"])
@@ -150,7 +159,7 @@ def _train(task: Task, first: bool) -> Mapping[str, Any]:
             "tokens_seen": steps * journal.tokens_per_step,
             "wall_seconds": round(before + time.time() - began, 3),
             "tokens_per_second": (meter and meter.tokens_per_second) or run.get("tokens_per_second"),
-            "peak_memory_bytes": max(peak_memory(place.device), run.get("peak_memory_bytes") or 0),
+            "peak_memory_bytes": max(peak_memory(devices.device), run.get("peak_memory_bytes") or 0),
             "metrics": {**run.get("metrics", {}), **_metrics(journal)},
         }
 
@@ -181,7 +190,7 @@ def _train(task: Task, first: bool) -> Mapping[str, Any]:
     from llmlab.training.finish import complete
 
     try:
-        complete(run, progress(), task.folder, cfg, recipe, module, place, journal.loggers)
+        complete(run, progress(), task.folder, cfg, recipe, module, devices, journal.loggers)
     except OSError as e:
         what = f"{e.filename or task.folder} could not be written: {e.strerror or e}"
         raise UserError(f"the run is at its end, but {what}; {intact(task.folder)}") from e
@@ -197,7 +206,7 @@ def _destroy_process_group() -> None:
         torch.distributed.destroy_process_group()
 
 
-def _horizon(task: Task, recipe: Any, cut: Any, place: Any, first: bool) -> dict[str, Any]:
+def _horizon(task: Task, recipe: Recipe, cut: Cut, devices: Devices, first: bool) -> dict[str, Any]:
     """The budget in steps. Measured minutes are measured once, by the first process; the others read what it found."""
     from llmlab.training.budget import horizon
     from llmlab.training.trainers import measured_tokens
@@ -211,25 +220,25 @@ def _horizon(task: Task, recipe: Any, cut: Any, place: Any, first: bool) -> dict
         cfg.budget,
         cut.batch_size * recipe.tokens_per_sample,
         recipe.cost.flops_per_token,
-        lambda minutes: measured_tokens(minutes, cfg, recipe, cut, place),
+        lambda minutes: measured_tokens(minutes, cfg, recipe, cut, devices),
     )
     if found.unit == "minutes":
         rank_zero_print(f"budget.minutes={found.amount:g} is {found.tokens:,} tokens on this machine")
     return found._asdict()
 
 
-def _metrics(journal: Any) -> dict[str, float]:
+def _metrics(journal: Journal) -> dict[str, float]:
     found = dict(journal.final)
     if journal.loss is not None:
         found["loss"] = journal.loss
     return found
 
 
-def _restore_threads(task: Task, place: Any) -> None:
+def _restore_threads(task: Task, devices: Devices) -> None:
     """The number of threads decides the order of sums, so a resumed run takes the one that it began with."""
     import torch
 
-    if not task.resumes or place.device.type != "cpu" or place.world > 1:
+    if not task.resumes or devices.device.type != "cpu" or devices.world > 1:
         return
     threads = task.record["hardware"]["threads"]
     if threads != torch.get_num_threads():

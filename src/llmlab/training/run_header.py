@@ -1,10 +1,10 @@
-"""What is known of a run before its first step: the fields of its record, and the lines that it begins with."""
+"""The header of a run, before its first step: the fields of its record, and the lines that it begins with."""
 
 from __future__ import annotations
 
 import os
 from datetime import UTC, datetime
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from omegaconf import OmegaConf
 
@@ -12,15 +12,31 @@ from llmlab import files, measures, registry
 from llmlab.config import inherit, init_from, stand_ins, traits
 from llmlab.data import account
 from llmlab.hub import locate
-from llmlab.model import build
 from llmlab.model.table import describe
 from llmlab.runs import record, text
-from llmlab.training import companions, preflight, schedule_notes
+from llmlab.training import companion_records, preflight, schedule_notes
 from llmlab.training.intervals import Intervals
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from llmlab.config.spec import ModelSpec
+    from llmlab.data.corpus import Corpus
+    from llmlab.data.records import RecordSamples
+    from llmlab.training.cut import Cut
+    from llmlab.training.devices import Devices
+    from llmlab.training.recipe import Recipe
+    from llmlab.training.task import Task
 
 
 def fields(
-    task: Any, recipe: Any, horizon: dict[str, Any], last_step: int, place: Any, cut: Any, intervals: Intervals
+    task: Task,
+    recipe: Recipe,
+    horizon: dict[str, Any],
+    last_step: int,
+    devices: Devices,
+    cut: Cut,
+    intervals: Intervals,
 ) -> dict[str, Any]:
     composed, corpus = task.composed, recipe.corpus
     cfg = composed.cfg
@@ -45,9 +61,9 @@ def fields(
         "notes": [*notes(task, recipe, horizon["steps"], last_step), *corpus.manifest["notes"]],
         "plugins": os.environ.get(registry.VARIABLE) or None,
         "versions": record.versions(),
-        "hardware": record.hardware(place.threads, place.names()),
+        "hardware": record.hardware(devices.threads, devices.names()),
         "precision": cfg.precision,
-        **where(cfg, place, cut),
+        **where(cfg, devices, cut),
         "began": datetime.now(UTC).isoformat(timespec="seconds"),
         "budget": horizon,
         "intervals": {"validate_every": intervals.validate_every, "checkpoint_every": intervals.checkpoint_every},
@@ -63,7 +79,7 @@ def fields(
         "tokenizer": tokenizer(cfg, corpus),
         "parameters": {name: getattr(recipe.cost.parameters, name) for name in ("total", "active", "trainable")},
         "flops_per_token": recipe.cost.flops_per_token,
-        **({"models": companions.fields(recipe.companions, build.assemble(recipe.spec))} if recipe.companions else {}),
+        **({"models": companion_records.fields(recipe.companions, recipe.models)} if recipe.companions else {}),
         "tokens_seen": 0,
         "steps": 0,
         "wall_seconds": 0.0,
@@ -75,7 +91,7 @@ def fields(
     }
 
 
-def tokenizer(cfg: Any, corpus: Any) -> dict[str, Any]:
+def tokenizer(cfg: DictConfig, corpus: Corpus) -> dict[str, Any]:
     """The origin of the tokenizer: learnt from the text, read from a file, or brought by the weights of init_from."""
     if cfg.tokenizer.kind != "file":
         return {"kind": corpus.tokenizer.kind, "from": "text", "path": None}
@@ -89,11 +105,11 @@ def _brings(start: str) -> str:
     return os.path.abspath(inherit.home(start) if name is None else locate.locate(name))
 
 
-def where(cfg: Any, place: Any, cut: Any) -> dict[str, Any]:
+def where(cfg: DictConfig, devices: Devices, cut: Cut) -> dict[str, Any]:
     """Fields that change when a run is resumed elsewhere: on what, and how the batch is then cut."""
     return {
         "strategy": cfg.strategy.name,
-        "devices": place.world,
+        "devices": devices.world,
         "batch": {
             "sequences": cut.batch_size,
             "micro": cut.micro,
@@ -103,14 +119,14 @@ def where(cfg: Any, place: Any, cut: Any) -> dict[str, Any]:
     }
 
 
-def objective_parts(spec: Any) -> dict[str, str]:
+def objective_parts(spec: ModelSpec) -> dict[str, str]:
     """The masks and heads that the objective brings: the config has them only where they were chosen."""
     lone = len(spec.stacks) == 1
     masks = {"mask" if lone else f"stacks.{s.name}.mask": s.mask.name for s in spec.stacks}
     return {**masks, **{f"heads.{role}": head.name for role, head in spec.heads.items()}}
 
 
-def notes(task: Any, recipe: Any, horizon: int, last_step: int) -> list[str]:
+def notes(task: Task, recipe: Recipe, horizon: int, last_step: int) -> list[str]:
     """Notes: on what a choice displaced, a part can't honour, has no effect, or the run never comes to."""
     cfg = task.composed.cfg
     stand_in = stand_ins.note(cfg)
@@ -129,7 +145,9 @@ def notes(task: Any, recipe: Any, horizon: int, last_step: int) -> list[str]:
     return found + schedule_notes.notes(recipe.schedule, cfg.schedule, horizon, last_step)
 
 
-def lines(task: Any, recipe: Any, horizon: dict[str, Any], last_step: int, cut: Any, intervals: Intervals) -> list[str]:
+def lines(
+    task: Task, recipe: Recipe, horizon: dict[str, Any], last_step: int, cut: Cut, intervals: Intervals
+) -> list[str]:
     spec, corpus, cost = recipe.spec, recipe.corpus, recipe.cost.parameters
     active = f" ({cost.active:,} active)" if cost.active != cost.total else ""
     cfg = task.composed.cfg
@@ -140,7 +158,7 @@ def lines(task: Any, recipe: Any, horizon: dict[str, Any], last_step: int, cut: 
     )
     said = [first, *describe(spec)]
     if recipe.companions:
-        said += companions.lines(recipe.companions, build.assemble(spec))
+        said += companion_records.lines(recipe.companions, recipe.models)
     if recipe.learns.words is not None:
         said.append(recipe.summary)
     said += [f"note: {n}" for n in notes(task, recipe, horizon["steps"], last_step) if n != stand_ins.note(cfg)]
@@ -165,15 +183,15 @@ def lines(task: Any, recipe: Any, horizon: dict[str, Any], last_step: int, cut: 
     return said
 
 
-def _records(recipe: Any) -> dict[str, Any]:
+def _records(recipe: Recipe) -> dict[str, Any]:
     """Fields of a record on what kind of records were read, their classes, and how many were cut at data.seq_len."""
     corpus = recipe.corpus
     if not corpus.is_records:
         return {}
-    return {"reads": corpus.manifest["kind"], "labels": corpus.labels, "cut": recipe.samples.cut}
+    return {"reads": corpus.manifest["kind"], "labels": corpus.labels, "cut": cast("RecordSamples", recipe.samples).cut}
 
 
-def _data(cfg: Any, recipe: Any) -> list[str]:
+def _data(cfg: DictConfig, recipe: Recipe) -> list[str]:
     """Lines on the data."""
     corpus, path = recipe.corpus, cfg.data.path
     noun = "record" if corpus.is_records else "document"
@@ -185,6 +203,6 @@ def _data(cfg: Any, recipe: Any) -> list[str]:
     if corpus.labels is not None:
         named = ", ".join(map(account.printable, corpus.labels[:12])) + (" ..." if len(corpus.labels) > 12 else "")
         said.append(f"classes: {len(corpus.labels)} ({named})")
-    if recipe.samples.cut:
-        said.append(f"{recipe.samples.cut:,} of {n['train']:,} training records cut at data.seq_len={cfg.data.seq_len}")
+    if cut := cast("RecordSamples", recipe.samples).cut:
+        said.append(f"{cut:,} of {n['train']:,} training records cut at data.seq_len={cfg.data.seq_len}")
     return said

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING
 
 from llmlab.slots import Schedule
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 MOST = 20_000  # steps that are looked at; of longer runs so many, evenly apart
 NEAR = 0.99  # of the optimizer's own rate: as good as reached
 LEAP = 0.25  # more than any warm-up climbs at once
 
 
-def notes(schedule: Schedule, options: Any, horizon: int, last_step: int) -> list[str]:
+def notes(schedule: Schedule, options: DictConfig, horizon: int, last_step: int) -> list[str]:
     """options: the schedule's config. horizon: steps of the budget. last_step: where trainer.max_steps ends the run."""
     steps = sorted({i * (horizon - 1) // max(1, min(horizon, MOST) - 1) for i in range(min(horizon, MOST))})
     factors = [schedule.factor(s, horizon) for s in steps]
@@ -40,7 +43,7 @@ def notes(schedule: Schedule, options: Any, horizon: int, last_step: int) -> lis
     return [f"schedule={options['_part_']}: {line}" for line in found]
 
 
-def _fix(options: Any, horizon: int) -> str:
+def _fix(options: DictConfig, horizon: int) -> str:
     typed, share = options.get("warmup_steps"), options.get("warmup_share")
     if typed is not None:
         if share is None:

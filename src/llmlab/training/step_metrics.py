@@ -42,6 +42,7 @@ class StepMetrics:
         shown."""
         self.terms, self.names = tuple(sums), tuple(shown)
         pairs = [t for pair in shown.values() for t in pair]
+        # float64: sums over micro-batches and ranks then round below what a float32 loss has, in whatever order they are.
         self._micro.append(torch.stack([t.detach().double() for t in (*sums.values(), *pairs)]))
         self._counts = [counts[name] for name in self.terms]
 
@@ -67,10 +68,13 @@ class StepMetrics:
         table = torch.stack(self.rows)
         n = len(self.terms)
         summed = torch.cat([table[:, :n], table[:, 2 * n + 1 :]], 1)
-        summed = reduce(summed.clone())
+        summed = reduce(
+            summed.clone()
+        )  # all_reduce writes into its argument, and `peek` must leave the rows as they are
         losses = (summed[:, :n] / table[:, n : 2 * n].clamp(min=1)).sum(1)
         pairs = summed[:, n:].sum(0).view(-1, 2)
         means = pairs[:, 0] / pairs[:, 1].clamp(min=1)
+        # One .tolist() for all: each transfer waits for the device.
         flat = torch.cat([losses, table[:, 2 * n], means]).tolist()
         steps = len(self.rows)
         return Summary(flat[:steps], flat[steps : 2 * steps], dict(zip(self.names, flat[2 * steps :], strict=True)))

@@ -47,7 +47,7 @@ class Totals:
 
     @property
     def bytes(self) -> int:
-        """Of the text, where they are counted."""
+        """Bytes of the text, where they are counted."""
         return int(self.pairs[BYTES][0]) if BYTES in self.pairs else 0
 
     def means(self, reduce: Callable[[Tensor], Tensor] = lambda t: t) -> dict[str, float]:
@@ -59,7 +59,9 @@ class Totals:
         found = {"loss": sum(self.weights.get(name, 1.0) * each[name] for name in self.terms)}
         shown = list(totals)
         for name in likelihoods(shown, self.measures):
+            # Of the mean over all tokens: a mean of batches' perplexities would be larger, by Jensen's inequality.
             found[metric_name(name, PERPLEXITY, shown, self.measures)] = math.exp(min(each[name], MOST))
+            # Nats over all tokens, in bits, by the bytes of their text: the one measure that two tokenizers share.
             if self.measures[name] == "bits" and size:
                 found[metric_name(name, BITS, shown, self.measures)] = totals[name][0] / math.log(2) / size
         return {**found, **{name: mean for name, mean in each.items() if [name] != list(self.terms)}}

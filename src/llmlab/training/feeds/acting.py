@@ -14,11 +14,9 @@ from llmlab.decoding.answers import Answer, answers
 from llmlab.decoding.generate import fits_padding
 from llmlab.decoding.sampling import Sampling
 from llmlab.errors import UserError
-from llmlab.model import build
 from llmlab.slots import Rollout
 
 if TYPE_CHECKING:
-    from llmlab.config.spec import ModelSpec
     from llmlab.data.tokenizer import Tokenizer
     from llmlab.model.model import Model
     from llmlab.slots import Reward, Vocabulary
@@ -40,11 +38,12 @@ class Prompts(Protocol):
     def __getitem__(self, i: int, /) -> Prompt: ...
 
 
-def check(found: Prompts, reward: Reward, spec: ModelSpec) -> None:
+def check(prompts: Prompts, reward: Reward, model: Model) -> None:
     """UserError for prompts that lack what the reward needs, or that the model can't answer together."""
-    for i in range(min(len(found), CHECKED)):
-        _needed(reward, found[i]["rest"])
-    if not fits_padding(build.assemble(spec), spec.sizes.max_positions):
+    for i in range(min(len(prompts), CHECKED)):
+        _needed(reward, prompts[i]["rest"])
+    spec = model.spec
+    if not fits_padding(model, spec.sizes.max_positions):
         raise UserError(
             f"model={spec.family} has a mask or window that goes by absolute places, so prompts of different lengths "
             "can't be answered together; choose another window"
@@ -61,7 +60,7 @@ def _needed(reward: Reward, rest: Mapping[str, Any]) -> None:
 
 @dataclass(frozen=True)
 class Actor:
-    """How answers are written and judged. at_once: prompts that are answered together."""
+    """Writes answers to prompts and judges them. at_once: prompts that are answered together."""
 
     how: Rollout
     reward: Reward

@@ -1,4 +1,4 @@
-"""Whether Weights & Biases can be reached from here, without importing it."""
+"""The account of Weights & Biases: is there a key, can it be reached; without importing it."""
 
 from __future__ import annotations
 

@@ -6,7 +6,10 @@ import contextlib
 import queue
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from llmlab.training.loggers.sink import Sink
 
 WAITING = 1000  # calls that may wait; more, and the sink hangs
 
@@ -18,7 +21,7 @@ class Guarded:
     then on nothing is called any more.
     """
 
-    def __init__(self, name: str, sink: Any, failed: Callable[[str, str], None]):
+    def __init__(self, name: str, sink: Sink, failed: Callable[[str, str], None]):
         self.name, self.sink, self.failed = name, sink, failed
         self.off = False
         self._error: str | None = None  # of the thread, not said yet
@@ -53,7 +56,7 @@ class Guarded:
         self._abandon()
         self._switch_off(reason)
 
-    def tell(self, method: str, *args: Any, answer: _Answer | None = None) -> bool:
+    def tell(self, method: str, *args: object, answer: _Answer | None = None) -> bool:
         """Call it sometime; False if the sink is off."""
         if self._error is not None:
             self._switch_off(self._error)
@@ -66,8 +69,8 @@ class Guarded:
             return False
         return True
 
-    def ask(self, method: str, *args: Any, seconds: float) -> Any:
-        """What it returns; None if it fails or has not done so after `seconds`."""
+    def ask(self, method: str, *args: object, seconds: float) -> Any:
+        """The value that it returns; None if it fails or has not done so after `seconds`."""
         answer = _Answer()
         if not self.tell(method, *args, answer=answer):
             return None

@@ -1,15 +1,19 @@
-"""What the model writes as it trains: a text at some of its validations, kept in samples.jsonl."""
+"""Samples of what the model writes as it trains: a text at some of its validations, kept in samples.jsonl."""
 
 from __future__ import annotations
 
 import json
 import math
 from pathlib import Path
-from typing import Any, NamedTuple, TypedDict
+from typing import TYPE_CHECKING, NamedTuple, TypedDict
 
 from llmlab.errors import UserError
 from llmlab.files import write_atomic
 from llmlab.json_files import json_lines, parse_json
+
+if TYPE_CHECKING:
+    from llmlab.training.module import Offline
+    from llmlab.training.recipe import Recipe
 
 NAME = "samples.jsonl"
 TOKENS = 40
@@ -33,24 +37,25 @@ class Samples:
     """At most `most` texts over a run of `horizon` steps that validates each `every` steps. Which steps, the numbers alone
     decide, so that a resumed run writes at the same ones."""
 
-    def __init__(self, folder: Path, recipe: Any, *, most: int, every: int, horizon: int):
+    def __init__(self, folder: Path, recipe: Recipe, *, most: int, every: int, horizon: int):
         self.path, self.recipe = folder / NAME, recipe
         self.every = every * math.ceil(max(horizon // every, 1) / most)
 
     def due(self, step: int) -> bool:
         return step > 0 and step % self.every == 0
 
-    def take(self, step: int, module: Any) -> tuple[str, str] | None:
+    def take(self, step: int, module: Offline) -> tuple[str, str] | None:
         """(prompt, text) from the model as it is; None for one that can't write. UserError where it is sharded or compiled.
 
         The generator of its own draws, so that the run's random numbers are what they would be without.
         """
-        from llmlab.training.finish import sample
+        from llmlab.training.sample_text import sample
 
-        if not module.trainer.strategy.whole:
+        if not module.strategy.whole:
             raise UserError("no device has the whole model while it trains")
         if module.placement.compile:
             raise UserError("it would be compiled anew for every length (placement.compile=true)")
+        assert module.model is not None
         found = sample(self.recipe, module.model, tokens=TOKENS)
         if found is not None:
             with open(self.path, "a", encoding="utf-8") as f:

@@ -6,9 +6,12 @@ import os
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llmlab.runs.record import relative_path
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 FOLDER = "tensorboard"
 
@@ -16,7 +19,7 @@ FOLDER = "tensorboard"
 class TensorBoardSink:
     """Scalars by optimizer step, and as tokens/NAME by tokens; texts; load of experts, whose bins are the experts."""
 
-    def __init__(self, options: Any, folder: Path, resumed_at: int | None):
+    def __init__(self, options: DictConfig, folder: Path, resumed_at: int | None):
         self.options, self.folder, self.resumed_at = options, folder, resumed_at
         self.writer: Any = None
         self.compared: dict[str, Any] = {}

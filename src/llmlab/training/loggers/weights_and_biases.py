@@ -13,13 +13,19 @@ import shlex
 import threading
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from llmlab.runs.record import relative_path
 from llmlab.training.loggers import samples
 from llmlab.training.loggers.account import offline_reason
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    from omegaconf import DictConfig
+
 
 INIT_SECONDS, FINISH_SECONDS, UPLOAD_SECONDS = 20.0, 60.0, 1800.0
 LONGEST_TAG = 64  # W&B refuses longer ones
@@ -29,7 +35,7 @@ STORES = ("WANDB_DATA_DIR", "WANDB_CACHE_DIR")  # else in the home folder
 class WandBSink:
     """options: schema.WandB. group: the sweep's name, used where the options give none."""
 
-    def __init__(self, options: Any, folder: Path, group: str | None):
+    def __init__(self, options: DictConfig, folder: Path, group: str | None):
         self.options, self.folder, self.group = options, folder, options.get("group") or group
         self.run: Any = None
         self.flops_per_token = 0.0
@@ -78,7 +84,15 @@ class WandBSink:
             "say": f"offline{why and ', ' + why}" if why is not None else run.url,
         }
 
-    def _init(self, wandb: Any, name: str, record: Any, config: Any, mode: str, resumes: bool) -> None:
+    def _init(
+        self,
+        wandb: ModuleType,
+        name: str,
+        record: Mapping[str, Any],
+        config: Mapping[str, Any],
+        mode: str,
+        resumes: bool,
+    ) -> None:
         options = self.options
         parts = {place.replace(".", "/"): part for place, part in record["parts"].items()}  # W&B nests keys at dots
         tags = [f"{place}={part}" for place, part in record["parts"].items()]
