@@ -28,7 +28,7 @@ class Mine:
 def read(tmp_path, line, slot="objective"):
     file = tmp_path / "mine.py"
     file.write_text(OBJECTIVE.replace('"objective"', f'"{slot}"').format(line=line))
-    return source.read(file, "mine")[0]
+    return source.parts_of_file(file, "mine")[0]
 
 
 def test_every_slot_has_a_table_and_every_default_fits():
@@ -81,7 +81,7 @@ def test_a_type_that_is_no_literal_is_taken_from_the_class(tmp_path):
         'import torch\nfrom llmlab.registry import register\n\n@register("kernel", "fast")\nclass Fast:\n'
         '    devices = ("cuda",)\n    dtypes = (torch.bfloat16,)\n'
     )
-    assert source.read(file, "fast")[0].attrs == {"devices": ("cuda",)}
+    assert source.parts_of_file(file, "fast")[0].attrs == {"devices": ("cuda",)}
 
 
 def test_one_bad_part_is_left_out_and_breaks_no_other(tmp_path, monkeypatch):

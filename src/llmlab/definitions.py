@@ -38,7 +38,7 @@ def entry(cls: type, slot: str, name: str, defaults: Mapping[str, Any], file: st
         declared = _attributes(cls, slot, options)
     except _Wrong as e:
         raise UserError(f"{slot}={name} ({file}:{line}): {e}") from None
-    doc, paper = source.described(name, doc or "")
+    doc, paper = source.split_doc(name, doc or "")
     return Entry(slot, name, cls.__module__, cls.__qualname__, Path(file), line, doc, paper, options, declared, cls)
 
 

@@ -45,7 +45,7 @@ def read_json(path: Path, shape: type[T] | Shape = dict, *, most: int = MOST_BYT
 def parse_json(text: str, shape: type[T] | Shape, where: str) -> T:
     """`read_json` for a text in memory; `where` begins the message."""
     value = loads(text, where)
-    return checked(value, shape, where)
+    return check_shape(value, shape, where)
 
 
 def loads(text: str, where: str) -> Any:
@@ -91,7 +91,7 @@ def read_yaml(
         raise UserError(f"{path}: not valid YAML ({at}{getattr(e, 'problem', None) or type(e).__name__})") from None
     except ValueError as e:  # a number of too many digits
         raise UserError(f"{path}: not valid YAML ({' '.join(str(e).split())[:100]})") from None
-    return checked(value, shape, str(path))
+    return check_shape(value, shape, str(path))
 
 
 def json_lines(file: Iterable[str]) -> Iterator[tuple[int, str]]:
@@ -123,7 +123,7 @@ def read_text(path: Path, most: int = MOST_BYTES) -> str:
         raise UserError(f"{path} can't be read: {getattr(e, 'strerror', None) or e}") from None
 
 
-def checked(value: object, shape: type[T] | Shape, where: str) -> T:
+def check_shape(value: object, shape: type[T] | Shape, where: str) -> T:
     """`value`, if it has the shape and stays within the limits; UserError names the first key that does not."""
     if reason := _excess(value) or _misfit(value, shape, ""):
         raise UserError(f"{where}: {reason}")
@@ -171,7 +171,7 @@ def _misfit(value: object, shape: Shape, key: str) -> str | None:
     return None if fits else _must(key, NAMES.get(wanted[-1], str(wanted[-1])), value)
 
 
-def shown(value: object, most: int = 60) -> str:
+def short_repr(value: object, most: int = 60) -> str:
     """A value of a file as an error shows it, on one line and cut short."""
     if isinstance(value, str) and len(value) > most:
         return repr(f"{value[: most - 3]}...")
@@ -181,7 +181,7 @@ def shown(value: object, most: int = 60) -> str:
 
 def _must(key: str, wanted: str, value: object) -> str:
     kind = NAMES.get(type(value), type(value).__name__) + " " if isinstance(value, dict | list) else ""
-    return f"{key + ' ' if key else ''}must be {wanted}, but is {kind}{shown(value)}"
+    return f"{key + ' ' if key else ''}must be {wanted}, but is {kind}{short_repr(value)}"
 
 
 def _inner(key: str, name: object) -> str:

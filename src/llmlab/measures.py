@@ -36,9 +36,9 @@ def names(terms: Sequence[str], shown: Sequence[str], measures: Mapping[str, str
     """
     found = ["loss"]
     for name in likelihoods(shown, measures):
-        found.append(called(name, PERPLEXITY, shown, measures))
+        found.append(metric_name(name, PERPLEXITY, shown, measures))
         if measures[name] == "bits" and counts_bytes:
-            found.append(called(name, BITS, shown, measures))
+            found.append(metric_name(name, BITS, shown, measures))
     return found + [name for name in shown if [name] != list(terms)]
 
 
@@ -61,6 +61,6 @@ def likelihoods(shown: Sequence[str], measures: Mapping[str, str]) -> list[str]:
     return [name for name, kind in measures.items() if kind in LIKELIHOODS and name in shown]
 
 
-def called(name: str, what: str, shown: Sequence[str], measures: Mapping[str, str]) -> str:
+def metric_name(name: str, what: str, shown: Sequence[str], measures: Mapping[str, str]) -> str:
     """Name of the perplexity or the bits per byte of a likelihood."""
     return what if name == likelihoods(shown, measures)[0] else f"{name}_{what}"

@@ -150,12 +150,12 @@ def _scan_modules(variable: str, path: tuple[str, ...]) -> _Found:
         for file, module in _files(root, found, named):
             found.files.add(os.path.realpath(file))
             try:
-                entries = source.read(file, module)
+                entries = source.parts_of_file(file, module)
             except (source.SourceError, OSError, UnicodeDecodeError) as e:
                 reason = str(e) if isinstance(e, source.SourceError) else f"{file}: {e}"
                 found.problems.append(f"{reason}; its parts are left out")
                 if not isinstance(e, OSError):
-                    found.broken.update(dict.fromkeys(source.announced(file), reason))
+                    found.broken.update(dict.fromkeys(source.registered_names(file), reason))
                 continue
             for entry in entries:
                 key, where = (entry.slot, entry.name), f"{entry.path}:{entry.line}"

@@ -74,7 +74,7 @@ def rows(path):
 def built(overrides):
     """(recipe, the model, its companions), with first values."""
     composed = compose(list({o.partition("=")[0]: o for o in overrides}.values()))
-    recipe = Recipe.of(composed)
+    recipe = Recipe.from_config(composed)
     model = build.build_model(recipe.spec, composed.cfg.seed)
     others = {}
     for role, companion in recipe.companions.items():
@@ -116,7 +116,7 @@ def test_checkpoints_hold_it_under_its_role_and_the_shared_table_once(electra):
 
 def test_the_first_step_is_that_of_the_loss_by_hand_and_the_shared_table_learns_from_both(electra, often):
     composed, recipe, model, others = built([*often, *ELECTRA])
-    batches = Batches.of(composed.cfg, recipe, Cut.of(8, None, 1), 12)
+    batches = Batches.from_config(composed.cfg, recipe, Cut.make(8, None, 1), 12)
     batch = next(iter(batches.train(0, 1, 0)))
     loss = recipe.objective.loss(model, batch, **others)
     table = model.stacks["main"].embedding.table.weight

@@ -140,12 +140,12 @@ def test_a_budget_that_is_none(budget):
 
 
 def test_a_batch_is_cut_evenly_or_not_at_all():
-    assert Cut.of(32, None, 2) == Cut(32, 16, 2, 1)
-    assert Cut.of(32, 4, 2) == Cut(32, 4, 2, 4)
+    assert Cut.make(32, None, 2) == Cut(32, 16, 2, 1)
+    assert Cut.make(32, 4, 2) == Cut(32, 4, 2, 4)
     with pytest.raises(UserError, match=r"train.micro_batch_size=5 .* 1, 2, 4, 8"):
-        Cut.of(8, 5, 1)
+        Cut.make(8, 5, 1)
     with pytest.raises(UserError, match=r"trainer.devices=3"):
-        Cut.of(8, None, 3)
+        Cut.make(8, None, 3)
 
 
 # ---------------------------------------------------------------- metrics

@@ -84,7 +84,7 @@ COUNTED = {
 def test_its_flops_are_those_of_the_real_loss(objective, tiny):
     """Dense, as the eager kernel computes the pairs that a mask hides."""
     words = [*tiny, *COUNTED[objective], "kernel=eager", "data.seq_len=32", "model.dim=32", "model.max_positions=32"]
-    recipe = Recipe.of(compose(list({w.partition("=")[0]: w for w in words}.values())))
+    recipe = Recipe.from_config(compose(list({w.partition("=")[0]: w for w in words}.values())))
     windows, rows = Windows(recipe.corpus.train, 32), 8
     model = build_model(recipe.spec, 1)
     import numpy as np
@@ -136,8 +136,8 @@ class Distilled:
 
 
 def test_a_companion_that_is_not_trained_costs_its_forwards(tiny):
-    recipe = Recipe.of(compose([*tiny, "model=llama3"]))
-    own, teacher = build.assemble(recipe.spec), build.assemble(Recipe.of(compose([*tiny, "model=gpt2"])).spec)
+    recipe = Recipe.from_config(compose([*tiny, "model=llama3"]))
+    own, teacher = build.assemble(recipe.spec), build.assemble(Recipe.from_config(compose([*tiny, "model=gpt2"])).spec)
     windows, models = Windows(recipe.corpus.train, 16), {"model": own, "teacher": teacher}
     found = cost.estimate(models, Distilled(), windows)
     forward = flops.forward_flops(teacher, 16, heads={"tokens": 0.5}) / 16
@@ -174,7 +174,7 @@ def test_the_gradient_is_that_of_the_whole_batch_at_once(tiny, one_cut):
     from llmlab.data.order import index
     from llmlab.seeds import key
 
-    recipe = Recipe.of(compose([*tiny, *PAIRS]))
+    recipe = Recipe.from_config(compose([*tiny, *PAIRS]))
     windows, model = Windows(recipe.corpus.train, 16), build_model(recipe.spec, 1)
     rows = []
     for row in range(8):

@@ -221,7 +221,7 @@ def small_part(slot: str, name: str) -> PartSpec:
     """A part with its `small` options: those in which a text of a dozen tokens shows what it does."""
     from llmlab.config.spec import PartSpec
 
-    return PartSpec.of(slot, name, **registry.index()[slot, name].attribute("small"))
+    return PartSpec.with_defaults(slot, name, **registry.index()[slot, name].attribute("small"))
 
 
 def generator(seed: int) -> torch.Generator:

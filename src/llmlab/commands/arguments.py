@@ -63,7 +63,7 @@ def parse(argv: Sequence[str], cls: type[T], command: str) -> T:
     if isinstance(values.get("run"), str):
         from llmlab.runs import newest
 
-        values["run"] = newest.named(values["run"])
+        values["run"] = newest.resolve_run(values["run"])
     return cls(**values)
 
 

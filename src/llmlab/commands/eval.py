@@ -123,7 +123,7 @@ def evaluate(
     from llmlab.runs import folder, text
     from llmlab.training import companion_records
     from llmlab.training.feeds.acting import Actor
-    from llmlab.training.recipe import chosen, plain, reads, segments
+    from llmlab.training.recipe import as_dataclass, part_factory, reads, segments
     from llmlab.training.recipe import special as needed
     from llmlab.training.totals import Totals
 
@@ -141,15 +141,15 @@ def evaluate(
         model, cfg, tokenizer = _foreign(hf)
         cfg.data.bos, models = bos, {}
     model = swapped(model, parts)
-    settings = plain(cfg.data, schema.Data)
+    settings = as_dataclass(cfg.data, schema.Data)
     special, kind = needed(cfg), reads(cfg)
     own = data is None and path is None
     if own:
         assert run is not None
         home = folder.home(run)
         advice = f"bring it back as it was, or measure what is there now with llmlab eval run={run} data={{text}}"
-        made_with = plain(cfg.tokenizer, schema.Tokenizer)
-        corpus = text.corpus(text.Trained(home, settings, made_with, special, text.known(home), kind), advice)
+        made_with = as_dataclass(cfg.tokenizer, schema.Tokenizer)
+        corpus = text.corpus(text.Trained(home, settings, made_with, special, text.recorded_fields(home), kind), advice)
         streams = [corpus.validation]
     else:
         source = data or "files"
@@ -160,14 +160,14 @@ def evaluate(
         if fields:
             settings = replace(settings, fields=schema.Fields(**{**settings.fields, **fields}))
         # Of labelled records the classes have the numbers that they had in training.
-        labels = None if run is None else (text.known(folder.home(run)).get("data") or {}).get("labels")
+        labels = None if run is None else (text.recorded_fields(folder.home(run)).get("data") or {}).get("labels")
         corpus = prepare(settings, file, special, whole=True, reads=kind, labels=labels)
         streams = [corpus.train]
     length_of_windows = seq_len or (_usual(model, streams[0]) if hf is not None else cfg.data.seq_len)
     room = limit(model)
     if room is not None and length_of_windows > room:
         raise UserError(f"seq_len={length_of_windows} is more than the {room} positions that the model knows")
-    make = chosen(cfg, "objective")
+    make = part_factory(cfg, "objective")
     objective = make(corpus.vocabulary, length_of_windows)
     # A run's windows are those of its training; each of a checkpoint's is a text of its own, as its template begins one.
     lead = tuple(corpus.manifest["lead"]) if hf is not None else ()
@@ -199,7 +199,13 @@ def evaluate(
                 rank_zero_info(f"{windows.cut:,} of {len(windows):,} records cut at seq_len={size}")
             batches: Iterable[dict[str, Any]]
             if kind == "prompts":
-                how = (objective.rollout, chosen(cfg, "reward")(), corpus.tokenizer, corpus.vocabulary, batch_size)
+                how = (
+                    objective.rollout,
+                    part_factory(cfg, "reward")(),
+                    corpus.tokenizer,
+                    corpus.vocabulary,
+                    batch_size,
+                )
                 batches = Actor(*how).judgements(model, windows)  # type: ignore[arg-type]  # which the kind is
             else:
                 batches = loader.validation_loader(windows, objective, micro=batch_size, rank=0, world=1, limit=None)
@@ -210,7 +216,7 @@ def evaluate(
                 if isinstance(watched, batch_keys.Watched):
                     batch_keys.check(watched, objective)
                 if not math.isfinite(totals.means()["loss"]):
-                    which = finite.arises(model, lambda: objective.loss(model, batch, **models))  # noqa: B023
+                    which = finite.first_nonfinite(model, lambda: objective.loss(model, batch, **models))  # noqa: B023
                     so_far = sum(totals.counts().values())
                     raise UserError(f"the loss is {totals.means()['loss']} after {so_far:,} targets: {which}")
     counts = totals.counts()

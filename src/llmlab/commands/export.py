@@ -101,7 +101,7 @@ def _llmlab(path: Path, home: Path, to: Path, role: str | None = None) -> str:
         tied = checkpoint.tied(path)
     else:
         companion.write(path, home, role, to)
-    about = {"run": str(home), "step": checkpoint.step_of(path), "data": text.known(home).get("data") or {}}
+    about = {"run": str(home), "step": checkpoint.step_of(path), "data": text.recorded_fields(home).get("data") or {}}
     checkpoint.seal(to, EXPORT, [checkpoint.WEIGHTS, *names], {**about, "tied": tied})
     return f"the weights of step {about['step']:,}; use them as init_from={{to}} or run={{to}}"
 

@@ -142,7 +142,7 @@ def main(argv: Sequence[str]) -> int | None:
 def _template(tokenizer: Tokenizer, a: Arguments) -> Template:
     from llmlab.data.template import Template
 
-    return Template.of(tokenizer.beside, f"hf={a.hf}" if a.hf is not None else f"run={a.run}")
+    return Template.from_files(tokenizer.beside, f"hf={a.hf}" if a.hf is not None else f"run={a.run}")
 
 
 def _answers(tokenizer: Tokenizer) -> bool:

@@ -174,6 +174,6 @@ def _next(plan: Plan, slot: str, name: str) -> list[str]:
 
 
 def _shown(path: Path) -> str:
-    from llmlab.runs.record import shown
+    from llmlab.runs.record import relative_path
 
-    return shown(path.absolute())
+    return relative_path(path.absolute())

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from llmlab.config.composed import Composed
-    from llmlab.plan.build import Here
+    from llmlab.plan.build import ThisMachine
     from llmlab.plan.subject import Subject
 
 USAGE = """\
@@ -97,13 +97,13 @@ def main(argv: Sequence[str]) -> int:
     ):
         plan = replace(plan, here=_here(planned, a.mfu))
     if a.json:
-        print(json_module.dumps(build.plain(plan), indent=1))
+        print(json_module.dumps(build.to_json(plan), indent=1))
     else:
         terminal.show(plan)
     return 0
 
 
-def _here(planned: Subject, mfu: float) -> Here | None:
+def _here(planned: Subject, mfu: float) -> ThisMachine | None:
     """An estimate of the run on this machine's CPUs, whose best product is measured once."""
     import os
 
@@ -119,7 +119,7 @@ def _here(planned: Subject, mfu: float) -> Here | None:
         return None
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     peak = meter.matmul_peak(cpu, COMPUTED[planned.cfg.precision], cache.root())
-    return build.here(planned, cores, capacity, peak, mfu)
+    return build.this_machine(planned, cores, capacity, peak, mfu)
 
 
 def _on_cpu(cfg: DictConfig, own: Sequence[str]) -> bool:

@@ -93,7 +93,9 @@ def find(tops: Sequence[Path]) -> list[dict[str, Any]]:
                 for point in _points(folder / "sweep.json"):
                     place = folder / point["folder"]
                     if not (place / record.NAME).exists():
-                        rows.setdefault(place, {**EMPTY, "folder": record.shown(place.absolute()), "status": "waiting"})
+                        rows.setdefault(
+                            place, {**EMPTY, "folder": record.relative_path(place.absolute()), "status": "waiting"}
+                        )
                         rows[place]["typed"] = _typed(point["overrides"])
     return list(rows.values())
 
@@ -139,7 +141,7 @@ EMPTY: dict[str, Any] = {
 
 
 def _row(folder: Path) -> dict[str, Any]:
-    row = {**EMPTY, "folder": record.shown(folder.absolute())}
+    row = {**EMPTY, "folder": record.relative_path(folder.absolute())}
     try:
         said = record.read(folder)
         metrics, budget = said.get("metrics") or {}, said.get("budget") or {}

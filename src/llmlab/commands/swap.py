@@ -43,7 +43,7 @@ def swapped(model: Model, typed: Sequence[str]) -> Model:
         made = build.assemble(other)
     except ValueError as e:
         raise UserError(str(e)) from e
-    if wrong := build.misfits(made.state_dict(keep_vars=True), weights):
+    if wrong := build.mismatches(made.state_dict(keep_vars=True), weights):
         raise UserError(f"{' '.join(typed)}: the weights do not fit: {'; '.join(wrong[:3])}")
     made.load_state_dict(weights, assign=True)
     return made.train(model.training)

@@ -62,7 +62,7 @@ def main(argv: Sequence[str]) -> int | None:
         key, _, value = override.partition("=")
         if key in ("hydra.run.dir", "hydra.sweep.dir") and not value.strip("'\" "):
             raise UserError(f"{override}: name a folder, or leave it out")
-    overrides = [init_from.normal(o) for o in resumed(overrides)]
+    overrides = [init_from.normalise(o) for o in resumed(overrides)]
     if "-m" in flags or "--multirun" in flags:
         return _sweep(flags, overrides, folders)
     from llmlab.config import data_keys
@@ -133,7 +133,10 @@ def _latest(override: str) -> str:
     from llmlab.runs import newest
 
     key, _, word = override.partition("=")
-    if not (key in ("resume", "init_from") or key.startswith("models.")) or (folder := newest.named(word, key)) == word:
+    if (
+        not (key in ("resume", "init_from") or key.startswith("models."))
+        or (folder := newest.resolve_run(word, key)) == word
+    ):
         return override
     return f"{key}={spelling.quoted(str(folder))}"
 

@@ -126,7 +126,7 @@ def _source(about: Declared, value: str) -> str:
             f"{said}: a finished model has an {about.shares[0]} of its own, but the role shares that of the trained model; "
             f"give words, {KEY}.{about.role}=[size=nano]"
         )
-    if init_from.named(value) is None and (why := init_from.missing(value)) is not None:
+    if init_from.hf_name(value) is None and (why := init_from.problem(value)) is not None:
         raise UserError(f"{said}: {why}")
     return value
 

@@ -77,7 +77,7 @@ def _whole(
     companion: the role for which it is composed; own: those of its overrides that are its own words, the others being
     those of the run.
     """
-    given = tuple(map(init_from.normal, overrides))
+    given = tuple(map(init_from.normalise, overrides))
     store.declare()
     if absent := registry.missing():
         raise UserError("\n".join(absent))
@@ -102,9 +102,9 @@ def _whole(
             raise UserError("\n".join(problems))
         overrides = tuple(merged)
         parsed, _ = explain.parse(overrides, known)
-    asked = typed_choices.opened(overrides, parsed, run)
+    asked = typed_choices.with_plus(overrides, parsed, run)
     try:
-        typed = typed_choices.of(parsed, known, run)
+        typed = typed_choices.choices(parsed, known, run)
         kept = (o for o, t in zip(asked, typed, strict=True) if t is None or not t.kept)
         effective = (*kept, *typed_choices.other_budgets(parsed))
         cfg = run(effective)
@@ -124,7 +124,7 @@ def _whole(
     if companion is not None:  # what was typed for the run need not have an effect on its companion
         keys &= {companions.key_and_package(word)[0] for word in own}
     composed = Composed(cfg, tuple(t for t in typed if t), given, effective, keys)
-    problems, spec = validate.checked(composed, strict, None if companion is None else companion.heads)
+    problems, spec = validate.problems_and_spec(composed, strict, None if companion is None else companion.heads)
     if problems := problems or (start.contradictions(composed) if start else []):
         raise UserError("\n".join(problems))
     return dataclasses.replace(composed, spec=spec), overrides
@@ -147,7 +147,7 @@ def misspelt(overrides: Sequence[str]) -> list[str]:
 def _start(parsed: Sequence[Override], reader: Callable[[str], Checkpoint] | None) -> Checkpoint | None:
     """The checkpoint that init_from=hf=FOLDER names, which brings its model; None without one."""
     typed = next((str(o.value()) for o in parsed if o.key_or_group == "init_from" and not o.is_delete()), None)
-    if (name := init_from.named(typed)) is None:
+    if (name := init_from.hf_name(typed)) is None:
         return None
     if reader is None:
         raise TypeError(f"{typed}: composing it needs a reader of checkpoints; use llmlab.runs.compose")
@@ -181,7 +181,7 @@ def vary(composed: Composed, values: Mapping[str, str]) -> Composed | None:
         except Exception:
             return None
     changed = dataclasses.replace(composed, cfg=cfg, keys=composed.keys | frozenset(values))
-    problems, spec = validate.checked(changed)
+    problems, spec = validate.problems_and_spec(changed)
     return None if problems else dataclasses.replace(changed, spec=spec)
 
 
@@ -208,7 +208,7 @@ def swapped(composed: Composed, slot: str, name: str, options: Mapping[str, Any]
         effective=(*composed.effective, *words),
         keys=composed.keys | {f"{slot}.{key}" for key in options},
     )
-    problems, spec = validate.checked(changed)
+    problems, spec = validate.problems_and_spec(changed)
     if problems:
         raise UserError("\n".join(problems))
     return dataclasses.replace(changed, spec=spec)

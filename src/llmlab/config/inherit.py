@@ -47,7 +47,7 @@ def words(cfg: DictConfig, parsed: Iterable[Override]) -> list[str]:
         if cfg.init_tokenizer == "new":
             raise UserError("init_from.tokenizer=new has no effect without init_from=RUN; leave it out")
         return []
-    if cfg.init_tokenizer == "new" or init_from.named(cfg.init_from) is not None:
+    if cfg.init_tokenizer == "new" or init_from.hf_name(cfg.init_from) is not None:
         return []  # a Hugging Face folder brings its own in hub.begin
     parsed, folder = list(parsed), home(cfg.init_from).absolute()
     if not (folder / CONFIG).exists():

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 
-def of(cfg: DictConfig, path: str = "", root: DictConfig | None = None) -> list[str]:
+def problems(cfg: DictConfig, path: str = "", root: DictConfig | None = None) -> list[str]:
     """Keys that no schema knows, keys that were removed, parts that aren't, values outside a Literal."""
     from omegaconf import DictConfig, ListConfig, OmegaConf
 
@@ -54,7 +54,7 @@ def of(cfg: DictConfig, path: str = "", root: DictConfig | None = None) -> list[
         elif (most := limits.largest(where, value)) is not None:
             lines.append(f"{where} must be at most {most:,}, but is {limits.shortened(value)}")
         elif isinstance(value, DictConfig):
-            lines += of(value, where, root)
+            lines += problems(value, where, root)
         elif isinstance(value, ListConfig) and any(OmegaConf.is_missing(value, i) for i in range(len(value))):
             lines.append(f"{where} must be given in full")
     return lines

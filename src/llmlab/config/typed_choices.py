@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 
-def opened(
+def with_plus(
     overrides: Sequence[str], parsed: Sequence[Override], run: Callable[[Sequence[str]], DictConfig]
 ) -> tuple[str, ...]:
     """The overrides with a "+" where Hydra wants one: at a slot of a kind or a stack, or a head's role, for which the family
@@ -47,7 +47,7 @@ def opened(
     return tuple(out)
 
 
-def of(parsed: Sequence[Override], known: Known, run: Callable[[Sequence[str]], DictConfig]) -> list[Typed | None]:
+def choices(parsed: Sequence[Override], known: Known, run: Callable[[Sequence[str]], DictConfig]) -> list[Typed | None]:
     """The choice of each override in a group, None for a value. Compared with the config without typed slots."""
     from omegaconf import OmegaConf
 
@@ -65,11 +65,11 @@ def of(parsed: Sequence[Override], known: Known, run: Callable[[Sequence[str]], 
         if plain and (o.key_or_group, choice) in registry.index():
             here = OmegaConf.select(base, o.package or o.key_or_group) if base is not None else None
             kept = here is not None and here.get("_part_") == choice
-        typed.append(Typed(o.key_or_group, place(o.key_or_group, o.package), choice, kept))
+        typed.append(Typed(o.key_or_group, choice_key(o.key_or_group, o.package), choice, kept))
     return typed
 
 
-def place(group: str, package: str | None) -> str:
+def choice_key(group: str, package: str | None) -> str:
     """The place of a choice: its package without the name of the slot."""
     if not package:
         return ""

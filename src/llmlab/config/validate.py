@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from llmlab.config.spec import ModelSpec
 
 
-def checked(
+def problems_and_spec(
     composed: Composed, strict: bool = True, companion: Mapping[str, str] | None = None
 ) -> tuple[list[str], ModelSpec | None]:
     """(everything that is wrong, a line each; the model that the config asks for, if it is sound).
@@ -102,7 +102,7 @@ def published(parsed: Sequence[Override], folders: Sequence[Path]) -> list[str]:
 def _walked(cfg: DictConfig) -> list[str]:
     """Strays, but for values that can't be worked out because what they follow from is too small."""
     low = limits.too_small(cfg)
-    return [s for s in strays.of(cfg) if not (low and "resolving interpolation" in s)] + (low if low else [])
+    return [s for s in strays.problems(cfg) if not (low and "resolving interpolation" in s)] + (low if low else [])
 
 
 # ---------------------------------------------------------------- ranges, and what must fit together
@@ -141,8 +141,8 @@ def _run(cfg: DictConfig) -> list[str]:
     steps = cfg.trainer.max_steps
     if steps != -1 and steps < 1:
         lines.append(f"trainer.max_steps must be at least 1 (or -1: to the end of the budget), but is {steps}")
-    if cfg.init_from is not None and init_from.named(cfg.init_from) is None:
+    if cfg.init_from is not None and init_from.hf_name(cfg.init_from) is None:
         start = Path(cfg.init_from).expanduser()
-        if (why := init_from.missing(cfg.init_from)) is not None:
+        if (why := init_from.problem(cfg.init_from)) is not None:
             lines.append(f"init_from={start}: {why.replace('RUN', 'init_from=RUN')}")
     return lines

@@ -36,7 +36,7 @@ class Framing(NamedTuple):
     end: int | None
 
     @classmethod
-    def of(cls, tokenizer: Tokenizer, lead: Sequence[int]) -> Framing:
+    def from_tokenizer(cls, tokenizer: Tokenizer, lead: Sequence[int]) -> Framing:
         """By the tokenizer's own template (its post-processor); else [CLS] a [SEP] b [SEP] where it has both (BERT: Devlin
         et al. 2018, arXiv:1810.04805); else eos after each text.
         """

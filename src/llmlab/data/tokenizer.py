@@ -90,7 +90,7 @@ class Tokenizer:
             return before
         if not bos:
             return ()
-        token = special_tokens.read(self.beside, "the tokenizer").name("bos")
+        token = special_tokens.read_special(self.beside, "the tokenizer").name("bos")
         i = None if token is None else self.inner.token_to_id(token)
         if i is None:
             raise UserError("data.bos=true: the files beside tokenizer.json name no bos_token; leave it out")
@@ -312,7 +312,7 @@ def from_file(path: str | None, special: Sequence[str], table: int | None = None
     known = Tokenizer.load(file.parent) if file.name == FILE and (file.parent / SPECIAL).exists() else None  # of a run
     inner = known.inner if known else read_tokenizer(file)
     beside = _beside(file.parent)
-    named = special_tokens.read(beside, str(file.parent))
+    named = special_tokens.read_special(beside, str(file.parent))
     models = special_tokens.ids_of(file.parent)
     table = table or models[0].get("padded_vocab_size") or models[0].get("vocab_size")
     if known is None and (left_out := named.apply(inner, table)):

@@ -44,7 +44,7 @@ class Held:
 
 
 @dataclass(frozen=True)
-class Here:
+class ThisMachine:
     """This machine's CPUs: bytes that a process of the run may have, what it takes, and the budget's time.
 
     seconds: at a share `mfu` of flops_per_second, what its best matrix product was measured at; None where the budget
@@ -75,7 +75,7 @@ class Plan:
     kv_source: int
     held: tuple[Held, ...]  # the first is the run's own
     run: Run | None
-    here: Here | None = None  # where there is no GPU and no device was named
+    here: ThisMachine | None = None  # where there is no GPU and no device was named
 
     @property
     def others(self) -> dict[str, flops.Parameters]:
@@ -116,7 +116,9 @@ def build(subject: Subject, device: Accelerator | None, mfu: float, capacity: in
     )
 
 
-def here(subject: Subject, cores: int, capacity: int, flops_per_second: float, mfu: float) -> Here | None:
+def this_machine(
+    subject: Subject, cores: int, capacity: int, flops_per_second: float, mfu: float
+) -> ThisMachine | None:
     """The run on this machine's CPUs; None where it can't be trained."""
     if subject.training is None:
         return None
@@ -130,7 +132,7 @@ def here(subject: Subject, cores: int, capacity: int, flops_per_second: float, m
         a_token = subject.cost.flops_per_token
         budget = horizon(cfg.budget, subject.cut.batch_size * cfg.data.seq_len, a_token, lambda minutes: minutes)
         seconds = budget.tokens * a_token / (mfu * flops_per_second)
-    return Here(cores, room, taken.total, fit.micro, flops_per_second, seconds)
+    return ThisMachine(cores, room, taken.total, fit.micro, flops_per_second, seconds)
 
 
 def _share(subject: Subject, devices: int, capacity: int) -> int:
@@ -172,7 +174,7 @@ def _allowed(cfg: DictConfig, where: memory.Where) -> bool:
     return not problems(other) and not rollouts.problems(other)
 
 
-def plain(plan: Plan) -> dict[str, Any]:
+def to_json(plan: Plan) -> dict[str, Any]:
     """As JSON: `parameters.total`, `.active` and `.trainable`, `flops_per_token` (of training, as a run's record has it),
     `kv_bytes_per_token` and `memory` (of the run's own strategy, in bytes of a device), and what they are made of."""
     subject = plan.subject

@@ -94,7 +94,7 @@ def _vocabulary(composed: Composed) -> tuple[registry.Entry, int | None, list[st
     if kind == "file":
         from llmlab.data import tokenizer
 
-        made = tokenizer.make(recipe.plain(cfg.tokenizer, schema.Tokenizer), [], [], entry.special)
+        made = tokenizer.make(recipe.as_dataclass(cfg.tokenizer, schema.Tokenizer), [], [], entry.special)
         return entry, made.vocab_size, []
     if (ids := companions.tokens(composed.companions)) is not None:
         return entry, ids, [f"{ids:,} tokens: those of the finished model, whose tokenizer the run must have"]
@@ -123,8 +123,8 @@ def _subject(
     counted = str(cfg.trainer.devices) not in ("auto", "-1")
     count = int(cfg.trainer.devices) if counted else split
     parallel = count * int(cfg.trainer.num_nodes) // split
-    cut = recipe.Cut.of(cfg.train.batch_size, cfg.train.micro_batch_size, parallel)
-    learns = trainable.Filter.of(cfg.train.learns)
+    cut = recipe.Cut.make(cfg.train.batch_size, cfg.train.micro_batch_size, parallel)
+    learns = trainable.Filter.from_words(cfg.train.learns)
     try:
         model = build.assemble(spec)
         learns.apply(model)
@@ -134,8 +134,8 @@ def _subject(
         if cfg.strategy.name in devices.ZERO:
             elementwise.check(cfg)
         wanted = _vocabulary_of(spec, entry, vocabulary)
-        objective = recipe.chosen(cfg, "objective")(wanted, length)
-        optimizer = recipe.chosen(cfg, "optimizer")()
+        objective = recipe.part_factory(cfg, "objective")(wanted, length)
+        optimizer = recipe.part_factory(cfg, "optimizer")()
     except ValueError as e:
         raise UserError(str(e)) from e
     if entry.attribute("reads") != "text":
@@ -154,7 +154,7 @@ def _subject(
     trained = set(entry.attribute("heads")) <= set(spec.heads)
     others = companions.resolve(composed, model, vocabulary)
     for role, companion in others.items():
-        with companions.named(role):
+        with companions.naming_role(role):
             preflight.parts(companion.spec, kind, cfg.precision)
             tensor_parallel.check(split, companion.spec)
     models = {role: companion.assemble(model) for role, companion in others.items()}

@@ -7,9 +7,9 @@ from typing import Any
 
 from llmlab.record_kinds import KINDS
 from llmlab.report.measured import BITS
-from llmlab.report.names import show
+from llmlab.report.names import format_value
 from llmlab.report.variant import Variant
-from llmlab.report.verdict import listed, percent, who
+from llmlab.report.verdict import joined_names, listed, percent
 
 SHARE = 0.01  # differences in compute beyond this are said
 MOST_NAMED = 4  # variants with long names
@@ -29,7 +29,7 @@ def traits(variant: Variant) -> dict[str, Any]:
         "tokenizer": next(iter(variant.counted.values()), variant.runs[0]).tokenizer,
         "per_token": kind is None or not kind.whole,
         "objective": leaves.get("objective"),
-        "reward": {k: show(v) for k, v in leaves.items() if k == "reward" or k.startswith("reward.")},
+        "reward": {k: format_value(v) for k, v in leaves.items() if k == "reward" or k.startswith("reward.")},
         "objective_options": {k: v for k, v in leaves.items() if k.startswith("objective.")},
         "seq_len": record.get("batch", {}).get("seq_len"),
         "tokens": record.get("tokens_seen") or 0,
@@ -127,7 +127,7 @@ def _compute(others: Sequence[tuple[Variant, Mapping[str, Any]]], base: Mapping[
             seen.setdefault(text, []).append(variant.name)
         total, base_total = own["tokens"] * own["flops"], base["tokens"] * base["flops"]
         equal_compute &= abs(total - base_total) <= SHARE * base_total
-    tokens = [f"{who(names)} saw {text}" for text, names in seen.items()]
+    tokens = [f"{joined_names(names)} saw {text}" for text, names in seen.items()]
     base_name = _short(to)
     lines = []
     if tokens and equal_compute:
@@ -149,7 +149,7 @@ def _short(baseline: Variant) -> str:
 
 def _changes(unequal: Mapping[str, Sequence[float]]) -> str:
     """A value of each variant; of many with long names their range, as the table has each."""
-    if len(unequal) <= MOST_NAMED or who(list(unequal)) == listed(list(unequal)):
+    if len(unequal) <= MOST_NAMED or joined_names(list(unequal)) == listed(list(unequal)):
         return "; ".join(f"{name} {' and '.join(map(percent, changes))}" for name, changes in unequal.items())
     ranges = (f"{percent(min(c))} to {percent(max(c))}" for c in zip(*unequal.values(), strict=True))
     return f"{len(unequal)} variants {' and '.join(ranges)}"

@@ -15,7 +15,7 @@ from xml.sax.saxutils import escape
 
 from llmlab.formatting import large, power_of_ten
 from llmlab.report.curves import Curve
-from llmlab.report.measured import called
+from llmlab.report.measured import metric_title
 from llmlab.report.rows import Row, Table
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ def variables(palette: tuple[str, ...]) -> str:
 
 
 def _what(table: Table) -> str:
-    return called(table.metric)
+    return metric_title(table.metric)
 
 
 def _drawn(table: Table) -> str:

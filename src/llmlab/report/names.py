@@ -15,7 +15,7 @@ NAMED_KEYS = 4  # a variant that differs in more keys is named by some that suff
 UNTYPED = "the default run"  # as `llmlab runs` has it
 
 
-def show(value: object) -> str:
+def format_value(value: object) -> str:
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
@@ -25,7 +25,7 @@ def differing(variants: Sequence[Variant]) -> dict[str, list[str | None]]:
     found: dict[str, list[str | None]] = {}
     parts = set().union(*(v.parts for v in variants)) if variants else set()
     for key in sorted({k for v in variants for k in v.leaves}, key=_rank):
-        values = [show(v.leaves.get(key)) for v in variants]
+        values = [format_value(v.leaves.get(key)) for v in variants]
         if len(set(values)) == 1:
             continue
         owner = None if key in parts else _owner(key, parts)
@@ -49,7 +49,7 @@ def _rank(key: str) -> tuple[int, str]:
     return (1 if key.rpartition(".")[2] in SLOTS else 2), key
 
 
-def name(variants: Sequence[Variant], tuned: str | None) -> None:
+def assign_names(variants: Sequence[Variant], tuned: str | None) -> None:
     """Sets `keys` and `name` of each; all names are different. tuned: a key that makes no variant."""
     if len(variants) == 1:
         variants[0].name = str(variants[0].a_record().get("family", "runs"))
@@ -93,7 +93,7 @@ def _by_words(variants: Sequence[Variant], asked: Sequence[dict[str, str]]) -> l
     for variant, words in zip(variants, asked, strict=True):
         label = {k: words[k] for k in varied if k in words}
         if "model" in varied:
-            label = {"model": show(variant.leaves.get("model.family")), **label}
+            label = {"model": format_value(variant.leaves.get("model.family")), **label}
         labels.append(label)
     alike: dict[tuple, list[int]] = {}
     for i, label in enumerate(labels):

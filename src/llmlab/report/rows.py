@@ -94,7 +94,7 @@ def compared(ordered: Sequence[Variant], metric: str, notices: Sequence[str] = (
     return Table(metric, unit(metric, runs), digits, higher, base.name, found, rows, drawn)
 
 
-def alone(variants: Sequence[Variant], base: Variant, metric: str) -> Table:
+def unpaired(variants: Sequence[Variant], base: Variant, metric: str) -> Table:
     """Variants that can be compared with no other: no differences, no curves side by side. Lines say why not."""
     rows, reasons = [], dict[str, list[str]]()
     for v in variants:

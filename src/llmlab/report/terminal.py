@@ -7,7 +7,7 @@ from pathlib import Path
 from llmlab.report import rows, table
 from llmlab.report import verdict as say
 from llmlab.report.build import Report
-from llmlab.runs.record import shown
+from llmlab.runs.record import relative_path
 
 STYLES = {"better": "green", "worse": "red", "identical": "cyan"}
 GAP = 3
@@ -47,7 +47,7 @@ def show(report: Report, files: list[Path]) -> None:
         if run.why is not None and run.status != "completed":
             console.print(Text(f"not counted: {run.name}: {run.why}", style="dim"), soft_wrap=True)
     for file in files:  # a path that the terminal itself breaks can still be copied
-        console.print(Text(f"report: {shown(file)}", style="cyan"), soft_wrap=True)
+        console.print(Text(f"report: {relative_path(file)}", style="cyan"), soft_wrap=True)
 
 
 def columns(part: rows.Table, width: int) -> list[table.Column]:

@@ -14,7 +14,7 @@ from llmlab.registry import near
 from llmlab.report import names, stats
 from llmlab.report.collect import Found, Run, split_override
 from llmlab.report.measured import higher_is_better
-from llmlab.report.names import show
+from llmlab.report.names import format_value
 from llmlab.report.variant import Tuned, Variant
 
 TUNED = "optimizer.lr"
@@ -57,7 +57,7 @@ def group(found: Found, metric: str, tune: str | None) -> list[Variant]:
     variants = list(groups.values())
     for variant in variants:
         _count(variant, metric, key)
-    names.name(variants, key)
+    names.assign_names(variants, key)
     return sorted(variants, key=lambda v: (_place(found, v), v.name))
 
 
@@ -103,7 +103,7 @@ def _tuned_key(flat: Sequence[tuple[Run, dict[str, Any], set[str]]], tune: str |
     grids: dict[tuple, set[str]] = {}
     for _, leaves, _ in flat:
         rest = {k: v for k, v in leaves.items() if not makes_no_variant(k) and k != key}
-        grids.setdefault(_identity(rest), set()).add(show(leaves.get(key)))
+        grids.setdefault(_identity(rest), set()).add(format_value(leaves.get(key)))
     if any(len(values) > 1 for values in grids.values()):
         return key
     if tune:
@@ -119,7 +119,7 @@ def _count(variant: Variant, metric: str, key: str | None) -> None:
     steps = max((r.record.get("steps", 0) for r in variant.runs if r.status == "completed"), default=0)
     grid: dict[str, dict[int, Run]] = {}
     for run in sorted(variant.runs, key=lambda r: (r.began, r.name)):
-        value = show(flatten(run.config)[0].get(key)) if key else ""
+        value = format_value(flatten(run.config)[0].get(key)) if key else ""
         held = grid.setdefault(value, {})
         reason = _why_not(run, metric, steps)
         if reason:
@@ -239,7 +239,7 @@ def _fits(variant: Variant, wanted: Mapping[str, str]) -> bool:
     said = [{**run.asked, **variant.keys} for run in variant.runs]
     for key, value in wanted.items():
         path = "model.family" if key == "model" else key
-        if show(variant.leaves.get(path)) != value and not any(s.get(key) == value for s in said):
+        if format_value(variant.leaves.get(path)) != value and not any(s.get(key) == value for s in said):
             return False
     return True
 

@@ -115,7 +115,7 @@ def interval(c: Comparison, digits: int = 4) -> str:
     return f"[{signed(c.low, digits)}, {signed(c.high, digits)}]"
 
 
-def plain(value: float, digits: int = 4) -> str:
+def format_number(value: float, digits: int = 4) -> str:
     return f"{value:.{digits}f}".replace("-", MINUS)
 
 
@@ -135,7 +135,7 @@ def listed(names: Sequence[str]) -> str:
     return ("; " if any(", " in n for n in names) else ", ").join(names)
 
 
-def who(names: Sequence[str]) -> str:
+def joined_names(names: Sequence[str]) -> str:
     """Words for variants of which the same is said: several with names that would not be told from each other are counted."""
     return f"{len(names)} variants" if len(names) > 1 and any(", " in n for n in names) else listed(names)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from llmlab import registry
 from llmlab.config import inherit
-from llmlab.config.init_from import named
+from llmlab.config.init_from import hf_name
 from llmlab.errors import UserError
 from llmlab.files import write_atomic
 from llmlab.hub import locate
@@ -120,7 +120,7 @@ def checkpoint_of(run: str | Path, warn: Callable[[str], None] | None = None) ->
 
 def start_of(init_from: str, *, tokenizer: bool = True) -> Path:
     """The checkpoint that a run begins with: of a run, or a Hugging Face folder (`is_foreign`). tokenizer: it comes along."""
-    if (name := named(init_from)) is not None:
+    if (name := hf_name(init_from)) is not None:
         return locate.locate(name)
     folder = home(init_from)
     if tokenizer and not (folder / EXPORT).exists():  # whose weights are checked with all that lies beside them
@@ -157,7 +157,7 @@ def load_model(run: str | Path) -> tuple[Model, Tokenizer]:
     weights = checkpoint.read_weights(path)
     model = assembled(folder, spec)
     build.materialise(model)
-    if wrong := build.misfits(model.state_dict(keep_vars=True), weights):
+    if wrong := build.mismatches(model.state_dict(keep_vars=True), weights):
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         raise UserError(f"checkpoint {path} is not of the model in {folder / SPEC}: {'; '.join(wrong[:3])}{more}")
     model.load_state_dict(weights)  # strict; of misfits it would give one line for each tensor of the model

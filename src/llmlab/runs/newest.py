@@ -12,7 +12,7 @@ WORDS = ("latest", "last")
 PLACES = ("runs", "multirun")
 
 
-def named(run: str, key: str = "run") -> str:
+def resolve_run(run: str, key: str = "run") -> str:
     """The folder that a value of run= or resume= names: itself, or the newest run's where it is "latest" or "last".
 
     UserError where there is no run. A folder of that name goes before.

@@ -227,9 +227,9 @@ def program_name() -> str:
     if shutil.which("llmlab"):
         return "llmlab"
     script = Path(sys.executable).parent / "llmlab"  # where pip puts it, whether or not the environment is activated
-    return shown(script) if script.exists() else f"{sys.executable} -m llmlab"
+    return relative_path(script) if script.exists() else f"{sys.executable} -m llmlab"
 
 
-def shown(path: Path) -> str:
+def relative_path(path: Path) -> str:
     """A path as one would type it from the current folder."""
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)

@@ -8,13 +8,13 @@ import stat
 from contextlib import suppress
 
 
-def asking() -> list[signal.Signals]:
+def handled_signals() -> list[signal.Signals]:
     """Signals to be handled: SIGHUP not where it is ignored (nohup)."""
     hangs_up = [] if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else [signal.SIGHUP]
     return [signal.SIGINT, signal.SIGTERM, *hangs_up]
 
 
-def insists(signum: int, before: int) -> bool:
+def ends_at_once(signum: int, before: int) -> bool:
     """True if a signal after another (0: none) means to end at once.
 
     Not with a hang-up: a terminal that closes sends two or three, by the shell and by the kernel.

@@ -29,7 +29,7 @@ class Exported(TypedDict):
     data: NotRequired[record.Text]
 
 
-def known(folder: Path) -> Mapping[str, Any]:
+def recorded_fields(folder: Path) -> Mapping[str, Any]:
     """The fields of a run's record that are about its text and its tokenizer, or what an export has of them."""
     if (folder / run_files.EXPORT).exists():
         exported: Exported = read_json(folder / run_files.EXPORT, Exported)
@@ -83,7 +83,7 @@ def _put(advice: str, settings: schema.Data) -> str:
     return advice.replace("{text}", str(settings.path if settings.source == "files" else settings.source))
 
 
-def about(corpus: Corpus, cfg: DictConfig) -> dict[str, Any]:
+def fields(corpus: Corpus, cfg: DictConfig) -> dict[str, Any]:
     """Fields of a record by which a run's text is found again."""
     path = None if cfg.data.path is None else absolute(cfg.data.path)
     return {

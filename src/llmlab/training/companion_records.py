@@ -10,7 +10,7 @@ from llmlab.config import init_from
 from llmlab.config.companions import KEY, declared
 from llmlab.config.composed import Declared
 from llmlab.errors import UserError
-from llmlab.json_files import checked
+from llmlab.json_files import check_shape
 from llmlab.model import build, flops
 from llmlab.model.model import Model
 from llmlab.runs import checkpoint, record
@@ -30,7 +30,7 @@ def reopened(
     moved: where finished models lie now, by role. begins: no checkpoint has the weights of those that train.
     """
     companions = {}
-    checked(dict(fields), Record, str(folder / record.NAME))
+    check_shape(dict(fields), Record, str(folder / record.NAME))
     for role, about in (fields.get(KEY) or {}).items():
         spec = run_folder.companion(folder, role)
         heads = {name: part.name for name, part in spec.heads.items()}

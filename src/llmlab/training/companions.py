@@ -101,7 +101,7 @@ def resolve(
     objective = PartSpec("objective", str(composed.cfg.objective["_part_"]))
     found = {}
     for role, chosen in composed.companions.items():
-        with named(role, chosen.source):
+        with naming_role(role, chosen.source):
             if chosen.source is None:
                 made = _from_words(chosen, vocabulary, trained)
             else:
@@ -114,7 +114,7 @@ def resolve(
 
 
 @contextmanager
-def named(role: str, source: str | None = None) -> Iterator[None]:
+def naming_role(role: str, source: str | None = None) -> Iterator[None]:
     """Errors of a companion, raised within, name its role."""
     what = f"{KEY}.{role}" + (f"={source}" if source else "")
     try:
@@ -213,7 +213,7 @@ def tokens(companions: Mapping[str, Chosen]) -> int | None:
     """Tokens of a run that works with a finished model, whose tokenizer it must have; None if there is no such model."""
     for role, chosen in companions.items():
         if chosen.source is not None:
-            with named(role, chosen.source):
+            with naming_role(role, chosen.source):
                 made = _tokenizer_of(run_folder.start_of(chosen.source, tokenizer=False))[1]
             if made is not None:
                 return made.vocab_size
@@ -246,7 +246,7 @@ def begun(
         if companion is None or not companion.trains or companion.weights is not None:
             continue
         own = companion.assemble(trained).state_dict(keep_vars=True)
-        if build.misfits(own, checkpoint.read_weights(start, role)):
+        if build.mismatches(own, checkpoint.read_weights(start, role)):
             notes.append(f"init_from: {KEY}.{role} begins anew, as its {role} is another model")
         else:
             found[role] = replace(companion, start=start)

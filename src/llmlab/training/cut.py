@@ -18,7 +18,7 @@ class Cut:
     accumulate: int
 
     @classmethod
-    def of(cls, batch_size: int, micro: int | None, world: int) -> Cut:
+    def make(cls, batch_size: int, micro: int | None, world: int) -> Cut:
         if batch_size < 1:
             raise UserError(f"train.batch_size={batch_size} must be at least 1")
         if batch_size % world:

@@ -16,9 +16,9 @@ from llmlab.files import write_atomic
 from llmlab.json_files import read_json
 from llmlab.model import build
 from llmlab.runs import checkpoint
-from llmlab.runs.record import program_name, shown
+from llmlab.runs.record import program_name, relative_path
 from llmlab.training.meter import mfu
-from llmlab.training.panel import closing
+from llmlab.training.panel import print_panel
 from llmlab.training.placement import COMPUTED
 from llmlab.training.sample_text import sample
 
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from llmlab.config.spec import ModelSpec
     from llmlab.model.model import Model
     from llmlab.runs.record import Record
+    from llmlab.training.devices import Devices
     from llmlab.training.loggers import Loggers
     from llmlab.training.module import Offline
-    from llmlab.training.place import Place
     from llmlab.training.recipe import Recipe
 
 SAMPLED = 100  # steps before which what a model writes is noise
@@ -42,14 +42,14 @@ class Stamp(TypedDict):
     given: float  # seconds since 1970
 
 
-def close(
+def complete(
     run: Record,
     progress: dict[str, Any],
     folder: Path,
     cfg: DictConfig,
     recipe: Recipe,
     module: Offline,
-    place: Place,
+    devices: Devices,
     loggers: Loggers,
 ) -> None:
     """Complete the record (status completed) and print the panel."""
@@ -61,7 +61,7 @@ def close(
     if speed:
         dtype = COMPUTED[cfg.precision]
         flops = speed * recipe.cost.flops_per_token
-        progress["mfu"] = round(mfu(flops, place.world, place.device, dtype, cache.root()), 4)
+        progress["mfu"] = round(mfu(flops, devices.world, devices.device, dtype, cache.root()), 4)
         progress["tokens_per_second"] = round(speed, 1)
     wanted = progress["steps"] >= SAMPLED if cfg.train.sample is None else cfg.train.sample
     text = sample(recipe, writer(module, folder)) if wanted else None
@@ -72,8 +72,10 @@ def close(
     kept = checkpoint.all_of(folder / checkpoint.FOLDER)
     loggers.end(run, kept[-1] if kept else None)
     if cfg.sweep:  # one of many, and nobody reads along
-        return closing(run.fields, shown(folder), None, [])
-    closing(run.fields, shown(folder), text, _next(folder, recipe, run.fields["overrides"]) if once_a_week() else [])
+        return print_panel(run.fields, relative_path(folder), None, [])
+    print_panel(
+        run.fields, relative_path(folder), text, _next(folder, recipe, run.fields["overrides"]) if once_a_week() else []
+    )
 
 
 def writer(module: Offline, folder: Path) -> Model:
@@ -100,7 +102,7 @@ def once_a_week() -> bool:
 
 def _next(folder: Path, recipe: Recipe, overrides: list[str]) -> list[tuple[str, str]]:
     """Commands that can be typed as they stand."""
-    program, run = program_name(), shlex.quote(shown(folder))
+    program, run = program_name(), shlex.quote(relative_path(folder))
     first = (f'{program} generate run={run} prompt="The "', "text from this model")
     if recipe.spec.topology != "decoder":
         first = (f"{program} eval run={run} data=python_code", "its loss on other text")
@@ -119,7 +121,7 @@ def another_attention(spec: ModelSpec) -> str | None:
     current = spec.stacks[-1].layers[-1].parts["attention"].name
     for name in (n for n in ("mla", "mha", "gqa") if n != current):
         with suppress(ValueError):  # it is refused
-            build.assemble(_with_attention(spec, PartSpec.of("attention", name)))
+            build.assemble(_with_attention(spec, PartSpec.with_defaults("attention", name)))
             return name
     return None
 

@@ -41,7 +41,7 @@ class Interrupt:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Interrupt:
-        for signum in signals.asking():
+        for signum in signals.handled_signals():
             self._before[signum] = signal.signal(signum, self._handle)
         return self
 
@@ -86,7 +86,7 @@ class Interrupt:
         if signum == signal.SIGHUP:
             signals.leave_terminal()
         before, self.asked = self.asked, self.asked or signum
-        if signals.insists(signum, before) or not self._begun:
+        if signals.ends_at_once(signum, before) or not self._begun:
             raise KeyboardInterrupt
         # A forked DataLoader worker inherits the handlers.
         first = os.getpid() == self._process and is_first()  # no worker, no other rank

@@ -25,7 +25,7 @@ class Intervals(NamedTuple):
     validation_tokens: int
 
     @classmethod
-    def of(
+    def from_config(
         cls, train: DictConfig, held_out: int, step_tokens: int, horizon: int, record: Mapping[str, Any]
     ) -> Intervals:
         """train: the config's. record: what run.json has of a run that goes on, which keeps the steps it began with.

@@ -108,7 +108,7 @@ class Offline(pl.LightningModule):
 
     def _placed(self, model: Model) -> Model:
         self.placement.apply(model)
-        self.strategy.place(model)
+        self.strategy.distribute(model)
         return model
 
     def fill(self) -> None:

@@ -9,7 +9,7 @@ from llmlab.measures import LIKELIHOODS
 from llmlab.training.progress import duration
 
 
-def closing(
+def print_panel(
     record: Mapping[str, Any], folder: str, sample: tuple[str, str] | None, next_commands: list[tuple[str, str]]
 ) -> None:
     """Print the panel: where, how well, how large, how fast, a sample (prompt, continuation); below, what to try next.

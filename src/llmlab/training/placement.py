@@ -43,7 +43,7 @@ class Placement:
     dtype: torch.dtype = torch.float32
 
     @classmethod
-    def of(cls, cfg: DictConfig) -> Placement:
+    def from_config(cls, cfg: DictConfig) -> Placement:
         # DeepSpeed keeps float32 weights beside bfloat16 ones, so it converts the model itself.
         half = cfg.precision == "bf16-true" and not cfg.strategy.name.startswith("zero")
         options = cfg.placement

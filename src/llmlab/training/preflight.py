@@ -16,7 +16,7 @@ from llmlab.errors import UserError
 from llmlab.model import build, flops
 from llmlab.runs import checkpoint, record, text
 from llmlab.runs.folder import home, is_foreign, load
-from llmlab.training.companions import named as companion_named
+from llmlab.training.companions import naming_role
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -24,17 +24,17 @@ if TYPE_CHECKING:
     from llmlab.config.spec import ModelSpec
     from llmlab.model.model import Model
     from llmlab.slots import OptimizerPart
-    from llmlab.training.place import Place
+    from llmlab.training.devices import Devices
     from llmlab.training.recipe import Recipe
 
 MEMINFO, CGROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup/memory.max")
 
 
-def check(cfg: DictConfig, recipe: Recipe, place: Place, weights: Path | None) -> None:
+def check(cfg: DictConfig, recipe: Recipe, devices: Devices, weights: Path | None) -> None:
     """UserError if a part refuses what it was given, the text is longer than the model's positions, the weights to begin
     with are another model's, or the memory can't hold the model and its optimizer.
     """
-    parts(recipe.spec, place.device.type, cfg.precision)
+    parts(recipe.spec, devices.device.type, cfg.precision)
     model = recipe.model
     reaches(model, cfg.data.seq_len, begun=weights is not None)
     if weights is not None and is_foreign(weights):
@@ -45,9 +45,9 @@ def check(cfg: DictConfig, recipe: Recipe, place: Place, weights: Path | None) -
         _fit(weights, model)
     others = {role: recipe.models[role] for role in recipe.companions}
     for role, other in others.items():
-        with companion_named(role):
-            parts(other.spec, place.device.type, cfg.precision)
-    _memory(cfg, recipe, place, [flops.count_parameters(other) for other in others.values()])
+        with naming_role(role):
+            parts(other.spec, devices.device.type, cfg.precision)
+    _memory(cfg, recipe, devices, [flops.count_parameters(other) for other in others.values()])
 
 
 def parts(spec: ModelSpec, device: str, precision: str) -> None:
@@ -87,7 +87,7 @@ def heads_begun(weights: Path | None, spec: ModelSpec, labels: Sequence[str] | N
         there = describe(weights).spec.heads
     else:
         there = load(home(weights))[1].heads
-        theirs = (text.known(home(weights)).get("data") or {}).get("labels")
+        theirs = (text.recorded_fields(home(weights)).get("data") or {}).get("labels")
     new, unused = ([r for r in a if r not in b] for a, b in ((spec.heads, there), (there, spec.heads)))
     parts = [f"{', '.join(new)} {'is' if len(new) == 1 else 'are'} new"] * bool(new)
     parts += [f"{', '.join(unused)} of it {'is' if len(unused) == 1 else 'are'} left out"] * bool(unused)
@@ -118,12 +118,12 @@ def _fit(path: Path, model: nn.Module) -> None:
         with safe_open(path / checkpoint.WEIGHTS, "pt") as f:
             there = {n: torch.empty(f.get_slice(n).get_shape(), device="meta") for n in f.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as e:
-        raise UserError(f"init_from={record.shown(path)}: {checkpoint.problem(path) or e}") from e
+        raise UserError(f"init_from={record.relative_path(path)}: {checkpoint.problem(path) or e}") from e
     there |= {alias: there[owner] for alias, owner in checkpoint.tied(path).items()}
-    if wrong := build.misfits(*build.shared(model.state_dict(keep_vars=True), there)):
+    if wrong := build.mismatches(*build.shared(model.state_dict(keep_vars=True), there)):
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         raise UserError(
-            f"init_from={record.shown(path)}: the weights do not fit this model: {'; '.join(wrong[:3])}{more}; "
+            f"init_from={record.relative_path(path)}: the weights do not fit this model: {'; '.join(wrong[:3])}{more}; "
             f"give the sizes and parts that they were trained with{_typed(path)}"
         )
 
@@ -137,13 +137,13 @@ def _typed(path: Path) -> str:
     return f": {' '.join(words) or 'the defaults'}"
 
 
-def _memory(cfg: DictConfig, recipe: Recipe, place: Place, others: Sequence[flops.Parameters]) -> None:
+def _memory(cfg: DictConfig, recipe: Recipe, devices: Devices, others: Sequence[flops.Parameters]) -> None:
     """Weights, gradients and the optimizer's state must fit: what is computed on the way comes on top and isn't counted."""
-    free = available(place.device)
+    free = available(devices.device)
     whole = cfg.strategy.name in ("single", "ddp")  # each process has a copy of all of it
-    if free is None or not (whole or place.device.type == "cpu"):
+    if free is None or not (whole or devices.device.type == "cpu"):
         return
-    copies = max(1, place.world // place.nodes) if whole and place.device.type == "cpu" else 1
+    copies = max(1, devices.world // devices.nodes) if whole and devices.device.type == "cpu" else 1
     counts = recipe.cost.parameters
     number = 2 if cfg.precision == "bf16-true" else 4
     each = number * (2 + states(recipe.optimizer))

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 T = TypeVar("T", bound="DataclassInstance")
 
 
-def chosen(cfg: DictConfig, slot: str) -> Any:
+def part_factory(cfg: DictConfig, slot: str) -> Any:
     """A factory of the part that `cfg` names in a slot of the recipe, with its options."""
     from omegaconf import OmegaConf
 
@@ -42,7 +42,7 @@ def chosen(cfg: DictConfig, slot: str) -> Any:
     return registry.load(slot, options.pop("_part_"), {k: v for k, v in options.items() if not k.startswith("_")})
 
 
-def plain(node: DictConfig, cls: type[T]) -> T:
+def as_dataclass(node: DictConfig, cls: type[T]) -> T:
     """A config node as an instance of its dataclass."""
     return cls(**{f.name: node[f.name] for f in dataclasses.fields(cls) if f.name in node})  # an older run lacks some
 
@@ -74,7 +74,7 @@ class Batches(Feed):
     token_types: int = 0
 
     @classmethod
-    def of(cls, cfg: DictConfig, recipe: Recipe, cut: Cut, steps: int) -> Batches:
+    def from_config(cls, cfg: DictConfig, recipe: Recipe, cut: Cut, steps: int) -> Batches:
         """UserError if the corpus has fewer windows than one batch."""
         batches = cls(
             recipe.corpus,
@@ -168,7 +168,7 @@ class Recipe:
         return max(1, round(self.samples.tokens_per_sample))
 
     @classmethod
-    def of(
+    def from_config(
         cls,
         composed: Composed,
         spec: specs.ModelSpec | None = None,
@@ -178,17 +178,17 @@ class Recipe:
         """spec, corpus, companions: those of a run that is resumed; None: as the config says. UserError for what can't be
         built."""
         cfg = composed.cfg
-        learns = trainable.Filter.of(cfg.train.learns)
+        learns = trainable.Filter.from_words(cfg.train.learns)
         if corpus is None:
-            settings, tokenizer = plain(cfg.data, schema.Data), plain(cfg.tokenizer, schema.Tokenizer)
+            settings, tokenizer = as_dataclass(cfg.data, schema.Data), as_dataclass(cfg.tokenizer, schema.Tokenizer)
             corpus = prepare(settings, tokenizer, special(cfg), reads=reads(cfg))
         try:
             spec = spec or layout.with_vocabulary(
                 composed, corpus.vocabulary.size, None if corpus.labels is None else len(corpus.labels)
             )
-            objective = chosen(cfg, "objective")(corpus.vocabulary, cfg.data.seq_len)
-            optimizer, schedule = chosen(cfg, "optimizer")(), chosen(cfg, "schedule")()
-            reward = None if cfg.reward is None else chosen(cfg, "reward")()
+            objective = part_factory(cfg, "objective")(corpus.vocabulary, cfg.data.seq_len)
+            optimizer, schedule = part_factory(cfg, "optimizer")(), part_factory(cfg, "schedule")()
+            reward = None if cfg.reward is None else part_factory(cfg, "reward")()
             model = build.assemble(spec)
             read = samples(
                 corpus,

@@ -13,7 +13,7 @@ from llmlab import files
 from llmlab.config import schema
 from llmlab.data.corpus import Corpus
 from llmlab.errors import UserError
-from llmlab.json_files import checked
+from llmlab.json_files import check_shape
 from llmlab.ranks import is_first, rank_zero_print
 from llmlab.runs import checkpoint, lock, metrics, record, text
 from llmlab.runs import files as run_files
@@ -54,7 +54,7 @@ class Needed(TypedDict):
     flops_per_token: float
 
 
-def task(composed: Composed, done: dict[str, Any]) -> Task | None:
+def resumed_task(composed: Composed, done: dict[str, Any]) -> Task | None:
     """The task of going on with a run, or None if it has nothing left to do. UserError where it can't be gone on with."""
     folder = Path(composed.cfg.resume)
     if done.get("status") in ("failed", "interrupted") and not (folder / run_files.CONFIG).exists():
@@ -80,7 +80,7 @@ def task(composed: Composed, done: dict[str, Any]) -> Task | None:
             metrics.check(folder / name)  # before the record is written anew
         except UserError as e:
             raise UserError(f"{e}; {BRING_BACK}") from None
-    data, tokenizer = recipe.plain(cfg.data, schema.Data), recipe.plain(cfg.tokenizer, schema.Tokenizer)
+    data, tokenizer = recipe.as_dataclass(cfg.data, schema.Data), recipe.as_dataclass(cfg.tokenizer, schema.Tokenizer)
     trained = text.Trained(folder, data, tokenizer, recipe.special(cfg), done, recipe.reads(cfg))
     first = is_first()
     if first:
@@ -112,7 +112,7 @@ def task(composed: Composed, done: dict[str, Any]) -> Task | None:
 
 
 def _checked(done: dict[str, Any], path: Path) -> None:
-    checked(done, Needed, str(path))
+    check_shape(done, Needed, str(path))
     if done.get("status") not in lock.STATUSES:
         raise UserError(f"{path}: status must be one of {', '.join(lock.STATUSES)}, but is {done.get('status')}")
     least = {
@@ -211,5 +211,5 @@ def _since(point: Path | None) -> dict[str, Any]:
 def _remember(folder: Path, cfg: DictConfig, fields: dict[str, Any], corpus: Corpus) -> None:
     """Writes what older records lack, where the text lies now, and that the run had died, should it be refused yet."""
     fields.setdefault("files", run_files.hashes(folder))
-    fields["data"] = {**fields.get("data", {}), **text.about(corpus, cfg)}
+    fields["data"] = {**fields.get("data", {}), **text.fields(corpus, cfg)}
     record.Record(folder, fields).update()

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from llmlab.config.composed import Composed
     from llmlab.training.callbacks import Journal
     from llmlab.training.cut import Cut
-    from llmlab.training.place import Place
+    from llmlab.training.devices import Devices
     from llmlab.training.recipe import Recipe
 
 
@@ -43,7 +43,7 @@ def train(composed: Composed, folder: str | Path | None = None) -> Mapping[str, 
         if first and folder.resolve() != Path(composed.cfg.resume).resolve():
             _remove_if_empty(folder)
         done = record.read(composed.cfg.resume)
-        task = reopen.task(composed, done)
+        task = reopen.resumed_task(composed, done)
         if task is None:
             return done
     else:
@@ -105,27 +105,27 @@ def _train(task: Task, first: bool) -> Mapping[str, Any]:
 
     cfg = task.composed.cfg
     began = time.time()
-    place = trainers.place(cfg)
-    cut = recipes.Cut.of(cfg.train.batch_size, cfg.train.micro_batch_size, place.data_parallel)
-    recipe = recipes.Recipe.of(task.composed, task.spec, task.corpus, task.companions)
+    devices = trainers.find_devices(cfg)
+    cut = recipes.Cut.make(cfg.train.batch_size, cfg.train.micro_batch_size, devices.data_parallel)
+    recipe = recipes.Recipe.from_config(task.composed, task.spec, task.corpus, task.companions)
     make.feed(cfg, recipe, cut, 1)  # to refuse a corpus that is too small before anything is written
-    strategies.check(cfg, place, recipe.spec)
+    strategies.check(cfg, devices, recipe.spec)
     for role, companion in recipe.companions.items():
-        with companions.named(role):
-            strategies.check(cfg, place, companion.spec)
+        with companions.naming_role(role):
+            strategies.check(cfg, devices, companion.spec)
     weights = None
     if cfg.init_from and task.point is None:
         weights = run_folder.start_of(cfg.init_from, tokenizer=cfg.init_tokenizer != "new")
-    preflight.check(cfg, recipe, place, weights)
+    preflight.check(cfg, recipe, devices, weights)
     begun, notes = companions.begun(recipe.companions, weights, recipe.model)
     recipe = dataclasses.replace(recipe, companions=begun)
     heads = preflight.heads_begun(weights, recipe.spec, recipe.corpus.labels)
     task = dataclasses.replace(task, notes=(*heads, *notes))
-    horizon = _horizon(task, recipe, cut, place, first)
+    horizon = _horizon(task, recipe, cut, devices, first)
     last_step = task_last_step(cfg, horizon["steps"])
     step_tokens = cut.batch_size * recipe.tokens_per_sample
     held_out = trainers.held_out(cfg, recipe, cut)
-    intervals = Intervals.of(cfg.train, held_out, step_tokens, horizon["steps"], task.record)
+    intervals = Intervals.from_config(cfg.train, held_out, step_tokens, horizon["steps"], task.record)
 
     if first:
         task.folder.mkdir(parents=True, exist_ok=True)
@@ -137,16 +137,18 @@ def _train(task: Task, first: bool) -> Mapping[str, Any]:
             others = {role: companion.spec for role, companion in recipe.companions.items()}
             run_folder.save(task.folder, settings.absolute(cfg), recipe.spec, others)
             recipe.corpus.tokenizer.save(task.folder)
-        run.update(**run_header.fields(task, recipe, horizon, last_step, place, cut, intervals))
+        run.update(**run_header.fields(task, recipe, horizon, last_step, devices, cut, intervals))
         run.update(files=run_files.hashes(task.folder) if first else {})
         for line in run_header.lines(task, recipe, horizon, last_step, cut, intervals):
             rank_zero_print(line)
     before = run.get("wall_seconds") or 0.0  # of the parts of a run that was interrupted
     run.update(status="running", reason=None, resumed=run.get("resumed", 0) + int(task.resumes))
-    run.update(**run_header.where(cfg, place, cut))
-    _restore_threads(task, place)
+    run.update(**run_header.where(cfg, devices, cut))
+    _restore_threads(task, devices)
 
-    module, trainer, journal = trainers.make(task, recipe, cut, place, horizon["steps"], last_step, weights, intervals)
+    module, trainer, journal = trainers.make(
+        task, recipe, cut, devices, horizon["steps"], last_step, weights, intervals
+    )
     if first:
         every = intervals.validate_every
         journal.loggers = loggers.make_loggers(task, recipe, validate_every=every, horizon=horizon["steps"])
@@ -160,7 +162,7 @@ def _train(task: Task, first: bool) -> Mapping[str, Any]:
             "tokens_seen": steps * journal.tokens_per_step,
             "wall_seconds": round(before + time.time() - began, 3),
             "tokens_per_second": (meter and meter.tokens_per_second) or run.get("tokens_per_second"),
-            "peak_memory_bytes": max(peak_memory(place.device), run.get("peak_memory_bytes") or 0),
+            "peak_memory_bytes": max(peak_memory(devices.device), run.get("peak_memory_bytes") or 0),
             "metrics": {**run.get("metrics", {}), **_metrics(journal)},
         }
 
@@ -188,10 +190,10 @@ def _train(task: Task, first: bool) -> Mapping[str, Any]:
     _destroy_process_group()
     if not first:
         return run.fields
-    from llmlab.training.finish import close
+    from llmlab.training.finish import complete
 
     try:
-        close(run, progress(), task.folder, cfg, recipe, module, place, journal.loggers)
+        complete(run, progress(), task.folder, cfg, recipe, module, devices, journal.loggers)
     except OSError as e:
         what = f"{e.filename or task.folder} could not be written: {e.strerror or e}"
         raise UserError(f"the run is at its end, but {what}; {intact(task.folder)}") from e
@@ -208,7 +210,7 @@ def _destroy_process_group() -> None:
         torch.distributed.destroy_process_group()
 
 
-def _horizon(task: Task, recipe: Recipe, cut: Cut, place: Place, first: bool) -> dict[str, Any]:
+def _horizon(task: Task, recipe: Recipe, cut: Cut, devices: Devices, first: bool) -> dict[str, Any]:
     """The budget in steps. Measured minutes are measured once, by the first process; the others read what it found."""
     from llmlab.training.budget import horizon
     from llmlab.training.trainers import measured_tokens
@@ -222,7 +224,7 @@ def _horizon(task: Task, recipe: Recipe, cut: Cut, place: Place, first: bool) ->
         cfg.budget,
         cut.batch_size * recipe.tokens_per_sample,
         recipe.cost.flops_per_token,
-        lambda minutes: measured_tokens(minutes, cfg, recipe, cut, place),
+        lambda minutes: measured_tokens(minutes, cfg, recipe, cut, devices),
     )
     if found.unit == "minutes":
         rank_zero_print(f"budget.minutes={found.amount:g} is {found.tokens:,} tokens on this machine")
@@ -236,11 +238,11 @@ def _metrics(journal: Journal) -> dict[str, float]:
     return values
 
 
-def _restore_threads(task: Task, place: Place) -> None:
+def _restore_threads(task: Task, devices: Devices) -> None:
     """The number of threads decides the order of sums, so a resumed run takes the one that it began with."""
     import torch
 
-    if not task.resumes or place.device.type != "cpu" or place.world > 1:
+    if not task.resumes or devices.device.type != "cpu" or devices.world > 1:
         return
     threads = task.record["hardware"]["threads"]
     if threads != torch.get_num_threads():

@@ -24,13 +24,19 @@ if TYPE_CHECKING:
     from llmlab.data.corpus import Corpus
     from llmlab.data.records import RecordSamples
     from llmlab.training.cut import Cut
-    from llmlab.training.place import Place
+    from llmlab.training.devices import Devices
     from llmlab.training.recipe import Recipe
     from llmlab.training.task import Task
 
 
 def fields(
-    task: Task, recipe: Recipe, horizon: dict[str, Any], last_step: int, place: Place, cut: Cut, intervals: Intervals
+    task: Task,
+    recipe: Recipe,
+    horizon: dict[str, Any],
+    last_step: int,
+    devices: Devices,
+    cut: Cut,
+    intervals: Intervals,
 ) -> dict[str, Any]:
     composed, corpus = task.composed, recipe.corpus
     cfg = composed.cfg
@@ -55,14 +61,14 @@ def fields(
         "notes": [*notes(task, recipe, horizon["steps"], last_step), *corpus.manifest["notes"]],
         "plugins": os.environ.get(registry.VARIABLE) or None,
         "versions": record.versions(),
-        "hardware": record.hardware(place.threads, place.names()),
+        "hardware": record.hardware(devices.threads, devices.names()),
         "precision": cfg.precision,
-        **where(cfg, place, cut),
+        **where(cfg, devices, cut),
         "began": datetime.now(UTC).isoformat(timespec="seconds"),
         "budget": horizon,
         "intervals": {"validate_every": intervals.validate_every, "checkpoint_every": intervals.checkpoint_every},
         "data": {
-            **text.about(corpus, cfg),
+            **text.fields(corpus, cfg),
             "tokens": corpus.tokens,
             "train_tokens": len(corpus.train),
             "validation_tokens": len(corpus.validation),
@@ -95,15 +101,15 @@ def tokenizer(cfg: DictConfig, corpus: Corpus) -> dict[str, Any]:
 
 
 def _brings(start: str) -> str:
-    name = init_from.named(start)
+    name = init_from.hf_name(start)
     return os.path.abspath(inherit.home(start) if name is None else locate.locate(name))
 
 
-def where(cfg: DictConfig, place: Place, cut: Cut) -> dict[str, Any]:
+def where(cfg: DictConfig, devices: Devices, cut: Cut) -> dict[str, Any]:
     """Fields that change when a run is resumed elsewhere: on what, and how the batch is then cut."""
     return {
         "strategy": cfg.strategy.name,
-        "devices": place.world,
+        "devices": devices.world,
         "batch": {
             "sequences": cut.batch_size,
             "micro": cut.micro,
@@ -167,7 +173,7 @@ def lines(
     total = recipe.tokens_per_sample * len(recipe.samples) if corpus.is_records else len(corpus.train)
     passes = last_step * cut.batch_size * recipe.tokens_per_sample / max(1, total)
     shown = f"{passes:,.0f}" if passes >= 10 else f"{passes:.2g}"
-    texts.append(f"{run}, {shown} times the text, in {record.shown(task.folder)}")
+    texts.append(f"{run}, {shown} times the text, in {record.relative_path(task.folder)}")
     once = intervals.validation_tokens and intervals.validate_every >= horizon["steps"]
     if once and cfg.train.validate_every is None and horizon["steps"] > 1:
         texts.append(

@@ -78,7 +78,7 @@ def intact(folder: Path) -> str:
 
 def resume_command(folder: Path) -> str:
     start = "" if checkpoint.all_of(folder / checkpoint.FOLDER) else " resume_from=start"  # which begins it again
-    return f"{record.program_name()} train {typed('resume', record.shown(folder))}{start}"
+    return f"{record.program_name()} train {typed('resume', record.relative_path(folder))}{start}"
 
 
 def typed(key: str, value: str | Path) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from llmlab.measures import BITS, PERPLEXITY, called, likelihoods
+from llmlab.measures import BITS, PERPLEXITY, likelihoods, metric_name
 from llmlab.slots import Loss
 
 MOST = 700.0  # nats; exp of more overflows a float
@@ -60,8 +60,8 @@ class Totals:
         shown = list(totals)
         for name in likelihoods(shown, self.measures):
             # Of the mean over all tokens: a mean of batches' perplexities would be larger, by Jensen's inequality.
-            values[called(name, PERPLEXITY, shown, self.measures)] = math.exp(min(each[name], MOST))
+            values[metric_name(name, PERPLEXITY, shown, self.measures)] = math.exp(min(each[name], MOST))
             # Nats over all tokens, in bits, by the bytes of their text: the one measure that two tokenizers share.
             if self.measures[name] == "bits" and size:
-                values[called(name, BITS, shown, self.measures)] = totals[name][0] / math.log(2) / size
+                values[metric_name(name, BITS, shown, self.measures)] = totals[name][0] / math.log(2) / size
         return {**values, **{name: mean for name, mean in each.items() if [name] != list(self.terms)}}

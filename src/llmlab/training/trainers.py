@@ -13,10 +13,10 @@ from llmlab.errors import UserError
 from llmlab.ranks import is_first
 from llmlab.runs import checkpoint, metrics, signals
 from llmlab.training import placement, strategies
+from llmlab.training.devices import Devices as Devices
+from llmlab.training.devices import find_devices as find_devices
 from llmlab.training.interrupt import Interrupt, Interrupted
 from llmlab.training.intervals import Intervals, every, trained, validations
-from llmlab.training.place import Place as Place
-from llmlab.training.place import place as place
 from llmlab.training.task import intact
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def make(
     task: Task,
     recipe: Recipe,
     cut: Cut,
-    place: Place,
+    devices: Devices,
     horizon: int,
     last_step: int,
     weights: Path | None,
@@ -78,7 +78,7 @@ def make(
         clip=t.clip,
         counts_bytes=recipes.counts_bytes(recipe.corpus, recipe.objective),
         weights=weights,
-        placement=placement.Placement.of(cfg),
+        placement=placement.Placement.from_config(cfg),
         companions=recipe.companions,
         learns=recipe.learns,
     )
@@ -86,7 +86,7 @@ def make(
     tokens_per_step = cut.batch_size * recipe.tokens_per_sample
     remaining = Remaining(last_step, tokens_per_step, intervals)
     journal = Journal(folder, progress, remaining, log_every=log_every, tokens_per_step=tokens_per_step)
-    interrupt = Interrupt(place.world)
+    interrupt = Interrupt(devices.world)
     saves = Checkpoints(
         folder / checkpoint.FOLDER,
         journal,
@@ -98,10 +98,10 @@ def make(
     extra = {k: v for k, v in cfg.trainer.items() if k not in OURS and v != arguments()[k][1]}
     try:
         trainer = pl.Trainer(
-            accelerator=place.accelerator,
-            devices=place.world // place.nodes,
-            num_nodes=place.nodes,
-            strategy=strategies.make(cfg, place),
+            accelerator=devices.accelerator,
+            devices=devices.world // devices.nodes,
+            num_nodes=devices.nodes,
+            strategy=strategies.make(cfg, devices),
             # precision= or a plugin: Lightning refuses both together, even where they agree.
             **placement.precision(cfg),
             max_steps=last_step,
@@ -141,7 +141,7 @@ def held_out(cfg: DictConfig, recipe: Recipe, cut: Cut) -> int:
     return len(stream) if batches is None else min(len(stream), batches * cut.batch_size * recipe.tokens_per_sample)
 
 
-def measured_tokens(minutes: float, cfg: DictConfig, recipe: Recipe, cut: Cut, place: Place) -> float:
+def measured_tokens(minutes: float, cfg: DictConfig, recipe: Recipe, cut: Cut, devices: Devices) -> float:
     """Tokens that this machine trains on in so many minutes, of which validations take their part."""
     from llmlab.training import recipe as recipes
     from llmlab.training import throughput
@@ -158,10 +158,10 @@ def measured_tokens(minutes: float, cfg: DictConfig, recipe: Recipe, cut: Cut, p
         recipe.spec,
         recipe.objective,
         recipe.optimizer,
-        recipes.Batches.of(cfg, recipe, cut, throughput.STEPS),
+        recipes.Batches.from_config(cfg, recipe, cut, throughput.STEPS),
         precision=cfg.precision,
-        placement=placement.Placement.of(cfg),
-        device=place.device,
+        placement=placement.Placement.from_config(cfg),
+        device=devices.device,
         learns=recipe.learns,
         companions=recipe.companions,
         trains=lambda total: trained(total, tokens, count),

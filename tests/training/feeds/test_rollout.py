@@ -65,7 +65,7 @@ def feed(model, *, batch=8, micro=8, world=1, steps=12, rank_gathers=None, rewar
         objective,
         Actor(objective.rollout, reward or Reward(), Letters(), VOCABULARY, micro),
         seed=3,
-        cut=Cut.of(batch, micro, world),
+        cut=Cut.make(batch, micro, world),
         steps=steps,
         seq_len=16,
         limit=limit,

@@ -19,7 +19,7 @@ def feed(cfg: DictConfig, recipe: Recipe, cut: Cut, steps: int) -> Feed:
     """The micro-batches of so many optimizer steps. UserError where they can't be had: a corpus that is too small, prompts
     that can't be answered or judged."""
     if reads(cfg) != "prompts":
-        return Batches.of(cfg, recipe, cut, steps)
+        return Batches.from_config(cfg, recipe, cut, steps)
     corpus, objective, reward = recipe.corpus, cast(Acts, recipe.objective), recipe.reward
     assert reward is not None
     prompts: Prompts = recipe.samples

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmlab.runs.record import shown
+from llmlab.runs.record import relative_path
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -42,7 +42,7 @@ class TensorBoardSink:
         self.compared["flops_per_token"] = record["flops_per_token"]
         for role, about in (record.get("models") or {}).items():
             self.compared[f"models/{role}/parameters"] = about["parameters"]["total"]
-        see = f"tensorboard --logdir {shlex.quote(shown(where))}"
+        see = f"tensorboard --logdir {shlex.quote(relative_path(where))}"
         return {"folder": os.path.relpath(where, self.folder), "see": see}
 
     def row(self, step: int, tokens: int, values: Mapping[str, float]) -> None:

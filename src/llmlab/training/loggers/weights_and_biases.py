@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from llmlab.runs.record import shown
+from llmlab.runs.record import relative_path
 from llmlab.training.loggers import samples
 from llmlab.training.loggers.account import offline_reason
 
@@ -66,7 +66,7 @@ class WandBSink:
             self._kill()
             self._init(wandb, name, record, config, "offline", False)
         self.offline = why is not None
-        run, here = self.run, shown(self.folder)
+        run, here = self.run, relative_path(self.folder)
         run.define_metric("tokens")
         run.define_metric("flops")
         run.define_metric("*", step_metric="tokens")  # else plots are by W&B's own step

@@ -13,39 +13,39 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from llmlab.config.spec import ModelSpec
-    from llmlab.training.place import Place
+    from llmlab.training.devices import Devices
     from llmlab.training.strategies.portable import ByPath
 
 
-def check(cfg: DictConfig, place: Place, spec: ModelSpec) -> None:
+def check(cfg: DictConfig, devices: Devices, spec: ModelSpec) -> None:
     """UserError in a line for what the strategy can't do with this model; called before anything is written."""
     from llmlab.training import placement
 
-    placement.check(cfg, place.accelerator)
+    placement.check(cfg, devices.accelerator)
     name = cfg.strategy.name
     if name in ZERO:
         from llmlab.training.strategies import zero
 
-        zero.check(cfg, place, spec)
+        zero.check(cfg, devices, spec)
     elif name == "fsdp_tp":
         from llmlab.training.strategies import tensor_parallel
 
         tensor_parallel.check(cfg.strategy.tensor_parallel, spec)
 
 
-def make(cfg: DictConfig, place: Place) -> ByPath:
-    """The strategy that `strategy.name` says, for the devices of `place`."""
+def make(cfg: DictConfig, devices: Devices) -> ByPath:
+    """The strategy that `strategy.name` says, for the devices of `devices`."""
     name = cfg.strategy.name
     if name in ZERO:
         from llmlab.training.strategies import zero
 
-        return zero.make(cfg, place)
+        return zero.make(cfg, devices)
     # NCCL knows GPUs only, gloo CPUs; tensors of the other kind are refused when they are reduced.
-    backend = "nccl" if place.accelerator == "gpu" else "gloo"
+    backend = "nccl" if devices.accelerator == "gpu" else "gloo"
     if name in ("fsdp", "fsdp_tp"):
         from llmlab.training.strategies.fsdp import FSDP
 
-        return FSDP(place.data_parallel, place.world // place.data_parallel, backend)
+        return FSDP(devices.data_parallel, devices.world // devices.data_parallel, backend)
     from llmlab.training.strategies.portable import SafeCheckpointIO
     from llmlab.training.strategies.replicated import DDP, Single
 

@@ -20,7 +20,7 @@ ELEMENTWISE = (torch.optim.AdamW, torch.optim.Adam, torch.optim.SGD, torch.optim
 def check(cfg: DictConfig) -> None:
     """UserError in a line where the optimizer that `cfg` names is not for the ZeRO strategy that it names."""
     name, part = cfg.strategy.name, cfg.optimizer["_part_"]
-    made = recipe.chosen(cfg, "optimizer")().build([("weight", nn.Parameter(torch.zeros(2, 2)), "other")])
+    made = recipe.part_factory(cfg, "optimizer")().build([("weight", nn.Parameter(torch.zeros(2, 2)), "other")])
     if type(made) not in ELEMENTWISE:
         raise UserError(
             f"optimizer={part} needs whole tensors, but strategy={name} gives it flat pieces; "

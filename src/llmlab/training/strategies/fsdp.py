@@ -60,7 +60,7 @@ class FSDP(ByPath, ModelParallelStrategy):
         torch.distributed.all_gather(pieces, tensor.contiguous(), group=self.device_mesh["data_parallel"].get_group())
         return torch.stack(pieces)
 
-    def place(self, model: Model) -> None:
+    def distribute(self, model: Model) -> None:
         from torch.distributed.fsdp import fully_shard
 
         data, split = self.device_mesh["data_parallel"], self.device_mesh["tensor_parallel"]

@@ -85,10 +85,10 @@ class ByPath(Strategy):
         return tensor[None] if self.data_world == 1 else self.all_gather(tensor)
 
     def assemble(self, spec: ModelSpec, embedding: nn.Module | None = None) -> Model:
-        """The model that `place` is then given, on the meta device. embedding: of another model, whose tables it uses."""
+        """The model that `distribute` is then given, on the meta device. embedding: of another model, whose tables it uses."""
         return build.assemble(spec, embedding)
 
-    def place(self, model: Model) -> None:
+    def distribute(self, model: Model) -> None:
         """Shard a model on the meta device as this strategy does, and give it memory; what it holds is not yet filled."""
         build.materialise(model, "cpu")
 

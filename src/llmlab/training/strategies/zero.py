@@ -37,10 +37,10 @@ if TYPE_CHECKING:
 
     from llmlab.modules import Role
     from llmlab.slots import OptimizerPart
-    from llmlab.training.place import Place
+    from llmlab.training.devices import Devices
 
 
-def check(cfg: DictConfig, place: Place, spec: ModelSpec) -> None:
+def check(cfg: DictConfig, devices: Devices, spec: ModelSpec) -> None:
     """UserError in a line for what ZeRO can't do here."""
     name = cfg.strategy.name
     if importlib.util.find_spec("deepspeed") is None:
@@ -48,11 +48,11 @@ def check(cfg: DictConfig, place: Place, spec: ModelSpec) -> None:
     elementwise.check(cfg)
 
 
-def make(cfg: DictConfig, place: Place) -> Zero:
+def make(cfg: DictConfig, devices: Devices) -> Zero:
     name = cfg.strategy.name
     return Zero(
         int(name[4]),
-        gpu=place.accelerator == "gpu",
+        gpu=devices.accelerator == "gpu",
         offload=name.endswith("offload"),
         clip=cfg.train.clip,
         bf16=cfg.precision.startswith("bf16"),
@@ -146,9 +146,9 @@ class Zero(ByPath, DeepSpeedStrategy):
                     module._buffers[name] = buffer.float()
         return model
 
-    def place(self, model: Model) -> None:
+    def distribute(self, model: Model) -> None:
         if self.stage < 3:
-            super().place(model)
+            super().distribute(model)
         for parameter in model.parameters():
             # ZeRO 3 leaves parameters empty, of shape (0,), between forwards; `ds_shape` is what they would have.
             parameter.whole_shape = getattr(parameter, "ds_shape", parameter.shape)  # type: ignore[attr-defined]

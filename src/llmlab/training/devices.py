@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Place:
+class Devices:
     """The devices of a run: `world` devices of one kind, of which `data_parallel` groups see different data."""
 
     accelerator: str  # cpu or gpu
@@ -39,7 +39,7 @@ class Place:
         return [name] * self.world
 
 
-def place(cfg: DictConfig) -> Place:
+def find_devices(cfg: DictConfig) -> Devices:
     """From trainer.accelerator, trainer.devices, trainer.num_nodes and strategy."""
     if wrong := devices_of.problems(cfg):
         raise UserError("\n".join(wrong))
@@ -68,4 +68,4 @@ def place(cfg: DictConfig) -> Place:
     split = cfg.strategy.tensor_parallel
     if count % split:
         raise UserError(devices_of.divide(split, count))
-    return Place(accelerator, count * nodes, count * nodes // split, nodes, torch.get_num_threads())
+    return Devices(accelerator, count * nodes, count * nodes // split, nodes, torch.get_num_threads())
