@@ -6,22 +6,38 @@ too; "accuracy", "reward" and "margin" are better when higher; any other is just
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import difflib
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from llmlab import attributes
+from llmlab.errors import UserError
 
 if TYPE_CHECKING:  # reports read measures, and wait for no torch
     from llmlab.slots import Objective
 
 LIKELIHOODS = ("nll", "bits")  # kinds whose exponential is a perplexity
 HIGHER_IS_BETTER = ("accuracy", "reward", "margin")
+CLOSE = 0.8  # two names are one of which a letter or two are wrong
 PERPLEXITY, BITS = "perplexity", "bits_per_byte"
 
 
 def kinds(objective: Objective) -> dict[str, str]:
     """Kinds of the terms and logs of an objective, by name."""
     return dict(attributes.get(objective, "objective", "measures"))
+
+
+def check(shown: Collection[str], objective: Objective) -> None:
+    """UserError if a measure has the misspelt name of a term or log, which would then be just a number. Others may be of a
+    log that only a validation has.
+    """
+    measured = kinds(objective)
+    for name in measured:
+        if name not in shown and (close := difflib.get_close_matches(name, set(shown) - {*measured}, 1, CLOSE)):
+            raise UserError(
+                f"{type(objective).__name__}.measures has {name!r}, but its loss has no such term or log; did you mean "
+                f"{close[0]}?"
+            )
 
 
 def covers_text(objective: Objective) -> bool:

@@ -66,6 +66,18 @@ def test_training_refuses_what_neither_loss_nor_model_reads(model):
         module(model, made).training_step(batch(made), 0)
 
 
+def test_a_measure_of_a_misspelt_name_is_refused(model):
+    """It would be just a number: no perplexity, and lower would be better."""
+    made = objective()
+    for name, kind in (("nl", "bits"), ("nlls", "nll")):
+        made.measures = {name: kind}
+        with pytest.raises(UserError, match=f"measures has '{name}', but its loss has no such.*did you mean nll") as e:
+            module(model, made)._loss(batch(made))
+        assert "\n" not in str(e.value)
+    made.measures = {"nll": "bits", "reward": "reward"}  # which a validation alone may have
+    assert module(model, made)._loss(batch(made)).terms.keys() == {"nll"}
+
+
 def test_it_is_looked_at_once_and_changes_no_number(model):
     made = objective(documents=np.zeros(8, dtype=np.int64))
     plain, watched = made.loss, []

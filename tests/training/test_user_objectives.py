@@ -120,6 +120,21 @@ def test_check_knows_what_can_be_asked_of_it():
     assert found == {"built": "passed", "passes": "passed", "targets": "skipped", "likelihood": "skipped"}
 
 
+def test_every_added_head_has_a_gradient_beside_a_loss_without_heads():
+    """A head with one bias for all tokens gets the mean weight of its scores, which must not be 0."""
+    from llmlab.check import learning
+    from llmlab.check.subject import Case, Subject
+
+    for name in ("replaced", "scalar"):
+        case = Case(name, (*SIMCSE, "model.dim=32", "model.n_layers=1"), head=name)
+        subject = Subject(case)
+        found = learning.parameter_gradients(subject.model, learning.loss_function(subject, subject.model)().mean())
+        last = [g for path, g in found.items() if path.startswith(f"heads.{name}.out.")]
+        assert last and all(g is not None and g.any() for g in last)
+        if name == "replaced":
+            assert found["heads.replaced.out.bias"].item() == pytest.approx(0.5)
+
+
 class Distilled:
     """The passes of a distillation, of a teacher that only answers."""
 

@@ -81,7 +81,8 @@ def loss_function(subject: Subject, model: Model) -> Callable[[], Loss]:
     """A function that computes the objective's loss of one batch.
 
     Heads that the objective does not read add a weighted sum of their outputs, so that every head gets a gradient. The
-    weights differ, since an unweighted sum of normed values has none.
+    weights differ, since an unweighted sum of normed values has none; nor do they add up to 0, which a bias of one score
+    would get for its gradient.
     """
     batch, objective = prepared_batch(subject), build_objective(subject)
     others = {role: None for role in subject.spec.heads if role not in objective.heads}
@@ -91,7 +92,7 @@ def loss_function(subject: Subject, model: Model) -> Callable[[], Loss]:
     def loss() -> Loss:
         value: Loss = objective.loss(model, batch, **beside_it)
         outputs = model(text, heads=others).heads.values() if others else ()
-        more = [(x * torch.linspace(-1, 1, x.numel()).view_as(x)).mean() for x in outputs]
+        more = [(x * torch.linspace(-1, 2, x.numel()).view_as(x)).mean() for x in outputs]
         beside = {f"head {i}": (x, torch.ones((), dtype=torch.int64)) for i, x in enumerate(more)}
         return value._replace(terms={**value.terms, **beside})
 

@@ -171,13 +171,14 @@ class Offline(pl.LightningModule):
         return loss.mean(counts, self._shares)
 
     def _loss(self, batch: Mapping[str, Any]) -> Loss:
-        """The objective's loss. Of the first batch it is seen whether all of its keys are read."""
+        """The objective's loss. Of the first batch it is seen whether all of its keys are read and all measures are there."""
         assert self.model is not None
         if self._keys_checked:
             return self.objective.loss(self.model, batch, **self.models)
         watched = batch_keys.Watched(batch)
         loss = self.objective.loss(self.model, watched, **self.models)
         batch_keys.check(watched, self.objective)  # once: watching costs a call a key, and batches are alike
+        measures.check(loss.shown, self.objective)
         self._keys_checked = True
         return loss
 
