@@ -81,6 +81,7 @@ def read_yaml(
             deep += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             if deep > DEEPEST:
                 raise UserError(f"{path}: nested more than {DEEPEST} levels deep")
+        # OmegaConf's loader reads 1e-3 as a number, which YAML 1.1, and so PyYAML, takes for a text.
         value = yaml.load(text, Loader=loader or get_yaml_loader())
     except UserError:  # which is a ValueError too
         raise
@@ -145,7 +146,7 @@ def _excess(value: object) -> str | None:
                     node.encode("utf-8")
                 except UnicodeEncodeError:
                     return "holds half of a surrogate pair (\\ud800 to \\udfff), which is no character"
-            elif isinstance(node, int) and abs(node) >= LARGEST:
+            elif isinstance(node, int) and abs(node) >= LARGEST:  # Python's ints have no end, a tensor's do
                 return f"holds a whole number of {len(str(abs(node)))} digits; at most {LARGEST:,} is read"
         if not below:
             return None
@@ -165,6 +166,7 @@ def _misfit(value: object, shape: Shape, key: str) -> str | None:
     if shape is float:
         shape = (int, float)
     wanted = cast("tuple[type, ...]", shape if isinstance(shape, tuple) else (shape,))
+    # To isinstance True is an int, but a file that says true where a number belongs is wrong.
     fits = isinstance(value, wanted) and (not isinstance(value, bool) or bool in wanted)
     return None if fits else _must(key, NAMES.get(wanted[-1], str(wanted[-1])), value)
 

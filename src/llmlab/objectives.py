@@ -55,7 +55,7 @@ class Loss(NamedTuple):
         """
         balance, found = self.balance, {}
         for name, (value, _) in self.terms.items():
-            if (weight := self.weights.get(name, 1.0)) != 1.0:
+            if (weight := self.weights.get(name, 1.0)) != 1.0:  # else a kernel more in each micro-batch
                 value = weight * value
             if balance is not None:
                 value, balance = value + balance * (counts[name].clamp(min=1) / shares), None
@@ -65,7 +65,9 @@ class Loss(NamedTuple):
     def mean(self, counts: Mapping[str, Tensor] | None = None, shares: int = 1) -> Tensor:
         """The loss whose gradient, averaged over `shares` micro-batches, is that of the step; alone, of this micro-batch."""
         counts = self.counts if counts is None else counts
+        # A micro-batch may have no target, a masked one of a short text for instance: 0 / 1 and no gradient, not 0 / 0.
         means = [value * (shares / counts[name].clamp(min=1)) for name, value in self.sums(counts, shares).items()]
+        # Two kernels less in each micro-batch where there is one term, as in most objectives.
         return means[0] if len(means) == 1 else torch.stack(means).sum()
 
 

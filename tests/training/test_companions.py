@@ -195,6 +195,18 @@ def test_a_plan_counts_all_models(often, electra):
     assert 0 < generator < planned.cost.flops_per_token * planned.cfg.data.seq_len
 
 
+def test_init_from_brings_the_companion_that_was_trained_beside(often, electra, tmp_path):
+    one = (*often, *ELECTRA, f"init_from={electra}", "optimizer.lr=1e-12", "budget.steps=1")
+    run(tmp_path / "same", *one)
+    weights = checkpoint.read_weights(electra / "checkpoints/step=00000012", "generator")
+    begun = checkpoint.read_weights(tmp_path / "same/checkpoints/step=00000001", "generator")
+    assert weights.keys() == begun.keys() and all(torch.allclose(t, begun[n]) for n, t in weights.items())
+    assert rows(tmp_path / "same")[-1]["val_generator"] == pytest.approx(rows(electra)[-1]["val_generator"], abs=1e-6)
+    run(tmp_path / "other", *one, "models.generator=[model.dim=16]")
+    notes = json.loads((tmp_path / "other/run.json").read_text())["notes"]
+    assert [n for n in notes if "models.generator begins anew" in n]
+
+
 # ---------------------------------------------------------------- a frozen one from a finished run
 
 
@@ -246,6 +258,17 @@ def test_a_resumed_student_finds_its_teacher_and_no_other(student, teacher, tmp_
     run(again, f"resume={again}", f"models.teacher={moved}")
     assert numbers(again) == numbers(path)
     assert json.loads((again / "run.json").read_text())["models"]["teacher"]["source"] == str(moved)
+
+
+def test_a_plan_of_a_student_is_of_the_tokens_of_its_teacher(often, student, teacher):
+    planned = subject.of_config(compose([*often, *STUDENT, f"models.teacher={teacher}"]))
+    record = json.loads((student[0] / "run.json").read_text())
+    assert planned.cost.flops_per_token == record["flops_per_token"]
+    found = memory.plan(
+        planned.training, memory.Where(), 4
+    )  # runs the loss: both models have scores of the same tokens
+    assert found.gradients == 4 * record["parameters"]["total"]
+    assert found.weights == found.gradients + 4 * record["models"]["teacher"]["parameters"]["total"]
 
 
 def test_eval_of_a_student_asks_its_teacher(student):

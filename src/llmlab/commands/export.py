@@ -131,8 +131,8 @@ def _atomically(to: Path, fill: Callable[[Path], str]) -> str:
         raise UserError(f"to={to} can't be written: {e.strerror}") from e
     try:
         said = fill(temporary)
-        temporary.chmod(0o755)
-        os.rename(temporary, target)
+        temporary.chmod(0o755)  # mkdtemp makes it for its owner alone
+        os.rename(temporary, target)  # rename(2) takes the place of an empty folder, and refuses one that is not
     except OSError as e:
         raise UserError(f"to={to} can't be written: {e.strerror or e}") from e
     finally:

@@ -56,31 +56,31 @@ SHARES = ("model.dropout", "model.attention.dropout", "model.ffn.dropout")
 def problems(cfg: DictConfig) -> list[str]:
     from omegaconf import OmegaConf
 
-    found = []
+    lines = []
 
     def value(key: str) -> Any:
         return OmegaConf.select(cfg, key)
 
     typed_as = {"init_tokenizer": "init_from.tokenizer"}
     chosen = [(k, value(k), valid) for k, valid in CHOICES.items() if value(k) is not None]
-    found += [not_among(typed_as.get(k, k), v, valid) for k, v, valid in chosen if v not in valid]
-    found += [f"{k} must be more than 0, but is {value(k)}" for k in POSITIVE if value(k) is not None and value(k) <= 0]
+    lines += [not_among(typed_as.get(k, k), v, valid) for k, v, valid in chosen if v not in valid]
+    lines += [f"{k} must be more than 0, but is {value(k)}" for k in POSITIVE if value(k) is not None and value(k) <= 0]
     if cfg.data.validation >= 1:
-        found.append(f"data.validation must be less than 1, but is {cfg.data.validation}")
-    found += [f"{k} must be at least 0 and less than 1, but is {value(k)}" for k in SHARES if not 0 <= value(k) < 1]
-    found += [
+        lines.append(f"data.validation must be less than 1, but is {cfg.data.validation}")
+    lines += [f"{k} must be at least 0 and less than 1, but is {value(k)}" for k in SHARES if not 0 <= value(k) < 1]
+    lines += [
         f"{slot}: one is needed; choose {slot}=NAME ({', '.join(registry.names(slot))})"
         for slot in registry.SLOTS_NEEDED
         if cfg.get(slot) is None
     ]
-    return found
+    return lines
 
 
 def too_small(cfg: DictConfig) -> list[str]:
     from omegaconf import OmegaConf
     from omegaconf.errors import InterpolationResolutionError
 
-    found = []
+    lines = []
     for key, least in AT_LEAST.items():
         if key == "tokenizer.vocab_size" and cfg.tokenizer.kind != "bpe":
             continue
@@ -89,8 +89,8 @@ def too_small(cfg: DictConfig) -> list[str]:
         except InterpolationResolutionError:  # it follows from another value that is wrong, and has a line of its own
             continue
         if value is not None and value < least:
-            found.append(f"{key} must be at least {least}, but is {value}")
-    return found
+            lines.append(f"{key} must be at least {least}, but is {value}")
+    return lines
 
 
 def largest(where: str, value: object) -> int | None:

@@ -12,14 +12,14 @@ if TYPE_CHECKING:
 def problems(composed: Composed) -> list[str]:
     """A line each."""
     chosen = [name for name in ("wandb", "tensorboard") if composed.cfg.logger[name] is not None]
-    found = [
+    lines = [
         f"logger={n}: the package {n} is not installed; pip install {n}, or leave logger={n} out"
         for n in chosen
         if not is_installed(n)
     ]
     if not chosen and "logger.samples" in composed.keys:
-        found.append("logger.samples: there is no logger; add logger=wandb or logger=tensorboard")
-    return found
+        lines.append("logger.samples: there is no logger; add logger=wandb or logger=tensorboard")
+    return lines
 
 
 def is_installed(package: str) -> bool:

@@ -19,7 +19,7 @@ def problems(cfg: DictConfig, path: str = "", root: DictConfig | None = None) ->
     """Keys that no schema knows, keys that were removed, parts that aren't, values outside a Literal."""
     from omegaconf import DictConfig, ListConfig, OmegaConf
 
-    found: list[str] = []
+    lines: list[str] = []
     root = cfg if root is None else root
     kind = OmegaConf.get_type(cfg)
     fields = {f.name for f in dataclasses.fields(kind)} if dataclasses.is_dataclass(kind) else None
@@ -30,34 +30,34 @@ def problems(cfg: DictConfig, path: str = "", root: DictConfig | None = None) ->
         # `cfg["_part_"]` would raise where it is missing (???); the node itself is there all the same.
         options = registry.index()[_slot(path), cfg._get_node("_part_")._value()].options  # type: ignore[union-attr]
     for key in sorted(fields - {str(k) for k in cfg}) if fields is not None else ():
-        found.append(f"~{path + '.' if path else ''}{key}: it can't be removed; give it another value")
+        lines.append(f"~{path + '.' if path else ''}{key}: it can't be removed; give it another value")
     for key in map(str, cfg):
         where = f"{path}.{key}" if path else key
         if fields is not None and key not in fields:
             names = [f for f in fields if not f.startswith("_")]
             hint = guess.below(path, key, names, root) if path else guess.at_root(key, names, root, registry.names)
-            found.append(f"{where}: there is no such key{' in ' + path if path else ''}; {hint}")
+            lines.append(f"{where}: there is no such key{' in ' + path if path else ''}; {hint}")
             continue
         if OmegaConf.is_missing(cfg, key):
-            found.append(f"{where} must be given: it has no default")
+            lines.append(f"{where} must be given: it has no default")
             continue
         try:
             value = cfg[key]
         except Exception as e:  # of an interpolation, which OmegaConf works out when it is read, or of a resolver
-            if not any(" must be at most " in line for line in found):  # what it follows from has a line already
-                found.append(f"{where}: {str(e).splitlines()[0]}")
+            if not any(" must be at most " in line for line in lines):  # what it follows from has a line already
+                lines.append(f"{where}: {str(e).splitlines()[0]}")
             continue
         if key in options and options[key].choices and value is not None and value not in options[key].choices:
-            found.append(limits.not_among(where, value, options[key].choices))
+            lines.append(limits.not_among(where, value, options[key].choices))
         if isinstance(value, float) and not math.isfinite(value):
-            found.append(f"{where} must be a finite number, but is {value}")
+            lines.append(f"{where} must be a finite number, but is {value}")
         elif (most := limits.largest(where, value)) is not None:
-            found.append(f"{where} must be at most {most:,}, but is {limits.shortened(value)}")
+            lines.append(f"{where} must be at most {most:,}, but is {limits.shortened(value)}")
         elif isinstance(value, DictConfig):
-            found += problems(value, where, root)
+            lines += problems(value, where, root)
         elif isinstance(value, ListConfig) and any(OmegaConf.is_missing(value, i) for i in range(len(value))):
-            found.append(f"{where} must be given in full")
-    return found
+            lines.append(f"{where} must be given in full")
+    return lines
 
 
 def _slot(path: str) -> str:

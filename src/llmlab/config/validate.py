@@ -39,14 +39,14 @@ def problems_and_spec(
     strict: typed traits without effect are wrong too. companion: the heads of another model that the objective works with.
     """
     cfg = composed.cfg
-    found = _walked(cfg)
+    lines = _walked(cfg)
     if "published" in composed.keys:
-        found.append(
+        lines.append(
             "published says what a model file stands for; choose one, as in model=llama3_8b (llmlab parts model)"
         )
-    if found:
-        return found, None
-    found = [
+    if lines:
+        return lines, None
+    lines = [
         *limits.problems(cfg),
         *heads.problems(composed, companion),
         *_batch(cfg),
@@ -55,18 +55,18 @@ def problems_and_spec(
         *loggers.problems(composed),
     ]
     if int(cfg.trainer.num_nodes) > 1 or str(cfg.trainer.devices) not in ("1", "auto", "-1"):
-        found += composed.of_this_process(ranks=True)
+        lines += composed.of_this_process(ranks=True)
     if not cfg.resume:  # whose data, strategy and devices may be those of its run
-        found += [*data_keys.problems(composed), *devices.problems(cfg), *rollouts.problems(cfg)]
-    if found:
-        return found, None
+        lines += [*data_keys.problems(composed), *devices.problems(cfg), *rollouts.problems(cfg)]
+    if lines:
+        return lines, None
     try:
         spec = layout.resolve(composed, companion=companion)
     except UserError as e:
         return str(e).split("\n"), None
     if strict:
-        found = [*(line for line, typed in traits.unused(composed, spec) if typed), *_source(spec)]
-    return found, spec
+        lines = [*(line for line, typed in traits.unused(composed, spec) if typed), *_source(spec)]
+    return lines, spec
 
 
 def _source(spec: ModelSpec) -> list[str]:
@@ -128,21 +128,21 @@ def _budget(cfg: DictConfig) -> list[str]:
 
 
 def _run(cfg: DictConfig) -> list[str]:
-    found = []
+    lines = []
     longest = cfg.trainer.max_time
     if isinstance(longest, str) and not re.fullmatch(r"\s*\d+:\d\d:\d\d:\d\d\s*", longest):
-        found.append(f"trainer.max_time must be DD:HH:MM:SS, as 00:00:30:00 for half an hour, but is {longest}")
+        lines.append(f"trainer.max_time must be DD:HH:MM:SS, as 00:00:30:00 for half an hour, but is {longest}")
     elif isinstance(longest, int | float):
-        found.append(
+        lines.append(
             f"trainer.max_time must be DD:HH:MM:SS, but is {longest}; budget.minutes={longest} states a budget"
         )
     if cfg.resume_from is not None and not cfg.resume:
-        found.append(f"resume_from={cfg.resume_from} has no effect without resume=RUN; leave it out")
+        lines.append(f"resume_from={cfg.resume_from} has no effect without resume=RUN; leave it out")
     steps = cfg.trainer.max_steps
     if steps != -1 and steps < 1:
-        found.append(f"trainer.max_steps must be at least 1 (or -1: to the end of the budget), but is {steps}")
+        lines.append(f"trainer.max_steps must be at least 1 (or -1: to the end of the budget), but is {steps}")
     if cfg.init_from is not None and init_from.hf_name(cfg.init_from) is None:
         start = Path(cfg.init_from).expanduser()
         if (why := init_from.problem(cfg.init_from)) is not None:
-            found.append(f"init_from={start}: {why.replace('RUN', 'init_from=RUN')}")
-    return found
+            lines.append(f"init_from={start}: {why.replace('RUN', 'init_from=RUN')}")
+    return lines

@@ -70,6 +70,7 @@ class Framing(NamedTuple):
         pieces: list[Sequence[int] | np.ndarray] = [frame.before, first, frame.between, *second, frame.after]
         kinds = frame.types if second else [*frame.types[:3], frame.types[4]]
         ids = [np.asarray(p, dtype=np.int64) for p in pieces]
+        # np.resize repeats what it is given: the one segment of a text, once for each of its ids.
         types = [np.resize(np.array(t, dtype=np.int64), len(p)) for p, t in zip(pieces, kinds, strict=True)]
         return np.concatenate(ids), np.concatenate(types)
 
@@ -112,7 +113,7 @@ def _template(tokenizer: Tokenizer) -> tuple[Frame, Frame] | None:
 
 def _frame(ids: list[int], types: list[int], of: list[int | None]) -> Frame | None:
     """The frame of an encoding, whose `of` says of each id which text it is from. None if a text has left no id."""
-    n = 2 if 1 in of else 1
+    n = 2 if 1 in of else 1  # tokenizers has None there for a special token
     if any(i not in of for i in range(n)):
         return None
     starts = [of.index(i) for i in range(n)]

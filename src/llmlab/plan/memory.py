@@ -20,6 +20,7 @@ from llmlab.plan.fsdp import FSDP
 from llmlab.plan.replay import DDP, Replay, Trained
 from llmlab.plan.several import Several
 from llmlab.plan.zero import Sharded3, Sharded12
+from llmlab.slots import Objective
 from llmlab.training.companions import Companion
 from llmlab.training.placement import COMPUTED
 
@@ -35,7 +36,7 @@ class Training:
     """
 
     spec: ModelSpec
-    objective: Any
+    objective: Objective
     optimizer: Any
     length: int
     precision: str = "32-true"

@@ -109,6 +109,7 @@ class DDP(Replay):
 
     def begin(self) -> None:
         super().begin()
+        # gradient_as_bucket_view=True makes p.grad a view of a bucket, but not under no_sync, where autograd makes its own.
         beside = self.trained.accumulates
         self.add("strategy" if beside else "gradients", sum(map(self.bytes_of, self.reached)))
 

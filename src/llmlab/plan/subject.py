@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from llmlab import registry
 from llmlab.config import devices, layout, schema, traits
@@ -96,6 +96,8 @@ def _vocabulary(composed: Composed) -> tuple[registry.Entry, int | None, list[st
 
         made = tokenizer.make(recipe.as_dataclass(cfg.tokenizer, schema.Tokenizer), [], [], entry.special)
         return entry, made.vocab_size, []
+    if (ids := companions.tokens(composed.companions)) is not None:
+        return entry, ids, [f"{ids:,} tokens: those of the finished model, whose tokenizer the run must have"]
     if size is not None:
         return entry, None, []
     known = f"{layout.round_up(cfg.tokenizer.vocab_size, 64):,} rows of the vocabulary"
@@ -116,7 +118,8 @@ def _subject(
     length = cfg.data.seq_len
     if wrong := devices.problems(cfg):
         raise UserError("\n".join(wrong))
-    split, kind = cfg.strategy.tensor_parallel, "cpu" if str(cfg.trainer.accelerator) == "cpu" else "cuda"
+    split = cfg.strategy.tensor_parallel
+    kind: Literal["cpu", "cuda"] = "cpu" if str(cfg.trainer.accelerator) == "cpu" else "cuda"
     counted = str(cfg.trainer.devices) not in ("auto", "-1")
     count = int(cfg.trainer.devices) if counted else split
     parallel = count * int(cfg.trainer.num_nodes) // split
@@ -130,7 +133,7 @@ def _subject(
         tensor_parallel.check(split, spec)
         if cfg.strategy.name in devices.ZERO:
             elementwise.check(cfg)
-        wanted = _vocabulary_of(spec, entry)
+        wanted = _vocabulary_of(spec, entry, vocabulary)
         objective = recipe.part_factory(cfg, "objective")(wanted, length)
         optimizer = recipe.part_factory(cfg, "optimizer")()
     except ValueError as e:
@@ -169,13 +172,14 @@ def _subject(
     training = None
     if trained:
         apart = cfg.data.separate_documents
-        training = Training(spec, objective, optimizer, length, cfg.precision, kind, apart, learns, others)  # type: ignore[arg-type]
+        training = Training(spec, objective, optimizer, length, cfg.precision, kind, apart, learns, others)
     return Subject(name, composed, spec, model, cost, cut, where, training, tuple(assumed), models)
 
 
-def _vocabulary_of(spec: specs.ModelSpec, entry: registry.Entry) -> Vocabulary:
-    """The special tokens that an objective asks for are the last of the model's ids."""
-    size = spec.sizes.vocab_size
+def _vocabulary_of(spec: specs.ModelSpec, entry: registry.Entry, ids: int | None) -> Vocabulary:
+    """The special tokens that an objective asks for are the last of the ids: the tokenizer's, else all that the model has."""
+    # A finished companion's table may be rounded up to another number of rows; of ids alone all models have scores.
+    size = ids or spec.sizes.vocab_size
     names = entry.special
     if len(names) >= size:
         raise UserError(f"model.vocab_size={size} has no room for the {len(names)} special tokens of the objective")

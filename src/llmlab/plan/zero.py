@@ -218,7 +218,7 @@ class Sharded3(Zero):
         self.kept_frozen(sum(-(-p.numel // self.world) for p in self.trained.frozen), on_host=self.offload)
         self.masters(pieces, "weights")
         self.kept_by(self.pieces)
-        self.masters(pieces, "gradients")
+        self.masters(pieces, "gradients")  # grad_partitions_flat_buffer, which is there from the beginning
         if self.offload:
             self.host += MASTER * pieces  # the optimizer's own copy of them
         self.add("strategy", self.size * (BUCKET + self.always))

@@ -110,12 +110,12 @@ def checkpoint_of(run: str | Path, warn: Callable[[str], None] | None = None) ->
     if (folder / checkpoint.MANIFEST).exists() or (folder / EXPORT).exists():
         return folder
     record.read(folder)
-    found = checkpoint.latest(
+    newest = checkpoint.latest(
         folder / checkpoint.FOLDER, warn or (lambda line: print(f"warning: {line}", file=sys.stderr))
     )
-    if found is None:
+    if newest is None:
         raise UserError(f"{run}: it has no sound checkpoint")
-    return found
+    return newest
 
 
 def start_of(init_from: str, *, tokenizer: bool = True) -> Path:
@@ -160,7 +160,7 @@ def load_model(run: str | Path) -> tuple[Model, Tokenizer]:
     if wrong := build.mismatches(model.state_dict(keep_vars=True), weights):
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         raise UserError(f"checkpoint {path} is not of the model in {folder / SPEC}: {'; '.join(wrong[:3])}{more}")
-    model.load_state_dict(weights)
+    model.load_state_dict(weights)  # strict; of misfits it would give one line for each tensor of the model
     tokenizer = Tokenizer.load(folder)
     if tokenizer.vocab_size > spec.sizes.vocab_size:
         raise UserError(

@@ -39,7 +39,7 @@ def lock(folder: Path) -> None:
                 file.close()
                 raise UserError(f"{folder}: another process is training in this run folder") from None
             time.sleep(0.05)
-    _mine[path] = file
+    _mine[path] = file  # kept open: the lock ends with its descriptor
 
 
 def unlock(folder: Path) -> None:
@@ -58,7 +58,7 @@ def is_locked(folder: Path) -> bool:
     except OSError:
         return False
     try:
-        fcntl.lockf(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        fcntl.lockf(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared, as it is read; an exclusive one needs a writable file
         return False
     except OSError:
         return True

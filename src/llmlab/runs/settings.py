@@ -85,7 +85,7 @@ def absolute(cfg: DictConfig) -> DictConfig:
     """A copy whose paths mean the same from any folder: the text's, the tokenizer's, that of the weights to begin with."""
     import copy
 
-    cfg = copy.deepcopy(cfg)
+    cfg = copy.deepcopy(cfg)  # the run goes on with what was typed
     for node, key in ((cfg.data, "path"), (cfg.tokenizer, "path")):
         if node[key] is not None:
             node[key] = files.absolute(node[key])
@@ -103,6 +103,7 @@ def _typed(path: Path, name: str, given: dict[str, Any], cls: Any) -> Any:
     for key in (k for k in given if k not in node):
         print(f"warning: {path}: {name}.{key} is no key of this version of llmlab; it is left out", file=sys.stderr)
     try:
+        # Into a typed node: OmegaConf converts and checks each value by its dataclass, and raises with the full key.
         return OmegaConf.merge(node, {k: v for k, v in given.items() if k in node})
     except OmegaConfBaseException as e:
         at = getattr(e, "full_key", None)

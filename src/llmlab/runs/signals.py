@@ -32,4 +32,5 @@ def leave_terminal() -> None:
     for fd in (1, 2):
         with suppress(OSError):
             if stat.S_ISCHR(os.fstat(fd).st_mode):
+                # Not closed: the number would be given to the next file that is opened, and prints would go there.
                 os.dup2(os.open(os.devnull, os.O_WRONLY), fd)

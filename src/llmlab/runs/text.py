@@ -69,6 +69,7 @@ def corpus(run: Trained, advice: str) -> Corpus:
         )
     except OtherText as e:
         before = fingerprints.read(cache.root() / "corpora" / there["corpus"]) if there.get("corpus") else None
+        # Which documents came, went or changed, where the cache or the record still knows those of before.
         what = fingerprints.changes(there.get("documents") if before is None else before, e.documents)
         if settings.source != "files":
             what += f", as this Python is {sys.version.split()[0]} and it was another"

@@ -43,6 +43,7 @@ def horizon(
         steps = math.ceil(amount / tokens_per_step)
     elif unit == "flops":
         assert flops_per_token is not None
+        # Rounded up like tokens: equal-FLOP comparisons then differ by less than a step.
         steps = math.ceil(amount / flops_per_token / tokens_per_step)
     else:
         steps = max(1, math.ceil(tokens_in(float(amount)) / tokens_per_step))

@@ -194,8 +194,8 @@ class Checkpoints(Callback):
 
 def resume_point(folder: Path, warn: Callable[[str], None]) -> Path | None:
     """The newest sound checkpoint of a run; damaged newer ones are named and deleted, as the run will write them anew."""
-    found = checkpoint.latest(folder, warn)
+    newest = checkpoint.latest(folder, warn)
     for path in checkpoint.all_of(folder):
-        if found is not None and checkpoint.step_of(path) > checkpoint.step_of(found):
+        if newest is not None and checkpoint.step_of(path) > checkpoint.step_of(newest):
             checkpoint.remove(path)
-    return found
+    return newest

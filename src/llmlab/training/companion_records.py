@@ -29,7 +29,7 @@ def reopened(
 
     moved: where finished models lie now, by role. begins: no checkpoint has the weights of those that train.
     """
-    found = {}
+    companions = {}
     check_shape(dict(fields), Record, str(folder / record.NAME))
     for role, about in (fields.get(KEY) or {}).items():
         spec = run_folder.companion(folder, role)
@@ -46,8 +46,8 @@ def reopened(
             _unchanged(role, source, path, sha256)
         elif of_role.trains and not begins:
             path = None
-        found[role] = Companion(of_role, spec, tuple(about["words"]), source, path, sha256)
-    return found
+        companions[role] = Companion(of_role, spec, tuple(about["words"]), source, path, sha256)
+    return companions
 
 
 def places(fields: Mapping[str, Any], companions: Mapping[str, Companion]) -> dict[str, Any]:
@@ -92,10 +92,10 @@ class Record(TypedDict):
 
 def fields(companions: Mapping[str, Companion], models: Mapping[str, Model]) -> dict[str, Any]:
     """The field `models` of a run's record."""
-    found = {}
+    by_role = {}
     for role, c in companions.items():
         counts = flops.count_parameters(models[role])
-        found[role] = {
+        by_role[role] = {
             "family": c.spec.family,
             "parameters": {"total": counts.total, "active": counts.active},  # without what it shares
             "trains": c.trains,
@@ -105,18 +105,19 @@ def fields(companions: Mapping[str, Companion], models: Mapping[str, Model]) -> 
             "weights": None if c.weights is None else str(c.weights),
             "sha256": c.sha256,
         }
-    return found
+    return by_role
 
 
 def lines(companions: Mapping[str, Companion], models: Mapping[str, Model]) -> list[str]:
     """Lines that a run begins with, one for each companion."""
-    found = []
+    texts = []
     for role, about in fields(companions, models).items():
         shared = f", beside the {' and '.join(about['shares'])} that it shares" if about["shares"] else ""
         how = "trained" if about["trains"] else "frozen"
-        of = about["source"] or (" ".join(about["words"]) or "the run's own model")
-        found.append(f"{role}: {about['family']}, {about['parameters']['total']:,} parameters{shared}, {how}, {of}")
-    return found
+        origin = about["source"] or (" ".join(about["words"]) or "the run's own model")
+        origin += ", begins with that of init_from" if companions[role].start is not None else ""
+        texts.append(f"{role}: {about['family']}, {about['parameters']['total']:,} parameters{shared}, {how}, {origin}")
+    return texts
 
 
 def finished(path: Path, home: Path, cfg: DictConfig, trained: Model) -> dict[str, Model]:
@@ -130,7 +131,7 @@ def finished(path: Path, home: Path, cfg: DictConfig, trained: Model) -> dict[st
             f"{home}: objective={cfg.objective['_part_']} works with the role {next(iter(roles))} too, whose model an export "
             "does not have; give the folder of the run"
         )
-    found = {}
+    models = {}
     for role, companion in reopened(home, record.read(home), {}, begins=False).items():
         model = companion.assemble(trained)
         build.materialise(model)
@@ -138,5 +139,5 @@ def finished(path: Path, home: Path, cfg: DictConfig, trained: Model) -> dict[st
             load(model, checkpoint.read_weights(path, role), f"checkpoint {path}: {KEY}.{role}")
         else:
             companion.fill(model, cfg.seed)
-        found[role] = model.eval()
-    return found
+        models[role] = model.eval()
+    return models

@@ -35,7 +35,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Companion:
     """The model of a role. `weights`: of a finished one, the checkpoint or the Hugging Face folder that it begins with, which
-    `source` names and whose tensors have `sha256`; None: first values, or those of the run's own checkpoint."""
+    `source` names and whose tensors have `sha256`; None: first values, or those of the run's own checkpoint. `start`: the
+    checkpoint of another run that trained the same model in the same role, which init_from names."""
 
     declared: Declared
     spec: ModelSpec
@@ -43,6 +44,7 @@ class Companion:
     source: str | None = None
     weights: Path | None = None
     sha256: str | None = None
+    start: Path | None = None
 
     @property
     def role(self) -> str:
@@ -66,14 +68,17 @@ class Companion:
         return frozen(build.assemble(self.spec, self.embedding(trained)), self)
 
     def fill(self, model: Model, seed: int) -> None:
-        """First values, or the weights of the finished model."""
+        """First values, or the weights of the finished model, or those that init_from brings."""
+        if self.start is not None:
+            load(model, checkpoint.read_weights(self.start, self.role), f"init_from={self.start}: {KEY}.{self.role}")
+            return
         if self.weights is None:
             build.initialise(model, seed, self.prefix)
             return
         weights = read_weights(self.weights, model)
         lacking = tuple(f"heads.{role}." for role in model.heads)
-        own = {name: t for name, t in weights.items() if not name.startswith("heads.") or name.startswith(lacking)}
-        load(model, own, f"{KEY}.{self.role}={self.source}")
+        loaded = {name: t for name, t in weights.items() if not name.startswith("heads.") or name.startswith(lacking)}
+        load(model, loaded, f"{KEY}.{self.role}={self.source}")
 
 
 def frozen(model: Model, companion: Companion) -> Model:
@@ -82,6 +87,7 @@ def frozen(model: Model, companion: Companion) -> Model:
         return model
     for parameter in model.parameters():
         parameter.elsewhere = True  # type: ignore[attr-defined]  # where it came from: no checkpoint has it
+    # eval() alone would compute gradients, and requires_grad_(False) alone leave dropout on.
     return model.requires_grad_(False).eval()
 
 
@@ -114,8 +120,8 @@ def naming_role(role: str, source: str | None = None) -> Iterator[None]:
     try:
         yield
     except ValueError as e:  # a part that refuses what it was given, and UserError
-        said = str(e).splitlines()[0]
-        raise UserError(said if said.startswith(what) else f"{what}: {said}") from e
+        reason = str(e).splitlines()[0]
+        raise UserError(reason if reason.startswith(what) else f"{what}: {reason}") from e
 
 
 def _from_words(chosen: Chosen, vocabulary: int | None, trained: Model) -> Companion:
@@ -175,25 +181,43 @@ def _finished(chosen: Chosen, objective: PartSpec) -> Companion:
 def _same_tokens(companion: Companion, tokenizer: Tokenizer) -> None:
     """UserError if a finished model knows other tokens than the run's text is made of."""
     assert companion.weights is not None
-    spec, foreign = companion.spec, run_folder.is_foreign(companion.weights)
-    home = companion.weights if foreign else run_folder.home(companion.weights)
-    file = home / "tokenizer.json"
-    fix = f"tokenizer=file tokenizer.path={home} takes its tokenizer" if file.is_file() else "choose its tokenizer"
+    spec, (home, theirs) = companion.spec, _tokenizer_of(companion.weights)
+    fix = "choose its tokenizer" if theirs is None else f"tokenizer=file tokenizer.path={home} takes its tokenizer"
     size = tokenizer.vocab_size
     if size > spec.sizes.vocab_size:
         raise UserError(f"it knows {spec.sizes.vocab_size:,} tokens, but the run's tokenizer has {size:,}; {fix}")
-    if not file.is_file():
+    if theirs is None:
         if spec.sizes.vocab_size - size >= 64:  # more than a table is rounded up by
             raise UserError(f"it knows {spec.sizes.vocab_size:,} tokens, but the run's tokenizer has {size:,}; {fix}")
         return
-    from llmlab.data.tokenizer import from_file
-
-    theirs = (from_file(str(home), ()) if foreign else Tokenizer.load(home)).inner.get_vocab(with_added_tokens=True)
     ours = tokenizer.inner.get_vocab(with_added_tokens=True)
-    other = next((token for token, i in sorted(theirs.items(), key=lambda x: x[1]) if ours.get(token) != i), None)
+    known = theirs.inner.get_vocab(with_added_tokens=True)
+    other = next((token for token, i in sorted(known.items(), key=lambda x: x[1]) if ours.get(token) != i), None)
     if other is not None:
         here = f"is {ours[other]} in the run's" if other in ours else "is not in the run's"
-        raise UserError(f"its tokenizer is another: {other!r} is {theirs[other]} there and {here}; {fix}")
+        raise UserError(f"its tokenizer is another: {other!r} is {known[other]} there and {here}; {fix}")
+
+
+def _tokenizer_of(weights: Path) -> tuple[Path, Tokenizer | None]:
+    """The folder of a finished model, and its tokenizer if it has one."""
+    foreign = run_folder.is_foreign(weights)
+    home = weights if foreign else run_folder.home(weights)
+    if not (home / "tokenizer.json").is_file():
+        return home, None
+    from llmlab.data.tokenizer import from_file
+
+    return home, from_file(str(home), ()) if foreign else Tokenizer.load(home)
+
+
+def tokens(companions: Mapping[str, Chosen]) -> int | None:
+    """Tokens of a run that works with a finished model, whose tokenizer it must have; None if there is no such model."""
+    for role, chosen in companions.items():
+        if chosen.source is not None:
+            with naming_role(role, chosen.source):
+                made = _tokenizer_of(run_folder.start_of(chosen.source, tokenizer=False))[1]
+            if made is not None:
+                return made.vocab_size
+    return None
 
 
 def fingerprint(weights: Path) -> str:
@@ -204,8 +228,29 @@ def fingerprint(weights: Path) -> str:
 
     if not run_folder.is_foreign(weights):
         return checkpoint.weights_sha256(weights)
-    files = sorted(weights.glob("*.safetensors"))
+    files = sorted(weights.glob("*.safetensors"))  # a large model's are several, of which glob gives any order
     return hashlib.sha256("".join(f"{f.name} {sha256(f)}\n" for f in files).encode()).hexdigest()
+
+
+def begun(
+    companions: Mapping[str, Companion], start: Path | None, trained: Model
+) -> tuple[dict[str, Companion], tuple[str, ...]]:
+    """The companions of a run that begins with the checkpoint `start`: those that train and have no weights of their own begin
+    with what it has for their roles. And a note on each that it has, but of another model."""
+    found, notes = dict(companions), []
+    if start is None or run_folder.is_foreign(start):
+        return found, ()
+    # Else a shared embedding would be the trained one beside a companion that has yet to learn to read it.
+    for role in checkpoint.roles(start):
+        companion = companions.get(role)
+        if companion is None or not companion.trains or companion.weights is not None:
+            continue
+        own = companion.assemble(trained).state_dict(keep_vars=True)
+        if build.mismatches(own, checkpoint.read_weights(start, role)):
+            notes.append(f"init_from: {KEY}.{role} begins anew, as its {role} is another model")
+        else:
+            found[role] = replace(companion, start=start)
+    return found, tuple(notes)
 
 
 # ---------------------------------------------------------------- all models of a run as one
@@ -219,6 +264,7 @@ def trained_models(model: Model, models: Mapping[str, nn.Module], companions: Ma
         return model
     whole = nn.Module()
     for name, child in model.named_children():
+        # The same modules under one more parent: `named_parameters` and `state_dict` see both, and nothing is copied.
         whole.add_module(name, child)
     whole.add_module(KEY, nn.ModuleDict(learning))
     return whole
@@ -233,10 +279,10 @@ def read_weights(path: Path, model: Model) -> dict[str, Tensor]:
     return checkpoint.read_weights(path)
 
 
-def load(model: Model, weights: Mapping[str, Tensor], said: str, *, begins: bool = False) -> None:
-    """Whole tensors into a model; UserError that begins with `said` and names the first that do not fit. begins: but for
+def load(model: Model, weights: Mapping[str, Tensor], what: str, *, begins: bool = False) -> None:
+    """Whole tensors into a model; UserError that begins with `what` and names the first that do not fit. begins: but for
     heads that only one of them has."""
     try:
         build.load(model, weights, begins=begins)
     except UserError as e:
-        raise UserError(f"{said}: {e}") from None
+        raise UserError(f"{what}: {e}") from None

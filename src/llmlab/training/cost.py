@@ -21,7 +21,7 @@ from llmlab.model.model import Model
 from llmlab.model.probe import CostSource
 from llmlab.slots import Objective, Pass, Rollout
 
-SAMPLES = 8
+SAMPLES = 8  # that are prepared and averaged
 TRAINED = "model"  # the role of the model that is trained
 
 
@@ -38,6 +38,8 @@ class PassCost:
         """FLOPs a sample, the backward included."""
         if not self.trained:
             return self.times * self.account.forward(dense=dense)
+        # A backward has two products for each of a forward: by the input and by the weight (Kaplan et al. 2020,
+        # arXiv:2001.08361).
         return self.times * (self.account.training(dense=dense) * self.account.tokens)
 
 
@@ -62,16 +64,16 @@ class Cost:
     @property
     def forward(self) -> dict[str, tuple[float, float]]:
         """FLOPs of the forwards for each token, and with the pairs that a mask hides, by what they are for."""
-        found: dict[str, tuple[float, float]] = {}
+        by_purpose: dict[str, tuple[float, float]] = {}
         for each in self.passes:
             for item in each.account.items:
                 what = item.what if each.model == TRAINED else f"{each.model}: {item.what}"
-                one, other = found.get(what, (0.0, 0.0))
-                found[what] = (
+                one, other = by_purpose.get(what, (0.0, 0.0))
+                by_purpose[what] = (
                     one + each.times * item.flops / self.seq_len,
                     other + each.times * item.dense / self.seq_len,
                 )
-        return {what: pair for what, pair in found.items() if any(pair)}
+        return {what: pair for what, pair in by_purpose.items() if any(pair)}
 
     @property
     def sources(self) -> tuple[CostSource, ...]:
@@ -87,9 +89,9 @@ def one_pass(model: Model, account: flops.Account, seq_len: int) -> Cost:
 def passes(objective: Objective, prepared: Mapping[str, Any]) -> Sequence[Pass]:
     """The passes of the loss over a sample: those that the objective tells, else one of the trained model and of each
     companion over the same tokens, with their heads at the targets."""
-    own: Callable[[Mapping[str, Any]], Sequence[Pass]] | None = getattr(objective, "passes", None)
-    if own is not None:
-        return own(prepared)
+    declared: Callable[[Mapping[str, Any]], Sequence[Pass]] | None = getattr(objective, "passes", None)
+    if declared is not None:
+        return declared(prepared)
     if "ids" not in prepared:
         name = type(objective).__name__
         raise UserError(f"{name}: its samples have no ids, so passes(prepared) must say what the model reads")
@@ -132,7 +134,7 @@ def estimate(models: Mapping[str, Model], objective: Objective, windows: Samples
         for each in [*passes(objective, sample), *generated]:
             key = (each.model, each.tokens, each.source, each.trained, *each.heads)
             alike.setdefault(key, []).append((i, each))
-    found = []
+    costs = []
     for group in alike.values():
         first = group[0][1]
         model = _model(models, first, objective)
@@ -150,8 +152,8 @@ def estimate(models: Mapping[str, Model], objective: Objective, windows: Samples
             heads={role: _share(role, group) for role in first.heads},
             documents=None if documents is None else [documents[i] for i, _ in group],
         )
-        found.append(PassCost(first.model, first.trained, sum(p.times for _, p in group) / n, account))
-    return Cost(flops.count_parameters(models[TRAINED]), tuple(found), max(1, round(windows.tokens_per_sample)))
+        costs.append(PassCost(first.model, first.trained, sum(p.times for _, p in group) / n, account))
+    return Cost(flops.count_parameters(models[TRAINED]), tuple(costs), max(1, round(windows.tokens_per_sample)))
 
 
 def _model(models: Mapping[str, Model], asked: Pass, objective: Objective) -> Model:

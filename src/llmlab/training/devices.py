@@ -28,6 +28,7 @@ class Devices:
     @property
     def device(self) -> torch.device:
         return (
+            # torchrun and Lightning's own launcher set LOCAL_RANK; the launcher in the first process only once it has started.
             torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
             if self.accelerator == "gpu"
             else torch.device("cpu")
@@ -51,13 +52,14 @@ def find_devices(cfg: DictConfig) -> Devices:
     accelerator = "cpu" if wanted == "cpu" or not cuda else "gpu"
     devices = str(cfg.trainer.devices)
     name = cfg.strategy.name
-    if devices in ("auto", "-1"):
+    if devices in ("auto", "-1"):  # as Lightning counts: all GPUs, one CPU
         count = torch.cuda.device_count() if accelerator == "gpu" and name != "single" else 1
     else:
         count = int(devices)
     if accelerator == "gpu" and count > torch.cuda.device_count():
         raise UserError(f"trainer.devices={count}: this machine has {torch.cuda.device_count()} GPUs")
     nodes = int(cfg.trainer.num_nodes)
+    # Lightning takes LOCAL_RANK for a sign that others have started the processes, and would wait for those that are missing.
     started = os.environ.get("WORLD_SIZE") if "LOCAL_RANK" in os.environ else None  # by torchrun, or by rank 0
     if started not in (None, str(count * nodes)):
         raise UserError(

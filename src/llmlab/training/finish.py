@@ -108,18 +108,18 @@ def _next(folder: Path, recipe: Recipe, overrides: list[str]) -> list[tuple[str,
         first = (f"{program} eval run={run} data=python_code", "its loss on other text")
     if recipe.corpus.is_records:
         first = (f"{program} eval run={run}", "its measures on the records that were held out")
-    found = [first, (f"{program} parts", "all that can be chosen")]
+    commands = [first, (f"{program} parts", "all that can be chosen")]
     if (other := another_attention(recipe.spec)) is not None:
         same = [o for o in overrides if not o.startswith(("hydra.", "attention", "resume=", "sweep="))]
         again = " ".join(shlex.quote(word) for word in ("train", *same, f"attention={other}"))
-        found.insert(1, (f"{program} {again}", "the same run with another attention"))
-    return found
+        commands.insert(1, (f"{program} {again}", "the same run with another attention"))
+    return commands
 
 
 def another_attention(spec: ModelSpec) -> str | None:
     """One that the model can have instead of its own in every layer, if there is one."""
-    own = spec.stacks[-1].layers[-1].parts["attention"].name
-    for name in (n for n in ("mla", "mha", "gqa") if n != own):
+    current = spec.stacks[-1].layers[-1].parts["attention"].name
+    for name in (n for n in ("mla", "mha", "gqa") if n != current):
         with suppress(ValueError):  # it is refused
             build.assemble(_with_attention(spec, PartSpec.with_defaults("attention", name)))
             return name

@@ -75,7 +75,7 @@ def trained(total: float, held_out: int, count: Callable[[float], float]) -> flo
     low, high = 0.5 * total, total  # at least half of the time is for training
     if low + count(low) * held_out * FORWARD_SHARE >= total:
         return low
-    for _ in range(60):
+    for _ in range(60):  # halvings: far below a token. `count` is a staircase, of which there is no closed inverse
         middle = (low + high) / 2
         if middle + count(middle) * held_out * FORWARD_SHARE <= total:
             low = middle

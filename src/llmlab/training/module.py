@@ -87,6 +87,7 @@ class Offline(pl.LightningModule):
     # ---------------------------------------------------------------- the model
 
     def configure_model(self) -> None:
+        # Lightning calls this before the optimizers are made, with the processes and the mesh in place, and again at each fit.
         if self.model is not None:
             return
         strategy = self.strategy
@@ -137,7 +138,9 @@ class Offline(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         optimizer = self.strategy.build_optimizer(self.optimizer_part, roles.learning(self.trained))
+        # LambdaLR multiplies the rate that each group began with, so that parts with several groups keep their ratios.
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.schedule.factor(step, self.horizon))
+        # By optimizer step; Lightning's default is by epoch, of which a run has one.
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     # ---------------------------------------------------------------- data
@@ -174,25 +177,25 @@ class Offline(pl.LightningModule):
             return self.objective.loss(self.model, batch, **self.models)
         watched = batch_keys.Watched(batch)
         loss = self.objective.loss(self.model, watched, **self.models)
-        batch_keys.check(watched, self.objective)
+        batch_keys.check(watched, self.objective)  # once: watching costs a call a key, and batches are alike
         self._keys_checked = True
         return loss
 
     def _counts(self, loss: Loss, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """The targets of each term in the whole optimizer step."""
         known: Mapping[str, Tensor] | None = batch.get("counts")
-        own = loss.counts
+        local = loss.counts
         if known is None:
             if self.trainer.accumulate_grad_batches > 1:
                 raise UserError(
                     "micro-batches without `counts` can't be accumulated: the feed must say a step's targets"
                 )
-            summed = self.reduce(torch.stack([count.detach().long() for count in own.values()]))
-            return dict(zip(own, summed.unbind(), strict=True))
-        if known.keys() != own.keys():
+            summed = self.reduce(torch.stack([count.detach().long() for count in local.values()]))
+            return dict(zip(local, summed.unbind(), strict=True))
+        if known.keys() != local.keys():
             name = type(self.objective).__name__
-            raise UserError(f"{name}.targets counts {', '.join(known)}, but its loss has the terms {', '.join(own)}")
-        return {name: torch.as_tensor(known[name], device=count.device) for name, count in own.items()}
+            raise UserError(f"{name}.targets counts {', '.join(known)}, but its loss has the terms {', '.join(local)}")
+        return {name: torch.as_tensor(known[name], device=count.device) for name, count in local.items()}
 
     @property
     def _shares(self) -> int:
@@ -202,6 +205,8 @@ class Offline(pl.LightningModule):
     def configure_gradient_clipping(
         self, optimizer: torch.optim.Optimizer, *unused: object, **unused_too: object
     ) -> None:
+        # Lightning calls this between the last backward and the step, so that the rate is the one that the step uses. The
+        # values of Trainer(gradient_clip_val=) come too, and are not ours.
         self.lr = float(optimizer.param_groups[0]["lr"])
         norm = self.strategy.clip(optimizer, self.clip)
         if norm is not None:
@@ -214,6 +219,7 @@ class Offline(pl.LightningModule):
         optimizer: Optimizer | LightningOptimizer,
         optimizer_closure: Callable[[], Any] | None = None,
     ) -> None:
+        # The closure runs the micro-batch's forward and backward in here: Lightning has the optimizer call it.
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         if self.step_metrics.open:  # the strategy has clipped in its own step
             self.step_metrics.close(self.strategy.norm())
@@ -253,6 +259,7 @@ class Offline(pl.LightningModule):
         if not self._totals.pairs:  # this rank had no window; there are fewer windows than ranks
             raise UserError("the validation set has fewer windows than trainer.devices; use a larger data.validation")
         self.validation = {f"val_{name}": value for name, value in self._totals.means(self.reduce).items()}
+        # For callbacks of the user's (early stopping, say) in trainer.callback_metrics; metrics.csv is written by Journal.
         self.log_dict(self.validation)
 
     def validation_names(self) -> list[str]:
@@ -278,6 +285,7 @@ class Offline(pl.LightningModule):
         rows = ours["ledger"] if "ledger" in ours else ours["step_metrics"]  # as checkpoints of before called them
         self.step_metrics.load(rows, strategy.data_rank, strategy.data_world)
         self.feed.load(ours.get("feed", {}))
+        # Lightning takes as many micro-batches for done as its own counter says, and validates by it.
         progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
         for counts in (progress["total"], progress["current"]):  # of micro-batches; a step may now have more or fewer
             counts.update(

@@ -23,7 +23,7 @@ def print_panel(
 
     table = Table.grid(padding=(0, 2))
     table.add_column(style="bold")
-    table.add_column(overflow="fold")
+    table.add_column(overflow="fold")  # rich would cut a long path with an ellipsis, which can't be copied
     for name, value in rows(record, folder):
         table.add_row(name, Text(value))
     body: list[Any] = [table]
@@ -35,6 +35,7 @@ def print_panel(
         console.print(Text("try next", style="bold"))
         for command, why in next_commands:
             console.print(Text(why, style="dim"))
+            # soft_wrap: the terminal breaks it and not rich, so that it is copied as one line.
             console.print(Text(f"  {command}", style="cyan"), soft_wrap=True)
 
 
@@ -64,5 +65,5 @@ def rows(record: Mapping[str, Any], folder: str) -> list[tuple[str, str]]:
         out.append(("throughput", f"{record['tokens_per_second']:,.0f} tokens/s{share}"))
     out.append(("time", duration(record["wall_seconds"])))
     out.append(("peak memory", f"{record['peak_memory_bytes'] / 2**20:,.0f} MiB"))
-    out += [(name, found["see"]) for name, found in (record.get("loggers") or {}).items() if "see" in found]
+    out += [(name, about["see"]) for name, about in (record.get("loggers") or {}).items() if "see" in about]
     return out

@@ -89,12 +89,12 @@ def heads_begun(weights: Path | None, spec: ModelSpec, labels: Sequence[str] | N
         there = load(home(weights))[1].heads
         theirs = (text.recorded_fields(home(weights)).get("data") or {}).get("labels")
     new, unused = ([r for r in a if r not in b] for a, b in ((spec.heads, there), (there, spec.heads)))
-    said = [f"{', '.join(new)} {'is' if len(new) == 1 else 'are'} new"] * bool(new)
-    said += [f"{', '.join(unused)} of it {'is' if len(unused) == 1 else 'are'} left out"] * bool(unused)
-    found: tuple[str, ...] = (f"init_from: of the heads {' and '.join(said)}",) if said else ()
+    parts = [f"{', '.join(new)} {'is' if len(new) == 1 else 'are'} new"] * bool(new)
+    parts += [f"{', '.join(unused)} of it {'is' if len(unused) == 1 else 'are'} left out"] * bool(unused)
+    notes: tuple[str, ...] = (f"init_from: of the heads {' and '.join(parts)}",) if parts else ()
     if labels is not None and theirs not in (None, list(labels)) and not new:
-        found += (f"init_from: its head was trained for other classes ({', '.join(theirs[:8])})",)
-    return found
+        notes += (f"init_from: its head was trained for other classes ({', '.join(theirs[:8])})",)
+    return notes
 
 
 def bounded(spec: ModelSpec) -> bool:
@@ -114,6 +114,7 @@ def _plain(module: nn.Module) -> list[Any]:
 def _fit(path: Path, model: nn.Module) -> None:
     """From the header of the file alone: no tensor is read."""
     try:
+        # safetensors reads the header alone: shapes of a model of any size take milliseconds.
         with safe_open(path / checkpoint.WEIGHTS, "pt") as f:
             there = {n: torch.empty(f.get_slice(n).get_shape(), device="meta") for n in f.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as e:
@@ -149,11 +150,11 @@ def _memory(cfg: DictConfig, recipe: Recipe, devices: Devices, others: Sequence[
     frozen = counts.total - counts.trainable  # weights alone
     needed = sum(c.trainable * each + (c.total - c.trainable) * number for c in (counts, *others)) * copies
     if needed > free:
-        of = f" in each of {copies} processes" if copies > 1 else ""
+        each_process = f" in each of {copies} processes" if copies > 1 else ""
         sizes = recipe.spec.sizes
         learning = f", {counts.trainable:,} of which learn" if frozen else ""
         beside = f" beside the {sum(c.total for c in others):,} of other models" if others else ""
-        each_of = f"{each:.0f} bytes each{' that learns' if frozen else ''}{of}"
+        each_of = f"{each:.0f} bytes each{' that learns' if frozen else ''}{each_process}"
         raise UserError(
             f"model.dim={sizes.dim} and model.n_layers={cfg.model.n_layers} make {counts.total:,} parameters{learning}{beside}"
             f", which need {_gib(needed)} to train ({each_of}: weights, gradients, the optimizer's state), but "
@@ -163,6 +164,7 @@ def _memory(cfg: DictConfig, recipe: Recipe, devices: Devices, others: Sequence[
 
 def states(optimizer: OptimizerPart) -> float:
     """Numbers that an optimizer keeps for each parameter: 2 for Adam."""
+    # A step on a small matrix: what an optimizer of the user's own keeps is nowhere declared.
     weight = nn.Parameter(torch.zeros(8, 8))
     weight.grad = torch.zeros(8, 8)
     try:
@@ -180,11 +182,14 @@ def available(device: torch.device) -> int | None:
         return torch.cuda.mem_get_info(device)[0]
     try:
         lines = dict(line.split(":", 1) for line in MEMINFO.read_text().splitlines())
+        # Not MemFree, which leaves out the cache of files that the kernel gives back at once (proc(5)).
         free = int(lines["MemAvailable"].split()[0]) * 1024
     except (OSError, KeyError, ValueError):
         return None
     try:
-        return min(free, int(CGROUP.read_text()))
+        return min(
+            free, int(CGROUP.read_text())
+        )  # version 2 of control groups; within a container its own is at the top
     except (OSError, ValueError):  # "max": no limit
         return free
 

@@ -88,7 +88,7 @@ class Batches(Feed):
             separate_documents=cfg.data.separate_documents,
             token_types=segments(recipe.spec),
         )
-        batches.train(0, cut.world, 0)
+        batches.train(0, cut.world, 0)  # which counts the windows; no worker starts before the first batch is asked for
         return batches
 
     def train(self, rank: int, world: int, start: int) -> Iterable[Any]:

@@ -117,7 +117,10 @@ def _train(task: Task, first: bool) -> Mapping[str, Any]:
     if cfg.init_from and task.point is None:
         weights = run_folder.start_of(cfg.init_from, tokenizer=cfg.init_tokenizer != "new")
     preflight.check(cfg, recipe, devices, weights)
-    task = dataclasses.replace(task, notes=preflight.heads_begun(weights, recipe.spec, recipe.corpus.labels))
+    begun, notes = companions.begun(recipe.companions, weights, recipe.model)
+    recipe = dataclasses.replace(recipe, companions=begun)
+    heads = preflight.heads_begun(weights, recipe.spec, recipe.corpus.labels)
+    task = dataclasses.replace(task, notes=(*heads, *notes))
     horizon = _horizon(task, recipe, cut, devices, first)
     last_step = task_last_step(cfg, horizon["steps"])
     step_tokens = cut.batch_size * recipe.tokens_per_sample
@@ -138,7 +141,7 @@ def _train(task: Task, first: bool) -> Mapping[str, Any]:
         run.update(files=run_files.hashes(task.folder) if first else {})
         for line in run_header.lines(task, recipe, horizon, last_step, cut, intervals):
             rank_zero_print(line)
-    before = run.get("wall_seconds") or 0.0
+    before = run.get("wall_seconds") or 0.0  # of the parts of a run that was interrupted
     run.update(status="running", reason=None, resumed=run.get("resumed", 0) + int(task.resumes))
     run.update(**run_header.where(cfg, devices, cut))
     _restore_threads(task, devices)
@@ -202,6 +205,7 @@ def _destroy_process_group() -> None:
     """The ranks have nothing more to say to each other."""
     import torch
 
+    # Without it NCCL warns at exit of what it still holds, and a rank that ends first makes gloo fail in the others.
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 
@@ -228,10 +232,10 @@ def _horizon(task: Task, recipe: Recipe, cut: Cut, devices: Devices, first: bool
 
 
 def _metrics(journal: Journal) -> dict[str, float]:
-    found = dict(journal.final)
+    values = dict(journal.final)
     if journal.loss is not None:
-        found["loss"] = journal.loss
-    return found
+        values["loss"] = journal.loss
+    return values
 
 
 def _restore_threads(task: Task, devices: Devices) -> None:

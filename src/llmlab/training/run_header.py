@@ -96,8 +96,8 @@ def tokenizer(cfg: DictConfig, corpus: Corpus) -> dict[str, Any]:
     if cfg.tokenizer.kind != "file":
         return {"kind": corpus.tokenizer.kind, "from": "text", "path": None}
     path = files.absolute(cfg.tokenizer.path)
-    own = cfg.init_from is not None and path == _brings(cfg.init_from)
-    return {"kind": corpus.tokenizer.kind, "from": "init_from" if own else "file", "path": path}
+    brought = cfg.init_from is not None and path == _brings(cfg.init_from)
+    return {"kind": corpus.tokenizer.kind, "from": "init_from" if brought else "file", "path": path}
 
 
 def _brings(start: str) -> str:
@@ -130,8 +130,8 @@ def notes(task: Task, recipe: Recipe, horizon: int, last_step: int) -> list[str]
     """Notes: on what a choice displaced, a part can't honour, has no effect, or the run never comes to."""
     cfg = task.composed.cfg
     stand_in = stand_ins.note(cfg)
-    found = [] if stand_in is None else [stand_in]
-    found += [
+    texts = [] if stand_in is None else [stand_in]
+    texts += [
         *task.notes,
         *recipe.spec.notes,
         *traits.notes(task.composed, recipe.spec),
@@ -139,10 +139,10 @@ def notes(task: Task, recipe: Recipe, horizon: int, last_step: int) -> list[str]
     ]
     if cfg.init_from is not None and tokenizer(cfg, recipe.corpus)["from"] != "init_from":
         why = "init_from.tokenizer=new" if cfg.init_tokenizer == "new" else f"tokenizer={cfg.tokenizer.kind}"
-        found.append(f"{why}: the weights of init_from know other tokens under these ids")
+        texts.append(f"{why}: the weights of init_from know other tokens under these ids")
     if "model.max_positions" in task.composed.keys and not preflight.bounded(recipe.spec):
-        found.append("model.max_positions: no position part here is bounded by it, so nothing changes; leave it out")
-    return found + schedule_notes.notes(recipe.schedule, cfg.schedule, horizon, last_step)
+        texts.append("model.max_positions: no position part here is bounded by it, so nothing changes; leave it out")
+    return texts + schedule_notes.notes(recipe.schedule, cfg.schedule, horizon, last_step)
 
 
 def lines(
@@ -156,15 +156,15 @@ def lines(
     first = (
         f"{spec.family}: {cost.total:,} parameters{active}, vocabulary {spec.sizes.vocab_size:,}, objective={objective}"
     )
-    said = [first, *describe(spec)]
+    texts = [first, *describe(spec)]
     if recipe.companions:
-        said += companion_records.lines(recipe.companions, recipe.models)
+        texts += companion_records.lines(recipe.companions, recipe.models)
     if recipe.learns.words is not None:
-        said.append(recipe.summary)
-    said += [f"note: {n}" for n in notes(task, recipe, horizon["steps"], last_step) if n != stand_ins.note(cfg)]
-    if (own := tokenizer(cfg, corpus))["from"] == "init_from":
-        said.append(f"tokenizer: that of init_from ({own['kind']}, {corpus.vocabulary.size:,} tokens)")
-    said += _data(cfg, recipe)
+        texts.append(recipe.summary)
+    texts += [f"note: {n}" for n in notes(task, recipe, horizon["steps"], last_step) if n != stand_ins.note(cfg)]
+    if (known := tokenizer(cfg, corpus))["from"] == "init_from":
+        texts.append(f"tokenizer: that of init_from ({known['kind']}, {corpus.vocabulary.size:,} tokens)")
+    texts += _data(cfg, recipe)
     each = f"{recipe.tokens_per_sample} tokens" + (" on average" if corpus.is_records else "")
     run = f"run: {last_step:,} step{'s' * (last_step != 1)} of {cut.batch_size} x {each}"
     if last_step < horizon["steps"]:
@@ -173,14 +173,14 @@ def lines(
     total = recipe.tokens_per_sample * len(recipe.samples) if corpus.is_records else len(corpus.train)
     passes = last_step * cut.batch_size * recipe.tokens_per_sample / max(1, total)
     shown = f"{passes:,.0f}" if passes >= 10 else f"{passes:.2g}"
-    said.append(f"{run}, {shown} times the text, in {record.relative_path(task.folder)}")
+    texts.append(f"{run}, {shown} times the text, in {record.relative_path(task.folder)}")
     once = intervals.validation_tokens and intervals.validate_every >= horizon["steps"]
     if once and cfg.train.validate_every is None and horizon["steps"] > 1:
-        said.append(
+        texts.append(
             "validation: at the end only, as two would take more than a tenth of the training's time "
             "(train.validate_every=STEPS for more, train.validation_batches=N for smaller ones)"
         )
-    return said
+    return texts
 
 
 def _records(recipe: Recipe) -> dict[str, Any]:
@@ -195,14 +195,14 @@ def _data(cfg: DictConfig, recipe: Recipe) -> list[str]:
     """Lines on the data."""
     corpus, path = recipe.corpus, cfg.data.path
     noun = "record" if corpus.is_records else "document"
-    of = f"; read {account.line(path, corpus.manifest['read'], noun)}" if path else ""
+    source = f"; read {account.line(path, corpus.manifest['read'], noun)}" if path else ""
     if not corpus.is_records:
-        return [f"data: {len(corpus.train):,} training and {len(corpus.validation):,} validation tokens{of}"]
+        return [f"data: {len(corpus.train):,} training and {len(corpus.validation):,} validation tokens{source}"]
     n = corpus.manifest["documents"]
-    said = [f"data: {n['train']:,} training and {n['validation']:,} validation records{of}"]
+    texts = [f"data: {n['train']:,} training and {n['validation']:,} validation records{source}"]
     if corpus.labels is not None:
         named = ", ".join(map(account.printable, corpus.labels[:12])) + (" ..." if len(corpus.labels) > 12 else "")
-        said.append(f"classes: {len(corpus.labels)} ({named})")
+        texts.append(f"classes: {len(corpus.labels)} ({named})")
     if cut := cast("RecordSamples", recipe.samples).cut:
-        said.append(f"{cut:,} of {n['train']:,} training records cut at data.seq_len={cfg.data.seq_len}")
-    return said
+        texts.append(f"{cut:,} of {n['train']:,} training records cut at data.seq_len={cfg.data.seq_len}")
+    return texts

@@ -50,9 +50,9 @@ class StepMetrics:
         """End the optimizer step."""
         assert self._counts
         micro = self._micro[0] if len(self._micro) == 1 else torch.stack(self._micro).sum(0)
-        own = torch.stack([*(count.to(micro) for count in self._counts), norm.detach().to(micro)])
+        shared = torch.stack([*(count.to(micro) for count in self._counts), norm.detach().to(micro)])
         n = len(self.terms)
-        self.rows.append(torch.cat([micro[:n], own, micro[n:]]))
+        self.rows.append(torch.cat([micro[:n], shared, micro[n:]]))
         self._micro = []
 
     @property

@@ -52,7 +52,7 @@ def tokens_in(
         build.initialise(each, 0)
         each.to(device)
     model.train()
-    learning = [found for each in (model, *others.values()) for found in roles.learning(each)]
+    learning = [entry for each in (model, *others.values()) for entry in roles.learning(each)]
     made = optimizer.build(learning)
     cut = batches.cut
     stream = iter(batches.train(0, cut.world, 0))

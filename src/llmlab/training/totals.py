@@ -56,12 +56,12 @@ class Totals:
         totals = self.reduced(reduce)
         size = totals.pop(BYTES, (0.0, 0.0))[0]
         each = {name: total / max(count, 1) for name, (total, count) in totals.items()}
-        found = {"loss": sum(self.weights.get(name, 1.0) * each[name] for name in self.terms)}
+        values = {"loss": sum(self.weights.get(name, 1.0) * each[name] for name in self.terms)}
         shown = list(totals)
         for name in likelihoods(shown, self.measures):
             # Of the mean over all tokens: a mean of batches' perplexities would be larger, by Jensen's inequality.
-            found[metric_name(name, PERPLEXITY, shown, self.measures)] = math.exp(min(each[name], MOST))
+            values[metric_name(name, PERPLEXITY, shown, self.measures)] = math.exp(min(each[name], MOST))
             # Nats over all tokens, in bits, by the bytes of their text: the one measure that two tokenizers share.
             if self.measures[name] == "bits" and size:
-                found[metric_name(name, BITS, shown, self.measures)] = totals[name][0] / math.log(2) / size
-        return {**found, **{name: mean for name, mean in each.items() if [name] != list(self.terms)}}
+                values[metric_name(name, BITS, shown, self.measures)] = totals[name][0] / math.log(2) / size
+        return {**values, **{name: mean for name, mean in each.items() if [name] != list(self.terms)}}

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from llmlab.slots import Reward, Vocabulary
     from llmlab.training.feeds import Batch
 
-GREEDY = Sampling(temperature=0)
+GREEDY = Sampling(temperature=0)  # validations that draw would differ from one to the next
 CHECKED = 10_000  # records that are looked at before a run, all others as they are met
 
 
@@ -83,9 +83,10 @@ class Actor:
             at_once=self.at_once,
         )
 
-    def scores(self, prompts: Sequence[Prompt], found: Sequence[Answer]) -> list[float]:
+    def scores(self, prompts: Sequence[Prompt], written: Sequence[Answer]) -> list[float]:
         """The reward of each answer. UserError for what is no number."""
-        texts = [self.tokenizer.decode(answer.ids) for answer in found]
+        # Special tokens are left out by the decoder: a rule that compares texts would see the end token in each.
+        texts = [self.tokenizer.decode(answer.ids) for answer in written]
         for p in prompts:
             _needed(self.reward, p["rest"])
         records = [{**p["rest"], "prompt": self.tokenizer.decode(p["prompt"].tolist())} for p in prompts]
@@ -104,8 +105,8 @@ class Actor:
 
     def judged(self, model: Model, prompts: Sequence[Prompt]) -> Batch:
         """Rewards and lengths of greedy answers (B,), as an objective's loss reads them in a validation."""
-        found = self.answers(model, prompts, [0] * len(prompts), GREEDY) if prompts else []
+        written = self.answers(model, prompts, [0] * len(prompts), GREEDY) if prompts else []
         return {
-            "reward": torch.tensor(self.scores(prompts, found), dtype=torch.float32),
-            "answer_length": torch.tensor([len(a.ids) for a in found], dtype=torch.int64),
+            "reward": torch.tensor(self.scores(prompts, written), dtype=torch.float32),
+            "answer_length": torch.tensor([len(a.ids) for a in written], dtype=torch.int64),
         }

@@ -28,17 +28,17 @@ BEGIN_SECONDS, END_SECONDS = 45.0, 90.0
 
 def sinks(cfg: DictConfig, folder: Path, resumed_at: int | None = None) -> dict[str, Sink]:
     """The sinks that `cfg.logger` names. resumed_at: the step that a resumed run goes on from."""
-    found: dict[str, Sink] = {}
+    made: dict[str, Sink] = {}
     chosen = cfg.get("logger") or {}
     if chosen.get("wandb") is not None:
         from llmlab.training.loggers.weights_and_biases import WandBSink
 
-        found["wandb"] = WandBSink(chosen["wandb"], folder, sweep_of(cfg, folder))
+        made["wandb"] = WandBSink(chosen["wandb"], folder, sweep_of(cfg, folder))
     if chosen.get("tensorboard") is not None:
         from llmlab.training.loggers.tensorboard import TensorBoardSink
 
-        found["tensorboard"] = TensorBoardSink(chosen["tensorboard"], folder, resumed_at)
-    return found
+        made["tensorboard"] = TensorBoardSink(chosen["tensorboard"], folder, resumed_at)
+    return made
 
 
 def sweep_of(cfg: DictConfig, folder: Path) -> str | None:
@@ -81,10 +81,10 @@ class Loggers:
         self.known = {k: dict(v) for k, v in (run.get("loggers") or {}).items()}
         for sink in self.sinks:
             self.known.setdefault(sink.name, {}).pop("failed", None)
-            found = sink.ask("begin", dict(run.fields), config, seconds=BEGIN_SECONDS)
-            if found is not None:
-                line = found.pop("say", None)
-                self.known[sink.name].update(found)
+            about = sink.ask("begin", dict(run.fields), config, seconds=BEGIN_SECONDS)
+            if about is not None:
+                line = about.pop("say", None)
+                self.known[sink.name].update(about)
                 if line:
                     say(f"{sink.name}: {line}")
         run.update(loggers=self.known)
@@ -108,14 +108,14 @@ class Loggers:
         if not self or self.samples is None or not self.samples.due(step):
             return
         try:
-            found = self.samples.take(step, module)
+            text = self.samples.take(step, module)
         except Exception as e:
             self.samples = None
             self.warn(f"no samples of text for loggers: {str(e) if isinstance(e, UserError) else _first_line(e)}")
             return
-        if found is not None:
+        if text is not None:
             for sink in self.sinks:
-                sink.tell("sample", step, *found)
+                sink.tell("sample", step, *text)
 
     def end(self, run: Record, checkpoint: Path | None = None, seconds: float = END_SECONDS) -> None:
         """Hand over the record's summary and close; a sink that does not answer in time is left behind."""
@@ -131,12 +131,12 @@ def make_loggers(task: Task, recipe: Recipe, *, validate_every: int, horizon: in
     """The loggers of a run, not yet begun."""
     cfg, folder = task.composed.cfg, task.folder
     resumed_at = (step_of(task.point) if task.point else 0) if task.resumes else None
-    found = sinks(cfg, folder, resumed_at)
+    by_name = sinks(cfg, folder, resumed_at)
     samples = None
-    if found and cfg.logger.get("samples", 0):
+    if by_name and cfg.logger.get("samples", 0):
         samples = Samples(folder, recipe, most=cfg.logger.samples, every=validate_every, horizon=horizon)
         samples.cut(resumed_at or 0)
-    return Loggers(found, samples)
+    return Loggers(by_name, samples)
 
 
 def routed(model: Model) -> list[str]:

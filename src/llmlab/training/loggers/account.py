@@ -23,6 +23,7 @@ def offline_reason(mode: str) -> str | None:
     if any(os.environ.get(n) for n in PROXIES):
         return None  # the proxy knows
     try:
+        # W&B itself would try for its init_timeout before it says so.
         socket.create_connection((host, address.port or 443), timeout=REACH_SECONDS).close()
     except OSError as e:
         return f"as {host} can't be reached ({e.strerror or e})"

@@ -26,6 +26,7 @@ class Guarded:
         self.off = False
         self._error: str | None = None  # of the thread, not said yet
         self._calls: queue.Queue[tuple[str, tuple[Any, ...], _Answer | None] | None] = queue.Queue(WAITING)
+        # A daemon, as Python waits for all others when it exits, and this one may hang in a socket.
         self._thread = threading.Thread(target=self._work, name=f"logger {name}", daemon=True)
         self._thread.start()
 
@@ -34,9 +35,9 @@ class Guarded:
             method, args, answer = call
             try:
                 if self._error is None and not self.off:
-                    found = getattr(self.sink, method)(*args)
+                    result = getattr(self.sink, method)(*args)
                     if answer is not None:
-                        answer.value = found
+                        answer.value = result
             except BaseException as e:  # W&B's teardown raises SystemExit
                 self._error = f"{type(e).__name__}: {(str(e).splitlines() or [''])[0]}".rstrip(": ")
                 self._abandon()

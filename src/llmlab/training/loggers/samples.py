@@ -51,16 +51,16 @@ class Samples:
         """
         from llmlab.training.sample_text import sample
 
-        if not module.strategy.whole:
+        if not module.strategy.whole:  # each token would gather all layers, and only the first rank writes
             raise UserError("no device has the whole model while it trains")
         if module.placement.compile:
             raise UserError("it would be compiled anew for every length (placement.compile=true)")
         assert module.model is not None
-        found = sample(self.recipe, module.model, tokens=TOKENS)
-        if found is not None:
+        text = sample(self.recipe, module.model, tokens=TOKENS)
+        if text is not None:
             with open(self.path, "a", encoding="utf-8") as f:
-                f.write(json.dumps(Sample(step, *found)._asdict(), ensure_ascii=False) + "\n")
-        return found
+                f.write(json.dumps(Sample(step, *text)._asdict(), ensure_ascii=False) + "\n")
+        return text
 
     def cut(self, step: int) -> None:
         """Drop what was written behind `step`: a resumed run writes it again."""
@@ -71,13 +71,13 @@ class Samples:
 
 def read(path: Path) -> list[Sample]:
     """The texts of a samples.jsonl; a torn last line is left out."""
-    found: list[Sample] = []
+    texts: list[Sample] = []
     if not path.exists():
-        return found
+        return texts
     with path.open(encoding="utf-8", newline=None) as f:
         for _, line in json_lines(f):
             try:
-                found.append(Sample(**parse_json(line, Line, str(path))))
+                texts.append(Sample(**parse_json(line, Line, str(path))))
             except (UserError, TypeError):  # torn, or with other keys
                 continue
-    return found
+    return texts

@@ -30,6 +30,7 @@ class TensorBoardSink:
 
         where = self.folder / FOLDER
         again = self.resumed_at  # what an earlier part of the run wrote behind it is written again
+        # TensorBoard hides what an earlier file has from purge_step on, that step included.
         self.writer = SummaryWriter(
             str(where), flush_secs=self.options.flush_seconds, purge_step=None if again is None else again + 1
         )
@@ -56,6 +57,7 @@ class TensorBoardSink:
 
     def load(self, step: int, counts: Mapping[str, list[int]]) -> None:
         for name, c in counts.items():
+            # Raw: add_histogram would want one value for each token, and choose bins of its own.
             self.writer.add_histogram_raw(
                 f"load/{name}",
                 min=0,
@@ -71,8 +73,9 @@ class TensorBoardSink:
     def end(self, record: Mapping[str, Any], checkpoint: Path | None) -> None:
         from torch.utils.tensorboard.summary import hparams
 
-        found = {k: v for k, v in record["metrics"].items() if k in ("loss", "val_loss")}
-        for summary in hparams(self.compared, found):
+        losses = {k: v for k, v in record["metrics"].items() if k in ("loss", "val_loss")}
+        # Not add_hparams, which writes into a folder named by the time below this one: TensorBoard shows it as another run.
+        for summary in hparams(self.compared, losses):
             self.writer.file_writer.add_summary(summary)
         self.writer.close()
 

@@ -52,7 +52,7 @@ class WandBSink:
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # a failing run is none of W&B's business
         import wandb
 
-        self._alone = wandb.run is None
+        self._alone = wandb.run is None  # W&B's process is one for all runs of this one
         self.flops_per_token = record["flops_per_token"]
         known = (record.get("loggers") or {}).get("wandb") or {}
         name = known.get("id") or secrets.token_hex(4)
@@ -69,7 +69,7 @@ class WandBSink:
         run, here = self.run, relative_path(self.folder)
         run.define_metric("tokens")
         run.define_metric("flops")
-        run.define_metric("*", step_metric="tokens")
+        run.define_metric("*", step_metric="tokens")  # else plots are by W&B's own step
         self.texts = samples.read(self.folder / samples.NAME)
         see = f"wandb sync {shlex.quote(here)}/wandb/offline-run-*" if self.offline else run.url
         return {
@@ -116,17 +116,18 @@ class WandBSink:
             },
             dir=str(self.folder.absolute()),
             mode=mode,
+            # "must" would fail for a run that was deleted there.
             resume="allow" if resumes and mode == "online" else None,
-            reinit="create_new",
+            reinit="create_new",  # the default gives back a run that the user's own code has open
             settings=wandb.Settings(
                 silent=True,
-                console="off",
+                console="off",  # else W&B replaces stdout to copy what is printed
                 save_code=False,
-                disable_git=True,
-                x_save_requirements=False,
-                init_timeout=INIT_SECONDS,
+                disable_git=True,  # run.json has the commit; W&B would upload the diff
+                x_save_requirements=False,  # lists every package that is installed
+                init_timeout=INIT_SECONDS,  # 90 by default, while no step is trained
                 finish_timeout=UPLOAD_SECONDS if options.artifact else FINISH_SECONDS,
-                finish_timeout_raises=True,
+                finish_timeout_raises=True,  # else it only prints that it has given up
             ),
         )
 

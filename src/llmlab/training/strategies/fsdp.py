@@ -56,9 +56,9 @@ class FSDP(ByPath, ModelParallelStrategy):
         return tensor
 
     def gather(self, tensor: Tensor) -> Tensor:
-        found = [torch.empty_like(tensor) for _ in range(self.data_world)]
-        torch.distributed.all_gather(found, tensor.contiguous(), group=self.device_mesh["data_parallel"].get_group())
-        return torch.stack(found)
+        pieces = [torch.empty_like(tensor) for _ in range(self.data_world)]
+        torch.distributed.all_gather(pieces, tensor.contiguous(), group=self.device_mesh["data_parallel"].get_group())
+        return torch.stack(pieces)
 
     def distribute(self, model: Model) -> None:
         from torch.distributed.fsdp import fully_shard
@@ -97,7 +97,7 @@ class FSDP(ByPath, ModelParallelStrategy):
                 module.reshard()
         return super()._trained()
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any = None) -> None:
+    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: object = None) -> None:
         # Not ModelParallelStrategy's own, which refuses a path that is a folder.
         Strategy.save_checkpoint(self, checkpoint, filepath, storage_options)
 

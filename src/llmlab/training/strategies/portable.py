@@ -32,12 +32,12 @@ if TYPE_CHECKING:
 class SafeCheckpointIO(CheckpointIO):
     """Lightning's door to `llmlab.runs.checkpoint`."""
 
-    def save_checkpoint(self, checkpoint_: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+    def save_checkpoint(self, checkpoint_: dict[str, Any], path: str | Path, storage_options: object = None) -> None:
         state = dict(checkpoint_)  # Lightning goes on using its own after this
         checkpoint.write(Path(path), state.pop("state_dict"), state)
 
     def load_checkpoint(
-        self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
+        self, path: str | Path, map_location: object = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
         weights, state = checkpoint.read(Path(path))
         # weights_only is not looked at: nothing here is ever unpickled. map_location: the model moves them where it is.
@@ -156,12 +156,12 @@ class ByPath(Strategy):
 
     def _options(self, optimizer: Optimizer, saved: Mapping[str, Any]) -> list[tuple[int, Any, dict[str, Any]]]:
         """(index of its first parameter, group, saved options of that parameter's group) of each group."""
-        of = {path: group for group in saved["param_groups"] for path in group["params"]}
-        paths, first, found = self._paths(optimizer), 0, []
+        group_of = {path: group for group in saved["param_groups"] for path in group["params"]}
+        paths, first, options = self._paths(optimizer), 0, []
         for group in optimizer.param_groups:
-            found.append((first, group, dict(of[paths[first]])))
+            options.append((first, group, dict(group_of[paths[first]])))
             first += len(group["params"])
-        return found
+        return options
 
     def _paths(self, optimizer: Optimizer) -> list[str]:
         """Paths of the optimizer's parameters, in its order."""

@@ -40,34 +40,34 @@ def check(size: int, spec: ModelSpec) -> None:
     """UserError in a line if the model can't be split over `size` devices."""
     if size == 1:
         return
-    of = f"strategy.tensor_parallel={size}"
+    choice = f"strategy.tensor_parallel={size}"
     model = build.assemble(spec)
     positions = [p for stack in model.all_stacks() for p in stack.positions]
     for name in (type(p).__name__ for p in positions if p.scope == "layer" or p.projects):
-        raise UserError(f"{of}: position={name} scores the queries of all heads; choose strategy=fsdp")
+        raise UserError(f"{choice}: position={name} scores the queries of all heads; choose strategy=fsdp")
     for region in regions(model):
         if hasattr(region, "score"):
-            _check_attention(region, size, of)
+            _check_attention(region, size, choice)
         for module, name, dim in planned(region):
             if dim is not None and (width := getattr(module, name).shape[dim]) % size:
-                raise UserError(f"{of} does not divide the {width} inner units of a feed-forward (model.ffn_dim)")
+                raise UserError(f"{choice} does not divide the {width} inner units of a feed-forward (model.ffn_dim)")
 
 
-def _check_attention(attention: nn.Module, size: int, of: str) -> None:
+def _check_attention(attention: nn.Module, size: int, choice: str) -> None:
     heads = getattr(attention, "n_heads", None)
     if heads is None:
-        raise UserError(f"{of}: {type(attention).__name__} does not say its n_heads, so it can't be split")
+        raise UserError(f"{choice}: {type(attention).__name__} does not say its n_heads, so it can't be split")
     kv_heads = getattr(attention, "n_kv_heads", heads)
     if heads % size:
-        raise UserError(f"{of} does not divide model.n_heads={heads}")
+        raise UserError(f"{choice} does not divide model.n_heads={heads}")
     if kv_heads % size and kv_heads != 1:
-        raise UserError(f"{of} does not divide model.n_kv_heads={kv_heads}")
+        raise UserError(f"{choice} does not divide model.n_kv_heads={kv_heads}")
     if getattr(attention, "sink", None) is not None:
-        raise UserError(f"{of}: model.attention.sink can't be split; choose strategy=fsdp")
+        raise UserError(f"{choice}: model.attention.sink can't be split; choose strategy=fsdp")
     qk_norm = getattr(attention, "qk_norm", None)
     if qk_norm in ("full", "each_head"):
         raise UserError(
-            f"{of}: model.attention.qk_norm={qk_norm} is of all heads; choose qk_norm=head or strategy=fsdp"
+            f"{choice}: model.attention.qk_norm={qk_norm} is of all heads; choose qk_norm=head or strategy=fsdp"
         )
 
 

@@ -160,10 +160,10 @@ class Zero(ByPath, DeepSpeedStrategy):
             (path, nn.Parameter(torch.zeros((), device=p.device).expand(p.whole_shape)), role)  # type: ignore[attr-defined]
             for path, p, role in parameters
         ]
-        of = {id(stand_in): (path, p) for (path, p, _), (_, stand_in, _) in zip(parameters, shown, strict=True)}
+        real = {id(stand_in): (path, p) for (path, p, _), (_, stand_in, _) in zip(parameters, shown, strict=True)}
         made = part.build(shown)
         for group in made.param_groups:
-            pairs = [of[id(stand_in)] for stand_in in group["params"]]
+            pairs = [real[id(stand_in)] for stand_in in group["params"]]
             self._groups.append([path for path, _ in pairs])
             group["params"] = [p for _, p in pairs]
         return _on_cpu(made) if self.offload else made
@@ -210,7 +210,7 @@ class Zero(ByPath, DeepSpeedStrategy):
 
     # ---------------------------------------------------------------- checkpoints
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any = None) -> None:
+    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: object = None) -> None:
         # Not DeepSpeed's own: a folder with a pickle of each rank, which only as many ranks of the same stage read.
         Strategy.save_checkpoint(self, checkpoint, filepath, storage_options)
 
@@ -219,12 +219,12 @@ class Zero(ByPath, DeepSpeedStrategy):
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
         """The weights in float32. On the first rank only, which writes them."""
-        found = {}
+        weights = {}
         for name, tensor in self._trained().state_dict(keep_vars=True).items():
             value = self._whole(tensor) if isinstance(tensor, nn.Parameter) else tensor.detach()
             if self.is_global_zero:
-                found[name] = value.cpu()
-        return found
+                weights[name] = value.cpu()
+        return weights
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
         base, first = self._base, self._flat[0]
@@ -235,17 +235,19 @@ class Zero(ByPath, DeepSpeedStrategy):
         for path, parameter, _ in roles.learning(self._trained()):
             values = {name: self._whole(parameter, name) for name in names}
             if self.is_global_zero:
-                own = {k: v.clone() for k, v in rest.items()}  # a step shared by all would count for each
-                state[path] = own | {name: value.cpu() for name, value in values.items()}
+                values_here = {k: v.clone() for k, v in rest.items()}  # a step shared by all would count for each
+                state[path] = values_here | {name: value.cpu() for name, value in values.items()}
         groups = zip(base.param_groups, self._groups, strict=True)
         return {"state": state, "param_groups": [{**g, "params": list(paths)} for g, paths in groups]}
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
         base, (saved,) = self._base, checkpoint["optimizer_states"]
         # Group by group: lr, betas and step may differ, and a run with other ranks or another stage has the same paths.
-        of = {path: group for group in saved["param_groups"] for path in group["params"]}
+        group_of = {path: group for group in saved["param_groups"] for path in group["params"]}
         for group, paths in zip(base.param_groups, self._groups, strict=True):
-            group |= {k: v for k, v in of[paths[0]].items() if k in group and k not in ("params", "fused", "foreach")}
+            group |= {
+                k: v for k, v in group_of[paths[0]].items() if k in group and k not in ("params", "fused", "foreach")
+            }
         shapes = {path: tuple(p.whole_shape) for path, p, _ in roles.learning(self._trained())}  # type: ignore[attr-defined]
         path, example = next(iter(saved["state"].items()))
         names = [k for k, v in example.items() if tuple(getattr(v, "shape", ())) == shapes[path] and k != "step"]
@@ -278,9 +280,9 @@ class Zero(ByPath, DeepSpeedStrategy):
         if self.stage < 3:
             from deepspeed.utils import lazy_init_hp_params_optimizer_state
 
-            of = {path: p for path, p, _ in roles.parameters(self._trained())}
+            at_path = {path: p for path, p, _ in roles.parameters(self._trained())}
             for paths, flat in zip(self._groups, self._flat, strict=True):
-                lazy_init_hp_params_optimizer_state([of[path] for path in paths], flat, self._base.state)
+                lazy_init_hp_params_optimizer_state([at_path[path] for path in paths], flat, self._base.state)
 
     def _whole(self, parameter: nn.Parameter, name: str | None = None) -> Tensor:
         """A trained weight, or its optimizer state of that name, whole; all ranks must ask for it."""
