@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from llmlab.errors import UserError
 from llmlab.training.step_metrics import StepMetrics, Summary
 
 
