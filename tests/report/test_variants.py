@@ -32,6 +32,13 @@ def test_names_without_a_sweep(runs, built, tmp_path):
     assert "attention=mha, mask=causal" in names(built(tmp_path))
 
 
+def test_a_list_is_named_as_it_is_typed(runs, built, tmp_path):
+    for i, words in enumerate((["heads"], ["stacks.main.layers.*", "-bias"], None)):
+        runs.make(tmp_path / str(i), 2.0 + i / 10, changes={"train.learns": words})
+    expected = ["train.learns=[heads]", "train.learns=[stacks.main.layers.*,-bias]", "train.learns=null"]
+    assert sorted(names(built(tmp_path))) == sorted(expected)
+
+
 def test_names_from_what_was_typed(runs, built, tmp_path):
     """size=micro changes three keys, but one word was typed."""
     for name, dim in (("nano", 32), ("micro", 64)):

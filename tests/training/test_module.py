@@ -54,7 +54,7 @@ def test_a_router_hears_once_a_step_of_all_micro_batches_ranks_and_runs_of_its_l
     made = module(total=lambda t: t + other_rank)
     made.model = SimpleNamespace(routers=lambda: [twice, once, twice, frozen])
     made.objective = SimpleNamespace(loss=lambda model, batch: batch["loss"])
-    terms = {"nll": (torch.tensor(1.0), torch.tensor(4))}
+    terms = {"nll": (torch.tensor(1.0, requires_grad=True), torch.tensor(4))}
     for load in ([[1, 0], [3, 0], [0, 1], [9, 9]], [[0, 1], [0, 3], [1, 0], [9, 9]]):
         loss = Loss(terms, aux={"model": Aux(tokens_per_expert=torch.tensor(load))})
         made.training_step({"loss": loss, "counts": {"nll": torch.tensor(16)}}, 0)
@@ -72,7 +72,7 @@ def test_a_loss_is_scaled_against_what_lightning_and_the_strategy_average():
     """2 ranks x 2 micro-batches, each gradient divided by 4 afterwards: what is left is sum / targets of the step."""
     made = module()
     made.objective = SimpleNamespace(loss=lambda model, batch: batch["loss"])
-    loss, counts = Loss({"nll": (torch.tensor(3.0), torch.tensor(5))}), {"nll": torch.tensor(20)}
+    loss, counts = Loss({"nll": (torch.tensor(3.0, requires_grad=True), torch.tensor(5))}), {"nll": torch.tensor(20)}
     assert made.training_step({"loss": loss, "counts": counts}, 0).item() / 4 == torch.tensor(3 / 20)
     # of both ranks; its mean over the 4 has the gradient of the mean over 2
     loss = loss._replace(aux={"model": Aux(torch.tensor(0.5))})
@@ -83,10 +83,21 @@ def test_a_loss_is_scaled_against_what_lightning_and_the_strategy_average():
 def test_counts_that_a_feed_does_not_know_are_added_up_over_ranks():
     made = module(accumulate=1, total=lambda t: t + torch.tensor([15, 4]))
     made.objective = SimpleNamespace(loss=lambda model, batch: batch["loss"])
-    terms = {"policy": (torch.tensor(3.0), torch.tensor(5)), "value": (torch.tensor(2.0), torch.tensor(4))}
+    terms = {
+        "policy": (torch.tensor(3.0, requires_grad=True), torch.tensor(5)),
+        "value": (torch.tensor(2.0), torch.tensor(4)),
+    }
     loss = Loss(terms, weights={"value": 0.5})
     found = made.training_step({"loss": loss}, 0).item() / 2
     assert math.isclose(found, 3 / 20 + 0.5 * 2 / 8, rel_tol=1e-6)
     made.trainer.accumulate_grad_batches = 2
     with pytest.raises(UserError, match="micro-batches without `counts` can't be accumulated"):
         made.training_step({"loss": loss}, 0)
+
+
+def test_a_loss_without_a_gradient_is_refused():
+    made = module()
+    made.objective = SimpleNamespace(loss=lambda model, batch: batch["loss"])
+    batch = {"loss": Loss({"nll": (torch.tensor(3.0), torch.tensor(5))}), "counts": {"nll": torch.tensor(20)}}
+    with pytest.raises(UserError, match="loss has no gradient"):
+        made.training_step(batch, 0)

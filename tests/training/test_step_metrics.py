@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from llmlab.errors import UserError
 from llmlab.training.step_metrics import StepMetrics, Summary
 
 
@@ -38,15 +39,31 @@ def filled(total):
 
 def test_two_terms_have_a_count_each():
     found = StepMetrics()
-    counts = {"mlm": torch.tensor(5), "pairs": torch.tensor(2)}
+    counts = {"mlm": torch.tensor(12), "pairs": torch.tensor(4)}
     for mlm, pairs in ((6.0, 1.0), (4.0, 3.0)):
         found.add({"mlm": torch.tensor(mlm), "pairs": torch.tensor(pairs)}, counts, {"mlm": pair(mlm, 3)})
     found.close(torch.tensor(0.25))
     rows = torch.stack([torch.stack(found.rows)] * 2)
-    assert found.peek(one) == Summary([10 / 5 + 4 / 2], [0.25], {"mlm": 10 / 6})
+    assert found.peek(lambda t: 2 * t) == Summary([20 / 12 + 8 / 4], [0.25], {"mlm": 20 / 12})
     alone = StepMetrics()
     alone.load(found.state(lambda _: rows), 0, 1)
-    assert alone.flush(one) == Summary([20 / 5 + 8 / 2], [0.25], {"mlm": 20 / 12})
+    assert alone.flush(one) == Summary([20 / 12 + 8 / 4], [0.25], {"mlm": 20 / 12})
+
+
+def test_a_term_that_is_counted_otherwise_than_it_was_divided_is_refused():
+    with pytest.raises(UserError, match=r"'nll' of the objective has 2 targets by its `loss` and 4 by its `targets`"):
+        filled(2.0).flush(one)  # of one rank of two: the other's are missing
+
+
+def test_names_may_come_in_another_order():
+    found = StepMetrics()
+    counts = {"a": torch.tensor(3), "b": torch.tensor(4)}
+    for names in ("ab", "ba"):
+        sums = {name: torch.tensor({"a": 3.0, "b": 8.0}[name]) for name in names}
+        shown = {name: pair(sums[name], {"a": 1.5, "b": 2}[name]) for name in names}
+        found.add(sums, {name: counts[name] for name in names}, shown)
+    found.close(torch.tensor(1.0))
+    assert found.flush(one) == Summary([6 / 3 + 16 / 4], [1.0], {"a": 2.0, "b": 4.0})
 
 
 @pytest.mark.parametrize("old", [False, True])

@@ -144,6 +144,9 @@ class Distilled:
     def prepare(self, sample, rng):
         return {"ids": sample["tokens"][:-1]}
 
+    def targets(self, prepared):
+        return {"kl": len(prepared["ids"]) // 2}
+
     def passes(self, prepared):
         tokens = len(prepared["ids"])
         own = Pass(tokens, heads={"tokens": None})

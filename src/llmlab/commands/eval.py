@@ -121,7 +121,7 @@ def evaluate(
     from llmlab.decoding.generate import limit
     from llmlab.model import batch_keys, finite
     from llmlab.runs import folder, text
-    from llmlab.training import companion_records
+    from llmlab.training import companion_records, losses
     from llmlab.training.feeds.acting import Actor
     from llmlab.training.recipe import as_dataclass, part_factory, reads, segments
     from llmlab.training.recipe import special as needed
@@ -212,7 +212,9 @@ def evaluate(
             for batch in batches:
                 _known(batch, model)
                 watched = batch_keys.Watched(batch) if not totals.pairs else batch  # the first
-                totals.add(objective.loss(model, watched, **models), batch)
+                loss = objective.loss(model, watched, **models)
+                losses.check(loss, objective, models)
+                totals.add(loss, batch)
                 if isinstance(watched, batch_keys.Watched):
                     batch_keys.check(watched, objective)
                 if not math.isfinite(totals.means()["loss"]):

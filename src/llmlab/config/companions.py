@@ -7,7 +7,8 @@ On the command line each is words that change the run's own model, `models.gener
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from llmlab import registry
@@ -54,6 +55,17 @@ def declared(objective: str) -> dict[str, Declared]:
         if other := [name for name in made.shares if name not in SHARED]:
             raise UserError(f"{where}: models.{role} shares {other[0]!r}; {near(str(other[0]), SHARED)}")
     return found
+
+
+@contextmanager
+def naming_role(role: str, source: str | None = None) -> Iterator[None]:
+    """Errors of a companion, raised within, name its role."""
+    what = f"{KEY}.{role}" + (f"={source}" if source else "")
+    try:
+        yield
+    except ValueError as e:  # a part that refuses what it was given, and UserError
+        reason = str(e).splitlines()[0]
+        raise UserError(reason if reason.startswith(what) else f"{what}: {reason}") from e
 
 
 def requested(cfg: DictConfig) -> dict[str, tuple[str, ...] | str]:

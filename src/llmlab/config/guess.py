@@ -16,7 +16,6 @@ from llmlab.registry import near
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-FEW = 12  # names that may be listed
 ALL_KEYS = "llmlab train --help lists what can be typed, llmlab train --cfg job every key"
 
 

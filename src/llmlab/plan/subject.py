@@ -15,7 +15,7 @@ from llmlab.model import build, flops, trainable
 from llmlab.model.model import Model
 from llmlab.plan.memory import Training, Where
 from llmlab.slots import Vocabulary
-from llmlab.training import companions, preflight, recipe
+from llmlab.training import companion_tokens, companions, preflight, recipe
 from llmlab.training import cost as costs
 from llmlab.training.strategies import elementwise, tensor_parallel
 
@@ -96,7 +96,7 @@ def _vocabulary(composed: Composed) -> tuple[registry.Entry, int | None, list[st
 
         made = tokenizer.make(recipe.as_dataclass(cfg.tokenizer, schema.Tokenizer), [], [], entry.special)
         return entry, made.vocab_size, []
-    if (ids := companions.tokens(composed.companions)) is not None:
+    if (ids := companion_tokens.tokens(composed.companions)) is not None:
         return entry, ids, [f"{ids:,} tokens: those of the finished model, whose tokenizer the run must have"]
     if size is not None:
         return entry, None, []

@@ -28,7 +28,7 @@ def flatten(config: Mapping[str, Any]) -> tuple[dict[str, Any], set[str]]:
     def walk(node: object, path: str) -> None:
         if not isinstance(node, Mapping):
             if node is not None:
-                leaves[path] = json.dumps(node) if isinstance(node, list) else node
+                leaves[path] = _listed(node) if isinstance(node, list) else node
             return
         if isinstance(node.get("_part_"), str):
             leaves[path] = node["_part_"]
@@ -39,6 +39,12 @@ def flatten(config: Mapping[str, Any]) -> tuple[dict[str, Any], set[str]]:
 
     walk(config, "")
     return leaves, parts
+
+
+def _listed(values: list[Any]) -> str:
+    """A list as it is typed: [heads,bias]; of other things than words as JSON."""
+    words = all(isinstance(v, str) and re.fullmatch(r"[\w.*/+-]+", v) for v in values)
+    return f"[{','.join(values)}]" if words else json.dumps(values)
 
 
 def group(found: Found, metric: str, tune: str | None) -> list[Variant]:

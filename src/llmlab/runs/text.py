@@ -40,7 +40,7 @@ def recorded_fields(folder: Path) -> Mapping[str, Any]:
 @dataclass(frozen=True)
 class Trained:
     """A run in `folder` by what its text and its tokenizer were made with. special: names of the tokens that its objective
-    needs; reads: "text" or a kind of records. fields: of its record, or what an export has of them (`known`)."""
+    needs; reads: "text" or a kind of records. fields: of its record, or what an export has of them (`recorded_fields`)."""
 
     folder: Path
     data: schema.Data

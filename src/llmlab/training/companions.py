@@ -7,7 +7,6 @@ saved by the code of the trained model; its parameters are called `models.ROLE.P
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 
 from llmlab.config import init_from
-from llmlab.config.companions import KEY, spec_of
+from llmlab.config.companions import KEY, naming_role, spec_of
 from llmlab.config.composed import Chosen, Declared
 from llmlab.config.layout import check_objective
 from llmlab.config.spec import ModelSpec, PartSpec
@@ -25,10 +24,9 @@ from llmlab.model import build
 from llmlab.model.model import Model
 from llmlab.runs import checkpoint
 from llmlab.runs import folder as run_folder
+from llmlab.training import companion_tokens
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from llmlab.config.composed import Composed
 
 
@@ -107,21 +105,10 @@ def resolve(
             else:
                 made = _finished(chosen, objective)
                 if tokenizer is not None:
-                    _same_tokens(made, tokenizer)
+                    companion_tokens.check(made.spec, made.weights, tokenizer)
             made.assemble(trained)
         found[role] = made
     return found
-
-
-@contextmanager
-def naming_role(role: str, source: str | None = None) -> Iterator[None]:
-    """Errors of a companion, raised within, name its role."""
-    what = f"{KEY}.{role}" + (f"={source}" if source else "")
-    try:
-        yield
-    except ValueError as e:  # a part that refuses what it was given, and UserError
-        reason = str(e).splitlines()[0]
-        raise UserError(reason if reason.startswith(what) else f"{what}: {reason}") from e
 
 
 def _from_words(chosen: Chosen, vocabulary: int | None, trained: Model) -> Companion:
@@ -176,48 +163,6 @@ def _finished(chosen: Chosen, objective: PartSpec) -> Companion:
     check_objective(spec, objective, roles)
     source = init_from.absolute(chosen.source)
     return Companion(chosen.declared, spec, (), source, weights.absolute(), fingerprint(weights))
-
-
-def _same_tokens(companion: Companion, tokenizer: Tokenizer) -> None:
-    """UserError if a finished model knows other tokens than the run's text is made of."""
-    assert companion.weights is not None
-    spec, (home, theirs) = companion.spec, _tokenizer_of(companion.weights)
-    fix = "choose its tokenizer" if theirs is None else f"tokenizer=file tokenizer.path={home} takes its tokenizer"
-    size = tokenizer.vocab_size
-    if size > spec.sizes.vocab_size:
-        raise UserError(f"it knows {spec.sizes.vocab_size:,} tokens, but the run's tokenizer has {size:,}; {fix}")
-    if theirs is None:
-        if spec.sizes.vocab_size - size >= 64:  # more than a table is rounded up by
-            raise UserError(f"it knows {spec.sizes.vocab_size:,} tokens, but the run's tokenizer has {size:,}; {fix}")
-        return
-    ours = tokenizer.inner.get_vocab(with_added_tokens=True)
-    known = theirs.inner.get_vocab(with_added_tokens=True)
-    other = next((token for token, i in sorted(known.items(), key=lambda x: x[1]) if ours.get(token) != i), None)
-    if other is not None:
-        here = f"is {ours[other]} in the run's" if other in ours else "is not in the run's"
-        raise UserError(f"its tokenizer is another: {other!r} is {known[other]} there and {here}; {fix}")
-
-
-def _tokenizer_of(weights: Path) -> tuple[Path, Tokenizer | None]:
-    """The folder of a finished model, and its tokenizer if it has one."""
-    foreign = run_folder.is_foreign(weights)
-    home = weights if foreign else run_folder.home(weights)
-    if not (home / "tokenizer.json").is_file():
-        return home, None
-    from llmlab.data.tokenizer import from_file
-
-    return home, from_file(str(home), ()) if foreign else Tokenizer.load(home)
-
-
-def tokens(companions: Mapping[str, Chosen]) -> int | None:
-    """Tokens of a run that works with a finished model, whose tokenizer it must have; None if there is no such model."""
-    for role, chosen in companions.items():
-        if chosen.source is not None:
-            with naming_role(role, chosen.source):
-                made = _tokenizer_of(run_folder.start_of(chosen.source, tokenizer=False))[1]
-            if made is not None:
-                return made.vocab_size
-    return None
 
 
 def fingerprint(weights: Path) -> str:

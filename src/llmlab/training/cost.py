@@ -20,9 +20,10 @@ from llmlab.model import flops
 from llmlab.model.model import Model
 from llmlab.model.probe import CostSource
 from llmlab.slots import Objective, Pass, Rollout
+from llmlab.training import losses
 
 SAMPLES = 8  # that are prepared and averaged
-TRAINED = "model"  # the role of the model that is trained
+TRAINED = losses.MODEL  # the role of the model that is trained
 
 
 @dataclass(frozen=True)
@@ -122,6 +123,8 @@ def estimate(models: Mapping[str, Model], objective: Objective, windows: Samples
     chosen = windows.spread(min(SAMPLES, len(windows)))
     n = len(chosen)
     prepared = [collate.prepare(objective, windows[at], np.random.default_rng(i)) for i, at in enumerate(chosen)]
+    for sample in prepared:
+        losses.check_prepared(objective, sample)
     documents: list[list[int]] | None = None
     if windows.documents:
         if "documents" not in prepared[0]:

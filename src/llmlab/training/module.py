@@ -18,6 +18,7 @@ from llmlab.model.experts import MixtureOfExperts
 from llmlab.model.model import Model
 from llmlab.seeds import key
 from llmlab.slots import Loss, Objective, OptimizerPart, Schedule
+from llmlab.training import losses
 from llmlab.training.companions import Companion, frozen, load, read_weights, trained_models
 from llmlab.training.feeds import Feed
 from llmlab.training.placement import Placement
@@ -162,24 +163,32 @@ class Offline(pl.LightningModule):
     def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
         loss = self._loss(batch)
         counts = self._counts(loss, batch)
+        if self.step_metrics.names:
+            losses.same_names(type(self.objective).__name__, self.step_metrics.names, loss.shown)
         self.step_metrics.add(loss.sums(counts, self._shares), counts, loss.shown)
         self.micro += 1
         for role, aux in loss.aux.items():
             if (tokens := aux.tokens_per_expert) is not None:
                 self._tokens[role] = tokens if role not in self._tokens else self._tokens[role] + tokens
         # Lightning divides by the micro-batches of a step and the strategy takes the mean over ranks.
-        return loss.mean(counts, self._shares)
+        mean = loss.mean(counts, self._shares)
+        if not mean.requires_grad:
+            name = type(self.objective).__name__
+            raise UserError(f"{name}.loss has no gradient: none of its terms depends on a parameter that learns")
+        return mean
 
     def _loss(self, batch: Mapping[str, Any]) -> Loss:
-        """The objective's loss. Of the first batch it is seen whether all of its keys are read and all measures are there."""
+        """The objective's loss, as it must be. Of the first batch it is seen whether all of its keys are read and all measures
+        are there."""
         assert self.model is not None
-        if self._keys_checked:
-            return self.objective.loss(self.model, batch, **self.models)
-        watched = batch_keys.Watched(batch)
+        watched = batch if self._keys_checked else batch_keys.Watched(batch)
         loss = self.objective.loss(self.model, watched, **self.models)
-        batch_keys.check(watched, self.objective)  # once: watching costs a call a key, and batches are alike
-        measures.check(loss.shown, self.objective)
-        self._keys_checked = True
+        losses.check(loss, self.objective, self.models.keys())
+        if isinstance(watched, batch_keys.Watched):  # once: watching costs a call a key, and batches are alike
+            batch_keys.check(watched, self.objective)
+            losses.check_shown(loss, self.objective, self.counts_bytes)
+            measures.check(loss.shown, self.objective)
+            self._keys_checked = True
         return loss
 
     def _counts(self, loss: Loss, batch: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -253,7 +262,10 @@ class Offline(pl.LightningModule):
         self._totals = Totals(self.measures)
 
     def validation_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
-        self._totals.add(self._loss(batch), batch)
+        loss = self._loss(batch)
+        if self._totals.names:
+            losses.same_names(type(self.objective).__name__, self._totals.names, loss.shown)
+        self._totals.add(loss, batch)
 
     def on_validation_epoch_end(self) -> None:
         """The means over all targets of all ranks: `self.validation`, by name."""

@@ -44,7 +44,7 @@ def part_factory(cfg: DictConfig, slot: str) -> Any:
 
 def as_dataclass(node: DictConfig, cls: type[T]) -> T:
     """A config node as an instance of its dataclass."""
-    return cls(**{f.name: node[f.name] for f in dataclasses.fields(cls) if f.name in node})  # an older run lacks some
+    return cls(**{f.name: node[f.name] for f in dataclasses.fields(cls)})
 
 
 def special(cfg: DictConfig) -> tuple[str, ...]:

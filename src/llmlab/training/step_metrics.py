@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+from llmlab.errors import UserError
 
 
 class Summary(NamedTuple):
@@ -40,10 +43,12 @@ class StepMetrics:
     ) -> None:
         """One micro-batch: weighted sums of its terms, their targets in the whole optimizer step, and (sum, count) of what is
         shown."""
-        self.terms, self.names = tuple(sums), tuple(shown)
-        pairs = [t for pair in shown.values() for t in pair]
+        if {*self.names} != {*shown} or {*self.terms} != {*sums}:  # else in the order of the rows that there are
+            self.terms, self.names = tuple(sums), tuple(shown)
+        pairs = [t for name in self.names for t in shown[name]]
+        weighted = [sums[name] for name in self.terms]
         # float64: sums over micro-batches and ranks then round below what a float32 loss has, in whatever order they are.
-        self._micro.append(torch.stack([t.detach().double() for t in (*sums.values(), *pairs)]))
+        self._micro.append(torch.stack([t.detach().double() for t in (*weighted, *pairs)]))
         self._counts = [counts[name] for name in self.terms]
 
     def close(self, norm: Tensor) -> None:
@@ -64,20 +69,23 @@ class StepMetrics:
         return len(self.rows)
 
     def peek(self, reduce: Callable[[Tensor], Tensor]) -> Summary:
-        """One transfer from the device."""
+        """One transfer from the device. UserError if a term's loss had other targets than were counted for its steps."""
         table = torch.stack(self.rows)
         n = len(self.terms)
         summed = torch.cat([table[:, :n], table[:, 2 * n + 1 :]], 1)
         summed = reduce(
             summed.clone()
         )  # all_reduce writes into its argument, and `peek` must leave the rows as they are
-        losses = (summed[:, :n] / table[:, n : 2 * n].clamp(min=1)).sum(1)
+        counted = table[:, n : 2 * n]
+        losses = (summed[:, :n] / counted.clamp(min=1)).sum(1)
         pairs = summed[:, n:].sum(0).view(-1, 2)
         means = pairs[:, 0] / pairs[:, 1].clamp(min=1)
         # One .tolist() for all: each transfer waits for the device.
-        flat = torch.cat([losses, table[:, 2 * n], means]).tolist()
-        steps = len(self.rows)
-        return Summary(flat[:steps], flat[steps : 2 * steps], dict(zip(self.names, flat[2 * steps :], strict=True)))
+        each = [losses, table[:, 2 * n], means, pairs[:, 1], counted.sum(0)]
+        flat = torch.cat(each).tolist()
+        of_losses, norms, logs, own, stated = ([flat.pop(0) for _ in part] for part in each)
+        _same_counts(dict(zip(self.terms, stated, strict=True)), dict(zip(self.names, own, strict=True)))
+        return Summary(of_losses, norms, dict(zip(self.names, logs, strict=True)))
 
     def flush(self, reduce: Callable[[Tensor], Tensor]) -> Summary:
         summary = self.peek(reduce)
@@ -103,3 +111,14 @@ class StepMetrics:
             summed = [*range(n), *range(2 * n + 1, rows.shape[-1])]
             mine[:, summed] = rows.sum(0)[:, summed] if rank == 0 else 0.0
         self.rows = list(mine.unbind(0))
+
+
+def _same_counts(stated: Mapping[str, float], own: Mapping[str, float]) -> None:
+    """UserError if `targets`, by which a term was divided, and the loss differ in their number. It is seen here as it takes a
+    sum over micro-batches and ranks, and a transfer."""
+    for name, n in stated.items():
+        if name in own and not math.isclose(own[name], n, rel_tol=1e-9):
+            raise UserError(
+                f"the term {name!r} of the objective has {own[name]:,g} targets by its `loss` and {n:,g} by its `targets`, in "
+                "the same optimizer steps; they must be as many"
+            )

@@ -22,7 +22,12 @@ class Totals:
         self.measures = measures
         self.terms: tuple[str, ...] = ()
         self.weights: Mapping[str, float] = {}
-        self.pairs: dict[str, Tensor] = {}  # of what is shown, and bytes
+        self.pairs: dict[str, Tensor] = {}  # of what is shown, and bytes; on all ranks in the order of the first batch
+
+    @property
+    def names(self) -> list[str]:
+        """What is shown, once there was a micro-batch."""
+        return [name for name in self.pairs if name != BYTES]
 
     def add(self, loss: Loss, batch: Mapping[str, Tensor]) -> None:
         """One micro-batch; one that is a `filler`, with which a rank keeps others company, adds nothing."""
