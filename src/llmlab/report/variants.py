@@ -28,7 +28,7 @@ def flatten(config: Mapping[str, Any]) -> tuple[dict[str, Any], set[str]]:
     def walk(node: Any, path: str) -> None:
         if not isinstance(node, Mapping):
             if node is not None:
-                leaves[path] = json.dumps(node) if isinstance(node, list) else node
+                leaves[path] = _list(node) if isinstance(node, list) else node
             return
         if isinstance(node.get("_part_"), str):
             leaves[path] = node["_part_"]
@@ -39,6 +39,12 @@ def flatten(config: Mapping[str, Any]) -> tuple[dict[str, Any], set[str]]:
 
     walk(config, "")
     return leaves, parts
+
+
+def _list(node: list[Any]) -> str:
+    """A list as it is typed: the words of another model, `[size=nano]`, have no quotes there."""
+    plain = all(isinstance(word, str) and word for word in node) and node
+    return f"[{','.join(node)}]" if plain else json.dumps(node)
 
 
 def group(found: Found, metric: str, tune: str | None) -> list[Variant]:
