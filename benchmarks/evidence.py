@@ -69,7 +69,7 @@ def start_up() -> tuple[str, str, str]:
     code = (
         "import time, llmlab\nfrom llmlab.config.compose import compose\ncomposed = compose([])\n"
         "start = time.perf_counter()\nfrom llmlab.training.recipe import Recipe\n"
-        "import torch, lightning.pytorch\nstart = time.perf_counter()\nrecipe = Recipe.of(composed)\n"
+        "import torch, lightning.pytorch\nstart = time.perf_counter()\nrecipe = Recipe.from_config(composed)\n"
         "from llmlab.model.build import build_model\nbuild_model(recipe.spec, 1)\nprint(time.perf_counter() - start)"
     )
     setup = statistics.median(
@@ -111,9 +111,9 @@ def smollm2() -> tuple[str, str, str]:
 
     from llmlab.hub import fetch
 
-    model = fetch.named("SmolLM2-135M-Instruct")
+    model = fetch.catalogue_entry("SmolLM2-135M-Instruct")
     what, wanted = f"hf={model.name} beside transformers", "the same greedy tokens; perplexity to 1e-3"
-    if (folder := fetch.found(model)) is None:
+    if (folder := fetch.cached_folder(model)) is None:
         return what, wanted, f"not run: llmlab fetch {model.name} brings it"
     try:
         import torch

@@ -148,7 +148,7 @@ def test_a_name_of_another_module_or_of_a_preset_is_refused():
     with pytest.raises(UserError, match="norm=mine is registered already, at <cell 1>"):
         cell(CELL.format(future="", default=1.0), 2, "elsewhere")
     cell(CELL.format(future="", default=1.0).replace('"norm", "mine"', '"norm", "rmsnorm_offset"'))
-    from llmlab.config.compose import conf_dir
+    from llmlab.config.model_files import conf_dir
 
     preset = next((conf_dir() / "norm").glob("*.yaml")).stem
     cell(CELL.format(future="", default=1.0).replace('"norm", "mine"', f'"norm", "{preset}"'))
@@ -185,7 +185,7 @@ def test_other_processes_are_said_not_to_see_it():
     from llmlab.sweep import grid
 
     with pytest.raises(UserError, match=r"norm=mine is defined in this process alone"):
-        grid.check([["norm=mine", "seed=1"], ["norm=rmsnorm", "seed=1"]], ["norm", "seed"], [])
+        grid.check_points([["norm=mine", "seed=1"], ["norm=rmsnorm", "seed=1"]], ["norm", "seed"], [])
 
 
 @pytest.mark.slow  # a process that imports torch

@@ -8,7 +8,8 @@ import pytest
 from families import mostly_slow
 
 from llmlab.commands.cli import run
-from llmlab.config.compose import compose, conf_dir
+from llmlab.config.compose import compose
+from llmlab.config.model_files import conf_dir
 
 FIRST = ("gpt2", "llama3", "qwen_moe", "qwen2_moe", "gemma3", "deepseek_v3", "bert", "albert", "t5")
 FAMILIES = (

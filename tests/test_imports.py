@@ -18,6 +18,7 @@ PLUGIN_API = (
     "source",
     "sizes",
     "values",
+    "objectives",
     "modules",
     "seeds",
     "errors",
@@ -66,6 +67,10 @@ def arrows():
                 above = package[: len(package) - node.level + 1] if node.level else []
                 base = ".".join([*above, *filter(None, [node.module])])
                 names |= {full if (full := f"{base}.{a.name}") in known else base for a in node.names}
+            elif isinstance(node, ast.Constant) and isinstance(
+                node.value, str
+            ):  # import_module("llmlab.commands.train")
+                names.add(node.value.partition(":")[0])
         found[module] = {n for n in names if n in known} - {module, "llmlab"}  # `llmlab` itself holds the version
     return found
 

@@ -9,7 +9,7 @@ from typing import Literal, NotRequired, TypedDict
 import pytest
 
 from llmlab.errors import UserError
-from llmlab.json_files import DEEPEST, checked, read_json, read_yaml
+from llmlab.json_files import DEEPEST, check_shape, read_json, read_yaml
 
 
 class Shape(TypedDict):
@@ -98,6 +98,6 @@ def test_yaml(tmp_path):
 
 
 def test_a_shape_within_a_union():
-    assert checked({"a": None, "b": "x", "c": 1.5}, dict[str, str | float | None], "f")
+    assert check_shape({"a": None, "b": "x", "c": 1.5}, dict[str, str | float | None], "f")
     with pytest.raises(UserError, match="f: b must be a text or a number, but is a list"):
-        checked({"b": []}, dict[str, str | float | None], "f")
+        check_shape({"b": []}, dict[str, str | float | None], "f")

@@ -133,7 +133,7 @@ def test_a_new_file_in_plugins_is_a_choice(tmp_path):
 
 
 def conf_home():
-    from llmlab.config.compose import conf_dir
+    from llmlab.config.model_files import conf_dir
 
     return str(conf_dir())
 

@@ -60,7 +60,7 @@ def cls_decorators(cls):
 def read(tmp_path, text):
     file = tmp_path / "part.py"
     file.write_text("from llmlab.registry import register\n" + text)
-    return source.read(file, "part")
+    return source.parts_of_file(file, "part")
 
 
 GOOD = '''

@@ -10,9 +10,9 @@ ROOT = Path(__file__).parents[1]
 # A docstring begins with a noun or a verb that says what the thing is.
 FIRST_WORDS = {"what", "whether", "of", "those", "how", "where"}
 MAX_LINES = 400
-TOO_LONG = {"src/llmlab/config/compose.py": 403}  # not yet split; no longer than this
-# Shares in percent that must not be exceeded. They only ever go down; the aim is 2 for both.
-DOCSTRINGS, ANY = 6.5, 7.2
+TOO_LONG: dict[str, int] = {}  # files not yet split, and their length; empty, and to stay so
+# Shares in percent that must not be exceeded, of docstrings and of parameters.
+DOCSTRINGS, ANY = 2, 2
 
 
 @functools.cache

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from llmlab.registry import register
 from llmlab.sizes import Sizes
-from llmlab.slots import Routing, alone
+from llmlab.slots import Routing, no_reduce
 
 
 @register("moe", "none")
@@ -30,5 +30,5 @@ class NoRouter(nn.Module):
     def __init__(self, sizes: Sizes, /):
         super().__init__()
 
-    def forward(self, x_nD: Tensor, valid: Tensor | None, total: Callable[[Tensor], Tensor] = alone) -> Routing:
+    def forward(self, x_nD: Tensor, valid: Tensor | None, total: Callable[[Tensor], Tensor] = no_reduce) -> Routing:
         raise RuntimeError("moe=none routes nothing")

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from llmlab.registry import register
 from llmlab.sizes import Sizes
-from llmlab.slots import Choice, Linear, alone
+from llmlab.slots import Choice, Linear, no_reduce
 from llmlab_plugins.moe.routers import Total, logits, z_loss
 
 
@@ -48,7 +48,7 @@ class ExpertChoice(nn.Module):
         self.leaks = leak_future
         self.gate = Linear(sizes.dim, n_experts, role="router")
 
-    def forward(self, x_nD: Tensor, valid: Tensor | None, total: Total = alone) -> Choice:
+    def forward(self, x_nD: Tensor, valid: Tensor | None, total: Total = no_reduce) -> Choice:
         z_nE = logits(self.gate, x_nD)
         p_En = z_nE.softmax(-1).T
         n = len(x_nD) if valid is None else int(valid.sum())

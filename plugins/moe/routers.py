@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from llmlab.registry import register
 from llmlab.sizes import Sizes
-from llmlab.slots import Cost, Linear, Routing, alone
+from llmlab.slots import Cost, Linear, Routing, no_reduce
 
 
 def logits(gate: Linear, x_nD: Tensor) -> Tensor:
@@ -26,7 +26,7 @@ def scores(gate: Linear, tokens: int) -> Cost:
 Total = Callable[[Tensor], Tensor]
 
 
-def balance(p_nE: Tensor, experts_nk: Tensor, valid: Tensor | None, total: Total = alone) -> Tensor:
+def balance(p_nE: Tensor, experts_nk: Tensor, valid: Tensor | None, total: Total = no_reduce) -> Tensor:
     """E sum_e f_e P_e over the valid tokens of the micro-batch on all ranks: f the share of visits, P the mean
     probability. 1 where both are uniform."""
     n_experts = p_nE.shape[-1]
@@ -39,7 +39,7 @@ def balance(p_nE: Tensor, experts_nk: Tensor, valid: Tensor | None, total: Total
     return n_experts * (visits_E / (n * experts_nk.shape[-1]) * (p_E / n)).sum()
 
 
-def z_loss(z_nE: Tensor, valid: Tensor | None, total: Total = alone) -> Tensor:
+def z_loss(z_nE: Tensor, valid: Tensor | None, total: Total = no_reduce) -> Tensor:
     """Mean square of the log-partition over the valid tokens of the micro-batch on all ranks."""
     square_n = z_nE.logsumexp(-1).square()
     w_n = torch.ones_like(square_n) if valid is None else valid.to(square_n.dtype)
@@ -96,7 +96,7 @@ class TopK(nn.Module):
     def cost(self, tokens: int, keys: int) -> Cost:
         return scores(self.gate, tokens)
 
-    def forward(self, x_nD: Tensor, valid: Tensor | None, total: Total = alone) -> Routing:
+    def forward(self, x_nD: Tensor, valid: Tensor | None, total: Total = no_reduce) -> Routing:
         z_nE = logits(self.gate, x_nD)
         p_nE = z_nE.softmax(-1)
         weights_nk, experts_nk = in_kept_groups(p_nE, self.groups, self.groups_kept, 1).topk(self.traits.per_token, -1)
@@ -142,7 +142,7 @@ class Sigmoid(nn.Module):
     def cost(self, tokens: int, keys: int) -> Cost:
         return scores(self.gate, tokens)
 
-    def forward(self, x_nD: Tensor, valid: Tensor | None, total: Total = alone) -> Routing:
+    def forward(self, x_nD: Tensor, valid: Tensor | None, total: Total = no_reduce) -> Routing:
         scores_nE = logits(self.gate, x_nD).sigmoid()
         biased_nE = in_kept_groups(scores_nE.detach() + self.bias.float(), self.groups, self.groups_kept, 2)
         experts_nk = biased_nE.topk(self.traits.per_token, -1).indices

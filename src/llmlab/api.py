@@ -1,4 +1,4 @@
-"""What `import llmlab` offers beside checkpoints: a config and a model from what one would type."""
+"""Doors of `import llmlab` beside checkpoints: a config and a model from what one would type."""
 
 from __future__ import annotations
 

@@ -182,12 +182,12 @@ EARLIER = {
 }
 
 
-def attributes(slot: str) -> dict[str, Attribute]:
+def of_slot(slot: str) -> dict[str, Attribute]:
     """All that a part of a slot may declare."""
     return {**TABLE[EVERY], **TABLE[slot]}
 
 
-def of(part: object, slot: str, name: str) -> Any:
+def get(part: object, slot: str, name: str) -> Any:
     """An attribute of a part (its class or an instance), or the table's default. slot: EVERY where it may be any."""
     return getattr(part, name, TABLE[slot][name].default)
 
@@ -201,7 +201,7 @@ def complete(cls: type, slot: str) -> None:
 
 def problem(slot: str, name: str, value: object, options: Iterable[str] = ()) -> str | None:
     """The fault of a declared attribute of a part that has these options, or None."""
-    known = attributes(slot)
+    known = of_slot(slot)
     if (slot, name) in EARLIER:
         return f"{name} is called otherwise now; write {EARLIER[slot, name]}"
     if name not in known:

@@ -38,7 +38,7 @@ def entry(cls: type, slot: str, name: str, defaults: Mapping[str, Any], file: st
         declared = _attributes(cls, slot, options)
     except _Wrong as e:
         raise UserError(f"{slot}={name} ({file}:{line}): {e}") from None
-    doc, paper = source.described(name, doc or "")
+    doc, paper = source.split_doc(name, doc or "")
     return Entry(slot, name, cls.__module__, cls.__qualname__, Path(file), line, doc, paper, options, declared, cls)
 
 
@@ -68,7 +68,7 @@ def _options(cls: type) -> dict[str, Option]:
     return options
 
 
-def _evaluated(annotation: Any, made: type, name: str) -> Any:
+def _evaluated(annotation: object, made: type, name: str) -> Any:
     """An annotation that `from __future__ import annotations` has left as text. A dataclass keeps it in its fields alone."""
     if not isinstance(annotation, str):
         return annotation
@@ -117,7 +117,7 @@ def _type(hint: Any, name: str) -> tuple[Any, tuple[Any, ...]]:
 
 
 def _attributes(cls: type, slot: str, options: Mapping[str, Option]) -> dict[str, Any]:
-    known = attributes.attributes(slot)
+    known = attributes.of_slot(slot)
     found: dict[str, Any] = {}
     for name, value in _assigned(cls):
         if name in known and not known[name].literal:
@@ -140,13 +140,13 @@ def _assigned(cls: type) -> Iterator[tuple[str, Any]]:
         yield from ((k, v) for k, v in vars(c).items() if not k.startswith("_") and k not in fields)
 
 
-def _literal(value: Any, what: str) -> Any:
+def _literal(value: object, what: str) -> Any:
     if not _is_literal(value):
         raise _Wrong(f"{what} must be a literal, but is {value!r}")
     return value
 
 
-def _is_literal(value: Any) -> bool:
+def _is_literal(value: object) -> bool:
     if isinstance(value, dict):
         return all(_is_literal(k) and _is_literal(v) for k, v in value.items())
     if isinstance(value, list | tuple | set):

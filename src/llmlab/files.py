@@ -66,6 +66,11 @@ def sweep(folder: Path, but: tuple[str, ...] = ()) -> None:
                 path.unlink()
 
 
+def absolute(path: str | Path) -> str:
+    """The path as it is meant from this folder, ~ replaced by the home; `..` and links stay as they were typed."""
+    return os.path.abspath(Path(path).expanduser())
+
+
 def sha256(path: Path) -> str:
     with open(path, "rb") as f:
         return hashlib.file_digest(f, "sha256").hexdigest()

@@ -12,15 +12,20 @@ import types
 import typing
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, Literal, NotRequired, Required, TypeAlias, TypeVar, Union
+from typing import TYPE_CHECKING, Any, Literal, NotRequired, Required, TypeAlias, TypeVar, Union, cast
 
 from llmlab.errors import UserError
+
+if TYPE_CHECKING:
+    import yaml
 
 MOST_BYTES = 256 << 20  # a tokenizer.json of 250,000 tokens has 35 MB
 DEEPEST = 100  # levels; what transformers writes has fewer than 10
 LARGEST = 1 << 63  # whole numbers beyond it fit no tensor, and no float beyond some 300 digits
 
 T = TypeVar("T")
+# A required shape where it is no class, of which `type[T]` says what comes back: `dict[str, int]`, a `Literal`, a union.
+Shape: TypeAlias = "object"
 Json: TypeAlias = "dict[str, Json] | list[Json] | str | int | float | bool | None"  # a value as json.loads gives it
 NO_LIMIT = (
     "model_max_length"  # where transformers writes int(1e30) for "none" into each tokenizer_config.json that it saves
@@ -29,7 +34,7 @@ NAMES = {int: "a whole number", float: "a number", str: "a text", bool: "true or
 NAMES |= {dict: "an object", list: "a list"}
 
 
-def read_json(path: Path, shape: type[T] | Any = dict, *, most: int = MOST_BYTES) -> T:
+def read_json(path: Path, shape: type[T] | Shape = dict, *, most: int = MOST_BYTES) -> T:
     """The content of a JSON file of the given shape. UserError names the file, and the key where there is one.
 
     FileNotFoundError is raised as it is: whether a file may be missing is for the caller to say.
@@ -37,10 +42,10 @@ def read_json(path: Path, shape: type[T] | Any = dict, *, most: int = MOST_BYTES
     return parse_json(read_text(path, most), shape, str(path))
 
 
-def parse_json(text: str, shape: type[T] | Any, where: str) -> T:
+def parse_json(text: str, shape: type[T] | Shape, where: str) -> T:
     """`read_json` for a text in memory; `where` begins the message."""
     value = loads(text, where)
-    return checked(value, shape, where)
+    return check_shape(value, shape, where)
 
 
 def loads(text: str, where: str) -> Any:
@@ -57,7 +62,9 @@ def loads(text: str, where: str) -> Any:
         raise UserError(f"{where}: holds a number of too many digits") from None
 
 
-def read_yaml(path: Path, shape: type[T] | Any = dict, *, most: int = MOST_BYTES, loader: Any = None) -> T:
+def read_yaml(
+    path: Path, shape: type[T] | Shape = dict, *, most: int = MOST_BYTES, loader: type[yaml.SafeLoader] | None = None
+) -> T:
     """The content of a YAML file of the given shape. UserError as for `read_json`.
 
     loader: OmegaConf's by default, with its reading of numbers; libyaml's is ten times faster.
@@ -74,6 +81,7 @@ def read_yaml(path: Path, shape: type[T] | Any = dict, *, most: int = MOST_BYTES
             deep += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             if deep > DEEPEST:
                 raise UserError(f"{path}: nested more than {DEEPEST} levels deep")
+        # OmegaConf's loader reads 1e-3 as a number, which YAML 1.1, and so PyYAML, takes for a text.
         value = yaml.load(text, Loader=loader or get_yaml_loader())
     except UserError:  # which is a ValueError too
         raise
@@ -83,7 +91,7 @@ def read_yaml(path: Path, shape: type[T] | Any = dict, *, most: int = MOST_BYTES
         raise UserError(f"{path}: not valid YAML ({at}{getattr(e, 'problem', None) or type(e).__name__})") from None
     except ValueError as e:  # a number of too many digits
         raise UserError(f"{path}: not valid YAML ({' '.join(str(e).split())[:100]})") from None
-    return checked(value, shape, str(path))
+    return check_shape(value, shape, str(path))
 
 
 def json_lines(file: Iterable[str]) -> Iterator[tuple[int, str]]:
@@ -115,18 +123,18 @@ def read_text(path: Path, most: int = MOST_BYTES) -> str:
         raise UserError(f"{path} can't be read: {getattr(e, 'strerror', None) or e}") from None
 
 
-def checked(value: Any, shape: type[T] | Any, where: str) -> T:
+def check_shape(value: object, shape: type[T] | Shape, where: str) -> T:
     """`value`, if it has the shape and stays within the limits; UserError names the first key that does not."""
     if reason := _excess(value) or _misfit(value, shape, ""):
         raise UserError(f"{where}: {reason}")
-    return value
+    return cast(T, value)
 
 
-def _excess(value: Any) -> str | None:
+def _excess(value: object) -> str | None:
     """Nesting, numbers and characters that later code could not take, whatever the shape."""
-    level = [value]
+    level: list[object] = [value]
     for _ in range(DEEPEST + 1):
-        below: list[Any] = []
+        below: list[object] = []
         for node in level:
             if isinstance(node, dict):
                 below += [k for k in node if isinstance(k, str)]
@@ -138,7 +146,7 @@ def _excess(value: Any) -> str | None:
                     node.encode("utf-8")
                 except UnicodeEncodeError:
                     return "holds half of a surrogate pair (\\ud800 to \\udfff), which is no character"
-            elif isinstance(node, int) and abs(node) >= LARGEST:
+            elif isinstance(node, int) and abs(node) >= LARGEST:  # Python's ints have no end, a tensor's do
                 return f"holds a whole number of {len(str(abs(node)))} digits; at most {LARGEST:,} is read"
         if not below:
             return None
@@ -146,23 +154,24 @@ def _excess(value: Any) -> str | None:
     return f"nested more than {DEEPEST} levels deep"
 
 
-def _misfit(value: Any, shape: Any, key: str) -> str | None:
+def _misfit(value: object, shape: Shape, key: str) -> str | None:
     """Why a value is not of a shape, with the key in front; None if it is."""
     test = _SHAPES.get(typing.get_origin(shape) or shape)
     if typing.is_typeddict(shape):
-        test = _typed_dict
+        return _typed_dict(value, cast(type, shape), key)
     if test is not None:
         return test(value, shape, key)
     if shape is Any:
         return None
     if shape is float:
         shape = (int, float)
-    wanted = shape if isinstance(shape, tuple) else (shape,)
+    wanted = cast("tuple[type, ...]", shape if isinstance(shape, tuple) else (shape,))
+    # To isinstance True is an int, but a file that says true where a number belongs is wrong.
     fits = isinstance(value, wanted) and (not isinstance(value, bool) or bool in wanted)
     return None if fits else _must(key, NAMES.get(wanted[-1], str(wanted[-1])), value)
 
 
-def shown(value: Any, most: int = 60) -> str:
+def short_repr(value: object, most: int = 60) -> str:
     """A value of a file as an error shows it, on one line and cut short."""
     if isinstance(value, str) and len(value) > most:
         return repr(f"{value[: most - 3]}...")
@@ -170,30 +179,30 @@ def shown(value: Any, most: int = 60) -> str:
     return text if len(text) <= most + 2 else f"{text[: most - 3]}..."
 
 
-def _must(key: str, wanted: str, value: Any) -> str:
+def _must(key: str, wanted: str, value: object) -> str:
     kind = NAMES.get(type(value), type(value).__name__) + " " if isinstance(value, dict | list) else ""
-    return f"{key + ' ' if key else ''}must be {wanted}, but is {kind}{shown(value)}"
+    return f"{key + ' ' if key else ''}must be {wanted}, but is {kind}{short_repr(value)}"
 
 
-def _inner(key: str, name: Any) -> str:
+def _inner(key: str, name: object) -> str:
     return f"{key}.{name}" if key else str(name)
 
 
-def _dict(value: Any, shape: Any, key: str) -> str | None:
+def _dict(value: object, shape: Shape, key: str) -> str | None:
     if not isinstance(value, dict):
         return _must(key, "an object", value)
     of = typing.get_args(shape)
     return _first(_misfit(v, of[1], _inner(key, k)) for k, v in value.items()) if of else None
 
 
-def _list(value: Any, shape: Any, key: str) -> str | None:
+def _list(value: object, shape: Shape, key: str) -> str | None:
     if not isinstance(value, list):
         return _must(key, "a list", value)
     of = typing.get_args(shape)
     return _first(_misfit(v, of[0], f"{key}[{i}]") for i, v in enumerate(value)) if of else None
 
 
-def _union(value: Any, shape: Any, key: str) -> str | None:
+def _union(value: object, shape: Shape, key: str) -> str | None:
     reasons = [_misfit(value, s, key) for s in typing.get_args(shape)]
     if None in reasons:
         return None
@@ -205,22 +214,22 @@ def _union(value: Any, shape: Any, key: str) -> str | None:
     return _must(key, " or ".join(NAMES.get(typing.get_origin(s) or s, "an object") for s in of), value)
 
 
-def _kind(shape: Any) -> type:
+def _kind(shape: Shape) -> type:
     origin = typing.get_origin(shape) or shape
     return dict if typing.is_typeddict(origin) else origin if isinstance(origin, type) else object
 
 
-def _literal(value: Any, shape: Any, key: str) -> str | None:
+def _literal(value: object, shape: Shape, key: str) -> str | None:
     valid = typing.get_args(shape)
     return None if value in valid else _must(key, f"one of {', '.join(map(str, valid))}", value)
 
 
-def _typed_dict(value: Any, shape: Any, key: str) -> str | None:
+def _typed_dict(value: object, shape: type, key: str) -> str | None:
     if not isinstance(value, dict):
         return _must(key, "an object", value)
     # Not __required_keys__ alone: where annotations are texts (from __future__), it knows nothing of NotRequired.
     for name, hint in typing.get_type_hints(shape, include_extras=True).items():
-        optional = name not in shape.__required_keys__
+        optional = name not in cast(Any, shape).__required_keys__
         if typing.get_origin(hint) in (NotRequired, Required):
             optional = typing.get_origin(hint) is NotRequired
             (hint,) = typing.get_args(hint)
@@ -236,7 +245,7 @@ def _first(reasons: Iterator[str | None]) -> str | None:
     return next((r for r in reasons if r is not None), None)
 
 
-_SHAPES: dict[Any, Callable[[Any, Any, str], str | None]] = {
+_SHAPES: dict[object, Callable[[object, Shape, str], str | None]] = {
     dict: _dict,
     list: _list,
     Literal: _literal,

@@ -6,27 +6,43 @@ too; "accuracy", "reward" and "margin" are better when higher; any other is just
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import difflib
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from llmlab import attributes
+from llmlab.errors import UserError
 
 if TYPE_CHECKING:  # reports read measures, and wait for no torch
     from llmlab.slots import Objective
 
 LIKELIHOODS = ("nll", "bits")  # kinds whose exponential is a perplexity
 HIGHER_IS_BETTER = ("accuracy", "reward", "margin")
+CLOSE = 0.8  # two names are one of which a letter or two are wrong
 PERPLEXITY, BITS = "perplexity", "bits_per_byte"
 
 
-def of(objective: Objective) -> dict[str, str]:
+def kinds(objective: Objective) -> dict[str, str]:
     """Kinds of the terms and logs of an objective, by name."""
-    return dict(attributes.of(objective, "objective", "measures"))
+    return dict(attributes.get(objective, "objective", "measures"))
+
+
+def check(shown: Collection[str], objective: Objective) -> None:
+    """UserError if a measure has the misspelt name of a term or log, which would then be just a number. Others may be of a
+    log that only a validation has.
+    """
+    measured = kinds(objective)
+    for name in measured:
+        if name not in shown and (close := difflib.get_close_matches(name, set(shown) - {*measured}, 1, CLOSE)):
+            raise UserError(
+                f"{type(objective).__name__}.measures has {name!r}, but its loss has no such term or log; did you mean "
+                f"{close[0]}?"
+            )
 
 
 def covers_text(objective: Objective) -> bool:
     """True if one of the measures is the negative log-likelihood of all tokens of a text."""
-    return "bits" in of(objective).values()
+    return "bits" in kinds(objective).values()
 
 
 def names(terms: Sequence[str], shown: Sequence[str], measures: Mapping[str, str], counts_bytes: bool) -> list[str]:
@@ -36,9 +52,9 @@ def names(terms: Sequence[str], shown: Sequence[str], measures: Mapping[str, str
     """
     found = ["loss"]
     for name in likelihoods(shown, measures):
-        found.append(called(name, PERPLEXITY, shown, measures))
+        found.append(metric_name(name, PERPLEXITY, shown, measures))
         if measures[name] == "bits" and counts_bytes:
-            found.append(called(name, BITS, shown, measures))
+            found.append(metric_name(name, BITS, shown, measures))
     return found + [name for name in shown if [name] != list(terms)]
 
 
@@ -61,6 +77,6 @@ def likelihoods(shown: Sequence[str], measures: Mapping[str, str]) -> list[str]:
     return [name for name, kind in measures.items() if kind in LIKELIHOODS and name in shown]
 
 
-def called(name: str, what: str, shown: Sequence[str], measures: Mapping[str, str]) -> str:
+def metric_name(name: str, what: str, shown: Sequence[str], measures: Mapping[str, str]) -> str:
     """Name of the perplexity or the bits per byte of a likelihood."""
     return what if name == likelihoods(shown, measures)[0] else f"{name}_{what}"

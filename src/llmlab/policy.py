@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from llmlab.errors import UserError
-from llmlab.values import Output, Pass, Rollout
+from llmlab.objectives import Pass, Rollout
+from llmlab.values import Output
 
 IGNORED = -100  # the label of a token that is the prompt's
 # Mean difference of two log-probabilities that the order of sums explains, by the type of the logits, for a cached step and a

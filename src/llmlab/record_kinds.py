@@ -35,14 +35,17 @@ class Field:
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of record. keeps_rest: its other keys are kept too, as they are."""
+    """A kind of record. keeps_rest: its other keys are kept too, as they are. whole: a record is one target, whatever its
+    number of tokens, so that losses under different tokenizers are of the same thing.
+    """
 
     name: str
     fields: tuple[Field, ...]
     keeps_rest: bool = False
+    whole: bool = False
 
     def __str__(self) -> str:
-        """What a record of it holds: "labelled records (text, label; optional text_b)"."""
+        """Words for what a record of it holds: "labelled records (text, label; optional text_b)"."""
         needed = [" and ".join(f.parts) or f.name for f in self.fields if f.required]
         optional = [f.name for f in self.fields if not f.required]
         more = f"; optional {', '.join(optional)}" if optional else ""
@@ -57,13 +60,18 @@ KINDS: dict[str, Kind] = {
         Kind(
             "labelled",
             (Field("text", also=("text_a",)), Field("text_b", required=False), Field("label", "label")),
+            whole=True,
         ),
         Kind("pairs", (Field("source"), Field("target"))),
         Kind("chat", (Field("messages", "messages"),)),
         # Ranked, the best first. A prompt loses its beginning, as what is nearest to the answer matters most.
-        Kind("preferences", (Field("prompt", cut="start"), Field("answers", "texts", parts=("chosen", "rejected")))),
+        Kind(
+            "preferences",
+            (Field("prompt", cut="start"), Field("answers", "texts", parts=("chosen", "rejected"))),
+            whole=True,
+        ),
         # The rest is what a reward judges an answer by.
-        Kind("prompts", (Field("prompt", cut="start"),), keeps_rest=True),
+        Kind("prompts", (Field("prompt", cut="start"),), keeps_rest=True, whole=True),
     )
 }
 KEYS = tuple(dict.fromkeys(key for kind in KINDS.values() for f in kind.fields for key in f.keys))

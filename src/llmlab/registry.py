@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from llmlab import source
-from llmlab.attributes import attributes, complete, fits, strings
+from llmlab.attributes import complete, fits, of_slot, strings
 from llmlab.errors import UserError, near
 from llmlab.slot_names import SLOTS
 from llmlab.source import REQUIRED, Entry, Option
@@ -122,7 +122,7 @@ def broken(slot: str, name: str) -> str | None:
 
 
 def ambiguous(slot: str, name: str) -> str | None:
-    """Where a name is registered twice, or None."""
+    """Places at which a name is registered twice, or None."""
     return _scan().twice.get((slot, name))
 
 
@@ -150,12 +150,12 @@ def _scan_modules(variable: str, path: tuple[str, ...]) -> _Found:
         for file, module in _files(root, found, named):
             found.files.add(os.path.realpath(file))
             try:
-                entries = source.read(file, module)
+                entries = source.parts_of_file(file, module)
             except (source.SourceError, OSError, UnicodeDecodeError) as e:
                 reason = str(e) if isinstance(e, source.SourceError) else f"{file}: {e}"
                 found.problems.append(f"{reason}; its parts are left out")
                 if not isinstance(e, OSError):
-                    found.broken.update(dict.fromkeys(source.announced(file), reason))
+                    found.broken.update(dict.fromkeys(source.registered_names(file), reason))
                 continue
             for entry in entries:
                 key, where = (entry.slot, entry.name), f"{entry.path}:{entry.line}"
@@ -180,7 +180,7 @@ def _scan_modules(variable: str, path: tuple[str, ...]) -> _Found:
 def _misnamed(entry: Entry, entries: dict[tuple[str, str], Entry], broken: dict[tuple[str, str], str]) -> str | None:
     """An attribute of a part that names a part which isn't there, as the mask of an objective does."""
     for name, value in entry.attrs.items():
-        if slot := attributes(entry.slot)[name].part_of:
+        if slot := of_slot(entry.slot)[name].part_of:
             there = [n for s, n in entries if s == slot]
             for word in strings(value):
                 if word not in there and (slot, word) not in broken:
@@ -252,8 +252,11 @@ def load(slot: str, name: str, options: dict[str, Any]) -> functools.partial[Any
 
 def _inherited(cls: type, entry: Entry) -> str | None:
     """An attribute that a class has from a base in another file, where the index can't see it, and would say otherwise."""
-    for name, declared in attributes(entry.slot).items():
+    for name, declared in of_slot(entry.slot).items():
         value = getattr(cls, name, declared.default)
+        owner = next((base for base in cls.__mro__ if name in vars(base)), cls)
+        if owner.__module__ == cls.__module__:  # the index has read it; a test may have replaced it since
+            continue
         if name in entry.options or not declared.literal or not fits(value, declared.type):  # a property, say
             continue
         if value != entry.attribute(name):

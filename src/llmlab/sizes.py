@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
-from typing import Optional
+from typing import Any, Optional
 
 MOST_LAYERS = 10_000  # of a stack: laying out a thousand takes a second
 
@@ -91,7 +91,7 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class Sizes:
-    """What a part is built from: the model's sizes and traits for its stack and kind, resolved."""
+    """The values that a part is built from: the model's sizes and traits for its stack and kind, resolved."""
 
     dim: int
     n_layers: int  # layers that are executed in this stack
@@ -119,5 +119,5 @@ class Sizes:
     embed_dim: int = 0  # width in which a position part embeds: the embedding part says it
     gain: float = 1.0  # for an init: what the owner of a table multiplies its vectors by
 
-    def but(self, **changes) -> Sizes:
+    def but(self, **changes: Any) -> Sizes:
         return replace(self, **changes)

@@ -21,26 +21,28 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from llmlab.modules import Linear as Linear
 from llmlab.modules import Role as Role
 from llmlab.modules import Table as Table
+from llmlab.objectives import LanguageModel as LanguageModel
+from llmlab.objectives import Loss as Loss
+from llmlab.objectives import Objective as Objective
+from llmlab.objectives import Pass as Pass
+from llmlab.objectives import Reward as Reward
+from llmlab.objectives import Rollout as Rollout
+from llmlab.objectives import Vocabulary as Vocabulary
 from llmlab.sizes import Sizes
 from llmlab.values import Aux as Aux
 from llmlab.values import Choice as Choice
 from llmlab.values import Context as Context
 from llmlab.values import Cost as Cost
-from llmlab.values import Loss as Loss
 from llmlab.values import Output as Output
-from llmlab.values import Pass as Pass
-from llmlab.values import Rollout as Rollout
 from llmlab.values import Routing as Routing
 from llmlab.values import Score as Score
 from llmlab.values import Term as Term
-from llmlab.values import Vocabulary as Vocabulary
 from llmlab.values import auxiliary as auxiliary
 
 # ---------------------------------------------------------------- slots whose parts are modules
@@ -66,9 +68,11 @@ class Position(nn.Module):
 
     caches_rotated: bool = True  # False: angles depend on the length, so a cache keeps keys as they were projected
     has_regions: bool = False  # whether `rotate` returns several terms; where `caches_rotated`, all have the same keys
+
     splits: bool = False  # whether what a row gives depends on which half of the batch it is in
     relative: bool = False  # whether scores are the same wherever a text begins
     receding: bool = False  # whether a token has a bias of 0 on itself, which falls with the distance of others
+
     projects: bool = False  # whether it scores with the attention's projections, so that each layer asks `of_layer`
 
     score_width: int = 0  # numbers of a query that every distance is scored with; linears make as many of it
@@ -112,6 +116,8 @@ class Embedding(Protocol):
     `norm` is the model's norm factory (dim, eps) -> module. `shared` is the embedding of an earlier stack whose tables
     are used instead of own ones (held unregistered), or None. `weight` (V, width) is the token table; a static method
     `width(sizes, **options) -> int` says its width where that is not sizes.dim. `position` is held unregistered.
+    `width_option` (a literal): the option that gives the table's width, which a model that uses the tables of another, wider or
+    narrower one takes over.
     """
 
     weight: Tensor
@@ -192,6 +198,10 @@ class Attention(Protocol):
     by heads, but for those named in `latents` (a tuple), which all heads share.
     A method `project(x_LD) -> (queries (N, L, H), keys (K, L, H))`, if it has one, treats vectors that are no tokens as it
     does tokens: a position that `projects` scores distances with it.
+    `textbook = True` on the class: without positions, norms and clipping it is out(softmax(scale q.k) v) of one linear of each
+    of these roles, heads being slices in order.
+    `unused` (a literal class attribute, a tuple of keys below `model.`, or a dict of such tuples by registered name)
+    lists the sizes and traits that the part can't honour ("n_kv_heads", "attention.qkv_bias").
     """
 
     score: Score
@@ -211,7 +221,7 @@ class FFN(Protocol):
     def __call__(self, x: Tensor, groups: Tensor | None = None) -> Tensor: ...
 
 
-def alone(tensor: Tensor) -> Tensor:
+def no_reduce(tensor: Tensor) -> Tensor:
     """The sum over the ranks where there is but one."""
     return tensor
 
@@ -219,6 +229,7 @@ def alone(tensor: Tensor) -> Tensor:
 class Router(Protocol):
     """moe(sizes, /): a router (n, D) -> Routing, or Choice where experts choose tokens. `valid` (n,) bool or None: padding
     counts in no loss, and is not chosen. `per_token`: experts that a token visits on average, if not model.moe.per_token.
+    `leaks`, if it is there: whether tokens count for those before them, on purpose.
 
     `total` sums a tensor over the ranks that see other tokens of the same micro-batch, with the gradient that the mean over
     their gradients needs; with one rank, and in evaluation, it returns what it is given. A loss that is not linear in its
@@ -233,7 +244,7 @@ class Router(Protocol):
     dense: bool
 
     def __call__(
-        self, x_nD: Tensor, valid: Tensor | None, total: Callable[[Tensor], Tensor] = alone
+        self, x_nD: Tensor, valid: Tensor | None, total: Callable[[Tensor], Tensor] = no_reduce
     ) -> Routing | Choice: ...
 
 
@@ -328,50 +339,10 @@ class Init(Protocol):
     """init(/): first values by role. Fills `tensor` (whole, float32, CPU) in place from `generator`.
 
     `sizes.gain`: what the owner of a table multiplies its vectors by, which an init may make up for.
+    `logit_variance` (a literal; else 0): what that of a model's first logits is at most, where they are meant to vary.
     """
 
     def fill(self, tensor: Tensor, role: Role, sizes: Sizes, generator: torch.Generator) -> None: ...
-
-
-class LanguageModel(Protocol):
-    """A model as an objective calls it. heads: role -> the rows (B, T) bool that the head sees, None for all of them."""
-
-    def __call__(self, batch: Mapping[str, Tensor], heads: Mapping[str, Tensor | None] | None = None) -> Output: ...
-
-
-class Objective(Protocol):
-    """objective(vocabulary, seq_len, /): what is learnt from samples.
-
-    What it declares (`reads`, `mask`, `heads`, `special`, `topologies`, `fixed_counts`, ...) is in `llmlab.attributes`.
-    `measures` says what terms and logs are, by name: of a likelihood alone a perplexity is claimed (`llmlab.measures`).
-
-    `models` declares the other models that it works with, by role: {role: {"heads": {role: name of a head part}, "trains":
-    bool, "shares": ("embedding",)}}. One that does not train is frozen: without gradients, in evaluation. What it shares is one
-    tensor with the trained model's. Which model that is, `models.ROLE=` says on the command line.
-
-    `prepare(sample, rng)` on a CPU worker: a window {"tokens": (seq_len + 1,) int64, "documents": the same}, or a record as
-    `llmlab.data.records.RecordSamples` has it -> a dict of numpy arrays, collated as `collate` says. "given", bool, if there:
-    tokens that are no text of their own, and no targets. `targets(prepared)` -> number of targets, by term. `passes(prepared)`,
-    if there -> the forwards that the loss makes of one sample; else one of each model over `ids` (and `source_ids`), heads at
-    the targets. `loss(model, batch, **companions)` -> Loss. `shown` (else 0): the share of targets that the model is shown.
-
-    A batch has what `prepare` gave, padded with `valid` (and `source_valid`) beside, packed with `documents` and `positions`;
-    and `counts` {term: int64 scalar}, targets of the whole optimizer step. Keys that the model reads: `Model.forward` of
-    `llmlab.model.model`. One that nothing reads is an error in the first batch, but for those that the objective `gives`.
-    """
-
-    def prepare(self, sample: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]: ...
-    def targets(self, prepared: dict[str, Any]) -> dict[str, int]: ...
-    def loss(self, model: LanguageModel, batch: Mapping[str, Tensor], **companions: LanguageModel) -> Loss: ...
-
-
-class Reward(Protocol):
-    """reward(/): a finite number for each answer of the model, which is a text without special tokens.
-
-    A record has the keys of the user's file: "prompt", and those that the part `needs`, if it declares any.
-    """
-
-    def score(self, records: Sequence[Mapping[str, Any]], answers: Sequence[str]) -> Sequence[float]: ...
 
 
 # ---------------------------------------------------------------- slots of the recipe

@@ -64,7 +64,7 @@ class Entry:
 
     def attribute(self, name: str) -> Any:
         """A declared attribute of the part, or the default of its slot."""
-        return self.attrs.get(name, attributes.attributes(self.slot)[name].default)
+        return self.attrs.get(name, attributes.of_slot(self.slot)[name].default)
 
     @property
     def special(self) -> tuple[str, ...]:
@@ -80,7 +80,7 @@ class Entry:
         return re.split(r"(?<=\w\w[.])\s", first + " ")[0].strip()
 
 
-def described(name: str, doc: str) -> tuple[str, str]:
+def split_doc(name: str, doc: str) -> tuple[str, str]:
     """The docstring of one of a class's names, and the paper in it. Kin have a line of the docstring for each."""
     if own := re.search(rf"^{re.escape(name)}: (.+)$", doc, re.M):
         doc = f"{own[1]}\n\n{doc}"
@@ -101,7 +101,7 @@ def not_a_type(option: str, spelled: str) -> str:
     )
 
 
-def read(path: Path, module: str) -> list[Entry]:
+def parts_of_file(path: Path, module: str) -> list[Entry]:
     """The parts of one file. SourceError if it can't be parsed or a part breaks the rules above."""
     text = path.read_text(encoding="utf-8")
     try:
@@ -112,7 +112,7 @@ def read(path: Path, module: str) -> list[Entry]:
     return [entry for node in tree.body if isinstance(node, ast.ClassDef) for entry in file.entries(node, module)]
 
 
-def announced(path: Path) -> list[tuple[str, str]]:
+def registered_names(path: Path) -> list[tuple[str, str]]:
     """(slot, name) pairs that a file which can't be parsed seems to register."""
     text = path.read_text(encoding="utf-8", errors="replace")
     return re.findall(r"""@register\(\s*["'](\w+)["']\s*,\s*["'](\w+)["']""", text)
@@ -143,7 +143,7 @@ class _File:
                     raise self.error(call, f"{node.name} has no option {keyword.arg!r} to give another default")
                 default = self.literal(keyword.value, f"the default of {keyword.arg}")
                 options[keyword.arg] = dataclasses.replace(options[keyword.arg], default=default)
-            doc, paper = described(names[1], doc)
+            doc, paper = split_doc(names[1], doc)
             yield Entry(
                 slot=names[0],
                 name=names[1],
@@ -230,7 +230,7 @@ class _File:
 
     def attributes(self, node: ast.ClassDef, slot: str, options: Mapping[str, Option]) -> dict[str, Any]:
         """Class attributes that are public literals, each in the table of its slot."""
-        known = attributes.attributes(slot) if slot in attributes.TABLE else {}
+        known = attributes.of_slot(slot) if slot in attributes.TABLE else {}
         found: dict[str, Any] = {}
         for item, name, value in self.assigned(node):
             declared = known.get(name)

@@ -1,4 +1,4 @@
-"""What the test of a part asks of it within a small model. What is not so raises AssertionError with the reason."""
+"""Checks of a part within a small model, for its test. One that fails raises AssertionError with the reason."""
 
 from __future__ import annotations
 
@@ -63,15 +63,15 @@ def learns(*overrides: str, steps: int = 16) -> None:
     from llmlab.data import stand_in
     from llmlab.model import build, roles
     from llmlab.slots import Vocabulary
-    from llmlab.training.recipe import chosen
+    from llmlab.training.recipe import part_factory
 
     composed = compose(_typed(overrides))
     cfg = composed.cfg
     names = registry.index()["objective", cfg.objective["_part_"]].special
     vocabulary = Vocabulary(VOCABULARY, {name: VOCABULARY - 1 - i for i, name in enumerate(names)})
-    objective = chosen(cfg, "objective")(vocabulary, cfg.data.seq_len)
+    objective = part_factory(cfg, "objective")(vocabulary, cfg.data.seq_len)
     model = build.build_model(layout.resolve(composed, vocabulary=VOCABULARY), cfg.seed)
-    optimizer = chosen(cfg, "optimizer")().build(roles.parameters(model))
+    optimizer = part_factory(cfg, "optimizer")().build(roles.parameters(model))
 
     chance = np.random.default_rng(0)
     words = chance.integers(32, size=(4, cfg.data.seq_len + 1))
@@ -93,7 +93,7 @@ def learns(*overrides: str, steps: int = 16) -> None:
 
 @torch.no_grad()
 def looks_back_only(model: Model) -> None:
-    """What a decoder says of a token does not change with those that come after it."""
+    """Asserts that what a decoder says of a token does not change with those that come after it."""
     text = ids()
     changed = text.clone()
     changed[:, 8:] = (changed[:, 8:] + 1) % VOCABULARY

@@ -17,61 +17,8 @@ class Aux(NamedTuple):
     tokens_per_expert: Tensor | None = None  # (E,) int64: valid tokens sent to each; of a stack or a model (n, E)
 
 
-class Loss(NamedTuple):
-    """A loss over a micro-batch: a weighted sum of means, of which each is a sum over its targets and their number.
-
-    terms: by name a scalar sum and a scalar count. Each is divided by the count of the whole optimizer step, over all
-    micro-batches and ranks, so that a batch may be cut in any way. weights: of a term; 1.0 of one that is not named.
-    logs: what else is shown, sums and counts as well; terms are shown under their names without being logged. aux: the
-    auxiliary output of each model that was run, by role ("model" is the one that is trained); `auxiliary` makes it. Its
-    balance loss is in no term: the module adds it as a mean over micro-batches.
-    """
-
-    terms: Mapping[str, tuple[Tensor, Tensor]]
-    weights: Mapping[str, float] = {}
-    logs: Mapping[str, tuple[Tensor, Tensor]] = {}
-    aux: Mapping[str, Aux] = {}
-
-    @property
-    def counts(self) -> dict[str, Tensor]:
-        """The targets of each term in this micro-batch."""
-        return {name: count for name, (_, count) in self.terms.items()}
-
-    @property
-    def shown(self) -> dict[str, tuple[Tensor, Tensor]]:
-        """Terms and logs, as (sum, count)."""
-        return {**self.terms, **self.logs}
-
-    @property
-    def balance(self) -> Tensor | None:
-        """The sum of the models' balance losses."""
-        losses = [aux.loss for aux in self.aux.values() if aux.loss is not None]
-        return None if not losses else losses[0] if len(losses) == 1 else torch.stack(losses).sum()
-
-    def sums(self, counts: Mapping[str, Tensor], shares: int = 1) -> dict[str, Tensor]:
-        """Weighted sums of the terms, of which the first has in it a share of the balance loss.
-
-        counts: of the whole step; shares: its micro-batches over all ranks. The sum over the step of a term's sums, divided by
-        its count, is the term's weighted mean, and in the first the balance loss's mean over micro-batches is added.
-        """
-        balance, found = self.balance, {}
-        for name, (value, _) in self.terms.items():
-            if (weight := self.weights.get(name, 1.0)) != 1.0:
-                value = weight * value
-            if balance is not None:
-                value, balance = value + balance * (counts[name].clamp(min=1) / shares), None
-            found[name] = value
-        return found
-
-    def mean(self, counts: Mapping[str, Tensor] | None = None, shares: int = 1) -> Tensor:
-        """The loss whose gradient, averaged over `shares` micro-batches, is that of the step; alone, of this micro-batch."""
-        counts = self.counts if counts is None else counts
-        means = [value * (shares / counts[name].clamp(min=1)) for name, value in self.sums(counts, shares).items()]
-        return means[0] if len(means) == 1 else torch.stack(means).sum()
-
-
 class Output(NamedTuple):
-    """What a model returns: `hidden` (B, T, D) of its last stack, `heads[role]`, auxiliary losses, and the source."""
+    """Output of a model: `hidden` (B, T, D) of its last stack, `heads[role]`, auxiliary losses, and the source."""
 
     hidden: Tensor
     heads: dict[str, Tensor]
@@ -89,35 +36,6 @@ def auxiliary(*outputs: Output) -> Aux:
         None if not losses else losses[0] if len(losses) == 1 else torch.stack(losses).mean(),
         None if not tokens else tokens[0] if len(tokens) == 1 else torch.stack(tokens).sum(0),
     )
-
-
-@dataclass(frozen=True)
-class Pass:
-    """One forward of a model over one prepared sample, which `llmlab plan`, a budget in FLOPs and the MFU count.
-
-    tokens: that the model reads (an encoder-decoder's decoder); source: that its encoder does. model: a role, "model" for
-    the one that is trained. trained: a backward follows, which costs twice the forward. heads: roles of the heads that are
-    computed, and at how many of the tokens; None: at all. times: how often it is made each time that the sample is trained on,
-    a share of 1 where it serves several (an answer that is generated once and learnt from in several epochs).
-    """
-
-    tokens: int
-    source: int | None = None
-    model: str = "model"
-    trained: bool = True
-    heads: Mapping[str, int | None] = field(default_factory=dict)
-    times: float = 1.0
-
-
-@dataclass(frozen=True)
-class Vocabulary:
-    """What an objective knows of the tokenizer: number of ids in use, and the ids of special tokens by name.
-
-    Names: eos, pad, mask, cls, sep, and sentinel_0, sentinel_1 ... An objective lists in `special` those it needs.
-    """
-
-    size: int
-    special: Mapping[str, int]
 
 
 @dataclass(frozen=True)
@@ -141,7 +59,7 @@ class Context:
 
 @dataclass(frozen=True)
 class Score:
-    """How raw products become weights: s = softcap(scale q.k + bias), masked; then the sink; softmax; dropout."""
+    """The way from raw products to weights: s = softcap(scale q.k + bias), masked; then the sink; softmax; dropout."""
 
     scale: float
     softcap: float | None = None
@@ -157,14 +75,15 @@ class Term(NamedTuple):
 
 
 class Cost(NamedTuple):
-    """What a part says that it costs, of one text; None where it does not say. See `llmlab.slots`, "What parts cost"."""
+    """Cost of a part as it says itself, of one text; None where it does not say. See `llmlab.slots`, "What parts cost"."""
 
     flops: float | None = None  # of a forward of all the text's tokens; a product of (m, k) and (k, n) is 2 m k n
     kv: int | None = None  # of attention: numbers that a token leaves in the cache
 
 
 class Routing(NamedTuple):
-    """Where tokens go: weights (n, k), experts (n, k) int64, and a mean auxiliary loss over the valid tokens or None."""
+    """A router's choice of experts for each token: weights (n, k), experts (n, k) int64, and a mean auxiliary loss over the
+    valid tokens or None."""
 
     weights: Tensor
     experts: Tensor
@@ -172,35 +91,9 @@ class Routing(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """Where experts choose: weights (E, c), tokens (E, c) int64, each expert's rows of the n; the loss as of Routing."""
+    """A router's choice of tokens for each expert: weights (E, c), tokens (E, c) int64, each expert's rows of the n; the loss
+    as of Routing."""
 
     weights: Tensor
     tokens: Tensor
     loss: Tensor | None = None
-
-
-@dataclass(frozen=True)
-class Rollout:
-    """How an objective acts on prompts: it generates answers, and learns from them for `batches` x `epochs` optimizer steps.
-
-    samples: answers to each prompt, which the model writes at `temperature`, of at most `max_new` tokens. batches: optimizer
-    steps in which each answer is used once; epochs: how often.
-    """
-
-    samples: int
-    max_new: int
-    temperature: float = 1.0
-    batches: int = 1
-    epochs: int = 1
-
-    def __post_init__(self) -> None:
-        for name in ("samples", "max_new", "batches", "epochs"):
-            if (value := getattr(self, name)) < 1:
-                raise ValueError(f"objective.{name} must be at least 1, but is {value}")
-        if not self.temperature > 0:
-            raise ValueError(f"objective.temperature must be more than 0, but is {self.temperature}")
-
-    @property
-    def steps(self) -> int:
-        """Optimizer steps between two rollouts."""
-        return self.batches * self.epochs

@@ -178,7 +178,7 @@ def test_same_is_not_fooled():
 def test_a_slope_tells_a_gradient_that_is_too_small(family, factor):
     subject = Subject(cases.family_case(family))
     gradcheck.slope(subject)
-    real, roles = gradcheck.gradients_of, {role: set() for _, _, role in parameters(subject.model)}
+    real, roles = gradcheck.parameter_gradients, {role: set() for _, _, role in parameters(subject.model)}
     for path, _, role in parameters(subject.model):
         roles[role].add(path)
     for role, own in roles.items():

@@ -192,8 +192,9 @@ SLEEPS = """
         time.sleep(100)
 """
 TWO = """
-from llmlab.check import cases, run
-run.every([cases.family(name, ["norm=mine"]) for name in ("gpt2", "llama3")], ["causality"], 2, print)
+from llmlab.check import case_checks, cases
+asked = [cases.family_case(name, ["norm=mine"]) for name in ("gpt2", "llama3")]
+case_checks.check_cases(asked, ["causality"], 2, print)
 """
 
 

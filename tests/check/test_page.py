@@ -9,7 +9,7 @@ from llmlab import registry
 from llmlab.check import case_checks, cases, page, report, request, swap_page
 from llmlab.check.subject import Case, Subject
 from llmlab.commands.check import BACKENDS
-from llmlab.config.compose import families
+from llmlab.config.model_files import families
 
 
 def test_the_page_keeps_what_others_wrote_and_names_what_failed(tmp_path):

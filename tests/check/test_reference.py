@@ -8,7 +8,7 @@ from record_reference import LACKING, recorded
 
 from llmlab.check import cases, reference
 from llmlab.check.subject import CheckFailed, NotApplicable, Subject
-from llmlab.config.compose import families
+from llmlab.config.model_files import families
 
 QUICK = ("llama3", "t5")
 AGAIN = ("deepseek_v3", "gemma3", "mpnet", "qwen1", "bloom")  # asked anew in the tests

@@ -97,7 +97,7 @@ def test_a_prompt_has_the_tokens_that_special_tokens_map_names(transformers, wor
     (tmp_path / "special_tokens_map.json").write_text(json.dumps(names))
     theirs, ours = transformers.AutoTokenizer.from_pretrained(tmp_path), text.tokenizer_of(tmp_path)
     talk = [{"role": "user", "content": "the fox"}, {"role": "assistant", "content": "runs"}]
-    prompt = Template.of(ours.beside, "here").render(talk)
+    prompt = Template.from_files(ours.beside, "here").render(talk)
     assert ours.encode_marked(prompt) == theirs.apply_chat_template(talk)["input_ids"]
     assert ours.encode_marked(prompt)[0] == theirs.bos_token_id and ours.stops == (theirs.eos_token_id,)
     assert ours.encode("the fox <end> river") == theirs("the fox <end> river")["input_ids"]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from llmlab import registry
 from llmlab.commands import cli
-from llmlab.config.compose import groups
+from llmlab.config.choices import groups
 
 ROOT = Path(__file__).parents[2]
 
@@ -85,10 +85,10 @@ def test_own_config_folder(tmp_path):
 def test_interruption_and_errors_of_a_run():
     def outcome(raising):
         code = (
-            "import sys, types; from llmlab.commands import cli\n"
+            "import sys, types; from llmlab.commands import cli, table\n"
             f"def main(argv): {raising}\n"
             "module = types.ModuleType('stand_in'); module.main = main; sys.modules['stand_in'] = module\n"
-            "cli.COMMANDS['x'] = cli.Command('stand_in:main', '')\ncli.main(['x'])"
+            "cli.COMMANDS['x'] = table.Command('stand_in:main', '')\ncli.main(['x'])"
         )
         done = command(code=code)
         return done.returncode, done.stderr

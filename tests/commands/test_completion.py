@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from llmlab.commands.cli import run
-from llmlab.config.compose import groups
+from llmlab.config.choices import groups
 from llmlab.slot_names import SLOTS
 
 ROOT = Path(__file__).parents[2]

@@ -148,7 +148,7 @@ def test_a_chat_model_of_a_type_whose_class_transformers_replaces(tiny, tmp_path
     ids = tokenizer.encode(text)
     assert their_tokenizer(text)["input_ids"] == ids
     talk = [{"role": "user", "content": "the fox"}]
-    prompt = Template.of(tokenizer.beside, "run").render(talk)
+    prompt = Template.from_files(tokenizer.beside, "run").render(talk)
     assert prompt == "<|first|>the fox<|turn|><|last|>"
     assert their_tokenizer.apply_chat_template(talk)["input_ids"] == tokenizer.encode_marked(prompt)
     assert theirs.generation_config.eos_token_id == [1, 2] and theirs.config.eos_token_id == 1

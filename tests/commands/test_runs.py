@@ -190,15 +190,15 @@ def test_it_fits_the_terminal(home, capsys, monkeypatch, columns):
 
 @pytest.mark.parametrize("word", ["latest", "last"])
 def test_the_latest_run(home, word, monkeypatch):
-    assert newest.named(word) == "runs/day/b"  # began an hour ago, the others three
+    assert newest.resolve_run(word) == "runs/day/b"  # began an hour ago, the others three
     make(home / "multirun" / "heads" / "seed=3", began="2026-03-01T11:59:00+00:00")
-    assert newest.named(word) == "multirun/heads/seed=3"
+    assert newest.resolve_run(word) == "multirun/heads/seed=3"
     assert parse([f"run={word}", "prompt=a"], Generate, "generate").run == "multirun/heads/seed=3"
     assert parse([f"run={word}", "to=a"], Export, "export").run == "multirun/heads/seed=3"
     assert train.resumed([f"resume={word}"])[0] == 'resume="multirun/heads/seed=3"'
     assert train.resumed([f"init_from={word}", f"seed={word}"]) == ['init_from="multirun/heads/seed=3"', f"seed={word}"]
     (home / word).mkdir()
-    assert newest.named(word) == word
+    assert newest.resolve_run(word) == word
 
 
 def test_no_latest_run(tmp_path, monkeypatch, capsys):

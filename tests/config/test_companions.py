@@ -44,6 +44,13 @@ def test_another_family_has_the_vocabulary_of_the_run():
     assert found.family == "gpt2" and found.sizes.vocab_size == 320 and found.heads["tokens"].name == "lm"
 
 
+@pytest.mark.parametrize("word", ["head=lm_bias", "heads.tokens=lm_bias", "head@heads.tokens=lm_bias"])
+def test_a_head_in_the_words_is_the_companions(word):
+    typed = ("objective=distil", "head=lm", f"models.teacher=[model=gpt2,{word}]")
+    assert chosen(*typed, role="teacher").heads["tokens"].options["bias"]
+    assert not compose(typed).spec.heads["tokens"].options["bias"]
+
+
 def test_a_typed_choice_of_the_run_without_effect_on_its_companion_is_no_mistake():
     found = chosen(*ELECTRA, "model.n_kv_heads=1", "attention=gqa", "models.generator=[attention=mha]")
     assert found.stacks[0].layers[0].parts["attention"].name == "mha"
@@ -91,10 +98,10 @@ REFUSED = {
         "models.generator: model.dimm: there is no such key",
     ),
     "a value": ((*ELECTRA, "models.generator=[model.dim=x]"), "models.generator: model.dim=x: must be a whole number"),
-    "a head of no role": ((*ELECTRA, "models.generator=[head@heads.x=mlm]"), "models.generator: head@heads.x=mlm"),
+    "a head of no role": ((*ELECTRA, "models.generator=[heads.x=mlm]"), "models.generator: .*heads.x=mlm"),
     "a head of another kind": (
-        (*ELECTRA, "models.generator=[head@heads.tokens=token]"),
-        "models.generator: head@heads.tokens",
+        (*ELECTRA, "models.generator=[heads.tokens=token]"),
+        "models.generator: heads.tokens=token.*choose lm or mlm$",
     ),
     "finished, but shared": ((*ELECTRA, "models.generator=RUN"), "has an embedding of its own, but the role shares"),
     "no folder": (("objective=distil", "models.teacher=/nowhere/run"), "there is no such run folder"),

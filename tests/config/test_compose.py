@@ -9,10 +9,10 @@ from omegaconf import OmegaConf
 
 import llmlab
 from llmlab import registry
-from llmlab.config import compose as compose_module
-from llmlab.config import layout, traits, validate
-from llmlab.config.compose import compose, conf_dir
+from llmlab.config import hydra_config, layout, limits, traits
+from llmlab.config.compose import compose
 from llmlab.config.composed import Typed
+from llmlab.config.model_files import conf_dir
 from llmlab.errors import UserError
 from llmlab.slot_names import SLOTS
 
@@ -29,10 +29,10 @@ def test_the_law_keeps_a_presets_options_and_lets_them_be_set():
 def test_what_a_family_has_anyway_leaves_the_run_as_it_is():
     composed = compose(["model=llama3", "attention=gqa", "norm=rmsnorm", "seed=77"])
     assert composed.effective == ("model=llama3", "seed=77")
-    folder = compose_module.hydra_node(composed.effective).run.dir
+    folder = hydra_config.hydra_node(composed.effective).run.dir
     assert folder.endswith("-llama3") and "hydra" not in composed.cfg
     time.sleep(1.01)
-    assert compose_module.hydra_node(composed.effective).run.dir != folder  # is named by the time at which it is asked
+    assert hydra_config.hydra_node(composed.effective).run.dir != folder  # is named by the time at which it is asked
 
 
 @pytest.mark.parametrize("word", ["+attention=gqa", "++attention=gqa", "attention@attention=gqa"])
@@ -129,7 +129,7 @@ def test_presets_compose_and_bear_no_stored_name(group):
 
 def test_the_ranges_name_keys_that_exist():
     cfg = llmlab.compose(["logger=[wandb,tensorboard]"])
-    for key in (*validate.AT_LEAST, *validate.POSITIVE, *validate.SHARES, *validate.CHOICES):
+    for key in (*limits.AT_LEAST, *limits.POSITIVE, *limits.SHARES, *limits.CHOICES):
         parent, _, last = key.rpartition(".")
         assert last in (OmegaConf.select(cfg, parent) if parent else cfg), key
 

@@ -12,8 +12,9 @@ from families import QUICK, mostly_slow
 from omegaconf import OmegaConf
 
 from llmlab.config import layout, model_files
-from llmlab.config.compose import compose, conf_dir
+from llmlab.config.compose import compose
 from llmlab.config.composed import Composed
+from llmlab.config.model_files import conf_dir
 from llmlab.config.trainer import arguments
 
 GOLDEN = Path(__file__).parent.parent / "golden"

@@ -4,7 +4,8 @@ import pytest
 import yaml
 
 from llmlab.config import stand_ins
-from llmlab.config.compose import compose, conf_dir
+from llmlab.config.compose import compose
+from llmlab.config.model_files import conf_dir
 
 # Trained in their papers by what their files choose: masked tokens alone, spans, or the next token.
 OWN = {"roberta": "mlm", "modernbert": "mlm", "t5": "span_corruption", "t5_v1_1": "span_corruption"}

@@ -94,7 +94,7 @@ def test_as_transformers_has_them(name, tmp_path):
     put(tmp_path, {CONFIG: {}, **files})
     theirs = AutoTokenizer.from_pretrained(tmp_path)
     ours = from_file(str(tmp_path), ())
-    named = special.read(ours.beside, "here")
+    named = special.read_special(ours.beside, "here")
     assert {role: ours.inner.token_to_id(token["content"]) for role, token in named.roles.items()} == {
         role: i for role in special.ROLES if (i := getattr(theirs, f"{role}_token_id")) is not None
     }
@@ -141,7 +141,7 @@ def test_what_a_run_keeps_says_the_same_again(tmp_path):
     again = type(made).load(tmp_path / "run")
     assert again.beside == made.beside and set(made.beside) == {CONFIG, MAP} < set(BESIDE)
     assert (again.special, again.vocab_size) == (made.special, made.vocab_size)
-    assert Template.of(again.beside, "run").render([]) == "<new>"
+    assert Template.from_files(again.beside, "run").render([]) == "<new>"
 
 
 @pytest.mark.parametrize(

@@ -42,13 +42,16 @@ def test_where_it_is_found():
     plain = {
         "tokenizer_config.json": json.dumps({"chat_template": "a{{ eos_token }}", "eos_token": {"content": "</s>"}})
     }
-    assert Template.of(plain, "here").render(TALK) == "a</s>"
-    assert Template.of({**plain, "chat_template.jinja": "b"}, "here").render(TALK) == "b"
+    assert Template.from_files(plain, "here").render(TALK) == "a</s>"
+    assert Template.from_files({**plain, "chat_template.jinja": "b"}, "here").render(TALK) == "b"
     several = [{"name": "rag", "template": "r"}, {"name": "default", "template": "d"}]
-    assert Template.of({"tokenizer_config.json": json.dumps({"chat_template": several})}, "here").render(TALK) == "d"
+    assert (
+        Template.from_files({"tokenizer_config.json": json.dumps({"chat_template": several})}, "here").render(TALK)
+        == "d"
+    )
     for beside in ({}, {"tokenizer_config.json": "{}"}, {"tokenizer_config.json": '{"chat_template": []}'}):
         with pytest.raises(UserError, match="^here: its tokenizer has no chat template, so"):
-            Template.of(beside, "here")
+            Template.from_files(beside, "here")
 
 
 @pytest.mark.parametrize(
@@ -115,7 +118,7 @@ def test_one_process_serves_all_and_ends_with_the_session():
 @pytest.mark.parametrize("found", [3, ["x"], [{"template": "x"}], [{"name": "default"}], [{"name": 1}]])
 def test_a_template_that_is_none(found):
     with pytest.raises(UserError, match=r"^here: tokenizer_config\.json: chat_template"):
-        Template.of({"tokenizer_config.json": json.dumps({"chat_template": found})}, "here")
+        Template.from_files({"tokenizer_config.json": json.dumps({"chat_template": found})}, "here")
     assert not Template.among({"tokenizer_config.json": json.dumps({"chat_template": found})})
 
 

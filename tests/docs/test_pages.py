@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[2]
 GENERATED = ("attributes", "conformance", "families")  # they show what is declared and results, no commands
 PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]
 SHORT = ["trainer.max_steps=2", "train.validation_batches=1", "model.dim=32", "model.n_layers=2", "train.batch_size=8"]
+PLACEHOLDERS = {"RUN": "first", "TEXT": "book.txt", "LABELS": "labels.jsonl", "PROMPTS": "prompts.jsonl"}
 DRIVER = Path(__file__).with_name("commands.py")
 
 
@@ -28,9 +29,9 @@ def blocks(page: Path) -> list[tuple[str, str]]:
 
 def words_of(command: str) -> list[str]:
     """The words of a command, cut short where it trains, a sweep to one seed and two parts a slot."""
-    words = shlex.split(
-        command.replace("=RUN", "=first").replace("=TEXT", "=book.txt").replace("=LABELS", "=labels.jsonl")
-    )
+    for name, file in PLACEHOLDERS.items():
+        command = command.replace(f"={name}", f"={file}")
+    words = shlex.split(command)
     if "check" in words:
         words.append("checks=causality,built")
     if "train" in words or "train.py" in words:
@@ -71,6 +72,8 @@ def first(tmp_path_factory) -> Path:
     (folder / "book.txt").write_text("It was a bright cold day in April, and the clocks were striking thirteen. " * 400)
     labelled = [{"text": f"{word} film {i}", "label": word} for i in range(40) for word in ("good", "bad")]
     (folder / "labels.jsonl").write_text("".join(json.dumps(r) + "\n" for r in labelled))
+    prompts = [{"prompt": f"Film {i} is", "answer": "good"} for i in range(40)]
+    (folder / "prompts.jsonl").write_text("".join(json.dumps(r) + "\n" for r in prompts))
     done = start([sys.executable, "-m", "llmlab", "train", *SHORT, "hydra.run.dir=first"], folder)
     assert done.returncode == 0, done.stderr
     return folder

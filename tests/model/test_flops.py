@@ -99,7 +99,7 @@ def test_a_backward_through_frozen_parameters_is_torchs(case):
     family, words = FROZEN[case]
     routed = any(layer.parts["moe"].name != "none" for layer in spec(*tiny(family)).stacks[-1].layers)
     model = build(*tiny(family, "kernel=eager", *(LOOPS if routed else ())), wake=False)
-    Filter.of(words.split(",")).apply(model)
+    Filter.from_words(words.split(",")).apply(model)
     data, how = example(model)
     with (counter := FlopCounterMode(display=False)):
         model(data).heads["tokens"].sum().backward()
@@ -112,11 +112,11 @@ def test_frozen_layers_in_closed_form():
     """A lone head: a third of a layer's FLOPs, all of its own but the gradient of what it reads."""
     model = build(*tiny("llama3"), wake=False)
     forward, head = forward_flops(model, LENGTH), LENGTH * 2 * 32 * 61
-    Filter.of(["heads"]).apply(model)
+    Filter.from_words(["heads"]).apply(model)
     assert training_flops_per_token(model, LENGTH) * LENGTH == pytest.approx(forward + head, rel=1e-12)
     assert count_parameters(model).trainable == 32 * 61
     model.requires_grad_(True)
-    Filter.of(["-heads"]).apply(model)
+    Filter.from_words(["-heads"]).apply(model)
     assert training_flops_per_token(model, LENGTH) * LENGTH == pytest.approx(3 * forward - head, rel=1e-12)
 
 

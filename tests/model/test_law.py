@@ -6,7 +6,8 @@ from families import FAMILIES, batch, build, composed, mostly_slow, spec, tiny
 from omegaconf import OmegaConf
 
 from llmlab.config import layout, model_files
-from llmlab.config.compose import compose, conf_dir
+from llmlab.config.compose import compose
+from llmlab.config.model_files import conf_dir
 from llmlab.errors import UserError
 from llmlab.model.build import build_model
 from llmlab.slot_names import LAYER_SLOTS, SLOTS

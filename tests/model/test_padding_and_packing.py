@@ -43,7 +43,7 @@ def llama():
 
 @pytest.fixture(scope="module", params=CASES)
 def case(request, llama):
-    position = PartSpec.of("position", request.param.split()[0], **CASES[request.param])
+    position = PartSpec.with_defaults("position", request.param.split()[0], **CASES[request.param])
     stack = llama.stacks[0]
     layers = tuple(replace(layer, parts={**layer.parts, "position": position}) for layer in stack.layers)
     model = woken(replace(llama, stacks=(replace(stack, layers=layers),)))

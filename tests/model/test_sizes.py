@@ -5,7 +5,7 @@ from families import FAMILIES, QUICK, spec
 from published import POOLED, PUBLISHED, WITHOUT_HEADS
 
 from llmlab.config import model_files
-from llmlab.config.compose import conf_dir
+from llmlab.config.model_files import conf_dir
 from llmlab.model.build import assemble
 
 RUNGS = sorted(p.stem for p in (conf_dir() / "size").glob("*.yaml"))

@@ -11,7 +11,7 @@ from llmlab.model.trainable import Filter
 
 def model(family, words=None):
     made = assemble(spec(*tiny(family)))
-    Filter.of(words).apply(made)
+    Filter.from_words(words).apply(made)
     return made
 
 

@@ -94,7 +94,7 @@ class Twice:
 @pytest.mark.parametrize("words", [None, ["stacks.main.layers.3", "stacks.main.layers.4.block"]])
 @pytest.mark.parametrize("forwards", [1, 2])
 def test_a_deep_model_and_any_micro_batch_follow_from_a_shallow_one_and_two(forwards, words, small):
-    learns, length = Filter.of(words), small.length
+    learns, length = Filter.from_words(words), small.length
     small = replace(small, learns=learns, objective=small.objective if forwards == 1 else Twice(small.objective))
     model = build.assemble(small.spec)
     frozen = frozenset(path for path, *_ in roles.parameters(model)) - learns.paths(model)

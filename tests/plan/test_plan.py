@@ -43,9 +43,9 @@ def optimizer(monkeypatch, made):
     """Chosen whatever the config says."""
     from llmlab.training import recipe
 
-    real = recipe.chosen
+    real = recipe.part_factory
     monkeypatch.setattr(
-        recipe, "chosen", lambda cfg, slot: (lambda: Part(made)) if slot == "optimizer" else real(cfg, slot)
+        recipe, "part_factory", lambda cfg, slot: (lambda: Part(made)) if slot == "optimizer" else real(cfg, slot)
     )
 
 
@@ -173,7 +173,7 @@ def test_it_says_what_a_run_records(choices, planned, tmp_path, monkeypatch):
     words = [*choices, "data.seq_len=64", "data.max_documents=20"]
     if choices == ("model=bert",):  # which tokens are targets is chance; ends of texts never are
         words.append("objective.rate=1.0")
-    found, cost = planned(*words), Recipe.of(compose(words)).cost
+    found, cost = planned(*words), Recipe.from_config(compose(words)).cost
     for name in ("total", "active", "trainable"):
         assert found["parameters"][name] == getattr(cost.parameters, name), name
     exact = choices != ("model=bert",)

@@ -185,7 +185,7 @@ def test_curves(runs, tmp_path):
     for seed, loss in ((1, 2.0), (2, 2.2)):
         runs.make(tmp_path / str(seed), loss, seed=seed, rows=20)
     by_seed = {r.seed: r for r in collect([tmp_path]).runs}
-    curve = curves.of(by_seed, "val_loss")
+    curve = curves.mean_curve(by_seed, "val_loss")
     assert (curve.tokens[0], curve.tokens[-1], len(curve.tokens)) == (1280, 12_800, 10)
     assert [curve.mean[-1], curve.low[-1], curve.high[-1]] == pytest.approx([2.1, 2.0, 2.2])
     assert curve.reaches(curve.mean[4]) == pytest.approx(curve.tokens[4]) and curve.reaches(0) is None

@@ -7,7 +7,8 @@ import re
 import pytest
 from losses import BASE, change, shifted
 
-from llmlab.report import build
+from llmlab.report import build, verdict
+from llmlab.report.stats import Comparison
 
 
 def words(report):
@@ -165,6 +166,38 @@ def test_other_tokenizers_are_compared_in_bits_per_byte(runs, built, tmp_path):
     assert asked.rows[1].verdict == "not comparable" and "per token" in asked.rows[1].sentence
 
 
+def test_a_loss_of_whole_records_is_compared_whatever_the_tokenizer(runs, built, tmp_path):
+    """A classifier from scratch against one that begins from a run, whose tokenizer comes with the weights."""
+    labelled = {"fingerprint": "f" * 64, "vocabulary": 30, "reads": "labelled"}
+    for kind, loss in (("char", 0.6), ("bpe", 0.4)):
+        for seed in (1, 2, 3):
+            changes = {"tokenizer.kind": kind, "objective": {"_part_": "classification"}}
+            metrics = {"val_loss": loss + seed / 100, "val_accuracy": 1 - loss}
+            folder = runs.make(
+                tmp_path / f"{kind}{seed}", loss + seed / 100, seed=seed, changes=changes, data=labelled,
+                overrides=(f"tokenizer={kind}",), metrics=metrics,
+            )  # fmt: skip
+            (folder / "tokenizer.json").write_text(kind)
+    report = built(tmp_path)
+    assert report.metric == "val_loss" and len(report.tables) == 1
+    assert report.rows[1].comparison.n == 3 and report.rows[1].verdict in ("better", "worse")
+    assert abs(report.rows[1].comparison.mean) == pytest.approx(0.2)
+
+
+def test_answers_to_different_rewards_are_not_compared(runs, built, tmp_path):
+    prompts = {"fingerprint": "f" * 64, "vocabulary": 30, "reads": "prompts"}
+    for name, reward in (
+        ("a", {"_part_": "contains", "field": "answer"}),
+        ("b", {"_part_": "exact", "field": "answer"}),
+        ("c", {"_part_": "contains", "field": "solution"}),
+    ):
+        changes = {"reward": reward, "objective": {"_part_": "reinforce"}}
+        runs.make(tmp_path / name, -0.5, changes=changes, data=prompts)
+    reasons = [r.sentence or "" for r in built(tmp_path, asked="reward=contains,reward.field=answer").rows]
+    assert any("reward=exact reward.field=answer gives other rewards than reward=contains" in s for s in reasons)
+    assert any("reward=contains reward.field=solution gives other rewards" in s for s in reasons)
+
+
 def test_what_else_is_said(runs, built, tmp_path):
     s = runs.sweep(tmp_path / "s", {"mha": BASE, "mla": BASE})
     change(s, "attention=mla*", batch__seq_len=32, hardware__threads=8, versions__commit="abc", budget__steps=200)
@@ -172,3 +205,10 @@ def test_what_else_is_said(runs, built, tmp_path):
     for said in ("data.seq_len differs: attention=mha has 16, attention=mla has 32", "do not compare tokens/s", "2 commits",
                  "cut short of their budget by trainer.max_steps"):  # fmt: skip
         assert said in notices
+
+
+@pytest.mark.parametrize(("base", "share"), [(2.0, "+10.0 %"), (-2.0, "+10.0 %")])
+def test_a_share_has_the_sign_of_its_difference_where_a_loss_is_negative(base, share):
+    """A negative reward is the loss of a run on prompts."""
+    found = Comparison([1], [], [], [0.2], mean=0.2)
+    assert f"+0.20 ({share})" in verdict.sentence("b", "a", found, "not distinguishable", base, 2)

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from llmlab import report
+from llmlab.commands import report
 from llmlab.config.compose import compose
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -32,6 +32,13 @@ def test_names_without_a_sweep(runs, built, tmp_path):
     assert "attention=mha, mask=causal" in names(built(tmp_path))
 
 
+def test_a_list_is_named_as_it_is_typed(runs, built, tmp_path):
+    for i, words in enumerate((["heads"], ["stacks.main.layers.*", "-bias"], ["model.dim=32"], None)):
+        runs.make(tmp_path / str(i), 2.0 + i / 10, changes={"train.learns": words})
+    expected = ["[heads]", "[stacks.main.layers.*,-bias]", "[model.dim=32]", "null"]
+    assert sorted(names(built(tmp_path))) == sorted(f"train.learns={value}" for value in expected)
+
+
 def test_names_from_what_was_typed(runs, built, tmp_path):
     """size=micro changes three keys, but one word was typed."""
     for name, dim in (("nano", 32), ("micro", 64)):
@@ -296,6 +303,15 @@ def test_bookkeeping_makes_no_variant(runs, built, tmp_path):
         runs.make(tmp_path / f"r{i}", 2.0, seed=i, changes={key: value}, overrides=typed)
     (row,) = built(tmp_path).rows
     assert row.n == 1 + len(WATCHED)
+
+
+def test_added_keys_that_say_nothing_make_no_variant(runs, built, tmp_path):
+    from llmlab.config.bookkeeping import ADDED
+
+    runs.make(tmp_path / "a", 2.0, seed=1)
+    runs.make(tmp_path / "b", 2.0, seed=2, changes={"published": "GPT-2", **dict(reversed(ADDED.items()))})
+    (row,) = built(tmp_path).rows
+    assert row.n == 2
 
 
 @pytest.mark.parametrize("key", ["train.clip", "train.validation_batches", "trainer.max_time", "budget.steps"])

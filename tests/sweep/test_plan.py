@@ -56,6 +56,35 @@ def test_values_set_on_a_composed_config_are_those_composed_with_it():
     assert vary(base, {"attention": "mha"}) is None
 
 
+@pytest.mark.parametrize(
+    ("words", "recorded"),
+    [
+        ([], "6dd4f1f8f2b24caa3b92aae75eda555d5df39e342893ad9ab098c9043075b247"),
+        (
+            ["model=bert", "size=nano", "seed=3", "attention=gqa"],
+            "0bf72216ab3aa90ff0b6e2a8fbb55ab2e0682fdab573abcd6705ff534b971899",
+        ),
+    ],
+)
+def test_a_point_has_the_hash_of_sweeps_that_were_written_before_keys_were_added(words, recorded):
+    """The hashes were computed before models, reward, train.learns and data.fields were keys."""
+    assert digest(compose(words)) == recorded
+
+
+def test_an_added_key_that_says_something_is_hashed(tmp_path):
+    from llmlab.config.bookkeeping import ADDED, hashed
+
+    empty = {"data": {"path": "a", "fields": dict.fromkeys(("label", "text"))}, "train": {"learns": None}, "models": {}}
+    assert hashed(empty) == {"data": {"path": "a"}, "train": {}}
+    said = {
+        "data": {"fields": {"label": "category", "text": None}},
+        "train": {"learns": ["heads"]},
+        "models": {"teacher": "a"},
+    }
+    assert hashed(said) == {**said, "data": {"fields": {"label": "category"}}}
+    assert list(ADDED)[-1] == "data.fields" and empty["models"] == {}  # what is given is not changed
+
+
 @pytest.mark.slow
 def test_the_hash_is_of_what_changes_numbers(tmp_path):
     usual = digest(compose([]))

@@ -74,7 +74,7 @@ def rows(path):
 def built(overrides):
     """(recipe, the model, its companions), with first values."""
     composed = compose(list({o.partition("=")[0]: o for o in overrides}.values()))
-    recipe = Recipe.of(composed)
+    recipe = Recipe.from_config(composed)
     model = build.build_model(recipe.spec, composed.cfg.seed)
     others = {}
     for role, companion in recipe.companions.items():
@@ -116,7 +116,7 @@ def test_checkpoints_hold_it_under_its_role_and_the_shared_table_once(electra):
 
 def test_the_first_step_is_that_of_the_loss_by_hand_and_the_shared_table_learns_from_both(electra, often):
     composed, recipe, model, others = built([*often, *ELECTRA])
-    batches = Batches.of(composed.cfg, recipe, Cut.of(8, None, 1), 12)
+    batches = Batches.from_config(composed.cfg, recipe, Cut.make(8, None, 1), 12)
     batch = next(iter(batches.train(0, 1, 0)))
     loss = recipe.objective.loss(model, batch, **others)
     table = model.stacks["main"].embedding.table.weight
@@ -290,6 +290,15 @@ def test_a_teacher_of_another_tokenizer_is_refused_with_the_way_to_its_own(often
 def test_a_companion_with_fewer_positions_than_a_sample_is_refused(often, teacher, tmp_path):
     with pytest.raises(UserError, match="models.teacher: it reads 24 tokens of each sample, more than the 16"):
         run(tmp_path / "run", *often, *STUDENT, f"models.teacher={teacher}", "data.seq_len=24")
+
+
+def test_a_teacher_from_a_hugging_face_folder_is_the_same_one(student, often, teacher, tmp_path):
+    export(teacher, tmp_path / "hf", "hf")
+    run(tmp_path / "run", *often, *STUDENT, f"models.teacher=hf={tmp_path / 'hf'}", "budget.steps=2")
+    ours, theirs = rows(tmp_path / "run"), rows(student[0])
+    assert ours[0]["kl"] == pytest.approx(theirs[0]["kl"], abs=1e-6)
+    about = json.loads((tmp_path / "run/run.json").read_text())["models"]["teacher"]
+    assert about["source"] == f"hf={tmp_path / 'hf'}" and len(about["sha256"]) == 64
 
 
 # ---------------------------------------------------------------- two ranks

@@ -108,11 +108,11 @@ def test_what_does_not_fit_leaves_no_folder(two_layers, tmp_path):
 def test_memory_is_asked_for_what_learns(two_layers, precision, number, monkeypatch):
     """Weights of all; gradients and two moments of what learns."""
     composed = compose([*two_layers, "train.learns=[heads]", f"precision={precision}"])
-    made, place = recipe.Recipe.of(composed), trainers.place(composed.cfg)
+    made, devices = recipe.Recipe.from_config(composed), trainers.find_devices(composed.cfg)
     counts = made.cost.parameters
     needed = number * (counts.total + 3 * counts.trainable)
     monkeypatch.setattr(preflight, "available", lambda device: needed)
-    preflight.check(composed.cfg, made, place, None)
+    preflight.check(composed.cfg, made, devices, None)
     monkeypatch.setattr(preflight, "available", lambda device: needed - 1)
     with pytest.raises(UserError, match=f"parameters, {counts.trainable:,} of which learn, .* bytes each that learns:"):
-        preflight.check(composed.cfg, made, place, None)
+        preflight.check(composed.cfg, made, devices, None)

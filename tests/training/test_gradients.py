@@ -47,7 +47,7 @@ def test_it_is_the_mean_over_all_targets_written_out_by_hand(tiny, tmp_path):
 
     from llmlab.data import Windows
 
-    recipe = Recipe.of(compose(overrides))
+    recipe = Recipe.from_config(compose(overrides))
     windows = Windows(recipe.corpus.train, 16)
     model = build_model(recipe.spec, 1)
     total, count = 0.0, 0

@@ -14,7 +14,7 @@ from llmlab.training.progress import Remaining
 
 def plan(held_out, step_tokens, horizon, record=None, validate_every=None, checkpoint_every=None):
     typed = SimpleNamespace(validate_every=validate_every, checkpoint_every=checkpoint_every)
-    return Intervals.of(typed, held_out, step_tokens, horizon, record or {})
+    return Intervals.from_config(typed, held_out, step_tokens, horizon, record or {})
 
 
 def counted(every, horizon):

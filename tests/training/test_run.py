@@ -1,15 +1,20 @@
 """Whole runs through `train`, small."""
 
 import csv
+import functools
 import json
 import shutil
+from collections import Counter
 
+import hydra
 import pytest
 import torch
 from small_runs import numbers, run
 
+from llmlab.config import layout
 from llmlab.config.compose import compose
 from llmlab.errors import UserError
+from llmlab.model.model import Model
 from llmlab.runs import checkpoint, record
 from llmlab.training import finish
 
@@ -52,12 +57,35 @@ def same(a, b):
     return a == b
 
 
+CALLS = Counter()  # of what is counted while `whole` runs
+
+
 @pytest.fixture(scope="module")
 def whole(tiny, tmp_path_factory):
     """A run that nothing interrupted, with accumulation, dropout and validation."""
+
+    def counted(owner, name):
+        inner = getattr(owner, name)
+
+        @functools.wraps(inner)
+        def outer(*args, **kwargs):
+            CALLS[name] += 1
+            return inner(*args, **kwargs)
+
+        patch.setattr(owner, name, outer)
+
     folder = tmp_path_factory.mktemp("runs") / "whole"
-    run(folder, *tiny, *HARD)
+    with pytest.MonkeyPatch.context() as patch:
+        counted(hydra, "compose")
+        counted(layout, "resolve")
+        counted(Model, "__init__")
+        patch.setattr(finish, "once_a_week", lambda: False)  # advice tries a model with another attention
+        run(folder, *tiny, *HARD, "experiment_name=counted")  # words that no test before it has composed
     return folder
+
+
+def test_a_run_composes_and_resolves_once_and_builds_its_model_for_counting_and_for_training(whole):
+    assert CALLS == {"compose": 1, "resolve": 1, "__init__": 2}
 
 
 def test_the_record_has_every_field_and_the_folder_every_file(whole):
@@ -247,8 +275,6 @@ def test_a_run_that_breaks_off_anywhere_is_recorded_as_failed(tiny, tmp_path, mo
 @pytest.mark.parametrize(("model", "want"), {"llama3": "mla", "deepseek_v3": "mha", "deberta_v3": "gqa"}.items())
 def test_the_attention_to_try_next_is_one_that_the_model_can_have(model, want):
     """DeBERTa's position can't be scored by latents."""
-    from llmlab.config import layout
-
     assert finish.another_attention(layout.resolve(compose([f"model={model}"]))) == want
 
 

@@ -278,7 +278,7 @@ CANNOT = {
 def checked(overrides):
     """As a run does: what the config alone tells, then what the devices and the model do."""
     composed = compose(overrides)
-    strategies.check(composed.cfg, trainers.place(composed.cfg), layout.resolve(composed))
+    strategies.check(composed.cfg, trainers.find_devices(composed.cfg), layout.resolve(composed))
 
 
 @pytest.mark.parametrize("case", CANNOT)
@@ -307,8 +307,8 @@ def test_compiling_needs_a_compiler(monkeypatch, tmp_path):
 def test_groups_that_see_different_data(devices, split, groups):
     name = "fsdp_tp" if split > 1 else "fsdp"
     overrides = [f"strategy={name}", f"trainer.devices={devices}", "trainer.accelerator=cpu"]
-    place = trainers.place(compose(overrides).cfg)
-    assert (place.world, place.data_parallel) == (devices, groups)
+    made = trainers.find_devices(compose(overrides).cfg)
+    assert (made.world, made.data_parallel) == (devices, groups)
 
 
 # ---------------------------------------------------------------- precision

@@ -84,7 +84,7 @@ COUNTED = {
 def test_its_flops_are_those_of_the_real_loss(objective, tiny):
     """Dense, as the eager kernel computes the pairs that a mask hides."""
     words = [*tiny, *COUNTED[objective], "kernel=eager", "data.seq_len=32", "model.dim=32", "model.max_positions=32"]
-    recipe = Recipe.of(compose(list({w.partition("=")[0]: w for w in words}.values())))
+    recipe = Recipe.from_config(compose(list({w.partition("=")[0]: w for w in words}.values())))
     windows, rows = Windows(recipe.corpus.train, 32), 8
     model = build_model(recipe.spec, 1)
     import numpy as np
@@ -120,6 +120,21 @@ def test_check_knows_what_can_be_asked_of_it():
     assert found == {"built": "passed", "passes": "passed", "targets": "skipped", "likelihood": "skipped"}
 
 
+def test_every_added_head_has_a_gradient_beside_a_loss_without_heads():
+    """A head with one bias for all tokens gets the mean weight of its scores, which must not be 0."""
+    from llmlab.check import learning
+    from llmlab.check.subject import Case, Subject
+
+    for name in ("replaced", "scalar"):
+        case = Case(name, (*SIMCSE, "model.dim=32", "model.n_layers=1"), head=name)
+        subject = Subject(case)
+        found = learning.parameter_gradients(subject.model, learning.loss_function(subject, subject.model)().mean())
+        last = [g for path, g in found.items() if path.startswith(f"heads.{name}.out.")]
+        assert last and all(g is not None and g.any() for g in last)
+        if name == "replaced":
+            assert found["heads.replaced.out.bias"].item() == pytest.approx(0.5)
+
+
 class Distilled:
     """The passes of a distillation, of a teacher that only answers."""
 
@@ -139,19 +154,19 @@ class Distilled:
 
 
 def test_a_companion_that_is_not_trained_costs_its_forwards(tiny):
-    recipe = Recipe.of(compose([*tiny, "model=llama3"]))
-    own, teacher = build.assemble(recipe.spec), build.assemble(Recipe.of(compose([*tiny, "model=gpt2"])).spec)
+    recipe = Recipe.from_config(compose([*tiny, "model=llama3"]))
+    own, teacher = build.assemble(recipe.spec), build.assemble(Recipe.from_config(compose([*tiny, "model=gpt2"])).spec)
     windows, models = Windows(recipe.corpus.train, 16), {"model": own, "teacher": teacher}
-    found = cost.of(models, Distilled(), windows)
+    found = cost.estimate(models, Distilled(), windows)
     forward = flops.forward_flops(teacher, 16, heads={"tokens": 0.5}) / 16
     assert found.flops_per_token == pytest.approx(flops.training_flops_per_token(own, 16) + forward)
     assert found.parameters == flops.count_parameters(own)
     shown = found.forward
     assert shown["attention"] and shown["teacher: attention"]
     with pytest.raises(UserError, match="names the model 'tutor', but there is model, teacher"):
-        cost.of(models, Distilled("tutor"), windows)
+        cost.estimate(models, Distilled("tutor"), windows)
     with pytest.raises(UserError, match="names the head 'labels', which the model 'teacher' doesn't have"):
-        cost.of(models, Distilled(head="labels"), windows)
+        cost.estimate(models, Distilled(head="labels"), windows)
 
 
 # ---------------------------------------------------------------- two terms with counts of their own
@@ -177,7 +192,7 @@ def test_the_gradient_is_that_of_the_whole_batch_at_once(tiny, one_cut):
     from llmlab.data.order import index
     from llmlab.seeds import key
 
-    recipe = Recipe.of(compose([*tiny, *PAIRS]))
+    recipe = Recipe.from_config(compose([*tiny, *PAIRS]))
     windows, model = Windows(recipe.corpus.train, 16), build_model(recipe.spec, 1)
     rows = []
     for row in range(8):

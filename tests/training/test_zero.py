@@ -229,6 +229,6 @@ def test_what_can_not_be_is_said_in_a_line(base, overrides, said, installed):
 )
 def test_optimizers_that_flat_pieces_do_not_serve(base, strategy, made, said, installed, monkeypatch):
     part = SimpleNamespace(build=lambda params: made([p for _, p, _ in params], lr=0.1))
-    monkeypatch.setattr(recipe, "chosen", lambda cfg, slot: lambda: part)
+    monkeypatch.setattr(recipe, "part_factory", lambda cfg, slot: lambda: part)
     with pytest.raises(UserError, match=said):
         refused(base, f"strategy={strategy}")

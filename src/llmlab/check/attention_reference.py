@@ -24,7 +24,7 @@ def attention(subject: Subject) -> None:
     mask, stack = spec.mask.factory()(), model.all_stacks()[-1]
     for i, layer in enumerate(spec.layers):
         part: Any = stack.layers[i].attention
-        if not attributes.of(part, "attention", "textbook"):
+        if not attributes.get(part, "attention", "textbook"):
             continue
         traits = spec.sizes.attention
         if traits.qk_norm is not None or traits.clip_qkv is not None:

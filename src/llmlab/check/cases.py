@@ -12,7 +12,7 @@ from llmlab.check.combinations import TINY, combinations, last_of_each_key, pair
 from llmlab.check.covering_array import Item, as_words, ordered_pair
 from llmlab.check.request import LEARNING_SLOTS, SLOTS
 from llmlab.check.subject import Case, Subject
-from llmlab.config.compose import families as every_family
+from llmlab.config.model_files import families as every_family
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig

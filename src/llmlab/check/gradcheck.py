@@ -33,7 +33,7 @@ ABSOLUTE_ERROR = 1e-5  # for a gradient that is 0 but for rounding
 def slope(subject: Subject) -> None:
     """The gradient is the slope of the loss: along a random direction in the parameters of each role."""
     require_gradients(subject)
-    if any(attributes.of(module, attributes.EVERY, "estimates") for module in subject.model.modules()):
+    if any(attributes.get(module, attributes.EVERY, "estimates") for module in subject.model.modules()):
         raise NotApplicable("a part says that its gradient is an estimate of its own")
     loss = loss_function(subject, subject.model)()
     gradient = parameter_gradients(subject.model, loss._replace(aux={}).mean())

@@ -55,7 +55,7 @@ def companion_models(subject: Subject, model: Model) -> dict[str, Model]:
     """The other models that the objective works with, by role, beside `model` and in its mode and dtype, with their first
     values."""
     found = {}
-    for role, companion in companions.of(subject.composed, model, None).items():
+    for role, companion in companions.resolve(subject.composed, model, None).items():
         other = companion.assemble(model)
         build.materialise(other)
         companion.fill(other, seed=1)
@@ -83,7 +83,8 @@ def loss_function(subject: Subject, model: Model) -> Callable[[], Loss]:
     """A function that computes the objective's loss of one batch.
 
     Heads that the objective does not read add a weighted sum of their outputs, so that every head gets a gradient. The
-    weights differ, since an unweighted sum of normed values has none.
+    weights differ, since an unweighted sum of normed values has none; nor do they add up to 0, which a bias of one score
+    would get for its gradient.
     """
     batch, objective = prepared_batch(subject), build_objective(subject)
     others = {role: None for role in subject.spec.heads if role not in objective.heads}
@@ -94,7 +95,7 @@ def loss_function(subject: Subject, model: Model) -> Callable[[], Loss]:
         value: Loss = objective.loss(model, batch, **beside_it)
         losses.check(value, objective, beside_it)
         outputs = model(text, heads=others).heads.values() if others else ()
-        more = [(x * torch.linspace(-1, 1, x.numel()).view_as(x)).mean() for x in outputs]
+        more = [(x * torch.linspace(-1, 2, x.numel()).view_as(x)).mean() for x in outputs]
         beside = {f"head {i}": (x, torch.ones((), dtype=torch.int64)) for i, x in enumerate(more)}
         return value._replace(terms={**value.terms, **beside})
 
@@ -115,7 +116,7 @@ def first_loss(subject: Subject) -> None:
     """A model that has learnt nothing has a loss within 5 % of ln V, plus half of the variance that its init gives logits."""
     objective = build_objective(subject)
     loss = objective_loss(subject, subject.fresh().eval(), prepared_batch(subject, rows=24))
-    likelihoods = measures.likelihoods(list(loss.shown), measures.of(objective))
+    likelihoods = measures.likelihoods(list(loss.shown), measures.kinds(objective))
     if not likelihoods:
         raise NotApplicable("its objective measures no likelihood, of which the first value is known")
     total, count = loss.shown[likelihoods[0]]
@@ -154,7 +155,7 @@ def allowed_without_gradient(subject: Subject) -> set[str]:
     """
     found = set()
     for path, module in subject.model.named_modules():
-        found |= {f"{path}.{name}" for name in attributes.of(module, attributes.EVERY, "idle")}
+        found |= {f"{path}.{name}" for name in attributes.get(module, attributes.EVERY, "idle")}
     moe = subject.spec.sizes.moe
     if moe.per_token == 1 and moe.renormalise:
         weights = {id(p) for router in subject.model.routers() for p in router.parameters()}

@@ -50,7 +50,7 @@ def parse_request(words: Sequence[str]) -> Request:
     if not problems:
         problems += [p for word in options if (p := _wrong_option(word.partition("=")[0], items, family))]
     if family is not None:
-        from llmlab.config.compose import families
+        from llmlab.config.model_files import families
 
         if family not in families():
             problems.append(f"model={family}: there is no such family; {near(family, families())}")
@@ -68,7 +68,7 @@ def _unknown(slot: str, name: str) -> str | None:
         return None
     if why := registry.broken(slot, name):
         return f"{slot}={name} can't be read: {why}"
-    from llmlab.config.compose import choices
+    from llmlab.config.choices import choices
 
     if name in choices(slot):
         return f"{slot}={name} is a preset; name the part and its options ({', '.join(registry.names(slot))})"

@@ -15,13 +15,13 @@ STEPS = 2
 
 def trains(subject: Subject) -> None:
     """Two steps of its own objective and optimizer: losses are finite, and every parameter moves that a batch reaches."""
-    from llmlab.training.recipe import chosen
+    from llmlab.training.recipe import part_factory
 
     if why := untrainable(subject.spec.kernel):
         raise UserError(why)
     model = randomise(subject.fresh()).train()
     value = loss_function(subject, model)
-    optimizer = chosen(subject.composed.cfg, "optimizer")().build(parameters(model))
+    optimizer = part_factory(subject.composed.cfg, "optimizer")().build(parameters(model))
     for group in optimizer.param_groups:
         group["weight_decay"] = 0.0  # decay alone would move a parameter that gets no gradient
     before = {name: p.detach().clone() for name, p in model.named_parameters()}

@@ -149,7 +149,9 @@ class Subject:
     @property
     def splits_batch(self) -> bool:
         """True where the output of a row depends on the half of the batch that it is in."""
-        return any(attributes.of(p, "position", "splits") for stack in self.model.all_stacks() for p in stack.positions)
+        return any(
+            attributes.get(p, "position", "splits") for stack in self.model.all_stacks() for p in stack.positions
+        )
 
     @property
     def encoder_decoder(self) -> bool:
@@ -219,7 +221,7 @@ def small_part(slot: str, name: str) -> PartSpec:
     """A part with its `small` options: those in which a text of a dozen tokens shows what it does."""
     from llmlab.config.spec import PartSpec
 
-    return PartSpec.of(slot, name, **registry.index()[slot, name].attribute("small"))
+    return PartSpec.with_defaults(slot, name, **registry.index()[slot, name].attribute("small"))
 
 
 def generator(seed: int) -> torch.Generator:

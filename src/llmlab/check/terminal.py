@@ -13,7 +13,7 @@ from llmlab.check.page import checked_parts
 from llmlab.check.report import MARKS, Report
 from llmlab.check.request import SLOTS
 from llmlab.check.subject import Result
-from llmlab.runs.record import shown
+from llmlab.runs.record import relative_path
 from llmlab.training.progress import duration
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def show_files(files: Sequence[Path]) -> None:
     from rich.text import Text
 
     for file in files:
-        Console(highlight=False).print(Text(f"report: {shown(file)}", style="cyan"), soft_wrap=True)
+        Console(highlight=False).print(Text(f"report: {relative_path(file)}", style="cyan"), soft_wrap=True)
 
 
 def _verdict(report: Report) -> tuple[str, str]:

@@ -53,7 +53,7 @@ def contexts(subject: Subject) -> Iterator[tuple[str, Batch]]:
 
 def causality(subject: Subject) -> None:
     """A token that changes makes no difference where mask, windows and padding hide it, through all layers."""
-    if any(attributes.of(router, "moe", "leaks") for router in subject.model.routers()):
+    if any(attributes.get(router, "moe", "leaks") for router in subject.model.routers()):
         raise NotApplicable("its experts choose among all tokens, on purpose")
     for where, batch in contexts(subject):
         if subject.expert_choice and "documents" in batch:

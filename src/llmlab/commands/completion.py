@@ -40,11 +40,11 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _words(command: str | None) -> list[str]:
-    """What may be typed behind a command, or the commands."""
+    """Words that may be typed behind a command, or the commands."""
     from llmlab import registry
     from llmlab.check.request import SLOTS
-    from llmlab.commands.cli import COMMANDS
-    from llmlab.config.compose import groups
+    from llmlab.commands.table import COMMANDS
+    from llmlab.config.choices import groups
 
     if command is None:
         return sorted(COMMANDS)
@@ -57,7 +57,7 @@ def _words(command: str | None) -> list[str]:
 
 def _keys(command: str) -> list[str]:
     """The arguments of a command that are typed by a dataclass."""
-    from llmlab.commands.cli import COMMANDS
+    from llmlab.commands.table import COMMANDS
 
     home = COMMANDS.get(command)
     arguments = getattr(import_module(home.home.partition(":")[0]), "Arguments", None) if home else None

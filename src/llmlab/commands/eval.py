@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 from llmlab.commands.arguments import either, parse
 from llmlab.commands.swap import split, swapped
 from llmlab.errors import UserError, near
+from llmlab.ranks import rank_zero_info
 from llmlab.record_kinds import KEYS
 
 if TYPE_CHECKING:
     from llmlab.data.records import Records
     from llmlab.data.windows import Stream
+    from llmlab.model.model import Model
 
 SOURCES = ("python_docs", "python_code", "files")
 USAGE = """\
@@ -112,16 +114,16 @@ def evaluate(
 
     from llmlab import measures
     from llmlab.config import schema
-    from llmlab.data import Stream, cache, loader, prepare
+    from llmlab.data import Stream, loader, prepare
     from llmlab.data.packing import Packs
     from llmlab.data.records import RecordSamples
     from llmlab.data.samples import samples
     from llmlab.decoding.generate import limit
     from llmlab.model import batch_keys, finite
     from llmlab.runs import folder, text
-    from llmlab.training import companions, losses
+    from llmlab.training import companion_records, losses
     from llmlab.training.feeds.acting import Actor
-    from llmlab.training.recipe import chosen, plain, reads, segments
+    from llmlab.training.recipe import as_dataclass, part_factory, reads, segments
     from llmlab.training.recipe import special as needed
     from llmlab.training.totals import Totals
 
@@ -134,20 +136,20 @@ def evaluate(
         model, _ = folder.load_model(run)
         cfg, _ = folder.load(folder.home(run))
         tokenizer = folder.home(run) / "tokenizer.json"
-        models = companions.finished(folder.checkpoint_of(run), folder.home(run), cfg, model)
+        models = companion_records.finished(folder.checkpoint_of(run), folder.home(run), cfg, model)
     else:
         model, cfg, tokenizer = _foreign(hf)
         cfg.data.bos, models = bos, {}
     model = swapped(model, parts)
-    settings = plain(cfg.data, schema.Data)
+    settings = as_dataclass(cfg.data, schema.Data)
     special, kind = needed(cfg), reads(cfg)
     own = data is None and path is None
     if own:
         assert run is not None
         home = folder.home(run)
         advice = f"bring it back as it was, or measure what is there now with llmlab eval run={run} data={{text}}"
-        of_run = text.known(home)
-        corpus = text.corpus(home, settings, plain(cfg.tokenizer, schema.Tokenizer), special, of_run, advice, kind)
+        made_with = as_dataclass(cfg.tokenizer, schema.Tokenizer)
+        corpus = text.corpus(text.Trained(home, settings, made_with, special, text.recorded_fields(home), kind), advice)
         streams = [corpus.validation]
     else:
         source = data or "files"
@@ -158,20 +160,20 @@ def evaluate(
         if fields:
             settings = replace(settings, fields=schema.Fields(**{**settings.fields, **fields}))
         # Of labelled records the classes have the numbers that they had in training.
-        labels = None if run is None else (text.known(folder.home(run)).get("data") or {}).get("labels")
+        labels = None if run is None else (text.recorded_fields(folder.home(run)).get("data") or {}).get("labels")
         corpus = prepare(settings, file, special, whole=True, reads=kind, labels=labels)
         streams = [corpus.train]
     length_of_windows = seq_len or (_usual(model, streams[0]) if hf is not None else cfg.data.seq_len)
     room = limit(model)
     if room is not None and length_of_windows > room:
         raise UserError(f"seq_len={length_of_windows} is more than the {room} positions that the model knows")
-    make = chosen(cfg, "objective")
+    make = part_factory(cfg, "objective")
     objective = make(corpus.vocabulary, length_of_windows)
     # A run's windows are those of its training; each of a checkpoint's is a text of its own, as its template begins one.
     lead = tuple(corpus.manifest["lead"]) if hf is not None else ()
     shared = len(lead) or 1
     if lead:
-        cache.say("and so does each window")
+        rank_zero_info("and so does each window")
     pieces = [(stream, length_of_windows) for stream in streams]
     likely = measures.covers_text(objective)
     if not own and likely:  # all of the text, its last, shorter window too
@@ -179,7 +181,7 @@ def evaluate(
         pieces += [(end, len(end) - 1) for end in rest if len(end) > shared]
     ends = corpus.vocabulary.special.get("eos")
     beginnings = tuple(i for i in lead if i != ends)  # no text, and a document's end says that another begins
-    totals = Totals(measures.of(objective))
+    totals = Totals(measures.kinds(objective))
     with torch.inference_mode():
         for stream, size in pieces:
             objective = make(corpus.vocabulary, size)
@@ -194,10 +196,16 @@ def evaluate(
                 given=beginnings,
             )
             if isinstance(windows, RecordSamples | Packs) and windows.cut:
-                cache.say(f"{windows.cut:,} of {len(windows):,} records cut at seq_len={size}")
+                rank_zero_info(f"{windows.cut:,} of {len(windows):,} records cut at seq_len={size}")
             batches: Iterable[dict[str, Any]]
             if kind == "prompts":
-                how = (objective.rollout, chosen(cfg, "reward")(), corpus.tokenizer, corpus.vocabulary, batch_size)
+                how = (
+                    objective.rollout,
+                    part_factory(cfg, "reward")(),
+                    corpus.tokenizer,
+                    corpus.vocabulary,
+                    batch_size,
+                )
                 batches = Actor(*how).judgements(model, windows)  # type: ignore[arg-type]  # which the kind is
             else:
                 batches = loader.validation_loader(windows, objective, micro=batch_size, rank=0, world=1, limit=None)
@@ -210,7 +218,7 @@ def evaluate(
                 if isinstance(watched, batch_keys.Watched):
                     batch_keys.check(watched, objective)
                 if not math.isfinite(totals.means()["loss"]):
-                    which = finite.arises(model, lambda: objective.loss(model, batch, **models))  # noqa: B023
+                    which = finite.first_nonfinite(model, lambda: objective.loss(model, batch, **models))  # noqa: B023
                     so_far = sum(totals.counts().values())
                     raise UserError(f"the loss is {totals.means()['loss']} after {so_far:,} targets: {which}")
     counts = totals.counts()
@@ -240,14 +248,14 @@ def _foreign(hf: str) -> tuple[Any, Any, Any]:
     return model, cfg, file
 
 
-def _usual(model: Any, stream: Stream | Records) -> int:
+def _usual(model: Model, stream: Stream | Records) -> int:
     """1,024, or as many positions as the model has, or as the text has tokens."""
     from llmlab.decoding.generate import limit
 
     return max(1, min(1024, limit(model) or model.sizes.max_positions, len(stream) - 1))
 
 
-def _known(batch: Mapping[str, Any], model: Any) -> None:
+def _known(batch: Mapping[str, Any], model: Model) -> None:
     """A tokenizer may have ids that a checkpoint has no row for."""
     for name in ("ids", "source_ids"):
         if name in batch and (most := int(batch[name].max())) >= model.sizes.vocab_size:

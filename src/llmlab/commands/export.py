@@ -101,7 +101,7 @@ def _llmlab(path: Path, home: Path, to: Path, role: str | None = None) -> str:
         tied = checkpoint.tied(path)
     else:
         companion.write(path, home, role, to)
-    about = {"run": str(home), "step": checkpoint.step_of(path), "data": text.known(home).get("data") or {}}
+    about = {"run": str(home), "step": checkpoint.step_of(path), "data": text.recorded_fields(home).get("data") or {}}
     checkpoint.seal(to, EXPORT, [checkpoint.WEIGHTS, *names], {**about, "tied": tied})
     return f"the weights of step {about['step']:,}; use them as init_from={{to}} or run={{to}}"
 
@@ -131,8 +131,8 @@ def _atomically(to: Path, fill: Callable[[Path], str]) -> str:
         raise UserError(f"to={to} can't be written: {e.strerror}") from e
     try:
         said = fill(temporary)
-        temporary.chmod(0o755)
-        os.rename(temporary, target)
+        temporary.chmod(0o755)  # mkdtemp makes it for its owner alone
+        os.rename(temporary, target)  # rename(2) takes the place of an empty folder, and refuses one that is not
     except OSError as e:
         raise UserError(f"to={to} can't be written: {e.strerror or e}") from e
     finally:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from llmlab.errors import UserError
-from llmlab.hub.fetch import CATALOGUE, agreed, bring, found, named, ready
+from llmlab.hub.fetch import CATALOGUE, cached_folder, catalogue_entry, check_ready, confirm, fetch_model
 
 USAGE = """\
 llmlab fetch [NAME [yes=true]]
@@ -29,21 +29,21 @@ def main(argv: Sequence[str]) -> int | None:
     if not names:
         print(listing())
         return 0
-    model = named(names[0])
-    if (there := found(model)) is not None:
+    model = catalogue_entry(names[0])
+    if (there := cached_folder(model)) is not None:
         print(f"{model.name} is there already: {there}\nuse it as hf={model.name}")
         return 0
-    ready(model)
+    check_ready(model)
     print(model.about(), flush=True)
-    if not any(answers[word.lower()] for word in others) and not agreed(model):
+    if not any(answers[word.lower()] for word in others) and not confirm(model):
         print("nothing was fetched")
         return 1
-    bring(model)
+    fetch_model(model)
     print(f"{model.folder}\nuse it as hf={model.name}")
     return 0
 
 
 def listing() -> str:
     """All models that can be fetched, with those that are there."""
-    here = {m.name: f"here: {m.folder}" if found(m) else f"llmlab fetch {m.name}" for m in CATALOGUE}
+    here = {m.name: f"here: {m.folder}" if cached_folder(m) else f"llmlab fetch {m.name}" for m in CATALOGUE}
     return "\n\n".join(f"{m.about()}\n  {here[m.name]}" for m in CATALOGUE)

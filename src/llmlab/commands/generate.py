@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from llmlab.data.template import Template
     from llmlab.data.tokenizer import Tokenizer
     from llmlab.decoding.sampling import Sampling
+    from llmlab.model.model import Model
 
 USAGE = """\
 llmlab generate run=FOLDER|hf=FOLDER [prompt=TEXT | prompts=FILE] [KEY=VALUE ...] [--json]
@@ -53,7 +54,7 @@ ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "\\": "\\"}
 
 @dataclass
 class Drawing:
-    """What llmlab generate and llmlab chat are both told: which model, and how tokens are drawn."""
+    """The arguments that llmlab generate and llmlab chat share: which model, and how tokens are drawn."""
 
     run: str | None = None
     hf: str | None = None
@@ -141,7 +142,7 @@ def main(argv: Sequence[str]) -> int | None:
 def _template(tokenizer: Tokenizer, a: Arguments) -> Template:
     from llmlab.data.template import Template
 
-    return Template.of(tokenizer.beside, f"hf={a.hf}" if a.hf is not None else f"run={a.run}")
+    return Template.from_files(tokenizer.beside, f"hf={a.hf}" if a.hf is not None else f"run={a.run}")
 
 
 def _answers(tokenizer: Tokenizer) -> bool:
@@ -204,12 +205,12 @@ class Sample:
 
 
 def samples(
-    model: Any,
+    model: Model,
     tokenizer: Tokenizer,
     prompts: Sequence[str],
     *,
     max_new: int,
-    sampling: Any,
+    sampling: Sampling,
     seeds: Sequence[int] = (1,),
     stop: Sequence[str] = (),
     batch_size: int = 16,
@@ -260,11 +261,11 @@ def encode_prompt(tokenizer: Tokenizer, prompt: str, index: int, total: int, sou
 
 
 def _written(
-    model: Any,
+    model: Model,
     tokenizer: Tokenizer,
     at_once: Sequence[tuple[Sample, list[int]]],
     max_new: int,
-    sampling: Any,
+    sampling: Sampling,
     stop: Sequence[str],
     ends: Collection[int],
     cached: bool,
@@ -310,7 +311,7 @@ class Teller:
         self.stopped = False
 
     def add(self, token: int) -> str:
-        """What can be told now, often nothing."""
+        """The text that can be shown now, often none."""
         if self.stopped:
             return ""
         self.ids.append(token)
@@ -320,7 +321,7 @@ class Teller:
         return self._tell(text, last=False)
 
     def rest(self) -> str:
-        """What was held back, now that no more tokens come."""
+        """The text that was held back, now that no more tokens come."""
         text = self.tokenizer.decode(self.ids)
         return self._tell(text, last=True) if not self.stopped and text.startswith(self.before) else ""
 

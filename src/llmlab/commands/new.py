@@ -27,7 +27,8 @@ plugins/SLOT/NAME.py and tests/plugins/test_NAME.py, elsewhere NAME.py and test_
 LLMLAB_PLUGINS=NAME makes known. out=FILE puts the part there and the test beside it.
 
 slots: {", ".join(SLOTS)}
-llmlab parts SLOT lists the existing parts and their files; src/llmlab/slots.py defines each slot's arguments and results."""
+llmlab parts SLOT lists the existing parts and their files; src/llmlab/slots.py (objectives.py for the objective) defines each
+slot's arguments and results."""
 
 LONGEST = 30  # lines of the part keep to their width
 VALUES = ("null", "true", "false", "yes", "no", "on", "off", "nan", "inf")
@@ -45,7 +46,7 @@ def known(monkeypatch):
 
 @dataclass(frozen=True)
 class Plan:
-    """Where part and test go. `module`: what LLMLAB_PLUGINS must name; None: the part lies in a checkout's plugins/."""
+    """Places of a part and its test. `module`: what LLMLAB_PLUGINS must name; None: the part lies in a checkout's plugins/."""
 
     part: Path
     test: Path
@@ -74,7 +75,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _check(slot: str, name: str) -> None:
-    from llmlab.config.compose import choices
+    from llmlab.config.choices import choices
 
     if slot not in SLOTS:
         raise UserError(f"{slot}: there is no such slot; {near(slot, SLOTS)}")
@@ -112,7 +113,7 @@ def _plan(slot: str, name: str, out: str | None) -> Plan:
 
 def checkout() -> Path | None:
     """The checkout that llmlab runs from, if the current folder is in it."""
-    from llmlab.config.compose import conf_dir
+    from llmlab.config.model_files import conf_dir
 
     root = conf_dir().parent
     here = Path.cwd().resolve()
@@ -173,6 +174,6 @@ def _next(plan: Plan, slot: str, name: str) -> list[str]:
 
 
 def _shown(path: Path) -> str:
-    from llmlab.runs.record import shown
+    from llmlab.runs.record import relative_path
 
-    return shown(path.absolute())
+    return relative_path(path.absolute())

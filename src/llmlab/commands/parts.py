@@ -18,7 +18,7 @@ def main(argv: Sequence[str]) -> int:
     if "-h" in argv or "--help" in argv:
         print("llmlab parts [SLOT] [--json]   SLOT: a slot (attention, norm, ...) or another group (model, data, ...)")
         return 0
-    from llmlab.config.compose import groups
+    from llmlab.config.choices import groups
 
     names = [a for a in argv if not a.startswith("-")]
     for flag in (a for a in argv if a.startswith("-") and a != "--json"):
@@ -28,7 +28,7 @@ def main(argv: Sequence[str]) -> int:
     if len(names) > 1:
         raise UserError(f"llmlab parts takes one slot, but was given {' and '.join(names)}")
     if names and names[0] not in groups():
-        from llmlab.config.compose import choices
+        from llmlab.config.choices import choices
 
         of = guess.parts(names[0], groups(), choices, "parts")
         raise UserError(f"{names[0]}: there is no such slot; {of or near(names[0], groups())}")
@@ -72,7 +72,7 @@ def _option(o: Option) -> dict[str, Any]:
 
 
 def _presets(group: str) -> list[dict[str, Any]]:
-    from llmlab.config.compose import conf_dir
+    from llmlab.config.model_files import conf_dir
 
     found = []
     for file in sorted(Path(conf_dir(), group).glob("*.yaml")):
@@ -114,5 +114,5 @@ def _text(group: str, found: list[dict[str, Any]], full: bool) -> str:
     return "\n".join(lines)
 
 
-def _yaml(value: Any) -> str:
+def _yaml(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else "null" if value is None else str(value)

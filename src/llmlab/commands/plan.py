@@ -8,13 +8,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from llmlab.commands.arguments import parse
 from llmlab.errors import UserError
 
 if TYPE_CHECKING:
-    from llmlab.plan.build import Here
+    from omegaconf import DictConfig
+
+    from llmlab.config.composed import Composed
+    from llmlab.plan.build import ThisMachine
     from llmlab.plan.subject import Subject
 
 USAGE = """\
@@ -61,7 +64,7 @@ def main(argv: Sequence[str]) -> int:
         raise UserError(f"mfu={a.mfu:g} must be more than 0 and at most 1")
     if a.memory is not None and not (math.isfinite(a.memory) and a.memory * GIB >= 1):
         raise UserError(f"memory={a.memory:g} must be a number of GiB above 0, of a byte at least")
-    composed = None
+    composed: Composed | None = None
     if a.hf is None:  # what is wrong with it is said without torch
         composed = _composed(overrides, folders)
         _on_cpu(composed.cfg, own)
@@ -73,7 +76,11 @@ def main(argv: Sequence[str]) -> int:
     from llmlab.plan import build, subject, terminal
     from llmlab.training import preflight
 
-    planned = subject.of_checkpoint(a.hf, overrides, folders) if a.hf else subject.of_config(composed)
+    if composed is not None:
+        planned = subject.of_config(composed)
+    else:
+        assert a.hf is not None
+        planned = subject.of_checkpoint(a.hf, overrides, folders)
     on_cpu = _on_cpu(planned.cfg, own)
     shared = on_cpu and a.memory is None
     capacity = preflight.available(torch.device("cpu")) if shared else device.memory
@@ -90,13 +97,13 @@ def main(argv: Sequence[str]) -> int:
     ):
         plan = replace(plan, here=_here(planned, a.mfu))
     if a.json:
-        print(json_module.dumps(build.plain(plan), indent=1))
+        print(json_module.dumps(build.to_json(plan), indent=1))
     else:
         terminal.show(plan)
     return 0
 
 
-def _here(planned: Subject, mfu: float) -> Here | None:
+def _here(planned: Subject, mfu: float) -> ThisMachine | None:
     """An estimate of the run on this machine's CPUs, whose best product is measured once."""
     import os
 
@@ -112,10 +119,10 @@ def _here(planned: Subject, mfu: float) -> Here | None:
         return None
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     peak = meter.matmul_peak(cpu, COMPUTED[planned.cfg.precision], cache.root())
-    return build.here(planned, cores, capacity, peak, mfu)
+    return build.this_machine(planned, cores, capacity, peak, mfu)
 
 
-def _on_cpu(cfg: Any, own: Sequence[str]) -> bool:
+def _on_cpu(cfg: DictConfig, own: Sequence[str]) -> bool:
     """UserError for what was typed of accelerators, which a run on CPUs has none of."""
     if str(cfg.trainer.accelerator) != "cpu":
         return False
@@ -126,7 +133,7 @@ def _on_cpu(cfg: Any, own: Sequence[str]) -> bool:
     return True
 
 
-def _composed(overrides: list[str], folders: list[str]) -> Any:
+def _composed(overrides: list[str], folders: list[str]) -> Composed:
     from llmlab.config.aliases import ARGUMENTS
     from llmlab.config.guess import argument
     from llmlab.runs.compose import compose

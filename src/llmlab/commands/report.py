@@ -44,7 +44,7 @@ def main(argv: Sequence[str]) -> int:
     dashed(argv, Arguments, "report")
     folders, rest = [], []
     for word in argv:
-        word = newest.named(word.removeprefix("run=")) if word.removeprefix("run=") in newest.WORDS else word
+        word = newest.resolve_run(word.removeprefix("run=")) if word.removeprefix("run=") in newest.WORDS else word
         key, equals, _ = word.partition("=")
         named = key.removeprefix("report.") in Arguments.__annotations__ and equals
         if word and Path(word).is_dir():

@@ -93,7 +93,9 @@ def find(tops: Sequence[Path]) -> list[dict[str, Any]]:
                 for point in _points(folder / "sweep.json"):
                     place = folder / point["folder"]
                     if not (place / record.NAME).exists():
-                        rows.setdefault(place, {**EMPTY, "folder": record.shown(place.absolute()), "status": "waiting"})
+                        rows.setdefault(
+                            place, {**EMPTY, "folder": record.relative_path(place.absolute()), "status": "waiting"}
+                        )
                         rows[place]["typed"] = _typed(point["overrides"])
     return list(rows.values())
 
@@ -139,7 +141,7 @@ EMPTY: dict[str, Any] = {
 
 
 def _row(folder: Path) -> dict[str, Any]:
-    row = {**EMPTY, "folder": record.shown(folder.absolute())}
+    row = {**EMPTY, "folder": record.relative_path(folder.absolute())}
     try:
         said = record.read(folder)
         metrics, budget = said.get("metrics") or {}, said.get("budget") or {}
@@ -176,7 +178,7 @@ def _last(file: Path, row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _typed(overrides: Sequence[str]) -> list[str]:
-    """What makes the run what it is: not where it is."""
+    """The settings that make the run what it is: not where it is."""
     return [str(o) for o in overrides if not str(o).startswith(("hydra.", "hydra/", "sweep="))]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -43,18 +43,18 @@ def swapped(model: Model, typed: Sequence[str]) -> Model:
         made = build.assemble(other)
     except ValueError as e:
         raise UserError(str(e)) from e
-    if wrong := build.misfits(made.state_dict(keep_vars=True), weights):
+    if wrong := build.mismatches(made.state_dict(keep_vars=True), weights):
         raise UserError(f"{' '.join(typed)}: the weights do not fit: {'; '.join(wrong[:3])}")
     made.load_state_dict(weights, assign=True)
     return made.train(model.training)
 
 
-def _changed(parts: Any, typed: Sequence[str], slots: Sequence[str]) -> dict[str, PartSpec]:
+def _changed(parts: Mapping[str, PartSpec], typed: Sequence[str], slots: Sequence[str]) -> dict[str, PartSpec]:
     return {**parts, **{slot: _part(parts[slot], typed) for slot in slots}}
 
 
 def _part(old: PartSpec, typed: Sequence[str]) -> PartSpec:
-    """What stands in a slot after the words that are about it."""
+    """The part of a slot after the words that are about it."""
     from llmlab.config.compose import compose
 
     words = [w for w in typed if w.partition("=")[0].partition(".")[0] == old.slot]
@@ -76,7 +76,7 @@ def _part(old: PartSpec, typed: Sequence[str]) -> PartSpec:
     return replace(old, name=name, options={**kept, **{k: _plain(node[k]) for k in given if k in options}})
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> Any:
     from omegaconf import OmegaConf
 
     return OmegaConf.to_container(value) if OmegaConf.is_config(value) else value

@@ -8,14 +8,22 @@ from __future__ import annotations
 import itertools
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from llmlab import ranks
 from llmlab.config import init_from
 from llmlab.errors import UserError
 from llmlab.registry import near
 
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from llmlab.config.composed import Composed
+
+
+T = TypeVar("T")
 # Hydra's flags that are passed on, and how many values follow each.
 FLAGS = {
     "-m": 0, "--multirun": 0, "--cfg": 1, "-c": 1, "--package": 1, "-p": 1, "--resolve": 0, "--info": 1, "-i": 1,
@@ -27,7 +35,6 @@ VALUES = {
     **dict.fromkeys(("--info", "-i"), ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")),
 }
 SHOW = frozenset({"--cfg", "-c", "--info", "-i"})  # these print and train nothing
-RANK = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")  # whoever set one starts several processes for one run
 
 
 def main(argv: Sequence[str]) -> int | None:
@@ -49,13 +56,13 @@ def main(argv: Sequence[str]) -> int | None:
     if "-sc" in flags or "--shell-completion" in flags:
         from llmlab.commands.hydra_completion import offer
 
-        offer(lambda: _app(flags, overrides, folders, None))
+        offer(lambda: _app(flags, overrides, folders, lambda _: None))
         return 0
     for override in overrides:
         key, _, value = override.partition("=")
         if key in ("hydra.run.dir", "hydra.sweep.dir") and not value.strip("'\" "):
             raise UserError(f"{override}: name a folder, or leave it out")
-    overrides = [init_from.normal(o) for o in resumed(overrides)]
+    overrides = [init_from.normalise(o) for o in resumed(overrides)]
     if "-m" in flags or "--multirun" in flags:
         return _sweep(flags, overrides, folders)
     from llmlab.config import data_keys
@@ -95,7 +102,7 @@ def _instead(flag: str, value: str | None) -> str:
     from dataclasses import fields
 
     from llmlab.config import guess, schema
-    from llmlab.config.compose import groups
+    from llmlab.config.choices import groups
 
     said = guess.spelled(flag, value, [*groups(), *(f.name for f in fields(schema.root()))])
     return said or near(flag, [*FLAGS, "--help"])
@@ -126,25 +133,31 @@ def _latest(override: str) -> str:
     from llmlab.runs import newest
 
     key, _, word = override.partition("=")
-    if not (key in ("resume", "init_from") or key.startswith("models.")) or (folder := newest.named(word, key)) == word:
+    if (
+        not (key in ("resume", "init_from") or key.startswith("models."))
+        or (folder := newest.resolve_run(word, key)) == word
+    ):
         return override
     return f"{key}={spelling.quoted(str(folder))}"
 
 
-def _app(flags: Sequence[str], overrides: Sequence[str], folders: Sequence[str], task: Any) -> Any:
+def _app(
+    flags: Sequence[str], overrides: Sequence[str], folders: Sequence[str], task: Callable[[DictConfig], T]
+) -> list[T]:
     """Run Hydra's entry point on these arguments; `task` sees the arguments that were really typed."""
     import hydra
 
     from llmlab.config import store
-    from llmlab.config.compose import conf_dir
+    from llmlab.config.model_files import conf_dir
 
     store.declare()
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come here instead of being printed
+    # Else hydra.main prints an exception in its own words and ends the process with code 1.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
     typed = sys.argv
-    results: list[Any] = []
+    results: list[T] = []
     failures: list[Exception] = []
 
-    def run(cfg: Any) -> Any:
+    def run(cfg: DictConfig) -> T | None:
         sys.argv = typed
         try:
             results.append(task(cfg))
@@ -153,6 +166,7 @@ def _app(flags: Sequence[str], overrides: Sequence[str], folders: Sequence[str],
             return None
         return results[-1]
 
+    # hydra.main reads sys.argv, and names a job after the file of its function, which here is `train`.
     sys.argv = [typed[0], *flags, *overrides, "hydra.job.name=llmlab"]
     try:
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(run)()
@@ -165,10 +179,10 @@ def _app(flags: Sequence[str], overrides: Sequence[str], folders: Sequence[str],
     return results
 
 
-def _run(flags: Sequence[str], composed: Any, folders: Sequence[str]) -> int | None:
+def _run(flags: Sequence[str], composed: Composed, folders: Sequence[str]) -> int | None:
     from dataclasses import replace
 
-    def task(cfg: Any) -> Any:
+    def task(cfg: DictConfig) -> Mapping[str, Any]:
         from llmlab.training.run import train
 
         return train(replace(composed, cfg=cfg))
@@ -182,10 +196,10 @@ def _own_folder(flags: Sequence[str], overrides: Sequence[str], folders: Sequenc
     if (
         any(o.startswith("hydra.run.dir=") for o in overrides)
         or set(flags) & SHOW
-        or any(r in os.environ for r in RANK)
+        or any(r in os.environ for r in ranks.VARIABLES)  # several processes for one run: they share its folder
     ):
         return []
-    from llmlab.config.compose import hydra_node
+    from llmlab.config.hydra_config import hydra_node
     from llmlab.config.spelling import quoted
 
     named = Path(hydra_node(overrides, folders).run.dir)
@@ -232,7 +246,8 @@ def usage(argv: Sequence[str]) -> str:
     from dataclasses import fields, is_dataclass
 
     from llmlab.config import schema
-    from llmlab.config.compose import choices, families, groups
+    from llmlab.config.choices import choices, groups
+    from llmlab.config.model_files import families
 
     lines = ["llmlab train GROUP=CHOICE KEY=VALUE ...   (= python train.py ...)"]
     lines += ["groups and their choices (llmlab parts GROUP: all of them, with their options, SLOT.OPTION=VALUE):"]
@@ -241,7 +256,8 @@ def usage(argv: Sequence[str]) -> str:
     lines += _columns(table)
 
     def keys(cls: Any) -> str:
-        return ", ".join(f.name + (".*" if is_dataclass(f.default_factory) else "") for f in fields(cls))
+        names = [f.name + (".*" if is_dataclass(f.default_factory) else "") for f in fields(cls)]
+        return ", ".join(n for n in names if n != "source")  # which data=NAME chooses
 
     lines += [
         "",
@@ -254,14 +270,14 @@ def usage(argv: Sequence[str]) -> str:
     lines += [
         "  trainer.   arguments of Lightning's Trainer: max_steps, devices, ...    placement. "
         + keys(schema.Placement),
-        "  logger.    wandb.* (project, entity, name, group, tags, mode, artifact), tensorboard.*, samples",
+        "  logger.    wandb.*, tensorboard.*, samples    models.ROLE=[WORDS]|RUN|hf=FOLDER  the objective's other models",
         "  seed, precision, resume=RUN, resume_from, init_from=RUN|hf=FOLDER, init_from.tokenizer, hydra.run.dir=FOLDER",
         "  flags: --config-dir, --cfg, -m (sweep=NAME, hydra/launcher=joblib hydra.launcher.n_jobs=2, hydra/sweeper=optuna)",
     ]
     return "\n".join([*lines, "", EXAMPLES])
 
 
-def _columns(table: Mapping[str, Sequence[str]], width: int = 118, most: int = 49) -> list[str]:
+def _columns(table: Mapping[str, Sequence[str]], width: int = 118, most: int = 54) -> list[str]:
     """Groups with few choices stand two in a line, behind the others; long lists are cut."""
     joined = {group: ", ".join(names) or "(none yet)" for group, names in table.items()}
     lines, short = [], []
@@ -273,6 +289,7 @@ def _columns(table: Mapping[str, Sequence[str]], width: int = 118, most: int = 4
             lines.append(
                 f"  {group:<11}{names if len(names) <= room else names[: room - 5].rpartition(',')[0] + ', ...'}"
             )
+    short.sort(key=len, reverse=True)  # the longer ones on the left leave the right its room
     half = -(-len(short) // 2)
     right = [*short[half:], ""]
     left = max(map(len, short[:half]), default=0) + 2

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Optional
+from typing import TYPE_CHECKING, Any, Optional, TypeVar
 
 from llmlab.errors import UserError
 from llmlab.registry import near
 
+if TYPE_CHECKING:
+    from wandb import Api
+    from wandb_workspaces.workspaces import Workspace
+
+
+T = TypeVar("T")
 USAGE = """\
 llmlab wandb workspace [project=llmlab] [entity=ACCOUNT_OR_TEAM] [name=llmlab] [by=PART ...] [out=FILE] [--dry-run]
 
@@ -62,7 +68,7 @@ def main(argv: Sequence[str]) -> int | None:
     return 0
 
 
-def workspace(entity: str, project: str, name: str, by: Sequence[str]) -> Any:
+def workspace(entity: str, project: str, name: str, by: Sequence[str]) -> Workspace:
     """The view: losses over tokens and over FLOPs, by part; throughput, gradients; load of experts; samples."""
     import wandb_workspaces.reports.v2 as wr
     import wandb_workspaces.workspaces as ws
@@ -118,22 +124,22 @@ def workspace(entity: str, project: str, name: str, by: Sequence[str]) -> Any:
 
 
 def _own_entity() -> str:
-    return _online(lambda api: api.default_entity)
+    return _online(lambda api: api.default_entity) or ""  # None of an account without one
 
 
-def _save(view: Any) -> str:
+def _save(view: Workspace) -> str:
     import contextlib
     import io
 
-    def save(api: Any) -> str:
+    def save(api: Api) -> str:  # wandb-workspaces prints a line of its own, "View saved: URL"
         with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
             return view.save().url
 
     return _online(save)
 
 
-def _online(ask: Any) -> Any:
-    """What W&B answers; one line where there is no key, no network, or no such place."""
+def _online(ask: Callable[[Api], T]) -> T:
+    """The answer of W&B to a question; one line where there is no key, no network, or no such place."""
     from llmlab.training.loggers.account import offline_reason
 
     if why := offline_reason("online"):

@@ -5,7 +5,12 @@ Each key of the schema is of one kind; a test holds a new one to it.
 
 from __future__ import annotations
 
+import copy
 import re
+from collections.abc import Iterator
+from typing import Any
+
+from llmlab.record_kinds import KEYS
 
 # What a run is called, what it reports to, keeps and shows, and how its text is fetched.
 NO_NUMBERS = (
@@ -36,10 +41,44 @@ NUMBERS = (
     "seed", "model", "heads", "layers", "execute", "kinds", "stacks", "models", "tokenizer", "budget", "strategy",
     "placement", "precision", "init_from", "init_tokenizer", "train.batch_size", "train.micro_batch_size",
     "train.clip", "train.learns", "train.validation_batches", "data.source", "data.path", "data.seq_len", "data.validation",
-    "data.split", "data.separate_documents", "data.max_documents", "data.field", "data.bos",
+    "data.split", "data.separate_documents", "data.max_documents", "data.field", "data.fields", "data.bos",
     "trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.max_steps", "trainer.max_time",
     "trainer.deterministic", "trainer.benchmark", "trainer.detect_anomaly", "trainer.sync_batchnorm",
 )  # fmt: skip
+
+
+# Keys that came after sweeps had been written, and the value at which each says nothing: at it the hash of a point is the one
+# that it had without the key, so that a point that is done is not run again. A new key of the schema belongs here; one of a
+# dict comes before the dict.
+ADDED: dict[str, object] = {
+    "models": {},
+    "reward": None,
+    "train.learns": None,
+    **{f"data.fields.{key}": None for key in KEYS},
+    "data.fields": {},
+}
+
+
+def hashed(config: dict[str, Any]) -> dict[str, Any]:
+    """A resolved config as the hash of a sweep's point has it: without bookkeeping, and without added keys that say nothing."""
+    kept = copy.deepcopy(config)
+    for key in NO_NUMBERS:
+        for node, last in _held(kept, key):
+            del node[last]
+    for key, nothing in ADDED.items():
+        for node, last in _held(kept, key):
+            if node[last] == nothing:
+                del node[last]
+    return kept
+
+
+def _held(config: dict[str, Any], key: str) -> Iterator[tuple[dict[str, Any], str]]:
+    """The dict that holds a dotted key, and the key's last name; nothing where it is not there."""
+    *parents, last = key.split(".")
+    for parent in parents:
+        config = config.get(parent) or {}
+    if last in config:
+        yield config, last
 
 
 def within(key: str, names: tuple[str, ...]) -> bool:

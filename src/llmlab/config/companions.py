@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from llmlab import registry
-from llmlab.config import init_from
+from llmlab.config import heads, init_from
 from llmlab.config.composed import Chosen, Composed, Declared
 from llmlab.config.layout import with_vocabulary
 from llmlab.errors import UserError
@@ -58,17 +58,17 @@ def declared(objective: str) -> dict[str, Declared]:
 
 
 @contextmanager
-def named(role: str, source: str | None = None) -> Iterator[None]:
-    """What is wrong with a companion, within, is said of its role."""
+def naming_role(role: str, source: str | None = None) -> Iterator[None]:
+    """Errors of a companion, raised within, name its role."""
     what = f"{KEY}.{role}" + (f"={source}" if source else "")
     try:
         yield
     except ValueError as e:  # a part that refuses what it was given, and UserError
-        said = str(e).splitlines()[0]
-        raise UserError(said if said.startswith(what) else f"{what}: {said}") from e
+        reason = str(e).splitlines()[0]
+        raise UserError(reason if reason.startswith(what) else f"{what}: {reason}") from e
 
 
-def given(cfg: DictConfig) -> dict[str, tuple[str, ...] | str]:
+def requested(cfg: DictConfig) -> dict[str, tuple[str, ...] | str]:
     """Words or a source by role, as the config has them. UserError for a value that is neither."""
     from omegaconf import OmegaConf
 
@@ -87,7 +87,7 @@ def given(cfg: DictConfig) -> dict[str, tuple[str, ...] | str]:
     return found
 
 
-def of(
+def resolve(
     composed: Composed,
     typed: Sequence[Override],
     compose: Callable[[Sequence[str], Declared, Sequence[str]], Composed],
@@ -99,7 +99,7 @@ def of(
     published: whether overrides name both a published size and a size.
     """
     objective = str(composed.cfg.objective["_part_"])
-    roles, chosen = declared(objective), given(composed.cfg)
+    roles, chosen = declared(objective), requested(composed.cfg)
     if problems := _unfit(objective, roles, chosen):
         raise UserError("\n".join(problems))
     found = {}
@@ -109,8 +109,9 @@ def of(
             found[role] = Chosen(about, source=_source(about, value))
             continue
         try:
-            overrides = _inherited(typed, value, about, published)
-            found[role] = Chosen(about, value, composed=compose([*overrides, *value], about, value))
+            words = [_head_of(about, word) for word in value]
+            overrides = _inherited(typed, words, about, published)
+            found[role] = Chosen(about, value, composed=compose([*overrides, *words], about, words))
         except UserError as e:
             raise UserError("\n".join(f"{KEY}.{role}: {line}" for line in str(e).splitlines())) from None
     return found
@@ -137,18 +138,33 @@ def _source(about: Declared, value: str) -> str:
             f"{said}: a finished model has an {about.shares[0]} of its own, but the role shares that of the trained model; "
             f"give words, {KEY}.{about.role}=[size=nano]"
         )
-    if init_from.named(value) is None and (why := init_from.missing(value)) is not None:
+    if init_from.hf_name(value) is None and (why := init_from.problem(value)) is not None:
         raise UserError(f"{said}: {why}")
     return value
+
+
+def _head_of(about: Declared, word: str) -> str:
+    """A word that chooses a head, at its role in the companion, which need not be one of the trained model: `head=lm_bias`."""
+    if of_role := heads.OF_ROLE.fullmatch(word):
+        return f"head@heads.{of_role[2]}={of_role[3]}"
+    of_none = heads.OF_NONE.fullmatch(word)
+    if of_none is None:
+        return word
+    if len(about.heads) != 1:
+        raise UserError(
+            f"{word}: name the role, as {' or '.join(f'heads.{role}=NAME' for role in about.heads) or 'none'}"
+        )
+    role, (_, option, value) = next(iter(about.heads)), of_none.groups()
+    return f"heads.{role}{option}={value}" if option else f"head@heads.{role}={value}"
 
 
 def _inherited(
     typed: Sequence[Override], words: Sequence[str], about: Declared, published: Callable[[Sequence[str]], bool]
 ) -> list[str]:
-    """What was typed for the run and holds for its companion too: what its own words do not replace."""
-    own = {place(word) for word in words}
+    """Words that were typed for the run and hold for its companion too: those that its own do not replace."""
+    own = {key_and_package(word) for word in words}
     for word in words:
-        key = place(word)[0]
+        key = key_and_package(word)[0]
         if (node := key.partition(".")[0]) not in NODES:
             hint = near(node, NODES) if node not in ROOT else "it holds for the whole run, outside of the brackets"
             raise UserError(f"{word}: {node} is no choice of a model; {hint}")
@@ -168,7 +184,7 @@ def _inherited(
     return found
 
 
-def place(word: str) -> tuple[str, str | None]:
+def key_and_package(word: str) -> tuple[str, str | None]:
     """(key or group, package) of an override."""
     key, _, package = word.lstrip("+~").partition("=")[0].partition("@")
     return key, package or None

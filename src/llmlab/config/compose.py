@@ -8,39 +8,32 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmlab import registry
-from llmlab.config import companions, explain, heads, inherit, init_from, spelling, store, validate
+from llmlab.config import (
+    companions,
+    explain,
+    heads,
+    hydra_config,
+    inherit,
+    init_from,
+    spelling,
+    store,
+    typed_choices,
+    validate,
+)
+from llmlab.config.choices import groups, known_choices
 from llmlab.config.composed import Checkpoint, Composed, Typed
 from llmlab.config.model_files import conf_dir as conf_dir
 from llmlab.config.model_files import families as families
-from llmlab.config.schema import Budget
 from llmlab.errors import UserError
-from llmlab.slot_names import SLOTS
 
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
     from omegaconf import DictConfig
-
-
-def groups(config_dirs: Sequence[str] = ()) -> list[str]:
-    """Everything that can be chosen: slots and the folders of YAML files."""
-    folders = [d.name for root in (conf_dir(), *map(Path, config_dirs)) for d in root.iterdir() if d.is_dir()]
-    return sorted({*SLOTS, *(f for f in folders if f[0] not in "._" and f != "hydra")})
-
-
-def choices(group: str, config_dirs: Sequence[str] = ()) -> list[str]:
-    files = [f.stem for root in (conf_dir(), *map(Path, config_dirs)) for f in Path(root, group).glob("*.yaml")]
-    return sorted({*files, *registry.names(group)})
-
-
-def known_choices(config_dirs: Sequence[str] = ()) -> explain.Known:
-    return explain.Known(groups(config_dirs), functools.partial(choices, config_dirs=config_dirs))
 
 
 def compose(
@@ -65,7 +58,7 @@ def compose(
     folders = [conf_dir(), *map(Path, config_dirs)]
     known = known_choices(config_dirs)
     typed, _ = explain.parse(overrides, known)
-    found = companions.of(
+    found = companions.resolve(
         composed, typed, companion, lambda words: bool(validate.published(explain.parse(words, known)[0], folders))
     )
     return dataclasses.replace(composed, companions=found)
@@ -84,7 +77,7 @@ def _whole(
     companion: the role for which it is composed; own: those of its overrides that are its own words, the others being
     those of the run.
     """
-    given = tuple(map(init_from.normal, overrides))
+    given = tuple(map(init_from.normalise, overrides))
     store.declare()
     if absent := registry.missing():
         raise UserError("\n".join(absent))
@@ -93,7 +86,7 @@ def _whole(
             raise UserError(
                 f"{slot}={name} is a preset in conf/{slot}/; choose another name for the part that you define"
             )
-    run = functools.partial(_hydra, config_dirs=tuple(config_dirs))
+    run = functools.partial(hydra_config.run, config_dirs=tuple(config_dirs))
     known = known_choices(config_dirs)
     spelled = spelling.spelled(given, lambda: known.choices("data"))
     overrides = tuple(heads.addressed(spelled, run))
@@ -109,11 +102,11 @@ def _whole(
             raise UserError("\n".join(problems))
         overrides = tuple(merged)
         parsed, _ = explain.parse(overrides, known)
-    asked = _opened(overrides, parsed, run)
+    asked = typed_choices.with_plus(overrides, parsed, run)
     try:
-        typed = _typed(parsed, known, run)
+        typed = typed_choices.choices(parsed, known, run)
         kept = (o for o, t in zip(asked, typed, strict=True) if t is None or not t.kept)
-        effective = (*kept, *_other_budgets(parsed))
+        effective = (*kept, *typed_choices.other_budgets(parsed))
         cfg = run(effective)
     except Exception as first:
         parsed, _ = explain.parse(asked, known)
@@ -129,19 +122,19 @@ def _whole(
         keys = frozenset(k for k in keys if not inherit.is_about(k))
         cfg = run(effective)
     if companion is not None:  # what was typed for the run need not have an effect on its companion
-        keys &= {companions.place(word)[0] for word in own}
+        keys &= {companions.key_and_package(word)[0] for word in own}
     composed = Composed(cfg, tuple(t for t in typed if t), given, effective, keys)
-    problems, spec = validate.checked(composed, strict, None if companion is None else companion.heads)
+    problems, spec = validate.problems_and_spec(composed, strict, None if companion is None else companion.heads)
     if problems := problems or (start.contradictions(composed) if start else []):
         raise UserError("\n".join(problems))
     return dataclasses.replace(composed, spec=spec), overrides
 
 
 def misspelt(overrides: Sequence[str]) -> list[str]:
-    """What is wrong with keys and single values, a line each, whatever the chosen parts say of each other."""
+    """Problems of keys and single values, a line each, whatever the chosen parts say of each other."""
     store.declare()
     known = known_choices()
-    run = functools.partial(_hydra, config_dirs=())
+    run = functools.partial(hydra_config.run, config_dirs=())
     spelled = spelling.spelled(overrides, lambda: known.choices("data"))
     parsed, problems = explain.parse(heads.addressed(spelled, run), known)
     try:
@@ -154,39 +147,11 @@ def misspelt(overrides: Sequence[str]) -> list[str]:
 def _start(parsed: Sequence[Override], reader: Callable[[str], Checkpoint] | None) -> Checkpoint | None:
     """The checkpoint that init_from=hf=FOLDER names, which brings its model; None without one."""
     typed = next((str(o.value()) for o in parsed if o.key_or_group == "init_from" and not o.is_delete()), None)
-    if (name := init_from.named(typed)) is None:
+    if (name := init_from.hf_name(typed)) is None:
         return None
     if reader is None:
         raise TypeError(f"{typed}: composing it needs a reader of checkpoints; use llmlab.runs.compose")
     return reader(name)
-
-
-def _opened(overrides: Sequence[str], parsed: Sequence[Override], run: Any) -> tuple[str, ...]:
-    """The overrides as Hydra wants them: a slot of a kind or a stack, or a head's role, for which the family names no part
-    gets a "+"."""
-    from omegaconf import OmegaConf
-
-    chosen = [str(o.input_line) for o in parsed if o.key_or_group in ("model", "size", "experiment", "objective")]
-    base: Any = None
-    out = []
-    for text, o in zip(overrides, parsed, strict=True):
-        at, _, slot = (o.package or "").rpartition(".")
-        if slot in SLOTS and at.startswith(("kinds.", "stacks.")) and text[0] not in "+~":
-            try:
-                base = run(chosen) if base is None else base
-                node = OmegaConf.select(base, at)
-                if node is not None and node.get(slot) is None:
-                    run([*chosen, text])
-            except Exception as e:
-                text = f"+{text}" if "Could not override" in str(e) else text
-        elif o.key_or_group == "head" and at == "heads" and text[0] not in "+~":
-            try:
-                base = run(chosen) if base is None else base
-                text = text if slot in base.heads else f"+{text}"
-            except Exception:  # what is wrong with the others is said of them
-                base = None
-        out.append(text)
-    return tuple(out)
 
 
 def vary(composed: Composed, values: Mapping[str, str]) -> Composed | None:
@@ -207,7 +172,7 @@ def vary(composed: Composed, values: Mapping[str, str]) -> Composed | None:
             if (
                 "@" in key
                 or key[0] in "+~"
-                or key.startswith(("budget.", "init_", "tokenizer."))
+                or key.startswith(("budget.", "init_", "models.", "tokenizer."))
                 or key in groups()
                 or isinstance(o.value(), dict)
             ):
@@ -216,7 +181,7 @@ def vary(composed: Composed, values: Mapping[str, str]) -> Composed | None:
         except Exception:
             return None
     changed = dataclasses.replace(composed, cfg=cfg, keys=composed.keys | frozenset(values))
-    problems, spec = validate.checked(changed)
+    problems, spec = validate.problems_and_spec(changed)
     return None if problems else dataclasses.replace(changed, spec=spec)
 
 
@@ -243,152 +208,28 @@ def swapped(composed: Composed, slot: str, name: str, options: Mapping[str, Any]
         effective=(*composed.effective, *words),
         keys=composed.keys | {f"{slot}.{key}" for key in options},
     )
-    problems, spec = validate.checked(changed)
+    problems, spec = validate.problems_and_spec(changed)
     if problems:
         raise UserError("\n".join(problems))
     return dataclasses.replace(changed, spec=spec)
 
 
-def _further(overrides: Sequence[str], good: Sequence[Override], known: explain.Known, run: Any) -> list[str]:
-    """What else is wrong, apart from overrides that are wrong already and what may follow from them."""
+def _further(
+    overrides: Sequence[str], good: Sequence[Override], known: explain.Known, run: Callable[[Sequence[str]], DictConfig]
+) -> list[str]:
+    """Further problems, apart from overrides that are wrong already and what may follow from them."""
     bad = {o.lstrip("+~").partition("=")[0].partition("@")[0] for o in overrides} - {o.key_or_group for o in good}
     good = [o for o in good if o.key_or_group.partition(".")[0] not in bad or o.key_or_group in known.groups]
     if not good or "model" in bad or "experiment" in bad:
         return []
     problems, good = explain.every_problem(good, run, known)
     try:
-        cfg = run([o.input_line for o in good])
+        cfg = run([str(o.input_line) for o in good])
     except Exception:
         return problems
     return problems + validate.local(cfg)
 
 
-@contextmanager
-def session(config_dirs: Sequence[str] = ()) -> Iterator[None]:
-    """Within, Hydra's compose and its config loader know conf/; also within a job of Hydra's, which has its own.
-
-    config_dirs: folders of the user that the config loader knows too, for glob().
-    """
-    import hydra
-    from hydra.core.global_hydra import GlobalHydra
-
-    outer = GlobalHydra.instance().hydra
-    GlobalHydra.instance().clear()
-    try:
-        with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3", job_name="llmlab"):
-            if config_dirs:
-                loader: Any = GlobalHydra.instance().config_loader()
-                path = loader.get_search_path()
-                for folder in config_dirs:
-                    path.append("llmlab", f"file://{Path(folder).resolve()}")
-                loader.repository.initialize_sources(path)
-            yield
-    finally:
-        GlobalHydra.instance().hydra = outer
-
-
 def addressed(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> list[str]:
     """Overrides with each head at its role, as Hydra wants them; of a sweep too, whose first objective tells the roles."""
-    return heads.addressed(overrides, functools.partial(_hydra, config_dirs=tuple(config_dirs)))
-
-
-def hydra_node(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> DictConfig:
-    """Hydra's own part of the config: launcher, sweeper, folders. Raises what Hydra raises."""
-    import copy
-
-    from omegaconf import OmegaConf
-
-    whole = copy.deepcopy(_both(overrides, tuple(config_dirs))[1])
-    OmegaConf.clear_cache(whole)  # it knows what ${now:} was
-    return whole.hydra
-
-
-def _hydra(overrides: Sequence[str], config_dirs: tuple[str, ...]) -> DictConfig:
-    """What Hydra composes. Kept, because one command composes much of it again: what comes back is the caller's own."""
-    import copy
-
-    return copy.deepcopy(_both(overrides, config_dirs)[0])
-
-
-def _both(overrides: Sequence[str], config_dirs: tuple[str, ...]) -> tuple[DictConfig, DictConfig]:
-    """The config without and with Hydra's own part, not to be changed."""
-    folders = (conf_dir(), *(Path(d).resolve() for d in config_dirs))
-    return _composed(tuple(overrides), folders, _stamp(folders), store.declare())
-
-
-@functools.lru_cache(maxsize=128)
-def _composed(overrides: tuple[str, ...], folders: tuple[Path, ...], *as_of: Any) -> tuple[DictConfig, DictConfig]:
-    import copy
-
-    import hydra
-    from omegaconf import open_dict
-
-    dirs = ",".join(repr(f"file://{d}") for d in folders[1:])
-    extra = [f"hydra.searchpath=[{dirs}]"] * bool(dirs)
-    with session():
-        whole = hydra.compose("config", [*overrides, *extra], return_hydra_config=True)
-    cfg = copy.deepcopy(whole)
-    with open_dict(cfg):
-        del cfg["hydra"]
-    return cfg, whole
-
-
-def _stamp(folders: Iterable[Path]) -> tuple[Any, ...]:
-    """What changes when a YAML file of these folders does."""
-    files = (
-        e
-        for d in folders
-        if d.is_dir()
-        for f in (str(d), *_folders(d))
-        for e in os.scandir(f)
-        if e.name.endswith("yaml")
-    )
-    return tuple((e.path, (stat := e.stat()).st_mtime_ns, stat.st_size) for e in files)
-
-
-def _folders(folder: Path) -> Iterator[str]:
-    for entry in os.scandir(folder):
-        if entry.is_dir():
-            yield entry.path
-            yield from _folders(Path(entry.path))
-
-
-def place(group: str, package: str | None) -> str:
-    """The place of a choice: its package without the name of the slot."""
-    if not package:
-        return ""
-    parent, _, last = package.rpartition(".")
-    return parent if last == group else package
-
-
-def _typed(parsed: Sequence[Override], known: explain.Known, run: Any) -> list[Typed | None]:
-    """What each override chooses in a group, None for a value. Compared with the config without typed slots."""
-    from omegaconf import OmegaConf
-
-    recipe = [o for o in parsed if o.key_or_group in known.groups and o.key_or_group not in SLOTS]
-    slots = [o for o in parsed if o.key_or_group in SLOTS]
-    base: Any = run([o.input_line for o in recipe]) if slots else {}
-    typed: list[Typed | None] = []
-    for o in parsed:
-        if o.key_or_group not in known.groups:
-            typed.append(None)
-            continue
-        choice = None if o.is_delete() or o.value() is None else _name(o.value())
-        kept = False
-        plain = not (o.is_add() or o.is_force_add() or o.package == o.key_or_group)  # else it is for Hydra to refuse
-        if plain and (o.key_or_group, choice) in registry.index():
-            here = OmegaConf.select(base, o.package or o.key_or_group)
-            kept = here is not None and here.get("_part_") == choice
-        typed.append(Typed(o.key_or_group, place(o.key_or_group, o.package), choice, kept))
-    return typed
-
-
-def _name(value: Any) -> str:
-    return f"[{','.join(map(str, value))}]" if isinstance(value, list) else str(value)
-
-
-def _other_budgets(parsed: Sequence[Override]) -> tuple[str, ...]:
-    """A budget that was typed replaces any other."""
-    mine = {o.key_or_group for o in parsed if o.key_or_group.startswith("budget.") and o.value() is not None}
-    keys = [f"budget.{f.name}" for f in dataclasses.fields(Budget)]
-    return tuple(f"{key}=null" for key in keys if key not in mine) if len(mine) == 1 else ()
+    return heads.addressed(overrides, functools.partial(hydra_config.run, config_dirs=tuple(config_dirs)))

@@ -16,53 +16,53 @@ if TYPE_CHECKING:
 def problems(composed: Composed) -> list[str]:
     """Everything that is wrong with the keys of the data and the tokenizer, a line each."""
     data, tokenizer = composed.cfg.data, composed.cfg.tokenizer
-    found = []
+    lines = []
     kind = KINDS.get(heads.reads(composed.cfg.objective))
     if kind is None:
         given = [k for k in KEYS if data.fields[k] is not None]
-        found += [
+        lines += [
             f"data.fields.{k} is of records, but the objective reads texts, which data.field names" for k in given[:1]
         ]
     elif data.separate_documents:
-        found.append(f"data.separate_documents=true: {kind} are kept apart anyway; leave it out")
+        lines.append(f"data.separate_documents=true: {kind} are kept apart anyway; leave it out")
     elif data.field != "text":
-        found.append(f"data.field={data.field} is of texts; of {kind} data.fields.{kind.fields[0].name}=KEY names one")
+        lines.append(f"data.field={data.field} is of texts; of {kind} data.fields.{kind.fields[0].name}=KEY names one")
     if data.source == "files":
         if data.path is None:
             endings = ".txt, .md, .jsonl" if kind is None else ".jsonl, .json, .csv, .tsv"
-            found.append(f"data.path must be given with data=files: a folder or a file ({endings})")
+            lines.append(f"data.path must be given with data=files: a folder or a file ({endings})")
         elif os.path.islink(path := os.path.expanduser(data.path)) and not os.path.exists(path):
-            found.append(f"data.path={data.path} is a link to {os.readlink(path)}, which is not there")
+            lines.append(f"data.path={data.path} is a link to {os.readlink(path)}, which is not there")
         elif os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
-            found.append(f"data.path={data.path} is a pipe, a socket or a device; give a file or a folder")
+            lines.append(f"data.path={data.path} is a pipe, a socket or a device; give a file or a folder")
         elif not os.path.exists(path):  # os.path takes any text, pathlib's methods do not
-            found.append(f"data.path={data.path}: there is no such file or folder{init_from.similar(data.path)}")
+            lines.append(f"data.path={data.path}: there is no such file or folder{init_from.similar(data.path)}")
     elif data.path is not None and "data.path" in composed.keys:
-        found.append(f"data.path is read with data=files only, but data={data.source}; add data=files")
+        lines.append(f"data.path is read with data=files only, but data={data.source}; add data=files")
     if data.source != "files" and "data.field" in composed.keys:
-        found.append(f"data.field is read with data=files only, but data={data.source}; add data=files")
+        lines.append(f"data.field is read with data=files only, but data={data.source}; add data=files")
     elif not data.field:
-        found.append("data.field must name the key of a text in a line of .jsonl, as data.field=text")
+        lines.append("data.field must name the key of a text in a line of .jsonl, as data.field=text")
     if tokenizer.kind in ("char", "file") and "tokenizer.vocab_size" in composed.keys:
         has = "a token for each character of the text" if tokenizer.kind == "char" else "the tokens of its file"
-        found.append(
+        lines.append(
             f"tokenizer.vocab_size: tokenizer={tokenizer.kind} has {has}, so nothing would change; leave it out"
         )
     if data.bos and tokenizer.kind in ("bpe", "char"):
-        found.append(f"data.bos=true: tokenizer={tokenizer.kind} has no bos; leave it out")
+        lines.append(f"data.bos=true: tokenizer={tokenizer.kind} has no bos; leave it out")
     if tokenizer.kind == "file":
         if tokenizer.path is None:
-            found.append("tokenizer.path must be given with tokenizer=file: a tokenizer.json")
+            lines.append("tokenizer.path must be given with tokenizer=file: a tokenizer.json")
         elif os.path.isdir(os.path.expanduser(tokenizer.path)):
             if not os.path.isfile(os.path.expanduser(os.path.join(tokenizer.path, "tokenizer.json"))):
-                found.append(f"tokenizer.path={tokenizer.path}: the folder has no tokenizer.json")
+                lines.append(f"tokenizer.path={tokenizer.path}: the folder has no tokenizer.json")
         elif not os.path.isfile(os.path.expanduser(tokenizer.path)):
-            found.append(f"tokenizer.path={tokenizer.path}: there is no such file{init_from.similar(tokenizer.path)}")
+            lines.append(f"tokenizer.path={tokenizer.path}: there is no such file{init_from.similar(tokenizer.path)}")
     elif tokenizer.path is not None and "tokenizer.path" in composed.keys:
-        found.append(
+        lines.append(
             f"tokenizer.path is read with tokenizer=file only, but tokenizer={tokenizer.kind}; add tokenizer=file"
         )
-    return found
+    return lines
 
 
 def require_source(composed: Composed) -> None:

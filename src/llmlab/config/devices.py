@@ -1,9 +1,12 @@
-"""What of strategy, precision, placement and devices excludes each other, as far as the config alone tells: without torch,
+"""Contradictions between strategy, precision, placement and devices, as far as the config alone tells: without torch,
 so that each point of a sweep is checked before the first begins."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda")
 ZERO = ("zero1", "zero2", "zero3", "zero2_offload", "zero3_offload")
@@ -11,30 +14,30 @@ STRATEGIES = ("single", "ddp", "fsdp", "fsdp_tp", *ZERO)
 NEEDS_GPU = "precision=16-mixed needs a GPU; on a CPU choose precision=bf16-mixed"
 
 
-def problems(cfg: Any) -> list[str]:
+def problems(cfg: DictConfig) -> list[str]:
     """A line each."""
     wanted, devices, name = str(cfg.trainer.accelerator), str(cfg.trainer.devices), cfg.strategy.name
     nodes, split = int(cfg.trainer.num_nodes), cfg.strategy.tensor_parallel
-    found = []
+    lines = []
     if wanted not in ACCELERATORS:
-        found.append(f"trainer.accelerator={wanted}: there is no such accelerator here (valid: auto, cpu, gpu)")
+        lines.append(f"trainer.accelerator={wanted}: there is no such accelerator here (valid: auto, cpu, gpu)")
     count = 1 if devices in ("auto", "-1") else int(devices) if devices.isdigit() else 0
     if count < 1:
-        found.append(f"trainer.devices={devices} must be a number of devices or auto")
+        lines.append(f"trainer.devices={devices} must be a number of devices or auto")
     if nodes < 1:
-        found.append(f"trainer.num_nodes={nodes} must be at least 1")
-    if found:
-        return found
+        lines.append(f"trainer.num_nodes={nodes} must be at least 1")
+    if lines:
+        return lines
     if count * nodes > 1 and name == "single":
         key = f"trainer.devices={devices}" if count > 1 else f"trainer.num_nodes={nodes}"
-        found.append(f"{key} needs a strategy for several: strategy=ddp or strategy=fsdp")
+        lines.append(f"{key} needs a strategy for several: strategy=ddp or strategy=fsdp")
     if split > 1 and name != "fsdp_tp":
-        found.append(f"strategy.tensor_parallel={split} needs strategy=fsdp_tp, but the strategy is {name}")
+        lines.append(f"strategy.tensor_parallel={split} needs strategy=fsdp_tp, but the strategy is {name}")
     elif devices.isdigit() and count % split:
-        found.append(divide(split, count))
+        lines.append(divide(split, count))
     elif split > 1 and (heads := cfg.model.n_heads) and heads % split:
-        found.append(f"strategy.tensor_parallel={split} does not divide model.n_heads={heads}")
-    return found + _precision(cfg, name, wanted)
+        lines.append(f"strategy.tensor_parallel={split} does not divide model.n_heads={heads}")
+    return lines + _precision(cfg, name, wanted)
 
 
 def divide(split: int, count: int) -> str:
@@ -42,7 +45,7 @@ def divide(split: int, count: int) -> str:
     return f"strategy.tensor_parallel={split} does not divide trainer.devices={count} (of a node); make it a multiple"
 
 
-def _precision(cfg: Any, name: str, accelerator: str) -> list[str]:
+def _precision(cfg: DictConfig, name: str, accelerator: str) -> list[str]:
     if cfg.precision == "16-mixed":
         if name in ZERO:
             why = f"DeepSpeed's loss scale would not be in a checkpoint; under strategy={name} choose precision=bf16-mixed"

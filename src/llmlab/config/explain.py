@@ -1,4 +1,4 @@
-"""What Hydra and OmegaConf say when something is wrong, in one line that names the key and the fix."""
+"""Errors of Hydra and OmegaConf, each in one line that names the key and the fix."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ALWAYS = ("csv", "csvlogger", "csv_logger", "file", "none", "false", "null", "de
 
 @dataclass(frozen=True)
 class Known:
-    """What can be chosen: the groups, and the names in each."""
+    """The choices there are: the groups, and the names in each."""
 
     groups: list[str]
     choices: Callable[[str], list[str]]
@@ -188,13 +188,14 @@ def message(e: Exception, base: DictConfig | None, known: Known, o: Override | N
     """One line for one exception."""
     from hydra.errors import MissingConfigException
 
+    # Hydra wraps what OmegaConf raises ("Error merging override ..."); what was wrong with it, only the cause says.
     text = "\n".join(str(x) for x in (e, e.__cause__) if x is not None)
     if isinstance(e, MissingConfigException):
         group, _, name = (e.missing_cfg_file or "").rpartition("/")
         if e.options:
             return f"{group}={name}: there is no such {group}; {near(name, [x.split('/')[-1] for x in e.options])}"
         return text.split("\n")[0]
-    if mark := getattr(e, "problem_mark", None):
+    if mark := getattr(e, "problem_mark", None):  # PyYAML's errors, which Hydra lets through
         return f"{mark.name}:{mark.line + 1}: {getattr(e, 'problem', 'not YAML')}"
     if found := re.search(r"In '([^']+)'", text):
         return _in_file(found[1], text)
@@ -331,7 +332,7 @@ def _places(group: str, base: DictConfig | None) -> str:
     )
 
 
-def _select(base: DictConfig | None, path: str) -> Any:
+def _select(base: DictConfig | None, path: str) -> DictConfig | None:
     from omegaconf import OmegaConf
 
     if base is None or not path:
@@ -340,5 +341,5 @@ def _select(base: DictConfig | None, path: str) -> Any:
     return node if OmegaConf.is_config(node) else None
 
 
-def _keys(node: Any) -> list[str]:
+def _keys(node: DictConfig | None) -> list[str]:
     return [str(k) for k in node if not str(k).startswith("_")] if node is not None and hasattr(node, "keys") else []

@@ -16,7 +16,6 @@ from llmlab.registry import near
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-FEW = 12  # names that may be listed
 ALL_KEYS = "llmlab train --help lists what can be typed, llmlab train --cfg job every key"
 
 
@@ -124,7 +123,7 @@ def argument(word: str, fields: Iterable[str]) -> str:
     return near(word, known)
 
 
-def paths(base: Any) -> list[str]:
+def paths(base: DictConfig | None) -> list[str]:
     """The dotted keys of a config that hold values, not worked out."""
     from omegaconf import DictConfig
 

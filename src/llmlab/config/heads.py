@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from llmlab import registry
 from llmlab.config import spelling
@@ -12,6 +12,8 @@ from llmlab.errors import UserError
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
+
+    from llmlab.config.composed import Composed
 
 OF_ROLE = re.compile(r"(\+{0,2})heads\.(\w+)=(?!\s*\{)(.*)", re.DOTALL)
 OF_NONE = re.compile(r"(\+{0,2})head(\.\w+)?=(.*)", re.DOTALL)
@@ -38,18 +40,39 @@ def addressed(words: Sequence[str], compose: Callable[[Sequence[str]], DictConfi
     return [*_usual(found, compose), *found]
 
 
-def roles(objective: Any) -> list[str]:
+def roles(objective: DictConfig) -> list[str]:
     """The roles whose heads an objective trains, by its node of a config."""
     entry = registry.index()["objective", str(objective["_part_"])]
     return list(entry.attribute("heads"))
 
 
-def reads(objective: Any) -> str:
+def reads(objective: DictConfig | None) -> str:
     """The kind of samples that an objective reads, by its node of a config: "text" or a kind of record."""
     if objective is None:
         return "text"
     kind: str = registry.index()["objective", str(objective["_part_"])].attribute("reads")
     return kind
+
+
+def problems(composed: Composed, companion: Mapping[str, str] | None) -> list[str]:
+    """A line each. A head is built and trained where the objective has its role; typed for another it would do nothing.
+
+    What the family's file names for other objectives may be typed as well: it changes nothing.
+    """
+    objective = composed.cfg.objective
+    if objective is None:
+        return []
+    mine = roles(objective) if companion is None else list(companion)
+    typed = [o.lstrip("+").partition("=")[0] for o in composed.overrides]
+    return [
+        f"head@{t.package}={t.choice}: objective={objective._part_} trains no such head; "
+        f"it has {', '.join(f'heads.{role}=NAME' for role in mine) or 'none'}"
+        for t in composed.typed
+        if t.group == "head"
+        and t.package.removeprefix("heads.") not in mine
+        and not t.kept
+        and (f"head@{t.package}" in typed or t.package in typed)
+    ]
 
 
 def _usual(words: Sequence[str], compose: Callable[[Sequence[str]], DictConfig]) -> list[str]:

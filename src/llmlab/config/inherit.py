@@ -47,7 +47,7 @@ def words(cfg: DictConfig, parsed: Iterable[Override]) -> list[str]:
         if cfg.init_tokenizer == "new":
             raise UserError("init_from.tokenizer=new has no effect without init_from=RUN; leave it out")
         return []
-    if cfg.init_tokenizer == "new" or init_from.named(cfg.init_from) is not None:
+    if cfg.init_tokenizer == "new" or init_from.hf_name(cfg.init_from) is not None:
         return []  # a Hugging Face folder brings its own in hub.begin
     parsed, folder = list(parsed), home(cfg.init_from).absolute()
     if not (folder / CONFIG).exists():
@@ -89,7 +89,7 @@ def without(overrides: Sequence[str]) -> tuple[str, ...]:
     return tuple(o for o in overrides if not is_about(o.lstrip("+~").partition("=")[0].partition("@")[0]))
 
 
-def _agrees(typed: Any, folder: Path) -> bool:
+def _agrees(typed: DictConfig, folder: Path) -> bool:
     """True if the settings of a tokenizer are those of the run's: the same words may be typed again."""
     if typed.kind == "file":
         if typed.path is None:

@@ -6,17 +6,18 @@ import difflib
 import os
 from pathlib import Path
 
+from llmlab import files
 from llmlab.config.spelling import quoted
 
 PREFIXES = ("hf=", "hf:")
 
 
-def named(value: str | None) -> str | None:
+def hf_name(value: str | None) -> str | None:
     """The name after hf= (or hf:) in a value such as that of init_from; None if it has no such prefix."""
     return next((value[len(p) :] for p in PREFIXES if value and value.startswith(p)), None)
 
 
-def normal(override: str) -> str:
+def normalise(override: str) -> str:
     """An override as Hydra's grammar wants it: init_from=hf=FOLDER quoted, and init_from.tokenizer as the key that it is,
     for init_from is a text and has none below it. Any other as it is."""
     key, _, value = override.partition("=")
@@ -24,12 +25,12 @@ def normal(override: str) -> str:
         return f"init_tokenizer={value}"
     if key.lstrip("+") != "init_from":
         return override
-    if (name := named(value)) is None:  # a checkpoint of a run, RUN/checkpoints/step=00000040
+    if (name := hf_name(value)) is None:  # a checkpoint of a run, RUN/checkpoints/step=00000040
         return f"{key}={quoted(value)}" if "=" in value and value[0] not in "'\"\\" else override
     return f"{key}={quoted(f'hf={name}')}"
 
 
-def missing(value: str) -> str | None:
+def problem(value: str) -> str | None:
     """Why a value can't be the folder of a run, one of its checkpoints or an export; None if it seems to be."""
     start = Path(value).expanduser()
     if not os.path.exists(start):
@@ -41,9 +42,9 @@ def missing(value: str) -> str | None:
 
 def absolute(value: str) -> str:
     """A value that means the same from any folder; what is to be downloaded, or was, as it is."""
-    if (name := named(value)) is None:
-        return os.path.abspath(Path(value).expanduser())
-    return f"hf={os.path.abspath(Path(name).expanduser())}" if Path(name).expanduser().is_dir() else value
+    if (name := hf_name(value)) is None:
+        return files.absolute(value)
+    return f"hf={files.absolute(name)}" if Path(name).expanduser().is_dir() else value
 
 
 def similar(path: str) -> str:

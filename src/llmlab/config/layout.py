@@ -17,6 +17,8 @@ from llmlab.sizes import AttentionTraits, FFNTraits, MoETraits, Sizes, divisors_
 from llmlab.slot_names import LAYER_SLOTS, STACK_SIZES
 
 if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
     from llmlab.config.composed import Composed
 
 
@@ -112,7 +114,7 @@ def with_vocabulary(composed: Composed, ids: int, classes: int | None = None) ->
     return replace(spec, sizes=spec.sizes.but(vocab_size=size), stacks=stacks)
 
 
-def _vocab_size(cfg: Any, ids: int | None) -> int:
+def _vocab_size(cfg: DictConfig, ids: int | None) -> int:
     """Rows of the table of tokens: what was stated, else the ids of the tokenizer rounded up to a multiple of 64."""
     stated = cfg.model.vocab_size
     if stated is None:
@@ -131,7 +133,7 @@ def check_objective(spec: ModelSpec, objective: PartSpec, companion: Mapping[str
         part, wanted = spec.heads.get(role), PartSpec("head", usual).attribute("scores")
         if part is not None and wanted is not None and part.attribute("scores") not in (None, wanted):
             fits = [n for (s, n), e in registry.index().items() if s == "head" and e.attribute("scores") == wanted]
-            also = _asking_for(part.attribute("scores"))
+            also = [n for n in _asking_for(part.attribute("scores")) if n != objective.name and companion is None]
             other = f"; objective={' or '.join(also)} asks for those of a {part.attribute('scores')}" if also else ""
             raise UserError(
                 f"heads.{role}={part.name} gives scores of a {part.attribute('scores')}, but objective={objective.name} "
@@ -189,14 +191,14 @@ def _default(slot: str, name: str) -> PartSpec:
     return PartSpec(slot, name, {k: o.default for k, o in entry.options.items()})
 
 
-def _needed(node: Any, slot: str) -> PartSpec:
+def _needed(node: DictConfig | None, slot: str) -> PartSpec:
     part = _part(node, slot)
     if part is None:
         raise UserError(f"{slot} is missing: a model needs one; choose {slot}=NAME")
     return part
 
 
-def _part(node: Any, slot: str) -> PartSpec | None:
+def _part(node: DictConfig | None, slot: str) -> PartSpec | None:
     if node is None:
         return None
     from omegaconf import OmegaConf
@@ -207,8 +209,8 @@ def _part(node: Any, slot: str) -> PartSpec | None:
     return PartSpec(slot, name, options)
 
 
-def _sizes(cfg: Any, vocabulary: int | None, stack: str | None = None) -> Sizes:
-    """Of the model, or of a stack, which may have some of its own."""
+def _sizes(cfg: DictConfig, vocabulary: int | None, stack: str | None = None) -> Sizes:
+    """The sizes of the model, or of a stack, which may have some of its own."""
     from omegaconf import OmegaConf
 
     m: dict[str, Any] = OmegaConf.to_container(cfg.model, resolve=True)  # type: ignore[assignment]
@@ -249,7 +251,7 @@ def _sizes(cfg: Any, vocabulary: int | None, stack: str | None = None) -> Sizes:
     return Sizes(**m, **traits)
 
 
-def kinds_of(layers: Any, n_layers: int) -> list[str]:
+def kinds_of(layers: DictConfig, n_layers: int) -> list[str]:
     """first + cycle + last as one list of n_layers kinds; "" where none is named."""
     first, cycle, last = list(layers.first), list(layers.cycle), list(layers.last)
     if not (first or cycle or last):
@@ -263,7 +265,7 @@ def kinds_of(layers: Any, n_layers: int) -> list[str]:
     return first + [cycle[i % len(cycle)] for i in range(middle)] + last
 
 
-def _stack(cfg: Any, name: str, sizes: Sizes, mask: PartSpec, typed: dict, notes: list[str]) -> StackSpec:
+def _stack(cfg: DictConfig, name: str, sizes: Sizes, mask: PartSpec, typed: dict, notes: list[str]) -> StackSpec:
     stack = cfg.stacks.get(name)
     own = stack is not None
     execute = list(stack.execute if own and stack.execute else cfg.execute)
@@ -307,7 +309,7 @@ def _stack(cfg: Any, name: str, sizes: Sizes, mask: PartSpec, typed: dict, notes
     )
 
 
-def _layer(cfg: Any, stack: str | None, kind: str, typed: dict, notes: list[str]) -> LayerSpec:
+def _layer(cfg: DictConfig, stack: str | None, kind: str, typed: dict, notes: list[str]) -> LayerSpec:
     parts: dict[str, PartSpec] = {}
     displaced: dict[str, str] = {}
     for slot in LAYER_SLOTS:

@@ -48,6 +48,7 @@ def register() -> None:
         "matched": matched,
         "cycle": cycle,
     }
+    # OmegaConf's resolvers are one table a process; a name that is there already is a ValueError without replace.
     for name, function in resolvers.items():
         OmegaConf.register_new_resolver(name, function, replace=True)
 

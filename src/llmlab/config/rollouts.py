@@ -23,28 +23,28 @@ def problems(cfg: DictConfig) -> list[str]:
         if cfg.reward is None:
             return []
         return [f"reward={cfg.reward._part_}: {objective} reads no prompts, so nothing would change; leave it out"]
-    found = []
+    lines = []
     for key, node in (("model", cfg.model), ("model.attention", cfg.model.attention), ("model.ffn", cfg.model.ffn)):
         if node.dropout:
-            found.append(
+            lines.append(
                 f"{key}.dropout={node.dropout}: {objective} learns from the probabilities with which answers were drawn, "
                 "which dropout would change; it must be 0"
             )
     if cfg.strategy.name not in WHOLE:
-        found.append(
+        lines.append(
             f"strategy={cfg.strategy.name}: {objective} generates with a whole model on each device; choose one of "
             f"{', '.join(WHOLE)}"
         )
     if cfg.placement.compile:
-        found.append(
+        lines.append(
             f"placement.compile=true: {objective} generates token by token, which isn't compiled; leave it out"
         )
     if cfg.budget.minutes is not None:
-        found.append(
+        lines.append(
             f"budget.minutes={cfg.budget.minutes:g}: the time of a step of {objective} follows from how long its answers "
             "become; give budget.steps or budget.tokens"
         )
-    return found
+    return lines
 
 
 def require_reward(cfg: DictConfig) -> None:

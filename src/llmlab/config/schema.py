@@ -134,7 +134,7 @@ class TensorBoard:
 
 @dataclass
 class Logger:
-    """What a run reports to beside metrics.csv: each that is not None."""
+    """The loggers that a run reports to beside metrics.csv: each that is not None."""
 
     wandb: Optional[WandB] = None
     tensorboard: Optional[TensorBoard] = None

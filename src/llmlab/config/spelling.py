@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 # Keys of Hydra itself whose values are text.
 FOLDERS = ("hydra.run.dir", "hydra.sweep.dir")
 ONE = (*FOLDERS, "resume")  # one folder each, never several: a comma is part of its name
+# The characters of ID and UNQUOTED_CHAR in Hydra's OverrideLexer.g4, and the signs of the grammar itself.
 OUTSIDE = re.compile(r"""[^\w/\-\\+.$%*@?|,\[\]{}():="' \t]|[^\x00-\x7f]""")  # what no unquoted value can hold
 TOKEN = re.compile(r""""[^"]*"|'[^']*'|[,\[\]{}():=]|[^,\[\]{}():="']+|.""", re.DOTALL)
 

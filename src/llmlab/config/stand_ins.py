@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 
 class StandIn(NamedTuple):
@@ -31,15 +34,15 @@ TABLE = {
 }  # fmt: skip
 
 
-def of(cfg: Any) -> StandIn | None:
+def stand_in(cfg: DictConfig) -> StandIn | None:
     """The family's entry, where a run trains by its stand-in: one that chooses another objective says so itself."""
     found = TABLE.get(cfg.model.family)
     return found if found and cfg.objective and cfg.objective["_part_"] == found.objective else None
 
 
-def note(cfg: Any) -> str | None:
+def note(cfg: DictConfig) -> str | None:
     """A line for the record and for plans."""
-    found = of(cfg)
+    found = stand_in(cfg)
     if found is None:
         return None
     return f"objective={found.objective} stands in for what {cfg.model.family}'s paper trains by, {found.paper}"

@@ -18,13 +18,14 @@ def _schema(slot: str, name: str, options: tuple[tuple[str, str], ...]) -> type:
     for key, option in registry.index()[slot, name].options.items():
         default = option.default
         if option.required:
-            default = "???"
+            default = "???"  # MISSING to OmegaConf: reading it raises, and `strays` names the key
         elif isinstance(default, tuple):
-            default = list(default)
-        if isinstance(default, list | dict):
+            default = list(default)  # as OmegaConf has it: a ListConfig, whatever it was
+        if isinstance(default, list | dict):  # a dataclass refuses a mutable default
             fields.append((key, option.type, field(default_factory=functools.partial(type(default), default))))
         else:
             fields.append((key, option.type, field(default=default)))
+    # OmegaConf names the class in its errors. With a "/" no class that is written in Python has the same name.
     return make_dataclass(f"{slot}/{name}", fields, bases=(Part,))
 
 
@@ -50,6 +51,7 @@ def declare() -> int:
         return int(_declared["count"])
     resolvers.register()
     store = ConfigStore.instance()
+    # The store has no way to take something out: parts that are gone would still be choices.
     for slot, _ in _declared.get("entries", ()):
         store.repo.pop(slot, None)
     for slot, name in entries:

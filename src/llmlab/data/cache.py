@@ -9,7 +9,6 @@ import json
 import os
 import re
 import shutil
-import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -21,7 +20,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, cast
 from llmlab.errors import UserError
 from llmlab.files import replace_atomically, sha256
 from llmlab.json_files import read_json
-from llmlab.ranks import is_first
+from llmlab.ranks import rank_zero_info
 
 if TYPE_CHECKING:
     import numpy as np
@@ -52,12 +51,6 @@ def root() -> Path:
     return Path(os.environ.get("LLMLAB_CACHE") or "~/.cache/llmlab").expanduser()
 
 
-def say(line: str) -> None:
-    """A line to the user, once whatever the number of ranks."""
-    if is_first():
-        print(f"llmlab: {line}", file=sys.stderr, flush=True)
-
-
 def digest(value: object) -> str:
     """sha256 of plain values, written as JSON with sorted keys."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
@@ -73,7 +66,7 @@ def open_or_make(folder: Path, make: Callable[[Path], dict[str, Any]]) -> dict[s
         if folder.is_dir():
             return check(folder)
     except Damaged as e:
-        say(f"the cache {folder} is damaged ({e}): making it anew")
+        rank_zero_info(f"the cache {folder} is damaged ({e}): making it anew")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with _lock(folder.with_name(folder.name + ".lock")):
@@ -153,7 +146,9 @@ def keep(path: Path, content: dict[str, Any]) -> None:
     try:
         write_manifest(path, content)
     except OSError as e:
-        say(f"{path.name} is not kept in the cache {path.parent} ({e.strerror}); it is computed anew each time")
+        rank_zero_info(
+            f"{path.name} is not kept in the cache {path.parent} ({e.strerror}); it is computed anew each time"
+        )
 
 
 def read_checked(path: Path) -> dict[str, Any] | None:
@@ -229,7 +224,7 @@ def _lock(path: Path) -> Iterator[None]:
         try:
             fcntl.lockf(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            say("waiting for another process that prepares the same data")
+            rank_zero_info("waiting for another process that prepares the same data")
             with suppress(OSError):  # a file system without locks: the last rename wins, and both made the same
                 fcntl.lockf(f, fcntl.LOCK_EX)
         _held.add(path)

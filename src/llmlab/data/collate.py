@@ -21,7 +21,7 @@ IGNORED = -100  # a label that is no target
 MULTIPLE = 8  # to which a padded length is rounded up: tensor cores take multiples of it, and fewer shapes are compiled
 
 
-def prepare(objective: Objective, sample: Any, rng: np.random.Generator) -> Prepared:
+def prepare(objective: Objective, sample: Prepared | list[Prepared], rng: np.random.Generator) -> Prepared:
     """A sample as the objective prepares it; the records of a window, one after the other, as one prepared sample."""
     if isinstance(sample, list):
         return joined([objective.prepare(record, rng) for record in sample])

@@ -12,6 +12,7 @@ from llmlab.data import cache, ngram
 from llmlab.data.records import Records
 from llmlab.data.tokenizer import Tokenizer
 from llmlab.data.windows import Stream
+from llmlab.ranks import rank_zero_info
 
 if TYPE_CHECKING:
     from llmlab.slots import Vocabulary
@@ -77,7 +78,9 @@ class Corpus:
         missing = [n for n in orders if str(n) not in known]
         if missing:
             if len(self.train) > NGRAM_TOKENS:
-                cache.say(f"the n-gram models count the first {NGRAM_TOKENS:,} of {len(self.train):,} training tokens")
+                rank_zero_info(
+                    f"the n-gram models count the first {NGRAM_TOKENS:,} of {len(self.train):,} training tokens"
+                )
             counted, tokens = self.train.tokens[:NGRAM_TOKENS], self.validation.tokens
             found = ngram.kneser_ney(counted, tokens, self.validation_bytes, self.vocabulary.size, missing)
             known |= {str(n): bits for n, bits in found.items()}

@@ -52,7 +52,7 @@ def opened(path: Path, endings: tuple[str, ...]) -> tuple[list[File], Account]:
 
 
 def state(path: Path, listed: list[File]) -> list[Any]:
-    """What changes when a file does, without opening one."""
+    """A value that changes when a file does, found without opening one."""
     # The change time too: a copy that keeps size and modification time is still seen.
     return [str(path.resolve()), [[f.name, *_state(f.stat)] for f in listed]]
 

@@ -28,7 +28,7 @@ class Frame(NamedTuple):
 
 
 class Framing(NamedTuple):
-    """How the texts of a record become one sequence. lead, end: ids that open a record and the one that ends a text."""
+    """Frames that make one sequence of a record. lead, end: ids that open a record and the one that ends a text."""
 
     single: Frame
     pair: Frame
@@ -36,7 +36,7 @@ class Framing(NamedTuple):
     end: int | None
 
     @classmethod
-    def of(cls, tokenizer: Tokenizer, lead: Sequence[int]) -> Framing:
+    def from_tokenizer(cls, tokenizer: Tokenizer, lead: Sequence[int]) -> Framing:
         """By the tokenizer's own template (its post-processor); else [CLS] a [SEP] b [SEP] where it has both (BERT: Devlin
         et al. 2018, arXiv:1810.04805); else eos after each text.
         """
@@ -70,6 +70,7 @@ class Framing(NamedTuple):
         pieces: list[Sequence[int] | np.ndarray] = [frame.before, first, frame.between, *second, frame.after]
         kinds = frame.types if second else [*frame.types[:3], frame.types[4]]
         ids = [np.asarray(p, dtype=np.int64) for p in pieces]
+        # np.resize repeats what it is given: the one segment of a text, once for each of its ids.
         types = [np.resize(np.array(t, dtype=np.int64), len(p)) for p, t in zip(pieces, kinds, strict=True)]
         return np.concatenate(ids), np.concatenate(types)
 
@@ -98,7 +99,7 @@ def shortened(ids: np.ndarray, length: int, cut: Literal["start", "end"]) -> np.
 
 
 def _template(tokenizer: Tokenizer) -> tuple[Frame, Frame] | None:
-    """What the tokenizer's own template puts around one text and around two; None without one."""
+    """Tokens that the tokenizer's own template puts around one text and around two; None without one."""
     if tokenizer.kind != "file":
         return None
     inner = tokenizer.inner
@@ -112,7 +113,7 @@ def _template(tokenizer: Tokenizer) -> tuple[Frame, Frame] | None:
 
 def _frame(ids: list[int], types: list[int], of: list[int | None]) -> Frame | None:
     """The frame of an encoding, whose `of` says of each id which text it is from. None if a text has left no id."""
-    n = 2 if 1 in of else 1
+    n = 2 if 1 in of else 1  # tokenizers has None there for a special token
     if any(i not in of for i in range(n)):
         return None
     starts = [of.index(i) for i in range(n)]

@@ -122,7 +122,7 @@ class MicroSteps(Dataset[Batch]):
         self.windows, self.objective, self.seed = windows, objective, seed
         self.batch_size, self.micro, self.rank, self.world, self.accumulate = batch_size, micro, rank, world, accumulate
         # Where the objective says that every sample has as many targets, no other rank's samples need be prepared.
-        self.fixed = attributes.of(objective, "objective", "fixed_counts")
+        self.fixed = attributes.get(objective, "objective", "fixed_counts")
         self.step = -1
         self.samples: dict[int, Sample] = {}  # of this step, by row
         self.counts: dict[str, int] = {}
@@ -185,7 +185,7 @@ def total(counts: Iterable[dict[str, int]]) -> dict[str, int]:
 
 def _batch(samples: Sequence[Sample], objective: Objective, windows: Samples) -> Batch:
     """A micro-batch of prepared samples, as the objective wants them collated."""
-    how: collate.How = attributes.of(objective, "objective", "collate")
+    how: collate.How = attributes.get(objective, "objective", "collate")
     return {**collate.batch(samples, how, windows.pad, windows.seq_len)}
 
 

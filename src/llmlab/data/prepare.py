@@ -21,6 +21,7 @@ from llmlab.data.sources import Document, Source, open_source
 from llmlab.data.tokenizer import BESIDE, FILE, SPECIAL, Tokenizer, ends_nothing, make
 from llmlab.data.windows import Stream
 from llmlab.errors import UserError
+from llmlab.ranks import rank_zero_info
 from llmlab.record_kinds import KINDS, TEXT, Kind
 
 if TYPE_CHECKING:
@@ -67,10 +68,10 @@ def prepare(
     if text not in (None, manifest["fingerprint"]):
         raise OtherText(manifest["fingerprint"], fingerprint.read(folder) or [])
     for note in manifest["notes"]:
-        cache.say(note)
+        rank_zero_info(note)
     manifest["read"] = source.account.renewed(manifest["read"])
     if skipped := manifest["read"]["skipped"]:
-        cache.say(f"data.path={data.path}: skipped {account.reasons(skipped)}")
+        rank_zero_info(f"data.path={data.path}: skipped {account.reasons(skipped)}")
     if reads != TEXT:
         held = {part: Records.open(folder, part, manifest["called"]) for part in PARTS}
         if empty := [part for part in PARTS if not held[part].count and not (whole and part == "validation")]:

@@ -56,7 +56,7 @@ def make(
     ends = ("eos",) if not ends_nothing(cfg) else ()
     names = (*ends, *sorted({*special, *framed}.difference(ends)))
     tokenizer = make_tokenizer(cfg, texts["train"], texts["validation"], names)
-    framing = Framing.of(tokenizer, tokenizer.opening(data.bos))
+    framing = Framing.from_tokenizer(tokenizer, tokenizer.opening(data.bos))
     called = list(dict.fromkeys(name for r in everything for name, _ in records.texts_of(r, kind)))
     total, done = sum(len(t) for part in texts.values() for t in part), 0
 

@@ -108,7 +108,7 @@ def _table(text: str, ending: str, shown: str) -> Iterator[tuple[int, dict[str, 
         raise UserError(f"{shown}, line {reader.line_num}: not valid .{ending} ({e})") from None
 
 
-def _record(row: Any, kind: Kind, names: Mapping[str, str], where: str) -> Record:
+def _record(row: object, kind: Kind, names: Mapping[str, str], where: str) -> Record:
     """A row of a file as a record of its kind; UserError, which begins with `where`, for what is none."""
     if not isinstance(row, dict):
         raise UserError(f"{where}: needs an object, but is {'a list' if isinstance(row, list) else 'one value'}")
@@ -154,7 +154,7 @@ def _missing(row: Mapping[str, Any], field: Field, kind: Kind, names: Mapping[st
     return f"{kind} need {wanted}; it has {has}: data.fields.{first}=KEY names another"
 
 
-def _checked(value: Any, field: Field, where: str) -> Any:
+def _checked(value: object, field: Field, where: str) -> Any:
     """The value of a field, a label as a text."""
     if field.shape == "label":
         if isinstance(value, bool):
@@ -163,8 +163,7 @@ def _checked(value: Any, field: Field, where: str) -> Any:
             return str(value)
         raise UserError(f"{where} must be a text or a whole number, but is {json.dumps(value)[:60]}")
     if field.shape == "messages":
-        fits = isinstance(value, list) and value and all(map(_is_message, value))
-        if not fits:
+        if not (isinstance(value, list) and value and all(map(_is_message, value))):
             raise UserError(f'{where} must be a list of objects with "role" and "content", both texts')
         return [{"role": m["role"], "content": m["content"]} for m in value]
     if field.shape == "texts":
@@ -176,7 +175,7 @@ def _checked(value: Any, field: Field, where: str) -> Any:
     return value
 
 
-def _is_message(value: Any) -> bool:
+def _is_message(value: object) -> bool:
     return isinstance(value, dict) and all(isinstance(value.get(k), str) for k in ("role", "content"))
 
 

@@ -217,6 +217,7 @@ def texts_of(record: Record, kind: Kind) -> Iterator[tuple[str, str]]:
 
 def side(record: Record) -> float:
     """A number in [0, 1) by which a record is held out or not, from all but its label: a text keeps its side under any."""
+    # Not hash(), which Python salts anew in every process: a record would change sides from run to run.
     key = json.dumps({k: v for k, v in record.items() if k != "label"}, ensure_ascii=False, sort_keys=True)
     return int.from_bytes(hashlib.sha256(key.encode("utf-8")).digest()[:8], "big") / 2**64
 

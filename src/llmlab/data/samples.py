@@ -59,4 +59,4 @@ def samples(
     rollout = getattr(objective, "rollout", None)
     answer = 0 if rollout is None else rollout.max_new
     found = RecordSamples(part, corpus.manifest["kind"], framing, seq_len, segments=told, pad=pad, answer=answer)
-    return Packs(found) if attributes.of(objective, "objective", "collate") == "pack" else found
+    return Packs(found) if attributes.get(objective, "objective", "collate") == "pack" else found

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from llmlab.errors import UserError
-from llmlab.json_files import checked, parse_json, read_json
+from llmlab.json_files import check_shape, parse_json, read_json
 
 if TYPE_CHECKING:
     import tokenizers
@@ -125,7 +125,7 @@ class Special:
         yield from named
 
 
-def read(files: Mapping[str, str], where: str) -> Special:
+def read_special(files: Mapping[str, str], where: str) -> Special:
     """The special tokens that the files (name -> content) name. UserError names the file and the key.
 
     special_tokens_map.json stands above tokenizer_config.json, but is not read where that has `added_tokens_decoder`; so
@@ -175,7 +175,7 @@ def ids_of(folder: Path) -> tuple[Ids, Ids]:
     found: list[Ids] = []
     for name in MODEL:
         try:
-            found.append(checked(read_json(folder / name), Ids, str(folder / name)))
+            found.append(check_shape(read_json(folder / name), Ids, str(folder / name)))
         except FileNotFoundError:
             found.append({})
     return found[0], found[1]

@@ -20,7 +20,7 @@ def sample(objective: Objective, tokens: Array, number: int = 0, documents: Arra
 
     number: of the sample; labels alternate by it. documents: of a text, those of its tokens.
     """
-    kind = attributes.of(objective, "objective", "reads")
+    kind = attributes.get(objective, "objective", "reads")
     if kind == TEXT:
         return {"tokens": tokens, "documents": documents}
     own = tokens[:-1]
@@ -58,15 +58,15 @@ def prepared(
     """Such a sample as the objective prepares it, packed into a window where it is to be."""
     own: Any = sample(objective, tokens, number, documents)
     packs = (
-        attributes.of(objective, "objective", "collate") == "pack"
-        and attributes.of(objective, "objective", "reads") != TEXT
+        attributes.get(objective, "objective", "collate") == "pack"
+        and attributes.get(objective, "objective", "reads") != TEXT
     )
     return collate.prepare(objective, [own] if packs else own, rng)
 
 
 def collated(objective: Objective, samples: list[dict[str, Any]], seq_len: int) -> dict[str, Tensor]:
     """Prepared samples as a micro-batch."""
-    return collate.batch(samples, attributes.of(objective, "objective", "collate"), most=seq_len)
+    return collate.batch(samples, attributes.get(objective, "objective", "collate"), most=seq_len)
 
 
 class StandIns:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from llmlab.data.renderer import renderer
-from llmlab.data.special import config_of, read
+from llmlab.data.special import config_of, read_special
 from llmlab.errors import UserError
 
 if TYPE_CHECKING:
@@ -27,12 +27,12 @@ class Template:
         renderer.render(source, None, where)
 
     @classmethod
-    def of(cls, beside: Mapping[str, str], where: str) -> Template:
+    def from_files(cls, beside: Mapping[str, str], where: str) -> Template:
         """The template among the files beside a tokenizer.json (name -> content). UserError where there is none."""
         source = cls._source(beside, where)
         if not source:
             raise UserError(f"{where}: its tokenizer has no chat template, so what it writes is a text and no answer")
-        return cls(source, read(beside, where).names, where)
+        return cls(source, read_special(beside, where).names, where)
 
     @classmethod
     def among(cls, beside: Mapping[str, str]) -> bool:

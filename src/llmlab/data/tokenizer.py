@@ -20,6 +20,7 @@ from llmlab.data import special as special_tokens
 from llmlab.data.special import ADDED, CONFIG, MAP
 from llmlab.errors import UserError
 from llmlab.json_files import read_json, read_text
+from llmlab.ranks import rank_zero_info
 
 if TYPE_CHECKING:
     import tokenizers
@@ -89,7 +90,7 @@ class Tokenizer:
             return before
         if not bos:
             return ()
-        token = special_tokens.read(self.beside, "the tokenizer").name("bos")
+        token = special_tokens.read_special(self.beside, "the tokenizer").name("bos")
         i = None if token is None else self.inner.token_to_id(token)
         if i is None:
             raise UserError("data.bos=true: the files beside tokenizer.json name no bos_token; leave it out")
@@ -300,7 +301,6 @@ def from_file(path: str | None, special: Sequence[str], table: int | None = None
     table: how many tokens the model knows, None for what a config.json beside says; a token that only the files beside name
     is left out where the model has no row for it.
     """
-    from llmlab.data import cache
 
     if not path:
         raise UserError("tokenizer.path: tokenizer=file needs a tokenizer.json: tokenizer.path=FILE")
@@ -312,11 +312,11 @@ def from_file(path: str | None, special: Sequence[str], table: int | None = None
     known = Tokenizer.load(file.parent) if file.name == FILE and (file.parent / SPECIAL).exists() else None  # of a run
     inner = known.inner if known else read_tokenizer(file)
     beside = _beside(file.parent)
-    named = special_tokens.read(beside, str(file.parent))
+    named = special_tokens.read_special(beside, str(file.parent))
     models = special_tokens.ids_of(file.parent)
     table = table or models[0].get("padded_vocab_size") or models[0].get("vocab_size")
     if known is None and (left_out := named.apply(inner, table)):
-        cache.say(f"{file.parent}: the model has no row for {', '.join(left_out)}, which is left out")
+        rank_zero_info(f"{file.parent}: the model has no row for {', '.join(left_out)}, which is left out")
     ids = dict(known.special) if known else {}
     for name in (n for n in special if n not in ids):
         token = named.name(name)
@@ -326,7 +326,7 @@ def from_file(path: str | None, special: Sequence[str], table: int | None = None
             token = _by_alias(inner, name)
             if name == "eos":
                 how = "is added" if inner.token_to_id(token) is None else "is taken"
-                cache.say(f"{file.parent}: nothing there names the eos token of the tokenizer; {token} {how}")
+                rank_zero_info(f"{file.parent}: nothing there names the eos token of the tokenizer; {token} {how}")
         ids[name] = _add(inner, token)
     found = Tokenizer(inner, ids, known.kind if known else "file")
     found.beside = beside

@@ -149,7 +149,7 @@ def _no_numbers(model: Model, batch: dict[str, Tensor], last: Tensor, cache: Cac
     """The error for logits that are not finite: which part of the model they come from."""
     if cache is not None:
         cache.cut(cache.length - last.shape[1])
-    which = finite.arises(model, lambda: model(batch, heads={"tokens": last}, cache=cache))
+    which = finite.first_nonfinite(model, lambda: model(batch, heads={"tokens": last}, cache=cache))
     return UserError(f"the logits of new token {step + 1} are NaN or infinity: {which}")
 
 

@@ -22,7 +22,7 @@ class Session:
     def __init__(self, model: Model):
         self.model = model
         stack: Any = model.all_stacks()[-1]
-        rotated = all(attributes.of(p, "position", "caches_rotated") for p in stack.positions)
+        rotated = all(attributes.get(p, "position", "caches_rotated") for p in stack.positions)
         self.keeps = rotated and model.spec.topology != "encoder_decoder"
         self.ids: list[int] = []
         self.reused = 0

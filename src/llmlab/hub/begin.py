@@ -35,7 +35,7 @@ FREE = (
     "model.moe.z",
 )
 
-__all__ = ["Start", "check", "read", "weights"]
+__all__ = ["Start", "check", "read_start", "weights"]
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class Start:
         for role in entry.attribute("heads") if entry else ():
             head = self.about.spec.heads.get(role)
             if head is not None and head.attribute("scores") != "vocabulary":
-                usual = PartSpec.of("head", head.name).options
+                usual = PartSpec.with_defaults("head", head.name).options
                 found.append(f"head@heads.{role}={head.name}")
                 changed = {k: v for k, v in head.options.items() if usual.get(k) != v}
                 found += [f"heads.{role}.{k}={'null' if v is None else str(v).lower()}" for k, v in changed.items()]
@@ -125,7 +125,7 @@ class Start:
         return [f"{wrong} is not what the model of {said} has; leave it out"] if wrong else []
 
 
-def read(name: str) -> Start:
+def read_start(name: str) -> Start:
     folder = locate(name)
     return Start(name, folder, describe(folder))
 

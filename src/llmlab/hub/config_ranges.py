@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from llmlab.errors import UserError
-from llmlab.json_files import shown
+from llmlab.json_files import short_repr
 from llmlab.sizes import MOST_LAYERS
 
 MOST = (1 << 31) - 1  # sizes and ids beyond it fit no tensor that a machine has
@@ -28,7 +28,7 @@ class Number:
         """The value, a float unless `whole`. UserError if it is none of these numbers."""
         if not self.holds(value):
             most = f" to {MOST:,}" if self.high == MOST and isinstance(value, int | float) and value > MOST else ""
-            raise UserError(f"config.json: {key}={shown(value)} must be {self}{most}")
+            raise UserError(f"config.json: {key}={short_repr(value)} must be {self}{most}")
         assert isinstance(value, int | float)
         return value if self.whole else float(value)
 
@@ -110,4 +110,4 @@ def _check(key: str, value: object, rule: Number | None, default: object) -> Non
     elif default is not None:
         kinds = (int, float) if isinstance(default, float) else (type(default),)
         if not isinstance(value, kinds) or (isinstance(value, bool) and not isinstance(default, bool)):
-            raise UserError(f"config.json: {key}={shown(value)} must be like {shown(default)}")
+            raise UserError(f"config.json: {key}={short_repr(value)} must be like {short_repr(default)}")

@@ -75,7 +75,7 @@ class Entry:
         return replace(self, rules=[*self.rules, *self.layout({**self.defaults, **config})], layout=None)
 
 
-part = PartSpec.of
+part = PartSpec.with_defaults
 
 
 def n_labels(c: Config, default: int = 2) -> int:

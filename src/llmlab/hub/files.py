@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from llmlab.errors import UserError
-from llmlab.json_files import read_json, shown
+from llmlab.json_files import read_json, short_repr
 
 # What goes with the weights and is carried along as it is.
 BESIDE = (
@@ -70,7 +70,7 @@ def read_shapes(folder: Path) -> dict[str, Tensor]:
 
 def _once(names: Sequence[str], before: Mapping[str, Tensor], path: Path) -> None:
     if again := next((name for name in names if name in before), None):
-        raise UserError(f"{path}: {shown(again, 100)} is in another shard too, and only one can be read")
+        raise UserError(f"{path}: {short_repr(again, 100)} is in another shard too, and only one can be read")
 
 
 def _paths(folder: Path) -> list[Path]:
@@ -90,7 +90,7 @@ def _paths(folder: Path) -> list[Path]:
     for name in names:
         plain = name not in ("", ".", "..") and not set(name) & set("/\\\0") and len(name.encode()) < 256
         if not plain or not (folder / name).is_file():
-            raise UserError(f"{index} names the shard {shown(name, 100)}, which is not in the folder")
+            raise UserError(f"{index} names the shard {short_repr(name, 100)}, which is not in the folder")
     return [folder / name for name in names]
 
 

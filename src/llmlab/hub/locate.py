@@ -19,8 +19,8 @@ def locate(name: str, wanted: Sequence[str] = WANTED) -> Path:
         return folder
     from llmlab.hub import fetch
 
-    if (model := fetch.known(name)) is not None:
-        if (there := fetch.found(model)) is not None:
+    if (model := fetch.find_model(name)) is not None:
+        if (there := fetch.cached_folder(model)) is not None:
             return there
         raise UserError(f"hf={name} is not in the cache, or no longer whole; llmlab fetch {model.name} brings it")
     if REPOSITORY.fullmatch(name):

@@ -60,7 +60,7 @@ def save_tokenizer(folder: Path, tokenizer: Tokenizer, positions: int) -> str:
     from llmlab.hub.files import read_config
 
     config = read_config(folder)
-    named = special.read(tokenizer.beside, "the run's tokenizer")
+    named = special.read_special(tokenizer.beside, "the run's tokenizer")
     roles = _roles(tokenizer, named)
     ids = {role: i for role, token in roles.items() if (i := tokenizer.inner.token_to_id(token)) is not None}
     _tell_ids(folder, config, ids)

@@ -73,7 +73,7 @@ def tokenizer_of(folder: Path) -> Reference:
     tokenizer.forced = (forced[0], forced[1])
     about: special.Ids = {**of_model, **of_text}
     tokenizer.ends = tuple(special.all_ids(about, "eos_token_id"))
-    if not tokenizer.ends and (token := special.read(known.beside, str(folder)).name("eos")) is not None:
+    if not tokenizer.ends and (token := special.read_special(known.beside, str(folder)).name("eos")) is not None:
         found = tokenizer.inner.token_to_id(token)
         tokenizer.ends = () if found is None else (found,)
     start = special.first_id(about, "decoder_start_token_id")

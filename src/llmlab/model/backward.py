@@ -95,7 +95,7 @@ def _prepare(
             module.forward = One(module)  # type: ignore[method-assign]
     for role, head in cast("list[tuple[str, Any]]", list(twin.heads.items())):  # of the positions that have targets
         share = head_shares.get(role, 0.0)
-        share = share if attributes.of(head, "head", "per_token") else float(share > 0)
+        share = share if attributes.get(head, "head", "per_token") else float(share > 0)
         head.register_forward_pre_hook(lambda *_, share=share: setattr(products, "share", share))
         head.register_forward_hook(lambda *_: setattr(products, "share", 1.0))
 

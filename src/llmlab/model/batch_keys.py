@@ -64,7 +64,7 @@ def check(batch: Watched, objective: Objective) -> None:
 
     Those that an objective `gives` are an offer, which not every mask takes.
     """
-    offered = {*STAMPED, *attributes.of(objective, "objective", "gives")}
+    offered = {*STAMPED, *attributes.get(objective, "objective", "gives")}
     for name in batch:
         if name not in batch.read and name not in offered:
             raise UserError(

@@ -76,7 +76,7 @@ def load(model: nn.Module, weights: Mapping[str, Tensor], *, begins: bool = Fals
     own: Mapping[str, Tensor] = model.state_dict(keep_vars=True)
     if begins:
         own, weights = shared(own, weights)
-    if wrong := misfits(own, weights):
+    if wrong := mismatches(own, weights):
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         raise UserError(f"the weights do not fit this model: {'; '.join(wrong[:3])}{more}")
     for name, tensor in own.items():
@@ -94,7 +94,7 @@ def shared(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> tuple[di
     return {n: t for n, t in own.items() if role(n) in both}, {n: t for n, t in weights.items() if role(n) in both}
 
 
-def misfits(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> list[str]:
+def mismatches(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> list[str]:
     """A phrase for each tensor of `weights` that is missing, left over or of another shape in a model with tensors `own`."""
     return [
         *(f"{n} is missing there" for n in own if n not in weights),

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from llmlab.sizes import FFNTraits, Sizes
-from llmlab.slots import Aux, Choice, Linear, Role, Routing, alone
+from llmlab.slots import Aux, Choice, Linear, Role, Routing, no_reduce
 
 
 class GroupedLinear(nn.Module):
@@ -92,7 +92,7 @@ class MixtureOfExperts(nn.Module):
         super().__init__()
         moe = sizes.moe
         self.n_experts, self.scale = moe.n_experts, moe.scale
-        self.total = alone
+        self.total = no_reduce
         self.router = router(sizes)
         self.per_token: float = getattr(self.router, "per_token", moe.per_token)
         self.experts = ffn(sizes.dim, moe.ffn_dim, linears(partial(GroupedLinear, moe.n_experts), sizes.ffn))
@@ -103,7 +103,7 @@ class MixtureOfExperts(nn.Module):
     def forward(self, x_BTD: Tensor, valid: Tensor | None) -> tuple[Tensor, Aux]:
         x_nD = x_BTD.reshape(-1, x_BTD.shape[-1])
         valid_n = None if valid is None else valid.reshape(-1)
-        routing = self.router(x_nD, valid_n, self.total if self.training else alone)
+        routing = self.router(x_nD, valid_n, self.total if self.training else no_reduce)
         gather = self._chosen if isinstance(routing, Choice) else self._sent
         y_nD, load = gather(x_nD, routing, valid_n)
         if self.scale != 1.0:  # DeepSeek-V2's routed_scaling_factor, on the routed experts alone

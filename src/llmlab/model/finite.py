@@ -26,7 +26,7 @@ def check(tensors: Mapping[str, Tensor], where: object) -> None:
             raise UserError(f"{where}: {name} holds NaN or infinity in {n:,} of its {tensor.numel():,} numbers")
 
 
-def arises(model: nn.Module, forward: Callable[[], object]) -> str:
+def first_nonfinite(model: nn.Module, forward: Callable[[], object]) -> str:
     """The module of `model` whose output is the first with a NaN or an infinity as `forward` runs, as a phrase."""
     found: list[str] = []
 

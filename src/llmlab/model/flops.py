@@ -81,7 +81,7 @@ def allowed_pairs(mask: Mask, window: Window, length: int, prefix: int | None = 
         both = mask.allowed(q, k[:, :keys], data) & window.allowed(q, k[:, :keys], data)
         return torch.broadcast_to(both, (*both.shape[:-2], len(q), keys)).reshape(-1, keys)
 
-    if prefix is None and attributes.of(mask, "mask", "relative") and attributes.of(window, "window", "relative"):
+    if prefix is None and attributes.get(mask, "mask", "relative") and attributes.get(window, "window", "relative"):
         back, ahead = seen(torch.tensor([[length - 1]])), seen(torch.tensor([[0]]))
         return int(((k + 1) * back).sum() + ((length - k) * ahead)[:, 1:].sum())
     total = 0
@@ -200,11 +200,11 @@ def account(
 
 def _of_head(model: Model, role: str, length: int, share: float, meter: Meter) -> float:
     head: Any = model.heads[role]
-    share = share if attributes.of(head, "head", "per_token") else 1 / length
+    share = share if attributes.get(head, "head", "per_token") else 1 / length
     tied = getattr(head, "out", None) is None and getattr(head, "embedding", None) is not None
     table = 2 * head.embedding.weight.numel() if tied else 0
     each = linear_flops(head) + table
-    rows = length if attributes.of(head, "head", "per_token") else 1
+    rows = length if attributes.get(head, "head", "per_token") else 1
 
     def run(head: nn.Module) -> None:
         head(torch.empty(1, length, model.sizes.dim), Context(length, ids=torch.zeros(1, length, dtype=torch.long)))

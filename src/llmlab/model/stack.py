@@ -30,7 +30,7 @@ class Layer(nn.Module):
         router = spec.parts["moe"].factory()
         self.attention = spec.parts["attention"].factory()(sizes.but(source_dim=0), norm)
         self.cross_attention = cross_attention.factory()(sizes, norm) if cross_attention else None
-        if attributes.of(router.func, "moe", "dense"):
+        if attributes.get(router.func, "moe", "dense"):
             self.ffn = ffn(sizes.dim, sizes.ffn_dim, linears(Linear, sizes.ffn))
         else:
             self.ffn = MixtureOfExperts(sizes, router, ffn)
@@ -118,7 +118,7 @@ class Stack(nn.Module):
         final = spec.layers[spec.execute[-1]].parts
         self.norm = (
             final["norm"].factory()(self.sizes.dim, self.sizes.norm_eps)
-            if attributes.of(self.layers[spec.execute[-1]].block, "block", "final_norm")
+            if attributes.get(self.layers[spec.execute[-1]].block, "block", "final_norm")
             else None
         )
         self.mask = spec.mask.factory()()
@@ -148,7 +148,7 @@ class Stack(nn.Module):
         width = rotary_width(self.sizes, **factory.keywords) if rotary_width else self.sizes.head_dim
         factory = part.factory()
         # T5 and MPNet have one table for all layers, XLNet one a layer (scope "layer"), Gemma 3 a rope a kind.
-        own = len(self.positions) if attributes.of(factory.func, "position", "scope") == "layer" else None
+        own = len(self.positions) if attributes.get(factory.func, "position", "scope") == "layer" else None
         key = (part.name, repr(sorted(part.options.items())), width, own)
         if key not in places:
             places[key] = len(self.positions)

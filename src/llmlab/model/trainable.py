@@ -36,7 +36,7 @@ class Filter:
     words: tuple[str, ...] | None = None
 
     @classmethod
-    def of(cls, words: Iterable[str] | None) -> Filter:
+    def from_words(cls, words: Iterable[str] | None) -> Filter:
         """The filter that the value of `train.learns` says."""
         return cls(None if words is None else tuple(words))
 

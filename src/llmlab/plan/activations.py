@@ -1,4 +1,4 @@
-"""What one micro-batch takes and gives back, in the order in which it does: a training step on tensors without values.
+"""Memory that one micro-batch takes and gives back, in the order in which it does: a training step on tensors without values.
 
 The objective's own loss runs through the model's own forward and backward (PyTorch's fake tensors), and every storage that
 is made or freed leaves an op. So what is counted is what the code does: what autograd keeps, what a recomputed layer keeps
@@ -13,12 +13,14 @@ import weakref
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, Protocol, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch._ops import OpOverload
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.autograd.function import FunctionCtx
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from llmlab.config.spec import ModelSpec
@@ -26,7 +28,7 @@ from llmlab.data import stand_in
 from llmlab.model import batch_keys, roles
 from llmlab.model.model import Model
 from llmlab.plan.split import split
-from llmlab.slots import Kernel, Output, Score, Seen, Term
+from llmlab.slots import Aux, Kernel, Objective, Output, Score, Seen, Term
 from llmlab.training.companions import Companion
 from llmlab.training.companions import frozen as as_declared
 from llmlab.training.cost import passes
@@ -58,7 +60,7 @@ class Numerics:
 
 def record(
     spec: ModelSpec,
-    objective: Any,
+    objective: Objective,
     *,
     rows: int,
     length: int,
@@ -70,7 +72,7 @@ def record(
     frozen: frozenset[str] = frozenset(),
     companions: Mapping[str, Companion] | None = None,
 ) -> list[Op]:
-    """Of a micro-batch of `rows` sequences, from the batch that is there to the last gradient.
+    """The ops of a micro-batch of `rows` sequences, from the batch that is there to the last gradient.
 
     gpu: kernels keep what they say that they keep on one. tensor_parallel: of one of so many ranks that share a layer.
     frozen: paths of the parameters that do not learn. companions: the objective's other models, by role.
@@ -80,6 +82,7 @@ def record(
     samples = examples(objective, length, documents)
     one = stand_in.collated(objective, samples[:1], length)
     with ExitStack() as stack:
+        # A part may hold constants as real tensors: they are made fake when an op meets them, instead of an error.
         stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
         model = Model(spec).train()
         for path, parameter, _ in roles.parameters(model):
@@ -99,7 +102,9 @@ def record(
             Placement(activation_checkpointing=checkpointing).apply(each)
             for stack_ in each.all_stacks() if gpu else ():
                 stack_.kernel = (
-                    cast("Kernel", OnGPU(stack_.kernel)) if hasattr(stack_.kernel, "kept") else stack_.kernel
+                    cast("Kernel", OnGPU(cast("KeepingKernel", stack_.kernel)))
+                    if hasattr(stack_.kernel, "kept")
+                    else stack_.kernel
                 )
         batch = {k: torch.empty(rows, *v.shape[1:], dtype=v.dtype) for k, v in one.items()}
         recorder = Recorder(share_of_targets(objective, samples), farthest_distance(objective, samples))
@@ -117,7 +122,7 @@ def record(
     return recorder.ops
 
 
-def examples(objective: Any, length: int, documents: bool, n: int = 4) -> list[dict[str, np.ndarray]]:
+def examples(objective: Objective, length: int, documents: bool, n: int = 4) -> list[dict[str, np.ndarray]]:
     """Samples of random tokens as the objective prepares them; only their shapes count, and how many targets they have."""
     found = []
     for seed in range(n):
@@ -128,14 +133,14 @@ def examples(objective: Any, length: int, documents: bool, n: int = 4) -> list[d
     return found
 
 
-def share_of_targets(objective: Any, samples: Sequence[dict[str, np.ndarray]]) -> float:
-    """Of the tokens, those at which heads are computed: how many are True in a mask, tensors without values don't tell."""
+def share_of_targets(objective: Objective, samples: Sequence[dict[str, np.ndarray]]) -> float:
+    """The share of tokens at which heads are computed: tensors without values don't tell how many of a mask are True."""
     asked = [(p.tokens, rows) for s in samples for p in passes(objective, s) for rows in p.heads.values()]
     every = sum(tokens for tokens, _ in asked)
     return sum(tokens if rows is None else rows for tokens, rows in asked) / every if every else 1.0
 
 
-def farthest_distance(objective: Any, samples: Sequence[dict[str, np.ndarray]]) -> int:
+def farthest_distance(objective: Objective, samples: Sequence[dict[str, np.ndarray]]) -> int:
     return max(p.tokens for s in samples for p in passes(objective, s)) - 1
 
 
@@ -154,8 +159,11 @@ class Recorder(TorchDispatchMode):
 
     # ---------------------------------------------------------------- storages
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is torch.ops.prim.device.default:  # two of three calls
+    def __torch_dispatch__(
+        self, func: OpOverload, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        # `tensor.device` comes here too, as an op of its own: two of three calls.
+        if func is torch.ops.prim.device.default:
             return args[0].fake_device
         kwargs = kwargs or {}
         stand_in = INSTEAD.get(func)
@@ -169,6 +177,8 @@ class Recorder(TorchDispatchMode):
         return out
 
     def taken(self, tensor: Tensor) -> None:
+        # PyTorch keeps one Python object for a storage as long as it lives, whichever view it is asked of: so a weak
+        # reference dies when the memory is freed, not when this function returns.
         storage = tensor.untyped_storage()
         key = storage._cdata
         if key in self._known:
@@ -191,6 +201,7 @@ class Recorder(TorchDispatchMode):
         for number, (_, p, _) in enumerate([found for model in models for found in roles.parameters(model)]):
             self._known[p.untyped_storage()._cdata] = None
             if p.requires_grad:
+                # Called when p.grad is there; a tensor hook is called before, while p.grad is still what it was.
                 p.register_post_accumulate_grad_hook(lambda p, number=number: self._arrived(p, number))
         layers = [layer for model in models for stack in model.all_stacks() for layer in stack.layers]
         for number, layer in enumerate(layers):
@@ -216,29 +227,36 @@ class Recorder(TorchDispatchMode):
             given[i] = t
         return tuple(given)
 
-    def _read(self, model: nn.Module, args: Any, out: Output) -> None:
+    def _read(self, model: nn.Module, args: tuple[Any, ...], out: Output) -> None:
         self.ops.append(Op("read"))
         for x in (out.hidden, *out.heads.values()):
             if x.requires_grad:
                 x.register_hook(lambda _: self.ops.append(Op("wake")))
 
-    def _leaves(self, layer: nn.Module, args: Any, out: Any) -> None:
+    def _leaves(self, layer: nn.Module, args: tuple[Any, ...], out: tuple[Tensor, Aux | None]) -> None:
         step = self.step
         self.ops.append(Op("leave", step=step))
         if out[0].requires_grad:  # not of frozen layers below all that learns
             out[0].register_hook(lambda _: self.ops.append(Op("back", step=step)))
 
 
+class LayerContext(FunctionCtx):
+    """The context of `Behind`, from its forward to its backward."""
+
+    recorder: Recorder
+    step: int
+
+
 class Behind(torch.autograd.Function):
     """Itself; in the backward it says that a layer's inputs have their gradients."""
 
     @staticmethod
-    def forward(ctx: Any, recorder: Recorder, step: int, *tensors: Tensor) -> Any:
+    def forward(ctx: LayerContext, recorder: Recorder, step: int, *tensors: Tensor) -> Any:
         ctx.recorder, ctx.step = recorder, step
         return tensors
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Any) -> Any:
+    def backward(ctx: LayerContext, *gradients: Tensor | None) -> Any:
         ctx.recorder.ops.append(Op("done", step=ctx.step))
         return (None, None, *gradients)
 
@@ -246,7 +264,12 @@ class Behind(torch.autograd.Function):
 # ---------------------------------------------------------------- what values would tell
 
 
-def _chosen_rows(recorder: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
+# A fake tensor has a shape and no numbers. Without a ShapeEnv PyTorch raises DynamicOutputShapeException for ops whose
+# result is as long as numbers say (index by a mask, bincount), and DataDependentOutputException for `.item()`. With one
+# (as torch.export has it) sizes would be symbols, of which no bytes can be told.
+
+
+def _chosen_rows(recorder: Recorder, func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Rows chosen by a mask: as many as are expected."""
     x, indices = args
     given: list[Tensor | None] = []
@@ -260,13 +283,13 @@ def _chosen_rows(recorder: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
     return func(x, given, **kwargs)
 
 
-def _counted(recorder: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
+def _counted(recorder: Recorder, func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     recorder.rows = args[0].numel()
     minlength = kwargs.get("minlength", args[2] if len(args) > 2 else 0)
     return torch.empty(max(1, minlength), dtype=torch.int64)
 
 
-def _number(recorder: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
+def _number(recorder: Recorder, func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """The end of a group, of which all are as large; a number by itself is the farthest distance in a text, and
     nothing is so of a whole one."""
     t = args[0]
@@ -278,8 +301,8 @@ def _number(recorder: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
     return recorder.rows * (t.storage_offset() + 1) // groups
 
 
-def _grouped(recorder: Recorder, func: Any, args: Any, kwargs: Any) -> Tensor:
-    """Products by group, whose shape PyTorch says for bfloat16 only."""
+def _grouped(recorder: Recorder, func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    """Products by group, whose shape PyTorch tells for bfloat16 only (`_meta_grouped_mm_common` checks both types)."""
     a, b, groups = (*args, *[kwargs.get("offs")])[:3]
     shape = (a.shape[-2], b.shape[-1])
     return a.new_empty(groups.numel(), *shape) if a.dim() == b.dim() == 2 else a.new_empty(shape)
@@ -294,10 +317,18 @@ INSTEAD = {
 }
 
 
+class KeepingKernel(Kernel, Protocol):
+    """A kernel that says what it keeps on a GPU."""
+
+    def kept(
+        self, seen: Seen, terms: Sequence[Term], v_BKSH: Tensor, bias: Tensor | None, score: Score
+    ) -> int | None: ...
+
+
 class OnGPU:
     """A kernel as on a GPU: it keeps what it is given, its result, and the bytes that it says."""
 
-    def __init__(self, kernel: Any):
+    def __init__(self, kernel: KeepingKernel):
         self.kernel = kernel
 
     def lower(self, seen: Seen) -> Seen:
@@ -320,17 +351,25 @@ class OnGPU:
         return Kept.apply(size, q_BNTH.to(v_BKSH.dtype), k_BKSH.to(v_BKSH.dtype), v_BKSH, bias)
 
 
+class KernelContext(FunctionCtx):
+    """The context of `Kept`, with what autograd sets on it for the backward."""
+
+    saved_tensors: tuple[Tensor, ...]
+    needs_input_grad: tuple[bool, ...]
+
+
 class Kept(torch.autograd.Function):
     """The memory of a fused attention."""
 
     @staticmethod
-    def forward(ctx: Any, size: int, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
+    def forward(ctx: KernelContext, size: int, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
         o = q.new_empty(*q.shape[:-1], v.shape[-1])
-        ctx.save_for_backward(q, k, v, bias, o, torch.empty(size, dtype=torch.uint8))
+        # None may be saved, which PyTorch's own type leaves out.
+        ctx.save_for_backward(q, k, v, bias, o, torch.empty(size, dtype=torch.uint8))  # type: ignore[arg-type]
         return o
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Any:
+    def backward(ctx: KernelContext, *gradients: Tensor) -> Any:
         q, k, v, bias, _, _ = ctx.saved_tensors
         wanted = ctx.needs_input_grad[4]
         return None, *(torch.empty_like(t) for t in (q, k, v)), torch.empty_like(bias) if wanted else None

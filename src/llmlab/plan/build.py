@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llmlab.config import rollouts, stand_ins
 from llmlab.config.devices import STRATEGIES, ZERO, problems
@@ -17,6 +17,10 @@ from llmlab.plan.subject import Subject
 from llmlab.training.budget import horizon
 from llmlab.training.placement import COMPUTED
 from llmlab.training.strategies import elementwise
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
 
 SPREAD = tuple(s for s in STRATEGIES if s not in ("single", "fsdp_tp"))
 COMPARED = 8  # devices of the strategies beside a run on one
@@ -40,7 +44,7 @@ class Held:
 
 
 @dataclass(frozen=True)
-class Here:
+class ThisMachine:
     """This machine's CPUs: bytes that a process of the run may have, what it takes, and the budget's time.
 
     seconds: at a share `mfu` of flops_per_second, what its best matrix product was measured at; None where the budget
@@ -71,7 +75,7 @@ class Plan:
     kv_source: int
     held: tuple[Held, ...]  # the first is the run's own
     run: Run | None
-    here: Here | None = None  # where there is no GPU and no device was named
+    here: ThisMachine | None = None  # where there is no GPU and no device was named
 
     @property
     def others(self) -> dict[str, flops.Parameters]:
@@ -112,7 +116,9 @@ def build(subject: Subject, device: Accelerator | None, mfu: float, capacity: in
     )
 
 
-def here(subject: Subject, cores: int, capacity: int, flops_per_second: float, mfu: float) -> Here | None:
+def this_machine(
+    subject: Subject, cores: int, capacity: int, flops_per_second: float, mfu: float
+) -> ThisMachine | None:
     """The run on this machine's CPUs; None where it can't be trained."""
     if subject.training is None:
         return None
@@ -126,11 +132,11 @@ def here(subject: Subject, cores: int, capacity: int, flops_per_second: float, m
         a_token = subject.cost.flops_per_token
         budget = horizon(cfg.budget, subject.cut.batch_size * cfg.data.seq_len, a_token, lambda minutes: minutes)
         seconds = budget.tokens * a_token / (mfu * flops_per_second)
-    return Here(cores, room, taken.total, fit.micro, flops_per_second, seconds)
+    return ThisMachine(cores, room, taken.total, fit.micro, flops_per_second, seconds)
 
 
 def _share(subject: Subject, devices: int, capacity: int) -> int:
-    """Of a node's memory, that of one of the devices; others than the run's are all on one."""
+    """The memory of one of the devices of a node; others than the run's are all on one."""
     own = subject.where.data_parallel * subject.where.tensor_parallel
     nodes = int(subject.cfg.trainer.num_nodes) if devices == own else 1
     return capacity * nodes // devices
@@ -155,8 +161,8 @@ def _held(subject: Subject, capacity: int, shared: bool) -> list[Held]:
     return found
 
 
-def _allowed(cfg: Any, where: memory.Where) -> bool:
-    """Whether the run could be under another strategy, with the precision, placement and optimizer that it has."""
+def _allowed(cfg: DictConfig, where: memory.Where) -> bool:
+    """True if the run could be under another strategy, with the precision, placement and optimizer that it has."""
     other = copy.deepcopy(cfg)
     other.strategy.name, other.strategy.tensor_parallel = where.strategy, 1
     other.trainer.devices, other.trainer.num_nodes = where.data_parallel, 1
@@ -168,7 +174,7 @@ def _allowed(cfg: Any, where: memory.Where) -> bool:
     return not problems(other) and not rollouts.problems(other)
 
 
-def plain(plan: Plan) -> dict[str, Any]:
+def to_json(plan: Plan) -> dict[str, Any]:
     """As JSON: `parameters.total`, `.active` and `.trainable`, `flops_per_token` (of training, as a run's record has it),
     `kv_bytes_per_token` and `memory` (of the run's own strategy, in bytes of a device), and what they are made of."""
     subject = plan.subject

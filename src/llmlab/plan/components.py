@@ -11,6 +11,7 @@ from torch import nn
 
 from llmlab.model.experts import MixtureOfExperts
 from llmlab.model.model import Model
+from llmlab.model.stack import Stack
 from llmlab.model.table import ranges
 
 
@@ -72,7 +73,7 @@ def groups(model: Model, role: str = "") -> list[Group]:
     return [group for group in found if group.total or "head " in group.name]
 
 
-def _layers(stack: Any, of: str) -> Iterator[Group]:
+def _layers(stack: Stack, of: str) -> Iterator[Group]:
     alike: dict[Any, list[int]] = {}
     for i, layer in enumerate(stack.layers):
         shapes = tuple((name, tuple(p.shape)) for name, p in layer.named_parameters())

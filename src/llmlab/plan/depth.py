@@ -135,7 +135,7 @@ class Deep:
         return [op]
 
     def _number(self, number: int, own: int, step: int) -> int:
-        """Of the parameter of this model that one of the shallow model stands for, in a layer or in its position."""
+        """The number of the parameter of this model that one of the shallow model stands for, in a layer or in its position."""
         path = self.traced[number].path
         if own >= 0 and (renamed := self._renamed(path, own, step)) is not None:
             return self.number[renamed]

@@ -45,6 +45,7 @@ class FSDP(Replay):
         self.add("states", state_bytes(self.trained.optimizer, self.reached, self.trained.dtype, self.world))
         if self.trained.accumulates:
             self.add("gradients", sum(self.reduced.values()) // self.world)
+        # The root's own parameters are not resharded after the forward: the backward would gather them at once again.
         self._gather(REST, forward=True)
 
     # ---------------------------------------------------------------- gathering
@@ -58,6 +59,8 @@ class FSDP(Replay):
         if group in self.gathered:
             return
         self._fetch(group)
+        # In the forward FSDP2 keeps the result of a gathering until the next one waits for it (`all_gather_state`), so that
+        # copying out overlaps with that one.
         if forward:
             self.add("strategy", -self.flat)
         self.add("strategy", self.whole[group])
@@ -107,11 +110,12 @@ class FSDP(Replay):
             return
         self.awake.add(group)
         self._gather(group, forward=False)
+        # `_backward_prefetch`: the target is the one before in `post_forward_order`.
         if (place := self.visits_of[group].pop()) > 0:
             self._fetch(self.visits[place - 1])
 
     def grad(self, op: Op) -> None:
-        """Of a gathered parameter, until its group is reduced."""
+        """The whole gradient of a gathered parameter, until its group is reduced."""
         p = self.trained.parameters[op.param]
         size = self.bytes_of(p)
         self.add("activations", -op.size)
@@ -131,6 +135,7 @@ class FSDP(Replay):
 
     def _reduce(self, group: int) -> None:
         self._free(group)
+        # `post_backward` first waits for the reduce-scatter before, and drops its input.
         self.add("strategy", -self.reducing)
         self.reducing = 0
         if (whole := self.unreduced.pop(group, 0)) == 0:

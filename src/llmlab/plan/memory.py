@@ -1,4 +1,4 @@
-"""What training takes of a device's memory: weights, gradients, optimizer state, activations, what the strategy adds."""
+"""Memory of a device that training takes: weights, gradients, optimizer state, activations, what the strategy adds."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from llmlab.plan.fsdp import FSDP
 from llmlab.plan.replay import DDP, Replay, Trained
 from llmlab.plan.several import Several
 from llmlab.plan.zero import Sharded3, Sharded12
+from llmlab.slots import Objective
 from llmlab.training.companions import Companion
 from llmlab.training.placement import COMPUTED
 
@@ -28,14 +29,14 @@ FROM = (2, 4)  # sequences that are traced
 
 @dataclass(frozen=True, eq=False)
 class Training:
-    """What is trained, whatever the devices.
+    """The training to be planned, whatever the devices.
 
     objective, optimizer: the parts, built. length: `data.seq_len`. precision: as configured. device: where it is to
     run, which need not be where this is computed.
     """
 
     spec: ModelSpec
-    objective: Any
+    objective: Objective
     optimizer: Any
     length: int
     precision: str = "32-true"
@@ -78,7 +79,7 @@ class Memory:
 
 
 def plan(training: Training, where: Where, micro: int, *, checkpointing: bool = False) -> Memory:
-    """Of `micro` sequences a forward. checkpointing: activations are computed again in the backward.
+    """The memory of a step with `micro` sequences a forward. checkpointing: activations are computed again in the backward.
 
     What is traced of the model is kept, so that another strategy costs little.
     """

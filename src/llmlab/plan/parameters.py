@@ -1,14 +1,16 @@
-"""What a strategy makes of a model's parameters: a device's share of each, and of what the optimizer keeps for it."""
+"""A model's parameters under a strategy: a device's share of each, and of what the optimizer keeps for it."""
 
 from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._ops import OpOverload
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.optim import Optimizer
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -16,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from llmlab.errors import UserError
 from llmlab.model import roles
 from llmlab.model.model import Model
-from llmlab.slots import Role
+from llmlab.slots import OptimizerPart, Role
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class Parameter:
         return math.prod(self.shape)
 
     def shard(self, world: int) -> tuple[int, ...]:
-        """Of the first of `world` ranks, which has the largest: FSDP2 shards rows, DTensors too."""
+        """The shape of the shard of the first of `world` ranks, which has the largest: FSDP2 shards rows, DTensors too."""
         return (-(-self.shape[0] // world), *self.shape[1:])
 
 
@@ -52,14 +54,14 @@ def table(model: Model) -> list[Parameter]:
 
 
 @functools.lru_cache(maxsize=32)
-def state_bytes(optimizer: Any, parameters: tuple[Parameter, ...], dtype: torch.dtype, world: int = 1) -> int:
-    """What an optimizer part keeps for a rank's shards, its step counters included: by doing a step without values."""
+def state_bytes(optimizer: OptimizerPart, parameters: tuple[Parameter, ...], dtype: torch.dtype, world: int = 1) -> int:
+    """Bytes that an optimizer part keeps for a rank's shards, its step counters included, found by a step without values."""
     with FakeTensorMode(allow_non_fake_inputs=True):
         return _after_a_step(_built(optimizer, parameters, dtype, world)[0])
 
 
 @functools.lru_cache(maxsize=32)
-def groups(optimizer: Any, parameters: tuple[Parameter, ...]) -> list[list[Parameter]]:
+def groups(optimizer: OptimizerPart, parameters: tuple[Parameter, ...]) -> list[list[Parameter]]:
     """Parameters that an optimizer part treats alike, in its order."""
     with FakeTensorMode(allow_non_fake_inputs=True):
         made, of = _built(optimizer, parameters)
@@ -67,8 +69,8 @@ def groups(optimizer: Any, parameters: tuple[Parameter, ...]) -> list[list[Param
 
 
 @functools.lru_cache(maxsize=32)
-def flat_state_bytes(optimizer: Any, parameters: tuple[Parameter, ...], pieces: tuple[int, ...]) -> int:
-    """What an optimizer part keeps where each of its groups is one flat float32 tensor of so many numbers."""
+def flat_state_bytes(optimizer: OptimizerPart, parameters: tuple[Parameter, ...], pieces: tuple[int, ...]) -> int:
+    """Bytes that an optimizer part keeps where each of its groups is one flat float32 tensor of so many numbers."""
     with FakeTensorMode(allow_non_fake_inputs=True):
         made, _ = _built(optimizer, parameters)
         for group, size in zip(made.param_groups, pieces, strict=True):
@@ -77,7 +79,7 @@ def flat_state_bytes(optimizer: Any, parameters: tuple[Parameter, ...], pieces: 
 
 
 def _built(
-    optimizer: Any, parameters: tuple[Parameter, ...], dtype: torch.dtype = torch.float32, world: int = 1
+    optimizer: OptimizerPart, parameters: tuple[Parameter, ...], dtype: torch.dtype = torch.float32, world: int = 1
 ) -> tuple[Optimizer, dict[int, Parameter]]:
     """An optimizer of tensors without values, and what each (by its `id`) stands for."""
     shown = [nn.Parameter(torch.empty(p.shard(world) if world > 1 else p.shape, dtype=dtype)) for p in parameters]
@@ -89,6 +91,7 @@ def _after_a_step(made: Optimizer) -> int:
     for p in [p for group in made.param_groups for p in group["params"]]:
         p.grad = torch.empty_like(p)
     try:
+        # torch.optim reads its step counters (`_get_value`, `.item()`), which as fake tensors have no numbers.
         with Numbers():
             made.step()
     except (RuntimeError, TypeError) as e:
@@ -102,10 +105,12 @@ def _after_a_step(made: Optimizer) -> int:
 
 
 class Numbers(TorchDispatchMode):
-    """Where an optimizer asks for the value of a tensor that has none: 1, and nothing is so. What it keeps is not for its
-    values to say."""
+    """Stand-ins for values that an optimizer asks of tensors without any: 1 for a number, False for a truth value. The size of
+    what it keeps does not depend on values."""
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(
+        self, func: OpOverload, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         try:
             return func(*args, **(kwargs or {}))
         except DataDependentOutputException:

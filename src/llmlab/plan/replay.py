@@ -1,4 +1,4 @@
-"""What is in use on a device as a step goes on: the ops of a micro-batch, and what a strategy does at each of them."""
+"""Memory in use on a device as a step goes on: the ops of a micro-batch, and what a strategy does at each of them."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class Replay:
     # ---------------------------------------------------------------- what a strategy may do otherwise
 
     def begin(self) -> None:
-        """What lies there before the forward; of a later micro-batch, the gradients of those before it too."""
+        """Memory in use before the forward; of a later micro-batch, the gradients of those before it too."""
         self.add("weights", sum(map(self.bytes_of, self.trained.parameters)))
         self.add("states", state_bytes(self.trained.optimizer, self.reached, self.trained.dtype))
         if self.trained.accumulates:
@@ -109,6 +109,7 @@ class DDP(Replay):
 
     def begin(self) -> None:
         super().begin()
+        # gradient_as_bucket_view=True makes p.grad a view of a bucket, but not under no_sync, where autograd makes its own.
         beside = self.trained.accumulates
         self.add("strategy" if beside else "gradients", sum(map(self.bytes_of, self.reached)))
 

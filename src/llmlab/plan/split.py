@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx
 
 from llmlab.model.model import Model
 from llmlab.training.strategies.tensor_parallel import ROW, TABLE, planned, regions
@@ -44,26 +45,32 @@ def _cut(module: nn.Module, name: str, dim: int, size: int) -> None:
 
 
 @functools.cache
-def _gathering(cls: Any, size: int) -> Any:
+def _gathering(cls: type[nn.Module], size: int) -> type[nn.Module]:
     """A class whose `weight` is made of the shards whenever it is read."""
     return type(
         cls.__name__, (cls,), {"weight": property(lambda self: Gathered.apply(self._parameters["weight"], size))}
     )
 
 
+class GatherContext(FunctionCtx):
+    """The context of `Gathered`."""
+
+    rows: int
+
+
 class Gathered(torch.autograd.Function):
     """A rank's rows -> those of all."""
 
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, size: int) -> Tensor:
+    def forward(ctx: GatherContext, rows: Tensor, size: int) -> Tensor:
         ctx.rows = len(rows)
         return rows.new_empty(size * len(rows), *rows.shape[1:])
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Any:
+    def backward(ctx: GatherContext, *gradients: Tensor) -> Any:
         return gradients[0][: ctx.rows].clone(), None
 
 
-def _own_heads(bias: Callable[..., Tensor | None], size: int, *given: Any) -> Tensor | None:
+def _own_heads(bias: Callable[..., Tensor | None], size: int, *given: object) -> Tensor | None:
     whole = bias(*given)
     return None if whole is None else whole.narrow(-3, 0, whole.shape[-3] // size)

@@ -1,10 +1,10 @@
-"""What is planned: a config as `llmlab train` takes it, or a bare config.json. No data and no weights are read."""
+"""The subject of a plan: a config as `llmlab train` takes it, or a bare config.json. No data and no weights are read."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Literal
 
 from llmlab import registry
 from llmlab.config import devices, layout, schema, traits
@@ -19,6 +19,11 @@ from llmlab.training import companion_tokens, companions, preflight, recipe
 from llmlab.training import cost as costs
 from llmlab.training.strategies import elementwise, tensor_parallel
 
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from llmlab.config.composed import Composed
+
 SAMPLES = 8
 
 
@@ -27,9 +32,9 @@ class Subject:
     """cost: as the record of a run has it. training: None where the model has no head that its objective trains."""
 
     name: str
-    composed: Any
+    composed: Composed
     spec: specs.ModelSpec
-    model: Any
+    model: Model
     cost: costs.Cost
     cut: recipe.Cut
     where: Where
@@ -38,17 +43,18 @@ class Subject:
     others: Mapping[str, Model] = field(default_factory=dict)  # the objective's other models, by role
 
     @property
-    def cfg(self) -> Any:
+    def cfg(self) -> DictConfig:
         return self.composed.cfg
 
 
-def of_config(composed: Any) -> Subject:
+def of_config(composed: Composed) -> Subject:
     """UserError for what a run would refuse."""
     entry, vocabulary, assumed = _vocabulary(composed)
     try:
         spec = composed.spec if vocabulary is None else layout.with_vocabulary(composed, vocabulary)
     except ValueError as e:
         raise UserError(str(e)) from e
+    assert spec is not None  # of a config that is sound
     return _subject(" ".join(composed.overrides) or "the default config", composed, spec, entry, assumed, vocabulary)
 
 
@@ -80,7 +86,7 @@ def of_checkpoint(name: str, overrides: Sequence[str], config_dirs: Sequence[str
     return _subject(f"hf={name} ({head})", composed, spec, entry, assumed)
 
 
-def _vocabulary(composed: Any) -> tuple[registry.Entry, int | None, list[str]]:
+def _vocabulary(composed: Composed) -> tuple[registry.Entry, int | None, list[str]]:
     """(the objective, ids that the tokenizer uses or None, what is assumed of them)."""
     cfg = composed.cfg
     entry = registry.index()["objective", cfg.objective["_part_"]]
@@ -88,7 +94,7 @@ def _vocabulary(composed: Any) -> tuple[registry.Entry, int | None, list[str]]:
     if kind == "file":
         from llmlab.data import tokenizer
 
-        made = tokenizer.make(recipe.plain(cfg.tokenizer, schema.Tokenizer), [], [], entry.special)
+        made = tokenizer.make(recipe.as_dataclass(cfg.tokenizer, schema.Tokenizer), [], [], entry.special)
         return entry, made.vocab_size, []
     if (ids := companion_tokens.tokens(composed.companions)) is not None:
         return entry, ids, [f"{ids:,} tokens: those of the finished model, whose tokenizer the run must have"]
@@ -102,7 +108,7 @@ def _vocabulary(composed: Any) -> tuple[registry.Entry, int | None, list[str]]:
 
 def _subject(
     name: str,
-    composed: Any,
+    composed: Composed,
     spec: specs.ModelSpec,
     entry: registry.Entry,
     assumed: list[str],
@@ -112,12 +118,13 @@ def _subject(
     length = cfg.data.seq_len
     if wrong := devices.problems(cfg):
         raise UserError("\n".join(wrong))
-    split, kind = cfg.strategy.tensor_parallel, "cpu" if str(cfg.trainer.accelerator) == "cpu" else "cuda"
+    split = cfg.strategy.tensor_parallel
+    kind: Literal["cpu", "cuda"] = "cpu" if str(cfg.trainer.accelerator) == "cpu" else "cuda"
     counted = str(cfg.trainer.devices) not in ("auto", "-1")
     count = int(cfg.trainer.devices) if counted else split
     parallel = count * int(cfg.trainer.num_nodes) // split
-    cut = recipe.Cut.of(cfg.train.batch_size, cfg.train.micro_batch_size, parallel)
-    learns = trainable.Filter.of(cfg.train.learns)
+    cut = recipe.Cut.make(cfg.train.batch_size, cfg.train.micro_batch_size, parallel)
+    learns = trainable.Filter.from_words(cfg.train.learns)
     try:
         model = build.assemble(spec)
         learns.apply(model)
@@ -127,8 +134,8 @@ def _subject(
         if cfg.strategy.name in devices.ZERO:
             elementwise.check(cfg)
         wanted = _vocabulary_of(spec, entry, vocabulary)
-        objective = recipe.chosen(cfg, "objective")(wanted, length)
-        optimizer = recipe.chosen(cfg, "optimizer")()
+        objective = recipe.part_factory(cfg, "objective")(wanted, length)
+        optimizer = recipe.part_factory(cfg, "optimizer")()
     except ValueError as e:
         raise UserError(str(e)) from e
     if entry.attribute("reads") != "text":
@@ -145,21 +152,27 @@ def _subject(
     if cfg.data.separate_documents:
         assumed.append("one document a sequence: how long they are, the data would tell")
     trained = set(entry.attribute("heads")) <= set(spec.heads)
-    others = companions.of(composed, model, vocabulary)
+    others = companions.resolve(composed, model, vocabulary)
+    for role, companion in others.items():
+        with companions.naming_role(role):
+            preflight.parts(companion.spec, kind, cfg.precision)
+            tensor_parallel.check(split, companion.spec)
     models = {role: companion.assemble(model) for role, companion in others.items()}
     if trained:
         ordinary = min(wanted.size - len(wanted.special), 1 << 32)
-        cost = costs.of({costs.TRAINED: model, **models}, objective, StandIns(objective, SAMPLES, length, ordinary))
+        cost = costs.estimate(
+            {costs.TRAINED: model, **models}, objective, StandIns(objective, SAMPLES, length, ordinary)
+        )
     else:
         source = length if spec.topology == "encoder_decoder" else None
         account = flops.account(model, length, source_length=source)
-        cost = costs.of_one(model, account, length)
+        cost = costs.one_pass(model, account, length)
         assumed.append("every position goes through the heads: the objective trains none of them")
     where = Where(cfg.strategy.name, parallel, split, cut.accumulate > 1)
     training = None
     if trained:
         apart = cfg.data.separate_documents
-        training = Training(spec, objective, optimizer, length, cfg.precision, kind, apart, learns, others)  # type: ignore[arg-type]
+        training = Training(spec, objective, optimizer, length, cfg.precision, kind, apart, learns, others)
     return Subject(name, composed, spec, model, cost, cut, where, training, tuple(assumed), models)
 
 

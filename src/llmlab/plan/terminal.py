@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 from llmlab.config import stand_ins
 from llmlab.formatting import large, power_of_ten
@@ -13,6 +13,10 @@ from llmlab.plan.accelerators import Accelerator
 from llmlab.plan.build import Plan
 from llmlab.plan.fit import Fit
 from llmlab.training.progress import duration
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table as RichTable
 
 DAY = 86_400
 WIDE, NARROW = 100, 70  # columns of a terminal from which tables have all of theirs, and under which they have few
@@ -22,6 +26,7 @@ def show(plan: Plan) -> None:
     from rich.console import Console
     from rich.text import Text
 
+    # rich takes 80 columns where there is no terminal, too few for these tables in a file or a pipe.
     console = Console(highlight=False, width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 120)
     console.print(Text(plan.subject.name, style="bold"))
     counts = plan.subject.cost.parameters
@@ -50,7 +55,7 @@ def show(plan: Plan) -> None:
     _budget(console, plan)
 
 
-def _here(console: Any, plan: Plan) -> None:
+def _here(console: Console, plan: Plan) -> None:
     from rich.text import Text
 
     here = plan.here
@@ -68,7 +73,7 @@ def _here(console: Any, plan: Plan) -> None:
         console.print(Text(f"below, as on {plan.device.name}: device=NAME chooses another", style="dim"))
 
 
-def _title(console: Any, title: str) -> None:
+def _title(console: Console, title: str) -> None:
     from rich.rule import Rule
     from rich.text import Text
 
@@ -76,7 +81,7 @@ def _title(console: Any, title: str) -> None:
     console.print(Rule(Text(title, style="bold"), align="left", style="dim"))
 
 
-def _table(columns: Sequence[tuple[str, bool]]) -> Any:
+def _table(columns: Sequence[tuple[str, bool]]) -> RichTable:
     """Columns as (name, whether of numbers)."""
     from rich import box
     from rich.table import Table
@@ -87,7 +92,7 @@ def _table(columns: Sequence[tuple[str, bool]]) -> Any:
     return table
 
 
-def _parameters(console: Any, plan: Plan) -> None:
+def _parameters(console: Console, plan: Plan) -> None:
     from rich.text import Text
 
     total = plan.subject.cost.parameters.total + sum(c.total for c in plan.others.values())
@@ -121,7 +126,7 @@ def _share(part: float, total: float) -> str:
     return f"{100 * part / total:.1f} %"
 
 
-def _flops(console: Any, plan: Plan) -> None:
+def _flops(console: Console, plan: Plan) -> None:
     from rich.text import Text
 
     cost, length = plan.subject.cost, plan.subject.cfg.data.seq_len
@@ -139,7 +144,7 @@ def _flops(console: Any, plan: Plan) -> None:
         console.print(Text(f"note: {said}", style="yellow"))
 
 
-def _cache(console: Any, plan: Plan) -> None:
+def _cache(console: Console, plan: Plan) -> None:
     from rich.text import Text
 
     _title(console, "KV cache")
@@ -155,7 +160,7 @@ def _cache(console: Any, plan: Plan) -> None:
         console.print(Text(f"{plan.kv_source:,} bytes a token of the source, beside"))
 
 
-def _memory(console: Any, plan: Plan) -> None:
+def _memory(console: Console, plan: Plan) -> None:
     from rich.text import Text
 
     cut, cfg = plan.subject.cut, plan.subject.cfg
@@ -199,7 +204,7 @@ def _fits(fit: Fit) -> str:
     return f"{fit.micro:,}" if fit.micro else "none"
 
 
-def _budget(console: Any, plan: Plan) -> None:
+def _budget(console: Console, plan: Plan) -> None:
     from rich.text import Text
 
     run, device = plan.run, plan.device

@@ -17,13 +17,13 @@ from llmlab.plan.replay import Part, Replay, Trained
 from llmlab.training.strategies.zero_buckets import BUCKET, KEPT_WHOLE
 
 MASTER = 4  # bytes of a number that is trained, and of its gradient
-AT_ONCE = 500_000_000  # numbers that DeepSpeed's engine reduces at once
+AT_ONCE = 500_000_000  # numbers that DeepSpeed's engine reduces at once (MEMORY_OPT_ALLREDUCE_SIZE)
 NEAR = 1_000_000_000  # numbers: a parameter that is used again within so many is not freed (stage3_max_reuse_distance)
 AHEAD = 50_000_000  # numbers that are gathered ahead (stage3_prefetch_bucket_size)
 
 
 class Zero(Replay):
-    """What the stages share. world: ranks. size: bytes of a number that is computed with."""
+    """The replay that the stages share. world: ranks. size: bytes of a number that is computed with."""
 
     def __init__(self, trained: Trained, world: int, *, gpu: bool, offload: bool):
         super().__init__(trained)
@@ -63,7 +63,7 @@ class Zero(Replay):
         self.filled += numel
 
     def _reduce(self) -> None:
-        """What is in the bucket, copied once more to be summed."""
+        """Reduces the bucket, which is copied once more to be summed."""
         self.add("strategy", self.size * self.filled)
         self.add("strategy", -self.size * self.filled)
         if self.filled > BUCKET:
@@ -78,6 +78,7 @@ class Sharded12(Zero):
         super().__init__(trained, world, gpu=gpu, offload=offload)
         self.stage = stage
         self.numbers = [sum(p.numel for p in group) for group in self.groups]
+        # nccl_start_alignment_factor = 2: pieces begin at multiples of 4 bytes in half precision.
         self.padded = [-(-n // (2 * self.world)) * 2 * self.world for n in self.numbers]
         self.pieces = tuple(n // self.world for n in self.padded)
         self.half = trained.dtype != torch.float32
@@ -103,7 +104,7 @@ class Sharded12(Zero):
             self._earlier()
 
     def _earlier(self) -> None:
-        """What the micro-batches before have left: in stage 1 gradients of the whole model, and the bucket, as they are
+        """Memory that the micro-batches before have left: in stage 1 gradients of the whole model, and the bucket, as they are
         reduced in the last one only; in stage 2 the sums of a rank's piece."""
         if self.stage == 1:
             self.add("gradients", self.size * sum(p.numel for p in self.reached))
@@ -116,6 +117,7 @@ class Sharded12(Zero):
 
     def _take_bucket(self) -> None:
         if not self.bucket:
+            # With overlap_comm, as it is set on GPUs, one buffer is filled while the other is reduced.
             self.bucket = self.size * BUCKET * (2 if self.gpu else 1)
             self.add("strategy", self.bucket)
 
@@ -216,7 +218,7 @@ class Sharded3(Zero):
         self.kept_frozen(sum(-(-p.numel // self.world) for p in self.trained.frozen), on_host=self.offload)
         self.masters(pieces, "weights")
         self.kept_by(self.pieces)
-        self.masters(pieces, "gradients")
+        self.masters(pieces, "gradients")  # grad_partitions_flat_buffer, which is there from the beginning
         if self.offload:
             self.host += MASTER * pieces  # the optimizer's own copy of them
         self.add("strategy", self.size * (BUCKET + self.always))

@@ -16,7 +16,7 @@ from llmlab.report import fairness, verdict
 from llmlab.report.collect import Found, Run, collect
 from llmlab.report.measured import higher_is_better
 from llmlab.report.names import differing
-from llmlab.report.rows import Row, Table, alone, compared
+from llmlab.report.rows import Row, Table, compared, unpaired
 from llmlab.report.variant import Variant
 from llmlab.report.variants import baseline, group, leading
 
@@ -47,7 +47,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Report:
-    """What is shown. tables: what can be compared is in one; the first has the baseline that was asked for."""
+    """A report as it is shown. tables: one for variants that can be compared; the first has the baseline that was asked for."""
 
     title: str
     metric: str
@@ -151,11 +151,11 @@ def _tables(
         first = leading(found, home)
         why = f"Not comparable with {base.name}, for {fairness.refusal(first, base, metric)}."
         tables.append(compared([first, *(v for v in variants if v in here and v is not first)], metric, [why]))
-    return [*tables, alone(lone, base, metric)] if lone else tables
+    return [*tables, unpaired(lone, base, metric)] if lone else tables
 
 
 def method(report: Report) -> list[str]:
-    """How to read the numbers: one sentence each."""
+    """Sentences on how to read the numbers."""
     several = any(r.n > 1 for r in report.rows)
     compared = any(r.comparison is not None and r.comparison.n > 1 for r in report.rows)
     said = [verdict.METHOD, verdict.NEEDED] if compared else []
@@ -215,7 +215,7 @@ def _notes(tables: Sequence[Table]) -> list[str]:
                 unpaired.setdefault(said, []).append(row.name)
         if c and c.n > 1 and c.sd == 0 and not c.identical:
             same.append(f"{row.name}: the difference is the same in every seed, so its interval has no width.")
-    notes = [*(f"{verdict.who(names)}: {said}" for said, names in unpaired.items()), *same]
+    notes = [*(f"{verdict.joined_names(names)}: {said}" for said, names in unpaired.items()), *same]
     for row in rows:
         t = row.tuned
         if t is None:

@@ -42,7 +42,7 @@ class Run:
 
     @property
     def asked(self) -> dict[str, str]:
-        """What was typed: {key or group: value}."""
+        """The typed overrides: {key or group: value}."""
         return dict(split_override(o) for o in self.record.get("overrides", ()))
 
     def metric(self, name: str) -> float | None:
@@ -50,7 +50,7 @@ class Run:
 
     @cached_property
     def tokenizer(self) -> str:
-        """Of what the text was cut into: a hash of tokenizer.json, else what the config says."""
+        """A mark of the tokenizer that cut the text: a hash of tokenizer.json, else what the config says."""
         try:
             return hashlib.sha256((self.folder / "tokenizer.json").read_bytes()).hexdigest()[:12]
         except OSError:

@@ -37,19 +37,19 @@ class Curve:
 
 
 def column(runs: Sequence[Run], metric: str) -> str | None:
-    """What is drawn: the metric where each run measured it often enough, else the training loss, else nothing."""
+    """The column that is drawn: the metric where each run measured it often enough, else the training loss, else nothing."""
     for name in (metric, "loss"):
         if runs and all(len(r.rows.get(name, ())) >= (FEW if name == metric else 2) for r in runs):
             return name
     return None
 
 
-def of(runs: Mapping[int, Run], name: str) -> Curve | None:
+def mean_curve(runs: Mapping[int, Run], name: str) -> Curve | None:
     return band([run.rows[name] for _, run in sorted(runs.items()) if run.rows.get(name)])
 
 
 def difference(runs: Mapping[int, Run], base: Mapping[int, Run], name: str) -> Curve | None:
-    """Of a variant to the baseline, seed by seed, at the tokens that both measured."""
+    """The difference of a variant to the baseline, seed by seed, at the tokens that both measured."""
     series = []
     for seed in sorted(runs.keys() & base.keys()):
         own, other = dict(runs[seed].rows.get(name, ())), dict(base[seed].rows.get(name, ()))

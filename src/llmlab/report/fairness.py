@@ -1,30 +1,35 @@
-"""What makes runs hard to compare: other text, tokens, compute or machines. Refusals, and lines for above the table."""
+"""Reasons that make runs hard to compare: other text, tokens, compute or machines. Refusals, and lines for above the table."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from llmlab.record_kinds import KINDS
 from llmlab.report.measured import BITS
+from llmlab.report.names import format_value
 from llmlab.report.variant import Variant
-from llmlab.report.verdict import listed, percent, who
+from llmlab.report.verdict import joined_names, listed, percent
 
 SHARE = 0.01  # differences in compute beyond this are said
 MOST_NAMED = 4  # variants with long names
 
 
 def traits(variant: Variant) -> dict[str, Any]:
-    """What must agree for losses to be comparable, and what they cost; of the variant's first counted run."""
+    """Traits that must agree for losses to be comparable, and what they cost; of the variant's first counted run."""
     record, leaves = variant.a_record(), variant.leaves
     batches = leaves.get("train.validation_batches")
     part = batches and (batches, record.get("batch", {}).get("micro"), record.get("devices"))
     held_out = (leaves.get("data.validation"), leaves.get("data.split"), part)
     hardware = record.get("hardware", {})
+    kind = KINDS.get(record.get("data", {}).get("reads", ""))
     return {
         "text": record.get("data", {}).get("fingerprint"),
         "held_out": held_out,
         "tokenizer": next(iter(variant.counted.values()), variant.runs[0]).tokenizer,
+        "per_token": kind is None or not kind.whole,
         "objective": leaves.get("objective"),
+        "reward": {k: format_value(v) for k, v in leaves.items() if k == "reward" or k.startswith("reward.")},
         "objective_options": {k: v for k, v in leaves.items() if k.startswith("objective.")},
         "seq_len": record.get("batch", {}).get("seq_len"),
         "tokens": record.get("tokens_seen") or 0,
@@ -35,7 +40,7 @@ def traits(variant: Variant) -> dict[str, Any]:
 
 
 def tokenizers_differ(variants: Sequence[Variant]) -> bool:
-    """Whether the same text was cut in several ways, all of which bits per byte can compare."""
+    """True if the same text was cut in several ways, all of which bits per byte can compare."""
     counted = [v for v in variants if v.counted]
     seen = [traits(v) for v in counted]
     same_text = len({t["text"] for t in seen}) == 1
@@ -44,7 +49,7 @@ def tokenizers_differ(variants: Sequence[Variant]) -> bool:
 
 
 def kinds(variants: Sequence[Variant], metric: str) -> list[list[Variant]]:
-    """Those that have complete runs, by what can be compared with what; in the order of `variants`."""
+    """Groups of the variants with complete runs that can be compared with each other; in the order of `variants`."""
     found: list[list[Variant]] = []
     for variant in variants:
         if variant.counted:
@@ -62,7 +67,7 @@ def largest(kinds: Sequence[Sequence[Variant]]) -> Sequence[Variant]:
 
 
 def would_be(variant: Variant, other: Variant) -> bool:
-    """Whether a variant without a complete run was to be of the kind of `other`, as far as its config tells."""
+    """True if a variant without a complete run was to be of the group of `other`, as far as its config tells."""
     keys = ("data.fingerprint", "data.validation", "data.split", "objective")
     return all(variant.leaves.get(k) == other.leaves.get(k) for k in keys)
 
@@ -76,9 +81,16 @@ def refusal(variant: Variant, to: Variant, metric: str) -> str | None:
         return "the validation set is another one"
     if own["objective"] != base["objective"] and metric != BITS:
         return f"objective={own['objective']} has another loss than {base['objective']}"
-    if own["tokenizer"] != base["tokenizer"] and metric != BITS and metric.startswith(("val_", "loss")):
+    if own["reward"] != base["reward"]:
+        return f"{_reward(own)} gives other rewards than {_reward(base)}"
+    cut_otherwise = own["tokenizer"] != base["tokenizer"] and own["per_token"]
+    if cut_otherwise and metric != BITS and metric.startswith(("val_", "loss")):
         return f"the tokenizer is another one ({metric} is per token; report.metric={BITS} is not)"
     return None
+
+
+def _reward(own: Mapping[str, Any]) -> str:
+    return " ".join(f"{k}={v}" for k, v in own["reward"].items()) or "no reward"
 
 
 def warnings(variants: Sequence[Variant], to: Variant) -> list[str]:
@@ -115,7 +127,7 @@ def _compute(others: Sequence[tuple[Variant, Mapping[str, Any]]], base: Mapping[
             seen.setdefault(text, []).append(variant.name)
         total, base_total = own["tokens"] * own["flops"], base["tokens"] * base["flops"]
         equal_compute &= abs(total - base_total) <= SHARE * base_total
-    tokens = [f"{who(names)} saw {text}" for text, names in seen.items()]
+    tokens = [f"{joined_names(names)} saw {text}" for text, names in seen.items()]
     base_name = _short(to)
     lines = []
     if tokens and equal_compute:
@@ -136,8 +148,8 @@ def _short(baseline: Variant) -> str:
 
 
 def _changes(unequal: Mapping[str, Sequence[float]]) -> str:
-    """Of each variant; of many with long names how far they reach, as the table has each."""
-    if len(unequal) <= MOST_NAMED or who(list(unequal)) == listed(list(unequal)):
+    """A value of each variant; of many with long names their range, as the table has each."""
+    if len(unequal) <= MOST_NAMED or joined_names(list(unequal)) == listed(list(unequal)):
         return "; ".join(f"{name} {' and '.join(map(percent, changes))}" for name, changes in unequal.items())
     ranges = (f"{percent(min(c))} to {percent(max(c))}" for c in zip(*unequal.values(), strict=True))
     return f"{len(unequal)} variants {' and '.join(ranges)}"

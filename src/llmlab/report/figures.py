@@ -10,13 +10,18 @@ import math
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 from xml.sax.saxutils import escape
 
 from llmlab.formatting import large, power_of_ten
 from llmlab.report.curves import Curve
-from llmlab.report.measured import called
+from llmlab.report.measured import metric_title
 from llmlab.report.rows import Row, Table
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
+    from matplotlib.lines import Line2D
 
 INK, MUTED, LINES, PAPER = "#1b1f24", "#5c6570", "#d8dde3", "#ffffff"
 # Okabe and Ito's palette (jfly.uni-koeln.de/color, 2008) without its yellow; the paler ones a little darker for a white page.
@@ -46,7 +51,7 @@ def style(i: int) -> tuple[str, str]:
 
 
 def figures(table: Table, mark: str = "") -> list[Figure]:
-    """Those that the table has numbers for; none where nothing is comparable. mark: what their ids begin with."""
+    """The figures that the table has numbers for; none where nothing is comparable. mark: what their ids begin with."""
     what = _what(table)
     if table.baseline is None:
         return []
@@ -92,12 +97,13 @@ def picture(table: Table) -> bytes | None:
         panels.append((f"Final {_what(table)} against FLOPs", _scatter))
     if not panels:
         return None
+    # Not pyplot, which keeps every figure in a table of the process until it is closed.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure as Canvas
 
     with _settings():
         handles = [_handle(i, row) for i, row in enumerate(table.rows) if row.n]
-        longest = max((len(h.get_label()) for h in handles), default=0)
+        longest = max((len(str(h.get_label())) for h in handles), default=0)
         across = max(1, min(len(handles), 4, round(len(panels) * WIDTH / (0.5 + 0.085 * longest))))
         height = max(4.0 + 0.25 * max(0, len(table.rows) - 6), 3.4 + 0.25 * math.ceil(len(handles) / across))
         figure = Canvas(figsize=(WIDTH * len(panels), height), dpi=150, layout="constrained", facecolor=PAPER)
@@ -105,8 +111,10 @@ def picture(table: Table) -> bytes | None:
             draw(axes, table)
             axes.set_title(title, fontsize=11, loc="left")
         if len(table.rows) > 1:
+            # "outside" makes room for a legend of the figure, under a constrained layout alone.
             figure.legend(handles=handles, loc="outside lower center", ncols=across, frameon=False)
         buffer = io.BytesIO()
+        # Without None the file would hold matplotlib's version.
         FigureCanvasAgg(figure).print_png(buffer, metadata={"Software": None})
     return buffer.getvalue()
 
@@ -119,7 +127,7 @@ def variables(palette: tuple[str, ...]) -> str:
 
 
 def _what(table: Table) -> str:
-    return called(table.metric)
+    return metric_title(table.metric)
 
 
 def _drawn(table: Table) -> str:
@@ -136,6 +144,7 @@ def _settings() -> Iterator[None]:
 
     with mpl.rc_context():
         mpl.rcdefaults()  # a user's matplotlibrc would make another file
+        # Text that stays text ("none") follows the page's fonts, and is found by a search; ids are random without a salt.
         mpl.rcParams.update({
             "svg.fonttype": "none", "svg.hashsalt": "llmlab", "font.size": 10, "axes.spines.top": False,
             "axes.spines.right": False, "axes.edgecolor": MUTED, "axes.labelcolor": MUTED, "text.color": INK,
@@ -145,7 +154,14 @@ def _settings() -> Iterator[None]:
         yield
 
 
-def _figure(name: str, title: str, caption: str, table: Table, draw: Any, height: float = HEIGHT) -> Figure:
+def _figure(
+    name: str,
+    title: str,
+    caption: str,
+    table: Table,
+    draw: Callable[[Axes, Table], dict[str, str]],
+    height: float = HEIGHT,
+) -> Figure:
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure as Canvas
 
@@ -153,6 +169,7 @@ def _figure(name: str, title: str, caption: str, table: Table, draw: Any, height
         figure = Canvas(figsize=(WIDTH, height), layout="constrained", facecolor="none")
         titles = draw(figure.add_subplot(), table)
         buffer = io.StringIO()
+        # Without None the file would hold the time at which it was drawn, and differ from run to run.
         FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None})
     return Figure(name, title, caption, _inline(buffer.getvalue(), name, title, titles))
 
@@ -161,16 +178,20 @@ def _inline(svg: str, name: str, title: str, titles: dict[str, str]) -> str:
     """matplotlib's file -> an element for HTML: own ids, colours as variables, hover titles."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"\s*<metadata>.*?</metadata>", "", svg, flags=re.S)
+    # matplotlib's style is for "*": within a page it would be for all of the page.
     svg = re.sub(r"\s*<style type=\"text/css\">.*?</style>", "", svg, flags=re.S)
     svg = re.sub(
         r"<svg [^>]*viewBox=\"([^\"]+)\"[^>]*>", f'<svg viewBox="\\1" role="img" aria-label="{escape(title)}">', svg
     )
+    # Several figures stand in one page, and their ids (clip paths, glyphs, gids) would be each other's.
     svg = re.sub(r'\bid="', f'id="{name}-', svg)
     svg = re.sub(r"url\(#", f"url(#{name}-", svg)
     svg = re.sub(r'href="#', f'href="#{name}-', svg)
+    # A fixed colour would be the same on a light and on a dark page.
     named = {INK: "--ink", MUTED: "--muted", LINES: "--lines", PAPER: "--paper"}
     named |= {c: f"--c{i}" for i, c in enumerate(PALETTE, 1)}
     svg = re.sub(r"#[0-9a-f]{6}\b", lambda m: f"var({named[m[0]]})" if m[0] in named else m[0], svg)
+    # A gid becomes the id of the group around what was drawn; its <title> is what browsers show on hover.
     for key, text in titles.items():
         svg = svg.replace(f'<g id="{name}-{key}">', f'<g id="{name}-{key}"><title>{escape(text)}</title>', 1)
     return svg.strip()
@@ -182,14 +203,14 @@ def _label(name: str, width: int = LABEL) -> str:
     return cut.replace("$", r"\$")
 
 
-def _handle(i: int, row: Row) -> Any:
+def _handle(i: int, row: Row) -> Line2D:
     from matplotlib.lines import Line2D
 
     colour, dash = style(i)
     return Line2D([], [], color=colour, ls=dash, marker="o", ms=4, label=_label(row.name))
 
 
-def _curves(axes: Any, table: Table, curves: list[tuple[int, Row, Curve, float]]) -> dict[str, str]:
+def _curves(axes: Axes, table: Table, curves: list[tuple[int, Row, Curve, float]]) -> dict[str, str]:
     """curves: (row's number, row, curve, units of x a token)."""
     titles = {}
     for i, row, curve, scale in curves:
@@ -202,7 +223,7 @@ def _curves(axes: Any, table: Table, curves: list[tuple[int, Row, Curve, float]]
     return titles
 
 
-def _zoom(axes: Any, curves: list[Curve], *shown: float) -> None:
+def _zoom(axes: Axes, curves: list[Curve], *shown: float) -> None:
     """The first steep stretch of a loss would squeeze the rest, where variants differ: begin at a fifth of the way."""
     last = max(c.tokens[-1] for c in curves)
     late = [
@@ -218,13 +239,13 @@ def _zoom(axes: Any, curves: list[Curve], *shown: float) -> None:
         axes.set_ylim(min(late) - room, max(late) + room)
 
 
-def _over_tokens(axes: Any, table: Table) -> dict[str, str]:
+def _over_tokens(axes: Axes, table: Table) -> dict[str, str]:
     drawn = [(i, r, r.curve, 1.0) for i, r in enumerate(table.rows) if r.curve]
     axes.set_xlabel("tokens")
     return _losses(axes, table, drawn)
 
 
-def _over_flops(axes: Any, table: Table) -> dict[str, str]:
+def _over_flops(axes: Axes, table: Table) -> dict[str, str]:
     drawn = [(i, r, r.curve, r.flops_per_token) for i, r in enumerate(table.rows) if r.curve and r.flops_per_token]
     axes.set_xlabel("training FLOPs")
     titles = _losses(axes, table, drawn)
@@ -232,7 +253,7 @@ def _over_flops(axes: Any, table: Table) -> dict[str, str]:
     return titles
 
 
-def _losses(axes: Any, table: Table, drawn: Any) -> dict[str, str]:
+def _losses(axes: Axes, table: Table, drawn: list[tuple[int, Row, Curve, float]]) -> dict[str, str]:
     titles = _curves(axes, table, drawn)
     _zoom(axes, [c for _, _, c, _ in drawn])
     _few(axes.xaxis, large)
@@ -240,7 +261,7 @@ def _losses(axes: Any, table: Table, drawn: Any) -> dict[str, str]:
     return titles
 
 
-def _over_differences(axes: Any, table: Table) -> dict[str, str]:
+def _over_differences(axes: Axes, table: Table) -> dict[str, str]:
     drawn = [(i, r, r.difference, 1.0) for i, r in enumerate(table.rows) if r.difference]
     axes.axhline(0, color=INK, lw=1.2)
     titles = _curves(axes, table, drawn)
@@ -250,7 +271,7 @@ def _over_differences(axes: Any, table: Table) -> dict[str, str]:
     return titles
 
 
-def _forest(axes: Any, table: Table) -> dict[str, str]:
+def _forest(axes: Axes, table: Table) -> dict[str, str]:
     """A line a variant: dots of the seeds, mean, interval. An interval far wider than all else is cut, with an arrow."""
     rows, titles = _compared(table), {}
     dots = [d for _, r in rows for d in r.comparison.differences] + [0.0]  # type: ignore[union-attr]
@@ -260,7 +281,7 @@ def _forest(axes: Any, table: Table) -> dict[str, str]:
     axes.axvline(0, color=INK, lw=1.2)
     for y, (i, row) in enumerate(rows):
         c, (colour, _) = row.comparison, style(i)
-        assert c is not None
+        assert c is not None and c.mean is not None  # as `_compared` chose them
         if c.low is not None and c.high is not None:
             ends = max(c.low, reach[0]), min(c.high, reach[1])
             shown += ends
@@ -285,7 +306,7 @@ def _forest(axes: Any, table: Table) -> dict[str, str]:
     return titles
 
 
-def _scatter(axes: Any, table: Table) -> dict[str, str]:
+def _scatter(axes: Axes, table: Table) -> dict[str, str]:
     points = [(r.flops, r.mean, i, r) for i, r in enumerate(table.rows) if r.mean is not None and r.flops > 0]
     titles = {}
     front = pareto([(x, y) for x, y, _, _ in points], table.higher_is_better)
@@ -310,7 +331,7 @@ def _scatter(axes: Any, table: Table) -> dict[str, str]:
 
 
 def pareto(points: list[tuple[float, float]], higher: bool = False) -> list[tuple[float, float]]:
-    """Those that no other beats in both cost and value, from the cheapest."""
+    """The points that no other beats in both cost and value (the Pareto front), from the cheapest."""
     front: list[tuple[float, float]] = []
     for x, y in sorted(points, key=lambda p: (p[0], -p[1] if higher else p[1])):
         if not front or (y > front[-1][1] if higher else y < front[-1][1]):
@@ -327,12 +348,13 @@ def _flops(value: float) -> str:
     return f"{float(digits):g}e{int(power)}"
 
 
-def _few(axis: Any, write: Callable[[float], str] | None = None) -> None:
+def _few(axis: Axis, write: Callable[[float], str] | None = None) -> None:
     """Few ticks, for text that is large against the figure."""
     from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
     log = axis.get_scale() == "log"
     axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=6) if log else MaxNLocator(5))
+    # On a logarithmic axis of about one decade matplotlib labels minor ticks too, over each other at this size.
     axis.set_minor_formatter(NullFormatter())
     if write is not None:
         axis.set_major_formatter(lambda x, _: "0" if x == 0 else write(x))

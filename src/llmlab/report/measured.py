@@ -34,5 +34,5 @@ def unit(metric: str, runs: Iterable[Run]) -> str:
     return ""
 
 
-def called(metric: str) -> str:
+def metric_title(metric: str) -> str:
     return {"val_loss": "validation loss", BITS: "bits per byte"}.get(metric, metric)

@@ -1,9 +1,9 @@
-"""What variants are called: what was typed where that tells them apart, else the config's keys that do."""
+"""Names of variants: what was typed where that tells them apart, else the config's keys that do."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from llmlab.config.bookkeeping import makes_no_variant
 from llmlab.slot_names import SLOTS
@@ -15,7 +15,7 @@ NAMED_KEYS = 4  # a variant that differs in more keys is named by some that suff
 UNTYPED = "the default run"  # as `llmlab runs` has it
 
 
-def show(value: Any) -> str:
+def format_value(value: object) -> str:
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
@@ -25,7 +25,7 @@ def differing(variants: Sequence[Variant]) -> dict[str, list[str | None]]:
     found: dict[str, list[str | None]] = {}
     parts = set().union(*(v.parts for v in variants)) if variants else set()
     for key in sorted({k for v in variants for k in v.leaves}, key=_rank):
-        values = [show(v.leaves.get(key)) for v in variants]
+        values = [format_value(v.leaves.get(key)) for v in variants]
         if len(set(values)) == 1:
             continue
         owner = None if key in parts else _owner(key, parts)
@@ -49,7 +49,7 @@ def _rank(key: str) -> tuple[int, str]:
     return (1 if key.rpartition(".")[2] in SLOTS else 2), key
 
 
-def name(variants: Sequence[Variant], tuned: str | None) -> None:
+def assign_names(variants: Sequence[Variant], tuned: str | None) -> None:
     """Sets `keys` and `name` of each; all names are different. tuned: a key that makes no variant."""
     if len(variants) == 1:
         variants[0].name = str(variants[0].a_record().get("family", "runs"))
@@ -69,14 +69,14 @@ def name(variants: Sequence[Variant], tuned: str | None) -> None:
 
 
 def _asked(variant: Variant, tuned: str | None) -> dict[str, str]:
-    """What was typed in every run of the variant."""
+    """The overrides that were typed in every run of the variant."""
     each = [run.asked for run in variant.runs]
     same = {k: v for k, v in each[0].items() if all(e.get(k) == v for e in each)}
     return {k: v for k, v in same.items() if not makes_no_variant(k) and k != tuned}
 
 
 def _swept(asked: Sequence[dict[str, str]]) -> list[dict[str, str]] | None:
-    """Where each key that varies was typed for every variant, as in a sweep, and they tell all apart: those keys."""
+    """The keys that vary, where each was typed for every variant, as in a sweep, and they tell all apart."""
     keys = {k for a in asked for k in a}
     varied = [k for k in sorted(keys, key=_rank) if len({a.get(k) for a in asked}) > 1]
     if not varied or any(k not in a for k in varied for a in asked):
@@ -93,7 +93,7 @@ def _by_words(variants: Sequence[Variant], asked: Sequence[dict[str, str]]) -> l
     for variant, words in zip(variants, asked, strict=True):
         label = {k: words[k] for k in varied if k in words}
         if "model" in varied:
-            label = {"model": show(variant.leaves.get("model.family")), **label}
+            label = {"model": format_value(variant.leaves.get("model.family")), **label}
         labels.append(label)
     alike: dict[tuple, list[int]] = {}
     for i, label in enumerate(labels):

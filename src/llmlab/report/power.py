@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
 
 POWER = 0.8
 MOST_SEEDS = 200
@@ -112,7 +115,7 @@ def _tails(shift: float, t: float, df: int) -> tuple[float, float]:
 
 
 @functools.cache
-def _gauss() -> tuple[Any, Any]:
+def _gauss() -> tuple[np.ndarray, np.ndarray]:
     import numpy as np
 
     return np.polynomial.legendre.leggauss(NODES)

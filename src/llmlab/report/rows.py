@@ -72,11 +72,11 @@ def compared(ordered: Sequence[Variant], metric: str, notices: Sequence[str] = (
     comparisons = stats.compare(both, base.values(metric))
     digits = 4 if all(abs(c.mean or 1.0) >= 0.001 for c in comparisons.values()) else 5
     base_mean = stats.mean(list(base.values(metric).values())) if base.counted else 0.0
-    base_curve = curves.of(base.counted, drawn) if drawn else None
+    base_curve = curves.mean_curve(base.counted, drawn) if drawn else None
     rows = []
     for v in ordered:
         c, said = comparisons.get(v.name), None
-        curve = curves.of(v.counted, drawn) if drawn else None
+        curve = curves.mean_curve(v.counted, drawn) if drawn else None
         if not v.counted:
             what = "no complete run"
         elif v is base:
@@ -94,7 +94,7 @@ def compared(ordered: Sequence[Variant], metric: str, notices: Sequence[str] = (
     return Table(metric, unit(metric, runs), digits, higher, base.name, found, rows, drawn)
 
 
-def alone(variants: Sequence[Variant], base: Variant, metric: str) -> Table:
+def unpaired(variants: Sequence[Variant], base: Variant, metric: str) -> Table:
     """Variants that can be compared with no other: no differences, no curves side by side. Lines say why not."""
     rows, reasons = [], dict[str, list[str]]()
     for v in variants:

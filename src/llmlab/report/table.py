@@ -8,7 +8,7 @@ from typing import NamedTuple
 from llmlab.formatting import large, power_of_ten
 from llmlab.report import verdict as say
 from llmlab.report.build import Report
-from llmlab.report.measured import called
+from llmlab.report.measured import metric_title
 from llmlab.report.names import NAMED_KEYS
 from llmlab.report.rows import Row, Table
 
@@ -25,7 +25,7 @@ def columns(table: Table) -> list[Column]:
     """Only what the table has: no column of differences where nothing is compared, none of a tuned key where none is.
     The verdict comes second, where no narrow page cuts it off."""
     rows = table.rows
-    named = called(table.metric)
+    named = metric_title(table.metric)
     found = [
         Column("variant", False, [r.name + (" (baseline)" if r.is_baseline and len(rows) > 1 else "") for r in rows]),
         Column("verdict", False, [r.short if not r.is_baseline or not r.n else "" for r in rows]),
@@ -63,8 +63,10 @@ def _parameters(row: Row) -> str:
 def mean(table: Table, row: Row) -> str:
     if row.mean is None:
         return ""
-    half = f" \N{PLUS-MINUS SIGN} {say.plain(row.half_width, table.digits)}" if row.half_width is not None else ""
-    return say.plain(row.mean, table.digits) + half
+    half = (
+        f" \N{PLUS-MINUS SIGN} {say.format_number(row.half_width, table.digits)}" if row.half_width is not None else ""
+    )
+    return say.format_number(row.mean, table.digits) + half
 
 
 def difference(table: Table, row: Row) -> str:
@@ -89,7 +91,7 @@ def grid(report: Report) -> tuple[list[str], list[list[str]]] | None:
     order = sorted(values, key=lambda v: (values[v], v))
     body = []
     for name, t, digits in tuned:
-        cells = {v: "no run ended" if m is None else say.plain(m, digits) + f" ({n})" for v, m, n in t.grid}
+        cells = {v: "no run ended" if m is None else say.format_number(m, digits) + f" ({n})" for v, m, n in t.grid}
         body.append([name, *(cells.get(v, "") + (" *" if v == t.value else "") for v in order)])
     return [tuned[0][1].key, *order], body
 
@@ -111,7 +113,7 @@ def lines(report: Report) -> tuple[list[str], list[list[str]], list[str]]:
 
 
 def headline(report: Report) -> str:
-    """How much was run, of which how much counts, against what."""
+    """A line that says how much was run, of which how much counts, against what."""
     runs = f"{say.count(report.counted, 'run')} of {len(report.rows)} variant{'s' * (len(report.rows) != 1)}"
     beaten = sum(r.beaten for r in report.runs)
     left = len(report.runs) - report.counted - beaten
@@ -127,7 +129,7 @@ def headline(report: Report) -> str:
 
 
 def notices(report: Report, part: Table | None = None) -> list[str]:
-    """Those to be read before the table `part`; without it: those before all tables, where there are several."""
+    """Lines to be read before the table `part`; without it: those before all tables, where there are several."""
     one = len(report.tables) == 1
     if part is None:
         return [] if one else report.general
@@ -172,12 +174,12 @@ SHARED = {"not distinguishable": _undecided, "one seed": _one_seed}
 
 
 def folded(report: Report) -> bool:
-    """Whether the keys that differ are too many to be looked at unasked."""
+    """True if the keys that differ are too many to be looked at unasked."""
     return len(report.keys) > NAMED_KEYS
 
 
 def commands(report: Report) -> list[str]:
-    """What was asked, a line a sweep."""
+    """The commands that were typed, a line a sweep."""
     said = []
     for a in report.asked:
         if a["command"]:

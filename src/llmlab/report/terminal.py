@@ -7,7 +7,7 @@ from pathlib import Path
 from llmlab.report import rows, table
 from llmlab.report import verdict as say
 from llmlab.report.build import Report
-from llmlab.runs.record import shown
+from llmlab.runs.record import relative_path
 
 STYLES = {"better": "green", "worse": "red", "identical": "cyan"}
 GAP = 3
@@ -47,11 +47,11 @@ def show(report: Report, files: list[Path]) -> None:
         if run.why is not None and run.status != "completed":
             console.print(Text(f"not counted: {run.name}: {run.why}", style="dim"), soft_wrap=True)
     for file in files:  # a path that the terminal itself breaks can still be copied
-        console.print(Text(f"report: {shown(file)}", style="cyan"), soft_wrap=True)
+        console.print(Text(f"report: {relative_path(file)}", style="cyan"), soft_wrap=True)
 
 
 def columns(part: rows.Table, width: int) -> list[table.Column]:
-    """Those that fit into `width`, the verdict last: it may take several lines."""
+    """The columns that fit into `width`, the verdict last: it may take several lines."""
     names = [r.name for r in part.rows]
     verdicts = ["baseline" if r.is_baseline and r.n else r.short for r in part.rows]
     found = {c.name: c for c in table.columns(part)}

@@ -14,7 +14,7 @@ from llmlab.registry import near
 from llmlab.report import names, stats
 from llmlab.report.collect import Found, Run, split_override
 from llmlab.report.measured import higher_is_better
-from llmlab.report.names import show
+from llmlab.report.names import format_value
 from llmlab.report.variant import Tuned, Variant
 
 TUNED = "optimizer.lr"
@@ -25,10 +25,10 @@ def flatten(config: Mapping[str, Any]) -> tuple[dict[str, Any], set[str]]:
     leaves: dict[str, Any] = {}
     parts: set[str] = set()
 
-    def walk(node: Any, path: str) -> None:
+    def walk(node: object, path: str) -> None:
         if not isinstance(node, Mapping):
             if node is not None:
-                leaves[path] = _list(node) if isinstance(node, list) else node
+                leaves[path] = _listed(node) if isinstance(node, list) else node
             return
         if isinstance(node.get("_part_"), str):
             leaves[path] = node["_part_"]
@@ -41,10 +41,10 @@ def flatten(config: Mapping[str, Any]) -> tuple[dict[str, Any], set[str]]:
     return leaves, parts
 
 
-def _list(node: list[Any]) -> str:
-    """A list as it is typed: the words of another model, `[size=nano]`, have no quotes there."""
-    plain = all(isinstance(word, str) and word for word in node) and node
-    return f"[{','.join(node)}]" if plain else json.dumps(node)
+def _listed(values: list[Any]) -> str:
+    """A list as it is typed: [heads,bias], [size=nano]; of other things than words as JSON."""
+    words = all(isinstance(v, str) and re.fullmatch(r"[\w.*/+=@:-]+", v) for v in values)
+    return f"[{','.join(values)}]" if words else json.dumps(values)
 
 
 def group(found: Found, metric: str, tune: str | None) -> list[Variant]:
@@ -63,7 +63,7 @@ def group(found: Found, metric: str, tune: str | None) -> list[Variant]:
     variants = list(groups.values())
     for variant in variants:
         _count(variant, metric, key)
-    names.name(variants, key)
+    names.assign_names(variants, key)
     return sorted(variants, key=lambda v: (_place(found, v), v.name))
 
 
@@ -109,7 +109,7 @@ def _tuned_key(flat: Sequence[tuple[Run, dict[str, Any], set[str]]], tune: str |
     grids: dict[tuple, set[str]] = {}
     for _, leaves, _ in flat:
         rest = {k: v for k, v in leaves.items() if not makes_no_variant(k) and k != key}
-        grids.setdefault(_identity(rest), set()).add(show(leaves.get(key)))
+        grids.setdefault(_identity(rest), set()).add(format_value(leaves.get(key)))
     if any(len(values) > 1 for values in grids.values()):
         return key
     if tune:
@@ -125,7 +125,7 @@ def _count(variant: Variant, metric: str, key: str | None) -> None:
     steps = max((r.record.get("steps", 0) for r in variant.runs if r.status == "completed"), default=0)
     grid: dict[str, dict[int, Run]] = {}
     for run in sorted(variant.runs, key=lambda r: (r.began, r.name)):
-        value = show(flatten(run.config)[0].get(key)) if key else ""
+        value = format_value(flatten(run.config)[0].get(key)) if key else ""
         held = grid.setdefault(value, {})
         reason = _why_not(run, metric, steps)
         if reason:
@@ -226,7 +226,7 @@ def baseline(
 
 
 def leading(found: Found, variants: Sequence[Variant]) -> Variant:
-    """Of variants that were not to be a baseline: the first of a sweep, else the one with the oldest run."""
+    """The variant that leads a table without a baseline of its own: the first of a sweep, else the one with the oldest run."""
     return min(variants, key=lambda v: (_place(found, v), v.born))
 
 
@@ -241,11 +241,11 @@ def _first_values(found: Found, variants: Sequence[Variant]) -> dict[str, str]:
 
 
 def _fits(variant: Variant, wanted: Mapping[str, str]) -> bool:
-    """Whether each key was typed so, or is so in the config."""
+    """True if each key was typed so, or is so in the config."""
     said = [{**run.asked, **variant.keys} for run in variant.runs]
     for key, value in wanted.items():
         path = "model.family" if key == "model" else key
-        if show(variant.leaves.get(path)) != value and not any(s.get(key) == value for s in said):
+        if format_value(variant.leaves.get(path)) != value and not any(s.get(key) == value for s in said):
             return False
     return True
 

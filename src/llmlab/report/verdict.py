@@ -1,4 +1,4 @@
-"""What the numbers mean, in words; and how numbers are written."""
+"""The meaning of the numbers in words, and the way numbers are written."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def sentence(name: str, baseline: str, c: Comparison | None, verdict: str, base_
     assert c.mean is not None
     if verdict == "identical":
         return f"{name} is identical to {baseline} in {_all(c.n)}: every loss is equal, to the last digit."
-    by = f"{signed(c.mean, digits)} ({percent(c.mean / base_mean)})" if base_mean else signed(c.mean, digits)
+    by = f"{signed(c.mean, digits)} ({percent(c.mean / abs(base_mean))})" if base_mean else signed(c.mean, digits)
     if c.n == 1:
         return (
             f"{name} differs from {baseline} by {by} in one seed: that gives no interval and no verdict. "
@@ -115,7 +115,7 @@ def interval(c: Comparison, digits: int = 4) -> str:
     return f"[{signed(c.low, digits)}, {signed(c.high, digits)}]"
 
 
-def plain(value: float, digits: int = 4) -> str:
+def format_number(value: float, digits: int = 4) -> str:
     return f"{value:.{digits}f}".replace("-", MINUS)
 
 
@@ -135,8 +135,8 @@ def listed(names: Sequence[str]) -> str:
     return ("; " if any(", " in n for n in names) else ", ").join(names)
 
 
-def who(names: Sequence[str]) -> str:
-    """Those of whom the same is said: several with names that would not be told from each other are counted."""
+def joined_names(names: Sequence[str]) -> str:
+    """Words for variants of which the same is said: several with names that would not be told from each other are counted."""
     return f"{len(names)} variants" if len(names) > 1 and any(", " in n for n in names) else listed(names)
 
 

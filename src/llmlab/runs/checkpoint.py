@@ -78,7 +78,7 @@ def tied(path: Path, role: str | None = None) -> dict[str, str]:
 
 def roles(path: Path) -> list[str]:
     """The companions whose weights a checkpoint has."""
-    return [found[1] for name in _manifest(path)["files"] if (found := COMPANION.fullmatch(name))]
+    return [match[1] for name in _manifest(path)["files"] if (match := COMPANION.fullmatch(name))]
 
 
 def weights_sha256(path: Path) -> str:
@@ -105,21 +105,22 @@ def write(path: Path, weights: Mapping[str, Tensor], state: Mapping[str, Any]) -
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         needed = sum(t.nbytes for t in _tensors(weights)) + sum(t.nbytes for t in _tensors(state))
+        # Asked first, so that a disk which is too full is not filled up for nothing.
         if (free := shutil.disk_usage(path.parent).free) < needed:
             raise OSError(28, f"{needed:,} bytes are needed but {free:,} are free on the disk")
-        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)  # of a process that had this id before
         temporary.mkdir()
-        own, aliases = _untie(weights)
-        files = _by_file(own)
+        tensors_once, aliases = _untie(weights)
+        files = _by_file(tensors_once)
         for name, tensors in files.items():
             (temporary / name).parent.mkdir(exist_ok=True)
             save_file(tensors, temporary / name, metadata={"format": "pt"})  # a second key would make the bytes random
-        torch.save(dict(state), temporary / STATE)
+        torch.save(dict(state), temporary / STATE)  # plain values and tensors: what weights_only reads
         about = {"tied": aliases, "step": step_of(path), "run": identity(path.parent.parent)}
         seal(temporary, MANIFEST, (*files, STATE), about)
         remove(path)
         os.rename(temporary, path)
-        _fsync(path.parent)
+        _fsync(path.parent)  # a rename is on the disk when its folder is
     except (OSError, RuntimeError, SafetensorError) as e:  # torch and safetensors have their own words for a full disk
         shutil.rmtree(temporary, ignore_errors=True)
         reason = (e.strerror or str(e)) if isinstance(e, OSError) else str(e).splitlines()[0]
@@ -132,11 +133,11 @@ def write(path: Path, weights: Mapping[str, Tensor], state: Mapping[str, Any]) -
 
 
 def problem(path: Path) -> str | None:
-    """What is wrong with a checkpoint or an export, or None. Reads all of it."""
+    """The reason why a checkpoint or an export is not sound, or None. Reads all of it."""
     try:
         manifest = _manifest(path)
-        own = [n for n in manifest["files"] if COMPANION.fullmatch(n)]
-        names = list(manifest["files"]) if is_export(path) else [WEIGHTS, STATE, *own]
+        of_companions = [n for n in manifest["files"] if COMPANION.fullmatch(n)]
+        names = list(manifest["files"]) if is_export(path) else [WEIGHTS, STATE, *of_companions]
         entries = {n: (manifest["files"][n]["size"], manifest["files"][n]["sha256"]) for n in names}
     except (UserError, OSError, ValueError, KeyError) as e:
         return (
@@ -144,9 +145,9 @@ def problem(path: Path) -> str | None:
         )
     for file, (size, expected) in entries.items():
         try:
-            found = (path / file).stat().st_size
-            if found != size:
-                return f"{file} has {found} bytes, not {size}"
+            bytes_now = (path / file).stat().st_size
+            if bytes_now != size:
+                return f"{file} has {bytes_now} bytes, not {size}"
             if not (path / file).is_file():
                 return f"{file} is no ordinary file"
             if sha256(path / file) != expected:
@@ -191,6 +192,7 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 def _state(path: Path, *, mmap: bool = False) -> dict[str, Any]:
     try:
+        # weights_only: torch's own unpickler of a few types, which calls nothing that a file names (the default since 2.6).
         state = torch.load(path / STATE, map_location="cpu", weights_only=True, mmap=mmap)
     except Exception as e:  # whatever zip, pickle and torch make of a file that someone else wrote
         raise UserError(f"checkpoint {path} can't be used: {STATE}: {_short(e)}") from e
@@ -228,8 +230,8 @@ def _by_file(weights: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
     """Tensors by the file that has them: those of each companion, under its own names, in one of its own."""
     files: dict[str, dict[str, Tensor]] = {WEIGHTS: {}}
     for name, tensor in weights.items():
-        if found := OF_COMPANION.fullmatch(name):
-            files.setdefault(f"models/{found[1]}.safetensors", {})[found[2]] = tensor
+        if match := OF_COMPANION.fullmatch(name):
+            files.setdefault(f"models/{match[1]}.safetensors", {})[match[2]] = tensor
         else:
             files[WEIGHTS][name] = tensor
     return files
@@ -257,20 +259,21 @@ def _delete(path: Path) -> None:
 
 
 def _untie(weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """safetensors refuses two names for one memory: (each tensor once, {other name: first name})."""
+    """Weights without aliases, since safetensors refuses two names for one memory: (each tensor once, {other name: first
+    name})."""
     first: dict[Any, str] = {}
-    own, tied = {}, {}
+    once, tied = {}, {}
     for key, tensor in weights.items():
         place = (tensor.untyped_storage().data_ptr(), tensor.storage_offset(), tensor.shape, tensor.stride())
         if tensor.numel() and place in first:
             tied[key] = first[place]
         else:
             first[place] = key
-            own[key] = tensor.detach().contiguous()
-    return own, tied
+            once[key] = tensor.detach().contiguous()  # safetensors refuses views with gaps
+    return once, tied
 
 
-def _tensors(node: Any) -> list[Tensor]:
+def _tensors(node: object) -> list[Tensor]:
     if isinstance(node, Tensor):
         return [node]
     children = node.values() if isinstance(node, Mapping) else node if isinstance(node, list | tuple) else ()
@@ -293,7 +296,7 @@ def _manifest(path: Path) -> Manifest:
 
 
 def _fsync(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY)
+    fd = os.open(path, os.O_RDONLY)  # of a folder as well, which open() refuses
     try:
         os.fsync(fd)
     finally:

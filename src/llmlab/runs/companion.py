@@ -35,14 +35,14 @@ def weights(path: Path, home: Path, role: str) -> dict[str, Tensor]:
     from llmlab.model import build
 
     spec, trained = folder.companion(home, role), folder.load(home)[1]
-    found = checkpoint.read_weights(path, role)
+    tensors = checkpoint.read_weights(path, role)
     whole = checkpoint.read_weights(path)
     # A part leaves out the tables that it is given, under whatever names: those of its own are there when it is alone.
     mine, theirs = (f"stacks.{each.stacks[0].name}.embedding." for each in (spec, trained))
     for name in build.assemble(spec).state_dict():
-        if name not in found and name.startswith(mine) and (shared := theirs + name.removeprefix(mine)) in whole:
-            found[name] = whole[shared]
-    return found
+        if name not in tensors and name.startswith(mine) and (shared := theirs + name.removeprefix(mine)) in whole:
+            tensors[name] = whole[shared]
+    return tensors
 
 
 def load(path: Path, home: Path, role: str) -> Model:

@@ -21,4 +21,4 @@ def read_checkpoint(name: str) -> Start:
     """The model and the tokenizer of the Hugging Face checkpoint that hf=NAME names."""
     from llmlab.hub import begin  # needs torch, which most configs do not
 
-    return begin.read(name)
+    return begin.read_start(name)

@@ -38,24 +38,25 @@ def identity(folder: Path) -> str | None:
         files = record.read(folder).get("files") or {}
     except UserError:
         return None
+    # Not the config, of which a run that goes on may change some keys.
     text = json.dumps([files.get(n) for n in (SPEC, *TOKENIZER)])
     return hashlib.sha256(text.encode()).hexdigest() if files else None
 
 
 def damaged(folder: Path, names: Iterable[str], fields: Mapping[str, Any]) -> dict[str, str]:
     """{file: what is wrong with it}, of those whose hash the record has."""
-    found = {}
+    problems = {}
     for name in names:
         if (expected := (fields.get("files") or {}).get(name)) is None:
             continue
         try:
             if not (folder / name).is_file():  # a pipe would wait for a writer
-                found[name] = "is no ordinary file" if (folder / name).exists() else "is gone"
+                problems[name] = "is no ordinary file" if (folder / name).exists() else "is gone"
             elif sha256(folder / name) != expected:
-                found[name] = f"is not as the run wrote it (its sha256 is not the one in {record.NAME})"
+                problems[name] = f"is not as the run wrote it (its sha256 is not the one in {record.NAME})"
         except OSError as e:
-            found[name] = f"can't be read: {e.strerror}"
-    return found
+            problems[name] = f"can't be read: {e.strerror}"
+    return problems
 
 
 def undamaged(folder: Path, names: Iterable[str], fields: Mapping[str, Any]) -> None:

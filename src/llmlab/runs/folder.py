@@ -6,11 +6,11 @@ import json
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from llmlab import registry
 from llmlab.config import inherit
-from llmlab.config.init_from import named
+from llmlab.config.init_from import hf_name
 from llmlab.errors import UserError
 from llmlab.files import write_atomic
 from llmlab.hub import locate
@@ -19,13 +19,17 @@ from llmlab.runs import record
 from llmlab.runs.files import BESIDE, COMPANIONS, CONFIG, EXPORT, SPEC, TOKENIZER, spec_of, undamaged
 
 if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
     from llmlab.config.spec import ModelSpec
+    from llmlab.data.tokenizer import Tokenizer
     from llmlab.model.model import Model
+    from llmlab.model.serialise import ModelShape
 
 home = inherit.home
 
 
-def save(folder: Path, cfg: Any, spec: ModelSpec, companions: Mapping[str, ModelSpec] | None = None) -> None:
+def save(folder: Path, cfg: DictConfig, spec: ModelSpec, companions: Mapping[str, ModelSpec] | None = None) -> None:
     """The resolved config as config.yaml, the resolved model as model.json and the others that it is trained with as
     models/ROLE.json: the run can be read whatever conf/ becomes."""
     from omegaconf import OmegaConf
@@ -39,7 +43,7 @@ def save(folder: Path, cfg: Any, spec: ModelSpec, companions: Mapping[str, Model
         write_atomic(folder / spec_of(role), json.dumps(to_dict(other), indent=1) + "\n")
 
 
-def load(run: str | Path) -> tuple[Any, ModelSpec]:
+def load(run: str | Path) -> tuple[DictConfig, ModelSpec]:
     """(config, resolved model) of a run, or of what was exported from one; UserError if the folder is neither."""
     from llmlab.model.serialise import ModelShape
     from llmlab.runs import settings
@@ -51,7 +55,7 @@ def load(run: str | Path) -> tuple[Any, ModelSpec]:
         cfg, plain = settings.read(folder / CONFIG)
         if "bos" not in plain["data"]:  # a run of before there was this key, whose documents have none
             cfg.data.bos = False
-        model: Any = read_json(folder / SPEC, ModelShape)
+        model: ModelShape = read_json(folder / SPEC, ModelShape)
     except FileNotFoundError as e:
         raise UserError(
             f"{run}: there is no {Path(e.filename).name} there; the run ended before it began to train"
@@ -60,11 +64,11 @@ def load(run: str | Path) -> tuple[Any, ModelSpec]:
     return cfg, _spec(folder / SPEC, model)
 
 
-def _spec(file: Path, model: Any) -> ModelSpec:
+def _spec(file: Path, model: ModelShape) -> ModelSpec:
     from llmlab.model.serialise import from_dict
 
     try:
-        return from_dict(model)
+        return from_dict(dict(model))
     except Exception as e:  # a part, a size or an option of another version of llmlab
         raise UserError(f"{file} can't be read: {type(e).__name__}: {str(e).splitlines()[0]}") from e
 
@@ -76,7 +80,7 @@ def companion(folder: Path, role: str) -> ModelSpec:
     name = spec_of(role)
     undamaged(folder, (name,), record.read(folder))
     try:
-        model: Any = read_json(folder / name, ModelShape)
+        model: ModelShape = read_json(folder / name, ModelShape)
     except FileNotFoundError:
         raise UserError(f"{folder / name} is gone; bring it back from a copy of the run") from None
     return _spec(folder / name, model)
@@ -106,17 +110,17 @@ def checkpoint_of(run: str | Path, warn: Callable[[str], None] | None = None) ->
     if (folder / checkpoint.MANIFEST).exists() or (folder / EXPORT).exists():
         return folder
     record.read(folder)
-    found = checkpoint.latest(
+    newest = checkpoint.latest(
         folder / checkpoint.FOLDER, warn or (lambda line: print(f"warning: {line}", file=sys.stderr))
     )
-    if found is None:
+    if newest is None:
         raise UserError(f"{run}: it has no sound checkpoint")
-    return found
+    return newest
 
 
 def start_of(init_from: str, *, tokenizer: bool = True) -> Path:
     """The checkpoint that a run begins with: of a run, or a Hugging Face folder (`is_foreign`). tokenizer: it comes along."""
-    if (name := named(init_from)) is not None:
+    if (name := hf_name(init_from)) is not None:
         return locate.locate(name)
     folder = home(init_from)
     if tokenizer and not (folder / EXPORT).exists():  # whose weights are checked with all that lies beside them
@@ -125,7 +129,7 @@ def start_of(init_from: str, *, tokenizer: bool = True) -> Path:
 
 
 def is_foreign(path: Path) -> bool:
-    """Whether a checkpoint is a Hugging Face folder."""
+    """True if a checkpoint is a Hugging Face folder."""
     return (path / "config.json").is_file() and not any((path / n).exists() for n in ("state.pt", EXPORT))
 
 
@@ -140,7 +144,7 @@ def assembled(folder: Path, spec: ModelSpec) -> Model:
         raise UserError(f"{folder / SPEC}: no model can be built from it: {type(e).__name__} {reason}") from e
 
 
-def load_model(run: str | Path) -> tuple[Any, Any]:
+def load_model(run: str | Path) -> tuple[Model, Tokenizer]:
     """(model on the CPU in eval mode, tokenizer) of a run, from its newest sound checkpoint; Lightning is not imported."""
     from llmlab.data.tokenizer import Tokenizer
     from llmlab.model import build
@@ -153,10 +157,10 @@ def load_model(run: str | Path) -> tuple[Any, Any]:
     weights = checkpoint.read_weights(path)
     model = assembled(folder, spec)
     build.materialise(model)
-    if wrong := build.misfits(model.state_dict(keep_vars=True), weights):
+    if wrong := build.mismatches(model.state_dict(keep_vars=True), weights):
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         raise UserError(f"checkpoint {path} is not of the model in {folder / SPEC}: {'; '.join(wrong[:3])}{more}")
-    model.load_state_dict(weights)
+    model.load_state_dict(weights)  # strict; of misfits it would give one line for each tensor of the model
     tokenizer = Tokenizer.load(folder)
     if tokenizer.vocab_size > spec.sizes.vocab_size:
         raise UserError(
@@ -166,7 +170,7 @@ def load_model(run: str | Path) -> tuple[Any, Any]:
     return model.eval(), tokenizer
 
 
-def load_given(run: str | None, hf: str | None) -> tuple[Any, Any]:
+def load_given(run: str | None, hf: str | None) -> tuple[Model, Tokenizer]:
     """(model, tokenizer) of a run, or of the checkpoint that hf= names."""
     if hf is None:
         assert run is not None

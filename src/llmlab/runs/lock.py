@@ -1,4 +1,4 @@
-"""Whether a run is alive: the process that trains holds a lock on its folder, which the system frees when it dies.
+"""The lock that shows that a run is alive: the process that trains holds it, and the system frees it when that dies.
 
 POSIX record locks (`lockf`), not `flock`: a forked DataLoader worker inherits the latter and would keep it.
 """
@@ -39,7 +39,7 @@ def lock(folder: Path) -> None:
                 file.close()
                 raise UserError(f"{folder}: another process is training in this run folder") from None
             time.sleep(0.05)
-    _mine[path] = file
+    _mine[path] = file  # kept open: the lock ends with its descriptor
 
 
 def unlock(folder: Path) -> None:
@@ -49,7 +49,7 @@ def unlock(folder: Path) -> None:
 
 
 def is_locked(folder: Path) -> bool:
-    """Whether some process trains in this folder."""
+    """True if some process trains in this folder."""
     path = (folder / LOCK).resolve()
     if path in _mine:
         return True
@@ -58,7 +58,7 @@ def is_locked(folder: Path) -> bool:
     except OSError:
         return False
     try:
-        fcntl.lockf(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        fcntl.lockf(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared, as it is read; an exclusive one needs a writable file
         return False
     except OSError:
         return True

@@ -28,11 +28,13 @@ class Table:
 
     def write(self, row: Mapping[str, Any], columns: Sequence[str]) -> None:
         try:
+            # Opened anew for each row: closing flushes, so that readers and a run that is killed have all rows so far.
             with open(self.path, "a", newline="", encoding="utf-8") as f:
                 writer = csv.writer(f, lineterminator="\n")
                 if self.columns is None:
                     self.columns = list(columns)
                     writer.writerow(self.columns)
+                # repr of a float is the shortest text that reads back as the same one, so that two runs can be compared.
                 writer.writerow(["" if row.get(c) is None else repr(row[c]) for c in self.columns])
         except OSError as e:
             raise UserError(f"{self.path} could not be written: {e.strerror}") from e
@@ -91,8 +93,8 @@ def check(path: Path) -> None:
     for line, row in zip(numbers[1:], read(path), strict=True):
         step = row.get("step")
         if step is None or not (step >= 0 and step.is_integer()):
-            said = f"is {step:g}" if step is not None else "is missing" if "step" in row else "is no column of it"
-            raise UserError(f"{path}, line {line}: step must be a whole number, but {said}")
+            problem = f"is {step:g}" if step is not None else "is missing" if "step" in row else "is no column of it"
+            raise UserError(f"{path}, line {line}: step must be a whole number, but {problem}")
 
 
 def cut(path: Path, step: int, *, keep_validation: bool) -> None:

@@ -12,13 +12,14 @@ WORDS = ("latest", "last")
 PLACES = ("runs", "multirun")
 
 
-def named(run: str, key: str = "run") -> str:
+def resolve_run(run: str, key: str = "run") -> str:
     """The folder that a value of run= or resume= names: itself, or the newest run's where it is "latest" or "last".
 
     UserError where there is no run. A folder of that name goes before.
     """
     if run not in WORDS or Path(run).is_dir():
         return run
+    # By the time in the record: a folder's own changes when it is copied, resumed or looked at by a logger.
     began = [(str(fields.get("began", "")), str(folder)) for folder, fields in _records()]
     if not began:
         raise UserError(f"{key}={run}: there is no run below {' or '.join(f'{p}/' for p in PLACES)} here")

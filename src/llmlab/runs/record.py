@@ -101,7 +101,7 @@ class Record:
         self.folder, self.writes = folder, writes
         self.fields: dict[str, Any] = dict(fields or {})
 
-    def update(self, **fields: Any) -> None:
+    def update(self, **fields: object) -> None:
         self.fields.update(fields)
         if not self.writes:
             return
@@ -115,13 +115,14 @@ class Record:
     def __getitem__(self, name: str) -> Any:
         return self.fields[name]
 
-    def get(self, name: str, default: Any = None) -> Any:
+    def get(self, name: str, default: object = None) -> Any:
         return self.fields.get(name, default)
 
 
 def walk(top: str | Path) -> Iterator[tuple[Path, list[str]]]:
     """Folders at and below `top` in which a run may lie, each with the names of its files, in a fixed order."""
     for here, folders, files in os.walk(top):
+        # In place: os.walk goes on into those that are left, in this order.
         folders[:] = sorted(f for f in folders if f not in NO_RUNS and not f.startswith("."))
         yield Path(here), files
 
@@ -152,7 +153,7 @@ def read(folder: str | Path) -> dict[str, Any]:
 def parts(config: Mapping[str, Any]) -> dict[str, str]:
     """{place: name of the part} of a plain config: {"attention": "gqa", "kinds.local.window": "sliding", ...}."""
 
-    def walk(node: Any, path: str) -> Iterator[tuple[str, str]]:
+    def walk(node: object, path: str) -> Iterator[tuple[str, str]]:
         if isinstance(node, Mapping):
             if isinstance(node.get("_part_"), str):
                 yield path, node["_part_"]
@@ -163,15 +164,15 @@ def parts(config: Mapping[str, Any]) -> dict[str, str]:
 
 
 def versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
+    by_package = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
-            found[package] = importlib.metadata.version(package)
+            by_package[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
     if commit := _commit():
-        found["commit"] = commit
-    return found
+        by_package["commit"] = commit
+    return by_package
 
 
 def _commit() -> str | None:
@@ -180,6 +181,7 @@ def _commit() -> str | None:
     if not (here / ".git").exists():
         return None
     try:
+        # describe and not rev-parse: it says in one call whether files differ, and --exclude=* makes it give no tag's name.
         run = ["git", "-C", str(here), "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+"]
         return subprocess.run(run, capture_output=True, text=True, timeout=5, check=True).stdout.strip() or None
     except (OSError, subprocess.SubprocessError):
@@ -187,7 +189,8 @@ def _commit() -> str | None:
 
 
 def hardware(threads: int, devices: list[str]) -> dict[str, Any]:
-    """What the run computes on. devices: names of its accelerators, one each, or of the CPU."""
+    """The machine of a run. devices: names of its accelerators, one each, or of the CPU."""
+    # All of the machine's memory, of which a container may have less.
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else None
     return {
         "machine": platform.machine(),
@@ -203,7 +206,7 @@ def hardware(threads: int, devices: list[str]) -> dict[str, Any]:
 def cpu_name() -> str:
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
+            if line.startswith("model name"):  # x86; Arm's has no such line
                 return line.split(":", 1)[1].strip()
     except OSError:
         pass
@@ -218,15 +221,15 @@ def command() -> str:
 
 
 def program_name() -> str:
-    """How `llmlab` is called here: by its name where the shell finds it, else by its path."""
+    """The command `llmlab` as it is called here: by its name where the shell finds it, else by its path."""
     import shutil
 
     if shutil.which("llmlab"):
         return "llmlab"
-    script = Path(sys.executable).parent / "llmlab"
-    return shown(script) if script.exists() else f"{sys.executable} -m llmlab"
+    script = Path(sys.executable).parent / "llmlab"  # where pip puts it, whether or not the environment is activated
+    return relative_path(script) if script.exists() else f"{sys.executable} -m llmlab"
 
 
-def shown(path: Path) -> str:
+def relative_path(path: Path) -> str:
     """A path as one would type it from the current folder."""
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
-from llmlab import registry, slot_names
+from llmlab import files, registry, slot_names
 from llmlab.config import companions, init_from, schema, store
 from llmlab.config.trainer import Trainer
 from llmlab.errors import UserError
 from llmlab.json_files import read_yaml
 from llmlab.sizes import ModelConfig
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 NODES: dict[str, Any] = {
     "model": ModelConfig,
@@ -53,14 +55,14 @@ class Shape(TypedDict):
     sweep: NotRequired[str | None]
 
 
-def read(path: Path) -> tuple[Any, dict[str, Any]]:
+def read(path: Path) -> tuple[DictConfig, dict[str, Any]]:
     """(config, the same as it stands in the file). Keys that came later have their defaults, keys that are no more are left
     out. UserError names the key that is not what it must be; FileNotFoundError as it is.
     """
     from omegaconf import OmegaConf
 
     plain: dict[str, Any] = read_yaml(path, Shape)
-    cfg: Any = OmegaConf.create(plain)
+    cfg: DictConfig = OmegaConf.create(plain)
     for name, cls in NODES.items():
         cfg[name] = _typed(path, name, plain.get(name) or {}, cls)
     for slot in slot_names.RECIPE_SLOTS:
@@ -79,14 +81,14 @@ def read(path: Path) -> tuple[Any, dict[str, Any]]:
     return cfg, plain
 
 
-def absolute(cfg: Any) -> Any:
+def absolute(cfg: DictConfig) -> DictConfig:
     """A copy whose paths mean the same from any folder: the text's, the tokenizer's, that of the weights to begin with."""
     import copy
 
-    cfg = copy.deepcopy(cfg)
+    cfg = copy.deepcopy(cfg)  # the run goes on with what was typed
     for node, key in ((cfg.data, "path"), (cfg.tokenizer, "path")):
         if node[key] is not None:
-            node[key] = os.path.abspath(Path(node[key]).expanduser())
+            node[key] = files.absolute(node[key])
     if cfg.init_from is not None:
         cfg.init_from = init_from.absolute(cfg.init_from)
     companions.absolute(cfg.models)
@@ -101,6 +103,7 @@ def _typed(path: Path, name: str, given: dict[str, Any], cls: Any) -> Any:
     for key in (k for k in given if k not in node):
         print(f"warning: {path}: {name}.{key} is no key of this version of llmlab; it is left out", file=sys.stderr)
     try:
+        # Into a typed node: OmegaConf converts and checks each value by its dataclass, and raises with the full key.
         return OmegaConf.merge(node, {k: v for k, v in given.items() if k in node})
     except OmegaConfBaseException as e:
         at = getattr(e, "full_key", None)

@@ -8,13 +8,13 @@ import stat
 from contextlib import suppress
 
 
-def asking() -> list[signal.Signals]:
+def handled_signals() -> list[signal.Signals]:
     """Signals to be handled: SIGHUP not where it is ignored (nohup)."""
     hangs_up = [] if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else [signal.SIGHUP]
     return [signal.SIGINT, signal.SIGTERM, *hangs_up]
 
 
-def insists(signum: int, before: int) -> bool:
+def ends_at_once(signum: int, before: int) -> bool:
     """True if a signal after another (0: none) means to end at once.
 
     Not with a hang-up: a terminal that closes sends two or three, by the shell and by the kernel.
@@ -32,4 +32,5 @@ def leave_terminal() -> None:
     for fd in (1, 2):
         with suppress(OSError):
             if stat.S_ISCHR(os.fstat(fd).st_mode):
+                # Not closed: the number would be given to the next file that is opened, and prints would go there.
                 os.dup2(os.open(os.devnull, os.O_WRONLY), fd)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
@@ -15,12 +14,14 @@ from llmlab.data.corpus import Corpus
 from llmlab.data.fingerprint import OtherText
 from llmlab.data.prepare import cached, prepare
 from llmlab.errors import UserError
-from llmlab.files import sha256, write_atomic
+from llmlab.files import absolute, sha256, write_atomic
 from llmlab.json_files import read_json
 from llmlab.runs import files as run_files
 from llmlab.runs import record
 
 if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
     from llmlab.config import schema
 
 
@@ -28,7 +29,7 @@ class Exported(TypedDict):
     data: NotRequired[record.Text]
 
 
-def known(folder: Path) -> Mapping[str, Any]:
+def recorded_fields(folder: Path) -> Mapping[str, Any]:
     """The fields of a run's record that are about its text and its tokenizer, or what an export has of them."""
     if (folder / run_files.EXPORT).exists():
         exported: Exported = read_json(folder / run_files.EXPORT, Exported)
@@ -36,19 +37,25 @@ def known(folder: Path) -> Mapping[str, Any]:
     return record.read(folder)
 
 
-def corpus(
-    folder: Path,
-    settings: schema.Data,
-    tokenizer: schema.Tokenizer,
-    special: tuple[str, ...],
-    fields: Mapping[str, Any],
-    advice: str,
-    reads: str = "text",
-) -> Corpus:
-    """The corpus that the run in `folder` was trained on. UserError where the text is gone or is another now, with what
+@dataclass(frozen=True)
+class Trained:
+    """A run in `folder` by what its text and its tokenizer were made with. special: names of the tokens that its objective
+    needs; reads: "text" or a kind of records. fields: of its record, or what an export has of them (`recorded_fields`)."""
+
+    folder: Path
+    data: schema.Data
+    tokenizer: schema.Tokenizer
+    special: tuple[str, ...]
+    fields: Mapping[str, Any]
+    reads: str = "text"
+
+
+def corpus(run: Trained, advice: str) -> Corpus:
+    """The corpus that a run was trained on. UserError where the text is gone or is another now, with what
     has changed and the `advice`, in which {text} stands for where it lies.
     """
-    there: dict[str, Any] = fields.get("data") or {}
+    there: dict[str, Any] = run.fields.get("data") or {}
+    folder, settings = run.folder, run.data
     if settings.source == "files" and there.get("path"):
         settings = replace(settings, path=there["path"])
     where = f"data.path={settings.path}" if settings.source == "files" else f"data={settings.source}"
@@ -57,9 +64,12 @@ def corpus(
             f"{folder}: its text is gone: {where}: there is no such file or folder; {_put(advice, settings)}"
         )
     try:
-        return prepare(settings, tokenizer, special, home=folder, text=there.get("fingerprint"), reads=reads)
+        return prepare(
+            settings, run.tokenizer, run.special, home=folder, text=there.get("fingerprint"), reads=run.reads
+        )
     except OtherText as e:
         before = fingerprints.read(cache.root() / "corpora" / there["corpus"]) if there.get("corpus") else None
+        # Which documents came, went or changed, where the cache or the record still knows those of before.
         what = fingerprints.changes(there.get("documents") if before is None else before, e.documents)
         if settings.source != "files":
             what += f", as this Python is {sys.version.split()[0]} and it was another"
@@ -73,9 +83,9 @@ def _put(advice: str, settings: schema.Data) -> str:
     return advice.replace("{text}", str(settings.path if settings.source == "files" else settings.source))
 
 
-def about(corpus: Corpus, cfg: Any) -> dict[str, Any]:
+def fields(corpus: Corpus, cfg: DictConfig) -> dict[str, Any]:
     """Fields of a record by which a run's text is found again."""
-    path = None if cfg.data.path is None else os.path.abspath(Path(cfg.data.path).expanduser())
+    path = None if cfg.data.path is None else absolute(cfg.data.path)
     return {
         "fingerprint": corpus.fingerprint,
         "source": cfg.data.source,
@@ -85,25 +95,19 @@ def about(corpus: Corpus, cfg: Any) -> dict[str, Any]:
     }
 
 
-def repair(
-    folder: Path,
-    settings: schema.Data,
-    tokenizer: schema.Tokenizer,
-    special: tuple[str, ...],
-    fields: Mapping[str, Any],
-    reads: str = "text",
-) -> list[str]:
+def repair(run: Trained) -> list[str]:
     """Bring back what is damaged of a run's tokenizer from the cache, where its own corpus still is; a line for each file.
 
     UserError where it can't be. In older records there are no hashes: there the files need only be readable.
     """
+    folder, fields = run.folder, run.fields
     wrong = _wrong(folder, fields)
     if not wrong:
         return []
     there: dict[str, Any] = fields.get("data") or {}
     named = cache.root() / "corpora" / there["corpus"] if there.get("corpus") else None
     lines = []
-    for at in (c for c in (named, cached(settings, tokenizer, special, reads)) if c is not None):
+    for at in (c for c in (named, cached(run.data, run.tokenizer, run.special, run.reads)) if c is not None):
         for name in [n for n in wrong if _is_it(at, n, there, fields)]:
             write_atomic(folder / name, (at / name).read_bytes())
             lines.append(f"{folder / name} {wrong.pop(name)}: brought back from the cache")

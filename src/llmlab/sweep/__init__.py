@@ -114,7 +114,7 @@ def _first_line(plan: plans.Plan, how: dict[str, str]) -> str:
     line = f"sweep {plan.name}: {plan.total} point{'s' * (plan.total != 1)}" + (f" ({shape})" if shape else "")
     counts = [list(how.values()).count(what) for what in ("complete", "resume", "again")]
     known = [f"{n} {what}" for n, what in zip(counts, ("complete", "to go on with", "to run again"), strict=True) if n]
-    return f"{line} in {record.shown(plan.folder)}" + (f": {', '.join(known)}" if known else "")
+    return f"{line} in {record.relative_path(plan.folder)}" + (f": {', '.join(known)}" if known else "")
 
 
 @contextmanager
@@ -147,7 +147,7 @@ def _locked(plan: plans.Plan) -> Iterator[None]:
     try:
         lock.lock(plan.folder)
     except UserError:
-        raise UserError(f"{record.shown(plan.folder)}: another process is running this sweep") from None
+        raise UserError(f"{record.relative_path(plan.folder)}: another process is running this sweep") from None
     files.sweep(plan.folder)
     try:
         yield
@@ -166,13 +166,13 @@ def _stop_on_signal(plan: plans.Plan, invocation: str, board: Board) -> Iterator
     def stop(signum: int, frame: FrameType | None) -> None:
         if signum == signal.SIGHUP:
             signals.leave_terminal()
-        if signals.insists(signum, asked[0] if asked else 0):
+        if signals.ends_at_once(signum, asked[0] if asked else 0):
             raise KeyboardInterrupt
         asked.append(signum)
         (plan.folder / points.STOP).write_text(f"{invocation} {int(signum)}")
         board.say("stopping: the points that run finish their step and save it; Ctrl-C again stops at once")
 
-    before = {s: signal.signal(s, stop) for s in signals.asking()}
+    before = {s: signal.signal(s, stop) for s in signals.handled_signals()}
     try:
         yield asked
     finally:
@@ -204,7 +204,7 @@ def _finish(
     if complete and not stopped:
         _write_report(plan.folder, report)
     for name, fields in failed.items():
-        log = record.shown(plan.folder / name / points.LOG)
+        log = record.relative_path(plan.folder / name / points.LOG)
         print(f"{fields['status']}: {name}: {fields.get('reason')}  (see {log})", file=sys.stderr)
     if broken is not None:
         first = (str(broken).splitlines() or [""])[0]

@@ -8,11 +8,12 @@ import re
 import sys
 import time
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-from llmlab.config import compose as configs
 from llmlab.config import data_keys
-from llmlab.config.bookkeeping import NO_NUMBERS
+from llmlab.config.bookkeeping import hashed
+from llmlab.config.choices import groups
+from llmlab.config.compose import vary
 from llmlab.config.composed import Composed
 from llmlab.errors import UserError
 from llmlab.runs.compose import compose
@@ -41,13 +42,7 @@ def digest(composed: Composed) -> str:
     over a family's own in every layer, which the config alone does not show."""
     from omegaconf import OmegaConf
 
-    plain: Any = OmegaConf.to_container(composed.cfg, resolve=True)
-    for key in NO_NUMBERS:
-        *parents, last = key.split(".")
-        node = plain
-        for parent in parents:
-            node = node.get(parent) or {}
-        node.pop(last, None)
+    plain: Any = hashed(cast("dict[str, Any]", OmegaConf.to_container(composed.cfg, resolve=True)))
     parts = sorted([t.group, t.package, str(t.choice)] for t in composed.typed if t.group in SLOTS and not t.kept)
     return hashlib.sha256(json.dumps([plain, parts], sort_keys=True, default=str).encode()).hexdigest()
 
@@ -120,14 +115,14 @@ def check_points(
     problems: dict[str, list[str]] = {}
     hashes: list[str] = []
     known: dict[tuple[str, ...], Composed] = {}
-    groups = configs.groups(folders)
-    values = [k for k in keys if k not in groups and "@" not in k]
+    group_names = groups(folders)
+    values = [k for k in keys if k not in group_names and "@" not in k]
     began = printed = time.monotonic()
     for i, overrides in enumerate(points):
         typed = {k: v for k, _, v in (o.partition("=") for o in overrides) if k in values}
         rest = tuple(o for o in overrides if o.partition("=")[0] not in typed)
         try:
-            composed = configs.vary(known[rest], typed) if rest in known else None
+            composed = vary(known[rest], typed) if rest in known else None
             if composed is None:
                 composed = known[rest] = compose(overrides, folders)
                 data_keys.require_source(composed)

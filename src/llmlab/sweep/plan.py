@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmlab.config import compose as configs
-from llmlab.config import explain, spelling
+from llmlab.config import choices, explain, hydra_config, spelling
+from llmlab.config.compose import addressed
 from llmlab.errors import UserError
 from llmlab.sweep import grid as grids
 
@@ -76,9 +76,9 @@ class Plan:
 
 def make_plan(overrides: Sequence[str], folders: Sequence[str] = ()) -> Plan:
     """Compose and check every point, and write nothing. UserError with all problems, each naming its points."""
-    known = configs.known_choices(folders)
+    known = choices.known_choices(folders)
     overrides = spelling.spelled(overrides, lambda: known.choices("data"), sweep=True)
-    overrides = configs.addressed(overrides, folders)
+    overrides = addressed(overrides, folders)
     _check_extras(overrides)
     parsed, problems = explain.parse(overrides, known, sweep=True)
     problems += [f"{o.input_line}: {FOR_ONE_RUN[o.key_or_group]}" for o in parsed if o.key_or_group in FOR_ONE_RUN]
@@ -93,7 +93,7 @@ def make_plan(overrides: Sequence[str], folders: Sequence[str] = ()) -> Plan:
 
     first = [grids.first_override(o) for o in parsed if not _is_hydra(o)]
     node = _hydra_node(first, own, folders, known)
-    with configs.session(folders):
+    with hydra_config.session(folders):
         specs = _with_params(node, typed)
     adaptive = not str(node.sweeper._target_).endswith(".BasicSweeper")
     problems = [p for o in specs for p in _sweep_problems(o, adaptive)]
@@ -104,7 +104,7 @@ def make_plan(overrides: Sequence[str], folders: Sequence[str] = ()) -> Plan:
     total = math.prod(grids.n_values(o) for o in swept)
     if not adaptive and total > MOST_POINTS:
         raise UserError(f"the sweep has {total:,.0f} points; at most {MOST_POINTS:,} are run")
-    with configs.session(folders):
+    with hydra_config.session(folders):
         grid = grids.trial_points(specs) if adaptive else grids.grid_points(specs)
         keys = {o.get_key_element(): [] if adaptive else list(o.sweep_string_iterator()) for o in swept}
     hashes, opened = grids.check_points(grid, list(keys), folders)
@@ -186,10 +186,10 @@ def _sweep_problems(o: Override, adaptive: bool) -> list[str]:
 def _hydra_node(first: Sequence[str], own: Sequence[str], folders: Sequence[str], known: explain.Known) -> DictConfig:
     """Hydra's own part of the config, interpolations resolved on access."""
     try:
-        return configs.hydra_node([*(o for o in first if o), *own], folders)
+        return hydra_config.hydra_node([*(o for o in first if o), *own], folders)
     except Exception:  # a problem of a point, which is reported with its name when the points are checked
         try:
-            return configs.hydra_node(own, folders)
+            return hydra_config.hydra_node(own, folders)
         except Exception as e:
             raise UserError(explain.message(e, None, known)) from e
 

@@ -80,7 +80,7 @@ def point_state(folder: Path, wanted: str) -> str:
     note = read_note(folder)
     if not note or note.get("hash", wanted) != wanted:  # a point whose config had an error has no hash
         raise UserError(
-            f"{record.shown(folder)} holds a run with another config; choose another sweep=NAME, or delete that folder"
+            f"{record.relative_path(folder)} holds a run with another config; choose another sweep=NAME, or delete that folder"
         )
     fields = outcome(folder)
     if fields.get("status") == "completed":

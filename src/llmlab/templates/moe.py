@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from llmlab.registry import register
 from llmlab.sizes import Sizes
-from llmlab.slots import Linear, Routing, alone
+from llmlab.slots import Linear, Routing, no_reduce
 
 
 @register("moe", "my_moe")
@@ -29,7 +29,7 @@ class MyMoe(nn.Module):
         self.traits, self.temperature = sizes.moe, temperature
         self.gate = Linear(sizes.dim, sizes.moe.n_experts, role="router")
 
-    def forward(self, x_nD: Tensor, valid: Tensor | None, total: Callable[[Tensor], Tensor] = alone) -> Routing:
+    def forward(self, x_nD: Tensor, valid: Tensor | None, total: Callable[[Tensor], Tensor] = no_reduce) -> Routing:
         with torch.autocast(x_nD.device.type, enabled=False):  # the choice is made in float32
             z_nE = F.linear(x_nD.float(), self.gate.weight.float()) / self.temperature
         p_nE = z_nE.softmax(-1)

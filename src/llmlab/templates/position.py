@@ -1,7 +1,5 @@
 """A position of your own."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -26,7 +24,7 @@ class MyPosition(Position):
             )
         self.width, self.theta = sizes.rotary_dim, theta
 
-    def prepare(self, q_ids: Tensor, k_ids: Tensor) -> Any:
+    def prepare(self, q_ids: Tensor, k_ids: Tensor) -> tuple[Tensor, Tensor]:
         """Once a forward: cos and sin of the new tokens' angles, (T, R/2) or (B, 1, T, R/2), float32."""
         pairs = torch.arange(0, self.width, 2, device=q_ids.device).float()
         angles = q_ids[..., None].float() * self.theta ** (-pairs / self.width)
@@ -34,7 +32,7 @@ class MyPosition(Position):
             angles = angles[:, None]
         return angles.cos(), angles.sin()
 
-    def rotate(self, q_BNTH: Tensor, k_BKSH: Tensor, state: Any) -> list[Term]:
+    def rotate(self, q_BNTH: Tensor, k_BKSH: Tensor, state: tuple[Tensor, Tensor]) -> list[Term]:
         return [Term(turned(q_BNTH, *state), turned(k_BKSH, *state))]
 
 

@@ -15,7 +15,7 @@ def test_a_token_sees_none_that_come_after_it():
 
 
 @pytest.mark.parametrize("position", ["rope", "alibi", "learned"])
-def test_generation_with_a_cache_is_that_without(position):
+def test_generation_with_a_cache_is_that_without(position: str):
     cached_is_uncached(tiny("attention=my_attention", f"position={position}"))
 
 

@@ -4,10 +4,11 @@ import pytest
 import torch
 
 from llmlab import registry
+from llmlab.slots import Role
 from llmlab.testing import SIZES, learns
 
 
-def filled(role, seed=0):
+def filled(role: Role, seed: int = 0) -> torch.Tensor:
     tensor = torch.empty(200, 100)
     made = registry.load("init", "my_init", {"gain": 2.0, "table_std": 0.5})()
     made.fill(tensor, role, SIZES, torch.Generator().manual_seed(seed))
@@ -19,7 +20,7 @@ def test_a_model_learns_with_it():
 
 
 @pytest.mark.parametrize(("role", "std"), [("q", 0.2), ("ffn_out", 0.2), ("embed", 0.5)])
-def test_standard_deviations(role, std):
+def test_standard_deviations(role: Role, std: float):
     assert filled(role).std().item() == pytest.approx(std, rel=0.02)
 
 

@@ -12,7 +12,7 @@ def test_a_model_learns_with_it():
 
 @torch.no_grad()
 @pytest.mark.parametrize("parts", [("window=sliding", "window.left=3"), ("position=alibi",), ("model=bert",)])
-def test_it_is_the_reference(parts):
+def test_it_is_the_reference(parts: tuple[str, ...]):
     mine, reference = (tiny(*parts, f"kernel={kernel}") for kernel in ("my_kernel", "eager"))
     valid = torch.ones(2, 12).bool()
     valid[1, :3] = False

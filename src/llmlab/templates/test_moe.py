@@ -6,7 +6,7 @@ from llmlab import registry
 from llmlab.testing import SIZES, learns
 
 
-def router(**options):
+def router(**options: int):
     made = registry.load("moe", "my_moe", options)(SIZES)
     torch.nn.init.normal_(made.gate.weight)
     return made

@@ -12,7 +12,7 @@ def test_a_model_learns_with_it():
 
 
 @pytest.mark.parametrize("power", [1.0, 2.0, 3.0])
-def test_formula(power):
+def test_formula(power: float):
     norm = registry.load("norm", "my_norm", {"power": power})(4, 1e-6)
     torch.nn.init.constant_(norm.weight, 0.5)
     x = [1.0, -2.0, 0.5, 4.0]

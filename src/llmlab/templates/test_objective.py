@@ -10,7 +10,7 @@ from llmlab.slots import Output, Vocabulary
 from llmlab.testing import learns
 
 
-def objective(**options):
+def objective(**options: float):
     return registry.load("objective", "my_objective", options)(Vocabulary(10, {}), 6)
 
 
@@ -29,7 +29,7 @@ def test_each_token_is_predicted_from_those_before_it():
 
 
 def test_even_logits_lose_the_log_of_their_number():
-    def model(batch, heads):
+    def model(batch: dict[str, torch.Tensor], heads: dict[str, torch.Tensor | None]) -> Output:
         return Output(torch.zeros(2, 6, 4), {"tokens": torch.zeros(2, 6, 10)}, None)
 
     found = objective(z=0.5).loss(model, {"labels": torch.zeros(2, 6, dtype=torch.long)})

@@ -6,7 +6,7 @@ from llmlab import registry
 from llmlab.config.compose import compose
 
 
-def score(right, answer, **options):
+def score(right: str, answer: str, **options: str) -> float:
     reward = registry.load("reward", "my_reward", options)()
     return reward.score([{"prompt": "?", "answer": right}], [answer])[0]
 
@@ -19,7 +19,7 @@ def test_a_run_can_be_composed_with_it():
     ("answer", "worth"),
     [("the red fox", 1.0), ("The fox red", 1.0), ("red", 0.5), ("a red fox", 2 / 3), ("", 0.0), ("dog", 0.0)],
 )
-def test_words_that_are_right(answer, worth):
+def test_words_that_are_right(answer: str, worth: float):
     assert score("the red fox", answer) == pytest.approx(worth)
 
 

@@ -6,7 +6,7 @@ from llmlab import registry
 from llmlab.testing import learns
 
 
-def schedule(**options):
+def schedule(**options: float):
     return registry.load("schedule", "my_schedule", options)()
 
 
@@ -26,5 +26,5 @@ def test_a_higher_power_falls_faster():
 
 
 @pytest.mark.parametrize("total", [1, 2, 3, 50])
-def test_it_stays_within_bounds_at_any_length(total):
+def test_it_stays_within_bounds_at_any_length(total: int):
     assert all(0 < schedule().factor(step, total) <= 1 for step in range(total + 3))

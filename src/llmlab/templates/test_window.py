@@ -6,7 +6,7 @@ from llmlab import registry
 from llmlab.testing import cached_is_uncached, learns, looks_back_only, tiny
 
 
-def window(**options):
+def window(**options: int):
     return registry.load("window", "my_window", options)()
 
 

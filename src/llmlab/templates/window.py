@@ -30,7 +30,7 @@ class MyWindow:
             raise ValueError(f"window.left={self.left} must be at least 1 and window.sinks={self.sinks} at least 0")
 
     def covers(self, length: int) -> bool:
-        """Whether it hides nothing among so many tokens: then it costs nothing either."""
+        """True if it hides nothing among so many tokens: then it costs nothing either."""
         return length <= self.left + self.sinks
 
     def allowed(self, q: Tensor, k: Tensor, data: Mapping[str, Tensor]) -> Tensor:

@@ -1,10 +1,10 @@
-"""How long a run is: a budget in tokens, optimizer steps, FLOPs or minutes, turned into steps."""
+"""The length of a run: a budget in tokens, optimizer steps, FLOPs or minutes, turned into steps."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from llmlab.errors import UserError
 
@@ -21,7 +21,7 @@ class Horizon(NamedTuple):
 
 
 def horizon(
-    budget: Mapping[str, Any],
+    budget: Mapping[str, float | None],
     tokens_per_step: int,
     flops_per_token: float | None,
     tokens_in: Callable[[float], float],
@@ -30,7 +30,7 @@ def horizon(
 
     tokens_in(minutes): tokens that this machine trains on in so many minutes; only called for a budget in minutes.
     """
-    given = {unit: budget[unit] for unit in UNITS if budget.get(unit) is not None}
+    given = {unit: amount for unit in UNITS if (amount := budget.get(unit)) is not None}
     if len(given) != 1:
         what = " and ".join(f"budget.{u}={v}" for u, v in given.items()) or "nothing is"
         raise UserError(f"a budget is one of {', '.join(f'budget.{u}' for u in UNITS)}, but {what} given")
@@ -43,6 +43,7 @@ def horizon(
         steps = math.ceil(amount / tokens_per_step)
     elif unit == "flops":
         assert flops_per_token is not None
+        # Rounded up like tokens: equal-FLOP comparisons then differ by less than a step.
         steps = math.ceil(amount / flops_per_token / tokens_per_step)
     else:
         steps = max(1, math.ceil(tokens_in(float(amount)) / tokens_per_step))

@@ -1,4 +1,4 @@
-"""What happens around the steps of a run: rows of metrics, the guard, progress, checkpoints, Ctrl-C."""
+"""Callbacks around the steps of a run: rows of metrics, the guard, progress, checkpoints, Ctrl-C."""
 
 from __future__ import annotations
 
@@ -41,6 +41,7 @@ class Journal(Callback):
         """Wall-clock time since training began."""
         return round(self.before + time.perf_counter() - self.began, 3)
 
+    # Lightning keeps it in a checkpoint under the callback's class name, and gives it back before training begins.
     def state_dict(self) -> dict[str, Any]:
         return {"initial": self.initial, "final": self.final}
 
@@ -53,10 +54,14 @@ class Journal(Callback):
         if self.meter.begin == trainer.global_step:  # a run too short for a warm-up
             self.meter.start(trainer.global_step, module.device)
 
-    def on_train_batch_end(self, trainer: pl.Trainer, module: Offline, *unused: Any) -> None:  # type: ignore[override]
+    # Called for every micro-batch; `micro` is 0 again where an optimizer step ended.
+    def on_train_batch_end(self, trainer: pl.Trainer, module: Offline, *unused: object) -> None:  # type: ignore[override]
         if module.micro:
             return
-        step, meter = trainer.global_step, self.meter
+        step, meter = (
+            trainer.global_step,
+            self.meter,
+        )  # Lightning's step counts optimizer steps, and is that after this one
         assert meter is not None
         if step == meter.begin:
             meter.start(step, module.device)
@@ -64,7 +69,8 @@ class Journal(Callback):
             self.train_row(trainer, module, step)
         self.progress.update(step, self.loss, meter.recent, self.remaining.seconds(step, meter.recent))
         if step >= trainer.max_steps:
-            trainer.should_stop = True  # Lightning then validates once more before it ends
+            # Lightning then validates once more before it ends. At max_steps alone it would just stop.
+            trainer.should_stop = True
 
     def train_row(self, trainer: pl.Trainer, module: Offline, step: int) -> None:
         summary = module.step_metrics.flush(module.reduce)
@@ -79,6 +85,7 @@ class Journal(Callback):
             self.row(module, step, row, speed)
             if speed:
                 self.timing.write({"step": step, **speed}, ["step", *speed])
+            assert module.model is not None
             if (tokens := module.tokens_per_expert.get("model")) is not None:
                 self.loggers.load(step, module.model, tokens)
 
@@ -105,7 +112,7 @@ class Journal(Callback):
             self.meter.pause()
 
     def on_validation_end(self, trainer: pl.Trainer, module: Offline) -> None:  # type: ignore[override]
-        if trainer.sanity_checking:
+        if trainer.sanity_checking:  # where the user typed trainer.num_sanity_val_steps
             return
         step = trainer.global_step
         self.final = dict(module.validation)
@@ -118,6 +125,7 @@ class Journal(Callback):
 
 
 def scaled(trainer: pl.Trainer) -> bool:
+    """True if losses are scaled, so that a step may be skipped."""
     return getattr(trainer.strategy, "scaler", None) is not None
 
 
@@ -140,10 +148,10 @@ class Checkpoints(Callback):
         if trainer.is_global_zero:
             checkpoint.sweep(self.folder)
 
-    def on_train_end(self, *unused: Any) -> None:
+    def on_train_end(self, *unused: object) -> None:
         self.interrupt.end()
 
-    def on_train_batch_end(self, trainer: pl.Trainer, module: Offline, *unused: Any) -> None:  # type: ignore[override]
+    def on_train_batch_end(self, trainer: pl.Trainer, module: Offline, *unused: object) -> None:  # type: ignore[override]
         step = trainer.global_step
         if module.micro or self._validation_follows(trainer, step):
             return  # a checkpoint before the validation would make a resumed run skip it
@@ -173,8 +181,9 @@ class Checkpoints(Callback):
             journal.meter.mark(step)
             journal.meter.pause()
         if trainer.is_global_zero:
-            journal.metrics.sync()
+            journal.metrics.sync()  # so that no checkpoint is newer than the rows that led to it, should the machine go down
         self.last = step
+        # On all ranks: sharded tensors are gathered by all, though only the first writes.
         trainer.save_checkpoint(self.folder / checkpoint.name(step))
         if trainer.is_global_zero:
             for old in checkpoint.all_of(self.folder)[: -self.keep]:
@@ -185,8 +194,8 @@ class Checkpoints(Callback):
 
 def resume_point(folder: Path, warn: Callable[[str], None]) -> Path | None:
     """The newest sound checkpoint of a run; damaged newer ones are named and deleted, as the run will write them anew."""
-    found = checkpoint.latest(folder, warn)
+    newest = checkpoint.latest(folder, warn)
     for path in checkpoint.all_of(folder):
-        if found is not None and checkpoint.step_of(path) > checkpoint.step_of(found):
+        if newest is not None and checkpoint.step_of(path) > checkpoint.step_of(newest):
             checkpoint.remove(path)
-    return found
+    return newest

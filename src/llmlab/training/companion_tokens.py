@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmlab.config.companions import named
+from llmlab.config.companions import naming_role
 from llmlab.data.tokenizer import Tokenizer
 from llmlab.errors import UserError
 from llmlab.runs import folder as run_folder
@@ -51,7 +51,7 @@ def tokens(companions: Mapping[str, Chosen]) -> int | None:
     """Tokens of a run that works with a finished model, whose tokenizer it must have; None if there is no such model."""
     for role, chosen in companions.items():
         if chosen.source is not None:
-            with named(role, chosen.source):
+            with naming_role(role, chosen.source):
                 made = _tokenizer_of(run_folder.start_of(chosen.source, tokenizer=False))[1]
             if made is not None:
                 return made.vocab_size

@@ -9,21 +9,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
+from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
 from llmlab.config import init_from
-from llmlab.config.companions import KEY, declared, named, spec_of
+from llmlab.config.companions import KEY, naming_role, spec_of
 from llmlab.config.composed import Chosen, Declared
 from llmlab.config.layout import check_objective
 from llmlab.config.spec import ModelSpec, PartSpec
 from llmlab.data.tokenizer import Tokenizer
 from llmlab.errors import UserError
-from llmlab.json_files import checked
-from llmlab.model import build, flops
+from llmlab.model import build
 from llmlab.model.model import Model
-from llmlab.runs import checkpoint, record
+from llmlab.runs import checkpoint
 from llmlab.runs import folder as run_folder
 from llmlab.training import companion_tokens
 
@@ -55,7 +54,7 @@ class Companion:
 
     @property
     def prefix(self) -> str:
-        """What stands before the paths of its parameters."""
+        """The beginning of the paths of its parameters."""
         return f"{KEY}.{self.role}."
 
     def embedding(self, trained: Model) -> nn.Module | None:
@@ -76,8 +75,8 @@ class Companion:
             return
         weights = read_weights(self.weights, model)
         lacking = tuple(f"heads.{role}." for role in model.heads)
-        own = {name: t for name, t in weights.items() if not name.startswith("heads.") or name.startswith(lacking)}
-        load(model, own, f"{KEY}.{self.role}={self.source}")
+        loaded = {name: t for name, t in weights.items() if not name.startswith("heads.") or name.startswith(lacking)}
+        load(model, loaded, f"{KEY}.{self.role}={self.source}")
 
 
 def frozen(model: Model, companion: Companion) -> Model:
@@ -86,10 +85,11 @@ def frozen(model: Model, companion: Companion) -> Model:
         return model
     for parameter in model.parameters():
         parameter.elsewhere = True  # type: ignore[attr-defined]  # where it came from: no checkpoint has it
+    # eval() alone would compute gradients, and requires_grad_(False) alone leave dropout on.
     return model.requires_grad_(False).eval()
 
 
-def of(
+def resolve(
     composed: Composed, trained: Model, vocabulary: int | None, tokenizer: Tokenizer | None = None
 ) -> dict[str, Companion]:
     """The companions of a run that begins, by role. UserError in a line for one that does not fit.
@@ -99,7 +99,7 @@ def of(
     objective = PartSpec("objective", str(composed.cfg.objective["_part_"]))
     found = {}
     for role, chosen in composed.companions.items():
-        with named(role, chosen.source):
+        with naming_role(role, chosen.source):
             if chosen.source is None:
                 made = _from_words(chosen, vocabulary, trained)
             else:
@@ -173,7 +173,7 @@ def fingerprint(weights: Path) -> str:
 
     if not run_folder.is_foreign(weights):
         return checkpoint.weights_sha256(weights)
-    files = sorted(weights.glob("*.safetensors"))
+    files = sorted(weights.glob("*.safetensors"))  # a large model's are several, of which glob gives any order
     return hashlib.sha256("".join(f"{f.name} {sha256(f)}\n" for f in files).encode()).hexdigest()
 
 
@@ -191,149 +191,25 @@ def begun(
         if companion is None or not companion.trains or companion.weights is not None:
             continue
         own = companion.assemble(trained).state_dict(keep_vars=True)
-        if build.misfits(own, checkpoint.read_weights(start, role)):
+        if build.mismatches(own, checkpoint.read_weights(start, role)):
             notes.append(f"init_from: {KEY}.{role} begins anew, as its {role} is another model")
         else:
             found[role] = replace(companion, start=start)
     return found, tuple(notes)
 
 
-# ---------------------------------------------------------------- a run that goes on
-
-
-def reopened(
-    folder: Path, fields: Mapping[str, Any], moved: Mapping[str, str], *, begins: bool
-) -> dict[str, Companion]:
-    """The companions of a run that goes on, of which `fields` is the record. UserError if a finished model that is needed
-    is not what it was.
-
-    moved: where finished models lie now, by role. begins: no checkpoint has the weights of those that train.
-    """
-    found = {}
-    checked(dict(fields), Record, str(folder / record.NAME))
-    for role, about in (fields.get(KEY) or {}).items():
-        spec = run_folder.companion(folder, role)
-        heads = {name: part.name for name, part in spec.heads.items()}
-        of_role = Declared(role, heads, about["trains"], tuple(about["shares"]))
-        source, weights, sha256 = about["source"], about["weights"], about["sha256"]
-        path = None if weights is None else Path(weights)
-        if path is not None and (begins or not of_role.trains):
-            if role in moved:
-                source, path = (
-                    init_from.absolute(moved[role]),
-                    run_folder.start_of(moved[role], tokenizer=False).absolute(),
-                )
-            _unchanged(role, source, path, sha256)
-        elif of_role.trains and not begins:
-            path = None
-        found[role] = Companion(of_role, spec, tuple(about["words"]), source, path, sha256)
-    return found
-
-
-def places(fields: Mapping[str, Any], companions: Mapping[str, Companion]) -> dict[str, Any]:
-    """The field of a record that says where finished models lie now."""
-    if not companions:
-        return {}
-    at = {
-        role: {"source": c.source, "weights": str(c.weights)} for role, c in companions.items() if c.weights is not None
-    }
-    return {KEY: {role: {**about, **at.get(role, {})} for role, about in fields[KEY].items()}}
-
-
-def _unchanged(role: str, source: str, path: Path, sha256: str) -> None:
-    where = f"say where it lies now with {KEY}.{role}=PATH"
-    if not path.is_dir():
-        raise UserError(f"{KEY}.{role}={source}: {path} is gone, whose weights the run works with; {where}")
-    try:
-        now = fingerprint(path)
-    except UserError as e:
-        raise UserError(f"{KEY}.{role}={source}: {e}; {where}") from None
-    if now != sha256:
-        raise UserError(
-            f"{KEY}.{role}={source}: the weights in {path} are not those that the run began with "
-            f"(sha256 {sha256[:12]}); {where}"
-        )
-
-
-class Recorded(TypedDict):
-    """A companion in a run's record."""
-
-    trains: bool
-    shares: list[str]
-    words: list[str]
-    source: str | None
-    weights: str | None
-    sha256: str | None
-
-
-class Record(TypedDict):
-    models: NotRequired[dict[str, Recorded]]
-
-
-def fields(companions: Mapping[str, Companion], trained: Model) -> dict[str, Any]:
-    """What a run's record says of them."""
-    found = {}
-    for role, c in companions.items():
-        counts = flops.count_parameters(c.assemble(trained))
-        found[role] = {
-            "family": c.spec.family,
-            "parameters": {"total": counts.total, "active": counts.active},  # without what it shares
-            "trains": c.trains,
-            "shares": list(c.declared.shares),
-            "words": list(c.words),
-            "source": c.source,
-            "weights": None if c.weights is None else str(c.weights),
-            "sha256": c.sha256,
-        }
-    return found
-
-
-def lines(companions: Mapping[str, Companion], trained: Model) -> list[str]:
-    """What a run says of them when it begins, a line each."""
-    found = []
-    for role, about in fields(companions, trained).items():
-        shared = f", beside the {' and '.join(about['shares'])} that it shares" if about["shares"] else ""
-        how = "trained" if about["trains"] else "frozen"
-        of = about["source"] or (" ".join(about["words"]) or "the run's own model")
-        of += ", begins with that of init_from" if companions[role].start is not None else ""
-        found.append(f"{role}: {about['family']}, {about['parameters']['total']:,} parameters{shared}, {how}, {of}")
-    return found
-
-
-def finished(path: Path, home: Path, cfg: Any, trained: Model) -> dict[str, Model]:
-    """The companions of a run as its checkpoint `path` has them, in evaluation, beside the trained model. UserError where one
-    is not to be had."""
-    roles = declared(str(cfg.objective["_part_"]))
-    if not roles:
-        return {}
-    if not (home / record.NAME).is_file() or not cfg[KEY]:
-        raise UserError(
-            f"{home}: objective={cfg.objective['_part_']} works with the role {next(iter(roles))} too, whose model an export "
-            "does not have; give the folder of the run"
-        )
-    found = {}
-    for role, companion in reopened(home, record.read(home), {}, begins=False).items():
-        model = companion.assemble(trained)
-        build.materialise(model)
-        if companion.trains:
-            load(model, checkpoint.read_weights(path, role), f"checkpoint {path}: {KEY}.{role}")
-        else:
-            companion.fill(model, cfg.seed)
-        found[role] = model.eval()
-    return found
-
-
 # ---------------------------------------------------------------- all models of a run as one
 
 
 def trained_models(model: Model, models: Mapping[str, nn.Module], companions: Mapping[str, Companion]) -> nn.Module:
-    """What checkpoints and the optimizer are of: the trained model, under its own paths, and beside it the companions that
-    train, as `models.ROLE`. Frozen ones are found again where they came from."""
+    """The module that checkpoints and the optimizer are of: the trained model, under its own paths, and beside it the
+    companions that train, as `models.ROLE`. Frozen ones are found again where they came from."""
     learning = {role: module for role, module in models.items() if companions[role].trains}
     if not learning:
         return model
     whole = nn.Module()
     for name, child in model.named_children():
+        # The same modules under one more parent: `named_parameters` and `state_dict` see both, and nothing is copied.
         whole.add_module(name, child)
     whole.add_module(KEY, nn.ModuleDict(learning))
     return whole
@@ -348,10 +224,10 @@ def read_weights(path: Path, model: Model) -> dict[str, Tensor]:
     return checkpoint.read_weights(path)
 
 
-def load(model: Model, weights: Mapping[str, Tensor], said: str, *, begins: bool = False) -> None:
-    """Whole tensors into a model; UserError that begins with `said` and names the first that do not fit. begins: but for
+def load(model: Model, weights: Mapping[str, Tensor], what: str, *, begins: bool = False) -> None:
+    """Whole tensors into a model; UserError that begins with `what` and names the first that do not fit. begins: but for
     heads that only one of them has."""
     try:
         build.load(model, weights, begins=begins)
     except UserError as e:
-        raise UserError(f"{said}: {e}") from None
+        raise UserError(f"{what}: {e}") from None

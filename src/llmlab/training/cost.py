@@ -22,8 +22,8 @@ from llmlab.model.probe import CostSource
 from llmlab.slots import Objective, Pass, Rollout
 from llmlab.training import losses
 
-SAMPLES = 8
-TRAINED = losses.MODEL
+SAMPLES = 8  # that are prepared and averaged
+TRAINED = losses.MODEL  # the role of the model that is trained
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,11 @@ class PassCost:
     account: flops.Account
 
     def flops(self, *, dense: bool = False) -> float:
-        """Of a sample, the backward included."""
+        """FLOPs a sample, the backward included."""
         if not self.trained:
             return self.times * self.account.forward(dense=dense)
+        # A backward has two products for each of a forward: by the input and by the weight (Kaplan et al. 2020,
+        # arXiv:2001.08361).
         return self.times * (self.account.training(dense=dense) * self.account.tokens)
 
 
@@ -52,7 +54,7 @@ class Cost:
 
     @property
     def flops_per_token(self) -> float:
-        """Of training, for each of the seq_len tokens of a sample."""
+        """FLOPs of training, for each of the seq_len tokens of a sample."""
         return sum(p.flops() for p in self.passes) / self.seq_len
 
     @property
@@ -63,16 +65,16 @@ class Cost:
     @property
     def forward(self) -> dict[str, tuple[float, float]]:
         """FLOPs of the forwards for each token, and with the pairs that a mask hides, by what they are for."""
-        found: dict[str, tuple[float, float]] = {}
+        by_purpose: dict[str, tuple[float, float]] = {}
         for each in self.passes:
             for item in each.account.items:
                 what = item.what if each.model == TRAINED else f"{each.model}: {item.what}"
-                one, other = found.get(what, (0.0, 0.0))
-                found[what] = (
+                one, other = by_purpose.get(what, (0.0, 0.0))
+                by_purpose[what] = (
                     one + each.times * item.flops / self.seq_len,
                     other + each.times * item.dense / self.seq_len,
                 )
-        return {what: pair for what, pair in found.items() if any(pair)}
+        return {what: pair for what, pair in by_purpose.items() if any(pair)}
 
     @property
     def sources(self) -> tuple[CostSource, ...]:
@@ -80,7 +82,7 @@ class Cost:
         return tuple(dict.fromkeys(source for each in self.passes for source in each.account.sources))
 
 
-def of_one(model: Model, account: flops.Account, seq_len: int) -> Cost:
+def one_pass(model: Model, account: flops.Account, seq_len: int) -> Cost:
     """The cost of one trained pass a sample."""
     return Cost(flops.count_parameters(model), (PassCost(TRAINED, True, 1.0, account),), seq_len)
 
@@ -88,17 +90,17 @@ def of_one(model: Model, account: flops.Account, seq_len: int) -> Cost:
 def passes(objective: Objective, prepared: Mapping[str, Any]) -> Sequence[Pass]:
     """The passes of the loss over a sample: those that the objective tells, else one of the trained model and of each
     companion over the same tokens, with their heads at the targets."""
-    own: Callable[[Mapping[str, Any]], Sequence[Pass]] | None = getattr(objective, "passes", None)
-    if own is not None:
-        return own(prepared)
+    declared: Callable[[Mapping[str, Any]], Sequence[Pass]] | None = getattr(objective, "passes", None)
+    if declared is not None:
+        return declared(prepared)
     if "ids" not in prepared:
         name = type(objective).__name__
         raise UserError(f"{name}: its samples have no ids, so passes(prepared) must say what the model reads")
     tokens = len(prepared["ids"])
     rows = min(tokens, max(objective.targets(dict(prepared)).values(), default=tokens))
     source = len(prepared["source_ids"]) if "source_ids" in prepared else None
-    heads: Mapping[str, str] = attributes.of(objective, "objective", "heads")
-    others: Mapping[str, Mapping[str, Any]] = attributes.of(objective, "objective", "models")
+    heads: Mapping[str, str] = attributes.get(objective, "objective", "heads")
+    others: Mapping[str, Mapping[str, Any]] = attributes.get(objective, "objective", "models")
 
     def seen(parts: Mapping[str, str]) -> dict[str, int | None]:
         # A head of a text reads all its tokens, whatever the number of targets.
@@ -113,7 +115,7 @@ def passes(objective: Objective, prepared: Mapping[str, Any]) -> Sequence[Pass]:
     ]
 
 
-def of(models: Mapping[str, Model], objective: Objective, windows: Samples) -> Cost:
+def estimate(models: Mapping[str, Model], objective: Objective, windows: Samples) -> Cost:
     """The cost as samples from all over the text have it: lengths, rows of heads, separate documents. models: by role.
 
     UserError if documents are to be separate and the objective does not keep them, or a sample is longer than a model reads.
@@ -135,7 +137,7 @@ def of(models: Mapping[str, Model], objective: Objective, windows: Samples) -> C
         for each in [*passes(objective, sample), *generated]:
             key = (each.model, each.tokens, each.source, each.trained, *each.heads)
             alike.setdefault(key, []).append((i, each))
-    found = []
+    costs = []
     for group in alike.values():
         first = group[0][1]
         model = _model(models, first, objective)
@@ -153,8 +155,8 @@ def of(models: Mapping[str, Model], objective: Objective, windows: Samples) -> C
             heads={role: _share(role, group) for role in first.heads},
             documents=None if documents is None else [documents[i] for i, _ in group],
         )
-        found.append(PassCost(first.model, first.trained, sum(p.times for _, p in group) / n, account))
-    return Cost(flops.count_parameters(models[TRAINED]), tuple(found), max(1, round(windows.tokens_per_sample)))
+        costs.append(PassCost(first.model, first.trained, sum(p.times for _, p in group) / n, account))
+    return Cost(flops.count_parameters(models[TRAINED]), tuple(costs), max(1, round(windows.tokens_per_sample)))
 
 
 def _model(models: Mapping[str, Model], asked: Pass, objective: Objective) -> Model:
@@ -167,7 +169,7 @@ def _model(models: Mapping[str, Model], asked: Pass, objective: Objective) -> Mo
 
 
 def _share(role: str, group: Sequence[tuple[int, Pass]]) -> float:
-    """Of the tokens of alike passes, those that a head sees."""
+    """The share of the tokens of alike passes that a head sees."""
     each = [p.tokens if p.heads[role] is None else p.heads[role] or 0 for _, p in group]
     return sum(each) / (len(group) * group[0][1].tokens)
 

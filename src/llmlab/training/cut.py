@@ -1,4 +1,4 @@
-"""How a global batch is cut into micro-batches."""
+"""A global batch, cut into micro-batches."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from llmlab.sizes import divisors
 
 @dataclass(frozen=True)
 class Cut:
-    """How a global batch is cut: `micro` sequences a forward, on `world` devices, `accumulate` times a step."""
+    """A global batch of `batch_size` sequences: `micro` of them a forward, on `world` devices, `accumulate` times a step."""
 
     batch_size: int
     micro: int
@@ -18,7 +18,7 @@ class Cut:
     accumulate: int
 
     @classmethod
-    def of(cls, batch_size: int, micro: int | None, world: int) -> Cut:
+    def make(cls, batch_size: int, micro: int | None, world: int) -> Cut:
         if batch_size < 1:
             raise UserError(f"train.batch_size={batch_size} must be at least 1")
         if batch_size % world:

@@ -7,9 +7,7 @@ import shlex
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypedDict
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from llmlab.config.spec import PartSpec
 from llmlab.data import cache
@@ -18,12 +16,23 @@ from llmlab.files import write_atomic
 from llmlab.json_files import read_json
 from llmlab.model import build
 from llmlab.runs import checkpoint
-from llmlab.runs.record import program_name, shown
+from llmlab.runs.record import program_name, relative_path
 from llmlab.training.meter import mfu
-from llmlab.training.panel import closing
+from llmlab.training.panel import print_panel
 from llmlab.training.placement import COMPUTED
+from llmlab.training.sample_text import sample
 
-PROMPT_BYTES, SAMPLE_TOKENS = 24, 120
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from llmlab.config.spec import ModelSpec
+    from llmlab.model.model import Model
+    from llmlab.runs.record import Record
+    from llmlab.training.devices import Devices
+    from llmlab.training.loggers import Loggers
+    from llmlab.training.module import Offline
+    from llmlab.training.recipe import Recipe
+
 SAMPLED = 100  # steps before which what a model writes is noise
 WEEK = 7 * 86_400  # seconds
 STAMP = "try_next.json"  # in the cache
@@ -33,8 +42,15 @@ class Stamp(TypedDict):
     given: float  # seconds since 1970
 
 
-def close(
-    run: Any, progress: dict[str, Any], folder: Path, cfg: Any, recipe: Any, module: Any, place: Any, loggers: Any
+def complete(
+    run: Record,
+    progress: dict[str, Any],
+    folder: Path,
+    cfg: DictConfig,
+    recipe: Recipe,
+    module: Offline,
+    devices: Devices,
+    loggers: Loggers,
 ) -> None:
     """Complete the record (status completed) and print the panel."""
     metrics = progress["metrics"]
@@ -45,7 +61,7 @@ def close(
     if speed:
         dtype = COMPUTED[cfg.precision]
         flops = speed * recipe.cost.flops_per_token
-        progress["mfu"] = round(mfu(flops, place.world, place.device, dtype, cache.root()), 4)
+        progress["mfu"] = round(mfu(flops, devices.world, devices.device, dtype, cache.root()), 4)
         progress["tokens_per_second"] = round(speed, 1)
     wanted = progress["steps"] >= SAMPLED if cfg.train.sample is None else cfg.train.sample
     text = sample(recipe, writer(module, folder)) if wanted else None
@@ -56,49 +72,20 @@ def close(
     kept = checkpoint.all_of(folder / checkpoint.FOLDER)
     loggers.end(run, kept[-1] if kept else None)
     if cfg.sweep:  # one of many, and nobody reads along
-        return closing(run.fields, shown(folder), None, [])
-    closing(run.fields, shown(folder), text, _next(folder, recipe, run.fields["overrides"]) if once_a_week() else [])
+        return print_panel(run.fields, relative_path(folder), None, [])
+    print_panel(
+        run.fields, relative_path(folder), text, _next(folder, recipe, run.fields["overrides"]) if once_a_week() else []
+    )
 
 
-def writer(module: Any, folder: Path) -> Any:
+def writer(module: Offline, folder: Path) -> Model:
     """The trained model as text can be written with it: where it is sharded or compiled, that of the last checkpoint."""
-    if module.trainer.strategy.whole and not module.placement.compile:
+    if module.strategy.whole and not module.placement.compile:
+        assert module.model is not None
         return module.model
     from llmlab.runs.folder import load_model
 
     return load_model(folder)[0]
-
-
-def sample(recipe: Any, model: Any, tokens: int = SAMPLE_TOKENS) -> tuple[str, str] | None:
-    """(prompt from the held-out text, what the model goes on with); None for a model that can't write."""
-    from llmlab.data.samples import samples
-    from llmlab.decoding.generate import generate, limit
-    from llmlab.decoding.sampling import Sampling
-
-    corpus, rollout = recipe.corpus, getattr(recipe.objective, "rollout", None)
-    if recipe.spec.topology != "decoder" or "tokens" not in recipe.spec.heads:
-        return None
-    first = corpus.validation.tokens[:64].tolist()
-    sizes = corpus.validation.sizes
-    enough = (
-        [len(first)] if sizes is None else np.flatnonzero(np.cumsum(sizes[:64], dtype=np.int64) >= PROMPT_BYTES) + 1
-    )
-    prompt = first[: next(iter(enough), len(first))]
-    if rollout is not None:
-        held_out: Any = samples(corpus, corpus.validation, recipe.objective, recipe.samples.seq_len + rollout.max_new)
-        prompt, tokens = held_out[0]["prompt"].tolist(), rollout.max_new
-    room = limit(model)
-    new = tokens if room is None else min(tokens, room - len(prompt))
-    if new < 1:
-        return None
-    how = Sampling(temperature=0.8, top_p=0.95)
-    stop = corpus.vocabulary.special.get("eos")
-    written = list(
-        generate(model, prompt, max_new=new, sampling=how, seed=1, stop=stop, vocabulary=corpus.vocabulary.size)
-    )
-    return corpus.tokenizer.decode(prompt), corpus.tokenizer.decode([*prompt, *written])[
-        len(corpus.tokenizer.decode(prompt)) :
-    ]
 
 
 def once_a_week() -> bool:
@@ -113,28 +100,31 @@ def once_a_week() -> bool:
     return True
 
 
-def _next(folder: Path, recipe: Any, overrides: list[str]) -> list[tuple[str, str]]:
+def _next(folder: Path, recipe: Recipe, overrides: list[str]) -> list[tuple[str, str]]:
     """Commands that can be typed as they stand."""
-    program, run = program_name(), shlex.quote(shown(folder))
+    program, run = program_name(), shlex.quote(relative_path(folder))
     first = (f'{program} generate run={run} prompt="The "', "text from this model")
     if recipe.spec.topology != "decoder":
         first = (f"{program} eval run={run} data=python_code", "its loss on other text")
     if recipe.corpus.is_records:
         first = (f"{program} eval run={run}", "its measures on the records that were held out")
-    found = [first, (f"{program} parts", "all that can be chosen")]
+    commands = [first, (f"{program} parts", "all that can be chosen")]
     if (other := another_attention(recipe.spec)) is not None:
         same = [o for o in overrides if not o.startswith(("hydra.", "attention", "resume=", "sweep="))]
         again = " ".join(shlex.quote(word) for word in ("train", *same, f"attention={other}"))
-        found.insert(1, (f"{program} {again}", "the same run with another attention"))
-    return found
+        commands.insert(1, (f"{program} {again}", "the same run with another attention"))
+    return commands
 
 
-def another_attention(spec: Any) -> str | None:
+def another_attention(spec: ModelSpec) -> str | None:
     """One that the model can have instead of its own in every layer, if there is one."""
-    own = spec.stacks[-1].layers[-1].parts["attention"].name
-    for name in (n for n in ("mla", "mha", "gqa") if n != own):
-        other = PartSpec.of("attention", name)
+    current = spec.stacks[-1].layers[-1].parts["attention"].name
+    for name in (n for n in ("mla", "mha", "gqa") if n != current):
         with suppress(ValueError):  # it is refused
-            build.assemble(spec.in_layers(lambda parts, other=other: {**parts, "attention": other}))
+            build.assemble(_with_attention(spec, PartSpec.with_defaults("attention", name)))
             return name
     return None
+
+
+def _with_attention(spec: ModelSpec, attention: PartSpec) -> ModelSpec:
+    return spec.in_layers(lambda parts: {**parts, "attention": attention})

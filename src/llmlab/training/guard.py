@@ -7,6 +7,8 @@ import math
 from llmlab.training.step_metrics import Summary
 
 FACTOR, FLOOR = 3.0, 1.0
+# GradScaler begins at 2^16 and halves the scale at each overflow: after ten in a row it is 64, which no sound gradient
+# overflows (loss scaling: Micikevicius et al. 2018, arXiv:1710.03740).
 SKIPS = 10
 
 

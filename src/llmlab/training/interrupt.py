@@ -41,7 +41,7 @@ class Interrupt:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Interrupt:
-        for signum in signals.asking():
+        for signum in signals.handled_signals():
             self._before[signum] = signal.signal(signum, self._handle)
         return self
 
@@ -66,11 +66,12 @@ class Interrupt:
         """
         if not self._several:
             return self.asked
-        found = self.end()
+        signum = self.end()
         told = torch.tensor(self.asked)
+        # Not waited for until the next step: the slowest rank would hold up all others at every step.
         work = torch.distributed.all_reduce(told, torch.distributed.ReduceOp.MAX, group=self._group, async_op=True)
         self._told = told, work
-        return found
+        return signum
 
     def end(self) -> int:
         """Wait for what is under way, before the ranks part."""
@@ -80,12 +81,14 @@ class Interrupt:
         work.wait()
         return int(told)
 
+    # Python runs handlers in the main thread, between two bytecodes: here only a number is kept, and the step goes on.
     def _handle(self, signum: int, frame: FrameType | None) -> None:
         if signum == signal.SIGHUP:
             signals.leave_terminal()
         before, self.asked = self.asked, self.asked or signum
-        if signals.insists(signum, before) or not self._begun:
+        if signals.ends_at_once(signum, before) or not self._begun:
             raise KeyboardInterrupt
+        # A forked DataLoader worker inherits the handlers.
         first = os.getpid() == self._process and is_first()  # no worker, no other rank
         if first and not before:
             print("\nfinishing this step and saving; press Ctrl-C again to stop at once", file=sys.stderr, flush=True)

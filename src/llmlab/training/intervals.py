@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from llmlab.errors import UserError
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 FORWARD_SHARE = 1 / 3  # of a training step's cost a token (measured: 0.31 on two cores)
 SHARE = 0.1  # of the training's time: the most that validations take, unless the user says when they are
@@ -22,7 +25,9 @@ class Intervals(NamedTuple):
     validation_tokens: int
 
     @classmethod
-    def of(cls, train: Any, held_out: int, step_tokens: int, horizon: int, record: Mapping[str, Any]) -> Intervals:
+    def from_config(
+        cls, train: DictConfig, held_out: int, step_tokens: int, horizon: int, record: Mapping[str, Any]
+    ) -> Intervals:
         """train: the config's. record: what run.json has of a run that goes on, which keeps the steps it began with.
 
         held_out: tokens of one validation. step_tokens: those of an optimizer step. horizon: steps of the budget.
@@ -70,7 +75,7 @@ def trained(total: float, held_out: int, count: Callable[[float], float]) -> flo
     low, high = 0.5 * total, total  # at least half of the time is for training
     if low + count(low) * held_out * FORWARD_SHARE >= total:
         return low
-    for _ in range(60):
+    for _ in range(60):  # halvings: far below a token. `count` is a staircase, of which there is no closed inverse
         middle = (low + high) / 2
         if middle + count(middle) * held_out * FORWARD_SHARE <= total:
             low = middle

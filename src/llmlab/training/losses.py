@@ -48,7 +48,7 @@ def _scalar(value: object) -> bool:
 
 def check_shown(loss: Loss, objective: Objective, counts_bytes: bool) -> None:
     """UserError if what is shown has the name of a perplexity, or of bits per byte, that is shown too."""
-    names = measures.names(tuple(loss.terms), tuple(loss.shown), measures.of(objective), counts_bytes)
+    names = measures.names(tuple(loss.terms), tuple(loss.shown), measures.kinds(objective), counts_bytes)
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise UserError(
             f"{type(objective).__name__}.loss: {twice[0]!r} is shown of a likelihood already; choose another name"

@@ -1,4 +1,4 @@
-"""How fast a run trains: tokens a second over steady steps, and that against the machine's measured matmul peak."""
+"""The speed of a run: tokens a second over steady steps, and that against the machine's measured matmul peak."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from llmlab.files import write_atomic
 from llmlab.json_files import read_json
 from llmlab.runs.record import cpu_name
 
-WARMUP_STEPS = 3
+WARMUP_STEPS = 3  # the first ones allocate memory, and compile where layers are compiled
 
 
 class Meter:
@@ -35,7 +35,7 @@ class Meter:
 
     def start(self, step: int, device: torch.device) -> None:
         """Call at the step `begin`: measuring starts behind the warm-up."""
-        if device.type == "cuda":
+        if device.type == "cuda":  # kernels run behind the code that launches them, so a clock needs this
             torch.cuda.synchronize(device)
         self._step, self._since = step, time.perf_counter()
 
@@ -65,7 +65,8 @@ class Meter:
 
 
 def mfu(flops_per_second: float, devices: int, device: torch.device, dtype: torch.dtype, cache: Path) -> float:
-    """Share of the matmul peak of `devices` like this one. A run that beats the measured peak (a noisy machine when it
+    """Share of the matmul peak of `devices` like this one (PaLM: Chowdhery et al. 2022, arXiv:2204.02311, where the peak is
+    the data sheet's; here it is measured). A run that beats the measured peak (a noisy machine when it
     was measured) has it measured again, and raises it if need be: a share is at most 1."""
     each = flops_per_second / devices
     peak = matmul_peak(device, dtype, cache)
@@ -87,7 +88,7 @@ def matmul_peak(device: torch.device, dtype: torch.dtype, cache: Path, *, at_lea
         if device.type == "cuda"
         else f"{cpu_name()}, {torch.get_num_threads()} threads",
         str(dtype),
-        torch.get_float32_matmul_precision(),
+        torch.get_float32_matmul_precision(),  # "high" computes float32 products in TF32 on GPUs
         torch.__version__,
     )
     file = cache / f"peak-{hashlib.sha256(repr(what).encode()).hexdigest()[:16]}.json"
@@ -112,7 +113,9 @@ def measure_peak(device: torch.device, dtype: torch.dtype, seconds: float = 0.4)
         torch.mm(a, b, out=out)
         deadline = time.perf_counter() + seconds
         while time.perf_counter() < deadline:
-            repeats = 10 if device.type == "cuda" else 1
+            repeats = (
+                10 if device.type == "cuda" else 1
+            )  # so that launching and waiting weigh little beside the products
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
             start = time.perf_counter()
@@ -128,5 +131,6 @@ def peak_memory(device: torch.device) -> int:
     """Bytes: of the accelerator as torch allocated them, else the process's largest resident set."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+    # getrusage(2): kilobytes on Linux, bytes on macOS.
     used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return used if sys.platform == "darwin" else used * 1024

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import lightning.pytorch as pl
 import torch
@@ -24,6 +24,15 @@ from llmlab.training.feeds import Feed
 from llmlab.training.placement import Placement
 from llmlab.training.step_metrics import StepMetrics
 from llmlab.training.totals import Totals
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from lightning.pytorch.core.optimizer import LightningOptimizer
+    from torch.optim import Optimizer
+
+    from llmlab.training.feeds import Batch
+    from llmlab.training.strategies.portable import ByPath
 
 
 class Offline(pl.LightningModule):
@@ -66,19 +75,20 @@ class Offline(pl.LightningModule):
         self.validation: dict[str, float] = {}
         self._tokens: dict[str, Tensor] = {}
         self.tokens_per_expert: dict[str, Tensor] = {}  # role -> (routed layers, E), of the last step, over all ranks
-        self.measures = measures.of(objective)
+        self.measures = measures.kinds(objective)
         self.counts_bytes = counts_bytes
         self._keys_checked = False
         self._totals = Totals(self.measures)
 
     @property
-    def strategy(self) -> Any:
+    def strategy(self) -> ByPath:
         """One of `llmlab.training.strategies`: what it answers is in `strategies.portable`."""
-        return self.trainer.strategy
+        return cast("ByPath", self.trainer.strategy)
 
     # ---------------------------------------------------------------- the model
 
     def configure_model(self) -> None:
+        # Lightning calls this before the optimizers are made, with the processes and the mesh in place, and again at each fit.
         if self.model is not None:
             return
         strategy = self.strategy
@@ -99,7 +109,7 @@ class Offline(pl.LightningModule):
 
     def _placed(self, model: Model) -> Model:
         self.placement.apply(model)
-        self.strategy.place(model)
+        self.strategy.distribute(model)
         return model
 
     def fill(self) -> None:
@@ -129,7 +139,9 @@ class Offline(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         optimizer = self.strategy.build_optimizer(self.optimizer_part, roles.learning(self.trained))
+        # LambdaLR multiplies the rate that each group began with, so that parts with several groups keep their ratios.
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.schedule.factor(step, self.horizon))
+        # By optimizer step; Lightning's default is by epoch, of which a run has one.
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     # ---------------------------------------------------------------- data
@@ -143,7 +155,7 @@ class Offline(pl.LightningModule):
 
     # ---------------------------------------------------------------- a step
 
-    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         micro_step = self.trainer.global_step * self.trainer.accumulate_grad_batches + self.micro
         # Ranks that share the work on the same rows (tensor parallel) draw the same, or their dropout would differ.
         torch.manual_seed(key(self.seed, "step", micro_step, self.strategy.data_rank))
@@ -166,45 +178,58 @@ class Offline(pl.LightningModule):
         return mean
 
     def _loss(self, batch: Mapping[str, Any]) -> Loss:
-        """The objective's loss, as it must be. Of the first batch it is seen whether all of its keys are read."""
+        """The objective's loss, as it must be. Of the first batch it is seen whether all of its keys are read and all measures
+        are there."""
         assert self.model is not None
         watched = batch if self._keys_checked else batch_keys.Watched(batch)
         loss = self.objective.loss(self.model, watched, **self.models)
         losses.check(loss, self.objective, self.models.keys())
-        if isinstance(watched, batch_keys.Watched):
+        if isinstance(watched, batch_keys.Watched):  # once: watching costs a call a key, and batches are alike
             batch_keys.check(watched, self.objective)
             losses.check_shown(loss, self.objective, self.counts_bytes)
+            measures.check(loss.shown, self.objective)
             self._keys_checked = True
         return loss
 
     def _counts(self, loss: Loss, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """The targets of each term in the whole optimizer step."""
         known: Mapping[str, Tensor] | None = batch.get("counts")
-        own = loss.counts
+        local = loss.counts
         if known is None:
             if self.trainer.accumulate_grad_batches > 1:
                 raise UserError(
                     "micro-batches without `counts` can't be accumulated: the feed must say a step's targets"
                 )
-            summed = self.reduce(torch.stack([count.detach().long() for count in own.values()]))
-            return dict(zip(own, summed.unbind(), strict=True))
-        if known.keys() != own.keys():
+            summed = self.reduce(torch.stack([count.detach().long() for count in local.values()]))
+            return dict(zip(local, summed.unbind(), strict=True))
+        if known.keys() != local.keys():
             name = type(self.objective).__name__
-            raise UserError(f"{name}.targets counts {', '.join(known)}, but its loss has the terms {', '.join(own)}")
-        return {name: torch.as_tensor(known[name], device=count.device) for name, count in own.items()}
+            raise UserError(f"{name}.targets counts {', '.join(known)}, but its loss has the terms {', '.join(local)}")
+        return {name: torch.as_tensor(known[name], device=count.device) for name, count in local.items()}
 
     @property
     def _shares(self) -> int:
         """Micro-batches of an optimizer step, over all data-parallel ranks."""
         return self.strategy.data_world * self.trainer.accumulate_grad_batches
 
-    def configure_gradient_clipping(self, optimizer: torch.optim.Optimizer, *unused: Any, **unused_too: Any) -> None:
+    def configure_gradient_clipping(
+        self, optimizer: torch.optim.Optimizer, *unused: object, **unused_too: object
+    ) -> None:
+        # Lightning calls this between the last backward and the step, so that the rate is the one that the step uses. The
+        # values of Trainer(gradient_clip_val=) come too, and are not ours.
         self.lr = float(optimizer.param_groups[0]["lr"])
         norm = self.strategy.clip(optimizer, self.clip)
         if norm is not None:
             self.step_metrics.close(norm)
 
-    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
+    def optimizer_step(
+        self,
+        epoch: int,
+        batch_idx: int,
+        optimizer: Optimizer | LightningOptimizer,
+        optimizer_closure: Callable[[], Any] | None = None,
+    ) -> None:
+        # The closure runs the micro-batch's forward and backward in here: Lightning has the optimizer call it.
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         if self.step_metrics.open:  # the strategy has clipped in its own step
             self.step_metrics.close(self.strategy.norm())
@@ -247,6 +272,7 @@ class Offline(pl.LightningModule):
         if not self._totals.pairs:  # this rank had no window; there are fewer windows than ranks
             raise UserError("the validation set has fewer windows than trainer.devices; use a larger data.validation")
         self.validation = {f"val_{name}": value for name, value in self._totals.means(self.reduce).items()}
+        # For callbacks of the user's (early stopping, say) in trainer.callback_metrics; metrics.csv is written by Journal.
         self.log_dict(self.validation)
 
     def validation_names(self) -> list[str]:
@@ -272,6 +298,7 @@ class Offline(pl.LightningModule):
         rows = ours["ledger"] if "ledger" in ours else ours["step_metrics"]  # as checkpoints of before called them
         self.step_metrics.load(rows, strategy.data_rank, strategy.data_world)
         self.feed.load(ours.get("feed", {}))
+        # Lightning takes as many micro-batches for done as its own counter says, and validates by it.
         progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
         for counts in (progress["total"], progress["current"]):  # of micro-batches; a step may now have more or fewer
             counts.update(

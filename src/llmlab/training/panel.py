@@ -1,4 +1,4 @@
-"""What a run says when it ends."""
+"""The panel that a run ends with."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from llmlab.measures import LIKELIHOODS
 from llmlab.training.progress import duration
 
 
-def closing(
+def print_panel(
     record: Mapping[str, Any], folder: str, sample: tuple[str, str] | None, next_commands: list[tuple[str, str]]
 ) -> None:
     """Print the panel: where, how well, how large, how fast, a sample (prompt, continuation); below, what to try next.
@@ -23,7 +23,7 @@ def closing(
 
     table = Table.grid(padding=(0, 2))
     table.add_column(style="bold")
-    table.add_column(overflow="fold")
+    table.add_column(overflow="fold")  # rich would cut a long path with an ellipsis, which can't be copied
     for name, value in rows(record, folder):
         table.add_row(name, Text(value))
     body: list[Any] = [table]
@@ -35,6 +35,7 @@ def closing(
         console.print(Text("try next", style="bold"))
         for command, why in next_commands:
             console.print(Text(why, style="dim"))
+            # soft_wrap: the terminal breaks it and not rich, so that it is copied as one line.
             console.print(Text(f"  {command}", style="cyan"), soft_wrap=True)
 
 
@@ -64,5 +65,5 @@ def rows(record: Mapping[str, Any], folder: str) -> list[tuple[str, str]]:
         out.append(("throughput", f"{record['tokens_per_second']:,.0f} tokens/s{share}"))
     out.append(("time", duration(record["wall_seconds"])))
     out.append(("peak memory", f"{record['peak_memory_bytes'] / 2**20:,.0f} MiB"))
-    out += [(name, found["see"]) for name, found in (record.get("loggers") or {}).items() if "see" in found]
+    out += [(name, about["see"]) for name, about in (record.get("loggers") or {}).items() if "see" in about]
     return out

@@ -17,18 +17,19 @@ def loss_curve(folder: Path) -> Path:
     from matplotlib.figure import Figure
 
     rows = metrics.read(folder / metrics.METRICS)
-    found = {label: points(rows, column) for label, column in (("training", "loss"), ("validation", "val_loss"))}
+    curves = {label: points(rows, column) for label, column in (("training", "loss"), ("validation", "val_loss"))}
+    # Not pyplot, which keeps figures in a global list and chooses a backend that may want a display.
     figure = Figure(figsize=(7, 4), dpi=120, layout="constrained")
     axes = figure.add_subplot()
     axes.set(xlabel="tokens", ylabel="loss (nats per target)")
     axes.grid(alpha=0.3)
-    for label, series in found.items():
+    for label, series in curves.items():
         if series:
             marker = "o" if len(series) <= FEW or label == "validation" else None
             axes.plot(*zip(*series, strict=True), lw=1, label=label, marker=marker, ms=3)
-    if any(found.values()):
+    if any(curves.values()):
         axes.legend()
-    if (reason := why_none(*found.values())) is not None:
+    if (reason := why_none(*curves.values())) is not None:
         axes.set_title(reason, fontsize=9)
     FigureCanvasAgg(figure).print_png(str(folder / NAME))
     return folder / NAME

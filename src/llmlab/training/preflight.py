@@ -1,4 +1,4 @@
-"""What would end a run only after its folder was made, said before anything is written."""
+"""Preflight checks: errors that would end a run after its folder was made, raised before anything is written."""
 
 from __future__ import annotations
 
@@ -16,20 +16,26 @@ from llmlab.errors import UserError
 from llmlab.model import build, flops
 from llmlab.runs import checkpoint, record, text
 from llmlab.runs.folder import home, is_foreign, load
-from llmlab.training.companions import named as companion_named
+from llmlab.training.companions import naming_role
 
 if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
     from llmlab.config.spec import ModelSpec
+    from llmlab.model.model import Model
+    from llmlab.slots import OptimizerPart
+    from llmlab.training.devices import Devices
+    from llmlab.training.recipe import Recipe
 
 MEMINFO, CGROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup/memory.max")
 
 
-def check(cfg: Any, recipe: Any, place: Any, weights: Path | None) -> None:
+def check(cfg: DictConfig, recipe: Recipe, devices: Devices, weights: Path | None) -> None:
     """UserError if a part refuses what it was given, the text is longer than the model's positions, the weights to begin
     with are another model's, or the memory can't hold the model and its optimizer.
     """
-    parts(recipe.spec, place.device.type, cfg.precision)
-    model = build.assemble(recipe.spec)
+    parts(recipe.spec, devices.device.type, cfg.precision)
+    model = recipe.model
     reaches(model, cfg.data.seq_len, begun=weights is not None)
     if weights is not None and is_foreign(weights):
         from llmlab.hub import begin
@@ -37,14 +43,14 @@ def check(cfg: Any, recipe: Any, place: Any, weights: Path | None) -> None:
         begin.check(weights)
     elif weights is not None:
         _fit(weights, model)
-    others = {role: companion.assemble(model) for role, companion in recipe.companions.items()}
+    others = {role: recipe.models[role] for role in recipe.companions}
     for role, other in others.items():
-        with companion_named(role):
-            parts(other.spec, place.device.type, cfg.precision)
-    _memory(cfg, recipe, place, [flops.count_parameters(other) for other in others.values()])
+        with naming_role(role):
+            parts(other.spec, devices.device.type, cfg.precision)
+    _memory(cfg, recipe, devices, [flops.count_parameters(other) for other in others.values()])
 
 
-def parts(spec: Any, device: str, precision: str) -> None:
+def parts(spec: ModelSpec, device: str, precision: str) -> None:
     """UserError if the init refuses its options, or the kernel to train on a `device`, cpu or cuda."""
     try:
         spec.init.factory()()
@@ -54,8 +60,8 @@ def parts(spec: Any, device: str, precision: str) -> None:
         raise UserError(str(e)) from e
 
 
-def reaches(model: Any, length: int, *, begun: bool = False) -> None:
-    """UserError if one stack has fewer positions than the text has tokens; what two read, `cost.of` tells.
+def reaches(model: Model, length: int, *, begun: bool = False) -> None:
+    """UserError if one stack has fewer positions than the text has tokens; what two read, `cost.estimate` tells.
 
     begun: from weights that are there, whose table of positions can't be longer.
     """
@@ -81,18 +87,18 @@ def heads_begun(weights: Path | None, spec: ModelSpec, labels: Sequence[str] | N
         there = describe(weights).spec.heads
     else:
         there = load(home(weights))[1].heads
-        theirs = (text.known(home(weights)).get("data") or {}).get("labels")
+        theirs = (text.recorded_fields(home(weights)).get("data") or {}).get("labels")
     new, unused = ([r for r in a if r not in b] for a, b in ((spec.heads, there), (there, spec.heads)))
-    said = [f"{', '.join(new)} {'is' if len(new) == 1 else 'are'} new"] * bool(new)
-    said += [f"{', '.join(unused)} of it {'is' if len(unused) == 1 else 'are'} left out"] * bool(unused)
-    found: tuple[str, ...] = (f"init_from: of the heads {' and '.join(said)}",) if said else ()
+    parts = [f"{', '.join(new)} {'is' if len(new) == 1 else 'are'} new"] * bool(new)
+    parts += [f"{', '.join(unused)} of it {'is' if len(unused) == 1 else 'are'} left out"] * bool(unused)
+    notes: tuple[str, ...] = (f"init_from: of the heads {' and '.join(parts)}",) if parts else ()
     if labels is not None and theirs not in (None, list(labels)) and not new:
-        found += (f"init_from: its head was trained for other classes ({', '.join(theirs[:8])})",)
-    return found
+        notes += (f"init_from: its head was trained for other classes ({', '.join(theirs[:8])})",)
+    return notes
 
 
-def bounded(spec: Any) -> bool:
-    """Whether model.max_positions makes a difference to a model's positions: built for one more they are another."""
+def bounded(spec: ModelSpec) -> bool:
+    """True if model.max_positions makes a difference to a model's positions: built for one more they are another."""
     more = spec.sizes.max_positions + 1
     stacks = tuple(replace(s, sizes=s.sizes.but(max_positions=more)) for s in spec.stacks)
     pair = [build.assemble(s) for s in (spec, replace(spec, sizes=spec.sizes.but(max_positions=more), stacks=stacks))]
@@ -108,21 +114,22 @@ def _plain(module: nn.Module) -> list[Any]:
 def _fit(path: Path, model: nn.Module) -> None:
     """From the header of the file alone: no tensor is read."""
     try:
+        # safetensors reads the header alone: shapes of a model of any size take milliseconds.
         with safe_open(path / checkpoint.WEIGHTS, "pt") as f:
             there = {n: torch.empty(f.get_slice(n).get_shape(), device="meta") for n in f.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as e:
-        raise UserError(f"init_from={record.shown(path)}: {checkpoint.problem(path) or e}") from e
+        raise UserError(f"init_from={record.relative_path(path)}: {checkpoint.problem(path) or e}") from e
     there |= {alias: there[owner] for alias, owner in checkpoint.tied(path).items()}
-    if wrong := build.misfits(*build.shared(model.state_dict(keep_vars=True), there)):
+    if wrong := build.mismatches(*build.shared(model.state_dict(keep_vars=True), there)):
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         raise UserError(
-            f"init_from={record.shown(path)}: the weights do not fit this model: {'; '.join(wrong[:3])}{more}; "
+            f"init_from={record.relative_path(path)}: the weights do not fit this model: {'; '.join(wrong[:3])}{more}; "
             f"give the sizes and parts that they were trained with{_typed(path)}"
         )
 
 
 def _typed(path: Path) -> str:
-    """What was typed for the run that weights are of, where its record lies beside them."""
+    """The words typed for the run that weights are of, where its record lies beside them."""
     try:
         words = record.read(home(path))["overrides"]
     except (UserError, KeyError):
@@ -130,24 +137,24 @@ def _typed(path: Path) -> str:
     return f": {' '.join(words) or 'the defaults'}"
 
 
-def _memory(cfg: Any, recipe: Any, place: Any, others: Sequence[flops.Parameters]) -> None:
+def _memory(cfg: DictConfig, recipe: Recipe, devices: Devices, others: Sequence[flops.Parameters]) -> None:
     """Weights, gradients and the optimizer's state must fit: what is computed on the way comes on top and isn't counted."""
-    free = available(place.device)
+    free = available(devices.device)
     whole = cfg.strategy.name in ("single", "ddp")  # each process has a copy of all of it
-    if free is None or not (whole or place.device.type == "cpu"):
+    if free is None or not (whole or devices.device.type == "cpu"):
         return
-    copies = max(1, place.world // place.nodes) if whole and place.device.type == "cpu" else 1
+    copies = max(1, devices.world // devices.nodes) if whole and devices.device.type == "cpu" else 1
     counts = recipe.cost.parameters
     number = 2 if cfg.precision == "bf16-true" else 4
     each = number * (2 + states(recipe.optimizer))
     frozen = counts.total - counts.trainable  # weights alone
     needed = sum(c.trainable * each + (c.total - c.trainable) * number for c in (counts, *others)) * copies
     if needed > free:
-        of = f" in each of {copies} processes" if copies > 1 else ""
+        each_process = f" in each of {copies} processes" if copies > 1 else ""
         sizes = recipe.spec.sizes
         learning = f", {counts.trainable:,} of which learn" if frozen else ""
         beside = f" beside the {sum(c.total for c in others):,} of other models" if others else ""
-        each_of = f"{each:.0f} bytes each{' that learns' if frozen else ''}{of}"
+        each_of = f"{each:.0f} bytes each{' that learns' if frozen else ''}{each_process}"
         raise UserError(
             f"model.dim={sizes.dim} and model.n_layers={cfg.model.n_layers} make {counts.total:,} parameters{learning}{beside}"
             f", which need {_gib(needed)} to train ({each_of}: weights, gradients, the optimizer's state), but "
@@ -155,8 +162,9 @@ def _memory(cfg: Any, recipe: Any, place: Any, others: Sequence[flops.Parameters
         )
 
 
-def states(optimizer: Any) -> float:
+def states(optimizer: OptimizerPart) -> float:
     """Numbers that an optimizer keeps for each parameter: 2 for Adam."""
+    # A step on a small matrix: what an optimizer of the user's own keeps is nowhere declared.
     weight = nn.Parameter(torch.zeros(8, 8))
     weight.grad = torch.zeros(8, 8)
     try:
@@ -174,11 +182,14 @@ def available(device: torch.device) -> int | None:
         return torch.cuda.mem_get_info(device)[0]
     try:
         lines = dict(line.split(":", 1) for line in MEMINFO.read_text().splitlines())
+        # Not MemFree, which leaves out the cache of files that the kernel gives back at once (proc(5)).
         free = int(lines["MemAvailable"].split()[0]) * 1024
     except (OSError, KeyError, ValueError):
         return None
     try:
-        return min(free, int(CGROUP.read_text()))
+        return min(
+            free, int(CGROUP.read_text())
+        )  # version 2 of control groups; within a container its own is at the top
     except (OSError, ValueError):  # "max": no limit
         return free
 

@@ -44,6 +44,7 @@ class Progress:
             width = 24
             done = round(width * step / max(self.steps, 1))
             line = f"[{'=' * done}{' ' * (width - done)}] {'  '.join(fields)}"
+            # Back to the first column and erase the line (ECMA-48); a longer one would wrap, and half of it stay.
             self.stream.write("\r\x1b[2K" + line[: shutil.get_terminal_size().columns - 1])
             self._open = True
         else:

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from llmlab import measures, registry
 from llmlab.config import layout, schema
@@ -18,12 +18,23 @@ from llmlab.errors import UserError
 from llmlab.model import build, trainable
 from llmlab.training import cost
 from llmlab.training.companions import Companion
-from llmlab.training.companions import of as companions_of
+from llmlab.training.companions import resolve as resolve_companions
 from llmlab.training.cut import Cut as Cut
 from llmlab.training.feeds import Feed
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+    from omegaconf import DictConfig
 
-def chosen(cfg: Any, slot: str) -> Any:
+    from llmlab.config.composed import Composed
+    from llmlab.model.model import Model
+    from llmlab.slots import Objective, OptimizerPart, Reward, Schedule
+
+
+T = TypeVar("T", bound="DataclassInstance")
+
+
+def part_factory(cfg: DictConfig, slot: str) -> Any:
     """A factory of the part that `cfg` names in a slot of the recipe, with its options."""
     from omegaconf import OmegaConf
 
@@ -31,17 +42,17 @@ def chosen(cfg: Any, slot: str) -> Any:
     return registry.load(slot, options.pop("_part_"), {k: v for k, v in options.items() if not k.startswith("_")})
 
 
-def plain(node: Any, cls: type) -> Any:
+def as_dataclass(node: DictConfig, cls: type[T]) -> T:
     """A config node as an instance of its dataclass."""
-    return cls(**{f.name: node[f.name] for f in dataclasses.fields(cls) if f.name in node})  # an older run lacks some
+    return cls(**{f.name: node[f.name] for f in dataclasses.fields(cls)})
 
 
-def special(cfg: Any) -> tuple[str, ...]:
+def special(cfg: DictConfig) -> tuple[str, ...]:
     """Names of the special tokens that the objective needs."""
     return registry.index()["objective", cfg.objective["_part_"]].special
 
 
-def reads(cfg: Any) -> str:
+def reads(cfg: DictConfig) -> str:
     """The kind of samples that the objective reads: "text" or a kind of record."""
     kind: str = registry.index()["objective", cfg.objective["_part_"]].attribute("reads")
     return kind
@@ -52,7 +63,7 @@ class Batches(Feed):
     """The micro-batches of a run: training in the order of the seed, validation in the order of the text."""
 
     corpus: Corpus
-    objective: Any
+    objective: Objective
     seed: int
     seq_len: int
     cut: Cut
@@ -63,7 +74,7 @@ class Batches(Feed):
     token_types: int = 0
 
     @classmethod
-    def of(cls, cfg: Any, recipe: Recipe, cut: Cut, steps: int) -> Batches:
+    def from_config(cls, cfg: DictConfig, recipe: Recipe, cut: Cut, steps: int) -> Batches:
         """UserError if the corpus has fewer windows than one batch."""
         batches = cls(
             recipe.corpus,
@@ -77,7 +88,7 @@ class Batches(Feed):
             separate_documents=cfg.data.separate_documents,
             token_types=segments(recipe.spec),
         )
-        batches.train(0, cut.world, 0)
+        batches.train(0, cut.world, 0)  # which counts the windows; no worker starts before the first batch is asked for
         return batches
 
     def train(self, rank: int, world: int, start: int) -> Iterable[Any]:
@@ -127,19 +138,29 @@ class Batches(Feed):
 
 @dataclass(frozen=True)
 class Recipe:
-    """All that a run trains, before anything is computed."""
+    """All that a run trains, before anything is computed.
+
+    models: the trained one (as `cost.TRAINED`) and its companions by role, on the meta device: sizes and names without memory,
+    for all that is counted or checked before the run builds its own.
+    """
 
     corpus: Corpus
     spec: specs.ModelSpec
-    objective: Any
-    optimizer: Any
-    schedule: Any
+    objective: Objective
+    optimizer: OptimizerPart
+    schedule: Schedule
+    models: Mapping[str, Model]
     cost: cost.Cost
     learns: trainable.Filter
     summary: str  # of what learns, a line
     samples: Samples
-    reward: Any = None  # of an objective that reads prompts
+    reward: Reward | None = None  # of an objective that reads prompts
     companions: Mapping[str, Companion] = field(default_factory=dict)
+
+    @property
+    def model(self) -> Model:
+        """The trained model, on the meta device."""
+        return self.models[cost.TRAINED]
 
     @property
     def tokens_per_sample(self) -> int:
@@ -147,9 +168,9 @@ class Recipe:
         return max(1, round(self.samples.tokens_per_sample))
 
     @classmethod
-    def of(
+    def from_config(
         cls,
-        composed: Any,
+        composed: Composed,
         spec: specs.ModelSpec | None = None,
         corpus: Corpus | None = None,
         companions: Mapping[str, Companion] | None = None,
@@ -157,19 +178,19 @@ class Recipe:
         """spec, corpus, companions: those of a run that is resumed; None: as the config says. UserError for what can't be
         built."""
         cfg = composed.cfg
-        learns = trainable.Filter.of(cfg.train.learns)
+        learns = trainable.Filter.from_words(cfg.train.learns)
         if corpus is None:
-            settings, tokenizer = plain(cfg.data, schema.Data), plain(cfg.tokenizer, schema.Tokenizer)
+            settings, tokenizer = as_dataclass(cfg.data, schema.Data), as_dataclass(cfg.tokenizer, schema.Tokenizer)
             corpus = prepare(settings, tokenizer, special(cfg), reads=reads(cfg))
         try:
             spec = spec or layout.with_vocabulary(
                 composed, corpus.vocabulary.size, None if corpus.labels is None else len(corpus.labels)
             )
-            objective = chosen(cfg, "objective")(corpus.vocabulary, cfg.data.seq_len)
-            optimizer, schedule = chosen(cfg, "optimizer")(), chosen(cfg, "schedule")()
-            reward = None if cfg.reward is None else chosen(cfg, "reward")()
+            objective = part_factory(cfg, "objective")(corpus.vocabulary, cfg.data.seq_len)
+            optimizer, schedule = part_factory(cfg, "optimizer")(), part_factory(cfg, "schedule")()
+            reward = None if cfg.reward is None else part_factory(cfg, "reward")()
             model = build.assemble(spec)
-            of = samples(
+            read = samples(
                 corpus,
                 corpus.train,
                 objective,
@@ -181,10 +202,12 @@ class Recipe:
         except ValueError as e:  # a part that refuses what it was given
             raise UserError(str(e)) from e
         if companions is None:
-            companions = companions_of(composed, model, corpus.vocabulary.size, corpus.tokenizer)
+            companions = resolve_companions(composed, model, corpus.vocabulary.size, corpus.tokenizer)
         models = {cost.TRAINED: model, **{role: c.assemble(model) for role, c in companions.items()}}
-        own, summary = cost.of(models, objective, of), trainable.summary(model)
-        return cls(corpus, spec, objective, optimizer, schedule, own, learns, summary, of, reward, companions)
+        costs, summary = cost.estimate(models, objective, read), trainable.summary(model)
+        return cls(
+            corpus, spec, objective, optimizer, schedule, models, costs, learns, summary, read, reward, companions
+        )
 
 
 def segments(spec: specs.ModelSpec) -> int:
@@ -194,6 +217,6 @@ def segments(spec: specs.ModelSpec) -> int:
     return 3 if relative else spec.sizes.token_types  # a relative position has but the same segment and another
 
 
-def counts_bytes(corpus: Corpus, objective: Any) -> bool:
+def counts_bytes(corpus: Corpus, objective: Objective) -> bool:
     """True if the objective measures the text's negative log-likelihood, and its bytes are known."""
     return measures.covers_text(objective) and corpus.validation.sizes is not None

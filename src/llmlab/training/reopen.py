@@ -7,20 +7,25 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from llmlab import files
 from llmlab.config import schema
 from llmlab.data.corpus import Corpus
 from llmlab.errors import UserError
-from llmlab.json_files import checked
-from llmlab.ranks import is_first, say
+from llmlab.json_files import check_shape
+from llmlab.ranks import is_first, rank_zero_print
 from llmlab.runs import checkpoint, lock, metrics, record, text
 from llmlab.runs import files as run_files
 from llmlab.runs import folder as run_folder
-from llmlab.training import companions, recipe
+from llmlab.training import companion_records, recipe
 from llmlab.training.callbacks import resume_point
 from llmlab.training.task import MAY_CHANGE, Task, last_step, steps_text, typed
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from llmlab.config.composed import Composed
 
 BRING_BACK = "bring it back from a copy of the run, or remove it"
 
@@ -49,7 +54,7 @@ class Needed(TypedDict):
     flops_per_token: float
 
 
-def task(composed: Any, done: dict[str, Any]) -> Task | None:
+def resumed_task(composed: Composed, done: dict[str, Any]) -> Task | None:
     """The task of going on with a run, or None if it has nothing left to do. UserError where it can't be gone on with."""
     folder = Path(composed.cfg.resume)
     if done.get("status") in ("failed", "interrupted") and not (folder / run_files.CONFIG).exists():
@@ -66,7 +71,7 @@ def task(composed: Any, done: dict[str, Any]) -> Task | None:
     names = (*run_files.TOKENIZER, *run_files.BESIDE)
     asked = moved or composed.cfg.resume_from is not None
     if complete and not asked and not run_files.damaged(folder, names, done):
-        say(_complete(folder, done, target))
+        rank_zero_print(_complete(folder, done, target))
         return None
     for name in (metrics.METRICS, metrics.TIMING):
         if os.path.lexists(folder / name) and not (folder / name).is_file():
@@ -75,6 +80,8 @@ def task(composed: Any, done: dict[str, Any]) -> Task | None:
             metrics.check(folder / name)  # before the record is written anew
         except UserError as e:
             raise UserError(f"{e}; {BRING_BACK}") from None
+    data, tokenizer = recipe.as_dataclass(cfg.data, schema.Data), recipe.as_dataclass(cfg.tokenizer, schema.Tokenizer)
+    trained = text.Trained(folder, data, tokenizer, recipe.special(cfg), done, recipe.reads(cfg))
     first = is_first()
     if first:
         lock.lock(folder)  # before anything in it is judged or deleted
@@ -82,31 +89,30 @@ def task(composed: Any, done: dict[str, Any]) -> Task | None:
         if first:
             files.sweep(folder, but=("point.json",))  # which the sweep writes
             checkpoint.sweep(folder / checkpoint.FOLDER)
-            parts = (folder, recipe.plain(cfg.data, schema.Data), recipe.plain(cfg.tokenizer, schema.Tokenizer))
-            for line in text.repair(*parts, recipe.special(cfg), done, recipe.reads(cfg)):
+            for line in text.repair(trained):
                 print(f"warning: {line}", file=sys.stderr)
-        corpus = _corpus(folder, cfg, done)
+        corpus = _corpus(trained)
         if complete and composed.cfg.resume_from is None:
             if first:
                 _remember(folder, cfg, done, corpus)
                 lock.unlock(folder)
-            say(_complete(folder, done, target))
+            rank_zero_print(_complete(folder, done, target))
             return None
         point = _point(folder, composed.cfg.resume_from, done, first)
         models = {role: str(value) for role, value in composed.cfg.models.items()}
-        others = companions.reopened(folder, done, models, begins=point is None)
-        fields = {**done, **_since(point), **companions.places(done, others)}
+        others = companion_records.reopened(folder, done, models, begins=point is None)
+        fields = {**done, **_since(point), **companion_records.places(done, others)}
         if first:
             _remember(folder, cfg, fields, corpus)
     except BaseException:
         lock.unlock(folder)
         raise
-    say(f"resuming {folder} from {f'step {checkpoint.step_of(point):,}' if point else 'the beginning'}")
+    rank_zero_print(f"resuming {folder} from {f'step {checkpoint.step_of(point):,}' if point else 'the beginning'}")
     return Task(dataclasses.replace(composed, cfg=cfg), folder, fields, spec, others, corpus, point)
 
 
 def _checked(done: dict[str, Any], path: Path) -> None:
-    checked(done, Needed, str(path))
+    check_shape(done, Needed, str(path))
     if done.get("status") not in lock.STATUSES:
         raise UserError(f"{path}: status must be one of {', '.join(lock.STATUSES)}, but is {done.get('status')}")
     least = {
@@ -119,7 +125,7 @@ def _checked(done: dict[str, Any], path: Path) -> None:
             raise UserError(f"{path}: {key}={value} can't be meant")
 
 
-def _change(cfg: Any, composed: Any, done: Mapping[str, Any], folder: Path) -> None:
+def _change(cfg: DictConfig, composed: Composed, done: Mapping[str, Any], folder: Path) -> None:
     """Into the run's config what was typed and may be another than it was."""
     from omegaconf import OmegaConf
 
@@ -140,7 +146,7 @@ def _change(cfg: Any, composed: Any, done: Mapping[str, Any], folder: Path) -> N
         if key == "data.path":
             if cfg.data.source != "files":
                 raise UserError(f"{override}: the run was trained on data={cfg.data.source}, which has no path")
-            cfg.data.path = os.path.abspath(Path(str(cfg.data.path)).expanduser())
+            cfg.data.path = files.absolute(str(cfg.data.path))
             done.get("data", {}).pop("path", None)  # this one is looked at instead
     if cfg.data.source == "files" and (moved := done.get("data", {}).get("path")):
         cfg.data.path = moved  # to where an earlier resume found it
@@ -154,13 +160,12 @@ def _complete(folder: Path, done: Mapping[str, Any], target: int) -> str:
     return line
 
 
-def _corpus(folder: Path, cfg: Any, done: Mapping[str, Any]) -> Corpus:
+def _corpus(run: text.Trained) -> Corpus:
     advice = (
-        f"bring it back as it was, or say where it lies now with data.path=PATH; init_from={folder} begins a new run "
+        f"bring it back as it was, or say where it lies now with data.path=PATH; init_from={run.folder} begins a new run "
         "with the weights of this one on another text"
     )
-    settings, tokenizer = recipe.plain(cfg.data, schema.Data), recipe.plain(cfg.tokenizer, schema.Tokenizer)
-    return text.corpus(folder, settings, tokenizer, recipe.special(cfg), done, advice, recipe.reads(cfg))
+    return text.corpus(run, advice)
 
 
 def _point(folder: Path, start: str | None, done: Mapping[str, Any], first: bool) -> Path | None:
@@ -203,8 +208,8 @@ def _since(point: Path | None) -> dict[str, Any]:
     return {"steps": checkpoint.step_of(point)}
 
 
-def _remember(folder: Path, cfg: Any, fields: dict[str, Any], corpus: Corpus) -> None:
+def _remember(folder: Path, cfg: DictConfig, fields: dict[str, Any], corpus: Corpus) -> None:
     """Writes what older records lack, where the text lies now, and that the run had died, should it be refused yet."""
     fields.setdefault("files", run_files.hashes(folder))
-    fields["data"] = {**fields.get("data", {}), **text.about(corpus, cfg)}
+    fields["data"] = {**fields.get("data", {}), **text.fields(corpus, cfg)}
     record.Record(folder, fields).update()

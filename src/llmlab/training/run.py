@@ -7,20 +7,27 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llmlab import files
 from llmlab.config import data_keys
 from llmlab.errors import UserError
-from llmlab.ranks import is_first, say
+from llmlab.ranks import is_first, rank_zero_print
 from llmlab.runs import checkpoint, lock, record, settings
 from llmlab.runs import files as run_files
 from llmlab.runs import folder as run_folder
 from llmlab.training.task import Task, intact, resume_command, typed
 from llmlab.training.task import last_step as task_last_step
 
+if TYPE_CHECKING:
+    from llmlab.config.composed import Composed
+    from llmlab.training.callbacks import Journal
+    from llmlab.training.cut import Cut
+    from llmlab.training.devices import Devices
+    from llmlab.training.recipe import Recipe
 
-def train(composed: Any, folder: str | Path | None = None) -> Mapping[str, Any]:
+
+def train(composed: Composed, folder: str | Path | None = None) -> Mapping[str, Any]:
     """Train what `composed` says; returns the record of the run (run.json).
 
     folder: the run folder; None: Hydra's output directory. With `resume=RUN` the run in RUN goes on, under its own config.
@@ -36,7 +43,7 @@ def train(composed: Any, folder: str | Path | None = None) -> Mapping[str, Any]:
         if first and folder.resolve() != Path(composed.cfg.resume).resolve():
             _remove_if_empty(folder)
         done = record.read(composed.cfg.resume)
-        task = reopen.task(composed, done)
+        task = reopen.resumed_task(composed, done)
         if task is None:
             return done
     else:
@@ -73,7 +80,7 @@ def _end(folder: Path, error: BaseException) -> None:
         reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
         if how == "interrupted":
             reason = "Ctrl-C"
-            say(f"interrupted before the first step; begin again with: {resume_command(folder)}")
+            rank_zero_print(f"interrupted before the first step; begin again with: {resume_command(folder)}")
         record.Record(folder, fields).update(status=how, reason=reason.splitlines()[0])
     lock.unlock(folder)
 
@@ -90,7 +97,6 @@ def _remove_if_empty(folder: Path) -> None:
 
 
 def _train(task: Task, first: bool) -> Mapping[str, Any]:
-    from llmlab.model import build
     from llmlab.training import companions, loggers, preflight, run_header, strategies, trainers
     from llmlab.training import recipe as recipes
     from llmlab.training.feeds import make
@@ -99,27 +105,27 @@ def _train(task: Task, first: bool) -> Mapping[str, Any]:
 
     cfg = task.composed.cfg
     began = time.time()
-    place = trainers.place(cfg)
-    cut = recipes.Cut.of(cfg.train.batch_size, cfg.train.micro_batch_size, place.data_parallel)
-    recipe = recipes.Recipe.of(task.composed, task.spec, task.corpus, task.companions)
+    devices = trainers.find_devices(cfg)
+    cut = recipes.Cut.make(cfg.train.batch_size, cfg.train.micro_batch_size, devices.data_parallel)
+    recipe = recipes.Recipe.from_config(task.composed, task.spec, task.corpus, task.companions)
     make.feed(cfg, recipe, cut, 1)  # to refuse a corpus that is too small before anything is written
-    strategies.check(cfg, place, recipe.spec)
+    strategies.check(cfg, devices, recipe.spec)
     for role, companion in recipe.companions.items():
-        with companions.named(role):
-            strategies.check(cfg, place, companion.spec)
+        with companions.naming_role(role):
+            strategies.check(cfg, devices, companion.spec)
     weights = None
     if cfg.init_from and task.point is None:
         weights = run_folder.start_of(cfg.init_from, tokenizer=cfg.init_tokenizer != "new")
-    preflight.check(cfg, recipe, place, weights)
-    begun, notes = companions.begun(recipe.companions, weights, build.assemble(recipe.spec))
+    preflight.check(cfg, recipe, devices, weights)
+    begun, notes = companions.begun(recipe.companions, weights, recipe.model)
     recipe = dataclasses.replace(recipe, companions=begun)
     heads = preflight.heads_begun(weights, recipe.spec, recipe.corpus.labels)
     task = dataclasses.replace(task, notes=(*heads, *notes))
-    horizon = _horizon(task, recipe, cut, place, first)
+    horizon = _horizon(task, recipe, cut, devices, first)
     last_step = task_last_step(cfg, horizon["steps"])
     step_tokens = cut.batch_size * recipe.tokens_per_sample
     held_out = trainers.held_out(cfg, recipe, cut)
-    intervals = Intervals.of(cfg.train, held_out, step_tokens, horizon["steps"], task.record)
+    intervals = Intervals.from_config(cfg.train, held_out, step_tokens, horizon["steps"], task.record)
 
     if first:
         task.folder.mkdir(parents=True, exist_ok=True)
@@ -131,20 +137,22 @@ def _train(task: Task, first: bool) -> Mapping[str, Any]:
             others = {role: companion.spec for role, companion in recipe.companions.items()}
             run_folder.save(task.folder, settings.absolute(cfg), recipe.spec, others)
             recipe.corpus.tokenizer.save(task.folder)
-        run.update(**run_header.fields(task, recipe, horizon, last_step, place, cut, intervals))
+        run.update(**run_header.fields(task, recipe, horizon, last_step, devices, cut, intervals))
         run.update(files=run_files.hashes(task.folder) if first else {})
         for line in run_header.lines(task, recipe, horizon, last_step, cut, intervals):
-            say(line)
-    before = run.get("wall_seconds") or 0.0
+            rank_zero_print(line)
+    before = run.get("wall_seconds") or 0.0  # of the parts of a run that was interrupted
     run.update(status="running", reason=None, resumed=run.get("resumed", 0) + int(task.resumes))
-    run.update(**run_header.where(cfg, place, cut))
-    _restore_threads(task, place)
+    run.update(**run_header.where(cfg, devices, cut))
+    _restore_threads(task, devices)
 
-    module, trainer, journal = trainers.make(task, recipe, cut, place, horizon["steps"], last_step, weights, intervals)
+    module, trainer, journal = trainers.make(
+        task, recipe, cut, devices, horizon["steps"], last_step, weights, intervals
+    )
     if first:
         every = intervals.validate_every
-        journal.loggers = loggers.of(task, recipe, validate_every=every, horizon=horizon["steps"])
-        journal.loggers.begin(run, cfg, say)
+        journal.loggers = loggers.make_loggers(task, recipe, validate_every=every, horizon=horizon["steps"])
+        journal.loggers.begin(run, cfg, rank_zero_print)
 
     def progress() -> dict[str, Any]:
         meter = journal.meter
@@ -154,7 +162,7 @@ def _train(task: Task, first: bool) -> Mapping[str, Any]:
             "tokens_seen": steps * journal.tokens_per_step,
             "wall_seconds": round(before + time.time() - began, 3),
             "tokens_per_second": (meter and meter.tokens_per_second) or run.get("tokens_per_second"),
-            "peak_memory_bytes": max(peak_memory(place.device), run.get("peak_memory_bytes") or 0),
+            "peak_memory_bytes": max(peak_memory(devices.device), run.get("peak_memory_bytes") or 0),
             "metrics": {**run.get("metrics", {}), **_metrics(journal)},
         }
 
@@ -171,21 +179,21 @@ def _train(task: Task, first: bool) -> Mapping[str, Any]:
         lock.unlock(task.folder)
         if e.status == "interrupted":
             at = f" at step {e.step:,}, which is saved" if e.step else ""
-            say(f"interrupted{at}; go on with: {resume_command(task.folder)}")
+            rank_zero_print(f"interrupted{at}; go on with: {resume_command(task.folder)}")
             if e.step:
-                _part()
+                _destroy_process_group()
                 if not first:  # Lightning kills the first, which may still write, when another ends with an exit code
                     return run.fields
             raise KeyboardInterrupt from e
         raise UserError(e.advice(task.folder, cfg)) from e.__cause__
     journal.progress.close()
-    _part()
+    _destroy_process_group()
     if not first:
         return run.fields
-    from llmlab.training.finish import close
+    from llmlab.training.finish import complete
 
     try:
-        close(run, progress(), task.folder, cfg, recipe, module, place, journal.loggers)
+        complete(run, progress(), task.folder, cfg, recipe, module, devices, journal.loggers)
     except OSError as e:
         what = f"{e.filename or task.folder} could not be written: {e.strerror or e}"
         raise UserError(f"the run is at its end, but {what}; {intact(task.folder)}") from e
@@ -193,15 +201,16 @@ def _train(task: Task, first: bool) -> Mapping[str, Any]:
     return run.fields
 
 
-def _part() -> None:
+def _destroy_process_group() -> None:
     """The ranks have nothing more to say to each other."""
     import torch
 
+    # Without it NCCL warns at exit of what it still holds, and a rank that ends first makes gloo fail in the others.
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 
 
-def _horizon(task: Task, recipe: Any, cut: Any, place: Any, first: bool) -> dict[str, Any]:
+def _horizon(task: Task, recipe: Recipe, cut: Cut, devices: Devices, first: bool) -> dict[str, Any]:
     """The budget in steps. Measured minutes are measured once, by the first process; the others read what it found."""
     from llmlab.training.budget import horizon
     from llmlab.training.trainers import measured_tokens
@@ -215,27 +224,27 @@ def _horizon(task: Task, recipe: Any, cut: Any, place: Any, first: bool) -> dict
         cfg.budget,
         cut.batch_size * recipe.tokens_per_sample,
         recipe.cost.flops_per_token,
-        lambda minutes: measured_tokens(minutes, cfg, recipe, cut, place),
+        lambda minutes: measured_tokens(minutes, cfg, recipe, cut, devices),
     )
     if found.unit == "minutes":
-        say(f"budget.minutes={found.amount:g} is {found.tokens:,} tokens on this machine")
+        rank_zero_print(f"budget.minutes={found.amount:g} is {found.tokens:,} tokens on this machine")
     return found._asdict()
 
 
-def _metrics(journal: Any) -> dict[str, float]:
-    found = dict(journal.final)
+def _metrics(journal: Journal) -> dict[str, float]:
+    values = dict(journal.final)
     if journal.loss is not None:
-        found["loss"] = journal.loss
-    return found
+        values["loss"] = journal.loss
+    return values
 
 
-def _restore_threads(task: Task, place: Any) -> None:
+def _restore_threads(task: Task, devices: Devices) -> None:
     """The number of threads decides the order of sums, so a resumed run takes the one that it began with."""
     import torch
 
-    if not task.resumes or place.device.type != "cpu" or place.world > 1:
+    if not task.resumes or devices.device.type != "cpu" or devices.world > 1:
         return
     threads = task.record["hardware"]["threads"]
     if threads != torch.get_num_threads():
-        say(f"note: the run began with {threads} threads; taking as many, not {torch.get_num_threads()}")
+        rank_zero_print(f"note: the run began with {threads} threads; taking as many, not {torch.get_num_threads()}")
         torch.set_num_threads(threads)

@@ -1,27 +1,42 @@
-"""What is known of a run before its first step: the fields of its record, and the lines that it begins with."""
+"""The header of a run, before its first step: the fields of its record, and the lines that it begins with."""
 
 from __future__ import annotations
 
 import os
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from omegaconf import OmegaConf
 
-from llmlab import measures, registry
+from llmlab import files, measures, registry
 from llmlab.config import inherit, init_from, stand_ins, traits
 from llmlab.data import account
 from llmlab.hub import locate
-from llmlab.model import build
 from llmlab.model.table import describe
 from llmlab.runs import record, text
-from llmlab.training import companions, preflight, schedule_notes
+from llmlab.training import companion_records, preflight, schedule_notes
 from llmlab.training.intervals import Intervals
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from llmlab.config.spec import ModelSpec
+    from llmlab.data.corpus import Corpus
+    from llmlab.data.records import RecordSamples
+    from llmlab.training.cut import Cut
+    from llmlab.training.devices import Devices
+    from llmlab.training.recipe import Recipe
+    from llmlab.training.task import Task
 
 
 def fields(
-    task: Any, recipe: Any, horizon: dict[str, Any], last_step: int, place: Any, cut: Any, intervals: Intervals
+    task: Task,
+    recipe: Recipe,
+    horizon: dict[str, Any],
+    last_step: int,
+    devices: Devices,
+    cut: Cut,
+    intervals: Intervals,
 ) -> dict[str, Any]:
     composed, corpus = task.composed, recipe.corpus
     cfg = composed.cfg
@@ -46,14 +61,14 @@ def fields(
         "notes": [*notes(task, recipe, horizon["steps"], last_step), *corpus.manifest["notes"]],
         "plugins": os.environ.get(registry.VARIABLE) or None,
         "versions": record.versions(),
-        "hardware": record.hardware(place.threads, place.names()),
+        "hardware": record.hardware(devices.threads, devices.names()),
         "precision": cfg.precision,
-        **where(cfg, place, cut),
+        **where(cfg, devices, cut),
         "began": datetime.now(UTC).isoformat(timespec="seconds"),
         "budget": horizon,
         "intervals": {"validate_every": intervals.validate_every, "checkpoint_every": intervals.checkpoint_every},
         "data": {
-            **text.about(corpus, cfg),
+            **text.fields(corpus, cfg),
             "tokens": corpus.tokens,
             "train_tokens": len(corpus.train),
             "validation_tokens": len(corpus.validation),
@@ -64,7 +79,7 @@ def fields(
         "tokenizer": tokenizer(cfg, corpus),
         "parameters": {name: getattr(recipe.cost.parameters, name) for name in ("total", "active", "trainable")},
         "flops_per_token": recipe.cost.flops_per_token,
-        **({"models": companions.fields(recipe.companions, build.assemble(recipe.spec))} if recipe.companions else {}),
+        **({"models": companion_records.fields(recipe.companions, recipe.models)} if recipe.companions else {}),
         "tokens_seen": 0,
         "steps": 0,
         "wall_seconds": 0.0,
@@ -72,29 +87,29 @@ def fields(
         "mfu": None,
         "peak_memory_bytes": 0,
         "metrics": {},
-        "measures": measures.of(recipe.objective),
+        "measures": measures.kinds(recipe.objective),
     }
 
 
-def tokenizer(cfg: Any, corpus: Any) -> dict[str, Any]:
+def tokenizer(cfg: DictConfig, corpus: Corpus) -> dict[str, Any]:
     """The origin of the tokenizer: learnt from the text, read from a file, or brought by the weights of init_from."""
     if cfg.tokenizer.kind != "file":
         return {"kind": corpus.tokenizer.kind, "from": "text", "path": None}
-    path = os.path.abspath(Path(cfg.tokenizer.path).expanduser())
-    own = cfg.init_from is not None and path == _brings(cfg.init_from)
-    return {"kind": corpus.tokenizer.kind, "from": "init_from" if own else "file", "path": path}
+    path = files.absolute(cfg.tokenizer.path)
+    brought = cfg.init_from is not None and path == _brings(cfg.init_from)
+    return {"kind": corpus.tokenizer.kind, "from": "init_from" if brought else "file", "path": path}
 
 
 def _brings(start: str) -> str:
-    name = init_from.named(start)
+    name = init_from.hf_name(start)
     return os.path.abspath(inherit.home(start) if name is None else locate.locate(name))
 
 
-def where(cfg: Any, place: Any, cut: Any) -> dict[str, Any]:
+def where(cfg: DictConfig, devices: Devices, cut: Cut) -> dict[str, Any]:
     """Fields that change when a run is resumed elsewhere: on what, and how the batch is then cut."""
     return {
         "strategy": cfg.strategy.name,
-        "devices": place.world,
+        "devices": devices.world,
         "batch": {
             "sequences": cut.batch_size,
             "micro": cut.micro,
@@ -104,19 +119,19 @@ def where(cfg: Any, place: Any, cut: Any) -> dict[str, Any]:
     }
 
 
-def objective_parts(spec: Any) -> dict[str, str]:
+def objective_parts(spec: ModelSpec) -> dict[str, str]:
     """The masks and heads that the objective brings: the config has them only where they were chosen."""
     lone = len(spec.stacks) == 1
     masks = {"mask" if lone else f"stacks.{s.name}.mask": s.mask.name for s in spec.stacks}
     return {**masks, **{f"heads.{role}": head.name for role, head in spec.heads.items()}}
 
 
-def notes(task: Any, recipe: Any, horizon: int, last_step: int) -> list[str]:
+def notes(task: Task, recipe: Recipe, horizon: int, last_step: int) -> list[str]:
     """Notes: on what a choice displaced, a part can't honour, has no effect, or the run never comes to."""
     cfg = task.composed.cfg
     stand_in = stand_ins.note(cfg)
-    found = [] if stand_in is None else [stand_in]
-    found += [
+    texts = [] if stand_in is None else [stand_in]
+    texts += [
         *task.notes,
         *recipe.spec.notes,
         *traits.notes(task.composed, recipe.spec),
@@ -124,30 +139,32 @@ def notes(task: Any, recipe: Any, horizon: int, last_step: int) -> list[str]:
     ]
     if cfg.init_from is not None and tokenizer(cfg, recipe.corpus)["from"] != "init_from":
         why = "init_from.tokenizer=new" if cfg.init_tokenizer == "new" else f"tokenizer={cfg.tokenizer.kind}"
-        found.append(f"{why}: the weights of init_from know other tokens under these ids")
+        texts.append(f"{why}: the weights of init_from know other tokens under these ids")
     if "model.max_positions" in task.composed.keys and not preflight.bounded(recipe.spec):
-        found.append("model.max_positions: no position part here is bounded by it, so nothing changes; leave it out")
-    return found + schedule_notes.notes(recipe.schedule, cfg.schedule, horizon, last_step)
+        texts.append("model.max_positions: no position part here is bounded by it, so nothing changes; leave it out")
+    return texts + schedule_notes.notes(recipe.schedule, cfg.schedule, horizon, last_step)
 
 
-def lines(task: Any, recipe: Any, horizon: dict[str, Any], last_step: int, cut: Any, intervals: Intervals) -> list[str]:
+def lines(
+    task: Task, recipe: Recipe, horizon: dict[str, Any], last_step: int, cut: Cut, intervals: Intervals
+) -> list[str]:
     spec, corpus, cost = recipe.spec, recipe.corpus, recipe.cost.parameters
     active = f" ({cost.active:,} active)" if cost.active != cost.total else ""
     cfg = task.composed.cfg
-    stand_in = stand_ins.of(cfg)
+    stand_in = stand_ins.stand_in(cfg)
     objective = cfg.objective["_part_"] + (f", in place of the paper's {stand_in.paper}" if stand_in else "")
     first = (
         f"{spec.family}: {cost.total:,} parameters{active}, vocabulary {spec.sizes.vocab_size:,}, objective={objective}"
     )
-    said = [first, *describe(spec)]
+    texts = [first, *describe(spec)]
     if recipe.companions:
-        said += companions.lines(recipe.companions, build.assemble(spec))
+        texts += companion_records.lines(recipe.companions, recipe.models)
     if recipe.learns.words is not None:
-        said.append(recipe.summary)
-    said += [f"note: {n}" for n in notes(task, recipe, horizon["steps"], last_step) if n != stand_ins.note(cfg)]
-    if (own := tokenizer(cfg, corpus))["from"] == "init_from":
-        said.append(f"tokenizer: that of init_from ({own['kind']}, {corpus.vocabulary.size:,} tokens)")
-    said += _data(cfg, recipe)
+        texts.append(recipe.summary)
+    texts += [f"note: {n}" for n in notes(task, recipe, horizon["steps"], last_step) if n != stand_ins.note(cfg)]
+    if (known := tokenizer(cfg, corpus))["from"] == "init_from":
+        texts.append(f"tokenizer: that of init_from ({known['kind']}, {corpus.vocabulary.size:,} tokens)")
+    texts += _data(cfg, recipe)
     each = f"{recipe.tokens_per_sample} tokens" + (" on average" if corpus.is_records else "")
     run = f"run: {last_step:,} step{'s' * (last_step != 1)} of {cut.batch_size} x {each}"
     if last_step < horizon["steps"]:
@@ -156,36 +173,36 @@ def lines(task: Any, recipe: Any, horizon: dict[str, Any], last_step: int, cut: 
     total = recipe.tokens_per_sample * len(recipe.samples) if corpus.is_records else len(corpus.train)
     passes = last_step * cut.batch_size * recipe.tokens_per_sample / max(1, total)
     shown = f"{passes:,.0f}" if passes >= 10 else f"{passes:.2g}"
-    said.append(f"{run}, {shown} times the text, in {record.shown(task.folder)}")
+    texts.append(f"{run}, {shown} times the text, in {record.relative_path(task.folder)}")
     once = intervals.validation_tokens and intervals.validate_every >= horizon["steps"]
     if once and cfg.train.validate_every is None and horizon["steps"] > 1:
-        said.append(
+        texts.append(
             "validation: at the end only, as two would take more than a tenth of the training's time "
             "(train.validate_every=STEPS for more, train.validation_batches=N for smaller ones)"
         )
-    return said
+    return texts
 
 
-def _records(recipe: Any) -> dict[str, Any]:
+def _records(recipe: Recipe) -> dict[str, Any]:
     """Fields of a record on what kind of records were read, their classes, and how many were cut at data.seq_len."""
     corpus = recipe.corpus
     if not corpus.is_records:
         return {}
-    return {"reads": corpus.manifest["kind"], "labels": corpus.labels, "cut": recipe.samples.cut}
+    return {"reads": corpus.manifest["kind"], "labels": corpus.labels, "cut": cast("RecordSamples", recipe.samples).cut}
 
 
-def _data(cfg: Any, recipe: Any) -> list[str]:
+def _data(cfg: DictConfig, recipe: Recipe) -> list[str]:
     """Lines on the data."""
     corpus, path = recipe.corpus, cfg.data.path
     noun = "record" if corpus.is_records else "document"
-    of = f"; read {account.line(path, corpus.manifest['read'], noun)}" if path else ""
+    source = f"; read {account.line(path, corpus.manifest['read'], noun)}" if path else ""
     if not corpus.is_records:
-        return [f"data: {len(corpus.train):,} training and {len(corpus.validation):,} validation tokens{of}"]
+        return [f"data: {len(corpus.train):,} training and {len(corpus.validation):,} validation tokens{source}"]
     n = corpus.manifest["documents"]
-    said = [f"data: {n['train']:,} training and {n['validation']:,} validation records{of}"]
+    texts = [f"data: {n['train']:,} training and {n['validation']:,} validation records{source}"]
     if corpus.labels is not None:
         named = ", ".join(map(account.printable, corpus.labels[:12])) + (" ..." if len(corpus.labels) > 12 else "")
-        said.append(f"classes: {len(corpus.labels)} ({named})")
-    if recipe.samples.cut:
-        said.append(f"{recipe.samples.cut:,} of {n['train']:,} training records cut at data.seq_len={cfg.data.seq_len}")
-    return said
+        texts.append(f"classes: {len(corpus.labels)} ({named})")
+    if cut := cast("RecordSamples", recipe.samples).cut:
+        texts.append(f"{cut:,} of {n['train']:,} training records cut at data.seq_len={cfg.data.seq_len}")
+    return texts

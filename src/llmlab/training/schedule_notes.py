@@ -3,44 +3,48 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING
 
 from llmlab.slots import Schedule
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 MOST = 20_000  # steps that are looked at; of longer runs so many, evenly apart
 NEAR = 0.99  # of the optimizer's own rate: as good as reached
 LEAP = 0.25  # more than any warm-up climbs at once
 
 
-def notes(schedule: Schedule, options: Any, horizon: int, last_step: int) -> list[str]:
+def notes(schedule: Schedule, options: DictConfig, horizon: int, last_step: int) -> list[str]:
     """options: the schedule's config. horizon: steps of the budget. last_step: where trainer.max_steps ends the run."""
+    # Asked step by step: a schedule of the user's own is any function of the step.
     steps = sorted({i * (horizon - 1) // max(1, min(horizon, MOST) - 1) for i in range(min(horizon, MOST))})
     factors = [schedule.factor(s, horizon) for s in steps]
     highest = max(factors)
     top = steps[next(i for i, f in enumerate(factors) if f >= NEAR * highest)] + 1  # the first step at that rate
     reached = max(f for s, f in zip(steps, factors, strict=True) if s < last_step)
-    found = []
+    texts = []
     if highest < NEAR:
-        found.append(
+        texts.append(
             f"the learning rate never exceeds {highest:.2g} of optimizer.lr in {_steps(horizon)}: {_fix(options, horizon)}"
         )
     elif last_step < horizon and reached < NEAR:
-        found.append(
+        texts.append(
             f"trainer.max_steps={last_step} ends the run before the learning rate exceeds {reached:.2g} of optimizer.lr: "
             f"its highest comes at step {top:,}; budget.steps={last_step} gives the run a schedule of its own length"
         )
     elif horizon <= MOST and (leap := _leap(factors)):
-        found.append(f"{leap}: {_fix(options, horizon)}")
+        texts.append(f"{leap}: {_fix(options, horizon)}")
     elif top - 1 > horizon / 2:
-        found.append(
+        texts.append(
             f"the learning rate reaches optimizer.lr at step {top:,} of {horizon:,} only: {_fix(options, horizon)}"
         )
     if horizon <= MOST:
-        found += _fall(schedule, factors, horizon)
-    return [f"schedule={options['_part_']}: {line}" for line in found]
+        texts += _fall(schedule, factors, horizon)
+    return [f"schedule={options['_part_']}: {line}" for line in texts]
 
 
-def _fix(options: Any, horizon: int) -> str:
+def _fix(options: DictConfig, horizon: int) -> str:
     typed, share = options.get("warmup_steps"), options.get("warmup_share")
     if typed is not None:
         if share is None:

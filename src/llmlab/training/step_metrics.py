@@ -47,6 +47,7 @@ class StepMetrics:
             self.terms, self.names = tuple(sums), tuple(shown)
         pairs = [t for name in self.names for t in shown[name]]
         weighted = [sums[name] for name in self.terms]
+        # float64: sums over micro-batches and ranks then round below what a float32 loss has, in whatever order they are.
         self._micro.append(torch.stack([t.detach().double() for t in (*weighted, *pairs)]))
         self._counts = [counts[name] for name in self.terms]
 
@@ -54,9 +55,9 @@ class StepMetrics:
         """End the optimizer step."""
         assert self._counts
         micro = self._micro[0] if len(self._micro) == 1 else torch.stack(self._micro).sum(0)
-        own = torch.stack([*(count.to(micro) for count in self._counts), norm.detach().to(micro)])
+        shared = torch.stack([*(count.to(micro) for count in self._counts), norm.detach().to(micro)])
         n = len(self.terms)
-        self.rows.append(torch.cat([micro[:n], own, micro[n:]]))
+        self.rows.append(torch.cat([micro[:n], shared, micro[n:]]))
         self._micro = []
 
     @property
@@ -72,11 +73,14 @@ class StepMetrics:
         table = torch.stack(self.rows)
         n = len(self.terms)
         summed = torch.cat([table[:, :n], table[:, 2 * n + 1 :]], 1)
-        summed = reduce(summed.clone())
+        summed = reduce(
+            summed.clone()
+        )  # all_reduce writes into its argument, and `peek` must leave the rows as they are
         counted = table[:, n : 2 * n]
         losses = (summed[:, :n] / counted.clamp(min=1)).sum(1)
         pairs = summed[:, n:].sum(0).view(-1, 2)
         means = pairs[:, 0] / pairs[:, 1].clamp(min=1)
+        # One .tolist() for all: each transfer waits for the device.
         each = [losses, table[:, 2 * n], means, pairs[:, 1], counted.sum(0)]
         flat = torch.cat(each).tolist()
         of_losses, norms, logs, own, stated = ([flat.pop(0) for _ in part] for part in each)

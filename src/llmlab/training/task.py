@@ -6,11 +6,21 @@ import re
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llmlab.config.spelling import quoted
 from llmlab.errors import UserError
 from llmlab.runs import checkpoint, record
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from omegaconf import DictConfig
+
+    from llmlab.config.composed import Composed
+    from llmlab.config.spec import ModelSpec
+    from llmlab.data.corpus import Corpus
+    from llmlab.training.companions import Companion
 
 # What may be changed when a run is resumed: all else would make it another run.
 MAY_CHANGE: tuple[str, ...] = (
@@ -33,12 +43,12 @@ class Task:
     """A run to be done: its config and folder; `record`: what an earlier part of it wrote, if it is resumed, and then its
     model, its companions, its text, and the checkpoint to go on from (none: from the start)."""
 
-    composed: Any
+    composed: Composed
     folder: Path
     record: dict[str, Any]
-    spec: Any = None
-    companions: Any = None
-    corpus: Any = None
+    spec: ModelSpec | None = None
+    companions: Mapping[str, Companion] | None = None
+    corpus: Corpus | None = None
     point: Path | None = None
     notes: tuple[str, ...] = ()  # on how it begins
 
@@ -51,7 +61,7 @@ def steps_text(n: int) -> str:
     return f"{n:,} step{'s' * (n != 1)}"
 
 
-def last_step(cfg: Any, horizon: int) -> int:
+def last_step(cfg: DictConfig, horizon: int) -> int:
     limit = cfg.trainer.max_steps
     if limit == 0 or limit < -1:
         raise UserError(f"trainer.max_steps={limit} must be at least 1 (or -1: to the end of the budget)")
@@ -68,7 +78,7 @@ def intact(folder: Path) -> str:
 
 def resume_command(folder: Path) -> str:
     start = "" if checkpoint.all_of(folder / checkpoint.FOLDER) else " resume_from=start"  # which begins it again
-    return f"{record.program_name()} train {typed('resume', record.shown(folder))}{start}"
+    return f"{record.program_name()} train {typed('resume', record.relative_path(folder))}{start}"
 
 
 def typed(key: str, value: str | Path) -> str:

@@ -1,10 +1,10 @@
-"""How many tokens this machine trains on in a minute: 20 optimizer steps of the run itself, on a model thrown away."""
+"""Tokens that this machine trains on in a minute, measured: 20 optimizer steps of the run itself, on a model thrown away."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -14,15 +14,20 @@ from llmlab.training.clipping import clip_by_norm
 from llmlab.training.companions import Companion
 from llmlab.training.placement import COMPUTED, Placement
 
-STEPS, WARMUP = 20, 3
+if TYPE_CHECKING:
+    from llmlab.config.spec import ModelSpec
+    from llmlab.slots import Objective, OptimizerPart
+    from llmlab.training.recipe import Batches
+
+STEPS, WARMUP = 20, 3  # the first ones allocate memory and, with placement.compile, compile
 
 
 def tokens_in(
     minutes: float,
-    spec: Any,
-    objective: Any,
-    optimizer: Any,
-    batches: Any,
+    spec: ModelSpec,
+    objective: Objective,
+    optimizer: OptimizerPart,
+    batches: Batches,
     *,
     precision: str,
     placement: Placement,
@@ -47,7 +52,7 @@ def tokens_in(
         build.initialise(each, 0)
         each.to(device)
     model.train()
-    learning = [found for each in (model, *others.values()) for found in roles.learning(each)]
+    learning = [entry for each in (model, *others.values()) for entry in roles.learning(each)]
     made = optimizer.build(learning)
     cut = batches.cut
     stream = iter(batches.train(0, cut.world, 0))
@@ -60,7 +65,7 @@ def tokens_in(
             batch = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in next(stream).items()}
             with torch.autocast(device.type, COMPUTED[precision], enabled=precision.endswith("mixed")):
                 loss = objective.loss(model, batch, **others)
-            loss.mean().backward()
+            loss.mean().backward()  # of this micro-batch alone: its scale is another than a run's, its cost the same
         clip_by_norm([p for _, p, _ in learning], 1.0)
         made.step()
         made.zero_grad()
@@ -70,6 +75,6 @@ def tokens_in(
 
 
 def _now(device: torch.device) -> float:
-    if device.type == "cuda":
+    if device.type == "cuda":  # else the clock is read while kernels still run
         torch.cuda.synchronize(device)
     return time.perf_counter()

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from llmlab.measures import BITS, PERPLEXITY, called, likelihoods
+from llmlab.measures import BITS, PERPLEXITY, likelihoods, metric_name
 from llmlab.slots import Loss
 
 MOST = 700.0  # nats; exp of more overflows a float
@@ -52,7 +52,7 @@ class Totals:
 
     @property
     def bytes(self) -> int:
-        """Of the text, where they are counted."""
+        """Bytes of the text, where they are counted."""
         return int(self.pairs[BYTES][0]) if BYTES in self.pairs else 0
 
     def means(self, reduce: Callable[[Tensor], Tensor] = lambda t: t) -> dict[str, float]:
@@ -61,10 +61,12 @@ class Totals:
         totals = self.reduced(reduce)
         size = totals.pop(BYTES, (0.0, 0.0))[0]
         each = {name: total / max(count, 1) for name, (total, count) in totals.items()}
-        found = {"loss": sum(self.weights.get(name, 1.0) * each[name] for name in self.terms)}
+        values = {"loss": sum(self.weights.get(name, 1.0) * each[name] for name in self.terms)}
         shown = list(totals)
         for name in likelihoods(shown, self.measures):
-            found[called(name, PERPLEXITY, shown, self.measures)] = math.exp(min(each[name], MOST))
+            # Of the mean over all tokens: a mean of batches' perplexities would be larger, by Jensen's inequality.
+            values[metric_name(name, PERPLEXITY, shown, self.measures)] = math.exp(min(each[name], MOST))
+            # Nats over all tokens, in bits, by the bytes of their text: the one measure that two tokenizers share.
             if self.measures[name] == "bits" and size:
-                found[called(name, BITS, shown, self.measures)] = totals[name][0] / math.log(2) / size
-        return {**found, **{name: mean for name, mean in each.items() if [name] != list(self.terms)}}
+                values[metric_name(name, BITS, shown, self.measures)] = totals[name][0] / math.log(2) / size
+        return {**values, **{name: mean for name, mean in each.items() if [name] != list(self.terms)}}

@@ -4,75 +4,31 @@ from __future__ import annotations
 
 import gc
 import math
-import os
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 
-from llmlab.config import devices as devices_of
 from llmlab.errors import UserError
 from llmlab.ranks import is_first
 from llmlab.runs import checkpoint, metrics, signals
 from llmlab.training import placement, strategies
+from llmlab.training.devices import Devices as Devices
+from llmlab.training.devices import find_devices as find_devices
 from llmlab.training.interrupt import Interrupt, Interrupted
 from llmlab.training.intervals import Intervals, every, trained, validations
 from llmlab.training.task import intact
 
+if TYPE_CHECKING:
+    import lightning.pytorch as pl
+    from lightning.pytorch.callbacks import Callback
+    from omegaconf import DictConfig
 
-@dataclass(frozen=True)
-class Place:
-    """Where a run computes: `world` devices of one kind, of which `data_parallel` groups see different data."""
-
-    accelerator: str  # cpu or gpu
-    world: int
-    data_parallel: int
-    nodes: int
-    threads: int
-
-    @property
-    def device(self) -> torch.device:
-        return (
-            torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
-            if self.accelerator == "gpu"
-            else torch.device("cpu")
-        )
-
-    def names(self) -> list[str]:
-        name = torch.cuda.get_device_name(self.device) if self.accelerator == "gpu" else "cpu"
-        return [name] * self.world
-
-
-def place(cfg: Any) -> Place:
-    """From trainer.accelerator, trainer.devices, trainer.num_nodes and strategy."""
-    if wrong := devices_of.problems(cfg):
-        raise UserError("\n".join(wrong))
-    wanted = str(cfg.trainer.accelerator)
-    cuda = torch.cuda.is_available()
-    if wanted in ("gpu", "cuda") and not cuda:
-        raise UserError(
-            f"trainer.accelerator={wanted}: torch finds no GPU on this machine; use trainer.accelerator=cpu"
-        )
-    accelerator = "cpu" if wanted == "cpu" or not cuda else "gpu"
-    devices = str(cfg.trainer.devices)
-    name = cfg.strategy.name
-    if devices in ("auto", "-1"):
-        count = torch.cuda.device_count() if accelerator == "gpu" and name != "single" else 1
-    else:
-        count = int(devices)
-    if accelerator == "gpu" and count > torch.cuda.device_count():
-        raise UserError(f"trainer.devices={count}: this machine has {torch.cuda.device_count()} GPUs")
-    nodes = int(cfg.trainer.num_nodes)
-    started = os.environ.get("WORLD_SIZE") if "LOCAL_RANK" in os.environ else None  # by torchrun, or by rank 0
-    if started not in (None, str(count * nodes)):
-        raise UserError(
-            f"trainer.devices={devices} x trainer.num_nodes={nodes} is not the {started} processes that were started"
-        )
-    split = cfg.strategy.tensor_parallel
-    if count % split:
-        raise UserError(devices_of.divide(split, count))
-    return Place(accelerator, count * nodes, count * nodes // split, nodes, torch.get_num_threads())
+    from llmlab.training.callbacks import Journal
+    from llmlab.training.cut import Cut
+    from llmlab.training.module import Offline
+    from llmlab.training.recipe import Recipe
+    from llmlab.training.task import Task
 
 
 OURS = ("accelerator", "devices", "num_nodes", "max_steps", "enable_progress_bar")
@@ -80,15 +36,15 @@ QUIET = {"enable_model_summary": False, "num_sanity_val_steps": 0}  # unless the
 
 
 def make(
-    task: Any,
-    recipe: Any,
-    cut: Any,
-    place: Place,
+    task: Task,
+    recipe: Recipe,
+    cut: Cut,
+    devices: Devices,
     horizon: int,
     last_step: int,
     weights: Path | None,
     intervals: Intervals,
-) -> tuple[Any, Any, Any]:
+) -> tuple[Offline, pl.Trainer, Journal]:
     """(module, trainer, journal)."""
     import lightning.pytorch as pl
     from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -122,7 +78,7 @@ def make(
         clip=t.clip,
         counts_bytes=recipes.counts_bytes(recipe.corpus, recipe.objective),
         weights=weights,
-        placement=placement.Placement.of(cfg),
+        placement=placement.Placement.from_config(cfg),
         companions=recipe.companions,
         learns=recipe.learns,
     )
@@ -130,7 +86,7 @@ def make(
     tokens_per_step = cut.batch_size * recipe.tokens_per_sample
     remaining = Remaining(last_step, tokens_per_step, intervals)
     journal = Journal(folder, progress, remaining, log_every=log_every, tokens_per_step=tokens_per_step)
-    interrupt = Interrupt(place.world)
+    interrupt = Interrupt(devices.world)
     saves = Checkpoints(
         folder / checkpoint.FOLDER,
         journal,
@@ -142,20 +98,24 @@ def make(
     extra = {k: v for k, v in cfg.trainer.items() if k not in OURS and v != arguments()[k][1]}
     try:
         trainer = pl.Trainer(
-            accelerator=place.accelerator,
-            devices=place.world // place.nodes,
-            num_nodes=place.nodes,
-            strategy=strategies.make(cfg, place),
+            accelerator=devices.accelerator,
+            devices=devices.world // devices.nodes,
+            num_nodes=devices.nodes,
+            strategy=strategies.make(cfg, devices),
+            # precision= or a plugin: Lightning refuses both together, even where they agree.
             **placement.precision(cfg),
             max_steps=last_step,
-            max_epochs=-1,
+            max_epochs=-1,  # one endless epoch: the budget alone ends a run
             accumulate_grad_batches=cut.accumulate,
+            # Lightning counts micro-batches here; those of the whole run where the interval of epochs is None, and else
+            # those of the epoch.
             val_check_interval=validate_every * cut.accumulate,
             check_val_every_n_epoch=None,
+            # 0 switches validation off; the feed limits it otherwise, in samples, and not in micro-batches of a rank.
             limit_val_batches=0 if t.validation_batches == 0 else None,
-            use_distributed_sampler=False,
-            logger=False,
-            enable_checkpointing=False,
+            use_distributed_sampler=False,  # it would give each rank a share of the share that the feed gives it
+            logger=False,  # else one of Lightning's own, in a folder lightning_logs
+            enable_checkpointing=False,  # else a ModelCheckpoint beside ours
             enable_progress_bar=False,
             callbacks=[journal, saves],
             default_root_dir=str(folder),
@@ -172,7 +132,7 @@ def _cut_metrics(folder: Path, step: int, *, validated: bool) -> None:
     metrics.cut(folder / metrics.TIMING, step, keep_validation=True)
 
 
-def held_out(cfg: Any, recipe: Any, cut: Any) -> int:
+def held_out(cfg: DictConfig, recipe: Recipe, cut: Cut) -> int:
     """Tokens of one validation."""
     if recipe.reward is not None:
         prompts = recipe.corpus.validation.count
@@ -181,7 +141,7 @@ def held_out(cfg: Any, recipe: Any, cut: Any) -> int:
     return len(stream) if batches is None else min(len(stream), batches * cut.batch_size * recipe.tokens_per_sample)
 
 
-def measured_tokens(minutes: float, cfg: Any, recipe: Any, cut: Any, place: Place) -> float:
+def measured_tokens(minutes: float, cfg: DictConfig, recipe: Recipe, cut: Cut, devices: Devices) -> float:
     """Tokens that this machine trains on in so many minutes, of which validations take their part."""
     from llmlab.training import recipe as recipes
     from llmlab.training import throughput
@@ -198,10 +158,10 @@ def measured_tokens(minutes: float, cfg: Any, recipe: Any, cut: Any, place: Plac
         recipe.spec,
         recipe.objective,
         recipe.optimizer,
-        recipes.Batches.of(cfg, recipe, cut, throughput.STEPS),
+        recipes.Batches.from_config(cfg, recipe, cut, throughput.STEPS),
         precision=cfg.precision,
-        placement=placement.Placement.of(cfg),
-        device=place.device,
+        placement=placement.Placement.from_config(cfg),
+        device=devices.device,
         learns=recipe.learns,
         companions=recipe.companions,
         trains=lambda total: trained(total, tokens, count),
@@ -215,7 +175,7 @@ class Stopped(Exception):
         super().__init__(reason)
         self.status, self.reason, self.step, self.hint = status, reason, step, hint
 
-    def advice(self, folder: Path, cfg: Any) -> str:
+    def advice(self, folder: Path, cfg: DictConfig) -> str:
         if self.hint == "disk" and "is intact" not in self.reason:
             return f"{self.reason}; {intact(folder)}"
         if self.hint != "diverged":
@@ -229,27 +189,34 @@ class Stopped(Exception):
         )
 
 
-def fit(module: Any, trainer: Any, point: Path | None) -> None:
+def fit(module: Offline, trainer: pl.Trainer, point: Path | None) -> None:
     """Train to the end; Stopped, with the error as its cause, where it ends before."""
     from llmlab.training.callbacks import Checkpoints
     from llmlab.training.guard import Diverged
 
-    interrupt = next(c for c in trainer.callbacks if isinstance(c, Checkpoints)).interrupt
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set by one of its connectors
+    interrupt = next(c for c in callbacks if isinstance(c, Checkpoints)).interrupt
+    # Python's collector looks at all objects again and again while torch and Lightning are imported; what is there now is
+    # never garbage, so it is left out of every later collection.
     if gc.get_threshold()[0] >= 100_000:  # the command line raised it, and what is imported by now stays
         gc.freeze()
         gc.set_threshold(700, 10, 10)
     try:
         with interrupt:
+            # weights_only: Lightning hands it on to the strategy. Ours never unpickles, whatever it is told.
             trainer.fit(module, ckpt_path=None if point is None else str(point), weights_only=True)
     except Interrupted as e:
         raise Stopped("interrupted", signals.name(e.signum), step=e.step) from e
-    except (KeyboardInterrupt, SystemExit) as e:
+    except (
+        KeyboardInterrupt,
+        SystemExit,
+    ) as e:  # Lightning turns the first into sys.exit(1)
         raise Stopped("interrupted", signals.name(interrupt.asked)) from e
     except Diverged as e:
         raise Stopped("failed", str(e), hint="diverged") from e
     except UserError as e:
         raise Stopped("failed", str(e), hint="disk" if isinstance(e.__cause__, OSError) else "") from e
-    except torch.OutOfMemoryError as e:
+    except torch.OutOfMemoryError as e:  # of the GPU; the CPU's allocator raises a RuntimeError, below
         raise Stopped("failed", "out of memory; lower train.micro_batch_size (the batch stays as it is)") from e
     except Exception as e:
         if "can't allocate memory" in str(e):

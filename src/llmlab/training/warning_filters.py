@@ -32,6 +32,7 @@ def hush() -> None:
     """Call after lightning was imported: its import sets the levels of its loggers."""
     if os.environ.get("LLMLAB_DEBUG"):
         return
+    # By their words, which are a regular expression matched at the beginning: Lightning's categories hold other warnings too.
     for message in MESSAGES:
         warnings.filterwarnings("ignore", message=message)
     for name in ("lightning", "lightning.pytorch", "lightning.fabric", "lightning_utilities", "torch.distributed"):

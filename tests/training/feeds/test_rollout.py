@@ -65,7 +65,7 @@ def feed(model, *, batch=8, micro=8, world=1, steps=12, rank_gathers=None, rewar
         objective,
         Actor(objective.rollout, reward or Reward(), Letters(), VOCABULARY, micro),
         seed=3,
-        cut=Cut.of(batch, micro, world),
+        cut=Cut.make(batch, micro, world),
         steps=steps,
         seq_len=16,
         limit=limit,
@@ -208,7 +208,7 @@ def test_the_cost_of_a_rollout_is_that_of_its_generation():
     with FlopCounterMode(display=False) as counter:
         made.actor.answers(model, prompts, list(range(8)), Sampling())
     objective = registry.load("objective", "reinforce", {"epochs": 4, "max_new": 12})(VOCABULARY, 16)
-    found = cost.of({"model": model}, objective, StandIns(objective, 8, 13, 30))
+    found = cost.estimate({"model": model}, objective, StandIns(objective, 8, 13, 30))
     trained, generated = sorted(found.passes, key=lambda p: not p.trained)
     assert (trained.times, generated.times) == (1, 1 / 4)
     assert 8 * 4 * generated.flops() == pytest.approx(counter.get_total_flops(), rel=1e-3)

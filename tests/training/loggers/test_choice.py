@@ -6,7 +6,7 @@ import pytest
 
 from llmlab.commands import workspace
 from llmlab.commands.cli import run as command
-from llmlab.config import validate
+from llmlab.config import loggers as loggers_config
 from llmlab.config.compose import compose
 from llmlab.errors import UserError
 from llmlab.training import loggers
@@ -49,9 +49,9 @@ def test_several_at_once_and_none():
 def test_a_missing_package_is_said_before_anything_is_written(monkeypatch, tmp_path):
     (tmp_path / "leftover" / "run").mkdir(parents=True)  # as W&B leaves a folder of its own name where it ran
     monkeypatch.syspath_prepend(tmp_path)
-    assert not validate.is_installed("leftover")
-    assert validate.is_installed("json")
-    monkeypatch.setattr(validate, "is_installed", lambda name: name != "wandb")
+    assert not loggers_config.is_installed("leftover")
+    assert loggers_config.is_installed("json")
+    monkeypatch.setattr(loggers_config, "is_installed", lambda name: name != "wandb")
     with pytest.raises(UserError, match="the package wandb is not installed; pip install wandb"):
         compose(["logger=[wandb,tensorboard]"])
 

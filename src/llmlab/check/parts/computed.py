@@ -15,6 +15,7 @@ from llmlab.check.learning import parameter_gradients, require_gradients
 from llmlab.check.parts.fixtures import tested_part
 from llmlab.check.subject import CheckFailed, NotApplicable, Subject, assert_close
 from llmlab.model.model import Model
+from llmlab.model.stack import Layer
 from llmlab.slot_names import LAYER_SLOTS
 from llmlab.training.placement import Placement, traceable
 
@@ -42,7 +43,7 @@ def compiled(subject: Subject) -> None:
     batch = subject.batch()
     eager = subject.model
     traced = deepcopy(eager)
-    for layer in [layer for stack in traced.all_stacks() for layer in stack.layers]:
+    for layer in cast("list[Layer]", [layer for stack in traced.all_stacks() for layer in stack.layers]):
         for module in traceable(layer):
             module.forward = torch.compile(module.forward, backend=backend(), dynamic=False, fullgraph=True)
     results = []

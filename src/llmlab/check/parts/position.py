@@ -56,7 +56,7 @@ def shift(subject: Subject) -> None:
     """A position that calls itself `relative` scores a text the same wherever it begins."""
     spec, sizes = tested_part(subject, "position"), part_sizes(subject)
     part = build_random(spec.factory(), sizes)
-    if not attributes.of(part, "position", "relative"):
+    if not attributes.get(part, "position", "relative"):
         raise NotApplicable("it does not say that only distances count")
     want = attention_scores(part, sizes, _position_ids(part), _position_ids(part))
     for start in (1, 9):
@@ -71,7 +71,7 @@ def recency(subject: Subject) -> None:
     """A position that calls itself `receding` has a bias of 0 for a token on itself, which falls with the distance."""
     spec, sizes = tested_part(subject, "position"), part_sizes(subject)
     part = build_random(spec.factory(), sizes)
-    if not attributes.of(part, "position", "receding"):
+    if not attributes.get(part, "position", "receding"):
         raise NotApplicable("it does not say that far tokens count less")
     places = _position_ids(part)
     q = torch.zeros(1, sizes.n_heads, LENGTH, sizes.rotary_dim)

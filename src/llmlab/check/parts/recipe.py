@@ -44,7 +44,7 @@ def likelihood(subject: Subject) -> None:
     tested_part(subject, "objective")
     model, batch, made = subject.model, learning.prepared_batch(subject), learning.build_objective(subject)
     loss = learning.objective_loss(subject, model, batch)
-    kinds = measures.of(made)
+    kinds = measures.kinds(made)
     likelihoods = measures.likelihoods(list(loss.shown), kinds)
     if not likelihoods or "labels" not in batch or "tokens" not in made.heads:
         raise NotApplicable("it measures no likelihood of labels by a head of tokens")

@@ -95,7 +95,7 @@ IMPLEMENTATIONS: dict[tuple[str, str], Callable[..., Tensor]] = {
 def gpu_calls(kernel: Kernel) -> list[tuple[dict[str, Any], str]]:
     """(module globals, name) of each such function that the modules of the kernel's classes import; none if it does not
     declare `devices`, so that its device check can't be replaced."""
-    if not attributes.of(kernel, "kernel", "devices"):
+    if not attributes.get(kernel, "kernel", "devices"):
         return []
     modules = [vars(sys.modules[name]) for name in dict.fromkeys(c.__module__ for c in type(kernel).__mro__)]
     return [(names, name) for names in modules for name, value in names.items() if _path(value) in IMPLEMENTATIONS]
@@ -119,7 +119,7 @@ def replaced_by_reference(kernel: Kernel) -> Iterator[None]:
 
     originals = [(names, name, names[name]) for names, name in gpu_calls(kernel)]
     here = {"devices": ("cpu",), "dtypes": (torch.float32,)}
-    declared = [name for name in here if attributes.of(kernel, "kernel", name)]
+    declared = [name for name in here if attributes.get(kernel, "kernel", name)]
     for names, name, original in originals:
         names[name] = counted(IMPLEMENTATIONS[_path(original)])
     for name in declared:

@@ -26,7 +26,7 @@ def hidden(subject: Subject) -> None:
     """The output for a target does not change with the token that is its answer, except for the share that is `shown`."""
     tested_part(subject, "objective")
     objective = learning.build_objective(subject)
-    shown, every, leaks = attributes.of(objective, "objective", "shown"), 0, 0
+    shown, every, leaks = attributes.get(objective, "objective", "shown"), 0, 0
     for batch in _distinct_token_batches(subject, objective):
         labels = batch.pop("labels")[0].tolist()
         if not isinstance(labels, list):

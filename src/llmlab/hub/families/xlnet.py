@@ -146,7 +146,7 @@ def call(model: Loaded, arguments: Mapping[str, Argument]) -> Outputs:
     seen_BLS = _seen(given, config, memory.length)
     heads: dict[str, Tensor | None] | None = None
     if "target_mapping" in given:
-        if any(not attributes.of(head, "head", "per_token") for head in model.model.heads.values()):
+        if any(not attributes.get(head, "head", "per_token") for head in model.model.heads.values()):
             raise TypeError("target_mapping: this class gives one answer a text")
         batch = _asking(batch, given["target_mapping"], seen_BLS, memory.length)
         heads = dict.fromkeys(model.model.heads, batch["queries"])

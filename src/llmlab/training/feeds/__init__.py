@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
 from llmlab.model.model import Model
 
+if TYPE_CHECKING:
+    import lightning.pytorch as pl
+
+    from llmlab.training.strategies.portable import ByPath
+
 Batch = dict[str, Any]  # tensors, and the dict of `counts`
 
 
 class Learner(Protocol):
-    """What a feed sees of the module that it feeds."""
+    """The module that is fed, as its feed sees it."""
 
     model: Model | None
-    trainer: Any
+    trainer: pl.Trainer
 
     @property
-    def strategy(self) -> Any: ...
+    def strategy(self) -> ByPath: ...
     @property
     def device(self) -> torch.device: ...
 
@@ -38,11 +43,11 @@ class Feed:
         """Called before anything else, with the module that is fed."""
 
     def train(self, rank: int, world: int, start: int) -> Iterable[Batch]:
-        """Of the optimizer steps from `start` to the last; as long as all of the run, wherever it starts."""
+        """Micro-batches of the optimizer steps from `start` to the last; as long as all of the run, wherever it starts."""
         raise NotImplementedError
 
     def validation(self, rank: int, world: int) -> Iterable[Batch]:
-        """As many for each rank."""
+        """Micro-batches of a validation, as many for each rank."""
         raise NotImplementedError
 
     def state(self, step: int) -> dict[str, Any]:

@@ -14,17 +14,15 @@ from llmlab.decoding.answers import Answer, answers
 from llmlab.decoding.generate import fits_padding
 from llmlab.decoding.sampling import Sampling
 from llmlab.errors import UserError
-from llmlab.model import build
 from llmlab.slots import Rollout
 
 if TYPE_CHECKING:
-    from llmlab.config.spec import ModelSpec
     from llmlab.data.tokenizer import Tokenizer
     from llmlab.model.model import Model
     from llmlab.slots import Reward, Vocabulary
     from llmlab.training.feeds import Batch
 
-GREEDY = Sampling(temperature=0)
+GREEDY = Sampling(temperature=0)  # validations that draw would differ from one to the next
 CHECKED = 10_000  # records that are looked at before a run, all others as they are met
 
 
@@ -40,11 +38,12 @@ class Prompts(Protocol):
     def __getitem__(self, i: int, /) -> Prompt: ...
 
 
-def check(found: Prompts, reward: Reward, spec: ModelSpec) -> None:
+def check(prompts: Prompts, reward: Reward, model: Model) -> None:
     """UserError for prompts that lack what the reward needs, or that the model can't answer together."""
-    for i in range(min(len(found), CHECKED)):
-        _needed(reward, found[i]["rest"])
-    if not fits_padding(build.assemble(spec), spec.sizes.max_positions):
+    for i in range(min(len(prompts), CHECKED)):
+        _needed(reward, prompts[i]["rest"])
+    spec = model.spec
+    if not fits_padding(model, spec.sizes.max_positions):
         raise UserError(
             f"model={spec.family} has a mask or window that goes by absolute places, so prompts of different lengths "
             "can't be answered together; choose another window"
@@ -52,7 +51,7 @@ def check(found: Prompts, reward: Reward, spec: ModelSpec) -> None:
 
 
 def _needed(reward: Reward, rest: Mapping[str, Any]) -> None:
-    if missing := [name for name in attributes.of(reward, "reward", "needs") if name not in rest]:
+    if missing := [name for name in attributes.get(reward, "reward", "needs") if name not in rest]:
         has = ", ".join(["prompt", *rest])
         another = "; reward.field=NAME names another" if hasattr(reward, "field") else ""
         name = type(reward).__name__
@@ -61,7 +60,7 @@ def _needed(reward: Reward, rest: Mapping[str, Any]) -> None:
 
 @dataclass(frozen=True)
 class Actor:
-    """How answers are written and judged. at_once: prompts that are answered together."""
+    """Writes answers to prompts and judges them. at_once: prompts that are answered together."""
 
     how: Rollout
     reward: Reward
@@ -84,9 +83,10 @@ class Actor:
             at_once=self.at_once,
         )
 
-    def scores(self, prompts: Sequence[Prompt], found: Sequence[Answer]) -> list[float]:
+    def scores(self, prompts: Sequence[Prompt], written: Sequence[Answer]) -> list[float]:
         """The reward of each answer. UserError for what is no number."""
-        texts = [self.tokenizer.decode(answer.ids) for answer in found]
+        # Special tokens are left out by the decoder: a rule that compares texts would see the end token in each.
+        texts = [self.tokenizer.decode(answer.ids) for answer in written]
         for p in prompts:
             _needed(self.reward, p["rest"])
         records = [{**p["rest"], "prompt": self.tokenizer.decode(p["prompt"].tolist())} for p in prompts]
@@ -105,8 +105,8 @@ class Actor:
 
     def judged(self, model: Model, prompts: Sequence[Prompt]) -> Batch:
         """Rewards and lengths of greedy answers (B,), as an objective's loss reads them in a validation."""
-        found = self.answers(model, prompts, [0] * len(prompts), GREEDY) if prompts else []
+        written = self.answers(model, prompts, [0] * len(prompts), GREEDY) if prompts else []
         return {
-            "reward": torch.tensor(self.scores(prompts, found), dtype=torch.float32),
-            "answer_length": torch.tensor([len(a.ids) for a in found], dtype=torch.int64),
+            "reward": torch.tensor(self.scores(prompts, written), dtype=torch.float32),
+            "answer_length": torch.tensor([len(a.ids) for a in written], dtype=torch.int64),
         }

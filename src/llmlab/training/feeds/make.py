@@ -2,31 +2,36 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, cast
 
 from llmlab.data.samples import samples
 from llmlab.training.cut import Cut
 from llmlab.training.feeds import Feed, acting
-from llmlab.training.feeds.rollout import Rollouts
+from llmlab.training.feeds.acting import Prompts
+from llmlab.training.feeds.rollout import Acts, Rollouts
 from llmlab.training.recipe import Batches, Recipe, reads
 
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
-def feed(cfg: Any, recipe: Recipe, cut: Cut, steps: int) -> Feed:
+
+def feed(cfg: DictConfig, recipe: Recipe, cut: Cut, steps: int) -> Feed:
     """The micro-batches of so many optimizer steps. UserError where they can't be had: a corpus that is too small, prompts
     that can't be answered or judged."""
     if reads(cfg) != "prompts":
-        return Batches.of(cfg, recipe, cut, steps)
-    corpus, objective = recipe.corpus, recipe.objective
-    prompts: Any = recipe.samples
-    held_out: Any = samples(corpus, corpus.validation, objective, cfg.data.seq_len)
+        return Batches.from_config(cfg, recipe, cut, steps)
+    corpus, objective, reward = recipe.corpus, cast(Acts, recipe.objective), recipe.reward
+    assert reward is not None
+    prompts: Prompts = recipe.samples
+    held_out: Prompts = samples(corpus, corpus.validation, recipe.objective, cfg.data.seq_len)
     for part in (prompts, held_out):
-        acting.check(part, recipe.reward, recipe.spec)
+        acting.check(part, reward, recipe.model)
     batches = cfg.train.validation_batches
     return Rollouts(
         prompts,
         held_out,
         objective,
-        acting.Actor(objective.rollout, recipe.reward, corpus.tokenizer, corpus.vocabulary, cut.micro),
+        acting.Actor(objective.rollout, reward, corpus.tokenizer, corpus.vocabulary, cut.micro),
         seed=cfg.seed,
         cut=cut,
         steps=steps,

@@ -37,7 +37,7 @@ class Acts(Protocol):
     rollout: Rollout
 
     def advantages(self, rewards_PS: np.ndarray) -> np.ndarray: ...
-    def prepare(self, sample: dict[str, Any], rng: Any) -> dict[str, Any]: ...
+    def prepare(self, sample: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]: ...
     def targets(self, prepared: dict[str, Any]) -> dict[str, int]: ...
 
 
@@ -111,6 +111,8 @@ class Rollouts(Feed):
                 assert not within, "the checkpoint in the middle of a rollout does not hold it"
                 self.held = self._roll_out(number, rank, world)
             epoch, batch = divmod(within, self.how.batches)
+            # One order for all ranks, from (seed, rollout, epoch) alone; PPO goes over its samples in shuffled minibatches
+            # as well (Schulman et al. 2017, arXiv:1707.06347).
             order = np.random.default_rng(key(self.seed, "rollout order", number, epoch)).permutation(self.size)
             rows = order[batch * size : (batch + 1) * size]
             prepared = [self._prepared(row) for row in rows.tolist()]
@@ -146,20 +148,21 @@ class Rollouts(Feed):
         mine = [self.prompts[at[row]] for row in share]
         seeds = [key(self.seed, "rollout", number, row) for row in share]
         with self._acting() as model:
-            found = self.actor.answers(model, mine, seeds, Sampling(temperature=self.how.temperature))
+            written = self.actor.answers(model, mine, seeds, Sampling(temperature=self.how.temperature))
         width = self.how.max_new
-        own = {
-            "ids": torch.tensor([[*a.ids, *[0] * (width - len(a.ids))] for a in found]),
+        local = {
+            "ids": torch.tensor([[*a.ids, *[0] * (width - len(a.ids))] for a in written]),
             "log_probabilities": torch.tensor(
-                [[*a.log_probabilities, *[0.0] * (width - len(a.ids))] for a in found], dtype=torch.float32
+                [[*a.log_probabilities, *[0.0] * (width - len(a.ids))] for a in written], dtype=torch.float32
             ),
-            "lengths": torch.tensor([len(a.ids) for a in found]),
-            "rewards": torch.tensor(self.actor.scores(mine, found), dtype=torch.float32),
+            "lengths": torch.tensor([len(a.ids) for a in written]),
+            "rewards": torch.tensor(self.actor.scores(mine, written), dtype=torch.float32),
         }
         assert self.module is not None
         strategy, device = self.module.strategy, self.module.device
-        rows = {name: strategy.gather(t.to(device)).flatten(0, 1).cpu() for name, t in own.items()}
-        longest = int(rows["lengths"].max())
+        # Over the device, as NCCL knows no CPU tensors.
+        rows = {name: strategy.gather(t.to(device)).flatten(0, 1).cpu() for name, t in local.items()}
+        longest = int(rows["lengths"].max())  # gathered at max_new, as all ranks' tensors must have one shape
         for name in ("ids", "log_probabilities"):
             rows[name] = rows[name][:, :longest].contiguous()
         rewards = rows["rewards"].double().numpy().reshape(groups, self.how.samples)
@@ -172,6 +175,7 @@ class Rollouts(Feed):
     def _acting(self) -> Iterator[Model]:
         """The model, under the precision of training: else the answers would be another model's."""
         assert self.module is not None and self.module.model is not None
+        # Lightning enters it around training_step and validation_step only, and a feed runs while it fetches a batch.
         with self.module.trainer.precision_plugin.forward_context():
             yield self.module.model
 

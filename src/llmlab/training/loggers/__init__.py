@@ -5,50 +5,43 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from llmlab.errors import UserError
 from llmlab.runs.checkpoint import step_of
 from llmlab.training.loggers.guard import Guarded
 from llmlab.training.loggers.samples import Samples
+from llmlab.training.loggers.sink import Sink
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+    from torch import Tensor
+
+    from llmlab.model.model import Model
+    from llmlab.runs.record import Record
+    from llmlab.training.module import Offline
+    from llmlab.training.recipe import Recipe
+    from llmlab.training.task import Task
 
 BEGIN_SECONDS, END_SECONDS = 45.0, 90.0
 
 
-class Sink(Protocol):
-    """Where a run reports to. Every method runs in a thread of the sink's own and may raise or hang."""
-
-    def begin(self, record: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
-        """What run.json keeps of it; `see`: how to look at it, `say`: a line for the user or None."""
-
-    def row(self, step: int, tokens: int, values: Mapping[str, float]) -> None: ...
-    def sample(self, step: int, prompt: str, text: str) -> None: ...
-    def load(self, step: int, counts: Mapping[str, list[int]]) -> None:
-        """Tokens that each expert of each routed layer had in the optimizer step."""
-
-    def end(self, record: Mapping[str, Any], checkpoint: Path | None) -> None:
-        """checkpoint: the final one, of a run that is complete."""
-
-    def abandon(self) -> None:
-        """It failed or hangs: leave nothing that could hold up the process. Called from any thread."""
-
-
-def sinks(cfg: Any, folder: Path, resumed_at: int | None = None) -> dict[str, Sink]:
-    """Those that `cfg.logger` names. resumed_at: the step that a resumed run goes on from."""
-    found: dict[str, Sink] = {}
+def sinks(cfg: DictConfig, folder: Path, resumed_at: int | None = None) -> dict[str, Sink]:
+    """The sinks that `cfg.logger` names. resumed_at: the step that a resumed run goes on from."""
+    made: dict[str, Sink] = {}
     chosen = cfg.get("logger") or {}
     if chosen.get("wandb") is not None:
         from llmlab.training.loggers.weights_and_biases import WandBSink
 
-        found["wandb"] = WandBSink(chosen["wandb"], folder, sweep_of(cfg, folder))
+        made["wandb"] = WandBSink(chosen["wandb"], folder, sweep_of(cfg, folder))
     if chosen.get("tensorboard") is not None:
         from llmlab.training.loggers.tensorboard import TensorBoardSink
 
-        found["tensorboard"] = TensorBoardSink(chosen["tensorboard"], folder, resumed_at)
-    return found
+        made["tensorboard"] = TensorBoardSink(chosen["tensorboard"], folder, resumed_at)
+    return made
 
 
-def sweep_of(cfg: Any, folder: Path) -> str | None:
+def sweep_of(cfg: DictConfig, folder: Path) -> str | None:
     """The name of the sweep that a run is a point of; where it has none, its folder's."""
     if cfg.get("sweep"):
         return str(cfg.sweep)
@@ -78,7 +71,7 @@ class Loggers:
         self.known.setdefault(name, {})["failed"] = reason
         self.warn(f"logger={name} is switched off: {reason}; the run goes on, metrics.csv has every row")
 
-    def begin(self, run: Any, cfg: Any, say: Callable[[str], None]) -> None:
+    def begin(self, run: Record, cfg: DictConfig, say: Callable[[str], None]) -> None:
         """Open all of them, and keep in the record `run` what they are."""
         if not self.sinks:
             return
@@ -88,10 +81,10 @@ class Loggers:
         self.known = {k: dict(v) for k, v in (run.get("loggers") or {}).items()}
         for sink in self.sinks:
             self.known.setdefault(sink.name, {}).pop("failed", None)
-            found = sink.ask("begin", dict(run.fields), config, seconds=BEGIN_SECONDS)
-            if found is not None:
-                line = found.pop("say", None)
-                self.known[sink.name].update(found)
+            about = sink.ask("begin", dict(run.fields), config, seconds=BEGIN_SECONDS)
+            if about is not None:
+                line = about.pop("say", None)
+                self.known[sink.name].update(about)
                 if line:
                     say(f"{sink.name}: {line}")
         run.update(loggers=self.known)
@@ -100,7 +93,7 @@ class Loggers:
         for sink in self.sinks:
             sink.tell("row", step, tokens, dict(values))
 
-    def load(self, step: int, model: Any, load: Any) -> None:
+    def load(self, step: int, model: Model, load: Tensor) -> None:
         """load (routed layers, E): tokens of each expert in the step. One transfer from the device."""
         if not self:
             return
@@ -110,21 +103,21 @@ class Loggers:
         for sink in self.sinks:
             sink.tell("load", step, counts)
 
-    def sample(self, step: int, module: Any) -> None:
+    def sample(self, step: int, module: Offline) -> None:
         """Let the model write, if a sample is due at this step."""
         if not self or self.samples is None or not self.samples.due(step):
             return
         try:
-            found = self.samples.take(step, module)
+            text = self.samples.take(step, module)
         except Exception as e:
             self.samples = None
             self.warn(f"no samples of text for loggers: {str(e) if isinstance(e, UserError) else _first_line(e)}")
             return
-        if found is not None:
+        if text is not None:
             for sink in self.sinks:
-                sink.tell("sample", step, *found)
+                sink.tell("sample", step, *text)
 
-    def end(self, run: Any, checkpoint: Path | None = None, seconds: float = END_SECONDS) -> None:
+    def end(self, run: Record, checkpoint: Path | None = None, seconds: float = END_SECONDS) -> None:
         """Hand over the record's summary and close; a sink that does not answer in time is left behind."""
         for sink in self.sinks:
             sink.ask("end", dict(run.fields), checkpoint, seconds=seconds)
@@ -134,24 +127,24 @@ class Loggers:
         self.sinks = []
 
 
-def of(task: Any, recipe: Any, *, validate_every: int, horizon: int) -> Loggers:
+def make_loggers(task: Task, recipe: Recipe, *, validate_every: int, horizon: int) -> Loggers:
     """The loggers of a run, not yet begun."""
     cfg, folder = task.composed.cfg, task.folder
     resumed_at = (step_of(task.point) if task.point else 0) if task.resumes else None
-    found = sinks(cfg, folder, resumed_at)
+    by_name = sinks(cfg, folder, resumed_at)
     samples = None
-    if found and cfg.logger.get("samples", 0):
+    if by_name and cfg.logger.get("samples", 0):
         samples = Samples(folder, recipe, most=cfg.logger.samples, every=validate_every, horizon=horizon)
         samples.cut(resumed_at or 0)
-    return Loggers(found, samples)
+    return Loggers(by_name, samples)
 
 
-def routed(model: Any) -> list[str]:
+def routed(model: Model) -> list[str]:
     """Names of the rows of the load: the layers with a router in the order in which they run."""
     from llmlab.model.experts import MixtureOfExperts
 
     names = []
-    for key, stack in model.stacks.items():
+    for key, stack in zip(model.stacks, model.all_stacks(), strict=True):
         for position, i in enumerate(stack.spec.execute):
             if isinstance(stack.layers[i].ffn, MixtureOfExperts):
                 names.append(f"{'' if len(model.stacks) == 1 else key + ' '}layer {position:02d}")

@@ -1,4 +1,4 @@
-"""Whether Weights & Biases can be reached from here, without importing it."""
+"""The account of Weights & Biases: is there a key, can it be reached; without importing it."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ def offline_reason(mode: str) -> str | None:
     if any(os.environ.get(n) for n in PROXIES):
         return None  # the proxy knows
     try:
+        # W&B itself would try for its init_timeout before it says so.
         socket.create_connection((host, address.port or 443), timeout=REACH_SECONDS).close()
     except OSError as e:
         return f"as {host} can't be reached ({e.strerror or e})"

@@ -6,7 +6,10 @@ import contextlib
 import queue
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from llmlab.training.loggers.sink import Sink
 
 WAITING = 1000  # calls that may wait; more, and the sink hangs
 
@@ -18,11 +21,12 @@ class Guarded:
     then on nothing is called any more.
     """
 
-    def __init__(self, name: str, sink: Any, failed: Callable[[str, str], None]):
+    def __init__(self, name: str, sink: Sink, failed: Callable[[str, str], None]):
         self.name, self.sink, self.failed = name, sink, failed
         self.off = False
         self._error: str | None = None  # of the thread, not said yet
         self._calls: queue.Queue[tuple[str, tuple[Any, ...], _Answer | None] | None] = queue.Queue(WAITING)
+        # A daemon, as Python waits for all others when it exits, and this one may hang in a socket.
         self._thread = threading.Thread(target=self._work, name=f"logger {name}", daemon=True)
         self._thread.start()
 
@@ -31,9 +35,9 @@ class Guarded:
             method, args, answer = call
             try:
                 if self._error is None and not self.off:
-                    found = getattr(self.sink, method)(*args)
+                    result = getattr(self.sink, method)(*args)
                     if answer is not None:
-                        answer.value = found
+                        answer.value = result
             except BaseException as e:  # W&B's teardown raises SystemExit
                 self._error = f"{type(e).__name__}: {(str(e).splitlines() or [''])[0]}".rstrip(": ")
                 self._abandon()
@@ -53,7 +57,7 @@ class Guarded:
         self._abandon()
         self._switch_off(reason)
 
-    def tell(self, method: str, *args: Any, answer: _Answer | None = None) -> bool:
+    def tell(self, method: str, *args: object, answer: _Answer | None = None) -> bool:
         """Call it sometime; False if the sink is off."""
         if self._error is not None:
             self._switch_off(self._error)
@@ -66,8 +70,8 @@ class Guarded:
             return False
         return True
 
-    def ask(self, method: str, *args: Any, seconds: float) -> Any:
-        """What it returns; None if it fails or has not done so after `seconds`."""
+    def ask(self, method: str, *args: object, seconds: float) -> Any:
+        """The value that it returns; None if it fails or has not done so after `seconds`."""
         answer = _Answer()
         if not self.tell(method, *args, answer=answer):
             return None

@@ -6,9 +6,12 @@ import os
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from llmlab.runs.record import shown
+from llmlab.runs.record import relative_path
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 FOLDER = "tensorboard"
 
@@ -16,7 +19,7 @@ FOLDER = "tensorboard"
 class TensorBoardSink:
     """Scalars by optimizer step, and as tokens/NAME by tokens; texts; load of experts, whose bins are the experts."""
 
-    def __init__(self, options: Any, folder: Path, resumed_at: int | None):
+    def __init__(self, options: DictConfig, folder: Path, resumed_at: int | None):
         self.options, self.folder, self.resumed_at = options, folder, resumed_at
         self.writer: Any = None
         self.compared: dict[str, Any] = {}
@@ -27,6 +30,7 @@ class TensorBoardSink:
 
         where = self.folder / FOLDER
         again = self.resumed_at  # what an earlier part of the run wrote behind it is written again
+        # TensorBoard hides what an earlier file has from purge_step on, that step included.
         self.writer = SummaryWriter(
             str(where), flush_secs=self.options.flush_seconds, purge_step=None if again is None else again + 1
         )
@@ -38,7 +42,7 @@ class TensorBoardSink:
         self.compared["flops_per_token"] = record["flops_per_token"]
         for role, about in (record.get("models") or {}).items():
             self.compared[f"models/{role}/parameters"] = about["parameters"]["total"]
-        see = f"tensorboard --logdir {shlex.quote(shown(where))}"
+        see = f"tensorboard --logdir {shlex.quote(relative_path(where))}"
         return {"folder": os.path.relpath(where, self.folder), "see": see}
 
     def row(self, step: int, tokens: int, values: Mapping[str, float]) -> None:
@@ -53,6 +57,7 @@ class TensorBoardSink:
 
     def load(self, step: int, counts: Mapping[str, list[int]]) -> None:
         for name, c in counts.items():
+            # Raw: add_histogram would want one value for each token, and choose bins of its own.
             self.writer.add_histogram_raw(
                 f"load/{name}",
                 min=0,
@@ -68,8 +73,9 @@ class TensorBoardSink:
     def end(self, record: Mapping[str, Any], checkpoint: Path | None) -> None:
         from torch.utils.tensorboard.summary import hparams
 
-        found = {k: v for k, v in record["metrics"].items() if k in ("loss", "val_loss")}
-        for summary in hparams(self.compared, found):
+        losses = {k: v for k, v in record["metrics"].items() if k in ("loss", "val_loss")}
+        # Not add_hparams, which writes into a folder named by the time below this one: TensorBoard shows it as another run.
+        for summary in hparams(self.compared, losses):
             self.writer.file_writer.add_summary(summary)
         self.writer.close()
 

@@ -13,13 +13,19 @@ import shlex
 import threading
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from llmlab.runs.record import shown
+from llmlab.runs.record import relative_path
 from llmlab.training.loggers import samples
 from llmlab.training.loggers.account import offline_reason
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    from omegaconf import DictConfig
+
 
 INIT_SECONDS, FINISH_SECONDS, UPLOAD_SECONDS = 20.0, 60.0, 1800.0
 LONGEST_TAG = 64  # W&B refuses longer ones
@@ -29,7 +35,7 @@ STORES = ("WANDB_DATA_DIR", "WANDB_CACHE_DIR")  # else in the home folder
 class WandBSink:
     """options: schema.WandB. group: the sweep's name, used where the options give none."""
 
-    def __init__(self, options: Any, folder: Path, group: str | None):
+    def __init__(self, options: DictConfig, folder: Path, group: str | None):
         self.options, self.folder, self.group = options, folder, options.get("group") or group
         self.run: Any = None
         self.flops_per_token = 0.0
@@ -46,7 +52,7 @@ class WandBSink:
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # a failing run is none of W&B's business
         import wandb
 
-        self._alone = wandb.run is None
+        self._alone = wandb.run is None  # W&B's process is one for all runs of this one
         self.flops_per_token = record["flops_per_token"]
         known = (record.get("loggers") or {}).get("wandb") or {}
         name = known.get("id") or secrets.token_hex(4)
@@ -60,10 +66,10 @@ class WandBSink:
             self._kill()
             self._init(wandb, name, record, config, "offline", False)
         self.offline = why is not None
-        run, here = self.run, shown(self.folder)
+        run, here = self.run, relative_path(self.folder)
         run.define_metric("tokens")
         run.define_metric("flops")
-        run.define_metric("*", step_metric="tokens")
+        run.define_metric("*", step_metric="tokens")  # else plots are by W&B's own step
         self.texts = samples.read(self.folder / samples.NAME)
         see = f"wandb sync {shlex.quote(here)}/wandb/offline-run-*" if self.offline else run.url
         return {
@@ -78,7 +84,15 @@ class WandBSink:
             "say": f"offline{why and ', ' + why}" if why is not None else run.url,
         }
 
-    def _init(self, wandb: Any, name: str, record: Any, config: Any, mode: str, resumes: bool) -> None:
+    def _init(
+        self,
+        wandb: ModuleType,
+        name: str,
+        record: Mapping[str, Any],
+        config: Mapping[str, Any],
+        mode: str,
+        resumes: bool,
+    ) -> None:
         options = self.options
         parts = {place.replace(".", "/"): part for place, part in record["parts"].items()}  # W&B nests keys at dots
         tags = [f"{place}={part}" for place, part in record["parts"].items()]
@@ -102,17 +116,18 @@ class WandBSink:
             },
             dir=str(self.folder.absolute()),
             mode=mode,
+            # "must" would fail for a run that was deleted there.
             resume="allow" if resumes and mode == "online" else None,
-            reinit="create_new",
+            reinit="create_new",  # the default gives back a run that the user's own code has open
             settings=wandb.Settings(
                 silent=True,
-                console="off",
+                console="off",  # else W&B replaces stdout to copy what is printed
                 save_code=False,
-                disable_git=True,
-                x_save_requirements=False,
-                init_timeout=INIT_SECONDS,
+                disable_git=True,  # run.json has the commit; W&B would upload the diff
+                x_save_requirements=False,  # lists every package that is installed
+                init_timeout=INIT_SECONDS,  # 90 by default, while no step is trained
                 finish_timeout=UPLOAD_SECONDS if options.artifact else FINISH_SECONDS,
-                finish_timeout_raises=True,
+                finish_timeout_raises=True,  # else it only prints that it has given up
             ),
         )
 

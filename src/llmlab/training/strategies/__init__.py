@@ -1,43 +1,51 @@
-"""Where a run computes: Lightning's strategies with our checkpoints. What a strategy needs is imported when it is chosen.
+"""Strategies: Lightning's, with checkpoints that any of them reads. What a strategy needs is imported when it is chosen.
 
 What the training module asks of a strategy, and the mixin that answers, is in `portable`.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from llmlab.config.devices import ZERO
 
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
-def check(cfg: Any, place: Any, spec: Any) -> None:
+    from llmlab.config.spec import ModelSpec
+    from llmlab.training.devices import Devices
+    from llmlab.training.strategies.portable import ByPath
+
+
+def check(cfg: DictConfig, devices: Devices, spec: ModelSpec) -> None:
     """UserError in a line for what the strategy can't do with this model; called before anything is written."""
     from llmlab.training import placement
 
-    placement.check(cfg, place.accelerator)
+    placement.check(cfg, devices.accelerator)
     name = cfg.strategy.name
     if name in ZERO:
         from llmlab.training.strategies import zero
 
-        zero.check(cfg, place, spec)
+        zero.check(cfg, devices, spec)
     elif name == "fsdp_tp":
         from llmlab.training.strategies import tensor_parallel
 
         tensor_parallel.check(cfg.strategy.tensor_parallel, spec)
 
 
-def make(cfg: Any, place: Any) -> Any:
-    """The strategy that `strategy.name` says, for the devices of `place`."""
+def make(cfg: DictConfig, devices: Devices) -> ByPath:
+    """The strategy that `strategy.name` says, for the devices of `devices`."""
     name = cfg.strategy.name
     if name in ZERO:
         from llmlab.training.strategies import zero
 
-        return zero.make(cfg, place)
-    backend = "nccl" if place.accelerator == "gpu" else "gloo"
+        return zero.make(cfg, devices)
+    # NCCL knows GPUs only, gloo CPUs; tensors of the other kind are refused when they are reduced.
+    backend = "nccl" if devices.accelerator == "gpu" else "gloo"
     if name in ("fsdp", "fsdp_tp"):
         from llmlab.training.strategies.fsdp import FSDP
 
-        return FSDP(place.data_parallel, place.world // place.data_parallel, backend)
+        return FSDP(devices.data_parallel, devices.world // devices.data_parallel, backend)
     from llmlab.training.strategies.portable import SafeCheckpointIO
     from llmlab.training.strategies.replicated import DDP, Single
 
@@ -52,5 +60,5 @@ def make(cfg: Any, place: Any) -> Any:
         process_group_backend=backend,
         checkpoint_io=SafeCheckpointIO(),
         broadcast_buffers=False,  # they change in the same way on every rank
-        gradient_as_bucket_view=True,
+        gradient_as_bucket_view=True,  # gradients are pieces of the buffers that are reduced: one copy of them less
     )

@@ -1,8 +1,8 @@
-"""What of optimizers ZeRO can do, which gives them flat pieces of many tensors. Without Lightning: plans ask it too."""
+"""Optimizers that ZeRO can use, which gives them flat pieces of many tensors. Without Lightning: plans ask it too."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -10,14 +10,17 @@ from torch import nn
 from llmlab.errors import UserError
 from llmlab.training import recipe
 
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
 # Optimizers that treat each element alone: others would take a flat piece of many tensors for a matrix.
 ELEMENTWISE = (torch.optim.AdamW, torch.optim.Adam, torch.optim.SGD, torch.optim.RMSprop)
 
 
-def check(cfg: Any) -> None:
+def check(cfg: DictConfig) -> None:
     """UserError in a line where the optimizer that `cfg` names is not for the ZeRO strategy that it names."""
     name, part = cfg.strategy.name, cfg.optimizer["_part_"]
-    made = recipe.chosen(cfg, "optimizer")().build([("weight", nn.Parameter(torch.zeros(2, 2)), "other")])
+    made = recipe.part_factory(cfg, "optimizer")().build([("weight", nn.Parameter(torch.zeros(2, 2)), "other")])
     if type(made) not in ELEMENTWISE:
         raise UserError(
             f"optimizer={part} needs whole tensors, but strategy={name} gives it flat pieces; "

@@ -1,4 +1,4 @@
-"""What every strategy of ours offers beside Lightning's own interface, and checkpoints that any of them can read.
+"""The interface of every strategy here beside Lightning's own interface, and checkpoints that any of them can read.
 
 A checkpoint holds the model's own names, and the optimizer's state by parameter path, whole tensors on the CPU. So it
 depends neither on the order in which an optimizer part lists its parameters nor on where they lie.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.fabric.plugins import CheckpointIO
@@ -24,19 +24,26 @@ from llmlab.model.model import Model
 from llmlab.runs import checkpoint
 from llmlab.training.clipping import clip_by_norm
 
+if TYPE_CHECKING:
+    from llmlab.modules import Role
+    from llmlab.slots import OptimizerPart
+
 
 class SafeCheckpointIO(CheckpointIO):
     """Lightning's door to `llmlab.runs.checkpoint`."""
 
-    def save_checkpoint(self, checkpoint_: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        state = dict(checkpoint_)
+    def save_checkpoint(self, checkpoint_: dict[str, Any], path: str | Path, storage_options: object = None) -> None:
+        state = dict(checkpoint_)  # Lightning goes on using its own after this
         checkpoint.write(Path(path), state.pop("state_dict"), state)
 
-    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+    def load_checkpoint(
+        self, path: str | Path, map_location: object = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
         weights, state = checkpoint.read(Path(path))
+        # weights_only is not looked at: nothing here is ever unpickled. map_location: the model moves them where it is.
         return {**state, "state_dict": weights}
 
-    def remove_checkpoint(self, path: Any) -> None:
+    def remove_checkpoint(self, path: str | Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
@@ -70,6 +77,7 @@ class ByPath(Strategy):
 
     def sum(self, tensor: Tensor) -> Tensor:
         """Over the data-parallel ranks. The tensor given may be overwritten."""
+        # Lightning's reduce writes into its argument; by default it is the mean.
         return tensor if self.data_world == 1 else self.reduce(tensor, reduce_op="sum")  # type: ignore[return-value]
 
     def gather(self, tensor: Tensor) -> Tensor:
@@ -77,10 +85,10 @@ class ByPath(Strategy):
         return tensor[None] if self.data_world == 1 else self.all_gather(tensor)
 
     def assemble(self, spec: ModelSpec, embedding: nn.Module | None = None) -> Model:
-        """The model that `place` is then given, on the meta device. embedding: of another model, whose tables it uses."""
+        """The model that `distribute` is then given, on the meta device. embedding: of another model, whose tables it uses."""
         return build.assemble(spec, embedding)
 
-    def place(self, model: Any) -> None:
+    def distribute(self, model: Model) -> None:
         """Shard a model on the meta device as this strategy does, and give it memory; what it holds is not yet filled."""
         build.materialise(model, "cpu")
 
@@ -89,11 +97,12 @@ class ByPath(Strategy):
 
     @property
     def scaler(self) -> Any:
-        """What scales losses for float16 gradients and skips a step where they overflow; None but for 16-mixed."""
+        """The scaler of losses for float16 gradients, which skips a step where they overflow; None but for 16-mixed."""
+        # Lightning's MixedPrecision makes a GradScaler for 16-mixed only: bfloat16 has the exponents of float32.
         return getattr(self.precision_plugin, "scaler", None)
 
-    def build_optimizer(self, part: Any, parameters: Sequence[tuple[str, nn.Parameter, Any]]) -> Optimizer:
-        """What an optimizer part makes of (path, parameter, role)."""
+    def build_optimizer(self, part: OptimizerPart, parameters: Sequence[tuple[str, nn.Parameter, Role]]) -> Optimizer:
+        """The optimizer that a part makes of (path, parameter, role)."""
         return part.build(parameters)
 
     def clip(self, optimizer: Optimizer, limit: float | None) -> Tensor | None:
@@ -116,11 +125,12 @@ class ByPath(Strategy):
     def lightning_module_state_dict(self) -> dict[str, Any]:
         return {name: gathered(tensor) for name, tensor in self._trained().state_dict().items()}
 
+    # strict is the LightningModule's; here a name too few or too many is always an error.
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
         build.load(self._trained(), checkpoint["state_dict"])
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
-        optimizer = getattr(optimizer, "_optimizer", optimizer)
+        optimizer = getattr(optimizer, "_optimizer", optimizer)  # a LightningOptimizer, as the module has it, wraps one
         state, paths = optimizer.state_dict(), self._paths(optimizer)
         return {
             "state": {paths[i]: {k: gathered(v) for k, v in value.items()} for i, value in state["state"].items()},
@@ -130,12 +140,14 @@ class ByPath(Strategy):
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
         for optimizer, saved in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
             paths = self._paths(optimizer)
+            # torch numbers parameters in the order of the groups; by number, another order would mix states up unseen.
             at = {path: i for i, path in enumerate(paths)}
             parameters = [p for group in optimizer.param_groups for p in group["params"]]
             groups = [
                 {**options, "params": list(range(first, first + len(group["params"])))}
                 for first, group, options in self._options(optimizer, saved)
             ]
+            # `load_state_dict` moves plain tensors to the parameters' device, but makes no DTensors of them.
             state = {
                 at[path]: {k: build.like(parameters[at[path]], v) for k, v in value.items()}
                 for path, value in saved["state"].items()
@@ -144,12 +156,12 @@ class ByPath(Strategy):
 
     def _options(self, optimizer: Optimizer, saved: Mapping[str, Any]) -> list[tuple[int, Any, dict[str, Any]]]:
         """(index of its first parameter, group, saved options of that parameter's group) of each group."""
-        of = {path: group for group in saved["param_groups"] for path in group["params"]}
-        paths, first, found = self._paths(optimizer), 0, []
+        group_of = {path: group for group in saved["param_groups"] for path in group["params"]}
+        paths, first, options = self._paths(optimizer), 0, []
         for group in optimizer.param_groups:
-            found.append((first, group, dict(of[paths[first]])))
+            options.append((first, group, dict(group_of[paths[first]])))
             first += len(group["params"])
-        return found
+        return options
 
     def _paths(self, optimizer: Optimizer) -> list[str]:
         """Paths of the optimizer's parameters, in its order."""
@@ -162,11 +174,13 @@ class ByPath(Strategy):
         return self.lightning_module.trained  # type: ignore[return-value]
 
 
-def gathered(value: Any) -> Any:
+def gathered(value: object) -> Any:
     """A sharded tensor whole and on the CPU, which all ranks must ask for; anything else as it is."""
     from torch.distributed.tensor import DTensor
 
     if isinstance(value, DTensor):
         with torch.no_grad():
-            return value.full_tensor().cpu()
+            return (
+                value.full_tensor().cpu()
+            )  # an all-gather: a rank that left it out would let the others wait for ever
     return value

@@ -15,7 +15,7 @@ import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from lightning.pytorch.strategies import DeepSpeedStrategy, Strategy
@@ -30,8 +30,17 @@ from llmlab.training.strategies import elementwise
 from llmlab.training.strategies.portable import ByPath, SafeCheckpointIO
 from llmlab.training.strategies.zero_buckets import BUCKET, KEPT_WHOLE
 
+if TYPE_CHECKING:
+    import lightning.pytorch as pl
+    from deepspeed.ops.adam import DeepSpeedCPUAdam
+    from omegaconf import DictConfig
 
-def check(cfg: Any, place: Any, spec: Any) -> None:
+    from llmlab.modules import Role
+    from llmlab.slots import OptimizerPart
+    from llmlab.training.devices import Devices
+
+
+def check(cfg: DictConfig, devices: Devices, spec: ModelSpec) -> None:
     """UserError in a line for what ZeRO can't do here."""
     name = cfg.strategy.name
     if importlib.util.find_spec("deepspeed") is None:
@@ -39,11 +48,11 @@ def check(cfg: Any, place: Any, spec: Any) -> None:
     elementwise.check(cfg)
 
 
-def make(cfg: Any, place: Any) -> Zero:
+def make(cfg: DictConfig, devices: Devices) -> Zero:
     name = cfg.strategy.name
     return Zero(
         int(name[4]),
-        gpu=place.accelerator == "gpu",
+        gpu=devices.accelerator == "gpu",
         offload=name.endswith("offload"),
         clip=cfg.train.clip,
         bf16=cfg.precision.startswith("bf16"),
@@ -60,7 +69,7 @@ class Zero(ByPath, DeepSpeedStrategy):
     handles_gradient_accumulation = False  # so that Lightning asks for one step an optimizer step, as everywhere
 
     def __init__(self, stage: int, *, gpu: bool, offload: bool, clip: float | None, bf16: bool):
-        if not gpu:
+        if not gpu:  # DeepSpeed takes a GPU that is there otherwise, whatever the Trainer's accelerator is
             os.environ.setdefault("DS_ACCELERATOR", "cpu")
         self.stage, self.gpu, self.offload, self.bf16 = stage, gpu, offload, bf16
         self._groups: list[list[str]] = []  # paths of the parameters of each group of the optimizer
@@ -70,18 +79,21 @@ class Zero(ByPath, DeepSpeedStrategy):
             stage=stage,
             offload_optimizer=offload,
             offload_parameters=offload and stage == 3,
-            overlap_comm=gpu,
-            reduce_bucket_size=BUCKET,
+            overlap_comm=gpu,  # on a stream of its own, of which a CPU has none
+            reduce_bucket_size=BUCKET,  # DeepSpeed's own 500 million elements would be a buffer of 2 GB
             allgather_bucket_size=BUCKET,
             logging_batch_size_per_gpu=1,  # only for a line of DeepSpeed's log
             logging_level=logging.ERROR,
             process_group_backend="nccl" if gpu else "gloo",
         )
         assert isinstance(self.config, dict)
+        # Else Lightning writes the Trainer's gradient_clip_val here, which is None: clipping is the module's.
         self.config["gradient_clipping"] = clip or 0.0
         if stage == 3:
             self.config["zero_optimization"]["stage3_param_persistence_threshold"] = KEPT_WHOLE if gpu else 0
-        if bf16:
+        if (
+            bf16
+        ):  # by default gradients are added up in the model's type, where one of many micro-batches is rounded away
             self.config["data_types"] = {"grad_accum_dtype": "fp32"}
         self._checkpoint_io = SafeCheckpointIO()
 
@@ -92,13 +104,13 @@ class Zero(ByPath, DeepSpeedStrategy):
     def setup_environment(self) -> None:
         if self.gpu:
             super().setup_environment()
-        else:
+        else:  # past DeepSpeedStrategy's own, which raises without CUDA
             super(DeepSpeedStrategy, self).setup_environment()
 
     def setup_distributed(self) -> None:
         if self.gpu:
             super().setup_distributed()
-        else:
+        else:  # as DeepSpeedStrategy's own, but that it looks at the indices of GPUs first
             self.set_world_ranks()
             self._init_deepspeed_distributed()
 
@@ -125,6 +137,7 @@ class Zero(ByPath, DeepSpeedStrategy):
             return super().assemble(spec, embedding)
         import deepspeed
 
+        # Each parameter is sharded as soon as its module's __init__ returns, so that no rank ever holds a whole model.
         with deepspeed.zero.Init(config_dict_or_path=self.config):
             model = Model(spec, embedding)
         for module in model.modules():  # within Init, torch makes every new tensor one of the parameters' type
@@ -133,30 +146,32 @@ class Zero(ByPath, DeepSpeedStrategy):
                     module._buffers[name] = buffer.float()
         return model
 
-    def place(self, model: Any) -> None:
+    def distribute(self, model: Model) -> None:
         if self.stage < 3:
-            super().place(model)
+            super().distribute(model)
         for parameter in model.parameters():
-            parameter.whole_shape = getattr(parameter, "ds_shape", parameter.shape)
-            parameter.put_whole = functools.partial(self._put, parameter)
+            # ZeRO 3 leaves parameters empty, of shape (0,), between forwards; `ds_shape` is what they would have.
+            parameter.whole_shape = getattr(parameter, "ds_shape", parameter.shape)  # type: ignore[attr-defined]
+            parameter.put_whole = functools.partial(self._put, parameter)  # type: ignore[attr-defined]
 
-    def build_optimizer(self, part: Any, parameters: Sequence[tuple[str, nn.Parameter, Any]]) -> Optimizer:
+    def build_optimizer(self, part: OptimizerPart, parameters: Sequence[tuple[str, nn.Parameter, Role]]) -> Optimizer:
         """The part sees tensors of the true shapes, which take no memory; its groups are then given the parameters."""
         shown = [
             (path, nn.Parameter(torch.zeros((), device=p.device).expand(p.whole_shape)), role)  # type: ignore[attr-defined]
             for path, p, role in parameters
         ]
-        of = {id(stand_in): (path, p) for (path, p, _), (_, stand_in, _) in zip(parameters, shown, strict=True)}
+        real = {id(stand_in): (path, p) for (path, p, _), (_, stand_in, _) in zip(parameters, shown, strict=True)}
         made = part.build(shown)
         for group in made.param_groups:
-            pairs = [of[id(stand_in)] for stand_in in group["params"]]
+            pairs = [real[id(stand_in)] for stand_in in group["params"]]
             self._groups.append([path for path, _ in pairs])
             group["params"] = [p for _, p in pairs]
         return _on_cpu(made) if self.offload else made
 
-    def setup(self, trainer: Any) -> None:
+    def setup(self, trainer: pl.Trainer) -> None:
         module = self.lightning_module
         assert module is not None
+        # DeepSpeed converts the whole module, buffers too, to the type that it trains in.
         buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
         super().setup(trainer)
         for name, buffer in module.named_buffers():
@@ -179,7 +194,7 @@ class Zero(ByPath, DeepSpeedStrategy):
         """Nothing: the engine is told where an optimizer step ends, below."""
         yield
 
-    def backward(self, closure_loss: Tensor, optimizer: Any, *args: Any, **kwargs: Any) -> Tensor:
+    def backward(self, closure_loss: Tensor, optimizer: Optimizer | None, *args: Any, **kwargs: Any) -> Tensor:
         assert self.lightning_module is not None
         more_follow = self.lightning_module.trainer.fit_loop._should_accumulate()
         self.deepspeed_engine.set_gradient_accumulation_boundary(not more_follow)
@@ -190,24 +205,26 @@ class Zero(ByPath, DeepSpeedStrategy):
         return None  # in DeepSpeed's step
 
     def norm(self) -> Tensor:
+        # Of the step that was just done, before clipping, over all ranks; DeepSpeed has it at hand.
         return torch.as_tensor(self.deepspeed_engine.get_global_grad_norm(), dtype=torch.float32)
 
     # ---------------------------------------------------------------- checkpoints
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
-        Strategy.save_checkpoint(self, checkpoint, filepath, storage_options)  # not DeepSpeed's own format
+    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: object = None) -> None:
+        # Not DeepSpeed's own: a folder with a pickle of each rank, which only as many ranks of the same stage read.
+        Strategy.save_checkpoint(self, checkpoint, filepath, storage_options)
 
-    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
+    def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
         return self.checkpoint_io.load_checkpoint(Path(checkpoint_path))
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
         """The weights in float32. On the first rank only, which writes them."""
-        found = {}
+        weights = {}
         for name, tensor in self._trained().state_dict(keep_vars=True).items():
             value = self._whole(tensor) if isinstance(tensor, nn.Parameter) else tensor.detach()
             if self.is_global_zero:
-                found[name] = value.cpu()
-        return found
+                weights[name] = value.cpu()
+        return weights
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
         base, first = self._base, self._flat[0]
@@ -218,16 +235,19 @@ class Zero(ByPath, DeepSpeedStrategy):
         for path, parameter, _ in roles.learning(self._trained()):
             values = {name: self._whole(parameter, name) for name in names}
             if self.is_global_zero:
-                own = {k: v.clone() for k, v in rest.items()}  # a step shared by all would count for each
-                state[path] = own | {name: value.cpu() for name, value in values.items()}
+                values_here = {k: v.clone() for k, v in rest.items()}  # a step shared by all would count for each
+                state[path] = values_here | {name: value.cpu() for name, value in values.items()}
         groups = zip(base.param_groups, self._groups, strict=True)
         return {"state": state, "param_groups": [{**g, "params": list(paths)} for g, paths in groups]}
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
         base, (saved,) = self._base, checkpoint["optimizer_states"]
-        of = {path: group for group in saved["param_groups"] for path in group["params"]}
+        # Group by group: lr, betas and step may differ, and a run with other ranks or another stage has the same paths.
+        group_of = {path: group for group in saved["param_groups"] for path in group["params"]}
         for group, paths in zip(base.param_groups, self._groups, strict=True):
-            group |= {k: v for k, v in of[paths[0]].items() if k in group and k not in ("params", "fused", "foreach")}
+            group |= {
+                k: v for k, v in group_of[paths[0]].items() if k in group and k not in ("params", "fused", "foreach")
+            }
         shapes = {path: tuple(p.whole_shape) for path, p, _ in roles.learning(self._trained())}  # type: ignore[attr-defined]
         path, example = next(iter(saved["state"].items()))
         names = [k for k, v in example.items() if tuple(getattr(v, "shape", ())) == shapes[path] and k != "step"]
@@ -239,7 +259,7 @@ class Zero(ByPath, DeepSpeedStrategy):
             for name in names:
                 self._set(parameter, saved["state"][path][name], name)
         if self.offload:
-            _replay(base, int(example["step"]))
+            _replay(cast("DeepSpeedCPUAdam", base), int(example["step"]))
 
     @property
     def _base(self) -> Optimizer:
@@ -260,9 +280,9 @@ class Zero(ByPath, DeepSpeedStrategy):
         if self.stage < 3:
             from deepspeed.utils import lazy_init_hp_params_optimizer_state
 
-            of = {path: p for path, p, _ in roles.parameters(self._trained())}
+            at_path = {path: p for path, p, _ in roles.parameters(self._trained())}
             for paths, flat in zip(self._groups, self._flat, strict=True):
-                lazy_init_hp_params_optimizer_state([of[path] for path in paths], flat, self._base.state)
+                lazy_init_hp_params_optimizer_state([at_path[path] for path in paths], flat, self._base.state)
 
     def _whole(self, parameter: nn.Parameter, name: str | None = None) -> Tensor:
         """A trained weight, or its optimizer state of that name, whole; all ranks must ask for it."""
@@ -309,6 +329,7 @@ class Zero(ByPath, DeepSpeedStrategy):
         if self.stage == 3:
             import deepspeed
 
+            # modifier_rank: what that rank has written is broadcast and sharded anew when this is left.
             with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0):
                 parameter.copy_(value)
         else:
@@ -321,7 +342,7 @@ class Zero(ByPath, DeepSpeedStrategy):
             self._set(parameter, value)
 
 
-def _replay(adam: Any, steps: int) -> None:
+def _replay(adam: DeepSpeedCPUAdam, steps: int) -> None:
     """Let DeepSpeed's Adam do `steps` steps of nothing: it multiplies the powers of its betas up from step to step, and what
     it computes where it has missed some differs in the last bit."""
     nothing, group = [torch.zeros(1) for _ in range(4)], adam.param_groups[0]
@@ -335,5 +356,5 @@ def _on_cpu(adamw: Optimizer) -> Optimizer:
 
     options = ("params", "lr", "betas", "eps", "weight_decay")
     groups = [{k: group[k] for k in options} for group in adamw.param_groups]
-    with contextlib.redirect_stdout(io.StringIO()):
+    with contextlib.redirect_stdout(io.StringIO()):  # what compiles it prints how long that took
         return DeepSpeedCPUAdam(groups, adamw_mode=True)

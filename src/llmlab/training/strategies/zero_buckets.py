@@ -3,4 +3,4 @@
 from __future__ import annotations
 
 BUCKET = 50_000_000  # elements that are reduced or gathered at once
-KEPT_WHOLE = 100_000  # zero3 on GPUs: tensors of fewer elements are not sharded for the forward
+KEPT_WHOLE = 100_000  # DeepSpeed's default; zero3 on GPUs: tensors of fewer elements are not sharded for the forward

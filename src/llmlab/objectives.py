@@ -1,0 +1,183 @@
+"""The contract of an objective: what it is given, the loss that it returns, and what it says of its cost.
+
+`llmlab.slots` offers all of it to parts; shapes as there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from llmlab.values import Aux, Output
+
+
+class Loss(NamedTuple):
+    """A loss over a micro-batch: a weighted sum of means, of which each is a sum over its targets and their number.
+
+    terms: by name a scalar sum and a scalar count. Each is divided by the count of the whole optimizer step, over all
+    micro-batches and ranks, so that a batch may be cut in any way. weights: of a term; 1.0 of one that is not named.
+    logs: what else is shown, sums and counts as well; terms are shown under their names without being logged. aux: the
+    auxiliary output of each model that was run, by role ("model" is the one that is trained); `auxiliary` makes it. Its
+    balance loss is in no term: the module adds it as a mean over micro-batches.
+    """
+
+    terms: Mapping[str, tuple[Tensor, Tensor]]
+    weights: Mapping[str, float] = {}
+    logs: Mapping[str, tuple[Tensor, Tensor]] = {}
+    aux: Mapping[str, Aux] = {}
+
+    @property
+    def counts(self) -> dict[str, Tensor]:
+        """The targets of each term in this micro-batch."""
+        return {name: count for name, (_, count) in self.terms.items()}
+
+    @property
+    def shown(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """Terms and logs, as (sum, count)."""
+        return {**self.terms, **self.logs}
+
+    @property
+    def balance(self) -> Tensor | None:
+        """The sum of the models' balance losses."""
+        losses = [aux.loss for aux in self.aux.values() if aux.loss is not None]
+        return None if not losses else losses[0] if len(losses) == 1 else torch.stack(losses).sum()
+
+    def sums(self, counts: Mapping[str, Tensor], shares: int = 1) -> dict[str, Tensor]:
+        """Weighted sums of the terms, of which the first has in it a share of the balance loss.
+
+        counts: of the whole step; shares: its micro-batches over all ranks. The sum over the step of a term's sums, divided by
+        its count, is the term's weighted mean, and in the first the balance loss's mean over micro-batches is added.
+        """
+        balance, found = self.balance, {}
+        for name, (value, _) in self.terms.items():
+            if (weight := self.weights.get(name, 1.0)) != 1.0:  # else a kernel more in each micro-batch
+                value = weight * value
+            if balance is not None:
+                value, balance = value + balance * (counts[name].clamp(min=1) / shares), None
+            found[name] = value
+        return found
+
+    def mean(self, counts: Mapping[str, Tensor] | None = None, shares: int = 1) -> Tensor:
+        """The loss whose gradient, averaged over `shares` micro-batches, is that of the step; alone, of this micro-batch."""
+        counts = self.counts if counts is None else counts
+        # A micro-batch may have no target, a masked one of a short text for instance: 0 / 1 and no gradient, not 0 / 0.
+        means = [value * (shares / counts[name].clamp(min=1)) for name, value in self.sums(counts, shares).items()]
+        # Two kernels less in each micro-batch where there is one term, as in most objectives.
+        return means[0] if len(means) == 1 else torch.stack(means).sum()
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One forward of a model over one prepared sample, which `llmlab plan`, a budget in FLOPs and the MFU count.
+
+    tokens: that the model reads (an encoder-decoder's decoder); source: that its encoder does. model: a role, "model" for
+    the one that is trained. trained: a backward follows, which costs twice the forward. heads: roles of the heads that are
+    computed, and at how many of the tokens; None: at all. times: how often it is made each time that the sample is trained on,
+    a share of 1 where it serves several (an answer that is generated once and learnt from in several epochs).
+    """
+
+    tokens: int
+    source: int | None = None
+    model: str = "model"
+    trained: bool = True
+    heads: Mapping[str, int | None] = field(default_factory=dict)
+    times: float = 1.0
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The tokenizer as an objective knows it: number of ids in use, and the ids of special tokens by name.
+
+    Names: eos, pad, mask, cls, sep, and sentinel_0, sentinel_1 ... An objective lists in `special` those it needs.
+    """
+
+    size: int
+    special: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """Rollouts of an objective that acts on prompts: it generates answers, and learns from them for `batches` x `epochs`
+    optimizer steps.
+
+    samples: answers to each prompt, which the model writes at `temperature`, of at most `max_new` tokens. batches: optimizer
+    steps in which each answer is used once; epochs: how often.
+    """
+
+    samples: int
+    max_new: int
+    temperature: float = 1.0
+    batches: int = 1
+    epochs: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("samples", "max_new", "batches", "epochs"):
+            if (value := getattr(self, name)) < 1:
+                raise ValueError(f"objective.{name} must be at least 1, but is {value}")
+        if not self.temperature > 0:
+            raise ValueError(f"objective.temperature must be more than 0, but is {self.temperature}")
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps between two rollouts."""
+        return self.batches * self.epochs
+
+
+class LanguageModel(Protocol):
+    """A model as an objective calls it. heads: role -> the rows (B, T) bool that the head sees, None for all of them."""
+
+    def __call__(self, batch: Mapping[str, Tensor], heads: Mapping[str, Tensor | None] | None = None) -> Output: ...
+
+
+class Objective(Protocol):
+    """objective(vocabulary, seq_len, /): what is learnt from samples.
+
+    Class attributes, literals: `reads` (the kind of samples: "text", or of records "labelled", "pairs", "chat", "preferences",
+    "prompts"), `mask` (name of a mask part), `heads` {role: name of a head part}, `special` (names of the tokens it needs),
+    `topologies` (of "decoder", "encoder", "encoder_decoder"), `models` (companions, below), `fixed_counts` (every sample has as
+    many targets), `gives` (what its samples hold for a mask that `needs` it) and
+    `measures` {name of a term or a log: kind}: "nll" is a negative log-likelihood, of which a perplexity is claimed; "bits" is
+    one of all tokens of the text but the first, of which bits per byte are too; "accuracy", "reward" and "margin" are better
+    when higher; one that is not named is just a number. Nothing else is ever called a perplexity.
+
+    `models` declares the other models that it works with, by role: {role: {"heads": {role: name of a head part}, "trains":
+    bool, "shares": ("embedding",)}}. One that does not train is frozen: without gradients, in evaluation. What it shares is one
+    tensor with the trained model's. Which model that is, `models.ROLE=` says on the command line.
+
+    `collate` says how samples become a batch: "stack" those of one shape; "pad" records, or "pack" them into windows.
+
+    `prepare(sample, rng)` on a CPU worker: sample {"tokens": (seq_len + 1,) int64, "documents": (seq_len + 1,) int64}, or of a
+    record what `llmlab.data.records.RecordSamples` says of its kind -> a dict of numpy arrays. "given" (seq_len + 1,) bool,
+    where it is there, is True of tokens that are no text of their own, which are no targets. `targets(prepared)` -> number of
+    targets in it, by term. `passes(prepared)`, if it has one, -> the forwards that the loss makes of one sample; else it is
+    one of the trained model and of each companion over `ids` (and `source_ids`), heads at the targets. `loss(model, batch,
+    **companions)` -> Loss; companions are the models of `models`, by role. `shown` (else 0): the share of targets whose answer
+    the model is shown.
+
+    A batch has what `prepare` gave, of records padded by the token with `valid` (and `source_valid`) beside, and of packed ones
+    `documents` and `positions`; and from the framework `counts` {term: int64 scalar}, targets of the whole optimizer step.
+    Batch keys that the model reads: see `llmlab.model.model.Model.forward`. A key that neither the loss nor a model reads is
+    an error when the first batch is seen, but for those that the objective `gives`.
+    """
+
+    def prepare(self, sample: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]: ...
+    def targets(self, prepared: dict[str, Any]) -> dict[str, int]: ...
+    def loss(self, model: LanguageModel, batch: Mapping[str, Tensor], **companions: LanguageModel) -> Loss: ...
+
+
+class Reward(Protocol):
+    """reward(/): what an answer is worth, to an objective that reads prompts.
+
+    `score(records, answers)` -> a finite number an answer. A record has the keys of the user's file, "prompt" among them; an
+    answer is the text that the model gave, special tokens left out. `needs`, if it is there: other keys than
+    "prompt" that every record must have.
+    """
+
+    needs: Sequence[str]
+
+    def score(self, records: Sequence[Mapping[str, Any]], answers: Sequence[str]) -> Sequence[float]: ...

@@ -1,0 +1,143 @@
+"""Companions in a run's record: what is said of them, and how a run that goes on, or is measured, finds them again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
+
+from llmlab.config import init_from
+from llmlab.config.companions import KEY, declared
+from llmlab.config.composed import Declared
+from llmlab.errors import UserError
+from llmlab.json_files import check_shape
+from llmlab.model import build, flops
+from llmlab.model.model import Model
+from llmlab.runs import checkpoint, record
+from llmlab.runs import folder as run_folder
+from llmlab.training.companions import Companion, fingerprint, load
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+
+def reopened(
+    folder: Path, fields: Mapping[str, Any], moved: Mapping[str, str], *, begins: bool
+) -> dict[str, Companion]:
+    """The companions of a run that goes on, of which `fields` is the record. UserError if a finished model that is needed
+    is not what it was.
+
+    moved: where finished models lie now, by role. begins: no checkpoint has the weights of those that train.
+    """
+    companions = {}
+    check_shape(dict(fields), Record, str(folder / record.NAME))
+    for role, about in (fields.get(KEY) or {}).items():
+        spec = run_folder.companion(folder, role)
+        heads = {name: part.name for name, part in spec.heads.items()}
+        of_role = Declared(role, heads, about["trains"], tuple(about["shares"]))
+        source, weights, sha256 = about["source"], about["weights"], about["sha256"]
+        path = None if weights is None else Path(weights)
+        if path is not None and (begins or not of_role.trains):
+            if role in moved:
+                source, path = (
+                    init_from.absolute(moved[role]),
+                    run_folder.start_of(moved[role], tokenizer=False).absolute(),
+                )
+            _unchanged(role, source, path, sha256)
+        elif of_role.trains and not begins:
+            path = None
+        companions[role] = Companion(of_role, spec, tuple(about["words"]), source, path, sha256)
+    return companions
+
+
+def places(fields: Mapping[str, Any], companions: Mapping[str, Companion]) -> dict[str, Any]:
+    """The field of a record that says where finished models lie now."""
+    if not companions:
+        return {}
+    at = {
+        role: {"source": c.source, "weights": str(c.weights)} for role, c in companions.items() if c.weights is not None
+    }
+    return {KEY: {role: {**about, **at.get(role, {})} for role, about in fields[KEY].items()}}
+
+
+def _unchanged(role: str, source: str, path: Path, sha256: str) -> None:
+    where = f"say where it lies now with {KEY}.{role}=PATH"
+    if not path.is_dir():
+        raise UserError(f"{KEY}.{role}={source}: {path} is gone, whose weights the run works with; {where}")
+    try:
+        now = fingerprint(path)
+    except UserError as e:
+        raise UserError(f"{KEY}.{role}={source}: {e}; {where}") from None
+    if now != sha256:
+        raise UserError(
+            f"{KEY}.{role}={source}: the weights in {path} are not those that the run began with "
+            f"(sha256 {sha256[:12]}); {where}"
+        )
+
+
+class Recorded(TypedDict):
+    """A companion in a run's record."""
+
+    trains: bool
+    shares: list[str]
+    words: list[str]
+    source: str | None
+    weights: str | None
+    sha256: str | None
+
+
+class Record(TypedDict):
+    models: NotRequired[dict[str, Recorded]]
+
+
+def fields(companions: Mapping[str, Companion], models: Mapping[str, Model]) -> dict[str, Any]:
+    """The field `models` of a run's record."""
+    by_role = {}
+    for role, c in companions.items():
+        counts = flops.count_parameters(models[role])
+        by_role[role] = {
+            "family": c.spec.family,
+            "parameters": {"total": counts.total, "active": counts.active},  # without what it shares
+            "trains": c.trains,
+            "shares": list(c.declared.shares),
+            "words": list(c.words),
+            "source": c.source,
+            "weights": None if c.weights is None else str(c.weights),
+            "sha256": c.sha256,
+        }
+    return by_role
+
+
+def lines(companions: Mapping[str, Companion], models: Mapping[str, Model]) -> list[str]:
+    """Lines that a run begins with, one for each companion."""
+    texts = []
+    for role, about in fields(companions, models).items():
+        shared = f", beside the {' and '.join(about['shares'])} that it shares" if about["shares"] else ""
+        how = "trained" if about["trains"] else "frozen"
+        origin = about["source"] or (" ".join(about["words"]) or "the run's own model")
+        origin += ", begins with that of init_from" if companions[role].start is not None else ""
+        texts.append(f"{role}: {about['family']}, {about['parameters']['total']:,} parameters{shared}, {how}, {origin}")
+    return texts
+
+
+def finished(path: Path, home: Path, cfg: DictConfig, trained: Model) -> dict[str, Model]:
+    """The companions of a run as its checkpoint `path` has them, in evaluation, beside the trained model. UserError where one
+    is not to be had."""
+    roles = declared(str(cfg.objective["_part_"]))
+    if not roles:
+        return {}
+    if not (home / record.NAME).is_file() or not cfg[KEY]:
+        raise UserError(
+            f"{home}: objective={cfg.objective['_part_']} works with the role {next(iter(roles))} too, whose model an export "
+            "does not have; give the folder of the run"
+        )
+    models = {}
+    for role, companion in reopened(home, record.read(home), {}, begins=False).items():
+        model = companion.assemble(trained)
+        build.materialise(model)
+        if companion.trains:
+            load(model, checkpoint.read_weights(path, role), f"checkpoint {path}: {KEY}.{role}")
+        else:
+            companion.fill(model, cfg.seed)
+        models[role] = model.eval()
+    return models
