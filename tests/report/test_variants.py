@@ -33,10 +33,10 @@ def test_names_without_a_sweep(runs, built, tmp_path):
 
 
 def test_a_list_is_named_as_it_is_typed(runs, built, tmp_path):
-    for i, words in enumerate((["heads"], ["stacks.main.layers.*", "-bias"], None)):
+    for i, words in enumerate((["heads"], ["stacks.main.layers.*", "-bias"], ["model.dim=32"], None)):
         runs.make(tmp_path / str(i), 2.0 + i / 10, changes={"train.learns": words})
-    expected = ["train.learns=[heads]", "train.learns=[stacks.main.layers.*,-bias]", "train.learns=null"]
-    assert sorted(names(built(tmp_path))) == sorted(expected)
+    expected = ["[heads]", "[stacks.main.layers.*,-bias]", "[model.dim=32]", "null"]
+    assert sorted(names(built(tmp_path))) == sorted(f"train.learns={value}" for value in expected)
 
 
 def test_names_from_what_was_typed(runs, built, tmp_path):

@@ -18,7 +18,7 @@ from llmlab.data import stand_in
 from llmlab.model import build
 from llmlab.model.model import Model
 from llmlab.slots import Loss, Vocabulary
-from llmlab.training import companions
+from llmlab.training import companions, losses
 
 Batch = dict[str, Tensor]
 LOSS_TOLERANCE = 0.05  # relative, of the first loss
@@ -67,7 +67,9 @@ def companion_models(subject: Subject, model: Model) -> dict[str, Model]:
 
 def objective_loss(subject: Subject, model: Model, batch: Batch) -> Loss:
     """The loss that the objective computes of a batch, with the companions that it asks for."""
-    loss: Loss = build_objective(subject).loss(model, batch, **companion_models(subject, model))
+    objective, others = build_objective(subject), companion_models(subject, model)
+    loss: Loss = objective.loss(model, batch, **others)
+    losses.check(loss, objective, others)
     return loss
 
 
@@ -91,6 +93,7 @@ def loss_function(subject: Subject, model: Model) -> Callable[[], Loss]:
 
     def loss() -> Loss:
         value: Loss = objective.loss(model, batch, **beside_it)
+        losses.check(value, objective, beside_it)
         outputs = model(text, heads=others).heads.values() if others else ()
         more = [(x * torch.linspace(-1, 2, x.numel()).view_as(x)).mean() for x in outputs]
         beside = {f"head {i}": (x, torch.ones((), dtype=torch.int64)) for i, x in enumerate(more)}

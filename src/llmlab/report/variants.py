@@ -42,8 +42,8 @@ def flatten(config: Mapping[str, Any]) -> tuple[dict[str, Any], set[str]]:
 
 
 def _listed(values: list[Any]) -> str:
-    """A list as it is typed: [heads,bias]; of other things than words as JSON."""
-    words = all(isinstance(v, str) and re.fullmatch(r"[\w.*/+-]+", v) for v in values)
+    """A list as it is typed: [heads,bias], [size=nano]; of other things than words as JSON."""
+    words = all(isinstance(v, str) and re.fullmatch(r"[\w.*/+=@:-]+", v) for v in values)
     return f"[{','.join(values)}]" if words else json.dumps(values)
 
 
