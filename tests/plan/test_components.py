@@ -13,7 +13,7 @@ from llmlab.model.build import assemble
 from llmlab.model.flops import count_parameters
 from llmlab.plan.components import component_lines, groups
 
-PARITY = Path(os.environ.get("LLMLAB_PARITY", Path(__file__).parents[4] / "shared" / "parity"))
+PARITY = Path(os.environ.get("LLMLAB_PARITY", Path(__file__).parents[3] / "shared" / "parity"))
 STATED = {"MT5Config"}  # published files say whether the head is tied; the rows leave it to a default that has changed
 
 
