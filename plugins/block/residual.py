@@ -81,6 +81,7 @@ class ScaledPreNorm(Residual):
     """
 
     final_norm = True
+    keeps_input = True
 
     def __init__(
         self,

@@ -100,6 +100,9 @@ TABLE: Mapping[str, Mapping[str, Attribute]] = {
     },
     "block": {
         "final_norm": Attribute(bool, False, "the stack needs a norm after its last layer"),
+        "keeps_input": Attribute(
+            bool, False, "its stream stays close to its input, so that with a tied table a token scores itself first"
+        ),
     },
     "attention": {
         "latents": Attribute(

@@ -14,6 +14,7 @@ from torch import Tensor
 from llmlab import attributes, measures, registry
 from llmlab.check.refusal import refusal, untrainable
 from llmlab.check.subject import VOCABULARY, CheckFailed, NotApplicable, Subject, assert_close
+from llmlab.config.spec import ModelSpec
 from llmlab.data import stand_in
 from llmlab.model import build
 from llmlab.model.model import Model
@@ -124,11 +125,21 @@ def first_loss(subject: Subject) -> None:
     varies = subject.spec.init.attribute("logit_variance")
     # E[ln sum exp z] = ln V + v / 2 for normal logits z of variance v, which an init may cause (`logit_variance`); chance
     # adds up to SAMPLING_ERROR of their deviation. It is a bound: a norm or a soft cap may make logits vary less.
-    most = (1 + LOSS_TOLERANCE) * (chance + varies / 2) + SAMPLING_ERROR * math.sqrt(varies)
+    expected = chance + varies / 2
+    if varies and keeps_input(subject.spec):  # the input's own logit is up to sqrt(v D): its vector times itself
+        own = math.sqrt(varies * subject.spec.sizes.dim)
+        expected = math.log(math.exp(expected) + math.exp(own))
+    most = (1 + LOSS_TOLERANCE) * expected + SAMPLING_ERROR * math.sqrt(varies)
     if not (1 - LOSS_TOLERANCE) * chance <= got <= most:
         raise CheckFailed(
             f"the first loss is {got:.3f}, but should be ln {VOCABULARY} = {chance:.3f}, at most {most:.3f}"
         )
+
+
+def keeps_input(spec: ModelSpec) -> bool:
+    """True if a tied table is read off a stream that stays close to its input."""
+    blocks = (layer.parts["block"] for layer in spec.stacks[-1].layers)
+    return spec.sizes.tie_embeddings and any(block.attribute("keeps_input") for block in blocks)
 
 
 def gradients(subject: Subject) -> None:

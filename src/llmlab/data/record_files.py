@@ -18,6 +18,7 @@ from llmlab.record_kinds import Field, Kind
 
 ENDINGS = (".jsonl", ".json", ".csv", ".tsv")
 SHOWN = 12  # keys of a record that an error names
+LONGEST = 1 << 30  # characters of a field
 
 
 class Message(TypedDict):
@@ -83,13 +84,12 @@ def _rows(file: File) -> Iterator[tuple[str, str, Any]]:
 
 def _table(text: str, ending: str, shown: str) -> Iterator[tuple[int, dict[str, str]]]:
     """(number of its last line, values by column) of each row. The first row names the columns."""
-    csv.field_size_limit(1 << 30)  # 131,072 characters by default, for the whole process
     # A quote in a .tsv is a character like any other: GLUE's files have single ones.
     how: Any = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if ending == "tsv" else {"strict": True}
     reader = csv.reader(io.StringIO(text, newline=""), **how)
     header: list[str] | None = None
     try:
-        for row in reader:
+        for row in _long_rows(reader):
             if not row:
                 continue
             if header is None:
@@ -106,6 +106,19 @@ def _table(text: str, ending: str, shown: str) -> Iterator[tuple[int, dict[str, 
             yield reader.line_num, dict(zip(header, row, strict=True))
     except csv.Error as e:
         raise UserError(f"{shown}, line {reader.line_num}: not valid .{ending} ({e})") from None
+
+
+def _long_rows(reader: Iterator[list[str]]) -> Iterator[list[str]]:
+    """The rows of a reader, whose fields may be long. csv's limit of 131,072 characters is one of the whole process."""
+    while True:
+        before = csv.field_size_limit(LONGEST)
+        try:
+            row = next(reader)
+        except StopIteration:
+            return
+        finally:
+            csv.field_size_limit(before)
+        yield row
 
 
 def _record(row: object, kind: Kind, names: Mapping[str, str], where: str) -> Record:
