@@ -101,3 +101,20 @@ def test_a_loss_without_a_gradient_is_refused():
     batch = {"loss": Loss({"nll": (torch.tensor(3.0), torch.tensor(5))}), "counts": {"nll": torch.tensor(20)}}
     with pytest.raises(UserError, match="loss has no gradient"):
         made.training_step(batch, 0)
+
+
+@pytest.mark.parametrize("saved_at_the_end_of_a_batch", [False, True])
+def test_micro_batches_done_are_counted_anew_where_a_step_has_more_of_them(saved_at_the_end_of_a_batch):
+    """Lightning knows by `completed` being one behind `processed` that a batch was done when it was saved."""
+    made = module(accumulate=4)
+    made._trainer = SimpleNamespace(accumulate_grad_batches=4, strategy=SimpleNamespace(data_rank=0, data_world=1))
+    done = {"ready": 6, "started": 6, "processed": 6, "completed": 6 - saved_at_the_end_of_a_batch}
+    progress = {"total": dict(done), "current": dict(done)}
+    state = {"terms": ["nll"], "names": ["nll"], "rows": None}
+    saved = {
+        "llmlab": {"step_metrics": state, "world": 2, "accumulate": 2},
+        "loops": {"fit_loop": {"epoch_loop.batch_progress": progress}},
+    }
+    made.on_load_checkpoint(saved)
+    expected = {"ready": 12, "started": 12, "processed": 12, "completed": 12 - saved_at_the_end_of_a_batch}
+    assert progress == {"total": expected, "current": expected}

@@ -56,7 +56,7 @@ class Combinations:
         One factor, since most of these pairs are refused, which would leave a row-by-row search little to choose from.
         """
         levels: list[Level] = []
-        for objective in registry.names("objective"):
+        for objective in sorted(registry.names("objective"), key=_by_preference):
             default = registry.index()["objective", objective].attribute("mask")
             for mask in sorted(registry.names("mask"), key=lambda m: (m != default, m)):
                 level = (("objective", objective), ("mask", mask))
@@ -202,10 +202,16 @@ def _default_objective() -> str:
     return str(Subject(Case("", (f"model={BASE_FAMILIES['decoder']}",))).composed.cfg.objective["_part_"])
 
 
+def _by_preference(objective: str) -> tuple[bool, bool, str]:
+    """Sort key: a model has the first objective unless a part needs another. A decoder's own, then those of plain text."""
+    reads = registry.index()["objective", objective].attribute("reads")
+    return objective != _default_objective(), reads != "text", objective
+
+
 def _objective_with_mask(mask: str | None) -> str | None:
     """The first objective whose own mask it is."""
-    names = (n for n in registry.names("objective") if registry.index()["objective", n].attribute("mask") == mask)
-    return next(names, None)
+    names = [n for n in registry.names("objective") if registry.index()["objective", n].attribute("mask") == mask]
+    return min(names, key=_by_preference, default=None)
 
 
 def _learning_words(items: Mapping[str, str]) -> tuple[str, ...]:

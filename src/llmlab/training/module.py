@@ -301,6 +301,8 @@ class Offline(pl.LightningModule):
         # Lightning takes as many micro-batches for done as its own counter says, and validates by it.
         progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
         for counts in (progress["total"], progress["current"]):  # of micro-batches; a step may now have more or fewer
-            counts.update(
-                {k: n * self.trainer.accumulate_grad_batches // ours["accumulate"] for k, n in counts.items()}
-            )
+            # Where Lightning saves at the end of a batch, `completed` is one behind `processed`; it looks for just that
+            # difference when it goes on (restarted_on_train_batch_end), else the first step would lack micro-batches.
+            done = counts["processed"]
+            now = done * self.trainer.accumulate_grad_batches // ours["accumulate"]
+            counts.update({k: now + n - done for k, n in counts.items()})
