@@ -69,12 +69,12 @@ class MaskedLMHead(Transformed):
     """BERT's head for masked tokens (Devlin et al. 2018, arXiv:1810.04805): (..., D) -> (..., V).
 
     A linear to the width of the token table, activation, norm, then the token table (own weights unless
-    model.tie_embeddings) and a bias.
+    model.tie_embeddings) and a bias. Then times model.logit_scale: T5's table is too large without it.
     """
 
     per_token = True
     scores = "vocabulary"
-    unused = ("logit_scale", "logit_softcap")
+    unused = ("logit_softcap",)
     embedding: Embedding
 
     def __init__(
@@ -89,7 +89,7 @@ class MaskedLMHead(Transformed):
         bias: bool = True,  # on the logits
     ):
         super().__init__()
-        self.act = ACTIVATIONS[act]
+        self.act, self.scale = ACTIVATIONS[act], sizes.logit_scale
         object.__setattr__(self, "embedding", embedding)
         self.dense = Linear(sizes.dim, embedding.embed_dim, dense_bias, role="other")
         self.norm = norm(embedding.embed_dim, sizes.norm_eps)
@@ -98,4 +98,5 @@ class MaskedLMHead(Transformed):
 
     def forward(self, h: Tensor, ctx: Context) -> Tensor:
         h = self.transform(h)
-        return F.linear(h, self.embedding.weight if self.out is None else self.out.weight, self.bias)
+        logits = F.linear(h, self.embedding.weight if self.out is None else self.out.weight, self.bias)
+        return logits if self.scale is None else logits * self.scale

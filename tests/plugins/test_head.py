@@ -43,6 +43,14 @@ def test_lm_scales_then_caps():
     close(got, 3 * torch.tanh(h @ embedding.weight.T * 0.5 / 3))
 
 
+def test_mlm_is_scaled_as_lm():
+    """T5's rows are of length sqrt(D), so its logits are divided by that."""
+    plain, scaled = head("mlm", tie_embeddings=True), head("mlm", tie_embeddings=True, logit_scale=0.5)
+    scaled.load_state_dict(plain.state_dict())
+    h = randn(2, 5, 24)
+    close(scaled(h, CTX), 0.5 * plain(h, CTX))
+
+
 def test_lm_tied_to_a_narrower_table_goes_down_to_it():
     made, embedding = head("lm", Embedded(8), tie_embeddings=True), Embedded(8)
     h = randn(2, 5, 24)
