@@ -4,5 +4,8 @@ plugins = ["llmlab_plugins" + p.removeprefix("plugins") for p in find_packages(i
 setup(
     packages=find_packages("src") + plugins + ["llmlab_conf"],
     package_dir={"": "src", "llmlab_plugins": "plugins", "llmlab_conf": "conf"},
-    package_data={"llmlab_conf": ["**/*.yaml"], "llmlab": ["py.typed", "check/reference.json"]},
+    package_data={
+        "llmlab_conf": ["**/*.yaml"],
+        "llmlab": ["py.typed", "check/reference.json", "check/twins/records/*.json"],
+    },
 )

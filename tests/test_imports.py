@@ -11,6 +11,7 @@ ALLOWED = {"llmlab.policy", "llmlab.slots", "llmlab.registry", "llmlab.sizes", "
 
 PLUGIN_API = (
     "attributes",
+    "twins",
     "definitions",
     "slots",
     "slot_names",

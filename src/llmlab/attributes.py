@@ -69,6 +69,12 @@ TABLE: Mapping[str, Mapping[str, Attribute]] = {
         "small": Attribute(
             dict[str, Any], {}, "options with which a text of a dozen tokens shows what it does, for `llmlab check`"
         ),
+        "telling": Attribute(
+            tuple[dict[str, Any], ...],
+            (),
+            "settings of its options, beside each bool and Literal by itself, whose effect a tiny model shows; each is met in "
+            "`llmlab check`",
+        ),
         "idle": Attribute(tuple[str, ...], (), "its parameters that not every batch has a gradient for"),
         "estimates": Attribute(
             bool, False, "its gradient is not the slope of what it computes (a straight-through estimate)"
@@ -215,10 +221,10 @@ def problem(slot: str, name: str, value: object, options: Iterable[str] = ()) ->
     for word in strings(value) if declared.choices else ():
         if word not in declared.choices:
             return f"{name} can't be {word!r}; {near(word, declared.choices)}"
-    if name == "small" and isinstance(value, dict):
-        for key in value:
+    if name in ("small", "telling"):
+        for key in (key for setting in (value if isinstance(value, tuple) else (value,)) for key in setting):
             if key not in options:
-                return f"small names {key!r}, which is no option of the part; {near(key, options)}"
+                return f"{name} names {key!r}, which is no option of the part; {near(key, options)}"
     return None
 
 

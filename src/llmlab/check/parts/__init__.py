@@ -18,8 +18,10 @@ from llmlab.check.parts import (
     traits,
 )
 from llmlab.check.subject import Subject
+from llmlab.check.twins import definition
 
 PART_CHECKS: dict[str, Callable[[Subject], None]] = {
+    "definition": definition,
     "compiled": computed.compiled,
     "bfloat16": computed.bfloat16,
     "options": options.options,
