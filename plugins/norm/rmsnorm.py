@@ -15,6 +15,8 @@ class RMSNorm(nn.Module):
     offset 0 the normed value returns to x's dtype before it meets the weight (LLaMA, T5), else after (Gemma, offset 1).
     """
 
+    telling = ({"offset": 1.0},)
+
     def __init__(self, dim: int, eps: float, /, *, offset: float = 0.0):  # added to the weight
         super().__init__()
         self.dim, self.eps, self.offset = dim, eps, offset

@@ -33,5 +33,5 @@ def test_another_number_is_found(monkeypatch):
     monkeypatch.setattr(
         "llmlab.check.twins.observers.observed.SIZES", twins.observers.observed.SIZES.but(norm_eps=2e-3)
     )
-    with pytest.raises(CheckFailed, match="norm=rmsnorm: small is"):
+    with pytest.raises(CheckFailed, match="norm=rmsnorm: x is"):
         twins.definition(Subject(cases.part_case(("norm", "rmsnorm"))))
