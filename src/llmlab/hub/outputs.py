@@ -17,6 +17,7 @@ class Outputs(dict[str, Any]):
     """Tensors by the reference's names, as items and as attributes."""
 
     def __getattr__(self, name: str) -> Tensor:
+        # hasattr, copy and pickle ask for names that are not there and go on only at an AttributeError.
         try:
             return self[name]
         except KeyError:

@@ -20,6 +20,7 @@ def read_windows(types: Sequence[str], left: int | None) -> list[str]:
     if not left:
         raise UserError(f"config.json: layer_types has sliding_attention, but sliding_window={left!r}")
     if "full_attention" not in types:
+        # transformers counts the token itself (`kv_idx > q_idx - sliding_window`), as `left` does.
         return ["window=sliding", f"window.left={left}"]
     return [
         "+window@kinds.local.window=sliding",
