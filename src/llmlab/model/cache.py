@@ -17,6 +17,7 @@ class Cache:
     def __init__(self, steps: int, capacity: int):
         self.capacity = capacity
         self.length = 0
+        # Capacity 0 for a source: its buffer is made as long as it is when it is read.
         self.layers = [{"attention": LayerCache(capacity), "cross_attention": LayerCache(0)} for _ in range(steps)]
         self.valid: Tensor | None = None
         self.positions: dict[int, Tensor] = {}  # by position part
@@ -26,7 +27,8 @@ class Cache:
     def extend_valid(self, new: Tensor | None, batch: int, length: int) -> Tensor | None:
         """(B, S) validity of all keys so far, or None while none was ever padding."""
         if new is None and self.valid is None:
-            return None  # not all True: without a mask tensor a kernel may take its causal path
+            # None, not all True: without a mask tensor a kernel may take its causal path.
+            return None
         if new is None:
             assert self.valid is not None
             new = self.valid.new_ones(batch, length)

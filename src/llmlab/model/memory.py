@@ -26,6 +26,7 @@ class Memory:
         return self.layers[0].shape[1] if self.layers else 0
 
     def extend(self, inputs: Sequence[Tensor]) -> None:
+        # The paper's SG(): no gradient flows into an earlier segment (Dai et al. 2019, arXiv:1901.02860, section 3.2).
         new = [x[:, : self.reuse].detach() for x in inputs]
         if self.layers:
             new = [torch.cat([before, x], 1) for before, x in zip(self.layers, new, strict=True)]

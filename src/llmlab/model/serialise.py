@@ -96,5 +96,6 @@ def _stack(plain: dict[str, Any]) -> StackSpec:
         mask=PartSpec(**plain["mask"]),
         embedding=PartSpec(**plain["embedding"]),
         cross_attention=None if cross is None else PartSpec(**cross),
+        # Files of older runs lack the key: stacks shared one table always.
         shared_embedding=plain.get("shared_embedding", True),
     )
