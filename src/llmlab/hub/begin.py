@@ -89,6 +89,7 @@ class Start:
                 f"init_from=hf={self.name}: {self.folder} has no tokenizer.json; "
                 "name one with tokenizer=file tokenizer.path=FILE"
             )
+        # Quoted: Hydra's grammar ends an unquoted value at a comma, a bracket or a blank.
         return ["tokenizer=file", f"tokenizer.path={quoted(str(self.folder))}"]
 
     def _heads(self, typed: list[Override]) -> list[str]:

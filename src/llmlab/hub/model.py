@@ -66,6 +66,7 @@ class HubModel(nn.Module):
         if unknown := [name for name in arguments if name not in names]:
             raise TypeError(f"{unknown[0]} is not an argument of this model; there are {', '.join(names)}")
         for name, value in tensors({"input_ids": input_ids, **arguments}).items():
+            # transformers takes 1 and 0 of any dtype.
             if name.endswith("attention_mask"):
                 value = value.bool()
                 # Nothing is padded: without a mask a kernel may take its causal path.
@@ -100,4 +101,5 @@ class HubModel(nn.Module):
             return out.source
         role, _, column = rest.partition(":")
         tensor = out.heads[role]
+        # One linear gives both ends of a span: column 0 is the start (qa_outputs).
         return tensor[..., int(column)] if column else tensor

@@ -39,6 +39,7 @@ def tensors(arguments: Mapping[str, Argument]) -> dict[str, Tensor]:
     for name, value in arguments.items():
         if isinstance(value, Tensor):
             out[name] = value
+        # None is left out: callers of transformers pass it for "not given".
         elif value is not None:
             raise TypeError(f"{name} must be a tensor, but is {type(value).__name__}")
     return out

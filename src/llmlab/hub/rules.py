@@ -157,6 +157,7 @@ def expand(rules: Iterable[Rule], shapes: Mapping[str, torch.Size], spec: ModelS
                 sizes = tuple(getattr(spec.sizes, n) if isinstance(n, str) else n for n in concrete.shape)
                 concrete = replace(concrete, shape=sizes)
             if concrete.kind == "grouped":
+                # Rows of our k over a head's width: as many groups as key heads, whatever a family calls that number.
                 concrete = replace(concrete, groups=shapes[concrete.ours[1]][0] // spec.sizes.head_dim)
             out.append(concrete)
     return out

@@ -80,6 +80,7 @@ def _describe(spec: ModelSpec) -> tuple[Entry, Head, dict]:
         heads = {role: part.name for role, part in head.heads(full).items()}
         if heads != {role: part.name for role, part in spec.heads.items()}:
             continue
+        # T5EncoderModel and T5Model both have no heads: the stacks tell them apart.
         if head.stacks is not None and set(head.stacks) != {s.name for s in spec.stacks}:
             continue
         back = spec_of(entry, head, config)

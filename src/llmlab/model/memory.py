@@ -18,6 +18,7 @@ class Memory:
 
     def __init__(self, keep: int | None = None, reuse: int | None = None, layers: Sequence[Tensor] = ()):
         if any(n is not None and n < 1 for n in (keep, reuse)):
+            # Not 0: x[:, -0:] is all of x.
             raise ValueError(f"a memory keeps and reuses at least 1 token, but keep={keep} and reuse={reuse}")
         self.keep, self.reuse, self.layers = keep, reuse, list(layers)
 

@@ -39,6 +39,7 @@ class Model(nn.Module):
             self.stacks[stack.name] = built
             first = first or built
         assert first is not None
+        # A head's norm is of the layers' kind: ModernBERT's has no bias, as all of its norms.
         norm = spec.stacks[-1].layers[-1].parts["norm"].factory()
         self.heads = nn.ModuleDict(
             {role: part.factory()(spec.sizes, norm, first.embedding) for role, part in spec.heads.items()}

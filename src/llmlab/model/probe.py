@@ -123,6 +123,7 @@ class Meter:
             return own.flops
         if prepared is None or declared(part, tokens, tokens).flops is not None:
             return 0.0
+        # The same key as `attention` gives: this run is known already.
         alone = self._run(spec, (x, None), _attention_run(x, None), part, Position())
         both = self._run(
             position_spec,
@@ -159,6 +160,7 @@ class Meter:
         self, spec: PartSpec, how: Literal["declared", "measured", "unknown", "as if all learnt"], why: str = ""
     ) -> None:
         name = f"{spec.slot}={spec.name}"
+        # The first reason stays: a part that fails in one layer fails alike in the others.
         self.sources.setdefault(name, CostSource(name, how, why))
 
 

@@ -21,6 +21,7 @@ def walk(model: nn.Module) -> Iterator[tuple[str, nn.Module, str, nn.Parameter, 
 
 
 def role_of(module: nn.Module, name: str) -> Role:
+    # By suffix too: XLNet's content_bias, position_bias and segment_bias are parameters of one module.
     if name == "bias" or name.endswith("_bias"):
         return "bias"
     if name in getattr(module, "constants", {}):

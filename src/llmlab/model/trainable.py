@@ -128,6 +128,7 @@ def _names(paths: Sequence[str], learning: set[str]) -> list[str]:
     whole = dict.fromkeys(next(p for p in _places(path) if p not in frozen) for path in paths if path in learning)
     layers: dict[tuple[str, str], list[int]] = {}
     for name in whole:
+        # The lookbehind: only a number right behind `layers.` is a layer's.
         before, number, after = re.fullmatch(r"(.*?)(?:(?<=layers\.)(\d+)(.*))?", name).groups()  # type: ignore[union-attr]
         layers.setdefault((before, after or ""), []).extend([] if number is None else [int(number)])
     return [before + ranges(numbers).replace(", ", ",") + after for (before, after), numbers in layers.items()]

@@ -76,6 +76,7 @@ class VisibleSource:
 
     valid: Tensor | None  # (B, S)
     length: int
+    # Without annotations, so that both are attributes of the class and no fields of the dataclass.
     documents = None
     within = None
 

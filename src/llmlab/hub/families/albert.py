@@ -65,7 +65,7 @@ DEFAULTS: Config = {
     "intermediate_size": 16384,
     "inner_group_num": 1,
     "hidden_act": "gelu_new",
-    # AlbertConfig's zeros: dropout hurts large ALBERTs (Lan et al. 2019, arXiv:1909.11942, section 4.8).
+    # AlbertConfig's zeros: the largest ALBERT did better without dropout (Lan et al. 2019, arXiv:1909.11942).
     "hidden_dropout_prob": 0.0,
     "attention_probs_dropout_prob": 0.0,
     "classifier_dropout_prob": 0.1,

@@ -60,7 +60,7 @@ DEFAULTS: Config = {
     "max_position_embeddings": 512,
     "type_vocab_size": 0,
     "layer_norm_eps": 1e-7,
-    # DebertaV2Config's defaults have absolute positions alone; the published files state each of these keys.
+    # DebertaV2Config's defaults have absolute positions alone; the published files state their relative ones.
     "relative_attention": False,
     "max_relative_positions": -1,
     "position_buckets": -1,

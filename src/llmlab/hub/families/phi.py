@@ -46,7 +46,9 @@ DEFAULTS: Config = {
 
 def read(c: Config) -> list[str]:
     heads = c["num_attention_heads"]
+    # PhiConfig's default is None: as many as heads, which all published sizes have.
     kv = c.get("num_key_value_heads") or heads
+    # PhiConfig has no such key; PhiAttention reads it all the same where a file has it (getattr).
     width = c.get("head_dim") or c["hidden_size"] // heads
     values = {
         "dim": c["hidden_size"],

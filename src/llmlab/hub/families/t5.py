@@ -54,7 +54,7 @@ def _stack(name: str, ffn: int) -> list[Rule]:
     return rules
 
 
-# transformers ties both to `shared`; older files hold all three, and T5EncoderModel's needs only one.
+# transformers ties both to `shared`; older files may hold all three.
 TABLES = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
 RULES = [
     same("stacks.encoder.embedding.table.weight", "shared.weight", aliases=TABLES),
