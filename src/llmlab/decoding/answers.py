@@ -34,9 +34,11 @@ def answers(
     at_once: prompts that are gone on with together, over one cache; None: all.
     """
     found: list[Answer] = []
+    # range() refuses a step of 0, which no prompts at all would give.
     at_once = at_once or max(1, len(prompts))
     for first in range(0, len(prompts), at_once):
         some = list(prompts[first : first + at_once])
+        # A prompt's ids do not depend on its company (generate_all), so that pieces give what all at once would.
         trace: list[list[tuple[int, float]]] = [[] for _ in some]
         for _ in generate_all(
             model,
@@ -48,6 +50,7 @@ def answers(
             vocabulary=vocabulary,
             trace=trace,
         ):
-            pass  # the trace has all that is wanted
+            # The trace has all that is wanted; the loop only makes the generator run.
+            pass
         found += [Answer([i for i, _ in row], [p for _, p in row]) for row in trace]
     return found

@@ -17,6 +17,7 @@ from llmlab.model.model import Model
 
 def limit(model: Model, stack: int = -1) -> int | None:
     """Positions that the model has a vector for in a stack, the last; None where it has no such bound."""
+    # Tables alone have rows: rope, ALiBi and relative biases are computed for any position.
     rows = [p.rows for p in model.stacks[list(model.stacks)[stack]].positions if hasattr(p, "rows")]
     return min(rows) if rows else None
 
@@ -57,6 +58,8 @@ def generate(
             yield token
 
 
+# torch wraps a generator function so that the mode is on within and off at each
+# yield (_wrap_generator in _contextlib.py).
 @torch.inference_mode()
 def generate_all(
     model: Model,
@@ -92,6 +95,7 @@ def generate_all(
     stops = () if stop is None else (stop,) if isinstance(stop, int) else stop
     ended = [""] * len(prompts) if ended is None else ended
     device = next(model.parameters()).device
+    # On the CPU, where `Sampling.draw` draws, so that a GPU gives the same texts.
     generators = [torch.Generator().manual_seed(seed) for seed in (seeds or [0] * len(prompts))]
     was_training = model.training
     model.eval()
@@ -111,6 +115,7 @@ def generate_all(
             last = torch.zeros_like(read.ids, dtype=torch.bool)
             last[:, -1] = True
             logits = model({**batch, **read.batch()}, heads={"tokens": last}, cache=cache).heads["tokens"]
+            # Both are kept: a forced id would cover the -1 by which `draw` says that there was no distribution.
             token = drawn = sampling.draw(logits[:, :vocabulary], generators, seen)
             if step == 0 and forced[0] is not None:
                 token = torch.full_like(token, forced[0])
@@ -142,12 +147,14 @@ def generate_all(
             if not cached:
                 text = text.then(new)
     finally:
+        # In `finally`: a caller that stops early closes the generator, which raises GeneratorExit at the yield.
         model.train(was_training)
 
 
 def _no_numbers(model: Model, batch: dict[str, Tensor], last: Tensor, cache: Cache | None, step: int) -> UserError:
     """The error for logits that are not finite: which part of the model they come from."""
     if cache is not None:
+        # The forward that failed is run once more to find the part, so the cache forgets these tokens first.
         cache.cut(cache.length - last.shape[1])
     which = finite.first_nonfinite(model, lambda: model(batch, heads={"tokens": last}, cache=cache))
     return UserError(f"the logits of new token {step + 1} are NaN or infinity: {which}")
@@ -164,6 +171,7 @@ def fits_padding(model: Model, length: int) -> bool:
     k = torch.arange(length)[None]
     for part in {stack.mask, *stack.windows}:
         allowed = part.allowed(k.T, k, {}).expand(length, length)
+        # Equal along each diagonal, as whatever goes by distance alone is.
         if not torch.equal(allowed[1:, 1:], allowed[:-1, :-1]):
             return False
     return True
@@ -207,6 +215,7 @@ def _padded(texts: Sequence[list[int]], device: torch.device) -> _Text:
     ids, valid = _rectangle(texts, device, left=True)
     if valid is None:
         return _Text(ids)
+    # Padding would stand at -1: it takes position 0, and is seen by nobody.
     return _Text(ids, valid, (valid.long().cumsum(1) - 1).clamp(min=0), valid.sum(1))
 
 
@@ -257,6 +266,7 @@ def _checked(
             batch["source_valid"] = valid
         texts = [[start]] * len(prompts)
     bound = limit(model)
+    # One more than there are positions left: the last token that is drawn is never read.
     rooms = [max_new if bound is None else min(max_new, bound - len(ids) + 1) for ids in texts]
     for ids, room in zip(texts, rooms, strict=True):
         if room < 1:

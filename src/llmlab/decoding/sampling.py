@@ -31,6 +31,7 @@ class Sampling:
     repetition_penalty: float = 1.0
 
     def __post_init__(self) -> None:
+        # Not `< 0`: NaN fails every comparison, and is to be refused too.
         if not self.temperature >= 0:
             raise UserError(f"temperature={self.temperature} must be at least 0 (0 is greedy)")
         if self.top_k is not None and self.top_k < 1:
@@ -46,16 +47,19 @@ class Sampling:
         """(B, V) probabilities in float32; greedy puts all on the most likely token. seen: tokens that the text has."""
         logits = self._penalised(logits_BV, seen_BV)
         if self.temperature == 0:
+            # argmax takes the first of equal logits (since torch 1.7), so that greedy is one text.
             return torch.zeros_like(logits).scatter_(-1, logits.argmax(-1, keepdim=True), 1.0)
         # With the largest at 0 a tiny temperature makes -inf of the others, and no inf - inf of the softmax.
         logits = (logits - logits.amax(-1, keepdim=True)) / max(self.temperature, 1e-30)
         if self.top_k is not None and self.top_k < logits.shape[-1]:
+            # By index and not by `logits < kth`, which keeps more than k where logits are equal.
             values, index = logits.topk(self.top_k, -1)
             logits = torch.full_like(logits, float("-inf")).scatter_(-1, index, values)
         p = logits.softmax(-1)
         if self.top_p is not None and self.top_p < 1:
             ordered, index = p.sort(-1, descending=True)
-            before = ordered.cumsum(-1) - ordered  # probability of those that are likelier
+            # The probability of those that are likelier.
+            before = ordered.cumsum(-1) - ordered
             # The token that crosses top_p stays, so that there is always one.
             p = torch.zeros_like(p).scatter_(-1, index, ordered.masked_fill(before >= self.top_p, 0.0))
             p = p / p.sum(-1, keepdim=True)
@@ -76,16 +80,19 @@ class Sampling:
         """
         if self.temperature == 0:
             logits = self._penalised(logits_BV, seen_BV)
-            best = logits.argmax(-1, keepdim=True)  # that of a NaN, if there is one
+            # That of a NaN, if there is one: torch takes NaN for the largest.
+            best = logits.argmax(-1, keepdim=True)
             return best.masked_fill(~logits.gather(-1, best).isfinite(), -1)[:, 0]
         # Generators of the CPU: a seed draws the same tokens whatever the model runs on.
         p = self.distribution(logits_BV, seen_BV).cpu()
         none = ~p.sum(-1).isfinite()
-        p = p.masked_fill(none[:, None], 1.0)  # multinomial refuses the whole batch for one row
+        # multinomial raises for the whole batch where one row holds a NaN.
+        p = p.masked_fill(none[:, None], 1.0)
         if isinstance(generator, torch.Generator):
             drawn = torch.multinomial(p, 1, generator=generator)
         else:
             rows = zip(p, generator, strict=True)
+            # A call a row: multinomial takes one generator, from which row 2 would draw after row 1.
             drawn = torch.stack([torch.multinomial(row, 1, generator=own) for row, own in rows])
         return drawn[:, 0].masked_fill(none, -1).to(logits_BV.device)
 

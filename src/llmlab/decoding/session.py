@@ -44,9 +44,11 @@ class Session:
         ended: list[str] | None = None,
     ) -> Generator[int, None, None]:
         """Ids after `prompt`, as `generate` has them. May be closed, or interrupted, at any token."""
+        # At least one token of the prompt is read again: its logits are not kept.
         self.reused = min(_common(self.ids, prompt), len(prompt) - 1) if self._cache is not None else 0
         cache = None
         if self.keeps:
+            # Capacity 0: generate_all reserves what a turn needs.
             cache = self._cache = self._cache or self.model.new_cache(0)
             cache.cut(max(0, self.reused))
         drawn: list[int] = []
@@ -67,7 +69,8 @@ class Session:
                 yield token
         finally:
             if cache is not None:
-                cache.cut(cache.length)  # an interrupted forward may have filled some layers
+                # An interrupted forward may have filled some layers.
+                cache.cut(cache.length)
                 self.ids = [*prompt, *drawn][: cache.length]
 
 

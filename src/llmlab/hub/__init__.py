@@ -14,6 +14,7 @@ __all__ = ["load_hf", "save_hf"]
 
 def __getattr__(name: str) -> object:
     """Lazy import of `load_hf` and `save_hf`: both need torch, which takes seconds to import."""
+    # AttributeError, which `hasattr`, `from ... import` and help() ask for (PEP 562); a KeyError would escape them.
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{name.removesuffix('_hf')}"), name)

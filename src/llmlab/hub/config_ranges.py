@@ -11,7 +11,8 @@ from llmlab.errors import UserError
 from llmlab.json_files import short_repr
 from llmlab.sizes import MOST_LAYERS
 
-MOST = (1 << 31) - 1  # sizes and ids beyond it fit no tensor that a machine has
+# Sizes and ids beyond it fit no tensor that a machine has.
+MOST = (1 << 31) - 1
 OVER: Literal["over"] = "over"
 
 
@@ -33,8 +34,10 @@ class Number:
         return value if self.whole else float(value)
 
     def holds(self, value: object) -> bool:
+        # bool is a subclass of int in Python: true would be 1.
         if isinstance(value, bool) or not isinstance(value, int if self.whole else (int, float)):
             return False
+        # NaN fails both comparisons and infinity the second; Python's json reads both from a file.
         return self.low <= value <= self.high and (self.end == "from" or value > self.low)
 
     def __str__(self) -> str:
@@ -65,6 +68,7 @@ RULES: tuple[tuple[str, Number], ...] = (  # the first whose pattern matches all
     (r"routed_scaling_factor|router_(aux_loss_coef|jitter_noise)|z_loss_weight", Number(0.0, 1e6)),
     (r"type_vocab_size|n_shared_experts|shared_expert_intermediate_size|qk_nope_head_dim|conv_kernel_size", FROM_0),
     (r"mem_len|reuse_len", FROM_0),
+    # -1 means none in DeBERTa's and XLNet's files.
     (r"max_relative_positions|position_buckets|clamp_len", Number(-1, MOST, whole=True)),
     (r"(hidden|embedding|intermediate|\w+_intermediate|inner_hidden|ffn_hidden|vocab|padded_vocab)_size", COUNT),
     (r"d_(model|kv|ff|head|inner)|n_embe?d?|n_inner|dim|\w*head_dim|head_size|attention_head_size", COUNT),
@@ -75,6 +79,7 @@ RULES: tuple[tuple[str, Number], ...] = (  # the first whose pattern matches all
     (r"\w*max_position_embeddings|n_positions|max_seq_len|max_sequence_length|seq_length|model_max_length", COUNT),
     (r"sliding_window|window_size|relative_attention_(num_buckets|max_distance)", COUNT),
     (r"num_labels", COUNT),
+    # Halved on either side: 1 would leave a window of the token alone.
     (r"local_attention", Number(2, MOST, whole=True)),
 )
 NESTED: Mapping[str, Any] = {"rope_parameters": {}, "rope_scaling": {}, "layer_types": [], "id2label": {}}
@@ -94,7 +99,8 @@ def check(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
             and value == 0
             and config.get("use_sliding_window", defaults.get("use_sliding_window")) is False
         ):
-            continue  # as the reference writes a window that is not used (Qwen2-MoE)
+            # As the reference writes a window that is not used (Qwen2MoeConfig: 0).
+            continue
         if key in defaults or key in NESTED or rule is not None:
             _check(key, value, rule, defaults.get(key, NESTED.get(key)))
 
@@ -105,9 +111,11 @@ def _check(key: str, value: object, rule: Number | None, default: object) -> Non
             raise UserError(f"config.json: {key}=null must be true or false")
         return
     if rule is not None:
+        # The only key that may be a list: Llama 3 and GLM-4 end at any of three ids.
         for one in value if key == "eos_token_id" and isinstance(value, list) else [value]:
             rule.of(key, one)
     elif default is not None:
+        # JSON has 1 for 1.0 where a writer drops the fraction.
         kinds = (int, float) if isinstance(default, float) else (type(default),)
         if not isinstance(value, kinds) or (isinstance(value, bool) and not isinstance(default, bool)):
             raise UserError(f"config.json: {key}={short_repr(value)} must be like {short_repr(default)}")

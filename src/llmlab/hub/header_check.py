@@ -42,6 +42,7 @@ def check_counts(
     executed = said.get("execute", "")
 
     def number(key: str) -> int:
+        # int() of a text with more than 4,300 digits raises ValueError since Python 3.11; 18 fit 64 bits.
         if not re.fullmatch(r"-?\d{1,18}", value := said.get(key, "0")):
             raise UserError(f"{file}: {key} must be a whole number, but is {value[:40]}")
         return int(value)
@@ -50,7 +51,8 @@ def check_counts(
     if executed:
         _refuse("layers", executed.count(",") + 1, MOST_UNSEEN, file, "llmlab reads up to")
         layers = {"execute": 1 + max(map(int, re.findall(r"\d+", executed)))}
-        there = _numbered_within(shapes)  # ALBERT's are numbered within numbered groups
+        # ALBERT's are numbered within numbered groups.
+        there = _numbered_within(shapes)
     for key, n in (layers or {"": number("model.n_layers")}).items():
         name = key.removeprefix("stacks.").removesuffix(".n_layers")
         of = f"layers of the {name}" if key.startswith("stacks.") else "layers"
@@ -58,7 +60,9 @@ def check_counts(
             _refuse(of, n, MOST_UNSEEN, file, "llmlab reads up to")
         else:
             _refuse(of, n, there, file)
-    experts = {name: t for name, t in shapes.items() if "expert" in name}  # none: each layer is dense, whatever is said
+    # Where there are none each layer is dense, whatever is said.
+    experts = {name: t for name, t in shapes.items() if "expert" in name}
+    # transformers 5 may hold all experts in one tensor, (E, ...), without a number in its name.
     joined = max((t.shape[0] for t in experts.values() if t.dim() > 2), default=0)
     most = max(_numbered(experts), joined) if experts else MOST_UNSEEN
     _refuse("experts", number("model.moe.n_experts"), most, file)
@@ -78,6 +82,7 @@ def _numbered(names: Iterable[str]) -> int:
     """The most numbers that follow one prefix: model.layers.0, model.layers.1 ... Layers, or experts of a layer."""
     numbers: dict[str, set[str]] = defaultdict(set)
     for name in names:
+        # Lookahead, so that the dot between two numbers counts for both.
         for found in re.finditer(r"\.(\d+)(?=\.)", f".{name}"):
             numbers[name[: found.start()]].add(found[1])
     return max(map(len, numbers.values()), default=0)

@@ -37,17 +37,21 @@ def load_hf(folder: str | Path, *, dtype: torch.dtype = torch.float32, verbose: 
     about = describe(folder)
     entry, head, config, full = about.entry, about.head, about.config, about.full
     model = _assembled(about, folder)
-    fill(model, entry, rename(about, read_shapes(folder)), folder)  # whether all fits, before it takes memory
+    # A dry run on meta tensors, whose copy_ does nothing: what does not fit is said before it takes memory.
+    fill(model, entry, rename(about, read_shapes(folder)), folder)
     tensors = rename(about, read_tensors(folder))
     materialise(model)
     dtypes, read, ignored = fill(model, entry, tensors, folder)
+    # What is ignored may hold anything: GPT-2's `masked_bias` is a buffer, DeepSeek's layer 61 another objective's.
     finite.check({name: tensor for name, tensor in tensors.items() if name not in set(ignored)}, folder)
     if ignored and verbose:
         more = " ..." if len(ignored) > 8 else ""
-        print(f"{folder}: ignored {', '.join(ignored[:8])}{more}", file=sys.stderr)  # stdout is for what a model writes
+        # stdout is for what a model writes.
+        print(f"{folder}: ignored {', '.join(ignored[:8])}{more}", file=sys.stderr)
     beside = read_beside(folder)
     begin = None if head.begin is None else head.begin(full)
     unread = _unread(model, entry, tensors)
+    # eval() as from_pretrained does; a fresh nn.Module is in training mode.
     return HubModel(model.to(dtype).eval(), config, head, dtypes, read, unread=unread, beside=beside, begin=begin)
 
 
@@ -59,6 +63,7 @@ def _unread(model: Model, entry: Entry, tensors: dict[str, Tensor]) -> dict[str,
     return {name: tensors[name] for name, other in pairs if not torch.equal(tensors[name], tensors[other])}
 
 
+# float8 is not among them: its scales are tensors of their own, by which nothing here multiplies.
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
@@ -91,6 +96,7 @@ def describe(folder: Path, *, bare: bool = False) -> Description:
     """
     config = read_config(folder)
     entry, head = find({k: v for k, v in config.items() if not bare or k != "quantization_config"}, folder)
+    # Before any number of it makes a list or a tensor.
     with _explained(entry, config, folder):
         config_ranges.check(config, entry.defaults)
     header_check.check_list_lengths(config, folder / "config.json")
@@ -138,11 +144,14 @@ def find(config: Config, folder: Path) -> tuple[Entry, Head]:
         raise UserError(
             f"{folder / 'config.json'}: model_type={kind!r} is not implemented; known: {', '.join(sorted(known))}"
         )
+    # The key stands in files of every quantiser (bitsandbytes, GPTQ, FP8), whose
+    # tensors bear the names of plain weights.
     if config.get("quantization_config"):
         raise UserError(
             f"{folder / 'config.json'}: quantization_config is not implemented; give the weights unquantised"
         )
     entry = known[kind]
+    # A config.json that was written by hand may lack the key; of several names the first counts.
     names = config.get("architectures") or list(entry.architectures)[:1]
     if not isinstance(names, list) or not isinstance(names[0], str):
         raise UserError(f"{folder / 'config.json'}: architectures={names!r} must be a list of names")
@@ -164,8 +173,10 @@ def _headed(spec: ModelSpec, head: Head, config: Config) -> ModelSpec:
     return replace(spec, heads=head.heads(config), stacks=stacks)
 
 
+# A composition takes 0.24 s, and an export asks for the same words once for each class of its family.
 @lru_cache(maxsize=16)
 def _resolved(overrides: tuple[str, ...]) -> ModelSpec:
+    # Deferred: compose imports Hydra, 0.16 s, and describe() refuses most files before it is needed.
     from llmlab.config.compose import compose
 
     return layout.resolve(compose(overrides, strict=False), roles=())
@@ -182,6 +193,7 @@ def rename(about: Description, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         if head.prefix and name.startswith(head.prefix):
             name = entry.prefix + name.removeprefix(head.prefix)
         out[name] = tensor
+    # safetensors refuses shared memory, so that a writer keeps one of two tied names: it may be the head's.
     if about.full.get("tie_word_embeddings") and entry.head_key in out and not set(_tables(entry)) & set(out):
         assert entry.embed_key is not None and entry.head_key is not None
         out[entry.embed_key] = out.pop(entry.head_key)
@@ -204,6 +216,7 @@ def _decide_tie(entry: Entry, config: Config, tensors: dict[str, Tensor]) -> Con
         config["tie_word_embeddings"] = True
     embed = next((tensors[name] for name in _tables(entry) if name in tensors), None)
     head = tensors.get(entry.head_key)
+    # 20 ms for the two tables of GPT-2: cheap beside reading them.
     if head is not None and embed is not None and not (head.shape == embed.shape and torch.equal(head, embed)):
         return {**config, "tie_word_embeddings": False}
     return config
@@ -215,6 +228,7 @@ def fill(
     """Copy every tensor to its place. Returns the dtypes in the file by our names, which of its tensors were read, and
     which were ignored.
     """
+    # state_dict() gives detached tensors of the same memory, so that copy_ needs no no_grad.
     ours = model.state_dict()
     shapes = {name: tensor.shape for name, tensor in ours.items()}
     rules = expand(entry.rules, shapes, model.spec)
@@ -223,6 +237,7 @@ def fill(
     dtypes: dict[str, torch.dtype] = {}
     used = _checked(fixed, in_file, folder)
     for rule in rules:
+        # Several rules may fill one tensor, one for each layout that files have: the first that finds its tensors does.
         if any(name in dtypes for name in rule.ours) or not all(name in in_file for name in rule.theirs):
             continue
         for name in rule.theirs:
@@ -233,7 +248,8 @@ def fill(
                 )
         try:
             values = rule.load([in_file[name] for name in rule.theirs], [shapes[name] for name in rule.ours])
-        except RuntimeError:  # shapes that don't stack or split
+        # torch.stack and split raise it for shapes that don't fit; the message below names the tensor.
+        except RuntimeError:
             values = []
         for name, value in itertools.zip_longest(rule.ours, values):
             if value is None or value.shape != shapes[name]:
@@ -246,6 +262,7 @@ def fill(
             dtypes[name] = value.dtype
         again = [name for name in rule.aliases if name in in_file]
         for name in again:
+            # Aliases are compared in the second pass only: meta tensors have no values.
             if not (in_file[name].is_meta or torch.equal(in_file[name], in_file[rule.theirs[0]])):
                 raise UserError(f"{folder}: {name} differs from {rule.theirs[0]}, which it should be")
         used |= {*rule.theirs, *rule.copies, *again}
@@ -275,6 +292,7 @@ def _checked(fixed: dict[str, Tensor], in_file: dict[str, Tensor], folder: Path)
     """Names of the tensors that follow from the sizes and are in the file. UserError if one has other values."""
     used = {name for name in fixed if name in in_file}
     for name in sorted(used):
+        # bfloat16 keeps 8 bits: a sine is off by up to 2**-9.
         there, rounding = in_file[name], 1e-6 if in_file[name].dtype == torch.float32 else 1e-2
         if there.shape != fixed[name].shape:
             raise UserError(
@@ -290,6 +308,8 @@ def _layers_beyond(model: Model, entry: Entry) -> Callable[[str], bool]:
     n = len(model.spec.stacks[-1].layers)
 
     def beyond(name: str) -> bool:
+        # DeepSeek-V3's file has layer 61 for multi-token prediction, which transformers names
+        # in _keys_to_ignore_on_load_unexpected.
         found = re.match(r"model\.layers\.(\d+)\.", name)
         return entry.extra_layers and found is not None and int(found[1]) >= n
 
@@ -300,5 +320,6 @@ def _with_prefix(entry: Entry, rules: list[Rule], tensors: dict[str, Tensor]) ->
     """A base model's tensors may lack the prefix that they have inside of a class with a head."""
     if not entry.prefix or any(name.startswith(entry.prefix) for name in tensors):
         return tensors
+    # Only names that become one of ours: a head's lies outside of the base model and keeps its name.
     wanted = {name for rule in rules for name in (*rule.theirs, *rule.copies, *rule.aliases)}
     return {(entry.prefix + n if entry.prefix + n in wanted else n): t for n, t in tensors.items()}

@@ -15,6 +15,8 @@ WANTED = ("*.json", "*.safetensors", "*.jinja")
 def locate(name: str, wanted: Sequence[str] = WANTED) -> Path:
     """The folder of a checkpoint, downloaded (the files `wanted`) if it has to be; UserError where there is none."""
     folder = Path(name).expanduser()
+    # A folder comes first, as in transformers' from_pretrained, so that ORG/NAME may be
+    # a path. Path("") is the current folder.
     if name and folder.is_dir():
         return folder
     from llmlab.hub import fetch
@@ -41,9 +43,15 @@ def download(name: str, wanted: Sequence[str] = WANTED) -> Path:
     try:
         return Path(
             huggingface_hub.snapshot_download(
-                repository, revision=revision or None, allow_patterns=list(wanted), ignore_patterns=["*/*"]
+                repository,
+                revision=revision or None,
+                allow_patterns=list(wanted),
+                # fnmatch's `*` matches slashes too: without "*/*" the pattern *.safetensors would
+                # fetch onnx/ and other copies of the weights.
+                ignore_patterns=["*/*"],
             )
         )
+    # Before RepositoryNotFoundError, whose subclass it is (huggingface_hub 2.4).
     except errors.GatedRepoError:
         raise UserError(f"hf={name} is gated: accept its terms on its page, then set HF_TOKEN") from None
     except errors.RepositoryNotFoundError:
@@ -55,6 +63,7 @@ def download(name: str, wanted: Sequence[str] = WANTED) -> Path:
     except errors.HFValidationError as e:
         raise UserError(f"hf={name}: {str(e).splitlines()[0]}") from None
     except Exception as e:  # of several libraries: no network, a proxy, a full disk, an answer that is none
+        # Without a network it is a LocalEntryNotFoundError about its own cache; the cause says what failed.
         reason: BaseException = e.__cause__ or e
         said = (str(reason).splitlines() or [""])[0] or type(reason).__name__
         raise UserError(f"hf={name} could not be downloaded, and no copy is here: {said}") from e

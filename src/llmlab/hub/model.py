@@ -55,6 +55,7 @@ class HubModel(nn.Module):
         self.beside = dict(beside or {})  # the tokenizer's files and the chat template, by name
 
     def forward(self, input_ids: Tensor, **arguments: Argument) -> Outputs:
+        # XLNet's and ChatGLM's masks say what is hidden, pair by pair: no renaming makes a batch of ours of them.
         said = None if self.head.call is None else self.head.call(self, {"input_ids": input_ids, **arguments})
         if said is not None:
             return said
@@ -65,13 +66,16 @@ class HubModel(nn.Module):
         if unknown := [name for name in arguments if name not in names]:
             raise TypeError(f"{unknown[0]} is not an argument of this model; there are {', '.join(names)}")
         for name, value in tensors({"input_ids": input_ids, **arguments}).items():
+            # transformers takes 1 and 0 of any dtype.
             if name.endswith("attention_mask"):
                 value = value.bool()
+                # Nothing is padded: without a mask a kernel may take its causal path.
                 if value.all():
                     continue
             if name == "token_type_ids" and not self.model.sizes.token_types:
                 raise TypeError("token_type_ids: this model has no token types")
             batch[names[name]] = value
+        # As transformers' shift_tokens_right: the last token of the source falls off.
         if "ids" not in batch and self.begin is not None:
             batch["ids"] = torch.cat([torch.full_like(input_ids[:, :1], self.begin), input_ids[:, :-1]], 1)
         positions = [p for stack in self.model.all_stacks() for p in stack.positions]
@@ -97,4 +101,5 @@ class HubModel(nn.Module):
             return out.source
         role, _, column = rest.partition(":")
         tensor = out.heads[role]
+        # One linear gives both ends of a span: column 0 is the start (qa_outputs).
         return tensor[..., int(column)] if column else tensor

@@ -17,6 +17,7 @@ class Outputs(dict[str, Any]):
     """Tensors by the reference's names, as items and as attributes."""
 
     def __getattr__(self, name: str) -> Tensor:
+        # hasattr, copy and pickle ask for names that are not there and go on only at an AttributeError.
         try:
             return self[name]
         except KeyError:
@@ -38,6 +39,7 @@ def tensors(arguments: Mapping[str, Argument]) -> dict[str, Tensor]:
     for name, value in arguments.items():
         if isinstance(value, Tensor):
             out[name] = value
+        # None is left out: callers of transformers pass it for "not given".
         elif value is not None:
             raise TypeError(f"{name} must be a tensor, but is {type(value).__name__}")
     return out

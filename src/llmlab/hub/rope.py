@@ -64,10 +64,12 @@ def rope(
     """
     nested = parameters is not None
     p: Config = (
+        # `or`, not `is None`: an empty rope_scaling does not displace rope_parameters (convert_rope_params_to_dict).
         dict(c.get("rope_scaling") or c.get("rope_parameters") or {}) if parameters is None else dict(parameters)
     )
     if blocks := [key for key, value in p.items() if isinstance(value, dict)]:
         raise UserError(f"config.json: rope_parameters by type of layer ({', '.join(blocks)}) are not of this family")
+    # standardize_rope_params sets rope_type from type, the older key, only where it lacks.
     kind = p.get("rope_type", p.get("type", "default"))
     if not isinstance(kind, str) or kind not in SCALINGS:
         raise UserError(f"config.json: rope_type={kind!r} is not implemented; known: {', '.join(SCALINGS)}")
@@ -78,7 +80,8 @@ def rope(
     else:
         share = p.get(SHARE, c.get(share_key, partial))
         if share is None and SHARE not in p and share_key == SHARE and SHARE in c:
-            share = 1.0  # the reference takes null at the top for "not said", and its own default is gone by then
+            # The reference takes null at the top for "not said", and its own default is gone by then.
+            share = 1.0
         more["fraction"] = PART.of(SHARE if SHARE in p else share_key, share)
         if even is not None and (dims := int(even * more["fraction"])) % 2:
             raise UserError(
@@ -98,10 +101,13 @@ def rope(
     longest = COUNT.of("max_position_embeddings", c["max_position_embeddings"])
     original = longest
     if kind in ("llama3", *RELATIVE):
-        said = c if ORIGINAL in c and not nested else p  # at the top it counts for more than within
+        # At the top it counts for more than within (standardize_rope_params), but not for parameters by type of layer.
+        said = c if ORIGINAL in c and not nested else p
         original = COUNT.of(ORIGINAL, said.get(ORIGINAL, longest))
+    # As DeepSeek's and Phi-3's files leave it to be computed (_compute_yarn_parameters, _compute_longrope_parameters).
     ratio = longest / original if kind in RELATIVE and p.get("factor") is None else p.get("factor")
     options["factor"] = NUMBERS["factor"].of("factor", ratio)
+    # Linear scaling divides positions by a constant; the others go by a length.
     if kind != "linear":
         options["original_max"] = int(original)
     for key in SCALINGS[kind]:
@@ -110,13 +116,16 @@ def rope(
         if key == "truncate":
             options[key] = bool(p[key])
         elif key.startswith("beta_") and not p[key]:
-            continue  # the reference takes 0 for "not said"
+            # _compute_yarn_parameters: `get("beta_fast") or 32`, so that 0 is "not said".
+            continue
         elif key in ("short_factor", "long_factor"):
             options[key] = _divisors(key, p[key])
         else:
             options[key] = NUMBERS[key].of(key, p[key])
+    # _compute_yarn_parameters asks config.rope_parameters itself for it, not the block of the layer's type.
     if nested and options.pop("truncate", True) is False:
         _warn("truncate=false in rope_parameters of a type of layer is not read, as by transformers")
+    # llama3 divides by their difference, and yarn's ramp would run backwards: transformers only warns.
     _ordered(options, "low_freq_factor", "high_freq_factor", 1.0, 4.0)
     _ordered(options, "beta_slow", "beta_fast", 1.0, 32.0)
     return {**options, **more}
@@ -135,7 +144,9 @@ def by_layer(
         assert scaling is not None
         if not isinstance(blocks.get(name), dict):
             raise UserError(f"config.json: rope_scaling is given, but rope_parameters have no {name} that it is of")
+        # `update` in the reference: what rope_scaling says counts for more than what was there.
         blocks[name] = {**blocks[name], **scaling}
+        # The block says rope_type="default" already, and the older `type` is asked for only where it lacks.
         if "type" in scaling and blocks[name].get("rope_type") == "default" != scaling["type"]:
             _warn(
                 f"rope_scaling says type={scaling['type']!r} but no rope_type; {name} is not scaled, as by transformers"

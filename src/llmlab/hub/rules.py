@@ -65,6 +65,7 @@ class Rule:
             tensor = tensor.reshape(ours)
             return [tensor.mT if self.transpose else tensor]
         if self.transpose:
+            # A bias has one dimension, and `.mT` refuses it.
             tensor = tensor.mT if tensor.dim() > 1 else tensor
         if self.kind == "same":
             return [tensor]
@@ -139,9 +140,13 @@ def expand(rules: Iterable[Rule], shapes: Mapping[str, torch.Size], spec: ModelS
     for rule in rules:
         if rule.only is not None and rule.only not in parts:
             continue
+        # As many as queries have; the norms of key heads that are fewer are no tensors of
+        # ours, so their rules fall away below.
         heads = range(spec.sizes.n_heads if "{h}" in rule.ours[0] else 1)
         for i, h in itertools.product(range(n_layers if "{i}" in rule.ours[0] else 1), heads):
             concrete = rule.at(i=i, h=h)
+            # Biases that a model does not have, norms of another block: a family's list
+            # is of all that its files may hold.
             if not all(name in shapes for name in (*concrete.ours, *([concrete.needs] if concrete.needs else []))):
                 continue
             if concrete.kind == "experts":
@@ -152,6 +157,7 @@ def expand(rules: Iterable[Rule], shapes: Mapping[str, torch.Size], spec: ModelS
                 sizes = tuple(getattr(spec.sizes, n) if isinstance(n, str) else n for n in concrete.shape)
                 concrete = replace(concrete, shape=sizes)
             if concrete.kind == "grouped":
+                # Rows of our k over a head's width: as many groups as key heads, whatever a family calls that number.
                 concrete = replace(concrete, groups=shapes[concrete.ours[1]][0] // spec.sizes.head_dim)
             out.append(concrete)
     return out

@@ -45,6 +45,8 @@ def tensors_of(
     out: dict[str, Tensor] = {}
     written: set[str] = set()
     rules = expand(entry.rules, shapes, model.spec)
+    # False sorts before True, and sorting is stable: layouts that were read come
+    # first, then the order of the family's list.
     for rule in sorted(rules, key=lambda rule: not read.issuperset(rule.theirs)):
         if any(name in written for name in rule.ours):
             continue
@@ -78,11 +80,13 @@ def _describe(spec: ModelSpec) -> tuple[Entry, Head, dict]:
         heads = {role: part.name for role, part in head.heads(full).items()}
         if heads != {role: part.name for role, part in spec.heads.items()}:
             continue
+        # T5EncoderModel and T5Model both have no heads: the stacks tell them apart.
         if head.stacks is not None and set(head.stacks) != {s.name for s in spec.stacks}:
             continue
         back = spec_of(entry, head, config)
         wrong = difference(spec, back)
         if wrong is None:
+            # `dtype` is the name since transformers 4.56, and 5 still reads the older `torch_dtype`.
             return entry.at(config), head, {**config, "architectures": [name], "dtype": "float32"}
     what = wrong or "heads " + ", ".join(f"{r}={p.name}" for r, p in spec.heads.items())
     raise UserError(f"a {entry.model_types[0]} checkpoint has no place for {what}")

@@ -71,6 +71,7 @@ def save_tokenizer(folder: Path, tokenizer: Tokenizer, positions: int) -> str:
     about = _about(tokenizer, named, roles, positions)
     kind = str(config.get("model_type"))
     try:
+        # Deferred and optional: it takes half a second, and an export without it is only not read back.
         import transformers
     except ImportError:
         _write(folder, about, plain=kind not in REPLACED)
@@ -78,7 +79,8 @@ def save_tokenizer(folder: Path, tokenizer: Tokenizer, positions: int) -> str:
         return f"not read back, as transformers is not installed; the tokenizer is written with {rule}"
     _write(folder, about)
     wrong = difference(folder, tokenizer, ids)
-    if wrong is not None:  # another class than tokenizer_class says
+    # Another class than tokenizer_class says, as for qwen2: an auto_map keeps AutoTokenizer from it.
+    if wrong is not None:
         _write(folder, about, plain=False)
         wrong = difference(folder, tokenizer, ids)
     if wrong is not None:
@@ -103,6 +105,7 @@ def as_trained(tokenizer: Tokenizer) -> str:
     spec: dict[str, Any] = json.loads(tokenizer.inner.to_str())
     spec["post_processor"] = _template(names, lead, after) if lead or after else None
     tokenizer.inner = Inner.from_str(json.dumps(spec))
+    # The JSON does not hold it (tokenizers 0.23), and without it a text could forge a special token by its name.
     tokenizer.inner.encode_special_tokens = True
     shown = " ".join(names[i] for i in lead or before)
     how = "begin with" if lead else "begin without"
@@ -126,11 +129,13 @@ def difference(folder: Path, tokenizer: Tokenizer, ids: Mapping[str, int]) -> st
     import transformers
 
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    # transformers warns of each long text and of a tokenizer it builds; the comparison below says all that counts.
     before = transformers.logging.get_verbosity()
     transformers.logging.set_verbosity_error()
     try:
         theirs = transformers.AutoTokenizer.from_pretrained(folder)
-    except Exception as e:  # whatever a class of theirs makes of the files
+    # Whatever a class of theirs makes of the files.
+    except Exception as e:
         return f"{type(e).__name__}: {' '.join(str(e).split())[:200]}"
     finally:
         transformers.logging.set_verbosity(before)
@@ -143,7 +148,8 @@ def difference(folder: Path, tokenizer: Tokenizer, ids: Mapping[str, int]) -> st
             gives = f"says {found!r}" if isinstance(found, str) else f"gives {len(found)} ids"
             return f"{name} {gives} for {text[:40]!r}, not the {len(ours)} ids of training"
     rows = config.get("padded_vocab_size", config.get("vocab_size"))
-    used = max(len(theirs), 1 + max(theirs.get_vocab().values(), default=-1))  # ids may have gaps
+    # By the highest id too: ids may have gaps.
+    used = max(len(theirs), 1 + max(theirs.get_vocab().values(), default=-1))
     if isinstance(rows, int) and used > rows:
         return f"{name} has {used:,} tokens, and the model {rows:,}"
     for role in special.ROLES:
@@ -176,6 +182,7 @@ def _roles(tokenizer: Tokenizer, named: special.Special) -> dict[str, str]:
     roles = {role: token["content"] for role, token in named.roles.items()}
     roles |= {r: t for r, i in tokenizer.special.items() if r in special.ROLES and (t := inner.id_to_token(i))}
     roles = {role: token for role, token in roles.items() if inner.token_to_id(token) is not None}
+    # BERT's tokens under a decoder's names: transformers' generate() begins with bos and ends at eos.
     for role, other in (("bos", "cls"), ("eos", "sep")):
         if role not in roles and other in roles:
             roles[role] = roles[other]
@@ -187,6 +194,7 @@ def _about(tokenizer: Tokenizer, named: special.Special, roles: Mapping[str, str
     used = {tokenizer.inner.id_to_token(i) for r, i in tokenizer.special.items() if r not in special.ROLES}
     more = dict.fromkeys([*(token["content"] for token in named.more), *sorted(t for t in used if t)])
     about: dict[str, Any] = {
+        # True, the default of transformers 4, takes away spaces before punctuation when ids become text.
         "clean_up_tokenization_spaces": False,
         **{k: v for k, v in came.items() if k not in FOREIGN},
         "tokenizer_class": CLASS,
@@ -218,8 +226,10 @@ def _tell_ids(folder: Path, config: dict[str, Any], ids: Mapping[str, int]) -> N
             f"position.pad_id={pad}, or export with format=llmlab"
         )
     config["pad_token_id"] = (
+        # Null, or generate() would mask a family's default, an ordinary id.
         own if pad is None else pad
-    )  # null, or generate() would mask a family's default, an ordinary id
+    )
+    # A run's own decoder begins with its pad token, as T5's does.
     if pad is not None and config.get("is_encoder_decoder"):
         config["decoder_start_token_id"] = pad
     (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -44,7 +44,8 @@ def load(folder: Path) -> tuple[Any, Reference]:
     """(model on the CPU in eval mode, tokenizer) of a Hugging Face folder."""
     from llmlab.hub.load import load_hf
 
-    tokenizer = tokenizer_of(folder)  # first, for it is the quicker to fail
+    # The tokenizer first: it is the quicker to fail.
+    tokenizer = tokenizer_of(folder)
     return load_hf(folder).model, tokenizer
 
 
@@ -71,7 +72,9 @@ def tokenizer_of(folder: Path) -> Reference:
     # As transformers has it: what is forced is in the one or the other, and there are no defaults for it.
     forced = [special.first_id(of_text or of_model, f"forced_{role}_token_id") for role in ("bos", "eos")]
     tokenizer.forced = (forced[0], forced[1])
+    # generate() of transformers reads generation_config.json where there is one: it counts for more than config.json.
     about: special.Ids = {**of_model, **of_text}
+    # One id or a list: Llama 3's instruction models end at any of three.
     tokenizer.ends = tuple(special.all_ids(about, "eos_token_id"))
     if not tokenizer.ends and (token := special.read_special(known.beside, str(folder)).name("eos")) is not None:
         found = tokenizer.inner.token_to_id(token)

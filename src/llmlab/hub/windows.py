@@ -20,8 +20,11 @@ def read_windows(types: Sequence[str], left: int | None) -> list[str]:
     if not left:
         raise UserError(f"config.json: layer_types has sliding_attention, but sliding_window={left!r}")
     if "full_attention" not in types:
+        # transformers counts the token itself (`kv_idx > q_idx - sliding_window`), as `left` does.
         return ["window=sliding", f"window.left={left}"]
     return [
+        # With a +, since Hydra replaces without one only what a defaults list names, and
+        # these families' files name no kinds.
         "+window@kinds.local.window=sliding",
         "+window@kinds.global.window=full",
         f"kinds.local.window.left={left}",

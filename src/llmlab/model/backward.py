@@ -28,6 +28,7 @@ from llmlab.slots import Choice, Routing, Score, Seen, Term, Window
 # Names of the functions that multiply, and where their two factors stand among the arguments.
 PRODUCTS = {
     **dict.fromkeys(("linear", "matmul", "__matmul__", "mm", "bmm", "mv", "inner", "conv1d"), slice(0, 2)),
+    # addmm(input, a, b) and einsum(equation, a, b): the factors are the second and third argument.
     **dict.fromkeys(("addmm", "baddbmm", "einsum"), slice(1, 3)),
 }
 Pairs = Callable[[Stack, Window, int], float]
@@ -65,13 +66,15 @@ def share(
                 with products:
                     twin(batch)
             return products.wanted / products.whole, products.wanted_dense / products.whole_dense
-        except Exception as e:  # of whatever a part does that needs values
+        # Whatever a part does that needs values.
+        except Exception as e:
             why = f"{type(e).__name__}: {(str(e).splitlines() or [''])[0]}"[:160]
     return why
 
 
 def _twin(model: Model) -> Model:
     """A model without memory, of which the same learns."""
+    # In training mode, since a part may compute otherwise in it; dropout has no FLOPs that are counted.
     twin = Model(model.spec).train()
     learning = {path: p.requires_grad for path, p, _ in roles.parameters(model)}
     for path, parameter, _ in roles.parameters(twin):
@@ -90,12 +93,14 @@ def _prepare(
         stack.kernel = Scores(products, own, source_length)  # type: ignore[assignment]
     for module in twin.modules():
         if isinstance(module, MixtureOfExperts):
+            # bincount has no kernel for meta tensors (torch 2.13): the size of its result depends on values.
             module._sent = module._chosen = Sent(module)  # type: ignore[method-assign]
         elif isinstance(module, GroupedLinear):
             module.forward = One(module)  # type: ignore[method-assign]
     for role, head in cast("list[tuple[str, Any]]", list(twin.heads.items())):  # of the positions that have targets
         share = head_shares.get(role, 0.0)
         share = share if attributes.get(head, "head", "per_token") else float(share > 0)
+        # The default argument binds this head's share: a closure would see the last of the loop.
         head.register_forward_pre_hook(lambda *_, share=share: setattr(products, "share", share))
         head.register_forward_hook(lambda *_: setattr(products, "share", 1.0))
 
@@ -126,7 +131,8 @@ class Products(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         name = getattr(func, "__name__", "")
-        if name in ("item", "__int__", "__bool__"):  # nothing is so; a number is the farthest distance of two tokens
+        # Meta tensors have no values: nothing is so, and a number is the farthest distance of two tokens.
+        if name in ("item", "__int__", "__bool__"):
             return False if args[0].dtype == torch.bool else self.length - 1
         if (place := PRODUCTS.get(name)) is None:
             return func(*args, **(kwargs or {}))
@@ -160,6 +166,7 @@ class Scores:
     ) -> Tensor:
         q_BNTH, length = terms[0].q_BNTH, terms[0].q_BNTH.shape[2]
         of_q, of_k = (any(t.requires_grad for t in side) for side in zip(*(term[:2] for term in terms), strict=True))
+        # Learnt biases are inside of the softmax: their gradient needs that of the scores.
         inside = [t for t in (bias, sink) if t is not None and t.requires_grad]
         of_scores, of_v = of_q or of_k or bool(inside), v_BKSH.requires_grad
         every = length * (length if isinstance(seen, Visible) else self.source_length)
@@ -167,6 +174,7 @@ class Scores:
         each = 2 * pairs * q_BNTH.shape[1]
         self.products.add(each * q_BNTH.shape[-1], of_q + of_k, every / pairs)
         self.products.add(each * v_BKSH.shape[-1], of_scores + of_v, every / pairs)
+        # An empty tensor has no history: whether a gradient is wanted is passed on by hand.
         out = q_BNTH.new_empty(*q_BNTH.shape[:-1], v_BKSH.shape[-1])
         return out.requires_grad_(of_scores or of_v)
 

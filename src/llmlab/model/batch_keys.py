@@ -16,7 +16,8 @@ from llmlab.slots import Objective
 MODEL = ("ids", "valid", "documents", "segments", "positions", "allowed")
 SOURCE = ("source", "source_ids", "source_valid", "source_segments")
 STAMPED = ("counts", "bytes", "filler", "fresh")  # by the feed, for the module and what it learns from
-CLOSE = 0.85  # "segmets" is segments, "label" (0.91 of labels, which no model reads) a key of its own
+# "segmets" is segments, "label" (0.91 of labels, which no model reads) a key of its own.
+CLOSE = 0.85
 
 
 class Watched(dict[str, Any]):
@@ -34,11 +35,13 @@ class Watched(dict[str, Any]):
         return super().__getitem__(key)
 
     def get(self, key: str, default: object = None) -> Any:
+        # dict.get would not call __getitem__ of a subclass.
         if key not in self:
             return default
         return self[key]
 
-    def __iter__(self) -> Iterator[str]:  # that it is not dict's own makes {**batch} ask for each key
+    # That it is not dict's own makes {**batch} ask for each key.
+    def __iter__(self) -> Iterator[str]:
         return super().__iter__()
 
     def items(self) -> Any:
@@ -56,6 +59,7 @@ class Watched(dict[str, Any]):
 
     def without(self, names: Collection[str]) -> Watched:
         """The rest of the batch, watched as well."""
+        # super() works here, since the first iterable of a comprehension is evaluated outside of it.
         return Watched({k: v for k, v in super().items() if k not in names}, self.read)
 
 

@@ -59,11 +59,13 @@ def initialise(model: Model, seed: int, prefix: str = "") -> None:
             value.zero_()
         else:
             parts = path.split(".")
+            # Of the stack: encoder and decoder may have different widths and depths, by which inits scale.
             sizes: Any = model.stacks[parts[1]].sizes if parts[0] == "stacks" else model.sizes
             if isinstance(module, Table):
                 sizes = sizes.but(gain=module.gain)
             init.fill(value, role, sizes, torch.Generator().manual_seed(key(seed, prefix + path)))
         _put(parameter, value)
+    # empty_like leaves whatever the memory held, and BART's bias on the logits and a router's on its scores begin at 0.
     for buffer in model.buffers():
         buffer.zero_()
 
@@ -109,6 +111,7 @@ def mismatches(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> list
 
 def like(parameter: Tensor, value: T) -> T:
     """A whole tensor sharded as the parameter is, where it has the parameter's shape; anything else as it is."""
+    # Deferred: 0.4 s to import, on one device for nothing.
     from torch.distributed.tensor import DTensor, distribute_tensor
 
     if not (isinstance(parameter, DTensor) and isinstance(value, Tensor) and value.shape == parameter.shape):

@@ -17,6 +17,7 @@ class Cache:
     def __init__(self, steps: int, capacity: int):
         self.capacity = capacity
         self.length = 0
+        # Capacity 0 for a source: its buffer is made as long as it is when it is read.
         self.layers = [{"attention": LayerCache(capacity), "cross_attention": LayerCache(0)} for _ in range(steps)]
         self.valid: Tensor | None = None
         self.positions: dict[int, Tensor] = {}  # by position part
@@ -26,7 +27,8 @@ class Cache:
     def extend_valid(self, new: Tensor | None, batch: int, length: int) -> Tensor | None:
         """(B, S) validity of all keys so far, or None while none was ever padding."""
         if new is None and self.valid is None:
-            return None  # not all True: without a mask tensor a kernel may take its causal path
+            # None, not all True: without a mask tensor a kernel may take its causal path.
+            return None
         if new is None:
             assert self.valid is not None
             new = self.valid.new_ones(batch, length)
@@ -44,6 +46,7 @@ class Cache:
         """Forget all tokens but the first `length`, and whatever a forward that was interrupted has left."""
         self.length = min(self.length, length)
         for layer in self.layers:
+            # Cross-attention's stays: a text that is cut still reads the same source.
             layer["attention"].cut(self.length)
         self.valid = None if self.valid is None else self.valid[:, : self.length]
         self.positions = {place: ids[..., : self.length] for place, ids in self.positions.items()}

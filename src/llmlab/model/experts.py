@@ -37,6 +37,8 @@ class GroupedLinear(nn.Module):
         super().__init__()
         self.dropout = dropout
         self.n_experts, self.in_features, self.out_features, self.role = n_experts, in_features, out_features, role
+        # (E, out, in) as nn.Linear has (out, in), so that an expert's slice is a linear's
+        # weight; grouped_mm wants its transpose.
         self.weight = nn.Parameter(torch.empty(n_experts, out_features, in_features))
         self.bias = nn.Parameter(torch.empty(n_experts, out_features)) if bias else None
 
@@ -52,10 +54,12 @@ class GroupedLinear(nn.Module):
         if can_group(x, weight):
             y = F.grouped_mm(x, weight.transpose(-2, -1), offs=groups)
         else:
+            # tolist waits for a GPU, which comes here in float32, in float16 or with odd widths only.
             ends = groups.tolist()
             starts = [0, *ends[:-1]]
             y = torch.cat([x[a:b] @ weight[e].T for e, (a, b) in enumerate(zip(starts, ends, strict=True))])
         if bias is not None:
+            # right=True: row 2 of ends [2, 2, 4] is the third expert's, and the second, which is empty, gets none.
             expert = torch.searchsorted(groups, torch.arange(len(x), device=x.device, dtype=groups.dtype), right=True)
             y = y + bias[expert].to(y.dtype)
         return y
@@ -122,9 +126,12 @@ class MixtureOfExperts(nn.Module):
         # Rows sorted by expert. Stable, so that an expert's rows are in the order of the text, whatever the device's sort does.
         order = experts_nk.reshape(-1).argsort(stable=True)
         load = torch.bincount(experts_nk.reshape(-1), minlength=self.n_experts)
+        # int32 ends: grouped_mm refuses others ("Offsets have to be int32", torch 2.13).
         y = self.experts(x_nD[order // k], load.cumsum(0).to(torch.int32))
+        # The inverse permutation, by one scatter in place of a second sort.
         back = torch.empty_like(order)
         back[order] = torch.arange(n * k, device=order.device)
+        # Gather, weigh, sum over k: index_add into tokens would add in any order on a GPU.
         y_nkD = y[back].view(n, k, -1) * weights_nk[..., None].to(y.dtype)
         if valid_n is not None:
             kept = experts_nk[valid_n].reshape(-1)

@@ -31,10 +31,12 @@ def first_nonfinite(model: nn.Module, forward: Callable[[], object]) -> str:
     found: list[str] = []
 
     def look(name: str, output: object) -> None:
+        # A module's hook runs after those of the modules inside of it, so that the first to report is the innermost.
         if not found and any(t.is_floating_point() and not t.isfinite().all() for t in _tensors(output)):
             found.append(name)
 
     hooks = [
+        # The default argument binds this module's name: a closure would see the last of the loop.
         module.register_forward_hook(lambda _, __, output, name=name: look(name, output))
         for name, module in model.named_modules()
     ]

@@ -40,6 +40,7 @@ def count_parameters(model: Model) -> Parameters:
     for module in model.modules():
         if isinstance(module, MixtureOfExperts):
             routed = sum(p.numel() for p in module.experts.parameters())
+            # per_token may be a fraction: where experts choose, a token meets so many on average.
             idle += routed - int(routed * module.per_token // module.n_experts)
     tables = sum(
         p.numel()
@@ -55,6 +56,7 @@ def linear_flops(module: nn.Module) -> float:
     """FLOPs of the linears inside `module` for a token, forward; of routed experts only those that a token visits."""
     total = 0.0
     for child in module.modules():
+        # Biases are not counted: one addition beside the 2 k operations of an output of width k.
         if isinstance(child, nn.Linear):
             total += 2 * child.weight.numel()
         elif isinstance(child, MixtureOfExperts):
@@ -78,12 +80,16 @@ def allowed_pairs(mask: Mask, window: Window, length: int, prefix: int | None = 
 
     def seen(q: torch.Tensor, keys: int = length) -> torch.Tensor:
         """(rows, keys) bool."""
+        # A bidirectional mask answers with one row, or one number, for all: without the
+        # broadcast its pairs would count once.
         both = mask.allowed(q, k[:, :keys], data) & window.allowed(q, k[:, :keys], data)
         return torch.broadcast_to(both, (*both.shape[:-2], len(q), keys)).reshape(-1, keys)
 
     if prefix is None and attributes.get(mask, "mask", "relative") and attributes.get(window, "window", "relative"):
         back, ahead = seen(torch.tensor([[length - 1]])), seen(torch.tensor([[0]]))
+        # Distance d back is had by T - d queries, as is d ahead; distance 0 is in both rows and counts once.
         return int(((k + 1) * back).sum() + ((length - k) * ahead)[:, 1:].sum())
+    # 64 rows at a time: 8,192 tokens with a prefix take 0.06 s on one CPU, all rows in one block 0.22 s.
     total = 0
     for start in range(0, length, rows):
         end = min(start + rows, length)
@@ -177,6 +183,7 @@ def account(
 
     def pairs_of(stack: Stack, window: Window, own: int) -> float:
         each = [[own]] if documents is None else documents
+        # Lengths repeat among documents: each is counted once.
         counts = {n: allowed_pairs(stack.mask, window, n) for n in {n for lengths in each for n in lengths}}
         return sum(counts[n] for lengths in each for n in lengths) / len(each)
 
@@ -184,7 +191,8 @@ def account(
         own = (source_length or length) if len(stacks) > 1 and stack is stacks[0] else length
         for what, flops, dense in _of_stack(stack, own, source_length or length, pairs_of, meter):
             items.append(Item(stack.spec.name, what, flops, dense))
-        without += _projected(stack, length)  # sinusoids need no gradient
+        # Sinusoids need no gradient.
+        without += _projected(stack, length)
     shares = dict.fromkeys(model.heads, 1.0) if heads is None else heads
     of_heads = sum(_of_head(model, role, length, share, meter) for role, share in shares.items())
     items.append(Item("heads", "head", of_heads, of_heads))
@@ -200,7 +208,9 @@ def account(
 
 def _of_head(model: Model, role: str, length: int, share: float, meter: Meter) -> float:
     head: Any = model.heads[role]
+    # A head that answers once a text reads one vector of its `length`.
     share = share if attributes.get(head, "head", "per_token") else 1 / length
+    # A tied head computes with the embedding's table, of which its own modules know nothing.
     tied = getattr(head, "out", None) is None and getattr(head, "embedding", None) is not None
     table = 2 * head.embedding.weight.numel() if tied else 0
     each = linear_flops(head) + table
@@ -238,6 +248,7 @@ def _of_stack(
     sums = {"positions": _projected(stack, length) + sum(flops or 0.0 for flops in prepared.values())}
     dense = 0.0
     pairs: dict[Window, float] = {}
+    # Each stored layer is run once by the meter, however often it is executed (ALBERT: one layer, twelve times).
     layers = {i: _of_layer(stack, i, length, source_length, prepared, meter) for i in dict.fromkeys(stack.spec.execute)}
     for i in stack.spec.execute:
         window = stack.windows[i]
@@ -265,6 +276,7 @@ def _of_layer(
     beyond, width = meter.attention(layer.attention, parts["attention"], counted, x)
     turned = meter.position_flops(layer.attention, parts["attention"], position, parts["position"], prepared[place], x)
     found = {"attention": counted + beyond}
+    # XLNet's queries are multiplied by the vector of every distance before they are shifted into place (rel_shift).
     found["positions"] = 2 * length * _distances(length) * position.score_width + turned
     found["feed-forward"] = length * linear_flops(layer.ffn) + _beyond_ffn(layer, sizes, parts, length, meter)
     found["block"] = meter.extra_flops(
@@ -273,6 +285,7 @@ def _of_layer(
     if layer.cross_attention is not None:
         attention, spec = layer.cross_attention, stack.spec.cross_attention
         assert spec is not None
+        # Keys and values read the source's tokens, query and output the decoder's.
         of_source = sum(2 * m.weight.numel() for m in attention.modules() if getattr(m, "role", "") in ("k", "v"))
         counted = source_length * of_source + length * (linear_flops(attention) - of_source)
         source = (source_length, sizes.source_dim or sizes.dim)
@@ -298,7 +311,8 @@ def _beyond_ffn(layer: Layer, sizes: Sizes, parts: Mapping[str, PartSpec], lengt
 
     if not isinstance(ffn, MixtureOfExperts):
         return beyond(ffn, "ffn", length)
-    with torch.device("meta"):  # one expert, for each of its tokens
+    # One expert, for each of its tokens.
+    with torch.device("meta"):
         expert = parts["ffn"].factory()(sizes.dim, sizes.moe.ffn_dim, linears(Linear, sizes.ffn))
     shared = 0.0 if ffn.shared is None else beyond(ffn.shared, "ffn", length)
     return beyond(ffn.router, "moe", length) + beyond(expert, "ffn", max(1, round(length * ffn.per_token))) + shared

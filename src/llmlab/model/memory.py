@@ -18,6 +18,7 @@ class Memory:
 
     def __init__(self, keep: int | None = None, reuse: int | None = None, layers: Sequence[Tensor] = ()):
         if any(n is not None and n < 1 for n in (keep, reuse)):
+            # Not 0: x[:, -0:] is all of x.
             raise ValueError(f"a memory keeps and reuses at least 1 token, but keep={keep} and reuse={reuse}")
         self.keep, self.reuse, self.layers = keep, reuse, list(layers)
 
@@ -26,6 +27,7 @@ class Memory:
         return self.layers[0].shape[1] if self.layers else 0
 
     def extend(self, inputs: Sequence[Tensor]) -> None:
+        # The paper's SG(): no gradient flows into an earlier segment (Dai et al. 2019, arXiv:1901.02860, section 3.2).
         new = [x[:, : self.reuse].detach() for x in inputs]
         if self.layers:
             new = [torch.cat([before, x], 1) for before, x in zip(self.layers, new, strict=True)]

@@ -39,13 +39,15 @@ class Model(nn.Module):
             self.stacks[stack.name] = built
             first = first or built
         assert first is not None
+        # A head's norm is of the layers' kind: ModernBERT's has no bias, as all of its norms.
         norm = spec.stacks[-1].layers[-1].parts["norm"].factory()
         self.heads = nn.ModuleDict(
             {role: part.factory()(spec.sizes, norm, first.embedding) for role, part in spec.heads.items()}
         )
         reading = (*(stack.mask for stack in spec.stacks), *spec.heads.values())
         self._needs = {name for part in reading for name in part.attribute("needs")}
-        self._keys: set[str] = set()  # of the batches so far: each is looked at once
+        # Of the batches so far: difflib looks at each name once and not in every step.
+        self._keys: set[str] = set()
 
     def forward(
         self,
@@ -68,13 +70,15 @@ class Model(nn.Module):
         ValueError for a key that is close to one of these and none of them.
         """
         if not self._keys.issuperset(batch):
-            if not isinstance(batch, batch_keys.Watched):  # whose reader says more, and knows those of an objective
+            # A Watched batch's reader says more, and knows those of an objective.
+            if not isinstance(batch, batch_keys.Watched):
                 batch_keys.check_names(batch.keys() - self._keys, self._needs)
             self._keys.update(batch)
         names = list(self.stacks)
         source, source_valid = batch.get("source"), batch.get("source_valid")
         tokens: list[Tensor] = []
         losses: list[Tensor] = []
+        # The encoder runs at the first call; later tokens find its output in the cache.
         if cache is not None and cache.source is not None:
             source, source_valid = cache.source, cache.source_valid
         elif len(names) > 1:
@@ -101,6 +105,7 @@ class Model(nn.Module):
             if cache is not None or len(names) > 1 or batch.get("documents") is not None:
                 raise ValueError("a memory is for one stack, without a cache or documents")
             before = memory.length
+            # All of a memory is seen, as in XLNet (mems_mask).
             valid = None if valid is None else torch.cat([valid.new_ones(len(valid), before), valid], 1)
         ctx = Context(
             length=ids.shape[1],
@@ -118,11 +123,13 @@ class Model(nn.Module):
         )
         _collect(aux, losses, tokens)
         if cache is not None:
+            # After the layers: an interrupted forward leaves the length as it was, and `cut` then drops what it wrote.
             cache.length += ids.shape[1]
         out = {}
         for role, head in self.heads.items():
             if heads is None or role in heads:
                 where = heads[role] if heads else None
+                # Rows are picked before the head: logits of 15 % of the tokens cost 15 % (BERT's masked ones).
                 out[role] = head(hidden if where is None else hidden[where], ctx)
         total = Aux(torch.stack(losses).sum() if losses else None, torch.cat(tokens) if tokens else None)
         return Output(hidden, out, total if losses or tokens else None, source)

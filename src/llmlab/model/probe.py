@@ -123,6 +123,7 @@ class Meter:
             return own.flops
         if prepared is None or declared(part, tokens, tokens).flops is not None:
             return 0.0
+        # The same key as `attention` gives: this run is known already.
         alone = self._run(spec, (x, None), _attention_run(x, None), part, Position())
         both = self._run(
             position_spec,
@@ -159,6 +160,7 @@ class Meter:
         self, spec: PartSpec, how: Literal["declared", "measured", "unknown", "as if all learnt"], why: str = ""
     ) -> None:
         name = f"{spec.slot}={spec.name}"
+        # The first reason stays: a part that fails in one layer fails alike in the others.
         self.sources.setdefault(name, CostSource(name, how, why))
 
 
@@ -176,6 +178,7 @@ class _CountingKernel:
     def __call__(self, terms: Sequence[Term], v_BKSH: Tensor, *rest: object) -> Tensor:
         q_BNTH = terms[0].q_BNTH
         self.width += q_BNTH.shape[1] * (q_BNTH.shape[-1] + v_BKSH.shape[-1])
+        # Not a product of its own: the counter would count all pairs, and the mask decides how many there are.
         return q_BNTH.new_empty(*q_BNTH.shape[:-1], v_BKSH.shape[-1])
 
 
@@ -210,15 +213,18 @@ def _observe(run: Callable[..., Any], parts: tuple[nn.Module, ...]) -> Observati
 
     why = ""
     for context in (lambda: torch.device("meta"), fake_tensor_mode):
+        # In one call, so that what two parts share is shared by their copies; the model's own tensors stay as they are.
         copies = copy.deepcopy(parts)
         try:
             with context(), torch.no_grad():
                 for part in copies:
                     _without_memory(part, set())
+                # FlopCounterMode prints a table as it ends unless display is False.
                 with FlopCounterMode(display=False, custom_mapping=_formulas()) as counter:
                     value = run(*copies)
             return Observation(counter.get_total_flops(), value)
-        except Exception as e:  # a part that needs values, as .item() or an if on a tensor, fails in its own way
+        # A part that needs values, as .item() or an if on a tensor, fails in its own way.
+        except Exception as e:
             why = f"{type(e).__name__}: {(str(e).splitlines() or [''])[0]}"[:160]
     return why
 
@@ -226,6 +232,7 @@ def _observe(run: Callable[..., Any], parts: tuple[nn.Module, ...]) -> Observati
 def fake_tensor_mode() -> AbstractContextManager[Any]:
     from torch._subclasses.fake_tensor import FakeTensorMode
 
+    # A part may hold real tensors that are neither parameters nor buffers; without this the mode raises for them.
     return FakeTensorMode(allow_non_fake_inputs=True)
 
 
@@ -256,11 +263,13 @@ def _formulas() -> dict[Any, Callable[..., int]]:
     aten = torch.ops.aten
     formulas = {aten._scaled_dot_product_flash_attention_for_cpu: sdpa_flop}
     if hasattr(aten, "_grouped_mm"):
+        # The counter hands a formula the shapes of tensors, not the tensors (shape_wrapper of flop_counter.py).
         formulas[aten._grouped_mm] = lambda a, b, *rest, out_shape=None, **more: 2 * a[-2] * a[-1] * b[-1]
     return formulas
 
 
 def _close(one: float, other: float) -> bool:
+    # FLOPs reach 1e15 as floats, whose sums may differ in the last of 53 bits.
     return abs(one - other) <= 1e-9 * max(one, other)
 
 

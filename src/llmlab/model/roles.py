@@ -13,6 +13,7 @@ def walk(model: nn.Module) -> Iterator[tuple[str, nn.Module, str, nn.Parameter, 
     """Every parameter once: (path, module, name in it, parameter, role). A shared one bears its first path."""
     seen: set[int] = set()
     for prefix, module in model.named_modules():
+        # recurse=False, since the module is wanted too; duplicates are then told by `seen` alone.
         for name, parameter in module.named_parameters(recurse=False):
             if id(parameter) not in seen:
                 seen.add(id(parameter))
@@ -20,6 +21,7 @@ def walk(model: nn.Module) -> Iterator[tuple[str, nn.Module, str, nn.Parameter, 
 
 
 def role_of(module: nn.Module, name: str) -> Role:
+    # By suffix too: XLNet's content_bias, position_bias and segment_bias are parameters of one module.
     if name == "bias" or name.endswith("_bias"):
         return "bias"
     if name in getattr(module, "constants", {}):

@@ -12,6 +12,7 @@ from llmlab.sizes import AttentionTraits, FFNTraits, MoETraits, Sizes
 
 def _shape(cls: Any) -> Any:
     """A dataclass as the shape of what `asdict` makes of it: `NotRequired` where it has a default."""
+    # `fields(cls)` has types as text, since annotations are postponed (PEP 563).
     hints = typing.get_type_hints(cls)
     named = {f.name: _TRAITS.get(hints[f.name], hints[f.name]) for f in fields(cls)}
     needed = {f.name for f in fields(cls) if (f.default, f.default_factory) == (MISSING, MISSING)}
@@ -88,6 +89,7 @@ def _stack(plain: dict[str, Any]) -> StackSpec:
     return StackSpec(
         name=plain["name"],
         sizes=_sizes(plain["sizes"]),
+        # JSON has no tuples, and specs are compared by ==, to which (0,) and [0] differ.
         layers=tuple(
             LayerSpec(la["kind"], {slot: PartSpec(**part) for slot, part in la["parts"].items()}, la["displaced"])
             for la in plain["layers"]
@@ -96,5 +98,6 @@ def _stack(plain: dict[str, Any]) -> StackSpec:
         mask=PartSpec(**plain["mask"]),
         embedding=PartSpec(**plain["embedding"]),
         cross_attention=None if cross is None else PartSpec(**cross),
+        # Files of older runs lack the key: stacks shared one table always.
         shared_embedding=plain.get("shared_embedding", True),
     )

@@ -28,6 +28,7 @@ class Layer(nn.Module):
         norm = spec.parts["norm"].factory()
         ffn = spec.parts["ffn"].factory()
         router = spec.parts["moe"].factory()
+        # Without the source's width: in self-attention keys and values come from the layer's own input.
         self.attention = spec.parts["attention"].factory()(sizes.but(source_dim=0), norm)
         self.cross_attention = cross_attention.factory()(sizes, norm) if cross_attention else None
         if attributes.get(router.func, "moe", "dense"):
@@ -56,11 +57,13 @@ class Layer(nn.Module):
 
         def cross_attention(x: Tensor) -> tuple[Tensor, None]:
             assert self.cross_attention is not None
+            # No view.of: a source has no positions here, as in T5 and BART.
             return self.cross_attention(x, source_view, source_BSD, cache["cross_attention"] if cache else None), None
 
         def ffn(x: Tensor) -> tuple[Tensor, Aux | None]:
             if self.routed:
                 valid = view.ctx.valid
+                # `valid` is of all keys, those in the cache included; experts get the new tokens alone.
                 return self.ffn(x, None if valid is None else valid[:, view.ctx.offset :])
             return self.ffn(x), None
 
@@ -94,6 +97,8 @@ class Stack(nn.Module):
         norm = first["norm"].factory()
 
         embedding = spec.embedding.factory()
+        # Asked before the embedding is built, since positions that it adds must be as
+        # wide as its table (ELECTRA, ALBERT).
         width = getattr(embedding.func, "width", None)
         self.embed_dim = width(self.sizes, **spec.embedding.options) if width else self.sizes.dim
 
@@ -115,6 +120,7 @@ class Stack(nn.Module):
         self.layers = nn.ModuleList(
             Layer(self.sizes.but(layer=i), layer, spec.cross_attention) for i, layer in enumerate(spec.layers)
         )
+        # The layer that runs last, which need not be the one that is stored last.
         final = spec.layers[spec.execute[-1]].parts
         self.norm = (
             final["norm"].factory()(self.sizes.dim, self.sizes.norm_eps)
@@ -132,6 +138,8 @@ class Stack(nn.Module):
                     f"position={parts['position'].name} scores with the attention's own queries and keys, which "
                     f"attention={parts['attention'].name} does not make of distances; choose attention=mha or another position"
                 )
+            # At assembly: a kernel that can't do it would otherwise fail in the first
+            # step, after the data were prepared.
             kernel.check(
                 softcap=score.softcap is not None,
                 sink=self.sizes.attention.sink,
@@ -149,6 +157,7 @@ class Stack(nn.Module):
         factory = part.factory()
         # T5 and MPNet have one table for all layers, XLNet one a layer (scope "layer"), Gemma 3 a rope a kind.
         own = len(self.positions) if attributes.get(factory.func, "position", "scope") == "layer" else None
+        # Options may be lists, as longrope's divisors, and no key of a dict; their text is one.
         key = (part.name, repr(sorted(part.options.items())), width, own)
         if key not in places:
             places[key] = len(self.positions)
@@ -174,6 +183,7 @@ class Stack(nn.Module):
         losses: list[Tensor] = []
         tokens: list[Tensor] = []
         inputs: list[Tensor] = []
+        # By steps, not layers: a layer that runs twelve times has twelve caches and memories, for its inputs differ.
         for step, i in enumerate(self.spec.execute):
             layer_cache = cache.layers[step] if cache is not None else None
             before = memory.layers[step] if memory is not None and memory.layers else None
@@ -205,6 +215,8 @@ class Stack(nn.Module):
                     f"window={layer.parts['window'].name} goes by places in the sequence, but queries stand behind the text; "
                     "choose window=full"
                 )
+            # Windows are frozen values: layers with equal ones share one mask, whose (T,
+            # S) booleans are made once a forward.
             if window not in lowered:
                 lowered[window] = self.kernel.lower(Visible(self.mask, window, ctx))
             if place not in states:

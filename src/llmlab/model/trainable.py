@@ -71,6 +71,7 @@ def _matched(word: str, role_of: dict[str, str]) -> set[str]:
     if word in get_args(Role):
         found = {path for path, role in role_of.items() if role == word}
     else:
+        # fnmatch's `*` matches dots too: stacks.*.attention means the attention of every layer.
         whole = re.compile(fnmatch.translate(word))
         found = {path for path in role_of if any(whole.match(place) for place in _places(path))}
     if found:
@@ -83,13 +84,15 @@ def _missing(word: str, role_of: dict[str, str]) -> str:
     if word in get_args(Role):
         return f"is a role that no parameter of this model has; it has {', '.join(present)}"
     places = list(dict.fromkeys(place for path in role_of for place in _places(path)))
-    if word == "heads":  # a tied one computes with the embedding's table
+    # A tied one computes with the embedding's table.
+    if word == "heads":
         return "matches no parameter: the heads of this model have none but the embedding's table; add embed"
     if inside := [place for place in places if place.endswith(f".{word}")]:
         hint = f"did you mean {' or '.join(inside[:3])}?"
     else:
         hint = near(word, [*present, *places])
-        if not hint.startswith("did you mean"):  # all the names of a model are too many for a line
+        # All the names of a model are too many for a line.
+        if not hint.startswith("did you mean"):
             hint = f"name roles ({', '.join(present)}), heads, stacks or paths, which llmlab plan lists"
     return f"matches no parameter of this model; {hint}"
 
@@ -125,6 +128,7 @@ def _names(paths: Sequence[str], learning: set[str]) -> list[str]:
     whole = dict.fromkeys(next(p for p in _places(path) if p not in frozen) for path in paths if path in learning)
     layers: dict[tuple[str, str], list[int]] = {}
     for name in whole:
+        # The lookbehind: only a number right behind `layers.` is a layer's.
         before, number, after = re.fullmatch(r"(.*?)(?:(?<=layers\.)(\d+)(.*))?", name).groups()  # type: ignore[union-attr]
         layers.setdefault((before, after or ""), []).extend([] if number is None else [int(number)])
     return [before + ranges(numbers).replace(", ", ",") + after for (before, after), numbers in layers.items()]

@@ -26,6 +26,7 @@ class LayerCache:
     def update(self, *new: Tensor) -> tuple[Tensor, ...]:
         # One allocation: torch.cat for each new token would copy all earlier ones.
         if not self.buffers:
+            # A source longer than the capacity is stored as it is: a cross-attention's length is known as it is read.
             self.buffers = [t.new_empty(*t.shape[:-2], max(self.capacity, t.shape[-2]), t.shape[-1]) for t in new]
         end = self.length + new[0].shape[-2]
         if end > self.buffers[0].shape[-2]:
@@ -36,6 +37,7 @@ class LayerCache:
         return self.read()
 
     def read(self) -> tuple[Tensor, ...]:
+        # Views: a copy a token would cost what the cache saves.
         return tuple(b[..., : self.length, :] for b in self.buffers)
 
     def cut(self, length: int) -> None:
@@ -91,6 +93,7 @@ class View:
         cache: LayerCache | None = None,
     ) -> Tensor:
         """Rotate, cache, weigh: (B, N, T, H'). What most attention parts need."""
+        # Dynamic NTK and longrope turn all keys anew as a text grows, so that the cache keeps them unrotated.
         if cache is not None and not self.position.caches_rotated:
             k_BKTH, v_BKTH = cache.update(k_BKTH, v_BKTH)
         terms = self.rotate(q_BNTH, k_BKTH)

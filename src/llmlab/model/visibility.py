@@ -60,11 +60,13 @@ class Visible:
             seen = seen & (ctx.documents[:, ctx.offset :, None] == ctx.documents[:, None, :])
         if ctx.valid is not None:
             shown = seen & ctx.valid[:, None, :]
-            seen = shown | (seen & (q == k) & ~shown.any(-1, keepdim=True))  # softmax of a row of -inf is NaN
+            # Padding sees itself where it would see nothing: softmax of a row of -inf is NaN.
+            seen = shown | (seen & (q == k) & ~shown.any(-1, keepdim=True))
         if ctx.allowed is not None:
             seen = seen & ctx.allowed
         while seen.dim() < 3:
             seen = seen[None]
+        # A dimension of 1 for heads, which all see the same; expand adds rows without memory.
         return seen[:, None].expand(-1, 1, ctx.length, ctx.keys)
 
 
@@ -74,6 +76,7 @@ class VisibleSource:
 
     valid: Tensor | None  # (B, S)
     length: int
+    # Without annotations, so that both are attributes of the class and no fields of the dataclass.
     documents = None
     within = None
 

@@ -24,7 +24,9 @@ from llmlab.hub.rules import Rule, linear
 OURS = "stacks.main.layers."
 RULES = [
     *embeddings("albert.embeddings."),
+    # A linear even where both widths are the same (AlbertTransformer), unlike ELECTRA's.
     *linear("stacks.main.embedding.project", "albert.encoder.embedding_hidden_mapping_in"),
+    # The pooler is a bare nn.Linear under the base model's name, tanh beside it: no `.dense`.
     *(r for role in ("pooled", "pair", "classes") for r in linear(f"heads.{role}.dense", "albert.pooler")),
     *linear("heads.pair.out", "sop_classifier.classifier"),
     *PLAIN,
@@ -37,6 +39,7 @@ PARTS = {
     "attention.out": "attention.dense",
     "block.attention_norm": "attention.LayerNorm",
     "ffn.up": "ffn",
+    # Both linears lie flat in AlbertLayer, not in an `intermediate` and an `output` as BERT's do.
     "ffn.down": "ffn_output",
     "block.ffn_norm": "full_layer_layer_norm",
 }
@@ -62,6 +65,7 @@ DEFAULTS: Config = {
     "intermediate_size": 16384,
     "inner_group_num": 1,
     "hidden_act": "gelu_new",
+    # AlbertConfig's zeros: the largest ALBERT did better without dropout (Lan et al. 2019, arXiv:1909.11942).
     "hidden_dropout_prob": 0.0,
     "attention_probs_dropout_prob": 0.0,
     "classifier_dropout_prob": 0.1,
@@ -95,6 +99,7 @@ def read(c: Config) -> list[str]:
 def write(spec: ModelSpec) -> Config:
     execute = list(spec.stacks[0].execute)
     stored = max(execute) + 1
+    # The smallest inner_group_num first: one order may be spelt with larger groups too.
     ways = [(len(execute) // k, stored // k, k) for k in range(1, stored + 1) if not (len(execute) % k or stored % k)]
     found = next((way for way in ways if order(*way) == execute), None)
     if found is None:

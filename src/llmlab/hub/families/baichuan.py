@@ -12,6 +12,7 @@ from llmlab.hub.rules import fused, linear
 RULES = [
     *ENDS,
     *NORMS,
+    # All queries, then all keys, then all values (Attention.forward unflattens the product to (3, hidden_size)).
     *fused([OURS + f"attention.{n}" for n in "qkv"], THEIRS + "self_attn.W_pack"),
     *linear(OURS + "attention.out", THEIRS + "self_attn.o_proj"),
     *FFN,
@@ -38,6 +39,7 @@ def read(c: Config) -> list[str]:
         "n_layers": c["num_hidden_layers"],
         "n_heads": c["num_attention_heads"],
         "ffn_dim": c["intermediate_size"],
+        # ALiBi needs no such number; from model_max_length the 13B makes its first mask (max_cache_pos).
         "max_positions": c["max_position_embeddings"] if rotated else c.get("model_max_length", 4096),
         "vocab_size": c["vocab_size"],
         "norm_eps": c["rms_norm_eps"],
@@ -81,10 +83,12 @@ ENTRIES = [
         rules=RULES,
         architectures={
             "BaichuanForCausalLM": LM,
+            # Version 1 of the 7B spells its class with a capital C.
             "BaiChuanForCausalLM": LM,
             "BaichuanModel": Head(lambda c: {}, {"last_hidden_state": "hidden"}, prefix=""),
         },
         prefix="model.",
+        # The 13B keeps ALiBi's biases with its mask in the buffer future_mask.
         ignore=(r"rotary_emb\.inv_freq$", r"^model\.future_mask$"),
         head_key="lm_head.weight",
         embed_key="model.embed_tokens.weight",

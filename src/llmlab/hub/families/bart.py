@@ -14,7 +14,10 @@ def layers(name: str) -> list[Rule]:
     """Rules for a stack's layers. "self_attn" and "encoder_attn" are attention; "final_layer_norm" is the ffn's norm."""
     ours, theirs = f"stacks.{name}.layers.{{i}}.", f"model.{name}.layers.{{i}}."
     rules = [
+        # Two rows more than max_position_embeddings (BartLearnedPositionalEmbedding.offset), as in OPT.
         same(f"stacks.{name}.positions.0.table.weight", f"model.{name}.embed_positions.weight"),
+        # BART norms tokens plus positions before the first layer; Pegasus' layers
+        # norm their own inputs, and it has none.
         *linear(f"stacks.{name}.embedding.norm", f"model.{name}.layernorm_embedding"),
         *linear(ours + "block.ffn_norm", theirs + "final_layer_norm"),
         *linear(ours + "ffn.up", theirs + "fc1"),
@@ -30,6 +33,7 @@ def layers(name: str) -> list[Rule]:
 
 
 RULES = [
+    # Untied stacks have tables of their own; `shared` is then a copy of the encoder's that nothing reads.
     same(TABLE, "model.encoder.embed_tokens.weight", needs=OTHER, copies=("model.shared.weight",)),
     same(OTHER, "model.decoder.embed_tokens.weight"),
     same(
@@ -134,6 +138,7 @@ def write(spec: ModelSpec) -> Config:
     out = {"model_type": "bart", **base(spec)}
     out["scale_embedding"] = spec.stacks[0].embedding.options.get("scale", False)
     if (head := spec.heads.get("classes")) is not None:
+        # Written out: BartConfig has three labels, MNLI's, where a file does not say how many.
         out["id2label"] = {str(i): f"LABEL_{i}" for i in range(head.options["n_classes"])}
         out["eos_token_id"] = head.options["only"]
         out["classifier_dropout"] = spec.sizes.dropout if head.options["dropout"] is None else head.options["dropout"]
@@ -154,6 +159,8 @@ def begin(c: Config) -> int:
 GENERATION = Head(
     lambda c: {"tokens": part("head", "lm", fixed_bias=True)},
     {"logits": "head:tokens", "encoder_last_hidden_state": "source"},
+    # BartModel makes decoder_input_ids of input_ids where none are given, shifted
+    # right; T5's and Pegasus' classes do not.
     begin=begin,
 )
 SOURCE = {"encoder_last_hidden_state": "source"}
@@ -176,6 +183,7 @@ ENTRIES = [
             ),
         },
         prefix="model.",
+        # `_keys_to_ignore_on_load_missing` in the class: a file of BartModel lacks it.
         optional=("heads.tokens.fixed_bias",),
         ignore=(r"^(model\.)?(encoder|decoder)\.version$", r"^final_logits_bias$"),
         head_key="lm_head.weight",

@@ -27,6 +27,7 @@ def embeddings(theirs: str) -> list[Rule]:
     return [
         same("stacks.main.embedding.table.weight", theirs + "word_embeddings.weight"),
         same("stacks.main.positions.0.table.weight", theirs + "position_embeddings.weight"),
+        # BertModel reads row 0 where a caller gives no token types, so the table adds to every token either way.
         same("stacks.main.embedding.segments.weight", theirs + "token_type_embeddings.weight"),
         *linear("stacks.main.embedding.norm", theirs + "LayerNorm"),
     ]
@@ -37,6 +38,7 @@ def layers(theirs: str) -> list[Rule]:
     rules = [
         *linear(OURS + "ffn.up", theirs + "intermediate.dense"),
         *linear(OURS + "ffn.down", theirs + "output.dense"),
+        # Post-norm: each LayerNorm follows the sum with the residual (BertSelfOutput, BertOutput), hence "output".
         *linear(OURS + "block.ffn_norm", theirs + "output.LayerNorm"),
     ]
     for ours, name in (("attention", "attention"), ("cross_attention", "crossattention")):
@@ -65,6 +67,7 @@ PLAIN = [  # heads that are one linear
 RULES = [
     *embeddings("bert.embeddings."),
     *layers("bert.encoder.layer.{i}."),
+    # The pooler belongs to the base model there and to the head here: a class has at most one of these three.
     *(r for role in ("pooled", "pair", "classes") for r in linear(f"heads.{role}.dense", "bert.pooler.dense")),
     *linear("heads.pair.out", "cls.seq_relationship"),
     *PLAIN,
@@ -86,9 +89,11 @@ DEFAULTS: Config = {
     "hidden_act": "gelu",
     "hidden_dropout_prob": 0.1,
     "attention_probs_dropout_prob": 0.1,
+    # None means hidden_dropout_prob (BertForSequenceClassification).
     "classifier_dropout": None,
     "max_position_embeddings": 512,
     "type_vocab_size": 2,
+    # TensorFlow BERT's; added to a variance in float16 it would be 0.
     "layer_norm_eps": 1e-12,
     "pad_token_id": 0,
     "is_decoder": False,
@@ -106,6 +111,7 @@ def sizes(c: Config) -> Config:
         "ffn_dim": c["intermediate_size"],
         "max_positions": c["max_position_embeddings"],
         "vocab_size": c["vocab_size"],
+        # Lacking where the family has no types at all: MPNet, BERT for generation.
         "token_types": c.get("type_vocab_size", 0),
         "norm_eps": c["layer_norm_eps"],
         "tie_embeddings": c["tie_word_embeddings"],
@@ -117,6 +123,7 @@ def sizes(c: Config) -> Config:
 def direction(c: Config) -> list[str]:
     """An encoder, or a decoder, which may read another model's states."""
     if c["add_cross_attention"] and not c["is_decoder"]:
+        # BertLayer raises for it too: only a decoder may have the third sublayer.
         raise UserError("config.json: add_cross_attention=True is a decoder's, but is_decoder=False")
     causal = ["objective=clm"] if c["is_decoder"] else []
     cross = ["+attention@stacks.main.cross_attention=mha"] if c["add_cross_attention"] else []
@@ -125,6 +132,8 @@ def direction(c: Config) -> list[str]:
 
 def read_as(family: str, c: Config, **own: object) -> list[str]:
     """own: sizes that differ from what the layout says."""
+    # transformers 5 knows no other type any more; 4 had "relative_key" and
+    # "relative_key_query", whose tensors would be left over.
     expect(c, "position_embedding_type", "absolute", default="absolute")
     ffn = activation(c, "hidden_act", ACTIVATIONS, "gelu")
     return [
@@ -132,6 +141,7 @@ def read_as(family: str, c: Config, **own: object) -> list[str]:
         f"ffn={ffn}",
         *direction(c),
         *settings("model", {**sizes(c), **own}),
+        # nn.Embedding's padding_idx: the row is read like any other and gets no gradient.
         *settings("embedding", {"pad_id": c["pad_token_id"]}),
     ]
 
@@ -160,6 +170,7 @@ def base(spec: ModelSpec) -> Config:
 
 
 def act_name(spec: ModelSpec) -> str:
+    # Reversed, so that of several names for one activation the first is written.
     names = {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}
     return names.get(spec.stacks[0].layers[0].parts["ffn"].name, "gelu")
 
@@ -172,6 +183,7 @@ def write_as(model_type: str, spec: ModelSpec, causal: str) -> Config:
         "is_decoder": spec.sizes.causal,
         "add_cross_attention": spec.stacks[0].cross_attention is not None,
     }
+    # Only a decoder needs it: both kinds have the same heads, and `_describe` would take the first class that fits.
     return {**out, "architectures": [causal]} if spec.sizes.causal and list(spec.heads) == ["tokens"] else out
 
 
@@ -192,6 +204,7 @@ def classes(c: Config) -> dict:
 
 
 def pair(c: Config) -> dict:
+    # BertOnlyNSPHead reads the pooler's output as it is, where a classifier drops some of it out.
     return {"pair": part("head", "pooled", dropout=0.0)}
 
 
@@ -211,6 +224,8 @@ HEADS = {
 }
 # TensorFlow's names, which the first converted checkpoints kept.
 RENAME = {r"LayerNorm\.gamma$": "LayerNorm.weight", r"LayerNorm\.beta$": "LayerNorm.bias"}
+# Buffers of older versions, and the pooler, which published files hold though
+# BertForMaskedLM has none (add_pooling_layer=False).
 IGNORE = (r"embeddings\.position_ids$", r"^(\w+\.)?pooler\.")
 TIED = r"^lm_head\.decoder\."  # stored again though it is the token table and lm_head.bias
 
@@ -232,6 +247,7 @@ ENTRIES = [
             "BertLMHeadModel": MASKED,
         },
         prefix="bert.",
+        # The heads of pretraining, in files that are read as a classifier or a base model.
         ignore=(*IGNORE, r"^cls\."),
         head_key="cls.predictions.decoder.weight",
         embed_key="bert.embeddings.word_embeddings.weight",

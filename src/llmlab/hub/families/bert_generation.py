@@ -10,6 +10,7 @@ from llmlab.hub.rules import same
 RULES = [
     *embeddings("bert.embeddings."),
     *layers("bert.encoder.layer.{i}."),
+    # transformers ties it to lm_head.bias and computes with this one (BertGenerationOnlyLMHead).
     same("heads.tokens.bias", "lm_head.decoder.bias", needs="heads.tokens.out.weight", copies=("lm_head.bias",)),
     same("heads.tokens.bias", "lm_head.bias"),
     same("heads.tokens.out.weight", "lm_head.decoder.weight"),
@@ -17,6 +18,7 @@ RULES = [
 
 
 def read(c: Config) -> list[str]:
+    # The family's own objective is the next token; an encoder of it looks both ways.
     both_ways = [] if c["is_decoder"] else ["objective=mlm"]
     return [*read_as("bert_generation", c), *both_ways]
 
@@ -35,6 +37,7 @@ ENTRIES = [
         write=write,
         defaults={
             **{k: v for k, v in DEFAULTS.items() if k not in ("type_vocab_size", "classifier_dropout")},
+            # BertGenerationConfig's: a SentencePiece vocabulary of its own and BERT large's sizes.
             "vocab_size": 50358,
             "hidden_size": 1024,
             "num_hidden_layers": 24,

@@ -11,6 +11,7 @@ OURS, THEIRS = "stacks.main.layers.{i}.", "transformer.h.{i}."
 
 RULES = [
     same("stacks.main.embedding.table.weight", "transformer.word_embeddings.weight"),
+    # It steadied the training of a first 104B model (Le Scao et al. 2022, arXiv:2211.05100, section 3.2).
     *linear("stacks.main.embedding.norm", "transformer.word_embeddings_layernorm"),
     *linear(OURS + "block.attention_norm", THEIRS + "input_layernorm"),
     *linear(OURS + "block.ffn_norm", THEIRS + "post_attention_layernorm"),
@@ -25,6 +26,7 @@ RULES = [
 ]
 DEFAULTS: Config = {
     "vocab_size": 250880,
+    # BloomConfig's defaults are of a toy, so that a bare config is one; published files state their sizes.
     "hidden_size": 64,
     "n_layer": 2,
     "n_head": 8,
@@ -42,6 +44,7 @@ def read(c: Config) -> list[str]:
     dim = c.get("n_embed") or c["hidden_size"]
     values = {
         "dim": dim,
+        # The class maps these two names to n_layer and n_head (attribute_map), so that a file may have either.
         "n_layers": c.get("num_hidden_layers") or c["n_layer"],
         "n_heads": c.get("num_attention_heads") or c["n_head"],
         # config.json has no key for it: the reference's linear is 4 hidden_size wide.
@@ -52,6 +55,7 @@ def read(c: Config) -> list[str]:
         "dropout": c["hidden_dropout"],
         "attention.dropout": c["attention_dropout"],
     }
+    # Not where the norm stands but what is added: with it the residual is the normed x (BloomBlock.forward).
     normed = c["apply_residual_connection_post_layernorm"]
     return ["model=bloom", *settings("model", values), *settings("block", {"normed_residual": normed})]
 
@@ -72,6 +76,7 @@ def write(spec: ModelSpec) -> Config:
         .layers[0]
         .parts["block"]
         .options.get("normed_residual", False),
+        # Null, since BloomConfig would fill in 1 and 2.
         "bos_token_id": None,
         "eos_token_id": None,
     }

@@ -13,6 +13,7 @@ from llmlab.hub.rules import fused, linear, same
 OURS, THEIRS = "stacks.main.layers.{i}.", "transformer.encoder.layers.{i}."
 RULES = [
     same("stacks.main.embedding.table.weight", "transformer.embedding.word_embeddings.weight"),
+    # "encoder" is only what the authors call the stack: it is a causal decoder.
     *linear("stacks.main.norm", "transformer.encoder.final_layernorm"),
     same("heads.tokens.out.weight", "transformer.output_layer.weight"),
     *linear(OURS + "block.attention_norm", THEIRS + "input_layernorm"),
@@ -26,6 +27,7 @@ RULES = [
 ]
 DEFAULTS: Config = chatglm1.DEFAULTS | {
     "num_layers": 28,
+    # The rows of the table, rounded up; the tokenizer has fewer ids.
     "padded_vocab_size": 65024,
     "hidden_size": 4096,
     "ffn_hidden_size": 13696,
@@ -41,6 +43,7 @@ DEFAULTS: Config = chatglm1.DEFAULTS | {
     "add_bias_linear": False,
     "add_qkv_bias": False,
     "multi_query_attention": False,
+    # Read only under multi_query_attention, where ChatGLM2-6B has 2.
     "multi_query_group_num": 1,
     "original_rope": True,
     "rope_ratio": 1.0,
@@ -56,6 +59,7 @@ def read(c: Config) -> list[str]:
     expect(c, "original_rope", True)
     expect(c, "rope_ratio", 1)  # of the released programs one divides positions by it, another multiplies the base
     expect(c, "tie_word_embeddings", False, default=False)
+    # Prefix tuning, whose vectors would be left over (`transformer.prefix_encoder`).
     expect(c, "pre_seq_len", None)
     bias = c["add_bias_linear"]
     values = {
@@ -70,6 +74,7 @@ def read(c: Config) -> list[str]:
         "norm_eps": c["layernorm_epsilon"],
         "dropout": c["hidden_dropout"],
         "attention.dropout": c["attention_dropout"],
+        # ChatGLM2-6B: on q, k and v, and nowhere else (add_bias_linear=false).
         "attention.qkv_bias": c["add_qkv_bias"] or bias,
         "attention.out_bias": bias,
         "ffn.bias": bias,
@@ -122,6 +127,7 @@ ENTRIES = [
             "ChatGLMModel": LM_HEAD,
             "ChatGLMForConditionalGeneration": LM_HEAD,
             "ChatGLMForSequenceClassification": Head(
+                # The last position, padding or not: the authors' class reads hidden_states[-1], and pads on the left.
                 lambda c: {"scalar": part("head", "scalar", n_classes=n_labels(c), pool="end", bias=True)},
                 {"logits": "head:scalar"},
             ),

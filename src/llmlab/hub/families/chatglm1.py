@@ -19,6 +19,7 @@ RULES = [
     same("heads.tokens.out.weight", "lm_head.weight"),
     *linear(OURS + "block.attention_norm", THEIRS + "input_layernorm"),
     *linear(OURS + "block.ffn_norm", THEIRS + "post_attention_layernorm"),
+    # Head by head, (heads, 3, head_dim), as Megatron-LM lays them out; ChatGLM2 has all queries first.
     *grouped([OURS + f"attention.{n}" for n in "qkv"], THEIRS + "attention.query_key_value"),
     *linear(OURS + "attention.out", THEIRS + "attention.dense"),
     *linear(OURS + "ffn.up", THEIRS + "mlp.dense_h_to_4h"),
@@ -29,6 +30,7 @@ DEFAULTS: Config = {
     "inner_hidden_size": None,
     "max_sequence_length": 2048,
     "position_encoding_2d": None,
+    # Those of ChatGLM-6B's first release; files of the cut vocabulary state 130,000 and on.
     "bos_token_id": 150004,
     "mask_token_id": 150000,
     "gmask_token_id": 150001,
@@ -46,6 +48,7 @@ def read(c: Config) -> list[str]:
         {"position_encoding_2d": True, **{k: v for k, v in c.items() if v is not None}}, "position_encoding_2d", True
     )
     expect(c, "pre_seq_len", None)
+    # The 4 and 8 bit versions hold whole numbers and scales in the weights' stead.
     expect(c, "quantization_bit", 0, default=0)
     values = {
         "dim": c["hidden_size"],
@@ -102,10 +105,13 @@ def call(model: Loaded, arguments: Mapping[str, Argument]) -> Outputs | None:
     else:
         allowed = (mask[:, 0] < 1).expand(len(ids_BT), -1, -1)
     if positions is None:
+        # The authors' get_position_ids looks for [gMASK], and for [MASK] where a text has none.
         holes = torch.where(
             (ids_BT == config["gmask_token_id"]).any(1), config["gmask_token_id"], config["mask_token_id"]
         )
         place_B1 = _index(ids_BT, holes[:, None], "mask")[:, None]
+        # The second number counts from 1 within the block and is 0 before it; the first stands still
+        # there (GLM: arXiv:2103.10360, section 2.2).
         block = (where - begin_B1 + 1).clamp(min=0)
         positions = torch.stack([torch.where(block > 0, place_B1, where), block], 1)
     return model.answer(model.model({"ids": ids_BT, "allowed": allowed, "positions": positions}))

@@ -26,6 +26,7 @@ TERMS = {"c2p": "content_to_position", "p2c": "position_to_content"}
 RULES = [
     *(r for r in embeddings("deberta.embeddings.") if "positions" not in r.ours[0]),
     same(POSITION + "table.weight", "deberta.encoder.rel_embeddings.weight"),
+    # With norm_rel_ebd=layer_norm: over the table of distances, once a forward (DebertaV2Encoder.get_rel_embedding).
     *linear(POSITION + "norm", "deberta.encoder.LayerNorm"),
     *(
         r
@@ -37,6 +38,7 @@ RULES = [
     *linear(OURS + "ffn.up", THEIRS + "intermediate.dense"),
     *linear(OURS + "ffn.down", THEIRS + "output.dense"),
     *linear(OURS + "block.ffn_norm", THEIRS + "output.LayerNorm"),
+    # ContextPooler stands beside the base model, not inside, and has GELU where BERT's has tanh.
     *linear("heads.classes.dense", "pooler.dense"),
     *PLAIN,
     *masked_rules(
@@ -58,6 +60,7 @@ DEFAULTS: Config = {
     "max_position_embeddings": 512,
     "type_vocab_size": 0,
     "layer_norm_eps": 1e-7,
+    # DebertaV2Config's defaults have absolute positions alone; the published files state their relative ones.
     "relative_attention": False,
     "max_relative_positions": -1,
     "position_buckets": -1,
@@ -68,6 +71,8 @@ DEFAULTS: Config = {
     "pos_att_type": None,
     "pooler_dropout": 0.0,
     "pooler_hidden_act": "gelu",
+    # The head for masked tokens as BERT has it; without it the class computes by
+    # the token table under `lm_predictions`.
     "legacy": True,
     "tie_word_embeddings": True,
 }
@@ -76,7 +81,9 @@ DEFAULTS: Config = {
 def read(c: Config) -> list[str]:
     expect(c, "relative_attention", True)
     expect(c, "position_biased_input", False)
+    # Without it distances have projections of their own, pos_key_proj and pos_query_proj (DeBERTa v1's way).
     expect(c, "share_att_key", True)
+    # A convolution beside the first layer: the v2 xlarge and xxlarge have one of 3, v3 has none.
     expect(c, "conv_kernel_size", 0, default=0)
     expect(c, "embedding_size", c["hidden_size"], default=c["hidden_size"])
     head = c["hidden_size"] // c["num_attention_heads"]
@@ -89,6 +96,7 @@ def read(c: Config) -> list[str]:
         raise UserError(f"config.json: pos_att_type={c['pos_att_type']!r} is not implemented; known: 'c2p', 'p2c'")
     buckets, longest = c["position_buckets"], c["max_relative_positions"]
     values = {
+        # -1 means none, in both keys: then each distance up to the second has a row (DisentangledSelfAttention).
         "buckets": buckets if buckets > 0 else None,
         "max_distance": longest if longest > 0 else c["max_position_embeddings"],
         "normed": norm == "layer_norm",
@@ -120,6 +128,7 @@ def masked(c: Config) -> dict:
 
 def classes(c: Config) -> dict:
     act = ACTIVATIONS[expect(c, "pooler_hidden_act", *ACTIVATIONS, default="gelu")]
+    # On the first token's state before the pooler's linear, where our head has one dropout behind it.
     expect(c, "pooler_dropout", 0, default=0)
     return {"classes": part("head", "pooled", n_classes=n_labels(c), act=act, dropout=c.get("cls_dropout"))}
 
@@ -140,6 +149,8 @@ ENTRIES = [
             "DebertaV2ForQuestionAnswering": SPAN,
         },
         prefix="deberta.",
+        # v3's files hold the heads of pretraining under these names; positions that nothing
+        # adds are ignored by transformers too.
         ignore=(*IGNORE, r"^cls\.", r"^(lm_predictions|mask_predictions)\.", r"position_embeddings"),
         head_key="cls.predictions.decoder.weight",
         embed_key="deberta.embeddings.word_embeddings.weight",

@@ -6,7 +6,9 @@ from llmlab.config.spec import PartSpec
 from llmlab.hub.entry import LABELS, SCORED, SPAN, Config, Head, part
 from llmlab.hub.rules import linear, same
 
+# transformers sets these linears beside the base model, not inside it, so no base prefix stands before their names.
 HEADS = [
+    # GenericForSequenceClassification builds its linear with bias=False; those of tokens and spans have one.
     same("heads.scalar.out.weight", "score.weight"),
     *linear("heads.labels.out", "classifier"),
     *linear("heads.span.out", "qa_outputs"),
@@ -26,5 +28,7 @@ def classes(name: str, base: str | None = "", *, bias: bool = False) -> dict[str
         f"{name}ForSequenceClassification": SCORED,
         f"{name}ForTokenClassification": LABELS,
         f"{name}ForQuestionAnswering": SPAN,
+        # A bare base class saves its tensors without a prefix: that is the attribute
+        # by which a class with a head holds it.
         f"{name}Model": Head(lambda c: {}, {"last_hidden_state": "hidden"}, prefix=base),
     }

@@ -10,11 +10,14 @@ from llmlab.hub.families.llama import FFN, NORMS, OURS, THEIRS, base, gate, gate
 from llmlab.hub.rules import linear, same
 
 LATENT = [
+    # Only where q_lora_rank is null, as in V2-Lite: then queries are not compressed.
     *linear(OURS + "attention.q", THEIRS + "self_attn.q_proj"),
     *linear(OURS + "attention.q_down", THEIRS + "self_attn.q_a_proj"),
     same(OURS + "attention.q_norm.weight", THEIRS + "self_attn.q_a_layernorm.weight"),
     *linear(OURS + "attention.q_up", THEIRS + "self_attn.q_b_proj"),
+    # The latent and the rotated key in one product, which all heads share, "with_mqa"; the norm is on the latent alone.
     *linear(OURS + "attention.kv_down", THEIRS + "self_attn.kv_a_proj_with_mqa"),
+    # Both inner norms keep the 1e-6 of DeepseekV3RMSNorm: the class hands them no rms_norm_eps.
     same(OURS + "attention.kv_norm.weight", THEIRS + "self_attn.kv_a_layernorm.weight"),
     *linear(OURS + "attention.kv_up", THEIRS + "self_attn.kv_b_proj"),
     *linear(OURS + "attention.out", THEIRS + "self_attn.o_proj"),
@@ -48,6 +51,7 @@ DEFAULTS: Config = {
     "attention_bias": False,
     "attention_dropout": 0.0,
 }
+# A buffer, without a gradient: training moves it by the load of the experts (arXiv:2412.19437, section 2.1.2).
 BIAS = same(OURS + "ffn.router.bias", THEIRS + "mlp.gate.e_score_correction_bias")
 
 
@@ -61,6 +65,7 @@ def _scale(c: Config, options: Config) -> float:
 
 def body(c: Config, *, interleaved: bool) -> list[str]:
     """Overrides that V2 and V3 share: sizes, latent attention, experts, and which layers have them."""
+    # DeepSeek's own code can route every n-th layer; transformers does not read the key.
     expect(c, "moe_layer_freq", 1, default=1)
     options = rope(c, interleaved=interleaved)
     n, dense = c["num_hidden_layers"], c["first_k_dense_replace"]
@@ -70,6 +75,7 @@ def body(c: Config, *, interleaved: bool) -> list[str]:
     values |= {
         "head_dim": c["v_head_dim"],
         "attention.scale": _scale(c, options),
+        # On the projections down and the output; q_b_proj and kv_b_proj are built with bias=False.
         "attention.qkv_bias": c["attention_bias"],
         "attention.out_bias": c["attention_bias"],
         "moe.n_experts": c["n_routed_experts"],
@@ -90,18 +96,23 @@ def body(c: Config, *, interleaved: bool) -> list[str]:
         *settings("model", values),
         *settings("position", options),
         *settings("attention", latent),
+        # The first layers are dense since the load of their experts would not balance soon
+        # (DeepSeekMoE: arXiv:2401.06066, section 5.1.2).
         f"layers.first=[{','.join(['dense'] * min(dense, n))}]",
         f"layers.cycle=[{'moe' if dense < n else ''}]",
     ]
 
 
 def read(c: Config) -> list[str]:
+    # Keys of DeepSeek's own code; transformers has this one way each for V3 and reads neither.
     expect(c, "scoring_func", "sigmoid", default="sigmoid")
     expect(c, "topk_method", "noaux_tc", default="noaux_tc")
     return [
         "model=deepseek_v3",
         *body(c, interleaved=c["rope_interleave"]),
         f"model.moe.renormalise={str(c['norm_topk_prob']).lower()}",
+        # Experts lie on devices group by group, and a token goes to the best few groups: to few
+        # devices (arXiv:2412.19437, section 2.1.2).
         *settings("moe", {"groups": c["n_group"], "groups_kept": c["topk_group"]}),
     ]
 

@@ -11,6 +11,7 @@ DEFAULTS: Config = {
     "vocab_size": 102400,
     "hidden_size": 4096,
     "intermediate_size": 11008,
+    # DeepseekV2Config's, an odd number; published files say 1,408 (Lite) and 1,536.
     "moe_intermediate_size": 1407,
     "num_hidden_layers": 32,
     "num_attention_heads": 32,
@@ -41,10 +42,12 @@ DEFAULTS: Config = {
 def read(c: Config) -> list[str]:
     expect(c, "scoring_func", "softmax", default="softmax")
     expect(c, "mlp_bias", False)
+    # "greedy" is Lite's and ignores n_group, which its file states as 1 all the same.
     grouped = expect(c, "topk_method", "greedy", "group_limited_greedy") != "greedy"
     groups = {"groups": c["n_group"] if grouped else 1, "groups_kept": c["topk_group"] if grouped else 1}
     return [
         "model=deepseek_v2",
+        # Pairs of neighbours without a key for it: apply_rotary_emb of modeling_deepseek_v2 goes by view_as_complex.
         *deepseek.body(c, interleaved=True),
         "model.moe.renormalise=false",  # norm_topk_prob is not read by the reference
         *settings("moe", groups),

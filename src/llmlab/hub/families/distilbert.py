@@ -11,6 +11,8 @@ THEIRS = "distilbert.transformer.layer.{i}."
 EPS = 1e-12  # of every norm, whatever config.json says
 
 RULES = [
+    # The rule for token types finds no tensor of ours: DistilBERT has none (Sanh et
+    # al. 2019, arXiv:1910.01108, section 3).
     *embeddings("distilbert.embeddings."),
     *(r for n in "qkv" for r in linear(f"{OURS}attention.{n}", f"{THEIRS}attention.{n}_lin")),
     *linear(OURS + "attention.out", THEIRS + "attention.out_lin"),
@@ -23,6 +25,7 @@ RULES = [
     *(
         r
         for r in masked_rules("vocab_transform", "vocab_layer_norm", "vocab_projector", "vocab_projector.bias")
+        # vocab_projector is one nn.Linear: the rule for a bias that is held twice would name the bias as its own copy.
         if not r.copies
     ),
 ]
@@ -108,6 +111,7 @@ ENTRIES = [
             "DistilBertForSequenceClassification": Head(classes, {"logits": "head:classes"}),
             "DistilBertForTokenClassification": LABELS,
             "DistilBertForQuestionAnswering": Head(
+                # DistilBertForQuestionAnswering drops out what it reads; BertForQuestionAnswering does not.
                 lambda c: {"span": part("head", "span", dropout=c["qa_dropout"])},
                 {"start_logits": "head:span:0", "end_logits": "head:span:1"},
             ),

@@ -19,10 +19,12 @@ from llmlab.hub.rules import linear, same
 
 RULES = [
     *embeddings("electra.embeddings."),
+    # Built only where the widths differ (ElectraModel), so that a base model's file has none.
     *linear("stacks.main.embedding.project", "electra.embeddings_project"),
     *layers("electra.encoder.layer.{i}."),
     *linear("heads.tokens.dense", "generator_predictions.dense"),
     *linear("heads.tokens.norm", "generator_predictions.LayerNorm"),
+    # A plain nn.Linear, whose bias lies with it and not again under another name, as BERT's does.
     same("heads.tokens.bias", "generator_lm_head.bias"),
     same("heads.tokens.out.weight", "generator_lm_head.weight"),
     *linear("heads.replaced.dense", "discriminator_predictions.dense"),
@@ -47,6 +49,7 @@ def write(spec: ModelSpec) -> Config:
 
 def classes(c: Config) -> dict:
     options = {"n_classes": n_labels(c), "dropout": c["classifier_dropout"], "input_dropout": True}
+    # GELU where BERT has tanh (ElectraClassificationHead), whatever hidden_act and summary_activation say.
     return {"classes": part("head", "pooled", act="gelu", **options)}
 
 

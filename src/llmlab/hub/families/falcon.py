@@ -12,7 +12,9 @@ OURS, THEIRS = "stacks.main.layers.{i}.", "transformer.h.{i}."
 
 RULES = [
     same("stacks.main.embedding.table.weight", "transformer.word_embeddings.weight"),
+    # One name for the norm of parallel sublayers and for the first of two where they follow each other.
     *linear(OURS + "block.norm", THEIRS + "input_layernorm"),
+    # Parallel sublayers with two norms have names of their own (FalconDecoderLayer), so these rules ask for the block.
     *linear(OURS + "block.attention_norm", THEIRS + "ln_attn", only="block=parallel"),
     *linear(OURS + "block.ffn_norm", THEIRS + "ln_mlp", only="block=parallel"),
     *linear(OURS + "block.attention_norm", THEIRS + "input_layernorm"),
@@ -30,6 +32,7 @@ DEFAULTS: Config = {
     "vocab_size": 65024,
     "hidden_size": 4544,
     "num_hidden_layers": 32,
+    # Falcon 7B's: 71 heads of 64 are its width of 4,544.
     "num_attention_heads": 71,
     "num_ln_in_parallel_attn": None,
     "layer_norm_epsilon": 1e-5,
@@ -58,6 +61,7 @@ def _block(c: Config) -> str:
 
 def read(c: Config) -> list[str]:
     expect(c, "apply_residual_connection_post_layernorm", False, default=False)
+    # FalconConfig takes n_embed for hidden_size, where a file has both too (__post_init__).
     dim, heads = c.get("n_embed") or c["hidden_size"], c["num_attention_heads"]
     # The reference reads num_kv_heads in the new architecture only; in the old one multi_query decides.
     kv = c.get("num_kv_heads") or heads if c["new_decoder_architecture"] else 1 if c["multi_query"] else heads
@@ -77,6 +81,7 @@ def read(c: Config) -> list[str]:
         "ffn.bias": c["bias"],
         "n_kv_heads": kv,
     }
+    # Its bias is added before the scores are scaled, from slopes in bfloat16 (build_alibi_tensor of modeling_falcon).
     position = ["position=alibi_falcon"] if c["alibi"] else settings("position", rope(c))
     return [
         "model=falcon",
@@ -92,6 +97,8 @@ def write(spec: ModelSpec) -> Config:
     s, parts = spec.sizes, spec.stacks[0].layers[0].parts
     kv, block, position = n_kv_heads(spec), parts["block"], parts["position"]
     norms = block.options.get("norms", 1)
+    # Groups of heads and two norms exist in the new architecture alone; one key head,
+    # or one for each, in the old one too.
     new = norms == 2 or 1 < kv < s.n_heads
     out = {
         "model_type": "falcon",
@@ -113,6 +120,7 @@ def write(spec: ModelSpec) -> Config:
         "multi_query": kv == 1,
         "parallel_attn": new or block.name == "parallel",
         "alibi": position.name == "alibi",
+        # Null, since FalconConfig would fill in 11 for both.
         "bos_token_id": None,
         "eos_token_id": None,
     }
@@ -131,6 +139,8 @@ ENTRIES = [
         rules=RULES,
         architectures=classes("Falcon"),
         prefix="transformer.",
+        # The second name is of the authors' own code, in which the attention chose
+        # between rotary and nothing (`maybe_rotary`).
         ignore=(r"\.rotary_emb\.inv_freq$", r"\.self_attention\.(rotary|maybe_rotary)\.inv_freq$"),
         head_key="lm_head.weight",
         embed_key="transformer.word_embeddings.weight",

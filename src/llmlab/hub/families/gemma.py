@@ -15,6 +15,7 @@ GEMMA: Config = {
     "num_hidden_layers": 28,
     "num_attention_heads": 16,
     "num_key_value_heads": 16,
+    # Not the width over the heads: 16 heads of 256 are 4,096 in the 7B, whose width is 3,072.
     "head_dim": 256,
     "hidden_act": "gelu_pytorch_tanh",
     "max_position_embeddings": 8192,
@@ -33,6 +34,7 @@ GEMMA2: Config = {
     "num_attention_heads": 8,
     "num_key_value_heads": 4,
     "hidden_activation": "gelu_pytorch_tanh",
+    # Of the 2B and 9B, whose heads are 256 wide; 27B says 144, its width over its heads, though they are 128 wide.
     "query_pre_attn_scalar": 256.0,
     "sliding_window": 4096,
     "final_logit_softcapping": 30.0,
@@ -47,6 +49,7 @@ def read(c: Config) -> list[str]:
     values["attention.qkv_bias"] = values["attention.out_bias"] = c["attention_bias"]
     return [
         "model=gemma",
+        # Named, since the family's own is mqa, the 2B's, and the 7B has a key head for each head.
         "attention=gqa",
         gate({**c, **by_tanh}),
         *settings("model", values),
@@ -67,6 +70,7 @@ def write(spec: ModelSpec) -> Config:
 
 def read_gemma2(c: Config) -> list[str]:
     expect(c, "use_bidirectional_attention", False, None)
+    # Gemma2Config begins with a sliding layer: (i + 1) % 2.
     types = c.get("layer_types") or [list(KINDS)[i % 2] for i in range(c["num_hidden_layers"])]
     for kind in types:
         expect({"layer_types": kind}, "layer_types", *KINDS)
@@ -79,6 +83,7 @@ def read_gemma2(c: Config) -> list[str]:
     values["logit_softcap"] = c["final_logit_softcapping"]
     return [
         "model=gemma2",
+        # Gemma 2 and 3 read this name, and Gemma reads hidden_act.
         gate(c, "hidden_activation"),
         *settings("model", values),
         *settings("position", rope(c)),

@@ -10,6 +10,7 @@ from llmlab.hub.rules import same
 NAMES = {"sliding_attention": "local", "full_attention": "global"}
 RULES = [
     same(OURS + "block.attention_norm.weight", THEIRS + "input_layernorm.weight"),
+    # Behind the attention, where LLaMA's layers call the norm before the feed-forward so (Gemma2DecoderLayer.forward).
     same(OURS + "block.attention_post_norm.weight", THEIRS + "post_attention_layernorm.weight"),
     same(OURS + "block.ffn_norm.weight", THEIRS + "pre_feedforward_layernorm.weight"),
     same(OURS + "block.ffn_post_norm.weight", THEIRS + "post_feedforward_layernorm.weight"),
@@ -55,6 +56,7 @@ THETAS = {"sliding_attention": ("rope_local_base_freq", 10000.0), "full_attentio
 
 def _ropes(c: Config) -> tuple[Config, Config]:
     """Local and global. Older configs scale the global layers only."""
+    # Gemma3TextConfig.convert_rope_params_to_dict puts an older rope_scaling into full_attention alone.
     blocks = by_layer(c, THETAS, scaled=("full_attention",))
     return rope(c, blocks["sliding_attention"]), rope(c, blocks["full_attention"])
 
@@ -63,6 +65,7 @@ def read(c: Config) -> list[str]:
     expect(c, "use_bidirectional_attention", False, None)
     values = sizes(c)
     values["attention.qkv_bias"] = values["attention.out_bias"] = c["attention_bias"]
+    # The number is its head's width in all sizes but 27B, which has 168, the width over the heads, for heads of 128.
     values["attention.scale"] = c["query_pre_attn_scalar"] ** -0.5
     values["logit_softcap"] = c["final_logit_softcapping"]
     local, everywhere = _ropes(c)
@@ -82,6 +85,8 @@ def scalar(spec: ModelSpec) -> float:
     """The attention's scale ** -2, whole where it is one."""
     scale = spec.sizes.attention.scale
     value = spec.sizes.head_dim if scale is None else scale**-2
+    # The classes type it int, and transformers 5 refuses 256.0 there (`@strict`); the
+    # power gives it back but for rounding.
     return round(value) if abs(value - round(value)) < 1e-9 * value else value
 
 

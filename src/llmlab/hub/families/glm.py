@@ -14,6 +14,7 @@ DEFAULTS: Config = {
     "intermediate_size": 13696,
     "num_hidden_layers": 40,
     "num_attention_heads": 32,
+    # GlmConfig's defaults are those of GLM-4-9B: two key heads, and the odd epsilon of 1.5625e-07.
     "num_key_value_heads": 2,
     "head_dim": 128,
     "hidden_act": "silu",
@@ -26,6 +27,8 @@ DEFAULTS: Config = {
 }
 FOUR_NORMS = [
     same(OURS + "block.attention_norm.weight", THEIRS + "input_layernorm.weight"),
+    # Four norms, of which "post_attention_layernorm" is the one before the feed-forward,
+    # as in LLaMA (Glm4DecoderLayer.forward).
     same(OURS + "block.attention_post_norm.weight", THEIRS + "post_self_attn_layernorm.weight"),
     same(OURS + "block.ffn_norm.weight", THEIRS + "post_attention_layernorm.weight"),
     same(OURS + "block.ffn_post_norm.weight", THEIRS + "post_mlp_layernorm.weight"),
@@ -33,6 +36,7 @@ FOUR_NORMS = [
 
 
 def _read(c: Config, family: str) -> list[str]:
+    # On q, k and v; GlmAttention gives its output bias=False whatever the file says.
     values = {**sizes(c), "attention.qkv_bias": c["attention_bias"]}
     # GlmConfig sets partial_rotary_factor to 0.5 where a file lacks it; neighbours are turned in pairs.
     position = rope(c, partial=0.5, interleaved=True)
@@ -46,6 +50,7 @@ def _write(spec: ModelSpec, family: str) -> Config:
         "hidden_act": gate_name(spec),
         "attention_bias": spec.sizes.attention.qkv_bias,
         "rope_parameters": turned(spec, partial=True),
+        # Null, since GlmConfig would fill in 151,329, and nn.Embedding refuses a padding_idx for which it has no row.
         "pad_token_id": None,
     }
 

@@ -14,6 +14,7 @@ ACTIVATIONS = {"gelu": "gelu_tanh", "gelu_new": "gelu_tanh", "relu": "relu", "si
 RULES = [
     same("stacks.main.embedding.table.weight", "transformer.tokens_embed.weight"),
     same("stacks.main.positions.0.table.weight", "transformer.positions_embed.weight"),
+    # ln_1 norms x + attention(x), not its input (Block.forward of modeling_openai), and no norm follows the last layer.
     *linear(OURS + "block.attention_norm", THEIRS + "ln_1"),
     *linear(OURS + "block.ffn_norm", THEIRS + "ln_2"),
     # Conv1D holds its weight as (in, out).
@@ -30,6 +31,7 @@ DEFAULTS: Config = {
     "n_embd": 768,
     "n_layer": 12,
     "n_head": 12,
+    # The key of this family alone; GPT-2's activation_function is not read here.
     "afn": "gelu",
     "resid_pdrop": 0.1,
     "embd_pdrop": 0.1,
@@ -51,6 +53,8 @@ def read(c: Config) -> list[str]:
         "vocab_size": c["vocab_size"],
         "norm_eps": c["layer_norm_epsilon"],
         "tie_embeddings": c["tie_word_embeddings"],
+        # embd_pdrop is not asked for: one dropout stands for both, which are 0.1 in the
+        # paper (Radford et al. 2018, section 4.1).
         "dropout": c["resid_pdrop"],
         "attention.dropout": c["attn_pdrop"],
     }
@@ -87,6 +91,7 @@ ENTRIES = [
         rules=RULES,
         architectures={"OpenAIGPTLMHeadModel": CLASSES.pop("OpenAIGPTForCausalLM"), **CLASSES},
         prefix="transformer.",
+        # The triangle of ones and the row numbers: buffers that older versions of transformers saved with the weights.
         ignore=(r"\.attn\.bias$", r"position_ids$"),
         head_key="lm_head.weight",
         embed_key="transformer.tokens_embed.weight",

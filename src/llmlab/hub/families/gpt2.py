@@ -31,6 +31,8 @@ RULES = [
     *linear(OURS + "ffn.down", THEIRS + "mlp.c_proj", transpose=True),
     *linear("stacks.main.norm", "transformer.ln_f"),
     same("heads.tokens.out.weight", "lm_head.weight"),
+    # Without a bias: GPT2ForSequenceClassification builds `score` with bias=False, and
+    # `classifier` and `qa_outputs` with one.
     same("heads.scalar.out.weight", "score.weight"),
     *linear("heads.labels.out", "classifier"),
     *linear("heads.span.out", "qa_outputs"),
@@ -43,6 +45,7 @@ DEFAULTS: Config = {
     "n_embd": 768,
     "n_layer": 12,
     "n_head": 12,
+    # None means 4 n_embd (GPT2Block), which all published sizes have.
     "n_inner": None,
     "activation_function": "gelu_new",
     "resid_pdrop": 0.1,
@@ -62,6 +65,8 @@ def act_name(ffn: str, default: str = "gelu_new") -> str:
 
 
 def read(c: Config) -> list[str]:
+    # With it each layer has a third sublayer (`crossattention`, `ln_cross_attn`), whose
+    # keys and values are fused and queries not.
     expect(c, "add_cross_attention", False)
     ffn = activation(c, "activation_function", ACTIVATIONS, "gelu_new")
     return [
@@ -80,6 +85,8 @@ def read(c: Config) -> list[str]:
                 "tie_embeddings": c["tie_word_embeddings"],
                 "dropout": c["resid_pdrop"],
                 "attention.dropout": c["attn_pdrop"],
+                # The GPT-2s of Stanford's Mistral project divide the scores by the layer's number too:
+                # (layer_idx + 1), GPT2Attention.scaling.
                 "attention.scale_over_layer": c["scale_attn_by_inverse_layer_idx"],
                 **({} if c["scale_attn_weights"] else {"attention.scale": 1.0}),
             },
@@ -105,6 +112,7 @@ def write(spec: ModelSpec) -> Config:
         "attn_pdrop": s.attention.dropout,
         "scale_attn_weights": s.attention.scale is None,
         "scale_attn_by_inverse_layer_idx": s.attention.scale_over_layer,
+        # Null, since GPT2Config fills in 50,256 for both, whatever token that is here.
         "bos_token_id": None,
         "eos_token_id": None,
     }

@@ -17,6 +17,8 @@ RULES = [
     *linear(OURS + "block.attention_norm", THEIRS + "ln_1"),
     *linear(OURS + "block.ffn_norm", THEIRS + "ln_2"),
     *(r for n in "qkv" for r in linear(OURS + f"attention.{n}", THEIRS + f"attn.attention.{n}_proj")),
+    # It has a bias, and q, k and v have none (GPTNeoSelfAttention); attn.attention
+    # since a GPTNeoAttention only holds it.
     *linear(OURS + "attention.out", THEIRS + "attn.attention.out_proj"),
     *linear(OURS + "ffn.up", THEIRS + "mlp.c_fc"),
     *linear(OURS + "ffn.down", THEIRS + "mlp.c_proj"),
@@ -29,9 +31,11 @@ DEFAULTS: Config = {
     "max_position_embeddings": 2048,
     "hidden_size": 2048,
     "num_layers": 24,
+    # GPTNeoConfig's default: pairs of names and how often they repeat, here 24 layers that alternate.
     "attention_types": [[["global", "local"], 12]],
     "num_heads": 16,
     "intermediate_size": None,
+    # Of tokens, the query among them: the mask is xor(tril(ones), tril(ones, -window_size)).
     "window_size": 256,
     "activation_function": "gelu_new",
     "resid_dropout": 0.0,
@@ -94,7 +98,10 @@ def write(spec: ModelSpec) -> Config:
         "embed_dropout": s.dropout,
         "attention_dropout": s.attention.dropout,
         "attention_types": [[[kind], 1] for kind in kinds],
+        # The class's default where no layer is local: transformers 5 refuses null for
+        # a key that it types int (`@strict`).
         "window_size": local.options["left"] if local else 256,
+        # As GPT-2's: the class fills in 50,256.
         "bos_token_id": None,
         "eos_token_id": None,
     }

@@ -20,6 +20,8 @@ RULES = [
     *linear(OURS + "ffn.up", THEIRS + "mlp.dense_h_to_4h"),
     *linear(OURS + "ffn.down", THEIRS + "mlp.dense_4h_to_h"),
     *linear("stacks.main.norm", "gpt_neox.final_layer_norm"),
+    # In transformers 5.24 the attribute is lm_head, and embed_out only the name in files:
+    # conversion_mapping.py renames both ways.
     same("heads.tokens.out.weight", "embed_out.weight"),
     *HEADS,
 ]
@@ -43,6 +45,7 @@ DEFAULTS: Config = {
 
 def _rope(c: Config) -> Config:
     """Under names of its own at the top; the reference reads no others there."""
+    # GPTNeoXConfig.convert_rope_params_to_dict takes these two names: rope_theta at the top has no effect there.
     return rope(c, partial=0.25, theta_key="rotary_emb_base", share_key="rotary_pct")
 
 
@@ -64,6 +67,7 @@ def read(c: Config) -> list[str]:
     return [
         "model=gpt_neox",
         f"ffn={activation(c, 'hidden_act', ACTIVATIONS, 'gelu')}",
+        # Parallel sublayers, each behind a norm of its own, where Phi and Falcon 7B share one.
         f"block={'parallel_norms_2' if c['use_parallel_residual'] else 'pre'}",
         *settings("model", values),
         *settings("position", _rope(c)),
@@ -101,6 +105,7 @@ ENTRIES = [
         rules=RULES,
         architectures=classes("GPTNeoX"),
         prefix="gpt_neox.",
+        # Pythia's files hold all three: the triangle of ones, the number that is masked with, and the frequencies.
         ignore=(r"\.attention\.(bias|masked_bias|rotary_emb\.inv_freq)$",),
         head_key="embed_out.weight",
         embed_key="gpt_neox.embed_in.weight",

@@ -29,16 +29,21 @@ ENDS = [
     same("stacks.main.norm.weight", "model.norm.weight"),
     same("heads.tokens.out.weight", "lm_head.weight"),
     *linear("heads.scalar.out", "score"),
+    # GenericForTokenClassification calls its linear `score` too, and gives it a bias;
+    # GPT-2's and BERT's kin say `classifier`.
     *linear("heads.labels.out", "score"),
     *linear("heads.span.out", "qa_outputs"),
 ]
 NORMS = [
     same(OURS + "block.attention_norm.weight", THEIRS + "input_layernorm.weight"),
+    # The name tells where it stands, not what it follows: it is the norm before the feed-forward (LlamaDecoderLayer).
     same(OURS + "block.ffn_norm.weight", THEIRS + "post_attention_layernorm.weight"),
 ]
 ATTENTION = [
     *(r for n in "qkv" for r in linear(OURS + f"attention.{n}", THEIRS + f"self_attn.{n}_proj")),
     *linear(OURS + "attention.out", THEIRS + "self_attn.o_proj"),
+    # LLaMA has none of these two; Qwen3, Gemma 3 and OLMo 2 do, under these names, and a
+    # rule without a tensor of ours says nothing.
     *(same(OURS + f"attention.{n}_norm.weight", THEIRS + f"self_attn.{n}_norm.weight") for n in "qk"),
 ]
 FFN = [r for n in ("gate", "up", "down") for r in linear(OURS + f"ffn.{n}", THEIRS + f"mlp.{n}_proj")]
@@ -49,27 +54,36 @@ def routed(shared: str) -> list[Rule]:
     names = ("gate", "up", "down")
     ours = {n: OURS + f"ffn.experts.{n}.weight" for n in names}
     return [
+        # A plain parameter in transformers 5 (Qwen2MoeTopKRouter.weight), a Linear
+        # before; the name in a file is the same.
         same(OURS + "ffn.router.gate.weight", THEIRS + "mlp.gate.weight"),
         *(Rule((ours[n],), (THEIRS + f"mlp.experts.{{e}}.{n}_proj.weight",), "experts") for n in names),
+        # MergeModulelist, then Concatenate(dim=1) in transformers'
+        # conversion_mapping.py: (E, 2 F, D) with the gates first.
         Rule((ours["gate"], ours["up"]), (THEIRS + "mlp.experts.gate_up_proj",), "stacked"),
         same(ours["down"], THEIRS + "mlp.experts.down_proj"),
+        # Qwen2-MoE has one (`shared_expert`), DeepSeek some (`shared_experts`), who are one FFN of their common width.
         *(same(OURS + f"ffn.shared.{n}.weight", THEIRS + f"mlp.{shared}.{n}_proj.weight") for n in names),
     ]
 
 
 DEFAULTS: Config = {
     "vocab_size": 32000,
+    # LlamaConfig's defaults are the sizes of the first 7B (Touvron et al. 2023, arXiv:2302.13971, table 2).
     "hidden_size": 4096,
     "intermediate_size": 11008,
     "num_hidden_layers": 32,
     "num_attention_heads": 32,
     "hidden_act": "silu",
     "max_position_embeddings": 2048,
+    # LLaMA 1's; Llama 2 and 3 say 1e-5 in their files.
     "rms_norm_eps": 1e-6,
     "tie_word_embeddings": False,
     "attention_bias": False,
     "attention_dropout": 0.0,
     "mlp_bias": False,
+    # Only a class that scores a text asks for it: without one transformers takes the
+    # last position, and one text at a time.
     "pad_token_id": None,
 }
 
@@ -77,6 +91,7 @@ DEFAULTS: Config = {
 GATES = {
     "silu": "swiglu",
     "swish": "swiglu",
+    # ACT2FN's "gelu" is the exact one by erf, "gelu_pytorch_tanh" the approximation.
     "gelu": "geglu",
     "gelu_pytorch_tanh": "geglu_tanh",
     # One formula under two names.
@@ -111,7 +126,9 @@ def sizes(c: Config) -> Config:
         "dim": c["hidden_size"],
         "n_layers": c["num_hidden_layers"],
         "n_heads": c["num_attention_heads"],
+        # LlamaConfig's default is None, which means as many as heads: files from before grouped queries lack the key.
         "n_kv_heads": c.get("num_key_value_heads") or c["num_attention_heads"],
+        # Heads need not add up to the width: Qwen3-0.6B has 16 of 128 at a width of 1,024.
         "head_dim": c.get("head_dim") or c["hidden_size"] // c["num_attention_heads"],
         "ffn_dim": c["intermediate_size"],
         "max_positions": c["max_position_embeddings"],
@@ -142,6 +159,7 @@ def base(spec: ModelSpec) -> Config:
 
 def read(c: Config) -> list[str]:
     values = sizes(c)
+    # One key is for all four projections (LlamaAttention), where Qwen2 has its biases on q, k and v alone.
     values["attention.qkv_bias"] = values["attention.out_bias"] = c["attention_bias"]
     values["ffn.bias"] = c["mlp_bias"]
     return ["model=llama3", gate(c), *settings("model", values), *settings("position", rope(c))]
@@ -153,6 +171,7 @@ def write(spec: ModelSpec) -> Config:
         "model_type": "llama",
         **base(spec),
         "hidden_act": gate_name(spec),
+        # A model whose out_bias differs is found out by reading this back (`save._describe`).
         "attention_bias": s.attention.qkv_bias,
         "mlp_bias": s.ffn.bias,
         "rope_parameters": turned(spec),
@@ -188,6 +207,8 @@ def layout(
             f"{name}Model": BASE,
         },
         prefix="model.",
+        # The frequencies: a buffer that transformers saved with the weights until it made it
+        # non-persistent; they follow from theta.
         ignore=(r"rotary_emb\.inv_freq$",),
         head_key="lm_head.weight",
         embed_key="model.embed_tokens.weight",

@@ -19,6 +19,7 @@ MISTRAL: Config = {
     "max_position_embeddings": 131072,
     "rms_norm_eps": 1e-6,
     "tie_word_embeddings": False,
+    # Of version 0.1; the files of 0.2 and 0.3 say null.
     "sliding_window": 4096,
     "attention_dropout": 0.0,
     "pad_token_id": None,
@@ -26,6 +27,7 @@ MISTRAL: Config = {
 MIXTRAL: Config = {
     **MISTRAL,
     "rms_norm_eps": 1e-5,
+    # MixtralConfig.default_theta; the class of Mistral keeps the 10,000 of its base.
     "rope_theta": 1e6,
     "sliding_window": None,
     "num_experts_per_tok": 2,
@@ -54,6 +56,8 @@ STACKED = [  # as transformers 5 holds them
 
 
 def _read(c: Config, family: str) -> list[str]:
+    # All layers or none: transformers warns that a Mistral with layer_types is for
+    # Ministral's class and does not read them.
     types = ["sliding_attention" if c["sliding_window"] else "full_attention"] * c["num_hidden_layers"]
     values = sizes(c)
     if family == "mixtral":
@@ -63,6 +67,8 @@ def _read(c: Config, family: str) -> list[str]:
             "moe.n_experts": c["num_local_experts"],
             "moe.per_token": c["num_experts_per_tok"],
             "moe.ffn_dim": c["intermediate_size"],
+            # Mixtral divides the weights of its two experts by their sum without asking
+            # (MixtralTopKRouter), so there is no key to read.
             "moe.balance": c["router_aux_loss_coef"],
         }
     return [
@@ -89,6 +95,7 @@ def write_mixtral(spec: ModelSpec) -> Config:
     return {
         **write(spec),
         "model_type": "mixtral",
+        # MixtralExperts are intermediate_size wide; there is no dense layer that would need the key for itself.
         "intermediate_size": moe.ffn_dim,
         "num_local_experts": moe.n_experts,
         "num_experts_per_tok": moe.per_token,

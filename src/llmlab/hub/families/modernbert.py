@@ -35,13 +35,17 @@ GATES = {
 RULES = [
     same("stacks.main.embedding.table.weight", "model.embeddings.tok_embeddings.weight"),
     *linear("stacks.main.embedding.norm", "model.embeddings.norm"),
+    # Layer 0 has none: nn.Identity there, since the embedding's norm stands right before (ModernBertEncoderLayer).
     *linear(OURS + "block.attention_norm", THEIRS + "attn_norm"),
     *fused([OURS + f"attention.{n}" for n in "qkv"], THEIRS + "attn.Wqkv"),
     *linear(OURS + "attention.out", THEIRS + "attn.Wo"),
     *linear(OURS + "block.ffn_norm", THEIRS + "mlp_norm"),
+    # ModernBertMLP calls the halves `input, gate` and activates the first: what it
+    # calls input is a gate in GLU's terms.
     *fused([OURS + "ffn.gate", OURS + "ffn.up"], THEIRS + "mlp.Wi"),
     *linear(OURS + "ffn.down", THEIRS + "mlp.Wo"),
     *linear("stacks.main.norm", "model.final_norm"),
+    # One transform, `head`, stands before the scores of all four classes.
     *(r for role in ("tokens", "classes", "labels", "span") for r in linear(f"heads.{role}.dense", "head.dense")),
     *(r for role in ("tokens", "classes", "labels", "span") for r in linear(f"heads.{role}.norm", "head.norm")),
     *(r for role in ("classes", "labels", "span") for r in linear(f"heads.{role}.out", "classifier")),
@@ -59,6 +63,7 @@ DEFAULTS: Config = {
     "hidden_activation": "gelu",
     "max_position_embeddings": 8192,
     "norm_eps": 1e-5,
+    # One key for all norms, those of the heads too.
     "norm_bias": False,
     "pad_token_id": 50283,
     "attention_bias": False,
@@ -79,11 +84,14 @@ DEFAULTS: Config = {
 def _kinds(c: Config) -> list[str]:
     types = c.get("layer_types")
     if types is None:
+        # The files on the Hub have this key and no layer_types; ModernBertConfig's own default is 3.
         every = c.get("global_attn_every_n_layers", 3)
         types = ["sliding_attention" if i % every else "full_attention" for i in range(c["num_hidden_layers"])]
     return [KINDS[expect({"layer_types": name}, "layer_types", *KINDS)] for name in types]
 
 
+# Global layers turn slowly for texts of 8,192, local ones at RoPE's own base (Warner et
+# al. 2024, arXiv:2412.13663, section 2.1).
 THETAS = {"sliding_attention": ("local_rope_theta", 10000.0), "full_attention": ("global_rope_theta", 160000.0)}
 
 
@@ -149,6 +157,7 @@ def write(spec: ModelSpec) -> Config:
         "embedding_dropout": s.dropout,
         "mlp_bias": s.ffn.bias,
         "mlp_dropout": s.ffn.dropout,
+        # The window's left side counts the token itself, so that the right one is the half.
         "local_attention": 2 * (first["local"].parts["window"].options.get("right") or 0),
         "layer_types": [theirs.get(layer.kind) for layer in layers],
         "rope_parameters": {
@@ -156,6 +165,8 @@ def write(spec: ModelSpec) -> Config:
             for kind, layer in first.items()
         },
         **_written_head(spec),
+        # Null, since ModernBertConfig would fill in ids past 50,280: nn.Embedding refuses
+        # such a padding_idx for a smaller table.
         **dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id")),
     }
 
@@ -183,6 +194,7 @@ def masked(c: Config) -> dict:
 
 def classes(c: Config) -> dict:
     pool = {"cls": "first", "mean": "mean"}[expect(c, "classifier_pooling", "cls", "mean")]
+    # `normed`: ModernBertPredictionHead has a norm behind the activation, for classes as for tokens.
     options = {"n_classes": n_labels(c), "dropout": c["classifier_dropout"], "pool": pool, "normed": True}
     return {"classes": part("head", "pooled", **options, **_transform(c))}
 

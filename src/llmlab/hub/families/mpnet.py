@@ -26,7 +26,9 @@ PAD, BUCKETS = 1, 32  # whatever config.json says
 
 RULES = [
     same("stacks.main.positions.0.learned.table.weight", "mpnet.embeddings.position_embeddings.weight"),
+    # One table for all layers, made once in MPNetEncoder and handed down, as T5's is.
     same("stacks.main.positions.0.table.weight", "mpnet.encoder.relative_attention_bias.weight"),
+    # Both kinds of positions are one part here, so that BERT's rule for the learnt table would name the other.
     *(r for r in embeddings("mpnet.embeddings.") if "positions" not in r.ours[0]),
     *(r for n in "qkv" for r in linear(f"{OURS}attention.{n}", f"{THEIRS}attention.attn.{n}")),
     *linear(OURS + "attention.out", THEIRS + "attention.attn.o"),
@@ -43,9 +45,11 @@ RULES = [
 
 
 def read(c: Config) -> list[str]:
+    # A larger table would be made and its rows beyond 32 never read: compute_position_bias keeps its own number.
     expect(c, "relative_attention_num_buckets", BUCKETS)
     own = {"max_positions": c["max_position_embeddings"] - PAD - 1}
     return [
+        # MPNetConfig has neither of the first two keys: there is no decoder.
         *read_as("mpnet", {**c, "is_decoder": False, "add_cross_attention": False, "pad_token_id": PAD}, **own),
         *counted(c, PAD),
     ]

@@ -14,8 +14,10 @@ OURS, THEIRS = "stacks.main.layers.{i}.", "transformer.blocks.{i}."
 
 RULES = [
     same("stacks.main.embedding.table.weight", "transformer.wte.weight"),
+    # No bias: MptBlock sets that of its nn.LayerNorm to None, since the published weights have none.
     *linear(OURS + "block.attention_norm", THEIRS + "norm_1"),
     *linear(OURS + "block.ffn_norm", THEIRS + "norm_2"),
+    # All queries, then all keys, then all values: MptAttention cuts the product with chunk(3, dim=2).
     *fused([OURS + f"attention.{n}" for n in "qkv"], THEIRS + "attn.Wqkv"),
     *linear(OURS + "attention.out", THEIRS + "attn.out_proj"),
     *linear(OURS + "ffn.up", THEIRS + "ffn.up_proj"),
@@ -35,6 +37,7 @@ DEFAULTS: Config = {
     "pad_token_id": None,
     "tie_word_embeddings": True,
 }
+# The first is MosaicML's norm that autocast computes in low precision; transformers has a plain one for either name.
 NORMS = ("low_precision_layernorm", "layernorm")
 
 
@@ -55,6 +58,7 @@ def _attention(c: Config) -> dict[str, Any]:
 
 def read(c: Config) -> list[str]:
     a = _attention(c)
+    # transformers reads none of these four (modeling_mpt.py): it would compute as with the values that stand here.
     expect(c, "no_bias", True)
     expect(c, "expansion_ratio", 4, default=4)
     expect(c, "logit_scale", None)
@@ -71,6 +75,7 @@ def read(c: Config) -> list[str]:
         # attn_pdrop is the dropout on the residual too (MptBlock, MptMLP).
         "dropout": a.get("attn_pdrop") or 0.0,
         "attention.dropout": a.get("attn_pdrop") or 0.0,
+        # 0 is "not clipped" too: MptAttention asks `if self.clip_qkv`.
         "attention.clip_qkv": a.get("clip_qkv") or None,
         "attention.scale": a.get("softmax_scale"),
     }

@@ -17,6 +17,7 @@ OLMO: Config = {
     "num_attention_heads": 32,
     "hidden_act": "silu",
     "max_position_embeddings": 2048,
+    # OlmoConfig's default. `_write` gives null in its stead: 1 may be any token of another tokenizer.
     "pad_token_id": 1,
     "tie_word_embeddings": False,
     "attention_bias": False,
@@ -25,6 +26,7 @@ OLMO: Config = {
 }
 OLMO2: Config = {**{key: value for key, value in OLMO.items() if key != "clip_qkv"}, "rms_norm_eps": 1e-5}
 NORMS = [
+    # Each follows its sublayer, x + norm(f(x)), and nothing is normed before it (Olmo2DecoderLayer).
     same(OURS + "block.attention_norm.weight", THEIRS + "post_attention_layernorm.weight"),
     same(OURS + "block.ffn_norm.weight", THEIRS + "post_feedforward_layernorm.weight"),
 ]
@@ -33,6 +35,7 @@ NORMS = [
 def _read(c: Config, family: str) -> list[str]:
     values = sizes(c)
     values["attention.qkv_bias"] = values["attention.out_bias"] = c["attention_bias"]
+    # Olmo2Attention has no clamp; in its stead it norms queries and keys over all heads together.
     if family == "olmo":
         values["attention.clip_qkv"] = c["clip_qkv"]
     return [f"model={family}", "attention=gqa", gate(c), *settings("model", values), *settings("position", rope(c))]
@@ -50,6 +53,8 @@ def _write(spec: ModelSpec, family: str) -> Config:
         "pad_token_id": None,
     }
     if family == "olmo":
+        # OlmoConfig has no such key: the epsilon is the literal above, and a spec with
+        # another one is refused on reading back.
         del out["rms_norm_eps"]
         out["clip_qkv"] = spec.sizes.attention.clip_qkv
     return out

@@ -13,9 +13,13 @@ OURS, THEIRS = "stacks.main.layers.{i}.", "model.decoder.layers.{i}."
 
 RULES = [
     same("stacks.main.embedding.table.weight", "model.decoder.embed_tokens.weight"),
+    # Both projections are without a bias (OPTDecoder), and only in the 350M, whose
+    # table is 512 wide and its layers 1,024.
     same("stacks.main.embedding.project.weight", "model.decoder.project_in.weight"),
+    # Two rows longer than max_position_embeddings: OPTLearnedPositionalEmbedding adds its offset of 2 to both.
     same("stacks.main.positions.0.table.weight", "model.decoder.embed_positions.weight"),
     *linear(OURS + "block.attention_norm", THEIRS + "self_attn_layer_norm"),
+    # A layer's "final" norm is the one of its feed-forward; the stack's is named alike, one level above.
     *linear(OURS + "block.ffn_norm", THEIRS + "final_layer_norm"),
     *(r for n in "qkv" for r in linear(OURS + f"attention.{n}", THEIRS + f"self_attn.{n}_proj")),
     *linear(OURS + "attention.out", THEIRS + "self_attn.out_proj"),
@@ -50,6 +54,7 @@ def read(c: Config) -> list[str]:
     # True in checkpoints that were fine-tuned before transformers 4.20.1 only (modeling_opt).
     if before:
         expect(c, "_remove_final_layer_norm", False)
+    # An untied head would be narrow too, which a head of ours is not: it reads the full width.
     if width != c["hidden_size"]:
         expect(c, "tie_word_embeddings", True)
     values = {
@@ -70,6 +75,7 @@ def read(c: Config) -> list[str]:
         "model=opt",
         f"ffn={activation(c, 'activation_function', ACTIVATIONS, 'relu')}",
         f"block={'pre' if before else 'post'}",
+        # nn.LayerNorm's own 1e-5 in either case: OPT's config.json has no epsilon.
         f"norm={'layernorm' if c['layer_norm_elementwise_affine'] else 'layernorm_plain'}",
         *settings("model", values),
         *([f"embedding.table_width={width}"] if width != c["hidden_size"] else []),
@@ -100,6 +106,7 @@ def write(spec: ModelSpec) -> Config:
         "attention_dropout": s.attention.dropout,
         "bos_token_id": None,
         "eos_token_id": None,
+        # Null, since the class would fill in 2, 2 and 1; positions tell padding by the mask, so that no id is needed.
         "pad_token_id": None,
     }
 

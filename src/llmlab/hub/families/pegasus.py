@@ -33,6 +33,7 @@ def positions(spec: ModelSpec) -> dict[str, Tensor]:
     # In float64 and rounded once, as numpy computes them in PegasusSinusoidalPositionalEmbedding.create_weight.
     place = torch.arange(rows, dtype=torch.float64)[:, None]
     angles = place / 10000.0 ** (torch.arange(0, dim, 2, dtype=torch.float64) / dim)
+    # Halves, not interleaved: with an odd width there is one sine more than cosines (`sentinel`).
     table = torch.cat([angles.sin(), angles[:, : dim // 2].cos()], 1).float()
     return {f"model.{name}.embed_positions.weight": table for name in STACKS}
 
@@ -46,15 +47,19 @@ ENTRIES = [
         defaults=DEFAULTS,
         rules=[
             *bart.RULES,
+            # Norms before sublayers leave a sum at the end, so that each stack ends in a norm of its own.
             *(rule for name in STACKS for rule in linear(f"stacks.{name}.norm", f"model.{name}.layer_norm")),
         ],
         architectures={
+            # PegasusModel makes no decoder_input_ids of its own.
             "PegasusForConditionalGeneration": replace(bart.GENERATION, begin=None),
             "PegasusModel": Head(lambda c: {}, {"last_hidden_state": "hidden", **bart.SOURCE}, prefix=""),
         },
         prefix="model.",
         optional=("heads.tokens.fixed_bias",),
         ignore=(r"^final_logits_bias$",),
+        # The class makes them with _freeze=True, and its files hold them, so that a reader
+        # may check them and a writer must add them.
         fixed=positions,
         head_key="lm_head.weight",
         embed_key="model.shared.weight",

@@ -12,14 +12,17 @@ OURS, THEIRS = "stacks.main.layers.{i}.", "model.layers.{i}."
 
 RULES = [
     same("stacks.main.embedding.table.weight", "model.embed_tokens.weight"),
+    # The one norm of a layer: attention and feed-forward read the same normed x (PhiDecoderLayer).
     *linear(OURS + "block.norm", THEIRS + "input_layernorm"),
     *(r for n in "qkv" for r in linear(OURS + f"attention.{n}", THEIRS + f"self_attn.{n}_proj")),
+    # LayerNorms with a bias over one head's width, one for all heads (PhiAttention), unlike StableLM's.
     *(r for n in "qk" for r in linear(OURS + f"attention.{n}_norm", THEIRS + f"self_attn.{n}_layernorm")),
     *linear(OURS + "attention.out", THEIRS + "self_attn.dense"),
     *linear(OURS + "ffn.up", THEIRS + "mlp.fc1"),
     *linear(OURS + "ffn.down", THEIRS + "mlp.fc2"),
     *linear("stacks.main.norm", "model.final_layernorm"),
     same("heads.tokens.out.weight", "lm_head.weight"),
+    # PhiForCausalLM builds lm_head with bias=True; the heads of LLaMA's kin have none.
     same("heads.tokens.bias", "lm_head.bias"),
     *HEADS,
 ]
@@ -43,7 +46,9 @@ DEFAULTS: Config = {
 
 def read(c: Config) -> list[str]:
     heads = c["num_attention_heads"]
+    # PhiConfig's default is None: as many as heads, which all published sizes have.
     kv = c.get("num_key_value_heads") or heads
+    # PhiConfig has no such key; PhiAttention reads it all the same where a file has it (getattr).
     width = c.get("head_dim") or c["hidden_size"] // heads
     values = {
         "dim": c["hidden_size"],
@@ -65,6 +70,7 @@ def read(c: Config) -> list[str]:
         f"ffn={activation(c, 'hidden_act', ACTIVATIONS, 'gelu_new')}",
         f"attention={'mha' if kv == heads else 'gqa'}",
         *settings("model", values),
+        # PhiConfig sets 0.5 where a file lacks it (32 of 64 dims in Phi-1.5); Phi-2 says 0.4, which is 32 of 80.
         *settings("position", rope(c, partial=0.5, even=width)),
     ]
 
@@ -84,6 +90,7 @@ def write(spec: ModelSpec) -> Config:
         "layer_norm_eps": s.norm_eps,
         "tie_word_embeddings": s.tie_embeddings,
         "resid_pdrop": s.dropout,
+        # One dropout here is three in the file: on the embedding and behind either sublayer.
         "embd_pdrop": s.dropout,
         "attention_dropout": s.attention.dropout,
         "hidden_act": act_name(parts["ffn"].name),

@@ -18,6 +18,7 @@ DEFAULTS: Config = {
     "attention_dropout": 0.0,
     "hidden_act": "silu",
     "max_position_embeddings": 4096,
+    # At the top of the file, where it counts for more than one within the rope's parameters (standardize_rope_params).
     "original_max_position_embeddings": 4096,
     "rms_norm_eps": 1e-5,
     "tie_word_embeddings": False,
@@ -25,11 +26,13 @@ DEFAULTS: Config = {
     "pad_token_id": 32000,
 }
 FUSED_FFN = [
+    # Phi3MLP cuts the product in two with chunk: the first half is the gate.
     *fused([OURS + "ffn.gate", OURS + "ffn.up"], THEIRS + "mlp.gate_up_proj"),
     *linear(OURS + "ffn.down", THEIRS + "mlp.down_proj"),
 ]
 RULES = [
     *NORMS,
+    # All queries, then all keys, then all values (Phi3Attention slices at query_pos), however many heads share a key.
     *fused([OURS + f"attention.{n}" for n in "qkv"], THEIRS + "self_attn.qkv_proj"),
     *linear(OURS + "attention.out", THEIRS + "self_attn.o_proj"),
     *FUSED_FFN,
@@ -42,12 +45,15 @@ def read(c: Config) -> list[str]:
     parameters: Config = dict(c.get("rope_scaling") or c.get("rope_parameters") or {})
     kind = str(parameters.get("rope_type", parameters.get("type", "default")))
     parameters["rope_type"] = OLD.get(kind, kind)
+    # As Phi3Config: a share within counts for more than one at the top. Phi-4-mini turns 0.75 of a head.
     parameters.setdefault("partial_rotary_factor", c.get("partial_rotary_factor", 1.0))
     expect(parameters, "rope_type", "default", "longrope")
     head = c["hidden_size"] // c["num_attention_heads"]
     even = (
         None if parameters["rope_type"] == "default" else head
     )  # the reference has lists for half of the dims, rounded down
+    # Handed over as rope_scaling, which stands above rope_parameters, so that the name
+    # made new here is the one that is read.
     position = rope({**c, "rope_scaling": parameters}, partial=1.0, even=even)
     types = ["sliding_attention" if c["sliding_window"] else "full_attention"] * c["num_hidden_layers"]
     return [
@@ -69,6 +75,8 @@ def write(spec: ModelSpec) -> Config:
         "resid_pdrop": spec.sizes.dropout,
         "embd_pdrop": spec.sizes.dropout,
         "sliding_window": write_windows(spec)[1],
+        # Always written: a file without it gets the 4,096 of the class, which would count
+        # for more than what rope_parameters say.
         "original_max_position_embeddings": position.get("original_max") or spec.sizes.max_positions,
         "rope_parameters": turned(spec, partial=True),
         "bos_token_id": None,

@@ -24,6 +24,7 @@ QWEN2: Config = {
     "attention_dropout": 0.0,
     "pad_token_id": None,
 }
+# Qwen3Config has heads of 128 whatever the width; Qwen2Config has no head_dim and divides the width by the heads.
 QWEN3: Config = {**QWEN2, "head_dim": 128, "attention_bias": False}
 
 
@@ -46,6 +47,8 @@ def _types(c: Config) -> list[str]:
     if c.get("layer_types"):
         return c["layer_types"]
     slides = c["use_sliding_window"] and c["sliding_window"]
+    # The published Qwen2 files state sliding_window but use_sliding_window=false, which
+    # makes it None (Qwen2Config.__post_init__).
     first = c["max_window_layers"] if slides else c["num_hidden_layers"]
     return ["sliding_attention" if i >= first else "full_attention" for i in range(c["num_hidden_layers"])]
 
@@ -56,6 +59,7 @@ def _write(spec: ModelSpec, kind: str) -> Config:
         "model_type": kind,
         **base(spec),
         "hidden_act": gate_name(spec),
+        # Qwen2Config does not know the key, and reads a file that has it without a word.
         **({"attention_bias": spec.sizes.attention.qkv_bias} if kind == "qwen3" else {}),
         "use_sliding_window": left is not None,
         "sliding_window": left,

@@ -14,6 +14,7 @@ RULES = [
     same("heads.tokens.out.weight", "lm_head.weight"),
     same(OURS + "block.attention_norm.weight", THEIRS + "ln_1.weight"),
     same(OURS + "block.ffn_norm.weight", THEIRS + "ln_2.weight"),
+    # "c_attn" as in GPT-2, but a Linear: its weight is (out, in) and is not transposed.
     *fused([OURS + f"attention.{n}" for n in "qkv"], THEIRS + "attn.c_attn"),
     *linear(OURS + "attention.out", THEIRS + "attn.c_proj"),
     # QWenMLP multiplies w1(x) by silu(w2(x)), so w2 is the gate.
@@ -60,6 +61,7 @@ def read(c: Config) -> list[str]:
         "norm_eps": c["layer_norm_epsilon"],
         "tie_embeddings": c["tie_word_embeddings"],
         "attention.dropout": c["attn_dropout_prob"],
+        # Of the biases no_bias takes away all but those on q, k and v, which Qwen has kept up to Qwen2.
         "attention.qkv_bias": True,
         "attention.out_bias": bias,
         "ffn.bias": bias,
@@ -67,6 +69,8 @@ def read(c: Config) -> list[str]:
     position = {
         "theta": float(c["rotary_emb_base"]),
         "fraction": float(c["rotary_pct"]),
+        # Alpha is 2 ** ceil(log2(length / seq_length) + 1) - 1 (get_ntk_alpha): it grows in steps, where
+        # transformers' dynamic NTK grows with each token.
         "scaling": "dynamic_steps" if c["use_dynamic_ntk"] else "none",
         "log_n": c["use_logn_attn"],
         "original_max": c["seq_length"],
@@ -83,6 +87,7 @@ def write(spec: ModelSpec) -> Config:
         "num_hidden_layers": s.n_layers,
         "num_attention_heads": s.n_heads,
         "kv_channels": s.head_dim,
+        # Both halves together, as `read` takes them apart.
         "intermediate_size": 2 * s.ffn_dim,
         "seq_length": position.get("original_max") or s.max_positions,
         "max_position_embeddings": s.max_positions,

@@ -47,6 +47,7 @@ QWEN2: Config = {
     "moe_intermediate_size": 1408,
     "shared_expert_intermediate_size": 5632,
     "num_experts_per_tok": 4,
+    # Qwen1.5-MoE-A2.7B's: 60 experts of 1,408, and a shared one that is four times as wide.
     "num_experts": 60,
     "qkv_bias": True,
 }
@@ -58,6 +59,7 @@ QWEN3: Config = {
     "sliding_window": 4096,
     "moe_intermediate_size": 768,
     "num_experts_per_tok": 8,
+    # Qwen3MoeConfig maps num_experts to this name; published files say num_experts, and `_read` takes either.
     "num_local_experts": 128,
     "attention_bias": False,
 }
@@ -98,12 +100,16 @@ def _read(c: Config, family: str, qk_norm: str | None, shared: bool) -> list[str
     experts = c.get("num_experts", c.get("num_local_experts"))
     values = sizes(c)
     values["attention.qkv_bias"] = c["qkv_bias"] if shared else c["attention_bias"]
+    # Qwen2MoeAttention has no bias on its output, and calls the key of the others
+    # qkv_bias; Qwen3's has one key for all four.
     values["attention.out_bias"] = False if shared else c["attention_bias"]
     values["attention.qk_norm"] = qk_norm
     values |= {
         "moe.n_experts": experts,
         "moe.per_token": c["num_experts_per_tok"],
         "moe.ffn_dim": c["moe_intermediate_size"],
+        # False in both classes, though Qwen3's published files say true: a bare config is routed
+        # by probabilities that don't add up to 1.
         "moe.renormalise": c["norm_topk_prob"],
         "moe.balance": c["router_aux_loss_coef"],
     }
@@ -130,6 +136,7 @@ def _write(spec: ModelSpec) -> Config:
         "norm_topk_prob": s.moe.renormalise,
         "router_aux_loss_coef": s.moe.balance,
         "mlp_only_layers": dense,
+        # All layers routed but those listed above: a list says every pattern, a step only regular ones.
         "decoder_sparse_step": 1,
         "rope_parameters": turned(spec),
     }
@@ -137,6 +144,7 @@ def _write(spec: ModelSpec) -> Config:
 
 def write_qwen3(spec: ModelSpec) -> Config:
     out = {"model_type": "qwen3_moe", **_write(spec), "attention_bias": spec.sizes.attention.qkv_bias}
+    # Qwen3MoeConfig knows no layer_types: all layers slide or none, and another pattern is found out by reading back.
     left = write_windows(spec)[1]
     return out | {"use_sliding_window": left is not None, "sliding_window": left}
 
@@ -155,6 +163,7 @@ def write_qwen2(spec: ModelSpec) -> Config:
     }
 
 
+# One number a token, sigmoid of a linear without bias (Qwen2MoeSparseMoeBlock); Qwen3-MoE has no shared expert at all.
 SHARED_GATE = same(OURS + "ffn.shared_gate.weight", THEIRS + "mlp.shared_expert_gate.weight")
 RULES = [*NORMS, *ATTENTION, *FFN, *routed("shared_expert"), SHARED_GATE]
 ENTRIES = [

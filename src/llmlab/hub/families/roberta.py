@@ -25,6 +25,8 @@ RULES = [
     *embeddings("roberta.embeddings."),
     *layers("roberta.encoder.layer.{i}."),
     *linear("heads.pooled.dense", "roberta.pooler.dense"),
+    # RoBERTa has no sentence pairs in pretraining (Liu et al. 2019, arXiv:1907.11692, section 4.2), so no
+    # trained pooler: a classifier brings its own linear.
     *linear("heads.classes.dense", "classifier.dense"),
     *linear("heads.classes.out", "classifier.out_proj"),
     *PLAIN,
@@ -69,6 +71,7 @@ def classes(c: Config) -> dict:
     return {"classes": part("head", "pooled", **options)}
 
 
+# RobertaLMHead calls gelu whatever hidden_act says.
 MASKED = Head(lambda c: {"tokens": part("head", "mlm")}, {"logits": "head:tokens"})
 HEADS = {
     "ForMaskedLM": MASKED,
@@ -84,6 +87,7 @@ ENTRY = Entry(
     families=("roberta",),
     read=read,
     write=write,
+    # RobertaConfig's 1e-12 and 512 are BERT's; the published files say 1e-5 and 514.
     defaults={**DEFAULTS, "vocab_size": 50265, "pad_token_id": 1},
     rules=RULES,
     architectures={f"Roberta{name}": head for name, head in HEADS.items()},
@@ -102,6 +106,7 @@ ENTRIES = [
             defaults={**ENTRY.defaults, "vocab_size": vocabulary},
             architectures={f"{name}{of}": head for of, head in HEADS.items()},
         )
+        # The classes' default is BERT's 30,522 for both; XLM-R's files say 250,002 and CamemBERT's 32,005.
         for model_type, name, vocabulary in (("xlm-roberta", "XLMRoberta", 30522), ("camembert", "Camembert", 30522))
     ),
 ]

@@ -21,6 +21,7 @@ ACTIVATIONS = {
 
 RULES: list[Rule] = [
     same("stacks.main.embedding.table.weight", "model.embed_tokens.weight"),
+    # With parallel sublayers one norm serves both, and post_attention_layernorm is not built (StableLmDecoderLayer).
     *linear(OURS + "block.norm", THEIRS + "input_layernorm"),
     *linear(OURS + "block.attention_norm", THEIRS + "input_layernorm"),
     *linear(OURS + "block.ffn_norm", THEIRS + "post_attention_layernorm"),
@@ -57,7 +58,10 @@ DEFAULTS: Config = {
 
 def read(c: Config) -> list[str]:
     heads, kv = c["num_attention_heads"], c["num_key_value_heads"] or c["num_attention_heads"]
+    # StableLmConfig sets partial_rotary_factor to 0.25 where a file lacks it. Half of the rotated dims turns
+    # against the other half, so their number is even.
     position = rope(c, partial=0.25, even=c["hidden_size"] // heads)
+    # StabilityAI's first files say `rope_pct`; transformers reads partial_rotary_factor alone.
     if c.get("rope_pct", position["fraction"]) != position["fraction"]:
         warnings.warn(f"config.json: rope_pct={c['rope_pct']} is not read, as by transformers", stacklevel=2)
     values = {
@@ -70,9 +74,12 @@ def read(c: Config) -> list[str]:
         "vocab_size": c["vocab_size"],
         "norm_eps": c["layer_norm_eps"],
         "tie_embeddings": c["tie_word_embeddings"],
+        # In the reference on the feed-forward's output alone (StableLmDecoderLayer);
+        # training here drops out both sublayers.
         "dropout": c["hidden_dropout"],
         "attention.dropout": c["attention_dropout"],
         "attention.qkv_bias": c["use_qkv_bias"],
+        # StableLM 2 12B: one norm for each head with weights of its own, where Phi's and Qwen3's heads share theirs.
         "attention.qk_norm": "each_head" if c["qk_layernorm"] else None,
     }
     return [
@@ -87,6 +94,7 @@ def read(c: Config) -> list[str]:
 
 def write(spec: ModelSpec) -> Config:
     s, parts = spec.sizes, spec.stacks[0].layers[0].parts
+    # Reversed, so that of two names for one activation the first is written.
     names = {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}
     return {
         "model_type": "stablelm",
@@ -106,6 +114,7 @@ def write(spec: ModelSpec) -> Config:
         "qk_layernorm": s.attention.qk_norm == "each_head",
         "use_parallel_residual": parts["block"].name == "parallel",
         "rope_parameters": rope_parameters(parts["position"].options, s.max_positions, partial=True),
+        # Null, since StableLmConfig would fill in 0 for both, whatever token that is here.
         "bos_token_id": None,
         "eos_token_id": None,
     }

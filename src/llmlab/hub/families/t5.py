@@ -35,6 +35,7 @@ def _stack(name: str, ffn: int) -> list[Rule]:
         ),
         same(ours + "block.attention_norm.weight", theirs + "0.layer_norm.weight"),
         same(ours + "block.ffn_norm.weight", theirs + f"{ffn}.layer_norm.weight"),
+        # Gated (1.1, mT5) the up projection is wi_1 and the gate wi_0; plain (1.0) there is one `wi`.
         same(ours + "ffn.gate.weight", theirs + f"{ffn}.DenseReluDense.wi_0.weight"),
         same(ours + "ffn.up.weight", theirs + f"{ffn}.DenseReluDense.wi_1.weight", needs=ours + "ffn.gate.weight"),
         same(ours + "ffn.up.weight", theirs + f"{ffn}.DenseReluDense.wi.weight"),
@@ -53,6 +54,7 @@ def _stack(name: str, ffn: int) -> list[Rule]:
     return rules
 
 
+# transformers ties both to `shared`; older files may hold all three.
 TABLES = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
 RULES = [
     same("stacks.encoder.embedding.table.weight", "shared.weight", aliases=TABLES),
@@ -67,6 +69,7 @@ RULES = [
 DEFAULTS: Config = {
     "vocab_size": 32128,
     "d_model": 512,
+    # Heads times this need not be the width: 3B has 32 heads of 128 at 1,024.
     "d_kv": 64,
     "d_ff": 2048,
     "num_layers": 6,
@@ -81,6 +84,7 @@ DEFAULTS: Config = {
 }
 
 
+# MT5Config's defaults are the small one's, where T5Config's are T5 small's.
 MT5: Config = DEFAULTS | {
     "vocab_size": 250112,
     "d_ff": 1024,
@@ -97,6 +101,8 @@ def read(c: Config) -> list[str]:
     encoder, decoder = c["num_layers"], c.get("num_decoder_layers") or c["num_layers"]
     tied = c["tie_word_embeddings"]
     # The reference scales where config.json says tied, whether or not the file has a head of its own.
+    # MT5ForConditionalGeneration never scales, and transformers 5 writes the decision
+    # down as scale_decoder_outputs for T5.
     scaled = not multilingual and c.get("scale_decoder_outputs", c.get(STATED, tied))
     buckets = {
         "buckets": c["relative_attention_num_buckets"],
@@ -112,8 +118,10 @@ def read(c: Config) -> list[str]:
         "norm_eps": c["layer_norm_epsilon"],
         "tie_embeddings": tied,
         "dropout": c["dropout_rate"],
+        # One rate for every dropout of the reference (T5Stack, T5Attention, T5DenseActDense).
         "attention.dropout": c["dropout_rate"],
         "ffn.dropout": c["dropout_rate"],
+        # Mesh TensorFlow's convention for a table that the embedding and the logits share; 1.1 dropped it with the tie.
         "logit_scale": c["d_model"] ** -0.5 if scaled else None,
     }
     return [
@@ -137,6 +145,7 @@ def write(spec: ModelSpec) -> Config:
         "d_kv": s.head_dim,
         "d_ff": s.ffn_dim,
         "num_layers": len(spec.stacks[0].layers),
+        # Always written: null means as many as the encoder has.
         "num_decoder_layers": len(spec.stacks[-1].layers),
         "num_heads": s.n_heads,
         "vocab_size": s.vocab_size,
@@ -166,12 +175,16 @@ def _entry(model_type: str, families: tuple[str, ...], name: str, defaults: Conf
                 {"logits": "head:tokens", "encoder_last_hidden_state": "source"},
             ),
             f"{name}Model": Head(lambda c: {}, both),
+            # T5EncoderModel's files lack the decoder, and whole files may be read as one
+            # (`_keys_to_ignore_on_load_unexpected = ["decoder"]`).
             f"{name}EncoderModel": Head(lambda c: {}, {"last_hidden_state": "hidden"}, stacks=("encoder",)),
         },
         # The first published files hold a table for cross-attention, which T5 has no positions in and does not read.
         ignore=(r"^decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight$",),
         head_key="lm_head.weight",
         embed_key="shared.weight",
+        # Files of 1.1 and mT5 say tie_word_embeddings=false, and both classes of
+        # transformers 5 set it to true in __post_init__.
         always_tied=True,
     )
 

@@ -23,10 +23,14 @@ HEADS = ("dim", "n_heads", -1)
 
 RULES = [
     same("stacks.main.embedding.table.weight", "transformer.word_embedding.weight"),
+    # The one vector that all queries of the second stream begin with, (1, 1, D) for broadcasting (XLNetModel.mask_emb).
     folded("stacks.main.embedding.query.weight", "transformer.mask_emb", (1, 1, -1)),
     *(folded(OURS + f"attention.{n}.weight", ATTENTION + n, HEADS, transpose=True) for n in "qkv"),
+    # Not transposed: `o` is (dim, heads, head_dim), and einsum "ibnd,hnd->ibh" reads it as a linear's (out, in).
     folded(OURS + "attention.out.weight", ATTENTION + "o", HEADS),
     folded(POSITION + "project.weight", ATTENTION + "r", HEADS, transpose=True),
+    # Learnt biases of the query, one each for content (w), distance (r) and segment
+    # (s); each layer has its own (untie_r).
     same(POSITION + "content_bias", ATTENTION + "r_w_bias"),
     same(POSITION + "position_bias", ATTENTION + "r_r_bias"),
     same(POSITION + "segment_bias", ATTENTION + "r_s_bias"),
@@ -52,6 +56,7 @@ DEFAULTS: Config = {
     "attn_type": "bi",
     "layer_norm_eps": 1e-12,
     "dropout": 0.1,
+    # XLNetConfig's; the published files say null, which keeps all of the past.
     "mem_len": 512,
     "reuse_len": None,
     "use_mems_eval": True,
@@ -73,6 +78,7 @@ def read(c: Config) -> list[str]:
         "vocab_size": c["vocab_size"],
         "norm_eps": c["layer_norm_eps"],
         "tie_embeddings": c["tie_word_embeddings"],
+        # One key for all: embedding, probabilities, residuals, and between the feed-forward's two linears.
         "dropout": dropout,
         "attention.dropout": dropout,
         "ffn.dropout": dropout,
@@ -106,6 +112,7 @@ def write(spec: ModelSpec) -> Config:
         "attn_type": "uni" if s.causal else "bi",
         "bi_data": position.get("both_ways", False),
         "clamp_len": position.get("clamp") or -1,
+        # Null for both, so that a reader keeps all; 512 of the class would cut a longer memory.
         "mem_len": None,
         "reuse_len": None,
     }
@@ -137,7 +144,9 @@ def call(model: Loaded, arguments: Mapping[str, Argument]) -> Outputs:
     config = {**DEFAULTS, **model.config}
     ids_BL = given["input_ids"]
     size, length = ids_BL.shape
+    # The reference keeps time first, (M, B, D), in `mems` as inside the model.
     before = [x.transpose(0, 1) for x in mems if isinstance(x, Tensor)]
+    # 0 and null mean "all" for mem_len, and for reuse_len (cache_mem).
     memory = Memory(config["mem_len"] or None, min(config["reuse_len"] or length, length), before)
 
     batch: dict[str, Tensor] = {"ids": ids_BL}
@@ -151,6 +160,8 @@ def call(model: Loaded, arguments: Mapping[str, Argument]) -> Outputs:
         batch = _asking(batch, given["target_mapping"], seen_BLS, memory.length)
         heads = dict.fromkeys(model.model.heads, batch["queries"])
     elif given.keys() & MASKS or config["attn_type"] == "uni":
+        # In the content stream a token sees itself whatever a mask says: the reference
+        # subtracts the identity (non_tgt_mask).
         batch["allowed"] = seen_BLS | _itself(seen_BLS)
     out = model.model(batch, heads=heads, memory=memory)
     if heads is not None:
@@ -167,6 +178,7 @@ def _seen(given: Mapping[str, Tensor], config: Config, before: int) -> Tensor:
     if "attention_mask" in given and "input_mask" in given:
         raise TypeError("input_mask is the opposite of attention_mask; give one of them")
     size, length = given["input_ids"].shape
+    # No mask of a caller hides the memory: XLNetModel.forward puts zeros before them (mems_mask).
     hidden = given["input_ids"].new_zeros(size, length, before + length, dtype=torch.bool)
     if "attention_mask" in given:
         hidden[..., before:] |= given["attention_mask"][:, None] < 1
@@ -189,6 +201,8 @@ def _itself(seen_BLS: Tensor) -> Tensor:
 
 def _asking(batch: dict[str, Tensor], mapping_BPL: Tensor, seen_BLS: Tensor, before: int) -> dict[str, Tensor]:
     """The batch with P queries behind its text. A row of the mapping without a 1 asks for nothing."""
+    # The reference multiplies by the mapping, so that a row could mix tokens; only
+    # choices are a question about one token.
     ones = mapping_BPL == 1
     if not (ones | (mapping_BPL == 0)).all() or (ones.sum(1) > 1).any() or (ones.sum(2) > 1).any():
         raise ValueError("target_mapping must have one 1 in a row, and ask for a token once")
@@ -198,12 +212,15 @@ def _asking(batch: dict[str, Tensor], mapping_BPL: Tensor, seen_BLS: Tensor, bef
     positions_BL = torch.arange(length, device=where_BP.device).expand(size, -1)
     of_queries = seen_BLS[sample, where_BP]
     nothing_BP = ~of_queries.any(-1)
+    # -1e30 on every score leaves them equal to the softmax in float32: the reference's mean over all keys.
     of_queries = (of_queries | nothing_BP[..., None]) & some_BP[..., None]
     rows = torch.cat([seen_BLS | _itself(seen_BLS), of_queries], 1)
     out = {
+        # Id 0 stands for no token: the embedding puts mask_emb in a query's place.
         "ids": torch.cat([batch["ids"], torch.zeros_like(where_BP)], 1),
         "positions": torch.cat([positions_BL + before, torch.where(nothing_BP, -1, where_BP + before)], 1),
         "queries": torch.cat([torch.zeros_like(batch["ids"], dtype=torch.bool), torch.ones_like(some_BP)], 1),
+        # No one sees a query: keys and values are of the content stream alone (h, never g).
         "allowed": torch.cat([rows, torch.zeros_like(rows[..., :1]).expand(-1, -1, asked)], -1),
     }
     if "segments" in batch:
@@ -215,6 +232,7 @@ def _lm(c: Config) -> dict[str, PartSpec]:
     return {"tokens": part("head", "lm", bias=True)}
 
 
+# Without a cls_index, which our inputs have none of, "cls_index" reads the last position too (XLNetSequenceSummary).
 POOLS = {"last": "end", "cls_index": "end", "first": "first", "mean": "mean"}
 
 
