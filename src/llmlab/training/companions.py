@@ -173,7 +173,8 @@ def fingerprint(weights: Path) -> str:
 
     if not run_folder.is_foreign(weights):
         return checkpoint.weights_sha256(weights)
-    files = sorted(weights.glob("*.safetensors"))  # a large model's are several, of which glob gives any order
+    # A large model's are several, of which glob gives any order.
+    files = sorted(weights.glob("*.safetensors"))
     return hashlib.sha256("".join(f"{f.name} {sha256(f)}\n" for f in files).encode()).hexdigest()
 
 

@@ -53,6 +53,7 @@ def check(cfg: DictConfig, recipe: Recipe, devices: Devices, weights: Path | Non
 def parts(spec: ModelSpec, device: str, precision: str) -> None:
     """UserError if the init refuses its options, or the kernel to train on a `device`, cpu or cuda."""
     try:
+        # Built and thrown away: a part refuses bad options in its __init__, with a ValueError.
         spec.init.factory()()
         if check_kernel := getattr(spec.kernel.factory()(), "check_training", None):
             check_kernel(device, precision)
@@ -140,7 +141,8 @@ def _typed(path: Path) -> str:
 def _memory(cfg: DictConfig, recipe: Recipe, devices: Devices, others: Sequence[flops.Parameters]) -> None:
     """Weights, gradients and the optimizer's state must fit: what is computed on the way comes on top and isn't counted."""
     free = available(devices.device)
-    whole = cfg.strategy.name in ("single", "ddp")  # each process has a copy of all of it
+    # Each process has a copy of all of it.
+    whole = cfg.strategy.name in ("single", "ddp")
     if free is None or not (whole or devices.device.type == "cpu"):
         return
     copies = max(1, devices.world // devices.nodes) if whole and devices.device.type == "cpu" else 1
@@ -179,6 +181,7 @@ def states(optimizer: OptimizerPart) -> float:
 def available(device: torch.device) -> int | None:
     """Bytes that can be had on a device now, of the CPU's within what the container may have; None where it isn't said."""
     if device.type == "cuda":
+        # Free by the driver's count: other processes on the device have their share already taken off.
         return torch.cuda.mem_get_info(device)[0]
     try:
         lines = dict(line.split(":", 1) for line in MEMINFO.read_text().splitlines())

@@ -88,7 +88,8 @@ class Batches(Feed):
             separate_documents=cfg.data.separate_documents,
             token_types=segments(recipe.spec),
         )
-        batches.train(0, cut.world, 0)  # which counts the windows; no worker starts before the first batch is asked for
+        # Counts the windows, and refuses too few of them; no worker starts before the first batch is asked for.
+        batches.train(0, cut.world, 0)
         return batches
 
     def train(self, rank: int, world: int, start: int) -> Iterable[Any]:

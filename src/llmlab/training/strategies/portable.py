@@ -181,7 +181,6 @@ class ByPath(Strategy):
 
 def gathered(value: object) -> Any:
     """A sharded tensor whole and on the CPU, which all ranks must ask for; anything else as it is."""
-    # Imported here, as it takes 0.4 s and single and DDP have none to gather.
     from torch.distributed.tensor import DTensor
 
     if isinstance(value, DTensor):
