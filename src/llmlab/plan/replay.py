@@ -58,6 +58,7 @@ class Replay:
             self.highest, self.peak = self.total, dict(self.now)
 
     def run(self, ops: Sequence[Op]) -> None:
+        # By what had a gradient and not by what learns: an optimizer has no state for a head that the loss leaves out.
         reached = {op.param for op in ops if op.kind == "grad"}
         self.reached = tuple(p for i, p in enumerate(self.trained.parameters) if i in reached)
         self.returns = {op.step for op in ops if op.kind == "back"}

@@ -67,6 +67,7 @@ def of_checkpoint(name: str, overrides: Sequence[str], config_dirs: Sequence[str
     folder = locate(name, ("config.json",))
     about = load.describe(folder, bare=True)
     typed = {o.lstrip("+~").partition("=")[0] for o in overrides}
+    # What is typed goes before what config.json says.
     own = [o for o in about.overrides if o.partition("=")[0] not in typed]
     composed = compose([*own, *overrides], config_dirs, strict=False)
     try:
@@ -121,6 +122,7 @@ def _subject(
     split = cfg.strategy.tensor_parallel
     kind: Literal["cpu", "cuda"] = "cpu" if str(cfg.trainer.accelerator) == "cpu" else "cuda"
     counted = str(cfg.trainer.devices) not in ("auto", "-1")
+    # Where the run will be is not known; one device, or one group of those that share each layer.
     count = int(cfg.trainer.devices) if counted else split
     parallel = count * int(cfg.trainer.num_nodes) // split
     cut = recipe.Cut.make(cfg.train.batch_size, cfg.train.micro_batch_size, parallel)

@@ -88,6 +88,7 @@ def _table(columns: Sequence[tuple[str, bool]]) -> RichTable:
 
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold")
     for name, numeric in columns:
+        # no_wrap: rich would break numbers in two where the terminal is narrow; the first column has the names.
         table.add_column(name, justify="right" if numeric else "left", no_wrap=numeric or not table.columns)
     return table
 
