@@ -130,6 +130,7 @@ def this_machine(
     seconds = None
     if cfg.budget.minutes is None:
         a_token = subject.cost.flops_per_token
+        # The function is never called: it is for a budget in minutes.
         budget = horizon(cfg.budget, subject.cut.batch_size * cfg.data.seq_len, a_token, lambda minutes: minutes)
         seconds = budget.tokens * a_token / (mfu * flops_per_second)
     return ThisMachine(cores, room, taken.total, fit.micro, flops_per_second, seconds)

@@ -53,6 +53,7 @@ class Replay:
     def add(self, part: Part, size: int) -> None:
         self.now[part] += size
         self.total += size
+        # All moments and not the highest alone: with more sequences another may be the highest (`memory.most`).
         self.history.append(self.total)
         if self.total > self.highest:
             self.highest, self.peak = self.total, dict(self.now)
@@ -71,6 +72,7 @@ class Replay:
             else:
                 getattr(self, op.kind)(op)
         self.end()
+        # Before the step, as a run frees gradients behind it.
         self.gradients = self.now["gradients"]
         self.step()
 

@@ -28,6 +28,7 @@ def show(plan: Plan) -> None:
 
     # rich takes 80 columns where there is no terminal, too few for these tables in a file or a pipe.
     console = Console(highlight=False, width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 120)
+    # Text throughout: in a str rich would read [brackets] as markup.
     console.print(Text(plan.subject.name, style="bold"))
     counts = plan.subject.cost.parameters
     active = f", {counts.active:,} active" if counts.active != counts.total else ""

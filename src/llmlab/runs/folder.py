@@ -94,6 +94,7 @@ def _known(run: Path, parts: Mapping[str, str]) -> None:
     for place, name in parts.items():
         parent, _, last = place.rpartition(".")
         slot = "head" if parent == "heads" else "attention" if last == "cross_attention" else last
+        # A part that is there and broken is said when it is loaded, with its own reason.
         if (slot, name) in registry.index() or registry.broken(slot, name):
             continue
         try:

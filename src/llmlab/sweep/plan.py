@@ -102,6 +102,7 @@ def make_plan(overrides: Sequence[str], folders: Sequence[str] = ()) -> Plan:
         raise UserError("\n".join(problems))
 
     swept = [o for o in specs if o.is_sweep_override()]
+    # Before the points are listed, of which there may be too many to hold.
     total = math.prod(grids.n_values(o) for o in swept)
     if not adaptive and total > MOST_POINTS:
         raise UserError(f"the sweep has {total:,.0f} points; at most {MOST_POINTS:,} are run")
@@ -111,7 +112,8 @@ def make_plan(overrides: Sequence[str], folders: Sequence[str] = ()) -> Plan:
     hashes, opened = grids.check_points(grid, list(keys), folders)
     points = tuple(Point(grids.point_name(o, list(keys)), tuple(o), h) for o, h in zip(grid, hashes, strict=True))
     given = [o for o in parsed if o.key_or_group == "sweep" and o.value() is not None]
-    texts = sorted(typed, key=lambda t: (t.partition("=")[0] not in keys, t))  # what is swept comes first
+    # What is swept comes first.
+    texts = sorted(typed, key=lambda t: (t.partition("=")[0] not in keys, t))
     name = str(given[0].value()) if given else grids.safe_name(",".join(texts) or "defaults", 60)
     typed_dir = any(o.key_or_group == "hydra.sweep.dir" for o in parsed)
     return Plan(

@@ -159,6 +159,7 @@ def _finished(chosen: Chosen, objective: PartSpec) -> Companion:
         raise UserError(
             f"it has no head for the role {missing[0]}, which objective={objective.name} asks for; it has {has}"
         )
+    # A finished model may have more heads than the objective asks for; they would take memory for nothing.
     spec = replace(spec, heads={role: spec.heads[role] for role in roles})
     check_objective(spec, objective, roles)
     source = init_from.absolute(chosen.source)

@@ -147,6 +147,7 @@ def _memory(cfg: DictConfig, recipe: Recipe, devices: Devices, others: Sequence[
         return
     copies = max(1, devices.world // devices.nodes) if whole and devices.device.type == "cpu" else 1
     counts = recipe.cost.parameters
+    # Mixed precision keeps parameters, gradients and states in float32: autocast's copies come and go.
     number = 2 if cfg.precision == "bf16-true" else 4
     each = number * (2 + states(recipe.optimizer))
     frozen = counts.total - counts.trainable  # weights alone
@@ -173,7 +174,8 @@ def states(optimizer: OptimizerPart) -> float:
         made = optimizer.build([("weight", weight, "q")])
         made.step()
         kept = [v for s in made.state.values() for v in s.values() if isinstance(v, torch.Tensor) and v.dim()]
-    except Exception:  # one that can't take a lone matrix: it is counted as if it kept nothing
+    except Exception:
+        # One that can't take a lone matrix: it is counted as if it kept nothing.
         return 0.0
     return sum(v.numel() for v in kept) / weight.numel()
 

@@ -111,6 +111,7 @@ class Mean:
 
 def duration(seconds: float) -> str:
     """ "42 s", "3:07" or "2:05:00"."""
+    # round() goes to the even number: 2.5 to 2.
     seconds = int(seconds + 0.5)
     if seconds < 60:
         return f"{seconds} s"

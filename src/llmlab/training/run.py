@@ -41,6 +41,7 @@ def train(composed: Composed, folder: str | Path | None = None) -> Mapping[str, 
     folder = Path(HydraConfig.get().runtime.output_dir if folder is None else folder)
     first = is_first()
     if composed.cfg.resume:
+        # Hydra has made a folder for this command, which writes into the run's own.
         if first and folder.resolve() != Path(composed.cfg.resume).resolve():
             _remove_if_empty(folder)
         done = record.read(composed.cfg.resume)
@@ -132,6 +133,7 @@ def _train(task: Task, first: bool) -> Mapping[str, Any]:
 
     if first:
         task.folder.mkdir(parents=True, exist_ok=True)
+        # Before a file is written: two commands with one hydra.run.dir would write into each other's run.
         lock.lock(task.folder)
         files.sweep(task.folder, but=("point.json",))
     run = record.Record(task.folder, task.record, writes=first)

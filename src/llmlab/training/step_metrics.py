@@ -78,6 +78,7 @@ class StepMetrics:
             summed.clone()
         )  # all_reduce writes into its argument, and `peek` must leave the rows as they are
         counted = table[:, n : 2 * n]
+        # Where nothing was counted the sum is 0 too.
         losses = (summed[:, :n] / counted.clamp(min=1)).sum(1)
         pairs = summed[:, n:].sum(0).view(-1, 2)
         means = pairs[:, 0] / pairs[:, 1].clamp(min=1)
