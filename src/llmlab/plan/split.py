@@ -48,11 +48,9 @@ def _cut(module: nn.Module, name: str, dim: int, size: int) -> None:
 @functools.cache
 def _gathering(cls: type[nn.Module], size: int) -> type[nn.Module]:
     """A class whose `weight` is made of the shards whenever it is read."""
+    # A property of the class goes before nn.Module's __getattr__, which looks into `_parameters`.
     return type(
-        # A property of the class goes before nn.Module's __getattr__, which looks into `_parameters`.
-        cls.__name__,
-        (cls,),
-        {"weight": property(lambda self: Gathered.apply(self._parameters["weight"], size))},
+        cls.__name__, (cls,), {"weight": property(lambda self: Gathered.apply(self._parameters["weight"], size))}
     )
 
 

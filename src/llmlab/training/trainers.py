@@ -124,7 +124,7 @@ def make(
             # Called in this order: the row of a validation is written before the checkpoint behind it is saved.
             callbacks=[journal, saves],
             default_root_dir=str(folder),
-            # Last, as what the user typed goes before.
+            # `extra` behind QUIET: what the user typed goes before.
             **{**QUIET, **extra},
         )
     except (ValueError, TypeError, RuntimeError, MisconfigurationException) as e:

@@ -4,4 +4,5 @@ from __future__ import annotations
 
 # Elements that are reduced or gathered at once; DeepSpeed's own 500 million would be a buffer of 2 GB in float32.
 BUCKET = 50_000_000
-KEPT_WHOLE = 100_000  # DeepSpeed's default; zero3 on GPUs: tensors of fewer elements are not sharded for the forward
+# DeepSpeed's default; zero3 on GPUs: tensors of at most so many elements are not sharded for the forward.
+KEPT_WHOLE = 100_000
