@@ -33,6 +33,7 @@ class TwoStreamEmbedding(Tabled):
         /,
     ):
         super().__init__(sizes, position, shared, sizes.dim)
+        # XLNet's `mask_emb`: the second stream must not know which token it asks for, only where it stands.
         self.query = Table(1, sizes.dim, role="embed")
         self.dropout = nn.Dropout(sizes.dropout)
 

@@ -53,6 +53,7 @@ class ExpertChoice(nn.Module):
         p_En = z_nE.softmax(-1).T
         n = len(x_nD) if valid is None else int(valid.sum())
         if valid is not None:
+            # Below every probability: c is at most the number of valid tokens, so padding is never among the largest.
             p_En = p_En.masked_fill(~valid, -1.0)
         weights_Ec, tokens_Ec = p_En.topk(min(n, math.ceil(n * self.per_token / self.n_experts)), -1)
         return Choice(weights_Ec, tokens_Ec, self.z * z_loss(z_nE, valid, total) if self.z else None)

@@ -32,6 +32,8 @@ class Unscaled:
         return self.plain(lengths)
 
     def plain(self, like: Tensor, theta: float | Tensor | None = None) -> Tensor:
+        # A power in float32, as modeling_rope_utils.py has it: exp(-2i/R ln theta)
+        # differs in the last bits, and large positions multiply the difference.
         pairs = torch.arange(0, self.width, 2, device=like.device).float()
         return 1.0 / ((self.theta if theta is None else theta) ** (pairs / self.dims))
 
@@ -64,6 +66,8 @@ class Dynamic(Unscaled):
             )
 
     def frequencies(self, lengths: Tensor) -> Tensor:
+        # By the text's own length. transformers keeps the longest that it met
+        # (`max_seq_len_cached`) until a text shorter than original_max.
         return self.plain(lengths, self.theta * self.stretch(lengths) ** (self.dims / (self.dims - 2)))
 
     def stretch(self, lengths: Tensor) -> Tensor:
@@ -78,6 +82,7 @@ class DynamicSteps(Dynamic):
 
     def stretch(self, lengths: Tensor) -> Tensor:
         doublings = (lengths / self.original_max).log2().ceil().clamp(min=0)
+        # Qwen's get_ntk_alpha: 2^ceil(log2(length / seq_length) + 1) - 1, at least 1.
         return 2 ** (doublings + 1) - 1
 
 
@@ -133,13 +138,17 @@ class Yarn(Unscaled):
         return self._grown(1.0)
 
     def _grown(self, mscale: float) -> float:
+        # The paper's sqrt(1/t) = 0.1 ln s + 1 on both q and k, so that scores have its square.
         return 1.0 if self.factor <= 1 else 0.1 * mscale * math.log(self.factor) + 1.0
 
     def frequencies(self, lengths: Tensor) -> Tensor:
         low, high = self._pair_that_turns(self.beta_fast), self._pair_that_turns(self.beta_slow)
+        # transformers rounds outwards unless the config says otherwise, as that of gpt-oss does (`"truncate": false`).
         if self.truncate:
             low, high = math.floor(low), math.ceil(high)
+        # width - 1 though there are only width / 2 pairs: transformers bounds it so, and the ramp's slope depends on it.
         low, high = max(low, 0), min(high, self.width - 1)
+        # The reference's own 0.001 (`linear_ramp_factor`), against a division by 0.
         high = high + 0.001 if low == high else high
         plain = self.plain(lengths)
         ramp = ((torch.arange(self.width // 2, device=lengths.device).float() - low) / (high - low)).clamp(0, 1)

@@ -16,6 +16,7 @@ def tokens_before(ctx: Context) -> Tensor:
     """Position ids that count what is not padding: (B, T), or (T,) without padding. The caller's own, if any."""
     if ctx.positions is not None or ctx.valid is None:
         return Position().ids(ctx)
+    # Padding on the left counts -1, which is a row of no table; nobody sees what it gives.
     return (ctx.valid.long().cumsum(-1)[:, ctx.offset :] - 1).clamp(min=0)
 
 
@@ -74,6 +75,7 @@ class Learned(Absolute):
             raise ValueError(f"position.offset={offset} must be at least {0 if pad_id is None else 1}")
         self.rows, self.offset, self._skip_padding = sizes.max_positions, offset, skip_padding
         self.pad_id = pad_id
+        # RoBERTa's 514 rows are 512 positions behind padding_idx 1, OPT's 2,050 are 2,048 behind an offset of 2.
         self.table = Table(sizes.max_positions + offset, sizes.embed_dim, role="position")
 
     def ids(self, ctx: Context) -> Tensor:
@@ -118,5 +120,6 @@ class Sinusoidal(Absolute):
         pairs = torch.arange(0, dim, 2, device=ids.device, dtype=torch.float32)
         angles = ids[..., None].float() * torch.exp(pairs * (-math.log(10000.0) / dim))
         if self.layout == "halves":
+            # An odd width has one sine more than cosines (`sentinel` of marian/modeling_marian.py).
             return torch.cat([angles.sin(), angles[..., : dim // 2].cos()], -1)
         return torch.stack([angles.sin(), angles.cos()], -1).flatten(-2)[..., :dim]

@@ -56,10 +56,13 @@ class Alibi(Position):
     def prepare(self, q_ids: Tensor, k_ids: Tensor) -> Tensor:
         slope = torch.tensor(self.slopes, device=k_ids.device)
         if self.rounded:
+            # Falcon's build_alibi_tensor multiplies in bfloat16, so a difference of
+            # rounded products, not a rounded distance, is what its weights know.
             q, k = (slope.bfloat16()[:, None] * ids[..., None, :] for ids in (q_ids, k_ids))
             bias = k.float()[..., None, :] - q.float()[..., :, None]
         else:
             bias = -slope[:, None, None] * distances(q_ids, k_ids).abs().float()[..., None, :, :]
+        # Falcon adds ALiBi to q.k first and scales both (`inv_norm_factor`); BLOOM and MPT scale q.k alone.
         return bias if self.factor is None else bias * self.factor
 
     def bias(self, q_BNTH: Tensor, k_BKSH: Tensor, scale: float, state: Tensor) -> Tensor:
@@ -103,6 +106,7 @@ class T5Bias(Position):
             n, first = self.buckets // 2, (distance > 0).long() * (self.buckets // 2)
             far = distance.abs()
         single = n // 2
+        # log 0 is -inf, of which the cast to a whole number is undefined; near distances take `far` itself below.
         grown = torch.log(far.clamp(min=1).float() / single) / math.log(self.max_distance / single) * (n - single)
         # Truncated, not rounded, in float32: buckets near a border would differ from T5's otherwise.
         return first + torch.where(far < single, far, (single + grown.long()).clamp(max=n - 1))

@@ -67,6 +67,7 @@ class Disentangled(Position):
         self.buckets, self.max_distance, self.span = buckets, max_distance, buckets or max_distance
         self.to_position, self.to_content = content_to_position, position_to_content
         self.table = Table(2 * self.span, sizes.dim, role="position")
+        # A layer norm whatever the model's norm is: `norm_rel_ebd` of the config is "layer_norm" in DeBERTa-v3.
         self.norm = TableNorm(sizes.dim, sizes.norm_eps) if normed else None
         self.dropout = nn.Dropout(sizes.dropout)
 
@@ -94,10 +95,12 @@ class Disentangled(Position):
         return max(self.span - far, 0), min(self.span + far, 2 * self.span - 1)
 
     def of_layer(self, state: State, project: Callable[[Tensor], tuple[Tensor, Tensor]]) -> State:
+        # Dropped out anew in each layer, as `pos_dropout` of each layer's attention.
         queries, keys = project(self.dropout(state.vectors_LD))
         return state._replace(queries_NLH=queries, keys_KLH=keys)
 
     def rotate(self, q_BNTH: Tensor, k_BKSH: Tensor, state: State) -> list[Term]:
+        # sqrt(n H) divides the sum of all terms (`scaled_size_sqrt`); H's part of it is the score's scale.
         return [Term(q_BNTH * self.n_terms**-0.5, k_BKSH)]
 
     def bias(self, q_BNTH: Tensor, k_BKSH: Tensor, scale: float, state: State) -> Tensor:

@@ -95,6 +95,7 @@ class XLNetRelative(Position):
             assert state.differs is not None
             vectors = self.segments.weight.unflatten(-1, (self.n_heads, self.width))
             of_segment = torch.einsum("bnth,snh->sbnt", q + self.segment_bias[:, None], vectors)[..., None]
+            # Row 1 is that of another segment: XLNet's seg_mat is the one-hot of "differs".
             score = score + torch.where(state.differs[:, None], of_segment[1], of_segment[0])
         if state.nowhere is not None:
             products = q_BNTH @ k_BKSH.repeat_interleave(groups, 1).mT

@@ -22,6 +22,7 @@ class Exact:
 
     def score(self, records: Sequence[Mapping[str, Any]], answers: Sequence[str]) -> list[float]:
         pairs = zip(records, answers, strict=True)
+        # Stricter than SQuAD's script, which also drops case, punctuation and articles.
         return [float(answer.strip() == str(record[self.field]).strip()) for record, answer in pairs]
 
 

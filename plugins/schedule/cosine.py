@@ -28,6 +28,7 @@ class Cosine:
         if step < warmup:
             # As nanoGPT: the first step does not have a rate of 0, and the first after the warm-up has all of it.
             return (step + 1) / (warmup + 1)
+        # Half a cosine rises again behind its end.
         if step >= total:
             return self.floor
         done = (step - warmup) / (total - warmup)

@@ -55,6 +55,8 @@ class Sliding:
         return length <= self.left and (self.right is None or length - 1 <= self.right)
 
     def allowed(self, q: Tensor, k: Tensor, data: Mapping[str, Tensor]) -> Tensor:
+        # Mistral's window of w holds w tokens with the query's own: `kv_idx
+        # > q_idx - sliding_window` in transformers' masking_utils.
         near = k > q - self.left
         return near if self.right is None else near & (k <= q + self.right)
 
