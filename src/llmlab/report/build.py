@@ -259,6 +259,7 @@ def _of_its_keys(variants: Sequence[Variant], run: Run) -> Variant | None:
 
 def _line(run: Run, variant: str | None, why: str | None, beaten: bool, metric: str, out: Path) -> Line:
     record, value = run.record, run.metric(metric)
+    # A sweep's folders are named after overrides; = and , may stand in a URL's path unquoted (RFC 3986, section 3.3).
     link = quote(Path(os.path.relpath(run.folder, os.path.abspath(out))).as_posix(), safe="/=,@~+-._")
     return Line(
         name=run.name,
@@ -266,6 +267,7 @@ def _line(run: Run, variant: str | None, why: str | None, beaten: bool, metric: 
         variant=variant,
         seed=run.seed,
         status=run.status,
+        # json.dumps writes NaN and Infinity, which are no JSON: browsers' JSON.parse refuses the whole file.
         value=value if value is not None and math.isfinite(value) else None,
         steps=record.get("steps", 0),
         tokens=record.get("tokens_seen") or 0,

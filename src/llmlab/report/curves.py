@@ -68,6 +68,7 @@ def band(series: Sequence[Sequence[tuple[float, float]]]) -> Curve | None:
     if any(len(x) != len(tokens) or (x != tokens).any() for x, _ in pairs):
         start, end = max(x[0] for x, _ in pairs), min(x[-1] for x, _ in pairs)
         tokens = np.unique(np.concatenate([x for x, _ in pairs]))
+        # np.interp repeats the end's value outside of a series: a run that ended early would go on as a flat line.
         tokens = tokens[(tokens >= start) & (tokens <= end)]
         tokens = tokens[np.unique(np.linspace(0, len(tokens) - 1, min(len(tokens), POINTS)).round().astype(int))]
     if not len(tokens):

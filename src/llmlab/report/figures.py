@@ -107,6 +107,7 @@ def picture(table: Table) -> bytes | None:
         across = max(1, min(len(handles), 4, round(len(panels) * WIDTH / (0.5 + 0.085 * longest))))
         height = max(4.0 + 0.25 * max(0, len(table.rows) - 6), 3.4 + 0.25 * math.ceil(len(handles) / across))
         figure = Canvas(figsize=(WIDTH * len(panels), height), dpi=150, layout="constrained", facecolor=PAPER)
+        # squeeze=False: with a single panel `subplots` returns the axes itself, not an array of one.
         for axes, (title, draw) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
             draw(axes, table)
             axes.set_title(title, fontsize=11, loc="left")
@@ -140,6 +141,7 @@ def _compared(table: Table) -> list[tuple[int, Row]]:
 
 @contextmanager
 def _settings() -> Iterator[None]:
+    # Imported here: matplotlib takes 0.3 s, which only a report that draws should cost.
     import matplotlib as mpl
 
     with mpl.rc_context():
@@ -190,6 +192,7 @@ def _inline(svg: str, name: str, title: str, titles: dict[str, str]) -> str:
     # A fixed colour would be the same on a light and on a dark page.
     named = {INK: "--ink", MUTED: "--muted", LINES: "--lines", PAPER: "--paper"}
     named |= {c: f"--c{i}" for i, c in enumerate(PALETTE, 1)}
+    # matplotlib writes colours as lower-case hex, whatever they were given as.
     svg = re.sub(r"#[0-9a-f]{6}\b", lambda m: f"var({named[m[0]]})" if m[0] in named else m[0], svg)
     # A gid becomes the id of the group around what was drawn; its <title> is what browsers show on hover.
     for key, text in titles.items():
@@ -285,6 +288,7 @@ def _forest(axes: Axes, table: Table) -> dict[str, str]:
         if c.low is not None and c.high is not None:
             ends = max(c.low, reach[0]), min(c.high, reach[1])
             shown += ends
+            # "butt", as matplotlib's default, "projecting", makes a line longer than its ends by half of its width.
             axes.plot(ends, [y, y], color=colour, lw=2.2, solid_capstyle="butt", gid=f"interval{i}")
             for end, inside, mark in ((ends[0], c.low, "<"), (ends[1], c.high, ">")):
                 if end != inside:
@@ -311,6 +315,7 @@ def _scatter(axes: Axes, table: Table) -> dict[str, str]:
     titles = {}
     front = pareto([(x, y) for x, y, _, _ in points], table.higher_is_better)
     if len(front) > 1:
+        # Steps, for between two points of the front nothing was measured that would be better than the cheaper one.
         axes.plot(*zip(*front, strict=True), color=MUTED, lw=1, ls="--", drawstyle="steps-post", zorder=1)
     for x, y, i, row in points:
         colour, values = style(i)[0], list(row.values.values())

@@ -21,7 +21,9 @@ def show(report: Report, files: list[Path]) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    # rich colours numbers, paths and quoted words by itself unless told not to.
     console = Console(highlight=False)
+    # Text, not str: rich takes [heads,bias] in a str for markup, and prints nothing of it.
     console.print(Text(report.title, style="bold"))
     console.print(Text(table.headline(report)))
     for notice in table.notices(report):

@@ -93,6 +93,7 @@ def _flat(runs: Sequence[Run]) -> list[tuple[Run, dict[str, Any], set[str]]]:
 
 
 def _data(leaves: Mapping[str, Any]) -> tuple:
+    # repr, as 1 == 1.0 == True in Python: as values of a dict's key they would be one config.
     return tuple((k, repr(v)) for k, v in sorted(leaves.items()) if k.startswith("data.") and k != "data.fingerprint")
 
 
@@ -179,6 +180,7 @@ def _why_not(run: Run, metric: str, steps: int) -> str | None:
     if not math.isfinite(value):
         return f"its {metric} is {value}"
     done, budget = run.record.get("steps", 0), run.record.get("budget", {})
+    # A budget in minutes ends at another step in each run.
     if done < steps and budget.get("unit") != "minutes":
         return f"it was cut short at step {done:,}, where others of the variant have {steps:,}"
     return None
@@ -194,6 +196,7 @@ def _place(found: Found, variant: Variant) -> tuple[str, int]:
         for i, point in enumerate(sweep.points):
             if sweep.folder / point["folder"] in mine:
                 return sweep.folder.as_posix(), i
+    # Sorts behind the name of any folder.
     return "\uffff", 0
 
 
@@ -251,6 +254,7 @@ def _fits(variant: Variant, wanted: Mapping[str, str]) -> bool:
 
 
 def _asked_for(variants: Sequence[Variant], asked: str, first: Mapping[str, str]) -> Variant:
+    # A comma separates only before another `key=`: values like [heads,bias] have commas of their own.
     wanted = dict(split_override(piece) for piece in re.split(r",\s*(?=[^,=\s]+=)", asked))
     if exact := [v for v in variants if v.name == asked] or [v for v in variants if v.keys == wanted]:
         return exact[0]
