@@ -39,6 +39,7 @@ def run(argv: list[str]) -> int:
         return _dispatch(argv) or 0
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
+        # As shells report a program that SIGINT ended, 128 + 2; 141 below is 128 + 13, SIGPIPE.
         return 130
     except BrokenPipeError:
         # Python flushes stdout once more as it ends, and would print a second error for the reader that is gone.
@@ -71,6 +72,7 @@ def _dispatch(argv: list[str]) -> int | None:
         raise UserError(f"{name}: there is no such command; {near(name, COMMANDS)}{hint}")
     _warn(name)
     module, _, function = COMMANDS[name].home.partition(":")
+    # Only the command's own module is imported: torch alone would add 0.8 s to each.
     return getattr(import_module(module), function)(rest)
 
 
@@ -100,6 +102,7 @@ def _lines(e: Exception) -> list[str]:
     # A name too long, a folder that can't be read.
     if isinstance(e, OSError) and e.filename is not None and e.strerror:
         return [_short(f"{_short(str(e.filename), 400)}: {e.strerror}")]
+    # By name, as importing hydra for isinstance takes 0.1 s, and most commands compose nothing.
     if type(e).__module__.startswith(("hydra", "omegaconf")):
         return [" ".join(str(e).split())[:300]]
     first = (str(e).splitlines() or [""])[0]

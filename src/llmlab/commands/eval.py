@@ -182,6 +182,7 @@ def evaluate(
     ends = corpus.vocabulary.special.get("eos")
     beginnings = tuple(i for i in lead if i != ends)  # no text, and a document's end says that another begins
     totals = Totals(measures.kinds(objective))
+    # inference_mode, not no_grad: nothing is trained afterwards, and it also spares counting versions of tensors.
     with torch.inference_mode():
         for stream, size in pieces:
             objective = make(corpus.vocabulary, size)
@@ -258,5 +259,6 @@ def _usual(model: Model, stream: Stream | Records) -> int:
 def _known(batch: Mapping[str, Any], model: Model) -> None:
     """A tokenizer may have ids that a checkpoint has no row for."""
     for name in ("ids", "source_ids"):
+        # Looked up, such an id is an IndexError on a CPU, and on a GPU an assertion of the device, after which no call works.
         if name in batch and (most := int(batch[name].max())) >= model.sizes.vocab_size:
             raise UserError(f"the tokenizer has the id {most}, but the model knows {model.sizes.vocab_size} tokens")

@@ -94,6 +94,7 @@ def _llmlab(path: Path, home: Path, to: Path, role: str | None = None) -> str:
     for name in names:
         if not (home / name).is_file():
             raise UserError(f"{home}: there is no {name} there")
+        # copyfile takes no permissions along: what a read-only run exports can be written to.
         shutil.copyfile(home / name, to / name)
     tied: dict[str, str] = {}
     if role is None:
@@ -126,6 +127,7 @@ def _atomically(to: Path, fill: Callable[[Path], str]) -> str:
     target = to.absolute()
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        # Beside the target: os.rename works within one file system only.
         temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     except OSError as e:
         raise UserError(f"to={to} can't be written: {e.strerror}") from e
@@ -136,5 +138,6 @@ def _atomically(to: Path, fill: Callable[[Path], str]) -> str:
     except OSError as e:
         raise UserError(f"to={to} can't be written: {e.strerror or e}") from e
     finally:
+        # After the rename there is none, which ignore_errors covers.
         shutil.rmtree(temporary, ignore_errors=True)
     return said

@@ -125,6 +125,8 @@ def main(argv: Sequence[str]) -> int | None:
     wrote = False
     for i, sample in enumerate(told):
         if a.json:
+            # Flushed: stdout to a pipe is written in blocks of 8 KiB, so that a reader would
+            # wait for many samples. ensure_ascii would write everything but English as \uXXXX.
             print(json_module.dumps(sample.fields(), ensure_ascii=False), flush=True)
         elif many:
             print(f"--- {i + 1} of {total}" + (f", seed {sample.seed}" if a.num > 1 else ""))
@@ -153,6 +155,7 @@ def _answers(tokenizer: Tokenizer) -> bool:
 
 def unescaped(texts: Sequence[str]) -> list[str]:
     """With \\n, \\t, \\r and \\\\ as they are typed on a command line made characters."""
+    # Not the codec unicode_escape, which takes the bytes of UTF-8 for Latin-1: "é" comes out as "Ã©".
     return [re.sub(r"\\([ntr\\])", lambda m: ESCAPES[m[1]], text) for text in texts]
 
 
@@ -160,6 +163,7 @@ def _prompt(given: str | None) -> str:
     if given not in (None, "-"):
         return str(given)
     try:
+        # echo and here-strings add a line break that was not meant, and after it a model begins another line.
         return sys.stdin.read().removesuffix("\n")
     except UnicodeDecodeError as e:
         raise UserError(f"standard input is not UTF-8 (byte {e.start}), so it is no prompt") from None
@@ -169,15 +173,18 @@ def read_prompts(path: str) -> list[str]:
     """One prompt a line of a .txt file (blank lines are none), or "prompt" of each object of a .jsonl file."""
     file = Path(path).expanduser()
     try:
+        # Some editors on Windows begin UTF-8 files with a byte order mark, which "utf-8" keeps as a character.
         text = file.read_bytes().decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as e:
         raise UserError(f"prompts={path} is not UTF-8 (byte {e.start})") from None
     except OSError as e:
         raise UserError(f"prompts={path} can't be read: {e.strerror}") from None
     if file.suffix.lower() != ".jsonl":
+        # Not splitlines, which also breaks at U+2028, U+0085 and form feeds, which a prompt may have.
         found = [line.removesuffix("\r") for line in text.split("\n") if line.strip()]
     else:
         found = []
+        # newline=None reads \r\n as \n, as a file opened as text does; StringIO's own default keeps both.
         for number, line in json_lines(io.StringIO(text, newline=None)):
             row: Any = parse_json(line, Any, f"prompts={path}, line {number}")
             if not isinstance(row, dict) or not isinstance(row.get("prompt"), str):
@@ -315,7 +322,10 @@ class Teller:
         if self.stopped:
             return ""
         self.ids.append(token)
+        # All ids anew: SentencePiece-like decoders drop the space before the first
+        # token of what they are given, so pieces decoded apart do not add up.
         text = self.tokenizer.decode(self.ids)
+        # A byte-level token may be a part of a character, which tokenizers decodes to U+FFFD until the rest has come.
         if text.endswith("\ufffd") or not text.startswith(self.before):  # a character is not yet whole
             return ""
         return self._tell(text, last=False)

@@ -106,6 +106,7 @@ def _plan(slot: str, name: str, out: str | None) -> Plan:
     for file in (plan.part, plan.test):
         if file.exists():
             raise UserError(f"{_shown(file)} is there already; choose another name, or out=FILE")
+    # find_spec knows only what is installed here; the names of the standard library are taken on every platform.
     if plan.module and (plan.module in sys.stdlib_module_names or importlib.util.find_spec(plan.module) is not None):
         raise UserError(f"{plan.module} is the name of another module, which {part.name} would hide; choose another")
     return plan
@@ -162,6 +163,7 @@ def _next(plan: Plan, slot: str, name: str) -> list[str]:
         before = f"{registry.VARIABLE}={','.join([*named, plan.module])} "
         if plan.part.resolve().parent != Path.cwd().resolve():
             before = f"PYTHONPATH={shlex.quote(_shown(plan.part.parent))} {before}"
+    # A shell may have no `python` (Debian installs python3 only), or that of another environment.
     python = "python" if shutil.which("python") == sys.executable else shlex.quote(_shown(Path(sys.executable)))
     test = f"{python} -m pytest {shlex.quote(_shown(plan.test))}"
     if importlib.util.find_spec("pytest") is None:

@@ -115,4 +115,5 @@ def _text(group: str, found: list[dict[str, Any]], full: bool) -> str:
 
 
 def _yaml(value: object) -> str:
+    # bool before str: YAML has true and null where Python writes True and None.
     return str(value).lower() if isinstance(value, bool) else "null" if value is None else str(value)

@@ -117,6 +117,8 @@ def _here(planned: Subject, mfu: float) -> ThisMachine | None:
     cpu = torch.device("cpu")
     if (capacity := preflight.available(cpu)) is None:
         return None
+    # cpu_count has all cores of the machine; those that taskset, Slurm
+    # or a container's cpuset leave are known to Linux alone.
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     peak = meter.matmul_peak(cpu, COMPUTED[planned.cfg.precision], cache.root())
     return build.this_machine(planned, cores, capacity, peak, mfu)

@@ -162,6 +162,7 @@ def _row(folder: Path) -> dict[str, Any]:
 def _last(file: Path, row: dict[str, Any]) -> dict[str, Any]:
     """Steps and validation loss as metrics.csv has them last: a run that was killed had no time to say so."""
     try:
+        # In bytes, as a file opened as text can't seek to a place that `tell` has not given.
         with open(file, "rb") as f:
             header = f.readline().decode().strip().split(",")
             start = max(f.tell(), os.fstat(f.fileno()).st_size - TAIL)
@@ -200,6 +201,7 @@ def age(began: str | None, now: datetime) -> str:
         then = datetime.fromisoformat(str(began))
     except ValueError:
         return ""
+    # Python refuses to subtract a time without a zone from one with; clocks of two machines may differ by seconds.
     seconds = max(0.0, (now - (then if then.tzinfo else then.replace(tzinfo=UTC))).total_seconds())
     for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
         if seconds >= size:
@@ -215,6 +217,7 @@ def _print(rows: list[dict[str, Any]]) -> None:
     looked_at = sys.stdout.isatty() or "COLUMNS" in os.environ
     console = Console(highlight=False, width=None if looked_at else 240)
     wide = _table(rows, True, False)
+    # rich never measures more than max_width, so the table is asked with far more than there is.
     needs = console.measure(wide, options=console.options.update(max_width=10_000)).maximum
     fits = needs <= console.width or not looked_at
     console.print(wide if fits else _table(rows, False, console.width < NARROW))
@@ -241,6 +244,7 @@ def _table(rows: list[dict[str, Any]], wide: bool, narrow: bool) -> Any:
         typed = " ".join(r["typed"]) or "the default run"
         cells: list[str | Text] = [
             Text(r["status"], style=COLOURS.get(r["status"], "")),
+            # Text, not str: rich would take [size=nano] for markup and leave it out.
             Text(typed) if wide else Text.assemble(typed, "\n", (r["folder"], "dim")),
             "" if r["status"] in ("waiting", "unreadable") else f"{r['steps']:,}{total}",
             "" if r["val_loss"] is None else f"{r['val_loss']:.4f}",

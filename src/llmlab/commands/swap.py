@@ -45,7 +45,9 @@ def swapped(model: Model, typed: Sequence[str]) -> Model:
         raise UserError(str(e)) from e
     if wrong := build.mismatches(made.state_dict(keep_vars=True), weights):
         raise UserError(f"{' '.join(typed)}: the weights do not fit: {'; '.join(wrong[:3])}")
+    # The new model is on the meta device, into which nothing can be copied: its parameters become those of the old one.
     made.load_state_dict(weights, assign=True)
+    # A new module is in training mode, with dropout.
     return made.train(model.training)
 
 

@@ -169,6 +169,7 @@ def _app(
     # hydra.main reads sys.argv, and names a job after the file of its function, which here is `train`.
     sys.argv = [typed[0], *flags, *overrides, "hydra.job.name=llmlab"]
     try:
+        # Without version_base Hydra 1.3 behaves as 1.1: it warns, and changes the current folder to the run's.
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(run)()
     except OSError as e:
         raise UserError(f"hydra.run.dir={e.filename}: no run folder can be made there: {e.strerror}") from e
@@ -206,6 +207,7 @@ def _own_folder(flags: Sequence[str], overrides: Sequence[str], folders: Sequenc
     for n in itertools.count(1):
         folder = named if n == 1 else named.with_name(f"{named.name}-{n}")
         try:
+            # Made here, not looked for: of two processes that name the same folder mkdir lets only one succeed.
             folder.mkdir(parents=True)
             return [f"hydra.run.dir={quoted(str(folder))}"]
         except FileExistsError:
@@ -221,6 +223,7 @@ def _sweep(flags: Sequence[str], overrides: Sequence[str], folders: Sequence[str
 
     for flag in flags:
         if flag in (*SHOW, "--shell-completion", "-sc"):
+            # Hydra 1.3 refuses the two as well, by a ValueError with its traceback.
             raise UserError(f"-m and {flag} exclude each other; leave one of them out")
     return sweep.run(overrides, folders, lambda effective, task: _app(flags, effective, folders, task), _report)
 
