@@ -49,6 +49,7 @@ def slope(subject: Subject) -> None:
         for role_name, own in by_role.items():
             directions = [torch.randn(p.shape, generator=generator(3)) for p, _ in own]
             want = sum(float((g * d).sum()) for (_, g), d in zip(own, directions, strict=True))
+            # Of the gradient's norm too: a slope along a random direction may be near 0 while the gradient is large.
             tolerance = ABSOLUTE_ERROR + RELATIVE_ERROR * (
                 abs(want) + math.sqrt(sum(float(g.square().sum()) for _, g in own))
             )
@@ -81,6 +82,7 @@ class _LossProbe:
 
     def slope(self, parameters: list[Tensor], directions: list[Tensor], step: float) -> float | None:
         """The slope along `directions`; None if a step sends a token to other experts, where the loss jumps."""
+        # Kept and copied back: adding a step and taking it off again rounds, and the errors of all roles would add up.
         before = [parameter.clone() for parameter in parameters]
         for parameter, direction in zip(parameters, directions, strict=True):
             parameter.add_(direction, alpha=step)
@@ -110,6 +112,7 @@ def in_float64() -> Iterator[None]:
     leave their rounding, 1e-7, in a difference that is divided by 1e-6.
     """
     before = torch.get_default_dtype()
+    # For tensors that are made without a dtype (torch.ones, torch.tensor(0.5)), which the mode below does not see.
     torch.set_default_dtype(torch.float64)
     try:
         with _Float64Mode():

@@ -32,6 +32,7 @@ def build_objective(subject: Subject) -> Any:
     cfg = subject.composed.cfg.objective
     entry = registry.index()["objective", cfg["_part_"]]
     options = {str(k): v for k, v in cfg.items() if not str(k).startswith("_")}
+    # T5's 100 sentinels are more than there are ids, so they begin again from the end.
     special = {name: VOCABULARY - 1 - i % VOCABULARY for i, name in enumerate(entry.special)}
     return registry.load("objective", entry.name, options)(Vocabulary(VOCABULARY, special), sample_length(subject))
 
@@ -106,6 +107,7 @@ def loss_function(subject: Subject, model: Model) -> Callable[[], Loss]:
 def parameter_gradients(model: Model, loss: Tensor) -> dict[str, Tensor | None]:
     """{name: gradient}, None where the graph of the loss does not have the parameter. `.grad` stays as it is."""
     names, parameters = zip(*model.named_parameters(), strict=True)
+    # Without allow_unused autograd raises for a parameter that the loss does not reach, and does not say for which.
     return dict(zip(names, torch.autograd.grad(loss, parameters, allow_unused=True), strict=True))
 
 

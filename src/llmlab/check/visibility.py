@@ -124,6 +124,7 @@ def _changed_outputs(subject: Subject, batch: Batch, key: str) -> Tensor:
     for k in range(keys):
         token = many[key][(k + 1) * ROWS : (k + 2) * ROWS, k]  # a view: changed in place
         token += 1
+        # Not 0: some parts take low ids for padding, and a changed token would vanish instead of differing.
         token[token == VOCABULARY] = FIRST_ID
     hidden = [subject.model(one, heads={}).hidden for one in _forwards(subject, many)]
     return _differs(torch.cat(hidden), keys, 20 * NOISE)  # rounding adds up over layers
@@ -141,6 +142,7 @@ def _differs(out_CTD: Tensor, keys: int, noise: float) -> Tensor:
     """(B, T, S) bool from (1 + S) groups of B rows, the first of them unchanged: True where an output differs from it."""
     out = out_CTD.unflatten(0, (keys + 1, ROWS))
     apart = (out[1:] - out[:1]).abs().amax(-1)
+    # Comparisons with NaN are false, so that a model full of NaN would count as one in which nothing changes.
     if not torch.isfinite(out).all():
         raise CheckFailed("hidden states are not finite")
     return (apart > noise * max(1.0, float(out.abs().max()))).permute(1, 2, 0)
@@ -221,6 +223,7 @@ def keys_read(subject: Subject, model: Model, attention: nn.Module, batch: Batch
     def change(x: Tensor) -> Tensor:
         if x.dim() != 3 or x.shape[1] != keys:
             raise NotApplicable(f"its values are {tuple(x.shape)}, not (batch, keys, width)")
+        # In place it would change the residual stream itself where a block hands that to its attention without a norm.
         x = x.clone()
         for place in range(len(x)):
             group, row = divmod(n_before[0] + place, ROWS)
@@ -234,6 +237,7 @@ def keys_read(subject: Subject, model: Model, attention: nn.Module, batch: Batch
 
     hooks = [attention.register_forward_hook(stop)]
     if values:
+        # What a forward hook returns takes the place of the module's output; so of a pre-hook the arguments.
         hooks += [v.register_forward_hook(lambda module, args, result: change(result)) for v in values]
     else:
         hooks.append(attention.register_forward_pre_hook(lambda module, args: (change(args[0]), *args[1:])))

@@ -64,6 +64,7 @@ def experts(subject: Subject) -> None:
     spec, sizes = tested_part(subject, "ffn"), part_sizes(subject)
     n, width = 3, 16
     grouped = build_random(spec.factory(), sizes.dim, width, linears(partial(GroupedLinear, n), sizes.ffn))
+    # The second expert has no token: an empty group is a case of its own in grouped products.
     x, ends = randn(8, sizes.dim), torch.tensor([2, 2, 8], dtype=torch.int32)
     got = grouped(x, ends)
     for e, (a, b) in enumerate(((0, 2), (2, 2), (2, 8))):
@@ -71,6 +72,7 @@ def experts(subject: Subject) -> None:
         for (name, p), (_, whole) in zip(dense.named_parameters(), grouped.named_parameters(), strict=True):
             p.copy_(whole[e].view_as(p)) if whole.shape[0] == n else _not_per_expert(name)
         assert_close(got[a:b], dense(x[a:b]), f"expert {e}, among others and alone")
+    # Without biases: each half would add that of the output, as under tensor parallelism only one rank does.
     whole = build_random(spec.factory(), sizes.dim, width, partial(Linear, bias=False))
     halves = []
     for half in (slice(0, width // 2), slice(width // 2, width)):

@@ -32,6 +32,7 @@ def first_values(subject: Subject) -> None:
             raise CheckFailed(f"{role}: values do not come from the generator alone")
         if first.unique().numel() > 1 and torch.equal(first, other):
             raise CheckFailed(f"{role}: another seed gives the same values")
+        # The mean of 6,144 values varies by 1/78 of their deviation; 0.1 is eight times that.
         if not abs(float(first.mean())) <= 0.1 * float(first.std()):
             raise CheckFailed(
                 f"{role}: the mean is {float(first.mean()):.3g} at a standard deviation of {float(first.std()):.3g}"

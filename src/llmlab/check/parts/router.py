@@ -64,6 +64,7 @@ def ranks(subject: Subject) -> None:
     whole = router(x, valid).loss
     if whole is None:
         raise NotApplicable("it has no loss")
+    # Unequal, as for equal halves a mean of their means is right by chance.
     halves = (slice(0, 7), slice(7, 12))
     summed: list[list[Tensor]] = []
     for half in halves:

@@ -58,6 +58,7 @@ def varlen_attn(
         s_NTS = scale * q[:, a:b] @ k[:, a:b].mT
         if window_size == (-1, 0):
             s_NTS = s_NTS.masked_fill(torch.ones(b - a, b - a).triu(1).bool(), float("-inf"))
+        # No row of -inf alone: a causal query sees itself at least, so no NaN.
         out.append(s_NTS.softmax(-1) @ v[:, a:b])
     return torch.cat(out, 1).transpose(0, 1)
 
@@ -123,6 +124,7 @@ def replaced_by_reference(kernel: Kernel) -> Iterator[None]:
     for names, name, original in originals:
         names[name] = counted(IMPLEMENTATIONS[_path(original)])
     for name in declared:
+        # On the instance, where it hides the class's own value until it is deleted.
         setattr(kernel, name, here[name])
     try:
         yield
