@@ -106,6 +106,7 @@ def pack(documents: Tensor, causal: bool) -> Packed | None:
     begins = torch.ones_like(documents, dtype=torch.bool)
     begins[:, 1:] = documents[:, 1:] != documents[:, :-1]
     bounds = F.pad(begins.flatten().nonzero().squeeze(1), (0, 1), value=documents.numel())
+    # Sorted, a document that another interrupts is one run of ids; as it stands it is two.
     in_order = documents.sort(-1).values
     pieces = documents.shape[0] + (in_order[:, 1:] != in_order[:, :-1]).sum()
     # One transfer from the GPU for both numbers: each waits for the device.

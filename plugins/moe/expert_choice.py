@@ -51,6 +51,7 @@ class ExpertChoice(nn.Module):
     def forward(self, x_nD: Tensor, valid: Tensor | None, total: Total = no_reduce) -> Choice:
         z_nE = logits(self.gate, x_nD)
         p_En = z_nE.softmax(-1).T
+        # A number on the host, though that waits for the GPU: topk's k can't be a tensor.
         n = len(x_nD) if valid is None else int(valid.sum())
         if valid is not None:
             # Below every probability: c is at most the number of valid tokens, so padding is never among the largest.

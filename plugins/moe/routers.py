@@ -149,6 +149,7 @@ class Sigmoid(nn.Module):
 
     def forward(self, x_nD: Tensor, valid: Tensor | None, total: Total = no_reduce) -> Routing:
         scores_nE = logits(self.gate, x_nD).sigmoid()
+        # float(): a model that is cast to bfloat16 as a whole casts its buffers, too.
         biased_nE = in_kept_groups(scores_nE.detach() + self.bias.float(), self.groups, self.groups_kept, 2)
         experts_nk = biased_nE.topk(self.traits.per_token, -1).indices
         weights_nk = scores_nE.gather(-1, experts_nk)

@@ -65,6 +65,7 @@ class SpanCorruption:
         kept = segments(self.seq_len - self.noise, self.spans, rng)
         taken = segments(self.noise, self.spans, rng)
         source, target, start = [], [], 0
+        # Not strict: there are 100 sentinels, of which a text takes the first.
         for sentinel, n_kept, n_taken in zip(self.sentinel_ids, kept, taken, strict=False):
             middle, end = start + n_kept, start + n_kept + n_taken
             # T5 interleaves them in this order: a text begins with what is kept and ends with what is taken out.
@@ -89,5 +90,6 @@ class SpanCorruption:
 
 def segments(total: int, n: int, rng: np.random.Generator) -> np.ndarray:
     """Lengths of n segments of at least 1 that make `total`: every way equally likely."""
+    # n - 1 different cuts in total - 1 gaps: each set of lengths has exactly one such choice.
     cuts = np.sort(rng.choice(total - 1, n - 1, replace=False)) + 1
     return np.diff(np.concatenate([[0], cuts, [total]]))

@@ -45,6 +45,7 @@ class Linear(Unscaled):
     factor: float
 
     def frequencies(self, lengths: Tensor) -> Tensor:
+        # The frequencies over the factor, not the positions: the angles are the same, and ids stay whole numbers.
         return self.plain(lengths) / self.factor
 
 
@@ -71,6 +72,7 @@ class Dynamic(Unscaled):
         return self.plain(lengths, self.theta * self.stretch(lengths) ** (self.dims / (self.dims - 2)))
 
     def stretch(self, lengths: Tensor) -> Tensor:
+        # 1 up to original_max: transformers takes max(seq_len, max_position_embeddings) too.
         return self.factor * lengths.clamp(min=self.original_max) / self.original_max - (self.factor - 1)
 
 
@@ -101,6 +103,7 @@ class Llama3(Unscaled):
 
     def frequencies(self, lengths: Tensor) -> Tensor:
         plain = self.plain(lengths)
+        # modeling_rope_utils.py compares wavelengths with original_max / factor; this is the same, divided by the wavelength.
         turns = self.original_max * plain / (2 * math.pi)
         blend = (turns - self.low_freq_factor) / (self.high_freq_factor - self.low_freq_factor)
         blended = (1 - blend) * plain / self.factor + blend * plain
@@ -156,6 +159,7 @@ class Yarn(Unscaled):
 
     def _pair_that_turns(self, times: float) -> float:
         """Index, not whole, of the pair that turns so often within original_max positions."""
+        # `find_correction_dim`: pair i turns original_max theta^(-2i/R) / (2 pi) times.
         return self.width * math.log(self.original_max / (times * 2 * math.pi)) / (2 * math.log(self.theta))
 
 
@@ -186,15 +190,19 @@ class LongRope(Unscaled):
     def amplitude(self) -> float:
         if self.attention_factor is not None:
             return self.attention_factor
+        # A factor below e.g. 1 / original_max would put a negative number
+        # under the root; transformers has 1 up to a factor of 1, too.
         return math.sqrt(1 + math.log(self.factor) / math.log(self.original_max)) if self.factor > 1 else 1.0
 
     def frequencies(self, lengths: Tensor) -> Tensor:
         lists = self.short_factor, self.long_factor
         short, long = (torch.tensor(f, device=lengths.device, dtype=torch.float32) for f in lists)
         pairs = torch.arange(0, self.width, 2, device=lengths.device).float()
+        # By each text: transformers takes the long list for the whole batch as soon as one position in it is that large.
         return 1.0 / (torch.where(lengths > self.original_max, long, short) * self.theta ** (pairs / self.dims))
 
 
+# Names are those of `rope_type` in config.json; "dynamic_steps" is Qwen 1's own `use_dynamic_ntk`.
 SCALINGS: dict[str, type[Unscaled]] = {
     "none": Unscaled,
     "linear": Linear,

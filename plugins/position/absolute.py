@@ -50,6 +50,7 @@ class Absolute(Position):
     def of_documents(self, ids: Tensor, ctx: Context) -> Tensor:
         if ctx.documents is None:
             return ids
+        # cummax holds the place at which the document of each token began, without a loop over documents.
         return ids - (ids * begins(ctx.documents)[:, ctx.offset :]).cummax(-1).values
 
 
@@ -87,6 +88,7 @@ class Learned(Absolute):
         if self.pad_id is None or ctx.positions is not None or ctx.ids is None:
             return super().ids(ctx)
         counts_BT = ctx.ids != self.pad_id
+        # `ctx.ids` has the new tokens alone; those in the cache count as well (`cache_length` of modeling_roberta.py).
         before = ctx.offset if ctx.valid is None else ctx.valid[:, : ctx.offset].sum(-1, keepdim=True)
         ids_BT = (counts_BT.long().cumsum(-1) - 1 + before).clamp(min=0)
         return torch.where(counts_BT, self.of_documents(ids_BT, ctx), -1) + self.offset

@@ -76,6 +76,7 @@ class Disentangled(Position):
         if self.buckets is None:
             return distance
         single, far = self.buckets // 2, distance.abs()
+        # The device is named: under torch.device("meta"), where plans count, the number would be lost.
         most = torch.tensor((self.max_distance - 1) / single, device="cpu").log()  # in float32, as the reference
         grown = torch.log(far.clamp(min=1) / single) / most * (single - 1)
         return torch.where(far <= single, distance, (grown.ceil().long() + single) * distance.sign())
@@ -115,5 +116,6 @@ class Disentangled(Position):
         if self.to_content:
             queries = state.queries_NLH.unflatten(0, (n_keys, -1)) * self.n_terms**-0.5
             far = torch.einsum("bksh,kglh->bkgsl", k_BKSH, queries).flatten(1, 2)
+            # By key: deberta_v2 looks up -(key minus query) here, which is the same distance, and transposes as well.
             scores.append(far.gather(-1, rows.mT).mT)
         return sum(scores[1:], scores[0]) * scale

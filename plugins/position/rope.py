@@ -143,6 +143,7 @@ class Rope(Absolute):
         angles = ids[..., None].float() * frequencies
         if ids.dim() == 2:
             angles = angles[:, None]
+        # On cos and sin, as `attention_scaling` in transformers, so that q.k has its square.
         return angles.cos() * self.amplitude, angles.sin() * self.amplitude
 
     def rotate(self, q_BNTH: Tensor, k_BKSH: Tensor, state: Any) -> list[Term]:
@@ -154,6 +155,7 @@ class Rope(Absolute):
     def _turn(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         cos, sin = cos.to(x.dtype), sin.to(x.dtype)
         turned, rest = x[..., : self.width], x[..., self.width :]
+        # GPT-J, GLM-4 and DeepSeek (`rope_interleave`) turn neighbours, in their checkpoints' own order of rows.
         if self.interleaved:
             a, b = turned[..., 0::2], turned[..., 1::2]
             y = torch.stack([a * cos - b * sin, b * cos + a * sin], -1).flatten(-2)

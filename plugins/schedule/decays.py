@@ -55,6 +55,7 @@ class Linear:
         warmup = steps_of(self.warmup_steps, self.warmup_share, total)
         if step < warmup:
             return (step + 1) / (warmup + 1)
+        # A warm-up as long as the budget leaves nothing to divide by.
         return self.floor + (1 - self.floor) * max(0, total - step) / max(1, total - warmup)
 
 
@@ -124,6 +125,7 @@ class WarmupStableDecay:
         warmup = steps_of(self.warmup_steps, self.warmup_share, total)
         end = total - round(self.hold_share * total)
         begin = end - round(self.decay_share * total)
+        # In a budget too short for both the decay goes first: a run always ends at the floor.
         if step < min(warmup, begin):
             return (step + 1) / (warmup + 1)
         if step >= end:

@@ -36,4 +36,5 @@ class MultiStep:
         warmup = round(self.warmup_share * total) if self.warmup_steps is None else self.warmup_steps
         if step < warmup:
             return (step + 1) / (warmup + 1)
+        # Rounded: 0.29 * 100 is 28.999999999999996.
         return self.by ** sum(step >= round(a * total) for a in self.at)

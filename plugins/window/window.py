@@ -90,6 +90,7 @@ class Strided:
 
     def covers(self, length: int) -> bool:
         left = self.left or self.stride
+        # At a distance of `left` a key is seen after all where the stride divides it.
         return self.stride == 1 or length <= left + (left % self.stride == 0)
 
     def allowed(self, q: Tensor, k: Tensor, data: Mapping[str, Tensor]) -> Tensor:

@@ -46,6 +46,7 @@ def contexts(subject: Subject) -> Iterator[tuple[str, Batch]]:
     yield "a text padded on the right", {**batch, "valid": right}
     yield "documents packed", {**batch, "documents": documents}
     yield "documents packed, padded on the left", {**batch, "documents": documents, "valid": left}
+    # With the diagonal: a query that sees nothing gives nothing that could be compared.
     yield "a mask of the caller's", {**batch, "allowed": allowed | torch.eye(LENGTH).bool()}
     if "queries" in subject.spec.stacks[-1].mask.attribute("needs"):
         yield "two streams", subject.batch(rows=ROWS, two_streams=True)

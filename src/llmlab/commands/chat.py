@@ -65,6 +65,7 @@ def main(argv: Sequence[str]) -> int | None:
             break
         if line == "/clear":
             chat.clear()
+        # Letters alone, as a message may begin with a path (/etc/hosts) or a number (/2).
         elif line.startswith("/") and line[1:].isalpha() and sys.stdin.isatty():
             print(f"{line}: there is no such command; /clear and /quit are")
         elif line:

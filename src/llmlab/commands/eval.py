@@ -218,7 +218,9 @@ def evaluate(
                 totals.add(loss, batch)
                 if isinstance(watched, batch_keys.Watched):
                     batch_keys.check(watched, objective)
+                # At each batch, as only here the batch that did it is at hand to be run again.
                 if not math.isfinite(totals.means()["loss"]):
+                    # B023 warns of a lambda that sees a loop's variables change; this one is called before they do.
                     which = finite.first_nonfinite(model, lambda: objective.loss(model, batch, **models))  # noqa: B023
                     so_far = sum(totals.counts().values())
                     raise UserError(f"the loss is {totals.means()['loss']} after {so_far:,} targets: {which}")

@@ -62,6 +62,7 @@ def export(run: str | Path, to: Path, format: str = "llmlab", step: int | None =
 
         trains(home, role)
     write = functools.partial(_llmlab if format == "llmlab" else _hf, role=role)
+    # replace, not str.format: a path may have braces.
     return _atomically(to, lambda temporary: write(path, home, temporary)).replace("{to}", str(to))
 
 

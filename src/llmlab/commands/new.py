@@ -130,6 +130,7 @@ def _write(plan: Plan, slot: str, name: str) -> None:
     if plan.module:
         if "import pytest\n" not in test:
             test = test.replace("import torch\n", "import pytest\nimport torch\n", 1)
+        # Behind the last import, since linters want imports first (E402).
         *_, last = re.finditer(r"^(?:from|import) .*\n", test, re.M)
         test = test[: last.end()] + KNOWN.format(module=plan.module) + test[last.end() :]
     for file in (plan.part, plan.test):
@@ -141,6 +142,7 @@ def _write(plan: Plan, slot: str, name: str) -> None:
     try:
         write_atomic(plan.test, test)
     except UserError:
+        # A part without its test would make a second try fail: the name would be taken.
         plan.part.unlink()
         raise
 

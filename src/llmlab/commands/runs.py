@@ -168,6 +168,7 @@ def _last(file: Path, row: dict[str, Any]) -> dict[str, Any]:
             start = max(f.tell(), os.fstat(f.fileno()).st_size - TAIL)
             f.seek(start)
             lines = f.read().decode().split("\n")[:-1]  # what follows the last line break is torn
+        # The tail may begin inside a line, which then has too few cells.
         cells = [
             dict(zip(header, line.split(","), strict=True)) for line in lines if line.count(",") == len(header) - 1
         ]

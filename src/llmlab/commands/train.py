@@ -53,6 +53,7 @@ def main(argv: Sequence[str]) -> int | None:
     for folder in folders:
         if not Path(folder).is_dir():
             raise UserError(f"--config-dir {folder}: there is no such folder")
+    # Before anything is checked: a line that is still being typed is rarely right.
     if "-sc" in flags or "--shell-completion" in flags:
         from llmlab.commands.hydra_completion import offer
 

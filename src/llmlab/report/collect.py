@@ -125,8 +125,10 @@ def collect(folders: Sequence[Path]) -> Found:
         if not top.is_dir():
             raise UserError(f"{given}: there is no such folder")
     root = Path(os.path.commonpath(tops))
+    # A single run was given: below itself its name would be ".".
     if (root / record.NAME).is_file():
         root = root.parent
+    # Folders that are given may lie in each other, and a run counts once.
     places: dict[Path, None] = {}
     sweeps: dict[Path, Sweep] = {}
     for top in tops:
@@ -159,6 +161,7 @@ def _run(folder: Path, root: Path) -> Run:
         if not isinstance(fields.get("metrics", {}), dict) or (complete and not isinstance(fields.get("seed"), int)):
             raise UserError(f"{record.NAME} is not the record of a run")
         fields.setdefault("seed", _seed(fields.get("overrides", ())))
+    # AttributeError: a run.json that holds a list has no `get`.
     except (UserError, AttributeError) as e:
         return Run(folder, name, {}, {}, "unreadable", str(e).replace(str(folder), name))
     try:

@@ -171,6 +171,7 @@ def versions(variants: Sequence[Variant]) -> list[str]:
     """Lines for all of them: of other commits, and of budgets cut short."""
     lines = []
     records = [r.record for v in variants for r in v.counted.values()]
+    # Runs outside of a git checkout have none.
     commits = {r.get("versions", {}).get("commit") for r in records} - {None}
     if len(commits) > 1:
         lines.append(f"The runs come from {len(commits)} commits of the code (see the table of runs).")

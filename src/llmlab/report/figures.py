@@ -102,6 +102,7 @@ def picture(table: Table) -> bytes | None:
     from matplotlib.figure import Figure as Canvas
 
     with _settings():
+        # Handles of their own: all panels show the same variants, and one without a curve has no line to name.
         handles = [_handle(i, row) for i, row in enumerate(table.rows) if row.n]
         longest = max((len(str(h.get_label())) for h in handles), default=0)
         across = max(1, min(len(handles), 4, round(len(panels) * WIDTH / (0.5 + 0.085 * longest))))
@@ -301,6 +302,7 @@ def _forest(axes: Axes, table: Table) -> dict[str, str]:
             color=colour, fontsize=9, va="bottom", annotation_clip=False,
         )  # fmt: skip
     room = 0.06 * (max(shown) - min(shown) or 1.0)
+    # The y axis upside down: matplotlib's first row would be at the bottom.
     axes.set(xlim=(min(shown) - room, max(shown) + room), ylim=(len(rows) - 0.5, -0.75), yticks=[])
     axes.spines["left"].set_visible(False)
     axes.grid(axis="y", visible=False)

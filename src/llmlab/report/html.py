@@ -10,6 +10,7 @@ from llmlab.report import build, figures, table
 from llmlab.report.build import Report
 from llmlab.report.rows import Table
 
+# Braces are doubled, as the text goes through str.format, which puts the colours in.
 CSS = """
 :root {{ color-scheme: light dark; --paper: #ffffff; --card: #f6f8fa; --ink: #1b1f24; --muted: #5c6570; --lines: #d8dde3;
   --good: #11713f; --bad: #b3261e; --warn: #8a5a00; --warn-paper: #fff6e0; {light} }}
@@ -76,6 +77,7 @@ def page(report: Report) -> str:
     body.append(_runs(report))
     body += [_keys(report)] if report.keys else []
     return (
+        # The charset comes first: browsers look for it in the first 1,024 bytes only.
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{escape(report.title)}</title>\n<style>{css}</style>\n</head>\n<body>\n<main>\n"

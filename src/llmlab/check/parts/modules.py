@@ -32,6 +32,7 @@ def _token_function(subject: Subject) -> Callable[[Tensor], Tensor]:
     block = build_random(spec.factory(), sizes, _norm(subject), NAMES)
     maps = {name: randn(sizes.dim, sizes.dim, seed=i) * 0.2 for i, name in enumerate(NAMES)}
     sublayers = {name: partial(_linear_map, w) for name, w in maps.items()}
+    # f=f binds the map of this name; a lambda that closes over a loop sees its last value.
     return lambda x: block(x, {n: (lambda y, f=f: (f(y), None)) for n, f in sublayers.items()})[0]
 
 

@@ -70,6 +70,7 @@ def ranks(subject: Subject) -> None:
     for half in halves:
         totals: list[Tensor] = []
 
+        # A default argument: a closure would see the list of the last half in both.
         def record(tensor: Tensor, into: list[Tensor] = totals) -> Tensor:
             into.append(tensor)
             return tensor

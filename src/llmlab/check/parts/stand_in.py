@@ -103,6 +103,7 @@ def gpu_calls(kernel: Kernel) -> list[tuple[dict[str, Any], str]]:
 
 
 def _path(value: object) -> tuple[str, str]:
+    # By name, so that torch.nn.attention.varlen is imported only where a kernel has done so.
     return str(getattr(value, "__module__", "")), str(getattr(value, "__name__", ""))
 
 
