@@ -41,6 +41,7 @@ def minimal_subset(every: Sequence[T], bad: Callable[[Sequence[T]], bool]) -> li
     def search(background: list[T], added: bool, rest: list[T]) -> list[T]:
         if added and bad(background):
             return []
+        # The background alone is not bad, but with the rest it is: so the last one left must belong to the subset.
         if len(rest) == 1:
             return rest
         first, second = rest[: len(rest) // 2], rest[len(rest) // 2 :]

@@ -77,6 +77,7 @@ class _LossProbe:
         self.compute, self.routers = compute, model.routers()
         try:
             self.value, self.experts = self._now()
+        # What PyTorch raises for an operation without float64 ("... not implemented for 'Double'") is one, too.
         except RuntimeError as e:
             raise NotApplicable(f"it can't be computed in float64: {str(e).splitlines()[0]}") from None
 
@@ -133,5 +134,6 @@ class _Float64Mode(TorchFunctionMode):
     ) -> object:
         if func is Tensor.float:  # x.float() has no dtype among its arguments
             func = Tensor.double
+        # `is`, as there is one object for each dtype, while == with a tensor compares its elements.
         args = tuple(torch.float64 if x is torch.float32 else x for x in args)
         return func(*args, **{k: torch.float64 if x is torch.float32 else x for k, x in (kwargs or {}).items()})

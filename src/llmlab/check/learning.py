@@ -171,6 +171,7 @@ def allowed_without_gradient(subject: Subject) -> set[str]:
         found |= {f"{path}.{name}" for name in attributes.get(module, attributes.EVERY, "idle")}
     moe = subject.spec.sizes.moe
     if moe.per_token == 1 and moe.renormalise:
+        # By id: == of two tensors is a tensor, not an answer.
         weights = {id(p) for router in subject.model.routers() for p in router.parameters()}
         found |= {name for name, p in subject.model.named_parameters() if id(p) in weights}
     return found

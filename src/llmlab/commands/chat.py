@@ -101,6 +101,7 @@ def _answer(chat: Chat, line: str, seed: int) -> None:
         # answer in its `finally`, and a traceback would keep it open.
         with closing(chat.answer(line, seed + len(chat.messages))) as pieces:
             for piece in pieces:
+                # On a terminal Python writes at each line break only, and pieces of an answer have none.
                 print(piece, end="", flush=True)
     except KeyboardInterrupt:
         if not typed:

@@ -159,6 +159,8 @@ def _app(
     failures: list[Exception] = []
 
     def run(cfg: DictConfig) -> T | None:
+        # Lightning starts a run's other ranks with sys.argv again
+        # (subprocess_script.py), so that it has to be what was typed.
         sys.argv = typed
         try:
             results.append(task(cfg))

@@ -102,6 +102,7 @@ def build(
     general = []
     if metric is None and chosen == METRIC and variants and fairness.tokenizers_differ(variants):
         chosen = fairness.BITS
+        # Grouped anew, for which runs count and which value of a grid is best depend on the metric.
         variants = group(found, chosen, tune)
         general.append(
             f"The tokenizers differ: compared in {chosen}, as the loss of a token depends on how text is cut."

@@ -52,6 +52,7 @@ class Run:
     def tokenizer(self) -> str:
         """A mark of the tokenizer that cut the text: a hash of tokenizer.json, else what the config says."""
         try:
+            # 48 bits tell some thousand tokenizers apart.
             return hashlib.sha256((self.folder / "tokenizer.json").read_bytes()).hexdigest()[:12]
         except OSError:
             chosen = self.config.get("tokenizer") or {}

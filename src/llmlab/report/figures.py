@@ -179,10 +179,13 @@ def _figure(
 
 def _inline(svg: str, name: str, title: str, titles: dict[str, str]) -> str:
     """matplotlib's file -> an element for HTML: own ids, colours as variables, hover titles."""
+    # matplotlib begins with an XML declaration and a doctype, neither of which may stand inside HTML.
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"\s*<metadata>.*?</metadata>", "", svg, flags=re.S)
     # matplotlib's style is for "*": within a page it would be for all of the page.
     svg = re.sub(r"\s*<style type=\"text/css\">.*?</style>", "", svg, flags=re.S)
+    # Without its width and height in points an SVG takes those of the
+    # page. role=img: a screen reader reads the title, not each tick.
     svg = re.sub(
         r"<svg [^>]*viewBox=\"([^\"]+)\"[^>]*>", f'<svg viewBox="\\1" role="img" aria-label="{escape(title)}">', svg
     )
@@ -364,4 +367,5 @@ def _few(axis: Axis, write: Callable[[float], str] | None = None) -> None:
     # On a logarithmic axis of about one decade matplotlib labels minor ticks too, over each other at this size.
     axis.set_minor_formatter(NullFormatter())
     if write is not None:
+        # matplotlib makes a FuncFormatter of a function and calls it with the value and the tick's number.
         axis.set_major_formatter(lambda x, _: "0" if x == 0 else write(x))

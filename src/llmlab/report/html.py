@@ -120,6 +120,7 @@ def _swatch(i: int) -> str:
         "-.": ' stroke-dasharray="7 3 2 3"',
     }
     line = f'<path d="M0 5H28" stroke="var({name})" stroke-width="3"{pattern[dash]}/>'
+    # aria-hidden: the name beside it says all that a screen reader could.
     return f'<svg viewBox="0 0 28 10" width="28" height="10" aria-hidden="true">{line}</svg>'
 
 

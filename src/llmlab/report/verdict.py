@@ -97,6 +97,7 @@ def _all(n: int) -> str:
 
 def interval_level(c: Comparison) -> str:
     """ "95 %" or, corrected, e.g. "97.5 %"."""
+    # Holm's levels are not round: 0.05 / 3 makes an interval of 98.33 %.
     return f"{100 * (1 - (c.level or ALPHA)):.4g} %"
 
 
@@ -108,6 +109,7 @@ def signed(value: float, digits: int = 4) -> str:
 
 
 def percent(share: float) -> str:
+    # A share of 0.04 % would be written +0.0 %.
     decimals = 1 if abs(share) >= 0.001 or share == 0 else 3
     return f"{100 * share:+.{decimals}f} %".replace("-", MINUS)
 

@@ -22,6 +22,7 @@ def first_values(subject: Subject) -> None:
         drawn = []
         for seed, noise in ((0, 1), (0, 2), (1, 1)):
             torch.manual_seed(noise)  # a fill that reads the global generator too gives another tensor
+            # NaN, so that what a fill leaves out shows; not square, so that an init that takes one width for the other does.
             tensor = torch.full((96, 64), float("nan"))
             init.fill(tensor, role, sizes, generator(seed))
             drawn.append(tensor)
