@@ -164,7 +164,8 @@ def _kernels_for_process() -> dict[Item, str]:
     """{kernel that can't train on this device: why}."""
     reasons: dict[Item, str] = {}
     for name in registry.names("kernel"):
-        with contextlib.suppress(Exception):  # a kernel that crashes is checked, so that the report shows it
+        # A kernel that crashes counts as one that runs, and is checked: the report then shows the crash.
+        with contextlib.suppress(Exception):
             if why := untrainable(small_part("kernel", name)):
                 reasons["kernel", name] = why
     return reasons

@@ -26,7 +26,8 @@ from llmlab.slots import Loss
 # the loss by float64 rounding, and by 1e-6 times the curvature. The second step tells a slope from noise: where both steps
 # give one value that is not the gradient's, the gradient is wrong.
 STEPS = (1e-6, 1e-5)
-RELATIVE_ERROR = 0.001  # of a gradient's norm; the model's own gradient is float32, which makes 2e-5 of it
+# Of a gradient's norm: the model's own gradient is float32, which is off by 2e-5 of it.
+RELATIVE_ERROR = 0.001
 ABSOLUTE_ERROR = 1e-5  # for a gradient that is 0 but for rounding
 
 
@@ -43,7 +44,8 @@ def slope(subject: Subject) -> None:
         if (own_gradient := gradient[path]) is not None:
             by_role.setdefault(role, []).append((parameter, own_gradient.double()))
     unmeasured: list[str] = []
-    exact_loss = loss_function(subject, exact)  # before: first values of a companion are drawn in float32
+    # Before float64 begins: the first values of a companion are drawn in float32.
+    exact_loss = loss_function(subject, exact)
     with in_float64(), torch.no_grad():
         probe = _LossProbe(exact, exact_loss)
         for role_name, own in by_role.items():
@@ -132,7 +134,8 @@ class _Float64Mode(TorchFunctionMode):
         args: tuple[object, ...] = (),
         kwargs: Mapping[str, object] | None = None,
     ) -> object:
-        if func is Tensor.float:  # x.float() has no dtype among its arguments
+        # x.float() has no dtype among its arguments, so that the line below would leave it.
+        if func is Tensor.float:
             func = Tensor.double
         # `is`, as there is one object for each dtype, while == with a tensor compares its elements.
         args = tuple(torch.float64 if x is torch.float32 else x for x in args)

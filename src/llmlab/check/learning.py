@@ -128,7 +128,8 @@ def first_loss(subject: Subject) -> None:
     # E[ln sum exp z] = ln V + v / 2 for normal logits z of variance v, which an init may cause (`logit_variance`); chance
     # adds up to SAMPLING_ERROR of their deviation. It is a bound: a norm or a soft cap may make logits vary less.
     expected = chance + varies / 2
-    if varies and keeps_input(subject.spec):  # the input's own logit is up to sqrt(v D): its vector times itself
+    # The input's own logit is its vector times itself, up to sqrt(v D).
+    if varies and keeps_input(subject.spec):
         own = math.sqrt(varies * subject.spec.sizes.dim)
         expected = math.log(math.exp(expected) + math.exp(own))
     most = (1 + LOSS_TOLERANCE) * expected + SAMPLING_ERROR * math.sqrt(varies)
@@ -229,7 +230,8 @@ def checkpointing(subject: Subject) -> None:
     Placement(activation_checkpointing=True).apply(recomputed)
     results = []
     for model in (stored, recomputed):
-        torch.manual_seed(0)  # the recomputation has to restore this generator, or it drops other values
+        # The recomputation has to restore this generator, or it drops other values than the forward did.
+        torch.manual_seed(0)
         total = objective_loss(subject, model, batch).mean()
         results.append((total.detach(), parameter_gradients(model, total)))
     (want, slopes), (got, slopes_again) = results

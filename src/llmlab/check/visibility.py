@@ -123,12 +123,14 @@ def _changed_outputs(subject: Subject, batch: Batch, key: str) -> Tensor:
     keys = batch[key].shape[1]
     many = {k: x.repeat(keys + 1, *(1,) * (x.dim() - 1)) for k, x in batch.items()}
     for k in range(keys):
-        token = many[key][(k + 1) * ROWS : (k + 2) * ROWS, k]  # a view: changed in place
+        # A view: `many` itself is changed.
+        token = many[key][(k + 1) * ROWS : (k + 2) * ROWS, k]
         token += 1
         # Not 0: some parts take low ids for padding, and a changed token would vanish instead of differing.
         token[token == VOCABULARY] = FIRST_ID
     hidden = [subject.model(one, heads={}).hidden for one in _forwards(subject, many)]
-    return _differs(torch.cat(hidden), keys, 20 * NOISE)  # rounding adds up over layers
+    # Rounding adds up over the layers.
+    return _differs(torch.cat(hidden), keys, 20 * NOISE)
 
 
 def _forwards(subject: Subject, many: Batch) -> list[Batch]:
@@ -155,7 +157,8 @@ def _differs(out_CTD: Tensor, keys: int, noise: float) -> Tensor:
 def visibility(subject: Subject) -> None:
     """In each layer a query takes from those keys that its mask, its window, documents and padding show, and no others."""
     model = subject.fresh().eval()
-    shorten_queries(model, 0.01)  # near-uniform attention: no visible key has a share that is lost in rounding
+    # With short queries attention is nearly uniform, so that no key's share is lost in rounding.
+    shorten_queries(model, 0.01)
     stacks = list(zip(model.all_stacks(), subject.spec.stacks, strict=True))
     for context, batch in contexts(subject):
         stack, spec = stacks[-1]

@@ -13,7 +13,8 @@ from llmlab.config.aliases import ARGUMENTS
 from llmlab.errors import UserError
 
 T = TypeVar("T")
-LARGEST = 2**62  # of whole numbers: tensors count in 64 bits, and a seed has others behind it
+# Of whole numbers: tensors count in 64 bits, and a seed has others behind it (seed + 1 ...).
+LARGEST = 2**62
 READ = {"true": True, "false": False}
 
 

@@ -27,9 +27,11 @@ examples:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run a command and exit with its code."""
-    gc.set_threshold(100_000, 10, 10)  # what is imported stays: looking through it took a quarter of a short command
+    # What is imported stays: looking through it again and again took a quarter of a short command.
+    gc.set_threshold(100_000, 10, 10)
     code = run(list(sys.argv[1:] if argv is None else argv))
-    gc.freeze()  # as Python ends it would look through all that was imported
+    # Python looks through all that was imported once more as it ends, unless it is frozen.
+    gc.freeze()
     sys.exit(code)
 
 
@@ -86,7 +88,8 @@ def _warn(command: str) -> None:
     if is_first():
         from llmlab import registry
 
-        absent = registry.missing() if command in ("parts", "new") else []  # what composes a config ends with them
+        # What composes a config ends with an error for parts that are missing, so that a warning would say it twice.
+        absent = registry.missing() if command in ("parts", "new") else []
         for problem in [*registry.problems(), *absent]:
             print(f"warning: {problem}", file=sys.stderr)
 

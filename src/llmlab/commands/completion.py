@@ -30,7 +30,8 @@ def main(argv: Sequence[str]) -> int:
     command = re.match(r"\s*\S+\s+(\S+)\s", line)
     word = "" if line.endswith(" ") or len(line.split()) < 2 else line.split()[-1]
     if not argv[0].startswith("query=") or (command and command[1] in OVERRIDES):
-        if command:  # Hydra takes the first word for the program, and all others for what was typed
+        # Hydra takes the first word for the program, and all others for what was typed.
+        if command:
             os.environ["COMP_LINE"] = line[: command.start(1)] + line[command.end(1) + 1 :]
         train.main(["-sc", *argv])
         if not (command and command[1] == "plan"):

@@ -176,11 +176,13 @@ def evaluate(
         rank_zero_info("and so does each window")
     pieces = [(stream, length_of_windows) for stream in streams]
     likely = measures.covers_text(objective)
-    if not own and likely:  # all of the text, its last, shorter window too
+    # Its last, shorter window too: bits per byte are of all bytes of the text.
+    if not own and likely:
         rest = [stream.after(length_of_windows, shared) for stream in streams if isinstance(stream, Stream)]
         pieces += [(end, len(end) - 1) for end in rest if len(end) > shared]
     ends = corpus.vocabulary.special.get("eos")
-    beginnings = tuple(i for i in lead if i != ends)  # no text, and a document's end says that another begins
+    # These tokens are no text; eos is, as the end of a document tells that another begins.
+    beginnings = tuple(i for i in lead if i != ends)
     totals = Totals(measures.kinds(objective))
     # inference_mode, not no_grad: nothing is trained afterwards, and it also spares counting versions of tensors.
     with torch.inference_mode():

@@ -86,7 +86,8 @@ def _llmlab(path: Path, home: Path, to: Path, role: str | None = None) -> str:
     from llmlab.runs.files import CONFIG, EXPORT, SPEC, undamaged
     from llmlab.runs.folder import load
 
-    checkpoint.read_weights(path)  # whether they can be used
+    # Read only to find out whether they can be used: what is copied below is not looked at.
+    checkpoint.read_weights(path)
     names = [CONFIG, SPEC, "tokenizer.json", SPECIAL, *(n for n in BESIDE if (home / n).exists())]
     load(home)  # as its config and model must be sound too
     if not checkpoint.is_export(path):
@@ -134,8 +135,10 @@ def _atomically(to: Path, fill: Callable[[Path], str]) -> str:
         raise UserError(f"to={to} can't be written: {e.strerror}") from e
     try:
         said = fill(temporary)
-        temporary.chmod(0o755)  # mkdtemp makes it for its owner alone
-        os.rename(temporary, target)  # rename(2) takes the place of an empty folder, and refuses one that is not
+        # mkdtemp makes a folder that its owner alone can read.
+        temporary.chmod(0o755)
+        # rename(2) takes the place of an empty folder, and refuses one that is not empty.
+        os.rename(temporary, target)
     except OSError as e:
         raise UserError(f"to={to} can't be written: {e.strerror or e}") from e
     finally:

@@ -243,13 +243,15 @@ def samples(
     alike = fits_padding(model, min(4096, max(map(len, coded)) + max_new))
     while wanted:
         length, n = len(wanted[0][1]), batch_size
-        if not alike:  # padding would change what is written: prompts of other lengths wait
+        # Padding would change what is written, so prompts of other lengths wait for a batch of their own.
+        if not alike:
             n = next((i for i, (_, ids) in enumerate(wanted[:n]) if len(ids) != length), n)
         at_once, wanted = wanted[:n], wanted[n:]
         pieces = _written(model, tokenizer, at_once, max_new, sampling, stop, ends, cached)
         if stream:
             ((first, _),) = at_once
-            for (piece,) in pieces:  # the first before anything is printed: a model that can't write says so there
+            # The first piece is made before anything is printed: a model that can't write says so there.
+            for (piece,) in pieces:
                 yield Sample(first.prompt, first.seed, piece)
             continue
         for step in pieces:
@@ -264,7 +266,8 @@ def encode_prompt(tokenizer: Tokenizer, prompt: str, index: int, total: int, sou
         ids = tokenizer.encode_source(prompt) if source else [*tokenizer.lead, *tokenizer.encode(prompt)]
     except UserError as e:
         raise UserError(f"prompt {index + 1} of {total}: {e}" if total > 1 else str(e)) from None
-    if not ids and "eos" in tokenizer.special:  # nothing to go on: the beginning of a text
+    # There is nothing to go on from, and behind the end of a text another begins.
+    if not ids and "eos" in tokenizer.special:
         ids = [tokenizer.special["eos"]]
     return ids
 

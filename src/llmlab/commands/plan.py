@@ -65,7 +65,8 @@ def main(argv: Sequence[str]) -> int:
     if a.memory is not None and not (math.isfinite(a.memory) and a.memory * GIB >= 1):
         raise UserError(f"memory={a.memory:g} must be a number of GiB above 0, of a byte at least")
     composed: Composed | None = None
-    if a.hf is None:  # what is wrong with it is said without torch
+    # Composed before torch is imported, so that what is wrong with the words is said at once.
+    if a.hf is None:
         composed = _composed(overrides, folders)
         _on_cpu(composed.cfg, own)
     elif whole := [o for o in overrides if o.lstrip("+~").partition("=")[0] in ("model", "size")]:

@@ -30,7 +30,8 @@ SHOWN = (*STATUSES, "waiting", "unreadable")
 COLOURS = {"completed": "green", "running": "cyan", "failed": "red", "died": "red", "interrupted": "yellow"}
 SORTS = ("age", "loss", "steps", "status", "folder")
 NARROW = 70  # columns of a terminal under which a table has fewer
-TAIL = 1 << 14  # bytes of metrics.csv that are read for the last step of a run that has not said so itself
+# Bytes: a run that was killed has not said its last step, and for a listing a long metrics.csv is not read whole.
+TAIL = 1 << 14
 
 
 @dataclass
@@ -167,7 +168,8 @@ def _last(file: Path, row: dict[str, Any]) -> dict[str, Any]:
             header = f.readline().decode().strip().split(",")
             start = max(f.tell(), os.fstat(f.fileno()).st_size - TAIL)
             f.seek(start)
-            lines = f.read().decode().split("\n")[:-1]  # what follows the last line break is torn
+            # What follows the last line break is a line that was being written as the run died.
+            lines = f.read().decode().split("\n")[:-1]
         # The tail may begin inside a line, which then has too few cells.
         cells = [
             dict(zip(header, line.split(","), strict=True)) for line in lines if line.count(",") == len(header) - 1

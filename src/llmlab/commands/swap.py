@@ -66,7 +66,8 @@ def _part(old: PartSpec, typed: Sequence[str]) -> PartSpec:
     node: Any = compose(words if chosen else [f"{old.slot}={old.name}", *words], strict=False).cfg[old.slot]
     name, given = node["_part_"], {w.partition("=")[0].partition(".")[2] for w in words}
     options = registry.index()[old.slot, name].options
-    if chosen not in (None, name):  # a preset: its values are given too
+    # A preset was named, whose values count as typed.
+    if chosen not in (None, name):
         given |= {k for k in options if _plain(node[k]) != options[k].default}
     kept = {k: v for k, v in old.options.items() if k in options}
     for key in kept.keys() - given:

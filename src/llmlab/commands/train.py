@@ -200,7 +200,8 @@ def _own_folder(flags: Sequence[str], overrides: Sequence[str], folders: Sequenc
     if (
         any(o.startswith("hydra.run.dir=") for o in overrides)
         or set(flags) & SHOW
-        or any(r in os.environ for r in ranks.VARIABLES)  # several processes for one run: they share its folder
+        # Several processes are started for one run: they have to share its folder.
+        or any(r in os.environ for r in ranks.VARIABLES)
     ):
         return []
     from llmlab.config.hydra_config import hydra_node

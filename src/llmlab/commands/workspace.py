@@ -126,14 +126,16 @@ def workspace(entity: str, project: str, name: str, by: Sequence[str]) -> Worksp
 
 
 def _own_entity() -> str:
-    return _online(lambda api: api.default_entity) or ""  # None of an account without one
+    # None for an account that has no entity yet.
+    return _online(lambda api: api.default_entity) or ""
 
 
 def _save(view: Workspace) -> str:
     import contextlib
     import io
 
-    def save(api: Api) -> str:  # wandb-workspaces prints a line of its own, "View saved: URL"
+    # wandb-workspaces prints a line of its own, "View saved: URL".
+    def save(api: Api) -> str:
         with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
             return view.save().url
 

@@ -31,7 +31,8 @@ DARK = ("#4ba3dd", "#ff8a4a", "#2cc79a", "#e28cc4", "#e6b53c", "#8ecdf2", "#c9a0
 WIDTH, HEIGHT = 4.4, 3.3  # inches of a figure
 DASHES = ("-", "--", ":", "-.")
 LABEL = 44  # characters of a name beside what is drawn; tables, legends of the page and hover titles have all of it
-BANDS = 7  # more variants than these have no bands: they would hide each other
+# Bands of more variants would hide each other.
+BANDS = 7
 
 
 class Figure(NamedTuple):
@@ -146,7 +147,8 @@ def _settings() -> Iterator[None]:
     import matplotlib as mpl
 
     with mpl.rc_context():
-        mpl.rcdefaults()  # a user's matplotlibrc would make another file
+        # A user's matplotlibrc would make another file of the same runs.
+        mpl.rcdefaults()
         # Text that stays text ("none") follows the page's fonts, and is found by a search; ids are random without a salt.
         mpl.rcParams.update({
             "svg.fonttype": "none", "svg.hashsalt": "llmlab", "font.size": 10, "axes.spines.top": False,

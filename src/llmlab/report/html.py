@@ -99,7 +99,8 @@ def _variants(part: Table) -> str:
         for c in cells:
             kind = "n" if c.numeric else "name" if c.name == "variant" else f"wide {row.verdict.replace(' ', '-')}"
             cell = escape(c.cells[i])
-            if c.numeric:  # an interval, or what is active, goes on a line of its own: the page is only so wide
+            # An interval, or what is active, goes on a line of its own, since a page is only so wide.
+            if c.numeric:
                 cell = re.sub(r" (?=[\[(\N{PLUS-MINUS SIGN}])", "<br>", cell)
             if c.name == "variant" and part.baseline and len(part.rows) > 1:
                 cell = f'<div class="marked">{_swatch(i)}<span>{cell}</span></div>'

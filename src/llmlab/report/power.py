@@ -17,8 +17,10 @@ if TYPE_CHECKING:
 POWER = 0.8
 MOST_SEEDS = 200
 CONFIDENCE = 0.8  # of the interval of the effect from which the range of the number comes
-FAR = 9.0  # standard deviations; beyond them lies less than 1e-18 of a normal distribution
-NODES = 16  # of Gauss and Legendre in each piece: 1e-12 beside scipy.stats.nct where that is sound
+# Standard deviations: beyond nine lies less than 1e-18 of a normal distribution.
+FAR = 9.0
+# Of Gauss and Legendre in each piece: the power then agrees to 1e-12 with scipy.stats.nct where that is sound.
+NODES = 16
 
 
 def seeds_needed(effect: float, level: float, most: int = MOST_SEEDS) -> int | None:
@@ -26,7 +28,8 @@ def seeds_needed(effect: float, level: float, most: int = MOST_SEEDS) -> int | N
     # Without an effect the power is the level itself, however many pairs there are.
     if not effect or power(effect, most, level) < POWER:
         return None
-    low, high = 1, most  # one pair has no power; power(high) >= POWER; it rises with the number of pairs
+    # Bisection: one pair has no power, power(high) >= POWER, and between them it rises with the number of pairs.
+    low, high = 1, most
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if power(effect, middle, level) >= POWER else (middle, high)

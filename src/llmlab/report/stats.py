@@ -75,7 +75,8 @@ def sd(values: Sequence[float]) -> float | None:
     if len(values) < 2:
         return None
     centre = mean(values)
-    return math.hypot(*(v - centre for v in values)) / math.sqrt(len(values) - 1)  # squares of 1e-170 would be 0
+    # hypot scales before it squares: the squares of 1e-170 would be 0.
+    return math.hypot(*(v - centre for v in values)) / math.sqrt(len(values) - 1)
 
 
 def half_width(values: Sequence[float], level: float = ALPHA) -> float | None:

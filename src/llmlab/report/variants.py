@@ -85,7 +85,8 @@ def _flat(runs: Sequence[Run]) -> list[tuple[Run, dict[str, Any], set[str]]]:
     for run, leaves, _ in flat:
         if "tokenizer.path" in leaves:
             leaves["tokenizer.path"] = files[run.tokenizer]
-    for run, leaves, _ in flat:  # a run that failed before it read its text takes that of its like
+    # A run that failed before it read its text takes that of the runs with the same keys of the data.
+    for run, leaves, _ in flat:
         text = (run.record.get("data", {}).get("fingerprint") or texts.get(_data(leaves), "unknown"))[:12]
         if "data.path" in leaves:
             leaves["data.path"] = paths.get(text, leaves["data.path"])

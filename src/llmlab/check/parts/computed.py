@@ -70,7 +70,8 @@ def compiled(subject: Subject) -> None:
 def bfloat16(subject: Subject) -> None:
     """In bfloat16, by autocast and altogether, hidden states and what heads say are those of float32 but for a few per cent."""
     batch = subject.batch()
-    whole = subject.model  # with random values: with first values a part adds so little that an error in it is lost
+    # With random values: at first values a part adds so little that an error in it is lost.
+    whole = subject.model
     half = deepcopy(whole)
     Placement(dtype=torch.bfloat16).apply(half)
     want = _outputs(whole, batch)

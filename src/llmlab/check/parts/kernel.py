@@ -82,7 +82,9 @@ def matches_reference(subject: Subject) -> None:
     if gpu_calls(kernel):
         with replaced_by_reference(kernel):
             _check_values(kernel)
-    _check_values(kernel, every=13)  # as it is: a kernel for GPUs is slow on a CPU (flex runs unfused), so a sample
+    # As it is, too: a kernel for GPUs is slow on a CPU (flex runs unfused there), so each 13th
+    # case. 13 is coprime to the number of contexts, so that the sample has all of them.
+    _check_values(kernel, every=13)
 
 
 def gradients(subject: Subject) -> None:

@@ -108,7 +108,8 @@ def first_norm(subject: Subject) -> None:
     if got.dtype != torch.bfloat16:
         raise CheckFailed(f"it is given bfloat16 but gives {got.dtype}")
     off = float(((got.float() - want).abs() / want.abs().clamp(min=1e-6)).max())
-    if not off < 1.5 * 2**-8:  # rounding to bfloat16 alone is off by 2^-9 at most, half of its 2^-8 spacing
+    # Rounding to bfloat16 alone is off by 2^-9 at most, half of its spacing of 2^-8.
+    if not off < 1.5 * 2**-8:
         raise CheckFailed(
             f"in bfloat16 values are off by up to {off:.2%}: more than is lost when it is computed in float32 and rounded"
         )

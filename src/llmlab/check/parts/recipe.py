@@ -21,7 +21,8 @@ def first_values(subject: Subject) -> None:
     for role in ROLES:
         drawn = []
         for seed, noise in ((0, 1), (0, 2), (1, 1)):
-            torch.manual_seed(noise)  # a fill that reads the global generator too gives another tensor
+            # A fill that reads the global generator gives another tensor then.
+            torch.manual_seed(noise)
             # NaN, so that what a fill leaves out shows; not square, so that an init that takes one width for the other does.
             tensor = torch.full((96, 64), float("nan"))
             init.fill(tensor, role, sizes, generator(seed))

@@ -51,7 +51,8 @@ def variants(spec: PartSpec) -> Iterator[tuple[PartSpec, Rule]]:
         for value in (1, 2, 4) if int in (option.type, *get_args(option.type)) else ():
             variant = PartSpec(spec.slot, spec.name, {**spec.options, key: value})
             if value != spec.options[key]:
-                with suppress(ValueError):  # a value that the part refuses
+                # The part refuses some values, as a window of 0 tokens.
+                with suppress(ValueError):
                     yield variant, variant.factory()()
 
 

@@ -21,7 +21,8 @@ from llmlab.slots import Kernel
 if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask
 
-MAX_HEAD_DIM, HEAD_DIM_MULTIPLE = 256, 8  # limits of FlashAttention 2, which varlen_attn calls
+# Limits of FlashAttention 2, which varlen_attn calls.
+MAX_HEAD_DIM, HEAD_DIM_MULTIPLE = 256, 8
 
 
 def varlen_attn(
