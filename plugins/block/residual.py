@@ -110,6 +110,7 @@ class PostNorm(Residual):
     x (B, T, D) -> (B, T, D), aux.
     """
 
+    # Every layer ends in a norm already.
     final_norm = False
 
     def wire(self, x_BTD: Tensor, f: Sublayer, norms: Norms) -> tuple[Tensor, Aux | None]:

@@ -100,13 +100,15 @@ def fused() -> Any:
 
 @lru_cache(maxsize=8)
 def causal_blocks(length: int, device: torch.device) -> BlockMask:
-    with torch.inference_mode(False):  # what validation makes serves training too
+    # Validation runs in inference mode, and what is made there can't be kept for the backward of a later training step.
+    with torch.inference_mode(False):
         return create_block_mask(lambda b, h, q, k: k <= q, None, None, length, length, device=device)
 
 
 def looked_up(dense: Tensor) -> Rule:
     """(1|B, 1, T, S) bool."""
-    if dense.shape[0] == 1:  # for all samples: b is the sample's index even so
+    # One mask for all samples: flex_attention still hands in each sample's own index.
+    if dense.shape[0] == 1:
         return lambda b, h, q, k: dense[0, 0, q, k]
     return lambda b, h, q, k: dense[b, 0, q, k]
 

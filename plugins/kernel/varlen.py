@@ -113,7 +113,8 @@ def pack(documents: Tensor, causal: bool) -> Packed | None:
     longest, pieces = torch.stack([bounds.diff().max(), pieces]).tolist()
     if pieces != len(bounds) - 1:
         return None
-    longest = min(1 << (longest - 1).bit_length(), documents.shape[1])  # few values, each of which is compiled for
+    # Powers of two, as a compiled layer is compiled anew for each other value.
+    longest = min(1 << (longest - 1).bit_length(), documents.shape[1])
     # FlashAttention's cumulative lengths are int32; `nonzero` gives int64.
     return Packed(bounds.int(), longest, causal)
 

@@ -48,7 +48,8 @@ class MaskedLM:
         self.mask_id = vocabulary.special["mask"]
         self.special_ids = np.array(sorted(vocabulary.special.values()), dtype=np.int64)
         self.ordinary = np.setdiff1d(np.arange(vocabulary.size), self.special_ids)
-        by_chance = random / len(self.ordinary)  # a random token that is the one that was there
+        # A random token may be the one that was there.
+        by_chance = random / len(self.ordinary)
         self.shown = max(0.0, 1 - masked - random + by_chance)
 
     def prepare(self, sample: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:

@@ -61,7 +61,8 @@ class Dynamic(Unscaled):
     name: ClassVar[str] = "dynamic"
 
     def __post_init__(self) -> None:
-        if self.dims <= 2:  # theta's power is R / (R - 2)
+        # The power of theta, R / (R - 2), has no value for two dims.
+        if self.dims <= 2:
             raise ValueError(
                 f"position.scaling={self.name} needs more than 2 dims of a head to turn, but has {self.dims}"
             )

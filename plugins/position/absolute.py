@@ -96,7 +96,8 @@ class Learned(Absolute):
     def embed(self, ids: Tensor) -> Tensor:
         if self.pad_id is None:
             return self.table(ids + self.offset)
-        return F.embedding(ids, self.table.weight, padding_idx=self.offset - 1)  # padding's vector is not trained
+        # With padding_idx that row has no gradient, as in Hugging Face's RoBERTa.
+        return F.embedding(ids, self.table.weight, padding_idx=self.offset - 1)
 
 
 @register("position", "sinusoidal")

@@ -78,7 +78,8 @@ class DualChunk(Rope):
             mscale=mscale,
             mscale_all_dim=mscale_all_dim,
         )
-        self.relative = False  # chunks begin at fixed places
+        # Chunks begin at fixed places, so that a text's scores depend on where it begins.
+        self.relative = False
         self.chunk = max(trained * 3 // 4, 1) if chunk is None else chunk
         self.local = max(trained - self.chunk, 1) if local is None else local
         if self.chunk < 1 or self.local < 1:

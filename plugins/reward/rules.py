@@ -41,6 +41,7 @@ class Contains:
         return [float(self.fits(a, self.wanted(r))) for r, a in zip(records, answers, strict=True)]
 
     def wanted(self, record: Mapping[str, Any]) -> str:
+        # JSON may have the answer as a number.
         return str(record[self.field]).strip() if self.text is None else self.text
 
     def fits(self, answer: str, text: str) -> bool:

@@ -85,6 +85,7 @@ class InverseSquareRoot:
         warmup = max(1, steps_of(self.warmup_steps, self.warmup_share, total))
         if step < warmup:
             return (step + 1) / warmup if self.warm == "linear" else 1.0
+        # Steps from 1: the paper's step^-0.5 has no value at 0.
         return math.sqrt(warmup / (step + 1))
 
 

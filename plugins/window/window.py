@@ -29,6 +29,7 @@ class Full:
         return True
 
 
+# Frozen, so that windows with equal options hash alike: a stack lowers one mask for all layers that share one.
 @register("window", "sliding")
 @dataclass(frozen=True, kw_only=True)
 class Sliding:

@@ -31,6 +31,7 @@ llmlab parts SLOT lists the existing parts and their files; src/llmlab/slots.py 
 slot's arguments and results."""
 
 LONGEST = 30  # lines of the part keep to their width
+# PyYAML reads yes, no, on and off as booleans (YAML 1.1); Hydra's grammar has null, true, false, nan and inf.
 VALUES = ("null", "true", "false", "yes", "no", "on", "off", "nan", "inf")
 # How a part of a slot is typed where SLOT=NAME alone shows nothing of it.
 TYPED = {"mask": "model=bert mask={}", "moe": "model=qwen_moe moe={}", "head": "+head@heads.tokens={}"}
@@ -129,6 +130,7 @@ def _write(plan: Plan, slot: str, name: str) -> None:
     )
     if plan.module:
         if "import pytest\n" not in test:
+            # Where isort puts it, so that the new file passes a linter as it stands.
             test = test.replace("import torch\n", "import pytest\nimport torch\n", 1)
         # Behind the last import, since linters want imports first (E402).
         *_, last = re.finditer(r"^(?:from|import) .*\n", test, re.M)

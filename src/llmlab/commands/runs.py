@@ -153,6 +153,7 @@ def _row(folder: Path) -> dict[str, Any]:
             "parameters": (said.get("parameters") or {}).get("total"),
             "tokens_per_second": said.get("tokens_per_second"),
         }
+    # AttributeError and TypeError: a run.json that is JSON, but has a list or a number where an object belongs.
     except (UserError, AttributeError, TypeError) as e:
         return {**row, "status": "unreadable", "reason": str(e)}
     if row["status"] != "completed":

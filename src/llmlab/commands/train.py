@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 
 T = TypeVar("T")
-# Hydra's flags that are passed on, and how many values follow each.
+# Hydra's flags that are passed on, and how many values follow each. Others of its
+# own, as --config-name and --experimental-rerun, would go around the checks here.
 FLAGS = {
     "-m": 0, "--multirun": 0, "--cfg": 1, "-c": 1, "--package": 1, "-p": 1, "--resolve": 0, "--info": 1, "-i": 1,
     "--config-dir": 1, "-cd": 1, "--shell-completion": 0, "-sc": 0,
@@ -45,6 +46,7 @@ def main(argv: Sequence[str]) -> int | None:
         from llmlab.sweep.point import follow_parent
 
         follow_parent()
+    # Hydra's own help prints the whole composed config.
     if "-h" in argv or "--help" in argv:
         print(usage(argv))
         return 0
@@ -155,6 +157,7 @@ def _app(
     # Else hydra.main prints an exception in its own words and ends the process with code 1.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     typed = sys.argv
+    # hydra.main returns None, whatever its function returns, as a sweep would call it many times.
     results: list[T] = []
     failures: list[Exception] = []
 

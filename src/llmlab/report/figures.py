@@ -29,6 +29,7 @@ PALETTE = ("#0072b2", "#d55e00", "#009e73", "#b8569a", "#b07a00", "#3594cc", "#7
 # The same hues for a dark page.
 DARK = ("#4ba3dd", "#ff8a4a", "#2cc79a", "#e28cc4", "#e6b53c", "#8ecdf2", "#c9a07c")
 WIDTH, HEIGHT = 4.4, 3.3  # inches of a figure
+# Seven colours alone would come again with the eighth variant; with four dashes 28 differ.
 DASHES = ("-", "--", ":", "-.")
 LABEL = 44  # characters of a name beside what is drawn; tables, legends of the page and hover titles have all of it
 # Bands of more variants would hide each other.

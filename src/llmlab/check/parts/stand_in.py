@@ -99,6 +99,8 @@ def gpu_calls(kernel: Kernel) -> list[tuple[dict[str, Any], str]]:
     declare `devices`, so that its device check can't be replaced."""
     if not attributes.get(kernel, "kernel", "devices"):
         return []
+    # `from ... import` copies a name into the importing module, so it is replaced
+    # there; in those of base classes too, whose methods look it up in their own.
     modules = [vars(sys.modules[name]) for name in dict.fromkeys(c.__module__ for c in type(kernel).__mro__)]
     return [(names, name) for names in modules for name, value in names.items() if _path(value) in IMPLEMENTATIONS]
 
