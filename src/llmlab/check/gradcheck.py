@@ -60,6 +60,7 @@ def slope(subject: Subject) -> None:
             if got is not None and abs(got - want) <= tolerance:
                 continue
             again = probe.slope([p for p, _ in own], directions, moved[1])
+            # `not <=`, as every comparison with NaN is false.
             if got is None or again is None or not abs(got - again) <= tolerance:
                 unmeasured.append(role_name)
             else:

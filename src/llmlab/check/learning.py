@@ -279,6 +279,7 @@ def balance(subject: Subject) -> None:
             aux = model(batch).aux
             losses.append(None if aux is None else aux.loss)
         none, low, high = losses
+        # PyTorch 2.13 warns of float() of a tensor that has a gradient.
         if none is not None and float(none.detach()) != 0.0:
             raise CheckFailed(f"with model.moe.{trait}=0 there is a loss of {float(none.detach()):.3g}")
         if low is None or high is None or not float(low.detach()) > 0:

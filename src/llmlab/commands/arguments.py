@@ -60,6 +60,7 @@ def parse(argv: Sequence[str], cls: type[T], command: str) -> T:
                 problems.append(f"{key}={text[:100]}: must be {_name(hints[key])}{below}")
     has_default = {n for n, f in fields.items() if (f.default, f.default_factory) != (dataclasses.MISSING,) * 2}
     required = [n for n in fields if n not in has_default and n not in values]
+    # Only where all else is right: a key that was mistyped is often the one that is missing.
     problems += [f"{n} is missing; llmlab {command} {n}=..." for n in required if not problems]
     if problems:
         raise UserError("\n".join(problems))

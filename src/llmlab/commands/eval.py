@@ -110,6 +110,7 @@ def evaluate(
     ("position=dual_chunk"). field: the key of a text in a line of .jsonl. fields: the keys of a
     record's fields, of a run that was trained on records; None: as in its training.
     """
+    # Imported here: torch takes 0.8 s, and a mistyped key need not wait for it.
     import torch
 
     from llmlab import measures

@@ -138,6 +138,7 @@ def main(argv: Sequence[str]) -> int | None:
     if not many and not a.json:
         print()
     if not wrote and not a.chat and _answers(tokenizer):
+        # On stderr: stdout is the text, and may be piped.
         print("note: it ended the text at once; it has a chat template, by which chat=true asks it", file=sys.stderr)
     return 0
 

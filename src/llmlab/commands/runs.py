@@ -191,6 +191,7 @@ def ordered(rows: list[dict[str, Any]], sort: str) -> list[dict[str, Any]]:
     """Runs that lack what they are sorted by come last, but those without an age first."""
     by_age = sorted(rows, key=lambda r: (r["began"] or "", r["folder"]))
     if sort == "loss":
+        # None can't be compared with a number; the flag before it decides first.
         return sorted(by_age, key=lambda r: (r["val_loss"] is None, r["val_loss"] or 0.0))
     if sort == "steps":
         return sorted(by_age, key=lambda r: -(r["steps"] or 0))

@@ -77,6 +77,7 @@ class Report:
         return sum(r.why is None for r in self.runs)
 
     def plain(self) -> dict[str, Any]:
+        # Without the tables, whose rows stand in `rows`: every curve would be in the file twice.
         fields = {k: v for k, v in asdict(self).items() if k not in ("general", "tables")}
         said = ("baseline", "digits", "drawn")
         first = self.tables[0] if self.tables else None  # a sweep has this one alone

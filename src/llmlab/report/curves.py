@@ -29,6 +29,7 @@ class Curve:
         before: tuple[float, float] | None = None
         for t, v in zip(self.tokens, self.mean, strict=True):
             if v <= value:
+                # The first point, or a flat stretch, which has no slope to divide by.
                 if before is None or before[1] == v:
                     return t
                 return before[0] + (t - before[0]) * (before[1] - value) / (before[1] - v)
@@ -39,6 +40,7 @@ class Curve:
 def column(runs: Sequence[Run], metric: str) -> str | None:
     """The column that is drawn: the metric where each run measured it often enough, else the training loss, else nothing."""
     for name in (metric, "loss"):
+        # A line takes two points.
         if runs and all(len(r.rows.get(name, ())) >= (FEW if name == metric else 2) for r in runs):
             return name
     return None

@@ -303,6 +303,7 @@ def _forest(axes: Axes, table: Table) -> dict[str, str]:
         axes.plot(c.differences, [y + 0.17] * c.n, ls="none", marker="o", ms=3.5, mfc="none", mec=colour, mew=1)
         axes.plot([c.mean], [y], ls="none", marker="D", ms=6, color=colour, gid=f"mean{i}", zorder=5)
         titles[f"mean{i}"] = titles[f"interval{i}"] = f"{row.name}: {row.short}"
+        # x is a share of the axes, so that names stand at the left edge whatever the range is.
         axes.annotate(
             _label(row.name), (0, y), xycoords=("axes fraction", "data"), xytext=(2, 6), textcoords="offset points",
             color=colour, fontsize=9, va="bottom", annotation_clip=False,

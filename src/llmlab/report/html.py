@@ -71,6 +71,7 @@ def page(report: Report) -> str:
         body.append(f"<h2>The grid of {escape(head[0])}</h2><p>Means over seeds (how many); * is the chosen one.</p>")
         body.append(_table(["variant", *head[1:]], rows, numeric=range(1, len(head))))
     if commands := table.commands(report):
+        # chr(10), since an f-string has no backslash in its braces before Python 3.12.
         body.append(f"<h2>What was asked</h2><pre>{escape(chr(10).join(commands))}</pre>")
     if method := build.method(report):
         body.append(f'<h2>How to read it</h2><div class="method">{_list(method)}</div>')

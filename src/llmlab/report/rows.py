@@ -153,6 +153,7 @@ def _row(
 
 def _sooner(what: str, own: curves.Curve, base: curves.Curve) -> str:
     """The effect in tokens, read off the curves. In mid-run the learning rate is still high, so it is a lower bound."""
+    # Curves of other lengths are at other points of their schedules.
     if abs(own.tokens[-1] / base.tokens[-1] - 1) >= 0.01:
         return ""
     first, second = (own, base) if what == "better" else (base, own)

@@ -27,6 +27,7 @@ def flatten(config: Mapping[str, Any]) -> tuple[dict[str, Any], set[str]]:
 
     def walk(node: object, path: str) -> None:
         if not isinstance(node, Mapping):
+            # A key that is null says no more than one that is missing: runs from before it existed are of the same variant.
             if node is not None:
                 leaves[path] = _listed(node) if isinstance(node, list) else node
             return
@@ -150,6 +151,7 @@ def _count(variant: Variant, metric: str, key: str | None) -> None:
     best = sorted(
         (m * (-1 if higher_is_better(metric, variant.runs) else 1), _number(v), v)
         for v, m in means.items()
+        # A value that ran with fewer seeds may be the best by the luck of those that it has.
         if m is not None and len(grid[v]) == most
     )
     if not best:

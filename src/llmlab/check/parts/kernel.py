@@ -58,6 +58,7 @@ class KernelCall(NamedTuple):
 
 ALL_CALLS = [
     KernelCall(*one)
+    # Values may be narrower than keys, as those of latent attention are.
     for one in itertools.product((4, 2, 1), (WIDTH, 5), ("", "shared", "own"), (None, 1.5), (False, True))
 ]
 
@@ -162,6 +163,7 @@ def _compare_one(
                     k[row],
                     v[row],
                     pairs[row],
+                    # 0.4, not 6^-0.5 = 0.408, PyTorch's default: a kernel that drops the scale must show it.
                     scale=0.4,
                     bias_NTS=None if bias is None else bias[row] if one.bias == "own" else bias,
                     softcap=one.softcap,

@@ -52,6 +52,7 @@ def likelihood(subject: Subject) -> None:
     if not likelihoods or "labels" not in batch or "tokens" not in made.heads:
         raise NotApplicable("it measures no likelihood of labels by a head of tokens")
     where = batch["labels"] >= 0
+    # In float64, so that of two sums that differ this is the right one.
     logits = model(batch, heads={"tokens": None}).heads["tokens"].double()
     by_hand = -F.log_softmax(logits, -1)[where].gather(-1, batch["labels"][where][:, None]).sum()
     nll, count = loss.shown[likelihoods[0]]
