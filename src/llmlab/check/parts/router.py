@@ -70,7 +70,7 @@ def ranks(subject: Subject) -> None:
     for half in halves:
         totals: list[Tensor] = []
 
-        # A default argument: a closure would see the list of the last half in both.
+        # A default argument, as ruff's B023 warns of a closure over a loop's variable.
         def record(tensor: Tensor, into: list[Tensor] = totals) -> Tensor:
             into.append(tensor)
             return tensor

@@ -51,7 +51,7 @@ def variants(spec: PartSpec) -> Iterator[tuple[PartSpec, Rule]]:
         for value in (1, 2, 4) if int in (option.type, *get_args(option.type)) else ():
             variant = PartSpec(spec.slot, spec.name, {**spec.options, key: value})
             if value != spec.options[key]:
-                # The part refuses some values, as a window of 0 tokens.
+                # The part may refuse a value, as one that makes no sense beside its other options.
                 with suppress(ValueError):
                     yield variant, variant.factory()()
 
