@@ -46,6 +46,7 @@ class Parallel(nn.Module):
         normed = {name: getattr(self, name)(x_BTD) for name in dict.fromkeys(self.norm_of.values())}
         for name in (n for n in self.names if n in sublayers):
             out_BTD, said = sublayers[name](normed[self.norm_of[name]])
+            # Each sublayer drops out by itself, as `post_attention_dropout` and `post_mlp_dropout` of GPT-NeoX.
             y_BTD = y_BTD + self.dropout(out_BTD)
             aux = said or aux
         return y_BTD, aux

@@ -34,6 +34,7 @@ class Residual(nn.Module):
             x_BTD, said = self.wire(
                 x_BTD, sublayers[name], tuple(getattr(self, f"{name}_{kind}") for kind in self._norms)
             )
+            # A named tuple with fields is true, even if both are None.
             aux = said or aux
         return x_BTD, aux
 

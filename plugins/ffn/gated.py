@@ -57,6 +57,8 @@ class GatedFeedForward(nn.Module):
         # Two linears, whatever checkpoints have: Phi-3, and Mixtral in transformers 5, hold both as one `gate_up_proj`.
         self.gate = linear(dim, ffn_dim, role="ffn_in")
         self.up = linear(dim, ffn_dim, role="ffn_in")
+        # Three matrices instead of two: the paper keeps parameters equal
+        # by 2/3 of the width (section 2); ffn_dim is what is given.
         self.down = linear(ffn_dim, dim, role="ffn_out")
 
     def forward(self, x: Tensor, groups: Tensor | None = None) -> Tensor:

@@ -31,5 +31,6 @@ class Cosine:
         # Half a cosine rises again behind its end.
         if step >= total:
             return self.floor
+        # warmup <= step < total here, so that the divisor is not 0.
         done = (step - warmup) / (total - warmup)
         return self.floor + (1 - self.floor) * 0.5 * (1 + math.cos(math.pi * done))

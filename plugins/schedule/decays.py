@@ -131,6 +131,7 @@ class WarmupStableDecay:
             return (step + 1) / (warmup + 1)
         if step >= end:
             return self.floor
+        # decay_share=0 leaves no steps to divide by.
         t = max(0, step - begin) / max(1, end - begin)
         if self.shape == "exponential":
             return self.floor**t

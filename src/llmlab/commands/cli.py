@@ -107,6 +107,7 @@ def _lines(e: Exception) -> list[str]:
         return [_short(f"{_short(str(e.filename), 400)}: {e.strerror}")]
     # By name, as importing hydra for isinstance takes 0.1 s, and most commands compose nothing.
     if type(e).__module__.startswith(("hydra", "omegaconf")):
+        # OmegaConf's messages have lines of their own for full_key and object_type.
         return [" ".join(str(e).split())[:300]]
     first = (str(e).splitlines() or [""])[0]
     return [f"{type(e).__name__}: {first} (LLMLAB_DEBUG=1 shows where)"]

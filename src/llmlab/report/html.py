@@ -10,7 +10,8 @@ from llmlab.report import build, figures, table
 from llmlab.report.build import Report
 from llmlab.report.rows import Table
 
-# Braces are doubled, as the text goes through str.format, which puts the colours in.
+# Braces are doubled, as the text goes through str.format, which puts the
+# colours in. !important: matplotlib writes a font into each text's own style.
 CSS = """
 :root {{ color-scheme: light dark; --paper: #ffffff; --card: #f6f8fa; --ink: #1b1f24; --muted: #5c6570; --lines: #d8dde3;
   --good: #11713f; --bad: #b3261e; --warn: #8a5a00; --warn-paper: #fff6e0; {light} }}
