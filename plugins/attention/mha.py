@@ -17,6 +17,7 @@ def kv_heads(sizes: Sizes, share: str) -> int:
     """Key-value heads: of groups, model.n_kv_heads, or else the divisor of n_heads that is nearest below a quarter."""
     n = sizes.n_heads
     if share == "groups":
+        # LLaMA 3 8B and Mistral 7B have this ratio, 8 heads of keys for 32 of queries.
         return sizes.n_kv_heads or max(d for d in range(1, max(n // 4, 1) + 1) if n % d == 0)
     return {"none": n, "all": 1}[share]
 
@@ -31,6 +32,8 @@ class HeadNorms(nn.ModuleList):
             own.register_parameter("bias", None)
 
     def forward(self, x: Tensor) -> Tensor:
+        # StableLM 2's checkpoints hold a weight for each head (`q_layernorm.norms.0`
+        # ...), so that one norm of (heads, H) has no tensor to load.
         return torch.stack([norm(head) for norm, head in zip(self, x.unbind(-2), strict=True)], -2)
 
 
@@ -62,6 +65,7 @@ class MultiHeadAttention(nn.Module):
         traits = sizes.attention
         self.n_heads, self.head_dim = sizes.n_heads, sizes.head_dim
         self.n_kv_heads = kv_heads(sizes, share)
+        # Groups are of equal size in every kernel: `repeat_interleave` and PyTorch's enable_gqa both take a whole ratio only.
         if self.n_heads % self.n_kv_heads:
             raise ValueError(f"model.n_kv_heads={self.n_kv_heads} does not divide model.n_heads={self.n_heads}")
         self.pair_width = 2 * self.n_heads * self.head_dim
@@ -75,13 +79,17 @@ class MultiHeadAttention(nn.Module):
                 f"model.attention.qk_norm must be head, each_head, full or null, but is {traits.qk_norm!r}"
             )
         self.qk_norm, self.clip = traits.qk_norm, traits.clip_qkv
+        # Qwen3 and Gemma 3 norm every head with one weight; OLMo 2 and
+        # OLMoE norm the whole projection before it is cut into heads.
         if self.qk_norm == "each_head":
             self.q_norm: nn.Module = HeadNorms(norm, self.n_heads, self.head_dim, sizes.norm_eps)
             self.k_norm: nn.Module = HeadNorms(norm, self.n_kv_heads, self.head_dim, sizes.norm_eps)
         elif self.qk_norm is not None:
             self.q_norm = norm(self.head_dim if self.qk_norm == "head" else q_dim, sizes.norm_eps)
             self.k_norm = norm(self.head_dim if self.qk_norm == "head" else kv_dim, sizes.norm_eps)
+        # gpt-oss learns one logit a head that joins the softmax's denominator (`sinks` of gpt_oss/modeling_gpt_oss.py).
         self.sink = nn.Parameter(torch.empty(self.n_heads)) if traits.sink else None
+        # The width of a head isn't the scale everywhere: T5 and GPT-Neo have 1, Gemma 2 27B 144^-0.5 with heads of 128.
         scale = self.head_dim**-0.5 if traits.scale is None else traits.scale
         # GPT-2's option scale_attn_by_inverse_layer_idx, from Mistral's (Stanford CRFM) training runs.
         scale = scale / (sizes.layer + 1) if traits.scale_over_layer else scale
@@ -102,6 +110,7 @@ class MultiHeadAttention(nn.Module):
                 k_BKSH, v_BKSH = self._keys_values(source_BSD)
                 if cache is not None:
                     k_BKSH, v_BKSH = cache.update(k_BKSH, v_BKSH)
+            # `weigh`, not `attend`: distances between a target's tokens and a source's mean nothing, so nothing is turned.
             o_BNTH = view.weigh([Term(q_BNTH, k_BKSH)], v_BKSH, self.score, self.sink)
         return self.out(o_BNTH.transpose(1, 2).flatten(2))
 
@@ -114,11 +123,13 @@ class MultiHeadAttention(nn.Module):
 
     def _heads(self, x: Tensor, norm: str | None) -> Tensor:
         """(B, T, heads * H) -> (B, heads, T, H), normed and clipped."""
+        # Before the heads are split: the weight is as wide as the projection (olmo2/modeling_olmo2.py).
         if norm is not None and self.qk_norm == "full":
             x = getattr(self, norm)(x)
         x = x.unflatten(-1, (-1, self.head_dim))
         if norm is not None and self.qk_norm in ("head", "each_head"):
             x = getattr(self, norm)(x)
+        # Behind the norm, before the rotation, and values too, as in OLMoE, which has both (olmoe/modeling_olmoe.py).
         if self.clip is not None:
             x = x.clamp(-self.clip, self.clip)
         return x.transpose(1, 2)

@@ -37,6 +37,7 @@ class MultiHeadLatentAttention(nn.Module):
         rope_dim: int | None = None,
         v_dim: int | None = None,
     ) -> int:
+        # DeepSeek-V2 and V3 have this ratio: 64 rotated beside heads of 128.
         return rope_dim or max(2, sizes.head_dim // 4 * 2)
 
     def __init__(
@@ -65,16 +66,21 @@ class MultiHeadLatentAttention(nn.Module):
         self.pair_width = n * (q_dim + self.v_dim)
         self.compresses_q = q_rank is not None
         if q_rank is not None:
+            # `attention_bias` of DeepSeek's config.json is that of q_a_proj,
+            # kv_a_proj_with_mqa and o_proj; the projections up have none.
             self.q_down = Linear(sizes.dim, q_rank, traits.qkv_bias, role="q")
             self.q_norm = norm(q_rank, LATENT_EPS)
             self.q_up = Linear(q_rank, n * q_dim, role="q")
         else:
             self.q = Linear(sizes.dim, n * q_dim, role="q")
+        # One linear for the latent and the shared key: the rows of `kv_a_proj_with_mqa` are in this order.
         self.kv_down = Linear(sizes.source_dim or sizes.dim, self.kv_rank + self.rope_dim, traits.qkv_bias, role="k")
         self.kv_norm = norm(self.kv_rank, LATENT_EPS)
         self.kv_up = Linear(self.kv_rank, n * (self.nope_dim + self.v_dim), role="v")
         self.out = Linear(n * self.v_dim, sizes.dim, traits.out_bias, role="out")
         self.sink = nn.Parameter(torch.empty(n)) if traits.sink else None
+        # Of the whole width. YaRN's mscale squared, which `yarn_apply_mscale`
+        # of deepseek_v3 multiplies in, is in model.attention.scale.
         scale = q_dim**-0.5 if traits.scale is None else traits.scale
         scale = scale / (sizes.layer + 1) if traits.scale_over_layer else scale
         self.score = Score(scale, traits.softcap, traits.dropout)
@@ -94,10 +100,13 @@ class MultiHeadLatentAttention(nn.Module):
                     latent, k_rope = cache.update(latent, k_rope)
             terms = [Term(q_rope, k_rope)]
         kv_BNSH = self.kv_up(latent[:, 0]).unflatten(-1, (self.n_heads, -1)).transpose(1, 2)
+        # `kv_b_proj` has keys and values of a head side by side, head after head, not all keys first.
         k_nope, v_BNSH = kv_BNSH.split([self.nope_dim, self.v_dim], -1)
         terms = [
             Term(
                 torch.cat([q_nope, q], -1),
+                # The shared key takes memory for each head only here, in
+                # the product that kernels want whole; cached it is one.
                 torch.cat([k_nope, k.expand(-1, self.n_heads, -1, -1)], -1),
                 region,
             )
@@ -116,12 +125,15 @@ class MultiHeadLatentAttention(nn.Module):
     def _latents(self, x_BSD: Tensor) -> tuple[Tensor, Tensor]:
         """The normed latent (B, 1, S, kv_rank) and the key that all heads share (B, 1, S, rope_dim), as projected."""
         latent, k_rope = self.kv_down(x_BSD).split([self.kv_rank, self.rope_dim], -1)
+        # `kv_a_layernorm` covers the latent only; the shared key is rotated as it was projected.
         return self.kv_norm(latent)[:, None], k_rope[:, None]
 
     def _rotated(
         self, q_rope: Tensor, latent: Tensor, k_rope: Tensor, view: View, cache: LayerCache | None
     ) -> tuple[list[Term], Tensor]:
         """Terms of the rotary part over all S keys, and all S latents."""
+        # Cached before the projection up, as in transformers: for DeepSeek-V3
+        # 512 + 64 numbers a token instead of 128 x (192 + 128).
         if cache is not None and not view.position.caches_rotated:
             latent, k_rope = cache.update(latent, k_rope)
         terms = view.rotate(q_rope, k_rope)

@@ -36,14 +36,17 @@ class Parallel(nn.Module):
         self.names = tuple(names)
         self.dropout = nn.Dropout(sizes.dropout)
         self.norm_of = {name: "norm" if norms == 1 else f"{name}_norm" for name in self.names}
+        # Not a set: strings hash differently in each process, so ranks would hold their parameters in different orders.
         for name in dict.fromkeys(self.norm_of.values()):
             self.add_module(name, norm(sizes.dim, sizes.norm_eps))
 
     def forward(self, x_BTD: Tensor, sublayers: Mapping[str, Sublayer]) -> tuple[Tensor, Aux | None]:
         aux, y_BTD = None, x_BTD
+        # A shared norm runs once a layer, not once for each sublayer: Phi and Falcon 7B feed the same normed stream to both.
         normed = {name: getattr(self, name)(x_BTD) for name in dict.fromkeys(self.norm_of.values())}
         for name in (n for n in self.names if n in sublayers):
             out_BTD, said = sublayers[name](normed[self.norm_of[name]])
+            # Each sublayer drops out by itself, as `post_attention_dropout` and `post_mlp_dropout` of GPT-NeoX.
             y_BTD = y_BTD + self.dropout(out_BTD)
             aux = said or aux
         return y_BTD, aux

@@ -34,6 +34,7 @@ class Residual(nn.Module):
             x_BTD, said = self.wire(
                 x_BTD, sublayers[name], tuple(getattr(self, f"{name}_{kind}") for kind in self._norms)
             )
+            # A named tuple with fields is true, even if both are None.
             aux = said or aux
         return x_BTD, aux
 
@@ -63,6 +64,7 @@ class PreNorm(Residual):
     ):
         super().__init__(sizes, norm, names)
         if bare_start and sizes.layer == 0:
+            # ModernBERT has an Identity in layer 0 too, so its checkpoints lack `layers.0.attn_norm.weight`.
             self.add_module(f"{self.names[0]}_norm", nn.Identity())
         self.normed_residual = normed_residual
 
@@ -93,6 +95,7 @@ class ScaledPreNorm(Residual):
         exponent: float = 0.5,  # alpha = (2 layers)^1/2
     ):
         super().__init__(sizes, norm, names)
+        # GLM's alpha counts attention and feed-forward of each layer: (2 * num_layers)^0.5.
         self.alpha = (len(self.names) * sizes.n_layers) ** exponent
 
     def wire(self, x_BTD: Tensor, f: Sublayer, norms: Norms) -> tuple[Tensor, Aux | None]:
@@ -108,6 +111,7 @@ class PostNorm(Residual):
     x (B, T, D) -> (B, T, D), aux.
     """
 
+    # Every layer ends in a norm already.
     final_norm = False
 
     def wire(self, x_BTD: Tensor, f: Sublayer, norms: Norms) -> tuple[Tensor, Aux | None]:
@@ -128,6 +132,7 @@ class SandwichNorm(Residual):
     def wire(self, x_BTD: Tensor, f: Sublayer, norms: Norms) -> tuple[Tensor, Aux | None]:
         pre, post = norms
         y_BTD, aux = f(pre(x_BTD))
+        # Gemma 2 norms what a sublayer gives before it is added, so that the stream itself is never normed.
         return x_BTD + self.dropout(post(y_BTD)), aux
 
 
@@ -165,6 +170,7 @@ class DeepNorm(Residual):
         exponent: float = 0.25,  # 0.5 in GLM-130B
     ):
         super().__init__(sizes, norm, names)
+        # Not 2 a layer: a decoder with cross-attention has three sublayers, and (3M)^(1/4) in the paper.
         self.alpha = (len(self.names) * sizes.n_layers) ** exponent
 
     def wire(self, x_BTD: Tensor, f: Sublayer, norms: Norms) -> tuple[Tensor, Aux | None]:

@@ -26,6 +26,7 @@ class Tabled(nn.Module):
         object.__setattr__(self, "position", position)
         object.__setattr__(self, "shared", shared)
         if shared is None:
+            # init=t5 divides by the gain: a tied table that is multiplied by sqrt(D) would begin by repeating its input.
             self.table = Table(sizes.vocab_size, width, role="embed", gain=factor or 1.0)
 
     @property
@@ -35,4 +36,5 @@ class Tabled(nn.Module):
     def placed(self, x_BTE: Tensor, ctx: Context) -> Tensor:
         """Plus the position's vectors, if it has any."""
         where = self.position.embed(self.position.ids(ctx))
+        # Sinusoids come in float32, and a bfloat16 stream plus them would be float32 in all layers.
         return x_BTE if where is None else x_BTE + where.to(x_BTE.dtype)

@@ -66,10 +66,14 @@ class BertEmbedding(Tabled):
         self.project = Linear(embed_dim, sizes.dim, True, role="other") if project else None
 
     def forward(self, ids_BT: Tensor, ctx: Context) -> Tensor:
+        # `padding_idx` only takes that row's gradient away; its vector is
+        # still added, as by Hugging Face's `nn.Embedding(padding_idx=...)`.
         x_BTE = nn.functional.embedding(ids_BT, self.weight, self.pad_id)
         if self.factor is not None:
             x_BTE = x_BTE * self.factor
         if self.segments is not None:
+            # BERT adds row 0 where it is given no token types, so leaving it out would shift every vector.
             x_BTE = x_BTE + self.segments(torch.zeros_like(ids_BT) if ctx.segments is None else ctx.segments)
         x_BTE = self.dropout(self.norm(self.placed(x_BTE, ctx)))
+        # The projection comes last: ALBERT has it in the encoder (`embedding_hidden_mapping_in`), behind norm and dropout.
         return x_BTE if self.project is None else self.project(x_BTE)

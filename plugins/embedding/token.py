@@ -41,6 +41,7 @@ class TokenEmbedding(Tabled):
             raise ValueError(f"embedding.table_width={table_width} must be at least 1")
         width = sizes.dim if table_width is None else table_width
         super().__init__(sizes, position, shared, width, sizes.dim**0.5 if scale else None)
+        # Without bias, as `project_in` of OPT-350m (opt/modeling_opt.py).
         self.project = None if self.embed_dim == sizes.dim else Linear(self.embed_dim, sizes.dim, role="other")
         self.dropout = nn.Dropout(sizes.dropout)
 
@@ -51,4 +52,5 @@ class TokenEmbedding(Tabled):
             x_BTD = x_BTD * torch.full((), self.factor, dtype=x_BTD.dtype, device=x_BTD.device)
         if self.project is not None:
             x_BTD = self.project(x_BTD)
+        # OPT's positions are as wide as the stream, so they are added behind the projection.
         return self.dropout(self.placed(x_BTD, ctx))

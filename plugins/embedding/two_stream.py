@@ -33,13 +33,13 @@ class TwoStreamEmbedding(Tabled):
         /,
     ):
         super().__init__(sizes, position, shared, sizes.dim)
+        # XLNet's `mask_emb`: the second stream must not know which token it asks for, only where it stands.
         self.query = Table(1, sizes.dim, role="embed")
         self.dropout = nn.Dropout(sizes.dropout)
 
     def forward(self, ids_BT: Tensor, ctx: Context) -> Tensor:
         x_BTD = nn.functional.embedding(ids_BT, self.weight)
         queries_BT = ctx.data.get("queries", ids_BT.new_zeros(1, 1, dtype=torch.bool))
-        x_BTD = torch.where(
-            queries_BT[..., None], self.query.weight, x_BTD
-        )  # none: its gradient is 0, as DDP needs one
+        # Where nothing asks the vector still has a gradient, of 0: DDP waits for one from every parameter.
+        x_BTD = torch.where(queries_BT[..., None], self.query.weight, x_BTD)
         return self.dropout(self.placed(x_BTD, ctx))

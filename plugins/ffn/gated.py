@@ -18,6 +18,7 @@ def identity(x: Tensor) -> Tensor:
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": F.silu,
     "gelu": F.gelu,
+    # Gemma was trained with the form by tanh, which differs from the exact one by up to 0.0005.
     "gelu_tanh": partial(F.gelu, approximate="tanh"),
     "relu": F.relu,
     "sigmoid": torch.sigmoid,
@@ -53,8 +54,11 @@ class GatedFeedForward(nn.Module):
     ):
         super().__init__()
         self.act = ACTIVATIONS[act]
+        # Two linears, whatever checkpoints have: Phi-3, and Mixtral in transformers 5, hold both as one `gate_up_proj`.
         self.gate = linear(dim, ffn_dim, role="ffn_in")
         self.up = linear(dim, ffn_dim, role="ffn_in")
+        # Three matrices instead of two: the paper keeps parameters equal
+        # by 2/3 of the width (section 2); ffn_dim is what is given.
         self.down = linear(ffn_dim, dim, role="ffn_out")
 
     def forward(self, x: Tensor, groups: Tensor | None = None) -> Tensor:

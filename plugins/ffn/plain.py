@@ -18,6 +18,7 @@ def relu2(x: Tensor) -> Tensor:
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
     "gelu": F.gelu,
+    # GPT-2's `gelu_new` and PyTorch's "tanh" are the same formula; BERT's "gelu" is the exact one.
     "gelu_tanh": partial(F.gelu, approximate="tanh"),
     "silu": F.silu,
     "relu2": relu2,

@@ -45,9 +45,11 @@ def read(h_BTD: Tensor, ctx: Context, pool: str, skip: int | None = None, only: 
         return h_BTD[:, -1]
     counts_BT = _counts(h_BTD, ctx, skip, only)
     if pool == "mean":
+        # A mean over the texts' own lengths: h_BTD.mean(1) would average padding in.
         weights_BT = counts_BT.to(h_BTD.dtype)
         return (h_BTD * weights_BT[..., None]).sum(1) / weights_BT.sum(1, keepdim=True)
     where = torch.arange(counts_BT.shape[1], device=h_BTD.device)
+    # The greatest index, not the number of tokens less one: generation pads on the left.
     last_B = torch.where(counts_BT, where, 0).amax(1)
     return h_BTD[torch.arange(len(h_BTD), device=h_BTD.device), last_B]
 
@@ -56,7 +58,9 @@ def _counts(h_BTD: Tensor, ctx: Context, skip: int | None, only: int | None) -> 
     if skip is None and only is None:
         if ctx.valid is None:
             return torch.ones(h_BTD.shape[:2], dtype=torch.bool, device=h_BTD.device)
+        # `valid` has the cache's keys too, hidden states are those of the new tokens.
         return ctx.valid[:, ctx.offset :]
+    # BART looks for eos among the encoder's ids and reads the decoder there (`eos_mask` of bart/modeling_bart.py).
     ids_BT = ctx.data.get("source_ids", ctx.ids)
     assert ids_BT is not None
     if only is not None:

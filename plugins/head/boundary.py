@@ -41,6 +41,7 @@ class BoundaryHead(nn.Module):
         width: int = 200,  # of the vector for the offset
     ):
         super().__init__()
+        # As an attribute of nn.Module the token table would be in the state a second time.
         object.__setattr__(self, "embedding", embedding)
         dim, narrow = sizes.dim, embedding.embed_dim
         self.offsets = Table(longest, width, role="position")
@@ -55,6 +56,7 @@ class BoundaryHead(nn.Module):
             raise ValueError(f"head=boundary reads {' and '.join(missing)} of the batch, which is not there")
         rows = torch.arange(len(h), device=h.device)[:, None]
         edges = [h[rows, ctx.data[f"boundary_{side}"]] for side in ("left", "right")]
+        # Under autocast h is bfloat16 and the table float32, and `cat` promotes to the widest type of its arguments.
         x_BPC = torch.cat([*edges, self.offsets(ctx.data["boundary_offset"]).to(h.dtype)], -1)
         x_BPD = self.wide_norm(F.gelu(self.wide(x_BPC)))
         x_BPE = self.norm(F.gelu(self.dense(x_BPD)))

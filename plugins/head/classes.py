@@ -14,6 +14,8 @@ from llmlab.slots import Context, Embedding, Linear
 from ._pieces import ACTIVATIONS, Transformed, read
 
 
+# No bias, as the `score` of transformers' sequence classification
+# (modeling_layers.py); a constant cancels in any comparison of two rewards.
 @register("head", "scalar", pool="last", act="none", n_classes=1, bias=False)
 @register("head", "pooled")
 class TextHead(Transformed):
@@ -59,12 +61,14 @@ class TextHead(Transformed):
 
     def forward(self, h: Tensor, ctx: Context) -> Tensor:
         h = read(h, ctx, self.pool, self.skip, self.only)
+        # RoBERTa's head drops out what it reads, and once more before the scores (RobertaClassificationHead).
         if self.input_dropout:
             h = self.dropout(h)
         h = self.transform(h)
         return h if self.out is None else self.out(self.dropout(h))
 
 
+# ELECTRA's discriminator has a linear and GELU before its score, and no dropout (ElectraDiscriminatorPredictions).
 @register("head", "replaced", n_classes=0, act="gelu", dropout=0.0)
 @register("head", "span", dropout=0.0)
 @register("head", "token")
@@ -105,4 +109,5 @@ class TokenHead(Transformed):
 
     def forward(self, h: Tensor, ctx: Context) -> Tensor:
         scores = self.out(self.dropout(self.transform(h)))
+        # ELECTRA gives (B, T) logits, which binary cross-entropy takes with labels of the same shape.
         return scores.squeeze(-1) if self.squeeze else scores

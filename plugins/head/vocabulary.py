@@ -45,9 +45,12 @@ class LanguageModelHead(nn.Module):
         self.unit_rows = unit_rows
         object.__setattr__(self, "embedding", embedding)
         narrow = self.tied and embedding.embed_dim != sizes.dim
+        # `project_out` of OPT-350m, from 1,024 down to its table's 512, has no bias.
         self.down = Linear(sizes.dim, embedding.embed_dim, role="other") if narrow else None
         self.out = None if self.tied else Linear(sizes.dim, sizes.vocab_size, role="head")
+        # One of the two names in BERT's checkpoints: `cls.predictions.decoder.bias` is tied to `cls.predictions.bias`.
         self.bias = nn.Parameter(torch.empty(sizes.vocab_size)) if bias else None
+        # A persistent buffer of this shape: BART's state has `final_logits_bias` (1, V), which no gradient reaches.
         self.register_buffer("fixed_bias", torch.empty(1, sizes.vocab_size) if fixed_bias else None)
 
     def forward(self, h: Tensor, ctx: Context) -> Tensor:
@@ -60,6 +63,7 @@ class LanguageModelHead(nn.Module):
         if self.scale is not None:
             logits = logits * self.scale
         if self.softcap is not None:
+            # Gemma 2 caps at 30 what the head gives, in the logits' own type (gemma2/modeling_gemma2.py).
             logits = torch.tanh(logits / self.softcap) * self.softcap
         return logits
 
@@ -91,6 +95,7 @@ class MaskedLMHead(Transformed):
         super().__init__()
         self.act, self.scale = ACTIVATIONS[act], sizes.logit_scale
         object.__setattr__(self, "embedding", embedding)
+        # To the table's width: those of ELECTRA's small generator and of ALBERT are narrower than the stream.
         self.dense = Linear(sizes.dim, embedding.embed_dim, dense_bias, role="other")
         self.norm = norm(embedding.embed_dim, sizes.norm_eps)
         self.out = None if sizes.tie_embeddings else Linear(embedding.embed_dim, sizes.vocab_size, role="head")

@@ -27,8 +27,11 @@ class T5:
     def fill(self, tensor: Tensor, role: Role, sizes: Sizes, generator: torch.Generator) -> None:
         std = self.factor * tensor.shape[-1] ** -0.5
         if role == "q" and sizes.attention.scale == 1.0:
+            # (d_model * d_kv)^-0.5 in modeling_t5.py: what T5's scores lack as a scale, its queries bring along.
             std *= sizes.head_dim**-0.5
         elif role == "embed":
+            # Tied T5 multiplies what its head reads by d_model^-0.5 (`scale_decoder_outputs`),
+            # so that a table of deviation 1 gives logits of deviation 1.
             std = (std if sizes.tie_embeddings and sizes.logit_scale is None else self.factor) / sizes.gain
         elif role == "position":
             std = self.factor * sizes.dim**-0.5

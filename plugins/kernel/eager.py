@@ -43,6 +43,7 @@ class Eager:
         if lowered is not None:
             # Not -inf, of which the softmax of a row without any visible key would be NaN.
             s_BNTS = s_BNTS.masked_fill(~lowered, torch.finfo(s_BNTS.dtype).min)
+        # Behind the mask, as in transformers, whose eager attention asks softmax for float32 and casts the weights back.
         s_BNTS = s_BNTS.float()
         if sink is not None:
             # A sink is a logit in the denominator that no value belongs to.
@@ -51,6 +52,8 @@ class Eager:
         if sink is not None:
             w_BNTS = w_BNTS[..., :-1]
         if lowered is not None:
+            # The softmax of a row of equal numbers is uniform, so a query
+            # that sees nothing would read the mean of all values.
             w_BNTS = w_BNTS.masked_fill(~lowered, 0.0)
         w_BNTS = F.dropout(w_BNTS.to(v_BKSH.dtype), score.dropout, training)
         return w_BNTS @ spread(v_BKSH, w_BNTS.shape[1])

@@ -38,6 +38,7 @@ class Flex:
             raise ValueError(f"kernel=flex can't do {' and '.join(cannot)}; choose kernel=eager")
 
     def check_training(self, device: str, precision: str) -> None:
+        # "FlexAttention does not support backward on CPU", as a NotImplementedError at the first forward (torch 2.13).
         if device == "cpu":
             raise ValueError("kernel=flex can't train on a CPU; choose kernel=sdpa")
 
@@ -49,6 +50,8 @@ class Flex:
         if seen.within is not None and seen.documents is not None:
             rows, length = seen.documents.shape
             rule = same_document(seen.documents, seen.within == CAUSAL)
+            # None for heads makes one mask for all. Uncompiled, PyTorch writes
+            # the mask out, (B, T, T), before it reduces it to blocks of 128.
             return create_block_mask(rule, rows, None, length, length, device=seen.documents.device)
         dense = seen.dense()
         samples, _, queries, keys = dense.shape
@@ -65,6 +68,7 @@ class Flex:
         training: bool,
     ) -> Tensor:
         assert len(terms) == 1 and terms[0].region is None and sink is None and not (training and score.dropout)
+        # flex_attention takes mixed types (torch 2.13) and answers in that of the queries, which a norm may have made wider.
         q_BNTH, k_BKSH = (x.to(v_BKSH.dtype) for x in terms[0][:2])
         on_cpu = q_BNTH.device.type == "cpu"
         graded = torch.is_grad_enabled() and any(x.requires_grad for x in (q_BNTH, k_BKSH, v_BKSH))
@@ -96,13 +100,15 @@ def fused() -> Any:
 
 @lru_cache(maxsize=8)
 def causal_blocks(length: int, device: torch.device) -> BlockMask:
-    with torch.inference_mode(False):  # what validation makes serves training too
+    # Validation runs in inference mode, and what is made there can't be kept for the backward of a later training step.
+    with torch.inference_mode(False):
         return create_block_mask(lambda b, h, q, k: k <= q, None, None, length, length, device=device)
 
 
 def looked_up(dense: Tensor) -> Rule:
     """(1|B, 1, T, S) bool."""
-    if dense.shape[0] == 1:  # for all samples: b is the sample's index even so
+    # One mask for all samples: flex_attention still hands in each sample's own index.
+    if dense.shape[0] == 1:
         return lambda b, h, q, k: dense[0, 0, q, k]
     return lambda b, h, q, k: dense[b, 0, q, k]
 

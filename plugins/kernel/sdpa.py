@@ -57,9 +57,12 @@ class SDPA:
         q_BNTH, k_BKSH, _ = terms[0]
         mask: Tensor | None = None
         if bias is not None:
-            # PyTorch adds a float mask of the queries' type only; a mask of another type is an error.
+            # PyTorch documents a float mask of the queries' type; beside a
+            # float32 query one of bfloat16 is an error (torch 2.13).
             mask = bias.to(q_BNTH.dtype)
             if lowered.pattern != "full":
+                # `attn_mask` is one tensor, so a bias takes the bool mask in.
+                # A row of -inf gives 0, not NaN (torch 2.13, on a CPU).
                 mask = mask.masked_fill(~lowered.dense, float("-inf"))
             mask = mask if mask.dim() == 4 else mask[None]
         elif lowered.pattern is None:
@@ -76,6 +79,7 @@ class SDPA:
             k_BKSH,
             v_BKSH,
             attn_mask=mask,
+            # PyTorch's function drops out whenever this is over 0: it is no module and has no training mode.
             dropout_p=score.dropout if training else 0.0,
             # PyTorch aligns it to the upper left, so that it fits where T = S only; `pattern` is "causal" there alone.
             is_causal=mask is None and lowered.pattern == "causal",

@@ -106,13 +106,16 @@ def pack(documents: Tensor, causal: bool) -> Packed | None:
     begins = torch.ones_like(documents, dtype=torch.bool)
     begins[:, 1:] = documents[:, 1:] != documents[:, :-1]
     bounds = F.pad(begins.flatten().nonzero().squeeze(1), (0, 1), value=documents.numel())
+    # Sorted, a document that another interrupts is one run of ids; as it stands it is two.
     in_order = documents.sort(-1).values
     pieces = documents.shape[0] + (in_order[:, 1:] != in_order[:, :-1]).sum()
     # One transfer from the GPU for both numbers: each waits for the device.
     longest, pieces = torch.stack([bounds.diff().max(), pieces]).tolist()
     if pieces != len(bounds) - 1:
         return None
-    longest = min(1 << (longest - 1).bit_length(), documents.shape[1])  # few values, each of which is compiled for
+    # Powers of two, as a compiled layer is compiled anew for each other value.
+    longest = min(1 << (longest - 1).bit_length(), documents.shape[1])
+    # FlashAttention's cumulative lengths are int32; `nonzero` gives int64.
     return Packed(bounds.int(), longest, causal)
 
 
@@ -125,6 +128,7 @@ def packed_attention(q_BNTH: Tensor, k_BKTH: Tensor, v_BKTH: Tensor, packed: Pac
             f"kernel=varlen computes heads of up to {WIDEST}, but they are {width} wide; choose kernel=sdpa"
         )
     flat = [x.to(v_BKTH.dtype).transpose(1, 2).flatten(0, 1) for x in (q_BNTH, k_BKTH, v_BKTH)]
+    # Zeros add nothing to q.k, and the columns of v are cut off below; the scale is given, so it does not follow the width.
     q, k, v = (F.pad(x, (0, width - x.shape[-1])) for x in flat)
     options: dict[str, Any] = {}
     if n_heads != n_kv_heads and SHARES:
@@ -132,6 +136,7 @@ def packed_attention(q_BNTH: Tensor, k_BKTH: Tensor, v_BKTH: Tensor, packed: Pac
     elif n_heads != n_kv_heads:
         k, v = (x.repeat_interleave(n_heads // n_kv_heads, 1) for x in (k, v))
     bounds, longest, causal = packed
+    # varlen_attn has no argument for causal: it takes a window of exactly (-1, 0) for it.
     window = (-1, 0 if causal else -1)  # any key before; none after, or any
     o: Any = varlen_attn(q, k, v, bounds, bounds, longest, longest, scale=scale, window_size=window, **options)
     return o[..., :v_width].unflatten(0, (len(q_BNTH), -1)).transpose(1, 2)

@@ -79,6 +79,8 @@ class Permutation:
         rank_BS, queries_BS = data["rank"], data["queries"]
         asks = queries_BS[:, q[:, 0], None]
         later = rank_BS[:, None, k[0]] - rank_BS[:, q[:, 0], None]
+        # XLNet, section 2.3: the content stream sees z_<=t, the query
+        # stream z_<t, since at t stands the token that it predicts.
         seen = torch.where(asks, later < 0, later <= 0) & ~queries_BS[:, None, k[0]]
         return seen | ((q == k) & asks & ~seen.any(-1, keepdim=True))
 

@@ -51,8 +51,10 @@ class ExpertChoice(nn.Module):
     def forward(self, x_nD: Tensor, valid: Tensor | None, total: Total = no_reduce) -> Choice:
         z_nE = logits(self.gate, x_nD)
         p_En = z_nE.softmax(-1).T
+        # A number on the host, though that waits for the GPU: topk's k can't be a tensor.
         n = len(x_nD) if valid is None else int(valid.sum())
         if valid is not None:
+            # Below every probability: c is at most the number of valid tokens, so padding is never among the largest.
             p_En = p_En.masked_fill(~valid, -1.0)
         weights_Ec, tokens_Ec = p_En.topk(min(n, math.ceil(n * self.per_token / self.n_experts)), -1)
         return Choice(weights_Ec, tokens_Ec, self.z * z_loss(z_nE, valid, total) if self.z else None)

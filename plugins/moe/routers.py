@@ -33,9 +33,11 @@ def balance(p_nE: Tensor, experts_nk: Tensor, valid: Tensor | None, total: Total
     w_n = p_nE.new_ones(len(p_nE)) if valid is None else valid.to(p_nE.dtype)
     visits_E = p_nE.new_zeros(n_experts)
     # Counts have no gradient: the router learns through the mean probability alone (Switch, equation 4).
+    # Not bincount, which waits for the GPU to learn how long its result is.
     visits_E = visits_E.index_add(0, experts_nk.reshape(-1), w_n.repeat_interleave(experts_nk.shape[-1]))
     n, visits_E, p_E = total(torch.cat([w_n.sum()[None], visits_E, w_n @ p_nE])).split([1, n_experts, n_experts])
     n = n.clamp(min=1)
+    # Over k as well, so that uniform routing gives 1 for any k; transformers' load_balancing_loss_func gives k there.
     return n_experts * (visits_E / (n * experts_nk.shape[-1]) * (p_E / n)).sum()
 
 
@@ -63,6 +65,7 @@ def in_kept_groups(scores_nE: Tensor, groups: int, kept: int, best: int) -> Tens
         return scores_nE
     grouped = scores_nE.unflatten(-1, (groups, -1))
     of_group = grouped.topk(min(best, grouped.shape[-1]), -1).values.sum(-1)
+    # -inf, not 0: scores with DeepSeek-V3's bias may be negative, and an expert of a dropped group would beat them at 0.
     stays = torch.zeros_like(of_group, dtype=torch.bool).scatter(-1, of_group.topk(kept, -1).indices, True)
     return grouped.masked_fill(~stays[..., None], float("-inf")).flatten(-2)
 
@@ -100,6 +103,7 @@ class TopK(nn.Module):
         z_nE = logits(self.gate, x_nD)
         p_nE = z_nE.softmax(-1)
         weights_nk, experts_nk = in_kept_groups(p_nE, self.groups, self.groups_kept, 1).topk(self.traits.per_token, -1)
+        # `norm_topk_prob`: Mixtral's weights sum to 1, those of Qwen1.5-MoE and DeepSeek-V2 do not.
         if self.traits.renormalise:
             weights_nk = weights_nk / weights_nk.sum(-1, keepdim=True)
         loss = None
@@ -137,6 +141,7 @@ class Sigmoid(nn.Module):
         self.traits, self.groups, self.groups_kept, self.rate = sizes.moe, groups, groups_kept, rate
         check_groups(sizes, groups, groups_kept)
         self.gate = Linear(sizes.dim, sizes.moe.n_experts, role="router")
+        # float32 under every precision: a step of 0.001 is lost beside 1 in bfloat16, whose numbers are 0.008 apart there.
         self.register_buffer("bias", torch.empty(sizes.moe.n_experts, dtype=torch.float32))
 
     def cost(self, tokens: int, keys: int) -> Cost:
@@ -144,6 +149,7 @@ class Sigmoid(nn.Module):
 
     def forward(self, x_nD: Tensor, valid: Tensor | None, total: Total = no_reduce) -> Routing:
         scores_nE = logits(self.gate, x_nD).sigmoid()
+        # float(): a model that is cast to bfloat16 as a whole casts its buffers, too.
         biased_nE = in_kept_groups(scores_nE.detach() + self.bias.float(), self.groups, self.groups_kept, 2)
         experts_nk = biased_nE.topk(self.traits.per_token, -1).indices
         weights_nk = scores_nE.gather(-1, experts_nk)
@@ -152,6 +158,7 @@ class Sigmoid(nn.Module):
             weights_nk = weights_nk / (weights_nk.sum(-1, keepdim=True) + 1e-20)
         loss = None
         if self.traits.balance:
+            # Sigmoids don't sum to 1: DeepSeek-V3 balances the affinities over their sum (section 2.1.2).
             p_nE = scores_nE / (scores_nE.sum(-1, keepdim=True) + 1e-20)
             loss = self.traits.balance * balance(p_nE, experts_nk, valid, total)
         return Routing(weights_nk, experts_nk, loss)
@@ -159,4 +166,5 @@ class Sigmoid(nn.Module):
     @torch.no_grad()
     def after_step(self, load: Tensor) -> None:
         load = load.to(self.bias.device, torch.float32)
+        # Algorithm 1 of Wang et al. 2024 takes the sign of the error alone, so that every bias moves by the same step.
         self.bias += self.rate * torch.sign(load.mean() - load)

@@ -25,6 +25,7 @@ class LayerNorm(nn.Module):
     ):
         super().__init__()
         self.dim, self.eps = dim, eps
+        # OLMo 1 has neither of the two, MPT and ModernBERT no bias.
         self.weight = nn.Parameter(torch.empty(dim)) if weight else None
         self.bias = nn.Parameter(torch.empty(dim)) if bias else None
         self.constants = {"weight": 1.0} if weight else {}

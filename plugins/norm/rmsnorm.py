@@ -29,4 +29,5 @@ class RMSNorm(nn.Module):
         # One fused call where no rounding lies between the normed value and the weight.
         if x.dtype == torch.float32:
             return F.rms_norm(x, (self.dim,), self.weight, self.eps).to(x.dtype)
+        # LLaMA's order of roundings. torch 2.13 has no fused kernel, and warns, for a bfloat16 x beside a float32 weight.
         return (self.weight * F.rms_norm(x.float(), (self.dim,), None, self.eps).to(x.dtype)).to(x.dtype)

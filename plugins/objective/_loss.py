@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from llmlab.slots import Loss, Output, auxiliary
 
+# PyTorch's default `ignore_index`, and what Hugging Face's collators write.
 IGNORED = -100  # a label that is no target
 
 
@@ -18,6 +19,8 @@ def token_loss(
 ) -> Loss:
     """Cross-entropy (nats, float32) of logits (..., V) at labels (...), as the one term "nll", and the model's auxiliary
     output."""
+    # A sum with its count: a mean is NaN where no label is a target, and means of micro-batches
+    # would weigh tokens unequally. In float32: bfloat16 logits around 10 are 1/16 apart.
     nll = F.cross_entropy(logits.flatten(0, -2).float(), labels.flatten(), ignore_index=IGNORED, reduction="sum")
     return Loss({"nll": (nll, (labels != IGNORED).sum())}, logs=logs or {}, aux={"model": auxiliary(output)})
 

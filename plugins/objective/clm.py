@@ -33,6 +33,7 @@ class CausalLM:
 
     def prepare(self, sample: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
         tokens = np.asarray(sample["tokens"], dtype=np.int64)
+        # Shifted here: transformers' models shift inside their loss, and are given labels that equal the ids.
         prepared = {"ids": tokens[:-1], "labels": tokens[1:]}
         if sample.get("given") is not None:
             prepared["labels"] = np.where(sample["given"][1:], IGNORED, tokens[1:])

@@ -48,7 +48,8 @@ class MaskedLM:
         self.mask_id = vocabulary.special["mask"]
         self.special_ids = np.array(sorted(vocabulary.special.values()), dtype=np.int64)
         self.ordinary = np.setdiff1d(np.arange(vocabulary.size), self.special_ids)
-        by_chance = random / len(self.ordinary)  # a random token that is the one that was there
+        # A random token may be the one that was there.
+        by_chance = random / len(self.ordinary)
         self.shown = max(0.0, 1 - masked - random + by_chance)
 
     def prepare(self, sample: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
@@ -56,12 +57,16 @@ class MaskedLM:
         may = ~np.isin(tokens, self.special_ids)
         if sample.get("given") is not None:
             may &= ~sample["given"][: self.seq_len]
+        # Each token by itself, as transformers' collator does; BERT's script takes a fixed 15 % of each text.
         chosen = may & (rng.random(len(tokens)) < self.rate)
+        # BERT's create_pretraining_data.py takes at least one as well.
         if not chosen.any():
             candidates = np.flatnonzero(may) if may.any() else np.arange(len(tokens))
             chosen[rng.choice(candidates)] = True
         labels = np.where(chosen, tokens, IGNORED)
+        # Drawn for every token, so that what is drawn after it does not depend on how many were chosen.
         fate = rng.random(len(tokens))
+        # BERT's script draws from the whole vocabulary, [CLS] and [MASK] included, which text never has inside.
         replacement = self.ordinary[rng.integers(len(self.ordinary), size=len(tokens))]
         ids = np.where(chosen & (fate < self.masked), self.mask_id, tokens)
         ids = np.where(chosen & (fate >= self.masked) & (fate < self.masked + self.random), replacement, ids)
@@ -75,6 +80,7 @@ class MaskedLM:
 
     def loss(self, model: LanguageModel, batch: Mapping[str, Tensor]) -> Loss:
         where = batch["labels"] != IGNORED
+        # The head sees targets alone: in BERT base the token table takes 23M products a token, a layer 7M.
         output = model(batch, heads={"tokens": where})
         logits, labels = output.heads["tokens"], batch["labels"][where]
         right = (logits.detach().argmax(-1) == labels).sum()

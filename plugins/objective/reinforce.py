@@ -77,6 +77,7 @@ class Reinforce:
         if "labels" not in batch:  # greedy answers of a validation
             return Loss({"policy": (-reward.sum(), count)}, logs=logs)
         found = log_probabilities(model, batch, temperature=self.rollout.temperature, vocabulary=self.vocabulary)
+        # 1 in a rollout's first step, but its gradient is that of the log-probability.
         ratio = (found.now - found.then).exp()
         loss = -(ratio * batch["advantage"][found.rows]).sum()
         return Loss({"policy": (loss, count)}, logs=logs, aux={"model": auxiliary(found.output)})

@@ -48,6 +48,7 @@ class SpanCorruption:
         if seq_len < 2:
             raise ValueError(f"objective=span_corruption needs data.seq_len of at least 2, but it is {seq_len}")
         self.seq_len = seq_len
+        # Rounded and bounded as T5's random_spans_noise_mask, which leaves neither noise nor text empty.
         self.noise = min(max(round(seq_len * density), 1), seq_len - 1)
         self.spans = min(max(round(self.noise / mean_span), 1), self.noise, seq_len - self.noise)
         ids = [vocabulary.special[f"sentinel_{i}"] for i in range(self.sentinels)]
@@ -64,14 +65,17 @@ class SpanCorruption:
         kept = segments(self.seq_len - self.noise, self.spans, rng)
         taken = segments(self.noise, self.spans, rng)
         source, target, start = [], [], 0
+        # Not strict: there are 100 sentinels, of which a text takes the first.
         for sentinel, n_kept, n_taken in zip(self.sentinel_ids, kept, taken, strict=False):
             middle, end = start + n_kept, start + n_kept + n_taken
+            # T5 interleaves them in this order: a text begins with what is kept and ends with what is taken out.
             source += [tokens[start:middle], [sentinel]]
             target += [[sentinel], tokens[middle:end]]
             start = end
         labels = np.concatenate([*target, [self.eos]])
         return {
             "source_ids": np.concatenate([*source, [self.eos]]),
+            # T5 has no token for the beginning: its decoder_start_token_id is padding.
             "ids": np.concatenate([[self.pad], labels[:-1]]),
             "labels": labels,
         }
@@ -86,5 +90,6 @@ class SpanCorruption:
 
 def segments(total: int, n: int, rng: np.random.Generator) -> np.ndarray:
     """Lengths of n segments of at least 1 that make `total`: every way equally likely."""
+    # n - 1 different cuts in total - 1 gaps: each set of lengths has exactly one such choice.
     cuts = np.sort(rng.choice(total - 1, n - 1, replace=False)) + 1
     return np.diff(np.concatenate([[0], cuts, [total]]))

@@ -25,6 +25,7 @@ class AdamW:
         *,
         lr: float = 1e-3,  # learning rate at its highest
         beta1: float = 0.9,  # decay of the mean of gradients
+        # GPT-3 (Brown et al. 2020, appendix B) and LLaMA have 0.95 and a decay of 0.1; PyTorch's defaults are 0.999 and 0.01.
         beta2: float = 0.95,  # decay of the mean of their squares
         eps: float = 1e-8,  # added to the root of that
         weight_decay: float = 0.1,  # times the learning rate, a step

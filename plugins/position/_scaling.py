@@ -32,6 +32,8 @@ class Unscaled:
         return self.plain(lengths)
 
     def plain(self, like: Tensor, theta: float | Tensor | None = None) -> Tensor:
+        # A power in float32, as modeling_rope_utils.py has it: exp(-2i/R ln theta)
+        # differs in the last bits, and large positions multiply the difference.
         pairs = torch.arange(0, self.width, 2, device=like.device).float()
         return 1.0 / ((self.theta if theta is None else theta) ** (pairs / self.dims))
 
@@ -43,6 +45,7 @@ class Linear(Unscaled):
     factor: float
 
     def frequencies(self, lengths: Tensor) -> Tensor:
+        # The frequencies over the factor, not the positions: the angles are the same, and ids stay whole numbers.
         return self.plain(lengths) / self.factor
 
 
@@ -58,15 +61,19 @@ class Dynamic(Unscaled):
     name: ClassVar[str] = "dynamic"
 
     def __post_init__(self) -> None:
-        if self.dims <= 2:  # theta's power is R / (R - 2)
+        # The power of theta, R / (R - 2), has no value for two dims.
+        if self.dims <= 2:
             raise ValueError(
                 f"position.scaling={self.name} needs more than 2 dims of a head to turn, but has {self.dims}"
             )
 
     def frequencies(self, lengths: Tensor) -> Tensor:
+        # By the text's own length. transformers keeps the longest that it met
+        # (`max_seq_len_cached`) until a text shorter than original_max.
         return self.plain(lengths, self.theta * self.stretch(lengths) ** (self.dims / (self.dims - 2)))
 
     def stretch(self, lengths: Tensor) -> Tensor:
+        # 1 up to original_max: transformers takes max(seq_len, max_position_embeddings) too.
         return self.factor * lengths.clamp(min=self.original_max) / self.original_max - (self.factor - 1)
 
 
@@ -78,6 +85,7 @@ class DynamicSteps(Dynamic):
 
     def stretch(self, lengths: Tensor) -> Tensor:
         doublings = (lengths / self.original_max).log2().ceil().clamp(min=0)
+        # Qwen's get_ntk_alpha: 2^ceil(log2(length / seq_length) + 1) - 1, at least 1.
         return 2 ** (doublings + 1) - 1
 
 
@@ -96,6 +104,7 @@ class Llama3(Unscaled):
 
     def frequencies(self, lengths: Tensor) -> Tensor:
         plain = self.plain(lengths)
+        # modeling_rope_utils.py compares wavelengths with original_max / factor; this is the same, divided by the wavelength.
         turns = self.original_max * plain / (2 * math.pi)
         blend = (turns - self.low_freq_factor) / (self.high_freq_factor - self.low_freq_factor)
         blended = (1 - blend) * plain / self.factor + blend * plain
@@ -133,13 +142,17 @@ class Yarn(Unscaled):
         return self._grown(1.0)
 
     def _grown(self, mscale: float) -> float:
+        # The paper's sqrt(1/t) = 0.1 ln s + 1 on both q and k, so that scores have its square.
         return 1.0 if self.factor <= 1 else 0.1 * mscale * math.log(self.factor) + 1.0
 
     def frequencies(self, lengths: Tensor) -> Tensor:
         low, high = self._pair_that_turns(self.beta_fast), self._pair_that_turns(self.beta_slow)
+        # transformers rounds outwards unless the config says otherwise, as that of gpt-oss does (`"truncate": false`).
         if self.truncate:
             low, high = math.floor(low), math.ceil(high)
+        # width - 1 though there are only width / 2 pairs: transformers bounds it so, and the ramp's slope depends on it.
         low, high = max(low, 0), min(high, self.width - 1)
+        # The reference's own 0.001 (`linear_ramp_factor`), against a division by 0.
         high = high + 0.001 if low == high else high
         plain = self.plain(lengths)
         ramp = ((torch.arange(self.width // 2, device=lengths.device).float() - low) / (high - low)).clamp(0, 1)
@@ -147,6 +160,7 @@ class Yarn(Unscaled):
 
     def _pair_that_turns(self, times: float) -> float:
         """Index, not whole, of the pair that turns so often within original_max positions."""
+        # `find_correction_dim`: pair i turns original_max theta^(-2i/R) / (2 pi) times.
         return self.width * math.log(self.original_max / (times * 2 * math.pi)) / (2 * math.log(self.theta))
 
 
@@ -177,15 +191,19 @@ class LongRope(Unscaled):
     def amplitude(self) -> float:
         if self.attention_factor is not None:
             return self.attention_factor
+        # A factor below e.g. 1 / original_max would put a negative number
+        # under the root; transformers has 1 up to a factor of 1, too.
         return math.sqrt(1 + math.log(self.factor) / math.log(self.original_max)) if self.factor > 1 else 1.0
 
     def frequencies(self, lengths: Tensor) -> Tensor:
         lists = self.short_factor, self.long_factor
         short, long = (torch.tensor(f, device=lengths.device, dtype=torch.float32) for f in lists)
         pairs = torch.arange(0, self.width, 2, device=lengths.device).float()
+        # By each text: transformers takes the long list for the whole batch as soon as one position in it is that large.
         return 1.0 / (torch.where(lengths > self.original_max, long, short) * self.theta ** (pairs / self.dims))
 
 
+# Names are those of `rope_type` in config.json; "dynamic_steps" is Qwen 1's own `use_dynamic_ntk`.
 SCALINGS: dict[str, type[Unscaled]] = {
     "none": Unscaled,
     "linear": Linear,

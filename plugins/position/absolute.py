@@ -16,6 +16,7 @@ def tokens_before(ctx: Context) -> Tensor:
     """Position ids that count what is not padding: (B, T), or (T,) without padding. The caller's own, if any."""
     if ctx.positions is not None or ctx.valid is None:
         return Position().ids(ctx)
+    # Padding on the left counts -1, which is a row of no table; nobody sees what it gives.
     return (ctx.valid.long().cumsum(-1)[:, ctx.offset :] - 1).clamp(min=0)
 
 
@@ -49,6 +50,7 @@ class Absolute(Position):
     def of_documents(self, ids: Tensor, ctx: Context) -> Tensor:
         if ctx.documents is None:
             return ids
+        # cummax holds the place at which the document of each token began, without a loop over documents.
         return ids - (ids * begins(ctx.documents)[:, ctx.offset :]).cummax(-1).values
 
 
@@ -74,6 +76,7 @@ class Learned(Absolute):
             raise ValueError(f"position.offset={offset} must be at least {0 if pad_id is None else 1}")
         self.rows, self.offset, self._skip_padding = sizes.max_positions, offset, skip_padding
         self.pad_id = pad_id
+        # RoBERTa's 514 rows are 512 positions behind padding_idx 1, OPT's 2,050 are 2,048 behind an offset of 2.
         self.table = Table(sizes.max_positions + offset, sizes.embed_dim, role="position")
 
     def ids(self, ctx: Context) -> Tensor:
@@ -85,6 +88,7 @@ class Learned(Absolute):
         if self.pad_id is None or ctx.positions is not None or ctx.ids is None:
             return super().ids(ctx)
         counts_BT = ctx.ids != self.pad_id
+        # `ctx.ids` has the new tokens alone; those in the cache count as well (`cache_length` of modeling_roberta.py).
         before = ctx.offset if ctx.valid is None else ctx.valid[:, : ctx.offset].sum(-1, keepdim=True)
         ids_BT = (counts_BT.long().cumsum(-1) - 1 + before).clamp(min=0)
         return torch.where(counts_BT, self.of_documents(ids_BT, ctx), -1) + self.offset
@@ -92,7 +96,8 @@ class Learned(Absolute):
     def embed(self, ids: Tensor) -> Tensor:
         if self.pad_id is None:
             return self.table(ids + self.offset)
-        return F.embedding(ids, self.table.weight, padding_idx=self.offset - 1)  # padding's vector is not trained
+        # With padding_idx that row has no gradient, as in Hugging Face's RoBERTa.
+        return F.embedding(ids, self.table.weight, padding_idx=self.offset - 1)
 
 
 @register("position", "sinusoidal")
@@ -118,5 +123,6 @@ class Sinusoidal(Absolute):
         pairs = torch.arange(0, dim, 2, device=ids.device, dtype=torch.float32)
         angles = ids[..., None].float() * torch.exp(pairs * (-math.log(10000.0) / dim))
         if self.layout == "halves":
+            # An odd width has one sine more than cosines (`sentinel` of marian/modeling_marian.py).
             return torch.cat([angles.sin(), angles[..., : dim // 2].cos()], -1)
         return torch.stack([angles.sin(), angles.cos()], -1).flatten(-2)[..., :dim]

@@ -54,12 +54,17 @@ class Alibi(Position):
         return tokens_before(ctx) if self.skip_padding else super().ids(ctx)
 
     def prepare(self, q_ids: Tensor, k_ids: Tensor) -> Tensor:
+        # Made here from numbers: a buffer of a module that is built on the meta device would have no values.
         slope = torch.tensor(self.slopes, device=k_ids.device)
         if self.rounded:
+            # Falcon's build_alibi_tensor multiplies in bfloat16, so a difference of
+            # rounded products, not a rounded distance, is what its weights know.
             q, k = (slope.bfloat16()[:, None] * ids[..., None, :] for ids in (q_ids, k_ids))
             bias = k.float()[..., None, :] - q.float()[..., :, None]
         else:
+            # |q - k|: the paper has causal models only, in which keys lie on one side.
             bias = -slope[:, None, None] * distances(q_ids, k_ids).abs().float()[..., None, :, :]
+        # Falcon adds ALiBi to q.k first and scales both (`inv_norm_factor`); BLOOM and MPT scale q.k alone.
         return bias if self.factor is None else bias * self.factor
 
     def bias(self, q_BNTH: Tensor, k_BKSH: Tensor, scale: float, state: Tensor) -> Tensor:
@@ -92,6 +97,7 @@ class T5Bias(Position):
             raise ValueError(
                 f"position.buckets={buckets} is too few, or position.max_distance={max_distance} too short"
             )
+        # One table a stack: T5's checkpoints have it in block 0, whose bias all later blocks are handed.
         self.table = Table(buckets, sizes.n_heads, role="position")
 
     def bucket(self, distance: Tensor) -> Tensor:
@@ -100,9 +106,11 @@ class T5Bias(Position):
             n, first = self.buckets, torch.zeros_like(distance)
             far = (-distance).clamp(min=0)
         else:
+            # Keys behind the query have the upper half of the table, as `relative_position > 0` has in T5.
             n, first = self.buckets // 2, (distance > 0).long() * (self.buckets // 2)
             far = distance.abs()
         single = n // 2
+        # log 0 is -inf, of which the cast to a whole number is undefined; near distances take `far` itself below.
         grown = torch.log(far.clamp(min=1).float() / single) / math.log(self.max_distance / single) * (n - single)
         # Truncated, not rounded, in float32: buckets near a border would differ from T5's otherwise.
         return first + torch.where(far < single, far, (single + grown.long()).clamp(max=n - 1))

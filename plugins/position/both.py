@@ -42,5 +42,6 @@ class LearnedT5Bias(T5Bias):
         return self.learned.embed(ids)
 
     def prepare(self, q_ids: Tensor, k_ids: Tensor) -> Tensor:
+        # MPNet's encoder calls compute_position_bias without position ids (mpnet/modeling_mpnet.py).
         where = torch.arange(k_ids.shape[-1], device=k_ids.device)
         return super().prepare(where[len(where) - q_ids.shape[-1] :], where)

@@ -67,6 +67,7 @@ class Disentangled(Position):
         self.buckets, self.max_distance, self.span = buckets, max_distance, buckets or max_distance
         self.to_position, self.to_content = content_to_position, position_to_content
         self.table = Table(2 * self.span, sizes.dim, role="position")
+        # A layer norm whatever the model's norm is: `norm_rel_ebd` of the config is "layer_norm" in DeBERTa-v3.
         self.norm = TableNorm(sizes.dim, sizes.norm_eps) if normed else None
         self.dropout = nn.Dropout(sizes.dropout)
 
@@ -75,6 +76,7 @@ class Disentangled(Position):
         if self.buckets is None:
             return distance
         single, far = self.buckets // 2, distance.abs()
+        # The device is named: under torch.device("meta"), where plans count, the number would be lost.
         most = torch.tensor((self.max_distance - 1) / single, device="cpu").log()  # in float32, as the reference
         grown = torch.log(far.clamp(min=1) / single) / most * (single - 1)
         return torch.where(far <= single, distance, (grown.ceil().long() + single) * distance.sign())
@@ -94,10 +96,12 @@ class Disentangled(Position):
         return max(self.span - far, 0), min(self.span + far, 2 * self.span - 1)
 
     def of_layer(self, state: State, project: Callable[[Tensor], tuple[Tensor, Tensor]]) -> State:
+        # Dropped out anew in each layer, as `pos_dropout` of each layer's attention.
         queries, keys = project(self.dropout(state.vectors_LD))
         return state._replace(queries_NLH=queries, keys_KLH=keys)
 
     def rotate(self, q_BNTH: Tensor, k_BKSH: Tensor, state: State) -> list[Term]:
+        # sqrt(n H) divides the sum of all terms (`scaled_size_sqrt`); H's part of it is the score's scale.
         return [Term(q_BNTH * self.n_terms**-0.5, k_BKSH)]
 
     def bias(self, q_BNTH: Tensor, k_BKSH: Tensor, scale: float, state: State) -> Tensor:
@@ -112,5 +116,6 @@ class Disentangled(Position):
         if self.to_content:
             queries = state.queries_NLH.unflatten(0, (n_keys, -1)) * self.n_terms**-0.5
             far = torch.einsum("bksh,kglh->bkgsl", k_BKSH, queries).flatten(1, 2)
+            # By key: deberta_v2 looks up -(key minus query) here, which is the same distance, and transposes as well.
             scores.append(far.gather(-1, rows.mT).mT)
         return sum(scores[1:], scores[0]) * scale

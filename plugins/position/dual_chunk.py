@@ -78,7 +78,8 @@ class DualChunk(Rope):
             mscale=mscale,
             mscale_all_dim=mscale_all_dim,
         )
-        self.relative = False  # chunks begin at fixed places
+        # Chunks begin at fixed places, so that a text's scores depend on where it begins.
+        self.relative = False
         self.chunk = max(trained * 3 // 4, 1) if chunk is None else chunk
         self.local = max(trained - self.chunk, 1) if local is None else local
         if self.chunk < 1 or self.local < 1:
@@ -96,10 +97,12 @@ class DualChunk(Rope):
         within, farthest = q_ids % self.chunk, self.chunk + self.local - 1
         turns = (within, (within + self.chunk).clamp(max=farthest), torch.full_like(within, farthest))
         apart = (q_ids // self.chunk)[..., :, None] - (k_ids // self.chunk)[..., None, :]
+        # Keys ahead are hidden by the mask; they count as of the same chunk, so that the regions cover every pair.
         regions = (apart <= 0, apart == 1, apart > 1)
         return Chunks([self._tables(t, frequencies) for t in turns], regions)
 
     def rotate(self, q_BNTH: Tensor, k_BKSH: Tensor, state: Chunks) -> list[Term]:
         tables, regions = state
+        # New keys stand where new queries do, so that the first table serves both.
         k = self._turn(k_BKSH, *tables[0])
         return [Term(self._turn(q_BNTH, *t), k, region) for t, region in zip(tables, regions, strict=True)]

@@ -95,8 +95,10 @@ class XLNetRelative(Position):
             assert state.differs is not None
             vectors = self.segments.weight.unflatten(-1, (self.n_heads, self.width))
             of_segment = torch.einsum("bnth,snh->sbnt", q + self.segment_bias[:, None], vectors)[..., None]
+            # Row 1 is that of another segment: XLNet's seg_mat is the one-hot of "differs".
             score = score + torch.where(state.differs[:, None], of_segment[1], of_segment[0])
         if state.nowhere is not None:
+            # The bias takes the product away again: all scores of such a query are 0, and its weights are equal.
             products = q_BNTH @ k_BKSH.repeat_interleave(groups, 1).mT
             score = torch.where(state.nowhere[..., None, :, None], -products, score)
         return score * scale
@@ -111,4 +113,5 @@ class XLNetRelative(Position):
                 f"position.both_ways=true needs an even batch, whose halves run two ways, but it has {batch}"
             )
         forwards, backwards = index_BTS.chunk(2)
+        # Distances run from -most to most, so that the opposite one lies as far from the other end.
         return torch.cat([forwards, len(state.keys_LNH) - 1 - backwards])

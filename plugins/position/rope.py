@@ -57,7 +57,9 @@ class Rope(Absolute):
         if low_freq_factor >= high_freq_factor or beta_slow >= beta_fast:
             low, high = ("low_freq_factor", "high_freq_factor") if beta_slow < beta_fast else ("beta_slow", "beta_fast")
             raise ValueError(f"position.{low} must be less than position.{high}")
+        # Truncated, as transformers' int(head_dim * partial_rotary_factor).
         self.dims = int(sizes.rotary_dim * fraction)
+        # arange(0, dim, 2) of an odd dim has (dim + 1) / 2 entries, so that GPT-NeoX turns one dim more.
         self.width = self.dims + self.dims % 2
         if (
             not 0 < fraction <= 1
@@ -131,14 +133,17 @@ class Rope(Absolute):
 
     def _growth(self, ids: Tensor) -> Tensor:
         """(T, 1) or (B, 1, T, 1)."""
+        # Qwen counts positions from 1 here: log(i) to the base seq_length for i over it, else 1.
         grown = ((ids + 1).float().log() / math.log(self.original_max)).clamp(min=1)[..., None]
         return grown[:, None] if ids.dim() == 2 else grown
 
     def _tables(self, ids: Tensor, frequencies: Tensor) -> tuple[Tensor, Tensor]:
         """cos and sin, (T, R/2) or (B, 1, T, R/2)."""
+        # bfloat16 can't tell whole numbers over 256 apart; only cos and sin are cast, as in LlamaRotaryEmbedding.
         angles = ids[..., None].float() * frequencies
         if ids.dim() == 2:
             angles = angles[:, None]
+        # On cos and sin, as `attention_scaling` in transformers, so that q.k has its square.
         return angles.cos() * self.amplitude, angles.sin() * self.amplitude
 
     def rotate(self, q_BNTH: Tensor, k_BKSH: Tensor, state: Any) -> list[Term]:
@@ -150,10 +155,12 @@ class Rope(Absolute):
     def _turn(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         cos, sin = cos.to(x.dtype), sin.to(x.dtype)
         turned, rest = x[..., : self.width], x[..., self.width :]
+        # GPT-J, GLM-4 and DeepSeek (`rope_interleave`) turn neighbours, in their checkpoints' own order of rows.
         if self.interleaved:
             a, b = turned[..., 0::2], turned[..., 1::2]
             y = torch.stack([a * cos - b * sin, b * cos + a * sin], -1).flatten(-2)
         else:
+            # Meta's LLaMA turns neighbours; Hugging Face's conversion permutes q and k so that halves do.
             a, b = turned.chunk(2, -1)
             y = torch.cat([a * cos - b * sin, b * cos + a * sin], -1)
         return torch.cat([y, rest], -1) if rest.shape[-1] else y

@@ -22,6 +22,7 @@ class Exact:
 
     def score(self, records: Sequence[Mapping[str, Any]], answers: Sequence[str]) -> list[float]:
         pairs = zip(records, answers, strict=True)
+        # Stricter than SQuAD's script, which also drops case, punctuation and articles.
         return [float(answer.strip() == str(record[self.field]).strip()) for record, answer in pairs]
 
 
@@ -40,6 +41,7 @@ class Contains:
         return [float(self.fits(a, self.wanted(r))) for r, a in zip(records, answers, strict=True)]
 
     def wanted(self, record: Mapping[str, Any]) -> str:
+        # JSON may have the answer as a number.
         return str(record[self.field]).strip() if self.text is None else self.text
 
     def fits(self, answer: str, text: str) -> bool:

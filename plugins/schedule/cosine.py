@@ -28,7 +28,9 @@ class Cosine:
         if step < warmup:
             # As nanoGPT: the first step does not have a rate of 0, and the first after the warm-up has all of it.
             return (step + 1) / (warmup + 1)
+        # Half a cosine rises again behind its end.
         if step >= total:
             return self.floor
+        # warmup <= step < total here, so that the divisor is not 0.
         done = (step - warmup) / (total - warmup)
         return self.floor + (1 - self.floor) * 0.5 * (1 + math.cos(math.pi * done))

@@ -55,6 +55,7 @@ class Linear:
         warmup = steps_of(self.warmup_steps, self.warmup_share, total)
         if step < warmup:
             return (step + 1) / (warmup + 1)
+        # A warm-up as long as the budget leaves nothing to divide by.
         return self.floor + (1 - self.floor) * max(0, total - step) / max(1, total - warmup)
 
 
@@ -84,6 +85,7 @@ class InverseSquareRoot:
         warmup = max(1, steps_of(self.warmup_steps, self.warmup_share, total))
         if step < warmup:
             return (step + 1) / warmup if self.warm == "linear" else 1.0
+        # Steps from 1: the paper's step^-0.5 has no value at 0.
         return math.sqrt(warmup / (step + 1))
 
 
@@ -124,10 +126,12 @@ class WarmupStableDecay:
         warmup = steps_of(self.warmup_steps, self.warmup_share, total)
         end = total - round(self.hold_share * total)
         begin = end - round(self.decay_share * total)
+        # In a budget too short for both the decay goes first: a run always ends at the floor.
         if step < min(warmup, begin):
             return (step + 1) / (warmup + 1)
         if step >= end:
             return self.floor
+        # decay_share=0 leaves no steps to divide by.
         t = max(0, step - begin) / max(1, end - begin)
         if self.shape == "exponential":
             return self.floor**t

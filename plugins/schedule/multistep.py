@@ -21,6 +21,7 @@ class MultiStep:
         warmup_steps: int | None = None,
         warmup_share: float = 0.05,
         at: tuple[float, ...] = (0.8, 0.9),
+        # 0.316^2 = 0.1: DeepSeek's rate is 31.6 % of the highest after 80 % of the tokens, 10 % after 90 %.
         by: float = 0.316,
     ):
         if list(at) != sorted(at) or not all(0 <= a <= 1 for a in at):
@@ -35,4 +36,5 @@ class MultiStep:
         warmup = round(self.warmup_share * total) if self.warmup_steps is None else self.warmup_steps
         if step < warmup:
             return (step + 1) / (warmup + 1)
+        # Rounded: 0.29 * 100 is 28.999999999999996.
         return self.by ** sum(step >= round(a * total) for a in self.at)

@@ -29,6 +29,7 @@ class Full:
         return True
 
 
+# Frozen, so that windows with equal options hash alike: a stack lowers one mask for all layers that share one.
 @register("window", "sliding")
 @dataclass(frozen=True, kw_only=True)
 class Sliding:
@@ -55,6 +56,8 @@ class Sliding:
         return length <= self.left and (self.right is None or length - 1 <= self.right)
 
     def allowed(self, q: Tensor, k: Tensor, data: Mapping[str, Tensor]) -> Tensor:
+        # Mistral's window of w holds w tokens with the query's own: `kv_idx
+        # > q_idx - sliding_window` in transformers' masking_utils.
         near = k > q - self.left
         return near if self.right is None else near & (k <= q + self.right)
 
@@ -88,6 +91,7 @@ class Strided:
 
     def covers(self, length: int) -> bool:
         left = self.left or self.stride
+        # At a distance of `left` a key is seen after all where the stride divides it.
         return self.stride == 1 or length <= left + (left % self.stride == 0)
 
     def allowed(self, q: Tensor, k: Tensor, data: Mapping[str, Tensor]) -> Tensor:

@@ -44,6 +44,7 @@ class Combinations:
         usual = _part_names(base_spec(aims[0]))
         factors = [aims]
         for slot in (s for s in SLOTS if s not in LEARNING_SLOTS):
+            # The usual part first: a covering array starts from the row of first levels, which has to be possible.
             names = sorted(registry.names(slot), key=lambda n: (n != usual[slot], n))
             factors.append([((slot, n),) for n in names if (slot, n) not in self.separate_kernels])
         self.cover = CoveringArray(factors, self._refusal)
@@ -146,6 +147,8 @@ def run_once(spec: ModelSpec) -> None:
     materialise(model)
     with torch.no_grad():
         for tensor in model.state_dict().values():
+            # `materialise` leaves memory as it finds it: NaN or 1e38 in a
+            # weight could make a part refuse a model that is sound.
             tensor.zero_()
         model.eval()(subject_from(spec, model).batch())
 
@@ -161,7 +164,8 @@ def _kernels_for_process() -> dict[Item, str]:
     """{kernel that can't train on this device: why}."""
     reasons: dict[Item, str] = {}
     for name in registry.names("kernel"):
-        with contextlib.suppress(Exception):  # a kernel that crashes is checked, so that the report shows it
+        # A kernel that crashes counts as one that runs, and is checked: the report then shows the crash.
+        with contextlib.suppress(Exception):
             if why := untrainable(small_part("kernel", name)):
                 reasons["kernel", name] = why
     return reasons
@@ -223,6 +227,7 @@ def _learning_words(items: Mapping[str, str]) -> tuple[str, ...]:
         f"model={BASE_FAMILIES[topology]}",
         *TINY,
         *WIDTHS,
+        # T5's layers are halved between encoder and decoder, so four give each stack two.
         f"model.n_layers={4 if topology == 'encoder_decoder' else 2}",
     ]
     words.append(f"objective={objective}")
@@ -268,6 +273,7 @@ def _yaml(value: OptionValue) -> str:
 
 def last_of_each_key(words: Sequence[str]) -> tuple[str, ...]:
     """Overrides without those that a later one with the same key replaces; the later one takes the earlier's place."""
+    # Composing refuses a key that is typed twice.
     return tuple({w.partition("=")[0]: w for w in words}.values())
 
 

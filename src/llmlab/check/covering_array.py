@@ -41,6 +41,7 @@ def minimal_subset(every: Sequence[T], bad: Callable[[Sequence[T]], bool]) -> li
     def search(background: list[T], added: bool, rest: list[T]) -> list[T]:
         if added and bad(background):
             return []
+        # The background alone is not bad, but with the rest it is: so the last one left must belong to the subset.
         if len(rest) == 1:
             return rest
         first, second = rest[: len(rest) // 2], rest[len(rest) // 2 :]
@@ -85,7 +86,9 @@ class CoveringArray:
 
     def cover(self, wanted: Iterable[Pair]) -> Iterator[Row]:
         """Rows in which all wanted pairs occur that are possible, earlier rows first; the others are in `refused` then."""
+        # A generator of its own, so that every run has the same rows and two pages of results can be compared.
         chance = random.Random(0)
+        # A dict for its order: a set of strings has another in each process, and the greedy search would make other rows.
         left = dict.fromkeys(p for p in wanted if p not in self.refused)
         for had in list(self.rows):
             before = len(left)
@@ -131,6 +134,7 @@ class CoveringArray:
         groups: dict[tuple[int, ...], list[Pair]] = {}
         for pair in left:
             groups.setdefault(tuple(sorted(f for item in pair for f in self._factors(item))), []).append(pair)
+        # Only factors decide here, not levels: n x m pairs of two factors need n x m rows whatever stands in the others.
         return max(groups.values(), key=len)[0]
 
     def _best_row(self, pair: Pair, left: dict[Pair, None], chance: random.Random) -> Row | None:
@@ -149,6 +153,7 @@ class CoveringArray:
     ) -> tuple[Row | None, int]:
         chosen, total = list(start), 0
         rest = [f for f in range(len(self.factors)) if f not in {g for g, _ in start}]
+        # AETG fills factors in random order: in a fixed one the last would always have the least choice.
         chance.shuffle(rest)
         for factor in rest:
             have = [item for f, n in chosen for item in self.factors[f][n]]
@@ -233,6 +238,7 @@ class CoveringArray:
         for choice in [*hints, *(every if len(conflict) == 1 else last)]:
             if choice[0] not in have:
                 yield self._overlay(self._contexts[0], [*conflict, choice])
+        # Another seed for each conflict: with the same one every conflict would be tried in the same random rows.
         chance = random.Random(len(self.conflicts))
         for _ in range(2 * TRIES):
             row, _ = self._fill_greedily(conflict, {}, chance)

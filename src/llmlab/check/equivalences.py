@@ -115,6 +115,7 @@ def _left_padded(subject: Subject) -> None:
     starts = 8 - lengths
     places = torch.arange(LENGTH)[None]
     batch["valid"] = places >= starts[:, None]
+    # Padding stands before position 0, and a learned table has no row for that.
     batch["positions"] = (places - starts[:, None]).clamp(min=0)
     hidden, _ = _read_in_pieces(subject, batch, [0, 8, 9, 10, LENGTH])
     for row, start in enumerate(starts.tolist()):
@@ -138,6 +139,7 @@ def generation(subject: Subject) -> None:
         raise NotApplicable("it writes no text: its mask looks ahead, or it has no head for tokens")
     if subject.expert_choice or subject.splits_batch:
         raise NotApplicable("a text gives something else beside others")
+    # A model whose mask or window goes by places is asked with prompts of one length, as `generate` groups them.
     lengths = (7, 4, 6) if fits_padding(model, LENGTH) else (6, 6, 6)
     prompts = [row[:n].tolist() for row, n in zip(random_ids(3, 7), lengths, strict=True)]
     start = DECODER_START if subject.encoder_decoder else None
@@ -196,6 +198,7 @@ def padding(subject: Subject) -> None:
         want = forward(subject, alone, texts=True)
         right = slice_batch(batch, row, slice(None))
         right["valid"] = torch.arange(LENGTH)[None] < n
+        # Padding holds other tokens instead of one id for all, so that a part which reads any of it shows it.
         right["ids"] = torch.where(right["valid"], right["ids"], other[row : row + 1])
         got = forward(subject, right, texts=True)
         assert_same_output(subject, got, want, slice(0, n), "padded on the right")
@@ -254,6 +257,7 @@ def documents(subject: Subject) -> None:
         raise NotApplicable("its experts choose among all tokens of a batch")
     if "prefix_len" in mask.attribute("needs"):
         raise NotApplicable("its mask reads a prefix of each row, of which documents that are packed have one")
+    # A document of a single token begins and ends at once, where bounds that are off by one show.
     batch, lengths = subject.batch(), (5, 1, 6)
     batch["documents"] = torch.tensor([i for i, n in enumerate(lengths) for _ in range(n)])[None].expand(2, -1)
     got = forward(subject, batch)

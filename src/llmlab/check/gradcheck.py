@@ -26,7 +26,8 @@ from llmlab.slots import Loss
 # the loss by float64 rounding, and by 1e-6 times the curvature. The second step tells a slope from noise: where both steps
 # give one value that is not the gradient's, the gradient is wrong.
 STEPS = (1e-6, 1e-5)
-RELATIVE_ERROR = 0.001  # of a gradient's norm; the model's own gradient is float32, which makes 2e-5 of it
+# Of a gradient's norm: the model's own gradient is float32, which is off by 2e-5 of it.
+RELATIVE_ERROR = 0.001
 ABSOLUTE_ERROR = 1e-5  # for a gradient that is 0 but for rounding
 
 
@@ -43,12 +44,14 @@ def slope(subject: Subject) -> None:
         if (own_gradient := gradient[path]) is not None:
             by_role.setdefault(role, []).append((parameter, own_gradient.double()))
     unmeasured: list[str] = []
-    exact_loss = loss_function(subject, exact)  # before: first values of a companion are drawn in float32
+    # Before float64 begins: the first values of a companion are drawn in float32.
+    exact_loss = loss_function(subject, exact)
     with in_float64(), torch.no_grad():
         probe = _LossProbe(exact, exact_loss)
         for role_name, own in by_role.items():
             directions = [torch.randn(p.shape, generator=generator(3)) for p, _ in own]
             want = sum(float((g * d).sum()) for (_, g), d in zip(own, directions, strict=True))
+            # Of the gradient's norm too: a slope along a random direction may be near 0 while the gradient is large.
             tolerance = ABSOLUTE_ERROR + RELATIVE_ERROR * (
                 abs(want) + math.sqrt(sum(float(g.square().sum()) for _, g in own))
             )
@@ -57,6 +60,7 @@ def slope(subject: Subject) -> None:
             if got is not None and abs(got - want) <= tolerance:
                 continue
             again = probe.slope([p for p, _ in own], directions, moved[1])
+            # `not <=`, as every comparison with NaN is false.
             if got is None or again is None or not abs(got - again) <= tolerance:
                 unmeasured.append(role_name)
             else:
@@ -76,11 +80,13 @@ class _LossProbe:
         self.compute, self.routers = compute, model.routers()
         try:
             self.value, self.experts = self._now()
+        # What PyTorch raises for an operation without float64 ("... not implemented for 'Double'") is one, too.
         except RuntimeError as e:
             raise NotApplicable(f"it can't be computed in float64: {str(e).splitlines()[0]}") from None
 
     def slope(self, parameters: list[Tensor], directions: list[Tensor], step: float) -> float | None:
         """The slope along `directions`; None if a step sends a token to other experts, where the loss jumps."""
+        # Kept and copied back: adding a step and taking it off again rounds, and the errors of all roles would add up.
         before = [parameter.clone() for parameter in parameters]
         for parameter, direction in zip(parameters, directions, strict=True):
             parameter.add_(direction, alpha=step)
@@ -110,6 +116,7 @@ def in_float64() -> Iterator[None]:
     leave their rounding, 1e-7, in a difference that is divided by 1e-6.
     """
     before = torch.get_default_dtype()
+    # For tensors that are made without a dtype (torch.ones, torch.tensor(0.5)), which the mode below does not see.
     torch.set_default_dtype(torch.float64)
     try:
         with _Float64Mode():
@@ -128,7 +135,9 @@ class _Float64Mode(TorchFunctionMode):
         args: tuple[object, ...] = (),
         kwargs: Mapping[str, object] | None = None,
     ) -> object:
-        if func is Tensor.float:  # x.float() has no dtype among its arguments
+        # x.float() has no dtype among its arguments, so that the line below would leave it.
+        if func is Tensor.float:
             func = Tensor.double
+        # `is`, as there is one object for each dtype, while == with a tensor compares its elements.
         args = tuple(torch.float64 if x is torch.float32 else x for x in args)
         return func(*args, **{k: torch.float64 if x is torch.float32 else x for k, x in (kwargs or {}).items()})

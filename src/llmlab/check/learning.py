@@ -32,6 +32,7 @@ def build_objective(subject: Subject) -> Any:
     cfg = subject.composed.cfg.objective
     entry = registry.index()["objective", cfg["_part_"]]
     options = {str(k): v for k, v in cfg.items() if not str(k).startswith("_")}
+    # T5's 100 sentinels are more than there are ids, so they begin again from the end.
     special = {name: VOCABULARY - 1 - i % VOCABULARY for i, name in enumerate(entry.special)}
     return registry.load("objective", entry.name, options)(Vocabulary(VOCABULARY, special), sample_length(subject))
 
@@ -106,6 +107,7 @@ def loss_function(subject: Subject, model: Model) -> Callable[[], Loss]:
 def parameter_gradients(model: Model, loss: Tensor) -> dict[str, Tensor | None]:
     """{name: gradient}, None where the graph of the loss does not have the parameter. `.grad` stays as it is."""
     names, parameters = zip(*model.named_parameters(), strict=True)
+    # Without allow_unused autograd raises for a parameter that the loss does not reach, and does not say for which.
     return dict(zip(names, torch.autograd.grad(loss, parameters, allow_unused=True), strict=True))
 
 
@@ -126,7 +128,8 @@ def first_loss(subject: Subject) -> None:
     # E[ln sum exp z] = ln V + v / 2 for normal logits z of variance v, which an init may cause (`logit_variance`); chance
     # adds up to SAMPLING_ERROR of their deviation. It is a bound: a norm or a soft cap may make logits vary less.
     expected = chance + varies / 2
-    if varies and keeps_input(subject.spec):  # the input's own logit is up to sqrt(v D): its vector times itself
+    # The input's own logit is its vector times itself, up to sqrt(v D).
+    if varies and keeps_input(subject.spec):
         own = math.sqrt(varies * subject.spec.sizes.dim)
         expected = math.log(math.exp(expected) + math.exp(own))
     most = (1 + LOSS_TOLERANCE) * expected + SAMPLING_ERROR * math.sqrt(varies)
@@ -169,6 +172,7 @@ def allowed_without_gradient(subject: Subject) -> set[str]:
         found |= {f"{path}.{name}" for name in attributes.get(module, attributes.EVERY, "idle")}
     moe = subject.spec.sizes.moe
     if moe.per_token == 1 and moe.renormalise:
+        # By id: == of two tensors is a tensor, not an answer.
         weights = {id(p) for router in subject.model.routers() for p in router.parameters()}
         found |= {name for name, p in subject.model.named_parameters() if id(p) in weights}
     return found
@@ -226,7 +230,8 @@ def checkpointing(subject: Subject) -> None:
     Placement(activation_checkpointing=True).apply(recomputed)
     results = []
     for model in (stored, recomputed):
-        torch.manual_seed(0)  # the recomputation has to restore this generator, or it drops other values
+        # The recomputation has to restore this generator, or it drops other values than the forward did.
+        torch.manual_seed(0)
         total = objective_loss(subject, model, batch).mean()
         results.append((total.detach(), parameter_gradients(model, total)))
     (want, slopes), (got, slopes_again) = results
@@ -274,6 +279,7 @@ def balance(subject: Subject) -> None:
             aux = model(batch).aux
             losses.append(None if aux is None else aux.loss)
         none, low, high = losses
+        # PyTorch 2.13 warns of float() of a tensor that has a gradient.
         if none is not None and float(none.detach()) != 0.0:
             raise CheckFailed(f"with model.moe.{trait}=0 there is a loss of {float(none.detach()):.3g}")
         if low is None or high is None or not float(low.detach()) > 0:

@@ -46,6 +46,7 @@ def contexts(subject: Subject) -> Iterator[tuple[str, Batch]]:
     yield "a text padded on the right", {**batch, "valid": right}
     yield "documents packed", {**batch, "documents": documents}
     yield "documents packed, padded on the left", {**batch, "documents": documents, "valid": left}
+    # With the diagonal: a query that sees nothing gives nothing that could be compared.
     yield "a mask of the caller's", {**batch, "allowed": allowed | torch.eye(LENGTH).bool()}
     if "queries" in subject.spec.stacks[-1].mask.attribute("needs"):
         yield "two streams", subject.batch(rows=ROWS, two_streams=True)
@@ -122,11 +123,14 @@ def _changed_outputs(subject: Subject, batch: Batch, key: str) -> Tensor:
     keys = batch[key].shape[1]
     many = {k: x.repeat(keys + 1, *(1,) * (x.dim() - 1)) for k, x in batch.items()}
     for k in range(keys):
-        token = many[key][(k + 1) * ROWS : (k + 2) * ROWS, k]  # a view: changed in place
+        # A view: `many` itself is changed.
+        token = many[key][(k + 1) * ROWS : (k + 2) * ROWS, k]
         token += 1
+        # Not 0: some parts take low ids for padding, and a changed token would vanish instead of differing.
         token[token == VOCABULARY] = FIRST_ID
     hidden = [subject.model(one, heads={}).hidden for one in _forwards(subject, many)]
-    return _differs(torch.cat(hidden), keys, 20 * NOISE)  # rounding adds up over layers
+    # Rounding adds up over the layers.
+    return _differs(torch.cat(hidden), keys, 20 * NOISE)
 
 
 def _forwards(subject: Subject, many: Batch) -> list[Batch]:
@@ -141,6 +145,7 @@ def _differs(out_CTD: Tensor, keys: int, noise: float) -> Tensor:
     """(B, T, S) bool from (1 + S) groups of B rows, the first of them unchanged: True where an output differs from it."""
     out = out_CTD.unflatten(0, (keys + 1, ROWS))
     apart = (out[1:] - out[:1]).abs().amax(-1)
+    # Comparisons with NaN are false, so that a model full of NaN would count as one in which nothing changes.
     if not torch.isfinite(out).all():
         raise CheckFailed("hidden states are not finite")
     return (apart > noise * max(1.0, float(out.abs().max()))).permute(1, 2, 0)
@@ -152,7 +157,8 @@ def _differs(out_CTD: Tensor, keys: int, noise: float) -> Tensor:
 def visibility(subject: Subject) -> None:
     """In each layer a query takes from those keys that its mask, its window, documents and padding show, and no others."""
     model = subject.fresh().eval()
-    shorten_queries(model, 0.01)  # near-uniform attention: no visible key has a share that is lost in rounding
+    # With short queries attention is nearly uniform, so that no key's share is lost in rounding.
+    shorten_queries(model, 0.01)
     stacks = list(zip(model.all_stacks(), subject.spec.stacks, strict=True))
     for context, batch in contexts(subject):
         stack, spec = stacks[-1]
@@ -221,6 +227,7 @@ def keys_read(subject: Subject, model: Model, attention: nn.Module, batch: Batch
     def change(x: Tensor) -> Tensor:
         if x.dim() != 3 or x.shape[1] != keys:
             raise NotApplicable(f"its values are {tuple(x.shape)}, not (batch, keys, width)")
+        # In place it would change the residual stream itself where a block hands that to its attention without a norm.
         x = x.clone()
         for place in range(len(x)):
             group, row = divmod(n_before[0] + place, ROWS)
@@ -234,6 +241,7 @@ def keys_read(subject: Subject, model: Model, attention: nn.Module, batch: Batch
 
     hooks = [attention.register_forward_hook(stop)]
     if values:
+        # What a forward hook returns takes the place of the module's output; so of a pre-hook the arguments.
         hooks += [v.register_forward_hook(lambda module, args, result: change(result)) for v in values]
     else:
         hooks.append(attention.register_forward_pre_hook(lambda module, args: (change(args[0]), *args[1:])))

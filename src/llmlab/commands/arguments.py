@@ -13,7 +13,8 @@ from llmlab.config.aliases import ARGUMENTS
 from llmlab.errors import UserError
 
 T = TypeVar("T")
-LARGEST = 2**62  # of whole numbers: tensors count in 64 bits, and a seed has others behind it
+# Of whole numbers: tensors count in 64 bits, and a seed has others behind it (seed + 1 ...).
+LARGEST = 2**62
 READ = {"true": True, "false": False}
 
 
@@ -22,6 +23,7 @@ def parse(argv: Sequence[str], cls: type[T], command: str) -> T:
     is a list may be given several times.
     """
     fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    # `fields(cls)` has the annotations as strings here: every command's module defers their evaluation.
     hints = typing.get_type_hints(cls)
     values: dict[str, Any] = {}
     problems = []
@@ -53,10 +55,12 @@ def parse(argv: Sequence[str], cls: type[T], command: str) -> T:
                 else:
                     values[key] = _convert(text, hints[key])
             except ValueError:
+                # isdecimal, not isdigit: "²".isdigit() is true, but int("²") is an error, of which 2^62 says nothing.
                 below = " below 2^62" if text.lstrip("+-").isdecimal() else ""
                 problems.append(f"{key}={text[:100]}: must be {_name(hints[key])}{below}")
     has_default = {n for n, f in fields.items() if (f.default, f.default_factory) != (dataclasses.MISSING,) * 2}
     required = [n for n in fields if n not in has_default and n not in values]
+    # Only where all else is right: a key that was mistyped is often the one that is missing.
     problems += [f"{n} is missing; llmlab {command} {n}=..." for n in required if not problems]
     if problems:
         raise UserError("\n".join(problems))
@@ -89,6 +93,7 @@ def _convert(text: str, hint: object) -> Any:
     options = _options(hint)
     if type(None) in options and text in ("null", "none"):
         return None
+    # bool("false") is True.
     if bool in options:
         if text.lower() not in READ:
             raise ValueError(text)

@@ -56,6 +56,7 @@ def main(argv: Sequence[str]) -> int | None:
     sampling = a.sampling()
     where = f"hf={a.hf}" if a.hf is not None else f"run={a.run}"
     model, tokenizer = load_given(a.run, a.hf)
+    # The template is read before the first line is asked for: a tokenizer without one should say so at once.
     chat = Chat(model, tokenizer, where, system=a.system, max_new=a.max_new, sampling=sampling, stop=unescaped(a.stop))
     if sys.stdin.isatty():
         print(f"{where}: {sum(p.numel() for p in model.parameters()) / 1e6:,.1f}M parameters. {HINT}")
@@ -64,6 +65,7 @@ def main(argv: Sequence[str]) -> int | None:
             break
         if line == "/clear":
             chat.clear()
+        # Letters alone, as a message may begin with a path (/etc/hosts) or a number (/2).
         elif line.startswith("/") and line[1:].isalpha() and sys.stdin.isatty():
             print(f"{line}: there is no such command; /clear and /quit are")
         elif line:
@@ -79,6 +81,7 @@ def _lines() -> Iterator[str]:
         except UnicodeDecodeError as e:
             raise UserError(f"standard input is not UTF-8 (byte {e.start})") from None
         return
+    # Python for Windows comes without readline.
     with suppress(ImportError):
         import readline  # noqa: F401  (gives input() the arrow keys)
     while True:
@@ -94,8 +97,11 @@ def _lines() -> Iterator[str]:
 def _answer(chat: Chat, line: str, seed: int) -> None:
     typed = sys.stdin.isatty()
     try:
+        # Closed at once, also by Ctrl-C: the generator remembers the unfinished
+        # answer in its `finally`, and a traceback would keep it open.
         with closing(chat.answer(line, seed + len(chat.messages))) as pieces:
             for piece in pieces:
+                # On a terminal Python writes at each line break only, and pieces of an answer have none.
                 print(piece, end="", flush=True)
     except KeyboardInterrupt:
         if not typed:

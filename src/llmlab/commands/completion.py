@@ -25,11 +25,13 @@ def main(argv: Sequence[str]) -> int:
     asked, _, shell = argv[0].partition("=") if argv else ("", "", "")
     if asked not in ("install", "uninstall", "query") or (asked != "query" and shell not in SHELLS):
         raise UserError('-sc needs install=bash (or zsh, or fish), as in: eval "$(llmlab -sc install=bash)"')
+    # bash sets it for a completion; Hydra's script for fish does by itself, so that one name serves both.
     line = os.environ.get("COMP_LINE", "")
     command = re.match(r"\s*\S+\s+(\S+)\s", line)
     word = "" if line.endswith(" ") or len(line.split()) < 2 else line.split()[-1]
     if not argv[0].startswith("query=") or (command and command[1] in OVERRIDES):
-        if command:  # Hydra takes the first word for the program, and all others for what was typed
+        # Hydra takes the first word for the program, and all others for what was typed.
+        if command:
             os.environ["COMP_LINE"] = line[: command.start(1)] + line[command.end(1) + 1 :]
         train.main(["-sc", *argv])
         if not (command and command[1] == "plan"):
@@ -63,4 +65,5 @@ def _keys(command: str) -> list[str]:
     arguments = getattr(import_module(home.home.partition(":")[0]), "Arguments", None) if home else None
     if arguments is None:
         return []
+    # A string, as all annotations in the modules of commands are (`from __future__ import annotations`).
     return [f"{f.name}=" if f.type != "bool" else f"--{f.name}" for f in fields(arguments)]

@@ -110,6 +110,7 @@ def evaluate(
     ("position=dual_chunk"). field: the key of a text in a line of .jsonl. fields: the keys of a
     record's fields, of a run that was trained on records; None: as in its training.
     """
+    # Imported here: torch takes 0.8 s, and a mistyped key need not wait for it.
     import torch
 
     from llmlab import measures
@@ -176,12 +177,15 @@ def evaluate(
         rank_zero_info("and so does each window")
     pieces = [(stream, length_of_windows) for stream in streams]
     likely = measures.covers_text(objective)
-    if not own and likely:  # all of the text, its last, shorter window too
+    # Its last, shorter window too: bits per byte are of all bytes of the text.
+    if not own and likely:
         rest = [stream.after(length_of_windows, shared) for stream in streams if isinstance(stream, Stream)]
         pieces += [(end, len(end) - 1) for end in rest if len(end) > shared]
     ends = corpus.vocabulary.special.get("eos")
-    beginnings = tuple(i for i in lead if i != ends)  # no text, and a document's end says that another begins
+    # These tokens are no text; eos is, as the end of a document tells that another begins.
+    beginnings = tuple(i for i in lead if i != ends)
     totals = Totals(measures.kinds(objective))
+    # inference_mode, not no_grad: nothing is trained afterwards, and it also spares counting versions of tensors.
     with torch.inference_mode():
         for stream, size in pieces:
             objective = make(corpus.vocabulary, size)
@@ -217,7 +221,9 @@ def evaluate(
                 totals.add(loss, batch)
                 if isinstance(watched, batch_keys.Watched):
                     batch_keys.check(watched, objective)
+                # At each batch, as only here the batch that did it is at hand to be run again.
                 if not math.isfinite(totals.means()["loss"]):
+                    # B023 warns of a lambda that sees a loop's variables change; this one is called before they do.
                     which = finite.first_nonfinite(model, lambda: objective.loss(model, batch, **models))  # noqa: B023
                     so_far = sum(totals.counts().values())
                     raise UserError(f"the loss is {totals.means()['loss']} after {so_far:,} targets: {which}")
@@ -258,5 +264,6 @@ def _usual(model: Model, stream: Stream | Records) -> int:
 def _known(batch: Mapping[str, Any], model: Model) -> None:
     """A tokenizer may have ids that a checkpoint has no row for."""
     for name in ("ids", "source_ids"):
+        # Looked up, such an id is an IndexError on a CPU, and on a GPU an assertion of the device, after which no call works.
         if name in batch and (most := int(batch[name].max())) >= model.sizes.vocab_size:
             raise UserError(f"the tokenizer has the id {most}, but the model knows {model.sizes.vocab_size} tokens")

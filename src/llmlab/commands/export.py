@@ -62,6 +62,7 @@ def export(run: str | Path, to: Path, format: str = "llmlab", step: int | None =
 
         trains(home, role)
     write = functools.partial(_llmlab if format == "llmlab" else _hf, role=role)
+    # replace, not str.format: a path may have braces.
     return _atomically(to, lambda temporary: write(path, home, temporary)).replace("{to}", str(to))
 
 
@@ -85,7 +86,8 @@ def _llmlab(path: Path, home: Path, to: Path, role: str | None = None) -> str:
     from llmlab.runs.files import CONFIG, EXPORT, SPEC, undamaged
     from llmlab.runs.folder import load
 
-    checkpoint.read_weights(path)  # whether they can be used
+    # Read only to find out whether they can be used: what is copied below is not looked at.
+    checkpoint.read_weights(path)
     names = [CONFIG, SPEC, "tokenizer.json", SPECIAL, *(n for n in BESIDE if (home / n).exists())]
     load(home)  # as its config and model must be sound too
     if not checkpoint.is_export(path):
@@ -94,6 +96,7 @@ def _llmlab(path: Path, home: Path, to: Path, role: str | None = None) -> str:
     for name in names:
         if not (home / name).is_file():
             raise UserError(f"{home}: there is no {name} there")
+        # copyfile takes no permissions along: what a read-only run exports can be written to.
         shutil.copyfile(home / name, to / name)
     tied: dict[str, str] = {}
     if role is None:
@@ -126,15 +129,19 @@ def _atomically(to: Path, fill: Callable[[Path], str]) -> str:
     target = to.absolute()
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        # Beside the target: os.rename works within one file system only.
         temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     except OSError as e:
         raise UserError(f"to={to} can't be written: {e.strerror}") from e
     try:
         said = fill(temporary)
-        temporary.chmod(0o755)  # mkdtemp makes it for its owner alone
-        os.rename(temporary, target)  # rename(2) takes the place of an empty folder, and refuses one that is not
+        # mkdtemp makes a folder that its owner alone can read.
+        temporary.chmod(0o755)
+        # rename(2) takes the place of an empty folder, and refuses one that is not empty.
+        os.rename(temporary, target)
     except OSError as e:
         raise UserError(f"to={to} can't be written: {e.strerror or e}") from e
     finally:
+        # After the rename there is none, which ignore_errors covers.
         shutil.rmtree(temporary, ignore_errors=True)
     return said

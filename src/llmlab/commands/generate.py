@@ -67,6 +67,7 @@ class Drawing:
     seed: int = 1
 
     def sampling(self) -> Sampling:
+        # Imported here: it brings torch, 0.8 s that --help and a mistyped key need not wait for.
         from llmlab.decoding.sampling import Sampling
 
         return Sampling(self.temperature, self.top_k, self.top_p, self.min_p, self.repetition_penalty)
@@ -125,6 +126,8 @@ def main(argv: Sequence[str]) -> int | None:
     wrote = False
     for i, sample in enumerate(told):
         if a.json:
+            # Flushed: stdout to a pipe is written in blocks of 8 KiB, so that a reader would
+            # wait for many samples. ensure_ascii would write everything but English as \uXXXX.
             print(json_module.dumps(sample.fields(), ensure_ascii=False), flush=True)
         elif many:
             print(f"--- {i + 1} of {total}" + (f", seed {sample.seed}" if a.num > 1 else ""))
@@ -135,6 +138,7 @@ def main(argv: Sequence[str]) -> int | None:
     if not many and not a.json:
         print()
     if not wrote and not a.chat and _answers(tokenizer):
+        # On stderr: stdout is the text, and may be piped.
         print("note: it ended the text at once; it has a chat template, by which chat=true asks it", file=sys.stderr)
     return 0
 
@@ -153,6 +157,7 @@ def _answers(tokenizer: Tokenizer) -> bool:
 
 def unescaped(texts: Sequence[str]) -> list[str]:
     """With \\n, \\t, \\r and \\\\ as they are typed on a command line made characters."""
+    # Not the codec unicode_escape, which takes the bytes of UTF-8 for Latin-1: "é" comes out as "Ã©".
     return [re.sub(r"\\([ntr\\])", lambda m: ESCAPES[m[1]], text) for text in texts]
 
 
@@ -160,6 +165,7 @@ def _prompt(given: str | None) -> str:
     if given not in (None, "-"):
         return str(given)
     try:
+        # echo and here-strings add a line break that was not meant, and after it a model begins another line.
         return sys.stdin.read().removesuffix("\n")
     except UnicodeDecodeError as e:
         raise UserError(f"standard input is not UTF-8 (byte {e.start}), so it is no prompt") from None
@@ -167,17 +173,21 @@ def _prompt(given: str | None) -> str:
 
 def read_prompts(path: str) -> list[str]:
     """One prompt a line of a .txt file (blank lines are none), or "prompt" of each object of a .jsonl file."""
+    # sh leaves the ~ of prompts=~/file as it is, inside of a word; bash alone takes that for an assignment.
     file = Path(path).expanduser()
     try:
+        # Some editors on Windows begin UTF-8 files with a byte order mark, which "utf-8" keeps as a character.
         text = file.read_bytes().decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as e:
         raise UserError(f"prompts={path} is not UTF-8 (byte {e.start})") from None
     except OSError as e:
         raise UserError(f"prompts={path} can't be read: {e.strerror}") from None
     if file.suffix.lower() != ".jsonl":
+        # Not splitlines, which also breaks at U+2028, U+0085 and form feeds, which a prompt may have.
         found = [line.removesuffix("\r") for line in text.split("\n") if line.strip()]
     else:
         found = []
+        # newline=None reads \r\n as \n, as a file opened as text does; StringIO's own default keeps both.
         for number, line in json_lines(io.StringIO(text, newline=None)):
             row: Any = parse_json(line, Any, f"prompts={path}, line {number}")
             if not isinstance(row, dict) or not isinstance(row.get("prompt"), str):
@@ -234,13 +244,15 @@ def samples(
     alike = fits_padding(model, min(4096, max(map(len, coded)) + max_new))
     while wanted:
         length, n = len(wanted[0][1]), batch_size
-        if not alike:  # padding would change what is written: prompts of other lengths wait
+        # Padding would change what is written, so prompts of other lengths wait for a batch of their own.
+        if not alike:
             n = next((i for i, (_, ids) in enumerate(wanted[:n]) if len(ids) != length), n)
         at_once, wanted = wanted[:n], wanted[n:]
         pieces = _written(model, tokenizer, at_once, max_new, sampling, stop, ends, cached)
         if stream:
             ((first, _),) = at_once
-            for (piece,) in pieces:  # the first before anything is printed: a model that can't write says so there
+            # The first piece is made before anything is printed: a model that can't write says so there.
+            for (piece,) in pieces:
                 yield Sample(first.prompt, first.seed, piece)
             continue
         for step in pieces:
@@ -255,7 +267,8 @@ def encode_prompt(tokenizer: Tokenizer, prompt: str, index: int, total: int, sou
         ids = tokenizer.encode_source(prompt) if source else [*tokenizer.lead, *tokenizer.encode(prompt)]
     except UserError as e:
         raise UserError(f"prompt {index + 1} of {total}: {e}" if total > 1 else str(e)) from None
-    if not ids and "eos" in tokenizer.special:  # nothing to go on: the beginning of a text
+    # There is nothing to go on from, and behind the end of a text another begins.
+    if not ids and "eos" in tokenizer.special:
         ids = [tokenizer.special["eos"]]
     return ids
 
@@ -315,7 +328,10 @@ class Teller:
         if self.stopped:
             return ""
         self.ids.append(token)
+        # All ids anew: SentencePiece-like decoders drop the space before the first
+        # token of what they are given, so pieces decoded apart do not add up.
         text = self.tokenizer.decode(self.ids)
+        # A byte-level token may be a part of a character, which tokenizers decodes to U+FFFD until the rest has come.
         if text.endswith("\ufffd") or not text.startswith(self.before):  # a character is not yet whole
             return ""
         return self._tell(text, last=False)

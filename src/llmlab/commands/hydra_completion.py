@@ -6,7 +6,8 @@ from collections.abc import Callable
 from contextlib import redirect_stdout
 from io import StringIO
 
-HIDDEN = "_part_"  # Hydra offers it as a key; a part is chosen by SLOT=NAME
+# Hydra's completion offers every key of the schema, this one too; a part is chosen by SLOT=NAME.
+HIDDEN = "_part_"
 
 
 def offer(ask: Callable[[], object]) -> None:

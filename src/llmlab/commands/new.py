@@ -31,6 +31,7 @@ llmlab parts SLOT lists the existing parts and their files; src/llmlab/slots.py 
 slot's arguments and results."""
 
 LONGEST = 30  # lines of the part keep to their width
+# PyYAML reads yes, no, on and off as booleans (YAML 1.1); Hydra's grammar has null, true, false, nan and inf.
 VALUES = ("null", "true", "false", "yes", "no", "on", "off", "nan", "inf")
 # How a part of a slot is typed where SLOT=NAME alone shows nothing of it.
 TYPED = {"mask": "model=bert mask={}", "moe": "model=qwen_moe moe={}", "head": "+head@heads.tokens={}"}
@@ -106,6 +107,7 @@ def _plan(slot: str, name: str, out: str | None) -> Plan:
     for file in (plan.part, plan.test):
         if file.exists():
             raise UserError(f"{_shown(file)} is there already; choose another name, or out=FILE")
+    # find_spec knows only what is installed here; the names of the standard library are taken on every platform.
     if plan.module and (plan.module in sys.stdlib_module_names or importlib.util.find_spec(plan.module) is not None):
         raise UserError(f"{plan.module} is the name of another module, which {part.name} would hide; choose another")
     return plan
@@ -128,7 +130,9 @@ def _write(plan: Plan, slot: str, name: str) -> None:
     )
     if plan.module:
         if "import pytest\n" not in test:
+            # Where isort puts it, so that the new file passes a linter as it stands.
             test = test.replace("import torch\n", "import pytest\nimport torch\n", 1)
+        # Behind the last import, since linters want imports first (E402).
         *_, last = re.finditer(r"^(?:from|import) .*\n", test, re.M)
         test = test[: last.end()] + KNOWN.format(module=plan.module) + test[last.end() :]
     for file in (plan.part, plan.test):
@@ -140,6 +144,7 @@ def _write(plan: Plan, slot: str, name: str) -> None:
     try:
         write_atomic(plan.test, test)
     except UserError:
+        # A part without its test would make a second try fail: the name would be taken.
         plan.part.unlink()
         raise
 
@@ -162,6 +167,7 @@ def _next(plan: Plan, slot: str, name: str) -> list[str]:
         before = f"{registry.VARIABLE}={','.join([*named, plan.module])} "
         if plan.part.resolve().parent != Path.cwd().resolve():
             before = f"PYTHONPATH={shlex.quote(_shown(plan.part.parent))} {before}"
+    # A shell may have no `python` (Debian installs python3 only), or that of another environment.
     python = "python" if shutil.which("python") == sys.executable else shlex.quote(_shown(Path(sys.executable)))
     test = f"{python} -m pytest {shlex.quote(_shown(plan.test))}"
     if importlib.util.find_spec("pytest") is None:

@@ -75,6 +75,7 @@ def _presets(group: str) -> list[dict[str, Any]]:
     from llmlab.config.model_files import conf_dir
 
     found = []
+    # glob gives files in the order of the file system, which differs between machines.
     for file in sorted(Path(conf_dir(), group).glob("*.yaml")):
         lines = file.read_text().splitlines()
         comments = (line[1:].strip() for line in lines if line.startswith("#"))
@@ -115,4 +116,5 @@ def _text(group: str, found: list[dict[str, Any]], full: bool) -> str:
 
 
 def _yaml(value: object) -> str:
+    # bool before str: YAML has true and null where Python writes True and None.
     return str(value).lower() if isinstance(value, bool) else "null" if value is None else str(value)

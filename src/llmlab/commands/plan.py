@@ -65,7 +65,8 @@ def main(argv: Sequence[str]) -> int:
     if a.memory is not None and not (math.isfinite(a.memory) and a.memory * GIB >= 1):
         raise UserError(f"memory={a.memory:g} must be a number of GiB above 0, of a byte at least")
     composed: Composed | None = None
-    if a.hf is None:  # what is wrong with it is said without torch
+    # Composed before torch is imported, so that what is wrong with the words is said at once.
+    if a.hf is None:
         composed = _composed(overrides, folders)
         _on_cpu(composed.cfg, own)
     elif whole := [o for o in overrides if o.lstrip("+~").partition("=")[0] in ("model", "size")]:
@@ -117,6 +118,8 @@ def _here(planned: Subject, mfu: float) -> ThisMachine | None:
     cpu = torch.device("cpu")
     if (capacity := preflight.available(cpu)) is None:
         return None
+    # cpu_count has all cores of the machine; those that taskset, Slurm
+    # or a container's cpuset leave are known to Linux alone.
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     peak = meter.matmul_peak(cpu, COMPUTED[planned.cfg.precision], cache.root())
     return build.this_machine(planned, cores, capacity, peak, mfu)

@@ -30,7 +30,8 @@ SHOWN = (*STATUSES, "waiting", "unreadable")
 COLOURS = {"completed": "green", "running": "cyan", "failed": "red", "died": "red", "interrupted": "yellow"}
 SORTS = ("age", "loss", "steps", "status", "folder")
 NARROW = 70  # columns of a terminal under which a table has fewer
-TAIL = 1 << 14  # bytes of metrics.csv that are read for the last step of a run that has not said so itself
+# Bytes: a run that was killed has not said its last step, and for a listing a long metrics.csv is not read whole.
+TAIL = 1 << 14
 
 
 @dataclass
@@ -152,6 +153,7 @@ def _row(folder: Path) -> dict[str, Any]:
             "parameters": (said.get("parameters") or {}).get("total"),
             "tokens_per_second": said.get("tokens_per_second"),
         }
+    # AttributeError and TypeError: a run.json that is JSON, but has a list or a number where an object belongs.
     except (UserError, AttributeError, TypeError) as e:
         return {**row, "status": "unreadable", "reason": str(e)}
     if row["status"] != "completed":
@@ -162,11 +164,14 @@ def _row(folder: Path) -> dict[str, Any]:
 def _last(file: Path, row: dict[str, Any]) -> dict[str, Any]:
     """Steps and validation loss as metrics.csv has them last: a run that was killed had no time to say so."""
     try:
+        # In bytes, as a file opened as text can't seek to a place that `tell` has not given.
         with open(file, "rb") as f:
             header = f.readline().decode().strip().split(",")
             start = max(f.tell(), os.fstat(f.fileno()).st_size - TAIL)
             f.seek(start)
-            lines = f.read().decode().split("\n")[:-1]  # what follows the last line break is torn
+            # What follows the last line break is a line that was being written as the run died.
+            lines = f.read().decode().split("\n")[:-1]
+        # The tail may begin inside a line, which then has too few cells.
         cells = [
             dict(zip(header, line.split(","), strict=True)) for line in lines if line.count(",") == len(header) - 1
         ]
@@ -186,6 +191,7 @@ def ordered(rows: list[dict[str, Any]], sort: str) -> list[dict[str, Any]]:
     """Runs that lack what they are sorted by come last, but those without an age first."""
     by_age = sorted(rows, key=lambda r: (r["began"] or "", r["folder"]))
     if sort == "loss":
+        # None can't be compared with a number; the flag before it decides first.
         return sorted(by_age, key=lambda r: (r["val_loss"] is None, r["val_loss"] or 0.0))
     if sort == "steps":
         return sorted(by_age, key=lambda r: -(r["steps"] or 0))
@@ -200,6 +206,7 @@ def age(began: str | None, now: datetime) -> str:
         then = datetime.fromisoformat(str(began))
     except ValueError:
         return ""
+    # Python refuses to subtract a time without a zone from one with; clocks of two machines may differ by seconds.
     seconds = max(0.0, (now - (then if then.tzinfo else then.replace(tzinfo=UTC))).total_seconds())
     for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
         if seconds >= size:
@@ -215,6 +222,7 @@ def _print(rows: list[dict[str, Any]]) -> None:
     looked_at = sys.stdout.isatty() or "COLUMNS" in os.environ
     console = Console(highlight=False, width=None if looked_at else 240)
     wide = _table(rows, True, False)
+    # rich never measures more than max_width, so the table is asked with far more than there is.
     needs = console.measure(wide, options=console.options.update(max_width=10_000)).maximum
     fits = needs <= console.width or not looked_at
     console.print(wide if fits else _table(rows, False, console.width < NARROW))
@@ -241,6 +249,7 @@ def _table(rows: list[dict[str, Any]], wide: bool, narrow: bool) -> Any:
         typed = " ".join(r["typed"]) or "the default run"
         cells: list[str | Text] = [
             Text(r["status"], style=COLOURS.get(r["status"], "")),
+            # Text, not str: rich would take [size=nano] for markup and leave it out.
             Text(typed) if wide else Text.assemble(typed, "\n", (r["folder"], "dim")),
             "" if r["status"] in ("waiting", "unreadable") else f"{r['steps']:,}{total}",
             "" if r["val_loss"] is None else f"{r['val_loss']:.4f}",

@@ -45,7 +45,9 @@ def swapped(model: Model, typed: Sequence[str]) -> Model:
         raise UserError(str(e)) from e
     if wrong := build.mismatches(made.state_dict(keep_vars=True), weights):
         raise UserError(f"{' '.join(typed)}: the weights do not fit: {'; '.join(wrong[:3])}")
+    # The new model is on the meta device, into which nothing can be copied: its parameters become those of the old one.
     made.load_state_dict(weights, assign=True)
+    # A new module is in training mode, with dropout.
     return made.train(model.training)
 
 
@@ -64,7 +66,8 @@ def _part(old: PartSpec, typed: Sequence[str]) -> PartSpec:
     node: Any = compose(words if chosen else [f"{old.slot}={old.name}", *words], strict=False).cfg[old.slot]
     name, given = node["_part_"], {w.partition("=")[0].partition(".")[2] for w in words}
     options = registry.index()[old.slot, name].options
-    if chosen not in (None, name):  # a preset: its values are given too
+    # A preset was named, whose values count as typed.
+    if chosen not in (None, name):
         given |= {k for k in options if _plain(node[k]) != options[k].default}
     kept = {k: v for k, v in old.options.items() if k in options}
     for key in kept.keys() - given:

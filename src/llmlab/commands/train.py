@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 
 T = TypeVar("T")
-# Hydra's flags that are passed on, and how many values follow each.
+# Hydra's flags that are passed on, and how many values follow each. Others of its
+# own, as --config-name and --experimental-rerun, would go around the checks here.
 FLAGS = {
     "-m": 0, "--multirun": 0, "--cfg": 1, "-c": 1, "--package": 1, "-p": 1, "--resolve": 0, "--info": 1, "-i": 1,
     "--config-dir": 1, "-cd": 1, "--shell-completion": 0, "-sc": 0,
@@ -45,6 +46,7 @@ def main(argv: Sequence[str]) -> int | None:
         from llmlab.sweep.point import follow_parent
 
         follow_parent()
+    # Hydra's own help prints the whole composed config.
     if "-h" in argv or "--help" in argv:
         print(usage(argv))
         return 0
@@ -53,6 +55,7 @@ def main(argv: Sequence[str]) -> int | None:
     for folder in folders:
         if not Path(folder).is_dir():
             raise UserError(f"--config-dir {folder}: there is no such folder")
+    # Before anything is checked: a line that is still being typed is rarely right.
     if "-sc" in flags or "--shell-completion" in flags:
         from llmlab.commands.hydra_completion import offer
 
@@ -154,10 +157,13 @@ def _app(
     # Else hydra.main prints an exception in its own words and ends the process with code 1.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     typed = sys.argv
+    # hydra.main returns None, whatever its function returns, as a sweep would call it many times.
     results: list[T] = []
     failures: list[Exception] = []
 
     def run(cfg: DictConfig) -> T | None:
+        # Lightning starts a run's other ranks with sys.argv again
+        # (subprocess_script.py), so that it has to be what was typed.
         sys.argv = typed
         try:
             results.append(task(cfg))
@@ -169,6 +175,7 @@ def _app(
     # hydra.main reads sys.argv, and names a job after the file of its function, which here is `train`.
     sys.argv = [typed[0], *flags, *overrides, "hydra.job.name=llmlab"]
     try:
+        # Without version_base Hydra 1.3 behaves as 1.1: it warns, and changes the current folder to the run's.
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(run)()
     except OSError as e:
         raise UserError(f"hydra.run.dir={e.filename}: no run folder can be made there: {e.strerror}") from e
@@ -196,7 +203,8 @@ def _own_folder(flags: Sequence[str], overrides: Sequence[str], folders: Sequenc
     if (
         any(o.startswith("hydra.run.dir=") for o in overrides)
         or set(flags) & SHOW
-        or any(r in os.environ for r in ranks.VARIABLES)  # several processes for one run: they share its folder
+        # Several processes are started for one run: they have to share its folder.
+        or any(r in os.environ for r in ranks.VARIABLES)
     ):
         return []
     from llmlab.config.hydra_config import hydra_node
@@ -206,6 +214,7 @@ def _own_folder(flags: Sequence[str], overrides: Sequence[str], folders: Sequenc
     for n in itertools.count(1):
         folder = named if n == 1 else named.with_name(f"{named.name}-{n}")
         try:
+            # Made here, not looked for: of two processes that name the same folder mkdir lets only one succeed.
             folder.mkdir(parents=True)
             return [f"hydra.run.dir={quoted(str(folder))}"]
         except FileExistsError:
@@ -221,6 +230,7 @@ def _sweep(flags: Sequence[str], overrides: Sequence[str], folders: Sequence[str
 
     for flag in flags:
         if flag in (*SHOW, "--shell-completion", "-sc"):
+            # Hydra 1.3 refuses the two as well, by a ValueError with its traceback.
             raise UserError(f"-m and {flag} exclude each other; leave one of them out")
     return sweep.run(overrides, folders, lambda effective, task: _app(flags, effective, folders, task), _report)
 

@@ -55,6 +55,7 @@ def main(argv: Sequence[str]) -> int | None:
         ) from None
     entity = given.entity or ("" if given.dry_run else _own_entity())
     view = workspace(entity, given.project, given.name, given.by or PARTS)
+    # wandb-workspaces 0.4 has no public way to a view as JSON, only `_spec`.
     text = json.dumps(view._spec, indent=1, sort_keys=True)
     if given.out:
         from llmlab.files import write_atomic
@@ -76,6 +77,7 @@ def workspace(entity: str, project: str, name: str, by: Sequence[str]) -> Worksp
     def line(x: str, y: str, part: str | None = None, **more: Any) -> Any:
         title = f"{y.replace('_', ' ')} over {x}" + (f", by {part}" if part else "")
         if part is not None:
+            # W&B nests keys at dots, so runs are logged with a slash inside a part's place.
             key = wr.Config(f"parts.{part.replace('.', '/')}")
             more = {"groupby": key, "groupby_aggfunc": "mean", "groupby_rangefunc": "minmax", **more}
         return wr.LinePlot(title=title, x=x, y=[y], title_x=x, **more)
@@ -124,14 +126,16 @@ def workspace(entity: str, project: str, name: str, by: Sequence[str]) -> Worksp
 
 
 def _own_entity() -> str:
-    return _online(lambda api: api.default_entity) or ""  # None of an account without one
+    # None for an account that has no entity yet.
+    return _online(lambda api: api.default_entity) or ""
 
 
 def _save(view: Workspace) -> str:
     import contextlib
     import io
 
-    def save(api: Api) -> str:  # wandb-workspaces prints a line of its own, "View saved: URL"
+    # wandb-workspaces prints a line of its own, "View saved: URL".
+    def save(api: Api) -> str:
         with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
             return view.save().url
 

@@ -77,6 +77,7 @@ class Report:
         return sum(r.why is None for r in self.runs)
 
     def plain(self) -> dict[str, Any]:
+        # Without the tables, whose rows stand in `rows`: every curve would be in the file twice.
         fields = {k: v for k, v in asdict(self).items() if k not in ("general", "tables")}
         said = ("baseline", "digits", "drawn")
         first = self.tables[0] if self.tables else None  # a sweep has this one alone
@@ -102,6 +103,7 @@ def build(
     general = []
     if metric is None and chosen == METRIC and variants and fairness.tokenizers_differ(variants):
         chosen = fairness.BITS
+        # Grouped anew, for which runs count and which value of a grid is best depend on the metric.
         variants = group(found, chosen, tune)
         general.append(
             f"The tokenizers differ: compared in {chosen}, as the loss of a token depends on how text is cut."
@@ -259,6 +261,7 @@ def _of_its_keys(variants: Sequence[Variant], run: Run) -> Variant | None:
 
 def _line(run: Run, variant: str | None, why: str | None, beaten: bool, metric: str, out: Path) -> Line:
     record, value = run.record, run.metric(metric)
+    # A sweep's folders are named after overrides; = and , may stand in a URL's path unquoted (RFC 3986, section 3.3).
     link = quote(Path(os.path.relpath(run.folder, os.path.abspath(out))).as_posix(), safe="/=,@~+-._")
     return Line(
         name=run.name,
@@ -266,6 +269,7 @@ def _line(run: Run, variant: str | None, why: str | None, beaten: bool, metric: 
         variant=variant,
         seed=run.seed,
         status=run.status,
+        # json.dumps writes NaN and Infinity, which are no JSON: browsers' JSON.parse refuses the whole file.
         value=value if value is not None and math.isfinite(value) else None,
         steps=record.get("steps", 0),
         tokens=record.get("tokens_seen") or 0,

@@ -29,6 +29,7 @@ class Curve:
         before: tuple[float, float] | None = None
         for t, v in zip(self.tokens, self.mean, strict=True):
             if v <= value:
+                # The first point, or a flat stretch, which has no slope to divide by.
                 if before is None or before[1] == v:
                     return t
                 return before[0] + (t - before[0]) * (before[1] - value) / (before[1] - v)
@@ -39,6 +40,7 @@ class Curve:
 def column(runs: Sequence[Run], metric: str) -> str | None:
     """The column that is drawn: the metric where each run measured it often enough, else the training loss, else nothing."""
     for name in (metric, "loss"):
+        # A line takes two points.
         if runs and all(len(r.rows.get(name, ())) >= (FEW if name == metric else 2) for r in runs):
             return name
     return None
@@ -68,6 +70,7 @@ def band(series: Sequence[Sequence[tuple[float, float]]]) -> Curve | None:
     if any(len(x) != len(tokens) or (x != tokens).any() for x, _ in pairs):
         start, end = max(x[0] for x, _ in pairs), min(x[-1] for x, _ in pairs)
         tokens = np.unique(np.concatenate([x for x, _ in pairs]))
+        # np.interp repeats the end's value outside of a series: a run that ended early would go on as a flat line.
         tokens = tokens[(tokens >= start) & (tokens <= end)]
         tokens = tokens[np.unique(np.linspace(0, len(tokens) - 1, min(len(tokens), POINTS)).round().astype(int))]
     if not len(tokens):

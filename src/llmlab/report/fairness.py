@@ -19,6 +19,7 @@ def traits(variant: Variant) -> dict[str, Any]:
     """Traits that must agree for losses to be comparable, and what they cost; of the variant's first counted run."""
     record, leaves = variant.a_record(), variant.leaves
     batches = leaves.get("train.validation_batches")
+    # train.validation_batches counts batches, so micro-batch and devices decide how much text that is.
     part = batches and (batches, record.get("batch", {}).get("micro"), record.get("devices"))
     held_out = (leaves.get("data.validation"), leaves.get("data.split"), part)
     hardware = record.get("hardware", {})
@@ -170,6 +171,7 @@ def versions(variants: Sequence[Variant]) -> list[str]:
     """Lines for all of them: of other commits, and of budgets cut short."""
     lines = []
     records = [r.record for v in variants for r in v.counted.values()]
+    # Runs outside of a git checkout have none.
     commits = {r.get("versions", {}).get("commit") for r in records} - {None}
     if len(commits) > 1:
         lines.append(f"The runs come from {len(commits)} commits of the code (see the table of runs).")

@@ -29,9 +29,11 @@ PALETTE = ("#0072b2", "#d55e00", "#009e73", "#b8569a", "#b07a00", "#3594cc", "#7
 # The same hues for a dark page.
 DARK = ("#4ba3dd", "#ff8a4a", "#2cc79a", "#e28cc4", "#e6b53c", "#8ecdf2", "#c9a07c")
 WIDTH, HEIGHT = 4.4, 3.3  # inches of a figure
+# Seven colours alone would come again with the eighth variant; with four dashes 28 differ.
 DASHES = ("-", "--", ":", "-.")
 LABEL = 44  # characters of a name beside what is drawn; tables, legends of the page and hover titles have all of it
-BANDS = 7  # more variants than these have no bands: they would hide each other
+# Bands of more variants would hide each other.
+BANDS = 7
 
 
 class Figure(NamedTuple):
@@ -102,11 +104,13 @@ def picture(table: Table) -> bytes | None:
     from matplotlib.figure import Figure as Canvas
 
     with _settings():
+        # Handles of their own: all panels show the same variants, and one without a curve has no line to name.
         handles = [_handle(i, row) for i, row in enumerate(table.rows) if row.n]
         longest = max((len(str(h.get_label())) for h in handles), default=0)
         across = max(1, min(len(handles), 4, round(len(panels) * WIDTH / (0.5 + 0.085 * longest))))
         height = max(4.0 + 0.25 * max(0, len(table.rows) - 6), 3.4 + 0.25 * math.ceil(len(handles) / across))
         figure = Canvas(figsize=(WIDTH * len(panels), height), dpi=150, layout="constrained", facecolor=PAPER)
+        # squeeze=False: with a single panel `subplots` returns the axes itself, not an array of one.
         for axes, (title, draw) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
             draw(axes, table)
             axes.set_title(title, fontsize=11, loc="left")
@@ -140,11 +144,14 @@ def _compared(table: Table) -> list[tuple[int, Row]]:
 
 @contextmanager
 def _settings() -> Iterator[None]:
+    # Imported here: matplotlib takes 0.3 s, which only a report that draws should cost.
     import matplotlib as mpl
 
     with mpl.rc_context():
-        mpl.rcdefaults()  # a user's matplotlibrc would make another file
-        # Text that stays text ("none") follows the page's fonts, and is found by a search; ids are random without a salt.
+        # A user's matplotlibrc would make another file of the same runs.
+        mpl.rcdefaults()
+        # Text that stays text ("none") follows the page's fonts, and is found by a search; ids are random without a
+        # salt. An offset beside the axis ("+3.1") would stand for the first digits of losses that are close.
         mpl.rcParams.update({
             "svg.fonttype": "none", "svg.hashsalt": "llmlab", "font.size": 10, "axes.spines.top": False,
             "axes.spines.right": False, "axes.edgecolor": MUTED, "axes.labelcolor": MUTED, "text.color": INK,
@@ -176,10 +183,13 @@ def _figure(
 
 def _inline(svg: str, name: str, title: str, titles: dict[str, str]) -> str:
     """matplotlib's file -> an element for HTML: own ids, colours as variables, hover titles."""
+    # matplotlib begins with an XML declaration and a doctype, neither of which may stand inside HTML.
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"\s*<metadata>.*?</metadata>", "", svg, flags=re.S)
     # matplotlib's style is for "*": within a page it would be for all of the page.
     svg = re.sub(r"\s*<style type=\"text/css\">.*?</style>", "", svg, flags=re.S)
+    # Without its width and height in points an SVG takes those of the
+    # page. role=img: a screen reader reads the title, not each tick.
     svg = re.sub(
         r"<svg [^>]*viewBox=\"([^\"]+)\"[^>]*>", f'<svg viewBox="\\1" role="img" aria-label="{escape(title)}">', svg
     )
@@ -190,6 +200,7 @@ def _inline(svg: str, name: str, title: str, titles: dict[str, str]) -> str:
     # A fixed colour would be the same on a light and on a dark page.
     named = {INK: "--ink", MUTED: "--muted", LINES: "--lines", PAPER: "--paper"}
     named |= {c: f"--c{i}" for i, c in enumerate(PALETTE, 1)}
+    # matplotlib writes colours as lower-case hex, whatever they were given as.
     svg = re.sub(r"#[0-9a-f]{6}\b", lambda m: f"var({named[m[0]]})" if m[0] in named else m[0], svg)
     # A gid becomes the id of the group around what was drawn; its <title> is what browsers show on hover.
     for key, text in titles.items():
@@ -285,6 +296,7 @@ def _forest(axes: Axes, table: Table) -> dict[str, str]:
         if c.low is not None and c.high is not None:
             ends = max(c.low, reach[0]), min(c.high, reach[1])
             shown += ends
+            # "butt", as matplotlib's default, "projecting", makes a line longer than its ends by half of its width.
             axes.plot(ends, [y, y], color=colour, lw=2.2, solid_capstyle="butt", gid=f"interval{i}")
             for end, inside, mark in ((ends[0], c.low, "<"), (ends[1], c.high, ">")):
                 if end != inside:
@@ -292,11 +304,13 @@ def _forest(axes: Axes, table: Table) -> dict[str, str]:
         axes.plot(c.differences, [y + 0.17] * c.n, ls="none", marker="o", ms=3.5, mfc="none", mec=colour, mew=1)
         axes.plot([c.mean], [y], ls="none", marker="D", ms=6, color=colour, gid=f"mean{i}", zorder=5)
         titles[f"mean{i}"] = titles[f"interval{i}"] = f"{row.name}: {row.short}"
+        # x is a share of the axes, so that names stand at the left edge whatever the range is.
         axes.annotate(
             _label(row.name), (0, y), xycoords=("axes fraction", "data"), xytext=(2, 6), textcoords="offset points",
             color=colour, fontsize=9, va="bottom", annotation_clip=False,
         )  # fmt: skip
     room = 0.06 * (max(shown) - min(shown) or 1.0)
+    # The y axis upside down: matplotlib's first row would be at the bottom.
     axes.set(xlim=(min(shown) - room, max(shown) + room), ylim=(len(rows) - 0.5, -0.75), yticks=[])
     axes.spines["left"].set_visible(False)
     axes.grid(axis="y", visible=False)
@@ -311,6 +325,7 @@ def _scatter(axes: Axes, table: Table) -> dict[str, str]:
     titles = {}
     front = pareto([(x, y) for x, y, _, _ in points], table.higher_is_better)
     if len(front) > 1:
+        # Steps, for between two points of the front nothing was measured that would be better than the cheaper one.
         axes.plot(*zip(*front, strict=True), color=MUTED, lw=1, ls="--", drawstyle="steps-post", zorder=1)
     for x, y, i, row in points:
         colour, values = style(i)[0], list(row.values.values())
@@ -357,4 +372,5 @@ def _few(axis: Axis, write: Callable[[float], str] | None = None) -> None:
     # On a logarithmic axis of about one decade matplotlib labels minor ticks too, over each other at this size.
     axis.set_minor_formatter(NullFormatter())
     if write is not None:
+        # matplotlib makes a FuncFormatter of a function and calls it with the value and the tick's number.
         axis.set_major_formatter(lambda x, _: "0" if x == 0 else write(x))

@@ -10,6 +10,8 @@ from llmlab.report import build, figures, table
 from llmlab.report.build import Report
 from llmlab.report.rows import Table
 
+# Braces are doubled, as the text goes through str.format, which puts the
+# colours in. !important: matplotlib writes a font into each text's own style.
 CSS = """
 :root {{ color-scheme: light dark; --paper: #ffffff; --card: #f6f8fa; --ink: #1b1f24; --muted: #5c6570; --lines: #d8dde3;
   --good: #11713f; --bad: #b3261e; --warn: #8a5a00; --warn-paper: #fff6e0; {light} }}
@@ -70,12 +72,14 @@ def page(report: Report) -> str:
         body.append(f"<h2>The grid of {escape(head[0])}</h2><p>Means over seeds (how many); * is the chosen one.</p>")
         body.append(_table(["variant", *head[1:]], rows, numeric=range(1, len(head))))
     if commands := table.commands(report):
+        # chr(10), since an f-string has no backslash in its braces before Python 3.12.
         body.append(f"<h2>What was asked</h2><pre>{escape(chr(10).join(commands))}</pre>")
     if method := build.method(report):
         body.append(f'<h2>How to read it</h2><div class="method">{_list(method)}</div>')
     body.append(_runs(report))
     body += [_keys(report)] if report.keys else []
     return (
+        # The charset comes first: browsers look for it in the first 1,024 bytes only.
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{escape(report.title)}</title>\n<style>{css}</style>\n</head>\n<body>\n<main>\n"
@@ -97,7 +101,8 @@ def _variants(part: Table) -> str:
         for c in cells:
             kind = "n" if c.numeric else "name" if c.name == "variant" else f"wide {row.verdict.replace(' ', '-')}"
             cell = escape(c.cells[i])
-            if c.numeric:  # an interval, or what is active, goes on a line of its own: the page is only so wide
+            # An interval, or what is active, goes on a line of its own, since a page is only so wide.
+            if c.numeric:
                 cell = re.sub(r" (?=[\[(\N{PLUS-MINUS SIGN}])", "<br>", cell)
             if c.name == "variant" and part.baseline and len(part.rows) > 1:
                 cell = f'<div class="marked">{_swatch(i)}<span>{cell}</span></div>'
@@ -118,6 +123,7 @@ def _swatch(i: int) -> str:
         "-.": ' stroke-dasharray="7 3 2 3"',
     }
     line = f'<path d="M0 5H28" stroke="var({name})" stroke-width="3"{pattern[dash]}/>'
+    # aria-hidden: the name beside it says all that a screen reader could.
     return f'<svg viewBox="0 0 28 10" width="28" height="10" aria-hidden="true">{line}</svg>'
 
 

@@ -17,6 +17,7 @@ def text(report: Report, picture: str | None) -> str:
         if len(report.tables) > 1:
             said += [f"## {escaped(part.title)}", ""]
         said += [f"- {escaped(sentence)}" for _, sentence in table.sentences(part)]
+        # Without the blank line what follows would belong to the list.
         said += [""] * bool(table.sentences(part))
         said += [*_notices(table.notices(report, part)), *_variants(part), ""]
     if picture:
@@ -27,6 +28,7 @@ def text(report: Report, picture: str | None) -> str:
         said += [f"## The grid of {head[0]}", "", "Means over seeds (how many); * is the chosen one.", ""]
         said += [*markdown_table(["variant", *head[1:]], body, [False] + [True] * (len(head) - 1)), ""]
     if commands := table.commands(report):
+        # In a fence, as _ and * of a command would be emphasis.
         said += ["## What was asked", "", "```", *commands, "```", ""]
     if method := build.method(report):
         said += ["## How to read it", "", *(f"- {line}" for line in method), ""]
@@ -46,6 +48,7 @@ def text(report: Report, picture: str | None) -> str:
             "",
             "## The keys that differ",
             "",
+            # GitHub reads Markdown inside of <details> behind a blank line only.
             *([many, "", *keys, "", "</details>"] if table.folded(report) else keys),
         ]
     return "\n".join(said) + "\n"

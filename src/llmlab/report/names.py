@@ -16,6 +16,7 @@ UNTYPED = "the default run"  # as `llmlab runs` has it
 
 
 def format_value(value: object) -> str:
+    # As it is typed on Hydra's command line: true and null, where Python writes True and None.
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 

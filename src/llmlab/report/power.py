@@ -17,15 +17,19 @@ if TYPE_CHECKING:
 POWER = 0.8
 MOST_SEEDS = 200
 CONFIDENCE = 0.8  # of the interval of the effect from which the range of the number comes
-FAR = 9.0  # standard deviations; beyond them lies less than 1e-18 of a normal distribution
-NODES = 16  # of Gauss and Legendre in each piece: 1e-12 beside scipy.stats.nct where that is sound
+# Standard deviations: beyond nine lies less than 1e-18 of a normal distribution.
+FAR = 9.0
+# Of Gauss and Legendre in each piece: the power then agrees to 1e-12 with scipy.stats.nct where that is sound.
+NODES = 16
 
 
 def seeds_needed(effect: float, level: float, most: int = MOST_SEEDS) -> int | None:
     """The smallest number of pairs with a power of 80 % if mean / sd is `effect`, None if more than `most`."""
+    # Without an effect the power is the level itself, however many pairs there are.
     if not effect or power(effect, most, level) < POWER:
         return None
-    low, high = 1, most  # one pair has no power; power(high) >= POWER; it rises with the number of pairs
+    # Bisection: one pair has no power, power(high) >= POWER, and between them it rises with the number of pairs.
+    low, high = 1, most
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if power(effect, middle, level) >= POWER else (middle, high)
@@ -57,6 +61,7 @@ def _shift(t: float, df: int, share: float) -> float:
     """The shift at which T > t has the probability `share`, which rises with it: by false position (Illinois)."""
     from scipy.special import ndtri
 
+    # The normal approximation of T: S varies by 1 / sqrt(2 df) about 1, and T by t times that.
     spread = math.sqrt(1 + t * t / (2 * df))
     low = high = t + float(ndtri(share)) * spread  # as if T were normal
     below = above = _tails(low, t, df)[0] - share
@@ -75,9 +80,12 @@ def _shift(t: float, df: int, share: float) -> float:
             break
         middle = (low * above - high * below) / (above - below)
         off = _tails(middle, t, df)[0] - share
+        # No closer than the quadrature below is exact.
         if abs(off) < 1e-11:
             break
         if off < 0:
+            # The end that stays twice has its value halved (Illinois: Dowell and Jarratt 1971):
+            # plain false position would keep it for ever on a curve that bends one way.
             low, below, above = middle, off, above / 2 if last < 0 else above
         else:
             high, above, below = middle, off, below / 2 if last > 0 else below
@@ -97,8 +105,10 @@ def _tails(shift: float, t: float, df: int) -> tuple[float, float]:
     import numpy as np
     from scipy.special import chdtr, ndtr
 
+    # T > 0 exactly where Z + shift > 0, and the integrand would divide by t.
     if t == 0:
         return float(ndtr(shift)), float(ndtr(-shift))
+    # The square of (z + shift) / t overflows from 1e154 on.
     if abs(shift) > 1e100 * max(1.0, t):
         return (1.0, 0.0) if shift > 0 else (0.0, 1.0)
     # Pieces: about the normal's middle, where Z + shift changes its sign, and about where S passes 1, as steep as S is.
@@ -111,6 +121,7 @@ def _tails(shift: float, t: float, df: int) -> tuple[float, float]:
     z = (cuts[:-1, None] + half * (1 + nodes)).ravel()
     density = (half * weights).ravel() * np.exp(-z * z / 2) / math.sqrt(2 * math.pi)
     mass = density * chdtr(df, df * np.square((z + shift) / t))
+    # chdtr takes the square of Z + shift, so its sign says here which of the two tails a node belongs to.
     return float(mass[z > -shift].sum()), float(mass[z < -shift].sum())
 
 
@@ -118,4 +129,5 @@ def _tails(shift: float, t: float, df: int) -> tuple[float, float]:
 def _gauss() -> tuple[np.ndarray, np.ndarray]:
     import numpy as np
 
+    # leggauss solves for the eigenvalues of a matrix at every call.
     return np.polynomial.legendre.leggauss(NODES)

@@ -70,6 +70,7 @@ def compared(ordered: Sequence[Variant], metric: str, notices: Sequence[str] = (
     drawn = curves.column([r for v in ordered for r in v.counted.values()], metric)
     both = {v.name: v.values(metric) for v in ordered[1:] if v.counted and base.counted}
     comparisons = stats.compare(both, base.values(metric))
+    # With four decimals a difference of 0.0004 would have a single digit.
     digits = 4 if all(abs(c.mean or 1.0) >= 0.001 for c in comparisons.values()) else 5
     base_mean = stats.mean(list(base.values(metric).values())) if base.counted else 0.0
     base_curve = curves.mean_curve(base.counted, drawn) if drawn else None
@@ -142,6 +143,7 @@ def _row(
         short=verdict.short(comparison, what),
         sentence=sentence,
         tokens_per_second=stats.mean(speeds) if speeds else None,
+        # Speed is a mean over seeds, memory the largest: each run has to fit.
         peak_memory_bytes=max((r.record.get("peak_memory_bytes", 0) for r in runs), default=0) or None,
         tuned=v.tuned,
         curve=curve,
@@ -151,6 +153,7 @@ def _row(
 
 def _sooner(what: str, own: curves.Curve, base: curves.Curve) -> str:
     """The effect in tokens, read off the curves. In mid-run the learning rate is still high, so it is a lower bound."""
+    # Curves of other lengths are at other points of their schedules.
     if abs(own.tokens[-1] / base.tokens[-1] - 1) >= 0.01:
         return ""
     first, second = (own, base) if what == "better" else (base, own)

@@ -21,7 +21,9 @@ def show(report: Report, files: list[Path]) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    # rich colours numbers, paths and quoted words by itself unless told not to.
     console = Console(highlight=False)
+    # Text, not str: rich takes [heads,bias] in a str for markup, and prints nothing of it.
     console.print(Text(report.title, style="bold"))
     console.print(Text(table.headline(report)))
     for notice in table.notices(report):
@@ -36,7 +38,8 @@ def show(report: Report, files: list[Path]) -> None:
         cells = columns(part, console.width)
         view = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold")
         for column in cells:
-            side, cut = ("right", "ellipsis") if column.numeric else ("left", "fold")  # a path differs at its end
+            # Names are folded, not cut: paths differ at their ends.
+            side, cut = ("right", "ellipsis") if column.numeric else ("left", "fold")
             view.add_column(column.name, justify=side, no_wrap=column.numeric, overflow=cut)  # type: ignore[arg-type]
         for row, cell in zip(part.rows, zip(*(c.cells for c in cells), strict=True), strict=True):
             view.add_row(*map(Text, cell), style=STYLES.get(row.verdict))
@@ -46,7 +49,8 @@ def show(report: Report, files: list[Path]) -> None:
     for run in report.runs:
         if run.why is not None and run.status != "completed":
             console.print(Text(f"not counted: {run.name}: {run.why}", style="dim"), soft_wrap=True)
-    for file in files:  # a path that the terminal itself breaks can still be copied
+    # soft_wrap: a path that the terminal itself breaks can still be copied whole.
+    for file in files:
         console.print(Text(f"report: {relative_path(file)}", style="cyan"), soft_wrap=True)
 
 

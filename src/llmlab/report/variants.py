@@ -27,6 +27,7 @@ def flatten(config: Mapping[str, Any]) -> tuple[dict[str, Any], set[str]]:
 
     def walk(node: object, path: str) -> None:
         if not isinstance(node, Mapping):
+            # A key that is null says no more than one that is missing: runs from before it existed are of the same variant.
             if node is not None:
                 leaves[path] = _listed(node) if isinstance(node, list) else node
             return
@@ -63,6 +64,7 @@ def group(found: Found, metric: str, tune: str | None) -> list[Variant]:
     variants = list(groups.values())
     for variant in variants:
         _count(variant, metric, key)
+    # Before they are sorted: among runs of no sweep the name decides.
     names.assign_names(variants, key)
     return sorted(variants, key=lambda v: (_place(found, v), v.name))
 
@@ -84,7 +86,8 @@ def _flat(runs: Sequence[Run]) -> list[tuple[Run, dict[str, Any], set[str]]]:
     for run, leaves, _ in flat:
         if "tokenizer.path" in leaves:
             leaves["tokenizer.path"] = files[run.tokenizer]
-    for run, leaves, _ in flat:  # a run that failed before it read its text takes that of its like
+    # A run that failed before it read its text takes that of the runs with the same keys of the data.
+    for run, leaves, _ in flat:
         text = (run.record.get("data", {}).get("fingerprint") or texts.get(_data(leaves), "unknown"))[:12]
         if "data.path" in leaves:
             leaves["data.path"] = paths.get(text, leaves["data.path"])
@@ -93,6 +96,7 @@ def _flat(runs: Sequence[Run]) -> list[tuple[Run, dict[str, Any], set[str]]]:
 
 
 def _data(leaves: Mapping[str, Any]) -> tuple:
+    # repr, as 1 == 1.0 == True in Python: as values of a dict's key they would be one config.
     return tuple((k, repr(v)) for k, v in sorted(leaves.items()) if k.startswith("data.") and k != "data.fingerprint")
 
 
@@ -147,6 +151,7 @@ def _count(variant: Variant, metric: str, key: str | None) -> None:
     best = sorted(
         (m * (-1 if higher_is_better(metric, variant.runs) else 1), _number(v), v)
         for v, m in means.items()
+        # A value that ran with fewer seeds may be the best by the luck of those that it has.
         if m is not None and len(grid[v]) == most
     )
     if not best:
@@ -179,6 +184,7 @@ def _why_not(run: Run, metric: str, steps: int) -> str | None:
     if not math.isfinite(value):
         return f"its {metric} is {value}"
     done, budget = run.record.get("steps", 0), run.record.get("budget", {})
+    # A budget in minutes ends at another step in each run.
     if done < steps and budget.get("unit") != "minutes":
         return f"it was cut short at step {done:,}, where others of the variant have {steps:,}"
     return None
@@ -194,6 +200,7 @@ def _place(found: Found, variant: Variant) -> tuple[str, int]:
         for i, point in enumerate(sweep.points):
             if sweep.folder / point["folder"] in mine:
                 return sweep.folder.as_posix(), i
+    # Sorts behind the name of any folder.
     return "\uffff", 0
 
 
@@ -251,6 +258,7 @@ def _fits(variant: Variant, wanted: Mapping[str, str]) -> bool:
 
 
 def _asked_for(variants: Sequence[Variant], asked: str, first: Mapping[str, str]) -> Variant:
+    # A comma separates only before another `key=`: values like [heads,bias] have commas of their own.
     wanted = dict(split_override(piece) for piece in re.split(r",\s*(?=[^,=\s]+=)", asked))
     if exact := [v for v in variants if v.name == asked] or [v for v in variants if v.keys == wanted]:
         return exact[0]

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from llmlab.report.power import CONFIDENCE
 from llmlab.report.stats import ALPHA, MOST_SEEDS, Comparison
 
+# The minus sign is as wide as the plus in most fonts, so signed numbers
+# stand in line; a hyphen also lets a line break behind it.
 MINUS = "\N{MINUS SIGN}"
 
 # How the interval of a difference is corrected: the one sentence that every report has.
@@ -61,6 +63,7 @@ def sentence(name: str, baseline: str, c: Comparison | None, verdict: str, base_
     assert c.mean is not None
     if verdict == "identical":
         return f"{name} is identical to {baseline} in {_all(c.n)}: every loss is equal, to the last digit."
+    # Over the absolute value: the loss of a policy is negative, and a share of it must keep the difference's sign.
     by = f"{signed(c.mean, digits)} ({percent(c.mean / abs(base_mean))})" if base_mean else signed(c.mean, digits)
     if c.n == 1:
         return (
@@ -94,6 +97,7 @@ def _all(n: int) -> str:
 
 def interval_level(c: Comparison) -> str:
     """ "95 %" or, corrected, e.g. "97.5 %"."""
+    # Holm's levels are not round: 0.05 / 3 makes an interval of 98.33 %.
     return f"{100 * (1 - (c.level or ALPHA)):.4g} %"
 
 
@@ -105,6 +109,7 @@ def signed(value: float, digits: int = 4) -> str:
 
 
 def percent(share: float) -> str:
+    # A share of 0.04 % would be written +0.0 %.
     decimals = 1 if abs(share) >= 0.001 or share == 0 else 3
     return f"{100 * share:+.{decimals}f} %".replace("-", MINUS)
 

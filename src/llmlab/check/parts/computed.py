@@ -45,6 +45,8 @@ def compiled(subject: Subject) -> None:
     traced = deepcopy(eager)
     for layer in cast("list[Layer]", [layer for stack in traced.all_stacks() for layer in stack.layers]):
         for module in traceable(layer):
+            # The method, not the module: torch.compile(module) wraps it, and parameters would be
+            # named `_orig_mod.*`. fullgraph, as dynamo otherwise breaks a graph without a word.
             module.forward = torch.compile(module.forward, backend=backend(), dynamic=False, fullgraph=True)
     results = []
     for model in (eager, traced):
@@ -52,6 +54,7 @@ def compiled(subject: Subject) -> None:
             hidden = model(batch, heads={}).hidden
         except TorchDynamoException as e:
             raise CheckFailed(f"a layer can't be compiled to one graph: {str(e).splitlines()[0]}") from e
+        # Weighted, for the plain sum of normed values is constant and has no gradient.
         weights = torch.linspace(-1, 1, hidden.numel()).view_as(hidden)
         results.append((hidden.detach(), parameter_gradients(model, (hidden * weights).sum())))
     (want, gradients), (got, traced_gradients) = results
@@ -67,7 +70,8 @@ def compiled(subject: Subject) -> None:
 def bfloat16(subject: Subject) -> None:
     """In bfloat16, by autocast and altogether, hidden states and what heads say are those of float32 but for a few per cent."""
     batch = subject.batch()
-    whole = subject.model  # with random values: with first values a part adds so little that an error in it is lost
+    # With random values: at first values a part adds so little that an error in it is lost.
+    whole = subject.model
     half = deepcopy(whole)
     Placement(dtype=torch.bfloat16).apply(half)
     want = _outputs(whole, batch)

@@ -39,6 +39,7 @@ def build_random(factory: Callable[P, T], *args: P.args, **options: P.kwargs) ->
     with torch.device("meta"):
         part = factory(*args, **options)
     if isinstance(part, nn.Module):
+        # `Module.to` refuses meta tensors, as there is nothing to copy.
         fill_random(part.to_empty(device="cpu"))
     return part
 

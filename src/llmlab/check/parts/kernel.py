@@ -58,6 +58,7 @@ class KernelCall(NamedTuple):
 
 ALL_CALLS = [
     KernelCall(*one)
+    # Values may be narrower than keys, as those of latent attention are.
     for one in itertools.product((4, 2, 1), (WIDTH, 5), ("", "shared", "own"), (None, 1.5), (False, True))
 ]
 
@@ -82,7 +83,9 @@ def matches_reference(subject: Subject) -> None:
     if gpu_calls(kernel):
         with replaced_by_reference(kernel):
             _check_values(kernel)
-    _check_values(kernel, every=13)  # as it is: a kernel for GPUs is slow on a CPU (flex runs unfused), so a sample
+    # As it is, too: a kernel for GPUs is slow on a CPU (flex runs unfused there), so each 13th
+    # case. 13 is coprime to the number of contexts, so that the sample has all of them.
+    _check_values(kernel, every=13)
 
 
 def gradients(subject: Subject) -> None:
@@ -160,6 +163,7 @@ def _compare_one(
                     k[row],
                     v[row],
                     pairs[row],
+                    # 0.4, not 6^-0.5 = 0.408, PyTorch's default: a kernel that drops the scale must show it.
                     scale=0.4,
                     bias_NTS=None if bias is None else bias[row] if one.bias == "own" else bias,
                     softcap=one.softcap,
@@ -175,6 +179,7 @@ def _compare_one(
             (out * randn(*out.shape, seed=9)).sum().backward()
         results.append((out.detach(), *(t.grad for t in inputs if backward)))
     names = ("what it gives", *(f"the gradient of {n}" for n in ("q", "k", "v", "bias or sink", "sink")))
+    # Not strict: a call without bias and sink has fewer gradients.
     for name, got, want in zip(names, *results, strict=False):
         if got is None:
             raise CheckFailed(f"{name} is none: {words}")

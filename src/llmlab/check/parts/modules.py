@@ -32,6 +32,7 @@ def _token_function(subject: Subject) -> Callable[[Tensor], Tensor]:
     block = build_random(spec.factory(), sizes, _norm(subject), NAMES)
     maps = {name: randn(sizes.dim, sizes.dim, seed=i) * 0.2 for i, name in enumerate(NAMES)}
     sublayers = {name: partial(_linear_map, w) for name, w in maps.items()}
+    # f=f binds the map of this name; a lambda that closes over a loop sees its last value.
     return lambda x: block(x, {n: (lambda y, f=f: (f(y), None)) for n, f in sublayers.items()})[0]
 
 
@@ -64,6 +65,7 @@ def experts(subject: Subject) -> None:
     spec, sizes = tested_part(subject, "ffn"), part_sizes(subject)
     n, width = 3, 16
     grouped = build_random(spec.factory(), sizes.dim, width, linears(partial(GroupedLinear, n), sizes.ffn))
+    # The second expert has no token: an empty group is a case of its own in grouped products.
     x, ends = randn(8, sizes.dim), torch.tensor([2, 2, 8], dtype=torch.int32)
     got = grouped(x, ends)
     for e, (a, b) in enumerate(((0, 2), (2, 2), (2, 8))):
@@ -71,6 +73,7 @@ def experts(subject: Subject) -> None:
         for (name, p), (_, whole) in zip(dense.named_parameters(), grouped.named_parameters(), strict=True):
             p.copy_(whole[e].view_as(p)) if whole.shape[0] == n else _not_per_expert(name)
         assert_close(got[a:b], dense(x[a:b]), f"expert {e}, among others and alone")
+    # Without biases: each half would add that of the output, as under tensor parallelism only one rank does.
     whole = build_random(spec.factory(), sizes.dim, width, partial(Linear, bias=False))
     halves = []
     for half in (slice(0, width // 2), slice(width // 2, width)):
@@ -105,7 +108,8 @@ def first_norm(subject: Subject) -> None:
     if got.dtype != torch.bfloat16:
         raise CheckFailed(f"it is given bfloat16 but gives {got.dtype}")
     off = float(((got.float() - want).abs() / want.abs().clamp(min=1e-6)).max())
-    if not off < 1.5 * 2**-8:  # rounding to bfloat16 alone is off by 2^-9 at most, half of its 2^-8 spacing
+    # Rounding to bfloat16 alone is off by 2^-9 at most, half of its spacing of 2^-8.
+    if not off < 1.5 * 2**-8:
         raise CheckFailed(
             f"in bfloat16 values are off by up to {off:.2%}: more than is lost when it is computed in float32 and rounded"
         )

@@ -37,6 +37,7 @@ def passes(subject: Subject) -> None:
             where: Tensor | None = None if heads is None else heads[role]
             seen[name, role] += rows * tokens if where is None else int(where.sum())
 
+    # Without with_kwargs a hook sees positional arguments only, and heads= is none.
     handles = [
         each.register_forward_hook(functools.partial(note, name), with_kwargs=True) for name, each in models.items()
     ]

@@ -62,6 +62,7 @@ def shift(subject: Subject) -> None:
     for start in (1, 9):
         got = attention_scores(part, sizes, _position_ids(part, start), _position_ids(part, start))
         assert_close(got, want, f"scores of a text that begins at position {start} instead of 0", 1e-4)
+    # A part that ignores its ids would pass all of the above.
     if torch.allclose(attention_scores(part, sizes, 2 * _position_ids(part), 2 * _position_ids(part)), want, atol=1e-3):
         raise CheckFailed("scores are the same at twice the distances")
 
@@ -103,6 +104,7 @@ def rows(subject: Subject) -> None:
         attention_scores(part, sizes, shared, shared),
         "scores by ids that each row has",
     )
+    # Twice as far apart, as a relative position scores a mere shift alike.
     own_ids = torch.cat([each[:1], 2 * each[1:] + 1])
     got = attention_scores(part, sizes, own_ids, own_ids)
     for row, ids in enumerate(own_ids):

@@ -21,7 +21,9 @@ def first_values(subject: Subject) -> None:
     for role in ROLES:
         drawn = []
         for seed, noise in ((0, 1), (0, 2), (1, 1)):
-            torch.manual_seed(noise)  # a fill that reads the global generator too gives another tensor
+            # A fill that reads the global generator gives another tensor then.
+            torch.manual_seed(noise)
+            # NaN, so that what a fill leaves out shows; not square, so that an init that takes one width for the other does.
             tensor = torch.full((96, 64), float("nan"))
             init.fill(tensor, role, sizes, generator(seed))
             drawn.append(tensor)
@@ -32,6 +34,7 @@ def first_values(subject: Subject) -> None:
             raise CheckFailed(f"{role}: values do not come from the generator alone")
         if first.unique().numel() > 1 and torch.equal(first, other):
             raise CheckFailed(f"{role}: another seed gives the same values")
+        # The mean of 6,144 values varies by 1/78 of their deviation; 0.1 is eight times that.
         if not abs(float(first.mean())) <= 0.1 * float(first.std()):
             raise CheckFailed(
                 f"{role}: the mean is {float(first.mean()):.3g} at a standard deviation of {float(first.std()):.3g}"
@@ -49,6 +52,7 @@ def likelihood(subject: Subject) -> None:
     if not likelihoods or "labels" not in batch or "tokens" not in made.heads:
         raise NotApplicable("it measures no likelihood of labels by a head of tokens")
     where = batch["labels"] >= 0
+    # In float64, so that of two sums that differ this is the right one.
     logits = model(batch, heads={"tokens": None}).heads["tokens"].double()
     by_hand = -F.log_softmax(logits, -1)[where].gather(-1, batch["labels"][where][:, None]).sum()
     nll, count = loss.shown[likelihoods[0]]

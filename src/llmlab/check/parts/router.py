@@ -64,11 +64,13 @@ def ranks(subject: Subject) -> None:
     whole = router(x, valid).loss
     if whole is None:
         raise NotApplicable("it has no loss")
+    # Unequal, as for equal halves a mean of their means is right by chance.
     halves = (slice(0, 7), slice(7, 12))
     summed: list[list[Tensor]] = []
     for half in halves:
         totals: list[Tensor] = []
 
+        # A default argument, as ruff's B023 warns of a closure over a loop's variable.
         def record(tensor: Tensor, into: list[Tensor] = totals) -> Tensor:
             into.append(tensor)
             return tensor

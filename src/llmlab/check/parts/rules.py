@@ -51,7 +51,8 @@ def variants(spec: PartSpec) -> Iterator[tuple[PartSpec, Rule]]:
         for value in (1, 2, 4) if int in (option.type, *get_args(option.type)) else ():
             variant = PartSpec(spec.slot, spec.name, {**spec.options, key: value})
             if value != spec.options[key]:
-                with suppress(ValueError):  # a value that the part refuses
+                # The part may refuse a value, as one that makes no sense beside its other options.
+                with suppress(ValueError):
                     yield variant, variant.factory()()
 
 

@@ -21,7 +21,8 @@ from llmlab.slots import Kernel
 if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask
 
-MAX_HEAD_DIM, HEAD_DIM_MULTIPLE = 256, 8  # limits of FlashAttention 2, which varlen_attn calls
+# Limits of FlashAttention 2, which varlen_attn calls.
+MAX_HEAD_DIM, HEAD_DIM_MULTIPLE = 256, 8
 
 
 def varlen_attn(
@@ -58,6 +59,7 @@ def varlen_attn(
         s_NTS = scale * q[:, a:b] @ k[:, a:b].mT
         if window_size == (-1, 0):
             s_NTS = s_NTS.masked_fill(torch.ones(b - a, b - a).triu(1).bool(), float("-inf"))
+        # No row of -inf alone: a causal query sees itself at least, so no NaN.
         out.append(s_NTS.softmax(-1) @ v[:, a:b])
     return torch.cat(out, 1).transpose(0, 1)
 
@@ -97,11 +99,14 @@ def gpu_calls(kernel: Kernel) -> list[tuple[dict[str, Any], str]]:
     declare `devices`, so that its device check can't be replaced."""
     if not attributes.get(kernel, "kernel", "devices"):
         return []
+    # `from ... import` copies a name into the importing module, so it is replaced
+    # there; in those of base classes too, whose methods look it up in their own.
     modules = [vars(sys.modules[name]) for name in dict.fromkeys(c.__module__ for c in type(kernel).__mro__)]
     return [(names, name) for names in modules for name, value in names.items() if _path(value) in IMPLEMENTATIONS]
 
 
 def _path(value: object) -> tuple[str, str]:
+    # By name, so that torch.nn.attention.varlen is imported only where a kernel has done so.
     return str(getattr(value, "__module__", "")), str(getattr(value, "__name__", ""))
 
 
@@ -123,6 +128,7 @@ def replaced_by_reference(kernel: Kernel) -> Iterator[None]:
     for names, name, original in originals:
         names[name] = counted(IMPLEMENTATIONS[_path(original)])
     for name in declared:
+        # On the instance, where it hides the class's own value until it is deleted.
         setattr(kernel, name, here[name])
     try:
         yield

@@ -40,7 +40,8 @@ TRAITS: dict[str, dict[str, Trait]] = {
     "embedding": {"token_types": 2},
     "head": {"logit_scale": 3.0, "logit_softcap": 0.5},
 }
-REQUIRED_TRAITS = {"moe": {"moe__n_shared": 1}}  # without a shared expert there is nothing to gate
+# Without a shared expert there is nothing to gate.
+REQUIRED_TRAITS = {"moe": {"moe__n_shared": 1}}
 
 
 @torch.no_grad()
