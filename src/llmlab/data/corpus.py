@@ -50,6 +50,7 @@ class Corpus:
 
     @property
     def vocabulary(self) -> Vocabulary:
+        # Deferred: slots imports torch, which takes 1.4 s, and a manifest is read without it.
         from llmlab.slots import Vocabulary
 
         return Vocabulary(self.manifest["vocab_size"], self.manifest["special"])

@@ -43,6 +43,7 @@ def pack(lengths: Sequence[int] | np.ndarray, room: int) -> list[list[int]]:
     Every item, in the order of falling length, goes to the window with the least room that takes it. Windows come in the
     order of their first item.
     """
+    # stable: numpy's default has versions for a CPU's vector instructions, which break ties otherwise.
     order = np.argsort(-np.asarray(lengths), kind="stable").tolist()
     windows: list[list[int]] = []
     left: dict[int, list[int]] = {}  # windows by the room that they have

@@ -48,10 +48,12 @@ def make(
         )
     if known is not None and split != "none":
         seen = {r["label"] for r in parts["train"]}
+        # A class may be in the held-out part alone, of which a split by hash knows nothing.
         if unseen := [label for label in known if label not in seen]:
             notes.append(f"no training record has the label {', '.join(map(printable, unseen[:8]))}")
     bar("learning the tokenizer", None, None)
     texts = {part: [text for r in rs for _, text in records.texts_of(r, kind)] for part, rs in parts.items()}
+    # A tokenizer.json has a template of its own or none, to which nothing is added.
     framed = FRAMES if kind.name == "labelled" and cfg.kind != "file" else ()
     ends = ("eos",) if not ends_nothing(cfg) else ()
     names = (*ends, *sorted({*special, *framed}.difference(ends)))
@@ -118,5 +120,6 @@ def _split(found: Sequence[Record], data: schema.Data) -> tuple[dict[str, list[R
             parts["validation" if records.side(record) < data.validation else "train"].append(record)
         if all(parts.values()):
             return parts, "document"
+    # At least one record is held out, however small the share.
     cut = min(len(found) - 1, round(len(found) * (1 - data.validation)))
     return {"train": list(found[:cut]), "validation": list(found[cut:])}, "position"

@@ -23,6 +23,7 @@ class Stream:
     @classmethod
     def open(cls, tokens: Path, starts: Path, sizes: Path) -> Stream:
         known = np.load(sizes, mmap_mode="r") if sizes.exists() else None
+        # Starts are read whole, as every window searches them.
         return cls(np.load(tokens, mmap_mode="r"), np.load(starts), known)
 
     def __len__(self) -> int:
@@ -39,6 +40,7 @@ class Stream:
 
     def documents(self, begin: int, end: int) -> np.ndarray:
         """The document of each token in [begin, end): (end - begin,) int64, counted over the whole stream."""
+        # side="right" minus 1: the document whose first token is at or before the place.
         first, last = np.searchsorted(self.starts, (begin, end - 1), side="right") - 1
         lengths = np.diff(np.concatenate(([begin], self.starts[first + 1 : last + 1], [end])))
         return np.repeat(np.arange(first, last + 1, dtype=np.int64), lengths)
@@ -92,6 +94,7 @@ class Windows:
             raise IndexError(f"window {i} of {len(self)}")
         begin = i * self.stride
         end = begin + self.seq_len + 1
+        # A copy: the map is read-only, and F.embedding takes int32 and int64 alone.
         sample: dict[str, np.ndarray] = {"tokens": np.array(self.stream.tokens[begin:end], dtype=np.int64)}
         sample["tokens"][: len(self.lead)] = self.lead
         if self.documents:
