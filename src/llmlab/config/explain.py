@@ -70,7 +70,7 @@ def _refused(o: Override, known: Known, sweep: bool) -> str | None:
         return f"{o.input_line}: several values are a sweep; add -m, or write key=[a,b] for a list"
     if key in known.groups and not o.is_delete():
         return _choice(o, known)
-    # Keywords of `hydra.utils.instantiate`: `norm._target_=os.system` would compose.
+    # All but the first are keywords of `hydra.utils.instantiate`: `norm._target_=os.system` would compose.
     if last in ("_part_", "_target_", "_partial_", "_args_", "_convert_", "_recursive_"):
         return f"{key} can't be set: a part is chosen by its name, {key.rpartition('.')[0] or 'SLOT'}=NAME"
     # Hydra deletes a field of a typed config as well, and no schema is asked again.

@@ -33,6 +33,7 @@ class PartSpec:
 
     def __str__(self) -> str:
         defaults = registry.index()[self.slot, self.name].options
+        # What differs from the part's own defaults: presets of one class are told apart by it.
         changed = [f"{k}={v}" for k, v in self.options.items() if k not in defaults or defaults[k].default != v]
         return self.name + (f"({', '.join(changed)})" if changed else "")
 
@@ -73,6 +74,7 @@ class ModelSpec:
     @property
     def topology(self) -> str:
         """ "encoder_decoder", "decoder" (its mask never looks ahead) or "encoder"."""
+        # Two stacks are an encoder and a decoder that reads it; schema and layout know no other pair.
         if len(self.stacks) > 1:
             return "encoder_decoder"
         return "decoder" if self.stacks[-1].sizes.causal else "encoder"

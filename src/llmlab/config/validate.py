@@ -44,6 +44,7 @@ def problems_and_spec(
         lines.append(
             "published says what a model file stands for; choose one, as in model=llama3_8b (llmlab parts model)"
         )
+    # A config with stray keys is looked at no further: the checks below read its keys.
     if lines:
         return lines, None
     lines = [
