@@ -33,6 +33,7 @@ def check(shown: Collection[str], objective: Objective) -> None:
     """
     measured = kinds(objective)
     for name in measured:
+        # A log may be one of validation alone, so that a missing name is no fault by itself.
         if name not in shown and (close := difflib.get_close_matches(name, set(shown) - {*measured}, 1, CLOSE)):
             raise UserError(
                 f"{type(objective).__name__}.measures has {name!r}, but its loss has no such term or log; did you mean "
