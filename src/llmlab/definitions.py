@@ -132,7 +132,7 @@ def _attributes(cls: type, slot: str, options: Mapping[str, Option]) -> dict[str
         if name in known and not known[name].literal:
             continue
         if not _is_literal(value):
-            # Methods and properties may have the name of an attribute; a table of tensors may not.
+            # A method or a property may have the name of an attribute; another value that is no literal may not.
             if name in known and not callable(value) and not hasattr(type(value), "__get__"):
                 raise _Wrong(f"{name} must be a literal, but is {value!r}")
             found.pop(name, None)

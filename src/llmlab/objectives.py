@@ -119,6 +119,7 @@ class Rollout:
 
     def __post_init__(self) -> None:
         for name in ("samples", "max_new", "batches", "epochs"):
+            # ValueError: a part's constructor raises it, and what builds the part makes a line of it.
             if (value := getattr(self, name)) < 1:
                 raise ValueError(f"objective.{name} must be at least 1, but is {value}")
         if not self.temperature > 0:

@@ -160,7 +160,7 @@ def _scan_modules(variable: str, path: tuple[str, ...]) -> _Found:
             # other path.
             found.files.add(os.path.realpath(file))
             try:
-                # By ast: importing all parts costs the 1.4 s of torch, reading 61 of them 10 ms.
+                # By ast: reading all 83 parts takes 0.08 s, importing the first of them the 1.4 s of torch.
                 entries = source.parts_of_file(file, module)
             except (source.SourceError, OSError, UnicodeDecodeError) as e:
                 reason = str(e) if isinstance(e, source.SourceError) else f"{file}: {e}"

@@ -149,6 +149,7 @@ def _source(about: Declared, value: str) -> str:
 
 def _head_of(about: Declared, word: str) -> str:
     """A word that chooses a head, at its role in the companion, which need not be one of the trained model: `head=lm_bias`."""
+    # By hand: `heads.addressed` goes by the roles of the run's own objective.
     if of_role := heads.OF_ROLE.fullmatch(word):
         return f"head@heads.{of_role[2]}={of_role[3]}"
     of_none = heads.OF_NONE.fullmatch(word)

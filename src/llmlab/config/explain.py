@@ -45,9 +45,9 @@ def parse(overrides: Sequence[str], known: Known, sweep: bool = False) -> tuple[
     places: dict[tuple[str, str | None], str] = {}
     for text in overrides:
         try:
+            # One by one: `parse_overrides` stops at the first that it can't read.
             o = parser.parse_override(text)
         except HydraException:
-            # Parsed one by one: `parse_overrides` stops at the first that it can't read.
             problems.append(_unparsed(text, known))
             continue
         place = (o.key_or_group, o.package)

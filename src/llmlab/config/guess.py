@@ -34,7 +34,7 @@ def at_root(word: str, names: Sequence[str], base: DictConfig | None, choices: C
     if close := difflib.get_close_matches(word, [*leaves, *ALIASES], 1, 0.8):
         targets = leaves.get(close[0]) or list(ALIASES[close[0]])
         return f"did you mean {' or '.join(_shortest(targets))}?"
-    # Last: it offers whatever is nearest, however far.
+    # Last: difflib's cutoff is 0.55 there, which lets through what is hardly alike.
     said = near(word, names)
     return said if said.startswith("did you mean") else ALL_KEYS
 

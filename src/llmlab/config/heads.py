@@ -94,6 +94,7 @@ def _usual(words: Sequence[str], compose: Callable[[Sequence[str]], DictConfig])
 
 
 def _deciding(words: Sequence[str]) -> list[str]:
+    # Only these: a word that is wrong elsewhere must not keep the objective from being known.
     return [w for w in words if (o := spelling.parsed(w)) is not None and o.key_or_group in FIRST]
 
 

@@ -35,7 +35,7 @@ def published(file: Path) -> str | None:
         # PyYAML needs a millisecond a file, and there are 150.
         if "published:" not in text:
             return None
-        # libyaml's loader, ten times faster, is not in every build of PyYAML.
+        # libyaml's loader, twenty times as fast, is not in every build of PyYAML.
         found = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     # What is wrong with it is said when it is composed.
     except (OSError, UnicodeDecodeError, yaml.YAMLError):

@@ -74,7 +74,6 @@ class ModelSpec:
     @property
     def topology(self) -> str:
         """ "encoder_decoder", "decoder" (its mask never looks ahead) or "encoder"."""
-        # Two stacks are an encoder and a decoder that reads it; schema and layout know no other pair.
         if len(self.stacks) > 1:
             return "encoder_decoder"
         return "decoder" if self.stacks[-1].sizes.causal else "encoder"

@@ -53,6 +53,7 @@ class Tally:
     def add(self, reason: str, name: str) -> None:
         self.counts[reason] += 1
         kept = self.names.setdefault(reason, [])
+        # A folder may have a million files of another ending.
         if len(kept) < NAMES:
             kept.append(printable(name))
 
@@ -79,6 +80,7 @@ class Account:
 
     def counted(self, documents: Iterable[Document]) -> Iterator[Document]:
         """The same documents, counted; from the start each time that a source is read."""
+        # A source may be read twice, by a corpus that was damaged for instance.
         self.files = self.documents = self.bytes = 0
         self.blank = Tally()
         for document in documents:
@@ -121,6 +123,7 @@ def _examples(skipped: Skipped) -> str:
         shown = [f"{ending} {n:,}" for ending, n in skipped["endings"].items()]
     else:
         shown = skipped["names"]
+    # Endings are all there; of names only the first few were kept.
     more = len(shown) > NAMED or ("endings" not in skipped and skipped["count"] > len(shown))
     return ", ".join(shown[:NAMED]) + (" ..." if more else "")
 

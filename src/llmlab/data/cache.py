@@ -32,7 +32,8 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 LEFT = re.compile(r"\.(.+)\.\w{8,32}(\.old)?")  # what `_beside` or tempfile named
 STALE = 60.0  # seconds after which a temporary file, written at once, is of a process that was killed
 AT_ONCE = 1 << 22  # values copied at once
-HASHED = 256 << 20  # files up to this size are hashed when they are opened; of larger ones only the size is looked at
+# Files up to this size are hashed when they are opened, at 1 GB a second; of larger ones only the size is looked at.
+HASHED = 256 << 20
 
 
 # POSIX locks belong to the process: it would be granted one again, and closing any descriptor of the file lets go of

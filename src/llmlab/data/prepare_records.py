@@ -59,6 +59,8 @@ def make(
     names = (*ends, *sorted({*special, *framed}.difference(ends)))
     tokenizer = make_tokenizer(cfg, texts["train"], texts["validation"], names)
     framing = Framing.from_tokenizer(tokenizer, tokenizer.opening(data.bos))
+    # In the order in which they occur: a role or a field is a number on disk, and a set has another order in each
+    # process.
     called = list(dict.fromkeys(name for r in everything for name, _ in records.texts_of(r, kind)))
     total, done = sum(len(t) for part in texts.values() for t in part), 0
 
@@ -97,6 +99,7 @@ def _classes(documents: Sequence[Document], found: Sequence[Record], labels: Seq
                 raise UserError(
                     f"data.path: {document.name}: the model has no class {printable(record['label'])!r}; it has {shown}"
                 )
+        # In the model's own order: its head has a row for each number.
         return list(labels)
     classes = records.classes(found)
     if len(classes) < FEWEST:

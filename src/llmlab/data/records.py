@@ -271,7 +271,7 @@ def write(
     if labels is not None:
         arrays["labels"] = np.array([labels[r["label"]] for r in records], dtype=np.int64)
     if kind.keeps_rest:
-        # Without ensure_ascii: one letter of Chinese is 3 bytes of UTF-8 and 6 as an escape.
+        # Without ensure_ascii: Chinese takes twice the bytes as escapes.
         rest = [json.dumps(r["rest"], ensure_ascii=False).encode("utf-8") for r in records]
         # A bytearray: np.array takes bytes for one text, which it would read as a number.
         arrays["rest"] = np.array(bytearray(b"".join(rest)), dtype=np.uint8)

@@ -33,6 +33,7 @@ class Stream:
         """The tokens that windows of `seq_len` leave at the end, from the token that the last of them shares, or with as many
         as the lead has.
         """
+        # As `Windows` counts: a window has seq_len + 1 tokens, the first of which, or the lead, are no targets.
         stride = seq_len + 1 - lead
         begin = max(0, (len(self) - lead) // stride) * stride
         starts = np.concatenate(([0], self.starts[self.starts > begin] - begin))
@@ -96,9 +97,11 @@ class Windows:
         end = begin + self.seq_len + 1
         # A copy: the map is read-only, and F.embedding takes int32 and int64 alone.
         sample: dict[str, np.ndarray] = {"tokens": np.array(self.stream.tokens[begin:end], dtype=np.int64)}
+        # In place, which is why the tokens are a copy.
         sample["tokens"][: len(self.lead)] = self.lead
         if self.documents:
             sample["documents"] = self.stream.documents(begin, end)
+            # The lead belongs to the document that it opens, not to the one whose tokens it covers.
             sample["documents"][: len(self.lead)] = sample["documents"][len(self.lead)]
         if self.stream.sizes is not None:
             sample["sizes"] = np.array(self.stream.sizes[begin:end], dtype=np.int64)
