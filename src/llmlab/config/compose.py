@@ -83,7 +83,7 @@ def _whole(
     # Before the typos of keys: a missing module may be what would have had them.
     if absent := registry.missing():
         raise UserError("\n".join(absent))
-    # Hydra would take the YAML file's choice, and the part never be built.
+    # Hydra 1.3 would merge the YAML file over the part's own config, with a warning.
     for slot, name in registry.defined():
         if (conf_dir() / slot / f"{name}.yaml").exists():
             raise UserError(

@@ -63,7 +63,7 @@ def declare() -> int:
     typed = OmegaConf.structured(root())
     # Its keys are the roles of the objective, which are typed without a "+".
     OmegaConf.set_struct(typed.models, False)
-    # A name that no YAML file has: Hydra takes the file of two that are called alike.
+    # A name that no YAML file has: Hydra 1.3 would merge that over this one, with a warning.
     store.store(name="schema", node=typed, provider="llmlab")
     _declared.update(entries=entries, count=_declared.get("count", 0) + 1)
     return int(_declared["count"])

@@ -80,7 +80,6 @@ class Account:
 
     def counted(self, documents: Iterable[Document]) -> Iterator[Document]:
         """The same documents, counted; from the start each time that a source is read."""
-        # A source may be read twice, by a corpus that was damaged for instance.
         self.files = self.documents = self.bytes = 0
         self.blank = Tally()
         for document in documents:
