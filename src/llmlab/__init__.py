@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from llmlab.api import build, compose
     from llmlab.hub import load_hf, save_hf
 
+# By name, so that `__getattr__` (PEP 562) imports a module when it is first asked for.
 _HOMES = {"build": "llmlab.api", "compose": "llmlab.api", "load_hf": "llmlab.hub", "save_hf": "llmlab.hub"}
 
 __all__ = ["build", "compose", "load_hf", "save_hf"]

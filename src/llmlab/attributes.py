@@ -43,6 +43,7 @@ class Attribute:
 def _model_keys(cls: type = ModelConfig, before: str = "") -> Iterator[str]:
     """Sizes and traits as they are written below `model.`"""
     for f in dataclasses.fields(cls):
+        # By the default: annotations are texts where a module has the __future__ import.
         if dataclasses.is_dataclass(f.default_factory):
             yield from _model_keys(typing.cast("type", f.default_factory), f"{f.name}.")
         else:
@@ -198,12 +199,14 @@ def of_slot(slot: str) -> dict[str, Attribute]:
 
 def get(part: object, slot: str, name: str) -> Any:
     """An attribute of a part (its class or an instance), or the table's default. slot: EVERY where it may be any."""
+    # A part need not have a base class that would hold the defaults.
     return getattr(part, name, TABLE[slot][name].default)
 
 
 def complete(cls: type, slot: str) -> None:
     """Gives a class what its slot's table has and it does not. Not for modules, where it would hide a child of that name."""
     for name, declared in TABLE[slot].items():
+        # Inherited ones count: a part may be made of another.
         if not hasattr(cls, name):
             setattr(cls, name, declared.default)
 
@@ -211,6 +214,7 @@ def complete(cls: type, slot: str) -> None:
 def problem(slot: str, name: str, value: object, options: Iterable[str] = ()) -> str | None:
     """The fault of a declared attribute of a part that has these options, or None."""
     known = of_slot(slot)
+    # Before the table: a plugin that was written for an older version is told the new name.
     if (slot, name) in EARLIER:
         return f"{name} is called otherwise now; write {EARLIER[slot, name]}"
     if name not in known:
@@ -233,6 +237,7 @@ def fits(value: object, kind: Any) -> bool:
     origin, inner = typing.get_origin(kind), typing.get_args(kind)
     if kind is Any:
         return True
+    # `int | None` has another origin than Optional[int] (Python 3.11).
     if origin in (Union, types.UnionType):
         return any(fits(value, k) for k in inner)
     if origin is Literal:
@@ -245,6 +250,7 @@ def fits(value: object, kind: Any) -> bool:
     if origin is dict:
         return isinstance(value, dict) and all(fits(k, inner[0]) and fits(v, inner[1]) for k, v in value.items())
     if kind is float:
+        # To isinstance a bool is an int.
         return isinstance(value, int | float) and not isinstance(value, bool)
     return isinstance(value, type(None) if kind is None else kind) and (kind is bool or not isinstance(value, bool))
 
@@ -260,6 +266,7 @@ def strings(value: object) -> Iterator[str]:
 
 def spelled(kind: Any) -> str:
     """A type as it is written."""
+    # tuple[str, ...] passes for a type, and its __name__ is only "tuple".
     return kind.__name__ if isinstance(kind, type) and not typing.get_args(kind) else str(kind).replace("typing.", "")
 
 
@@ -283,6 +290,7 @@ def page() -> str:
             ]
         for name, a in declared.items():
             kind = " or ".join(f'"{c}"' for c in a.choices) if 0 < len(a.choices) < 9 else spelled(a.type)
+            # Bars would end the cell of a Markdown table.
             kind = kind.replace(f"{__name__}.", "").replace("|", "\\|")
             kind = f"tuple of {kind}" if a.choices and typing.get_origin(a.type) is tuple else kind
             lines.append(f"| `{name}` | {kind} | `{a.default!r}` | {a.doc} |")

@@ -28,6 +28,8 @@ class _Wrong(ValueError):
 
 def entry(cls: type, slot: str, name: str, defaults: Mapping[str, Any], file: str, line: int) -> Entry:
     """The index's entry for a class. UserError, in one line, where it breaks the rules for parts."""
+    # getdoc goes on to the bases, whose docstring is about them; a class always has a __doc__, None where it wrote
+    # none.
     doc = inspect.getdoc(cls) if "__doc__" in vars(cls) and cls.__doc__ else ""
     try:
         options = _options(cls)
@@ -44,6 +46,7 @@ def entry(cls: type, slot: str, name: str, defaults: Mapping[str, Any], file: st
 
 def _own(cls: type) -> list[type]:
     """The class and its bases, but for those of frameworks, nearest first."""
+    # nn.Module and its like take arguments that are no options.
     return [c for c in cls.__mro__ if c is cls or c.__module__.partition(".")[0] not in KNOWN_HERE]
 
 
@@ -53,7 +56,9 @@ def _options(cls: type) -> dict[str, Option]:
         return {}
     init = vars(made)["__init__"]
     fields = {f.name for f in dataclasses.fields(made)} if dataclasses.is_dataclass(made) else set()
+    # Of the function and not of the class: `self` comes first, whatever a metaclass says.
     _, *given = inspect.signature(init).parameters.values()
+    # A dataclass's own __init__ has positional-or-keyword arguments, unless it is kw_only.
     generated = bool(given) and {p.name for p in given} <= fields
     doc = "\n".join(c.__doc__ or "" for c in _own(cls))
     options = {}
@@ -75,6 +80,8 @@ def _evaluated(annotation: object, made: type, name: str) -> Any:
     init = vars(made)["__init__"]
     names = getattr(sys.modules.get(made.__module__), "__dict__", {}) | init.__globals__
     try:
+        # typing.get_type_hints would evaluate all annotations, and those of arguments that the framework gives may name
+        # what is imported for type checkers alone.
         return eval(annotation, names, dict(vars(made)))
     except Exception as e:
         raise _Wrong(f"the type of the option {name} can't be read: {e}") from None
@@ -83,6 +90,7 @@ def _evaluated(annotation: object, made: type, name: str) -> Any:
 def _option(p: inspect.Parameter, hint: Any, doc: str) -> Option:
     said = next((x for x in _annotated(hint) if isinstance(x, str)), "")
     if typing.get_origin(hint) is Annotated:
+        # `Annotated[int, "help"]`: the type is the first.
         hint = typing.get_args(hint)[0]
     kind, choices = _type(hint, p.name)
     default = REQUIRED if p.default is p.empty else _literal(p.default, f"the default of {p.name}")
@@ -99,6 +107,7 @@ def _type(hint: Any, name: str) -> tuple[Any, tuple[Any, ...]]:
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any or hint in SCALARS.values():
         return hint, ()
+    # `int | None` has another origin than Optional[int] (Python 3.11).
     if origin in (Union, types.UnionType):
         several = [_type(i, name) for i in inner if i is not type(None)]
         choices = several[0][1] if len(several) == 1 else ()
@@ -123,6 +132,7 @@ def _attributes(cls: type, slot: str, options: Mapping[str, Option]) -> dict[str
         if name in known and not known[name].literal:
             continue
         if not _is_literal(value):
+            # A method or a property may have the name of an attribute; another value that is no literal may not.
             if name in known and not callable(value) and not hasattr(type(value), "__get__"):
                 raise _Wrong(f"{name} must be a literal, but is {value!r}")
             found.pop(name, None)
@@ -151,4 +161,5 @@ def _is_literal(value: object) -> bool:
         return all(_is_literal(k) and _is_literal(v) for k, v in value.items())
     if isinstance(value, list | tuple | set):
         return all(map(_is_literal, value))
+    # What ast.literal_eval could have read, but for bytes and complex numbers, which no config holds.
     return value is None or isinstance(value, bool | int | float | str)

@@ -14,6 +14,7 @@ def near(word: str, words: Iterable[str]) -> str:
     """ "did you mean ...?" and, where they are few, the valid names."""
     words = sorted({str(w) for w in words})
     word = str(word)
+    # A beginning is no close match to difflib where the rest is long: the ratio of "sig" and "sigmoid_grouped" is 0.33.
     begun = [w for w in words if len(word) > 2 and w.startswith(word)][:3]
     close = begun or difflib.get_close_matches(word, words, 3, 0.55)
     hint = [f"did you mean {' or '.join(close)}?"] if close else []

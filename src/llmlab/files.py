@@ -25,15 +25,19 @@ def write_atomic(path: Path, text: str | bytes) -> None:
 def replace_atomically(path: Path, text: str | bytes) -> None:
     """Write to a hidden file beside `path`, fsync, rename. Raises OSError, and leaves the old file as it was."""
     # Process ids are unique on one machine only, and a cache or a run folder may be shared by several.
+    # Beside the file: a rename is atomic within one file system only.
     temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}-{uuid.uuid4().hex[:8]}")
     try:
         with open(temporary, "wb") as f:
             f.write(text.encode("utf-8") if isinstance(text, str) else text)
+            # First: fsync knows nothing of what Python still buffers.
             f.flush()
-            os.fsync(f.fileno())  # else a crash soon after the rename can leave an empty file on ext4 and XFS
+            # Else a crash soon after the rename can leave an empty file on ext4 and XFS.
+            os.fsync(f.fileno())
         os.replace(temporary, path)
     except OSError:
-        with suppress(OSError):  # a file system that can't be written can't be deleted from either
+        # A file system that can't be written can't be deleted from either.
+        with suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise
 
@@ -46,6 +50,7 @@ def write_over(path: Path, text: str) -> bool:
     """
     content = text.encode("utf-8")
     try:
+        # Not "wb", which would give the space back first, and another program would have it.
         with open(path, "r+b") as f:
             size = os.fstat(f.fileno()).st_size
             if len(content) > size:
@@ -73,4 +78,5 @@ def absolute(path: str | Path) -> str:
 
 def sha256(path: Path) -> str:
     with open(path, "rb") as f:
+        # In pieces: a checkpoint may be larger than the memory.
         return hashlib.file_digest(f, "sha256").hexdigest()

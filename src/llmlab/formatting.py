@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 def power_of_ten(value: float) -> str:
     """ "2.61e12"."""
+    # Python writes exponents with a sign and two digits at least.
     return f"{value:.2e}".replace("e+0", "e").replace("e+", "e") if value >= 1e6 else f"{value:,.0f}"
 
 
@@ -30,6 +31,7 @@ def markdown_table(
 
 def escaped(words: str) -> str:
     """Names have underscores and stars, which would mark them as emphasis in Markdown."""
+    # The backslash first, or those that are put in would be doubled.
     return words.replace("\\", "\\\\").replace("_", "\\_").replace("*", "\\*").replace("<", "&lt;")
 
 

@@ -33,6 +33,7 @@ def check(shown: Collection[str], objective: Objective) -> None:
     """
     measured = kinds(objective)
     for name in measured:
+        # A log may be one of validation alone, so that a missing name is no fault by itself.
         if name not in shown and (close := difflib.get_close_matches(name, set(shown) - {*measured}, 1, CLOSE)):
             raise UserError(
                 f"{type(objective).__name__}.measures has {name!r}, but its loss has no such term or log; did you mean "
@@ -68,6 +69,7 @@ def words(validation: Mapping[str, float]) -> list[str]:
         elif name.endswith(BITS):
             found.append(f"{value:.4f} {called}")
         else:
+            # The fourth decimal of a loss is 0.0024 of a perplexity of 24.
             found.append(f"{called} {value:.{2 if name.endswith(PERPLEXITY) else 4}f}")
     return found
 

@@ -24,6 +24,7 @@ class Linear(nn.Linear):
 
     def forward(self, x: Tensor, groups: Tensor | None = None) -> Tensor:
         if self.dropout:
+            # A function: nn.Dropout would be one more module, with a call of its own, in every linear.
             x = F.dropout(x, self.dropout, self.training)
         return F.linear(x, self.weight, self.bias)
 
@@ -33,6 +34,7 @@ class Table(nn.Module):
 
     def __init__(self, rows: int, width: int, *, role: Role = "embed", gain: float = 1.0):
         super().__init__()
+        # Not nn.Embedding, which draws first values when it is built: those come by role from the init part.
         self.weight = nn.Parameter(torch.empty(rows, width))
         self.role, self.gain = role, gain
 

@@ -45,6 +45,7 @@ class Loss(NamedTuple):
     def balance(self) -> Tensor | None:
         """The sum of the models' balance losses."""
         losses = [aux.loss for aux in self.aux.values() if aux.loss is not None]
+        # sum() of tensors would begin with an int, and take a kernel a model.
         return None if not losses else losses[0] if len(losses) == 1 else torch.stack(losses).sum()
 
     def sums(self, counts: Mapping[str, Tensor], shares: int = 1) -> dict[str, Tensor]:
@@ -58,6 +59,7 @@ class Loss(NamedTuple):
             if (weight := self.weights.get(name, 1.0)) != 1.0:  # else a kernel more in each micro-batch
                 value = weight * value
             if balance is not None:
+                # The trainer divides a term's sum by its count over the step, so that the count is multiplied in here.
                 value, balance = value + balance * (counts[name].clamp(min=1) / shares), None
             found[name] = value
         return found
@@ -117,6 +119,7 @@ class Rollout:
 
     def __post_init__(self) -> None:
         for name in ("samples", "max_new", "batches", "epochs"):
+            # ValueError: a part's constructor raises it, and what builds the part makes a line of it.
             if (value := getattr(self, name)) < 1:
                 raise ValueError(f"objective.{name} must be at least 1, but is {value}")
         if not self.temperature > 0:

@@ -12,12 +12,14 @@ VARIABLES = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")
 
 def is_first() -> bool:
     """True if this process writes files: the one that the user started, not a rank that a launcher did."""
+    # The environment and not torch.distributed, which knows no rank before the processes have met.
     return all(int(os.environ.get(name, 0)) == 0 for name in VARIABLES)
 
 
 def rank_zero_print(line: str) -> None:
     """Print a line of a run's own, once whatever the number of ranks."""
     if is_first():
+        # A pipe's stdout is buffered by block, and a killed process loses what is in it.
         print(line, flush=True)
 
 

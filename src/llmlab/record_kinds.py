@@ -60,6 +60,7 @@ KINDS: dict[str, Kind] = {
         Kind(
             "labelled",
             (Field("text", also=("text_a",)), Field("text_b", required=False), Field("label", "label")),
+            # A class is one target, whatever the tokenizer makes of its text.
             whole=True,
         ),
         Kind("pairs", (Field("source"), Field("target"))),
@@ -67,6 +68,7 @@ KINDS: dict[str, Kind] = {
         # Ranked, the best first. A prompt loses its beginning, as what is nearest to the answer matters most.
         Kind(
             "preferences",
+            # "chosen" and "rejected" are the keys of Anthropic's hh-rlhf and of TRL.
             (Field("prompt", cut="start"), Field("answers", "texts", parts=("chosen", "rejected"))),
             whole=True,
         ),

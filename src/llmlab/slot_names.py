@@ -9,6 +9,7 @@ from dataclasses import dataclass
 class Part:
     """Base of every part's config. `_part_` is the registered name; the field that holds it says which slot it is of."""
 
+    # OmegaConf's word for a value that must be given.
     _part_: str = "???"
 
 

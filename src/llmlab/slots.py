@@ -24,6 +24,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
+# `as` of the same name: ruff, mypy and pyright take such an import for one that is offered on.
 from llmlab.modules import Linear as Linear
 from llmlab.modules import Role as Role
 from llmlab.modules import Table as Table
@@ -51,6 +52,7 @@ from llmlab.values import auxiliary as auxiliary
 class Norm(Protocol):
     """norm(dim, eps, /): (..., dim) -> (..., dim), same dtype, computed in float32."""
 
+    # Positional only: a part's own names for them are its affair, and options are keywords.
     def __init__(self, dim: int, eps: float, /): ...
     def __call__(self, x: Tensor) -> Tensor: ...
 

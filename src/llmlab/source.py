@@ -84,6 +84,7 @@ def split_doc(name: str, doc: str) -> tuple[str, str]:
     """The docstring of one of a class's names, and the paper in it. Kin have a line of the docstring for each."""
     if own := re.search(rf"^{re.escape(name)}: (.+)$", doc, re.M):
         doc = f"{own[1]}\n\n{doc}"
+    # The first brackets with a year of four digits in them.
     paper = re.search(r"\(([^()]*\b(?:19|20)\d\d\b[^()]*)\)", doc)
     return doc, " ".join(paper[1].split()) if paper else ""
 
@@ -105,6 +106,7 @@ def parts_of_file(path: Path, module: str) -> list[Entry]:
     """The parts of one file. SourceError if it can't be parsed or a part breaks the rules above."""
     text = path.read_text(encoding="utf-8")
     try:
+        # A syntax error is raised without a path where a text is parsed.
         tree = ast.parse(text)
     except SyntaxError as e:
         raise SourceError(f"{path}:{e.lineno or 1}: {e.msg}") from None
@@ -114,6 +116,7 @@ def parts_of_file(path: Path, module: str) -> list[Entry]:
 
 def registered_names(path: Path) -> list[tuple[str, str]]:
     """(slot, name) pairs that a file which can't be parsed seems to register."""
+    # The file may not even be UTF-8.
     text = path.read_text(encoding="utf-8", errors="replace")
     return re.findall(r"""@register\(\s*["'](\w+)["']\s*,\s*["'](\w+)["']""", text)
 
@@ -124,7 +127,12 @@ class _File:
         self.classes = {n.name: n for n in tree.body if isinstance(n, ast.ClassDef)}
         self.imported = dict(_imports(tree))
         self.names = {
-            t.id: n.value for n in tree.body if isinstance(n, ast.Assign) for t in n.targets if isinstance(t, ast.Name)
+            # Names of types at the top of the file: `Kind = Literal["a", "b"]`.
+            t.id: n.value
+            for n in tree.body
+            if isinstance(n, ast.Assign)
+            for t in n.targets
+            if isinstance(t, ast.Name)
         }
 
     def error(self, node: ast.AST, message: str) -> SourceError:
@@ -142,6 +150,7 @@ class _File:
                 if keyword.arg not in options:
                     raise self.error(call, f"{node.name} has no option {keyword.arg!r} to give another default")
                 default = self.literal(keyword.value, f"the default of {keyword.arg}")
+                # Two names of one class differ by their defaults alone.
                 options[keyword.arg] = dataclasses.replace(options[keyword.arg], default=default)
             doc, paper = split_doc(names[1], doc)
             yield Entry(
@@ -169,6 +178,8 @@ class _File:
         doc = "\n".join(ast.get_docstring(c) or "" for c in self.bases(node))
         options: dict[str, Option] = {}
         if _is_dataclass(node) and not any(isinstance(f, ast.FunctionDef) and f.name == "__init__" for f in node.body):
+            # As dataclasses order fields: the furthest base first, and an inherited field keeps its place where it is
+            # given anew.
             for cls in reversed(self.bases(node)):
                 for item in cls.body if _is_dataclass(cls) else ():
                     if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name) and not _class_var(item):
@@ -179,10 +190,12 @@ class _File:
             if init is None:
                 continue
             args = init.args
+            # ast has `self` among the positional-only arguments where there is a /, else among the others.
             if len(args.args) > (0 if args.posonlyargs else 1) or args.vararg or args.kwarg:
                 raise self.error(
                     init, f"{cls.name}: arguments are positional-only (given by the framework) or keyword-only"
                 )
+            # kw_defaults has None where there is no default; defaults of others would be aligned at the end.
             for arg, default in zip(args.kwonlyargs, args.kw_defaults, strict=True):
                 options[arg.arg] = self.option(arg, arg.arg, arg.annotation, default, doc)
             return options
@@ -208,6 +221,7 @@ class _File:
         if annotation is None:
             raise self.error(node, f"the option {name} needs a type")
         said = ""
+        # `Annotated` may come with its module in front.
         if isinstance(annotation, ast.Subscript) and ast.unparse(annotation.value).endswith("Annotated"):
             annotation, said = self.annotated(annotation)
         kind, choices = self.type(annotation, name)
@@ -226,6 +240,7 @@ class _File:
         """The comment on an option's line."""
         number: int = getattr(node, "end_lineno", None) or 1
         last = self.lines[number - 1]
+        # Two spaces, as every formatter writes them: a # within a text has fewer.
         return last.partition("  # ")[2].strip()
 
     def attributes(self, node: ast.ClassDef, slot: str, options: Mapping[str, Option]) -> dict[str, Any]:
@@ -237,6 +252,7 @@ class _File:
             if declared is not None and not declared.literal:
                 continue
             try:
+                # ValueError for anything but literals, among them calls and names.
                 found[name] = ast.literal_eval(value)
             except ValueError:
                 if declared is not None:
@@ -255,6 +271,7 @@ class _File:
                 value: ast.expr | None = None
                 if isinstance(item, ast.Assign):
                     targets, value = item.targets, item.value
+                # In a dataclass an annotated name is a field, and so an option, unless it is a ClassVar.
                 elif isinstance(item, ast.AnnAssign) and (_class_var(item) or not _is_dataclass(cls)):
                     targets, value = [item.target], item.value
                 for target in targets:
@@ -270,6 +287,7 @@ class _File:
     def type(self, node: ast.expr, name: str) -> tuple[Any, tuple[Any, ...]]:
         """Annotation -> (a type that OmegaConf checks, the choices of a Literal)."""
         match node:
+            # An annotation in quotes.
             case ast.Constant(value=str(text)):
                 return self.type(ast.parse(text, mode="eval").body, name)
             case ast.Name(id=n) if n in SCALARS:
@@ -282,6 +300,7 @@ class _File:
                 kind, choices = self.type(left, name)
                 return Optional[kind], choices
             case ast.BinOp(op=ast.BitOr(), left=left, right=right):
+                # OmegaConf 2.3 refuses unions of containers when the config is made, and takes those of scalars.
                 return Union[self.type(left, name)[0], self.type(right, name)[0]], ()
             case ast.Subscript(value=ast.Name(id="Literal"), slice=inner):
                 values = tuple(
@@ -289,10 +308,12 @@ class _File:
                 )
                 if len({type(v) for v in values}) > 1:
                     raise self.error(node, f"the choices of the option {name} must be of one type")
+                # OmegaConf 2.3 knows no Literal: it checks the type, `llmlab.config.strays` the choices.
                 return type(values[0]), values
             case ast.Subscript(value=ast.Name(id="list"), slice=inner):
                 return list[self.plain(inner, name)], ()  # type: ignore[misc]
             case ast.Subscript(value=ast.Name(id="tuple"), slice=ast.Tuple(elts=[inner, *_])):
+                # OmegaConf holds a tuple as a list; `registry.load` makes a tuple of it again.
                 return list[self.plain(inner, name)], ()  # type: ignore[misc]
             case ast.Subscript(value=ast.Name(id="dict"), slice=ast.Tuple(elts=[key, value])):
                 return dict[self.plain(key, name), self.plain(value, name)], ()  # type: ignore[misc]

@@ -49,6 +49,7 @@ def _typed(overrides: tuple[str, ...]) -> list[str]:
 
 def ids(rows: int = 2, length: int = 12) -> Tensor:
     """(rows, length) token ids, always the same."""
+    # A generator of its own: torch's global one stays as a test has seeded it.
     return torch.randint(VOCABULARY, (rows, length), generator=torch.Generator().manual_seed(0))
 
 
@@ -74,6 +75,7 @@ def learns(*overrides: str, steps: int = 16) -> None:
     optimizer = part_factory(cfg, "optimizer")().build(roles.parameters(model))
 
     chance = np.random.default_rng(0)
+    # 32 of the ids: the last ones are the special tokens.
     words = chance.integers(32, size=(4, cfg.data.seq_len + 1))
     documents = np.zeros(cfg.data.seq_len + 1, dtype=np.int64)
     batch = stand_in.batch(objective, words, chance, documents)
@@ -88,6 +90,7 @@ def learns(*overrides: str, steps: int = 16) -> None:
             assert parameter.grad is not None, f"{name} has no gradient: nothing that is computed uses it"
             assert torch.isfinite(parameter.grad).all(), f"{name} has a gradient that is not finite"
         optimizer.step()
+    # On one batch that is seen again and again: any part that passes gradients on learns it.
     assert losses[-1] < losses[0], f"the loss on one batch went from {losses[0]:.4f} to {losses[-1]:.4f}"
 
 
@@ -96,6 +99,7 @@ def looks_back_only(model: Model) -> None:
     """Asserts that what a decoder says of a token does not change with those that come after it."""
     text = ids()
     changed = text.clone()
+    # + 1, so that each of the tokens is another.
     changed[:, 8:] = (changed[:, 8:] + 1) % VOCABULARY
     one, other = (model({"ids": t}).hidden for t in (text, changed))
     torch.testing.assert_close(one[:, :8], other[:, :8], msg=lambda m: f"a token sees what comes after it: {m}")

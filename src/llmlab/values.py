@@ -32,6 +32,7 @@ def auxiliary(*outputs: Output) -> Aux:
     found = [output.aux for output in outputs if output.aux is not None]
     losses = [aux.loss for aux in found if aux.loss is not None]
     tokens = [aux.tokens_per_expert for aux in found if aux.tokens_per_expert is not None]
+    # One output, as of most objectives, costs no further kernel.
     return Aux(
         None if not losses else losses[0] if len(losses) == 1 else torch.stack(losses).mean(),
         None if not tokens else tokens[0] if len(tokens) == 1 else torch.stack(tokens).sum(0),

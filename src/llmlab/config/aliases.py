@@ -24,12 +24,14 @@ ALIASES: dict[str, tuple[str, ...]] = _table(
         "model.n_kv_heads": "num_key_value_heads n_query_groups n_kv_head num_kv_heads multi_query_group_num",
         "model.head_dim": "head_size d_kv kv_channels",
         "model.ffn_dim": "intermediate_size ffn_hidden_size d_ff n_inner ffn_dim hidden_features mlp_dim",
+        # The names of transformers' config classes: each family has its own.
         "model.norm_eps": "norm.eps rms_norm_eps layer_norm_eps layer_norm_epsilon layernorm_epsilon",
         "model.dropout": "hidden_dropout hidden_dropout_prob resid_pdrop embd_pdrop residual_dropout",
         "model.attention.dropout": "attention_dropout attn_pdrop attention_probs_dropout_prob",
         "model.attention.qkv_bias": "attention_bias add_qkv_bias use_qkv_bias",
         "model.attention.softcap": "attn_logit_softcapping attention_logit_softcapping",
         "model.logit_softcap": "final_logit_softcapping",
+        # nanoGPT's `bias` is of both, and of the norms.
         "model.ffn.bias model.attention.qkv_bias": "bias use_bias mlp_bias",
         "model.tie_embeddings": "tie_word_embeddings tie_weights weight_tying tied_embeddings",
         "model.moe.n_experts": "num_experts n_routed_experts num_local_experts n_expert moe_num_experts",
@@ -70,16 +72,19 @@ ALIASES: dict[str, tuple[str, ...]] = _table(
         "schedule=NAME": "lr_scheduler_type lr_scheduler scheduler lr_schedule decay_lr",
         "schedule.warmup_steps": "warmup_iters warmup num_warmup_steps lr_warmup_steps lr_warmup_iters",
         "schedule.warmup_share": "warmup_ratio warmup_fraction lr_warmup_fraction",
+        # A share of the peak, where nanoGPT's min_lr is a rate.
         "schedule.floor": "min_lr min_lr_ratio final_lr_ratio",
         "train.clip": "grad_clip max_grad_norm max_norm clip_grad gradient_clipping gradient_clip clip_grad_norm",
         "train.learns": "freeze frozen unfreeze trainable trainable_params unfrozen_parameters freeze_trainable_modules "
         "freeze_layers freeze_backbone freeze_base_model modules_to_save",
         "train.batch_size": "global_batch_size train_batch_size batch bs",
+        # An accumulation is not given: it follows from the batch and the micro-batch.
         "train.micro_batch_size": "per_device_train_batch_size train_micro_batch_size_per_gpu device_batch_size "
         "gradient_accumulation_steps grad_accum grad_accum_steps accumulation_steps",
         # the run
         "budget.steps": "max_iters max_steps num_steps total_steps train_steps iterations num_iterations lr_decay_iters",
         "budget.tokens": "max_tokens train_tokens total_tokens num_tokens",
+        # There are no epochs here: a run is as long as its budget.
         "budget.tokens budget.steps": "epochs num_train_epochs max_epochs num_epochs n_epochs epoch",
         "budget.minutes": "time max_time time_limit max_hours",
         "train.validate_every": "eval_interval eval_steps eval_every eval_freq val_interval val_every eval_strategy",

@@ -29,9 +29,11 @@ NO_NUMBERS = (
     "trainer.enable_autolog_hparams",
     "trainer.model_registry",
     "trainer.profiler",
-    "trainer.num_sanity_val_steps",  # before the first step, on a copy of nothing
+    # Sanity steps validate before the first step, and change no weight.
+    "trainer.num_sanity_val_steps",
     "trainer.inference_mode",
-    "trainer.limit_test_batches",  # nothing is tested or predicted
+    # Nothing is tested or predicted.
+    "trainer.limit_test_batches",
     "trainer.limit_predict_batches",
 )
 # How closely a run is watched: its curve has other points, its weights and its last validation are the same.
@@ -61,6 +63,7 @@ ADDED: dict[str, object] = {
 
 def hashed(config: dict[str, Any]) -> dict[str, Any]:
     """A resolved config as the hash of a sweep's point has it: without bookkeeping, and without added keys that say nothing."""
+    # The caller writes the same dict into its record.
     kept = copy.deepcopy(config)
     for key in NO_NUMBERS:
         for node, last in _held(kept, key):
@@ -76,6 +79,7 @@ def _held(config: dict[str, Any], key: str) -> Iterator[tuple[dict[str, Any], st
     """The dict that holds a dotted key, and the key's last name; nothing where it is not there."""
     *parents, last = key.split(".")
     for parent in parents:
+        # A node may be null, as logger.wandb is where it is not chosen.
         config = config.get(parent) or {}
     if last in config:
         yield config, last

@@ -42,9 +42,11 @@ def declared(objective: str) -> dict[str, Declared]:
     where = f"{entry.path}:{entry.line}: objective={objective}"
     if not isinstance(models, dict):
         raise UserError(f"{where}: models must be a dict of roles, but is {models!r}")
+    # By the dataclass, so that a new key need not be listed twice.
     known = [f.name for f in dataclasses.fields(Declared) if f.name != "role"]
     found = {}
     for role, about in models.items():
+        # Companions are handed to `loss` as keyword arguments beside `model` and `batch`.
         if not (isinstance(role, str) and role.isidentifier()) or role in ("model", "batch"):
             raise UserError(f"{where}: models.{role} can't be a role; name it as a Python argument, not model or batch")
         if not isinstance(about, dict):
@@ -72,6 +74,7 @@ def requested(cfg: DictConfig) -> dict[str, tuple[str, ...] | str]:
     """Words or a source by role, as the config has them. UserError for a value that is neither."""
     from omegaconf import OmegaConf
 
+    # Lists and texts: OmegaConf's ListConfig is no list to isinstance.
     plain: Any = OmegaConf.to_container(cfg[KEY], resolve=True)
     found: dict[str, tuple[str, ...] | str] = {}
     for role, value in plain.items():
@@ -113,6 +116,7 @@ def resolve(
             overrides = _inherited(typed, words, about, published)
             found[role] = Chosen(about, value, composed=compose([*overrides, *words], about, words))
         except UserError as e:
+            # Each line is an error of its own on the screen, and has to say whose it is.
             raise UserError("\n".join(f"{KEY}.{role}: {line}" for line in str(e).splitlines())) from None
     return found
 
@@ -145,6 +149,7 @@ def _source(about: Declared, value: str) -> str:
 
 def _head_of(about: Declared, word: str) -> str:
     """A word that chooses a head, at its role in the companion, which need not be one of the trained model: `head=lm_bias`."""
+    # By hand: `heads.addressed` goes by the roles of the run's own objective.
     if of_role := heads.OF_ROLE.fullmatch(word):
         return f"head@heads.{of_role[2]}={of_role[3]}"
     of_none = heads.OF_NONE.fullmatch(word)
@@ -176,8 +181,10 @@ def _inherited(
             continue
         if key == "head" and str(o.package).removeprefix("heads.") not in about.heads:
             continue  # of a head that the companion lacks
+        # A typed value beats what a group's file sets, whichever of the two comes first.
         if ("size", None) in own and of_model == "model" and name in OF_SIZE:
             continue
+        # A published size leaves none to choose, and the companion's words name one.
         if key == "size" and published([text, *words]):
             continue
         found.append(text)
@@ -200,4 +207,5 @@ def absolute(models: DictConfig) -> None:
     """Make the paths of finished models mean the same from any folder, in place."""
     for role, value in models.items():
         if isinstance(value, str):
+            # A resumed run, or a point of a sweep, may be started from another folder.
             models[role] = init_from.absolute(value)

@@ -78,9 +78,12 @@ def _whole(
     those of the run.
     """
     given = tuple(map(init_from.normalise, overrides))
+    # Before anything is parsed: choices are what Hydra's ConfigStore has.
     store.declare()
+    # Before the typos of keys: a missing module may be what would have had them.
     if absent := registry.missing():
         raise UserError("\n".join(absent))
+    # Hydra 1.3 would merge the YAML file over the part's own config, with a warning.
     for slot, name in registry.defined():
         if (conf_dir() / slot / f"{name}.yaml").exists():
             raise UserError(
@@ -88,12 +91,14 @@ def _whole(
             )
     run = functools.partial(hydra_config.run, config_dirs=tuple(config_dirs))
     known = known_choices(config_dirs)
+    # A function: the choices are files to be listed, which only data=... asks for.
     spelled = spelling.spelled(given, lambda: known.choices("data"))
     overrides = tuple(heads.addressed(spelled, run))
     parsed, problems = explain.parse(overrides, known)
     problems += validate.published(parsed, [conf_dir(), *map(Path, config_dirs)])
     if problems:
         raise UserError("\n".join([*problems, *_further(overrides, parsed, known, run)]))
+    # Values only: a choice in a group brings defaults that nobody has typed.
     keys = frozenset(p.key_or_group for p in parsed if not p.is_delete() and p.key_or_group not in known.groups)
     start = _start(parsed, reader)
     if start is not None:
@@ -108,7 +113,9 @@ def _whole(
         kept = (o for o, t in zip(asked, typed, strict=True) if t is None or not t.kept)
         effective = (*kept, *typed_choices.other_budgets(parsed))
         cfg = run(effective)
+    # Hydra lets exceptions of OmegaConf, PyYAML and resolvers through beside its own.
     except Exception as first:
+        # With the "+" that Hydra wants, for each override is composed by itself now.
         parsed, _ = explain.parse(asked, known)
         problems, good = explain.every_problem(parsed, run, known, first)
         if not problems:
@@ -164,12 +171,14 @@ def vary(composed: Composed, values: Mapping[str, str]) -> Composed | None:
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from omegaconf import OmegaConf
 
+    # OmegaConf changes in place, and the config is the caller's.
     cfg = copy.deepcopy(composed.cfg)
     parser = OverridesParser.create()
     for key, value in values.items():
         try:
             o = parser.parse_override(f"{key}={value}")
             if (
+                # A choice at a place, a deletion and a dict are for Hydra to resolve, which isn't asked here.
                 "@" in key
                 or key[0] in "+~"
                 or key.startswith(("budget.", "init_", "models.", "tokenizer."))
@@ -177,6 +186,7 @@ def vary(composed: Composed, values: Mapping[str, str]) -> Composed | None:
                 or isinstance(o.value(), dict)
             ):
                 return None
+            # Checked by the schema as Hydra's own override is, for the nodes have its types.
             OmegaConf.update(cfg, key, o.value(), merge=True)
         except Exception:
             return None
@@ -195,6 +205,7 @@ def swapped(composed: Composed, slot: str, name: str, options: Mapping[str, Any]
     from omegaconf import OmegaConf
 
     cfg = copy.deepcopy(composed.cfg)
+    # Typed: what is put into it is checked as if Hydra had composed it.
     node = OmegaConf.structured(store.schema(slot, name))
     for key, value in options.items():
         node[key] = value

@@ -31,11 +31,14 @@ def problems(composed: Composed) -> list[str]:
         if data.path is None:
             endings = ".txt, .md, .jsonl" if kind is None else ".jsonl, .json, .csv, .tsv"
             lines.append(f"data.path must be given with data=files: a folder or a file ({endings})")
+        # exists() follows a link, and says of one to nothing that there is no file.
         elif os.path.islink(path := os.path.expanduser(data.path)) and not os.path.exists(path):
             lines.append(f"data.path={data.path} is a link to {os.readlink(path)}, which is not there")
+        # A named pipe would block whoever opens it until someone writes.
         elif os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
             lines.append(f"data.path={data.path} is a pipe, a socket or a device; give a file or a folder")
-        elif not os.path.exists(path):  # os.path takes any text, pathlib's methods do not
+        # os.path says False of any text; pathlib raises of one with a NUL, or of 5,000 letters (Python 3.11).
+        elif not os.path.exists(path):
             lines.append(f"data.path={data.path}: there is no such file or folder{init_from.similar(data.path)}")
     elif data.path is not None and "data.path" in composed.keys:
         lines.append(f"data.path is read with data=files only, but data={data.source}; add data=files")
@@ -69,6 +72,7 @@ def require_source(composed: Composed) -> None:
     """UserError where the objective reads records and the data are texts: of a run alone, as a model can be built without."""
     cfg = composed.cfg
     kind = KINDS.get(heads.reads(cfg.objective))
+    # A resumed run has its own data, which the command line need not name.
     if kind is not None and cfg.data.source != "files" and not cfg.resume:
         raise UserError(
             f"data={cfg.data.source} holds texts, but objective={cfg.objective._part_} reads {kind}: "

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
+# What llmlab is tested on: Lightning knows tpu and mps too.
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda")
 ZERO = ("zero1", "zero2", "zero3", "zero2_offload", "zero3_offload")
 STRATEGIES = ("single", "ddp", "fsdp", "fsdp_tp", *ZERO)
@@ -21,6 +22,7 @@ def problems(cfg: DictConfig) -> list[str]:
     lines = []
     if wanted not in ACCELERATORS:
         lines.append(f"trainer.accelerator={wanted}: there is no such accelerator here (valid: auto, cpu, gpu)")
+    # Lightning's words for all there are, of which a config without torch knows no number.
     count = 1 if devices in ("auto", "-1") else int(devices) if devices.isdigit() else 0
     if count < 1:
         lines.append(f"trainer.devices={devices} must be a number of devices or auto")
@@ -35,6 +37,7 @@ def problems(cfg: DictConfig) -> list[str]:
         lines.append(f"strategy.tensor_parallel={split} needs strategy=fsdp_tp, but the strategy is {name}")
     elif devices.isdigit() and count % split:
         lines.append(divide(split, count))
+    # Each rank has whole heads: their projections are split by rows.
     elif split > 1 and (heads := cfg.model.n_heads) and heads % split:
         lines.append(f"strategy.tensor_parallel={split} does not divide model.n_heads={heads}")
     return lines + _precision(cfg, name, wanted)
@@ -50,7 +53,8 @@ def _precision(cfg: DictConfig, name: str, accelerator: str) -> list[str]:
         if name in ZERO:
             why = f"DeepSpeed's loss scale would not be in a checkpoint; under strategy={name} choose precision=bf16-mixed"
             return [f"precision=16-mixed: {why}"]
-        if accelerator == "cpu":  # Lightning would train in bf16-mixed instead
+        # Lightning would train in bf16-mixed instead, and say so in a warning alone.
+        if accelerator == "cpu":
             return [NEEDS_GPU]
         if name.startswith("fsdp"):
             why = f"Lightning can't scale losses under strategy={name}; choose precision=bf16-mixed, or strategy=ddp"

@@ -45,6 +45,7 @@ def parse(overrides: Sequence[str], known: Known, sweep: bool = False) -> tuple[
     places: dict[tuple[str, str | None], str] = {}
     for text in overrides:
         try:
+            # One by one: `parse_overrides` stops at the first that it can't read.
             o = parser.parse_override(text)
         except HydraException:
             problems.append(_unparsed(text, known))
@@ -52,6 +53,7 @@ def parse(overrides: Sequence[str], known: Known, sweep: bool = False) -> tuple[
         place = (o.key_or_group, o.package)
         if reason := _refused(o, known, sweep):
             problems.append(reason)
+        # Hydra 1.3 takes the last of several values of a key, and of several choices, without a word.
         elif place in places and not o.key_or_group.startswith("hydra"):
             problems.append(f"{text}: {o.key_or_group} is given already, by {places[place]}")
         else:
@@ -68,8 +70,10 @@ def _refused(o: Override, known: Known, sweep: bool) -> str | None:
         return f"{o.input_line}: several values are a sweep; add -m, or write key=[a,b] for a list"
     if key in known.groups and not o.is_delete():
         return _choice(o, known)
+    # All but the first are keywords of `hydra.utils.instantiate`: `norm._target_=os.system` would compose.
     if last in ("_part_", "_target_", "_partial_", "_args_", "_convert_", "_recursive_"):
         return f"{key} can't be set: a part is chosen by its name, {key.rpartition('.')[0] or 'SLOT'}=NAME"
+    # Hydra deletes a field of a typed config as well, and no schema is asked again.
     if o.is_delete() and key in registry.SLOTS_NEEDED:
         return f"~{key}: a model needs one; choose {key}=NAME ({', '.join(known.choices(key))})"
     if key.startswith("trainer.") and last in ELSEWHERE:
@@ -85,6 +89,7 @@ def _unparsed(text: str, known: Known) -> str:
             return f"{text}: give it a value, {word}={'NAME' if word in known.groups else 'VALUE'}"
         return f"{text}: {guess.bare(word, known.groups, known.choices)}"
     if (strange := re.search(r"[^\x00-\x7f]", key)) is not None:  # also a letter that looks like one of ASCII
+        # Control characters have no name, for which `name` raises ValueError without a default.
         name = unicodedata.name(strange[0], "no letter")
         hint = near(key.lstrip("+~"), known.groups) if "." not in key else "llmlab train --help lists them"
         return f"{text}: no key has the character {strange[0]!r} ({name}); {hint}"
@@ -95,14 +100,18 @@ def _unparsed(text: str, known: Known) -> str:
 def _choice(o: Override, known: Known) -> str | None:
     group, value = o.key_or_group, o.value()
     options = known.choices(group)
+    # Hydra 1.3 raises a ValueError ("Config group override must be a string or a list") that names no group.
     if value is None:
         if group in registry.SLOTS_NEEDED:
             return f"{o.input_line}: a model needs one; choose {group}=NAME ({', '.join(options)})"
         return f"{o.input_line}: write ~{group} for none"
     if o.value_type is not None and o.value_type.name == "GLOB_CHOICE_SWEEP":
-        return None  # what it finds is there
+        # Its values are what the config loader finds in the group.
+        return None
     if o.is_sweep_override() and o.is_discrete_sweep():
+        # As text, each with its quotes and brackets: a point of a sweep over loggers is a list itself.
         value = [v for text in o.sweep_string_iterator() for v in _listed(str(text))]
+    # Hydra merges the choices of a list one over the other, so that parts of two would be mixed.
     elif isinstance(value, list) and group not in SEVERAL:
         return (
             f"{o.input_line}: {group} is one choice; for a sweep over several, -m {group}={','.join(map(str, value))}"
@@ -190,17 +199,21 @@ def message(e: Exception, base: DictConfig | None, known: Known, o: Override | N
 
     # Hydra wraps what OmegaConf raises ("Error merging override ..."); what was wrong with it, only the cause says.
     text = "\n".join(str(x) for x in (e, e.__cause__) if x is not None)
+    # Raised without a cause; where it was a group's choice it has the options that there are.
     if isinstance(e, MissingConfigException):
         group, _, name = (e.missing_cfg_file or "").rpartition("/")
         if e.options:
             return f"{group}={name}: there is no such {group}; {near(name, [x.split('/')[-1] for x in e.options])}"
         return text.split("\n")[0]
-    if mark := getattr(e, "problem_mark", None):  # PyYAML's errors, which Hydra lets through
+    # PyYAML's errors, which Hydra lets through as they are.
+    if mark := getattr(e, "problem_mark", None):
         return f"{mark.name}:{mark.line + 1}: {getattr(e, 'problem', 'not YAML')}"
+    # Hydra begins with the file whose defaults list or content it could not merge.
     if found := re.search(r"In '([^']+)'", text):
         return _in_file(found[1], text)
     if o is not None and (line := _override(text, o, base, known)):
         return line
+    # Hydra's messages go on with its search path, a line a provider.
     return " ".join(text.split())[:300]
 
 
@@ -209,6 +222,7 @@ def _override(text: str, o: Override, base: DictConfig | None, known: Known) -> 
     if o.package and key in known.groups:
         return f"{shown}: nothing is chosen at {o.package}; {_places(key, base)}"
     parent = key.rpartition(".")[0]
+    # OmegaConf's words for a node in struct mode, as all that Hydra composes is.
     if "does not support deletion" in text:
         return f"{shown}: it can't be removed; give it another value"
     if parent and _select(base, parent) is None:
@@ -221,6 +235,7 @@ def _override(text: str, o: Override, base: DictConfig | None, known: Known) -> 
         or "not in" in text
         or "Could not delete" in text
     ):
+        # Looked up in the config without this override, in which its neighbours are.
         node, last = _select(base, parent), key.rpartition(".")[2]
         what = (
             f" in {parent}" + (f" ({node['_part_']})" if node is not None and "_part_" in node else "")
@@ -262,6 +277,7 @@ def _no_parent(key: str, parent: str, base: DictConfig | None, known: Known) -> 
 
 
 def _wrong_value(text: str) -> str | None:
+    # Words of OmegaConf 2.3: all of these are ValidationErrors, and only the text tells which.
     if found := re.search(r"Value '(.*)' of type '\w+' could not be converted to (\w+)", text):
         return f"must be {_kind(found[2])}, but is {found[1]!r}"
     if found := re.search(r"Value '(.*)' is not a valid bool", text):
@@ -291,9 +307,11 @@ def _in_file(file: str, text: str) -> str:
     path = file + ("" if file.endswith(".yaml") else ".yaml")
     if found := re.search(r"Key '([^']+)' not in '([^']+)'", text):
         where = re.search(r"full_key: (\S+)", text)
+        # The name of the class is all that OmegaConf says of the node.
         names = [f.name for t in _types() if t.__name__ == found[2] for f in dataclasses.fields(t)]
         names = [n for n in names if n != "_part_"]
         return f"{path}: there is no key {where[1] if where else found[1]!r}; {near(found[1], names)}"
+    # Hydra lists the options below its message, each after a tab.
     if found := re.search(r"Could not (?:find|load) '([^']+)'", text):
         group, _, name = found[1].rpartition("/")
         options = [w.strip() for w in text.partition("Available options")[2].splitlines()[1:] if w.startswith("\t")]
@@ -313,7 +331,9 @@ def _types() -> list[type]:
     while queue:
         cls = queue.pop()
         found.append(cls)
+        # Resolved: annotations of schema.py are texts, by its __future__ import.
         for hint in typing.get_type_hints(cls).values():
+            # Optional[X] and dict[str, X] have their dataclass among their arguments.
             queue += [t for t in (hint, *typing.get_args(hint)) if dataclasses.is_dataclass(t) and t not in found]
     return found
 
@@ -338,6 +358,7 @@ def _select(base: DictConfig | None, path: str) -> DictConfig | None:
     if base is None or not path:
         return base
     node = OmegaConf.select(base, path)
+    # `select` gives None for a path that is not there, and the value where it ends in one.
     return node if OmegaConf.is_config(node) else None
 
 

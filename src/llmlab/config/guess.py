@@ -34,6 +34,7 @@ def at_root(word: str, names: Sequence[str], base: DictConfig | None, choices: C
     if close := difflib.get_close_matches(word, [*leaves, *ALIASES], 1, 0.8):
         targets = leaves.get(close[0]) or list(ALIASES[close[0]])
         return f"did you mean {' or '.join(_shortest(targets))}?"
+    # Last: difflib's cutoff is 0.55 there, which lets through what is hardly alike.
     said = near(word, names)
     return said if said.startswith("did you mean") else ALL_KEYS
 
@@ -83,6 +84,7 @@ def spelled(flag: str, value: str | None, names: Iterable[str]) -> str | None:
 
     names: of the root's keys and groups.
     """
+    # argparse takes --batch-size for batch_size.
     word = flag.lstrip("-").replace("-", "_")
     first, dot, _ = word.partition(".")
     targets = [word] if first in set(names) and (not dot or word in declared()) else list(ALIASES.get(word, ()))
@@ -101,6 +103,7 @@ def declared() -> list[str]:
     found: dict[str, None] = {}
 
     def walk(cls: type, above: str) -> None:
+        # Annotations of schema.py are texts, by its __future__ import.
         hints: dict[str, typing.Any] = typing.get_type_hints(cls)
         for name, hint in hints.items():
             inner = [t for t in (hint, *typing.get_args(hint)) if dataclasses.is_dataclass(t)]
@@ -130,9 +133,11 @@ def paths(base: DictConfig | None) -> list[str]:
     found: list[str] = []
 
     def walk(node: DictConfig, above: str) -> None:
+        # A node that is null has None for its content; one that is missing or an interpolation, a text.
         keys = map(str, node) if node._content is not None and not isinstance(node._content, str) else ()
         for key in keys:
             if not key.startswith("_"):
+                # The node itself: `node[key]` works an interpolation out, and raises where it can't.
                 inner: Any = node._get_node(key)
                 if isinstance(inner, DictConfig) and not inner._is_none() and not inner._is_missing():
                     walk(inner, f"{above}{key}.")

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from llmlab.config.composed import Composed
 
+# Not a dict: `heads.tokens={n_classes: 3}` sets options, which Hydra merges itself.
 OF_ROLE = re.compile(r"(\+{0,2})heads\.(\w+)=(?!\s*\{)(.*)", re.DOTALL)
 OF_NONE = re.compile(r"(\+{0,2})head(\.\w+)?=(.*)", re.DOTALL)
 OPTION, CHOICE = re.compile(r"\+{0,2}heads\.(\w+)\.\w+="), re.compile(r"\+{0,2}head@heads\.(\w+)=")
@@ -37,6 +38,8 @@ def addressed(words: Sequence[str], compose: Callable[[Sequence[str]], DictConfi
             role = _role(word, words, compose)
             word = f"{plus}heads.{role}{option}={value}" if option else f"{plus}head@heads.{role}={value}"
         found.append(word)
+    # In front: Hydra applies choices before values wherever they stand, but a later choice of a group replaces an
+    # earlier.
     return [*_usual(found, compose), *found]
 
 
@@ -91,6 +94,7 @@ def _usual(words: Sequence[str], compose: Callable[[Sequence[str]], DictConfig])
 
 
 def _deciding(words: Sequence[str]) -> list[str]:
+    # Only these: a word that is wrong elsewhere must not keep the objective from being known.
     return [w for w in words if (o := spelling.parsed(w)) is not None and o.key_or_group in FIRST]
 
 

@@ -40,6 +40,7 @@ def session(config_dirs: Sequence[str] = ()) -> Iterator[None]:
                 loader.repository.initialize_sources(path)
             yield
     finally:
+        # By hand: Hydra's own backup is taken behind our clear(), and has no Hydra in it.
         GlobalHydra.instance().hydra = outer
 
 
@@ -49,6 +50,7 @@ def hydra_node(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> Dic
 
     from omegaconf import OmegaConf
 
+    # A copy: interpolations of `hydra` reach into all of the config, so its parents are copied too.
     whole = copy.deepcopy(_both(overrides, tuple(config_dirs))[1])
     # Hydra registers ${now:} with use_cache=True: the copy would give the time at which the config was first composed.
     OmegaConf.clear_cache(whole)
@@ -71,6 +73,7 @@ def _both(overrides: Sequence[str], config_dirs: tuple[str, ...]) -> tuple[DictC
     return _composed(tuple(overrides), folders, _stamp(folders), store.declare())
 
 
+# The stamp is among the arguments, so that a changed file is composed anew.
 @functools.lru_cache(maxsize=128)
 def _composed(overrides: tuple[str, ...], folders: tuple[Path, ...], *as_of: object) -> tuple[DictConfig, DictConfig]:
     import copy
@@ -78,6 +81,7 @@ def _composed(overrides: tuple[str, ...], folders: tuple[Path, ...], *as_of: obj
     import hydra
     from omegaconf import open_dict
 
+    # repr, for its quotes: a comma or a bracket in a folder's name would end the list.
     dirs = ",".join(repr(f"file://{d}") for d in folders[1:])
     extra = [f"hydra.searchpath=[{dirs}]"] * bool(dirs)
     with session():
@@ -97,6 +101,7 @@ def _stamp(folders: Iterable[Path]) -> tuple[tuple[str, int, int], ...]:
         if d.is_dir()
         for f in (str(d), *_folders(d))
         for e in os.scandir(f)
+        # With version_base 1.3 Hydra reads .yaml and no .yml.
         if e.name.endswith("yaml")
     )
     return tuple((e.path, (stat := e.stat()).st_mtime_ns, stat.st_size) for e in files)

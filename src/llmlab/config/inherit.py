@@ -48,10 +48,12 @@ def words(cfg: DictConfig, parsed: Iterable[Override]) -> list[str]:
             raise UserError("init_from.tokenizer=new has no effect without init_from=RUN; leave it out")
         return []
     if cfg.init_tokenizer == "new" or init_from.hf_name(cfg.init_from) is not None:
-        return []  # a Hugging Face folder brings its own in hub.begin
+        # A Hugging Face folder brings its own, in hub.begin.
+        return []
     parsed, folder = list(parsed), home(cfg.init_from).absolute()
     if not (folder / CONFIG).exists():
-        return []  # no run: that is said in its own words
+        # That it is no run is said by validate.
+        return []
     for name in (FILE, SPECIAL):
         if not (folder / name).is_file():
             raise UserError(
@@ -64,6 +66,7 @@ def words(cfg: DictConfig, parsed: Iterable[Override]) -> list[str]:
             f"{' '.join(typed)}: the weights of init_from={cfg.init_from} know the tokens of their own tokenizer "
             f"({_described(folder)}); leave it out, or type init_from.tokenizer=new to put them under another"
         )
+    # Quoted: a folder's name may hold any sign of Hydra's grammar.
     own = [f"{GROUP}=file", f"{GROUP}.path={quoted(str(folder))}"]
     if (bos := _bos(folder)) is not None and all(o.key_or_group != BOS for o in parsed):
         own.append(f"{BOS}={str(bos).lower()}")
@@ -75,7 +78,8 @@ def _bos(folder: Path) -> bool | None:
     if _about(folder)[0] != "file":
         return None
     settings: Settings = read_yaml(folder / CONFIG, Settings)
-    bos = settings.get("data", {}).get("bos", False)  # a run of before there was this key has none
+    # Runs of before there was this key put nothing in front of a document.
+    bos = settings.get("data", {}).get("bos", False)
     return bos if isinstance(bos, bool) else None
 
 
@@ -86,6 +90,7 @@ def is_about(key: str) -> bool:
 
 def without(overrides: Sequence[str]) -> tuple[str, ...]:
     """The overrides that do not choose the tokenizer."""
+    # Of Hydra's grammar: + and ++ add, ~ deletes, and @ is followed by the package.
     return tuple(o for o in overrides if not is_about(o.lstrip("+~").partition("=")[0].partition("@")[0]))
 
 
@@ -96,6 +101,7 @@ def _agrees(typed: DictConfig, folder: Path) -> bool:
             return False
         file = Path(typed.path).expanduser()
         file = file / FILE if file.is_dir() else file
+        # Byte for byte: two files of one vocabulary may still split or normalise a text otherwise.
         return file.is_file() and file.read_bytes() == (folder / FILE).read_bytes()
     kind, size = _about(folder)
     return typed.kind == kind and (kind != "bpe" or typed.vocab_size in size)
@@ -104,6 +110,7 @@ def _agrees(typed: DictConfig, folder: Path) -> bool:
 def _about(folder: Path) -> tuple[str, set[int]]:
     """(kind, the sizes by which it is known: what was asked for, and what there is)."""
     kept: Kept = read_json(folder / SPECIAL, Kept)
+    # A small text may have fewer merges than were asked for, so that there are two sizes.
     sizes = {_count(folder)}
     try:
         settings: Settings = read_yaml(folder / CONFIG, Settings)
@@ -119,6 +126,7 @@ def _count(folder: Path) -> int:
     read: dict[str, Any] = read_json(folder / FILE)
     model = read.get("model")
     vocabulary = model.get("vocab") if isinstance(model, dict) else None
+    # Unigram's vocabulary is a list of pairs, that of the other models a dict.
     return len(vocabulary) if isinstance(vocabulary, dict | list) else 0
 
 

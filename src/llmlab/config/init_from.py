@@ -9,6 +9,7 @@ from pathlib import Path
 from llmlab import files
 from llmlab.config.spelling import quoted
 
+# "hf:" needs no quotes in Hydra's grammar, "hf=" is what the other commands take.
 PREFIXES = ("hf=", "hf:")
 
 
@@ -35,6 +36,7 @@ def problem(value: str) -> str | None:
     start = Path(value).expanduser()
     if not os.path.exists(start):
         return f"there is no such run folder{similar(str(start))}"
+    # The files of a run, of one of its checkpoints and of an export.
     if not any((start / name).is_file() for name in ("run.json", "manifest.json", "export.json")):
         return "there is no run.json in it; RUN is the folder of a run"
     return None
@@ -44,6 +46,7 @@ def absolute(value: str) -> str:
     """A value that means the same from any folder; what is to be downloaded, or was, as it is."""
     if (name := hf_name(value)) is None:
         return files.absolute(value)
+    # A name on the hub is no path, and stays what it is from any folder.
     return f"hf={files.absolute(name)}" if Path(name).expanduser().is_dir() else value
 
 

@@ -53,6 +53,7 @@ def resolve(
     stacks = tuple(_stack(cfg, name, _sizes(cfg, vocabulary, name), default_mask, typed, notes) for name in names)
     if len(stacks) > 1:
         source = stacks[0].sizes.dim
+        # A cross-attention's keys are linears over the encoder's width, which may be another than its own.
         stacks = (stacks[0], *(replace(s, sizes=s.sizes.but(source_dim=source)) for s in stacks[1:]))
 
     wanted = objective.attribute("heads") if companion is None else companion
@@ -64,11 +65,13 @@ def resolve(
 
     spec = ModelSpec(
         family=cfg.model.family,
+        # A head reads the last stack, which may be of another width than the model.
         sizes=sizes.but(**{k: getattr(stacks[-1].sizes, k) for k in ("dim", "causal", "sees_all")}),
         stacks=stacks,
         heads=heads,
         kernel=_needed(cfg.kernel, "kernel"),
         init=_needed(cfg.init, "init"),
+        # Layers of one kind say the same.
         notes=tuple(dict.fromkeys(notes)),
     )
     check_objective(spec, objective, companion)
@@ -118,6 +121,7 @@ def _vocab_size(cfg: DictConfig, ids: int | None) -> int:
     """Rows of the table of tokens: what was stated, else the ids of the tokenizer rounded up to a multiple of 64."""
     stated = cfg.model.vocab_size
     if stated is None:
+        # As nanoGPT pads GPT-2's 50,257 to 50,304: products of matrices are faster at multiples of 64.
         return round_up(ids or cfg.tokenizer.vocab_size, 64)
     if ids is not None and stated < ids:
         raise UserError(
@@ -139,6 +143,7 @@ def check_objective(spec: ModelSpec, objective: PartSpec, companion: Mapping[str
                 f"heads.{role}={part.name} gives scores of a {part.attribute('scores')}, but objective={objective.name} "
                 f"asks for those of the {wanted}; choose {' or '.join(sorted(fits))}{other}"
             )
+        # Under a causal mask the first token's vector is the same for every text that begins so.
         if part is not None and spec.sizes.causal and part.options.get("pool") == "first":
             raise UserError(
                 f"heads.{role}={part.name} reads the first token of a text, which sees no other under "
@@ -203,8 +208,10 @@ def _part(node: DictConfig | None, slot: str) -> PartSpec | None:
         return None
     from omegaconf import OmegaConf
 
+    # Interpolations are worked out here, as long as the node has its parents.
     options: Any = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else dict(node)
     name = options.pop("_part_")
+    # `_part_` and its like are the config's own, no arguments of the part.
     options = {str(k): v for k, v in options.items() if not str(k).startswith("_")}
     return PartSpec(slot, name, options)
 
@@ -213,7 +220,9 @@ def _sizes(cfg: DictConfig, vocabulary: int | None, stack: str | None = None) ->
     """The sizes of the model, or of a stack, which may have some of its own."""
     from omegaconf import OmegaConf
 
+    # Plain values: a read of an OmegaConf node takes 12 microseconds, and nothing that is built is to depend on it.
     m: dict[str, Any] = OmegaConf.to_container(cfg.model, resolve=True)  # type: ignore[assignment]
+    # Parts are to go by sizes and traits, never by whose model it is.
     m.pop("family")
     at = dict.fromkeys(STACK_SIZES, "model")
     for size in STACK_SIZES if stack in cfg.stacks else ():
@@ -234,12 +243,14 @@ def _sizes(cfg: DictConfig, vocabulary: int | None, stack: str | None = None) ->
             f"choose one of {divisors_shown(m['n_heads'])}"
         )
     if m["ffn_dim"] is None:
+        # The ratio of the Transformer (Vaswani et al. 2017, section 3.3: 2048 to 512) and of GPT.
         m["ffn_dim"] = 4 * m["dim"]
     if m["max_positions"] is None:
         m["max_positions"] = cfg.data.seq_len
     m["vocab_size"] = _vocab_size(cfg, vocabulary)
     moe = m.pop("moe")
     if moe["ffn_dim"] is None:
+        # The experts that a token visits are as wide together as the dense layer, so that its FLOPs are the same.
         moe["ffn_dim"] = max(8, round_up(m["ffn_dim"] // moe["per_token"], 8))
     if moe["per_token"] > moe["n_experts"]:
         raise UserError(f"model.moe.per_token={moe['per_token']} is more than model.moe.n_experts={moe['n_experts']}")
@@ -284,6 +295,7 @@ def _stack(cfg: DictConfig, name: str, sizes: Sizes, mask: PartSpec, typed: dict
         execute, stored = list(range(n_executed)), n_executed
     named = bool(own and (stack.layers.first or stack.layers.cycle or stack.layers.last))
     kinds = kinds_of(stack.layers if named else cfg.layers, stored)
+    # Each once, in the order of the layers, so that a message is the same each time.
     for kind in dict.fromkeys(kinds):
         if kind and kind not in cfg.kinds:
             raise UserError(
@@ -302,6 +314,7 @@ def _stack(cfg: DictConfig, name: str, sizes: Sizes, mask: PartSpec, typed: dict
     causal, sees_all = pattern == "causal", pattern == "full"
     layers = tuple(_layer(cfg, name if own else None, kind, typed, notes) for kind in kinds)
     embedding = _needed(stack.embedding if own and stack.embedding is not None else cfg.embedding, "embedding")
+    # A slot's part in a place of another name: the registry knows it as an attention.
     cross = _part(stack.cross_attention, "attention") if own else None
     sizes = sizes.but(n_layers=len(execute), stack=name, causal=causal, sees_all=sees_all)
     return StackSpec(

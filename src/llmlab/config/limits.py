@@ -31,10 +31,12 @@ AT_LEAST = {
     **{f"model.{k}": 0 for k in ("token_types", "moe.n_shared", "moe.balance", "moe.z")},
     **{f"train.{k}": 1 for k in ("batch_size", "micro_batch_size", "checkpoint_every", "validate_every", "log_every")},
     "train.validation_batches": 1,
+    # Not 1: a resume goes back to the one before where the newest is damaged.
     "train.keep": 2,
     "data.seq_len": 2,
     "data.max_documents": 1,
     "data.num_workers": 0,
+    # 256 bytes, and the token that ends a document.
     "tokenizer.vocab_size": 257,
     "budget.steps": 1,
     "logger.samples": 0,
@@ -59,8 +61,10 @@ def problems(cfg: DictConfig) -> list[str]:
     lines = []
 
     def value(key: str) -> Any:
+        # None for a path under a node that is null, as of a part without that option.
         return OmegaConf.select(cfg, key)
 
+    # The key is init_tokenizer because init_from is a text, under which the schema can have none.
     typed_as = {"init_tokenizer": "init_from.tokenizer"}
     chosen = [(k, value(k), valid) for k, valid in CHOICES.items() if value(k) is not None]
     lines += [not_among(typed_as.get(k, k), v, valid) for k, v, valid in chosen if v not in valid]
@@ -70,6 +74,7 @@ def problems(cfg: DictConfig) -> list[str]:
     lines += [f"{k} must be at least 0 and less than 1, but is {value(k)}" for k in SHARES if not 0 <= value(k) < 1]
     lines += [
         f"{slot}: one is needed; choose {slot}=NAME ({', '.join(registry.names(slot))})"
+        # `attention=null` in a file composes: every slot's field is Optional.
         for slot in registry.SLOTS_NEEDED
         if cfg.get(slot) is None
     ]
@@ -86,7 +91,8 @@ def too_small(cfg: DictConfig) -> list[str]:
             continue
         try:
             value = OmegaConf.select(cfg, key)
-        except InterpolationResolutionError:  # it follows from another value that is wrong, and has a line of its own
+        # It follows from another value that is wrong, and has a line of its own.
+        except InterpolationResolutionError:
             continue
         if value is not None and value < least:
             lines.append(f"{key} must be at least {least}, but is {value}")
@@ -107,10 +113,12 @@ def largest(where: str, value: object) -> int | None:
 
 def shortened(value: object) -> str:
     text = str(value)
+    # Python's ints have no end, and this one was too large.
     return text if len(text) < 40 else f"{text[:20]}... ({len(text)} characters)"
 
 
 def not_among(where: str, value: object, valid: Sequence[object]) -> str:
+    # difflib compares texts alone.
     close = difflib.get_close_matches(str(value), [str(v) for v in valid], 1, 0.5)
     hint = f"; did you mean {close[0]}?" if close else ""
     return f"{where} must be one of {', '.join(map(str, valid))}, but is {value}{hint}"

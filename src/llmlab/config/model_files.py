@@ -12,9 +12,11 @@ from llmlab.errors import UserError
 @functools.lru_cache(maxsize=1)
 def conf_dir() -> Path:
     """The folder of the YAML files that come with llmlab."""
+    # conf/ has no __init__.py: as a namespace package it has places and no file, in a checkout and in a wheel.
     spec = importlib.util.find_spec("llmlab_conf")
     if spec is None or not spec.submodule_search_locations:
         raise UserError("llmlab is not installed with its conf/ folder; pip install -e . in its checkout")
+    # The first: setuptools' editable install adds an entry of its own, which is no folder.
     return Path(next(iter(spec.submodule_search_locations))).resolve()
 
 
@@ -30,9 +32,12 @@ def published(file: Path) -> str | None:
 
     try:
         text = file.read_text(encoding="utf-8")
-        if "published:" not in text:  # PyYAML needs a millisecond a file, and there are 150
+        # PyYAML needs a millisecond a file, and there are 150.
+        if "published:" not in text:
             return None
+        # libyaml's loader, twenty times as fast, is not in every build of PyYAML.
         found = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):  # what is wrong with it, composing says
+    # What is wrong with it is said when it is composed.
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
         return None
     return found.get("published") if isinstance(found, dict) else None

@@ -25,11 +25,13 @@ def gqa(dim: int, n_heads: int, group: int) -> int:
 
 def matched(dim: int, attention: int, matrices: int, extra: int = 0) -> int:
     """FFN width such that attention + extra + matrices * dim * width = 12 dim^2, a multiple of 8."""
+    # A multiple of 8, as tensor cores want it; 8 where the attention alone has spent the parameters.
     return max(8, round((12 * dim * dim - attention - extra) / (matrices * dim) / 8) * 8)
 
 
 def cycle(many: str, count: int, one: str, n_layers: int) -> list[str]:
     """`count` layers of kind `many`, then one of kind `one`; in a shallower model fewer of the many."""
+    # Gemma 3's five local layers to a global one would leave a model of four layers without the global.
     return [many] * max(1, min(count, n_layers - 1)) + [one]
 
 
@@ -38,8 +40,11 @@ def register() -> None:
 
     resolvers: dict[str, Callable[..., Any]] = {
         "mul": lambda *factors: _product(factors),
+        # OmegaConf has no arithmetic, and hands the numbers of an interpolation over as int or float.
         "div": lambda a, b: a // b,
+        # An odd number of layers: the decoder, which also cross-attends, gets the one more.
         "half_up": lambda a: a - a // 2,
+        # T5 multiplies the decoder's output by d_model^-0.5 before a tied table reads it (t5/modeling_t5.py).
         "rsqrt": lambda x: x**-0.5,
         "repeat": lambda value, times: [value] * times,
         "kv": kv_heads,
@@ -63,6 +68,8 @@ def _product(factors: tuple) -> float:
 def mla(dim: int, n_heads: int) -> int:
     """Parameters of multi-head latent attention with its default ranks at heads of width dim / n_heads."""
     head = dim // n_heads
+    # DeepSeek-V2's ratios (section 2.1.4): d_c = 4 d_h, and rotary keys half as wide as a head; rotations need an even
+    # width.
     kv_rank, rope = 4 * head, max(2, head // 4 * 2)
     queries = dim * n_heads * (head + rope)
     return queries + dim * (kv_rank + rope) + kv_rank * n_heads * 2 * head + n_heads * head * dim

@@ -11,6 +11,7 @@ from llmlab.errors import UserError
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
+# Under FSDP and ZeRO-3 a forward gathers parameters from all ranks, whose answers end at different tokens.
 WHOLE = ("single", "ddp", "zero1", "zero2")  # strategies under which each device can generate by itself
 
 
@@ -35,6 +36,8 @@ def problems(cfg: DictConfig) -> list[str]:
             f"strategy={cfg.strategy.name}: {objective} generates with a whole model on each device; choose one of "
             f"{', '.join(WHOLE)}"
         )
+    # Each step of a generation has a cache of another length, for which torch.compile makes new graphs until one is
+    # dynamic.
     if cfg.placement.compile:
         lines.append(
             f"placement.compile=true: {objective} generates token by token, which isn't compiled; leave it out"

@@ -32,6 +32,7 @@ class Layers:
     last: list[str] = field(default_factory=list)
 
 
+# Made, not written out: slots are named once, in llmlab.slot_names.
 Kind = make_dataclass("Kind", _slots(LAYER_SLOTS))
 Stack = make_dataclass(
     "Stack",
@@ -148,10 +149,12 @@ def root(slots: tuple[str, ...] = SLOTS) -> type:
     fields: list[tuple[str, Any, Any]] = [
         ("seed", int, 1),
         ("model", ModelConfig, field(default_factory=ModelConfig)),
+        # Heads go by role: an objective may have several, of one part even.
         *_slots(tuple(s for s in slots if s != "head")),
         ("heads", dict[str, Part], field(default_factory=dict)),
         ("layers", Layers, field(default_factory=Layers)),
         ("execute", list[int], field(default_factory=list)),
+        # The names of kinds and stacks are the family's own; what is inside of each is typed.
         ("kinds", dict[str, Kind], field(default_factory=dict)),  # type: ignore[valid-type]
         ("stacks", dict[str, Stack], field(default_factory=dict)),  # type: ignore[valid-type]
         ("data", Data, field(default_factory=Data)),

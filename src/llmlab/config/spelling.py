@@ -35,15 +35,19 @@ def spelled(words: Sequence[str], sources: Callable[[], Sequence[str]], *, sweep
     found = []
     for word in words:
         try:
+            # Python reads a byte of an argument that is no UTF-8 as half of a surrogate pair (PEP 383), which no file
+            # could be written with.
             word.encode("utf-8")
         except UnicodeEncodeError:
             shown = word.encode("utf-8", "backslashreplace").decode()
             raise UserError(f"{shown}: holds a byte that is not UTF-8; rename what it names") from None
+        # The first "=": Hydra's keys hold none, and a path may.
         key, equals, value = word.partition("=")
         if not equals or not value:
             found.append(word)
         elif key == "data":
             found += _data(value, sources(), sweep)
+        # Words inside of words: the grammar takes no "=" in a list unless it is quoted.
         elif key.lstrip("+").startswith("models."):
             found.append(f"{key}={_model(value, sweep)}")
         else:
@@ -103,6 +107,7 @@ def text_keys() -> frozenset[str]:
 
     def walk(cls: type, inside: str) -> Iterator[str]:
         for name, hint in typing.get_type_hints(cls).items():
+            # Optional[str] has its two arguments in this order.
             if hint is str or typing.get_args(hint) == (str, type(None)):
                 yield inside + name
             for t in (hint, *typing.get_args(hint)):
@@ -114,6 +119,7 @@ def text_keys() -> frozenset[str]:
 
 def _spelled(key: str, value: str, sweep: bool, is_text: bool) -> str:
     word = f"{key}={value}"
+    # Numbers, lists and interpolations mean what the grammar makes of them.
     if not is_text and not OUTSIDE.search(value):
         return word
     o = parsed(word)
@@ -135,6 +141,7 @@ def _other_than_typed(o: Override, value: str, sweep: bool) -> bool:
         return o.key_or_group in ONE or (_exists(value) and not (sweep and o.is_sweep_override()))
     if isinstance(read, str):  # spaces at its ends, escapes
         return read != value and value[0] not in "\"'" and _exists(value)
+    # `experiment_name=1e3` is read as 1000.0, and 1_000 as 1000; 007 stays a text.
     return isinstance(read, bool | int | float) and str(read) != value
 
 
@@ -182,6 +189,7 @@ def _data(value: str, sources: Sequence[str], sweep: bool) -> list[str]:
             f"data={value}: {names[0]} is a source's name and {paths[0]} a path; a sweep goes over one kind of them, "
             f"paths by data=files data.path={paths[0]},..."
         )
+    # With the quotes that it got: it is parsed once more.
     return ["data=files", f"data.path={word.partition('=')[2]}"]
 
 
@@ -189,5 +197,7 @@ def _texts(o: Override) -> list[str]:
     """The value of an override, or the values of a sweep over some that were listed."""
     read: Any = o.value()
     if o.is_sweep_override():
+        # A quoted text in a sweep is still a QuotedString of Hydra's, which `value()` turns into a text only outside of
+        # one.
         return [str(getattr(v, "text", v)) for v in getattr(read, "list", [])]
     return [read] if isinstance(read, str) else []

@@ -14,14 +14,17 @@ _declared: dict[str, Any] = {}
 
 @functools.cache
 def _schema(slot: str, name: str, options: tuple[tuple[str, str], ...]) -> type:
+    # Not Hydra's `_target_`: that is imported from wherever it says, and a command line can say it.
     fields: list[tuple[str, Any, Any]] = [("_part_", str, field(default=name))]
     for key, option in registry.index()[slot, name].options.items():
         default = option.default
         if option.required:
             default = "???"  # MISSING to OmegaConf: reading it raises, and `strays` names the key
         elif isinstance(default, tuple):
-            default = list(default)  # as OmegaConf has it: a ListConfig, whatever it was
-        if isinstance(default, list | dict):  # a dataclass refuses a mutable default
+            # OmegaConf makes a ListConfig of it, whatever it was.
+            default = list(default)
+        # dataclasses refuse a mutable default.
+        if isinstance(default, list | dict):
             fields.append((key, option.type, field(default_factory=functools.partial(type(default), default))))
         else:
             fields.append((key, option.type, field(default=default)))
@@ -46,6 +49,7 @@ def declare() -> int:
     from llmlab.config import resolvers
     from llmlab.config.schema import root
 
+    # The same object until there are other parts, so that `is` tells.
     entries = registry.index()
     if _declared.get("entries") is entries:
         return int(_declared["count"])
@@ -57,7 +61,9 @@ def declare() -> int:
     for slot, name in entries:
         store.store(group=slot, name=name, node=schema(slot, name), provider="llmlab")
     typed = OmegaConf.structured(root())
-    OmegaConf.set_struct(typed.models, False)  # its keys are the roles of the objective, which are typed without a "+"
+    # Its keys are the roles of the objective, which are typed without a "+".
+    OmegaConf.set_struct(typed.models, False)
+    # A name that no YAML file has: Hydra 1.3 would merge that over this one, with a warning.
     store.store(name="schema", node=typed, provider="llmlab")
     _declared.update(entries=entries, count=_declared.get("count", 0) + 1)
     return int(_declared["count"])

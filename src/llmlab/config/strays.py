@@ -29,8 +29,10 @@ def problems(cfg: DictConfig, path: str = "", root: DictConfig | None = None) ->
             return [problem]
         # `cfg["_part_"]` would raise where it is missing (???); the node itself is there all the same.
         options = registry.index()[_slot(path), cfg._get_node("_part_")._value()].options  # type: ignore[union-attr]
+    # Hydra's ~KEY takes a field out of a typed config without a word.
     for key in sorted(fields - {str(k) for k in cfg}) if fields is not None else ():
         lines.append(f"~{path + '.' if path else ''}{key}: it can't be removed; give it another value")
+    # Not items(), which works out every value and raises at the first that it can't.
     for key in map(str, cfg):
         where = f"{path}.{key}" if path else key
         if fields is not None and key not in fields:
@@ -38,6 +40,7 @@ def problems(cfg: DictConfig, path: str = "", root: DictConfig | None = None) ->
             hint = guess.below(path, key, names, root) if path else guess.at_root(key, names, root, registry.names)
             lines.append(f"{where}: there is no such key{' in ' + path if path else ''}; {hint}")
             continue
+        # Asked before it is read: reading ??? raises MissingMandatoryValue.
         if OmegaConf.is_missing(cfg, key):
             lines.append(f"{where} must be given: it has no default")
             continue
@@ -47,12 +50,15 @@ def problems(cfg: DictConfig, path: str = "", root: DictConfig | None = None) ->
             if not any(" must be at most " in line for line in lines):  # what it follows from has a line already
                 lines.append(f"{where}: {str(e).splitlines()[0]}")
             continue
+        # OmegaConf 2.3 refuses a field of type Literal, so that its choices are checked here.
         if key in options and options[key].choices and value is not None and value not in options[key].choices:
             lines.append(limits.not_among(where, value, options[key].choices))
+        # Hydra's grammar and YAML both read nan and inf as numbers.
         if isinstance(value, float) and not math.isfinite(value):
             lines.append(f"{where} must be a finite number, but is {value}")
         elif (most := limits.largest(where, value)) is not None:
             lines.append(f"{where} must be at most {most:,}, but is {limits.shortened(value)}")
+        # DictConfig is no dict to isinstance.
         elif isinstance(value, DictConfig):
             lines += problems(value, where, root)
         elif isinstance(value, ListConfig) and any(OmegaConf.is_missing(value, i) for i in range(len(value))):
@@ -62,6 +68,7 @@ def problems(cfg: DictConfig, path: str = "", root: DictConfig | None = None) ->
 
 def _slot(path: str) -> str:
     parent, _, last = path.rpartition(".")
+    # The places whose names are not their slots'.
     return "head" if parent == "heads" else "attention" if last == "cross_attention" else last
 
 
@@ -69,6 +76,7 @@ def _wrong_part(cfg: DictConfig, kind: type, path: str) -> str | None:
     slot, name = _slot(path), cfg._get_node("_part_")._value()  # type: ignore[union-attr]
     if kind is Part or "/" not in kind.__name__:
         return f"{path}: a part is chosen by its name, {slot}=NAME, or in a defaults list"
+    # The names that `store` gives to the classes.
     its_slot, _, its_name = kind.__name__.partition("/")
     if its_slot != slot:
         return f"{path}: {its_name} is a part of {its_slot}, not of {slot}; {near(its_name, registry.names(slot))}"

@@ -21,12 +21,14 @@ ELSEWHERE = {
     "max_epochs": "budget.tokens or budget.steps: a run is one endless epoch",
     "min_epochs": "budget.tokens or budget.steps: a run is one endless epoch",
     "min_steps": "budget.steps",
+    # Lightning counts micro-batches here, and epochs there; llmlab counts optimizer steps.
     "val_check_interval": "train.validate_every",
     "check_val_every_n_epoch": "train.validate_every",
     "limit_val_batches": "train.validation_batches",
     "log_every_n_steps": "train.log_every",
     "enable_checkpointing": "train.checkpoint_every",
     "default_root_dir": "hydra.run.dir",
+    # Lightning would put a DistributedSampler in the loader's place, which shuffles.
     "use_distributed_sampler": "nothing: the order of the data is llmlab's own",
     "reload_dataloaders_every_n_epochs": "nothing: a run is one endless epoch",
     "limit_train_batches": "trainer.max_steps: a run is one endless epoch",
@@ -53,6 +55,7 @@ def arguments() -> dict[str, tuple[Any, Any]]:
     init = next(n for n in cls.body if isinstance(n, ast.FunctionDef) and n.name == "__init__")
     found = {}
     for arg, default in zip(init.args.kwonlyargs, init.args.kw_defaults, strict=True):
+        # ast has None for an argument without a default, and a Constant for the default None.
         if default is not None:
             found[arg.arg] = (_type(ast.unparse(arg.annotation) if arg.annotation else ""), ast.literal_eval(default))
     return found
@@ -62,6 +65,7 @@ def _type(annotation: str) -> Any:
     if annotation in SIMPLE:
         return SIMPLE[annotation]
     inner = annotation.removeprefix("Optional[").removesuffix("]")
+    # OmegaConf 2.3 knows no Callback, Path or timedelta, and checks nothing of Any.
     return Optional[SIMPLE[inner]] if inner in SIMPLE else Any
 
 

@@ -25,6 +25,7 @@ def _without_effect(composed: Composed) -> list[str]:
         for places in ("kinds", "stacks"):
             for name, node in composed.cfg[places].items():
                 other = node.get(t.group)
+                # Hydra replaces the choice of one place only; parts of other places are untouched by it.
                 if other is not None and other["_part_"] != t.choice:
                     found.append(
                         f"{t.group}={t.choice} is what model={composed.cfg.model.family} has, so nothing changes: "
@@ -46,6 +47,7 @@ def unused(composed: Composed, spec: ModelSpec) -> list[tuple[str, bool]]:
 
     from llmlab.sizes import ModelConfig
 
+    # As OmegaConf nodes, so that `select` takes the same dotted keys of both.
     defaults = OmegaConf.structured(ModelConfig)
     used = {(p.slot, p.name) for stack in spec.stacks for layer in stack.layers for p in layer.parts.values()}
     used |= {("attention", s.cross_attention.name) for s in spec.stacks if s.cross_attention}
@@ -54,6 +56,7 @@ def unused(composed: Composed, spec: ModelSpec) -> list[tuple[str, bool]]:
     cannot = {part: unused_by(*part) for part in sorted(used)}
     found = []
     said: set[str] = set()
+    # The part with the fewest keys first: what two of a slot say alike is said of one.
     for (slot, name), keys in sorted(cannot.items(), key=lambda item: len(item[1])):
         kin = [other for (s, n), other in cannot.items() if s == slot and n != name]
         typed = [k for k in keys if f"model.{k}" in composed.keys and all(k in other for other in kin)]
@@ -92,10 +95,12 @@ def _unused_experts(composed: Composed, spec: ModelSpec) -> list[tuple[str, bool
     found = []
     if all(routed) and moe.ffn_dim is not None and "model.ffn_dim" in composed.keys:
         found.append(("model.ffn_dim: every layer has experts, whose width is model.moe.ffn_dim", False))
+    # Qwen2-MoE's gate weighs a shared expert; without one there is nothing to weigh.
     if any(routed) and moe.shared_gate and not (moe.n_shared or moe.shared_dim):
         typed = "model.moe.shared_gate" in composed.keys
         found.append(("model.moe.shared_gate: there is no shared expert; set model.moe.n_shared", typed))
     routers = {layer.parts["moe"].name for layer in layers}
+    # w / w is 1, whatever the router says: its gradient is 0 but for the balance loss.
     if any("moe.renormalise" not in unused_by("moe", r) for r in routers) and moe.per_token == 1 and moe.renormalise:
         typed = bool({"model.moe.per_token", "model.moe.renormalise"} & composed.keys)
         said = "model.moe.renormalise with one expert a token makes every weight 1, from which no router learns"

@@ -32,10 +32,12 @@ def with_plus(
         if slot in SLOTS and at.startswith(("kinds.", "stacks.")) and text[0] not in "+~":
             try:
                 base = run(chosen) if base is None else base
+                # In the config without typed slots, as what is asked is what the family's file names there.
                 node = OmegaConf.select(base, at)
                 if node is not None and node.get(slot) is None:
                     run([*chosen, text])
             except Exception as e:
+                # Hydra 1.3 says so of a group that is not in the defaults list, and offers +GROUP=.
                 text = f"+{text}" if "Could not override" in str(e) else text
         elif o.key_or_group == "head" and at == "heads" and text[0] not in "+~":
             try:
@@ -61,7 +63,8 @@ def choices(parsed: Sequence[Override], known: Known, run: Callable[[Sequence[st
             continue
         choice = None if o.is_delete() or o.value() is None else _name(o.value())
         kept = False
-        plain = not (o.is_add() or o.is_force_add() or o.package == o.key_or_group)  # else it is for Hydra to refuse
+        # Other spellings are for Hydra to refuse.
+        plain = not (o.is_add() or o.is_force_add() or o.package == o.key_or_group)
         if plain and (o.key_or_group, choice) in registry.index():
             here = OmegaConf.select(base, o.package or o.key_or_group) if base is not None else None
             kept = here is not None and here.get("_part_") == choice
@@ -73,11 +76,13 @@ def choice_key(group: str, package: str | None) -> str:
     """The place of a choice: its package without the name of the slot."""
     if not package:
         return ""
+    # `window@kinds.local.window`: Hydra's package is the node itself, its last name the slot's.
     parent, _, last = package.rpartition(".")
     return parent if last == group else package
 
 
 def _name(value: object) -> str:
+    # As it is typed: logger=[wandb,tensorboard].
     return f"[{','.join(map(str, value))}]" if isinstance(value, list) else str(value)
 
 
@@ -85,4 +90,5 @@ def other_budgets(parsed: Sequence[Override]) -> tuple[str, ...]:
     """A budget that was typed replaces any other."""
     mine = {o.key_or_group for o in parsed if o.key_or_group.startswith("budget.") and o.value() is not None}
     keys = [f"budget.{f.name}" for f in dataclasses.fields(Budget)]
+    # conf/budget/default.yaml sets one, and Hydra would leave it beside the typed one.
     return tuple(f"{key}=null" for key in keys if key not in mine) if len(mine) == 1 else ()

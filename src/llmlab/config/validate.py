@@ -44,6 +44,7 @@ def problems_and_spec(
         lines.append(
             "published says what a model file stands for; choose one, as in model=llama3_8b (llmlab parts model)"
         )
+    # A config with stray keys is looked at no further: the checks below read its keys.
     if lines:
         return lines, None
     lines = [
@@ -54,6 +55,7 @@ def problems_and_spec(
         *_run(cfg),
         *loggers.problems(composed),
     ]
+    # Lightning starts the ranks by running the command line again, in processes that know no part of a notebook.
     if int(cfg.trainer.num_nodes) > 1 or str(cfg.trainer.devices) not in ("1", "auto", "-1"):
         lines += composed.of_this_process(ranks=True)
     if not cfg.resume:  # whose data, strategy and devices may be those of its run
@@ -130,6 +132,7 @@ def _budget(cfg: DictConfig) -> list[str]:
 def _run(cfg: DictConfig) -> list[str]:
     lines = []
     longest = cfg.trainer.max_time
+    # Lightning's Timer takes this text, a timedelta or a dict, and of a number it asks total_seconds().
     if isinstance(longest, str) and not re.fullmatch(r"\s*\d+:\d\d:\d\d:\d\d\s*", longest):
         lines.append(f"trainer.max_time must be DD:HH:MM:SS, as 00:00:30:00 for half an hour, but is {longest}")
     elif isinstance(longest, int | float):
@@ -139,6 +142,7 @@ def _run(cfg: DictConfig) -> list[str]:
     if cfg.resume_from is not None and not cfg.resume:
         lines.append(f"resume_from={cfg.resume_from} has no effect without resume=RUN; leave it out")
     steps = cfg.trainer.max_steps
+    # -1 is Lightning's word for no end.
     if steps != -1 and steps < 1:
         lines.append(f"trainer.max_steps must be at least 1 (or -1: to the end of the budget), but is {steps}")
     if cfg.init_from is not None and init_from.hf_name(cfg.init_from) is None:

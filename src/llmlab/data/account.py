@@ -53,6 +53,7 @@ class Tally:
     def add(self, reason: str, name: str) -> None:
         self.counts[reason] += 1
         kept = self.names.setdefault(reason, [])
+        # A folder may have a million files of another ending.
         if len(kept) < NAMES:
             kept.append(printable(name))
 
@@ -83,6 +84,7 @@ class Account:
         self.blank = Tally()
         for document in documents:
             self.documents += 1
+            # Of the text and not of the file, which may have a byte order mark and two-character line ends.
             self.bytes += len(document.text.encode("utf-8"))
             yield document
 
@@ -120,12 +122,14 @@ def _examples(skipped: Skipped) -> str:
         shown = [f"{ending} {n:,}" for ending, n in skipped["endings"].items()]
     else:
         shown = skipped["names"]
+    # Endings are all there; of names only the first few were kept.
     more = len(shown) > NAMED or ("endings" not in skipped and skipped["count"] > len(shown))
     return ", ".join(shown[:NAMED]) + (" ..." if more else "")
 
 
 def printable(name: str) -> str:
     """A file's name on one line: a line break in it, or a byte that is no UTF-8, is written as an escape."""
+    # A byte that is no UTF-8 is half of a surrogate pair in a name (PEP 383), which can't be printed.
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(name))
 
 
@@ -133,6 +137,7 @@ def size(n: float) -> str:
     """1234567 -> "1.2 MB"."""
     if n < 1000:
         return f"{n:.0f} byte{'s' * (n != 1)}"
+    # By digits: math.log(1000, 10) is 2.9999999999999996.
     power = min(4, (len(str(int(n))) - 1) // 3)
     return f"{n / 1000**power:,.1f} {('kB', 'MB', 'GB', 'TB')[power - 1]}"
 

@@ -27,14 +27,18 @@ if TYPE_CHECKING:
     from numpy.typing import DTypeLike
 
 MANIFEST = "manifest.json"
+# EDQUOT: the user's quota is used up. EFBIG: beyond `ulimit -f` (Python ignores SIGXFSZ), or 4 GB on FAT.
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 LEFT = re.compile(r"\.(.+)\.\w{8,32}(\.old)?")  # what `_beside` or tempfile named
 STALE = 60.0  # seconds after which a temporary file, written at once, is of a process that was killed
 AT_ONCE = 1 << 22  # values copied at once
-HASHED = 256 << 20  # files up to this size are hashed when they are opened; of larger ones only the size is looked at
+# Files up to this size are hashed when they are opened, at 1 GB a second; of larger ones only the size is looked at.
+HASHED = 256 << 20
 
 
-_held: set[Path] = set()  # locks of this process: POSIX would grant it them again
+# POSIX locks belong to the process: it would be granted one again, and closing any descriptor of the file lets go of
+# it.
+_held: set[Path] = set()
 
 
 class Damaged(Exception):
@@ -113,6 +117,7 @@ def save_array(path: Path, array: np.ndarray) -> None:
     import numpy as np
 
     with writing(path, array.nbytes), path.open("wb") as f:
+        # numpy calls tofile where it is given a real file, and write(), in pieces, where it has only that.
         np.lib.format.write_array(cast(Any, SimpleNamespace(write=f.write)), array, allow_pickle=False)
 
 
@@ -133,10 +138,12 @@ def raw_to_npy(raw: Path, to: Path, dtype: DTypeLike, wanted: DTypeLike, n: int)
 def write_manifest(path: Path, content: dict[str, Any]) -> None:
     """Writes {"manifest": content, "sha256": ...}, whole or not at all, and deletes stale temporary files. Raises OSError."""
     text = json.dumps({"manifest": content, "sha256": digest(content)}, indent=1, sort_keys=True) + "\n"
+    # The text is of ASCII (json.dumps escapes the rest), so its length is that of the file.
     with writing(path, len(text)):
         replace_atomically(path, text)
     for old in path.parent.glob(f".{path.name}.*"):
         with suppress(OSError):
+            # A fresh one is another process's, which is about to rename it.
             if time.time() - old.stat().st_mtime > STALE:
                 old.unlink()
 
@@ -179,9 +186,11 @@ def _make(folder: Path, make: Callable[[Path], dict[str, Any]]) -> dict[str, Any
         manifest = make(temporary)
         files = sorted(p for p in temporary.iterdir() if p.is_file())
         manifest["files"] = {p.name: {"bytes": p.stat().st_size, "sha256": sha256(p)} for p in files}
+        # As every later process reads it: tuples are lists, numbers as keys are texts.
         manifest = json.loads(json.dumps(manifest))
         write_manifest(temporary / MANIFEST, manifest)
         if folder.exists():
+            # A rename replaces no folder that has files in it (ENOTEMPTY).
             os.rename(folder, temporary.with_name(temporary.name + ".old"))
         os.rename(temporary, folder)
     except OSError as e:
@@ -207,6 +216,7 @@ def _clear(folder: Path) -> None:
             shutil.rmtree(old, ignore_errors=True)
             continue
         with suppress(OSError):  # it is held, or this file system has no locks
+            # Opening and closing a lock file of our own would let go of the lock.
             if lock not in _held:
                 with lock.open("a") as f:
                     fcntl.lockf(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -214,18 +224,21 @@ def _clear(folder: Path) -> None:
 
 
 def _beside(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{uuid.uuid4().hex}")  # not tempfile's, which nobody else may read
+    # Not tempfile.mkdtemp: its folders are of mode 0700, and a shared cache's other users could not read them.
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex}")
 
 
 @contextmanager
 def _lock(path: Path) -> Iterator[None]:
     """Held by one process at a time, and let go by the kernel when it dies."""
+    # An exclusive lock needs a descriptor that is open for writing (EBADF otherwise).
     with path.open("w") as f:
         try:
             fcntl.lockf(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             rank_zero_info("waiting for another process that prepares the same data")
-            with suppress(OSError):  # a file system without locks: the last rename wins, and both made the same
+            # Some network file systems have no locks: there the last rename wins, and both processes made the same.
+            with suppress(OSError):
                 fcntl.lockf(f, fcntl.LOCK_EX)
         _held.add(path)
         try:

@@ -17,6 +17,7 @@ from llmlab.slots import Objective
 
 How = Literal["stack", "pad", "pack"]
 Prepared = dict[str, Any]
+# F.cross_entropy's own default of ignore_index.
 IGNORED = -100  # a label that is no target
 MULTIPLE = 8  # to which a padded length is rounded up: tensor cores take multiples of it, and fewer shapes are compiled
 
@@ -35,7 +36,9 @@ def batch(samples: Sequence[Prepared], how: How, pad: int = 0, most: int | None 
     Padded rows come with `valid`, and `source_valid` for an encoder: bool, False where there is no token.
     """
     if how == "stack":
+        # Stacked by numpy: one copy, which torch then shares.
         return {name: torch.from_numpy(np.stack([s[name] for s in samples])) for name in samples[0]}
+    # An encoder's ids have a length of their own.
     rows = [_padded(samples, prefix, pad, most) for prefix in ("", "source_") if f"{prefix}ids" in samples[0]]
     found = {name: array for row in rows for name, array in row.items()}
     for name in samples[0]:
@@ -55,6 +58,7 @@ def joined(records: Sequence[Prepared]) -> Prepared:
             raise ValueError(f"{name} is not a value for each token, so records can't be packed: collate must be 'pad'")
         found[name] = np.concatenate([r[name] for r in records])
     lengths = [len(r["ids"]) for r in records]
+    # Counted within the window: a batch compares them within a row only.
     found["documents"] = np.repeat(np.arange(len(records)), lengths)
     found["positions"] = np.concatenate([np.arange(n) for n in lengths])
     return found

@@ -50,6 +50,7 @@ class Corpus:
 
     @property
     def vocabulary(self) -> Vocabulary:
+        # Deferred: slots imports torch, which takes 1.4 s, and a manifest is read without it.
         from llmlab.slots import Vocabulary
 
         return Vocabulary(self.manifest["vocab_size"], self.manifest["special"])
@@ -81,8 +82,10 @@ class Corpus:
                 rank_zero_info(
                     f"the n-gram models count the first {NGRAM_TOKENS:,} of {len(self.train):,} training tokens"
                 )
+            # The map's slice: only its pages are read.
             counted, tokens = self.train.tokens[:NGRAM_TOKENS], self.validation.tokens
             found = ngram.kneser_ney(counted, tokens, self.validation_bytes, self.vocabulary.size, missing)
             known |= {str(n): bits for n, bits in found.items()}
+            # Kept if it can be: a shared cache may be read-only, and the numbers can be counted again.
             cache.keep(file, known)
         return {n: known[str(n)] for n in orders}

@@ -23,6 +23,7 @@ def files(path: Path, field: str) -> Source:
     Raises UserError where there is nothing to read; what is wrong inside a file is raised when it is read.
     """
     listed, account = opened(path, ENDINGS)
+    # By the name and not the content: a .txt that begins with a brace is a text.
     lines = {f.name for f in listed if f.name.lower().endswith(".jsonl")}
     if field != "text" and not lines:
         raise UserError(f"data.field={field}: it is a key of .jsonl files, and data.path={path} has none; leave it out")
@@ -90,6 +91,7 @@ def _state(about: os.stat_result) -> tuple[int, int, int]:
 def _unchanged(file: File) -> None:
     """UserError if a file is no longer as it was listed: a corpus is kept under the state of its files."""
     try:
+        # Behind the reading: a file that was appended to meanwhile was read in part.
         same = _state(os.stat(file.path)) == _state(file.stat)
     except OSError:
         same = False
@@ -121,7 +123,8 @@ def lines_of(path: str) -> Iterator[tuple[int, str]]:
     try:
         with open(path, encoding="utf-8", newline=None) as f:
             yield from json_lines(f)
-    except UnicodeDecodeError:  # its position is one in the reader's buffer
+    # Its position is one in the reader's buffer; decoding the file whole raises with the file's own.
+    except UnicodeDecodeError:
         decoded(path)
         raise
     except OSError as e:
@@ -135,6 +138,7 @@ def _text(line: str, field: str, where: str) -> str:
     if not isinstance(text, str):
         raise UserError(f'{where}: needs an object with a string under "{field}"{_instead(row, text)}')
     try:
+        # json.loads takes half of a surrogate pair, of which tokenizers says later that "TextInputSequence must be str".
         text.encode("utf-8")
     except UnicodeEncodeError:
         raise UserError(
@@ -145,6 +149,7 @@ def _text(line: str, field: str, where: str) -> str:
 
 def value_of(row: Json, field: str) -> Json:
     """The value that an object has under a key, or under "a.b" in an object inside it; None for nothing."""
+    # A key may have a dot of its own.
     if isinstance(row, dict) and field in row:
         return row[field]
     for key in field.split("."):
@@ -181,8 +186,10 @@ def decoded(path: str) -> str:
     """A file's text in UTF-8 without a byte order mark in front."""
     try:
         data = Path(path).read_bytes()
+        # Not "utf-8-sig": the positions of its errors count from behind the mark.
         return data.decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as e:
+        # Windows PowerShell 5 writes UTF-16 with a mark by `>`.
         coding = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "latin1"
         raise UserError(
             f"data.path: {printable(path)} is not UTF-8 (byte {e.start}); convert it, "

@@ -42,6 +42,7 @@ def fingerprint(documents: Iterable[Listed]) -> str:
 
 
 def write(folder: Path, documents: Iterable[Listed]) -> None:
+    # Names of files may hold bytes that are no UTF-8, which Python reads as lone surrogates (PEP 383).
     with (folder / NAME).open("w", encoding="utf-8", errors="surrogateescape", newline="\n") as f:
         f.writelines(f"{d.digest} {d.name}\n" for d in documents)
 
@@ -49,6 +50,7 @@ def write(folder: Path, documents: Iterable[Listed]) -> None:
 def read(folder: Path) -> list[Listed] | None:
     """The documents that `write` wrote; None where there is nothing to be read."""
     try:
+        # Not splitlines, which also cuts at U+2028 and other characters that names may hold.
         lines = (folder / NAME).read_text(encoding="utf-8", errors="surrogateescape").split("\n")[:-1]
     except OSError:
         return None
@@ -63,6 +65,7 @@ def changes(before: list[Listed] | int | None, now: list[Listed]) -> str:
     if isinstance(before, int):
         return f"it now has {n}, and had {before:,}" if before != len(now) else f"it has {n} as before, but others"
     old, new = Counter(d.digest for d in before), Counter(d.digest for d in now)
+    # Counter's minus leaves out what is not positive.
     gone, come = old - new, new - old
     if not gone and not come:
         return f"it has the same {n} in another order"

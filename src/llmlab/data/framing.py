@@ -44,9 +44,11 @@ class Framing(NamedTuple):
         framing = _template(tokenizer)
         if framing is None:
             cls_id, sep = (tokenizer.special.get(n) for n in ("cls", "sep"))
+            # With both of BERT's tokens the frame is BERT's, and bos would be a second first token.
             before = [cls_id] if cls_id is not None and sep is not None else list(lead)
             last = sep if cls_id is not None and sep is not None else end
             after = [] if last is None else [last]
+            # BERT's segments: [CLS] a [SEP] is 0, b [SEP] is 1 (Devlin et al. 2019, figure 2).
             zeros, ones = [0] * len(after), [1] * len(after)
             first = [0] * len(before)
             framing = (
@@ -86,6 +88,8 @@ def shares(lengths: Sequence[int], room: int) -> list[int]:
         return list(lengths)
     if len(lengths) == 1:
         return [room]
+    # As BERT's run_classifier.py (`_truncate_seq_pair`) takes one token after the other off the longer text, the second
+    # of equal ones.
     one, two = lengths
     half = room // 2
     if min(one, two) <= half:
@@ -104,6 +108,7 @@ def _template(tokenizer: Tokenizer) -> tuple[Frame, Frame] | None:
         return None
     inner = tokenizer.inner
     for text in ("a", "A", "0", ".", *sorted(inner.get_vocab(with_added_tokens=False))[:TRIED]):
+        # One text and a pair are templates of their own: RoBERTa's pair has two </s> between the texts.
         found = [inner.encode(text, pair, add_special_tokens=True) for pair in (None, text)]
         frames = [_frame(e.ids, e.type_ids, e.sequence_ids) for e in found]
         if frames[0] is not None and frames[1] is not None:

@@ -42,6 +42,7 @@ def _library(read: Callable[[Path, list[str], Tick], Iterator[Document]]) -> Sou
         raise UserError(
             f"data.source: this Python has no sources of its library in {root}; use data=files data.path=..."
         )
+    # The version too: distributions clamp the times of a package's files to one date.
     stamp = [platform.python_version(), str(root), [[name, s.st_size, s.st_mtime_ns] for name, s in listing]]
     account = Account()
 
@@ -54,6 +55,7 @@ def _library(read: Callable[[Path, list[str], Tick], Iterator[Document]]) -> Sou
 
 def _listing(root: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[str, os.stat_result]]:
     for folder, folders, files in os.walk(root):
+        # In place: os.walk goes into what is left of its own list.
         folders[:] = sorted(f for f in folders if f not in NOT_LIBRARY and not f.startswith((".", *MADE_AT_BUILD)))
         for file in sorted(files):
             if wanted(file) and not file.startswith((".", *MADE_AT_BUILD)):
@@ -68,6 +70,7 @@ def _code(root: Path, names: list[str], tick: Tick) -> Iterator[Document]:
     for i, name in enumerate(names):
         tick(i, len(names))
         try:
+            # Bytes: text mode would turn line ends, and a coding line in the file is not looked at.
             text = (root / name).read_bytes().decode("utf-8")
         except UnicodeDecodeError:  # the few files in Latin-1
             continue
@@ -84,11 +87,13 @@ def _documentation(root: Path, names: list[str], tick: Tick) -> Iterator[Documen
     """
     topics = os.path.join("pydoc_data", "topics.py")
     seen: set[str] = set()
+    # The topics first: what a docstring repeats of them is left out there, and they stay whole.
     for i, name in enumerate([n for n in names if n == topics] + [n for n in names if n != topics]):
         tick(i, len(names))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of invalid escapes in old modules
             try:
+                # Bytes: ast then heeds the file's own coding line.
                 tree = ast.parse((root / name).read_bytes())
             except SyntaxError:
                 continue

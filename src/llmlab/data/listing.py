@@ -46,7 +46,8 @@ def status(path: Path) -> os.stat_result:
         raise UserError(f"{shown}: there is no such file or folder") from None
     except OSError as e:
         raise UserError(f"{shown} {_loop(e) or _unreadable(e)}") from None
-    except ValueError:  # of pathlib
+    # `Path.stat` raises ValueError for a NUL in a name, where os.path.exists says that there is no such file.
+    except ValueError:
         raise UserError(f"{shown} has a NUL character in it; no file has") from None
 
 
@@ -64,20 +65,24 @@ def below(folder: Path, left_out: Tally, endings: tuple[str, ...] = ENDINGS) -> 
     stack = [("", top)]
     while stack or to_folders:
         if not stack:
+            # The first name by the alphabet is the one that counts, whatever order the walk met them in.
             to_folders.sort()
             name = to_folders.pop(0)
             real = os.path.realpath(folder / name)
+            # Followed, it would take in all that lies around the folder.
             if real not in walked and os.path.commonpath([real, top]) == real:
                 left_out.add(ABOVE, name)
                 continue
             stack.append((name, real))
         name, real = stack.pop()
+        # Two links may lead to one folder.
         if real in walked:
             left_out.add(AGAIN, name)
             continue
         walked.add(real)
         try:
             with os.scandir(real) as entries:
+                # scandir gives names in the file system's own order, which a copy need not have.
                 found = sorted(entries, key=lambda e: e.name)
         except OSError as e:
             if not name:
@@ -86,6 +91,7 @@ def below(folder: Path, left_out: Tally, endings: tuple[str, ...] = ENDINGS) -> 
             continue
         for entry in found:
             at = os.path.join(name, entry.name)
+            # .git and .ipynb_checkpoints hold copies of texts that are there already.
             if entry.name.startswith("."):
                 left_out.add("hidden", at)
             elif (about := _stat(entry, folder / at, at, left_out, endings)) is None:
@@ -99,6 +105,7 @@ def below(folder: Path, left_out: Tally, endings: tuple[str, ...] = ENDINGS) -> 
                 left_out.add(SPECIAL, f"{at}: {kind(about.st_mode)}")
             elif not at.lower().endswith(endings):
                 left_out.add(ENDING, at)
+                # splitext: of a.tar.gz the last ending, and none of a name without a dot.
                 left_out.endings[os.path.splitext(entry.name)[1].lower() or "none"] += 1
             elif not about.st_size:
                 left_out.add("empty", at)
@@ -120,6 +127,7 @@ def _stat(
 ) -> os.stat_result | None:
     """The status of what an entry leads to; None, and a name in `left_out`, for a link to nothing that is no text."""
     try:
+        # Follows a link, and raises where it leads to nothing.
         return entry.stat()
     except OSError as e:
         shown = f"data.path: {printable(str(path))}"
@@ -127,6 +135,7 @@ def _stat(
             raise UserError(f"{shown} {_unreadable(e)}") from None
         if name.lower().endswith(endings) or not os.path.splitext(entry.name)[1]:  # a text, or a folder of them
             where = f"is a link to {printable(os.readlink(entry.path))}, which is not there"
+            # ENOTDIR: a link through what was a folder once and is a file now.
             if e.errno not in (errno.ENOENT, errno.ENOTDIR):
                 where = _loop(e) or f"is a link that can't be followed ({e.strerror})"
             raise UserError(f"{shown} {where}; mend or remove it") from None

@@ -68,6 +68,7 @@ def train_loader(
         sampler=From(start_step * accumulate, steps * accumulate),
         num_workers=num_workers,
         worker_init_fn=_leave_interrupts_to_the_parent,
+        # torch warns of pinned memory where there is no accelerator to copy it to.
         pin_memory=torch.cuda.is_available(),
     )
 
@@ -131,6 +132,7 @@ class MicroSteps(Dataset[Batch]):
         step, j = divmod(i, self.accumulate)
         first = (j * self.world + self.rank) * self.micro
         rows = range(first, first + self.micro)
+        # A worker gets micro-batches in turn, so that one may see several of a step, and counts them once.
         if step != self.step:
             self.step, self.samples = step, {}
             self._prepare(rows if self.fixed else range(self.batch_size))
@@ -141,6 +143,7 @@ class MicroSteps(Dataset[Batch]):
                 self.counts = total(self.objective.targets(s) for s in self.samples.values())
         self._prepare([row for row in rows if row not in self.samples])
         batch: Batch = _batch([self.samples[row] for row in rows], self.objective, self.windows)
+        # Lightning's move to the device walks dicts within a batch too.
         batch["counts"] = {name: torch.tensor(n) for name, n in self.counts.items()}
         return batch
 
@@ -148,6 +151,8 @@ class MicroSteps(Dataset[Batch]):
         n = len(self.windows)
         positions = self.step * self.batch_size + np.array(rows, dtype=np.int64)
         for row, position, at in zip(rows, positions.tolist(), indices(self.seed, positions, n).tolist(), strict=True):
+            # A generator for each sample and epoch: what a sample draws follows neither workers nor the micro-batch
+            # size.
             rng = np.random.default_rng(key(self.seed, "prepare", position // n, at))
             self.samples[row] = collate.prepare(self.objective, self.windows[at], rng)
 
@@ -164,12 +169,15 @@ class HeldOut(Dataset[dict[str, Tensor]]):
         rows = range(first, min(first + self.micro, self.n))
         if rows:
             return _batch([self._sample(row) for row in rows], self.objective, self.windows)
+        # Under FSDP a rank that made no forward would leave the others waiting in an all-gather.
         return {**_batch([self._sample(0)], self.objective, self.windows), "filler": torch.tensor(True)}
 
     def _sample(self, row: int) -> Sample:
         window: Any = self.windows[row]
+        # Without the run's seed: all seeds and variants are validated on the same masked tokens.
         sample = collate.prepare(self.objective, window, np.random.default_rng(key("validation", row)))
         if measures.covers_text(self.objective) and isinstance(self.windows, Windows) and "sizes" in window:
+            # The first token of a window is no target.
             sample["bytes"] = window["sizes"][1:].sum()
         return sample
 

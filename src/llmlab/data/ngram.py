@@ -19,11 +19,13 @@ class KneserNey:
     """
 
     def __init__(self, tokens: np.ndarray, vocab_size: int, order: int):
+        # Grams are numbers to the base V in int64, which np.unique sorts; Python's own ints do not overflow here.
         if vocab_size**order >= 2**63:
             raise ValueError(f"order {order} over {vocab_size} ids does not fit into 64 bits")
         self.vocab_size = vocab_size
         self.order = order
         self.levels: list[_Level] = []  # from the highest order to unigrams
+        # np.unique sorts: all grams of one history are neighbours, and can be looked up by halves.
         grams, counts = np.unique(_grams(tokens, vocab_size, order), return_counts=True)
         for n in range(order, 0, -1):
             self.levels.append(_Level(grams, counts, vocab_size))
@@ -33,6 +35,7 @@ class KneserNey:
     def probabilities(self, grams: np.ndarray) -> np.ndarray:
         """p(last | those before) for each row of grams (n, m): m = order, or less (then the lower orders are used)."""
         width = grams.shape[1]
+        # The uniform distribution under the unigrams (Chen & Goodman 1999, section 2.7): no id has p = 0.
         p = np.full(len(grams), 1 / self.vocab_size)
         for n in range(1, width + 1):
             p = self.levels[self.order - n].refine(_join(grams[:, width - n :], self.vocab_size), p)
@@ -44,6 +47,7 @@ class KneserNey:
         first = min(self.order - 1, len(tokens))
         total = -sum(float(np.log2(self.probabilities(tokens[None, : i + 1]))[0]) for i in range(first))
         if len(tokens) >= self.order:
+            # A view: rows overlap in memory, and nothing is copied but a chunk at a time.
             rows = np.lib.stride_tricks.sliding_window_view(tokens, self.order)
             for at in range(0, len(rows), CHUNK):
                 total -= float(np.log2(self.probabilities(rows[at : at + CHUNK])).sum())
@@ -106,5 +110,6 @@ def _join(rows: np.ndarray, vocab_size: int) -> np.ndarray:
 
 
 def _find(table: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    # searchsorted gives len(table) for what is beyond the last.
     at = np.minimum(np.searchsorted(table, values), len(table) - 1)
     return at, table[at] == values

@@ -10,6 +10,8 @@ import numpy as np
 
 from llmlab.seeds import key
 
+# Luby & Rackoff's three make a permutation that can't be told from a random one where halves are wide; these have a few
+# bits.
 ROUNDS = 6
 
 
@@ -33,6 +35,7 @@ def indices(seed: int, positions: np.ndarray, n: int) -> np.ndarray:
 def _permute(x: np.ndarray, n: int, seed: int, epoch: int) -> np.ndarray:
     half = max(1, ((n - 1).bit_length() + 1) // 2)
     keys = [key(seed, "order", epoch, r) for r in range(ROUNDS)]
+    # The domain has at most 4 n places, so that a walk takes four steps at most on average.
     x = _feistel(x, half, keys)
     while (outside := x >= n).any():
         x[outside] = _feistel(x[outside], half, keys)
@@ -40,6 +43,7 @@ def _permute(x: np.ndarray, n: int, seed: int, epoch: int) -> np.ndarray:
 
 
 def _feistel(x: np.ndarray, half: int, keys: list[int]) -> np.ndarray:
+    # All uint64: with an int64 numpy gives float64, which rounds beyond 2^53.
     shift, low = np.uint64(half), np.uint64((1 << half) - 1)
     left, right = x >> shift, x & low
     for k in keys:
@@ -49,6 +53,7 @@ def _feistel(x: np.ndarray, half: int, keys: list[int]) -> np.ndarray:
 
 def _mix(x: np.ndarray) -> np.ndarray:
     """The finaliser of SplitMix64 (Steele, Lea & Flood 2014): every input bit reaches every output bit."""
+    # Products of arrays wrap at 2^64 without a warning, as the constants want it.
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))

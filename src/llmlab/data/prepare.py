@@ -69,6 +69,7 @@ def prepare(
         raise OtherText(manifest["fingerprint"], fingerprint.read(folder) or [])
     for note in manifest["notes"]:
         rank_zero_info(note)
+    # A file that is left out may come or go without changing the corpus, so the kept account may be out of date.
     manifest["read"] = source.account.renewed(manifest["read"])
     if skipped := manifest["read"]["skipped"]:
         rank_zero_info(f"data.path={data.path}: skipped {account.reasons(skipped)}")
@@ -108,6 +109,7 @@ def _place(
         "special": sorted(set(special)),
         "source": source.stamp,
         "labels": None if labels is None else list(labels),
+        # Another version of tokenizers may split or merge a text otherwise.
         "libraries": [importlib.metadata.version("tokenizers"), np.__version__],
     }
     return cache.root() / "corpora" / cache.digest(choice)[:24]
@@ -119,6 +121,7 @@ def cached(
     """The folder of a corpus that was prepared before and is sound, of the files as they are now; None without one."""
     try:
         folder = _place(data, tokenizer, special, open_source(data, reads))
+        # Checked and not only looked for: a folder that lost a file would be prepared again by whoever opens it.
         cache.check(folder)
     except (UserError, OSError, cache.Damaged):
         return None
@@ -147,9 +150,11 @@ def _stamp(path: str | None) -> Any:
         return None
     file = Path(path).expanduser()
     home = file if file.is_dir() else file.parent
-    if (home / SPECIAL).is_file():  # of a run, of which there may be copies
+    # A run folder may be copied or moved: its tokenizer goes by what is in the files.
+    if (home / SPECIAL).is_file():
         names = [n for n in (FILE, SPECIAL, *BESIDE) if (home / n).is_file()]
         return [[n, hashlib.sha256((home / n).read_bytes()).hexdigest()] for n in names]
+    # Of any other file size and times: a tokenizer.json may have 35 MB, which would be hashed at each start.
     stats = [p.stat() for p in (file, *(home / n for n in (FILE, "config.json", *BESIDE))) if p.is_file()]
     return [str(file.resolve()), [[s.st_size, s.st_mtime_ns, s.st_ctime_ns] for s in stats]]
 
@@ -178,6 +183,7 @@ def _make(
         documents = []
         for document in source.read(lambda done, total: bar("reading", done, total)):
             documents.append(document)
+            # Read no further: the account names the files behind it as unread.
             if len(documents) == data.max_documents:
                 break
         if not documents:
@@ -199,6 +205,8 @@ def _make(
             )
         bar("learning the tokenizer", None, None)
         eos = (cfg.kind != "char" or len(documents) > 1) and not ends_nothing(cfg)
+        # Sorted: ids of special tokens, and with them weights, do not depend on the order in which an objective names
+        # them.
         names = ("eos",) * eos + tuple(sorted(set(special) - ({"eos"} if eos else set())))
         train, validation = ([p.text for p in parts[part]] for part in PARTS)
         tokenizer = make(cfg, train, validation, names)
@@ -220,7 +228,9 @@ def _make(
             done += characters
             bar("tokenizing", done, total)
 
-        measured = "train" if split == "none" else "validation"  # what is trained on needs no bits per byte
+        # Bits per byte are asked of text that is measured, never of text that is trained on; without a split all is
+        # measured.
+        measured = "train" if split == "none" else "validation"
         for part, pieces in parts.items():
             tokens[part], losses = _write(folder, part, pieces, tokenizer, (lead, end), part == measured, tick)
             notes += losses
@@ -263,6 +273,7 @@ def _write(
             ids, sizes = chunk.ids, chunk.sizes
             if begins:
                 piece = next(of)
+                # GPT-2's <|endoftext|> is both eos and bos: two in a row would be a document without text.
                 if piece.begins and lead and (at == 0 or end not in lead):
                     ids = np.concatenate([lead, ids])
                     sizes = None if sizes is None else np.concatenate([np.zeros(len(lead), dtype=np.int64), sizes])
@@ -275,11 +286,15 @@ def _write(
                 starts.append(at)
             begins = chunk.last
             at += len(ids)
-            raw.write(ids.astype(dtype).tobytes())  # tofile() loses what a full disk refuses
+            # `ndarray.tofile` writes through a C FILE of its own, and does not look at the error with which that
+            # closes: on a full disk calls for less than its buffer lose their bytes in silence (numpy 2.4).
+            raw.write(ids.astype(dtype).tobytes())
             told = told and sizes is not None
             if sizes is not None and len(sizes):
                 largest = max(largest, int(sizes.max()))
                 whole += int(sizes.sum())
+                # Four bytes each at first: the largest size, and with it the type that is enough, is known at the end
+                # only.
                 raw_sizes.write(sizes.astype(np.uint32).tobytes())
             unknown, dropped = unknown + chunk.unknown, dropped + chunk.dropped
             tick(chunk.length)
@@ -316,6 +331,8 @@ def _split(documents: Sequence[Document], data: schema.Data) -> tuple[dict[str, 
     if data.split == "document":
         parts: dict[str, list[_Piece]] = {part: [] for part in PARTS}
         for document in documents:
+            # Not hash(): Python salts that of a text anew in each process, and a document would change sides from run
+            # to run.
             place = int.from_bytes(hashlib.sha256(document.text.encode("utf-8")).digest()[:8], "big") / 2**64
             parts["validation" if place < data.validation else "train"].append(_Piece(document.text))
         if all(parts.values()):

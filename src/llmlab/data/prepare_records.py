@@ -48,15 +48,19 @@ def make(
         )
     if known is not None and split != "none":
         seen = {r["label"] for r in parts["train"]}
+        # A class may be in the held-out part alone, of which a split by hash knows nothing.
         if unseen := [label for label in known if label not in seen]:
             notes.append(f"no training record has the label {', '.join(map(printable, unseen[:8]))}")
     bar("learning the tokenizer", None, None)
     texts = {part: [text for r in rs for _, text in records.texts_of(r, kind)] for part, rs in parts.items()}
+    # A tokenizer.json has a template of its own or none, to which nothing is added.
     framed = FRAMES if kind.name == "labelled" and cfg.kind != "file" else ()
     ends = ("eos",) if not ends_nothing(cfg) else ()
     names = (*ends, *sorted({*special, *framed}.difference(ends)))
     tokenizer = make_tokenizer(cfg, texts["train"], texts["validation"], names)
     framing = Framing.from_tokenizer(tokenizer, tokenizer.opening(data.bos))
+    # In the order in which they occur: a role or a field is a number on disk, and a set has another order in each
+    # process.
     called = list(dict.fromkeys(name for r in everything for name, _ in records.texts_of(r, kind)))
     total, done = sum(len(t) for part in texts.values() for t in part), 0
 
@@ -95,6 +99,7 @@ def _classes(documents: Sequence[Document], found: Sequence[Record], labels: Seq
                 raise UserError(
                     f"data.path: {document.name}: the model has no class {printable(record['label'])!r}; it has {shown}"
                 )
+        # In the model's own order: its head has a row for each number.
         return list(labels)
     classes = records.classes(found)
     if len(classes) < FEWEST:
@@ -118,5 +123,6 @@ def _split(found: Sequence[Record], data: schema.Data) -> tuple[dict[str, list[R
             parts["validation" if records.side(record) < data.validation else "train"].append(record)
         if all(parts.values()):
             return parts, "document"
+    # At least one record is held out, however small the share.
     cut = min(len(found) - 1, round(len(found) * (1 - data.validation)))
     return {"train": list(found[:cut]), "validation": list(found[cut:])}, "position"

@@ -24,6 +24,8 @@ def progress() -> Iterator[Bar]:
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (TextColumn("preparing the corpus: {task.description}"), BarColumn(), TimeElapsedColumn())
+    # rich writes to stdout by default, which a command's own output may be piped from.
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("", total=None)
+        # completed=None would leave the bar of the step before as it was.
         yield lambda what, done, total: progress.update(task, description=what, completed=done or 0, total=total)

@@ -59,6 +59,7 @@ def records(path: Path, kind: Kind, names: Mapping[str, str]) -> Source:
             else:
                 yield Document(name, json.dumps(record, ensure_ascii=False))
 
+    # The kind and the names decide what a record is made of, as much as the files do.
     return source(listed, account, [*state(path, listed), kind.name, dict(sorted(names.items()))], read)
 
 
@@ -85,11 +86,14 @@ def _rows(file: File) -> Iterator[tuple[str, str, Any]]:
 def _table(text: str, ending: str, shown: str) -> Iterator[tuple[int, dict[str, str]]]:
     """(number of its last line, values by column) of each row. The first row names the columns."""
     # A quote in a .tsv is a character like any other: GLUE's files have single ones.
+    # strict: without it a quote that is never closed makes one field of the rest of the file.
     how: Any = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if ending == "tsv" else {"strict": True}
+    # newline="": a quoted field may hold line breaks, which csv wants as they are.
     reader = csv.reader(io.StringIO(text, newline=""), **how)
     header: list[str] | None = None
     try:
         for row in _long_rows(reader):
+            # csv gives [] for an empty line.
             if not row:
                 continue
             if header is None:
@@ -134,6 +138,7 @@ def _record(row: object, kind: Kind, names: Mapping[str, str], where: str) -> Re
         return value_of(row, key)
 
     for field in kind.fields:
+        # The first name that has a value: a null is no value, as tables of pandas write one where nothing is known.
         key, given = next(
             ((k, v) for k in (field.name, *field.also) if (v := value(k)) is not None), (field.name, None)
         )
@@ -145,9 +150,11 @@ def _record(row: object, kind: Kind, names: Mapping[str, str], where: str) -> Re
                 raise UserError(f"{where}: {_missing(row, field, kind, names)}")
             continue
         found[field.name] = _checked(given, field, f"{where}: {names.get(key, key)}")
+    # Behind the fields: `taken` is complete only when each has been looked for.
     if kind.keeps_rest:
         found["rest"] = {k: v for k, v in row.items() if k not in taken}
     try:
+        # json.loads takes the escape of half a surrogate pair, from which no UTF-8 can be made later.
         json.dumps(found, ensure_ascii=False).encode("utf-8")
     except UnicodeEncodeError:
         raise UserError(
@@ -170,6 +177,7 @@ def _missing(row: Mapping[str, Any], field: Field, kind: Kind, names: Mapping[st
 def _checked(value: object, field: Field, where: str) -> Any:
     """The value of a field, a label as a text."""
     if field.shape == "label":
+        # Before int, of which bool is a subclass.
         if isinstance(value, bool):
             return str(value).lower()  # as it is written in JSON
         if isinstance(value, int) or (isinstance(value, str) and value.strip()):

@@ -43,6 +43,7 @@ class Records:
     @classmethod
     def open(cls, folder: Path, part: str, called: Sequence[str]) -> Records:
         files = {n: folder / f"{part}_{n}.npy" for n in ("pieces", "starts", "names", "labels", "rest", "rests")}
+        # Mapped, so that ranks and workers share one copy of the pages.
         arrays = {n: np.load(f, mmap_mode="r") for n, f in files.items() if f.exists()}
         return cls(np.load(folder / f"{part}.npy", mmap_mode="r"), called=tuple(called), **arrays)
 
@@ -56,6 +57,7 @@ class Records:
 
     def piece(self, i: int) -> tuple[str, np.ndarray]:
         """(name, ids) of a piece."""
+        # A copy: the map is read-only, of which torch.from_numpy warns, and F.embedding takes int32 and int64 alone.
         ids = np.array(self.tokens[self.pieces[i] : self.pieces[i + 1]], dtype=np.int64)
         return self.called[self.names[i]], ids
 
@@ -122,6 +124,8 @@ class RecordSamples:
             prompts = sizes[r.starts[:-1]]
             answers = np.array(sizes)
             answers[r.starts[:-1]] = 0
+            # Where two starts are equal `reduceat` gives that element and not an identity: each record has a prompt and
+            # two answers.
             texts = prompts + (np.maximum.reduceat(answers, r.starts[:-1]) if len(answers) else 0)
         return texts + self._extra(pieces)
 
@@ -141,6 +145,8 @@ class RecordSamples:
 
     def spread(self, n: int) -> list[int]:
         """The numbers of n records whose lengths stand for those of all: one from each n-th of them by length."""
+        # numpy's default sort is not stable and has versions for the CPU's vector instructions: ties would differ by
+        # machine.
         by_length = np.argsort(self.lengths, kind="stable")
         return [int(by_length[(2 * i + 1) * len(self) // (2 * n)]) for i in range(n)]
 
@@ -218,6 +224,7 @@ def texts_of(record: Record, kind: Kind) -> Iterator[tuple[str, str]]:
 def side(record: Record) -> float:
     """A number in [0, 1) by which a record is held out or not, from all but its label: a text keeps its side under any."""
     # Not hash(), which Python salts anew in every process: a record would change sides from run to run.
+    # Keys sorted: two files may hold a record's fields in another order.
     key = json.dumps({k: v for k, v in record.items() if k != "label"}, ensure_ascii=False, sort_keys=True)
     return int.from_bytes(hashlib.sha256(key.encode("utf-8")).digest()[:8], "big") / 2**64
 
@@ -225,7 +232,9 @@ def side(record: Record) -> float:
 def classes(records: Sequence[Record]) -> list[str]:
     """The labels that occur, in the order of their numbers if all are whole numbers, else by name."""
     found = {r["label"] for r in records}
+    # Not isdigit: it is true of superscripts, which int() refuses.
     numbers = all(label.removeprefix("-").isdecimal() for label in found)
+    # "1" and "01" are two labels of one number.
     return sorted(found, key=lambda label: (int(label), label) if numbers else label)
 
 
@@ -246,7 +255,8 @@ def write(
         texts = [(name, text) for r in records for name, text in texts_of(r, kind)]
         length = 0
         for chunk in encoding.encode(tokenizer, (text for _, text in texts)):
-            raw.write(chunk.ids.astype(dtype).tobytes())  # tofile() loses what a full disk refuses
+            # `ndarray.tofile` loses what a full disk refuses, in silence (findings/tofile_loses_bytes.sh).
+            raw.write(chunk.ids.astype(dtype).tobytes())
             length += len(chunk.ids)
             if chunk.last:
                 pieces.append(length)
@@ -261,8 +271,11 @@ def write(
     if labels is not None:
         arrays["labels"] = np.array([labels[r["label"]] for r in records], dtype=np.int64)
     if kind.keeps_rest:
+        # Without ensure_ascii: Chinese takes twice the bytes as escapes.
         rest = [json.dumps(r["rest"], ensure_ascii=False).encode("utf-8") for r in records]
+        # A bytearray: np.array takes bytes for one text, which it would read as a number.
         arrays["rest"] = np.array(bytearray(b"".join(rest)), dtype=np.uint8)
+        # A 0 in front, so that record i reaches from [i] to [i + 1].
         arrays["rests"] = np.cumsum([0, *map(len, rest)], dtype=np.int64)
     for name, array in arrays.items():
         cache.save_array(folder / f"{part}_{name}.npy", array)

@@ -45,6 +45,7 @@ def main() -> None:
         answer = json.dumps(_answer(json.loads(line)))
         if hasattr(signal, "setitimer"):
             signal.setitimer(signal.ITIMER_REAL, 0)
+        # A pipe's stdout is buffered by block: the other end would wait for 8 kB.
         print(answer, flush=True)
 
 
@@ -70,6 +71,7 @@ def _answer(request: Mapping[str, Any]) -> dict[str, str]:
 
 def _rendered(template: jinja2.Template, values: Mapping[str, Any], longest: int) -> str:
     pieces, length = [], 0
+    # Not render(), which joins all of the output before its length could be looked at.
     for piece in template.generate(values):
         pieces.append(piece)
         length += len(piece)
@@ -96,6 +98,7 @@ def _environment() -> jinja2.Environment:
     class Generation(jinja2.ext.Extension):
         """{% generation %}: marks what an assistant says. Here it says it."""
 
+        # transformers counts these tokens for a loss mask; a template that marks them has to be read all the same.
         tags = {"generation"}
 
         def parse(self, parser: jinja2.parser.Parser) -> jinja2.nodes.Node:
@@ -109,6 +112,7 @@ def _environment() -> jinja2.Environment:
     def raise_exception(message: str) -> None:
         raise jinja2.exceptions.TemplateError(message)
 
+    # The arguments of transformers' filter: a template may pass any of them by name.
     def tojson(
         value: object,
         ensure_ascii: bool = False,
@@ -133,11 +137,15 @@ def _environment() -> jinja2.Environment:
             raise jinja2.exceptions.SecurityError(f"a namespace can't have {name}")
         return name
 
+    # The blocks' own lines leave nothing: templates are written for transformers' `_compile_jinja_template`, which sets
+    # both.
     made = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[Generation, jinja2.ext.loopcontrols]
     )
-    made.filters["tojson"] = tojson  # jinja's own escapes HTML
+    # Jinja's own escapes <, >, & and ' for HTML, and all that is not ASCII.
+    made.filters["tojson"] = tojson
     made.globals |= {"raise_exception": raise_exception, "namespace": Namespace}
+    # LLaMA 3.2's template asks for today's date by it.
     made.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
     return made
 

@@ -57,13 +57,16 @@ class Renderer:
         process.wait()
 
     def _ask(self, request: Mapping[str, Any], where: str) -> dict[str, str]:
+        # A request and its answer belong together, whichever thread asks.
         with self.lock:
             process = self._running()
             try:
                 assert process.stdin is not None
+                # Without indent JSON holds no line break of its own: a request is a line.
                 process.stdin.write(json.dumps(request).encode() + b"\n")
                 process.stdin.flush()
                 line = self._line(process)
+            # It has died before it had read the request.
             except BrokenPipeError:
                 line = b""
             except TimeoutError:
@@ -75,6 +78,7 @@ class Renderer:
                 self.end()
                 raise
             if not line.endswith(b"\n"):
+                # Its output has ended, so it is about to.
                 code = process.wait()
                 self.end()
                 raise UserError(f"{where}: its chat template ended the process that renders it (exit code {code})")
@@ -83,17 +87,20 @@ class Renderer:
     def _line(self, process: subprocess.Popen[bytes]) -> bytes:
         """Its answer; what was read of it where the process has ended."""
         assert process.stdout is not None
+        # The monotonic clock: the wall clock may be set while one waits.
         out, found, until = process.stdout.fileno(), [b""], time.monotonic() + SECONDS
         while not found[-1].endswith(b"\n"):
             ready, _, _ = select.select([out], [], [], max(0.0, until - time.monotonic()))
             if not ready:
                 raise TimeoutError
+            # Below Python's buffer: select sees the pipe alone, and read(n) would wait for n bytes.
             found.append(os.read(out, 1 << 16))
             if not found[-1]:
                 break
         return b"".join(found)
 
     def _running(self) -> subprocess.Popen[bytes]:
+        # DataLoader's workers are forks: two processes on one pair of pipes would read each other's answers.
         if self.process is None or self.owner != os.getpid() or self.process.poll() is not None:
             self.end()
             environment = {name: os.environ[name] for name in KEPT if name in os.environ}
@@ -102,6 +109,7 @@ class Renderer:
                 [sys.executable, "-P", str(SCRIPT), str(MEMORY), str(SECONDS)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
+                # A pipe that nobody reads would stop the process once it is full.
                 stderr=subprocess.DEVNULL,
                 env={**environment, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "PYTHONUTF8": "1"},
             )

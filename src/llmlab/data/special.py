@@ -103,6 +103,7 @@ class Special:
         fresh, left_out, free = [], [], None
         for token in self._all():
             content = token["content"]
+            # The library makes no token of an empty text, and counts it as none added.
             if content in known or not content:
                 continue
             known.add(content)
@@ -113,6 +114,7 @@ class Special:
                     continue
                 free += 1
             flags = {name: token[name] for name in FLAGS if name in token}  # type: ignore[literal-required]
+            # A flag that is not given is left to AddedToken, whose `normalized` is true but for special tokens.
             fresh.append(AddedToken(content, special=token.get("special", True), **flags))
         inner.add_tokens(fresh)  # at once: each call builds the search for all of them anew
         return left_out
@@ -132,26 +134,34 @@ def read_special(files: Mapping[str, str], where: str) -> Special:
     does transformers 5 (`PreTrainedTokenizerBase._from_pretrained`).
     """
     config: dict[str, Any] = dict(config_of(files, where))
+    # transformers 5 renamed `additional_special_tokens`, and reads the old key where the new one is empty.
     more = config.get("extra_special_tokens") or config.get("additional_special_tokens") or []
     tokens: dict[int, Token] = {}
     if "added_tokens_decoder" in config:
         for number, token in config["added_tokens_decoder"].items():
+            # JSON's keys are texts. 18 digits are sure to fit 64 bits.
             if not number.isdecimal() or len(number) > 18:
                 raise UserError(f"{where}: {CONFIG}: added_tokens_decoder.{number[:40]} must be an id")
+            # AddedToken's default in transformers, which makes one of each entry as it stands.
             token.setdefault("special", False)
             tokens[int(number)] = token
     else:
         if MAP in files:
             above: dict[str, Any] = parse_json(files[MAP], Names, f"{where}: {MAP}")
             extra = above.get("extra_special_tokens") or []
+            # `_from_pretrained` replaces by a dict, and appends a list to that of tokenizer_config.json.
             if isinstance(extra, dict) or not more:
                 more = extra or above.get("additional_special_tokens") or []
             elif isinstance(more, list):
                 more = [*more, *extra]
+            # Each key of special_tokens_map.json replaces that of tokenizer_config.json;
+            # findings/special_tokens_map_above_config.sh.
             config |= above
         if ADDED in files:
             ids: dict[str, int] = parse_json(files[ADDED], dict[str, int], f"{where}: {ADDED}")
             tokens = {i: {"content": content, "special": False} for content, i in ids.items()}
+    # transformers 5 takes any key in _token for a token of the model's own (`image_token`), if its value is a text or a
+    # token.
     named_tokens = {k.removesuffix("_token"): _token(v) for k, v in config.items() if k.endswith("_token")}
     given = {role: token for role, token in named_tokens.items() if token is not None}
     own = {role: token for role, token in given.items() if role not in ROLES}
@@ -162,6 +172,7 @@ def read_special(files: Mapping[str, str], where: str) -> Special:
         {role: given[role] for role in ROLES if role in given},
         own,
         tuple(t for v in more if (t := _token(v)) is not None),
+        # By id: transformers adds them in that order, and one that is new gets the next free id.
         tuple(tokens[i] for i in sorted(tokens)),
     )
 

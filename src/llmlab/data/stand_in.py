@@ -24,11 +24,13 @@ def sample(objective: Objective, tokens: Array, number: int = 0, documents: Arra
     if kind == TEXT:
         return {"tokens": tokens, "documents": documents}
     own = tokens[:-1]
+    # Two texts share the tokens, so that a record costs what a window of text does.
     half = len(own) // 2
     kinds: dict[str, dict[str, Any]] = {
         "labelled": {"tokens": own, "label": np.int64(number % 2)},
         "pairs": {"source": own[:half], "target": own[half:]},
         "chat": {"messages": [own[:half], own[half:]], "roles": ["user", "assistant"]},
+        # The second answer is the first turned round: as long, and not equal, so that there is something to prefer.
         "preferences": {"prompt": own[:half], "answers": [own[half:], own[half:][::-1]]},
         "prompts": _answered(objective, own),
     }
@@ -38,6 +40,7 @@ def sample(objective: Objective, tokens: Array, number: int = 0, documents: Arra
 def _answered(objective: Objective, tokens: Array) -> dict[str, Any]:
     """A prompt and an answer as long as one may be, with the log-probabilities of a model that knows nothing yet."""
     rollout = getattr(objective, "rollout", None)
+    # An answer that leaves no room for a prompt would be a sample of nothing.
     longest = len(tokens) // 2 if rollout is None or rollout.max_new >= len(tokens) else rollout.max_new
     prompt, answer = tokens[: len(tokens) - longest], tokens[len(tokens) - longest :]
     drawn = {"log_probabilities": np.full(len(answer), -5.0), "advantage": 1.0, "reward": 1.0}
@@ -61,6 +64,7 @@ def prepared(
         attributes.get(objective, "objective", "collate") == "pack"
         and attributes.get(objective, "objective", "reads") != TEXT
     )
+    # A pack is a list of records, here of one.
     return collate.prepare(objective, [own] if packs else own, rng)
 
 
@@ -77,6 +81,7 @@ class StandIns:
 
     def __init__(self, objective: Objective, n: int, seq_len: int, ordinary: int):
         self.objective, self.seq_len = objective, seq_len
+        # Always the same: what is measured of a step must not follow from its tokens.
         chance = np.random.default_rng(0)
         self.rows = chance.integers(ordinary, size=(n, seq_len + 1), dtype=np.uint32).astype(np.int64)
 

@@ -24,6 +24,7 @@ class Template:
 
     def __init__(self, source: str, tokens: Mapping[str, str], where: str = "the tokenizer"):
         self.source, self.tokens, self.where = source, dict(tokens), where
+        # Parsed when it is loaded: a fault of it is said before a model is read, not at the first answer.
         renderer.render(source, None, where)
 
     @classmethod
@@ -44,12 +45,14 @@ class Template:
 
     @staticmethod
     def _source(beside: Mapping[str, str], where: str) -> str | None:
+        # transformers 5 writes the template into a file of its own, which goes before that of tokenizer_config.json.
         if FILE in beside:
             return beside[FILE]
         found = config_of(beside, where).get("chat_template")
         # Older transformers write several templates as a list of {name, template}.
         if isinstance(found, list):  # several, by name
             found = {t["name"]: t["template"] for t in found}
+        # "tool_use" is the other name that transformers knows, which it takes where there are tools.
         return found.get("default") if isinstance(found, dict) else found
 
     def render(self, messages: Sequence[Message], *, answer: bool = True) -> str:
@@ -57,6 +60,8 @@ class Template:
 
         UserError for what the template itself refuses, and where it writes, takes or needs too much.
         """
+        # apply_chat_template names both where there are none: `tools is not none` would hold of a name that is not
+        # there.
         values = {"messages": [dict(m) for m in messages], "tools": None, "documents": None}
         return renderer.render(self.source, {**values, "add_generation_prompt": answer, **self.tokens}, self.where)
 

@@ -68,6 +68,7 @@ class Tokenizer:
     @property
     def vocab_size(self) -> int:
         """Number of ids in use: the highest id + 1."""
+        # Vocabularies have holes, and `get_vocab_size` counts tokens: a table needs a row for the highest id too.
         return max(self.inner.get_vocab(with_added_tokens=True).values()) + 1
 
     # The first id of every text that is written, and the last of one that has not ended before; see decoding.generate.
@@ -253,21 +254,22 @@ def _bpe(texts: Sequence[str], vocab_size: int, special: Sequence[str]) -> Token
             f"(256 bytes and {len(special)} special tokens)"
         )
     inner = Inner(models.BPE())
+    # `ByteLevel` puts a space in front of each text unless it is told not to, and decoding gives that back.
     inner.pre_tokenizer = split = pre_tokenizers.ByteLevel(add_prefix_space=False)
     inner.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=min(vocab_size, least + sum(len(t.encode()) for t in texts)),  # it has memory for all at once
         show_progress=False,
         special_tokens=[f"<|{name}|>" for name in special],
+        # Without it BPE drops a byte that the training text lacks, in silence, as there is no token for the unknown.
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
     )
     long = False
 
     def stretches() -> Iterator[str]:
         nonlocal long
-        for text, of_long in encoding.to_learn_from(
-            texts, split
-        ):  # inner.pre_tokenizer would wait for the end of training
+        # `inner.pre_tokenizer` would wait for the end of training.
+        for text, of_long in encoding.to_learn_from(texts, split):
             long = long or of_long
             yield text
 
@@ -291,6 +293,7 @@ def char_tokenizer(texts: Iterable[str], special: Sequence[str]) -> Tokenizer:
         characters.update(text)
     # BPE without merges: each character is a token, and no regular expression takes a million-character text apart.
     inner = Inner(models.BPE({c: i for i, c in enumerate(sorted(characters))}, []))
+    # A tokenizer without a decoder joins its tokens with spaces (tokenizers 0.23).
     inner.decoder = decoders.Fuse()
     return Tokenizer(inner, {name: _add(inner, f"<|{name}|>") for name in special}, "char")
 
@@ -389,6 +392,7 @@ def read_tokenizer(file: Path) -> tokenizers.Tokenizer:
 
 def _byte_level(spec: Mapping[str, Any]) -> bool:
     """True if a tokenizer.json spells each byte of the text itself as a character of its tokens."""
+    # tokenizers 0.23 reads a model without a type by its keys.
     if spec["normalizer"] is not None or (spec["model"].get("type") or "BPE") != "BPE" or not spec["pre_tokenizer"]:
         return False
     last = spec["pre_tokenizer"].get("pretokenizers", [spec["pre_tokenizer"]])[-1:]

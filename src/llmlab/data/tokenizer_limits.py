@@ -28,6 +28,7 @@ def read(file: Path) -> str:
     """The text of a tokenizer.json. UserError names the step that goes beyond a limit, or says that it is no JSON object."""
     text = read_text(file)
     try:
+        # By Python before the library: in Rust an allocation that fails ends the process.
         found = json.loads(text)
         if not isinstance(found, dict):
             raise UserError(f"{file} is no tokenizer.json of Hugging Face: it must hold an object")
@@ -57,6 +58,7 @@ def check(found: Mapping[str, Json], file: Path) -> None:
     named = list(vocabulary.values()) if isinstance(vocabulary, dict) else []
     added = found.get("added_tokens")
     named += [token.get("id") for token in added if isinstance(token, dict)] if isinstance(added, list) else []
+    # A table of vectors has a row for each id up to the highest, however few tokens there are.
     highest = max((i for i in named if isinstance(i, int)), default=0)
     if highest >= MOST_IDS:
         raise UserError(f"{file}: it has the id {highest:,}; ids below {MOST_IDS:,} are read")
@@ -73,6 +75,7 @@ def growth(step: Json) -> float:
         pattern = step.get("pattern")
         text = pattern.get("String") if isinstance(pattern, dict) else None
         size = _size(step.get("content"))
+        # Never below 1: a normalizer that shortens one text leaves others as they are.
         return factor * (max(1.0, size / _size(text)) if text else 1 + size)  # a regex may match between any two
     if kind == "Prepend":
         return factor * (1 + _size(step.get("prepend")))
@@ -97,6 +100,7 @@ def around(step: Json) -> tuple[int, int]:
         sizes = {k: len(_list(v.get("ids"))) for k, v in named if isinstance(v, dict)}
         single = [piece for piece in _list(step.get("single")) if isinstance(piece, dict)]
         names = [name for piece in single if isinstance(name := piece.get("SpecialToken"), dict)]
+        # A template may name $A several times, or never.
         copies *= sum("Sequence" in piece for piece in single)
         ids += sum(sizes.get(str(name.get("id")), 0) for name in names)
     return copies, ids
@@ -107,6 +111,7 @@ def _list(value: Json) -> list[Json]:
 
 
 def _size(text: Json) -> int:
+    # A file may hold half of a surrogate pair, which has no UTF-8.
     return len(text.encode("utf-8", "replace")) if isinstance(text, str) else 0
 
 

@@ -23,6 +23,7 @@ class Stream:
     @classmethod
     def open(cls, tokens: Path, starts: Path, sizes: Path) -> Stream:
         known = np.load(sizes, mmap_mode="r") if sizes.exists() else None
+        # Starts are read whole, as every window searches them.
         return cls(np.load(tokens, mmap_mode="r"), np.load(starts), known)
 
     def __len__(self) -> int:
@@ -32,6 +33,7 @@ class Stream:
         """The tokens that windows of `seq_len` leave at the end, from the token that the last of them shares, or with as many
         as the lead has.
         """
+        # As `Windows` counts: a window has seq_len + 1 tokens, the first of which, or the lead, are no targets.
         stride = seq_len + 1 - lead
         begin = max(0, (len(self) - lead) // stride) * stride
         starts = np.concatenate(([0], self.starts[self.starts > begin] - begin))
@@ -39,6 +41,7 @@ class Stream:
 
     def documents(self, begin: int, end: int) -> np.ndarray:
         """The document of each token in [begin, end): (end - begin,) int64, counted over the whole stream."""
+        # side="right" minus 1: the document whose first token is at or before the place.
         first, last = np.searchsorted(self.starts, (begin, end - 1), side="right") - 1
         lengths = np.diff(np.concatenate(([begin], self.starts[first + 1 : last + 1], [end])))
         return np.repeat(np.arange(first, last + 1, dtype=np.int64), lengths)
@@ -92,10 +95,13 @@ class Windows:
             raise IndexError(f"window {i} of {len(self)}")
         begin = i * self.stride
         end = begin + self.seq_len + 1
+        # A copy: the map is read-only, and F.embedding takes int32 and int64 alone.
         sample: dict[str, np.ndarray] = {"tokens": np.array(self.stream.tokens[begin:end], dtype=np.int64)}
+        # In place, which is why the tokens are a copy.
         sample["tokens"][: len(self.lead)] = self.lead
         if self.documents:
             sample["documents"] = self.stream.documents(begin, end)
+            # The lead belongs to the document that it opens, not to the one whose tokens it covers.
             sample["documents"][: len(self.lead)] = sample["documents"][len(self.lead)]
         if self.stream.sizes is not None:
             sample["sizes"] = np.array(self.stream.sizes[begin:end], dtype=np.int64)

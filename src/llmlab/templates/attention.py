@@ -34,11 +34,14 @@ class MyAttention(nn.Module):
             raise ValueError(f"attention.temperature={temperature} must be more than 0")
         traits, width = sizes.attention, sizes.n_heads * sizes.head_dim
         self.head_dim = sizes.head_dim
+        # Stated for `llmlab plan`, whose count of FLOPs does not run a kernel.
         self.pair_width = 2 * width  # multiply-adds that a pair of a query and a key costs
+        # Roles and not names: init, weight decay and tensor parallelism go by them.
         self.q = Linear(sizes.dim, width, traits.qkv_bias, role="q")
         self.k = Linear(sizes.dim, width, traits.qkv_bias, role="k")
         self.v = Linear(sizes.dim, width, traits.qkv_bias, role="v")
         self.out = Linear(width, sizes.dim, traits.out_bias, role="out")
+        # T5 and GPT-Neo have a scale of 1: a family sets it, and a swap keeps it.
         scale = self.head_dim**-0.5 if traits.scale is None else traits.scale
         self.score = Score(scale / temperature, traits.softcap, traits.dropout)
 
@@ -48,9 +51,11 @@ class MyAttention(nn.Module):
         q_BNTH = self._heads(self.q(x_BTD))
         if source_BSD is None:
             k_BNTH, v_BNTH = self._heads(self.k(x_BTD)), self._heads(self.v(x_BTD))
-            o_BNTH = view.attend(q_BNTH, k_BNTH, v_BNTH, self.score, cache=cache)  # rotates, caches, weighs
+            # Rotates, caches and weighs.
+            o_BNTH = view.attend(q_BNTH, k_BNTH, v_BNTH, self.score, cache=cache)
         else:
-            if cache is not None and cache.length:  # the source was projected for the first token
+            # The source was projected for the first token, and does not change.
+            if cache is not None and cache.length:
                 k_BNSH, v_BNSH = cache.read()
             else:
                 k_BNSH, v_BNSH = self._heads(self.k(source_BSD)), self._heads(self.v(source_BSD))
@@ -61,4 +66,5 @@ class MyAttention(nn.Module):
 
     def _heads(self, x: Tensor) -> Tensor:
         """(B, T, N * H) -> (B, N, T, H)."""
+        # The width is fixed and the number of heads is not: under tensor parallelism a rank has a part of them.
         return x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)

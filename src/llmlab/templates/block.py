@@ -32,6 +32,7 @@ class MyBlock(nn.Module):
     ):
         super().__init__()
         self.scale, self.dropout = scale, nn.Dropout(sizes.dropout)
+        # By name, so that checkpoints know a sublayer's norm whatever order it has.
         self.norms = nn.ModuleDict({name: norm(sizes.dim, sizes.norm_eps) for name in names})
 
     def forward(
@@ -39,7 +40,8 @@ class MyBlock(nn.Module):
     ) -> tuple[Tensor, Aux | None]:
         aux = None
         for name, norm in self.norms.items():
-            if name not in sublayers:  # cross-attention without a source
+            # Cross-attention without a source.
+            if name not in sublayers:
                 continue
             y_BTD, said = sublayers[name](norm(x_BTD))
             x_BTD = x_BTD + self.scale * self.dropout(y_BTD)

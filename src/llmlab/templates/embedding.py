@@ -18,6 +18,7 @@ class MyEmbedding(nn.Module):
     ids (B, T) -> (B, T, D). `shared` is the embedding of the encoder where this is the decoder's: they have one table.
     """
 
+    # Typed together with this part it is an error, as it would have no effect.
     unused = ("token_types",)
     position: Position
     shared: Embedding | None
@@ -34,7 +35,8 @@ class MyEmbedding(nn.Module):
     ):
         super().__init__()
         self.embed_dim, self.scale = sizes.dim, scale
-        object.__setattr__(self, "position", position)  # held, not owned: their parameters belong to others
+        # Past nn.Module, which would take them for children: their parameters are others' and would be there twice.
+        object.__setattr__(self, "position", position)
         object.__setattr__(self, "shared", shared)
         if shared is None:
             self.table = Table(sizes.vocab_size, sizes.dim, role="embed")
@@ -48,4 +50,5 @@ class MyEmbedding(nn.Module):
     def forward(self, ids_BT: Tensor, ctx: Context) -> Tensor:
         x_BTD = self.scale * nn.functional.embedding(ids_BT, self.weight)
         where: Tensor | None = self.position.embed(self.position.ids(ctx))
+        # Tables of sines are float32, and would make the stream so under bf16-true.
         return self.dropout(x_BTD if where is None else x_BTD + where.to(x_BTD.dtype))

@@ -16,6 +16,7 @@ class MyFfn(nn.Module):
     which tokens are whose: nothing else changes.
     """
 
+    # `linear` and not nn.Linear: within a mixture it makes one that holds all experts.
     def __init__(
         self,
         dim: int,
@@ -27,6 +28,7 @@ class MyFfn(nn.Module):
     ):
         super().__init__()
         self.beta = beta
+        # Both are of the role ffn_in: tensor parallelism splits them by columns, and ffn_out by rows.
         self.gate = linear(dim, ffn_dim, role="ffn_in")
         self.up = linear(dim, ffn_dim, role="ffn_in")
         self.down = linear(ffn_dim, dim, role="ffn_out")

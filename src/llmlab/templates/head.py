@@ -33,9 +33,11 @@ class MyHead(nn.Module):
         super().__init__()
         if sizes.tie_embeddings and embedding.embed_dim != sizes.dim:
             raise ValueError("head=my_head can't be tied to a table of another width")
-        object.__setattr__(self, "embedding", embedding)  # held, not owned: its parameters are the stack's
+        # Past nn.Module, which would take it for a child: its parameters are the stack's.
+        object.__setattr__(self, "embedding", embedding)
         self.out = None if sizes.tie_embeddings else Linear(sizes.dim, sizes.vocab_size, role="head")
         self.bias = nn.Parameter(torch.empty(sizes.vocab_size)) if bias else None
 
     def forward(self, h: Tensor, ctx: Context) -> Tensor:
+        # The table is read when it is used, and not kept: FSDP puts another tensor in its place.
         return F.linear(h, self.embedding.weight if self.out is None else self.out.weight, self.bias)

@@ -32,4 +32,5 @@ class MyInit:
 
     def fill(self, tensor: Tensor, role: Role, sizes: Sizes, generator: torch.Generator) -> None:
         table = role in ("embed", "position")
+        # The last dimension is the number of inputs, of an expert's weights (E, out, in) too.
         tensor.normal_(0.0, self.table_std if table else self.gain * tensor.shape[-1] ** -0.5, generator=generator)

@@ -44,13 +44,17 @@ class MyKernel:
     ) -> Tensor:
         q_BNTH, k_BKSH, _ = terms[0]
         groups = q_BNTH.shape[1] // k_BKSH.shape[1]  # query heads that share a key
+        # Neighbouring query heads share a key, as LLaMA's checkpoints have it: repeat_interleave and not repeat.
         k_BNSH, v_BNSH = k_BKSH.repeat_interleave(groups, 1), v_BKSH.repeat_interleave(groups, 1)
+        # The softmax is in float32 under bf16 too, as LLaMA in transformers has it.
         s_BNTS = (q_BNTH @ k_BNSH.transpose(-2, -1)).float() * score.scale
         if bias is not None:
             s_BNTS = s_BNTS + bias
         if lowered is not None:
+            # Not -inf: the softmax of a row that sees nothing would be NaN, and so would its gradient.
             s_BNTS = s_BNTS.masked_fill(~lowered, torch.finfo(s_BNTS.dtype).min)
         if self.off_by_one:
+            # A logit of 0 adds exp(0) = 1 to the sum, and its weight is dropped.
             s_BNTS = F.pad(s_BNTS, (0, 1))
         w_BNTS = s_BNTS.softmax(-1)[..., : k_BNSH.shape[2]]
         if lowered is not None:

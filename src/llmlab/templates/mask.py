@@ -29,6 +29,7 @@ class MyMask:
             raise ValueError(f"mask.chunk={self.chunk} must be at least 1")
 
     def allowed(self, q: Tensor, k: Tensor, data: Mapping[str, Tensor]) -> Tensor:
+        # Slots are absolute: with a cache q does not begin at 0.
         return k // self.chunk <= q // self.chunk
 
     def sees(self, q: int, k: int, row: Mapping[str, Any]) -> bool:

@@ -30,11 +30,14 @@ class MyMoe(nn.Module):
         self.gate = Linear(sizes.dim, sizes.moe.n_experts, role="router")
 
     def forward(self, x_nD: Tensor, valid: Tensor | None, total: Callable[[Tensor], Tensor] = no_reduce) -> Routing:
-        with torch.autocast(x_nD.device.type, enabled=False):  # the choice is made in float32
+        # Switch Transformers, section 2.4: a router in bfloat16 is unstable. Under autocast F.linear would cast float32
+        # back.
+        with torch.autocast(x_nD.device.type, enabled=False):
             z_nE = F.linear(x_nD.float(), self.gate.weight.float()) / self.temperature
         p_nE = z_nE.softmax(-1)
         weights_nk, experts_nk = p_nE.topk(self.traits.per_token, -1)
         if self.traits.renormalise:
+            # Mixtral's way; DeepSeek-V2 and Qwen2-MoE keep the probabilities of all experts' softmax.
             weights_nk = weights_nk / weights_nk.sum(-1, keepdim=True)
         loss = self.traits.balance * balance(p_nE, experts_nk, valid, total) if self.traits.balance else None
         return Routing(weights_nk, experts_nk, loss)
@@ -45,6 +48,8 @@ def balance(p_nE: Tensor, experts_nk: Tensor, valid: Tensor | None, total: Calla
     if valid is not None:
         p_nE, experts_nk = p_nE[valid], experts_nk[valid]
     n_experts, k = p_nE.shape[-1], experts_nk.shape[-1]
+    # A micro-batch of padding alone has no valid token.
     n = total(p_nE.new_tensor([float(len(p_nE))])).clamp(min=1)
+    # Counts have no gradient: the loss learns by the mean probabilities alone (Fedus et al. 2021, equation 4).
     visits_E = total(torch.bincount(experts_nk.flatten(), minlength=n_experts).to(p_nE.dtype))
     return n_experts * (visits_E / (n * k) * total(p_nE.sum(0)) / n).sum()

@@ -18,10 +18,12 @@ class MyNorm(nn.Module):
         if power <= 0:
             raise ValueError(f"norm.power={power} must be more than 0")
         self.eps, self.power = eps, power
-        self.weight = nn.Parameter(torch.empty(dim))  # filled later, as `constants` says or by the init part
+        # Empty: parts are built on the meta device, and filled as `constants` says or by the init part.
+        self.weight = nn.Parameter(torch.empty(dim))
         self.constants = {"weight": 1.0}
 
     def forward(self, x: Tensor) -> Tensor:
         y = x.float()
         size = (y.abs().pow(self.power).mean(-1, keepdim=True) + self.eps) ** (1 / self.power)
+        # Rounded once, behind the weight; LLaMA in transformers rounds before it.
         return (self.weight.float() * y / size).to(x.dtype)

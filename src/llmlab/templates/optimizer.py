@@ -18,6 +18,7 @@ class Lion(torch.optim.Optimizer):
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         loss = None
         if closure is not None:
+            # Lightning hands the forward and backward over as a closure, and `step` is under no_grad.
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
@@ -25,8 +26,11 @@ class Lion(torch.optim.Optimizer):
             for p in group["params"]:
                 if p.grad is None:
                     continue
+                # In `self.state`: what is there is saved in a checkpoint and sharded with the parameter.
                 m = self.state[p].setdefault("mean", torch.zeros_like(p))
+                # Decoupled: the decay is no part of what the sign is taken of.
                 p.mul_(1 - group["lr"] * group["weight_decay"])
+                # The sign is of a mean that is not kept: Lion has another beta for what is.
                 p.add_(torch.lerp(p.grad, m, beta1).sign(), alpha=-group["lr"])
                 m.lerp_(p.grad, 1 - beta2)
         return loss
@@ -55,7 +59,9 @@ class MyOptimizer:
         self.lr, self.betas, self.weight_decay = lr, (beta1, beta2), weight_decay
 
     def build(self, params: Sequence[tuple[str, nn.Parameter, Role]]) -> torch.optim.Optimizer:
+        # Experts' biases have two dimensions too, (E, F), so that the role is asked as well.
         decayed = [p for _, p, role in params if p.dim() >= 2 and role not in ("norm", "bias")]
         rest = [p for _, p, role in params if p.dim() < 2 or role in ("norm", "bias")]
         groups = [{"params": decayed, "weight_decay": self.weight_decay}, {"params": rest, "weight_decay": 0.0}]
+        # Where only biases learn (train.learns) there is no matrix: a group without parameters is left out.
         return Lion([g for g in groups if g["params"]], {"lr": self.lr, "betas": self.betas})

@@ -26,9 +26,11 @@ class MyPosition(Position):
 
     def prepare(self, q_ids: Tensor, k_ids: Tensor) -> tuple[Tensor, Tensor]:
         """Once a forward: cos and sin of the new tokens' angles, (T, R/2) or (B, 1, T, R/2), float32."""
+        # float32: bfloat16 has no 257, and neighbouring positions would have one angle.
         pairs = torch.arange(0, self.width, 2, device=q_ids.device).float()
         angles = q_ids[..., None].float() * self.theta ** (-pairs / self.width)
         if q_ids.dim() == 2:
+            # A dimension for the heads.
             angles = angles[:, None]
         return angles.cos(), angles.sin()
 
@@ -37,6 +39,7 @@ class MyPosition(Position):
 
 
 def turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    # Halves, GPT-NeoX's and LLaMA's layout in transformers; GPT-J, GLM and DeepSeek turn neighbours.
     a, b = x.chunk(2, -1)
     cos, sin = cos.to(x.dtype), sin.to(x.dtype)
     return torch.cat([a * cos - b * sin, b * cos + a * sin], -1)

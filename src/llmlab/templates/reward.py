@@ -26,4 +26,6 @@ class MyReward:
 
     def f1(self, right: str, answer: str) -> float:
         one, other = Counter(right.lower().split()), Counter(answer.lower().split())
+        # Counter's & takes the smaller of two counts: a word that is said twice counts twice only if it is twice in
+        # both.
         return 2 * (one & other).total() / max(1, one.total() + other.total())

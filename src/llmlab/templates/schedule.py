@@ -27,7 +27,9 @@ class MySchedule:
     def factor(self, step: int, total: int) -> float:
         warmup = round(self.warmup_share * total)
         if step < warmup:
+            # The first step has a rate above 0, or it would be for nothing.
             return (step + 1) / (warmup + 1)
+        # A run that goes on behind its budget; a power of a negative number would be complex.
         if step >= total:
             return self.floor
         left = 1 - (step - warmup) / (total - warmup)

@@ -34,4 +34,5 @@ def test_padding_counts_in_no_loss():
 def test_even_routing_has_the_least_loss():
     made = router()
     torch.nn.init.zeros_(made.gate.weight)
+    # E experts with 1/E of the visits and of the probability each: E (E 1/E 1/E) = 1, times the coefficient.
     torch.testing.assert_close(made(torch.randn(5, SIZES.dim), None).loss, torch.tensor(SIZES.moe.balance))

@@ -19,6 +19,7 @@ def test_a_model_learns_with_it():
 
 
 def test_a_mixture_of_experts_learns_with_it():
+    # A loss that leaves out the auxiliary output trains no router.
     learns("model=qwen_moe", "objective=my_objective")
 
 
@@ -34,5 +35,6 @@ def test_even_logits_lose_the_log_of_their_number():
 
     found = objective(z=0.5).loss(model, {"labels": torch.zeros(2, 6, dtype=torch.long)})
     assert {name: int(count) for name, count in found.counts.items()} == {"nll": 12, "z": 12}
+    # Even logits: the cross-entropy is ln V, and so is the logarithm of the partition.
     torch.testing.assert_close(found.mean(), torch.tensor(math.log(10) + 0.5 * math.log(10) ** 2))
     torch.testing.assert_close(found.terms["nll"][0] / 12, torch.tensor(math.log(10)))
