@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from llmlab import registry
-from llmlab.check import cases, combinations, request
+from llmlab.check import cases, combinations, request, setting_rows
 from llmlab.check.subject import Subject
 from llmlab.errors import UserError
 
@@ -27,6 +27,19 @@ def test_every_two_parts_meet_or_are_refused_with_a_reason():
     assert all(why and "\n" not in why for why in refused.values())
     assert "choose kernel=eager" in refused[("kernel", "sdpa"), ("position", "dual_chunk")]
     assert len(refused) < len(met) / 20
+
+
+@pytest.mark.slow
+def test_every_setting_meets_the_parts_that_it_can_affect():
+    rows = setting_rows.SettingRows()
+    made = list(rows.cases())
+    met = {(word, item) for case in made for word in case.options for item in case.parts}
+    for setting, item in ((a, b) if a in rows._options else (b, a) for a, b in rows.wanted()):
+        words = setting[1].split()[1:]
+        refused = tuple(sorted((setting, item))) in rows.cover.refused
+        assert refused or all((word, item) in met for word in words), (setting, item)
+    assert len(rows.cover.refused) < len(rows.wanted()) / 8
+    assert {case.kind for case in made} == {"setting"}
 
 
 def _two(items):

@@ -11,6 +11,7 @@ import torch
 
 from llmlab.check.checks import MODEL_CHECKS
 from llmlab.check.parts import PART_CHECKS
+from llmlab.check.parts.options import OPTION_CHECKS
 from llmlab.check.processes import IsolatedProcess, ProcessDied, guarded_call, start_pool, terminate_children
 from llmlab.check.refusal import crash, refusal
 from llmlab.check.steps import trains
@@ -31,7 +32,7 @@ def built(subject: Subject) -> None:
 
 def checks_of(kind: str) -> dict[str, Check]:
     """{name: check} of a kind of case, in the order in which they run."""
-    by_kind = {"part": PART_CHECKS, "swap": {"trains": trains, **MODEL_CHECKS}}
+    by_kind = {"part": PART_CHECKS, "setting": OPTION_CHECKS, "swap": {"trains": trains, **MODEL_CHECKS}}
     return {BUILT: built, **by_kind.get(kind, MODEL_CHECKS)}
 
 

@@ -11,6 +11,7 @@ from llmlab import registry
 from llmlab.check.combinations import TINY, combinations, last_of_each_key, pair_case, small_options, with_item
 from llmlab.check.covering_array import Item, as_words, ordered_pair
 from llmlab.check.request import LEARNING_SLOTS, SLOTS
+from llmlab.check.setting_rows import setting_rows
 from llmlab.check.subject import Case, Subject
 from llmlab.config.model_files import families as every_family
 
@@ -45,6 +46,11 @@ def pairs_with(item: Item, more: Iterable[str] = ()) -> list[Case]:
     if not rows or reason is not None:
         return [pair_case(as_words([item]), dict(cover.items(first)), more)]
     return [pair_case(f"{as_words([item])}, {n}", dict(cover.items(row)), more) for n, row in enumerate(rows, 1)]
+
+
+def setting_cases() -> Iterator[Case]:
+    """Models in which each setting of a part's options meets the parts that it can interact with."""
+    return setting_rows().cases()
 
 
 def part_cases(slots: Sequence[str] = SLOTS) -> list[Case]:

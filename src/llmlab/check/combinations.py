@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
-from typing import TYPE_CHECKING
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
@@ -31,6 +32,7 @@ TINY = (f"model.vocab_size={VOCABULARY}", "model.max_positions=40", "model.dim=3
 WIDTHS = ("model.n_heads=8", "model.head_dim=8", "model.ffn_dim=48")
 
 
+Options = Mapping[str, Mapping[str, Any]]  # {slot: options of its part}
 OptionValue = bool | int | float | str | list[int] | None  # a literal in a part's `small`
 
 
@@ -109,27 +111,30 @@ def combinations() -> Combinations:
     return Combinations()
 
 
-def refusal_reason(items: Sequence[Item], runs: bool) -> str | None:
+def refusal_reason(items: Sequence[Item], runs: bool, options: Options = MappingProxyType({})) -> str | None:
     """Why a model with these parts is refused; None if it isn't, or crashes, which the checks report.
 
     The parts are put into a base spec composed once for each objective: composing one with Hydra takes some 160 ms, and
     hundreds of combinations are tried. runs: False to build it only, where the kernel is for another device and slow here.
+    options: of the parts of some slots, where they are not `small`.
     """
     from llmlab.model.build import assemble
 
     chosen = dict(items)
     try:
-        spec = with_parts(base_spec(learning_level(chosen)), chosen)
+        spec = with_parts(base_spec(learning_level(chosen)), chosen, options)
         run_once(spec) if runs else assemble(spec)
     except Exception as e:
         return refusal(e)
     return None
 
 
-def isolated_refusal(process: IsolatedProcess, items: Sequence[Item], runs: bool) -> str | None:
+def isolated_refusal(
+    process: IsolatedProcess, items: Sequence[Item], runs: bool, options: Options = MappingProxyType({})
+) -> str | None:
     """`refusal_reason` in another process; None also if it kills that process, which the checks report."""
     try:
-        return process(refusal_reason, tuple(items), runs)
+        return process(refusal_reason, tuple(items), runs, dict(options))
     except ProcessDied:
         return None
 
@@ -243,7 +248,13 @@ def _mask_without_objective(items: Mapping[str, str]) -> str | None:
     return mask if "objective" not in items and mask is not None and _objective_with_mask(mask) is None else None
 
 
-def pair_case(name: str, items: Mapping[str, str], more: Iterable[str] = (), about: Sequence[Item] = ()) -> Case:
+def pair_case(
+    name: str,
+    items: Mapping[str, str],
+    more: Iterable[str] = (),
+    about: Sequence[Item] = (),
+    kind: Literal["pair", "setting"] = "pair",
+) -> Case:
     """A tiny model of the base family with these parts. more: overrides to append; about: the parts under test."""
     words = [*_learning_words(items)]
     across = f"model={BASE_FAMILIES['encoder_decoder']}" in words
@@ -255,20 +266,22 @@ def pair_case(name: str, items: Mapping[str, str], more: Iterable[str] = (), abo
             package = "stacks.decoder.cross_attention"
             words += [f"{slot}@{package}={part}", *small_options(package, slot, part)]
     about = tuple(about or items.items())
-    return Case(
-        name, last_of_each_key([*words, *more]), "pair", _mask_without_objective(items), items.get("head"), about
-    )
+    more = tuple(more)
+    mask = _mask_without_objective(items)
+    typed = more if kind == "setting" else ()
+    return Case(name, last_of_each_key([*words, *more]), kind, mask, items.get("head"), about, options=typed)
 
 
 def small_options(package: str, slot: str, part: str) -> list[str]:
     """Overrides that give the part at `package` its `small` options."""
     entry = registry.index().get((slot, part))
-    return [f"{package}.{key}={_yaml(value)}" for key, value in (entry.attribute("small") if entry else {}).items()]
+    return [override(f"{package}.{key}", value) for key, value in (entry.attribute("small") if entry else {}).items()]
 
 
-def _yaml(value: OptionValue) -> str:
-    """An option as Hydra's override grammar reads it: null, true and false; no blanks, which would end an unquoted value."""
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value).replace(" ", "")
+def override(key: str, value: OptionValue) -> str:
+    """KEY=VALUE as Hydra's override grammar reads it: null, true and false; no blanks, which would end an unquoted value."""
+    text = "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value).replace(" ", "")
+    return f"{key}={text}"
 
 
 def last_of_each_key(words: Sequence[str]) -> tuple[str, ...]:
@@ -287,8 +300,8 @@ def _part_names(spec: ModelSpec) -> dict[str, str]:
     return {slot: part.name for slot, part in parts.items()} | {"head": next(iter(spec.heads.values())).name}
 
 
-def with_parts(spec: ModelSpec, items: Mapping[str, str]) -> ModelSpec:
-    """The spec with these parts in every layer, as composing the overrides would give it."""
+def with_parts(spec: ModelSpec, items: Mapping[str, str], options: Options = MappingProxyType({})) -> ModelSpec:
+    """The spec with these parts in every layer, as composing the overrides would give it. options: by slot, see above."""
     from dataclasses import replace
 
     names = {slot: name for slot, name in items.items() if slot not in SPECIAL_SLOTS}
@@ -299,7 +312,8 @@ def with_parts(spec: ModelSpec, items: Mapping[str, str]) -> ModelSpec:
             return old
         new = small_part(old.slot, names[old.slot])
         small = registry.index()[new.slot, new.name].attribute("small")
-        return new if old.name != new.name else replace(old, options={**old.options, **small})
+        kept = old.options if old.name == new.name else new.options
+        return replace(new, options={**kept, **small, **options.get(old.slot, {})})
 
     spec = spec.in_layers(lambda parts: {s: put(p) for s, p in parts.items()})
     stacks = tuple(

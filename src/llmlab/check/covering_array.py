@@ -78,6 +78,10 @@ class CoveringArray:
         """Every two items of two different factors."""
         return [ordered_pair(a, b) for a, b in combinations(self._at, 2) if self._factors(a) != self._factors(b)]
 
+    def known_items(self) -> list[Item]:
+        """Every item of every level."""
+        return list(self._at)
+
     def _factors(self, item: Item) -> set[int]:
         return {f for f, _ in self._at[item]}
 

@@ -17,11 +17,13 @@ from llmlab.check.parts.computed import backend
 from llmlab.check.report import MARKS, Report
 from llmlab.check.request import SLOTS
 from llmlab.check.subject import Case, Result
+from llmlab.check.twins import settings
 from llmlab.errors import UserError
 from llmlab.files import write_atomic
 from llmlab.formatting import markdown_table
 
 SCHEMA = 1
+KINDS = ("pair", "setting", "family", "part")  # of the models of a whole run
 MATRIX, SWAPS = "conformance", "families"  # names of the files
 COMPILED_BY = {
     "aot_eager": "Layers are compiled by `aot_eager`: traced forward and backward, and what was traced is run as it is; "
@@ -128,17 +130,19 @@ def page_text(report: Report) -> str:
         *_checks(report),
         *_parts(report),
     ]
-    return "\n".join([*lines, *_families(report), *_refused(report)])
+    return "\n".join([*lines, *_options(report), *_families(report), *_refused(report)])
 
 
 def _introduction(report: Report) -> list[str]:
-    kinds = {k: sum(c.kind == k for c in report.cases.values()) for k in ("pair", "family", "part")}
+    kinds = {k: sum(c.kind == k for c in report.cases.values()) for k in KINDS}
     met = len(report.pairs())
     return [
         "Written by `llmlab check`. Every promise of the first table is asked of tiny models with random weights: "
-        f"{kinds['pair']} in which every two parts of two slots meet that can ({met:,} pairs), {kinds['family']} families "
-        f"as they are, and {kinds['part']} parts by themselves. Combinations that are refused stand below, with the "
-        "reason that a user is told." + (f" {COMPILED_BY[backend()]}" if "compiled" in report.checks else ""),
+        f"{kinds['pair']} in which every two parts of two slots meet that can ({met:,} pairs), {kinds['setting']} in which "
+        "the settings of a part's options meet the parts that they can affect, "
+        f"{kinds['family']} families as they are, and {kinds['part']} parts by themselves. Combinations that are refused "
+        "stand below, with the reason that a user is told."
+        + (f" {COMPILED_BY[backend()]}" if "compiled" in report.checks else ""),
         "",
         f"{MARKS['passed']} holds in all models that have it; {MARKS['failed']} fails in one; {MARKS['refused']} refused; "
         f"{MARKS['skipped']} has nothing to ask. `conformance.json`, written beside this page, names every model and why.",
@@ -148,11 +152,11 @@ def _introduction(report: Report) -> list[str]:
 def _checks(report: Report) -> Iterator[str]:
     rows = []
     for name, promise in report.checks.items():
-        counts = [report.tally(name, k) for k in ("pair", "family", "part")]
+        counts = [report.tally(name, k) for k in KINDS]
         if any(c["passed"] or c["failed"] for c in counts):
             rows.append([name, promise, *map(_count, counts)])
     yield from ["## Promises", "", "In how many models it holds; of the others it asks nothing.", ""]
-    yield from [*markdown_table(["check", "what holds", "pairs", "families", "parts"], rows), ""]
+    yield from [*markdown_table(["check", "what holds", "pairs", "settings", "families", "parts"], rows), ""]
 
 
 def _count(outcomes: Counter[str]) -> str:
@@ -182,6 +186,25 @@ def checked_parts(report: Report) -> list[Item]:
 
 def _mark(report: Report, cases: Sequence[str], check: str) -> str:
     return MARKS[report.outcome(cases, check)]
+
+
+def _options(report: Report) -> Iterator[str]:
+    rows = []
+    for slot, name in checked_parts(report):
+        _, *others = settings.of_part(slot, name)
+        hidden = settings.not_shown(slot, name)
+        if others or hidden:
+            rows.append([f"{slot}={name}", ", ".join(map(_setting, others)), ", ".join(hidden)])
+    if rows:
+        words = (
+            "The settings at which a part is checked beside its defaults, and the options that none of them changes: "
+            "those are not shown by a model of a dozen tokens, and nothing here speaks for them."
+        )
+        yield from ["## Options", "", words, "", *markdown_table(["part", "settings", "not shown"], rows), ""]
+
+
+def _setting(setting: settings.Setting) -> str:
+    return " ".join(f"{key}={value}" for key, value in setting.options.items())
 
 
 def _families(report: Report) -> Iterator[str]:

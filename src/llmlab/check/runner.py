@@ -18,6 +18,7 @@ from llmlab.training.progress import duration
 
 KIND_COMMANDS = {  # kind of case: description, with the command that checks one
     "part": "a part by itself, llmlab check SLOT=PART",
+    "setting": "a part's options with other parts, llmlab check",
     "pair": "a model with some parts, llmlab check SLOT=PART SLOT=PART",
     "family": "a family as it is, llmlab check model=FAMILY",
     "swap": "a family with other parts, llmlab check model=FAMILY SLOT=PART",
@@ -63,7 +64,13 @@ def _case_kinds(request: Request) -> list[str]:
     """Kinds of cases that a request needs. The slow ones come first, so that no process is left with one at the end."""
     if request.family is not None:
         return ["swap" if request.items else "family"]
-    return ["pair"] if len(request.items) > 1 else ["part", "pair"] if request.items else ["part", "family", "pair"]
+    return (
+        ["pair"]
+        if len(request.items) > 1
+        else ["part", "pair"]
+        if request.items
+        else ["part", "family", "pair", "setting"]
+    )
 
 
 def _check_names(checks: str | None, kinds: Sequence[str]) -> list[str] | None:
@@ -112,6 +119,7 @@ def _cases(request: Request, names: Sequence[str] | None) -> tuple[Iterator[Case
         "part": cases.part_cases,
         "family": cases.family_cases,
         "pair": cases.iterate_pairs,
+        "setting": cases.setting_cases,
     }
     kinds = [k for k in _case_kinds(request) if names is None or set(names) & set(case_checks.checks_of(k))]
     makers = of_item if request.items else every

@@ -16,19 +16,28 @@ MAX_SHRUNK = 8  # failures reduced: each costs a dozen models, and a bug that br
 
 def add_commands(report: Report, words: Sequence[str] = ()) -> None:
     """Set the command of every failure. words: options that were typed; each stays while its part does."""
-    reduced: list[tuple[str, str, list[Item]]] = []  # a family, a check, and the parts that together make it fail
+    reduced: list[
+        tuple[tuple[str, str, tuple[str, ...]], list[Item]]
+    ] = []  # family, check, options; the parts that fail
     with IsolatedProcess() as alone:
         for n, result in enumerate(report.results):
             if result.outcome != "failed":
                 continue
             case = report.cases[result.case]
             family, parts = _family_name(case), list(case.parts)
-            known = next((p for f, c, p in reduced if (f, c) == (family, result.check) and set(p) <= set(parts)), None)
-            if known is None and case.kind in ("pair", "swap") and len(parts) > 1 and len(reduced) < MAX_SHRUNK:
-                known = _minimal_parts(alone, case, result.check, words)
-                reduced.append((family, result.check, known))
+            typed = (*words, *case.options)
+            about = (family, result.check, case.options)
+            known = next((p for a, p in reduced if a == about and set(p) <= set(parts)), None)
+            if (
+                known is None
+                and case.kind in ("pair", "swap", "setting")
+                and len(parts) > 1
+                and len(reduced) < MAX_SHRUNK
+            ):
+                known = _minimal_parts(alone, case, result.check, typed)
+                reduced.append((about, known))
             report.results[n] = result._replace(
-                command=command(case, result.check, parts if known is None else known, words)
+                command=command(case, result.check, parts if known is None else known, typed)
             )
 
 

@@ -41,17 +41,18 @@ class Case:
     `overrides`: as typed, sizes included. `parts`: the (slot, name) pairs under test; in a case of kind "part" the one
     whose own checks run. `mask`: a mask for the last stack that no objective trains under, so that none can be typed.
     `head`: a head to add, in the role that an objective has for it, else in a role named after it. `swap`: the overrides
-    without the one part that is swapped in: the family is then composed once for
-    all parts of a slot instead of once for each.
+    without the one part that is swapped in: the family is then composed once for all parts of a slot instead of once for
+    each. `options`: of the overrides, those that a case of kind "setting" is about.
     """
 
     name: str
     overrides: tuple[str, ...]
-    kind: Literal["pair", "family", "part", "swap"] = "pair"
+    kind: Literal["pair", "family", "part", "swap", "setting"] = "pair"
     mask: str | None = None
     head: str | None = None
     parts: tuple[tuple[str, str], ...] = ()
     swap: tuple[str, ...] | None = None
+    options: tuple[str, ...] = ()
 
 
 Trait = float | str | None  # of a size or trait of the model

@@ -1,56 +1,58 @@
-"""The check of a part's options: each choice passes what the default passes."""
+"""The check of a part's options: at each setting the part passes what it passes by default."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import torch
 
-from llmlab import registry
 from llmlab.check import equivalences, learning, visibility
+from llmlab.check.combinations import last_of_each_key, override
 from llmlab.check.refusal import crash, refusal
 from llmlab.check.subject import CheckFailed, NotApplicable, Subject
+from llmlab.check.twins import settings
 
-CHECKS = (visibility.causality, equivalences.cache, equivalences.padding, equivalences.documents, learning.gradients)
+OPTION_CHECKS: dict[str, Callable[[Subject], None]] = {  # the cheap ones that an option has been seen to break
+    "causality": visibility.causality,
+    "cache": equivalences.cache,
+    "padding": equivalences.padding,
+    "documents": equivalences.documents,
+    "gradients": learning.gradients,
+}
 
 
-def option_words(slot: str, name: str) -> Iterator[str]:
-    """SLOT.OPTION=VALUE for each bool or Literal choice that is no default of the part, nor of kin (other names of its class),
-    which are checked as parts."""
-    entry = registry.index()[slot, name]
-    kin = [
-        e for e in registry.index().values() if (e.slot, e.module, e.qualname) == (slot, entry.module, entry.qualname)
-    ]
-    for key, option in entry.options.items():
-        others: tuple = option.choices or ((True, False) if option.type is bool else ())
-        for value in others:
-            if value not in [e.options[key].default for e in kin]:
-                yield f"{slot}.{key}={str(value).lower() if isinstance(value, bool) else value}"
+def option_words(slot: str, name: str) -> Iterator[list[str]]:
+    """The overrides of each setting of a part's options beside the first, which has its `small` options."""
+    first, *others = settings.of_part(slot, name)
+    for setting in others:
+        changed = {key: value for key, value in setting.options.items() if first.options.get(key, ...) != value}
+        yield [override(f"{slot}.{key}", value) for key, value in changed.items()]
 
 
 def options(subject: Subject) -> None:
-    """With each choice that its options offer, a part is causal, cached, padded, packed and trained as by default."""
+    """At each setting of its options, a part is causal, cached, padded, packed and trained as by default."""
     slot, name = subject.case.parts[0]
     if not any(word == f"{slot}={name}" for word in subject.case.overrides):
         raise NotApplicable("it is not typed as a choice, so that its options can't be set")
     n_checked = 0
-    for word in option_words(slot, name):
-        other = Subject(replace(subject.case, overrides=(*subject.case.overrides, word)))
+    for words in option_words(slot, name):
+        typed, shown = last_of_each_key([*subject.case.overrides, *words]), " ".join(words)
+        other = Subject(replace(subject.case, overrides=typed))
         try:
             with torch.no_grad():
                 other.model(other.batch())
         except Exception as e:
             if refusal(e) is not None:
                 continue
-            raise CheckFailed(f"{word}: {crash(e)}") from e
+            raise CheckFailed(f"{shown}: {crash(e)}") from e
         n_checked += 1
-        for check in CHECKS:
+        for check in OPTION_CHECKS.values():
             try:
                 check(other)
             except CheckFailed as e:
-                raise CheckFailed(f"{word}: {check.__name__}: {e}") from None
+                raise CheckFailed(f"{shown}: {check.__name__}: {e}") from None
             except NotApplicable:
                 continue
     if not n_checked:
-        raise NotApplicable("it has no option with a few choices")
+        raise NotApplicable("it has no options that a tiny model shows")

@@ -29,7 +29,12 @@ def of_part(slot: str, name: str) -> list[Setting]:
     entry = registry.index()[slot, name]
     small, telling = entry.attribute("small"), entry.attribute("telling")
     met = [small, *({**small, **options} for options in telling)]
+    kin = [
+        e for e in registry.index().values() if (e.slot, e.module, e.qualname) == (slot, entry.module, entry.qualname)
+    ]
     for key, value in _choices(entry.options):
+        if any(e.options[key].default == value for e in kin if e is not entry):
+            continue  # another name of the same class, which is a part of its own
         if not any(options.get(key, entry.options[key].default) == value for options in met):
             met.append({**small, key: value})
     return [Setting(slot, name, options) for options in met]
