@@ -101,6 +101,7 @@ def test_too_little_space_is_seen_before_anything_is_written(tmp_path, monkeypat
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_kills_while_writing_leave_only_whole_checkpoints(tmp_path):
     code = (
         "import sys, torch; from pathlib import Path; from llmlab.runs import checkpoint\n"
