@@ -41,6 +41,7 @@ class Accelerator:
 ACCELERATORS = {
     a.name: a
     for a in (
+        # bfloat16 came with Ampere (compute capability 8.0): Volta and Turing have float16 only.
         Accelerator("v100", 125, 15.7, 32, 300, "NVIDIA V100 data sheet, SXM2", bfloat16=False),
         Accelerator("t4", 65, 8.1, 16, 70, "NVIDIA T4 data sheet", bfloat16=False),
         Accelerator("a10", 125, 31.2, 24, 150, "NVIDIA A10 data sheet"),
@@ -48,12 +49,15 @@ ACCELERATORS = {
         Accelerator("a100", 312, 19.5, 80, 400, "NVIDIA A100 data sheet, SXM 80 GB"),
         Accelerator("l4", 121, 30.3, 24, 72, "NVIDIA L4 data sheet"),
         Accelerator("l40s", 362, 91.6, 48, 350, "NVIDIA L40S data sheet"),
+        # GeForce cards sum float16 products in float32 at half the rate of sums in float16, for which
+        # the larger figures are.
         Accelerator("rtx3090", 71, 35.6, 24, 350, "NVIDIA GA102 white paper"),
         Accelerator("rtx4090", 165.2, 82.6, 24, 450, "NVIDIA Ada GPU architecture white paper"),
         Accelerator("h100", 989.4, 66.9, 80, 700, "NVIDIA H100 architecture white paper, SXM5"),
         Accelerator("h100_pcie", 756, 51.2, 80, 350, "NVIDIA H100 data sheet, PCIe"),
         Accelerator("h200", 989.4, 66.9, 141, 700, "NVIDIA H200 data sheet, SXM"),
         Accelerator("b200", 2250, 75, 180, 1000, "NVIDIA HGX B200 data sheet"),
+        # torch sees the two dies of a board as two devices, so all is half of the data sheet's.
         Accelerator("mi250x", 191.5, 23.95, 64, 280, "AMD Instinct MI250X data sheet, one of the two dies of a board"),
         Accelerator("mi300x", 1307.4, 163.4, 192, 750, "AMD Instinct MI300X data sheet"),
     )

@@ -106,12 +106,15 @@ def record(
                     if hasattr(stack_.kernel, "kept")
                     else stack_.kernel
                 )
+        # Made before the recorder looks, as tensors of the loader are; `taken` then enters each once.
         batch = {k: torch.empty(rows, *v.shape[1:], dtype=v.dtype) for k, v in one.items()}
         recorder = Recorder(share_of_targets(objective, samples), farthest_distance(objective, samples))
+        # Parameters are known before the first op: a strategy counts them, and no op may.
         recorder.watch(model, *others.values())
         stack.enter_context(recorder)
         for tensor in batch.values():
             recorder.taken(tensor)
+        # Fake tensors are on the CPU, whatever the device that is planned; "cuda" would cast nothing of theirs.
         with torch.autocast("cpu", numerics.computed, enabled=numerics.computed is not None):
             watched = batch_keys.Watched(batch)
             loss = objective.loss(model, watched, **others)
@@ -180,6 +183,7 @@ class Recorder(TorchDispatchMode):
         # PyTorch keeps one Python object for a storage as long as it lives, whichever view it is asked of: so a weak
         # reference dies when the memory is freed, not when this function returns.
         storage = tensor.untyped_storage()
+        # The address of the C++ storage: a fake one has no memory, and its data_ptr is 0 for all (torch 2.13).
         key = storage._cdata
         if key in self._known:
             return
@@ -199,6 +203,7 @@ class Recorder(TorchDispatchMode):
 
     def watch(self, *models: Model) -> None:
         for number, (_, p, _) in enumerate([found for model in models for found in roles.parameters(model)]):
+            # No weak reference: parameters outlive the step, and their memory is the strategy's to count.
             self._known[p.untyped_storage()._cdata] = None
             if p.requires_grad:
                 # Called when p.grad is there; a tensor hook is called before, while p.grad is still what it was.
@@ -214,11 +219,14 @@ class Recorder(TorchDispatchMode):
         """Whatever keeps it, it is no temporary any more."""
         assert p.grad is not None
         self._gradients[p.grad.untyped_storage()._cdata] = number
+        # Dropped, whereupon `_freed` leaves the op: where a gradient lives on, the strategy says.
         p.grad = None
 
     def _enters(self, number: int, layer: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         self.step += 1
         self.ops.append(Op("enter", step=self.step, param=number))
+        # Under a frozen embedding the first layer's inputs have no gradient, so no `done` comes; a
+        # strategy's `end` sees to it.
         places = [i for i, a in enumerate(args) if isinstance(a, Tensor) and a.requires_grad]
         if not places:
             return args
@@ -231,6 +239,7 @@ class Recorder(TorchDispatchMode):
         self.ops.append(Op("read"))
         for x in (out.hidden, *out.heads.values()):
             if x.requires_grad:
+                # As FSDP2 does (`_register_pre_backward_hook`): the first gradient of any output gathers the root.
                 x.register_hook(lambda _: self.ops.append(Op("wake")))
 
     def _leaves(self, layer: nn.Module, args: tuple[Any, ...], out: tuple[Tensor, Aux | None]) -> None:
@@ -285,6 +294,7 @@ def _chosen_rows(recorder: Recorder, func: OpOverload, args: tuple[Any, ...], kw
 
 def _counted(recorder: Recorder, func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     recorder.rows = args[0].numel()
+    # bincount(self, weights, minlength): the third where it is given by place.
     minlength = kwargs.get("minlength", args[2] if len(args) > 2 else 0)
     return torch.empty(max(1, minlength), dtype=torch.int64)
 
@@ -303,6 +313,8 @@ def _number(recorder: Recorder, func: OpOverload, args: tuple[Any, ...], kwargs:
 
 def _grouped(recorder: Recorder, func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
     """Products by group, whose shape PyTorch tells for bfloat16 only (`_meta_grouped_mm_common` checks both types)."""
+    # _grouped_mm(self, mat2, offs): two matrices of two dimensions are cut along what is summed, and
+    # give one product a group.
     a, b, groups = (*args, *[kwargs.get("offs")])[:3]
     shape = (a.shape[-2], b.shape[-1])
     return a.new_empty(groups.numel(), *shape) if a.dim() == b.dim() == 2 else a.new_empty(shape)
@@ -363,6 +375,7 @@ class Kept(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: KernelContext, size: int, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
+        # Saved together as fused kernels do: inputs, result and what the kernel names (its log-sums of exponentials).
         o = q.new_empty(*q.shape[:-1], v.shape[-1])
         # None may be saved, which PyTorch's own type leaves out.
         ctx.save_for_backward(q, k, v, bias, o, torch.empty(size, dtype=torch.uint8))  # type: ignore[arg-type]

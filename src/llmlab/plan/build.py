@@ -130,6 +130,7 @@ def this_machine(
     seconds = None
     if cfg.budget.minutes is None:
         a_token = subject.cost.flops_per_token
+        # The function is never called: it is for a budget in minutes.
         budget = horizon(cfg.budget, subject.cut.batch_size * cfg.data.seq_len, a_token, lambda minutes: minutes)
         seconds = budget.tokens * a_token / (mfu * flops_per_second)
     return ThisMachine(cores, room, taken.total, fit.micro, flops_per_second, seconds)
@@ -147,6 +148,7 @@ def _held(subject: Subject, capacity: int, shared: bool) -> list[Held]:
     if training is None:
         return []
     devices = own.data_parallel * own.tensor_parallel
+    # Strategies that shard say nothing on one device: a run on one is held against eight.
     spread = devices if devices > 1 else COMPARED
     others = [memory.Where("single", accumulates=own.accumulates)]
     others += [memory.Where(name, spread, accumulates=own.accumulates) for name in SPREAD]
@@ -163,12 +165,14 @@ def _held(subject: Subject, capacity: int, shared: bool) -> list[Held]:
 
 def _allowed(cfg: DictConfig, where: memory.Where) -> bool:
     """True if the run could be under another strategy, with the precision, placement and optimizer that it has."""
+    # A copy, as the config is the run's own and is shown.
     other = copy.deepcopy(cfg)
     other.strategy.name, other.strategy.tensor_parallel = where.strategy, 1
     other.trainer.devices, other.trainer.num_nodes = where.data_parallel, 1
     try:
         if where.strategy in ZERO:
             elementwise.check(other)
+    # UserError is one.
     except ValueError:
         return False
     return not problems(other) and not rollouts.problems(other)

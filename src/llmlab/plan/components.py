@@ -76,6 +76,7 @@ def groups(model: Model, role: str = "") -> list[Group]:
 def _layers(stack: Stack, of: str) -> Iterator[Group]:
     alike: dict[Any, list[int]] = {}
     for i, layer in enumerate(stack.layers):
+        # By names and shapes: layers of other kinds (windows, positions) with the same weights are alike here.
         shapes = tuple((name, tuple(p.shape)) for name, p in layer.named_parameters())
         alike.setdefault(shapes, []).append(i)
     for places in alike.values():
@@ -90,8 +91,10 @@ def component_lines(module: nn.Module) -> tuple[Line, ...]:
     for path, parameter in module.named_parameters():
         owner, _, leaf = path.rpartition(".")
         place = owner if leaf in ("weight", "bias") else path
+        # Numbers of layers and experts become *, so that equal ones have one name.
         name = re.sub(r"(^|\.)\d+(?=\.|$)", r"\1*", place)
         line = places.setdefault(place, Line(name, share_active=shares.get(owner, 1.0)))
+        # A parameter without dimensions has an empty shape and one number.
         line.shapes.append(" x ".join(f"{n:,}" for n in parameter.shape) or "1")
         line.each += parameter.numel()
     lines: dict[tuple[str, ...], Line] = {}
@@ -108,5 +111,6 @@ def _shares(module: nn.Module) -> dict[str, float]:
         if isinstance(m, MixtureOfExperts):
             inside = f"{path}.experts" if path else "experts"
             names = (f"{inside}.{name}".rstrip(".") for name, _ in m.experts.named_modules())
+            # Shared experts are beside `experts` and every token uses them.
             found.update(dict.fromkeys(names, m.per_token / m.n_experts))
     return found

@@ -45,6 +45,7 @@ def _kinds(built: Stack) -> list[Hashable]:
         parts = tuple((part.name, repr(sorted(part.options.items()))) for part in stack.layers[i].parts.values())
         own = (*built.layers[i].parameters(), *built.positions[built.position_of[i]].parameters())
         learn = tuple(p.requires_grad for p in own)
+        # repr of the options: some are lists, which have no hash.
         found.append((parts, i == 0, i in stack.execute[:step], i in stack.execute[step + 1 :], learn, below))
         below = below or any(learn)
     return found
@@ -55,7 +56,8 @@ def _kept(kinds: Sequence[Hashable]) -> tuple[list[int], list[int]]:
     places: dict[Hashable, list[int]] = {}
     for step, kind in enumerate(kinds):
         places.setdefault(kind, []).append(step)
-    last = len(kinds) - 1  # what follows the layers is part of it
+    # What follows the layers is part of the last one's ops, so it stays and stands for no other.
+    last = len(kinds) - 1
     between = {kind: (own := [i for i in at if i != last] or at)[len(own) // 2] for kind, at in places.items()}
     kept = {0, last, *between.values()}
     return sorted(kept), [step if step in kept else between[kind] for step, kind in enumerate(kinds)]
@@ -78,6 +80,7 @@ class Deep:
         for stack in model.all_stacks():
             self.order += [stored + i for i in stack.spec.execute]
             stored += len(stack.layers)
+        # By path: a shallow model's numbers are others.
         self.number = {p.path: i for i, p in enumerate(self.parameters)}
         self.traced = table(short)
         self.places, self.traced_places = places(model), places(short)
@@ -101,6 +104,7 @@ class Deep:
             elif op.kind == "backward":
                 now = ("backward", -1)
             elif op.kind == "back":
+                # A loss with several forwards may interleave them, which this way of lengthening can't tell.
                 assert now[0] == "backward" or op.step < now[1], "layers' backwards are in the order of their forwards"
                 now = ("back", op.step)
             parts.setdefault(now, []).append(op)
@@ -118,7 +122,8 @@ class Deep:
         for op in parts["backward", -1]:
             out += self._for_each(op, part_of)
         for own, step in reversed(steps):
-            for op in parts.get(("back", own), ()):  # none of frozen layers below all that learns
+            # None of frozen layers below all that learns.
+            for op in parts.get(("back", own), ()):
                 if op.kind == "grad":
                     out.append(op._replace(param=self._number(op.param, own % short, step % deep)))
                 else:

@@ -23,13 +23,17 @@ class FSDP(Replay):
     def __init__(self, trained: Trained, world: int, order: Sequence[int]):
         super().__init__(trained)
         self.world, self.order = world, order
-        self.whole = self._by_group(trained.parameters)  # bytes when gathered, padding included
+        # Bytes when gathered, padding included: dimension 0 is padded to a multiple of the ranks
+        # (`padded_sharded_param_size`).
+        self.whole = self._by_group(trained.parameters)
         self.gathered: set[int] = set()
         self.fetched: set[int] = set()  # gathered, but not yet laid out
-        self.flat = 0  # what the forward keeps of the last gathering
+        # What the forward keeps of the last gathering (`comm_ctx.all_gather_state`).
+        self.flat = 0
         self.unreduced: dict[int, int] = {}  # gradients of groups
         self.reducing = 0
-        self.visits: list[int] = []  # groups in the order in which their forward ended
+        # Groups in the order in which their forward ended (`post_forward_order`), each as often as it ran.
+        self.visits: list[int] = []
         self.visits_of: dict[int, list[int]] = {}  # places in it
         self.awake: set[int] = set()  # groups whose backward has begun and not ended
 
@@ -41,6 +45,7 @@ class FSDP(Replay):
 
     def begin(self) -> None:
         self.reduced = self._by_group(self.reached)
+        # The first rank's shard, which is the padded size on every rank.
         self.add("weights", sum(self.whole.values()) // self.world)
         self.add("states", state_bytes(self.trained.optimizer, self.reached, self.trained.dtype, self.world))
         if self.trained.accumulates:
@@ -83,6 +88,7 @@ class FSDP(Replay):
     # ---------------------------------------------------------------- the step
 
     def enter(self, op: Op) -> None:
+        # FSDP2 gathers nothing ahead in the forward unless it is told to (`set_modules_to_forward_prefetch`).
         self._gather(self.order[op.step], forward=True)
 
     def leave(self, op: Op) -> None:
@@ -94,6 +100,7 @@ class FSDP(Replay):
         self.visits.append(group)
 
     def read(self, op: Op) -> None:
+        # The root's post-forward drops the last result of a gathering.
         self.add("strategy", -self.flat)
         self.flat = 0
         self._visited(REST)
@@ -118,6 +125,7 @@ class FSDP(Replay):
         """The whole gradient of a gathered parameter, until its group is reduced."""
         p = self.trained.parameters[op.param]
         size = self.bytes_of(p)
+        # With FSDP2 the gradient is of the gathered parameter, and goes into the flat input of the reduce-scatter.
         self.add("activations", -op.size)
         self.add("strategy", size)
         self.unreduced[p.layer] = self.unreduced.get(p.layer, 0) + size
@@ -129,7 +137,8 @@ class FSDP(Replay):
     def end(self) -> None:
         for group in [*self.unreduced]:
             self._reduce(group)
-        for group in self.fetched:  # a frozen layer's, before the first that learns: fetched ahead and never used
+        # A frozen layer's, before the first that learns: fetched ahead and never used.
+        for group in self.fetched:
             self.add("strategy", -self._flat(group))
         self.add("strategy", -self.reducing)
 
@@ -140,6 +149,8 @@ class FSDP(Replay):
         self.reducing = 0
         if (whole := self.unreduced.pop(group, 0)) == 0:
             return
+        # Its input stays until the next group's reduction: one is in flight at most
+        # (`reduce_scatter_max_input_buffers`, torch 2.13).
         self.reducing = self.reduced[group]
         self.add("strategy", self.reducing)
         self.add("strategy", -whole)

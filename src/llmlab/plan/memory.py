@@ -27,6 +27,7 @@ from llmlab.training.placement import COMPUTED
 FROM = (2, 4)  # sequences that are traced
 
 
+# eq=False: hashed by identity, as keys of the caches below; its parts and dicts have no hash.
 @dataclass(frozen=True, eq=False)
 class Training:
     """The training to be planned, whatever the devices.
@@ -107,6 +108,7 @@ def most(training: Training, where: Where, capacity: int, *, checkpointing: bool
     none = few - each * FROM[0]
     if none.max() > capacity:
         return 0
+    # Weights, states and buckets do not grow; their moments allow any number.
     grows = each > 0
     return math.floor(((capacity - none[grows]) / each[grows]).min())
 
@@ -126,6 +128,7 @@ def replay_of(training: Training, where: Where, forwards: int = 1) -> Replay:
     if isinstance(model, Several):
         order = model.order(traced(training, numerics, FROM[0], False, where.tensor_parallel))
     else:
+        # FSDP2 and ZeRO gather a layer anew for each forward that the loss makes.
         order = model.order * forwards
     trained = Trained(model.parameters, training.optimizer, dtype, where.accumulates)
     world, gpu, offload = where.data_parallel, training.device == "cuda", where.strategy.endswith("offload")
@@ -173,6 +176,7 @@ def traced(training: Training, numerics: Numerics, rows: int, checkpointing: boo
         )
         return model.lengthened(shallow)
     few, more = (traced(training, numerics, n, checkpointing, tensor_parallel) for n in FROM)
+    # Sizes are interpolated op by op, which is right only where both took the same path.
     assert [op.kind for op in few] == [op.kind for op in more]
     share = (rows - FROM[0]) / (FROM[1] - FROM[0])
     return [

@@ -74,6 +74,7 @@ def flat_state_bytes(optimizer: OptimizerPart, parameters: tuple[Parameter, ...]
     with FakeTensorMode(allow_non_fake_inputs=True):
         made, _ = _built(optimizer, parameters)
         for group, size in zip(made.param_groups, pieces, strict=True):
+            # As DeepSpeed does: the group's list then holds one flat tensor of this rank.
             group["params"] = [nn.Parameter(torch.empty(size))]
         return _after_a_step(made)
 
@@ -82,6 +83,7 @@ def _built(
     optimizer: OptimizerPart, parameters: tuple[Parameter, ...], dtype: torch.dtype = torch.float32, world: int = 1
 ) -> tuple[Optimizer, dict[int, Parameter]]:
     """An optimizer of tensors without values, and what each (by its `id`) stands for."""
+    # Muon and its like refuse what is not a matrix: a shard has as many dimensions as the whole.
     shown = [nn.Parameter(torch.empty(p.shard(world) if world > 1 else p.shape, dtype=dtype)) for p in parameters]
     made = optimizer.build([(p.path, q, p.role) for p, q in zip(parameters, shown, strict=True)])
     return made, {id(q): p for p, q in zip(parameters, shown, strict=True)}
@@ -89,6 +91,7 @@ def _built(
 
 def _after_a_step(made: Optimizer) -> int:
     for p in [p for group in made.param_groups for p in group["params"]]:
+        # An optimizer passes over what has no gradient, and keeps nothing for it.
         p.grad = torch.empty_like(p)
     try:
         # torch.optim reads its step counters (`_get_value`, `.item()`), which as fake tensors have no numbers.
@@ -114,6 +117,7 @@ class Numbers(TorchDispatchMode):
         try:
             return func(*args, **(kwargs or {}))
         except DataDependentOutputException:
+            # `.item()`, `bool()` and `float()` of a tensor all come as this op.
             if func is not torch.ops.aten._local_scalar_dense.default:
                 raise
             dtype = args[0].dtype

@@ -28,6 +28,7 @@ class Several:
         trained = build.assemble(spec)
         if learns is not None:
             learns.apply(trained)
+        # All before any is split: a companion may use a table of the trained model.
         others = {companion.prefix: companion.assemble(trained) for companion in companions.values()}
         self.frozen = frozenset(p.path for p in table(trained) if not p.learns)
         found: list[Parameter] = []

@@ -25,6 +25,7 @@ def split(model: Model, size: int) -> None:
                 _cut(module, name, dim, size)
         for module in region.modules():
             if getattr(module, "role", None) in ROW:
+                # The sum over ranks is a tensor beside the summand: DTensor's collectives are functional.
                 module.register_forward_hook(lambda module, given, y: y.clone())
         if hasattr(region, "score"):
             region.n_heads //= size
@@ -47,6 +48,7 @@ def _cut(module: nn.Module, name: str, dim: int, size: int) -> None:
 @functools.cache
 def _gathering(cls: type[nn.Module], size: int) -> type[nn.Module]:
     """A class whose `weight` is made of the shards whenever it is read."""
+    # A property of the class goes before nn.Module's __getattr__, which looks into `_parameters`.
     return type(
         cls.__name__, (cls,), {"weight": property(lambda self: Gathered.apply(self._parameters["weight"], size))}
     )
@@ -68,6 +70,7 @@ class Gathered(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: GatherContext, *gradients: Tensor) -> Any:
+        # A copy, as in DTensor (`_replicate_to_shard`, clone=True): the whole gradient is freed.
         return gradients[0][: ctx.rows].clone(), None
 
 

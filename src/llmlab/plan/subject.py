@@ -67,6 +67,7 @@ def of_checkpoint(name: str, overrides: Sequence[str], config_dirs: Sequence[str
     folder = locate(name, ("config.json",))
     about = load.describe(folder, bare=True)
     typed = {o.lstrip("+~").partition("=")[0] for o in overrides}
+    # What is typed goes before what config.json says.
     own = [o for o in about.overrides if o.partition("=")[0] not in typed]
     composed = compose([*own, *overrides], config_dirs, strict=False)
     try:
@@ -74,9 +75,11 @@ def of_checkpoint(name: str, overrides: Sequence[str], config_dirs: Sequence[str
         spec = about.headed(resolved)
     except ValueError as e:
         raise UserError(str(e)) from e
+    # Of what was typed alone: a config.json may well have keys that change nothing.
     mine = replace(composed, keys=composed.keys & typed)
     if useless := [line for line, by_hand in traits.unused(mine, resolved) if by_hand]:
         raise UserError("\n".join(useless))
+    # config.json may leave `architectures` out: transformers writes it when a model is saved, not a bare config.
     head = (about.config.get("architectures") or list(about.entry.architectures))[0]
     objective = composed.cfg.objective["_part_"]
     assumed = [f"objective={objective}: {head} does not say how it is trained"]
@@ -119,8 +122,10 @@ def _subject(
     if wrong := devices.problems(cfg):
         raise UserError("\n".join(wrong))
     split = cfg.strategy.tensor_parallel
+    # Whatever there is here: the plan is of where the run will be.
     kind: Literal["cpu", "cuda"] = "cpu" if str(cfg.trainer.accelerator) == "cpu" else "cuda"
     counted = str(cfg.trainer.devices) not in ("auto", "-1")
+    # Where the run will be is not known; one device, or one group of those that share each layer.
     count = int(cfg.trainer.devices) if counted else split
     parallel = count * int(cfg.trainer.num_nodes) // split
     cut = recipe.Cut.make(cfg.train.batch_size, cfg.train.micro_batch_size, parallel)
@@ -159,6 +164,7 @@ def _subject(
             tensor_parallel.check(split, companion.spec)
     models = {role: companion.assemble(model) for role, companion in others.items()}
     if trained:
+        # numpy draws them as uint32, and a config.json may claim any vocabulary.
         ordinary = min(wanted.size - len(wanted.special), 1 << 32)
         cost = costs.estimate(
             {costs.TRAINED: model, **models}, objective, StandIns(objective, SAMPLES, length, ordinary)

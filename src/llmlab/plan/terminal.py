@@ -28,6 +28,7 @@ def show(plan: Plan) -> None:
 
     # rich takes 80 columns where there is no terminal, too few for these tables in a file or a pipe.
     console = Console(highlight=False, width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 120)
+    # Text throughout: in a str rich would read [brackets] as markup.
     console.print(Text(plan.subject.name, style="bold"))
     counts = plan.subject.cost.parameters
     active = f", {counts.active:,} active" if counts.active != counts.total else ""
@@ -88,6 +89,7 @@ def _table(columns: Sequence[tuple[str, bool]]) -> RichTable:
 
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold")
     for name, numeric in columns:
+        # no_wrap: rich would break numbers in two where the terminal is narrow; the first column has the names.
         table.add_column(name, justify="right" if numeric else "left", no_wrap=numeric or not table.columns)
     return table
 

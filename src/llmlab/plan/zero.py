@@ -17,9 +17,12 @@ from llmlab.plan.replay import Part, Replay, Trained
 from llmlab.training.strategies.zero_buckets import BUCKET, KEPT_WHOLE
 
 MASTER = 4  # bytes of a number that is trained, and of its gradient
-AT_ONCE = 500_000_000  # numbers that DeepSpeed's engine reduces at once (MEMORY_OPT_ALLREDUCE_SIZE)
-NEAR = 1_000_000_000  # numbers: a parameter that is used again within so many is not freed (stage3_max_reuse_distance)
-AHEAD = 50_000_000  # numbers that are gathered ahead (stage3_prefetch_bucket_size)
+# Numbers that DeepSpeed's engine reduces at once (MEMORY_OPT_ALLREDUCE_SIZE).
+AT_ONCE = 500_000_000
+# Numbers: a parameter that is used again within so many is not freed (stage3_max_reuse_distance).
+NEAR = 1_000_000_000
+# Numbers that are gathered ahead (stage3_prefetch_bucket_size).
+AHEAD = 50_000_000
 
 
 class Zero(Replay):
@@ -42,6 +45,7 @@ class Zero(Replay):
     def kept_by(self, pieces: tuple[int, ...]) -> None:
         """The optimizer's state; DeepSpeed's own Adam counts its steps outside of tensors."""
         if self.offload:
+            # DeepSpeedCPUAdam: two moments in float32 (fp32_optimizer_states, by default).
             self.host += 2 * MASTER * sum(pieces)
         else:
             self.add("states", flat_state_bytes(self.trained.optimizer, self.trained.learning, pieces))
@@ -58,12 +62,15 @@ class Zero(Replay):
     def _into_bucket(self, numel: int) -> None:
         if self.filled and self.filled + numel > BUCKET:
             self._reduce()
-        if numel > BUCKET:  # stays where it is
+        # Stays where it is and is reduced by itself (`extra_large_param_to_reduce`).
+        if numel > BUCKET:
             self.add("strategy", self.size * numel)
         self.filled += numel
 
     def _reduce(self) -> None:
         """Reduces the bucket, which is copied once more to be summed."""
+        # Taken and given back at once, so that only the peak knows of it: `flatten` copies the
+        # bucket, which is then summed.
         self.add("strategy", self.size * self.filled)
         self.add("strategy", -self.size * self.filled)
         if self.filled > BUCKET:
@@ -82,9 +89,11 @@ class Sharded12(Zero):
         self.padded = [-(-n // (2 * self.world)) * 2 * self.world for n in self.numbers]
         self.pieces = tuple(n // self.world for n in self.padded)
         self.half = trained.dtype != torch.float32
-        # DeepSpeed's BF16_Optimizer: all gradients in float32 beside those of the backward
+        # DeepSpeed's BF16_Optimizer: all gradients in float32 beside those of the backward. With offload stage 1 has the
+        # optimizer of the other stages.
         self.apart = self.half and stage == 1 and not self.offload
-        self.at_the_end = stage == 1 and not self.gpu and not self.apart  # reduced only when all are there
+        # Without overlap_comm stage 1 reduces only when all gradients are there (`reduce_gradients`).
+        self.at_the_end = stage == 1 and not self.gpu and not self.apart
         self.bucket = 0
         self.reduced = False  # whether some gradients of this micro-batch are
         self.beside = 0  # bytes of those that are still to be added to the ones before
@@ -97,6 +106,7 @@ class Sharded12(Zero):
         if self.apart:
             self.add("gradients", MASTER * sum(self.padded))
         if self.offload:
+            # temp_grad_buffer_for_cpu_offload and _for_gpu_offload: each as large as the largest parameter.
             largest = max(p.numel for p in self.trained.learning)
             self.host += MASTER * sum(self.pieces) + self.size * (sum(self.pieces) + largest)
             self.add("strategy", self.size * largest)
@@ -196,6 +206,7 @@ class Sharded3(Zero):
     def __init__(self, trained: Trained, world: int, order: Sequence[int], *, gpu: bool, offload: bool):
         super().__init__(trained, world, gpu=gpu, offload=offload)
         self.order = order
+        # Each parameter is cut by itself here, and padded to a multiple of the ranks.
         self.pieces = tuple(sum(-(-p.numel // self.world) for p in group) for group in self.groups)
         self.layers = dict.fromkeys([-1, *order], 0)  # numbers of each that are gathered
         kept_whole = KEPT_WHOLE if self.gpu else 0
@@ -218,7 +229,9 @@ class Sharded3(Zero):
         self.kept_frozen(sum(-(-p.numel // self.world) for p in self.trained.frozen), on_host=self.offload)
         self.masters(pieces, "weights")
         self.kept_by(self.pieces)
-        self.masters(pieces, "gradients")  # grad_partitions_flat_buffer, which is there from the beginning
+        # grad_partitions_flat_buffer, which is there from the beginning, in the type that gradients
+        # are added up in: float32.
+        self.masters(pieces, "gradients")
         if self.offload:
             self.host += MASTER * pieces  # the optimizer's own copy of them
         self.add("strategy", self.size * (BUCKET + self.always))
@@ -259,6 +272,7 @@ class Sharded3(Zero):
 
     def leave(self, op: Op) -> None:
         """Freed if its backward is far, or there is none, as of frozen layers below all that learns."""
+        # Modules behind it come in the forward and again in the backward before it is used (`__params_to_release`).
         until = 2 * sum(self.layers[i] for i in self.order[op.step + 1 :]) + self.layers[-1]
         if until >= NEAR or not self._comes_again(op.step):
             self._free(self.order[op.step])

@@ -32,7 +32,10 @@ FOLDER = "checkpoints"
 WEIGHTS, STATE, MANIFEST = "model.safetensors", "state.pt", "manifest.json"
 SCHEMA = 1
 COMPANION = re.compile(r"models/([^\W\d]\w*)\.safetensors")
-OF_COMPANION = re.compile(r"models\.([^\W\d]\w*)\.(.+)")  # a tensor, beside those of the trained model
+# A tensor of a companion, beside those of the trained model. The first character is no digit, as a role is a Python
+# name (it is an argument of `loss`).
+OF_COMPANION = re.compile(r"models\.([^\W\d]\w*)\.(.+)")
+# [0-9], as \d takes digits of other scripts; 18 of them are below 2**63.
 NAMED = re.compile(r"step=([0-9]{1,18})")
 
 
@@ -90,12 +93,14 @@ def seal(folder: Path, manifest: str, names: Sequence[str], about: Mapping[str, 
     """Write the manifest of files in `folder`, and bring all to the disk."""
     files = {n: {"size": (folder / n).stat().st_size, "sha256": sha256(folder / n)} for n in names}
     (folder / manifest).write_text(sealed({"schema": SCHEMA, "files": files, **about}) + "\n")
+    # Folders too: fsync of a file does not bring its entry in the folder to the disk (fsync(2)).
     for n in dict.fromkeys((*names, manifest, *(str(Path(n).parent) for n in names), ".")):
         _fsync(folder / n)
 
 
 def all_of(folder: Path) -> list[Path]:
     """The checkpoints in a folder, oldest first; they may be damaged."""
+    # By number, not by name: from step 100,000,000 on names are longer than eight digits.
     return sorted((p for p in folder.glob("step=*") if NAMED.fullmatch(p.name)), key=step_of)
 
 
@@ -106,27 +111,35 @@ def write(path: Path, weights: Mapping[str, Tensor], state: Mapping[str, Any]) -
         path.parent.mkdir(parents=True, exist_ok=True)
         needed = sum(t.nbytes for t in _tensors(weights)) + sum(t.nbytes for t in _tensors(state))
         # Asked first, so that a disk which is too full is not filled up for nothing.
+        # `free` is what a plain user may take (statvfs's f_bavail): file systems keep some blocks for root.
         if (free := shutil.disk_usage(path.parent).free) < needed:
             raise OSError(28, f"{needed:,} bytes are needed but {free:,} are free on the disk")
-        shutil.rmtree(temporary, ignore_errors=True)  # of a process that had this id before
+        # Of a process that had this id before, perhaps on another machine.
+        shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
         tensors_once, aliases = _untie(weights)
         files = _by_file(tensors_once)
         for name, tensors in files.items():
             (temporary / name).parent.mkdir(exist_ok=True)
-            save_file(tensors, temporary / name, metadata={"format": "pt"})  # a second key would make the bytes random
-        torch.save(dict(state), temporary / STATE)  # plain values and tensors: what weights_only reads
+            # One key only: safetensors 0.8 writes metadata in the order of a hash map, another in each call, so that of
+            # two the same weights would have several sha256.
+            save_file(tensors, temporary / name, metadata={"format": "pt"})
+        # Plain values and tensors: what `weights_only` reads. A dict, as it refuses subclasses it does not know.
+        torch.save(dict(state), temporary / STATE)
         about = {"tied": aliases, "step": step_of(path), "run": identity(path.parent.parent)}
         seal(temporary, MANIFEST, (*files, STATE), about)
         remove(path)
+        # rename(2) refuses a folder that is not empty as its goal, so what was there has been moved away.
         os.rename(temporary, path)
         _fsync(path.parent)  # a rename is on the disk when its folder is
-    except (OSError, RuntimeError, SafetensorError) as e:  # torch and safetensors have their own words for a full disk
+    except (OSError, RuntimeError, SafetensorError) as e:
+        # On a full disk torch.save raises a RuntimeError and safetensors a SafetensorError, of which none is an OSError.
         shutil.rmtree(temporary, ignore_errors=True)
         reason = (e.strerror or str(e)) if isinstance(e, OSError) else str(e).splitlines()[0]
         before = [p for p in all_of(path.parent) if p != path]
         last = f"the last one, {before[-1].name}, is intact" if before else "there is none before it"
         raise UserError(f"checkpoint {path} could not be written: {reason}; {last}") from e
+    # Ctrl-C in the midst of writing: what is half there would stay until the next start.
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
@@ -148,6 +161,7 @@ def problem(path: Path) -> str | None:
             bytes_now = (path / file).stat().st_size
             if bytes_now != size:
                 return f"{file} has {bytes_now} bytes, not {size}"
+            # Before it is opened: a pipe would wait for a writer.
             if not (path / file).is_file():
                 return f"{file} is no ordinary file"
             if sha256(path / file) != expected:
@@ -161,7 +175,8 @@ def _misplaced(path: Path, manifest: Manifest) -> str | None:
     """Why a sound checkpoint is not the one that its place says: of another step, or of another run."""
     if not (named := NAMED.fullmatch(path.name)):
         return None
-    try:  # manifests had no step once; what is mapped and not used is not read
+    # Manifests had no step once; mapped, what is not used of state.pt is not read.
+    try:
         step = manifest["step"] if "step" in manifest else _state(path, mmap=True).get("global_step")
     except UserError as e:
         return str(e).partition("can't be used: ")[2]
@@ -194,7 +209,9 @@ def _state(path: Path, *, mmap: bool = False) -> dict[str, Any]:
     try:
         # weights_only: torch's own unpickler of a few types, which calls nothing that a file names (the default since 2.6).
         state = torch.load(path / STATE, map_location="cpu", weights_only=True, mmap=mmap)
-    except Exception as e:  # whatever zip, pickle and torch make of a file that someone else wrote
+    except Exception as e:
+        # Whatever zip, pickle and torch make of a file that someone else wrote: RuntimeError, UnpicklingError, EOFError,
+        # KeyError and more.
         raise UserError(f"checkpoint {path} can't be used: {STATE}: {_short(e)}") from e
     if not isinstance(state, dict):
         raise UserError(f"checkpoint {path} can't be used: {STATE} holds no state")
@@ -239,6 +256,7 @@ def _by_file(weights: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
 
 def remove(path: Path) -> None:
     """Out of sight by one rename first, so that a kill leaves no half of it under its name."""
+    # `exists` follows links, and a link to nothing would stay in the way.
     if os.path.lexists(path):
         hidden = path.with_name(f".{path.name}.removed-{os.getpid()}")
         os.rename(path, hidden)
@@ -254,7 +272,8 @@ def sweep(folder: Path) -> None:
 def _delete(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
-    else:  # a pipe, say: rmtree would open it, and wait
+    else:
+        # A pipe, say, which rmtree would open and wait at; and a link, which it refuses.
         path.unlink(missing_ok=True)
 
 
@@ -265,11 +284,13 @@ def _untie(weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, 
     once, tied = {}, {}
     for key, tensor in weights.items():
         place = (tensor.untyped_storage().data_ptr(), tensor.storage_offset(), tensor.shape, tensor.stride())
+        # Empty tensors share nothing, and all have the address 0.
         if tensor.numel() and place in first:
             tied[key] = first[place]
         else:
             first[place] = key
-            once[key] = tensor.detach().contiguous()  # safetensors refuses views with gaps
+            # safetensors refuses views with gaps, and transposed ones.
+            once[key] = tensor.detach().contiguous()
     return once, tied
 
 
@@ -282,6 +303,7 @@ def _tensors(node: object) -> list[Tensor]:
 
 def sealed(content: Mapping[str, Any]) -> str:
     """JSON that bears its own sha256."""
+    # Sorted, so that what a reader has parsed gives the text again that was hashed.
     text = json.dumps(content, sort_keys=True)
     return json.dumps({**content, "sha256": hashlib.sha256(text.encode()).hexdigest()}, sort_keys=True)
 
@@ -296,7 +318,8 @@ def _manifest(path: Path) -> Manifest:
 
 
 def _fsync(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY)  # of a folder as well, which open() refuses
+    # Of a folder as well, which open() refuses; fsync takes a descriptor that is only for reading.
+    fd = os.open(path, os.O_RDONLY)
     try:
         os.fsync(fd)
     finally:

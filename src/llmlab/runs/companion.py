@@ -66,6 +66,7 @@ def write(path: Path, home: Path, role: str, to: Path) -> None:
     from llmlab.model.serialise import to_dict
 
     model = load(path, home, role)
+    # safetensors refuses views with gaps; the metadata are those that transformers writes.
     save_file({n: t.contiguous() for n, t in model.state_dict().items()}, to / checkpoint.WEIGHTS, {"format": "pt"})
     write_atomic(to / SPEC, json.dumps(to_dict(model.spec), indent=1) + "\n")
     cfg = folder.load(home)[0]

@@ -19,6 +19,7 @@ def compose(overrides: Sequence[str] = (), config_dirs: Sequence[str] = (), *, s
 
 def read_checkpoint(name: str) -> Start:
     """The model and the tokenizer of the Hugging Face checkpoint that hf=NAME names."""
-    from llmlab.hub import begin  # needs torch, which most configs do not
+    # Needs torch, 1.4 s to import, which most configs do not.
+    from llmlab.hub import begin
 
     return begin.read_start(name)

@@ -26,6 +26,7 @@ def spec_of(role: str) -> str:
 
 def hashes(folder: Path) -> dict[str, str]:
     """{name: sha256} of what a run writes once, for its record."""
+    # Sorted: glob gives the order of the file system.
     names = [*FILES, *(f"{COMPANIONS}/{p.name}" for p in sorted((folder / COMPANIONS).glob("*.json")))]
     return {n: sha256(folder / n) for n in names if (folder / n).is_file()}
 
@@ -50,7 +51,8 @@ def damaged(folder: Path, names: Iterable[str], fields: Mapping[str, Any]) -> di
         if (expected := (fields.get("files") or {}).get(name)) is None:
             continue
         try:
-            if not (folder / name).is_file():  # a pipe would wait for a writer
+            # A pipe would wait for a writer.
+            if not (folder / name).is_file():
                 problems[name] = "is no ordinary file" if (folder / name).exists() else "is gone"
             elif sha256(folder / name) != expected:
                 problems[name] = f"is not as the run wrote it (its sha256 is not the one in {record.NAME})"

@@ -36,6 +36,7 @@ def save(folder: Path, cfg: DictConfig, spec: ModelSpec, companions: Mapping[str
 
     from llmlab.model.serialise import to_dict
 
+    # Resolved: whoever reads it has neither Hydra's resolvers nor the nodes that interpolations point to.
     write_atomic(folder / CONFIG, OmegaConf.to_yaml(cfg, resolve=True))
     write_atomic(folder / SPEC, json.dumps(to_dict(spec), indent=1) + "\n")
     for role, other in (companions or {}).items():
@@ -53,7 +54,8 @@ def load(run: str | Path) -> tuple[DictConfig, ModelSpec]:
         undamaged(folder, (CONFIG, SPEC), record.read(folder))
     try:
         cfg, plain = settings.read(folder / CONFIG)
-        if "bos" not in plain["data"]:  # a run of before there was this key, whose documents have none
+        # A run of before there was this key, whose documents have none: by default the tokenizer's template decides now.
+        if "bos" not in plain["data"]:
             cfg.data.bos = False
         model: ModelShape = read_json(folder / SPEC, ModelShape)
     except FileNotFoundError as e:
@@ -69,7 +71,8 @@ def _spec(file: Path, model: ModelShape) -> ModelSpec:
 
     try:
         return from_dict(dict(model))
-    except Exception as e:  # a part, a size or an option of another version of llmlab
+    except Exception as e:
+        # A part, a size or an option of another version of llmlab: what a part raises for it, it alone knows.
         raise UserError(f"{file} can't be read: {type(e).__name__}: {str(e).splitlines()[0]}") from e
 
 
@@ -91,6 +94,7 @@ def _known(run: Path, parts: Mapping[str, str]) -> None:
     for place, name in parts.items():
         parent, _, last = place.rpartition(".")
         slot = "head" if parent == "heads" else "attention" if last == "cross_attention" else last
+        # A part that is there and broken is said when it is loaded, with its own reason.
         if (slot, name) in registry.index() or registry.broken(slot, name):
             continue
         try:
@@ -130,6 +134,7 @@ def start_of(init_from: str, *, tokenizer: bool = True) -> Path:
 
 def is_foreign(path: Path) -> bool:
     """True if a checkpoint is a Hugging Face folder."""
+    # Hugging Face's name for it; a run's checkpoint has a state beside its weights, and an export its own manifest.
     return (path / "config.json").is_file() and not any((path / n).exists() for n in ("state.pt", EXPORT))
 
 
@@ -139,7 +144,8 @@ def assembled(folder: Path, spec: ModelSpec) -> Model:
 
     try:
         return build.assemble(spec)
-    except Exception as e:  # sizes and options with which no run could begin, and which any part may stumble over
+    except Exception as e:
+        # Sizes and options with which no run could begin, and which any part may stumble over.
         reason = (str(e).splitlines() or [""])[0]
         raise UserError(f"{folder / SPEC}: no model can be built from it: {type(e).__name__} {reason}") from e
 
@@ -160,7 +166,8 @@ def load_model(run: str | Path) -> tuple[Model, Tokenizer]:
     if wrong := build.mismatches(model.state_dict(keep_vars=True), weights):
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         raise UserError(f"checkpoint {path} is not of the model in {folder / SPEC}: {'; '.join(wrong[:3])}{more}")
-    model.load_state_dict(weights)  # strict; of misfits it would give one line for each tensor of the model
+    # Strict; misfits are said above, as torch would give one line for each tensor of the model.
+    model.load_state_dict(weights)
     tokenizer = Tokenizer.load(folder)
     if tokenizer.vocab_size > spec.sizes.vocab_size:
         raise UserError(

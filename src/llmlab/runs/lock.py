@@ -22,15 +22,19 @@ _mine: dict[Path, IO[str]] = {}
 
 def lock(folder: Path) -> None:
     """Take the folder for this process until it ends or `unlock`s; UserError if another one trains there."""
+    # Resolved: one folder under two paths is one lock.
     path = (folder / LOCK).resolve()
     if path in _mine:
         return
     try:
+        # a+: an exclusive lock needs a descriptor for writing (EBADF otherwise, fcntl(2)), a shared
+        # one for reading; and w would truncate.
         file = open(path, "a+")  # noqa: SIM115 - held until unlock
     except OSError as e:
         reason = e.strerror or "its .lock is no ordinary file"
         raise UserError(f"{folder} can't be written ({reason}): copy it to where it can, and resume the copy") from e
-    for attempt in range(5):  # a reader of the status may hold it for an instant
+    # A reader of the status may hold a shared lock for an instant.
+    for attempt in range(5):
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             break
@@ -39,7 +43,8 @@ def lock(folder: Path) -> None:
                 file.close()
                 raise UserError(f"{folder}: another process is training in this run folder") from None
             time.sleep(0.05)
-    _mine[path] = file  # kept open: the lock ends with its descriptor
+    # Kept open: the lock ends with its descriptor, and a file that nobody refers to is closed.
+    _mine[path] = file
 
 
 def unlock(folder: Path) -> None:
@@ -54,11 +59,14 @@ def is_locked(folder: Path) -> bool:
     if path in _mine:
         return True
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # should it be a pipe
+        # O_NONBLOCK: should it be a pipe, opening it would wait for a writer.
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     except OSError:
         return False
     try:
-        fcntl.lockf(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared, as it is read; an exclusive one needs a writable file
+        # Shared, as it is open for reading: a run folder may be another user's, where an exclusive
+        # lock can't be asked for.
+        fcntl.lockf(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
         return False
     except OSError:
         return True

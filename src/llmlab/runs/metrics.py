@@ -30,6 +30,7 @@ class Table:
         try:
             # Opened anew for each row: closing flushes, so that readers and a run that is killed have all rows so far.
             with open(self.path, "a", newline="", encoding="utf-8") as f:
+                # csv ends lines with \r\n unless told otherwise.
                 writer = csv.writer(f, lineterminator="\n")
                 if self.columns is None:
                     self.columns = list(columns)
@@ -41,6 +42,7 @@ class Table:
 
     def sync(self) -> None:
         if self.path.exists():
+            # fsync takes any descriptor of the file: what another has written is brought to the disk too (fsync(2)).
             with open(self.path, "rb") as f:
                 os.fsync(f.fileno())
 
@@ -58,12 +60,14 @@ def read(path: Path) -> list[dict[str, float | None]]:
 
 def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
     """(line of the file, its cells); what follows the last line break is torn, or nothing."""
+    # Not splitlines, which also breaks at \f, \x1c and U+2028.
     lines = read_text(path).split("\n")[:-1]
     width = None
     for number, line in enumerate(lines, 1):
         try:
             cells = next(csv.reader([line]), [])
-        except csv.Error as e:  # a cell of more than 131,072 characters
+        except csv.Error as e:
+            # A cell of more than 131,072 characters (csv.field_size_limit).
             raise UserError(f"{path}, line {number}: {e}") from None
         if not cells:
             continue
@@ -119,7 +123,8 @@ def cut(path: Path, step: int, *, keep_validation: bool) -> None:
 def last_step(path: Path) -> int:
     """The step of the last whole row; 0 where there is none."""
     try:
-        rows = path.read_text(encoding="utf-8").split("\n")[1:-1]  # what follows the last line break is torn or empty
+        # What follows the last line break is torn or empty.
+        rows = path.read_text(encoding="utf-8").split("\n")[1:-1]
         return int(rows[-1].split(",")[0]) if rows else 0
     except (OSError, ValueError):
         return 0

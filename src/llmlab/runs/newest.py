@@ -20,6 +20,7 @@ def resolve_run(run: str, key: str = "run") -> str:
     if run not in WORDS or Path(run).is_dir():
         return run
     # By the time in the record: a folder's own changes when it is copied, resumed or looked at by a logger.
+    # Times in ISO 8601 and all in UTC, so that texts are in the order of what they say.
     began = [(str(fields.get("began", "")), str(folder)) for folder, fields in _records()]
     if not began:
         raise UserError(f"{key}={run}: there is no run below {' or '.join(f'{p}/' for p in PLACES)} here")

@@ -15,7 +15,9 @@ def follow(parent: int) -> None:
     """
     if not sys.platform.startswith("linux"):
         return
-    pr_set_pdeathsig = 1  # of <sys/prctl.h>; Python has no name for it
+    # Of <sys/prctl.h>; Python has no name for it.
+    pr_set_pdeathsig = 1
+    # CDLL(None): the symbols of this process, in which libc is there already, whatever its file is called.
     ctypes.CDLL(None).prctl(pr_set_pdeathsig, int(signal.SIGTERM))
     # A parent that died before the call sends nothing (prctl(2)), and this process then has another one.
     if os.getppid() != parent:

@@ -133,6 +133,7 @@ def read(folder: str | Path) -> dict[str, Any]:
     UserError where there is none, or where a field is not what `Fields` says.
     """
     folder = Path(folder)
+    # lexists: a link to nothing is another fault than no record, and is said below.
     if not os.path.lexists(folder / NAME):
         what = f"has no {NAME}, so it is no run folder" if folder.is_dir() else "there is no such folder"
         if folder.is_file():
@@ -144,6 +145,7 @@ def read(folder: str | Path) -> dict[str, Any]:
         fields: dict[str, Any] = read_json(folder / NAME, Fields)
     except FileNotFoundError:  # a link that leads nowhere
         raise UserError(f"{folder / NAME} can't be read: it is a link to nothing") from None
+    # The lock and not the process's id, which another process may have by now, or another machine.
     if fields.get("status") == "running" and not lock.is_locked(folder):
         fields["status"] = "died"
         fields["reason"] = "the process ended without a word (killed, or the machine went down)"
@@ -167,6 +169,7 @@ def versions() -> dict[str, str]:
     by_package = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
+            # From the packages' metadata: a record must not cost the import of what the run does not use.
             by_package[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
@@ -183,6 +186,7 @@ def _commit() -> str | None:
     try:
         # describe and not rev-parse: it says in one call whether files differ, and --exclude=* makes it give no tag's name.
         run = ["git", "-C", str(here), "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+"]
+        # Five seconds: git looks at every file of the checkout, which may lie on a slow network file system.
         return subprocess.run(run, capture_output=True, text=True, timeout=5, check=True).stdout.strip() or None
     except (OSError, subprocess.SubprocessError):
         return None
@@ -206,10 +210,12 @@ def hardware(threads: int, devices: list[str]) -> dict[str, Any]:
 def cpu_name() -> str:
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):  # x86; Arm's has no such line
+            # x86 has such a line, Arm has none.
+            if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()
     except OSError:
         pass
+    # platform.processor() is empty on many Linux systems.
     return platform.processor() or platform.machine()
 
 
@@ -224,6 +230,7 @@ def program_name() -> str:
     """The command `llmlab` as it is called here: by its name where the shell finds it, else by its path."""
     import shutil
 
+    # What is printed as a command must run as it stands, also where no environment is activated.
     if shutil.which("llmlab"):
         return "llmlab"
     script = Path(sys.executable).parent / "llmlab"  # where pip puts it, whether or not the environment is activated

@@ -85,7 +85,8 @@ def absolute(cfg: DictConfig) -> DictConfig:
     """A copy whose paths mean the same from any folder: the text's, the tokenizer's, that of the weights to begin with."""
     import copy
 
-    cfg = copy.deepcopy(cfg)  # the run goes on with what was typed
+    # The run goes on with what was typed, which its messages name.
+    cfg = copy.deepcopy(cfg)
     for node, key in ((cfg.data, "path"), (cfg.tokenizer, "path")):
         if node[key] is not None:
             node[key] = files.absolute(node[key])

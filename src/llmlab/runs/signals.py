@@ -31,6 +31,7 @@ def leave_terminal() -> None:
     """Nobody reads what goes to a terminal that has hung up, and writing there would fail in the midst of the last step."""
     for fd in (1, 2):
         with suppress(OSError):
+            # A pipe or a file is left as it is: what is redirected goes on being written.
             if stat.S_ISCHR(os.fstat(fd).st_mode):
                 # Not closed: the number would be given to the next file that is opened, and prints would go there.
                 os.dup2(os.open(os.devnull, os.O_WRONLY), fd)

@@ -39,10 +39,13 @@ def run(overrides: Sequence[str], folders: Sequence[str], launch: Launch, report
     launch(overrides, task): Hydra's multirun with `task` for each point. report(folder) writes the verdict of what ran.
     """
     plan = plans.make_plan(overrides, folders)
+    # Before the lock and before anything is written: a folder with another run in it refuses the sweep.
     how = {p.folder: points.point_state(plan.folder / p.folder, p.hash) for p in plan.points}
     began = time.time()
     with _locked(plan):
         write_atomic(plan.folder / points.SWEEP, json.dumps(_record(plan), indent=1) + "\n")
+        # Notes and a stop request that an earlier call left in the folder bear another one, and are
+        # not taken for this one's.
         invocation = uuid.uuid4().hex
         print(_first_line(plan, how), flush=True)
         done = {name for name, what in how.items() if what == "complete"}
@@ -57,7 +60,9 @@ def run(overrides: Sequence[str], folders: Sequence[str], launch: Launch, report
                         launch([*typed, *hydra, *plan.defaults, folder], _runner(plan, folders, invocation))
             except UserError:
                 raise
-            except Exception as e:  # in a launcher or a sweeper; the points that ran have their records
+            except Exception as e:
+                # In a launcher or a sweeper; the points that ran have their records. optuna's sweeper raises at its end
+                # where no trial has a value (`study.best_trial`).
                 broken = e
         return _finish(plan, folders, began, bool(stopped), broken, report)
 
@@ -74,6 +79,7 @@ def _runner(plan: plans.Plan, folders: Sequence[str], invocation: str) -> points
         config_dirs=tuple(folders),
         invocation=invocation,
         main=os.getpid(),
+        # torch would take all cores in each of the points that run at once.
         threads=max(1, plans.cores_here() // plan.jobs) if plan.jobs > 1 else None,
         environment={name: os.environ[name] for name in names if name in os.environ},
         jobs=plan.jobs if plan.gpus else 1,
@@ -123,10 +129,12 @@ def _without_second_check(plan: plans.Plan) -> Iterator[None]:
     each (`validate_batch_is_legal`), and optuna logs no line for each trial, which the board prints."""
     from hydra.plugins.sweeper import Sweeper
 
-    logging.getLogger("hydra_plugins").setLevel(logging.ERROR)  # the optuna sweeper warns of each failed trial
+    # The optuna sweeper warns of each failed trial, with the exception that the board has printed.
+    logging.getLogger("hydra_plugins").setLevel(logging.ERROR)
     if plan.adaptive:
         with suppress(ImportError):
-            import optuna  # first, since it sets its level when it is imported
+            # First, since it sets its level when it is imported.
+            import optuna
 
             optuna.logging.set_verbosity(optuna.logging.ERROR)
     before = Sweeper.validate_batch_is_legal
@@ -168,6 +176,7 @@ def _stop_on_signal(plan: plans.Plan, invocation: str, board: Board) -> Iterator
             signals.leave_terminal()
         if signals.ends_at_once(signum, asked[0] if asked else 0):
             raise KeyboardInterrupt
+        # Python runs a handler between two bytecodes of the main thread, so it may write files and print.
         asked.append(signum)
         (plan.folder / points.STOP).write_text(f"{invocation} {int(signum)}")
         board.say("stopping: the points that run finish their step and save it; Ctrl-C again stops at once")
@@ -176,6 +185,7 @@ def _stop_on_signal(plan: plans.Plan, invocation: str, board: Board) -> Iterator
     try:
         yield asked
     finally:
+        # Also where an exception passes: a handler of a sweep that has ended would swallow Ctrl-C.
         for signum, handler in before.items():
             signal.signal(signum, handler)
         with suppress(OSError):
@@ -212,6 +222,7 @@ def _finish(
     if stopped:
         again = shlex.join(["train", "-m", *(f"--config-dir={f}" for f in folders), *plan.typed, *plan.own])
         print(f"interrupted; go on with: {record.program_name()} {again}", file=sys.stderr)
+        # 128 + SIGINT, as shells have it.
         return 130
     return 1 if failed or broken is not None or len(complete) < min(plan.total, len(outcomes)) else 0
 

@@ -31,6 +31,7 @@ class Board:
         self.ended: dict[str, float] = {}  # seconds of each that ran
         self.done = set(done)
         self.at_once = plan.jobs  # points that run together; on a cluster the number is seen as they begin
+        # An RLock: a signal handler says something too, in the main thread, which may hold the lock at that moment.
         self._lock, self._end, self._open = threading.RLock(), threading.Event(), False
         self._next = time.monotonic() + (0 if self.terminal else PLAIN)
         self._thread = threading.Thread(target=self._watch, daemon=True)
@@ -80,6 +81,7 @@ class Board:
 
     def _open_points(self) -> list[Path]:
         if self.plan.adaptive:
+            # By time: glob gives any order, and numbers are given in this one.
             found = sorted((p.parent for p in self.plan.folder.glob(f"*/{points.NAME}")), key=_began)
         else:
             found = [self.plan.folder / p.folder for p in self.plan.points]
@@ -149,7 +151,10 @@ def _last_step(path: Path, begin: int) -> str:
     """The last progress line that a run wrote to its log after byte `begin`."""
     try:
         with open(path, "rb") as f:
+            # From `begin` on, as the log of a point that is done again still has its earlier attempt;
+            # the end is enough, and logs grow.
             f.seek(max(begin, path.stat().st_size - 4000))
+            # It may begin, or end, in the midst of a letter.
             lines = f.read().decode(errors="replace").splitlines()
     except OSError:
         return ""

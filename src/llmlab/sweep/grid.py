@@ -25,9 +25,11 @@ if TYPE_CHECKING:
 
 def safe_name(text: str, longest: int = 120) -> str:
     """A file name: the text itself if it can be one, else what is left of it and a hash."""
+    # Not what a shell or Hydra's grammar would read as something else: spaces, quotes, brackets, slashes.
     kept = re.sub(r"[^\w.=,+@-]+", "_", text)
     if kept == text and len(kept) <= longest:
         return kept
+    # A hash of the whole text: two that begin alike must not share a folder.
     return f"{kept[: longest - 9]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
@@ -100,6 +102,7 @@ def trial_points(specs: Sequence[Override]) -> list[list[str]]:
     points = [base]
     for i, o in enumerate(specs):
         if o.is_sweep_override():
+            # One key at a time: all combinations may be more than can be composed, and most problems are of one value.
             points += [[*base[:i], f"{o.get_key_element()}={v}", *base[i + 1 :]] for v in _values(o)[1:]]
     return points
 
@@ -122,6 +125,7 @@ def check_points(
         typed = {k: v for k, _, v in (o.partition("=") for o in overrides) if k in values}
         rest = tuple(o for o in overrides if o.partition("=")[0] not in typed)
         try:
+            # A tenth of the time of composing it anew.
             composed = vary(known[rest], typed) if rest in known else None
             if composed is None:
                 composed = known[rest] = compose(overrides, folders)

@@ -95,12 +95,14 @@ def make_plan(overrides: Sequence[str], folders: Sequence[str] = ()) -> Plan:
     node = _hydra_node(first, own, folders, known)
     with hydra_config.session(folders):
         specs = _with_params(node, typed)
+    # Whatever its class: all but Hydra's own choose points as results come in.
     adaptive = not str(node.sweeper._target_).endswith(".BasicSweeper")
     problems = [p for o in specs for p in _sweep_problems(o, adaptive)]
     if problems:
         raise UserError("\n".join(problems))
 
     swept = [o for o in specs if o.is_sweep_override()]
+    # Before the points are listed, of which there may be too many to hold.
     total = math.prod(grids.n_values(o) for o in swept)
     if not adaptive and total > MOST_POINTS:
         raise UserError(f"the sweep has {total:,.0f} points; at most {MOST_POINTS:,} are run")
@@ -110,7 +112,8 @@ def make_plan(overrides: Sequence[str], folders: Sequence[str] = ()) -> Plan:
     hashes, opened = grids.check_points(grid, list(keys), folders)
     points = tuple(Point(grids.point_name(o, list(keys)), tuple(o), h) for o, h in zip(grid, hashes, strict=True))
     given = [o for o in parsed if o.key_or_group == "sweep" and o.value() is not None]
-    texts = sorted(typed, key=lambda t: (t.partition("=")[0] not in keys, t))  # what is swept comes first
+    # What is swept comes first.
+    texts = sorted(typed, key=lambda t: (t.partition("=")[0] not in keys, t))
     name = str(given[0].value()) if given else grids.safe_name(",".join(texts) or "defaults", 60)
     typed_dir = any(o.key_or_group == "hydra.sweep.dir" for o in parsed)
     return Plan(
@@ -218,9 +221,11 @@ def _n_jobs(node: DictConfig, points: int, adaptive: bool) -> int:
     launcher, cores = str(node.launcher._target_), cores_here()
     if "Joblib" in launcher:
         wanted = int(node.launcher.n_jobs)
-        jobs = wanted if wanted > 0 else max(1, cores + 1 + wanted)  # joblib: -1 is all cores, -2 all but one
+        # As joblib counts: -1 is all cores, -2 all but one.
+        jobs = wanted if wanted > 0 else max(1, cores + 1 + wanted)
     elif "submitit" in launcher and "Local" in launcher:
-        jobs = points  # submitit starts the whole array at once
+        # submitit's local executor starts a process for each job of an array at once.
+        jobs = points
     else:
         return 1
     return max(1, min(jobs, int(node.sweeper.n_jobs) if adaptive else points))
@@ -234,8 +239,10 @@ def cores_here() -> int:
 def gpus_here() -> tuple[str, ...]:
     """GPUs as CUDA_VISIBLE_DEVICES names them. Counted in /dev, since importing torch for it takes seconds."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    # Empty hides all, and entries may be indices, UUIDs (GPU-...) or MIG devices (MIG-...).
     if visible is not None:
         return tuple(name for name in visible.split(",") if name.strip())
+    # nvidia[0-9]*, as /dev has nvidiactl and nvidia-uvm too.
     return tuple(str(i) for i in range(len(list(Path("/dev").glob("nvidia[0-9]*")))))
 
 
@@ -244,11 +251,15 @@ def _defaults(node: DictConfig, own: Sequence[str], adaptive: bool) -> tuple[str
     typed = {o.partition("=")[0] for o in own}
     wanted: dict[str, Any] = {"hydra.sweep.subdir": "."}
     if adaptive:
-        wanted["hydra.sweeper.max_failure_rate"] = 1.0  # by default 0.0: one failed trial ends the study
+        # 0.0 by default: one failed trial would end the study.
+        wanted["hydra.sweeper.max_failure_rate"] = 1.0
         if "seed" in (node.sweeper.get("sampler") or {}):
-            wanted["hydra.sweeper.sampler.seed"] = 1  # the same command asks for the same points
+            # The same command asks for the same points, which are then skipped where they are complete.
+            wanted["hydra.sweeper.sampler.seed"] = 1
         if str(node.launcher._target_).endswith(".BasicLauncher"):
-            wanted["hydra.sweeper.n_jobs"] = 1  # by default 2: two points are chosen before either has a result
+            # 2 by default: two points would be chosen before either has a result, for a launcher that
+            # runs one at a time.
+            wanted["hydra.sweeper.n_jobs"] = 1
     there: Mapping[str, Any] = node.sweeper
     return tuple(
         f"{k}={v}"

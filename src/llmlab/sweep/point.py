@@ -170,6 +170,7 @@ class Runner:
         """Do what the state of the point's folder asks for, and return the validation loss."""
         wanted = self.hashes.get(folder.name) or self._appended(folder, overrides)
         deadline = time.monotonic() + PATIENCE
+        # A run whose sweep was killed is still finishing its step in there.
         while (how := point_state(folder, wanted)) == "busy":
             if time.monotonic() > deadline:
                 raise UserError("another process is training in this run folder")
@@ -232,6 +233,7 @@ class Runner:
             named = [] if any(o.startswith("sweep=") for o in overrides) else [f"sweep={quoted(self.name)}"]
             command += [*overrides, *named, f"hydra.run.dir={quoted(str(folder))}"]
         before = _bytes(folder / record.NAME)
+        # Appended: the log of an attempt that failed is what a user looks for.
         with open(folder / LOG, "ab") as log:
             at = log.tell()
             code = self._process(command, log, self._environment(cfg, gpus))
@@ -250,6 +252,7 @@ class Runner:
         parent = os.getppid() if os.getpid() != self.main else None
         process = subprocess.Popen(
             command,
+            # A debugger or a password prompt would wait in there unseen.
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -266,6 +269,7 @@ class Runner:
                     asked = True
                     _kill(process.pid, signum)
         finally:
+            # Its group and not it alone: ranks and loader workers of a process that crashed would live on.
             if process.poll() != 0:
                 _kill(process.pid, signal.SIGKILL)
                 process.wait()
@@ -285,7 +289,9 @@ class Runner:
         return {
             **env,
             **self.environment,
+            # Else Python holds back 8 KiB of what goes to a file, and the board reads the log.
             "PYTHONUNBUFFERED": "1",
+            # The board reads the log as UTF-8, whatever the locale (Latin-1, say) would have a file be.
             "PYTHONIOENCODING": "utf-8",
             PARENT: str(os.getpid()),
         }
@@ -337,6 +343,7 @@ def _n_ranks(cfg: DictConfig) -> int | None:
 def remove_leftovers(folder: Path) -> None:
     """Remove the files of a run that can't be resumed, but for its log and note."""
     for path in folder.iterdir():
+        # The lock stays: unlinked, two processes could each hold one on a file of this name.
         if path.name in (LOG, NAME, lock.LOCK):
             continue
         if path.is_dir() and not path.is_symlink():
@@ -367,6 +374,7 @@ def _bytes(path: Path) -> bytes | None:
 
 
 def _kill(group: int, signum: int) -> None:
+    # It may have ended just now.
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(group, signum)
 

@@ -35,6 +35,7 @@ def horizon(
         what = " and ".join(f"budget.{u}={v}" for u, v in given.items()) or "nothing is"
         raise UserError(f"a budget is one of {', '.join(f'budget.{u}' for u in UNITS)}, but {what} given")
     unit, amount = next(iter(given.items()))
+    # Not `amount <= 0`, which NaN passes.
     if not amount > 0 or math.isinf(amount):
         raise UserError(f"budget.{unit}={amount} must be a number above 0")
     if unit == "steps":
@@ -46,5 +47,6 @@ def horizon(
         # Rounded up like tokens: equal-FLOP comparisons then differ by less than a step.
         steps = math.ceil(amount / flops_per_token / tokens_per_step)
     else:
+        # One step at least: on a slow machine a minute may be less than that.
         steps = max(1, math.ceil(tokens_in(float(amount)) / tokens_per_step))
     return Horizon(unit, amount, steps, steps * tokens_per_step)

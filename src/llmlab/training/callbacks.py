@@ -51,7 +51,8 @@ class Journal(Callback):
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self.began = time.perf_counter()
         self.meter = Meter(self.tokens_per_step, trainer.global_step, trainer.max_steps)
-        if self.meter.begin == trainer.global_step:  # a run too short for a warm-up
+        # A run too short for a warm-up; no batch ends at the step where it begins.
+        if self.meter.begin == trainer.global_step:
             self.meter.start(trainer.global_step, module.device)
 
     # Called for every micro-batch; `micro` is 0 again where an optimizer step ended.
@@ -112,7 +113,9 @@ class Journal(Callback):
             self.meter.pause()
 
     def on_validation_end(self, trainer: pl.Trainer, module: Offline) -> None:  # type: ignore[override]
-        if trainer.sanity_checking:  # where the user typed trainer.num_sanity_val_steps
+        # Where the user typed trainer.num_sanity_val_steps: Lightning runs these batches through the
+        # same hooks, before step 1.
+        if trainer.sanity_checking:
             return
         step = trainer.global_step
         self.final = dict(module.validation)
@@ -139,6 +142,7 @@ class Checkpoints(Callback):
         self, folder: Path, journal: Journal, interrupt: Interrupt, *, every: int, keep: int, validate_every: int
     ):
         self.folder, self.journal, self.interrupt = folder, journal, interrupt
+        # Two at least: the newest may turn out damaged.
         self.every, self.keep, self.validate_every = every, max(keep, 2), validate_every
         self.last = -1  # step of the last save, or of the checkpoint that was resumed
 
@@ -154,7 +158,9 @@ class Checkpoints(Callback):
     def on_train_batch_end(self, trainer: pl.Trainer, module: Offline, *unused: object) -> None:  # type: ignore[override]
         step = trainer.global_step
         if module.micro or self._validation_follows(trainer, step):
-            return  # a checkpoint before the validation would make a resumed run skip it
+            # A checkpoint before the validation would make a resumed run skip it: Lightning 2.6 takes one that is due
+            # at the restored batch for done (`increment_progress_to_evaluation_end`).
+            return
         self._maybe(trainer, module, step)
 
     def on_validation_end(self, trainer: pl.Trainer, module: Offline) -> None:  # type: ignore[override]
@@ -163,6 +169,7 @@ class Checkpoints(Callback):
 
     def _validation_follows(self, trainer: pl.Trainer, step: int) -> bool:
         due = bool(self.validate_every) and step % self.validate_every == 0
+        # should_stop too: Lightning then validates before it ends (`_should_check_val_fx`).
         return bool(trainer.limit_val_batches) and (due or step >= trainer.max_steps or trainer.should_stop)
 
     def _maybe(self, trainer: pl.Trainer, module: Offline, step: int) -> None:
@@ -172,20 +179,24 @@ class Checkpoints(Callback):
         if due and step != self.last:
             self._save(trainer, module, step)
         if asked:
+            # An exception, not should_stop, behind which Lightning would validate once more before it ends.
             raise Interrupted(step, asked)
 
     def _save(self, trainer: pl.Trainer, module: Offline, step: int) -> None:
         journal = self.journal
+        # Before the save: what has diverged must not push out the last good checkpoint.
         journal.check(module, step)
         if journal.meter is not None:
             journal.meter.mark(step)
             journal.meter.pause()
         if trainer.is_global_zero:
-            journal.metrics.sync()  # so that no checkpoint is newer than the rows that led to it, should the machine go down
+            # So that no checkpoint is newer than the rows that led to it, should the machine go down.
+            journal.metrics.sync()
         self.last = step
         # On all ranks: sharded tensors are gathered by all, though only the first writes.
         trainer.save_checkpoint(self.folder / checkpoint.name(step))
         if trainer.is_global_zero:
+            # Only behind the save, so that there is a checkpoint at every moment.
             for old in checkpoint.all_of(self.folder)[: -self.keep]:
                 checkpoint.remove(old)
         if journal.meter is not None:

@@ -20,6 +20,7 @@ def clip_by_norm(parameters: list[nn.Parameter], limit: float | None) -> Tensor:
     from torch.distributed.tensor import DTensor
 
     gradients = [p.grad for p in parameters if p.grad is not None]
+    # `_foreach_norm` refuses an empty list.
     if not gradients:
         return torch.zeros(())
     local = [g.to_local() if isinstance(g, DTensor) else g for g in gradients]

@@ -25,11 +25,13 @@ def check(spec: ModelSpec, weights: Path | None, tokenizer: Tokenizer) -> None:
     if size > spec.sizes.vocab_size:
         raise UserError(f"it knows {spec.sizes.vocab_size:,} tokens, but the run's tokenizer has {size:,}; {fix}")
     if theirs is None:
-        if spec.sizes.vocab_size - size >= 64:  # more than a table is rounded up by
+        # More than a table is rounded up by.
+        if spec.sizes.vocab_size - size >= 64:
             raise UserError(f"it knows {spec.sizes.vocab_size:,} tokens, but the run's tokenizer has {size:,}; {fix}")
         return
     ours = tokenizer.inner.get_vocab(with_added_tokens=True)
     known = theirs.inner.get_vocab(with_added_tokens=True)
+    # In the order of ids, so that the first that differs is named.
     other = next((token for token, i in sorted(known.items(), key=lambda x: x[1]) if ours.get(token) != i), None)
     if other is not None:
         here = f"is {ours[other]} in the run's" if other in ours else "is not in the run's"

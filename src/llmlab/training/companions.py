@@ -159,6 +159,7 @@ def _finished(chosen: Chosen, objective: PartSpec) -> Companion:
         raise UserError(
             f"it has no head for the role {missing[0]}, which objective={objective.name} asks for; it has {has}"
         )
+    # A finished model may have more heads than the objective asks for; they would take memory for nothing.
     spec = replace(spec, heads={role: spec.heads[role] for role in roles})
     check_objective(spec, objective, roles)
     source = init_from.absolute(chosen.source)
@@ -173,7 +174,8 @@ def fingerprint(weights: Path) -> str:
 
     if not run_folder.is_foreign(weights):
         return checkpoint.weights_sha256(weights)
-    files = sorted(weights.glob("*.safetensors"))  # a large model's are several, of which glob gives any order
+    # A large model's are several, of which glob gives any order.
+    files = sorted(weights.glob("*.safetensors"))
     return hashlib.sha256("".join(f"{f.name} {sha256(f)}\n" for f in files).encode()).hexdigest()
 
 

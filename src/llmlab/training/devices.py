@@ -52,7 +52,9 @@ def find_devices(cfg: DictConfig) -> Devices:
     accelerator = "cpu" if wanted == "cpu" or not cuda else "gpu"
     devices = str(cfg.trainer.devices)
     name = cfg.strategy.name
-    if devices in ("auto", "-1"):  # as Lightning counts: all GPUs, one CPU
+    # As Lightning counts: all GPUs, one CPU.
+    if devices in ("auto", "-1"):
+        # SingleDeviceStrategy takes one device, however many there are.
         count = torch.cuda.device_count() if accelerator == "gpu" and name != "single" else 1
     else:
         count = int(devices)

@@ -54,7 +54,8 @@ def complete(
 ) -> None:
     """Complete the record (status completed) and print the panel."""
     metrics = progress["metrics"]
-    if "val_bits_per_byte" in metrics and cfg.train.validation_batches is None:  # else of another text
+    # Only of a validation over all of the held-out text: the baselines are of that.
+    if "val_bits_per_byte" in metrics and cfg.train.validation_batches is None:
         for order, bits in recipe.corpus.ngram().items():
             metrics[f"kneser_ney_{'bigram' if order == 2 else 'trigram'}_bits_per_byte"] = bits
     speed = progress["tokens_per_second"]
@@ -94,7 +95,8 @@ def once_a_week() -> bool:
     with suppress(OSError, UserError):
         if 0 <= now - read_json(stamp, Stamp)["given"] < WEEK:
             return False
-    with suppress(OSError, UserError):  # a cache that can't be written
+    # A cache that can't be written must not fail a run that is complete; the advice is then given again.
+    with suppress(OSError, UserError):
         cache.root().mkdir(parents=True, exist_ok=True)
         write_atomic(stamp, json.dumps({"given": now}) + "\n")
     return True
@@ -120,7 +122,8 @@ def another_attention(spec: ModelSpec) -> str | None:
     """One that the model can have instead of its own in every layer, if there is one."""
     current = spec.stacks[-1].layers[-1].parts["attention"].name
     for name in (n for n in ("mla", "mha", "gqa") if n != current):
-        with suppress(ValueError):  # it is refused
+        # A part that can't have these sizes refuses them with a ValueError.
+        with suppress(ValueError):
             build.assemble(_with_attention(spec, PartSpec.with_defaults("attention", name)))
             return name
     return None

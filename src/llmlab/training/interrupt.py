@@ -46,12 +46,14 @@ class Interrupt:
         return self
 
     def __exit__(self, *unused: object) -> None:
+        # Lightning's teardown puts back what it found as well, which are the handlers set above.
         for signum, handler in self._before.items():
             signal.signal(signum, handler)
 
     def begin(self) -> None:
         """The ranks are there; all must say so."""
-        if self._several and torch.distributed.get_backend() != "gloo":  # over NCCL an answer would wait for the GPU
+        # Over NCCL an answer would wait for the GPU; `new_group` must be called by all ranks.
+        if self._several and torch.distributed.get_backend() != "gloo":
             self._group = torch.distributed.new_group(backend="gloo")
         self._begun = True
         for (
@@ -83,6 +85,7 @@ class Interrupt:
 
     # Python runs handlers in the main thread, between two bytecodes: here only a number is kept, and the step goes on.
     def _handle(self, signum: int, frame: FrameType | None) -> None:
+        # First of all: the terminal is gone, and the message below would fail with EIO.
         if signum == signal.SIGHUP:
             signals.leave_terminal()
         before, self.asked = self.asked, self.asked or signum

@@ -11,10 +11,12 @@ from llmlab.errors import UserError
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-FORWARD_SHARE = 1 / 3  # of a training step's cost a token (measured: 0.31 on two cores)
+# Of a training step's cost a token: measured 0.31 on two cores, a backward having two products for each of a forward.
+FORWARD_SHARE = 1 / 3
 SHARE = 0.1  # of the training's time: the most that validations take, unless the user says when they are
 MOST = 10  # validations by default, however cheap
-SAVES = 20  # a checkpoint costs what training on some 600 tokens does (measured on CPUs), so 20 need no such bound
+# A checkpoint costs what training on some 600 tokens does (measured on CPUs), so 20 need no bound as validations do.
+SAVES = 20
 
 
 class Intervals(NamedTuple):

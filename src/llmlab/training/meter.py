@@ -26,6 +26,7 @@ class Meter:
 
     def __init__(self, tokens_per_step: int, step: int, last_step: int):
         self.tokens_per_step = tokens_per_step
+        # A short run would have no steady step otherwise.
         self.begin = step + min(WARMUP_STEPS, (last_step - step) // 4)
         self.tokens = 0
         self.seconds = 0.0
@@ -53,6 +54,7 @@ class Meter:
         if self._step is None or step <= self._step:
             return
         now = time.perf_counter()
+        # Two marks may fall on one tick of a coarse clock.
         tokens, seconds = (step - self._step) * self.tokens_per_step, max(now - self._since, 1e-9)
         self.recent = tokens / seconds
         self.tokens, self.seconds = self.tokens + tokens, self.seconds + seconds
@@ -110,6 +112,7 @@ def measure_peak(device: torch.device, dtype: torch.dtype, seconds: float = 0.4)
     for n in (2048, 4096, 8192) if device.type == "cuda" else (512, 1024, 2048):
         a, b = torch.randn(2, n, n, device=device).to(dtype)
         out = torch.empty(n, n, device=device, dtype=dtype)
+        # Once before the clock runs: at its first product cuBLAS loads kernels and takes a workspace.
         torch.mm(a, b, out=out)
         deadline = time.perf_counter() + seconds
         while time.perf_counter() < deadline:

@@ -93,7 +93,9 @@ class Offline(pl.LightningModule):
             return
         strategy = self.strategy
         model = strategy.assemble(self.spec)
-        self.learns.apply(model)  # before anything is sharded: FSDP2 and tensor parallelism make parameters anew
+        # Before anything is sharded: FSDP2 and tensor parallelism make parameters anew, and take over
+        # what requires_grad was.
+        self.learns.apply(model)
         self.model = self._placed(model)
         for role, companion in self.companions.items():
             shared = companion.embedding(self.model)
@@ -102,6 +104,8 @@ class Offline(pl.LightningModule):
                 strategy.share(self.model, model)
             self.models[role] = model
         self.fill()
+        # A balance loss is not linear in tokens: of counts of one rank alone it would be another with
+        # each number of ranks.
         if strategy.data_world > 1:
             for module in self.modules():
                 if isinstance(module, MixtureOfExperts):
@@ -135,11 +139,14 @@ class Offline(pl.LightningModule):
         """The sum over the data-parallel ranks. Each rank's gradient is that of its own summand times their number, so
         that the mean which the strategy takes is the gradient of the sum."""
         world = self.strategy.data_world
+        # Cloned, since Lightning's reduce is in place (`_sync_ddp`).
         return self.reduce(tensor.detach().clone()) + world * (tensor - tensor.detach())
 
     def configure_optimizers(self) -> Any:
         optimizer = self.strategy.build_optimizer(self.optimizer_part, roles.learning(self.trained))
         # LambdaLR multiplies the rate that each group began with, so that parts with several groups keep their ratios.
+        # A plain function: LambdaLR's state has None for it, but for a callable object its
+        # `__dict__`, whatever is in there.
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.schedule.factor(step, self.horizon))
         # By optimizer step; Lightning's default is by epoch, of which a run has one.
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
@@ -158,6 +165,8 @@ class Offline(pl.LightningModule):
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         micro_step = self.trainer.global_step * self.trainer.accumulate_grad_batches + self.micro
         # Ranks that share the work on the same rows (tensor parallel) draw the same, or their dropout would differ.
+        # Lightning 2.6 calls this hook behind the fetch of the batch: what a feed draws does not move
+        # a layer's dropout.
         torch.manual_seed(key(self.seed, "step", micro_step, self.strategy.data_rank))
 
     def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
@@ -169,6 +178,7 @@ class Offline(pl.LightningModule):
         self.micro += 1
         for role, aux in loss.aux.items():
             if (tokens := aux.tokens_per_expert) is not None:
+                # Not in place: the first tensor is still the loss's own.
                 self._tokens[role] = tokens if role not in self._tokens else self._tokens[role] + tokens
         # Lightning divides by the micro-batches of a step and the strategy takes the mean over ranks.
         mean = loss.mean(counts, self._shares)
@@ -235,6 +245,7 @@ class Offline(pl.LightningModule):
             self.step_metrics.close(self.strategy.norm())
         optimizer.zero_grad()  # Lightning does it behind the next forward, when most activations are there too
         self.micro = 0
+        # Once a step and not for each micro-batch: routers learn of their load at the step only.
         self.tokens_per_expert = {role: self.reduce(tokens) for role, tokens in self._tokens.items()}
         self._tokens = {}
         for role, tokens in self.tokens_per_expert.items():
@@ -299,6 +310,8 @@ class Offline(pl.LightningModule):
         self.step_metrics.load(rows, strategy.data_rank, strategy.data_world)
         self.feed.load(ours.get("feed", {}))
         # Lightning takes as many micro-batches for done as its own counter says, and validates by it.
+        # Changed in place: Lightning restores its loops from this very dict, after the module
+        # (`restore_training_state`).
         progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
         for counts in (progress["total"], progress["current"]):  # of micro-batches; a step may now have more or fewer
             # Where Lightning saves at the end of a batch, `completed` is one behind `processed`; it looks for just that

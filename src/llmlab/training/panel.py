@@ -23,12 +23,15 @@ def print_panel(
 
     table = Table.grid(padding=(0, 2))
     table.add_column(style="bold")
-    table.add_column(overflow="fold")  # rich would cut a long path with an ellipsis, which can't be copied
+    # rich would cut a long path with an ellipsis, which can't be copied.
+    table.add_column(overflow="fold")
     for name, value in rows(record, folder):
+        # A Text: in a str rich would read [brackets] as markup, and a path may have them.
         table.add_row(name, Text(value))
     body: list[Any] = [table]
     if sample is not None:
         body += [Text(), Text("sample", style="bold"), Text.assemble((sample[0], "dim"), sample[1])]
+    # rich would colour every number and path in the panel of its own accord.
     console = Console(highlight=False)
     console.print(Panel(Group(*body), title=f"{record['status']} at step {record['steps']:,}", expand=False))
     if next_commands:

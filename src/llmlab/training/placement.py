@@ -54,6 +54,7 @@ class Placement:
         if self.dtype != torch.float32:
             # Parameters alone: buffers hold counts and biases of routers, which bfloat16 would round away.
             for parameter in model.parameters():
+                # By `.data`: a tied parameter stays one object, and roles and marks that hang on it stay.
                 parameter.data = parameter.data.to(self.dtype)
         for layer in cast("list[Layer]", [layer for stack in model.all_stacks() for layer in stack.layers]):
             for module in traceable(layer) if self.compile else ():
@@ -98,6 +99,8 @@ def check(cfg: DictConfig, accelerator: str) -> None:
     if cfg.precision == "16-mixed" and accelerator == "cpu":
         raise UserError(devices.NEEDS_GPU)
     if cfg.placement.compile and accelerator == "cpu":
+        # As Inductor looks for one (`torch._inductor.config.cpp.cxx`): CXX alone where it is set. Without one it raises
+        # InvalidCxxCompiler in the first forward.
         compilers = [os.environ["CXX"]] if os.environ.get("CXX") else ["g++", "clang++"]
         if not any(shutil.which(c.split()[0]) for c in compilers):
             raise UserError(

@@ -53,6 +53,7 @@ def check(cfg: DictConfig, recipe: Recipe, devices: Devices, weights: Path | Non
 def parts(spec: ModelSpec, device: str, precision: str) -> None:
     """UserError if the init refuses its options, or the kernel to train on a `device`, cpu or cuda."""
     try:
+        # Built and thrown away: a part refuses bad options in its __init__, with a ValueError.
         spec.init.factory()()
         if check_kernel := getattr(spec.kernel.factory()(), "check_training", None):
             check_kernel(device, precision)
@@ -140,11 +141,13 @@ def _typed(path: Path) -> str:
 def _memory(cfg: DictConfig, recipe: Recipe, devices: Devices, others: Sequence[flops.Parameters]) -> None:
     """Weights, gradients and the optimizer's state must fit: what is computed on the way comes on top and isn't counted."""
     free = available(devices.device)
-    whole = cfg.strategy.name in ("single", "ddp")  # each process has a copy of all of it
+    # Each process has a copy of all of it.
+    whole = cfg.strategy.name in ("single", "ddp")
     if free is None or not (whole or devices.device.type == "cpu"):
         return
     copies = max(1, devices.world // devices.nodes) if whole and devices.device.type == "cpu" else 1
     counts = recipe.cost.parameters
+    # Mixed precision keeps parameters, gradients and states in float32: autocast's copies come and go.
     number = 2 if cfg.precision == "bf16-true" else 4
     each = number * (2 + states(recipe.optimizer))
     frozen = counts.total - counts.trainable  # weights alone
@@ -171,7 +174,8 @@ def states(optimizer: OptimizerPart) -> float:
         made = optimizer.build([("weight", weight, "q")])
         made.step()
         kept = [v for s in made.state.values() for v in s.values() if isinstance(v, torch.Tensor) and v.dim()]
-    except Exception:  # one that can't take a lone matrix: it is counted as if it kept nothing
+    except Exception:
+        # One that can't take a lone matrix: it is counted as if it kept nothing.
         return 0.0
     return sum(v.numel() for v in kept) / weight.numel()
 
@@ -179,6 +183,7 @@ def states(optimizer: OptimizerPart) -> float:
 def available(device: torch.device) -> int | None:
     """Bytes that can be had on a device now, of the CPU's within what the container may have; None where it isn't said."""
     if device.type == "cuda":
+        # Free by the driver's count: other processes on the device have their share already taken off.
         return torch.cuda.mem_get_info(device)[0]
     try:
         lines = dict(line.split(":", 1) for line in MEMINFO.read_text().splitlines())

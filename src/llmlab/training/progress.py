@@ -17,6 +17,7 @@ class Progress:
 
     def __init__(self, steps: int, *, stream: TextIO | None = None, enabled: bool = True):
         self.steps, self.enabled = steps, enabled
+        # Looked up here and not as a default: tests and notebooks replace sys.stdout.
         self.stream = stream or sys.stdout
         self.terminal = self.stream.isatty()
         self.every = TERMINAL_SECONDS if self.terminal else PLAIN_SECONDS
@@ -29,6 +30,7 @@ class Progress:
         """rate: tokens a second. left: seconds."""
         if not self.enabled:
             return
+        # Not time.time(), which may be set back, and the line would then stand still.
         now = time.monotonic()
         if now < self._next and not force:
             return
@@ -109,6 +111,7 @@ class Mean:
 
 def duration(seconds: float) -> str:
     """ "42 s", "3:07" or "2:05:00"."""
+    # round() goes to the even number: 2.5 to 2.
     seconds = int(seconds + 0.5)
     if seconds < 60:
         return f"{seconds} s"

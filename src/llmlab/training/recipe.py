@@ -38,6 +38,7 @@ def part_factory(cfg: DictConfig, slot: str) -> Any:
     """A factory of the part that `cfg` names in a slot of the recipe, with its options."""
     from omegaconf import OmegaConf
 
+    # Plain values: a part is a class of its own, which knows nothing of OmegaConf's containers.
     options: Any = OmegaConf.to_container(cfg[slot], resolve=True)
     return registry.load(slot, options.pop("_part_"), {k: v for k, v in options.items() if not k.startswith("_")})
 
@@ -88,7 +89,8 @@ class Batches(Feed):
             separate_documents=cfg.data.separate_documents,
             token_types=segments(recipe.spec),
         )
-        batches.train(0, cut.world, 0)  # which counts the windows; no worker starts before the first batch is asked for
+        # Counts the windows, and refuses too few of them; no worker starts before the first batch is asked for.
+        batches.train(0, cut.world, 0)
         return batches
 
     def train(self, rank: int, world: int, start: int) -> Iterable[Any]:
@@ -199,7 +201,8 @@ class Recipe:
                 token_types=segments(spec),
             )
             learns.apply(model)
-        except ValueError as e:  # a part that refuses what it was given
+        except ValueError as e:
+            # A part that refuses what it was given; a UserError is a ValueError too, and keeps its words.
             raise UserError(str(e)) from e
         if companions is None:
             companions = resolve_companions(composed, model, corpus.vocabulary.size, corpus.tokenizer)

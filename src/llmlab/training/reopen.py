@@ -77,17 +77,20 @@ def resumed_task(composed: Composed, done: dict[str, Any]) -> Task | None:
         if os.path.lexists(folder / name) and not (folder / name).is_file():
             raise UserError(f"{folder / name} is no ordinary file; {BRING_BACK}")
         try:
-            metrics.check(folder / name)  # before the record is written anew
+            # Before the record is written anew: a run that is refused leaves its folder as it was.
+            metrics.check(folder / name)
         except UserError as e:
             raise UserError(f"{e}; {BRING_BACK}") from None
     data, tokenizer = recipe.as_dataclass(cfg.data, schema.Data), recipe.as_dataclass(cfg.tokenizer, schema.Tokenizer)
     trained = text.Trained(folder, data, tokenizer, recipe.special(cfg), done, recipe.reads(cfg))
     first = is_first()
     if first:
-        lock.lock(folder)  # before anything in it is judged or deleted
+        # Before anything in it is judged or deleted: another process may be writing there.
+        lock.lock(folder)
     try:
         if first:
-            files.sweep(folder, but=("point.json",))  # which the sweep writes
+            # The sweep writes point.json while this process begins.
+            files.sweep(folder, but=("point.json",))
             checkpoint.sweep(folder / checkpoint.FOLDER)
             for line in text.repair(trained):
                 print(f"warning: {line}", file=sys.stderr)
@@ -121,6 +124,7 @@ def _checked(done: dict[str, Any], path: Path) -> None:
         "steps": done["steps"],
     }
     for key, value in least.items():
+        # A step count of 0 is that of a run which ended before its first; budgets and threads begin at 1.
         if not (key != "steps") <= value < 1 << 40:
             raise UserError(f"{path}: {key}={value} can't be meant")
 
@@ -149,7 +153,8 @@ def _change(cfg: DictConfig, composed: Composed, done: Mapping[str, Any], folder
             cfg.data.path = files.absolute(str(cfg.data.path))
             done.get("data", {}).pop("path", None)  # this one is looked at instead
     if cfg.data.source == "files" and (moved := done.get("data", {}).get("path")):
-        cfg.data.path = moved  # to where an earlier resume found it
+        # To where an earlier resume found it, which config.yaml does not know: that is written once.
+        cfg.data.path = moved
 
 
 def _complete(folder: Path, done: Mapping[str, Any], target: int) -> str:

@@ -37,9 +37,11 @@ def train(composed: Composed, folder: str | Path | None = None) -> Mapping[str, 
 
     from llmlab.training import reopen
 
+    # Not the current folder: with hydra.job.chdir=false, as conf/config.yaml has it, Hydra stays where it was called.
     folder = Path(HydraConfig.get().runtime.output_dir if folder is None else folder)
     first = is_first()
     if composed.cfg.resume:
+        # Hydra has made a folder for this command, which writes into the run's own.
         if first and folder.resolve() != Path(composed.cfg.resume).resolve():
             _remove_if_empty(folder)
         done = record.read(composed.cfg.resume)
@@ -57,6 +59,7 @@ def train(composed: Composed, folder: str | Path | None = None) -> Mapping[str, 
             )
     try:
         return _train(task, first)
+    # KeyboardInterrupt and SystemExit too: a record must not say for ever that the run goes on.
     except BaseException as e:
         unwritten = isinstance(e, UserError) and isinstance(e.__cause__, OSError) and "intact" not in str(e)
         if unwritten and checkpoint.all_of(task.folder / checkpoint.FOLDER):
@@ -108,7 +111,8 @@ def _train(task: Task, first: bool) -> Mapping[str, Any]:
     devices = trainers.find_devices(cfg)
     cut = recipes.Cut.make(cfg.train.batch_size, cfg.train.micro_batch_size, devices.data_parallel)
     recipe = recipes.Recipe.from_config(task.composed, task.spec, task.corpus, task.companions)
-    make.feed(cfg, recipe, cut, 1)  # to refuse a corpus that is too small before anything is written
+    # To refuse a corpus that is too small before anything is written.
+    make.feed(cfg, recipe, cut, 1)
     strategies.check(cfg, devices, recipe.spec)
     for role, companion in recipe.companions.items():
         with companions.naming_role(role):
@@ -129,6 +133,7 @@ def _train(task: Task, first: bool) -> Mapping[str, Any]:
 
     if first:
         task.folder.mkdir(parents=True, exist_ok=True)
+        # Before a file is written: two commands with one hydra.run.dir would write into each other's run.
         lock.lock(task.folder)
         files.sweep(task.folder, but=("point.json",))
     run = record.Record(task.folder, task.record, writes=first)
@@ -182,7 +187,9 @@ def _train(task: Task, first: bool) -> Mapping[str, Any]:
             rank_zero_print(f"interrupted{at}; go on with: {resume_command(task.folder)}")
             if e.step:
                 _destroy_process_group()
-                if not first:  # Lightning kills the first, which may still write, when another ends with an exit code
+                # Lightning's observer kills the first rank with SIGKILL within 5 s where another ends with an exit code
+                # (`_ChildProcessObserver`), and that may still write.
+                if not first:
                     return run.fields
             raise KeyboardInterrupt from e
         raise UserError(e.advice(task.folder, cfg)) from e.__cause__

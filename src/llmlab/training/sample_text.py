@@ -35,11 +35,13 @@ def sample(recipe: Recipe, model: Model, tokens: int = SAMPLE_TOKENS) -> tuple[s
     new = tokens if room is None else min(tokens, room - len(prompt))
     if new < 1:
         return None
+    # One seed for all samples: those of two runs, or of two steps, differ by their models alone.
     how = Sampling(temperature=0.8, top_p=0.95)
     stop = corpus.vocabulary.special.get("eos")
     written = list(
         generate(model, prompt, max_new=new, sampling=how, seed=1, stop=stop, vocabulary=corpus.vocabulary.size)
     )
+    # Decoded together and cut: a letter may be spread over the last token of the prompt and the first that was written.
     return corpus.tokenizer.decode(prompt), corpus.tokenizer.decode([*prompt, *written])[
         len(corpus.tokenizer.decode(prompt)) :
     ]

@@ -49,6 +49,7 @@ class StepMetrics:
         weighted = [sums[name] for name in self.terms]
         # float64: sums over micro-batches and ranks then round below what a float32 loss has, in whatever order they are.
         self._micro.append(torch.stack([t.detach().double() for t in (*weighted, *pairs)]))
+        # Of the whole step, so those of any micro-batch do.
         self._counts = [counts[name] for name in self.terms]
 
     def close(self, norm: Tensor) -> None:
@@ -77,6 +78,7 @@ class StepMetrics:
             summed.clone()
         )  # all_reduce writes into its argument, and `peek` must leave the rows as they are
         counted = table[:, n : 2 * n]
+        # Where nothing was counted the sum is 0 too.
         losses = (summed[:, :n] / counted.clamp(min=1)).sum(1)
         pairs = summed[:, n:].sum(0).view(-1, 2)
         means = pairs[:, 0] / pairs[:, 1].clamp(min=1)

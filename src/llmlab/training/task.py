@@ -83,5 +83,6 @@ def resume_command(folder: Path) -> str:
 
 def typed(key: str, value: str | Path) -> str:
     """key=value as a shell and Hydra's grammar both take it."""
+    # ASCII: Hydra's lexer knows no other letters in a bare word.
     plain = re.fullmatch(r"[\w./~-]+", str(value), re.ASCII)
     return f"{key}={value}" if plain else shlex.quote(f"{key}={quoted(str(value))}")

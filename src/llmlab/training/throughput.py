@@ -51,6 +51,7 @@ def tokens_in(
         build.materialise(each)
         build.initialise(each, 0)
         each.to(device)
+    # Dropout is a part of what a step costs.
     model.train()
     learning = [entry for each in (model, *others.values()) for entry in roles.learning(each)]
     made = optimizer.build(learning)
@@ -59,6 +60,7 @@ def tokens_in(
     spent, since = 0.0, 0.0
     steps = min(STEPS, batches.steps)
     for step in range(steps):
+        # At least the last step is measured, however short the run.
         if step == min(WARMUP, steps - 1):
             since = _now(device)
         for _ in range(cut.accumulate):
@@ -66,6 +68,7 @@ def tokens_in(
             with torch.autocast(device.type, COMPUTED[precision], enabled=precision.endswith("mixed")):
                 loss = objective.loss(model, batch, **others)
             loss.mean().backward()  # of this micro-batch alone: its scale is another than a run's, its cost the same
+        # Always, as a run measures its norm at each step even where it clips nothing.
         clip_by_norm([p for _, p, _ in learning], 1.0)
         made.step()
         made.zero_grad()

@@ -37,6 +37,7 @@ class Totals:
             size = batch[BYTES].sum().double()
             pairs[BYTES] = torch.stack([size, torch.zeros_like(size)])
         for name, pair in pairs.items():
+            # Zeros and not left out: all ranks reduce one table, whose rows must be the same names.
             if "filler" in batch:
                 pair = torch.zeros_like(pair)
             self.pairs[name] = pair if name not in self.pairs else self.pairs[name] + pair

@@ -113,12 +113,18 @@ def make(
             check_val_every_n_epoch=None,
             # 0 switches validation off; the feed limits it otherwise, in samples, and not in micro-batches of a rank.
             limit_val_batches=0 if t.validation_batches == 0 else None,
-            use_distributed_sampler=False,  # it would give each rank a share of the share that the feed gives it
-            logger=False,  # else one of Lightning's own, in a folder lightning_logs
-            enable_checkpointing=False,  # else a ModelCheckpoint beside ours
+            # Lightning would put a DistributedSampler under the loader, which takes a share of the
+            # share that the feed gives this rank.
+            use_distributed_sampler=False,
+            # True by default: a logger of Lightning's own, which makes a folder lightning_logs.
+            logger=False,
+            # True by default: a ModelCheckpoint beside ours.
+            enable_checkpointing=False,
             enable_progress_bar=False,
+            # Called in this order: the row of a validation is written before the checkpoint behind it is saved.
             callbacks=[journal, saves],
             default_root_dir=str(folder),
+            # `extra` behind QUIET: what the user typed goes before.
             **{**QUIET, **extra},
         )
     except (ValueError, TypeError, RuntimeError, MisconfigurationException) as e:
@@ -198,8 +204,10 @@ def fit(module: Offline, trainer: pl.Trainer, point: Path | None) -> None:
     interrupt = next(c for c in callbacks if isinstance(c, Checkpoints)).interrupt
     # Python's collector looks at all objects again and again while torch and Lightning are imported; what is there now is
     # never garbage, so it is left out of every later collection.
-    if gc.get_threshold()[0] >= 100_000:  # the command line raised it, and what is imported by now stays
+    # Only where the command line has raised it: what is imported by now stays.
+    if gc.get_threshold()[0] >= 100_000:
         gc.freeze()
+        # The thresholds of Python 3.11 as it starts.
         gc.set_threshold(700, 10, 10)
     try:
         with interrupt:
@@ -216,13 +224,16 @@ def fit(module: Offline, trainer: pl.Trainer, point: Path | None) -> None:
         raise Stopped("failed", str(e), hint="diverged") from e
     except UserError as e:
         raise Stopped("failed", str(e), hint="disk" if isinstance(e.__cause__, OSError) else "") from e
-    except torch.OutOfMemoryError as e:  # of the GPU; the CPU's allocator raises a RuntimeError, below
+    except torch.OutOfMemoryError as e:
+        # Of the GPU alone: the CPU's allocator raises a plain RuntimeError, which is told by its words below.
         raise Stopped("failed", "out of memory; lower train.micro_batch_size (the batch stays as it is)") from e
     except Exception as e:
+        # c10's DefaultCPUAllocator says so in a RuntimeError (torch 2.13).
         if "can't allocate memory" in str(e):
             raise Stopped("failed", "out of memory; lower train.micro_batch_size (the batch stays as it is)") from e
         if isinstance(e, OSError) and e.errno is not None and e.filename is not None:
             raise Stopped("failed", f"{e.filename} could not be written: {e.strerror}", hint="disk") from e
-        if "by peer" in str(e):  # gloo's words
+        # Gloo's words where another rank has closed its connection: it has no exception of its own.
+        if "by peer" in str(e):
             raise Stopped("failed", "another process of this run has ended; it may have said why") from e
         raise Stopped("failed", f"{type(e).__name__}: {(str(e).splitlines() or [''])[0]}") from e

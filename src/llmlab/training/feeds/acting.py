@@ -91,6 +91,7 @@ class Actor:
             _needed(self.reward, p["rest"])
         records = [{**p["rest"], "prompt": self.tokenizer.decode(p["prompt"].tolist())} for p in prompts]
         scores = [float(score) for score in self.reward.score(records, texts)]
+        # NaN or infinity would be in the advantages of a whole group, and from there in all weights.
         if len(scores) != len(texts) or not all(map(np.isfinite, scores)):
             name = type(self.reward).__name__
             raise UserError(

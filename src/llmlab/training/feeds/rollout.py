@@ -151,6 +151,7 @@ class Rollouts(Feed):
             written = self.actor.answers(model, mine, seeds, Sampling(temperature=self.how.temperature))
         width = self.how.max_new
         local = {
+            # All as wide as an answer may be: tensors that are gathered must have one shape on all ranks.
             "ids": torch.tensor([[*a.ids, *[0] * (width - len(a.ids))] for a in written]),
             "log_probabilities": torch.tensor(
                 [[*a.log_probabilities, *[0.0] * (width - len(a.ids))] for a in written], dtype=torch.float32

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from llmlab.training.recipe import Recipe
     from llmlab.training.task import Task
 
+# Above W&B's own limits, so that its way offline fits in: 20 seconds for an attempt online and 5 to end its process.
 BEGIN_SECONDS, END_SECONDS = 45.0, 90.0
 
 
@@ -31,6 +32,7 @@ def sinks(cfg: DictConfig, folder: Path, resumed_at: int | None = None) -> dict[
     made: dict[str, Sink] = {}
     chosen = cfg.get("logger") or {}
     if chosen.get("wandb") is not None:
+        # Imported where it is chosen: wandb takes 0.6 s, and need not be installed.
         from llmlab.training.loggers.weights_and_biases import WandBSink
 
         made["wandb"] = WandBSink(chosen["wandb"], folder, sweep_of(cfg, folder))
@@ -80,6 +82,7 @@ class Loggers:
         config = cast("dict[str, Any]", OmegaConf.to_container(cfg, resolve=True))
         self.known = {k: dict(v) for k, v in (run.get("loggers") or {}).items()}
         for sink in self.sinks:
+            # Of an earlier part of the run: this one has not failed yet.
             self.known.setdefault(sink.name, {}).pop("failed", None)
             about = sink.ask("begin", dict(run.fields), config, seconds=BEGIN_SECONDS)
             if about is not None:

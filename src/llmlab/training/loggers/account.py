@@ -20,6 +20,7 @@ def offline_reason(mode: str) -> str | None:
     host = address.hostname or "api.wandb.ai"
     if not has_key(host):
         return f"as there is no API key for {host} (wandb login)"
+    # Through a proxy the host's own address may well be out of reach.
     if any(os.environ.get(n) for n in PROXIES):
         return None  # the proxy knows
     try:
@@ -36,6 +37,7 @@ def has_key(host: str) -> bool:
         return True
     for file in (os.environ.get("NETRC"), "~/.netrc", "~/_netrc"):
         with contextlib.suppress(OSError, netrc.NetrcParseError):
+            # _netrc: its name on Windows, which W&B looks for too.
             if file and netrc.netrc(os.path.expanduser(file)).authenticators(host):
                 return True
     return False

@@ -34,11 +34,14 @@ class Guarded:
         while (call := self._calls.get()) is not None:
             method, args, answer = call
             try:
+                # A call that was queued before the sink was switched off is passed over, but whoever
+                # waits for it is answered.
                 if self._error is None and not self.off:
                     result = getattr(self.sink, method)(*args)
                     if answer is not None:
                         answer.value = result
-            except BaseException as e:  # W&B's teardown raises SystemExit
+            except BaseException as e:
+                # W&B's teardown raises SystemExit, which would end this thread without a word.
                 self._error = f"{type(e).__name__}: {(str(e).splitlines() or [''])[0]}".rstrip(": ")
                 self._abandon()
             if answer is not None:
@@ -64,6 +67,7 @@ class Guarded:
         if self.off:
             return False
         try:
+            # Never `put`, which would wait for a sink that hangs, and training with it.
             self._calls.put_nowait((method, args, answer))
         except queue.Full:
             self._hangs("it does not answer")
@@ -84,6 +88,7 @@ class Guarded:
     def close(self) -> None:
         """No call will follow."""
         with contextlib.suppress(queue.Full):
+            # A full queue is that of a sink that hangs: its thread is a daemon's, and left behind.
             self._calls.put_nowait(None)
 
 

@@ -59,6 +59,7 @@ class Samples:
         text = sample(self.recipe, module.model, tokens=TOKENS)
         if text is not None:
             with open(self.path, "a", encoding="utf-8") as f:
+                # In the letters of the text: \u escapes can't be read by whoever looks into the file.
                 f.write(json.dumps(Sample(step, *text)._asdict(), ensure_ascii=False) + "\n")
         return text
 

@@ -55,6 +55,7 @@ class WandBSink:
         self._alone = wandb.run is None  # W&B's process is one for all runs of this one
         self.flops_per_token = record["flops_per_token"]
         known = (record.get("loggers") or {}).get("wandb") or {}
+        # Eight characters, as W&B's own; from `secrets`, as the state of `random` is the run's.
         name = known.get("id") or secrets.token_hex(4)
         why = offline_reason(self.options.mode)
         try:
@@ -69,7 +70,8 @@ class WandBSink:
         run, here = self.run, relative_path(self.folder)
         run.define_metric("tokens")
         run.define_metric("flops")
-        run.define_metric("*", step_metric="tokens")  # else plots are by W&B's own step
+        # Else plots are by W&B's own step.
+        run.define_metric("*", step_metric="tokens")
         self.texts = samples.read(self.folder / samples.NAME)
         see = f"wandb sync {shlex.quote(here)}/wandb/offline-run-*" if self.offline else run.url
         return {
@@ -94,10 +96,12 @@ class WandBSink:
         resumes: bool,
     ) -> None:
         options = self.options
-        parts = {place.replace(".", "/"): part for place, part in record["parts"].items()}  # W&B nests keys at dots
+        # W&B nests keys at dots.
+        parts = {place.replace(".", "/"): part for place, part in record["parts"].items()}
         tags = [f"{place}={part}" for place, part in record["parts"].items()]
         if self._alone:
-            wandb.setup(wandb.Settings(silent=True))  # else what fails later is said by W&B too
+            # Before init, whose settings are of one run: else what fails later is said by W&B too.
+            wandb.setup(wandb.Settings(silent=True))
         self.run = wandb.init(
             project=options.project,
             entity=options.entity,
@@ -118,16 +122,21 @@ class WandBSink:
             mode=mode,
             # "must" would fail for a run that was deleted there.
             resume="allow" if resumes and mode == "online" else None,
-            reinit="create_new",  # the default gives back a run that the user's own code has open
+            # By default wandb.init gives back a run that the user's own code has open ("return_previous", 0.31).
+            reinit="create_new",
             settings=wandb.Settings(
                 silent=True,
-                console="off",  # else W&B replaces stdout to copy what is printed
+                # W&B would replace stdout and stderr to copy what is printed.
+                console="off",
                 save_code=False,
-                disable_git=True,  # run.json has the commit; W&B would upload the diff
+                # run.json has the commit; W&B would upload the diff.
+                disable_git=True,
                 x_save_requirements=False,  # lists every package that is installed
-                init_timeout=INIT_SECONDS,  # 90 by default, while no step is trained
+                # 90 seconds by default, in which no step is trained.
+                init_timeout=INIT_SECONDS,
                 finish_timeout=UPLOAD_SECONDS if options.artifact else FINISH_SECONDS,
-                finish_timeout_raises=True,  # else it only prints that it has given up
+                # By default W&B only prints that it has given up, and the run would seem to be there.
+                finish_timeout_raises=True,
             ),
         )
 
@@ -144,6 +153,7 @@ class WandBSink:
         """A histogram a layer, whose bins are the experts, and the busiest expert's load against the mean."""
         import wandb
 
+        # As counts and edges: of a sequence of values W&B would choose 64 bins of its own.
         bins = {n: wandb.Histogram(np_histogram=(np.array(c), np.arange(len(c) + 1))) for n, c in counts.items()}
         busiest = max(max(c) * len(c) / max(sum(c), 1) for c in counts.values())
         self.run.log({**{f"load/{n}": h for n, h in bins.items()}, "load/max_over_mean": busiest}, step=step)
@@ -154,7 +164,8 @@ class WandBSink:
         keys = ("status", "reason", "steps", "tokens_seen", "wall_seconds", "tokens_per_second", "mfu", "devices")
         summary = {k: record.get(k) for k in (*keys, "peak_memory_bytes", "flops_per_token", "sample", "notes")}
         summary["flops"] = record["flops_per_token"] * record["tokens_seen"]
-        self.run.log({}, commit=True)  # else the last row comes after the summary and takes its place
+        # Else the last row comes after the summary and takes its place.
+        self.run.log({}, commit=True)
         self.run.summary.update({**record["metrics"], **{k: v for k, v in summary.items() if v is not None}})
         if checkpoint is not None and self.options.artifact:
             artifact = wandb.Artifact(f"run-{self.run.id}", "model", metadata=dict(record["metrics"]))
@@ -176,6 +187,7 @@ class WandBSink:
         if not self._alone:
             return
         with contextlib.suppress(Exception):
+            # Private, as the public `teardown` waits until all data are uploaded.
             wandb.sdk.wandb_setup.singleton()._connection._proc._process.kill()
         closing = threading.Thread(target=_teardown, daemon=True)
         closing.start()

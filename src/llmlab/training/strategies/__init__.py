@@ -59,6 +59,8 @@ def make(cfg: DictConfig, devices: Devices) -> ByPath:
     return DDP(
         process_group_backend=backend,
         checkpoint_io=SafeCheckpointIO(),
-        broadcast_buffers=False,  # they change in the same way on every rank
-        gradient_as_bucket_view=True,  # gradients are pieces of the buffers that are reduced: one copy of them less
+        # DDP would send the first rank's before every forward; they change in the same way on every rank.
+        broadcast_buffers=False,
+        # Gradients are then pieces of the buffers that are reduced: one copy of them less.
+        gradient_as_bucket_view=True,
     )

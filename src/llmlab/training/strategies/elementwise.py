@@ -21,6 +21,7 @@ def check(cfg: DictConfig) -> None:
     """UserError in a line where the optimizer that `cfg` names is not for the ZeRO strategy that it names."""
     name, part = cfg.strategy.name, cfg.optimizer["_part_"]
     made = recipe.part_factory(cfg, "optimizer")().build([("weight", nn.Parameter(torch.zeros(2, 2)), "other")])
+    # The exact type: a subclass may read whole tensors, as torch.optim.AdamW itself is one of Adam.
     if type(made) not in ELEMENTWISE:
         raise UserError(
             f"optimizer={part} needs whole tensors, but strategy={name} gives it flat pieces; "

@@ -38,9 +38,11 @@ class FSDP(ByPath, ModelParallelStrategy):
         super().__init__(
             data_parallel_size=data_parallel,
             tensor_parallel_size=tensor_parallel,
-            save_distributed_checkpoint=False,  # DCP's folders are of one mesh; ours are whole tensors by path
+            # A folder of torch.distributed.checkpoint is sharded as the mesh was; ours holds whole tensors by path.
+            save_distributed_checkpoint=False,
             process_group_backend=backend,
         )
+        # ModelParallelStrategy's constructor takes none (Lightning 2.6).
         self._checkpoint_io = SafeCheckpointIO()
 
     @property
@@ -52,6 +54,7 @@ class FSDP(ByPath, ModelParallelStrategy):
         return self.device_mesh["data_parallel"].size()
 
     def sum(self, tensor: Tensor) -> Tensor:
+        # Not `self.reduce`: its group is the world by default, in which ranks that split a layer have the same rows.
         torch.distributed.all_reduce(tensor, group=self.device_mesh["data_parallel"].get_group())
         return tensor
 
@@ -64,13 +67,16 @@ class FSDP(ByPath, ModelParallelStrategy):
         from torch.distributed.fsdp import fully_shard
 
         data, split = self.device_mesh["data_parallel"], self.device_mesh["tensor_parallel"]
-        if split.size() > 1:  # before FSDP2, which then shards each rank's piece over the data-parallel ranks as well
+        # Before FSDP2, which then shards each rank's piece over the data-parallel ranks as well.
+        if split.size() > 1:
             tensor_parallel.split(model, split)
         for stack in model.all_stacks():
             # Bottom-up: `fully_shard` of a module takes what no call before has taken of it as one group.
             for layer in cast("list[Any]", list(stack.layers)):
                 layer.forward = functools.partial(_sealed, layer.forward)
                 fully_shard(layer, mesh=data)
+                # Behind `fully_shard`, whose own hook must see the sealed value: forward hooks run in the order of
+                # their registration.
                 layer.register_forward_hook(_unsealed)
         # Embeddings, positions, the last norms and heads, which several places may use. What has no backward would stay
         # gathered behind its forward: FSDP2 keeps a root's parameters for the backward that follows.
@@ -94,6 +100,7 @@ class FSDP(ByPath, ModelParallelStrategy):
         # a backward; a validation has none.
         for module in self.lightning_module.modules():
             if isinstance(module, FSDPModule):
+                # Nothing where it is sharded already.
                 module.reshard()
         return super()._trained()
 
@@ -119,6 +126,7 @@ def _sealed(
 ) -> tuple[Tensor, Sealed]:
     """A layer's auxiliary loss, away from FSDP2: its gradient comes before any layer's backward, and FSDP2 gathers a layer
     when a gradient of one of its outputs comes, so that all would be gathered at once."""
+    # `forward` is replaced on the instance: `__call__` looks it up there, and FSDP2's hooks stay around it.
     x, aux = forward(*args, **kwargs)
     return x, Sealed(aux)
 

@@ -85,8 +85,9 @@ def split(model: Model, mesh: DeviceMesh) -> None:
         region.register_forward_pre_hook(functools.partial(_enter, mesh), with_kwargs=True)
         for module, name, dim in list(planned(region)):
             read = functools.partial(_shared, mesh) if dim is None else _piece
+            # A row-parallel linear gives a summand; its bias would be added on every rank, so each adds its share.
             if name == "bias" and getattr(module, "role", None) in ROW:
-                read = functools.partial(_share_of_sum, mesh)  # added on each rank, before the sum
+                read = functools.partial(_share_of_sum, mesh)
             _hold(module, name, mesh, dim, read)
             done.add(module._parameters[name])  # type: ignore[arg-type]
         for module in region.modules():
@@ -182,6 +183,8 @@ def _piece(parameter: DTensor) -> Tensor:
 
 
 def _gathered(parameter: DTensor) -> Tensor:
+    # By default `to_local` takes the gradient for replicated, which it is outside of the regions: in the backward each
+    # rank cuts out its own rows, without communication.
     return parameter.redistribute(placements=[Replicate()]).to_local()
 
 
@@ -210,6 +213,7 @@ def summed(x: Tensor, mesh: DeviceMesh) -> Tensor:
 
 def _enter(mesh: DeviceMesh, region: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
     def entering(value: object) -> object:
+        # Ids and masks have no gradient to sum, and without gradients the wrapping would cost its time for nothing.
         if isinstance(value, Tensor) and value.is_floating_point() and value.requires_grad and torch.is_grad_enabled():
             return copied(value, mesh)
         return value
@@ -226,5 +230,6 @@ def _own_heads(bias: Callable[..., Tensor | None], mesh: DeviceMesh, *given: obj
     whole = bias(*given)
     if whole is None:
         return None
+    # DTensor shards in chunks of the same order (`Shard`), so rank r has the r-th run of heads, as its rows of q are.
     heads = whole.shape[-3] // mesh.size()
     return copied(whole, mesh).narrow(-3, mesh.get_local_rank() * heads, heads)

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 def check(cfg: DictConfig, devices: Devices, spec: ModelSpec) -> None:
     """UserError in a line for what ZeRO can't do here."""
     name = cfg.strategy.name
+    # Looked for and not imported: the import takes 1.6 s, and a config may be refused for other reasons yet.
     if importlib.util.find_spec("deepspeed") is None:
         raise UserError(f"strategy={name} needs DeepSpeed: pip install 'llmlab[deepspeed]'")
     elementwise.check(cfg)
@@ -55,6 +56,7 @@ def make(cfg: DictConfig, devices: Devices) -> Zero:
         gpu=devices.accelerator == "gpu",
         offload=name.endswith("offload"),
         clip=cfg.train.clip,
+        # Lightning 2.6 tells DeepSpeed the same for bf16-mixed and bf16-true (`_format_precision_config`).
         bf16=cfg.precision.startswith("bf16"),
     )
 
@@ -66,10 +68,14 @@ class Zero(ByPath, DeepSpeedStrategy):
     gradient norm. bf16: weights and gradients are bfloat16, trained in float32.
     """
 
-    handles_gradient_accumulation = False  # so that Lightning asks for one step an optimizer step, as everywhere
+    # DeepSpeedStrategy says True: Lightning would then call `optimizer_step` at every micro-batch and leave the count
+    # to DeepSpeed.
+    handles_gradient_accumulation = False
 
     def __init__(self, stage: int, *, gpu: bool, offload: bool, clip: float | None, bf16: bool):
-        if not gpu:  # DeepSpeed takes a GPU that is there otherwise, whatever the Trainer's accelerator is
+        # DeepSpeed chooses once, as it is imported (below, in super), and takes a GPU that is there whatever the
+        # Trainer's accelerator is; setdefault leaves the user's own choice.
+        if not gpu:
             os.environ.setdefault("DS_ACCELERATOR", "cpu")
         self.stage, self.gpu, self.offload, self.bf16 = stage, gpu, offload, bf16
         self._groups: list[list[str]] = []  # paths of the parameters of each group of the optimizer
@@ -79,10 +85,13 @@ class Zero(ByPath, DeepSpeedStrategy):
             stage=stage,
             offload_optimizer=offload,
             offload_parameters=offload and stage == 3,
-            overlap_comm=gpu,  # on a stream of its own, of which a CPU has none
+            # It reduces on a stream of its own, of which a CPU has none.
+            overlap_comm=gpu,
             reduce_bucket_size=BUCKET,  # DeepSpeed's own 500 million elements would be a buffer of 2 GB
             allgather_bucket_size=BUCKET,
-            logging_batch_size_per_gpu=1,  # only for a line of DeepSpeed's log
+            # For "auto" Lightning asks the loader for its batch_sampler, which is None where an item is a whole
+            # micro-batch; DeepSpeed only logs a throughput by it.
+            logging_batch_size_per_gpu=1,
             logging_level=logging.ERROR,
             process_group_backend="nccl" if gpu else "gloo",
         )
@@ -91,10 +100,10 @@ class Zero(ByPath, DeepSpeedStrategy):
         self.config["gradient_clipping"] = clip or 0.0
         if stage == 3:
             self.config["zero_optimization"]["stage3_param_persistence_threshold"] = KEPT_WHOLE if gpu else 0
-        if (
-            bf16
-        ):  # by default gradients are added up in the model's type, where one of many micro-batches is rounded away
+        # By default gradients are added up in the model's type, where one of many micro-batches is rounded away.
+        if bf16:
             self.config["data_types"] = {"grad_accum_dtype": "fp32"}
+        # DeepSpeedStrategy's constructor takes none, as it writes its own files (Lightning 2.6).
         self._checkpoint_io = SafeCheckpointIO()
 
     whole = property(lambda self: self.stage < 3)  # type: ignore[assignment]
@@ -104,24 +113,29 @@ class Zero(ByPath, DeepSpeedStrategy):
     def setup_environment(self) -> None:
         if self.gpu:
             super().setup_environment()
-        else:  # past DeepSpeedStrategy's own, which raises without CUDA
+        else:
+            # DeepSpeedStrategy's own raises for all but CUDA (Lightning 2.6), then calls this one of its parent.
             super(DeepSpeedStrategy, self).setup_environment()
 
     def setup_distributed(self) -> None:
         if self.gpu:
             super().setup_distributed()
-        else:  # as DeepSpeedStrategy's own, but that it looks at the indices of GPUs first
+        else:
+            # The same without `_validate_device_index_selection`, which takes the devices for GPUs with an index.
             self.set_world_ranks()
             self._init_deepspeed_distributed()
 
     @property
     def root_device(self) -> torch.device:
+        # With an index: Lightning hands `root_device.index` on to `deepspeed.initialize`.
         return super().root_device if self.gpu else torch.device("cpu", 0)
 
     def _init_deepspeed_distributed(self) -> None:
         import deepspeed
 
-        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # for CPUs: half a minute of compilation
+        # On CPUs `build_shm_op` compiles an all-reduce over shared memory where it finds a compiler: half a minute at
+        # the first start.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         super()._init_deepspeed_distributed()
 
     # ---------------------------------------------------------------- the model
@@ -129,6 +143,7 @@ class Zero(ByPath, DeepSpeedStrategy):
     @contextlib.contextmanager
     def model_sharded_context(self) -> Iterator[None]:
         """Nothing: `assemble` shards, while what is drawn for a parameter must be whole."""
+        # `assemble` runs within this and hands the config to zero.Init, which looks in it for the precision.
         self._init_config_if_needed()
         yield
 
@@ -140,7 +155,9 @@ class Zero(ByPath, DeepSpeedStrategy):
         # Each parameter is sharded as soon as its module's __init__ returns, so that no rank ever holds a whole model.
         with deepspeed.zero.Init(config_dict_or_path=self.config):
             model = Model(spec, embedding)
-        for module in model.modules():  # within Init, torch makes every new tensor one of the parameters' type
+        # Within Init torch.empty, zeros and the like give floats of the parameters' type
+        # (`zero_wrapper_for_fp_tensor_constructor`), but tables of positions and counts of routers are float32.
+        for module in model.modules():
             for name, buffer in module._buffers.items():
                 if buffer is not None and buffer.is_floating_point():
                     module._buffers[name] = buffer.float()
@@ -166,18 +183,21 @@ class Zero(ByPath, DeepSpeedStrategy):
             pairs = [real[id(stand_in)] for stand_in in group["params"]]
             self._groups.append([path for path, _ in pairs])
             group["params"] = [p for _, p in pairs]
+        # DeepSpeed refuses torch's optimizers with offload (ZeRORuntimeException, `zero_force_ds_cpu_optimizer`).
         return _on_cpu(made) if self.offload else made
 
     def setup(self, trainer: pl.Trainer) -> None:
         module = self.lightning_module
         assert module is not None
-        # DeepSpeed converts the whole module, buffers too, to the type that it trains in.
+        # Under bf16-true Lightning's DeepSpeedPrecision casts the module by `.to`, which rounds buffers too.
         buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
         super().setup(trainer)
         for name, buffer in module.named_buffers():
-            buffer.data = buffers[name].to(buffer.device)  # bf16-true has rounded them
+            buffer.data = buffers[name].to(buffer.device)
         self._ready = True
-        if self.bf16:  # the weights that are trained were made of rounded ones
+        # DeepSpeed makes its float32 weights of those that it was given, which were rounded to bfloat16 before: they
+        # are filled anew.
+        if self.bf16:
             module.fill()  # type: ignore[operator]
 
     def teardown(self) -> None:
@@ -185,7 +205,9 @@ class Zero(ByPath, DeepSpeedStrategy):
         if torch.distributed.is_initialized():
             import deepspeed
 
-            deepspeed.comm.destroy_process_group()  # with what it remembers of the groups, for another run in this process
+            # Not torch's: this one also drops the references that DeepSpeed keeps of groups, which another run in this
+            # process would meet (`_release_process_group_references`).
+            deepspeed.comm.destroy_process_group()
 
     # ---------------------------------------------------------------- a step
 
@@ -197,6 +219,7 @@ class Zero(ByPath, DeepSpeedStrategy):
     def backward(self, closure_loss: Tensor, optimizer: Optimizer | None, *args: Any, **kwargs: Any) -> Tensor:
         assert self.lightning_module is not None
         more_follow = self.lightning_module.trainer.fit_loop._should_accumulate()
+        # Else the engine goes by a counter of its own (`micro_steps`), which is 0 again in each process.
         self.deepspeed_engine.set_gradient_accumulation_boundary(not more_follow)
         # Lightning has divided by the micro-batches of a step; DeepSpeed would do it a second time.
         return super().backward(closure_loss, optimizer, *args, scale_wrt_gas=False, **kwargs)
@@ -215,11 +238,15 @@ class Zero(ByPath, DeepSpeedStrategy):
         Strategy.save_checkpoint(self, checkpoint, filepath, storage_options)
 
     def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
+        # Not DeepSpeed's own, which loads a folder of its pickles into the engine; what is read here is handed to the
+        # two methods below.
         return self.checkpoint_io.load_checkpoint(Path(checkpoint_path))
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
         """The weights in float32. On the first rank only, which writes them."""
         weights = {}
+        # keep_vars: DeepSpeed finds a weight's float32 copy by the Parameter itself (`_hp_mapping`, `ds_id`), which
+        # `state_dict` detaches by default.
         for name, tensor in self._trained().state_dict(keep_vars=True).items():
             value = self._whole(tensor) if isinstance(tensor, nn.Parameter) else tensor.detach()
             if self.is_global_zero:
@@ -229,6 +256,8 @@ class Zero(ByPath, DeepSpeedStrategy):
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
         base, first = self._base, self._flat[0]
         self._link()
+        # Moments have the shape of the flat weights and are cut like them; a step counter is an int in DeepSpeedCPUAdam
+        # and a tensor of no dimension in torch's AdamW.
         names = [k for k, v in base.state[first].items() if isinstance(v, Tensor) and v.shape == first.shape]
         rest = {k: torch.as_tensor(v, dtype=torch.float32) for k, v in base.state[first].items() if k not in names}
         state: dict[str, Any] = {}
@@ -252,6 +281,7 @@ class Zero(ByPath, DeepSpeedStrategy):
         path, example = next(iter(saved["state"].items()))
         names = [k for k, v in example.items() if tuple(getattr(v, "shape", ())) == shapes[path] and k != "step"]
         for flat in self._flat:
+            # DeepSpeedCPUAdam counts its steps in an int, which it hands to C++; torch's AdamW in a tensor.
             rest = {k: (int(v) if self.offload else v.clone()) for k, v in example.items() if k not in names}
             base.state[flat] = {**rest, **{name: torch.zeros_like(flat) for name in names}}
         self._link()
@@ -269,6 +299,8 @@ class Zero(ByPath, DeepSpeedStrategy):
     @property
     def _flat(self) -> list[Tensor]:
         """This rank's piece of the trained weights of each group."""
+        # Of stage 3, of stages 1 and 2, and of BF16_Optimizer, which DeepSpeed 0.19 takes in stage 1 for bfloat16 with
+        # float32 gradients (`_do_optimizer_sanity_check`).
         optimizer = self.deepspeed_engine.optimizer
         for name in ("fp32_partitioned_groups_flat", "single_partition_of_fp32_groups", "fp32_groups_flat_partition"):
             if hasattr(optimizer, name):
@@ -278,6 +310,7 @@ class Zero(ByPath, DeepSpeedStrategy):
     def _link(self) -> None:
         """Show parameters their piece of the optimizer's state; DeepSpeed itself forgets all groups but the first."""
         if self.stage < 3:
+            # DeepSpeed 0.19 does this once, within the step of the first group, while it hides the others.
             from deepspeed.utils import lazy_init_hp_params_optimizer_state
 
             at_path = {path: p for path, p, _ in roles.parameters(self._trained())}
@@ -303,6 +336,7 @@ class Zero(ByPath, DeepSpeedStrategy):
         import deepspeed
 
         with deepspeed.zero.GatheredParameters([parameter]):
+            # Cloned: what was gathered is freed where the context ends, and `.float()` of float32 is the same memory.
             return parameter.detach().float().clone()
 
     def _set(self, parameter: nn.Parameter, value: Tensor, name: str | None = None) -> None:
@@ -356,5 +390,6 @@ def _on_cpu(adamw: Optimizer) -> Optimizer:
 
     options = ("params", "lr", "betas", "eps", "weight_decay")
     groups = [{k: group[k] for k in options} for group in adamw.param_groups]
-    with contextlib.redirect_stdout(io.StringIO()):  # what compiles it prints how long that took
+    # `jit_load` prints the seconds that compiling took.
+    with contextlib.redirect_stdout(io.StringIO()):
         return DeepSpeedCPUAdam(groups, adamw_mode=True)

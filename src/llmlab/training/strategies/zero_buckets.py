@@ -2,5 +2,7 @@
 
 from __future__ import annotations
 
-BUCKET = 50_000_000  # elements that are reduced or gathered at once
-KEPT_WHOLE = 100_000  # DeepSpeed's default; zero3 on GPUs: tensors of fewer elements are not sharded for the forward
+# Elements that are reduced or gathered at once; DeepSpeed's own 500 million would be a buffer of 2 GB in float32.
+BUCKET = 50_000_000
+# DeepSpeed's default; zero3 on GPUs: tensors of at most so many elements are not sharded for the forward.
+KEPT_WHOLE = 100_000
