@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from llmlab.errors import UserError
+from llmlab.files import save_tensors
 from llmlab.json_files import read_json, short_repr
 
 # What goes with the weights and is carried along as it is.
@@ -119,14 +120,11 @@ def write_folder(
     folder: Path, config: Mapping[str, Any], tensors: dict[str, Tensor], beside: Mapping[str, bytes] | None = None
 ) -> None:
     """All files, or none: written beside the folder, then moved into it."""
-    from safetensors.torch import save_file
-
     folder.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
-        save_file({k: v.contiguous() for k, v in tensors.items()}, temporary / WEIGHTS, metadata={"format": "pt"})
+        save_tensors(temporary / WEIGHTS, tensors)
         (temporary / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
-        shutil.copymode(temporary / "config.json", temporary / WEIGHTS)  # safetensors' files are their owner's alone
         for name, content in (beside or {}).items():
             (temporary / name).write_bytes(content)
         # config.json last: a folder without one is no checkpoint, should this process die in between.
