@@ -45,6 +45,7 @@ def run(code_or_args, folder, **env):
     return subprocess.run([sys.executable, *args], capture_output=True, text=True, env=env, cwd=folder, timeout=120)
 
 
+@pytest.mark.slow
 def test_a_package_that_announces_itself(tmp_path):
     """A distribution with an entry point, as an installed wheel leaves it."""
     package = tmp_path / "their_parts" / "deep"
@@ -112,6 +113,7 @@ def test_broken_files_break_no_others(tmp_path):
     assert "norm=unimportable: " in run(code, tmp_path, **env).stdout
 
 
+@pytest.mark.slow
 def test_a_new_file_in_plugins_is_a_choice(tmp_path):
     """What a contributor does: one file of at most 60 lines below plugins/, here in a copy of that folder."""
     assert len(PART.splitlines()) <= 60

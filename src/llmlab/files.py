@@ -6,10 +6,15 @@ import hashlib
 import os
 import re
 import uuid
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from llmlab.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 LEFT = re.compile(r"\..+\.tmp-\d+(-\w+)?")  # the names of temporary files, those of older versions too
 
@@ -40,6 +45,19 @@ def replace_atomically(path: Path, text: str | bytes) -> None:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write a .safetensors file, as readable for others as any new file is. Raises what safetensors raises."""
+    from safetensors.torch import save_file
+
+    path.touch()
+    mode = path.stat().st_mode
+    # Views with gaps are refused. transformers before 5 refused a file without this metadata. One key only: safetensors 0.8 writes them in the order of a hash map, another
+    # in each call, so that of two keys the same weights would have several sha256.
+    save_file({name: t.contiguous() for name, t in tensors.items()}, path, metadata={"format": "pt"})
+    # safetensors 0.8 renames a temporary file of mode 0600 over the path, whatever the umask is and what was there.
+    path.chmod(mode)
 
 
 def write_over(path: Path, text: str) -> bool:

@@ -199,7 +199,7 @@ def command(*argv, cwd=None, **env):
     )
 
 
-@pytest.mark.parametrize("part", range(4))
+@pytest.mark.parametrize("part", [0, *(pytest.param(i, marks=pytest.mark.slow) for i in range(1, 4))])
 def test_table(part, tmp_path):
     """Many command lines in one process, because starting Python is most of their time."""
     cases = TABLE[part::4]

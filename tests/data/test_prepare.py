@@ -125,6 +125,7 @@ def test_max_documents(folder_of_texts):
     assert sum(found.manifest["documents"].values()) == 12
 
 
+@pytest.mark.slow
 def test_large_vocabularies_take_four_bytes(folder_of_texts, tmp_path):
     first = corpus(folder_of_texts).tokenizer
     first.inner.add_tokens([f"extra{i}" for i in range(70_000)])

@@ -20,11 +20,14 @@ def write(folder, step, value=1.0):
 
 
 def test_what_was_written_is_read(tmp_path):
-    weights, state = checkpoint.read(write(tmp_path, 7))
+    path = write(tmp_path, 7)
+    weights, state = checkpoint.read(path)
     assert torch.equal(weights["table"], torch.ones(50, 4))
     assert torch.equal(weights["tied"], weights["table"])
     assert int(state["optimizer"][0]["step"]) == 7
     assert not list(tmp_path.glob(".step*"))
+    modes = {file.name: file.stat().st_mode & 0o777 for file in path.iterdir()}
+    assert len(set(modes.values())) == 1, f"whoever may read one file may read all: {modes}"
 
 
 @pytest.mark.parametrize("file", [checkpoint.WEIGHTS, checkpoint.STATE, checkpoint.MANIFEST])
@@ -101,6 +104,7 @@ def test_too_little_space_is_seen_before_anything_is_written(tmp_path, monkeypat
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_kills_while_writing_leave_only_whole_checkpoints(tmp_path):
     code = (
         "import sys, torch; from pathlib import Path; from llmlab.runs import checkpoint\n"

@@ -114,6 +114,7 @@ def with_template(to):
     Path(to, "tokenizer_config.json").write_text(json.dumps(about))
 
 
+@pytest.mark.slow
 def test_what_documents_begin_with_comes_along(home, capsys):
     """data.bos of the run that weights are from, in a run from them and in an export; and all of another text is measured."""
     with_template("words")
@@ -211,6 +212,7 @@ def test_a_point_of_a_sweep_is_composed_with_the_tokenizer_of_its_own_start(home
     assert words == [f'tokenizer.path="{home / n}"' for n in ("made", "again")]
 
 
+@pytest.mark.slow
 def test_characters_that_the_tokenizer_lacks(home, capsys):
     """One document has no token that ends it; documents of another text then follow each other without one."""
     (home / "one.txt").write_text("".join(p.read_text() for p in sorted((home / "text").iterdir())))
@@ -248,6 +250,7 @@ def test_other_text_is_refused_with_what_has_changed(home, capsys):
     assert loss > 0
 
 
+@pytest.mark.slow
 def test_text_that_moved_may_be_named_anew(home, made, capsys):
     shutil.move("text", "moved")
     assert "data.path=PATH" in said(capsys, "train", "resume=made", "trainer.max_steps=-1", code=1)
@@ -274,6 +277,7 @@ def test_a_relative_path_means_the_same_from_another_folder(made, tmp_path, monk
     assert record.read("copy")["data"]["fingerprint"] == record.read(made / "made")["data"]["fingerprint"]
 
 
+@pytest.mark.slow
 def test_nothing_is_learnt_anew_where_the_cache_is_gone(home, monkeypatch, capsys):
     from llmlab.data import tokenizer
 

@@ -40,6 +40,10 @@ def test_names_do_not_depend_on_the_order_of_typing():
     assert point_name(["seed=1", "a=2", "x=3"], ["seed", "a"]) == "a=2,seed=1"
     assert point_name(["a='x/y'"], ["a"]) != point_name(["a='x y'"], ["a"])
     assert len(safe_name("x" * 500)) == 120
+    for text in ("多" * 110, "多" * 500):  # three bytes each, and names have 255 at most
+        name = safe_name(text)
+        assert len(name.encode()) <= 200 and name.startswith("多多") and name[-9] == "-"
+    assert safe_name("é" * 90) == "é" * 90
     assert make_plan(["seed=1,2", "hydra.launcher.n_jobs=2", "hydra/launcher=joblib"]).name == "seed=1,2"
 
 

@@ -11,6 +11,7 @@ from llmlab.sweep.point import assigned_gpus, claim_slot
 JOBLIB = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
 
 
+@pytest.mark.slow
 def test_failures_are_rows_and_the_same_command_goes_on(lab):
     """One point is killed, one fails with a checkpoint, one ends without a word. Then the same command again."""
     lab.monkeypatch.setenv("LOCAL_RANK", "3")

@@ -1,10 +1,13 @@
 """Steps of a budget, and the micro-batches of a step."""
 
+import json
 import math
+import threading
 
 import pytest
 
 from llmlab.errors import UserError
+from llmlab.training import run
 from llmlab.training.budget import horizon
 from llmlab.training.cut import Cut
 
@@ -38,3 +41,12 @@ def test_a_batch_is_cut_evenly_or_not_at_all():
         Cut.make(8, 5, 1)
     with pytest.raises(UserError, match=r"trainer.devices=3"):
         Cut.make(8, None, 3)
+
+
+def test_processes_that_started_with_the_first_wait_for_what_it_measures(tmp_path):
+    """As torchrun starts them; the record is not there yet."""
+    record = {"schema": 1, "status": "running", "budget": {"steps": 7, "unit": "minutes"}}
+    threading.Timer(0.15, (tmp_path / "run.json").write_text, [json.dumps(record)]).start()
+    assert run._budget_of_first(tmp_path)["steps"] == 7
+    with pytest.raises(UserError, match="the first process has written no run.json in 0.1 s"):
+        run._budget_of_first(tmp_path / "other", seconds=0.1)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from llmlab.errors import UserError
+from llmlab.files import save_tensors
 from llmlab.json_files import read_json, short_repr
 
 # What goes with the weights and is carried along as it is.
@@ -125,18 +126,12 @@ def write_folder(
     folder: Path, config: Mapping[str, Any], tensors: dict[str, Tensor], beside: Mapping[str, bytes] | None = None
 ) -> None:
     """All files, or none: written beside the folder, then moved into it."""
-    from safetensors.torch import save_file
-
     folder.mkdir(parents=True, exist_ok=True)
     # In the same folder as the target: os.replace is atomic within a file system only.
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
-        # save_file refuses what is not contiguous, as a transposed weight. transformers before
-        # 5 refused a file without this metadata.
-        save_file({k: v.contiguous() for k, v in tensors.items()}, temporary / WEIGHTS, metadata={"format": "pt"})
+        save_tensors(temporary / WEIGHTS, tensors)
         (temporary / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
-        # safetensors' files are their owner's alone.
-        shutil.copymode(temporary / "config.json", temporary / WEIGHTS)
         for name, content in (beside or {}).items():
             (temporary / name).write_bytes(content)
         # config.json last: a folder without one is no checkpoint, should this process die in between.

@@ -209,10 +209,9 @@ class Sharded3(Zero):
         # Each parameter is cut by itself here, and padded to a multiple of the ranks.
         self.pieces = tuple(sum(-(-p.numel // self.world) for p in group) for group in self.groups)
         self.layers = dict.fromkeys([-1, *order], 0)  # numbers of each that are gathered
-        kept_whole = KEPT_WHOLE if self.gpu else 0
         self.always = 0
         for p in trained.parameters:
-            if p.numel < kept_whole:
+            if self.gpu and p.numel <= KEPT_WHOLE:  # as DeepSpeed 0.19 compares (`mark_persistent_parameters`)
                 self.always += p.numel
             else:
                 self.layers[p.layer] += p.numel

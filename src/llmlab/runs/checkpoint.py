@@ -19,11 +19,11 @@ from typing import Any, NotRequired, TypedDict
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from llmlab.errors import UserError
-from llmlab.files import sha256
+from llmlab.files import save_tensors, sha256
 from llmlab.json_files import read_json
 from llmlab.model import finite
 from llmlab.runs.files import EXPORT, identity  # EXPORT: the manifest that `llmlab export` writes, without a state
@@ -121,9 +121,7 @@ def write(path: Path, weights: Mapping[str, Tensor], state: Mapping[str, Any]) -
         files = _by_file(tensors_once)
         for name, tensors in files.items():
             (temporary / name).parent.mkdir(exist_ok=True)
-            # One key only: safetensors 0.8 writes metadata in the order of a hash map, another in each call, so that of
-            # two the same weights would have several sha256.
-            save_file(tensors, temporary / name, metadata={"format": "pt"})
+            save_tensors(temporary / name, tensors)
         # Plain values and tensors: what `weights_only` reads. A dict, as it refuses subclasses it does not know.
         torch.save(dict(state), temporary / STATE)
         about = {"tied": aliases, "step": step_of(path), "run": identity(path.parent.parent)}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from llmlab.errors import UserError
-from llmlab.files import write_atomic
+from llmlab.files import save_tensors, write_atomic
 from llmlab.registry import near
 from llmlab.runs import checkpoint, folder, record
 from llmlab.runs.files import CONFIG, SPEC
@@ -61,13 +61,11 @@ def load(path: Path, home: Path, role: str) -> Model:
 def write(path: Path, home: Path, role: str, to: Path) -> None:
     """model.safetensors, model.json and config.yaml of the companion as a folder of its own has them."""
     from omegaconf import OmegaConf
-    from safetensors.torch import save_file
 
     from llmlab.model.serialise import to_dict
 
     model = load(path, home, role)
-    # safetensors refuses views with gaps; the metadata are those that transformers writes.
-    save_file({n: t.contiguous() for n, t in model.state_dict().items()}, to / checkpoint.WEIGHTS, {"format": "pt"})
+    save_tensors(to / checkpoint.WEIGHTS, model.state_dict())
     write_atomic(to / SPEC, json.dumps(to_dict(model.spec), indent=1) + "\n")
     cfg = folder.load(home)[0]
     cfg.models = {}

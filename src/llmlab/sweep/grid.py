@@ -23,14 +23,18 @@ if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
 
 
+NAME_BYTES = 200  # file systems take 255 (NAME_MAX), and temporary names are longer by a process id and more
+
+
 def safe_name(text: str, longest: int = 120) -> str:
     """A file name: the text itself if it can be one, else what is left of it and a hash."""
     # Not what a shell or Hydra's grammar would read as something else: spaces, quotes, brackets, slashes.
     kept = re.sub(r"[^\w.=,+@-]+", "_", text)
-    if kept == text and len(kept) <= longest:
+    if kept == text and len(kept) <= longest and len(kept.encode()) <= NAME_BYTES:
         return kept
+    short = kept[: longest - 9].encode()[: NAME_BYTES - 9].decode(errors="ignore")
     # A hash of the whole text: two that begin alike must not share a folder.
-    return f"{kept[: longest - 9]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+    return f"{short}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
 def point_name(overrides: Iterable[str], keys: Sequence[str]) -> str:

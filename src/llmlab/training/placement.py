@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
@@ -99,9 +100,9 @@ def check(cfg: DictConfig, accelerator: str) -> None:
     if cfg.precision == "16-mixed" and accelerator == "cpu":
         raise UserError(devices.NEEDS_GPU)
     if cfg.placement.compile and accelerator == "cpu":
-        # As Inductor looks for one (`torch._inductor.config.cpp.cxx`): CXX alone where it is set. Without one it raises
+        # The one that Inductor takes (`torch._inductor.config.cpp.cxx`, torch 2.13). Where it is missing Inductor raises
         # InvalidCxxCompiler in the first forward.
-        compilers = [os.environ["CXX"]] if os.environ.get("CXX") else ["g++", "clang++"]
+        compilers = [os.environ["CXX"]] if os.environ.get("CXX") else ["clang++" if sys.platform == "darwin" else "g++"]
         if not any(shutil.which(c.split()[0]) for c in compilers):
             raise UserError(
                 f"placement.compile=true: torch.compile needs a C++ compiler, but {' or '.join(compilers)} is not found"

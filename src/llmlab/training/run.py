@@ -226,7 +226,7 @@ def _horizon(task: Task, recipe: Recipe, cut: Cut, devices: Devices, first: bool
     if task.resumes:
         return task.record["budget"]
     if not first and cfg.budget.minutes is not None:
-        return record.read(task.folder)["budget"]
+        return _budget_of_first(task.folder)
     found = horizon(
         cfg.budget,
         cut.batch_size * recipe.tokens_per_sample,
@@ -236,6 +236,19 @@ def _horizon(task: Task, recipe: Recipe, cut: Cut, devices: Devices, first: bool
     if found.unit == "minutes":
         rank_zero_print(f"budget.minutes={found.amount:g} is {found.tokens:,} tokens on this machine")
     return found._asdict()
+
+
+def _budget_of_first(folder: Path, seconds: float = 600.0) -> dict[str, Any]:
+    """The budget that the first process writes once it has measured.
+
+    Lightning starts the other processes after that; torchrun and srun start all at once.
+    """
+    until = time.monotonic() + seconds
+    while not (folder / record.NAME).exists():
+        if time.monotonic() > until:
+            raise UserError(f"{folder}: the first process has written no {record.NAME} in {seconds:g} s")
+        time.sleep(0.1)
+    return record.read(folder)["budget"]
 
 
 def _metrics(journal: Journal) -> dict[str, float]:

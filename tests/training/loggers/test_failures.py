@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 from logged import RUN, history, run, written
+from omegaconf import OmegaConf
 from small_runs import numbers
 
 from llmlab.config.compose import compose
@@ -200,3 +201,16 @@ sys.exit(run(["train", *{list(last.values())!r}]))
     assert "Traceback" not in done.stderr
     assert numbers(tmp_path / "run") == numbers(plain)
     assert Path(tmp_path / "run/run.json").exists()
+
+
+def test_more_experts_than_bins():
+    counts, edges = weights_and_biases._bins(list(range(1025)), 512)
+    assert len(counts) == len(edges) - 1 == 342 and edges[-1] == 1025 and counts.sum() == sum(range(1025))
+    assert weights_and_biases._bins([3, 1], 512)[0].tolist() == [3, 1]
+    wandb.Histogram(np_histogram=(counts, edges))
+
+
+def test_an_artifact_has_the_time_that_its_upload_may_take(tmp_path):
+    for artifact, seconds in ((True, weights_and_biases.UPLOAD_SECONDS), (False, weights_and_biases.FINISH_SECONDS)):
+        sink = weights_and_biases.WandBSink(OmegaConf.create({"artifact": artifact}), tmp_path, None)
+        assert sink.end_seconds > seconds

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from llmlab.training.task import Task
 
 # Above W&B's own limits, so that its way offline fits in: 20 seconds for an attempt online and 5 to end its process.
-BEGIN_SECONDS, END_SECONDS = 45.0, 90.0
+BEGIN_SECONDS = 45.0
 
 
 def sinks(cfg: DictConfig, folder: Path, resumed_at: int | None = None) -> dict[str, Sink]:
@@ -120,10 +120,10 @@ class Loggers:
             for sink in self.sinks:
                 sink.tell("sample", step, *text)
 
-    def end(self, run: Record, checkpoint: Path | None = None, seconds: float = END_SECONDS) -> None:
+    def end(self, run: Record, checkpoint: Path | None = None) -> None:
         """Hand over the record's summary and close; a sink that does not answer in time is left behind."""
         for sink in self.sinks:
-            sink.ask("end", dict(run.fields), checkpoint, seconds=seconds)
+            sink.ask("end", dict(run.fields), checkpoint, seconds=sink.sink.end_seconds)
             sink.close()
         if self.sinks:
             run.update(loggers=self.known)

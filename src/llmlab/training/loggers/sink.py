@@ -10,6 +10,8 @@ from typing import Any, Protocol
 class Sink(Protocol):
     """Something that a run reports to. Every method runs in a thread of the sink's own and may raise or hang."""
 
+    end_seconds: float  # after which `end` is given up
+
     def begin(self, record: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
         """Fields that run.json keeps of it; `see`: how to look at it, `say`: a line for the user or None."""
 

@@ -19,6 +19,8 @@ FOLDER = "tensorboard"
 class TensorBoardSink:
     """Scalars by optimizer step, and as tokens/NAME by tokens; texts; load of experts, whose bins are the experts."""
 
+    end_seconds = 90.0
+
     def __init__(self, options: DictConfig, folder: Path, resumed_at: int | None):
         self.options, self.folder, self.resumed_at = options, folder, resumed_at
         self.writer: Any = None

@@ -36,6 +36,7 @@ class WandBSink:
     """options: schema.WandB. group: the sweep's name, used where the options give none."""
 
     def __init__(self, options: DictConfig, folder: Path, group: str | None):
+        self.end_seconds = 30.0 + (UPLOAD_SECONDS if options.artifact else FINISH_SECONDS)
         self.options, self.folder, self.group = options, folder, options.get("group") or group
         self.run: Any = None
         self.flops_per_token = 0.0
@@ -153,8 +154,9 @@ class WandBSink:
         """A histogram a layer, whose bins are the experts, and the busiest expert's load against the mean."""
         import wandb
 
-        # As counts and edges: of a sequence of values W&B would choose 64 bins of its own.
-        bins = {n: wandb.Histogram(np_histogram=(np.array(c), np.arange(len(c) + 1))) for n, c in counts.items()}
+        # As counts and edges: of a sequence of values W&B would choose 64 bins of its own. More than 512 raise ValueError
+        # (wandb 0.31): of more experts, neighbours share a bin.
+        bins = {name: wandb.Histogram(np_histogram=_bins(c, wandb.Histogram.MAX_LENGTH)) for name, c in counts.items()}
         busiest = max(max(c) * len(c) / max(sum(c), 1) for c in counts.values())
         self.run.log({**{f"load/{n}": h for n, h in bins.items()}, "load/max_over_mean": busiest}, step=step)
 
@@ -204,3 +206,9 @@ def _teardown() -> None:
 
     with contextlib.suppress(BaseException):
         wandb.teardown()
+
+
+def _bins(counts: list[int], most: int) -> tuple[np.ndarray, np.ndarray]:
+    """Counts and edges of at most so many bins, each of as many experts as the others (the last may have fewer)."""
+    starts = np.arange(0, len(counts), -(-len(counts) // most))
+    return np.add.reduceat(np.array(counts), starts), np.append(starts, len(counts))
