@@ -53,8 +53,9 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
     path.touch()
     mode = path.stat().st_mode
-    # Views with gaps are refused. transformers before 5 refused a file without this metadata. One key only: safetensors 0.8 writes them in the order of a hash map, another
-    # in each call, so that of two keys the same weights would have several sha256.
+    # Views with gaps are refused, and transformers before 5 refused a file without this metadata. One key of them only:
+    # safetensors 0.8 writes them in the order of a hash map, another in each call, so that of two keys the same weights
+    # would have several sha256.
     save_file({name: t.contiguous() for name, t in tensors.items()}, path, metadata={"format": "pt"})
     # safetensors 0.8 renames a temporary file of mode 0600 over the path, whatever the umask is and what was there.
     path.chmod(mode)
