@@ -23,6 +23,21 @@ from llmlab.files import write_atomic
 from llmlab.formatting import markdown_table
 
 SCHEMA = 1
+PROVES = """\
+## What a green row proves, and what it does not
+
+- It holds in the models that were built: a dozen tokens, widths of 24 to 64, two to four layers, random weights, on a CPU.
+  What shows only in long texts, in large tensors, on a GPU or after thousands of steps is not seen.
+- Every two parts have met, and every setting of a part's options each part that it can affect. Three that fail only
+  together may never have met.
+- `definition` compares a part's numbers with those of an implementation that is not ours, at each setting in the table of
+  options: `transformers`, `torch`, or the paper's formulas written out in NumPy, as the records beside the code say. The
+  other promises hold for any definition: a part may keep all of them and be another than its paper's.
+- A part of a user's own has no such numbers until it brings a twin (`llmlab new` writes the place): its `definition` is ·.
+- Nothing here says that a part helps, or how fast it is.
+
+How far a green matrix can be trusted is measured by mutation: small changes are made to the source, and `llmlab check`
+has to see them. The table is docs/mutants.md of llmlab."""
 KINDS = ("pair", "setting", "family", "part")  # of the models of a whole run
 MATRIX, SWAPS = "conformance", "families"  # names of the files
 COMPILED_BY = {
@@ -125,6 +140,8 @@ def page_text(report: Report) -> str:
         "# Conformance",
         "",
         *_introduction(report),
+        "",
+        PROVES,
         "",
         *swap_page.failures(report),
         *_checks(report),
