@@ -20,7 +20,7 @@ MORE: dict[str, Settings] = {
         (ODD, {"fraction": 0.5, "scaling": "dynamic", "factor": 2.0, "original_max": 16}),
         ({"max_positions": 16}, {"scaling": "yarn", "factor": 0.5, "theta": 100.0}),
         ({}, {**YARN, "mscale": 0.7}),
-        ({}, {**YARN, "original_max": 2}),  # no pair turns once
+        ({}, {**YARN, "original_max": 2, "factor": 8.0}),  # no pair turns once
         ({"max_positions": 16}, {"log_n": True, "scaling": "dynamic_steps"}),
         ({}, {**LONGROPE, "factor": 1.0}),
         ({}, {**LONGROPE, "attention_factor": 1.3}),
