@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from llmlab.check.twins.observers import norm, position
+from llmlab.check.twins.observers import attention, norm, position
 from llmlab.check.twins.observers.observed import Observed
 from llmlab.check.twins.settings import Setting
 
 OBSERVERS: dict[str, Callable[[Setting], Observed]] = {
+    "attention": attention.observe,
     "norm": norm.observe,
     "position": position.observe,
 }
