@@ -8,7 +8,7 @@ Inputs: `x` (B, T, D) and, unless sizes.source_dim is another width than D, thes
 
 and always `cross`, from `source` (B, S, source_dim or D) of which `valid` (B, S) are tokens: x reads it at once; and `crossed`:
 the last tokens of x read it, from a cache that the first ones left. Queries and keys of the text are multiplied by `q_factor`
-(T, R) and `k_factor` (T, R), where R is the width that the part has turned, but not those of a source. `bias` (N, T, T) is added
+(T, R) and `k_factor` (T, R), where R is the width that the part has turned; a source's are not. `bias` (N, T, T) is added
 to the scaled products of the text. `vectors` (L, D) are no tokens.
 
 Outputs: the result (B, T', D) of each call, of the tokens read last; `pair_width`; and `queries` (N, L, H) and `keys` (K, L, H)
