@@ -24,6 +24,7 @@ class BertEmbedding(Tabled):
     """
 
     width_option = "width"
+    telling = ({"pad_id": 1},)
 
     @staticmethod
     def width(

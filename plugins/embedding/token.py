@@ -25,6 +25,7 @@ class TokenEmbedding(Tabled):
 
     unused = ("token_types",)
     width_option = "table_width"
+    telling = ({"table_width": 10},)
 
     def __init__(
         self,

@@ -62,6 +62,8 @@ class Learned(Absolute):
     table, `offset` the first position's, as RoBERTa counts them (Liu et al. 2019, arXiv:1907.11692).
     """
 
+    telling = ({"offset": 2}, {"offset": 2, "pad_id": 1})
+
     def __init__(
         self,
         sizes: Sizes,

@@ -1,6 +1,7 @@
 """Positions that are added to the attention scores."""
 
 import math
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -34,6 +35,7 @@ class Alibi(Position):
     has_bias = True
     relative = True
     receding = True
+    telling = ({"max_bias": 5.0}, {"scaled": True, "rounded": True})
 
     def __init__(
         self,
@@ -82,6 +84,7 @@ class T5Bias(Position):
     has_bias = True
     relative = True
     small = {"buckets": 8, "max_distance": 10}
+    telling: ClassVar[tuple[dict[str, int], ...]] = ({"buckets": 6}, {"max_distance": 30})
 
     def __init__(
         self,

@@ -39,6 +39,7 @@ class Disentangled(Position):
     relative = True
     projects = True
     small = {"buckets": 8, "max_distance": 40}
+    telling = ({"buckets": 6}, {"max_distance": 20}, {"buckets": None, "max_distance": 9})
 
     def __init__(
         self,

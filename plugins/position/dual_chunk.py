@@ -37,6 +37,16 @@ class DualChunk(Rope):
     has_regions = True
     _skip_padding = True
     small = {"chunk": 4, "local": 3}
+    telling = (
+        {"chunk": 7, "local": 2},
+        {"theta": 100.0, "interleaved": True, "fraction": 0.5},
+        {"scaling": "linear", "factor": 4.0},
+        {"scaling": "llama3", "factor": 8.0, "original_max": 32, "low_freq_factor": 0.3, "high_freq_factor": 2.0},
+        {"scaling": "yarn", "factor": 4.0, "original_max": 32, "theta": 100.0, "beta_fast": 4.0, "beta_slow": 0.3},
+        {"scaling": "yarn", "factor": 4.0, "original_max": 40, "theta": 100.0, "beta_fast": 3.0, "truncate": False},
+        {"scaling": "yarn", "factor": 4.0, "original_max": 16, "attention_factor": 0.7},
+        {"scaling": "yarn", "factor": 4.0, "original_max": 16, "mscale": 0.7, "mscale_all_dim": 1.2},
+    )  # fmt: skip
 
     def __init__(
         self,

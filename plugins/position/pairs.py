@@ -71,6 +71,7 @@ class Rope2D(Pair):
     """
 
     relative = True
+    telling = ({"theta": 100.0},)
 
     def __init__(
         self,

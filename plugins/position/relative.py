@@ -32,6 +32,7 @@ class XLNetRelative(Position):
     scope = "layer"
     has_bias = True
     relative = True
+    telling = ({"clamp": 5}, {"segments": True, "both_ways": True})
 
     def __init__(
         self,

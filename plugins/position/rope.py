@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import fields
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -24,6 +24,25 @@ class Rope(Absolute):
 
     `scaling` says how texts longer than `original_max` are turned: each way is a value of `_scaling.py`, with its paper.
     """
+
+    telling: ClassVar[tuple[dict[str, object], ...]] = (
+        {"theta": 100.0},
+        {"fraction": 0.5, "interleaved": True},
+        {"scaling": "linear", "factor": 4.0},
+        {"scaling": "dynamic", "factor": 2.0, "original_max": 16},
+        {"scaling": "dynamic_steps", "original_max": 8},
+        {"scaling": "llama3", "factor": 8.0, "original_max": 32, "theta": 100.0},
+        {"scaling": "llama3", "factor": 8.0, "original_max": 32, "low_freq_factor": 0.3, "high_freq_factor": 2.0},
+        {"scaling": "yarn", "factor": 4.0, "original_max": 32, "theta": 100.0, "beta_fast": 4.0, "beta_slow": 0.3},
+        {"scaling": "yarn", "factor": 4.0, "original_max": 40, "theta": 100.0, "beta_fast": 3.0, "truncate": False},
+        {"scaling": "yarn", "factor": 4.0, "original_max": 16, "theta": 100.0, "attention_factor": 0.7},
+        {"scaling": "yarn", "factor": 4.0, "original_max": 16, "theta": 100.0, "mscale": 0.7, "mscale_all_dim": 1.2},
+        {
+            "scaling": "longrope", "factor": 4.0, "original_max": 16,
+            "short_factor": [1.0, 1.1, 1.5, 2.0], "long_factor": [1.2, 2.0, 3.0, 7.5],
+        },
+        {"log_n": True, "original_max": 8},
+    )  # fmt: skip
 
     def __init__(
         self,

@@ -42,6 +42,7 @@ class Sliding:
     left: int = 64
     right: int | None = None
     small = {"left": 3}
+    telling = ({"left": 4, "right": 2}, {"right": 0})
     pattern = None
     needs = ()
     relative = True
@@ -79,6 +80,7 @@ class Strided:
     stride: int = 16
     left: int | None = None
     small = {"stride": 3}
+    telling = ({"stride": 4, "left": 2}, {"left": 5}, {"left": 6})
     pattern = None
     needs = ()
     relative = True

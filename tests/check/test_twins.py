@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 from twins.record import record, settings_of_slot
 
@@ -35,3 +36,23 @@ def test_another_number_is_found(monkeypatch):
     )
     with pytest.raises(CheckFailed, match="norm=rmsnorm: x is"):
         twins.definition(Subject(cases.part_case(("norm", "rmsnorm"))))
+
+
+SILENT = {"bert": {"width"}}  # it can only be the model's; factorized has others
+ALIKE = ("rmsnorm",)  # its weight begins at 1 - offset, so that all offsets norm alike
+
+
+@pytest.mark.parametrize("slot", OBSERVERS)
+def test_every_option_of_a_part_shows(slot):
+    """No two settings of a part have the same numbers, and each option is changed by one of them."""
+    for name in registry.names(slot):
+        found = records.of_part(slot, name)
+        for n, one in enumerate(found):
+            for other in found[:n]:
+                same = one.values.keys() == other.values.keys() and all(
+                    value.shape == other.values[key].shape and np.allclose(value, other.values[key], 1e-4, 1e-6)
+                    for key, value in one.values.items()
+                )
+                assert not same or name in ALIKE, f"{one.setting} is {other.setting}"
+        changed = {key for record in found for key in record.setting.options}
+        assert not set(twins.settings.not_shown(slot, name)) - changed - SILENT.get(name, set()), name

@@ -10,6 +10,7 @@ from bugs import after, around, bug, replaced
 from llmlab.model import cache, stack
 from llmlab.model.view import LayerCache
 from llmlab.model.visibility import Visible, VisibleSource
+from llmlab_plugins.attention import mla
 from llmlab_plugins.attention.mha import MultiHeadAttention
 from llmlab_plugins.attention.mla import MultiHeadLatentAttention
 from llmlab_plugins.kernel import eager, sdpa
@@ -227,3 +228,8 @@ def cache_overwrites():
 @bug("a memory is read as it was, where the block would have normed it", memory="position=alibi")
 def memory_not_normed():
     return replaced(stack.Layer, _read=lambda self, memory: memory)
+
+
+@bug("the norms of MLA's latents have another eps than in published checkpoints", definition="attention=mla")
+def latent_eps():
+    return replaced(mla, LATENT_EPS=1e-5)

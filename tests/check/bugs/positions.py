@@ -8,10 +8,12 @@ from bugs import after, around, bug, replaced
 from llmlab.model.stack import Stack
 from llmlab.slots import Position
 from llmlab_plugins.position import absolute, bias
+from llmlab_plugins.position._scaling import LongRope, Yarn
 from llmlab_plugins.position.absolute import Absolute, Learned, Sinusoidal
 from llmlab_plugins.position.bias import Alibi, T5Bias
 from llmlab_plugins.position.both import LearnedT5Bias
 from llmlab_plugins.position.disentangled import Disentangled
+from llmlab_plugins.position.dual_chunk import DualChunk
 from llmlab_plugins.position.relative import XLNetRelative
 from llmlab_plugins.position.rope import Rope
 
@@ -136,3 +138,35 @@ def disentangled_from_the_first():
         return original(self, k_ids[..., : q_ids.shape[-1]], k_ids)
 
     return around(Disentangled, "prepare", prepare)
+
+
+@bug("yarn stretches the pairs that turn often and leaves the others alone", definition="position=rope")
+def yarn_ramp_reversed():
+    def frequencies(original, self, lengths):
+        plain = self.plain(lengths)
+        return plain + plain / self.factor - original(self, lengths)
+
+    return around(Yarn, "frequencies", frequencies)
+
+
+@bug("longrope divides by the factors of short texts whatever the length", definition="position=rope")
+def longrope_always_short():
+    def frequencies(original, self, lengths):
+        return original(self, lengths.clamp(max=self.original_max))
+
+    return around(LongRope, "frequencies", frequencies)
+
+
+@bug("the query's growth by log n is that of the position after it", definition="position=rope")
+def log_n_one_off():
+    return around(Rope, "_growth", lambda growth, self, ids: growth(self, ids + 1))
+
+
+@bug("a chunk's neighbour is farther off than anything in training", definition="position=dual_chunk")
+def dual_chunk_not_clamped():
+    def prepare(original, self, q_ids, k_ids):
+        state = original(self, q_ids, k_ids)
+        farther = self._tables(q_ids % self.chunk + self.chunk, self.frequencies(k_ids))
+        return state._replace(tables=[state.tables[0], farther, state.tables[2]])
+
+    return around(DualChunk, "prepare", prepare)

@@ -13,7 +13,7 @@ from llmlab import registry, twins
 from llmlab.check.twins import records, settings
 from llmlab.check.twins.observers import OBSERVERS
 
-DIGITS = 12  # significant ones
+DIGITS = 10  # significant ones
 
 
 def settings_of_slot(slot: str) -> Iterator[settings.Setting]:

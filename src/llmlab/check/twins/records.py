@@ -9,11 +9,14 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
+import torch
 
+from llmlab.check.reference import noise
 from llmlab.check.twins.settings import Setting
 
 FOLDER = Path(__file__).with_name("records")
-N_VALUES = 48  # of an output, evenly far apart, where it has more
+N_VALUES = 48  # an output of more is kept as sums, in which each of its values counts
+N_SUMS = 16
 
 
 @dataclass(frozen=True)
@@ -46,8 +49,12 @@ def of_part(slot: str, name: str) -> list[Record]:
 
 
 def sampled(value: np.ndarray) -> np.ndarray:
-    """(at most N_VALUES,): values of an array evenly far apart, the first and the last among them."""
+    """The values of a small array; of a larger one N_SUMS weighted sums, or N_VALUES evenly far apart if some are infinite."""
     flat = np.asarray(value, np.float64).reshape(-1)
     if flat.size <= N_VALUES:
         return flat
-    return flat[np.linspace(0, flat.size - 1, N_VALUES).round().astype(int)]
+    if not np.isfinite(flat).all():
+        return flat[np.linspace(0, flat.size - 1, N_VALUES).round().astype(int)]
+    # Weights in [0.5, 1.5), of either sign: none is near 0, and values that change places or cancel are told apart.
+    weights = noise("weights", torch.Size([flat.size])).double().numpy()
+    return np.array([part.sum() for part in np.array_split(flat * (weights + np.sign(weights) * 0.5), N_SUMS)])

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from llmlab.check.twins.observers import norm
+from llmlab.check.twins.observers import attention, embedding, norm, position, visibility
 from llmlab.check.twins.observers.observed import Observed
 from llmlab.check.twins.settings import Setting
 
 OBSERVERS: dict[str, Callable[[Setting], Observed]] = {
+    "attention": attention.observe,
+    "embedding": embedding.observe,
+    "mask": visibility.mask,
     "norm": norm.observe,
+    "position": position.observe,
+    "window": visibility.window,
 }

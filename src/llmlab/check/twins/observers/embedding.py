@@ -1,0 +1,79 @@
+"""Embeddings, with layer norms and a position that looks up given vectors.
+
+Inputs: `ids` (B, T), `segments` (B, T) where sizes.token_types is not 0, `queries` (B, T) bool, `places` (P, E) by position id,
+and `shared` (V, width), the table of another stack. The calls of the part:
+
+    alone     ids, without positions
+    placed    ids and segments, of which the first stands at the place OFFSET
+    asked     as placed, with queries and without segments
+    shared    as placed, of a part built with the table `shared`
+
+Outputs: the vectors (B, T, D) of each call; `weight` and `shared_weight` (V, width), the tables that a tied head reads;
+`trained` (V,), 1 for each row of the table that `placed` has a gradient for; `gain`, the factor on vectors of the table.
+"""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from llmlab import registry
+from llmlab.check.twins.observers.observed import Observed, arrays, build, given, options_of, sizes_of, uniform
+from llmlab.check.twins.settings import Setting
+from llmlab.slots import Context, Position, Table
+
+ROWS, LENGTH, OFFSET = 2, 6, 2
+
+
+class Places(Position):
+    """A position that looks up given vectors."""
+
+    def __init__(self, vectors: Tensor):
+        super().__init__()
+        self.vectors = vectors
+
+    def embed(self, ids: Tensor) -> Tensor:
+        return self.vectors[ids]
+
+
+def observe(setting: Setting) -> Observed:
+    sizes, options = sizes_of(setting), options_of(setting)
+    width = getattr(registry.load(setting.slot, setting.name, {}).func, "width", None)
+    embed_dim = width(sizes, **options) if width else sizes.dim
+    places = Places(uniform("places", OFFSET + LENGTH, embed_dim))
+    norm = registry.load("norm", "layernorm", {})
+    part, alone = (build(setting, sizes, position, norm, None) for position in (places, Position()))
+    table = SimpleNamespace(weight=uniform("shared", *part.weight.shape), embed_dim=part.embed_dim)
+    sharing = build(setting, sizes, places, norm, table)
+    inputs = {
+        "ids": torch.tensor([[5, 60, 1, 7, 5, 0], [1, 33, 2, 2, 59, 8]]),
+        "queries": torch.tensor([[0, 0, 0, 1, 1, 0], [0, 1, 0, 0, 0, 0]]).bool(),
+        "places": places.vectors,
+        "shared": table.weight,
+    }
+    if sizes.token_types:
+        inputs["segments"] = torch.tensor([[0, 0, 1, 1, 2, 2], [1, 1, 1, 0, 0, 0]]) % sizes.token_types
+    ids = inputs["ids"]
+    ctx = Context(LENGTH, OFFSET, ids=ids, segments=inputs.get("segments"))
+    placed = part(ids, ctx)
+    placed.pow(2).sum().backward()
+    with torch.no_grad():
+        outputs = {
+            "alone": alone(ids, Context(LENGTH, ids=ids)),
+            "placed": placed,
+            "asked": part(ids, Context(LENGTH, OFFSET, ids=ids, data={"queries": inputs["queries"]})),
+            "shared": sharing(ids, ctx),
+            "weight": part.weight,
+            "shared_weight": sharing.weight,
+            "trained": (part.weight.grad != 0).any(1).double(),
+            "gain": torch.tensor(_gain(part)),
+        }
+    return Observed(given(setting, inputs, part, sizes), arrays(outputs))
+
+
+def _gain(part: Any) -> float:
+    """The gain of the table of tokens."""
+    return next(float(m.gain) for m in part.modules() if isinstance(m, Table) and m.weight is part.weight)

@@ -1,0 +1,182 @@
+"""Positions: scores of queries and keys, and vectors for the embedding, in texts of two rows.
+
+Inputs: `q` (B, N, S, H) and `k` (B, K, S, H), of which a text of S tokens takes the first S. The last sizes.rotary_dim numbers
+of a head are turned, of a part that `projects` all; such a part is given `q_projection` (N, H, D) and `k_projection` (K, H, D).
+For each TEXT
+
+    whole     one long text
+    later     of which `later.before` tokens are in a cache when the rest is read
+    padded    that too, padded in front in one row and behind in the other; one token looks like padding, one padding does not
+    packed    several documents in a row, some of whose numbers return
+    placed    positions given by the caller, below 0 too for a part that is `relative`
+    prefix    of a part that `counts` two things: `prefix.prefix_len` (B,) tokens are seen by all
+
+there are `TEXT.ids` (B, S), `TEXT.before` and `TEXT.seen` (B, T, S), the pairs that count, and where it has them `TEXT.valid`,
+`TEXT.documents`, `TEXT.segments` (B, S) and `TEXT.positions` (B, S) or (B, 2, S).
+
+Outputs: `TEXT.scores` (B, N, T, S), SCALE times the products of what is turned plus the bias, of the T tokens read last, which
+are 0 where a pair does not count; `TEXT.vectors` (B, T, E) of a part that embeds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from llmlab import attributes
+from llmlab.check.twins.observers.observed import Observed, arrays, build, given, sizes_of, uniform
+from llmlab.check.twins.settings import Setting
+from llmlab.model.cache import join
+from llmlab.model.view import View
+from llmlab.sizes import Sizes
+from llmlab.slots import Context, Position, Term
+
+ROWS, KEY_HEADS, SCALE = 2, 2, 0.4
+LONGEST = 40
+PADDING = 1  # the id of padding
+PLAIN = {"embed_dim": 20, "head_dim": 11}  # neither is the width of another thing; some of a head is not turned
+
+
+@dataclass(frozen=True)
+class Text:
+    """Tokens of two rows, of which `before` are in a cache when the others are read."""
+
+    ids: Tensor
+    before: int = 0
+    valid: Tensor | None = None
+    documents: Tensor | None = None
+    positions: Tensor | None = None
+    segments: Tensor | None = None
+    prefix_len: Tensor | None = None
+
+    @property
+    def length(self) -> int:
+        return self.ids.shape[1]
+
+    def context(self, begin: int, end: int) -> Context:
+        def new(x: Tensor | None) -> Tensor | None:
+            return None if x is None else x[..., begin:end]
+
+        return Context(
+            end - begin,
+            begin,
+            new(self.ids),
+            new(self.positions),
+            None if self.valid is None else self.valid[:, :end],
+            self.documents,
+            new(self.segments),
+            data={} if self.prefix_len is None else {"prefix_len": self.prefix_len},
+        )
+
+    def seen(self, causal: bool) -> Tensor:
+        """(B, T, S) bool: both are tokens of one document, and no key is ahead of a query in a causal stack."""
+        token = torch.ones_like(self.ids, dtype=torch.bool) if self.valid is None else self.valid
+        document = torch.zeros_like(self.ids) if self.documents is None else self.documents
+        pairs = (token[:, :, None] & token[:, None]) & (document[:, :, None] == document[:, None])
+        return (pairs.tril() if causal else pairs)[:, self.before :]
+
+    def inputs(self, causal: bool) -> dict[str, Tensor]:
+        named = {key: value for key, value in vars(self).items() if isinstance(value, Tensor)}
+        return {**named, "before": torch.tensor(self.before), "seen": self.seen(causal)}
+
+
+def observe(setting: Setting) -> Observed:
+    sizes = sizes_of(setting).but(**{key: value for key, value in PLAIN.items() if key not in setting.sizes})
+    part = build(setting, sizes)
+    width = sizes.rotary_dim if part.projects else sizes.head_dim  # attention that projects distances turns whole heads
+    inputs = {
+        "q": 1.5 * uniform("q", ROWS, sizes.n_heads, LONGEST, width),
+        "k": 1.5 * uniform("k", ROWS, KEY_HEADS, LONGEST, width),
+    }
+    if part.projects:
+        inputs["q_projection"] = uniform("q_projection", sizes.n_heads, width, sizes.dim)
+        inputs["k_projection"] = uniform("k_projection", KEY_HEADS, width, sizes.dim)
+    outputs = {}
+    for name, text in texts(part).items():
+        inputs |= {f"{name}.{key}": value for key, value in text.inputs(sizes.causal).items()}
+        vectors, scores = _read(part, sizes, text, inputs)
+        outputs[f"{name}.scores"] = torch.where(text.seen(sizes.causal)[:, None], scores, 0.0)
+        if vectors is not None:
+            outputs[f"{name}.vectors"] = vectors.expand(ROWS, *vectors.shape[-2:])
+    return Observed(given(setting, inputs, part, sizes), arrays(outputs))
+
+
+def texts(part: Position) -> dict[str, Text]:
+    """The texts that the part is asked about, by name."""
+    ids = (20 * uniform("ids", ROWS, LONGEST)).long() + 30
+    valid = torch.ones(ROWS, 19, dtype=torch.bool)
+    valid[0, :4] = valid[1, 6] = valid[1, 17:] = False  # one amid tokens, which distances may count or not
+    padded = torch.where(valid, ids[:, :19], PADDING)
+    padded[0, 16] = PADDING  # a token, by `valid`
+    padded[1, 18] = 7  # padding, by `valid`
+    segments = torch.tensor([[0] * 9 + [1] * 6 + [0] * 4, [1] * 3 + [0] * 12 + [1] * 4])
+    documents = torch.tensor([[4] * 18 + [2] * 8, [3] * 5 + [1] * 2 + [3] * 19])
+    steps = torch.tensor([[0, 1, 1, 1, 2, 5, 1, 1, 9, 1, 1, 3], [0, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1]])
+    first = torch.tensor([[-3], [2]]) if attributes.get(part, "position", "relative") else torch.tensor([[0], [2]])
+    placed = steps.cumsum(1) + first
+    if part.counts > 1:
+        placed = torch.stack([placed, torch.tensor([[0] * 5 + [1, 2, 3] + [0] * 4, [0, 1] * 6])], 1)
+    known = {
+        "whole": Text(ids),
+        "later": Text(ids[:, 3:22], 14, segments=segments),
+        "padded": Text(padded, 14, valid),
+        "packed": Text(ids[:, :26], documents=documents, segments=segments.repeat(1, 2)[:, :26]),
+        "placed": Text(ids[:, :12], positions=placed),
+    }
+    return known | ({"prefix": Text(ids[:, :15], 7, prefix_len=torch.tensor([6, 0]))} if part.counts > 1 else {})
+
+
+@torch.no_grad()
+def _read(part: Position, sizes: Sizes, text: Text, inputs: dict[str, Tensor]) -> tuple[Tensor | None, Tensor]:
+    """Vectors (T, E) or (B, T, E), if it embeds, and scores (B, N, T, S) of the tokens that are read last."""
+    turned = sizes.rotary_dim
+    earlier, earlier_keys, vectors, scores = None, None, None, torch.empty(0)
+    for begin, end in ((0, text.before), (text.before, text.length))[0 if text.before else 1 :]:
+        ctx = text.context(begin, end)
+        new = part.ids(ctx)
+        earlier = new if earlier is None else join(earlier, new)
+        vectors = part.embed(new)
+        state = View(ctx, part, part.prepare(new, earlier), _NO_KERNEL, None).of(_projections(inputs)).state
+        q, k = inputs["q"][:, :, begin:end], inputs["k"][:, :, :end]
+        if part.caches_rotated:  # each key as it was turned when it was read
+            terms = part.rotate(q[..., -turned:], k[:, :, begin:, -turned:], state)
+            keys = terms[0].k_BKSH if earlier_keys is None else torch.cat([earlier_keys, terms[0].k_BKSH], 2)
+            earlier_keys, terms = keys, [term._replace(k_BKSH=keys) for term in terms]
+        else:
+            terms = part.rotate(q[..., -turned:], k[..., -turned:], state)
+        scores = _scores(part, [_widened(q, k, term, turned) for term in terms], state)
+    return vectors, scores
+
+
+_NO_KERNEL: Any = None  # scores are asked for, not what they weigh
+
+
+def _widened(q: Tensor, k: Tensor, term: Term, turned: int) -> Term:
+    """The term with what is not turned before it, as MLA's attention has it."""
+    return term._replace(
+        q_BNTH=torch.cat([q[..., :-turned], term.q_BNTH], -1), k_BKSH=torch.cat([k[..., :-turned], term.k_BKSH], -1)
+    )
+
+
+def _scores(part: Position, terms: list[Term], state: Any) -> Tensor:
+    """(B, N, T, S): scaled products where each counts, plus the bias."""
+    total = torch.zeros(())
+    for q, k, region in terms:
+        product = q @ k.repeat_interleave(q.shape[1] // k.shape[1], 1).mT * SCALE
+        here = torch.ones_like(product, dtype=torch.bool) if region is None else region
+        total = torch.where(here if here.dim() == 4 else here.expand(ROWS, *here.shape[-2:])[:, None], product, total)
+    bias = part.bias(terms[0].q_BNTH, terms[0].k_BKSH, SCALE, state)
+    return total if bias is None else total + bias
+
+
+def _projections(inputs: dict[str, Tensor]) -> Any:
+    """A stand-in for an attention part, whose `project` a position may ask for."""
+
+    def project(x_LD: Tensor) -> tuple[Tensor, ...]:
+        return tuple(torch.einsum("ld,nhd->nlh", x_LD, inputs[f"{name}_projection"]) for name in "qk")
+
+    return SimpleNamespace(project=project)

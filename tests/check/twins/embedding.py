@@ -1,0 +1,87 @@
+"""Embeddings from their papers."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from llmlab.check.twins.observers.embedding import LENGTH, OFFSET
+from llmlab.twins import Given, twin
+from twins.attention import layernorm, linear
+
+MORE: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]] = {
+    "bert": [({"token_types": 3}, {}), ({"token_types": 3}, {"scale": True})],
+    "factorized": [
+        ({"token_types": 3}, {"scale": True}),
+        ({}, {"width": 10}),
+        ({"dim": 80}, {}),
+    ],
+}
+
+
+def told(given: Given, vectors, *, trained, gain: float) -> dict[str, np.ndarray]:
+    """Outputs by call, of vectors(table, positions (T, E), segments or None, queries or None) -> (B, T, D)."""
+    table, shared, inputs = given.weights["table.weight"], given.inputs["shared"], given.inputs
+    nowhere, places = np.zeros_like(inputs["places"][:LENGTH]), inputs["places"][OFFSET:]
+    segments = inputs.get("segments")
+    rows = np.zeros(len(table))
+    rows[[i for i in inputs["ids"].flat if trained(i)]] = 1.0
+    return {
+        "alone": vectors(table, nowhere, None, None),
+        "placed": vectors(table, places, segments, None),
+        "asked": vectors(table, places, None, inputs["queries"]),
+        "shared": vectors(shared, places, segments, None),
+        "weight": table,
+        "shared_weight": shared,
+        "trained": rows,
+        "gain": np.array(gain),
+    }
+
+
+def tokens(given: Given) -> dict[str, np.ndarray]:
+    gain = math.sqrt(given.sizes.dim) if given.options.get("scale") else 1.0
+
+    def vectors(table, places, segments, queries) -> np.ndarray:
+        x = gain * table[given.inputs["ids"]]
+        if "query.weight" in given.weights and queries is not None:
+            x[queries] = given.weights["query.weight"][0]
+        if "project.weight" in given.weights:
+            x = linear(given, "project", x)
+        return x + places
+
+    return told(given, vectors, trained=lambda i: True, gain=gain)
+
+
+SCALED = "Gemma 2024, section 2, and Vaswani et al. 2017, section 3.4"
+twin("embedding", "token", source="Vaswani et al. 2017, sections 3.4 and 3.5; a narrower table as in OPT-350m's code")(
+    tokens
+)
+twin("embedding", "scaled", source=SCALED)(tokens)
+twin("embedding", "two_stream", source="Yang et al. 2019, section 2.3: g_0 = w for queries, h_0 = e(x) for text")(
+    tokens
+)
+
+
+def bert(given: Given) -> dict[str, np.ndarray]:
+    options, sizes = given.options, given.sizes
+    width = given.weights["table.weight"].shape[1]
+    assert width == ((options["width"] or max(16, sizes.dim // 4)) if options["project"] else sizes.dim)
+    gain = math.sqrt(width) if options["scale"] else 1.0
+
+    def vectors(table, places, segments, queries) -> np.ndarray:
+        x = gain * table[given.inputs["ids"]] + places
+        if sizes.token_types:
+            x = (
+                x
+                + given.weights["segments.weight"][np.zeros_like(given.inputs["ids"]) if segments is None else segments]
+            )
+        x = layernorm(given, "norm", x, sizes.norm_eps)
+        return linear(given, "project", x) if options["project"] else x
+
+    return told(given, vectors, trained=lambda i: i != options["pad_id"], gain=gain)
+
+
+twin("embedding", "bert", source="Devlin et al. 2018, figure 2; the scale as in BART's code")(bert)
+twin("embedding", "factorized", source="Lan et al. 2019, section 3.1; the projection's bias as in ALBERT's code")(bert)
