@@ -25,6 +25,7 @@ class ExpertChoice(nn.Module):
 
     dense = False
     unused = ("moe.renormalise", "moe.balance")
+    telling = ({"capacity": 1.25},)
 
     def __init__(
         self,
@@ -54,5 +55,5 @@ class ExpertChoice(nn.Module):
         n = len(x_nD) if valid is None else int(valid.sum())
         if valid is not None:
             p_En = p_En.masked_fill(~valid, -1.0)
-        weights_Ec, tokens_Ec = p_En.topk(min(n, math.ceil(n * self.per_token / self.n_experts)), -1)
+        weights_Ec, tokens_Ec = p_En.topk(math.ceil(n * self.per_token / self.n_experts), -1)
         return Choice(weights_Ec, tokens_Ec, self.z * z_loss(z_nE, valid, total) if self.z else None)

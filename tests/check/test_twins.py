@@ -35,3 +35,13 @@ def test_another_number_is_found(monkeypatch):
     )
     with pytest.raises(CheckFailed, match="norm=rmsnorm: x is"):
         twins.definition(Subject(cases.part_case(("norm", "rmsnorm"))))
+
+
+@pytest.mark.parametrize("slot", OBSERVERS)
+def test_every_setting_of_an_option_shows(slot):
+    for name in registry.names(slot):
+        assert twins.settings.not_shown(slot, name) == [], name
+        small, *others = twins.settings.of_part(slot, name)
+        values = {str(r.setting): {k: v.tolist() for k, v in r.values.items()} for r in records.of_part(slot, name)}
+        same = [other for other in others if values[str(other)] == values[str(small)]]
+        assert not same, f"{same[0]} gives what {small} gives"
