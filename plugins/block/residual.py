@@ -82,6 +82,7 @@ class ScaledPreNorm(Residual):
 
     final_norm = True
     keeps_input = True
+    telling = ({"exponent": 0.25},)
 
     def __init__(
         self,
@@ -154,6 +155,7 @@ class DeepNorm(Residual):
     """
 
     final_norm = False
+    telling = ({"exponent": 0.5},)
 
     def __init__(
         self,

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from llmlab.check.twins.observers import moe, norm
+from llmlab.check.twins.observers import block, moe, norm
 from llmlab.check.twins.observers.observed import Observed
 from llmlab.check.twins.settings import Setting
 
 OBSERVERS: dict[str, Callable[[Setting], Observed]] = {
+    "block": block.observe,
     "moe": moe.observe,
     "norm": norm.observe,
 }
