@@ -20,6 +20,8 @@ class Normal:
     embed_std: of token, segment and position tables; None: std
     """
 
+    telling = ({"std": 0.1}, {"embed_std": 0.5})
+
     def __init__(self, *, std: float = 0.02, residual_scale: bool = True, embed_std: float | None = None):
         if std < 0 or (embed_std or 0) < 0:
             raise ValueError(f"init.std and init.embed_std must be at least 0, but are {std} and {embed_std}")

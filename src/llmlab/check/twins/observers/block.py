@@ -1,6 +1,6 @@
 """Blocks, wired with simple functions instead of sublayers and norms.
 
-A norm of width D and eps is weight x / sqrt(mean(x^2) + eps) + bias, with weights `NAME.weight` and `NAME.bias` (D,) of its own,
+A norm of width D and eps is w x / sqrt(mean(x^2) + eps) + b, with weights `NAME.weight` and `NAME.bias` (D,) of its own,
 NAME being what the block calls it. Sublayers of x (B, T, D):
 
     attention         the mean of x over the tokens up to its own

@@ -49,6 +49,7 @@ class Observed:
 
     given: Given
     outputs: Arrays
+    tolerance: float = 1e-5  # of an output's largest value: many parts compute in float32 whatever they are given
 
 
 def refusable(observe: Callable[[Setting], Observed]) -> Callable[[Setting], Observed]:
