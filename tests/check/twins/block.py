@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from llmlab.twins import Given, twin
+from twins import simple
 
 SIZES = ({"layer": 1}, {"dropout": 1.0}, {"n_layers": 5}, {"norm_eps": 0.1})
 MORE = {
@@ -48,8 +49,7 @@ class Wire:
         return 0 * y if self.dropped else y
 
     def norm(self, name: str, x: np.ndarray) -> np.ndarray:
-        weight, bias = (self.given.weights[f"{self.block}.{name}.{what}"] for what in ("weight", "bias"))
-        return weight * x / np.sqrt((x**2).mean(-1, keepdims=True) + self.given.sizes.norm_eps) + bias
+        return simple.norm(self.given, f"{self.block}.{name}", x)
 
 
 Formula = Callable[[Wire, np.ndarray], np.ndarray]

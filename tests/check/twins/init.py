@@ -84,7 +84,7 @@ def deepnorm(given: Given) -> dict[str, np.ndarray]:
 @twin(
     "init",
     "t5",
-    source="Mesh TensorFlow's T5 as transformers 5.24 modeling_t5.py, _init_weights, has it; a tied table by fan-in",
+    source="transformers 5.24 modeling_t5.py, _init_weights; heads and tables that are read as heads by fan-in",
 )
 def t5(given: Given) -> dict[str, np.ndarray]:
     factor, sizes = given.options["factor"], given.sizes

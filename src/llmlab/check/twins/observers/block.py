@@ -25,21 +25,11 @@ from torch import Tensor, nn
 
 from llmlab import attributes
 from llmlab.check.twins.observers.observed import Observed, arrays, build, given, refusable, sizes_of, uniform
+from llmlab.check.twins.observers.simple import SimpleNorm
 from llmlab.check.twins.settings import Setting
 from llmlab.slots import Aux
 
 NAMES = ("attention", "cross_attention", "ffn")
-
-
-class _Norm(nn.Module):
-    def __init__(self, dim: int, eps: float):
-        super().__init__()
-        self.eps = eps
-        self.weight, self.bias = nn.Parameter(torch.empty(dim)), nn.Parameter(torch.empty(dim))
-        self.constants = {"weight": 1.0}
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.weight * x / (x.square().mean(-1, keepdim=True) + self.eps).sqrt() + self.bias
 
 
 def _attention(x: Tensor) -> tuple[Tensor, None]:
@@ -61,7 +51,9 @@ SUBLAYERS = {"ffn": _ffn, "attention": _attention, "cross_attention": _cross_att
 @torch.no_grad()
 def observe(setting: Setting) -> Observed:
     sizes = sizes_of(setting)
-    block, turned, two = (build(setting, sizes, _Norm, names) for names in (NAMES, NAMES[::-1], ("attention", "ffn")))
+    block, turned, two = (
+        build(setting, sizes, SimpleNorm, names) for names in (NAMES, NAMES[::-1], ("attention", "ffn"))
+    )
     x = 2 * uniform("x", 1, 4, sizes.dim) + 0.3
     outputs: dict[str, Any] = {
         "parameters": torch.tensor(float(sum(p.numel() for p in block.parameters()))),
