@@ -84,6 +84,7 @@ class ScaledPreNorm(Residual):
 
     final_norm = True
     keeps_input = True
+    telling = ({"exponent": 0.25},)
 
     def __init__(
         self,
@@ -159,6 +160,7 @@ class DeepNorm(Residual):
     """
 
     final_norm = False
+    telling = ({"exponent": 0.5},)
 
     def __init__(
         self,

@@ -27,6 +27,7 @@ class BoundaryHead(nn.Module):
     scores = "span"
     needs = ("boundary_left", "boundary_right", "boundary_offset")
     small = {"longest": 4, "width": 8}
+    telling = ({"longest": 5}, {"width": 12})
     unused = ("logit_scale", "logit_softcap")
     embedding: Embedding
 

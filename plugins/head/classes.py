@@ -30,6 +30,17 @@ class TextHead(Transformed):
 
     per_token = False
     scores = "text"
+    telling = (
+        {"n_classes": 3},
+        {"n_classes": 0},
+        {"pool": "last", "skip": 7},
+        {"pool": "mean", "skip": 7},
+        {"pool": "last", "only": 5},
+        {"pool": "mean", "only": 5},
+        {"dropout": 1.0},
+        {"dropout": 1.0, "input_dropout": True, "n_classes": 0},
+        {"act": "tanh", "dense_bias": False},
+    )
     unused = ("logit_scale", "logit_softcap")
 
     def __init__(
@@ -83,6 +94,7 @@ class TokenHead(Transformed):
 
     per_token = True
     scores = "token"
+    telling = ({"n_classes": 3}, {"n_classes": 0}, {"dropout": 1.0}, {"act": "gelu", "dense_bias": False})
     unused = ("logit_scale", "logit_softcap")
 
     def __init__(

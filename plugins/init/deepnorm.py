@@ -22,6 +22,7 @@ class DeepNormInit:
     embed_std: of token, segment and position tables
     """
 
+    telling = ({"depth": 3.0, "exponent": 0.5}, {"embed_std": 0.3})
     logit_variance = 1.0  # in a vocabulary that is larger than the model is wide, 2 / (1 + V / D)
 
     def __init__(self, *, depth: float = 8.0, exponent: float = 0.25, embed_std: float = 0.02):

@@ -21,6 +21,8 @@ class Normal:
     """
 
     # BERT's own code cuts its normal off at two deviations (truncated_normal_initializer); GPT-2's and transformers' do not.
+    telling = ({"std": 0.1}, {"embed_std": 0.5})
+
     def __init__(self, *, std: float = 0.02, residual_scale: bool = True, embed_std: float | None = None):
         if std < 0 or (embed_std or 0) < 0:
             raise ValueError(f"init.std and init.embed_std must be at least 0, but are {std} and {embed_std}")

@@ -19,6 +19,7 @@ class T5:
     Where model.attention.scale is 1, queries take its head_dim^-1/2 into their own std.
     """
 
+    telling = ({"factor": 0.5},)
     logit_variance = 1.0
 
     def __init__(self, *, factor: float = 1.0):  # on every std

@@ -25,6 +25,7 @@ class ExpertChoice(nn.Module):
 
     dense = False
     unused = ("moe.renormalise", "moe.balance")
+    telling = ({"capacity": 1.25},)
 
     def __init__(
         self,
@@ -56,5 +57,5 @@ class ExpertChoice(nn.Module):
         if valid is not None:
             # Below every probability: c is at most the number of valid tokens, so padding is never among the largest.
             p_En = p_En.masked_fill(~valid, -1.0)
-        weights_Ec, tokens_Ec = p_En.topk(min(n, math.ceil(n * self.per_token / self.n_experts)), -1)
+        weights_Ec, tokens_Ec = p_En.topk(math.ceil(n * self.per_token / self.n_experts), -1)
         return Choice(weights_Ec, tokens_Ec, self.z * z_loss(z_nE, valid, total) if self.z else None)

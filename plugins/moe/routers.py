@@ -82,6 +82,7 @@ class TopK(nn.Module):
     """
 
     dense = False
+    telling = ({"groups": 2}, {"groups": 3, "groups_kept": 2})
 
     def __init__(
         self,
@@ -127,6 +128,7 @@ class Sigmoid(nn.Module):
     dense = False
     bias: Tensor
     unused = ("moe.z",)
+    telling = ({"groups": 2}, {"groups": 3, "groups_kept": 2}, {"rate": 0.05})
 
     def __init__(
         self,

@@ -1,14 +1,15 @@
 """Every shipped part has a twin at every setting, records are what twins say, and our parts are what records say."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from twins.record import record, settings_of_slot
 
 from llmlab import registry
-from llmlab.check import cases, twins
-from llmlab.check.subject import CheckFailed, Subject
+from llmlab.check import twins
+from llmlab.check.subject import Case, CheckFailed, Subject
 from llmlab.check.twins import records
 from llmlab.check.twins.observers import OBSERVERS
 
@@ -25,9 +26,12 @@ def test_records_are_what_the_twins_say(slot):
             assert other["values"][key] == pytest.approx(values, rel=1e-6, abs=1e-9), (one["name"], one["options"], key)
 
 
-@pytest.mark.parametrize("part", [(s, n) for s in OBSERVERS for n in registry.names(s)], ids="=".join)
+PARTS = [(slot, name) for slot in OBSERVERS for name in registry.names(slot)]
+
+
+@pytest.mark.parametrize("part", PARTS, ids="=".join)
 def test_a_part_is_what_its_twin_says(part):
-    twins.definition(Subject(cases.part_case(part)))
+    twins.definition(_subject(part))
 
 
 def test_another_number_is_found(monkeypatch):
@@ -35,24 +39,29 @@ def test_another_number_is_found(monkeypatch):
         "llmlab.check.twins.observers.observed.SIZES", twins.observers.observed.SIZES.but(norm_eps=2e-3)
     )
     with pytest.raises(CheckFailed, match="norm=rmsnorm: x is"):
-        twins.definition(Subject(cases.part_case(("norm", "rmsnorm"))))
+        twins.definition(_subject(("norm", "rmsnorm")))
 
 
-SILENT = {"bert": {"width"}}  # it can only be the model's; factorized has others
-ALIKE = ("rmsnorm",)  # its weight begins at 1 - offset, so that all offsets norm alike
+SILENT = {("embedding", "bert"): ["width"]}  # it can only be the model's; factorized has others
 
 
-@pytest.mark.parametrize("slot", OBSERVERS)
-def test_every_option_of_a_part_shows(slot):
-    """No two settings of a part have the same numbers, and each option is changed by one of them."""
-    for name in registry.names(slot):
-        found = records.of_part(slot, name)
-        for n, one in enumerate(found):
-            for other in found[:n]:
-                same = one.values.keys() == other.values.keys() and all(
-                    value.shape == other.values[key].shape and np.allclose(value, other.values[key], 1e-4, 1e-6)
-                    for key, value in one.values.items()
+@pytest.mark.parametrize("part", PARTS, ids="=".join)
+def test_every_option_of_a_setting_shows(part):
+    assert twins.settings.not_shown(*part) == SILENT.get(part, [])
+    small, *others = twins.settings.of_part(*part)
+    for other in others:
+        for key, value in other.options.items():
+            if value != small.options.get(key, registry.index()[part].options[key].default):
+                without = {k: v for k, v in other.options.items() if k != key or k in small.options}
+                without.update({key: small.options[key]} if key in small.options else {})
+                assert _outputs(other) != _outputs(replace(other, options=without)), (
+                    f"{other} is the same without {key}"
                 )
-                assert not same or name in ALIKE, f"{one.setting} is {other.setting}"
-        changed = {key for record in found for key in record.setting.options}
-        assert not set(twins.settings.not_shown(slot, name)) - changed - SILENT.get(name, set()), name
+
+
+def _outputs(setting):
+    return {key: value.tolist() for key, value in OBSERVERS[setting.slot](setting).outputs.items()}
+
+
+def _subject(part):
+    return Subject(Case("=".join(part), (), "part", parts=(part,)))

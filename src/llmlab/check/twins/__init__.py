@@ -15,8 +15,6 @@ from llmlab.check.subject import CheckFailed, NotApplicable, Subject
 from llmlab.check.twins import records, settings
 from llmlab.check.twins.observers import OBSERVERS
 
-TOLERANCE = 1e-5  # of the largest value: many parts compute in float32 whatever they are given
-
 
 def definition(subject: Subject) -> None:
     """At each setting that a tiny model can show, a part computes what an implementation that is not ours computes."""
@@ -25,8 +23,9 @@ def definition(subject: Subject) -> None:
         raise NotApplicable("parts of this slot have no outputs of their own to compare")
     recorded = records.of_part(slot, name)
     for record in recorded:
-        outputs = {key: records.sampled(value) for key, value in OBSERVERS[slot](record.setting).outputs.items()}
-        _compare(record.setting, outputs, record.values, record.source)
+        observed = OBSERVERS[slot](record.setting)
+        outputs = {key: records.sampled(value) for key, value in observed.outputs.items()}
+        _compare(record.setting, outputs, record.values, record.source, observed.tolerance)
     if recorded:
         return
     registry.load(slot, name, {})  # importing a user's part defines the twin beside it
@@ -35,11 +34,13 @@ def definition(subject: Subject) -> None:
         raise NotApplicable("it has no twin to be compared with; llmlab.twins says how to write one")
     for setting in settings.of_part(slot, name):
         observed = OBSERVERS[slot](setting)
-        _compare(setting, observed.outputs, own.compute(observed.given), own.source)
+        _compare(setting, observed.outputs, own.compute(observed.given), own.source, observed.tolerance)
 
 
-def _compare(setting: settings.Setting, ours: twins.Arrays, theirs: twins.Arrays, source: str) -> None:
-    """CheckFailed unless both have the same names and, up to `TOLERANCE`, the same values."""
+def _compare(
+    setting: settings.Setting, ours: twins.Arrays, theirs: twins.Arrays, source: str, tolerance: float
+) -> None:
+    """CheckFailed unless both have the same names and the same values, up to `tolerance` of an output's largest."""
     if ours.keys() != theirs.keys():
         raise CheckFailed(f"{setting}: the part gives {', '.join(ours)}, the twin {', '.join(theirs)}")
     for key, value in ours.items():
@@ -49,7 +50,7 @@ def _compare(setting: settings.Setting, ours: twins.Arrays, theirs: twins.Arrays
         # A mask's scores of -inf are equal where both have them; a NaN equals nothing.
         apart = np.abs(np.where(one == other, 0.0, one - other)).max(initial=0.0)
         finite = np.abs(other[np.isfinite(other)]).max(initial=0.0)
-        if not apart <= TOLERANCE * finite:
+        if not apart <= tolerance * finite:
             at = int(np.nanargmax(np.abs(np.where(one == other, 0.0, one - other)))) if np.isfinite(apart) else 0
             raise CheckFailed(
                 f"{setting}: {key} is {one.flat[at]:.8g}, but {other.flat[at]:.8g} by {source} (value {at} of {one.size})"

@@ -28,7 +28,13 @@ def of_part(slot: str, name: str) -> list[Setting]:
     """The part with its `small` options, with each other value of a bool or a Literal, and each of its `telling` options."""
     entry = registry.index()[slot, name]
     small, telling = entry.attribute("small"), entry.attribute("telling")
-    met = [small, *({**small, **options} for options in telling)]
+    met = [small]
+    for options in telling:  # of kin, one may have what is told by default
+        if any(
+            {**small, **options}.get(key, option.default) != small.get(key, option.default)
+            for key, option in entry.options.items()
+        ):
+            met.append({**small, **options})
     kin = [
         e for e in registry.index().values() if (e.slot, e.module, e.qualname) == (slot, entry.module, entry.qualname)
     ]

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from llmlab.check.twins.observers import attention, embedding, norm, position, visibility
+from llmlab.check.twins.observers import attention, block, embedding, ffn, head, init, moe, norm, position, visibility
 from llmlab.check.twins.observers.observed import Observed
 from llmlab.check.twins.settings import Setting
 
 OBSERVERS: dict[str, Callable[[Setting], Observed]] = {
     "attention": attention.observe,
+    "block": block.observe,
     "embedding": embedding.observe,
+    "ffn": ffn.observe,
+    "head": head.observe,
+    "init": init.observe,
     "mask": visibility.mask,
+    "moe": moe.observe,
     "norm": norm.observe,
     "position": position.observe,
     "window": visibility.window,

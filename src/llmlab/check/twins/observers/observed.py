@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from functools import wraps
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import numpy as np
 import torch
@@ -13,11 +14,15 @@ from torch import Tensor, nn
 from llmlab import registry
 from llmlab.check.reference import noise
 from llmlab.check.twins.settings import Setting
+from llmlab.model.roles import walk
+from llmlab.modules import Role
 from llmlab.sizes import AttentionTraits, FFNTraits, MoETraits, Sizes
 from llmlab.twins import Given
 
 if TYPE_CHECKING:
     from llmlab.twins import Arrays
+
+M = TypeVar("M", bound=nn.Module)
 
 # Every width is another number, so that a part which takes one for another fails.
 SIZES = Sizes(
@@ -32,7 +37,7 @@ SIZES = Sizes(
     norm_eps=1e-3,
     attention=AttentionTraits(),
     ffn=FFNTraits(),
-    moe=MoETraits(n_experts=6, per_token=2, ffn_dim=20),
+    moe=MoETraits(n_experts=6, per_token=3, ffn_dim=20),
     rotary_dim=8,
     embed_dim=24,
 )
@@ -44,6 +49,20 @@ class Observed:
 
     given: Given
     outputs: Arrays
+    tolerance: float = 1e-5  # of an output's largest value: many parts compute in float32 whatever they are given
+
+
+def refusable(observe: Callable[[Setting], Observed]) -> Callable[[Setting], Observed]:
+    """Decorator: where building the part raises a ValueError, the only output is `refused`, and there are no inputs."""
+
+    @wraps(observe)
+    def observe_or_refusal(setting: Setting) -> Observed:
+        try:
+            return observe(setting)
+        except ValueError:
+            return Observed(Given(options_of(setting), sizes_of(setting), {}, {}), {"refused": np.ones(1)})
+
+    return observe_or_refusal
 
 
 def sizes_of(setting: Setting) -> Sizes:
@@ -69,7 +88,7 @@ def build(setting: Setting, *args: Any) -> Any:
 
 
 @torch.no_grad()
-def fill(module: nn.Module) -> nn.Module:
+def fill(module: M) -> M:
     """Values in float64 by each tensor's path: around its constant (a norm's weight around 1), so that all of them count."""
     owners = dict(module.named_modules())
     for path, tensor in [*module.named_parameters(), *module.named_buffers()]:
@@ -94,3 +113,9 @@ def arrays(tensors: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
 def uniform(name: str, *shape: int) -> Tensor:
     """Values in [-1, 1) in float64 that follow from the name alone."""
     return noise(name, torch.Size(shape)).double()
+
+
+def roles(module: nn.Module) -> np.ndarray:
+    """(parameters,): the number of each parameter's role in `llmlab.slots.Role`, by path in alphabetical order."""
+    known = get_args(Role)
+    return np.array([known.index(role) for _, role in sorted((path, role) for path, *_, role in walk(module))])

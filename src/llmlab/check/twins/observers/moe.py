@@ -1,0 +1,162 @@
+"""Routers, alone and with experts; a part that is `dense` has the output `dense` alone.
+
+Weights: `router.PATH` of the part itself; of experts `experts.up.weight` (E, F, D) and `experts.down.weight` (E, D, F), with
+`experts.up.bias` (E, F) and `experts.down.bias` (E, D) under model.ffn.bias, each down(tanh(up(x))); with shared experts
+the same under `shared`, without E; `shared_gate.weight` (1, D).
+
+Inputs: `x` (n, D), of which `valid` (n,) are no padding; `alone` (n,), which is True for one token; `none` (n,) for none;
+`other` (5, D) with `other_valid`, the tokens of another rank; `far` (2, D), where all logits of the first parameter of shape
+(E, D) are far below 0; `load` (E,), tokens that came to each expert.
+
+Outputs:
+- `weights` (n, E), `padded` (n / 2, E), `autocast` (2, E): a token's weight at each expert that it visits, -1 at others; of
+  `x`, of its first tokens where `valid` is given, and of the first two under autocast to bfloat16.
+- `far` (2, E): log10(weight + 1e-9) of `far`, 1 at others.
+- `loss`, `padded_loss`, `alone_loss`, `none_loss`: the auxiliary loss of `x`, of all tokens, of `valid` ones, of `alone`, of
+  `none`; `ranks_loss` of `valid` and `other_valid` ones together; none of these where there is no loss.
+- `y` (2, n / 2, D) and `load` (E,) of the mixture with `valid`; `float32` (D,) the last token's y computed in float32;
+  `training` y in training, if model.ffn.dropout is 1.
+- `roles`; `flops` where the part says what n tokens cost; `moved.PATH`: of each buffer its change by `after_step(load)`;
+  `leaks`; `per_token`: experts that a token visits on average.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from llmlab import attributes, registry
+from llmlab.check.twins.observers.observed import (
+    Observed,
+    arrays,
+    fill,
+    given,
+    options_of,
+    refusable,
+    roles,
+    sizes_of,
+    uniform,
+)
+from llmlab.check.twins.settings import Setting
+from llmlab.model.experts import MixtureOfExperts
+from llmlab.slots import Choice, Routing
+from llmlab.twins import Given
+
+N = 8  # tokens
+
+
+class _Expert(nn.Module):
+    """down(tanh(up(x)))"""
+
+    def __init__(self, dim: int, ffn_dim: int, linear: Callable[..., nn.Module]):
+        super().__init__()
+        self.up = linear(dim, ffn_dim, role="ffn_in")
+        self.down = linear(ffn_dim, dim, role="ffn_out")
+
+    def forward(self, x: Tensor, groups: Tensor | None = None) -> Tensor:
+        return self.down(torch.tanh(self.up(x, groups)), groups)
+
+
+@refusable
+@torch.no_grad()
+def observe(setting: Setting) -> Observed:
+    sizes = sizes_of(setting)
+    if "sees_all" not in setting.sizes:
+        sizes = sizes.but(sees_all=True)
+    part = registry.load("moe", setting.name, dict(setting.options))
+    if attributes.get(part.func, "moe", "dense"):
+        return Observed(Given(options_of(setting), sizes, {}, {}), {"dense": np.ones(1)})
+    with torch.device("meta"):
+        mixture = MixtureOfExperts(sizes, part, _Expert)
+    mixture = fill(mixture.to_empty(device="cpu"))
+    inputs = _inputs(sizes.dim, mixture)
+    x = inputs["x"]
+    router: Any = mixture.router
+    n_experts = sizes.moe.n_experts
+    routed = {"loss": router(x, None)}
+    routed.update((f"{key}_loss", router(x, inputs[mask])) for key, mask in KEPT.items())
+    with torch.autocast("cpu", torch.bfloat16):
+        autocast = router(x.bfloat16(), None)
+    far = visits(router(inputs["far"], None), 2, n_experts)
+    outputs = {
+        "weights": visits(routed["loss"], N, n_experts),
+        "padded": visits(routed["padded_loss"], N, n_experts)[: N // 2],
+        "autocast": visits(autocast, N, n_experts)[:2],
+        "far": torch.where(far < 0, 1.0, (far + 1e-9).log10()),
+        **{key: routing.loss for key, routing in routed.items() if routing.loss is not None},
+        **_mixed(mixture, inputs, sizes.ffn.dropout == 1.0),
+        "leaks": torch.tensor(float(attributes.get(router, "moe", "leaks"))),
+        "per_token": torch.tensor(float(mixture.per_token)),
+    }
+    if hasattr(router, "cost"):
+        outputs["flops"] = torch.tensor(router.cost(N, N).flops)
+    seen = given(setting, inputs, mixture, sizes)
+    if hasattr(router, "after_step"):
+        before = {name: buffer.clone() for name, buffer in router.named_buffers()}
+        router.after_step(inputs["load"])
+        outputs.update((f"moved.{name}", buffer - before[name]) for name, buffer in router.named_buffers())
+    return Observed(seen, {**arrays(outputs), "roles": roles(mixture)})
+
+
+KEPT = {"padded": "valid", "alone": "alone", "none": "none"}
+
+
+def _inputs(dim: int, mixture: MixtureOfExperts) -> dict[str, Tensor]:
+    n_experts = mixture.n_experts
+    token = torch.arange(N)
+    # Multiples of 1/64 below 4, so that bfloat16 has them without rounding. Seeded so that a group's one best, two best and
+    # three best experts choose other groups.
+    x = ((2 * uniform("x 16", N, dim) + 0.3) * 64).round() / 64
+    logits = torch.tensor([[-45.0], [-300.0]]) - torch.tensor([[1.0], [40.0]]) * torch.arange(n_experts)
+    gates = [p.double() for p in mixture.router.parameters() if p.shape == (n_experts, dim)]
+    far = logits.double() @ torch.linalg.pinv(gates[0]).T if gates else -100 * uniform("far", 2, dim)
+    # Around a mean that the first has itself.
+    off = [0, *((-1) ** i * i for i in range(1, n_experts - 1))]
+    load = 10 + torch.tensor([*off, -sum(off)])
+    return {
+        "x": x,
+        "valid": token % 4 != 1,
+        "alone": token == 5,
+        "none": token < 0,
+        "other": 2 * uniform("other", 5, dim),
+        "other_valid": torch.arange(5) != 3,
+        "far": far,
+        "load": load,
+    }
+
+
+def visits(routing: Routing | Choice, n: int, n_experts: int) -> Tensor:
+    """(n, E): the weight of each token at each expert, -1 where it does not go."""
+    weights = torch.full((n, n_experts), -1.0, dtype=torch.float64)
+    if isinstance(routing, Choice):
+        weights.T.scatter_(1, routing.tokens, routing.weights.double())
+    else:
+        weights.scatter_(1, routing.experts, routing.weights.double())
+    return weights
+
+
+def _mixed(mixture: MixtureOfExperts, inputs: dict[str, Tensor], dropped: bool) -> dict[str, Tensor]:
+    """Outputs of the mixture."""
+    x_BTD, valid_BT = inputs["x"].view(2, N // 2, -1), inputs["valid"].view(2, N // 2)
+    mixture.total = torch.zeros_like  # which must not be asked in evaluation
+    y, aux = mixture(x_BTD, valid_BT)
+    outputs = {"y": y, "load": aux.tokens_per_expert}
+    sums: list[Tensor] = []
+    mixture.train()
+    mixture.total = lambda tensor: sums.append(tensor) or tensor  # type: ignore[func-returns-value]
+    mixture(inputs["other"][None], inputs["other_valid"][None])
+    of_other = iter(sums)
+    mixture.total = lambda tensor: tensor + next(of_other)
+    training, of_ranks = mixture(x_BTD, valid_BT)
+    if dropped:
+        outputs["training"] = training
+    if of_ranks.loss is not None:
+        outputs["ranks_loss"] = of_ranks.loss
+    mixture.eval().float()
+    outputs["float32"] = mixture(x_BTD.float(), valid_BT)[0][-1, -1]
+    mixture.double()
+    return outputs
