@@ -27,6 +27,8 @@ class Constant:
     warmup_share: share of the budget that is warm-up
     """
 
+    telling = ({"warmup_steps": 0}, {"warmup_steps": 4}, {"warmup_share": 0.21})
+
     def __init__(self, *, warmup_steps: int | None = None, warmup_share: float = 0.05):
         check(warmup_share=warmup_share)
         self.warmup_steps, self.warmup_share = warmup_steps, warmup_share
@@ -46,6 +48,15 @@ class Linear:
     warmup_share: share of the budget that is warm-up
     floor: the factor at the end
     """
+
+    telling = (
+        {"warmup_steps": 0},
+        {"warmup_steps": 4},
+        {"warmup_steps": 50},
+        {"warmup_steps": 60},
+        {"warmup_share": 0.21},
+        {"floor": 0.3},
+    )
 
     def __init__(self, *, warmup_steps: int | None = None, warmup_share: float = 0.05, floor: float = 0.0):
         check(warmup_share=warmup_share, floor=floor)
@@ -69,6 +80,13 @@ class InverseSquareRoot:
     warmup_share: share of the budget that is warm-up
     warm: what comes before
     """
+
+    telling = (
+        {"warmup_steps": 0},
+        {"warmup_steps": 4},
+        {"warmup_steps": 4, "warm": "flat"},
+        {"warmup_share": 0.21},
+    )
 
     def __init__(
         self,
@@ -101,6 +119,16 @@ class WarmupStableDecay:
     shape: of the decay
     floor: the factor at the end
     """
+
+    telling = (
+        {"warmup_steps": 0, "decay_share": 0.3, "hold_share": 0.1},
+        {"warmup_steps": 4, "decay_share": 0.3, "shape": "linear"},
+        {"warmup_steps": 45, "decay_share": 0.3, "shape": "cosine"},
+        {"warmup_share": 0.21, "decay_share": 0.3, "hold_share": 0.15, "shape": "sqrt"},
+        {"decay_share": 0.0, "floor": 0.2},
+        {"hold_share": 0.5, "decay_share": 0.5, "floor": 0.02},
+        {"decay_share": 0.3, "shape": "linear", "floor": 0.0},
+    )
 
     def __init__(
         self,

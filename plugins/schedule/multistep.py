@@ -15,6 +15,16 @@ class MultiStep:
     by: the factor of each step
     """
 
+    telling = (
+        {"warmup_steps": 0},
+        {"warmup_steps": 4},
+        {"warmup_steps": 45},
+        {"warmup_share": 0.21},
+        {"at": (0.25, 0.5, 0.73)},
+        {"at": ()},
+        {"by": 0.5},
+    )
+
     def __init__(
         self,
         *,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from llmlab.check.parts import (
+    alone,
     computed,
     kernel,
     modules,
@@ -41,8 +42,13 @@ PART_CHECKS: dict[str, Callable[[Subject], None]] = {
     "ranks": router.ranks,
     "routing": router.routing,
     "first_values": recipe.first_values,
+    "factors": alone.factors,
+    "steps": alone.steps,
+    "scores": alone.scores,
     "likelihood": recipe.likelihood,
     "targets": targets.hidden,
     "passes": passes.passes,
     "traits": traits.traits,
 }
+# of a part that is in no model
+ALONE_CHECKS = ("definition", "factors", "steps", "scores")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from llmlab.check.twins.observers import norm
+from llmlab.check.twins.observers import norm, schedule
 from llmlab.check.twins.observers.observed import Observed
 from llmlab.check.twins.settings import Setting
 
 OBSERVERS: dict[str, Callable[[Setting], Observed]] = {
     "norm": norm.observe,
+    "schedule": schedule.observe,
 }
