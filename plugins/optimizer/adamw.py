@@ -20,6 +20,16 @@ class AdamW:
     token, segment and position tables either. Fused where the devices allow it.
     """
 
+    telling = (
+        {"lr": 0.02},
+        {"beta1": 0.5},
+        {"beta2": 0.5},
+        {"beta1": 0.0, "beta2": 0.0},
+        {"eps": 0.1},
+        {"weight_decay": 0.7},
+        {"weight_decay": 0.0},
+    )
+
     def __init__(
         self,
         *,

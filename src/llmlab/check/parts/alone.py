@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from copy import deepcopy
 from typing import get_args
 
 import numpy as np
@@ -50,7 +51,8 @@ def steps(subject: Subject) -> None:
             raise CheckFailed(f"{path} is not finite after a step")
         if torch.equal(p, before[path]) != (p.grad is None):
             raise CheckFailed(f"{path} has {'no ' * (p.grad is None)}gradient, and it is {_moved(p, before[path])}")
-    state, values = optimizer.state_dict(), {path: p.detach().clone() for path, p, _ in params}
+    state = deepcopy(optimizer.state_dict())  # load_state_dict shares its tensors
+    values = {path: p.detach().clone() for path, p, _ in params}
     again, other = _optimized(part)
     with torch.no_grad():
         for path, p, _ in again:
