@@ -37,6 +37,7 @@ class Reinforce:
     measures = {"policy": "loss", "reward": "reward"}
     collate = "pad"
     fixed_counts = True
+    telling = ({"samples": 2}, {"max_new": 3}, {"temperature": 0.5}, {"batches": 3}, {"epochs": 2})
 
     def __init__(
         self,

@@ -175,6 +175,13 @@ TABLE: Mapping[str, Mapping[str, Attribute]] = {
         "gives": Attribute(
             tuple[str, ...], (), "batch keys that it offers to masks and heads that need them: nothing has to read them"
         ),
+        "restores": Attribute(
+            str | None,
+            None,
+            "how a sample gives its text back, for `llmlab check`: labels are what masked, changed or kept tokens were; spans "
+            "fill in sentinels in order; or labels are the next tokens",
+            ("masked", "spans", "next"),
+        ),
         "shown": Attribute(float, 0.0, "the share of targets whose answer the model is shown, for `llmlab check`"),
     },
     "reward": {

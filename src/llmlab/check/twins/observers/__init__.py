@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from llmlab.check.twins.observers import norm, optimizer, reward, schedule
+from llmlab.check.twins.observers import norm, objective, optimizer, reward, schedule
 from llmlab.check.twins.observers.observed import Observed
 from llmlab.check.twins.settings import Setting
 
 OBSERVERS: dict[str, Callable[[Setting], Observed]] = {
     "norm": norm.observe,
+    "objective": objective.observe,
     "optimizer": optimizer.observe,
     "reward": reward.observe,
     "schedule": schedule.observe,
