@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 from twins.record import record, settings_of_slot
 
@@ -10,6 +11,7 @@ from llmlab.check import cases, twins
 from llmlab.check.subject import CheckFailed, Subject
 from llmlab.check.twins import records
 from llmlab.check.twins.observers import OBSERVERS
+from llmlab.check.twins.settings import Setting
 
 
 @pytest.mark.parametrize("slot", OBSERVERS)
@@ -35,3 +37,29 @@ def test_another_number_is_found(monkeypatch):
     )
     with pytest.raises(CheckFailed, match="norm=rmsnorm: x is"):
         twins.definition(Subject(cases.part_case(("norm", "rmsnorm"))))
+
+
+def _all(observed):
+    """Outputs and weights: those that begin as a constant may begin as another one, for the same output."""
+    return {**observed.outputs, **{f"weight {path}": value for path, value in observed.given.weights.items()}}
+
+
+@pytest.mark.parametrize("part", [(s, n) for s in OBSERVERS for n in registry.names(s)], ids="=".join)
+def test_each_telling_option_makes_a_difference(part, monkeypatch):
+    monkeypatch.setattr("llmlab.check.twins.observers.texts.N_DRAWS", 20)
+    entry = registry.index()[part]
+    small = entry.attribute("small")
+    assert not twins.settings.not_shown(*part), "no setting changes them"
+    for options in entry.attribute("telling"):
+        shown = _all(OBSERVERS[part[0]](Setting(*part, {**small, **options})))
+        for key in options:
+            others = {k: v for k, v in {**small, **options}.items() if k != key}
+            try:
+                without = _all(OBSERVERS[part[0]](Setting(*part, others)))
+            except ValueError:  # the others mean nothing without it
+                continue
+            differs = shown.keys() != without.keys() or any(
+                shown[name].shape != without[name].shape or not np.allclose(shown[name], without[name], 1e-4, 1e-9)
+                for name in shown
+            )
+            assert differs, (options, key)
