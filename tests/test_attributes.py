@@ -132,8 +132,8 @@ def test_what_a_base_in_another_file_declares_is_written_on_the_class(tmp_path, 
     ) as e:
         registry.load("objective", "child", {})
     assert "\n" not in str(e.value)
-    base = registry.index()["objective", "mlm"].attrs
-    own = "\n    ".join(f"{name} = {value!r}" for name, value in base.items())
+    base, known = registry.index()["objective", "mlm"].attrs, attributes.of_slot("objective")
+    own = "\n    ".join(f"{name} = {value!r}" for name, value in base.items() if not known[name].own)
     (tmp_path / "attribute_grown.py").write_text(CHILD.replace('"child"', '"grown"').format(more=own))
     monkeypatch.setenv("LLMLAB_PLUGINS", "attribute_grown")
     assert registry.load("objective", "grown", {})

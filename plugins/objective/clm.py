@@ -26,6 +26,7 @@ class CausalLM:
     special = ()
     topologies = ("decoder",)
     measures = {"nll": "bits"}
+    restores = "next"
     fixed_counts = True
 
     def __init__(self, vocabulary: Vocabulary, seq_len: int, /):

@@ -27,6 +27,22 @@ class MaskedLM:
     special = ("mask",)
     topologies = ("encoder", "decoder")
     measures = {"nll": "nll", "accuracy": "accuracy"}
+    restores = "masked"
+    telling = (
+        {"rate": 0.5},
+        {"rate": 1e-9},
+        {"masked": 0.3},
+        {"masked": 0.2, "random": 0.6},
+        {"masked": 0.0, "random": 1.0},
+        {"rate": 1.0, "masked": 0.0, "random": 0.0},
+    )
+    refuses = (
+        {"rate": 0.0},
+        {"rate": 1.1},
+        {"masked": -0.1},
+        {"random": -0.1},
+        {"masked": 0.9, "random": 0.2},
+    )
     fixed_counts = False
 
     def __init__(

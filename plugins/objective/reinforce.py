@@ -37,6 +37,8 @@ class Reinforce:
     measures = {"policy": "loss", "reward": "reward"}
     collate = "pad"
     fixed_counts = True
+    telling = ({"samples": 2}, {"max_new": 3}, {"temperature": 0.5}, {"batches": 3}, {"epochs": 2})
+    refuses = ({"samples": 0}, {"max_new": 0}, {"temperature": 0.0}, {"batches": 0}, {"epochs": 0})
 
     def __init__(
         self,

@@ -29,6 +29,17 @@ class SpanCorruption:
     sentinels = 100  # as in T5's own vocabulary
     topologies = ("encoder_decoder",)
     measures = {"nll": "nll"}
+    restores = "spans"
+    telling = (
+        {"density": 0.5},
+        {"density": 0.001},
+        {"density": 0.99},
+        {"mean_span": 1.0},
+        {"mean_span": 2.0},
+        {"mean_span": 30.0},
+        {"density": 0.7, "mean_span": 1.0},
+    )
+    refuses = ({"density": 0.0}, {"density": 1.0}, {"mean_span": 0.9})
     fixed_counts = True
 
     def __init__(

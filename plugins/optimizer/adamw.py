@@ -20,6 +20,24 @@ class AdamW:
     token, segment and position tables either. Fused where the devices allow it.
     """
 
+    telling = (
+        {"lr": 0.02},
+        {"beta1": 0.5},
+        {"beta2": 0.5},
+        {"beta1": 0.0, "beta2": 0.0},
+        {"eps": 0.1},
+        {"weight_decay": 0.7},
+        {"weight_decay": 0.0},
+    )
+    refuses = (
+        {"beta1": -0.1},
+        {"beta1": 1.0},
+        {"beta2": -0.1},
+        {"beta2": 1.0},
+        {"eps": -1e-8},
+        {"weight_decay": -0.1},
+    )
+
     def __init__(
         self,
         *,

@@ -17,6 +17,8 @@ class Exact:
     field: of the record, which has the right answer
     """
 
+    telling = ({"field": "other"},)
+
     def __init__(self, *, field: str = "answer"):
         self.field, self.needs = field, (field,)
 
@@ -33,6 +35,8 @@ class Contains:
     text: that must be in it; None: the record's own
     field: of the record, which has the text where `text` is None
     """
+
+    telling = ({"text": "seven"}, {"text": " 7"}, {"field": "other"})
 
     def __init__(self, *, text: str | None = None, field: str = "answer"):
         self.text, self.field, self.needs = text, field, (field,) if text is None else ()
@@ -57,6 +61,8 @@ class EndsWith(Contains):
     text: with which it must end; None: the record's own
     field: of the record, which has the text where `text` is None
     """
+
+    telling = ({"text": "seven."}, {"text": "7 "}, {"field": "other"})
 
     def fits(self, answer: str, text: str) -> bool:
         return answer.rstrip().endswith(text.rstrip())

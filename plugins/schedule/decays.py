@@ -27,6 +27,15 @@ class Constant:
     warmup_share: share of the budget that is warm-up
     """
 
+    telling = (
+        {"warmup_steps": 0},
+        {"warmup_steps": 4},
+        {"warmup_share": 0.21},
+        {"warmup_share": 0.0},
+        {"warmup_share": 1.0},
+    )
+    refuses = ({"warmup_share": -0.1}, {"warmup_share": 1.1})
+
     def __init__(self, *, warmup_steps: int | None = None, warmup_share: float = 0.05):
         check(warmup_share=warmup_share)
         self.warmup_steps, self.warmup_share = warmup_steps, warmup_share
@@ -46,6 +55,17 @@ class Linear:
     warmup_share: share of the budget that is warm-up
     floor: the factor at the end
     """
+
+    telling = (
+        {"warmup_steps": 0},
+        {"warmup_steps": 4},
+        {"warmup_steps": 50},
+        {"warmup_steps": 60},
+        {"warmup_share": 0.21},
+        {"floor": 0.3},
+        {"floor": 1.0},
+    )
+    refuses = ({"warmup_share": -0.1}, {"warmup_share": 1.1}, {"floor": -0.1}, {"floor": 1.1})
 
     def __init__(self, *, warmup_steps: int | None = None, warmup_share: float = 0.05, floor: float = 0.0):
         check(warmup_share=warmup_share, floor=floor)
@@ -70,6 +90,14 @@ class InverseSquareRoot:
     warmup_share: share of the budget that is warm-up
     warm: what comes before
     """
+
+    telling = (
+        {"warmup_steps": 0},
+        {"warmup_steps": 4},
+        {"warmup_steps": 4, "warm": "flat"},
+        {"warmup_share": 0.21},
+    )
+    refuses = ({"warmup_share": -0.1}, {"warmup_share": 1.1})
 
     def __init__(
         self,
@@ -103,6 +131,28 @@ class WarmupStableDecay:
     shape: of the decay
     floor: the factor at the end
     """
+
+    telling = (
+        {"warmup_steps": 0, "decay_share": 0.3, "hold_share": 0.1},
+        {"warmup_steps": 4, "decay_share": 0.3, "shape": "linear"},
+        {"warmup_steps": 45, "decay_share": 0.3, "shape": "cosine"},
+        {"warmup_share": 0.21, "decay_share": 0.3, "hold_share": 0.15, "shape": "sqrt"},
+        {"decay_share": 0.0, "floor": 0.2},
+        {"hold_share": 0.5, "decay_share": 0.5, "floor": 0.02},
+        {"decay_share": 0.3, "shape": "linear", "floor": 0.0},
+    )
+    refuses = (
+        {"warmup_share": -0.1},
+        {"warmup_share": 1.1},
+        {"decay_share": -0.1},
+        {"decay_share": 1.1},
+        {"hold_share": -0.1},
+        {"hold_share": 1.1, "decay_share": 0.0},
+        {"decay_share": 0.6, "hold_share": 0.5},
+        {"floor": -0.1},
+        {"floor": 1.1},
+        {"floor": 0.0},
+    )
 
     def __init__(
         self,

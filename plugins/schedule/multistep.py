@@ -15,6 +15,29 @@ class MultiStep:
     by: the factor of each step
     """
 
+    telling = (
+        {"warmup_steps": 0},
+        {"warmup_steps": 4},
+        {"warmup_steps": 45},
+        {"warmup_share": 0.21},
+        {"at": (0.25, 0.5, 0.73)},
+        {"at": ()},
+        {"at": (0.0, 0.3, 0.3, 1.0)},
+        {"by": 0.5},
+        {"by": 1.0},
+        {"warmup_share": 0.0},
+        {"warmup_share": 1.0},
+    )
+    refuses = (
+        {"warmup_share": -0.1},
+        {"warmup_share": 1.1},
+        {"at": (0.5, 0.25)},
+        {"at": (-0.1, 0.5)},
+        {"at": (0.5, 1.1)},
+        {"by": 0.0},
+        {"by": 1.1},
+    )
+
     def __init__(
         self,
         *,

@@ -37,6 +37,9 @@ class Attribute:
     doc: str
     choices: tuple[str, ...] = ()  # of every string in its value, where they are closed
     part_of: str = ""  # the slot whose parts the strings in its value name
+    own: bool = (
+        False  # True: one that a base in another file declares is not this class's, so that it need not repeat it
+    )
     literal: bool = True  # False: its value can't be written as a literal, so it is taken from the class alone
 
 
@@ -75,6 +78,13 @@ TABLE: Mapping[str, Mapping[str, Attribute]] = {
             (),
             "settings of its options, beside each bool and Literal by itself, whose effect a tiny model shows; each is met in "
             "`llmlab check`",
+            own=True,
+        ),
+        "refuses": Attribute(
+            tuple[dict[str, Any], ...],
+            (),
+            "settings of its options that it refuses when it is built, for `llmlab check`",
+            own=True,
         ),
         "idle": Attribute(tuple[str, ...], (), "its parameters that not every batch has a gradient for"),
         "estimates": Attribute(
@@ -176,6 +186,14 @@ TABLE: Mapping[str, Mapping[str, Attribute]] = {
         "gives": Attribute(
             tuple[str, ...], (), "batch keys that it offers to masks and heads that need them: nothing has to read them"
         ),
+        "restores": Attribute(
+            str | None,
+            None,
+            "how a sample gives its text back, for `llmlab check`: labels are what masked, changed or kept tokens were; spans "
+            "fill in sentinels in order; or labels are the next tokens",
+            ("masked", "spans", "next"),
+            own=True,
+        ),
         "shown": Attribute(float, 0.0, "the share of targets whose answer the model is shown, for `llmlab check`"),
     },
     "reward": {
@@ -225,7 +243,7 @@ def problem(slot: str, name: str, value: object, options: Iterable[str] = ()) ->
     for word in strings(value) if declared.choices else ():
         if word not in declared.choices:
             return f"{name} can't be {word!r}; {near(word, declared.choices)}"
-    if name in ("small", "telling"):
+    if name in ("small", "telling", "refuses"):
         for key in (key for setting in (value if isinstance(value, tuple) else (value,)) for key in setting):
             if key not in options:
                 return f"{name} names {key!r}, which is no option of the part; {near(key, options)}"

@@ -273,6 +273,8 @@ def load(slot: str, name: str, options: dict[str, Any]) -> functools.partial[Any
 def _inherited(cls: type, entry: Entry) -> str | None:
     """An attribute that a class has from a base in another file, where the index can't see it, and would say otherwise."""
     for name, declared in of_slot(entry.slot).items():
+        if declared.own:
+            continue
         value = getattr(cls, name, declared.default)
         # vars and not getattr, which finds what is inherited too.
         owner = next((base for base in cls.__mro__ if name in vars(base)), cls)

@@ -7,7 +7,8 @@
         x, weight = given.inputs["x"], given.weights["weight"]
         return {"y": weight * x / np.sqrt((x**2).mean(-1, keepdims=True) + given.sizes.norm_eps)}
 
-The inputs and outputs of each slot are listed in the docstrings of `llmlab.check.twins.observers`.
+An output NAME that is a mean over random draws is compared up to what the twin gives as NAME + CHANCE. The inputs and outputs
+of each slot are listed in the docstrings of `llmlab.check.twins.observers`.
 """
 
 from __future__ import annotations
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from llmlab.sizes import Sizes
 
     Arrays = Mapping[str, np.ndarray]
+
+
+CHANCE = " +-"  # behind an output's name: how far a part may be from it by chance, absolute
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,6 @@
 """Every shipped part has a twin at every setting, records are what twins say, and our parts are what records say."""
 
 import json
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +11,7 @@ from llmlab.check import twins
 from llmlab.check.subject import Case, CheckFailed, Subject
 from llmlab.check.twins import records
 from llmlab.check.twins.observers import OBSERVERS
+from llmlab.check.twins.settings import Setting
 
 
 @pytest.mark.parametrize("slot", OBSERVERS)
@@ -42,25 +42,33 @@ def test_another_number_is_found(monkeypatch):
         twins.definition(_subject(("norm", "rmsnorm")))
 
 
+def _all(observed):
+    """Outputs and weights: those that begin as a constant may begin as another one, for the same output."""
+    return {**observed.outputs, **{f"weight {path}": value for path, value in observed.given.weights.items()}}
+
+
 SILENT = {("embedding", "bert"): ["width"]}  # it can only be the model's; factorized has others
 
 
 @pytest.mark.parametrize("part", PARTS, ids="=".join)
-def test_every_option_of_a_setting_shows(part):
-    assert twins.settings.not_shown(*part) == SILENT.get(part, [])
-    small, *others = twins.settings.of_part(*part)
-    for other in others:
-        for key, value in other.options.items():
-            if value != small.options.get(key, registry.index()[part].options[key].default):
-                without = {k: v for k, v in other.options.items() if k != key or k in small.options}
-                without.update({key: small.options[key]} if key in small.options else {})
-                assert _outputs(other) != _outputs(replace(other, options=without)), (
-                    f"{other} is the same without {key}"
-                )
-
-
-def _outputs(setting):
-    return {key: value.tolist() for key, value in OBSERVERS[setting.slot](setting).outputs.items()}
+def test_each_telling_option_makes_a_difference(part, monkeypatch):
+    monkeypatch.setattr("llmlab.check.twins.observers.texts.N_DRAWS", 20)
+    entry = registry.index()[part]
+    small = entry.attribute("small")
+    assert twins.settings.not_shown(*part) == SILENT.get(part, []), "no setting changes them"
+    for options in entry.attribute("telling"):
+        shown = _all(OBSERVERS[part[0]](Setting(*part, {**small, **options})))
+        for key in options:
+            others = {k: v for k, v in {**small, **options}.items() if k != key}
+            try:
+                without = _all(OBSERVERS[part[0]](Setting(*part, others)))
+            except ValueError:  # the others mean nothing without it
+                continue
+            differs = shown.keys() != without.keys() or any(
+                shown[name].shape != without[name].shape or not np.allclose(shown[name], without[name], 1e-4, 1e-9)
+                for name in shown
+            )
+            assert differs, (options, key)
 
 
 def _subject(part):

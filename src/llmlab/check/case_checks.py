@@ -10,12 +10,14 @@ from concurrent.futures.process import BrokenProcessPool
 import torch
 
 from llmlab.check.checks import MODEL_CHECKS
-from llmlab.check.parts import PART_CHECKS
+from llmlab.check.parts import ALONE_CHECKS, PART_CHECKS
 from llmlab.check.parts.options import OPTION_CHECKS
 from llmlab.check.processes import IsolatedProcess, ProcessDied, guarded_call, start_pool, terminate_children
 from llmlab.check.refusal import crash, refusal
 from llmlab.check.steps import trains
 from llmlab.check.subject import Case, CheckFailed, NotApplicable, Result, Subject
+from llmlab.config.compose import unchecked
+from llmlab.training.recipe import part_factory
 
 BUILT = "built"  # runs before all others, which need a model
 Check = Callable[[Subject], None]
@@ -23,6 +25,9 @@ Check = Callable[[Subject], None]
 
 def built(subject: Subject) -> None:
     """The model can be composed and built, and reads a text; or it is refused in a line, with what to choose instead."""
+    if subject.case.alone:
+        part_factory(unchecked(subject.case.overrides), subject.case.parts[0][0])()
+        return
     batch = subject.batch()
     with torch.no_grad():
         hidden = subject.model(batch).hidden
@@ -31,8 +36,10 @@ def built(subject: Subject) -> None:
 
 
 def checks_of(kind: str) -> dict[str, Check]:
-    """{name: check} of a kind of case, in the order in which they run."""
-    by_kind = {"part": PART_CHECKS, "setting": OPTION_CHECKS, "swap": {"trains": trains, **MODEL_CHECKS}}
+    """{name: check} of a kind of case, in the order in which they run; "alone" are parts that are in no model."""
+    alone = {name: PART_CHECKS[name] for name in ALONE_CHECKS}
+    swap = {"trains": trains, **MODEL_CHECKS}
+    by_kind = {"part": PART_CHECKS, "alone": alone, "setting": OPTION_CHECKS, "swap": swap}
     return {BUILT: built, **by_kind.get(kind, MODEL_CHECKS)}
 
 
@@ -51,12 +58,12 @@ def check_case(case: Case, names: Sequence[str] | None = None) -> list[Result]:
     first = _run_check(subject, BUILT, built)
     if first.outcome != "passed":
         return [first]
-    known = checks_of(case.kind)
+    known = every_check()
     return [first, *(_run_check(subject, n, known[n]) for n in _selected(case, names))]
 
 
 def _selected(case: Case, names: Sequence[str] | None) -> list[str]:
-    return [n for n in checks_of(case.kind) if n != BUILT and (names is None or n in names)]
+    return [n for n in checks_of("alone" if case.alone else case.kind) if n != BUILT and (names is None or n in names)]
 
 
 def _run_check(subject: Subject, name: str, check: Check) -> Result:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from llmlab import registry
 from llmlab.check.combinations import TINY, combinations, last_of_each_key, pair_case, small_options, with_item
 from llmlab.check.covering_array import Item, as_words, ordered_pair
-from llmlab.check.request import LEARNING_SLOTS, SLOTS
+from llmlab.check.request import BASE_FAMILY, LEARNING_SLOTS, MODEL_SLOTS, SLOTS
 from llmlab.check.setting_rows import setting_rows
 from llmlab.check.subject import Case, Subject
 from llmlab.config.model_files import families as every_family
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 INDEPENDENT_SLOTS = [
-    slot for slot in SLOTS if slot not in ("objective", "head")
+    slot for slot in MODEL_SLOTS if slot not in ("objective", "head")
 ]  # no other key of a config depends on the choice
 FAMILY_SIZES = ("model.n_heads=4",)
 # For a family with another part. Some parts rotate a share of a head (rope's partial) and split that again (2D positions,
@@ -59,7 +59,11 @@ def part_cases(slots: Sequence[str] = SLOTS) -> list[Case]:
 
 
 def part_case(item: Item, more: Iterable[str] = ()) -> Case:
-    """The case whose checks are those of the part itself."""
+    """The case whose checks are those of the part itself; without a model where no model has the part."""
+    slot, name = item
+    if slot not in MODEL_SLOTS:
+        words = (f"model={BASE_FAMILY}", as_words([item]), *small_options(slot, slot, name), *more)
+        return Case(as_words([item]), last_of_each_key(words), "part", parts=(item,))
     return replace(combined([item], more), kind="part")
 
 
@@ -93,7 +97,7 @@ def family_case(name: str, more: Sequence[str] = ()) -> Case:
     words, cfg = _tiny_family(name)
     typed = [t for word in more for t in _words_for(word, cfg)]
     slots = {w.partition("=")[0] for w in more}
-    parts = tuple((slot, part) for slot, _, part in (w.partition("=") for w in more) if slot in SLOTS)
+    parts = tuple((slot, part) for slot, _, part in (w.partition("=") for w in more) if slot in MODEL_SLOTS)
     kept = [*(w for w in words if w.partition(".")[0] not in slots), *(SWAP_SIZES if parts else ())]
     quick = last_of_each_key(kept) if len(more) == 1 and parts and parts[0][0] in INDEPENDENT_SLOTS else None
     return Case(
@@ -111,7 +115,7 @@ def _words_for(word: str, cfg: DictConfig) -> list[str]:
     if slot == "head":
         role = next(iter(registry.index()["objective", cfg.objective["_part_"]].attribute("heads")))
         return [f"{'' if role in cfg.heads else '+'}head@heads.{role}={part}"]
-    return [word, *small_options(slot, slot, part)] if slot in SLOTS else [word]
+    return [word, *small_options(slot, slot, part)] if slot in MODEL_SLOTS else [word]
 
 
 @cache
@@ -125,7 +129,7 @@ def _tiny_family(name: str) -> tuple[list[str], DictConfig]:
         words[-1] = "model.n_layers=3"  # enough for each kind to occur
     nodes = [("", cfg), *((f"{at}.{kind}.", cfg[at][kind]) for at in ("kinds", "stacks") for kind in cfg[at])]
     for place, node in nodes:
-        for slot in (s for s in SLOTS if s in node and node[s] is not None):
+        for slot in (s for s in MODEL_SLOTS if s in node and node[s] is not None):
             words += small_options(f"{place}{slot}", slot, node[slot]["_part_"])
     return words, cfg
 
@@ -134,7 +138,7 @@ def swap_cases(names: Sequence[str] = ()) -> Iterator[Case]:
     """Each of these families, by default all, with each part that it has nowhere."""
     for name in names or every_family():
         has = _parts_of(Subject(family_case(name)))
-        for slot in SLOTS:
+        for slot in MODEL_SLOTS:
             for part in registry.names(slot):
                 if (slot, part) not in has:
                     yield family_case(name, [f"{slot}={part}"])

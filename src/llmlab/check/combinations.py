@@ -14,7 +14,7 @@ from llmlab import registry
 from llmlab.check.covering_array import CoveringArray, Item, Level, Pair, Row, ordered_pair
 from llmlab.check.processes import IsolatedProcess, ProcessDied
 from llmlab.check.refusal import refusal, untrainable
-from llmlab.check.request import BASE_FAMILY, LEARNING_SLOTS, SLOTS
+from llmlab.check.request import BASE_FAMILY, LEARNING_SLOTS, MODEL_SLOTS
 from llmlab.check.subject import VOCABULARY, Case, Subject, small_part, with_mask_and_head
 from llmlab.config.spec import PartSpec
 from llmlab.errors import UserError
@@ -45,7 +45,7 @@ class Combinations:
         aims = self._aims()
         usual = _part_names(base_spec(aims[0]))
         factors = [aims]
-        for slot in (s for s in SLOTS if s not in LEARNING_SLOTS):
+        for slot in (s for s in MODEL_SLOTS if s not in LEARNING_SLOTS):
             # The usual part first: a covering array starts from the row of first levels, which has to be possible.
             names = sorted(registry.names(slot), key=lambda n: (n != usual[slot], n))
             factors.append([((slot, n),) for n in names if (slot, n) not in self.separate_kernels])

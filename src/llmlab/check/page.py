@@ -189,6 +189,7 @@ def _parts(report: Report) -> Iterator[str]:
     rows = []
     for slot, part in checked_parts(report):
         several, alone = report.cases_with((slot, part), "pair"), report.cases_with((slot, part), "part")
+        several = several or [name for name in alone if report.cases[name].alone]
         marks = [_mark(report, several, n) for n in names] + [_mark(report, alone, n) for n in part_only]
         rows.append([f"{slot}={part}", str(len(several)), *marks])
     yield from ["## Parts", "", "In how many models, and what holds in all of them.", ""]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from llmlab import registry
@@ -11,8 +11,9 @@ from llmlab.registry import near
 from llmlab.slot_names import LAYER_SLOTS
 
 LEARNING_SLOTS = ("objective", "mask")  # chosen together: an objective names the mask that it trains under
-MODEL_SLOTS = ("embedding", "kernel", "head", "init")
-SLOTS = (*LEARNING_SLOTS, *LAYER_SLOTS, *MODEL_SLOTS)
+MODEL_SLOTS = (*LEARNING_SLOTS, *LAYER_SLOTS, "embedding", "kernel", "head", "init")
+ALONE_SLOTS = ("optimizer", "schedule", "reward")  # of parts that are in no model, so that each is checked by itself
+SLOTS = (*MODEL_SLOTS, *ALONE_SLOTS)
 BASE_FAMILY = "llama3"  # gives the sizes and traits of a model where no family is typed
 
 
@@ -54,6 +55,7 @@ def parse_request(words: Sequence[str]) -> Request:
 
         if family not in families():
             problems.append(f"model={family}: there is no such family; {near(family, families())}")
+    problems += _together(items, family)
     if options and not items and family is None:
         problems.append(f"{options[0]}: which model is it for? Add SLOT=PART or model=FAMILY")
     if not problems and options:
@@ -73,6 +75,14 @@ def _unknown(slot: str, name: str) -> str | None:
     if name in choices(slot):
         return f"{slot}={name} is a preset; name the part and its options ({', '.join(registry.names(slot))})"
     return f"{slot}={name}: there is no such {slot}; {near(name, registry.names(slot))}"
+
+
+def _together(items: Mapping[str, str], family: str | None) -> list[str]:
+    """A problem for each part that is in no model, where others are named too."""
+    if len(items) == 1 and family is None:
+        return []
+    words = [f"{slot}={name}" for slot, name in items.items() if slot in ALONE_SLOTS]
+    return [f"{word} is in no model, so it is checked by itself: llmlab check {word}" for word in words]
 
 
 def _wrong_values(items: dict[str, str], options: Sequence[str], family: str) -> list[str]:

@@ -10,7 +10,7 @@ from itertools import chain
 
 from llmlab.check import case_checks, cases, combinations, processes, shrink
 from llmlab.check.report import Report
-from llmlab.check.request import Request
+from llmlab.check.request import ALONE_SLOTS, Request
 from llmlab.check.subject import Case, Result
 from llmlab.errors import UserError
 from llmlab.registry import near
@@ -38,7 +38,7 @@ def run_request(request: Request, checks: str | None, jobs: int | None) -> Repor
     _run_cases(report, some, names, total, jobs)
     if request.whole:
         report.refused = combinations.combinations().refused()
-    elif len(request.items) == 1 and request.family is None:
+    elif "pair" in _case_kinds(request) and len(request.items) == 1:
         report.checked_part = request.items[0]
         report.refused = {
             pair: why for pair, why in combinations.combinations().refused().items() if report.checked_part in pair
@@ -64,13 +64,9 @@ def _case_kinds(request: Request) -> list[str]:
     """Kinds of cases that a request needs. The slow ones come first, so that no process is left with one at the end."""
     if request.family is not None:
         return ["swap" if request.items else "family"]
-    return (
-        ["pair"]
-        if len(request.items) > 1
-        else ["part", "pair"]
-        if request.items
-        else ["part", "family", "pair", "setting"]
-    )
+    if len(request.items) == 1:
+        return ["alone"] if request.items[0][0] in ALONE_SLOTS else ["part", "pair"]
+    return ["pair"] if request.items else ["part", "family", "pair", "setting"]
 
 
 def _check_names(checks: str | None, kinds: Sequence[str]) -> list[str] | None:
@@ -84,6 +80,8 @@ def _check_names(checks: str | None, kinds: Sequence[str]) -> list[str] | None:
         if name not in case_checks.every_check():
             raise UserError(f"checks={name}: there is no such check; {near(name, case_checks.every_check())}")
         if not any(name in case_checks.checks_of(kind) for kind in kinds):
+            if kinds == ["alone"]:
+                raise UserError(f"checks={name}: it is asked of parts that a model has")
             kind = next(text for kind, text in KIND_COMMANDS.items() if name in case_checks.checks_of(kind))
             raise UserError(f"checks={name}: it is asked of {kind}")
     return names
@@ -113,6 +111,7 @@ def _cases(request: Request, names: Sequence[str] | None) -> tuple[Iterator[Case
     item, options = (request.items[0] if request.items else ("", "")), request.options
     of_item: dict[str, CaseFactory] = {
         "part": lambda: [cases.part_case(item, options)],
+        "alone": lambda: [cases.part_case(item, options)],
         "pair": lambda: cases.pairs_with(item, options),
     }
     every: dict[str, CaseFactory] = {

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from llmlab import attributes, registry
+from llmlab.check.request import ALONE_SLOTS
 
 if TYPE_CHECKING:
     from llmlab.config.composed import Composed
@@ -53,6 +54,11 @@ class Case:
     parts: tuple[tuple[str, str], ...] = ()
     swap: tuple[str, ...] | None = None
     options: tuple[str, ...] = ()
+
+    @property
+    def alone(self) -> bool:
+        """True of a part that is in no model, so that there is none to build."""
+        return bool(self.parts) and self.parts[0][0] in ALONE_SLOTS
 
 
 Trait = float | str | None  # of a size or trait of the model

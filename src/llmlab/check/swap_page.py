@@ -6,13 +6,13 @@ from collections import Counter
 from collections.abc import Iterator
 
 from llmlab.check.report import DECIDE, MARKS, Report
-from llmlab.check.request import SLOTS
+from llmlab.check.request import MODEL_SLOTS
 from llmlab.formatting import markdown_table
 
 
 def page_text(report: Report) -> str:
     by_swap = outcomes(report)
-    slots = [s for s in SLOTS if any(slot == s for _, slot, _ in by_swap)]
+    slots = [s for s in MODEL_SLOTS if any(slot == s for _, slot, _ in by_swap)]
     families = list(dict.fromkeys(family for family, _, _ in by_swap))
     count = Counter(by_swap.values())
     rows = []

@@ -53,7 +53,8 @@ def show_files(files: Sequence[Path]) -> None:
 def _verdict(report: Report) -> tuple[str, str]:
     n, failed = len(report.cases), report.failed
     asked = sum(r.outcome in ("passed", "failed") and not _is_incidental(report, r) for r in report.results)
-    models, checks = f"{n} model{'s' * (n != 1)}, {duration(report.seconds)}", f"check{'s' * (asked != 1)}"
+    noun = "part" if all(case.alone for case in report.cases.values()) else "model"
+    models, checks = f"{n} {noun}{'s' * (n != 1)}, {duration(report.seconds)}", f"check{'s' * (asked != 1)}"
     if failed:
         verdict = f"{len(failed)} of {asked} {checks} failed in {len({r.case for r in failed})} of {models}"
         return verdict, "bold red"

@@ -137,6 +137,12 @@ def _whole(
     return dataclasses.replace(composed, spec=spec), overrides
 
 
+def unchecked(overrides: Sequence[str]) -> DictConfig:
+    """The config, whatever its parts say of each other."""
+    store.declare()
+    return hydra_config.run(tuple(overrides), config_dirs=())
+
+
 def misspelt(overrides: Sequence[str]) -> list[str]:
     """Problems of keys and single values, a line each, whatever the chosen parts say of each other."""
     store.declare()

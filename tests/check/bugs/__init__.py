@@ -76,7 +76,7 @@ def around(owner: Any, name: str, change: Callable[..., Any]) -> Patch:
 
 def every() -> list[Bug]:
     """All bugs, by what they are about."""
-    from bugs import attention, experts, kernels, layers, positions, precision, training
+    from bugs import attention, experts, kernels, layers, positions, precision, recipe, training
 
-    assert all(m.__doc__ for m in (attention, kernels, positions, layers, experts, training, precision))
+    assert all(m.__doc__ for m in (attention, kernels, positions, layers, experts, training, precision, recipe))
     return BUGS

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from llmlab.check.parts import (
+    alone,
     computed,
     kernel,
+    limits,
     modules,
     options,
     passes,
     position,
     recipe,
+    reversal,
     router,
     rules,
     targets,
@@ -22,6 +25,7 @@ from llmlab.check.twins import definition
 
 PART_CHECKS: dict[str, Callable[[Subject], None]] = {
     "definition": definition,
+    "limits": limits.limits,
     "compiled": computed.compiled,
     "bfloat16": computed.bfloat16,
     "options": options.options,
@@ -41,8 +45,14 @@ PART_CHECKS: dict[str, Callable[[Subject], None]] = {
     "ranks": router.ranks,
     "routing": router.routing,
     "first_values": recipe.first_values,
+    "factors": alone.factors,
+    "steps": alone.steps,
+    "scores": alone.scores,
     "likelihood": recipe.likelihood,
+    "reversal": reversal.reversal,
     "targets": targets.hidden,
     "passes": passes.passes,
     "traits": traits.traits,
 }
+# of a part that is in no model
+ALONE_CHECKS = ("definition", "limits", "factors", "steps", "scores")

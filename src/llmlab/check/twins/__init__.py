@@ -40,7 +40,9 @@ def definition(subject: Subject) -> None:
 def _compare(
     setting: settings.Setting, ours: twins.Arrays, theirs: twins.Arrays, source: str, tolerance: float
 ) -> None:
-    """CheckFailed unless both have the same names and the same values, up to `tolerance` of an output's largest."""
+    """CheckFailed unless both have the same names and the same values, up to chance or `tolerance` of an output's largest."""
+    bounds = {key.removesuffix(twins.CHANCE): value for key, value in theirs.items() if key.endswith(twins.CHANCE)}
+    theirs = {key: value for key, value in theirs.items() if not key.endswith(twins.CHANCE)}
     if ours.keys() != theirs.keys():
         raise CheckFailed(f"{setting}: the part gives {', '.join(ours)}, the twin {', '.join(theirs)}")
     for key, value in ours.items():
@@ -48,10 +50,10 @@ def _compare(
         if one.shape != other.shape:
             raise CheckFailed(f"{setting}: {key} has the shape {one.shape}, but {other.shape} by {source}")
         # A mask's scores of -inf are equal where both have them; a NaN equals nothing.
-        apart = np.abs(np.where(one == other, 0.0, one - other)).max(initial=0.0)
-        finite = np.abs(other[np.isfinite(other)]).max(initial=0.0)
-        if not apart <= tolerance * finite:
-            at = int(np.nanargmax(np.abs(np.where(one == other, 0.0, one - other)))) if np.isfinite(apart) else 0
+        apart = np.abs(np.where(one == other, 0.0, one - other))
+        wrong = ~(apart <= bounds.get(key, tolerance * np.abs(other[np.isfinite(other)]).max(initial=0.0)))
+        if wrong.any():
+            at = int(np.where(wrong, np.nan_to_num(apart, nan=np.inf), -1.0).argmax())
             raise CheckFailed(
                 f"{setting}: {key} is {one.flat[at]:.8g}, but {other.flat[at]:.8g} by {source} (value {at} of {one.size})"
             )

@@ -4,7 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from llmlab.check.twins.observers import attention, block, embedding, ffn, head, init, moe, norm, position, visibility
+from llmlab.check.twins.observers import (
+    attention,
+    block,
+    embedding,
+    ffn,
+    head,
+    init,
+    moe,
+    norm,
+    objective,
+    optimizer,
+    position,
+    reward,
+    schedule,
+    visibility,
+)
 from llmlab.check.twins.observers.observed import Observed
 from llmlab.check.twins.settings import Setting
 
@@ -18,6 +33,10 @@ OBSERVERS: dict[str, Callable[[Setting], Observed]] = {
     "mask": visibility.mask,
     "moe": moe.observe,
     "norm": norm.observe,
+    "objective": objective.observe,
+    "optimizer": optimizer.observe,
     "position": position.observe,
+    "reward": reward.observe,
+    "schedule": schedule.observe,
     "window": visibility.window,
 }

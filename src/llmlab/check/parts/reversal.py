@@ -1,0 +1,91 @@
+"""The check of an objective that what it prepares of a text gives the text back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from llmlab import attributes
+from llmlab.check.parts.fixtures import tested_part
+from llmlab.check.subject import CheckFailed, NotApplicable, Subject
+from llmlab.check.twins import settings
+from llmlab.check.twins.observers import texts
+from llmlab.check.twins.observers.texts import Text
+from llmlab.slots import Objective
+
+N_DRAWS = 50
+IGNORED = -100
+Prepared = Mapping[str, np.ndarray]
+Reverse = Callable[[Prepared, Text, Mapping[str, int]], np.ndarray]
+
+
+def reversal(subject: Subject) -> None:
+    """What an objective prepares gives the text back, each token once, at every setting, by what it says that it `restores`."""
+    spec = tested_part(subject, "objective")
+    if spec.attribute("restores") is None:
+        raise NotApplicable("it does not say how its samples give the text back (`restores`)")
+    for setting in settings.of_part("objective", spec.name):
+        special = texts.vocabulary(setting).special
+        for name, text in texts.texts(texts.made(setting, texts.SIZE, 40)).items():
+            seq_len = len(text.tokens) - 1
+            objective = texts.made(setting, texts.SIZE, seq_len)
+            before = text.tokens.copy()
+            for prepared in texts.draws(objective, text, N_DRAWS):
+                _restored(objective, prepared, text, special, f"{setting}, the text {name!r}")
+            if not np.array_equal(before, text.tokens):
+                raise CheckFailed(f"{setting}: it changes the tokens that it is given")
+
+
+def _restored(objective: Objective, prepared: Prepared, text: Text, special: Mapping[str, int], where: str) -> None:
+    restores = attributes.get(objective, "objective", "restores")
+    want = text.tokens if restores == "next" else text.tokens[:-1]
+    back = REVERSE[restores](prepared, text, special)
+    if not np.array_equal(back, want):
+        raise CheckFailed(f"{where}: {_words(want)} comes back as {_words(back)}")
+    counted, n = sum(objective.targets(dict(prepared)).values()), int((prepared["labels"] != IGNORED).sum())
+    if counted != n:
+        raise CheckFailed(f"{where}: it counts {counted} targets of {n}")
+
+
+def _words(tokens: np.ndarray) -> str:
+    return " ".join(map(str, tokens))
+
+
+def _next(prepared: Prepared, text: Text, special: Mapping[str, int]) -> np.ndarray:
+    """Each label is the token behind, but for those that are given."""
+    ids, labels = prepared["ids"], prepared["labels"]
+    given = np.zeros(len(ids), bool) if text.given is None else text.given[1:]
+    known = np.where(labels == IGNORED, text.tokens[1:], labels)
+    if not np.array_equal(labels == IGNORED, given) or not np.array_equal(known[:-1], ids[1:]):
+        raise CheckFailed("labels are not the tokens that come next")
+    return np.append(ids, known[-1])
+
+
+def _masked(prepared: Prepared, text: Text, special: Mapping[str, int]) -> np.ndarray:
+    return np.where(prepared["labels"] == IGNORED, prepared["ids"], prepared["labels"])
+
+
+def _spans(prepared: Prepared, text: Text, special: Mapping[str, int]) -> np.ndarray:
+    """The source with each sentinel replaced by what follows it in the labels, both of which end with eos."""
+    source, labels = prepared["source_ids"], prepared["labels"]
+    if not np.array_equal(prepared["ids"], np.append(special["pad"], labels[:-1])):
+        raise CheckFailed("the decoder does not read the labels shifted by one behind a pad")
+    if source[-1] != special["eos"] or labels[-1] != special["eos"]:
+        raise CheckFailed("the source and the labels do not both end with eos")
+    sentinels = [special[f"sentinel_{i}"] for i in range(sum(name.startswith("sentinel_") for name in special))]
+    places = [[i for i, token in enumerate(some) if token in sentinels] for some in (source, labels)]
+    orders = [[int(some[i]) for i in at] for some, at in zip((source, labels), places, strict=True)]
+    if orders[0] != sentinels[: len(orders[0])] or orders[0] != orders[1]:
+        raise CheckFailed(
+            f"the sentinels {orders[0]} of the source and {orders[1]} of the labels are not the first ones in order"
+        )
+    if 0 not in places[1]:
+        raise CheckFailed("the labels do not begin with a sentinel")
+    spans = np.split(labels[:-1], places[1][1:])
+    kept = np.split(source[:-1], np.array(places[0]) + 1)
+    pieces = [piece for before, span in zip(kept, spans, strict=False) for piece in (before[:-1], span[1:])]
+    return np.concatenate([*pieces, kept[-1]])
+
+
+REVERSE: dict[str, Reverse] = {"next": _next, "masked": _masked, "spans": _spans}

@@ -1,0 +1,177 @@
+"""Objectives: what they prepare, and their loss with its gradient.
+
+Inputs: `vocabulary` (its size), `special/NAME`, and `draws` of each text; texts as TEXT/tokens, TEXT/given and TEXT/documents,
+or records' fields as record/N/FIELD; two batches as `batch/KEY` and, without targets or of a validation, `none/KEY`, with
+`batch/scores/ROLE` of each head, for all tokens or texts; `rewards/`.
+
+Outputs: of what it prepares what `texts` says of all that it `restores`, or `prepared/KEY/N` and `n_targets/TERM/N` of
+a record; of either batch's loss `loss/TERM` and `log/NAME` (sum, count), `weight/TERM`, `mean`, and its gradient `slope/ROLE`;
+`shown`; of one that acts `rollout` (samples, max_new, temperature, batches, epochs, steps), `passes/N` and `advantages/`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from llmlab import attributes, registry
+from llmlab.check.twins.observers import texts
+from llmlab.check.twins.observers.observed import Observed, arrays, options_of, sizes_of, uniform
+from llmlab.check.twins.settings import Setting
+from llmlab.data import stand_in
+from llmlab.record_kinds import TEXT
+from llmlab.slots import Aux, Objective, Output
+from llmlab.twins import Given
+
+SEQ_LEN, ROWS, SIZE, ROUNDED_UP = 6, 3, 9, 4  # of the batch that has a loss; rows of the table that no id has
+BALANCE = 0.25
+Batch = dict[str, Tensor]
+
+
+def observe(setting: Setting) -> Observed:
+    inputs: dict[str, np.ndarray] = {
+        "vocabulary": np.array(texts.vocabulary(setting).size),
+        "draws": np.array(texts.N_DRAWS),
+    }
+    special = texts.vocabulary(setting).special
+    inputs |= {f"special/{name}": np.array(at) for name, at in special.items()}
+    outputs: dict[str, np.ndarray] = {}
+    longer = texts.made(setting, texts.SIZE, 40)
+    restores = attributes.get(longer, "objective", "restores")
+    for name, text in texts.texts(longer).items() if restores else ():
+        inputs |= {f"{name}/{key}": value for key, value in text._asdict().items() if value is not None}
+        objective = texts.made(setting, texts.SIZE, len(text.tokens) - 1)
+        outputs |= texts.OBSERVED[restores](objective, name, text, special)
+    objective = texts.made(setting, SIZE, SEQ_LEN)
+    outputs["shown"] = np.array(float(attributes.get(objective, "objective", "shown")))
+    if attributes.get(objective, "objective", "reads") != TEXT:
+        given, prepared = _records(objective)
+        inputs, outputs = inputs | given, outputs | prepared
+    outputs |= _rollout(objective, inputs)
+    for name, batch in _batches(objective, restores).items():
+        inputs |= {f"{name}/{key}": value for key, value in arrays(batch).items()}
+        scores = _scores(setting, name, batch)
+        inputs |= {f"{name}/scores/{role}": value for role, value in arrays(scores).items()}
+        outputs |= {f"{name}/{key}": value for key, value in _loss(objective, batch, scores).items()}
+    return Observed(Given(options_of(setting), sizes_of(setting), inputs, {}), outputs)
+
+
+# ---------------------------------------------------------------- records
+
+
+def _samples(objective: Objective) -> list[dict[str, Any]]:
+    """Records of unequal lengths."""
+    made = []
+    for i, length in enumerate((SEQ_LEN, SEQ_LEN - 1, SEQ_LEN - 3)):
+        tokens = (np.arange(length + 1) * (i + 2) + 1) % SIZE
+        sample = stand_in.sample(objective, tokens, i)
+        if "log_probabilities" in sample:
+            then = uniform(f"then {i}", len(sample["answer"])).numpy() - 2
+            sample |= {"log_probabilities": then, "advantage": 0.75 - i, "reward": (1.0, 0.25, -0.5)[i]}
+        made.append(sample)
+    return made
+
+
+def _records(objective: Objective) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Fields of records, the last of which has more or fewer of them than a batch, and what is prepared of each."""
+    first, *others = _samples(objective)
+    kinds = [first, *others]
+    if "label" in first:
+        kinds.append({**first, "segments": np.arange(len(first["tokens"])) % 2})
+    if "answer" in first:
+        kinds.append({"prompt": first["prompt"], "rest": {}})  # of which a plan asks
+    inputs: dict[str, np.ndarray] = {}
+    outputs: dict[str, np.ndarray] = {}
+    for i, sample in enumerate(kinds):
+        inputs |= {f"record/{i}/{key}": np.asarray(v) for key, v in sample.items() if key != "rest"}
+        prepared = objective.prepare(sample, np.random.default_rng(0))
+        outputs |= {f"prepared/{key}/{i}": np.asarray(value) for key, value in prepared.items()}
+        outputs |= {f"n_targets/{term}/{i}": np.array(n) for term, n in objective.targets(prepared).items()}
+        if (passes := getattr(objective, "passes", None)) is not None:
+            costs = [[p.tokens, p.trained, p.times, *(n or 0 for n in p.heads.values())] for p in passes(prepared)]
+            outputs[f"passes/{i}"] = np.array(costs, np.float64)
+    return inputs, outputs
+
+
+def _rollout(objective: Objective, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    if (rollout := getattr(objective, "rollout", None)) is None:
+        return {}
+    fields = ("samples", "max_new", "temperature", "batches", "epochs", "steps")
+    outputs = {"rollout": np.array([float(getattr(rollout, field)) for field in fields])}
+    for shape in ((2, 4), (3, 2), (3, 1), (1, 1)):
+        name = f"advantages/{shape[0]}x{shape[1]}"
+        inputs[f"rewards/{shape[0]}x{shape[1]}"] = rewards = uniform(name, *shape).numpy()
+        outputs[name] = np.asarray(objective.advantages(rewards))  # type: ignore[attr-defined]
+    return outputs
+
+
+# ---------------------------------------------------------------- the loss
+
+
+def _batches(objective: Objective, restores: str | None) -> dict[str, Batch]:
+    """`batch`, and `none` without targets, or, of an objective that acts, of a validation."""
+    if restores:
+        tokens = torch.arange(ROWS * SEQ_LEN).view(ROWS, SEQ_LEN)
+        labels = ((tokens * 5 + 2) % SIZE).where(tokens % 3 != 1, -100)
+        batch = {"ids": (tokens * 7 + 1) % SIZE, "labels": labels}
+        if restores == "spans":
+            batch["source_ids"] = (tokens * 4) % SIZE
+        return {"batch": batch, "none": {**batch, "labels": torch.full_like(labels, -100)}}
+    samples = _samples(objective) if attributes.get(objective, "objective", "reads") != TEXT else []
+    if not samples:
+        rows = np.arange(ROWS * (SEQ_LEN + 1)).reshape(ROWS, -1) * 5 % SIZE
+        return {"batch": stand_in.batch(objective, rows, np.random.default_rng(0))}
+    prepared = [objective.prepare(sample, np.random.default_rng(0)) for sample in samples]
+    batch = stand_in.collated(objective, prepared, SEQ_LEN)
+    judged: Batch = {key: batch[key] for key in ("reward", "answer_length") if key in batch}
+    return {"batch": batch, **({"none": judged} if judged else {})}
+
+
+class _Model:
+    """A model whose heads give these scores."""
+
+    def __init__(self, scores: Mapping[str, Tensor]):
+        self.scores = scores
+
+    def __call__(self, batch: Mapping[str, Tensor], heads: Mapping[str, Tensor | None] | None = None) -> Output:
+        rows = heads if heads is not None else dict.fromkeys(self.scores)
+        found = {role: self.scores[role] if at is None else self.scores[role][at] for role, at in rows.items()}
+        return Output(torch.zeros(1), found, Aux(torch.tensor(BALANCE), torch.tensor([[3, 1]])))
+
+
+def _scores(setting: Setting, name: str, batch: Batch) -> dict[str, Tensor]:
+    """Scores of the heads that it asks for, and of its companions' under COMPANION.ROLE."""
+    entry = registry.index()["objective", setting.name]
+    heads = dict(entry.attribute("heads"))
+    for role, model in entry.attribute("models").items():
+        heads |= {f"{role}.{head}": part for head, part in model.get("heads", {}).items()}
+    if "ids" not in batch:
+        return {}
+    shape, made = tuple(batch["ids"].shape), {}
+    for role, head in heads.items():
+        of_text = registry.index()["head", head].attribute("scores") == "text"
+        size = (shape[0], 4) if of_text else (*shape, SIZE + ROUNDED_UP)
+        made[role] = 2 * uniform(f"{name} {role}", *size)
+    return made
+
+
+def _loss(objective: Objective, batch: Batch, scores: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
+    leaves = {role: value.clone().requires_grad_() for role, value in scores.items()}
+    own = {role: leaf for role, leaf in leaves.items() if "." not in role}
+    others: dict[str, dict[str, Tensor]] = {}
+    for role, leaf in leaves.items():
+        if "." in role:
+            others.setdefault(role.partition(".")[0], {})[role.partition(".")[2]] = leaf
+    loss = objective.loss(_Model(own), batch, **{role: _Model(heads) for role, heads in others.items()})
+    mean = loss.mean()
+    if mean.requires_grad:
+        mean.backward()
+    slopes = {f"slope/{role}": torch.zeros_like(v) if v.grad is None else v.grad for role, v in leaves.items()}
+    terms = {f"loss/{name}": torch.stack([s.double(), n.double()]) for name, (s, n) in loss.terms.items()}
+    logs = {f"log/{name}": torch.stack([s.double(), n.double()]) for name, (s, n) in loss.logs.items()}
+    weights = {f"weight/{name}": torch.tensor(float(w)) for name, w in loss.weights.items()}
+    return arrays({"mean": mean, **slopes, **terms, **logs, **weights})

@@ -1,0 +1,69 @@
+"""Optimizers: ten steps over parameters of every role.
+
+Inputs: first values under ROLE or ROLE.MORE; for each `gradient/ROLE` (10, ...) and `given/ROLE` (10,), True in the steps that
+give it one; and `rates` (10,), by which the learning rate is multiplied. Outputs: how far each has moved after 1, 2, 5 and 10
+steps.
+"""
+
+from __future__ import annotations
+
+from typing import get_args
+
+import torch
+from torch import Tensor, nn
+
+from llmlab.check.twins.observers.observed import Observed, arrays, build, given, uniform
+from llmlab.check.twins.settings import Setting
+from llmlab.slots import Role
+
+N_STEPS, TOLD = 10, (1, 2, 5, 10)
+VECTORS = ("norm", "bias")
+# Experts' weights and biases have a dimension more; a vector that is neither norm nor bias; gradients so small that eps counts.
+MORE = {
+    "ffn_in.experts": (2, 3, 2),
+    "bias.experts": (2, 3),
+    "norm.heads": (2, 3),
+    "other.vector": (3,),
+    "q.flat": (3, 2),
+}
+SOMETIMES, NEVER = "ffn_out.sometimes", "head.never"  # have a gradient in every other step, and in none
+
+
+def observe(setting: Setting) -> Observed:
+    part = build(setting)
+    shapes = {role: (3,) if role in VECTORS else (3, 2) for role in get_args(Role)} | MORE
+    shapes |= {SOMETIMES: (3, 2), NEVER: (3, 2)}
+    inputs: dict[str, Tensor] = {"rates": 1 - 0.08 * torch.arange(N_STEPS).double()}
+    for name, shape in shapes.items():
+        inputs[name] = uniform(f"value {name}", *shape)
+        size = 3e-8 if name == "q.flat" else 1.0
+        # Of one sign more than of the other, and larger in some steps, so that both means count.
+        growing = torch.linspace(0.2, 2.0, N_STEPS).double().view(-1, *[1] * len(shape))
+        inputs[f"gradient/{name}"] = size * growing * (uniform(f"gradient {name}", N_STEPS, *shape) + 0.3)
+        inputs[f"given/{name}"] = _given(name)
+    params: list[tuple[str, nn.Parameter, Role]] = [
+        (
+            name,
+            nn.Parameter(inputs[name].clone()),
+            next(role for role in get_args(Role) if role == name.partition(".")[0]),
+        )
+        for name in shapes
+    ]
+    optimizer = part.build(params)
+    rates = [group["lr"] for group in optimizer.param_groups]
+    moved: dict[str, list[Tensor]] = {name: [] for name in shapes}
+    for step in range(N_STEPS):
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate * float(inputs["rates"][step])
+        for name, p, _ in params:
+            p.grad = inputs[f"gradient/{name}"][step].clone() if inputs[f"given/{name}"][step] else None
+        optimizer.step()
+        for name, p, _ in params:
+            moved[name].append((p.detach() - inputs[name]).clone())
+    outputs = {name: torch.stack([steps[n - 1] for n in TOLD]) for name, steps in moved.items()}
+    return Observed(given(setting, inputs), arrays(outputs))
+
+
+def _given(name: str) -> Tensor:
+    steps = torch.arange(N_STEPS)
+    return steps % 2 == 0 if name == SOMETIMES else torch.full((N_STEPS,), name != NEVER)

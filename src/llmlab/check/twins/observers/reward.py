@@ -1,0 +1,65 @@
+"""Rewards: inputs `answers` and the records' fields `answer` and `other`, arrays of text that repeat after six.
+
+An output `scores/i` for each sixth of them.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from llmlab.check.twins.observers.observed import Observed, build, options_of, sizes_of
+from llmlab.check.twins.settings import Setting
+from llmlab.twins import Given
+
+ANSWERS = (
+    *(
+        "7",
+        "8",
+        "77",
+        "7 ",
+        " 7\n",
+        "\t7",
+        "x7",
+        "7x",
+        "x7y",
+        "7 x",
+        "x 7  ",
+        "seven",
+        "Seven",
+        "SEVEN",
+        "",
+        "  ",
+        "17 and 8",
+    ),
+    *(
+        "is seven.",
+        "is seven. \n",
+        "is seven .",
+        "seven. It is",
+        "se ven",
+        "one two",
+        "one  two",
+        "two",
+        "\\boxed{7}",
+        "1e3",
+    ),
+)
+
+
+N = 6
+FIELDS: dict[str, tuple[object, ...]] = {
+    "answer": ("7", " 7", "seven", 7, "one two\n", ""),
+    "other": ("8", "x7", "Seven", 1000.0, "8", "x7"),
+}
+
+
+def observe(setting: Setting) -> Observed:
+    reward = build(setting)
+    answers = [answer for answer in ANSWERS for _ in range(N)]
+    records = [{key: FIELDS[key][i % N] for key in FIELDS} | {"prompt": "3 + 4?"} for i in range(len(answers))]
+    fields = {key: np.array([str(record[key]) for record in records]) for key in FIELDS}
+    scores = np.array(reward.score(records, answers))
+    outputs = {f"scores/{i}": scores[i::N] for i in range(N)}
+    return Observed(
+        Given(options_of(setting), sizes_of(setting), {"answers": np.array(answers), **fields}, {}), outputs
+    )

@@ -1,0 +1,126 @@
+"""Texts that an objective prepares, and what many draws have in common, by what it `restores`.
+
+A mean over draws is compared up to the twin's bound of it, so that another stream of random numbers gives the same verdict.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from llmlab import attributes, registry
+from llmlab.check.twins.observers.observed import options_of
+from llmlab.check.twins.settings import Setting
+from llmlab.slots import Objective, Vocabulary
+
+N_DRAWS = 1000
+# Special tokens stand at both ends of the vocabulary and between ordinary ones.
+SPECIAL = {"pad": 0, "eos": 1, "cls": 13, "mask": 14, "sep": 47}
+SIZE = 48  # no more than a record keeps of an output
+Arrays = dict[str, np.ndarray]
+Rows = Mapping[str, np.ndarray]  # what the objective makes of one text, N draws of it
+
+
+class Text(NamedTuple):
+    """A text of seq_len + 1 tokens, those that are no text of their own, and the documents."""
+
+    tokens: np.ndarray
+    given: np.ndarray | None = None
+    documents: np.ndarray | None = None
+
+    def sample(self) -> dict[str, Any]:
+        return {
+            "tokens": self.tokens,
+            **({"given": self.given} if self.given is not None else {}),
+            "documents": self.documents,
+        }
+
+
+def vocabulary(setting: Setting, size: int = SIZE) -> Vocabulary:
+    """A vocabulary with the special tokens that the objective needs, and those that texts have."""
+    entry = registry.index()["objective", setting.name]
+    names = [name for name in entry.special if name not in SPECIAL]
+    more = {name: size + len(names) - 1 - i for i, name in enumerate(names)}
+    known = {name: at for name, at in SPECIAL.items() if name != "mask" or "mask" in entry.special}
+    return Vocabulary(size + len(more), {**known, **more})
+
+
+def made(setting: Setting, size: int, seq_len: int) -> Objective:
+    """The objective at a setting."""
+    factory = registry.load("objective", setting.name, options_of(setting))
+    objective: Objective = factory(vocabulary(setting, size), seq_len)
+    return objective
+
+
+def texts(objective: Objective) -> dict[str, Text]:
+    """By name. Without sentinels `plain` has special tokens among others, of `answered` the first five are given, and
+    `only_special` has nothing else."""
+    if attributes.get(objective, "objective", "restores") == "spans":
+        ordinary = np.setdiff1d(np.arange(SIZE), list(SPECIAL.values()))
+        return {"plain": Text(np.random.default_rng(0).permutation(ordinary)[:41])}
+    plain = np.array([13, 2, 3, 4, 5, 1, 6, 7, 8, 9, 47, 46, 45, 10, 0, 14, 11])
+    given, documents = np.arange(17) < 5, np.arange(17) // 6
+    return {
+        "plain": Text(plain, None, documents),
+        "answered": Text(plain[::-1].copy(), given, documents),
+        "only_special": Text(np.tile([0, 1, 13, 47], 5)[:17]),
+    }
+
+
+def draws(objective: Objective, text: Text, n: int = N_DRAWS) -> list[dict[str, np.ndarray]]:
+    """The text as it is prepared n times."""
+    rng = np.random.default_rng(0)
+    return [objective.prepare(text.sample(), rng) for _ in range(n)]
+
+
+def masked(objective: Objective, name: str, text: Text, special: Mapping[str, int]) -> Arrays:
+    """Of denoising: `targets/` how often each place is one; `number/` how often a sample has so many; `read/` how often each
+    id, other than the label, is read at a target, and `kept/` the label, a sample; `documents/` (-1: it has none)."""
+    found = draws(objective, text)
+    ids, labels = (np.stack([f[key] for f in found]) for key in ("ids", "labels"))
+    at, length = labels >= 0, labels.shape[1]
+    other = at & (ids != labels)
+    return {
+        f"targets/{name}": at.mean(0),
+        f"number/{name}": np.bincount(at.sum(1), minlength=length + 1) / len(found),
+        f"read/{name}": np.bincount(ids[other], minlength=SIZE) / len(found),
+        f"kept/{name}": np.array((at & (ids == labels)).sum() / len(found)),
+        f"documents/{name}": found[0].get("documents", np.array(-1)),
+    }
+
+
+def spans(objective: Objective, name: str, text: Text, special: Mapping[str, int]) -> Arrays:
+    """Of text whose spans are taken out: `lengths/` tokens of the source and of the labels; `taken/` how often each token is;
+    `span_lengths/` and `kept_lengths/` how often a span, and what is kept before it, has so many tokens."""
+    found, seq_len = draws(objective, text), len(text.tokens) - 1
+    own = text.tokens[:seq_len]
+    taken = np.stack([np.isin(own, f["labels"]) for f in found])
+    # Where a run begins and the next one does, row by row: each text begins with a token that is kept.
+    edges = [np.flatnonzero(np.diff(np.concatenate([[False], row, [False]]).astype(int))) for row in taken]
+    runs = [np.diff(np.concatenate([[0], e])) for e in edges]
+    kept, gone = (np.concatenate([r[i::2] for r in runs]) for i in (0, 1))
+    return {
+        f"lengths/{name}": np.array([np.mean([len(f[key]) for f in found]) for key in ("source_ids", "labels")]),
+        f"taken/{name}": taken.mean(0),
+        f"span_lengths/{name}": np.bincount(gone, minlength=seq_len + 1) / len(gone),
+        f"kept_lengths/{name}": np.bincount(kept, minlength=seq_len + 1) / len(kept),
+    }
+
+
+def exact(objective: Objective, name: str, text: Text, special: Mapping[str, int]) -> Arrays:
+    """What does not depend on chance: `prepared/KEY/` of the text, and `n_targets/`."""
+    prepared = objective.prepare(text.sample(), np.random.default_rng(0))
+    counts = objective.targets(prepared)
+    return {
+        **{f"prepared/{key}/{name}": np.asarray(value) for key, value in prepared.items()},
+        **{f"n_targets/{term}/{name}": np.array(count) for term, count in counts.items()},
+    }
+
+
+OBSERVED: dict[str | None, Callable[[Objective, str, Text, Mapping[str, int]], Arrays]] = {
+    "masked": masked,
+    "spans": spans,
+    "next": exact,
+}
