@@ -26,7 +26,7 @@ class MultiHeadLatentAttention(nn.Module):
 
     unused = ("n_kv_heads", "attention.qk_norm", "attention.clip_qkv")
     latents = ("q_down", "kv_down")
-    telling = ({"q_rank": 11}, {"kv_rank": 10, "nope_dim": 6, "rope_dim": 4, "v_dim": 5})
+    telling = ({"q_rank": 11}, {"kv_rank": 10, "nope_dim": 6, "rope_dim": 2, "v_dim": 5})
 
     @staticmethod
     def rotary_width(

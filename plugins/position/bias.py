@@ -35,7 +35,7 @@ class Alibi(Position):
     has_bias = True
     relative = True
     receding = True
-    telling = ({"max_bias": 5.0}, {"scaled": True, "rounded": True})
+    telling = ({"max_bias": 5.0}, {"scaled": True, "rounded": True, "max_bias": 5.0})
 
     def __init__(
         self,

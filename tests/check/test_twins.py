@@ -47,28 +47,34 @@ def _all(observed):
     return {**observed.outputs, **{f"weight {path}": value for path, value in observed.given.weights.items()}}
 
 
-SILENT = {("embedding", "bert"): ["width"]}  # it can only be the model's; factorized has others
+SILENT = {("embedding", name): ["width"] for name in ("bert", "factorized")}
 
 
 @pytest.mark.parametrize("part", PARTS, ids="=".join)
 def test_each_telling_option_makes_a_difference(part, monkeypatch):
+    """In one of the settings that change it, what comes out is something else without it."""
     monkeypatch.setattr("llmlab.check.twins.observers.texts.N_DRAWS", 20)
-    entry = registry.index()[part]
-    small = entry.attribute("small")
     assert twins.settings.not_shown(*part) == SILENT.get(part, []), "no setting changes them"
-    for options in entry.attribute("telling"):
-        shown = _all(OBSERVERS[part[0]](Setting(*part, {**small, **options})))
-        for key in options:
-            others = {k: v for k, v in {**small, **options}.items() if k != key}
-            try:
-                without = _all(OBSERVERS[part[0]](Setting(*part, others)))
-            except ValueError:  # the others mean nothing without it
-                continue
-            differs = shown.keys() != without.keys() or any(
-                shown[name].shape != without[name].shape or not np.allclose(shown[name], without[name], 1e-4, 1e-9)
-                for name in shown
-            )
-            assert differs, (options, key)
+    first, *others = twins.settings.of_part(*part)
+    changed = {
+        key for setting in others for key, value in setting.options.items() if first.options.get(key, ...) != value
+    }
+    told = {key for setting in others for key in changed & setting.options.keys() if _differs(setting, key)}
+    assert told == changed
+
+
+def _differs(setting, key):
+    """Whether a setting gives other numbers without an option; or none, as the others mean nothing without it."""
+    rest = Setting(setting.slot, setting.name, {k: v for k, v in setting.options.items() if k != key})
+    shown = _all(OBSERVERS[setting.slot](setting))
+    try:
+        without = _all(OBSERVERS[setting.slot](rest))
+    except ValueError:
+        return True
+    return shown.keys() != without.keys() or any(
+        shown[name].shape != without[name].shape or not np.allclose(shown[name], without[name], 1e-4, 1e-9)
+        for name in shown
+    )
 
 
 def _subject(part):

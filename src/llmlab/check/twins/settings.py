@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from llmlab import registry
+from llmlab.source import Entry
 
 
 @dataclass(frozen=True)
@@ -35,25 +36,29 @@ def of_part(slot: str, name: str) -> list[Setting]:
             for key, option in entry.options.items()
         ):
             met.append({**small, **options})
-    kin = [
-        e for e in registry.index().values() if (e.slot, e.module, e.qualname) == (slot, entry.module, entry.qualname)
-    ]
     for key, value in _choices(entry.options):
-        if any(e.options[key].default == value for e in kin if e is not entry):
-            continue  # another name of the same class, which is a part of its own
+        if any(kin.options[key].default == value for kin in _kin(entry)):
+            continue
         if not any(options.get(key, entry.options[key].default) == value for options in met):
             met.append({**small, key: value})
     return [Setting(slot, name, options) for options in met]
 
 
 def not_shown(slot: str, name: str) -> list[str]:
-    """Options of the part that no setting changes."""
+    """Options of the part that no setting changes, nor kin has otherwise by default."""
     entry = registry.index()[slot, name]
     return [
         key
         for key, option in entry.options.items()
         if all(setting.options.get(key, option.default) == option.default for setting in of_part(slot, name))
+        and all(kin.options[key].default == option.default for kin in _kin(entry))
     ]
+
+
+def _kin(entry: Entry) -> list[Entry]:
+    """The other names of its class, each a part of its own."""
+    own = (entry.slot, entry.module, entry.qualname)
+    return [e for e in registry.index().values() if (e.slot, e.module, e.qualname) == own and e.name != entry.name]
 
 
 def _choices(options: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
