@@ -5,15 +5,22 @@ from __future__ import annotations
 import ast
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
+from unittest import mock
 
 from mutants.forks import Write
 
 if TYPE_CHECKING:
-    from llmlab.check.subject import Case, Result
+    from llmlab.check.subject import Case, Result, Subject
+
+    Check = Callable[[Subject], None]
+    Tell = Callable[[Case, list[Result]], None]
 
 FAILED, REFUSED, PASSED = "failed", "refused", "passed"
+FIELDS = ("case", "name", "check", "outcome", "seconds", "lines")  # of a recorded task; lines: {file: its lines}
+replaced = mock.patch.multiple
 
 
 @dataclass
@@ -41,30 +48,35 @@ def words_of(parts: Iterable[tuple[str, str]]) -> list[str]:
     return [f"{slot}={name}" for slot, name in parts if slot in SLOTS]
 
 
-def record(words: Sequence[str], reached: set[int], write: Write) -> None:
-    """Run `llmlab check WORD` for each word here and write a Task for each check. reached: filled by the instrumented file."""
+def record(words: Sequence[str], reached: dict[str, set[int]], write: Write) -> None:
+    """Run `llmlab check WORD` for each word here and write each check, with FIELDS. reached: filled by the
+    instrumented files."""
     from llmlab.check import case_checks, runner
     from llmlab.check.request import parse_request
 
-    run, tasks = case_checks._run_check, list[Task]()
+    run, tasks = case_checks._run_check, dict[tuple[str, str], dict]()
 
-    def timed(subject, name: str, check) -> Result:
-        reached.clear()
+    def timed(subject: Subject, name: str, check: Check) -> Result:
+        for lines in reached.values():
+            lines.clear()
         began = time.perf_counter()
         result = run(subject, name, check)
+        seconds = time.perf_counter() - began
         case = repr(asdict(subject.case))
-        tasks.append(Task(case, subject.case.name, name, result.outcome, time.perf_counter() - began, set(reached)))
+        some = {file: sorted(lines) for file, lines in reached.items() if lines}
+        values = (case, subject.case.name, name, result.outcome, seconds, some)
+        tasks[case, name] = dict(zip(FIELDS, values, strict=True))
         return result
 
-    def here(cases: Iterable[Case], names: Sequence[str] | None, processes: int, tell: Callable) -> None:
+    def here(cases: Iterable[Case], names: Sequence[str] | None, processes: int, tell: Tell) -> None:
         for case in cases:
             tell(case, case_checks.check_case(case, names))
 
-    case_checks._run_check, case_checks.check_cases = timed, here
-    for word in words:
-        runner.run_request(parse_request([word]), None, 1)
-    for task in {(t.case, t.check): t for t in tasks}.values():
-        write({**asdict(task), "lines": sorted(task.lines)})
+    with replaced(case_checks, _run_check=timed, check_cases=here):
+        for word in words:
+            runner.run_request(parse_request([word]), None, 1)
+    for task in tasks.values():
+        write(task)
 
 
 def ask(tasks: Sequence[Task], write: Write) -> None:
@@ -76,7 +88,7 @@ def ask(tasks: Sequence[Task], write: Write) -> None:
     run = case_checks._run_check
     before = {(t.name, t.check): t.outcome for t in tasks}
 
-    def until_killed(subject, name: str, check) -> Result:
+    def until_killed(subject: Subject, name: str, check: Check) -> Result:
         result = run(subject, name, check)
         was = before.get((subject.case.name, name), PASSED)
         if result.outcome == FAILED or (result.outcome == REFUSED and was == PASSED):
@@ -84,12 +96,9 @@ def ask(tasks: Sequence[Task], write: Write) -> None:
             raise Killed
         return result
 
-    case_checks._run_check = until_killed
-    try:
+    with replaced(case_checks, _run_check=until_killed), suppress(Killed):
         for case, names in _by_case(tasks):
             case_checks.check_case(Case(**ast.literal_eval(case)), names)
-    except Killed:
-        pass
 
 
 class Killed(BaseException):

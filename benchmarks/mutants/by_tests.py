@@ -19,29 +19,35 @@ class Test:
     name: str
     outcome: str
     seconds: float
-    lines: set[int]
+    lines: set[int]  # the statements in functions of the file that it runs
     kills: int = field(default=0, compare=False)
 
 
 class _Recorder:
     """A pytest plugin that writes each test with its outcome, its time and the lines it reaches, its fixtures' included."""
 
-    def __init__(self, reached: set[int], write: Write):
+    def __init__(self, reached: dict[str, set[int]], write: Write):
         self.reached, self.write = reached, write
         self.seconds, self.outcome = 0.0, "passed"
-        self.shared: set[int] = set()  # reached by fixtures that later tests share
+        self.module = ""
+        self.shared: dict[str, set[int]] = {}  # by fixtures, which the later tests of a module may share
 
     def pytest_runtest_logreport(self, report) -> None:
         self.seconds += report.duration
+        if (module := report.nodeid.partition("::")[0]) != self.module:
+            self.module, self.shared = module, {file: set() for file in self.reached}
         if report.when == "setup":
-            self.shared |= self.reached
+            for file, lines in self.reached.items():
+                self.shared[file] |= lines
         if report.outcome != "passed":
             self.outcome = report.outcome
         if report.when == "teardown":
-            lines = sorted(self.reached | self.shared)
+            every = {file: sorted(lines | self.shared[file]) for file, lines in self.reached.items()}
+            lines = {file: some for file, some in every.items() if some}
             self.write(dict(name=report.nodeid, outcome=self.outcome, seconds=self.seconds, lines=lines))
             self.seconds, self.outcome = 0.0, "passed"
-            self.reached.clear()
+            for some in self.reached.values():
+                some.clear()
 
 
 class _Only:
@@ -62,10 +68,10 @@ class _Only:
     def _tell(self, report) -> None:
         if report.outcome == "failed" and not self.failed:
             self.failed = True
-            self.write({"killer": [report.nodeid], "message": str(report.longrepr).strip().splitlines()[-1:]})
+            self.write({"killer": [report.nodeid], "message": str(report.longrepr).strip().rpartition("\n")[2]})
 
 
-def record(files: Sequence[str], slow: bool, reached: set[int], write: Write) -> None:
+def record(files: Sequence[str], slow: bool, reached: dict[str, set[int]], write: Write) -> None:
     """Run the tests of these files and write a Test for each."""
     import pytest
 

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mutants.mutant import Mutant, mutants_of
+from mutants.page import page, summary
+from mutants.results import FileResult, equivalent, equivalents
 from mutants.store import Outcome, Store
 from mutants.targets import GROUPS, ROOT, files, group_of
 
@@ -42,26 +44,34 @@ def arguments() -> argparse.ArgumentParser:
 
 
 def sample(mutants: dict[str, list[Mutant]], n: int, seed: int) -> dict[str, list[Mutant]]:
-    """n mutants of a group, from each file in proportion to how many it has; with a larger n those of a smaller one stay."""
+    """n mutants, from each file in proportion to how many it has. A larger n keeps those of a smaller one."""
     total = sum(map(len, mutants.values()))
     drawn = {}
     for file, some in mutants.items():
         order = sorted(some, key=lambda m: random.Random(f"{seed} {m.id}").random())
         share = n * len(some) / max(1, total)
+        # Where a share is no whole number, the file has a threshold of its own for the next one.
         kept = int(share) + (random.Random(f"{seed} {file}").random() < share % 1)
         drawn[file] = sorted(order[:kept], key=lambda m: (m.line, m.column))
     return drawn
 
 
-def chosen(a: argparse.Namespace) -> dict[str, list[Mutant]]:
-    found: dict[str, list[Mutant]] = {}
-    every = {f: mutants_of(f, (ROOT / f).read_text(encoding="utf-8")) for f in files(a.files)}
-    if a.only:
-        every = {f: [m for m in some if a.only in m.id or a.only in m.change] for f, some in every.items()}
+def chosen(a: argparse.Namespace) -> list[FileResult]:
+    """The files and the mutants of each that are asked."""
+    every: dict[str, list[Mutant]] = {}
+    for file in files(a.files):
+        source = (ROOT / file).read_text(encoding="utf-8")
+        known = equivalents()
+        every[file] = [m for m in mutants_of(file, source) if equivalent(m, source, known) is None]
+    found = []
     for group in GROUPS:
         of_group = {f: some for f, some in every.items() if group_of(f) is group}
-        found |= of_group if a.all or a.only else sample(of_group, a.sample, a.seed)
-    return {f: some for f, some in found.items() if some}
+        if a.only:
+            drawn = {f: [m for m in some if a.only in m.id or a.only in m.change] for f, some in of_group.items()}
+        else:
+            drawn = of_group if a.all else sample(of_group, a.sample, a.seed)
+        found += [FileResult(f, drawn[f], len(some)) for f, some in of_group.items() if drawn[f] or not a.only]
+    return found
 
 
 def cache_folder() -> Path:
@@ -70,17 +80,22 @@ def cache_folder() -> Path:
 
 
 class Progress:
-    """A line for each mutant, with the time left."""
+    """A line for each mutant that was asked, with the time left."""
 
     def __init__(self, total: int):
-        self.total, self.done, self.began = total, 0, time.monotonic()
+        self.total, self.done, self.new, self.began = total, 0, 0, time.monotonic()
+
+    def skip(self, n: int, by: str) -> None:
+        """n whose outcome is known."""
+        self.done += n if by == "check" else 0
 
     def tell(self, mutant: Mutant, outcome: Outcome) -> None:
-        self.done += 1
-        left = (time.monotonic() - self.began) / self.done * max(0, self.total - self.done)
-        fate = "killed  " if outcome.killed else "SURVIVED"
+        self.new += 1
+        self.done += outcome.by == "check"
+        left = (time.monotonic() - self.began) / self.new * max(0, self.total - self.done)
+        fate = "killed by " if outcome.killed else "SURVIVED "
         print(
-            f"{self.done}/{self.total} {left / 60:.0f} min left  {fate} by {outcome.by}  {mutant.file} line {mutant.line}: "
+            f"{self.done}/{self.total}, {left / 60:.0f} min left: {fate}{outcome.by}, {mutant.file} line {mutant.line}: "
             f"{mutant.change}  [{outcome.how[:100]}] {outcome.seconds:.1f} s",
             flush=True,
         )
@@ -88,50 +103,61 @@ class Progress:
 
 def main(argv: Sequence[str]) -> int:
     a = arguments().parse_args(argv)
-    mutants = chosen(a)
-    if not mutants:
-        print(f"no file matches {' '.join(a.files)}", file=sys.stderr)
+    if not (results := chosen(a)):
+        print(f"no file of the groups matches {' '.join(a.files)} {a.only}".strip(), file=sys.stderr)
         return 2
     if a.list:
-        for m in (m for some in mutants.values() for m in some):
+        for m in (m for r in results for m in r.mutants):
             print(f"{m.id}  {m.change}")
         return 0
+    sides = [side for side, unwanted in (("check", a.tests_only), ("tests", a.check_only)) if not unwanted]
     try:
-        return run(a, mutants)
+        status = run(a, results, sides)
     except KeyboardInterrupt:
         print("\nstopped; the same command goes on from here", file=sys.stderr)
         return 130
+    for line in summary(results, sides):
+        print(line)
+    if a.page and status == 0:
+        a.page.write_text(page(results, sides, about(a), equivalents()), encoding="utf-8")
+        print(a.page)
+    return status
 
 
-def run(a: argparse.Namespace, mutants: dict[str, list[Mutant]]) -> int:
+def about(a: argparse.Namespace) -> str:
+    from llmlab.runs.record import cpu_name, versions
+
+    known = versions()
+    drawn = "every mutant" if a.all else f"{a.sample} mutants of each group, drawn with seed {a.seed}"
+    return (
+        f"Commit {known.get('commit', 'unknown')}, {cpu_name()}, torch {known['torch']}, Python {known['python']}; {drawn}. "
+        "Written by `make mutants`."
+    )
+
+
+def run(a: argparse.Namespace, results: Sequence[FileResult], sides: Sequence[str]) -> int:
     from mutants import world
-    from mutants.ask import Asker, BaselineFailed, unfinished
+    from mutants.ask import Asker
+    from mutants.baseline import BaselineFailed, Baselines
 
     world.prepare()
-    store = Store(cache_folder())
-    progress = Progress(sum(map(len, mutants.values())))
+    baselines = Baselines(Store(cache_folder(), forget=a.again), [r.file for r in results if r.mutants], a.slow)
+    progress = Progress(sum(len(r.mutants) for r in results))
     end = time.monotonic() + a.budget * 60 if a.budget else float("inf")
-    sides = [] if a.tests_only else ["check"]
-    sides += [] if a.check_only else ["tests"]
-    status, known = 0, {}
-    for file, some in mutants.items():
-        left = list(some)
+    status = 0
+    for result in (r for r in results if r.mutants):
         for by in sides:
-            asker = Asker(file, by, store, a.jobs, a.slow)
-            todo = left if a.again else list(unfinished(left, asker))
-            if todo:
-                began = time.monotonic()
+            asker = Asker(result.file, by, baselines, a.jobs)
+            wanted = [m for m in result.mutants if a.both or not result.killed(m)]
+            todo = [m for m in wanted if asker.outcome(m) is None]
+            progress.skip(len(wanted) - len(todo), by)
+            if todo and time.monotonic() < end:
                 try:
                     asker.prepare()
                 except BaselineFailed as e:
                     print(e, file=sys.stderr)
-                    return 1
-                print(f"{file}: {len(asker.asked)} of {by} cover it ({time.monotonic() - began:.0f} s)", flush=True)
-                asker.run(todo, progress.tell)
-            outcomes = {m: o for m in left if (o := store.get(m.id, by, asker.key))}
-            known |= {(m.id, by): o for m, o in outcomes.items()}
-            if not a.both:
-                left = [m for m in left if m not in outcomes or not outcomes[m].killed]
-            if time.monotonic() > end:
-                break
+                    status = 1
+                    break
+                asker.run(todo, progress.tell, end)
+            result.outcomes |= {(m.id, by): o for m in wanted if (o := asker.outcome(m))}
     return status

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import hashlib
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -104,9 +103,14 @@ def shortened(before: str, after: str) -> tuple[str, str]:
     one, other = " ".join(before.split()), " ".join(after.split())
     if max(len(one), len(other)) <= SHOWN:
         return one, other
-    start = max(0, len(os.path.commonprefix([one, other])) - CONTEXT)
-    end = max(0, len(os.path.commonprefix([one[start:][::-1], other[start:][::-1]])) - CONTEXT)
+    start = max(0, _common(one, other) - CONTEXT)
+    end = max(0, _common(one[start:][::-1], other[start:][::-1]) - CONTEXT)
     return _cut(one, start, end), _cut(other, start, end)
+
+
+def _common(one: str, other: str) -> int:
+    """Characters at the beginning that both have."""
+    return next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
 
 
 def _cut(text: str, start: int, end: int) -> str:

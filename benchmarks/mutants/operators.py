@@ -94,9 +94,8 @@ def _walk(node: ast.AST, parent: ast.AST) -> Iterator[Change]:
         for child in value if isinstance(value, list) else [value]:
             if name == "decorator_list":
                 yield from _decorator(child)
-            elif isinstance(node, ast.keyword) or isinstance(child, ast.AST):
-                if isinstance(child, ast.AST) and not _is_part_of_number(child, node):
-                    yield from _walk(child, node)
+            elif isinstance(child, ast.AST) and not _is_part_of_number(child, node):
+                yield from _walk(child, node)
 
 
 def _decorator(node: ast.expr) -> Iterator[Change]:

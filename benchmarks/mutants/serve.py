@@ -13,6 +13,7 @@ from pathlib import Path
 from types import CodeType, ModuleType
 
 VARIABLE = "LLMLAB_MUTANT"  # a JSON file with the module, its path and its source, for processes that are started
+FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 REACH = "__reach__"  # name of the function that an instrumented module calls with the line of each statement
 
 
@@ -88,31 +89,36 @@ def forget(modules: Iterable[str]) -> None:
             delattr(sys.modules[package], attribute)
 
 
+class _Instrument(ast.NodeTransformer):
+    """Puts a call of REACH before each statement in a function."""
+
+    depth = 0  # of functions
+
+    def visit(self, node: ast.AST) -> ast.AST | list[ast.stmt]:
+        inside = self.depth > 0
+        function = isinstance(node, FUNCTIONS)
+        self.depth += function
+        super().generic_visit(node)
+        self.depth -= function
+        if not inside or not isinstance(node, ast.stmt) or is_text(node):
+            return node
+        call = ast.Expr(ast.Call(ast.Name(REACH, ast.Load()), [ast.Constant(node.lineno)], []))
+        return [ast.copy_location(call, node), node]
+
+
 def instrumented(tree: ast.Module) -> ast.Module:
     """The tree with a call of REACH before each statement in a function."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            _instrument(node)
+    _Instrument().visit(tree)
     return ast.fix_missing_locations(tree)
 
 
-def _instrument(node: ast.AST) -> None:
-    for field in ("body", "orelse", "finalbody"):
-        body = getattr(node, field, None)
-        if isinstance(body, list) and body and isinstance(body[0], ast.stmt):
-            setattr(node, field, [s for statement in body for s in (*_call(statement), statement)])
-    for child in ast.iter_child_nodes(node):
-        if isinstance(child, ast.ExceptHandler) or (
-            isinstance(child, ast.stmt) and not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
-        ):
-            if not getattr(child, "_reached", False):
-                child._reached = True  # type: ignore[attr-defined]
-                _instrument(child)
+def lines_in_functions(source: str) -> set[int]:
+    """Lines of the statements that run when a function is called, not as the file is imported."""
+    functions = (node for node in ast.walk(ast.parse(source)) if isinstance(node, FUNCTIONS))
+    inside = (inner for node in functions for statement in node.body for inner in ast.walk(statement))
+    return {node.lineno for node in inside if isinstance(node, ast.stmt)}
 
 
-def _call(statement: ast.stmt) -> list[ast.stmt]:
-    if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
-        return []
-    call = ast.Expr(ast.Call(ast.Name(REACH, ast.Load()), [ast.Constant(statement.lineno)], []))
-    call._reached = True  # type: ignore[attr-defined]
-    return [ast.copy_location(call, statement)]
+def is_text(node: ast.stmt) -> bool:
+    """A docstring."""
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)

@@ -25,14 +25,14 @@ class Outcome:
 
 
 class Store:
-    """The JSON lines of one folder."""
+    """The JSON lines of one folder. forget: leave out those of earlier runs."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, forget: bool = False):
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / "outcomes.jsonl"
         self.folder = folder
         self._known: dict[tuple[str, str, str], Outcome] = {}
-        if self.path.exists():
+        if self.path.exists() and not forget:
             for line in self.path.read_text(encoding="utf-8").split("\n")[:-1]:  # the last may be half-written
                 try:
                     found = Outcome(**json.loads(line))
@@ -45,7 +45,7 @@ class Store:
 
     def add(self, outcome: Outcome) -> None:
         self._known[outcome.id, outcome.by, outcome.key] = outcome
-        broken = self.path.exists() and self.path.stat().st_size and not self.path.read_bytes()[-1:] == b"\n"
+        broken = self.path.exists() and self.path.stat().st_size and self.path.read_bytes()[-1:] != b"\n"
         with self.path.open("a", encoding="utf-8") as file:
             file.write(("\n" if broken else "") + json.dumps(asdict(outcome)) + "\n")
 

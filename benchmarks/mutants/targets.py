@@ -6,6 +6,7 @@ import ast
 import fnmatch
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -24,6 +25,7 @@ class Group:
     together: float | None
     words: tuple[str, ...] = ()  # arguments of `llmlab check`, one call each, of files that define no part
     tests: tuple[str, ...] = ()  # beside those of the folder that mirrors the file's
+    always: tuple[str, ...] = ()  # of them, those that read a file without running a line of it
 
 
 GROUPS = (
@@ -33,6 +35,7 @@ GROUPS = (
         85,
         95,
         tests=("tests/config/test_golden.py", "tests/model/test_law.py", "tests/hub/test_reference*.py"),
+        always=("tests/config/test_golden.py",),
     ),
     Group(
         "model",
@@ -102,9 +105,14 @@ def tests_of(file: str) -> list[str]:
     return list(dict.fromkeys(found))
 
 
+@cache
+def _loaded(module: str, file: Path) -> frozenset[str]:
+    return frozenset(_loaded_with(module, file))
+
+
 def importers(module: str, among: dict[str, Path]) -> set[str]:
     """The module, and those that import it as they are loaded, directly or not: they hold what it had before."""
-    edges = {name: _loaded_with(name, file) for name, file in among.items()}
+    edges = {name: _loaded(name, file) for name, file in among.items()}
     found, new = {module}, {module}
     while new:
         new = {name for name, targets in edges.items() if targets & new and name not in found}

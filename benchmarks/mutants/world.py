@@ -1,4 +1,4 @@
-"""The process that mutants are forked from: everything heavy is imported once, and one thread runs, since a fork copies no other."""
+"""The process that mutants are forked from. It imports everything heavy once, and has one thread: a fork copies no other."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import gc
 import importlib
 import os
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from mutants import serve
@@ -33,6 +34,7 @@ def prepare() -> None:
     from llmlab.check import processes
 
     processes.configure_process()
+    importers("", ours())  # reads all files, which the children then need not
     gc.collect()
     gc.freeze()  # a collection in a child would write to, and so copy, all pages of the parent
 
@@ -47,30 +49,29 @@ def ours() -> dict[str, Path]:
     return found
 
 
-def put(file: str, source: str, fresh: bool, note: Path | None = None) -> None:
-    """In a child: this file has another source, whoever imports it. fresh: import all of llmlab anew, since what the parts
-    declare has changed. note: a file by which processes that this one starts learn of it."""
+def put(file: str, source: str, note: Path | None = None) -> None:
+    """In a child: this file has another source, whoever imports it. note: a file by which processes that this one starts
+    learn of it."""
     module = module_of(file)
     serve.serve({module: (str(ROOT / file), source)})
     if note is not None:
         serve.tell_children(module, str(ROOT / file), source, note)
-    if fresh:
-        forget_all()
-    else:
-        serve.forget(importers(module, ours()))
+    serve.forget(importers(module, ours()))
 
 
 def forget_all() -> None:
-    """Import all of llmlab anew. Hydra's ConfigStore stays, since Hydra's own configs are in it; ours are stored over the old."""
+    """Import all of llmlab anew. Hydra's ConfigStore stays, with Hydra's own configs; ours are stored over the old."""
     serve.forget(ours())
 
 
-def put_instrumented(file: str, source: str) -> set[int]:
-    """In a child: the set to which this file adds the line of each statement in a function that it runs."""
-    reached: set[int] = set()
-    module = module_of(file)
-    serve.serve({module: (str(ROOT / file), source)}, lambda name: reached.add)
-    serve.forget(importers(module, ours()))
+def put_instrumented(files: Iterable[str]) -> dict[str, set[int]]:
+    """In a child: for each of these files the set to which it adds the line of each statement in a function that it runs."""
+    reached: dict[str, set[int]] = {file: set() for file in files}
+    modules = {module_of(file): file for file in reached}
+    sources = {m: (str(ROOT / f), (ROOT / f).read_text(encoding="utf-8")) for m, f in modules.items()}
+    serve.serve(sources, lambda module: reached[modules[module]].add)
+    among = ours()
+    serve.forget(set().union(*(importers(module, among) for module in modules)))
     return reached
 
 
