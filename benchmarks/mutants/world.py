@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from mutants import serve
-from mutants.targets import ROOT, importers, module_of
+from mutants.targets import ROOT, direct_importers, importers, module_of
 
 HEAVY = ("torch", "torch._dynamo", "lightning.pytorch", "hydra", "scipy.special", "pytest", "transformers")
 OURS = ("llmlab", "llmlab_plugins")
@@ -86,10 +86,10 @@ def declared(file: str) -> dict[tuple[str, str], tuple[object, object]]:
 
 
 def parts_of(file: str) -> list[tuple[str, str]]:
-    """The parts that a file defines, or those of the files that import it."""
+    """The parts that a file defines, else those of the files that import it."""
     if own := list(declared(file)):
         return own
     folder = sorted((ROOT / file).parent.glob("*.py"))
     among = {module_of(f.relative_to(ROOT).as_posix()): f for f in folder}
-    users = importers(module_of(file), among)
-    return [part for name, f in among.items() if name in users for part in declared(f.relative_to(ROOT).as_posix())]
+    users = direct_importers(module_of(file), among)
+    return [part for name in among if name in users for part in declared(among[name].relative_to(ROOT).as_posix())]
