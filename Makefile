@@ -41,7 +41,7 @@ conformance: .venv/installed-test
 	$(BIN)/llmlab check to=docs
 	PYTHONPATH=tests/check $(BIN)/python -m bugs
 
-# Half an hour of measurements, written to EVIDENCE.md; SHAKESPEARE=FILE adds nanoGPT's experiment.
+# An hour of measurements, written to EVIDENCE.md; SHAKESPEARE=FILE adds nanoGPT's experiment.
 evidence: .venv/installed
 	$(BIN)/python benchmarks/evidence.py $(if $(SHAKESPEARE),--shakespeare $(SHAKESPEARE))
 

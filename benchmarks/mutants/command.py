@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from mutants import world
 from mutants.mutant import Mutant, mutants_of
 from mutants.page import page, summary
 from mutants.results import FileResult, equivalent, equivalents
@@ -32,6 +33,7 @@ def arguments() -> argparse.ArgumentParser:
     add("--only", default="", metavar="TEXT", help="mutants whose id or change contains it")
     add("--seed", type=int, default=0, help="of the sample")
     add("--check-only", action="store_true", help="ask `llmlab check` and no tests")
+    add("--checks", metavar="NAMES", help="only these checks, as in checks=NAMES; no tests and no page")
     add("--tests-only", action="store_true", help="ask the tests and not `llmlab check`")
     add("--both", action="store_true", help="ask the tests of mutants that `check` kills too")
     add("--slow", action="store_true", help="with the tests that are marked slow")
@@ -103,6 +105,8 @@ class Progress:
 
 def main(argv: Sequence[str]) -> int:
     a = arguments().parse_args(argv)
+    if a.checks:
+        a.check_only, a.page = True, None
     if not (results := chosen(a)):
         print(f"no file of the groups matches {' '.join(a.files)} {a.only}".strip(), file=sys.stderr)
         return 2
@@ -112,7 +116,8 @@ def main(argv: Sequence[str]) -> int:
         return 0
     sides = [side for side, unwanted in (("check", a.tests_only), ("tests", a.check_only)) if not unwanted]
     try:
-        status = run(a, results, sides)
+        with world.temporary_folder():
+            status = run(a, results, sides)
     except KeyboardInterrupt:
         print("\nstopped; the same command goes on from here", file=sys.stderr)
         return 130
@@ -136,16 +141,20 @@ def about(a: argparse.Namespace) -> str:
 
 
 def run(a: argparse.Namespace, results: Sequence[FileResult], sides: Sequence[str]) -> int:
-    from mutants import world
     from mutants.ask import Asker
     from mutants.baseline import BaselineFailed, Baselines
 
     world.prepare()
-    baselines = Baselines(Store(cache_folder(), forget=a.again), [r.file for r in results if r.mutants], a.slow)
+    baselines = Baselines(
+        Store(cache_folder(), forget=a.again), [r.file for r in results if r.mutants], a.slow, a.checks
+    )
     progress = Progress(sum(len(r.mutants) for r in results))
     end = time.monotonic() + a.budget * 60 if a.budget else float("inf")
     status = 0
-    for result in (r for r in results if r.mutants):
+    order = [r for r in results if r.mutants]
+    if a.budget:  # so that a run that is stopped has asked files of all folders
+        random.Random(a.seed).shuffle(order)
+    for result in order:
         for by in sides:
             asker = Asker(result.file, by, baselines, a.jobs)
             wanted = [m for m in result.mutants if a.both or not result.killed(m)]

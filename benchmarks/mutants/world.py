@@ -6,7 +6,9 @@ import gc
 import importlib
 import os
 import sys
-from collections.abc import Iterable
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from mutants import serve
@@ -47,6 +49,25 @@ def ours() -> dict[str, Path]:
         if name.partition(".")[0] in OURS and file:
             found[name] = Path(file)
     return found
+
+
+@contextmanager
+def temporary_folder() -> Iterator[None]:
+    """Context in which children may write files, which are deleted at its end, those of a child that was killed too."""
+    global _temporary
+    with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
+        _temporary = Path(folder)
+        yield
+
+
+_temporary = Path(tempfile.gettempdir())
+
+
+def own_folder() -> Path:
+    """In a child: a folder for its files. llmlab's cache is there too, or a mutant's text would be taken by the next."""
+    folder = Path(tempfile.mkdtemp(dir=_temporary))
+    os.environ["LLMLAB_CACHE"] = str(folder / "cache")
+    return folder
 
 
 def put(file: str, source: str, note: Path | None = None) -> None:
