@@ -82,18 +82,20 @@ def cache_folder() -> Path:
 
 
 class Progress:
-    """A line for each mutant that was asked, with the time left."""
+    """A line for each mutant that is asked, with the time left. first: who is asked of every mutant."""
 
-    def __init__(self, total: int):
-        self.total, self.done, self.new, self.began = total, 0, 0, time.monotonic()
+    def __init__(self, total: int, first: str):
+        self.total, self.first, self.done, self.new = total, first, 0, 0
+        self.began: float | None = None  # when the first mutant was, since recordings come before
 
     def skip(self, n: int, by: str) -> None:
-        """n whose outcome is known."""
-        self.done += n if by == "check" else 0
+        """n mutants of which it is known what `by` says."""
+        self.done += n if by == self.first else 0
 
     def tell(self, mutant: Mutant, outcome: Outcome) -> None:
+        self.began = self.began or time.monotonic() - outcome.seconds
         self.new += 1
-        self.done += outcome.by == "check"
+        self.done += outcome.by == self.first
         left = (time.monotonic() - self.began) / self.new * max(0, self.total - self.done)
         fate = "killed by " if outcome.killed else "SURVIVED "
         print(
@@ -106,7 +108,10 @@ class Progress:
 def main(argv: Sequence[str]) -> int:
     a = arguments().parse_args(argv)
     if a.checks:
-        a.check_only, a.page = True, None
+        a.check_only, a.tests_only, a.page = True, False, None
+    if a.check_only and a.tests_only:
+        print("--check-only and --tests-only leave nothing to ask", file=sys.stderr)
+        return 2
     if not (results := chosen(a)):
         print(f"no file of the groups matches {' '.join(a.files)} {a.only}".strip(), file=sys.stderr)
         return 2
@@ -148,7 +153,7 @@ def run(a: argparse.Namespace, results: Sequence[FileResult], sides: Sequence[st
     baselines = Baselines(
         Store(cache_folder(), forget=a.again), [r.file for r in results if r.mutants], a.slow, a.checks
     )
-    progress = Progress(sum(len(r.mutants) for r in results))
+    progress = Progress(sum(len(r.mutants) for r in results), sides[0])
     end = time.monotonic() + a.budget * 60 if a.budget else float("inf")
     status = 0
     order = [r for r in results if r.mutants]
