@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import random
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -121,6 +122,7 @@ def main(argv: Sequence[str]) -> int:
             print(f"{m.id}  {m.change}")
         return 0
     sides = [side for side, unwanted in (("check", a.tests_only), ("tests", a.check_only)) if not unwanted]
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C, so that nothing is left behind
     try:
         with world.temporary_folder():
             status = run(a, results, sides)

@@ -151,7 +151,7 @@ def test_a_child_that_hangs_or_dies_is_ended():
     assert call_in_fork(lambda write: write({"a": 1}), 5).how == "done"
     began = time.monotonic()
     hung = call_in_fork(lambda write: time.sleep(60), 0.02)
-    assert (hung.how, hung.lines) == ("timeout", []) and time.monotonic() - began < 3
+    assert (hung.how, hung.lines) == ("timeout", []) and time.monotonic() - began < 30
     failed = call_in_fork(lambda write: 1 / 0, 5)
     assert failed.how == "died" and "ZeroDivisionError" in failed.lines[0]["error"]
     with Forks(2) as forks:
