@@ -1,0 +1,70 @@
+"""Results, a line each as they come, so that a run which is stopped goes on where it was."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from mutants.targets import ROOT
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a mutant. `by`: "check" or "tests", which was asked; `killed`: a check or a test failed, it crashed or
+    took too long; `how`: the first that failed, with its message."""
+
+    id: str
+    by: str
+    killed: bool
+    how: str
+    seconds: float
+    key: str
+
+
+class Store:
+    """The JSON lines of one folder. forget: leave out those of earlier runs."""
+
+    def __init__(self, folder: Path, forget: bool = False):
+        folder.mkdir(parents=True, exist_ok=True)
+        self.path = folder / "outcomes.jsonl"
+        self.folder = folder
+        self._known: dict[tuple[str, str, str], Outcome] = {}
+        if self.path.exists() and not forget:
+            for line in self.path.read_text(encoding="utf-8").split("\n")[:-1]:  # the last may be half-written
+                try:
+                    found = Outcome(**json.loads(line))
+                except ValueError:
+                    continue
+                self._known[found.id, found.by, found.key] = found
+
+    def get(self, id: str, by: str, key: str) -> Outcome | None:
+        return self._known.get((id, by, key))
+
+    def add(self, outcome: Outcome) -> None:
+        self._known[outcome.id, outcome.by, outcome.key] = outcome
+        broken = self.path.exists() and self.path.stat().st_size and self.path.read_bytes()[-1:] != b"\n"
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(("\n" if broken else "") + json.dumps(asdict(outcome)) + "\n")
+
+    def baseline(self, name: str) -> list[dict] | None:
+        """Lines that were kept under a name."""
+        path = self.folder / f"{name}.json"
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+    def keep(self, name: str, lines: list[dict]) -> None:
+        path = self.folder / f"{name}.json"
+        path.with_suffix(".part").write_text(json.dumps(lines), encoding="utf-8")
+        path.with_suffix(".part").replace(path)
+
+
+def key_of(paths: Iterable[Path], *more: str) -> str:
+    """A hash of files, those of folders included, and of words."""
+    digest = hashlib.sha256("\0".join(more).encode())
+    for path in paths:
+        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+            if file.suffix in (".py", ".json", ".toml", ".yaml"):
+                digest.update(file.relative_to(ROOT).as_posix().encode() + b"\0" + file.read_bytes())
+    return digest.hexdigest()[:16]
