@@ -6,6 +6,7 @@ from llmlab.config.spec import ModelSpec
 from llmlab.hub.entry import Config, expect, rope, settings
 from llmlab.hub.families.llama import NORMS, OURS, THEIRS, base, gate, gate_name, layout, sizes, turned
 from llmlab.hub.rules import fused, linear
+from llmlab.hub.rope import parameters_of_all
 from llmlab.hub.windows import read_windows, write_windows
 
 DEFAULTS: Config = {
@@ -42,7 +43,7 @@ OLD = {"su": "longrope", "yarn": "longrope"}  # names of longrope in the first f
 
 
 def read(c: Config) -> list[str]:
-    parameters: Config = dict(c.get("rope_scaling") or c.get("rope_parameters") or {})
+    parameters = dict(parameters_of_all(c))
     kind = str(parameters.get("rope_type", parameters.get("type", "default")))
     parameters["rope_type"] = OLD.get(kind, kind)
     # As Phi3Config: a share within counts for more than one at the top. Phi-4-mini turns 0.75 of a head.
