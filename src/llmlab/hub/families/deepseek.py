@@ -6,9 +6,10 @@ import math
 
 from llmlab.config.spec import ModelSpec
 from llmlab.hub.entry import Config, expect, rope, settings
+from llmlab.hub.families.decoder import SPANS
 from llmlab.hub.families.llama import FFN, NORMS, OURS, THEIRS, base, gate, gate_name, layout, routed, sizes, turned
-from llmlab.hub.rules import linear, same
 from llmlab.hub.rope import NUMBERS, parameters_of_all
+from llmlab.hub.rules import linear, same
 
 LATENT = [
     # Only where q_lora_rank is null, as in V2-Lite: then queries are not compressed.
@@ -165,6 +166,7 @@ ENTRIES = [
         read=read,
         write=write,
         defaults=DEFAULTS,
+        lacks=(SPANS,),
         # The published files hold a layer past num_hidden_layers, for multi-token prediction; the reference drops it.
         extra_layers=True,
     )

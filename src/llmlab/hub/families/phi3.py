@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from llmlab.config.spec import ModelSpec
 from llmlab.hub.entry import Config, expect, rope, settings
+from llmlab.hub.families.decoder import SPANS
 from llmlab.hub.families.llama import NORMS, OURS, THEIRS, base, gate, gate_name, layout, sizes, turned
-from llmlab.hub.rules import fused, linear
 from llmlab.hub.rope import parameters_of_all
+from llmlab.hub.rules import fused, linear
 from llmlab.hub.windows import read_windows, write_windows
 
 DEFAULTS: Config = {
@@ -86,4 +87,4 @@ def write(spec: ModelSpec) -> Config:
     }
 
 
-ENTRIES = [layout("Phi3", "phi3", ("phi3",), RULES, read=read, write=write, defaults=DEFAULTS)]
+ENTRIES = [layout("Phi3", "phi3", ("phi3",), RULES, read=read, write=write, defaults=DEFAULTS, lacks=(SPANS,))]
