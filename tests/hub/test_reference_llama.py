@@ -113,6 +113,10 @@ CASES = {
         rope_parameters=dict(rope_type="default", rope_theta=300.0, partial_rotary_factor=0.25)), "right"),
     "glm4 base, yarn": ("Glm4Model", LLAMA | dict(
         head_dim=12, rope_parameters=SCALED["yarn"] | dict(partial_rotary_factor=0.5)), "right"),
+    "deepseek v2 linear, its scale as under yarn": ("DeepseekV2ForCausalLM", DEEPSEEK | dict(
+        rope_parameters=SCALED["linear"] | dict(mscale_all_dim=1.3)), "left"),
+    "deepseek v3 linear, its scale as under yarn": ("DeepseekV3ForCausalLM", DEEPSEEK | dict(
+        n_group=3, topk_group=2, rope_parameters=SCALED["linear"] | dict(mscale_all_dim=1.3)), "right"),
 }  # fmt: skip
 
 

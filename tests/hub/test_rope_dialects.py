@@ -236,6 +236,26 @@ def test_every_form_as_the_reference(family):
     assert same > 80 and refused > 8
 
 
+@pytest.mark.parametrize("family", ["deepseek_v2", "deepseek_v3"])
+def test_scores_are_scaled_as_by_yarn_under_every_scaling(family):
+    config_of, rotary = reference_of(family)
+    scaled = inspect.getmodule(rotary).yarn_apply_mscale
+    factors = set()
+    for block in ("theta", "linear", "linear by type", "dynamic", "llama3", "yarn", "longrope, factor"):
+        for key, amount in itertools.product(("rope_parameters", "rope_scaling"), (0, 1.3)):
+            said = {key: {**BLOCKS[block], "mscale_all_dim": amount}}
+            config = config_of(**{**SHAPES, **FAMILIES[family]}, **copy.deepcopy(said))
+            plain = (config.qk_nope_head_dim + config.qk_rope_head_dim) ** -0.5
+            want = scaled(config.rope_parameters, plain)
+            entry = entries()[family]
+            overrides = entry.read({**entry.defaults, **SHAPES, **FAMILIES[family], **said})
+            (got,) = (float(o.partition("=")[2]) for o in overrides if o.startswith("model.attention.scale="))
+            assert got == pytest.approx(want, rel=1e-12), (block, said)
+            factors.add(round(want / plain, 6))
+    # 1, and three factors: 2, 4 and 8.
+    assert len(factors) == 4
+
+
 @pytest.mark.parametrize("family", PARTIAL)
 @torch.no_grad()
 def test_odd_numbers_of_dims_as_the_reference(family, tmp_path):

@@ -44,6 +44,8 @@ MORE = {
     "mpt clipped, scaled": ("mpt", "model.attention.clip_qkv=0.5", "model.attention.scale=0.3"),
     "stablelm parallel, a norm for each head": ("stablelm", "block=parallel", "model.attention.qk_norm=each_head"),
     "gemma3 capped": ("gemma3", "model.logit_softcap=3.0"),
+    "gemma2 global only": ("gemma2", "layers.cycle=[global]"),
+    "gemma3 global only": ("gemma3", "layers.cycle=[global]"),
     "deepseek with a query latent": ("deepseek_v3", "attention.q_rank=12"),
     "bert causal": ("bert", "objective=clm"),
     "t5 gated": ("t5", "ffn=geglu_tanh", "model.tie_embeddings=false", "model.logit_scale=null"),

@@ -131,6 +131,19 @@ def n_kv_heads(spec: ModelSpec) -> int:
     return getattr(layer.attention, "n_kv_heads", spec.sizes.n_heads)
 
 
+def check_heads(spec: ModelSpec, *, exactly: bool = False) -> None:
+    """UserError for heads that a `validate_architecture` of the reference's configs refuses: a number that does not divide
+    the width; exactly: a width of a head that is not what comes out.
+    """
+    s = spec.sizes
+    if s.dim % s.n_heads:
+        raise UserError(f"model.n_heads={s.n_heads} must divide model.dim={s.dim} in a {spec.family} checkpoint")
+    if exactly and s.head_dim != s.dim // s.n_heads:
+        raise UserError(
+            f"model.head_dim={s.head_dim} must be {s.dim // s.n_heads} in a {spec.family} checkpoint, dim / n_heads"
+        )
+
+
 def settings(prefix: str, values: Mapping[str, object]) -> list[str]:
     """Overrides prefix.key=value."""
     return [f"{prefix}.{key}={_text(value)}" for key, value in values.items()]

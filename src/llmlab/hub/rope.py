@@ -63,10 +63,7 @@ def rope(
     top. even: the width of a head, of which the family can't rotate an odd number of dims.
     """
     nested = parameters is not None
-    p: Config = (
-        # `or`, not `is None`: an empty rope_scaling does not displace rope_parameters (convert_rope_params_to_dict).
-        dict(c.get("rope_scaling") or c.get("rope_parameters") or {}) if parameters is None else dict(parameters)
-    )
+    p: Config = dict(parameters_of_all(c) if parameters is None else parameters)
     if blocks := [key for key, value in p.items() if isinstance(value, dict)]:
         raise UserError(f"config.json: rope_parameters by type of layer ({', '.join(blocks)}) are not of this family")
     # standardize_rope_params sets rope_type from type, the older key, only where it lacks.
@@ -129,6 +126,12 @@ def rope(
     _ordered(options, "low_freq_factor", "high_freq_factor", 1.0, 4.0)
     _ordered(options, "beta_slow", "beta_fast", 1.0, 32.0)
     return {**options, **more}
+
+
+def parameters_of_all(c: Config) -> Config:
+    """Rope's parameters as config.json states them for all layers, in either dialect."""
+    # `or`, not `is None`: an empty rope_scaling does not displace rope_parameters (convert_rope_params_to_dict).
+    return c.get("rope_scaling") or c.get("rope_parameters") or {}
 
 
 def by_layer(

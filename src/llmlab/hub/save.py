@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from llmlab.config.spec import ModelSpec
+from llmlab.config.spec import ModelSpec, PartSpec
 from llmlab.errors import UserError
 from llmlab.hub.compare import difference
 from llmlab.hub.entry import Entry, Head, labels
@@ -88,5 +89,12 @@ def _describe(spec: ModelSpec) -> tuple[Entry, Head, dict]:
         if wrong is None:
             # `dtype` is the name since transformers 4.56, and 5 still reads the older `torch_dtype`.
             return entry.at(config), head, {**config, "architectures": [name], "dtype": "float32"}
-    what = wrong or "heads " + ", ".join(f"{r}={p.name}" for r, p in spec.heads.items())
-    raise UserError(f"a {entry.model_types[0]} checkpoint has no place for {what}")
+    kind = entry.model_types[0]
+    if wrong is None:
+        known = ", ".join(f"{_named(head.heads(full))} ({name})" for name, head in entry.architectures.items())
+        raise UserError(f"a {kind} checkpoint has no place for {_named(spec.heads)}; known: {known}")
+    raise UserError(f"a {kind} checkpoint has no place for {wrong}")
+
+
+def _named(heads: Mapping[str, PartSpec]) -> str:
+    return f"heads {', '.join(f'{role}={part.name}' for role, part in heads.items())}" if heads else "no head"

@@ -206,8 +206,7 @@ def _state(position: Position, ctx: Context) -> Any:
 def _observe(run: Callable[..., Any], parts: tuple[nn.Module, ...]) -> Observation | str:
     """Run copies of parts without memory under the FLOP counter; the error, as text, if they can't be run so.
 
-    First on the meta device; torch.is_autocast_enabled raises for it, so a part that asks runs on fake CPU tensors, whose
-    module takes a second to import.
+    First on the meta device; torch.is_autocast_enabled raises for it, so a part that asks runs on fake CPU tensors.
     """
     from torch.utils.flop_counter import FlopCounterMode
 

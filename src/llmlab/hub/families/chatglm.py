@@ -7,7 +7,7 @@ from dataclasses import replace
 from llmlab.config.spec import ModelSpec
 from llmlab.hub.entry import Config, Entry, Head, expect, n_kv_heads, n_labels, part, settings
 from llmlab.hub.families import chatglm1
-from llmlab.hub.families.llama import LM
+from llmlab.hub.families.decoder import LM
 from llmlab.hub.rules import fused, linear, same
 
 OURS, THEIRS = "stacks.main.layers.{i}.", "transformer.encoder.layers.{i}."

@@ -6,7 +6,9 @@ import math
 
 from llmlab.config.spec import ModelSpec
 from llmlab.hub.entry import Config, expect, rope, settings
+from llmlab.hub.families.decoder import SPANS
 from llmlab.hub.families.llama import FFN, NORMS, OURS, THEIRS, base, gate, gate_name, layout, routed, sizes, turned
+from llmlab.hub.rope import NUMBERS, parameters_of_all
 from llmlab.hub.rules import linear, same
 
 LATENT = [
@@ -56,10 +58,13 @@ BIAS = same(OURS + "ffn.router.bias", THEIRS + "mlp.gate.e_score_correction_bias
 
 
 def _scale(c: Config, options: Config) -> float:
-    """1 / sqrt(width of a query head), under YaRN times (0.1 mscale_all_dim ln factor + 1)^2."""
+    """1 / sqrt(width of a query head), under any scaling of rope times (0.1 mscale_all_dim ln factor + 1)^2."""
     scale = (c["qk_nope_head_dim"] + c["qk_rope_head_dim"]) ** -0.5
-    if options["scaling"] == "yarn" and options.get("mscale_all_dim") and options["factor"] > 1:
-        scale *= (0.1 * options["mscale_all_dim"] * math.log(options["factor"]) + 1.0) ** 2
+    # yarn_apply_mscale asks for the key under every rope_type but "default", where rope itself reads it under YaRN alone.
+    if options["scaling"] != "none" and options["factor"] > 1:
+        key = "mscale_all_dim"
+        amount = NUMBERS[key].of(key, parameters_of_all(c).get(key) or 0.0)
+        scale *= (0.1 * amount * math.log(options["factor"]) + 1.0) ** 2
     return scale
 
 
@@ -161,6 +166,7 @@ ENTRIES = [
         read=read,
         write=write,
         defaults=DEFAULTS,
+        lacks=(SPANS,),
         # The published files hold a layer past num_hidden_layers, for multi-token prediction; the reference drops it.
         extra_layers=True,
     )

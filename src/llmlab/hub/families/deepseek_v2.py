@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from llmlab.config.spec import ModelSpec
-from llmlab.hub.entry import Config, expect, settings
+from llmlab.hub.entry import Config, check_heads, expect, settings
 from llmlab.hub.families import deepseek
+from llmlab.hub.families.decoder import SPANS, TOKENS
 from llmlab.hub.families.llama import FFN, NORMS, layout, routed
 
 DEFAULTS: Config = {
@@ -55,6 +56,7 @@ def read(c: Config) -> list[str]:
 
 
 def write(spec: ModelSpec) -> Config:
+    check_heads(spec)
     out = {**deepseek.write(spec), "model_type": "deepseek_v2"}
     for key in ("rope_interleave", "norm_topk_prob"):
         del out[key]
@@ -70,5 +72,6 @@ ENTRIES = [
         read=read,
         write=write,
         defaults=DEFAULTS,
+        lacks=(TOKENS, SPANS),
     )
 ]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from llmlab.config.spec import ModelSpec
-from llmlab.hub.entry import Config, expect, rope, settings
+from llmlab.hub.entry import Config, check_heads, expect, rope, settings
 from llmlab.hub.families import gemma3
+from llmlab.hub.families.decoder import SPANS
 from llmlab.hub.families.llama import ATTENTION, FFN, NORMS, base, gate, gate_name, layout, sizes, turned
 from llmlab.hub.windows import KINDS, write_windows
 
@@ -94,6 +95,7 @@ def read_gemma2(c: Config) -> list[str]:
 
 
 def write_gemma2(spec: ModelSpec) -> Config:
+    check_heads(spec)
     types, left = write_windows(spec)
     return {
         "model_type": "gemma2",
@@ -103,13 +105,32 @@ def write_gemma2(spec: ModelSpec) -> Config:
         "query_pre_attn_scalar": gemma3.scalar(spec),
         "attn_logit_softcapping": spec.sizes.attention.softcap,
         "final_logit_softcapping": spec.sizes.logit_softcap,
-        "sliding_window": left,
+        # The class's default where no layer slides: its masks are made of the number all the same (Gemma2Model.forward).
+        "sliding_window": left or GEMMA2["sliding_window"],
         "layer_types": types,
         "rope_parameters": turned(spec),
     }
 
 
 ENTRIES = [
-    layout("Gemma", "gemma", ("gemma",), [*NORMS, *ATTENTION, *FFN], read=read, write=write, defaults=GEMMA),
-    layout("Gemma2", "gemma2", ("gemma2",), gemma3.RULES, read=read_gemma2, write=write_gemma2, defaults=GEMMA2),
+    layout(
+        "Gemma",
+        "gemma",
+        ("gemma",),
+        [*NORMS, *ATTENTION, *FFN],
+        read=read,
+        write=write,
+        defaults=GEMMA,
+        lacks=(SPANS,),
+    ),
+    layout(
+        "Gemma2",
+        "gemma2",
+        ("gemma2",),
+        gemma3.RULES,
+        read=read_gemma2,
+        write=write_gemma2,
+        defaults=GEMMA2,
+        lacks=(SPANS,),
+    ),
 ]

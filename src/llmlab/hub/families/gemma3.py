@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from llmlab.config.spec import ModelSpec
-from llmlab.hub.entry import Config, by_layer, expect, rope, rope_parameters, settings
+from llmlab.errors import UserError
+from llmlab.hub.entry import Config, by_layer, check_heads, expect, rope, rope_parameters, settings
+from llmlab.hub.families.decoder import SPANS, TOKENS
 from llmlab.hub.families.llama import ATTENTION, FFN, OURS, THEIRS, base, gate, gate_name, layout, sizes
 from llmlab.hub.rules import same
 
@@ -81,16 +83,27 @@ def read(c: Config) -> list[str]:
     ]
 
 
-def scalar(spec: ModelSpec) -> float:
-    """The attention's scale ** -2, whole where it is one."""
+def scalar(spec: ModelSpec) -> int:
+    """`query_pre_attn_scalar`, the attention's scale ** -2. UserError if that is no whole number."""
     scale = spec.sizes.attention.scale
-    value = spec.sizes.head_dim if scale is None else scale**-2
-    # The classes type it int, and transformers 5 refuses 256.0 there (`@strict`); the
-    # power gives it back but for rounding.
-    return round(value) if abs(value - round(value)) < 1e-9 * value else value
+    if scale is None:
+        return spec.sizes.head_dim
+    # The classes type it int, and transformers 5 refuses 11.1 there, and 256.0 (`@strict`); the
+    # power gives a whole number back but for rounding.
+    power = 1.0 / scale / scale  # infinity for the smallest, of which `**` has an OverflowError
+    # No more than is read back (`config_ranges`).
+    whole = max(1, round(min(power, 1e9)))
+    # As closely as `difference` compares scales.
+    if abs(power - whole) > 1e-12 * whole:
+        raise UserError(
+            f"model.attention.scale={scale} has no place in a Gemma config.json, whose query_pre_attn_scalar, the scale to "
+            f"the power of -2, is a whole number; the nearest is {whole}, of model.attention.scale={whole**-0.5}"
+        )
+    return whole
 
 
 def write(spec: ModelSpec) -> Config:
+    check_heads(spec)
     s, layers = spec.sizes, spec.stacks[0].layers
     theirs = {ours: name for name, ours in NAMES.items()}
     first = {kind: next((la for la in layers if la.kind == kind), layers[0]) for kind in theirs}
@@ -101,7 +114,8 @@ def write(spec: ModelSpec) -> Config:
         "attention_bias": s.attention.qkv_bias,
         "query_pre_attn_scalar": scalar(spec),
         "final_logit_softcapping": s.logit_softcap,
-        "sliding_window": first["local"].parts["window"].options.get("left"),
+        # As Gemma 2's: a number in any case.
+        "sliding_window": first["local"].parts["window"].options.get("left") or DEFAULTS["sliding_window"],
         "layer_types": [theirs.get(layer.kind) for layer in layers],
         "rope_parameters": {
             theirs[kind]: rope_parameters(layer.parts["position"].options, s.max_positions)
@@ -110,4 +124,18 @@ def write(spec: ModelSpec) -> Config:
     }
 
 
-ENTRIES = [layout("Gemma3", "gemma3_text", ("gemma3",), RULES, read=read, write=write, defaults=DEFAULTS)]
+ENTRIES = [
+    layout(
+        # Gemma3Model and Gemma3ForSequenceClassification are of the model that reads images, with another config.json.
+        "Gemma3Text",
+        "gemma3_text",
+        ("gemma3",),
+        RULES,
+        read=read,
+        write=write,
+        defaults=DEFAULTS,
+        # The one class of text whose name does not say so.
+        causal="Gemma3ForCausalLM",
+        lacks=(TOKENS, SPANS),
+    )
+]

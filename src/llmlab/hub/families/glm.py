@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from llmlab.config.spec import ModelSpec
 from llmlab.hub.entry import Config, rope, settings
+from llmlab.hub.families.decoder import SPANS
 from llmlab.hub.families.llama import ATTENTION, NORMS, OURS, THEIRS, base, gate, gate_name, layout, sizes, turned
 from llmlab.hub.families.phi3 import FUSED_FFN
 from llmlab.hub.rules import same
@@ -64,6 +65,7 @@ ENTRIES = [
         read=lambda c: _read(c, "glm"),
         write=lambda spec: _write(spec, "glm"),
         defaults=DEFAULTS,
+        lacks=(SPANS,),
     ),
     layout(
         "Glm4",
@@ -73,5 +75,6 @@ ENTRIES = [
         read=lambda c: _read(c, "glm4"),
         write=lambda spec: _write(spec, "glm4"),
         defaults=DEFAULTS,
+        lacks=(SPANS,),
     ),
 ]

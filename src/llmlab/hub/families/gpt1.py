@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from llmlab.config.spec import ModelSpec
 from llmlab.hub.entry import Config, Entry, activation, settings
-from llmlab.hub.families.decoder import HEADS, classes
+from llmlab.hub.families.decoder import HEADS, SPANS, TOKENS, classes
 from llmlab.hub.rules import fused, linear, same
 
 OURS, THEIRS = "stacks.main.layers.{i}.", "transformer.h.{i}."
@@ -80,7 +80,6 @@ def write(spec: ModelSpec) -> Config:
     }
 
 
-CLASSES = classes("OpenAIGPT", base=None)
 ENTRIES = [
     Entry(
         model_types=("openai-gpt",),
@@ -89,7 +88,7 @@ ENTRIES = [
         write=write,
         defaults=DEFAULTS,
         rules=RULES,
-        architectures={"OpenAIGPTLMHeadModel": CLASSES.pop("OpenAIGPTForCausalLM"), **CLASSES},
+        architectures=classes("OpenAIGPT", causal="OpenAIGPTLMHeadModel", lacks=(TOKENS, SPANS)),
         prefix="transformer.",
         # The triangle of ones and the row numbers: buffers that older versions of transformers saved with the weights.
         ignore=(r"\.attn\.bias$", r"position_ids$"),

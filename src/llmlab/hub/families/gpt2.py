@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from llmlab.config.spec import ModelSpec
-from llmlab.hub.entry import LABELS, SCORED, SPAN, Config, Entry, Head, activation, expect, part, settings
+from llmlab.hub.entry import Config, Entry, activation, expect, settings
+from llmlab.hub.families.decoder import HEADS, classes
 from llmlab.hub.rules import fused, linear, same
 
 OURS, THEIRS = "stacks.main.layers.{i}.", "transformer.h.{i}."
@@ -31,11 +32,7 @@ RULES = [
     *linear(OURS + "ffn.down", THEIRS + "mlp.c_proj", transpose=True),
     *linear("stacks.main.norm", "transformer.ln_f"),
     same("heads.tokens.out.weight", "lm_head.weight"),
-    # Without a bias: GPT2ForSequenceClassification builds `score` with bias=False, and
-    # `classifier` and `qa_outputs` with one.
-    same("heads.scalar.out.weight", "score.weight"),
-    *linear("heads.labels.out", "classifier"),
-    *linear("heads.span.out", "qa_outputs"),
+    *HEADS,
 ]
 
 
@@ -118,7 +115,6 @@ def write(spec: ModelSpec) -> Config:
     }
 
 
-LM = Head(lambda c: {"tokens": part("head", "lm")}, {"logits": "head:tokens"})
 ENTRIES = [
     Entry(
         model_types=("gpt2",),
@@ -127,13 +123,7 @@ ENTRIES = [
         write=write,
         defaults=DEFAULTS,
         rules=RULES,
-        architectures={
-            "GPT2LMHeadModel": LM,
-            "GPT2ForSequenceClassification": SCORED,
-            "GPT2ForTokenClassification": LABELS,
-            "GPT2ForQuestionAnswering": SPAN,
-            "GPT2Model": Head(lambda c: {}, {"last_hidden_state": "hidden"}),
-        },
+        architectures=classes("GPT2", causal="GPT2LMHeadModel"),
         prefix="transformer.",
         # The causal mask and its fill value, buffers that older versions of transformers saved with the weights.
         ignore=(r"\.attn\.(bias|masked_bias)$",),

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 from llmlab.config.spec import ModelSpec
 from llmlab.hub.entry import (
-    LABELS,
-    SCORED,
-    SPAN,
     Config,
     Entry,
-    Head,
     activation,
+    check_heads,
     n_kv_heads,
-    part,
     rope,
     rope_parameters,
     settings,
 )
+from llmlab.hub.families.decoder import GENERIC_HEADS, classes
 from llmlab.hub.rules import Rule, linear, same
 
 OURS, THEIRS = "stacks.main.layers.{i}.", "model.layers.{i}."
@@ -28,11 +24,7 @@ ENDS = [
     same("stacks.main.embedding.table.weight", "model.embed_tokens.weight"),
     same("stacks.main.norm.weight", "model.norm.weight"),
     same("heads.tokens.out.weight", "lm_head.weight"),
-    *linear("heads.scalar.out", "score"),
-    # GenericForTokenClassification calls its linear `score` too, and gives it a bias;
-    # GPT-2's and BERT's kin say `classifier`.
-    *linear("heads.labels.out", "score"),
-    *linear("heads.span.out", "qa_outputs"),
+    *GENERIC_HEADS,
 ]
 NORMS = [
     same(OURS + "block.attention_norm.weight", THEIRS + "input_layernorm.weight"),
@@ -166,6 +158,7 @@ def read(c: Config) -> list[str]:
 
 
 def write(spec: ModelSpec) -> Config:
+    check_heads(spec)
     s = spec.sizes
     return {
         "model_type": "llama",
@@ -178,8 +171,9 @@ def write(spec: ModelSpec) -> Config:
     }
 
 
-LM = Head(lambda c: {"tokens": part("head", "lm")}, {"logits": "head:tokens"})
-BASE = Head(lambda c: {}, {"last_hidden_state": "hidden"}, prefix="")
+# LlamaForQuestionAnswering and those of Qwen2, Qwen3 and Qwen3-MoE call their base model `transformer`, for old checkpoints;
+# all others of the layout call it `model`, in this class too.
+OLD_SPANS = "transformer."
 
 
 def layout(
@@ -192,20 +186,16 @@ def layout(
     write: Callable[[ModelSpec], Config],
     defaults: Config,
     extra_layers: bool = False,
+    causal: str | None = None,
+    lacks: tuple[str, ...] = (),
+    spans: str | None = None,
 ) -> Entry:
-    """An entry whose tensors are laid out as LLaMA's."""
+    """An entry whose tensors are laid out as LLaMA's. causal, lacks, spans: see `classes`."""
     return Entry(
         model_types=(model_type,),
         families=families,
         rules=[*ENDS, *rules],
-        architectures={
-            f"{name}ForCausalLM": LM,
-            f"{name}ForSequenceClassification": SCORED,
-            f"{name}ForTokenClassification": LABELS,
-            # LlamaForQuestionAnswering calls its base model `transformer`, for old checkpoints.
-            f"{name}ForQuestionAnswering": replace(SPAN, prefix="transformer."),
-            f"{name}Model": BASE,
-        },
+        architectures=classes(name, causal=causal, lacks=lacks, spans=spans),
         prefix="model.",
         # The frequencies: a buffer that transformers saved with the weights until it made it
         # non-persistent; they follow from theta.
@@ -228,5 +218,6 @@ ENTRIES = [
         read=read,
         write=write,
         defaults=DEFAULTS,
+        spans=OLD_SPANS,
     )
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from llmlab.config.spec import ModelSpec
 from llmlab.hub.entry import Config, rope, settings
+from llmlab.hub.families.decoder import SPANS, TOKENS
 from llmlab.hub.families.llama import ATTENTION, FFN, OURS, THEIRS, base, gate, gate_name, layout, sizes, turned
 from llmlab.hub.rules import same
 
@@ -69,6 +70,7 @@ ENTRIES = [
         read=lambda c: _read({**c, "rms_norm_eps": EPS}, "olmo"),
         write=lambda spec: _write(spec, "olmo"),
         defaults=OLMO,
+        lacks=(TOKENS, SPANS),
     ),
     layout(
         "Olmo2",
@@ -78,5 +80,6 @@ ENTRIES = [
         read=lambda c: _read(c, "olmo2"),
         write=lambda spec: _write(spec, "olmo2"),
         defaults=OLMO2,
+        lacks=(TOKENS, SPANS),
     ),
 ]

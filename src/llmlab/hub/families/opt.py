@@ -5,7 +5,7 @@ from __future__ import annotations
 from llmlab.config.spec import ModelSpec
 from llmlab.errors import UserError
 from llmlab.hub.entry import Config, Entry, Head, activation, expect, settings
-from llmlab.hub.families.decoder import HEADS, classes
+from llmlab.hub.families.decoder import HEADS, TOKENS, classes
 from llmlab.hub.families.gpt2 import ACTIVATIONS, act_name
 from llmlab.hub.rules import linear, same
 
@@ -124,7 +124,7 @@ def _plain(name: str, head: Head) -> Head:
     return Head(heads, head.outputs, prefix=head.prefix)
 
 
-CLASSES = classes("OPT")
+CLASSES = classes("OPT", lacks=(TOKENS,))
 ENTRIES = [
     Entry(
         model_types=("opt",),

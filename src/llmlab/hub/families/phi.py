@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from llmlab.config.spec import ModelSpec
 from llmlab.hub.entry import Config, Entry, activation, n_kv_heads, rope, rope_parameters, settings
-from llmlab.hub.families.decoder import HEADS, classes
+from llmlab.hub.families.decoder import GENERIC_HEADS, SPANS, classes
 from llmlab.hub.families.gpt2 import ACTIVATIONS, act_name
 from llmlab.hub.rules import linear, same
 
@@ -24,7 +24,7 @@ RULES = [
     same("heads.tokens.out.weight", "lm_head.weight"),
     # PhiForCausalLM builds lm_head with bias=True; the heads of LLaMA's kin have none.
     same("heads.tokens.bias", "lm_head.bias"),
-    *HEADS,
+    *GENERIC_HEADS,
 ]
 DEFAULTS: Config = {
     "vocab_size": 51200,
@@ -107,7 +107,7 @@ ENTRIES = [
         write=write,
         defaults=DEFAULTS,
         rules=RULES,
-        architectures=classes("Phi", bias=True),
+        architectures=classes("Phi", bias=True, lacks=(SPANS,)),
         prefix="model.",
         ignore=(r"rotary_emb\.inv_freq$",),
         head_key="lm_head.weight",

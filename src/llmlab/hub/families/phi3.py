@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from llmlab.config.spec import ModelSpec
 from llmlab.hub.entry import Config, expect, rope, settings
+from llmlab.hub.families.decoder import SPANS
 from llmlab.hub.families.llama import NORMS, OURS, THEIRS, base, gate, gate_name, layout, sizes, turned
+from llmlab.hub.rope import parameters_of_all
 from llmlab.hub.rules import fused, linear
 from llmlab.hub.windows import read_windows, write_windows
 
@@ -42,7 +44,7 @@ OLD = {"su": "longrope", "yarn": "longrope"}  # names of longrope in the first f
 
 
 def read(c: Config) -> list[str]:
-    parameters: Config = dict(c.get("rope_scaling") or c.get("rope_parameters") or {})
+    parameters = dict(parameters_of_all(c))
     kind = str(parameters.get("rope_type", parameters.get("type", "default")))
     parameters["rope_type"] = OLD.get(kind, kind)
     # As Phi3Config: a share within counts for more than one at the top. Phi-4-mini turns 0.75 of a head.
@@ -85,4 +87,4 @@ def write(spec: ModelSpec) -> Config:
     }
 
 
-ENTRIES = [layout("Phi3", "phi3", ("phi3",), RULES, read=read, write=write, defaults=DEFAULTS)]
+ENTRIES = [layout("Phi3", "phi3", ("phi3",), RULES, read=read, write=write, defaults=DEFAULTS, lacks=(SPANS,))]

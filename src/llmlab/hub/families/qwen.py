@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from llmlab.config.spec import ModelSpec
 from llmlab.hub.entry import Config, rope, settings
-from llmlab.hub.families.llama import ATTENTION, FFN, NORMS, base, gate, gate_name, layout, sizes, turned
+from llmlab.hub.families.llama import ATTENTION, FFN, NORMS, OLD_SPANS, base, gate, gate_name, layout, sizes, turned
 from llmlab.hub.windows import read_windows, write_windows
 
 QWEN2: Config = {
@@ -78,6 +78,7 @@ ENTRIES = [
         read=lambda c: _read(c, "qwen2"),
         write=lambda spec: _write(spec, "qwen2"),
         defaults=QWEN2,
+        spans=OLD_SPANS,
     ),
     layout(
         "Qwen3",
@@ -87,5 +88,6 @@ ENTRIES = [
         read=lambda c: _read(c, "qwen3"),
         write=lambda spec: _write(spec, "qwen3"),
         defaults=QWEN3,
+        spans=OLD_SPANS,
     ),
 ]

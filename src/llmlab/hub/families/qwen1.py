@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from llmlab.config.spec import ModelSpec
 from llmlab.hub.entry import Config, Entry, expect, settings
-from llmlab.hub.families.llama import LM
+from llmlab.hub.families.decoder import LM
 from llmlab.hub.rules import fused, linear, same
 
 OURS, THEIRS = "stacks.main.layers.{i}.", "transformer.h.{i}."

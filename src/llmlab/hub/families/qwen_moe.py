@@ -8,6 +8,7 @@ from llmlab.hub.families.llama import (
     ATTENTION,
     FFN,
     NORMS,
+    OLD_SPANS,
     OURS,
     THEIRS,
     base,
@@ -175,6 +176,7 @@ ENTRIES = [
         read=lambda c: _read(c, "qwen_moe", "head", shared=False),
         write=write_qwen3,
         defaults=QWEN3,
+        spans=OLD_SPANS,
     ),
     layout(
         "Qwen2Moe",

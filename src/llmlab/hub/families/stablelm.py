@@ -6,7 +6,7 @@ import warnings
 
 from llmlab.config.spec import ModelSpec
 from llmlab.hub.entry import Config, Entry, activation, n_kv_heads, rope, rope_parameters, settings
-from llmlab.hub.families.decoder import HEADS, classes
+from llmlab.hub.families.decoder import GENERIC_HEADS, SPANS, classes
 from llmlab.hub.families.llama import ATTENTION, FFN
 from llmlab.hub.rules import Rule, linear, same
 
@@ -34,7 +34,7 @@ RULES: list[Rule] = [
     *FFN,
     *linear("stacks.main.norm", "model.norm"),
     same("heads.tokens.out.weight", "lm_head.weight"),
-    *HEADS,
+    *GENERIC_HEADS,
 ]
 DEFAULTS: Config = {
     "vocab_size": 50304,
@@ -128,7 +128,7 @@ ENTRIES = [
         write=write,
         defaults=DEFAULTS,
         rules=RULES,
-        architectures=classes("StableLm"),
+        architectures=classes("StableLm", lacks=(SPANS,)),
         prefix="model.",
         ignore=(r"rotary_emb\.inv_freq$",),
         head_key="lm_head.weight",

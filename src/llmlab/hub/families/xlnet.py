@@ -10,7 +10,19 @@ from torch import Tensor
 
 from llmlab import attributes
 from llmlab.config.spec import ModelSpec, PartSpec
-from llmlab.hub.entry import LABELS, SPAN, Config, Entry, Head, activation, expect, n_labels, part, settings
+from llmlab.hub.entry import (
+    LABELS,
+    SPAN,
+    Config,
+    Entry,
+    Head,
+    activation,
+    check_heads,
+    expect,
+    n_labels,
+    part,
+    settings,
+)
 from llmlab.hub.outputs import Argument, Loaded, Outputs, tensors
 from llmlab.hub.rules import folded, linear, same
 from llmlab.model.memory import Memory
@@ -94,6 +106,7 @@ def read(c: Config) -> list[str]:
 
 
 def write(spec: ModelSpec) -> Config:
+    check_heads(spec, exactly=True)
     s, parts = spec.sizes, spec.stacks[0].layers[0].parts
     names = {ours: theirs for theirs, ours in ACTIVATIONS.items()}
     position = parts["position"].options
