@@ -132,6 +132,7 @@ def test_typed_options_of_a_cells_part_are_checked():
         (("unused =", "unsued ="), "unsued is no attribute of the slot norm .*did you mean unused"),
         (("= 1.0", "= float"), "the default of power must be a literal"),
         (("tuple[int, ...] | None", "complex"), "the type of the option ends must be int, float"),
+        (("tuple[int, ...] | None", "Literal[()]"), "the option ends has no choices"),
         (("tuple[int, ...] | None", "'Nothing'"), "the type of the option ends can't be read"),
         ((", /, *,", ", /,"), "arguments are positional-only"),
     ],
