@@ -18,7 +18,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 from llmlab.errors import UserError
-from llmlab.files import replace_atomically, sha256
+from llmlab.files import expanded, replace_atomically, sha256
 from llmlab.json_files import read_json
 from llmlab.ranks import rank_zero_info
 
@@ -52,7 +52,7 @@ class _Checked(TypedDict):
 
 def root() -> Path:
     """$LLMLAB_CACHE, else ~/.cache/llmlab."""
-    return Path(os.environ.get("LLMLAB_CACHE") or "~/.cache/llmlab").expanduser()
+    return expanded(os.environ.get("LLMLAB_CACHE") or "~/.cache/llmlab")
 
 
 def digest(value: object) -> str:

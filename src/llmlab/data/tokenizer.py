@@ -19,6 +19,7 @@ from llmlab.data import encoding, tokenizer_limits
 from llmlab.data import special as special_tokens
 from llmlab.data.special import ADDED, CONFIG, MAP
 from llmlab.errors import UserError
+from llmlab.files import expanded
 from llmlab.json_files import read_json, read_text
 from llmlab.ranks import rank_zero_info
 
@@ -307,7 +308,7 @@ def from_file(path: str | None, special: Sequence[str], table: int | None = None
 
     if not path:
         raise UserError("tokenizer.path: tokenizer=file needs a tokenizer.json: tokenizer.path=FILE")
-    file = Path(path).expanduser()
+    file = expanded(path)
     if file.is_dir():
         file = file / "tokenizer.json"
     if not file.is_file():
@@ -340,7 +341,7 @@ def ends_nothing(cfg: Config) -> bool:
     """True for the tokenizer of a run on one document, which has no token that ends one: none is added to it."""
     if cfg.kind != "file" or not cfg.path:
         return False
-    file = Path(cfg.path).expanduser()
+    file = expanded(cfg.path)
     about = (file if file.is_dir() else file.parent) / SPECIAL
     return about.exists() and "eos" not in read_json(about, About)["special"]
 
