@@ -275,7 +275,7 @@ def _bpe(texts: Sequence[str], vocab_size: int, special: Sequence[str]) -> Token
             yield text
 
     inner.train_from_iterator(stretches(), trainer)
-    made = Tokenizer(inner, {name: _add(inner, f"<|{name}|>") for name in special}, "bpe")
+    made = Tokenizer(inner, {name: special_tokens.add(inner, f"<|{name}|>") for name in special}, "bpe")
     if long:
         made.notes.append(
             f"the text has words of more than {encoding.WORD:,} characters: the tokenizer was learnt from them in parts, for "
@@ -296,7 +296,7 @@ def char_tokenizer(texts: Iterable[str], special: Sequence[str]) -> Tokenizer:
     inner = Inner(models.BPE({c: i for i, c in enumerate(sorted(characters))}, []))
     # A tokenizer without a decoder joins its tokens with spaces (tokenizers 0.23).
     inner.decoder = decoders.Fuse()
-    return Tokenizer(inner, {name: _add(inner, f"<|{name}|>") for name in special}, "char")
+    return Tokenizer(inner, {name: special_tokens.add(inner, f"<|{name}|>") for name in special}, "char")
 
 
 def from_file(path: str | None, special: Sequence[str], table: int | None = None) -> Tokenizer:
@@ -331,7 +331,7 @@ def from_file(path: str | None, special: Sequence[str], table: int | None = None
             if name == "eos":
                 how = "is added" if inner.token_to_id(token) is None else "is taken"
                 rank_zero_info(f"{file.parent}: nothing there names the eos token of the tokenizer; {token} {how}")
-        ids[name] = _add(inner, token)
+        ids[name] = special_tokens.add(inner, token)
     found = Tokenizer(inner, ids, known.kind if known else "file")
     found.beside = beside
     return found
@@ -366,13 +366,6 @@ def _beside(folder: Path) -> dict[str, str]:
     for name in BESIDE:
         with suppress(FileNotFoundError):
             found[name] = read_text(folder / name)
-    return found
-
-
-def _add(inner: tokenizers.Tokenizer, token: str) -> int:
-    inner.add_special_tokens([token])  # one that is there keeps its id
-    found = inner.token_to_id(token)
-    assert found is not None
     return found
 
 
