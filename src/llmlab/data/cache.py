@@ -218,7 +218,7 @@ def _clear(folder: Path) -> None:
         with suppress(OSError):  # it is held, or this file system has no locks
             # Opening and closing a lock file of our own would let go of the lock.
             if lock not in _held:
-                with lock.open("a") as f:
+                with lock.open("a", encoding="utf-8") as f:
                     fcntl.lockf(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     shutil.rmtree(old, ignore_errors=True)
 
@@ -232,7 +232,7 @@ def _beside(path: Path) -> Path:
 def _lock(path: Path) -> Iterator[None]:
     """Held by one process at a time, and let go by the kernel when it dies."""
     # An exclusive lock needs a descriptor that is open for writing (EBADF otherwise).
-    with path.open("w") as f:
+    with path.open("w", encoding="utf-8") as f:
         try:
             fcntl.lockf(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

@@ -204,7 +204,7 @@ class Tokenizer:
         """Writes tokenizer.json, as Hugging Face reads it, special.json, and what was beside. Returns the files' names."""
         # Not inner.save(): of a full disk it raises a bare Exception.
         (folder / "tokenizer.json").write_text(self.inner.to_str(pretty=True), encoding="utf-8")
-        (folder / SPECIAL).write_text(json.dumps({"kind": self.kind, "special": self.special}) + "\n")
+        (folder / SPECIAL).write_text(json.dumps({"kind": self.kind, "special": self.special}) + "\n", encoding="utf-8")
         for name, content in self.beside.items():
             (folder / name).write_text(content, encoding="utf-8")
         return ["tokenizer.json", SPECIAL, *self.beside]
