@@ -50,7 +50,7 @@ def problems_and_spec(
         return lines, None
     lines = [
         *limits.problems(cfg),
-        *heads.problems(composed, companion),
+        *heads.problems(composed, companion, strict and not cfg.resume),
         *_batch(cfg),
         *_budget(cfg),
         *_run(cfg),
