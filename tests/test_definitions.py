@@ -132,6 +132,7 @@ def test_typed_options_of_a_cells_part_are_checked():
         (("unused =", "unsued ="), "unsued is no attribute of the slot norm .*did you mean unused"),
         (("= 1.0", "= float"), "the default of power must be a literal"),
         (("tuple[int, ...] | None", "complex"), "the type of the option ends must be int, float"),
+        (("tuple[int, ...] | None", "Literal[()]"), "the option ends has no choices"),
         (("tuple[int, ...] | None", "'Nothing'"), "the type of the option ends can't be read"),
         ((", /, *,", ", /,"), "arguments are positional-only"),
     ],
@@ -186,6 +187,20 @@ def test_other_processes_are_said_not_to_see_it():
 
     with pytest.raises(UserError, match=r"norm=mine is defined in this process alone"):
         grid.check_points([["norm=mine", "seed=1"], ["norm=rmsnorm", "seed=1"]], ["norm", "seed"], [])
+
+
+def test_other_processes_do_not_see_it_however_their_number_is_found(tmp_path, monkeypatch):
+    """trainer.devices=auto is all GPUs there are."""
+    from llmlab.training.run import train
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    cell(CELL.format(future="", default=1.0))
+    for devices in ("auto", "-1"):
+        composed = compose(["norm=mine", "strategy=ddp", f"trainer.devices={devices}"])
+        with pytest.raises(UserError, match=r"norm=mine is defined in this process alone .*LLMLAB_PLUGINS") as e:
+            train(composed, tmp_path / "run")
+        assert "\n" not in str(e.value) and not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow  # a process that imports torch

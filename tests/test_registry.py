@@ -100,6 +100,7 @@ def test_broken_files_break_no_others(tmp_path):
     assert "norm=rmsnorm is registered already, at " in good.stderr
     twice = run(["-m", "llmlab", "train", "norm=rmsnorm"], tmp_path, **env)
     assert twice.returncode == 1
+    assert twice.stderr.count("again.py") == 1 and twice.stderr.count("\n") == 3
     assert re.search(r"error: norm=rmsnorm is registered twice, at .*rmsnorm.py:\d+ and at .*again.py:", twice.stderr)
     absent = run(["-m", "llmlab", "train"], tmp_path, LLMLAB_PLUGINS="pack, no_such_module")
     assert absent.returncode == 1
@@ -109,6 +110,7 @@ def test_broken_files_break_no_others(tmp_path):
     chosen = run(["-m", "llmlab", "train", "norm=broken"], tmp_path, **env)
     assert chosen.returncode == 1
     assert "error: norm=broken can't be read: " in chosen.stderr
+    assert chosen.stderr.count("broken.py") == 1 and chosen.stderr.count("\n") == 3
     code = "import llmlab\ntry: llmlab.build(['norm=unimportable'])\nexcept ValueError as e: print(e)"
     assert "norm=unimportable: " in run(code, tmp_path, **env).stdout
 

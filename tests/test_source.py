@@ -145,6 +145,17 @@ def test_help_of_an_option_is_a_line_of_the_docstring_annotated_or_a_comment(tmp
             "class P:\n    def __init__(self, *, x: list[Literal['a']] = ['a']): ...",
             "Literal can't be inside of a list",
         ),
+        ("class P:\n    def __init__(self, *, x: dict[int, int] = {[1]: 2}): ...", "default of x must be a literal"),
+        (
+            "class P:\n    def __init__(self, *, x: Literal[{{}}] = 2): ...",
+            "a choice must be a literal, .*unhashable type",
+        ),
+        ("class P:\n    def __init__(self, *, x: Literal[()] = 2): ...", "the option x has no choices"),
+        ("class P:\n    def __init__(self, *, x: 'int |' = 2): ...", "type of the option x can't be read: 'int |'"),
+        ("class P:\n    def __init__(self, *, x: A = 2): ...\nA = 'A'", "must be int, float"),
+        ("class P:\n    small = {[1]: 2}", "small must be a literal, but is .*: 2} .unhashable type: 'list'"),
+        (f"class P:\n    small = {'-' * 2000}1", "small must be a literal, but is nested too deeply"),
+        (f"class P:\n    x = {'+'.join('1' * 20000)}", "an expression is nested too deeply"),
     ],
 )
 def test_what_cannot_be_read_is_named_by_file_and_line(tmp_path, text, message):
@@ -156,6 +167,16 @@ def test_what_cannot_be_read_is_named_by_file_and_line(tmp_path, text, message):
 def test_what_takes_no_options_may_be_a_base(tmp_path, base):
     text = "from torch import nn\nfrom llmlab.slots import Position\nfrom typing import Protocol\nclass Own: ...\n"
     assert read(tmp_path, f"{text}@register('norm', 'p')\nclass P({base}): ...")[0].options == {}
+
+
+def test_a_class_may_extend_an_imported_one_of_its_own_name(tmp_path):
+    text = "from torch.nn import RMSNorm\n\n@register('norm', 'p')\nclass RMSNorm(RMSNorm):\n    estimates = True"
+    assert read(tmp_path, text)[0].attrs == {"estimates": True}
+
+
+def test_a_public_attribute_that_is_no_literal_is_left_alone(tmp_path):
+    text = "@register('norm', 'p')\nclass P:\n    table = {[1]: 2}\n    made = dict()"
+    assert read(tmp_path, text)[0].attrs == {}
 
 
 def test_bad_registrations(tmp_path):

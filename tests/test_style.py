@@ -76,6 +76,32 @@ def test_parameters_have_types():
     assert share <= ANY, f"{share:.1f} % of parameters are Any or have no type:\n{offenders}"
 
 
+def opens_text(call):
+    """True for open(), read_text() and write_text() unless the mode is one of bytes. os.open, Records.open are no files."""
+    function = call.func
+    name = getattr(function, "id", getattr(function, "attr", ""))
+    if name in ("read_text", "write_text"):
+        return isinstance(function, ast.Attribute)
+    # Of paths and the builtin the mode is a text beside the path, or the first.
+    modes = [a.value for a in call.args[:2] if isinstance(a, ast.Constant) and isinstance(a.value, str)]
+    modes += [k.value.value for k in call.keywords if k.arg == "mode" and isinstance(k.value, ast.Constant)]
+    if any(k.arg in ("text", "universal_newlines") for k in call.keywords):  # a pipe of subprocess
+        return name in ("run", "Popen", "check_output")
+    builtin = isinstance(function, ast.Name) or bool(modes) or not call.args
+    return name == "open" and builtin and not any("b" in mode for mode in modes if set(mode) <= set("rwxab+t"))
+
+
+def test_text_files_are_opened_as_utf_8():
+    """What is written on one machine is read on another, whose locale may be of another encoding."""
+    wrong = [
+        f"{name}:{node.lineno}: {ast.unparse(node)}"
+        for name, (_, tree) in trees().items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and opens_text(node) and not any(k.arg == "encoding" for k in node.keywords)
+    ]
+    assert not wrong, "without an encoding:\n" + "\n".join(wrong)
+
+
 @pytest.mark.parametrize("folder", ["src", "plugins", "tests"])
 def test_files_are_not_long(folder):
     lengths = {f: len(f.read_text(encoding="utf-8").splitlines()) for f in (ROOT / folder).rglob("*.py")}

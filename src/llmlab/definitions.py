@@ -114,6 +114,8 @@ def _type(hint: Any, name: str) -> tuple[Any, tuple[Any, ...]]:
         kind: Any = Union[tuple(k for k, _ in several)]
         return (Optional[kind] if type(None) in inner else kind), choices
     if origin is Literal:
+        if not inner:
+            raise _Wrong(f"the option {name} has no choices")
         if len({type(v) for v in inner}) > 1:
             raise _Wrong(f"the choices of the option {name} must be of one type")
         return type(inner[0]), inner

@@ -1,4 +1,4 @@
-"""Writing small files so that a reader sees the old content or the new, never half of it."""
+"""Paths as they are typed; and writing small files so that a reader sees the old content or the new, never half of it."""
 
 from __future__ import annotations
 
@@ -90,9 +90,22 @@ def sweep(folder: Path, but: tuple[str, ...] = ()) -> None:
                 path.unlink()
 
 
+def expanded(path: str | Path) -> Path:
+    """The path with ~ or ~USER in front replaced by that home; as it was typed where there is no such user, as in a shell."""
+    # Not Path.expanduser, which raises RuntimeError for a user that is not there.
+    return Path(os.path.expanduser(path))
+
+
 def absolute(path: str | Path) -> str:
-    """The path as it is meant from this folder, ~ replaced by the home; `..` and links stay as they were typed."""
-    return os.path.abspath(Path(path).expanduser())
+    """The path as it is meant from this folder, expanded. Links stay as they were typed, and so does a `..` behind one."""
+    typed = os.path.join(os.getcwd(), expanded(path))
+    plain = os.path.abspath(typed)
+    try:
+        # abspath strikes out `link/..`, but for open() that is the folder above the one that the link leads to.
+        same = os.path.realpath(plain) == os.path.realpath(typed)
+    except ValueError:  # a NUL in a name
+        same = True
+    return plain if same else typed
 
 
 def sha256(path: Path) -> str:

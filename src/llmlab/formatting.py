@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 
@@ -30,9 +31,12 @@ def markdown_table(
 
 
 def escaped(words: str) -> str:
-    """Names have underscores and stars, which would mark them as emphasis in Markdown."""
-    # The backslash first, or those that are put in would be doubled.
-    return words.replace("\\", "\\\\").replace("_", "\\_").replace("*", "\\*").replace("<", "&lt;")
+    """Text as it stands, in Markdown: names have underscores and stars, which would mark them as emphasis.
+
+    Not so backquotes, between which a text may have code.
+    """
+    # $ begins a formula on GitHub, and ~~ strikes out.
+    return re.sub(r"[\\_*\[\]~$]", r"\\\g<0>", words.replace("&", "&amp;").replace("<", "&lt;"))
 
 
 def cell(words: str) -> str:

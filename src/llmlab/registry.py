@@ -13,7 +13,7 @@ import importlib.util
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -118,6 +118,21 @@ def _add(cls: type, slot: str, name: str, defaults: dict[str, Any], file: str, l
 def problems() -> list[str]:
     """One line for each plugin file that can't be read; its parts are left out."""
     return _scan().problems
+
+
+def problems_of(words: Iterable[str]) -> dict[str, str]:
+    """Those of the problems that are of parts which overrides choose, each with what an error says of it."""
+    found, texts = _scan(), {}
+    for word in words:
+        key, _, value = word.lstrip("+").partition("=")
+        # head@heads.tokens=NAME, heads.tokens=NAME.
+        slot = re.split("[@.]", key)[0].replace("heads", "head")
+        for part in ((slot, name) for name in re.findall(r"\w+", value)):
+            if part in found.broken:
+                texts[found.broken[part]] = found.broken[part]
+            if part in found.twice:
+                texts[found.twice[part].rpartition(" at ")[2]] = f"{slot}={part[1]} is registered twice"
+    return {p: said for p in found.problems for begin, said in texts.items() if p.startswith(begin)}
 
 
 def broken(slot: str, name: str) -> str | None:

@@ -110,6 +110,9 @@ def parts_of_file(path: Path, module: str) -> list[Entry]:
         tree = ast.parse(text)
     except SyntaxError as e:
         raise SourceError(f"{path}:{e.lineno or 1}: {e.msg}") from None
+    # Of an expression of some thousand levels; Python could not compile such a file either.
+    except (RecursionError, MemoryError):
+        raise SourceError(f"{path}:1: an expression is nested too deeply") from None
     file = _File(path, tree, text.splitlines())
     return [entry for node in tree.body if isinstance(node, ast.ClassDef) for entry in file.entries(node, module)]
 
@@ -168,11 +171,16 @@ class _File:
 
     def bases(self, node: ast.ClassDef) -> list[ast.ClassDef]:
         """The class and its bases in the same file, nearest first."""
-        line = [node]
-        for base in node.bases:
-            if isinstance(base, ast.Name) and base.id in self.classes:
-                line += [c for c in self.bases(self.classes[base.id]) if c not in line]
+        line: list[ast.ClassDef] = []
+        self._collect(node, line)
         return line
+
+    def _collect(self, node: ast.ClassDef, line: list[ast.ClassDef]) -> None:
+        line.append(node)
+        for base in node.bases:
+            # Not one that is in already: `class RMSNorm(RMSNorm)` may extend what was imported under that name.
+            if isinstance(base, ast.Name) and base.id in self.classes and self.classes[base.id] not in line:
+                self._collect(self.classes[base.id], line)
 
     def options(self, node: ast.ClassDef) -> dict[str, Option]:
         doc = "\n".join(ast.get_docstring(c) or "" for c in self.bases(node))
@@ -224,7 +232,11 @@ class _File:
         # `Annotated` may come with its module in front.
         if isinstance(annotation, ast.Subscript) and ast.unparse(annotation.value).endswith("Annotated"):
             annotation, said = self.annotated(annotation)
-        kind, choices = self.type(annotation, name)
+        try:
+            kind, choices = self.type(annotation, name)
+        # A name that stands for itself, `Kind = "Kind"`.
+        except RecursionError:
+            raise self.error(node, not_a_type(name, _spelled(annotation))) from None
         value = REQUIRED if default is None else self.literal(default, f"the default of {name}")
         spelled = ast.unparse(annotation)
         as_tuple = spelled.startswith("tuple")
@@ -252,11 +264,10 @@ class _File:
             if declared is not None and not declared.literal:
                 continue
             try:
-                # ValueError for anything but literals, among them calls and names.
-                found[name] = ast.literal_eval(value)
-            except ValueError:
+                found[name] = self.literal(value, name, item)
+            except SourceError:
                 if declared is not None:
-                    raise self.error(item, f"{name} must be a literal, but is {ast.unparse(value)}") from None
+                    raise
                 found.pop(name, None)
                 continue
             if known and (wrong := attributes.problem(slot, name, found[name], options)):
@@ -278,18 +289,28 @@ class _File:
                     if isinstance(target, ast.Name) and value is not None and not target.id.startswith("_"):
                         yield item, target.id, value
 
-    def literal(self, node: ast.expr, what: str) -> Any:
+    def literal(self, node: ast.expr, what: str, at: ast.AST | None = None) -> Any:
+        """The value of a literal. SourceError, at the line of `at` if that is another, for anything else."""
         try:
             return ast.literal_eval(node)
+        # Calls, names and sums of numbers.
         except ValueError:
-            raise self.error(node, f"{what} must be a literal, but is {ast.unparse(node)}") from None
+            reason = ""
+        # Keys of a dict or members of a set that can't be hashed; and what a deeply nested literal comes to.
+        except (TypeError, SyntaxError, MemoryError, RecursionError) as e:
+            reason = f" ({e})"
+        raise self.error(at or node, f"{what} must be a literal, but is {_spelled(node)}{reason}")
 
     def type(self, node: ast.expr, name: str) -> tuple[Any, tuple[Any, ...]]:
         """Annotation -> (a type that OmegaConf checks, the choices of a Literal)."""
         match node:
             # An annotation in quotes.
             case ast.Constant(value=str(text)):
-                return self.type(ast.parse(text, mode="eval").body, name)
+                try:
+                    inside = ast.parse(text, mode="eval").body
+                except SyntaxError as e:
+                    raise self.error(node, f"the type of the option {name} can't be read: {text!r}: {e.msg}") from None
+                return self.type(inside, name)
             case ast.Name(id=n) if n in SCALARS:
                 return SCALARS[n], ()
             case ast.Name(id=n) if n in self.names:
@@ -306,6 +327,8 @@ class _File:
                 values = tuple(
                     self.literal(e, "a choice") for e in (inner.elts if isinstance(inner, ast.Tuple) else [inner])
                 )
+                if not values:
+                    raise self.error(node, f"the option {name} has no choices")
                 if len({type(v) for v in values}) > 1:
                     raise self.error(node, f"the choices of the option {name} must be of one type")
                 # OmegaConf 2.3 knows no Literal: it checks the type, `llmlab.config.strays` the choices.
@@ -328,6 +351,13 @@ class _File:
         if choices:
             raise self.error(node, f"the option {name}: Literal can't be inside of a list, tuple or dict")
         return kind
+
+
+def _spelled(node: ast.expr) -> str:
+    try:
+        return ast.unparse(node)
+    except RecursionError:
+        return "nested too deeply"
 
 
 def _called(node: ast.expr) -> str:

@@ -193,6 +193,24 @@ def test_a_slope_tells_a_gradient_that_is_too_small(family, factor):
             gradcheck.slope(subject)
 
 
+def test_a_slope_tells_two_wrong_gradients_that_cancel():
+    """Of parameters of one shape: each moves in a direction of its own."""
+    subject = Subject(cases.family_case("llama3"))
+    real = gradcheck.parameter_gradients
+    one, other, *_ = (path for path, _, role in parameters(subject.model) if role == "q")
+
+    def wrong(model, loss):
+        found = dict(real(model, loss))
+        found[one], found[other] = 2 * found[one], found[other] - found[one]
+        return found
+
+    with (
+        mock.patch.object(gradcheck, "parameter_gradients", wrong),
+        pytest.raises(CheckFailed, match="of the role q "),
+    ):
+        gradcheck.slope(subject)
+
+
 def test_a_loss_without_a_slope_is_not_called_right_or_wrong():
     subject = Subject(cases.family_case("llama3"))
     forward = RMSNorm.forward

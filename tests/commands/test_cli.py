@@ -106,3 +106,45 @@ def test_lines_are_cut_where_the_reader_stops():
     shell = f"{sys.executable} -m llmlab parts | head -1"
     done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, env=os.environ)
     assert (done.stdout, done.stderr) == ("attention\n", "")
+
+
+BROKEN = '''
+from llmlab.registry import register
+
+@register("norm", "{name}")
+class Broken:
+    """Nothing (Nobody 2026)."""
+    {line}
+'''
+
+
+def test_a_part_that_cannot_be_read_is_named_once(tmp_path, monkeypatch, capsys):
+    """By the error where it is chosen, else by a warning."""
+    (tmp_path / "misspelt_parts.py").write_text(BROKEN.format(name="misspelt", line='topologys = ("a",)'))
+    (tmp_path / "unhashable_parts.py").write_text(BROKEN.format(name="unhashable", line="small = {[1]: 2}"))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("LLMLAB_PLUGINS", "misspelt_parts,unhashable_parts")
+    misspelt = f"{tmp_path}/misspelt_parts.py:7: topologys is no attribute of the slot norm"
+    unhashable = (
+        f"{tmp_path}/unhashable_parts.py:7: small must be a literal, but is {{[1]: 2}} (unhashable type: 'list')"
+    )
+
+    def lines(*argv):
+        code = cli.run(list(argv))
+        return code, capsys.readouterr().err.splitlines()
+
+    code, said = lines("parts", "norm")
+    assert (code, [s.split(" (a part's")[0] for s in said]) == (
+        0,
+        [f"warning: {misspelt}", f"warning: {unhashable}; its parts are left out"],
+    )
+    code, said = lines("train", "norm=misspelt")
+    assert (code, [s.split(" (a part's")[0] for s in said]) == (
+        1,
+        [f"warning: {unhashable}; its parts are left out", f"error: norm=misspelt can't be read: {misspelt}"],
+    )
+    code, said = lines("train", "norm=unhashable", "norm=misspelt")
+    assert code == 1 and "".join(said).count(unhashable) == "".join(said).count(misspelt) == 1
+    # No error says the same: the warning comes late, but it comes.
+    code, said = lines("parts", "norm=misspelt")
+    assert code == 1 and "".join(said).count(misspelt) == 1

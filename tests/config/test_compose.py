@@ -207,6 +207,18 @@ def test_a_head_is_typed_for_the_one_role_or_by_the_roles_name(tmp_path):
     assert compose(["model=gpt2", "head=lm_bias"]).cfg.heads.tokens.bias
 
 
+def test_a_head_that_the_family_has_and_nothing_trains_is_a_note():
+    words = ["model=bert", "objective=classification"]
+    said = (
+        "heads.tokens=mlm is what model=bert has, and changes nothing: objective=classification trains no such head; "
+    )
+    composed = compose([*words, "heads.tokens=mlm"])
+    assert traits.notes(composed, composed.spec)[0] == f"{said}it has heads.classes=NAME"
+    for same in ([*words], ["model=bert", "heads.tokens=mlm"]):
+        composed = compose(same)
+        assert not [n for n in traits.notes(composed, composed.spec) if n.startswith("heads.")]
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -215,6 +227,14 @@ def test_a_head_is_typed_for_the_one_role_or_by_the_roles_name(tmp_path):
             "objective=mlm asks for those of the vocabulary; choose lm or mlm; objective=classification",
         ),
         (["model=bert", "heads.classes=pooled"], "objective=mlm trains no such head; it has heads.tokens=NAME"),
+        (
+            ["model=bert", "heads.pair.act=relu"],
+            "heads.pair.act: objective=mlm trains no such head; it has heads.tokens=",
+        ),
+        (
+            ["model=bert", "objective=classification", "heads.tokens=mlm", "heads.tokens.act=relu"],
+            "heads.tokens.act: objective=classification trains no such head; it has heads.classes=NAME",
+        ),
         (
             ["objective=classification", "mask=causal"],
             "heads.classes=pooled reads the first token .*; set heads.classes.pool=last",

@@ -170,3 +170,39 @@ def test_what_is_wrong_is_a_line_that_names_the_file(name, content, said, tmp_pa
         from_file(str(tmp_path), ("eos",))
     line = str(e.value)
     assert "\n" not in line and name in line and str(tmp_path) in line and said in line
+
+
+def models_of(vocabulary):
+    from tokenizers import Tokenizer, models
+
+    first = next(iter(vocabulary))
+    yield Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    yield Tokenizer(models.WordPiece(vocab=vocabulary, unk_token=first))
+    yield Tokenizer(models.WordLevel(vocab=vocabulary, unk_token=first))
+    yield Tokenizer(models.Unigram([(token, 0.0) for token in vocabulary], unk_id=0))  # ids by place: no gaps
+
+
+@pytest.mark.parametrize("vocabulary", [{"a": 0, "b": 1}, {"a": 0, "b": 7}, {"a": 3, "b": 9}, {"a": 0, "b": 2, "c": 8}])
+@pytest.mark.parametrize("there", [(), ("<p>",), ("b", "<p>")])
+def test_what_is_left_out_is_what_the_library_would_number_beyond_the_table(vocabulary, there):
+    """Also where the ids have gaps: of a model's tokens the library goes by their number, of added ones by their ids."""
+    names = ["<x>", "b", "<y>", "", "<z>"]
+    for table in range(12):
+        for all_of_them, ours in zip(models_of(vocabulary), models_of(vocabulary), strict=True):
+            for inner in (all_of_them, ours):
+                inner.add_tokens(list(there))
+            all_of_them.add_special_tokens(names)
+            ids = {t: all_of_them.token_to_id(t) for t in names if t}
+            left_out = special.Special(more=tuple({"content": t} for t in names)).apply(ours, table)
+            assert left_out == [t for t in ("<x>", "<y>", "<z>") if ids[t] >= table]
+            assert all(ours.token_to_id(t) == i for t, i in ids.items() if t not in left_out)
+
+
+def test_a_new_token_that_would_get_the_id_of_another_is_refused():
+    for inner in models_of({"a": 1, "b": 2}):
+        if inner.token_to_id("a") == 1:
+            with pytest.raises(UserError, match=r"a new token, <e>, would get the id 2, which b has"):
+                special.add(inner, "<e>")
+            assert special.add(inner, "b") == 2
+        else:
+            assert special.add(inner, "<e>") == 2

@@ -66,21 +66,26 @@ class Page(HTMLParser):
     def __init__(self, text):
         super().__init__()
         self.ids, self.links, self.open, self.loads = [], [], [], []
+        self.texts, self.labels = [], []
         self.feed(text)
 
     def handle_starttag(self, tag, attrs):
         attrs = dict(attrs)
         self.ids += [attrs["id"]] if "id" in attrs else []
         self.links += [attrs["href"]] if tag == "a" else []
+        self.labels += [attrs["aria-label"]] if "aria-label" in attrs else []
         self.loads += [attrs[k] for k in ("src", "srcset") if k in attrs] + (
             [tag] if tag in ("script", "link", "img") else []
         )
-        if tag not in ("meta", "br"):
+        if tag not in ("meta", "br", "img"):
             self.open.append(tag)
 
     def handle_startendtag(self, tag, attrs):
         self.handle_starttag(tag, attrs)
         self.open.pop()
+
+    def handle_data(self, data):
+        self.texts.append(data.strip())
 
     def handle_endtag(self, tag):
         assert self.open.pop() == tag
@@ -137,13 +142,31 @@ def test_terminal(swept, built, width, monkeypatch, capsys):
     assert ("memory" in names) == (width == 200)
 
 
+# The first is the baseline, whose name is in the titles of figures.
+NAMES = (r'C:\1 "b" id="c" $d$ <e>|*', r"x&y", r"C:\data", "#0072b2", "[a](b) ~~c~~ $d$ e_f_g", "&lt;")
+FOLDERS = ("a|b (1)", "c&d", "[e](f)", "run", "g", "h")
+
+
 def test_names_can_hold_anything(runs, tmp_path, capsys):
-    runs.make(tmp_path / "a|b (1)", 2.0, overrides=("init_from=<b>|*",), changes={"init_from": "<b>|*"})
-    runs.make(tmp_path / "c&d", 2.1, overrides=("init_from=x&y",), changes={"init_from": "x&y"})
-    write([tmp_path], out=tmp_path / "out")
-    page = Page((tmp_path / "out" / "report.html").read_text())
-    assert page.open == [] and page.links == ["../a%7Cb%20%281%29", "../c%26d"]
-    assert "init\\_from=&lt;b>\\|\\*" in (tmp_path / "out" / "report.md").read_text()
+    """In titles, labels, hover titles, cells, links and sentences."""
+    from markdown_it import MarkdownIt
+
+    for i, (name, folder) in enumerate(zip(NAMES, FOLDERS, strict=True)):
+        typed = {"overrides": (f"init_from={name}",), "changes": {"init_from": name}}
+        runs.make(tmp_path / folder, 2.0 + i / 9, rows=3, **typed)
+    write([tmp_path], out=tmp_path / "out", baseline=f"init_from={NAMES[0]}", show=False)
+    page = Page((tmp_path / "out" / "report.html").read_text(encoding="utf-8"))
+    assert page.open == [] and len(page.ids) == len(set(page.ids))
+    links = [f"../{name}" for name in ("%5Be%5D%28f%29", "a%7Cb%20%281%29", "c%26d", "g", "h", "run")]
+    assert page.links == links
+    assert f"Difference in validation loss to init_from={NAMES[0]}" in page.labels
+    assert {f"init_from={n}" for n in NAMES} <= set(page.texts)  # legend, labels and hover titles
+    text = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
+    shown = Page(MarkdownIt("js-default").render(text))
+    assert shown.open == [] and shown.links == links
+    assert {f"init_from={n}" for n in NAMES[1:]} | set(FOLDERS) <= set(shown.texts)
+    assert any(f"against init_from={NAMES[0]}, on" in t for t in shown.texts)
+    assert not re.search(r"(?<!\\)[$]", text.split("```")[0]), "a formula on GitHub"
     capsys.readouterr()
 
 

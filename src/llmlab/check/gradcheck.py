@@ -48,8 +48,10 @@ def slope(subject: Subject) -> None:
     exact_loss = loss_function(subject, exact)
     with in_float64(), torch.no_grad():
         probe = _LossProbe(exact, exact_loss)
+        # One for all: parameters of equal shape must not move alike, or two wrong gradients could cancel.
+        chance = generator(3)
         for role_name, own in by_role.items():
-            directions = [torch.randn(p.shape, generator=generator(3)) for p, _ in own]
+            directions = [torch.randn(p.shape, generator=chance) for p, _ in own]
             want = sum(float((g * d).sum()) for (_, g), d in zip(own, directions, strict=True))
             # Of the gradient's norm too: a slope along a random direction may be near 0 while the gradient is large.
             tolerance = ABSOLUTE_ERROR + RELATIVE_ERROR * (

@@ -55,7 +55,7 @@ def recorded_subject(subject: Subject, more: Sequence[str]) -> Subject:
 @cache
 def recorded() -> dict[str, Any]:
     """The contents of reference.json."""
-    return json.loads(FILE.read_text())
+    return json.loads(FILE.read_text(encoding="utf-8"))
 
 
 @torch.no_grad()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import gc
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib import import_module
 
 from llmlab.commands.table import COMMANDS
@@ -37,8 +37,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def run(argv: list[str]) -> int:
     """The exit code of `llmlab *argv`; errors are printed."""
+    held: dict[str, str] = {}
     try:
-        return _dispatch(argv) or 0
+        return _dispatch(argv, held) or 0
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         # As shells report a program that SIGINT ended, 128 + 2; 141 below is 128 + 13, SIGPIPE.
@@ -50,12 +51,15 @@ def run(argv: list[str]) -> int:
     except Exception as e:
         if os.environ.get("LLMLAB_DEBUG", "0") not in ("", "0"):
             raise
+        held = {problem: said for problem, said in held.items() if said not in str(e)}
         for line in _lines(e):
             print(f"error: {line}", file=sys.stderr)
         return 1
+    finally:
+        _print_warnings(held)
 
 
-def _dispatch(argv: list[str]) -> int | None:
+def _dispatch(argv: list[str], held: dict[str, str]) -> int | None:
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(usage())
         return 0
@@ -72,7 +76,7 @@ def _dispatch(argv: list[str]) -> int | None:
 
         hint = f"; for a run, llmlab train {name} ..." if "=" in name else ""
         raise UserError(f"{name}: there is no such command; {near(name, COMMANDS)}{hint}")
-    _warn(name)
+    _warn(name, rest, held)
     module, _, function = COMMANDS[name].home.partition(":")
     # Only the command's own module is imported; all of them take half a second.
     return getattr(import_module(module), function)(rest)
@@ -83,15 +87,23 @@ def usage() -> str:
     return f"llmlab COMMAND ...: experiments with language models made of interchangeable parts\n\n{commands}\n\n{EXAMPLES}"
 
 
-def _warn(command: str) -> None:
-    """Plugin files that can't be read, said once, by the first process of a run."""
+def _warn(command: str, words: Sequence[str], held: dict[str, str]) -> None:
+    """Plugin files that can't be read, said once, by the first process of a run.
+
+    held: takes the warnings about parts that are typed, with what an error says of them, as the command is to end with one.
+    """
     if is_first():
         from llmlab import registry
 
         # What composes a config ends with an error for parts that are missing, so that a warning would say it twice.
         absent = registry.missing() if command in ("parts", "new") else []
-        for problem in [*registry.problems(), *absent]:
-            print(f"warning: {problem}", file=sys.stderr)
+        held |= registry.problems_of(words)
+        _print_warnings(p for p in (*registry.problems(), *absent) if p not in held)
+
+
+def _print_warnings(problems: Iterable[str]) -> None:
+    for problem in problems:
+        print(f"warning: {problem}", file=sys.stderr)
 
 
 def _short(line: str, most: int = 700) -> str:

@@ -8,12 +8,12 @@ import re
 import sys
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmlab.commands.arguments import either, parse
 from llmlab.commands.swap import split, swapped
 from llmlab.errors import UserError
+from llmlab.files import expanded
 from llmlab.json_files import json_lines, parse_json
 
 if TYPE_CHECKING:
@@ -174,7 +174,7 @@ def _prompt(given: str | None) -> str:
 def read_prompts(path: str) -> list[str]:
     """One prompt a line of a .txt file (blank lines are none), or "prompt" of each object of a .jsonl file."""
     # sh leaves the ~ of prompts=~/file as it is, inside of a word; bash alone takes that for an assignment.
-    file = Path(path).expanduser()
+    file = expanded(path)
     try:
         # Some editors on Windows begin UTF-8 files with a byte order mark, which "utf-8" keeps as a character.
         text = file.read_bytes().decode("utf-8").removeprefix("\ufeff")

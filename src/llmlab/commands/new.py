@@ -15,6 +15,7 @@ from pathlib import Path
 
 from llmlab import registry
 from llmlab.errors import UserError
+from llmlab.files import expanded
 from llmlab.registry import near
 from llmlab.slot_names import SLOTS
 
@@ -95,7 +96,7 @@ def _check(slot: str, name: str) -> None:
 def _plan(slot: str, name: str, out: str | None) -> Plan:
     root = checkout()
     if out is not None:
-        part = Path(out).expanduser()
+        part = expanded(out)
         if part.suffix != ".py" or not part.stem.isidentifier():
             raise UserError(f"out={out} must be a Python file that can be imported, as {name}.py")
     else:

@@ -77,7 +77,7 @@ def _presets(group: str) -> list[dict[str, Any]]:
     found = []
     # glob gives files in the order of the file system, which differs between machines.
     for file in sorted(Path(conf_dir(), group).glob("*.yaml")):
-        lines = file.read_text().splitlines()
+        lines = file.read_text(encoding="utf-8").splitlines()
         comments = (line[1:].strip() for line in lines if line.startswith("#"))
         values = ", ".join(line for line in lines if line and not line.startswith("#"))
         says = next((c for c in comments if c and not c.startswith("@")), values)

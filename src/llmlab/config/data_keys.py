@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from llmlab.config import heads, init_from, rollouts
 from llmlab.errors import UserError
+from llmlab.files import expanded
 from llmlab.record_kinds import KEYS, KINDS
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def problems(composed: Composed) -> list[str]:
             endings = ".txt, .md, .jsonl" if kind is None else ".jsonl, .json, .csv, .tsv"
             lines.append(f"data.path must be given with data=files: a folder or a file ({endings})")
         # exists() follows a link, and says of one to nothing that there is no file.
-        elif os.path.islink(path := os.path.expanduser(data.path)) and not os.path.exists(path):
+        elif os.path.islink(path := expanded(data.path)) and not os.path.exists(path):
             lines.append(f"data.path={data.path} is a link to {os.readlink(path)}, which is not there")
         # A named pipe would block whoever opens it until someone writes.
         elif os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
@@ -56,10 +57,10 @@ def problems(composed: Composed) -> list[str]:
     if tokenizer.kind == "file":
         if tokenizer.path is None:
             lines.append("tokenizer.path must be given with tokenizer=file: a tokenizer.json")
-        elif os.path.isdir(os.path.expanduser(tokenizer.path)):
-            if not os.path.isfile(os.path.expanduser(os.path.join(tokenizer.path, "tokenizer.json"))):
+        elif os.path.isdir(expanded(tokenizer.path)):
+            if not os.path.isfile(expanded(os.path.join(tokenizer.path, "tokenizer.json"))):
                 lines.append(f"tokenizer.path={tokenizer.path}: the folder has no tokenizer.json")
-        elif not os.path.isfile(os.path.expanduser(tokenizer.path)):
+        elif not os.path.isfile(expanded(tokenizer.path)):
             lines.append(f"tokenizer.path={tokenizer.path}: there is no such file{init_from.similar(tokenizer.path)}")
     elif tokenizer.path is not None and "tokenizer.path" in composed.keys:
         lines.append(

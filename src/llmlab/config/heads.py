@@ -57,25 +57,47 @@ def reads(objective: DictConfig | None) -> str:
     return kind
 
 
-def problems(composed: Composed, companion: Mapping[str, str] | None) -> list[str]:
+def problems(composed: Composed, companion: Mapping[str, str] | None, strict: bool) -> list[str]:
     """A line each. A head is built and trained where the objective has its role; typed for another it would do nothing.
 
-    What the family's file names for other objectives may be typed as well: it changes nothing.
+    What the family's file names for other objectives may be typed as well: it changes nothing, of which there is a note. Not
+    so, if strict, its options.
     """
     objective = composed.cfg.objective
     if objective is None:
         return []
     mine = roles(objective) if companion is None else list(companion)
     typed = [o.lstrip("+").partition("=")[0] for o in composed.overrides]
-    return [
-        f"head@{t.package}={t.choice}: objective={objective._part_} trains no such head; "
-        f"it has {', '.join(f'heads.{role}=NAME' for role in mine) or 'none'}"
+    wrong = {
+        t.package: f"head@{t.package}={t.choice}"
         for t in composed.typed
         if t.group == "head"
         and t.package.removeprefix("heads.") not in mine
         and not t.kept
         and (f"head@{t.package}" in typed or t.package in typed)
+    }
+    for key in sorted(composed.keys) if strict else ():
+        first, _, rest = key.partition(".")
+        if first == "heads" and rest.partition(".")[0] not in mine:
+            wrong.setdefault(f"heads.{rest.partition('.')[0]}", key)
+    return [f"{word}: {_no_such(objective, mine)}" for word in wrong.values()]
+
+
+def notes(composed: Composed) -> list[str]:
+    """A line for each typed head that the family has anyway, for objectives which are not this one."""
+    objective = composed.cfg.objective
+    mine = [] if objective is None else roles(objective)
+    return [
+        f"{t.package}={t.choice} is what model={composed.cfg.model.family} has, and changes nothing: "
+        + _no_such(objective, mine)
+        for t in composed.typed
+        if objective is not None and t.group == "head" and t.kept and t.package.removeprefix("heads.") not in mine
     ]
+
+
+def _no_such(objective: DictConfig, mine: Sequence[str]) -> str:
+    has = ", ".join(f"heads.{role}=NAME" for role in mine) or "none"
+    return f"objective={objective['_part_']} trains no such head; it has {has}"
 
 
 def _usual(words: Sequence[str], compose: Callable[[Sequence[str]], DictConfig]) -> list[str]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, NotRequired, TypedDict
 from llmlab.config import init_from
 from llmlab.config.spelling import quoted
 from llmlab.errors import UserError
+from llmlab.files import expanded
 from llmlab.json_files import read_json, read_yaml
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ class Settings(TypedDict):
 
 def home(start: str | Path) -> Path:
     """The folder with the config, the model and the tokenizer of a run or an export, of which `start` may be a checkpoint."""
-    path = Path(start).expanduser()
+    path = expanded(start)
     inside = path.name.startswith("step=") and (path / "manifest.json").exists()
     return path.parent.parent if inside else path
 
@@ -99,7 +100,7 @@ def _agrees(typed: DictConfig, folder: Path) -> bool:
     if typed.kind == "file":
         if typed.path is None:
             return False
-        file = Path(typed.path).expanduser()
+        file = expanded(typed.path)
         file = file / FILE if file.is_dir() else file
         # Byte for byte: two files of one vocabulary may still split or normalise a text otherwise.
         return file.is_file() and file.read_bytes() == (folder / FILE).read_bytes()

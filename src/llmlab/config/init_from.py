@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import os
-from pathlib import Path
 
 from llmlab import files
 from llmlab.config.spelling import quoted
@@ -33,7 +32,7 @@ def normalise(override: str) -> str:
 
 def problem(value: str) -> str | None:
     """Why a value can't be the folder of a run, one of its checkpoints or an export; None if it seems to be."""
-    start = Path(value).expanduser()
+    start = files.expanded(value)
     if not os.path.exists(start):
         return f"there is no such run folder{similar(str(start))}"
     # The files of a run, of one of its checkpoints and of an export.
@@ -47,12 +46,12 @@ def absolute(value: str) -> str:
     if (name := hf_name(value)) is None:
         return files.absolute(value)
     # A name on the hub is no path, and stays what it is from any folder.
-    return f"hf={files.absolute(name)}" if Path(name).expanduser().is_dir() else value
+    return f"hf={files.absolute(name)}" if files.expanded(name).is_dir() else value
 
 
 def similar(path: str) -> str:
     """A hint at a path that is spelt nearly so, for the end of a line."""
-    wanted = Path(os.path.expanduser(path))
+    wanted = files.expanded(path)
     try:
         close = difflib.get_close_matches(wanted.name, [p.name for p in wanted.parent.iterdir()], 1, 0.6)
     except OSError:

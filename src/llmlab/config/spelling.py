@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from llmlab.errors import UserError
+from llmlab.files import expanded
 
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
@@ -171,7 +172,7 @@ def _element(key: str, value: str) -> str:
 
 
 def _exists(path: str) -> bool:
-    return os.path.exists(os.path.expanduser(path))
+    return os.path.exists(expanded(path))
 
 
 def _data(value: str, sources: Sequence[str], sweep: bool) -> list[str]:

@@ -51,7 +51,11 @@ def arguments() -> dict[str, tuple[Any, Any]]:
         raise UserError("the package lightning is not installed; pip install lightning")
     # Importing Lightning takes 3.6 s of CPU, parsing this one file 8 ms.
     path = Path(spec.submodule_search_locations[0], "pytorch", "trainer", "trainer.py")
-    cls = next(n for n in ast.parse(path.read_text()).body if isinstance(n, ast.ClassDef) and n.name == "Trainer")
+    cls = next(
+        n
+        for n in ast.parse(path.read_text(encoding="utf-8")).body
+        if isinstance(n, ast.ClassDef) and n.name == "Trainer"
+    )
     init = next(n for n in cls.body if isinstance(n, ast.FunctionDef) and n.name == "__init__")
     found = {}
     for arg, default in zip(init.args.kwonlyargs, init.args.kw_defaults, strict=True):

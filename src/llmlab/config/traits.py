@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from llmlab import registry
+from llmlab.config import heads
 
 if TYPE_CHECKING:
     from llmlab.config.composed import Composed
@@ -17,8 +18,8 @@ def notes(composed: Composed, spec: ModelSpec) -> list[str]:
 
 
 def _without_effect(composed: Composed) -> list[str]:
-    """A typed choice that is kept at the top level, while a kind or a stack has another part."""
-    found = []
+    """A typed choice that is kept at the top level, while a kind or a stack has another part; a head that nothing trains."""
+    found = heads.notes(composed)
     for t in composed.typed:
         if not t.kept or t.package or t.group not in composed.cfg:
             continue

@@ -21,6 +21,7 @@ from llmlab.config import (
     traits,
 )
 from llmlab.errors import UserError
+from llmlab.files import expanded
 from llmlab.sizes import divisors_shown
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def problems_and_spec(
         return lines, None
     lines = [
         *limits.problems(cfg),
-        *heads.problems(composed, companion),
+        *heads.problems(composed, companion, strict and not cfg.resume),
         *_batch(cfg),
         *_budget(cfg),
         *_run(cfg),
@@ -146,7 +147,7 @@ def _run(cfg: DictConfig) -> list[str]:
     if steps != -1 and steps < 1:
         lines.append(f"trainer.max_steps must be at least 1 (or -1: to the end of the budget), but is {steps}")
     if cfg.init_from is not None and init_from.hf_name(cfg.init_from) is None:
-        start = Path(cfg.init_from).expanduser()
+        start = expanded(cfg.init_from)
         if (why := init_from.problem(cfg.init_from)) is not None:
             lines.append(f"init_from={start}: {why.replace('RUN', 'init_from=RUN')}")
     return lines

@@ -18,7 +18,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 from llmlab.errors import UserError
-from llmlab.files import replace_atomically, sha256
+from llmlab.files import expanded, replace_atomically, sha256
 from llmlab.json_files import read_json
 from llmlab.ranks import rank_zero_info
 
@@ -52,7 +52,7 @@ class _Checked(TypedDict):
 
 def root() -> Path:
     """$LLMLAB_CACHE, else ~/.cache/llmlab."""
-    return Path(os.environ.get("LLMLAB_CACHE") or "~/.cache/llmlab").expanduser()
+    return expanded(os.environ.get("LLMLAB_CACHE") or "~/.cache/llmlab")
 
 
 def digest(value: object) -> str:
@@ -218,7 +218,7 @@ def _clear(folder: Path) -> None:
         with suppress(OSError):  # it is held, or this file system has no locks
             # Opening and closing a lock file of our own would let go of the lock.
             if lock not in _held:
-                with lock.open("a") as f:
+                with lock.open("a", encoding="utf-8") as f:
                     fcntl.lockf(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     shutil.rmtree(old, ignore_errors=True)
 
@@ -232,7 +232,7 @@ def _beside(path: Path) -> Path:
 def _lock(path: Path) -> Iterator[None]:
     """Held by one process at a time, and let go by the kernel when it dies."""
     # An exclusive lock needs a descriptor that is open for writing (EBADF otherwise).
-    with path.open("w") as f:
+    with path.open("w", encoding="utf-8") as f:
         try:
             fcntl.lockf(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

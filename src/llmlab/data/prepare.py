@@ -21,6 +21,7 @@ from llmlab.data.sources import Document, Source, open_source
 from llmlab.data.tokenizer import BESIDE, FILE, SPECIAL, Tokenizer, ends_nothing, make
 from llmlab.data.windows import Stream
 from llmlab.errors import UserError
+from llmlab.files import expanded
 from llmlab.ranks import rank_zero_info
 from llmlab.record_kinds import KINDS, TEXT, Kind
 
@@ -148,7 +149,7 @@ def _code() -> str:
 def _stamp(path: str | None) -> Any:
     if not path:
         return None
-    file = Path(path).expanduser()
+    file = expanded(path)
     home = file if file.is_dir() else file.parent
     # A run folder may be copied or moved: its tokenizer goes by what is in the files.
     if (home / SPECIAL).is_file():

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmlab.data import files, library
 from llmlab.data.account import Document, Source
 from llmlab.data.record_files import ENDINGS, records
 from llmlab.errors import UserError
+from llmlab.files import expanded
 from llmlab.record_kinds import KEYS, KINDS, TEXT
 
 if TYPE_CHECKING:
@@ -34,7 +33,7 @@ def open_source(cfg: Data, reads: str = TEXT) -> Source:
         if cfg.field != "text":
             raise UserError(f"data.field={cfg.field} is for texts; of {kind} data.fields.text=KEY names one")
         # os.path's: pathlib's raises RuntimeError for the home of a user that is not there.
-        return records(Path(os.path.expanduser(cfg.path)), kind, names)
+        return records(expanded(cfg.path), kind, names)
     if names:
         first, key = next(iter(names.items()))
         raise UserError(
@@ -45,7 +44,7 @@ def open_source(cfg: Data, reads: str = TEXT) -> Source:
             raise UserError(
                 "data.path: data=files needs a file or a folder (.txt, .md, .jsonl): data.path=FOLDER_OR_FILE"
             )
-        return files.files(Path(os.path.expanduser(cfg.path)), cfg.field)
+        return files.files(expanded(cfg.path), cfg.field)
     if cfg.path:
         raise UserError(f"data.path={cfg.path} has no effect with data.source={cfg.source}: add data=files")
     if cfg.field != "text":

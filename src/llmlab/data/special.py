@@ -108,7 +108,7 @@ class Special:
                 continue
             known.add(content)
             if inner.token_to_id(content) is None and table is not None:
-                free = max(inner.get_vocab().values(), default=-1) + 1 if free is None else free
+                free = next_id(inner) if free is None else free
                 if free >= table:
                     left_out.append(content)
                     continue
@@ -125,6 +125,26 @@ class Special:
         for token in self.added:
             yield token if token["content"] not in contents else {**token, "special": True}
         yield from named
+
+
+def next_id(inner: tokenizers.Tokenizer) -> int:
+    """The id that the library gives to the next new token."""
+    # By the number of the model's tokens and not by their highest id (tokenizers 0.23): {"a": 0, "b": 7} goes on with 2.
+    added = inner.get_added_tokens_decoder()
+    return max(inner.get_vocab_size(with_added_tokens=False), max(added, default=-1) + 1)
+
+
+def add(inner: tokenizers.Tokenizer, token: str) -> int:
+    """The id of a special token, which is made one if it is not there. UserError where the library gives it another's id."""
+    if inner.token_to_id(token) is None and (other := inner.id_to_token(free := next_id(inner))) is not None:
+        raise UserError(
+            f"tokenizer.path: the ids of its vocabulary have gaps, and a new token, {token}, would get the id {free}, which "
+            f"{other} has; give {token} an id in tokenizer.json"
+        )
+    inner.add_special_tokens([token])  # one that is there keeps its id
+    found = inner.token_to_id(token)
+    assert found is not None
+    return found
 
 
 def read_special(files: Mapping[str, str], where: str) -> Special:

@@ -19,6 +19,7 @@ from llmlab.data import encoding, tokenizer_limits
 from llmlab.data import special as special_tokens
 from llmlab.data.special import ADDED, CONFIG, MAP
 from llmlab.errors import UserError
+from llmlab.files import expanded
 from llmlab.json_files import read_json, read_text
 from llmlab.ranks import rank_zero_info
 
@@ -203,7 +204,7 @@ class Tokenizer:
         """Writes tokenizer.json, as Hugging Face reads it, special.json, and what was beside. Returns the files' names."""
         # Not inner.save(): of a full disk it raises a bare Exception.
         (folder / "tokenizer.json").write_text(self.inner.to_str(pretty=True), encoding="utf-8")
-        (folder / SPECIAL).write_text(json.dumps({"kind": self.kind, "special": self.special}) + "\n")
+        (folder / SPECIAL).write_text(json.dumps({"kind": self.kind, "special": self.special}) + "\n", encoding="utf-8")
         for name, content in self.beside.items():
             (folder / name).write_text(content, encoding="utf-8")
         return ["tokenizer.json", SPECIAL, *self.beside]
@@ -274,7 +275,7 @@ def _bpe(texts: Sequence[str], vocab_size: int, special: Sequence[str]) -> Token
             yield text
 
     inner.train_from_iterator(stretches(), trainer)
-    made = Tokenizer(inner, {name: _add(inner, f"<|{name}|>") for name in special}, "bpe")
+    made = Tokenizer(inner, {name: special_tokens.add(inner, f"<|{name}|>") for name in special}, "bpe")
     if long:
         made.notes.append(
             f"the text has words of more than {encoding.WORD:,} characters: the tokenizer was learnt from them in parts, for "
@@ -295,7 +296,7 @@ def char_tokenizer(texts: Iterable[str], special: Sequence[str]) -> Tokenizer:
     inner = Inner(models.BPE({c: i for i, c in enumerate(sorted(characters))}, []))
     # A tokenizer without a decoder joins its tokens with spaces (tokenizers 0.23).
     inner.decoder = decoders.Fuse()
-    return Tokenizer(inner, {name: _add(inner, f"<|{name}|>") for name in special}, "char")
+    return Tokenizer(inner, {name: special_tokens.add(inner, f"<|{name}|>") for name in special}, "char")
 
 
 def from_file(path: str | None, special: Sequence[str], table: int | None = None) -> Tokenizer:
@@ -307,7 +308,7 @@ def from_file(path: str | None, special: Sequence[str], table: int | None = None
 
     if not path:
         raise UserError("tokenizer.path: tokenizer=file needs a tokenizer.json: tokenizer.path=FILE")
-    file = Path(path).expanduser()
+    file = expanded(path)
     if file.is_dir():
         file = file / "tokenizer.json"
     if not file.is_file():
@@ -330,7 +331,7 @@ def from_file(path: str | None, special: Sequence[str], table: int | None = None
             if name == "eos":
                 how = "is added" if inner.token_to_id(token) is None else "is taken"
                 rank_zero_info(f"{file.parent}: nothing there names the eos token of the tokenizer; {token} {how}")
-        ids[name] = _add(inner, token)
+        ids[name] = special_tokens.add(inner, token)
     found = Tokenizer(inner, ids, known.kind if known else "file")
     found.beside = beside
     return found
@@ -340,7 +341,7 @@ def ends_nothing(cfg: Config) -> bool:
     """True for the tokenizer of a run on one document, which has no token that ends one: none is added to it."""
     if cfg.kind != "file" or not cfg.path:
         return False
-    file = Path(cfg.path).expanduser()
+    file = expanded(cfg.path)
     about = (file if file.is_dir() else file.parent) / SPECIAL
     return about.exists() and "eos" not in read_json(about, About)["special"]
 
@@ -365,13 +366,6 @@ def _beside(folder: Path) -> dict[str, str]:
     for name in BESIDE:
         with suppress(FileNotFoundError):
             found[name] = read_text(folder / name)
-    return found
-
-
-def _add(inner: tokenizers.Tokenizer, token: str) -> int:
-    inner.add_special_tokens([token])  # one that is there keeps its id
-    found = inner.token_to_id(token)
-    assert found is not None
     return found
 
 

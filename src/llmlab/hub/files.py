@@ -131,7 +131,7 @@ def write_folder(
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
         save_tensors(temporary / WEIGHTS, tensors)
-        (temporary / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+        (temporary / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         for name, content in (beside or {}).items():
             (temporary / name).write_bytes(content)
         # config.json last: a folder without one is no checkpoint, should this process die in between.

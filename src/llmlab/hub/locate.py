@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from llmlab.errors import UserError
+from llmlab.files import expanded
 
 REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?")
 WANTED = ("*.json", "*.safetensors", "*.jinja")
@@ -14,7 +15,7 @@ WANTED = ("*.json", "*.safetensors", "*.jinja")
 
 def locate(name: str, wanted: Sequence[str] = WANTED) -> Path:
     """The folder of a checkpoint, downloaded (the files `wanted`) if it has to be; UserError where there is none."""
-    folder = Path(name).expanduser()
+    folder = expanded(name)
     # A folder comes first, as in transformers' from_pretrained, so that ORG/NAME may be
     # a path. Path("") is the current folder.
     if name and folder.is_dir():

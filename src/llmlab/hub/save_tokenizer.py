@@ -211,7 +211,7 @@ def _about(tokenizer: Tokenizer, named: special.Special, roles: Mapping[str, str
 def _write(folder: Path, about: Mapping[str, Any], *, plain: bool = True) -> None:
     if not plain:
         about = {**about, "auto_map": {"AutoTokenizer": [None, f"{MODULE}.{OWN}"]}}
-        (folder / f"{MODULE}.py").write_text(SOURCE)
+        (folder / f"{MODULE}.py").write_text(SOURCE, encoding="utf-8")
     (folder / special.CONFIG).write_text(json.dumps(about, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
@@ -249,4 +249,4 @@ def _tell_generation(folder: Path, tokenizer: Tokenizer, config: Mapping[str, An
         about["eos_token_id"] = ends if len(ends) > 1 else ends[0]
     if "decoder_start_token_id" in config:
         about["decoder_start_token_id"] = config["decoder_start_token_id"]
-    (folder / GENERATION).write_text(json.dumps(about, indent=2) + "\n")
+    (folder / GENERATION).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")

@@ -13,6 +13,7 @@ from typing import Any, TypedDict
 
 from llmlab.config.spelling import unquoted
 from llmlab.errors import UserError
+from llmlab.files import absolute
 from llmlab.json_files import read_json, read_yaml
 from llmlab.runs import metrics, record
 from llmlab.runs.files import CONFIG
@@ -121,7 +122,7 @@ def split_override(text: str) -> tuple[str, str]:
 
 def collect(folders: Sequence[Path]) -> Found:
     """Every run and sweep below `folders`. UserError where a folder is not there or there is no run in any of them."""
-    tops = [Path(os.path.abspath(f)) for f in folders]
+    tops = [Path(absolute(f)) for f in folders]
     for given, top in zip(folders, tops, strict=True):
         if not top.is_dir():
             raise UserError(f"{given}: there is no such folder")

@@ -10,8 +10,8 @@ import math
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from html import escape
 from typing import TYPE_CHECKING, NamedTuple
-from xml.sax.saxutils import escape
 
 from llmlab.formatting import large, power_of_ten
 from llmlab.report.curves import Curve
@@ -188,24 +188,30 @@ def _inline(svg: str, name: str, title: str, titles: dict[str, str]) -> str:
     svg = re.sub(r"\s*<metadata>.*?</metadata>", "", svg, flags=re.S)
     # matplotlib's style is for "*": within a page it would be for all of the page.
     svg = re.sub(r"\s*<style type=\"text/css\">.*?</style>", "", svg, flags=re.S)
+    # Of tags alone: a label is a variant's name, and may hold `id="` or a colour.
+    svg = re.sub(r"<\w[^>]*>", lambda tag: _own(tag[0], name), svg)
     # Without its width and height in points an SVG takes those of the
     # page. role=img: a screen reader reads the title, not each tick.
-    svg = re.sub(
-        r"<svg [^>]*viewBox=\"([^\"]+)\"[^>]*>", f'<svg viewBox="\\1" role="img" aria-label="{escape(title)}">', svg
-    )
-    # Several figures stand in one page, and their ids (clip paths, glyphs, gids) would be each other's.
-    svg = re.sub(r'\bid="', f'id="{name}-', svg)
-    svg = re.sub(r"url\(#", f"url(#{name}-", svg)
-    svg = re.sub(r'href="#', f'href="#{name}-', svg)
-    # A fixed colour would be the same on a light and on a dark page.
-    named = {INK: "--ink", MUTED: "--muted", LINES: "--lines", PAPER: "--paper"}
-    named |= {c: f"--c{i}" for i, c in enumerate(PALETTE, 1)}
-    # matplotlib writes colours as lower-case hex, whatever they were given as.
-    svg = re.sub(r"#[0-9a-f]{6}\b", lambda m: f"var({named[m[0]]})" if m[0] in named else m[0], svg)
+    opened = re.match(r"<svg [^>]*?(viewBox=\"[^\"]+\")[^>]*>", svg)
+    assert opened is not None
+    svg = f'<svg {opened[1]} role="img" aria-label="{escape(title)}">{svg[opened.end() :]}'
     # A gid becomes the id of the group around what was drawn; its <title> is what browsers show on hover.
     for key, text in titles.items():
         svg = svg.replace(f'<g id="{name}-{key}">', f'<g id="{name}-{key}"><title>{escape(text)}</title>', 1)
     return svg.strip()
+
+
+def _own(tag: str, name: str) -> str:
+    """A tag with ids of its own figure, and with colours that follow the page."""
+    # Several figures stand in one page, and their ids (clip paths, glyphs, gids) would be each other's.
+    tag = re.sub(r'\bid="', f'id="{name}-', tag)
+    tag = re.sub(r"url\(#", f"url(#{name}-", tag)
+    tag = re.sub(r'href="#', f'href="#{name}-', tag)
+    # A fixed colour would be the same on a light and on a dark page.
+    named = {INK: "--ink", MUTED: "--muted", LINES: "--lines", PAPER: "--paper"}
+    named |= {c: f"--c{i}" for i, c in enumerate(PALETTE, 1)}
+    # matplotlib writes colours as lower-case hex, whatever they were given as.
+    return re.sub(r"#[0-9a-f]{6}\b", lambda m: f"var({named[m[0]]})" if m[0] in named else m[0], tag)
 
 
 def _label(name: str, width: int = LABEL) -> str:

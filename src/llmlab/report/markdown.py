@@ -11,7 +11,7 @@ from llmlab.report.build import Report
 
 def text(report: Report, picture: str | None) -> str:
     """The whole file. picture: the main figure's name beside it."""
-    said = [f"# {escaped(report.title)}", "", table.headline(report), ""]
+    said = [f"# {escaped(report.title)}", "", escaped(table.headline(report)), ""]
     said += _notices(table.notices(report))
     for part in report.tables:
         if len(report.tables) > 1:
@@ -25,7 +25,7 @@ def text(report: Report, picture: str | None) -> str:
     said += [f"- {escaped(note)}" for note in report.notes] + [""] * bool(report.notes)
     if grid := table.grid(report):
         head, body = grid
-        said += [f"## The grid of {head[0]}", "", "Means over seeds (how many); * is the chosen one.", ""]
+        said += [f"## The grid of {escaped(head[0])}", "", "Means over seeds (how many); * is the chosen one.", ""]
         said += [*markdown_table(["variant", *head[1:]], body, [False] + [True] * (len(head) - 1)), ""]
     if commands := table.commands(report):
         # In a fence, as _ and * of a command would be emphasis.

@@ -92,7 +92,7 @@ def weights_sha256(path: Path) -> str:
 def seal(folder: Path, manifest: str, names: Sequence[str], about: Mapping[str, Any]) -> None:
     """Write the manifest of files in `folder`, and bring all to the disk."""
     files = {n: {"size": (folder / n).stat().st_size, "sha256": sha256(folder / n)} for n in names}
-    (folder / manifest).write_text(sealed({"schema": SCHEMA, "files": files, **about}) + "\n")
+    (folder / manifest).write_text(sealed({"schema": SCHEMA, "files": files, **about}) + "\n", encoding="utf-8")
     # Folders too: fsync of a file does not bring its entry in the folder to the disk (fsync(2)).
     for n in dict.fromkeys((*names, manifest, *(str(Path(n).parent) for n in names), ".")):
         _fsync(folder / n)

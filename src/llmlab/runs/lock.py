@@ -29,7 +29,7 @@ def lock(folder: Path) -> None:
     try:
         # a+: an exclusive lock needs a descriptor for writing (EBADF otherwise, fcntl(2)), a shared
         # one for reading; and w would truncate.
-        file = open(path, "a+")  # noqa: SIM115 - held until unlock
+        file = open(path, "a+", encoding="utf-8")  # noqa: SIM115 - held until unlock
     except OSError as e:
         reason = e.strerror or "its .lock is no ordinary file"
         raise UserError(f"{folder} can't be written ({reason}): copy it to where it can, and resume the copy") from e

@@ -187,7 +187,12 @@ def _commit() -> str | None:
         # describe and not rev-parse: it says in one call whether files differ, and --exclude=* makes it give no tag's name.
         run = ["git", "-C", str(here), "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+"]
         # Five seconds: git looks at every file of the checkout, which may lie on a slow network file system.
-        return subprocess.run(run, capture_output=True, text=True, timeout=5, check=True).stdout.strip() or None
+        return (
+            subprocess.run(
+                run, capture_output=True, encoding="utf-8", errors="replace", timeout=5, check=True
+            ).stdout.strip()
+            or None
+        )
     except (OSError, subprocess.SubprocessError):
         return None
 
@@ -209,7 +214,7 @@ def hardware(threads: int, devices: list[str]) -> dict[str, Any]:
 
 def cpu_name() -> str:
     try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             # x86 has such a line, Arm has none.
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()

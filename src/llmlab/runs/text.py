@@ -14,7 +14,7 @@ from llmlab.data.corpus import Corpus
 from llmlab.data.fingerprint import OtherText
 from llmlab.data.prepare import cached, prepare
 from llmlab.errors import UserError
-from llmlab.files import absolute, sha256, write_atomic
+from llmlab.files import absolute, expanded, sha256, write_atomic
 from llmlab.json_files import read_json
 from llmlab.runs import files as run_files
 from llmlab.runs import record
@@ -60,7 +60,7 @@ def corpus(run: Trained, advice: str) -> Corpus:
         # Where the record found it last, which may be another place than config.yaml's.
         settings = replace(settings, path=there["path"])
     where = f"data.path={settings.path}" if settings.source == "files" else f"data={settings.source}"
-    if settings.source == "files" and not Path(settings.path or "").expanduser().exists():
+    if settings.source == "files" and not expanded(settings.path or "").exists():
         raise UserError(
             f"{folder}: its text is gone: {where}: there is no such file or folder; {_put(advice, settings)}"
         )

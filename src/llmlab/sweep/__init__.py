@@ -178,7 +178,7 @@ def _stop_on_signal(plan: plans.Plan, invocation: str, board: Board) -> Iterator
             raise KeyboardInterrupt
         # Python runs a handler between two bytecodes of the main thread, so it may write files and print.
         asked.append(signum)
-        (plan.folder / points.STOP).write_text(f"{invocation} {int(signum)}")
+        (plan.folder / points.STOP).write_text(f"{invocation} {int(signum)}", encoding="utf-8")
         board.say("stopping: the points that run finish their step and save it; Ctrl-C again stops at once")
 
     before = {s: signal.signal(s, stop) for s in signals.handled_signals()}

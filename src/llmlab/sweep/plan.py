@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from llmlab.config import choices, explain, hydra_config, spelling
 from llmlab.config.compose import addressed
 from llmlab.errors import UserError
+from llmlab.files import expanded
 from llmlab.sweep import grid as grids
 
 if TYPE_CHECKING:
@@ -118,7 +119,7 @@ def make_plan(overrides: Sequence[str], folders: Sequence[str] = ()) -> Plan:
     typed_dir = any(o.key_or_group == "hydra.sweep.dir" for o in parsed)
     return Plan(
         name=name,
-        folder=Path(str(node.sweep.dir) if typed_dir else f"{node.sweep.dir}/{name}").expanduser().absolute(),
+        folder=expanded(str(node.sweep.dir) if typed_dir else f"{node.sweep.dir}/{name}").absolute(),
         typed=typed,
         handed=tuple(_sweeper_arguments(specs, typed)) if adaptive else typed,
         own=own,

@@ -194,7 +194,7 @@ class Runner:
     def stopped(self) -> int:
         """The signal that has stopped the sweep, 0 if none has."""
         try:
-            invocation, _, signum = Path(self.folder, STOP).read_text().partition(" ")
+            invocation, _, signum = Path(self.folder, STOP).read_text(encoding="utf-8").partition(" ")
             return int(signum) if invocation == self.invocation else 0
         except (OSError, ValueError):
             return 0
@@ -312,7 +312,7 @@ def claim_slot(folder: Path, jobs: int) -> Iterator[int]:
         yield 0
         return
     with ExitStack() as stack:
-        files = [stack.enter_context(open(folder / f".place-{i}", "w")) for i in range(jobs)]
+        files = [stack.enter_context(open(folder / f".place-{i}", "w", encoding="utf-8")) for i in range(jobs)]
         while (slot := next((i for i, file in enumerate(files) if _try_lock(file)), None)) is None:
             time.sleep(POLL)
         yield slot
@@ -361,7 +361,7 @@ def follow_parent() -> None:
 @contextmanager
 def _turn(folder: Path) -> Iterator[None]:
     """Context that one process at a time may be in: points that run at once update one sweep.json."""
-    with open(folder / ".turn", "w") as file:
+    with open(folder / ".turn", "w", encoding="utf-8") as file:
         fcntl.lockf(file, fcntl.LOCK_EX)
         yield
 

@@ -14,6 +14,8 @@ from llmlab.errors import UserError
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
+    from llmlab.config.composed import Composed
+
 
 @dataclass(frozen=True)
 class Devices:
@@ -71,3 +73,12 @@ def find_devices(cfg: DictConfig) -> Devices:
     if count % split:
         raise UserError(devices_of.divide(split, count))
     return Devices(accelerator, count * nodes, count * nodes // split, nodes, torch.get_num_threads())
+
+
+def check_parts(composed: Composed, devices: Devices) -> None:
+    """UserError if several processes are to train a part that is defined in this one alone, as in a cell of a notebook."""
+    # Also where the config could not tell: how many devices trainer.devices=auto comes to.
+    models = (composed, *(c.composed for c in composed.companions.values() if c.composed is not None))
+    alone = [line for model in models for line in model.of_this_process(ranks=True)]
+    if devices.world > 1 and alone:
+        raise UserError("\n".join(dict.fromkeys(alone)))

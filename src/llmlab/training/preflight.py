@@ -186,14 +186,14 @@ def available(device: torch.device) -> int | None:
         # Free by the driver's count: other processes on the device have their share already taken off.
         return torch.cuda.mem_get_info(device)[0]
     try:
-        lines = dict(line.split(":", 1) for line in MEMINFO.read_text().splitlines())
+        lines = dict(line.split(":", 1) for line in MEMINFO.read_text(encoding="utf-8").splitlines())
         # Not MemFree, which leaves out the cache of files that the kernel gives back at once (proc(5)).
         free = int(lines["MemAvailable"].split()[0]) * 1024
     except (OSError, KeyError, ValueError):
         return None
     try:
         return min(
-            free, int(CGROUP.read_text())
+            free, int(CGROUP.read_text(encoding="utf-8"))
         )  # version 2 of control groups; within a container its own is at the top
     except (OSError, ValueError):  # "max": no limit
         return free

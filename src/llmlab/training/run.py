@@ -109,6 +109,7 @@ def _train(task: Task, first: bool) -> Mapping[str, Any]:
     cfg = task.composed.cfg
     began = time.time()
     devices = trainers.find_devices(cfg)
+    trainers.check_parts(task.composed, devices)
     cut = recipes.Cut.make(cfg.train.batch_size, cfg.train.micro_batch_size, devices.data_parallel)
     recipe = recipes.Recipe.from_config(task.composed, task.spec, task.corpus, task.companions)
     # To refuse a corpus that is too small before anything is written.

@@ -102,7 +102,7 @@ def tokenizer(cfg: DictConfig, corpus: Corpus) -> dict[str, Any]:
 
 def _brings(start: str) -> str:
     name = init_from.hf_name(start)
-    return os.path.abspath(inherit.home(start) if name is None else locate.locate(name))
+    return files.absolute(inherit.home(start) if name is None else locate.locate(name))
 
 
 def where(cfg: DictConfig, devices: Devices, cut: Cut) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from llmlab.ranks import is_first
 from llmlab.runs import checkpoint, metrics, signals
 from llmlab.training import placement, strategies
 from llmlab.training.devices import Devices as Devices
+from llmlab.training.devices import check_parts as check_parts
 from llmlab.training.devices import find_devices as find_devices
 from llmlab.training.interrupt import Interrupt, Interrupted
 from llmlab.training.intervals import Intervals, every, trained, validations

@@ -8,6 +8,8 @@ import os
 import socket
 from urllib.parse import urlsplit
 
+from llmlab.files import expanded
+
 REACH_SECONDS = 3.0
 PROXIES = ("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy")
 
@@ -38,6 +40,6 @@ def has_key(host: str) -> bool:
     for file in (os.environ.get("NETRC"), "~/.netrc", "~/_netrc"):
         with contextlib.suppress(OSError, netrc.NetrcParseError):
             # _netrc: its name on Windows, which W&B looks for too.
-            if file and netrc.netrc(os.path.expanduser(file)).authenticators(host):
+            if file and netrc.netrc(expanded(file)).authenticators(host):
                 return True
     return False
