@@ -23,10 +23,10 @@ PATTERNS = (None, "causal", "full")
 
 
 def data() -> dict[str, Tensor]:
-    """Data that masks need: in row 0 all ask for what something precedes, in row 1 one query stands before all."""
+    """Data that masks need: in row 0 text stands before all queries, in row 1 before the second only."""
     return {
         "prefix_len": torch.tensor([4, 0]),
-        "rank": torch.tensor([[0, 2, 0, 1, 0, 3, 1, 2, 3], [2, 1, 2, 3, 5, 4, 1, 5, 3]]),
+        "rank": torch.tensor([[0, 2, 0, 1, 0, 3, 1, 2, 3], [2, 4, 2, 3, 5, 4, 1, 5, 2]]),
         "queries": torch.tensor([[0] * 6 + [1] * 3] * ROWS).bool(),
     }
 
