@@ -39,6 +39,10 @@ MORE: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]] = {
         ({"head_dim": 10}, {}),
     ],
 }
+REFUSED: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]] = {
+    "gqa": [({"n_kv_heads": 3}, {}), ({"attention.qk_norm": "each"}, {})],
+    "mla": [({}, {key: 0}) for key in ("q_rank", "kv_rank", "nope_dim", "rope_dim", "v_dim")],
+}
 
 
 def softmax_attention(given: Given, q, k, v, seen, bias, scale: float) -> np.ndarray:

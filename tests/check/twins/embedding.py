@@ -16,8 +16,14 @@ MORE: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]] = {
     "factorized": [
         ({"token_types": 3}, {"scale": True}),
         ({}, {"width": 10}),
+        ({}, {"width": 2}),
         ({"dim": 80}, {}),
     ],
+}
+REFUSED: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]] = {
+    "token": [({}, {"table_width": 0})],
+    "bert": [({}, {"width": 10})],
+    "factorized": [({}, {"width": 0})],
 }
 
 

@@ -14,7 +14,7 @@ Allowed = Callable[[int, int, int], bool]  # (row, query, key)
 
 def pairs(allowed: Allowed) -> dict[str, np.ndarray]:
     whole = np.array([[[allowed(b, q, k) for k in range(LENGTH)] for q in range(LENGTH)] for b in range(ROWS)])
-    return {"whole": whole, "later": whole[:, -LAST:]}
+    return {"sees": whole, "whole": whole, "later": whole[:, -LAST:]}
 
 
 @twin("mask", "causal", source="Vaswani et al. 2017, section 3.2.3")

@@ -22,7 +22,11 @@ def settings_of_slot(slot: str) -> Iterator[settings.Setting]:
     for name in registry.names(slot):
         yield from settings.of_part(slot, name)
         for sizes, options in more.get(name, ()):
-            yield settings.Setting(slot, name, {**registry.index()[slot, name].attribute("small"), **options}, sizes)
+            yield settings.Setting(slot, name, {**_small(slot, name), **options}, sizes)
+
+
+def _small(slot: str, name: str) -> dict[str, Any]:
+    return registry.index()[slot, name].attribute("small")
 
 
 def record(setting: settings.Setting) -> dict[str, Any]:
@@ -44,6 +48,21 @@ def _rounded(value: float) -> float:
     return float(f"{value:.{DIGITS}g}")
 
 
+def contents(slot: str) -> dict[str, Any]:
+    """The file of a slot: REFUSED in the module of its twins lists (sizes, options) per part that no part can be built at."""
+    refused = getattr(importlib.import_module(f"twins.{slot}"), "REFUSED", {})
+    entries = [record(setting) for setting in settings_of_slot(slot)]
+    entries += [
+        {"name": name, "options": {**_small(slot, name), **options}, "sizes": sizes, "refused": True}
+        for name in refused
+        for sizes, options in refused[name]
+    ]
+    return {"parts": {name: records.declared_part(slot, name) for name in registry.names(slot)}, "records": entries}
+
+
 def write(slot: str) -> None:
-    lines = ",\n".join(json.dumps(record(setting)) for setting in settings_of_slot(slot))
-    (records.FOLDER / f"{slot}.json").write_text(f'{{"records": [\n{lines}\n]}}\n', encoding="utf-8")
+    found = contents(slot)
+    parts = ",\n".join(f"{json.dumps(name)}: {json.dumps(part)}" for name, part in found["parts"].items())
+    lines = ",\n".join(json.dumps(entry) for entry in found["records"])
+    text = f'{{"parts": {{\n{parts}\n}}, "records": [\n{lines}\n]}}\n'
+    (records.FOLDER / f"{slot}.json").write_text(text, encoding="utf-8")

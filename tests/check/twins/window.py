@@ -10,7 +10,15 @@ from llmlab.check.twins.observers.visibility import LENGTH
 from llmlab.twins import Given, twin
 from twins.mask import pairs
 
-MORE: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]] = {"strided": [({}, {"stride": 1}), ({}, {"stride": 2})]}
+Settings = dict[str, list[tuple[dict[str, Any], dict[str, Any]]]]
+MORE: Settings = {
+    "sliding": [({}, {"left": 1})],
+    "strided": [({}, {"stride": 1}), ({}, {"stride": 2}), ({}, {"left": 1})],
+}
+REFUSED: Settings = {
+    "sliding": [({}, {"left": 0}), ({}, {"right": -1})],
+    "strided": [({}, {"stride": 0}), ({}, {"left": 0})],
+}
 
 
 def told(allowed, pattern: int = 0) -> dict[str, np.ndarray]:

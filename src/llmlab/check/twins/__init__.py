@@ -8,12 +8,15 @@ is only what asks our part (`observers/`) and compares. A part of a user's own i
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from llmlab import registry, twins
 from llmlab.check.subject import CheckFailed, NotApplicable, Subject
 from llmlab.check.twins import records, settings
 from llmlab.check.twins.observers import OBSERVERS
+from llmlab.errors import UserError
 
 
 def definition(subject: Subject) -> None:
@@ -22,7 +25,12 @@ def definition(subject: Subject) -> None:
     if slot not in OBSERVERS:
         raise NotApplicable("parts of this slot have no outputs of their own to compare")
     recorded = records.of_part(slot, name)
+    if was := records.recorded_part(slot, name):
+        _compare_declared(slot, name, was)
     for record in recorded:
+        if record.refused:
+            _refuses(record.setting)
+            continue
         observed = OBSERVERS[slot](record.setting)
         outputs = {key: records.sampled(value) for key, value in observed.outputs.items()}
         _compare(record.setting, outputs, record.values, record.source, observed.tolerance)
@@ -35,6 +43,30 @@ def definition(subject: Subject) -> None:
     for setting in settings.of_part(slot, name):
         observed = OBSERVERS[slot](setting)
         _compare(setting, observed.outputs, own.compute(observed.given), own.source, observed.tolerance)
+
+
+def _compare_declared(slot: str, name: str, was: dict[str, Any]) -> None:
+    """CheckFailed if the part has other defaults, or declares other attributes, than when it was recorded."""
+    now = records.declared_part(slot, name)
+    for group, words in (("defaults", "by default"), ("declares", "as it declares")):
+        for key in sorted({*now[group], *was[group]}):
+            one, other = now[group].get(key), was[group].get(key)
+            if one != other:
+                raise CheckFailed(
+                    f"{slot}={name}: {key} is {one!r} {words}, but {other!r} where its numbers were recorded"
+                )
+
+
+def _refuses(setting: settings.Setting) -> None:
+    """CheckFailed unless no part can be built at the setting, and the reason names one of its options or a value."""
+    try:
+        OBSERVERS[setting.slot](setting)
+    except (ValueError, UserError) as e:
+        given = {**setting.options, **setting.sizes}
+        if any(key.rpartition(".")[2] in str(e) or str(value) in str(e) for key, value in given.items()):
+            return
+        raise CheckFailed(f"{setting}: refused, but not for that: {e}") from e
+    raise CheckFailed(f"{setting}: is not refused")
 
 
 def _compare(

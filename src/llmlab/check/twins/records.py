@@ -1,4 +1,6 @@
-"""Reads `records/SLOT.json`: {"records": [{name, options, sizes, source, values}]}, written by tests/check/twins."""
+"""Reads `records/SLOT.json`, written by tests/check/twins: {"parts": {name: {defaults, declares}}, "records": [...]}, of which
+each is {name, options, sizes, source, values}, or {name, options, sizes, refused: true}.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +9,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
+from llmlab import registry
 from llmlab.check.reference import noise
 from llmlab.check.twins.settings import Setting
 
@@ -26,21 +30,39 @@ class Record:
     setting: Setting
     source: str
     values: Mapping[str, np.ndarray]
+    refused: bool = False  # no part can be built at this setting
+
+
+@cache
+def _file(slot: str) -> dict[str, Any]:
+    file = FOLDER / f"{slot}.json"
+    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {"records": []}
 
 
 @cache
 def of_slot(slot: str) -> list[Record]:
     """All records of a slot."""
-    file = FOLDER / f"{slot}.json"
-    entries = json.loads(file.read_text(encoding="utf-8"))["records"] if file.exists() else []
     return [
         Record(
             Setting(slot, e["name"], e["options"], e["sizes"]),
-            e["source"],
-            {key: np.array(value, np.float64) for key, value in e["values"].items()},
+            e.get("source", ""),
+            {key: np.array(value, np.float64) for key, value in e.get("values", {}).items()},
+            e.get("refused", False),
         )
-        for e in entries
+        for e in _file(slot)["records"]
     ]
+
+
+def recorded_part(slot: str, name: str) -> dict[str, Any] | None:
+    """The defaults and attributes with which a part was recorded; None if that was not kept."""
+    return _file(slot).get("parts", {}).get(name)
+
+
+def declared_part(slot: str, name: str) -> dict[str, Any]:
+    """The defaults of its options, and the attributes that it declares, as JSON has them."""
+    entry = registry.index()[slot, name]
+    defaults = {key: option.default for key, option in entry.options.items()}
+    return json.loads(json.dumps({"defaults": defaults, "declares": dict(entry.attrs)}))
 
 
 def of_part(slot: str, name: str) -> list[Record]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from twins.position import added, biases, turned
 
-__all__ = ["MORE", "added", "biases", "turned"]
+__all__ = ["MORE", "REFUSED", "added", "biases", "turned"]
 
 Settings = list[tuple[dict[str, Any], dict[str, Any]]]  # (sizes and traits, options)
 
@@ -24,16 +25,72 @@ MORE: dict[str, Settings] = {
         ({"max_positions": 16}, {"log_n": True, "scaling": "dynamic_steps"}),
         ({}, {**LONGROPE, "factor": 1.0}),
         ({}, {**LONGROPE, "attention_factor": 1.3}),
+        ({}, {"theta": 1e12, "scaling": "linear", "factor": 1e6}),
+        ({}, {"fraction": 0.5, "scaling": "dynamic", "factor": 2.0, "original_max": 16}),
+        ({}, {"log_n": True, "original_max": 2}),
     ],
     "dual_chunk": [
         ({}, {"chunk": None, "local": None, "original_max": 12}),
         ({"max_positions": 20}, {"chunk": 7, "local": None}),
     ],
     "sinusoidal": [({"embed_dim": 19}, {}), ({"embed_dim": 19}, {"layout": "halves"})],
+    "learned": [({"max_positions": 40}, {"offset": 1, "pad_id": 1})],
     "alibi": [({"n_heads": 6}, {}), ({"attention.scale": 0.3}, {"scaled": True}), ({"causal": False}, {})],
-    "t5_bias": [({"causal": False}, {}), ({"causal": False}, {"buckets": 6, "max_distance": 30})],
+    "t5_bias": [
+        ({}, {"buckets": 8, "max_distance": 5}),
+        ({}, {"buckets": 2, "max_distance": 2}),
+        ({"causal": False}, {"buckets": 4}),
+        ({"causal": False}, {}),
+        ({"causal": False}, {"buckets": 6, "max_distance": 30}),
+    ],
     "learned_t5_bias": [({"causal": False}, {})],
-    "disentangled": [({"causal": False}, {})],
+    "disentangled": [
+        ({"causal": False}, {}),
+        ({}, {"max_distance": 6}),
+        ({}, {"buckets": 2}),
+        ({}, {"buckets": None, "max_distance": 1}),
+    ],
     "xlnet_relative": [({"causal": False}, {"clamp": 5, "segments": True, "both_ways": True})],
     "rope_2d": [({"rotary_dim": 10}, {"interleaved": True})],
+}
+LEARNED: Settings = [({}, {"offset": -1}), ({}, {"pad_id": 1}), ({"max_positions": 39}, {})]
+T5: Settings = [({}, {"buckets": 1}), ({}, {"max_distance": 4}), ({"causal": False}, {"buckets": 3})]
+REFUSED: dict[str, Settings] = {
+    "rope": [
+        *(({}, {key: 0.0}) for key in ("theta", "factor", "fraction", "attention_factor", "beta_fast")),
+        *(({}, {key: -1.0}) for key in ("beta_slow", "low_freq_factor", "high_freq_factor")),
+        *(({}, {"theta": theta}) for theta in (1.1e12, math.inf)),
+        *(({}, {"factor": factor}) for factor in (1.1e6, math.inf)),
+        ({}, {"beta_fast": math.inf}),
+        ({}, {"original_max": -1}),
+        ({}, {"fraction": 1.1}),
+        ({}, {"fraction": 0.1}),
+        ({"rotary_dim": 9}, {"fraction": 1.0}),
+        (ODD, {**YARN, "fraction": 0.5}),
+        ({}, {"low_freq_factor": 4.0}),
+        ({}, {"beta_slow": 32.0}),
+        ({}, {**YARN, "theta": 1.0}),
+        ({}, {"scaling": "dynamic", "fraction": 0.25}),
+        ({}, {"scaling": "dynamic_steps", "fraction": 0.25}),
+        ({}, {"log_n": True, "original_max": 1}),
+        ({}, {**LONGROPE, "original_max": 1}),
+        ({}, {**LONGROPE, "short_factor": None}),
+        ({}, {**LONGROPE, "long_factor": None}),
+        ({}, {**LONGROPE, "long_factor": [1.0] * 3}),
+        ({}, {**LONGROPE, "short_factor": [1.0] * 3 + [0.0]}),
+        ({}, {**LONGROPE, "long_factor": [1.0] * 3 + [math.inf]}),
+    ],
+    "dual_chunk": [({}, {"chunk": 0}), ({}, {"local": 0}), ({"causal": False}, {})],
+    "learned": LEARNED,
+    "learned_t5_bias": [*LEARNED, *T5],
+    "glm_2d": [({"max_positions": 39}, {})],
+    "t5_bias": T5,
+    "disentangled": [
+        ({}, {"buckets": 1}),
+        ({}, {"max_distance": 5}),
+        ({}, {"buckets": None, "max_distance": 0}),
+        ({}, {"content_to_position": False, "position_to_content": False}),
+    ],
+    "xlnet_relative": [({}, {"clamp": 0})],
+    "rope_2d": [({"rotary_dim": 3}, {})],
 }

@@ -3,8 +3,8 @@
 Inputs: `prefix_len` (B,), `rank` (B, S) and `queries` (B, S), the data that a mask may need.
 
 Outputs: `whole` (B, S, S), 1 for each pair of a query and a key that is allowed; `later` (B, T, S) of the last T queries alone;
-`pattern`, 0 for none, 1 for causal and 2 for full. Of a window too: `covers` (2 LENGTH,), 1 for each length 1, 2 ... of a text
-in which it hides nothing.
+`sees` (B, S, S), the same of a part that says it of one pair; `pattern`, 0 for none, 1 for causal and 2 for full. Of a window
+too: `covers` (2 LENGTH,), 1 for each length 1, 2 ... of a text in which it hides nothing.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ PATTERNS = (None, "causal", "full")
 
 
 def data() -> dict[str, Tensor]:
-    """Data that masks need: in row 0 all ask for what something precedes, in row 1 one query stands before all."""
+    """Data that masks need: in row 0 text stands before all queries, in row 1 before the second only."""
     return {
         "prefix_len": torch.tensor([4, 0]),
-        "rank": torch.tensor([[0, 2, 0, 1, 0, 3, 1, 2, 3], [2, 1, 2, 3, 5, 4, 1, 5, 3]]),
+        "rank": torch.tensor([[0, 2, 0, 1, 0, 3, 1, 2, 3], [2, 4, 2, 3, 5, 4, 1, 5, 2]]),
         "queries": torch.tensor([[0] * 6 + [1] * 3] * ROWS).bool(),
     }
 
@@ -47,7 +47,11 @@ def _pairs(part: Any, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         raise NotApplicable(f"it reads {', '.join(unknown)}, for which there is no example")
     places = torch.arange(LENGTH)
     whole, later = (part.allowed(q[:, None], places[None], inputs) for q in (places, places[-LAST:]))
+    rows = [{name: value[row].tolist() for name, value in inputs.items()} for row in range(ROWS)]
+    every = range(LENGTH)
+    sees = [[[part.sees(q, k, row) for k in every] for q in every] for row in rows] if hasattr(part, "sees") else None
     return {
+        **({} if sees is None else {"sees": torch.tensor(sees)}),
         "whole": whole.expand(ROWS, LENGTH, LENGTH),
         "later": later.expand(ROWS, LAST, LENGTH),
         "pattern": torch.tensor(PATTERNS.index(part.pattern)),
