@@ -25,7 +25,7 @@ MORE = {
         ({"tie_embeddings": True, "embed_dim": 16, "logit_softcap": 4.0}, {"bias": True, "fixed_bias": True}),
     ],
     "mlm": [*((sizes, {}) for sizes in TABLES), ({"tie_embeddings": True}, {"bias": False, "dense_bias": False})],
-    "boundary": [(sizes, {}) for sizes in TABLES[:3]],
+    "boundary": [*((sizes, {}) for sizes in TABLES[:3]), ({}, None)],
     "pooled": [
         ({"dropout": 1.0}, {}),
         ({"dropout": 1.0}, {"n_classes": 0, "input_dropout": True}),

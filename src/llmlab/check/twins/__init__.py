@@ -22,6 +22,9 @@ def definition(subject: Subject) -> None:
     if slot not in OBSERVERS:
         raise NotApplicable("parts of this slot have no outputs of their own to compare")
     recorded = records.of_part(slot, name)
+    known = [record.setting for record in recorded]
+    if recorded and (new := [setting for setting in settings.of_part(slot, name) if setting not in known]):
+        raise CheckFailed(f"{new[0]}: there is no record of this setting; cd tests/check; python -m twins {slot}")
     for record in recorded:
         observed = OBSERVERS[slot](record.setting)
         outputs = {key: records.sampled(value) for key, value in observed.outputs.items()}
