@@ -53,8 +53,10 @@ def parameters(given: Given) -> list[str]:
 
 def per_token(given: Given, answer: Callable[[np.ndarray], np.ndarray]) -> dict[str, np.ndarray]:
     h = given.inputs["h"]
+    full = answer(h)
     return {
-        "full": answer(h),
+        "full": full,
+        "shape": np.array(full.shape),
         "rows": answer(h[given.inputs["rows"]]),
         "roles": roles(parameters(given), role),
     }
@@ -118,7 +120,15 @@ def boundary(given: Given) -> dict[str, np.ndarray]:
                 x = simple.norm(given, f"head.{norm}", inner)
             answers.append(x @ table.T + given.weights["head.bias"])
     y = np.array(answers).reshape(*left.shape, -1)
-    return {"full": y, "padded": y, "source": y, "needy": np.array(1.0), "roles": roles(parameters(given), role)}
+    shape = np.array(y.shape)
+    return {
+        "full": y,
+        "shape": shape,
+        "padded": y,
+        "source": y,
+        "needy": np.array(1.0),
+        "roles": roles(parameters(given), role),
+    }
 
 
 # ---------------------------------------------------------------- of classes
@@ -207,6 +217,7 @@ def pooled(given: Given) -> dict[str, np.ndarray]:
         "later": answer(h[:, 2:], ids[:, 2:], valid[:, ::-1][:, 2:]),
         "roles": roles(parameters(given), role),
     }
+    found["shape"] = np.array(found["full"].shape)
     if trained(given):
         found["training"] = answer(h, ids, every, training=True)
     return found
