@@ -33,7 +33,12 @@ MORE = {
         ({}, {"pool": "mean", "normed": True, "n_classes": 0, "act": "none"}),
     ],
     "scalar": [({"dropout": 1.0}, {}), ({}, {"bias": True, "dense_bias": False, "act": "gelu"})],
-    "token": [({"dropout": 1.0}, {}), ({"dropout": 1.0}, {"dropout": 0.0}), ({}, {"act": "gelu", "normed": True})],
+    "token": [
+        ({}, {"n_classes": 1}),
+        ({"dropout": 1.0}, {}),
+        ({"dropout": 1.0}, {"dropout": 0.0}),
+        ({}, {"act": "gelu", "normed": True}),
+    ],
     "span": [({"dropout": 1.0}, {})],
     "replaced": [({"dropout": 1.0}, {})],
 }

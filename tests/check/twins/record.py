@@ -17,7 +17,7 @@ DIGITS = 12  # significant ones
 
 
 def settings_of_slot(slot: str) -> Iterator[settings.Setting]:
-    """Each part at each setting of its options, and at the sizes, traits and options that the module of its twins lists in MORE.
+    """Each part at each setting of its options, and at the sizes and options that the module of its twins lists in MORE.
 
     Options there are beside the `small` ones of the part; None is the part's own defaults.
     """
