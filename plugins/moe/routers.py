@@ -52,7 +52,7 @@ def z_loss(z_nE: Tensor, valid: Tensor | None, total: Total = no_reduce) -> Tens
 def check_groups(sizes: Sizes, groups: int, kept: int) -> None:
     """ValueError unless `kept` of `groups` equal groups hold as many experts as a token visits."""
     n, k = sizes.moe.n_experts, sizes.moe.per_token
-    if n % groups or not 1 <= kept <= groups or n // groups * kept < k:
+    if groups < 1 or n % groups or kept > groups or n // groups * kept < k:
         raise ValueError(
             f"moe.groups_kept={kept} of moe.groups={groups} groups can't give model.moe.per_token={k} "
             f"of model.moe.n_experts={n} experts"

@@ -25,7 +25,7 @@ MORE = {
         ({"tie_embeddings": True, "embed_dim": 16, "logit_softcap": 4.0}, {"bias": True, "fixed_bias": True}),
     ],
     "mlm": [*((sizes, {}) for sizes in TABLES), ({"tie_embeddings": True}, {"bias": False, "dense_bias": False})],
-    "boundary": [(sizes, {}) for sizes in TABLES[:3]],
+    "boundary": [*((sizes, {}) for sizes in TABLES[:3]), ({}, None)],
     "pooled": [
         ({"dropout": 1.0}, {}),
         ({"dropout": 1.0}, {"n_classes": 0, "input_dropout": True}),
@@ -33,7 +33,12 @@ MORE = {
         ({}, {"pool": "mean", "normed": True, "n_classes": 0, "act": "none"}),
     ],
     "scalar": [({"dropout": 1.0}, {}), ({}, {"bias": True, "dense_bias": False, "act": "gelu"})],
-    "token": [({"dropout": 1.0}, {}), ({"dropout": 1.0}, {"dropout": 0.0}), ({}, {"act": "gelu", "normed": True})],
+    "token": [
+        ({}, {"n_classes": 1}),
+        ({"dropout": 1.0}, {}),
+        ({"dropout": 1.0}, {"dropout": 0.0}),
+        ({}, {"act": "gelu", "normed": True}),
+    ],
     "span": [({"dropout": 1.0}, {})],
     "replaced": [({"dropout": 1.0}, {})],
 }
@@ -53,8 +58,10 @@ def parameters(given: Given) -> list[str]:
 
 def per_token(given: Given, answer: Callable[[np.ndarray], np.ndarray]) -> dict[str, np.ndarray]:
     h = given.inputs["h"]
+    full = answer(h)
     return {
-        "full": answer(h),
+        "full": full,
+        "shape": np.array(full.shape),
         "rows": answer(h[given.inputs["rows"]]),
         "roles": roles(parameters(given), role),
     }
@@ -118,7 +125,15 @@ def boundary(given: Given) -> dict[str, np.ndarray]:
                 x = simple.norm(given, f"head.{norm}", inner)
             answers.append(x @ table.T + given.weights["head.bias"])
     y = np.array(answers).reshape(*left.shape, -1)
-    return {"full": y, "padded": y, "source": y, "needy": np.array(1.0), "roles": roles(parameters(given), role)}
+    shape = np.array(y.shape)
+    return {
+        "full": y,
+        "shape": shape,
+        "padded": y,
+        "source": y,
+        "needy": np.array(1.0),
+        "roles": roles(parameters(given), role),
+    }
 
 
 # ---------------------------------------------------------------- of classes
@@ -207,6 +222,7 @@ def pooled(given: Given) -> dict[str, np.ndarray]:
         "later": answer(h[:, 2:], ids[:, 2:], valid[:, ::-1][:, 2:]),
         "roles": roles(parameters(given), role),
     }
+    found["shape"] = np.array(found["full"].shape)
     if trained(given):
         found["training"] = answer(h, ids, every, training=True)
     return found

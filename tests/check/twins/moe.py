@@ -29,7 +29,9 @@ GROUPS = (
     ({}, {"groups": 3, "groups_kept": 3}),
     ({"moe.n_experts": 8}, {"groups": 2}),
     ({}, {"groups": 3, "groups_kept": 1}),
-    ({}, {"groups": 4, "groups_kept": 2}),
+    ({}, {"groups": 4, "groups_kept": 4}),
+    ({}, {"groups": 0, "groups_kept": 0}),
+    ({}, {"groups": -2, "groups_kept": -2}),
     ({}, {"groups": 3, "groups_kept": 4}),
     ({}, {"groups": 3, "groups_kept": 0}),
 )
@@ -73,7 +75,12 @@ def in_groups(scores: np.ndarray, groups: int, kept: int, of_group: int) -> list
 def refuses(given: Given) -> bool:
     """The kept groups have fewer experts than a token visits, or there are no such groups."""
     moe, groups, kept = given.sizes.moe, given.options["groups"], given.options["groups_kept"]
-    return moe.n_experts % groups != 0 or not 1 <= kept <= groups or kept * moe.n_experts // groups < moe.per_token
+    return (
+        groups < 1
+        or moe.n_experts % groups != 0
+        or not 1 <= kept <= groups
+        or kept * moe.n_experts // groups < moe.per_token
+    )
 
 
 def topk_weights(given: Given, x: np.ndarray, valid: np.ndarray) -> Weights:
@@ -150,7 +157,8 @@ def topk_loss(given: Given, x: np.ndarray, valid: np.ndarray, weights: Weights) 
 def sigmoid_loss(given: Given, x: np.ndarray, valid: np.ndarray, weights: Weights) -> float | None:
     """DeepSeek-V3, equations 17 to 20: of scores divided by their sum."""
     s = sigmoid(x @ given.weights["router.gate.weight"].T)
-    return loss(given, x, valid, weights, s / s.sum(1, keepdims=True), False)
+    # The constant is no equation's; it counts where all scores are next to 0.
+    return loss(given, x, valid, weights, s / (s.sum(1, keepdims=True) + 1e-20), False)
 
 
 def expert_choice_loss(given: Given, x: np.ndarray, valid: np.ndarray, weights: Weights) -> float | None:
@@ -192,6 +200,11 @@ def role(path: str) -> str:
     return "ffn_in" if "up" in path else "ffn_out" if "down" in path else "router"
 
 
+def logarithm(weights: np.ndarray) -> np.ndarray:
+    """log10(w + 1e-9), 1 where the token does not go."""
+    return np.where(weights < 0, 1.0, np.log10(np.maximum(weights, 0) + 1e-9))
+
+
 def outputs(
     given: Given,
     choose: Callable[[Given, np.ndarray, np.ndarray], Weights],
@@ -204,12 +217,16 @@ def outputs(
         return np.array([[weights.get((t, e), NOT_SENT) for e in range(moe.n_experts)] for t in range(n)])
 
     all_weights, padded = choose(given, x, every), choose(given, x, valid)
-    far = table(choose(given, given.inputs["far"], np.ones(2, bool)), 2)
+    far, both = given.inputs["far"], np.ones(2, bool)
+    far_visits = choose(given, far, both)
+    far_padded = choose(given, far, np.array([False, True]))
+    far_loss = auxiliary(given, far, both, far_visits)
     found = {
         "weights": table(all_weights, len(x)),
         "padded": table(padded, len(x) // 2),
         "autocast": table(all_weights, len(x))[:2],
-        "far": np.where(far < 0, 1.0, np.log10(np.maximum(far, 0) + 1e-9)),
+        "far": logarithm(table(far_visits, 2)),
+        "far_padded": logarithm(table(far_padded, 2)),
         "y": mixture(given, x, padded),
         "float32": mixture(given, x, padded)[-1],
         "load": np.array([sum(valid[t] and v == e for t, v in padded) for e in range(moe.n_experts)], float),
@@ -226,6 +243,8 @@ def outputs(
         value = auxiliary(given, x, kept, choose(given, x, kept))
         if value is not None:
             found[key] = np.array(value)
+    if far_loss is not None:
+        found["far_loss"] = np.log10(np.array(far_loss))
     both = np.concatenate([x, given.inputs["other"]])
     both_valid = np.concatenate([valid, given.inputs["other_valid"]])
     value = auxiliary(given, both, both_valid, choose(given, both, both_valid))

@@ -17,12 +17,15 @@ DIGITS = 10  # significant ones
 
 
 def settings_of_slot(slot: str) -> Iterator[settings.Setting]:
-    """Each part at each setting of its options, and at the sizes and traits that the module of its twins lists in MORE."""
+    """Each part at each setting of its options, and at the sizes and options that the module of its twins lists in MORE.
+
+    Options there are beside the `small` ones of the part; None is the part's own defaults.
+    """
     more = getattr(importlib.import_module(f"twins.{slot}"), "MORE", {})
     for name in registry.names(slot):
         yield from settings.of_part(slot, name)
         for sizes, options in more.get(name, ()):
-            yield settings.Setting(slot, name, {**_small(slot, name), **options}, sizes)
+            yield settings.Setting(slot, name, {} if options is None else {**_small(slot, name), **options}, sizes)
 
 
 def _small(slot: str, name: str) -> dict[str, Any]:

@@ -11,7 +11,8 @@ Inputs: `x` (n, D), of which `valid` (n,) are no padding; `alone` (n,), which is
 Outputs:
 - `weights` (n, E), `padded` (n / 2, E), `autocast` (2, E): a token's weight at each expert that it visits, -1 at others; of
   `x`, of its first tokens where `valid` is given, and of the first two under autocast to bfloat16.
-- `far` (2, E): log10(weight + 1e-9) of `far`, 1 at others.
+- `far`, `far_padded` (2, E): log10(weight + 1e-9) of `far`, 1 at others; of both tokens, and where only the second is valid;
+  `far_loss`: log10 of the loss of both.
 - `loss`, `padded_loss`, `alone_loss`, `none_loss`: the auxiliary loss of `x`, of all tokens, of `valid` ones, of `alone`, of
   `none`; `ranks_loss` of `valid` and `other_valid` ones together; none of these where there is no loss.
 - `y` (2, n / 2, D) and `load` (E,) of the mixture with `valid`; `float32` (D,) the last token's y computed in float32;
@@ -81,17 +82,21 @@ def observe(setting: Setting) -> Observed:
     routed.update((f"{key}_loss", router(x, inputs[mask])) for key, mask in KEPT.items())
     with torch.autocast("cpu", torch.bfloat16):
         autocast = router(x.bfloat16(), None)
-    far = visits(router(inputs["far"], None), 2, n_experts)
+    far = router(inputs["far"], None)
+    far_padded = router(inputs["far"], torch.tensor([False, True]))
     outputs = {
         "weights": visits(routed["loss"], N, n_experts),
         "padded": visits(routed["padded_loss"], N, n_experts)[: N // 2],
         "autocast": visits(autocast, N, n_experts)[:2],
-        "far": torch.where(far < 0, 1.0, (far + 1e-9).log10()),
+        "far": _logarithm(visits(far, 2, n_experts)),
+        "far_padded": _logarithm(visits(far_padded, 2, n_experts)),
         **{key: routing.loss for key, routing in routed.items() if routing.loss is not None},
         **_mixed(mixture, inputs, sizes.ffn.dropout == 1.0),
         "leaks": torch.tensor(float(attributes.get(router, "moe", "leaks"))),
         "per_token": torch.tensor(float(mixture.per_token)),
     }
+    if far.loss is not None:
+        outputs["far_loss"] = far.loss.log10()
     if hasattr(router, "cost"):
         outputs["flops"] = torch.tensor(router.cost(N, N).flops)
     seen = given(setting, inputs, mixture, sizes)
@@ -137,6 +142,10 @@ def visits(routing: Routing | Choice, n: int, n_experts: int) -> Tensor:
     else:
         weights.scatter_(1, routing.experts, routing.weights.double())
     return weights
+
+
+def _logarithm(weights: Tensor) -> Tensor:
+    return torch.where(weights < 0, 1.0, (weights + 1e-9).log10())
 
 
 def _mixed(mixture: MixtureOfExperts, inputs: dict[str, Tensor], dropped: bool) -> dict[str, Tensor]:
