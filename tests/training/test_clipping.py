@@ -94,7 +94,9 @@ def accumulated(cuts, clip, devices=1):
     counts = {"square": torch.tensor(6), "line": torch.tensor(3)}
     for cut in cuts:
         values = torch.tensor(cut, dtype=torch.float32)
-        (made.training_step({"values": values, "counts": counts}, 0) / n).backward()  # Lightning's and the strategy's mean
+        (
+            made.training_step({"values": values, "counts": counts}, 0) / n
+        ).backward()  # Lightning's and the strategy's mean
     optimizer = torch.optim.SGD([w], lr=0.5)
     made.configure_gradient_clipping(optimizer)
     assert made.lr == 0.5

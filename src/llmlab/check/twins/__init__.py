@@ -35,7 +35,9 @@ def definition(subject: Subject) -> None:
         raise NotApplicable("it has no twin to be compared with; llmlab.twins says how to write one")
     for setting in settings.of_part(slot, name):
         observed = OBSERVERS[slot](setting)
-        _compare(setting, observed.outputs, own.compute(observed.given), own.source)
+        theirs = own.compute(observed.given)
+        ours = {key: value for key, value in observed.outputs.items() if key in theirs} if theirs else observed.outputs
+        _compare(setting, ours, theirs, own.source)
 
 
 def _compare(setting: settings.Setting, ours: twins.Arrays, theirs: twins.Arrays, source: str) -> None:
