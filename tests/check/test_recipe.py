@@ -10,7 +10,7 @@ from twins.record import settings_of_slot
 
 from llmlab import registry, twins
 from llmlab.check import case_checks, cases, page, report, request
-from llmlab.check.parts import alone
+from llmlab.check.parts import alone, limits
 from llmlab.check.subject import Case, CheckFailed, NotApplicable, Subject
 from llmlab.check.twins import definition
 from llmlab.check.twins.observers import OBSERVERS
@@ -44,6 +44,18 @@ def test_the_page_has_a_row_for_each():
     made.add(case, results(case, built=("passed",), definition=("passed",), factors=("failed", "it is negative")))
     text = page.page_text(made)
     assert "| schedule=cosine | 1 | ✓ | ✓ | ✗ |" in text
+
+
+def test_options_that_a_part_lists_as_refused_are(monkeypatch):
+    limits.limits(subject("schedule", "cosine"))
+    monkeypatch.setattr(Cosine, "__init__", lambda self, **options: vars(self).update(options))
+    with pytest.raises(CheckFailed, match=r"schedule=cosine schedule.warmup_share=-0.1 is not refused"):
+        limits.limits(subject("schedule", "cosine"))
+    monkeypatch.setattr(Cosine, "__init__", lambda self, **options: 1 / 0)
+    with pytest.raises(CheckFailed, match=r"schedule.warmup_share=-0.1: crashed: ZeroDivisionError"):
+        limits.limits(subject("schedule", "cosine"))
+    with pytest.raises(NotApplicable, match="lists no options"):
+        limits.limits(subject("reward", "exact"))
 
 
 @pytest.mark.parametrize(
