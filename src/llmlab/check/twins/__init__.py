@@ -25,7 +25,7 @@ def definition(subject: Subject) -> None:
         raise NotApplicable("parts of this slot have no outputs of their own to compare")
     recorded = records.of_part(slot, name)
     for record in recorded:
-        outputs = {key: records.sampled(value) for key, value in OBSERVERS[slot](record.setting).outputs.items()}
+        outputs = records.kept(OBSERVERS[slot](record.setting).outputs, record.values)
         _compare(record.setting, outputs, record.values, record.source)
     if recorded:
         return
