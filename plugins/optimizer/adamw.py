@@ -26,6 +26,7 @@ class AdamW:
         {"beta2": 0.5},
         {"beta1": 0.0, "beta2": 0.0},
         {"eps": 0.1},
+        {"eps": 0.0},
         {"weight_decay": 0.7},
         {"weight_decay": 0.0},
     )

@@ -21,7 +21,7 @@ class Cosine:
         {"warmup_steps": 4},
         {"warmup_steps": 50},
         {"warmup_steps": 60},
-        {"warmup_share": 0.21},
+        {"warmup_share": 0.23},
         {"warmup_share": 0.0},
         {"warmup_share": 1.0},
         {"floor": 0.3},

@@ -30,7 +30,7 @@ class Constant:
     telling = (
         {"warmup_steps": 0},
         {"warmup_steps": 4},
-        {"warmup_share": 0.21},
+        {"warmup_share": 0.23},
         {"warmup_share": 0.0},
         {"warmup_share": 1.0},
     )
@@ -61,7 +61,7 @@ class Linear:
         {"warmup_steps": 4},
         {"warmup_steps": 50},
         {"warmup_steps": 60},
-        {"warmup_share": 0.21},
+        {"warmup_share": 0.23},
         {"floor": 0.3},
         {"floor": 1.0},
     )
@@ -95,7 +95,7 @@ class InverseSquareRoot:
         {"warmup_steps": 0},
         {"warmup_steps": 4},
         {"warmup_steps": 4, "warm": "flat"},
-        {"warmup_share": 0.21},
+        {"warmup_share": 0.23},
     )
     refuses = ({"warmup_share": -0.1}, {"warmup_share": 1.1})
 
@@ -136,7 +136,7 @@ class WarmupStableDecay:
         {"warmup_steps": 0, "decay_share": 0.3, "hold_share": 0.1},
         {"warmup_steps": 4, "decay_share": 0.3, "shape": "linear"},
         {"warmup_steps": 45, "decay_share": 0.3, "shape": "cosine"},
-        {"warmup_share": 0.21, "decay_share": 0.3, "hold_share": 0.15, "shape": "sqrt"},
+        {"warmup_share": 0.23, "decay_share": 0.3, "hold_share": 0.15, "shape": "sqrt"},
         {"decay_share": 0.0, "floor": 0.2},
         {"hold_share": 0.5, "decay_share": 0.5, "floor": 0.02},
         {"decay_share": 0.3, "shape": "linear", "floor": 0.0},

@@ -19,7 +19,7 @@ class MultiStep:
         {"warmup_steps": 0},
         {"warmup_steps": 4},
         {"warmup_steps": 45},
-        {"warmup_share": 0.21},
+        {"warmup_share": 0.23},
         {"at": (0.25, 0.5, 0.73)},
         {"at": ()},
         {"at": (0.0, 0.3, 0.3, 1.0)},

@@ -7,8 +7,9 @@
         x, weight = given.inputs["x"], given.weights["weight"]
         return {"y": weight * x / np.sqrt((x**2).mean(-1, keepdims=True) + given.sizes.norm_eps)}
 
-An output NAME that is a mean over random draws is compared up to what the twin gives as NAME + CHANCE. The inputs and outputs
-of each slot are listed in the docstrings of `llmlab.check.twins.observers`.
+A twin may leave outputs out, which are not compared then. An output NAME that is a mean over random draws is compared up to
+what the twin gives as NAME + CHANCE. The inputs and outputs of each slot are listed in the docstrings of
+`llmlab.check.twins.observers`.
 """
 
 from __future__ import annotations

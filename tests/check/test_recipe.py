@@ -10,8 +10,9 @@ from twins.record import settings_of_slot
 
 from llmlab import registry, twins
 from llmlab.check import case_checks, cases, page, report, request
-from llmlab.check.parts import alone
-from llmlab.check.subject import Case, CheckFailed, Subject
+from llmlab.check.parts import alone, limits
+from llmlab.check.subject import Case, CheckFailed, NotApplicable, Subject
+from llmlab.check.twins import definition
 from llmlab.check.twins.observers import OBSERVERS
 from llmlab_plugins.optimizer.adamw import AdamW
 from llmlab_plugins.reward.rules import Exact
@@ -43,6 +44,18 @@ def test_the_page_has_a_row_for_each():
     made.add(case, results(case, built=("passed",), definition=("passed",), factors=("failed", "it is negative")))
     text = page.page_text(made)
     assert "| schedule=cosine | 1 | ✓ | ✓ | ✗ |" in text
+
+
+def test_options_that_a_part_lists_as_refused_are(monkeypatch):
+    limits.limits(subject("schedule", "cosine"))
+    monkeypatch.setattr(Cosine, "__init__", lambda self, **options: vars(self).update(options))
+    with pytest.raises(CheckFailed, match=r"schedule=cosine schedule.warmup_share=-0.1 is not refused"):
+        limits.limits(subject("schedule", "cosine"))
+    monkeypatch.setattr(Cosine, "__init__", lambda self, **options: 1 / 0)
+    with pytest.raises(CheckFailed, match=r"schedule.warmup_share=-0.1: crashed: ZeroDivisionError"):
+        limits.limits(subject("schedule", "cosine"))
+    with pytest.raises(NotApplicable, match="lists no options"):
+        limits.limits(subject("reward", "exact"))
 
 
 @pytest.mark.parametrize(
@@ -181,3 +194,34 @@ def test_the_twin_of_adamw_is_torchs():
         for name, moved in twins.twin_of("optimizer", "adamw").compute(given).items():
             found = values[name].detach().numpy() - inputs[name]
             np.testing.assert_allclose(found, moved[-1], rtol=1e-7, atol=1e-12, err_msg=f"{setting} {name}")
+
+
+def test_a_schedule_of_ones_own_is_held_to_its_twin(monkeypatch):
+    """And without one there is nothing to hold it to."""
+    monkeypatch.setattr(registry, "_defined", {})
+    own = subject("schedule", "staircase")
+    registry.register("schedule", "staircase")(Staircase)
+    with pytest.raises(NotApplicable, match="it has no twin"):
+        definition(own)
+
+    def compute(given):
+        every = given.options["every"]
+        return {name: 0.5 ** (steps // every) for name, steps in given.inputs.items()}
+
+    twins.twin("schedule", "staircase", source="equation 1")(compute)
+    definition(own)
+    twins.twin("schedule", "staircase", source="equation 1")(lambda given: compute(given) | {"late": np.zeros(26)})
+    with pytest.raises(CheckFailed, match=r"schedule=staircase: late is 0\.\d+, but 0 by equation 1"):
+        definition(own)
+
+
+class Staircase:
+    """Halves every so many steps (Nobody 2026)."""
+
+    telling = ({"every": 7},)
+
+    def __init__(self, *, every: int = 20):
+        self.every = every
+
+    def factor(self, step: int, total: int) -> float:
+        return 0.5 ** (step // self.every)

@@ -43,6 +43,7 @@ def offered(monkeypatch, capsys):
         ("llmlab generate run=x tem", ["temperature="]),
         ("llmlab eval --js", ["--json"]),
         ("llmlab check attention=mq", ["attention=mqa"]),
+        ("llmlab check optim", ["optimizer=adamw"]),
         ("llmlab check --fam", ["--families"]),
         ("llmlab nothing x", []),
     ],

@@ -209,3 +209,25 @@ def test_classification_is_the_cross_entropy_of_one_answer_a_record():
     assert loss.terms["nll"][0].item() == pytest.approx(want, rel=1e-5) and loss.terms["nll"][1] == 7
     assert [x.item() for x in loss.logs["accuracy"]] == [right, 7]
     assert set(loss.terms) == {"nll"} and made.measures == {"accuracy": "accuracy"}  # no perplexity is claimed
+
+
+class Drawn:
+    """A generator that draws these numbers, first those that choose targets and then those that decide what is shown."""
+
+    def __init__(self, *rows):
+        self.rows = list(rows)
+
+    def random(self, n):
+        return np.array(self.rows.pop(0), dtype=np.float64)[:n]
+
+    def integers(self, high, size):
+        return np.arange(size) % high
+
+
+def test_mlm_chooses_below_its_rates():
+    """Of numbers in [0, 1) as many as the rate are below it, and one that equals it is not."""
+    made = objective("mlm", 4, rate=0.5, masked=0.25, random=0.25)
+    text = {"tokens": np.array([50, 51, 52, 53, 54])}
+    prepared = made.prepare(text, Drawn([0.5, 0.4, 0.4, 0.4], [0.0, 0.25, 0.5, 0.24]))
+    assert prepared["labels"].tolist() == [-100, 51, 52, 53]
+    assert prepared["ids"].tolist() == [50, 6, 52, 2], "the second ordinary id; as it was; the mask"

@@ -170,3 +170,21 @@ def test_stairs():
     ):
         with pytest.raises(ValueError, match=said):
             part("schedule", "multistep", **wrong)()
+
+
+@pytest.mark.parametrize(
+    ("dtypes", "devices", "fused"),
+    [
+        ([torch.float32, torch.bfloat16], ["cpu", "cpu"], True),
+        ([torch.float32, torch.float32], ["cpu", "meta"], False),
+        ([torch.float32, torch.float32], ["meta", "meta"], False),
+        ([torch.float32, torch.complex64], ["cpu", "cpu"], False),
+    ],
+)
+def test_adamw_is_fused_where_torch_can(dtypes, devices, fused):
+    made = [
+        (f"{i}", nn.Parameter(torch.zeros(2, 2, dtype=dtype, device=device)), "q")
+        for i, (dtype, device) in enumerate(zip(dtypes, devices, strict=True))
+    ]
+    optimizer = part("optimizer", "adamw")().build(made)
+    assert optimizer.defaults["fused"] is fused

@@ -100,3 +100,9 @@ def test_a_validation_is_the_negative_mean_reward():
 def test_options_out_of_range(options, named):
     with pytest.raises(ValueError, match=named):
         reinforce(**options)
+
+
+@pytest.mark.parametrize("name", ["exact", "contains", "ends_with"])
+def test_each_answer_has_its_record(name):
+    with pytest.raises(ValueError, match="zip"):
+        part("reward", name)().score([{"answer": "7"}], ["7", "8"])

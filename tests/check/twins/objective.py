@@ -57,7 +57,7 @@ def cross_entropy(given: Given, role: str, accuracy: bool) -> Arrays:
 
 @twin("objective", "clm", source="Radford et al. 2018, equation 1")
 def clm(given: Given) -> Arrays:
-    made = {"shown": np.array(0.0), **cross_entropy(given, "tokens", False)}
+    made = {"shown": np.array(0.0), "fixed_counts": np.array(1.0), **cross_entropy(given, "tokens", False)}
     for name in ("plain", "answered", "only_special"):
         tokens = given.inputs[f"{name}/tokens"]
         labels = tokens[1:].copy()
@@ -77,7 +77,7 @@ def mlm(given: Given) -> Arrays:
     o, n = given.options, float(given.inputs["draws"])
     special = sorted(int(v) for key, v in given.inputs.items() if key.startswith("special/"))
     ordinary = [i for i in range(int(given.inputs["vocabulary"])) if i not in special]
-    made = cross_entropy(given, "tokens", True)
+    made = {"fixed_counts": np.array(0.0), **cross_entropy(given, "tokens", True)}
     n_small = len([i for i in range(SIZE) if i not in special])
     made["shown"] = np.array(1 - o["masked"] - o["random"] + o["random"] / n_small)
     for name in ("plain", "answered", "only_special"):
@@ -132,7 +132,7 @@ def span_corruption(given: Given) -> Arrays:
     for j in range(1, n + 1):  # the j-th span begins behind j kept parts and j - 1 spans
         begins, ends = np.convolve(kept[j], gone[j - 1]), np.convolve(kept[j], gone[j])
         taken += begins[:length].cumsum() - np.pad(ends, (0, length))[:length].cumsum()
-    made = {"shown": np.array(0.0), **cross_entropy(given, "tokens", False)}
+    made = {"shown": np.array(0.0), "fixed_counts": np.array(1.0), **cross_entropy(given, "tokens", False)}
     made["lengths/plain"] = np.array([length - noise + n + 1, noise + n + 1], np.float64)
     taken = np.clip(taken, 0.0, 1.0)
     made |= expected("taken/plain", taken, draws)
@@ -146,7 +146,7 @@ def span_corruption(given: Given) -> Arrays:
 
 @twin("objective", "classification", source="Devlin et al. 2018, section 4.1")
 def classification(given: Given) -> Arrays:
-    made = {"shown": np.array(0.0), **cross_entropy(given, "classes", True)}
+    made = {"shown": np.array(0.0), "fixed_counts": np.array(1.0), **cross_entropy(given, "classes", True)}
     for i in range(4):
         made[f"prepared/ids/{i}"] = given.inputs[f"record/{i}/tokens"]
         made[f"prepared/labels/{i}"] = given.inputs[f"record/{i}/label"]
@@ -163,7 +163,8 @@ def classification(given: Given) -> Arrays:
 def reinforce(given: Given) -> Arrays:
     o = given.options
     rollout = [o[key] for key in ("samples", "max_new", "temperature", "batches", "epochs")]
-    made: Arrays = {"shown": np.array(0.0), "rollout": np.array([*rollout, o["batches"] * o["epochs"]], np.float64)}
+    made: Arrays = {"shown": np.array(0.0), "fixed_counts": np.array(1.0)}
+    made["rollout"] = np.array([*rollout, o["batches"] * o["epochs"]], np.float64)
     for key, rewards in ((k, v) for k, v in given.inputs.items() if k.startswith("rewards/")):
         # of one answer to each prompt, the others are those to other prompts
         grid = rewards if rewards.shape[1] > 1 else rewards.T

@@ -7,8 +7,6 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
-
 from llmlab import registry, twins
 from llmlab.check.twins import records, settings
 from llmlab.check.twins.observers import OBSERVERS
@@ -43,7 +41,7 @@ def record(setting: settings.Setting) -> dict[str, Any]:
         "options": dict(setting.options),
         "sizes": dict(setting.sizes),
         "source": own.source,
-        "values": {key: [_rounded(v) for v in records.sampled(np.asarray(value))] for key, value in values.items()},
+        "values": {key: [_rounded(v) for v in value] for key, value in records.kept(values, values).items()},
     }
 
 

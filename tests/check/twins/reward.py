@@ -20,7 +20,8 @@ def judged(given: Given, right: Callable[[str, str], object]) -> dict[str, np.nd
     scores = [
         1.0 if right(str(a), re.sub(r"^\s+|\s+$", "", str(t)) if typed is None else typed) else 0.0 for a, t in pairs
     ]
-    return {f"scores/{i}": np.array(scores[i::N_KINDS]) for i in range(N_KINDS)}
+    needs = [float(typed is None and key == given.options["field"]) for key in ("answer", "other")]
+    return {"needs": np.array(needs), **{f"scores/{i}": np.array(scores[i::N_KINDS]) for i in range(N_KINDS)}}
 
 
 @twin("reward", "exact", source="Rajpurkar et al. 2016, section 5 (exact match), up to white space around")

@@ -35,7 +35,7 @@ def definition(subject: Subject) -> None:
             _refuses(record.setting)
             continue
         observed = OBSERVERS[slot](record.setting)
-        outputs = {key: records.sampled(value) for key, value in observed.outputs.items()}
+        outputs = records.kept(observed.outputs, record.values)
         _compare(record.setting, outputs, record.values, record.source, observed.tolerance)
     if recorded:
         return
@@ -45,7 +45,9 @@ def definition(subject: Subject) -> None:
         raise NotApplicable("it has no twin to be compared with; llmlab.twins says how to write one")
     for setting in settings.of_part(slot, name):
         observed = OBSERVERS[slot](setting)
-        _compare(setting, observed.outputs, own.compute(observed.given), own.source, observed.tolerance)
+        theirs = own.compute(observed.given)
+        ours = {key: value for key, value in observed.outputs.items() if key in theirs} if theirs else observed.outputs
+        _compare(setting, ours, theirs, own.source, observed.tolerance)
 
 
 def _compare_declared(slot: str, name: str, was: dict[str, Any]) -> None:

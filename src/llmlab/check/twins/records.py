@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from llmlab import registry
+from llmlab import registry, twins
 from llmlab.check.reference import noise
 from llmlab.check.twins.settings import Setting
 
@@ -68,6 +68,13 @@ def declared_part(slot: str, name: str) -> dict[str, Any]:
 def of_part(slot: str, name: str) -> list[Record]:
     """The records of one part."""
     return [record for record in of_slot(slot) if record.setting.name == name]
+
+
+def kept(outputs: twins.Arrays, of: twins.Arrays) -> dict[str, np.ndarray]:
+    """What a record keeps of outputs: all of those that have a bound of chance in `of`, which is value by value."""
+    whole = {key.removesuffix(twins.CHANCE) for key in of if key.endswith(twins.CHANCE)}
+    whole |= {key + twins.CHANCE for key in whole}
+    return {key: np.reshape(value, -1) if key in whole else sampled(value) for key, value in outputs.items()}
 
 
 def sampled(value: np.ndarray) -> np.ndarray:

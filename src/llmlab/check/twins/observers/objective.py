@@ -2,11 +2,12 @@
 
 Inputs: `vocabulary` (its size), `special/NAME`, and `draws` of each text; texts as TEXT/tokens, TEXT/given and TEXT/documents,
 or records' fields as record/N/FIELD; two batches as `batch/KEY` and, without targets or of a validation, `none/KEY`, with
-`batch/scores/ROLE` of each head, for all tokens or texts; `rewards/`.
+`batch/scores/ROLE` of each head, for all tokens or texts; `hidden` (V, D), the hidden state of each id; `rewards/`.
 
 Outputs: of what it prepares what `texts` says of all that it `restores`, or `prepared/KEY/N` and `n_targets/TERM/N` of
 a record; of either batch's loss `loss/TERM` and `log/NAME` (sum, count), `weight/TERM`, `mean`, and its gradient `slope/ROLE`;
-`shown`; of one that acts `rollout` (samples, max_new, temperature, batches, epochs, steps), `passes/N` and `advantages/`.
+`shown` and `fixed_counts`; of one that acts `rollout` (samples, max_new, temperature, batches, epochs, steps), `passes/N` and
+`advantages/`.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from llmlab.slots import Aux, Objective, Output
 from llmlab.twins import Given
 
 SEQ_LEN, ROWS, SIZE, ROUNDED_UP = 6, 3, 9, 4  # of the batch that has a loss; rows of the table that no id has
-BALANCE = 0.25
+WIDTH, BALANCE = 5, 0.25
 Batch = dict[str, Tensor]
 
 
@@ -36,6 +37,7 @@ def observe(setting: Setting) -> Observed:
     inputs: dict[str, np.ndarray] = {
         "vocabulary": np.array(texts.vocabulary(setting).size),
         "draws": np.array(texts.N_DRAWS),
+        "hidden": _hidden().numpy(),
     }
     special = texts.vocabulary(setting).special
     inputs |= {f"special/{name}": np.array(at) for name, at in special.items()}
@@ -47,7 +49,8 @@ def observe(setting: Setting) -> Observed:
         objective = texts.made(setting, texts.SIZE, len(text.tokens) - 1)
         outputs |= texts.OBSERVED[restores](objective, name, text, special)
     objective = texts.made(setting, SIZE, SEQ_LEN)
-    outputs["shown"] = np.array(float(attributes.get(objective, "objective", "shown")))
+    for name in ("shown", "fixed_counts"):
+        outputs[name] = np.array(float(attributes.get(objective, "objective", name)))
     if attributes.get(objective, "objective", "reads") != TEXT:
         given, prepared = _records(objective)
         inputs, outputs = inputs | given, outputs | prepared
@@ -132,15 +135,15 @@ def _batches(objective: Objective, restores: str | None) -> dict[str, Batch]:
 
 
 class _Model:
-    """A model whose heads give these scores."""
+    """A model whose heads give these scores, and whose hidden state of a token is the row of a table."""
 
-    def __init__(self, scores: Mapping[str, Tensor]):
-        self.scores = scores
+    def __init__(self, scores: Mapping[str, Tensor], hidden: Tensor):
+        self.scores, self.hidden = scores, hidden
 
     def __call__(self, batch: Mapping[str, Tensor], heads: Mapping[str, Tensor | None] | None = None) -> Output:
         rows = heads if heads is not None else dict.fromkeys(self.scores)
         found = {role: self.scores[role] if at is None else self.scores[role][at] for role, at in rows.items()}
-        return Output(torch.zeros(1), found, Aux(torch.tensor(BALANCE), torch.tensor([[3, 1]])))
+        return Output(self.hidden[batch["ids"]], found, Aux(torch.tensor(BALANCE), torch.tensor([[3, 1]])))
 
 
 def _scores(setting: Setting, name: str, batch: Batch) -> dict[str, Tensor]:
@@ -153,10 +156,15 @@ def _scores(setting: Setting, name: str, batch: Batch) -> dict[str, Tensor]:
         return {}
     shape, made = tuple(batch["ids"].shape), {}
     for role, head in heads.items():
-        of_text = registry.index()["head", head].attribute("scores") == "text"
-        size = (shape[0], 4) if of_text else (*shape, SIZE + ROUNDED_UP)
-        made[role] = 2 * uniform(f"{name} {role}", *size)
+        entry = registry.index()["head", head]
+        one = "n_classes" in entry.options and not entry.options["n_classes"].default  # a score a token
+        sizes = {"text": (shape[0], 4), "token": shape if one else (*shape, 3)}
+        made[role] = 2 * uniform(f"{name} {role}", *sizes.get(entry.attribute("scores"), (*shape, SIZE + ROUNDED_UP)))
     return made
+
+
+def _hidden() -> Tensor:
+    return uniform("hidden", texts.SIZE, WIDTH)
 
 
 def _loss(objective: Objective, batch: Batch, scores: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
@@ -166,11 +174,15 @@ def _loss(objective: Objective, batch: Batch, scores: Mapping[str, Tensor]) -> d
     for role, leaf in leaves.items():
         if "." in role:
             others.setdefault(role.partition(".")[0], {})[role.partition(".")[2]] = leaf
-    loss = objective.loss(_Model(own), batch, **{role: _Model(heads) for role, heads in others.items()})
+    hidden = _hidden().requires_grad_()
+    companions = {role: _Model(heads, hidden) for role, heads in others.items()}
+    loss = objective.loss(_Model(own, hidden), batch, **companions)
     mean = loss.mean()
     if mean.requires_grad:
         mean.backward()
     slopes = {f"slope/{role}": torch.zeros_like(v) if v.grad is None else v.grad for role, v in leaves.items()}
+    if hidden.grad is not None:
+        slopes["slope/hidden"] = hidden.grad
     terms = {f"loss/{name}": torch.stack([s.double(), n.double()]) for name, (s, n) in loss.terms.items()}
     logs = {f"log/{name}": torch.stack([s.double(), n.double()]) for name, (s, n) in loss.logs.items()}
     weights = {f"weight/{name}": torch.tensor(float(w)) for name, w in loss.weights.items()}

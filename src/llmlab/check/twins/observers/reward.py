@@ -1,6 +1,6 @@
 """Rewards: inputs `answers` and the records' fields `answer` and `other`, arrays of text that repeat after six.
 
-An output `scores/i` for each sixth of them.
+An output `scores/i` for each sixth of them, and `needs`: 1 for each of the two fields that it needs.
 """
 
 from __future__ import annotations
@@ -60,6 +60,7 @@ def observe(setting: Setting) -> Observed:
     fields = {key: np.array([str(record[key]) for record in records]) for key in FIELDS}
     scores = np.array(reward.score(records, answers))
     outputs = {f"scores/{i}": scores[i::N] for i in range(N)}
+    outputs["needs"] = np.array([float(key in reward.needs) for key in FIELDS])
     return Observed(
         Given(options_of(setting), sizes_of(setting), {"answers": np.array(answers), **fields}, {}), outputs
     )
