@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from families import FAMILIES, batch, build, ids, mostly_slow, spec, tiny
-from reference_models import LACKING, PRESETS
+from families import batch, build, ids, mostly_slow, spec, tiny
+from reference_models import BUILT, PADDED
 from safetensors.torch import load_file, save_file
 
 import llmlab
@@ -51,9 +51,7 @@ MORE = {
     "t5 gated": ("t5", "ffn=geglu_tanh", "model.tie_embeddings=false", "model.logit_scale=null"),
     "albert, two groups": ("albert", "execute=[0,0,1,1]"),
     "albert, inner layers": ("albert", "execute=[0,1,0,1]"),
-    "roberta": ("roberta", "position.pad_id=0", "position.offset=1"),
     "roberta causal": ("roberta", "position.pad_id=3", "position.offset=4", "objective=clm"),
-    "mpnet": ("mpnet", "position.pad_id=1"),
     "electra as wide": ("electra", "embedding=bert", "ffn=relu"),
     "distilbert silu": ("distilbert", "ffn=silu", "heads.tokens.act=silu"),
     "modernbert with biases": (
@@ -67,7 +65,7 @@ MORE = {
     ),
     "bert generation, both ways": ("bert_generation", "objective=mlm"),
 }
-MODELS = {**{family: (family,) for family in FAMILIES if family not in (*LACKING.values(), *PRESETS)}, **MORE}
+MODELS = {**{family: (family, *PADDED.get(family, ())) for family in BUILT}, **MORE}
 
 
 @pytest.mark.parametrize("name", mostly_slow(MODELS))

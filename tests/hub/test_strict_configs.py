@@ -4,22 +4,20 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from families import FAMILIES, mostly_slow, spec, tiny, woken
-from reference_models import LACKING, PRESETS
+from families import mostly_slow, spec, tiny, woken
+from reference_models import BUILT, PADDED
 
 import llmlab
 from llmlab.errors import UserError
 from llmlab.hub.families.gemma3 import scalar
 
-OWN = {"roberta": ("position.pad_id=0", "position.offset=1"), "mpnet": ("position.pad_id=1",)}
-BUILT = [family for family in FAMILIES if family not in (*LACKING.values(), *PRESETS)]
 UNEVEN = ("model.dim=36", "model.n_heads=5", "model.head_dim=8")
 
 
 def exported(family: str, folder: Path) -> str | None:
     """A tiny model whose heads do not divide its width, saved; why not, if it is refused."""
     try:
-        llmlab.save_hf(woken(spec(*tiny(family, *UNEVEN, *OWN.get(family, ())))), folder)
+        llmlab.save_hf(woken(spec(*tiny(family, *UNEVEN, *PADDED.get(family, ())))), folder)
     except UserError as e:
         return str(e)
     return None
