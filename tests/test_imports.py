@@ -19,6 +19,7 @@ PLUGIN_API = (
     "sizes",
     "values",
     "objectives",
+    "filters",
     "modules",
     "seeds",
     "errors",

@@ -17,6 +17,8 @@ LAYER_SLOTS = ("position", "norm", "block", "attention", "window", "ffn", "moe")
 # Slots that are one for the whole model.
 MODEL_SLOTS = ("embedding", "mask", "kernel", "init")
 RECIPE_SLOTS = ("objective", "reward", "optimizer", "schedule")
+# Slots of which any number of parts is chosen, in an order: filter=[length,duplicates].
+LISTED_SLOTS = ("filter",)
 # Sizes that a stack may set for itself; None: the model's.
 STACK_SIZES = ("dim", "n_heads", "n_kv_heads", "head_dim", "ffn_dim")
-SLOTS = (*LAYER_SLOTS, *MODEL_SLOTS, *RECIPE_SLOTS, "head")
+SLOTS = (*LAYER_SLOTS, *MODEL_SLOTS, *RECIPE_SLOTS, *LISTED_SLOTS, "head")

@@ -123,7 +123,7 @@ def evaluate(
     from llmlab.runs import folder, text
     from llmlab.training import companion_records, losses
     from llmlab.training.feeds.acting import Actor
-    from llmlab.training.recipe import as_dataclass, part_factory, reads, segments
+    from llmlab.training.recipe import as_dataclass, filters, part_factory, reads, segments
     from llmlab.training.recipe import special as needed
     from llmlab.training.totals import Totals
 
@@ -149,7 +149,8 @@ def evaluate(
         home = folder.home(run)
         advice = f"bring it back as it was, or measure what is there now with llmlab eval run={run} data={{text}}"
         made_with = as_dataclass(cfg.tokenizer, schema.Tokenizer)
-        corpus = text.corpus(text.Trained(home, settings, made_with, special, text.recorded_fields(home), kind), advice)
+        record = text.recorded_fields(home)
+        corpus = text.corpus(text.Trained(home, settings, made_with, special, record, kind, filters(cfg)), advice)
         streams = [corpus.validation]
     else:
         source = data or "files"

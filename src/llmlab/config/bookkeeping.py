@@ -53,6 +53,7 @@ NUMBERS = (
 ADDED: dict[str, object] = {
     "models": {},
     "reward": None,
+    "filter": {},
     "train.learns": None,
     **{f"data.fields.{key}": None for key in KEYS},
     "data.fields": {},

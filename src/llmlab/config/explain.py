@@ -16,13 +16,14 @@ from llmlab.config import guess
 from llmlab.config.spelling import quoted
 from llmlab.config.trainer import ELSEWHERE
 from llmlab.registry import near
+from llmlab.slot_names import LISTED_SLOTS
 
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
     from omegaconf import DictConfig
 
 
-SEVERAL = ("logger",)  # groups of which several can be chosen at once
+SEVERAL = ("logger", *LISTED_SLOTS)  # groups of which several can be chosen at once
 ALWAYS = ("csv", "csvlogger", "csv_logger", "file", "none", "false", "null", "default")  # names of metrics.csv alone
 
 
@@ -110,6 +111,9 @@ def _choice(o: Override, known: Known) -> str | None:
     if not isinstance(value, str | int | float | list):
         few = ", ".join(options) if len(options) <= 12 else f"llmlab parts {group} lists them"
         return f"{group} is a choice ({few}); set its keys one by one, {group}.KEY=VALUE"
+    names = value if isinstance(value, list) and group in LISTED_SLOTS else []
+    if twice := [name for name in names if names.count(name) > 1]:
+        return f"{o.input_line}: {twice[0]} is named twice; a second one has a name of its own, {group}@{group}.MINE={twice[0]}"
     for name in value if isinstance(value, list) else [value]:
         if str(name) not in options:
             if group == "logger" and str(name).lower() in ALWAYS:
@@ -227,6 +231,8 @@ def _override(text: str, o: Override, base: DictConfig | None, known: Known) -> 
             if parent
             else ""
         )
+        if parent in LISTED_SLOTS:
+            return f"{key}: there is no such key in {parent}; type {_listed_option(parent, last, node, known)}"
         if parent == "heads":
             return f"{key}: there is no such key{what}; a head is chosen by heads.ROLE=NAME"
         if parent:
@@ -245,6 +251,13 @@ def _no_parent(key: str, parent: str, base: DictConfig | None, known: Known) -> 
         node = _select(base, walked)
         if node is None or not hasattr(node, "keys") or name not in node:
             names = _keys(node) + ([] if walked else known.groups)
+            if walked in LISTED_SLOTS and name in known.choices(walked):
+                several = ",".join([*_keys(node), name])
+                return (
+                    f"{key}: nothing is chosen at {walked}.{name}; choose {walked}={f'[{several}]' if node else name}"
+                )
+            if walked in LISTED_SLOTS:
+                return f"{key}: there is no {name!r} in {walked}; {near(name, known.choices(walked))}"
             if not names:
                 return f"{key}: this model has no {walked}"
             hint = near(name, names)
@@ -259,6 +272,14 @@ def _no_parent(key: str, parent: str, base: DictConfig | None, known: Known) -> 
         package = "" if slot == parent else f"@{parent}"
         return f"{key}: nothing is chosen at {parent}; choose {slot}{package}=NAME ({', '.join(known.choices(slot))})"
     return f"{key}: {parent} has no keys"
+
+
+def _listed_option(slot: str, last: str, node: DictConfig | None, known: Known) -> str:
+    """The words that `filter.least=2` may have been meant as."""
+    named = [label for label in _keys(node) if last in _keys(_select(node, label))]
+    if last in known.choices(slot):
+        return f"{slot}={last}, and its options as {slot}.{last}.OPTION=VALUE"
+    return " or ".join(f"{slot}.{label}.{last}=VALUE" for label in named) or f"{slot}.NAME.OPTION=VALUE"
 
 
 def _wrong_value(text: str) -> str | None:

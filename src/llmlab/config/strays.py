@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from llmlab import registry
 from llmlab.config import guess, limits
 from llmlab.registry import near
-from llmlab.slot_names import Part
+from llmlab.slot_names import LISTED_SLOTS, Part
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -62,6 +62,8 @@ def problems(cfg: DictConfig, path: str = "", root: DictConfig | None = None) ->
 
 def _slot(path: str) -> str:
     parent, _, last = path.rpartition(".")
+    if parent in LISTED_SLOTS:
+        return parent
     return "head" if parent == "heads" else "attention" if last == "cross_attention" else last
 
 
