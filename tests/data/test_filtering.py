@@ -6,24 +6,22 @@ import json
 import pytest
 
 from llmlab import registry
-from llmlab.config.compose import compose
 from llmlab.config.schema import Data, Tokenizer
 from llmlab.config.spec import PartSpec
 from llmlab.data import filtering, prepare
 from llmlab.data.account import Document
 from llmlab.errors import UserError
-from llmlab.training.recipe import filters
 
 CHAR = Tokenizer(kind="char")
 
 
-def chosen(*words):
-    return filters(compose(words).cfg)
+def chosen(**options):
+    """Filters by name, in this order, each with options of its own."""
+    return {name: PartSpec.with_defaults("filter", name, **of) for name, of in options.items()}
 
 
-def corpus(path, *words, **options):
-    data = Data(source="files", path=str(path), **{"seq_len": 8, **options})
-    return prepare(data, CHAR, filters=chosen(*words))
+def corpus(path, filters, **options):
+    return prepare(Data(source="files", path=str(path), **{"seq_len": 8, **options}), CHAR, filters=filters)
 
 
 @pytest.fixture
@@ -44,7 +42,8 @@ def texts(tmp_path):
 
 
 def test_what_is_kept_and_what_the_account_says(texts, capsys):
-    found = corpus(texts, "filter=[length,duplicates,regex]", "filter.length.least=10", "filter.regex.keep=[a-z]")
+    filters = chosen(length={"least": 10}, duplicates={}, regex={"keep": "[a-z]"})
+    found = corpus(texts, filters)
     assert capsys.readouterr().err.splitlines() == [
         "llmlab: filter=length dropped 3 (3 shorter than 10 characters) of 12 documents; the first: texts.jsonl:8 'short'",
         "llmlab: filter=duplicates dropped 1 (1 the same as one before) of 9 documents; the first: texts.jsonl:11 "
@@ -64,16 +63,14 @@ def test_what_is_kept_and_what_the_account_says(texts, capsys):
             for n, text in ((8, "short"), (9, "short"), (10, "tiny"))
         ],
     }
-    assert corpus(
-        texts, "filter=[length,duplicates,regex]", "filter.length.least=10", "filter.regex.keep=[a-z]"
-    ).manifest == (found.manifest)
+    assert corpus(texts, filters).manifest == found.manifest
     assert capsys.readouterr().err.count("dropped") == 3  # each run says it
 
 
 def test_order_matters_where_it_should(texts):
     """The same documents either way; of the three short ones the first filter drops those that it can."""
-    one = corpus(texts, "filter=[length,duplicates]", "filter.length.least=10")
-    other = corpus(texts, "filter=[duplicates,length]", "filter.length.least=10")
+    one = corpus(texts, chosen(length={"least": 10}, duplicates={}))
+    other = corpus(texts, chosen(duplicates={}, length={"least": 10}))
     assert one.fingerprint == other.fingerprint and one.folder != other.folder
     assert [a["dropped"] for a in one.manifest["read"]["filters"]] == [3, 1]
     assert [a["dropped"] for a in other.manifest["read"]["filters"]] == [2, 2]
@@ -91,8 +88,8 @@ def test_each_filter_sees_what_those_before_it_keep():
 
 def test_two_processes_are_as_one():
     documents = [Document(f"{i}", f"{i % 97} " * (i % 13)) for i in range(700)]
-    endless = ("filter.regex.drop=^1(.)\\1? |(a+)+$", "filter.regex.seconds=0.3")
-    made = chosen("filter=[length,duplicates,regex]", "filter.length.least=9", *endless)
+    endless = {"drop": r"^1(.)\1? |(a+)+$", "seconds": 0.3}
+    made = chosen(length={"least": 9}, duplicates={}, regex=endless)
     found = []
     for workers in (0, 2):
         with filtering.Filters(made, lambda d: d.text, workers=workers, at_once=16) as one:
@@ -104,7 +101,7 @@ def test_two_processes_are_as_one():
 
 def test_max_documents_counts_those_that_are_kept(texts):
     (texts.parent / "zz.txt").write_text("never read")
-    found = corpus(texts.parent, "filter=duplicates", max_documents=9, num_workers=2)
+    found = corpus(texts.parent, chosen(duplicates={}), max_documents=9, num_workers=2)
     assert sum(found.manifest["documents"].values()) == 9
     read = found.manifest["read"]
     assert (read["files"], read["filters"][0]["seen"], read["filters"][0]["dropped"]) == (1, 10, 1)
@@ -113,7 +110,7 @@ def test_max_documents_counts_those_that_are_kept(texts):
 
 def test_none_left_names_the_filter_that_dropped_most(texts):
     with pytest.raises(UserError) as e:
-        corpus(texts, "filter=[duplicates,length]", "filter.length.least=1000")
+        corpus(texts, chosen(duplicates={}, length={"least": 1000}))
     assert str(e.value) == (
         f"data.path={texts}: none of its 12 documents is left: filter=length dropped 10 (10 shorter than 1,000 characters), "
         "filter=duplicates dropped 2 (2 the same as one before)"
@@ -126,7 +123,7 @@ def test_records_are_judged_by_their_texts(tmp_path, capsys):
     ]
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
     data = Data(source="files", path=str(tmp_path / "a.jsonl"), seq_len=16)
-    found = prepare(data, CHAR, reads="labelled", filters=chosen("filter=[duplicates,length]", "filter.length.most=6"))
+    found = prepare(data, CHAR, reads="labelled", filters=chosen(duplicates={}, length={"most": 6}))
     assert sum(found.manifest["documents"].values()) == 10
     assert [a["dropped"] for a in found.manifest["read"]["filters"]] == [1, 30]
     assert "filter=duplicates dropped 1 (1 the same as one before) of 41 records" in capsys.readouterr().err
@@ -136,20 +133,19 @@ def test_records_are_judged_by_their_texts(tmp_path, capsys):
 
 
 def test_the_folder_follows_filters_options_and_order_and_the_fingerprint_the_text(texts):
-    plain, one = corpus(texts), corpus(texts, "filter=length")
+    plain, one = corpus(texts, {}), corpus(texts, chosen(length={}))
     assert "filters" not in plain.manifest["read"] and one.folder != plain.folder
     assert one.fingerprint == plain.fingerprint  # nothing was dropped
-    typed = [
-        ("filter=length",),
-        ("filter=[length,duplicates]",),
-        ("filter=[duplicates,length]",),
-        ("filter=length", "filter.length.least=7"),
-        ("filter@filter.other=length",),
-        ("filter=regex", "filter.regex.drop=a"),
+    others = [
+        chosen(length={}),
+        chosen(length={}, duplicates={}),
+        chosen(duplicates={}, length={}),
+        chosen(length={"least": 7}),
+        {"other": chosen(length={})["length"]},
+        chosen(regex={"drop": "a"}),
     ]
-    assert len({json.dumps(filtering.identity(chosen(*words)), sort_keys=True) for words in typed}) == len(typed)
-    same = chosen("filter=length", "filter.length.least=1")
-    assert filtering.identity(same) == filtering.identity(chosen("filter=length"))
+    assert len({json.dumps(filtering.identity(filters), sort_keys=True) for filters in others}) == len(others)
+    assert filtering.identity(chosen(length={"least": 1})) == filtering.identity(chosen(length={}))
 
 
 PART = """
@@ -207,4 +203,4 @@ def test_a_part_of_a_notebook_and_its_mistakes(texts, monkeypatch):
         ("empty", "gave 0 values for 12 texts"),
     ):
         with pytest.raises(UserError, match=said):
-            corpus(texts, f"filter={name}", num_workers=2)
+            corpus(texts, chosen(**{name: {}}), num_workers=2)
