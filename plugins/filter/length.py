@@ -14,8 +14,8 @@ class Length:
 
     The paper keeps documents of 50 to 100,000 words. Words are what white space separates.
 
-    least: a shorter document is dropped; None: none is
-    most: a longer document is dropped; None: none is
+    least: a shorter document is dropped; None: no limit
+    most: a longer document is dropped; None: no limit
     unit: of both, characters (Unicode code points) or words
     """
 

@@ -33,7 +33,7 @@ def texts(tmp_path):
         "short",
         "tiny",
         "the story of number  3, which is told in a few words ",
-        "12345678901234567890123",
+        "1234567890123456789012",
     ]
     file = tmp_path / "texts" / "texts.jsonl"
     file.parent.mkdir()
@@ -45,10 +45,10 @@ def test_what_is_kept_and_what_the_account_says(texts, capsys):
     filters = chosen(length={"least": 10}, duplicates={}, regex={"keep": "[a-z]"})
     found = corpus(texts, filters)
     assert capsys.readouterr().err.splitlines() == [
-        "llmlab: filter=length dropped 3 (3 shorter than 10 characters) of 12 documents; the first: texts.jsonl:8 'short'",
+        'llmlab: filter=length dropped 3 (3 shorter than 10 characters) of 12 documents; the first: texts.jsonl:8 "short"',
         "llmlab: filter=duplicates dropped 1 (1 the same as one before) of 9 documents; the first: texts.jsonl:11 "
-        "'the story of number  3, which is told in a few words '",
-        "llmlab: filter=regex dropped 1 (1 without [a-z]) of 8 documents; the first: texts.jsonl:12 '12345678901234567890123'",
+        '"the story of number  3, which is told in a few words "',
+        'llmlab: filter=regex dropped 1 (1 without [a-z]) of 8 documents; the first: texts.jsonl:12 "1234567890123456789012"',
     ]
     read = found.manifest["read"]
     assert (read["documents"], sum(found.manifest["documents"].values())) == (7, 7)

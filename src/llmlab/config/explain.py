@@ -217,6 +217,9 @@ def _override(text: str, o: Override, base: DictConfig | None, known: Known) -> 
         return f"{shown}: it can't be removed; give it another value"
     if parent and _select(base, parent) is None:
         return _no_parent(key, parent, base, known)
+    if parent in LISTED_SLOTS:
+        option = _listed_option(parent, key.rpartition(".")[2], _select(base, parent), known)
+        return f"{key}: there is no such key in {parent}; type {option}"
     if reason := _wrong_value(text):
         return f"{shown}: {reason}"
     if (
@@ -231,8 +234,6 @@ def _override(text: str, o: Override, base: DictConfig | None, known: Known) -> 
             if parent
             else ""
         )
-        if parent in LISTED_SLOTS:
-            return f"{key}: there is no such key in {parent}; type {_listed_option(parent, last, node, known)}"
         if parent == "heads":
             return f"{key}: there is no such key{what}; a head is chosen by heads.ROLE=NAME"
         if parent:

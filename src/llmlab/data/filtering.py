@@ -75,9 +75,7 @@ class Filters:
             reasons[why] += 1
             account["dropped"], account["reasons"] = reasons.total(), dict(reasons)
             if len(account["examples"]) < EXAMPLES:
-                account["examples"].append(
-                    {"name": printable(document.name), "reason": why, "text": printable(text[:SHOWN])}
-                )
+                account["examples"].append({"name": printable(document.name), "reason": why, "text": text[:SHOWN]})
 
     def _measured(self, at: int, documents: Iterator[Document]) -> Iterator[tuple[Document, str, Any]]:
         """(document, its text, its value), in order; of several processes each has a batch, and one waits for it."""
@@ -112,7 +110,7 @@ def line(account: Filtered, noun: str) -> str:
     if not account["examples"]:
         return said
     first = account["examples"][0]
-    return f"{said}; the first: {first['name']} {first['text']!r}"
+    return f'{said}; the first: {first["name"]} "{printable(first["text"])}"'
 
 
 def _paired(
