@@ -12,8 +12,13 @@ def dropped(texts: list[str], **options: float) -> list[bool]:
 
 
 def test_a_run_can_be_composed_with_it_and_another():
-    cfg = compose(["filter=[length,my_filter]", "filter.my_filter.most=0.2"]).cfg
-    assert list(cfg.filter) == ["length", "my_filter"] and cfg.filter.my_filter.most == 0.2
+    filters = compose(["filter=[length,my_filter]"]).cfg.filter
+    assert list(filters) == ["length", "my_filter"]
+
+
+def test_its_option_stands_under_its_name():
+    composed = compose(["filter=my_filter", "filter.my_filter.most=0.2"])
+    assert composed.cfg.filter["my_filter"].most == 0.2
 
 
 def test_symbols_are_counted_by_word():
