@@ -2,6 +2,7 @@
 
 import pytest
 
+from llmlab.config import guess
 from llmlab.config.compose import compose
 from llmlab.errors import UserError
 from llmlab.training.recipe import filters
@@ -61,3 +62,7 @@ def test_mistakes(typed, said):
     with pytest.raises(UserError) as e:
         compose(typed.split())
     assert said in str(e.value) and "\n" not in str(e.value)
+
+
+def test_keys_that_can_be_completed_name_the_filter():
+    assert "filter.length.least" in guess.declared() and "filter.least" not in guess.declared()

@@ -45,10 +45,10 @@ def test_what_is_kept_and_what_the_account_says(texts, capsys):
     filters = chosen(length={"least": 10}, duplicates={}, regex={"keep": "[a-z]"})
     found = corpus(texts, filters)
     assert capsys.readouterr().err.splitlines() == [
-        'llmlab: filter=length dropped 3 (3 shorter than 10 characters) of 12 documents; the first: texts.jsonl:8 "short"',
-        "llmlab: filter=duplicates dropped 1 (1 the same as one before) of 9 documents; the first: texts.jsonl:11 "
+        'llmlab: filter=length dropped 3 (shorter than 10 characters) of 12 documents; the first: texts.jsonl:8 "short"',
+        "llmlab: filter=duplicates dropped 1 (the same as one before) of 9 documents; the first: texts.jsonl:11 "
         '"the story of number  3, which is told in a few words "',
-        'llmlab: filter=regex dropped 1 (1 without [a-z]) of 8 documents; the first: texts.jsonl:12 "1234567890123456789012"',
+        'llmlab: filter=regex dropped 1 (without [a-z]) of 8 documents; the first: texts.jsonl:12 "1234567890123456789012"',
     ]
     read = found.manifest["read"]
     assert (read["documents"], sum(found.manifest["documents"].values())) == (7, 7)
@@ -112,8 +112,8 @@ def test_none_left_names_the_filter_that_dropped_most(texts):
     with pytest.raises(UserError) as e:
         corpus(texts, chosen(duplicates={}, length={"least": 1000}))
     assert str(e.value) == (
-        f"data.path={texts}: none of its 12 documents is left: filter=length dropped 10 (10 shorter than 1,000 characters), "
-        "filter=duplicates dropped 2 (2 the same as one before)"
+        f"data.path={texts}: none of its 12 documents is left: filter=length dropped 10 (shorter than 1,000 characters), "
+        "filter=duplicates dropped 2 (the same as one before)"
     )
 
 
@@ -126,7 +126,7 @@ def test_records_are_judged_by_their_texts(tmp_path, capsys):
     found = prepare(data, CHAR, reads="labelled", filters=chosen(duplicates={}, length={"most": 6}))
     assert sum(found.manifest["documents"].values()) == 10
     assert [a["dropped"] for a in found.manifest["read"]["filters"]] == [1, 30]
-    assert "filter=duplicates dropped 1 (1 the same as one before) of 41 records" in capsys.readouterr().err
+    assert "filter=duplicates dropped 1 (the same as one before) of 41 records" in capsys.readouterr().err
 
 
 # ---------------------------------------------------------------- the corpus's fingerprint
@@ -167,7 +167,8 @@ def test_the_code_of_a_filter_is_its_file_and_what_it_imports_beside(tmp_path, m
     (tmp_path / "own_words.py").write_text("WORD = 'x'\n")
     (tmp_path / "other.py").write_text("WORD = 'x'\n")
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setenv("LLMLAB_PLUGINS", "own_filters")
+    (tmp_path / "broken_filters.py").write_text("@register('filter', 'halved')\nclass Halved(:\n")
+    monkeypatch.setenv("LLMLAB_PLUGINS", "own_filters,broken_filters")
     spec = PartSpec("filter", "worded")
     codes = [filtering.code(spec)]
     longer = PART.format(beside="own_words") + "#\n"
@@ -179,6 +180,8 @@ def test_the_code_of_a_filter_is_its_file_and_what_it_imports_beside(tmp_path, m
         (tmp_path / name).write_text(text)
         codes.append(filtering.code(spec))
     assert codes[0] == codes[1] and len(set(codes)) == 3
+    with pytest.raises(UserError, match="filter=halved can't be read: .*broken_filters.py"):
+        filtering.code(PartSpec("filter", "halved"))
     assert filtering.code(PartSpec("filter", "length")) != filtering.code(PartSpec("filter", "regex"))
 
 

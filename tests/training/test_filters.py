@@ -9,6 +9,7 @@ from small_runs import numbers
 from llmlab.commands.cli import run as llmlab
 from llmlab.commands.eval import evaluate
 from llmlab.data import cache
+from llmlab.errors import UserError
 from llmlab.runs import checkpoint
 
 LEAST = 500
@@ -70,3 +71,10 @@ def test_it_is_measured_and_goes_on_with_the_same_filters(trained, texts, tmp_pa
     assert "filter=length" in capsys.readouterr().err
     other = evaluate(str(trained), "files", str(texts / "short_1.txt"), seq_len=4)  # which its filters would drop
     assert other["bytes"] == len("it is short ") - 1
+    (texts / "zz.txt").write_text("dropped")
+    assert evaluate(str(trained))["loss"] == pytest.approx(whole["metrics"]["val_loss"], abs=1e-5)
+    (texts / "zz.txt").write_text("long enough to be kept " * 50)
+    with pytest.raises(
+        UserError, match=r"it had 30 documents; 1 added; filter=\[length,duplicates\] decides which are kept"
+    ):
+        evaluate(str(trained))

@@ -27,9 +27,9 @@ llmlab eval hf=FOLDER data=... [bos=true|false]
 
 Without data and path: the run's own validation set. With data=FOLDER_OR_FILE (.txt, .md, .jsonl; data.field=KEY where
 a line has its text under another key than "text"): all of that text, unfiltered, in the run's tokens, in windows of the
-length that it was trained with. hf=FOLDER (or ORG/NAME): a Hugging Face checkpoint in its own tokens, in windows of 1,024 where the
-model and the text have as many, or of seq_len. Each window begins with bos where the tokenizer's own template puts it
-before a text; bos=true or false says so for any.
+length that it was trained with. hf=FOLDER (or ORG/NAME): a Hugging Face checkpoint in its own tokens, in windows of 1,024
+where the model and the text have as many, or of seq_len. Each window begins with bos where the tokenizer's own template
+puts it before a text; bos=true or false says so for any.
 position=, window= and kernel=, and their options: the same weights with another part, which keeps the options that both
 have: seq_len=512 position=dual_chunk kernel=eager reads sequences four times as long as the 128 tokens of training.
 Perplexity is given if the objective measures a likelihood, bits per byte if that is the likelihood of the whole text. The

@@ -101,6 +101,8 @@ def phrase(account: Filtered) -> str:
     """What a filter dropped: "12 (10 shorter than 200 characters, 2 longer than 9,000 characters)"."""
     if not account["dropped"]:
         return "none"
+    if len(account["reasons"]) == 1:
+        return f"{account['dropped']:,} ({next(iter(account['reasons']))})"
     return f"{account['dropped']:,} ({', '.join(f'{n:,} {why}' for why, n in account['reasons'].items())})"
 
 
@@ -123,7 +125,7 @@ def _paired(
     except BrokenProcessPool:
         raise UserError(
             f"filter.{label}: a process of data.num_workers ended while it read {batch[0].name} to {batch[-1].name}, for want "
-            "of memory maybe; try data.num_workers=0"
+            "of memory, or of a script's line 'if __name__ == \"__main__\":'; data.num_workers=0 needs neither"
         ) from None
     if len(values) != len(batch):
         raise UserError(f"filter.{label}: measure() gave {len(values)} values for {len(batch)} texts")
@@ -162,7 +164,10 @@ def identity(chosen: Chosen) -> list[Any]:
 
 def code(spec: PartSpec) -> str:
     """sha256 of a part's file and of those beside it that it imports."""
-    entry = registry.index()[spec.slot, spec.name]
+    known = registry.index()
+    if (spec.slot, spec.name) not in known:
+        spec.factory()  # which says why there is none
+    entry = known[spec.slot, spec.name]
     if not entry.path.is_file():  # of a notebook's cell
         try:
             source = inspect.getsource(entry.cls) if entry.cls else ""

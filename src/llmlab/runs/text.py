@@ -82,6 +82,8 @@ def corpus(run: Trained, advice: str) -> Corpus:
         what = fingerprints.changes(there.get("documents") if before is None else before, e.documents)
         if settings.source != "files":
             what += f", as this Python is {sys.version.split()[0]} and it was another"
+        if run.filters:
+            what += f"; filter=[{','.join(run.filters)}] decides which are kept"
         raise UserError(
             f"{folder}: {where} is not the text that it was trained on: {what} (fingerprint {e.fingerprint[:12]}, not "
             f"{there['fingerprint'][:12]}); {_put(advice, settings)}"
