@@ -5,6 +5,7 @@ import pytest
 from llmlab.config import guess
 from llmlab.config.compose import compose
 from llmlab.errors import UserError
+from llmlab.sweep.plan import make_plan
 from llmlab.training.recipe import filters
 
 
@@ -66,3 +67,13 @@ def test_mistakes(typed, said):
 
 def test_keys_that_can_be_completed_name_the_filter():
     assert "filter.length.least" in guess.declared() and "filter.least" not in guess.declared()
+
+
+def test_a_sweep_over_lists():
+    base = ["data=python_docs", "size=tiny"]
+    plan = make_plan([*base, "filter=[length],[length,duplicates],[]"])
+    typed = [[o for o in p.overrides if o.startswith("filter")] for p in plan.points]
+    assert typed == [["filter=[length]"], ["filter=[length,duplicates]"], ["filter=[]"]]
+    assert len({p.hash for p in plan.points}) == 3
+    with pytest.raises(UserError, match="length is named twice"):
+        make_plan([*base, "filter=[length],[length,length]"])

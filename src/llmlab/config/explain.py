@@ -102,8 +102,10 @@ def _choice(o: Override, known: Known) -> str | None:
         return f"{o.input_line}: write ~{group} for none"
     if o.value_type is not None and o.value_type.name == "GLOB_CHOICE_SWEEP":
         return None  # what it finds is there
+    lists = [value] if isinstance(value, list) else []
     if o.is_sweep_override() and o.is_discrete_sweep():
-        value = [v for text in o.sweep_string_iterator() for v in _listed(str(text))]
+        lists = [_listed(str(text)) for text in o.sweep_string_iterator()]
+        value = [v for names in lists for v in names]
     elif isinstance(value, list) and group not in SEVERAL:
         return (
             f"{o.input_line}: {group} is one choice; for a sweep over several, -m {group}={','.join(map(str, value))}"
@@ -111,8 +113,7 @@ def _choice(o: Override, known: Known) -> str | None:
     if not isinstance(value, str | int | float | list):
         few = ", ".join(options) if len(options) <= 12 else f"llmlab parts {group} lists them"
         return f"{group} is a choice ({few}); set its keys one by one, {group}.KEY=VALUE"
-    names = value if isinstance(value, list) and group in LISTED_SLOTS else []
-    if twice := [name for name in names if names.count(name) > 1]:
+    if twice := [name for names in lists for name in names if names.count(name) > 1 and group in LISTED_SLOTS]:
         return f"{o.input_line}: {twice[0]} is named twice; a second one has a name of its own, {group}@{group}.MINE={twice[0]}"
     for name in value if isinstance(value, list) else [value]:
         if str(name) not in options:
@@ -138,7 +139,7 @@ def _choice(o: Override, known: Known) -> str | None:
 
 def _listed(text: str) -> list[str]:
     """A point's value of a group: one name, or those of a list."""
-    return text[1:-1].split(",") if text[:1] == "[" else [text]
+    return [name for name in text[1:-1].split(",") if name] if text[:1] == "[" else [text]
 
 
 FEW = 4  # values of keys that are tried one by one
