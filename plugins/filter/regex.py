@@ -16,7 +16,7 @@ FLAGS = re.MULTILINE  # ^ and $ at lines, of which a document has many
 
 @register("filter", "regex")
 class Regex:
-    """Documents that a regular expression is found in, or is not, as C4's "lorem ipsum" (Raffel et al. 2020, arXiv:1910.10683).
+    """Documents in which a pattern is found, or is not, as C4's "lorem ipsum" (Raffel et al. 2020, arXiv:1910.10683).
 
     Patterns are those of Python's re; ^ and $ stand at the beginning and the end of a line, (?i) in front ignores case. One
     that goes back and forth without end (`(a+)+$`) is an error after some seconds, wherever Python can be interrupted: in the
