@@ -25,7 +25,7 @@ from llmlab.check.twins.settings import Setting
 from llmlab.model.visibility import Visible
 from llmlab.slots import Context, Score, Term
 
-ROWS, HEADS, WIDTH, V_WIDTH, LENGTH, SCALE = 2, 4, 6, 5, 7, 0.4
+ROWS, HEADS, WIDTH, V_WIDTH, LENGTH, SCALE = 2, 6, 4, 5, 7, 0.4
 ABILITIES = ("softcap", "sink", "bias", "regions", "dropout")
 TRAINS = (("cpu", "32-true"), ("cpu", "bf16-mixed"), ("cuda", "32-true"), ("cuda", "bf16-mixed"))
 DOCUMENTS = torch.tensor([[4, 4, 4, 1, 1, 4, 4], [3, 3, 3, 3, 3, 3, 5]])
