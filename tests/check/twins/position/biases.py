@@ -108,7 +108,11 @@ def disentangled(given: Given) -> dict[str, np.ndarray]:
         return SCALE * total / math.sqrt(n_terms)
 
     size = 2 * span * given.sizes.dim + (2 * given.sizes.dim if options["normed"] else 0)
-    return scores(given, scored, size=size)
+
+    def dropped(text: Text, q: np.ndarray, k: np.ndarray) -> np.ndarray:
+        return products(text, q, k) / math.sqrt(n_terms)  # the vectors of distances are what is dropped
+
+    return scores(given, scored, size=size, dropped=dropped)
 
 
 def log_bucket(distance: int, options) -> int:
@@ -136,7 +140,10 @@ def xlnet_relative(given: Given) -> dict[str, np.ndarray]:
 
     known: dict[int, np.ndarray] = {}
 
-    def scored(text: Text, q: np.ndarray, k: np.ndarray) -> np.ndarray:
+    def dropped(text: Text, q: np.ndarray, k: np.ndarray) -> np.ndarray:
+        return scored(text, q, k, sinusoid=0.0)
+
+    def scored(text: Text, q: np.ndarray, k: np.ndarray, sinusoid: float = 1.0) -> np.ndarray:
         ids = counted(text, skip_padding=False, anew=False)
         segments = np.zeros_like(text.ids) if text.segments is None else text.segments
         if ids.ndim == 3:
@@ -152,7 +159,7 @@ def xlnet_relative(given: Given) -> dict[str, np.ndarray]:
                 distance = -distance
             if distance not in known:
                 known[distance] = distance_key(distance)
-            total[b, :, t, s] += (u * k[b, :, s]).sum(-1) + ((q[b, :, t] + v) * known[distance]).sum(-1)
+            total[b, :, t, s] += (u * k[b, :, s]).sum(-1) + ((q[b, :, t] + v) * sinusoid * known[distance]).sum(-1)
             if options["segments"]:
                 other = int(segments[b, t] != segments[b, s])
                 of_segment = weights["segments.weight"][other].reshape(sizes.n_heads, width)
@@ -161,4 +168,4 @@ def xlnet_relative(given: Given) -> dict[str, np.ndarray]:
 
     heads = sizes.n_heads * width
     size = sizes.dim * heads + (5 if options["segments"] else 2) * heads  # W, u, v, and w and two e
-    return scores(given, scored, size=size, score_width=heads)
+    return scores(given, scored, size=size, score_width=heads, dropped=dropped)

@@ -15,8 +15,9 @@ there are `TEXT.ids` (B, S), `TEXT.before` and `TEXT.seen` (B, T, S), the pairs 
 `TEXT.documents`, `TEXT.segments` (B, S) and `TEXT.positions` (B, S) or (B, 2, S).
 
 Outputs: `TEXT.scores` (B, N, T, S), SCALE times the products of what is turned plus the bias, of the T tokens read last, which
-are 0 where a pair does not count; `TEXT.vectors` (B, T, E) of a part that embeds, and `TEXT.trained`, the number of its tables'
-rows that they have a gradient for. `size`: the number of its parameters. `score_width`: as `llmlab.slots` has it.
+are 0 where a pair does not count; `dropped.scores`, those of the text `later` while training with sizes.dropout 1; of a part
+that embeds `TEXT.vectors` (B, T, E), and `TEXT.trained`, the number of its tables' rows that they have a gradient for; `size`,
+the number of its parameters; and `score_width`, as `llmlab.slots` has it.
 """
 
 from __future__ import annotations
@@ -105,10 +106,15 @@ def observe(setting: Setting) -> Observed:
     for name, text in texts(part).items():
         inputs |= {f"{name}.{key}": value for key, value in text.inputs(sizes.causal).items()}
         vectors, scores = _read(part, sizes, text, inputs)
-        outputs[f"{name}.scores"] = torch.where(text.seen(sizes.causal)[:, None], scores, 0.0)
+        seen = text.seen(sizes.causal)
+        outputs[f"{name}.scores"] = torch.where(seen[:, None], scores, 0.0)
         if vectors is not None:
             outputs[f"{name}.trained"] = _rows_trained(part, vectors)
             outputs[f"{name}.vectors"] = vectors.detach().expand(ROWS, *vectors.shape[-2:])
+    text = texts(part)["later"]
+    seen = text.seen(sizes.causal)
+    dropped = build(setting, sizes.but(dropout=1.0)).train()
+    outputs["dropped.scores"] = torch.where(seen[:, None], _read(dropped, sizes, text, inputs)[1], 0.0)
     return Observed(given(setting, inputs, part, sizes), arrays(outputs))
 
 
