@@ -36,7 +36,7 @@ MORE: dict[str, Settings] = {
         ({}, {"chunk": None, "local": None, "original_max": 12}),
         ({"max_positions": 20}, {"chunk": 7, "local": None}),
         ({}, {"chunk": 12, "local": None, "original_max": 12}),
-        ({}, {"chunk": 1, "local": 1}),
+        ({}, {"chunk": 1, "local": 2}),
         ({}, {"chunk": None, "local": None, "original_max": 1}),
     ],
     "sinusoidal": [({"embed_dim": 19}, {}), ({"embed_dim": 19}, {"layout": "halves"})],
