@@ -20,7 +20,7 @@ from llmlab.check.twins.settings import Setting
 
 FOLDER = Path(__file__).with_name("records")
 N_VALUES = 48  # an output of more is kept as sums, in which each of its values counts
-N_SUMS = 16
+N_SUMS = 12
 
 
 @dataclass(frozen=True)
