@@ -1,5 +1,7 @@
 """What parts declare of themselves stands in one table, and what is not in it is refused where it is written."""
 
+import importlib
+import inspect
 import subprocess
 import sys
 from pathlib import Path
@@ -137,6 +139,31 @@ def test_what_a_base_in_another_file_declares_is_written_on_the_class(tmp_path, 
     (tmp_path / "attribute_grown.py").write_text(CHILD.replace('"child"', '"grown"').format(more=own))
     monkeypatch.setenv("LLMLAB_PLUGINS", "attribute_grown")
     assert registry.load("objective", "grown", {})
+
+
+def test_a_part_may_be_a_subclass_without_its_options(tmp_path, monkeypatch):
+    """Of any shipped part, in a file of one's own: `telling`, and a `small` of options that are gone, are the base's affair."""
+    lines, parts = ["from llmlab.registry import register"], list(registry.index().items())
+    for i, ((slot, name), entry) in enumerate(parts):
+        known = attributes.of_slot(slot)
+        base = getattr(importlib.import_module(entry.module), entry.qualname)
+        given = [p.name for p in inspect.signature(base).parameters.values() if p.kind is not p.KEYWORD_ONLY]
+        repeated = [f"    {k} = {v!r}" for k, v in entry.attrs.items() if not known[k].own and k != "small"]
+        lines += [
+            f"from {entry.module} import {entry.qualname} as Base{i}",
+            f'@register("{slot}", "less_{name}")',
+            f"class Less{i}(Base{i}):",
+            '    """The same (Nobody 2026)."""',
+            *repeated,
+            f"    def __init__({', '.join(['self', *given, *'/'])}):",
+            f"        super().__init__({', '.join(given)})",
+        ]
+    (tmp_path / "attribute_less.py").write_text("\n".join(lines) + "\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("LLMLAB_PLUGINS", "attribute_less")
+    assert registry.problems() == []
+    for slot, name in dict(parts):
+        assert registry.load(slot, f"less_{name}", {})
 
 
 def test_every_part_of_llmlab_is_what_its_file_says():

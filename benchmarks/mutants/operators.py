@@ -101,7 +101,7 @@ def _walk(node: ast.AST, parent: ast.AST) -> Iterator[Change]:
 def _is_for_checks(node: ast.AST) -> bool:
     """Settings that a part lists for `llmlab check`: data of its tests."""
     names = [t.id for t in node.targets if isinstance(t, ast.Name)] if isinstance(node, ast.Assign) else []
-    return bool(names) and names[0] in ("small", "telling", "refuses")
+    return bool(names) and names[0] in ("small", "telling")
 
 
 def _decorator(node: ast.expr) -> Iterator[Change]:

@@ -36,13 +36,6 @@ class MaskedLM:
         {"masked": 0.0, "random": 1.0},
         {"rate": 1.0, "masked": 0.0, "random": 0.0},
     )
-    refuses = (
-        {"rate": 0.0},
-        {"rate": 1.1},
-        {"masked": -0.1},
-        {"random": -0.1},
-        {"masked": 0.9, "random": 0.2},
-    )
     fixed_counts = False
 
     def __init__(

@@ -38,7 +38,6 @@ class Reinforce:
     collate = "pad"
     fixed_counts = True
     telling = ({"samples": 2}, {"max_new": 3}, {"temperature": 0.5}, {"batches": 3}, {"epochs": 2})
-    refuses = ({"samples": 0}, {"max_new": 0}, {"temperature": 0.0}, {"batches": 0}, {"epochs": 0})
 
     def __init__(
         self,

@@ -39,7 +39,6 @@ class SpanCorruption:
         {"mean_span": 30.0},
         {"density": 0.7, "mean_span": 1.0},
     )
-    refuses = ({"density": 0.0}, {"density": 1.0}, {"mean_span": 0.9})
     fixed_counts = True
 
     def __init__(

@@ -30,14 +30,6 @@ class AdamW:
         {"weight_decay": 0.7},
         {"weight_decay": 0.0},
     )
-    refuses = (
-        {"beta1": -0.1},
-        {"beta1": 1.0},
-        {"beta2": -0.1},
-        {"beta2": 1.0},
-        {"eps": -1e-8},
-        {"weight_decay": -0.1},
-    )
 
     def __init__(
         self,

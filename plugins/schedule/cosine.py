@@ -28,7 +28,6 @@ class Cosine:
         {"floor": 0.0},
         {"floor": 1.0},
     )
-    refuses = ({"warmup_share": -0.1}, {"warmup_share": 1.1}, {"floor": -0.1}, {"floor": 1.1})
 
     def __init__(self, *, warmup_steps: int | None = None, warmup_share: float = 0.05, floor: float = 0.1):
         if not (0 <= warmup_share <= 1 and 0 <= floor <= 1):

@@ -34,7 +34,6 @@ class Constant:
         {"warmup_share": 0.0},
         {"warmup_share": 1.0},
     )
-    refuses = ({"warmup_share": -0.1}, {"warmup_share": 1.1})
 
     def __init__(self, *, warmup_steps: int | None = None, warmup_share: float = 0.05):
         check(warmup_share=warmup_share)
@@ -65,7 +64,6 @@ class Linear:
         {"floor": 0.3},
         {"floor": 1.0},
     )
-    refuses = ({"warmup_share": -0.1}, {"warmup_share": 1.1}, {"floor": -0.1}, {"floor": 1.1})
 
     def __init__(self, *, warmup_steps: int | None = None, warmup_share: float = 0.05, floor: float = 0.0):
         check(warmup_share=warmup_share, floor=floor)
@@ -97,7 +95,6 @@ class InverseSquareRoot:
         {"warmup_steps": 4, "warm": "flat"},
         {"warmup_share": 0.23},
     )
-    refuses = ({"warmup_share": -0.1}, {"warmup_share": 1.1})
 
     def __init__(
         self,
@@ -140,18 +137,6 @@ class WarmupStableDecay:
         {"decay_share": 0.0, "floor": 0.2},
         {"hold_share": 0.5, "decay_share": 0.5, "floor": 0.02},
         {"decay_share": 0.3, "shape": "linear", "floor": 0.0},
-    )
-    refuses = (
-        {"warmup_share": -0.1},
-        {"warmup_share": 1.1},
-        {"decay_share": -0.1},
-        {"decay_share": 1.1},
-        {"hold_share": -0.1},
-        {"hold_share": 1.1, "decay_share": 0.0},
-        {"decay_share": 0.6, "hold_share": 0.5},
-        {"floor": -0.1},
-        {"floor": 1.1},
-        {"floor": 0.0},
     )
 
     def __init__(

@@ -28,15 +28,6 @@ class MultiStep:
         {"warmup_share": 0.0},
         {"warmup_share": 1.0},
     )
-    refuses = (
-        {"warmup_share": -0.1},
-        {"warmup_share": 1.1},
-        {"at": (0.5, 0.25)},
-        {"at": (-0.1, 0.5)},
-        {"at": (0.5, 1.1)},
-        {"by": 0.0},
-        {"by": 1.1},
-    )
 
     def __init__(
         self,

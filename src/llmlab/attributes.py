@@ -80,12 +80,6 @@ TABLE: Mapping[str, Mapping[str, Attribute]] = {
             "`llmlab check`",
             own=True,
         ),
-        "refuses": Attribute(
-            tuple[dict[str, Any], ...],
-            (),
-            "settings of its options that it refuses when it is built, for `llmlab check`",
-            own=True,
-        ),
         "idle": Attribute(tuple[str, ...], (), "its parameters that not every batch has a gradient for"),
         "estimates": Attribute(
             bool, False, "its gradient is not the slope of what it computes (a straight-through estimate)"
@@ -244,7 +238,7 @@ def problem(slot: str, name: str, value: object, options: Iterable[str] = ()) ->
     for word in strings(value) if declared.choices else ():
         if word not in declared.choices:
             return f"{name} can't be {word!r}; {near(word, declared.choices)}"
-    if name in ("small", "telling", "refuses"):
+    if name in ("small", "telling"):
         for key in (key for setting in (value if isinstance(value, tuple) else (value,)) for key in setting):
             if key not in options:
                 return f"{name} names {key!r}, which is no option of the part; {near(key, options)}"

@@ -297,6 +297,8 @@ def _inherited(cls: type, entry: Entry) -> str | None:
             continue
         if name in entry.options or not declared.literal or not fits(value, declared.type):  # a property, say
             continue
+        if name == "small" and any(key not in entry.options for key in value):  # so that it can't be repeated
+            continue
         if value != entry.attribute(name):
             return f"{cls.__name__} inherits {name} = {value!r} from another file; write it on the class itself"
     return None

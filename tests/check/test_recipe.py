@@ -10,7 +10,7 @@ from twins.record import settings_of_slot
 
 from llmlab import registry, twins
 from llmlab.check import case_checks, cases, page, report, request
-from llmlab.check.parts import alone, limits
+from llmlab.check.parts import alone
 from llmlab.check.subject import Case, CheckFailed, NotApplicable, Subject
 from llmlab.check.twins import definition
 from llmlab.check.twins.observers import OBSERVERS
@@ -29,7 +29,7 @@ def test_a_part_is_asked_without_a_model(slot, monkeypatch):
     for name in registry.names(slot):
         found = {r.check: r.outcome for r in case_checks.check_case(cases.part_case((slot, name)))}
         assert found.pop("built") == "passed" and found["definition"] == "passed"
-        assert set(found.values()) <= {"passed", "skipped"} and len(found) == 5
+        assert set(found.values()) <= {"passed", "skipped"} and len(found) == 4
 
 
 def test_options_that_can_not_be_are_refused_as_they_are_typed():
@@ -44,18 +44,6 @@ def test_the_page_has_a_row_for_each():
     made.add(case, results(case, built=("passed",), definition=("passed",), factors=("failed", "it is negative")))
     text = page.page_text(made)
     assert "| schedule=cosine | 1 | ✓ | ✓ | ✗ |" in text
-
-
-def test_options_that_a_part_lists_as_refused_are(monkeypatch):
-    limits.limits(subject("schedule", "cosine"))
-    monkeypatch.setattr(Cosine, "__init__", lambda self, **options: vars(self).update(options))
-    with pytest.raises(CheckFailed, match=r"schedule=cosine schedule.warmup_share=-0.1 is not refused"):
-        limits.limits(subject("schedule", "cosine"))
-    monkeypatch.setattr(Cosine, "__init__", lambda self, **options: 1 / 0)
-    with pytest.raises(CheckFailed, match=r"schedule.warmup_share=-0.1: crashed: ZeroDivisionError"):
-        limits.limits(subject("schedule", "cosine"))
-    with pytest.raises(NotApplicable, match="lists no options"):
-        limits.limits(subject("reward", "exact"))
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,8 @@
 """Every shipped part has a twin at every setting, records are what twins say, and our parts are what records say."""
 
 import json
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pytest
@@ -10,63 +12,78 @@ from llmlab import registry
 from llmlab.check import twins
 from llmlab.check.subject import Case, CheckFailed, Subject
 from llmlab.check.twins import records
-from llmlab.check.twins.observers import OBSERVERS
+from llmlab.check.twins.observers import OBSERVERS, norm
+from llmlab.check.twins.observers.observed import SIZES, Observed
 from llmlab.check.twins.settings import Setting
+from llmlab_plugins.norm.rmsnorm import RMSNorm
+from llmlab_plugins.schedule.cosine import Cosine
+from llmlab_plugins.schedule.decays import check
+
+PARTS = [(slot, name) for slot in OBSERVERS for name in registry.names(slot)]
+STALE = "cd tests/check; python -m twins"
 
 
+def subject(slot, name):
+    return Subject(Case(f"{slot}={name}", (), "part", parts=((slot, name),)))
+
+
+@pytest.fixture(scope="module")
+def made() -> dict[str, Observed]:
+    return {}
+
+
+@pytest.fixture
+def shared(made, monkeypatch):
+    """Each setting is observed once: the twin, the check and what shows an option ask for the same."""
+
+    def once(observe: Callable[[Setting], Observed], setting: Setting) -> Observed:
+        key = setting.as_json()
+        if key not in made:
+            made[key] = observe(setting)
+        return made[key]
+
+    for slot, observe in list(OBSERVERS.items()):
+        monkeypatch.setitem(OBSERVERS, slot, partial(once, observe))
+
+
+@pytest.mark.usefixtures("shared")
 @pytest.mark.parametrize("slot", OBSERVERS)
 def test_records_are_what_the_twins_say(slot):
     anew = json.loads(json.dumps(contents(slot)))
     there = json.loads((records.FOLDER / f"{slot}.json").read_text())
-    assert anew["parts"] == there["parts"], "cd tests/check; python -m twins"
+    assert anew["parts"] == there["parts"], STALE
     anew, there = anew["records"], there["records"]
-    assert [{**r, "values": None} for r in anew] == [{**r, "values": None} for r in there], (
-        "cd tests/check; python -m twins"
-    )
+    assert [{**r, "values": None} for r in anew] == [{**r, "values": None} for r in there], STALE
     for one, other in zip(anew, there, strict=True):
         for key, values in one.get("values", {}).items():
             assert other["values"][key] == pytest.approx(values, rel=1e-6, abs=1e-9), (one["name"], one["options"], key)
 
 
-PARTS = [(slot, name) for slot in OBSERVERS for name in registry.names(slot)]
-
-
+@pytest.mark.usefixtures("shared")
 @pytest.mark.parametrize("part", PARTS, ids="=".join)
 def test_a_part_is_what_its_twin_says(part):
-    twins.definition(_subject(part))
-
-
-def test_another_number_is_found(monkeypatch):
-    monkeypatch.setattr(
-        "llmlab.check.twins.observers.observed.SIZES", twins.observers.observed.SIZES.but(norm_eps=2e-3)
-    )
-    with pytest.raises(CheckFailed, match="norm=rmsnorm: x is"):
-        twins.definition(_subject(("norm", "rmsnorm")))
-
-
-def _all(observed):
-    """Outputs and weights: those that begin as a constant may begin as another one, for the same output."""
-    return {**observed.outputs, **{f"weight {path}": value for path, value in observed.given.weights.items()}}
+    twins.definition(subject(*part))
 
 
 SILENT = {("embedding", name): ["width"] for name in ("bert", "factorized")}
 
 
+@pytest.mark.usefixtures("shared")
 @pytest.mark.parametrize("part", PARTS, ids="=".join)
-def test_each_telling_option_makes_a_difference(part, monkeypatch):
+def test_every_option_shows(part):
     """In one of the settings that change it, what comes out is something else without it."""
-    monkeypatch.setattr("llmlab.check.twins.observers.texts.N_DRAWS", 20)
     assert twins.settings.not_shown(*part) == SILENT.get(part, []), "no setting changes them"
     first, *others = twins.settings.of_part(*part)
-    changed = {
-        key for setting in others for key, value in setting.options.items() if first.options.get(key, ...) != value
-    }
-    told = {key for setting in others for key in changed & setting.options.keys() if _differs(setting, key)}
-    assert told == changed
+    changed: dict[str, list[Setting]] = {}
+    for setting in others:
+        for key, value in setting.options.items():
+            if first.options.get(key, ...) != value:
+                changed.setdefault(key, []).append(setting)
+    assert [key for key, settings in changed.items() if not any(_differs(s, key) for s in settings)] == []
 
 
 def _differs(setting, key):
-    """Whether a setting gives other numbers without an option; or none, as the others mean nothing without it."""
+    """True if a setting gives other numbers without an option; or none, as the others mean nothing without it."""
     rest = Setting(setting.slot, setting.name, {k: v for k, v in setting.options.items() if k != key})
     shown = _all(OBSERVERS[setting.slot](setting))
     try:
@@ -79,5 +96,38 @@ def _differs(setting, key):
     )
 
 
-def _subject(part):
-    return Subject(Case("=".join(part), (), "part", parts=(part,)))
+def _all(observed):
+    """Outputs and weights: those that begin as a constant may begin as another one, for the same output."""
+    return {**observed.outputs, **{f"weight {path}": value for path, value in observed.given.weights.items()}}
+
+
+# ---------------------------------------------------------------- what the check finds
+
+
+def test_another_number_is_found(monkeypatch):
+    monkeypatch.setattr(norm, "sizes_of", lambda setting: SIZES.but(norm_eps=2e-3))
+    with pytest.raises(CheckFailed, match="norm=rmsnorm: x is"):
+        twins.definition(subject("norm", "rmsnorm"))
+
+
+def test_another_shape_is_found(monkeypatch):
+    right = RMSNorm.forward
+    monkeypatch.setattr(RMSNorm, "forward", lambda self, x: right(self, x)[None])
+    with pytest.raises(CheckFailed, match=r"norm=rmsnorm: x has the shape \(1, 2, 5, 24\), but \(2, 5, 24\) by Zhang"):
+        twins.definition(subject("norm", "rmsnorm"))
+
+
+@pytest.mark.parametrize(
+    ("built", "said"),
+    [
+        (lambda self, **options: vars(self).update(options), "it is not refused"),
+        (lambda self, **options: 1 / 0, "crashed: ZeroDivisionError"),
+        (lambda self, **options: check(floor=-1.0), "the refusal names nothing of this setting: schedule.floor"),
+    ],
+)
+def test_what_is_not_refused_as_it_must_be_is_found(built, said, monkeypatch):
+    (refused, *_) = [record.setting for record in records.of_part("schedule", "cosine") if record.refused]
+    twins.require_refusal(refused)
+    monkeypatch.setattr(Cosine, "__init__", built)
+    with pytest.raises(CheckFailed, match=f"schedule=cosine schedule.warmup_share=-0.1: {said}"):
+        twins.require_refusal(refused)

@@ -16,6 +16,7 @@ from llmlab.check.processes import IsolatedProcess, ProcessDied
 from llmlab.check.refusal import refusal, untrainable
 from llmlab.check.request import BASE_FAMILY, LEARNING_SLOTS, MODEL_SLOTS
 from llmlab.check.subject import VOCABULARY, Case, Subject, small_part, with_mask_and_head
+from llmlab.check.twins.settings import override
 from llmlab.config.spec import PartSpec
 from llmlab.errors import UserError
 
@@ -33,7 +34,6 @@ WIDTHS = ("model.n_heads=8", "model.head_dim=8", "model.ffn_dim=48")
 
 
 Options = Mapping[str, Mapping[str, Any]]  # {slot: options of its part}
-OptionValue = bool | int | float | str | list[int] | None  # a literal in a part's `small`
 
 
 class Combinations:
@@ -276,12 +276,6 @@ def small_options(package: str, slot: str, part: str) -> list[str]:
     """Overrides that give the part at `package` its `small` options."""
     entry = registry.index().get((slot, part))
     return [override(f"{package}.{key}", value) for key, value in (entry.attribute("small") if entry else {}).items()]
-
-
-def override(key: str, value: OptionValue) -> str:
-    """KEY=VALUE as Hydra's override grammar reads it: null, true and false; no blanks, which would end an unquoted value."""
-    text = "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value).replace(" ", "")
-    return f"{key}={text}"
 
 
 def last_of_each_key(words: Sequence[str]) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any
 
-from llmlab.check.combinations import combinations, isolated_refusal, override, pair_case
+from llmlab.check.combinations import combinations, isolated_refusal, pair_case
 from llmlab.check.covering_array import CoveringArray, Item, Level, Pair, ordered_pair
 from llmlab.check.processes import IsolatedProcess
 from llmlab.check.subject import Case
@@ -50,7 +50,7 @@ class SettingRows:
         first, *others = settings.of_part(slot, name)
         for setting in others:
             changed = {k: v for k, v in setting.options.items() if first.options.get(k, ...) != v}
-            key = " ".join([name, *(override(f"{slot}.{k}", v) for k, v in changed.items())])
+            key = " ".join([name, *(settings.override(f"{slot}.{k}", v) for k, v in changed.items())])
             self._options[slot, key] = setting.options
             yield key
 

@@ -2,5 +2,14 @@
 
     python -m twins [SLOT ...]     (in tests/check) writes src/llmlab/check/twins/records/SLOT.json anew
 
-A twin is written from the paper in NumPy and float64, slow and plain, or calls the reference implementation.
+The module of a slot holds a twin of each of its parts: written from the paper in NumPy and float64, slow and plain, or a call
+of the reference implementation. It may have two tables of settings, (sizes and traits, options) by part, whose options come
+on top of the part's `small` ones; None stands for the part's own defaults:
+
+    MORE       settings at which the part is compared, beside those that its options give (`llmlab.check.twins.settings`)
+    REFUSED    settings at which it must be refused
 """
+
+from typing import Any
+
+Settings = dict[str, list[tuple[dict[str, Any], dict[str, Any] | None]]]

@@ -10,6 +10,7 @@ import numpy as np
 from llmlab.check.twins.observers.attention import BEFORE
 from llmlab.sizes import Sizes
 from llmlab.twins import Given, twin
+from twins import Settings
 
 TRAITS: list[dict[str, Any]] = [
     {"attention.qkv_bias": True},
@@ -26,7 +27,7 @@ TRAITS: list[dict[str, Any]] = [
     {"source_dim": 20},
     {"source_dim": 20, "attention.qk_norm": "head"},
 ]
-MORE: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]] = {
+MORE: Settings = {
     "gqa": [
         *((traits, {}) for traits in TRAITS),
         *(({"n_heads": n, "n_kv_heads": None}, {}) for n in (3, 4, 8, 12)),
@@ -39,7 +40,7 @@ MORE: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]] = {
         ({"head_dim": 10}, {}),
     ],
 }
-REFUSED: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]] = {
+REFUSED: Settings = {
     "gqa": [({"n_kv_heads": 4}, {}), ({"attention.qk_norm": "each"}, {})],
     "mla": [({}, {key: 0}) for key in ("q_rank", "kv_rank", "nope_dim", "rope_dim", "v_dim")],
 }

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from llmlab.twins import Given, twin
-from twins import simple
+from twins import Settings, simple
 
 SIZES = ({"layer": 1}, {"dropout": 1.0}, {"n_layers": 5}, {"norm_eps": 0.1})
-MORE = {
+MORE: Settings = {
     name: [(sizes, {}) for sizes in SIZES]
     for name in ("pre", "post", "sandwich", "parallel", "deepnorm", "reordered", "scaled_pre")
 }

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 
 from llmlab.check.twins.observers.embedding import LENGTH, OFFSET
 from llmlab.twins import Given, twin
+from twins import Settings
 from twins.attention import layernorm, linear
 
-MORE: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]] = {
+MORE: Settings = {
     "bert": [({"token_types": 3}, {}), ({"token_types": 3}, {"scale": True})],
     "factorized": [
         ({"token_types": 3}, {"scale": True}),
@@ -20,7 +20,7 @@ MORE: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]] = {
         ({"dim": 80}, {}),
     ],
 }
-REFUSED: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]] = {
+REFUSED: Settings = {
     "token": [({}, {"table_width": 0})],
     "bert": [({}, {"width": 10})],
     "factorized": [({}, {"width": 0})],

@@ -8,12 +8,14 @@ import numpy as np
 
 from llmlab.check.twins.observers.ffn import ENDS
 from llmlab.twins import Given, twin
-from twins import simple
+from twins import Settings, simple
 from twins.roles import roles
 
 PLAIN = ("relu", "gelu", "gelu_tanh", "silu", "relu2")
 GATED = ("swiglu", "geglu", "geglu_tanh", "reglu", "glu", "bilinear")
-MORE = {name: [({"ffn.bias": True}, {}), ({"ffn.bias": True, "ffn.dropout": 1.0}, {})] for name in (*PLAIN, *GATED)}
+MORE: Settings = {
+    name: [({"ffn.bias": True}, {}), ({"ffn.bias": True, "ffn.dropout": 1.0}, {})] for name in (*PLAIN, *GATED)
+}
 SHAZEER = "Shazeer 2020 (arXiv:2002.05202), equations 5 and 6"
 
 

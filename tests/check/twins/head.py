@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from llmlab.twins import Given, twin
-from twins import simple
+from twins import Settings, simple
 from twins.roles import roles
 
 TABLES = (
@@ -18,7 +18,7 @@ TABLES = (
     {"logit_softcap": 1.5},
     {"tie_embeddings": True, "logit_scale": 3.0, "logit_softcap": 2.0},
 )
-MORE = {
+MORE: Settings = {
     "lm": [
         *((sizes, {}) for sizes in TABLES),
         ({"tie_embeddings": True, "logit_scale": 0.5}, {"bias": True, "unit_rows": True, "fixed_bias": True}),
@@ -61,7 +61,6 @@ def per_token(given: Given, answer: Callable[[np.ndarray], np.ndarray]) -> dict[
     full = answer(h)
     return {
         "full": full,
-        "shape": np.array(full.shape),
         "rows": answer(h[given.inputs["rows"]]),
         "roles": roles(parameters(given), role),
     }
@@ -125,10 +124,8 @@ def boundary(given: Given) -> dict[str, np.ndarray]:
                 x = simple.norm(given, f"head.{norm}", inner)
             answers.append(x @ table.T + given.weights["head.bias"])
     y = np.array(answers).reshape(*left.shape, -1)
-    shape = np.array(y.shape)
     return {
         "full": y,
-        "shape": shape,
         "padded": y,
         "source": y,
         "needy": np.array(1.0),
@@ -222,7 +219,6 @@ def pooled(given: Given) -> dict[str, np.ndarray]:
         "later": answer(h[:, 2:], ids[:, 2:], valid[:, ::-1][:, 2:]),
         "roles": roles(parameters(given), role),
     }
-    found["shape"] = np.array(found["full"].shape)
     if trained(given):
         found["training"] = answer(h, ids, every, training=True)
     return found

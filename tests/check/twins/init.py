@@ -10,20 +10,21 @@ import numpy as np
 
 from llmlab.check.twins.observers.init import EXPERTS, QUANTILES, SHAPE
 from llmlab.twins import Given, twin
+from twins import Settings
 
 NORMAL = [
     ({"n_layers": 5}, {}),
     ({"n_layers": 5}, {"residual_scale": False, "embed_std": 0.5}),
-    *(({}, {key: value}) for key in ("std", "embed_std") for value in (-0.1, 0.0)),
+    *(({}, {key: 0.0}) for key in ("std", "embed_std")),
 ]
-MORE = {
+MORE: Settings = {
     "normal": NORMAL,
     "gpt2": NORMAL,
     "deepnorm": [
         ({"n_layers": 5}, {}),
         ({"n_layers": 5}, {"depth": 3.0, "exponent": 1.0}),
-        *(({}, {"depth": value}) for value in (-1.0, 0.0, 0.5)),
-        *(({}, {"embed_std": value}) for value in (-0.1, 0.0)),
+        ({}, {"depth": 0.5}),
+        ({}, {"embed_std": 0.0}),
     ],
     "t5": [
         ({"attention.scale": 1.0, "head_dim": 4}, {}),
@@ -33,6 +34,12 @@ MORE = {
         ({"tie_embeddings": True, "gain": 5.0}, {}),
         ({"gain": 5.0, "dim": 96}, {}),
     ],
+}
+BELOW_0 = [({}, {key: -0.1}) for key in ("std", "embed_std")]
+REFUSED: Settings = {
+    "normal": BELOW_0,
+    "gpt2": BELOW_0,
+    "deepnorm": [({}, {"depth": -1.0}), ({}, {"depth": 0.0}), ({}, {"embed_std": -0.1})],
 }
 ROLES = ("embed", "position", "q", "k", "v", "out", "ffn_in", "ffn_out", "router", "head", "other")
 
@@ -51,8 +58,6 @@ def outputs(std: Callable[[str, int, int], float], logit_variance: float) -> dic
 @twin("init", "normal", source="Radford et al. 2019, section 2.3: N(0, std^2), 1 / sqrt(N) of it for N residual layers")
 def normal(given: Given) -> dict[str, np.ndarray]:
     base, tables = given.options["std"], given.options["embed_std"]
-    if base < 0 or (tables is not None and tables < 0):
-        return {"refused": np.ones(1)}
     residual_layers = 2 * given.sizes.n_layers if given.options["residual_scale"] else 1
 
     def std(role: str, n_out: int, n_in: int) -> float:
@@ -69,8 +74,6 @@ def normal(given: Given) -> dict[str, np.ndarray]:
     source="Wang et al. 2022 (DeepNet), figure 2: xavier_normal_ with gain beta = (8 N)^-1/4 on v, out, ffn",
 )
 def deepnorm(given: Given) -> dict[str, np.ndarray]:
-    if given.options["depth"] <= 0 or given.options["embed_std"] < 0:
-        return {"refused": np.ones(1)}
     beta = 1 / (given.options["depth"] * given.sizes.n_layers) ** given.options["exponent"]
 
     def std(role: str, n_out: int, n_in: int) -> float:

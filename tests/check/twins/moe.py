@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from llmlab.twins import Given, twin
+from twins import Settings
 from twins.roles import roles
 
 TRAITS = (
@@ -29,21 +30,30 @@ GROUPS = (
     ({}, {"groups": 6, "groups_kept": 3}),
     ({}, {"groups": 3, "groups_kept": 3}),
     ({"moe.n_experts": 8}, {"groups": 2}),
-    ({}, {"groups": 3, "groups_kept": 1}),
+)
+NO_GROUPS = (
+    ({}, {"groups": 3, "groups_kept": 1}),  # fewer experts than a token visits
     ({}, {"groups": 4, "groups_kept": 4}),
     ({}, {"groups": 0, "groups_kept": 0}),
     ({}, {"groups": -2, "groups_kept": -2}),
     ({}, {"groups": 3, "groups_kept": 4}),
     ({}, {"groups": 3, "groups_kept": 0}),
 )
-MORE = {
+MORE: Settings = {
     "topk": [*((sizes, {}) for sizes in (*TRAITS, *WIDTHS)), *GROUPS],
     "sigmoid": [*((sizes, {}) for sizes in TRAITS), *GROUPS],
     "expert_choice": [
         *((sizes, {}) for sizes in TRAITS),
-        ({"sees_all": False}, {}),
         ({"sees_all": False}, {"leak_future": True}),
-        *(({}, {"capacity": capacity}) for capacity in (-1.0, 0.0, 0.1, 6.0, 6.1)),
+        *(({}, {"capacity": capacity}) for capacity in (0.1, 6.0)),
+    ],
+}
+REFUSED: Settings = {
+    "topk": NO_GROUPS,
+    "sigmoid": NO_GROUPS,
+    "expert_choice": [
+        ({"sees_all": False}, {"leak_future": False}),
+        *(({}, {"capacity": capacity}) for capacity in (-1.0, 0.0, 6.1)),
     ],
 }
 NOT_SENT = -1.0
@@ -71,17 +81,6 @@ def in_groups(scores: np.ndarray, groups: int, kept: int, of_group: int) -> list
     size = len(scores) // groups
     sums = [sum(sorted(scores[g * size : (g + 1) * size])[::-1][:of_group]) for g in range(groups)]
     return [s if e // size in best(sums, kept) else -math.inf for e, s in enumerate(scores)]
-
-
-def refuses(given: Given) -> bool:
-    """The kept groups have fewer experts than a token visits, or there are no such groups."""
-    moe, groups, kept = given.sizes.moe, given.options["groups"], given.options["groups_kept"]
-    return (
-        groups < 1
-        or moe.n_experts % groups != 0
-        or not 1 <= kept <= groups
-        or kept * moe.n_experts // groups < moe.per_token
-    )
 
 
 def topk_weights(given: Given, x: np.ndarray, valid: np.ndarray) -> Weights:
@@ -197,6 +196,11 @@ def mixture(given: Given, x: np.ndarray, weights: Weights, dropped: bool = False
     return np.array(rows)
 
 
+def last_three(y: np.ndarray) -> np.ndarray:
+    """(n, D) -> (2, n / 2, 3): rows as the mixture is given them, and the last values of each token."""
+    return y[:, -3:].reshape(2, -1, 3)
+
+
 def role(path: str) -> str:
     return "ffn_in" if "up" in path else "ffn_out" if "down" in path else "router"
 
@@ -233,7 +237,7 @@ def outputs(
         "autocast": table(all_weights, len(x))[:2],
         "far": logarithm(table(far_visits, 2)),
         "far_padded": logarithm(table(far_padded, 2)),
-        "y": mixture(given, x, padded)[:, -3:],
+        "y": last_three(mixture(given, x, padded)),
         "float32": mixture(given, x, padded)[-1],
         "bfloat16": np.array(1.0),
         "load": load(padded, valid, moe.n_experts),
@@ -242,7 +246,7 @@ def outputs(
         "roles": roles([path for path in given.weights if path != "router.bias"], role),  # which is a buffer
     }
     if given.sizes.ffn.dropout == 1.0:
-        found["training"] = mixture(given, x, padded, dropped=True)[:, -3:]
+        found["training"] = last_three(mixture(given, x, padded, dropped=True))
     for key, kept in {
         "loss": every,
         "padded_loss": valid,
@@ -269,8 +273,6 @@ def outputs(
     "section 2.2.2; balance: Switch Transformer, equations 4 to 6; z-loss: ST-MoE, equation 5",
 )
 def topk(given: Given) -> dict[str, np.ndarray]:
-    if refuses(given):
-        return {"refused": np.ones(1)}
     n, moe = len(given.inputs["x"]), given.sizes.moe
     return {
         **outputs(given, topk_weights, topk_loss),
@@ -287,8 +289,6 @@ def topk(given: Given) -> dict[str, np.ndarray]:
     "1e-20 as in transformers' DeepseekV3; the bias's change: Wang et al. 2024 (arXiv:2408.15664), algorithm 1",
 )
 def sigmoid_router(given: Given) -> dict[str, np.ndarray]:
-    if refuses(given):
-        return {"refused": np.ones(1)}
     n, moe, load = len(given.inputs["x"]), given.sizes.moe, given.inputs["load"]
     # b_i + u sign(e_i), e_i the mean load less the load of expert i.
     moved = [given.options["rate"] * float(np.sign(load.sum() / len(load) - c)) for c in load]
@@ -305,12 +305,9 @@ def sigmoid_router(given: Given) -> dict[str, np.ndarray]:
     "moe", "expert_choice", source="Zhou et al. 2022 (arXiv:2202.09368), equations 1 and 2; z-loss: ST-MoE, equation 5"
 )
 def expert_choice(given: Given) -> dict[str, np.ndarray]:
-    leak = given.options["leak_future"]
-    if not 0 < capacity(given) <= given.sizes.moe.n_experts or not (leak or given.sizes.sees_all):
-        return {"refused": np.ones(1)}
     return {
         **outputs(given, expert_choice_weights, expert_choice_loss),
-        "leaks": np.array(float(leak)),
+        "leaks": np.array(float(given.options["leak_future"])),
         "per_token": np.array(capacity(given)),
     }
 

@@ -7,7 +7,22 @@ from math import comb
 import numpy as np
 
 from llmlab.twins import CHANCE, Given, twin
+from twins import Settings
 
+REFUSED: Settings = {
+    "mlm": [
+        ({}, {"rate": 0.0}),
+        ({}, {"rate": 1.1}),
+        ({}, {"masked": -0.1}),
+        ({}, {"random": -0.1}),
+        ({}, {"masked": 0.9, "random": 0.2}),
+    ],
+    "span_corruption": [({}, {"density": 0.0}), ({}, {"density": 1.0}), ({}, {"mean_span": 0.9})],
+    "reinforce": [
+        *(({}, {key: 0}) for key in ("samples", "max_new", "batches", "epochs")),
+        ({}, {"temperature": 0.0}),
+    ],
+}
 Arrays = dict[str, np.ndarray]
 BALANCE = 0.25  # the model's own auxiliary loss, which is added to the mean
 SIZE = 9  # of the vocabulary of the batch that has a loss, for one without special tokens of its own

@@ -5,7 +5,15 @@ from __future__ import annotations
 import numpy as np
 
 from llmlab.twins import Given, twin
+from twins import Settings
 
+REFUSED: Settings = {
+    "adamw": [
+        *(({}, {beta: value}) for beta in ("beta1", "beta2") for value in (-0.1, 1.0)),
+        ({}, {"eps": -1e-8}),
+        ({}, {"weight_decay": -0.1}),
+    ],
+}
 TOLD = (1, 2, 5, 10)
 
 

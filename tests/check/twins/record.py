@@ -7,61 +7,71 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
+
 from llmlab import registry, twins
 from llmlab.check.twins import records, settings
 from llmlab.check.twins.observers import OBSERVERS
+from llmlab.check.twins.settings import Setting
 
 DIGITS = 10  # significant ones
 
 
-def settings_of_slot(slot: str) -> Iterator[settings.Setting]:
-    """Each part at each setting of its options, and at the sizes and options that the module of its twins lists in MORE.
-
-    Options there are beside the `small` ones of the part; None is the part's own defaults.
-    """
-    more = getattr(importlib.import_module(f"twins.{slot}"), "MORE", {})
+def settings_of_slot(slot: str) -> Iterator[Setting]:
+    """Each part at each setting of its options, and at those that the module of its twins lists in MORE."""
+    _module(slot)  # a caller may ask for the twins with the first setting
     for name in registry.names(slot):
         yield from settings.of_part(slot, name)
-        for sizes, options in more.get(name, ()):
-            yield settings.Setting(slot, name, {} if options is None else {**_small(slot, name), **options}, sizes)
+        yield from listed(slot, name, "MORE")
 
 
-def _small(slot: str, name: str) -> dict[str, Any]:
-    return registry.index()[slot, name].attribute("small")
+def listed(slot: str, name: str, table: str) -> Iterator[Setting]:
+    """A part's settings in a table of the module of its twins, MORE or REFUSED."""
+    small = registry.index()[slot, name].attribute("small")
+    for sizes, options in getattr(_module(slot), table, {}).get(name, ()):
+        yield Setting(slot, name, {} if options is None else {**small, **options}, sizes)
 
 
-def record(setting: settings.Setting) -> dict[str, Any]:
-    """The entry of a setting in the file."""
-    importlib.import_module(f"twins.{setting.slot}")
-    own = twins.twin_of(setting.slot, setting.name)
-    assert own is not None, f"{setting.slot}={setting.name} has no twin in tests/check/twins/{setting.slot}.py"
-    values = own.compute(OBSERVERS[setting.slot](setting).given)
-    return {
-        "name": setting.name,
-        "options": dict(setting.options),
-        "sizes": dict(setting.sizes),
-        "source": own.source,
-        "values": {key: [_rounded(v) for v in value] for key, value in records.kept(values, values).items()},
-    }
-
-
-def _rounded(value: float) -> float:
-    return float(f"{value:.{DIGITS}g}")
+def _module(slot: str) -> object:
+    return importlib.import_module(f"twins.{slot}")
 
 
 def contents(slot: str) -> dict[str, Any]:
-    """The file of a slot: REFUSED in the module of its twins lists (sizes, options) per part that no part can be built at."""
-    refused = getattr(importlib.import_module(f"twins.{slot}"), "REFUSED", {})
-    entries = [record(setting) for setting in settings_of_slot(slot)]
-    entries += [
-        {"name": name, "options": {**_small(slot, name), **options}, "sizes": sizes, "refused": True}
-        for name in refused
-        for sizes, options in refused[name]
-    ]
-    return {"parts": {name: records.declared_part(slot, name) for name in registry.names(slot)}, "records": entries}
+    """The file of a slot, as `llmlab.check.twins.records` reads it."""
+    parts: dict[str, dict[str, Any]] = {
+        name: {**records.declaration(slot, name), "shapes": {}} for name in registry.names(slot)
+    }
+    entries = [_record(setting, parts[setting.name]["shapes"]) for setting in settings_of_slot(slot)]
+    for name in parts:
+        entries += [{**_head(setting), "refused": True} for setting in listed(slot, name, "REFUSED")]
+    return {"parts": parts, "records": entries}
+
+
+def _record(setting: Setting, known: dict[str, list[int]]) -> dict[str, Any]:
+    """The record of a setting. known: shapes of the part, to which those are added that no earlier record has."""
+    own = twins.twin_of(setting.slot, setting.name)
+    assert own is not None, f"{setting.slot}={setting.name} has no twin in tests/check/twins/{setting.slot}.py"
+    outputs = own.compute(OBSERVERS[setting.slot](setting).given)
+    shapes = {key: [*shape] for key, shape in records.shapes(outputs).items()}
+    others = {key: shape for key, shape in shapes.items() if known.setdefault(key, shape) != shape}
+    return {
+        **_head(setting),
+        "source": own.source,
+        "values": {key: [*map(_rounded, value)] for key, value in records.kept(outputs, outputs).items()},
+        **({"shapes": others} if others else {}),
+    }
+
+
+def _head(setting: Setting) -> dict[str, Any]:
+    return {"name": setting.name, "options": dict(setting.options), "sizes": dict(setting.sizes)}
+
+
+def _rounded(value: np.floating) -> float:
+    return float(f"{value:.{DIGITS}g}")
 
 
 def write(slot: str) -> None:
+    """Writes `records/SLOT.json`, with a part and a record a line."""
     found = contents(slot)
     parts = ",\n".join(f"{json.dumps(name)}: {json.dumps(part)}" for name, part in found["parts"].items())
     lines = ",\n".join(json.dumps(entry) for entry in found["records"])

@@ -7,7 +7,31 @@ from collections.abc import Callable
 import numpy as np
 
 from llmlab.twins import Given, twin
+from twins import Settings
 
+WARMUP = [({}, {"warmup_share": share}) for share in (-0.1, 1.1)]
+FLOOR = [({}, {"floor": floor}) for floor in (-0.1, 1.1)]
+REFUSED: Settings = {
+    "constant": WARMUP,
+    "linear": [*WARMUP, *FLOOR],
+    "cosine": [*WARMUP, *FLOOR],
+    "inverse_sqrt": WARMUP,
+    "wsd": [
+        *WARMUP,
+        *FLOOR,
+        ({}, {"decay_share": -0.1}),
+        ({}, {"decay_share": 1.1}),
+        ({}, {"hold_share": -0.1}),
+        ({}, {"hold_share": 1.1, "decay_share": 0.0}),
+        ({}, {"decay_share": 0.6, "hold_share": 0.5}),
+        ({}, {"floor": 0.0}),
+    ],
+    "multistep": [
+        *WARMUP,
+        *(({}, {"at": at}) for at in ([0.5, 0.25], [-0.1, 0.5], [0.5, 1.1])),
+        *(({}, {"by": by}) for by in (0.0, 1.1)),
+    ],
+}
 TOTALS = {"of_50": 50, "late": 50, "of_7": 7, "of_1": 1}
 After = Callable[[np.ndarray, int, int], np.ndarray]
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from llmlab.check.twins.observers.visibility import LENGTH
 from llmlab.twins import Given, twin
+from twins import Settings
 from twins.mask import pairs
 
-Settings = dict[str, list[tuple[dict[str, Any], dict[str, Any]]]]
 MORE: Settings = {
     "sliding": [({}, {"left": 1})],
     "strided": [({}, {"stride": 1}), ({}, {"stride": 2}), ({}, {"left": 1})],

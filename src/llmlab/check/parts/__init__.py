@@ -8,7 +8,6 @@ from llmlab.check.parts import (
     alone,
     computed,
     kernel,
-    limits,
     modules,
     options,
     passes,
@@ -25,7 +24,6 @@ from llmlab.check.twins import definition
 
 PART_CHECKS: dict[str, Callable[[Subject], None]] = {
     "definition": definition,
-    "limits": limits.limits,
     "compiled": computed.compiled,
     "bfloat16": computed.bfloat16,
     "options": options.options,
@@ -55,4 +53,4 @@ PART_CHECKS: dict[str, Callable[[Subject], None]] = {
     "traits": traits.traits,
 }
 # of a part that is in no model
-ALONE_CHECKS = ("definition", "limits", "factors", "steps", "scores")
+ALONE_CHECKS = ("definition", "factors", "steps", "scores")

@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 
 from llmlab.check import equivalences, learning, visibility
-from llmlab.check.combinations import last_of_each_key, override
+from llmlab.check.combinations import last_of_each_key
 from llmlab.check.refusal import crash, refusal
 from llmlab.check.subject import CheckFailed, NotApplicable, Subject
 from llmlab.check.twins import settings
@@ -27,7 +27,7 @@ def option_words(slot: str, name: str) -> Iterator[list[str]]:
     first, *others = settings.of_part(slot, name)
     for setting in others:
         changed = {key: value for key, value in setting.options.items() if first.options.get(key, ...) != value}
-        yield [override(f"{slot}.{key}", value) for key, value in changed.items()]
+        yield [settings.override(f"{slot}.{key}", value) for key, value in changed.items()]
 
 
 def options(subject: Subject) -> None:

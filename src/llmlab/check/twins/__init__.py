@@ -1,22 +1,21 @@
-"""What a part computes against numbers from an implementation that is not ours.
+"""What a part computes, compared with numbers from an implementation that is not ours.
 
-`records/SLOT.json` holds those numbers for every shipped part, at every setting of its options that a tiny model can show
-(`settings.py`), with source and version. They are written by tests/check/twins, where the implementations stand; here
-is only what asks our part (`observers/`) and compares. A part of a user's own is held to the twin that it brings
-(`llmlab.twins`).
+`records/SLOT.json` holds those numbers, with their sources, for every shipped part at every setting of its options whose effect
+a tiny model shows (`settings`), and the settings that a part must refuse. They are written by tests/check/twins, where the
+implementations, the "twins", stand. Here is only what asks our part (`observers`) and what compares. A user's own part is
+compared with the twin that its author wrote beside it (`llmlab.twins`).
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from llmlab import registry, twins
+from llmlab.check.refusal import crash, refusal
 from llmlab.check.subject import CheckFailed, NotApplicable, Subject
 from llmlab.check.twins import records, settings
 from llmlab.check.twins.observers import OBSERVERS
-from llmlab.errors import UserError
+from llmlab.check.twins.records import Record, Shapes
 
 
 def definition(subject: Subject) -> None:
@@ -24,21 +23,28 @@ def definition(subject: Subject) -> None:
     slot, name = subject.case.parts[0]
     if slot not in OBSERVERS:
         raise NotApplicable("parts of this slot have no outputs of their own to compare")
-    recorded = records.of_part(slot, name)
-    if was := records.recorded_part(slot, name):
-        _compare_declared(slot, name, was)
-    known = [record.setting for record in recorded]
-    if recorded and (new := [setting for setting in settings.of_part(slot, name) if setting not in known]):
+    if recorded := records.of_part(slot, name):
+        _compare_with_records(slot, name, recorded)
+    else:
+        _compare_with_own_twin(slot, name)
+
+
+def _compare_with_records(slot: str, name: str, recorded: list[Record]) -> None:
+    _compare_declared(slot, name)
+    known = {record.setting.as_json() for record in recorded}
+    if new := [setting for setting in settings.of_part(slot, name) if setting.as_json() not in known]:
         raise CheckFailed(f"{new[0]}: there is no record of this setting; cd tests/check; python -m twins {slot}")
     for record in recorded:
         if record.refused:
-            _refuses(record.setting)
+            require_refusal(record.setting)
             continue
         observed = OBSERVERS[slot](record.setting)
-        outputs = records.kept(observed.outputs, record.values)
-        _compare(record.setting, outputs, record.values, record.source, observed.tolerance)
-    if recorded:
-        return
+        _compare_shapes(record.setting, records.shapes(observed.outputs), record.shapes, record.source)
+        kept = records.kept(observed.outputs, record.values)
+        _compare_values(record.setting, kept, record.values, record.source, observed.tolerance)
+
+
+def _compare_with_own_twin(slot: str, name: str) -> None:
     registry.load(slot, name, {})  # importing a user's part defines the twin beside it
     own = twins.twin_of(slot, name)
     if own is None:
@@ -47,12 +53,13 @@ def definition(subject: Subject) -> None:
         observed = OBSERVERS[slot](setting)
         theirs = own.compute(observed.given)
         ours = {key: value for key, value in observed.outputs.items() if key in theirs} if theirs else observed.outputs
-        _compare(setting, ours, theirs, own.source, observed.tolerance)
+        _compare_shapes(setting, records.shapes(ours), records.shapes(theirs), own.source)
+        _compare_values(setting, ours, theirs, own.source, observed.tolerance)
 
 
-def _compare_declared(slot: str, name: str, was: dict[str, Any]) -> None:
+def _compare_declared(slot: str, name: str) -> None:
     """CheckFailed if the part has other defaults, or declares other attributes, than when it was recorded."""
-    now = records.declared_part(slot, name)
+    was, now = records.recorded_declaration(slot, name), records.declaration(slot, name)
     for group, words in (("defaults", "by default"), ("declares", "as it declares")):
         for key in sorted({*now[group], *was[group]}):
             one, other = now[group].get(key), was[group].get(key)
@@ -62,33 +69,40 @@ def _compare_declared(slot: str, name: str, was: dict[str, Any]) -> None:
                 )
 
 
-def _refuses(setting: settings.Setting) -> None:
-    """CheckFailed unless no part can be built at the setting, and the reason names one of its options or a value."""
+def require_refusal(setting: settings.Setting) -> None:
+    """CheckFailed unless the part is refused at the setting, in a line that names an option of it, or a size or its value."""
     try:
         OBSERVERS[setting.slot](setting)
-    except (ValueError, UserError) as e:
-        given = {**setting.options, **setting.sizes}
-        if any(key.rpartition(".")[2] in str(e) or str(value) in str(e) for key, value in given.items()):
-            return
-        raise CheckFailed(f"{setting}: refused, but not for that: {e}") from e
-    raise CheckFailed(f"{setting}: is not refused")
+    except Exception as e:
+        why = refusal(e)
+        if why is None:
+            raise CheckFailed(f"{setting}: {crash(e)}") from e
+        sizes = [word for key, value in setting.sizes.items() for word in (key.rpartition(".")[2], str(value))]
+        if not any(word in why for word in (*(f"{setting.slot}.{key}" for key in setting.options), *sizes)):
+            raise CheckFailed(f"{setting}: the refusal names nothing of this setting: {why}") from e
+    else:
+        raise CheckFailed(f"{setting}: it is not refused")
 
 
-def _compare(
-    setting: settings.Setting, ours: twins.Arrays, theirs: twins.Arrays, source: str, tolerance: float
-) -> None:
-    """CheckFailed unless both have the same names and the same values, up to chance or `tolerance` of an output's largest."""
-    bounds = {key.removesuffix(twins.CHANCE): value for key, value in theirs.items() if key.endswith(twins.CHANCE)}
-    theirs = {key: value for key, value in theirs.items() if not key.endswith(twins.CHANCE)}
+def _compare_shapes(setting: settings.Setting, ours: Shapes, theirs: Shapes, source: str) -> None:
+    """CheckFailed unless both have the same outputs, of the same shapes."""
     if ours.keys() != theirs.keys():
         raise CheckFailed(f"{setting}: the part gives {', '.join(ours)}, the twin {', '.join(theirs)}")
+    for key, shape in ours.items():
+        if shape != theirs[key]:
+            raise CheckFailed(f"{setting}: {key} has the shape {shape}, but {theirs[key]} by {source}")
+
+
+def _compare_values(
+    setting: settings.Setting, ours: twins.Arrays, theirs: twins.Arrays, source: str, tolerance: float
+) -> None:
+    """CheckFailed unless values are the same, up to the bound of chance or `tolerance` times the largest of their output."""
     for key, value in ours.items():
         one, other = np.asarray(value, np.float64), np.asarray(theirs[key], np.float64)
-        if one.shape != other.shape:
-            raise CheckFailed(f"{setting}: {key} has the shape {one.shape}, but {other.shape} by {source}")
         # A mask's scores of -inf are equal where both have them; a NaN equals nothing.
         apart = np.abs(np.where(one == other, 0.0, one - other))
-        wrong = ~(apart <= bounds.get(key, tolerance * np.abs(other[np.isfinite(other)]).max(initial=0.0)))
+        bound = theirs.get(key + twins.CHANCE, tolerance * np.abs(other[np.isfinite(other)]).max(initial=0.0))
+        wrong = ~(apart <= bound)
         if wrong.any():
             at = int(np.where(wrong, np.nan_to_num(apart, nan=np.inf), -1.0).argmax())
             raise CheckFailed(

@@ -1,12 +1,17 @@
-"""Reads `records/SLOT.json`, written by tests/check/twins: {"parts": {name: {defaults, declares}}, "records": [...]}, of which
-each is {name, options, sizes, source, values}, or {name, options, sizes, refused: true}.
+"""Reads `records/SLOT.json`, which tests/check/twins writes.
+
+    {"parts": {NAME: {"defaults": ..., "declares": ..., "shapes": {OUTPUT: shape}}},
+     "records": [{"name", "options", "sizes", "source", "values": {OUTPUT: numbers}, "shapes": {OUTPUT: shape}},
+                 {"name", "options", "sizes", "refused": true}, ...]}
+
+A record has the shapes of its part, but for those that it gives itself.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,47 +27,30 @@ FOLDER = Path(__file__).with_name("records")
 N_VALUES = 48  # an output of more is kept as sums, in which each of its values counts
 N_SUMS = 12
 
+Shapes = Mapping[str, tuple[int, ...]]  # by output
+
 
 @dataclass(frozen=True)
 class Record:
     """What `source` (an implementation and its version, or a paper and equation) computes at a setting, by output."""
 
     setting: Setting
-    source: str
-    values: Mapping[str, np.ndarray]
-    refused: bool = False  # no part can be built at this setting
+    source: str = ""
+    values: Mapping[str, np.ndarray] = field(default_factory=dict)  # as `kept` has them
+    shapes: Shapes = field(default_factory=dict)
+    refused: bool = False  # True: the part must be refused at this setting, and there are no values
 
 
 @cache
 def _file(slot: str) -> dict[str, Any]:
     file = FOLDER / f"{slot}.json"
-    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {"records": []}
+    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {"parts": {}, "records": []}
 
 
 @cache
 def of_slot(slot: str) -> list[Record]:
     """All records of a slot."""
-    return [
-        Record(
-            Setting(slot, e["name"], e["options"], e["sizes"]),
-            e.get("source", ""),
-            {key: np.array(value, np.float64) for key, value in e.get("values", {}).items()},
-            e.get("refused", False),
-        )
-        for e in _file(slot)["records"]
-    ]
-
-
-def recorded_part(slot: str, name: str) -> dict[str, Any] | None:
-    """The defaults and attributes with which a part was recorded; None if that was not kept."""
-    return _file(slot).get("parts", {}).get(name)
-
-
-def declared_part(slot: str, name: str) -> dict[str, Any]:
-    """The defaults of its options, and the attributes that it declares, as JSON has them."""
-    entry = registry.index()[slot, name]
-    defaults = {key: option.default for key, option in entry.options.items()}
-    return json.loads(json.dumps({"defaults": defaults, "declares": dict(entry.attrs)}))
+    return [_record(slot, entry) for entry in _file(slot)["records"]]
 
 
 def of_part(slot: str, name: str) -> list[Record]:
@@ -70,8 +58,39 @@ def of_part(slot: str, name: str) -> list[Record]:
     return [record for record in of_slot(slot) if record.setting.name == name]
 
 
+def _record(slot: str, entry: Mapping[str, Any]) -> Record:
+    setting = Setting(slot, entry["name"], entry["options"], entry["sizes"])
+    if entry.get("refused"):
+        return Record(setting, refused=True)
+    values = {key: np.array(value, np.float64) for key, value in entry["values"].items()}
+    known = {**_file(slot)["parts"][setting.name]["shapes"], **entry.get("shapes", {})}
+    return Record(setting, entry["source"], values, {key: tuple(known[key]) for key in _outputs(values)})
+
+
+def recorded_declaration(slot: str, name: str) -> dict[str, Any]:
+    """What `declaration` was when the part was recorded."""
+    return _file(slot)["parts"][name]
+
+
+def declaration(slot: str, name: str) -> dict[str, Any]:
+    """The `defaults` of a part's options, and the attributes that it `declares`, as JSON has them."""
+    entry = registry.index()[slot, name]
+    defaults = {key: option.default for key, option in entry.options.items()}
+    return json.loads(json.dumps({"defaults": defaults, "declares": dict(entry.attrs)}))
+
+
+def _outputs(values: twins.Arrays) -> list[str]:
+    """Names of what a part computes, without the bounds of chance."""
+    return [key for key in values if not key.endswith(twins.CHANCE)]
+
+
+def shapes(outputs: twins.Arrays) -> Shapes:
+    """The shape of each output; a bound of chance has that of its output."""
+    return {key: np.shape(outputs[key]) for key in _outputs(outputs)}
+
+
 def kept(outputs: twins.Arrays, of: twins.Arrays) -> dict[str, np.ndarray]:
-    """What a record keeps of outputs: all of those that have a bound of chance in `of`, which is value by value."""
+    """What a record keeps of outputs: all values of those that have a bound of chance in `of`, else what `sampled` takes."""
     whole = {key.removesuffix(twins.CHANCE) for key in of if key.endswith(twins.CHANCE)}
     whole |= {key + twins.CHANCE for key in whole}
     return {key: np.reshape(value, -1) if key in whole else sampled(value) for key, value in outputs.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,9 +21,21 @@ class Setting:
     sizes: Mapping[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        """As it is typed."""
-        words = [f"{self.slot}={self.name}", *(f"{self.slot}.{key}={value}" for key, value in self.options.items())]
-        return " ".join([*words, *(f"model.{key}={value}" for key, value in self.sizes.items())])
+        """Words as they are typed on a command line."""
+        words = [f"{self.slot}={self.name}", *(override(f"{self.slot}.{k}", v) for k, v in self.options.items())]
+        return " ".join([*words, *(override(f"model.{k}", v) for k, v in self.sizes.items())])
+
+    def as_json(self) -> str:
+        """A text that is the same for settings that mean the same: a record has lists where a part declares tuples."""
+        return json.dumps([self.slot, self.name, self.options, self.sizes], sort_keys=True)
+
+
+def override(key: str, value: object) -> str:
+    """KEY=VALUE as Hydra's override grammar reads it: null, true and false; no blanks, which would end an unquoted value."""
+    text = "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    if isinstance(value, tuple):
+        text = str([*value])
+    return f"{key}={text.replace(' ', '')}"
 
 
 def of_part(slot: str, name: str) -> list[Setting]:

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
+from twins import Settings
 from twins.position import added, biases, turned
 
 __all__ = ["MORE", "REFUSED", "added", "biases", "turned"]
-
-Settings = list[tuple[dict[str, Any], dict[str, Any]]]  # (sizes and traits, options)
 
 ODD = {"rotary_dim": 10, "head_dim": 13}  # half of it is odd, which GPT-NeoX turns as one dim more
 YARN = {"scaling": "yarn", "factor": 4.0, "original_max": 16, "theta": 100.0}
 LISTS = {"short_factor": [2.0, 1.1, 1.5, 2.0], "long_factor": [1.2, 2.0, 3.0, 7.5]}
 LONGROPE = {"scaling": "longrope", "factor": 4.0, "original_max": 16, **LISTS}
-MORE: dict[str, Settings] = {
+MORE: Settings = {
     "rope": [
         (ODD, {"fraction": 0.5}),
         (ODD, {"fraction": 0.5, "scaling": "dynamic", "factor": 2.0, "original_max": 16}),
@@ -63,9 +61,9 @@ MORE: dict[str, Settings] = {
     ],
     "rope_2d": [({"rotary_dim": 10}, {"interleaved": True})],
 }
-LEARNED: Settings = [({}, {"offset": -1}), ({}, {"pad_id": 1}), ({"max_positions": 39}, {})]
-T5: Settings = [({}, {"buckets": 1}), ({}, {"max_distance": 4}), ({"causal": False}, {"buckets": 3})]
-REFUSED: dict[str, Settings] = {
+LEARNED = [({}, {"offset": -1}), ({}, {"offset": 0, "pad_id": 1}), ({"max_positions": 39}, {})]
+T5 = [({}, {"buckets": 1}), ({}, {"max_distance": 4}), ({"causal": False}, {"buckets": 3})]
+REFUSED: Settings = {
     "rope": [
         *(({}, {key: 0.0}) for key in ("theta", "factor", "fraction", "attention_factor", "beta_fast")),
         *(({}, {key: -1.0}) for key in ("beta_slow", "low_freq_factor", "high_freq_factor")),

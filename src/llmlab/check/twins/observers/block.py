@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from llmlab import attributes
-from llmlab.check.twins.observers.observed import Observed, arrays, build, given, refusable, sizes_of, uniform
+from llmlab.check.twins.observers.observed import Observed, arrays, build, given, sizes_of, uniform
 from llmlab.check.twins.observers.simple import SimpleNorm
 from llmlab.check.twins.settings import Setting
 from llmlab.slots import Aux
@@ -47,7 +47,6 @@ def _ffn(x: Tensor) -> tuple[Tensor, Aux]:
 SUBLAYERS = {"ffn": _ffn, "attention": _attention, "cross_attention": _cross_attention}
 
 
-@refusable
 @torch.no_grad()
 def observe(setting: Setting) -> Observed:
     sizes = sizes_of(setting)

@@ -16,7 +16,7 @@ from functools import partial
 import torch
 from torch import nn
 
-from llmlab.check.twins.observers.observed import Observed, arrays, build, given, refusable, roles, sizes_of, uniform
+from llmlab.check.twins.observers.observed import Observed, arrays, build, given, roles, sizes_of, uniform
 from llmlab.check.twins.settings import Setting
 from llmlab.model.experts import GroupedLinear, linears
 from llmlab.slots import Linear
@@ -24,7 +24,6 @@ from llmlab.slots import Linear
 ENDS = (2, 2, 5)  # of the rows of each expert
 
 
-@refusable
 @torch.no_grad()
 def observe(setting: Setting) -> Observed:
     sizes = sizes_of(setting)

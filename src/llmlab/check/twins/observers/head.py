@@ -7,7 +7,7 @@ with padding on either side; `rows` (4, 6), True for chosen tokens; and the data
 `boundary_right` and `boundary_offset` (4, 3).
 
 Outputs:
-- `full`: of `h` and `ids` without padding, and its `shape`. `padded`: with `valid`. `source`: with `source_ids` in the batch.
+- `full`: of `h` and `ids` without padding. `padded`: with `valid`. `source`: with `source_ids` in the batch.
 - `later`: of h[:, 2:] and ids[:, 2:] with `valid` in the order of time turned round, two tokens being in a cache; not where
   the part needs data.
 - `rows`: of h[rows] where the part is `per_token`, instead of these three.
@@ -31,7 +31,6 @@ from llmlab.check.twins.observers.observed import (
     fill,
     given,
     options_of,
-    refusable,
     roles,
     sizes_of,
     uniform,
@@ -56,7 +55,6 @@ class _Embedding(nn.Module):
         self.weight = nn.Parameter(torch.empty(rows, width))
 
 
-@refusable
 @torch.no_grad()
 def observe(setting: Setting) -> Observed:
     sizes = sizes_of(setting)
@@ -71,7 +69,6 @@ def observe(setting: Setting) -> Observed:
     data = {key: inputs[key] for key in DATA if key in inputs}
     full = Context(T, ids=ids, data=data)
     outputs: dict[str, Tensor] = {"full": head(h, full)}
-    outputs["shape"] = torch.tensor(outputs["full"].shape)  # records keep values in one dimension
     if per_token:
         outputs["rows"] = head(h[inputs["rows"]], full)
     else:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from llmlab import attributes
-from llmlab.check.twins.observers.observed import Observed, build, given, refusable, sizes_of
+from llmlab.check.twins.observers.observed import Observed, build, given, sizes_of
 from llmlab.check.twins.settings import Setting
 from llmlab.modules import Role
 from llmlab.seeds import key
@@ -23,7 +23,6 @@ QUANTILES = (0.02, 0.1, 0.25, 0.5, 0.75, 0.9, 0.98)
 TOLERANCE = 0.02
 
 
-@refusable
 def observe(setting: Setting) -> Observed:
     init, sizes = build(setting), sizes_of(setting)
     outputs = {}

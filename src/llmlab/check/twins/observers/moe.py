@@ -39,7 +39,6 @@ from llmlab.check.twins.observers.observed import (
     fill,
     given,
     options_of,
-    refusable,
     roles,
     sizes_of,
     uniform,
@@ -64,7 +63,6 @@ class _Expert(nn.Module):
         return self.down(torch.tanh(self.up(x, groups)), groups)
 
 
-@refusable
 @torch.no_grad()
 def observe(setting: Setting) -> Observed:
     sizes = sizes_of(setting)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import wraps
 from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import numpy as np
@@ -50,19 +49,6 @@ class Observed:
     given: Given
     outputs: Arrays
     tolerance: float = 1e-5  # of an output's largest value: many parts compute in float32 whatever they are given
-
-
-def refusable(observe: Callable[[Setting], Observed]) -> Callable[[Setting], Observed]:
-    """Decorator: where building the part raises a ValueError, the only output is `refused`, and there are no inputs."""
-
-    @wraps(observe)
-    def observe_or_refusal(setting: Setting) -> Observed:
-        try:
-            return observe(setting)
-        except ValueError:
-            return Observed(Given(options_of(setting), sizes_of(setting), {}, {}), {"refused": np.ones(1)})
-
-    return observe_or_refusal
 
 
 def sizes_of(setting: Setting) -> Sizes:
