@@ -85,7 +85,7 @@ class Composed:
         found = []
         for t in self.typed:
             entry = registry.defined().get((t.group, t.choice or ""))
-            # Of a cell ipykernel names a file that is never written.
+            # For a notebook's cell ipykernel gives the name of a file that is never written.
             if entry is not None and not (ranks and entry.path.is_file()):
                 found.append(
                     f"{t.group}={t.choice} is defined in this process alone (at {entry.path}:{entry.line}), but others would "

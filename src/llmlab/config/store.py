@@ -61,7 +61,7 @@ def declare() -> int:
     for slot, name in entries:
         store.store(group=slot, name=name, node=schema(slot, name), provider="llmlab")
     typed = OmegaConf.structured(root())
-    # Its keys are the roles of the objective, which are typed without a "+".
+    # The keys of `models` are the roles of the objective, which are typed without a "+".
     OmegaConf.set_struct(typed.models, False)
     # A name that no YAML file has: Hydra 1.3 would merge that over this one, with a warning.
     store.store(name="schema", node=typed, provider="llmlab")

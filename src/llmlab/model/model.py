@@ -46,7 +46,7 @@ class Model(nn.Module):
         )
         reading = (*(stack.mask for stack in spec.stacks), *spec.heads.values())
         self._needs = {name for part in reading for name in part.attribute("needs")}
-        # Of the batches so far: difflib looks at each name once and not in every step.
+        # Keys of the batches so far, so that difflib looks at each name once and not in every step.
         self._keys: set[str] = set()
 
     def forward(

@@ -97,8 +97,7 @@ class Stack(nn.Module):
         norm = first["norm"].factory()
 
         embedding = spec.embedding.factory()
-        # Asked before the embedding is built, since positions that it adds must be as
-        # wide as its table (ELECTRA, ALBERT).
+        # Read before the embedding is built: positions that it adds must be as wide as its table (ELECTRA, ALBERT).
         width = getattr(embedding.func, "width", None)
         self.embed_dim = width(self.sizes, **spec.embedding.options) if width else self.sizes.dim
 

@@ -69,8 +69,8 @@ class Zero(Replay):
 
     def _reduce(self) -> None:
         """Reduces the bucket, which is copied once more to be summed."""
-        # Taken and given back at once, so that only the peak knows of it: `flatten` copies the
-        # bucket, which is then summed.
+        # Added and taken off at once, so that only the peak knows of it: `flatten` copies the bucket, which is then
+        # summed.
         self.add("strategy", self.size * self.filled)
         self.add("strategy", -self.size * self.filled)
         if self.filled > BUCKET:

@@ -68,7 +68,7 @@ DEFAULTS: Config = {
     "num_attention_heads": 32,
     "hidden_act": "silu",
     "max_position_embeddings": 2048,
-    # LLaMA 1's; Llama 2 and 3 say 1e-5 in their files.
+    # LLaMA 1 7B's; Llama 2 and 3 say 1e-5 in their files.
     "rms_norm_eps": 1e-6,
     "tie_word_embeddings": False,
     "attention_bias": False,
