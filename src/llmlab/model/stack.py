@@ -156,7 +156,7 @@ class Stack(nn.Module):
         factory = part.factory()
         # T5 and MPNet have one table for all layers, XLNet one a layer (scope "layer"), Gemma 3 a rope a kind.
         own = len(self.positions) if attributes.get(factory.func, "position", "scope") == "layer" else None
-        # Options may be lists, as longrope's divisors, and no key of a dict; their text is one.
+        # Options may be lists (longrope's divisors), which can't be keys of a dict; their repr can.
         key = (part.name, repr(sorted(part.options.items())), width, own)
         if key not in places:
             places[key] = len(self.positions)

@@ -122,7 +122,7 @@ class Deep:
         for op in parts["backward", -1]:
             out += self._for_each(op, part_of)
         for own, step in reversed(steps):
-            # None of frozen layers below all that learns.
+            # Frozen layers below all that learns have no backward.
             for op in parts.get(("back", own), ()):
                 if op.kind == "grad":
                     out.append(op._replace(param=self._number(op.param, own % short, step % deep)))

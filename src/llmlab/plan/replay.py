@@ -53,7 +53,8 @@ class Replay:
     def add(self, part: Part, size: int) -> None:
         self.now[part] += size
         self.total += size
-        # All moments and not the highest alone: with more sequences another may be the highest (`memory.most`).
+        # The total at every point in time, not the highest alone: with more sequences another may be the highest
+        # (`memory.most`).
         self.history.append(self.total)
         if self.total > self.highest:
             self.highest, self.peak = self.total, dict(self.now)

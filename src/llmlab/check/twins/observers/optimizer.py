@@ -38,7 +38,7 @@ def observe(setting: Setting) -> Observed:
     for name, shape in shapes.items():
         inputs[name] = uniform(f"value {name}", *shape)
         size = 3e-8 if name == "q.flat" else 1.0
-        # Gradients have one sign more often than the other and grow over the steps, so that both running means count.
+        # Gradients have one sign more often than the other and grow over the steps, so that both means count.
         growing = torch.linspace(0.2, 2.0, N_STEPS).double().view(-1, *[1] * len(shape))
         inputs[f"gradient/{name}"] = size * growing * (uniform(f"gradient {name}", N_STEPS, *shape) + 0.3)
         inputs[f"given/{name}"] = _given(name)
