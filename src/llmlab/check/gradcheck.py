@@ -53,8 +53,7 @@ def slope(subject: Subject) -> None:
         for role_name, own in by_role.items():
             directions = [torch.randn(p.shape, generator=chance) for p, _ in own]
             want = sum(float((g * d).sum()) for (_, g), d in zip(own, directions, strict=True))
-            # The tolerance grows with the gradient's norm too: the slope along a random direction may be near 0 while
-            # the gradient is large.
+            # By the gradient's norm too: the slope along a random direction may be near 0 where the gradient is large.
             tolerance = ABSOLUTE_ERROR + RELATIVE_ERROR * (
                 abs(want) + math.sqrt(sum(float(g.square().sum()) for _, g in own))
             )
@@ -119,8 +118,7 @@ def in_float64() -> Iterator[None]:
     leave their rounding, 1e-7, in a difference that is divided by 1e-6.
     """
     before = torch.get_default_dtype()
-    # Tensors that are made without a dtype (torch.ones(2), torch.tensor(0.5)) have none that the mode below could
-    # replace.
+    # Tensors made without a dtype (torch.ones(2), torch.tensor(0.5)) have none that the mode below could replace.
     torch.set_default_dtype(torch.float64)
     try:
         with _Float64Mode():

@@ -95,8 +95,7 @@ def _warn(command: str, words: Sequence[str], held: dict[str, str]) -> None:
     if is_first():
         from llmlab import registry
 
-        # Commands that compose a config end with an error for parts that are missing, so that a warning would say it
-        # twice.
+        # Commands that compose a config end with an error for missing parts: a warning would say it twice.
         absent = registry.missing() if command in ("parts", "new") else []
         held |= registry.problems_of(words)
         _print_warnings(p for p in (*registry.problems(), *absent) if p not in held)

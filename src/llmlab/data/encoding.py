@@ -79,8 +79,7 @@ def encode(tokenizer: Encoder, texts: Iterable[str], sized: bool = False) -> Ite
     length = 0
     for text in texts:
         tokenizer.check(text)
-        # The pre-tokenizers of bpe and char are known, so their texts can be cut between words; that of a
-        # tokenizer.json is not.
+        # Texts of bpe and char can be cut between words, as their pre-tokenizers are known; a tokenizer.json's are not.
         if tokenizer.kind == "file" and len(text) > PIECE:
             # Texts that wait go first: chunks come in the order of the texts.
             yield from _encode(tokenizer, waiting, sized)

@@ -123,8 +123,7 @@ def lines_of(path: str) -> Iterator[tuple[int, str]]:
     try:
         with open(path, encoding="utf-8", newline=None) as f:
             yield from json_lines(f)
-    # The error's position counts from the reader's buffer; decoding the whole file raises with the position in the
-    # file.
+    # The error's position counts from the reader's buffer; decoding the whole file gives that in the file.
     except UnicodeDecodeError:
         decoded(path)
         raise

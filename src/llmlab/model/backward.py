@@ -131,8 +131,7 @@ class Products(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         name = getattr(func, "__name__", "")
-        # Meta tensors have no values: a boolean is taken for False, and a number for the farthest distance of two
-        # tokens.
+        # Meta tensors have no values: booleans read as False, numbers as the farthest distance of two tokens.
         if name in ("item", "__int__", "__bool__"):
             return False if args[0].dtype == torch.bool else self.length - 1
         if (place := PRODUCTS.get(name)) is None:

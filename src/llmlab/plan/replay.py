@@ -53,15 +53,13 @@ class Replay:
     def add(self, part: Part, size: int) -> None:
         self.now[part] += size
         self.total += size
-        # The total at every point in time, not the highest alone: with more sequences another may be the highest
-        # (`memory.most`).
+        # The total at every point in time: with more sequences another may be the highest (`memory.most`).
         self.history.append(self.total)
         if self.total > self.highest:
             self.highest, self.peak = self.total, dict(self.now)
 
     def run(self, ops: Sequence[Op]) -> None:
-        # Parameters that had a gradient, not all that learn: an optimizer has no state for a head that the loss leaves
-        # out.
+        # Not all that learn: an optimizer has no state for a head that the loss leaves out.
         reached = {op.param for op in ops if op.kind == "grad"}
         self.reached = tuple(p for i, p in enumerate(self.trained.parameters) if i in reached)
         self.returns = {op.step for op in ops if op.kind == "back"}

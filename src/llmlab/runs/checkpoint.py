@@ -208,8 +208,7 @@ def _state(path: Path, *, mmap: bool = False) -> dict[str, Any]:
         # weights_only: torch's own unpickler of a few types, which calls nothing that a file names (the default since 2.6).
         state = torch.load(path / STATE, map_location="cpu", weights_only=True, mmap=mmap)
     except Exception as e:
-        # zip, pickle and torch raise RuntimeError, UnpicklingError, EOFError, KeyError and more for a file that someone
-        # else wrote.
+        # zip, pickle and torch raise RuntimeError, UnpicklingError, EOFError, KeyError ... for someone else's file.
         raise UserError(f"checkpoint {path} can't be used: {STATE}: {_short(e)}") from e
     if not isinstance(state, dict):
         raise UserError(f"checkpoint {path} can't be used: {STATE} holds no state")

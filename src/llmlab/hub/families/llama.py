@@ -54,8 +54,7 @@ def routed(shared: str) -> list[Rule]:
         # conversion_mapping.py: (E, 2 F, D) with the gates first.
         Rule((ours["gate"], ours["up"]), (THEIRS + "mlp.experts.gate_up_proj",), "stacked"),
         same(ours["down"], THEIRS + "mlp.experts.down_proj"),
-        # Qwen2-MoE has one (`shared_expert`), DeepSeek some (`shared_experts`), which are one FFN of their common
-        # width.
+        # Qwen2-MoE has one (`shared_expert`), DeepSeek some (`shared_experts`), which make one FFN together.
         *(same(OURS + f"ffn.shared.{n}.weight", THEIRS + f"mlp.{shared}.{n}_proj.weight") for n in names),
     ]
 

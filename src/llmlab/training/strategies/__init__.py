@@ -59,8 +59,7 @@ def make(cfg: DictConfig, devices: Devices) -> ByPath:
     return DDP(
         process_group_backend=backend,
         checkpoint_io=SafeCheckpointIO(),
-        # By default DDP broadcasts the first rank's buffers before every forward; ours change in the same way on every
-        # rank.
+        # DDP would broadcast the first rank's buffers before every forward; they change alike on every rank.
         broadcast_buffers=False,
         # Gradients are then views of the buckets that are reduced, which saves a copy of them.
         gradient_as_bucket_view=True,

@@ -43,8 +43,7 @@ if TYPE_CHECKING:
 def check(cfg: DictConfig, devices: Devices, spec: ModelSpec) -> None:
     """UserError in a line for what ZeRO can't do here."""
     name = cfg.strategy.name
-    # Looked for and not imported: importing it takes 0.3 s beside torch, and a config may be refused for other reasons
-    # yet.
+    # Not imported yet: it takes 0.3 s beside torch, and a config may be refused for other reasons.
     if importlib.util.find_spec("deepspeed") is None:
         raise UserError(f"strategy={name} needs DeepSpeed: pip install 'llmlab[deepspeed]'")
     elementwise.check(cfg)
