@@ -113,7 +113,6 @@ def make_plan(overrides: Sequence[str], folders: Sequence[str] = ()) -> Plan:
     hashes, opened = grids.check_points(grid, list(keys), folders)
     points = tuple(Point(grids.point_name(o, list(keys)), tuple(o), h) for o, h in zip(grid, hashes, strict=True))
     given = [o for o in parsed if o.key_or_group == "sweep" and o.value() is not None]
-    # Swept overrides come first.
     texts = sorted(typed, key=lambda t: (t.partition("=")[0] not in keys, t))
     name = str(given[0].value()) if given else grids.safe_name(",".join(texts) or "defaults", 60)
     typed_dir = any(o.key_or_group == "hydra.sweep.dir" for o in parsed)
