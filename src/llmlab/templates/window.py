@@ -31,7 +31,7 @@ class MyWindow:
 
     def covers(self, length: int) -> bool:
         """True if it hides nothing among so many tokens: then it costs nothing either."""
-        # A token then sees `left` behind itself, and all that is before those is a sink.
+        # A token then sees `left` tokens up to itself, and all that come before those are sinks.
         return length <= self.left + self.sinks
 
     def allowed(self, q: Tensor, k: Tensor, data: Mapping[str, Tensor]) -> Tensor:
