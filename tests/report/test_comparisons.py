@@ -76,7 +76,15 @@ def test_equal_values():
     assert (down.low, down.high, down.p) == (-0.5, -0.5, 0.0) and down.significant
     assert same.identical and not up.identical and not same.significant
     assert (same.p, same.adjusted, same.needed, same.needed_low, same.needed_high) == (1.0, 1.0, None, None, None)
-    assert not stats.Comparison([], [], [], []).identical
+    for differences, identical in (
+        ([], False),
+        ([0.0], True),
+        ([0.0, -0.0], True),
+        ([0.0, 1e-300], False),
+        ([1.0], False),
+    ):
+        seeds = list(range(len(differences)))
+        assert stats.Comparison(seeds, [], [], differences).identical == identical
 
 
 def test_sums_lose_no_digit():

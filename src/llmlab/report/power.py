@@ -23,7 +23,7 @@ NODES = 16  # of Gauss and Legendre in each piece: 1e-12 beside scipy.stats.nct 
 
 def seeds_needed(effect: float, level: float, most: int = MOST_SEEDS) -> int | None:
     """The smallest number of pairs with a power of 80 % if mean / sd is `effect`, None if more than `most`."""
-    if not effect or power(effect, most, level) < POWER:
+    if power(effect, most, level) < POWER:
         return None
     low, high = 1, most  # one pair has no power; power(high) >= POWER; it rises with the number of pairs
     while high - low > 1:

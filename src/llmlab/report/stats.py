@@ -122,8 +122,8 @@ def compare(variants: Mapping[str, Mapping[int, float]], baseline: Mapping[int, 
         seeds = sorted(values.keys() & baseline.keys())
         differences = [values[s] - baseline[s] for s in seeds]
         pairs[name] = (seeds, differences, sorted(values.keys() - baseline), sorted(baseline.keys() - values))
-    p = {name: value for name, (_, d, _, _) in pairs.items() if len(d) > 1 and (value := p_value(d)) is not None}
-    corrected = dict(zip(p, zip(*holm(list(p.values())), strict=True), strict=True)) if p else {}
+    p = {name: value for name, (_, d, _, _) in pairs.items() if (value := p_value(d)) is not None}
+    corrected = dict(zip(p, zip(*holm(list(p.values())), strict=True), strict=True))
     found = {}
     for name, (seeds, differences, here, there) in pairs.items():
         if name not in corrected:
