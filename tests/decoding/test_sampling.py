@@ -90,18 +90,6 @@ def generators(n, seed=7):
     return [torch.Generator().manual_seed(seed + i) for i in range(n)]
 
 
-@pytest.mark.parametrize("min_p", [0.0, 0.02, 0.3, 0.999, 1.0])
-@pytest.mark.parametrize("more", [{}, {"top_p": 0.8}, {"top_k": 5, "temperature": 2.0}])
-def test_min_p_is_a_share_of_the_likeliest(min_p, more):
-    """Of what the rules before it leave."""
-    left = Sampling(**more).distribution(rows())
-    want = []
-    for row in left.tolist():
-        kept = [p if p >= min_p * max(row) else 0.0 for p in row]
-        want.append([p / sum(kept) for p in kept])
-    torch.testing.assert_close(Sampling(min_p=min_p, **more).distribution(rows()), torch.tensor(want))
-
-
 def test_a_token_at_the_threshold():
     """Of min_p it stays; of top_p it goes, as what is before it already holds that much."""
     half = torch.tensor([[0.5, 0.25, 0.25]]).log()
@@ -113,20 +101,18 @@ def test_a_token_at_the_threshold():
 
 @pytest.mark.parametrize("penalty", [0.5, 1.0, 1.7])
 @pytest.mark.parametrize("temperature", [0.0, 1.0, 2.5])
-def test_the_repetition_penalty_is_transformers(penalty, temperature):
-    from transformers import RepetitionPenaltyLogitsProcessor
-
-    logits = rows()
-    said = torch.tensor([[0, 3], [5, 5], [10, 1], [2, 4]])
-    seen = torch.zeros_like(logits, dtype=torch.bool).scatter_(1, said, True)
-    want = RepetitionPenaltyLogitsProcessor(penalty)(said, logits.clone())
+def test_the_penalty_is_in_draws_and_log_probabilities_alike(penalty, temperature):
+    logits, seen = rows(), rows(seed=1) > 0
+    want = torch.tensor(
+        [[x if not s else x / penalty if x > 0 else x * penalty for x, s in zip(*both, strict=True)]
+         for both in zip(logits.tolist(), seen.tolist(), strict=True)]
+    )  # fmt: skip
     plain, sampling = Sampling(temperature), Sampling(temperature, repetition_penalty=penalty)
     torch.testing.assert_close(sampling.distribution(logits, seen), plain.distribution(want))
     torch.testing.assert_close(sampling.distribution(logits), plain.distribution(logits))
     assert sampling.draw(logits, generators(4), seen).tolist() == plain.draw(want, generators(4)).tolist()
     token = want.argmax(-1)
-    both = sampling.log_probability(logits, token, seen), plain.log_probability(want, token)
-    torch.testing.assert_close(*both)
+    torch.testing.assert_close(sampling.log_probability(logits, token, seen), plain.log_probability(want, token))
 
 
 def test_a_penalty_makes_no_seen_token_likelier():

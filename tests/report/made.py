@@ -7,7 +7,7 @@ from llmlab.report.collect import Run
 from llmlab.report.variant import Variant
 
 KEPT = {
-    "data": {"fingerprint": "f", "vocabulary": 30},
+    "data": {"fingerprint": "f" * 64, "vocabulary": 30},
     "hardware": {"cpu": "a CPU", "threads": 1, "devices": ["cpu"]},
     "batch": {"micro": 8, "seq_len": 16},
     "parameters": {"total": 1000, "active": 1000},

@@ -48,6 +48,14 @@ def test_a_p_at_the_level_is_rejected():
     assert at.significant and not above.significant and not stats.Comparison([], [], [], []).significant
 
 
+def test_at_the_level_itself_no_more_seeds_are_needed(monkeypatch):
+    base, values = {1: 0.0, 2: 0.0}, {1: 1.0, 2: 2.0}
+    for p, more in ((0.05, False), (math.nextafter(0.05, 1), True)):
+        monkeypatch.setattr(stats, "p_value", lambda differences, p=p: p)
+        c = compare({"a": values}, base)["a"]
+        assert c.significant != more and (c.needed is not None) == more
+
+
 @pytest.mark.parametrize("n", [2, 3, 10])
 def test_p_and_interval_are_scipys(n):
     chance = np.random.default_rng(n)

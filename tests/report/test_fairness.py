@@ -136,6 +136,7 @@ def test_the_length_and_the_objectives_options_are_said():
 def test_machines_are_said(field):
     there = other(**{f"hardware__{field}": ["cuda:0"] if field == "devices" else 2})
     (line,) = warnings([other(), there], BASE)
+    assert warnings([there], BASE) == warnings([other()], there) == [line] and warnings([there], there) == []
     assert line == "The runs were made on different machines or thread counts: do not compare tokens/s and memory."
 
 
@@ -215,5 +216,8 @@ def test_commits_and_budgets_cut_short():
     (line,) = versions([BASE, other(steps=99)])
     assert line.startswith("Some runs were cut short of their budget by trainer.max_steps")
     assert versions([other(steps=101), other(steps=100)]) == []
+    nothing, one = other(budget={"unit": "minutes"}, steps=0), other(budget={"unit": "steps", "steps": 1})
+    del one.runs[0].record["steps"]
+    assert versions([nothing]) == [] and versions([one]) == [line]  # a record without steps has made none
     assert versions([other(budget={"unit": "minutes"})]) == versions([unended("none", steps=0)]) == []
     assert fairness.SHARE == 0.01

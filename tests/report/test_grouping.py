@@ -4,7 +4,7 @@ import itertools
 from pathlib import Path
 
 import pytest
-from made import run
+from made import run, variant
 
 from llmlab.errors import UserError
 from llmlab.report import variants
@@ -29,7 +29,7 @@ def config(**keys):
 def several(*points, **fields):
     """A run each: (loss, seed, {key: value})."""
     return [
-        run(loss, seed, name=f"r{i}", config=config(**keys), began=f"2026-01-{i + 1:02}", **fields)
+        run(loss, seed, name=f"r{i}", config=config(seed=seed, **keys), began=f"2026-01-{i + 1:02}", **fields)
         for i, (loss, seed, keys) in enumerate(points)
     ]
 
@@ -74,15 +74,19 @@ def paths(found):
 
 
 def test_one_text_under_two_paths_is_one_variant():
+    """The first twelve characters of a fingerprint tell texts apart."""
     runs = several((2.0, 1, {"data__path": "b"}), (2.0, 2, {"data__path": "a"}), (2.0, 3, {"data__path": "c"}))
-    assert paths(grouped(runs)) == [("a", 3)]
-    runs[2].record["data"]["fingerprint"] = "g"
-    assert paths(grouped(runs)) == [("a", 2), ("c", 1)]
-    runs[2].record["data"]["fingerprint"] = "f" * 11 + "g"  # a fingerprint's first twelve characters tell texts apart
-    runs[1].record["data"]["fingerprint"] = runs[0].record["data"]["fingerprint"] = "f" * 12
-    assert paths(grouped(runs)) == [("a", 2), ("c", 1)]
-    runs[2].record["data"]["fingerprint"] = "f" * 12 + "g"
-    assert paths(grouped(runs)) == [("a", 3)]
+    assert paths(grouped(runs)) == paths(grouped(runs[::-1])) == [("a", 3)]
+    for fingerprint, wanted in (("g" * 64, [("a", 2), ("c", 1)]), ("f" * 11 + "g" * 53, [("a", 2), ("c", 1)]),
+                                ("f" * 12 + "g" * 52, [("a", 3)])):  # fmt: skip
+        runs[2].record["data"]["fingerprint"] = fingerprint
+        assert paths(grouped(runs)) == wanted
+
+
+def test_a_file_that_has_changed_is_another_text():
+    runs = several((2.0, 1, {}), (2.0, 2, {}))
+    runs[0].record["data"]["fingerprint"] = "g" * 64
+    assert paths(grouped(runs)) == [("a", 1), ("a", 1)]
 
 
 def test_a_run_that_read_no_text_has_that_of_its_like():
@@ -92,14 +96,18 @@ def test_a_run_that_read_no_text_has_that_of_its_like():
     assert paths(grouped(runs)) == [("b", 2), ("z", 1)]
     runs.append(several((2.0, 4, {"data__path": "a"}))[0])  # the same text, so the run without one has this name too
     assert paths(grouped(runs)) == [("a", 3), ("z", 1)]
-    assert {v.leaves["data.fingerprint"] for v in grouped(runs)} == {"f", "unknown"}
+    assert {v.leaves["data.fingerprint"] for v in grouped(runs)} == {"f" * 12, "unknown"}
 
 
 def test_other_keys_of_the_data_make_another_variant_of_one_text():
     runs = several((2.0, 1, {}), (None, 2, {"data__seq_len": 4}), (2.0, 3, {"model__path": "a"}))
     runs[1].record.pop("data")
     found = grouped(runs)
-    assert {v.runs[0].name: v.leaves["data.fingerprint"] for v in found} == {"r0": "f", "r1": "unknown", "r2": "f"}
+    assert {v.runs[0].name: v.leaves["data.fingerprint"] for v in found} == {
+        "r0": "f" * 12,
+        "r1": "unknown",
+        "r2": "f" * 12,
+    }
 
 
 def test_one_tokenizer_under_two_paths_is_one_variant():
@@ -182,6 +190,10 @@ def test_a_variant_with_one_value_is_untuned_where_others_are_tuned():
 def test_the_tuned_key():
     assert [len(grouped(over_lr(GRID), tune=t)) for t in (None, "optimizer.lr", "null", "none")] == [1, 1, 3, 3]
     assert all(v.tuned is None for v in grouped(over_lr(GRID), tune="null"))
+    sizes = several(*((2.0 + size, 1, {"train__batch_size": size, "optimizer__lr": 0.3}) for size in (4, 8)))
+    assert len(grouped(sizes)) == 2
+    (v,) = grouped(sizes, tune="train.batch_size")
+    assert (v.tuned.key, v.tuned.value) == ("train.batch_size", "4")
     seeds = over_lr([(2.0, 1, 0.1), (2.0, 2, 0.1)])
     assert grouped(seeds)[0].tuned is None
     # A recipe of its own for each attention is no grid.
@@ -311,6 +323,7 @@ def test_the_baseline_is_the_sweeps_first():
     for r in runs:
         r.record["metrics"] = {}
     assert chosen(runs, swept) == ("b", None)  # none has a complete run, so none is a better one
+    assert chosen(runs, [a_sweep("s", {"attention": ["zzz"]}, runs)]) == ("c", None)
 
 
 def test_of_several_that_fit_the_first_with_a_complete_run():
@@ -362,11 +375,27 @@ def test_the_baseline_that_is_asked_for():
             asking(runs, asked)
 
 
+def test_one_that_is_all_that_was_asked_goes_before_those_that_are_more():
+    """By its name, or by its keys in another order."""
+    labels = [{"a": "1", "b": "2", "c": "3"}, {"a": "1", "b": "2"}]
+    some = [variant(", ".join(f"{k}={v}" for k, v in label.items()), {1: 2.0}) for label in labels]
+    for v, label in zip(some, labels, strict=True):
+        v.keys = label
+    for asked in ("a=1, b=2", "a=1,b=2", "b=2,a=1"):
+        assert baseline(Found(ROOT, []), some, asked, ()) == (some[1], None)
+    with pytest.raises(UserError, match="names 2 variants"):
+        baseline(Found(ROOT, []), some, "a=1", ())
+    lone = several((2.0, 1, {}), family="llama3")
+    assert asking(lone, "llama3") == "llama3"  # the only one is named by its family
+
+
 def test_a_model_is_asked_for_by_its_family():
     runs = several(*((2.0, 1, {"model": {"family": f, "bias": f == "gpt2", "dim": 4}}) for f in ("gpt2", "llama3")))
     name = asking(runs, "model=llama3")
     assert name == asking(runs, "model.family=llama3") == asking(runs, "model.bias=false")
     assert name.startswith("model=llama3")
+    alike = several(*((2.0, 1, {"model": {"family": "gpt2"}, **attention(n)}) for n in "ab"))
+    assert asking(alike, "model=gpt2,attention=b") == "attention=b"  # it names none, and is true of both
 
 
 def test_a_word_that_was_typed_fits():
@@ -377,6 +406,11 @@ def test_a_word_that_was_typed_fits():
     assert asking(runs, "size=micro") == asking(runs, "model.dim=8")
     with pytest.raises(UserError, match="names 2 variants"):
         asking(runs, "size=nano")
+    again = several((2.0, 2, {"model": {"dim": 8}}))  # of the same variant, typed otherwise: both are true of it
+    again[0].record["overrides"] = ["size=nano"]
+    assert asking([*runs[:2], *again], "size=micro") == asking(runs, "size=micro")
+    with pytest.raises(UserError, match="names 3 variants"):  # what is asked for is not left to the sweep
+        asking([*runs, *again], "size=nano", [a_sweep("s", {"size": ["micro"]}, runs)])
 
 
 def test_numbers_and_words_are_ordered_as_numbers_then_words():

@@ -126,6 +126,14 @@ def test_the_number_of_pairs_is_the_first_that_has_80_percent():
                 assert seeds_needed(effect, level, want - 1) is None
 
 
+@pytest.mark.parametrize("most", [3, 10, 200])
+def test_a_power_of_80_percent_is_enough(monkeypatch, most):
+    """Whatever rises with the number of pairs is met at the first that has it, to the last digit."""
+    for first in range(2, most + 2):
+        monkeypatch.setattr(power, "power", lambda effect, n, level, first=first: 0.8 if n >= first else 0.79)
+        assert seeds_needed(1.0, 0.05, most) == (first if first <= most else None)
+
+
 def test_the_cap_is_200():
     """The effect of which 200 pairs are just enough, and one that takes 201."""
     low, high = 0.19, 0.21

@@ -56,6 +56,7 @@ def test_a_row_without_measurements():
     none = row(unended("none"))
     assert (none.n, none.mean, none.sd, none.half_width, none.tokens, none.comparison) == (0, None, None, None, 0, None)
     assert (none.verdict, none.short, none.sentence) == ("no complete run", "no complete run", None)
+    assert (none.tokens_per_second, none.peak_memory_bytes) == (None, None)
     assert (none.parameters, none.curve, none.difference) == (1000, None, None)  # what was to be run is known
 
 
@@ -90,9 +91,10 @@ def test_a_baseline_without_a_run():
 
 
 def test_fairness_is_of_the_variants_that_count():
-    more = {"tokens_seen": 20_000}
-    told = compared([variant("base", BASE), variant("v", BASE, **more), unended("none", batch__seq_len=99)], "val_loss")
-    assert len(told.notices) == 1 and "v saw 100.0 % more tokens" in told.notices[0]
+    v, none = variant("v", BASE, tokens_seen=20_000), unended("none", batch__seq_len=99)
+    for order in ((v, none), (none, v), (v,)):
+        (notice,) = compared([variant("base", BASE), *order], "val_loss").notices
+        assert "v saw 100.0 % more tokens" in notice
 
 
 @pytest.mark.parametrize(("gap", "digits"), [(0.001, 4), (0.0009, 5), (-0.0009, 5), (-0.001, 4), (0.0, 4), (1.0, 4)])
@@ -120,6 +122,8 @@ def test_those_that_can_not_be_compared_say_why():
     assert (table.baseline, table.drawn, table.digits, table.unit) == (None, None, 4, "nats per target")
     assert table.title == "On their own" and unpaired([text], base, "val_loss").title == "On its own"
     assert unpaired([text, unended("none")], base, "val_loss").title == "On its own"
+    lone = [variant(name, {1: 2.0}, data__fingerprint=name) for name in ("x", "y")]
+    assert unpaired(lone, base, "val_loss").title == "On their own"
 
 
 # ---------------------------------------------------------------- effects in tokens
@@ -137,7 +141,7 @@ def test_how_much_sooner_a_loss_was_reached():
     assert sooner(ahead, behind) == " It was at the baseline's final loss with 33 % fewer tokens."
     assert sooner(behind, ahead, 0.5) == " The baseline was at its final loss with 33 % fewer tokens."
     assert sooner(behind, ahead) == ""  # better at last, though not by this curve
-    assert sooner(ahead, behind, 1e-9) == ""  # not distinguishable
+    assert sooner(ahead, behind, 1e-9) == sooner(behind, ahead, 1e-9) == ""  # not distinguishable
 
 
 def test_it_is_said_beyond_2_percent():
@@ -166,18 +170,26 @@ def test_curves_of_other_lengths_are_not_read():
 
 def test_only_a_loss_is_read():
     """Of the curve of the metric itself, and where lower is better."""
-    for metric, told in (("val_loss", True), ("val_score", False)):
-        variants = [
-            variant("base", BASE, rows=falling(2.0, name=metric)),
-            by("v", -0.5, rows=falling(1.0, name=metric)),
-        ]
+    for metric, shift, told in (("val_loss", -0.5, True), ("val_score", 0.5, False)):
+        base = variant("base", BASE, rows=falling(2.0, name=metric))
+        variants = [base, by("v", shift, rows=falling(1.0, name=metric))]
         for run in (r for v in variants for r in v.runs):
             run.record["metrics"] = {metric: run.record["metrics"]["val_loss"]}
             run.record["measures"] = {"score": "reward"}
         found = compared(variants, metric)
-        assert found.drawn == metric and ("fewer tokens" in found.rows[1].sentence) == told
+        assert (found.drawn, found.rows[1].verdict) == (metric, "better")
+        assert ("fewer tokens" in found.rows[1].sentence) == told
     training = {"loss": falling(1.0)["val_loss"]}
     assert sooner(training, {"loss": falling(2.0)["val_loss"]}) == ""  # too few validations: the training loss is drawn
+
+
+def test_curves_without_a_stretch_in_common_are_none():
+    """Seeds that were measured at other tokens have no mean."""
+    apart = {s: {"val_loss": [(1000 * s + t, v) for t, v in falling(1.0)["val_loss"]]} for s in BASE}
+    for own, base in ((apart, falling(2.0)), (falling(1.0), apart), (apart, apart)):
+        assert sooner(own, base) == ""
+    table = compared([variant("base", BASE, rows=falling(2.0)), by("v", -0.5, rows=apart)], "val_loss")
+    assert table.drawn == "val_loss" and (table.rows[1].curve, table.rows[1].difference) == (None, None)
 
 
 def test_curves_of_rows():

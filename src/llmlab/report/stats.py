@@ -70,7 +70,7 @@ def mean(values: Sequence[float]) -> float:
 
 
 def sd(values: Sequence[float]) -> float | None:
-    """The sample standard deviation, None for one value."""
+    """The sample standard deviation, None for one value or none."""
     if len(values) < 2:
         return None
     centre = mean(values)
