@@ -97,19 +97,17 @@ def test_tails_are_a_distribution():
 
 
 def test_an_interval_takes_few_integrals(monkeypatch):
-    """A report has one of each variant that isn't distinguishable; false position halves what stands still."""
+    """A report has one of each variant that isn't distinguishable. It begins where the normal has its ends, and false
+    position halves what stands still: without one of these it takes 14 to 22 for both ends."""
     calls, tails = [], power._tails
     monkeypatch.setattr(power, "_tails", lambda *args: calls.append(args) or tails(*args))
-    most = 0
-    for n in (2, 3, 5, 20):
+    each = []
+    for n in (2, 3, 5, 20, 100):
         for effect in (0.0, 0.01, 0.2, 1.0, 5.0):
             calls.clear()
             effect_interval(effect, n)
-            most = max(most, len(calls))
-    assert most <= MOST_INTEGRALS
-
-
-MOST_INTEGRALS = 26
+            each.append(len(calls))
+    assert sum(each) / len(each) < 13.5 and max(each) <= 20
 
 
 def first_with_power(effect, level, most):
