@@ -45,6 +45,13 @@ def test_greedy():
     assert Sampling(0).draw(logits, torch.Generator()).tolist() == [1, 0]
 
 
+def test_greedy_of_equal_logits_is_the_first():
+    """As argmax has it, so that a greedy text has one course."""
+    logits = torch.tensor([[0.0, 2.0, 2.0], [1.0, 1.0, 1.0]])
+    assert Sampling(0).distribution(logits).tolist() == [[0, 1, 0], [1, 0, 0]]
+    assert Sampling(0).draw(logits, torch.Generator()).tolist() == [1, 0]
+
+
 def test_equal_logits_still_keep_only_k():
     p = Sampling(top_k=2).distribution(torch.zeros(1, 6))
     assert (p > 0).sum() == 2

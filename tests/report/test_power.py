@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from scipy.special import ndtr, owens_t, stdtrit
+from scipy.special import chdtr, ndtr, owens_t, stdtrit
 
 from llmlab.report import power
 from llmlab.report.power import effect_interval, seeds_needed, seeds_range
@@ -72,11 +72,25 @@ def test_the_effects_interval_inverts_owens(n, confidence):
         assert effect_interval(-effect, n, confidence) == (-high, -low)
 
 
+@pytest.mark.parametrize("confidence", [0.2, 0.9998, 0.999999])
+def test_an_interval_of_few_pairs_reaches_far(confidence):
+    """Ends that lie far from where the search for them begins, on both sides."""
+    tail = (1 - confidence) / 2
+    for n in (2, 3, 8):
+        for effect in (10.0, 1e3, 1e6):
+            low, high = effect_interval(effect, n, confidence)
+            t = effect * math.sqrt(n)
+            assert 1 - owen(t, n - 1, low * math.sqrt(n)) == pytest.approx(tail, abs=2e-11)
+            assert owen(t, n - 1, high * math.sqrt(n)) == pytest.approx(tail, abs=2e-11)
+
+
 def test_an_effect_of_0_has_the_normals_interval():
     """T > 0 exactly where Z + shift > 0, whatever it is divided by."""
     for n in PAIRS:
         half = 1.2815515655446004 / math.sqrt(n)  # the normal's 90 % point
-        assert effect_interval(0.0, n) == pytest.approx((-half, half), rel=1e-9)
+        with np.errstate(all="raise"):
+            assert effect_interval(0.0, n) == pytest.approx((-half, half), rel=1e-9)
+    assert effect_interval(0.0, 3, 0.0) == (0.0, 0.0)  # found at once, to the last digit
     assert effect_interval(math.inf, 3) == (math.inf, math.inf)
     assert effect_interval(-math.inf, 3) == (-math.inf, -math.inf)
 
@@ -91,7 +105,12 @@ def test_tails_are_a_distribution():
             assert power._tails(-shift, 1.3, df) == pytest.approx((lower, upper), abs=1e-13)
             assert upper == pytest.approx(1 - owen(1.3, df, shift), abs=1e-12)
             assert lower == pytest.approx(owen(-1.3, df, shift), abs=1e-12)
-    assert power._tails(1e200, 3.0, 2) == (1.0, 0.0) and power._tails(-1e200, 3.0, 2) == (0.0, 1.0)
+    with np.errstate(all="raise"):
+        assert power._tails(1e200, 3.0, 2) == (1.0, 0.0) and power._tails(-1e200, 3.0, 2) == (0.0, 1.0)
+    for df in (1, 2, 7):  # beside which the normal's spread is nothing: S alone decides
+        for factor in (0.5, 2.0):
+            upper, lower = power._tails(factor * 1e150, 1e150, df)
+            assert upper == pytest.approx(chdtr(df, df * factor**2), abs=1e-12) and lower == 0
     upper, lower = power._tails(1e90, 3.0, 2)
     assert (upper, lower) == pytest.approx((1.0, 0.0), abs=1e-12)
 

@@ -69,14 +69,12 @@ def _shift(t: float, df: int, share: float) -> float:
         low, below = high, above
         high, step = high + step, 2 * step
         above = _tails(high, t, df)[0] - share
-    middle, last = low, 0.0
+    middle, off, last = low, below, 0.0
     for _ in range(100):
-        if high - low < 1e-12 * (1 + abs(low)):
+        if abs(off) < 1e-11:
             break
         middle = (low * above - high * below) / (above - below)
         off = _tails(middle, t, df)[0] - share
-        if abs(off) < 1e-11:
-            break
         if off < 0:
             low, below, above = middle, off, above / 2 if last < 0 else above
         else:
