@@ -111,6 +111,7 @@ def test_tails_are_a_distribution():
         for factor in (0.5, 2.0):
             upper, lower = power._tails(factor * 1e150, 1e150, df)
             assert upper == pytest.approx(chdtr(df, df * factor**2), abs=1e-12) and lower == 0
+        assert power._tails(0.7, 1e-120, df) == pytest.approx((ndtr(0.7), ndtr(-0.7)), abs=1e-12)
     upper, lower = power._tails(1e90, 3.0, 2)
     assert (upper, lower) == pytest.approx((1.0, 0.0), abs=1e-12)
 

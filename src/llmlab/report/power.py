@@ -101,8 +101,8 @@ def _tails(shift: float, t: float, df: int) -> tuple[float, float]:
         return (1.0, 0.0) if shift > 0 else (0.0, 1.0)
     # Pieces: about the normal's middle, where Z + shift changes its sign, and about where S passes 1, as steep as S is.
     width = t / math.sqrt(2 * df)
-    steep = [side * t - shift + k * width for side in (-1, 1) for k in (-8, -4, -2, 0, 2, 4, 8)]
-    inner = [c for c in (-6, -3, 0, 3, 6, -shift, *steep) if -FAR < c < FAR]
+    steep = [side * t - shift + k * width for side in (-1, 1) for k in range(-8, 9, 2)]
+    inner = [c for c in (*range(-6, 7, 3), -shift, *steep) if -FAR < c < FAR]
     cuts = np.array([-FAR, *sorted(inner), FAR], dtype=float)
     nodes, weights = _gauss()
     half = np.diff(cuts)[:, None] / 2
