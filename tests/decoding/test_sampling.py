@@ -109,7 +109,7 @@ def test_a_token_at_the_threshold():
 @pytest.mark.parametrize("penalty", [0.5, 1.0, 1.7])
 @pytest.mark.parametrize("temperature", [0.0, 1.0, 2.5])
 def test_the_penalty_is_in_draws_and_log_probabilities_alike(penalty, temperature):
-    logits, seen = rows(), rows(seed=1) > 0
+    logits, seen = torch.linspace(-2, 2, 44).view(4, 11).flip(1), rows(seed=1) > 0
     want = torch.tensor(
         [[x if not s else x / penalty if x > 0 else x * penalty for x, s in zip(*both, strict=True)]
          for both in zip(logits.tolist(), seen.tolist(), strict=True)]

@@ -24,7 +24,7 @@ def clone(some):
     return made
 
 
-@pytest.mark.parametrize("limit", [None, 0.5, 1000.0])
+@pytest.mark.parametrize("limit", [None, 1e-6, 0.5, 1000.0])
 @pytest.mark.parametrize("scale", [1.0, 1e-6, 1e4])
 def test_clipping_is_torchs(limit, scale):
     ours = parameters((3, 4), (7,), ())
@@ -65,6 +65,14 @@ def test_nothing_is_made_larger():
     for none in ([], [torch.nn.Parameter(torch.zeros(2))]):
         norm = clip_by_norm(none, 1.0)
         assert norm.item() == 0 and norm.shape == ()
+
+
+def test_gradients_of_gradients_are_left_out():
+    """Gradients that have a graph of their own are scaled as plain numbers."""
+    weight = torch.nn.Parameter(torch.ones(3))
+    (weight.grad,) = torch.autograd.grad((weight**3).sum(), weight, create_graph=True)
+    norm = clip_by_norm([weight], 1.0)
+    assert not norm.requires_grad and weight.grad.norm().item() == pytest.approx(1.0, rel=1e-5)
 
 
 def test_half_precision_is_summed_in_float32():
