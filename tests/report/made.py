@@ -3,9 +3,13 @@
 import copy
 from pathlib import Path
 
-from llmlab.report.collect import Run
+from llmlab.report.collect import Found, Run
 from llmlab.report.variant import Variant
+from llmlab.report.variants import group
 
+ROOT = Path("/nowhere")
+# (loss, seed, learning rate)
+GRID = [(2.2, 1, 0.1), (2.4, 2, 0.1), (2.0, 1, 0.3), (2.1, 2, 0.3), (2.5, 1, 1.0), (2.6, 2, 1.0)]
 KEPT = {
     "data": {"fingerprint": "f" * 64, "vocabulary": 30},
     "hardware": {"cpu": "a CPU", "threads": 1, "devices": ["cpu"]},
@@ -30,7 +34,7 @@ def run(loss, seed=1, rows=None, name=None, status="completed", reason=None, con
             node = node[part]
         node[last] = copy.deepcopy(value)
     name = name or f"run{seed}"
-    made = Run(Path("/nowhere") / name, name, record, config or {}, status, reason)
+    made = Run(ROOT / name, name, record, config or {}, status, reason)
     made.__dict__["rows"] = rows or {}  # in place of what metrics.csv has
     return made
 
@@ -50,3 +54,35 @@ def unended(name, **fields):
     made = variant(name, {1: None}, **fields)
     made.counted = {}
     return made
+
+
+def config(**keys):
+    """A nested config; `optimizer__lr` is optimizer.lr."""
+    made = {"attention": {"_part_": "mha"}, "optimizer": {"_part_": "adamw", "lr": 0.1}, "data": {"path": "a"}}
+    for key, value in keys.items():
+        *path, last = key.split("__")
+        node = made
+        for name in path:
+            node = node.setdefault(name, {})
+        node[last] = value
+    return made
+
+
+def several(*points, **fields):
+    """A run each: (loss, seed, {key: value})."""
+    return [
+        run(loss, seed, name=f"r{i}", config=config(seed=seed, **keys), began=f"2026-01-{i + 1:02}", **fields)
+        for i, (loss, seed, keys) in enumerate(points)
+    ]
+
+
+def grouped(runs, tune=None, metric="val_loss", sweeps=()):
+    return group(Found(ROOT, runs, list(sweeps)), metric, tune)
+
+
+def attention(name):
+    return {"attention": {"_part_": name}}
+
+
+def over_lr(points, **more):
+    return several(*((loss, seed, {"optimizer__lr": lr, **more}) for loss, seed, lr in points))
