@@ -41,14 +41,14 @@ conformance: .venv/installed-test
 	$(BIN)/llmlab check to=docs
 	PYTHONPATH=tests/check $(BIN)/python -m bugs
 
-# Half an hour of measurements, written to EVIDENCE.md; SHAKESPEARE=FILE adds nanoGPT's experiment.
+# An hour of measurements, written to EVIDENCE.md; SHAKESPEARE=FILE adds nanoGPT's experiment.
 evidence: .venv/installed
 	$(BIN)/python benchmarks/evidence.py $(if $(SHAKESPEARE),--shakespeare $(SHAKESPEARE))
 
 # Changes the source in small ways and counts what check and the tests notice: hours, goes on where it was stopped; writes
 # docs/mutants.md. ARGS="--all" for every mutant, --help for more.
 mutants: .venv/installed-test
-	$(BIN)/python benchmarks/mutants --sample 150 --page docs/mutants.md $(ARGS)
+	$(BIN)/python benchmarks/mutants --sample 150 --jobs $(FAST_WORKERS) --page docs/mutants.md $(ARGS)
 
 clean:
 	rm -rf .venv build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache

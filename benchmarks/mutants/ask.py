@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from mutants import by_check, by_tests, serve, world
 from mutants.baseline import HOUR, BaselineFailed, Baselines, why
@@ -17,7 +15,7 @@ from mutants.store import Outcome, Store
 from mutants.targets import ROOT
 
 PATIENCE, LEAST = 5.0, 20.0  # a mutant may take so many times what the file takes, and so many seconds in any case
-TRIAL = 40  # checks or tests that the unchanged file is asked again as a mutant is
+TRIAL = 15  # checks or tests that the unchanged file is asked again as a mutant is
 Tell = Callable[[Mutant, Outcome], None]
 
 
@@ -83,12 +81,11 @@ class Asker:
         """What a child does. fresh: import all of llmlab anew; None: if the parts declare something else than before."""
 
         def call(write: Write) -> None:
-            with tempfile.TemporaryDirectory() as folder:
-                note = Path(folder) / "mutant.json" if self.by == "tests" else None
-                world.put(self.file, text, note)
-                if fresh or (fresh is None and world.declared(self.file) != self.declared):
-                    world.forget_all()
-                by_check.ask(asked, write) if self.by == "check" else by_tests.ask(asked, write)
+            folder = world.own_folder()
+            world.put(self.file, text, folder / "mutant.json" if self.by == "tests" else None)
+            if fresh or (fresh is None and world.declared(self.file) != self.declared):
+                world.forget_all()
+            by_check.ask(asked, write) if self.by == "check" else by_tests.ask(asked, folder, write)
 
         return call
 

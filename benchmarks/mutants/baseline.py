@@ -30,6 +30,7 @@ class Baselines:
     store: Store
     files: Sequence[str]
     slow: bool = False
+    names: str | None = None  # of checks, as in `llmlab check checks=...`; None for all
     _checks: dict[tuple[str, ...], list[dict]] = field(default_factory=dict)  # recorded, by words
 
     def words(self, file: str) -> list[str]:
@@ -41,7 +42,7 @@ class Baselines:
     def key(self, file: str, by: str) -> str:
         """A hash of all that the outcome of the file's mutants depends on, as far as it is likely to change."""
         if by == "check":
-            return key_of([ROOT / file, *CHECKS], *self.words(file))
+            return key_of([ROOT / file, *CHECKS], *self.words(file), *filter(None, [self.names]))
         return key_of([ROOT / file, TESTING, *(ROOT / name for name in tests_of(file))], str(self.slow))
 
     def checks(self, file: str) -> list[Task]:
@@ -52,9 +53,9 @@ class Baselines:
             some = [f for f in self.files if self.words(f) == words]
 
             def record(write: Write) -> None:
-                by_check.record(words, world.put_instrumented(some), write)
+                by_check.record(words, self.names, world.put_instrumented(some), write)
 
-            key = key_of([*(ROOT / f for f in some), *CHECKS], *words)
+            key = key_of([*(ROOT / f for f in some), *CHECKS], *words, *filter(None, [self.names]))
             self._checks[tuple(words)] = self._kept(f"check-{key}", record, file)
         lines = self._checks[tuple(words)]
         return _sound(file, [Task(**{**line, "lines": set(line["lines"].get(file, ()))}) for line in lines])
@@ -89,7 +90,12 @@ class Baselines:
     def _kept(self, name: str, record: Callable[[Write], None], what: str) -> list[dict]:
         lines = self.store.baseline(name)
         if lines is None:
-            ended = call_in_fork(record, HOUR)
+
+            def call(write: Write) -> None:
+                world.own_folder()
+                record(write)
+
+            ended = call_in_fork(call, HOUR)
             if ended.how != "done":
                 raise BaselineFailed(f"{what}: unchanged, it can't be asked: {why(ended)}")
             lines = ended.lines

@@ -48,8 +48,8 @@ def words_of(parts: Iterable[tuple[str, str]]) -> list[str]:
     return [f"{slot}={name}" for slot, name in parts if slot in SLOTS]
 
 
-def record(words: Sequence[str], reached: dict[str, set[int]], write: Write) -> None:
-    """Run `llmlab check WORD` for each word here and write each check, with FIELDS. reached: filled by the
+def record(words: Sequence[str], names: str | None, reached: dict[str, set[int]], write: Write) -> None:
+    """Run `llmlab check WORD checks=NAMES` for each word here and write each check, with FIELDS. reached: filled by the
     instrumented files."""
     from llmlab.check import case_checks, runner
     from llmlab.check.request import parse_request
@@ -74,7 +74,7 @@ def record(words: Sequence[str], reached: dict[str, set[int]], write: Write) -> 
 
     with replaced(case_checks, _run_check=timed, check_cases=here):
         for word in words:
-            runner.run_request(parse_request([word]), None, 1)
+            runner.run_request(parse_request([word]), names, 1)
     for task in tasks.values():
         write(task)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from mutants.forks import Write
 from mutants.targets import ROOT
@@ -82,13 +83,13 @@ def record(files: Sequence[str], slow: bool, reached: dict[str, set[int]], write
         raise RuntimeError(f"pytest ended with {code!r}: {' '.join(files)}")
 
 
-def ask(tests: Sequence[Test], write: Write) -> None:
-    """Run the tests until one fails; write that one."""
+def ask(tests: Sequence[Test], folder: Path, write: Write) -> None:
+    """Run the tests until one fails; write that one. folder: for their temporary files."""
     import pytest
 
     os.chdir(ROOT)
     files = list(dict.fromkeys(t.name.partition("::")[0] for t in tests))
     only = _Only([t.name for t in tests], write)
-    code = pytest.main([*QUIET, "-x", *files], plugins=[only])
+    code = pytest.main([*QUIET, "-x", f"--basetemp={folder / 'pytest'}", *files], plugins=[only])
     if code != pytest.ExitCode.OK and not only.failed:
         write({"killer": ["pytest"], "message": repr(code)})

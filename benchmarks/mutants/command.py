@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import os
 import random
+import signal
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from mutants import world
 from mutants.mutant import Mutant, mutants_of
 from mutants.page import page, summary
 from mutants.results import FileResult, equivalent, equivalents
@@ -32,11 +34,13 @@ def arguments() -> argparse.ArgumentParser:
     add("--only", default="", metavar="TEXT", help="mutants whose id or change contains it")
     add("--seed", type=int, default=0, help="of the sample")
     add("--check-only", action="store_true", help="ask `llmlab check` and no tests")
+    add("--checks", metavar="NAMES", help="only these checks, as in checks=NAMES; no tests and no page")
     add("--tests-only", action="store_true", help="ask the tests and not `llmlab check`")
     add("--both", action="store_true", help="ask the tests of mutants that `check` kills too")
     add("--slow", action="store_true", help="with the tests that are marked slow")
     add("--jobs", type=int, default=1, metavar="N", help="mutants at a time (1)")
     add("--budget", type=float, default=0, metavar="MINUTES", help="stop after so many minutes")
+    add("--known", action="store_true", help="ask nothing: the table of what earlier runs have found")
     add("--list", action="store_true", help="print the mutants and run none")
     add("--again", action="store_true", help="forget the outcomes of an earlier run")
     add("--page", type=Path, metavar="FILE", help="write the table to this file")
@@ -80,18 +84,20 @@ def cache_folder() -> Path:
 
 
 class Progress:
-    """A line for each mutant that was asked, with the time left."""
+    """A line for each mutant that is asked, with the time left. first: who is asked of every mutant."""
 
-    def __init__(self, total: int):
-        self.total, self.done, self.new, self.began = total, 0, 0, time.monotonic()
+    def __init__(self, total: int, first: str):
+        self.total, self.first, self.done, self.new = total, first, 0, 0
+        self.began: float | None = None  # when the first mutant was, since recordings come before
 
     def skip(self, n: int, by: str) -> None:
-        """n whose outcome is known."""
-        self.done += n if by == "check" else 0
+        """n mutants of which it is known what `by` says."""
+        self.done += n if by == self.first else 0
 
     def tell(self, mutant: Mutant, outcome: Outcome) -> None:
+        self.began = self.began or time.monotonic() - outcome.seconds
         self.new += 1
-        self.done += outcome.by == "check"
+        self.done += outcome.by == self.first
         left = (time.monotonic() - self.began) / self.new * max(0, self.total - self.done)
         fate = "killed by " if outcome.killed else "SURVIVED "
         print(
@@ -103,6 +109,11 @@ class Progress:
 
 def main(argv: Sequence[str]) -> int:
     a = arguments().parse_args(argv)
+    if a.checks:
+        a.check_only, a.tests_only, a.page = True, False, None
+    if a.check_only and a.tests_only:
+        print("--check-only and --tests-only leave nothing to ask", file=sys.stderr)
+        return 2
     if not (results := chosen(a)):
         print(f"no file of the groups matches {' '.join(a.files)} {a.only}".strip(), file=sys.stderr)
         return 2
@@ -111,8 +122,10 @@ def main(argv: Sequence[str]) -> int:
             print(f"{m.id}  {m.change}")
         return 0
     sides = [side for side, unwanted in (("check", a.tests_only), ("tests", a.check_only)) if not unwanted]
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C, so that nothing is left behind
     try:
-        status = run(a, results, sides)
+        with world.temporary_folder():
+            status = run(a, results, sides)
     except KeyboardInterrupt:
         print("\nstopped; the same command goes on from here", file=sys.stderr)
         return 130
@@ -136,16 +149,21 @@ def about(a: argparse.Namespace) -> str:
 
 
 def run(a: argparse.Namespace, results: Sequence[FileResult], sides: Sequence[str]) -> int:
-    from mutants import world
     from mutants.ask import Asker
     from mutants.baseline import BaselineFailed, Baselines
 
-    world.prepare()
-    baselines = Baselines(Store(cache_folder(), forget=a.again), [r.file for r in results if r.mutants], a.slow)
-    progress = Progress(sum(len(r.mutants) for r in results))
-    end = time.monotonic() + a.budget * 60 if a.budget else float("inf")
+    if not a.known:
+        world.prepare()
+    baselines = Baselines(
+        Store(cache_folder(), forget=a.again), [r.file for r in results if r.mutants], a.slow, a.checks
+    )
+    progress = Progress(sum(len(r.mutants) for r in results), sides[0])
+    end = 0.0 if a.known else time.monotonic() + a.budget * 60 if a.budget else float("inf")
     status = 0
-    for result in (r for r in results if r.mutants):
+    order = [r for r in results if r.mutants]
+    if a.budget:  # so that a run that is stopped has asked files of all folders
+        random.Random(a.seed).shuffle(order)
+    for result in order:
         for by in sides:
             asker = Asker(result.file, by, baselines, a.jobs)
             wanted = [m for m in result.mutants if a.both or not result.killed(m)]

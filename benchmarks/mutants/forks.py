@@ -19,7 +19,7 @@ from typing import Generic, TypeVar
 K = TypeVar("K")
 MEMORY = 8 << 30  # bytes that a mutant may map beyond what the parent has: a changed size may be of any order
 END = b"end\n"
-SPARE = 4  # wall-clock seconds allowed for each second of CPU, since other programs may run
+SPARE = 10  # wall-clock seconds allowed for each second of CPU, since other programs may run
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Forks(Generic[K]):
         return len(self.children) >= self.jobs
 
     def start(self, key: K, call: Callable[[Write], None], limit: float) -> None:
-        """Run call(write) in a child. limit: seconds of CPU; a few times as many of wall-clock time."""
+        """Run call(write) in a child. limit: seconds of CPU; SPARE times as many of wall-clock time."""
         out, into = os.pipe()
         parent = os.getpid()
         sys.stdout.flush()
@@ -120,9 +120,10 @@ def _kill(pid: int) -> int:
     """End a child and its process group; its status."""
     done, status = os.waitpid(pid, os.WNOHANG)
     with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(pid, signal.SIGKILL)
+        os.killpg(pid, signal.SIGKILL)  # what it started too; also after it has ended by itself
     if done:
         return status
+    os.kill(pid, signal.SIGKILL)  # before its first line it has no group of its own
     # The child closes its pipe a moment before it ends by itself.
     return os.waitpid(pid, 0)[1]
 
@@ -138,7 +139,8 @@ def _run(call: Callable[[Write], None], pipe: int, parent: int, limit: float) ->
             os._exit(1)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_CPU, (int(limit) + 1, int(limit) + 2))
-        resource.setrlimit(resource.RLIMIT_AS, (_mapped() + MEMORY,) * 2)
+        with contextlib.suppress(ValueError, OSError):  # macOS has no such limit
+            resource.setrlimit(resource.RLIMIT_AS, (_mapped() + MEMORY,) * 2)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         nowhere = os.open(os.devnull, os.O_RDWR)
         for stream in (0, 1, 2):

@@ -71,7 +71,7 @@ def _group_row(group: Group, results: Sequence[FileResult], sides: Sequence[str]
     cells = [
         group.name,
         f"{asked:,}" if whole else f"{asked:,} of {total:,}",
-        share(by_check, asked, whole) if CHECK in sides else "not asked",
+        share(by_check, asked, whole) if CHECK in sides and (by_check or group.by_check) else "not asked",
         _wanted(group.by_check),
         share(killed, asked, whole) if TESTS in sides else "not asked",
         _wanted(group.together),

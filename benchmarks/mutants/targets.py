@@ -120,6 +120,10 @@ def importers(module: str, among: dict[str, Path]) -> set[str]:
     return found
 
 
+def direct_importers(module: str, among: dict[str, Path]) -> set[str]:
+    return {name for name, file in among.items() if module in _loaded(name, file)}
+
+
 def _loaded_with(module: str, file: Path) -> set[str]:
     """What a module imports outside of functions; of `from a import b` both a and a.b."""
     package = module if file.name == "__init__.py" else module.rpartition(".")[0]

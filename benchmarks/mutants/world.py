@@ -6,11 +6,13 @@ import gc
 import importlib
 import os
 import sys
-from collections.abc import Iterable
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from mutants import serve
-from mutants.targets import ROOT, importers, module_of
+from mutants.targets import ROOT, direct_importers, importers, module_of
 
 HEAVY = ("torch", "torch._dynamo", "lightning.pytorch", "hydra", "scipy.special", "pytest", "transformers")
 OURS = ("llmlab", "llmlab_plugins")
@@ -47,6 +49,25 @@ def ours() -> dict[str, Path]:
         if name.partition(".")[0] in OURS and file:
             found[name] = Path(file)
     return found
+
+
+@contextmanager
+def temporary_folder() -> Iterator[None]:
+    """Context in which children may write files, which are deleted at its end, those of a child that was killed too."""
+    global _temporary
+    with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
+        _temporary = Path(folder)
+        yield
+
+
+_temporary = Path(tempfile.gettempdir())
+
+
+def own_folder() -> Path:
+    """In a child: a folder for its files. llmlab's cache is there too, or a mutant's text would be taken by the next."""
+    folder = Path(tempfile.mkdtemp(dir=_temporary))
+    os.environ["LLMLAB_CACHE"] = str(folder / "cache")
+    return folder
 
 
 def put(file: str, source: str, note: Path | None = None) -> None:
@@ -86,10 +107,10 @@ def declared(file: str) -> dict[tuple[str, str], tuple[object, object]]:
 
 
 def parts_of(file: str) -> list[tuple[str, str]]:
-    """The parts that a file defines, or those of the files that import it."""
+    """The parts that a file defines, else those of the files that import it."""
     if own := list(declared(file)):
         return own
     folder = sorted((ROOT / file).parent.glob("*.py"))
     among = {module_of(f.relative_to(ROOT).as_posix()): f for f in folder}
-    users = importers(module_of(file), among)
-    return [part for name, f in among.items() if name in users for part in declared(f.relative_to(ROOT).as_posix())]
+    users = direct_importers(module_of(file), among)
+    return [part for name in among if name in users for part in declared(among[name].relative_to(ROOT).as_posix())]
