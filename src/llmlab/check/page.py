@@ -45,6 +45,7 @@ COMPILED_BY = {
     "`compile=inductor` compiles them as a run does.",
     "inductor": "Layers are compiled by `inductor`, as a run compiles them.",
 }
+TWINS_PAGE = "docs/your_part.md"
 PRESERVED = "## Bugs that it catches"  # a section that another program writes into the same page
 
 
@@ -105,6 +106,7 @@ def to_json(report: Report) -> dict[str, object]:
         "compile": backend(),
         "passed": not report.failed,
         "checks": report.checks,
+        "without_twin": [f"{slot}={name}" for slot, name in report.without_twin],
         "refused": [{"pair": dict(pair), "reason": why} for pair, why in sorted(report.refused.items())],
         "models": [_model_entry(case, results[case.name]) for case in report.cases.values()],
     }
@@ -194,6 +196,8 @@ def _parts(report: Report) -> Iterator[str]:
         rows.append([f"{slot}={part}", str(len(several)), *marks])
     yield from ["## Parts", "", "In how many models, and what holds in all of them.", ""]
     yield from [*markdown_table(["part", "models", *names, *part_only], rows), ""]
+    if lacking := ", ".join(f"`{slot}={part}`" for slot, part in report.without_twin):
+        yield from [f"Without a twin, so that their numbers were compared with nothing ({TWINS_PAGE}): {lacking}", ""]
 
 
 def checked_parts(report: Report) -> list[Item]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from llmlab.registry import register
 from llmlab.slots import Score, Seen, Term
+from llmlab.twins import Given, twin
 
 
 @register("kernel", "my_kernel")
@@ -60,3 +62,18 @@ class MyKernel:
         if lowered is not None:
             w_BNTS = w_BNTS.masked_fill(~lowered, 0.0)  # a query that sees nothing gives 0
         return F.dropout(w_BNTS.to(v_BNSH.dtype), score.dropout, training) @ v_BNSH
+
+
+# Not of the class: `llmlab check` holds the part to what this says, at every setting of its options. What a twin is given, and
+# which outputs it may give, is listed in the docstring of llmlab.check.twins.observers.kernel.
+@twin("kernel", "my_kernel", source="Vaswani et al. 2017, equation 1; off by one as Miller 2023")
+def definition(given: Given) -> dict[str, np.ndarray]:
+    def attention(case: str, key_heads: int = 4, bias: np.ndarray | float = 0.0) -> np.ndarray:
+        q, groups = given.inputs["q"], given.inputs["q"].shape[1] // key_heads
+        k, v = (np.repeat(given.inputs[key][:, :key_heads], groups, 1) for key in "kv")
+        e = np.exp(given.inputs["scale"] * q @ k.swapaxes(2, 3) + bias) * given.inputs[f"{case}.seen"][:, None]
+        return e @ v / (e.sum(-1, keepdims=True) + given.options["off_by_one"])
+
+    bias = given.inputs["own_bias"][0]
+    cases = {"causal": attention("causal"), "full": attention("full", 2), "window": attention("window", 2)}
+    return {**cases, "padded": attention("padded"), "bias": attention("bias", bias=bias)}

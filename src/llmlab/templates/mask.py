@@ -4,9 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from llmlab.registry import register
+from llmlab.twins import Given, twin
 
 
 @register("mask", "my_mask")
@@ -23,6 +25,8 @@ class MyMask:
     chunk: int = 16
     pattern = None  # "causal" or "full" where it is just that
     needs = ()  # names of what it reads from `data`, which the objective then gives
+    small = {"chunk": 4}
+    telling = ({"chunk": 3},)
 
     def __post_init__(self) -> None:
         if self.chunk < 1:
@@ -35,3 +39,13 @@ class MyMask:
     def sees(self, q: int, k: int, row: Mapping[str, Any]) -> bool:
         """The same of one pair in plain Python, to which `llmlab check` holds the rest. row: data of a row, in lists."""
         return k < q - q % self.chunk + self.chunk
+
+
+# Not of the class: `llmlab check` holds the part to what this says, at every setting of its options. What a twin is given, and
+# which outputs it may give, is listed in the docstring of llmlab.check.twins.observers.visibility.
+@twin("mask", "my_mask", source="Arriola et al. 2025, section 3.1")
+def definition(given: Given) -> dict[str, np.ndarray]:
+    chunk = given.options["chunk"]
+    rows, length = given.inputs["rank"].shape
+    sees = [[k // chunk <= q // chunk for k in range(length)] for q in range(length)]
+    return {"whole": np.array([sees] * rows), "later": np.array([sees[-3:]] * rows)}

@@ -4,9 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from llmlab.registry import register
+from llmlab.twins import Given, twin
 
 
 @register("window", "my_window")
@@ -24,6 +26,8 @@ class MyWindow:
     sinks: int = 4
     pattern = None  # neither plainly causal nor full: a kernel gets the mask as a tensor
     needs = ()
+    small = {"left": 3, "sinks": 2}
+    telling = ({"left": 4}, {"sinks": 1})
 
     def __post_init__(self) -> None:
         if self.left < 1 or self.sinks < 0:
@@ -40,3 +44,14 @@ class MyWindow:
     def sees(self, q: int, k: int, row: Mapping[str, Any]) -> bool:
         """The same of one pair in plain Python, to which `llmlab check` holds the rest."""
         return q - k < self.left or k in range(self.sinks)
+
+
+# Not of the class: `llmlab check` holds the part to what this says, at every setting of its options. What a twin is given, and
+# which outputs it may give, is listed in the docstring of llmlab.check.twins.observers.visibility.
+@twin("window", "my_window", source="Xiao et al. 2023, figure 1d")
+def definition(given: Given) -> dict[str, np.ndarray]:
+    left, sinks = given.options["left"], given.options["sinks"]
+    rows, length = given.inputs["rank"].shape
+    near = [[k > q - left or k < sinks for k in range(length)] for q in range(length)]
+    covers = [all(q - k < left or k < sinks for q in range(n) for k in range(q)) for n in range(1, 2 * length + 1)]
+    return {"whole": np.array([near] * rows), "later": np.array([near[-3:]] * rows), "covers": np.array(covers)}
