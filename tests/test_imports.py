@@ -20,6 +20,7 @@ PLUGIN_API = (
     "sizes",
     "values",
     "objectives",
+    "filters",
     "modules",
     "seeds",
     "errors",

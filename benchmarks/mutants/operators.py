@@ -79,7 +79,7 @@ def changes(tree: ast.Module) -> Iterator[Change]:
 
 
 def _walk(node: ast.AST, parent: ast.AST) -> Iterator[Change]:
-    if isinstance(node, UNCHANGED) or _is_docstring(node) or _is_type_checking(node):
+    if isinstance(node, UNCHANGED) or _is_docstring(node) or _is_type_checking(node) or _is_for_checks(node):
         return
     if isinstance(node, ast.stmt):
         for operator, new, before, after in removals(node, parent):
@@ -96,6 +96,12 @@ def _walk(node: ast.AST, parent: ast.AST) -> Iterator[Change]:
                 yield from _decorator(child)
             elif isinstance(child, ast.AST) and not _is_part_of_number(child, node):
                 yield from _walk(child, node)
+
+
+def _is_for_checks(node: ast.AST) -> bool:
+    """Settings that a part lists for `llmlab check`: data of its tests."""
+    names = [t.id for t in node.targets if isinstance(t, ast.Name)] if isinstance(node, ast.Assign) else []
+    return bool(names) and names[0] in ("small", "telling", "refuses")
 
 
 def _decorator(node: ast.expr) -> Iterator[Change]:

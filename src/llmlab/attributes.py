@@ -201,6 +201,7 @@ TABLE: Mapping[str, Mapping[str, Attribute]] = {
     },
     "optimizer": {},
     "schedule": {},
+    "filter": {},
 }
 
 # What was declared so before, and how it is now.

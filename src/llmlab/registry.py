@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 from llmlab import source
 from llmlab.attributes import complete, fits, of_slot, strings
 from llmlab.errors import UserError, near
-from llmlab.slot_names import SLOTS
+from llmlab.slot_names import LISTED_SLOTS, SLOTS
 from llmlab.source import REQUIRED, Entry, Option
 
 __all__ = ["REQUIRED", "Entry", "Option", "index", "load", "names", "near", "problems", "register"]
@@ -31,7 +31,7 @@ VARIABLE = "LLMLAB_PLUGINS"
 T = TypeVar("T", bound=type)
 
 # What a run can't be without; `mask` may be null, which is what the objective brings, and most objectives have no reward.
-SLOTS_NEEDED: tuple[str, ...] = tuple(s for s in SLOTS if s not in ("mask", "head", "reward"))
+SLOTS_NEEDED: tuple[str, ...] = tuple(s for s in SLOTS if s not in ("mask", "head", "reward", *LISTED_SLOTS))
 
 
 def register(slot: str, name: str, **defaults: Any) -> Callable[[T], T]:

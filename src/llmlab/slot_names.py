@@ -18,6 +18,16 @@ LAYER_SLOTS = ("position", "norm", "block", "attention", "window", "ffn", "moe")
 # Slots that are one for the whole model.
 MODEL_SLOTS = ("embedding", "mask", "kernel", "init")
 RECIPE_SLOTS = ("objective", "reward", "optimizer", "schedule")
+# Slots of which any number of parts is chosen, in an order: filter=[length,duplicates].
+LISTED_SLOTS = ("filter",)
 # Sizes that a stack may set for itself; None: the model's.
 STACK_SIZES = ("dim", "n_heads", "n_kv_heads", "head_dim", "ffn_dim")
-SLOTS = (*LAYER_SLOTS, *MODEL_SLOTS, *RECIPE_SLOTS, "head")
+SLOTS = (*LAYER_SLOTS, *MODEL_SLOTS, *RECIPE_SLOTS, *LISTED_SLOTS, "head")
+
+
+def slot_at(place: str) -> str:
+    """The slot of the part at a place of a config: "norm" at `kinds.local.norm`, "head" at `heads.tokens`."""
+    parent, _, last = place.rpartition(".")
+    if parent in LISTED_SLOTS:
+        return parent
+    return "head" if parent == "heads" else "attention" if last == "cross_attention" else last

@@ -209,9 +209,9 @@ def test_every_slot_trains_with_a_new_part(here, capsys):
         '{"prompt": "It was", "answer": "a day"}\n{"prompt": "A day", "answer": "it"}\n' * 9
     )
     acts = ["data.path=prompts.jsonl", "objective=reinforce", "objective.max_new=2", "reward=own_reward"]
-    all_but = [f"{slot}=own_{slot}" for slot in SLOTS if slot not in ("head", "mask", "moe", "reward")]
+    all_but = [f"{slot}=own_{slot}" for slot in SLOTS if slot not in ("head", "mask", "moe", "reward", "filter")]
     argvs = [
-        [*small, *all_but, "+head@heads.tokens=own_head", "hydra.run.dir=decoder"],
+        [*small, *all_but, "+head@heads.tokens=own_head", "filter=[length,own_filter]", "hydra.run.dir=decoder"],
         [*small, "model=qwen_moe", "moe=own_moe", "hydra.run.dir=experts"],
         [*small, "model=bert", "mask=own_mask", "hydra.run.dir=encoder"],
         ["resume=decoder", "trainer.max_steps=3"],
@@ -233,4 +233,4 @@ def test_every_slot_trains_with_a_new_part(here, capsys):
     assert {slot: parts[slot] for slot in SLOTS if slot in parts and parts[slot] == f"own_{slot}"}.keys() == {
         choice.partition("=")[0] for choice in all_but
     }
-    assert parts["heads.tokens"] == "own_head"
+    assert parts["heads.tokens"] == "own_head" and parts["filter.own_filter"] == "own_filter"

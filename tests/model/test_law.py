@@ -10,14 +10,16 @@ from llmlab.config.compose import compose
 from llmlab.config.model_files import conf_dir
 from llmlab.errors import UserError
 from llmlab.model.build import build_model
-from llmlab.slot_names import LAYER_SLOTS, SLOTS
+from llmlab.slot_names import LAYER_SLOTS, LISTED_SLOTS, SLOTS
 
 STACK_SLOTS = (*LAYER_SLOTS, "mask", "embedding")
 
 
 def own_choices(cfg) -> list[str]:
     """Every choice that names the part which stands there already: at the root, in kinds and in stacks."""
-    out = [f"{slot}={cfg[slot]._part_}" for slot in SLOTS if slot != "head" and cfg[slot] is not None]
+    out = [
+        f"{slot}={cfg[slot]._part_}" for slot in SLOTS if slot not in ("head", *LISTED_SLOTS) and cfg[slot] is not None
+    ]
     out += [f"head@heads.{role}={node._part_}" for role, node in cfg.heads.items()]
     for where in ("kinds", "stacks"):
         for name, node in cfg[where].items():

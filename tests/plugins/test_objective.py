@@ -151,7 +151,7 @@ def test_mlm_asks_for_the_head_at_targets_only():
     assert torch.equal(model.heads["tokens"], batch["labels"] >= 0)
 
 
-@pytest.mark.parametrize("seq_len", [2, 3, 16, 64, 512])
+@pytest.mark.parametrize("seq_len", [2, 3, 16, 64, 512, 2000])  # the last has as many spans as there are sentinels
 def test_spans_can_be_put_back(seq_len):
     made = objective("span_corruption", seq_len)
     text = sample(3, seq_len)["tokens"] if seq_len > 2 else np.array([7, 8, 9])
@@ -191,6 +191,8 @@ def test_wrong_options_are_refused():
         objective("mlm", masked=0.95)
     with pytest.raises(ValueError, match=r"makes 205 spans, but there are 100 sentinels"):
         objective("span_corruption", 4096)
+    with pytest.raises(ValueError, match=r"needs data\.seq_len of at least 2, but it is 1"):
+        objective("span_corruption", 1)
     with pytest.raises(ValueError, match=r"objective\.density must be in \(0, 1\)"):
         objective("span_corruption", density=1.0)
 

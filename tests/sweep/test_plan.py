@@ -71,7 +71,7 @@ def test_values_set_on_a_composed_config_are_those_composed_with_it():
     ],
 )
 def test_a_point_has_the_hash_of_sweeps_that_were_written_before_keys_were_added(words, recorded):
-    """The hashes were computed before models, reward, train.learns and data.fields were keys."""
+    """The hashes were computed before models, reward, filter, train.learns and data.fields were keys."""
     assert digest(compose(words)) == recorded
 
 
@@ -86,6 +86,8 @@ def test_an_added_key_that_says_something_is_hashed(tmp_path):
         "models": {"teacher": "a"},
     }
     assert hashed(said) == {**said, "data": {"fields": {"label": "category"}}}
+    both = {"filter": {"length": {"least": 1}, "duplicates": {}}}
+    assert hashed(both) != hashed({"filter": dict(reversed(both["filter"].items()))}) and hashed({"filter": {}}) == {}
     assert list(ADDED)[-1] == "data.fields" and empty["models"] == {}  # what is given is not changed
 
 

@@ -26,10 +26,10 @@ llmlab eval run=FOLDER data=FILE [data.fields.label=KEY ...]                 of 
 llmlab eval hf=FOLDER data=... [bos=true|false]
 
 Without data and path: the run's own validation set. With data=FOLDER_OR_FILE (.txt, .md, .jsonl; data.field=KEY where
-a line has its text under another key than "text"): all of that text, in the run's tokens, in windows of the length that
-it was trained with. hf=FOLDER (or ORG/NAME): a Hugging Face checkpoint in its own tokens, in windows of 1,024 where the
-model and the text have as many, or of seq_len. Each window begins with bos where the tokenizer's own template puts it
-before a text; bos=true or false says so for any.
+a line has its text under another key than "text"): all of that text, unfiltered, in the run's tokens, in windows of the
+length that it was trained with. hf=FOLDER (or ORG/NAME): a Hugging Face checkpoint in its own tokens, in windows of 1,024
+where the model and the text have as many, or of seq_len. Each window begins with bos where the tokenizer's own template
+puts it before a text; bos=true or false says so for any.
 position=, window= and kernel=, and their options: the same weights with another part, which keeps the options that both
 have: seq_len=512 position=dual_chunk kernel=eager reads sequences four times as long as the 128 tokens of training.
 Perplexity is given if the objective measures a likelihood, bits per byte if that is the likelihood of the whole text. The
@@ -124,7 +124,7 @@ def evaluate(
     from llmlab.runs import folder, text
     from llmlab.training import companion_records, losses
     from llmlab.training.feeds.acting import Actor
-    from llmlab.training.recipe import as_dataclass, part_factory, reads, segments
+    from llmlab.training.recipe import as_dataclass, filters, part_factory, reads, segments
     from llmlab.training.recipe import special as needed
     from llmlab.training.totals import Totals
 
@@ -150,7 +150,8 @@ def evaluate(
         home = folder.home(run)
         advice = f"bring it back as it was, or measure what is there now with llmlab eval run={run} data={{text}}"
         made_with = as_dataclass(cfg.tokenizer, schema.Tokenizer)
-        corpus = text.corpus(text.Trained(home, settings, made_with, special, text.recorded_fields(home), kind), advice)
+        record = text.recorded_fields(home)
+        corpus = text.corpus(text.Trained(home, settings, made_with, special, record, kind, filters(cfg)), advice)
         streams = [corpus.validation]
     else:
         source = data or "files"

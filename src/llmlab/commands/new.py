@@ -28,8 +28,8 @@ plugins/SLOT/NAME.py and tests/plugins/test_NAME.py, elsewhere NAME.py and test_
 LLMLAB_PLUGINS=NAME makes known. out=FILE puts the part there and the test beside it.
 
 slots: {", ".join(SLOTS)}
-llmlab parts SLOT lists the existing parts and their files; src/llmlab/slots.py (objectives.py for the objective) defines each
-slot's arguments and results."""
+llmlab parts SLOT lists the existing parts and their files; src/llmlab/slots.py (objectives.py for the objective, filters.py
+for a filter) defines each slot's arguments and results."""
 
 LONGEST = 30  # lines of the part keep to their width
 # PyYAML reads yes, no, on and off as booleans (YAML 1.1); Hydra's grammar has null, true, false, nan and inf.

@@ -11,6 +11,12 @@ from llmlab import registry
 from llmlab.config import guess, model_files
 from llmlab.errors import UserError
 from llmlab.registry import Entry, Option, near
+from llmlab.slot_names import LISTED_SLOTS
+
+HOW = {  # parts of a slot are chosen where SLOT=NAME is not all
+    "head": "for the objective's role: head=NAME; of several: heads.ROLE=NAME",
+    "filter": "any number, in their order: filter=[NAME,NAME]; the same one again: filter@filter.MINE=NAME",
+}
 
 
 def main(argv: Sequence[str]) -> int:
@@ -97,9 +103,7 @@ def _short(path: Path) -> str:
 
 def _text(group: str, found: list[dict[str, Any]], full: bool) -> str:
     width = max(len(p["name"]) for p in found) + 2
-    lines = [
-        f"{group}   (for the objective's role: head=NAME; of several: heads.ROLE=NAME)" if group == "head" else group
-    ]
+    lines = [group + (f"   ({HOW[group]})" if group in HOW else "")]
     for p in found:
         paper = f"  [{p['paper']}]" if p.get("paper") else ""
         lines.append(f"  {p['name']:<{width}}{p['summary']}{paper}")
@@ -109,7 +113,8 @@ def _text(group: str, found: list[dict[str, Any]], full: bool) -> str:
         for name, o in p.get("options", {}).items():
             kind = "|".join(map(str, o["choices"])) if o.get("choices") else o["type"]
             default = "" if o["required"] else f" = {_yaml(o['default'])}"
-            key = f"{'heads.ROLE' if group == 'head' else group}.{name}"
+            place = "heads.ROLE" if group == "head" else f"{group}.{p['name']}" if group in LISTED_SLOTS else group
+            key = f"{place}.{name}"
             lines.append(f"{indent}{key}: {kind}{default}" + (f"   {o['doc']}" if o["doc"] else ""))
         lines.append(f"{indent}{p['file']}")
     return "\n".join(lines)

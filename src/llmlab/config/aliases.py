@@ -61,6 +61,8 @@ ALIASES: dict[str, tuple[str, ...]] = _table(
         "data.validation": "val_split validation_split test_size val_fraction val_size",
         "data.num_workers": "dataloader_num_workers workers",
         "data.max_documents": "max_train_samples max_samples",
+        "filter=NAME": "filters data.filter data.filters filtering",
+        "filter=duplicates": "dedup deduplicate deduplication",
         # the step
         "optimizer.lr": "learning_rate max_lr peak_lr base_lr",
         "optimizer.weight_decay": "wd decay_rate",

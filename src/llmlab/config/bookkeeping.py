@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from llmlab.record_kinds import KEYS
+from llmlab.slot_names import LISTED_SLOTS
 
 # What a run is called, what it reports to, keeps and shows, and how its text is fetched.
 NO_NUMBERS = (
@@ -55,6 +56,7 @@ NUMBERS = (
 ADDED: dict[str, object] = {
     "models": {},
     "reward": None,
+    "filter": {},
     "train.learns": None,
     **{f"data.fields.{key}": None for key in KEYS},
     "data.fields": {},
@@ -62,7 +64,8 @@ ADDED: dict[str, object] = {
 
 
 def hashed(config: dict[str, Any]) -> dict[str, Any]:
-    """A resolved config as the hash of a sweep's point has it: without bookkeeping, and without added keys that say nothing."""
+    """A resolved config as the hash of a sweep's point has it: without bookkeeping, and without added keys that say nothing.
+    Parts whose order counts are a list, as the hash sorts keys."""
     # The caller writes the same dict into its record.
     kept = copy.deepcopy(config)
     for key in NO_NUMBERS:
@@ -72,6 +75,9 @@ def hashed(config: dict[str, Any]) -> dict[str, Any]:
         for node, last in _held(kept, key):
             if node[last] == nothing:
                 del node[last]
+    for slot in LISTED_SLOTS:
+        if slot in kept:
+            kept[slot] = list(kept[slot].items())
     return kept
 
 

@@ -83,12 +83,12 @@ class Composed:
     def of_this_process(self, *, ranks: bool = False) -> list[str]:
         """The typed parts that other processes can't have, a line each. ranks: those that run the same script have its own."""
         found = []
-        for t in self.typed:
-            entry = registry.defined().get((t.group, t.choice or ""))
+        for group, name in ((t.group, name) for t in self.typed for name in (t.choice or "").strip("[]").split(",")):
+            entry = registry.defined().get((group, name))
             # Of a cell ipykernel names a file that is never written.
             if entry is not None and not (ranks and entry.path.is_file()):
                 found.append(
-                    f"{t.group}={t.choice} is defined in this process alone (at {entry.path}:{entry.line}), but others would "
+                    f"{group}={name} is defined in this process alone (at {entry.path}:{entry.line}), but others would "
                     "train it; put it into a file of its own, which LLMLAB_PLUGINS names"
                 )
         return found

@@ -16,13 +16,14 @@ from llmlab.config import guess
 from llmlab.config.spelling import quoted
 from llmlab.config.trainer import ELSEWHERE
 from llmlab.registry import near
+from llmlab.slot_names import LISTED_SLOTS
 
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
     from omegaconf import DictConfig
 
 
-SEVERAL = ("logger",)  # groups of which several can be chosen at once
+SEVERAL = ("logger", *LISTED_SLOTS)  # groups of which several can be chosen at once
 ALWAYS = ("csv", "csvlogger", "csv_logger", "file", "none", "false", "null", "default")  # names of metrics.csv alone
 
 
@@ -108,9 +109,11 @@ def _choice(o: Override, known: Known) -> str | None:
     if o.value_type is not None and o.value_type.name == "GLOB_CHOICE_SWEEP":
         # Its values are what the config loader finds in the group.
         return None
+    lists = [value] if isinstance(value, list) else []
     if o.is_sweep_override() and o.is_discrete_sweep():
         # As text, each with its quotes and brackets: a point of a sweep over loggers is a list itself.
-        value = [v for text in o.sweep_string_iterator() for v in _listed(str(text))]
+        lists = [_listed(str(text)) for text in o.sweep_string_iterator()]
+        value = [v for names in lists for v in names]
     # Hydra merges the choices of a list one over the other, so that parts of two would be mixed.
     elif isinstance(value, list) and group not in SEVERAL:
         return (
@@ -119,6 +122,8 @@ def _choice(o: Override, known: Known) -> str | None:
     if not isinstance(value, str | int | float | list):
         few = ", ".join(options) if len(options) <= 12 else f"llmlab parts {group} lists them"
         return f"{group} is a choice ({few}); set its keys one by one, {group}.KEY=VALUE"
+    if twice := [name for names in lists for name in names if names.count(name) > 1 and group in LISTED_SLOTS]:
+        return f"{o.input_line}: {twice[0]} is named twice; a second one has a name of its own, {group}@{group}.MINE={twice[0]}"
     for name in value if isinstance(value, list) else [value]:
         if str(name) not in options:
             if group == "logger" and str(name).lower() in ALWAYS:
@@ -143,7 +148,7 @@ def _choice(o: Override, known: Known) -> str | None:
 
 def _listed(text: str) -> list[str]:
     """A point's value of a group: one name, or those of a list."""
-    return text[1:-1].split(",") if text[:1] == "[" else [text]
+    return [name for name in text[1:-1].split(",") if name] if text[:1] == "[" else [text]
 
 
 FEW = 4  # values of keys that are tried one by one
@@ -227,6 +232,9 @@ def _override(text: str, o: Override, base: DictConfig | None, known: Known) -> 
         return f"{shown}: it can't be removed; give it another value"
     if parent and _select(base, parent) is None:
         return _no_parent(key, parent, base, known)
+    if parent in LISTED_SLOTS:
+        option = _listed_option(parent, key.rpartition(".")[2], _select(base, parent), known)
+        return f"{key}: there is no such key in {parent}; type {option}"
     if reason := _wrong_value(text):
         return f"{shown}: {reason}"
     if (
@@ -260,6 +268,13 @@ def _no_parent(key: str, parent: str, base: DictConfig | None, known: Known) -> 
         node = _select(base, walked)
         if node is None or not hasattr(node, "keys") or name not in node:
             names = _keys(node) + ([] if walked else known.groups)
+            if walked in LISTED_SLOTS and name in known.choices(walked):
+                several = ",".join([*_keys(node), name])
+                return (
+                    f"{key}: nothing is chosen at {walked}.{name}; choose {walked}={f'[{several}]' if node else name}"
+                )
+            if walked in LISTED_SLOTS:
+                return f"{key}: there is no {name!r} in {walked}; {near(name, known.choices(walked))}"
             if not names:
                 return f"{key}: this model has no {walked}"
             hint = near(name, names)
@@ -274,6 +289,14 @@ def _no_parent(key: str, parent: str, base: DictConfig | None, known: Known) -> 
         package = "" if slot == parent else f"@{parent}"
         return f"{key}: nothing is chosen at {parent}; choose {slot}{package}=NAME ({', '.join(known.choices(slot))})"
     return f"{key}: {parent} has no keys"
+
+
+def _listed_option(slot: str, last: str, node: DictConfig | None, known: Known) -> str:
+    """The words that `filter.least=2` may have been meant as."""
+    named = [label for label in _keys(node) if last in _keys(_select(node, label))]
+    if last in known.choices(slot):
+        return f"{slot}={last}, and its options as {slot}.{last}.OPTION=VALUE"
+    return " or ".join(f"{slot}.{label}.{last}=VALUE" for label in named) or f"{slot}.NAME.OPTION=VALUE"
 
 
 def _wrong_value(text: str) -> str | None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from llmlab import registry
 from llmlab.config.aliases import ALIASES, ARGUMENTS, NOTES
 from llmlab.registry import near
+from llmlab.slot_names import LISTED_SLOTS
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -113,8 +114,9 @@ def declared() -> list[str]:
                 found[f"{above}{name}"] = None
 
     walk(root(), "")
-    for (slot, _), entry in sorted(registry.index().items()):
-        found.update(dict.fromkeys(f"{slot}.{option}" for option in entry.options))
+    for (slot, name), entry in sorted(registry.index().items()):
+        place = f"{slot}.{name}" if slot in LISTED_SLOTS else slot
+        found.update(dict.fromkeys(f"{place}.{option}" for option in entry.options))
     return list(found)
 
 

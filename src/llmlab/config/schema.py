@@ -12,7 +12,7 @@ from typing import Any, Optional
 
 from llmlab.record_kinds import KEYS
 from llmlab.sizes import ModelConfig
-from llmlab.slot_names import LAYER_SLOTS, SLOTS, STACK_SIZES, Part
+from llmlab.slot_names import LAYER_SLOTS, LISTED_SLOTS, SLOTS, STACK_SIZES, Part
 
 # A launcher's process sends configs back with their classes, by value. Without this MISSING would come back as another
 # object, in fields that then seem to have it for a default.
@@ -66,8 +66,8 @@ class Data:
     )
     separate_documents: bool = False  # tokens see no other document of their packed sequence
     bos: Optional[bool] = None  # tokenizer=file: documents begin with its bos; None: if its own template puts it there
-    max_documents: Optional[int] = None  # read no more than these (for a quick try)
-    num_workers: int = 0
+    max_documents: Optional[int] = None  # keep no more than these, the first that pass the filters (for a quick try)
+    num_workers: int = 0  # processes that prepare samples, and that measure texts for filters
 
 
 @dataclass
@@ -150,7 +150,8 @@ def root(slots: tuple[str, ...] = SLOTS) -> type:
         ("seed", int, 1),
         ("model", ModelConfig, field(default_factory=ModelConfig)),
         # Heads go by role: an objective may have several, of one part even.
-        *_slots(tuple(s for s in slots if s != "head")),
+        *_slots(tuple(s for s in slots if s not in ("head", *LISTED_SLOTS))),
+        *((slot, dict[str, Part], field(default_factory=dict)) for slot in LISTED_SLOTS),
         ("heads", dict[str, Part], field(default_factory=dict)),
         ("layers", Layers, field(default_factory=Layers)),
         ("execute", list[int], field(default_factory=list)),

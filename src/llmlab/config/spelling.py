@@ -12,8 +12,9 @@ import os
 import re
 import typing
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Optional
 
+from llmlab import registry
 from llmlab.errors import UserError
 from llmlab.files import expanded
 
@@ -52,7 +53,7 @@ def spelled(words: Sequence[str], sources: Callable[[], Sequence[str]], *, sweep
         elif key.lstrip("+").startswith("models."):
             found.append(f"{key}={_model(value, sweep)}")
         else:
-            found.append(_spelled(key, value, sweep, key.lstrip("+") in text_keys()))
+            found.append(_spelled(key, value, sweep, key.lstrip("+") in text_keys() or _is_text_option(key)))
     return found
 
 
@@ -118,6 +119,14 @@ def text_keys() -> frozenset[str]:
     return frozenset({*FOLDERS, *walk(root(), "")})
 
 
+def _is_text_option(key: str) -> bool:
+    """True for an option of a part that may be any text, as a pattern."""
+    slot, _, option = key.lstrip("+").partition(".")
+    option = option.rpartition(".")[2]
+    known = (e.options[option] for (s, _), e in registry.index().items() if s == slot and option in e.options)
+    return any(o.type in (str, Optional[str]) and not o.choices for o in known)
+
+
 def _spelled(key: str, value: str, sweep: bool, is_text: bool) -> str:
     word = f"{key}={value}"
     # Numbers, lists and interpolations mean what the grammar makes of them.
@@ -138,6 +147,8 @@ def _spelled(key: str, value: str, sweep: bool, is_text: bool) -> str:
 def _other_than_typed(o: Override, value: str, sweep: bool) -> bool:
     """True if a text is read as something else: "1e3" as 1000.0; "a,b" as two values where it is a file's name."""
     read: Any = o.value()
+    if isinstance(read, list | dict) and _is_text_option(o.key_or_group):
+        return True
     if o.is_sweep_override() or isinstance(read, list | dict):
         return o.key_or_group in ONE or (_exists(value) and not (sweep and o.is_sweep_override()))
     if isinstance(read, str):  # spaces at its ends, escapes

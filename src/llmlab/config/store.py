@@ -7,7 +7,7 @@ from dataclasses import field, make_dataclass
 from typing import Any
 
 from llmlab import registry
-from llmlab.slot_names import Part
+from llmlab.slot_names import LISTED_SLOTS, Part
 
 _declared: dict[str, Any] = {}
 
@@ -59,7 +59,8 @@ def declare() -> int:
     for slot, _ in _declared.get("entries", ()):
         store.repo.pop(slot, None)
     for slot, name in entries:
-        store.store(group=slot, name=name, node=schema(slot, name), provider="llmlab")
+        place = f"{slot}.{name}" if slot in LISTED_SLOTS else None
+        store.store(group=slot, name=name, node=schema(slot, name), package=place, provider="llmlab")
     typed = OmegaConf.structured(root())
     # Its keys are the roles of the objective, which are typed without a "+".
     OmegaConf.set_struct(typed.models, False)

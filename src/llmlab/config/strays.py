@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from llmlab import registry
 from llmlab.config import guess, limits
 from llmlab.registry import near
-from llmlab.slot_names import Part
+from llmlab.slot_names import Part, slot_at
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -28,7 +28,7 @@ def problems(cfg: DictConfig, path: str = "", root: DictConfig | None = None) ->
         if problem := _wrong_part(cfg, kind, path):
             return [problem]
         # `cfg["_part_"]` would raise where it is missing (???); the node itself is there all the same.
-        options = registry.index()[_slot(path), cfg._get_node("_part_")._value()].options  # type: ignore[union-attr]
+        options = registry.index()[slot_at(path), cfg._get_node("_part_")._value()].options  # type: ignore[union-attr]
     # Hydra's ~KEY takes a field out of a typed config without a word.
     for key in sorted(fields - {str(k) for k in cfg}) if fields is not None else ():
         lines.append(f"~{path + '.' if path else ''}{key}: it can't be removed; give it another value")
@@ -66,14 +66,8 @@ def problems(cfg: DictConfig, path: str = "", root: DictConfig | None = None) ->
     return lines
 
 
-def _slot(path: str) -> str:
-    parent, _, last = path.rpartition(".")
-    # The places whose names are not their slots'.
-    return "head" if parent == "heads" else "attention" if last == "cross_attention" else last
-
-
 def _wrong_part(cfg: DictConfig, kind: type, path: str) -> str | None:
-    slot, name = _slot(path), cfg._get_node("_part_")._value()  # type: ignore[union-attr]
+    slot, name = slot_at(path), cfg._get_node("_part_")._value()  # type: ignore[union-attr]
     if kind is Part or "/" not in kind.__name__:
         return f"{path}: a part is chosen by its name, {slot}=NAME, or in a defaults list"
     # The names that `store` gives to the classes.

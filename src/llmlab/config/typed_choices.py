@@ -10,7 +10,7 @@ from llmlab import registry
 from llmlab.config.composed import Typed
 from llmlab.config.explain import Known
 from llmlab.config.schema import Budget
-from llmlab.slot_names import SLOTS
+from llmlab.slot_names import LISTED_SLOTS, SLOTS
 
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
@@ -39,6 +39,8 @@ def with_plus(
             except Exception as e:
                 # Hydra 1.3 says so of a group that is not in the defaults list, and offers +GROUP=.
                 text = f"+{text}" if "Could not override" in str(e) else text
+        elif o.key_or_group in LISTED_SLOTS and at == o.key_or_group and text[0] not in "+~":
+            text = f"+{text}"  # another one of that part, under a name of its own
         elif o.key_or_group == "head" and at == "heads" and text[0] not in "+~":
             try:
                 base = run(chosen) if base is None else base

@@ -33,13 +33,32 @@ class Skipped(TypedDict):
     endings: NotRequired[dict[str, int]]
 
 
+class Example(TypedDict):
+    """A document that a filter dropped. `text`: how it begins."""
+
+    name: str
+    reason: str
+    text: str
+
+
+class Filtered(TypedDict):
+    """What a filter dropped of the documents that came to it."""
+
+    filter: str
+    seen: int
+    dropped: int
+    reasons: dict[str, int]
+    examples: list[Example]
+
+
 class Read(TypedDict):
-    """The field data.read of run.json. `bytes` are those of the documents' text in UTF-8."""
+    """The field data.read of run.json. `documents` are those that the filters keep, `bytes` those of their text in UTF-8."""
 
     files: int
     documents: int
     bytes: int
     skipped: list[Skipped]
+    filters: NotRequired[list[Filtered]]
 
 
 @dataclass

@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib.metadata
+import itertools
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from llmlab.data import account, cache, encoding, fingerprint, prepare_records
+from llmlab.data import account, cache, encoding, filtering, fingerprint, prepare_records
 from llmlab.data.corpus import PARTS, Corpus
+from llmlab.data.filtering import Chosen
 from llmlab.data.fingerprint import OtherText
-from llmlab.data.progress import progress
-from llmlab.data.records import Records
+from llmlab.data.progress import Bar, progress
+from llmlab.data.records import Records, texts_of
 from llmlab.data.sources import Document, Source, open_source
 from llmlab.data.tokenizer import BESIDE, FILE, SPECIAL, Tokenizer, ends_nothing, make
 from llmlab.data.windows import Stream
@@ -27,6 +30,8 @@ from llmlab.record_kinds import KINDS, TEXT, Kind
 
 if TYPE_CHECKING:
     from llmlab.config import schema
+
+NONE: Chosen = {}  # no filters
 
 
 def prepare(
@@ -39,6 +44,7 @@ def prepare(
     text: str | None = None,
     reads: str = TEXT,
     labels: Sequence[str] | None = None,
+    filters: Chosen = NONE,
 ) -> Corpus:
     """The corpus that `data` and `tokenizer` name, from the cache or made now.
 
@@ -48,6 +54,7 @@ def prepare(
     `home`: a run folder, whose tokenizer it must be: where that of `tokenizer` would be another, none is learnt.
     `text`: the fingerprint that it must have; OtherText, before anything is tokenized, where it has another.
     `reads`: "text", or the kind of its records. `labels`: the classes of a run, in their order; None: those that occur.
+    `filters`: of documents, by name, in their order.
 
     Raises UserError for text that can't be read and for a part that is too short for one window of `data.seq_len`.
     """
@@ -60,11 +67,11 @@ def prepare(
     if whole:
         data = replace(data, split="none")
     source = open_source(data, reads)
-    folder = _place(data, tokenizer, special, source, labels)
+    folder = _place(data, tokenizer, special, source, labels, filters)
     if home is not None and not same_tokenizer(folder, home):
         tokenizer = replace(tokenizer, kind="file", path=str(home))
-        folder = _place(data, tokenizer, special, source, labels)
-    make = functools.partial(_make, kind=KINDS.get(reads), labels=labels)
+        folder = _place(data, tokenizer, special, source, labels, filters)
+    make = functools.partial(_make, kind=KINDS.get(reads), labels=labels, filters=filters)
     manifest = cache.open_or_make(folder, lambda at: make(at, data, tokenizer, special, source, text))
     if text not in (None, manifest["fingerprint"]):
         raise OtherText(manifest["fingerprint"], fingerprint.read(folder) or [])
@@ -74,6 +81,8 @@ def prepare(
     manifest["read"] = source.account.renewed(manifest["read"])
     if skipped := manifest["read"]["skipped"]:
         rank_zero_info(f"data.path={data.path}: skipped {account.reasons(skipped)}")
+    for filtered in manifest["read"].get("filters", ()):
+        rank_zero_info(filtering.line(filtered, "document" if reads == TEXT else "record"))
     if reads != TEXT:
         held = {part: Records.open(folder, part, manifest["called"]) for part in PARTS}
         if empty := [part for part in PARTS if not held[part].count and not (whole and part == "validation")]:
@@ -97,6 +106,7 @@ def _place(
     special: tuple[str, ...],
     source: Source,
     labels: Sequence[str] | None = None,
+    filters: Chosen = NONE,
 ) -> Path:
     """The folder of a corpus in the cache, by all that decides what is in it."""
     choice = {
@@ -113,15 +123,21 @@ def _place(
         # Another version of tokenizers may split or merge a text otherwise.
         "libraries": [importlib.metadata.version("tokenizers"), np.__version__],
     }
+    if filters:
+        choice["filters"] = filtering.identity(filters)
     return cache.root() / "corpora" / cache.digest(choice)[:24]
 
 
 def cached(
-    data: schema.Data, tokenizer: schema.Tokenizer, special: tuple[str, ...] = (), reads: str = TEXT
+    data: schema.Data,
+    tokenizer: schema.Tokenizer,
+    special: tuple[str, ...] = (),
+    reads: str = TEXT,
+    filters: Chosen = NONE,
 ) -> Path | None:
     """The folder of a corpus that was prepared before and is sound, of the files as they are now; None without one."""
     try:
-        folder = _place(data, tokenizer, special, open_source(data, reads))
+        folder = _place(data, tokenizer, special, open_source(data, reads), filters=filters)
         # Checked and not only looked for: a folder that lost a file would be prepared again by whoever opens it.
         cache.check(folder)
     except (UserError, OSError, cache.Damaged):
@@ -179,24 +195,17 @@ def _make(
     wanted: str | None,
     kind: Kind | None,
     labels: Sequence[str] | None,
+    filters: Chosen,
 ) -> dict[str, Any]:
     with progress() as bar:
-        documents = []
-        for document in source.read(lambda done, total: bar("reading", done, total)):
-            documents.append(document)
-            # Read no further: the account names the files behind it as unread.
-            if len(documents) == data.max_documents:
-                break
-        if not documents:
-            what = "text in it, only white space" if kind is None else "record in it that has any text"
-            raise UserError(f"data.path={data.path}: there is no {what}")
+        documents, read = _read(data, source, kind, filters, bar)
         listed = fingerprint.listed(documents)
         if wanted not in (None, found := fingerprint.fingerprint(listed)):
             raise OtherText(found, listed)
         fingerprint.write(folder, listed)
         if kind is not None:
             made = prepare_records.make(folder, data, cfg, special, documents, kind, labels, bar)
-            return {**made, "fingerprint": found, "source": data.source, "read": source.account.fields()}
+            return {**made, "fingerprint": found, "source": data.source, "read": read}
         parts, split = _split(documents, data)
         notes = []
         if split != data.split:
@@ -247,8 +256,34 @@ def _make(
         "special": {**tokenizer.special, **({"bos": lead[0]} if len(lead) == 1 else {})},
         "lead": list(lead),
         "notes": [*notes, *tokenizer.notes],
-        "read": source.account.fields(),
+        "read": read,
     }
+
+
+def _read(
+    data: schema.Data, source: Source, kind: Kind | None, chosen: Chosen, bar: Bar
+) -> tuple[list[Document], account.Read]:
+    """The documents that the filters keep, and the account of all that were read. UserError where none is left."""
+
+    def text_of(document: Document) -> str:
+        return document.text if kind is None else "\n".join(t for _, t in texts_of(json.loads(document.text), kind))
+
+    # A batch would be read ahead, and be in the account, where the last document may be any.
+    ahead = {"workers": data.num_workers} if data.max_documents is None else {"at_once": 1}
+    with filtering.Filters(chosen, text_of, **ahead) as filters:
+        found = filters.kept(source.read(lambda done, total: bar("reading", done, total)))
+        documents = list(itertools.islice(found, data.max_documents))
+    where = f"data.path={data.path}" if data.path else f"data={data.source}"
+    if not documents and source.account.documents:
+        raise UserError(filters.nothing_left(where, "document" if kind is None else "record"))
+    if not documents:
+        what = "text in it, only white space" if kind is None else "record in it that has any text"
+        raise UserError(f"{where}: there is no {what}")
+    read = source.account.fields()
+    if chosen:
+        kept = {"documents": len(documents), "bytes": sum(len(d.text.encode("utf-8")) for d in documents)}
+        read = {**read, **kept, "filters": filters.accounts}  # type: ignore[typeddict-item]
+    return documents, read
 
 
 def _write(

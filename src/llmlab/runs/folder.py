@@ -17,6 +17,7 @@ from llmlab.hub import locate
 from llmlab.json_files import read_json
 from llmlab.runs import record
 from llmlab.runs.files import BESIDE, COMPANIONS, CONFIG, EXPORT, SPEC, TOKENIZER, spec_of, undamaged
+from llmlab.slot_names import slot_at
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -92,8 +93,7 @@ def companion(folder: Path, role: str) -> ModelSpec:
 def _known(run: Path, parts: Mapping[str, str]) -> None:
     """UserError if a part of a run is not there: one of its user's own, whose module is not named now."""
     for place, name in parts.items():
-        parent, _, last = place.rpartition(".")
-        slot = "head" if parent == "heads" else "attention" if last == "cross_attention" else last
+        slot = slot_at(place)
         # A part that is there and broken is said when it is loaded, with its own reason.
         if (slot, name) in registry.index() or registry.broken(slot, name):
             continue

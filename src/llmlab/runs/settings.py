@@ -43,6 +43,7 @@ class Shape(TypedDict):
     trainer: dict[str, Any]
     objective: dict[str, Any]
     reward: NotRequired[dict[str, Any] | None]
+    filter: NotRequired[dict[str, dict[str, Any]]]
     optimizer: dict[str, Any]
     schedule: dict[str, Any]
     models: NotRequired[dict[str, list[str] | str]]
@@ -69,11 +70,11 @@ def read(path: Path) -> tuple[DictConfig, dict[str, Any]]:
         if plain.get(slot) is None and slot not in registry.SLOTS_NEEDED:
             cfg[slot] = None  # runs were once without it
             continue
-        if "_part_" not in plain[slot]:
-            raise UserError(f"{path}: {slot}._part_ is missing")
-        part = (slot, plain[slot]["_part_"])
-        if part in registry.index():
-            cfg[slot] = _typed(path, slot, plain[slot], store.schema(*part))
+        cfg[slot] = _part(path, slot, slot, plain[slot])
+    for slot in slot_names.LISTED_SLOTS:
+        cfg[slot] = {}  # runs were once without it
+        for label, given in (plain.get(slot) or {}).items():
+            cfg[slot][label] = _part(path, f"{slot}.{label}", slot, given)
     for name in ("init_from", "resume", "resume_from", "published", "experiment_name", "sweep"):
         cfg.setdefault(name, None)
     cfg.setdefault("init_tokenizer", None)
@@ -94,6 +95,14 @@ def absolute(cfg: DictConfig) -> DictConfig:
         cfg.init_from = init_from.absolute(cfg.init_from)
     companions.absolute(cfg.models)
     return cfg
+
+
+def _part(path: Path, key: str, slot: str, given: dict[str, Any]) -> Any:
+    """A part of a slot, as it stands in the file where there is no such part here."""
+    if "_part_" not in given:
+        raise UserError(f"{path}: {key}._part_ is missing")
+    part = (slot, given["_part_"])
+    return _typed(path, key, given, store.schema(*part)) if part in registry.index() else given
 
 
 def _typed(path: Path, name: str, given: dict[str, Any], cls: Any) -> Any:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
+from llmlab.config.spec import PartSpec
 from llmlab.data import cache
 from llmlab.data import fingerprint as fingerprints
 from llmlab.data.corpus import Corpus
@@ -40,7 +41,8 @@ def recorded_fields(folder: Path) -> Mapping[str, Any]:
 @dataclass(frozen=True)
 class Trained:
     """A run in `folder` by what its text and its tokenizer were made with. special: names of the tokens that its objective
-    needs; reads: "text" or a kind of records. fields: of its record, or what an export has of them (`recorded_fields`)."""
+    needs; reads: "text" or a kind of records. filters: of documents, by name, in their order. fields: of its record, or what an
+    export has of them (`recorded_fields`)."""
 
     folder: Path
     data: schema.Data
@@ -48,6 +50,7 @@ class Trained:
     special: tuple[str, ...]
     fields: Mapping[str, Any]
     reads: str = "text"
+    filters: Mapping[str, PartSpec] = field(default_factory=dict)
 
 
 def corpus(run: Trained, advice: str) -> Corpus:
@@ -66,7 +69,13 @@ def corpus(run: Trained, advice: str) -> Corpus:
         )
     try:
         return prepare(
-            settings, run.tokenizer, run.special, home=folder, text=there.get("fingerprint"), reads=run.reads
+            settings,
+            run.tokenizer,
+            run.special,
+            home=folder,
+            text=there.get("fingerprint"),
+            reads=run.reads,
+            filters=run.filters,
         )
     except OtherText as e:
         before = fingerprints.read(cache.root() / "corpora" / there["corpus"]) if there.get("corpus") else None
@@ -74,6 +83,8 @@ def corpus(run: Trained, advice: str) -> Corpus:
         what = fingerprints.changes(there.get("documents") if before is None else before, e.documents)
         if settings.source != "files":
             what += f", as this Python is {sys.version.split()[0]} and it was another"
+        if run.filters:
+            what += f"; filter=[{','.join(run.filters)}] decides which are kept"
         raise UserError(
             f"{folder}: {where} is not the text that it was trained on: {what} (fingerprint {e.fingerprint[:12]}, not "
             f"{there['fingerprint'][:12]}); {_put(advice, settings)}"
@@ -108,7 +119,9 @@ def repair(run: Trained) -> list[str]:
     there: dict[str, Any] = fields.get("data") or {}
     named = cache.root() / "corpora" / there["corpus"] if there.get("corpus") else None
     lines = []
-    for at in (c for c in (named, cached(run.data, run.tokenizer, run.special, run.reads)) if c is not None):
+    for at in (
+        c for c in (named, cached(run.data, run.tokenizer, run.special, run.reads, run.filters)) if c is not None
+    ):
         for name in [n for n in wrong if _is_it(at, n, there, fields)]:
             # Its bytes and not a file saved anew: the hash in the record is of these.
             write_atomic(folder / name, (at / name).read_bytes())

@@ -59,6 +59,17 @@ def reads(cfg: DictConfig) -> str:
     return kind
 
 
+def filters(cfg: DictConfig) -> dict[str, specs.PartSpec]:
+    """The filters of documents, by the name that each has below `filter.`, in their order."""
+    from omegaconf import OmegaConf
+
+    found = {}
+    for label, node in cfg.filter.items():
+        options: Any = OmegaConf.to_container(node, resolve=True)
+        found[str(label)] = specs.PartSpec("filter", options.pop("_part_"), options)
+    return found
+
+
 @dataclass(frozen=True)
 class Batches(Feed):
     """The micro-batches of a run: training in the order of the seed, validation in the order of the text."""
@@ -183,7 +194,7 @@ class Recipe:
         learns = trainable.Filter.from_words(cfg.train.learns)
         if corpus is None:
             settings, tokenizer = as_dataclass(cfg.data, schema.Data), as_dataclass(cfg.tokenizer, schema.Tokenizer)
-            corpus = prepare(settings, tokenizer, special(cfg), reads=reads(cfg))
+            corpus = prepare(settings, tokenizer, special(cfg), reads=reads(cfg), filters=filters(cfg))
         try:
             spec = spec or layout.with_vocabulary(
                 composed, corpus.vocabulary.size, None if corpus.labels is None else len(corpus.labels)

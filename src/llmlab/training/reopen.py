@@ -82,7 +82,8 @@ def resumed_task(composed: Composed, done: dict[str, Any]) -> Task | None:
         except UserError as e:
             raise UserError(f"{e}; {BRING_BACK}") from None
     data, tokenizer = recipe.as_dataclass(cfg.data, schema.Data), recipe.as_dataclass(cfg.tokenizer, schema.Tokenizer)
-    trained = text.Trained(folder, data, tokenizer, recipe.special(cfg), done, recipe.reads(cfg))
+    kind, filters = recipe.reads(cfg), recipe.filters(cfg)
+    trained = text.Trained(folder, data, tokenizer, recipe.special(cfg), done, kind, filters)
     first = is_first()
     if first:
         # Before anything in it is judged or deleted: another process may be writing there.

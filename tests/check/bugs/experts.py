@@ -130,6 +130,20 @@ def bias_not_saved():
     return after(Sigmoid, change)
 
 
+@bug("the bias that balances experts moves the wrong way", definition="moe=sigmoid")
+def bias_moves_the_wrong_way():
+    return around(Sigmoid, "after_step", lambda after_step, self, load: after_step(self, -load))
+
+
+@bug("the z-loss is not squared", definition="moe=topk")
+def z_loss_not_squared():
+    def z_loss(z, valid, total=lambda tensor: tensor):
+        kept = z if valid is None else z[valid]
+        return kept.logsumexp(-1).mean()
+
+    return replaced(routers, z_loss=z_loss)
+
+
 @bug("the gate of the shared experts is left out", traits="moe=topk", reference="model=qwen2_moe")
 def shared_gate_left_out():
     return after(MixtureOfExperts, lambda built: setattr(built, "shared_gate", None))

@@ -11,11 +11,12 @@ from torch.nn import functional as F
 from bugs import after, around, bug, replaced
 from llmlab.model import build
 from llmlab_plugins.block.parallel import Parallel
-from llmlab_plugins.block.residual import PreNorm
+from llmlab_plugins.block.residual import DeepNorm, PreNorm
 from llmlab_plugins.embedding.bert import BertEmbedding
 from llmlab_plugins.embedding.token import TokenEmbedding
 from llmlab_plugins.ffn import plain
 from llmlab_plugins.ffn.gated import GatedFeedForward
+from llmlab_plugins.head import _pieces
 from llmlab_plugins.head.vocabulary import LanguageModelHead, MaskedLMHead
 from llmlab_plugins.init.normal import Normal
 from llmlab_plugins.norm.layernorm import LayerNorm
@@ -105,6 +106,24 @@ def residual_from_the_norm():
 @bug("a block loses what its sublayers say of experts", wiring="block=pre", balance="model=mixtral")
 def block_loses_losses():
     return around(PreNorm, "wire", lambda wire, *given: (wire(*given)[0], None))
+
+
+@bug("DeepNorm leaves out its alpha", definition="block=deepnorm")
+def deepnorm_without_alpha():
+    return after(DeepNorm, lambda built: setattr(built, "alpha", 1.0))
+
+
+@bug("a layer counts as one residual layer in GPT-2's first values", definition="init=gpt2")
+def residual_layers_not_two():
+    def fill(original, self, tensor, role, sizes, generator):
+        original(self, tensor, role, sizes.but(n_layers=sizes.n_layers / 2), generator)
+
+    return around(Normal, "fill", fill)
+
+
+@bug("a mean over a text counts its padding", definition="head=pooled")
+def padding_in_the_mean():
+    return replaced(_pieces, _counts=lambda h, *given: torch.ones(h.shape[:2], dtype=torch.bool))
 
 
 @bug("parallel sublayers come one after the other", reference="model=phi")

@@ -29,7 +29,7 @@ TRAITS: list[dict[str, Any]] = [
 MORE: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]] = {
     "gqa": [
         *((traits, {}) for traits in TRAITS),
-        *(({"n_heads": n, "n_kv_heads": None}, {}) for n in (3, 6, 12)),
+        *(({"n_heads": n, "n_kv_heads": None}, {}) for n in (3, 4, 8, 12)),
     ],
     "mha": [({"attention.qk_norm": "each_head", "attention.sink": True, "layer": 1}, {})],
     "mqa": [({"attention.qk_norm": "full", "attention.clip_qkv": 0.9, "attention.out_bias": True}, {})],
@@ -40,7 +40,7 @@ MORE: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]] = {
     ],
 }
 REFUSED: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]] = {
-    "gqa": [({"n_kv_heads": 3}, {}), ({"attention.qk_norm": "each"}, {})],
+    "gqa": [({"n_kv_heads": 4}, {}), ({"attention.qk_norm": "each"}, {})],
     "mla": [({}, {key: 0}) for key in ("q_rank", "kv_rank", "nope_dim", "rope_dim", "v_dim")],
 }
 

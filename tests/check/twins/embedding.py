@@ -27,7 +27,7 @@ REFUSED: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]] = {
 }
 
 
-def told(given: Given, vectors, *, trained, gain: float) -> dict[str, np.ndarray]:
+def told(given: Given, vectors, *, trained, gain: float, dropped: np.ndarray | float = 0.0) -> dict[str, np.ndarray]:
     """Outputs by call, of vectors(table, positions (T, E), segments or None, queries or None) -> (B, T, D)."""
     table, shared, inputs = given.weights["table.weight"], given.inputs["shared"], given.inputs
     nowhere, places = np.zeros_like(inputs["places"][:LENGTH]), inputs["places"][OFFSET:]
@@ -39,6 +39,7 @@ def told(given: Given, vectors, *, trained, gain: float) -> dict[str, np.ndarray
         "placed": vectors(table, places, segments, None),
         "asked": vectors(table, places, None, inputs["queries"]),
         "shared": vectors(shared, places, segments, None),
+        "dropped": np.zeros((*inputs["ids"].shape, given.sizes.dim)) + dropped,
         "weight": table,
         "shared_weight": shared,
         "trained": rows,
@@ -86,7 +87,8 @@ def bert(given: Given) -> dict[str, np.ndarray]:
         x = layernorm(given, "norm", x, sizes.norm_eps)
         return linear(given, "project", x) if options["project"] else x
 
-    return told(given, vectors, trained=lambda i: i != options["pad_id"], gain=gain)
+    dropped = given.weights["project.bias"] if options["project"] else 0.0  # dropout comes before the projection
+    return told(given, vectors, trained=lambda i: i != options["pad_id"], gain=gain, dropped=dropped)
 
 
 twin("embedding", "bert", source="Devlin et al. 2018, figure 2; the scale as in BART's code")(bert)

@@ -41,13 +41,15 @@ def attention(given: Given, name: str, case: KernelCase) -> np.ndarray:
     return out
 
 
-def told(given: Given, refused: set[str], trains: list[int], kept=None) -> dict[str, np.ndarray]:
+def told(given: Given, refused: set[str], trains: list[int], kept=None, fused=None) -> dict[str, np.ndarray]:
     out = {"abilities": np.array([a not in refused for a in ABILITIES]), "trains": np.array(trains)}
     for name, case in CASES.items():
         if not {ability for ability, asked in case.flags().items() if asked} & refused:
             out[name] = attention(given, name, case)
             if kept is not None:
                 out[f"{name}.kept"] = np.array([kept(name, case, size) for size in (4, 2)])
+            if fused is not None:
+                out[f"{name}.fused"] = np.array(fused(name))
     return out
 
 
@@ -88,9 +90,15 @@ def sdpa(given: Given) -> dict[str, np.ndarray]:
     "kernel", "flex", source="Vaswani et al. 2017, equation 1; a soft cap as in Gemma 2; kept: PyTorch's documentation"
 )
 def flex(given: Given) -> dict[str, np.ndarray]:
-    return told(given, {"sink", "regions", "dropout"}, [0, 0, 1, 1], lambda name, case, size: sum_a_query(case))
+    return told(
+        given,
+        {"sink", "regions", "dropout"},
+        [0, 0, 1, 1],
+        lambda name, case, size: sum_a_query(case),
+        lambda name: True,
+    )
 
 
 @twin("kernel", "varlen", source="Vaswani et al. 2017, equation 1; kept: PyTorch's documentation")
 def varlen(given: Given) -> dict[str, np.ndarray]:
-    return told(given, {*ABILITIES}, [0, 0, 0, 1], of_varlen)
+    return told(given, {*ABILITIES}, [0, 0, 0, 1], of_varlen, lambda name: name in ("packed", "packed_full"))

@@ -17,12 +17,13 @@ TRAITS = (
     {"moe.z": 0.01},
     {"moe.balance": 0.0, "moe.z": 0.02},
     {"moe.balance": 0.5, "moe.n_experts": 8, "moe.per_token": 2},
-    {"moe.scale": 2.5, "moe.n_shared": 2},
+    {"moe.scale": 2.0, "moe.n_shared": 2},
     {"moe.shared_dim": 28, "moe.n_shared": 1, "moe.shared_gate": True},
     {"moe.shared_gate": True},
     {"ffn.bias": True, "moe.n_shared": 1},
     {"ffn.bias": True, "ffn.dropout": 1.0},
 )
+WIDTHS = ({"moe.scale": 0.0}, {"moe.ffn_dim": 18})  # rows of no multiple of 16 bytes
 GROUPS = (
     ({"moe.per_token": 2}, {"groups": 3}),
     ({}, {"groups": 6, "groups_kept": 3}),
@@ -36,7 +37,7 @@ GROUPS = (
     ({}, {"groups": 3, "groups_kept": 0}),
 )
 MORE = {
-    "topk": [*((sizes, {}) for sizes in TRAITS), *GROUPS],
+    "topk": [*((sizes, {}) for sizes in (*TRAITS, *WIDTHS)), *GROUPS],
     "sigmoid": [*((sizes, {}) for sizes in TRAITS), *GROUPS],
     "expert_choice": [
         *((sizes, {}) for sizes in TRAITS),
@@ -200,6 +201,11 @@ def role(path: str) -> str:
     return "ffn_in" if "up" in path else "ffn_out" if "down" in path else "router"
 
 
+def load(weights: Weights, valid: np.ndarray, n_experts: int) -> np.ndarray:
+    """Valid tokens that come to each expert."""
+    return np.array([sum(valid[t] and expert == e for t, expert in weights) for e in range(n_experts)], float)
+
+
 def logarithm(weights: np.ndarray) -> np.ndarray:
     """log10(w + 1e-9), 1 where the token does not go."""
     return np.where(weights < 0, 1.0, np.log10(np.maximum(weights, 0) + 1e-9))
@@ -227,13 +233,16 @@ def outputs(
         "autocast": table(all_weights, len(x))[:2],
         "far": logarithm(table(far_visits, 2)),
         "far_padded": logarithm(table(far_padded, 2)),
-        "y": mixture(given, x, padded),
+        "y": mixture(given, x, padded)[:, -3:],
         "float32": mixture(given, x, padded)[-1],
-        "load": np.array([sum(valid[t] and v == e for t, v in padded) for e in range(moe.n_experts)], float),
+        "bfloat16": np.array(1.0),
+        "load": load(padded, valid, moe.n_experts),
+        "unpadded_load": load(all_weights, every, moe.n_experts),
+        "dropouts": np.array([0.0, given.sizes.ffn.dropout]),
         "roles": roles([path for path in given.weights if path != "router.bias"], role),  # which is a buffer
     }
     if given.sizes.ffn.dropout == 1.0:
-        found["training"] = mixture(given, x, padded, dropped=True)
+        found["training"] = mixture(given, x, padded, dropped=True)[:, -3:]
     for key, kept in {
         "loss": every,
         "padded_loss": valid,

@@ -40,7 +40,7 @@ def steps(subject: Subject) -> None:
     """An optimizer moves what has a gradient and nothing else, at its rate, and its state goes on with the same steps."""
     part: OptimizerPart = tested_part(subject, "optimizer").factory()()
     params, optimizer = _optimized(part)
-    part.build([(path, nn.Parameter(p.detach().to("meta")), role) for path, p, role in params])  # as llmlab plan does
+    part.build([(path, nn.Parameter(p.detach().to("meta")), role) for path, p, role in params])  # without values
     if any(group["lr"] != part.lr for group in optimizer.param_groups):
         raise CheckFailed(f"its rate is not lr={part.lr}, which a schedule multiplies")
     if {id(p) for group in optimizer.param_groups for p in group["params"]} != {id(p) for _, p, _ in params}:

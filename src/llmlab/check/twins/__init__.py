@@ -33,7 +33,8 @@ def definition(subject: Subject) -> None:
     if was := records.recorded_part(slot, name):
         _compare_declared(slot, name, was)
     known = [record.setting for record in recorded]
-    if recorded and (new := [setting for setting in settings.of_part(slot, name) if setting not in known]):
+    asked = settings.of_part(slot, name)
+    if recorded and (new := [setting for setting in asked if records.as_recorded(setting) not in known]):
         raise CheckFailed(f"{new[0]}: there is no record of this setting; cd tests/check; python -m twins {slot}")
     for record in recorded:
         if record.refused:

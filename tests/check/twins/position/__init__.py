@@ -20,10 +20,13 @@ MORE: dict[str, Settings] = {
         (ODD, {"fraction": 0.5}),
         (ODD, {"fraction": 0.5, "scaling": "dynamic", "factor": 2.0, "original_max": 16}),
         ({"max_positions": 16}, {"scaling": "yarn", "factor": 0.5, "theta": 100.0}),
-        ({}, {**YARN, "mscale": 0.7}),
+        ({}, {**YARN, "mscale": 0.7, "factor": 1.5}),
+        ({}, {**YARN, "mscale_all_dim": 0.7, "factor": 6.0}),
+        ({}, {**YARN, "original_max": 800, "theta": 10.0}),  # all pairs turn often
         ({}, {**YARN, "original_max": 2, "factor": 8.0}),  # no pair turns once
         ({"max_positions": 16}, {"log_n": True, "scaling": "dynamic_steps"}),
         ({}, {**LONGROPE, "factor": 1.0}),
+        ({}, {**LONGROPE, "factor": 1.5}),
         ({}, {**LONGROPE, "attention_factor": 1.3}),
         ({}, {"theta": 1e12, "scaling": "linear", "factor": 1e6}),
         ({}, {"fraction": 0.5, "scaling": "dynamic", "factor": 2.0, "original_max": 16}),
@@ -32,10 +35,14 @@ MORE: dict[str, Settings] = {
     "dual_chunk": [
         ({}, {"chunk": None, "local": None, "original_max": 12}),
         ({"max_positions": 20}, {"chunk": 7, "local": None}),
+        ({}, {"chunk": 12, "local": None, "original_max": 12}),
+        ({}, {"chunk": 1, "local": 2}),
+        ({}, {"chunk": None, "local": None, "original_max": 1}),
     ],
     "sinusoidal": [({"embed_dim": 19}, {}), ({"embed_dim": 19}, {"layout": "halves"})],
     "learned": [({"max_positions": 40}, {"offset": 1, "pad_id": 1})],
-    "alibi": [({"n_heads": 6}, {}), ({"attention.scale": 0.3}, {"scaled": True}), ({"causal": False}, {})],
+    "glm_2d": [({"max_positions": 40}, {})],
+    "alibi": [({"n_heads": 4}, {}), ({"attention.scale": 0.3}, {"scaled": True}), ({"causal": False}, {})],
     "t5_bias": [
         ({}, {"buckets": 8, "max_distance": 5}),
         ({}, {"buckets": 2, "max_distance": 2}),
@@ -50,7 +57,10 @@ MORE: dict[str, Settings] = {
         ({}, {"buckets": 2}),
         ({}, {"buckets": None, "max_distance": 1}),
     ],
-    "xlnet_relative": [({"causal": False}, {"clamp": 5, "segments": True, "both_ways": True})],
+    "xlnet_relative": [
+        ({"causal": False}, {"clamp": 5, "segments": True, "both_ways": True}),
+        ({}, {"clamp": 1}),
+    ],
     "rope_2d": [({"rotary_dim": 10}, {"interleaved": True})],
 }
 LEARNED: Settings = [({}, {"offset": -1}), ({}, {"pad_id": 1}), ({"max_positions": 39}, {})]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from llmlab.twins import Given, twin
-from twins.position.text import Text, counted, products, scores, vectors
+from twins.position.text import Text, counted, products, scores, texts, vectors
 
 
 @twin("position", "none", source="Haviv et al. 2022: no position")
@@ -16,7 +16,23 @@ def none(given: Given) -> dict[str, np.ndarray]:
 @twin("position", "learned", source="Gehring et al. 2017, section 3.1; rows as in fairseq's OPT and RoBERTa")
 def learned(given: Given) -> dict[str, np.ndarray]:
     table = given.weights["table.weight"]
-    return {**scores(given, products), **vectors(given, lambda text: table[rows(given, text)])}
+    return {**scores(given, products, size=table_size(given)), **looked_up(given, table)}
+
+
+def table_size(given: Given) -> int:
+    """Numbers of a table of max_positions vectors, and those before the first position's."""
+    return (given.sizes.max_positions + given.options["offset"]) * given.sizes.embed_dim
+
+
+def looked_up(given: Given, table: np.ndarray) -> dict[str, np.ndarray]:
+    """Vectors of each text, and the number of their rows; padding's is not trained."""
+    out = vectors(given, lambda text: table[rows(given, text)])
+    for text in texts(given):
+        used = {*rows(given, text)[:, text.before :].flat}
+        if given.options["pad_id"] is not None:
+            used.discard(given.options["offset"] - 1)
+        out[f"{text.name}.trained"] = np.array(len(used))
+    return out
 
 
 def rows(given: Given, text: Text) -> np.ndarray:
@@ -38,7 +54,8 @@ def sinusoidal(given: Given) -> dict[str, np.ndarray]:
     def embedded(text: Text) -> np.ndarray:
         return sinusoids(counted(text, skip_padding=False, anew=True), width, halves)
 
-    return {**scores(given, products), **vectors(given, embedded)}
+    untrained = {f"{text.name}.trained": np.array(0) for text in texts(given)}
+    return {**scores(given, products), **vectors(given, embedded), **untrained}
 
 
 def sinusoids(ids: np.ndarray, width: int, halves: bool) -> np.ndarray:
@@ -59,7 +76,12 @@ def glm_2d(given: Given) -> dict[str, np.ndarray]:
         place, block = pairs(text)
         return given.weights["table.weight"][place] + given.weights["blocks.weight"][block]
 
-    return {**scores(given, products), **vectors(given, embedded)}
+    size = 2 * (given.sizes.max_positions + 1) * given.sizes.embed_dim
+    out = {**scores(given, products, size=size), **vectors(given, embedded)}
+    for text in texts(given):
+        used = [{*ids[:, text.before :].flat} for ids in pairs(text)]
+        out[f"{text.name}.trained"] = np.array(sum(map(len, used)))
+    return out
 
 
 def pairs(text: Text) -> tuple[np.ndarray, np.ndarray]:

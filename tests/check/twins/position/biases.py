@@ -7,8 +7,8 @@ import math
 import numpy as np
 
 from llmlab.twins import Given, twin
-from twins.position.added import rows
-from twins.position.text import SCALE, Text, counted, distances, products, scores, spread, vectors
+from twins.position.added import looked_up, table_size
+from twins.position.text import SCALE, Text, counted, distances, products, scores, spread
 
 
 def bfloat16(x: np.ndarray) -> np.ndarray:
@@ -57,14 +57,14 @@ def t5_bucket(distance: np.ndarray, causal: bool, buckets: int, most: int) -> np
     return out
 
 
-def t5_scores(given: Given, ids_of) -> dict[str, np.ndarray]:
+def t5_scores(given: Given, ids_of, size: int = 0) -> dict[str, np.ndarray]:
     table, options = given.weights["table.weight"], given.options
 
     def scored(text: Text, q: np.ndarray, k: np.ndarray) -> np.ndarray:
         bucket = t5_bucket(distances(ids_of(text)), given.sizes.causal, options["buckets"], options["max_distance"])
         return products(text, q, k) + np.moveaxis(table[bucket], -1, 1)
 
-    return scores(given, scored)
+    return scores(given, scored, size=options["buckets"] * given.sizes.n_heads + size)
 
 
 @twin("position", "t5_bias", source="Raffel et al. 2019, section 2.1, and T5's relative_position_bucket")
@@ -75,8 +75,8 @@ def t5_bias(given: Given) -> dict[str, np.ndarray]:
 @twin("position", "learned_t5_bias", source="Song et al. 2020; the bias by places in the sequence, as in its code")
 def learned_t5_bias(given: Given) -> dict[str, np.ndarray]:
     table = given.weights["learned.table.weight"]
-    biases = t5_scores(given, lambda text: np.tile(np.arange(text.length), (len(text.ids), 1)))
-    return {**biases, **vectors(given, lambda text: table[rows(given, text)])}
+    biases = t5_scores(given, lambda text: np.tile(np.arange(text.length), (len(text.ids), 1)), table_size(given))
+    return {**biases, **looked_up(given, table)}
 
 
 @twin(
@@ -107,7 +107,12 @@ def disentangled(given: Given) -> dict[str, np.ndarray]:
                 total[b, :, t, s] += (k[b, :, s] * queries[:, row]).sum(-1)
         return SCALE * total / math.sqrt(n_terms)
 
-    return scores(given, scored)
+    size = 2 * span * given.sizes.dim + (2 * given.sizes.dim if options["normed"] else 0)
+
+    def dropped(text: Text, q: np.ndarray, k: np.ndarray) -> np.ndarray:
+        return products(text, q, k) / math.sqrt(n_terms)  # the vectors of distances are what is dropped
+
+    return scores(given, scored, size=size, dropped=dropped)
 
 
 def log_bucket(distance: int, options) -> int:
@@ -135,7 +140,10 @@ def xlnet_relative(given: Given) -> dict[str, np.ndarray]:
 
     known: dict[int, np.ndarray] = {}
 
-    def scored(text: Text, q: np.ndarray, k: np.ndarray) -> np.ndarray:
+    def dropped(text: Text, q: np.ndarray, k: np.ndarray) -> np.ndarray:
+        return scored(text, q, k, sinusoid=0.0)
+
+    def scored(text: Text, q: np.ndarray, k: np.ndarray, sinusoid: float = 1.0) -> np.ndarray:
         ids = counted(text, skip_padding=False, anew=False)
         segments = np.zeros_like(text.ids) if text.segments is None else text.segments
         if ids.ndim == 3:
@@ -151,11 +159,13 @@ def xlnet_relative(given: Given) -> dict[str, np.ndarray]:
                 distance = -distance
             if distance not in known:
                 known[distance] = distance_key(distance)
-            total[b, :, t, s] += (u * k[b, :, s]).sum(-1) + ((q[b, :, t] + v) * known[distance]).sum(-1)
+            total[b, :, t, s] += (u * k[b, :, s]).sum(-1) + ((q[b, :, t] + v) * sinusoid * known[distance]).sum(-1)
             if options["segments"]:
                 other = int(segments[b, t] != segments[b, s])
                 of_segment = weights["segments.weight"][other].reshape(sizes.n_heads, width)
                 total[b, :, t, s] += ((q[b, :, t] + weights["segment_bias"]) * of_segment).sum(-1)
         return SCALE * total
 
-    return scores(given, scored)
+    heads = sizes.n_heads * width
+    size = sizes.dim * heads + (5 if options["segments"] else 2) * heads  # W, u, v, and w and two e
+    return scores(given, scored, size=size, score_width=heads, dropped=dropped)

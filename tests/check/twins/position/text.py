@@ -79,13 +79,18 @@ def spread(k: np.ndarray, n_heads: int) -> np.ndarray:
 Scored = Callable[[Text, np.ndarray, np.ndarray], np.ndarray]
 
 
-def scores(given: Given, scored: Scored) -> dict[str, np.ndarray]:
-    """Of each text: scored(text, q (B, N, S, H), k (B, N, S, H)) -> (B, N, S, S), of the queries read last where it counts."""
-    out = {}
+def scores(
+    given: Given, scored: Scored, *, size: int = 0, score_width: int = 0, dropped: Scored | None = None
+) -> dict[str, np.ndarray]:
+    """Of each text: scored(text, q (B, N, S, H), k (B, N, S, H)) -> (B, N, S, S), of the queries read last where it counts; and
+    the number of parameters, and of what each distance is scored with. dropped: the same where dropout leaves nothing."""
+    out = {"size": np.array(size), "score_width": np.array(score_width)}
     for text in texts(given):
         q, k = (given.inputs[name][:, :, : text.length] for name in "qk")
-        every = scored(text, q, spread(k, q.shape[1]))
-        out[f"{text.name}.scores"] = np.where(text.seen[:, None], every[:, :, text.before :], 0.0)
+        for name, of in ((text.name, scored), ("dropped", dropped or scored)):
+            if name == text.name or text.name == "later":
+                every = of(text, q, spread(k, q.shape[1]))
+                out[f"{name}.scores"] = np.where(text.seen[:, None], every[:, :, text.before :], 0.0)
     return out
 
 

@@ -151,8 +151,8 @@ def rope_2d(given: Given) -> dict[str, np.ndarray]:
 def dual_chunk(given: Given) -> dict[str, np.ndarray]:
     options, sizes = given.options, given.sizes
     trained = options["original_max"] or sizes.max_positions
-    chunk = options["chunk"] or trained * 3 // 4
-    reach = chunk + (options["local"] or trained - chunk)
+    chunk = options["chunk"] or max(trained * 3 // 4, 1)
+    reach = chunk + (options["local"] or max(trained - chunk, 1))  # a neighbour is at least as far as a whole chunk
     dims = int(sizes.rotary_dim * options["fraction"])
     per_position, amplitude = frequencies(options, dims, trained, 0)
 

@@ -30,7 +30,10 @@ from llmlab.model.view import LayerCache, View
 from llmlab.model.visibility import Visible, VisibleSource
 from llmlab.slots import Context, Position, Term
 
-KEY_HEADS = 2  # where a setting does not say it: neither one nor as many as query heads
+PLAIN = {
+    "n_heads": 6,
+    "n_kv_heads": 2,
+}  # where a setting does not say it: groups of another number than there are of them
 ROWS, LENGTH, BEFORE, SOURCE, N_VECTORS = 2, 7, 4, 5, 3
 # So that a norm's eps counts in one row, and a cap on queries and keys in the other.
 ROW_SCALES = torch.tensor([1.0, 0.05], dtype=torch.float64)[:, None, None]
@@ -59,7 +62,7 @@ class Factors(Position):
 
 
 def observe(setting: Setting) -> Observed:
-    sizes = sizes_of(setting) if "n_kv_heads" in setting.sizes else sizes_of(setting).but(n_kv_heads=KEY_HEADS)
+    sizes = sizes_of(setting).but(**{key: value for key, value in PLAIN.items() if key not in setting.sizes})
     part = build(setting, sizes, registry.load("norm", "layernorm", {}))
     factory = registry.load(setting.slot, setting.name, options_of(setting)).func
     turned = getattr(factory, "rotary_width", None)

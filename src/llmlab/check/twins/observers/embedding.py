@@ -7,6 +7,7 @@ and `shared` (V, width), the table of another stack. The calls of the part:
     placed    ids and segments, of which the first stands at the place OFFSET
     asked     as placed, with queries and without segments
     shared    as placed, of a part built with the table `shared`
+    dropped   as placed, while training with sizes.dropout 1, which leaves nothing of what it falls on
 
 Outputs: the vectors (B, T, D) of each call; `weight` and `shared_weight` (V, width), the tables that a tied head reads;
 `trained` (V,), 1 for each row of the table that `placed` has a gradient for; `gain`, the factor on vectors of the table.
@@ -66,6 +67,7 @@ def observe(setting: Setting) -> Observed:
             "placed": placed,
             "asked": part(ids, Context(LENGTH, OFFSET, ids=ids, data={"queries": inputs["queries"]})),
             "shared": sharing(ids, ctx),
+            "dropped": build(setting, sizes.but(dropout=1.0), places, norm, None).train()(ids, ctx),
             "weight": part.weight,
             "shared_weight": sharing.weight,
             "trained": (part.weight.grad != 0).any(1).double(),

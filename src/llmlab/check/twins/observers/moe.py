@@ -15,8 +15,10 @@ Outputs:
   `far_loss`: log10 of the loss of both.
 - `loss`, `padded_loss`, `alone_loss`, `none_loss`: the auxiliary loss of `x`, of all tokens, of `valid` ones, of `alone`, of
   `none`; `ranks_loss` of `valid` and `other_valid` ones together; none of these where there is no loss.
-- `y` (2, n / 2, D) and `load` (E,) of the mixture with `valid`; `float32` (D,) the last token's y computed in float32;
-  `training` y in training, if model.ffn.dropout is 1.
+- `y` (2, n / 2, 3), the last three values of each token, and `load` (E,) of the mixture with `valid`; `unpadded_load` without;
+  `float32` (D,): the last token's y computed in float32;
+  `bfloat16`: 1 if y is rounded to it under autocast; `training` y in training, if model.ffn.dropout is 1; `dropouts` (2,) on
+  what `up` and `down` of the experts read.
 - `roles`; `flops` where the part says what n tokens cost; `moved.PATH`: of each buffer its change by `after_step(load)`;
   `leaks`; `per_token`: experts that a token visits on average.
 """
@@ -153,7 +155,13 @@ def _mixed(mixture: MixtureOfExperts, inputs: dict[str, Tensor], dropped: bool) 
     x_BTD, valid_BT = inputs["x"].view(2, N // 2, -1), inputs["valid"].view(2, N // 2)
     mixture.total = torch.zeros_like  # which must not be asked in evaluation
     y, aux = mixture(x_BTD, valid_BT)
-    outputs = {"y": y, "load": aux.tokens_per_expert}
+    up_down: Any = (mixture.experts.up, mixture.experts.down)
+    outputs = {
+        "y": y[..., -3:],
+        "load": aux.tokens_per_expert,
+        "unpadded_load": mixture(x_BTD, None)[1].tokens_per_expert,
+        "dropouts": torch.tensor([linear.dropout for linear in up_down]),
+    }
     sums: list[Tensor] = []
     mixture.train()
     mixture.total = lambda tensor: sums.append(tensor) or tensor  # type: ignore[func-returns-value]
@@ -162,10 +170,13 @@ def _mixed(mixture: MixtureOfExperts, inputs: dict[str, Tensor], dropped: bool) 
     mixture.total = lambda tensor: tensor + next(of_other)
     training, of_ranks = mixture(x_BTD, valid_BT)
     if dropped:
-        outputs["training"] = training
+        outputs["training"] = training[..., -3:]
     if of_ranks.loss is not None:
         outputs["ranks_loss"] = of_ranks.loss
     mixture.eval().float()
     outputs["float32"] = mixture(x_BTD.float(), valid_BT)[0][-1, -1]
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = mixture(x_BTD.float(), valid_BT)[0]
+    outputs["bfloat16"] = (rounded == rounded.bfloat16()).all().double()
     mixture.double()
     return outputs

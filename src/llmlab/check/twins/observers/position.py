@@ -15,7 +15,9 @@ there are `TEXT.ids` (B, S), `TEXT.before` and `TEXT.seen` (B, T, S), the pairs 
 `TEXT.documents`, `TEXT.segments` (B, S) and `TEXT.positions` (B, S) or (B, 2, S).
 
 Outputs: `TEXT.scores` (B, N, T, S), the input `scale` times the products of what is turned plus the bias, of the T tokens read
-last, which are 0 where a pair does not count; `TEXT.vectors` (B, T, E) of a part that embeds.
+last, which are 0 where a pair does not count; `dropped.scores`, those of the text `later` while training with sizes.dropout 1;
+of a part that embeds `TEXT.vectors` (B, T, E), and `TEXT.trained`, the number of its tables' rows that they have a gradient
+for; `size`, the number of its parameters; and `score_width`, as `llmlab.slots` has it.
 """
 
 from __future__ import annotations
@@ -38,7 +40,11 @@ from llmlab.slots import Context, Position, Term
 ROWS, KEY_HEADS, SCALE = 2, 2, 0.4
 LONGEST = 40
 PADDING = 1  # the id of padding
-PLAIN = {"embed_dim": 20, "head_dim": 11}  # neither is the width of another thing; some of a head is not turned
+PLAIN = {
+    "embed_dim": 20,
+    "head_dim": 11,
+    "n_heads": 6,
+}  # neither is the width of another thing; some of a head is not turned
 
 
 @dataclass(frozen=True)
@@ -96,13 +102,20 @@ def observe(setting: Setting) -> Observed:
     if part.projects:
         inputs["q_projection"] = uniform("q_projection", sizes.n_heads, width, sizes.dim)
         inputs["k_projection"] = uniform("k_projection", KEY_HEADS, width, sizes.dim)
-    outputs = {}
+    size = sum(parameter.numel() for parameter in part.parameters())
+    outputs = {"size": torch.tensor(size), "score_width": torch.tensor(part.score_width)}
     for name, text in texts(part).items():
         inputs |= {f"{name}.{key}": value for key, value in text.inputs(sizes.causal).items()}
         vectors, scores = _read(part, sizes, text, inputs)
-        outputs[f"{name}.scores"] = torch.where(text.seen(sizes.causal)[:, None], scores, 0.0)
+        seen = text.seen(sizes.causal)
+        outputs[f"{name}.scores"] = torch.where(seen[:, None], scores, 0.0)
         if vectors is not None:
-            outputs[f"{name}.vectors"] = vectors.expand(ROWS, *vectors.shape[-2:])
+            outputs[f"{name}.trained"] = _rows_trained(part, vectors)
+            outputs[f"{name}.vectors"] = vectors.detach().expand(ROWS, *vectors.shape[-2:])
+    text = texts(part)["later"]
+    seen = text.seen(sizes.causal)
+    dropped = build(setting, sizes.but(dropout=1.0)).train()
+    outputs["dropped.scores"] = torch.where(seen[:, None], _read(dropped, sizes, text, inputs)[1], 0.0)
     return Observed(given(setting, inputs, part, sizes), arrays(outputs))
 
 
@@ -128,10 +141,15 @@ def texts(part: Position) -> dict[str, Text]:
         "packed": Text(ids[:, :26], documents=documents, segments=segments.repeat(1, 2)[:, :26]),
         "placed": Text(ids[:, :12], positions=placed),
     }
-    return known | ({"prefix": Text(ids[:, :15], 7, prefix_len=torch.tensor([6, 0]))} if part.counts > 1 else {})
+    return known | ({"prefix": Text(ids, 7, prefix_len=torch.tensor([6, 0]))} if part.counts > 1 else {})
 
 
-@torch.no_grad()
+def _rows_trained(part: Position, vectors: Tensor) -> Tensor:
+    tables = list(part.parameters())
+    slopes = torch.autograd.grad(vectors.pow(2).sum(), tables, allow_unused=True) if tables else ()
+    return torch.tensor(sum(int((slope != 0).any(1).sum()) for slope in slopes if slope is not None))
+
+
 def _read(part: Position, sizes: Sizes, text: Text, inputs: dict[str, Tensor]) -> tuple[Tensor | None, Tensor]:
     """Vectors (T, E) or (B, T, E), if it embeds, and scores (B, N, T, S) of the tokens that are read last."""
     turned = sizes.rotary_dim

@@ -1,0 +1,53 @@
+"""Documents that were there before."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from llmlab.registry import register
+
+RECENT = 1 << 16  # hashes in a set before they are sorted in among the others
+
+
+@register("filter", "duplicates")
+class Duplicates:
+    """Exact duplicates, by a hash of 128 bits (Lee et al. 2022, arXiv:2107.06499); the first of equal documents is kept.
+
+    The hash is that of the text with its white space and its case as the options have it; the text itself stays as it is. It
+    remembers 16 bytes a document.
+
+    ignore_space: runs of white space count as one space, and those at the ends as none
+    ignore_case: capitals and small letters count as the same
+    """
+
+    def __init__(self, *, ignore_space: bool = True, ignore_case: bool = False):
+        self.ignore_space, self.ignore_case = ignore_space, ignore_case
+        # A set of hashes would take 100 bytes for each: all but the last stand in a sorted array.
+        self._sorted = np.empty(0, dtype="S16")
+        self._recent: set[bytes] = set()
+
+    def measure(self, texts: Sequence[str]) -> list[bytes]:
+        return [hashlib.blake2b(self._normalised(t).encode("utf-8"), digest_size=16).digest() for t in texts]
+
+    def reason(self, value: bytes) -> str | None:
+        if value in self._recent or self._is_sorted_in(value):
+            return "the same as one before"
+        self._recent.add(value)
+        if len(self._recent) > max(RECENT, len(self._sorted) // 16):
+            recent = np.array(sorted(self._recent), dtype="S16")
+            self._sorted = np.insert(self._sorted, np.searchsorted(self._sorted, recent), recent)
+            self._recent.clear()
+        return None
+
+    def _normalised(self, text: str) -> str:
+        if self.ignore_space:
+            text = " ".join(text.split())
+        return text.casefold() if self.ignore_case else text
+
+    def _is_sorted_in(self, value: bytes) -> bool:
+        at = int(np.searchsorted(self._sorted, np.bytes_(value)))
+        # numpy leaves zeros at the end of a value out, which hashes of one length lose nothing by.
+        return at < len(self._sorted) and bool(self._sorted[at] == value.rstrip(b"\0"))
