@@ -68,12 +68,11 @@ class MyKernel:
 # which outputs it may give, is listed in the docstring of llmlab.check.twins.observers.kernel.
 @twin("kernel", "my_kernel", source="Vaswani et al. 2017, equation 1; off by one as Miller 2023")
 def definition(given: Given) -> dict[str, np.ndarray]:
-    def attention(case: str, key_heads: int = 4, bias: np.ndarray | float = 0.0) -> np.ndarray:
-        q, groups = given.inputs["q"], given.inputs["q"].shape[1] // key_heads
-        k, v = (np.repeat(given.inputs[key][:, :key_heads], groups, 1) for key in "kv")
+    def attention(case: str) -> np.ndarray:
+        q, key_heads = given.inputs["q"], int(given.inputs[f"{case}.key_heads"])
+        k, v = (np.repeat(given.inputs[key][:, :key_heads], q.shape[1] // key_heads, 1) for key in "kv")
+        bias = given.inputs["own_bias"][0] if case == "bias" else 0.0
         e = np.exp(given.inputs["scale"] * q @ k.swapaxes(2, 3) + bias) * given.inputs[f"{case}.seen"][:, None]
         return e @ v / (e.sum(-1, keepdims=True) + given.options["off_by_one"])
 
-    bias = given.inputs["own_bias"][0]
-    cases = {"causal": attention("causal"), "full": attention("full", 2), "window": attention("window", 2)}
-    return {**cases, "padded": attention("padded"), "bias": attention("bias", bias=bias)}
+    return {case: attention(case) for case in ("causal", "full", "window", "padded", "packed", "bias")}
