@@ -138,7 +138,7 @@ WRONG = {  # what a formula has, and what another one has there
     "position": ("b * cos + a * sin", "b * cos - a * sin"),
     "reward": ("(one & other)", "(one | other)"),
     "schedule": ("left**self.power", "left"),
-    "window": ("k < self.sinks)", "k <= self.sinks)"),
+    "window": ("k > q - self.left", "k >= q - self.left"),
 }
 
 
