@@ -130,7 +130,7 @@ WRONG = {  # what a formula has, and what another one has there
     "head": ("self.out.weight, self.bias)", "self.out.weight, None)"),
     "init": ("tensor.shape[-1] ** -0.5", "tensor.shape[0] ** -0.5"),
     "kernel": ("F.pad(s_BNTS, (0, 1))", "F.pad(s_BNTS, (0, 2))"),
-    "mask": ("k // self.chunk <= q", "k // self.chunk < q"),
+    "mask": ("k <= q + self.ahead", "k < q + self.ahead"),
     "moe": ("return n_experts * (visits_E", "return (visits_E"),
     "norm": (" + self.eps) ** (1 / self.power)", ") ** (1 / self.power) + self.eps"),
     "objective": ("logsumexp(-1).square()", "logsumexp(-1)"),
