@@ -69,6 +69,7 @@ def test_outside_of_a_checkout(here, monkeypatch, capsys):
     assert "wrote softened.py and test_softened.py" in out
     assert re.search(r"python[\d.]* -m pytest test_softened.py", out)
     assert "LLMLAB_PLUGINS=softened llmlab train norm=softened trainer.max_steps=20" in out
+    assert "LLMLAB_PLUGINS=softened llmlab check norm=softened\n" in out
     assert "class Softened(nn.Module)" in (here / "softened.py").read_text()
     monkeypatch.setenv("LLMLAB_PLUGINS", "softened")
     assert registry.index()["norm", "softened"].path == here / "softened.py"

@@ -33,7 +33,8 @@ PROVES = """\
 - `definition` compares a part's numbers with those of an implementation that is not ours, at each setting in the table of
   options: `transformers`, `torch`, or the paper's formulas written out in NumPy, as the records beside the code say. The
   other promises hold for any definition: a part may keep all of them and be another than its paper's.
-- A part of a user's own has no such numbers until it brings a twin (`llmlab new` writes the place): its `definition` is ·.
+- A part of a user's own is compared with the twin beside it (`llmlab new` writes one). Without a twin its `definition` is ·,
+  and it is named below the table of parts.
 - Nothing here says that a part helps, or how fast it is.
 
 How far a green matrix can be trusted is measured by mutation: small changes are made to the source, and `llmlab check`
