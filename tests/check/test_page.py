@@ -39,7 +39,7 @@ def test_parts_that_were_compared_with_nothing_are_named(capsys):
     assert page.to_json(made)["without_twin"] == ["norm=rmsnorm"]
     held = report.Report(made.checks)
     held.add(case, results(case, definition=("passed",)))
-    assert "Without a twin" not in page.page_text(held) and page.to_json(held)["without_twin"] == []
+    assert "were compared with nothing" not in page.page_text(held) and page.to_json(held)["without_twin"] == []
 
 
 def test_no_family_refuses_a_part_for_its_tiny_size():
