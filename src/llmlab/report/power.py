@@ -19,7 +19,7 @@ MOST_SEEDS = 200
 CONFIDENCE = 0.8  # of the interval of the effect from which the range of the number comes
 # Standard deviations: beyond nine lies less than 1e-18 of a normal distribution.
 FAR = 9.0
-# Of Gauss and Legendre in each piece: the power then agrees to 1e-12 with scipy.stats.nct where that is sound.
+# Gauss-Legendre nodes in each piece: the power then agrees to 1e-12 with scipy.stats.nct where that is sound.
 NODES = 16
 
 

@@ -64,7 +64,7 @@ def group(found: Found, metric: str, tune: str | None) -> list[Variant]:
     variants = list(groups.values())
     for variant in variants:
         _count(variant, metric, key)
-    # Before they are sorted: among runs of no sweep the name decides.
+    # Named before they are sorted: among runs of no sweep the name decides.
     names.assign_names(variants, key)
     return sorted(variants, key=lambda v: (_place(found, v), v.name))
 

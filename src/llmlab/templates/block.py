@@ -35,7 +35,7 @@ class MyBlock(nn.Module):
     ):
         super().__init__()
         self.scale, self.dropout = scale, nn.Dropout(sizes.dropout)
-        # By name, so that checkpoints know a sublayer's norm whatever order it has.
+        # By sublayer's name, so that a checkpoint finds each norm whatever the order of sublayers is.
         self.norms = nn.ModuleDict({name: norm(sizes.dim, sizes.norm_eps) for name in names})
 
     def forward(

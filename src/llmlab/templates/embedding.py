@@ -20,7 +20,7 @@ class MyEmbedding(nn.Module):
     ids (B, T) -> (B, T, D). `shared` is the embedding of the encoder where this is the decoder's: they have one table.
     """
 
-    # Typed together with this part it is an error, as it would have no effect.
+    # Typing this key together with this part is an error, as it would have no effect.
     unused = ("token_types",)
     position: Position
     shared: Embedding | None
@@ -38,7 +38,7 @@ class MyEmbedding(nn.Module):
     ):
         super().__init__()
         self.embed_dim, self.scale = sizes.dim, scale
-        # Past nn.Module, which would take them for children: their parameters are others' and would be there twice.
+        # Set past nn.Module, which would take them for children: their parameters are others' and would be there twice.
         object.__setattr__(self, "position", position)
         object.__setattr__(self, "shared", shared)
         if shared is None:

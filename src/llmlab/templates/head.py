@@ -35,7 +35,7 @@ class MyHead(nn.Module):
         super().__init__()
         if sizes.tie_embeddings and embedding.embed_dim != sizes.dim:
             raise ValueError("head=my_head can't be tied to a table of another width")
-        # Past nn.Module, which would take it for a child: its parameters are the stack's.
+        # Set past nn.Module, which would take it for a child: its parameters are the stack's.
         object.__setattr__(self, "embedding", embedding)
         self.out = None if sizes.tie_embeddings else Linear(sizes.dim, sizes.vocab_size, role="head")
         self.bias = nn.Parameter(torch.empty(sizes.vocab_size)) if bias else None

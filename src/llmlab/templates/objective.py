@@ -49,7 +49,7 @@ class MyObjective:
         tokens = np.asarray(sample["tokens"], dtype=np.int64)
         prepared = {"ids": tokens[:-1], "labels": tokens[1:]}
         if sample.get("documents") is not None:
-            # Given where the data are packed: tokens see no other document then.
+            # There are documents where the data are packed: tokens then see no other document.
             prepared["documents"] = np.asarray(sample["documents"], dtype=np.int64)[:-1]
         return prepared
 

@@ -21,7 +21,7 @@ from llmlab.seeds import key
 
 SHAPE, EXPERTS = (256, 400), (40, 32, 80)
 QUANTILES = (0.02, 0.1, 0.25, 0.5, 0.75, 0.9, 0.98)
-# Of the 0.98 quantile: five standard errors of one among 100,000 normal values. A factor of 1.03 on them shows.
+# Five standard errors of the 0.98 quantile of 100,000 normal values; a factor of 1.03 on them shows.
 TOLERANCE = 0.02
 
 
