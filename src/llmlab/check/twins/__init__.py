@@ -8,15 +8,20 @@ is only what asks our part (`observers/`) and compares. A part of a user's own i
 
 from __future__ import annotations
 
+from inspect import unwrap
 from typing import Any
 
 import numpy as np
 
 from llmlab import registry, twins
+from llmlab.check.refusal import crash, reason
 from llmlab.check.subject import CheckFailed, NotApplicable, Subject
 from llmlab.check.twins import records, settings
 from llmlab.check.twins.observers import OBSERVERS
+from llmlab.check.twins.observers.observed import Observed
 from llmlab.errors import UserError
+
+NO_TWIN = "it has no twin: its numbers are compared with nothing"
 
 
 def definition(subject: Subject) -> None:
@@ -28,7 +33,8 @@ def definition(subject: Subject) -> None:
     if was := records.recorded_part(slot, name):
         _compare_declared(slot, name, was)
     known = [record.setting for record in recorded]
-    if recorded and (new := [setting for setting in settings.of_part(slot, name) if setting not in known]):
+    asked = settings.of_part(slot, name)
+    if recorded and (new := [setting for setting in asked if records.as_recorded(setting) not in known]):
         raise CheckFailed(f"{new[0]}: there is no record of this setting; cd tests/check; python -m twins {slot}")
     for record in recorded:
         if record.refused:
@@ -37,17 +43,45 @@ def definition(subject: Subject) -> None:
         observed = OBSERVERS[slot](record.setting)
         outputs = records.kept(observed.outputs, record.values)
         _compare(record.setting, outputs, record.values, record.source, observed.tolerance)
-    if recorded:
-        return
-    registry.load(slot, name, {})  # importing a user's part defines the twin beside it
+    if not recorded:
+        _compare_with_own(slot, name)
+
+
+def _compare_with_own(slot: str, name: str) -> None:
+    """The same of a part of a user's own and the twin beside it."""
+    registry.load(slot, name, {})  # importing the part defines it
     own = twins.twin_of(slot, name)
     if own is None:
-        raise NotApplicable("it has no twin to be compared with; llmlab.twins says how to write one")
-    for setting in settings.of_part(slot, name):
-        observed = OBSERVERS[slot](setting)
-        theirs = own.compute(observed.given)
-        ours = {key: value for key, value in observed.outputs.items() if key in theirs} if theirs else observed.outputs
+        raise NotApplicable(NO_TWIN)
+    asked = settings.of_part(slot, name)
+    refused: list[str] = []
+    for setting in asked:
+        try:
+            observed = unwrap(OBSERVERS[slot])(setting)  # with the reason of a refusal, which a record has not
+        except (ValueError, UserError) as e:
+            refused.append(reason(e))
+            continue
+        theirs = _computed(setting, own, observed)
+        ours = {key: value for key, value in observed.outputs.items() if key in theirs}
         _compare(setting, ours, theirs, own.source, observed.tolerance)
+    if len(refused) == len(asked):
+        raise NotApplicable(refused[0])
+
+
+def _computed(setting: settings.Setting, own: twins.Twin, observed: Observed) -> twins.Arrays:
+    """Outputs of a user's twin, each one that the part has too."""
+    try:
+        theirs = {key: np.asarray(value, np.float64) for key, value in own.compute(observed.given).items()}
+    except Exception as e:
+        names = ", ".join([*observed.given.inputs, *observed.given.weights])
+        given = f"; inputs and weights are {names}" if isinstance(e, KeyError) else ""
+        raise CheckFailed(f"{setting}: its twin {crash(e)}{given}") from e
+    known = {*observed.outputs, *(key + twins.CHANCE for key in observed.outputs)}
+    if unknown := [key for key in theirs if key not in known] or ([] if theirs else ["nothing"]):
+        raise CheckFailed(
+            f"{setting}: its twin gives {', '.join(unknown)}; the outputs are {', '.join(observed.outputs)}"
+        )
+    return theirs
 
 
 def _compare_declared(slot: str, name: str, was: dict[str, Any]) -> None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,11 @@ def of_slot(slot: str) -> list[Record]:
         )
         for e in _file(slot)["records"]
     ]
+
+
+def as_recorded(setting: Setting) -> Setting:
+    """The setting as JSON gives it back, which has lists and no tuples."""
+    return replace(setting, options=json.loads(json.dumps(dict(setting.options))))
 
 
 def recorded_part(slot: str, name: str) -> dict[str, Any] | None:
