@@ -12,7 +12,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 # Families whose models run most of src/llmlab/model: one stack, two, encoders, two streams, kinds of layers, experts.
 FAMILIES = ("llama3", "t5", "bert", "gemma3", "deepseek_v3", "xlnet", "qwen_moe")
-STATISTICS = ("stats", "power", "verdict", "fairness")
+STATISTICS = ("stats", "power", "verdict", "fairness", "rows", "measured", "variants")
 
 
 @dataclass(frozen=True)

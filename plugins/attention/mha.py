@@ -32,8 +32,8 @@ class HeadNorms(nn.ModuleList):
             own.register_parameter("bias", None)
 
     def forward(self, x: Tensor) -> Tensor:
-        # StableLM 2's checkpoints hold a weight for each head (`q_layernorm.norms.0`
-        # ...), so that one norm of (heads, H) has no tensor to load.
+        # StableLM 2 12B's file holds a weight a head (`q_layernorm.norms.0` ...), for which (heads, H) would be no
+        # tensor.
         return torch.stack([norm(head) for norm, head in zip(self, x.unbind(-2), strict=True)], -2)
 
 

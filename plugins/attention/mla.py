@@ -80,8 +80,8 @@ class MultiHeadLatentAttention(nn.Module):
         self.kv_up = Linear(self.kv_rank, n * (self.nope_dim + self.v_dim), role="v")
         self.out = Linear(n * self.v_dim, sizes.dim, traits.out_bias, role="out")
         self.sink = nn.Parameter(torch.empty(n)) if traits.sink else None
-        # Of the whole width. YaRN's mscale squared, which `yarn_apply_mscale`
-        # of deepseek_v3 multiplies in, is in model.attention.scale.
+        # By the whole query's width. The square of mscale, which `yarn_apply_mscale` of deepseek_v3 multiplies in, is
+        # in model.attention.scale.
         scale = q_dim**-0.5 if traits.scale is None else traits.scale
         scale = scale / (sizes.layer + 1) if traits.scale_over_layer else scale
         self.score = Score(scale, traits.softcap, traits.dropout)

@@ -54,7 +54,7 @@ class GatedFeedForward(nn.Module):
     ):
         super().__init__()
         self.act = ACTIVATIONS[act]
-        # Two linears, whatever checkpoints have: Phi-3, and Mixtral in transformers 5, hold both as one `gate_up_proj`.
+        # Two linears, though Phi-3's files, and Mixtral's class in transformers 5, hold one `gate_up_proj`.
         self.gate = linear(dim, ffn_dim, role="ffn_in")
         self.up = linear(dim, ffn_dim, role="ffn_in")
         # Three matrices instead of two: the paper keeps parameters equal

@@ -95,7 +95,7 @@ class MaskedLMHead(Transformed):
         super().__init__()
         self.act, self.scale = ACTIVATIONS[act], sizes.logit_scale
         object.__setattr__(self, "embedding", embedding)
-        # To the table's width: those of ELECTRA's small generator and of ALBERT are narrower than the stream.
+        # Down to the table's width: ELECTRA's small generator and ALBERT have tables that are narrower than the stream.
         self.dense = Linear(sizes.dim, embedding.embed_dim, dense_bias, role="other")
         self.norm = norm(embedding.embed_dim, sizes.norm_eps)
         self.out = None if sizes.tie_embeddings else Linear(embedding.embed_dim, sizes.vocab_size, role="head")

@@ -58,7 +58,7 @@ class SpanCorruption:
         if seq_len < 2:
             raise ValueError(f"objective=span_corruption needs data.seq_len of at least 2, but it is {seq_len}")
         self.seq_len = seq_len
-        # Rounded and bounded as T5's random_spans_noise_mask, which leaves neither noise nor text empty.
+        # Noise is rounded and bounded as in T5's random_spans_noise_mask, which leaves neither noise nor text empty.
         self.noise = min(max(round(seq_len * density), 1), seq_len - 1)
         self.spans = min(max(round(self.noise / mean_span), 1), self.noise, seq_len - self.noise)
         ids = [vocabulary.special[f"sentinel_{i}"] for i in range(self.sentinels)]

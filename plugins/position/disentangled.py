@@ -97,7 +97,7 @@ class Disentangled(Position):
         return max(self.span - far, 0), min(self.span + far, 2 * self.span - 1)
 
     def of_layer(self, state: State, project: Callable[[Tensor], tuple[Tensor, Tensor]]) -> State:
-        # Dropped out anew in each layer, as `pos_dropout` of each layer's attention.
+        # Dropped out anew in each layer, as by the `pos_dropout` of each attention in the reference.
         queries, keys = project(self.dropout(state.vectors_LD))
         return state._replace(queries_NLH=queries, keys_KLH=keys)
 

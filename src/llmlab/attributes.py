@@ -263,7 +263,7 @@ def fits(value: object, kind: Any) -> bool:
     if origin is dict:
         return isinstance(value, dict) and all(fits(k, inner[0]) and fits(v, inner[1]) for k, v in value.items())
     if kind is float:
-        # To isinstance a bool is an int.
+        # isinstance takes a bool for an int.
         return isinstance(value, int | float) and not isinstance(value, bool)
     return isinstance(value, type(None) if kind is None else kind) and (kind is bool or not isinstance(value, bool))
 

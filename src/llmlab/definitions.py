@@ -56,7 +56,7 @@ def _options(cls: type) -> dict[str, Option]:
         return {}
     init = vars(made)["__init__"]
     fields = {f.name for f in dataclasses.fields(made)} if dataclasses.is_dataclass(made) else set()
-    # Of the function and not of the class: `self` comes first, whatever a metaclass says.
+    # The signature of the function, not of the class, whose metaclass may have another: `self` comes first.
     _, *given = inspect.signature(init).parameters.values()
     # A dataclass's own __init__ has positional-or-keyword arguments, unless it is kw_only.
     generated = bool(given) and {p.name for p in given} <= fields
@@ -163,5 +163,5 @@ def _is_literal(value: object) -> bool:
         return all(_is_literal(k) and _is_literal(v) for k, v in value.items())
     if isinstance(value, list | tuple | set):
         return all(map(_is_literal, value))
-    # What ast.literal_eval could have read, but for bytes and complex numbers, which no config holds.
+    # The types that ast.literal_eval reads, but for bytes and complex numbers, which no config holds.
     return value is None or isinstance(value, bool | int | float | str)

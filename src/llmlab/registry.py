@@ -271,7 +271,7 @@ def load(slot: str, name: str, options: dict[str, Any]) -> functools.partial[Any
         raise UserError(f"{slot}.{unknown[0]}: {name} has no such option; {near(unknown[0], entry.options)}")
     try:
         cls = entry.cls or getattr(importlib.import_module(entry.module), entry.qualname)
-    # Whatever a plugin's own code raises as it is imported.
+    # A plugin's own code may raise anything while it is imported.
     except Exception as e:
         raise UserError(f"{slot}={name}: {entry.path} can't be imported: {type(e).__name__}: {e}") from e
     if inherited := _inherited(cls, entry):

@@ -15,7 +15,7 @@ MOST_LAYERS = 10_000  # of a stack: laying out a thousand takes a second
 
 def divisors(n: int) -> list[int]:
     """In order. Of a number above 1e10 those are left out that lie between 100,000 and n / 100,000: no size is one."""
-    # Up to the root, each with its partner; a number that was typed with 15 digits must not take minutes.
+    # Each divisor up to the root comes with its partner; a number that was typed with 15 digits must not take minutes.
     low = [d for d in range(1, min(math.isqrt(max(n, 0)), 100_000) + 1) if n % d == 0]
     return sorted({*low, *(n // d for d in low)})
 

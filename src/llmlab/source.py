@@ -110,7 +110,7 @@ def parts_of_file(path: Path, module: str) -> list[Entry]:
         tree = ast.parse(text)
     except SyntaxError as e:
         raise SourceError(f"{path}:{e.lineno or 1}: {e.msg}") from None
-    # Of an expression of some thousand levels; Python could not compile such a file either.
+    # Raised for an expression of some thousand levels; Python could not compile such a file either.
     except (RecursionError, MemoryError):
         raise SourceError(f"{path}:1: an expression is nested too deeply") from None
     file = _File(path, tree, text.splitlines())

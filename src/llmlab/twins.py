@@ -3,9 +3,9 @@
 `llmlab check` gives a twin what it gave the part (`Given`) and compares what both make of it:
 
     @twin("norm", "my_norm", source="the paper's equation 4")
-    def my_norm(given):
+    def definition(given):
         x, weight = given.inputs["x"], given.weights["weight"]
-        return {"y": weight * x / np.sqrt((x**2).mean(-1, keepdims=True) + given.sizes.norm_eps)}
+        return {"x": weight * x / np.sqrt((x**2).mean(-1, keepdims=True) + given.sizes.norm_eps)}
 
 A twin may leave outputs out, which are not compared then. An output NAME that is a mean over random draws is compared up to
 what the twin gives as NAME + CHANCE. The inputs and outputs of each slot are listed in the docstrings of

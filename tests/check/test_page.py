@@ -6,8 +6,9 @@ from pathlib import Path
 from told import results
 
 from llmlab import registry
-from llmlab.check import case_checks, cases, page, report, request, swap_page
+from llmlab.check import case_checks, cases, page, report, request, swap_page, terminal
 from llmlab.check.subject import Case, Subject
+from llmlab.check.twins import NO_TWIN
 from llmlab.commands.check import BACKENDS
 from llmlab.config.model_files import families
 
@@ -25,6 +26,20 @@ def test_the_page_keeps_what_others_wrote_and_names_what_failed(tmp_path):
     assert "| pair 1 | causality | it sees | llmlab check ffn=glu |" in text
     assert "| norm=rmsnorm | 1 | ✓ | ✗ |" in text
     assert "| kernel=sdpa position=dual\\_chunk | choose another \\| or not |" in text
+
+
+def test_parts_that_were_compared_with_nothing_are_named(capsys):
+    made = report.Report({"definition": "It is what its paper says."}, checked_part=("norm", "rmsnorm"))
+    case = Case("norm=rmsnorm", (), "part", parts=(("norm", "rmsnorm"),))
+    made.add(case, results(case, definition=("skipped", NO_TWIN)))
+    terminal.show(made)
+    line = "norm=rmsnorm has no twin: its numbers are compared with nothing; docs/your_part.md shows how to write one"
+    assert capsys.readouterr().out.count(line) == 1
+    assert "compared with nothing (docs/your_part.md): `norm=rmsnorm`\n" in page.page_text(made)
+    assert page.to_json(made)["without_twin"] == ["norm=rmsnorm"]
+    held = report.Report(made.checks)
+    held.add(case, results(case, definition=("passed",)))
+    assert "were compared with nothing" not in page.page_text(held) and page.to_json(held)["without_twin"] == []
 
 
 def test_no_family_refuses_a_part_for_its_tiny_size():

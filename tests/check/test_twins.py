@@ -10,11 +10,12 @@ from twins.record import contents
 
 from llmlab import registry
 from llmlab.check import twins
-from llmlab.check.subject import Case, CheckFailed, Subject
+from llmlab.check.subject import Case, CheckFailed, NotApplicable, Subject
 from llmlab.check.twins import records
 from llmlab.check.twins.observers import OBSERVERS, norm
 from llmlab.check.twins.observers.observed import SIZES, Observed
 from llmlab.check.twins.settings import Setting
+from llmlab.twins import Twin
 from llmlab_plugins.norm.rmsnorm import RMSNorm
 from llmlab_plugins.schedule.cosine import Cosine
 from llmlab_plugins.schedule.decays import check
@@ -131,3 +132,38 @@ def test_what_is_not_refused_as_it_must_be_is_found(built, said, monkeypatch):
     monkeypatch.setattr(Cosine, "__init__", built)
     with pytest.raises(CheckFailed, match=f"schedule=cosine schedule.warmup_share=-0.1: {said}"):
         twins.require_refusal(refused)
+
+
+@pytest.mark.parametrize(
+    ("compute", "said"),
+    [
+        (lambda given: {"x": given.inputs["x"]}, r"norm=rmsnorm: x is \S+, but \S+ by a book \(value \d+ of 240\)"),
+        (lambda given: {"y": given.inputs["x"]}, "its twin gives y; the outputs are x, small, large"),
+        (lambda given: {}, "its twin gives nothing; the outputs are"),
+        (
+            lambda given: {"x": given.inputs["z"]},
+            r"twin crashed: KeyError: 'z' \(\S+:\d+\); inputs .* small, large, weight",
+        ),
+        (lambda given: 1 / 0, r"twin crashed: ZeroDivisionError: .*:\d+\)$"),
+    ],
+)
+def test_a_part_of_a_users_own_is_held_to_its_twin(compute, said, monkeypatch):
+    monkeypatch.setattr(records, "of_part", lambda *part: [])
+    monkeypatch.setattr("llmlab.twins.twin_of", lambda *part: Twin(compute, "a book"))
+    with pytest.raises(CheckFailed, match=said):
+        twins.definition(subject("norm", "rmsnorm"))
+
+
+def test_settings_that_a_part_of_a_users_own_refuses_are_no_difference(monkeypatch):
+    monkeypatch.setattr(records, "of_part", lambda *part: [])
+    asked = [Setting("init", "normal", {"std": std}) for std in (-1.0, 0.5)]
+    monkeypatch.setattr(twins.settings, "of_part", lambda *part: asked)
+    given = []
+    monkeypatch.setattr(
+        "llmlab.twins.twin_of", lambda *part: Twin(lambda g: given.append(g) or {"bias": np.zeros(7)}, "")
+    )
+    twins.definition(subject("init", "normal"))
+    assert [one.options["std"] for one in given] == [0.5]
+    asked.pop()
+    with pytest.raises(NotApplicable, match="init.std and init.embed_std must be at least 0"):
+        twins.definition(subject("init", "normal"))

@@ -10,9 +10,13 @@ from pathlib import Path
 import pytest
 
 from llmlab import registry
+from llmlab.check.subject import Case, CheckFailed, Subject
+from llmlab.check.twins import definition, settings
+from llmlab.check.twins.observers import OBSERVERS
 from llmlab.commands import new
 from llmlab.errors import UserError
 from llmlab.slot_names import SLOTS
+from llmlab.twins import twin_of
 
 ROOT = Path(__file__).parents[2]
 LONG = "x" * new.LONGEST
@@ -65,6 +69,7 @@ def test_outside_of_a_checkout(here, monkeypatch, capsys):
     assert "wrote softened.py and test_softened.py" in out
     assert re.search(r"python[\d.]* -m pytest test_softened.py", out)
     assert "LLMLAB_PLUGINS=softened llmlab train norm=softened trainer.max_steps=20" in out
+    assert "LLMLAB_PLUGINS=softened llmlab check norm=softened\n" in out
     assert "class Softened(nn.Module)" in (here / "softened.py").read_text()
     monkeypatch.setenv("LLMLAB_PLUGINS", "softened")
     assert registry.index()["norm", "softened"].path == here / "softened.py"
@@ -116,6 +121,59 @@ def test_refused(typed, said, here):
         new.main(typed.split())
     assert "\n" not in str(e.value)
     assert {p.name for p in here.iterdir()} == {"there.py", "test_tested.py"}
+
+
+WRONG = {  # what a formula has, and what another one has there
+    "attention": ("Score(scale / temperature", "Score(scale * temperature"),
+    "block": ("x_BTD + self.scale * self.dropout", "x_BTD + self.dropout"),
+    "embedding": ("x_BTD = self.scale * nn.", "x_BTD = nn."),
+    "ffn": ("torch.sigmoid(self.beta * g)", "torch.sigmoid(g)"),
+    "head": ("self.out.weight, self.bias)", "self.out.weight, None)"),
+    "init": ("tensor.shape[-1] ** -0.5", "tensor.shape[0] ** -0.5"),
+    "kernel": ("F.pad(s_BNTS, (0, 1))", "F.pad(s_BNTS, (0, 2))"),
+    "mask": ("k <= q + self.ahead", "k < q + self.ahead"),
+    "moe": ("return n_experts * (visits_E", "return (visits_E"),
+    "norm": (" + self.eps) ** (1 / self.power)", ") ** (1 / self.power) + self.eps"),
+    "objective": ("logsumexp(-1).square()", "logsumexp(-1)"),
+    "optimizer": ("torch.lerp(p.grad, m, beta1)", "torch.lerp(p.grad, m, beta2)"),
+    "position": ("b * cos + a * sin", "b * cos - a * sin"),
+    "reward": ("(one & other)", "(one | other)"),
+    "schedule": ("left**self.power", "left"),
+    "window": ("k > q - self.left", "k >= q - self.left"),
+}
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """A folder with right_SLOT.py of every slot that has a definition, and wrong_SLOT.py with another formula."""
+    folder = tmp_path_factory.mktemp("written")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.delenv("LLMLAB_PLUGINS", raising=False)
+        for slot in OBSERVERS:
+            new.main([slot, f"right_{slot}"])
+            new.main([slot, f"wrong_{slot}"])
+            text, other = (folder / f"wrong_{slot}.py").read_text(), WRONG[slot]
+            assert text.count(other[0]) == 1
+            (folder / f"wrong_{slot}.py").write_text(text.replace(*other))
+    return folder
+
+
+@pytest.mark.parametrize("slot", OBSERVERS)
+def test_a_new_part_is_held_to_its_twin(slot, written, monkeypatch):
+    known = [f"{name}_{slot}" for slot in OBSERVERS for name in ("right", "wrong")]
+    monkeypatch.setenv("LLMLAB_PLUGINS", ",".join(known))
+    monkeypatch.syspath_prepend(written)
+    subjects = [Subject(Case(name, (), "part", parts=((slot, f"{name}_{slot}"),))) for name in ("right", "wrong")]
+    definition(subjects[0])
+    source = re.escape(twin_of(slot, f"right_{slot}").source)
+    with pytest.raises(CheckFailed, match=rf"{slot}=wrong_{slot}.*: \S+ is \S+, but \S+ by {source} \(value"):
+        definition(subjects[1])
+
+
+def test_each_option_of_a_template_is_met(here, monkeypatch):
+    monkeypatch.setenv("LLMLAB_PLUGINS", "llmlab.templates")
+    assert not [slot for slot in OBSERVERS if settings.not_shown(slot, f"my_{slot}")]
 
 
 TRAIN = """

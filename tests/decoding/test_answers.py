@@ -43,3 +43,23 @@ def test_the_log_probability_is_of_the_distribution_that_was_drawn_from():
     two = (logits / 0.5).topk(2).values
     want = two[:, 0] - two.logsumexp(-1)
     torch.testing.assert_close(cut.log_probability(logits, token), want)
+
+
+def test_the_seeds_and_the_most_at_once():
+    """Each prompt has its own seed, whatever group it is in; a group is never empty and none is left over."""
+    model = build(*tiny("llama3"))
+    how = {"max_new": 3, "sampling": Sampling(temperature=2.0)}
+    alone = [answers(model, [p], seeds=[s], **how)[0] for p, s in zip(PROMPTS, SEEDS, strict=True)]
+    for at_once in (None, 0, 2, 3, 4, 99):
+        together = answers(model, PROMPTS, seeds=SEEDS, at_once=at_once, **how)
+        assert [a.ids for a in together] == [a.ids for a in alone]
+    assert answers(model, [], seeds=[], **how) == []
+    assert all(len(a.ids) == len(a.log_probabilities) == 3 for a in alone)
+    groups = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            "llmlab.decoding.answers.generate_all", lambda _, some, **more: groups.append((some, more["seeds"])) or []
+        )
+        answers(model, PROMPTS, seeds=SEEDS, at_once=3, **how)
+        answers(model, PROMPTS, seeds=SEEDS, **how)
+    assert groups == [(PROMPTS[:3], SEEDS[:3]), (PROMPTS[3:], SEEDS[3:]), (PROMPTS, SEEDS)]

@@ -26,7 +26,7 @@ from llmlab.slots import Loss
 # the loss by float64 rounding, and by 1e-6 times the curvature. The second step tells a slope from noise: where both steps
 # give one value that is not the gradient's, the gradient is wrong.
 STEPS = (1e-6, 1e-5)
-# Of a gradient's norm: the model's own gradient is float32, which is off by 2e-5 of it.
+# As a share of the gradient's norm: the model's own gradient is float32, and off by 2e-5 of it.
 RELATIVE_ERROR = 0.001
 ABSOLUTE_ERROR = 1e-5  # for a gradient that is 0 but for rounding
 
@@ -53,7 +53,7 @@ def slope(subject: Subject) -> None:
         for role_name, own in by_role.items():
             directions = [torch.randn(p.shape, generator=chance) for p, _ in own]
             want = sum(float((g * d).sum()) for (_, g), d in zip(own, directions, strict=True))
-            # Of the gradient's norm too: a slope along a random direction may be near 0 while the gradient is large.
+            # By the gradient's norm too: the slope along a random direction may be near 0 where the gradient is large.
             tolerance = ABSOLUTE_ERROR + RELATIVE_ERROR * (
                 abs(want) + math.sqrt(sum(float(g.square().sum()) for _, g in own))
             )
@@ -82,7 +82,7 @@ class _LossProbe:
         self.compute, self.routers = compute, model.routers()
         try:
             self.value, self.experts = self._now()
-        # What PyTorch raises for an operation without float64 ("... not implemented for 'Double'") is one, too.
+        # An operation that has no float64 ("... not implemented for 'Double'") raises a RuntimeError too.
         except RuntimeError as e:
             raise NotApplicable(f"it can't be computed in float64: {str(e).splitlines()[0]}") from None
 
@@ -118,7 +118,7 @@ def in_float64() -> Iterator[None]:
     leave their rounding, 1e-7, in a difference that is divided by 1e-6.
     """
     before = torch.get_default_dtype()
-    # For tensors that are made without a dtype (torch.ones, torch.tensor(0.5)), which the mode below does not see.
+    # Tensors made without a dtype (torch.ones(2), torch.tensor(0.5)) have none that the mode below could replace.
     torch.set_default_dtype(torch.float64)
     try:
         with _Float64Mode():

@@ -33,7 +33,8 @@ PROVES = """\
 - `definition` compares a part's numbers with those of an implementation that is not ours, at each setting in the table of
   options: `transformers`, `torch`, or the paper's formulas written out in NumPy, as the records beside the code say. The
   other promises hold for any definition: a part may keep all of them and be another than its paper's.
-- A part of a user's own has no such numbers until it brings a twin (`llmlab new` writes the place): its `definition` is ·.
+- A part of a user's own is compared with the twin beside it (`llmlab new` writes one). Without a twin its `definition` is ·,
+  and it is named below the table of parts.
 - Nothing here says that a part helps, or how fast it is.
 
 How far a green matrix can be trusted is measured by mutation: small changes are made to the source, and `llmlab check`
@@ -45,6 +46,7 @@ COMPILED_BY = {
     "`compile=inductor` compiles them as a run does.",
     "inductor": "Layers are compiled by `inductor`, as a run compiles them.",
 }
+TWINS_PAGE = "docs/your_part.md"
 PRESERVED = "## Bugs that it catches"  # a section that another program writes into the same page
 
 
@@ -105,6 +107,7 @@ def to_json(report: Report) -> dict[str, object]:
         "compile": backend(),
         "passed": not report.failed,
         "checks": report.checks,
+        "without_twin": [f"{slot}={name}" for slot, name in report.without_twin],
         "refused": [{"pair": dict(pair), "reason": why} for pair, why in sorted(report.refused.items())],
         "models": [_model_entry(case, results[case.name]) for case in report.cases.values()],
     }
@@ -194,6 +197,8 @@ def _parts(report: Report) -> Iterator[str]:
         rows.append([f"{slot}={part}", str(len(several)), *marks])
     yield from ["## Parts", "", "In how many models, and what holds in all of them.", ""]
     yield from [*markdown_table(["part", "models", *names, *part_only], rows), ""]
+    if lacking := ", ".join(f"`{slot}={part}`" for slot, part in report.without_twin):
+        yield from [f"Without a twin, so that their numbers were compared with nothing ({TWINS_PAGE}): {lacking}", ""]
 
 
 def checked_parts(report: Report) -> list[Item]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from llmlab.check.covering_array import Item, Pair, as_words, ordered_pair
 from llmlab.check.subject import Case, Result
+from llmlab.check.twins import NO_TWIN
 
 DECIDE = ("built", "trains")  # a refusal by one of these is a refusal of the whole model
 MARKS = {"failed": "✗", "passed": "✓", "refused": "–", "skipped": "·", "": ""}  # in order of precedence
@@ -51,6 +52,11 @@ class Report:
     def cases_with(self, item: Item, *kinds: str) -> list[str]:
         """Names of the cases with a part."""
         return [c.name for c in self.cases.values() if item in c.parts and (not kinds or c.kind in kinds)]
+
+    @property
+    def without_twin(self) -> list[Item]:
+        """Parts whose numbers were compared with nothing."""
+        return list(dict.fromkeys(self.cases[r.case].parts[0] for r in self.results if r.message == NO_TWIN))
 
     def pairs(self) -> set[Pair]:
         """Pairs of parts that were combined in a model that could be built."""

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 
 from llmlab.check.case_checks import BUILT
 from llmlab.check.covering_array import as_words
-from llmlab.check.page import checked_parts
+from llmlab.check.page import TWINS_PAGE, checked_parts
 from llmlab.check.report import MARKS, Report
 from llmlab.check.request import SLOTS
 from llmlab.check.subject import Result
+from llmlab.check.twins import NO_TWIN
 from llmlab.runs.record import relative_path
 from llmlab.training.progress import duration
 
@@ -34,6 +35,9 @@ def show(report: Report) -> None:
     for line in _refused(report):
         console.print(Text(line, style="yellow"), soft_wrap=True)
     for line in _skipped(report):
+        console.print(Text(line, style=COLOURS["skipped"]), soft_wrap=True)
+    for slot, name in report.without_twin:
+        line = f"{slot}={name} has no twin: its numbers are compared with nothing; {TWINS_PAGE} shows how to write one"
         console.print(Text(line, style=COLOURS["skipped"]), soft_wrap=True)
     for line, style in _failed(report):
         console.print(Text(line, style=style), soft_wrap=True)
@@ -149,7 +153,8 @@ def _refused(report: Report) -> Iterator[str]:
 def _skipped(report: Report) -> Iterator[str]:
     """Lines on requested checks that applied to no model, and why."""
     applied = {r.check for r in report.results if r.outcome in ("passed", "failed")}
-    reasons = Counter((r.check, r.message) for r in report.results if r.outcome == "skipped" and r.check not in applied)
+    skipped = (r for r in report.results if r.outcome == "skipped" and r.message != NO_TWIN)
+    reasons = Counter((r.check, r.message) for r in skipped if r.check not in applied)
     if report.requested_checks is not None:
         for (check, why), n in reasons.most_common(MAX_LINES):
             yield f"skipped: {check}: {why}{f' ({n} models)' if n > 1 else ''}"

@@ -241,7 +241,7 @@ def keys_read(subject: Subject, model: Model, attention: nn.Module, batch: Batch
 
     hooks = [attention.register_forward_hook(stop)]
     if values:
-        # What a forward hook returns takes the place of the module's output; so of a pre-hook the arguments.
+        # What a forward hook returns replaces the module's output; what a pre-hook returns replaces the arguments.
         hooks += [v.register_forward_hook(lambda module, args, result: change(result)) for v in values]
     else:
         hooks.append(attention.register_forward_pre_hook(lambda module, args: (change(args[0]), *args[1:])))

@@ -13,7 +13,7 @@ from llmlab.config.aliases import ARGUMENTS
 from llmlab.errors import UserError
 
 T = TypeVar("T")
-# Of whole numbers: tensors count in 64 bits, and a seed has others behind it (seed + 1 ...).
+# The limit for whole numbers: tensors count in 64 bits, and further seeds are counted up from a seed (seed + 1 ...).
 LARGEST = 2**62
 READ = {"true": True, "false": False}
 

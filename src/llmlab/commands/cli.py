@@ -78,7 +78,7 @@ def _dispatch(argv: list[str], held: dict[str, str]) -> int | None:
         raise UserError(f"{name}: there is no such command; {near(name, COMMANDS)}{hint}")
     _warn(name, rest, held)
     module, _, function = COMMANDS[name].home.partition(":")
-    # Only the command's own module is imported; all of them take half a second.
+    # Only the command's own module is imported: all of them take 0.2 s.
     return getattr(import_module(module), function)(rest)
 
 
@@ -95,7 +95,7 @@ def _warn(command: str, words: Sequence[str], held: dict[str, str]) -> None:
     if is_first():
         from llmlab import registry
 
-        # What composes a config ends with an error for parts that are missing, so that a warning would say it twice.
+        # Commands that compose a config end with an error for missing parts: a warning would say it twice.
         absent = registry.missing() if command in ("parts", "new") else []
         held |= registry.problems_of(words)
         _print_warnings(p for p in (*registry.problems(), *absent) if p not in held)

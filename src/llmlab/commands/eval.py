@@ -110,7 +110,7 @@ def evaluate(
     ("position=dual_chunk"). field: the key of a text in a line of .jsonl. fields: the keys of a
     record's fields, of a run that was trained on records; None: as in its training.
     """
-    # Imported here: torch takes 0.8 s, and a mistyped key need not wait for it.
+    # Imported here: torch takes 1.4 s, and a mistyped key need not wait for it.
     import torch
 
     from llmlab import measures
@@ -178,7 +178,7 @@ def evaluate(
         rank_zero_info("and so does each window")
     pieces = [(stream, length_of_windows) for stream in streams]
     likely = measures.covers_text(objective)
-    # Its last, shorter window too: bits per byte are of all bytes of the text.
+    # The last, shorter window is measured too: bits per byte are of all bytes of the text.
     if not own and likely:
         rest = [stream.after(length_of_windows, shared) for stream in streams if isinstance(stream, Stream)]
         pieces += [(end, len(end) - 1) for end in rest if len(end) > shared]

@@ -86,7 +86,7 @@ def _llmlab(path: Path, home: Path, to: Path, role: str | None = None) -> str:
     from llmlab.runs.files import CONFIG, EXPORT, SPEC, undamaged
     from llmlab.runs.folder import load
 
-    # Read only to find out whether they can be used: what is copied below is not looked at.
+    # Loaded only to find out whether the weights can be used: copying does not look at them.
     checkpoint.read_weights(path)
     names = [CONFIG, SPEC, "tokenizer.json", SPECIAL, *(n for n in BESIDE if (home / n).exists())]
     load(home)  # as its config and model must be sound too

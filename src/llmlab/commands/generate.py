@@ -67,7 +67,7 @@ class Drawing:
     seed: int = 1
 
     def sampling(self) -> Sampling:
-        # Imported here: it brings torch, 0.8 s that --help and a mistyped key need not wait for.
+        # Imported here: it brings torch, 1.4 s that --help and a mistyped key need not wait for.
         from llmlab.decoding.sampling import Sampling
 
         return Sampling(self.temperature, self.top_k, self.top_p, self.min_p, self.repetition_penalty)
@@ -173,7 +173,7 @@ def _prompt(given: str | None) -> str:
 
 def read_prompts(path: str) -> list[str]:
     """One prompt a line of a .txt file (blank lines are none), or "prompt" of each object of a .jsonl file."""
-    # sh leaves the ~ of prompts=~/file as it is, inside of a word; bash alone takes that for an assignment.
+    # dash and zsh leave the ~ of prompts=~/file as it is; bash expands it, as it takes the word for an assignment.
     file = expanded(path)
     try:
         # Some editors on Windows begin UTF-8 files with a byte order mark, which "utf-8" keeps as a character.

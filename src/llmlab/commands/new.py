@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llmlab import registry
+from llmlab.check.request import SLOTS as CHECKED
 from llmlab.errors import UserError
 from llmlab.files import expanded
 from llmlab.registry import near
@@ -25,7 +26,8 @@ llmlab new SLOT NAME [out=FILE]
 
 Writes a working part and its test, to be edited. In a checkout of llmlab they become
 plugins/SLOT/NAME.py and tests/plugins/test_NAME.py, elsewhere NAME.py and test_NAME.py in the current folder, which
-LLMLAB_PLUGINS=NAME makes known. out=FILE puts the part there and the test beside it.
+LLMLAB_PLUGINS=NAME makes known. out=FILE puts the part there and the test beside it. Below the part stands its twin, the
+formula in NumPy, with which llmlab check SLOT=NAME compares the part.
 
 slots: {", ".join(SLOTS)}
 llmlab parts SLOT lists the existing parts and their files; src/llmlab/slots.py (objectives.py for the objective, filters.py
@@ -176,6 +178,7 @@ def _next(plan: Plan, slot: str, name: str) -> list[str]:
     return [
         test,
         f"{before}{program} parts {slot}",
+        *([f"{before}{program} check {slot}={name}"] if slot in CHECKED else []),
         f"{before}{program} train {TYPED.get(slot, f'{slot}={{}}').format(name)} trainer.max_steps=20",
     ]
 

@@ -169,7 +169,7 @@ def _last(file: Path, row: dict[str, Any]) -> dict[str, Any]:
             header = f.readline().decode().strip().split(",")
             start = max(f.tell(), os.fstat(f.fileno()).st_size - TAIL)
             f.seek(start)
-            # What follows the last line break is a line that was being written as the run died.
+            # What follows the last line break is a line that was being written when the run died.
             lines = f.read().decode().split("\n")[:-1]
         # The tail may begin inside a line, which then has too few cells.
         cells = [

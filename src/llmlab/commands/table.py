@@ -12,7 +12,7 @@ class Command(NamedTuple):
     summary: str
 
 
-# Modules are named, not imported: all of them take half a second to import, which `llmlab --help` need not wait for.
+# Modules are named, not imported: all of them take 0.2 s to import, which `llmlab --help` need not wait for.
 COMMANDS = {
     "train": Command(
         "llmlab.commands.train:main", "train a model: llmlab train GROUP=CHOICE KEY=VALUE ... (= python train.py)"

@@ -116,7 +116,7 @@ def resolve(
             overrides = _inherited(typed, words, about, published)
             found[role] = Chosen(about, value, composed=compose([*overrides, *words], about, words))
         except UserError as e:
-            # Each line is an error of its own on the screen, and has to say whose it is.
+            # Each line is printed as an error of its own, and has to say which companion it is about.
             raise UserError("\n".join(f"{KEY}.{role}: {line}" for line in str(e).splitlines())) from None
     return found
 

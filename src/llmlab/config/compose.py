@@ -80,7 +80,7 @@ def _whole(
     given = tuple(map(init_from.normalise, overrides))
     # Before anything is parsed: choices are what Hydra's ConfigStore has.
     store.declare()
-    # Before the typos of keys: a missing module may be what would have had them.
+    # Before mistyped keys are reported: a missing module may be the one that declares them.
     if absent := registry.missing():
         raise UserError("\n".join(absent))
     # Hydra 1.3 would merge the YAML file over the part's own config, with a warning.
@@ -91,7 +91,7 @@ def _whole(
             )
     run = functools.partial(hydra_config.run, config_dirs=tuple(config_dirs))
     known = known_choices(config_dirs)
-    # A function: the choices are files to be listed, which only data=... asks for.
+    # Passed as a function: listing the choices reads folders, which only data=... needs.
     spelled = spelling.spelled(given, lambda: known.choices("data"))
     overrides = tuple(heads.addressed(spelled, run))
     parsed, problems = explain.parse(overrides, known)
@@ -211,7 +211,7 @@ def swapped(composed: Composed, slot: str, name: str, options: Mapping[str, Any]
     from omegaconf import OmegaConf
 
     cfg = copy.deepcopy(composed.cfg)
-    # Typed: what is put into it is checked as if Hydra had composed it.
+    # A typed node: what is put into it is checked as if Hydra had composed it.
     node = OmegaConf.structured(store.schema(slot, name))
     for key, value in options.items():
         node[key] = value

@@ -85,7 +85,7 @@ class Composed:
         found = []
         for group, name in ((t.group, name) for t in self.typed for name in (t.choice or "").strip("[]").split(",")):
             entry = registry.defined().get((group, name))
-            # Of a cell ipykernel names a file that is never written.
+            # For a notebook's cell ipykernel gives the name of a file that is never written.
             if entry is not None and not (ranks and entry.path.is_file()):
                 found.append(
                     f"{group}={name} is defined in this process alone (at {entry.path}:{entry.line}), but others would "

@@ -38,7 +38,7 @@ def problems(composed: Composed) -> list[str]:
         # A named pipe would block whoever opens it until someone writes.
         elif os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
             lines.append(f"data.path={data.path} is a pipe, a socket or a device; give a file or a folder")
-        # os.path says False of any text; pathlib raises of one with a NUL, or of 5,000 letters (Python 3.11).
+        # os.path answers False for any text; pathlib's exists() raises for a name of 5,000 letters (Python 3.11).
         elif not os.path.exists(path):
             lines.append(f"data.path={data.path}: there is no such file or folder{init_from.similar(data.path)}")
     elif data.path is not None and "data.path" in composed.keys:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-# What llmlab is tested on: Lightning knows tpu and mps too.
+# llmlab is tested on these; Lightning also knows tpu and mps.
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda")
 ZERO = ("zero1", "zero2", "zero3", "zero2_offload", "zero3_offload")
 STRATEGIES = ("single", "ddp", "fsdp", "fsdp_tp", *ZERO)

@@ -107,7 +107,7 @@ def _choice(o: Override, known: Known) -> str | None:
             return f"{o.input_line}: a model needs one; choose {group}=NAME ({', '.join(options)})"
         return f"{o.input_line}: write ~{group} for none"
     if o.value_type is not None and o.value_type.name == "GLOB_CHOICE_SWEEP":
-        # Its values are what the config loader finds in the group.
+        # The values of glob(...) are taken from what the config loader finds in the group, so none is wrong.
         return None
     lists = [value] if isinstance(value, list) else []
     if o.is_sweep_override() and o.is_discrete_sweep():

@@ -53,7 +53,7 @@ def words(cfg: DictConfig, parsed: Iterable[Override]) -> list[str]:
         return []
     parsed, folder = list(parsed), home(cfg.init_from).absolute()
     if not (folder / CONFIG).exists():
-        # That it is no run is said by validate.
+        # `validate` reports a folder that is no run.
         return []
     for name in (FILE, SPECIAL):
         if not (folder / name).is_file():
@@ -91,7 +91,7 @@ def is_about(key: str) -> bool:
 
 def without(overrides: Sequence[str]) -> tuple[str, ...]:
     """The overrides that do not choose the tokenizer."""
-    # Of Hydra's grammar: + and ++ add, ~ deletes, and @ is followed by the package.
+    # Hydra's grammar: + and ++ add, ~ deletes, and @ is followed by the package.
     return tuple(o for o in overrides if not is_about(o.lstrip("+~").partition("=")[0].partition("@")[0]))
 
 

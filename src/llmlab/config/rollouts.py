@@ -11,7 +11,7 @@ from llmlab.errors import UserError
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-# Under FSDP and ZeRO-3 a forward gathers parameters from all ranks, whose answers end at different tokens.
+# Under FSDP and ZeRO-3 every forward gathers parameters from all ranks, but ranks' answers end at different tokens.
 WHOLE = ("single", "ddp", "zero1", "zero2")  # strategies under which each device can generate by itself
 
 

@@ -33,7 +33,7 @@ class PartSpec:
 
     def __str__(self) -> str:
         defaults = registry.index()[self.slot, self.name].options
-        # What differs from the part's own defaults: presets of one class are told apart by it.
+        # Only what differs from the part's own defaults: presets of one class are told apart by it.
         changed = [f"{k}={v}" for k, v in self.options.items() if k not in defaults or defaults[k].default != v]
         return self.name + (f"({', '.join(changed)})" if changed else "")
 

@@ -62,7 +62,7 @@ def declare() -> int:
         place = f"{slot}.{name}" if slot in LISTED_SLOTS else None
         store.store(group=slot, name=name, node=schema(slot, name), package=place, provider="llmlab")
     typed = OmegaConf.structured(root())
-    # Its keys are the roles of the objective, which are typed without a "+".
+    # The keys of `models` are the roles of the objective, which are typed without a "+".
     OmegaConf.set_struct(typed.models, False)
     # A name that no YAML file has: Hydra 1.3 would merge that over this one, with a warning.
     store.store(name="schema", node=typed, provider="llmlab")

@@ -103,7 +103,7 @@ class Account:
         self.blank = Tally()
         for document in documents:
             self.documents += 1
-            # Of the text and not of the file, which may have a byte order mark and two-character line ends.
+            # The bytes of the text, not of the file, which may have a byte order mark and two-character line ends.
             self.bytes += len(document.text.encode("utf-8"))
             yield document
 

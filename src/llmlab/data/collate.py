@@ -58,7 +58,7 @@ def joined(records: Sequence[Prepared]) -> Prepared:
             raise ValueError(f"{name} is not a value for each token, so records can't be packed: collate must be 'pad'")
         found[name] = np.concatenate([r[name] for r in records])
     lengths = [len(r["ids"]) for r in records]
-    # Counted within the window: a batch compares them within a row only.
+    # Documents are numbered within the window: a batch compares them within a row only.
     found["documents"] = np.repeat(np.arange(len(records)), lengths)
     found["positions"] = np.concatenate([np.arange(n) for n in lengths])
     return found

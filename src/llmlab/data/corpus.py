@@ -86,6 +86,6 @@ class Corpus:
             counted, tokens = self.train.tokens[:NGRAM_TOKENS], self.validation.tokens
             found = ngram.kneser_ney(counted, tokens, self.validation_bytes, self.vocabulary.size, missing)
             known |= {str(n): bits for n, bits in found.items()}
-            # Kept if it can be: a shared cache may be read-only, and the numbers can be counted again.
+            # Written if possible: a shared cache may be read-only, and the numbers can be counted again.
             cache.keep(file, known)
         return {n: known[str(n)] for n in orders}

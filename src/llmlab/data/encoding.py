@@ -79,9 +79,9 @@ def encode(tokenizer: Encoder, texts: Iterable[str], sized: bool = False) -> Ite
     length = 0
     for text in texts:
         tokenizer.check(text)
-        # The splits of bpe and char are known, so their texts are cut between words; of a tokenizer.json nothing is.
+        # Texts of bpe and char can be cut between words, as their pre-tokenizers are known; a tokenizer.json's are not.
         if tokenizer.kind == "file" and len(text) > PIECE:
-            # What waits goes first: chunks come in the order of the texts.
+            # Texts that wait go first: chunks come in the order of the texts.
             yield from _encode(tokenizer, waiting, sized)
             waiting, length = [], 0
             yield from _stitch(tokenizer, text, sized)
@@ -162,7 +162,7 @@ def _encode(tokenizer: Encoder, batch: Sequence[tuple[str, bool]], sized: bool) 
         return
     by_offsets = sized and tokenizer.spelt is None
     inner = tokenizer.inner
-    # `encode_batch_fast` keeps no offsets, all of which read (0, 0), and takes 7 % less time.
+    # The faster of the two, `encode_batch_fast`, keeps no offsets: all of them read (0, 0) (tokenizers 0.23).
     many = inner.encode_batch if by_offsets else inner.encode_batch_fast
     with explained():
         # The default would put the post-processor's special tokens around each chunk.

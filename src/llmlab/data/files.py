@@ -91,7 +91,7 @@ def _state(about: os.stat_result) -> tuple[int, int, int]:
 def _unchanged(file: File) -> None:
     """UserError if a file is no longer as it was listed: a corpus is kept under the state of its files."""
     try:
-        # Behind the reading: a file that was appended to meanwhile was read in part.
+        # Checked after reading: a file that was appended to meanwhile was read in part only.
         same = _state(os.stat(file.path)) == _state(file.stat)
     except OSError:
         same = False
@@ -123,7 +123,7 @@ def lines_of(path: str) -> Iterator[tuple[int, str]]:
     try:
         with open(path, encoding="utf-8", newline=None) as f:
             yield from json_lines(f)
-    # Its position is one in the reader's buffer; decoding the file whole raises with the file's own.
+    # The error's position counts from the reader's buffer; decoding the whole file gives that in the file.
     except UnicodeDecodeError:
         decoded(path)
         raise

@@ -44,7 +44,7 @@ class Framing(NamedTuple):
         framing = _template(tokenizer)
         if framing is None:
             cls_id, sep = (tokenizer.special.get(n) for n in ("cls", "sep"))
-            # With both of BERT's tokens the frame is BERT's, and bos would be a second first token.
+            # Where there are BERT's cls and sep the frame is BERT's, in which bos would be a second first token.
             before = [cls_id] if cls_id is not None and sep is not None else list(lead)
             last = sep if cls_id is not None and sep is not None else end
             after = [] if last is None else [last]

@@ -35,7 +35,7 @@ class KneserNey:
     def probabilities(self, grams: np.ndarray) -> np.ndarray:
         """p(last | those before) for each row of grams (n, m): m = order, or less (then the lower orders are used)."""
         width = grams.shape[1]
-        # The uniform distribution under the unigrams (Chen & Goodman 1999, section 2.7): no id has p = 0.
+        # The uniform distribution stands under the unigrams (Chen & Goodman 1999), so that no id has p = 0.
         p = np.full(len(grams), 1 / self.vocab_size)
         for n in range(1, width + 1):
             p = self.levels[self.order - n].refine(_join(grams[:, width - n :], self.vocab_size), p)

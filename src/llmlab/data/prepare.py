@@ -171,7 +171,7 @@ def _stamp(path: str | None) -> Any:
     if (home / SPECIAL).is_file():
         names = [n for n in (FILE, SPECIAL, *BESIDE) if (home / n).is_file()]
         return [[n, hashlib.sha256((home / n).read_bytes()).hexdigest()] for n in names]
-    # Of any other file size and times: a tokenizer.json may have 35 MB, which would be hashed at each start.
+    # Other files go by size and times: a tokenizer.json may have 35 MB, which would be hashed at each start.
     stats = [p.stat() for p in (file, *(home / n for n in (FILE, "config.json", *BESIDE))) if p.is_file()]
     return [str(file.resolve()), [[s.st_size, s.st_mtime_ns, s.st_ctime_ns] for s in stats]]
 

@@ -78,7 +78,7 @@ class Renderer:
                 self.end()
                 raise
             if not line.endswith(b"\n"):
-                # Its output has ended, so it is about to.
+                # A process whose output has ended is about to end.
                 code = process.wait()
                 self.end()
                 raise UserError(f"{where}: its chat template ended the process that renders it (exit code {code})")

@@ -50,7 +50,7 @@ def answers(
             vocabulary=vocabulary,
             trace=trace,
         ):
-            # The trace has all that is wanted; the loop only makes the generator run.
+            # `generate_all` fills the trace; the loop only makes the generator run.
             pass
         found += [Answer([i for i, _ in row], [p for _, p in row]) for row in trace]
     return found

@@ -80,7 +80,7 @@ class Sampling:
         """
         if self.temperature == 0:
             logits = self._penalised(logits_BV, seen_BV)
-            # That of a NaN, if there is one: torch takes NaN for the largest.
+            # A NaN is the argmax where there is one: torch takes NaN for the largest.
             best = logits.argmax(-1, keepdim=True)
             return best.masked_fill(~logits.gather(-1, best).isfinite(), -1)[:, 0]
         # Generators of the CPU: a seed draws the same tokens whatever the model runs on.

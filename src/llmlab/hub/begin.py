@@ -89,7 +89,8 @@ class Start:
                 f"init_from=hf={self.name}: {self.folder} has no tokenizer.json; "
                 "name one with tokenizer=file tokenizer.path=FILE"
             )
-        # Quoted: Hydra's grammar ends an unquoted value at a comma, a bracket or a blank.
+        # Quoted: in an unquoted value Hydra's grammar takes a comma for a sweep, and refuses brackets and letters
+        # beyond ASCII.
         return ["tokenizer=file", f"tokenizer.path={quoted(str(self.folder))}"]
 
     def _heads(self, typed: list[Override]) -> list[str]:

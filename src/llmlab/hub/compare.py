@@ -81,7 +81,7 @@ def _built(spec: ModelSpec, back: ModelSpec) -> str | None:
         if shapes.get(name) != others.get(name):
             return f"{_part_of(spec, name)} ({name} would be {others.get(name)}, but is {shapes.get(name)})"
     for a, b in zip(_scores(ours), _scores(theirs), strict=True):
-        # A scale goes to config.json as its power of -2 (query_pre_attn_scalar) and comes back with a rounding.
+        # config.json holds scale**-2 (query_pre_attn_scalar), so that a scale comes back with a rounding.
         if abs(a.scale - b.scale) > 1e-12 * abs(a.scale):
             return f"model.attention.scale={a.scale}"
         if a.softcap != b.softcap:

@@ -111,7 +111,7 @@ def _check(key: str, value: object, rule: Number | None, default: object) -> Non
             raise UserError(f"config.json: {key}=null must be true or false")
         return
     if rule is not None:
-        # The only key that may be a list: Llama 3 and GLM-4 end at any of three ids.
+        # The only key that may be a list: Llama 3.1's instruction models and GLM-4 end at any of three ids.
         for one in value if key == "eos_token_id" and isinstance(value, list) else [value]:
             rule.of(key, one)
     elif default is not None:

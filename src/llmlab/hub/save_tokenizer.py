@@ -134,7 +134,7 @@ def difference(folder: Path, tokenizer: Tokenizer, ids: Mapping[str, int]) -> st
     transformers.logging.set_verbosity_error()
     try:
         theirs = transformers.AutoTokenizer.from_pretrained(folder)
-    # Whatever a class of theirs makes of the files.
+    # Any class of theirs may read these files, and raise anything.
     except Exception as e:
         return f"{type(e).__name__}: {' '.join(str(e).split())[:200]}"
     finally:

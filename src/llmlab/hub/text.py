@@ -74,7 +74,7 @@ def tokenizer_of(folder: Path) -> Reference:
     tokenizer.forced = (forced[0], forced[1])
     # generate() of transformers reads generation_config.json where there is one: it counts for more than config.json.
     about: special.Ids = {**of_model, **of_text}
-    # One id or a list: Llama 3's instruction models end at any of three.
+    # One id or a list: Llama 3.1's instruction models end at any of three.
     tokenizer.ends = tuple(special.all_ids(about, "eos_token_id"))
     if not tokenizer.ends and (token := special.read_special(known.beside, str(folder)).name("eos")) is not None:
         found = tokenizer.inner.token_to_id(token)

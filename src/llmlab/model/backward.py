@@ -66,7 +66,7 @@ def share(
                 with products:
                     twin(batch)
             return products.wanted / products.whole, products.wanted_dense / products.whole_dense
-        # Whatever a part does that needs values.
+        # A part that needs values fails in its own way on meta tensors.
         except Exception as e:
             why = f"{type(e).__name__}: {(str(e).splitlines() or [''])[0]}"[:160]
     return why
@@ -131,7 +131,7 @@ class Products(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         name = getattr(func, "__name__", "")
-        # Meta tensors have no values: nothing is so, and a number is the farthest distance of two tokens.
+        # Meta tensors have no values: booleans read as False, numbers as the farthest distance of two tokens.
         if name in ("item", "__int__", "__bool__"):
             return False if args[0].dtype == torch.bool else self.length - 1
         if (place := PRODUCTS.get(name)) is None:

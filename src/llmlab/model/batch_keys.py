@@ -40,7 +40,7 @@ class Watched(dict[str, Any]):
             return default
         return self[key]
 
-    # That it is not dict's own makes {**batch} ask for each key.
+    # {**batch} asks for each key only where `__iter__` is not dict's own.
     def __iter__(self) -> Iterator[str]:
         return super().__iter__()
 

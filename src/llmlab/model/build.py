@@ -59,7 +59,7 @@ def initialise(model: Model, seed: int, prefix: str = "") -> None:
             value.zero_()
         else:
             parts = path.split(".")
-            # Of the stack: encoder and decoder may have different widths and depths, by which inits scale.
+            # The sizes of the stack: encoder and decoder may differ in width and depth, by which inits scale.
             sizes: Any = model.stacks[parts[1]].sizes if parts[0] == "stacks" else model.sizes
             if isinstance(module, Table):
                 sizes = sizes.but(gain=module.gain)

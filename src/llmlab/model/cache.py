@@ -46,7 +46,7 @@ class Cache:
         """Forget all tokens but the first `length`, and whatever a forward that was interrupted has left."""
         self.length = min(self.length, length)
         for layer in self.layers:
-            # Cross-attention's stays: a text that is cut still reads the same source.
+            # Cross-attention's cache stays: a text that is cut still reads the same source.
             layer["attention"].cut(self.length)
         self.valid = None if self.valid is None else self.valid[:, : self.length]
         self.positions = {place: ids[..., : self.length] for place, ids in self.positions.items()}

@@ -46,7 +46,7 @@ class Model(nn.Module):
         )
         reading = (*(stack.mask for stack in spec.stacks), *spec.heads.values())
         self._needs = {name for part in reading for name in part.attribute("needs")}
-        # Of the batches so far: difflib looks at each name once and not in every step.
+        # Keys of the batches so far, so that difflib looks at each name once and not in every step.
         self._keys: set[str] = set()
 
     def forward(
@@ -70,7 +70,7 @@ class Model(nn.Module):
         ValueError for a key that is close to one of these and none of them.
         """
         if not self._keys.issuperset(batch):
-            # A Watched batch's reader says more, and knows those of an objective.
+            # Whoever reads a Watched batch reports unknown keys itself, and knows those of an objective.
             if not isinstance(batch, batch_keys.Watched):
                 batch_keys.check_names(batch.keys() - self._keys, self._needs)
             self._keys.update(batch)

@@ -97,8 +97,7 @@ class Stack(nn.Module):
         norm = first["norm"].factory()
 
         embedding = spec.embedding.factory()
-        # Asked before the embedding is built, since positions that it adds must be as
-        # wide as its table (ELECTRA, ALBERT).
+        # Read before the embedding is built: positions that it adds must be as wide as its table (ELECTRA, ALBERT).
         width = getattr(embedding.func, "width", None)
         self.embed_dim = width(self.sizes, **spec.embedding.options) if width else self.sizes.dim
 
@@ -157,7 +156,7 @@ class Stack(nn.Module):
         factory = part.factory()
         # T5 and MPNet have one table for all layers, XLNet one a layer (scope "layer"), Gemma 3 a rope a kind.
         own = len(self.positions) if attributes.get(factory.func, "position", "scope") == "layer" else None
-        # Options may be lists, as longrope's divisors, and no key of a dict; their text is one.
+        # Options may be lists (longrope's divisors), which can't be keys of a dict; their repr can.
         key = (part.name, repr(sorted(part.options.items())), width, own)
         if key not in places:
             places[key] = len(self.positions)

@@ -37,7 +37,7 @@ class LayerCache:
         return self.read()
 
     def read(self) -> tuple[Tensor, ...]:
-        # Views: a copy a token would cost what the cache saves.
+        # Views: copying the cache for each token would cost what it saves.
         return tuple(b[..., : self.length, :] for b in self.buffers)
 
     def cut(self, length: int) -> None:

@@ -219,7 +219,7 @@ class Recorder(TorchDispatchMode):
         """Whatever keeps it, it is no temporary any more."""
         assert p.grad is not None
         self._gradients[p.grad.untyped_storage()._cdata] = number
-        # Dropped, whereupon `_freed` leaves the op: where a gradient lives on, the strategy says.
+        # Setting it to None frees the gradient, which `_freed` records: the strategy says where a gradient lives on.
         p.grad = None
 
     def _enters(self, number: int, layer: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -76,7 +76,7 @@ def groups(model: Model, role: str = "") -> list[Group]:
 def _layers(stack: Stack, of: str) -> Iterator[Group]:
     alike: dict[Any, list[int]] = {}
     for i, layer in enumerate(stack.layers):
-        # By names and shapes: layers of other kinds (windows, positions) with the same weights are alike here.
+        # Grouped by names and shapes: layers of other kinds (windows, positions) with equal weights are alike here.
         shapes = tuple((name, tuple(p.shape)) for name, p in layer.named_parameters())
         alike.setdefault(shapes, []).append(i)
     for places in alike.values():

@@ -56,7 +56,7 @@ def _kept(kinds: Sequence[Hashable]) -> tuple[list[int], list[int]]:
     places: dict[Hashable, list[int]] = {}
     for step, kind in enumerate(kinds):
         places.setdefault(kind, []).append(step)
-    # What follows the layers is part of the last one's ops, so it stays and stands for no other.
+    # Ops behind the layers are recorded with the last layer, so that it stays and stands for no other.
     last = len(kinds) - 1
     between = {kind: (own := [i for i in at if i != last] or at)[len(own) // 2] for kind, at in places.items()}
     kept = {0, last, *between.values()}
@@ -80,7 +80,7 @@ class Deep:
         for stack in model.all_stacks():
             self.order += [stored + i for i in stack.spec.execute]
             stored += len(stack.layers)
-        # By path: a shallow model's numbers are others.
+        # Numbered by path: in a shallow model the numbers differ.
         self.number = {p.path: i for i, p in enumerate(self.parameters)}
         self.traced = table(short)
         self.places, self.traced_places = places(model), places(short)
@@ -122,7 +122,7 @@ class Deep:
         for op in parts["backward", -1]:
             out += self._for_each(op, part_of)
         for own, step in reversed(steps):
-            # None of frozen layers below all that learns.
+            # Frozen layers below all that learns have no backward.
             for op in parts.get(("back", own), ()):
                 if op.kind == "grad":
                     out.append(op._replace(param=self._number(op.param, own % short, step % deep)))

@@ -28,7 +28,7 @@ class FSDP(Replay):
         self.whole = self._by_group(trained.parameters)
         self.gathered: set[int] = set()
         self.fetched: set[int] = set()  # gathered, but not yet laid out
-        # What the forward keeps of the last gathering (`comm_ctx.all_gather_state`).
+        # Memory that the forward keeps of the last all-gather (`comm_ctx.all_gather_state`).
         self.flat = 0
         self.unreduced: dict[int, int] = {}  # gradients of groups
         self.reducing = 0

@@ -108,7 +108,7 @@ def most(training: Training, where: Where, capacity: int, *, checkpointing: bool
     none = few - each * FROM[0]
     if none.max() > capacity:
         return 0
-    # Weights, states and buckets do not grow; their moments allow any number.
+    # Weights, states and buckets do not grow: points in time at which they alone are there allow any number.
     grows = each > 0
     return math.floor(((capacity - none[grows]) / each[grows]).min())
 

@@ -53,13 +53,13 @@ class Replay:
     def add(self, part: Part, size: int) -> None:
         self.now[part] += size
         self.total += size
-        # All moments and not the highest alone: with more sequences another may be the highest (`memory.most`).
+        # The total at every point in time: with more sequences another may be the highest (`memory.most`).
         self.history.append(self.total)
         if self.total > self.highest:
             self.highest, self.peak = self.total, dict(self.now)
 
     def run(self, ops: Sequence[Op]) -> None:
-        # By what had a gradient and not by what learns: an optimizer has no state for a head that the loss leaves out.
+        # Not all that learn: an optimizer has no state for a head that the loss leaves out.
         reached = {op.param for op in ops if op.kind == "grad"}
         self.reached = tuple(p for i, p in enumerate(self.trained.parameters) if i in reached)
         self.returns = {op.step for op in ops if op.kind == "back"}
@@ -72,7 +72,7 @@ class Replay:
             else:
                 getattr(self, op.kind)(op)
         self.end()
-        # Before the step, as a run frees gradients behind it.
+        # Read before the step, as a run frees gradients behind it.
         self.gradients = self.now["gradients"]
         self.step()
 

@@ -67,7 +67,7 @@ def of_checkpoint(name: str, overrides: Sequence[str], config_dirs: Sequence[str
     folder = locate(name, ("config.json",))
     about = load.describe(folder, bare=True)
     typed = {o.lstrip("+~").partition("=")[0] for o in overrides}
-    # What is typed goes before what config.json says.
+    # What is typed counts for more than what config.json says.
     own = [o for o in about.overrides if o.partition("=")[0] not in typed]
     composed = compose([*own, *overrides], config_dirs, strict=False)
     try:
@@ -75,7 +75,7 @@ def of_checkpoint(name: str, overrides: Sequence[str], config_dirs: Sequence[str
         spec = about.headed(resolved)
     except ValueError as e:
         raise UserError(str(e)) from e
-    # Of what was typed alone: a config.json may well have keys that change nothing.
+    # Only what was typed is checked: a config.json may well have keys that change nothing.
     mine = replace(composed, keys=composed.keys & typed)
     if useless := [line for line, by_hand in traits.unused(mine, resolved) if by_hand]:
         raise UserError("\n".join(useless))
@@ -122,7 +122,7 @@ def _subject(
     if wrong := devices.problems(cfg):
         raise UserError("\n".join(wrong))
     split = cfg.strategy.tensor_parallel
-    # Whatever there is here: the plan is of where the run will be.
+    # Not the device that is here: the plan is for where the run will be.
     kind: Literal["cpu", "cuda"] = "cpu" if str(cfg.trainer.accelerator) == "cpu" else "cuda"
     counted = str(cfg.trainer.devices) not in ("auto", "-1")
     # Where the run will be is not known; one device, or one group of those that share each layer.

@@ -69,8 +69,7 @@ class Zero(Replay):
 
     def _reduce(self) -> None:
         """Reduces the bucket, which is copied once more to be summed."""
-        # Taken and given back at once, so that only the peak knows of it: `flatten` copies the
-        # bucket, which is then summed.
+        # Added and taken off again, so that only the peak knows of it: `flatten` copies the bucket, which is summed.
         self.add("strategy", self.size * self.filled)
         self.add("strategy", -self.size * self.filled)
         if self.filled > BUCKET:

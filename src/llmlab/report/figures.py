@@ -188,7 +188,7 @@ def _inline(svg: str, name: str, title: str, titles: dict[str, str]) -> str:
     svg = re.sub(r"\s*<metadata>.*?</metadata>", "", svg, flags=re.S)
     # matplotlib's style is for "*": within a page it would be for all of the page.
     svg = re.sub(r"\s*<style type=\"text/css\">.*?</style>", "", svg, flags=re.S)
-    # Of tags alone: a label is a variant's name, and may hold `id="` or a colour.
+    # Only tags are changed: a label is a variant's name, and may hold `id="` or a colour.
     svg = re.sub(r"<\w[^>]*>", lambda tag: _own(tag[0], name), svg)
     # Without its width and height in points an SVG takes those of the
     # page. role=img: a screen reader reads the title, not each tick.

@@ -19,14 +19,14 @@ MOST_SEEDS = 200
 CONFIDENCE = 0.8  # of the interval of the effect from which the range of the number comes
 # Standard deviations: beyond nine lies less than 1e-18 of a normal distribution.
 FAR = 9.0
-# Of Gauss and Legendre in each piece: the power then agrees to 1e-12 with scipy.stats.nct where that is sound.
+# Gauss-Legendre nodes in each piece: the power then agrees to 1e-12 with scipy.stats.nct where that is sound.
 NODES = 16
 
 
 def seeds_needed(effect: float, level: float, most: int = MOST_SEEDS) -> int | None:
     """The smallest number of pairs with a power of 80 % if mean / sd is `effect`, None if more than `most`."""
     # Without an effect the power is the level itself, however many pairs there are.
-    if not effect or power(effect, most, level) < POWER:
+    if power(effect, most, level) < POWER:
         return None
     # Bisection: one pair has no power, power(high) >= POWER, and between them it rises with the number of pairs.
     low, high = 1, most
@@ -74,15 +74,12 @@ def _shift(t: float, df: int, share: float) -> float:
         low, below = high, above
         high, step = high + step, 2 * step
         above = _tails(high, t, df)[0] - share
-    middle, last = low, 0.0
+    middle, off, last = low, below, 0.0
     for _ in range(100):
-        if high - low < 1e-12 * (1 + abs(low)):
+        if abs(off) < 1e-11:
             break
         middle = (low * above - high * below) / (above - below)
         off = _tails(middle, t, df)[0] - share
-        # No closer than the quadrature below is exact.
-        if abs(off) < 1e-11:
-            break
         if off < 0:
             # The end that stays twice has its value halved (Illinois: Dowell and Jarratt 1971):
             # plain false position would keep it for ever on a curve that bends one way.
@@ -113,8 +110,8 @@ def _tails(shift: float, t: float, df: int) -> tuple[float, float]:
         return (1.0, 0.0) if shift > 0 else (0.0, 1.0)
     # Pieces: about the normal's middle, where Z + shift changes its sign, and about where S passes 1, as steep as S is.
     width = t / math.sqrt(2 * df)
-    steep = [side * t - shift + k * width for side in (-1, 1) for k in (-8, -4, -2, 0, 2, 4, 8)]
-    inner = [c for c in (-6, -3, 0, 3, 6, -shift, *steep) if -FAR < c < FAR]
+    steep = [side * t - shift + k * width for side in (-1, 1) for k in range(-8, 9, 2)]
+    inner = [c for c in (*range(-6, 7, 3), -shift, *steep) if -FAR < c < FAR]
     cuts = np.array([-FAR, *sorted(inner), FAR], dtype=float)
     nodes, weights = _gauss()
     half = np.diff(cuts)[:, None] / 2

@@ -71,7 +71,7 @@ def mean(values: Sequence[float]) -> float:
 
 
 def sd(values: Sequence[float]) -> float | None:
-    """The sample standard deviation, None for one value."""
+    """The sample standard deviation, None for one value or none."""
     if len(values) < 2:
         return None
     centre = mean(values)
@@ -128,8 +128,8 @@ def compare(variants: Mapping[str, Mapping[int, float]], baseline: Mapping[int, 
         differences = [values[s] - baseline[s] for s in seeds]
         pairs[name] = (seeds, differences, sorted(values.keys() - baseline), sorted(baseline.keys() - values))
     # A variant of one seed is not tested, so Holm's m does not count it.
-    p = {name: value for name, (_, d, _, _) in pairs.items() if len(d) > 1 and (value := p_value(d)) is not None}
-    corrected = dict(zip(p, zip(*holm(list(p.values())), strict=True), strict=True)) if p else {}
+    p = {name: value for name, (_, d, _, _) in pairs.items() if (value := p_value(d)) is not None}
+    corrected = dict(zip(p, zip(*holm(list(p.values())), strict=True), strict=True))
     found = {}
     for name, (seeds, differences, here, there) in pairs.items():
         if name not in corrected:

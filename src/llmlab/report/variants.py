@@ -64,7 +64,7 @@ def group(found: Found, metric: str, tune: str | None) -> list[Variant]:
     variants = list(groups.values())
     for variant in variants:
         _count(variant, metric, key)
-    # Before they are sorted: among runs of no sweep the name decides.
+    # Named before they are sorted: among runs of no sweep the name decides.
     names.assign_names(variants, key)
     return sorted(variants, key=lambda v: (_place(found, v), v.name))
 
@@ -97,7 +97,7 @@ def _flat(runs: Sequence[Run]) -> list[tuple[Run, dict[str, Any], set[str]]]:
 
 def _data(leaves: Mapping[str, Any]) -> tuple:
     # repr, as 1 == 1.0 == True in Python: as values of a dict's key they would be one config.
-    return tuple((k, repr(v)) for k, v in sorted(leaves.items()) if k.startswith("data.") and k != "data.fingerprint")
+    return tuple((k, repr(v)) for k, v in sorted(leaves.items()) if k.startswith("data."))
 
 
 def _identity(leaves: Mapping[str, Any]) -> tuple:
@@ -148,10 +148,11 @@ def _count(variant: Variant, metric: str, key: str | None) -> None:
         for value, held in grid.items()
     }
     ordered = sorted(grid, key=_number)
+    higher = higher_is_better(metric, variant.runs)
     best = sorted(
-        (m * (-1 if higher_is_better(metric, variant.runs) else 1), _number(v), v)
-        for v, m in means.items()
         # A value that ran with fewer seeds may be the best by the luck of those that it has.
+        (-m if higher else m, _number(v), v)
+        for v, m in means.items()
         if m is not None and len(grid[v]) == most
     )
     if not best:
@@ -265,7 +266,7 @@ def _asked_for(variants: Sequence[Variant], asked: str, first: Mapping[str, str]
     known = [v.name for v in variants]
     fits = [v for v in variants if "=" in asked and _fits(v, wanted)]
     for key, value in first.items():
-        if len(fits) > 1 and key not in wanted:
+        if key not in wanted:
             fits = [v for v in fits if _fits(v, {key: value})] or fits
     if not fits:
         raise UserError(f"report.baseline={asked}: there is no such variant; {near(asked, known)}")

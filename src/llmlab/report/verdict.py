@@ -82,7 +82,7 @@ def needed(c: Comparison) -> str:
 
 def needed_range(c: Comparison) -> str:
     """ "3 to 40", "8 or more" where the upper end is beyond what is looked for, "" where both are or they are equal."""
-    if c.needed_low is None or c.needed_low == c.needed_high:
+    if c.needed_low == c.needed_high:
         return ""
     return f"{c.needed_low} or more" if c.needed_high is None else f"{c.needed_low} to {c.needed_high}"
 

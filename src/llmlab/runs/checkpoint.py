@@ -114,7 +114,7 @@ def write(path: Path, weights: Mapping[str, Tensor], state: Mapping[str, Any]) -
         # `free` is what a plain user may take (statvfs's f_bavail): file systems keep some blocks for root.
         if (free := shutil.disk_usage(path.parent).free) < needed:
             raise OSError(28, f"{needed:,} bytes are needed but {free:,} are free on the disk")
-        # Of a process that had this id before, perhaps on another machine.
+        # A temporary folder that is there was left by a process that had this id before, perhaps on another machine.
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
         tensors_once, aliases = _untie(weights)
@@ -208,8 +208,7 @@ def _state(path: Path, *, mmap: bool = False) -> dict[str, Any]:
         # weights_only: torch's own unpickler of a few types, which calls nothing that a file names (the default since 2.6).
         state = torch.load(path / STATE, map_location="cpu", weights_only=True, mmap=mmap)
     except Exception as e:
-        # Whatever zip, pickle and torch make of a file that someone else wrote: RuntimeError, UnpicklingError, EOFError,
-        # KeyError and more.
+        # zip, pickle and torch raise RuntimeError, UnpicklingError, EOFError, KeyError ... for someone else's file.
         raise UserError(f"checkpoint {path} can't be used: {STATE}: {_short(e)}") from e
     if not isinstance(state, dict):
         raise UserError(f"checkpoint {path} can't be used: {STATE} holds no state")
@@ -316,7 +315,7 @@ def _manifest(path: Path) -> Manifest:
 
 
 def _fsync(path: Path) -> None:
-    # Of a folder as well, which open() refuses; fsync takes a descriptor that is only for reading.
+    # os.open also takes a folder, which open() refuses; fsync takes a descriptor that is only for reading.
     fd = os.open(path, os.O_RDONLY)
     try:
         os.fsync(fd)

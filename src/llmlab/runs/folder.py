@@ -145,7 +145,7 @@ def assembled(folder: Path, spec: ModelSpec) -> Model:
     try:
         return build.assemble(spec)
     except Exception as e:
-        # Sizes and options with which no run could begin, and which any part may stumble over.
+        # Any part may stumble over sizes and options with which no run could have begun.
         reason = (str(e).splitlines() or [""])[0]
         raise UserError(f"{folder / SPEC}: no model can be built from it: {type(e).__name__} {reason}") from e
 

@@ -43,7 +43,7 @@ def lock(folder: Path) -> None:
                 file.close()
                 raise UserError(f"{folder}: another process is training in this run folder") from None
             time.sleep(0.05)
-    # Kept open: the lock ends with its descriptor, and a file that nobody refers to is closed.
+    # Kept open: the lock ends with its descriptor, and Python closes a file that nobody refers to.
     _mine[path] = file
 
 

@@ -15,7 +15,7 @@ def follow(parent: int) -> None:
     """
     if not sys.platform.startswith("linux"):
         return
-    # Of <sys/prctl.h>; Python has no name for it.
+    # PR_SET_PDEATHSIG of <sys/prctl.h>; Python has no name for it.
     pr_set_pdeathsig = 1
     # CDLL(None): the symbols of this process, in which libc is there already, whatever its file is called.
     ctypes.CDLL(None).prctl(pr_set_pdeathsig, int(signal.SIGTERM))

@@ -235,7 +235,7 @@ def program_name() -> str:
     """The command `llmlab` as it is called here: by its name where the shell finds it, else by its path."""
     import shutil
 
-    # What is printed as a command must run as it stands, also where no environment is activated.
+    # A command that is printed must run as it stands, also where no environment is activated.
     if shutil.which("llmlab"):
         return "llmlab"
     script = Path(sys.executable).parent / "llmlab"  # where pip puts it, whether or not the environment is activated

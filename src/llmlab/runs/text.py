@@ -60,7 +60,7 @@ def corpus(run: Trained, advice: str) -> Corpus:
     there: dict[str, Any] = run.fields.get("data") or {}
     folder, settings = run.folder, run.data
     if settings.source == "files" and there.get("path"):
-        # Where the record found it last, which may be another place than config.yaml's.
+        # The path at which the record found it last, which may be another than config.yaml's.
         settings = replace(settings, path=there["path"])
     where = f"data.path={settings.path}" if settings.source == "files" else f"data={settings.source}"
     if settings.source == "files" and not expanded(settings.path or "").exists():
@@ -123,7 +123,7 @@ def repair(run: Trained) -> list[str]:
         c for c in (named, cached(run.data, run.tokenizer, run.special, run.reads, run.filters)) if c is not None
     ):
         for name in [n for n in wrong if _is_it(at, n, there, fields)]:
-            # Its bytes and not a file saved anew: the hash in the record is of these.
+            # The bytes of the file, not its content saved anew: the record's hash is of the bytes.
             write_atomic(folder / name, (at / name).read_bytes())
             lines.append(f"{folder / name} {wrong.pop(name)}: brought back from the cache")
     for name, why in wrong.items():

@@ -96,7 +96,7 @@ def make_plan(overrides: Sequence[str], folders: Sequence[str] = ()) -> Plan:
     node = _hydra_node(first, own, folders, known)
     with hydra_config.session(folders):
         specs = _with_params(node, typed)
-    # Whatever its class: all but Hydra's own choose points as results come in.
+    # Any other class counts as adaptive: all but Hydra's own choose points as results come in.
     adaptive = not str(node.sweeper._target_).endswith(".BasicSweeper")
     problems = [p for o in specs for p in _sweep_problems(o, adaptive)]
     if problems:
@@ -113,7 +113,6 @@ def make_plan(overrides: Sequence[str], folders: Sequence[str] = ()) -> Plan:
     hashes, opened = grids.check_points(grid, list(keys), folders)
     points = tuple(Point(grids.point_name(o, list(keys)), tuple(o), h) for o, h in zip(grid, hashes, strict=True))
     given = [o for o in parsed if o.key_or_group == "sweep" and o.value() is not None]
-    # What is swept comes first.
     texts = sorted(typed, key=lambda t: (t.partition("=")[0] not in keys, t))
     name = str(given[0].value()) if given else grids.safe_name(",".join(texts) or "defaults", 60)
     typed_dir = any(o.key_or_group == "hydra.sweep.dir" for o in parsed)

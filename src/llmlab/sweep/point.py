@@ -269,7 +269,7 @@ class Runner:
                     asked = True
                     _kill(process.pid, signum)
         finally:
-            # Its group and not it alone: ranks and loader workers of a process that crashed would live on.
+            # The whole process group is killed: ranks and loader workers of a process that crashed would live on.
             if process.poll() != 0:
                 _kill(process.pid, signal.SIGKILL)
                 process.wait()

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 from torch import Tensor, nn
 
 from llmlab.registry import register
 from llmlab.sizes import Sizes
 from llmlab.slots import LayerCache, Linear, Score, Term, View
+from llmlab.twins import Given, twin
 
 
 @register("attention", "my_attention")
@@ -20,6 +22,7 @@ class MyAttention(nn.Module):
 
     # Sizes and traits of the model that it can't honour: typed with this part they are an error, not silence.
     unused = ("n_kv_heads", "attention.qk_norm", "attention.clip_qkv", "attention.sink", "attention.scale_over_layer")
+    telling = ({"temperature": 2.0},)
 
     def __init__(
         self,
@@ -68,3 +71,27 @@ class MyAttention(nn.Module):
         """(B, T, N * H) -> (B, N, T, H)."""
         # The width is fixed and the number of heads is not: under tensor parallelism a rank has a part of them.
         return x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+
+
+# Not of the class: `llmlab check` holds the part to what this says, at every setting of its options. What a twin is given, and
+# which outputs it may give, is listed in the docstring of llmlab.check.twins.observers.attention.
+@twin("attention", "my_attention", source="Vaswani et al. 2017, equation 1")
+def definition(given: Given) -> dict[str, np.ndarray]:
+    x, source, hidden = given.inputs["x"], given.inputs["source"], np.where(given.inputs["valid"], 0.0, -np.inf)
+    scale = given.sizes.head_dim**-0.5 / given.options["temperature"]
+
+    def heads(role: str, x: np.ndarray) -> np.ndarray:  # (B, T, D) -> (B, N, T, H)
+        y = x @ given.weights[f"{role}.weight"].T
+        return y.reshape(*x.shape[:2], given.sizes.n_heads, -1).swapaxes(1, 2)
+
+    def attend(q: np.ndarray, k: np.ndarray, v: np.ndarray, bias: np.ndarray) -> np.ndarray:
+        e = np.exp(scale * q @ k.swapaxes(2, 3) + bias)
+        o = e / e.sum(-1, keepdims=True) @ v
+        return o.swapaxes(1, 2).reshape(len(o), o.shape[2], -1) @ given.weights["out.weight"].T
+
+    q, k = heads("q", x), heads("k", x) * given.inputs["k_factor"]
+    later = np.triu(np.full((x.shape[1], x.shape[1]), -np.inf), 1)
+    return {
+        "self": attend(q * given.inputs["q_factor"], k, heads("v", x), given.inputs["bias"] + later),
+        "cross": attend(q, heads("k", source), heads("v", source), hidden[:, None, None]),
+    }

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+import numpy as np
 from torch import Tensor, nn
 
 from llmlab.registry import register
 from llmlab.sizes import Sizes
 from llmlab.slots import Aux
+from llmlab.twins import Given, twin
 
 
 @register("block", "my_block")
@@ -20,6 +22,7 @@ class MyBlock(nn.Module):
     """
 
     final_norm = True  # the stack needs a norm after its last layer
+    telling = ({"scale": 0.5},)
 
     def __init__(
         self,
@@ -32,7 +35,7 @@ class MyBlock(nn.Module):
     ):
         super().__init__()
         self.scale, self.dropout = scale, nn.Dropout(sizes.dropout)
-        # By name, so that checkpoints know a sublayer's norm whatever order it has.
+        # By sublayer's name, so that a checkpoint finds each norm whatever the order of sublayers is.
         self.norms = nn.ModuleDict({name: norm(sizes.dim, sizes.norm_eps) for name in names})
 
     def forward(
@@ -47,3 +50,21 @@ class MyBlock(nn.Module):
             x_BTD = x_BTD + self.scale * self.dropout(y_BTD)
             aux = said or aux
         return x_BTD, aux
+
+
+# Not of the class: `llmlab check` holds the part to what this says, at every setting of its options. What a twin is given, and
+# which outputs it may give, is listed in the docstring of llmlab.check.twins.observers.block.
+@twin("block", "my_block", source="Xiong et al. 2020, figure 1b, with a scale")
+def definition(given: Given) -> dict[str, np.ndarray]:
+    x = given.inputs["x"]
+    counts = np.arange(1, x.shape[1] + 1)[:, None]
+    sublayers: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+        "attention": lambda y: y.cumsum(1) / counts,
+        "cross_attention": np.cos,
+        "ffn": lambda y: y**2 - y,
+    }
+    for name, f in sublayers.items():
+        weight, bias = (given.weights[f"all.norms.{name}.{key}"] for key in ("weight", "bias"))
+        normed = weight * x / np.sqrt((x**2).mean(-1, keepdims=True) + given.sizes.norm_eps) + bias
+        x = x + given.options["scale"] * f(normed)
+    return {"all": x, "final_norm": np.ones(())}

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from llmlab.registry import register
 from llmlab.slots import Score, Seen, Term
+from llmlab.twins import Given, twin
 
 
 @register("kernel", "my_kernel")
@@ -60,3 +62,17 @@ class MyKernel:
         if lowered is not None:
             w_BNTS = w_BNTS.masked_fill(~lowered, 0.0)  # a query that sees nothing gives 0
         return F.dropout(w_BNTS.to(v_BNSH.dtype), score.dropout, training) @ v_BNSH
+
+
+# Not of the class: `llmlab check` holds the part to what this says, at every setting of its options. What a twin is given, and
+# which outputs it may give, is listed in the docstring of llmlab.check.twins.observers.kernel.
+@twin("kernel", "my_kernel", source="Vaswani et al. 2017, equation 1; off by one as Miller 2023")
+def definition(given: Given) -> dict[str, np.ndarray]:
+    def attention(case: str) -> np.ndarray:
+        q, key_heads = given.inputs["q"], int(given.inputs[f"{case}.key_heads"])
+        k, v = (np.repeat(given.inputs[key][:, :key_heads], q.shape[1] // key_heads, 1) for key in "kv")
+        bias = given.inputs["own_bias"][0] if case == "bias" else 0.0
+        e = np.exp(given.inputs["scale"] * q @ k.swapaxes(2, 3) + bias) * given.inputs[f"{case}.seen"][:, None]
+        return e @ v / (e.sum(-1, keepdims=True) + given.options["off_by_one"])
+
+    return {case: attention(case) for case in ("causal", "full", "window", "padded", "packed", "bias")}

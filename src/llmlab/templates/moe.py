@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -9,6 +10,7 @@ from torch.nn import functional as F
 from llmlab.registry import register
 from llmlab.sizes import Sizes
 from llmlab.slots import Linear, Routing, no_reduce
+from llmlab.twins import Given, twin
 
 
 @register("moe", "my_moe")
@@ -21,6 +23,7 @@ class MyMoe(nn.Module):
 
     dense = False
     unused = ("moe.z",)
+    telling = ({"temperature": 2.0},)
 
     def __init__(self, sizes: Sizes, /, *, temperature: float = 1.0):  # by which the logits are divided
         super().__init__()
@@ -53,3 +56,22 @@ def balance(p_nE: Tensor, experts_nk: Tensor, valid: Tensor | None, total: Calla
     # Counts have no gradient: the loss learns by the mean probabilities alone (Fedus et al. 2021, equation 4).
     visits_E = total(torch.bincount(experts_nk.flatten(), minlength=n_experts).to(p_nE.dtype))
     return n_experts * (visits_E / (n * k) * total(p_nE.sum(0)) / n).sum()
+
+
+# Not of the class: `llmlab check` holds the part to what this says, at every setting of its options. What a twin is given, and
+# which outputs it may give, is listed in the docstring of llmlab.check.twins.observers.moe.
+@twin("moe", "my_moe", source="Shazeer et al. 2017, section 2.1; Fedus et al. 2021, equation 4")
+def definition(given: Given) -> dict[str, np.ndarray]:
+    traits, x = given.sizes.moe, given.inputs["x"]
+    e = np.exp(x @ given.weights["router.gate.weight"].T / given.options["temperature"])
+    p = e / e.sum(-1, keepdims=True)
+    chosen = p >= np.sort(p)[:, -traits.per_token, None]
+    weights = p / (p * chosen).sum(-1, keepdims=True) if traits.renormalise else p
+
+    def loss(kept: np.ndarray) -> np.ndarray:
+        share = chosen[kept].sum(0) / chosen[kept].sum()
+        return traits.balance * traits.n_experts * (share * p[kept].mean(0)).sum()
+
+    everything = np.full(len(x), True)
+    losses = {"loss": loss(everything), "padded_loss": loss(given.inputs["valid"])}
+    return {"weights": np.where(chosen, weights, -1.0), **losses}

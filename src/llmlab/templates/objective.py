@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from llmlab.registry import register
 from llmlab.slots import LanguageModel, Loss, Vocabulary, auxiliary
+from llmlab.twins import Given, twin
 
 
 @register("objective", "my_objective")
@@ -30,6 +31,7 @@ class MyObjective:
         "nll": "bits"
     }  # the term nll is the text's negative log-likelihood: perplexity and bits per byte are claimed
     fixed_counts = True  # every sample has as many targets
+    telling = ({"z": 0.5},)
 
     def __init__(
         self,
@@ -47,7 +49,7 @@ class MyObjective:
         tokens = np.asarray(sample["tokens"], dtype=np.int64)
         prepared = {"ids": tokens[:-1], "labels": tokens[1:]}
         if sample.get("documents") is not None:
-            # Given where the data are packed: tokens see no other document then.
+            # There are documents where the data are packed: tokens then see no other document.
             prepared["documents"] = np.asarray(sample["documents"], dtype=np.int64)[:-1]
         return prepared
 
@@ -66,3 +68,17 @@ class MyObjective:
         # Each with its own count, for another objective's terms may have other targets.
         terms = {"nll": (nll, count), "z": (square, count)}
         return Loss(terms, weights={"z": self.z}, aux={"model": auxiliary(output)})
+
+
+# Not of the class: `llmlab check` holds the part to what this says, at every setting of its options. What a twin is given, and
+# which outputs it may give, is listed in the docstring of llmlab.check.twins.observers.objective.
+@twin("objective", "my_objective", source="Chowdhery et al. 2022, section 5")
+def definition(given: Given) -> dict[str, np.ndarray]:
+    logits, labels = given.inputs["batch/scores/tokens"], given.inputs["rows"][:, 1:]
+    log_partition = np.log(np.exp(logits).sum(-1))
+    nll = log_partition - np.take_along_axis(logits, labels[..., None], -1)[..., 0]
+    return {
+        "batch/loss/nll": np.array([nll.sum(), nll.size]),
+        "batch/loss/z": np.array([(log_partition**2).sum(), nll.size]),
+        "batch/weight/z": np.array(given.options["z"]),
+    }

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from torch import nn
 
 from llmlab.registry import register
 from llmlab.slots import Role
+from llmlab.twins import Given, twin
 
 
 class Lion(torch.optim.Optimizer):
@@ -43,6 +45,8 @@ class MyOptimizer:
     Weight decay is on matrices and tables. It goes by role, never by name.
     """
 
+    telling = ({"lr": 0.01}, {"beta1": 0.5}, {"beta2": 0.8}, {"weight_decay": 0.5})
+
     def __init__(
         self,
         *,
@@ -65,3 +69,21 @@ class MyOptimizer:
         groups = [{"params": decayed, "weight_decay": self.weight_decay}, {"params": rest, "weight_decay": 0.0}]
         # Where only biases learn (train.learns) there is no matrix: a group without parameters is left out.
         return Lion([g for g in groups if g["params"]], {"lr": self.lr, "betas": self.betas})
+
+
+# Not of the class: `llmlab check` holds the part to what this says, at every setting of its options. What a twin is given, and
+# which outputs it may give, is listed in the docstring of llmlab.check.twins.observers.optimizer.
+@twin("optimizer", "my_optimizer", source="Chen et al. 2023, algorithm 2")
+def definition(given: Given) -> dict[str, np.ndarray]:
+    lr, beta1, beta2, decay = (given.options[key] for key in ("lr", "beta1", "beta2", "weight_decay"))
+    moved = {}
+    for name in ("embed", "q", "norm", "bias", "bias.experts"):
+        first = p = given.inputs[name]
+        m, after = np.zeros_like(p), []
+        for g, rate in zip(given.inputs[f"gradient/{name}"], lr * given.inputs["rates"], strict=True):
+            decayed = decay if name in ("embed", "q") else 0.0
+            p = p - rate * (np.sign(beta1 * m + (1 - beta1) * g) + decayed * p)
+            m = beta2 * m + (1 - beta2) * g
+            after.append(p - first)
+        moved[name] = np.stack([after[n - 1] for n in (1, 2, 5, 10)])
+    return moved

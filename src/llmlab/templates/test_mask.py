@@ -7,12 +7,12 @@ from llmlab.testing import learns
 
 
 def test_a_model_learns_with_it():
-    learns("model=bert", "mask=my_mask", "mask.chunk=4")
+    learns("model=bert", "mask=my_mask", "mask.ahead=2")
 
 
 def test_a_loop_over_pairs():
-    mask = registry.load("mask", "my_mask", {"chunk": 3})()
+    mask = registry.load("mask", "my_mask", {"ahead": 3})()
     k = torch.arange(8)[None]
-    want = [[j // 3 <= q // 3 for j in range(8)] for q in range(8)]
+    want = [[j - q <= 3 for j in range(8)] for q in range(8)]
     assert mask.allowed(k.T, k, {}).tolist() == want
     assert mask.allowed(k[:, 5:].T, k, {}).tolist() == want[5:], "the newest tokens of a cache"

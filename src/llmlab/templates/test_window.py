@@ -1,5 +1,6 @@
 """my_window within a model, and against a loop over pairs."""
 
+import pytest
 import torch
 
 from llmlab import registry
@@ -15,19 +16,20 @@ def test_a_model_learns_with_it():
 
 
 def test_generation_with_a_cache_is_that_without():
-    model = tiny("window=my_window", "window.left=3", "window.sinks=1")
+    model = tiny("window=my_window", "window.left=3", "window.dilation=3")
     looks_back_only(model)
     cached_is_uncached(model)
 
 
 def test_a_loop_over_pairs():
     k = torch.arange(7)[None]
-    want = [[q - j < 3 or j < 2 for j in range(7)] for q in range(7)]
-    assert window(left=3, sinks=2).allowed(k.T, k, {}).tolist() == want
+    want = [[q - j < 6 and (q - j) % 2 == 0 for j in range(7)] for q in range(7)]
+    assert window(left=3, dilation=2).allowed(k.T, k, {}).tolist() == want
 
 
-def test_what_it_covers_it_hides_nothing_of():
-    made = window(left=3, sinks=2)
+@pytest.mark.parametrize("dilation", [1, 2])
+def test_what_it_covers_it_hides_nothing_of(dilation: int):
+    made = window(left=3, dilation=dilation)
     for n in range(1, 9):
         k = torch.arange(n)[None]
         assert made.covers(n) == bool(made.allowed(k.T, k, {}).all())

@@ -51,7 +51,7 @@ class Journal(Callback):
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self.began = time.perf_counter()
         self.meter = Meter(self.tokens_per_step, trainer.global_step, trainer.max_steps)
-        # A run too short for a warm-up; no batch ends at the step where it begins.
+        # A run too short for a warm-up: no batch ends at the step where it begins.
         if self.meter.begin == trainer.global_step:
             self.meter.start(trainer.global_step, module.device)
 

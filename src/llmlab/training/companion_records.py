@@ -37,7 +37,7 @@ def reopened(
         of_role = Declared(role, heads, about["trains"], tuple(about["shares"]))
         source, weights, sha256 = about["source"], about["weights"], about["sha256"]
         path = None if weights is None else Path(weights)
-        # One that trains has its weights in the run's own checkpoint, once there is one.
+        # A companion that trains has its weights in the run's own checkpoint, once there is one.
         if path is not None and (begins or not of_role.trains):
             if role in moved:
                 source, path = (

@@ -54,7 +54,7 @@ def complete(
 ) -> None:
     """Complete the record (status completed) and print the panel."""
     metrics = progress["metrics"]
-    # Only of a validation over all of the held-out text: the baselines are of that.
+    # Only for a validation over all of the held-out text, of which the baselines are.
     if "val_bits_per_byte" in metrics and cfg.train.validation_batches is None:
         for order, bits in recipe.corpus.ngram().items():
             metrics[f"kneser_ney_{'bigram' if order == 2 else 'trigram'}_bits_per_byte"] = bits

@@ -11,7 +11,7 @@ from llmlab.errors import UserError
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-# Of a training step's cost a token: measured 0.31 on two cores, a backward having two products for each of a forward.
+# Of a training step's cost a token: 0.31 was measured on two cores; a backward has two products, a forward one.
 FORWARD_SHARE = 1 / 3
 SHARE = 0.1  # of the training's time: the most that validations take, unless the user says when they are
 MOST = 10  # validations by default, however cheap

@@ -175,7 +175,7 @@ def states(optimizer: OptimizerPart) -> float:
         made.step()
         kept = [v for s in made.state.values() for v in s.values() if isinstance(v, torch.Tensor) and v.dim()]
     except Exception:
-        # One that can't take a lone matrix: it is counted as if it kept nothing.
+        # An optimizer that can't take a lone matrix is counted as if it kept nothing.
         return 0.0
     return sum(v.numel() for v in kept) / weight.numel()
 

@@ -154,7 +154,7 @@ def _change(cfg: DictConfig, composed: Composed, done: Mapping[str, Any], folder
             cfg.data.path = files.absolute(str(cfg.data.path))
             done.get("data", {}).pop("path", None)  # this one is looked at instead
     if cfg.data.source == "files" and (moved := done.get("data", {}).get("path")):
-        # To where an earlier resume found it, which config.yaml does not know: that is written once.
+        # An earlier resume found the data here; config.yaml is written once and does not know of it.
         cfg.data.path = moved
 
 

@@ -112,7 +112,7 @@ def _train(task: Task, first: bool) -> Mapping[str, Any]:
     trainers.check_parts(task.composed, devices)
     cut = recipes.Cut.make(cfg.train.batch_size, cfg.train.micro_batch_size, devices.data_parallel)
     recipe = recipes.Recipe.from_config(task.composed, task.spec, task.corpus, task.companions)
-    # To refuse a corpus that is too small before anything is written.
+    # Made once to refuse a corpus that is too small before anything is written.
     make.feed(cfg, recipe, cut, 1)
     strategies.check(cfg, devices, recipe.spec)
     for role, companion in recipe.companions.items():

@@ -49,7 +49,7 @@ class StepMetrics:
         weighted = [sums[name] for name in self.terms]
         # float64: sums over micro-batches and ranks then round below what a float32 loss has, in whatever order they are.
         self._micro.append(torch.stack([t.detach().double() for t in (*weighted, *pairs)]))
-        # Of the whole step, so those of any micro-batch do.
+        # Counts are of the whole step, so that those of any micro-batch do.
         self._counts = [counts[name] for name in self.terms]
 
     def close(self, norm: Tensor) -> None:

@@ -226,7 +226,7 @@ def fit(module: Offline, trainer: pl.Trainer, point: Path | None) -> None:
     except UserError as e:
         raise Stopped("failed", str(e), hint="disk" if isinstance(e.__cause__, OSError) else "") from e
     except torch.OutOfMemoryError as e:
-        # Of the GPU alone: the CPU's allocator raises a plain RuntimeError, which is told by its words below.
+        # Raised for the GPU alone: the CPU's allocator raises a plain RuntimeError, which is told by its words below.
         raise Stopped("failed", "out of memory; lower train.micro_batch_size (the batch stays as it is)") from e
     except Exception as e:
         # c10's DefaultCPUAllocator says so in a RuntimeError (torch 2.13).

@@ -73,7 +73,7 @@ def experts(subject: Subject) -> None:
         for (name, p), (_, whole) in zip(dense.named_parameters(), grouped.named_parameters(), strict=True):
             p.copy_(whole[e].view_as(p)) if whole.shape[0] == n else _not_per_expert(name)
         assert_close(got[a:b], dense(x[a:b]), f"expert {e}, among others and alone")
-    # Without biases: each half would add that of the output, as under tensor parallelism only one rank does.
+    # Without biases: each of the two halves would add the output's.
     whole = build_random(spec.factory(), sizes.dim, width, partial(Linear, bias=False))
     halves = []
     for half in (slice(0, width // 2), slice(width // 2, width)):
@@ -108,7 +108,7 @@ def first_norm(subject: Subject) -> None:
     if got.dtype != torch.bfloat16:
         raise CheckFailed(f"it is given bfloat16 but gives {got.dtype}")
     off = float(((got.float() - want).abs() / want.abs().clamp(min=1e-6)).max())
-    # Rounding to bfloat16 alone is off by 2^-9 at most, half of its spacing of 2^-8.
+    # Rounding to bfloat16 alone is off by 2^-8 at most, half of its spacing of 2^-7.
     if not off < 1.5 * 2**-8:
         raise CheckFailed(
             f"in bfloat16 values are off by up to {off:.2%}: more than is lost when it is computed in float32 and rounded"

@@ -11,11 +11,15 @@ from __future__ import annotations
 import numpy as np
 
 from llmlab import registry, twins
-from llmlab.check.refusal import crash, refusal
+from llmlab.check.refusal import crash, reason, refusal
 from llmlab.check.subject import CheckFailed, NotApplicable, Subject
 from llmlab.check.twins import records, settings
 from llmlab.check.twins.observers import OBSERVERS
+from llmlab.check.twins.observers.observed import Observed
 from llmlab.check.twins.records import Record, Shapes
+from llmlab.errors import UserError
+
+NO_TWIN = "it has no twin: its numbers are compared with nothing"
 
 
 def definition(subject: Subject) -> None:
@@ -48,13 +52,37 @@ def _compare_with_own_twin(slot: str, name: str) -> None:
     registry.load(slot, name, {})  # importing a user's part defines the twin beside it
     own = twins.twin_of(slot, name)
     if own is None:
-        raise NotApplicable("it has no twin to be compared with; llmlab.twins says how to write one")
-    for setting in settings.of_part(slot, name):
-        observed = OBSERVERS[slot](setting)
-        theirs = own.compute(observed.given)
-        ours = {key: value for key, value in observed.outputs.items() if key in theirs} if theirs else observed.outputs
+        raise NotApplicable(NO_TWIN)
+    asked = settings.of_part(slot, name)
+    refused: list[str] = []
+    for setting in asked:
+        try:
+            observed = OBSERVERS[slot](setting)
+        except (ValueError, UserError) as e:
+            refused.append(reason(e))
+            continue
+        theirs = _computed(setting, own, observed)
+        ours = {key: value for key, value in observed.outputs.items() if key in theirs}
         _compare_shapes(setting, records.shapes(ours), records.shapes(theirs), own.source)
         _compare_values(setting, ours, theirs, own.source, observed.tolerance)
+    if len(refused) == len(asked):
+        raise NotApplicable(refused[0])
+
+
+def _computed(setting: settings.Setting, own: twins.Twin, observed: Observed) -> twins.Arrays:
+    """Outputs of a user's twin, each one that the part has too."""
+    try:
+        theirs = {key: np.asarray(value, np.float64) for key, value in own.compute(observed.given).items()}
+    except Exception as e:
+        names = ", ".join([*observed.given.inputs, *observed.given.weights])
+        given = f"; inputs and weights are {names}" if isinstance(e, KeyError) else ""
+        raise CheckFailed(f"{setting}: its twin {crash(e)}{given}") from e
+    known = {*observed.outputs, *(key + twins.CHANCE for key in observed.outputs)}
+    if unknown := [key for key in theirs if key not in known] or ([] if theirs else ["nothing"]):
+        raise CheckFailed(
+            f"{setting}: its twin gives {', '.join(unknown)}; the outputs are {', '.join(observed.outputs)}"
+        )
+    return theirs
 
 
 def _compare_declared(slot: str, name: str) -> None:

@@ -43,7 +43,7 @@ DEFAULTS: Config = chatglm1.DEFAULTS | {
     "add_bias_linear": False,
     "add_qkv_bias": False,
     "multi_query_attention": False,
-    # Read only under multi_query_attention, where ChatGLM2-6B has 2.
+    # Read under multi_query_attention only; ChatGLM2-6B has 2.
     "multi_query_group_num": 1,
     "original_rope": True,
     "rope_ratio": 1.0,

@@ -30,7 +30,7 @@ DEFAULTS: Config = {
     "inner_hidden_size": None,
     "max_sequence_length": 2048,
     "position_encoding_2d": None,
-    # Those of ChatGLM-6B's first release; files of the cut vocabulary state 130,000 and on.
+    # The ids of ChatGLM-6B's first release; files of the smaller vocabulary count from 130,000 on.
     "bos_token_id": 150004,
     "mask_token_id": 150000,
     "gmask_token_id": 150001,

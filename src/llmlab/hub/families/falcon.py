@@ -81,7 +81,7 @@ def read(c: Config) -> list[str]:
         "ffn.bias": c["bias"],
         "n_kv_heads": kv,
     }
-    # Its bias is added before the scores are scaled, from slopes in bfloat16 (build_alibi_tensor of modeling_falcon).
+    # ALiBi is added before the scores are scaled here, from slopes in bfloat16 (build_alibi_tensor of modeling_falcon).
     position = ["position=alibi_falcon"] if c["alibi"] else settings("position", rope(c))
     return [
         "model=falcon",

@@ -35,7 +35,7 @@ GEMMA2: Config = {
     "num_attention_heads": 8,
     "num_key_value_heads": 4,
     "hidden_activation": "gelu_pytorch_tanh",
-    # Of the 2B and 9B, whose heads are 256 wide; 27B says 144, its width over its heads, though they are 128 wide.
+    # The 2B's and 9B's, whose heads are 256 wide; 27B says 144, its width over its heads, for heads of 128.
     "query_pre_attn_scalar": 256.0,
     "sliding_window": 4096,
     "final_logit_softcapping": 30.0,

@@ -35,7 +35,7 @@ DEFAULTS: Config = {
     "attention_types": [[["global", "local"], 12]],
     "num_heads": 16,
     "intermediate_size": None,
-    # Of tokens, the query among them: the mask is xor(tril(ones), tril(ones, -window_size)).
+    # The window counts tokens, the query among them: the mask is xor(tril(ones), tril(ones, -window_size)).
     "window_size": 256,
     "activation_function": "gelu_new",
     "resid_dropout": 0.0,

@@ -54,7 +54,7 @@ def routed(shared: str) -> list[Rule]:
         # conversion_mapping.py: (E, 2 F, D) with the gates first.
         Rule((ours["gate"], ours["up"]), (THEIRS + "mlp.experts.gate_up_proj",), "stacked"),
         same(ours["down"], THEIRS + "mlp.experts.down_proj"),
-        # Qwen2-MoE has one (`shared_expert`), DeepSeek some (`shared_experts`), who are one FFN of their common width.
+        # Qwen2-MoE has one (`shared_expert`), DeepSeek some (`shared_experts`), which make one FFN together.
         *(same(OURS + f"ffn.shared.{n}.weight", THEIRS + f"mlp.{shared}.{n}_proj.weight") for n in names),
     ]
 
@@ -68,7 +68,7 @@ DEFAULTS: Config = {
     "num_attention_heads": 32,
     "hidden_act": "silu",
     "max_position_embeddings": 2048,
-    # LLaMA 1's; Llama 2 and 3 say 1e-5 in their files.
+    # LLaMA 1 7B's; Llama 2 and 3 say 1e-5 in their files.
     "rms_norm_eps": 1e-6,
     "tie_word_embeddings": False,
     "attention_bias": False,

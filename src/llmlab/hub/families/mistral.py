@@ -19,7 +19,7 @@ MISTRAL: Config = {
     "max_position_embeddings": 131072,
     "rms_norm_eps": 1e-6,
     "tie_word_embeddings": False,
-    # Of version 0.1; the files of 0.2 and 0.3 say null.
+    # Version 0.1's; the files of 0.2 and 0.3 say null.
     "sliding_window": 4096,
     "attention_dropout": 0.0,
     "pad_token_id": None,

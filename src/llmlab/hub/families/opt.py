@@ -16,7 +16,7 @@ RULES = [
     # Both projections are without a bias (OPTDecoder), and only in the 350M, whose
     # table is 512 wide and its layers 1,024.
     same("stacks.main.embedding.project.weight", "model.decoder.project_in.weight"),
-    # Two rows longer than max_position_embeddings: OPTLearnedPositionalEmbedding adds its offset of 2 to both.
+    # Two rows more than max_position_embeddings: OPTLearnedPositionalEmbedding adds 2 to rows and ids.
     same("stacks.main.positions.0.table.weight", "model.decoder.embed_positions.weight"),
     *linear(OURS + "block.attention_norm", THEIRS + "self_attn_layer_norm"),
     # A layer's "final" norm is the one of its feed-forward; the stack's is named alike, one level above.

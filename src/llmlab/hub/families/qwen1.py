@@ -61,7 +61,7 @@ def read(c: Config) -> list[str]:
         "norm_eps": c["layer_norm_epsilon"],
         "tie_embeddings": c["tie_word_embeddings"],
         "attention.dropout": c["attn_dropout_prob"],
-        # Of the biases no_bias takes away all but those on q, k and v, which Qwen has kept up to Qwen2.
+        # no_bias takes away all biases but those on q, k and v, which Qwen kept up to Qwen2.
         "attention.qkv_bias": True,
         "attention.out_bias": bias,
         "ffn.bias": bias,

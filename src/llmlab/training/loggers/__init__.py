@@ -82,7 +82,7 @@ class Loggers:
         config = cast("dict[str, Any]", OmegaConf.to_container(cfg, resolve=True))
         self.known = {k: dict(v) for k, v in (run.get("loggers") or {}).items()}
         for sink in self.sinks:
-            # Of an earlier part of the run: this one has not failed yet.
+            # A failure of an earlier part of the run: in this one the sink has not failed yet.
             self.known.setdefault(sink.name, {}).pop("failed", None)
             about = sink.ask("begin", dict(run.fields), config, seconds=BEGIN_SECONDS)
             if about is not None:

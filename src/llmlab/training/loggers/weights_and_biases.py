@@ -123,7 +123,8 @@ class WandBSink:
             mode=mode,
             # "must" would fail for a run that was deleted there.
             resume="allow" if resumes and mode == "online" else None,
-            # By default wandb.init gives back a run that the user's own code has open ("return_previous", 0.31).
+            # Outside of notebooks wandb.init by default gives back a run that the user's own code has open
+            # ("return_previous", 0.31).
             reinit="create_new",
             settings=wandb.Settings(
                 silent=True,

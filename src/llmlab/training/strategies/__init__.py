@@ -59,8 +59,8 @@ def make(cfg: DictConfig, devices: Devices) -> ByPath:
     return DDP(
         process_group_backend=backend,
         checkpoint_io=SafeCheckpointIO(),
-        # DDP would send the first rank's before every forward; they change in the same way on every rank.
+        # DDP would broadcast the first rank's buffers before every forward; they change alike on every rank.
         broadcast_buffers=False,
-        # Gradients are then pieces of the buffers that are reduced: one copy of them less.
+        # Gradients are then views of the buckets that are reduced, which saves a copy of them.
         gradient_as_bucket_view=True,
     )

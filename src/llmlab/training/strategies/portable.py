@@ -33,7 +33,7 @@ class SafeCheckpointIO(CheckpointIO):
     """Lightning's door to `llmlab.runs.checkpoint`."""
 
     def save_checkpoint(self, checkpoint_: dict[str, Any], path: str | Path, storage_options: object = None) -> None:
-        # Lightning goes on using its own after this, and `state_dict` is taken out.
+        # A copy: Lightning goes on using its own dict, and `state_dict` is taken out of this one.
         state = dict(checkpoint_)
         checkpoint.write(Path(path), state.pop("state_dict"), state)
 

@@ -1,7 +1,9 @@
 """Inits: an output for each role that one is asked for, of so many values that another distribution shows.
 
-No inputs. An output `ROLE` has the quantiles `QUANTILES` of a tensor of the shape `SHAPE` (outputs, inputs), or of
-a table (rows, width); `experts` those of `EXPERTS` (experts, outputs, inputs) with the role ffn_in. Also `logit_variance`.
+Inputs: `quantiles`; `shape` (outputs, inputs), which is (rows, width) of a table; `experts_shape` (experts, outputs,
+inputs).
+
+An output `ROLE` has those quantiles of a tensor of that shape; `experts` of one with the role ffn_in. Also `logit_variance`.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from llmlab.seeds import key
 
 SHAPE, EXPERTS = (256, 400), (40, 32, 80)
 QUANTILES = (0.02, 0.1, 0.25, 0.5, 0.75, 0.9, 0.98)
-# Of the 0.98 quantile: five standard errors of one among 100,000 normal values. A factor of 1.03 on them shows.
+# Five standard errors of the 0.98 quantile of 100,000 normal values; a factor of 1.03 on them shows.
 TOLERANCE = 0.02
 
 
@@ -34,4 +36,6 @@ def observe(setting: Setting) -> Observed:
         init.fill(tensor, role, sizes, torch.Generator().manual_seed(key("init", name)))
         outputs[name] = np.quantile(tensor.numpy(), QUANTILES)
     outputs["logit_variance"] = np.array(attributes.get(init, "init", "logit_variance"))
-    return Observed(given(setting, {}), outputs, TOLERANCE)
+    inputs = {"quantiles": QUANTILES, "shape": SHAPE, "experts_shape": EXPERTS}
+    asked = given(setting, {name: torch.tensor(values) for name, values in inputs.items()})
+    return Observed(asked, outputs, TOLERANCE)

@@ -1,8 +1,8 @@
 """Kernels, on a CPU; what PyTorch has for GPUs alone is written out (`llmlab.check.parts.stand_in`).
 
 Inputs: `q`, `k`, `other_q` (B, N, S, H) and `v` (B, N, S, H'), of which a case of K key heads has the first K and one of T
-queries the last T; `sink` (N,), `own_bias` (B, N, S, S), whose first row is the bias that rows share, and of each CASE
-`seen` (B, T, S).
+queries the last T; `scale`, `sink` (N,), `own_bias` (B, N, S, S), whose first row is the bias that rows share, and of each CASE
+`CASE.seen` (B, T, S) and `CASE.key_heads`, its K.
 
 Outputs: `CASE` (B, N, T, H'), 0 where a query sees nothing, of each case that the kernel's `check` does not refuse, and if it
 says what it keeps on a GPU, `CASE.kept` in bytes, of float32 and of bfloat16; of a kernel for GPUs `CASE.fused`, 1 where it
@@ -113,9 +113,11 @@ def observe(setting: Setting) -> Observed:
     kernel = build(setting)
     inputs = {name: 1.5 * uniform(name, ROWS, HEADS, LENGTH, WIDTH).float() for name in ("q", "k", "other_q")}
     inputs["v"] = uniform("v", ROWS, HEADS, LENGTH, V_WIDTH).float()
+    inputs["scale"] = torch.tensor(SCALE).double()
     inputs["sink"] = uniform("sink", HEADS).float()
     inputs["own_bias"] = uniform("own_bias", ROWS, HEADS, LENGTH, LENGTH).float()
     inputs |= {f"{name}.seen": case.seen() for name, case in CASES.items()}
+    inputs |= {f"{name}.key_heads": torch.tensor(case.key_heads) for name, case in CASES.items()}
     abilities = [_allows(kernel.check, **{a: a == ability for a in ABILITIES}) for ability in ABILITIES]
     trains = [not hasattr(kernel, "check_training") or _allows(kernel.check_training, *one) for one in TRAINS]
     outputs = {"abilities": torch.tensor(abilities), "trains": torch.tensor(trains)}

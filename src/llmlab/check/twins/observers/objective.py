@@ -2,10 +2,11 @@
 
 Inputs: `vocabulary` (its size), `special/NAME`, and `draws` of each text; texts as TEXT/tokens, TEXT/given and TEXT/documents,
 or records' fields as record/N/FIELD; two batches as `batch/KEY` and, without targets or of a validation, `none/KEY`, with
-`batch/scores/ROLE` of each head, for all tokens or texts; `hidden` (V, D), the hidden state of each id; `rewards/`.
+`batch/scores/ROLE` of each head, for all tokens or texts; `hidden` (V, D), the hidden state of each id; `rewards/`; `rows`, the
+tokens that `batch` was prepared from, of an objective that reads texts and does not say what it restores.
 
 Outputs: of what it prepares what `texts` says of all that it `restores`, or `prepared/KEY/N` and `n_targets/TERM/N` of
-a record; of either batch's loss `loss/TERM` and `log/NAME` (sum, count), `weight/TERM`, `mean`, and its gradient `slope/ROLE`;
+a record; of `batch/` and `none/` `loss/TERM` and `log/NAME` (sum, count), `weight/TERM`, `mean`, and its gradient `slope/ROLE`;
 `shown` and `fixed_counts`; of one that acts `rollout` (samples, max_new, temperature, batches, epochs, steps), `passes/N` and
 `advantages/`.
 """
@@ -49,6 +50,8 @@ def observe(setting: Setting) -> Observed:
         objective = texts.made(setting, texts.SIZE, len(text.tokens) - 1)
         outputs |= texts.OBSERVED[restores](objective, name, text, special)
     objective = texts.made(setting, SIZE, SEQ_LEN)
+    if not restores and attributes.get(objective, "objective", "reads") == TEXT:
+        inputs["rows"] = _rows()
     for name in ("shown", "fixed_counts"):
         outputs[name] = np.array(float(attributes.get(objective, "objective", name)))
     if attributes.get(objective, "objective", "reads") != TEXT:
@@ -126,12 +129,15 @@ def _batches(objective: Objective, restores: str | None) -> dict[str, Batch]:
         return {"batch": batch, "none": {**batch, "labels": torch.full_like(labels, -100)}}
     samples = _samples(objective) if attributes.get(objective, "objective", "reads") != TEXT else []
     if not samples:
-        rows = np.arange(ROWS * (SEQ_LEN + 1)).reshape(ROWS, -1) * 5 % SIZE
-        return {"batch": stand_in.batch(objective, rows, np.random.default_rng(0))}
+        return {"batch": stand_in.batch(objective, _rows(), np.random.default_rng(0))}
     prepared = [objective.prepare(sample, np.random.default_rng(0)) for sample in samples]
     batch = stand_in.collated(objective, prepared, SEQ_LEN)
     judged: Batch = {key: batch[key] for key in ("reward", "answer_length") if key in batch}
     return {"batch": batch, **({"none": judged} if judged else {})}
+
+
+def _rows() -> np.ndarray:
+    return np.arange(ROWS * (SEQ_LEN + 1)).reshape(ROWS, -1) * 5 % SIZE
 
 
 class _Model:

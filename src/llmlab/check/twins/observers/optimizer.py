@@ -18,7 +18,8 @@ from llmlab.slots import Role
 
 N_STEPS, TOLD = 10, (1, 2, 5, 10)
 VECTORS = ("norm", "bias")
-# Experts' weights and biases have a dimension more; a vector that is neither norm nor bias; gradients so small that eps counts.
+# Experts' weights and biases, which have a dimension more; a vector that is neither norm nor bias; gradients so small
+# that eps counts.
 MORE = {
     "ffn_in.experts": (2, 3, 2),
     "bias.experts": (2, 3),
@@ -37,7 +38,7 @@ def observe(setting: Setting) -> Observed:
     for name, shape in shapes.items():
         inputs[name] = uniform(f"value {name}", *shape)
         size = 3e-8 if name == "q.flat" else 1.0
-        # Of one sign more than of the other, and larger in some steps, so that both means count.
+        # Gradients have one sign more often than the other and grow over the steps, so that both means count.
         growing = torch.linspace(0.2, 2.0, N_STEPS).double().view(-1, *[1] * len(shape))
         inputs[f"gradient/{name}"] = size * growing * (uniform(f"gradient {name}", N_STEPS, *shape) + 0.3)
         inputs[f"given/{name}"] = _given(name)

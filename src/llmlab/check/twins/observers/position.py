@@ -14,10 +14,10 @@ For each TEXT
 there are `TEXT.ids` (B, S), `TEXT.before` and `TEXT.seen` (B, T, S), the pairs that count, and where it has them `TEXT.valid`,
 `TEXT.documents`, `TEXT.segments` (B, S) and `TEXT.positions` (B, S) or (B, 2, S).
 
-Outputs: `TEXT.scores` (B, N, T, S), SCALE times the products of what is turned plus the bias, of the T tokens read last, which
-are 0 where a pair does not count; `dropped.scores`, those of the text `later` while training with sizes.dropout 1; of a part
-that embeds `TEXT.vectors` (B, T, E), and `TEXT.trained`, the number of its tables' rows that they have a gradient for; `size`,
-the number of its parameters; and `score_width`, as `llmlab.slots` has it.
+Outputs: `TEXT.scores` (B, N, T, S), the input `scale` times the products of what is turned plus the bias, of the T tokens read
+last, which are 0 where a pair does not count; `dropped.scores`, those of the text `later` while training with sizes.dropout 1;
+of a part that embeds `TEXT.vectors` (B, T, E), and `TEXT.trained`, the number of its tables' rows that they have a gradient
+for; `size`, the number of its parameters; and `score_width`, as `llmlab.slots` has it.
 """
 
 from __future__ import annotations
@@ -97,6 +97,7 @@ def observe(setting: Setting) -> Observed:
     inputs = {
         "q": 1.5 * uniform("q", ROWS, sizes.n_heads, LONGEST, width),
         "k": 1.5 * uniform("k", ROWS, KEY_HEADS, LONGEST, width),
+        "scale": torch.tensor(SCALE).double(),
     }
     if part.projects:
         inputs["q_projection"] = uniform("q_projection", sizes.n_heads, width, sizes.dim)
