@@ -25,12 +25,14 @@ class Rope(Absolute):
     `scaling` says how texts longer than `original_max` are turned: each way is a value of `_scaling.py`, with its paper.
     """
 
+    # Where the text's length counts, 16 is more than the tokens of `llmlab check`'s models: a cache can't give what the whole text
+    # gives once the text is longer, since earlier tokens have been turned by a shorter length in all layers.
     telling: ClassVar[tuple[dict[str, object], ...]] = (
         {"theta": 100.0},
         {"fraction": 0.5, "interleaved": True},
         {"scaling": "linear", "factor": 4.0},
         {"scaling": "dynamic", "factor": 2.0, "original_max": 16},
-        {"scaling": "dynamic_steps", "original_max": 8},
+        {"scaling": "dynamic_steps", "original_max": 16},
         {"scaling": "llama3", "factor": 8.0, "original_max": 32, "theta": 100.0},
         {"scaling": "llama3", "factor": 8.0, "original_max": 32, "low_freq_factor": 0.3, "high_freq_factor": 2.0},
         {"scaling": "yarn", "factor": 4.0, "original_max": 32, "theta": 100.0, "beta_fast": 4.0, "beta_slow": 0.3},

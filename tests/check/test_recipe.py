@@ -1,4 +1,4 @@
-"""Parts of the recipe, which are in no model: what is asked of them, and that their twins are the reference implementations."""
+"""Parts of the recipe, which are in no model: what is asked of them."""
 
 import math
 
@@ -6,14 +6,12 @@ import numpy as np
 import pytest
 import torch
 from told import results
-from twins.record import settings_of_slot
 
 from llmlab import registry, twins
 from llmlab.check import case_checks, cases, page, report, request
 from llmlab.check.parts import alone
 from llmlab.check.subject import Case, CheckFailed, NotApplicable, Subject
 from llmlab.check.twins import definition
-from llmlab.check.twins.observers import OBSERVERS
 from llmlab_plugins.optimizer.adamw import AdamW
 from llmlab_plugins.reward.rules import Exact
 from llmlab_plugins.schedule.cosine import Cosine
@@ -113,75 +111,6 @@ def test_a_reward_judges_each_answer_by_itself(score, said, monkeypatch):
     monkeypatch.setattr(Exact, "score", score)
     with pytest.raises(CheckFailed, match=said):
         alone.scores(subject("reward", "exact"))
-
-
-def schedulers():
-    """{part: the multiplier of torch or transformers that is the same from step `late` on, of options, warm-up and total}.
-
-    transformers' warm-up is step / w: ours is theirs one step later, with a warm-up and a total longer by one.
-    """
-    from transformers import optimization as hf
-
-    def multiplier(make):
-        optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(()))], lr=1.0)
-        return make(optimizer).lr_lambdas[0]
-
-    return {
-        "constant": lambda o, w, n: multiplier(lambda opt: hf.get_constant_schedule_with_warmup(opt, w + 1)),
-        "linear": lambda o, w, n: multiplier(lambda opt: hf.get_linear_schedule_with_warmup(opt, w + 1, n + 1)),
-        "cosine": lambda o, w, n: multiplier(lambda opt: hf.get_cosine_schedule_with_warmup(opt, w + 1, n + 1)),
-        "inverse_sqrt": lambda o, w, n: multiplier(lambda opt: hf.get_inverse_sqrt_schedule(opt, w)),
-    }
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["constant", "linear", "cosine", "inverse_sqrt"])
-def test_twins_of_schedules_are_transformers(name):
-    """Where transformers has the same: without a floor, and up to the end."""
-    asked = 0
-    for setting in (s for s in settings_of_slot("schedule") if s.name == name):
-        given = OBSERVERS["schedule"](setting).given
-        o, want = given.options, twins.twin_of("schedule", name).compute(given)["of_50"]
-        w = round(o["warmup_share"] * 50) if o["warmup_steps"] is None else o["warmup_steps"]
-        if o.get("warm") == "flat" or (name == "inverse_sqrt" and w == 0) or w > 45:
-            continue
-        theirs = schedulers()[name](o, w, 50)
-        floor = o.get("floor", 0.0)
-        steps = given.inputs["of_50"]
-        found = np.array([theirs(int(s) + 1) for s in steps])
-        np.testing.assert_allclose(want, np.where(steps < w, found, floor + (1 - floor) * found), rtol=1e-12)
-        asked += 1
-    assert asked >= 3
-
-
-def test_the_twin_of_adamw_is_torchs():
-    """Over hand-made groups."""
-    for setting in (s for s in settings_of_slot("optimizer") if s.name == "adamw"):
-        given = OBSERVERS["optimizer"](setting).given
-        o, inputs = given.options, given.inputs
-        names = [key.removeprefix("given/") for key in inputs if key.startswith("given/")]
-        values = {name: torch.nn.Parameter(torch.tensor(inputs[name])) for name in names}
-        whole = ("q", "k", "v", "out", "ffn_in", "ffn_in.experts", "q.flat", "router", "head", "other")
-        decayed = {*whole, "ffn_out", "ffn_out.sometimes", "head.never"}
-        decayed |= {"embed", "position"} if o["decay"] == "matrices" else set()
-        rest = ["norm", "norm.heads", "bias", "bias.experts", "other.vector"]
-        rest += [] if o["decay"] == "matrices" else ["embed", "position"]
-        assert decayed | set(rest) == set(names)
-        groups = [
-            {"params": [values[n] for n in sorted(decayed)], "weight_decay": o["weight_decay"]},
-            {"params": [values[n] for n in rest], "weight_decay": 0.0},
-        ]
-        optimizer = torch.optim.AdamW(groups, lr=o["lr"], betas=(o["beta1"], o["beta2"]), eps=o["eps"], foreach=False)
-        for step, rate in enumerate(inputs["rates"]):
-            for group in optimizer.param_groups:
-                group["lr"] = o["lr"] * rate
-            for name, p in values.items():
-                on = inputs[f"given/{name}"][step]
-                p.grad = torch.tensor(inputs[f"gradient/{name}"][step]) if on else None
-            optimizer.step()
-        for name, moved in twins.twin_of("optimizer", "adamw").compute(given).items():
-            found = values[name].detach().numpy() - inputs[name]
-            np.testing.assert_allclose(found, moved[-1], rtol=1e-7, atol=1e-12, err_msg=f"{setting} {name}")
 
 
 def test_a_schedule_of_ones_own_is_held_to_its_twin(monkeypatch):

@@ -23,6 +23,7 @@ MORE: Settings = {
         ({}, {**YARN, "original_max": 800, "theta": 10.0}),  # all pairs turn often
         ({}, {**YARN, "original_max": 2, "factor": 8.0}),  # no pair turns once
         ({"max_positions": 16}, {"log_n": True, "scaling": "dynamic_steps"}),
+        ({}, {"scaling": "dynamic_steps", "original_max": 8}),
         ({}, {**LONGROPE, "factor": 1.0}),
         ({}, {**LONGROPE, "factor": 1.5}),
         ({}, {**LONGROPE, "attention_factor": 1.3}),
