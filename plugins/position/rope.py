@@ -25,8 +25,8 @@ class Rope(Absolute):
     `scaling` says how texts longer than `original_max` are turned: each way is a value of `_scaling.py`, with its paper.
     """
 
-    # Where the text's length counts, 16 is more than the tokens of `llmlab check`'s models: a cache can't give what the whole text
-    # gives once the text is longer, since earlier tokens have been turned by a shorter length in all layers.
+    # Where the text's length counts, 16 is more than the tokens of `llmlab check`'s models: once a text is longer, a cache
+    # can't give what the whole text gives, since all layers have turned earlier tokens by a shorter length.
     telling: ClassVar[tuple[dict[str, object], ...]] = (
         {"theta": 100.0},
         {"fraction": 0.5, "interleaved": True},

@@ -68,7 +68,7 @@ def in_turn(step: Callable[[Wire, str, np.ndarray], np.ndarray]) -> Formula:
 
 
 def outputs(given: Given, formula: Formula, norms: int, final_norm: bool, keeps_input: bool = False) -> dict:
-    """norms: of a block with three sublayers."""
+    """Outputs of a block that computes this formula. norms: how many a block with three sublayers has."""
     x = given.inputs["x"]
     found = {
         "parameters": np.array(norms * 2.0 * given.sizes.dim),

@@ -22,7 +22,7 @@ SHAZEER = "Shazeer 2020 (arXiv:2002.05202), equations 5 and 6"
 def outputs(
     given: Given, inner: Callable[[Callable[[str], np.ndarray], np.ndarray], np.ndarray]
 ) -> dict[str, np.ndarray]:
-    """inner(linear): what `down` reads, of linear(name), what a linear of that name makes of a row."""
+    """Outputs of down(inner(linear)), where linear(name) is what the linear of that name makes of a row."""
 
     def row(x: np.ndarray, ffn: str, expert: int | None, dropped: bool = False) -> np.ndarray:
         def linear(name: str, x: np.ndarray) -> np.ndarray:

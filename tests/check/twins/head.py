@@ -142,7 +142,7 @@ def dropout(given: Given) -> float:
 
 
 def scores(given: Given, x: np.ndarray, training: bool = False) -> np.ndarray:
-    """From what is read; in training all that drops out is 0."""
+    """Scores of the vector x that is read; in training all that drops out is 0."""
     options, drops = given.options, training and dropout(given) == 1.0
     if drops and options.get("input_dropout"):
         x = 0 * x
@@ -181,7 +181,7 @@ def token(given: Given) -> dict[str, np.ndarray]:
 
 
 def pooled_vector(given: Given, h: np.ndarray, ids: np.ndarray, valid: np.ndarray) -> np.ndarray:
-    """Of one text (T, D)."""
+    """The vector (D,) that is read of one text (T, D)."""
     pool, skip, only = (given.options[key] for key in ("pool", "skip", "only"))
     if pool in ("first", "end"):
         return h[0 if pool == "first" else len(h) - 1]

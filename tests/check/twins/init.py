@@ -45,7 +45,7 @@ ROLES = ("embed", "position", "q", "k", "v", "out", "ffn_in", "ffn_out", "router
 
 
 def outputs(std: Callable[[str, int, int], float], logit_variance: float) -> dict[str, np.ndarray]:
-    """std(role, outputs, inputs)."""
+    """Quantiles of each role's values, which are normal with the deviation std(role, outputs, inputs)."""
     shapes = {**dict.fromkeys(ROLES, SHAPE), "experts": EXPERTS[1:]}
     found = {"bias": np.zeros(len(QUANTILES)), "logit_variance": np.array(logit_variance)}
     for name, shape in shapes.items():

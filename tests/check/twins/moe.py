@@ -139,7 +139,8 @@ def z_loss(z: np.ndarray, tokens: Sequence[int]) -> float:
 def loss(
     given: Given, x: np.ndarray, valid: np.ndarray, weights: Weights, p: np.ndarray | None, z: bool
 ) -> float | None:
-    """p: probabilities that are balanced, None where they are not. z: whether there is a z-loss."""
+    """The balance loss and the z-loss, each times its coefficient; None without either. p: the probabilities that are balanced,
+    None where none are. z: True where the router has a z-loss."""
     moe, tokens = given.sizes.moe, [t for t in range(len(x)) if valid[t]]
     terms = []
     if p is not None and moe.balance:

@@ -6,6 +6,7 @@ from math import comb
 
 import numpy as np
 
+from llmlab.check.twins.observers.objective import BALANCE, SIZE
 from llmlab.twins import CHANCE, Given, twin
 from twins import Settings
 
@@ -24,8 +25,6 @@ REFUSED: Settings = {
     ],
 }
 Arrays = dict[str, np.ndarray]
-BALANCE = 0.25  # the model's own auxiliary loss, which is added to the mean
-SIZE = 9  # of the vocabulary of the batch that has a loss, for one without special tokens of its own
 
 
 def expected(name: str, mean: np.ndarray | float, n: float, most: np.ndarray | float | None = None) -> Arrays:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from llmlab.check.twins.observers.schedule import STEPS
 from llmlab.twins import Given, twin
 from twins import Settings
 
@@ -32,7 +33,7 @@ REFUSED: Settings = {
         *(({}, {"by": by}) for by in (0.0, 1.1)),
     ],
 }
-TOTALS = {"of_50": 50, "late": 50, "of_7": 7, "of_1": 1}
+TOTALS = {name: total for name, (_, total) in STEPS.items()}
 After = Callable[[np.ndarray, int, int], np.ndarray]
 
 
@@ -53,7 +54,7 @@ def warmed(given: Given, after: After) -> dict[str, np.ndarray]:
 
 
 def progress(steps: np.ndarray, begin: int, end: int) -> np.ndarray:
-    """From 0 at `begin` to 1 at `end`, and 1 behind it."""
+    """Numbers from 0 at `begin` to 1 at `end`, and 1 behind it."""
     return np.where(steps >= end, 1.0, np.clip((steps - begin) / max(end - begin, 1), 0.0, 1.0))
 
 

@@ -15,7 +15,7 @@ def norm(given: Given, path: str, x: np.ndarray) -> np.ndarray:
 
 
 def linear(given: Given, path: str, x: np.ndarray) -> np.ndarray:
-    """With a bias where there is one."""
+    """x W^T, plus a bias where there is one."""
     return x @ given.weights[f"{path}.weight"].T + given.weights.get(f"{path}.bias", 0.0)
 
 

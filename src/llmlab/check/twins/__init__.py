@@ -1,4 +1,4 @@
-"""What a part computes, compared with numbers from an implementation that is not ours.
+"""Comparison of what a part computes with numbers from an implementation that is not ours.
 
 `records/SLOT.json` holds those numbers, with their sources, for every shipped part at every setting of its options whose effect
 a tiny model shows (`settings`), and the settings that a part must refuse. They are written by tests/check/twins, where the

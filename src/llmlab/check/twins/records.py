@@ -32,7 +32,7 @@ Shapes = Mapping[str, tuple[int, ...]]  # by output
 
 @dataclass(frozen=True)
 class Record:
-    """What `source` (an implementation and its version, or a paper and equation) computes at a setting, by output."""
+    """Values that `source` (an implementation and its version, or a paper and equation) computes at a setting, by output."""
 
     setting: Setting
     source: str = ""
@@ -68,7 +68,7 @@ def _record(slot: str, entry: Mapping[str, Any]) -> Record:
 
 
 def recorded_declaration(slot: str, name: str) -> dict[str, Any]:
-    """What `declaration` was when the part was recorded."""
+    """The `declaration` of a part when it was recorded."""
     return _file(slot)["parts"][name]
 
 
@@ -90,7 +90,7 @@ def shapes(outputs: twins.Arrays) -> Shapes:
 
 
 def kept(outputs: twins.Arrays, of: twins.Arrays) -> dict[str, np.ndarray]:
-    """What a record keeps of outputs: all values of those that have a bound of chance in `of`, else what `sampled` takes."""
+    """Values that a record keeps of outputs: all of those that have a bound of chance in `of`, else what `sampled` takes."""
     whole = {key.removesuffix(twins.CHANCE) for key in of if key.endswith(twins.CHANCE)}
     whole |= {key + twins.CHANCE for key in whole}
     return {key: np.reshape(value, -1) if key in whole else sampled(value) for key, value in outputs.items()}

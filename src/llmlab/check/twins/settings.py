@@ -39,7 +39,7 @@ def override(key: str, value: object) -> str:
 
 
 def of_part(slot: str, name: str) -> list[Setting]:
-    """The part with its `small` options, with each other value of a bool or a Literal, and each of its `telling` options."""
+    """Settings of a part: its `small` options, and these with each entry of `telling` or another value of a bool or Literal."""
     entry = registry.index()[slot, name]
     small, telling = entry.attribute("small"), entry.attribute("telling")
     met = [small]
@@ -58,7 +58,7 @@ def of_part(slot: str, name: str) -> list[Setting]:
 
 
 def not_shown(slot: str, name: str) -> list[str]:
-    """Options of the part that no setting changes, nor kin has otherwise by default."""
+    """Options that no setting of the part changes, and that are the same by default under the other names of its class."""
     entry = registry.index()[slot, name]
     return [
         key
@@ -69,7 +69,7 @@ def not_shown(slot: str, name: str) -> list[str]:
 
 
 def _kin(entry: Entry) -> list[Entry]:
-    """The other names of its class, each a part of its own."""
+    """Parts that are the same class under other names, with other defaults."""
     own = (entry.slot, entry.module, entry.qualname)
     return [e for e in registry.index().values() if (e.slot, e.module, e.qualname) == own and e.name != entry.name]
 

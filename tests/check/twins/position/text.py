@@ -82,8 +82,8 @@ Scored = Callable[[Text, np.ndarray, np.ndarray], np.ndarray]
 def scores(
     given: Given, scored: Scored, *, size: int = 0, score_width: int = 0, dropped: Scored | None = None
 ) -> dict[str, np.ndarray]:
-    """Of each text: scored(text, q (B, N, S, H), k (B, N, S, H)) -> (B, N, S, S), of the queries read last where it counts; and
-    the number of parameters, and of what each distance is scored with. dropped: the same where dropout leaves nothing."""
+    """Scores of each text: scored(text, q (B, N, S, H), k (B, N, S, H)) -> (B, N, S, S), of the queries read last where it
+    counts; and the number of parameters, and of what each distance is scored with. dropped: the same where dropout leaves nothing."""
     out = {"size": np.array(size), "score_width": np.array(score_width)}
     for text in texts(given):
         q, k = (given.inputs[name][:, :, : text.length] for name in "qk")
@@ -95,7 +95,7 @@ def scores(
 
 
 def vectors(given: Given, embedded: Callable[[Text], np.ndarray]) -> dict[str, np.ndarray]:
-    """Of each text: embedded(text) -> (B, S, E), of the tokens read last."""
+    """Vectors of each text: embedded(text) -> (B, S, E), of the tokens read last."""
     return {f"{text.name}.vectors": embedded(text)[:, text.before :] for text in texts(given)}
 
 

@@ -1,4 +1,4 @@
-"""What our part makes of inputs that are always the same, by slot."""
+"""Observers by slot: each builds our part at a setting, and calls it with inputs that are always the same."""
 
 from __future__ import annotations
 

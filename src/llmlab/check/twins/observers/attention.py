@@ -30,7 +30,7 @@ from llmlab.model.view import LayerCache, View
 from llmlab.model.visibility import Visible, VisibleSource
 from llmlab.slots import Context, Position, Term
 
-PLAIN = {
+OWN_SIZES = {
     "n_heads": 6,
     "n_kv_heads": 2,
 }  # where a setting does not say it: groups of another number than there are of them
@@ -62,7 +62,7 @@ class Factors(Position):
 
 
 def observe(setting: Setting) -> Observed:
-    sizes = sizes_of(setting).but(**{key: value for key, value in PLAIN.items() if key not in setting.sizes})
+    sizes = sizes_of(setting).but(**{key: value for key, value in OWN_SIZES.items() if key not in setting.sizes})
     part = build(setting, sizes, registry.load("norm", "layernorm", {}))
     factory = registry.load(setting.slot, setting.name, options_of(setting)).func
     turned = getattr(factory, "rotary_width", None)
@@ -98,7 +98,7 @@ def _view(position: Position, begin: int, end: int) -> View:
 
 @torch.no_grad()
 def _read(part: Any, inputs: dict[str, Tensor], position: Position, cached: bool) -> Tensor:
-    """What the tokens that are read last are given."""
+    """The result for the tokens that are read last."""
     if not cached:
         return part(inputs["x"], _view(position, 0, LENGTH))
     cache = LayerCache(LENGTH)

@@ -44,7 +44,7 @@ SIZES = Sizes(
 
 @dataclass(frozen=True)
 class Observed:
-    """What a part was given, which its twin is given too, and what it made of that, by name."""
+    """Outputs of a part by name, and what it was given, which its twin is given too."""
 
     given: Given
     outputs: Arrays
@@ -86,7 +86,7 @@ def fill(module: M) -> M:
 
 
 def given(setting: Setting, inputs: Mapping[str, Tensor], module: object = None, sizes: Sizes | None = None) -> Given:
-    """What a twin is given."""
+    """All that a twin is given."""
     weights = dict(module.state_dict()) if isinstance(module, nn.Module) else {}
     return Given(options_of(setting), sizes or sizes_of(setting), arrays(inputs), arrays(weights))
 

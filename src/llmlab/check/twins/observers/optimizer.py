@@ -16,7 +16,7 @@ from llmlab.check.twins.observers.observed import Observed, arrays, build, given
 from llmlab.check.twins.settings import Setting
 from llmlab.slots import Role
 
-N_STEPS, TOLD = 10, (1, 2, 5, 10)
+N_STEPS, SHOWN_AFTER = 10, (1, 2, 5, 10)
 VECTORS = ("norm", "bias")
 # Experts' weights and biases, which have a dimension more; a vector that is neither norm nor bias; gradients so small
 # that eps counts.
@@ -61,7 +61,7 @@ def observe(setting: Setting) -> Observed:
         optimizer.step()
         for name, p, _ in params:
             moved[name].append((p.detach() - inputs[name]).clone())
-    outputs = {name: torch.stack([steps[n - 1] for n in TOLD]) for name, steps in moved.items()}
+    outputs = {name: torch.stack([steps[n - 1] for n in SHOWN_AFTER]) for name, steps in moved.items()}
     return Observed(given(setting, inputs), arrays(outputs))
 
 

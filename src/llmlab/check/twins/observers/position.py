@@ -40,7 +40,7 @@ from llmlab.slots import Context, Position, Term
 ROWS, KEY_HEADS, SCALE = 2, 2, 0.4
 LONGEST = 40
 PADDING = 1  # the id of padding
-PLAIN = {
+OWN_SIZES = {
     "embed_dim": 20,
     "head_dim": 11,
     "n_heads": 6,
@@ -91,7 +91,7 @@ class Text:
 
 
 def observe(setting: Setting) -> Observed:
-    sizes = sizes_of(setting).but(**{key: value for key, value in PLAIN.items() if key not in setting.sizes})
+    sizes = sizes_of(setting).but(**{key: value for key, value in OWN_SIZES.items() if key not in setting.sizes})
     part = build(setting, sizes)
     width = sizes.rotary_dim if part.projects else sizes.head_dim  # attention that projects distances turns whole heads
     inputs = {

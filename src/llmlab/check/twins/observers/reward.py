@@ -46,7 +46,7 @@ ANSWERS = (
 )
 
 
-N = 6
+N_RECORDS = 6  # which repeat, so that each answer meets all of them
 FIELDS: dict[str, tuple[object, ...]] = {
     "answer": ("7", " 7", "seven", 7, "one two\n", ""),
     "other": ("8", "x7", "Seven", 1000.0, "8", "x7"),
@@ -55,11 +55,11 @@ FIELDS: dict[str, tuple[object, ...]] = {
 
 def observe(setting: Setting) -> Observed:
     reward = build(setting)
-    answers = [answer for answer in ANSWERS for _ in range(N)]
-    records = [{key: FIELDS[key][i % N] for key in FIELDS} | {"prompt": "3 + 4?"} for i in range(len(answers))]
+    answers = [answer for answer in ANSWERS for _ in range(N_RECORDS)]
+    records = [{key: FIELDS[key][i % N_RECORDS] for key in FIELDS} | {"prompt": "3 + 4?"} for i in range(len(answers))]
     fields = {key: np.array([str(record[key]) for record in records]) for key in FIELDS}
     scores = np.array(reward.score(records, answers))
-    outputs = {f"scores/{i}": scores[i::N] for i in range(N)}
+    outputs = {f"scores/{i}": scores[i::N_RECORDS] for i in range(N_RECORDS)}
     outputs["needs"] = np.array([float(key in reward.needs) for key in FIELDS])
     return Observed(
         Given(options_of(setting), sizes_of(setting), {"answers": np.array(answers), **fields}, {}), outputs

@@ -55,7 +55,7 @@ def made(setting: Setting, size: int, seq_len: int) -> Objective:
 
 
 def texts(objective: Objective) -> dict[str, Text]:
-    """By name. Without sentinels `plain` has special tokens among others, of `answered` the first five are given, and
+    """Texts by name. Without sentinels `plain` has special tokens among others, of `answered` the first five are given, and
     `only_special` has nothing else."""
     if attributes.get(objective, "objective", "restores") == "spans":
         ordinary = np.setdiff1d(np.arange(SIZE), list(SPECIAL.values()))
@@ -76,8 +76,8 @@ def draws(objective: Objective, text: Text, n: int = N_DRAWS) -> list[dict[str, 
 
 
 def masked(objective: Objective, name: str, text: Text, special: Mapping[str, int]) -> Arrays:
-    """Of denoising: `targets/` how often each place is one; `number/` how often a sample has so many; `read/` how often each
-    id, other than the label, is read at a target, and `kept/` the label, a sample; `documents/` (-1: it has none)."""
+    """Outputs of denoising: `targets/` how often each place is one; `number/` how often a sample has so many; `read/` how often
+    each id, other than the label, is read at a target, and `kept/` the label, a sample; `documents/` (-1: it has none)."""
     found = draws(objective, text)
     ids, labels = (np.stack([f[key] for f in found]) for key in ("ids", "labels"))
     at, length = labels >= 0, labels.shape[1]
@@ -92,7 +92,7 @@ def masked(objective: Objective, name: str, text: Text, special: Mapping[str, in
 
 
 def spans(objective: Objective, name: str, text: Text, special: Mapping[str, int]) -> Arrays:
-    """Of text whose spans are taken out: `lengths/` tokens of the source and of the labels; `taken/` how often each token is;
+    """Outputs where spans are taken out: `lengths/` tokens of the source and of the labels; `taken/` how often each token is;
     `span_lengths/` and `kept_lengths/` how often a span, and what is kept before it, has so many tokens."""
     found, seq_len = draws(objective, text), len(text.tokens) - 1
     own = text.tokens[:seq_len]
@@ -110,7 +110,7 @@ def spans(objective: Objective, name: str, text: Text, special: Mapping[str, int
 
 
 def exact(objective: Objective, name: str, text: Text, special: Mapping[str, int]) -> Arrays:
-    """What does not depend on chance: `prepared/KEY/` of the text, and `n_targets/`."""
+    """Outputs that do not depend on chance: `prepared/KEY/` of the text, and `n_targets/`."""
     prepared = objective.prepare(text.sample(), np.random.default_rng(0))
     counts = objective.targets(prepared)
     return {
