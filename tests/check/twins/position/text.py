@@ -83,7 +83,8 @@ def scores(
     given: Given, scored: Scored, *, size: int = 0, score_width: int = 0, dropped: Scored | None = None
 ) -> dict[str, np.ndarray]:
     """Scores of each text: scored(text, q (B, N, S, H), k (B, N, S, H)) -> (B, N, S, S), of the queries read last where it
-    counts; and the number of parameters, and of what each distance is scored with. dropped: the same where dropout leaves nothing."""
+    counts. size: the number of parameters. score_width: of what each distance is scored with. dropped: `scored` where dropout
+    leaves nothing."""
     out = {"size": np.array(size), "score_width": np.array(score_width)}
     for text in texts(given):
         q, k = (given.inputs[name][:, :, : text.length] for name in "qk")
