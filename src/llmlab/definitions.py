@@ -130,8 +130,10 @@ def _type(hint: Any, name: str) -> tuple[Any, tuple[Any, ...]]:
 def _attributes(cls: type, slot: str, options: Mapping[str, Option]) -> dict[str, Any]:
     known = attributes.of_slot(slot)
     found: dict[str, Any] = {}
-    for name, value in _assigned(cls):
+    for owner, name, value in _assigned(cls):
         if name in known and not known[name].literal:
+            continue
+        if name in known and known[name].own and owner.__module__ != cls.__module__:
             continue
         if not _is_literal(value):
             # A method or a property may have the name of an attribute; another value that is no literal may not.
@@ -145,11 +147,11 @@ def _attributes(cls: type, slot: str, options: Mapping[str, Option]) -> dict[str
     return found
 
 
-def _assigned(cls: type) -> Iterator[tuple[str, Any]]:
-    """Public class attributes of a part and its bases, the furthest base first; no options."""
+def _assigned(cls: type) -> Iterator[tuple[type, str, Any]]:
+    """(class, name, value) of the public attributes of a part and its bases, the furthest base first; no options."""
     for c in reversed(_own(cls)):
         fields = {f.name for f in dataclasses.fields(c)} if dataclasses.is_dataclass(c) else set()
-        yield from ((k, v) for k, v in vars(c).items() if not k.startswith("_") and k not in fields)
+        yield from ((c, k, v) for k, v in vars(c).items() if not k.startswith("_") and k not in fields)
 
 
 def _literal(value: object, what: str) -> Any:

@@ -350,7 +350,7 @@ def test_the_last_picture_on_a_full_disk(folder, monkeypatch, capsys):
 
 
 def test_a_folder_that_can_only_be_read(folder, monkeypatch, capsys):
-    def refused(path, mode="r"):
+    def refused(path, mode="r", encoding=None):
         raise OSError(30, "Read-only file system", str(path))
 
     with monkeypatch.context() as patch:
