@@ -258,10 +258,12 @@ def test_equivalents_follow_their_line(tmp_path):
 
 
 def test_each_equivalent_is_a_mutant_of_its_file():
-    assert results.EQUIVALENTS.exists()
+    by_file = {}
     for one in equivalents():
-        source = (ROOT / one.file).read_text(encoding="utf-8")
-        assert any(equivalent(m, source, [one]) for m in mutants_of(one.file, source)), (
-            f"no such mutant any more: {one}"
-        )
+        by_file.setdefault(one.file, []).append(one)
         assert len(one.argument) > 20, one
+    for file, some in by_file.items():
+        source = (ROOT / file).read_text(encoding="utf-8")
+        mutants = mutants_of(file, source)
+        stale = [one for one in some if not any(equivalent(m, source, [one]) for m in mutants)]
+        assert not stale, f"no such mutants any more: {stale}"
