@@ -8,7 +8,7 @@ import sys
 import time
 
 import pytest
-from mutants import ask, by_check, results, serve, targets, world
+from mutants import ask, by_check, serve, targets, world
 from mutants.ask import Asker
 from mutants.by_check import Task
 from mutants.command import sample
