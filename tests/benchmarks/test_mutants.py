@@ -257,6 +257,7 @@ def test_equivalents_follow_their_line(tmp_path):
     assert len(left) == len(mutants_of("toy.py", TOY)) - 1
 
 
+@pytest.mark.slow
 def test_each_equivalent_is_a_mutant_of_its_file():
     by_file = {}
     for one in equivalents():
