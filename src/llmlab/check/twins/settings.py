@@ -1,4 +1,4 @@
-"""The settings of a part's options at which it is compared with its twin, and met in the models of the matrix."""
+"""Settings of a part's options: it is compared with its twin at each, and models are built with each (`setting_rows`)."""
 
 from __future__ import annotations
 
@@ -20,17 +20,20 @@ class Setting:
     sizes: Mapping[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        """As it is typed."""
+        """The words of a command line."""
         words = [f"{self.slot}={self.name}", *(f"{self.slot}.{key}={value}" for key, value in self.options.items())]
         return " ".join([*words, *(f"model.{key}={value}" for key, value in self.sizes.items())])
 
 
 def of_part(slot: str, name: str) -> list[Setting]:
-    """The part with its `small` options, with each other value of a bool or a Literal, and each of its `telling` options."""
+    """The part with its `small` options, with each other value of a bool or a Literal, and with each of its `telling` options.
+
+    Without those that change nothing, and those that a part of the same class has by default.
+    """
     entry = registry.index()[slot, name]
     small, telling = entry.attribute("small"), entry.attribute("telling")
     met = [small]
-    for options in telling:  # of kin, one may have what is told by default
+    for options in telling:  # parts of one class share them: they may be the defaults of this one
         if any(
             {**small, **options}.get(key, option.default) != small.get(key, option.default)
             for key, option in entry.options.items()
@@ -45,7 +48,7 @@ def of_part(slot: str, name: str) -> list[Setting]:
 
 
 def not_shown(slot: str, name: str) -> list[str]:
-    """Options of the part that no setting changes, nor kin has otherwise by default."""
+    """Options of the part that keep their default in every setting, and have the same default in all parts of its class."""
     entry = registry.index()[slot, name]
     return [
         key
@@ -56,7 +59,7 @@ def not_shown(slot: str, name: str) -> list[str]:
 
 
 def _kin(entry: Entry) -> list[Entry]:
-    """The other names of its class, each a part of its own."""
+    """Other parts that are registered with the same class."""
     own = (entry.slot, entry.module, entry.qualname)
     return [e for e in registry.index().values() if (e.slot, e.module, e.qualname) == own and e.name != entry.name]
 

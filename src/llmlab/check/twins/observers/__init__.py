@@ -1,4 +1,7 @@
-"""What our part makes of inputs that are always the same, by slot."""
+"""Observers, one for each slot: they build a part at a setting, call it with fixed inputs and return its outputs by name.
+
+The docstring of each module lists the inputs, which the part's twin is given too, and the outputs that are compared.
+"""
 
 from __future__ import annotations
 

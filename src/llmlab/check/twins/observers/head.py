@@ -1,19 +1,19 @@
-"""Heads. Their weights, and the token table `embedding.weight` (V, sizes.embed_dim), which is not theirs.
+"""Observer of heads. Weights: `head.PATH`, and the token table `embedding.weight` (V, sizes.embed_dim).
 
 A norm of width D and eps is w x / sqrt(mean(x^2) + eps) + b, with weights `NAME.weight` and `NAME.bias` (D,).
 
-Inputs: `h` (4, 6, D), `ids` and `source_ids` (4, 6), where 5 and 7 occur in each row; `valid` (4, 6), True where there is text,
-with padding on either side; `rows` (4, 6), True for chosen tokens; and the data that the part `needs`: `boundary_left`,
-`boundary_right` and `boundary_offset` (4, 3).
+Inputs: hidden states `h` (4, 6, D); `ids` and `source_ids` (4, 6), where 5 and 7 occur in each row; `valid` (4, 6), True where
+there is text, with padding on either side; `rows` (4, 6), True for chosen tokens; and those of `boundary_left`,
+`boundary_right` and `boundary_offset` (4, 3) that the part `needs`.
 
 Outputs:
-- `full`: of `h` and `ids` without padding, and its `shape`. `padded`: with `valid`. `source`: with `source_ids` in the batch.
-- `later`: of h[:, 2:] and ids[:, 2:] with `valid` in the order of time turned round, two tokens being in a cache; not where
-  the part needs data.
-- `rows`: of h[rows] where the part is `per_token`, instead of these three.
-- `training`: `full` in training where sizes.dropout or an option dropout is 1, so that whatever drops out is 0.
-- `needy`: 1 where the part needs data and refuses to be without.
-- `roles`.
+- `full`: scores of `h` and `ids` without padding; `shape`: its shape.
+- of a part that is `per_token`, `rows`: scores of h[rows]. Of any other, `padded`: with `valid`; `source`: with `source_ids` in
+  the batch; and, if it needs no data, `later`: of h[:, 2:] and ids[:, 2:], two tokens being in a cache, with `valid` reversed
+  in time.
+- `training`: `full` in training mode, only where sizes.dropout or the option dropout is 1, so that dropout gives 0.
+- `needy`, of a part that needs data: 1 if it is a ValueError to call it without.
+- `roles`: numbers of the roles of its parameters.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""Texts that an objective prepares, and what many draws have in common, by what it `restores`.
+"""Texts that an objective prepares, and statistics of the samples, which depend on what it `restores`.
 
-A mean over draws is compared up to the twin's bound of it, so that another stream of random numbers gives the same verdict.
+A text whose preparation is random is prepared N_DRAWS times. Means over these draws are compared up to the bound that the twin
+gives, so that another stream of random numbers passes too. Outputs of a text begin as listed and end in the text's name.
 """
 
 from __future__ import annotations
@@ -18,13 +19,12 @@ from llmlab.slots import Objective, Vocabulary
 N_DRAWS = 1000
 # Special tokens stand at both ends of the vocabulary and between ordinary ones.
 SPECIAL = {"pad": 0, "eos": 1, "cls": 13, "mask": 14, "sep": 47}
-SIZE = 48  # no more than a record keeps of an output
+SIZE = 48  # as many values as a record keeps of an output
 Arrays = dict[str, np.ndarray]
-Rows = Mapping[str, np.ndarray]  # what the objective makes of one text, N draws of it
 
 
 class Text(NamedTuple):
-    """A text of seq_len + 1 tokens, those that are no text of their own, and the documents."""
+    """A text of seq_len + 1 tokens. given: True for tokens that are no targets. documents: their numbers."""
 
     tokens: np.ndarray
     given: np.ndarray | None = None
@@ -55,8 +55,11 @@ def made(setting: Setting, size: int, seq_len: int) -> Objective:
 
 
 def texts(objective: Objective) -> dict[str, Text]:
-    """By name. Without sentinels `plain` has special tokens among others, of `answered` the first five are given, and
-    `only_special` has nothing else."""
+    """Texts by name.
+
+    Where spans are restored, `plain` alone, of ordinary tokens, none twice. Elsewhere `plain` with some special tokens,
+    `answered` whose first five tokens are given, and `only_special`.
+    """
     if attributes.get(objective, "objective", "restores") == "spans":
         ordinary = np.setdiff1d(np.arange(SIZE), list(SPECIAL.values()))
         return {"plain": Text(np.random.default_rng(0).permutation(ordinary)[:41])}
@@ -70,14 +73,18 @@ def texts(objective: Objective) -> dict[str, Text]:
 
 
 def draws(objective: Objective, text: Text, n: int = N_DRAWS) -> list[dict[str, np.ndarray]]:
-    """The text as it is prepared n times."""
+    """n samples that are prepared of a text."""
     rng = np.random.default_rng(0)
     return [objective.prepare(text.sample(), rng) for _ in range(n)]
 
 
 def masked(objective: Objective, name: str, text: Text, special: Mapping[str, int]) -> Arrays:
-    """Of denoising: `targets/` how often each place is one; `number/` how often a sample has so many; `read/` how often each
-    id, other than the label, is read at a target, and `kept/` the label, a sample; `documents/` (-1: it has none)."""
+    """Statistics of denoised samples.
+
+    `targets/`: how often each place is a target; `number/`: how often a sample has 0, 1, 2 ... targets; `read/`: the number of
+    targets in a sample at which each id is read instead of the label; `kept/`: at which the label is read; `documents/`, -1 for
+    none.
+    """
     found = draws(objective, text)
     ids, labels = (np.stack([f[key] for f in found]) for key in ("ids", "labels"))
     at, length = labels >= 0, labels.shape[1]
@@ -92,12 +99,15 @@ def masked(objective: Objective, name: str, text: Text, special: Mapping[str, in
 
 
 def spans(objective: Objective, name: str, text: Text, special: Mapping[str, int]) -> Arrays:
-    """Of text whose spans are taken out: `lengths/` tokens of the source and of the labels; `taken/` how often each token is;
-    `span_lengths/` and `kept_lengths/` how often a span, and what is kept before it, has so many tokens."""
+    """Statistics of samples whose spans are taken out.
+
+    `lengths/`: tokens of the source and of the labels; `taken/`: how often each token is taken; `span_lengths/` and
+    `kept_lengths/`: how often a span, and the text kept before it, has 0, 1, 2 ... tokens.
+    """
     found, seq_len = draws(objective, text), len(text.tokens) - 1
     own = text.tokens[:seq_len]
     taken = np.stack([np.isin(own, f["labels"]) for f in found])
-    # Where a run begins and the next one does, row by row: each text begins with a token that is kept.
+    # Row by row, the ends of runs of kept and of taken tokens, which alternate; each text begins with a kept one.
     edges = [np.flatnonzero(np.diff(np.concatenate([[False], row, [False]]).astype(int))) for row in taken]
     runs = [np.diff(np.concatenate([[0], e])) for e in edges]
     kept, gone = (np.concatenate([r[i::2] for r in runs]) for i in (0, 1))
@@ -110,7 +120,7 @@ def spans(objective: Objective, name: str, text: Text, special: Mapping[str, int
 
 
 def exact(objective: Objective, name: str, text: Text, special: Mapping[str, int]) -> Arrays:
-    """What does not depend on chance: `prepared/KEY/` of the text, and `n_targets/`."""
+    """The prepared sample, where nothing is random: `prepared/KEY/` and `n_targets/TERM/`."""
     prepared = objective.prepare(text.sample(), np.random.default_rng(0))
     counts = objective.targets(prepared)
     return {
