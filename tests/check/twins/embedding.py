@@ -1,4 +1,4 @@
-"""Embeddings from their papers."""
+"""Twins of embeddings, from their papers."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ REFUSED: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]] = {
 }
 
 
-def told(given: Given, vectors, *, trained, gain: float, dropped: np.ndarray | float = 0.0) -> dict[str, np.ndarray]:
+def outputs(given: Given, vectors, *, trained, gain: float, dropped: np.ndarray | float = 0.0) -> dict[str, np.ndarray]:
     """Outputs by call, of vectors(table, positions (T, E), segments or None, queries or None) -> (B, T, D)."""
     table, shared, inputs = given.weights["table.weight"], given.inputs["shared"], given.inputs
     nowhere, places = np.zeros_like(inputs["places"][:LENGTH]), inputs["places"][OFFSET:]
@@ -58,7 +58,7 @@ def tokens(given: Given) -> dict[str, np.ndarray]:
             x = linear(given, "project", x)
         return x + places
 
-    return told(given, vectors, trained=lambda i: True, gain=gain)
+    return outputs(given, vectors, trained=lambda i: True, gain=gain)
 
 
 SCALED = "Gemma 2024, section 2, and Vaswani et al. 2017, section 3.4"
@@ -87,8 +87,10 @@ def bert(given: Given) -> dict[str, np.ndarray]:
         x = layernorm(given, "norm", x, sizes.norm_eps)
         return linear(given, "project", x) if options["project"] else x
 
-    dropped = given.weights["project.bias"] if options["project"] else 0.0  # dropout comes before the projection
-    return told(given, vectors, trained=lambda i: i != options["pad_id"], gain=gain, dropped=dropped)
+    dropped = (
+        given.weights["project.bias"] if options["project"] else 0.0
+    )  # dropout comes before the projection, whose bias is left
+    return outputs(given, vectors, trained=lambda i: i != options["pad_id"], gain=gain, dropped=dropped)
 
 
 twin("embedding", "bert", source="Devlin et al. 2018, figure 2; the scale as in BART's code")(bert)

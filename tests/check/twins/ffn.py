@@ -1,4 +1,4 @@
-"""Feed-forwards from their papers, row by row."""
+"""Twins of feed-forwards, from their papers, row by row."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SHAZEER = "Shazeer 2020 (arXiv:2002.05202), equations 5 and 6"
 def outputs(
     given: Given, inner: Callable[[Callable[[str], np.ndarray], np.ndarray], np.ndarray]
 ) -> dict[str, np.ndarray]:
-    """inner(linear): what `down` reads, of linear(name), what a linear of that name makes of a row."""
+    """Outputs of a feed-forward. inner(linear): what `down` reads of a row, to which linear(name) applies a linear."""
 
     def row(x: np.ndarray, ffn: str, expert: int | None, dropped: bool = False) -> np.ndarray:
         def linear(name: str, x: np.ndarray) -> np.ndarray:

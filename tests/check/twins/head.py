@@ -1,4 +1,4 @@
-"""Heads from their papers, one text or token at a time."""
+"""Twins of heads, from their papers, one text or token at a time."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ MORE = {
     "replaced": [({"dropout": 1.0}, {})],
 }
 
-# ---------------------------------------------------------------- of the vocabulary
+# ---------------------------------------------------------------- heads over the vocabulary
 
 
 def role(path: str) -> str:
@@ -136,7 +136,7 @@ def boundary(given: Given) -> dict[str, np.ndarray]:
     }
 
 
-# ---------------------------------------------------------------- of classes
+# ---------------------------------------------------------------- heads over classes
 
 
 def dropout(given: Given) -> float:
@@ -145,7 +145,7 @@ def dropout(given: Given) -> float:
 
 
 def scores(given: Given, x: np.ndarray, training: bool = False) -> np.ndarray:
-    """From what is read; in training all that drops out is 0."""
+    """Scores of what the head reads, x. In training mode a dropout of 1 gives 0."""
     options, drops = given.options, training and dropout(given) == 1.0
     if drops and options.get("input_dropout"):
         x = 0 * x
@@ -158,7 +158,7 @@ def scores(given: Given, x: np.ndarray, training: bool = False) -> np.ndarray:
     return simple.linear(given, "head.out", 0 * x if drops else x)
 
 
-def trained(given: Given) -> bool:
+def has_full_dropout(given: Given) -> bool:
     return given.sizes.dropout == 1.0 or given.options["dropout"] == 1.0
 
 
@@ -178,13 +178,13 @@ def token(given: Given) -> dict[str, np.ndarray]:
         return y[..., 0] if given.options["n_classes"] == 0 else y
 
     found = per_token(given, answer)
-    if trained(given):
+    if has_full_dropout(given):
         found["training"] = answer(given.inputs["h"], training=True)
     return found
 
 
 def pooled_vector(given: Given, h: np.ndarray, ids: np.ndarray, valid: np.ndarray) -> np.ndarray:
-    """Of one text (T, D)."""
+    """The vector that is read of one text: h (T, D), ids and valid (T,) -> (D,)."""
     pool, skip, only = (given.options[key] for key in ("pool", "skip", "only"))
     if pool in ("first", "end"):
         return h[0 if pool == "first" else len(h) - 1]
@@ -223,6 +223,6 @@ def pooled(given: Given) -> dict[str, np.ndarray]:
         "roles": roles(parameters(given), role),
     }
     found["shape"] = np.array(found["full"].shape)
-    if trained(given):
+    if has_full_dropout(given):
         found["training"] = answer(h, ids, every, training=True)
     return found

@@ -1,4 +1,4 @@
-"""Standard deviations of first values by role, from the papers; all are normal."""
+"""Twins of inits: standard deviations of first values by role, from the papers; all values are normal."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ ROLES = ("embed", "position", "q", "k", "v", "out", "ffn_in", "ffn_out", "router
 
 
 def outputs(std: Callable[[str, int, int], float], logit_variance: float) -> dict[str, np.ndarray]:
-    """std(role, outputs, inputs)."""
+    """Outputs of an init whose values have the standard deviation std(role, outputs, inputs)."""
     shapes = {**dict.fromkeys(ROLES, SHAPE), "experts": EXPERTS[1:]}
     found = {"bias": np.zeros(len(QUANTILES)), "logit_variance": np.array(logit_variance)}
     for name, shape in shapes.items():

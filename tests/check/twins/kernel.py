@@ -1,4 +1,4 @@
-"""Kernels: softmax(s) v one query at a time, and what PyTorch's documentation says that they keep."""
+"""Twins of kernels: softmax(s) v one query at a time, and the bytes that they keep, by PyTorch's documentation."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def attention(given: Given, name: str, case: KernelCase) -> np.ndarray:
     return out
 
 
-def told(given: Given, refused: set[str], trains: list[int], kept=None, fused=None) -> dict[str, np.ndarray]:
+def outputs(given: Given, refused: set[str], trains: list[int], kept=None, fused=None) -> dict[str, np.ndarray]:
     out = {"abilities": np.array([a not in refused for a in ABILITIES]), "trains": np.array(trains)}
     for name, case in CASES.items():
         if not {ability for ability, asked in case.flags().items() if asked} & refused:
@@ -54,18 +54,21 @@ def told(given: Given, refused: set[str], trains: list[int], kept=None, fused=No
 
 
 def sum_a_query(case: KernelCase) -> int:
-    """A float32 a query of each head."""
+    """Bytes of one float32 for each query of each head."""
     return 4 * ROWS * HEADS * case.queries
 
 
 def of_sdpa(name: str, case: KernelCase, size: int) -> int:
-    """A sum a query; a mask, or a bias of each head, in the queries' type; and k and v repeated where FlashAttention can't run,
-    which takes half types without a mask."""
+    """Bytes that SDPA keeps.
+
+    A sum for each query; a mask, or a bias of each head, in the queries' dtype; and k and v, repeated for each query head,
+    where FlashAttention can't run: it needs a half dtype and no mask.
+    """
     plain = not case.context and case.left is None and (case.mask == "bidirectional" or case.queries in (1, LENGTH))
     masked = bool(case.bias) or not plain
     numbers = 0
     if masked:
-        rows = ROWS if case.context else 1  # else all rows see alike
+        rows = ROWS if case.context else 1  # else all rows see the same
         numbers = (HEADS if case.bias else 1) * rows * case.queries * LENGTH
     if masked or size == 4:
         numbers += (HEADS // case.key_heads - 1) * ROWS * case.key_heads * LENGTH * (WIDTH + V_WIDTH)
@@ -78,19 +81,19 @@ def of_varlen(name: str, case: KernelCase, size: int) -> int:
 
 @twin("kernel", "eager", source="Vaswani et al. 2017, equation 1; a sink as in gpt-oss, a soft cap as in Gemma 2")
 def eager(given: Given) -> dict[str, np.ndarray]:
-    return told(given, set(), [1] * len(TRAINS))
+    return outputs(given, set(), [1] * len(TRAINS))
 
 
 @twin("kernel", "sdpa", source="Vaswani et al. 2017, equation 1; kept: PyTorch's documentation")
 def sdpa(given: Given) -> dict[str, np.ndarray]:
-    return told(given, {"softcap", "sink", "regions"}, [1] * len(TRAINS), of_sdpa)
+    return outputs(given, {"softcap", "sink", "regions"}, [1] * len(TRAINS), of_sdpa)
 
 
 @twin(
     "kernel", "flex", source="Vaswani et al. 2017, equation 1; a soft cap as in Gemma 2; kept: PyTorch's documentation"
 )
 def flex(given: Given) -> dict[str, np.ndarray]:
-    return told(
+    return outputs(
         given,
         {"sink", "regions", "dropout"},
         [0, 0, 1, 1],
@@ -101,4 +104,4 @@ def flex(given: Given) -> dict[str, np.ndarray]:
 
 @twin("kernel", "varlen", source="Vaswani et al. 2017, equation 1; kept: PyTorch's documentation")
 def varlen(given: Given) -> dict[str, np.ndarray]:
-    return told(given, {*ABILITIES}, [0, 0, 0, 1], of_varlen, lambda name: name in ("packed", "packed_full"))
+    return outputs(given, {*ABILITIES}, [0, 0, 0, 1], of_varlen, lambda name: name in ("packed", "packed_full"))

@@ -1,4 +1,4 @@
-"""Optimizers from their papers."""
+"""Twins of optimizers, from their papers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 
 from llmlab.twins import Given, twin
 
-TOLD = (1, 2, 5, 10)
+STEPS = (1, 2, 5, 10)  # after which the observer gives outputs
 
 
 @twin(
@@ -23,7 +23,7 @@ def adamw(given: Given) -> dict[str, np.ndarray]:
         decays = start.ndim > 1 and role not in ("norm", "bias")
         if o["decay"] == "no_embeddings" and role in ("embed", "position"):
             decays = False
-        x, m, v, t, told = start.copy(), np.zeros_like(start), np.zeros_like(start), 0, []
+        x, m, v, t, after = start.copy(), np.zeros_like(start), np.zeros_like(start), 0, []
         for step, rate in enumerate(given.inputs["rates"], 1):
             if given.inputs[f"given/{name}"][step - 1]:
                 t, g, lr = t + 1, gradients[step - 1], o["lr"] * rate
@@ -31,7 +31,7 @@ def adamw(given: Given) -> dict[str, np.ndarray]:
                 v = o["beta2"] * v + (1 - o["beta2"]) * g**2
                 m_hat, v_hat = m / (1 - o["beta1"] ** t), v / (1 - o["beta2"] ** t)
                 x = x - lr * m_hat / (np.sqrt(v_hat) + o["eps"]) - lr * (o["weight_decay"] if decays else 0.0) * x
-            if step in TOLD:
-                told.append(x - start)
-        moved[name] = np.stack(told)
+            if step in STEPS:
+                after.append(x - start)
+        moved[name] = np.stack(after)
     return moved

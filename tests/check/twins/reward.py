@@ -1,4 +1,4 @@
-"""Rules from their papers, one answer at a time."""
+"""Twins of rewards, from their papers, one answer at a time."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import numpy as np
 
 from llmlab.twins import Given, twin
 
-N_KINDS = 6  # records repeat after so many
+N_RECORDS = 6  # by which each answer is judged
 
 
 def judged(given: Given, right: Callable[[str, str], object]) -> dict[str, np.ndarray]:
-    """1.0 where `right(answer, the text that it must have)`."""
+    """Outputs of a rule: a score is 1 if right(answer, text), where the text is the option `text`, else the record's field."""
     own = given.inputs[given.options["field"]]
     typed = given.options.get("text")
     pairs = zip(given.inputs["answers"], own, strict=True)
@@ -21,7 +21,7 @@ def judged(given: Given, right: Callable[[str, str], object]) -> dict[str, np.nd
         1.0 if right(str(a), re.sub(r"^\s+|\s+$", "", str(t)) if typed is None else typed) else 0.0 for a, t in pairs
     ]
     needs = [float(typed is None and key == given.options["field"]) for key in ("answer", "other")]
-    return {"needs": np.array(needs), **{f"scores/{i}": np.array(scores[i::N_KINDS]) for i in range(N_KINDS)}}
+    return {"needs": np.array(needs), **{f"scores/{i}": np.array(scores[i::N_RECORDS]) for i in range(N_RECORDS)}}
 
 
 @twin("reward", "exact", source="Rajpurkar et al. 2016, section 5 (exact match), up to white space around")

@@ -1,4 +1,4 @@
-"""The norm that observers give to parts, linears and activations, in NumPy."""
+"""The norm that observers give to parts, linears and activations in NumPy."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def norm(given: Given, path: str, x: np.ndarray) -> np.ndarray:
 
 
 def linear(given: Given, path: str, x: np.ndarray) -> np.ndarray:
-    """With a bias where there is one."""
+    """x W^T, plus the bias if there is one."""
     return x @ given.weights[f"{path}.weight"].T + given.weights.get(f"{path}.bias", 0.0)
 
 

@@ -1,4 +1,4 @@
-"""Windows from their papers, one pair of a query and a key at a time."""
+"""Twins of windows, from their papers, one pair of a query and a key at a time."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ REFUSED: Settings = {
 }
 
 
-def told(allowed, pattern: int = 0) -> dict[str, np.ndarray]:
+def outputs(allowed, pattern: int = 0) -> dict[str, np.ndarray]:
     """Outputs of allowed(query, key)."""
     covers = [all(allowed(q, k) for q in range(n) for k in range(n)) for n in range(1, 2 * LENGTH + 1)]
     return {**pairs(lambda b, q, k: allowed(q, k)), "pattern": np.array(pattern), "covers": np.array(covers)}
@@ -29,7 +29,7 @@ def told(allowed, pattern: int = 0) -> dict[str, np.ndarray]:
 
 @twin("window", "full", source="Vaswani et al. 2017, section 3.2.1")
 def full(given: Given) -> dict[str, np.ndarray]:
-    return told(lambda q, k: True, pattern=2)
+    return outputs(lambda q, k: True, pattern=2)
 
 
 @twin("window", "sliding", source="Beltagy et al. 2020, section 3.1; the token itself counts, as in Mistral's code")
@@ -39,11 +39,11 @@ def sliding(given: Given) -> dict[str, np.ndarray]:
     def allowed(q: int, k: int) -> bool:
         return q - k in range(left) if k <= q else right is None or k - q in range(right + 1)
 
-    return told(allowed)
+    return outputs(allowed)
 
 
 @twin("window", "strided", source="Child et al. 2019, section 4.2, both patterns in one head as in GPT-3")
 def strided(given: Given) -> dict[str, np.ndarray]:
     stride, left = given.options["stride"], given.options["left"]
     near = range(stride if left is None else left)
-    return told(lambda q, k: abs(q - k) in near or abs(q - k) in range(0, 2 * LENGTH, stride))
+    return outputs(lambda q, k: abs(q - k) in near or abs(q - k) in range(0, 2 * LENGTH, stride))

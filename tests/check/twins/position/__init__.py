@@ -1,4 +1,4 @@
-"""Positions from their papers."""
+"""Twins of positions, from their papers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["MORE", "REFUSED", "added", "biases", "turned"]
 
 Settings = list[tuple[dict[str, Any], dict[str, Any]]]  # (sizes and traits, options)
 
-ODD = {"rotary_dim": 10, "head_dim": 13}  # half of it is odd, which GPT-NeoX turns as one dim more
+ODD = {"rotary_dim": 10, "head_dim": 13}  # half of rotary_dim is odd: GPT-NeoX then turns one number more
 YARN = {"scaling": "yarn", "factor": 4.0, "original_max": 16, "theta": 100.0}
 LISTS = {"short_factor": [2.0, 1.1, 1.5, 2.0], "long_factor": [1.2, 2.0, 3.0, 7.5]}
 LONGROPE = {"scaling": "longrope", "factor": 4.0, "original_max": 16, **LISTS}

@@ -1,4 +1,4 @@
-"""The texts that a position is asked about, and how tokens of them are counted, one by one."""
+"""The observer's texts as arrays, how positions count their tokens, and the outputs that are computed from them."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def texts(given: Given) -> Iterator[Text]:
 
 
 def documents_of(text: Text, row: int) -> list[list[int]]:
-    """The slots of each document of a row, in order. A number that returns is another document."""
+    """The places of each document of a row, in order. A number that occurs again later is another document."""
     out: list[list[int]] = []
     for t in range(text.length):
         if t == 0 or text.documents[row, t] != text.documents[row, t - 1]:
@@ -58,7 +58,7 @@ def documents_of(text: Text, row: int) -> list[list[int]]:
 
 
 def counted(text: Text, *, skip_padding: bool, anew: bool) -> np.ndarray:
-    """(B, S): the tokens before each one. skip_padding: padding is none. anew: only those of its document."""
+    """(B, S): the number of tokens before each. skip_padding: without padding. anew: from the beginning of its document."""
     if text.positions is not None:
         return text.positions
     out = np.zeros(text.ids.shape, int)
@@ -72,7 +72,7 @@ def counted(text: Text, *, skip_padding: bool, anew: bool) -> np.ndarray:
 
 
 def spread(k: np.ndarray, n_heads: int) -> np.ndarray:
-    """(B, N, S, H): each query head's keys; heads of a group are neighbours."""
+    """(B, N, S, H): the keys of each query head; neighbouring heads share a group."""
     return np.stack([k[:, n * k.shape[1] // n_heads] for n in range(n_heads)], 1)
 
 
@@ -82,8 +82,11 @@ Scored = Callable[[Text, np.ndarray, np.ndarray], np.ndarray]
 def scores(
     given: Given, scored: Scored, *, size: int = 0, score_width: int = 0, dropped: Scored | None = None
 ) -> dict[str, np.ndarray]:
-    """Of each text: scored(text, q (B, N, S, H), k (B, N, S, H)) -> (B, N, S, S), of the queries read last where it counts; and
-    the number of parameters, and of what each distance is scored with. dropped: the same where dropout leaves nothing."""
+    """Scores of each text, and the sizes of the part.
+
+    scored(text, q (B, N, S, H), k (B, N, S, H)) -> (B, N, S, S), of which the queries read last and pairs that count are kept.
+    dropped: the same with a dropout of 1. size, score_width: outputs of the same names.
+    """
     out = {"size": np.array(size), "score_width": np.array(score_width)}
     for text in texts(given):
         q, k = (given.inputs[name][:, :, : text.length] for name in "qk")
@@ -95,7 +98,7 @@ def scores(
 
 
 def vectors(given: Given, embedded: Callable[[Text], np.ndarray]) -> dict[str, np.ndarray]:
-    """Of each text: embedded(text) -> (B, S, E), of the tokens read last."""
+    """Vectors of the tokens of each text that are read last. embedded(text) -> (B, S, E)."""
     return {f"{text.name}.vectors": embedded(text)[:, text.before :] for text in texts(given)}
 
 
