@@ -14,7 +14,7 @@ RECENT = 1 << 16  # hashes that are collected in a set before they are merged in
 
 @register("filter", "duplicates")
 class Duplicates:
-    """Exact duplicates, by a hash of 128 bits (Lee et al. 2022, arXiv:2107.06499); the first of equal documents is kept.
+    """Drops all but the first of equal documents, by a hash of 128 bits (Lee et al. 2022, arXiv:2107.06499).
 
     The options say which differences of white space and case the hash ignores; documents themselves are not changed. A
     document takes 16 bytes of memory.

@@ -10,7 +10,7 @@ from llmlab.registry import register
 
 @register("filter", "length")
 class Length:
-    """Documents within limits of length, in characters or words, as Gopher's first rule (Rae et al. 2021, arXiv:2112.11446).
+    """Drops short and long documents, in characters or words, as Gopher's first rule (Rae et al. 2021, arXiv:2112.11446).
 
     The paper keeps documents of 50 to 100,000 words. Words are separated by white space.
 

@@ -16,7 +16,7 @@ FLAGS = re.MULTILINE  # ^ and $ match at the beginning and the end of every line
 
 @register("filter", "regex")
 class Regex:
-    """Drops documents in which a pattern is found, or is not (C4: "lorem ipsum", Raffel et al. 2020, arXiv:1910.10683).
+    """Drops documents in which a pattern is found, or is not, as C4's "lorem ipsum" (Raffel et al. 2020, arXiv:1910.10683).
 
     Patterns are those of Python's re; ^ and $ match at the beginning and the end of every line, (?i) in front ignores case. A
     pattern that backtracks without end, such as `(a+)+$`, is an error after some seconds, in the main thread only, since a
