@@ -1,4 +1,4 @@
-"""The mutants of one file, asked in forked children until a check or a test fails."""
+"""Runs checks or tests on the mutants of one file, in forked children, until one fails."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from mutants.mutant import Mutant
 from mutants.store import Outcome, Store
 from mutants.targets import ROOT
 
-PATIENCE, LEAST = 5.0, 20.0  # a mutant may take so many times what the file takes, and so many seconds in any case
-TRIAL = 15  # checks or tests that the unchanged file is asked again as a mutant is
+PATIENCE, LEAST = 5.0, 20.0  # a mutant may take LEAST seconds, and PATIENCE times as long as the unchanged file
+TRIAL = 15  # checks or tests that are run on the unchanged file again, in the way of a mutant's
 Tell = Callable[[Mutant, Outcome], None]
 
 
 class Asker:
-    """Asks the mutants of one file. by: "check" or "tests"."""
+    """Asks the mutants of one file. by: "check" or "tests", which is run on them."""
 
     def __init__(self, file: str, by: str, baselines: Baselines, jobs: int):
         self.file, self.by, self.baselines, self.jobs = file, by, baselines, jobs
@@ -35,7 +35,7 @@ class Asker:
         return self.store.get(mutant.id, self.by, self.key)
 
     def prepare(self) -> None:
-        """Ask the file as it is, once to see what runs which line and then as a mutant is asked. BaselineFailed if it fails."""
+        """Ask the unchanged file, to see what runs which line, and once more in the way of a mutant. Else BaselineFailed."""
         asked = self.baselines.checks(self.file) if self.by == "check" else self.baselines.tests(self.file)
         self.asked = asked
         for fresh in (False, True) if self.declared else (False,):
@@ -44,7 +44,7 @@ class Asker:
                 raise BaselineFailed(f"{self.file}: killed without a change: {why(ended)}")
 
     def run(self, mutants: Sequence[Mutant], tell: Tell, end: float) -> None:
-        """Ask these mutants, several at a time. end: on time.monotonic(), after which none is begun."""
+        """Ask these mutants, several at a time. end: the time (as time.monotonic()) after which none is begun."""
         with Forks[Mutant](self.jobs) as forks:
             for mutant in mutants:
                 if forks.full:
@@ -60,13 +60,13 @@ class Asker:
                 self._collect(forks, tell)
 
     def covering(self, mutant: Mutant) -> Sequence[Task] | Sequence[Test]:
-        """What runs the statement of the mutant; everything, where it runs as the file is imported."""
+        """Checks or tests that run the statement of the mutant; all of them, if it runs when the file is imported."""
         if mutant.statement not in self.inside:
             return self._ordered(self.asked)
         return self._ordered([a for a in self.asked if mutant.statement in a.lines])
 
     def _ordered(self, asked: Sequence[Task] | Sequence[Test]) -> Sequence[Task] | Sequence[Test]:
-        """What is the likeliest to fail for its time first. Tests stay in their order within a file, for their fixtures."""
+        """Those with the most kills for their time first. Tests of a file stay together and in order, for their fixtures."""
         if self.by == "check":
             return sorted(asked, key=lambda a: -a.worth)
         files: dict[str, list[Test]] = {}
@@ -78,7 +78,7 @@ class Asker:
         return [test for file in sorted(files, key=lambda f: -rank[f]) for test in files[file]]
 
     def _call(self, text: str, asked: Sequence[Task] | Sequence[Test], fresh: bool | None) -> Callable[[Write], None]:
-        """What a child does. fresh: import all of llmlab anew; None: if the parts declare something else than before."""
+        """The call that a child makes. fresh: import all of llmlab anew; None: only if its parts' declarations change."""
 
         def call(write: Write) -> None:
             folder = world.own_folder()

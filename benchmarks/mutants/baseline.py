@@ -1,4 +1,4 @@
-"""What the files as they are are asked: which checks and tests there are, and which of their lines each runs."""
+"""Baselines: the checks and tests that unchanged files are asked, and the lines that each runs."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from mutants.store import Store, key_of
 from mutants.targets import ROOT, group_of, tests_of
 
 HOUR = 3600.0
-CHECKS = (ROOT / "src/llmlab/check",)  # what a check's outcome depends on beside the file
+CHECKS = (ROOT / "src/llmlab/check",)  # a check's outcome depends on the file and on these
 TESTING = ROOT / "tests/conftest.py"
 
 
 class BaselineFailed(Exception):
-    """A file does not pass as it is what its mutants are asked."""
+    """An unchanged file fails a check or a test."""
 
 
 @dataclass
@@ -46,7 +46,7 @@ class Baselines:
         return key_of([ROOT / file, TESTING, *(ROOT / name for name in tests_of(file))], str(self.slow))
 
     def checks(self, file: str) -> list[Task]:
-        """Files that are asked the same are recorded together."""
+        """Checks of a file that pass. Files with the same `words` are recorded together."""
         if not (words := self.words(file)):
             return []
         if tuple(words) not in self._checks:
@@ -117,7 +117,7 @@ def _sound(file: str, asked: list[T]) -> list[T]:
 
 
 def why(ended: Ended) -> str:
-    """What a child that was asked ended with; "" if nothing failed."""
+    """The failure that a child ended with; "" for none."""
     for line in ended.lines:
         if "killer" in line:
             return f"{' '.join(line['killer'])}: {line['message']}"[:300]

@@ -1,4 +1,4 @@
-"""`llmlab check` asked of a file: what it asks, once with the file as it is, and then of each mutant until a check fails."""
+"""`llmlab check` on a file: recorded once with the file unchanged, then run on each mutant until a check fails."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ class Task:
 
     @property
     def worth(self) -> float:
-        """Kills a second so far, as far as can be guessed."""
+        """Kills for each second so far, with a guess of 0.1 kills before there is any."""
         return (self.kills + 0.1) / (self.seconds + 0.05)
 
 
 def words_of(parts: Iterable[tuple[str, str]]) -> list[str]:
-    """The arguments that `llmlab check` accepts, of those that name a part each."""
+    """Arguments of `llmlab check`, one for each of these parts, if it checks parts of that slot."""
     from llmlab.check.request import SLOTS
 
     return [f"{slot}={name}" for slot, name in parts if slot in SLOTS]

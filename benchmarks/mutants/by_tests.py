@@ -1,4 +1,4 @@
-"""The tests asked of a file: which of them run which of its lines, and then those of each mutant until one fails."""
+"""The tests on a file: recorded once with the file unchanged, then run on each mutant until one fails."""
 
 from __future__ import annotations
 

@@ -14,7 +14,11 @@ SHOWN, CONTEXT = 72, 24  # characters of source in a description, and those arou
 
 @dataclass(frozen=True)
 class Mutant:
-    """`start` and `end`: byte offsets of what `new` replaces; `statement`: line of the innermost statement around it."""
+    """A change of a file.
+
+    `start` and `end`: byte offsets of what `new` replaces; `before` and `after`: what a reader is shown; `statement`: line of
+    the innermost statement around it; `ordinal`: of several by one operator at one place.
+    """
 
     file: str
     line: int

@@ -52,7 +52,7 @@ _PAIRS = (
     ("no_grad", "enable_grad"),
     ("inference_mode", "enable_grad"),
 )
-TWINS = {a: b for one, other in _PAIRS for a, b in ((one, other), (other, one)) if a != "enable_grad"}
+OPPOSITES = {a: b for one, other in _PAIRS for a, b in ((one, other), (other, one)) if a != "enable_grad"}
 # Calls whose first arguments are alike, or of types that can't be exchanged, so that a swap is no change or no bug.
 UNSWAPPED = {
     "min", "max", "minimum", "maximum", "logaddexp", "equal", "allclose", "isinstance", "issubclass", "getattr", "setattr",
@@ -99,18 +99,18 @@ def _walk(node: ast.AST, parent: ast.AST) -> Iterator[Change]:
 
 
 def _is_for_checks(node: ast.AST) -> bool:
-    """Settings that a part lists for `llmlab check`: data of its tests."""
+    """Settings that a part lists for `llmlab check`: data of checks, not code."""
     names = [t.id for t in node.targets if isinstance(t, ast.Name)] if isinstance(node, ast.Assign) else []
     return bool(names) and names[0] in ("small", "telling")
 
 
 def _decorator(node: ast.expr) -> Iterator[Change]:
-    """Other defaults that a part is registered with; the tensor flags of a function."""
+    """Changes of the defaults that a part is registered with, and of decorators such as torch.no_grad()."""
     if isinstance(node, ast.Call) and _name(node.func) == "register":
         for keyword in node.keywords:
             yield from _walk(keyword, node)
     elif isinstance(node, ast.Call):
-        for operator, new in twin(node):
+        for operator, new in opposite(node):
             yield _change(node, node, operator, new)
 
 
@@ -122,7 +122,7 @@ def _change(node: ast.expr, parent: ast.AST, operator: str, new: ast.AST) -> Cha
 
 
 def _in_context(node: ast.expr, parent: ast.AST, new: ast.AST) -> tuple[str, str] | None:
-    """A number says little by itself: the expression around it, before and after."""
+    """The expression around a number, before and after, since a number says little by itself; None if that is too long."""
     if not isinstance(
         parent, ast.expr | ast.Slice | ast.keyword | ast.Assign | ast.AnnAssign | ast.Return | ast.AugAssign
     ):
@@ -216,8 +216,9 @@ def off_by_one(node: ast.AST) -> Changed:
         yield "slice", _with(node, slice=_plus_one(node.slice))
 
 
-def twin(node: ast.AST) -> Changed:
-    if isinstance(node, ast.Call) and (other := TWINS.get(_name(node.func))):
+def opposite(node: ast.AST) -> Changed:
+    """Another function of a pair. In ids of mutants it is "twin", which has nothing to do with `llmlab.twins`."""
+    if isinstance(node, ast.Call) and (other := OPPOSITES.get(_name(node.func))):
         yield "twin", _with(node, func=_renamed(node.func, other))
     if isinstance(node, ast.Call) and _name(node.func) == "clamp" and len(node.keywords) == 1:
         keyword = node.keywords[0]
@@ -227,7 +228,7 @@ def twin(node: ast.AST) -> Changed:
 
 
 def dropped(node: ast.AST) -> Changed:
-    """Without a detach; without a dropout."""
+    """Removal of a detach or a dropout."""
     if not isinstance(node, ast.Call):
         return
     name = _name(node.func)
@@ -240,7 +241,7 @@ def dropped(node: ast.AST) -> Changed:
 
 
 OPERATORS: tuple[Callable[[ast.AST], Changed], ...] = (
-    constant, comparison, arithmetic, sign, logic, arguments, off_by_one, twin, dropped,
+    constant, comparison, arithmetic, sign, logic, arguments, off_by_one, opposite, dropped,
 )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""What became of the mutants of a file, and the changes that are argued to be none."""
+"""Results of the mutants of a file; and equivalents, changes that are argued to make no difference."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ EQUIVALENTS = Path(__file__).with_name("equivalents.toml")
 
 @dataclass(frozen=True)
 class Equivalent:
-    """A change that changes nothing which can be seen. `line`: its source, since numbers of lines move; `argument`: why."""
+    """A change without any effect that can be seen. `line`: the source of its line, since numbers change; `argument`: why."""
 
     file: str
     line: str
@@ -52,7 +52,7 @@ class FileResult:
         return self.killed_by(mutant, "check") or self.killed_by(mutant, "tests")
 
     def asked(self, sides: Sequence[str]) -> list[Mutant]:
-        """Mutants of which all is known: killed by one side, or asked of every one."""
+        """Mutants whose fate is known: killed by one side (check or tests), or alive after all of `sides` were run."""
         return [m for m in self.mutants if self.killed(m) or all((m.id, by) in self.outcomes for by in sides)]
 
     def survivors(self, sides: Sequence[str]) -> list[Mutant]:

@@ -1,4 +1,4 @@
-"""Mutation operators on statements: what is removed."""
+"""Mutation operators on statements: removals."""
 
 from __future__ import annotations
 

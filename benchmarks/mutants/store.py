@@ -1,4 +1,4 @@
-"""Results, a line each as they come, so that a run which is stopped goes on where it was."""
+"""Outcomes on disk, a line for each as it comes, so that a run which is stopped goes on where it was."""
 
 from __future__ import annotations
 
@@ -13,8 +13,11 @@ from mutants.targets import ROOT
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a mutant. `by`: "check" or "tests", which was asked; `killed`: a check or a test failed, it crashed or
-    took too long; `how`: the first that failed, with its message."""
+    """The outcome of a mutant.
+
+    `by`: "check" or "tests", which was run on it; `killed`: one failed, crashed or took too long; `how`: that one, with its
+    message; `key`: a hash of all that the outcome depends on.
+    """
 
     id: str
     by: str
@@ -25,7 +28,7 @@ class Outcome:
 
 
 class Store:
-    """The JSON lines of one folder. forget: leave out those of earlier runs."""
+    """The outcomes and baselines in one folder. forget: ignore the outcomes of earlier runs."""
 
     def __init__(self, folder: Path, forget: bool = False):
         folder.mkdir(parents=True, exist_ok=True)
@@ -50,7 +53,7 @@ class Store:
             file.write(("\n" if broken else "") + json.dumps(asdict(outcome)) + "\n")
 
     def baseline(self, name: str) -> list[dict] | None:
-        """Lines that were kept under a name."""
+        """The lines that `keep` has written under a name; None if there are none."""
         path = self.folder / f"{name}.json"
         return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 

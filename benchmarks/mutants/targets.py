@@ -1,4 +1,4 @@
-"""Which files are mutated, in which groups, and what is asked of their mutants."""
+"""Files that are mutated, in groups, and the checks and tests that their mutants are asked."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ STATISTICS = ("stats", "power", "verdict", "fairness", "rows", "measured", "vari
 
 @dataclass(frozen=True)
 class Group:
-    """`targets`: percentages wanted: of `check` alone, and of check and tests together."""
+    """Files that match `patterns`. `by_check`, `together`: percentages of kills wanted, by check alone and with the tests."""
 
     name: str
     patterns: tuple[str, ...]
     by_check: float | None
     together: float | None
-    words: tuple[str, ...] = ()  # arguments of `llmlab check`, one call each, of files that define no part
-    tests: tuple[str, ...] = ()  # beside those of the folder that mirrors the file's
-    always: tuple[str, ...] = ()  # of them, those that read a file without running a line of it
+    words: tuple[str, ...] = ()  # arguments of `llmlab check`, one call each, for files that define no part
+    tests: tuple[str, ...] = ()  # besides those of the folder that mirrors the file's
+    always: tuple[str, ...] = ()  # those of them that read the text of a file and run no line of it
 
 
 GROUPS = (

@@ -71,8 +71,7 @@ def own_folder() -> Path:
 
 
 def put(file: str, source: str, note: Path | None = None) -> None:
-    """In a child: this file has another source, whoever imports it. note: a file by which processes that this one starts
-    learn of it."""
+    """In a child: imports of this file give another source. note: a file that tells processes which this one starts."""
     module = module_of(file)
     serve.serve({module: (str(ROOT / file), source)})
     if note is not None:

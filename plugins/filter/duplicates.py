@@ -1,4 +1,4 @@
-"""Documents that were there before."""
+"""A filter of exact duplicates."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import numpy as np
 
 from llmlab.registry import register
 
-RECENT = 1 << 16  # hashes in a set before they are sorted in among the others
+RECENT = 1 << 16  # hashes that are collected in a set before they are merged into the sorted array
 
 
 @register("filter", "duplicates")
 class Duplicates:
-    """Exact duplicates, by a hash of 128 bits (Lee et al. 2022, arXiv:2107.06499); the first of equal documents is kept.
+    """Drops all but the first of equal documents, by a hash of 128 bits (Lee et al. 2022, arXiv:2107.06499).
 
-    The hash is that of the text with its white space and its case as the options have it; the text itself stays as it is. It
-    remembers 16 bytes a document.
+    The options say which differences of white space and case the hash ignores; documents themselves are not changed. A
+    document takes 16 bytes of memory.
 
     ignore_space: runs of white space count as one space, and those at the ends as none
     ignore_case: capitals and small letters count as the same
@@ -25,7 +25,7 @@ class Duplicates:
 
     def __init__(self, *, ignore_space: bool = True, ignore_case: bool = False):
         self.ignore_space, self.ignore_case = ignore_space, ignore_case
-        # A set of hashes would take 100 bytes for each: all but the last stand in a sorted array.
+        # A set takes 100 bytes for each hash, so only recent ones are in a set, the others in a sorted array.
         self._sorted = np.empty(0, dtype="S16")
         self._recent: set[bytes] = set()
 
@@ -33,7 +33,7 @@ class Duplicates:
         return [hashlib.blake2b(self._normalised(t).encode("utf-8"), digest_size=16).digest() for t in texts]
 
     def reason(self, value: bytes) -> str | None:
-        if value in self._recent or self._is_sorted_in(value):
+        if value in self._recent or self._in_sorted(value):
             return "the same as one before"
         self._recent.add(value)
         if len(self._recent) > max(RECENT, len(self._sorted) // 16):
@@ -47,7 +47,7 @@ class Duplicates:
             text = " ".join(text.split())
         return text.casefold() if self.ignore_case else text
 
-    def _is_sorted_in(self, value: bytes) -> bool:
+    def _in_sorted(self, value: bytes) -> bool:
         at = int(np.searchsorted(self._sorted, np.bytes_(value)))
-        # numpy leaves zeros at the end of a value out, which hashes of one length lose nothing by.
+        # NumPy strips zeros at the end of a value; hashes of one length stay distinct.
         return at < len(self._sorted) and bool(self._sorted[at] == value.rstrip(b"\0"))

@@ -1,4 +1,4 @@
-"""The length of a document."""
+"""A filter by the length of documents."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from llmlab.registry import register
 
 @register("filter", "length")
 class Length:
-    """Length in characters or words, as Gopher's first rule has it (Rae et al. 2021, arXiv:2112.11446).
+    """Drops short and long documents, in characters or words, as Gopher's first rule (Rae et al. 2021, arXiv:2112.11446).
 
-    The paper keeps documents of 50 to 100,000 words. Words are what white space separates.
+    The paper keeps documents of 50 to 100,000 words. Words are separated by white space.
 
     least: a shorter document is dropped; None: no limit
     most: a longer document is dropped; None: no limit
-    unit: of both, characters (Unicode code points) or words
+    unit: the unit of both limits: characters (Unicode code points) or words
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Documents by a pattern of the user's."""
+"""A filter by regular expressions of the user."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from types import FrameType
 
 from llmlab.registry import register
 
-FLAGS = re.MULTILINE  # ^ and $ at lines, of which a document has many
+FLAGS = re.MULTILINE  # ^ and $ match at the beginning and the end of every line
 
 
 @register("filter", "regex")
 class Regex:
-    """Documents in which a pattern is found, or is not, as C4's "lorem ipsum" (Raffel et al. 2020, arXiv:1910.10683).
+    """Drops documents in which a pattern is found, or is not, as C4's "lorem ipsum" (Raffel et al. 2020, arXiv:1910.10683).
 
-    Patterns are those of Python's re; ^ and $ stand at the beginning and the end of a line, (?i) in front ignores case. One
-    that goes back and forth without end (`(a+)+$`) is an error after some seconds, wherever Python can be interrupted: in the
-    main thread.
+    Patterns are those of Python's re; ^ and $ match at the beginning and the end of every line, (?i) in front ignores case. A
+    pattern that backtracks without end, such as `(a+)+$`, is an error after some seconds, in the main thread only, since a
+    search in any other can't be interrupted.
 
-    drop: a document in which it is found is dropped
-    keep: a document in which it is not found is dropped
+    drop: a pattern; documents in which it is found are dropped
+    keep: a pattern; documents in which it is not found are dropped
     seconds: a pattern that takes longer on one document is an error
     """
 
@@ -59,7 +59,7 @@ class Regex:
 
     @contextmanager
     def _limit(self, text: str) -> Iterator[None]:
-        # re looks for signals while it searches; Python hands them to the main thread alone.
+        # re handles signals while it searches, and Python delivers them to the main thread only.
         if threading.current_thread() is not threading.main_thread():
             yield
             return

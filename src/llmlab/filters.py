@@ -1,9 +1,8 @@
 """The contract of a filter of documents.
 
-A filter is chosen by its name, several as a list whose order is the order in which documents pass them:
-`filter=[length,duplicates]`, with options under each name, `filter.length.least=200`. This is how `logger=` names several as
-well; a key for the list and another for the options (`data.filters=[...]`) would have let a filter's options be typed without
-the filter. No torch here.
+Filters are chosen by name, several of them as a list in the order in which documents pass them, and the options of each are
+keys under its name: `filter=[length,duplicates] filter.length.least=200`. Loggers are chosen in the same way. With one key for
+the list and another for the options (`data.filters=[...]`), options could be typed without their filter. Imports no torch.
 """
 
 from __future__ import annotations
@@ -13,17 +12,18 @@ from typing import Any, Protocol
 
 
 class Filter(Protocol):
-    """filter(/): which documents of a corpus are kept. It says so of whole documents and never changes one.
+    """filter(/): decides which documents of a corpus are kept. It keeps or drops a document, and never changes it.
 
-    Two steps, so that what costs time can be done by several processes and what remembers needs no lock:
+    It has two steps, so that slow work can be done in several processes, and state needs no lock:
 
-    `measure(texts)` -> a value for each text, by which it is judged: its length, a hash, the score of a model. Of each text
-    by itself, the same whatever the others in the batch are and whichever process is asked; a value that can be pickled.
-    `reason(value)` -> why a document goes, or None for one that stays: a few words by which documents are counted, as
-    "shorter than 200 characters". Asked in one process, of the documents in their order, so that it may remember those before.
+    `measure(texts)` -> a value for each text, by which it is judged: its length, a hash, the score of a model. It depends on
+    the text alone, not on the others in the batch or on the process, and can be pickled.
+    `reason(value)` -> None for a document that is kept, else why it is dropped, in a few words by which dropped documents are
+    counted: "shorter than 200 characters". Called in one process, for the documents in their order, so that it may remember
+    earlier ones.
 
-    Only documents that the filters before it keep are seen. ValueError, from the constructor or from `measure`, in one line
-    about the option that is wrong, is the user's error.
+    A filter sees only documents that the filters before it keep. A ValueError from the constructor or from `measure` is
+    reported as the user's error: its message is one line about the option that is wrong.
     """
 
     def measure(self, texts: Sequence[str]) -> Sequence[Any]: ...

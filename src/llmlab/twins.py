@@ -1,15 +1,15 @@
-"""Twins: slow implementations of a part's definition, written from its paper and not from the part, in NumPy and float64.
+"""Twins: reference implementations of parts, written from a paper's formula in NumPy and float64, not from the part's code.
 
-`llmlab check` gives a twin what it gave the part (`Given`) and compares what both make of it:
+`llmlab check` gives the twin what it gave the part (`Given`) and compares their outputs by name:
 
     @twin("norm", "my_norm", source="the paper's equation 4")
     def definition(given):
         x, weight = given.inputs["x"], given.weights["weight"]
         return {"x": weight * x / np.sqrt((x**2).mean(-1, keepdims=True) + given.sizes.norm_eps)}
 
-A twin may leave outputs out, which are not compared then. An output NAME that is a mean over random draws is compared up to
-what the twin gives as NAME + CHANCE. The inputs and outputs of each slot are listed in the docstrings of
-`llmlab.check.twins.observers`.
+The inputs and outputs of each slot are listed in the docstrings of `llmlab.check.twins.observers`. An output that a twin leaves
+out is not compared. If an output NAME is a mean over random draws, the twin also gives NAME + CHANCE, the largest difference
+that chance explains.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     Arrays = Mapping[str, np.ndarray]
 
 
-CHANCE = " +-"  # behind an output's name: how far a part may be from it by chance, absolute
+CHANCE = " +-"  # suffix of an output's name: the largest absolute difference that chance explains
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ Compute = Callable[[Given], "Arrays"]
 
 @dataclass(frozen=True)
 class Twin:
-    """A twin and where its formula is from."""
+    """A twin and the source of its formula."""
 
     compute: Compute
     source: str

@@ -30,10 +30,10 @@ PROVES = """\
   What shows only in long texts, in large tensors, on a GPU or after thousands of steps is not seen.
 - Every two parts have met, and every setting of a part's options each part that it can affect. Three that fail only
   together may never have met.
-- `definition` compares a part's numbers with those of an implementation that is not ours, at each setting in the table of
-  options: `transformers`, `torch`, or the paper's formulas written out in NumPy, as the records beside the code say. The
+- `definition` compares a part's numbers with those of its twin, an implementation of the paper's formulas in NumPy that shares
+  no code with the part, at each setting in the table of options; `twins/records` beside the code names the sources. The
   other promises hold for any definition: a part may keep all of them and be another than its paper's.
-- A part of a user's own is compared with the twin beside it (`llmlab new` writes one). Without a twin its `definition` is ·,
+- A part of a user's own is compared with the twin below it (`llmlab new` writes one). Without a twin its `definition` is ·,
   and it is named below the table of parts.
 - Nothing here says that a part helps, or how fast it is.
 

@@ -1,7 +1,7 @@
 """Models in which each setting of a part's options meets every part that it can interact with.
 
-A covering array of their own: with every setting in the array of parts, each pair of settings would have to meet, some
-thousands of models.
+They are a covering array of their own. In the array of parts, any two settings would have to meet as well, in thousands of
+models.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from llmlab.check.processes import IsolatedProcess
 from llmlab.check.subject import Case
 from llmlab.check.twins import settings
 
-# The slots whose parts a slot's options can meet: what is called with its results, or computes with the same tensors.
+# {slot: slots with which its options can interact, whose parts are called with its results or compute with the same tensors}
 INTERACTS: Mapping[str, tuple[str, ...]] = {
     "position": ("attention", "mask", "window", "kernel", "embedding"),
     "attention": ("position", "norm", "window", "kernel"),
@@ -33,7 +33,7 @@ Options = Mapping[str, Any]
 
 
 class SettingRows:
-    """The covering array. A level is a part with its `small` options, or with a setting under a name of its own."""
+    """The covering array. A level is a part with its `small` options, or a setting, named by the words typed for it."""
 
     def __init__(self) -> None:
         parts = combinations()
@@ -46,7 +46,7 @@ class SettingRows:
         self._process = IsolatedProcess()
 
     def _settings(self, slot: str, name: str) -> Iterator[str]:
-        """Names of a part's settings beside the first, which has its `small` options: the part and overrides."""
+        """Names of a part's settings: the part and overrides. Without the first, which has its `small` options."""
         first, *others = settings.of_part(slot, name)
         for setting in others:
             changed = {k: v for k, v in setting.options.items() if first.options.get(k, ...) != v}
@@ -59,7 +59,7 @@ class SettingRows:
         return isolated_refusal(self._process, [_part(item) for item in items], runs=True, options=options)
 
     def wanted(self) -> list[Pair]:
-        """Each setting with each part of the slots that it interacts with, which has its `small` options then."""
+        """Pairs that must meet: each setting, and each part, with its `small` options, of the slots that it interacts with."""
         return [
             ordered_pair(setting, item)
             for setting in self._options
@@ -68,7 +68,7 @@ class SettingRows:
         ]
 
     def cases(self) -> Iterator[Case]:
-        """One by one, each as soon as the array has it."""
+        """The models, each as soon as the array has found it."""
         for n, row in enumerate(self.cover.cover(self.wanted()), 1):
             items = self.cover.items(row)
             typed = [word for item in items if item in self._options for word in item[1].split()[1:]]

@@ -26,8 +26,8 @@ llmlab new SLOT NAME [out=FILE]
 
 Writes a working part and its test, to be edited. In a checkout of llmlab they become
 plugins/SLOT/NAME.py and tests/plugins/test_NAME.py, elsewhere NAME.py and test_NAME.py in the current folder, which
-LLMLAB_PLUGINS=NAME makes known. out=FILE puts the part there and the test beside it. Below the part stands its twin, the
-formula in NumPy, with which llmlab check SLOT=NAME compares the part.
+LLMLAB_PLUGINS=NAME makes known. out=FILE puts the part there and the test beside it. Below the part (but a filter) stands
+its twin, the formula in NumPy, with which llmlab check SLOT=NAME compares the part.
 
 slots: {", ".join(SLOTS)}
 llmlab parts SLOT lists the existing parts and their files; src/llmlab/slots.py (objectives.py for the objective, filters.py

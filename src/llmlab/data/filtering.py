@@ -1,4 +1,4 @@
-"""Filters of documents at work: each sees what those before it keep, and what it drops is counted, with examples."""
+"""Filters at work: each sees the documents that those before it keep; those that it drops are counted, with examples."""
 
 from __future__ import annotations
 
@@ -26,13 +26,14 @@ from llmlab.filters import Filter
 
 Chosen = Mapping[str, PartSpec]  # by the name below `filter.`, in their order
 AT_ONCE = 64  # documents whose values are asked for at once
-EXAMPLES, SHOWN = 5, 80  # documents that the record has of what a filter dropped, and characters of each
+EXAMPLES, SHOWN = 5, 80  # dropped documents that the record shows for each filter, and characters of each
 
 
 class Filters:
-    """The filters of a corpus, a context in which other processes live that compute their values.
+    """The filters of a corpus, a context manager that owns the processes which compute their values.
 
-    workers: so many processes; 0: this one. text_of: what the filters see of a document. at_once: documents read ahead.
+    workers: number of these processes; 0: values are computed in this one. text_of: gives the text of a document that filters
+    see. at_once: documents of a batch.
     """
 
     def __init__(self, chosen: Chosen, text_of: Callable[[Document], str], *, workers: int = 0, at_once: int = AT_ONCE):
@@ -42,10 +43,10 @@ class Filters:
         ]
         self.text_of, self.at_once, self.workers = text_of, at_once, workers if chosen else 0
         if any(spec.name in {n for _, n in registry.defined()} for spec in chosen.values()):
-            self.workers = 0  # a part of a notebook's cell is in no other process
+            self.workers = 0  # a part that a notebook's cell defines is unknown to other processes
         self.pool: ProcessPoolExecutor | None = None
         if self.workers:
-            # Not forked: the tokenizers library and PyTorch have threads, whose locks a copy would find held for ever.
+            # Not forked: a lock held by a thread of PyTorch or the tokenizers library would stay held in the copy.
             self.pool = ProcessPoolExecutor(self.workers, multiprocessing.get_context("spawn"), _begin, (dict(chosen),))
 
     def __enter__(self) -> Filters:
@@ -78,7 +79,7 @@ class Filters:
                 account["examples"].append({"name": printable(document.name), "reason": why, "text": text[:SHOWN]})
 
     def _measured(self, at: int, documents: Iterator[Document]) -> Iterator[tuple[Document, str, Any]]:
-        """(document, its text, its value), in order; of several processes each has a batch, and one waits for it."""
+        """(document, its text, its value), in order. Up to two batches for each other process are computed ahead."""
         label, measure = self.accounts[at]["filter"], self.parts[at].measure
         waiting: deque[tuple[list[Document], list[str], Callable[[], Sequence[Any]]]] = deque()
         while batch := list(itertools.islice(documents, self.at_once)):
@@ -91,7 +92,7 @@ class Filters:
             yield from _paired(label, *waiting.popleft())
 
     def nothing_left(self, where: str, noun: str) -> str:
-        """An error's line where all documents were dropped."""
+        """The error message for a corpus of which all documents were dropped."""
         by_number = sorted((a for a in self.accounts if a["dropped"]), key=lambda a: -a["dropped"])
         each = ", ".join(f"filter={a['filter']} dropped {phrase(a)}" for a in by_number)
         return f"{where}: none of its {self.accounts[0]['seen']:,} {noun}s is left: {each}"
@@ -145,7 +146,7 @@ def _made(chosen: Chosen) -> list[Filter]:
     return made
 
 
-_PARTS: list[Filter] = []  # of a process that computes values
+_PARTS: list[Filter] = []  # the filters of a process that computes values
 
 
 def _begin(chosen: Chosen) -> None:
@@ -166,13 +167,13 @@ def code(spec: PartSpec) -> str:
     """sha256 of a part's file and of those beside it that it imports."""
     known = registry.index()
     if (spec.slot, spec.name) not in known:
-        spec.factory()  # which says why there is none
+        spec.factory()  # raises an error that says why there is none
     entry = known[spec.slot, spec.name]
-    if not entry.path.is_file():  # of a notebook's cell
+    if not entry.path.is_file():  # defined in a notebook's cell
         try:
             source = inspect.getsource(entry.cls) if entry.cls else ""
         except (OSError, TypeError):
-            source = uuid.uuid4().hex  # nothing is known of it: each process makes the corpus anew
+            source = uuid.uuid4().hex  # the code is unknown, so each process prepares the corpus anew
         return hashlib.sha256(source.encode()).hexdigest()
     total = hashlib.sha256()
     for file in sorted(_with_imports(entry.path, entry.module.rpartition(".")[0])):

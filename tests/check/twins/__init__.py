@@ -1,4 +1,4 @@
-"""Implementations that are not ours, and the records that `llmlab check` compares our parts with.
+"""Twins of the shipped parts, and the program that writes the records with which `llmlab check` compares them.
 
     python -m twins [SLOT ...]     (in tests/check) writes src/llmlab/check/twins/records/SLOT.json anew
 

@@ -87,7 +87,7 @@ def calls(given: Given, of_text, of_source) -> dict[str, np.ndarray]:
 
 
 def merged(o: np.ndarray) -> np.ndarray:
-    """(B, N, T, V) -> (B, T, N V)"""
+    """Heads side by side: (B, N, T, V) -> (B, T, N V)."""
     return np.concatenate([o[:, n] for n in range(o.shape[1])], -1)
 
 
@@ -101,7 +101,7 @@ def multi_head(given: Given) -> dict[str, np.ndarray]:
     groups = {"none": n, "all": 1, "groups": sizes.n_kv_heads or fewest(n)}[given.options["share"]]
 
     def heads(name: str, x: np.ndarray, count: int) -> np.ndarray:
-        """(..., T, in) -> (..., count, T, width)"""
+        """Linear, norm and clip of each head: (..., T, in) -> (..., count, T, width)."""
         y = linear(given, name, x)
         kind = traits.qk_norm if name != "v" else None
         if kind == "full":

@@ -1,4 +1,4 @@
-"""Blocks from their papers' formulas."""
+"""Twins of blocks, from their papers' formulas."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ NAMES = ("attention", "cross_attention", "ffn")
 
 @dataclass
 class Wire:
-    """One block with its sublayers; `f` calls one, and keeps what it says."""
+    """The functions that a block wires. `f` calls a sublayer and keeps the loss that it reports; `dropped`: dropout gives 0."""
 
     given: Given
     block: str
     names: tuple[str, ...]
     sublayers: tuple[str, ...]
     dropped: bool = False
-    said: list[float] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
 
     def f(self, name: str, x: np.ndarray) -> np.ndarray:
         if name == "attention":
@@ -41,7 +41,7 @@ class Wire:
         elif name == "cross_attention":
             y = np.cos(x)
         else:
-            self.said.append(float(x.mean()))
+            self.losses.append(float(x.mean()))
             y = x * (x - 1)
         return y
 
@@ -87,7 +87,7 @@ def outputs(given: Given, formula: Formula, norms: int, final_norm: bool, keeps_
         y = formula(wire, x)
         found[key] = y if key == "all" else y[0, -1]
         if key != "two":
-            found[f"{key}.loss"] = np.array(wire.said[0] if wire.said else -1.0)
+            found[f"{key}.loss"] = np.array(wire.losses[0] if wire.losses else -1.0)
     if given.sizes.dropout == 1.0:
         found["training"] = formula(Wire(given, "all", NAMES, NAMES, dropped=True), x)[0, -1]
     return found

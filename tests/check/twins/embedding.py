@@ -1,4 +1,4 @@
-"""Embeddings from their papers."""
+"""Twins of embeddings, from their papers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Feed-forwards from their papers, row by row."""
+"""Twins of feed-forwards, from their papers, row by row."""
 
 from __future__ import annotations
 

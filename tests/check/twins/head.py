@@ -1,4 +1,4 @@
-"""Heads from their papers, one text or token at a time."""
+"""Twins of heads, from their papers, one text or token at a time."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ MORE: Settings = {
     "replaced": [({"dropout": 1.0}, {})],
 }
 
-# ---------------------------------------------------------------- of the vocabulary
+# ---------------------------------------------------------------- heads over the vocabulary
 
 
 def role(path: str) -> str:
@@ -133,7 +133,7 @@ def boundary(given: Given) -> dict[str, np.ndarray]:
     }
 
 
-# ---------------------------------------------------------------- of classes
+# ---------------------------------------------------------------- heads over classes
 
 
 def dropout(given: Given) -> float:
@@ -155,7 +155,7 @@ def scores(given: Given, x: np.ndarray, training: bool = False) -> np.ndarray:
     return simple.linear(given, "head.out", 0 * x if drops else x)
 
 
-def trained(given: Given) -> bool:
+def has_full_dropout(given: Given) -> bool:
     return given.sizes.dropout == 1.0 or given.options["dropout"] == 1.0
 
 
@@ -175,7 +175,7 @@ def token(given: Given) -> dict[str, np.ndarray]:
         return y[..., 0] if given.options["n_classes"] == 0 else y
 
     found = per_token(given, answer)
-    if trained(given):
+    if has_full_dropout(given):
         found["training"] = answer(given.inputs["h"], training=True)
     return found
 

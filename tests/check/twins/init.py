@@ -1,4 +1,4 @@
-"""Standard deviations of first values by role, from the papers; all are normal."""
+"""Twins of inits: standard deviations of first values by role, from the papers; all values are normal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Kernels: softmax(s) v one query at a time, and what PyTorch's documentation says that they keep."""
+"""Twins of kernels: softmax(s) v one query at a time, and the bytes that they keep, by PyTorch's documentation."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def of_sdpa(name: str, case: KernelCase, size: int) -> int:
     masked = bool(case.bias) or not plain
     numbers = 0
     if masked:
-        rows = ROWS if case.context else 1  # else all rows see alike
+        rows = ROWS if case.context else 1  # else all rows see the same
         numbers = (HEADS if case.bias else 1) * rows * case.queries * LENGTH
     if masked or size == 4:
         numbers += (HEADS // case.key_heads - 1) * ROWS * case.key_heads * LENGTH * (WIDTH + V_WIDTH)

@@ -1,4 +1,4 @@
-"""Masks from their papers, one pair of a query and a key at a time."""
+"""Twins of masks, from their papers, one pair of a query and a key at a time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Routers from their papers, and a mixture of experts that sends one token to one expert at a time."""
+"""Twins of routers, from their papers, and a mixture of experts that sends one token to one expert at a time."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TRAITS = (
     {"ffn.bias": True, "moe.n_shared": 1},
     {"ffn.bias": True, "ffn.dropout": 1.0},
 )
-WIDTHS = ({"moe.scale": 0.0}, {"moe.ffn_dim": 18})  # rows of no multiple of 16 bytes
+WIDTHS = ({"moe.scale": 0.0}, {"moe.ffn_dim": 18})  # 18: rows whose bytes are no multiple of 16
 GROUPS = (
     ({"moe.per_token": 2}, {"groups": 3}),
     ({}, {"groups": 6, "groups_kept": 3}),
@@ -156,9 +156,9 @@ def topk_loss(given: Given, x: np.ndarray, valid: np.ndarray, weights: Weights) 
 
 
 def sigmoid_loss(given: Given, x: np.ndarray, valid: np.ndarray, weights: Weights) -> float | None:
-    """DeepSeek-V3, equations 17 to 20: of scores divided by their sum."""
+    """DeepSeek-V3, equations 17 to 20: the balance loss of scores divided by their sum."""
     s = sigmoid(x @ given.weights["router.gate.weight"].T)
-    # The constant is no equation's; it counts where all scores are next to 0.
+    # The constant is in no equation; it matters where all scores are close to 0.
     return loss(given, x, valid, weights, s / (s.sum(1, keepdims=True) + 1e-20), False)
 
 

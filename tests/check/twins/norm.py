@@ -1,4 +1,4 @@
-"""Norms from their papers."""
+"""Twins of norms, from their papers."""
 
 from __future__ import annotations
 

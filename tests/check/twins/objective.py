@@ -1,4 +1,4 @@
-"""Objectives from their papers: what is expected of many draws, with five standard deviations, and losses token by token."""
+"""Twins of objectives, from their papers: means over many draws, with bounds of five standard deviations, and losses."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Arrays = dict[str, np.ndarray]
 
 
 def expected(name: str, mean: np.ndarray | float, n: float, most: np.ndarray | float | None = None) -> Arrays:
-    """A mean of n draws of something whose variance is p (1 - p), or at most `most`, with its bound; certain ones are exact."""
+    """A mean of n draws, with its bound. most: the variance of a draw, p (1 - p) if None. Without variance it is exact."""
     mean = np.asarray(mean, np.float64)
     variance = mean * (1 - mean) if most is None else np.asarray(most)
     bound = np.where(variance > 1e-12, 5 * np.sqrt(np.maximum(variance, 0) / n) + 5 / n, 1e-9)
@@ -103,7 +103,7 @@ def mlm(given: Given) -> Arrays:
         number = np.array(
             [comb(m, k) * o["rate"] ** k * (1 - o["rate"]) ** max(m - k, 0) for k in range(len(text) + 1)]
         )
-        number[1] += number[0]  # one is chosen where chance has chosen none
+        number[1] += number[0]  # one target is chosen where chance has chosen none
         number[0] = 0.0
         chosen = may * (o["rate"] + (1 - o["rate"]) ** m / m) if m else np.full(len(text), 1 / len(text))
         read = np.zeros(int(given.inputs["vocabulary"]))
@@ -122,7 +122,7 @@ def mlm(given: Given) -> Arrays:
 
 
 def parts_of(total: int, n: int) -> np.ndarray:
-    """(n + 1, total + 1): how likely the first j of n parts of `total` add up to s; each way to cut it is as likely."""
+    """(n + 1, total + 1): [j, s] is the probability that the first j of n random parts of `total` add up to s."""
     law = np.zeros((n + 1, total + 1))
     law[0, 0] = law[n, total] = 1.0
     for j in range(1, n):
@@ -180,7 +180,7 @@ def reinforce(given: Given) -> Arrays:
     made: Arrays = {"shown": np.array(0.0), "fixed_counts": np.array(1.0)}
     made["rollout"] = np.array([*rollout, o["batches"] * o["epochs"]], np.float64)
     for key, rewards in ((k, v) for k, v in given.inputs.items() if k.startswith("rewards/")):
-        # of one answer to each prompt, the others are those to other prompts
+        # With one answer to each prompt, the baseline is that of the answers to other prompts.
         grid = rewards if rewards.shape[1] > 1 else rewards.T
         baseline = np.zeros_like(grid)
         for row, at in np.ndindex(grid.shape):

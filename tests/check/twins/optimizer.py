@@ -1,4 +1,4 @@
-"""Optimizers from their papers."""
+"""Twins of optimizers, from their papers."""
 
 from __future__ import annotations
 

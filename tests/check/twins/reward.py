@@ -1,4 +1,4 @@
-"""Rules from their papers, one answer at a time."""
+"""Twins of rewards, from their papers, one answer at a time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Schedules from their papers: the warm-up of `w` steps is min(1, (s + 1) / (w + 1)) wherever no paper says otherwise."""
+"""Twins of schedules, from their papers. A warm-up of w steps is min(1, (s + 1) / (w + 1)) unless a paper says otherwise."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The norm that observers give to parts, linears and activations, in NumPy."""
+"""The norm that observers give to parts, linears and activations in NumPy."""
 
 from __future__ import annotations
 

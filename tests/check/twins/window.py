@@ -1,4 +1,4 @@
-"""Windows from their papers, one pair of a query and a key at a time."""
+"""Twins of windows, from their papers, one pair of a query and a key at a time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The settings of a part's options at which it is compared with its twin, and met in the models of the matrix."""
+"""Settings of a part's options: it is compared with its twin at each, and models are built with each (`setting_rows`)."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def of_part(slot: str, name: str) -> list[Setting]:
     entry = registry.index()[slot, name]
     small, telling = entry.attribute("small"), entry.attribute("telling")
     met = [small]
-    for options in telling:  # of kin, one may have what is told by default
+    for options in telling:  # parts of one class share them: they may be the defaults of this one
         if any(
             {**small, **options}.get(key, option.default) != small.get(key, option.default)
             for key, option in entry.options.items()

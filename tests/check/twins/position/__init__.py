@@ -1,4 +1,4 @@
-"""Positions from their papers."""
+"""Twins of positions, from their papers."""
 
 from __future__ import annotations
 

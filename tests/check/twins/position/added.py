@@ -1,4 +1,4 @@
-"""Positions that are added to the embedding, or to nothing."""
+"""Twins of positions that are added to the embedding, and of `none`."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ def learned(given: Given) -> dict[str, np.ndarray]:
 
 
 def table_size(given: Given) -> int:
-    """Numbers of a table of max_positions vectors, and those before the first position's."""
+    """Numbers in a table with a row for each of max_positions, and `offset` rows before them."""
     return (given.sizes.max_positions + given.options["offset"]) * given.sizes.embed_dim
 
 
 def looked_up(given: Given, table: np.ndarray) -> dict[str, np.ndarray]:
-    """Vectors of each text, and the number of their rows; padding's is not trained."""
+    """Vectors of each text, and the number of rows that are trained: those it uses but padding's."""
     out = vectors(given, lambda text: table[rows(given, text)])
     for text in texts(given):
         used = {*rows(given, text)[:, text.before :].flat}
@@ -36,7 +36,7 @@ def looked_up(given: Given, table: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def rows(given: Given, text: Text) -> np.ndarray:
-    """(B, S): rows of the table. RoBERTa's padding has the row before the first, and its tokens alone are counted."""
+    """(B, S): rows of the table. In RoBERTa padding has the row before the first position's, and is not counted."""
     offset, pad_id = given.options["offset"], given.options["pad_id"]
     if text.positions is not None:
         return text.positions + (0 if pad_id is not None else offset)  # the caller's own are RoBERTa's rows

@@ -1,4 +1,4 @@
-"""Positions that are added to the scores."""
+"""Twins of positions that are added to the scores."""
 
 from __future__ import annotations
 

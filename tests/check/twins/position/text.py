@@ -1,4 +1,4 @@
-"""The texts that a position is asked about, and how tokens of them are counted, one by one."""
+"""The observer's texts as arrays, how positions count their tokens, and the outputs that are computed from them."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def texts(given: Given) -> Iterator[Text]:
 
 
 def documents_of(text: Text, row: int) -> list[list[int]]:
-    """The slots of each document of a row, in order. A number that returns is another document."""
+    """The places of each document of a row, in order. A number that occurs again later is another document."""
     out: list[list[int]] = []
     for t in range(text.length):
         if t == 0 or text.documents[row, t] != text.documents[row, t - 1]:
@@ -58,7 +58,7 @@ def documents_of(text: Text, row: int) -> list[list[int]]:
 
 
 def counted(text: Text, *, skip_padding: bool, anew: bool) -> np.ndarray:
-    """(B, S): the tokens before each one. skip_padding: padding is none. anew: only those of its document."""
+    """(B, S): the number of tokens before each. skip_padding: without padding. anew: from the beginning of its document."""
     if text.positions is not None:
         return text.positions
     out = np.zeros(text.ids.shape, int)
@@ -72,7 +72,7 @@ def counted(text: Text, *, skip_padding: bool, anew: bool) -> np.ndarray:
 
 
 def spread(k: np.ndarray, n_heads: int) -> np.ndarray:
-    """(B, N, S, H): each query head's keys; heads of a group are neighbours."""
+    """(B, N, S, H): the keys of each query head; neighbouring heads share a group."""
     return np.stack([k[:, n * k.shape[1] // n_heads] for n in range(n_heads)], 1)
 
 

@@ -1,4 +1,4 @@
-"""Positions by which queries and keys are turned."""
+"""Twins of positions that turn queries and keys."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from twins.position.text import SCALE, Text, counted, documents_of, products, sc
 
 
 def frequencies(options: Mapping[str, Any], dims: int, original: int, length: int) -> tuple[np.ndarray, float]:
-    """(pairs,): radians a position of each pair in a text of this length, and the factor on cosines and sines."""
+    """(pairs,): the angle per position of each pair, for a text of this length; and the factor on cosines and sines."""
     scaling, theta, factor = options["scaling"], options["theta"], options.get("factor", 1.0)
     i = np.arange((dims + 1) // 2)
     plain = theta ** (-2 * i / dims)
@@ -89,7 +89,7 @@ def turn(x: np.ndarray, angles: np.ndarray, amplitude: float, interleaved: bool)
 
 
 def turned_end(given: Given, x: np.ndarray, turned) -> np.ndarray:
-    """x (..., H) whose last rotary_dim numbers are turned(...) of them."""
+    """x (..., H) with `turned` applied to its last rotary_dim numbers."""
     left = x.shape[-1] - given.sizes.rotary_dim
     return np.concatenate([x[..., :left], turned(x[..., left:])], -1)
 
@@ -117,9 +117,8 @@ def rope(given: Given) -> dict[str, np.ndarray]:
                 turns[row, slots], amplitude = frequencies(options, dims, original, length)
         angles = ids[..., None] * turns
         q, k = (turned_end(given, x, lambda x: turn(x, angles, amplitude, options["interleaved"])) for x in (q, k))
-        if options[
-            "log_n"
-        ]:  # Qwen: query i (from 1) times log(i) to the base of the trained length, where that is over 1
+        # Qwen: query i (from 1) times the logarithm of i to the base of the trained length, where that is over 1.
+        if options["log_n"]:
             grown = np.maximum(np.log(ids + 1) / math.log(original), 1.0)[:, None, :, None]
             left = q.shape[-1] - sizes.rotary_dim
             q = np.concatenate([q[..., :left], q[..., left:] * grown], -1)

@@ -1,18 +1,19 @@
-"""Attention parts, under a causal mask, with layer norms, and a position that only multiplies and adds.
+"""Observer of attention parts, with a causal mask, layer norms, and a position that multiplies and adds given tensors.
 
-Inputs: `x` (B, T, D) and, unless sizes.source_dim is another width than D, these calls of the part:
+The position multiplies queries and keys by `q_factor` and `k_factor` (T, R), where R is the width that the part lets a position
+turn, and adds `bias` (N, T, T) to the scaled products. It acts on self-attention only.
 
-    self      all of x
-    cached    all of x, of which BEFORE tokens are in a cache when the others are read; keys are cached as they were turned
-    unturned  that too, where keys are cached as they were projected
+The part is called in five ways. The first three, in which tokens of `x` (B, T, D) attend to each other, are left out where
+sizes.source_dim is neither 0 nor D:
 
-and always `cross`, from `source` (B, S, source_dim or D) of which `valid` (B, S) are tokens: x reads it at once; and `crossed`:
-the last tokens of x read it, from a cache that the first ones left. Queries and keys of the text are multiplied by `q_factor`
-(T, R) and `k_factor` (T, R), where R is the width that the part has turned; a source's are not. `bias` (N, T, T) is added
-to the scaled products of the text. `vectors` (L, D) are no tokens.
+    self      all of x at once
+    cached    the first BEFORE tokens of x, then the rest with a cache, which has keys as the position has turned them
+    unturned  the same with keys cached as they were projected, before the position
+    cross     x attends to `source` (B, S, source_dim or D), of which `valid` (B, S) are tokens
+    crossed   the same in two pieces: the last tokens of x use the cache that the first BEFORE ones left
 
-Outputs: the result (B, T', D) of each call, of the tokens read last; `pair_width`; and `queries` (N, L, H) and `keys` (K, L, H)
-of the vectors if the part has `project`.
+Outputs: the result (B, T', D) of each call under its name, for the tokens of its last piece; `pair_width`; and, if the part has
+`project`, `queries` (N, L, H) and `keys` (K, L, H) of the input `vectors` (L, D), which are not tokens.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ OWN_SIZES = {
     "n_kv_heads": 2,
 }  # where a setting does not say it: groups of another number than there are of them
 ROWS, LENGTH, BEFORE, SOURCE, N_VECTORS = 2, 7, 4, 5, 3
-# So that a norm's eps counts in one row, and a cap on queries and keys in the other.
+# Row 0 is large enough for a cap on queries and keys to act, row 1 small enough for a norm's eps to count.
 ROW_SCALES = torch.tensor([1.0, 0.05], dtype=torch.float64)[:, None, None]
 
 

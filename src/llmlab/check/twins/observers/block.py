@@ -1,19 +1,21 @@
-"""Blocks, wired with simple functions instead of sublayers and norms.
+"""Observer of blocks, which wire simple functions here instead of sublayers and norms.
 
-A norm of width D and eps is w x / sqrt(mean(x^2) + eps) + b, with weights `NAME.weight` and `NAME.bias` (D,) of its own,
-NAME being what the block calls it. Sublayers of x (B, T, D):
+A norm of width D and eps is w x / sqrt(mean(x^2) + eps) + b, with weights `NAME.weight` and `NAME.bias` (D,), where NAME is
+what the block calls it. Sublayers of x (B, T, D):
 
     attention         the mean of x over the tokens up to its own
     cross_attention   cos(x)
-    ffn               x^2 - x; it says of experts loss = mean(x) and tokens (1, 2, 3)
+    ffn               x^2 - x; like experts, it reports a loss, mean(x), and tokens per expert, (1, 2, 3)
 
-Input: `x` (1, 4, D). Outputs, each but `all` the last token's alone, (D,):
-- `all`, `turned`: (1, 4, D) of a block with the sublayers (attention, cross_attention, ffn), and with these in the order (ffn,
-  cross_attention, attention); `all.loss` what it says: the loss of experts; `all.tokens` (3,) their tokens; `turned.loss`.
-- `two` of a block with (attention, ffn), whose weights begin with `two.`; `left_out` of the first without cross_attention, and
-  `attention_alone` with nothing but attention, which says nothing: `attention_alone.loss` is -1.
-- `training`: `all` in training, if model.dropout is 1, so that whatever drops out is 0.
-- `parameters`: their number; `final_norm`; `keeps_input`.
+Input: `x` (1, 4, D). Three blocks are built, and their names begin the paths of their weights: `all` with the sublayers
+(attention, cross_attention, ffn), `turned` with (ffn, cross_attention, attention), and `two` with (attention, ffn).
+
+Outputs, of which `all` is (1, 4, D) and the other results are the last token's alone, (D,):
+- `all`, `turned` and `two`: what these blocks give; `left_out`: `all` called without cross_attention; `attention_alone`: `all`
+  called with attention only.
+- `KEY.loss`: the loss that each of these but `two` reports, -1 for none; `all.tokens` (3,): the tokens per expert.
+- `training`: `all` in training mode, only where model.dropout is 1, so that dropout gives 0.
+- `parameters`: the number of parameters of `all`; `final_norm` and `keeps_input`: these attributes, as 0 or 1.
 """
 
 from __future__ import annotations
@@ -67,12 +69,12 @@ def observe(setting: Setting) -> Observed:
         ("left_out", block, without),
         ("attention_alone", block, {"attention": _attention}),
     ):
-        y, said = used(x, sublayers)
+        y, aux = used(x, sublayers)
         outputs[key] = y if key == "all" else y[0, -1]
         if key != "two":
-            outputs[f"{key}.loss"] = torch.tensor(-1.0) if said is None else said.loss
+            outputs[f"{key}.loss"] = torch.tensor(-1.0) if aux is None else aux.loss
         if key == "all":
-            outputs["all.tokens"] = said.tokens_per_expert
+            outputs["all.tokens"] = aux.tokens_per_expert
     if sizes.dropout == 1.0:
         outputs["training"] = block.train()(x, SUBLAYERS)[0][0, -1]
     seen = given(setting, {"x": x}, nn.ModuleDict({"all": block, "turned": turned, "two": two}))

@@ -1,16 +1,16 @@
-"""Embeddings, with layer norms and a position that looks up given vectors.
+"""Observer of embeddings, with layer norms and a position that looks up given vectors.
 
 Inputs: `ids` (B, T), `segments` (B, T) where sizes.token_types is not 0, `queries` (B, T) bool, `places` (P, E) by position id,
 and `shared` (V, width), the table of another stack. The calls of the part:
 
     alone     ids, without positions
-    placed    ids and segments, of which the first stands at the place OFFSET
+    placed    ids and segments; the first token is at the position OFFSET
     asked     as placed, with queries and without segments
-    shared    as placed, of a part built with the table `shared`
-    dropped   as placed, while training with sizes.dropout 1, which leaves nothing of what it falls on
+    shared    as placed, by a part that was built with the table `shared`
+    dropped   as placed, in training mode with sizes.dropout 1, so that dropout gives 0
 
 Outputs: the vectors (B, T, D) of each call; `weight` and `shared_weight` (V, width), the tables that a tied head reads;
-`trained` (V,), 1 for each row of the table that `placed` has a gradient for; `gain`, the factor on vectors of the table.
+`trained` (V,), 1 for each row of the table that gets a gradient from `placed`; `gain`, the factor on vectors of the table.
 """
 
 from __future__ import annotations

@@ -1,12 +1,13 @@
-"""Feed-forwards, dense and as experts.
+"""Observer of feed-forwards, dense and as experts.
 
-Weights: `dense.PATH` and `experts.PATH`, the latter with the number of experts, 3, before their shape.
-Input: `x` (5, D), negative and positive, some large. Of experts the first takes two rows, the second none, the third three.
+Weights: `dense.PATH`, and `experts.PATH` with one more dimension in front, for the 3 experts.
+Input: `x` (5, D), negative and positive, with some large values. The first expert takes two rows, the second none, the third
+three.
 
 Outputs:
 - `dense`, `experts` (5, D).
-- `training` (5, D): `dense` in training where model.ffn.dropout is 1, so that what the role ffn_out reads is 0.
-- `roles` of the dense one.
+- `training` (5, D): `dense` in training mode, only where model.ffn.dropout is 1, so that `down` (role ffn_out) reads 0.
+- `roles`: numbers of the roles of the dense one's parameters.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from llmlab.check.twins.settings import Setting
 from llmlab.model.experts import GroupedLinear, linears
 from llmlab.slots import Linear
 
-ENDS = (2, 2, 5)  # of the rows of each expert
+ENDS = (2, 2, 5)  # index behind each expert's last row
 
 
 @torch.no_grad()

@@ -1,10 +1,10 @@
-"""Heads. Their weights, and the token table `embedding.weight` (V, sizes.embed_dim), which is not theirs.
+"""Observer of heads. Weights: `head.PATH`, and the token table `embedding.weight` (V, sizes.embed_dim).
 
 A norm of width D and eps is w x / sqrt(mean(x^2) + eps) + b, with weights `NAME.weight` and `NAME.bias` (D,).
 
-Inputs: `h` (4, 6, D), `ids` and `source_ids` (4, 6), where 5 and 7 occur in each row; `valid` (4, 6), True where there is text,
-with padding on either side; `rows` (4, 6), True for chosen tokens; and the data that the part `needs`: `boundary_left`,
-`boundary_right` and `boundary_offset` (4, 3).
+Inputs: hidden states `h` (4, 6, D); `ids` and `source_ids` (4, 6), where 5 and 7 occur in each row; `valid` (4, 6), True where
+there is text, with padding on either side; `rows` (4, 6), True for chosen tokens; and those of `boundary_left`,
+`boundary_right` and `boundary_offset` (4, 3) that the part `needs`.
 
 Outputs:
 - `full`: of `h` and `ids` without padding. `padded`: with `valid`. `source`: with `source_ids` in the batch.

@@ -1,9 +1,9 @@
-"""Inits: an output for each role that one is asked for, of so many values that another distribution shows.
+"""Observer of inits: quantiles of the values drawn for each role, in tensors large enough to tell distributions apart.
 
-Inputs: `quantiles`; `shape` (outputs, inputs), which is (rows, width) of a table; `experts_shape` (experts, outputs,
-inputs).
+Inputs: `quantiles`; `shape` (outputs, inputs), which is (rows, width) of a table; `experts_shape` (experts, outputs, inputs).
 
-An output `ROLE` has those quantiles of a tensor of that shape; `experts` of one with the role ffn_in. Also `logit_variance`.
+Outputs: `ROLE`, those quantiles of a tensor of that shape, for each role but norm; `experts`, those of a tensor of
+`experts_shape` with the role ffn_in; and the attribute `logit_variance`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def observe(setting: Setting) -> Observed:
     init, sizes = build(setting), sizes_of(setting)
     outputs = {}
     for name in (*get_args(Role), "experts"):
-        if name == "norm":  # begins as its module says
+        if name == "norm":  # its first values are constants of its module
             continue
         tensor = torch.full(EXPERTS if name == "experts" else SHAPE, float("nan"))
         role: Any = "ffn_in" if name == "experts" else name

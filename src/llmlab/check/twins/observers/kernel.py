@@ -1,12 +1,12 @@
-"""Kernels, on a CPU; what PyTorch has for GPUs alone is written out (`llmlab.check.parts.stand_in`).
+"""Observer of kernels, on a CPU; functions that PyTorch has for GPUs only are replaced (`llmlab.check.parts.stand_in`).
 
-Inputs: `q`, `k`, `other_q` (B, N, S, H) and `v` (B, N, S, H'), of which a case of K key heads has the first K and one of T
-queries the last T; `scale`, `sink` (N,), `own_bias` (B, N, S, S), whose first row is the bias that rows share, and of each CASE
-`CASE.seen` (B, T, S) and `CASE.key_heads`, its K.
+Inputs: `q`, `k`, `other_q` (B, N, S, H) and `v` (B, N, S, H'); a case with K key heads uses the first K heads of k and v, and
+one with T queries the last T tokens of q; `scale`; `sink` (N,); `own_bias` (B, N, S, S), whose first row is the bias where all
+rows share one; and for each CASE of `CASES` its `CASE.seen` (B, T, S) and `CASE.key_heads`, which is K.
 
-Outputs: `CASE` (B, N, T, H'), 0 where a query sees nothing, of each case that the kernel's `check` does not refuse, and if it
-says what it keeps on a GPU, `CASE.kept` in bytes, of float32 and of bfloat16; of a kernel for GPUs `CASE.fused`, 1 where it
-calls what PyTorch has for them; `abilities`, 1 for each of `ABILITIES` that it does not refuse; `trains`, 1 for each of
+Outputs, for each CASE that the kernel's `check` does not refuse: `CASE` (B, N, T, H'), 0 where a query sees nothing;
+`CASE.kept`, if the kernel says what it keeps on a GPU: bytes in float32 and in bfloat16; `CASE.fused`, of a kernel for GPUs:
+1 if it calls a function that PyTorch has for GPUs only. Also `abilities` and `trains`: 1 for each of `ABILITIES` and of
 `TRAINS` that it does not refuse.
 """
 
@@ -47,7 +47,7 @@ class KernelCase:
     softcap: float | None = None
     sink: bool = False
     bias: str = ""  # or "shared" by all rows, or their "own"
-    regions: int = 0  # dimensions of where a second term counts, 2 or 3
+    regions: int = 0  # 0: one term; 2 or 3: dimensions of the region in which a second term counts
 
     def visible(self) -> Visible:
         mask = registry.load("mask", self.mask, {})()
@@ -101,13 +101,13 @@ CASES = {
 
 
 def region_of(case: KernelCase) -> Tensor:
-    """(B, S, S) bool: pairs that are farther than one apart, or in row 1 and each row its own two apart."""
+    """(B, S, S) bool: pairs more than one apart; if each row has its own region, more than two apart in row 1."""
     apart = (torch.arange(LENGTH)[:, None] - torch.arange(LENGTH)).abs()
     return torch.stack([apart > 1, apart > (2 if case.regions == 3 else 1)])
 
 
 def observe(setting: Setting) -> Observed:
-    # llmlab.check.parts lists the check that these observers serve.
+    # Not at the top: llmlab.check.parts imports the check that calls this observer.
     from llmlab.check.parts.stand_in import gpu_calls
 
     kernel = build(setting)
@@ -146,7 +146,7 @@ def _called_as_on_gpu(kernel: Any, name: str, case: KernelCase, inputs: Mapping[
     except CheckFailed:
         if not outputs:
             raise
-        return {**outputs, f"{name}.fused": torch.tensor(0)}  # it called nothing of a GPU
+        return {**outputs, f"{name}.fused": torch.tensor(0)}  # it called no function for GPUs
     return {**outputs, f"{name}.fused": torch.tensor(1)}
 
 

@@ -1,26 +1,26 @@
-"""Routers, alone and with experts; a part that is `dense` has the output `dense` alone.
+"""Observer of routers, alone and with experts. A part that is `dense` has the output `dense` only.
 
-Weights: `router.PATH` of the part itself; of experts `experts.up.weight` (E, F, D) and `experts.down.weight` (E, D, F), with
-`experts.up.bias` (E, F) and `experts.down.bias` (E, D) under model.ffn.bias, each down(tanh(up(x))); with shared experts
-the same under `shared`, without E; `shared_gate.weight` (1, D).
+Weights: `router.PATH` of the part; `experts.up.weight` (E, F, D) and `experts.down.weight` (E, D, F) of experts, which are
+down(tanh(up(x))), and under model.ffn.bias `experts.up.bias` (E, F) and `experts.down.bias` (E, D); the same under `shared`,
+without E, of shared experts; and `shared_gate.weight` (1, D).
 
-Inputs: `x` (n, D), of which `valid` (n,) are no padding; `alone` (n,), which is True for one token; `none` (n,) for none;
-`other` (5, D) with `other_valid`, the tokens of another rank; `far` (2, D), where all logits of the first parameter of shape
+Inputs: `x` (n, D); masks (n,) of its tokens: `valid`, which are not padding, `alone`, one token, and `none`, no token; `other`
+(5, D) with `other_valid` (5,), the tokens of another rank; `far` (2, D), where all logits of the first parameter of shape
 (E, D) are far below 0; `load` (E,), tokens that came to each expert.
 
-Outputs:
-- `weights` (n, E), `padded` (n / 2, E), `autocast` (2, E): a token's weight at each expert that it visits, -1 at others; of
-  `x`, of its first tokens where `valid` is given, and of the first two under autocast to bfloat16.
-- `far`, `far_padded` (2, E): log10(weight + 1e-9) of `far`, 1 at others; of both tokens, and where only the second is valid;
-  `far_loss`: log10 of the loss of both.
-- `loss`, `padded_loss`, `alone_loss`, `none_loss`: the auxiliary loss of `x`, of all tokens, of `valid` ones, of `alone`, of
-  `none`; `ranks_loss` of `valid` and `other_valid` ones together; none of these where there is no loss.
-- `y` (2, n / 2, 3), the last three values of each token, and `load` (E,) of the mixture with `valid`; `unpadded_load` without;
-  `float32` (D,): the last token's y computed in float32;
-  `bfloat16`: 1 if y is rounded to it under autocast; `training` y in training, if model.ffn.dropout is 1; `dropouts` (2,) on
-  what `up` and `down` of the experts read.
-- `roles`; `flops` where the part says what n tokens cost; `moved.PATH`: of each buffer its change by `after_step(load)`;
-  `leaks`; `per_token`: experts that a token visits on average.
+Outputs. A table of weights has each token's weight at each expert that it visits, and -1 at others.
+- Tables: `weights` (n, E) of `x`; `padded` (n / 2, E) of its first tokens, called with `valid`; `autocast` (2, E) of its first
+  two, under autocast to bfloat16.
+- `far` (2, E): log10(weight + 1e-9) of `far`, 1 where a token does not go; `far_padded`: the same where only the second token
+  is valid; `far_loss`: log10 of the auxiliary loss of both.
+- Auxiliary losses, left out where there is none: `loss` of all tokens of `x`; `padded_loss`, `alone_loss` and `none_loss` with
+  the masks `valid`, `alone` and `none`; `ranks_loss` of the `valid` and `other_valid` tokens of two ranks.
+- The mixture, called with `valid`: `y` (2, n / 2, 3), the last three values of each token; `load` (E,), tokens that come to
+  each expert, and `unpadded_load` without `valid`; `float32` (D,): the last token's y computed in float32; `bfloat16`: 1 if
+  y is rounded to it under autocast; `training`: y in training mode, only where model.ffn.dropout is 1; `dropouts` (2,):
+  dropout on what `up` and `down` of the experts read.
+- `roles`: numbers of the roles of the parameters; `flops` of n tokens, if the part declares its cost; `moved.PATH`: the change
+  of each buffer by `after_step(load)`; `leaks`; `per_token`: experts that a token visits on average.
 """
 
 from __future__ import annotations
@@ -113,13 +113,13 @@ KEPT = {"padded": "valid", "alone": "alone", "none": "none"}
 def _inputs(dim: int, mixture: MixtureOfExperts) -> dict[str, Tensor]:
     n_experts = mixture.n_experts
     token = torch.arange(N)
-    # Multiples of 1/64 below 4, so that bfloat16 has them without rounding. Seeded so that a group's one best, two best and
-    # three best experts choose other groups.
+    # Multiples of 1/64 below 4, which bfloat16 represents exactly. The name "x 16" is the seed: with it, ranking groups
+    # by their best expert, their best two or their best three chooses different groups.
     x = ((2 * uniform("x 16", N, dim) + 0.3) * 64).round() / 64
     logits = torch.tensor([[-45.0], [-300.0]]) - torch.tensor([[1.0], [40.0]]) * torch.arange(n_experts)
     gates = [p.double() for p in mixture.router.parameters() if p.shape == (n_experts, dim)]
     far = logits.double() @ torch.linalg.pinv(gates[0]).T if gates else -100 * uniform("far", 2, dim)
-    # Around a mean that the first has itself.
+    # The mean load is that of the first expert, whose bias must then stay.
     off = [0, *((-1) ** i * i for i in range(1, n_experts - 1))]
     load = 10 + torch.tensor([*off, -sum(off)])
     return {
@@ -151,7 +151,7 @@ def _logarithm(weights: Tensor) -> Tensor:
 def _mixed(mixture: MixtureOfExperts, inputs: dict[str, Tensor], dropped: bool) -> dict[str, Tensor]:
     """Outputs of the mixture."""
     x_BTD, valid_BT = inputs["x"].view(2, N // 2, -1), inputs["valid"].view(2, N // 2)
-    mixture.total = torch.zeros_like  # which must not be asked in evaluation
+    mixture.total = torch.zeros_like  # sums over ranks, and must not be used in evaluation
     y, aux = mixture(x_BTD, valid_BT)
     up_down: Any = (mixture.experts.up, mixture.experts.down)
     outputs = {

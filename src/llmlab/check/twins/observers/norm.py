@@ -1,4 +1,4 @@
-"""Norms: inputs `x` of usual size, `small` ones at which eps counts, and `large` ones; an output for each."""
+"""Observer of norms. Inputs: `x` of usual size, `small` values at which eps counts, and `large` ones; an output for each."""
 
 from __future__ import annotations
 

@@ -1,14 +1,20 @@
-"""Objectives: what they prepare, and their loss with its gradient.
+"""Observer of objectives: the samples that they prepare, and their loss with its gradient.
 
-Inputs: `vocabulary` (its size), `special/NAME`, and `draws` of each text; texts as TEXT/tokens, TEXT/given and TEXT/documents,
-or records' fields as record/N/FIELD; two batches as `batch/KEY` and, without targets or of a validation, `none/KEY`, with
-`batch/scores/ROLE` of each head, for all tokens or texts; `hidden` (V, D), the hidden state of each id; `rewards/`; `rows`, the
-tokens that `batch` was prepared from, of an objective that reads texts and does not say what it restores.
+Inputs:
+- `vocabulary` (its size), `special/NAME` (ids of special tokens) and `draws` (how often each text is prepared).
+- Of an objective that `restores` something: texts as TEXT/tokens, TEXT/given and TEXT/documents. Of one that reads text
+  and restores nothing: `rows`, the tokens that `batch` was prepared from. Of one that reads records: record/N/FIELD.
+- Two batches: `batch/KEY`; and `none/KEY`, one without targets, or of a validation where the objective acts.
+  `BATCH/scores/ROLE`: scores of each head for all tokens or texts. `hidden` (V, D): the hidden state of each id.
+- Of an objective that acts: `rewards/SHAPE`.
 
-Outputs: of what it prepares what `texts` says of all that it `restores`, or `prepared/KEY/N` and `n_targets/TERM/N` of
-a record; of `batch/` and `none/` `loss/TERM` and `log/NAME` (sum, count), `weight/TERM`, `mean`, and its gradient `slope/ROLE`;
-`shown` and `fixed_counts`; of one that acts `rollout` (samples, max_new, temperature, batches, epochs, steps), `passes/N` and
-`advantages/`.
+Outputs:
+- Of texts what `texts` says of all that the objective `restores`; of a record `prepared/KEY/N`, `n_targets/TERM/N`,
+  `passes/N`.
+- Of each BATCH, under `BATCH/`: `loss/TERM` and `log/NAME` (sum, count), `weight/TERM`, `mean`, and its gradient by the scores
+  of each head, `slope/ROLE`.
+- The attributes `shown` and `fixed_counts`; of an objective that acts `rollout` (samples, max_new, temperature, batches,
+  epochs, steps) and `advantages/SHAPE`.
 """
 
 from __future__ import annotations
@@ -29,7 +35,12 @@ from llmlab.record_kinds import TEXT
 from llmlab.slots import Aux, Objective, Output
 from llmlab.twins import Given
 
-SEQ_LEN, ROWS, SIZE, ROUNDED_UP = 6, 3, 9, 4  # of the batch that has a loss; rows of the table that no id has
+SEQ_LEN, ROWS, SIZE, ROUNDED_UP = (
+    6,
+    3,
+    9,
+    4,
+)  # of the batch whose loss is computed; and rows that only round the table up
 WIDTH, BALANCE = 5, 0.25
 Batch = dict[str, Tensor]
 
@@ -83,13 +94,13 @@ def _samples(objective: Objective) -> list[dict[str, Any]]:
 
 
 def _records(objective: Objective) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Fields of records, the last of which has more or fewer of them than a batch, and what is prepared of each."""
+    """(inputs, outputs): fields of records, the last with others than those of a batch, and what is prepared of them."""
     first, *others = _samples(objective)
     kinds = [first, *others]
     if "label" in first:
         kinds.append({**first, "segments": np.arange(len(first["tokens"])) % 2})
     if "answer" in first:
-        kinds.append({"prompt": first["prompt"], "rest": {}})  # of which a plan asks
+        kinds.append({"prompt": first["prompt"], "rest": {}})  # as `llmlab plan` has it, before there are answers
     inputs: dict[str, np.ndarray] = {}
     outputs: dict[str, np.ndarray] = {}
     for i, sample in enumerate(kinds):
@@ -119,7 +130,7 @@ def _rollout(objective: Objective, inputs: dict[str, np.ndarray]) -> dict[str, n
 
 
 def _batches(objective: Objective, restores: str | None) -> dict[str, Batch]:
-    """`batch`, and `none` without targets, or, of an objective that acts, of a validation."""
+    """`batch`; and `none`, a batch without targets, or of a validation where the objective acts."""
     if restores:
         tokens = torch.arange(ROWS * SEQ_LEN).view(ROWS, SEQ_LEN)
         labels = ((tokens * 5 + 2) % SIZE).where(tokens % 3 != 1, -100)

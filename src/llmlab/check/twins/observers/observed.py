@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 M = TypeVar("M", bound=nn.Module)
 
-# Every width is another number, so that a part which takes one for another fails.
+# Sizes differ as far as they may, so that a part which confuses two of them fails.
 SIZES = Sizes(
     dim=24,
     n_layers=2,
@@ -75,7 +75,10 @@ def build(setting: Setting, *args: Any) -> Any:
 
 @torch.no_grad()
 def fill(module: M) -> M:
-    """Values in float64 by each tensor's path: around its constant (a norm's weight around 1), so that all of them count."""
+    """Fill a module in float64 with values that follow from each tensor's path; returns it in eval mode.
+
+    They lie around the tensor's constant (a norm's weight around 1) and differ from it, so that each tensor has an effect.
+    """
     owners = dict(module.named_modules())
     for path, tensor in [*module.named_parameters(), *module.named_buffers()]:
         owner, _, name = path.rpartition(".")

@@ -1,8 +1,8 @@
-"""Optimizers: ten steps over parameters of every role.
+"""Observer of optimizers: ten steps over parameters of every role.
 
-Inputs: first values under ROLE or ROLE.MORE; for each `gradient/ROLE` (10, ...) and `given/ROLE` (10,), True in the steps that
-give it one; and `rates` (10,), by which the learning rate is multiplied. Outputs: how far each has moved after 1, 2, 5 and 10
-steps.
+Inputs: the first values of each parameter under its name, ROLE or ROLE.MORE; its gradients `gradient/NAME` (10, ...);
+`given/NAME` (10,), True in the steps in which it has a gradient; and `rates` (10,), factors on the learning rate.
+Outputs: under each parameter's name, how far it has moved after 1, 2, 5 and 10 steps.
 """
 
 from __future__ import annotations

@@ -1,23 +1,26 @@
-"""Positions: scores of queries and keys, and vectors for the embedding, in texts of two rows.
+"""Observer of positions: scores of queries and keys, and vectors for the embedding, in texts of two rows.
 
-Inputs: `q` (B, N, S, H) and `k` (B, K, S, H), of which a text of S tokens takes the first S. The last sizes.rotary_dim numbers
-of a head are turned, of a part that `projects` all; such a part is given `q_projection` (N, H, D) and `k_projection` (K, H, D).
-For each TEXT
+Inputs: `q` (B, N, S, H) and `k` (B, K, S, H), of which a text of S tokens takes the first S. The part acts on the last
+sizes.rotary_dim numbers of each head, or on whole heads if it `projects`; such a part is also given `q_projection` (N, H, D)
+and `k_projection` (K, H, D). For each TEXT
 
     whole     one long text
-    later     of which `later.before` tokens are in a cache when the rest is read
-    padded    that too, padded in front in one row and behind in the other; one token looks like padding, one padding does not
-    packed    several documents in a row, some of whose numbers return
-    placed    positions given by the caller, below 0 too for a part that is `relative`
-    prefix    of a part that `counts` two things: `prefix.prefix_len` (B,) tokens are seen by all
+    later     the first `later.before` tokens are in a cache when the rest is read
+    padded    the same with padding, in front in one row and behind in the other; one token has the id of padding, and one
+              place of padding has another id
+    packed    several documents in a row; some of their numbers occur twice
+    placed    positions given by the caller, below 0 too if the part is `relative`
+    prefix    only of a part that `counts` two things: the first `prefix.prefix_len` (B,) tokens are seen by all
 
 there are `TEXT.ids` (B, S), `TEXT.before` and `TEXT.seen` (B, T, S), the pairs that count, and where it has them `TEXT.valid`,
 `TEXT.documents`, `TEXT.segments` (B, S) and `TEXT.positions` (B, S) or (B, 2, S).
 
-Outputs: `TEXT.scores` (B, N, T, S), the input `scale` times the products of what is turned plus the bias, of the T tokens read
-last, which are 0 where a pair does not count; `dropped.scores`, those of the text `later` while training with sizes.dropout 1;
-of a part that embeds `TEXT.vectors` (B, T, E), and `TEXT.trained`, the number of its tables' rows that they have a gradient
-for; `size`, the number of its parameters; and `score_width`, as `llmlab.slots` has it.
+Outputs:
+- `TEXT.scores` (B, N, T, S) of the T tokens read last: `scale` (an input) times the products of queries and keys that the part
+  has turned, plus its bias; 0 where a pair does not count.
+- `dropped.scores`: those of the text `later` in training mode with sizes.dropout 1.
+- Of a part that embeds: `TEXT.vectors` (B, T, E), and `TEXT.trained`, how many rows of its tables get a gradient from them.
+- `size`: the number of its parameters; `score_width`, as in `llmlab.slots`.
 """
 
 from __future__ import annotations
@@ -123,7 +126,7 @@ def texts(part: Position) -> dict[str, Text]:
     """The texts that the part is asked about, by name."""
     ids = (20 * uniform("ids", ROWS, LONGEST)).long() + 30
     valid = torch.ones(ROWS, 19, dtype=torch.bool)
-    valid[0, :4] = valid[1, 6] = valid[1, 17:] = False  # one amid tokens, which distances may count or not
+    valid[0, :4] = valid[1, 6] = valid[1, 17:] = False  # the one between tokens counts in some distances
     padded = torch.where(valid, ids[:, :19], PADDING)
     padded[0, 16] = PADDING  # a token, by `valid`
     padded[1, 18] = 7  # padding, by `valid`
@@ -171,11 +174,11 @@ def _read(part: Position, sizes: Sizes, text: Text, inputs: dict[str, Tensor]) -
     return vectors, scores
 
 
-_NO_KERNEL: Any = None  # scores are asked for, not what they weigh
+_NO_KERNEL: Any = None  # only scores are computed
 
 
 def _widened(q: Tensor, k: Tensor, term: Term, turned: int) -> Term:
-    """The term with what is not turned before it, as MLA's attention has it."""
+    """The term with the numbers of a head that are not turned in front, as MLA's attention has it."""
     return term._replace(
         q_BNTH=torch.cat([q[..., :-turned], term.q_BNTH], -1), k_BKSH=torch.cat([k[..., :-turned], term.k_BKSH], -1)
     )

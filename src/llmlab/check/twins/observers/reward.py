@@ -1,6 +1,7 @@
-"""Rewards: inputs `answers` and the records' fields `answer` and `other`, arrays of text that repeat after six.
+"""Observer of rewards: each of ANSWERS is judged for each of six records.
 
-An output `scores/i` for each sixth of them, and `needs`: 1 for each of the two fields that it needs.
+Inputs, arrays of text with an element for each of these pairs: `answers`, and the records' fields `answer` and `other`.
+Outputs: `scores/I`, the scores of all answers for record I; `needs` (2,), 1 for each of the two fields that the part needs.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Schedules: inputs `of_50`, `late`, `of_7` and `of_1`, the steps asked, of 50, 50, 7 and 1 in all; an output for each.
+"""Observer of schedules. Inputs: the numbers of steps of runs of 50, 50, 7 and 1 steps, as `of_50`, `late`, `of_7` and `of_1`.
 
-`late` are the last steps of 50 and some beyond the end.
+`late` has the last steps of 50 and some beyond the end. Outputs: the factor of each step, under the same names.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A norm for parts that are given one: w x / sqrt(mean(x^2) + eps) + b."""
+"""A norm that observers give to parts which take one: w x / sqrt(mean(x^2) + eps) + b."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
-"""Texts that an objective prepares, and what many draws have in common, by what it `restores`.
+"""Texts that an objective prepares, and statistics of the samples, which depend on what it `restores`.
 
-A mean over draws is compared up to the twin's bound of it, so that another stream of random numbers gives the same verdict.
+A text whose preparation is random is prepared N_DRAWS times. Means over these draws are compared up to the bound that the twin
+gives, so that another stream of random numbers passes too. Outputs of a text begin as listed and end in the text's name.
 """
 
 from __future__ import annotations
@@ -18,13 +19,12 @@ from llmlab.slots import Objective, Vocabulary
 N_DRAWS = 1000
 # Special tokens stand at both ends of the vocabulary and between ordinary ones.
 SPECIAL = {"pad": 0, "eos": 1, "cls": 13, "mask": 14, "sep": 47}
-SIZE = 48  # no more than a record keeps of an output
+SIZE = 48  # as many values as a record keeps of an output
 Arrays = dict[str, np.ndarray]
-Rows = Mapping[str, np.ndarray]  # what the objective makes of one text, N draws of it
 
 
 class Text(NamedTuple):
-    """A text of seq_len + 1 tokens, those that are no text of their own, and the documents."""
+    """A text of seq_len + 1 tokens. given: True for tokens that are no targets. documents: their numbers."""
 
     tokens: np.ndarray
     given: np.ndarray | None = None
@@ -70,7 +70,7 @@ def texts(objective: Objective) -> dict[str, Text]:
 
 
 def draws(objective: Objective, text: Text, n: int = N_DRAWS) -> list[dict[str, np.ndarray]]:
-    """The text as it is prepared n times."""
+    """n samples that are prepared of a text."""
     rng = np.random.default_rng(0)
     return [objective.prepare(text.sample(), rng) for _ in range(n)]
 
@@ -97,7 +97,7 @@ def spans(objective: Objective, name: str, text: Text, special: Mapping[str, int
     found, seq_len = draws(objective, text), len(text.tokens) - 1
     own = text.tokens[:seq_len]
     taken = np.stack([np.isin(own, f["labels"]) for f in found])
-    # Where a run begins and the next one does, row by row: each text begins with a token that is kept.
+    # Row by row, the ends of runs of kept and of taken tokens, which alternate; each text begins with a kept one.
     edges = [np.flatnonzero(np.diff(np.concatenate([[False], row, [False]]).astype(int))) for row in taken]
     runs = [np.diff(np.concatenate([[0], e])) for e in edges]
     kept, gone = (np.concatenate([r[i::2] for r in runs]) for i in (0, 1))

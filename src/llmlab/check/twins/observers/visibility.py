@@ -1,10 +1,10 @@
-"""Masks and windows: the pairs that they allow in texts of two rows of LENGTH tokens.
+"""Observers of masks and windows: the pairs of a query and a key that they allow, in two rows of LENGTH tokens.
 
 Inputs: `prefix_len` (B,), `rank` (B, S) and `queries` (B, S), the data that a mask may need.
 
-Outputs: `whole` (B, S, S), 1 for each pair of a query and a key that is allowed; `later` (B, T, S) of the last T queries alone;
-`sees` (B, S, S), the same of a part that says it of one pair; `pattern`, 0 for none, 1 for causal and 2 for full. Of a window
-too: `covers` (2 LENGTH,), 1 for each length 1, 2 ... of a text in which it hides nothing.
+Outputs: `whole` (B, S, S), 1 for each pair that is allowed; `later` (B, T, S), the same if only the last T tokens are queries;
+`sees` (B, S, S), what the method `sees` says of each pair, if the part has it; `pattern`, 0 for none, 1 for causal and 2 for
+full. Of a window also `covers` (2 LENGTH,), 1 for each length 1, 2 ... of a text in which it hides nothing.
 """
 
 from __future__ import annotations
