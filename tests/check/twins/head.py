@@ -219,6 +219,6 @@ def pooled(given: Given) -> dict[str, np.ndarray]:
         "later": answer(h[:, 2:], ids[:, 2:], valid[:, ::-1][:, 2:]),
         "roles": roles(parameters(given), role),
     }
-    if trained(given):
+    if has_full_dropout(given):
         found["training"] = answer(h, ids, every, training=True)
     return found
