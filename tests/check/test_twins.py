@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from twins.record import contents
 
 from llmlab import registry
@@ -42,6 +43,14 @@ def test_another_number_is_found(monkeypatch):
         "llmlab.check.twins.observers.observed.SIZES", twins.observers.observed.SIZES.but(norm_eps=2e-3)
     )
     with pytest.raises(CheckFailed, match="norm=rmsnorm: x is"):
+        twins.definition(_subject(("norm", "rmsnorm")))
+
+
+def test_numbers_are_asked_for_in_float32_too(monkeypatch):
+    normed = torch.nn.functional.rms_norm
+    wrong = lambda x, shape, weight, eps: normed(x, shape, weight, 0.0 if weight is not None else eps)  # noqa: E731
+    monkeypatch.setattr("torch.nn.functional.rms_norm", wrong)  # float32 alone is normed with the weight at once
+    with pytest.raises(CheckFailed, match="norm=rmsnorm: x is .*, in float32"):
         twins.definition(_subject(("norm", "rmsnorm")))
 
 

@@ -12,15 +12,18 @@ from inspect import unwrap
 from typing import Any
 
 import numpy as np
+import torch
 
 from llmlab import registry, twins
 from llmlab.check.refusal import crash, reason
 from llmlab.check.subject import CheckFailed, NotApplicable, Subject
 from llmlab.check.twins import records, settings
 from llmlab.check.twins.observers import OBSERVERS
-from llmlab.check.twins.observers.observed import Observed
+from llmlab.check.twins.observers.observed import Observed, computed_in
 from llmlab.errors import UserError
 
+# Modules whose numbers are asked for in float32 as well, in which runs compute: some take another way there, torch's own.
+SINGLE = ("attention", "block", "embedding", "ffn", "head", "moe", "norm", "position")
 NO_TWIN = "it has no twin: its numbers are compared with nothing"
 
 
@@ -43,6 +46,9 @@ def definition(subject: Subject) -> None:
         observed = OBSERVERS[slot](record.setting)
         outputs = records.kept(observed.outputs, record.values)
         _compare(record.setting, outputs, record.values, record.source, observed.tolerance)
+        if slot in SINGLE:
+            outputs = records.kept(_in_float32(record.setting).outputs, record.values)
+            _compare(record.setting, outputs, record.values, f"{record.source}, in float32", observed.tolerance)
     if not recorded:
         _compare_with_own(slot, name)
 
@@ -64,8 +70,16 @@ def _compare_with_own(slot: str, name: str) -> None:
         theirs = _computed(setting, own, observed)
         ours = {key: value for key, value in observed.outputs.items() if key in theirs}
         _compare(setting, ours, theirs, own.source, observed.tolerance)
+        if slot in SINGLE:
+            ours = {key: value for key, value in _in_float32(setting).outputs.items() if key in theirs}
+            _compare(setting, ours, theirs, f"{own.source}, in float32", observed.tolerance)
     if len(refused) == len(asked):
         raise NotApplicable(refused[0])
+
+
+def _in_float32(setting: settings.Setting) -> Observed:
+    with computed_in(torch.float32):
+        return OBSERVERS[setting.slot](setting)
 
 
 def _computed(setting: settings.Setting, own: twins.Twin, observed: Observed) -> twins.Arrays:

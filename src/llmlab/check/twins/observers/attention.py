@@ -67,8 +67,9 @@ def observe(setting: Setting) -> Observed:
     factory = registry.load(setting.slot, setting.name, options_of(setting)).func
     turned = getattr(factory, "rotary_width", None)
     width = turned(sizes, **options_of(setting)) if turned else sizes.head_dim
+    x = uniform("x", ROWS, LENGTH, sizes.dim)
     inputs = {
-        "x": 1.5 * ROW_SCALES * uniform("x", ROWS, LENGTH, sizes.dim),
+        "x": 1.5 * ROW_SCALES.to(x.dtype) * x,
         "source": uniform("source", ROWS, SOURCE, sizes.source_dim or sizes.dim),
         "valid": torch.tensor([[1, 1, 0, 1, 1], [1, 0, 0, 1, 0]]).bool(),
         "q_factor": uniform("q_factor", LENGTH, width) + 1.5,
