@@ -54,6 +54,14 @@ def test_numbers_are_asked_for_in_float32_too(monkeypatch):
         twins.definition(_subject(("norm", "rmsnorm")))
 
 
+def test_what_is_recorded_of_a_name_is_asked_of_its_kin(monkeypatch):
+    """Traits are recorded of gqa alone, whose class mha is."""
+    met = []
+    monkeypatch.setattr(twins, "_compare_record", lambda record: met.append(str(record.setting)))
+    twins.definition(_subject(("attention", "mha")))
+    assert "attention=gqa model.attention.clip_qkv=0.4" in met
+
+
 @pytest.mark.parametrize(
     ("compute", "said"),
     [

@@ -39,18 +39,27 @@ def definition(subject: Subject) -> None:
     asked = settings.of_part(slot, name)
     if recorded and (new := [setting for setting in asked if records.as_recorded(setting) not in known]):
         raise CheckFailed(f"{new[0]}: there is no record of this setting; cd tests/check; python -m twins {slot}")
-    for record in recorded:
-        if record.refused:
-            _refuses(record.setting)
-            continue
-        observed = OBSERVERS[slot](record.setting)
-        outputs = records.kept(observed.outputs, record.values)
-        _compare(record.setting, outputs, record.values, record.source, observed.tolerance)
-        if slot in SINGLE:
-            outputs = records.kept(_in_float32(record.setting).outputs, record.values)
-            _compare(record.setting, outputs, record.values, f"{record.source}, in float32", observed.tolerance)
+    # Traits of the model are recorded under one of a class's names: what is wrong there is wrong under each.
+    kin = [
+        record for other in settings.kin(registry.index()[slot, name]) for record in records.of_part(slot, other.name)
+    ]
+    for record in [*recorded, *(kin if recorded else [])]:
+        _compare_record(record)
     if not recorded:
         _compare_with_own(slot, name)
+
+
+def _compare_record(record: records.Record) -> None:
+    """CheckFailed unless our part computes what is recorded, or refuses what is recorded as refused."""
+    if record.refused:
+        _refuses(record.setting)
+        return
+    observed = OBSERVERS[record.setting.slot](record.setting)
+    outputs = records.kept(observed.outputs, record.values)
+    _compare(record.setting, outputs, record.values, record.source, observed.tolerance)
+    if record.setting.slot in SINGLE:
+        outputs = records.kept(_in_float32(record.setting).outputs, record.values)
+        _compare(record.setting, outputs, record.values, f"{record.source}, in float32", observed.tolerance)
 
 
 def _compare_with_own(slot: str, name: str) -> None:
