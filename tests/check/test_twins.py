@@ -66,7 +66,7 @@ def test_what_is_recorded_of_a_name_is_asked_of_its_kin(monkeypatch):
     ("compute", "said"),
     [
         (lambda given: {"x": given.inputs["x"]}, r"norm=rmsnorm: x is \S+, but \S+ by a book \(value \d+ of 240\)"),
-        (lambda given: {"y": given.inputs["x"]}, "its twin gives y; the outputs are x, small, large"),
+        (lambda given: {"y": given.inputs["x"]}, "its twin gives y; the outputs are x, small, large, half"),
         (lambda given: {}, "its twin gives nothing; the outputs are"),
         (
             lambda given: {"x": given.inputs["z"]},
