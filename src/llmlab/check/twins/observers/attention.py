@@ -11,7 +11,8 @@ the last tokens of x read it, from a cache that the first ones left. Queries and
 (T, R) and `k_factor` (T, R), where R is the width that the part has turned; a source's are not. `bias` (N, T, T) is added
 to the scaled products of the text. `vectors` (L, D) are no tokens.
 
-Outputs: the result (B, T', D) of each call, of the tokens read last; `pair_width`; and `queries` (N, L, H) and `keys` (K, L, H)
+Outputs: the result (B, T', D) of each call, of the tokens read last, and if model.attention.dropout is 1 `training`, that of
+`self` in training; `pair_width`; and `queries` (N, L, H) and `keys` (K, L, H)
 of the vectors if the part has `project`.
 """
 
@@ -83,6 +84,10 @@ def observe(setting: Setting) -> Observed:
             outputs[name] = _read(
                 part, inputs, Factors(inputs, caches_rotated is not False), caches_rotated is not None
             )
+        if sizes.attention.dropout == 1.0:
+            view = replace(_view(Factors(inputs, True), 0, LENGTH), training=True)
+            outputs["training"] = part.train()(inputs["x"], view)
+            part.eval()
         if hasattr(part, "project"):
             outputs["queries"], outputs["keys"] = part.project(inputs["vectors"])
     outputs["pair_width"] = torch.tensor(part.pair_width)
