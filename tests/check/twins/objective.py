@@ -7,6 +7,7 @@ from math import comb
 import numpy as np
 
 from llmlab.twins import CHANCE, Given, twin
+from twins.norm import bfloat16
 
 Arrays = dict[str, np.ndarray]
 BALANCE = 0.25  # the model's own auxiliary loss, which is added to the mean
@@ -47,6 +48,11 @@ def cross_entropy(given: Given, role: str, accuracy: bool) -> Arrays:
             f"{batch}/mean": np.array(nll / max(count, 1) + BALANCE),
             f"{batch}/slope/{role}": slope / max(count, 1),
         }
+        if batch == "batch":
+            terms = [
+                log_softmax(bfloat16(scores[at]))[labels[at]] for at in zip(*np.nonzero(labels != -100), strict=True)
+            ]
+            made["half/mean"] = np.array(BALANCE - sum(terms) / max(count, 1))
         if accuracy:
             made[f"{batch}/log/accuracy"] = np.array([right, count])
     return made
@@ -192,13 +198,15 @@ def reinforce(given: Given) -> Arrays:
         }
     rows = given.inputs["batch/reward"]
     labels, scores = given.inputs["batch/labels"], given.inputs["batch/scores/tokens"]
-    loss, slope = 0.0, np.zeros_like(scores)
+    loss, of_half, slope = 0.0, 0.0, np.zeros_like(scores)
     for row, t in np.argwhere(labels != -100):
         log_p = log_softmax(scores[row, t, :SIZE] / o["temperature"])  # the other rows of the table are never drawn
         label = labels[row, t]
         ratio = np.exp(log_p[label] - given.inputs["batch/log_probabilities"][row, t])
         advantage = given.inputs["batch/advantage"][row]
         loss -= advantage * ratio
+        half = log_softmax(bfloat16(scores[row, t, :SIZE]) / o["temperature"])[label]
+        of_half -= advantage * np.exp(half - given.inputs["batch/log_probabilities"][row, t])
         slope[row, t, :SIZE] += advantage * ratio * np.exp(log_p) / o["temperature"]
         slope[row, t, label] -= advantage * ratio / o["temperature"]
     lengths = given.inputs["batch/answer_length"].sum()
@@ -208,6 +216,7 @@ def reinforce(given: Given) -> Arrays:
     made |= {
         "batch/loss/policy": np.array([loss, len(rows)]),
         "batch/mean": np.array(loss / len(rows) + BALANCE),
+        "half/mean": np.array(of_half / len(rows) + BALANCE),
         "batch/slope/tokens": slope / len(rows),
         "none/loss/policy": np.array([-rows.sum(), len(rows)]),
         "none/mean": np.array(-rows.mean()),

@@ -7,6 +7,7 @@ tokens that `batch` was prepared from, of an objective that reads texts and does
 
 Outputs: of what it prepares what `texts` says of all that it `restores`, or `prepared/KEY/N` and `n_targets/TERM/N` of
 a record; of `batch/` and `none/` `loss/TERM` and `log/NAME` (sum, count), `weight/TERM`, `mean`, and its gradient `slope/ROLE`;
+`half/mean`, the mean of `batch` whose scores are rounded to bfloat16, as a model gives them in mixed precision;
 `shown` and `fixed_counts`; of one that acts `rollout` (samples, max_new, temperature, batches, epochs, steps), `passes/N` and
 `advantages/`.
 """
@@ -63,6 +64,9 @@ def observe(setting: Setting) -> Observed:
         scores = _scores(setting, name, batch)
         inputs |= {f"{name}/scores/{role}": value for role, value in arrays(scores).items()}
         outputs |= {f"{name}/{key}": value for key, value in _loss(objective, batch, scores).items()}
+        if name == "batch":
+            half = {role: value.bfloat16() for role, value in scores.items()}
+            outputs["half/mean"] = _loss(objective, batch, half)["mean"]
     return Observed(Given(options_of(setting), sizes_of(setting), inputs, {}), outputs)
 
 
