@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import combinations
 from math import comb
 
 import numpy as np
@@ -108,6 +109,11 @@ def mlm(given: Given) -> Arrays:
             kept += p * (1 - o["masked"] - o["random"] + o["random"] / len(ordinary) * (token in ordinary))
         made |= expected(f"targets/{name}", chosen, n) | expected(f"number/{name}", number, n)
         made |= expected(f"read/{name}", read, n, read) | expected(f"kept/{name}", kept, n, kept)
+        pairs = sum(
+            (o["rate"] * o["random"] / len(ordinary)) ** 2 * (len(ordinary) - len({*text[[i, j]]} & {*ordinary}))
+            for i, j in combinations(np.flatnonzero(may), 2)
+        )
+        made |= expected(f"alike/{name}", pairs, n, 9 * pairs)  # pairs of one sample go together
         known = given.inputs.get(f"{name}/documents")
         made[f"documents/{name}"] = np.array(-1) if known is None else known[:-1]
     return made
