@@ -62,7 +62,7 @@ class EndsWith(Contains):
     field: of the record, which has the text where `text` is None
     """
 
-    telling = ({"text": "seven."}, {"text": "7 "}, {"field": "other"})
+    telling = ({"text": "seven."}, {"text": "7 "}, {"text": " 7"}, {"field": "other"})
 
     def fits(self, answer: str, text: str) -> bool:
         return answer.rstrip().endswith(text.rstrip())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from llmlab.check.twins.observers.optimizer import ALONE
 from llmlab.twins import Given, twin
 
 TOLD = (1, 2, 5, 10)
@@ -34,4 +35,4 @@ def adamw(given: Given) -> dict[str, np.ndarray]:
             if step in TOLD:
                 told.append(x - start)
         moved[name] = np.stack(told)
-    return moved
+    return moved | {f"alone/{name}": moved[name] for name in ALONE}
