@@ -151,7 +151,10 @@ def _slopes(mixture: MixtureOfExperts, inputs: dict[str, Tensor]) -> Tensor:
     gate = _gates(mixture, inputs["x"].shape[1])[0]
     y, aux = mixture(inputs["x"].view(2, N // 2, -1), inputs["valid"].view(2, N // 2))
     rising = [y[..., -3:].sum(), *([] if aux.loss is None else [aux.loss])]
-    slopes = [torch.autograd.grad(value, gate, retain_graph=True, allow_unused=True)[0] for value in rising]
+    slopes = [
+        torch.autograd.grad(value, gate, retain_graph=True, allow_unused=True)[0] if value.requires_grad else None
+        for value in rising
+    ]
     return torch.stack([gate.new_zeros(()) if s is None else (s * inputs["towards"]).sum() for s in slopes])
 
 
