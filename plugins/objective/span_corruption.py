@@ -38,6 +38,7 @@ class SpanCorruption:
         {"mean_span": 2.0},
         {"mean_span": 30.0},
         {"density": 0.7, "mean_span": 1.0},
+        {"density": 0.19, "mean_span": 2.5},
     )
     fixed_counts = True
 

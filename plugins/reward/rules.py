@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from llmlab.registry import register
 
@@ -36,7 +36,7 @@ class Contains:
     field: of the record, which has the text where `text` is None
     """
 
-    telling = ({"text": "seven"}, {"text": " 7"}, {"field": "other"})
+    telling: ClassVar[tuple[dict[str, str], ...]] = ({"text": "seven"}, {"text": " 7"}, {"field": "other"})
 
     def __init__(self, *, text: str | None = None, field: str = "answer"):
         self.text, self.field, self.needs = text, field, (field,) if text is None else ()
@@ -62,7 +62,7 @@ class EndsWith(Contains):
     field: of the record, which has the text where `text` is None
     """
 
-    telling = ({"text": "seven."}, {"text": "7 "}, {"field": "other"})
+    telling = ({"text": "seven."}, {"text": "7 "}, {"text": " 7"}, {"field": "other"})
 
     def fits(self, answer: str, text: str) -> bool:
         return answer.rstrip().endswith(text.rstrip())

@@ -6,6 +6,7 @@ from functools import partial
 
 import numpy as np
 import pytest
+import torch
 from twins.record import contents
 
 from llmlab import registry
@@ -134,11 +135,27 @@ def test_what_is_not_refused_as_it_must_be_is_found(built, said, monkeypatch):
         twins.require_refusal(refused)
 
 
+def test_numbers_are_asked_for_in_float32_too(monkeypatch):
+    normed = torch.nn.functional.rms_norm
+    wrong = lambda x, shape, weight, eps: normed(x, shape, weight, 0.0 if weight is not None else eps)  # noqa: E731
+    monkeypatch.setattr("torch.nn.functional.rms_norm", wrong)  # float32 alone is normed with the weight at once
+    with pytest.raises(CheckFailed, match="norm=rmsnorm: x is .*, in float32"):
+        twins.definition(subject("norm", "rmsnorm"))
+
+
+def test_what_is_recorded_of_a_name_is_asked_of_its_kin(monkeypatch):
+    """Traits are recorded of gqa alone, whose class mha is."""
+    met = []
+    monkeypatch.setattr(twins, "_compare_record", lambda record: met.append(str(record.setting)))
+    twins.definition(subject("attention", "mha"))
+    assert "attention=gqa model.attention.clip_qkv=0.4" in met
+
+
 @pytest.mark.parametrize(
     ("compute", "said"),
     [
         (lambda given: {"x": given.inputs["x"]}, r"norm=rmsnorm: x is \S+, but \S+ by a book \(value \d+ of 240\)"),
-        (lambda given: {"y": given.inputs["x"]}, "its twin gives y; the outputs are x, small, large"),
+        (lambda given: {"y": given.inputs["x"]}, "its twin gives y; the outputs are x, small, large, half"),
         (lambda given: {}, "its twin gives nothing; the outputs are"),
         (
             lambda given: {"x": given.inputs["z"]},

@@ -141,3 +141,13 @@ def test_an_embedding_may_be_scaled_before_it_is_normed():
 
     got = encoder.embedding(tokens, Context(5, ids=tokens))
     torch.testing.assert_close(got, torch.nn.functional.layer_norm(x, (32,), *encoder.embedding.norm.parameters()))
+
+
+def test_an_encoder_reads_the_segments_of_its_source():
+    model = build(*tiny("bart", "embedding=bert", "model.token_types=2"))
+    data = batch(model, 7)
+    segments = torch.zeros_like(data["source_ids"])
+    first, same = model(data).hidden, model({**data, "source_segments": segments}).hidden
+    assert torch.equal(first, same)
+    segments[:, 3:] = 1
+    assert not torch.allclose(first, model({**data, "source_segments": segments}).hidden, atol=1e-3)

@@ -78,6 +78,10 @@ def cache(subject: Subject) -> None:
         assert_close(hidden, want.hidden, f"read over a cache in pieces that end at {cuts[1:]}")
         for role in want.heads:
             assert_close(logits[role], want.heads[role], f"read over a cache, head {role}")
+    # Said of the later pieces only, that they are no padding says it of the first as well.
+    told = batch | {"valid": torch.ones_like(batch["ids"], dtype=torch.bool)}
+    hidden, _ = _read_in_pieces(subject, told, [0, first, LENGTH], untold=1)
+    assert_close(hidden, want.hidden, "read over a cache whose first piece comes without `valid`")
     if not subject.spec.stacks[-1].mask.attribute("needs"):
         _left_padded(subject)
 
@@ -98,11 +102,16 @@ def _first_piece(subject: Subject, batch: Batch) -> int:
     return together
 
 
-def _read_in_pieces(subject: Subject, batch: Batch, cuts: list[int]) -> tuple[Tensor, dict[str, Tensor]]:
-    """Hidden states and heads of a text read over one cache in the pieces between `cuts`."""
-    kv_cache, out = subject.model.new_cache(batch["ids"].shape[1]), []
+def _read_in_pieces(
+    subject: Subject, batch: Batch, cuts: list[int], untold: int = 0
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Hidden states and heads of a text read over one cache in pieces between `cuts`, the first `untold` without `valid`."""
+    kv_cache = subject.model.new_cache(batch["ids"].shape[1])
+    out: list[Output] = []
     for start, end in itertools.pairwise(cuts):
         piece = slice_batch(batch, slice(None), slice(start, end))
+        if len(out) < untold:
+            del piece["valid"]
         out.append(forward(subject, piece, cache=kv_cache))
     roles = out[0].heads
     return torch.cat([o.hidden for o in out], 1), {r: torch.cat([o.heads[r] for o in out], 1) for r in roles}
@@ -164,12 +173,16 @@ def _greedy_without_cache(subject: Subject, prompt: list[int], new: int) -> list
 
 @torch.no_grad()
 def memory(subject: Subject) -> None:
-    """A text read in two segments, the second with a memory of the first, gives what the whole text gives."""
+    """A text read in two segments, the second with a memory of the first, gives what the whole text gives.
+
+    A memory keeps the newest of what it takes in, without gradient.
+    """
     batch = subject.batch()
     if subject.encoder_decoder:
         raise NotApplicable("a memory is for one stack")
     if subject.expert_choice:
         raise NotApplicable("its experts choose among all tokens that are read at once")
+    _assert_newest_kept(subject, batch)
     if not subject.spec.sizes.causal:
         raise NotApplicable("its mask looks ahead, so a segment differs by what comes after it")
     want, segments = forward(subject, batch).hidden, Memory()
@@ -179,6 +192,24 @@ def memory(subject: Subject) -> None:
     except ValueError as e:
         raise NotApplicable(reason(e)) from None
     assert_close(torch.cat(out, 1), want, "read in two segments with a memory")
+
+
+def _assert_newest_kept(subject: Subject, batch: dict[str, Tensor]) -> None:
+    every, newest, first = memories = Memory(), Memory(keep=3), Memory(keep=4, reuse=5)
+    try:
+        for memory in memories:
+            with torch.enable_grad():
+                subject.model(batch, memory=memory)
+    except ValueError:
+        return  # the same refusal comes again where segments are read
+    if any(x.requires_grad for memory in memories for x in memory.layers):
+        raise CheckFailed("what a memory holds has a gradient")
+    for memory, kept, name in (
+        (newest, slice(LENGTH - 3, LENGTH), "keep=3"),
+        (first, slice(1, 5), "keep=4 and reuse=5"),
+    ):
+        for one, whole in zip(memory.layers, every.layers, strict=True):
+            assert_close(one, whole[:, kept], f"what a memory of {name} holds against the same of all")
 
 
 # ---------------------------------------------------------------- padded, and beside others

@@ -17,6 +17,7 @@ from llmlab.check.subject import VOCABULARY, CheckFailed, NotApplicable, Subject
 from llmlab.config.spec import ModelSpec
 from llmlab.data import stand_in
 from llmlab.model import build
+from llmlab.model.experts import MixtureOfExperts
 from llmlab.model.model import Model
 from llmlab.slots import Loss, Vocabulary
 from llmlab.training import companions, losses
@@ -185,7 +186,10 @@ DROPOUT_TRAITS = {"dropout": "dropout", "attention.dropout": "attention__dropout
 
 
 def evaluation(subject: Subject) -> None:
-    """In evaluation there is no dropout; in training each of the three dropouts makes a difference, or is refused."""
+    """In evaluation there is no dropout; in training each of the three dropouts makes a difference, or is refused.
+
+    That of attention falls on every attention, on a source too.
+    """
     require_gradients(subject)
     batch = subject.batch()
     without = subject.fresh().eval()
@@ -205,8 +209,35 @@ def evaluation(subject: Subject) -> None:
             )
             torch.manual_seed(0)
             one, other = (model.train()(batch).hidden for _ in range(2))
+            if trait == "attention.dropout":
+                _assert_told_to_train(model, batch)
         if torch.equal(one, other) and not _is_unused(subject, trait):
             raise CheckFailed(f"in training, model.{trait}=0.3 changes nothing")
+
+
+def _assert_told_to_train(model: Model, batch: Batch) -> None:
+    told: list[bool] = []
+
+    def spied(kernel: Any) -> Any:
+        def called(*args: Any) -> Tensor:
+            *_, training = args
+            told.append(training)
+            return kernel(*args)
+
+        return called
+
+    kernels = [stack.kernel for stack in model.all_stacks()]
+    for stack, kernel in zip(model.all_stacks(), kernels, strict=True):
+        spy = spied(kernel)
+        spy.lower = kernel.lower
+        stack.kernel = spy
+    try:
+        model(batch)
+    finally:
+        for stack, kernel in zip(model.all_stacks(), kernels, strict=True):
+            stack.kernel = kernel
+    if not all(told):
+        raise CheckFailed(f"in training, {told.count(False)} of {len(told)} attentions drop nothing out")
 
 
 def _is_unused(subject: Subject, trait: str) -> bool:
@@ -279,6 +310,7 @@ def balance(subject: Subject) -> None:
             aux = model(batch).aux
             losses.append(None if aux is None else aux.loss)
         none, low, high = losses
+        _assert_summed(model, batch)
         # PyTorch 2.13 warns of float() of a tensor that has a gradient.
         if none is not None and float(none.detach()) != 0.0:
             raise CheckFailed(f"with model.moe.{trait}=0 there is a loss of {float(none.detach()):.3g}")
@@ -294,6 +326,18 @@ def balance(subject: Subject) -> None:
                 raise CheckFailed(f"the loss of model.moe.{trait} does not reach {name}")
     if not n_losses:
         raise NotApplicable("its router has no loss")
+
+
+def _assert_summed(model: Model, batch: Batch) -> None:
+    """CheckFailed unless the model's loss of experts is the sum of what its layers say, as often as they run."""
+    said: list[Tensor] = []
+    mixtures = [module for module in model.modules() if isinstance(module, MixtureOfExperts)]
+    hooks = [m.register_forward_hook(lambda _, args, out: said.append(out[1].loss)) for m in mixtures]
+    with torch.no_grad():
+        loss = model(batch).aux.loss
+    for hook in hooks:
+        hook.remove()
+    assert_close(loss, torch.stack(said).sum(), "the model's loss of experts against the sum of its layers'")
 
 
 def _router_parameters(model: Model) -> Iterator[tuple[str, bool]]:

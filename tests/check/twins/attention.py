@@ -24,6 +24,7 @@ TRAITS: list[dict[str, Any]] = [
     {"attention.softcap": 0.8},
     {"attention.sink": True},
     {"attention.clip_qkv": 0.4},
+    {"attention.dropout": 1.0, "attention.out_bias": True},
     {"source_dim": 20},
     {"source_dim": 20, "attention.qk_norm": "head"},
 ]
@@ -83,6 +84,10 @@ def calls(given: Given, of_text, of_source) -> dict[str, np.ndarray]:
     if given.sizes.source_dim in (0, given.sizes.dim):
         whole = of_text()
         out |= {"self": whole, "cached": whole[:, BEFORE:], "unturned": whole[:, BEFORE:]}
+        if given.sizes.attention.dropout == 1.0:  # all weights are 0
+            out["training"] = np.broadcast_to(
+                linear(given, "out", np.zeros(given.weights["out.weight"].shape[1])), whole.shape
+            )
     return out
 
 

@@ -43,6 +43,7 @@ def outputs(given: Given, vectors, *, trained, gain: float, dropped: np.ndarray 
         "weight": table,
         "shared_weight": shared,
         "trained": rows,
+        "learns": np.ones(len(given.weights)),
         "gain": np.array(gain),
     }
 

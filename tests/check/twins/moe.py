@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
-from llmlab.twins import Given, twin
+from llmlab.twins import CHANCE, Given, twin
 from twins import Settings
 from twins.roles import roles
 
@@ -56,6 +57,7 @@ REFUSED: Settings = {
         *(({}, {"capacity": capacity}) for capacity in (-1.0, 0.0, 6.1)),
     ],
 }
+STEP = 1e-5  # of weights: no token changes its expert
 NOT_SENT = -1.0
 Weights = dict[tuple[int, int], float]  # {(token, expert): weight}
 
@@ -257,6 +259,9 @@ def outputs(
         value = auxiliary(given, x, kept, choose(given, x, kept))
         if value is not None:
             found[key] = np.array(value)
+    rises = [_rising(given, choose, auxiliary, step) for step in (STEP, -STEP)]
+    found["slopes"] = (rises[0] - rises[1]) / (2 * STEP)
+    found["slopes" + CHANCE] = 1e-6 + 1e-4 * np.abs(found["slopes"])  # by float32, and by the step
     if far_loss is not None:
         found["far_loss"] = np.log10(np.array(far_loss))
     both = np.concatenate([x, given.inputs["other"]])
@@ -265,6 +270,16 @@ def outputs(
     if value is not None:
         found["ranks_loss"] = np.array(value)
     return found
+
+
+def _rising(given: Given, choose: Callable, auxiliary: Callable, step: float) -> np.ndarray:
+    """The sum of y, and the loss, where the router's weights are so far along `towards`."""
+    gate = given.weights["router.gate.weight"] + step * given.inputs["towards"]
+    moved = replace(given, weights={**given.weights, "router.gate.weight": gate})
+    x, valid = given.inputs["x"], given.inputs["valid"]
+    weights = choose(moved, x, valid)
+    loss = auxiliary(moved, x, valid, weights)
+    return np.array([mixture(moved, x, weights)[:, -3:].sum(), *([] if loss is None else [loss])])
 
 
 @twin(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import combinations
 from math import comb
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy as np
 from llmlab.check.twins.observers.objective import BALANCE, SIZE
 from llmlab.twins import CHANCE, Given, twin
 from twins import Settings
+from twins.norm import bfloat16
 
 REFUSED: Settings = {
     "mlm": [
@@ -61,6 +63,11 @@ def cross_entropy(given: Given, role: str, accuracy: bool) -> Arrays:
             f"{batch}/mean": np.array(nll / max(count, 1) + BALANCE),
             f"{batch}/slope/{role}": slope / max(count, 1),
         }
+        if batch == "batch":
+            terms = [
+                log_softmax(bfloat16(scores[at]))[labels[at]] for at in zip(*np.nonzero(labels != -100), strict=True)
+            ]
+            made["half/mean"] = np.array(BALANCE - sum(terms) / max(count, 1))
         if accuracy:
             made[f"{batch}/log/accuracy"] = np.array([right, count])
     return made
@@ -116,6 +123,11 @@ def mlm(given: Given) -> Arrays:
             kept += p * (1 - o["masked"] - o["random"] + o["random"] / len(ordinary) * (token in ordinary))
         made |= expected(f"targets/{name}", chosen, n) | expected(f"number/{name}", number, n)
         made |= expected(f"read/{name}", read, n, read) | expected(f"kept/{name}", kept, n, kept)
+        pairs = sum(
+            (o["rate"] * o["random"] / len(ordinary)) ** 2 * (len(ordinary) - len({*text[[i, j]]} & {*ordinary}))
+            for i, j in combinations(np.flatnonzero(may), 2)
+        )
+        made |= expected(f"alike/{name}", pairs, n, 9 * pairs)  # pairs of one sample go together
         known = given.inputs.get(f"{name}/documents")
         made[f"documents/{name}"] = np.array(-1) if known is None else known[:-1]
     return made
@@ -206,13 +218,15 @@ def reinforce(given: Given) -> Arrays:
         }
     rows = given.inputs["batch/reward"]
     labels, scores = given.inputs["batch/labels"], given.inputs["batch/scores/tokens"]
-    loss, slope = 0.0, np.zeros_like(scores)
+    loss, of_half, slope = 0.0, 0.0, np.zeros_like(scores)
     for row, t in np.argwhere(labels != -100):
         log_p = log_softmax(scores[row, t, :SIZE] / o["temperature"])  # the other rows of the table are never drawn
         label = labels[row, t]
         ratio = np.exp(log_p[label] - given.inputs["batch/log_probabilities"][row, t])
         advantage = given.inputs["batch/advantage"][row]
         loss -= advantage * ratio
+        half = log_softmax(bfloat16(scores[row, t, :SIZE]) / o["temperature"])[label]
+        of_half -= advantage * np.exp(half - given.inputs["batch/log_probabilities"][row, t])
         slope[row, t, :SIZE] += advantage * ratio * np.exp(log_p) / o["temperature"]
         slope[row, t, label] -= advantage * ratio / o["temperature"]
     lengths = given.inputs["batch/answer_length"].sum()
@@ -222,6 +236,7 @@ def reinforce(given: Given) -> Arrays:
     made |= {
         "batch/loss/policy": np.array([loss, len(rows)]),
         "batch/mean": np.array(loss / len(rows) + BALANCE),
+        "half/mean": np.array(of_half / len(rows) + BALANCE),
         "batch/slope/tokens": slope / len(rows),
         "none/loss/policy": np.array([-rows.sum(), len(rows)]),
         "none/mean": np.array(-rows.mean()),

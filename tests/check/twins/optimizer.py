@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from llmlab.check.twins.observers.optimizer import SHOWN_AFTER
+from llmlab.check.twins.observers.optimizer import ALONE, SHOWN_AFTER
 from llmlab.twins import Given, twin
 from twins import Settings
 
@@ -42,4 +42,4 @@ def adamw(given: Given) -> dict[str, np.ndarray]:
             if step in SHOWN_AFTER:
                 shown.append(x - start)
         moved[name] = np.stack(shown)
-    return moved
+    return moved | {f"alone/{name}": moved[name] for name in ALONE}

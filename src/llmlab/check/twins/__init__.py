@@ -9,16 +9,19 @@ compared with the twin that its author wrote beside it (`llmlab.twins`).
 from __future__ import annotations
 
 import numpy as np
+import torch
 
 from llmlab import registry, twins
 from llmlab.check.refusal import crash, reason, refusal
 from llmlab.check.subject import CheckFailed, NotApplicable, Subject
 from llmlab.check.twins import records, settings
 from llmlab.check.twins.observers import OBSERVERS
-from llmlab.check.twins.observers.observed import Observed
+from llmlab.check.twins.observers.observed import Observed, computed_in
 from llmlab.check.twins.records import Record, Shapes
 from llmlab.errors import UserError
 
+# Modules whose numbers are asked for in float32 as well, in which runs compute: some take another way there, torch's own.
+SINGLE = ("attention", "block", "embedding", "ffn", "head", "moe", "norm", "position")
 NO_TWIN = "it has no twin: its numbers are compared with nothing"
 
 
@@ -38,14 +41,26 @@ def _compare_with_records(slot: str, name: str, recorded: list[Record]) -> None:
     known = {record.setting.as_json() for record in recorded}
     if new := [setting for setting in settings.of_part(slot, name) if setting.as_json() not in known]:
         raise CheckFailed(f"{new[0]}: there is no record of this setting; cd tests/check; python -m twins {slot}")
-    for record in recorded:
-        if record.refused:
-            require_refusal(record.setting)
-            continue
-        observed = OBSERVERS[slot](record.setting)
-        _compare_shapes(record.setting, records.shapes(observed.outputs), record.shapes, record.source)
-        kept = records.kept(observed.outputs, record.values)
-        _compare_values(record.setting, kept, record.values, record.source, observed.tolerance)
+    # Traits of the model are recorded under one of a class's names: what is wrong there is wrong under each.
+    kin = [
+        record for other in settings.kin(registry.index()[slot, name]) for record in records.of_part(slot, other.name)
+    ]
+    for record in [*recorded, *kin]:
+        _compare_record(record)
+
+
+def _compare_record(record: Record) -> None:
+    """CheckFailed unless our part computes what is recorded, or refuses what is recorded as refused."""
+    if record.refused:
+        require_refusal(record.setting)
+        return
+    observed = OBSERVERS[record.setting.slot](record.setting)
+    _compare_shapes(record.setting, records.shapes(observed.outputs), record.shapes, record.source)
+    kept = records.kept(observed.outputs, record.values)
+    _compare_values(record.setting, kept, record.values, record.source, observed.tolerance)
+    if record.setting.slot in SINGLE:
+        kept = records.kept(_in_float32(record.setting).outputs, record.values)
+        _compare_values(record.setting, kept, record.values, f"{record.source}, in float32", observed.tolerance)
 
 
 def _compare_with_own_twin(slot: str, name: str) -> None:
@@ -65,8 +80,16 @@ def _compare_with_own_twin(slot: str, name: str) -> None:
         ours = {key: value for key, value in observed.outputs.items() if key in theirs}
         _compare_shapes(setting, records.shapes(ours), records.shapes(theirs), own.source)
         _compare_values(setting, ours, theirs, own.source, observed.tolerance)
+        if slot in SINGLE:
+            ours = {key: value for key, value in _in_float32(setting).outputs.items() if key in theirs}
+            _compare_values(setting, ours, theirs, f"{own.source}, in float32", observed.tolerance)
     if len(refused) == len(asked):
         raise NotApplicable(refused[0])
+
+
+def _in_float32(setting: settings.Setting) -> Observed:
+    with computed_in(torch.float32):
+        return OBSERVERS[setting.slot](setting)
 
 
 def _computed(setting: settings.Setting, own: twins.Twin, observed: Observed) -> twins.Arrays:

@@ -50,7 +50,7 @@ def of_part(slot: str, name: str) -> list[Setting]:
         ):
             met.append({**small, **options})
     for key, value in _choices(entry.options):
-        if any(kin.options[key].default == value for kin in _kin(entry)):
+        if any(other.options[key].default == value for other in kin(entry)):
             continue
         if not any(options.get(key, entry.options[key].default) == value for options in met):
             met.append({**small, key: value})
@@ -64,11 +64,11 @@ def not_shown(slot: str, name: str) -> list[str]:
         key
         for key, option in entry.options.items()
         if all(setting.options.get(key, option.default) == option.default for setting in of_part(slot, name))
-        and all(kin.options[key].default == option.default for kin in _kin(entry))
+        and all(other.options[key].default == option.default for other in kin(entry))
     ]
 
 
-def _kin(entry: Entry) -> list[Entry]:
+def kin(entry: Entry) -> list[Entry]:
     """Parts that are the same class under other names, with other defaults."""
     own = (entry.slot, entry.module, entry.qualname)
     return [e for e in registry.index().values() if (e.slot, e.module, e.qualname) == own and e.name != entry.name]

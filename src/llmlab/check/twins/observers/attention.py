@@ -12,8 +12,9 @@ sizes.source_dim is neither 0 nor D:
     cross     x attends to `source` (B, S, source_dim or D), of which `valid` (B, S) are tokens
     crossed   the same in two pieces: the last tokens of x use the cache that the first BEFORE ones left
 
-Outputs: the result (B, T', D) of each call under its name, for the tokens of its last piece; `pair_width`; and, if the part has
-`project`, `queries` (N, L, H) and `keys` (K, L, H) of the input `vectors` (L, D), which are not tokens.
+Outputs: the result (B, T', D) of each call under its name, for the tokens of its last piece; `training`, that of `self` in
+training mode, only where model.attention.dropout is 1; `pair_width`; and, if the part has `project`, `queries` (N, L, H) and
+`keys` (K, L, H) of the input `vectors` (L, D), which are not tokens.
 """
 
 from __future__ import annotations
@@ -68,8 +69,9 @@ def observe(setting: Setting) -> Observed:
     factory = registry.load(setting.slot, setting.name, options_of(setting)).func
     turned = getattr(factory, "rotary_width", None)
     width = turned(sizes, **options_of(setting)) if turned else sizes.head_dim
+    x = uniform("x", ROWS, LENGTH, sizes.dim)
     inputs = {
-        "x": 1.5 * ROW_SCALES * uniform("x", ROWS, LENGTH, sizes.dim),
+        "x": 1.5 * ROW_SCALES.to(x.dtype) * x,
         "source": uniform("source", ROWS, SOURCE, sizes.source_dim or sizes.dim),
         "valid": torch.tensor([[1, 1, 0, 1, 1], [1, 0, 0, 1, 0]]).bool(),
         "q_factor": uniform("q_factor", LENGTH, width) + 1.5,
@@ -83,6 +85,10 @@ def observe(setting: Setting) -> Observed:
             outputs[name] = _read(
                 part, inputs, Factors(inputs, caches_rotated is not False), caches_rotated is not None
             )
+        if sizes.attention.dropout == 1.0:
+            view = replace(_view(Factors(inputs, True), 0, LENGTH), training=True)
+            outputs["training"] = part.train()(inputs["x"], view)
+            part.eval()
         if hasattr(part, "project"):
             outputs["queries"], outputs["keys"] = part.project(inputs["vectors"])
     outputs["pair_width"] = torch.tensor(part.pair_width)

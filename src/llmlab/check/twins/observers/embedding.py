@@ -10,7 +10,8 @@ and `shared` (V, width), the table of another stack. The calls of the part:
     dropped   as placed, in training mode with sizes.dropout 1, so that dropout gives 0
 
 Outputs: the vectors (B, T, D) of each call; `weight` and `shared_weight` (V, width), the tables that a tied head reads;
-`trained` (V,), 1 for each row of the table that gets a gradient from `placed`; `gain`, the factor on vectors of the table.
+`trained` (V,), 1 for each row of the table that gets a gradient from `placed`; `gain`, the factor on vectors of the table;
+`learns`, by the path of each parameter in alphabetical order, 1 if `placed` or `asked` has a gradient for it.
 """
 
 from __future__ import annotations
@@ -61,19 +62,27 @@ def observe(setting: Setting) -> Observed:
     ctx = Context(LENGTH, OFFSET, ids=ids, segments=inputs.get("segments"))
     placed = part(ids, ctx)
     placed.pow(2).sum().backward()
+    trained = (part.weight.grad != 0).any(1).double()
+    asked = part(ids, Context(LENGTH, OFFSET, ids=ids, data={"queries": inputs["queries"]}))
+    asked.pow(2).sum().backward()
     with torch.no_grad():
         outputs = {
             "alone": alone(ids, Context(LENGTH, ids=ids)),
             "placed": placed,
-            "asked": part(ids, Context(LENGTH, OFFSET, ids=ids, data={"queries": inputs["queries"]})),
+            "asked": asked,
             "shared": sharing(ids, ctx),
             "dropped": build(setting, sizes.but(dropout=1.0), places, norm, None).train()(ids, ctx),
             "weight": part.weight,
             "shared_weight": sharing.weight,
-            "trained": (part.weight.grad != 0).any(1).double(),
+            "trained": trained,
+            "learns": torch.tensor([_learns(p) for _, p in sorted(part.named_parameters())]),
             "gain": torch.tensor(_gain(part)),
         }
     return Observed(given(setting, inputs, part, sizes), arrays(outputs))
+
+
+def _learns(parameter: Tensor) -> bool:
+    return parameter.grad is not None and bool(parameter.grad.any())
 
 
 def _gain(part: Any) -> float:

@@ -19,6 +19,8 @@ Outputs. A table of weights has each token's weight at each expert that it visit
   each expert, and `unpadded_load` without `valid`; `float32` (D,): the last token's y computed in float32; `bfloat16`: 1 if
   y is rounded to it under autocast; `training`: y in training mode, only where model.ffn.dropout is 1; `dropouts` (2,):
   dropout on what `up` and `down` of the experts read.
+- `slopes` (1 or 2,), where a parameter has the shape (E, D): how the sum of `y` and the loss rise, with `valid`, as the first
+  such parameter moves along `towards` (E, D).
 - `roles`: numbers of the roles of the parameters; `flops` of n tokens, if the part declares its cost; `moved.PATH`: the change
   of each buffer by `after_step(load)`; `leaks`; `per_token`: experts that a token visits on average.
 """
@@ -84,7 +86,9 @@ def observe(setting: Setting) -> Observed:
         autocast = router(x.bfloat16(), None)
     far = router(inputs["far"], None)
     far_padded = router(inputs["far"], torch.tensor([False, True]))
+    slopes = {"slopes": _slopes(mixture, inputs)} if "towards" in inputs else {}
     outputs = {
+        **slopes,
         "weights": visits(routed["loss"], N, n_experts),
         "padded": visits(routed["padded_loss"], N, n_experts)[: N // 2],
         "autocast": visits(autocast, N, n_experts)[:2],
@@ -117,12 +121,14 @@ def _inputs(dim: int, mixture: MixtureOfExperts) -> dict[str, Tensor]:
     # by their best expert, their best two or their best three chooses different groups.
     x = ((2 * uniform("x 16", N, dim) + 0.3) * 64).round() / 64
     logits = torch.tensor([[-45.0], [-300.0]]) - torch.tensor([[1.0], [40.0]]) * torch.arange(n_experts)
-    gates = [p.double() for p in mixture.router.parameters() if p.shape == (n_experts, dim)]
+    gates = [p.double() for p in _gates(mixture, dim)]
     far = logits.double() @ torch.linalg.pinv(gates[0]).T if gates else -100 * uniform("far", 2, dim)
     # The mean load is that of the first expert, whose bias must then stay.
     off = [0, *((-1) ** i * i for i in range(1, n_experts - 1))]
     load = 10 + torch.tensor([*off, -sum(off)])
+    towards = {"towards": uniform("towards", n_experts, dim)} if gates else {}
     return {
+        **towards,
         "x": x,
         "valid": token % 4 != 1,
         "alone": token == 5,
@@ -132,6 +138,22 @@ def _inputs(dim: int, mixture: MixtureOfExperts) -> dict[str, Tensor]:
         "far": far,
         "load": load,
     }
+
+
+def _gates(mixture: MixtureOfExperts, dim: int) -> list[nn.Parameter]:
+    return [p for p in mixture.router.parameters() if p.shape == (mixture.n_experts, dim)]
+
+
+@torch.enable_grad()
+def _slopes(mixture: MixtureOfExperts, inputs: dict[str, Tensor]) -> Tensor:
+    gate = _gates(mixture, inputs["x"].shape[1])[0]
+    y, aux = mixture(inputs["x"].view(2, N // 2, -1), inputs["valid"].view(2, N // 2))
+    rising = [y[..., -3:].sum(), *([] if aux.loss is None else [aux.loss])]
+    slopes = [
+        torch.autograd.grad(value, gate, retain_graph=True, allow_unused=True)[0] if value.requires_grad else None
+        for value in rising
+    ]
+    return torch.stack([gate.new_zeros(()) if s is None else (s * inputs["towards"]).sum() for s in slopes])
 
 
 def visits(routing: Routing | Choice, n: int, n_experts: int) -> Tensor:

@@ -13,6 +13,7 @@ Outputs:
   `passes/N`.
 - Of each BATCH, under `BATCH/`: `loss/TERM` and `log/NAME` (sum, count), `weight/TERM`, `mean`, and its gradient by the scores
   of each head, `slope/ROLE`.
+- `half/mean`: the mean of `batch` whose scores are rounded to bfloat16, as a model gives them in mixed precision.
 - The attributes `shown` and `fixed_counts`; of an objective that acts `rollout` (samples, max_new, temperature, batches,
   epochs, steps) and `advantages/SHAPE`.
 """
@@ -74,6 +75,9 @@ def observe(setting: Setting) -> Observed:
         scores = _scores(setting, name, batch)
         inputs |= {f"{name}/scores/{role}": value for role, value in arrays(scores).items()}
         outputs |= {f"{name}/{key}": value for key, value in _loss(objective, batch, scores).items()}
+        if name == "batch":
+            half = {role: value.bfloat16() for role, value in scores.items()}
+            outputs["half/mean"] = _loss(objective, batch, half)["mean"]
     return Observed(Given(options_of(setting), sizes_of(setting), inputs, {}), outputs)
 
 

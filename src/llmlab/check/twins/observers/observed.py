@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
@@ -51,6 +53,19 @@ class Observed:
     tolerance: float = 1e-5  # of an output's largest value: many parts compute in float32 whatever they are given
 
 
+_TYPE = ContextVar("_TYPE", default=torch.float64)
+
+
+@contextmanager
+def computed_in(dtype: torch.dtype) -> Iterator[None]:
+    """Weights and inputs are of this type in here, so that a part which computes otherwise by type is asked for that too."""
+    token = _TYPE.set(dtype)
+    try:
+        yield
+    finally:
+        _TYPE.reset(token)
+
+
 def sizes_of(setting: Setting) -> Sizes:
     """The sizes of every observation, with those of a setting."""
     sizes = SIZES
@@ -75,7 +90,7 @@ def build(setting: Setting, *args: Any) -> Any:
 
 @torch.no_grad()
 def fill(module: M) -> M:
-    """Fill a module in float64 with values that follow from each tensor's path; returns it in eval mode.
+    """Fill a module with values that follow from each tensor's path; returns it in eval mode.
 
     They lie around the tensor's constant (a norm's weight around 1) and differ from it, so that each tensor has an effect.
     """
@@ -85,7 +100,7 @@ def fill(module: M) -> M:
         constant = getattr(owners[owner], "constants", {}).get(name, 0.0)
         if tensor.is_floating_point():
             tensor.copy_(constant + 0.4 * noise(path, tensor.shape))
-    return module.double().eval()
+    return module.to(_TYPE.get()).eval()
 
 
 def given(setting: Setting, inputs: Mapping[str, Tensor], module: object = None, sizes: Sizes | None = None) -> Given:
@@ -100,8 +115,8 @@ def arrays(tensors: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
 
 
 def uniform(name: str, *shape: int) -> Tensor:
-    """Values in [-1, 1) in float64 that follow from the name alone."""
-    return noise(name, torch.Size(shape)).double()
+    """Values in [-1, 1) that follow from the name alone, in float64 unless it is `computed_in` another type."""
+    return noise(name, torch.Size(shape)).to(_TYPE.get())
 
 
 def roles(module: nn.Module) -> np.ndarray:

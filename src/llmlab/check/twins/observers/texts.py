@@ -7,6 +7,7 @@ gives, so that another stream of random numbers passes too. Outputs of a text be
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from itertools import combinations
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -76,17 +77,27 @@ def draws(objective: Objective, text: Text, n: int = N_DRAWS) -> list[dict[str, 
 
 
 def masked(objective: Objective, name: str, text: Text, special: Mapping[str, int]) -> Arrays:
-    """Outputs of denoising: `targets/` how often each place is one; `number/` how often a sample has so many; `read/` how often
-    each id, other than the label, is read at a target, and `kept/` the label, a sample; `documents/` (-1: it has none)."""
+    """Outputs of denoising.
+
+    `targets/` how often each place is one; `number/` how often a sample has so many; `read/` how often each id, other than the
+    label, is read at a target, and `kept/` the label, a sample; `alike/` how many pairs of targets are read as one
+    ordinary id that is the label of neither, a sample; `documents/` (-1: it has none).
+    """
     found = draws(objective, text)
     ids, labels = (np.stack([f[key] for f in found]) for key in ("ids", "labels"))
     at, length = labels >= 0, labels.shape[1]
     other = at & (ids != labels)
+    replaced = other & ~np.isin(ids, list(special.values()))
+    alike = [
+        sum(text.tokens[j] != row[i] == row[j] != text.tokens[i] for i, j in combinations(np.flatnonzero(here), 2))
+        for row, here in zip(ids, replaced, strict=True)
+    ]
     return {
         f"targets/{name}": at.mean(0),
         f"number/{name}": np.bincount(at.sum(1), minlength=length + 1) / len(found),
         f"read/{name}": np.bincount(ids[other], minlength=SIZE) / len(found),
         f"kept/{name}": np.array((at & (ids == labels)).sum() / len(found)),
+        f"alike/{name}": np.mean(alike),
         f"documents/{name}": found[0].get("documents", np.array(-1)),
     }
 
