@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import Any
 from unittest import mock
 
@@ -20,6 +21,9 @@ from llmlab_plugins.embedding.token import TokenEmbedding
 from llmlab_plugins.ffn.gated import GatedFeedForward
 from llmlab_plugins.head.vocabulary import LanguageModelHead
 from llmlab_plugins.norm.rmsnorm import RMSNorm
+from llmlab_plugins.optimizer.adamw import AdamW
+from llmlab_plugins.reward.rules import Exact
+from llmlab_plugins.schedule.cosine import Cosine
 
 
 @dataclass(frozen=True)
@@ -98,7 +102,24 @@ BROKEN = {
         lambda: around(Parallel, "forward", leaking_when_there_are_two_norms),
         "block.norms=2: causality",
     ),
+    "factors": Broken(
+        "schedule=cosine",
+        lambda: replaced(Cosine, factor=lambda self, step, total: 1 - step / total),
+        "the factor of step",
+    ),
+    "steps": Broken(
+        "optimizer=adamw", lambda: around(AdamW, "build", without_the_last), "not got all of the parameters"
+    ),
+    "scores": Broken("reward=exact", lambda: around(Exact, "score", added_up), "beside other answers"),
 }
+
+
+def without_the_last(original, self, params):
+    return original(self, params[:-1])
+
+
+def added_up(original, self, records, answers):
+    return list(accumulate(original(self, records, answers)))
 
 
 def case_of(check: str, where: str) -> Case:

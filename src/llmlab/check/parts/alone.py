@@ -94,7 +94,10 @@ ANSWERS = ("", "7", " 7\n", "77", "it is 7", "seven.", "\\boxed{7}", "7 apples, 
 def scores(subject: Subject) -> None:
     """A reward gives each answer a finite number, by the fields that it `needs`, whatever stands beside it."""
     reward: Reward = tested_part(subject, "reward").factory()()
-    records = [{"prompt": f"What is {i}?", **{name: str(i) for name in reward.needs}} for i in range(len(ANSWERS))]
+    records = [
+        {"prompt": f"What is {i}?", **{name: str(7 if i % 2 else i) for name in reward.needs}}
+        for i in range(len(ANSWERS))
+    ]
     try:
         found = list(reward.score(records, ANSWERS))
     except Exception as e:
