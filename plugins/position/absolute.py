@@ -62,7 +62,7 @@ class Learned(Absolute):
     table, `offset` the first position's, as RoBERTa counts them (Liu et al. 2019, arXiv:1907.11692).
     """
 
-    telling = ({"offset": 2}, {"offset": 2, "pad_id": 1})
+    telling = ({"offset": 2},)
 
     def __init__(
         self,

@@ -9,7 +9,7 @@ from torch import Tensor
 from llmlab.registry import register
 from llmlab.sizes import Sizes
 from llmlab.slots import Context, Position, Table
-from llmlab_plugins.position.absolute import tokens_before
+from llmlab_plugins.position.absolute import Absolute, tokens_before
 
 
 def distances(q_ids: Tensor, k_ids: Tensor) -> Tensor:
@@ -26,7 +26,7 @@ def slopes(n_heads: int, most: float = 8.0) -> list[float]:
 
 
 @register("position", "alibi")
-class Alibi(Position):
+class Alibi(Absolute):
     """Attention with linear biases (Press et al. 2021, arXiv:2108.12409): -slope |q - k| on the scores, never above 0.
 
     bias (N, T, S), or (B, N, T, S) where positions differ by sample, in float32.
@@ -51,9 +51,12 @@ class Alibi(Position):
         self.slopes, self.rounded, self.skip_padding = slopes(sizes.n_heads, max_bias), rounded, skip_padding
         scale = sizes.head_dim**-0.5 if sizes.attention.scale is None else sizes.attention.scale
         self.factor = scale if scaled else None
+        self.relative = not rounded
 
     def ids(self, ctx: Context) -> Tensor:
-        return tokens_before(ctx) if self.skip_padding else super().ids(ctx)
+        ids = tokens_before(ctx) if self.skip_padding else Position.ids(self, ctx)
+        # Rounded products depend on where a text begins, so each document of a row counts from its own first token.
+        return self.of_documents(ids, ctx) if self.rounded and ctx.positions is None else ids
 
     def prepare(self, q_ids: Tensor, k_ids: Tensor) -> Tensor:
         # Made here from numbers: a buffer of a module that is built on the meta device would have no values.

@@ -20,7 +20,7 @@ class LearnedT5Bias(T5Bias):
     relative = False  # it counts places, whatever the positions
     has_bias = True
     small = {"buckets": 8, "max_distance": 10}
-    telling = ({"buckets": 6}, {"max_distance": 30}, {"offset": 2}, {"offset": 2, "pad_id": 1})
+    telling = ({"buckets": 6}, {"max_distance": 30}, {"offset": 2})
 
     def __init__(
         self,

@@ -82,7 +82,9 @@ def test_each_row_ends_where_it_ends_alone():
 
 
 def test_models_that_padding_would_change_are_known():
-    """Windows that go by absolute places."""
+    """Windows that go by absolute places, and positions that are counted by a token of padding."""
+    assert fits_padding(build(*tiny("gpt2")), 16)
+    assert not fits_padding(build(*tiny("gpt2"), "position.offset=2", "position.pad_id=1"), 16)
     model = build(*tiny("llama3"))
 
     class Sinks:

@@ -168,6 +168,9 @@ def fits_padding(model: Model, length: int) -> bool:
     if model.spec.topology == "encoder_decoder":
         return True  # its sources are padded on the right, its decoder begins everywhere with one token
     stack = model.all_stacks()[-1]
+    # RoBERTa's rows of the table count from behind `pad_id`; where rows are padded, positions are given, counted from 0.
+    if any(getattr(position, "pad_id", None) is not None for position in stack.positions):
+        return False
     k = torch.arange(length)[None]
     for part in {stack.mask, *stack.windows}:
         allowed = part.allowed(k.T, k, {}).expand(length, length)

@@ -39,7 +39,8 @@ MORE: Settings = {
         ({}, {"chunk": None, "local": None, "original_max": 1}),
     ],
     "sinusoidal": [({"embed_dim": 19}, {}), ({"embed_dim": 19}, {"layout": "halves"})],
-    "learned": [({"max_positions": 40}, {"offset": 1, "pad_id": 1})],
+    # `check` has no model with a token of padding, by whose id these count.
+    "learned": [({}, {"offset": 2, "pad_id": 1}), ({"max_positions": 40}, {"offset": 1, "pad_id": 1})],
     "glm_2d": [({"max_positions": 40}, {})],
     "alibi": [({"n_heads": 4}, {}), ({"attention.scale": 0.3}, {"scaled": True}), ({"causal": False}, {})],
     "t5_bias": [
@@ -49,7 +50,7 @@ MORE: Settings = {
         ({"causal": False}, {}),
         ({"causal": False}, {"buckets": 6, "max_distance": 30}),
     ],
-    "learned_t5_bias": [({"causal": False}, {})],
+    "learned_t5_bias": [({"causal": False}, {}), ({}, {"offset": 2, "pad_id": 1})],
     "disentangled": [
         ({"causal": False}, {}),
         ({}, {"max_distance": 6}),

@@ -33,7 +33,7 @@ def alibi(given: Given) -> dict[str, np.ndarray]:
     scale = (sizes.attention.scale or 1 / math.sqrt(sizes.head_dim)) if options["scaled"] else 1.0
 
     def scored(text: Text, q: np.ndarray, k: np.ndarray) -> np.ndarray:
-        ids = counted(text, skip_padding=options["skip_padding"], anew=False)
+        ids = counted(text, skip_padding=options["skip_padding"], anew=options["rounded"])
         bias = -slope * np.abs(distances(ids))[:, None]
         if options["rounded"]:
             at = bfloat16(bfloat16(slope) * ids[:, None, None])
