@@ -19,7 +19,7 @@ from llmlab.data import stand_in
 from llmlab.model import build
 from llmlab.model.experts import MixtureOfExperts
 from llmlab.model.model import Model
-from llmlab.slots import Loss, Vocabulary
+from llmlab.slots import Aux, Loss, Vocabulary
 from llmlab.training import companions, losses
 
 Batch = dict[str, Tensor]
@@ -332,12 +332,17 @@ def _assert_summed(model: Model, batch: Batch) -> None:
     """CheckFailed unless the model's loss of experts is the sum of what its layers say, as often as they run."""
     said: list[Tensor] = []
     mixtures = [module for module in model.modules() if isinstance(module, MixtureOfExperts)]
-    hooks = [m.register_forward_hook(lambda _, args, out: said.append(out[1].loss)) for m in mixtures]
+    hooks = [m.register_forward_hook(lambda _, args, out: said.append(_loss_of(out[1]))) for m in mixtures]
     with torch.no_grad():
-        loss = model(batch).aux.loss
+        loss = _loss_of(model(batch).aux)
     for hook in hooks:
         hook.remove()
     assert_close(loss, torch.stack(said).sum(), "the model's loss of experts against the sum of its layers'")
+
+
+def _loss_of(aux: Aux | None) -> Tensor:
+    """The loss of experts; 0 where nothing is said of it."""
+    return torch.tensor(0.0) if aux is None or aux.loss is None else aux.loss
 
 
 def _router_parameters(model: Model) -> Iterator[tuple[str, bool]]:
