@@ -100,7 +100,8 @@ def _walk(node: ast.AST, parent: ast.AST) -> Iterator[Change]:
 
 def _is_for_checks(node: ast.AST) -> bool:
     """Settings that a part lists for `llmlab check`: data of checks, not code."""
-    names = [t.id for t in node.targets if isinstance(t, ast.Name)] if isinstance(node, ast.Assign) else []
+    targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+    names = [t.id for t in targets if isinstance(t, ast.Name)]
     return bool(names) and names[0] in ("small", "telling")
 
 
