@@ -23,6 +23,8 @@ class Duplicates:
     ignore_case: capitals and small letters count as the same
     """
 
+    telling = ({"ignore_space": False, "ignore_case": True},)
+
     def __init__(self, *, ignore_space: bool = True, ignore_case: bool = False):
         self.ignore_space, self.ignore_case = ignore_space, ignore_case
         # A set takes 100 bytes for each hash, so only recent ones are in a set, the others in a sorted array.

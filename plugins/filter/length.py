@@ -19,6 +19,14 @@ class Length:
     unit: the unit of both limits: characters (Unicode code points) or words
     """
 
+    telling = (
+        {"least": None},
+        {"least": 3, "most": 7},
+        {"most": 2},
+        {"least": 3, "most": 3, "unit": "words"},
+        {"most": 4, "unit": "words"},
+    )
+
     def __init__(
         self,
         *,

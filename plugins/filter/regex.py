@@ -28,6 +28,11 @@ class Regex:
     """
 
     small = {"drop": "[0-9]"}
+    telling = (
+        {"drop": None, "keep": "^the"},
+        {"drop": "fox$", "keep": "[a-z]"},
+        {"drop": "(?i)CAT"},
+    )
 
     def __init__(self, *, drop: str | None = None, keep: str | None = None, seconds: float = 10.0):
         if drop is None and keep is None:

@@ -13,11 +13,13 @@ from llmlab.slots import Context, Position, Table
 
 
 def tokens_before(ctx: Context) -> Tensor:
-    """Position ids that count what is not padding: (B, T), or (T,) without padding. The caller's own, if any."""
+    """Position ids that count what is not padding: (B, T), or (T,) without padding. The caller's own, if any.
+
+    Padding has the id of the last token before it, -1 if there is none.
+    """
     if ctx.positions is not None or ctx.valid is None:
         return Position().ids(ctx)
-    # Padding on the left counts -1, which is a row of no table; nobody sees what it gives.
-    return (ctx.valid.long().cumsum(-1)[:, ctx.offset :] - 1).clamp(min=0)
+    return ctx.valid.long().cumsum(-1)[:, ctx.offset :] - 1
 
 
 def begins(documents_BT: Tensor) -> Tensor:
@@ -44,14 +46,21 @@ class Absolute(Position):
     _skip_padding = False
 
     def ids(self, ctx: Context) -> Tensor:
-        ids = tokens_before(ctx) if self._skip_padding else super().ids(ctx)
-        return ids if ctx.positions is not None else self.of_documents(ids, ctx)
+        if ctx.positions is not None:
+            return super().ids(ctx)
+        if not self._skip_padding or ctx.valid is None:
+            return self.of_documents(super().ids(ctx), ctx)
+        return self.of_documents(tokens_before(ctx), ctx, ctx.valid[:, ctx.offset :])
 
-    def of_documents(self, ids: Tensor, ctx: Context) -> Tensor:
-        if ctx.documents is None:
-            return ids
-        # cummax holds the place at which the document of each token began, without a loop over documents.
-        return ids - (ids * begins(ctx.documents)[:, ctx.offset :]).cummax(-1).values
+    def of_documents(self, ids: Tensor, ctx: Context, counts_BT: Tensor | None = None) -> Tensor:
+        """Ids that begin anew with each document. counts_BT: the tokens that `ids` count; None: all of them."""
+        if ctx.documents is not None:
+            # A document may begin with padding, whose id is that of the token before it, not of the one behind it.
+            next_ids = ids if counts_BT is None else torch.where(counts_BT, ids, ids + 1)
+            # cummax holds the place at which the document of each token began, without a loop over documents.
+            ids = ids - (next_ids * begins(ctx.documents)[:, ctx.offset :]).cummax(-1).values
+        # Padding before the first token has -1, which is a row of no table; nobody sees what it gives.
+        return ids if counts_BT is None else ids.clamp(min=0)
 
 
 @register("position", "learned")
@@ -92,8 +101,8 @@ class Learned(Absolute):
         counts_BT = ctx.ids != self.pad_id
         # `ctx.ids` has the new tokens alone; those in the cache count as well (`cache_length` of modeling_roberta.py).
         before = ctx.offset if ctx.valid is None else ctx.valid[:, : ctx.offset].sum(-1, keepdim=True)
-        ids_BT = (counts_BT.long().cumsum(-1) - 1 + before).clamp(min=0)
-        return torch.where(counts_BT, self.of_documents(ids_BT, ctx), -1) + self.offset
+        ids_BT = counts_BT.long().cumsum(-1) - 1 + before
+        return torch.where(counts_BT, self.of_documents(ids_BT, ctx, counts_BT), -1) + self.offset
 
     def embed(self, ids: Tensor) -> Tensor:
         if self.pad_id is None:

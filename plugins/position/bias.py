@@ -48,15 +48,16 @@ class Alibi(Absolute):
         skip_padding: bool = False,  # positions count tokens that are not padding (BLOOM, Falcon)
     ):
         super().__init__()
-        self.slopes, self.rounded, self.skip_padding = slopes(sizes.n_heads, max_bias), rounded, skip_padding
+        self.slopes, self.rounded, self._skip_padding = slopes(sizes.n_heads, max_bias), rounded, skip_padding
         scale = sizes.head_dim**-0.5 if sizes.attention.scale is None else sizes.attention.scale
         self.factor = scale if scaled else None
         self.relative = not rounded
 
     def ids(self, ctx: Context) -> Tensor:
-        ids = tokens_before(ctx) if self.skip_padding else Position.ids(self, ctx)
         # Rounded products depend on where a text begins, so each document of a row counts from its own first token.
-        return self.of_documents(ids, ctx) if self.rounded and ctx.positions is None else ids
+        if self.rounded:
+            return super().ids(ctx)
+        return tokens_before(ctx) if self._skip_padding else Position.ids(self, ctx)
 
     def prepare(self, q_ids: Tensor, k_ids: Tensor) -> Tensor:
         # Made here from numbers: a buffer of a module that is built on the meta device would have no values.

@@ -25,6 +25,11 @@ STACK_SIZES = ("dim", "n_heads", "n_kv_heads", "head_dim", "ffn_dim")
 SLOTS = (*LAYER_SLOTS, *MODEL_SLOTS, *RECIPE_SLOTS, *LISTED_SLOTS, "head")
 
 
+def place_of(slot: str, name: str) -> str:
+    """The place of a part in a config where it is chosen once: "norm" of norm=rmsnorm, "filter.length" of filter=length."""
+    return f"{slot}.{name}" if slot in LISTED_SLOTS else slot
+
+
 def slot_at(place: str) -> str:
     """The slot of the part at a place of a config: "norm" at `kinds.local.norm`, "head" at `heads.tokens`."""
     parent, _, last = place.rpartition(".")

@@ -19,6 +19,7 @@ from llmlab.model.roles import parameters
 from llmlab_plugins.block.parallel import Parallel
 from llmlab_plugins.embedding.token import TokenEmbedding
 from llmlab_plugins.ffn.gated import GatedFeedForward
+from llmlab_plugins.filter.length import Length
 from llmlab_plugins.head.vocabulary import LanguageModelHead
 from llmlab_plugins.norm.rmsnorm import RMSNorm
 from llmlab_plugins.optimizer.adamw import AdamW
@@ -111,6 +112,9 @@ BROKEN = {
         "optimizer=adamw", lambda: around(AdamW, "build", without_the_last), "not got all of the parameters"
     ),
     "scores": Broken("reward=exact", lambda: around(Exact, "score", added_up), "beside other answers"),
+    "reasons": Broken(
+        "filter=length", lambda: around(Length, "measure", added_up_lengths), "measured alone dropped as"
+    ),
 }
 
 
@@ -120,6 +124,10 @@ def without_the_last(original, self, params):
 
 def added_up(original, self, records, answers):
     return list(accumulate(original(self, records, answers)))
+
+
+def added_up_lengths(original, self, texts):
+    return list(accumulate(original(self, texts)))
 
 
 def case_of(check: str, where: str) -> Case:

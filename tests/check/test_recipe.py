@@ -27,7 +27,7 @@ def test_a_part_is_asked_without_a_model(slot, monkeypatch):
     for name in registry.names(slot):
         found = {r.check: r.outcome for r in case_checks.check_case(cases.part_case((slot, name)))}
         assert found.pop("built") == "passed" and found["definition"] == "passed"
-        assert set(found.values()) <= {"passed", "skipped"} and len(found) == 4
+        assert set(found.values()) <= {"passed", "skipped"} and len(found) == 5
 
 
 def test_options_that_can_not_be_are_refused_as_they_are_typed():

@@ -128,6 +128,7 @@ WRONG = {  # what a formula has, and what another one has there
     "block": ("x_BTD + self.scale * self.dropout", "x_BTD + self.dropout"),
     "embedding": ("x_BTD = self.scale * nn.", "x_BTD = nn."),
     "ffn": ("torch.sigmoid(self.beta * g)", "torch.sigmoid(g)"),
+    "filter": ("value > self.most", "value >= 2 * self.most"),
     "head": ("self.out.weight, self.bias)", "self.out.weight, None)"),
     "init": ("tensor.shape[-1] ** -0.5", "tensor.shape[0] ** -0.5"),
     "kernel": ("F.pad(s_BNTS, (0, 1))", "F.pad(s_BNTS, (0, 2))"),

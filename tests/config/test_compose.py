@@ -248,3 +248,45 @@ def test_heads_that_nothing_trains_and_fields_that_nothing_reads(words, said):
     with pytest.raises(UserError, match=said) as e:
         compose(words)
     assert "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["model.dim=64", "seed=3", "model=gpt2"],
+        ["norm=layernorm", "norm.eps=1e-3"],  # no such key
+        ["model.attention.qk_norm=head", "position=rope", "position.theta=5", "+position.other=1"],
+        ["size=nano", "++model.dim=48", "model.dim=32", "~model.dim", "layers.cycle=[a,b]", "+kinds.a={}"],
+        ["model=t5", "attention@stacks.decoder.attention=mla", "stacks.decoder.n_layers=3", "~reward"],
+        ["filter=[length,duplicates]", "filter.length.least=9", "data.path='a, b'", "hydra.run.dir=x/${model.dim}"],
+        ["hydra.run.dri=x"],
+        ["norm={_part_:rmsnorm}", "norm.offset=1"],
+        ["models.teacher=[size=nano]", "model=gpt2", "budget={steps:7}"],
+        ["seed=1,2"],
+        ["seed=", "data.seq_len=x"],
+        ["seed=", "modle.dim=1"],
+        ["sedd=1"],
+        ["model=nothing"],
+        ["a b"],
+        ["seed@here=1"],
+    ],
+    ids=str,
+)
+def test_values_set_in_kept_choices_are_what_hydra_composes(words):
+    import hydra
+
+    def told(make):
+        try:
+            cfg = make()
+        except Exception as e:
+            return type(e), str(e)
+        kinds = {key: OmegaConf.get_type(cfg, key) for key in cfg}
+        return OmegaConf.to_yaml(cfg), kinds, OmegaConf.is_struct(cfg), str(cfg.norm)
+
+    def by_hydra():
+        with hydra_config.session():
+            return hydra.compose("config", words)
+
+    hydra_config.run((), ())
+    assert told(lambda: hydra_config.run(tuple(words), ())) == told(by_hydra)

@@ -33,6 +33,50 @@ def test_positions_of_documents_begin_behind_the_padding():
     assert ids.tolist() == [[1, 2, 1, 2, 3]]
 
 
+PADDED_DOCUMENTS = ([PAD, 5, PAD, 6, PAD], [PAD, PAD, 7, 8], [9, PAD], [PAD, 5])
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        ("learned", {"skip_padding": True}),
+        ("learned", {"skip_padding": True, "offset": 2}),
+        ("learned", {"pad_id": PAD, "offset": PAD + 1}),
+        ("learned_t5_bias", {"skip_padding": True}),
+        ("dual_chunk", {"chunk": 4, "local": 3}),
+        ("rope", {"log_n": True, "original_max": 4}),
+        ("rope", {"scaling": "dynamic", "factor": 2.0, "original_max": 4}),
+        ("alibi", {"rounded": True, "skip_padding": True}),
+    ],
+    ids=str,
+)
+def test_a_document_that_begins_with_padding_has_the_ids_that_it_has_alone(made):
+    position = build(part("position", made[0], **made[1]), sizes())
+
+    def found(*documents):
+        ids = torch.tensor([[id for document in documents for id in document]])
+        number = torch.cat([torch.full((len(d),), i) for i, d in enumerate(documents)])[None]
+        given = position.ids(Context(ids.shape[1], ids=ids, valid=ids != PAD, documents=number))
+        return given.expand(1, *given.shape[1:])[..., ids[0] != PAD]
+
+    alone = [found(document) for document in PADDED_DOCUMENTS]
+    assert found(*PADDED_DOCUMENTS).tolist() == torch.cat(alone, -1).tolist()
+
+
+def test_opts_first_token_behind_padding_is_the_first_of_its_document():
+    from transformers.models.opt.modeling_opt import OPTLearnedPositionalEmbedding
+
+    learned = build(part("position", "learned", skip_padding=True, offset=2), sizes())
+    reference = OPTLearnedPositionalEmbedding(32, 24)
+    with torch.no_grad():
+        reference.weight.copy_(learned.table.weight)
+    ids = torch.tensor([document + [PAD] * (5 - len(document)) for document in PADDED_DOCUMENTS])
+    valid, packed = ids != PAD, ids.reshape(1, -1)
+    one = Context(20, ids=packed, valid=packed != PAD, documents=torch.arange(4).repeat_interleave(5)[None])
+    ours = learned.embed(learned.ids(one)).reshape(4, 5, -1)
+    close(ours[valid], reference(valid.long())[valid])
+
+
 def test_the_vector_of_padding_is_not_trained():
     learned = build(part("position", "learned", pad_id=PAD, offset=PAD + 1), sizes())
     embedding = build(part("embedding", "bert", pad_id=PAD), sizes(), learned, LN, None)

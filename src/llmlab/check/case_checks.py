@@ -17,7 +17,8 @@ from llmlab.check.refusal import crash, refusal
 from llmlab.check.steps import trains
 from llmlab.check.subject import Case, CheckFailed, NotApplicable, Result, Subject
 from llmlab.config.compose import unchecked
-from llmlab.training.recipe import part_factory
+from llmlab.data.filtering import Filters
+from llmlab.training.recipe import filters, part_factory
 
 BUILT = "built"  # runs before all others, which need a model
 Check = Callable[[Subject], None]
@@ -26,7 +27,11 @@ Check = Callable[[Subject], None]
 def built(subject: Subject) -> None:
     """The model can be composed and built, and reads a text; or it is refused in a line, with what to choose instead."""
     if subject.case.alone:
-        part_factory(unchecked(subject.case.overrides), subject.case.parts[0][0])()
+        slot, cfg = subject.case.parts[0][0], unchecked(subject.case.overrides)
+        if slot == "filter":
+            Filters(filters(cfg), text_of=str)
+        else:
+            part_factory(cfg, slot)()
         return
     batch = subject.batch()
     with torch.no_grad():

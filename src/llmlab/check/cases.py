@@ -14,6 +14,7 @@ from llmlab.check.request import BASE_FAMILY, LEARNING_SLOTS, MODEL_SLOTS, SLOTS
 from llmlab.check.setting_rows import setting_rows
 from llmlab.check.subject import Case, Subject
 from llmlab.config.model_files import families as every_family
+from llmlab.slot_names import place_of
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -62,7 +63,7 @@ def part_case(item: Item, more: Iterable[str] = ()) -> Case:
     """The case whose checks are those of the part itself; without a model where no model has the part."""
     slot, name = item
     if slot not in MODEL_SLOTS:
-        words = (f"model={BASE_FAMILY}", as_words([item]), *small_options(slot, slot, name), *more)
+        words = (f"model={BASE_FAMILY}", as_words([item]), *small_options(place_of(slot, name), slot, name), *more)
         return Case(as_words([item]), last_of_each_key(words), "part", parts=(item,))
     return replace(combined([item], more), kind="part")
 

@@ -8,11 +8,16 @@ from dataclasses import dataclass
 from llmlab import registry
 from llmlab.errors import UserError
 from llmlab.registry import near
-from llmlab.slot_names import LAYER_SLOTS
+from llmlab.slot_names import LAYER_SLOTS, place_of
 
 LEARNING_SLOTS = ("objective", "mask")  # chosen together: an objective names the mask that it trains under
 MODEL_SLOTS = (*LEARNING_SLOTS, *LAYER_SLOTS, "embedding", "kernel", "head", "init")
-ALONE_SLOTS = ("optimizer", "schedule", "reward")  # of parts that are in no model, so that each is checked by itself
+ALONE_SLOTS = (
+    "filter",
+    "optimizer",
+    "schedule",
+    "reward",
+)  # of parts that are in no model, so that each is checked by itself
 SLOTS = (*MODEL_SLOTS, *ALONE_SLOTS)
 BASE_FAMILY = "llama3"  # gives the sizes and traits of a model where no family is typed
 
@@ -112,6 +117,11 @@ def _wrong_option(key: str, items: dict[str, str], family: str | None) -> str | 
     if slot not in items:
         return f"{key}: of which {slot}? Add {slot}=NAME"
     known = registry.index()[slot, items[slot]].options
+    place = place_of(slot, items[slot])
+    if place != slot:
+        if not key.startswith(place + "."):
+            return f"{key}: its options stand under its name, as {place}.{next(iter(known), 'OPTION')}"
+        option = key.removeprefix(place + ".")
     if option not in known:
         return f"{key}: {items[slot]} has no such option; {near(option, known)}"
     return None

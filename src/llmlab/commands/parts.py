@@ -11,7 +11,7 @@ from llmlab import registry
 from llmlab.config import guess, model_files
 from llmlab.errors import UserError
 from llmlab.registry import Entry, Option, near
-from llmlab.slot_names import LISTED_SLOTS
+from llmlab.slot_names import place_of
 
 HOW = {  # parts of a slot are chosen where SLOT=NAME is not all
     "head": "for the objective's role: head=NAME; of several: heads.ROLE=NAME",
@@ -113,7 +113,7 @@ def _text(group: str, found: list[dict[str, Any]], full: bool) -> str:
         for name, o in p.get("options", {}).items():
             kind = "|".join(map(str, o["choices"])) if o.get("choices") else o["type"]
             default = "" if o["required"] else f" = {_yaml(o['default'])}"
-            place = "heads.ROLE" if group == "head" else f"{group}.{p['name']}" if group in LISTED_SLOTS else group
+            place = "heads.ROLE" if group == "head" else place_of(group, p["name"])
             key = f"{place}.{name}"
             lines.append(f"{indent}{key}: {kind}{default}" + (f"   {o['doc']}" if o["doc"] else ""))
         lines.append(f"{indent}{p['file']}")

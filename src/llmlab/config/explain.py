@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from llmlab import registry
-from llmlab.config import guess
+from llmlab.config import guess, spelling
 from llmlab.config.spelling import quoted
 from llmlab.config.trainer import ELSEWHERE
 from llmlab.registry import near
@@ -37,18 +37,12 @@ class Known:
 
 def parse(overrides: Sequence[str], known: Known, sweep: bool = False) -> tuple[list[Override], list[str]]:
     """The overrides that can be composed, and what is wrong with the others."""
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import HydraException
-
-    parser = OverridesParser.create()
     parsed: list[Override] = []
     problems: list[str] = []
     places: dict[tuple[str, str | None], str] = {}
     for text in overrides:
-        try:
-            # One by one: `parse_overrides` stops at the first that it can't read.
-            o = parser.parse_override(text)
-        except HydraException:
+        # One by one: Hydra's `parse_overrides` stops at the first that it can't read.
+        if (o := spelling.parsed(text)) is None:
             problems.append(_unparsed(text, known))
             continue
         place = (o.key_or_group, o.package)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from llmlab import registry
 from llmlab.config.aliases import ALIASES, ARGUMENTS, NOTES
 from llmlab.registry import near
-from llmlab.slot_names import LISTED_SLOTS
+from llmlab.slot_names import place_of
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -115,8 +115,7 @@ def declared() -> list[str]:
 
     walk(root(), "")
     for (slot, name), entry in sorted(registry.index().items()):
-        place = f"{slot}.{name}" if slot in LISTED_SLOTS else slot
-        found.update(dict.fromkeys(f"{place}.{option}" for option in entry.options))
+        found.update(dict.fromkeys(f"{place_of(slot, name)}.{option}" for option in entry.options))
     return list(found)
 
 

@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmlab.config import store
+from llmlab.config.choices import groups
 from llmlab.config.model_files import conf_dir
+from llmlab.config.spelling import parsed
 
 if TYPE_CHECKING:
+    from hydra.core.override_parser.types import Override
     from omegaconf import DictConfig
 
 
@@ -60,11 +63,40 @@ def hydra_node(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> Dic
 def run(overrides: Sequence[str], config_dirs: tuple[str, ...]) -> DictConfig:
     """The config that Hydra composes, a copy of the caller's own.
 
-    Kept in memory: one composition costs 0.1 s, and one command composes much of it again.
+    Choices alone are composed, which takes 0.1 s, and kept in memory. Values are set in a copy, as Hydra itself sets them: what
+    is chosen does not depend on them. One command composes much of it again.
     """
     import copy
 
-    return copy.deepcopy(_both(overrides, config_dirs)[0])
+    from hydra._internal.config_loader_impl import ConfigLoaderImpl
+    from omegaconf import open_dict
+
+    chosen, values = _choices_and_values(overrides, config_dirs)
+    without, whole = _both(chosen, config_dirs)
+    of_hydra = any(o.is_hydra_override() for o in values)
+    cfg = copy.deepcopy(whole if of_hydra else without)
+    ConfigLoaderImpl._apply_overrides_to_config(values, cfg)
+    if of_hydra:
+        with open_dict(cfg):
+            del cfg["hydra"]
+    return cfg
+
+
+def _choices_and_values(overrides: Sequence[str], config_dirs: tuple[str, ...]) -> tuple[list[str], list[Override]]:
+    """(overrides that choose, those that set a value), each in their order; all and none where one is for Hydra to refuse."""
+    chosen, values, known = [], [], groups(config_dirs)
+    for text in overrides:
+        o = parsed(text)
+        if o is None or o.is_sweep_override():
+            return [*overrides], []
+        key = o.key_or_group
+        if o.package is None and "/" not in key and key not in known and key != "hydra.searchpath":
+            values.append(o)
+        elif isinstance(o.value(), dict):  # a value of a group's key, which is set behind those before it
+            return [*overrides], []
+        else:
+            chosen.append(text)
+    return chosen, values
 
 
 def _both(overrides: Sequence[str], config_dirs: tuple[str, ...]) -> tuple[DictConfig, DictConfig]:

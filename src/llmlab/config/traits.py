@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING
 
 from llmlab import registry
 from llmlab.config import heads
 
 if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
     from llmlab.config.composed import Composed
     from llmlab.config.spec import ModelSpec
 
@@ -42,14 +45,21 @@ def unused_by(slot: str, name: str) -> tuple[str, ...]:
     return keys.get(name, ()) if isinstance(keys, dict) else keys
 
 
-def unused(composed: Composed, spec: ModelSpec) -> list[tuple[str, bool]]:
-    """(line, whether the user typed one of them) for each part that can't honour a trait which is set."""
+@functools.cache
+def _defaults() -> DictConfig:
+    """The sizes and traits of no family, as nodes, of which `select` takes the same dotted keys as of a config."""
     from omegaconf import OmegaConf
 
     from llmlab.sizes import ModelConfig
 
-    # As OmegaConf nodes, so that `select` takes the same dotted keys of both.
-    defaults = OmegaConf.structured(ModelConfig)
+    return OmegaConf.structured(ModelConfig)  # 10 ms
+
+
+def unused(composed: Composed, spec: ModelSpec) -> list[tuple[str, bool]]:
+    """(line, whether the user typed one of them) for each part that can't honour a trait which is set."""
+    from omegaconf import OmegaConf
+
+    defaults = _defaults()
     used = {(p.slot, p.name) for stack in spec.stacks for layer in stack.layers for p in layer.parts.values()}
     used |= {("attention", s.cross_attention.name) for s in spec.stacks if s.cross_attention}
     used |= {("embedding", s.embedding.name) for s in spec.stacks}

@@ -47,6 +47,7 @@ PART_CHECKS: dict[str, Callable[[Subject], None]] = {
     "factors": alone.factors,
     "steps": alone.steps,
     "scores": alone.scores,
+    "reasons": alone.reasons,
     "likelihood": recipe.likelihood,
     "reversal": reversal.reversal,
     "targets": targets.hidden,
@@ -55,4 +56,4 @@ PART_CHECKS: dict[str, Callable[[Subject], None]] = {
     "traits": traits.traits,
 }
 # of a part that is in no model
-ALONE_CHECKS = ("definition", "factors", "steps", "scores")
+ALONE_CHECKS = ("definition", "factors", "steps", "scores", "reasons")

@@ -1,10 +1,12 @@
-"""Checks of parts that are in no model: schedules, optimizers and rewards."""
+"""Checks of parts that are in no model: schedules, optimizers, rewards and filters."""
 
 from __future__ import annotations
 
 import math
+import pickle
+from collections.abc import Sequence
 from copy import deepcopy
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -13,6 +15,7 @@ from torch import nn
 from llmlab.check.parts.fixtures import randn, tested_part
 from llmlab.check.refusal import refusal
 from llmlab.check.subject import CheckFailed, NotApplicable, Subject
+from llmlab.filters import Filter
 from llmlab.slots import OptimizerPart, Reward, Role, Schedule
 
 TOTALS = (1, 2, 3, 50, 1000)
@@ -110,3 +113,40 @@ def scores(subject: Subject) -> None:
     alone = [reward.score([record], [answer])[0] for record, answer in zip(records, ANSWERS, strict=True)]
     if not found == backwards[::-1] == alone:
         raise CheckFailed("an answer's score is another beside other answers")
+
+
+TEXTS = (
+    "A cat.",
+    "",
+    "A cat.",
+    "a  cat.\n",
+    "7 dogs and 8 cats",
+    "# 7\n# 8 ...",
+    "\u00e9t\u00e9 " * 40,
+    "7 dogs and 8 cats",
+)
+
+
+def reasons(subject: Subject) -> None:
+    """A filter's value of a text is the same alone, beside others and in another process; a reason is a text or None."""
+    factory = tested_part(subject, "filter").factory()
+    # As filtering does it: in batches, in other processes, and judged in the order of the documents.
+    one, other = factory(), factory()
+    together = list(one.measure(TEXTS))
+    if len(together) != len(TEXTS):
+        raise CheckFailed(f"measure() gives {len(together)} values for {len(TEXTS)} texts")
+    alone = [pickle.dumps(other.measure([text])[0]) for text in reversed(TEXTS)][::-1]
+    found, again = _judged(one, together), _judged(other, [pickle.loads(value) for value in alone])
+    if wrong := [why for why in found if not (why is None or (isinstance(why, str) and why))]:
+        raise CheckFailed(f"reason() must give a text or None, but gives {wrong[0]!r}")
+    for text, first, second in zip(TEXTS, found, again, strict=True):
+        if first != second:
+            raise CheckFailed(f"{text[:20]!r} beside others is {_verdict(first)}, measured alone {_verdict(second)}")
+
+
+def _judged(part: Filter, values: Sequence[Any]) -> list[str | None]:
+    return [part.reason(value) for value in values]
+
+
+def _verdict(why: str | None) -> str:
+    return "kept" if why is None else f"dropped as {why}"

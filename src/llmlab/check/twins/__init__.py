@@ -19,6 +19,7 @@ from llmlab.check.twins.observers import OBSERVERS
 from llmlab.check.twins.observers.observed import Observed, computed_in
 from llmlab.check.twins.records import Record, Shapes
 from llmlab.errors import UserError
+from llmlab.slot_names import LISTED_SLOTS
 
 # Modules whose numbers are asked for in float32 as well, in which runs compute: some take another way there, torch's own.
 SINGLE = ("attention", "block", "embedding", "ffn", "head", "moe", "norm", "position")
@@ -54,7 +55,10 @@ def _compare_record(record: Record) -> None:
     if record.refused:
         require_refusal(record.setting)
         return
-    observed = OBSERVERS[record.setting.slot](record.setting)
+    try:
+        observed = OBSERVERS[record.setting.slot](record.setting)
+    except (ValueError, UserError) as e:
+        raise CheckFailed(f"{record.setting}: it is refused: {reason(e)}") from e
     _compare_shapes(record.setting, records.shapes(observed.outputs), record.shapes, record.source)
     kept = records.kept(observed.outputs, record.values)
     _compare_values(record.setting, kept, record.values, record.source, observed.tolerance)
@@ -129,7 +133,9 @@ def require_refusal(setting: settings.Setting) -> None:
         if why is None:
             raise CheckFailed(f"{setting}: {crash(e)}") from e
         sizes = [word for key, value in setting.sizes.items() for word in (key.rpartition(".")[2], str(value))]
-        if not any(word in why for word in (*(f"{setting.slot}.{key}" for key in setting.options), *sizes)):
+        # A filter's message names the bare option: those that build it put its place in front.
+        options = [key if setting.slot in LISTED_SLOTS else f"{setting.slot}.{key}" for key in setting.options]
+        if not any(word in why for word in (*options, *sizes)):
             raise CheckFailed(f"{setting}: the refusal names nothing of this setting: {why}") from e
     else:
         raise CheckFailed(f"{setting}: it is not refused")

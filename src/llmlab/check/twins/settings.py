@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from llmlab import registry
+from llmlab.config.spelling import quoted
+from llmlab.slot_names import place_of
 from llmlab.source import Entry
 
 
@@ -22,7 +25,8 @@ class Setting:
 
     def __str__(self) -> str:
         """Words as they are typed on a command line."""
-        words = [f"{self.slot}={self.name}", *(override(f"{self.slot}.{k}", v) for k, v in self.options.items())]
+        place = place_of(self.slot, self.name)
+        words = [f"{self.slot}={self.name}", *(override(f"{place}.{k}", v) for k, v in self.options.items())]
         return " ".join([*words, *(override(f"model.{k}", v) for k, v in self.sizes.items())])
 
     def as_json(self) -> str:
@@ -32,6 +36,8 @@ class Setting:
 
 def override(key: str, value: object) -> str:
     """KEY=VALUE as Hydra's override grammar reads it: null, true and false; no blanks, which would end an unquoted value."""
+    if isinstance(value, str) and not re.fullmatch(r"[\w.-]+", value, re.ASCII):
+        return f"{key}={quoted(value)}"
     text = "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
     if isinstance(value, tuple):
         text = str([*value])
