@@ -92,7 +92,8 @@ class Classification:
         output = model(texts, heads={"classes": None, **({"tokens": None} if self.lm_weight else {})})
         scores = output.heads["classes"]
         if self.both_orders:
-            scores = scores.unflatten(0, (-1, 2)).sum(1)
+            # In float32 before they are added: the sum of two bfloat16 is rounded once more.
+            scores = scores.float().unflatten(0, (-1, 2)).sum(1)
         if "confidence" in batch:
             nll = (F.cross_entropy(scores.float(), labels, reduction="none") * batch["confidence"]).sum()
         else:

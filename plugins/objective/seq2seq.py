@@ -44,8 +44,9 @@ class SequenceToSequence:
         return targets(prepared)
 
     def loss(self, model: LanguageModel, batch: Mapping[str, Tensor]) -> Loss:
-        output = model(batch, heads={"tokens": None})
-        return token_loss(output, output.heads["tokens"], batch["labels"])
+        where = batch["labels"] != IGNORED
+        output = model(batch, heads={"tokens": where})
+        return token_loss(output, output.heads["tokens"], batch["labels"][where])
 
 
 @register("objective", "seq2seq_decoder")
