@@ -59,7 +59,7 @@ class Contrastive:
     topologies = ("encoder", "decoder")
     measures = {"accuracy": "accuracy"}
     fixed_counts = True
-    compares = True
+    joint = True
     when = {
         "positives=dropout": {"needs_dropout": True},
         "positives=pairs": {"reads": "similar", "collate": "pad"},

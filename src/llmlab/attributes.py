@@ -177,14 +177,14 @@ TABLE: Mapping[str, Mapping[str, Attribute]] = {
         ),
         "collate": Attribute(str, "stack", "how samples become a batch", ("stack", "pad", "pack")),
         "fixed_counts": Attribute(bool, False, "every sample has as many targets"),
-        "compares": Attribute(
+        "joint": Attribute(
             bool,
             False,
-            "it compares the samples of a micro-batch with each other: its `gather` is set to what collects rows of all ranks, "
-            "and a batch that is cut is said to change the loss",
+            "the loss of a sample depends on the others in its micro-batch, as with in-batch negatives: its `gather` is set to what "
+            "collects rows of all ranks, and a batch that is cut is said to change it",
         ),
         "needs_dropout": Attribute(
-            bool, False, "it tells views of a text apart by dropout alone: a model without is said to have none"
+            bool, False, "it tells views of a text apart by dropout alone: of a model without, that is said"
         ),
         "gives": Attribute(
             tuple[str, ...], (), "batch keys that it offers to masks and heads that need them: nothing has to read them"

@@ -155,7 +155,7 @@ class Objective(Protocol):
     `collate` says how samples become a batch: "stack" those of one shape; "pad" records, or "pack" them into windows. Of a
     sample of several sequences `row_ids`, `row_segments` ... are lists of arrays, in the batch (B, R, T) with `row_valid`.
 
-    An objective that `compares` samples has an attribute `gather`, a function of rows (B, ...) -> (rows, 0); where several
+    An objective that is `joint` has an attribute `gather`, a function of rows (B, ...) -> (rows, 0); where several
     ranks train it is set to one that gives the rows of all ranks, (ranks x B, ...) in their order, with gradients to each, and
     the number of its own first row.
 

@@ -296,6 +296,7 @@ def test_packs_hold_every_record_once(tmp_path):
 
 def test_texts_hold_no_records():
     with pytest.raises(
-        UserError, match=r"data=python_docs holds texts: labelled records \(text, label; optional text_b, votes, confidence\)"
+        UserError,
+        match=r"data=python_docs holds texts: labelled records \(text, label; optional text_b, votes, confidence\)",
     ):
         prepare(Data(), Tokenizer(), reads="labelled")

@@ -45,7 +45,15 @@ def batched(made, seeds):
 
 
 def test_every_objective_is_here():
-    records = ["classify", "classification", "token_classify", "qa_span", "multiple_choice", "seq2seq", "seq2seq_decoder"]
+    records = [
+        "classify",
+        "classification",
+        "token_classify",
+        "qa_span",
+        "multiple_choice",
+        "seq2seq",
+        "seq2seq_decoder",
+    ]
     assert set(names("objective")) == {*OF_TEXT, *records, "contrastive", "contrastive_margin", "reinforce"}
 
 

@@ -105,7 +105,7 @@ class Offline(pl.LightningModule):
                 strategy.share(self.model, model)
             self.models[role] = model
         self.fill()
-        if strategy.data_world > 1 and attributes.get(self.objective, "objective", "compares"):
+        if strategy.data_world > 1 and attributes.get(self.objective, "objective", "joint"):
             self.objective.gather = self._gather  # type: ignore[attr-defined]
         # A balance loss is not linear in tokens: of counts of one rank alone it would be another with
         # each number of ranks.

@@ -143,7 +143,7 @@ def notes(task: Task, recipe: Recipe, horizon: int, last_step: int, cut: Cut) ->
     if "model.max_positions" in task.composed.keys and not preflight.bounded(recipe.spec):
         texts.append("model.max_positions: no position part here is bounded by it, so nothing changes; leave it out")
     objective = cfg.objective["_part_"]
-    if attributes.get(recipe.objective, "objective", "compares") and cut.accumulate > 1:
+    if attributes.get(recipe.objective, "objective", "joint") and cut.accumulate > 1:
         texts.append(
             f"objective={objective} compares the samples of a micro-batch, {cut.batch_size // cut.accumulate} of "
             f"train.batch_size={cut.batch_size}, over all ranks; train.micro_batch_size={cut.batch_size} would compare all"
