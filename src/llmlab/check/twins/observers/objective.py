@@ -129,7 +129,7 @@ def _records(objective: Objective) -> tuple[dict[str, np.ndarray], dict[str, np.
 
 def _flat(before: str, values: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """Arrays by name, those of a list by their numbers."""
-    found = {}
+    found: dict[str, np.ndarray] = {}
     for key, value in values.items():
         name = f"{before}/{key}".rstrip("/")
         many = isinstance(value, list) and isinstance(value[0], np.ndarray)
