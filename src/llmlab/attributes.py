@@ -178,7 +178,13 @@ TABLE: Mapping[str, Mapping[str, Attribute]] = {
         "collate": Attribute(str, "stack", "how samples become a batch", ("stack", "pad", "pack")),
         "fixed_counts": Attribute(bool, False, "every sample has as many targets"),
         "joint": Attribute(
-            bool, False, "the loss of a sample depends on the others in its micro-batch, as with in-batch negatives"
+            bool,
+            False,
+            "the loss of a sample depends on the others in its micro-batch, as with in-batch negatives: its `gather` is set to "
+            "what collects rows of all ranks, and a batch that is cut is said to change it",
+        ),
+        "needs_dropout": Attribute(
+            bool, False, "it tells views of a text apart by dropout alone: of a model without, that is said"
         ),
         "gives": Attribute(
             tuple[str, ...], (), "batch keys that it offers to masks and heads that need them: nothing has to read them"
@@ -197,6 +203,7 @@ TABLE: Mapping[str, Mapping[str, Attribute]] = {
             {},
             "what it declares beside where an option has a value: `pair=nsp` where `pair` is that, `weight` where it is not 0, "
             "False or empty; dicts are merged, tuples joined, other values replaced",
+            own=True,  # it names the class's own options
         ),
         "joins": Attribute(
             str, "", "the option that lists other objectives: it declares what they do, beside what it says itself"

@@ -152,7 +152,12 @@ class Objective(Protocol):
     bool, "shares": ("embedding",)}}. One that does not train is frozen: without gradients, in evaluation. What it shares is one
     tensor with the trained model's. Which model that is, `models.ROLE=` says on the command line.
 
-    `collate` says how samples become a batch: "stack" those of one shape; "pad" records, or "pack" them into windows.
+    `collate` says how samples become a batch: "stack" those of one shape; "pad" records, or "pack" them into windows. Of a
+    sample of several sequences `row_ids`, `row_segments` ... are lists of arrays, in the batch (B, R, T) with `row_valid`.
+
+    An objective that is `joint` has an attribute `gather`, a function of rows (B, ...) -> (rows, 0); where several
+    ranks train it is set to one that gives the rows of all ranks, (ranks x B, ...) in their order, with gradients to each, and
+    the number of its own first row.
 
     `prepare(sample, rng)` on a CPU worker: sample {"tokens": (seq_len + 1,) int64, "documents": (seq_len + 1,) int64}, or of a
     record what `llmlab.data.records.RecordSamples` says of its kind -> a dict of numpy arrays. "given" (seq_len + 1,) bool,

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Shape = Literal["text", "label", "messages", "texts"]
+Shape = Literal["text", "label", "messages", "texts", "words", "labels", "votes", "share", "answer", "place", "which"]
 
 
 @dataclass(frozen=True)
@@ -16,8 +16,10 @@ class Field:
     """A field of a record.
 
     shape: "text"; "label", a text or a whole number; "messages", a list of {"role", "content"}; "texts", a list of two or
-    more. also: other keys under which it is looked for. parts: keys of texts that make the list where it is not there.
-    cut: the end at which it is shortened in a record that is too long.
+    more; "words", a list of texts, and "labels", one for each; "votes", a list of labels, null where a voter abstains;
+    "share", a number from 0 to 1; "answer", a text that stands in another field; "place", a number of characters; "which",
+    the number of one of "texts". also: other keys under which it is looked for. parts: keys of texts that make the list where
+    it is not there. cut: the end at which it is shortened in a record that is too long.
     """
 
     name: str
@@ -52,15 +54,57 @@ class Kind:
         return f"{NOUNS.get(self.name, self.name + ' records')} ({', '.join(needed)}{more})"
 
 
-NOUNS = {"pairs": "pairs", "chat": "conversations", "preferences": "preferences", "prompts": "prompts"}
+NOUNS = {
+    "pairs": "pairs",
+    "chat": "conversations",
+    "preferences": "preferences",
+    "prompts": "prompts",
+    "tagged": "words with labels",
+    "questions": "questions",
+    "choices": "questions with choices",
+    "similar": "pairs of similar texts",
+}
+LABELLED = ("labelled", "tagged")  # kinds whose labels are classes
 TEXT = "text"  # no records: windows over documents
 KINDS: dict[str, Kind] = {
     kind.name: kind
     for kind in (
         Kind(
             "labelled",
-            (Field("text", also=("text_a",)), Field("text_b", required=False), Field("label", "label")),
+            (
+                Field("text", also=("text_a",)),
+                Field("text_b", required=False),
+                # Before the label, which they may stand in for.
+                Field("votes", "votes", required=False),
+                Field("label", "label"),
+                Field("confidence", "share", required=False),
+            ),
             # A class is one target, whatever the tokenizer makes of its text.
+            whole=True,
+        ),
+        # "tokens" and "ner_tags" are the keys of CoNLL-2003 as data sets have it.
+        Kind(
+            "tagged", (Field("words", "words", also=("tokens",)), Field("labels", "labels", also=("tags", "ner_tags")))
+        ),
+        # SQuAD's fields, without its lists of answers. Without an answer there is none in the context (SQuAD 2).
+        Kind(
+            "questions",
+            (
+                Field("question"),
+                Field("context"),
+                Field("answer", "answer", required=False),
+                Field("start", "place", required=False, also=("answer_start",)),
+            ),
+            whole=True,
+        ),
+        Kind(
+            "choices",
+            (Field("question"), Field("choices", "texts"), Field("answer", "which", also=("label",))),
+            whole=True,
+        ),
+        Kind(
+            "similar",
+            (Field("text", also=("text_a",)), Field("positive", also=("text_b",)), Field("negative", required=False)),
             whole=True,
         ),
         Kind("pairs", (Field("source"), Field("target"))),

@@ -204,6 +204,10 @@ def test_the_longer_text_is_shortened_first():
 
 
 OTHERS = {
+    "tagged": lambda r: {"words": r["text"].split(), "labels": [len(w) % 2 for w in r["text"].split()]},
+    "questions": lambda r: {"question": r["text"][:9], "context": r["text_b"], "answer": r["text_b"][:3], "start": 0},
+    "choices": lambda r: {"question": r["text"], "choices": [r["text_b"], "no", "good"], "answer": r["label"]},
+    "similar": lambda r: {"text": r["text"], "positive": r["text_b"], **({"negative": "bad"} if r["label"] else {})},
     "pairs": lambda r: {"source": r["text"], "target": r["text_b"]},
     "chat": lambda r: {
         "messages": [{"role": "user", "content": r["text"]}, {"role": "assistant", "content": r["text_b"]}] * 2
@@ -215,8 +219,10 @@ OTHERS = {
 
 def size(kind, sample):
     """Tokens of a sample, by hand."""
-    if kind == "labelled":
+    if "tokens" in sample:
         return len(sample["tokens"])
+    if "rows" in sample:
+        return max(map(len, sample["rows"]))
     if kind == "chat":
         return sum(map(len, sample["messages"]))
     if kind == "preferences":
@@ -290,6 +296,7 @@ def test_packs_hold_every_record_once(tmp_path):
 
 def test_texts_hold_no_records():
     with pytest.raises(
-        UserError, match=r"data=python_docs holds texts: labelled records \(text, label; optional text_b\)"
+        UserError,
+        match=r"data=python_docs holds texts: labelled records \(text, label; optional text_b, votes, confidence\)",
     ):
         prepare(Data(), Tokenizer(), reads="labelled")

@@ -45,7 +45,16 @@ def batched(made, seeds):
 
 
 def test_every_objective_is_here():
-    assert set(names("objective")) == {*OF_TEXT, "classification", "reinforce"}
+    records = [
+        "classify",
+        "classification",
+        "token_classify",
+        "qa_span",
+        "multiple_choice",
+        "seq2seq",
+        "seq2seq_decoder",
+    ]
+    assert set(names("objective")) == {*OF_TEXT, *records, "contrastive", "contrastive_margin", "reinforce"}
 
 
 @pytest.mark.parametrize("name", OF_TEXT)

@@ -1,7 +1,8 @@
 """From prepared samples to a micro-batch: stacked where they are of one shape, padded where they are not, or packed.
 
 A prepared sample is a dict of arrays. What has as many entries as `ids` (or, of an encoder's, as `source_ids`) goes by
-token and is padded with it; all else is stacked.
+token and is padded with it; all else is stacked. A list of arrays holds the sequences of a sample that has several, as
+`row_ids` does: they are padded too, and samples with fewer of them filled up.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ def batch(samples: Sequence[Prepared], how: How, pad: int = 0, most: int | None 
     """A micro-batch of prepared samples. pad: the id of a token that stands for nothing. most: beyond which no length is
     rounded up, as a model may have no more positions.
 
-    Padded rows come with `valid`, and `source_valid` for an encoder: bool, False where there is no token.
+    Padded rows come with `valid`, and `source_valid` for an encoder: bool, False where there is no token. Lists of arrays
+    become (B, R, T), of `row_ids` with `row_valid`.
     """
     if how == "stack":
         # Stacked by numpy: one copy, which torch then shares.
@@ -41,6 +43,8 @@ def batch(samples: Sequence[Prepared], how: How, pad: int = 0, most: int | None 
     # An encoder's ids have a length of their own.
     rows = [_padded(samples, prefix, pad, most) for prefix in ("", "source_") if f"{prefix}ids" in samples[0]]
     found = {name: array for row in rows for name, array in row.items()}
+    if "row_ids" in samples[0]:
+        found |= _padded_rows(samples, pad, most)
     for name in samples[0]:
         if name not in found:
             found[name] = np.stack([s[name] for s in samples])
@@ -68,6 +72,19 @@ def by_token(sample: Mapping[str, Any], name: str) -> bool:
     """True if an array of a sample has an entry for each of the tokens that it is read with."""
     tokens = sample.get("source_ids" if name.startswith("source_") else "ids")
     return tokens is not None and np.ndim(sample[name]) == 1 and len(sample[name]) == len(tokens)
+
+
+def _padded_rows(samples: Sequence[Prepared], pad: int, most: int | None) -> dict[str, np.ndarray]:
+    """Lists of arrays as (B, R, T), R of the sample that has most."""
+    names = [name for name, value in samples[0].items() if isinstance(value, list)]
+    n = max(len(s["row_ids"]) for s in samples)
+    nothing: Prepared = {"ids": np.zeros(0, np.int64)}
+    flat: list[Prepared] = []
+    for sample in samples:
+        rows = [{name.removeprefix("row_"): sample[name][i] for name in names} for i in range(len(sample["row_ids"]))]
+        flat += rows + [{**nothing, **{k: v[:0] for k, v in rows[0].items()}}] * (n - len(rows))
+    padded = _padded(flat, "", pad, most)
+    return {f"row_{name}": array.reshape(len(samples), n, -1) for name, array in padded.items()}
 
 
 def _padded(samples: Sequence[Prepared], prefix: str, pad: int, most: int | None) -> dict[str, np.ndarray]:

@@ -14,13 +14,14 @@ from llmlab.data.record_files import Record
 from llmlab.data.tokenizer import ends_nothing
 from llmlab.data.tokenizer import make as make_tokenizer
 from llmlab.errors import UserError
-from llmlab.record_kinds import Kind
+from llmlab.record_kinds import LABELLED, Kind
 
 if TYPE_CHECKING:
     from llmlab.config import schema
     from llmlab.data.progress import Bar
 
-FRAMES = ("cls", "sep")  # special tokens of a tokenizer that is learnt for labelled records
+FRAMES = ("cls", "sep")  # special tokens of a tokenizer that is learnt for records of these kinds
+FRAMED = (*LABELLED, "questions", "choices", "similar")
 FEWEST, MOST = 2, 10_000  # classes: one teaches nothing, and more are rather a number or a name than a class
 
 
@@ -38,7 +39,7 @@ def make(
     fields that are of any corpus.
     """
     everything: list[Record] = [json.loads(d.text) for d in documents]
-    known = None if kind.name != "labelled" else _classes(documents, everything, labels)
+    known = None if kind.name not in LABELLED else _classes(documents, everything, labels)
     parts, split = _split(everything, data)
     notes = []
     if split != data.split:
@@ -47,14 +48,14 @@ def make(
             "of them are held out instead (data.split=position)"
         )
     if known is not None and split != "none":
-        seen = {r["label"] for r in parts["train"]}
+        seen = {label for r in parts["train"] for label in records.labels_of(r)}
         # A class may be in the held-out part alone, of which a split by hash knows nothing.
         if unseen := [label for label in known if label not in seen]:
             notes.append(f"no training record has the label {', '.join(map(printable, unseen[:8]))}")
     bar("learning the tokenizer", None, None)
     texts = {part: [text for r in rs for _, text in records.texts_of(r, kind)] for part, rs in parts.items()}
     # A tokenizer.json has a template of its own or none, to which nothing is added.
-    framed = FRAMES if kind.name == "labelled" and cfg.kind != "file" else ()
+    framed = FRAMES if kind.name in FRAMED and cfg.kind != "file" else ()
     ends = ("eos",) if not ends_nothing(cfg) else ()
     names = (*ends, *sorted({*special, *framed}.difference(ends)))
     tokenizer = make_tokenizer(cfg, texts["train"], texts["validation"], names)
@@ -94,10 +95,10 @@ def _classes(documents: Sequence[Document], found: Sequence[Record], labels: Seq
     """The classes in the order of their numbers: `labels`, or those that occur."""
     if labels is not None:
         for document, record in zip(documents, found, strict=True):
-            if record["label"] not in labels:
+            if other := [label for label in records.labels_of(record) if label not in labels]:
                 shown = ", ".join(map(printable, labels[:12])) + (" ..." if len(labels) > 12 else "")
                 raise UserError(
-                    f"data.path: {document.name}: the model has no class {printable(record['label'])!r}; it has {shown}"
+                    f"data.path: {document.name}: the model has no class {printable(other[0])!r}; it has {shown}"
                 )
         # In the model's own order: its head has a row for each number.
         return list(labels)

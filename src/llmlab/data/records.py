@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from llmlab.data import cache, encoding
+from llmlab.data import cache, encoding, spans
 from llmlab.data.framing import Framing, shares, shortened
 from llmlab.data.record_files import Record
 from llmlab.data.tokenizer import Tokenizer
@@ -26,8 +26,10 @@ class Records:
     """The records of one part of a corpus, memory-mapped. A record is a run of pieces, a piece a run of tokens.
 
     `tokens` (n,) uint16 or uint32; `pieces` (pieces + 1,) and `starts` (records + 1,) int64: where each begins, and the
-    end; `names` (pieces,) unsigned: which of `called` a piece is, a field or a message's role; `labels` (records,) int64 of
-    labelled records; `rest` (bytes,) uint8 and `rests` (records + 1,) int64: the other fields as JSON, where they are kept.
+    end; `names` (pieces,) unsigned: which of `called` a piece is, a field or a message's role; `labels` int64, (records,) of
+    labelled records and of choices, (pieces,) of words, (records, 2) of questions: the first and the last token of the answer
+    in the context, -1 where there is none; `confidences` (records,) float32; `rest` (bytes,) uint8 and `rests`
+    (records + 1,) int64: the other fields as JSON, where they are kept.
     """
 
     tokens: np.ndarray
@@ -36,13 +38,15 @@ class Records:
     names: np.ndarray
     called: tuple[str, ...]
     labels: np.ndarray | None = None
+    confidences: np.ndarray | None = None
     rest: np.ndarray | None = None
     rests: np.ndarray | None = None
     sizes = None  # bytes that tokens account for, which a stream of text has
 
     @classmethod
     def open(cls, folder: Path, part: str, called: Sequence[str]) -> Records:
-        files = {n: folder / f"{part}_{n}.npy" for n in ("pieces", "starts", "names", "labels", "rest", "rests")}
+        names = ("pieces", "starts", "names", "labels", "confidences", "rest", "rests")
+        files = {n: folder / f"{part}_{n}.npy" for n in names}
         # Mapped, so that ranks and workers share one copy of the pages.
         arrays = {n: np.load(f, mmap_mode="r") for n, f in files.items() if f.exists()}
         return cls(np.load(folder / f"{part}.npy", mmap_mode="r"), called=tuple(called), **arrays)
@@ -75,10 +79,16 @@ class Records:
 class RecordSamples:
     """Sample i: record i as its kind has it, at most `seq_len` tokens, int64.
 
-    labelled: "tokens" (n,) framed as the tokenizer does, "segments" (n,) where `segments`, "label" (). pairs: "source" and
-    "target", which ends with eos. chat: "messages", a list of ids that each end with eos, and "roles". preferences: "prompt"
-    and "answers", the best first, each of which fits into `seq_len` with the prompt. prompts: "prompt" and "rest", the
-    record's other fields. answer: tokens that are kept free behind a prompt, within `seq_len`.
+    labelled: "tokens" (n,) framed as the tokenizer does, "segments" (n,) where `segments`, "label" (), "confidence" () where
+    records have one. tagged: "tokens", "segments", "words" (n,), the number of the word of each token and -1 of special
+    ones, and "labels" (words,). questions: "tokens", "segments", "span" (2,), the places of the answer's first and last
+    token: (0, 0) where the context has none, (-1, -1) where it was cut away. choices: "rows" and "row_segments", lists of
+    a question with each of its choices, and "answer" (). similar: "rows", "row_segments": the text, one that is similar and,
+    if there is one, one that is not. pairs: "source" and "target", which ends with eos. chat: "messages", a list of ids that
+    each end with eos, and "roles". preferences: "prompt" and "answers", the best first, each of which fits into `seq_len`
+    with the prompt. prompts: "prompt" and "rest", the record's other fields. answer: tokens that are kept free behind a
+    prompt, within `seq_len`. texts: of labelled records "joined", the two in both "orders", or "apart": "rows" and
+    "row_segments" in place of "tokens" and "segments".
     """
 
     def __init__(
@@ -91,10 +101,15 @@ class RecordSamples:
         segments: bool = False,
         pad: int = 0,
         answer: int = 0,
+        texts: str = "joined",
     ):
         self.records, self.kind, self.framing = records, KINDS[kind], framing
         self.seq_len, self.segments, self.pad, self.answer = seq_len - answer, segments, pad, answer
-        self.documents = False
+        self.documents, self.texts = False, texts
+        if texts != "joined" and (alone := int((np.diff(records.starts) < 2).sum())):
+            raise ValueError(
+                f"the objective compares two texts, but {alone:,} of {records.count:,} records have no text_b"
+            )
         least = self._extra(np.array([2])).item() + 2
         if self.seq_len < least:
             behind = f" with answers of objective.max_new={answer} tokens" if answer else ""
@@ -108,8 +123,12 @@ class RecordSamples:
     def _extra(self, pieces: np.ndarray) -> np.ndarray:
         """Special tokens of records of so many pieces."""
         framing, end = self.framing, int(self.framing.end is not None)
-        if self.kind.name == "labelled":
+        if self.kind.name == "labelled" and self.texts != "apart":
             return np.where(pieces > 1, framing.pair.extra, framing.single.extra)
+        if self.kind.name in ("labelled", "tagged", "similar"):
+            return np.full_like(pieces, framing.single.extra)
+        if self.kind.name in ("questions", "choices"):
+            return np.full_like(pieces, framing.pair.extra)
         ends = {"pairs": end, "preferences": end, "prompts": 0}.get(self.kind.name)
         return len(framing.lead) + (end * pieces if ends is None else np.full_like(pieces, ends))
 
@@ -119,14 +138,20 @@ class RecordSamples:
         r = self.records
         pieces = np.diff(r.starts)
         texts = np.diff(r.pieces[r.starts])
-        if self.kind.name == "preferences":  # the prompt and its longest answer
+        # Of several sequences the longest: the prompt and its longest answer, a question and its longest choice.
+        together, apart = (
+            self.kind.name in ("preferences", "choices"),
+            self.kind.name == "similar" or self.texts == "apart",
+        )
+        if together or apart:
             sizes = np.diff(r.pieces)
-            prompts = sizes[r.starts[:-1]]
-            answers = np.array(sizes)
-            answers[r.starts[:-1]] = 0
-            # Where two starts are equal `reduceat` gives that element and not an identity: each record has a prompt and
-            # two answers.
-            texts = prompts + (np.maximum.reduceat(answers, r.starts[:-1]) if len(answers) else 0)
+            first = sizes[r.starts[:-1]] if together else 0
+            others = np.array(sizes)
+            if together:
+                others[r.starts[:-1]] = 0
+            # Where two starts are equal `reduceat` gives that element and not an identity: each record has two pieces or
+            # more.
+            texts = first + (np.maximum.reduceat(others, r.starts[:-1]) if len(others) else 0)
         return texts + self._extra(pieces)
 
     @cached_property
@@ -156,14 +181,67 @@ class RecordSamples:
         found = self.records.of(i)
         sample: Sample = getattr(self, f"_{self.kind.name}")(found)
         if self.records.labels is not None:
-            sample["label"] = np.int64(self.records.labels[i])
+            self._label(sample, i)
+        if self.records.confidences is not None:
+            sample["confidence"] = np.float32(self.records.confidences[i])
         if self.kind.keeps_rest:
             sample["rest"] = self.records.kept(i)
         return sample
 
-    def _labelled(self, found: list[tuple[str, np.ndarray]]) -> Sample:
-        ids, segments = self.framing.framed([ids for _, ids in found], self.seq_len)
+    def _label(self, sample: Sample, i: int) -> None:
+        """Adds to a sample what its record is labelled with."""
+        labels, starts = self.records.labels, self.records.starts
+        assert labels is not None
+        if self.kind.name == "tagged":
+            # Those of words that are cut away are targets of no token.
+            sample["labels"] = np.array(labels[starts[i] : starts[i + 1]], dtype=np.int64)
+        elif self.kind.name == "questions":
+            first, end = sample.pop("context")
+            span = np.array(labels[i], dtype=np.int64)
+            # BERT for SQuAD 2 (Devlin et al. 2018, section 4.3): an answer that is not there begins and ends at [CLS].
+            none, cut = span[0] < 0, first + span[1] >= end
+            sample["span"] = np.zeros(2, np.int64) if none else np.full(2, -1) if cut else first + span
+        else:
+            sample["answer" if self.kind.name == "choices" else "label"] = np.int64(labels[i])
+
+    def _framed(self, texts: Sequence[np.ndarray]) -> Sample:
+        ids, segments = self.framing.framed(texts, self.seq_len)
         return {"tokens": ids, **({"segments": segments} if self.segments else {})}
+
+    def _rows(self, rows: Sequence[Sequence[np.ndarray]]) -> Sample:
+        framed = [self._framed(texts) for texts in rows]
+        segments = {"row_segments": [f["segments"] for f in framed]} if self.segments else {}
+        return {"rows": [f["tokens"] for f in framed], **segments}
+
+    def _labelled(self, found: list[tuple[str, np.ndarray]]) -> Sample:
+        texts = [ids for _, ids in found]
+        if self.texts == "joined":
+            return self._framed(texts)
+        return self._rows([texts, texts[::-1]] if self.texts == "orders" else [[text] for text in texts])
+
+    def _similar(self, found: list[tuple[str, np.ndarray]]) -> Sample:
+        return self._rows([[ids] for _, ids in found])
+
+    def _choices(self, found: list[tuple[str, np.ndarray]]) -> Sample:
+        (_, question), *choices = found
+        return self._rows([[question, ids] for _, ids in choices])
+
+    def _tagged(self, found: list[tuple[str, np.ndarray]]) -> Sample:
+        sample = self._framed([np.concatenate([ids for _, ids in found])])
+        words, before = np.full(len(sample["tokens"]), -1), len(self.framing.single.before)
+        numbers = np.repeat(np.arange(len(found)), [len(ids) for _, ids in found])
+        room = len(words) - self.framing.single.extra
+        words[before : before + room] = numbers[:room]
+        return {**sample, "words": words}
+
+    def _questions(self, found: list[tuple[str, np.ndarray]]) -> Sample:
+        question, context = (ids for _, ids in found)
+        frame, room = self.framing.pair, self.seq_len - self.framing.pair.extra
+        # The context is shortened first: without the question there is nothing to answer.
+        question = question[: max(room // 2, room - len(context))]
+        context = context[: room - len(question)]
+        first = len(frame.before) + len(question) + len(frame.between)
+        return {**self._framed([question, context]), "context": (first, first + len(context))}
 
     def _pairs(self, found: list[tuple[str, np.ndarray]]) -> Sample:
         texts = dict(found)
@@ -211,10 +289,13 @@ def texts_of(record: Record, kind: Kind) -> Iterator[tuple[str, str]]:
     fields: Any = record
     for field in kind.fields:
         value = fields.get(field.name)
-        if value is None or field.shape == "label":
+        if value is None or field.shape not in ("text", "texts", "messages", "words"):
             continue
         if field.shape == "messages":
             yield from ((m["role"], m["content"]) for m in value)
+        elif field.shape == "words":
+            # As they stand in a text, so that a byte-level BPE gives them the ids that it has learnt.
+            yield from (("word", f" {word}" if i else word) for i, word in enumerate(value))
         elif field.shape == "texts":
             yield from ((field.name, text) for text in value)
         else:
@@ -225,13 +306,19 @@ def side(record: Record) -> float:
     """A number in [0, 1) by which a record is held out or not, from all but its label: a text keeps its side under any."""
     # Not hash(), which Python salts anew in every process: a record would change sides from run to run.
     # Keys sorted: two files may hold a record's fields in another order.
-    key = json.dumps({k: v for k, v in record.items() if k != "label"}, ensure_ascii=False, sort_keys=True)
+    labels = ("label", "labels", "confidence", "answer", "start")
+    key = json.dumps({k: v for k, v in record.items() if k not in labels}, ensure_ascii=False, sort_keys=True)
     return int.from_bytes(hashlib.sha256(key.encode("utf-8")).digest()[:8], "big") / 2**64
+
+
+def labels_of(record: Record) -> list[str]:
+    """The class of a record, or those of its words."""
+    return record["labels"] if "labels" in record else [record["label"]]
 
 
 def classes(records: Sequence[Record]) -> list[str]:
     """The labels that occur, in the order of their numbers if all are whole numbers, else by name."""
-    found = {r["label"] for r in records}
+    found = {label for r in records for label in labels_of(r)}
     # Not isdigit: it is true of superscripts, which int() refuses.
     numbers = all(label.removeprefix("-").isdecimal() for label in found)
     # "1" and "01" are two labels of one number.
@@ -269,7 +356,13 @@ def write(
     arrays = {"pieces": np.array(pieces, dtype=np.int64), "starts": np.array(ends, dtype=np.int64)}
     arrays["names"] = np.array(names, dtype=np.min_scalar_type(len(called)))
     if labels is not None:
-        arrays["labels"] = np.array([labels[r["label"]] for r in records], dtype=np.int64)
+        arrays["labels"] = np.array([labels[label] for r in records for label in labels_of(r)], dtype=np.int64)
+    elif kind.name == "choices":
+        arrays["labels"] = np.array([r["answer"] for r in records], dtype=np.int64)
+    elif kind.name == "questions":
+        arrays["labels"] = spans.of_answers(records, tokenizer)
+    if any("confidence" in r for r in records):
+        arrays["confidences"] = np.array([r.get("confidence", 1.0) for r in records], dtype=np.float32)
     if kind.keeps_rest:
         # Without ensure_ascii: Chinese takes twice the bytes as escapes.
         rest = [json.dumps(r["rest"], ensure_ascii=False).encode("utf-8") for r in records]

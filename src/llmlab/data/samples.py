@@ -53,12 +53,14 @@ def samples(
     if isinstance(part, Stream):
         return Windows(part, seq_len, documents, lead, given)
     framing, special = Framing.stored(corpus.manifest["framing"]), corpus.manifest["special"]
-    # Of labelled single texts all ids are of segment 0, as a model takes them to be where it is given none.
-    told = "text_b" in part.called and 1 < framing.segments <= token_types
+    # Of single texts all ids are of segment 0, as a model takes them to be where it is given none.
+    told = not {"text_b", "context", "choices"}.isdisjoint(part.called) and 1 < framing.segments <= token_types
     # GPT-2 and LLaMA have no pad token, as is usual of decoders; `valid` hides the padding, whatever it is.
     pad = special.get("pad", special.get("eos", 0))
-    # Not in the table of attributes: it is made of the objective's options when that is built.
-    rollout = getattr(objective, "rollout", None)
+    # Not in the table of attributes: they are made of the objective's options when that is built.
+    rollout, texts = getattr(objective, "rollout", None), getattr(objective, "texts", "joined")
     answer = 0 if rollout is None else rollout.max_new
-    found = RecordSamples(part, corpus.manifest["kind"], framing, seq_len, segments=told, pad=pad, answer=answer)
+    found = RecordSamples(
+        part, corpus.manifest["kind"], framing, seq_len, segments=told, pad=pad, answer=answer, texts=texts
+    )
     return Packs(found) if attributes.get(objective, "objective", "collate") == "pack" else found

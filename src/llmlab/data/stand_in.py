@@ -27,7 +27,13 @@ def sample(objective: Objective, tokens: Array, number: int = 0, documents: Arra
     # Two texts share the tokens, so that a record costs what a window of text does.
     half = len(own) // 2
     kinds: dict[str, dict[str, Any]] = {
-        "labelled": {"tokens": own, "label": np.int64(number % 2)},
+        "labelled": _labelled(objective, own, number),
+        # Words of two tokens between a special token at each end.
+        "tagged": {"tokens": own, "words": _words(len(own)), "labels": np.arange((len(own) - 1) // 2) % 2},
+        "questions": {"tokens": own, "span": np.array([half, min(half + number % 3, len(own) - 1)])},
+        "choices": {"rows": [own, own[::-1], own[:half]][: 2 + number % 2], "answer": np.int64(number % 2)},
+        # The same text turned round, and one that is neither.
+        "similar": {"rows": [own[:half], own[:half][::-1], own[half:]]},
         "pairs": {"source": own[:half], "target": own[half:]},
         "chat": {"messages": [own[:half], own[half:]], "roles": ["user", "assistant"]},
         # The second answer is the first turned round: as long, and not equal, so that there is something to prefer.
@@ -35,6 +41,21 @@ def sample(objective: Objective, tokens: Array, number: int = 0, documents: Arra
         "prompts": _answered(objective, own),
     }
     return kinds[kind]
+
+
+def _labelled(objective: Objective, tokens: Array, number: int) -> dict[str, Any]:
+    """A labelled text, or two texts where the objective has them in both orders or apart."""
+    texts, half = getattr(objective, "texts", "joined"), len(tokens) // 2
+    rows = {"orders": [tokens, np.roll(tokens, half)], "apart": [tokens[:half], tokens[half:]]}
+    text = {"tokens": tokens} if texts == "joined" else {"rows": rows[texts]}
+    return {**text, "label": np.int64(number % 2)}
+
+
+def _words(n: int) -> Array:
+    """(n,): the number of the word that each token is in, -1 of the first and the last."""
+    words = (np.arange(n) - 1) // 2
+    words[[0, n - 1]] = -1
+    return words
 
 
 def _answered(objective: Objective, tokens: Array) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor, nn
 
-from llmlab import measures
+from llmlab import attributes, measures
 from llmlab.config.spec import ModelSpec
 from llmlab.errors import UserError
 from llmlab.model import batch_keys, build, roles, trainable
@@ -21,6 +21,7 @@ from llmlab.slots import Loss, Objective, OptimizerPart, Schedule
 from llmlab.training import losses
 from llmlab.training.companions import Companion, frozen, load, read_weights, trained_models
 from llmlab.training.feeds import Feed
+from llmlab.training.gathered import Gathered
 from llmlab.training.placement import Placement
 from llmlab.training.step_metrics import StepMetrics
 from llmlab.training.totals import Totals
@@ -104,6 +105,8 @@ class Offline(pl.LightningModule):
                 strategy.share(self.model, model)
             self.models[role] = model
         self.fill()
+        if strategy.data_world > 1 and attributes.get(self.objective, "objective", "joint"):
+            self.objective.gather = self._gather  # type: ignore[attr-defined]
         # A balance loss is not linear in tokens: of counts of one rank alone it would be another with
         # each number of ranks.
         if strategy.data_world > 1:
@@ -141,6 +144,12 @@ class Offline(pl.LightningModule):
         world = self.strategy.data_world
         # Cloned, since Lightning's reduce is in place (`_sync_ddp`).
         return self.reduce(tensor.detach().clone()) + world * (tensor - tensor.detach())
+
+    def _gather(self, rows: Tensor) -> tuple[Tensor, int]:
+        """(the rows of all data-parallel ranks, (ranks x B, ...) in their order, with gradients from each to each; the number
+        of this one's first)."""
+        rank, world = self.strategy.data_rank, self.strategy.data_world
+        return Gathered.apply(rows, rank, world, self.reduce), rank * len(rows)
 
     def configure_optimizers(self) -> Any:
         optimizer = self.strategy.build_optimizer(self.optimizer_part, roles.learning(self.trained))

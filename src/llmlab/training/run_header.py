@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from omegaconf import OmegaConf
 
-from llmlab import files, measures, registry
+from llmlab import attributes, files, measures, registry
 from llmlab.config import inherit, init_from, stand_ins, traits
 from llmlab.data import account
 from llmlab.hub import locate
@@ -58,7 +58,7 @@ def fields(
         },
         "layers": describe(recipe.spec),
         # A corpus's own notes are said when it is opened.
-        "notes": [*notes(task, recipe, horizon["steps"], last_step), *corpus.manifest["notes"]],
+        "notes": [*notes(task, recipe, horizon["steps"], last_step, cut), *corpus.manifest["notes"]],
         "plugins": os.environ.get(registry.VARIABLE) or None,
         "versions": record.versions(),
         "hardware": record.hardware(devices.threads, devices.names()),
@@ -126,7 +126,7 @@ def objective_parts(spec: ModelSpec) -> dict[str, str]:
     return {**masks, **{f"heads.{role}": head.name for role, head in spec.heads.items()}}
 
 
-def notes(task: Task, recipe: Recipe, horizon: int, last_step: int) -> list[str]:
+def notes(task: Task, recipe: Recipe, horizon: int, last_step: int, cut: Cut) -> list[str]:
     """Notes: on what a choice displaced, a part can't honour, has no effect, or the run never comes to."""
     cfg = task.composed.cfg
     stand_in = stand_ins.note(cfg)
@@ -142,6 +142,19 @@ def notes(task: Task, recipe: Recipe, horizon: int, last_step: int) -> list[str]
         texts.append(f"{why}: the weights of init_from know other tokens under these ids")
     if "model.max_positions" in task.composed.keys and not preflight.bounded(recipe.spec):
         texts.append("model.max_positions: no position part here is bounded by it, so nothing changes; leave it out")
+    objective = cfg.objective["_part_"]
+    if attributes.get(recipe.objective, "objective", "joint") and cut.accumulate > 1:
+        texts.append(
+            f"objective={objective} compares the samples of a micro-batch, {cut.batch_size // cut.accumulate} of "
+            f"train.batch_size={cut.batch_size}, over all ranks; train.micro_batch_size={cut.batch_size} would compare all"
+        )
+    sizes = recipe.spec.sizes
+    if attributes.get(recipe.objective, "objective", "needs_dropout") and not (
+        sizes.dropout or sizes.attention.dropout or sizes.ffn.dropout
+    ):
+        texts.append(
+            f"objective={objective} reads each text twice under other dropout, but there is none; set model.dropout=0.1"
+        )
     return texts + schedule_notes.notes(recipe.schedule, cfg.schedule, horizon, last_step)
 
 
@@ -161,7 +174,7 @@ def lines(
         texts += companion_records.lines(recipe.companions, recipe.models)
     if recipe.learns.words is not None:
         texts.append(recipe.summary)
-    texts += [f"note: {n}" for n in notes(task, recipe, horizon["steps"], last_step) if n != stand_ins.note(cfg)]
+    texts += [f"note: {n}" for n in notes(task, recipe, horizon["steps"], last_step, cut) if n != stand_ins.note(cfg)]
     if (known := tokenizer(cfg, corpus))["from"] == "init_from":
         texts.append(f"tokenizer: that of init_from ({known['kind']}, {corpus.vocabulary.size:,} tokens)")
     texts += _data(cfg, recipe)

@@ -62,7 +62,9 @@ def _prepared_alike(subject: Subject) -> None:
     # In another order, and by an objective that has prepared nothing yet: a run that is resumed begins so.
     for i in reversed(range(len(rows))):
         for name, value in prepared(again, i).items():
-            if not np.array_equal(np.asarray(value), np.asarray(first[i][name])):
+            # A list where a sample has several sequences, of other lengths.
+            one, other = (v if isinstance(v, list) else [v] for v in (value, first[i][name]))
+            if len(one) != len(other) or not all(map(np.array_equal, one, other)):
                 raise CheckFailed(f"{name}: a sample that is prepared again, with the same chance, is another")
 
 

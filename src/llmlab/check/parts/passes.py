@@ -48,7 +48,10 @@ def passes(subject: Subject) -> None:
             handle.remove()
     told, rows_told = Texts(), Counter[tuple[str, str]]()
     for i in range(len(next(iter(batch.values())))):
-        sample = {name: tensor[i].numpy() for name, tensor in batch.items()}
+        sample: dict[str, Any] = {name: tensor[i].numpy() for name, tensor in batch.items()}
+        if "row_valid" in sample:  # sequences that are there, and not those that fill up to the most of a sample
+            there = sample["row_valid"].any(-1)
+            sample |= {name: list(sample[name][there]) for name in sample if name.startswith("row_")}
         for p in cost.passes(objective, sample):
             told[(p.model, p.tokens, p.source, p.trained)] += 1
             rows_told.update({(p.model, role): p.tokens if n is None else n for role, n in p.heads.items()})

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from llmlab import attributes
+from llmlab import attributes, registry
 from llmlab.check import learning
 from llmlab.check.parts.fixtures import tested_part
 from llmlab.check.subject import VOCABULARY, CheckFailed, NotApplicable, Subject
@@ -26,6 +26,9 @@ def hidden(subject: Subject) -> None:
     """The output for a target does not change with the token that is its answer, except for the share that is `shown`."""
     tested_part(subject, "objective")
     objective = learning.build_objective(subject)
+    heads = attributes.get(objective, "objective", "heads").values()
+    if not any(registry.index()["head", head].attribute("scores") in ("vocabulary", "span") for head in heads):
+        raise NotApplicable("its targets are no tokens")
     shown, every, leaks = attributes.get(objective, "objective", "shown"), 0, 0
     for batch in _distinct_token_batches(subject, objective):
         labels = batch.pop("labels")[0].tolist()

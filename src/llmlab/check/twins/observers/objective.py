@@ -3,14 +3,16 @@
 Inputs:
 - `vocabulary` (its size), `special/NAME` (ids of special tokens) and `draws` (how often each text is prepared).
 - Of an objective that `restores` something: texts as TEXT/tokens, TEXT/given and TEXT/documents. Of one that reads text
-  and restores nothing: `rows`, the tokens that `batch` was prepared from. Of one that reads records: record/N/FIELD.
-- Two batches: `batch/KEY`; and `none/KEY`, one without targets, or of a validation where the objective acts.
-  `BATCH/scores/ROLE`: scores of each head for all tokens or texts. `hidden` (V, D): the hidden state of each id.
+  and restores nothing: `rows`, the tokens that `batch` was prepared from. Of one that reads records: record/N/FIELD, of a
+  list record/N/FIELD/I.
+- Batches: `batch/KEY`; `none/KEY`, one without targets, or of a validation where the objective acts; and `weighed/KEY`, of
+  labelled records with a confidence. `BATCH/scores/ROLE`: scores of each head for all tokens or texts. `hidden` (V, D): the
+  hidden state of each id.
 - Of an objective that acts: `rewards/SHAPE`.
 
 Outputs:
-- Of texts what `texts` says of all that the objective `restores`; of a record `prepared/KEY/N`, `n_targets/TERM/N`,
-  `passes/N`.
+- Of texts what `texts` says of all that the objective `restores`; of a record `prepared/KEY/N`, of a list
+  `prepared/KEY/N/I`, `n_targets/TERM/N`, `passes/N`.
 - Of each BATCH, under `BATCH/`: `loss/TERM` and `log/NAME` (sum, count), `weight/TERM`, `mean`, and its gradient by the scores
   of each head, `slope/ROLE`.
 - `half/mean`: the mean of `batch` whose scores are rounded to bfloat16, as a model gives them in mixed precision.
@@ -101,21 +103,38 @@ def _records(objective: Objective) -> tuple[dict[str, np.ndarray], dict[str, np.
     """(inputs, outputs): fields of records, the last with others than those of a batch, and what is prepared of them."""
     first, *others = _samples(objective)
     kinds = [first, *others]
-    if "label" in first:
+    if "rows" in first:
+        kinds.append({**first, "row_segments": [np.arange(len(row)) % 2 for row in first["rows"]]})
+    elif "tokens" in first:
         kinds.append({**first, "segments": np.arange(len(first["tokens"])) % 2})
-    if "answer" in first:
+    if "label" in first:
+        kinds[-1]["confidence"] = np.float32(0.25)
+    if "span" in first:
+        kinds.append({**first, "span": np.full(2, -1)})  # it was cut away
+    if "prompt" in first:
         kinds.append({"prompt": first["prompt"], "rest": {}})  # as `llmlab plan` has it, before there are answers
     inputs: dict[str, np.ndarray] = {}
     outputs: dict[str, np.ndarray] = {}
     for i, sample in enumerate(kinds):
-        inputs |= {f"record/{i}/{key}": np.asarray(v) for key, v in sample.items() if key != "rest"}
+        inputs |= _flat(f"record/{i}", {k: v for k, v in sample.items() if k != "rest"})
         prepared = objective.prepare(sample, np.random.default_rng(0))
-        outputs |= {f"prepared/{key}/{i}": np.asarray(value) for key, value in prepared.items()}
+        for key, value in prepared.items():
+            outputs |= {f"prepared/{key}/{i}{at}": v for at, v in _flat("", {"": value}).items()}
         outputs |= {f"n_targets/{term}/{i}": np.array(n) for term, n in objective.targets(prepared).items()}
         if (passes := getattr(objective, "passes", None)) is not None:
             costs = [[p.tokens, p.trained, p.times, *(n or 0 for n in p.heads.values())] for p in passes(prepared)]
             outputs[f"passes/{i}"] = np.array(costs, np.float64)
     return inputs, outputs
+
+
+def _flat(before: str, values: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Arrays by name, those of a list by their numbers."""
+    found: dict[str, np.ndarray] = {}
+    for key, value in values.items():
+        name = f"{before}/{key}".rstrip("/")
+        many = isinstance(value, list) and isinstance(value[0], np.ndarray)
+        found |= {f"{name}/{i}": v for i, v in enumerate(value)} if many else {name: np.asarray(value)}
+    return found
 
 
 def _rollout(objective: Objective, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -147,8 +166,16 @@ def _batches(objective: Objective, restores: str | None) -> dict[str, Batch]:
         return {"batch": stand_in.batch(objective, _rows(), np.random.default_rng(0))}
     prepared = [objective.prepare(sample, np.random.default_rng(0)) for sample in samples]
     batch = stand_in.collated(objective, prepared, SEQ_LEN)
-    judged: Batch = {key: batch[key] for key in ("reward", "answer_length") if key in batch}
-    return {"batch": batch, **({"none": judged} if judged else {})}
+    more: dict[str, Batch] = {}
+    if "reward" in batch:
+        more["none"] = {key: batch[key] for key in ("reward", "answer_length")}
+    elif "span" in batch:
+        more["none"] = {**batch, "span": torch.full_like(batch["span"], -1)}
+    elif "labels" in batch and batch["labels"].dim() > 1:
+        more["none"] = {**batch, "labels": torch.full_like(batch["labels"], -100)}
+    elif "labels" in batch:
+        more["weighed"] = {**batch, "confidence": torch.tensor([0.25, 1.0, 0.0])}
+    return {"batch": batch, **more}
 
 
 def _rows() -> np.ndarray:
@@ -173,13 +200,17 @@ def _scores(setting: Setting, name: str, batch: Batch) -> dict[str, Tensor]:
     heads = dict(entry.attribute("heads"))
     for role, model in entry.attribute("models").items():
         heads |= {f"{role}.{head}": part for head, part in model.get("heads", {}).items()}
-    if "ids" not in batch:
+    if "row_ids" in batch:  # as many texts as there are rows that are not only padding
+        shape = (int(batch["row_valid"].any(-1).sum()), batch["row_ids"].shape[-1])
+    elif "ids" in batch:
+        shape = (batch["ids"].shape[0], batch["ids"].shape[1])
+    else:
         return {}
-    shape, made = tuple(batch["ids"].shape), {}
+    made = {}
     for role, head in heads.items():
         entry = registry.index()["head", head]
         one = "n_classes" in entry.options and not entry.options["n_classes"].default  # a score a token
-        sizes = {"text": (shape[0], 4), "token": shape if one else (*shape, 3)}
+        sizes = {"text": (shape[0], 4), "token": shape if one else (*shape, 2 if head == "span" else 3)}
         made[role] = 2 * uniform(f"{name} {role}", *sizes.get(entry.attribute("scores"), (*shape, SIZE + ROUNDED_UP)))
     return made
 
