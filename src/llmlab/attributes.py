@@ -25,7 +25,8 @@ class Companion(TypedDict, total=False):
 
     heads: dict[str, str]  # role: the name of its part
     trains: bool
-    shares: tuple[str, ...]  # "embedding": it is the trained model's own
+    shares: tuple[str, ...]  # of the trained model's tables: "embedding", and "position" where both have the same
+    words: tuple[str, ...]  # of the model where none is chosen, as they are typed in models.ROLE
 
 
 @dataclass(frozen=True)
@@ -193,8 +194,8 @@ TABLE: Mapping[str, Mapping[str, Attribute]] = {
             str | None,
             None,
             "how a sample gives its text back, for `llmlab check`: labels are what masked, changed or kept tokens were; spans "
-            "fill in sentinels in order; or labels are the next tokens",
-            ("masked", "spans", "next"),
+            "fill in sentinels in order; labels are the next tokens; sampled: as masked, where a companion's tokens then stand",
+            ("masked", "spans", "next", "sampled"),
             own=True,
         ),
         "shown": Attribute(float, 0.0, "the share of targets whose answer the model is shown, for `llmlab check`"),

@@ -46,7 +46,6 @@ PUBLISHED = {
     "roberta_base": (124_697_433, 124_697_433),
     "roberta_large": (355_412_057, 355_412_057),
     "distilbert_base": (66_985_530, 66_985_530),
-    "electra_small": (13_546_682, 13_546_682),
     "electra_base_generator": (33_740_602, 33_740_602),
     "mpnet_base": (109_518_527, 109_518_527),
     "modernbert_base": (149_655_232, 149_655_232),
@@ -105,6 +104,7 @@ PUBLISHED = {
     "deepseek_v3_671b": (671_026_404_352, 37_552_282_624),
 }
 WITHOUT_HEADS = {  # the body alone
+    "electra_small": 13_483_008,
     "electra_base": 108_891_648,
     "electra_large": 334_092_288,
     "deberta_v3_base": 183_831_552,

@@ -35,7 +35,9 @@ def same_model(a, b) -> None:
     assert all(torch.equal(one[k], two[k]) for k in one)
     data = batch(a)
     with torch.no_grad():
-        assert torch.equal(a(data).heads["tokens"], b(data).heads["tokens"])
+        ours, theirs = a(data).heads, b(data).heads
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(ours[role], theirs[role]) for role in ours)
 
 
 def test_every_family_is_in_these_tests():
@@ -46,16 +48,17 @@ def test_every_family_is_in_these_tests():
 
 @pytest.mark.parametrize("family", mostly_slow(FAMILIES))
 def test_naming_what_a_family_has_changes_nothing(family):
-    before = composed(*tiny(family))
+    own = tuple(word for word in tiny(family) if not word.startswith("objective="))
+    before = composed(*own)
     choices = own_choices(before.cfg)
     assert len(choices) >= 13
-    after = compose([*tiny(family), *choices])
+    after = compose([*own, *choices])
     slots = [t for t in after.typed if t.group in SLOTS]
     assert len(slots) == len(choices)
     assert all(t.kept for t in slots), [t for t in slots if not t.kept]
     assert OmegaConf.to_container(after.cfg) == OmegaConf.to_container(before.cfg)
     assert layout.resolve(after) == layout.resolve(before)
-    same_model(build(*tiny(family), wake=False), build_model(layout.resolve(after)).eval())
+    same_model(build(*own, wake=False), build_model(layout.resolve(after)).eval())
 
 
 ONE_BY_ONE = {

@@ -130,8 +130,18 @@ def exact(objective: Objective, name: str, text: Text, special: Mapping[str, int
     }
 
 
-OBSERVED: dict[str | None, Callable[[Objective, str, Text, Mapping[str, int]], Arrays]] = {
+Observe = Callable[[Objective, str, Text, Mapping[str, int]], Arrays]
+
+
+def _sampled(objective: Objective, name: str, text: Text, special: Mapping[str, int]) -> Arrays:
+    from llmlab.check.twins.observers.sampled import sampled  # which needs this module
+
+    return sampled(objective, name, text, special)
+
+
+OBSERVED: dict[str | None, Observe] = {
     "masked": masked,
+    "sampled": _sampled,
     "spans": spans,
     "next": exact,
 }
