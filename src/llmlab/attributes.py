@@ -132,6 +132,9 @@ TABLE: Mapping[str, Mapping[str, Attribute]] = {
     },
     "head": {
         "per_token": Attribute(bool, False, "it may be given the rows (n, D) of chosen tokens"),
+        "per_target": Attribute(
+            bool, False, "it gives a row for each of the targets that the batch names, (B, P, ...)"
+        ),
         "needs": NEEDS,
         "scores": Attribute(
             str | None,
@@ -176,6 +179,8 @@ TABLE: Mapping[str, Mapping[str, Attribute]] = {
             ("nll", "bits", "accuracy", "reward", "margin", "loss"),
         ),
         "collate": Attribute(str, "stack", "how samples become a batch", ("stack", "pad", "pack")),
+        "other": Attribute(bool, False, "a sample comes with another one that is drawn for it, under the key `other`"),
+        "segments": Attribute(int, 0, "of how many kinds of segments its samples are, which a model must tell apart"),
         "fixed_counts": Attribute(bool, False, "every sample has as many targets"),
         "gives": Attribute(
             tuple[str, ...], (), "batch keys that it offers to masks and heads that need them: nothing has to read them"
@@ -184,8 +189,9 @@ TABLE: Mapping[str, Mapping[str, Attribute]] = {
             str | None,
             None,
             "how a sample gives its text back, for `llmlab check`: labels are what masked, changed or kept tokens were; spans "
-            "fill in sentinels in order; or labels are the next tokens",
-            ("masked", "spans", "next"),
+            "fill in sentinels in order; labels are the next tokens; pair: masked, of two pieces of text in a frame; framed: "
+            "masked, of one",
+            ("masked", "spans", "next", "pair", "framed"),
             own=True,
         ),
         "shown": Attribute(float, 0.0, "the share of targets whose answer the model is shown, for `llmlab check`"),

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from llmlab import attributes
 from llmlab.slots import Objective
 
 How = Literal["stack", "pad", "pack"]
@@ -27,6 +28,15 @@ def prepare(objective: Objective, sample: Prepared | list[Prepared], rng: np.ran
     if isinstance(sample, list):
         return joined([objective.prepare(record, rng) for record in sample])
     return objective.prepare(sample, rng)
+
+
+def drawn(objective: Objective, samples: Sequence[Any], at: int, rng: np.random.Generator) -> Any:
+    """Sample `at`; with another one, where the objective wants it and there is one."""
+    sample, n = samples[at], len(samples)
+    if n > 1 and isinstance(sample, dict) and attributes.get(objective, "objective", "other"):
+        other = int(rng.integers(n - 1))
+        sample = {**sample, "other": samples[other + (other >= at)]}
+    return sample
 
 
 def batch(samples: Sequence[Prepared], how: How, pad: int = 0, most: int | None = None) -> dict[str, Tensor]:

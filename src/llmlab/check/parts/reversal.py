@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from llmlab import attributes
+from llmlab.check.parts import frames
 from llmlab.check.parts.fixtures import tested_part
 from llmlab.check.subject import CheckFailed, NotApplicable, Subject
 from llmlab.check.twins import settings
@@ -43,9 +44,11 @@ def _restored(objective: Objective, prepared: Prepared, text: Text, special: Map
     back = REVERSE[restores](prepared, text, special)
     if not np.array_equal(back, want):
         raise CheckFailed(f"{where}: {_words(want)} comes back as {_words(back)}")
-    counted, n = sum(objective.targets(dict(prepared)).values()), int((prepared["labels"] != IGNORED).sum())
-    if counted != n:
-        raise CheckFailed(f"{where}: it counts {counted} targets of {n}")
+    n = int((prepared["labels"] != IGNORED).sum())
+    counts = list(objective.targets(dict(prepared)).values())
+    wanted = [n, *({"pair": [1], "framed": [n]}.get(restores, []))]
+    if counts != wanted:
+        raise CheckFailed(f"{where}: it counts {counts} targets of {wanted}")
 
 
 def _words(tokens: np.ndarray) -> str:
@@ -88,4 +91,10 @@ def _spans(prepared: Prepared, text: Text, special: Mapping[str, int]) -> np.nda
     return np.concatenate([*pieces, kept[-1]])
 
 
-REVERSE: dict[str, Reverse] = {"next": _next, "masked": _masked, "spans": _spans}
+REVERSE: dict[str, Reverse] = {
+    "next": _next,
+    "masked": _masked,
+    "spans": _spans,
+    "pair": frames.pair,
+    "framed": frames.framed,
+}
