@@ -7,7 +7,7 @@ token and is padded with it; all else is stacked.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -15,6 +15,14 @@ from torch import Tensor
 
 from llmlab import attributes
 from llmlab.slots import Objective
+
+
+class Drawable(Protocol):
+    """Samples by their numbers."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, i: int, /) -> Any: ...
+
 
 How = Literal["stack", "pad", "pack"]
 Prepared = dict[str, Any]
@@ -30,7 +38,7 @@ def prepare(objective: Objective, sample: Prepared | list[Prepared], rng: np.ran
     return objective.prepare(sample, rng)
 
 
-def drawn(objective: Objective, samples: Sequence[Any], at: int, rng: np.random.Generator) -> Any:
+def drawn(objective: Objective, samples: Drawable, at: int, rng: np.random.Generator) -> Any:
     """Sample `at`; with another one, where the objective wants it and there is one."""
     sample, n = samples[at], len(samples)
     if n > 1 and isinstance(sample, dict) and attributes.get(objective, "objective", "other"):
