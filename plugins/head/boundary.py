@@ -19,11 +19,12 @@ class BoundaryHead(nn.Module):
 
     Of P targets a text it reads of the batch `boundary_left`, `boundary_right` (B, P), where in the text the tokens beside
     the span stand, and `boundary_offset` (B, P), which of the span's tokens is asked for, counted from 0. Both vectors and
-    one for the offset, twice a linear, GELU and norm, then the token table (own weights unless model.tie_embeddings) and a
-    bias.
+    one for the offset (the last for all from `longest` on), twice a linear, GELU and norm, then the token table (own weights
+    unless model.tie_embeddings) and a bias.
     """
 
     per_token = False
+    per_target = True
     scores = "span"
     needs = ("boundary_left", "boundary_right", "boundary_offset")
     small = {"longest": 4, "width": 8}
@@ -38,7 +39,7 @@ class BoundaryHead(nn.Module):
         embedding: Embedding,
         /,
         *,
-        longest: int = 20,  # tokens of a span
+        longest: int = 20,  # tokens of a span that have a vector each
         width: int = 200,  # of the vector for the offset
     ):
         super().__init__()
@@ -58,7 +59,8 @@ class BoundaryHead(nn.Module):
         rows = torch.arange(len(h), device=h.device)[:, None]
         edges = [h[rows, ctx.data[f"boundary_{side}"]] for side in ("left", "right")]
         # Under autocast h is bfloat16 and the table float32, and `cat` promotes to the widest type of its arguments.
-        x_BPC = torch.cat([*edges, self.offsets(ctx.data["boundary_offset"]).to(h.dtype)], -1)
+        offsets = ctx.data["boundary_offset"].clamp(max=len(self.offsets.weight) - 1)
+        x_BPC = torch.cat([*edges, self.offsets(offsets).to(h.dtype)], -1)
         x_BPD = self.wide_norm(F.gelu(self.wide(x_BPC)))
         x_BPE = self.norm(F.gelu(self.dense(x_BPD)))
         return F.linear(x_BPE, self.embedding.weight if self.out is None else self.out.weight, self.bias)

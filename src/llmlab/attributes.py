@@ -133,6 +133,9 @@ TABLE: Mapping[str, Mapping[str, Attribute]] = {
     },
     "head": {
         "per_token": Attribute(bool, False, "it may be given the rows (n, D) of chosen tokens"),
+        "per_target": Attribute(
+            bool, False, "it gives a row for each of the targets that the batch names, (B, P, ...)"
+        ),
         "needs": NEEDS,
         "scores": Attribute(
             str | None,
@@ -177,6 +180,8 @@ TABLE: Mapping[str, Mapping[str, Attribute]] = {
             ("nll", "bits", "accuracy", "reward", "margin", "loss"),
         ),
         "collate": Attribute(str, "stack", "how samples become a batch", ("stack", "pad", "pack")),
+        "other": Attribute(bool, False, "a sample comes with another one that is drawn for it, under the key `other`"),
+        "segments": Attribute(int, 0, "of how many kinds of segments its samples are, which a model must tell apart"),
         "fixed_counts": Attribute(bool, False, "every sample has as many targets"),
         "joint": Attribute(
             bool,
@@ -194,8 +199,9 @@ TABLE: Mapping[str, Mapping[str, Attribute]] = {
             str | None,
             None,
             "how a sample gives its text back, for `llmlab check`: labels are what masked, changed or kept tokens were; spans "
-            "fill in sentinels in order; labels are the next tokens; sampled: as masked, where a companion's tokens then stand",
-            ("masked", "spans", "next", "sampled"),
+            "fill in sentinels in order; labels are the next tokens; sampled: as masked, where a companion's tokens then stand; "
+            "pair: masked, of two pieces of text in a frame; framed: masked, of one",
+            ("masked", "spans", "next", "sampled", "pair", "framed"),
             own=True,
         ),
         "shown": Attribute(float, 0.0, "the share of targets whose answer the model is shown, for `llmlab check`"),

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
@@ -91,15 +91,35 @@ class Pass:
     times: float = 1.0
 
 
+class Words(NamedTuple):
+    """Where words begin, by id: (V,) bool each. A token goes on with the word before it where it `continues` and that one is
+    `open`."""
+
+    continues: np.ndarray
+    open: np.ndarray
+
+    def numbers(self, ids: np.ndarray) -> np.ndarray:
+        """The word of each token of a text (n,), counted from 0."""
+        begins = ~(self.continues[ids[1:]] & self.open[ids[:-1]])
+        return np.concatenate([np.zeros(min(len(ids), 1), np.int64), np.cumsum(begins)])
+
+
 @dataclass(frozen=True)
 class Vocabulary:
     """The tokenizer as an objective knows it: number of ids in use, and the ids of special tokens by name.
 
     Names: eos, pad, mask, cls, sep, and sentinel_0, sentinel_1 ... An objective lists in `special` those it needs.
+    read_words: gives `words`, only when they are asked for, as the tokenizer has to be read for them.
     """
 
     size: int
     special: Mapping[str, int]
+    read_words: Callable[[], Words | None] | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def words(self) -> Words | None:
+        """Where words begin; None where the tokenizer does not tell."""
+        return None if self.read_words is None else self.read_words()
 
 
 @dataclass(frozen=True)
@@ -152,6 +172,9 @@ class Objective(Protocol):
     bool, "shares": ("embedding",)}}. One that does not train is frozen: without gradients, in evaluation. What it shares is one
     tensor with the trained model's. Which model that is, `models.ROLE=` says on the command line.
 
+    `other`: a sample comes with the key "other", another sample of the same part that is drawn for it, where there is more than
+    one. `segments`: of how many kinds of segments its samples are, which a model must tell apart.
+
     `collate` says how samples become a batch: "stack" those of one shape; "pad" records, or "pack" them into windows. Of a
     sample of several sequences `row_ids`, `row_segments` ... are lists of arrays, in the batch (B, R, T) with `row_valid`.
 
@@ -165,7 +188,7 @@ class Objective(Protocol):
     targets in it, by term. `passes(prepared)`, if it has one, -> the forwards that the loss makes of one sample; else it is
     one of the trained model and of each companion over `ids` (and `source_ids`), heads at the targets. `loss(model, batch,
     **companions)` -> Loss; companions are the models of `models`, by role. `shown` (else 0): the share of targets whose answer
-    the model is shown.
+    the model is shown. `repeats` (else 0): after so many epochs what is drawn for a sample is drawn again.
 
     A batch has what `prepare` gave, of records padded by the token with `valid` (and `source_valid`) beside, and of packed ones
     `documents` and `positions`; and from the framework `counts` {term: int64 scalar}, targets of the whole optimizer step.

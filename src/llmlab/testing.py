@@ -63,13 +63,12 @@ def learns(*overrides: str, steps: int = 16) -> None:
     from llmlab.config.compose import compose
     from llmlab.data import stand_in
     from llmlab.model import build, roles
-    from llmlab.slots import Vocabulary
     from llmlab.training.recipe import part_factory
 
     composed = compose(_typed(overrides))
     cfg = composed.cfg
     names = registry.of_node("objective", cfg.objective).special
-    vocabulary = Vocabulary(VOCABULARY, {name: VOCABULARY - 1 - i for i, name in enumerate(names)})
+    vocabulary = stand_in.vocabulary(VOCABULARY, names)
     objective = part_factory(cfg, "objective")(vocabulary, cfg.data.seq_len)
     model = build.build_model(layout.resolve(composed, vocabulary=VOCABULARY), cfg.seed)
     optimizer = part_factory(cfg, "optimizer")().build(roles.parameters(model))

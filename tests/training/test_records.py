@@ -24,7 +24,6 @@ from llmlab.model import build
 from llmlab.plan import subject
 from llmlab.slots import Loss, Vocabulary
 from llmlab.sweep.plan import make_plan
-from llmlab.training.recipe import segments
 from llmlab.training.run import train
 
 SMALL = ["model.dim=16", "model.n_layers=2", "model.n_heads=2", "model.vocab_size=64", "data.seq_len=30"]
@@ -99,7 +98,7 @@ CLASSIFIERS = {
 def test_a_padded_batch_costs_what_its_records_cost_alone(name):
     model = model_of(*CLASSIFIERS[name], "objective=classification")
     objective = registry.load("objective", "classification", {})(Vocabulary(64, {}), 30)
-    told = segments(model.spec) > 1
+    told = model.spec.segments > 1
     samples = [records("labelled", told=told)[i] for i in range(8)]
     batch = collate.batch([objective.prepare(s, None) for s in samples], "pad", pad=5, most=30)
     assert batch["ids"].shape[1] in (24, 30) and not batch["valid"].all() and ("segments" in batch) == told

@@ -19,7 +19,7 @@ from llmlab.data import stand_in
 from llmlab.model import build
 from llmlab.model.experts import MixtureOfExperts
 from llmlab.model.model import Model
-from llmlab.slots import Aux, Loss, Vocabulary
+from llmlab.slots import Aux, Loss
 from llmlab.training import companions, losses
 
 Batch = dict[str, Tensor]
@@ -34,8 +34,8 @@ def build_objective(subject: Subject) -> Any:
     entry = registry.of_node("objective", cfg)
     options = {str(k): v for k, v in cfg.items() if not str(k).startswith("_")}
     # T5's 100 sentinels are more than there are ids, so they begin again from the end.
-    special = {name: VOCABULARY - 1 - i % VOCABULARY for i, name in enumerate(entry.special)}
-    return registry.load("objective", entry.name, options)(Vocabulary(VOCABULARY, special), sample_length(subject))
+    vocabulary = stand_in.vocabulary(VOCABULARY, entry.special)
+    return registry.load("objective", entry.name, options)(vocabulary, sample_length(subject))
 
 
 def sample_length(subject: Subject) -> int:
@@ -51,7 +51,7 @@ def prepared_batch(subject: Subject, rows: int = 4) -> Batch:
     zeros = np.zeros(tokens + 1, dtype=np.int64)
     batch = stand_in.batch(objective, words, chance, zeros)
     batch.pop("documents", None)
-    return batch | subject.read_by_parts(batch["ids"].shape[1] if "ids" in batch else tokens, rows)
+    return subject.read_by_parts(batch["ids"].shape[1] if "ids" in batch else tokens, rows) | batch
 
 
 def companion_models(subject: Subject, model: Model) -> dict[str, Model]:

@@ -124,7 +124,7 @@ def evaluate(
     from llmlab.runs import folder, text
     from llmlab.training import companion_records, losses
     from llmlab.training.feeds.acting import Actor
-    from llmlab.training.recipe import as_dataclass, filters, part_factory, reads, segments
+    from llmlab.training.recipe import as_dataclass, filters, part_factory, reads
     from llmlab.training.recipe import special as needed
     from llmlab.training.totals import Totals
 
@@ -196,7 +196,7 @@ def evaluate(
                 objective,
                 size,
                 documents=cfg.data.separate_documents,
-                token_types=segments(model.spec),
+                token_types=model.spec.segments,
                 lead=lead,
                 given=beginnings,
             )

@@ -169,6 +169,11 @@ def check_objective(spec: ModelSpec, objective: PartSpec, companion: Mapping[str
             )
     if companion is not None:  # it reads what it is given: only the trained model must not see the answer
         return
+    if (segments := objective.attribute("segments")) > spec.segments:
+        raise UserError(
+            f"{objective} has {segments} segments in a sample, but model={spec.family} tells {spec.segments} apart; set "
+            f"model.token_types={segments}, which embedding=bert takes"
+        )
     topologies = objective.attribute("topologies")
     if topologies and spec.topology not in topologies:
         mask = spec.stacks[-1].mask.name

@@ -78,6 +78,13 @@ class ModelSpec:
             return "encoder_decoder"
         return "decoder" if self.stacks[-1].sizes.causal else "encoder"
 
+    @property
+    def segments(self) -> int:
+        """Segments of a text that the model tells apart: 0 where it does not."""
+        layers = (layer for stack in self.stacks for layer in stack.layers)
+        relative = any(layer.parts["position"].options.get("segments") for layer in layers)
+        return 3 if relative else self.sizes.token_types  # a relative position has but the same segment and another
+
     def in_layers(self, change: Callable[[Mapping[str, PartSpec]], Mapping[str, PartSpec]]) -> ModelSpec:
         """The model whose every layer has the parts that `change` makes of its own."""
         stacks = (

@@ -8,13 +8,22 @@ token and is padded with it; all else is stacked. A list of arrays holds the seq
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from llmlab import attributes
 from llmlab.slots import Objective
+
+
+class Drawable(Protocol):
+    """Samples by their numbers."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, i: int, /) -> Any: ...
+
 
 How = Literal["stack", "pad", "pack"]
 Prepared = dict[str, Any]
@@ -28,6 +37,15 @@ def prepare(objective: Objective, sample: Prepared | list[Prepared], rng: np.ran
     if isinstance(sample, list):
         return joined([objective.prepare(record, rng) for record in sample])
     return objective.prepare(sample, rng)
+
+
+def drawn(objective: Objective, samples: Drawable, at: int, rng: np.random.Generator) -> Any:
+    """Sample `at`; with another one, where the objective wants it and there is one."""
+    sample, n = samples[at], len(samples)
+    if n > 1 and isinstance(sample, dict) and attributes.get(objective, "objective", "other"):
+        other = int(rng.integers(n - 1))
+        sample = {**sample, "other": samples[other + (other >= at)]}
+    return sample
 
 
 def batch(samples: Sequence[Prepared], how: How, pad: int = 0, most: int | None = None) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmlab.data import cache, ngram
+from llmlab.data import cache, ngram, words
 from llmlab.data.records import Records
 from llmlab.data.tokenizer import Tokenizer
 from llmlab.data.windows import Stream
@@ -53,7 +53,7 @@ class Corpus:
         # Deferred: slots imports torch, which takes 1.4 s, and a manifest is read without it.
         from llmlab.slots import Vocabulary
 
-        return Vocabulary(self.manifest["vocab_size"], self.manifest["special"])
+        return Vocabulary(self.manifest["vocab_size"], self.manifest["special"], lambda: words.of(self.tokenizer))
 
     @property
     def is_records(self) -> bool:

@@ -124,6 +124,8 @@ class MicroSteps(Dataset[Batch]):
         self.batch_size, self.micro, self.rank, self.world, self.accumulate = batch_size, micro, rank, world, accumulate
         # Where the objective says that every sample has as many targets, no other rank's samples need be prepared.
         self.fixed = attributes.get(objective, "objective", "fixed_counts")
+        # Not in the table of attributes: it is made of the objective's options when that is built.
+        self.repeats: int = getattr(objective, "repeats", 0)
         self.step = -1
         self.samples: dict[int, Sample] = {}  # of this step, by row
         self.counts: dict[str, int] = {}
@@ -153,8 +155,10 @@ class MicroSteps(Dataset[Batch]):
         for row, position, at in zip(rows, positions.tolist(), indices(self.seed, positions, n).tolist(), strict=True):
             # A generator for each sample and epoch: what a sample draws follows neither workers nor the micro-batch
             # size.
-            rng = np.random.default_rng(key(self.seed, "prepare", position // n, at))
-            self.samples[row] = collate.prepare(self.objective, self.windows[at], rng)
+            epoch = position // n % self.repeats if self.repeats else position // n
+            rng = np.random.default_rng(key(self.seed, "prepare", epoch, at))
+            sample = collate.drawn(self.objective, self.windows, at, rng)
+            self.samples[row] = collate.prepare(self.objective, sample, rng)
 
 
 class HeldOut(Dataset[dict[str, Tensor]]):
@@ -173,9 +177,10 @@ class HeldOut(Dataset[dict[str, Tensor]]):
         return {**_batch([self._sample(0)], self.objective, self.windows), "filler": torch.tensor(True)}
 
     def _sample(self, row: int) -> Sample:
-        window: Any = self.windows[row]
         # Without the run's seed: all seeds and variants are validated on the same masked tokens.
-        sample = collate.prepare(self.objective, window, np.random.default_rng(key("validation", row)))
+        rng = np.random.default_rng(key("validation", row))
+        window: Any = collate.drawn(self.objective, self.windows, row, rng)
+        sample = collate.prepare(self.objective, window, rng)
         if measures.covers_text(self.objective) and isinstance(self.windows, Windows) and "sizes" in window:
             # The first token of a window is no target.
             sample["bytes"] = window["sizes"][1:].sum()

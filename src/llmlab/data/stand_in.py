@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,9 +11,22 @@ from torch import Tensor
 from llmlab import attributes
 from llmlab.data import collate
 from llmlab.record_kinds import TEXT
-from llmlab.slots import Objective
+from llmlab.slots import Objective, Vocabulary, Words
 
 Array = np.ndarray
+
+
+def vocabulary(size: int, names: Sequence[str]) -> Vocabulary:
+    """A vocabulary whose special tokens of the given names are its last ids, and of which each third token continues a word."""
+    special = {name: size - 1 - i % size for i, name in enumerate(names)}
+
+    def words() -> Words:
+        ids = np.arange(size)
+        ordinary = ids < size - len(names)
+        return Words((ids % 3 == 2) & ordinary, ordinary)
+
+    # Made when it is asked for: a config.json may claim any vocabulary.
+    return Vocabulary(size, special, words)
 
 
 def sample(objective: Objective, tokens: Array, number: int = 0, documents: Array | None = None) -> dict[str, Any]:
@@ -22,7 +36,10 @@ def sample(objective: Objective, tokens: Array, number: int = 0, documents: Arra
     """
     kind = attributes.get(objective, "objective", "reads")
     if kind == TEXT:
-        return {"tokens": tokens, "documents": documents}
+        text = {"tokens": tokens, "documents": documents}
+        # The same text from behind: what is read of both has no token twice where the text has none.
+        other = {"other": {"tokens": tokens[::-1], "documents": documents}}
+        return {**text, **(other if attributes.get(objective, "objective", "other") else {})}
     own = tokens[:-1]
     # Two texts share the tokens, so that a record costs what a window of text does.
     half = len(own) // 2

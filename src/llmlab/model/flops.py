@@ -209,18 +209,23 @@ def account(
 def _of_head(model: Model, role: str, length: int, share: float, meter: Meter) -> float:
     head: Any = model.heads[role]
     # A head that answers once a text reads one vector of its `length`.
-    share = share if attributes.get(head, "head", "per_token") else 1 / length
+    share = share if _by_rows(head) else 1 / length
     # A tied head computes with the embedding's table, of which its own modules know nothing.
     tied = getattr(head, "out", None) is None and getattr(head, "embedding", None) is not None
     table = 2 * head.embedding.weight.numel() if tied else 0
     each = linear_flops(head) + table
-    rows = length if attributes.get(head, "head", "per_token") else 1
+    rows = length if _by_rows(head) else 1
 
     def run(head: nn.Module) -> None:
         head(torch.empty(1, length, model.sizes.dim), Context(length, ids=torch.zeros(1, length, dtype=torch.long)))
 
     beyond = meter.extra_flops(head, model.spec.heads[role], rows * each, run, tokens=length)
     return length * share * each + length * share / rows * beyond
+
+
+def _by_rows(head: Any) -> bool:
+    """True if a head computes as many rows as it is asked for, not one a text."""
+    return any(attributes.get(head, "head", name) for name in ("per_token", "per_target"))
 
 
 def _of_stack(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from llmlab import registry
 from llmlab.config import devices, layout, schema, traits
 from llmlab.config import spec as specs
+from llmlab.data import stand_in
 from llmlab.data.stand_in import StandIns
 from llmlab.errors import UserError
 from llmlab.model import build, flops, trainable
@@ -189,4 +190,4 @@ def _vocabulary_of(spec: specs.ModelSpec, entry: registry.Entry, ids: int | None
     names = entry.special
     if len(names) >= size:
         raise UserError(f"model.vocab_size={size} has no room for the {len(names)} special tokens of the objective")
-    return Vocabulary(size, {name: size - 1 - i for i, name in enumerate(names)})
+    return stand_in.vocabulary(size, names)

@@ -122,7 +122,9 @@ def estimate(models: Mapping[str, Model], objective: Objective, windows: Samples
     """
     chosen = windows.spread(min(SAMPLES, len(windows)))
     n = len(chosen)
-    prepared = [collate.prepare(objective, windows[at], np.random.default_rng(i)) for i, at in enumerate(chosen)]
+    chances = [np.random.default_rng(i) for i in range(n)]
+    drawn = [collate.drawn(objective, windows, at, rng) for at, rng in zip(chosen, chances, strict=True)]
+    prepared = [collate.prepare(objective, sample, rng) for sample, rng in zip(drawn, chances, strict=True)]
     for sample in prepared:
         losses.check_prepared(objective, sample)
     documents: list[list[int]] | None = None

@@ -98,7 +98,7 @@ class Batches(Feed):
             num_workers=cfg.data.num_workers,
             validation_batches=cfg.train.validation_batches,
             separate_documents=cfg.data.separate_documents,
-            token_types=segments(recipe.spec),
+            token_types=recipe.spec.segments,
         )
         # Counts the windows, and refuses too few of them; no worker starts before the first batch is asked for.
         batches.train(0, cut.world, 0)
@@ -209,7 +209,7 @@ class Recipe:
                 objective,
                 cfg.data.seq_len,
                 documents=cfg.data.separate_documents,
-                token_types=segments(spec),
+                token_types=spec.segments,
             )
             learns.apply(model)
         except ValueError as e:
@@ -222,13 +222,6 @@ class Recipe:
         return cls(
             corpus, spec, objective, optimizer, schedule, models, costs, learns, summary, read, reward, companions
         )
-
-
-def segments(spec: specs.ModelSpec) -> int:
-    """Segments of a text that the model tells apart: 0 where it does not."""
-    layers = (layer for stack in spec.stacks for layer in stack.layers)
-    relative = any(layer.parts["position"].options.get("segments") for layer in layers)
-    return 3 if relative else spec.sizes.token_types  # a relative position has but the same segment and another
 
 
 def counts_bytes(corpus: Corpus, objective: Objective) -> bool:

@@ -116,7 +116,7 @@ def boundary(given: Given) -> dict[str, np.ndarray]:
                 [
                     h[text, left[text, target]],
                     h[text, right[text, target]],
-                    given.weights["head.offsets.weight"][offset[text, target]],
+                    given.weights["head.offsets.weight"][min(offset[text, target], given.options["longest"] - 1)],
                 ]
             )
             for linear, norm in (("wide", "wide_norm"), ("dense", "norm")):

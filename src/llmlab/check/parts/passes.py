@@ -10,9 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from llmlab import attributes
 from llmlab.check import learning
 from llmlab.check.parts.fixtures import tested_part
 from llmlab.check.subject import CheckFailed, Subject
+from llmlab.slots import Output
 from llmlab.training import cost
 
 Texts = Counter[tuple[str, int, int | None, bool]]  # (model, tokens, those of the source, trained) -> texts read so
@@ -27,7 +29,7 @@ def passes(subject: Subject) -> None:
     models = {cost.TRAINED: model, **others}
     read, seen = Texts(), Counter[tuple[str, str]]()
 
-    def note(name: str, module: nn.Module, given: tuple[Any, ...], how: Mapping[str, Any], _: object) -> None:
+    def note(name: str, module: nn.Module, given: tuple[Any, ...], how: Mapping[str, Any], output: Output) -> None:
         texts, heads = given[0] if given else how["batch"], how.get("heads")
         rows, tokens = texts["ids"].shape
         source = texts["source_ids"].shape[1] if "source_ids" in texts else None
@@ -35,7 +37,10 @@ def passes(subject: Subject) -> None:
         read[(name, tokens, source, trained)] += rows
         for role in models[name].heads if heads is None else heads:
             where: Tensor | None = None if heads is None else heads[role]
-            seen[name, role] += rows * tokens if where is None else int(where.sum())
+            if attributes.get(models[name].heads[role], "head", "per_target"):
+                seen[name, role] += output.heads[role].shape[:2].numel()
+            else:
+                seen[name, role] += rows * tokens if where is None else int(where.sum())
 
     # Without with_kwargs a hook sees positional arguments only, and heads= is none.
     handles = [

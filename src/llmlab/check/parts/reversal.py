@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from llmlab import attributes
+from llmlab.check.parts import frames
 from llmlab.check.parts.fixtures import tested_part
 from llmlab.check.subject import CheckFailed, NotApplicable, Subject
 from llmlab.check.twins import settings
@@ -43,10 +44,12 @@ def _restored(objective: Objective, prepared: Prepared, text: Text, special: Map
     back = REVERSE[restores](prepared, text, special)
     if not np.array_equal(back, want):
         raise CheckFailed(f"{where}: {_words(want)} comes back as {_words(back)}")
-    counts, n = objective.targets(dict(prepared)), int((prepared["labels"] != IGNORED).sum())
+    n = int((prepared["labels"] != IGNORED).sum())
+    counts = list(objective.targets(dict(prepared)).values())
+    wanted = [n, *({"pair": [1], "framed": [n]}.get(restores, []))]
     # Of several terms some may be over other targets than labels.
-    if n != sum(counts.values()) and n not in counts.values():
-        raise CheckFailed(f"{where}: it counts {sum(counts.values())} targets of {n}")
+    if counts != wanted and not (restores == "sampled" and n in counts):
+        raise CheckFailed(f"{where}: it counts {counts} targets of {wanted}")
 
 
 def _words(tokens: np.ndarray) -> str:
@@ -89,4 +92,11 @@ def _spans(prepared: Prepared, text: Text, special: Mapping[str, int]) -> np.nda
     return np.concatenate([*pieces, kept[-1]])
 
 
-REVERSE: dict[str, Reverse] = {"next": _next, "masked": _masked, "sampled": _masked, "spans": _spans}
+REVERSE: dict[str, Reverse] = {
+    "next": _next,
+    "masked": _masked,
+    "sampled": _masked,
+    "spans": _spans,
+    "pair": frames.pair,
+    "framed": frames.framed,
+}

@@ -18,6 +18,7 @@ from llmlab.hub.families.bert import (
     masked,
     masked_rules,
     sizes,
+    tokens_alone,
 )
 from llmlab.hub.rules import Rule, linear
 
@@ -93,6 +94,7 @@ def read(c: Config) -> list[str]:
         *settings("model", {**sizes(c), "n_layers": n * inner}),
         *settings("embedding", {"width": c["embedding_size"], "pad_id": c["pad_token_id"]}),
         f"execute={order(n, c['num_hidden_groups'], inner)}".replace(" ", ""),
+        *tokens_alone(c, "AlbertForPreTraining"),
     ]
 
 

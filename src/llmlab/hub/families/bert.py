@@ -147,7 +147,13 @@ def read_as(family: str, c: Config, **own: object) -> list[str]:
 
 
 def read(c: Config) -> list[str]:
-    return read_as("bert", c)
+    return [*read_as("bert", c), *tokens_alone(c, "BertForPreTraining")]
+
+
+def tokens_alone(c: Config, paired: str) -> list[str]:
+    """The objective of a checkpoint whose class is not `paired`, the one that has the head for pairs of texts as well."""
+    # transformers writes `architectures` when a model is saved.
+    return [] if c.get("is_decoder") or paired in (c.get("architectures") or ()) else ["objective=mlm_only"]
 
 
 def base(spec: ModelSpec) -> Config:

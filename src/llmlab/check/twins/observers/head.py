@@ -64,7 +64,7 @@ def observe(setting: Setting) -> Observed:
     inputs = {**_inputs(sizes.dim), **{key: DATA[key] for key in attributes.get(head, "head", "needs")}}
     if "longest" in options_of(setting) and "boundary_offset" in inputs:
         inputs["boundary_offset"] = inputs["boundary_offset"].clone()
-        inputs["boundary_offset"][0, 0] = options_of(setting)["longest"] - 1
+        inputs["boundary_offset"][0, 0] = options_of(setting)["longest"]
     h, ids, valid = inputs["h"], inputs["ids"], inputs["valid"]
     data = {key: inputs[key] for key in DATA if key in inputs}
     full = Context(T, ids=ids, data=data)

@@ -1,10 +1,11 @@
 """Observer of objectives: the samples that they prepare, and their loss with its gradient.
 
 Inputs:
-- `vocabulary` (its size), `special/NAME` (ids of special tokens) and `draws` (how often each text is prepared).
-- Of an objective that `restores` something: texts as TEXT/tokens, TEXT/given and TEXT/documents. Of one that reads text
-  and restores nothing: `rows`, the tokens that `batch` was prepared from. Of one that reads records: record/N/FIELD, of a
-  list record/N/FIELD/I.
+- `vocabulary` (its size), `special/NAME` (ids of special tokens) and `draws` (how often each text is prepared). Of an objective
+  that `restores` something: `words/continues` and `words/open` of `llmlab.slots.Words`.
+- Of an objective that `restores` something: texts as TEXT/tokens, TEXT/given, TEXT/documents and TEXT/other. Of one that
+  reads text and restores nothing: `rows`, the tokens that `batch` was prepared from. Of one that reads records:
+  record/N/FIELD, of a list record/N/FIELD/I.
 - Batches: `batch/KEY`; `none/KEY`, one without targets, or of a validation where the objective acts; and `weighed/KEY`, of
   labelled records with a confidence. `BATCH/scores/ROLE`: scores of each head for all tokens or texts. `hidden` (V, D): the
   hidden state of each id.
@@ -16,8 +17,8 @@ Outputs:
 - Of each BATCH, under `BATCH/`: `loss/TERM` and `log/NAME` (sum, count), `weight/TERM`, `mean`, and its gradient by the scores
   of each head, `slope/ROLE`. Where it works with companions `read/MODEL`, the ids that each model reads.
 - `half/mean`: the mean of `batch` whose scores are rounded to bfloat16, as a model gives them in mixed precision.
-- The attributes `shown` and `fixed_counts`; of an objective that acts `rollout` (samples, max_new, temperature, batches,
-  epochs, steps) and `advantages/SHAPE`.
+- The attributes `shown` and `fixed_counts`; `repeats`, where there is one; of an objective that acts `rollout` (samples,
+  max_new, temperature, batches, epochs, steps) and `advantages/SHAPE`.
 """
 
 from __future__ import annotations
@@ -51,7 +52,6 @@ Batch = dict[str, Tensor]
 def observe(setting: Setting) -> Observed:
     inputs: dict[str, np.ndarray] = {
         "vocabulary": np.array(texts.vocabulary(setting).size),
-        "draws": np.array(texts.N_DRAWS),
         "hidden": _hidden().numpy(),
     }
     special = texts.vocabulary(setting).special
@@ -59,6 +59,8 @@ def observe(setting: Setting) -> Observed:
     outputs: dict[str, np.ndarray] = {}
     longer = texts.made(setting, texts.SIZE, 40)
     restores = attributes.get(longer, "objective", "restores")
+    inputs["draws"] = np.array(texts.FEWER.get(restores, texts.N_DRAWS))
+    inputs |= {f"words/{key}": value for key, value in texts.WORDS._asdict().items()} if restores else {}
     for name, text in texts.texts(longer).items() if restores else ():
         inputs |= {f"{name}/{key}": value for key, value in text._asdict().items() if value is not None}
         objective = texts.made(setting, texts.SIZE, len(text.tokens) - 1)
@@ -68,6 +70,8 @@ def observe(setting: Setting) -> Observed:
         inputs["rows"] = _rows()
     for name in ("shown", "fixed_counts"):
         outputs[name] = np.array(float(attributes.get(objective, "objective", name)))
+    if (repeats := getattr(objective, "repeats", None)) is not None:
+        outputs["repeats"] = np.array(repeats)
     if attributes.get(objective, "objective", "reads") != TEXT:
         given, prepared = _records(objective)
         inputs, outputs = inputs | given, outputs | prepared
@@ -164,7 +168,16 @@ def _batches(objective: Objective, restores: str | None) -> dict[str, Batch]:
                 batch["judged"] = (tokens % 5 != 1) | (labels >= 0)
         if restores == "spans":
             batch["source_ids"] = (tokens * 4) % SIZE
-        return {"batch": batch, "none": {**batch, "labels": torch.full_like(labels, -100)}}
+        none = {"labels": torch.full_like(labels, -100)}
+        if restores == "pair":
+            batch |= {
+                "segments": torch.arange(SEQ_LEN).ge(3).long().expand(ROWS, -1),
+                "pair_labels": torch.tensor([0, 1, 1]),
+            }
+        if restores == "framed":
+            batch["boundary_labels"] = ((tokens * 2 + 3) % SIZE).where(tokens % 4 != 2, -100)
+            none["boundary_labels"] = none["labels"]
+        return {"batch": batch, "none": {**batch, **none}}
     samples = _samples(objective) if attributes.get(objective, "objective", "reads") != TEXT else []
     if not samples:
         return {"batch": stand_in.batch(objective, _rows(), np.random.default_rng(0))}

@@ -13,29 +13,37 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from llmlab import attributes, registry
+from llmlab.check.twins.observers import frames
 from llmlab.check.twins.observers.observed import options_of
 from llmlab.check.twins.settings import Setting
-from llmlab.slots import Objective, Vocabulary
+from llmlab.slots import Objective, Vocabulary, Words
 
 N_DRAWS = 1000
+FEWER = {"pair": 400, "framed": 300}  # by what is restored, where a sample takes longer
 # Special tokens stand at both ends of the vocabulary and between ordinary ones.
 SPECIAL = {"pad": 0, "eos": 1, "cls": 13, "mask": 14, "sep": 47}
 SIZE = 48  # as many values as a record keeps of an output
+ORDINARY = ~np.isin(np.arange(SIZE), list(SPECIAL.values()))
+# Of the texts below 2 3 4, 6 7 and 46 45 are words: 8 goes on with a word, but 7 ends one; 9 begins one, though 8 may go on.
+WORDS = Words(ORDINARY & np.isin(np.arange(SIZE), [3, 4, 7, 8, 45]), ORDINARY & (np.arange(SIZE) != 7))
 Arrays = dict[str, np.ndarray]
 
 
 class Text(NamedTuple):
-    """A text of seq_len + 1 tokens. given: True for tokens that are no targets. documents: their numbers."""
+    """A text of seq_len + 1 tokens. given: True for tokens that are no targets. documents: their numbers. other: tokens of
+    another text with the same documents, where it comes with one."""
 
     tokens: np.ndarray
     given: np.ndarray | None = None
     documents: np.ndarray | None = None
+    other: np.ndarray | None = None
 
     def sample(self) -> dict[str, Any]:
         return {
             "tokens": self.tokens,
             **({"given": self.given} if self.given is not None else {}),
             "documents": self.documents,
+            **({"other": {"tokens": self.other, "documents": self.documents}} if self.other is not None else {}),
         }
 
 
@@ -45,7 +53,8 @@ def vocabulary(setting: Setting, size: int = SIZE) -> Vocabulary:
     names = [name for name in entry.special if name not in SPECIAL]
     more = {name: size + len(names) - 1 - i for i, name in enumerate(names)}
     known = {name: at for name, at in SPECIAL.items() if name != "mask" or "mask" in entry.special}
-    return Vocabulary(size + len(more), {**known, **more})
+    grown = [np.append(known_of, np.zeros(len(more), bool)) for known_of in WORDS]
+    return Vocabulary(size + len(more), {**known, **more}, lambda: Words(*grown))
 
 
 def made(setting: Setting, size: int, seq_len: int) -> Objective:
@@ -63,6 +72,13 @@ def texts(objective: Objective) -> dict[str, Text]:
         return {"plain": Text(np.random.default_rng(0).permutation(ordinary)[:41])}
     plain = np.array([13, 2, 3, 4, 5, 1, 6, 7, 8, 9, 47, 46, 45, 10, 0, 14, 11])
     given, documents = np.arange(17) < 5, np.arange(17) // 6
+    if attributes.get(objective, "objective", "restores") in ("pair", "framed"):
+        other = np.arange(20, 37) if attributes.get(objective, "objective", "other") else None
+        return {
+            "plain": Text(plain, other=other),
+            "answered": Text(plain[::-1].copy(), given, documents, other),
+            "only_special": Text(np.tile([0, 1, 13, 47], 5)[:17]),
+        }
     return {
         "plain": Text(plain, None, documents),
         "answered": Text(plain[::-1].copy(), given, documents),
@@ -130,6 +146,14 @@ def exact(objective: Objective, name: str, text: Text, special: Mapping[str, int
     }
 
 
+def paired(objective: Objective, name: str, text: Text, special: Mapping[str, int]) -> Arrays:
+    return frames.pairs(draws(objective, text, FEWER["pair"]), name, special, len(text.tokens) - 1)
+
+
+def in_spans(objective: Objective, name: str, text: Text, special: Mapping[str, int]) -> Arrays:
+    return frames.framed(draws(objective, text, FEWER["framed"]), name, special, len(text.tokens) - 1)
+
+
 Observe = Callable[[Objective, str, Text, Mapping[str, int]], Arrays]
 
 
@@ -144,4 +168,6 @@ OBSERVED: dict[str | None, Observe] = {
     "sampled": _sampled,
     "spans": spans,
     "next": exact,
+    "pair": paired,
+    "framed": in_spans,
 }
