@@ -10,7 +10,7 @@ from llmlab import attributes
 from llmlab.check.parts.fixtures import tested_part
 from llmlab.check.subject import CheckFailed, NotApplicable, Subject
 from llmlab.check.twins import settings
-from llmlab.check.twins.observers import texts
+from llmlab.check.twins.observers import streams, texts
 from llmlab.check.twins.observers.texts import Text
 from llmlab.slots import Objective
 
@@ -88,4 +88,4 @@ def _spans(prepared: Prepared, text: Text, special: Mapping[str, int]) -> np.nda
     return np.concatenate([*pieces, kept[-1]])
 
 
-REVERSE: dict[str, Reverse] = {"next": _next, "masked": _masked, "spans": _spans}
+REVERSE: dict[str, Reverse] = {"next": _next, "masked": _masked, "spans": _spans, "queries": streams.asked}

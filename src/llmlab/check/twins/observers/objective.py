@@ -9,8 +9,8 @@ Inputs:
 - Of an objective that acts: `rewards/SHAPE`.
 
 Outputs:
-- Of texts what `texts` says of all that the objective `restores`; of a record `prepared/KEY/N`, `n_targets/TERM/N`,
-  `passes/N`.
+- Of texts what `texts` or `streams` says of all that the objective `restores`; of a record `prepared/KEY/N`,
+  `n_targets/TERM/N`, `passes/N`.
 - Of each BATCH, under `BATCH/`: `loss/TERM` and `log/NAME` (sum, count), `weight/TERM`, `mean`, and its gradient by the scores
   of each head, `slope/ROLE`.
 - `half/mean`: the mean of `batch` whose scores are rounded to bfloat16, as a model gives them in mixed precision.
@@ -28,12 +28,12 @@ import torch
 from torch import Tensor
 
 from llmlab import attributes, registry
-from llmlab.check.twins.observers import texts
+from llmlab.check.twins.observers import streams, texts
 from llmlab.check.twins.observers.observed import Observed, arrays, options_of, sizes_of, uniform
 from llmlab.check.twins.settings import Setting
 from llmlab.data import stand_in
 from llmlab.record_kinds import TEXT
-from llmlab.slots import Aux, Objective, Output
+from llmlab.slots import Aux, Memory, Objective, Output
 from llmlab.twins import Given
 
 SEQ_LEN, ROWS, SIZE, ROUNDED_UP = (
@@ -44,23 +44,24 @@ SEQ_LEN, ROWS, SIZE, ROUNDED_UP = (
 )  # of the batch whose loss is computed; and rows that only round the table up
 WIDTH, BALANCE = 5, 0.25
 Batch = dict[str, Tensor]
+OBSERVED = {**texts.OBSERVED, "queries": streams.queries}
 
 
 def observe(setting: Setting) -> Observed:
     inputs: dict[str, np.ndarray] = {
         "vocabulary": np.array(texts.vocabulary(setting).size),
-        "draws": np.array(texts.N_DRAWS),
         "hidden": _hidden().numpy(),
     }
     special = texts.vocabulary(setting).special
-    inputs |= {f"special/{name}": np.array(at) for name, at in special.items()}
-    outputs: dict[str, np.ndarray] = {}
     longer = texts.made(setting, texts.SIZE, 40)
     restores = attributes.get(longer, "objective", "restores")
+    inputs["draws"] = np.array(streams.N_DRAWS if restores == "queries" else texts.N_DRAWS)
+    inputs |= {f"special/{name}": np.array(at) for name, at in special.items()}
+    outputs: dict[str, np.ndarray] = {}
     for name, text in texts.texts(longer).items() if restores else ():
         inputs |= {f"{name}/{key}": value for key, value in text._asdict().items() if value is not None}
         objective = texts.made(setting, texts.SIZE, len(text.tokens) - 1)
-        outputs |= texts.OBSERVED[restores](objective, name, text, special)
+        outputs |= OBSERVED[restores](objective, name, text, special)
     objective = texts.made(setting, SIZE, SEQ_LEN)
     if not restores and attributes.get(objective, "objective", "reads") == TEXT:
         inputs["rows"] = _rows()
@@ -141,6 +142,9 @@ def _batches(objective: Objective, restores: str | None) -> dict[str, Batch]:
         batch = {"ids": (tokens * 7 + 1) % SIZE, "labels": labels}
         if restores == "spans":
             batch["source_ids"] = (tokens * 4) % SIZE
+        if restores == "queries":
+            batch |= {"rank": tokens % 4, "positions": tokens % SEQ_LEN, "queries": labels != -100}
+            batch |= {"before_ids": tokens[:, :2] % SIZE, "before_rank": tokens[:, :2] % 2}
         return {"batch": batch, "none": {**batch, "labels": torch.full_like(labels, -100)}}
     samples = _samples(objective) if attributes.get(objective, "objective", "reads") != TEXT else []
     if not samples:
@@ -161,7 +165,12 @@ class _Model:
     def __init__(self, scores: Mapping[str, Tensor], hidden: Tensor):
         self.scores, self.hidden = scores, hidden
 
-    def __call__(self, batch: Mapping[str, Tensor], heads: Mapping[str, Tensor | None] | None = None) -> Output:
+    def __call__(
+        self,
+        batch: Mapping[str, Tensor],
+        heads: Mapping[str, Tensor | None] | None = None,
+        memory: Memory | None = None,
+    ) -> Output:
         rows = heads if heads is not None else dict.fromkeys(self.scores)
         found = {role: self.scores[role] if at is None else self.scores[role][at] for role, at in rows.items()}
         return Output(self.hidden[batch["ids"]], found, Aux(torch.tensor(BALANCE), torch.tensor([[3, 1]])))
