@@ -19,6 +19,7 @@ PLUGIN_API = (
     "source",
     "sizes",
     "values",
+    "memory",
     "objectives",
     "filters",
     "modules",

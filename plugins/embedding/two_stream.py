@@ -39,7 +39,8 @@ class TwoStreamEmbedding(Tabled):
 
     def forward(self, ids_BT: Tensor, ctx: Context) -> Tensor:
         x_BTD = nn.functional.embedding(ids_BT, self.weight)
-        queries_BT = ctx.data.get("queries", ids_BT.new_zeros(1, 1, dtype=torch.bool))
+        # A mask reads them of all keys, a memory's among them, which come first.
+        queries_BT = ctx.data.get("queries", ids_BT.new_zeros(1, 1, dtype=torch.bool))[:, -ids_BT.shape[1] :]
         # Where nothing asks the vector still has a gradient, of 0: DDP waits for one from every parameter.
         x_BTD = torch.where(queries_BT[..., None], self.query.weight, x_BTD)
         return self.dropout(self.placed(x_BTD, ctx))

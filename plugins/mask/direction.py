@@ -68,7 +68,8 @@ class Permutation:
 
     `rank` (B, S): places in the order; `queries` (B, S) bool: tokens of the second stream, which stand behind the text with
     the ranks of what they ask for. Nobody sees a query; it sees what comes before its rank, or itself if nothing does. Text
-    of the same rank sees each other, as what is not predicted does. Returns (B, T, S) bool.
+    of the same rank sees each other, as what is not predicted does. A batch without `rank` is text without an order, which
+    all sees each other. Returns (B, T, S) bool.
     """
 
     pattern = None
@@ -76,6 +77,8 @@ class Permutation:
     relative = True
 
     def allowed(self, q: Tensor, k: Tensor, data: Mapping[str, Tensor]) -> Tensor:
+        if "rank" not in data:
+            return torch.ones(len(q), k.shape[-1], dtype=torch.bool, device=k.device)
         rank_BS, queries_BS = data["rank"], data["queries"]
         asks = queries_BS[:, q[:, 0], None]
         later = rank_BS[:, None, k[0]] - rank_BS[:, q[:, 0], None]
@@ -89,3 +92,40 @@ class Permutation:
         if queries[q] and not any(rank[j] < rank[q] and not queries[j] for j in range(len(rank))):
             return k == q
         return not queries[k] and (rank[k] < rank[q] or (rank[k] == rank[q] and not queries[q]))
+
+
+@register("mask", "compensated")
+@dataclass(frozen=True)
+class Compensated:
+    """An order with position compensation: a token knows of every position of the text (MPNet: Song et al. 2020,
+    arXiv:2004.09297).
+
+    As `permutation`, and `placeholders` (B, S) bool stand for tokens at places of the order, from 1 on, with their ranks: text
+    sees those of what comes later, a query those from its own on, and a placeholder all of them beside the text that is not
+    predicted. Returns (B, T, S) bool.
+    """
+
+    pattern = None
+    needs = ("rank", "queries", "placeholders")
+    relative = True
+
+    def allowed(self, q: Tensor, k: Tensor, data: Mapping[str, Tensor]) -> Tensor:
+        if "rank" not in data:
+            return torch.ones(len(q), k.shape[-1], dtype=torch.bool, device=k.device)
+        rank_BS, queries_BS, stands_BS = data["rank"], data["queries"], data["placeholders"]
+        asks, stands = queries_BS[:, q[:, 0], None], stands_BS[:, None, k[0]]
+        # A placeholder sees what unpredicted text, of rank 0, sees.
+        own = rank_BS.masked_fill(stands_BS, 0)[:, q[:, 0], None]
+        later = rank_BS[:, None, k[0]] - own
+        # Either a token or its placeholder is seen, so that each place of the text is seen once (figure 2 of the paper).
+        before, after = torch.where(asks, later < 0, later <= 0), torch.where(asks, later >= 0, later > 0)
+        return torch.where(stands, after, before) & ~queries_BS[:, None, k[0]]
+
+    def sees(self, q: int, k: int, row: Mapping[str, Any]) -> bool:
+        rank, queries, placeholders = row["rank"], row["queries"], row["placeholders"]
+        if queries[k]:
+            return False
+        if queries[q]:
+            return bool(placeholders[k]) == (rank[k] >= rank[q])
+        own = 0 if placeholders[q] else rank[q]
+        return bool(placeholders[k]) == (rank[k] > own)

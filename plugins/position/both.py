@@ -14,7 +14,8 @@ from llmlab_plugins.position.bias import T5Bias
 class LearnedT5Bias(T5Bias):
     """Learnt vectors added to the embedding, and T5's bias on the scores (MPNet: Song et al. 2020, arXiv:2004.09297).
 
-    The vectors go by position ids, the bias by distances in the sequence, padding and all.
+    The vectors go by position ids, the bias by distances in the sequence, padding and all; where `queries` stand behind the
+    text, both go by the positions that the batch has.
     """
 
     relative = False  # it counts places, whatever the positions
@@ -37,12 +38,20 @@ class LearnedT5Bias(T5Bias):
         self.learned = Learned(sizes, offset=offset, skip_padding=skip_padding, pad_id=pad_id)
 
     def ids(self, ctx: Context) -> Tensor:
-        return self.learned.ids(ctx)
+        """Of two streams (B, 2, T): rows of the table, and places in the text."""
+        ids = self.learned.ids(ctx)
+        if ctx.positions is None or "queries" not in ctx.data:
+            return ids
+        # With padding_idx, positions of a caller are rows of the table, but those of an objective count from 0.
+        rows = ids if self.learned.pad_id is None else ids + self.learned.offset
+        return torch.stack([rows, ctx.positions], -2)
 
     def embed(self, ids: Tensor) -> Tensor:
-        return self.learned.embed(ids)
+        return self.learned.embed(ids if ids.dim() < 3 else ids[:, 0])
 
     def prepare(self, q_ids: Tensor, k_ids: Tensor) -> Tensor:
+        if k_ids.dim() == 3:
+            return super().prepare(q_ids[:, 1], k_ids[:, 1])
         # MPNet's encoder calls compute_position_bias without position ids (mpnet/modeling_mpnet.py).
         where = torch.arange(k_ids.shape[-1], device=k_ids.device)
         return super().prepare(where[len(where) - q_ids.shape[-1] :], where)

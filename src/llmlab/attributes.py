@@ -200,8 +200,8 @@ TABLE: Mapping[str, Mapping[str, Attribute]] = {
             None,
             "how a sample gives its text back, for `llmlab check`: labels are what masked, changed or kept tokens were; spans "
             "fill in sentinels in order; labels are the next tokens; sampled: as masked, where a companion's tokens then stand; "
-            "pair: masked, of two pieces of text in a frame; framed: masked, of one",
-            ("masked", "spans", "next", "sampled", "pair", "framed"),
+            "pair: masked, of two pieces of text in a frame; framed: masked, of one; queries behind the text ask for tokens of it",
+            ("masked", "spans", "next", "sampled", "pair", "framed", "queries"),
             own=True,
         ),
         "shown": Attribute(float, 0.0, "the share of targets whose answer the model is shown, for `llmlab check`"),

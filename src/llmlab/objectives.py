@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from llmlab.memory import Memory
 from llmlab.values import Aux, Output
 
 
@@ -80,7 +81,9 @@ class Pass:
     tokens: that the model reads (an encoder-decoder's decoder); source: that its encoder does. model: a role, "model" for
     the one that is trained. trained: a backward follows, which costs twice the forward. heads: roles of the heads that are
     computed, and at how many of the tokens; None: at all. times: how often it is made each time that the sample is trained on,
-    a share of 1 where it serves several (an answer that is generated once and learnt from in several epochs).
+    a share of 1 where it serves several (an answer that is generated once and learnt from in several epochs). places: positions
+    that its tokens stand at, where a second stream stands at those of the text; None: one each. memory: tokens of a segment
+    memory, which they see too.
     """
 
     tokens: int
@@ -89,6 +92,8 @@ class Pass:
     trained: bool = True
     heads: Mapping[str, int | None] = field(default_factory=dict)
     times: float = 1.0
+    places: int | None = None
+    memory: int = 0
 
 
 class Words(NamedTuple):
@@ -152,9 +157,17 @@ class Rollout:
 
 
 class LanguageModel(Protocol):
-    """A model as an objective calls it. heads: role -> the rows (B, T) bool that the head sees, None for all of them."""
+    """A model as an objective calls it. heads: role -> the rows (B, T) bool that the head sees, None for all of them.
 
-    def __call__(self, batch: Mapping[str, Tensor], heads: Mapping[str, Tensor | None] | None = None) -> Output: ...
+    memory: of a model with one stack; what it holds is seen before the batch's tokens, and it is extended by them.
+    """
+
+    def __call__(
+        self,
+        batch: Mapping[str, Tensor],
+        heads: Mapping[str, Tensor | None] | None = None,
+        memory: Memory | None = None,
+    ) -> Output: ...
 
 
 class Objective(Protocol):

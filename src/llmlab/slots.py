@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 # `as` of the same name: ruff, mypy and pyright take such an import for one that is offered on.
+from llmlab.memory import Memory as Memory
 from llmlab.modules import Linear as Linear
 from llmlab.modules import Role as Role
 from llmlab.modules import Table as Table

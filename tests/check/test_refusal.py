@@ -12,8 +12,8 @@ import torch
 from llmlab import registry
 from llmlab.check import case_checks, cases, refusal
 from llmlab.check.subject import small_part
+from llmlab.memory import Memory
 from llmlab.model import build
-from llmlab.model.memory import Memory
 from llmlab.model.stack import Layer
 from llmlab_plugins.kernel.sdpa import SDPA
 

@@ -99,7 +99,10 @@ def test_a_sweep_goes_over_several():
 
 
 REFUSED = {
-    "missing": (("objective=distil",), r"objective=distil needs a model for the role teacher: models\.teacher=\[size=nano\]"),
+    "missing": (
+        ("objective=distil",),
+        r"objective=distil needs a model for the role teacher: models\.teacher=\[size=nano\]",
+    ),
     "unknown role": (
         (*ELECTRA, "models.genrator=[]"),
         "models.genrator: objective=rtd has no such role; did you mean",
@@ -112,7 +115,10 @@ REFUSED = {
         "train is no choice of a model; it holds for the whole run",
     ),
     "no width": ((*ELECTRA, "models.generator=[width=wide]"), "models.generator: width=wide must be a share"),
-    "two widths": ((*ELECTRA, "models.generator=[size=nano,width=1/2]"), "width=1/2 is of the run's own width, and size"),
+    "two widths": (
+        (*ELECTRA, "models.generator=[size=nano,width=1/2]"),
+        "width=1/2 is of the run's own width, and size",
+    ),
     "unknown choice": (
         (*ELECTRA, "models.generator=[size=nanno]"),
         "models.generator: size=nanno: there is no such size",

@@ -4,7 +4,7 @@ import pytest
 import torch
 from families import build, ids, mostly_slow, tiny
 
-from llmlab.model.memory import Memory
+from llmlab.memory import Memory
 from llmlab.training.placement import Placement
 
 LENGTH = 14

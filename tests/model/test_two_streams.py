@@ -32,7 +32,7 @@ def asking(text):
 
 
 def two_stream(*overrides):
-    """A model under mask=permutation. No objective gives orders here, so the mask is put in its specification."""
+    """A model under mask=permutation. It reads orders that no objective has drawn."""
     from dataclasses import replace
 
     from llmlab.hub.entry import part

@@ -54,7 +54,16 @@ def test_every_objective_is_here():
         "seq2seq",
         "seq2seq_decoder",
     ]
-    assert set(names("objective")) == {*OF_TEXT, "span_mlm", *records, "contrastive", "contrastive_margin", "reinforce"}
+    assert set(names("objective")) == {
+        *OF_TEXT,
+        "span_mlm",
+        "plm",
+        "mpnet",
+        *records,
+        "contrastive",
+        "contrastive_margin",
+        "reinforce",
+    }
 
 
 @pytest.mark.parametrize("name", OF_TEXT)

@@ -9,6 +9,7 @@ MASKS = {
     "bidirectional": lambda b, q, k: True,
     "prefix": lambda b, q, k: k <= q or k < (0, 2, 5)[b],
     "permutation": lambda b, q, k: by_order(b, q, k),
+    "compensated": lambda b, q, k: compensated(b, q, k),
 }
 WINDOWS = {
     "full": ({}, lambda q, k: True),
@@ -26,6 +27,21 @@ DATA = {
     "rank": torch.tensor(RANKS),
     "queries": torch.tensor([[0, 0, 0, 0, 0, 1, 1]] * 3).bool(),
 }
+# The sixth stands for what it has the rank of, the last asks for it.
+COMPENSATED = DATA | {
+    "placeholders": (torch.arange(7) == 5).expand(3, -1),
+    "queries": (torch.arange(7) == 6).expand(3, -1),
+}
+
+
+def compensated(b, q, k):
+    """Either a token of the text or what stands for it."""
+    own, other = 0 if q == 5 else RANKS[b][q], RANKS[b][k]
+    if k == 6:
+        return False
+    if k == 5:
+        return other > own or (q == 6 and other == own)
+    return other < own or (q < 6 and other == own)
 
 
 def by_order(b, q, k):
@@ -42,7 +58,8 @@ def window_of(name):
 
 def grid(part, offset, total):
     k = torch.arange(total)[None]
-    return part.allowed(k[:, offset:].T, k, DATA).expand(3, total - offset, total)
+    data = COMPENSATED if "placeholders" in part.needs else DATA
+    return part.allowed(k[:, offset:].T, k, data).expand(3, total - offset, total)
 
 
 def test_every_mask_and_window_is_here():
@@ -56,7 +73,7 @@ def test_mask(name, offset):
     mask = part("mask", name)()
     want = [[[bool(MASKS[name](b, q, k)) for k in range(7)] for q in range(offset, 7)] for b in range(3)]
     assert grid(mask, offset, 7).tolist() == want
-    assert set(mask.needs) <= set(DATA)
+    assert set(mask.needs) <= set(COMPENSATED)
 
 
 @pytest.mark.parametrize("offset", [0, 4])

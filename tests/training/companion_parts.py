@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from llmlab.registry import register
-from llmlab.slots import Loss, Pass, Vocabulary
+from llmlab.slots import Loss, Vocabulary
 
 IGNORED = -100
 

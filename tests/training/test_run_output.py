@@ -12,15 +12,15 @@ def test_what_a_short_run_says(tiny, tmp_path, capsys, monkeypatch):
     """Its stand-in objective on the first line, a rate that is never reached, the loss of step 1; no sample of noise."""
     words = [o for o in tiny if not o.startswith("train.sample")]
     monkeypatch.setattr(finish, "once_a_week", lambda: True)
-    done = run(tmp_path / "run", *words, "model=xlnet", "schedule.warmup_steps=5000", "trainer.max_steps=3")
+    done = run(tmp_path / "run", *words, "model=gemma3", "schedule.warmup_steps=5000", "trainer.max_steps=3")
     said = capsys.readouterr().out.splitlines()
-    assert said[0].startswith("xlnet: ")
-    assert "objective=mlm, in place of the paper's permutation language modelling" in said[0]
+    assert said[0].startswith("gemma3: ")
+    assert "objective=clm, in place of the paper's distillation of a larger model" in said[0]
     never = "schedule=cosine: the learning rate never exceeds 0.0024 of optimizer.lr in 12 steps"
     assert len([line for line in said if line.startswith(f"note: {never}")]) == 1
     assert not any("stands in" in line for line in said[1:])
     assert done["notes"][0].startswith(
-        "objective=mlm stands in for what xlnet's paper trains by, permutation language modelling (Yang et al."
+        "objective=clm stands in for what gemma3's paper trains by, distillation of a larger model's next-token probabilities"
     )
     assert any(n.startswith(never) for n in done["notes"])
     assert any(line.startswith("step 1/3  loss ") for line in said)

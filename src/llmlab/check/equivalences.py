@@ -23,8 +23,8 @@ from llmlab.check.subject import (
     generator,
     random_ids,
 )
+from llmlab.memory import Memory
 from llmlab.model.cache import Cache
-from llmlab.model.memory import Memory
 from llmlab.slots import Output
 
 Batch = dict[str, Tensor]

@@ -51,6 +51,7 @@ def prepared_batch(subject: Subject, rows: int = 4) -> Batch:
     zeros = np.zeros(tokens + 1, dtype=np.int64)
     batch = stand_in.batch(objective, words, chance, zeros)
     batch.pop("documents", None)
+    # What the objective says of its own order or prefix stands.
     return subject.read_by_parts(batch["ids"].shape[1] if "ids" in batch else tokens, rows) | batch
 
 

@@ -182,6 +182,7 @@ class Subject:
             "prefix_len": torch.tensor([4, 2, 5, 0])[torch.arange(rows) % 4],
             "rank": torch.stack([torch.randperm(length, generator=generator(i)) for i in range(rows)]),
             "queries": torch.zeros(rows, length, dtype=torch.bool),
+            "placeholders": torch.zeros(rows, length, dtype=torch.bool),
             "boundary_left": torch.tensor([[0, 2], [3, 1]]).repeat(rows, 1)[:rows],
             "boundary_right": torch.tensor([[2, 5], [5, 4]]).repeat(rows, 1)[:rows].clamp(max=length - 1),
             "boundary_offset": torch.tensor([[0, 1], [0, 1]]).repeat(rows, 1)[:rows],
@@ -195,6 +196,12 @@ class Subject:
             places = torch.stack([torch.randperm(length - N_QUERIES, generator=generator(9 + i)) for i in range(rows)])
             data["positions"] = torch.cat([text, places[:, :N_QUERIES]], 1)
             data["rank"] = data["rank"][:, : length - N_QUERIES].gather(1, data["positions"])
+            if "placeholders" in needs:
+                # The first of the tokens that stand behind the text: a placeholder of what the next one asks for.
+                data["placeholders"][:, length - N_QUERIES] = True
+                data["queries"] &= ~data["placeholders"]
+                for key in ("positions", "rank"):
+                    data[key][:, length - N_QUERIES] = data[key][:, length - N_QUERIES + 1]
         return data
 
 

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from llmlab.config.composed import Composed
+# Tokens behind a text, told by these keys of a batch, from which a mask has to hide.
+STREAMS = ("queries", "placeholders")
 
 
 def round_up(n: int, multiple: int) -> int:
@@ -56,7 +58,9 @@ def resolve(
     if default_mask is None:
         default_mask = PartSpec("mask", objective.attribute("mask"), {})
     names = list(cfg.stacks) or ["main"]
-    stacks = tuple(_stack(cfg, name, _sizes(cfg, model, vocabulary, name), default_mask, typed, notes) for name in names)
+    stacks = tuple(
+        _stack(cfg, name, _sizes(cfg, model, vocabulary, name), default_mask, typed, notes) for name in names
+    )
     if len(stacks) > 1:
         source = stacks[0].sizes.dim
         # A cross-attention's keys are linears over the encoder's width, which may be another than its own.
@@ -160,6 +164,13 @@ def check_objective(spec: ModelSpec, objective: PartSpec, companion: Mapping[str
             f"objective={objective.name} reads the first token of a text, which sees no other under "
             f"mask={spec.stacks[-1].mask.name}; set objective.pool=last"
         )
+    mask = spec.stacks[-1].mask
+    for name in STREAMS:
+        if name in objective.attribute("gives") and name not in mask.attribute("needs"):
+            raise UserError(
+                f"objective={objective.name} can't be trained under mask={mask.name}, which would let text see {name}; leave "
+                f"mask out (it brings mask={objective.attribute('mask')})"
+            )
     for stack in spec.stacks:
         missing = [n for n in stack.mask.attribute("needs") if n not in objective.attribute("gives")]
         if missing:
@@ -176,14 +187,13 @@ def check_objective(spec: ModelSpec, objective: PartSpec, companion: Mapping[str
         )
     topologies = objective.attribute("topologies")
     if topologies and spec.topology not in topologies:
-        mask = spec.stacks[-1].mask.name
         if spec.topology == "encoder_decoder" or "encoder_decoder" in topologies:
             raise UserError(
                 f"objective={objective.name} trains {_words(topologies)} models, but model={spec.family} is "
                 f"{_a(_words((spec.topology,)))}; choose {_fitting(spec.topology)}"
             )
         raise UserError(
-            f"objective={objective.name} can't be trained under mask={mask}: each token would see the answer; "
+            f"objective={objective.name} can't be trained under mask={mask.name}: each token would see the answer; "
             f"leave mask out (it brings mask={objective.attribute('mask')}) or choose {_fitting(spec.topology)}"
         )
     brings = registry.index()["mask", objective.attribute("mask")]
@@ -193,10 +203,9 @@ def check_objective(spec: ModelSpec, objective: PartSpec, companion: Mapping[str
             f"answer; leave mask out (it brings mask={brings.name})"
         )
     if spec.topology == "encoder_decoder" and objective.attribute("mask") == "causal" and not spec.sizes.causal:
-        mask = spec.stacks[-1].mask.name
         raise UserError(
-            f"objective={objective.name} can't be trained under mask={mask} in the decoder: each token would see the "
-            f"answer; leave mask out, or name one stack: mask@stacks.{spec.stacks[0].name}.mask={mask}"
+            f"objective={objective.name} can't be trained under mask={mask.name} in the decoder: each token would see the "
+            f"answer; leave mask out, or name one stack: mask@stacks.{spec.stacks[0].name}.mask={mask.name}"
         )
 
 

@@ -76,7 +76,7 @@ def allowed_pairs(mask: Mask, window: Window, length: int, prefix: int | None = 
         data = {"prefix_len": torch.tensor([0])}
     k = torch.arange(length)[None, :]
     if "rank" in mask.needs:  # an order has as many pairs as any other
-        data |= {"rank": k, "queries": torch.zeros_like(k, dtype=torch.bool)}
+        data |= {"rank": k, **dict.fromkeys(("queries", "placeholders"), torch.zeros_like(k, dtype=torch.bool))}
 
     def seen(q: torch.Tensor, keys: int = length) -> torch.Tensor:
         """(rows, keys) bool."""

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from llmlab.config.spec import ModelSpec
+from llmlab.memory import Memory
 from llmlab.model import batch_keys
 from llmlab.model.cache import Cache
 from llmlab.model.experts import MixtureOfExperts
-from llmlab.model.memory import Memory
 from llmlab.model.stack import Stack
 from llmlab.slots import Aux, Context, Output
 

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from llmlab import attributes
 from llmlab.config.spec import LayerSpec, PartSpec, StackSpec
 from llmlab.errors import UserError
+from llmlab.memory import Memory
 from llmlab.model.cache import Cache, join
 from llmlab.model.experts import MixtureOfExperts, linears
-from llmlab.model.memory import Memory
 from llmlab.model.view import LayerCache, View
 from llmlab.model.visibility import Visible, VisibleSource
 from llmlab.sizes import Sizes

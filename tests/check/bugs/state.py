@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from bugs import around, bug, replaced
+from llmlab.memory import Memory
 from llmlab.model import stack
 from llmlab.model.cache import Cache
-from llmlab.model.memory import Memory
 from llmlab.model.view import View
 
 

@@ -45,3 +45,19 @@ def permutation(given: Given) -> dict[str, np.ndarray]:
         return k in (before or [q])
 
     return {**pairs(allowed), "pattern": np.array(0)}
+
+
+@twin("mask", "compensated", source="Song et al. 2020, section 2.2 and figure 2")
+def compensated(given: Given) -> dict[str, np.ndarray]:
+    rank, asks, stands = (given.inputs[name] for name in ("rank", "queries", "placeholders"))
+
+    def allowed(b: int, q: int, k: int) -> bool:
+        if asks[b, k]:
+            return False
+        if asks[b, q]:  # x_{z<t}, and the masks M_{z>=t}
+            return bool(rank[b, k] >= rank[b, q] if stands[b, k] else rank[b, k] < rank[b, q])
+        if stands[b, q]:  # x_{z<=c}, and all masks M_{z>c}
+            return bool(rank[b, k] >= 1 if stands[b, k] else rank[b, k] <= 0)
+        return bool(rank[b, k] > rank[b, q] if stands[b, k] else rank[b, k] <= rank[b, q])
+
+    return {**pairs(allowed), "pattern": np.array(0)}

@@ -11,7 +11,7 @@ from llmlab.check.parts import frames
 from llmlab.check.parts.fixtures import tested_part
 from llmlab.check.subject import CheckFailed, NotApplicable, Subject
 from llmlab.check.twins import settings
-from llmlab.check.twins.observers import texts
+from llmlab.check.twins.observers import streams, texts
 from llmlab.check.twins.observers.texts import Text
 from llmlab.slots import Objective
 
@@ -98,5 +98,6 @@ REVERSE: dict[str, Reverse] = {
     "sampled": _masked,
     "spans": _spans,
     "pair": frames.pair,
+    "queries": streams.asked,
     "framed": frames.framed,
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import torch
@@ -23,29 +23,43 @@ MAX_SAMPLES = 60
 
 
 def hidden(subject: Subject) -> None:
-    """The output for a target does not change with the token that is its answer, except for the share that is `shown`."""
+    """What is said of a target does not change with the token that is its answer, except for the share that is `shown`, and no
+    two targets are said with the help of each other's answers.
+
+    Of targets that see others (a decoder's, a second stream's) the product of probabilities is one of the text only if there is
+    an order in which each sees those before it.
+    """
     tested_part(subject, "objective")
     objective = learning.build_objective(subject)
     heads = attributes.get(objective, "objective", "heads").values()
     if not any(registry.index()["head", head].attribute("scores") in ("vocabulary", "span") for head in heads):
         raise NotApplicable("its targets are no tokens")
-    shown, every, leaks = attributes.get(objective, "objective", "shown"), 0, 0
+    shown, every, leaks, circular = attributes.get(objective, "objective", "shown"), 0, 0, 0
     for batch in _distinct_token_batches(subject, objective):
         labels = batch.pop("labels")[0].tolist()
         if not isinstance(labels, list):
             raise NotApplicable("its target is the class of a text, and no token of it")
-        for place in (place for place, label in enumerate(labels) if 0 <= label < FIRST_SPECIAL):
-            every += 1
-            leaks += _depends_on_answer(subject.model, batch, place, labels[place])
+        answers = {place: label for place, label in enumerate(labels) if 0 <= label < FIRST_SPECIAL}
+        every += len(answers)
+        depends = _dependence(subject.model, batch, answers)
+        seen = depends.diagonal()
+        leaks += int(seen.sum())
+        circular += int(_on_a_circle(depends & ~seen & ~seen[:, None]).sum())
         if every >= MIN_TARGETS:
             break
     if not every:
         raise CheckFailed("it has no target in a sample")
     # Shown targets are drawn at random (BERT shows 10 %): four standard deviations of the binomial distribution.
-    if leaks > every * shown + 4 * math.sqrt(every * shown * (1 - shown)):
+    most = every * shown + 4 * math.sqrt(every * shown * (1 - shown))
+    if leaks > most:
         raise CheckFailed(
             f"{leaks} of {every} targets can be read off: the token that is the answer changes what is said of them, "
             f"and {shown:.0%} are shown on purpose"
+        )
+    # A random token that is shown of one may be the answer of another: then they seem to depend on each other.
+    if leaks + circular > most:
+        raise CheckFailed(
+            f"{circular} of {every} targets see answers of targets that see theirs, so that there is no order"
         )
 
 
@@ -61,12 +75,24 @@ def _distinct_token_batches(subject: Subject, objective: Objective) -> Iterator[
 
 
 @torch.no_grad()
-def _depends_on_answer(model: Model, batch: dict[str, Tensor], target: int, answer: int) -> bool:
-    """True if the hidden state at `target` changes when the answer is replaced wherever it stands in the input."""
+def _dependence(model: Model, batch: dict[str, Tensor], answers: Mapping[int, int]) -> Tensor:
+    """(n, n) bool: True if the hidden state at a target (row) changes when the answer of another (column) is replaced wherever
+    it stands in the input. answers: by place."""
     texts: dict[str, Tensor] = {name: batch[name] for name in ("ids", "source_ids") if name in batch}
-    changed = {name: text.where(text != answer, (answer + 1) % FIRST_SPECIAL) for name, text in texts.items()}
-    if all(torch.equal(changed[name], text) for name, text in texts.items()):
-        return False
-    other: dict[str, Tensor] = {**batch, **changed}
-    one, another = model(batch).hidden[0, target], model(other).hidden[0, target]
-    return bool((one - another).abs().max() > 1e-5 * (1 + one.abs().max()))
+    rows, found = list(answers), torch.zeros(len(answers), len(answers), dtype=torch.bool)
+    before = model(batch).hidden[0, rows]
+    for column, answer in enumerate(answers.values()):
+        changed = {name: text.where(text != answer, (answer + 1) % FIRST_SPECIAL) for name, text in texts.items()}
+        if not all(torch.equal(changed[name], text) for name, text in texts.items()):
+            other: dict[str, Tensor] = {**batch, **changed}
+            apart = (model(other).hidden[0, rows] - before).abs().amax(-1)
+            found[:, column] = apart > 1e-5 * (1 + before.abs().amax(-1))
+    return found
+
+
+def _on_a_circle(depends: Tensor) -> Tensor:
+    """(n,) bool: True for what depends on itself through others."""
+    reached = depends
+    for _ in range(len(depends).bit_length()):  # each time over paths of twice the length
+        reached = reached | (reached.float() @ reached.float() > 0)
+    return reached.diagonal()

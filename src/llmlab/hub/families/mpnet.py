@@ -52,6 +52,7 @@ def read(c: Config) -> list[str]:
         # MPNetConfig has neither of the first two keys: there is no decoder.
         *read_as("mpnet", {**c, "is_decoder": False, "add_cross_attention": False, "pad_token_id": PAD}, **own),
         *counted(c, PAD),
+        "objective=mlm",
     ]
 
 

@@ -25,7 +25,7 @@ from llmlab.hub.entry import (
 )
 from llmlab.hub.outputs import Argument, Loaded, Outputs, tensors
 from llmlab.hub.rules import folded, linear, same
-from llmlab.model.memory import Memory
+from llmlab.memory import Memory
 
 OURS, THEIRS = "stacks.main.layers.{i}.", "transformer.layer.{i}."
 POSITION, ATTENTION = "stacks.main.positions.{i}.", THEIRS + "rel_attn."
@@ -99,7 +99,8 @@ def read(c: Config) -> list[str]:
     return [
         "model=xlnet",
         f"ffn={activation(c, 'ff_activation', ACTIVATIONS, 'gelu')}",
-        *(["objective=clm"] if expect(c, "attn_type", "bi", "uni") == "uni" else []),
+        # A checkpoint has no order of its own: its text is read both ways, or back only.
+        "objective=" + {"bi": "mlm", "uni": "clm"}[str(expect(c, "attn_type", "bi", "uni", default="bi"))],
         *settings("model", values),
         *settings("position", {"clamp": clamp if clamp > 0 else None, "both_ways": c["bi_data"]}),
     ]

@@ -12,7 +12,7 @@ Inputs:
 - Of an objective that acts: `rewards/SHAPE`.
 
 Outputs:
-- Of texts what `texts` says of all that the objective `restores`; of a record `prepared/KEY/N`, of a list
+- Of texts what `texts` or `streams` says of all that the objective `restores`; of a record `prepared/KEY/N`, of a list
   `prepared/KEY/N/I`, `n_targets/TERM/N`, `passes/N`.
 - Of each BATCH, under `BATCH/`: `loss/TERM` and `log/NAME` (sum, count), `weight/TERM`, `mean`, and its gradient by the scores
   of each head, `slope/ROLE`. Where it works with companions `read/MODEL`, the ids that each model reads.
@@ -31,12 +31,12 @@ import torch
 from torch import Tensor
 
 from llmlab import attributes, registry
-from llmlab.check.twins.observers import texts
+from llmlab.check.twins.observers import streams, texts
 from llmlab.check.twins.observers.observed import Observed, arrays, options_of, sizes_of, uniform
 from llmlab.check.twins.settings import Setting
 from llmlab.data import stand_in
 from llmlab.record_kinds import TEXT
-from llmlab.slots import Aux, Objective, Output
+from llmlab.slots import Aux, Memory, Objective, Output
 from llmlab.twins import Given
 
 SEQ_LEN, ROWS, SIZE, ROUNDED_UP = (
@@ -47,6 +47,8 @@ SEQ_LEN, ROWS, SIZE, ROUNDED_UP = (
 )  # of the batch whose loss is computed; and rows that only round the table up
 WIDTH, BALANCE = 5, 0.25
 Batch = dict[str, Tensor]
+OBSERVED = {**texts.OBSERVED, "queries": streams.queries}
+FEWER = {**texts.FEWER, "queries": streams.N_DRAWS}
 
 
 def observe(setting: Setting) -> Observed:
@@ -55,16 +57,16 @@ def observe(setting: Setting) -> Observed:
         "hidden": _hidden().numpy(),
     }
     special = texts.vocabulary(setting).special
-    inputs |= {f"special/{name}": np.array(at) for name, at in special.items()}
-    outputs: dict[str, np.ndarray] = {}
     longer = texts.made(setting, texts.SIZE, 40)
     restores = attributes.get(longer, "objective", "restores")
-    inputs["draws"] = np.array(texts.FEWER.get(restores, texts.N_DRAWS))
+    inputs["draws"] = np.array(FEWER.get(restores, texts.N_DRAWS))
     inputs |= {f"words/{key}": value for key, value in texts.WORDS._asdict().items()} if restores else {}
+    inputs |= {f"special/{name}": np.array(at) for name, at in special.items()}
+    outputs: dict[str, np.ndarray] = {}
     for name, text in texts.texts(longer).items() if restores else ():
         inputs |= {f"{name}/{key}": value for key, value in text._asdict().items() if value is not None}
         objective = texts.made(setting, texts.SIZE, len(text.tokens) - 1)
-        outputs |= texts.OBSERVED[restores](objective, name, text, special)
+        outputs |= OBSERVED[restores](objective, name, text, special)
     objective = texts.made(setting, SIZE, SEQ_LEN)
     if not restores and attributes.get(objective, "objective", "reads") == TEXT:
         inputs["rows"] = _rows()
@@ -177,6 +179,9 @@ def _batches(objective: Objective, restores: str | None) -> dict[str, Batch]:
         if restores == "framed":
             batch["boundary_labels"] = ((tokens * 2 + 3) % SIZE).where(tokens % 4 != 2, -100)
             none["boundary_labels"] = none["labels"]
+        if restores == "queries":
+            batch |= {"rank": tokens % 4, "positions": tokens % SEQ_LEN, "queries": labels != -100}
+            batch |= {"before_ids": tokens[:, :2] % SIZE, "before_rank": tokens[:, :2] % 2}
         return {"batch": batch, "none": {**batch, **none}}
     samples = _samples(objective) if attributes.get(objective, "objective", "reads") != TEXT else []
     if not samples:
@@ -206,7 +211,12 @@ class _Model:
         self.scores, self.hidden = scores, hidden
         self.read: list[Tensor] = []
 
-    def __call__(self, batch: Mapping[str, Tensor], heads: Mapping[str, Tensor | None] | None = None) -> Output:
+    def __call__(
+        self,
+        batch: Mapping[str, Tensor],
+        heads: Mapping[str, Tensor | None] | None = None,
+        memory: Memory | None = None,
+    ) -> Output:
         self.read.append(batch["ids"])
         rows = heads if heads is not None else dict.fromkeys(self.scores)
         found = {role: self.scores[role] if at is None else self.scores[role][at] for role, at in rows.items()}

@@ -1,6 +1,6 @@
 """Observers of masks and windows: the pairs of a query and a key that they allow, in two rows of LENGTH tokens.
 
-Inputs: `prefix_len` (B,), `rank` (B, S) and `queries` (B, S), the data that a mask may need.
+Inputs: `prefix_len` (B,), `rank`, `queries` and `placeholders` (B, S), the data that a mask may need.
 
 Outputs: `whole` (B, S, S), 1 for each pair that is allowed; `later` (B, T, S), the same if only the last T tokens are queries;
 `sees` (B, S, S), what the method `sees` says of each pair, if the part has it; `pattern`, 0 for none, 1 for causal and 2 for
@@ -28,6 +28,7 @@ def data() -> dict[str, Tensor]:
         "prefix_len": torch.tensor([4, 0]),
         "rank": torch.tensor([[0, 2, 0, 1, 0, 3, 1, 2, 3], [2, 4, 2, 3, 5, 4, 1, 5, 2]]),
         "queries": torch.tensor([[0] * 6 + [1] * 3] * ROWS).bool(),
+        "placeholders": torch.tensor([[0] * 4 + [1] * 2 + [0] * 3] * ROWS).bool(),
     }
 
 

@@ -1,0 +1,178 @@
+"""Twins of the objectives plm and mpnet, from their papers: means over many draws, and who sees whom."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+
+from llmlab.twins import CHANCE, Given, twin
+from twins import Settings
+from twins.objective.losses import Arrays, cross_entropy, expected
+
+REFUSED: Settings = {
+    "plm": [({}, {"one_in": 0}), ({}, {"max_span": 0}), ({}, {"memory": -1}), ({}, {"memory": 6})],
+    "mpnet": [
+        ({}, {"rate": 0.0}),
+        ({}, {"rate": 1.1}),
+        ({}, {"masked": -0.1}),
+        ({}, {"random": -0.1}),
+        ({}, {"masked": 0.9, "random": 0.2}),
+    ],
+}
+MORE: Settings = {"plm": [({}, None)]}
+
+
+def span_law(may: np.ndarray, n: int, one_in: int, max_span: int) -> np.ndarray:
+    """(n + 1, 2 T): by the number of targets that spans have taken, the probability that each place is one of them, and that
+    it and the next both are; the last column, of no place, is that of the number."""
+    length = len(may)
+    chances = 1 / np.arange(1, max_span + 1)
+    chances = chances / chances.sum()
+
+    @cache
+    def law(begin: int, taken: int) -> np.ndarray:
+        found = np.zeros((n + 1, 2 * length))
+        if taken == n:
+            found[taken, -1] = 1.0
+            return found
+        for drawn, chance in enumerate(chances, 1):
+            span = min(drawn, n - taken)
+            starts = range(begin, begin + one_in * span - span + 1)
+            for start in starts:
+                share = chance / len(starts)
+                if start + span > length:
+                    found[taken, -1] += share
+                    continue
+                new = [i for i in range(start, start + span) if may[i]]
+                after = share * law(begin + one_in * span, taken + len(new))
+                found += after
+                for i in new:  # the spans behind take none of these
+                    found[:, i] += after[:, -1]
+                    if i + 1 in new:
+                        found[:, length + i] += after[:, -1]
+                # A span that begins behind the last place of this one: both may be targets.
+                if new and start + span < length:
+                    edge = start + span - 1
+                    if edge in new:
+                        found[:, length + edge] += after[:, edge + 1]
+        return found
+
+    return law(0, 0)
+
+
+def laws(given: Given, name: str, may: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Probability that each place is a target, and that it and the next both are; what spans leave is drawn from the rest."""
+    length, m = len(may), int(may.sum())
+    if not n:
+        return np.zeros(length), np.zeros(length - 1)
+    if name == "plm":
+        law = span_law(may, n, given.options["one_in"], given.options["max_span"])
+    else:
+        law = np.zeros((n + 1, 2 * length))
+        law[0, -1] = 1.0
+    one, two = np.zeros(length), np.zeros(length - 1)
+    for taken, row in enumerate(law):
+        more, rest, alone, pair = n - taken, m - taken, row[:length], row[length : 2 * length - 1]
+        another, both = (more / rest, more * (more - 1) / max(rest * (rest - 1), 1)) if rest else (0.0, 0.0)
+        one += alone + (row[-1] - alone) * may * another
+        left, right = may[:-1], may[1:]
+        two += pair + (alone[:-1] - pair) * right * another + (alone[1:] - pair) * left * another
+        two += (row[-1] - alone[:-1] - alone[1:] + pair) * left * right * both
+    return one, two
+
+
+def seen(unpredicted: bool, n: int, compensated: bool) -> np.ndarray:
+    """Equations of the papers over [unpredicted; x_1 ... x_n; placeholders; queries], -1 where there is none."""
+    groups = [("text", 0), *((kind, i) for kind in ("text", "placeholder", "query") for i in range(1, n + 1))]
+    found = np.zeros((len(groups), len(groups)))
+    for a, (kind, i) in enumerate(groups):
+        for b, (other, j) in enumerate(groups):
+            if other == "text" and kind == "text":
+                found[a, b] = j <= i  # XLNet, equation 4; MPNet: x_{z<=t}
+            elif other == "text" and kind == "query":
+                found[a, b] = j < i  # XLNet, equation 3; MPNet: x_{z<t}
+            elif other == "text":
+                found[a, b] = j == 0  # MPNet: masks see x_{z<=c}
+            elif other == "placeholder" and kind == "text":
+                found[a, b] = j > i  # M_{z>t}
+            elif other == "placeholder" and kind == "query":
+                found[a, b] = j >= i  # M_{z>=t}
+            elif other == "placeholder":
+                found[a, b] = 1  # masks see M_{z>c}
+            if "placeholder" in (kind, other) and not compensated:
+                found[a, b] = -1
+            if not unpredicted and (a == 0 or b == 0):
+                found[a, b] = -1
+            if kind == other == "query" and i == j:
+                found[a, b] = -1
+    return found
+
+
+def second_stream(given: Given, name: str, n_queries: int, memory: int) -> Arrays:
+    """What both have: a text, of which n_queries tokens are asked for, or all if there are fewer that may be."""
+    draws = float(given.inputs["draws"])
+    special = [int(v) for key, v in given.inputs.items() if key.startswith("special/")]
+    made = {"fixed_counts": np.array(0.0), **cross_entropy(given, "tokens", True)}
+    for text in ("plain", "answered", "only_special"):
+        tokens = given.inputs[f"{text}/tokens"][:-1]
+        length = len(tokens)
+        may = ~np.isin(tokens, special)
+        if text == "answered":
+            may &= ~given.inputs["answered/given"][:-1]
+        own = may[memory:]
+        n = min(n_queries(length - memory), int(own.sum()))
+        one, two = laws(given, name, own, n)
+        one, two = np.pad(one, (memory, 0)), np.pad(two, (memory, 0))
+        one, two = np.clip(one, 0, 1), np.clip(two, 0, 1)
+        number = np.zeros(length + 1)
+        number[n] = 1
+        made |= expected(f"targets/{text}", one, draws) | expected(f"beside/{text}", two, draws)
+        made |= expected(f"number/{text}", number, draws) | expected(f"first/{text}", one / max(n, 1), draws)
+        made[f"rising/{text}"] = np.array(0.5 if n > 1 else 0.0)
+        # The number of rises of a random order of n has the variance (n + 1) / 12.
+        made[f"rising/{text}{CHANCE}"] = np.array(5 * np.sqrt((n + 1) / 12 / draws) / max(n - 1, 1) if n > 1 else 1e-9)
+        made[f"visible/{text}"] = seen(n < length - memory, n, name == "mpnet")
+        made[f"alone/{text}"] = np.zeros(2)
+        made[f"documents/{text}"] = np.array(1.0)
+        first = min(memory // given.options.get("one_in", 1), int(may[:memory].sum())) if memory else 0
+        made[f"segment/{text}"] = np.array([memory, first, (first + 1) / (2 * first) if first else 0.0])
+    return made
+
+
+@twin(
+    "objective",
+    "plm",
+    source="Yang et al. 2019, equations 3 to 5, sections 2.3 and 3.1 (spans in contexts); lengths: data_utils.py of its code",
+)
+def plm(given: Given) -> Arrays:
+    o = given.options
+    made = second_stream(given, "plm", lambda length: max(1, length // o["one_in"]), o["memory"])
+    for text in ("plain", "answered", "only_special"):
+        read = np.zeros(int(given.inputs["vocabulary"]))
+        read[given.inputs["special/mask"]] = made[f"number/{text}"].argmax()
+        made |= {f"read/{text}": read, f"kept/{text}": np.array(0.0)}
+    return made | {"shown": np.array(0.0)}
+
+
+@twin(
+    "objective",
+    "mpnet",
+    source="Song et al. 2020, sections 2.2 and 2.3, figure 2; placeholders as shown by masked_permutation_lm.py of its code",
+)
+def mpnet(given: Given) -> Arrays:
+    o, draws = given.options, float(given.inputs["draws"])
+    made = second_stream(given, "mpnet", lambda length: max(1, int(np.rint(length * o["rate"]))), 0)
+    special = [int(v) for key, v in given.inputs.items() if key.startswith("special/")]
+    vocabulary = int(given.inputs["vocabulary"])
+    ordinary = [i for i in range(vocabulary) if i not in special]
+    for text in ("plain", "answered", "only_special"):
+        read, kept = np.zeros(vocabulary), 0.0
+        for token, p in zip(given.inputs[f"{text}/tokens"][:-1], made[f"targets/{text}"], strict=True):
+            read[given.inputs["special/mask"]] += p * o["masked"]
+            kept += p * (1 - o["masked"] - o["random"] + o["random"] / len(ordinary))
+            for other in ordinary:
+                read[other] += p * o["random"] / len(ordinary) * (other != token)
+        made |= expected(f"read/{text}", read, draws, read) | expected(f"kept/{text}", kept, draws, kept)
+    n_small = len([i for i in range(9) if i not in special])
+    return made | {"shown": np.array(1 - o["masked"] - o["random"] + o["random"] / n_small)}
