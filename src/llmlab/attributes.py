@@ -198,9 +198,9 @@ TABLE: Mapping[str, Mapping[str, Attribute]] = {
         "restores": Attribute(
             str | None,
             None,
-            "how a sample gives its text back, for `llmlab check`: labels are what masked, changed or kept tokens were; spans "
-            "fill in sentinels in order; labels are the next tokens; sampled: as masked, where a companion's tokens then stand; "
-            "pair: masked, of two pieces of text in a frame; framed: masked, of one; queries behind the text ask for tokens of it",
+            "how a sample gives its text back, for `llmlab check`: labels are what masked, changed or kept tokens were, of a "
+            "pair of pieces or of a framed one too; sampled: so, with a companion's tokens in their places; spans fill in "
+            "sentinels in order; labels are the next tokens; queries behind the text ask for tokens of it",
             ("masked", "spans", "next", "sampled", "pair", "framed", "queries"),
             own=True,
         ),
