@@ -184,8 +184,8 @@ TABLE: Mapping[str, Mapping[str, Attribute]] = {
             str | None,
             None,
             "how a sample gives its text back, for `llmlab check`: labels are what masked, changed or kept tokens were; spans "
-            "fill in sentinels in order; or labels are the next tokens",
-            ("masked", "spans", "next"),
+            "fill in sentinels in order; or labels are the next tokens, of all of the text or (continued) behind a prefix",
+            ("masked", "spans", "next", "continued"),
             own=True,
         ),
         "shown": Attribute(float, 0.0, "the share of targets whose answer the model is shown, for `llmlab check`"),

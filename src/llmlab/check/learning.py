@@ -51,7 +51,8 @@ def prepared_batch(subject: Subject, rows: int = 4) -> Batch:
     zeros = np.zeros(tokens + 1, dtype=np.int64)
     batch = stand_in.batch(objective, words, chance, zeros)
     batch.pop("documents", None)
-    return batch | subject.read_by_parts(batch["ids"].shape[1] if "ids" in batch else tokens, rows)
+    # What the objective gives itself stands before the examples.
+    return subject.read_by_parts(batch["ids"].shape[1] if "ids" in batch else tokens, rows) | batch
 
 
 def companion_models(subject: Subject, model: Model) -> dict[str, Model]:

@@ -170,6 +170,12 @@ def check_objective(spec: ModelSpec, objective: PartSpec, companion: Mapping[str
             f"objective={objective.name} can't be trained under mask={mask}: each token would see the answer; "
             f"leave mask out (it brings mask={objective.attribute('mask')}) or choose {_fitting(spec.topology)}"
         )
+    brings = registry.index()["mask", objective.attribute("mask")]
+    if spec.topology == "encoder" and spec.sizes.sees_all and brings.attribute("pattern") != "full":
+        raise UserError(
+            f"objective={objective.name} can't be trained under mask={spec.stacks[-1].mask.name}: each token would see the "
+            f"answer; leave mask out (it brings mask={brings.name})"
+        )
     if spec.topology == "encoder_decoder" and objective.attribute("mask") == "causal" and not spec.sizes.causal:
         mask = spec.stacks[-1].mask.name
         raise UserError(

@@ -16,11 +16,11 @@ PROMPT_BYTES, SAMPLE_TOKENS = 24, 120
 def sample(recipe: Recipe, model: Model, tokens: int = SAMPLE_TOKENS) -> tuple[str, str] | None:
     """(prompt from the held-out text, what the model goes on with); None for a model that can't write."""
     from llmlab.data.samples import samples
-    from llmlab.decoding.generate import generate, limit
+    from llmlab.decoding.generate import generate, goes_on, limit
     from llmlab.decoding.sampling import Sampling
 
     corpus, rollout = recipe.corpus, getattr(recipe.objective, "rollout", None)
-    if recipe.spec.topology != "decoder" or "tokens" not in recipe.spec.heads:
+    if recipe.spec.topology == "encoder_decoder" or not goes_on(recipe.spec):
         return None
     first = corpus.validation.tokens[:64].tolist()
     sizes = corpus.validation.sizes

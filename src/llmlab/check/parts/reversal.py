@@ -39,11 +39,12 @@ def reversal(subject: Subject) -> None:
 
 def _restored(objective: Objective, prepared: Prepared, text: Text, special: Mapping[str, int], where: str) -> None:
     restores = attributes.get(objective, "objective", "restores")
-    want = text.tokens if restores == "next" else text.tokens[:-1]
+    want = text.tokens[:-1] if restores in ("masked", "spans") else text.tokens
     back = REVERSE[restores](prepared, text, special)
     if not np.array_equal(back, want):
         raise CheckFailed(f"{where}: {_words(want)} comes back as {_words(back)}")
-    counted, n = sum(objective.targets(dict(prepared)).values()), int((prepared["labels"] != IGNORED).sum())
+    # Of several terms the first is that of the labels.
+    counted, n = next(iter(objective.targets(dict(prepared)).values())), int((prepared["labels"] != IGNORED).sum())
     if counted != n:
         raise CheckFailed(f"{where}: it counts {counted} targets of {n}")
 
@@ -53,9 +54,10 @@ def _words(tokens: np.ndarray) -> str:
 
 
 def _next(prepared: Prepared, text: Text, special: Mapping[str, int]) -> np.ndarray:
-    """Each label is the token behind, but for those that are given."""
+    """Each label is the token behind, but for those that are given, and of those that are in the prefix."""
     ids, labels = prepared["ids"], prepared["labels"]
-    given = np.zeros(len(ids), bool) if text.given is None else text.given[1:]
+    given = np.zeros(len(ids), bool) if text.given is None else text.given[1:].copy()
+    given[: max(prepared.get("prefix_len", 0) - 1, 0)] = True
     known = np.where(labels == IGNORED, text.tokens[1:], labels)
     if not np.array_equal(labels == IGNORED, given) or not np.array_equal(known[:-1], ids[1:]):
         raise CheckFailed("labels are not the tokens that come next")
@@ -88,4 +90,4 @@ def _spans(prepared: Prepared, text: Text, special: Mapping[str, int]) -> np.nda
     return np.concatenate([*pieces, kept[-1]])
 
 
-REVERSE: dict[str, Reverse] = {"next": _next, "masked": _masked, "spans": _spans}
+REVERSE: dict[str, Reverse] = {"next": _next, "continued": _next, "masked": _masked, "spans": _spans}

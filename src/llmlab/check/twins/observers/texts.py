@@ -130,8 +130,21 @@ def exact(objective: Objective, name: str, text: Text, special: Mapping[str, int
     }
 
 
+def continued(objective: Objective, name: str, text: Text, special: Mapping[str, int]) -> Arrays:
+    """Outputs of a prefix that is drawn: `prefix_len/` how often it is so long, `targets/` how often each place is a target,
+    `documents/` as those of denoising."""
+    found = draws(objective, text)
+    labels = np.stack([f["labels"] for f in found])
+    return {
+        f"prefix_len/{name}": np.bincount([f["prefix_len"] for f in found], minlength=len(text.tokens)) / len(found),
+        f"targets/{name}": (labels >= 0).mean(0),
+        f"documents/{name}": found[0].get("documents", np.array(-1)),
+    }
+
+
 OBSERVED: dict[str | None, Callable[[Objective, str, Text, Mapping[str, int]], Arrays]] = {
     "masked": masked,
     "spans": spans,
     "next": exact,
+    "continued": continued,
 }
