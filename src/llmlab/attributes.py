@@ -160,7 +160,9 @@ TABLE: Mapping[str, Mapping[str, Attribute]] = {
         ),
         "mask": Attribute(str, "causal", "the mask that it brings", part_of="mask"),
         "heads": Attribute(dict[str, str], {"tokens": "lm"}, "a head for each role that it asks for", part_of="head"),
-        "special": Attribute(tuple[str, ...], (), "special tokens that it needs, by name (eos, pad, mask, cls, sep)"),
+        "special": Attribute(
+            tuple[str, ...], (), "special tokens that it needs, by name (eos, pad, mask, cls, sep ...)"
+        ),
         "sentinels": Attribute(int, 0, "so many special tokens more, sentinel_0, sentinel_1, ..."),
         "topologies": Attribute(
             tuple[str, ...],
@@ -184,8 +186,9 @@ TABLE: Mapping[str, Mapping[str, Attribute]] = {
             str | None,
             None,
             "how a sample gives its text back, for `llmlab check`: labels are what masked, changed or kept tokens were; spans "
-            "fill in sentinels in order; or labels are the next tokens, of all of the text or (continued) behind a prefix",
-            ("masked", "spans", "next", "continued"),
+            "fill in sentinels in order; or labels are the next tokens, of all of the text, (continued) behind a prefix or "
+            "(infilled) of documents whose middle comes last",
+            ("masked", "spans", "next", "continued", "infilled"),
             own=True,
         ),
         "shown": Attribute(float, 0.0, "the share of targets whose answer the model is shown, for `llmlab check`"),

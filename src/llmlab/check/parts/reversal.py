@@ -11,6 +11,7 @@ from llmlab.check.parts.fixtures import tested_part
 from llmlab.check.subject import CheckFailed, NotApplicable, Subject
 from llmlab.check.twins import settings
 from llmlab.check.twins.observers import texts
+from llmlab.check.twins.observers.infilling import infilled
 from llmlab.check.twins.observers.texts import Text
 from llmlab.slots import Objective
 
@@ -90,4 +91,27 @@ def _spans(prepared: Prepared, text: Text, special: Mapping[str, int]) -> np.nda
     return np.concatenate([*pieces, kept[-1]])
 
 
-REVERSE: dict[str, Reverse] = {"next": _next, "continued": _next, "masked": _masked, "spans": _spans}
+def _infilled(prepared: Prepared, text: Text, special: Mapping[str, int]) -> np.ndarray:
+    """Each document put together again, and the tokens behind that sentinels left no room for."""
+    found = infilled(prepared, text, special)
+    labels, silent = prepared["labels"], np.array([0, *(np.flatnonzero(text.given) if text.given is not None else ())])
+    own = np.isin(np.arange(len(found.where)), silent)
+    places = found.where[~own & (found.where > 0)]
+    if not np.array_equal(np.flatnonzero(labels != IGNORED) + 1, np.sort(places)):
+        raise CheckFailed("not all tokens of the text, and these alone, are targets")
+    if not np.array_equal(labels[places - 1], found.tokens[places]):
+        raise CheckFailed("labels are not the tokens that come next")
+    if len(text.tokens) - len(found.where) != 3 * found.rearranged:
+        raise CheckFailed(
+            f"of {len(text.tokens)} tokens {len(found.where)} are there beside {found.rearranged} x 3 sentinels"
+        )
+    return np.append(found.tokens[found.where], text.tokens[len(found.where) :])
+
+
+REVERSE: dict[str, Reverse] = {
+    "next": _next,
+    "continued": _next,
+    "infilled": _infilled,
+    "masked": _masked,
+    "spans": _spans,
+}

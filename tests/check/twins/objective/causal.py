@@ -1,4 +1,4 @@
-"""Twins of the objectives that predict the next token: clm and prefix_lm, from their papers."""
+"""Twins of the objectives that predict the next token: clm, prefix_lm and fim, from their papers."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from twins.objective.losses import Arrays, cross_entropy, expected, log_softmax
 
 REFUSED: Settings = {
     "clm": [({}, {"z_loss": -0.1}), ({}, {"label_smoothing": -0.1}), ({}, {"label_smoothing": 1.1})],
+    "fim": [({}, {key: value}) for key in ("rate", "spm") for value in (-0.1, 1.1)],
     "prefix_lm": [
         ({}, {"shortest": -0.1}),
         ({}, {"longest": 1.1}),
@@ -103,4 +104,65 @@ def prefix_lm(given: Given) -> Arrays:
         made |= expected(f"targets/{name}", targets, draws)
         known = given.inputs.get(f"{name}/documents")
         made[f"documents/{name}"] = np.array(-1) if known is None else known[:-1]
+    return made
+
+
+def documents_of(tokens: np.ndarray, known: np.ndarray | None) -> list[list[int]]:
+    """The places of each document's tokens: it ends with eos (1), or where the next begins by its number."""
+    found: list[list[int]] = [[]]
+    for i, token in enumerate(tokens):
+        found[-1].append(i)
+        if i + 1 < len(tokens) and (token == 1 or (known is not None and known[i + 1] != known[i])):
+            found.append([])
+    return found
+
+
+@twin(
+    "objective",
+    "fim",
+    source="Bavarian et al. 2022, section 3 (PSM and SPM trained jointly, at the level of the context)",
+)
+def fim(given: Given) -> Arrays:
+    draws, rate, spm = float(given.inputs["draws"]), given.options["rate"], given.options["spm"]
+    made = {"shown": np.array(0.0), "fixed_counts": np.array(0.0), **cross_entropy(given, "tokens", False)}
+    for name in ("plain", "answered", "only_special"):
+        tokens = given.inputs[f"{name}/tokens"]
+        answered = given.inputs["answered/given"] if name == "answered" else np.zeros(len(tokens), bool)
+        documents = documents_of(tokens, given.inputs.get(f"{name}/documents"))
+
+        def body(own: list[int], tokens: np.ndarray = tokens, answered: np.ndarray = answered) -> int:
+            """Tokens between those that are given in front and the eos at the end."""
+            left = [i for i in own if not answered[i]]
+            return len(left) - (len(left) > 0 and tokens[left[-1]] == 1)
+
+        def law(at: int, room: int, body=body, documents=documents) -> np.ndarray:  # type: ignore[no-untyped-def]
+            """The chances of 0, 1, 2 ... rearranged documents from this one on, with room for so many tokens."""
+            none = np.eye(18)[0]
+            if at == len(documents) or room <= 0:
+                return none
+            kept = law(at + 1, room - len(documents[at]))
+            fits = documents[at][: max(room - 3, 0)]
+            if body(fits) < 1:
+                return kept
+            return (1 - rate) * kept + rate * np.roll(law(at + 1, room - 3 - len(fits)), 1)
+
+        made |= expected(f"rearranged/{name}", law(0, len(tokens))[: len(tokens)], draws)
+        m = body(documents[0])
+        ways = [(min(a, b), max(a, b)) for a in range(m + 1) for b in range(m + 1)]
+        prefix, middle = np.zeros(len(tokens)), np.zeros(len(tokens))
+        empty = sum(a == 0 for a, _ in ways) / len(ways)
+        for a, b in ways:
+            prefix[a] += (1 - spm) / len(ways)
+            middle[b - a] += (1 - spm) / len(ways)
+            prefix[0] += spm / len(ways)
+            middle[b] += spm / len(ways)
+        suffix_first = spm + (1 - spm) * empty
+        shares = np.array([1 - rate, rate * (1 - suffix_first), rate * suffix_first])
+        made |= expected(f"orders/{name}", shares, draws)
+        if rate:
+            n = draws * rate * 0.8  # as many are sure to be rearranged
+            made |= expected(f"prefix/{name}", prefix, n) | expected(f"middle/{name}", middle, n)
+        else:
+            made |= {f"{key}/{name}": np.zeros(len(tokens)) for key in ("prefix", "middle")}
+        made[f"length/{name}"] = np.array(len(tokens) - 1)
     return made

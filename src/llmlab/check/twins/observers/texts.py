@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from itertools import combinations
-from typing import Any, NamedTuple
 
 import numpy as np
 
 from llmlab import attributes, registry
+from llmlab.check.twins.observers.infilling import Text, infilled
 from llmlab.check.twins.observers.observed import options_of
 from llmlab.check.twins.settings import Setting
 from llmlab.slots import Objective, Vocabulary
@@ -22,21 +22,6 @@ N_DRAWS = 1000
 SPECIAL = {"pad": 0, "eos": 1, "cls": 13, "mask": 14, "sep": 47}
 SIZE = 48  # as many values as a record keeps of an output
 Arrays = dict[str, np.ndarray]
-
-
-class Text(NamedTuple):
-    """A text of seq_len + 1 tokens. given: True for tokens that are no targets. documents: their numbers."""
-
-    tokens: np.ndarray
-    given: np.ndarray | None = None
-    documents: np.ndarray | None = None
-
-    def sample(self) -> dict[str, Any]:
-        return {
-            "tokens": self.tokens,
-            **({"given": self.given} if self.given is not None else {}),
-            "documents": self.documents,
-        }
 
 
 def vocabulary(setting: Setting, size: int = SIZE) -> Vocabulary:
@@ -142,9 +127,33 @@ def continued(objective: Objective, name: str, text: Text, special: Mapping[str,
     }
 
 
+def rearranged(objective: Objective, name: str, text: Text, special: Mapping[str, int]) -> Arrays:
+    """Outputs of infilling: `rearranged/` how often so many documents are; of the first document `orders/` how often it is as
+    it was, its prefix first, its suffix first, and of those that are rearranged `prefix/` and `middle/` how often these have so
+    many tokens; `length/` of what is read."""
+    found = [infilled(f, text, special) for f in draws(objective, text)]
+    first = [f.first for f in found if f.first is not None]
+    length = len(text.tokens)
+
+    def often(values: list[int]) -> np.ndarray:
+        return np.bincount(values, minlength=length) / max(len(values), 1)
+
+    return {
+        f"rearranged/{name}": often([f.rearranged for f in found]),
+        f"orders/{name}": np.array(
+            [len(found) - len(first), *(sum(f.suffix_first == w for f in first) for w in (0, 1))]
+        )
+        / len(found),
+        f"prefix/{name}": often([f.prefix for f in first]),
+        f"middle/{name}": often([f.middle for f in first]),
+        f"length/{name}": np.array({len(f.tokens) for f in found}.pop() - 1),
+    }
+
+
 OBSERVED: dict[str | None, Callable[[Objective, str, Text, Mapping[str, int]], Arrays]] = {
     "masked": masked,
     "spans": spans,
     "next": exact,
     "continued": continued,
+    "infilled": rearranged,
 }
