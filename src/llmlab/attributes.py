@@ -182,13 +182,19 @@ TABLE: Mapping[str, Mapping[str, Attribute]] = {
         "gives": Attribute(
             tuple[str, ...], (), "batch keys that it offers to masks and heads that need them: nothing has to read them"
         ),
+        "generates": Attribute(
+            str,
+            "next",
+            "how a model that it has trained writes a text: the next token each time, or by unmasking all of it in steps",
+            ("next", "unmasking"),
+        ),
         "restores": Attribute(
             str | None,
             None,
             "how a sample gives its text back, for `llmlab check`: labels are what masked, changed or kept tokens were; spans "
             "fill in sentinels in order; or labels are the next tokens, of all of the text, (continued) behind a prefix or "
-            "(infilled) of documents whose middle comes last",
-            ("masked", "spans", "next", "continued", "infilled"),
+            "(infilled) of documents whose middle comes last; or (diffused) masked tokens of a text without its first",
+            ("masked", "spans", "next", "continued", "infilled", "diffused"),
             own=True,
         ),
         "shown": Attribute(float, 0.0, "the share of targets whose answer the model is shown, for `llmlab check`"),

@@ -44,8 +44,9 @@ def _restored(objective: Objective, prepared: Prepared, text: Text, special: Map
     back = REVERSE[restores](prepared, text, special)
     if not np.array_equal(back, want):
         raise CheckFailed(f"{where}: {_words(want)} comes back as {_words(back)}")
-    # Of several terms the first is that of the labels.
-    counted, n = next(iter(objective.targets(dict(prepared)).values())), int((prepared["labels"] != IGNORED).sum())
+    # Of several terms the first is that of the labels; a mean may be over all tokens that could have been targets.
+    counted = next(iter(objective.targets(dict(prepared)).values()))
+    n = int(prepared.get("maskable", (prepared["labels"] != IGNORED).sum()))
     if counted != n:
         raise CheckFailed(f"{where}: it counts {counted} targets of {n}")
 
@@ -67,6 +68,18 @@ def _next(prepared: Prepared, text: Text, special: Mapping[str, int]) -> np.ndar
 
 def _masked(prepared: Prepared, text: Text, special: Mapping[str, int]) -> np.ndarray:
     return np.where(prepared["labels"] == IGNORED, prepared["ids"], prepared["labels"])
+
+
+def _diffused(prepared: Prepared, text: Text, special: Mapping[str, int]) -> np.ndarray:
+    """`_masked` of all but the first token. Every label is masked, and no token that is given."""
+    targets, may = prepared["labels"] != IGNORED, text.tokens[1:] != special["mask"]
+    if text.given is not None:
+        may &= ~text.given[1:]
+    if (targets & ~may).any() or (prepared["ids"][targets] != special["mask"]).any():
+        raise CheckFailed("a target is not masked, or is no token of the text")
+    if int(prepared["maskable"]) != may.sum():
+        raise CheckFailed(f"{prepared['maskable']} tokens are said to be maskable, but {may.sum()} are")
+    return np.append(text.tokens[0], _masked(prepared, text, special))
 
 
 def _spans(prepared: Prepared, text: Text, special: Mapping[str, int]) -> np.ndarray:
@@ -112,6 +125,7 @@ REVERSE: dict[str, Reverse] = {
     "next": _next,
     "continued": _next,
     "infilled": _infilled,
+    "diffused": _diffused,
     "masked": _masked,
     "spans": _spans,
 }

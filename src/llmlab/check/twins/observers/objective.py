@@ -141,6 +141,8 @@ def _batches(objective: Objective, restores: str | None) -> dict[str, Batch]:
         batch = {"ids": (tokens * 7 + 1) % SIZE, "labels": labels}
         if restores == "spans":
             batch["source_ids"] = (tokens * 4) % SIZE
+        if restores == "diffused":
+            batch |= {"weight": torch.tensor([1.5, 4.0, 1.0]), "maskable": torch.tensor([6, 5, 6])}
         return {"batch": batch, "none": {**batch, "labels": torch.full_like(labels, -100)}}
     samples = _samples(objective) if attributes.get(objective, "objective", "reads") != TEXT else []
     if not samples:

@@ -150,10 +150,28 @@ def rearranged(objective: Objective, name: str, text: Text, special: Mapping[str
     }
 
 
+def diffused(objective: Objective, name: str, text: Text, special: Mapping[str, int]) -> Arrays:
+    """Outputs of masking at a rate that is drawn: `targets/` how often each place is one; `number/` how often a sample has so
+    many; `rate/` the mean rate, by the weights; `weighted/` the mean of weight x number of targets; `maskable/`;
+    `documents/` as those of denoising."""
+    found = draws(objective, text)
+    at = np.stack([f["labels"] for f in found]) >= 0
+    weight = np.array([f["weight"] for f in found], np.float64)
+    return {
+        f"targets/{name}": at.mean(0),
+        f"number/{name}": np.bincount(at.sum(1), minlength=len(text.tokens)) / len(found),
+        f"rate/{name}": np.mean(1 / weight),
+        f"weighted/{name}": np.mean(weight * at.sum(1)),
+        f"maskable/{name}": np.array({int(f["maskable"]) for f in found}.pop()),
+        f"documents/{name}": found[0].get("documents", np.array(-1)),
+    }
+
+
 OBSERVED: dict[str | None, Callable[[Objective, str, Text, Mapping[str, int]], Arrays]] = {
     "masked": masked,
     "spans": spans,
     "next": exact,
     "continued": continued,
     "infilled": rearranged,
+    "diffused": diffused,
 }
