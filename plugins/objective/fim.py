@@ -100,11 +100,12 @@ class FillInTheMiddle:
         before, body, behind = places[:lead], places[lead:end], places[end:]
         first, last = np.sort(rng.integers(len(body) + 1, size=2))
         prefix, middle, suffix = body[:first], body[first:last], body[last:]
-        if suffix_first:
-            pieces = [before, [PREFIX, SUFFIX], suffix, [MIDDLE], prefix, middle, behind]
-        else:
-            pieces = [before, [PREFIX], prefix, [SUFFIX], suffix, [MIDDLE], middle, behind]
-        return np.concatenate(pieces).astype(np.int64)
+        pieces = (
+            [[SUFFIX], suffix, [MIDDLE], prefix, middle]
+            if suffix_first
+            else [prefix, [SUFFIX], suffix, [MIDDLE], middle]
+        )
+        return np.concatenate([before, [PREFIX], *pieces, behind]).astype(np.int64)
 
     def targets(self, prepared: dict[str, Any]) -> dict[str, int]:
         return targets(prepared)
