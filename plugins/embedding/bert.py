@@ -18,13 +18,14 @@ from llmlab_plugins.embedding._table import Tabled
 class BertEmbedding(Tabled):
     """Token + segment + position vectors, normed, then dropout (BERT: Devlin et al. 2018, arXiv:1810.04805).
 
-    ids (B, T) -> (B, T, D). Segments that the context lacks count as 0; with `model.token_types` 0 there are none.
+    ids (B, T) -> (B, T, D). Segments that the context lacks count as 0; with `model.token_types` 0 there are none. Tables of
+    another `width` than D lead through a linear with bias (ELECTRA: Clark et al. 2020, arXiv:2003.10555).
 
     factorized: BERT's embedding, `width` wide, then a linear with bias to D (ALBERT: Lan et al. 2019, arXiv:1909.11942).
     """
 
     width_option = "width"
-    telling = ({"pad_id": 1},)
+    telling = ({"pad_id": 1}, {"width": 6})
 
     @staticmethod
     def width(
@@ -35,11 +36,7 @@ class BertEmbedding(Tabled):
         scale: bool = False,
         pad_id: int | None = None,
     ) -> int:
-        if not project:
-            if width not in (None, sizes.dim):
-                raise ValueError(
-                    f"embedding.width={width} needs embedding=factorized; embedding=bert is model.dim wide"
-                )
+        if width is None and not project:
             return sizes.dim
         if width is not None and width < 1:
             raise ValueError(f"embedding.width={width} must be at least 1")
@@ -53,8 +50,8 @@ class BertEmbedding(Tabled):
         shared: Embedding | None,
         /,
         *,
-        project: bool = False,  # from a width of its own to D
-        width: int | None = None,  # of the tables, if projected; None: D / 4, at least 16
+        project: bool = False,  # from a width of its own to D, also where that is D
+        width: int | None = None,  # of the tables; None: D, and if projected D / 4, at least 16
         scale: bool = False,  # token vectors times the root of their width (BART's option)
         pad_id: int | None = None,  # a token whose vector is not trained by being looked up
     ):
@@ -64,7 +61,7 @@ class BertEmbedding(Tabled):
         self.segments = Table(sizes.token_types, embed_dim, role="embed") if sizes.token_types else None
         self.norm = norm(embed_dim, sizes.norm_eps)
         self.dropout = nn.Dropout(sizes.dropout)
-        self.project = Linear(embed_dim, sizes.dim, True, role="other") if project else None
+        self.project = Linear(embed_dim, sizes.dim, True, role="other") if project or embed_dim != sizes.dim else None
 
     def forward(self, ids_BT: Tensor, ctx: Context) -> Tensor:
         # `padding_idx` only takes that row's gradient away; its vector is

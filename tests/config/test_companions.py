@@ -7,7 +7,7 @@ from llmlab.config import companions, spelling
 from llmlab.config.compose import compose
 from llmlab.errors import UserError
 
-ELECTRA = ("model=electra", "objective=replaced")
+ELECTRA = ("model=electra", "objective=rtd")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -37,6 +37,28 @@ def test_a_size_in_the_words_is_not_that_of_the_runs_sizes():
     assert (found.sizes.dim, found.sizes.n_layers, found.sizes.n_heads) == (micro.dim, micro.n_layers, micro.n_heads)
     published = chosen(*ELECTRA, "size=nano", "models.generator=[model=electra_base_generator]")
     assert published.sizes.dim == 256 != nano.dim
+
+
+def test_a_role_has_default_words_which_the_config_then_states():
+    nano = compose(["model=electra"])
+    assert nano.cfg.objective["_part_"] == "rtd" and nano.cfg.models == {"generator": ["width=1/4"]}
+    sizes = companions.spec_of(nano.companions["generator"]).sizes
+    assert (sizes.dim, sizes.n_heads, sizes.ffn_dim, sizes.n_layers) == (32, 1, 128, nano.spec.sizes.n_layers)
+    # A family's file may say another, and says nothing where the objective has no such role.
+    base = chosen("model=electra_base").sizes
+    assert (base.dim, base.n_heads, base.ffn_dim, base.n_layers) == (256, 4, 1024, 12)
+    deberta = chosen("model=deberta_v3").sizes
+    assert (deberta.dim, deberta.n_layers) == (128, 2)
+    assert compose(["model=electra_base", "objective=mlm"]).cfg.models == {}
+
+
+def test_a_width_is_of_the_runs_own():
+    found = chosen("model=electra_small", "models.generator=[width=0.5,model.n_layers=3]").sizes
+    assert (found.dim, found.n_heads, found.ffn_dim, found.n_layers) == (128, 2, 512, 3)
+    grouped = chosen(*ELECTRA, "attention=gqa", "model.n_heads=8", "model.n_kv_heads=4", "models.generator=[width=1/2]")
+    assert (grouped.sizes.n_heads, grouped.sizes.n_kv_heads) == (4, 2)
+    wide = ("model.ffn_dim=40", "models.generator=[width=1/2,model.dim=64]")
+    assert (chosen(*ELECTRA, *wide).sizes.dim, chosen(*ELECTRA, *wide).sizes.ffn_dim) == (64, 20)
 
 
 def test_another_family_has_the_vocabulary_of_the_run():
@@ -77,10 +99,13 @@ def test_a_sweep_goes_over_several():
 
 
 REFUSED = {
-    "missing": (ELECTRA, r"objective=replaced needs a model for the role generator: models\.generator=\[size=nano\]"),
+    "missing": (
+        ("objective=distil",),
+        r"objective=distil needs a model for the role teacher: models\.teacher=\[size=nano\]",
+    ),
     "unknown role": (
         (*ELECTRA, "models.genrator=[]"),
-        "models.genrator: objective=replaced has no such role; did you mean",
+        "models.genrator: objective=rtd has no such role; did you mean",
     ),
     "no role": (("models.x=[]",), "models.x: objective=clm works with no other model"),
     "a number": (("objective=distil", "models.teacher={a: 1}"), "models.teacher"),
@@ -88,6 +113,11 @@ REFUSED = {
     "of the run": (
         (*ELECTRA, "models.generator=[train.clip=1]"),
         "train is no choice of a model; it holds for the whole run",
+    ),
+    "no width": ((*ELECTRA, "models.generator=[width=wide]"), "models.generator: width=wide must be a share"),
+    "two widths": (
+        (*ELECTRA, "models.generator=[size=nano,width=1/2]"),
+        "width=1/2 is of the run's own width, and size",
     ),
     "unknown choice": (
         (*ELECTRA, "models.generator=[size=nanno]"),
@@ -121,7 +151,7 @@ def odd():
     """What is declared by the objective `odd`; UserError also where its file is left out."""
     if why := registry.broken("objective", "odd"):
         raise UserError(why)
-    return companions.declared("odd")
+    return companions.declared({"_part_": "odd"})
 
 
 DECLARED = {

@@ -40,7 +40,12 @@ def test_the_surest_stay(model, steps, block):
 
 def test_a_text_is_what_it_is_alone(model):
     prompts, ended = [PROMPT, [8], [9, 9, 1, 2, 30]], ["", "", ""]
-    how = {"max_new": NEW, "how": Unmasking(MASK, 4, 3), "sampling": Sampling(temperature=2.0, top_k=20), "vocabulary": 50}
+    how = {
+        "max_new": NEW,
+        "how": Unmasking(MASK, 4, 3),
+        "sampling": Sampling(temperature=2.0, top_k=20),
+        "vocabulary": 50,
+    }
     got = unmask_all(model, prompts, seeds=[1, 2, 3], ended=ended, **how)
     alone = [unmask_all(model, [p], seeds=[s], **how)[0] for s, p in enumerate(prompts, 1)]
     assert got == alone and ended == ["length"] * 3

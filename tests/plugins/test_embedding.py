@@ -98,9 +98,10 @@ def test_a_narrow_table_leads_through_a_linear_before_the_position(position):
     close(made(ids, Context(3)), want)
 
 
-def test_a_width_needs_a_projection():
-    with pytest.raises(ValueError, match=r"embedding\.width=8 needs embedding=factorized"):
-        part("embedding", "bert").func.width(sizes(), width=8)
+def test_another_width_is_projected():
+    made, _ = embedding("bert", width=8)
+    assert made.weight.shape == (50, 8) and made.project.weight.shape[1] == 8
+    assert embedding("bert")[0].project is None
 
 
 @pytest.mark.parametrize("name", names("embedding"))

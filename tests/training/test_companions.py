@@ -25,7 +25,7 @@ from llmlab.training.recipe import Batches, Cut, Recipe
 
 OFTEN = ["train.log_every=1", "train.validate_every=6", "train.checkpoint_every=6", "train.keep=9"]
 # The tables are 20 wide; a generator of 32 alone would have some of 16.
-ELECTRA = ["model=electra", "model.dim=80", "objective=replaced", "models.generator=[model.dim=32]"]
+ELECTRA = ["model=electra", "model.dim=80", "models.generator=[model.dim=32]"]
 STUDENT = ["model=llama3", "objective=distil"]
 
 
@@ -91,11 +91,12 @@ def test_the_record_and_the_folder_say_what_was_trained_beside(electra):
     record = json.loads((electra / "run.json").read_text())
     about = record["models"]["generator"]
     spec = folder.companion(electra, "generator")
-    assert about["words"] == ["model.dim=32"] and about["trains"] and about["shares"] == ["embedding"]
+    assert about["words"] == ["model.dim=32"] and about["trains"] and about["shares"] == ["embedding", "position"]
     assert (about["source"], about["sha256"]) == (None, None)
     assert spec.sizes.dim == 32 and spec.stacks[0].embedding.options["width"] == 20
     assert "models/generator.json" in record["files"]
-    shared = folder.load(electra)[1].sizes.vocab_size * 20
+    trained = folder.load(electra)[1].sizes
+    shared = (trained.vocab_size + trained.max_positions) * 20
     assert about["parameters"]["total"] == sum(p.numel() for p in build.assemble(spec).parameters()) - shared
 
 
@@ -105,7 +106,7 @@ def test_checkpoints_hold_it_under_its_role_and_the_shared_table_once(electra):
     own = {n.removeprefix("models.generator.") for n in weights if n.startswith("models.")}
     assert own == checkpoint.read_weights(path, "generator").keys()
     assert "stacks.main.embedding.table.weight" in checkpoint.read_weights(path)
-    assert not any("embedding.table" in name for name in own)
+    assert not any("embedding.table" in name or "positions" in name for name in own)
     paths = [path for group in state["optimizer_states"][0]["param_groups"] for path in group["params"]]
     assert sorted(paths) == sorted(weights) and len(set(paths)) == len(paths)
     (path / "models/generator.safetensors").rename(path / "models/gone")
@@ -121,9 +122,12 @@ def test_the_first_step_is_that_of_the_loss_by_hand_and_the_shared_table_learns_
     loss = recipe.objective.loss(model, batch, **others)
     table = model.stacks["main"].embedding.table.weight
     assert others["generator"].stacks["main"].embedding.weight is table
+    places = model.stacks["main"].positions[0].table.weight
+    assert not list(others["generator"].stacks["main"].positions.parameters())
     each = {name: value / count for name, (value, count) in loss.terms.items()}
     slopes = {name: torch.autograd.grad(mean, table, retain_graph=True)[0] for name, mean in each.items()}
-    assert all(slope.abs().sum() > 0 for slope in slopes.values())
+    of_places = [torch.autograd.grad(mean, places, retain_graph=True)[0] for mean in each.values()]
+    assert all(slope.abs().sum() > 0 for slope in (*slopes.values(), *of_places))
     total = each["generator"] + 50 * each["replaced"]
     total.backward()
     torch.testing.assert_close(table.grad, slopes["generator"] + 50 * slopes["replaced"])

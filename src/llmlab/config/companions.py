@@ -1,14 +1,16 @@
 """Companions: the other models that an objective works with, by role; what it declares of each and what was chosen for it.
 
 On the command line each is words that change the run's own model, `models.generator=[size=nano]`, or a finished model,
-`models.teacher=RUN` or `models.teacher=hf=FOLDER`. No torch.
+`models.teacher=RUN` or `models.teacher=hf=FOLDER`. Without, it is what the model's file or the objective's declaration says.
+The word `width=1/4` stands for the sizes of a model that is a quarter as wide as the run's own. No torch.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 from llmlab import registry
@@ -17,6 +19,7 @@ from llmlab.config.composed import Chosen, Composed, Declared
 from llmlab.config.layout import with_vocabulary
 from llmlab.errors import UserError
 from llmlab.registry import near
+from llmlab.sizes import divisors
 from llmlab.slot_names import LAYER_SLOTS, MODEL_SLOTS
 
 if TYPE_CHECKING:
@@ -26,7 +29,8 @@ if TYPE_CHECKING:
     from llmlab.config.spec import ModelSpec
 
 KEY = "models"
-SHARED = ("embedding",)  # what a companion can have in common with the trained model
+WIDTH = "width="
+SHARED = ("embedding", "position")  # what a companion can have in common with the trained model
 GROUPS = ("model", "size", *LAYER_SLOTS, *MODEL_SLOTS, "head")  # choices that make a model
 NODES = (*GROUPS, "layers", "execute", "kinds", "stacks", "heads")  # and keys below which its values are
 ROOT: tuple[str, ...] = ("seed", "data", "tokenizer", "train", "budget", "strategy", "placement", "precision")
@@ -35,11 +39,12 @@ ROOT += ("trainer", "logger", "objective", "optimizer", "schedule", "init_from",
 OF_SIZE = ("dim", "n_layers", "n_heads", "n_kv_heads", "head_dim", "ffn_dim")
 
 
-def declared(objective: str) -> dict[str, Declared]:
-    """The roles that an objective declares. UserError in a line for a declaration that can't be meant."""
-    entry = registry.index()["objective", objective]
+def declared(objective: DictConfig) -> dict[str, Declared]:
+    """The roles that an objective declares, by its node of a config. UserError in a line for a declaration that can't be
+    meant."""
+    entry = registry.of_node("objective", objective)
     models = entry.attribute("models")
-    where = f"{entry.path}:{entry.line}: objective={objective}"
+    where = f"{entry.path}:{entry.line}: objective={entry.name}"
     if not isinstance(models, dict):
         raise UserError(f"{where}: models must be a dict of roles, but is {models!r}")
     # By the dataclass, so that a new key need not be listed twice.
@@ -102,7 +107,9 @@ def resolve(
     published: whether overrides name both a published size and a size.
     """
     objective = str(composed.cfg.objective["_part_"])
-    roles, chosen = declared(objective), requested(composed.cfg)
+    roles = declared(composed.cfg.objective)
+    _default(composed.cfg, roles, {str(o.key_or_group) for o in typed})
+    chosen = requested(composed.cfg)
     if problems := _unfit(objective, roles, chosen):
         raise UserError("\n".join(problems))
     found = {}
@@ -112,13 +119,49 @@ def resolve(
             found[role] = Chosen(about, source=_source(about, value))
             continue
         try:
-            words = [_head_of(about, word) for word in value]
+            own = [_head_of(about, word) for word in value if not word.startswith(WIDTH)]
+            words = [*_widths(composed.cfg.model, value, own), *own]
             overrides = _inherited(typed, words, about, published)
-            found[role] = Chosen(about, value, composed=compose([*overrides, *words], about, words))
+            found[role] = Chosen(about, value, composed=compose([*overrides, *words], about, own))
         except UserError as e:
             # Each line is printed as an error of its own, and has to say which companion it is about.
             raise UserError("\n".join(f"{KEY}.{role}: {line}" for line in str(e).splitlines())) from None
     return found
+
+
+def _default(cfg: DictConfig, roles: Mapping[str, Declared], typed: Collection[str]) -> None:
+    """Put the default words of roles into the config, and take out those of its files that are of another objective."""
+    for role in [role for role in cfg[KEY] if role not in roles and f"{KEY}.{role}" not in typed and KEY not in typed]:
+        # A family's file sizes a generator, which objective=mlm has none of.
+        del cfg[KEY][role]
+    for role, about in roles.items():
+        if role not in cfg[KEY] and about.words is not None:
+            cfg[KEY][role] = list(about.words)
+
+
+def _widths(model: DictConfig, words: Sequence[str], own: Sequence[str]) -> list[str]:
+    """Sizes of a model that is so much as wide as the run's own, as `width=1/4` among the words says, but for those that others
+    of them state. UserError for a width that can't be, or beside another size."""
+    given = [word for word in words if word.startswith(WIDTH)]
+    if not given:
+        return []
+    word = given[-1]
+    keys = [key_and_package(other)[0] for other in own]
+    if other := next((k for k in keys if k in ("size", "model")), None):
+        raise UserError(f"{word} is of the run's own width, and {other} chooses another model; leave one of them out")
+    try:
+        share = Fraction(word.removeprefix(WIDTH))
+        if not 0 < share <= 8:
+            raise ValueError
+    except (ValueError, ZeroDivisionError):
+        raise UserError(f"{word} must be a share of the run's own width, as width=1/4, at most 8") from None
+    # Heads of the same width where that comes out even, as ELECTRA's generators have; pairs, which a rotation turns.
+    heads = max(1, round(model.n_heads * share))
+    dim = 2 * heads * max(1, round(model.dim * share / (2 * heads)))
+    sizes = {"dim": dim, "n_heads": heads, "ffn_dim": max(1, round(model.ffn_dim * Fraction(dim, model.dim)))}
+    if model.n_kv_heads is not None:
+        sizes["n_kv_heads"] = max(d for d in divisors(heads) if d <= max(1, round(model.n_kv_heads * share)))
+    return [f"model.{name}={size}" for name, size in sizes.items() if f"model.{name}" not in keys]
 
 
 def _unfit(objective: str, roles: Mapping[str, Declared], chosen: Mapping[str, object]) -> list[str]:

@@ -188,6 +188,8 @@ def vary(composed: Composed, values: Mapping[str, str]) -> Composed | None:
                 "@" in key
                 or key[0] in "+~"
                 or key.startswith(("budget.", "init_", "models.", "tokenizer."))
+                # Those were composed of the values before.
+                or (composed.companions and key.partition(".")[0] in companions.NODES)
                 or key in groups()
                 or isinstance(o.value(), dict)
             ):

@@ -42,12 +42,14 @@ class Checkpoint(Protocol):
 
 @dataclass(frozen=True)
 class Declared:
-    """An objective's declaration of a role. heads: role of a head -> its usual part, as of the objective's own."""
+    """An objective's declaration of a role. heads: role of a head -> its usual part, as of the objective's own. words:
+    those of the model where none is chosen; None: one has to be."""
 
     role: str
     heads: Mapping[str, str] = field(default_factory=dict)
     trains: bool = True
     shares: tuple[str, ...] = ()
+    words: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)

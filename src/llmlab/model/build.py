@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from llmlab.config.spec import ModelSpec
 from llmlab.errors import UserError
-from llmlab.model.model import Model
+from llmlab.model.model import Model, Shared
 from llmlab.model.roles import walk
 from llmlab.modules import Table
 from llmlab.seeds import key
@@ -19,14 +19,14 @@ from llmlab.seeds import key
 T = TypeVar("T")
 
 
-def assemble(spec: ModelSpec, embedding: nn.Module | None = None) -> Model:
+def assemble(spec: ModelSpec, shared: Shared | None = None) -> Model:
     """The model without memory: every parameter on the meta device. UserError for sizes that no tensor can have.
 
-    embedding: of another model, whose tables it uses.
+    shared: modules of another model whose tables it uses.
     """
     try:
         with torch.device("meta"):
-            return Model(spec, embedding)
+            return Model(spec, shared)
     except RuntimeError as e:
         # torch has no exception type of its own for this, so its message decides.
         if found := re.search(r"Storage size calculation overflowed with sizes=\[([\d, ]+)\]", str(e)):

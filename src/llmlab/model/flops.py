@@ -21,7 +21,7 @@ from llmlab.model.model import Model
 from llmlab.model.probe import CostSource, Meter
 from llmlab.model.stack import Layer, Stack
 from llmlab.sizes import Sizes
-from llmlab.slots import Context, Linear, Mask, Position, Window
+from llmlab.slots import Context, Linear, Mask, Window
 
 
 class Parameters(NamedTuple):
@@ -244,7 +244,7 @@ def _of_stack(
     for i, place in enumerate(stack.position_of):
         if place not in prepared:
             part = stack.spec.layers[i].parts["position"]
-            prepared[place] = meter.prepare_flops(cast(Position, stack.positions[place]), part, length)
+            prepared[place] = meter.prepare_flops(stack.position_at(place), part, length)
     sums = {"positions": _projected(stack, length) + sum(flops or 0.0 for flops in prepared.values())}
     dense = 0.0
     pairs: dict[Window, float] = {}
@@ -270,7 +270,7 @@ def _of_layer(
     layer, sizes, parts = stack.layers[i], stack.sizes, stack.spec.layers[i].parts
     assert isinstance(layer, Layer)
     place = stack.position_of[i]
-    position: Any = stack.positions[place]
+    position: Any = stack.position_at(place)
     x = (length, sizes.dim)
     counted = length * linear_flops(layer.attention)
     beyond, width = meter.attention(layer.attention, parts["attention"], counted, x)
@@ -324,7 +324,7 @@ def _distances(length: int) -> int:
 
 def _projected(stack: Stack, length: int) -> float:
     """FLOPs of the linears in position parts that score distances: each projects the sinusoid of every distance."""
-    parts = [stack.positions[stack.position_of[i]] for i in stack.spec.execute]
+    parts = [stack.position_at(stack.position_of[i]) for i in stack.spec.execute]
     return _distances(length) * sum(linear_flops(part) for part in parts if part.score_width)
 
 

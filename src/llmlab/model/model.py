@@ -6,7 +6,7 @@ B batch, T tokens, S source tokens, D model width.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -22,20 +22,28 @@ from llmlab.slots import Aux, Context, Output
 PLAIN = {*batch_keys.MODEL, "source", "source_valid", "source_segments", "labels", *batch_keys.STAMPED}
 
 
+class Shared(NamedTuple):
+    """Modules of a model whose tables another one uses; None: it has its own."""
+
+    embedding: nn.Module | None = None
+    position: nn.Module | None = None
+
+
 class Model(nn.Module):
     """Parts assembled as `spec` says. Built on the meta device and filled by `llmlab.model.build`."""
 
-    def __init__(self, spec: ModelSpec, embedding: nn.Module | None = None):
-        """embedding: of another model, whose tables the first stack uses; it is not a child of this one."""
+    def __init__(self, spec: ModelSpec, shared: Shared | None = None):
+        """shared: modules of another model that the first stack uses; they are no children of this one."""
         super().__init__()
         self.spec, self.sizes = spec, spec.sizes
         kernel = spec.kernel.factory()()
         self.stacks = nn.ModuleDict()
         first: Stack | None = None
         for stack in spec.stacks:
-            built = Stack(
-                stack, kernel, embedding if first is None else first.embedding if stack.shared_embedding else None
-            )
+            if first is None and shared is not None:
+                built = Stack(stack, kernel, shared.embedding, shared.position)
+            else:
+                built = Stack(stack, kernel, first.embedding if first and stack.shared_embedding else None)
             self.stacks[stack.name] = built
             first = first or built
         assert first is not None

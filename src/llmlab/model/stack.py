@@ -87,12 +87,18 @@ class Layer(nn.Module):
 class Stack(nn.Module):
     """Embedding, layers in the order of `execute`, a last norm where the block asks for one.
 
-    `shared` is an earlier stack's embedding whose tables are used.
+    `shared` is an earlier stack's embedding whose tables are used; `position` another model's, which all layers have.
     """
 
-    def __init__(self, spec: StackSpec, kernel: Kernel, shared: nn.Module | None = None):
+    shared_position: nn.Module | None
+
+    def __init__(
+        self, spec: StackSpec, kernel: Kernel, shared: nn.Module | None = None, position: nn.Module | None = None
+    ):
         super().__init__()
         self.spec, self.sizes = spec, spec.sizes
+        # As a child its table would be in the state of both models.
+        object.__setattr__(self, "shared_position", position)
         first = spec.layers[0].parts
         norm = first["norm"].factory()
 
@@ -101,16 +107,16 @@ class Stack(nn.Module):
         width = getattr(embedding.func, "width", None)
         self.embed_dim = width(self.sizes, **spec.embedding.options) if width else self.sizes.dim
 
-        self.positions = nn.ModuleList()
+        self.positions = nn.ModuleList()  # its own
         places: dict[tuple, int] = {}
         self.position_of = [self._position(layer, places) for layer in spec.layers]
         for i, place in enumerate(self.position_of):
-            if place != self.position_of[0] and _embeds(self.positions[place]):
+            if place != self.position_of[0] and _embeds(self.position_at(place)):
                 first_part, part = spec.layers[0].parts["position"], spec.layers[i].parts["position"]
                 raise UserError(
                     f"position={part} is added to the embedding, so all layers must have it, but layer 0 has {first_part}"
                 )
-        self.embedding = embedding(self.sizes, self.positions[self.position_of[0]], norm, shared)
+        self.embedding = embedding(self.sizes, self.position_at(self.position_of[0]), norm, shared)
         if shared is not None and self.embedding.embed_dim != shared.embed_dim:
             raise UserError(
                 f"the {spec.name} embeds in {self.embedding.embed_dim} dimensions, the first stack in {shared.embed_dim}; "
@@ -130,7 +136,7 @@ class Stack(nn.Module):
         self.windows = [layer.parts["window"].factory()() for layer in spec.layers]
         self.kernel = kernel
         for i, layer in enumerate(cast("list[Any]", self.layers)):
-            score, position = layer.attention.score, cast(Position, self.positions[self.position_of[i]])
+            score, position = layer.attention.score, self.position_at(self.position_of[i])
             if position.projects and not hasattr(type(layer.attention), "project"):
                 parts = spec.layers[i].parts
                 raise UserError(
@@ -149,6 +155,8 @@ class Stack(nn.Module):
 
     def _position(self, layer: LayerSpec, places: dict[tuple, int]) -> int:
         """One instance serves all layers that name the same part with the same options and width."""
+        if self.shared_position is not None:
+            return 0
         part, attention = layer.parts["position"], layer.parts["attention"]
         factory = attention.factory()
         rotary_width = getattr(factory.func, "rotary_width", None)
@@ -162,6 +170,10 @@ class Stack(nn.Module):
             places[key] = len(self.positions)
             self.positions.append(factory(self.sizes.but(rotary_dim=width, embed_dim=self.embed_dim)))
         return places[key]
+
+    def position_at(self, place: int) -> Position:
+        """The position part of layers whose `position_of` is `place`."""
+        return cast(Position, self.positions[place] if self.shared_position is None else self.shared_position)
 
     def forward(
         self,
@@ -208,7 +220,7 @@ class Stack(nn.Module):
         views: dict[tuple, View] = {}
         out = []
         for layer, window, place in zip(self.spec.layers, self.windows, self.position_of, strict=True):
-            position: Position = self.positions[place]  # type: ignore[assignment]
+            position = self.position_at(place)
             if "queries" in ctx.data and not window.covers(ctx.keys):
                 raise ValueError(
                     f"window={layer.parts['window'].name} goes by places in the sequence, but queries stand behind the text; "

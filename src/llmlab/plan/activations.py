@@ -88,7 +88,7 @@ def record(
         for path, parameter, _ in roles.parameters(model):
             parameter.requires_grad_(path not in frozen)
         others = {
-            role: as_declared(Model(c.spec, c.embedding(model)).train(), c) for role, c in (companions or {}).items()
+            role: as_declared(Model(c.spec, c.shared(model)).train(), c) for role, c in (companions or {}).items()
         }
         for each in (model, *others.values()):
             for module in each.modules():

@@ -43,7 +43,7 @@ def _kinds(built: Stack) -> list[Hashable]:
     below = any(p.requires_grad for part in (built.embedding, built.positions) for p in part.parameters())
     for step, i in enumerate(stack.execute):
         parts = tuple((part.name, repr(sorted(part.options.items()))) for part in stack.layers[i].parts.values())
-        own = (*built.layers[i].parameters(), *built.positions[built.position_of[i]].parameters())
+        own = (*built.layers[i].parameters(), *built.position_at(built.position_of[i]).parameters())
         learn = tuple(p.requires_grad for p in own)
         # repr of the options: some are lists, which have no hash.
         found.append((parts, i == 0, i in stack.execute[:step], i in stack.execute[step + 1 :], learn, below))

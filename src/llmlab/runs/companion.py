@@ -38,9 +38,10 @@ def weights(path: Path, home: Path, role: str) -> dict[str, Tensor]:
     tensors = checkpoint.read_weights(path, role)
     whole = checkpoint.read_weights(path)
     # A part leaves out the tables that it is given, under whatever names: those of its own are there when it is alone.
-    mine, theirs = (f"stacks.{each.stacks[0].name}.embedding." for each in (spec, trained))
+    mine, theirs = (f"stacks.{each.stacks[0].name}." for each in (spec, trained))
+    lent = (f"{mine}embedding.", f"{mine}positions.")
     for name in build.assemble(spec).state_dict():
-        if name not in tensors and name.startswith(mine) and (shared := theirs + name.removeprefix(mine)) in whole:
+        if name not in tensors and name.startswith(lent) and (shared := theirs + name.removeprefix(mine)) in whole:
             tensors[name] = whole[shared]
     return tensors
 

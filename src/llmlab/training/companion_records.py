@@ -100,13 +100,18 @@ def fields(companions: Mapping[str, Companion], models: Mapping[str, Model]) -> 
             "family": c.spec.family,
             "parameters": {"total": counts.total, "active": counts.active},  # without what it shares
             "trains": c.trains,
-            "shares": list(c.declared.shares),
+            "shares": [name for name in c.declared.shares if name != "position" or _shares_position(models[role])],
             "words": list(c.words),
             "source": c.source,
             "weights": None if c.weights is None else str(c.weights),
             "sha256": c.sha256,
         }
     return by_role
+
+
+def _shares_position(model: Model) -> bool:
+    # A role may share positions that not both models have: one of rope has no table.
+    return model.all_stacks()[0].shared_position is not None
 
 
 def lines(companions: Mapping[str, Companion], models: Mapping[str, Model]) -> list[str]:
@@ -124,7 +129,7 @@ def lines(companions: Mapping[str, Companion], models: Mapping[str, Model]) -> l
 def finished(path: Path, home: Path, cfg: DictConfig, trained: Model) -> dict[str, Model]:
     """The companions of a run as its checkpoint `path` has them, in evaluation, beside the trained model. UserError where one
     is not to be had."""
-    roles = declared(str(cfg.objective["_part_"]))
+    roles = declared(cfg.objective)
     if not roles:
         return {}
     if not (home / record.NAME).is_file() or not cfg[KEY]:

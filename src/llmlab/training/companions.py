@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from llmlab.config import init_from
 from llmlab.config.companions import KEY, naming_role, spec_of
 from llmlab.config.composed import Chosen, Declared
-from llmlab.config.layout import check_objective
+from llmlab.config.layout import check_objective, needed_part
 from llmlab.config.spec import ModelSpec, PartSpec
 from llmlab.data.tokenizer import Tokenizer
 from llmlab.errors import UserError
 from llmlab.model import build
-from llmlab.model.model import Model
+from llmlab.model.model import Model, Shared
 from llmlab.runs import checkpoint
 from llmlab.runs import folder as run_folder
 from llmlab.training import companion_tokens
@@ -57,13 +57,27 @@ class Companion:
         """The beginning of the paths of its parameters."""
         return f"{KEY}.{self.role}."
 
-    def embedding(self, trained: Model) -> nn.Module | None:
-        """The embedding of the trained model whose tables it uses, or None."""
-        return trained.all_stacks()[0].embedding if "embedding" in self.declared.shares else None
+    def shared(self, trained: Model) -> Shared:
+        """The modules of the trained model whose tables it uses."""
+        shares, first = self.declared.shares, trained.all_stacks()[0]
+        return Shared(
+            first.embedding if "embedding" in shares else None,
+            first.position_at(first.position_of[0])
+            if "position" in shares and self._may_share_position(trained)
+            else None,
+        )
+
+    def _may_share_position(self, trained: Model) -> bool:
+        """True where both models add the same learnt vectors to what they read, and no more."""
+        theirs, own = trained.all_stacks()[0], build.assemble(replace(self.spec, heads={})).all_stacks()[0]
+        there, here = (stack.position_at(stack.position_of[0]) for stack in (theirs, own))
+        tables = [[(name, p.shape) for name, p in position.named_parameters()] for position in (there, here)]
+        # A bias on the scores is of the heads, of which the other model may have others.
+        return bool(tables[0]) and tables[0] == tables[1] and type(there) is type(here) and not there.has_bias
 
     def assemble(self, trained: Model) -> Model:
         """The model without memory, beside the trained one."""
-        return frozen(build.assemble(self.spec, self.embedding(trained)), self)
+        return frozen(build.assemble(self.spec, self.shared(trained)), self)
 
     def fill(self, model: Model, seed: int) -> None:
         """First values, or the weights of the finished model, or those that init_from brings."""
@@ -96,7 +110,7 @@ def resolve(
 
     vocabulary: ids that the tokenizer uses; None: the size that the config states. tokenizer: the run's, where it is known.
     """
-    objective = PartSpec("objective", str(composed.cfg.objective["_part_"]))
+    objective = needed_part(composed.cfg.objective, "objective")
     found = {}
     for role, chosen in composed.companions.items():
         with naming_role(role, chosen.source):

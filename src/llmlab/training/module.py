@@ -98,9 +98,9 @@ class Offline(pl.LightningModule):
         self.learns.apply(model)
         self.model = self._placed(model)
         for role, companion in self.companions.items():
-            shared = companion.embedding(self.model)
+            shared = companion.shared(self.model)
             model = self._placed(frozen(strategy.assemble(companion.spec, shared), companion))
-            if shared is not None:
+            if any(shared):
                 strategy.share(self.model, model)
             self.models[role] = model
         self.fill()

@@ -22,7 +22,7 @@ MORE: Settings = {
 }
 REFUSED: Settings = {
     "token": [({}, {"table_width": 0})],
-    "bert": [({}, {"width": 10})],
+    "bert": [({}, {"width": 0})],
     "factorized": [({}, {"width": 0})],
 }
 
@@ -75,7 +75,9 @@ twin("embedding", "two_stream", source="Yang et al. 2019, section 2.3: g_0 = w f
 def bert(given: Given) -> dict[str, np.ndarray]:
     options, sizes = given.options, given.sizes
     width = given.weights["table.weight"].shape[1]
-    assert width == ((options["width"] or max(16, sizes.dim // 4)) if options["project"] else sizes.dim)
+    usual = max(16, sizes.dim // 4) if options["project"] else sizes.dim
+    assert width == (options["width"] or usual)
+    projected = options["project"] or width != sizes.dim
     gain = math.sqrt(width) if options["scale"] else 1.0
 
     def vectors(table, places, segments, queries) -> np.ndarray:
@@ -86,9 +88,9 @@ def bert(given: Given) -> dict[str, np.ndarray]:
                 + given.weights["segments.weight"][np.zeros_like(given.inputs["ids"]) if segments is None else segments]
             )
         x = layernorm(given, "norm", x, sizes.norm_eps)
-        return linear(given, "project", x) if options["project"] else x
+        return linear(given, "project", x) if projected else x
 
-    dropped = given.weights["project.bias"] if options["project"] else 0.0  # dropout comes before the projection
+    dropped = given.weights["project.bias"] if projected else 0.0  # dropout comes before the projection
     return outputs(given, vectors, trained=lambda i: i != options["pad_id"], gain=gain, dropped=dropped)
 
 

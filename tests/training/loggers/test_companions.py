@@ -11,7 +11,7 @@ from llmlab.runs import record
 wandb = pytest.importorskip("wandb")
 pytest.importorskip("tensorboard")
 
-ELECTRA = ["model=electra", "model.dim=80", "objective=replaced", "models.generator=[model.dim=32]"]
+ELECTRA = ["model=electra", "model.dim=80", "models.generator=[model.dim=32]"]
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +19,6 @@ def runs(tiny, tmp_path_factory):
     """The same run without loggers and with all of them."""
     here = tmp_path_factory.mktemp("companions")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LLMLAB_PLUGINS", "companion_parts")
         patch.setenv("HOME", str(here))
         patch.delenv("WANDB_API_KEY", raising=False)
         usual = [*tiny, *ELECTRA, "budget.steps=4", "train.log_every=1", "trainer.accelerator=cpu"]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 from llmlab import measures
@@ -46,14 +49,22 @@ def likelihood(subject: Subject) -> None:
     """An objective's loss has the cross-entropy at its targets, and where it is a text's likelihood each token is a target."""
     tested_part(subject, "objective")
     model, batch, made = subject.model, learning.prepared_batch(subject), learning.build_objective(subject)
-    loss = learning.objective_loss(subject, model, batch)
+    read: list[Mapping[str, Tensor]] = []
+    handle = model.register_forward_pre_hook(
+        lambda _, args, how: read.append(args[0] if args else how["batch"]), with_kwargs=True
+    )
+    try:
+        loss = learning.objective_loss(subject, model, batch)
+    finally:
+        handle.remove()
     kinds = measures.kinds(made)
     likelihoods = measures.likelihoods(list(loss.shown), kinds)
     if not likelihoods or "labels" not in batch or "tokens" not in made.heads:
         raise NotApplicable("it measures no likelihood of labels by a head of tokens")
     where = batch["labels"] >= 0
     # In float64, so that of two sums that differ this is the right one.
-    logits = model(batch, heads={"tokens": None}).heads["tokens"].double()
+    # What the model read in the loss need not be the batch: a companion may have filled in its masks.
+    logits = model(read[-1], heads={"tokens": None}).heads["tokens"].double()
     weights, n = learning.weights_of_targets(batch)
     by_hand = -F.log_softmax(logits, -1)[where].gather(-1, batch["labels"][where][:, None])[:, 0] @ weights[where]
     nll, count = loss.shown[likelihoods[0]]

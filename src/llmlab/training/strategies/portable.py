@@ -20,7 +20,7 @@ from torch.optim import Optimizer
 
 from llmlab.config.spec import ModelSpec
 from llmlab.model import build, roles
-from llmlab.model.model import Model
+from llmlab.model.model import Model, Shared
 from llmlab.runs import checkpoint
 from llmlab.training.clipping import clip_by_norm
 
@@ -85,9 +85,9 @@ class ByPath(Strategy):
         """(...) of each data-parallel rank -> (data_world, ...)."""
         return tensor[None] if self.data_world == 1 else self.all_gather(tensor)
 
-    def assemble(self, spec: ModelSpec, embedding: nn.Module | None = None) -> Model:
+    def assemble(self, spec: ModelSpec, shared: Shared | None = None) -> Model:
         """The model that `distribute` is then given, on the meta device. embedding: of another model, whose tables it uses."""
-        return build.assemble(spec, embedding)
+        return build.assemble(spec, shared)
 
     def distribute(self, model: Model) -> None:
         """Shard a model on the meta device as this strategy does, and give it memory; what it holds is not yet filled."""

@@ -25,7 +25,7 @@ from torch.optim import Optimizer
 from llmlab.config.spec import ModelSpec
 from llmlab.errors import UserError
 from llmlab.model import roles
-from llmlab.model.model import Model
+from llmlab.model.model import Model, Shared
 from llmlab.training.strategies import elementwise
 from llmlab.training.strategies.portable import ByPath, SafeCheckpointIO
 from llmlab.training.strategies.zero_buckets import BUCKET, KEPT_WHOLE
@@ -147,14 +147,14 @@ class Zero(ByPath, DeepSpeedStrategy):
         self._init_config_if_needed()
         yield
 
-    def assemble(self, spec: ModelSpec, embedding: nn.Module | None = None) -> Model:
+    def assemble(self, spec: ModelSpec, shared: Shared | None = None) -> Model:
         if self.stage < 3:
-            return super().assemble(spec, embedding)
+            return super().assemble(spec, shared)
         import deepspeed
 
         # Each parameter is sharded as soon as its module's __init__ returns, so that no rank ever holds a whole model.
         with deepspeed.zero.Init(config_dict_or_path=self.config):
-            model = Model(spec, embedding)
+            model = Model(spec, shared)
         # Within Init torch.empty, zeros and the like give floats of the parameters' type
         # (`zero_wrapper_for_fp_tensor_constructor`), but tables of positions and counts of routers are float32.
         for module in model.modules():

@@ -12,7 +12,7 @@ Outputs:
 - Of texts what `texts` says of all that the objective `restores`; of a record `prepared/KEY/N`, `n_targets/TERM/N`,
   `passes/N`.
 - Of each BATCH, under `BATCH/`: `loss/TERM` and `log/NAME` (sum, count), `weight/TERM`, `mean`, and its gradient by the scores
-  of each head, `slope/ROLE`.
+  of each head, `slope/ROLE`. Where it works with companions `read/MODEL`, the ids that each model reads.
 - `half/mean`: the mean of `batch` whose scores are rounded to bfloat16, as a model gives them in mixed precision.
 - The attributes `shown` and `fixed_counts`; of an objective that acts `rollout` (samples, max_new, temperature, batches,
   epochs, steps) and `advantages/SHAPE`.
@@ -139,6 +139,10 @@ def _batches(objective: Objective, restores: str | None) -> dict[str, Batch]:
         tokens = torch.arange(ROWS * SEQ_LEN).view(ROWS, SEQ_LEN)
         labels = ((tokens * 5 + 2) % SIZE).where(tokens % 3 != 1, -100)
         batch = {"ids": (tokens * 7 + 1) % SIZE, "labels": labels}
+        if restores == "sampled":  # what was drawn beside
+            batch = {**stand_in.batch(objective, _rows(), np.random.default_rng(0)), **batch}
+            if "judged" in batch:
+                batch["judged"] = (tokens % 5 != 1) | (labels >= 0)
         if restores == "spans":
             batch["source_ids"] = (tokens * 4) % SIZE
         if restores == "diffused":
@@ -162,8 +166,10 @@ class _Model:
 
     def __init__(self, scores: Mapping[str, Tensor], hidden: Tensor):
         self.scores, self.hidden = scores, hidden
+        self.read: list[Tensor] = []
 
     def __call__(self, batch: Mapping[str, Tensor], heads: Mapping[str, Tensor | None] | None = None) -> Output:
+        self.read.append(batch["ids"])
         rows = heads if heads is not None else dict.fromkeys(self.scores)
         found = {role: self.scores[role] if at is None else self.scores[role][at] for role, at in rows.items()}
         return Output(self.hidden[batch["ids"]], found, Aux(torch.tensor(BALANCE), torch.tensor([[3, 1]])))
@@ -171,7 +177,7 @@ class _Model:
 
 def _scores(setting: Setting, name: str, batch: Batch) -> dict[str, Tensor]:
     """Scores of the heads that it asks for, and of its companions' under COMPANION.ROLE."""
-    entry = registry.index()["objective", setting.name]
+    entry = registry.declared("objective", setting.name, options_of(setting))
     heads = dict(entry.attribute("heads"))
     for role, model in entry.attribute("models").items():
         heads |= {f"{role}.{head}": part for head, part in model.get("heads", {}).items()}
@@ -199,7 +205,8 @@ def _loss(objective: Objective, batch: Batch, scores: Mapping[str, Tensor]) -> d
             others.setdefault(role.partition(".")[0], {})[role.partition(".")[2]] = leaf
     hidden = _hidden().requires_grad_()
     companions = {role: _Model(heads, hidden) for role, heads in others.items()}
-    loss = objective.loss(_Model(own, hidden), batch, **companions)
+    model = _Model(own, hidden)
+    loss = objective.loss(model, batch, **companions)
     mean = loss.mean()
     if mean.requires_grad:
         mean.backward()
@@ -209,4 +216,6 @@ def _loss(objective: Objective, batch: Batch, scores: Mapping[str, Tensor]) -> d
     terms = {f"loss/{name}": torch.stack([s.double(), n.double()]) for name, (s, n) in loss.terms.items()}
     logs = {f"log/{name}": torch.stack([s.double(), n.double()]) for name, (s, n) in loss.logs.items()}
     weights = {f"weight/{name}": torch.tensor(float(w)) for name, w in loss.weights.items()}
-    return arrays({"mean": mean, **slopes, **terms, **logs, **weights})
+    both = {"model": model, **companions} if companions else {}
+    read = {f"read/{role}": torch.stack(each.read) for role, each in both.items()}
+    return arrays({"mean": mean, **slopes, **terms, **logs, **weights, **read})

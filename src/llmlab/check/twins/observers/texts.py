@@ -26,7 +26,7 @@ Arrays = dict[str, np.ndarray]
 
 def vocabulary(setting: Setting, size: int = SIZE) -> Vocabulary:
     """A vocabulary with the special tokens that the objective needs, and those that texts have."""
-    entry = registry.index()["objective", setting.name]
+    entry = registry.declared("objective", setting.name, options_of(setting))
     names = [name for name in entry.special if name not in SPECIAL]
     more = {name: size + len(names) - 1 - i for i, name in enumerate(names)}
     known = {name: at for name, at in SPECIAL.items() if name != "mask" or "mask" in entry.special}
@@ -167,8 +167,18 @@ def diffused(objective: Objective, name: str, text: Text, special: Mapping[str, 
     }
 
 
-OBSERVED: dict[str | None, Callable[[Objective, str, Text, Mapping[str, int]], Arrays]] = {
+Observe = Callable[[Objective, str, Text, Mapping[str, int]], Arrays]
+
+
+def _sampled(objective: Objective, name: str, text: Text, special: Mapping[str, int]) -> Arrays:
+    from llmlab.check.twins.observers.sampled import sampled  # which needs this module
+
+    return sampled(objective, name, text, special)
+
+
+OBSERVED: dict[str | None, Observe] = {
     "masked": masked,
+    "sampled": _sampled,
     "spans": spans,
     "next": exact,
     "continued": continued,

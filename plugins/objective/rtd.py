@@ -1,0 +1,176 @@
+"""Replaced token detection, and its ablation in which the model predicts the replaced tokens' originals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import numpy as np
+from torch import Tensor
+from torch.nn import functional as F
+
+from llmlab.registry import register
+from llmlab.slots import LanguageModel, Loss, Pass, Vocabulary, auxiliary
+
+from ._generated import Masking, generated
+from ._loss import IGNORED
+
+
+@register("objective", "rtd")
+class ReplacedTokenDetection:
+    """Replaced token detection (ELECTRA: Clark et al. 2020, arXiv:2003.10555): which tokens has a generator replaced?
+
+    The generator, a smaller model that shares the tables of tokens and positions, learns to predict masked tokens (T,). One
+    that is drawn from its distribution takes the place of each, without gradient, and the model learns to tell for every
+    token whether it is the original; a drawn one that equals the original is original. Loss: the generator's cross-entropy
+    a masked token, plus `weight` times the model's binary cross-entropy a token (nats).
+
+    Every token counts but padding and what the text only begins with, special ones too, as in the released code
+    (`input_mask` in run_pretraining.py). That code leaves 15 % of the chosen tokens unmasked (`masked=0.85`), and the paper's
+    large model has `rate=0.25`.
+    """
+
+    mask = "bidirectional"
+    heads = {"replaced": "replaced"}
+    special = ("mask",)
+    topologies = ("encoder",)
+    models = {
+        "generator": {
+            "heads": {"tokens": "mlm"},
+            "trains": True,
+            "shares": ("embedding", "position"),
+            "words": ("width=1/4",),
+        }
+    }
+    measures = {"generator": "nll", "generator_accuracy": "accuracy", "accuracy": "accuracy", "found": "accuracy"}
+    restores = "sampled"
+    telling = ({"rate": 0.4}, {"rate": 1e-9}, {"rate": 1.0}, {"masked": 0.5}, {"weight": 7.0})
+    fixed_counts = False
+
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        seq_len: int,
+        /,
+        *,
+        rate: float = 0.15,  # share of tokens that the generator fills in
+        masked: float = 1.0,  # share of these that it reads as the mask token, and not as they are
+        weight: float = 50.0,  # of the model's loss beside the generator's
+        on: Literal[
+            "all", "masked"
+        ] = "all",  # tokens that the model judges; masked: ELECTRA 15% in the paper's table 5
+    ):
+        if not weight > 0:
+            raise ValueError(f"objective.weight must be more than 0, but is {weight}; objective=mlm trains one model")
+        self.masking = Masking(vocabulary, seq_len, rate, masked)
+        self.size, self.weight, self.on = vocabulary.size, weight, on
+        self.shown = 1 - masked
+
+    def prepare(self, sample: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
+        return self.masking.prepare(sample, rng)
+
+    def targets(self, prepared: dict[str, Any]) -> dict[str, int]:
+        chosen = int((prepared["labels"] != IGNORED).sum())
+        return {"generator": chosen, "replaced": chosen if self.on == "masked" else int(prepared["judged"].sum())}
+
+    def passes(self, prepared: dict[str, Any]) -> list[Pass]:
+        length, chosen = len(prepared["ids"]), int((prepared["labels"] != IGNORED).sum())
+        generator = Pass(length, model="generator", heads={"tokens": chosen})
+        return [generator, Pass(length, heads={"replaced": chosen if self.on == "masked" else None})]
+
+    def loss(self, model: LanguageModel, batch: Mapping[str, Tensor], *, generator: LanguageModel) -> Loss:
+        made = generated(generator, batch, self.size)
+        replaced, judged = made.ids != made.original, batch["judged"]
+        if self.on == "masked":
+            output = model(made.read, heads={"replaced": made.where})
+            replaced, judged = replaced[made.where], judged[made.where]
+        else:
+            # Scores of all tokens, as picking rows by a mask would wait for the device.
+            output = model(made.read, heads={"replaced": None})
+        scores = output.heads["replaced"].float()
+        if scores.shape != replaced.shape:
+            raise ValueError(
+                f"heads.replaced gives {tuple(scores.shape)} scores for {tuple(replaced.shape)} tokens, but objective=rtd "
+                "needs one a token; set heads.replaced.n_classes=0"
+            )
+        told = F.binary_cross_entropy_with_logits(scores, replaced.float(), judged.float(), reduction="sum")
+        says = scores.detach() > 0
+        count, masked = judged.sum(), made.where.sum()
+        return Loss(
+            {"generator": (made.nll, masked), "replaced": (told, count)},
+            {"replaced": self.weight},
+            {
+                "generator_accuracy": (made.right, masked),
+                "accuracy": (((says == replaced) & judged).sum(), count),
+                "found": ((says & replaced & judged).sum(), (replaced & judged).sum()),
+            },
+            {"model": auxiliary(output), "generator": made.aux},
+        )
+
+
+@register("objective", "replace_mlm")
+class ReplaceMLM:
+    """Replace MLM (ELECTRA's ablation, table 5: Clark et al. 2020, arXiv:2003.10555): masked language modelling without masks.
+
+    A generator's tokens stand where a masked language model reads [MASK], and the model predicts the original ones there. The
+    generator learns beside it, as in objective=rtd. ids and labels (T,).
+    """
+
+    mask = "bidirectional"
+    heads = {"tokens": "mlm"}
+    special = ("mask",)
+    topologies = ("encoder",)
+    models = {
+        "generator": {
+            "heads": {"tokens": "mlm"},
+            "trains": True,
+            "shares": ("embedding", "position"),
+            "words": ("width=1/4",),
+        }
+    }
+    measures = {"nll": "nll", "generator": "nll", "accuracy": "accuracy", "generator_accuracy": "accuracy"}
+    restores = "sampled"
+    telling = ({"rate": 0.4}, {"masked": 0.5}, {"weight": 7.0})
+    fixed_counts = False
+
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        seq_len: int,
+        /,
+        *,
+        rate: float = 0.15,  # share of tokens that are targets
+        masked: float = 1.0,  # share of these that the generator reads as the mask token, and not as they are
+        weight: float = 1.0,  # of the model's loss beside the generator's
+    ):
+        if not weight > 0:
+            raise ValueError(f"objective.weight must be more than 0, but is {weight}; objective=mlm trains one model")
+        self.masking = Masking(vocabulary, seq_len, rate, masked)
+        self.size, self.weight = vocabulary.size, weight
+        self.shown = 1 - masked
+
+    def prepare(self, sample: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
+        prepared = self.masking.prepare(sample, rng)
+        prepared.pop("judged")
+        return prepared
+
+    def targets(self, prepared: dict[str, Any]) -> dict[str, int]:
+        chosen = int((prepared["labels"] != IGNORED).sum())
+        return {"nll": chosen, "generator": chosen}
+
+    def passes(self, prepared: dict[str, Any]) -> list[Pass]:
+        chosen = {"tokens": int((prepared["labels"] != IGNORED).sum())}
+        return [Pass(len(prepared["ids"]), model=role, heads=chosen) for role in ("generator", "model")]
+
+    def loss(self, model: LanguageModel, batch: Mapping[str, Tensor], *, generator: LanguageModel) -> Loss:
+        made = generated(generator, batch, self.size)
+        output = model(made.read, heads={"tokens": made.where})
+        logits, labels, count = output.heads["tokens"].float(), batch["labels"][made.where], made.where.sum()
+        nll = F.cross_entropy(logits, labels, reduction="sum")
+        right = (logits.detach().argmax(-1) == labels).sum()
+        return Loss(
+            {"nll": (nll, count), "generator": (made.nll, count)},
+            {"nll": self.weight},
+            {"accuracy": (right, count), "generator_accuracy": (made.right, count)},
+            {"model": auxiliary(output), "generator": made.aux},
+        )
