@@ -25,6 +25,27 @@ def token_loss(
     return Loss({"nll": (nll, (labels != IGNORED).sum())}, logs=logs or {}, aux={"model": auxiliary(output)})
 
 
+def regularised(
+    loss: Loss, logits: Tensor, labels: Tensor, z_loss: float, label_smoothing: float, vocabulary: int
+) -> Loss:
+    """`token_loss` with the terms of a z-loss and of label smoothing, where their weights are not 0.
+
+    "z" is log^2 Z; "uniform" the cross-entropy (nats) of all `vocabulary` ids alike, of which the gradient has as much as
+    "nll" has less.
+    """
+    where = labels != IGNORED
+    chosen = logits[where].float()
+    log_z = chosen.logsumexp(-1)
+    terms, weights = dict(loss.terms), dict(loss.weights)
+    if z_loss:
+        terms["z"], weights["z"] = (log_z.square().sum(), where.sum()), z_loss
+    if label_smoothing:
+        # Rows of the table behind the vocabulary only round it up: they are no tokens that could come.
+        terms["uniform"] = ((log_z - chosen[:, :vocabulary].mean(-1)).sum(), where.sum())
+        weights |= {"nll": 1 - label_smoothing, "uniform": label_smoothing}
+    return loss._replace(terms=terms, weights=weights)
+
+
 def targets(prepared: Mapping[str, Any]) -> dict[str, int]:
     """The number of labels that are targets."""
     return {"nll": int((prepared["labels"] != IGNORED).sum())}

@@ -164,7 +164,9 @@ TABLE: Mapping[str, Mapping[str, Attribute]] = {
         ),
         "mask": Attribute(str, "causal", "the mask that it brings", part_of="mask"),
         "heads": Attribute(dict[str, str], {"tokens": "lm"}, "a head for each role that it asks for", part_of="head"),
-        "special": Attribute(tuple[str, ...], (), "special tokens that it needs, by name (eos, pad, mask, cls, sep)"),
+        "special": Attribute(
+            tuple[str, ...], (), "special tokens that it needs, by name (eos, pad, mask, cls, sep ...)"
+        ),
         "sentinels": Attribute(int, 0, "so many special tokens more, sentinel_0, sentinel_1, ..."),
         "topologies": Attribute(
             tuple[str, ...],
@@ -195,13 +197,20 @@ TABLE: Mapping[str, Mapping[str, Attribute]] = {
         "gives": Attribute(
             tuple[str, ...], (), "batch keys that it offers to masks and heads that need them: nothing has to read them"
         ),
+        "generates": Attribute(
+            str,
+            "next",
+            "how a model that it has trained writes a text: the next token each time, or by unmasking all of it in steps",
+            ("next", "unmasking"),
+        ),
         "restores": Attribute(
             str | None,
             None,
             "how a sample gives its text back, for `llmlab check`: labels are what masked, changed or kept tokens were, of a "
-            "pair of pieces or of a framed one too; sampled: so, with a companion's tokens in their places; spans fill in "
-            "sentinels in order; labels are the next tokens; queries behind the text ask for tokens of it",
-            ("masked", "spans", "next", "sampled", "pair", "framed", "queries"),
+            "pair of pieces or of a framed one too; sampled: so, with a companion's tokens in their places; diffused: so, "
+            "without the text's first; spans fill in sentinels in order; labels are the next tokens, of all, continued behind a "
+            "prefix, or infilled of documents whose middle comes last; queries behind the text ask for tokens of it",
+            ("masked", "pair", "framed", "sampled", "diffused", "spans", "next", "continued", "infilled", "queries"),
             own=True,
         ),
         "shown": Attribute(float, 0.0, "the share of targets whose answer the model is shown, for `llmlab check`"),

@@ -113,7 +113,8 @@ class Words(NamedTuple):
 class Vocabulary:
     """The tokenizer as an objective knows it: number of ids in use, and the ids of special tokens by name.
 
-    Names: eos, pad, mask, cls, sep, and sentinel_0, sentinel_1 ... An objective lists in `special` those it needs.
+    Names: eos, pad, mask, cls, sep, sentinel_0, sentinel_1 ... An objective lists in `special` those it needs; of any other
+    name NAME a token <|NAME|> is made.
     read_words: gives `words`, only when they are asked for, as the tokenizer has to be read for them.
     """
 

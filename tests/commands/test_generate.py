@@ -6,7 +6,8 @@ import pytest
 
 from llmlab.commands import generate as command
 from llmlab.commands.cli import run
-from llmlab.commands.generate import Teller, read_prompts
+from llmlab.commands.generate import read_prompts
+from llmlab.decoding.teller import Teller
 from llmlab.errors import UserError
 
 

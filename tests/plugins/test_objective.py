@@ -58,6 +58,8 @@ def test_every_objective_is_here():
         *OF_TEXT,
         "span_mlm",
         "plm",
+        "prefix_lm",
+        "fim",
         "mpnet",
         *records,
         "contrastive",

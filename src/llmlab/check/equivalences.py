@@ -140,11 +140,11 @@ def _left_padded(subject: Subject) -> None:
 
 def generation(subject: Subject) -> None:
     """Prompts of unequal length, continued together over one cache, get the likeliest tokens that each gets alone without."""
-    from llmlab.decoding.generate import fits_padding, generate_all
+    from llmlab.decoding.generate import fits_padding, generate_all, goes_on
     from llmlab.decoding.sampling import Sampling
 
     model, new = subject.model, 5
-    if not subject.spec.sizes.causal or "tokens" not in subject.token_roles:
+    if not goes_on(subject.spec) or "tokens" not in subject.token_roles:
         raise NotApplicable("it writes no text: its mask looks ahead, or it has no head for tokens")
     if subject.expert_choice or subject.splits_batch:
         raise NotApplicable("a text gives something else beside others")
@@ -165,6 +165,8 @@ def _greedy_without_cache(subject: Subject, prompt: list[int], new: int) -> list
     batch, text = (
         ({"source_ids": torch.tensor([prompt])}, [DECODER_START]) if subject.encoder_decoder else ({}, list(prompt))
     )
+    if "prefix_len" in subject.model.all_stacks()[-1].mask.needs:
+        batch["prefix_len"] = torch.tensor([len(text)])
     for _ in range(new):
         logits = forward(subject, {**batch, "ids": torch.tensor([text])}).heads["tokens"]
         text.append(int(logits[0, -1].argmax()))

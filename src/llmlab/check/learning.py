@@ -51,8 +51,20 @@ def prepared_batch(subject: Subject, rows: int = 4) -> Batch:
     zeros = np.zeros(tokens + 1, dtype=np.int64)
     batch = stand_in.batch(objective, words, chance, zeros)
     batch.pop("documents", None)
-    # What the objective says of its own order or prefix stands.
+    # What the objective gives itself stands before the examples.
     return subject.read_by_parts(batch["ids"].shape[1] if "ids" in batch else tokens, rows) | batch
+
+
+def weights_of_targets(batch: Batch) -> tuple[Tensor, int]:
+    """(weights of the labels' cross-entropy (B, T), 0 of what is no target; the number of tokens that it is over).
+
+    By default 1 and the number of targets; `weight` (B,) is a sample's own where targets stand for others that could have been
+    targets, of which there are `maskable` (B,).
+    """
+    where = (batch["labels"] >= 0).double()
+    if "weight" not in batch:
+        return where, int(where.sum())
+    return where * batch["weight"].double()[:, None], int(batch["maskable"].sum())
 
 
 def companion_models(subject: Subject, model: Model) -> dict[str, Model]:
@@ -119,8 +131,11 @@ def parameter_gradients(model: Model, loss: Tensor) -> dict[str, Tensor | None]:
 @torch.no_grad()
 def first_loss(subject: Subject) -> None:
     """A model that has learnt nothing has a loss within 5 % of ln V, plus half of the variance that its init gives logits."""
-    objective = build_objective(subject)
-    loss = objective_loss(subject, subject.fresh().eval(), prepared_batch(subject, rows=24))
+    objective, batch = build_objective(subject), prepared_batch(subject, rows=24)
+    if "weight" in batch:  # of 24 samples, one that weighs 1,000 times as much as others would be all of the mean
+        alone = (batch["labels"] >= 0).sum(1)
+        batch |= {"weight": torch.ones_like(batch["weight"]), "maskable": alone}
+    loss = objective_loss(subject, subject.fresh().eval(), batch)
     likelihoods = measures.likelihoods(list(loss.shown), measures.kinds(objective))
     if not likelihoods:
         raise NotApplicable("its objective measures no likelihood, of which the first value is known")

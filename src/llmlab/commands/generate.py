@@ -6,12 +6,14 @@ import io
 import json as json_module
 import re
 import sys
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 from llmlab.commands.arguments import either, parse
 from llmlab.commands.swap import split, swapped
+from llmlab.decoding.teller import Teller
 from llmlab.errors import UserError
 from llmlab.files import expanded
 from llmlab.json_files import json_lines, parse_json
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from llmlab.data.template import Template
     from llmlab.data.tokenizer import Tokenizer
     from llmlab.decoding.sampling import Sampling
+    from llmlab.decoding.unmasking import Unmasking
     from llmlab.model.model import Model
 
 USAGE = """\
@@ -36,6 +39,8 @@ with one prompt per line, or a .jsonl file of objects with the key "prompt".
   seed=1                   the same seed gives the same text, in a batch too
   stop=TEXT                end before this text; may be given several times; \\n and \\t are line break and tab
   batch_size=16            prompts that are continued at once
+  steps=N, block=N         of a run of objective=masked_diffusion: its new tokens are unmasked together, the surest first, in N
+                           forwards (max_new of them), or N tokens at a time from left to right
   chat=true                each prompt is a user message, in the tokenizer's chat template (for a conversation: llmlab chat)
   position=, window=, kernel=, and their options: the same weights under another part (llmlab eval --help)
 
@@ -81,6 +86,8 @@ class Arguments(Drawing):
     num: int = 1
     batch_size: int = 16
     cached: bool = True
+    steps: int | None = None
+    block: int | None = None
     chat: bool = False
     json: bool = False
 
@@ -108,6 +115,7 @@ def main(argv: Sequence[str]) -> int | None:
     sampling = a.sampling()
     model, tokenizer = load_given(a.run, a.hf)
     model = swapped(model, parts)
+    how = _unmasking(a, tokenizer)
     template = _template(tokenizer, a) if a.chat else None
     told = samples(
         model,
@@ -121,6 +129,7 @@ def main(argv: Sequence[str]) -> int | None:
         cached=a.cached,
         stream=not many and not a.json,
         template=template,
+        how=how,
     )
     total = len(prompts) * a.num
     wrote = False
@@ -141,6 +150,23 @@ def main(argv: Sequence[str]) -> int | None:
         # On stderr: stdout is the text, and may be piped.
         print("note: it ended the text at once; it has a chat template, by which chat=true asks it", file=sys.stderr)
     return 0
+
+
+def _unmasking(a: Arguments, tokenizer: Tokenizer) -> Unmasking | None:
+    """The order of unmasking, of a run whose model writes so. UserError for steps or block of another."""
+    from llmlab import registry
+    from llmlab.decoding.unmasking import Unmasking
+    from llmlab.runs import folder
+
+    if a.run is not None:
+        entry = registry.index().get(("objective", str(folder.load(folder.home(a.run))[0].objective["_part_"])))
+        if entry is not None and entry.attribute("generates") == "unmasking":
+            return Unmasking(tokenizer.special["mask"], a.steps, a.block)
+    if typed := [key for key in ("steps", "block") if getattr(a, key) is not None]:
+        raise UserError(
+            f"{typed[0]}= is of a run of objective=masked_diffusion: this model writes a token at a time; leave it out"
+        )
+    return None
 
 
 def _template(tokenizer: Tokenizer, a: Arguments) -> Template:
@@ -227,9 +253,10 @@ def samples(
     cached: bool = True,
     stream: bool = False,
     template: Template | None = None,
+    how: Unmasking | None = None,
 ) -> Iterator[Sample]:
     """One sample for each prompt and seed, prompts first, in their order. stream: of the first, a piece at a time.
-    template: a prompt is what a user says, and its sample the answer.
+    template: a prompt is what a user says, and its sample the answer. how: the tokens of a sample are unmasked together.
     """
     from llmlab.decoding.generate import fits_padding
 
@@ -241,14 +268,14 @@ def samples(
         texts = [template.render([{"role": "user", "content": p}]) for p in prompts]
         coded, ends = [tokenizer.encode_marked(text) for text in texts], template.ends(tokenizer)
     wanted = [(Sample(p, seed), ids) for p, ids in zip(prompts, coded, strict=True) for seed in seeds]
-    alike = fits_padding(model, min(4096, max(map(len, coded)) + max_new))
+    alike = how is not None or fits_padding(model, min(4096, max(map(len, coded)) + max_new))
     while wanted:
         length, n = len(wanted[0][1]), batch_size
         # Padding would change what is written, so prompts of other lengths wait for a batch of their own.
         if not alike:
             n = next((i for i, (_, ids) in enumerate(wanted[:n]) if len(ids) != length), n)
         at_once, wanted = wanted[:n], wanted[n:]
-        pieces = _written(model, tokenizer, at_once, max_new, sampling, stop, ends, cached)
+        pieces = _written(model, tokenizer, at_once, max_new, sampling, stop, ends, cached, how)
         if stream:
             ((first, _),) = at_once
             # The first piece is made before anything is printed: a model that can't write says so there.
@@ -282,25 +309,43 @@ def _written(
     stop: Sequence[str],
     ends: Collection[int],
     cached: bool,
+    how: Unmasking | None,
 ) -> Iterator[list[str]]:
     """A list of new pieces of text a step, one for each sample; `ended` of each is set."""
     from llmlab.decoding.generate import generate_all
 
     ended = [""] * len(at_once)
     tellers = [Teller(tokenizer, stop) for _ in at_once]
-    steps = generate_all(
-        model,
-        [ids for _, ids in at_once],
-        max_new=max_new,
-        sampling=sampling,
-        seeds=[sample.seed for sample, _ in at_once],
-        stop=ends,
-        start=tokenizer.special.get("pad"),
-        vocabulary=tokenizer.vocab_size,
-        cached=cached,
-        ended=ended,
-        forced=tokenizer.forced,
-    )
+    steps: Iterable[Sequence[int | None]]
+    if how is not None:
+        from llmlab.decoding.unmasking import unmask_all
+
+        whole = unmask_all(
+            model,
+            [ids for _, ids in at_once],
+            max_new=max_new,
+            how=how,
+            sampling=sampling,
+            seeds=[sample.seed for sample, _ in at_once],
+            stop=ends,
+            vocabulary=tokenizer.vocab_size,
+            ended=ended,
+        )
+        steps = zip_longest(*whole)
+    else:
+        steps = generate_all(
+            model,
+            [ids for _, ids in at_once],
+            max_new=max_new,
+            sampling=sampling,
+            seeds=[sample.seed for sample, _ in at_once],
+            stop=ends,
+            start=tokenizer.special.get("pad"),
+            vocabulary=tokenizer.vocab_size,
+            cached=cached,
+            ended=ended,
+            forced=tokenizer.forced,
+        )
     for tokens in steps:
         pieces = ["" if token is None else teller.add(token) for token, teller in zip(tokens, tellers, strict=True)]
         for i, teller in enumerate(tellers):
@@ -310,48 +355,3 @@ def _written(
     yield [teller.rest() for teller in tellers]
     for (sample, _), why in zip(at_once, ended, strict=True):
         sample.ended = why
-
-
-class Teller:
-    """The text of a sample as its tokens come: whole characters only, and nothing of a stop string, nor of what may yet
-    become one.
-    """
-
-    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = ()):
-        self.tokenizer, self.stop = tokenizer, tuple(stop)
-        self.ids: list[int] = []
-        self.before = ""  # what has been told
-        self.stopped = False
-
-    def add(self, token: int) -> str:
-        """The text that can be shown now, often none."""
-        if self.stopped:
-            return ""
-        self.ids.append(token)
-        # All ids anew: SentencePiece-like decoders drop the space before the first
-        # token of what they are given, so pieces decoded apart do not add up.
-        text = self.tokenizer.decode(self.ids)
-        # A byte-level token may be a part of a character, which tokenizers decodes to U+FFFD until the rest has come.
-        if text.endswith("\ufffd") or not text.startswith(self.before):  # a character is not yet whole
-            return ""
-        return self._tell(text, last=False)
-
-    def rest(self) -> str:
-        """The text that was held back, now that no more tokens come."""
-        text = self.tokenizer.decode(self.ids)
-        return self._tell(text, last=True) if not self.stopped and text.startswith(self.before) else ""
-
-    def _tell(self, text: str, last: bool) -> str:
-        found = [at for at in (text.find(s, len(self.before)) for s in self.stop) if at >= 0]
-        self.stopped = bool(found)
-        end = min(found) if found else len(text) if last else len(text) - self._begun(text)
-        piece = text[len(self.before) : end]
-        self.before += piece
-        return piece
-
-    def _begun(self, text: str) -> int:
-        """Length of the longest end of the text with which a stop string begins."""
-        fresh = text[len(self.before) :]
-        return max(
-            (n for s in self.stop for n in range(1, len(s)) if n <= len(fresh) and fresh.endswith(s[:n])), default=0
-        )

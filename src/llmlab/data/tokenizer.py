@@ -39,6 +39,10 @@ ALIASES = {
     "mask": ("<|mask|>", "<mask>", "[MASK]"),
     "cls": ("<|cls|>", "[CLS]", "<s>", "<cls>"),
     "sep": ("<|sep|>", "[SEP]", "</s>", "<sep>"),
+    # As Qwen2.5-Coder, StarCoder and Code Llama call them.
+    "fim_prefix": ("<|fim_prefix|>", "<fim_prefix>", "▁<PRE>"),
+    "fim_suffix": ("<|fim_suffix|>", "<fim_suffix>", "▁<SUF>"),
+    "fim_middle": ("<|fim_middle|>", "<fim_middle>", "▁<MID>"),
 }
 
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from llmlab import attributes
+from llmlab.config.spec import ModelSpec
 from llmlab.decoding.sampling import Sampling
 from llmlab.errors import UserError
 from llmlab.model import finite
@@ -101,6 +103,9 @@ def generate_all(
     model.eval()
     batch, texts, rooms = _checked(model, prompts, start, max_new, device)
     text = _padded(texts, device)
+    if _has_prefix(model.spec):
+        # The prompts with what pads them on the left: they end together.
+        batch["prefix_len"] = torch.full((len(texts),), text.ids.shape[1], device=device)
     if cache is not None:
         cache.reserve(text.ids.shape[1] + max(rooms))
     elif cached:
@@ -160,6 +165,17 @@ def _no_numbers(model: Model, batch: dict[str, Tensor], last: Tensor, cache: Cac
     return UserError(f"the logits of new token {step + 1} are NaN or infinity: {which}")
 
 
+def goes_on(spec: ModelSpec) -> bool:
+    """True if a model has a head for tokens and a mask under which it can go on with a text: what comes behind a prompt sees
+    what stands before it."""
+    return "tokens" in spec.heads and (spec.sizes.causal or _has_prefix(spec))
+
+
+def _has_prefix(spec: ModelSpec) -> bool:
+    """True if all tokens of a prompt see each other."""
+    return tuple(spec.stacks[-1].mask.attribute("needs")) == ("prefix_len",)
+
+
 def fits_padding(model: Model, length: int) -> bool:
     """True if padding on the left leaves a text of `length` tokens as it is: masks and windows must go by distances.
 
@@ -171,8 +187,13 @@ def fits_padding(model: Model, length: int) -> bool:
     # RoBERTa's rows of the table count from behind `pad_id`; where rows are padded, positions are given, counted from 0.
     if any(getattr(position, "pad_id", None) is not None for position in stack.positions):
         return False
+    # A pair of a place and one in a block follows from where the prefix ends, not from the one number that padding leaves.
+    if _has_prefix(model.spec) and any(
+        attributes.get(position, "position", "counts") > 1 for position in stack.positions
+    ):
+        return False
     k = torch.arange(length)[None]
-    for part in {stack.mask, *stack.windows}:
+    for part in {*stack.windows, *(() if _has_prefix(model.spec) else (stack.mask,))}:
         allowed = part.allowed(k.T, k, {}).expand(length, length)
         # Equal along each diagonal, as whatever goes by distance alone is.
         if not torch.equal(allowed[1:, 1:], allowed[:-1, :-1]):
@@ -246,7 +267,7 @@ def _checked(
     model: Model, prompts: Sequence[list[int]], start: int | None, max_new: int, device: torch.device
 ) -> tuple[dict[str, Tensor], list[list[int]], list[int]]:
     """The batch's source, what the decoder begins with, and how many tokens each may get. UserError for what can't be."""
-    if model.spec.topology != "encoder_decoder" and not model.spec.sizes.causal:
+    if model.spec.topology != "encoder_decoder" and not model.spec.sizes.causal and not _has_prefix(model.spec):
         raise UserError(f"model={model.spec.family} looks both ways and can't generate; train it with objective=clm")
     if "tokens" not in model.heads:
         heads = ", ".join(model.heads) or "none"

@@ -16,14 +16,14 @@ class Session:
     """Each `write` goes on from what the cache has of its prompt, and gives the ids that `generate` gives.
 
     `ids` are the tokens in the cache, `reused` how many of them the last prompt began with. Where angles go by the length
-    of the text, or prompts are read by an encoder, nothing is kept.
+    of the text, or a prompt is seen both ways, nothing is kept.
     """
 
     def __init__(self, model: Model):
         self.model = model
         stack: Any = model.all_stacks()[-1]
         rotated = all(attributes.get(p, "position", "caches_rotated") for p in stack.positions)
-        self.keeps = rotated and model.spec.topology != "encoder_decoder"
+        self.keeps = rotated and model.spec.topology != "encoder_decoder" and model.spec.sizes.causal
         self.ids: list[int] = []
         self.reused = 0
         self._cache: Cache | None = None

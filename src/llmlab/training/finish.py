@@ -9,8 +9,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
+from llmlab import attributes
 from llmlab.config.spec import PartSpec
 from llmlab.data import cache
+from llmlab.decoding.generate import goes_on
 from llmlab.errors import UserError
 from llmlab.files import write_atomic
 from llmlab.json_files import read_json
@@ -106,7 +108,8 @@ def _next(folder: Path, recipe: Recipe, overrides: list[str]) -> list[tuple[str,
     """Commands that can be typed as they stand."""
     program, run = program_name(), shlex.quote(relative_path(folder))
     first = (f'{program} generate run={run} prompt="The "', "text from this model")
-    if recipe.spec.topology != "decoder":
+    unmasks = attributes.get(recipe.objective, "objective", "generates") == "unmasking"
+    if recipe.spec.topology == "encoder_decoder" or not (unmasks or goes_on(recipe.spec)):
         first = (f"{program} eval run={run} data=python_code", "its loss on other text")
     if recipe.corpus.is_records:
         first = (f"{program} eval run={run}", "its measures on the records that were held out")

@@ -6,21 +6,26 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from llmlab import attributes
+
 if TYPE_CHECKING:
     from llmlab.model.model import Model
     from llmlab.training.recipe import Recipe
 
 PROMPT_BYTES, SAMPLE_TOKENS = 24, 120
+UNMASKING_STEPS = 60  # each reads all of the text: 120 of them would take twice as long for little
 
 
 def sample(recipe: Recipe, model: Model, tokens: int = SAMPLE_TOKENS) -> tuple[str, str] | None:
     """(prompt from the held-out text, what the model goes on with); None for a model that can't write."""
     from llmlab.data.samples import samples
-    from llmlab.decoding.generate import generate, limit
+    from llmlab.decoding.generate import generate, goes_on, limit
     from llmlab.decoding.sampling import Sampling
+    from llmlab.decoding.unmasking import Unmasking, unmask_all
 
     corpus, rollout = recipe.corpus, getattr(recipe.objective, "rollout", None)
-    if recipe.spec.topology != "decoder" or "tokens" not in recipe.spec.heads:
+    unmasks = attributes.get(recipe.objective, "objective", "generates") == "unmasking"
+    if recipe.spec.topology == "encoder_decoder" or not (unmasks or goes_on(recipe.spec)):
         return None
     first = corpus.validation.tokens[:64].tolist()
     sizes = corpus.validation.sizes
@@ -38,9 +43,21 @@ def sample(recipe: Recipe, model: Model, tokens: int = SAMPLE_TOKENS) -> tuple[s
     # One seed for all samples: those of two runs, or of two steps, differ by their models alone.
     how = Sampling(temperature=0.8, top_p=0.95)
     stop = corpus.vocabulary.special.get("eos")
-    written = list(
-        generate(model, prompt, max_new=new, sampling=how, seed=1, stop=stop, vocabulary=corpus.vocabulary.size)
-    )
+    size = corpus.vocabulary.size
+    if unmasks:
+        plan = Unmasking(corpus.vocabulary.special["mask"], steps=UNMASKING_STEPS)
+        (written,) = unmask_all(
+            model,
+            [prompt],
+            max_new=new,
+            how=plan,
+            sampling=how,
+            seeds=[1],
+            stop=[] if stop is None else [stop],
+            vocabulary=size,
+        )
+    else:
+        written = list(generate(model, prompt, max_new=new, sampling=how, seed=1, stop=stop, vocabulary=size))
     # Decoded together and cut: a letter may be spread over the last token of the prompt and the first that was written.
     return corpus.tokenizer.decode(prompt), corpus.tokenizer.decode([*prompt, *written])[
         len(corpus.tokenizer.decode(prompt)) :

@@ -65,12 +65,13 @@ def likelihood(subject: Subject) -> None:
     # In float64, so that of two sums that differ this is the right one.
     # What the model read in the loss need not be the batch: a companion may have filled in its masks.
     logits = model(read[-1], heads={"tokens": None}).heads["tokens"].double()
-    by_hand = -F.log_softmax(logits, -1)[where].gather(-1, batch["labels"][where][:, None]).sum()
+    weights, n = learning.weights_of_targets(batch)
+    by_hand = -F.log_softmax(logits, -1)[where].gather(-1, batch["labels"][where][:, None])[:, 0] @ weights[where]
     nll, count = loss.shown[likelihoods[0]]
     assert_close(nll.double(), by_hand, "the cross-entropy, summed over targets", 1e-4)
-    if int(count) != int(where.sum()):
-        raise CheckFailed(f"it counts {int(count)} targets of {int(where.sum())}")
-    if kinds[likelihoods[0]] != "bits":
+    if int(count) != n:
+        raise CheckFailed(f"it counts {int(count)} targets of {n}")
+    if kinds[likelihoods[0]] != "bits" or "weight" in batch:
         return
     if not torch.equal(batch["ids"][:, 1:], batch["labels"][:, :-1]):
         raise CheckFailed("labels are not the tokens that come next")

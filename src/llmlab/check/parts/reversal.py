@@ -12,11 +12,13 @@ from llmlab.check.parts.fixtures import tested_part
 from llmlab.check.subject import CheckFailed, NotApplicable, Subject
 from llmlab.check.twins import settings
 from llmlab.check.twins.observers import streams, texts
+from llmlab.check.twins.observers.infilling import infilled
 from llmlab.check.twins.observers.texts import Text
 from llmlab.slots import Objective
 
 N_DRAWS = 50
 IGNORED = -100
+TO_THE_LAST = ("next", "continued", "infilled", "diffused")  # what restores the last token of a window too
 Prepared = Mapping[str, np.ndarray]
 Reverse = Callable[[Prepared, Text, Mapping[str, int]], np.ndarray]
 
@@ -40,15 +42,16 @@ def reversal(subject: Subject) -> None:
 
 def _restored(objective: Objective, prepared: Prepared, text: Text, special: Mapping[str, int], where: str) -> None:
     restores = attributes.get(objective, "objective", "restores")
-    want = text.tokens if restores == "next" else text.tokens[:-1]
+    want = text.tokens if restores in TO_THE_LAST else text.tokens[:-1]
     back = REVERSE[restores](prepared, text, special)
     if not np.array_equal(back, want):
         raise CheckFailed(f"{where}: {_words(want)} comes back as {_words(back)}")
-    n = int((prepared["labels"] != IGNORED).sum())
+    # A mean may be over all tokens that could have been targets.
+    n = int(prepared.get("maskable", (prepared["labels"] != IGNORED).sum()))
     counts = list(objective.targets(dict(prepared)).values())
     wanted = [n, *({"pair": [1], "framed": [n]}.get(restores, []))]
     # Of several terms some may be over other targets than labels.
-    if counts != wanted and not (restores == "sampled" and n in counts):
+    if counts != wanted and not (restores in ("sampled", "next") and n in counts):
         raise CheckFailed(f"{where}: it counts {counts} targets of {wanted}")
 
 
@@ -57,9 +60,10 @@ def _words(tokens: np.ndarray) -> str:
 
 
 def _next(prepared: Prepared, text: Text, special: Mapping[str, int]) -> np.ndarray:
-    """Each label is the token behind, but for those that are given."""
+    """Each label is the token behind, but for those that are given, and of those that are in the prefix."""
     ids, labels = prepared["ids"], prepared["labels"]
-    given = np.zeros(len(ids), bool) if text.given is None else text.given[1:]
+    given = np.zeros(len(ids), bool) if text.given is None else text.given[1:].copy()
+    given[: max(prepared.get("prefix_len", 0) - 1, 0)] = True
     known = np.where(labels == IGNORED, text.tokens[1:], labels)
     if not np.array_equal(labels == IGNORED, given) or not np.array_equal(known[:-1], ids[1:]):
         raise CheckFailed("labels are not the tokens that come next")
@@ -68,6 +72,18 @@ def _next(prepared: Prepared, text: Text, special: Mapping[str, int]) -> np.ndar
 
 def _masked(prepared: Prepared, text: Text, special: Mapping[str, int]) -> np.ndarray:
     return np.where(prepared["labels"] == IGNORED, prepared["ids"], prepared["labels"])
+
+
+def _diffused(prepared: Prepared, text: Text, special: Mapping[str, int]) -> np.ndarray:
+    """`_masked` of all but the first token. Every label is masked, and no token that is given."""
+    targets, may = prepared["labels"] != IGNORED, text.tokens[1:] != special["mask"]
+    if text.given is not None:
+        may &= ~text.given[1:]
+    if (targets & ~may).any() or (prepared["ids"][targets] != special["mask"]).any():
+        raise CheckFailed("a target is not masked, or is no token of the text")
+    if int(prepared["maskable"]) != may.sum():
+        raise CheckFailed(f"{prepared['maskable']} tokens are said to be maskable, but {may.sum()} are")
+    return np.append(text.tokens[0], _masked(prepared, text, special))
 
 
 def _spans(prepared: Prepared, text: Text, special: Mapping[str, int]) -> np.ndarray:
@@ -92,6 +108,23 @@ def _spans(prepared: Prepared, text: Text, special: Mapping[str, int]) -> np.nda
     return np.concatenate([*pieces, kept[-1]])
 
 
+def _infilled(prepared: Prepared, text: Text, special: Mapping[str, int]) -> np.ndarray:
+    """Each document put together again, and the tokens behind that sentinels left no room for."""
+    found = infilled(prepared, text, special)
+    labels, silent = prepared["labels"], np.array([0, *(np.flatnonzero(text.given) if text.given is not None else ())])
+    own = np.isin(np.arange(len(found.where)), silent)
+    places = found.where[~own & (found.where > 0)]
+    if not np.array_equal(np.flatnonzero(labels != IGNORED) + 1, np.sort(places)):
+        raise CheckFailed("not all tokens of the text, and these alone, are targets")
+    if not np.array_equal(labels[places - 1], found.tokens[places]):
+        raise CheckFailed("labels are not the tokens that come next")
+    if len(text.tokens) - len(found.where) != 3 * found.rearranged:
+        raise CheckFailed(
+            f"of {len(text.tokens)} tokens {len(found.where)} are there beside {found.rearranged} x 3 sentinels"
+        )
+    return np.append(found.tokens[found.where], text.tokens[len(found.where) :])
+
+
 REVERSE: dict[str, Reverse] = {
     "next": _next,
     "masked": _masked,
@@ -100,4 +133,7 @@ REVERSE: dict[str, Reverse] = {
     "pair": frames.pair,
     "queries": streams.asked,
     "framed": frames.framed,
+    "continued": _next,
+    "infilled": _infilled,
+    "diffused": _diffused,
 }

@@ -1,4 +1,4 @@
-"""Twins of the objectives clm and span_corruption, from their papers: means over many draws and exact samples."""
+"""The twin of the objective span_corruption, from its paper: means over many draws and exact samples."""
 
 from __future__ import annotations
 
@@ -13,21 +13,6 @@ from twins.objective.losses import Arrays, cross_entropy, expected
 REFUSED: Settings = {
     "span_corruption": [({}, {"density": 0.0}), ({}, {"density": 1.0}), ({}, {"mean_span": 0.9})],
 }
-
-
-@twin("objective", "clm", source="Radford et al. 2018, equation 1")
-def clm(given: Given) -> Arrays:
-    made = {"shown": np.array(0.0), "fixed_counts": np.array(1.0), **cross_entropy(given, "tokens", False)}
-    for name in ("plain", "answered", "only_special"):
-        tokens = given.inputs[f"{name}/tokens"]
-        labels = tokens[1:].copy()
-        if name == "answered":
-            labels[given.inputs["answered/given"][1:]] = -100
-        made[f"prepared/ids/{name}"], made[f"prepared/labels/{name}"] = tokens[:-1], labels
-        if name != "only_special":
-            made[f"prepared/documents/{name}"] = given.inputs[f"{name}/documents"][:-1]
-        made[f"n_targets/nll/{name}"] = np.array((labels >= 0).sum())
-    return made
 
 
 def parts_of(total: int, n: int) -> np.ndarray:

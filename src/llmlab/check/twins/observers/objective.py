@@ -182,6 +182,8 @@ def _batches(objective: Objective, restores: str | None) -> dict[str, Batch]:
         if restores == "queries":
             batch |= {"rank": tokens % 4, "positions": tokens % SEQ_LEN, "queries": labels != -100}
             batch |= {"before_ids": tokens[:, :2] % SIZE, "before_rank": tokens[:, :2] % 2}
+        if restores == "diffused":
+            batch |= {"weight": torch.tensor([1.5, 4.0, 1.0]), "maskable": torch.tensor([6, 5, 6])}
         return {"batch": batch, "none": {**batch, **none}}
     samples = _samples(objective) if attributes.get(objective, "objective", "reads") != TEXT else []
     if not samples:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from itertools import combinations
-from typing import Any, NamedTuple
 
 import numpy as np
 
 from llmlab import attributes, registry
 from llmlab.check.twins.observers import frames
+from llmlab.check.twins.observers.infilling import Text, infilled
 from llmlab.check.twins.observers.observed import options_of
 from llmlab.check.twins.settings import Setting
 from llmlab.slots import Objective, Vocabulary, Words
@@ -27,24 +27,6 @@ ORDINARY = ~np.isin(np.arange(SIZE), list(SPECIAL.values()))
 # Of the texts below 2 3 4, 6 7 and 46 45 are words: 8 goes on with a word, but 7 ends one; 9 begins one, though 8 may go on.
 WORDS = Words(ORDINARY & np.isin(np.arange(SIZE), [3, 4, 7, 8, 45]), ORDINARY & (np.arange(SIZE) != 7))
 Arrays = dict[str, np.ndarray]
-
-
-class Text(NamedTuple):
-    """A text of seq_len + 1 tokens. given: True for tokens that are no targets. documents: their numbers. other: tokens of
-    another text with the same documents, where it comes with one."""
-
-    tokens: np.ndarray
-    given: np.ndarray | None = None
-    documents: np.ndarray | None = None
-    other: np.ndarray | None = None
-
-    def sample(self) -> dict[str, Any]:
-        return {
-            "tokens": self.tokens,
-            **({"given": self.given} if self.given is not None else {}),
-            "documents": self.documents,
-            **({"other": {"tokens": self.other, "documents": self.documents}} if self.other is not None else {}),
-        }
 
 
 def vocabulary(setting: Setting, size: int = SIZE) -> Vocabulary:
@@ -154,6 +136,58 @@ def in_spans(objective: Objective, name: str, text: Text, special: Mapping[str, 
     return frames.framed(draws(objective, text, FEWER["framed"]), name, special, len(text.tokens) - 1)
 
 
+def continued(objective: Objective, name: str, text: Text, special: Mapping[str, int]) -> Arrays:
+    """Outputs of a prefix that is drawn: `prefix_len/` how often it is so long, `targets/` how often each place is a target,
+    `documents/` as those of denoising."""
+    found = draws(objective, text)
+    labels = np.stack([f["labels"] for f in found])
+    return {
+        f"prefix_len/{name}": np.bincount([f["prefix_len"] for f in found], minlength=len(text.tokens)) / len(found),
+        f"targets/{name}": (labels >= 0).mean(0),
+        f"documents/{name}": found[0].get("documents", np.array(-1)),
+    }
+
+
+def rearranged(objective: Objective, name: str, text: Text, special: Mapping[str, int]) -> Arrays:
+    """Outputs of infilling: `rearranged/` how often so many documents are; of the first document `orders/` how often it is as
+    it was, its prefix first, its suffix first, and of those that are rearranged `prefix/` and `middle/` how often these have so
+    many tokens; `length/` of what is read."""
+    found = [infilled(f, text, special) for f in draws(objective, text)]
+    first = [f.first for f in found if f.first is not None]
+    length = len(text.tokens)
+
+    def often(values: list[int]) -> np.ndarray:
+        return np.bincount(values, minlength=length) / max(len(values), 1)
+
+    return {
+        f"rearranged/{name}": often([f.rearranged for f in found]),
+        f"orders/{name}": np.array(
+            [len(found) - len(first), *(sum(f.suffix_first == w for f in first) for w in (0, 1))]
+        )
+        / len(found),
+        f"prefix/{name}": often([f.prefix for f in first]),
+        f"middle/{name}": often([f.middle for f in first]),
+        f"length/{name}": np.array({len(f.tokens) for f in found}.pop() - 1),
+    }
+
+
+def diffused(objective: Objective, name: str, text: Text, special: Mapping[str, int]) -> Arrays:
+    """Outputs of masking at a rate that is drawn: `targets/` how often each place is one; `number/` how often a sample has so
+    many; `rate/` the mean rate, by the weights; `weighted/` the mean of weight x number of targets; `maskable/`;
+    `documents/` as those of denoising."""
+    found = draws(objective, text)
+    at = np.stack([f["labels"] for f in found]) >= 0
+    weight = np.array([f["weight"] for f in found], np.float64)
+    return {
+        f"targets/{name}": at.mean(0),
+        f"number/{name}": np.bincount(at.sum(1), minlength=len(text.tokens)) / len(found),
+        f"rate/{name}": np.mean(1 / weight),
+        f"weighted/{name}": np.mean(weight * at.sum(1)),
+        f"maskable/{name}": np.array({int(f["maskable"]) for f in found}.pop()),
+        f"documents/{name}": found[0].get("documents", np.array(-1)),
+    }
+
+
 Observe = Callable[[Objective, str, Text, Mapping[str, int]], Arrays]
 
 
@@ -170,4 +204,7 @@ OBSERVED: dict[str | None, Observe] = {
     "next": exact,
     "pair": paired,
     "framed": in_spans,
+    "continued": continued,
+    "infilled": rearranged,
+    "diffused": diffused,
 }
