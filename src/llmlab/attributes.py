@@ -208,8 +208,8 @@ TABLE: Mapping[str, Mapping[str, Attribute]] = {
             None,
             "how a sample gives its text back, for `llmlab check`: labels are what masked, changed or kept tokens were, of a "
             "pair of pieces or of a framed one too; sampled: so, with a companion's tokens in their places; diffused: so, "
-            "without the text's first; spans fill in sentinels in order; labels are the next tokens, of all, continued behind a "
-            "prefix, or infilled of documents whose middle comes last; queries behind the text ask for tokens of it",
+            "without the text's first; spans fill in sentinels in order; labels are the next tokens, of all, continued behind "
+            "a prefix, or infilled: documents whose middle comes last; queries behind the text ask for tokens of it",
             ("masked", "pair", "framed", "sampled", "diffused", "spans", "next", "continued", "infilled", "queries"),
             own=True,
         ),
