@@ -7,9 +7,10 @@ from llmlab.config import stand_ins
 from llmlab.config.compose import compose
 from llmlab.config.model_files import conf_dir
 
-# Trained in their papers by what their files choose: masked tokens alone, spans, or the next token.
+# Trained in their papers by what their files choose: masked tokens, spans, or the next token.
 OWN = {"roberta": "mlm", "modernbert": "mlm", "t5": "span_corruption", "t5_v1_1": "span_corruption"}
 OWN |= {"mt5": "span_corruption", "electra": "rtd", "deberta_v3": "rtd", "xlnet": "plm", "mpnet": "mpnet"}
+OWN |= {"bert": "mlm_nsp", "albert": "mlm_sop", "spanbert": "span_mlm"}
 
 
 def files():

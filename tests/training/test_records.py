@@ -244,7 +244,7 @@ def test_it_is_measured_on_its_own_records_and_on_others(classifier, reviews, ca
 @pytest.mark.slow
 def test_it_begins_from_a_masked_language_model(reviews, tmp_path, capsys):
     text = f"data.path={reviews / 'texts.txt'}"
-    run(tmp_path / "mlm", *words(reviews, "objective=mlm", text, "budget.steps=2"))
+    run(tmp_path / "mlm", *words(reviews, "objective=mlm_only", text, "budget.steps=2"))
     start = [
         w for w in classify(reviews, f"init_from={tmp_path / 'mlm'}", "trainer.max_steps=1") if "tokenizer" not in w
     ]

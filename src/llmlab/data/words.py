@@ -1,6 +1,7 @@
 """Where words begin in a text of tokens, by the spelling of each token, as kinds of tokenizers mark it.
 
-A word is letters, digits and their marks in a row; any other character is one of its own, or of the token that it is in.
+A word is letters, digits and their marks in a row, behind a space that a tokenizer splits off with them; any other character
+is one of its own, or of the token that it is in.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ def _speller(spec: dict[str, Any], kind: str, tokens: dict[str, int]) -> Callabl
         return lambda token: (True, not token.endswith(suffix))
     if "ByteLevel" in _types(spec["pre_tokenizer"]):
         return _by_bytes
-    return _by_letters if any(token.startswith(META) for token in tokens) else None
+    return _by_pieces if any(token.startswith(META) for token in tokens) else None
 
 
 def _types(part: dict[str, Any] | None) -> list[str]:
@@ -79,9 +80,14 @@ def _by_letters(token: str) -> Spelled:
     return (_in_word(token[0]), _in_word(token[-1])) if token else (False, False)
 
 
+def _by_pieces(token: str) -> Spelled:
+    continues, is_open = _by_letters(token)
+    # A small vocabulary has few words together with the space before them.
+    return continues, is_open or token in (META, " ")
+
+
 def _by_bytes(token: str) -> Spelled:
-    text = bytes(BYTES.get(character, ord("?")) for character in token).decode("utf-8", errors="replace")
-    return _by_letters(text)
+    return _by_pieces(bytes(BYTES.get(character, ord("?")) for character in token).decode("utf-8", errors="replace"))
 
 
 def _bytes_of_characters() -> dict[str, int]:
