@@ -146,7 +146,7 @@ def test_pairs_are_those_of_the_order():
             ("mask=compensated",),
             "mask=compensated reads placeholders of each sample, which objective=plm does not give",
         ),
-        (("model=t5",), "objective=plm trains decoder and encoder models, but model=t5 is an encoder_decoder; choose "),
+        (("model=t5",), "objective=plm trains encoder or decoder models, but model=t5 is an encoder-decoder; choose "),
     ],
 )
 def test_what_does_not_fit_is_refused(words, line):
