@@ -63,8 +63,8 @@ def queries(objective: Objective, name: str, text: Text, special: Mapping[str, i
 
     `targets/` how often each place of the text is one; `beside/` how often a place and the next both are; `runs/` how many runs
     of so many targets side by side a sample of the text `long` has; `number/` how often a sample has so many; `first/` how
-    often each place is the first target of the order; `rising/` the share of targets next to each other in the order of which the
-    second stands behind the first in the text; `places/` positions of the text.
+    often each place is the first target of the order; `rising/` the share of targets next to each other in the order of which
+    the second stands behind the first in the text; `places/` positions of the text.
     `visible/` (1 + 3 P, as many): of the pairs of row and column in one document the share which see each other, of text that
     is no target, targets, their placeholders and queries, each in the order of prediction; -1 where there is no such pair, and
     of a query and itself. `alone/` (2,): rows that see nothing, and queries that do not see themselves where they see nothing
