@@ -37,7 +37,6 @@ class MaskedPermutedLM:
         {"rate": 0.01},
         {"rate": 1.0},
         {"rate": 0.5, "masked": 0.2, "random": 0.6},
-        {"rate": 0.5, "masked": 0.0, "random": 1.0},
     )
     fixed_counts = False
 

@@ -38,10 +38,8 @@ class PermutationLM:
     measures = {"nll": "nll", "accuracy": "accuracy"}
     gives = ("rank", "queries")
     restores = "queries"
-    small = {"one_in": 3}
     telling = (
         {"one_in": 1},
-        {"one_in": 2, "max_span": 1},
         {"one_in": 2, "max_span": 8},
         {"one_in": 2, "memory": 5},
     )

@@ -165,12 +165,6 @@ def check_objective(spec: ModelSpec, objective: PartSpec, companion: Mapping[str
             f"mask={spec.stacks[-1].mask.name}; set objective.pool=last"
         )
     mask = spec.stacks[-1].mask
-    for name in STREAMS:
-        if name in objective.attribute("gives") and name not in mask.attribute("needs"):
-            raise UserError(
-                f"objective={objective.name} can't be trained under mask={mask.name}, which would let text see {name}; leave "
-                f"mask out (it brings mask={objective.attribute('mask')})"
-            )
     for stack in spec.stacks:
         missing = [n for n in stack.mask.attribute("needs") if n not in objective.attribute("gives")]
         if missing:
@@ -196,6 +190,12 @@ def check_objective(spec: ModelSpec, objective: PartSpec, companion: Mapping[str
             f"objective={objective.name} can't be trained under mask={mask.name}: each token would see the answer; "
             f"leave mask out (it brings mask={objective.attribute('mask')}) or choose {_fitting(spec.topology)}"
         )
+    for name in STREAMS:
+        if name in objective.attribute("gives") and name not in mask.attribute("needs"):
+            raise UserError(
+                f"objective={objective.name} can't be trained under mask={mask.name}, which would let text see {name}; leave "
+                f"mask out (it brings mask={objective.attribute('mask')})"
+            )
     brings = registry.index()["mask", objective.attribute("mask")]
     if spec.topology == "encoder" and spec.sizes.sees_all and brings.attribute("pattern") != "full":
         raise UserError(

@@ -98,6 +98,17 @@ def allowed_pairs(mask: Mask, window: Window, length: int, prefix: int | None = 
     return total
 
 
+def order_pairs(mask: Mask, window: Window, data: Mapping[str, torch.Tensor]) -> int:
+    """Pairs that mask and window let see each other in one sequence, by what the mask reads of it: each (1, ...), and
+    `documents` (1, T), if there are any."""
+    length = data["rank"].shape[1]
+    k = torch.arange(length)[None, :]
+    seen = mask.allowed(k.T, k, data) & window.allowed(k.T, k, data)
+    if "documents" in data:
+        seen = seen & (data["documents"][:, :, None] == data["documents"][:, None])
+    return int(seen.expand(1, length, length).count_nonzero())
+
+
 class Item(NamedTuple):
     """FLOPs of a forward of one sequence. place: the stack, or "heads"; what: "attention", "scores", "feed-forward" ..."""
 
@@ -146,6 +157,9 @@ class AccountOptions(TypedDict, total=False):
     source_length: int | None
     heads: Mapping[str, float] | None
     documents: Sequence[Sequence[int]] | None
+    orders: Sequence[Mapping[str, torch.Tensor]] | None
+    places: int | None
+    memory: int
 
 
 def forward_flops(model: Model, length: int, *, dense: bool = False, **options: Unpack[AccountOptions]) -> float:
@@ -167,6 +181,9 @@ def account(
     source_length: int | None = None,
     heads: Mapping[str, float] | None = None,
     documents: Sequence[Sequence[int]] | None = None,
+    orders: Sequence[Mapping[str, torch.Tensor]] | None = None,
+    places: int | None = None,
+    memory: int = 0,
 ) -> Account:
     """Account for one sequence of `length` tokens (in an encoder-decoder the decoder's; its encoder reads `source_length`).
 
@@ -175,24 +192,31 @@ def account(
 
     heads: roles of the heads that are computed, and the share of the positions at which each is; None: all heads, at all.
     documents: lengths of the documents that do not see each other, of each of a few sequences, over which the pairs are
-    averaged; None: one document a sequence.
+    averaged; None: one document a sequence. orders: what a mask that goes by an order reads of each of a few sequences, over
+    which pairs are averaged. places: positions at which the tokens stand, where a second stream stands at those of the first;
+    None: one each. memory: tokens of a segment memory that all see.
     """
+    stands = (places or length) + memory
     meter, stacks = Meter(), model.all_stacks()
     items: list[Item] = []
     without = 0.0
 
     def pairs_of(stack: Stack, window: Window, own: int) -> float:
+        if orders:
+            return own * memory + sum(order_pairs(stack.mask, window, data) for data in orders) / len(orders)
         each = [[own]] if documents is None else documents
         # Lengths repeat among documents: each is counted once.
         counts = {n: allowed_pairs(stack.mask, window, n) for n in {n for lengths in each for n in lengths}}
-        return sum(counts[n] for lengths in each for n in lengths) / len(each)
+        return own * memory + sum(counts[n] for lengths in each for n in lengths) / len(each)
 
     for stack in stacks:
         own = (source_length or length) if len(stacks) > 1 and stack is stacks[0] else length
-        for what, flops, dense in _of_stack(stack, own, source_length or length, pairs_of, meter):
+        for what, flops, dense in _of_stack(
+            stack, own, source_length or length, pairs_of, meter, stands if own == length else own, memory
+        ):
             items.append(Item(stack.spec.name, what, flops, dense))
-        # Sinusoids need no gradient.
-        without += _projected(stack, length)
+        # Sinusoids need no gradient. A memory has none, but is read in one product with what has.
+        without += _projected(stack, stands)
     shares = dict.fromkeys(model.heads, 1.0) if heads is None else heads
     of_heads = sum(_of_head(model, role, length, share, meter) for role, share in shares.items())
     items.append(Item("heads", "head", of_heads, of_heads))
@@ -234,8 +258,10 @@ def _of_stack(
     source_length: int,
     pairs_of: Callable[[Stack, Window, int], float],
     meter: Meter,
+    stands: int,
+    memory: int,
 ) -> Iterator[tuple[str, float, float]]:
-    """(what, FLOPs, FLOPs with hidden pairs) of a forward."""
+    """(what, FLOPs, FLOPs with hidden pairs) of a forward. stands: positions at which keys stand."""
     text = torch.Size((1, length))
 
     def embed(part: nn.Module) -> None:
@@ -250,7 +276,7 @@ def _of_stack(
         if place not in prepared:
             part = stack.spec.layers[i].parts["position"]
             prepared[place] = meter.prepare_flops(stack.position_at(place), part, length)
-    sums = {"positions": _projected(stack, length) + sum(flops or 0.0 for flops in prepared.values())}
+    sums = {"positions": _projected(stack, stands) + sum(flops or 0.0 for flops in prepared.values())}
     dense = 0.0
     pairs: dict[Window, float] = {}
     # Each stored layer is run once by the meter, however often it is executed (ALBERT: one layer, twelve times).
@@ -263,7 +289,12 @@ def _of_stack(
         for what, flops in parts.items():
             sums[what] = sums.get(what, 0.0) + flops
         sums["scores"] = sums.get("scores", 0.0) + 2 * pairs[window] * width
-        dense += 2 * (length * length) * width
+        sums["attention"] += memory * _keys(cast(Layer, stack.layers[i]).attention)
+        # XLNet's queries are multiplied by the vector of every distance before they are shifted into place (rel_shift).
+        sums["positions"] += (
+            2 * length * _distances(stands) * cast(Any, stack.positions[stack.position_of[i]]).score_width
+        )
+        dense += 2 * (length * (length + memory)) * width
     for what, flops in sums.items():
         yield what, flops, dense if what == "scores" else flops
 
@@ -281,8 +312,7 @@ def _of_layer(
     beyond, width = meter.attention(layer.attention, parts["attention"], counted, x)
     turned = meter.position_flops(layer.attention, parts["attention"], position, parts["position"], prepared[place], x)
     found = {"attention": counted + beyond}
-    # XLNet's queries are multiplied by the vector of every distance before they are shifted into place (rel_shift).
-    found["positions"] = 2 * length * _distances(length) * position.score_width + turned
+    found["positions"] = turned
     found["feed-forward"] = length * linear_flops(layer.ffn) + _beyond_ffn(layer, sizes, parts, length, meter)
     found["block"] = meter.extra_flops(
         layer.block, parts["block"], 0.0, lambda part: _wired(part, layer, x), tokens=length
@@ -291,7 +321,7 @@ def _of_layer(
         attention, spec = layer.cross_attention, stack.spec.cross_attention
         assert spec is not None
         # Keys and values read the source's tokens, query and output the decoder's.
-        of_source = sum(2 * m.weight.numel() for m in attention.modules() if getattr(m, "role", "") in ("k", "v"))
+        of_source = _keys(attention)
         counted = source_length * of_source + length * (linear_flops(attention) - of_source)
         source = (source_length, sizes.source_dim or sizes.dim)
         beyond, across = meter.attention(attention, spec, counted, x, source)
@@ -325,6 +355,11 @@ def _beyond_ffn(layer: Layer, sizes: Sizes, parts: Mapping[str, PartSpec], lengt
 
 def _distances(length: int) -> int:
     return 2 * length - 1
+
+
+def _keys(attention: Any) -> float:
+    """FLOPs of the linears that make keys and values of a token."""
+    return sum(2 * m.weight.numel() for m in attention.modules() if getattr(m, "role", "") in ("k", "v"))
 
 
 def _projected(stack: Stack, length: int) -> float:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
 from llmlab import attributes, policy, registry
 from llmlab.data import collate
@@ -137,7 +138,7 @@ def estimate(models: Mapping[str, Model], objective: Objective, windows: Samples
     for i, sample in enumerate(prepared):
         generated = [] if rollout is None else [policy.generation(sample, rollout)]
         for each in [*passes(objective, sample), *generated]:
-            key = (each.model, each.tokens, each.source, each.trained, *each.heads)
+            key = (each.model, each.tokens, each.source, each.trained, each.places, each.memory, *each.heads)
             alike.setdefault(key, []).append((i, each))
     costs = []
     for group in alike.values():
@@ -156,6 +157,9 @@ def estimate(models: Mapping[str, Model], objective: Objective, windows: Samples
             source_length=first.source,
             heads={role: _share(role, group) for role in first.heads},
             documents=None if documents is None else [documents[i] for i, _ in group],
+            orders=_orders(model, first, [prepared[i] for i, _ in group]),
+            places=first.places,
+            memory=first.memory,
         )
         costs.append(PassCost(first.model, first.trained, sum(p.times for _, p in group) / n, account))
     return Cost(flops.count_parameters(models[TRAINED]), tuple(costs), max(1, round(windows.tokens_per_sample)))
@@ -168,6 +172,17 @@ def _model(models: Mapping[str, Model], asked: Pass, objective: Objective) -> Mo
     if unknown := [role for role in asked.heads if role not in models[asked.model].heads]:
         raise UserError(f"{name}.passes names the head {unknown[0]!r}, which the model {asked.model!r} doesn't have")
     return models[asked.model]
+
+
+def _orders(model: Model, asked: Pass, samples: Sequence[Mapping[str, Any]]) -> list[dict[str, torch.Tensor]] | None:
+    """What a mask that goes by an order reads of samples, where a pass is over all of their tokens."""
+    needs = model.all_stacks()[-1].mask.needs
+    if asked.model != TRAINED or "rank" not in needs or asked.tokens != len(samples[0].get("rank", ())):
+        return None
+    return [
+        {name: torch.from_numpy(sample[name])[None] for name in (*needs, "documents") if name in sample}
+        for sample in samples
+    ]
 
 
 def _share(role: str, group: Sequence[tuple[int, Pass]]) -> float:

@@ -20,7 +20,7 @@ REFUSED: Settings = {
         ({}, {"masked": 0.9, "random": 0.2}),
     ],
 }
-MORE: Settings = {"plm": [({}, None)]}
+TEXTS, N_DRAWN = ("plain", "answered", "only_special", "long"), 1500
 
 
 def span_law(may: np.ndarray, n: int, one_in: int, max_span: int) -> np.ndarray:
@@ -82,6 +82,34 @@ def laws(given: Given, name: str, may: np.ndarray, n: int) -> tuple[np.ndarray, 
     return one, two
 
 
+def runs(given: Given, name: str, may: np.ndarray, n: int, draws: float) -> Arrays:
+    """How many runs of so many targets a sample has: means of samples drawn here, span by span, with their own deviation."""
+    rng, length = np.random.default_rng(5), len(may)
+    found = np.zeros((N_DRAWN, length + 1))
+    for row in found:
+        chosen: set[int] = set()
+        begin = 0
+        while name == "plm" and len(chosen) < n:
+            k, shares = given.options["one_in"], 1 / np.arange(1, given.options["max_span"] + 1)
+            span = min(1 + int((shares.cumsum() < rng.random() * shares.sum()).sum()), n - len(chosen))
+            start = begin + int(rng.random() * (k * span - span + 1))
+            if start + span > length:
+                break
+            chosen |= {*range(start, start + span)}
+            begin += k * span
+        rest = [i for i in rng.permutation(length) if i not in chosen]
+        chosen |= {*rest[: n - len(chosen)]}
+        here = 0
+        for i in range(length + 1):
+            if i in chosen:
+                here += 1
+            elif here:
+                row[here] += 1
+                here = 0
+    bound = 5 * np.sqrt(found.var(0) * (1 / draws + 1 / N_DRAWN)) + 5 / draws
+    return {"runs/long": found.mean(0), "runs/long" + CHANCE: bound}
+
+
 def seen(unpredicted: bool, n: int, compensated: bool) -> np.ndarray:
     """Equations of the papers over [unpredicted; x_1 ... x_n; placeholders; queries], -1 where there is none."""
     groups = [("text", 0), *((kind, i) for kind in ("text", "placeholder", "query") for i in range(1, n + 1))]
@@ -114,7 +142,7 @@ def second_stream(given: Given, name: str, n_queries: int, memory: int) -> Array
     draws = float(given.inputs["draws"])
     special = [int(v) for key, v in given.inputs.items() if key.startswith("special/")]
     made = {"fixed_counts": np.array(0.0), **cross_entropy(given, "tokens", True)}
-    for text in ("plain", "answered", "only_special"):
+    for text in TEXTS:
         tokens = given.inputs[f"{text}/tokens"][:-1]
         length = len(tokens)
         may = ~np.isin(tokens, special)
@@ -125,6 +153,8 @@ def second_stream(given: Given, name: str, n_queries: int, memory: int) -> Array
         one, two = laws(given, name, own, n)
         one, two = np.pad(one, (memory, 0)), np.pad(two, (memory, 0))
         one, two = np.clip(one, 0, 1), np.clip(two, 0, 1)
+        if text == "long":
+            made |= {key: np.pad(value, (0, memory)) for key, value in runs(given, name, own, n, draws).items()}
         number = np.zeros(length + 1)
         number[n] = 1
         made |= expected(f"targets/{text}", one, draws) | expected(f"beside/{text}", two, draws)
@@ -133,6 +163,9 @@ def second_stream(given: Given, name: str, n_queries: int, memory: int) -> Array
         # The number of rises of a random order of n has the variance (n + 1) / 12.
         made[f"rising/{text}{CHANCE}"] = np.array(5 * np.sqrt((n + 1) / 12 / draws) / max(n - 1, 1) if n > 1 else 1e-9)
         made[f"visible/{text}"] = seen(n < length - memory, n, name == "mpnet")
+        # Where a memory goes before, places are counted through; else each document has its own.
+        documents = np.zeros(length) if memory else given.inputs.get(f"{text}/documents", np.zeros(length + 1))[:-1]
+        made[f"places/{text}"] = np.array([i - list(documents).index(documents[i]) for i in range(memory, length)])
         made[f"alone/{text}"] = np.zeros(2)
         made[f"documents/{text}"] = np.array(1.0)
         first = min(memory // given.options.get("one_in", 1), int(may[:memory].sum())) if memory else 0
@@ -148,7 +181,7 @@ def second_stream(given: Given, name: str, n_queries: int, memory: int) -> Array
 def plm(given: Given) -> Arrays:
     o = given.options
     made = second_stream(given, "plm", lambda length: max(1, length // o["one_in"]), o["memory"])
-    for text in ("plain", "answered", "only_special"):
+    for text in TEXTS:
         read = np.zeros(int(given.inputs["vocabulary"]))
         read[given.inputs["special/mask"]] = made[f"number/{text}"].argmax()
         made |= {f"read/{text}": read, f"kept/{text}": np.array(0.0)}
@@ -166,7 +199,7 @@ def mpnet(given: Given) -> Arrays:
     special = [int(v) for key, v in given.inputs.items() if key.startswith("special/")]
     vocabulary = int(given.inputs["vocabulary"])
     ordinary = [i for i in range(vocabulary) if i not in special]
-    for text in ("plain", "answered", "only_special"):
+    for text in TEXTS:
         read, kept = np.zeros(vocabulary), 0.0
         for token, p in zip(given.inputs[f"{text}/tokens"][:-1], made[f"targets/{text}"], strict=True):
             read[given.inputs["special/mask"]] += p * o["masked"]

@@ -17,7 +17,7 @@ from llmlab.check.twins.observers.texts import SIZE, Arrays, Text, draws
 from llmlab.slots import Mask, Objective
 
 IGNORED = -100
-N_DRAWS, N_SEEN = 400, 30  # samples in which pairs are counted
+N_DRAWS, N_SEEN = 300, 30  # samples in which pairs are counted
 
 
 class Streams(NamedTuple):
@@ -61,9 +61,10 @@ def streams(prepared: Mapping[str, np.ndarray], length: int) -> Streams:
 def queries(objective: Objective, name: str, text: Text, special: Mapping[str, int]) -> Arrays:
     """Outputs of asking for tokens of a text.
 
-    `targets/` how often each place of the text is one; `beside/` how often a place and the next both are; `number/` how often a
-    sample has so many; `first/` how often each place is the first target of the order; `rising/` the share of targets next to
-    each other in the order of which the second stands behind the first in the text.
+    `targets/` how often each place of the text is one; `beside/` how often a place and the next both are; `runs/` how many runs
+    of so many targets side by side a sample of the text `long` has; `number/` how often a sample has so many; `first/` how
+    often each place is the first target of the order; `rising/` the share of targets next to each other in the order of which
+    the second stands behind the first in the text; `places/` positions of the text.
     `visible/` (1 + 3 P, as many): of the pairs of row and column in one document the share which see each other, of text that
     is no target, targets, their placeholders and queries, each in the order of prediction; -1 where there is no such pair, and
     of a query and itself. `alone/` (2,): rows that see nothing, and queries that do not see themselves where they see nothing
@@ -81,11 +82,16 @@ def queries(objective: Objective, name: str, text: Text, special: Mapping[str, i
     order = [np.argsort(row)[length - n :] for row, n in zip(rank, counts, strict=True)]
     rising, steps = sum((np.diff(o) > 0).sum() for o in order), (counts - 1).clip(0).sum()
     other = at & (ids != labels)
+    # Where each run begins and where it ends, row by row in turn.
+    edges = np.flatnonzero(np.diff(np.pad(targets, ((0, 0), (1, 1))).astype(int)).ravel())
+    runs = np.bincount(np.diff(edges)[::2], minlength=length + 1)
     return {
         f"targets/{name}": targets.mean(0),
         f"beside/{name}": (targets[:, 1:] & targets[:, :-1]).mean(0),
+        **({f"runs/{name}": runs / len(found)} if name == "long" else {}),
         f"number/{name}": np.bincount(counts, minlength=length + 1) / len(found),
         f"first/{name}": (rank == 1).mean(0),
+        f"places/{name}": found[0]["positions"][: length - m],
         f"rising/{name}": np.array(rising / max(steps, 1)),
         f"read/{name}": np.bincount(ids[other], minlength=SIZE) / len(found),
         f"kept/{name}": np.array((at & (ids == labels)).sum() / len(found)),

@@ -48,10 +48,12 @@ def made(setting: Setting, size: int, seq_len: int) -> Objective:
 
 def texts(objective: Objective) -> dict[str, Text]:
     """Texts by name. Without sentinels `plain` has special tokens among others, of `answered` the first five are given, and
-    `only_special` has nothing else."""
-    if attributes.get(objective, "objective", "restores") == "spans":
-        ordinary = np.setdiff1d(np.arange(SIZE), list(SPECIAL.values()))
-        return {"plain": Text(np.random.default_rng(0).permutation(ordinary)[:41])}
+    `only_special` has nothing else; where queries ask, `long` has no special tokens and no documents."""
+    restores = attributes.get(objective, "objective", "restores")
+    ordinary = np.setdiff1d(np.arange(SIZE), list(SPECIAL.values()))
+    long = Text(np.random.default_rng(0).permutation(ordinary)[:41])
+    if restores == "spans":
+        return {"plain": long}
     plain = np.array([13, 2, 3, 4, 5, 1, 6, 7, 8, 9, 47, 46, 45, 10, 0, 14, 11])
     given, documents = np.arange(17) < 5, np.arange(17) // 6
     if attributes.get(objective, "objective", "restores") in ("pair", "framed"):
@@ -65,6 +67,7 @@ def texts(objective: Objective) -> dict[str, Text]:
         "plain": Text(plain, None, documents),
         "answered": Text(plain[::-1].copy(), given, documents),
         "only_special": Text(np.tile([0, 1, 13, 47], 5)[:17]),
+        **({"long": long} if restores == "queries" else {}),
     }
 
 
