@@ -5,7 +5,8 @@ Inputs:
 - Of an objective that `restores` something: texts as TEXT/tokens, TEXT/given and TEXT/documents. Of one that reads text
   and restores nothing: `rows`, the tokens that `batch` was prepared from. Of one that reads records: record/N/FIELD.
 - Two batches: `batch/KEY`; and `none/KEY`, one without targets, or of a validation where the objective acts.
-  `BATCH/scores/ROLE`: scores of each head for all tokens or texts. `hidden` (V, D): the hidden state of each id.
+  `BATCH/scores/ROLE`: scores of each head for all tokens or texts. `hidden` (V, D): the hidden state of each id;
+  `hidden/ROLE`: that of a companion.
 - Of an objective that acts: `rewards/SHAPE`.
 
 Outputs:
@@ -52,6 +53,8 @@ def observe(setting: Setting) -> Observed:
         "draws": np.array(texts.N_DRAWS),
         "hidden": _hidden().numpy(),
     }
+    companions = registry.index()["objective", setting.name].attribute("models")
+    inputs |= {f"hidden/{role}": _hidden(role).numpy() for role in companions}
     special = texts.vocabulary(setting).special
     inputs |= {f"special/{name}": np.array(at) for name, at in special.items()}
     outputs: dict[str, np.ndarray] = {}
@@ -190,8 +193,8 @@ def _scores(setting: Setting, name: str, batch: Batch) -> dict[str, Tensor]:
     return made
 
 
-def _hidden() -> Tensor:
-    return uniform("hidden", texts.SIZE, WIDTH)
+def _hidden(role: str = "") -> Tensor:
+    return uniform(f"hidden {role}".strip(), texts.SIZE, WIDTH)
 
 
 def _loss(objective: Objective, batch: Batch, scores: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
@@ -202,15 +205,18 @@ def _loss(objective: Objective, batch: Batch, scores: Mapping[str, Tensor]) -> d
         if "." in role:
             others.setdefault(role.partition(".")[0], {})[role.partition(".")[2]] = leaf
     hidden = _hidden().requires_grad_()
-    companions = {role: _Model(heads, hidden) for role, heads in others.items()}
+    # Each has hidden states of its own: what is compared of two models must differ, and a slope there shows.
+    theirs = {role: _hidden(role).requires_grad_() for role in others}
+    companions = {role: _Model(heads, theirs[role]) for role, heads in others.items()}
     model = _Model(own, hidden)
     loss = objective.loss(model, batch, **companions)
     mean = loss.mean()
     if mean.requires_grad:
         mean.backward()
     slopes = {f"slope/{role}": torch.zeros_like(v) if v.grad is None else v.grad for role, v in leaves.items()}
-    if hidden.grad is not None:
-        slopes["slope/hidden"] = hidden.grad
+    for name, table in {"hidden": hidden, **{f"{role}.hidden": t for role, t in theirs.items()}}.items():
+        if table.grad is not None:
+            slopes[f"slope/{name}"] = table.grad
     terms = {f"loss/{name}": torch.stack([s.double(), n.double()]) for name, (s, n) in loss.terms.items()}
     logs = {f"log/{name}": torch.stack([s.double(), n.double()]) for name, (s, n) in loss.logs.items()}
     weights = {f"weight/{name}": torch.tensor(float(w)) for name, w in loss.weights.items()}
