@@ -22,9 +22,9 @@ from .mlm import MaskedLM
 class Distillation:
     """Distillation (Hinton et al. 2015, arXiv:1503.02531): a frozen teacher's distributions are learnt.
 
-    The teacher is named by models.teacher=RUN or hf=FOLDER. Loss: `weight` x T^2 x the divergence of teacher P and student Q at temperature T, a target; plus `data` x the cross-entropy
-    of the text's own tokens; plus `hidden_weight` x a distance of both models' last hidden states, a token (nats). The
-    divergence is KL(P | Q) with `beta` 0, KL(Q | P) with 1, and between them the generalised Jensen-Shannon divergence
+    The teacher is named by models.teacher=RUN or hf=FOLDER. Loss: `weight` x T^2 x the divergence of teacher P and student Q
+    at temperature T, a target; plus `data` x the cross-entropy of the text's own tokens; plus `hidden_weight` x a distance of
+    both models' last hidden states, a token (nats). The divergence is KL(P | Q) with `beta` 0, KL(Q | P) with 1, and between them the generalised Jensen-Shannon divergence
     beta KL(P | M) + (1 - beta) KL(Q | M), M = beta P + (1 - beta) Q (Agarwal et al. 2023, arXiv:2306.13649, section 2).
 
     text: what is learnt of it, as objective=clm has it or as objective=mlm, whose masks the teacher reads too. hidden: cosine
@@ -131,7 +131,7 @@ class Distillation:
         if ours.shape != theirs.shape:
             raise ValueError(
                 f"objective.hidden={self.hidden} compares hidden states of one width, but the model's are "
-                f"{ours.shape[-1]} wide and the teacher's {theirs.shape[-1]}; leave objective.hidden out or choose models of one width"
+                f"{ours.shape[-1]} wide and the teacher's {theirs.shape[-1]}; leave it out or choose models of one width"
             )
         if self.hidden == "cosine":
             return (1 - F.cosine_similarity(ours, theirs, dim=-1)).sum()
