@@ -24,8 +24,9 @@ class Distillation:
 
     The teacher is named by models.teacher=RUN or hf=FOLDER. Loss: `weight` x T^2 x the divergence of teacher P and student Q
     at temperature T, a target; plus `data` x the cross-entropy of the text's own tokens; plus `hidden_weight` x a distance of
-    both models' last hidden states, a token (nats). The divergence is KL(P | Q) with `beta` 0, KL(Q | P) with 1, and between them the generalised Jensen-Shannon divergence
-    beta KL(P | M) + (1 - beta) KL(Q | M), M = beta P + (1 - beta) Q (Agarwal et al. 2023, arXiv:2306.13649, section 2).
+    both models' last hidden states, a token (nats). The divergence is KL(P | Q) with `beta` 0, KL(Q | P) with 1, and between
+    them the generalised Jensen-Shannon divergence beta KL(P | M) + (1 - beta) KL(Q | M), M = beta P + (1 - beta) Q (Agarwal
+    et al. 2023, arXiv:2306.13649, section 2).
 
     text: what is learnt of it, as objective=clm has it or as objective=mlm, whose masks the teacher reads too. hidden: cosine
     is 1 - cos (DistilBERT: Sanh et al. 2019, arXiv:1910.01108), mse the mean of squared differences (TinyBERT: Jiao et al.
