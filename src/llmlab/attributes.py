@@ -178,6 +178,9 @@ TABLE: Mapping[str, Mapping[str, Attribute]] = {
         ),
         "collate": Attribute(str, "stack", "how samples become a batch", ("stack", "pad", "pack")),
         "fixed_counts": Attribute(bool, False, "every sample has as many targets"),
+        "joint": Attribute(
+            bool, False, "the loss of a sample depends on the others in its micro-batch, as with in-batch negatives"
+        ),
         "gives": Attribute(
             tuple[str, ...], (), "batch keys that it offers to masks and heads that need them: nothing has to read them"
         ),
