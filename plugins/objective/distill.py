@@ -57,6 +57,7 @@ class Distillation:
         {"beta": 0.3},
         {"weight": 3.0, "data": 0.5},
         {"data": 0.0, "text": "mlm", "at": "all"},
+        {"at": "all"},
         {"hidden": "cosine", "hidden_weight": 2.0},
     )
     fixed_counts = False
