@@ -10,13 +10,6 @@ from llmlab.errors import UserError
 ELECTRA = ("model=electra", "objective=rtd")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def parts():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LLMLAB_PLUGINS", "companion_parts")
-        yield
-
-
 def chosen(*overrides, role="generator"):
     return companions.spec_of(compose(overrides).companions[role])
 
@@ -62,13 +55,13 @@ def test_a_width_is_of_the_runs_own():
 
 
 def test_another_family_has_the_vocabulary_of_the_run():
-    found = chosen("objective=distil", "models.teacher=[model=gpt2]", "tokenizer.vocab_size=300", role="teacher")
+    found = chosen("objective=distill", "models.teacher=[model=gpt2]", "tokenizer.vocab_size=300", role="teacher")
     assert found.family == "gpt2" and found.sizes.vocab_size == 320 and found.heads["tokens"].name == "lm"
 
 
 @pytest.mark.parametrize("word", ["head=lm_bias", "heads.tokens=lm_bias", "head@heads.tokens=lm_bias"])
 def test_a_head_in_the_words_is_the_companions(word):
-    typed = ("objective=distil", "head=lm", f"models.teacher=[model=gpt2,{word}]")
+    typed = ("objective=distill", "head=lm", f"models.teacher=[model=gpt2,{word}]")
     assert chosen(*typed, role="teacher").heads["tokens"].options["bias"]
     assert not compose(typed).spec.heads["tokens"].options["bias"]
 
@@ -100,15 +93,15 @@ def test_a_sweep_goes_over_several():
 
 REFUSED = {
     "missing": (
-        ("objective=distil",),
-        r"objective=distil needs a model for the role teacher: models\.teacher=\[size=nano\]",
+        ("objective=distill",),
+        r"objective=distill needs a model for the role teacher: models\.teacher=\[size=nano\]",
     ),
     "unknown role": (
         (*ELECTRA, "models.genrator=[]"),
         "models.genrator: objective=rtd has no such role; did you mean",
     ),
     "no role": (("models.x=[]",), "models.x: objective=clm works with no other model"),
-    "a number": (("objective=distil", "models.teacher={a: 1}"), "models.teacher"),
+    "a number": (("objective=distill", "models.teacher={a: 1}"), "models.teacher"),
     "unknown group": ((*ELECTRA, "models.generator=[sise=nano]"), "sise is no choice of a model; did you mean size"),
     "of the run": (
         (*ELECTRA, "models.generator=[train.clip=1]"),
@@ -134,8 +127,8 @@ REFUSED = {
         "models.generator: heads.tokens=token.*choose lm or mlm$",
     ),
     "finished, but shared": ((*ELECTRA, "models.generator=RUN"), "has an embedding of its own, but the role shares"),
-    "no folder": (("objective=distil", "models.teacher=/nowhere/run"), "there is no such run folder"),
-    "no run": (("objective=distil", "models.teacher=/tmp"), "there is no run.json in it"),
+    "no folder": (("objective=distill", "models.teacher=/nowhere/run"), "there is no such run folder"),
+    "no run": (("objective=distill", "models.teacher=/tmp"), "there is no run.json in it"),
 }
 
 

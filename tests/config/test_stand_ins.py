@@ -46,7 +46,11 @@ def test_every_family_that_has_a_stand_in_is_in_the_table():
         (["model=gemma3"], "objective=clm stands in for what gemma3's paper trains by, distillation of a larger model"),
         (["model=gemma3", "objective=clm"], "distillation of a larger model"),  # naming what it has changes nothing
         (["model=bart_base"], "text infilling"),
-        (["model=xlnet"], None),
+        (["model=xlnet", "objective=clm", "mask=causal"], None),
+        (["model=distilbert"], "arXiv:1910.01108): objective=distilbert models.teacher=RUN"),
+        (["model=gemma3"], "arXiv:2503.19786): objective=distill models.teacher=RUN"),
+        (["model=distilbert", "objective=distilbert", "models.teacher=[]"], None),
+        (["model=electra"], None),
         (["model=roberta"], None),
         ([], None),
     ],

@@ -1,4 +1,4 @@
-"""Families that train here by another objective than their papers do, until their own exists."""
+"""Families that train here by another objective than their papers do: their own does not exist, or needs a teacher."""
 
 from __future__ import annotations
 
@@ -9,18 +9,22 @@ if TYPE_CHECKING:
 
 
 class StandIn(NamedTuple):
-    """objective: what the family's file chooses here. paper: what its paper trains by."""
+    """objective: what the family's file chooses here. paper: what its paper trains by. words: that choose this, where they need
+    what a family's file can't name."""
 
     objective: str
     paper: str
+    words: str = ""
 
 
 TABLE = {
     "bart": StandIn("span_corruption", "text infilling and sentence permutation (Lewis et al. 2020, arXiv:1910.13461)"),
     "chatglm1": StandIn("clm", "autoregressive blank infilling (Zeng et al. 2022, arXiv:2210.02414)"),
     "deepseek_v3": StandIn("clm", "next-token and multi-token prediction (DeepSeek-AI 2024, arXiv:2412.19437)"),
-    "distilbert": StandIn("mlm", "distillation from BERT with masked language modelling (Sanh et al. 2019, arXiv:1910.01108)"),
-    "gemma3": StandIn("clm", "distillation of a larger model's next-token probabilities (Gemma Team 2025, arXiv:2503.19786)"),
+    "distilbert": StandIn("mlm", "distillation from BERT with masked language modelling (Sanh et al. 2019, arXiv:1910.01108)",
+                          "objective=distilbert models.teacher=RUN"),
+    "gemma3": StandIn("clm", "distillation of a larger model's next-token probabilities (Gemma Team 2025, arXiv:2503.19786)",
+                      "objective=distill models.teacher=RUN"),
     "glm_130b": StandIn("clm", "autoregressive blank infilling (Zeng et al. 2022, arXiv:2210.02414)"),
     "glm_2022": StandIn("clm", "autoregressive blank infilling (Du et al. 2022, arXiv:2103.10360)"),
     "pegasus": StandIn("span_corruption", "gap-sentence generation (Zhang et al. 2020, arXiv:1912.08777)"),
@@ -38,4 +42,5 @@ def note(cfg: DictConfig) -> str | None:
     found = stand_in(cfg)
     if found is None:
         return None
-    return f"objective={found.objective} stands in for what {cfg.model.family}'s paper trains by, {found.paper}"
+    how = f": {found.words}" if found.words else ""
+    return f"objective={found.objective} stands in for what {cfg.model.family}'s paper trains by, {found.paper}{how}"

@@ -69,8 +69,9 @@ class Companion:
 
     def _may_share_position(self, trained: Model) -> bool:
         """True where both models add the same learnt vectors to what they read, and no more."""
-        theirs, own = trained.all_stacks()[0], build.assemble(replace(self.spec, heads={})).all_stacks()[0]
-        there, here = (stack.position_at(stack.position_of[0]) for stack in (theirs, own))
+        # Of the specs: parameters of a model that ZeRO has sharded are empty.
+        stacks = (build.assemble(replace(spec, heads={})).all_stacks()[0] for spec in (trained.spec, self.spec))
+        there, here = (stack.position_at(stack.position_of[0]) for stack in stacks)
         tables = [[(name, p.shape) for name, p in position.named_parameters()] for position in (there, here)]
         # A bias on the scores is of the heads, of which the other model may have others.
         return bool(tables[0]) and tables[0] == tables[1] and type(there) is type(here) and not there.has_bias

@@ -8,7 +8,7 @@ Inputs:
   record/N/FIELD, of a list record/N/FIELD/I.
 - Batches: `batch/KEY`; `none/KEY`, one without targets, or of a validation where the objective acts; and `weighed/KEY`, of
   labelled records with a confidence. `BATCH/scores/ROLE`: scores of each head for all tokens or texts. `hidden` (V, D): the
-  hidden state of each id.
+  hidden state of each id; `hidden/ROLE`: that of a companion.
 - Of an objective that acts: `rewards/SHAPE`.
 
 Outputs:
@@ -46,6 +46,7 @@ SEQ_LEN, ROWS, SIZE, ROUNDED_UP = (
     4,
 )  # of the batch whose loss is computed; and rows that only round the table up
 WIDTH, BALANCE = 5, 0.25
+SEED = 2  # of chances at which some tokens are drawn as they were
 Batch = dict[str, Tensor]
 OBSERVED = {**texts.OBSERVED, "queries": streams.queries}
 FEWER = {**texts.FEWER, "queries": streams.N_DRAWS}
@@ -56,6 +57,8 @@ def observe(setting: Setting) -> Observed:
         "vocabulary": np.array(texts.vocabulary(setting).size),
         "hidden": _hidden().numpy(),
     }
+    companions = registry.index()["objective", setting.name].attribute("models")
+    inputs |= {f"hidden/{role}": _hidden(role).numpy() for role in companions}
     special = texts.vocabulary(setting).special
     longer = texts.made(setting, texts.SIZE, 40)
     restores = attributes.get(longer, "objective", "restores")
@@ -164,8 +167,8 @@ def _batches(objective: Objective, restores: str | None) -> dict[str, Batch]:
         tokens = torch.arange(ROWS * SEQ_LEN).view(ROWS, SEQ_LEN)
         labels = ((tokens * 5 + 2) % SIZE).where(tokens % 3 != 1, -100)
         batch = {"ids": (tokens * 7 + 1) % SIZE, "labels": labels}
-        if restores == "sampled":  # what was drawn beside
-            batch = {**stand_in.batch(objective, _rows(), np.random.default_rng(0)), **batch}
+        if restores == "sampled":
+            batch = {**stand_in.batch(objective, _rows(), np.random.default_rng(SEED)), **batch}
             if "judged" in batch:
                 batch["judged"] = (tokens % 5 != 1) | (labels >= 0)
         if restores == "spans":
@@ -246,8 +249,8 @@ def _scores(setting: Setting, name: str, batch: Batch) -> dict[str, Tensor]:
     return made
 
 
-def _hidden() -> Tensor:
-    return uniform("hidden", texts.SIZE, WIDTH)
+def _hidden(role: str = "") -> Tensor:
+    return uniform(f"hidden {role}".strip(), texts.SIZE, WIDTH)
 
 
 def _loss(objective: Objective, batch: Batch, scores: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
@@ -258,15 +261,18 @@ def _loss(objective: Objective, batch: Batch, scores: Mapping[str, Tensor]) -> d
         if "." in role:
             others.setdefault(role.partition(".")[0], {})[role.partition(".")[2]] = leaf
     hidden = _hidden().requires_grad_()
-    companions = {role: _Model(heads, hidden) for role, heads in others.items()}
+    # Each has hidden states of its own: what is compared of two models must differ, and a slope there shows.
+    theirs = {role: _hidden(role).requires_grad_() for role in others}
+    companions = {role: _Model(heads, theirs[role]) for role, heads in others.items()}
     model = _Model(own, hidden)
     loss = objective.loss(model, batch, **companions)
     mean = loss.mean()
     if mean.requires_grad:
         mean.backward()
     slopes = {f"slope/{role}": torch.zeros_like(v) if v.grad is None else v.grad for role, v in leaves.items()}
-    if hidden.grad is not None:
-        slopes["slope/hidden"] = hidden.grad
+    for name, table in {"hidden": hidden, **{f"{role}.hidden": t for role, t in theirs.items()}}.items():
+        if table.grad is not None:
+            slopes[f"slope/{name}"] = table.grad
     terms = {f"loss/{name}": torch.stack([s.double(), n.double()]) for name, (s, n) in loss.terms.items()}
     logs = {f"log/{name}": torch.stack([s.double(), n.double()]) for name, (s, n) in loss.logs.items()}
     weights = {f"weight/{name}": torch.tensor(float(w)) for name, w in loss.weights.items()}

@@ -1,0 +1,153 @@
+"""Distillation: a model that learns from a frozen teacher beside its text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from llmlab.registry import register
+from llmlab.slots import LanguageModel, Loss, Objective, Output, Pass, Vocabulary, auxiliary
+
+from ._loss import IGNORED, token_loss
+from .clm import CausalLM
+from .mlm import MaskedLM
+
+
+@register("objective", "distill")
+class Distillation:
+    """Distillation (Hinton et al. 2015, arXiv:1503.02531): a frozen teacher's distributions are learnt.
+
+    The teacher is named by models.teacher=RUN or hf=FOLDER. Loss: `weight` x T^2 x the divergence of teacher P and student Q
+    at temperature T, a target; plus `data` x the cross-entropy of the text's own tokens; plus `hidden_weight` x a distance of
+    both models' last hidden states, a token (nats). The divergence is KL(P | Q) with `beta` 0, KL(Q | P) with 1, and between
+    them the generalised Jensen-Shannon divergence beta KL(P | M) + (1 - beta) KL(Q | M), M = beta P + (1 - beta) Q (Agarwal
+    et al. 2023, arXiv:2306.13649, section 2).
+
+    text: what is learnt of it, as objective=clm has it or as objective=mlm, whose masks the teacher reads too. hidden: cosine
+    is 1 - cos (DistilBERT: Sanh et al. 2019, arXiv:1910.01108), mse the mean of squared differences (TinyBERT: Jiao et al.
+    2019, arXiv:1909.10351, its last layer); both models are as wide then. ids and labels (T,).
+    """
+
+    mask = "causal"
+    heads = {"tokens": "lm"}
+    special = ()
+    topologies = ("decoder",)
+    models = {"teacher": {"heads": {"tokens": "lm"}, "trains": False}}
+    measures = {"nll": "bits", "agreement": "accuracy"}
+    restores = "next"
+    when = {
+        "text=mlm": {
+            "mask": "bidirectional",
+            "heads": {"tokens": "mlm"},
+            "special": ("mask",),
+            "topologies": ("encoder",),
+            "models": {"teacher": {"heads": {"tokens": "mlm"}, "trains": False}},
+            "measures": {"nll": "nll"},
+            "restores": "masked",
+        }
+    }
+    telling = (
+        {"temperature": 1.0},
+        {"beta": 1.0},
+        {"beta": 0.3},
+        {"weight": 3.0, "data": 0.5},
+        {"data": 0.0, "text": "mlm", "at": "all"},
+        {"at": "all"},
+        {"hidden": "cosine", "hidden_weight": 2.0},
+    )
+    fixed_counts = False
+
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        seq_len: int,
+        /,
+        *,
+        text: Literal["clm", "mlm"] = "clm",  # what is learnt of a text, as the objective of that name has it
+        temperature: float = 2.0,  # by which both models' scores are divided
+        beta: float = 0.0,  # 0: the teacher's KL to the student (forward), 1: reverse, between: generalised Jensen-Shannon
+        weight: float = 1.0,  # of the divergence
+        data: float = 1.0,  # of the cross-entropy of the text's own tokens
+        at: Literal[
+            "targets", "all"
+        ] = "targets",  # tokens whose distributions are compared: text=mlm has targets of 15 %
+        hidden: Literal["none", "cosine", "mse"] = "none",  # distance of the last hidden states
+        hidden_weight: float = 1.0,  # of that distance
+    ):
+        if not temperature > 0:
+            raise ValueError(f"objective.temperature must be more than 0, but is {temperature}")
+        if not 0 <= beta <= 1:
+            raise ValueError(f"objective.beta must be in [0, 1], but is {beta}")
+        if not weight > 0 or data < 0 or not hidden_weight > 0:
+            raise ValueError(
+                "objective.weight and objective.hidden_weight must be more than 0 and objective.data at least 0, but they are "
+                f"{weight}, {hidden_weight} and {data}"
+            )
+        if hidden == "none" and hidden_weight != 1.0:
+            raise ValueError(
+                f"objective.hidden_weight={hidden_weight} has no effect without objective.hidden=cosine or mse"
+            )
+        self.text: Objective = (CausalLM if text == "clm" else MaskedLM)(vocabulary, seq_len)
+        self.shown = getattr(self.text, "shown", 0.0)
+        self.size, self.temperature, self.beta, self.at, self.hidden = vocabulary.size, temperature, beta, at, hidden
+        self.weights = {"nll": data, "divergence": weight, "hidden": hidden_weight}
+
+    def prepare(self, sample: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
+        return self.text.prepare(sample, rng)
+
+    def targets(self, prepared: dict[str, Any]) -> dict[str, int]:
+        n, length = int((prepared["labels"] != IGNORED).sum()), len(prepared["ids"])
+        counts = {"nll": n, "divergence": length if self.at == "all" else n}
+        return counts if self.hidden == "none" else {**counts, "hidden": length}
+
+    def passes(self, prepared: dict[str, Any]) -> list[Pass]:
+        length, n = len(prepared["ids"]), self.targets(prepared)["divergence"]
+        return [Pass(length, heads={"tokens": n}), Pass(length, model="teacher", trained=False, heads={"tokens": n})]
+
+    def loss(self, model: LanguageModel, batch: Mapping[str, Tensor], *, teacher: LanguageModel) -> Loss:
+        labels = batch["labels"]
+        where = torch.ones_like(labels, dtype=torch.bool) if self.at == "all" else labels != IGNORED
+        output = model(batch, heads={"tokens": where})
+        with torch.no_grad():
+            taught = teacher(batch, heads={"tokens": where})
+        logits = output.heads["tokens"]
+        # A table may be rounded up to more rows than there are tokens, by another number in each model.
+        student, theirs = (x[:, : self.size].float() for x in (logits, taught.heads["tokens"]))
+        divergence = self.temperature**2 * _divergence(*(x / self.temperature for x in (theirs, student)), self.beta)
+        agree = (student.detach().argmax(-1) == theirs.argmax(-1)).sum()
+        found = token_loss(output, logits, labels[where])
+        terms = {"nll": found.terms["nll"], "divergence": (divergence, where.sum())}
+        if self.hidden != "none":
+            distance = self._distance(output, taught)
+            terms["hidden"] = distance, torch.tensor(labels.numel(), device=labels.device)
+        weights = {name: self.weights[name] for name in terms}
+        return Loss(terms, weights, {"agreement": (agree, where.sum())}, {"model": auxiliary(output)})
+
+    def _distance(self, output: Output, taught: Output) -> Tensor:
+        ours, theirs = output.hidden.float(), taught.hidden.float()
+        if ours.shape != theirs.shape:
+            raise ValueError(
+                f"objective.hidden={self.hidden} compares hidden states of one width, but the model's are "
+                f"{ours.shape[-1]} wide and the teacher's {theirs.shape[-1]}; leave it out or choose models of one width"
+            )
+        if self.hidden == "cosine":
+            return (1 - F.cosine_similarity(ours, theirs, dim=-1)).sum()
+        return (ours - theirs).square().mean(-1).sum()
+
+
+def _divergence(teacher: Tensor, student: Tensor, beta: float) -> Tensor:
+    """The divergence of softmax(teacher) and softmax(student) (n, V), summed over n."""
+    log_p, log_q = F.log_softmax(teacher, -1), F.log_softmax(student, -1)
+    if beta == 0:
+        return F.kl_div(log_q, log_p, reduction="sum", log_target=True)
+    if beta == 1:
+        return F.kl_div(log_p, log_q, reduction="sum", log_target=True)
+    # log M by logaddexp: a sum of probabilities would underflow where both are small.
+    log_m = torch.logaddexp(log_p + torch.tensor(beta).log(), log_q + torch.tensor(1 - beta).log())
+    of_p, of_q = (F.kl_div(log_m, x, reduction="sum", log_target=True) for x in (log_p, log_q))
+    return beta * of_p + (1 - beta) * of_q
