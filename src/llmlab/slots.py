@@ -35,6 +35,7 @@ from llmlab.objectives import Pass as Pass
 from llmlab.objectives import Reward as Reward
 from llmlab.objectives import Rollout as Rollout
 from llmlab.objectives import Vocabulary as Vocabulary
+from llmlab.objectives import Writing as Writing
 from llmlab.sizes import Sizes
 from llmlab.values import Aux as Aux
 from llmlab.values import Choice as Choice

@@ -18,6 +18,7 @@ def sample(recipe: Recipe, model: Model, tokens: int = SAMPLE_TOKENS) -> tuple[s
     from llmlab.data.samples import samples
     from llmlab.decoding.generate import generate, limit
     from llmlab.decoding.sampling import Sampling
+    from llmlab.training.written import asked
 
     corpus, rollout = recipe.corpus, getattr(recipe.objective, "rollout", None)
     if recipe.spec.topology != "decoder" or "tokens" not in recipe.spec.heads:
@@ -31,6 +32,8 @@ def sample(recipe: Recipe, model: Model, tokens: int = SAMPLE_TOKENS) -> tuple[s
     if rollout is not None:
         held_out = samples(corpus, corpus.validation, recipe.objective, recipe.samples.seq_len + rollout.max_new)
         prompt, tokens = held_out[0]["prompt"].tolist(), rollout.max_new
+    for each in asked(recipe.objective, recipe.held_out, 1) if recipe.held_out is not None else ():
+        prompt = each.prompt
     room = limit(model)
     new = tokens if room is None else min(tokens, room - len(prompt))
     if new < 1:
