@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from llmlab.registry import register
-from llmlab.slots import LanguageModel, Loss, Vocabulary
+from llmlab.slots import LanguageModel, Loss, Vocabulary, Writing
 
 from ._loss import IGNORED, targets, token_loss
 
@@ -47,6 +47,9 @@ class SequenceToSequence:
         where = batch["labels"] != IGNORED
         output = model(batch, heads={"tokens": where})
         return token_loss(output, output.heads["tokens"], batch["labels"][where])
+
+    def writing(self, prepared: Mapping[str, Any]) -> Writing:
+        return Writing(prepared["source_ids"].tolist(), prepared["labels"].tolist(), self.pad)
 
 
 @register("objective", "seq2seq_decoder")
@@ -87,3 +90,7 @@ class ConditionalLM:
         where = batch["labels"] != IGNORED
         output = model(batch, heads={"tokens": where})
         return token_loss(output, output.heads["tokens"], batch["labels"][where])
+
+    def writing(self, prepared: Mapping[str, Any]) -> Writing:
+        known = int(prepared["prefix_len"])
+        return Writing(prepared["ids"][:known].tolist(), prepared["labels"][known - 1 :].tolist())

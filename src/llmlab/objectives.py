@@ -128,6 +128,15 @@ class Vocabulary:
         return None if self.read_words is None else self.read_words()
 
 
+class Writing(NamedTuple):
+    """What a model is to write. prompt: ids that it goes on with, or that its encoder reads; target: the ids of what is right;
+    start: the id that an encoder-decoder's decoder begins with."""
+
+    prompt: list[int]
+    target: list[int]
+    start: int | None = None
+
+
 @dataclass(frozen=True)
 class Rollout:
     """Rollouts of an objective that acts on prompts: it generates answers, and learns from them for `batches` x `epochs`
@@ -201,8 +210,10 @@ class Objective(Protocol):
     where it is there, is True of tokens that are no text of their own, which are no targets. `targets(prepared)` -> number of
     targets in it, by term. `passes(prepared)`, if it has one, -> the forwards that the loss makes of one sample; else it is
     one of the trained model and of each companion over `ids` (and `source_ids`), heads at the targets. `loss(model, batch,
-    **companions)` -> Loss; companions are the models of `models`, by role. `shown` (else 0): the share of targets whose answer
-    the model is shown. `repeats` (else 0): after so many epochs what is drawn for a sample is drawn again.
+    **companions)` -> Loss; companions are the models of `models`, by role. `writing(prepared)`, if it has one, -> Writing: at
+    the end of a run and in `llmlab eval` a model's texts are compared with what is right. `shown` (else 0): the share of
+    targets whose answer the model is shown. `repeats` (else 0): after so many epochs what is drawn for a sample is drawn
+    again.
 
     A batch has what `prepare` gave, of records padded by the token with `valid` (and `source_valid`) beside, and of packed ones
     `documents` and `positions`; and from the framework `counts` {term: int64 scalar}, targets of the whole optimizer step.

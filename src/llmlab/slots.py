@@ -37,6 +37,7 @@ from llmlab.objectives import Reward as Reward
 from llmlab.objectives import Rollout as Rollout
 from llmlab.objectives import Vocabulary as Vocabulary
 from llmlab.objectives import Words as Words
+from llmlab.objectives import Writing as Writing
 from llmlab.sizes import Sizes
 from llmlab.values import Aux as Aux
 from llmlab.values import Choice as Choice

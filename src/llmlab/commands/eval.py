@@ -122,7 +122,7 @@ def evaluate(
     from llmlab.decoding.generate import limit
     from llmlab.model import batch_keys, finite
     from llmlab.runs import folder, text
-    from llmlab.training import companion_records, losses
+    from llmlab.training import companion_records, losses, written
     from llmlab.training.feeds.acting import Actor
     from llmlab.training.recipe import as_dataclass, filters, part_factory, reads
     from llmlab.training.recipe import special as needed
@@ -185,7 +185,7 @@ def evaluate(
     ends = corpus.vocabulary.special.get("eos")
     # These tokens are no text; eos is, as the end of a document tells that another begins.
     beginnings = tuple(i for i in lead if i != ends)
-    totals = Totals(measures.kinds(objective))
+    totals, compared = Totals(measures.kinds(objective)), dict[str, float]()
     # inference_mode, not no_grad: nothing is trained afterwards, and it also spares counting versions of tensors.
     with torch.inference_mode():
         for stream, size in pieces:
@@ -228,12 +228,14 @@ def evaluate(
                     which = finite.first_nonfinite(model, lambda: objective.loss(model, batch, **models))  # noqa: B023
                     so_far = sum(totals.counts().values())
                     raise UserError(f"the loss is {totals.means()['loss']} after {so_far:,} targets: {which}")
+        if isinstance(windows, RecordSamples):
+            compared = written.scores(model, objective, windows, corpus.tokenizer, corpus.vocabulary, len(windows))
     counts = totals.counts()
     if not any(counts.values()):
         raise UserError(f"the text has fewer than seq_len={length_of_windows} tokens; give a longer one, or seq_len=N")
     found: dict[str, Any] = {"text": path or data or "the run's validation set"}
     found |= {"targets" if len(counts) == 1 else f"{name}_targets": n for name, n in counts.items()} | totals.means()
-    return found | ({"bytes": totals.bytes} if totals.bytes else {})
+    return found | compared | ({"bytes": totals.bytes} if totals.bytes else {})
 
 
 def _foreign(hf: str) -> tuple[Any, Any, Any]:

@@ -14,6 +14,7 @@ ENDING = "of another ending"
 BLANK_FILE = "of white space only"
 BLANK_DOCUMENT = "documents of white space only"
 BLANK_RECORD = "records without text"
+UNVOTED = "records that nobody has voted on"
 UNREAD = "behind the last of data.max_documents"
 
 
@@ -118,7 +119,7 @@ class Account:
     def renewed(self, kept: Read) -> Read:
         """The account of a manifest, with what is left out now: a file that isn't read changes no corpus."""
         while_reading = [
-            s for s in kept["skipped"] if s["reason"] in (BLANK_FILE, BLANK_DOCUMENT, BLANK_RECORD, UNREAD)
+            s for s in kept["skipped"] if s["reason"] in (BLANK_FILE, BLANK_DOCUMENT, BLANK_RECORD, UNVOTED, UNREAD)
         ]
         return {**kept, "skipped": [*self.listed.entries(), *while_reading]}
 

@@ -9,10 +9,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
-from llmlab.data.account import BLANK_RECORD, Document, Source, printable
+from llmlab.data.account import BLANK_RECORD, UNVOTED, Document, Source, printable
 from llmlab.data.files import decoded, lines_of, opened, source, state, value_of
 from llmlab.data.listing import File
-from llmlab.data.record_values import check_together, checked_value, majority
+from llmlab.data.record_values import NOBODY, check_together, checked_value, majority
 from llmlab.errors import UserError
 from llmlab.json_files import loads
 from llmlab.record_kinds import Field, Kind
@@ -65,8 +65,8 @@ def records(path: Path, kind: Kind, names: Mapping[str, str]) -> Source:
     def read(file: File) -> Iterator[Document]:
         for name, where, row in _rows(file):
             record = _record(row, kind, names, where)
-            if _blank(record, kind):
-                account.blank.add(BLANK_RECORD, name)
+            if reason := _empty(record, kind):
+                account.blank.add(reason, name)
             else:
                 yield Document(name, json.dumps(record, ensure_ascii=False))
 
@@ -193,8 +193,9 @@ def _missing(row: Mapping[str, Any], field: Field, kind: Kind, names: Mapping[st
     return f"{kind} need {wanted}; it has {has}: data.fields.{first}=KEY names another"
 
 
-def _blank(record: Record, kind: Kind) -> bool:
-    """True if a text that it needs is of white space only, or nobody has voted on it."""
+def _empty(record: Record, kind: Kind) -> str | None:
+    """Why a record is left out: a text that it needs is of white space only, or nobody has voted on it."""
     fields: Any = record
-    texts = [fields[f.name] for f in kind.fields if f.required and f.shape in ("text", "label")]
-    return any(not text.strip() for text in texts)
+    if any(f.required and f.shape == "text" and not fields[f.name].strip() for f in kind.fields):
+        return BLANK_RECORD
+    return UNVOTED if record.get("label") == NOBODY else None

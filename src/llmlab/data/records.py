@@ -165,6 +165,20 @@ class RecordSamples:
         return int((self.full > self.seq_len).sum())
 
     @property
+    def lost(self) -> int:
+        """Answers to questions that are cut away with the end of their context."""
+        if self.kind.name != "questions" or self.records.labels is None:
+            return 0
+        sizes, spans = np.diff(self.records.pieces), self.records.labels
+        room = self._room(sizes[::2], sizes[1::2])
+        return int(((spans[:, 0] >= 0) & (spans[:, 1] >= room)).sum())
+
+    def _room(self, questions: np.ndarray, contexts: np.ndarray) -> np.ndarray:
+        """Tokens of contexts of these lengths that there is room for behind their questions, which give way from a half on."""
+        room = self.seq_len - self.framing.pair.extra
+        return room - np.minimum(questions, np.maximum(room // 2, room - contexts))
+
+    @property
     def tokens_per_sample(self) -> float:
         return float(self.lengths.mean()) + self.answer if len(self) else 0.0
 
@@ -236,10 +250,10 @@ class RecordSamples:
 
     def _questions(self, found: list[tuple[str, np.ndarray]]) -> Sample:
         question, context = (ids for _, ids in found)
-        frame, room = self.framing.pair, self.seq_len - self.framing.pair.extra
+        frame = self.framing.pair
         # The context is shortened first: without the question there is nothing to answer.
-        question = question[: max(room // 2, room - len(context))]
-        context = context[: room - len(question)]
+        room = int(self._room(np.array(len(question)), np.array(len(context))))
+        question, context = question[: self.seq_len - frame.extra - room], context[:room]
         first = len(frame.before) + len(question) + len(frame.between)
         return {**self._framed([question, context]), "context": (first, first + len(context))}
 

@@ -26,6 +26,7 @@ def answers(
     sampling: Sampling,
     seeds: Sequence[int],
     stop: int | None = None,
+    start: int | None = None,
     vocabulary: int | None = None,
     at_once: int | None = None,
 ) -> list[Answer]:
@@ -47,6 +48,7 @@ def answers(
             sampling=sampling,
             seeds=seeds[first : first + at_once],
             stop=stop,
+            start=start,
             vocabulary=vocabulary,
             trace=trace,
         ):

@@ -23,6 +23,7 @@ from llmlab.training.meter import mfu
 from llmlab.training.panel import print_panel
 from llmlab.training.placement import COMPUTED
 from llmlab.training.sample_text import sample
+from llmlab.training.written import scores
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from llmlab.training.module import Offline
     from llmlab.training.recipe import Recipe
 
+WRITTEN = 200  # held-out records at most whose texts are written and compared at the end of a run
 SAMPLED = 100  # steps before which what a model writes is noise
 WEEK = 7 * 86_400  # seconds
 STAMP = "try_next.json"  # in the cache
@@ -67,7 +69,11 @@ def complete(
         progress["mfu"] = round(mfu(flops, devices.world, devices.device, dtype, cache.root()), 4)
         progress["tokens_per_second"] = round(speed, 1)
     wanted = progress["steps"] >= SAMPLED if cfg.train.sample is None else cfg.train.sample
-    text = sample(recipe, writer(module, folder)) if wanted else None
+    writes = writer(module, folder) if wanted else None
+    text = None if writes is None else sample(recipe, writes)
+    if writes is not None and (held_out := recipe.held_out) is not None:
+        found = scores(writes, recipe.objective, held_out, recipe.corpus.tokenizer, recipe.corpus.vocabulary, WRITTEN)
+        metrics.update({f"val_{name}": value for name, value in found.items()})
     run.update(**progress, status="completed", sample=None if text is None else {"prompt": text[0], "text": text[1]})
     from llmlab.training.plot import loss_curve
 

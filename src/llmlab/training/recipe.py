@@ -180,6 +180,14 @@ class Recipe:
         """Tokens of a sample by which a run counts what it has seen: data.seq_len, or the mean over records."""
         return max(1, round(self.samples.tokens_per_sample))
 
+    @property
+    def held_out(self) -> Samples | None:
+        """Held-out records as samples, where the objective compares texts that the model writes for them."""
+        if not self.corpus.is_records or not hasattr(self.objective, "writing"):
+            return None
+        length, types = self.samples.seq_len, segments(self.spec)
+        return samples(self.corpus, self.corpus.validation, self.objective, length, token_types=types)
+
     @classmethod
     def from_config(
         cls,

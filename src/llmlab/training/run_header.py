@@ -218,4 +218,6 @@ def _data(cfg: DictConfig, recipe: Recipe) -> list[str]:
         texts.append(f"classes: {len(corpus.labels)} ({named})")
     if cut := cast("RecordSamples", recipe.samples).cut:
         texts.append(f"{cut:,} of {n['train']:,} training records cut at data.seq_len={cfg.data.seq_len}")
+    if lost := getattr(recipe.samples, "lost", 0):
+        texts.append(f"{lost:,} answers lie behind data.seq_len={cfg.data.seq_len} and are no targets")
     return texts

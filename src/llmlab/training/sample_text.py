@@ -22,6 +22,7 @@ def sample(recipe: Recipe, model: Model, tokens: int = SAMPLE_TOKENS) -> tuple[s
     from llmlab.decoding.generate import generate, goes_on, limit
     from llmlab.decoding.sampling import Sampling
     from llmlab.decoding.unmasking import Unmasking, unmask_all
+    from llmlab.training.written import asked
 
     corpus, rollout = recipe.corpus, getattr(recipe.objective, "rollout", None)
     unmasks = attributes.get(recipe.objective, "objective", "generates") == "unmasking"
@@ -36,6 +37,8 @@ def sample(recipe: Recipe, model: Model, tokens: int = SAMPLE_TOKENS) -> tuple[s
     if rollout is not None:
         held_out = samples(corpus, corpus.validation, recipe.objective, recipe.samples.seq_len + rollout.max_new)
         prompt, tokens = held_out[0]["prompt"].tolist(), rollout.max_new
+    for each in asked(recipe.objective, recipe.held_out, 1) if recipe.held_out is not None else ():
+        prompt = each.prompt
     room = limit(model)
     new = tokens if room is None else min(tokens, room - len(prompt))
     if new < 1:
