@@ -2,6 +2,7 @@
 
 import json
 import math
+import tarfile
 from dataclasses import replace
 
 import numpy as np
@@ -12,6 +13,7 @@ from llmlab.commands import probe, report
 from llmlab.config.compose import compose
 from llmlab.config.layout import resolve
 from llmlab.config.spec import PartSpec
+from llmlab.data import brown
 from llmlab.data.labelled_sets import PACKAGES, records
 from llmlab.errors import UserError
 from llmlab.model.build import build_model
@@ -128,6 +130,20 @@ def test_sets_of_texts(tmp_path):
         texts.open_set("brwn", {})
     with pytest.raises(UserError, match="llmlab fetch brown brings it"):
         records("brown")
+
+
+def test_brown_is_its_package_without_tags(tmp_path):
+    archive = tmp_path / "brown.tgz"
+    with tarfile.open(archive, "w:gz") as tar:
+        for name, text in {
+            "cats.txt": "cb01 news\nca01 lore\n",
+            "ca01": "\n\tA/at dog/nn and/or/cc ./.\n",
+            "cb01": "No/at",
+        }.items():
+            (tmp_path / name).write_text(text)
+            tar.add(tmp_path / name, f"package/{name}")
+    rows = [json.loads(line) for line in brown.convert(archive)]
+    assert rows == [{"text": "No", "label": "news"}, {"text": "A dog and/or .", "label": "lore"}]
 
 
 @pytest.mark.slow  # it parses a tenth of the standard library
