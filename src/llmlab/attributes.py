@@ -133,6 +133,7 @@ TABLE: Mapping[str, Mapping[str, Attribute]] = {
     "head": {
         "per_token": Attribute(bool, False, "it may be given the rows (n, D) of chosen tokens"),
         "needs": NEEDS,
+        "hidden": Attribute(bool, True, "False: it reads the batch and tables alone, so that layers need not run"),
         "scores": Attribute(
             str | None,
             None,
@@ -168,6 +169,9 @@ TABLE: Mapping[str, Mapping[str, Attribute]] = {
             "kinds of model that it can train; (): any",
             ("decoder", "encoder", "encoder_decoder"),
         ),
+        "learns": Attribute(
+            tuple[str, ...], (), "what alone learns unless the user says: roles and paths, as `train.learns` has them"
+        ),
         "models": Attribute(dict[str, Companion], {}, "other models that it works with, by role"),
         "measures": Attribute(
             dict[str, str],
@@ -184,8 +188,8 @@ TABLE: Mapping[str, Mapping[str, Attribute]] = {
             str | None,
             None,
             "how a sample gives its text back, for `llmlab check`: labels are what masked, changed or kept tokens were; spans "
-            "fill in sentinels in order; or labels are the next tokens",
-            ("masked", "spans", "next"),
+            "fill in sentinels in order; labels are the next tokens; or tokens stand with those around them",
+            ("masked", "spans", "next", "pairs"),
             own=True,
         ),
         "shown": Attribute(float, 0.0, "the share of targets whose answer the model is shown, for `llmlab check`"),

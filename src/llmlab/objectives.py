@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
@@ -95,11 +95,14 @@ class Pass:
 class Vocabulary:
     """The tokenizer as an objective knows it: number of ids in use, and the ids of special tokens by name.
 
+    counts: how often each id is in the training text, (size,) int64, counted when it is called; None where there is no text.
+
     Names: eos, pad, mask, cls, sep, and sentinel_0, sentinel_1 ... An objective lists in `special` those it needs.
     """
 
     size: int
     special: Mapping[str, int]
+    counts: Callable[[], np.ndarray] | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from llmlab.model import build
 from llmlab.model.experts import MixtureOfExperts
 from llmlab.model.model import Model
 from llmlab.slots import Aux, Loss, Vocabulary
-from llmlab.training import companions, losses
+from llmlab.training import companions, losses, recipe
 
 Batch = dict[str, Tensor]
 LOSS_TOLERANCE = 0.05  # relative, of the first loss
@@ -51,7 +51,8 @@ def prepared_batch(subject: Subject, rows: int = 4) -> Batch:
     zeros = np.zeros(tokens + 1, dtype=np.int64)
     batch = stand_in.batch(objective, words, chance, zeros)
     batch.pop("documents", None)
-    return batch | subject.read_by_parts(batch["ids"].shape[1] if "ids" in batch else tokens, rows)
+    # What the objective gives itself goes before an example of it.
+    return subject.read_by_parts(batch["ids"].shape[1] if "ids" in batch else tokens, rows) | batch
 
 
 def companion_models(subject: Subject, model: Model) -> dict[str, Model]:
@@ -168,7 +169,9 @@ def allowed_without_gradient(subject: Subject) -> set[str]:
 
     With one expert a token, renormalised, its weight is w / w = 1, so a router learns nothing from the loss.
     """
-    found = set()
+    found: set[str] = set()
+    learning = recipe.learning(subject.composed.cfg).paths(subject.model)
+    found |= {name for name, _ in subject.model.named_parameters() if name not in learning}
     for path, module in subject.model.named_modules():
         found |= {f"{path}.{name}" for name in attributes.get(module, attributes.EVERY, "idle")}
     moe = subject.spec.sizes.moe

@@ -182,6 +182,7 @@ class Subject:
             "prefix_len": torch.tensor([4, 2, 5, 0])[torch.arange(rows) % 4],
             "rank": torch.stack([torch.randperm(length, generator=generator(i)) for i in range(rows)]),
             "queries": torch.zeros(rows, length, dtype=torch.bool),
+            "context": torch.arange(rows * length).view(rows, length, 1) % FIRST_ID,
             "boundary_left": torch.tensor([[0, 2], [3, 1]]).repeat(rows, 1)[:rows],
             "boundary_right": torch.tensor([[2, 5], [5, 4]]).repeat(rows, 1)[:rows].clamp(max=length - 1),
             "boundary_offset": torch.tensor([[0, 1], [0, 1]]).repeat(rows, 1)[:rows],

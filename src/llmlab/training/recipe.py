@@ -53,6 +53,12 @@ def special(cfg: DictConfig) -> tuple[str, ...]:
     return registry.index()["objective", cfg.objective["_part_"]].special
 
 
+def learning(cfg: DictConfig) -> trainable.Filter:
+    """What learns: as `train.learns` says, else what the objective learns alone, else everything."""
+    alone: tuple[str, ...] = registry.index()["objective", cfg.objective["_part_"]].attribute("learns")
+    return trainable.Filter.from_words(cfg.train.learns if cfg.train.learns is not None else alone or None)
+
+
 def reads(cfg: DictConfig) -> str:
     """The kind of samples that the objective reads: "text" or a kind of record."""
     kind: str = registry.index()["objective", cfg.objective["_part_"]].attribute("reads")
@@ -191,7 +197,7 @@ class Recipe:
         """spec, corpus, companions: those of a run that is resumed; None: as the config says. UserError for what can't be
         built."""
         cfg = composed.cfg
-        learns = trainable.Filter.from_words(cfg.train.learns)
+        learns = learning(cfg)
         if corpus is None:
             settings, tokenizer = as_dataclass(cfg.data, schema.Data), as_dataclass(cfg.tokenizer, schema.Tokenizer)
             corpus = prepare(settings, tokenizer, special(cfg), reads=reads(cfg), filters=filters(cfg))

@@ -43,7 +43,8 @@ def _restored(objective: Objective, prepared: Prepared, text: Text, special: Map
     back = REVERSE[restores](prepared, text, special)
     if not np.array_equal(back, want):
         raise CheckFailed(f"{where}: {_words(want)} comes back as {_words(back)}")
-    counted, n = sum(objective.targets(dict(prepared)).values()), int((prepared["labels"] != IGNORED).sum())
+    counted = sum(objective.targets(dict(prepared)).values())
+    n = int((prepared["real"] == 1).sum() if restores == "pairs" else (prepared["labels"] != IGNORED).sum())
     if counted != n:
         raise CheckFailed(f"{where}: it counts {counted} targets of {n}")
 
@@ -88,4 +89,19 @@ def _spans(prepared: Prepared, text: Text, special: Mapping[str, int]) -> np.nda
     return np.concatenate([*pieces, kept[-1]])
 
 
-REVERSE: dict[str, Reverse] = {"next": _next, "masked": _masked, "spans": _spans}
+def _pairs(prepared: Prepared, text: Text, special: Mapping[str, int]) -> np.ndarray:
+    """The text, where each word that is asked for stands with words of its own document, itself and special tokens not among
+    them: what is left out can't come back."""
+    tokens = text.tokens[:-1]
+    documents = np.zeros_like(tokens) if text.documents is None else text.documents[:-1]
+    may = ~np.isin(tokens, list(special.values())) & (True if text.given is None else ~text.given[:-1])
+    of = {int(token): int(document) for token, document in zip(tokens[may], documents[may], strict=True)}
+    real, ids = (prepared[key].reshape(len(prepared["context"]), -1) for key in ("real", "ids"))
+    for group, at in np.argwhere(real == 1):
+        word, around = int(ids[group, at]), [int(i) for i in prepared["context"][group] if i >= 0]
+        if not around or word in around or any(of.get(i) != of.get(word, -1) for i in around):
+            raise CheckFailed(f"the token {word} is asked for by {around}, which are not around it in its document")
+    return tokens
+
+
+REVERSE: dict[str, Reverse] = {"next": _next, "masked": _masked, "spans": _spans, "pairs": _pairs}

@@ -54,7 +54,7 @@ def _distinct_token_batches(subject: Subject, objective: Objective) -> Iterator[
         batch = stand_in.batch(objective, tokens[None], chance)
         if not {"ids", "labels"} <= batch.keys():
             raise NotApplicable("its samples have no ids with labels, which would tell which tokens are the answers")
-        yield batch | subject.read_by_parts(batch["ids"].shape[1], 1)
+        yield subject.read_by_parts(batch["ids"].shape[1], 1) | batch
 
 
 @torch.no_grad()
