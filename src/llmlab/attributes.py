@@ -137,6 +137,7 @@ TABLE: Mapping[str, Mapping[str, Attribute]] = {
             bool, False, "it gives a row for each of the targets that the batch names, (B, P, ...)"
         ),
         "needs": NEEDS,
+        "hidden": Attribute(bool, True, "False: it reads the batch and tables alone, so that layers need not run"),
         "scores": Attribute(
             str | None,
             None,
@@ -174,6 +175,9 @@ TABLE: Mapping[str, Mapping[str, Attribute]] = {
             "kinds of model that it can train; (): any",
             ("decoder", "encoder", "encoder_decoder"),
         ),
+        "learns": Attribute(
+            tuple[str, ...], (), "what alone learns unless the user says: roles and paths, as `train.learns` has them"
+        ),
         "models": Attribute(dict[str, Companion], {}, "other models that it works with, by role"),
         "measures": Attribute(
             dict[str, str],
@@ -209,8 +213,21 @@ TABLE: Mapping[str, Mapping[str, Attribute]] = {
             "how a sample gives its text back, for `llmlab check`: labels are what masked, changed or kept tokens were, of a "
             "pair of pieces or of a framed one too; sampled: so, with a companion's tokens in their places; diffused: so, "
             "without the text's first; spans fill in sentinels in order; labels are the next tokens, of all, continued behind "
-            "a prefix, or infilled: documents whose middle comes last; queries behind the text ask for tokens of it",
-            ("masked", "pair", "framed", "sampled", "diffused", "spans", "next", "continued", "infilled", "queries"),
+            "a prefix, or infilled: documents whose middle comes last; queries behind the text ask for tokens of it; pairs: "
+            "tokens stand with those around them",
+            (
+                "masked",
+                "pair",
+                "framed",
+                "sampled",
+                "diffused",
+                "spans",
+                "next",
+                "continued",
+                "infilled",
+                "queries",
+                "pairs",
+            ),
             own=True,
         ),
         "shown": Attribute(float, 0.0, "the share of targets whose answer the model is shown, for `llmlab check`"),

@@ -116,11 +116,13 @@ class Vocabulary:
     Names: eos, pad, mask, cls, sep, sentinel_0, sentinel_1 ... An objective lists in `special` those it needs; of any other
     name NAME a token <|NAME|> is made.
     read_words: gives `words`, only when they are asked for, as the tokenizer has to be read for them.
+    counts: how often each id is in the training text, (size,) int64, counted when it is called; None where there is no text.
     """
 
     size: int
     special: Mapping[str, int]
     read_words: Callable[[], Words | None] | None = field(default=None, compare=False, repr=False)
+    counts: Callable[[], np.ndarray] | None = field(default=None, compare=False)
 
     @property
     def words(self) -> Words | None:

@@ -20,7 +20,7 @@ from llmlab.model import build
 from llmlab.model.experts import MixtureOfExperts
 from llmlab.model.model import Model
 from llmlab.slots import Aux, Loss
-from llmlab.training import companions, losses
+from llmlab.training import companions, losses, recipe
 
 Batch = dict[str, Tensor]
 LOSS_TOLERANCE = 0.05  # relative, of the first loss
@@ -184,7 +184,9 @@ def allowed_without_gradient(subject: Subject) -> set[str]:
 
     With one expert a token, renormalised, its weight is w / w = 1, so a router learns nothing from the loss.
     """
-    found = set()
+    found: set[str] = set()
+    learning = recipe.learning(subject.composed.cfg).paths(subject.model)
+    found |= {name for name, _ in subject.model.named_parameters() if name not in learning}
     for path, module in subject.model.named_modules():
         found |= {f"{path}.{name}" for name in attributes.get(module, attributes.EVERY, "idle")}
     moe = subject.spec.sizes.moe

@@ -183,6 +183,7 @@ class Subject:
             "rank": torch.stack([torch.randperm(length, generator=generator(i)) for i in range(rows)]),
             "queries": torch.zeros(rows, length, dtype=torch.bool),
             "placeholders": torch.zeros(rows, length, dtype=torch.bool),
+            "context": torch.arange(rows * length).view(rows, length, 1) % FIRST_ID,
             "boundary_left": torch.tensor([[0, 2], [3, 1]]).repeat(rows, 1)[:rows],
             "boundary_right": torch.tensor([[2, 5], [5, 4]]).repeat(rows, 1)[:rows].clamp(max=length - 1),
             "boundary_offset": torch.tensor([[0, 1], [0, 1]]).repeat(rows, 1)[:rows],

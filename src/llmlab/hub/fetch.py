@@ -205,9 +205,9 @@ def check_ready(model: Carried) -> None:
         )
 
 
-def confirm(model: Carried) -> bool:
+def confirm(name: str) -> bool:
     if not sys.stdin.isatty():
-        raise UserError(f"nobody is there to say yes: llmlab fetch {model.name} yes=true")
+        raise UserError(f"nobody is there to say yes: llmlab fetch {name} yes=true")
     try:
         return input("Fetch it? [y/N] ").strip().lower() in ("y", "yes")
     except EOFError:

@@ -17,7 +17,7 @@ from llmlab import attributes
 from llmlab.config.spec import PartSpec
 from llmlab.model import backward
 from llmlab.model.experts import GroupedLinear, MixtureOfExperts, linears
-from llmlab.model.model import Model
+from llmlab.model.model import Model, reads_hidden
 from llmlab.model.probe import CostSource, Meter
 from llmlab.model.stack import Layer, Stack
 from llmlab.sizes import Sizes
@@ -209,7 +209,9 @@ def account(
         counts = {n: allowed_pairs(stack.mask, window, n) for n in {n for lengths in each for n in lengths}}
         return own * memory + sum(counts[n] for lengths in each for n in lengths) / len(each)
 
-    for stack in stacks:
+    # As Model.forward, which runs no layers for heads that read none of them.
+    layers = not heads or any(reads_hidden(model.heads[role]) for role in heads)
+    for stack in stacks if layers else ():
         own = (source_length or length) if len(stacks) > 1 and stack is stacks[0] else length
         for what, flops, dense in _of_stack(
             stack, own, source_length or length, pairs_of, meter, stands if own == length else own, memory

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
+from llmlab import attributes
 from llmlab.config.spec import ModelSpec
 from llmlab.memory import Memory
 from llmlab.model import batch_keys
@@ -75,6 +76,7 @@ class Model(nn.Module):
         heads: the roles to compute, None for all; a bool (B, T) beside a role restricts a per-token head to those rows.
         cache: of a decoder, from `new_cache`; it is extended by these T tokens.
         memory: of one stack; its M tokens are seen before these T, S being M + T, and it is extended.
+        `Output.hidden` is (B, T, 0) where no head that is asked for reads hidden states.
         ValueError for a key that is close to one of these and none of them.
         """
         if not self._keys.issuperset(batch):
@@ -126,10 +128,14 @@ class Model(nn.Module):
             allowed=batch.get("allowed"),
             data=batch_keys.read_in(batch, PLAIN),
         )
-        hidden, aux = self.stacks[names[-1]](
-            ids, ctx, source_BSD=source, source_valid_BS=source_valid, cache=cache, memory=memory
-        )
-        _collect(aux, losses, tokens)
+        if heads and not any(reads_hidden(self.heads[role]) for role in heads if role in self.heads):
+            # Nothing that is asked for reads them: static embeddings would else pay for every layer.
+            hidden = torch.empty(*ids.shape, 0, device=ids.device)
+        else:
+            hidden, aux = self.stacks[names[-1]](
+                ids, ctx, source_BSD=source, source_valid_BS=source_valid, cache=cache, memory=memory
+            )
+            _collect(aux, losses, tokens)
         if cache is not None:
             # After the layers: an interrupted forward leaves the length as it was, and `cut` then drops what it wrote.
             cache.length += ids.shape[1]
@@ -153,6 +159,11 @@ class Model(nn.Module):
 
     def all_stacks(self) -> list[Stack]:
         return cast("list[Stack]", list(self.stacks.values()))
+
+
+def reads_hidden(head: nn.Module) -> bool:
+    """True if a head reads hidden states, so that layers must run."""
+    return bool(attributes.get(head, "head", "hidden"))
 
 
 def _collect(aux: Aux | None, losses: list[Tensor], tokens: list[Tensor]) -> None:

@@ -12,7 +12,7 @@ from llmlab.config import spec as specs
 from llmlab.data import stand_in
 from llmlab.data.stand_in import StandIns
 from llmlab.errors import UserError
-from llmlab.model import build, flops, trainable
+from llmlab.model import build, flops
 from llmlab.model.model import Model
 from llmlab.plan.memory import Training, Where
 from llmlab.slots import Vocabulary
@@ -130,7 +130,7 @@ def _subject(
     count = int(cfg.trainer.devices) if counted else split
     parallel = count * int(cfg.trainer.num_nodes) // split
     cut = recipe.Cut.make(cfg.train.batch_size, cfg.train.micro_batch_size, parallel)
-    learns = trainable.Filter.from_words(cfg.train.learns)
+    learns = recipe.learning(cfg)
     try:
         model = build.assemble(spec)
         learns.apply(model)

@@ -15,7 +15,7 @@ from llmlab.config.spelling import unquoted
 from llmlab.errors import UserError
 from llmlab.files import absolute
 from llmlab.json_files import read_json, read_yaml
-from llmlab.runs import metrics, record
+from llmlab.runs import metrics, probes, record
 from llmlab.runs.files import CONFIG
 from llmlab.runs.metrics import METRICS
 
@@ -58,6 +58,16 @@ class Run:
         except OSError:
             chosen = self.config.get("tokenizer") or {}
             return f"{chosen.get('kind')}-{self.record.get('data', {}).get('vocabulary')}"
+
+    @cached_property
+    def probes(self) -> dict[str, float]:
+        """{protocol: accuracy} of `llmlab probe`; none of a file that can't be read."""
+        try:
+            found = probes.read(self.folder)
+        except UserError as e:
+            print(f"warning: {str(e).replace(str(self.folder), self.name)}; its probes are not shown", file=sys.stderr)
+            return {}
+        return {probes.title(p, found): p["accuracy"] for p in found}
 
     @cached_property
     def rows(self) -> dict[str, list[tuple[float, float]]]:

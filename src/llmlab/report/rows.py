@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from llmlab.report import curves, fairness, stats, verdict
+from llmlab.report.collect import Run
 from llmlab.report.measured import higher_is_better, unit
 from llmlab.report.variant import Tuned, Variant
 
@@ -35,6 +36,7 @@ class Row:
     tuned: Tuned | None
     curve: curves.Curve | None
     difference: curves.Curve | None
+    probes: dict[str, list[float]]  # protocol of `llmlab probe` -> an accuracy a seed
 
     @property
     def n(self) -> int:
@@ -148,7 +150,14 @@ def _row(
         tuned=v.tuned,
         curve=curve,
         difference=difference,
+        probes=_probes(runs),
     )
+
+
+def _probes(runs: Sequence[Run]) -> dict[str, list[float]]:
+    """Accuracies of the runs that were probed, by protocol."""
+    names = sorted({name for r in runs for name in r.probes})
+    return {name: [r.probes[name] for r in runs if name in r.probes] for name in names}
 
 
 def _sooner(what: str, own: curves.Curve, base: curves.Curve) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from llmlab.formatting import large, power_of_ten
+from llmlab.report import stats
 from llmlab.report import verdict as say
 from llmlab.report.build import Report
 from llmlab.report.measured import metric_title
@@ -38,6 +39,8 @@ def columns(table: Table) -> list[Column]:
         found.append(Column("difference", True, [difference(table, r) for r in rows]))
     if any(r.comparison is not None and r.comparison.adjusted is not None for r in rows):
         found.append(Column("p (Holm)", True, [say.p(r.comparison.adjusted) if r.comparison else "" for r in rows]))
+    for name in sorted({name for r in rows for name in r.probes}):
+        found.append(Column(f"probe {name}", True, [_probe(r.probes.get(name, [])) for r in rows]))
     return [
         *found,
         Column("seeds", True, [str(r.n) for r in rows]),
@@ -54,6 +57,14 @@ def _tuned(row: Row) -> str:
         return ""
     mark = {"lowest": " (lowest)", "highest": " (highest)", "only": " (untuned)"}
     return row.tuned.value + mark.get(row.tuned.edge or "", "")
+
+
+def _probe(accuracies: Sequence[float]) -> str:
+    """Accuracy in %, with the interval over seeds of training."""
+    if not accuracies:
+        return ""
+    half = stats.half_width(accuracies)
+    return f"{100 * stats.mean(accuracies):.1f}" + ("" if half is None else f" \N{PLUS-MINUS SIGN} {100 * half:.1f}")
 
 
 def _parameters(row: Row) -> str:

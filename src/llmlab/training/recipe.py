@@ -53,6 +53,12 @@ def special(cfg: DictConfig) -> tuple[str, ...]:
     return registry.of_node("objective", cfg.objective).special
 
 
+def learning(cfg: DictConfig) -> trainable.Filter:
+    """What learns: as `train.learns` says, else what the objective learns alone, else everything."""
+    alone: tuple[str, ...] = registry.index()["objective", cfg.objective["_part_"]].attribute("learns")
+    return trainable.Filter.from_words(cfg.train.learns if cfg.train.learns is not None else alone or None)
+
+
 def reads(cfg: DictConfig) -> str:
     """The kind of samples that the objective reads: "text" or a kind of record."""
     kind: str = registry.of_node("objective", cfg.objective).attribute("reads")
@@ -185,7 +191,7 @@ class Recipe:
         """Held-out records as samples, where the objective compares texts that the model writes for them."""
         if not self.corpus.is_records or not hasattr(self.objective, "writing"):
             return None
-        length, types = self.samples.seq_len, segments(self.spec)
+        length, types = self.samples.seq_len, self.spec.segments
         return samples(self.corpus, self.corpus.validation, self.objective, length, token_types=types)
 
     @classmethod
@@ -199,7 +205,7 @@ class Recipe:
         """spec, corpus, companions: those of a run that is resumed; None: as the config says. UserError for what can't be
         built."""
         cfg = composed.cfg
-        learns = trainable.Filter.from_words(cfg.train.learns)
+        learns = learning(cfg)
         if corpus is None:
             settings, tokenizer = as_dataclass(cfg.data, schema.Data), as_dataclass(cfg.tokenizer, schema.Tokenizer)
             corpus = prepare(settings, tokenizer, special(cfg), reads=reads(cfg), filters=filters(cfg))

@@ -25,6 +25,7 @@ MORE: Settings = {
         ({"tie_embeddings": True, "embed_dim": 16, "logit_softcap": 4.0}, {"bias": True, "fixed_bias": True}),
     ],
     "mlm": [*((sizes, {}) for sizes in TABLES), ({"tie_embeddings": True}, {"bias": False, "dense_bias": False})],
+    "context": [({"embed_dim": 16}, {})],
     "boundary": [*((sizes, {}) for sizes in TABLES[:3]), ({}, None)],
     "pooled": [
         ({"dropout": 1.0}, {}),
@@ -222,3 +223,18 @@ def pooled(given: Given) -> dict[str, np.ndarray]:
     if has_full_dropout(given):
         found["training"] = answer(h, ids, every, training=True)
     return found
+
+
+@twin("head", "context", source="Mikolov et al. 2013, arXiv:1310.4546, section 2.2; the mean of several: word2vec.c")
+def context(given: Given) -> dict[str, np.ndarray]:
+    """The product of a token's vector in the second table and the mean of the vectors of its group, token by token."""
+    around, ids = given.inputs["context"], given.inputs["ids"]
+    words, table = given.weights["embedding.weight"], given.weights["head.table.weight"]
+    scores = np.zeros(ids.shape)
+    each = ids.shape[1] // around.shape[1]
+    for row, at in np.ndindex(ids.shape):
+        vectors = [words[i] for i in around[row, at // each] if i >= 0]
+        if vectors:
+            scores[row, at] = np.mean(vectors, 0) @ table[ids[row, at]]
+    made = {"full": scores, "padded": scores, "source": scores, "needy": np.array(0.0)}
+    return made | {"roles": roles(["table.weight"], lambda path: "head")}

@@ -47,7 +47,8 @@ def _restored(objective: Objective, prepared: Prepared, text: Text, special: Map
     if not np.array_equal(back, want):
         raise CheckFailed(f"{where}: {_words(want)} comes back as {_words(back)}")
     # A mean may be over all tokens that could have been targets.
-    n = int(prepared.get("maskable", (prepared["labels"] != IGNORED).sum()))
+    targets = prepared["real"] == 1 if restores == "pairs" else prepared["labels"] != IGNORED
+    n = int(prepared.get("maskable", targets.sum()))
     counts = list(objective.targets(dict(prepared)).values())
     wanted = [n, *({"pair": [1], "framed": [n]}.get(restores, []))]
     # Of several terms some may be over other targets than labels.
@@ -125,6 +126,21 @@ def _infilled(prepared: Prepared, text: Text, special: Mapping[str, int]) -> np.
     return np.append(found.tokens[found.where], text.tokens[len(found.where) :])
 
 
+def _pairs(prepared: Prepared, text: Text, special: Mapping[str, int]) -> np.ndarray:
+    """The text, where each word that is asked for stands with words of its own document, itself and special tokens not among
+    them: what is left out can't come back."""
+    tokens = text.tokens[:-1]
+    documents = np.zeros_like(tokens) if text.documents is None else text.documents[:-1]
+    may = ~np.isin(tokens, list(special.values())) & (True if text.given is None else ~text.given[:-1])
+    of = {int(token): int(document) for token, document in zip(tokens[may], documents[may], strict=True)}
+    real, ids = (prepared[key].reshape(len(prepared["context"]), -1) for key in ("real", "ids"))
+    for group, at in np.argwhere(real == 1):
+        word, around = int(ids[group, at]), [int(i) for i in prepared["context"][group] if i >= 0]
+        if not around or word in around or any(of.get(i) != of.get(word, -1) for i in around):
+            raise CheckFailed(f"the token {word} is asked for by {around}, which are not around it in its document")
+    return tokens
+
+
 REVERSE: dict[str, Reverse] = {
     "next": _next,
     "masked": _masked,
@@ -136,4 +152,5 @@ REVERSE: dict[str, Reverse] = {
     "continued": _next,
     "infilled": _infilled,
     "diffused": _diffused,
+    "pairs": _pairs,
 }

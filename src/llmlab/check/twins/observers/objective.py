@@ -1,8 +1,9 @@
 """Observer of objectives: the samples that they prepare, and their loss with its gradient.
 
 Inputs:
-- `vocabulary` (its size), `special/NAME` (ids of special tokens) and `draws` (how often each text is prepared). Of an objective
-  that `restores` something: `words/continues` and `words/open` of `llmlab.slots.Words`.
+- `vocabulary` (its size), `counts` (of each id in the training text), `special/NAME` (ids of special tokens) and `draws` (how
+  often each text is prepared). Of an objective that `restores` something: `words/continues` and `words/open` of
+  `llmlab.slots.Words`.
 - Of an objective that `restores` something: texts as TEXT/tokens, TEXT/given, TEXT/documents and TEXT/other. Of one that
   reads text and restores nothing: `rows`, the tokens that `batch` was prepared from. Of one that reads records:
   record/N/FIELD, of a list record/N/FIELD/I.
@@ -55,6 +56,7 @@ FEWER = {**texts.FEWER, "queries": streams.N_DRAWS}
 def observe(setting: Setting) -> Observed:
     inputs: dict[str, np.ndarray] = {
         "vocabulary": np.array(texts.vocabulary(setting).size),
+        "counts": texts.counts(texts.vocabulary(setting).size),
         "hidden": _hidden().numpy(),
     }
     companions = registry.index()["objective", setting.name].attribute("models")
@@ -163,6 +165,9 @@ def _rollout(objective: Objective, inputs: dict[str, np.ndarray]) -> dict[str, n
 
 def _batches(objective: Objective, restores: str | None) -> dict[str, Batch]:
     """`batch`; and `none`, a batch without targets, or of a validation where the objective acts."""
+    if restores == "pairs":
+        batch = stand_in.batch(objective, _rows(), np.random.default_rng(0))
+        return {"batch": batch, "none": {**batch, "real": torch.full_like(batch["real"], -1)}}
     if restores:
         tokens = torch.arange(ROWS * SEQ_LEN).view(ROWS, SEQ_LEN)
         labels = ((tokens * 5 + 2) % SIZE).where(tokens % 3 != 1, -100)
@@ -243,7 +248,7 @@ def _scores(setting: Setting, name: str, batch: Batch) -> dict[str, Tensor]:
     made = {}
     for role, head in heads.items():
         entry = registry.index()["head", head]
-        one = "n_classes" in entry.options and not entry.options["n_classes"].default  # a score a token
+        one = "n_classes" not in entry.options or not entry.options["n_classes"].default  # a score a token
         sizes = {"text": (shape[0], 4), "token": shape if one else (*shape, 2 if head == "span" else 3)}
         made[role] = 2 * uniform(f"{name} {role}", *sizes.get(entry.attribute("scores"), (*shape, SIZE + ROUNDED_UP)))
     return made

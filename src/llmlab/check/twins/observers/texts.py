@@ -36,7 +36,13 @@ def vocabulary(setting: Setting, size: int = SIZE) -> Vocabulary:
     more = {name: size + len(names) - 1 - i for i, name in enumerate(names)}
     known = {name: at for name, at in SPECIAL.items() if name != "mask" or "mask" in entry.special}
     grown = [np.append(known_of, np.zeros(len(more), bool)) for known_of in WORDS]
-    return Vocabulary(size + len(more), {**known, **more}, lambda: Words(*grown))
+    total = size + len(more)
+    return Vocabulary(total, {**known, **more}, read_words=lambda: Words(*grown), counts=lambda: counts(total))
+
+
+def counts(size: int) -> np.ndarray:
+    """(size,) how often each id is in the training text."""
+    return 1 + np.arange(size) * 7 % 11
 
 
 def made(setting: Setting, size: int, seq_len: int) -> Objective:
@@ -212,6 +218,29 @@ def sampled(objective: Objective, name: str, text: Text, special: Mapping[str, i
     return outputs
 
 
+def pairs(objective: Objective, name: str, text: Text, special: Mapping[str, int]) -> Arrays:
+    """Outputs where tokens stand with those around them: `pairs/` (T, T) how often a sample has the text's i-th token in the
+    context of its j-th, `drawn/` how often each id is drawn against one, `number/` of tokens that are asked for and of those
+    drawn, a sample, and `places/` for which it has room."""
+    found, own = draws(objective, text), text.tokens[:-1]
+    at = {int(token): i for i, token in enumerate(own)}
+    met, drawn, number = np.zeros((len(own), len(own))), np.zeros(SIZE), np.zeros(2)
+    for f in found:
+        real, ids = (f[key].reshape(len(f["context"]), -1) for key in ("real", "ids"))
+        for group, word in np.argwhere(real == 1):
+            for token in f["context"][group][f["context"][group] >= 0]:
+                met[at[int(token)], at[int(ids[group, word])]] += 1
+        drawn += np.bincount(ids[real == 0], minlength=SIZE)[:SIZE]
+        number += (real == 1).sum(), (real == 0).sum()
+    n = len(found)
+    return {
+        f"pairs/{name}": met / n,
+        f"drawn/{name}": drawn / n,
+        f"number/{name}": number / n,
+        f"places/{name}": np.array([*found[0]["context"].shape, len(found[0]["ids"]), len(found[0]["real"])]),
+    }
+
+
 OBSERVED: dict[str | None, Callable[[Objective, str, Text, Mapping[str, int]], Arrays]] = {
     "masked": masked,
     "sampled": sampled,
@@ -222,4 +251,5 @@ OBSERVED: dict[str | None, Callable[[Objective, str, Text, Mapping[str, int]], A
     "continued": continued,
     "infilled": rearranged,
     "diffused": diffused,
+    "pairs": pairs,
 }

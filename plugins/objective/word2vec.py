@@ -1,0 +1,203 @@
+"""Static embeddings by negative sampling (word2vec): a token table that any model can begin with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from llmlab.registry import register
+from llmlab.slots import LanguageModel, Loss, Pass, Vocabulary, auxiliary
+
+NOTHING = -1  # in `context` no token, in `real` a place that is not scored
+
+
+class NegativeSampling:
+    """The text of a sample, thinned out, and the loss that both objectives have."""
+
+    def __init__(
+        self, vocabulary: Vocabulary, seq_len: int, window: int, negatives: int, subsample: float, power: float
+    ):
+        if window < 1 or negatives < 1:
+            raise ValueError(
+                f"objective.window and objective.negatives must be at least 1, but they are {window} and {negatives}"
+            )
+        if not subsample >= 0 or not np.isfinite(power):
+            raise ValueError(
+                f"objective.subsample must be 0 (all tokens are kept) or more and objective.power a number, but they are "
+                f"{subsample} and {power}"
+            )
+        self.seq_len, self.window, self.negatives = seq_len, window, negatives
+        self.special_ids = np.array(sorted(vocabulary.special.values()), dtype=np.int64)
+        counts = np.ones(vocabulary.size) if vocabulary.counts is None else vocabulary.counts().astype(np.float64)
+        # Special tokens are no words: they have no neighbours and are drawn as nobody's.
+        counts[np.isin(np.arange(len(counts)), self.special_ids)] = 0
+        if not counts.any():
+            raise ValueError("the training text has no ordinary token, which negatives could be drawn from")
+        share = counts / counts.sum()
+        # Equation 5 of arXiv:1310.4546; word2vec.c keeps t / f more.
+        self.kept = np.sqrt(np.divide(subsample, share, out=np.ones_like(share), where=share > 0)).clip(max=1)
+        if not subsample:
+            self.kept[:] = 1
+        noise = np.where(counts > 0, np.power(np.maximum(counts, 1), power), 0)
+        self.noise = np.cumsum(noise / noise.sum())
+
+    def words(self, sample: Mapping[str, Any], rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """(ids, documents) of the tokens of a sample that are kept, (n,) each."""
+        tokens = np.asarray(sample["tokens"], dtype=np.int64)[: self.seq_len]
+        keep = ~np.isin(tokens, self.special_ids) & (rng.random(len(tokens)) < self.kept[tokens])
+        if sample.get("given") is not None:
+            keep &= ~sample["given"][: self.seq_len]
+        documents = sample.get("documents")
+        own = np.zeros_like(tokens) if documents is None else np.asarray(documents, dtype=np.int64)[: self.seq_len]
+        # Before windows are laid, as in word2vec.c: they reach over what was left out.
+        return tokens[keep], own[keep]
+
+    def neighbours(self, documents: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """(places, there) (n, 2 window): the places around each word, and True where they are in its window and document.
+
+        A word's window reaches 1 to `window` words to either side, each as likely.
+        """
+        n = len(documents)
+        reach = rng.integers(1, self.window + 1, size=n)
+        steps = np.concatenate([np.arange(-self.window, 0), np.arange(1, self.window + 1)])
+        places = np.arange(n)[:, None] + steps
+        inside = (places >= 0) & (places < n) & (np.abs(steps) <= reach[:, None])
+        places = places.clip(0, max(n - 1, 0))
+        return places, inside & (documents[places] == documents[:, None])
+
+    def scored(self, words: np.ndarray, there: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """(ids, real) (groups, 1 + negatives): a word and what is drawn against it; 1 for the word, 0 for the drawn,
+        `NOTHING` where there is none or the word itself was drawn."""
+        drawn = np.searchsorted(self.noise, rng.random((len(words), self.negatives)), side="right")
+        # The last sum may be a rounding below 1.
+        drawn = drawn.clip(max=len(self.noise) - 1)
+        # As in word2vec.c, which skips such a draw.
+        real = np.where(drawn == words[:, None], NOTHING, 0)
+        real = np.concatenate([np.ones((len(words), 1), np.int64), real], 1)
+        return np.concatenate([words[:, None], drawn], 1), np.where(there[:, None], real, NOTHING)
+
+    def filled(self, groups: int, context: np.ndarray, ids: np.ndarray, real: np.ndarray) -> dict[str, Any]:
+        """Arrays of the size of a text from which nothing was left out."""
+        more = groups - len(ids)
+        return {
+            "context": np.concatenate([context, np.full((more, context.shape[1]), NOTHING)]),
+            "ids": np.concatenate([ids, np.zeros((more, ids.shape[1]), np.int64)]).ravel(),
+            "real": np.concatenate([real, np.full((more, real.shape[1]), NOTHING)]).ravel(),
+        }
+
+    def targets(self, prepared: dict[str, Any]) -> dict[str, int]:
+        return {"sampled": int((prepared["real"] == 1).sum())}
+
+    def passes(self, prepared: dict[str, Any]) -> list[Pass]:
+        return [Pass(len(prepared["ids"]), heads={"context": None})]
+
+    def loss(self, model: LanguageModel, batch: Mapping[str, Tensor]) -> Loss:
+        output = model(batch, heads={"context": None})
+        scores, real = output.heads["context"].float(), batch["real"]
+        # Equation 4 of arXiv:1310.4546, summed over pairs.
+        each = F.binary_cross_entropy_with_logits(scores, (real == 1).float(), reduction="none")
+        count = (real == 1).sum()
+        loss = torch.where(real != NOTHING, each, 0.0).sum()
+        right = ((scores > 0) & (real == 1)).sum()
+        return Loss({"sampled": (loss, count)}, logs={"accuracy": (right, count)}, aux={"model": auxiliary(output)})
+
+
+@register("objective", "skipgram")
+class SkipGram(NegativeSampling):
+    """Skip-gram with negative sampling (Mikolov et al. 2013, arXiv:1301.3781 and arXiv:1310.4546): a word tells its neighbours.
+
+    Only the model's token table and a second one learn; `init_from=RUN` begins a model of the same kind with the first. Of each
+    pair of a word and a word in its window the loss is -log s(u.v) - sum over negatives of log s(-u.v), in nats, with s the
+    sigmoid. ids and real (T 2 window (1 + negatives),): a neighbour, then words drawn against it; context (T 2 window, 1).
+    accuracy: the share of neighbours with a score above 0.
+    """
+
+    mask = "bidirectional"
+    heads = {"context": "context"}
+    special = ()
+    topologies = ("decoder", "encoder")
+    measures = {"sampled": "loss", "accuracy": "accuracy"}
+    learns = ("heads", "stacks.*.embedding.table")
+    restores = "pairs"
+    fixed_counts = False
+    telling = (
+        {"window": 2, "subsample": 0.0},
+        {"negatives": 2, "subsample": 0.0},
+        {"subsample": 0.01},
+        {"subsample": 0.0},
+        {"power": 0.0, "subsample": 0.0},
+        {"window": 1, "negatives": 1, "power": 2.0},
+    )
+
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        seq_len: int,
+        /,
+        *,
+        window: int = 5,  # words on either side at most
+        negatives: int = 5,  # words that are drawn against a neighbour
+        subsample: float = 1e-3,  # words above this share of the text are kept the more rarely; 0: all are kept
+        power: float = 0.75,  # of a word's count, to which its chance to be drawn is proportional
+    ):
+        super().__init__(vocabulary, seq_len, window, negatives, subsample, power)
+
+    def prepare(self, sample: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
+        words, documents = self.words(sample, rng)
+        places, there = self.neighbours(documents, rng)
+        ids, real = self.scored(words[places].ravel(), there.ravel(), rng)
+        centres = np.where(there, words[:, None], NOTHING).reshape(-1, 1)
+        return self.filled(self.seq_len * 2 * self.window, centres, ids, real)
+
+
+@register("objective", "cbow")
+class CBOW(NegativeSampling):
+    """Continuous bag of words with negative sampling (Mikolov et al. 2013, arXiv:1301.3781): neighbours together tell a word.
+
+    Only the model's token table and a second one learn; `init_from=RUN` begins a model of the same kind with the first. The
+    mean of the vectors of the words in a word's window scores that word and those drawn against it, with the loss of
+    skipgram. ids and real (T (1 + negatives),): a word, then words drawn against it; context (T, 2 window). accuracy: the
+    share of words with a score above 0.
+    """
+
+    mask = "bidirectional"
+    heads = {"context": "context"}
+    special = ()
+    topologies = ("decoder", "encoder")
+    measures = {"sampled": "loss", "accuracy": "accuracy"}
+    learns = ("heads", "stacks.*.embedding.table")
+    restores = "pairs"
+    fixed_counts = False
+    telling = (
+        {"window": 2, "subsample": 0.0},
+        {"negatives": 2, "subsample": 0.0},
+        {"subsample": 0.01},
+        {"subsample": 0.0},
+        {"power": 0.0, "subsample": 0.0},
+        {"window": 1, "negatives": 1, "power": 2.0},
+    )
+
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        seq_len: int,
+        /,
+        *,
+        window: int = 5,  # words on either side at most
+        negatives: int = 5,  # words that are drawn against a word
+        subsample: float = 1e-3,  # words above this share of the text are kept the more rarely; 0: all are kept
+        power: float = 0.75,  # of a word's count, to which its chance to be drawn is proportional
+    ):
+        super().__init__(vocabulary, seq_len, window, negatives, subsample, power)
+
+    def prepare(self, sample: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
+        words, documents = self.words(sample, rng)
+        places, there = self.neighbours(documents, rng)
+        # A word that has no neighbour is not asked for.
+        ids, real = self.scored(words, np.asarray(there.any(1)), rng)
+        return self.filled(self.seq_len, np.where(there, words[places], NOTHING), ids, real)

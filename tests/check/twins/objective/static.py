@@ -1,0 +1,114 @@
+"""Twins of the objectives skipgram and cbow, from their papers."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from llmlab.check.twins.observers.objective import BALANCE
+from llmlab.check.twins.observers.texts import SIZE
+from llmlab.twins import Given, twin
+from twins import Settings
+from twins.norm import bfloat16
+from twins.objective.losses import Arrays, expected
+
+REFUSED: Settings = {
+    name: [({}, {"window": 0}), ({}, {"negatives": 0}), ({}, {"subsample": -0.1}), ({}, {"power": float("inf")})]
+    for name in ("skipgram", "cbow")
+}
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def sampled(given: Given) -> Arrays:
+    """Equation 4 of Mikolov et al. 2013b: -log s(score) of what is real, -log s(-score) of what is drawn."""
+    made: Arrays = {}
+    for batch in ("batch", "none"):
+        real, scores = given.inputs[f"{batch}/real"], given.inputs[f"{batch}/scores/context"]
+        losses, half, slope = 0.0, 0.0, np.zeros_like(scores)
+        for at in np.ndindex(real.shape):
+            if real[at] >= 0:
+                sign = 1 if real[at] else -1
+                losses -= np.log(sigmoid(sign * scores[at]))
+                half -= np.log(sigmoid(sign * bfloat16(scores[at])))
+                slope[at] = sigmoid(scores[at]) - real[at]
+        count = int((real == 1).sum())
+        made |= {
+            f"{batch}/loss/sampled": np.array([losses, count]),
+            f"{batch}/mean": np.array(losses / max(count, 1) + BALANCE),
+            f"{batch}/slope/context": slope / max(count, 1),
+            f"{batch}/log/accuracy": np.array([((real == 1) & (scores > 0)).sum(), count]),
+        }
+        if batch == "batch":
+            made["half/mean"] = np.array(half / max(count, 1) + BALANCE)
+    return made
+
+
+def together(kept: np.ndarray, documents: np.ndarray, window: int) -> np.ndarray:
+    """(T, T): the probability that j is in the window of i. kept: the chance of each token to be in the text."""
+    n = len(kept)
+    p = np.zeros((n, n))
+    for i in range(n):
+        for j in range(i + 1, n):
+            between = np.array([1.0])  # of how many of the tokens between them are kept
+            for k in range(i + 1, j):
+                between = np.convolve(between, [1 - kept[k], kept[k]])
+            # A window reaches 1 to `window` words, each as likely: beyond d others with (window - d) / window.
+            inside = sum(q * max(0, window - d) / window for d, q in enumerate(between))
+            p[i, j] = p[j, i] = kept[i] * kept[j] * inside * (documents[i] == documents[j])
+    return p
+
+
+def static(given: Given, one_word: bool) -> Arrays:
+    o, n = given.options, float(given.inputs["draws"])
+    special = [int(v) for key, v in given.inputs.items() if key.startswith("special/")]
+    counts = given.inputs["counts"].astype(np.float64)
+    counts[special] = 0
+    chance = counts ** o["power"] * (counts > 0)
+    chance /= chance.sum()
+    made = {"shown": np.array(0.0), "fixed_counts": np.array(0.0), **sampled(given)}
+    for name in ("plain", "answered", "only_special"):
+        text = given.inputs[f"{name}/tokens"][:-1]
+        share = counts[text] / counts.sum()
+        # Equation 5: a word is left out with 1 - sqrt(t / f).
+        kept = np.array(
+            [0.0 if f == 0 else 1.0 if o["subsample"] == 0 else min(1, np.sqrt(o["subsample"] / f)) for f in share]
+        )
+        if name == "answered":
+            kept[given.inputs["answered/given"][:-1]] = 0
+        documents = given.inputs.get(f"{name}/documents", np.zeros(len(text) + 1))[:-1]
+        pairs = together(kept, documents, o["window"])
+        asked = pairs.sum(0)
+        if one_word:  # a word that has any other of its document before or behind it
+            alone = [np.prod(1 - np.delete(kept, i)[np.delete(documents, i) == documents[i]]) for i in range(len(text))]
+            asked = kept * (1 - np.array(alone))
+        drawn = np.zeros(len(chance))
+        for word, times in zip(text, asked, strict=True):
+            drawn += times * o["negatives"] * np.where(np.arange(len(chance)) == word, 0, chance)
+        if name == "only_special":
+            pairs, asked, drawn = pairs * 0, asked * 0, drawn * 0
+        totals = np.array([asked.sum(), drawn.sum()])
+        made |= expected(f"pairs/{name}", pairs, n)
+        # Words of a sample go together, and so does what is drawn against them.
+        made |= expected(f"drawn/{name}", drawn[:SIZE], n, drawn[:SIZE] * (1 + drawn[:SIZE]))
+        made |= expected(f"number/{name}", totals, n, totals * (1 + totals / 4))
+        groups = len(text) * (1 if one_word else 2 * o["window"])
+        scored = groups * (1 + o["negatives"])
+        made[f"places/{name}"] = np.array([groups, 2 * o["window"] if one_word else 1, scored, scored])
+    return made
+
+
+SOURCE = (
+    "Mikolov et al. 2013, arXiv:1310.4546, equations 4 and 5 and section 2.2; windows: arXiv:1301.3781, section 3.2"
+)
+
+
+@twin("objective", "skipgram", source=SOURCE)
+def skipgram(given: Given) -> Arrays:
+    return static(given, False)
+
+
+@twin("objective", "cbow", source=SOURCE + "; the mean of the context: word2vec.c")
+def cbow(given: Given) -> Arrays:
+    return static(given, True)
