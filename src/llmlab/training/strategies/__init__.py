@@ -2,8 +2,8 @@
 
 What the training module asks of a strategy, and the mixin that answers, is in `portable`.
 
-A strategy of your own is a file here and a line in `make` below; its name goes into `STRATEGIES` of `llmlab.config.devices`, its
-choice into conf/strategy/.
+A strategy of your own is a file here and a line in `make` below; its name goes into `STRATEGIES` of
+`llmlab.config.devices`, its choice into conf/strategy/.
 """
 
 from __future__ import annotations
