@@ -56,7 +56,9 @@ def resolve(
     if default_mask is None:
         default_mask = PartSpec("mask", objective.attribute("mask"), {})
     names = list(cfg.stacks) or ["main"]
-    stacks = tuple(_stack(cfg, name, _sizes(cfg, model, vocabulary, name), default_mask, typed, notes) for name in names)
+    stacks = tuple(
+        _stack(cfg, name, _sizes(cfg, model, vocabulary, name), default_mask, typed, notes) for name in names
+    )
     if len(stacks) > 1:
         source = stacks[0].sizes.dim
         # A cross-attention's keys are linears over the encoder's width, which may be another than its own.
