@@ -3,17 +3,18 @@ PYTHON ?= $(shell command -v python3.12 >/dev/null && python3.12 -c '' 2>/dev/nu
 BIN := .venv/bin
 FAST_WORKERS ?= 2
 
+# --dist loadfile: what a file's tests share, runs and composed configs among it, is made by one worker, once.
 .PHONY: train test fast lint golden conformance evidence mutants clean
 
 train: .venv/installed
 	$(BIN)/python train.py $(ARGS)
 
 test: .venv/installed-test lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(FAST_WORKERS) -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(FAST_WORKERS) --dist loadfile -m "not slow"
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(FAST_WORKERS) --dist loadfile --no-loadscope-reorder -m slow
 
 fast: .venv/installed-test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(FAST_WORKERS) -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(FAST_WORKERS) --dist loadfile -m "not slow"
 
 lint: .venv/installed-test
 	$(BIN)/ruff check .

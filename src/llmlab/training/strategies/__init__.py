@@ -1,6 +1,9 @@
 """Strategies: Lightning's, with checkpoints that any of them reads. What a strategy needs is imported when it is chosen.
 
 What the training module asks of a strategy, and the mixin that answers, is in `portable`.
+
+A strategy of your own is a file here and a line in `make` below; its name goes into `STRATEGIES` of
+`llmlab.config.devices`, its choice into conf/strategy/.
 """
 
 from __future__ import annotations
