@@ -182,6 +182,9 @@ TABLE: Mapping[str, Mapping[str, Attribute]] = {
         "other": Attribute(bool, False, "a sample comes with another one that is drawn for it, under the key `other`"),
         "segments": Attribute(int, 0, "of how many kinds of segments its samples are, which a model must tell apart"),
         "fixed_counts": Attribute(bool, False, "every sample has as many targets"),
+        "joint": Attribute(
+            bool, False, "the loss of a sample depends on the others in its micro-batch, as with in-batch negatives"
+        ),
         "gives": Attribute(
             tuple[str, ...], (), "batch keys that it offers to masks and heads that need them: nothing has to read them"
         ),
