@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from llmlab.registry import register
 from llmlab.sizes import Sizes
-from llmlab.slots import Context, Embedding, Linear, Table
+from llmlab.slots import Context, Cost, Embedding, Linear, Table
 
 
 @register("head", "boundary")
@@ -51,6 +51,10 @@ class BoundaryHead(nn.Module):
         self.dense, self.norm = Linear(dim, narrow, True, role="other"), norm(narrow, sizes.norm_eps)
         self.out = None if sizes.tie_embeddings else Linear(narrow, sizes.vocab_size, role="head")
         self.bias = nn.Parameter(torch.empty(sizes.vocab_size))
+
+    def cost(self, tokens: int, keys: int) -> Cost:
+        linears = (self.wide, self.dense, self.embedding if self.out is None else self.out)
+        return Cost(flops=2 * tokens * sum(linear.weight.numel() for linear in linears))
 
     def forward(self, h: Tensor, ctx: Context) -> Tensor:
         missing = [n for n in self.needs if n not in ctx.data]

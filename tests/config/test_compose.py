@@ -223,12 +223,12 @@ def test_a_head_that_the_family_has_and_nothing_trains_is_a_note():
     ("words", "said"),
     [
         (
-            ["model=bert", "head=pooled"],
+            ["model=roberta", "head=pooled"],
             "objective=mlm asks for those of the vocabulary; choose lm or mlm; objective=classification",
         ),
         (["model=bert", "heads.classes=pooled"], "objective=mlm trains no such head; it has heads.tokens=NAME"),
         (
-            ["model=bert", "heads.pair.act=relu"],
+            ["model=bert", "objective=mlm_only", "heads.pair.act=relu"],
             "heads.pair.act: objective=mlm trains no such head; it has heads.tokens=",
         ),
         (
