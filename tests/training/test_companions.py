@@ -310,7 +310,9 @@ def two(often, teacher, tmp_path_factory):
     overrides = {"electra": ELECTRA, "student": [*STUDENT, f"models.teacher={teacher}"]}
     runs = []
     for kind, own in overrides.items():
-        last = {o.partition("=")[0]: o for o in (*often, *own, "train.clip=0.5", "optimizer.eps=1e-6", "optimizer.lr=1e-3")}
+        last = {
+            o.partition("=")[0]: o for o in (*often, *own, "train.clip=0.5", "optimizer.eps=1e-6", "optimizer.lr=1e-3")
+        }
         run(root / kind, *last.values(), "train.micro_batch_size=4")
         for strategy in KINDS[kind]:
             path, micro = root / f"{kind}-{strategy}", 4 if strategy == "fsdp_tp" else 2
