@@ -92,7 +92,7 @@ class Distillation:
             raise ValueError(
                 f"objective.hidden_weight={hidden_weight} has no effect without objective.hidden=cosine or mse"
             )
-        self.text: Objective = (CausalLM if text == "clm" else MaskedLM)(vocabulary, seq_len)
+        self.text: Objective = CausalLM(vocabulary, seq_len) if text == "clm" else MaskedLM(vocabulary, seq_len)
         self.shown = getattr(self.text, "shown", 0.0)
         self.size, self.temperature, self.beta, self.at, self.hidden = vocabulary.size, temperature, beta, at, hidden
         self.weights = {"nll": data, "divergence": weight, "hidden": hidden_weight}
@@ -118,7 +118,8 @@ class Distillation:
         logits = output.heads["tokens"]
         # A table may be rounded up to more rows than there are tokens, by another number in each model.
         student, theirs = (x[:, : self.size].float() for x in (logits, taught.heads["tokens"]))
-        divergence = self.temperature**2 * _divergence(*(x / self.temperature for x in (theirs, student)), self.beta)
+        t = self.temperature
+        divergence = t**2 * _divergence(theirs / t, student / t, self.beta)
         agree = (student.detach().argmax(-1) == theirs.argmax(-1)).sum()
         found = token_loss(output, logits, labels[where])
         terms = {"nll": found.terms["nll"], "divergence": (divergence, where.sum())}
