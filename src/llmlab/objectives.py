@@ -155,6 +155,8 @@ class Objective(Protocol):
     bool, "shares": ("embedding",)}}. One that does not train is frozen: without gradients, in evaluation. What it shares is one
     tensor with the trained model's. Which model that is, `models.ROLE=` says on the command line.
 
+    `learns` names what alone learns, in the words of `train.learns`, unless the user says otherwise.
+
     `collate` says how samples become a batch: "stack" those of one shape; "pad" records, or "pack" them into windows.
 
     `prepare(sample, rng)` on a CPU worker: sample {"tokens": (seq_len + 1,) int64, "documents": (seq_len + 1,) int64}, or of a
