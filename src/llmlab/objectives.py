@@ -197,6 +197,8 @@ class Objective(Protocol):
     bool, "shares": ("embedding",)}}. One that does not train is frozen: without gradients, in evaluation. What it shares is one
     tensor with the trained model's. Which model that is, `models.ROLE=` says on the command line.
 
+    `learns` names what alone learns, in the words of `train.learns`, unless the user says otherwise.
+
     `other`: a sample comes with the key "other", another sample of the same part that is drawn for it, where there is more than
     one. `segments`: of how many kinds of segments its samples are, which a model must tell apart.
 

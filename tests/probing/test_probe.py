@@ -57,7 +57,7 @@ def test_interval_is_that_of_nadeau_and_bengio():
                                                         ("t5", True, ["mean"])])  # fmt: skip
 def test_features_are_those_of_each_text_alone(model, opened, pools):
     model, found = build(f"model={model}"), read(opened=opened)
-    assert ["mean", *filter(None, [features.edge(model.spec, found)])] == pools
+    assert features.pools_of(model, found) == pools
     got = features.features(model, found, pools, segments=0, start=0, batch_size=3, tick=lambda d, t: None)
     for i, ids in enumerate(found.ids):
         both = model.spec.topology == "encoder_decoder"
@@ -68,6 +68,14 @@ def test_features_are_those_of_each_text_alone(model, opened, pools):
         for pool, want in {"mean": hidden.mean(0), "first": hidden[0], "last": hidden[-1]}.items():
             if pool in pools:
                 np.testing.assert_allclose(got[pool][i], want, atol=1e-5)
+
+
+def test_static_embeddings_are_probed_by_their_table():
+    model, found = build("objective=skipgram"), read()
+    assert features.pools_of(model, found) == ["embedding"]
+    got = features.features(model, found, ["embedding"], segments=0, start=0, batch_size=3, tick=lambda d, t: None)
+    table = model.stacks["main"].embedding.weight.detach().numpy()
+    np.testing.assert_allclose(got["embedding"][1], table[found.ids[1]].mean(0), atol=1e-6)
 
 
 def test_a_mask_that_needs_more_than_the_text_sees_all_of_it():

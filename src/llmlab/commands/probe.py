@@ -23,9 +23,10 @@ Accuracy of each model on labelled texts. data: docstrings of Python's library b
 whose texts, without labels, the default corpus has too; brown, 500 documents by genre (llmlab fetch brown); or your own
 FILE or FOLDER (.jsonl, .json, .csv, .tsv with text, label and maybe text_b; data.fields.label=KEY where a key is another).
   mode=frozen      logistic regression on hidden states of the last layer, standardised, of the frozen model: their mean over
-                   a text, and that of its last token (of [CLS], where an encoder's tokenizer has it). The strength of the
-                   penalty is chosen by cross-validation on the training texts. Beside it: the most frequent class, and
-                   logistic regression on the tf-idf of the same tokens. Needs scikit-learn: pip install 'llmlab[probe]'
+                   a text, and that of its last token (of [CLS], where an encoder's tokenizer has it); of skipgram and cbow
+                   the mean of token vectors. The strength of the penalty is chosen by cross-validation on the training
+                   texts. Beside it: the most frequent class, and logistic regression on the tf-idf of the same tokens.
+                   Needs scikit-learn: pip install 'llmlab[probe]'
   mode=finetune    all weights learn, under a new head (epochs=5, batch_size=16, AdamW); of several lr=... the best on a
                    fifth of the training texts is taken, of each split anew (lr=5e-5 lr=3e-4 lr=1e-3)
   seeds=5          splits into training and test texts, stratified, the same for all models
@@ -142,9 +143,12 @@ def counterpart(first: Result, pool: str) -> Sequence[float] | None:
     token that stands for a text there."""
     if pool in first.accuracies:
         return first.accuracies[pool]
-    others = [v for name, v in first.accuracies.items() if name != "mean" and pool != "mean"]
-    # Fine-tuned models have one vector each, whichever it is.
-    return others[0] if others else next(iter(first.accuracies.values())) if len(first.accuracies) == 1 else None
+    means = ("mean", "embedding")
+    # Of a fine-tuned model there is one vector, whichever it is.
+    alike = [
+        v for name, v in first.accuracies.items() if (name in means) == (pool in means) or len(first.accuracies) == 1
+    ]
+    return alike[0] if alike else None
 
 
 def shown(probed: Probed) -> list[str]:

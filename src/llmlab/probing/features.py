@@ -13,6 +13,7 @@ from torch import Tensor
 from llmlab.config.spec import ModelSpec, PartSpec
 from llmlab.data import collate
 from llmlab.data.collate import Prepared
+from llmlab.model.model import reads_hidden
 from llmlab.probing.texts import Read
 
 if TYPE_CHECKING:
@@ -41,6 +42,15 @@ def edge(spec: ModelSpec, read: Read) -> str | None:
     return "first" if spec.topology == "encoder" and read.opened else None
 
 
+def pools_of(model: Model, read: Read) -> list[str]:
+    """The vectors of a text that a probe scores."""
+    # Layers that no head reads have learnt nothing.
+    if model.heads and not any(reads_hidden(head) for head in model.heads.values()):
+        return ["embedding"]
+    found = edge(model.spec, read)
+    return ["mean", *([] if found is None else [found])]
+
+
 def prepared(read: Read, i: int, segments: int) -> Prepared:
     """Text i as an objective prepares a record. segments: that the model tells apart, 0 for none."""
     return {"ids": read.ids[i], **({"segments": read.segments[i]} if segments else {})}
@@ -57,12 +67,16 @@ def features(
     batch_size: int,
     tick: Callable[[int, int], None],
 ) -> dict[str, np.ndarray]:
-    """{pool: (texts, D) float32} of "mean", over all tokens of a text, its special ones included, "first" and "last".
+    """{pool: (texts, D) float32} of "mean", over all tokens of a text, its special ones included, "first" and "last"; and of
+    "embedding", the mean of the token table's vectors, for a model that was trained without its layers.
 
     Of an encoder-decoder they are those of its encoder. start: the id that its decoder begins with.
     """
     n = len(read.ids)
     device = next(model.parameters()).device
+    if list(pools) == ["embedding"]:
+        table = model.all_stacks()[0].embedding.weight.float().cpu()
+        return {"embedding": np.stack([table[torch.from_numpy(ids)].mean(0).numpy() for ids in read.ids])}
     # Texts of like lengths together, as each batch is padded to its longest.
     order = sorted(range(n), key=lambda i: len(read.ids[i]))
     # The first stack is an encoder-decoder's encoder, or the only one.

@@ -169,7 +169,7 @@ def _result(
             tick = _of(f"fine-tuning {seed} of {len(splits)}", bar)
             scores.append(finetune.accuracy(model, task, part, seed, protocol.recipe, tick))
         return Result(subject, {finetune.pool_of(model.spec, read): scores}, found, read.cut)
-    pools = ["mean", *filter(None, [features.edge(model.spec, read)])]
+    pools = features.pools_of(model, read)
     special = subject.tokenizer.special
     vectors = features.features(
         model,

@@ -223,15 +223,18 @@ def pairs(objective: Objective, name: str, text: Text, special: Mapping[str, int
     context of its j-th, `drawn/` how often each id is drawn against one, `number/` of tokens that are asked for and of those
     drawn, a sample, and `places/` for which it has room."""
     found, own = draws(objective, text), text.tokens[:-1]
-    at = {int(token): i for i, token in enumerate(own)}
+    place = np.zeros(SIZE, np.int64)
+    place[own] = np.arange(len(own))
     met, drawn, number = np.zeros((len(own), len(own))), np.zeros(SIZE), np.zeros(2)
     for f in found:
         real, ids = (f[key].reshape(len(f["context"]), -1) for key in ("real", "ids"))
-        for group, word in np.argwhere(real == 1):
-            for token in f["context"][group][f["context"][group] >= 0]:
-                met[at[int(token)], at[int(ids[group, word])]] += 1
+        groups, words = np.nonzero(real == 1)
+        around = f["context"][groups]
+        asked = np.broadcast_to(ids[groups, words][:, None], around.shape)
+        # Not met[...] += 1, which counts a pair that is there twice once.
+        np.add.at(met, (place[around[around >= 0]], place[asked[around >= 0]]), 1)
         drawn += np.bincount(ids[real == 0], minlength=SIZE)[:SIZE]
-        number += (real == 1).sum(), (real == 0).sum()
+        number += len(groups), (real == 0).sum()
     n = len(found)
     return {
         f"pairs/{name}": met / n,

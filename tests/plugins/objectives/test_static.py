@@ -1,0 +1,110 @@
+"""skipgram and cbow in a model: what they run and learn, their cost, and that tokens of one kind come together."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from llmlab import registry
+from llmlab.config.compose import compose
+from llmlab.config.layout import resolve
+from llmlab.data.collate import batch as collated
+from llmlab.data.corpus import Corpus
+from llmlab.model.build import build_model
+from llmlab.model.flops import forward_flops
+from llmlab.slots import Vocabulary
+from llmlab.training import cost, recipe
+
+WORDS, LENGTH = 16, 12
+SIZES = (
+    "model.dim=16",
+    "model.n_layers=1",
+    "model.n_heads=2",
+    f"model.vocab_size={WORDS}",
+    f"model.max_positions={LENGTH}",
+)
+NAMES = ["skipgram", "cbow"]
+
+
+@pytest.fixture(scope="module")
+def models():
+    composed = {name: compose([f"objective={name}", *SIZES]) for name in NAMES}
+    return {name: (c, build_model(resolve(c), 1)) for name, c in composed.items()}
+
+
+def objective(name, **options):
+    return registry.load("objective", name, options)(Vocabulary(WORDS, {"eos": 0}), LENGTH)
+
+
+def batch(part, rows):
+    samples = [part.prepare({"tokens": row}, np.random.default_rng(i)) for i, row in enumerate(rows)]
+    return samples, collated(samples, "stack")
+
+
+def topics(n):
+    """Texts of words of one kind each: 2 to 8, or 9 to 15."""
+    rng = np.random.default_rng(0)
+    return [rng.integers(2, 9, LENGTH + 1) + 7 * (i % 2) for i in range(n)]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_layer_runs_and_the_tables_alone_learn(name, models):
+    composed, model = models[name]
+    part = objective(name, subsample=0.0, window=2, negatives=3)
+    samples, made = batch(part, topics(4))
+    calls = []
+    handle = model.stacks["main"].register_forward_hook(lambda *_: calls.append(1))
+    with FlopCounterMode(display=False) as counter:
+        loss = part.loss(model, made)
+    handle.remove()
+    assert not calls
+    length = len(made["ids"][0])
+    assert forward_flops(model, length, heads={"context": 1.0}) * 4 == counter.get_total_flops() > 0
+    (only,) = cost.passes(part, samples[0])
+    assert (only.tokens, dict(only.heads)) == (length, {"context": None})
+    model.zero_grad()
+    loss.mean().backward()
+    reached = {n for n, p in model.named_parameters() if p.grad is not None and p.grad.any()}
+    assert reached == recipe.learning(composed.cfg).paths(model)
+    assert reached == {"heads.context.table.weight", "stacks.main.embedding.table.weight"}
+    halves = [part.loss(model, {k: v[at : at + 2] for k, v in made.items()}).terms["sampled"] for at in (0, 2)]
+    whole = loss.terms["sampled"]
+    assert sum(n for _, n in halves) == whole[1]
+    torch.testing.assert_close(sum(s for s, _ in halves), whole[0])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_text_without_words_has_no_loss(name, models):
+    part, (_, model) = objective(name), models[name]
+    samples, made = batch(part, [np.zeros(LENGTH + 1, np.int64)])
+    loss = part.loss(model, made)
+    model.zero_grad()
+    loss.mean().backward()
+    assert part.targets(samples[0]) == {"sampled": 0} and loss.mean() == 0
+    assert all(p.grad is None or not p.grad.any() for p in model.parameters())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_words_of_one_kind_come_together(name):
+    model = build_model(resolve(compose([f"objective={name}", *SIZES])), 1)
+    part = objective(name, subsample=0.0, window=3, negatives=4)
+    _, made = batch(part, topics(32))
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.05)
+    for _ in range(40):
+        optimizer.zero_grad()
+        part.loss(model, made).mean().backward()
+        optimizer.step()
+    table = model.stacks["main"].embedding.weight.detach()[2:16]
+    near = torch.nn.functional.cosine_similarity(table[:, None], table[None], dim=-1)
+    assert min(near[:7, :7].min(), near[7:, 7:].min()) > near[:7, 7:].max()
+
+
+def test_counts_are_those_of_the_training_part():
+    tokens = np.array([3, 1, 1, 0], np.uint16)
+    corpus = Corpus(None, {"vocab_size": 5, "special": {"eos": 0}}, SimpleNamespace(tokens=tokens), None)
+    assert corpus.vocabulary.counts().tolist() == [1, 2, 0, 1, 0]
+    part = registry.load("objective", "skipgram", {"power": 1.0})(corpus.vocabulary, 4)
+    assert np.allclose(np.diff(part.noise, prepend=0), [0, 2 / 3, 0, 1 / 3, 0])
+    assert np.allclose(part.kept[[1, 3]], np.sqrt(1e-3 / np.array([2 / 3, 1 / 3])))
