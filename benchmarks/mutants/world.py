@@ -7,7 +7,7 @@ import importlib
 import os
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -89,10 +89,22 @@ def put_instrumented(files: Iterable[str]) -> dict[str, set[int]]:
     reached: dict[str, set[int]] = {file: set() for file in files}
     modules = {module_of(file): file for file in reached}
     sources = {m: (str(ROOT / f), (ROOT / f).read_text(encoding="utf-8")) for m, f in modules.items()}
-    serve.serve(sources, lambda module: reached[modules[module]].add)
+    serve.serve(sources, lambda module: marker(reached[modules[module]]))
     among = ours()
     serve.forget(set().union(*(importers(module, among) for module in modules)))
     return reached
+
+
+def marker(lines: set[int]) -> Callable[[int], None]:
+    """A function that adds a line. While torch.compile traces it is called at once, and is nothing in what was traced."""
+    import torch
+
+    # flex_attention is traced on a CPU too, and its functions of scores and masks may have no side effects (torch 2.13).
+    @torch.compiler.assume_constant_result
+    def reach(line: int) -> None:
+        lines.add(line)
+
+    return reach
 
 
 def declared(file: str) -> dict[tuple[str, str], tuple[object, object]]:

@@ -131,6 +131,26 @@ def test_a_module_is_served_here_and_in_processes_that_are_started(tmp_path):
     assert "served_toy" not in sys.modules
 
 
+@pytest.mark.slow  # torch.compile's imports, 3 s
+@pytest.mark.filterwarnings("ignore:flex_attention called without")
+def test_statements_tell_that_they_run_in_what_flex_attention_traces():
+    """It refuses functions of scores that have side effects."""
+    import torch
+    from torch.nn.attention.flex_attention import flex_attention
+
+    reached, made = set(), {}
+    names = {serve.REACH: world.marker(reached), "made": made}
+    source = "def f():\n    def double(s, *at):\n        return 2 * s\n    made['score'] = double\n"
+    exec(compile(serve.instrumented(ast.parse(source)), "toy.py", "exec"), names)
+    names["f"]()
+    assert reached == {2, 4}
+    q = torch.randn(1, 1, 4, 8)
+    with torch.no_grad():
+        found = flex_attention(q, q, q, score_mod=made["score"])
+        torch.testing.assert_close(found, (2 * q @ q.mT / 8**0.5).softmax(-1) @ q)
+    assert reached == {2, 3, 4}
+
+
 def test_statements_tell_that_they_run():
     source = (
         "def f(x):\n    '''Doc.'''\n    if x:\n        y = 1\n    elif x is None:\n        y = 2\n    return 3\nz = 4\n"
