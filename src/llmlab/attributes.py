@@ -184,8 +184,9 @@ TABLE: Mapping[str, Mapping[str, Attribute]] = {
             str | None,
             None,
             "how a sample gives its text back, for `llmlab check`: labels are what masked, changed or kept tokens were; spans "
-            "fill in sentinels in order; or labels are the next tokens",
-            ("masked", "spans", "next"),
+            "fill in sentinels in order; labels are the next tokens; they are all of a text whose noised source has no token "
+            "twice; or they are sentences that fill in masks in order",
+            ("masked", "spans", "next", "noised", "gaps"),
             own=True,
         ),
         "shown": Attribute(float, 0.0, "the share of targets whose answer the model is shown, for `llmlab check`"),

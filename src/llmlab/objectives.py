@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
@@ -91,15 +91,22 @@ class Pass:
     times: float = 1.0
 
 
+def _no_text(i: int) -> str:
+    return ""
+
+
 @dataclass(frozen=True)
 class Vocabulary:
     """The tokenizer as an objective knows it: number of ids in use, and the ids of special tokens by name.
 
     Names: eos, pad, mask, cls, sep, and sentinel_0, sentinel_1 ... An objective lists in `special` those it needs.
+    text(id): what an id stands for, "" for a special one; an objective that asks for words or sentences reads it in its
+    constructor.
     """
 
     size: int
     special: Mapping[str, int]
+    text: Callable[[int], str] = field(default=_no_text, compare=False)
 
 
 @dataclass(frozen=True)

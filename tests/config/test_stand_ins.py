@@ -9,7 +9,7 @@ from llmlab.config.model_files import conf_dir
 
 # Trained in their papers by what their files choose: masked tokens alone, spans, or the next token.
 OWN = {"roberta": "mlm", "modernbert": "mlm", "t5": "span_corruption", "t5_v1_1": "span_corruption"}
-OWN |= {"mt5": "span_corruption"}
+OWN |= {"mt5": "span_corruption", "bart": "denoise", "pegasus": "gap_sentences"}
 
 
 def files():
@@ -44,7 +44,8 @@ def test_every_family_that_has_a_stand_in_is_in_the_table():
     [
         (["model=xlnet"], "objective=mlm stands in for what xlnet's paper trains by, permutation language modelling"),
         (["model=xlnet", "objective=mlm"], "permutation language modelling"),  # naming what it has changes nothing
-        (["model=bart_base"], "text infilling"),
+        (["model=bart_base"], None),
+        (["model=bart_base", "objective=span_corruption"], None),
         (["model=xlnet", "objective=clm", "mask=causal"], None),
         (["model=roberta"], None),
         ([], None),

@@ -35,7 +35,9 @@ def build_objective(subject: Subject) -> Any:
     options = {str(k): v for k, v in cfg.items() if not str(k).startswith("_")}
     # T5's 100 sentinels are more than there are ids, so they begin again from the end.
     special = {name: VOCABULARY - 1 - i % VOCABULARY for i, name in enumerate(entry.special)}
-    return registry.load("objective", entry.name, options)(Vocabulary(VOCABULARY, special), sample_length(subject))
+    return registry.load("objective", entry.name, options)(
+        Vocabulary(VOCABULARY, special, stand_in.text), sample_length(subject)
+    )
 
 
 def sample_length(subject: Subject) -> int:
@@ -51,7 +53,8 @@ def prepared_batch(subject: Subject, rows: int = 4) -> Batch:
     zeros = np.zeros(tokens + 1, dtype=np.int64)
     batch = stand_in.batch(objective, words, chance, zeros)
     batch.pop("documents", None)
-    return batch | subject.read_by_parts(batch["ids"].shape[1] if "ids" in batch else tokens, rows)
+    # What the objective prepares itself, a prefix for instance, stands.
+    return subject.read_by_parts(batch["ids"].shape[1] if "ids" in batch else tokens, rows) | batch
 
 
 def companion_models(subject: Subject, model: Model) -> dict[str, Model]:

@@ -17,7 +17,6 @@ class StandIn(NamedTuple):
 
 TABLE = {
     "albert": StandIn("mlm", "masked n-grams and sentence-order prediction (Lan et al. 2020, arXiv:1909.11942)"),
-    "bart": StandIn("span_corruption", "text infilling and sentence permutation (Lewis et al. 2020, arXiv:1910.13461)"),
     "bert": StandIn("mlm", "masked language modelling and next-sentence prediction (Devlin et al. 2019, arXiv:1810.04805)"),
     "chatglm1": StandIn("clm", "autoregressive blank infilling (Zeng et al. 2022, arXiv:2210.02414)"),
     "deberta_v3": StandIn("mlm", "replaced-token detection (He et al. 2021, arXiv:2111.09543)"),
@@ -28,7 +27,6 @@ TABLE = {
     "glm_130b": StandIn("clm", "autoregressive blank infilling (Zeng et al. 2022, arXiv:2210.02414)"),
     "glm_2022": StandIn("clm", "autoregressive blank infilling (Du et al. 2022, arXiv:2103.10360)"),
     "mpnet": StandIn("mlm", "masked and permuted language modelling (Song et al. 2020, arXiv:2004.09297)"),
-    "pegasus": StandIn("span_corruption", "gap-sentence generation (Zhang et al. 2020, arXiv:1912.08777)"),
     "spanbert": StandIn("mlm", "span masking with a span-boundary objective (Joshi et al. 2020, arXiv:1907.10529)"),
     "xlnet": StandIn("mlm", "permutation language modelling (Yang et al. 2019, arXiv:1906.08237)"),
 }  # fmt: skip

@@ -53,7 +53,8 @@ class Corpus:
         # Deferred: slots imports torch, which takes 1.4 s, and a manifest is read without it.
         from llmlab.slots import Vocabulary
 
-        return Vocabulary(self.manifest["vocab_size"], self.manifest["special"])
+        # The tokenizer is opened by objectives that ask for texts alone.
+        return Vocabulary(self.manifest["vocab_size"], self.manifest["special"], lambda i: self.tokenizer.decode([i]))
 
     @property
     def is_records(self) -> bool:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from llmlab import registry
 from llmlab.config import devices, layout, schema, traits
 from llmlab.config import spec as specs
-from llmlab.data.stand_in import StandIns
+from llmlab.data import stand_in
 from llmlab.errors import UserError
 from llmlab.model import build, flops, trainable
 from llmlab.model.model import Model
@@ -167,7 +167,7 @@ def _subject(
         # numpy draws them as uint32, and a config.json may claim any vocabulary.
         ordinary = min(wanted.size - len(wanted.special), 1 << 32)
         cost = costs.estimate(
-            {costs.TRAINED: model, **models}, objective, StandIns(objective, SAMPLES, length, ordinary)
+            {costs.TRAINED: model, **models}, objective, stand_in.StandIns(objective, SAMPLES, length, ordinary)
         )
     else:
         source = length if spec.topology == "encoder_decoder" else None
@@ -189,4 +189,4 @@ def _vocabulary_of(spec: specs.ModelSpec, entry: registry.Entry, ids: int | None
     names = entry.special
     if len(names) >= size:
         raise UserError(f"model.vocab_size={size} has no room for the {len(names)} special tokens of the objective")
-    return Vocabulary(size, {name: size - 1 - i for i, name in enumerate(names)})
+    return Vocabulary(size, {name: size - 1 - i for i, name in enumerate(names)}, stand_in.text)

@@ -11,12 +11,13 @@ from llmlab.check.parts.fixtures import tested_part
 from llmlab.check.subject import CheckFailed, NotApplicable, Subject
 from llmlab.check.twins import settings
 from llmlab.check.twins.observers import texts
-from llmlab.check.twins.observers.texts import Text
+from llmlab.check.twins.observers.texts import SENTENCE_ENDS, Text
 from llmlab.slots import Objective
 
 N_DRAWS = 50
 IGNORED = -100
 Prepared = Mapping[str, np.ndarray]
+LEFT_OUT = {"next": 0, "noised": 2, "gaps": 2}  # tokens at the end of a window that are in no sample; else 1
 Reverse = Callable[[Prepared, Text, Mapping[str, int]], np.ndarray]
 
 
@@ -39,7 +40,7 @@ def reversal(subject: Subject) -> None:
 
 def _restored(objective: Objective, prepared: Prepared, text: Text, special: Mapping[str, int], where: str) -> None:
     restores = attributes.get(objective, "objective", "restores")
-    want = text.tokens if restores == "next" else text.tokens[:-1]
+    want = text.tokens[: len(text.tokens) - LEFT_OUT.get(restores, 1)]
     back = REVERSE[restores](prepared, text, special)
     if not np.array_equal(back, want):
         raise CheckFailed(f"{where}: {_words(want)} comes back as {_words(back)}")
@@ -68,11 +69,7 @@ def _masked(prepared: Prepared, text: Text, special: Mapping[str, int]) -> np.nd
 
 def _spans(prepared: Prepared, text: Text, special: Mapping[str, int]) -> np.ndarray:
     """The source with each sentinel replaced by what follows it in the labels, both of which end with eos."""
-    source, labels = prepared["source_ids"], prepared["labels"]
-    if not np.array_equal(prepared["ids"], np.append(special["pad"], labels[:-1])):
-        raise CheckFailed("the decoder does not read the labels shifted by one behind a pad")
-    if source[-1] != special["eos"] or labels[-1] != special["eos"]:
-        raise CheckFailed("the source and the labels do not both end with eos")
+    labels, source = _pair(prepared, special)
     sentinels = [special[f"sentinel_{i}"] for i in range(sum(name.startswith("sentinel_") for name in special))]
     places = [[i for i, token in enumerate(some) if token in sentinels] for some in (source, labels)]
     orders = [[int(some[i]) for i in at] for some, at in zip((source, labels), places, strict=True)]
@@ -82,10 +79,38 @@ def _spans(prepared: Prepared, text: Text, special: Mapping[str, int]) -> np.nda
         )
     if 0 not in places[1]:
         raise CheckFailed("the labels do not begin with a sentinel")
-    spans = np.split(labels[:-1], places[1][1:])
-    kept = np.split(source[:-1], np.array(places[0]) + 1)
+    spans = np.split(labels, places[1][1:])
+    kept = np.split(source, np.array(places[0]) + 1)
     pieces = [piece for before, span in zip(kept, spans, strict=False) for piece in (before[:-1], span[1:])]
     return np.concatenate([*pieces, kept[-1]])
 
 
-REVERSE: dict[str, Reverse] = {"next": _next, "masked": _masked, "spans": _spans}
+def _noised(prepared: Prepared, text: Text, special: Mapping[str, int]) -> np.ndarray:
+    """The labels up to their eos. What the source has of the text it has once."""
+    labels, source = _pair(prepared, special)
+    kept = source[source != special["mask"]]
+    if len(np.unique(kept)) < len(kept) or not np.isin(kept, labels).all() or len(source) > len(labels):
+        raise CheckFailed(f"the source {_words(source)} is not {_words(labels)} with some left out or masked")
+    return labels
+
+
+def _gaps(prepared: Prepared, text: Text, special: Mapping[str, int]) -> np.ndarray:
+    """The source with each mask replaced by the next sentence of the labels."""
+    labels, source = _pair(prepared, special)
+    ends = np.isin(labels, SENTENCE_ENDS)
+    whole = iter(np.split(labels, np.flatnonzero(ends) + 1))
+    pieces = [next(whole, labels[:0]) if token == special["mask"] else [token] for token in source]
+    return np.concatenate([*pieces, *whole]).astype(np.int64)
+
+
+def _pair(prepared: Prepared, special: Mapping[str, int]) -> tuple[np.ndarray, np.ndarray]:
+    """(labels, source) without the eos at their ends."""
+    source, labels = prepared["source_ids"], prepared["labels"]
+    if not np.array_equal(prepared["ids"], np.append(special["pad"], labels[:-1])):
+        raise CheckFailed("the decoder does not read the labels shifted by one behind a pad")
+    if source[-1] != special["eos"] or labels[-1] != special["eos"]:
+        raise CheckFailed("the source and the labels do not both end with eos")
+    return labels[:-1], source[:-1]
+
+
+REVERSE: dict[str, Reverse] = {"next": _next, "masked": _masked, "spans": _spans, "noised": _noised, "gaps": _gaps}

@@ -23,7 +23,9 @@ MAX_SAMPLES = 60
 
 
 def hidden(subject: Subject) -> None:
-    """The output for a target does not change with the token that is its answer, except for the share that is `shown`."""
+    """The output for a target does not change with the token that is its answer, except for the share that is `shown`.
+
+    Where there is an encoder it is its source that shows an answer: what the decoder reads may tell none."""
     tested_part(subject, "objective")
     objective = learning.build_objective(subject)
     shown, every, leaks = attributes.get(objective, "objective", "shown"), 0, 0
@@ -33,7 +35,11 @@ def hidden(subject: Subject) -> None:
             raise NotApplicable("its target is the class of a text, and no token of it")
         for place in (place for place, label in enumerate(labels) if 0 <= label < FIRST_SPECIAL):
             every += 1
-            leaks += _depends_on_answer(subject.model, batch, place, labels[place])
+            leaks += _depends_on_answer(subject.model, batch, place, labels[place], ("ids", "source_ids"))
+            if "source_ids" in batch and _depends_on_answer(subject.model, batch, place, labels[place], ("ids",)):
+                raise CheckFailed(
+                    f"the decoder reads the answer of its token {place}, which changes what is said of it"
+                )
         if every >= MIN_TARGETS:
             break
     if not every:
@@ -54,13 +60,15 @@ def _distinct_token_batches(subject: Subject, objective: Objective) -> Iterator[
         batch = stand_in.batch(objective, tokens[None], chance)
         if not {"ids", "labels"} <= batch.keys():
             raise NotApplicable("its samples have no ids with labels, which would tell which tokens are the answers")
-        yield batch | subject.read_by_parts(batch["ids"].shape[1], 1)
+        yield subject.read_by_parts(batch["ids"].shape[1], 1) | batch
 
 
 @torch.no_grad()
-def _depends_on_answer(model: Model, batch: dict[str, Tensor], target: int, answer: int) -> bool:
-    """True if the hidden state at `target` changes when the answer is replaced wherever it stands in the input."""
-    texts: dict[str, Tensor] = {name: batch[name] for name in ("ids", "source_ids") if name in batch}
+def _depends_on_answer(
+    model: Model, batch: dict[str, Tensor], target: int, answer: int, inputs: tuple[str, ...]
+) -> bool:
+    """True if the hidden state at `target` changes when the answer is replaced wherever it stands in these inputs."""
+    texts: dict[str, Tensor] = {name: batch[name] for name in inputs if name in batch}
     changed = {name: text.where(text != answer, (answer + 1) % FIRST_SPECIAL) for name, text in texts.items()}
     if all(torch.equal(changed[name], text) for name, text in texts.items()):
         return False

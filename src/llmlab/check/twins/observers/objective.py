@@ -139,7 +139,7 @@ def _batches(objective: Objective, restores: str | None) -> dict[str, Batch]:
         tokens = torch.arange(ROWS * SEQ_LEN).view(ROWS, SEQ_LEN)
         labels = ((tokens * 5 + 2) % SIZE).where(tokens % 3 != 1, -100)
         batch = {"ids": (tokens * 7 + 1) % SIZE, "labels": labels}
-        if restores == "spans":
+        if attributes.get(objective, "objective", "topologies") == ("encoder_decoder",):
             batch["source_ids"] = (tokens * 4) % SIZE
         return {"batch": batch, "none": {**batch, "labels": torch.full_like(labels, -100)}}
     samples = _samples(objective) if attributes.get(objective, "objective", "reads") != TEXT else []

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from llmlab import attributes, registry
+from llmlab.check.twins.observers import sources
 from llmlab.check.twins.observers.observed import options_of
 from llmlab.check.twins.settings import Setting
 from llmlab.slots import Objective, Vocabulary
@@ -20,6 +21,7 @@ from llmlab.slots import Objective, Vocabulary
 N_DRAWS = 1000
 # Special tokens stand at both ends of the vocabulary and between ordinary ones.
 SPECIAL = {"pad": 0, "eos": 1, "cls": 13, "mask": 14, "sep": 47}
+SENTENCE_ENDS = (7, 20, 21, 22)  # ids whose text ends a sentence
 SIZE = 48  # as many values as a record keeps of an output
 Arrays = dict[str, np.ndarray]
 
@@ -45,7 +47,7 @@ def vocabulary(setting: Setting, size: int = SIZE) -> Vocabulary:
     names = [name for name in entry.special if name not in SPECIAL]
     more = {name: size + len(names) - 1 - i for i, name in enumerate(names)}
     known = {name: at for name, at in SPECIAL.items() if name != "mask" or "mask" in entry.special}
-    return Vocabulary(size + len(more), {**known, **more})
+    return Vocabulary(size + len(more), {**known, **more}, lambda i: " a." if i in SENTENCE_ENDS else " a")
 
 
 def made(setting: Setting, size: int, seq_len: int) -> Objective:
@@ -58,7 +60,12 @@ def made(setting: Setting, size: int, seq_len: int) -> Objective:
 def texts(objective: Objective) -> dict[str, Text]:
     """Texts by name. Without sentinels `plain` has special tokens among others, of `answered` the first five are given, and
     `only_special` has nothing else."""
-    if attributes.get(objective, "objective", "restores") == "spans":
+    restores = attributes.get(objective, "objective", "restores")
+    if restores in ("noised", "gaps"):
+        # Short, so that a twin can list all that may come of it. The last two of a window are in no sample.
+        chosen = {"noised": sources.LEFT, "gaps": sources.REPEATED}[restores]
+        return {"plain": Text(np.array([*chosen, 36, 37])), "one_sentence": Text(np.array([23, 24, 25, 36, 37]))}
+    if restores == "spans":
         ordinary = np.setdiff1d(np.arange(SIZE), list(SPECIAL.values()))
         return {"plain": Text(np.random.default_rng(0).permutation(ordinary)[:41])}
     plain = np.array([13, 2, 3, 4, 5, 1, 6, 7, 8, 9, 47, 46, 45, 10, 0, 14, 11])
@@ -134,4 +141,6 @@ OBSERVED: dict[str | None, Callable[[Objective, str, Text, Mapping[str, int]], A
     "masked": masked,
     "spans": spans,
     "next": exact,
+    "noised": sources.noised,
+    "gaps": sources.gaps,
 }
