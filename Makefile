@@ -43,6 +43,7 @@ conformance: .venv/installed-test
 
 # An hour of measurements, written to EVIDENCE.md; SHAKESPEARE=FILE adds nanoGPT's experiment.
 evidence: .venv/installed
+	$(BIN)/python benchmarks/objectives.py
 	$(BIN)/python benchmarks/evidence.py $(if $(SHAKESPEARE),--shakespeare $(SHAKESPEARE))
 
 # Changes the source in small ways and counts what check and the tests notice: hours, goes on where it was stopped; writes

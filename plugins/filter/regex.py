@@ -19,8 +19,8 @@ class Regex:
     """Drops documents in which a pattern is found, or is not, as C4's "lorem ipsum" (Raffel et al. 2020, arXiv:1910.10683).
 
     Patterns are those of Python's re; ^ and $ match at the beginning and the end of every line, (?i) in front ignores case. A
-    pattern that backtracks without end, such as `(a+)+$`, is an error after some seconds, in the main thread only, since a
-    search in any other can't be interrupted.
+    pattern that backtracks without end is an error after some seconds, in the main thread only, since a search in any other
+    can't be interrupted.
 
     drop: a pattern; documents in which it is found are dropped
     keep: a pattern; documents in which it is not found are dropped

@@ -177,6 +177,9 @@ TABLE: Mapping[str, Mapping[str, Attribute]] = {
         ),
         "collate": Attribute(str, "stack", "how samples become a batch", ("stack", "pad", "pack")),
         "fixed_counts": Attribute(bool, False, "every sample has as many targets"),
+        "joint": Attribute(
+            bool, False, "the loss of a sample depends on the others in its micro-batch, as with in-batch negatives"
+        ),
         "gives": Attribute(
             tuple[str, ...], (), "batch keys that it offers to masks and heads that need them: nothing has to read them"
         ),
@@ -190,6 +193,15 @@ TABLE: Mapping[str, Mapping[str, Attribute]] = {
             own=True,
         ),
         "shown": Attribute(float, 0.0, "the share of targets whose answer the model is shown, for `llmlab check`"),
+        "when": Attribute(
+            dict[str, dict[str, Any]],
+            {},
+            "what it declares beside where an option has a value: `pair=nsp` where `pair` is that, `weight` where it is not 0, "
+            "False or empty; dicts are merged, tuples joined, other values replaced",
+        ),
+        "joins": Attribute(
+            str, "", "the option that lists other objectives: it declares what they do, beside what it says itself"
+        ),
     },
     "reward": {
         "needs": Attribute(tuple[str, ...], (), "fields of a record, beside its prompt, by which it judges an answer"),
@@ -239,11 +251,52 @@ def problem(slot: str, name: str, value: object, options: Iterable[str] = ()) ->
     for word in strings(value) if declared.choices else ():
         if word not in declared.choices:
             return f"{name} can't be {word!r}; {near(word, declared.choices)}"
+    if name == "when":
+        return _problem_of_cases(slot, value, options)
+    if name == "joins" and value and str(value) not in options:
+        return f"joins names {value!r}, which is no option of the part; {near(str(value), options)}"
     if name in ("small", "telling"):
         for key in (key for setting in (value if isinstance(value, tuple) else (value,)) for key in setting):
             if key not in options:
                 return f"{name} names {key!r}, which is no option of the part; {near(key, options)}"
     return None
+
+
+def _problem_of_cases(slot: str, cases: Any, options: Iterable[str]) -> str | None:
+    """The fault of what is declared for values of options."""
+    for case, declared in cases.items():
+        if (option := case.partition("=")[0]) not in options:
+            return f"when names {option!r}, which is no option of the part; {near(option, options)}"
+        for name, value in declared.items():
+            if name in ("when", "joins", "small", "telling"):
+                return f"when[{case!r}] can't hold {name}"
+            if wrong := problem(slot, name, value, options):
+                return f"when[{case!r}]: {wrong}"
+    return None
+
+
+def holds(case: str, options: Mapping[str, Any]) -> bool:
+    """True if options are as a key of `when` says."""
+    option, equal, wanted = case.partition("=")
+    value = options.get(option)
+    if not equal:
+        return bool(value)
+    # As YAML spells them, so that a key reads like the word that is typed.
+    return wanted == {True: "true", False: "false", None: "null"}.get(value, str(value))  # type: ignore[arg-type]
+
+
+def merged(one: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
+    """Declared attributes with more of them: dicts are merged, tuples joined, other values replaced."""
+    found = dict(one)
+    for name, value in more.items():
+        old = found.get(name)
+        if isinstance(value, dict) and isinstance(old, dict):
+            found[name] = {**old, **value}
+        elif isinstance(value, tuple) and isinstance(old, tuple):
+            found[name] = (*old, *(v for v in value if v not in old))
+        else:
+            found[name] = value
+    return found
 
 
 def fits(value: object, kind: Any) -> bool:

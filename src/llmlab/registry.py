@@ -13,13 +13,13 @@ import importlib.util
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from llmlab import source
-from llmlab.attributes import complete, fits, of_slot, strings
+from llmlab.attributes import complete, fits, merged, of_slot, strings
 from llmlab.errors import UserError, near
 from llmlab.slot_names import LISTED_SLOTS, SLOTS
 from llmlab.source import REQUIRED, Entry, Option
@@ -79,6 +79,34 @@ def index() -> dict[tuple[str, str], Entry]:
     if _merged is None or _merged[0] is not found or _merged[1] is not _defined:
         _merged = found, _defined, {**found.entries, **_defined}
     return _merged[2]
+
+
+def declared(slot: str, name: str, options: Mapping[str, Any]) -> Entry:
+    """The entry of a part as it declares itself at options, as `when` and `joins` say. UserError for an unknown name."""
+    entry = index().get((slot, name))
+    if entry is None:
+        raise UserError(f"{slot}={name}: there is no such {slot}; {near(name, names(slot))}")
+    if not entry.varies:  # as nearly all, and this is asked often
+        return entry
+    entry = entry.at(options)
+    if not (option := entry.attribute("joins")):
+        return entry
+    # One that joins itself would have no end.
+    others = [o for o in options.get(option, entry.options[option].default) or () if o != name]
+    attrs: dict[str, Any] = {}
+    for other in others:
+        attrs = merged(attrs, declared(slot, str(other), {}).attrs)
+    attrs = {k: v for k, v in attrs.items() if not of_slot(slot)[k].own and k not in ("small", "when", "joins")}
+    return replace(entry, attrs=merged(attrs, entry.attrs))
+
+
+def of_node(slot: str, node: Mapping[str, Any]) -> Entry:
+    """The entry of the part that a node of a config chooses, as it declares itself at the node's options."""
+    name = str(node["_part_"])
+    entry = index().get((slot, name))
+    if entry is not None and not entry.varies:
+        return entry
+    return declared(slot, name, {k: v for k, v in node.items() if not str(k).startswith("_")})
 
 
 def defined() -> dict[tuple[str, str], Entry]:
@@ -207,7 +235,8 @@ def _scan_modules(variable: str, path: tuple[str, ...]) -> _Found:
 
 def _misnamed(entry: Entry, entries: dict[tuple[str, str], Entry], broken: dict[tuple[str, str], str]) -> str | None:
     """An attribute of a part that names a part which isn't there, as the mask of an objective does."""
-    for name, value in entry.attrs.items():
+    cases = entry.attrs.get("when", {}).values()
+    for name, value in (item for attrs in (entry.attrs, *cases) for item in attrs.items()):
         if slot := of_slot(entry.slot)[name].part_of:
             there = [n for s, n in entries if s == slot]
             for word in strings(value):
@@ -282,7 +311,18 @@ def load(slot: str, name: str, options: dict[str, Any]) -> functools.partial[Any
     missing = [k for k in entry.options if k not in values]
     if missing:
         raise UserError(f"{slot}.{missing[0]} must be given: {name} has no default for it")
-    return functools.partial(cls, **values)
+    if not entry.varies:
+        return functools.partial(cls, **values)
+    now = declared(slot, name, values).attrs
+    return functools.partial(_declaring, cls, {k: v for k, v in now.items() if v != entry.attrs.get(k)}, **values)
+
+
+def _declaring(cls: type, attrs: Mapping[str, Any], *given: Any, **values: Any) -> Any:
+    """An instance that declares what its options make of it."""
+    made = cls(*given, **values)
+    for name, value in attrs.items():
+        setattr(made, name, value)
+    return made
 
 
 def _inherited(cls: type, entry: Entry) -> str | None:

@@ -67,6 +67,20 @@ class Entry:
         return self.attrs.get(name, attributes.of_slot(self.slot)[name].default)
 
     @property
+    def varies(self) -> bool:
+        """True if what it declares depends on its options."""
+        return bool(self.attrs.get("when") or self.attrs.get("joins"))
+
+    def at(self, options: Mapping[str, Any]) -> Entry:
+        """The part as it declares itself at options, those that are not given as they are by default."""
+        values = {k: o.default for k, o in self.options.items()} | dict(options)
+        attrs = dict(self.attrs)
+        for case, more in attrs.get("when", {}).items():
+            if attributes.holds(case, values):
+                attrs = attributes.merged(attrs, more)
+        return dataclasses.replace(self, attrs=attrs)
+
+    @property
     def special(self) -> tuple[str, ...]:
         """Names of the special tokens that an objective needs."""
         sentinels = (f"sentinel_{i}" for i in range(self.attribute("sentinels")))

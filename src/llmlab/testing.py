@@ -68,7 +68,7 @@ def learns(*overrides: str, steps: int = 16) -> None:
 
     composed = compose(_typed(overrides))
     cfg = composed.cfg
-    names = registry.index()["objective", cfg.objective["_part_"]].special
+    names = registry.of_node("objective", cfg.objective).special
     vocabulary = Vocabulary(VOCABULARY, {name: VOCABULARY - 1 - i for i, name in enumerate(names)}, stand_in.text)
     objective = part_factory(cfg, "objective")(vocabulary, cfg.data.seq_len)
     model = build.build_model(layout.resolve(composed, vocabulary=VOCABULARY), cfg.seed)

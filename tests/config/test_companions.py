@@ -121,7 +121,7 @@ def odd():
     """What is declared by the objective `odd`; UserError also where its file is left out."""
     if why := registry.broken("objective", "odd"):
         raise UserError(why)
-    return companions.declared("odd")
+    return companions.declared({"_part_": "odd"})
 
 
 DECLARED = {

@@ -113,7 +113,7 @@ def _words_for(word: str, cfg: DictConfig) -> list[str]:
     """Overrides that a word stands for: the part with small options; a head for the role that the objective has first."""
     slot, _, part = word.partition("=")
     if slot == "head":
-        role = next(iter(registry.index()["objective", cfg.objective["_part_"]].attribute("heads")))
+        role = next(iter(registry.of_node("objective", cfg.objective).attribute("heads")))
         return [f"{'' if role in cfg.heads else '+'}head@heads.{role}={part}"]
     return [word, *small_options(slot, slot, part)] if slot in MODEL_SLOTS else [word]
 

@@ -31,7 +31,7 @@ SAMPLING_ERROR = 0.25
 def build_objective(subject: Subject) -> Any:
     """The objective of the case, for the vocabulary of the tiny models, with its special tokens at the end."""
     cfg = subject.composed.cfg.objective
-    entry = registry.index()["objective", cfg["_part_"]]
+    entry = registry.of_node("objective", cfg)
     options = {str(k): v for k, v in cfg.items() if not str(k).startswith("_")}
     # T5's 100 sentinels are more than there are ids, so they begin again from the end.
     special = {name: VOCABULARY - 1 - i % VOCABULARY for i, name in enumerate(entry.special)}

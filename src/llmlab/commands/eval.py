@@ -249,7 +249,7 @@ def _foreign(hf: str) -> tuple[Any, Any, Any]:
     cfg = compose(describe(at).overrides, strict=False).cfg
     model = load_hf(at).model
     name = cfg.objective["_part_"]
-    for role in registry.index()["objective", name].attribute("heads"):
+    for role in registry.of_node("objective", cfg.objective).attribute("heads"):
         if role not in model.heads:
             raise UserError(f"hf={hf}: it has no head {role}, by which objective={name} would measure it")
     return model, cfg, file

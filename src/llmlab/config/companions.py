@@ -35,11 +35,12 @@ ROOT += ("trainer", "logger", "objective", "optimizer", "schedule", "init_from",
 OF_SIZE = ("dim", "n_layers", "n_heads", "n_kv_heads", "head_dim", "ffn_dim")
 
 
-def declared(objective: str) -> dict[str, Declared]:
-    """The roles that an objective declares. UserError in a line for a declaration that can't be meant."""
-    entry = registry.index()["objective", objective]
+def declared(objective: DictConfig) -> dict[str, Declared]:
+    """The roles that an objective declares, by its node of a config. UserError in a line for a declaration that can't be
+    meant."""
+    entry = registry.of_node("objective", objective)
     models = entry.attribute("models")
-    where = f"{entry.path}:{entry.line}: objective={objective}"
+    where = f"{entry.path}:{entry.line}: objective={entry.name}"
     if not isinstance(models, dict):
         raise UserError(f"{where}: models must be a dict of roles, but is {models!r}")
     # By the dataclass, so that a new key need not be listed twice.
@@ -102,7 +103,7 @@ def resolve(
     published: whether overrides name both a published size and a size.
     """
     objective = str(composed.cfg.objective["_part_"])
-    roles, chosen = declared(objective), requested(composed.cfg)
+    roles, chosen = declared(composed.cfg.objective), requested(composed.cfg)
     if problems := _unfit(objective, roles, chosen):
         raise UserError("\n".join(problems))
     found = {}

@@ -45,15 +45,14 @@ def addressed(words: Sequence[str], compose: Callable[[Sequence[str]], DictConfi
 
 def roles(objective: DictConfig) -> list[str]:
     """The roles whose heads an objective trains, by its node of a config."""
-    entry = registry.index()["objective", str(objective["_part_"])]
-    return list(entry.attribute("heads"))
+    return list(registry.of_node("objective", objective).attribute("heads"))
 
 
 def reads(objective: DictConfig | None) -> str:
     """The kind of samples that an objective reads, by its node of a config: "text" or a kind of record."""
     if objective is None:
         return "text"
-    kind: str = registry.index()["objective", str(objective["_part_"])].attribute("reads")
+    kind: str = registry.of_node("objective", objective).attribute("reads")
     return kind
 
 
@@ -107,7 +106,7 @@ def _usual(words: Sequence[str], compose: Callable[[Sequence[str]], DictConfig])
         return []
     try:
         base = compose(_deciding(words))
-        usual = registry.index()["objective", str(base.objective["_part_"])].attribute("heads")
+        usual = registry.of_node("objective", base.objective).attribute("heads")
         return [
             f"head@heads.{role}={usual[role]}" for role in sorted(typed) if role in usual and role not in base.heads
         ]
@@ -117,7 +116,9 @@ def _usual(words: Sequence[str], compose: Callable[[Sequence[str]], DictConfig])
 
 def _deciding(words: Sequence[str]) -> list[str]:
     # Only these: a word that is wrong elsewhere must not keep the objective from being known.
-    return [w for w in words if (o := spelling.parsed(w)) is not None and o.key_or_group in FIRST]
+    # And options of the objective: what it trains may depend on them.
+    keys = [(w, o.key_or_group) for w in words if (o := spelling.parsed(w)) is not None]
+    return [w for w, key in keys if key in FIRST or key.startswith("objective.")]
 
 
 def _role(word: str, words: Sequence[str], compose: Callable[[Sequence[str]], DictConfig]) -> str:

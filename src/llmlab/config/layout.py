@@ -43,7 +43,7 @@ def resolve(
     """
     cfg, typed = composed.cfg, {(t.group, t.package): t for t in composed.typed}
     sizes = _sizes(cfg, vocabulary)
-    objective = _needed(cfg.objective, "objective")
+    objective = needed_part(cfg.objective, "objective")
     notes: list[str] = []
 
     default_mask = _part(cfg.mask, "mask")
@@ -69,8 +69,8 @@ def resolve(
         sizes=sizes.but(**{k: getattr(stacks[-1].sizes, k) for k in ("dim", "causal", "sees_all")}),
         stacks=stacks,
         heads=heads,
-        kernel=_needed(cfg.kernel, "kernel"),
-        init=_needed(cfg.init, "init"),
+        kernel=needed_part(cfg.kernel, "kernel"),
+        init=needed_part(cfg.init, "init"),
         # Layers of one kind say the same.
         notes=tuple(dict.fromkeys(notes)),
     )
@@ -196,7 +196,7 @@ def _default(slot: str, name: str) -> PartSpec:
     return PartSpec(slot, name, {k: o.default for k, o in entry.options.items()})
 
 
-def _needed(node: DictConfig | None, slot: str) -> PartSpec:
+def needed_part(node: DictConfig | None, slot: str) -> PartSpec:
     part = _part(node, slot)
     if part is None:
         raise UserError(f"{slot} is missing: a model needs one; choose {slot}=NAME")
@@ -305,7 +305,7 @@ def _stack(cfg: DictConfig, name: str, sizes: Sizes, mask: PartSpec, typed: dict
         if kind not in kinds:
             notes.append(f"no layer of the {len(kinds)} is of kind {kind!r}")
     if own and stack.mask is not None:
-        wide, own_mask = typed.get(("mask", "")), _needed(stack.mask, "mask")
+        wide, own_mask = typed.get(("mask", "")), needed_part(stack.mask, "mask")
         if wide is None or wide.kept or ("mask", f"stacks.{name}") in typed:
             mask = own_mask
         elif mask != own_mask:
@@ -313,7 +313,7 @@ def _stack(cfg: DictConfig, name: str, sizes: Sizes, mask: PartSpec, typed: dict
     pattern = mask.attribute("pattern")
     causal, sees_all = pattern == "causal", pattern == "full"
     layers = tuple(_layer(cfg, name if own else None, kind, typed, notes) for kind in kinds)
-    embedding = _needed(stack.embedding if own and stack.embedding is not None else cfg.embedding, "embedding")
+    embedding = needed_part(stack.embedding if own and stack.embedding is not None else cfg.embedding, "embedding")
     # A slot's part in a place of another name: the registry knows it as an attention.
     cross = _part(stack.cross_attention, "attention") if own else None
     sizes = sizes.but(n_layers=len(execute), stack=name, causal=causal, sees_all=sees_all)
@@ -336,7 +336,7 @@ def _layer(cfg: DictConfig, stack: str | None, kind: str, typed: dict, notes: li
         if all(typed[slot, place].kept for place, _ in by_hand):
             by_hand = []
         _, node = (by_hand or named or [("", None)])[-1]
-        parts[slot] = _needed(node, slot)
+        parts[slot] = needed_part(node, slot)
         if by_hand and named[-1][1] is not node:
             displaced[slot] = str(_part(named[-1][1], slot))
             where = f"{kind or stack} layers"

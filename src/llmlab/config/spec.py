@@ -29,7 +29,7 @@ class PartSpec:
 
     def attribute(self, name: str) -> Any:
         """An attribute that the part declares, read without importing it, or the default of its slot."""
-        return registry.index()[self.slot, self.name].attribute(name)
+        return registry.declared(self.slot, self.name, self.options).attribute(name)
 
     def __str__(self) -> str:
         defaults = registry.index()[self.slot, self.name].options

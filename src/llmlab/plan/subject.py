@@ -85,14 +85,14 @@ def of_checkpoint(name: str, overrides: Sequence[str], config_dirs: Sequence[str
     assumed = [f"objective={objective}: {head} does not say how it is trained"]
     if "quantization_config" in about.config:
         assumed.append("quantization_config is left out: numbers are as precision says")
-    entry = registry.index()["objective", objective]
+    entry = registry.of_node("objective", composed.cfg.objective)
     return _subject(f"hf={name} ({head})", composed, spec, entry, assumed)
 
 
 def _vocabulary(composed: Composed) -> tuple[registry.Entry, int | None, list[str]]:
     """(the objective, ids that the tokenizer uses or None, what is assumed of them)."""
     cfg = composed.cfg
-    entry = registry.index()["objective", cfg.objective["_part_"]]
+    entry = registry.of_node("objective", cfg.objective)
     kind, size = cfg.tokenizer.kind, cfg.model.vocab_size
     if kind == "file":
         from llmlab.data import tokenizer

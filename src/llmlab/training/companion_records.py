@@ -124,7 +124,7 @@ def lines(companions: Mapping[str, Companion], models: Mapping[str, Model]) -> l
 def finished(path: Path, home: Path, cfg: DictConfig, trained: Model) -> dict[str, Model]:
     """The companions of a run as its checkpoint `path` has them, in evaluation, beside the trained model. UserError where one
     is not to be had."""
-    roles = declared(str(cfg.objective["_part_"]))
+    roles = declared(cfg.objective)
     if not roles:
         return {}
     if not (home / record.NAME).is_file() or not cfg[KEY]:

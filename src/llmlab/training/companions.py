@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from llmlab.config import init_from
 from llmlab.config.companions import KEY, naming_role, spec_of
 from llmlab.config.composed import Chosen, Declared
-from llmlab.config.layout import check_objective
+from llmlab.config.layout import check_objective, needed_part
 from llmlab.config.spec import ModelSpec, PartSpec
 from llmlab.data.tokenizer import Tokenizer
 from llmlab.errors import UserError
@@ -96,7 +96,7 @@ def resolve(
 
     vocabulary: ids that the tokenizer uses; None: the size that the config states. tokenizer: the run's, where it is known.
     """
-    objective = PartSpec("objective", str(composed.cfg.objective["_part_"]))
+    objective = needed_part(composed.cfg.objective, "objective")
     found = {}
     for role, chosen in composed.companions.items():
         with naming_role(role, chosen.source):

@@ -50,12 +50,12 @@ def as_dataclass(node: DictConfig, cls: type[T]) -> T:
 
 def special(cfg: DictConfig) -> tuple[str, ...]:
     """Names of the special tokens that the objective needs."""
-    return registry.index()["objective", cfg.objective["_part_"]].special
+    return registry.of_node("objective", cfg.objective).special
 
 
 def reads(cfg: DictConfig) -> str:
     """The kind of samples that the objective reads: "text" or a kind of record."""
-    kind: str = registry.index()["objective", cfg.objective["_part_"]].attribute("reads")
+    kind: str = registry.of_node("objective", cfg.objective).attribute("reads")
     return kind
 
 

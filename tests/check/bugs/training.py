@@ -84,6 +84,25 @@ def head_at_every_token():
     return around(mlm.MaskedLM, "loss", loss)
 
 
+@bug("a micro-batch's mean stands for its sum, with a count of one", cut="objective=mlm")
+def mean_of_means():
+    def loss(original, self, model, batch):
+        found = original(self, model, batch)
+        total, count = found.terms["nll"]
+        return found._replace(terms={"nll": (total / count.clamp(min=1), torch.tensor(1))})
+
+    return around(mlm.MaskedLM, "loss", loss)
+
+
+@bug("what is masked depends on the samples before", cut="objective=mlm")
+def chance_of_its_own():
+    def prepare(original, self, sample, rng):
+        self.rng = getattr(self, "rng", rng)
+        return original(self, sample, self.rng)
+
+    return around(mlm.MaskedLM, "prepare", prepare)
+
+
 @bug("masked tokens are shown", targets="objective=mlm")
 def masked_tokens_shown():
     def prepare(original, self, sample, rng):

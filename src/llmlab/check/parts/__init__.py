@@ -7,6 +7,7 @@ from collections.abc import Callable
 from llmlab.check.parts import (
     alone,
     computed,
+    cut,
     kernel,
     modules,
     options,
@@ -50,6 +51,7 @@ PART_CHECKS: dict[str, Callable[[Subject], None]] = {
     "reversal": reversal.reversal,
     "targets": targets.hidden,
     "passes": passes.passes,
+    "cut": cut.cut,
     "traits": traits.traits,
 }
 # of a part that is in no model

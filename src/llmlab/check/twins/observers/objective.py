@@ -169,7 +169,7 @@ class _Model:
 
 def _scores(setting: Setting, name: str, batch: Batch) -> dict[str, Tensor]:
     """Scores of the heads that it asks for, and of its companions' under COMPANION.ROLE."""
-    entry = registry.index()["objective", setting.name]
+    entry = registry.declared("objective", setting.name, options_of(setting))
     heads = dict(entry.attribute("heads"))
     for role, model in entry.attribute("models").items():
         heads |= {f"{role}.{head}": part for head, part in model.get("heads", {}).items()}

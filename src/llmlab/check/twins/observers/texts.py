@@ -43,7 +43,7 @@ class Text(NamedTuple):
 
 def vocabulary(setting: Setting, size: int = SIZE) -> Vocabulary:
     """A vocabulary with the special tokens that the objective needs, and those that texts have."""
-    entry = registry.index()["objective", setting.name]
+    entry = registry.declared("objective", setting.name, options_of(setting))
     names = [name for name in entry.special if name not in SPECIAL]
     more = {name: size + len(names) - 1 - i for i, name in enumerate(names)}
     known = {name: at for name, at in SPECIAL.items() if name != "mask" or "mask" in entry.special}
