@@ -180,6 +180,11 @@ TABLE: Mapping[str, Mapping[str, Attribute]] = {
         "joint": Attribute(
             bool, False, "the loss of a sample depends on the others in its micro-batch, as with in-batch negatives"
         ),
+        "counts": Attribute(
+            int,
+            1,
+            "numbers that its samples place a token with: 2 where `positions` are pairs, for a position that counts two",
+        ),
         "gives": Attribute(
             tuple[str, ...], (), "batch keys that it offers to masks and heads that need them: nothing has to read them"
         ),
@@ -188,8 +193,8 @@ TABLE: Mapping[str, Mapping[str, Attribute]] = {
             None,
             "how a sample gives its text back, for `llmlab check`: labels are what masked, changed or kept tokens were; spans "
             "fill in sentinels in order; labels are the next tokens; they are all of a text whose noised source has no token "
-            "twice; or they are sentences that fill in masks in order",
-            ("masked", "spans", "next", "noised", "gaps"),
+            "twice; they are sentences that fill in masks in order; or spans that do, each between a start and an end",
+            ("masked", "spans", "next", "noised", "gaps", "blanks"),
             own=True,
         ),
         "shown": Attribute(float, 0.0, "the share of targets whose answer the model is shown, for `llmlab check`"),

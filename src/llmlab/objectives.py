@@ -99,7 +99,8 @@ def _no_text(i: int) -> str:
 class Vocabulary:
     """The tokenizer as an objective knows it: number of ids in use, and the ids of special tokens by name.
 
-    Names: eos, pad, mask, cls, sep, and sentinel_0, sentinel_1 ... An objective lists in `special` those it needs.
+    Names: eos, pad, mask, cls, sep, sentinel_0, sentinel_1 ... An objective lists in `special` those it needs; of any other
+    name NAME a token <|NAME|> is made.
     text(id): what an id stands for, "" for a special one; an objective that asks for words or sentences reads it in its
     constructor.
     """

@@ -45,7 +45,14 @@ def batched(made, seeds):
 
 
 def test_every_objective_is_here():
-    assert set(names("objective")) == {*OF_TEXT, "classification", "reinforce", "denoise", "gap_sentences"}
+    assert set(names("objective")) == {
+        *OF_TEXT,
+        "classification",
+        "reinforce",
+        "denoise",
+        "gap_sentences",
+        "blank_infilling",
+    }
 
 
 @pytest.mark.parametrize("name", OF_TEXT)

@@ -156,6 +156,7 @@ def check_objective(spec: ModelSpec, objective: PartSpec, companion: Mapping[str
                 f"mask={stack.mask.name} reads {' and '.join(missing)} of each sample, which objective={objective.name} "
                 f"does not give; leave mask out (it brings mask={objective.attribute('mask')})"
             )
+    _check_counts(spec, objective)
     if companion is not None:  # it reads what it is given: only the trained model must not see the answer
         return
     topologies = objective.attribute("topologies")
@@ -170,12 +171,31 @@ def check_objective(spec: ModelSpec, objective: PartSpec, companion: Mapping[str
             f"objective={objective.name} can't be trained under mask={mask}: each token would see the answer; "
             f"leave mask out (it brings mask={objective.attribute('mask')}) or choose {_fitting(spec.topology)}"
         )
+    brings = registry.index()["mask", objective.attribute("mask")]
+    if spec.topology == "encoder" and spec.sizes.sees_all and brings.attribute("pattern") != "full":
+        raise UserError(
+            f"objective={objective.name} can't be trained under mask={spec.stacks[-1].mask.name}: each token would see the "
+            f"answer; leave mask out (it brings mask={brings.name})"
+        )
     if spec.topology == "encoder_decoder" and objective.attribute("mask") == "causal" and not spec.sizes.causal:
         mask = spec.stacks[-1].mask.name
         raise UserError(
             f"objective={objective.name} can't be trained under mask={mask} in the decoder: each token would see the "
             f"answer; leave mask out, or name one stack: mask@stacks.{spec.stacks[0].name}.mask={mask}"
         )
+
+
+def _check_counts(spec: ModelSpec, objective: PartSpec) -> None:
+    """UserError if samples place a token with more numbers than the model's positions count."""
+    wanted = objective.attribute("counts")
+    for position in (layer.parts["position"] for layer in spec.stacks[-1].layers if wanted > 1):
+        if position.attribute("counts") < wanted:
+            fits = [n for (s, n), e in registry.index().items() if s == "position" and e.attribute("counts") == wanted]
+            raise UserError(
+                f"{objective} places each token with {wanted} numbers, but position={position.name} counts "
+                f"{position.attribute('counts')}; choose position={' or '.join(sorted(fits))}, or leave out the option that "
+                "asks for them"
+            )
 
 
 def _a(noun: str) -> str:

@@ -25,7 +25,6 @@ TABLE = {
     "electra": StandIn("mlm", "replaced-token detection (Clark et al. 2020, arXiv:2003.10555)"),
     "gemma3": StandIn("clm", "distillation of a larger model's next-token probabilities (Gemma Team 2025, arXiv:2503.19786)"),
     "glm_130b": StandIn("clm", "autoregressive blank infilling (Zeng et al. 2022, arXiv:2210.02414)"),
-    "glm_2022": StandIn("clm", "autoregressive blank infilling (Du et al. 2022, arXiv:2103.10360)"),
     "mpnet": StandIn("mlm", "masked and permuted language modelling (Song et al. 2020, arXiv:2004.09297)"),
     "spanbert": StandIn("mlm", "span masking with a span-boundary objective (Joshi et al. 2020, arXiv:1907.10529)"),
     "xlnet": StandIn("mlm", "permutation language modelling (Yang et al. 2019, arXiv:1906.08237)"),

@@ -39,6 +39,11 @@ ALIASES = {
     "mask": ("<|mask|>", "<mask>", "[MASK]"),
     "cls": ("<|cls|>", "[CLS]", "<s>", "<cls>"),
     "sep": ("<|sep|>", "[SEP]", "</s>", "<sep>"),
+    # GLM's: of the blanks that are filled in, and of masks that stand for sentences and for most of a text.
+    "start": ("<|startofpiece|>", "<sop>", "[sop]"),
+    "end": ("<|endofpiece|>", "<eop>", "[eop]"),
+    "smask": ("[sMASK]",),
+    "gmask": ("[gMASK]",),
 }
 
 

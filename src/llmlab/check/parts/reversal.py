@@ -40,8 +40,10 @@ def reversal(subject: Subject) -> None:
 
 def _restored(objective: Objective, prepared: Prepared, text: Text, special: Mapping[str, int], where: str) -> None:
     restores = attributes.get(objective, "objective", "restores")
-    want = text.tokens[: len(text.tokens) - LEFT_OUT.get(restores, 1)]
     back = REVERSE[restores](prepared, text, special)
+    # Of blanks their number tells how long the text is.
+    n = len(back) if restores == "blanks" else len(text.tokens) - LEFT_OUT.get(restores, 1)
+    want = text.tokens[:n]
     if not np.array_equal(back, want):
         raise CheckFailed(f"{where}: {_words(want)} comes back as {_words(back)}")
     counted, n = sum(objective.targets(dict(prepared)).values()), int((prepared["labels"] != IGNORED).sum())
@@ -103,6 +105,34 @@ def _gaps(prepared: Prepared, text: Text, special: Mapping[str, int]) -> np.ndar
     return np.concatenate([*pieces, *whole]).astype(np.int64)
 
 
+def _blanks(prepared: Prepared, text: Text, special: Mapping[str, int]) -> np.ndarray:
+    """The text up to `prefix_len`, each mask replaced by the span that stands at its place. Two tokens a span are no text."""
+    ids, labels, n = prepared["ids"], prepared["labels"], int(prepared["prefix_len"])
+    place, inside = (*np.atleast_2d(prepared["positions"]), None)[:2]
+    left, starts = ids[:n], np.flatnonzero(ids == special["start"])
+    masks = [special[name] for name in ("mask", "smask", "gmask") if name in special]
+    holes = np.flatnonzero(np.isin(left, masks)).tolist()
+    if (labels[:n] != IGNORED).any() or len(ids) != len(text.tokens) - 1 or starts[:1].tolist() != [n]:
+        raise CheckFailed("a window is not a text without targets, and spans behind it")
+    if not np.array_equal(place[:n], np.arange(n)) or (inside is not None and inside[:n].any()):
+        raise CheckFailed("tokens of the text are not at their places in it, outside of spans")
+    spans: dict[int, np.ndarray] = {}
+    for a, b in zip(starts.tolist(), [*starts[1:].tolist(), len(ids)], strict=True):
+        if not np.array_equal(labels[a:b], [*ids[a + 1 : b], special["end"]]):
+            raise CheckFailed("a span is not read from start, and written up to end")
+        if inside is not None and not np.array_equal(inside[a:b], np.arange(1, b - a + 1)):
+            raise CheckFailed("tokens of a span are not counted from 1 at its start")
+        # One at the end may go on as if it were text.
+        goes_on = np.array_equal(place[a:b], np.arange(n, len(ids)))
+        at = holes[-1] if goes_on else int(place[a])
+        if at in spans or at not in holes or not (goes_on or (place[a:b] == at).all()):
+            raise CheckFailed(f"a span stands at {place[a:b]}, where no mask waits for it")
+        spans[at] = ids[a + 1 : b]
+    if len(spans) != len(holes):
+        raise CheckFailed(f"{len(holes)} masks have {len(spans)} spans")
+    return np.concatenate([spans.get(i, left[i : i + 1]) for i in range(n)])
+
+
 def _pair(prepared: Prepared, special: Mapping[str, int]) -> tuple[np.ndarray, np.ndarray]:
     """(labels, source) without the eos at their ends."""
     source, labels = prepared["source_ids"], prepared["labels"]
@@ -113,4 +143,11 @@ def _pair(prepared: Prepared, special: Mapping[str, int]) -> tuple[np.ndarray, n
     return labels[:-1], source[:-1]
 
 
-REVERSE: dict[str, Reverse] = {"next": _next, "masked": _masked, "spans": _spans, "noised": _noised, "gaps": _gaps}
+REVERSE: dict[str, Reverse] = {
+    "next": _next,
+    "masked": _masked,
+    "spans": _spans,
+    "noised": _noised,
+    "gaps": _gaps,
+    "blanks": _blanks,
+}

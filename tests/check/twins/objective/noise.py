@@ -30,7 +30,8 @@ def then(law: Law, noise: Callable[[tuple[int, ...]], Law]) -> Law:
     made: Law = {}
     for text, p in law.items():
         for other, q in noise(text).items():
-            made[other] = made.get(other, 0.0) + p * q
+            if q:
+                made[other] = made.get(other, 0.0) + p * q
     return made
 
 
@@ -58,7 +59,7 @@ def permuted(text: tuple[int, ...], share: float) -> Law:
 def each(text: tuple[int, ...], p: float, become: tuple[int, ...]) -> Law:
     """Every token by itself becomes something else with probability p."""
     made: Law = {}
-    for hit in product((False, True), repeat=len(text)):
+    for hit in product((False, True)[: 2 if p else 1], repeat=len(text)):
         new = sum((become if h else (token,) for token, h in zip(text, hit, strict=True)), ())
         made[new] = made.get(new, 0.0) + p ** sum(hit) * (1 - p) ** (len(hit) - sum(hit))
     return made
@@ -163,7 +164,7 @@ def gap_sentences(given: Given) -> Arrays:
             for i, one in enumerate(whole):
                 masks[at] += (i in way) / len(ways)
                 at += 1 if i in way else len(one)
-        made |= expected(f"gaps/{name}", masks, 300)
+        made |= expected(f"gaps/{name}", masks, float(given.inputs["draws"]))
     return made
 
 

@@ -41,6 +41,9 @@ class Text(NamedTuple):
         }
 
 
+Observer = Callable[[Objective, str, Text, Mapping[str, int]], Arrays]
+
+
 def vocabulary(setting: Setting, size: int = SIZE) -> Vocabulary:
     """A vocabulary with the special tokens that the objective needs, and those that texts have."""
     entry = registry.declared("objective", setting.name, options_of(setting))
@@ -61,10 +64,10 @@ def texts(objective: Objective) -> dict[str, Text]:
     """Texts by name. Without sentinels `plain` has special tokens among others, of `answered` the first five are given, and
     `only_special` has nothing else."""
     restores = attributes.get(objective, "objective", "restores")
-    if restores in ("noised", "gaps"):
+    if restores in ("noised", "gaps", "blanks"):
         # Short, so that a twin can list all that may come of it. The last two of a window are in no sample.
-        chosen = {"noised": sources.LEFT, "gaps": sources.REPEATED}[restores]
-        return {"plain": Text(np.array([*chosen, 36, 37])), "one_sentence": Text(np.array([23, 24, 25, 36, 37]))}
+        chosen = {"noised": sources.LEFT, "gaps": sources.REPEATED, "blanks": sources.SPLIT}[restores]
+        return {"plain": Text(np.array([*chosen, 43, 44])), "one_sentence": Text(np.array([23, 24, 25, 43, 44]))}
     if restores == "spans":
         ordinary = np.setdiff1d(np.arange(SIZE), list(SPECIAL.values()))
         return {"plain": Text(np.random.default_rng(0).permutation(ordinary)[:41])}
@@ -137,10 +140,21 @@ def exact(objective: Objective, name: str, text: Text, special: Mapping[str, int
     }
 
 
-OBSERVED: dict[str | None, Callable[[Objective, str, Text, Mapping[str, int]], Arrays]] = {
+def averaged(of_sample: Callable[[Arrays, np.ndarray, Mapping[str, int]], Arrays]) -> Observer:
+    """Outputs that are means over the draws of what is counted of each sample, its tokens and the special ones."""
+
+    def observed(objective: Objective, name: str, text: Text, special: Mapping[str, int]) -> Arrays:
+        found = [of_sample(f, text.tokens, special) for f in draws(objective, text)]
+        return {f"{key}/{name}": np.mean([f[key] for f in found], axis=0) for key in found[0]}
+
+    return observed
+
+
+OBSERVED: dict[str | None, Observer] = {
     "masked": masked,
     "spans": spans,
     "next": exact,
-    "noised": sources.noised,
-    "gaps": sources.gaps,
+    "noised": averaged(sources.noised),
+    "gaps": averaged(sources.gaps),
+    "blanks": averaged(sources.blanks),
 }
