@@ -25,6 +25,7 @@ PLUGIN_API = (
     "seeds",
     "errors",
     "measures",
+    "mixtures",
     "policy",
     "record_kinds",
 )

@@ -207,6 +207,8 @@ TABLE: Mapping[str, Mapping[str, Attribute]] = {
         "joins": Attribute(
             str, "", "the option that lists other objectives: it declares what they do, beside what it says itself"
         ),
+        "joins_options": Attribute(str, "", "the option that lists the options of each of them"),
+        "joins_names": Attribute(str, "", "the option that lists names for what each of them shows"),
     },
     "reward": {
         "needs": Attribute(tuple[str, ...], (), "fields of a record, beside its prompt, by which it judges an answer"),
@@ -258,8 +260,8 @@ def problem(slot: str, name: str, value: object, options: Iterable[str] = ()) ->
             return f"{name} can't be {word!r}; {near(word, declared.choices)}"
     if name == "when":
         return _problem_of_cases(slot, value, options)
-    if name == "joins" and value and str(value) not in options:
-        return f"joins names {value!r}, which is no option of the part; {near(str(value), options)}"
+    if name in ("joins", "joins_options", "joins_names") and value and str(value) not in options:
+        return f"{name} names {value!r}, which is no option of the part; {near(str(value), options)}"
     if name in ("small", "telling"):
         for key in (key for setting in (value if isinstance(value, tuple) else (value,)) for key in setting):
             if key not in options:
@@ -273,7 +275,7 @@ def _problem_of_cases(slot: str, cases: Any, options: Iterable[str]) -> str | No
         if (option := case.partition("=")[0]) not in options:
             return f"when names {option!r}, which is no option of the part; {near(option, options)}"
         for name, value in declared.items():
-            if name in ("when", "joins", "small", "telling"):
+            if name in ("when", "joins", "joins_options", "joins_names", "small", "telling"):
                 return f"when[{case!r}] can't hold {name}"
             if wrong := problem(slot, name, value, options):
                 return f"when[{case!r}]: {wrong}"

@@ -44,7 +44,7 @@ def first_values(subject: Subject) -> None:
 @torch.no_grad()
 def likelihood(subject: Subject) -> None:
     """An objective's loss has the cross-entropy at its targets, and where it is a text's likelihood each token is a target."""
-    tested_part(subject, "objective")
+    spec = tested_part(subject, "objective")
     model, batch, made = subject.model, learning.prepared_batch(subject), learning.build_objective(subject)
     loss = learning.objective_loss(subject, model, batch)
     kinds = measures.kinds(made)
@@ -55,7 +55,9 @@ def likelihood(subject: Subject) -> None:
     # In float64, so that of two sums that differ this is the right one.
     logits = model(batch, heads={"tokens": None}).heads["tokens"].double()
     by_hand = -F.log_softmax(logits, -1)[where].gather(-1, batch["labels"][where][:, None]).sum()
-    nll, count = loss.shown[likelihoods[0]]
+    # In a mixture each target is in the term of one of its objectives.
+    asked = [loss.shown[name] for name in likelihoods[: len(likelihoods) if spec.attribute("joins") else 1]]
+    nll, count = (torch.stack([pair[i] for pair in asked]).sum() for i in (0, 1))
     assert_close(nll.double(), by_hand, "the cross-entropy, summed over targets", 1e-4)
     if int(count) != int(where.sum()):
         raise CheckFailed(f"it counts {int(count)} targets of {int(where.sum())}")

@@ -158,12 +158,18 @@ def _rows() -> np.ndarray:
 class _Model:
     """A model whose heads give these scores, and whose hidden state of a token is the row of a table."""
 
-    def __init__(self, scores: Mapping[str, Tensor], hidden: Tensor):
-        self.scores, self.hidden = scores, hidden
+    def __init__(self, scores: Mapping[str, Tensor], hidden: Tensor, ids: Tensor | None):
+        self.scores, self.hidden, self.ids = scores, hidden, ids
 
     def __call__(self, batch: Mapping[str, Tensor], heads: Mapping[str, Tensor | None] | None = None) -> Output:
         rows = heads if heads is not None else dict.fromkeys(self.scores)
-        found = {role: self.scores[role] if at is None else self.scores[role][at] for role, at in rows.items()}
+        scores = self.scores
+        if self.ids is not None and self.ids.shape[0] > batch["ids"].shape[0]:
+            # Some of the texts, as an objective of a mixture reads them: those of the same ids.
+            width = batch["ids"].shape[1]
+            at_rows = (self.ids[None, :, :width] == batch["ids"][:, None]).all(-1).int().argmax(1)
+            scores = {role: value[at_rows, :width] for role, value in scores.items()}
+        found = {role: scores[role] if at is None else scores[role][at] for role, at in rows.items()}
         return Output(self.hidden[batch["ids"]], found, Aux(torch.tensor(BALANCE), torch.tensor([[3, 1]])))
 
 
@@ -196,8 +202,9 @@ def _loss(objective: Objective, batch: Batch, scores: Mapping[str, Tensor]) -> d
         if "." in role:
             others.setdefault(role.partition(".")[0], {})[role.partition(".")[2]] = leaf
     hidden = _hidden().requires_grad_()
-    companions = {role: _Model(heads, hidden) for role, heads in others.items()}
-    loss = objective.loss(_Model(own, hidden), batch, **companions)
+    ids = batch.get("ids")
+    companions = {role: _Model(heads, hidden, ids) for role, heads in others.items()}
+    loss = objective.loss(_Model(own, hidden, ids), batch, **companions)
     mean = loss.mean()
     if mean.requires_grad:
         mean.backward()
