@@ -95,12 +95,13 @@ def declared(slot: str, name: str, options: Mapping[str, Any]) -> Entry:
     others = [str(o) for o in own[option] or ()]
     if name in others:
         raise UserError(f"{slot}.{option}: {name} can't be one of its own parts; leave it out")
+    if not others:
+        raise UserError(f"{slot}.{option} is empty; name one part of the slot {slot} at least")
     each = [dict(o) for o in own.get(entry.attribute("joins_options")) or [{}] * len(others)]
     called = own.get(entry.attribute("joins_names")) or others
-    if not others or len({len(others), len(each), len(called)}) > 1:
-        raise UserError(
-            f"{slot}.{option} has {len(others)} parts, but {len(each)} have options and {len(called)} names"
-        )
+    for key, values in ((entry.attribute("joins_options"), each), (entry.attribute("joins_names"), called)):
+        if len(values) != len(others):
+            raise UserError(f"{slot}.{key} has {len(values)} entries, but {slot}.{option} names {len(others)}")
     parts = [declared(slot, other, of_it) for other, of_it in zip(others, each, strict=True)]
     _check_heads(parts)
     attrs = mixtures.joined(entry.attrs, [(str(n), part.attrs) for n, part in zip(called, parts, strict=True)])

@@ -10,6 +10,7 @@ from llmlab.config.model_files import conf_dir
 # Trained in their papers by what their files choose: masked tokens alone, spans, or the next token.
 OWN = {"roberta": "mlm", "modernbert": "mlm", "t5": "span_corruption", "t5_v1_1": "span_corruption"}
 OWN |= {"mt5": "span_corruption", "bart": "denoise", "pegasus": "gap_sentences", "glm_2022": "glm_2022"}
+OWN |= {"glm_130b": "glm_130b", "chatglm1": "chatglm1"}
 
 
 def files():

@@ -52,6 +52,7 @@ def test_every_objective_is_here():
         "denoise",
         "gap_sentences",
         "blank_infilling",
+        "mix",
     }
 
 

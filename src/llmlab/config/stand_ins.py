@@ -18,13 +18,11 @@ class StandIn(NamedTuple):
 TABLE = {
     "albert": StandIn("mlm", "masked n-grams and sentence-order prediction (Lan et al. 2020, arXiv:1909.11942)"),
     "bert": StandIn("mlm", "masked language modelling and next-sentence prediction (Devlin et al. 2019, arXiv:1810.04805)"),
-    "chatglm1": StandIn("clm", "autoregressive blank infilling (Zeng et al. 2022, arXiv:2210.02414)"),
     "deberta_v3": StandIn("mlm", "replaced-token detection (He et al. 2021, arXiv:2111.09543)"),
     "deepseek_v3": StandIn("clm", "next-token and multi-token prediction (DeepSeek-AI 2024, arXiv:2412.19437)"),
     "distilbert": StandIn("mlm", "distillation from BERT with masked language modelling (Sanh et al. 2019, arXiv:1910.01108)"),
     "electra": StandIn("mlm", "replaced-token detection (Clark et al. 2020, arXiv:2003.10555)"),
     "gemma3": StandIn("clm", "distillation of a larger model's next-token probabilities (Gemma Team 2025, arXiv:2503.19786)"),
-    "glm_130b": StandIn("clm", "autoregressive blank infilling (Zeng et al. 2022, arXiv:2210.02414)"),
     "mpnet": StandIn("mlm", "masked and permuted language modelling (Song et al. 2020, arXiv:2004.09297)"),
     "spanbert": StandIn("mlm", "span masking with a span-boundary objective (Joshi et al. 2020, arXiv:1907.10529)"),
     "xlnet": StandIn("mlm", "permutation language modelling (Yang et al. 2019, arXiv:1906.08237)"),

@@ -44,6 +44,10 @@ ALIASES = {
     "end": ("<|endofpiece|>", "<eop>", "[eop]"),
     "smask": ("[sMASK]",),
     "gmask": ("[gMASK]",),
+    # UL2's modes, which its paper names [R], [S] and [X].
+    "mode_r": ("[NLU]", "[R]"),
+    "mode_s": ("[S2S]", "[S]"),
+    "mode_x": ("[NLG]", "[X]"),
 }
 
 

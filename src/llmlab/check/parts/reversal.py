@@ -83,6 +83,9 @@ def _spans(prepared: Prepared, text: Text, special: Mapping[str, int]) -> np.nda
         raise CheckFailed("the labels do not begin with a sentinel")
     spans = np.split(labels, places[1][1:])
     kept = np.split(source, np.array(places[0]) + 1)
+    # UL2's modes stand before the text.
+    modes = [at for name, at in special.items() if name.startswith("mode_")]
+    kept[0] = kept[0][1:] if kept[0][0] in modes else kept[0]
     pieces = [piece for before, span in zip(kept, spans, strict=False) for piece in (before[:-1], span[1:])]
     return np.concatenate([*pieces, kept[-1]])
 
