@@ -26,6 +26,7 @@ PLUGIN_API = (
     "seeds",
     "errors",
     "measures",
+    "mixtures",
     "policy",
     "record_kinds",
 )

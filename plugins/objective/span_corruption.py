@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from torch import Tensor
@@ -21,12 +21,20 @@ class SpanCorruption:
     A share `density` of the seq_len tokens is taken out in spans of mean length `mean_span`. The source has a sentinel
     in place of each, then eos; the target has each sentinel followed by its span, then eos; the decoder sees the target
     shifted right, beginning with pad. source_ids (S,), ids and labels (T,): S and T follow from seq_len alone.
+
+    With a `mode` the source begins with its token, and with `at_end` the one span is the text's end (UL2's R-, S- and
+    X-denoisers: Tay et al. 2022, arXiv:2205.05131, section 3.1.2; objective=ul2 mixes them).
     """
 
     mask = "causal"
     heads = {"tokens": "lm"}
     special = ("pad", "eos")
     sentinels = 100  # as in T5's own vocabulary
+    when = {
+        "mode=r": {"special": ("mode_r",)},
+        "mode=s": {"special": ("mode_s",)},
+        "mode=x": {"special": ("mode_x",)},
+    }
     topologies = ("encoder_decoder",)
     measures = {"nll": "nll"}
     restores = "spans"
@@ -39,6 +47,7 @@ class SpanCorruption:
         {"mean_span": 30.0},
         {"density": 0.7, "mean_span": 1.0},
         {"density": 0.19, "mean_span": 2.5},
+        {"density": 0.25, "at_end": True, "mode": "s"},
     )
     fixed_counts = True
 
@@ -50,6 +59,8 @@ class SpanCorruption:
         *,
         density: float = 0.15,  # share of tokens that are taken out
         mean_span: float = 3.0,  # mean length of what is taken out at once
+        at_end: bool = False,  # all that is taken out is the end of the text
+        mode: Literal["none", "r", "s", "x"] = "none",  # whose token the source begins with
     ):
         if not 0 < density < 1 or mean_span < 1:
             raise ValueError(
@@ -62,6 +73,9 @@ class SpanCorruption:
         # Noise is rounded and bounded as in T5's random_spans_noise_mask, which leaves neither noise nor text empty.
         self.noise = min(max(round(seq_len * density), 1), seq_len - 1)
         self.spans = min(max(round(self.noise / mean_span), 1), self.noise, seq_len - self.noise)
+        if at_end:
+            self.spans = 1
+        self.mode = [] if mode == "none" else [np.array([vocabulary.special[f"mode_{mode}"]], dtype=np.int64)]
         ids = [vocabulary.special[f"sentinel_{i}"] for i in range(self.sentinels)]
         self.sentinel_ids = np.array(ids, dtype=np.int64)
         if self.spans > self.sentinels:
@@ -85,7 +99,7 @@ class SpanCorruption:
             start = end
         labels = np.concatenate([*target, [self.eos]])
         return {
-            "source_ids": np.concatenate([*source, [self.eos]]),
+            "source_ids": np.concatenate([*self.mode, *source, [self.eos]]),
             # T5 has no token for the beginning: its decoder_start_token_id is padding.
             "ids": np.concatenate([[self.pad], labels[:-1]]),
             "labels": labels,

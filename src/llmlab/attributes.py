@@ -63,6 +63,9 @@ PATTERN = Attribute(
 )
 RELATIVE = Attribute(bool, False, "it goes by distance alone, so that pairs are counted by distance")
 
+RESTORES = ("masked", "pair", "framed", "sampled", "diffused", "spans", "gaps", "blanks", "noised", "next", "continued")
+RESTORES += ("infilled", "queries", "pairs")
+
 TABLE: Mapping[str, Mapping[str, Attribute]] = {
     EVERY: {
         "unused": Attribute(
@@ -198,6 +201,11 @@ TABLE: Mapping[str, Mapping[str, Attribute]] = {
         "needs_dropout": Attribute(
             bool, False, "it tells views of a text apart by dropout alone: of a model without, that is said"
         ),
+        "counts": Attribute(
+            int,
+            1,
+            "numbers that its samples place a token with: 2 where `positions` are pairs, for a position that counts two",
+        ),
         "gives": Attribute(
             tuple[str, ...], (), "batch keys that it offers to masks and heads that need them: nothing has to read them"
         ),
@@ -212,22 +220,11 @@ TABLE: Mapping[str, Mapping[str, Attribute]] = {
             None,
             "how a sample gives its text back, for `llmlab check`: labels are what masked, changed or kept tokens were, of a "
             "pair of pieces or of a framed one too; sampled: so, with a companion's tokens in their places; diffused: so, "
-            "without the text's first; spans fill in sentinels in order; labels are the next tokens, of all, continued behind "
-            "a prefix, or infilled: documents whose middle comes last; queries behind the text ask for tokens of it; pairs: "
-            "tokens stand with those around them",
-            (
-                "masked",
-                "pair",
-                "framed",
-                "sampled",
-                "diffused",
-                "spans",
-                "next",
-                "continued",
-                "infilled",
-                "queries",
-                "pairs",
-            ),
+            "without the text's first; spans, sentences (gaps) and blanks fill in sentinels or masks in order; noised: labels "
+            "are all of a text whose source has no token twice; labels are the next tokens, of all, continued behind a prefix, "
+            "or infilled: documents whose middle comes last; queries behind the text ask for tokens of it; pairs: tokens stand "
+            "with those around them",
+            RESTORES,
             own=True,
         ),
         "shown": Attribute(float, 0.0, "the share of targets whose answer the model is shown, for `llmlab check`"),
@@ -241,6 +238,8 @@ TABLE: Mapping[str, Mapping[str, Attribute]] = {
         "joins": Attribute(
             str, "", "the option that lists other objectives: it declares what they do, beside what it says itself"
         ),
+        "joins_options": Attribute(str, "", "the option that lists the options of each of them"),
+        "joins_names": Attribute(str, "", "the option that lists names for what each of them shows"),
     },
     "reward": {
         "needs": Attribute(tuple[str, ...], (), "fields of a record, beside its prompt, by which it judges an answer"),
@@ -292,8 +291,8 @@ def problem(slot: str, name: str, value: object, options: Iterable[str] = ()) ->
             return f"{name} can't be {word!r}; {near(word, declared.choices)}"
     if name == "when":
         return _problem_of_cases(slot, value, options)
-    if name == "joins" and value and str(value) not in options:
-        return f"joins names {value!r}, which is no option of the part; {near(str(value), options)}"
+    if name in ("joins", "joins_options", "joins_names") and value and str(value) not in options:
+        return f"{name} names {value!r}, which is no option of the part; {near(str(value), options)}"
     if name in ("small", "telling"):
         for key in (key for setting in (value if isinstance(value, tuple) else (value,)) for key in setting):
             if key not in options:
@@ -307,7 +306,7 @@ def _problem_of_cases(slot: str, cases: Any, options: Iterable[str]) -> str | No
         if (option := case.partition("=")[0]) not in options:
             return f"when names {option!r}, which is no option of the part; {near(option, options)}"
         for name, value in declared.items():
-            if name in ("when", "joins", "small", "telling"):
+            if name in ("when", "joins", "joins_options", "joins_names", "small", "telling"):
                 return f"when[{case!r}] can't hold {name}"
             if wrong := problem(slot, name, value, options):
                 return f"when[{case!r}]: {wrong}"

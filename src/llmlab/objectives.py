@@ -109,6 +109,10 @@ class Words(NamedTuple):
         return np.concatenate([np.zeros(min(len(ids), 1), np.int64), np.cumsum(begins)])
 
 
+def _no_text(i: int) -> str:
+    return ""
+
+
 @dataclass(frozen=True)
 class Vocabulary:
     """The tokenizer as an objective knows it: number of ids in use, and the ids of special tokens by name.
@@ -117,12 +121,15 @@ class Vocabulary:
     name NAME a token <|NAME|> is made.
     read_words: gives `words`, only when they are asked for, as the tokenizer has to be read for them.
     counts: how often each id is in the training text, (size,) int64, counted when it is called; None where there is no text.
+    text(id): what an id stands for, "" for a special one; an objective that asks for words or sentences reads it in its
+    constructor.
     """
 
     size: int
     special: Mapping[str, int]
     read_words: Callable[[], Words | None] | None = field(default=None, compare=False, repr=False)
     counts: Callable[[], np.ndarray] | None = field(default=None, compare=False)
+    text: Callable[[int], str] = field(default=_no_text, compare=False)
 
     @property
     def words(self) -> Words | None:

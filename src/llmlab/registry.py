@@ -18,8 +18,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from llmlab import source
-from llmlab.attributes import complete, fits, merged, of_slot, strings
+from llmlab import mixtures, source
+from llmlab.attributes import complete, fits, of_slot, strings
 from llmlab.errors import UserError, near
 from llmlab.slot_names import LISTED_SLOTS, SLOTS
 from llmlab.source import REQUIRED, Entry, Option
@@ -91,13 +91,35 @@ def declared(slot: str, name: str, options: Mapping[str, Any]) -> Entry:
     entry = entry.at(options)
     if not (option := entry.attribute("joins")):
         return entry
-    # One that joins itself would have no end.
-    others = [o for o in options.get(option, entry.options[option].default) or () if o != name]
-    attrs: dict[str, Any] = {}
-    for other in others:
-        attrs = merged(attrs, declared(slot, str(other), {}).attrs)
-    attrs = {k: v for k, v in attrs.items() if not of_slot(slot)[k].own and k not in ("small", "when", "joins")}
-    return replace(entry, attrs=merged(attrs, entry.attrs))
+    own = {**{k: o.default for k, o in entry.options.items()}, **options}
+    others = [str(o) for o in own[option] or ()]
+    if name in others:
+        raise UserError(f"{slot}.{option}: {name} can't be one of its own parts; leave it out")
+    if not others:
+        raise UserError(f"{slot}.{option} is empty; name one part of the slot {slot} at least")
+    each = [dict(o) for o in own.get(entry.attribute("joins_options")) or [{}] * len(others)]
+    called = own.get(entry.attribute("joins_names")) or others
+    for key, values in ((entry.attribute("joins_options"), each), (entry.attribute("joins_names"), called)):
+        if len(values) != len(others):
+            raise UserError(f"{slot}.{key} has {len(values)} entries, but {slot}.{option} names {len(others)}")
+    parts = [declared(slot, other, of_it) for other, of_it in zip(others, each, strict=True)]
+    _check_heads(parts)
+    attrs = mixtures.joined(entry.attrs, [(str(n), part.attrs) for n, part in zip(called, parts, strict=True)])
+    return replace(entry, attrs=attrs)
+
+
+def _check_heads(parts: Iterable[Entry]) -> None:
+    """UserError for parts that ask for heads of one role with other scores."""
+    asked: dict[str, Entry] = {}
+    for part in parts:
+        for role, head in part.attribute("heads").items():
+            other = asked.setdefault(role, part)
+            heads = [index()["head", h] for h in (other.attribute("heads")[role], head)]
+            if heads[0].attribute("scores") != heads[1].attribute("scores"):
+                raise UserError(
+                    f"objective.of: {other.name} and {part.name} can't train one model: as heads.{role} they ask for "
+                    f"{heads[0].name} and {heads[1].name}"
+                )
 
 
 def of_node(slot: str, node: Mapping[str, Any]) -> Entry:
@@ -337,7 +359,10 @@ def _inherited(cls: type, entry: Entry) -> str | None:
             continue
         if name in entry.options or not declared.literal or not fits(value, declared.type):  # a property, say
             continue
-        if name == "small" and any(key not in entry.options for key in value):  # so that it can't be repeated
+        # What names an option that is gone can't be repeated.
+        if name in ("small", "when") and any(key.partition("=")[0] not in entry.options for key in value):
+            continue
+        if name == "joins" and value not in entry.options:
             continue
         if value != entry.attribute(name):
             return f"{cls.__name__} inherits {name} = {value!r} from another file; write it on the class itself"

@@ -70,7 +70,7 @@ def test_an_option_adds_heads_tokens_and_models():
 
 def test_objectives_are_joined():
     entry = registry.declared("objective", "several", {"of": ["mlm", "paired", "span_corruption"]})
-    assert entry.attribute("heads") == {"tokens": "lm"}  # as the last has it
+    assert entry.attribute("heads") == {"tokens": "mlm"}  # as the first has it
     assert entry.special[:3] == ("mask", "pad", "eos") and len(entry.special) == 103
     assert entry.attribute("mask") == "bidirectional"
 

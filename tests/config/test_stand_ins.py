@@ -10,7 +10,8 @@ from llmlab.config.model_files import conf_dir
 # Trained in their papers by what their files choose: masked tokens, spans, or the next token.
 OWN = {"roberta": "mlm", "modernbert": "mlm", "t5": "span_corruption", "t5_v1_1": "span_corruption"}
 OWN |= {"mt5": "span_corruption", "electra": "rtd", "deberta_v3": "rtd", "xlnet": "plm", "mpnet": "mpnet"}
-OWN |= {"bert": "mlm_nsp", "albert": "mlm_sop", "spanbert": "span_mlm"}
+OWN |= {"bert": "mlm_nsp", "albert": "mlm_sop", "spanbert": "span_mlm", "bart": "denoise", "pegasus": "gap_sentences"}
+OWN |= {"glm_2022": "glm_2022"}
 
 
 def files():
@@ -45,7 +46,8 @@ def test_every_family_that_has_a_stand_in_is_in_the_table():
     [
         (["model=gemma3"], "objective=clm stands in for what gemma3's paper trains by, distillation of a larger model"),
         (["model=gemma3", "objective=clm"], "distillation of a larger model"),  # naming what it has changes nothing
-        (["model=bart_base"], "text infilling"),
+        (["model=bart_base"], None),
+        (["model=bart_base", "objective=span_corruption"], None),
         (["model=xlnet", "objective=clm", "mask=causal"], None),
         (["model=distilbert"], "arXiv:1910.01108): objective=distilbert models.teacher=RUN"),
         (["model=gemma3"], "arXiv:2503.19786): objective=distill models.teacher=RUN"),

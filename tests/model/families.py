@@ -99,6 +99,7 @@ OWN = {
     "electra": ("objective=mlm",),
     "deberta_v3": ("objective=mlm",),
 }
+PREFIXED = ("glm_2022", "glm_130b", "chatglm1")  # whose text begins with a prefix that sees itself
 DECODING = {  # what a family is given so that it decodes
     "bert": ("objective=clm",),
     "albert": ("objective=clm",),
@@ -110,6 +111,7 @@ DECODING = {  # what a family is given so that it decodes
     "deberta_v3": ("objective=clm",),
     "modernbert": ("objective=clm",),
     "xlnet": ("objective=clm",),
+    **dict.fromkeys(PREFIXED, ("objective=clm",)),
 }
 
 
@@ -160,4 +162,6 @@ def batch(model: Model, length: int = 12, size: int = 2, seed: int = 0) -> dict[
     if model.spec.topology == "encoder_decoder":
         out["source_ids"] = ids(size, 9, seed + 1)
         out["source_valid"] = torch.arange(9)[None, :] < torch.tensor([9, 6, 7, 5])[:size, None]
+    if "prefix_len" in model.all_stacks()[-1].mask.needs:
+        out["prefix_len"] = torch.tensor([4, 7, 2, 5])[:size]
     return out

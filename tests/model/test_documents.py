@@ -2,10 +2,12 @@
 
 import pytest
 import torch
-from families import ENCODER_DECODERS, FAMILIES, QUICK, build, ids, tiny
+from families import DECODING, ENCODER_DECODERS, FAMILIES, PREFIXED, QUICK, build, ids, tiny
 
 CASES = [
-    pytest.param(f, (), marks=() if f in QUICK else pytest.mark.slow) for f in FAMILIES if f not in ENCODER_DECODERS
+    pytest.param(f, DECODING[f] if f in PREFIXED else (), marks=() if f in QUICK else pytest.mark.slow)
+    for f in FAMILIES
+    if f not in ENCODER_DECODERS
 ]
 CASES += [("llama3", (f"position={p}",)) for p in ("none", "learned", "sinusoidal", "alibi", "t5_bias")]
 CASES += [("llama3", ("position=dual_chunk", "position.chunk=3", "position.local=2", "kernel=eager"))]

@@ -171,7 +171,7 @@ def test_other_parts_read_the_same_batch(name):
 
 @torch.no_grad()
 def test_a_position_that_counts_one_thing_refuses_pairs():
-    model = glm("prefix", *tiny("glm_2022", "position=rope"))
+    model = glm("prefix", *tiny("glm_2022", "position=rope", "objective=clm"))
     with pytest.raises(ValueError, match="positions count 2 things, but position=Rope 1"):
         model(batch_of(*TEXTS["at both ends"]))
 

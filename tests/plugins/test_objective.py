@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from parts import names, part, randn
+from parts import part, randn
 
 from llmlab.slots import Aux, Output, Vocabulary
 
@@ -42,33 +42,6 @@ class FakeModel:
 def batched(made, seeds):
     prepared = [made.prepare(sample(seed), np.random.default_rng(seed)) for seed in seeds]
     return {key: torch.from_numpy(np.stack([p[key] for p in prepared])) for key in prepared[0]}
-
-
-def test_every_objective_is_here():
-    records = [
-        "classify",
-        "classification",
-        "token_classify",
-        "qa_span",
-        "multiple_choice",
-        "seq2seq",
-        "seq2seq_decoder",
-    ]
-    assert set(names("objective")) == {
-        *OF_TEXT,
-        "span_mlm",
-        "plm",
-        "rtd",
-        "replace_mlm",
-        "distill",
-        "prefix_lm",
-        "fim",
-        "mpnet",
-        *records,
-        "contrastive",
-        "contrastive_margin",
-        "reinforce",
-    }
 
 
 @pytest.mark.parametrize("name", OF_TEXT)

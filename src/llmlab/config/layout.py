@@ -172,6 +172,7 @@ def check_objective(spec: ModelSpec, objective: PartSpec, companion: Mapping[str
                 f"mask={stack.mask.name} reads {' and '.join(missing)} of each sample, which objective={objective.name} "
                 f"does not give; leave mask out (it brings mask={objective.attribute('mask')})"
             )
+    _check_counts(spec, objective)
     if companion is not None:  # it reads what it is given: only the trained model must not see the answer
         return
     if (segments := objective.attribute("segments")) > spec.segments:
@@ -207,6 +208,19 @@ def check_objective(spec: ModelSpec, objective: PartSpec, companion: Mapping[str
             f"objective={objective.name} can't be trained under mask={mask.name} in the decoder: each token would see the "
             f"answer; leave mask out, or name one stack: mask@stacks.{spec.stacks[0].name}.mask={mask.name}"
         )
+
+
+def _check_counts(spec: ModelSpec, objective: PartSpec) -> None:
+    """UserError if samples place a token with more numbers than the model's positions count."""
+    wanted = objective.attribute("counts")
+    for position in (layer.parts["position"] for layer in spec.stacks[-1].layers if wanted > 1):
+        if position.attribute("counts") < wanted:
+            fits = [n for (s, n), e in registry.index().items() if s == "position" and e.attribute("counts") == wanted]
+            raise UserError(
+                f"{objective} places each token with {wanted} numbers, but position={position.name} counts "
+                f"{position.attribute('counts')}; choose position={' or '.join(sorted(fits))}, or leave out the option that "
+                "asks for them"
+            )
 
 
 def _a(noun: str) -> str:

@@ -18,16 +18,6 @@ class StandIn(NamedTuple):
 
 
 TABLE = {
-    "bart": StandIn("span_corruption", "text infilling and sentence permutation (Lewis et al. 2020, arXiv:1910.13461)"),
-    "chatglm1": StandIn("clm", "autoregressive blank infilling (Zeng et al. 2022, arXiv:2210.02414)"),
-    "deepseek_v3": StandIn("clm", "next-token and multi-token prediction (DeepSeek-AI 2024, arXiv:2412.19437)"),
-    "distilbert": StandIn("mlm", "distillation from BERT with masked language modelling (Sanh et al. 2019, arXiv:1910.01108)",
-                          "objective=distilbert models.teacher=RUN"),
-    "gemma3": StandIn("clm", "distillation of a larger model's next-token probabilities (Gemma Team 2025, arXiv:2503.19786)",
-                      "objective=distill models.teacher=RUN"),
-    "glm_130b": StandIn("clm", "autoregressive blank infilling (Zeng et al. 2022, arXiv:2210.02414)"),
-    "glm_2022": StandIn("clm", "autoregressive blank infilling (Du et al. 2022, arXiv:2103.10360)"),
-    "pegasus": StandIn("span_corruption", "gap-sentence generation (Zhang et al. 2020, arXiv:1912.08777)"),
 }  # fmt: skip
 
 

@@ -78,7 +78,7 @@ def joined(records: Sequence[Prepared]) -> Prepared:
     for name in records[0]:
         if not by_token(records[0], name) or name.startswith("source_"):
             raise ValueError(f"{name} is not a value for each token, so records can't be packed: collate must be 'pad'")
-        found[name] = np.concatenate([r[name] for r in records])
+        found[name] = np.concatenate([r[name] for r in records], -1)
     lengths = [len(r["ids"]) for r in records]
     # Documents are numbered within the window: a batch compares them within a row only.
     found["documents"] = np.repeat(np.arange(len(records)), lengths)
@@ -89,7 +89,8 @@ def joined(records: Sequence[Prepared]) -> Prepared:
 def by_token(sample: Mapping[str, Any], name: str) -> bool:
     """True if an array of a sample has an entry for each of the tokens that it is read with."""
     tokens = sample.get("source_ids" if name.startswith("source_") else "ids")
-    return tokens is not None and np.ndim(sample[name]) == 1 and len(sample[name]) == len(tokens)
+    # Positions that are pairs are (2, T).
+    return tokens is not None and np.ndim(sample[name]) > 0 and np.shape(sample[name])[-1] == len(tokens)
 
 
 def _padded_rows(samples: Sequence[Prepared], pad: int, most: int | None) -> dict[str, np.ndarray]:
@@ -116,8 +117,9 @@ def _padded(samples: Sequence[Prepared], prefix: str, pad: int, most: int | None
     for name in names:
         # A row's padding is a document of its own number, which no token has, so that it is seen by none.
         fill = {"ids": pad, "labels": IGNORED, "documents": -1}.get(name.removeprefix("source_"), 0)
-        rows = np.full((len(samples), width), fill, dtype=samples[0][name].dtype)
+        shape = (len(samples), *samples[0][name].shape[:-1], width)
+        rows = np.full(shape, fill, dtype=samples[0][name].dtype)
         for row, sample in zip(rows, samples, strict=True):
-            row[: len(sample[name])] = sample[name]
+            row[..., : sample[name].shape[-1]] = sample[name]
         found[name] = rows
     return found

@@ -56,8 +56,14 @@ class Corpus:
         # Deferred: slots imports torch, which takes 1.4 s, and a manifest is read without it.
         from llmlab.slots import Vocabulary
 
-        special, tokenizer = self.manifest["special"], self.tokenizer
-        return Vocabulary(self.manifest["vocab_size"], special, lambda: words.of(tokenizer), self.counts)
+        # The tokenizer is opened by objectives that ask for words or texts alone.
+        return Vocabulary(
+            self.manifest["vocab_size"],
+            self.manifest["special"],
+            read_words=lambda: words.of(self.tokenizer),
+            counts=self.counts,
+            text=lambda i: self.tokenizer.decode([i]),
+        )
 
     def counts(self) -> np.ndarray:
         """(vocabulary,) int64: how often each id is in the training part."""

@@ -43,6 +43,15 @@ ALIASES = {
     "fim_prefix": ("<|fim_prefix|>", "<fim_prefix>", "▁<PRE>"),
     "fim_suffix": ("<|fim_suffix|>", "<fim_suffix>", "▁<SUF>"),
     "fim_middle": ("<|fim_middle|>", "<fim_middle>", "▁<MID>"),
+    # GLM's: of the blanks that are filled in, and of masks that stand for sentences and for most of a text.
+    "start": ("<|startofpiece|>", "<sop>", "[sop]"),
+    "end": ("<|endofpiece|>", "<eop>", "[eop]"),
+    "smask": ("[sMASK]",),
+    "gmask": ("[gMASK]",),
+    # UL2's modes, which its paper names [R], [S] and [X].
+    "mode_r": ("[NLU]", "[R]"),
+    "mode_s": ("[S2S]", "[S]"),
+    "mode_x": ("[NLG]", "[X]"),
 }
 
 

@@ -10,7 +10,6 @@ from llmlab import registry
 from llmlab.config import devices, layout, schema, traits
 from llmlab.config import spec as specs
 from llmlab.data import stand_in
-from llmlab.data.stand_in import StandIns
 from llmlab.errors import UserError
 from llmlab.model import build, flops
 from llmlab.model.model import Model
@@ -168,7 +167,7 @@ def _subject(
         # numpy draws them as uint32, and a config.json may claim any vocabulary.
         ordinary = min(wanted.size - len(wanted.special), 1 << 32)
         cost = costs.estimate(
-            {costs.TRAINED: model, **models}, objective, StandIns(objective, SAMPLES, length, ordinary)
+            {costs.TRAINED: model, **models}, objective, stand_in.StandIns(objective, SAMPLES, length, ordinary)
         )
     else:
         source = length if spec.topology == "encoder_decoder" else None

@@ -47,7 +47,7 @@ def first_values(subject: Subject) -> None:
 @torch.no_grad()
 def likelihood(subject: Subject) -> None:
     """An objective's loss has the cross-entropy at its targets, and where it is a text's likelihood each token is a target."""
-    tested_part(subject, "objective")
+    spec = tested_part(subject, "objective")
     model, batch, made = subject.model, learning.prepared_batch(subject), learning.build_objective(subject)
     read: list[Mapping[str, Tensor]] = []
     handle = model.register_forward_pre_hook(
@@ -67,7 +67,9 @@ def likelihood(subject: Subject) -> None:
     logits = model(read[-1], heads={"tokens": None}).heads["tokens"].double()
     weights, n = learning.weights_of_targets(batch)
     by_hand = -F.log_softmax(logits, -1)[where].gather(-1, batch["labels"][where][:, None])[:, 0] @ weights[where]
-    nll, count = loss.shown[likelihoods[0]]
+    # In a mixture each target is in the term of one of its objectives.
+    asked = [loss.shown[name] for name in likelihoods[: len(likelihoods) if spec.attribute("joins") else 1]]
+    nll, count = (torch.stack([pair[i] for pair in asked]).sum() for i in (0, 1))
     assert_close(nll.double(), by_hand, "the cross-entropy, summed over targets", 1e-4)
     if int(count) != n:
         raise CheckFailed(f"it counts {int(count)} targets of {n}")

@@ -13,13 +13,14 @@ from llmlab.check.subject import CheckFailed, NotApplicable, Subject
 from llmlab.check.twins import settings
 from llmlab.check.twins.observers import streams, texts
 from llmlab.check.twins.observers.infilling import infilled
-from llmlab.check.twins.observers.texts import Text
+from llmlab.check.twins.observers.texts import SENTENCE_ENDS, Text
 from llmlab.slots import Objective
 
 N_DRAWS = 50
 IGNORED = -100
-TO_THE_LAST = ("next", "continued", "infilled", "diffused")  # what restores the last token of a window too
 Prepared = Mapping[str, np.ndarray]
+# Tokens at the end of a window that are in no sample; else 1.
+LEFT_OUT = {"next": 0, "continued": 0, "infilled": 0, "diffused": 0, "noised": 2, "gaps": 2}
 Reverse = Callable[[Prepared, Text, Mapping[str, int]], np.ndarray]
 
 
@@ -42,8 +43,10 @@ def reversal(subject: Subject) -> None:
 
 def _restored(objective: Objective, prepared: Prepared, text: Text, special: Mapping[str, int], where: str) -> None:
     restores = attributes.get(objective, "objective", "restores")
-    want = text.tokens if restores in TO_THE_LAST else text.tokens[:-1]
     back = REVERSE[restores](prepared, text, special)
+    # Of blanks their number tells how long the text is.
+    n = len(back) if restores == "blanks" else len(text.tokens) - LEFT_OUT.get(restores, 1)
+    want = text.tokens[:n]
     if not np.array_equal(back, want):
         raise CheckFailed(f"{where}: {_words(want)} comes back as {_words(back)}")
     # A mean may be over all tokens that could have been targets.
@@ -89,11 +92,7 @@ def _diffused(prepared: Prepared, text: Text, special: Mapping[str, int]) -> np.
 
 def _spans(prepared: Prepared, text: Text, special: Mapping[str, int]) -> np.ndarray:
     """The source with each sentinel replaced by what follows it in the labels, both of which end with eos."""
-    source, labels = prepared["source_ids"], prepared["labels"]
-    if not np.array_equal(prepared["ids"], np.append(special["pad"], labels[:-1])):
-        raise CheckFailed("the decoder does not read the labels shifted by one behind a pad")
-    if source[-1] != special["eos"] or labels[-1] != special["eos"]:
-        raise CheckFailed("the source and the labels do not both end with eos")
+    labels, source = _pair(prepared, special)
     sentinels = [special[f"sentinel_{i}"] for i in range(sum(name.startswith("sentinel_") for name in special))]
     places = [[i for i, token in enumerate(some) if token in sentinels] for some in (source, labels)]
     orders = [[int(some[i]) for i in at] for some, at in zip((source, labels), places, strict=True)]
@@ -103,8 +102,11 @@ def _spans(prepared: Prepared, text: Text, special: Mapping[str, int]) -> np.nda
         )
     if 0 not in places[1]:
         raise CheckFailed("the labels do not begin with a sentinel")
-    spans = np.split(labels[:-1], places[1][1:])
-    kept = np.split(source[:-1], np.array(places[0]) + 1)
+    spans = np.split(labels, places[1][1:])
+    kept = np.split(source, np.array(places[0]) + 1)
+    # UL2's modes stand before the text.
+    modes = [at for name, at in special.items() if name.startswith("mode_")]
+    kept[0] = kept[0][1:] if kept[0][0] in modes else kept[0]
     pieces = [piece for before, span in zip(kept, spans, strict=False) for piece in (before[:-1], span[1:])]
     return np.concatenate([*pieces, kept[-1]])
 
@@ -141,6 +143,62 @@ def _pairs(prepared: Prepared, text: Text, special: Mapping[str, int]) -> np.nda
     return tokens
 
 
+def _noised(prepared: Prepared, text: Text, special: Mapping[str, int]) -> np.ndarray:
+    """The labels up to their eos. What the source has of the text it has once."""
+    labels, source = _pair(prepared, special)
+    kept = source[source != special["mask"]]
+    if len(np.unique(kept)) < len(kept) or not np.isin(kept, labels).all() or len(source) > len(labels):
+        raise CheckFailed(f"the source {_words(source)} is not {_words(labels)} with some left out or masked")
+    return labels
+
+
+def _gaps(prepared: Prepared, text: Text, special: Mapping[str, int]) -> np.ndarray:
+    """The source with each mask replaced by the next sentence of the labels."""
+    labels, source = _pair(prepared, special)
+    ends = np.isin(labels, SENTENCE_ENDS)
+    whole = iter(np.split(labels, np.flatnonzero(ends) + 1))
+    pieces = [next(whole, labels[:0]) if token == special["mask"] else [token] for token in source]
+    return np.concatenate([*pieces, *whole]).astype(np.int64)
+
+
+def _blanks(prepared: Prepared, text: Text, special: Mapping[str, int]) -> np.ndarray:
+    """The text up to `prefix_len`, each mask replaced by the span that stands at its place. Two tokens a span are no text."""
+    ids, labels, n = prepared["ids"], prepared["labels"], int(prepared["prefix_len"])
+    place, inside = (*np.atleast_2d(prepared["positions"]), None)[:2]
+    left, starts = ids[:n], np.flatnonzero(ids == special["start"])
+    masks = [special[name] for name in ("mask", "smask", "gmask") if name in special]
+    holes = np.flatnonzero(np.isin(left, masks)).tolist()
+    if (labels[:n] != IGNORED).any() or len(ids) != len(text.tokens) - 1 or starts[:1].tolist() != [n]:
+        raise CheckFailed("a window is not a text without targets, and spans behind it")
+    if not np.array_equal(place[:n], np.arange(n)) or (inside is not None and inside[:n].any()):
+        raise CheckFailed("tokens of the text are not at their places in it, outside of spans")
+    spans: dict[int, np.ndarray] = {}
+    for a, b in zip(starts.tolist(), [*starts[1:].tolist(), len(ids)], strict=True):
+        if not np.array_equal(labels[a:b], [*ids[a + 1 : b], special["end"]]):
+            raise CheckFailed("a span is not read from start, and written up to end")
+        if inside is not None and not np.array_equal(inside[a:b], np.arange(1, b - a + 1)):
+            raise CheckFailed("tokens of a span are not counted from 1 at its start")
+        # One at the end may go on as if it were text.
+        goes_on = np.array_equal(place[a:b], np.arange(n, len(ids)))
+        at = holes[-1] if goes_on else int(place[a])
+        if at in spans or at not in holes or not (goes_on or (place[a:b] == at).all()):
+            raise CheckFailed(f"a span stands at {place[a:b]}, where no mask waits for it")
+        spans[at] = ids[a + 1 : b]
+    if len(spans) != len(holes):
+        raise CheckFailed(f"{len(holes)} masks have {len(spans)} spans")
+    return np.concatenate([spans.get(i, left[i : i + 1]) for i in range(n)])
+
+
+def _pair(prepared: Prepared, special: Mapping[str, int]) -> tuple[np.ndarray, np.ndarray]:
+    """(labels, source) without the eos at their ends."""
+    source, labels = prepared["source_ids"], prepared["labels"]
+    if not np.array_equal(prepared["ids"], np.append(special["pad"], labels[:-1])):
+        raise CheckFailed("the decoder does not read the labels shifted by one behind a pad")
+    if source[-1] != special["eos"] or labels[-1] != special["eos"]:
+        raise CheckFailed("the source and the labels do not both end with eos")
+    return labels[:-1], source[:-1]
+
+
 REVERSE: dict[str, Reverse] = {
     "next": _next,
     "masked": _masked,
@@ -153,4 +211,7 @@ REVERSE: dict[str, Reverse] = {
     "infilled": _infilled,
     "diffused": _diffused,
     "pairs": _pairs,
+    "noised": _noised,
+    "gaps": _gaps,
+    "blanks": _blanks,
 }

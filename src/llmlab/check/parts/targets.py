@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -27,7 +27,8 @@ def hidden(subject: Subject) -> None:
     two targets are said with the help of each other's answers.
 
     Of targets that see others (a decoder's, a second stream's) the product of probabilities is one of the text only if there is
-    an order in which each sees those before it.
+    an order in which each sees those before it. Where there is an encoder it is its source that shows an answer: what the
+    decoder reads may tell none.
     """
     tested_part(subject, "objective")
     objective = learning.build_objective(subject)
@@ -44,6 +45,9 @@ def hidden(subject: Subject) -> None:
         depends = _dependence(subject.model, batch, answers)
         seen = depends.diagonal()
         leaks += int(seen.sum())
+        if "source_ids" in batch and (told := _dependence(subject.model, batch, answers, ("ids",)).diagonal()).any():
+            place = list(answers)[int(told.int().argmax())]
+            raise CheckFailed(f"the decoder reads the answer of its token {place}, which changes what is said of it")
         circular += int(_on_a_circle(depends & ~seen & ~seen[:, None]).sum())
         if every >= MIN_TARGETS:
             break
@@ -75,10 +79,12 @@ def _distinct_token_batches(subject: Subject, objective: Objective) -> Iterator[
 
 
 @torch.no_grad()
-def _dependence(model: Model, batch: dict[str, Tensor], answers: Mapping[int, int]) -> Tensor:
+def _dependence(
+    model: Model, batch: dict[str, Tensor], answers: Mapping[int, int], inputs: Sequence[str] = ("ids", "source_ids")
+) -> Tensor:
     """(n, n) bool: True if the hidden state at a target (row) changes when the answer of another (column) is replaced wherever
-    it stands in the input. answers: by place."""
-    texts: dict[str, Tensor] = {name: batch[name] for name in ("ids", "source_ids") if name in batch}
+    it stands in these inputs. answers: by place."""
+    texts: dict[str, Tensor] = {name: batch[name] for name in inputs if name in batch}
     rows, found = list(answers), torch.zeros(len(answers), len(answers), dtype=torch.bool)
     before = model(batch).hidden[0, rows]
     for column, answer in enumerate(answers.values()):

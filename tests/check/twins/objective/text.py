@@ -35,13 +35,14 @@ def span_corruption(given: Given) -> Arrays:
     length, draws = len(text), float(given.inputs["draws"])
     noise = int(min(max(np.rint(length * given.options["density"]), 1), length - 1))
     n = int(min(max(np.rint(noise / given.options["mean_span"]), 1), length - noise))
+    n, mode = 1 if given.options["at_end"] else n, int(given.options["mode"] != "none")
     kept, gone = parts_of(length - noise, n), parts_of(noise, n)
     taken = np.zeros(length)
     for j in range(1, n + 1):  # the j-th span begins behind j kept parts and j - 1 spans
         begins, ends = np.convolve(kept[j], gone[j - 1]), np.convolve(kept[j], gone[j])
         taken += begins[:length].cumsum() - np.pad(ends, (0, length))[:length].cumsum()
     made = {"shown": np.array(0.0), "fixed_counts": np.array(1.0), **cross_entropy(given, "tokens", False)}
-    made["lengths/plain"] = np.array([length - noise + n + 1, noise + n + 1], np.float64)
+    made["lengths/plain"] = np.array([length - noise + n + 1 + mode, noise + n + 1], np.float64)
     taken = np.clip(taken, 0.0, 1.0)
     made |= expected("taken/plain", taken, draws)
     for name, law in (("span_lengths/plain", gone), ("kept_lengths/plain", kept)):

@@ -176,7 +176,7 @@ def _batches(objective: Objective, restores: str | None) -> dict[str, Batch]:
             batch = {**stand_in.batch(objective, _rows(), np.random.default_rng(SEED)), **batch}
             if "judged" in batch:
                 batch["judged"] = (tokens % 5 != 1) | (labels >= 0)
-        if restores == "spans":
+        if attributes.get(objective, "objective", "topologies") == ("encoder_decoder",):
             batch["source_ids"] = (tokens * 4) % SIZE
         none = {"labels": torch.full_like(labels, -100)}
         if restores == "pair":
@@ -217,8 +217,8 @@ def _rows() -> np.ndarray:
 class _Model:
     """A model whose heads give these scores, and whose hidden state of a token is the row of a table."""
 
-    def __init__(self, scores: Mapping[str, Tensor], hidden: Tensor):
-        self.scores, self.hidden = scores, hidden
+    def __init__(self, scores: Mapping[str, Tensor], hidden: Tensor, ids: Tensor | None):
+        self.scores, self.hidden, self.ids = scores, hidden, ids
         self.read: list[Tensor] = []
 
     def __call__(
@@ -229,7 +229,13 @@ class _Model:
     ) -> Output:
         self.read.append(batch["ids"])
         rows = heads if heads is not None else dict.fromkeys(self.scores)
-        found = {role: self.scores[role] if at is None else self.scores[role][at] for role, at in rows.items()}
+        scores = self.scores
+        if self.ids is not None and self.ids.shape[0] > batch["ids"].shape[0]:
+            # Some of the texts, as an objective of a mixture reads them: those of the same ids.
+            width = batch["ids"].shape[1]
+            at_rows = (self.ids[None, :, :width] == batch["ids"][:, None]).all(-1).int().argmax(1)
+            scores = {role: value[at_rows, :width] for role, value in scores.items()}
+        found = {role: scores[role] if at is None else scores[role][at] for role, at in rows.items()}
         return Output(self.hidden[batch["ids"]], found, Aux(torch.tensor(BALANCE), torch.tensor([[3, 1]])))
 
 
@@ -268,8 +274,8 @@ def _loss(objective: Objective, batch: Batch, scores: Mapping[str, Tensor]) -> d
     hidden = _hidden().requires_grad_()
     # Each has hidden states of its own: what is compared of two models must differ, and a slope there shows.
     theirs = {role: _hidden(role).requires_grad_() for role in others}
-    companions = {role: _Model(heads, theirs[role]) for role, heads in others.items()}
-    model = _Model(own, hidden)
+    companions = {role: _Model(heads, theirs[role], batch.get("ids")) for role, heads in others.items()}
+    model = _Model(own, hidden, batch.get("ids"))
     loss = objective.loss(model, batch, **companions)
     mean = loss.mean()
     if mean.requires_grad:

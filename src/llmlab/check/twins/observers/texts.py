@@ -12,7 +12,7 @@ from itertools import combinations
 import numpy as np
 
 from llmlab import attributes, registry
-from llmlab.check.twins.observers import frames
+from llmlab.check.twins.observers import frames, sources
 from llmlab.check.twins.observers.infilling import Text, infilled
 from llmlab.check.twins.observers.observed import options_of
 from llmlab.check.twins.settings import Setting
@@ -22,11 +22,15 @@ N_DRAWS = 1000
 FEWER = {"pair": 400, "framed": 300}  # by what is restored, where a sample takes longer
 # Special tokens stand at both ends of the vocabulary and between ordinary ones.
 SPECIAL = {"pad": 0, "eos": 1, "cls": 13, "mask": 14, "sep": 47}
+SENTENCE_ENDS = (7, 20, 21, 22)  # ids whose text ends a sentence
 SIZE = 48  # as many values as a record keeps of an output
 ORDINARY = ~np.isin(np.arange(SIZE), list(SPECIAL.values()))
 # Of the texts below 2 3 4, 6 7 and 46 45 are words: 8 goes on with a word, but 7 ends one; 9 begins one, though 8 may go on.
 WORDS = Words(ORDINARY & np.isin(np.arange(SIZE), [3, 4, 7, 8, 45]), ORDINARY & (np.arange(SIZE) != 7))
 Arrays = dict[str, np.ndarray]
+
+
+Observer = Callable[[Objective, str, Text, Mapping[str, int]], Arrays]
 
 
 def vocabulary(setting: Setting, size: int = SIZE) -> Vocabulary:
@@ -37,12 +41,19 @@ def vocabulary(setting: Setting, size: int = SIZE) -> Vocabulary:
     known = {name: at for name, at in SPECIAL.items() if name != "mask" or "mask" in entry.special}
     grown = [np.append(known_of, np.zeros(len(more), bool)) for known_of in WORDS]
     total = size + len(more)
-    return Vocabulary(total, {**known, **more}, read_words=lambda: Words(*grown), counts=lambda: counts(total))
+    return Vocabulary(
+        total, {**known, **more}, read_words=lambda: Words(*grown), counts=lambda: counts(total), text=text_of
+    )
 
 
 def counts(size: int) -> np.ndarray:
     """(size,) how often each id is in the training text."""
     return 1 + np.arange(size) * 7 % 11
+
+
+def text_of(i: int) -> str:
+    """The text of an id."""
+    return " a." if i in SENTENCE_ENDS else " a"
 
 
 def made(setting: Setting, size: int, seq_len: int) -> Objective:
@@ -56,6 +67,10 @@ def texts(objective: Objective) -> dict[str, Text]:
     """Texts by name. Without sentinels `plain` has special tokens among others, of `answered` the first five are given, and
     `only_special` has nothing else; where queries ask, `long` has no special tokens and no documents."""
     restores = attributes.get(objective, "objective", "restores")
+    if restores in ("noised", "gaps", "blanks"):
+        # Short, so that a twin can list all that may come of it. The last two of a window are in no sample.
+        chosen = {"noised": sources.LEFT, "gaps": sources.REPEATED, "blanks": sources.SPLIT}[restores]
+        return {"plain": Text(np.array([*chosen, 43, 44])), "one_sentence": Text(np.array([23, 24, 25, 43, 44]))}
     ordinary = np.setdiff1d(np.arange(SIZE), list(SPECIAL.values()))
     long = Text(np.random.default_rng(0).permutation(ordinary)[:41])
     if restores == "spans":
@@ -244,7 +259,17 @@ def pairs(objective: Objective, name: str, text: Text, special: Mapping[str, int
     }
 
 
-OBSERVED: dict[str | None, Callable[[Objective, str, Text, Mapping[str, int]], Arrays]] = {
+def averaged(of_sample: Callable[[Arrays, np.ndarray, Mapping[str, int]], Arrays]) -> Observer:
+    """Outputs that are means over the draws of what is counted of each sample, its tokens and the special ones."""
+
+    def observed(objective: Objective, name: str, text: Text, special: Mapping[str, int]) -> Arrays:
+        found = [of_sample(f, text.tokens, special) for f in draws(objective, text)]
+        return {f"{key}/{name}": np.mean([f[key] for f in found], axis=0) for key in found[0]}
+
+    return observed
+
+
+OBSERVED: dict[str | None, Observer] = {
     "masked": masked,
     "sampled": sampled,
     "spans": spans,
@@ -255,4 +280,7 @@ OBSERVED: dict[str | None, Callable[[Objective, str, Text, Mapping[str, int]], A
     "infilled": rearranged,
     "diffused": diffused,
     "pairs": pairs,
+    "noised": averaged(sources.noised),
+    "gaps": averaged(sources.gaps),
+    "blanks": averaged(sources.blanks),
 }

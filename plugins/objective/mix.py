@@ -1,0 +1,282 @@
+"""Several objectives, of which each sample is trained by one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from llmlab import registry
+from llmlab.registry import register
+from llmlab.slots import Aux, LanguageModel, Loss, Objective, Output, Pass, Vocabulary, auxiliary
+
+from ._loss import IGNORED
+
+Array = np.ndarray
+Prepared = dict[str, Any]
+
+
+@register("objective", "mix")
+class Mixture:
+    """An objective drawn for each sample (a mixture of denoisers: UL2, Tay et al. 2022, arXiv:2205.05131, section 3.1).
+
+    The loss is the sum over objectives of their share times their mean over a step's targets; each is shown under its name,
+    those of one name together. Those under a causal, a prefix or no mask share mask=prefix. Where others train decoders, what
+    an encoder would read stands as a prefix before what the decoder writes (UL2's decoder-only models).
+    A sample has the keys of all; what its own objective does not give is filled up. `which` (): the number of its own.
+    """
+
+    joins = "of"
+    joins_options = "options"
+    joins_names = "names"
+    mask = "prefix"
+    heads: ClassVar[dict[str, str]] = {}
+    gives = ("prefix_len",)
+    collate = "pad"
+    fixed_counts = False
+    telling: ClassVar[tuple[dict[str, Any], ...]] = (
+        {"of": ("mlm", "clm")},
+        {"weights": (3.0, 1.0)},
+        {"options": ({}, {"rate": 0.5})},
+        {"names": ("one", "other")},
+    )
+
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        seq_len: int,
+        /,
+        *,
+        of: tuple[str, ...] = ("clm", "mlm"),  # the objectives
+        weights: tuple[float, ...] | None = None,  # in which proportion they are drawn; null: equally often
+        options: tuple[dict[str, Any], ...] | None = None,  # of each: [{}, {rate: 0.3}]
+        names: tuple[str, ...] | None = None,  # under which they are shown
+    ):
+        self.vocabulary = vocabulary.size
+        declared = registry.declared("objective", "mix", {"of": of, "options": options, "names": names})
+        self.names = [str(n) for n in names or of]
+        shares = np.array(weights or [1.0] * len(of), dtype=np.float64)
+        if len(shares) != len(of) or not (shares > 0).all() or not np.isfinite(shares).all():
+            raise ValueError(
+                f"objective.weights must be {len(of)} numbers above 0, one for each of objective.of, but is {weights}"
+            )
+        self.shares = shares / shares.sum()
+        prefixed = declared.attribute("mask") == "prefix"
+        across = declared.attribute("topologies") == ("encoder_decoder",)
+        each = [registry.load("objective", n, dict(o)) for n, o in zip(of, options or [{}] * len(of), strict=True)]
+        self.parts: list[Objective] = [factory(vocabulary, seq_len) for factory in each]
+        # Which of them a target is of, a check can't know.
+        self.shown = max(getattr(part, "shown", 0.0) for part in self.parts)
+        probed = [_probe(part, seq_len) for part in self.parts]
+        self.as_prefix = [not across and "source_ids" in p for p in probed]
+        for i, factory in enumerate(each):
+            length = seq_len
+            # With what the encoder would read, a text is longer than its window: it gets less of it.
+            while self.as_prefix[i] and (much := _length(probed[i], self.parts[i], length) - seq_len) > 0:
+                length -= much
+                self.parts[i] = factory(vocabulary, length)
+                probed[i] = _probe(self.parts[i], length)
+        self.keys = [{k for k in p if k != "documents"} for p in probed]
+        self.documents = all("documents" in p for p in probed)
+        self.like: Prepared = {k: v for p in probed for k, v in p.items() if k != "documents"}
+        self.by_token = {k for p in probed for k in p if np.ndim(p[k]) and p[k].shape[-1] == len(p[_ids(k)])}
+        if prefixed:
+            self.like["prefix_len"] = np.int64(0)
+
+    def prepare(self, sample: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
+        which = int(rng.choice(len(self.parts), p=self.shares))
+        part = self.parts[which]
+        prepared = part.prepare(sample, rng)
+        if not self.documents:
+            prepared.pop("documents", None)
+        n = len(prepared["ids"])
+        for key, like in self.like.items():
+            if key not in prepared:
+                prepared[key] = self._filled(key, np.asarray(like), n, part)
+        return {**prepared, "which": np.int64(which)}
+
+    def _filled(self, key: str, like: Array, n: int, part: Objective) -> Array:
+        """What a sample has of a key that its objective does not give."""
+        if key == "prefix_len":
+            return np.asarray(n if getattr(part, "mask", "causal") == "bidirectional" else 0, dtype=np.int64)
+        if key not in self.by_token:
+            return np.zeros_like(like)
+        length = 1 if key.startswith("source_") else n
+        if key == "positions":
+            alone = np.arange(length)
+            return alone if like.ndim == 1 else np.stack([alone, np.zeros_like(alone)])
+        return np.full((*like.shape[:-1], length), IGNORED if key == "labels" else 0, dtype=like.dtype)
+
+    def targets(self, prepared: dict[str, Any]) -> dict[str, int]:
+        found: dict[str, int] = {}
+        for i, part in enumerate(self.parts):
+            own = prepared["which"] == i
+            for term, n in part.targets(prepared).items():
+                name = self._name(i, term)
+                found[name] = found.get(name, 0) + (n if own else 0)
+        return found
+
+    def _name(self, i: int, term: str) -> str:
+        return self.names[i] if term == "nll" else f"{self.names[i]}_{term}"
+
+    def passes(self, prepared: dict[str, Any]) -> Sequence[Pass]:
+        i = int(prepared["which"])
+        part, own = self.parts[i], {k: prepared[k] for k in self.keys[i]}
+        for key, valid in (("ids", prepared.get("valid")), ("source_ids", prepared.get("source_valid"))):
+            if key in own and valid is not None:  # of a row of a batch, in which the longest is padded with it
+                own |= {k: v[..., : valid.sum()] for k, v in own.items() if k in self.by_token and _ids(k) == key}
+        told = getattr(part, "passes", None)
+        if told is not None:
+            passes: Sequence[Pass] = told(own)
+        else:
+            tokens, source = len(own["ids"]), len(own["source_ids"]) if "source_ids" in own else None
+            rows = min(tokens, max(part.targets(own).values()))
+            heads: Mapping[str, str] = getattr(part, "heads", {"tokens": "lm"})
+            passes = [Pass(tokens, source, heads=dict.fromkeys(heads, rows))]
+        return [_joined(p) for p in passes] if self.as_prefix[i] else passes
+
+    def loss(self, model: LanguageModel, batch: Mapping[str, Tensor], **companions: LanguageModel) -> Loss:
+        # Read whole, so that no key seems to be read by nobody where its objective has no row.
+        columns = {k: batch[k] for k in (*self.like, "documents") if k in batch}
+        valid = {"ids": batch["valid"], "source_ids": batch.get("source_valid")}
+        which, found = batch["which"], []
+        for i, part in enumerate(self.parts):
+            rows = which == i
+            own = {k: v for k, v in columns.items() if k in self.keys[i] or k in ("prefix_len", "documents")}
+            scale, here = 1.0, bool(rows.any())
+            if not here and _several_ranks():
+                # Where layers are gathered from all ranks each must make the same forwards: one row, which counts nowhere.
+                rows, scale, here = torch.arange(len(which), device=which.device) == 0, 0.0, True
+            runs: LanguageModel = model if here else _Nobody(self.vocabulary)
+            runs = _AsPrefix(runs) if self.as_prefix[i] else runs
+            others = {role: companions[role] if here else runs for role in getattr(part, "models", {})}
+            loss = part.loss(runs, _chosen(own, valid, rows, self.by_token), **others)
+            found.append(_scaled(loss, scale))
+        return self._together(found)
+
+    def _together(self, found: Sequence[Loss]) -> Loss:
+        """Terms and logs under their objectives' names."""
+        terms: dict[str, tuple[Tensor, Tensor]] = {}
+        logs: dict[str, tuple[Tensor, Tensor]] = {}
+        weights: dict[str, float] = {}
+        aux: dict[str, list[Output]] = {}
+        no_hidden = torch.zeros(0)
+        for i, loss in enumerate(found):
+            for name, pair in loss.terms.items():
+                _add(terms, key := self._name(i, name), pair)
+                weights[key] = weights.get(key, 0.0) + float(self.shares[i]) * loss.weights.get(name, 1.0)
+            for name, pair in loss.logs.items():
+                _add(logs, self._name(i, name), pair)
+            for role, one in loss.aux.items():
+                aux.setdefault(role, []).append(Output(no_hidden, {}, one))
+        return Loss(terms, weights, logs, {role: auxiliary(*some) for role, some in aux.items()})
+
+
+# ---------------------------------------------------------------- models as parts of a mixture call them
+
+
+class _Nobody:
+    """A model for a batch without rows: no scores."""
+
+    def __init__(self, vocabulary: int):
+        self.vocabulary = vocabulary
+
+    def __call__(self, batch: Mapping[str, Tensor], heads: Mapping[str, Tensor | None] | None = None) -> Output:
+        shape = batch["ids"].shape
+        scores = {
+            role: torch.zeros(*(shape if rows is None else (0,)), self.vocabulary, device=batch["ids"].device)
+            for role, rows in (heads or {}).items()
+        }
+        return Output(torch.zeros(*shape, 1, device=batch["ids"].device), scores, None)
+
+
+class _AsPrefix:
+    """A model without an encoder, for a batch that has what one would read: it stands before the decoder's tokens."""
+
+    def __init__(self, model: LanguageModel):
+        self.model = model
+
+    def __call__(self, batch: Mapping[str, Tensor], heads: Mapping[str, Tensor | None] | None = None) -> Output:
+        source, ids = batch["source_ids"], batch["ids"]
+        n = source.shape[1]
+        text = {"ids": torch.cat([source, ids], 1), "prefix_len": torch.full_like(source[:, 0], n)}
+        valid = [
+            batch.get(k, torch.ones_like(t, dtype=torch.bool)) for k, t in (("source_valid", source), ("valid", ids))
+        ]
+        if "source_valid" in batch or "valid" in batch:
+            text["valid"] = torch.cat(valid, 1)
+            # Padding may stand between the two.
+            text["positions"] = (text["valid"].long().cumsum(1) - 1).clamp(min=0)
+        silent = torch.zeros_like(valid[0])
+        asked = {
+            role: torch.cat([silent, torch.ones_like(valid[1]) if rows is None else rows], 1)
+            for role, rows in (heads or {}).items()
+        }
+        output = self.model(text, heads=asked)
+        scores = {
+            role: values.view(*ids.shape, *values.shape[1:]) if heads and heads[role] is None else values
+            for role, values in output.heads.items()
+        }
+        return output._replace(hidden=output.hidden[:, n:], heads=scores)
+
+
+def _chosen(
+    columns: Mapping[str, Tensor], valid: Mapping[str, Tensor | None], rows: Tensor, by_token: set[str]
+) -> dict[str, Tensor]:
+    """Rows of a batch, without the padding that all of them have."""
+    chosen = {k: v[rows] for k, v in columns.items()}
+    for of, mask in valid.items():
+        if of not in chosen or mask is None or not rows.any():
+            continue
+        lengths = mask[rows].sum(1)
+        longest = int(lengths.max())
+        chosen |= {k: v[..., :longest] for k, v in chosen.items() if k in by_token and _ids(k) == of}
+        if int(lengths.min()) < longest:
+            chosen[of.replace("ids", "valid")] = mask[rows][:, :longest]
+    return chosen
+
+
+def _probe(part: Objective, seq_len: int) -> Prepared:
+    """A sample of some text, which tells what keys the objective gives."""
+    tokens = np.arange(seq_len + 1, dtype=np.int64) % 2
+    return part.prepare({"tokens": tokens, "documents": np.zeros_like(tokens)}, np.random.default_rng(0))
+
+
+def _length(probed: Prepared, part: Objective, seq_len: int) -> int:
+    """Tokens of a source and what the decoder reads, at most."""
+    if getattr(part, "collate", "stack") == "pad":
+        return 2 * seq_len
+    return len(probed["source_ids"]) + len(probed["ids"])
+
+
+def _ids(key: str) -> str:
+    return "source_ids" if key.startswith("source_") else "ids"
+
+
+def _joined(told: Pass) -> Pass:
+    """A pass over a source and a decoder's tokens, as one over both."""
+    if told.source is None:
+        return told
+    heads = {role: told.tokens if n is None else n for role, n in told.heads.items()}
+    return replace(told, tokens=told.source + told.tokens, source=None, heads=heads)
+
+
+def _several_ranks() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
+def _scaled(loss: Loss, scale: float) -> Loss:
+    """A loss that counts, or one that counts nowhere."""
+    if scale == 1.0:
+        return loss
+    terms, logs = ({k: (s * 0, n * 0) for k, (s, n) in pairs.items()} for pairs in (loss.terms, loss.logs))
+    return loss._replace(terms=terms, logs=logs, aux=dict.fromkeys(loss.aux, Aux()))
+
+
+def _add(pairs: dict[str, tuple[Tensor, Tensor]], name: str, pair: tuple[Tensor, Tensor]) -> None:
+    before = pairs.get(name)
+    pairs[name] = pair if before is None else (before[0] + pair[0], before[1] + pair[1])

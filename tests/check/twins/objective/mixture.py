@@ -1,0 +1,52 @@
+"""Twin of mixtures: the losses of those of which a batch has rows, by their shares."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from llmlab.check.twins.observers.objective import BALANCE, SIZE
+from llmlab.twins import Given, twin
+from twins import Settings
+from twins.norm import bfloat16
+from twins.objective.losses import Arrays, log_softmax
+
+REFUSED: Settings = {
+    "mix": [
+        ({}, {"weights": [1.0]}),
+        ({}, {"weights": [1.0, 0.0]}),
+        ({}, {"options": [{}]}),
+        ({}, {"names": ["one"]}),
+        ({}, {"of": ["clm", "classification"]}),
+        ({}, {"of": ["clm", "mix"]}),
+        ({}, {"of": []}),
+    ]
+}
+
+
+@twin("objective", "mix", source="Tay et al. 2022, section 3.1; a mean for each objective, weighted by its share")
+def mix(given: Given) -> Arrays:
+    o = given.options
+    shares = np.array(o["weights"] or [1.0, 1.0])
+    shares = shares / shares.sum()
+    names = o["names"] or o["of"]
+    special = [int(v) for key, v in given.inputs.items() if key.startswith("special/")]
+    by_chance = 0.1 / len([i for i in range(SIZE) if i not in special])
+    made: Arrays = {"fixed_counts": np.array(0.0), "shown": np.array(0.1 + by_chance)}
+    labels, scores, which = (given.inputs[f"batch/{key}"] for key in ("labels", "scores/tokens", "which"))
+    slope, mean, half = np.zeros_like(scores), BALANCE, BALANCE
+    for i, name in enumerate(names):
+        targets = [at for at in zip(*np.nonzero(labels != -100), strict=True) if which[at[0]] == i]
+        n = max(len(targets), 1)
+        logs = [log_softmax(scores[at])[labels[at]] for at in targets]
+        right = sum(int(scores[at].argmax() == labels[at]) for at in targets)
+        made[f"batch/loss/{name}"] = np.array([-sum(logs), len(targets)], np.float64)
+        made[f"batch/weight/{name}"] = shares[i]
+        mean -= shares[i] * sum(logs) / n
+        half -= shares[i] * sum(log_softmax(bfloat16(scores[at]))[labels[at]] for at in targets) / n
+        for at in targets:
+            slope[at] = np.exp(log_softmax(scores[at])) - np.eye(scores.shape[-1])[labels[at]]
+            slope[at] *= shares[i] / n
+        if o["of"][i] == "mlm":
+            made[f"batch/log/{name}_accuracy"] = np.array([right, len(targets)], np.float64)
+    made |= {"batch/mean": np.array(mean), "batch/slope/tokens": slope, "half/mean": np.array(half)}
+    return made
