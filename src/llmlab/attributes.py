@@ -63,8 +63,12 @@ PATTERN = Attribute(
 )
 RELATIVE = Attribute(bool, False, "it goes by distance alone, so that pairs are counted by distance")
 
-RESTORES = ("masked", "pair", "framed", "sampled", "diffused", "spans", "gaps", "blanks", "noised", "next", "continued")
-RESTORES += ("infilled", "queries", "pairs")
+# fmt: off
+RESTORES = (
+    "masked", "pair", "framed", "sampled", "diffused", "spans", "gaps", "blanks", "noised", "next", "continued", "infilled",
+    "queries", "pairs",
+)
+# fmt: on
 
 TABLE: Mapping[str, Mapping[str, Attribute]] = {
     EVERY: {
