@@ -42,7 +42,7 @@ def words_of(command: str) -> list[str]:
         if "-m" in words:
             swept = [w for w in words if re.fullmatch(r"[\w.@]+=[^\[(]*,.*", w)]
             for word in swept:
-                kept = 1 if word.startswith(("seed=", "optimizer.lr=")) else 2
+                kept = 1 if "." in word.partition("=")[0] or word.startswith("seed=") else 2
                 words[words.index(word)] = ",".join(word.split(",")[:kept])
     return words
 

@@ -38,7 +38,7 @@ def run_request(request: Request, checks: str | None, jobs: int | None) -> Repor
     _run_cases(report, some, names, total, jobs)
     if request.whole:
         report.refused = combinations.combinations().refused()
-    elif "pair" in _case_kinds(request) and len(request.items) == 1:
+    elif "pair" in _asked_kinds(request, names) and len(request.items) == 1:
         report.checked_part = request.items[0]
         report.refused = {
             pair: why for pair, why in combinations.combinations().refused().items() if report.checked_part in pair
@@ -67,6 +67,11 @@ def _case_kinds(request: Request) -> list[str]:
     if len(request.items) == 1:
         return ["alone"] if request.items[0][0] in ALONE_SLOTS else ["part", "pair"]
     return ["pair"] if request.items else ["part", "family", "pair", "setting"]
+
+
+def _asked_kinds(request: Request, names: Sequence[str] | None) -> list[str]:
+    """Kinds of cases of a request that one of these checks is asked of; names: None for all."""
+    return [k for k in _case_kinds(request) if names is None or set(names) & set(case_checks.checks_of(k))]
 
 
 def _check_names(checks: str | None, kinds: Sequence[str]) -> list[str] | None:
@@ -120,7 +125,7 @@ def _cases(request: Request, names: Sequence[str] | None) -> tuple[Iterator[Case
         "pair": cases.iterate_pairs,
         "setting": cases.setting_cases,
     }
-    kinds = [k for k in _case_kinds(request) if names is None or set(names) & set(case_checks.checks_of(k))]
+    kinds = _asked_kinds(request, names)
     makers = of_item if request.items else every
     return chain.from_iterable(makers[kind]() for kind in kinds), 0
 
