@@ -43,7 +43,9 @@ def pairs() -> Iterator[tuple[str, str, bool]]:
             yield family, objective, True
     for objective in registry.names("objective"):
         entry = registry.index()["objective", objective]
-        if objective not in seen and entry.attribute("reads") == "text" and not entry.attribute("joins"):
+        # A teacher has no default, and would be another run.
+        alone = all("words" in model for model in entry.attribute("models").values())
+        if objective not in seen and entry.attribute("reads") == "text" and not entry.attribute("joins") and alone:
             yield BASE[(entry.attribute("topologies") or ("decoder",))[0]], objective, False
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from llmlab import registry
 from llmlab.check.twins.observers.objective import BALANCE, SIZE
 from llmlab.twins import Given, twin
 from twins import Settings
@@ -90,10 +91,9 @@ def loss(given: Given, batch: str, rounded) -> Arrays:
     "and Jiao et al. 2019, equation 8",
 )
 def distill(given: Given) -> Arrays:
-    of_mlm = {**given.options, "rate": 0.15, "masked": 0.8, "random": 0.1}
-    text = (
-        clm(given) if given.options["text"] == "clm" else mlm(Given(of_mlm, given.sizes, given.inputs, given.weights))
-    )
+    of_text = registry.index()["objective", given.options["text"]].options  # at their defaults
+    options = {**given.options, **{key: option.default for key, option in of_text.items()}}
+    text = (clm if given.options["text"] == "clm" else mlm)(Given(options, given.sizes, given.inputs, given.weights))
     made = {key: value for key, value in text.items() if not key.startswith(("batch/", "none/", "half/", "n_targets/"))}
     made["fixed_counts"] = np.array(0.0)
     for name in ("plain", "answered", "only_special") if given.options["text"] == "clm" else ():
