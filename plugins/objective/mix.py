@@ -12,7 +12,7 @@ from torch import Tensor
 
 from llmlab import registry
 from llmlab.registry import register
-from llmlab.slots import Aux, LanguageModel, Loss, Objective, Output, Pass, Vocabulary, auxiliary
+from llmlab.slots import Aux, LanguageModel, Loss, Memory, Objective, Output, Pass, Vocabulary, auxiliary
 
 from ._loss import IGNORED
 
@@ -185,7 +185,12 @@ class _Nobody:
     def __init__(self, vocabulary: int):
         self.vocabulary = vocabulary
 
-    def __call__(self, batch: Mapping[str, Tensor], heads: Mapping[str, Tensor | None] | None = None) -> Output:
+    def __call__(
+        self,
+        batch: Mapping[str, Tensor],
+        heads: Mapping[str, Tensor | None] | None = None,
+        memory: Memory | None = None,
+    ) -> Output:
         shape = batch["ids"].shape
         scores = {
             role: torch.zeros(*(shape if rows is None else (0,)), self.vocabulary, device=batch["ids"].device)
@@ -200,7 +205,12 @@ class _AsPrefix:
     def __init__(self, model: LanguageModel):
         self.model = model
 
-    def __call__(self, batch: Mapping[str, Tensor], heads: Mapping[str, Tensor | None] | None = None) -> Output:
+    def __call__(
+        self,
+        batch: Mapping[str, Tensor],
+        heads: Mapping[str, Tensor | None] | None = None,
+        memory: Memory | None = None,
+    ) -> Output:
         source, ids = batch["source_ids"], batch["ids"]
         n = source.shape[1]
         text = {"ids": torch.cat([source, ids], 1), "prefix_len": torch.full_like(source[:, 0], n)}

@@ -10,38 +10,14 @@ import dataclasses
 import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, Literal, TypedDict, Union
+from typing import Any, Literal, Union
 
+from llmlab.attribute import Attribute
 from llmlab.errors import near
-from llmlab.record_kinds import KINDS, TEXT
+from llmlab.objective_attributes import OBJECTIVE
 from llmlab.sizes import ModelConfig
 
 EVERY = "every slot"  # the key in `TABLE` of what any part may declare
-
-
-class Companion(TypedDict, total=False):
-    """Declaration of another model that an objective works with."""
-
-    heads: dict[str, str]  # role: the name of its part
-    trains: bool
-    shares: tuple[str, ...]  # of the trained model's tables: "embedding", and "position" where both have the same
-    words: tuple[str, ...]  # of the model where none is chosen, as they are typed in models.ROLE
-
-
-@dataclass(frozen=True)
-class Attribute:
-    """One attribute. A default stands for parts that do not declare it."""
-
-    type: Any
-    default: Any
-    doc: str
-    choices: tuple[str, ...] = ()  # of every string in its value, where they are closed
-    part_of: str = ""  # the slot whose parts the strings in its value name
-    own: bool = (
-        False  # True: one that a base in another file declares is not this class's, so that it need not repeat it
-    )
-    literal: bool = True  # False: its value can't be written as a literal, so it is taken from the class alone
 
 
 def _model_keys(cls: type = ModelConfig, before: str = "") -> Iterator[str]:
@@ -62,13 +38,6 @@ PATTERN = Attribute(
     ("causal", "full"),
 )
 RELATIVE = Attribute(bool, False, "it goes by distance alone, so that pairs are counted by distance")
-
-# fmt: off
-RESTORES = (
-    "masked", "pair", "framed", "sampled", "diffused", "spans", "gaps", "blanks", "noised", "next", "continued", "infilled",
-    "queries", "pairs",
-)
-# fmt: on
 
 TABLE: Mapping[str, Mapping[str, Attribute]] = {
     EVERY: {
@@ -163,88 +132,7 @@ TABLE: Mapping[str, Mapping[str, Attribute]] = {
             float, 0.0, "what that of a model's first logits is at most, where they are to vary"
         ),
     },
-    "objective": {
-        "reads": Attribute(
-            str,
-            "text",
-            "what a sample is: a window of text, or a record of that kind",
-            (TEXT, *KINDS),
-        ),
-        "mask": Attribute(str, "causal", "the mask that it brings", part_of="mask"),
-        "heads": Attribute(dict[str, str], {"tokens": "lm"}, "a head for each role that it asks for", part_of="head"),
-        "special": Attribute(
-            tuple[str, ...], (), "special tokens that it needs, by name (eos, pad, mask, cls, sep ...)"
-        ),
-        "sentinels": Attribute(int, 0, "so many special tokens more, sentinel_0, sentinel_1, ..."),
-        "topologies": Attribute(
-            tuple[str, ...],
-            (),
-            "kinds of model that it can train; (): any",
-            ("decoder", "encoder", "encoder_decoder"),
-        ),
-        "learns": Attribute(
-            tuple[str, ...], (), "what alone learns unless the user says: roles and paths, as `train.learns` has them"
-        ),
-        "models": Attribute(dict[str, Companion], {}, "other models that it works with, by role"),
-        "measures": Attribute(
-            dict[str, str],
-            {},
-            "what its terms and logs are: nll is a likelihood, bits one of all of the text; others are just numbers",
-            ("nll", "bits", "accuracy", "reward", "margin", "loss"),
-        ),
-        "collate": Attribute(str, "stack", "how samples become a batch", ("stack", "pad", "pack")),
-        "other": Attribute(bool, False, "a sample comes with another one that is drawn for it, under the key `other`"),
-        "segments": Attribute(int, 0, "of how many kinds of segments its samples are, which a model must tell apart"),
-        "fixed_counts": Attribute(bool, False, "every sample has as many targets"),
-        "joint": Attribute(
-            bool,
-            False,
-            "the loss of a sample depends on the others in its micro-batch, as with in-batch negatives: its `gather` is set to "
-            "what collects rows of all ranks, and a batch that is cut is said to change it",
-        ),
-        "needs_dropout": Attribute(
-            bool, False, "it tells views of a text apart by dropout alone: of a model without, that is said"
-        ),
-        "counts": Attribute(
-            int,
-            1,
-            "numbers that its samples place a token with: 2 where `positions` are pairs, for a position that counts two",
-        ),
-        "gives": Attribute(
-            tuple[str, ...], (), "batch keys that it offers to masks and heads that need them: nothing has to read them"
-        ),
-        "generates": Attribute(
-            str,
-            "next",
-            "how a model that it has trained writes a text: the next token each time, or by unmasking all of it in steps",
-            ("next", "unmasking"),
-        ),
-        "restores": Attribute(
-            str | None,
-            None,
-            "how a sample gives its text back, for `llmlab check`: labels are what masked, changed or kept tokens were, of a "
-            "pair of pieces or of a framed one too; sampled: so, with a companion's tokens in their places; diffused: so, "
-            "without the text's first; spans, sentences (gaps) and blanks fill in sentinels or masks in order; noised: labels "
-            "are all of a text whose source has no token twice; labels are the next tokens, of all, continued behind a prefix, "
-            "or infilled: documents whose middle comes last; queries behind the text ask for tokens of it; pairs: tokens stand "
-            "with those around them",
-            RESTORES,
-            own=True,
-        ),
-        "shown": Attribute(float, 0.0, "the share of targets whose answer the model is shown, for `llmlab check`"),
-        "when": Attribute(
-            dict[str, dict[str, Any]],
-            {},
-            "what it declares beside where an option has a value: `pair=nsp` where `pair` is that, `weight` where it is not 0, "
-            "False or empty; dicts are merged, tuples joined, other values replaced",
-            own=True,  # it names the class's own options
-        ),
-        "joins": Attribute(
-            str, "", "the option that lists other objectives: it declares what they do, beside what it says itself"
-        ),
-        "joins_options": Attribute(str, "", "the option that lists the options of each of them"),
-        "joins_names": Attribute(str, "", "the option that lists names for what each of them shows"),
-    },
+    "objective": OBJECTIVE,
     "reward": {
         "needs": Attribute(tuple[str, ...], (), "fields of a record, beside its prompt, by which it judges an answer"),
     },
@@ -400,7 +288,7 @@ def page() -> str:
         for name, a in declared.items():
             kind = " or ".join(f'"{c}"' for c in a.choices) if 0 < len(a.choices) < 9 else spelled(a.type)
             # Bars would end the cell of a Markdown table.
-            kind = kind.replace(f"{__name__}.", "").replace("|", "\\|")
+            kind = kind.replace("llmlab.objective_attributes.", "").replace("|", "\\|")
             kind = f"tuple of {kind}" if a.choices and typing.get_origin(a.type) is tuple else kind
             lines.append(f"| `{name}` | {kind} | `{a.default!r}` | {a.doc} |")
     return "\n".join(lines) + "\n"
