@@ -10,7 +10,8 @@ from llmlab.twins import Given, twin
 from twins import Settings
 from twins.norm import bfloat16
 from twins.objective.losses import Arrays, log_softmax
-from twins.objective.text import clm, mlm
+from twins.objective.causal import clm
+from twins.objective.encoders import mlm
 
 REFUSED: Settings = {
     "distill": [
