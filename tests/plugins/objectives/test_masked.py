@@ -13,6 +13,7 @@ import llmlab
 from llmlab.config import schema
 from llmlab.config.compose import compose
 from llmlab.data import collate, loader, stand_in, tokenizer, words
+from llmlab.hub.load import describe
 from llmlab.model import build
 from llmlab.slots import Output, Vocabulary
 from llmlab.training import cost
@@ -136,6 +137,13 @@ def test_another_window_is_any_but_its_own():
     assert not any(p["pair_labels"] for p in prepared)
 
 
+def test_pairs_need_a_model_that_tells_segments_apart():
+    with pytest.raises(
+        ValueError, match=r"mlm\(pair=nsp\) has 2 segments in a sample, but model=roberta tells 1 apart; set"
+    ):
+        compose(["model=roberta", "objective.pair=nsp"])
+
+
 # ---------------------------------------------------------------- losses
 
 
@@ -162,6 +170,7 @@ def test_the_loss_and_its_gradient_are_transformers(name, pair, labels, settings
     theirs, made = models(name, **settings), objective("mlm", pair=pair, rate=0.4)
     refill(theirs, seed=3)
     theirs.save_pretrained(tmp_path / "weights")
+    assert "objective=mlm_only" not in describe(tmp_path / "weights").overrides
     ours = llmlab.load_hf(tmp_path / "weights", verbose=False)
     batch, _ = batch_of(made)
     assert 0 < batch["pair_labels"].sum() < 6 and not batch["valid"].all()
