@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from llmlab.registry import register
-from llmlab.slots import LanguageModel, Loss, Objective, Output, Pass, Vocabulary, auxiliary
+from llmlab.slots import LanguageModel, Loss, Output, Pass, Vocabulary, auxiliary
 
 from ._loss import IGNORED, token_loss
 from .clm import CausalLM
@@ -92,7 +92,9 @@ class Distillation:
             raise ValueError(
                 f"objective.hidden_weight={hidden_weight} has no effect without objective.hidden=cosine or mse"
             )
-        self.text: Objective = CausalLM(vocabulary, seq_len) if text == "clm" else MaskedLM(vocabulary, seq_len)
+        self.text: CausalLM | MaskedLM = (
+            CausalLM(vocabulary, seq_len) if text == "clm" else MaskedLM(vocabulary, seq_len)
+        )
         self.shown = getattr(self.text, "shown", 0.0)
         self.size, self.temperature, self.beta, self.at, self.hidden = vocabulary.size, temperature, beta, at, hidden
         self.weights = {"nll": data, "divergence": weight, "hidden": hidden_weight}
