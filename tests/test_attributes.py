@@ -142,13 +142,15 @@ def test_what_a_base_in_another_file_declares_is_written_on_the_class(tmp_path, 
 
 
 def test_a_part_may_be_a_subclass_without_its_options(tmp_path, monkeypatch):
-    """Of any shipped part, in a file of one's own: `telling`, and a `small` of options that are gone, are the base's affair."""
+    """Of any shipped part, in a file of its own: `telling`, `small` and `when` of options that are gone are the base's."""
     lines, parts = ["from llmlab.registry import register"], list(registry.index().items())
     for i, ((slot, name), entry) in enumerate(parts):
         known = attributes.of_slot(slot)
         base = getattr(importlib.import_module(entry.module), entry.qualname)
         given = [p.name for p in inspect.signature(base).parameters.values() if p.kind is not p.KEYWORD_ONLY]
-        repeated = [f"    {k} = {v!r}" for k, v in entry.attrs.items() if not known[k].own and k != "small"]
+        repeated = [
+            f"    {k} = {v!r}" for k, v in entry.attrs.items() if not known[k].own and k not in ("small", "when")
+        ]
         lines += [
             f"from {entry.module} import {entry.qualname} as Base{i}",
             f'@register("{slot}", "less_{name}")',

@@ -337,7 +337,8 @@ def _inherited(cls: type, entry: Entry) -> str | None:
             continue
         if name in entry.options or not declared.literal or not fits(value, declared.type):  # a property, say
             continue
-        if name == "small" and any(key not in entry.options for key in value):  # so that it can't be repeated
+        # Of options that are gone, so that it can't be repeated.
+        if name in ("small", "when") and any(key.partition("=")[0] not in entry.options for key in value):
             continue
         if value != entry.attribute(name):
             return f"{cls.__name__} inherits {name} = {value!r} from another file; write it on the class itself"
