@@ -50,7 +50,7 @@ def test_a_part_says_in_one_line_what_it_is_and_whose(slot, name):
 def test_options_are_keywords_with_defaults(slot, name):
     factory = part(slot, name)
     # A part whose declarations depend on its options is built by a function that is given the class.
-    for parameter in inspect.signature(*factory.args or [factory.func]).parameters.values():
+    for parameter in inspect.signature(factory.args[0] if factory.args else factory.func).parameters.values():
         assert parameter.kind in (parameter.POSITIONAL_ONLY, parameter.KEYWORD_ONLY)
         if parameter.kind == parameter.KEYWORD_ONLY:
             assert parameter.default is not parameter.empty and parameter.annotation is not parameter.empty
