@@ -95,7 +95,8 @@ def by_token(sample: Mapping[str, Any], name: str) -> bool:
 
 def _padded_rows(samples: Sequence[Prepared], pad: int, most: int | None) -> dict[str, np.ndarray]:
     """Lists of arrays as (B, R, T), R of the sample that has most."""
-    names = [name for name, value in samples[0].items() if isinstance(value, list)]
+    # By name, as a sample may be a piece of a batch, whose rows are one array.
+    names = [name for name in samples[0] if name.startswith("row_") and name != "row_valid"]
     n = max(len(s["row_ids"]) for s in samples)
     nothing: Prepared = {"ids": np.zeros(0, np.int64)}
     flat: list[Prepared] = []

@@ -225,3 +225,17 @@ def test_a_confidence_weighs_a_record_and_not_the_others():
     assert loss.terms["nll"][1] == 3 == loss.logs["accuracy"][1]
     nobody = made.loss(model, {"labels": labels, "confidence": torch.zeros(3)})
     assert nobody.mean() == 0
+
+
+def test_sequences_of_a_sample_are_padded_and_so_are_pieces_of_a_batch():
+    made = objective("multiple_choice")
+    prepared = [
+        made.prepare(sample, None) | {"answer": np.asarray(1)} for sample in ({**p, "answer": 1} for p in pairs(4))
+    ]
+    batch = collate.batch(prepared, "pad", pad=9)
+    assert batch["row_ids"].shape == (4, 3, 8) == batch["row_valid"].shape
+    assert batch["row_valid"].sum(-1).tolist() == [[3, 3, 3 * (i % 2)] for i in range(4)]
+    assert (batch["row_ids"][~batch["row_valid"]] == 9).all()
+    # As `llmlab plan` makes one micro-batch of another.
+    pieces = [{name: value[i].numpy() for name, value in batch.items()} for i in range(4)]
+    assert torch.equal(collate.batch(pieces, "pad")["row_ids"], batch["row_ids"])
