@@ -112,7 +112,7 @@ class NegativeSampling:
 
 @register("objective", "skipgram")
 class SkipGram(NegativeSampling):
-    """Skip-gram with negative sampling (Mikolov et al. 2013, arXiv:1301.3781 and arXiv:1310.4546): a word tells its neighbours.
+    """Skip-gram with negative sampling (Mikolov et al. 2013, arXiv:1310.4546): a word tells its neighbours.
 
     Only the model's token table and a second one learn; `init_from=RUN` begins a model of the same kind with the first. Of each
     pair of a word and a word in its window the loss is -log s(u.v) - sum over negatives of log s(-u.v), in nats, with s the

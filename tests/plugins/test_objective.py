@@ -45,7 +45,7 @@ def batched(made, seeds):
 
 
 def test_every_objective_is_here():
-    assert set(names("objective")) == {*OF_TEXT, "classification", "reinforce"}
+    assert set(names("objective")) == {*OF_TEXT, "classification", "reinforce", "skipgram", "cbow"}
 
 
 @pytest.mark.parametrize("name", OF_TEXT)
