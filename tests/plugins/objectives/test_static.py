@@ -108,3 +108,11 @@ def test_counts_are_those_of_the_training_part():
     part = registry.load("objective", "skipgram", {"power": 1.0})(corpus.vocabulary, 4)
     assert np.allclose(np.diff(part.noise, prepend=0), [0, 2 / 3, 0, 1 / 3, 0])
     assert np.allclose(part.kept[[1, 3]], np.sqrt(1e-3 / np.array([2 / 3, 1 / 3])))
+
+
+@pytest.mark.slow  # it traces a step of the model, once for each strategy
+def test_a_plan_has_no_layers_in_its_step(capsys):
+    from llmlab.commands import plan
+
+    assert plan.main(["objective=cbow", *SIZES, f"data.seq_len={LENGTH}", "device=h100", "--json"]) == 0
+    assert '"trainable": 512' in capsys.readouterr().out
