@@ -22,7 +22,7 @@ class ContextHead(nn.Module):
 
     per_token = False
     hidden = False
-    scores = "token"
+    scores = "context"
     needs = ("context",)
     unused = ("logit_scale", "logit_softcap", "tie_embeddings")
     words: Embedding

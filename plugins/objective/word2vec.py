@@ -103,18 +103,21 @@ class NegativeSampling:
         each = F.binary_cross_entropy_with_logits(scores, (real == 1).float(), reduction="none")
         count = (real == 1).sum()
         loss = torch.where(real != NOTHING, each, 0.0).sum()
-        right = ((scores > 0) & (real == 1)).sum()
+        # Ranks, as with several negatives to a word hardly any score is above 0.
+        rows_BGC, real_BGC = (t.detach().unflatten(1, (-1, 1 + self.negatives)) for t in (scores, real))
+        first_BG = rows_BGC.masked_fill(real_BGC == NOTHING, -torch.inf).argmax(-1) == 0
+        right = (first_BG & (real_BGC[..., 0] == 1)).sum()
         return Loss({"sampled": (loss, count)}, logs={"accuracy": (right, count)}, aux={"model": auxiliary(output)})
 
 
 @register("objective", "skipgram")
 class SkipGram(NegativeSampling):
-    """Skip-gram with negative sampling (Mikolov et al. 2013, arXiv:1301.3781 and arXiv:1310.4546): a word tells its neighbours.
+    """Skip-gram with negative sampling (Mikolov et al. 2013, arXiv:1310.4546): a word tells its neighbours.
 
     Only the model's token table and a second one learn; `init_from=RUN` begins a model of the same kind with the first. Of each
     pair of a word and a word in its window the loss is -log s(u.v) - sum over negatives of log s(-u.v), in nats, with s the
     sigmoid. ids and real (T 2 window (1 + negatives),): a neighbour, then words drawn against it; context (T 2 window, 1).
-    accuracy: the share of neighbours with a score above 0.
+    accuracy: the share of neighbours with a higher score than all that is drawn against them.
     """
 
     mask = "bidirectional"
@@ -162,7 +165,7 @@ class CBOW(NegativeSampling):
     Only the model's token table and a second one learn; `init_from=RUN` begins a model of the same kind with the first. The
     mean of the vectors of the words in a word's window scores that word and those drawn against it, with the loss of
     skipgram. ids and real (T (1 + negatives),): a word, then words drawn against it; context (T, 2 window). accuracy: the
-    share of words with a score above 0.
+    share of words with a higher score than all that is drawn against them.
     """
 
     mask = "bidirectional"

@@ -223,7 +223,8 @@ def account(
     of_heads = sum(_of_head(model, role, length, share, meter) for role, share in shares.items())
     items.append(Item("heads", "head", of_heads, of_heads))
     sources, learning = [*meter.sources.values()], None
-    if backward.frozen(model):
+    # Both tables of a head that reads no hidden states learn, whatever else is frozen.
+    if layers and backward.frozen(model):
         found = backward.share(model, length, source_length or length, shares, pairs_of)
         if isinstance(found, str):
             sources.append(CostSource("train.learns", "as if all learnt", found))

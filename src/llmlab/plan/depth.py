@@ -116,7 +116,8 @@ class Deep:
         out = list(parts["before", -1])
         for i in range(forwards):
             for own, step in steps[i * deep : (i + 1) * deep]:
-                out += [op._replace(step=step) if op.step >= 0 else op for op in parts["forward", own]]
+                # A forward for heads that read no hidden states runs no layer.
+                out += [op._replace(step=step) if op.step >= 0 else op for op in parts.get(("forward", own), ())]
             for op in parts["read", i]:
                 out += self._for_each(op, part_of)
         for op in parts["backward", -1]:

@@ -13,7 +13,7 @@ from llmlab.config.layout import resolve
 from llmlab.data.collate import batch as collated
 from llmlab.data.corpus import Corpus
 from llmlab.model.build import build_model
-from llmlab.model.flops import forward_flops
+from llmlab.model.flops import forward_flops, training_flops_per_token
 from llmlab.slots import Vocabulary
 from llmlab.training import cost, recipe
 
@@ -62,6 +62,11 @@ def test_no_layer_runs_and_the_tables_alone_learn(name, models):
     assert not calls
     length = len(made["ids"][0])
     assert forward_flops(model, length, heads={"context": 1.0}) * 4 == counter.get_total_flops() > 0
+    recipe.learning(composed.cfg).apply(model)
+    with counter:
+        part.loss(model, made).mean().backward()
+    per_token = training_flops_per_token(model, length, heads={"context": 1.0})
+    assert counter.get_total_flops() == pytest.approx(per_token * length * 4, rel=0.01)
     (only,) = cost.passes(part, samples[0])
     assert (only.tokens, dict(only.heads)) == (length, {"context": None})
     model.zero_grad()
@@ -108,3 +113,11 @@ def test_counts_are_those_of_the_training_part():
     part = registry.load("objective", "skipgram", {"power": 1.0})(corpus.vocabulary, 4)
     assert np.allclose(np.diff(part.noise, prepend=0), [0, 2 / 3, 0, 1 / 3, 0])
     assert np.allclose(part.kept[[1, 3]], np.sqrt(1e-3 / np.array([2 / 3, 1 / 3])))
+
+
+@pytest.mark.slow  # it traces a step of the model, once for each strategy
+def test_a_plan_has_no_layers_in_its_step(capsys):
+    from llmlab.commands import plan
+
+    assert plan.main(["objective=cbow", *SIZES, f"data.seq_len={LENGTH}", "device=h100", "--json"]) == 0
+    assert '"trainable": 512' in capsys.readouterr().out

@@ -26,19 +26,23 @@ def sampled(given: Given) -> Arrays:
     made: Arrays = {}
     for batch in ("batch", "none"):
         real, scores = given.inputs[f"{batch}/real"], given.inputs[f"{batch}/scores/context"]
-        losses, half, slope = 0.0, 0.0, np.zeros_like(scores)
+        losses, half, slope, first = 0.0, 0.0, np.zeros_like(scores), 0
+        each = 1 + given.options["negatives"]
         for at in np.ndindex(real.shape):
             if real[at] >= 0:
                 sign = 1 if real[at] else -1
                 losses -= np.log(sigmoid(sign * scores[at]))
                 half -= np.log(sigmoid(sign * bfloat16(scores[at])))
                 slope[at] = sigmoid(scores[at]) - real[at]
+            if real[at] == 1:
+                others = slice(at[1] + 1, at[1] + each)
+                first += all(scores[at] > s for s in scores[at[0], others][real[at[0], others] == 0])
         count = int((real == 1).sum())
         made |= {
             f"{batch}/loss/sampled": np.array([losses, count]),
             f"{batch}/mean": np.array(losses / max(count, 1) + BALANCE),
             f"{batch}/slope/context": slope / max(count, 1),
-            f"{batch}/log/accuracy": np.array([((real == 1) & (scores > 0)).sum(), count]),
+            f"{batch}/log/accuracy": np.array([first, count]),
         }
         if batch == "batch":
             made["half/mean"] = np.array(half / max(count, 1) + BALANCE)

@@ -254,8 +254,9 @@ def _scores(setting: Setting, name: str, batch: Batch) -> dict[str, Tensor]:
     made = {}
     for role, head in heads.items():
         entry = registry.index()["head", head]
-        one = "n_classes" not in entry.options or not entry.options["n_classes"].default  # a score a token
-        sizes = {"text": (shape[0], 4), "token": shape if one else (*shape, 2 if head == "span" else 3)}
+        one = "n_classes" in entry.options and not entry.options["n_classes"].default  # a score a token
+        one_each = shape if one else (*shape, 2 if head == "span" else 3)
+        sizes = {"text": (shape[0], 4), "context": shape, "token": one_each}
         made[role] = 2 * uniform(f"{name} {role}", *sizes.get(entry.attribute("scores"), (*shape, SIZE + ROUNDED_UP)))
     return made
 
