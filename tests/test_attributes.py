@@ -141,7 +141,7 @@ def test_what_a_base_in_another_file_declares_is_written_on_the_class(tmp_path, 
     assert registry.load("objective", "grown", {})
 
 
-GONE = ("small", "when", "joins")  # what they name are options
+GONE = ("small", "when", "joins", "joins_options", "joins_names")  # what they name are options
 
 
 def test_a_part_may_be_a_subclass_without_its_options(tmp_path, monkeypatch):

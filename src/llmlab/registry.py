@@ -362,7 +362,7 @@ def _inherited(cls: type, entry: Entry) -> str | None:
         # What names an option that is gone can't be repeated.
         if name in ("small", "when") and any(key.partition("=")[0] not in entry.options for key in value):
             continue
-        if name == "joins" and value not in entry.options:
+        if name in ("joins", "joins_options", "joins_names") and value not in entry.options:
             continue
         if value != entry.attribute(name):
             return f"{cls.__name__} inherits {name} = {value!r} from another file; write it on the class itself"

@@ -68,4 +68,4 @@ def test_what_is_missing_or_unknown_is_named(saved):
 
 def test_a_causal_one_has_no_place(tmp_path):
     with pytest.raises(UserError, match="has no place for mask=causal"):
-        llmlab.save_hf(build(*tiny("chatglm1"), wake=False), tmp_path / "out")
+        llmlab.save_hf(build(*tiny("chatglm1", "objective=clm"), wake=False), tmp_path / "out")
