@@ -133,7 +133,10 @@ class Rollout:
 
 
 class LanguageModel(Protocol):
-    """A model as an objective calls it. heads: role -> the rows (B, T) bool that the head sees, None for all of them."""
+    """A model as an objective calls it. heads: role -> the rows (B, T) bool that the head sees, None for all of them.
+
+    A batch of `hidden` (B, T, D) alone is read by its heads: of another model that has none of its own.
+    """
 
     def __call__(self, batch: Mapping[str, Tensor], heads: Mapping[str, Tensor | None] | None = None) -> Output: ...
 

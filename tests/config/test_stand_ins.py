@@ -9,7 +9,7 @@ from llmlab.config.model_files import conf_dir
 
 # Trained in their papers by what their files choose: masked tokens alone, spans, or the next token.
 OWN = {"roberta": "mlm", "modernbert": "mlm", "t5": "span_corruption", "t5_v1_1": "span_corruption"}
-OWN |= {"mt5": "span_corruption", "electra": "rtd", "deberta_v3": "rtd"}
+OWN |= {"mt5": "span_corruption", "electra": "rtd", "deberta_v3": "rtd", "deepseek_v3": "mtp"}
 
 
 def files():

@@ -45,7 +45,17 @@ def batched(made, seeds):
 
 
 def test_every_objective_is_here():
-    assert set(names("objective")) == {*OF_TEXT, "classification", "reinforce", "prefix_lm", "fim"}
+    assert set(names("objective")) == {
+        *OF_TEXT,
+        "classification",
+        "reinforce",
+        "prefix_lm",
+        "fim",
+        "masked_diffusion",
+        "mtp",
+        "replace_mlm",
+        "rtd",
+    }
 
 
 @pytest.mark.parametrize("name", OF_TEXT)

@@ -20,7 +20,6 @@ TABLE = {
     "bart": StandIn("span_corruption", "text infilling and sentence permutation (Lewis et al. 2020, arXiv:1910.13461)"),
     "bert": StandIn("mlm", "masked language modelling and next-sentence prediction (Devlin et al. 2019, arXiv:1810.04805)"),
     "chatglm1": StandIn("clm", "autoregressive blank infilling (Zeng et al. 2022, arXiv:2210.02414)"),
-    "deepseek_v3": StandIn("clm", "next-token and multi-token prediction (DeepSeek-AI 2024, arXiv:2412.19437)"),
     "distilbert": StandIn("mlm", "distillation from BERT with masked language modelling (Sanh et al. 2019, arXiv:1910.01108)"),
     "gemma3": StandIn("clm", "distillation of a larger model's next-token probabilities (Gemma Team 2025, arXiv:2503.19786)"),
     "glm_130b": StandIn("clm", "autoregressive blank infilling (Zeng et al. 2022, arXiv:2210.02414)"),

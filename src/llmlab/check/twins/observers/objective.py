@@ -5,7 +5,8 @@ Inputs:
 - Of an objective that `restores` something: texts as TEXT/tokens, TEXT/given and TEXT/documents. Of one that reads text
   and restores nothing: `rows`, the tokens that `batch` was prepared from. Of one that reads records: record/N/FIELD.
 - Two batches: `batch/KEY`; and `none/KEY`, one without targets, or of a validation where the objective acts.
-  `BATCH/scores/ROLE`: scores of each head for all tokens or texts. `hidden` (V, D): the hidden state of each id.
+  `BATCH/scores/ROLE`: scores of each head for all tokens or texts. `hidden` (V, D): the hidden state of each id;
+  `head` (D, V): by which the heads alone read hidden states.
 - Of an objective that acts: `rewards/SHAPE`.
 
 Outputs:
@@ -51,6 +52,7 @@ def observe(setting: Setting) -> Observed:
         "vocabulary": np.array(texts.vocabulary(setting).size),
         "draws": np.array(texts.N_DRAWS),
         "hidden": _hidden().numpy(),
+        "head": _head().numpy(),
     }
     special = texts.vocabulary(setting).special
     inputs |= {f"special/{name}": np.array(at) for name, at in special.items()}
@@ -162,17 +164,23 @@ def _rows() -> np.ndarray:
 
 
 class _Model:
-    """A model whose heads give these scores, and whose hidden state of a token is the row of a table."""
+    """A model whose heads give these scores, and whose hidden state of a token is the row of a table, plus half of what
+    `hidden` states it is given. Its heads alone give hidden states times `_head`."""
 
     def __init__(self, scores: Mapping[str, Tensor], hidden: Tensor):
         self.scores, self.hidden = scores, hidden
         self.read: list[Tensor] = []
 
     def __call__(self, batch: Mapping[str, Tensor], heads: Mapping[str, Tensor | None] | None = None) -> Output:
+        if "ids" not in batch:  # for its heads alone
+            return Output(batch["hidden"], {role: batch["hidden"] @ _head() for role in heads or ()}, None)
         self.read.append(batch["ids"])
         rows = heads if heads is not None else dict.fromkeys(self.scores)
         found = {role: self.scores[role] if at is None else self.scores[role][at] for role, at in rows.items()}
-        return Output(self.hidden[batch["ids"]], found, Aux(torch.tensor(BALANCE), torch.tensor([[3, 1]])))
+        hidden = self.hidden[batch["ids"]]
+        if "hidden" in batch:
+            hidden = hidden + batch["hidden"] / 2
+        return Output(hidden, found, Aux(torch.tensor(BALANCE), torch.tensor([[3, 1]])))
 
 
 def _scores(setting: Setting, name: str, batch: Batch) -> dict[str, Tensor]:
@@ -196,10 +204,14 @@ def _hidden() -> Tensor:
     return uniform("hidden", texts.SIZE, WIDTH)
 
 
+def _head() -> Tensor:
+    return 2 * uniform("head", WIDTH, SIZE + ROUNDED_UP)
+
+
 def _loss(objective: Objective, batch: Batch, scores: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
     leaves = {role: value.clone().requires_grad_() for role, value in scores.items()}
     own = {role: leaf for role, leaf in leaves.items() if "." not in role}
-    others: dict[str, dict[str, Tensor]] = {}
+    others: dict[str, dict[str, Tensor]] = {role: {} for role in attributes.get(objective, "objective", "models")}
     for role, leaf in leaves.items():
         if "." in role:
             others.setdefault(role.partition(".")[0], {})[role.partition(".")[2]] = leaf
