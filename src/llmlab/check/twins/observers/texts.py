@@ -170,15 +170,30 @@ def diffused(objective: Objective, name: str, text: Text, special: Mapping[str, 
 Observe = Callable[[Objective, str, Text, Mapping[str, int]], Arrays]
 
 
-def _sampled(objective: Objective, name: str, text: Text, special: Mapping[str, int]) -> Arrays:
-    from llmlab.check.twins.observers.sampled import sampled  # which needs this module
-
-    return sampled(objective, name, text, special)
+def sampled(objective: Objective, name: str, text: texts.Text, special: Mapping[str, int]) -> texts.Arrays:
+    """Outputs of `texts.masked`, and: `n_targets/TERM/`, a sample's targets on average; `passes/`, of the first sample by model
+    (1: the trained one) tokens, trained, and rows of its head (-1: all); `chance/` how many chances fall into each tenth of
+    [0, 1), a token; `judged/`, where the sample has it, of each place.
+    """
+    found = draws(objective, text)
+    counts = [objective.targets(f) for f in found]
+    outputs = masked(objective, name, text, special)
+    outputs |= {f"n_targets/{term}/{name}": np.array(np.mean([c[term] for c in counts])) for term in counts[0]}
+    costs = [
+        [p.model == "model", p.tokens, p.trained, *(-1 if n is None else n for n in p.heads.values())]
+        for p in objective.passes(found[0])  # type: ignore[attr-defined]
+    ]
+    outputs[f"passes/{name}"] = np.array(costs, np.float64)
+    chances = np.stack([f["chance"] for f in found])
+    outputs[f"chance/{name}"] = np.bincount((chances * 10).astype(int).flat, minlength=10) / chances.size
+    if "judged" in found[0]:
+        outputs[f"judged/{name}"] = np.mean([f["judged"] for f in found], 0)
+    return outputs
 
 
 OBSERVED: dict[str | None, Observe] = {
     "masked": masked,
-    "sampled": _sampled,
+    "sampled": sampled,
     "spans": spans,
     "next": exact,
     "continued": continued,
