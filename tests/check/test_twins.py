@@ -67,8 +67,7 @@ def test_a_part_is_what_its_twin_says(part):
     twins.definition(subject(*part))
 
 
-SILENT = {("embedding", name): ["width"] for name in ("bert", "factorized")}
-SILENT |= {("position", name): ["pad_id"] for name in ("learned", "learned_t5_bias")}
+SILENT = {("position", name): ["pad_id"] for name in ("learned", "learned_t5_bias")}
 
 
 @pytest.mark.usefixtures("shared")

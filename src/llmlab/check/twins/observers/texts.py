@@ -170,7 +170,7 @@ def diffused(objective: Objective, name: str, text: Text, special: Mapping[str, 
 Observe = Callable[[Objective, str, Text, Mapping[str, int]], Arrays]
 
 
-def sampled(objective: Objective, name: str, text: texts.Text, special: Mapping[str, int]) -> texts.Arrays:
+def sampled(objective: Objective, name: str, text: Text, special: Mapping[str, int]) -> Arrays:
     """Outputs of `texts.masked`, and: `n_targets/TERM/`, a sample's targets on average; `passes/`, of the first sample by model
     (1: the trained one) tokens, trained, and rows of its head (-1: all); `chance/` how many chances fall into each tenth of
     [0, 1), a token; `judged/`, where the sample has it, of each place.
