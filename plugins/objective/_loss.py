@@ -14,15 +14,20 @@ from llmlab.slots import Loss, Output, auxiliary
 IGNORED = -100  # a label that is no target
 
 
+def cross_entropy(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """(sum, number of targets) of the cross-entropy (nats, float32) of logits (..., V) at labels (...)."""
+    # A sum with its count: a mean is NaN where no label is a target, and means of micro-batches
+    # would weigh tokens unequally. In float32: bfloat16 logits around 10 are 1/16 apart.
+    nll = F.cross_entropy(logits.flatten(0, -2).float(), labels.flatten(), ignore_index=IGNORED, reduction="sum")
+    return nll, (labels != IGNORED).sum()
+
+
 def token_loss(
     output: Output, logits: Tensor, labels: Tensor, logs: Mapping[str, tuple[Tensor, Tensor]] | None = None
 ) -> Loss:
     """Cross-entropy (nats, float32) of logits (..., V) at labels (...), as the one term "nll", and the model's auxiliary
     output."""
-    # A sum with its count: a mean is NaN where no label is a target, and means of micro-batches
-    # would weigh tokens unequally. In float32: bfloat16 logits around 10 are 1/16 apart.
-    nll = F.cross_entropy(logits.flatten(0, -2).float(), labels.flatten(), ignore_index=IGNORED, reduction="sum")
-    return Loss({"nll": (nll, (labels != IGNORED).sum())}, logs=logs or {}, aux={"model": auxiliary(output)})
+    return Loss({"nll": cross_entropy(logits, labels)}, logs=logs or {}, aux={"model": auxiliary(output)})
 
 
 def regularised(

@@ -178,6 +178,8 @@ class Rollout:
 class LanguageModel(Protocol):
     """A model as an objective calls it. heads: role -> the rows (B, T) bool that the head sees, None for all of them.
 
+    A batch of `hidden` (B, T, D) alone is read by its heads: of another model that has none of its own.
+
     memory: of a model with one stack; what it holds is seen before the batch's tokens, and it is extended by them.
     """
 

@@ -7,7 +7,7 @@ import pytest
 from llmlab.commands import generate as command
 from llmlab.commands.cli import run
 from llmlab.commands.generate import read_prompts
-from llmlab.decoding.teller import Teller
+from llmlab.commands.teller import Teller
 from llmlab.errors import UserError
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from llmlab.commands.arguments import either, parse
 from llmlab.commands.generate import MOST, Drawing, unescaped
-from llmlab.decoding.teller import Teller
+from llmlab.commands.teller import Teller
 from llmlab.errors import UserError
 
 if TYPE_CHECKING:

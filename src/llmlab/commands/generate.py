@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmlab.commands.arguments import either, parse
 from llmlab.commands.swap import split, swapped
-from llmlab.decoding.teller import Teller
+from llmlab.commands.teller import Teller
 from llmlab.errors import UserError
 from llmlab.files import expanded
 from llmlab.json_files import json_lines, parse_json

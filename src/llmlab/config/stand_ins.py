@@ -18,7 +18,6 @@ class StandIn(NamedTuple):
 
 
 TABLE = {
-    "deepseek_v3": StandIn("clm", "next-token and multi-token prediction (DeepSeek-AI 2024, arXiv:2412.19437)"),
     "distilbert": StandIn("mlm", "distillation from BERT with masked language modelling (Sanh et al. 2019, arXiv:1910.01108)",
                           "objective=distilbert models.teacher=RUN"),
     "gemma3": StandIn("clm", "distillation of a larger model's next-token probabilities (Gemma Team 2025, arXiv:2503.19786)",

@@ -77,8 +77,13 @@ class Model(nn.Module):
         cache: of a decoder, from `new_cache`; it is extended by these T tokens.
         memory: of one stack; its M tokens are seen before these T, S being M + T, and it is extended.
         `Output.hidden` is (B, T, 0) where no head that is asked for reads hidden states.
+        A batch of `hidden` (B, T, D) without ids is read by the heads alone: hidden states of a model that shares them.
         ValueError for a key that is close to one of these and none of them.
         """
+        if "ids" not in batch and "hidden" in batch:
+            hidden = batch["hidden"]
+            ctx = Context(length=hidden.shape[1], data=batch_keys.read_in(batch, PLAIN))
+            return Output(hidden, self._heads(hidden, ctx, heads), None, None)
         if not self._keys.issuperset(batch):
             # Whoever reads a Watched batch reports unknown keys itself, and knows those of an objective.
             if not isinstance(batch, batch_keys.Watched):
@@ -139,14 +144,18 @@ class Model(nn.Module):
         if cache is not None:
             # After the layers: an interrupted forward leaves the length as it was, and `cut` then drops what it wrote.
             cache.length += ids.shape[1]
+        out = self._heads(hidden, ctx, heads)
+        total = Aux(torch.stack(losses).sum() if losses else None, torch.cat(tokens) if tokens else None)
+        return Output(hidden, out, total if losses or tokens else None, source)
+
+    def _heads(self, hidden: Tensor, ctx: Context, heads: Mapping[str, Tensor | None] | None) -> dict[str, Tensor]:
         out = {}
         for role, head in self.heads.items():
             if heads is None or role in heads:
                 where = heads[role] if heads else None
                 # Rows are picked before the head: logits of 15 % of the tokens cost 15 % (BERT's masked ones).
                 out[role] = head(hidden if where is None else hidden[where], ctx)
-        total = Aux(torch.stack(losses).sum() if losses else None, torch.cat(tokens) if tokens else None)
-        return Output(hidden, out, total if losses or tokens else None, source)
+        return out
 
     def new_cache(self, capacity: int) -> Cache:
         """A KV cache of the decoding stack for `capacity` positions."""

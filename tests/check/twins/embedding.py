@@ -96,3 +96,18 @@ def bert(given: Given) -> dict[str, np.ndarray]:
 
 twin("embedding", "bert", source="Devlin et al. 2018, figure 2; the scale as in BART's code")(bert)
 twin("embedding", "factorized", source="Lan et al. 2019, section 3.1; the projection's bias as in ALBERT's code")(bert)
+
+
+@twin("embedding", "mtp", source="DeepSeek-AI 2024, equation 21")
+def mtp(given: Given) -> dict[str, np.ndarray]:
+    nothing, eps = np.zeros((*given.inputs["ids"].shape, given.sizes.dim)), given.sizes.norm_eps
+
+    def joined(hidden: np.ndarray, x: np.ndarray) -> np.ndarray:
+        both = [layernorm(given, "hidden_norm", hidden, eps), layernorm(given, "token_norm", x, eps)]
+        return linear(given, "project", np.concatenate(both, -1))
+
+    def vectors(table, places, segments, queries) -> np.ndarray:
+        hidden = nothing if queries is None else given.inputs["hidden"]
+        return joined(hidden, table[given.inputs["ids"]] + places)
+
+    return outputs(given, vectors, trained=lambda i: True, gain=1.0, dropped=joined(nothing, nothing))

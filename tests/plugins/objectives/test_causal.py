@@ -5,10 +5,16 @@ import pytest
 import torch
 from parts import part, randn
 from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
+from llmlab.config.compose import compose
+from llmlab.data import stand_in
+from llmlab.model import build
 from llmlab.slots import Output, Vocabulary
+from llmlab.training import companions, cost
 
-VOCABULARY = Vocabulary(20, {"eos": 0, "prefix": 17, "suffix": 18, "middle": 19})
+FIM = {"fim_prefix": 17, "fim_suffix": 18, "fim_middle": 19}
+VOCABULARY = Vocabulary(20, {"eos": 0, "mask": 16, **FIM})
 
 
 def objective(name, seq_len=16, **options):
@@ -60,3 +66,27 @@ def test_a_prefix_and_its_targets_make_the_window():
         assert prepared["labels"].tolist() == want and prepared["ids"].tolist() == [*range(1, 17)]
         assert made.targets(prepared) == {"nll": sum(t >= 0 for t in want)}
     assert seen == set(range(1, 17))
+
+
+@pytest.mark.parametrize(
+    ("name", "options"), [("prefix_lm", {}), ("fim", {"rate": 1.0}), ("masked_diffusion", {}), ("mtp", {"depth": 2})]
+)
+def test_the_cost_of_a_step_is_torchs(name, options):
+    words = [f"objective={name}", *(f"objective.{k}={v}" for k, v in options.items())]
+    sizes = ["model.dim=32", "model.n_heads=2", "model.n_layers=2", "model.vocab_size=20", "kernel=eager"]
+    composed, made = compose([*words, *sizes]), objective(name, **options)
+    models = {"model": build.build_model(composed.spec)}
+    for role, companion in companions.resolve(composed, models["model"], None).items():
+        models[role] = companion.assemble(models["model"])
+        build.materialise(models[role])
+        companion.fill(models[role], 1)
+    samples = stand_in.StandIns(made, 1, 16, 16)
+    batch = stand_in.collated(made, [made.prepare(samples[0], np.random.default_rng(0))], 16)
+    model, *modules = models.values()
+    with FlopCounterMode(display=False) as counter:
+        made.loss(model, batch, **dict(zip([*models][1:], modules, strict=True))).mean().backward()
+    told = cost.estimate(models, made, samples)
+    assert told.dense * 16 == pytest.approx(counter.get_total_flops(), rel=0.01)
+    if name == "mtp":  # what shares a table with the model has no table, nor a head
+        assert not [n for n, _ in modules[0].named_parameters() if "table" in n or n.startswith("heads")]
+        assert len(modules) == 2 and len(modules[1].all_stacks()[0].layers) == 1

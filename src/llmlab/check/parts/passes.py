@@ -31,10 +31,12 @@ def passes(subject: Subject) -> None:
 
     def note(name: str, module: nn.Module, given: tuple[Any, ...], how: Mapping[str, Any], output: Output) -> None:
         texts, heads = given[0] if given else how["batch"], how.get("heads")
-        rows, tokens = texts["ids"].shape
+        alone = "ids" not in texts  # heads that read hidden states of another model
+        rows, tokens = texts["hidden"].shape[:2] if alone else texts["ids"].shape
         source = texts["source_ids"].shape[1] if "source_ids" in texts else None
         trained = torch.is_grad_enabled() and any(p.requires_grad for p in module.parameters())
-        read[(name, tokens, source, trained)] += rows
+        if not alone:
+            read[(name, tokens, source, trained)] += rows
         for role in models[name].heads if heads is None else heads:
             where: Tensor | None = None if heads is None else heads[role]
             if attributes.get(models[name].heads[role], "head", "per_target"):

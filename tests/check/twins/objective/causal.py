@@ -1,4 +1,4 @@
-"""Twins of the objectives that predict the next token: clm, prefix_lm and fim, from their papers."""
+"""Twins of the objectives that predict the next token: clm, prefix_lm, fim and mtp, from their papers."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from twins.objective.losses import Arrays, cross_entropy, expected, log_softmax
 REFUSED: Settings = {
     "clm": [({}, {"z_loss": -0.1}), ({}, {"label_smoothing": -0.1}), ({}, {"label_smoothing": 1.1})],
     "fim": [({}, {key: value}) for key in ("rate", "spm") for value in (-0.1, 1.1)],
+    "mtp": [({}, {"weight": 0.0}), ({}, {"weight": -1.0})],
     "prefix_lm": [
         ({}, {"shortest": -0.1}),
         ({}, {"longest": 1.1}),
@@ -165,4 +166,50 @@ def fim(given: Given) -> Arrays:
         else:
             made |= {f"{key}/{name}": np.zeros(len(tokens)) for key in ("prefix", "middle")}
         made[f"length/{name}"] = np.array(len(tokens) - 1)
+    return made
+
+
+@twin("objective", "mtp", source="DeepSeek-AI 2024, equations 21 to 25")
+def mtp(given: Given) -> Arrays:
+    depth, weight = given.options["depth"], given.options["weight"]
+    made = {"shown": np.array(0.0), "fixed_counts": np.array(1.0), **cross_entropy(given, "tokens", False)}
+    for name in ("plain", "answered", "only_special"):
+        tokens = given.inputs[f"{name}/tokens"]
+        labels = tokens[1:].copy()
+        if name == "answered":
+            labels[given.inputs["answered/given"][1:]] = -100
+        made[f"prepared/ids/{name}"], made[f"prepared/labels/{name}"] = tokens[:-1], labels
+        if name != "only_special":
+            made[f"prepared/documents/{name}"] = given.inputs[f"{name}/documents"][:-1]
+        for k in range(depth + 1):
+            made[f"n_targets/{f'nll_{k + 1}' if k else 'nll'}/{name}"] = np.array((labels[k:] >= 0).sum())
+    table, head = given.inputs["hidden"], given.inputs["head"]
+    for batch in ("batch", "none"):
+        ids, labels = given.inputs[f"{batch}/ids"], given.inputs[f"{batch}/labels"]
+        length = ids.shape[1]
+        slope = np.zeros_like(table)
+        extra = 0.0
+        made[f"{batch}/read/model"] = ids[None]
+        for k in range(1, depth + 1):
+            # Of token i: its own state and, halved each time, those of the k - 1 modules before and of the model.
+            places = [(b, i) for b in range(len(ids)) for i in range(length - k)]
+            used = [(b, i) for b, i in places if labels[b, i + k] >= 0]
+            total = 0.0
+            for b, i in used:
+                state = sum(0.5 ** (k - j) * table[ids[b, i + j]] for j in range(k + 1))
+                log_p = log_softmax(state @ head)
+                total -= log_p[labels[b, i + k]]
+                back = np.exp(log_p)
+                back[labels[b, i + k]] -= 1
+                for j in range(k + 1):
+                    slope[ids[b, i + j]] += 0.5 ** (k - j) * (head @ back) * weight / depth / len(used)
+            made[f"{batch}/loss/nll_{k + 1}"] = np.array([total, len(used)])
+            made[f"{batch}/read/module_{k}"] = ids[None, :, k:]
+            made[f"{batch}/weight/nll_{k + 1}"] = np.array(weight / depth)
+            extra += weight / depth * total / max(len(used), 1)
+        # Each module says what its own experts lose.
+        made[f"{batch}/mean"] = made[f"{batch}/mean"] + extra + depth * BALANCE
+        if batch == "batch":
+            made["half/mean"] = made["half/mean"] + extra + depth * BALANCE
+        made[f"{batch}/slope/hidden"] = slope
     return made

@@ -9,9 +9,9 @@ from llmlab.check.twins.observers.objective import BALANCE, SIZE
 from llmlab.twins import Given, twin
 from twins import Settings
 from twins.norm import bfloat16
-from twins.objective.losses import Arrays, log_softmax
 from twins.objective.causal import clm
 from twins.objective.encoders import mlm
+from twins.objective.losses import Arrays, log_softmax
 
 REFUSED: Settings = {
     "distill": [

@@ -1,11 +1,11 @@
 """Observer of embeddings, with layer norms and a position that looks up given vectors.
 
-Inputs: `ids` (B, T), `segments` (B, T) where sizes.token_types is not 0, `queries` (B, T) bool, `places` (P, E) by position id,
-and `shared` (V, width), the table of another stack. The calls of the part:
+Inputs: `ids` (B, T), `segments` (B, T) where sizes.token_types is not 0, `queries` (B, T) bool, `hidden` (B, T, D),
+`places` (P, E) by position id, and `shared` (V, width), the table of another stack. The calls of the part:
 
     alone     ids, without positions
     placed    ids and segments; the first token is at the position OFFSET
-    asked     as placed, with queries and without segments
+    asked     as placed, with queries and hidden and without segments
     shared    as placed, by a part that was built with the table `shared`
     dropped   as placed, in training mode with sizes.dropout 1, so that dropout gives 0
 
@@ -53,6 +53,7 @@ def observe(setting: Setting) -> Observed:
     inputs = {
         "ids": torch.tensor([[5, 60, 1, 7, 5, 0], [1, 33, 2, 2, 59, 8]]),
         "queries": torch.tensor([[0, 0, 0, 1, 1, 0], [0, 1, 0, 0, 0, 0]]).bool(),
+        "hidden": 2 * uniform("hidden", ROWS, LENGTH, sizes.dim),
         "places": places.vectors,
         "shared": table.weight,
     }
@@ -63,7 +64,7 @@ def observe(setting: Setting) -> Observed:
     placed = part(ids, ctx)
     placed.pow(2).sum().backward()
     trained = (part.weight.grad != 0).any(1).double()
-    asked = part(ids, Context(LENGTH, OFFSET, ids=ids, data={"queries": inputs["queries"]}))
+    asked = part(ids, Context(LENGTH, OFFSET, ids=ids, data={key: inputs[key] for key in ("queries", "hidden")}))
     asked.pow(2).sum().backward()
     with torch.no_grad():
         outputs = {

@@ -9,7 +9,8 @@ Inputs:
   record/N/FIELD, of a list record/N/FIELD/I.
 - Batches: `batch/KEY`; `none/KEY`, one without targets, or of a validation where the objective acts; and `weighed/KEY`, of
   labelled records with a confidence. `BATCH/scores/ROLE`: scores of each head for all tokens or texts. `hidden` (V, D): the
-  hidden state of each id; `hidden/ROLE`: that of a companion.
+  hidden state of each id; `hidden/ROLE`: that of a companion; `head` (D, V): by which the
+  heads alone read hidden states.
 - Of an objective that acts: `rewards/SHAPE`.
 
 Outputs:
@@ -58,6 +59,7 @@ def observe(setting: Setting) -> Observed:
         "vocabulary": np.array(texts.vocabulary(setting).size),
         "counts": texts.counts(texts.vocabulary(setting).size),
         "hidden": _hidden().numpy(),
+        "head": _head().numpy(),
     }
     companions = registry.index()["objective", setting.name].attribute("models")
     inputs |= {f"hidden/{role}": _hidden(role).numpy() for role in companions}
@@ -215,7 +217,8 @@ def _rows() -> np.ndarray:
 
 
 class _Model:
-    """A model whose heads give these scores, and whose hidden state of a token is the row of a table."""
+    """A model whose heads give these scores, and whose hidden state of a token is the row of a table, plus half of what
+    `hidden` states it is given. Its heads alone give hidden states times `_head`."""
 
     def __init__(self, scores: Mapping[str, Tensor], hidden: Tensor, ids: Tensor | None):
         self.scores, self.hidden, self.ids = scores, hidden, ids
@@ -227,6 +230,8 @@ class _Model:
         heads: Mapping[str, Tensor | None] | None = None,
         memory: Memory | None = None,
     ) -> Output:
+        if "ids" not in batch:  # for its heads alone
+            return Output(batch["hidden"], {role: batch["hidden"] @ _head() for role in heads or ()}, None)
         self.read.append(batch["ids"])
         rows = heads if heads is not None else dict.fromkeys(self.scores)
         scores = self.scores
@@ -236,7 +241,10 @@ class _Model:
             at_rows = (self.ids[None, :, :width] == batch["ids"][:, None]).all(-1).int().argmax(1)
             scores = {role: value[at_rows, :width] for role, value in scores.items()}
         found = {role: scores[role] if at is None else scores[role][at] for role, at in rows.items()}
-        return Output(self.hidden[batch["ids"]], found, Aux(torch.tensor(BALANCE), torch.tensor([[3, 1]])))
+        hidden = self.hidden[batch["ids"]]
+        if "hidden" in batch:
+            hidden = hidden + batch["hidden"] / 2
+        return Output(hidden, found, Aux(torch.tensor(BALANCE), torch.tensor([[3, 1]])))
 
 
 def _scores(setting: Setting, name: str, batch: Batch) -> dict[str, Tensor]:
@@ -265,10 +273,14 @@ def _hidden(role: str = "") -> Tensor:
     return uniform(f"hidden {role}".strip(), texts.SIZE, WIDTH)
 
 
+def _head() -> Tensor:
+    return 2 * uniform("head", WIDTH, SIZE + ROUNDED_UP)
+
+
 def _loss(objective: Objective, batch: Batch, scores: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
     leaves = {role: value.clone().requires_grad_() for role, value in scores.items()}
     own = {role: leaf for role, leaf in leaves.items() if "." not in role}
-    others: dict[str, dict[str, Tensor]] = {}
+    others: dict[str, dict[str, Tensor]] = {role: {} for role in attributes.get(objective, "objective", "models")}
     for role, leaf in leaves.items():
         if "." in role:
             others.setdefault(role.partition(".")[0], {})[role.partition(".")[2]] = leaf
