@@ -118,11 +118,14 @@ class Texts:
 def test_the_cost_is_what_torch_counts(name):
     part, options = SETTINGS[name]
     made = objective(part, options)
-    model = build(*tiny(FAMILY[part], f"objective={part}", "kernel=eager", "model.dim=64"), wake=False)
+    model = build(
+        *tiny(FAMILY[part], f"objective={part}", "kernel=eager", "model.dim=64", "model.max_positions=12"), wake=False
+    )
     with (counter := FlopCounterMode(display=False)):
         made.loss(model, batch_of(made, rows=1)).mean().backward()
     cost = estimate({"model": model}, made, Texts())
     assert cost.dense * LENGTH == pytest.approx(counter.get_total_flops(), rel=0.01)
+    assert not cost.sources  # all of it could be run, though there are more tokens than positions
 
 
 def test_pairs_are_those_of_the_order():
