@@ -197,7 +197,7 @@ def account(
     None: one each. memory: tokens of a segment memory that all see.
     """
     stands = (places or length) + memory
-    meter, stacks = Meter(), model.all_stacks()
+    meter, stacks = Meter(places), model.all_stacks()
     items: list[Item] = []
     without = 0.0
 
@@ -268,7 +268,7 @@ def _of_stack(
     text = torch.Size((1, length))
 
     def embed(part: nn.Module) -> None:
-        part(torch.zeros(text, dtype=torch.long), Context(length, ids=torch.zeros(text, dtype=torch.long)))
+        part(torch.zeros(text, dtype=torch.long), meter.context(length))
 
     counted = length * linear_flops(stack.embedding)
     embedding = counted + meter.extra_flops(stack.embedding, stack.spec.embedding, counted, embed, tokens=length)

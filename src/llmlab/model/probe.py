@@ -46,9 +46,13 @@ class Observation(NamedTuple):
 
 
 class Meter:
-    """Runs parts under the FLOP counter, equal ones once. `sources`: of the parts that are more than linears."""
+    """Runs parts under the FLOP counter, equal ones once. `sources`: of the parts that are more than linears.
 
-    def __init__(self) -> None:
+    places: positions at which tokens stand, where there are fewer than tokens.
+    """
+
+    def __init__(self, places: int | None = None) -> None:
+        self.places = places
         self.sources: dict[str, CostSource] = {}
         self._known: dict[Hashable, Observation | str] = {}
 
@@ -82,7 +86,7 @@ class Meter:
         """FLOPs of a position part once a forward; None where it declares them (for a layer) or can't be run."""
         if position.score_width or declared(position, tokens, tokens).flops is not None:
             return None
-        ran = self._run(spec, ("prepare", tokens), lambda part: _state(part, _context(tokens)), position)
+        ran = self._run(spec, ("prepare", tokens), lambda part: _state(part, self.context(tokens)), position)
         if ran is not None and ran.flops:
             self._note(spec, "measured")
         return None if ran is None else ran.flops
@@ -94,7 +98,7 @@ class Meter:
 
         x, source: tokens and width of the inputs. What its position adds to a layer is asked for with `position_flops`.
         """
-        run, where = _attention_run(x, source), Position()
+        run, where = _attention_run(x, source, self.context), Position()
         keys, how = (source or x)[0], (x, source)
         beyond = self.extra_flops(part, spec, counted, run, where, tokens=x[0], keys=keys, how=how)
         width = getattr(part, "pair_width", None)
@@ -124,11 +128,12 @@ class Meter:
         if prepared is None or declared(part, tokens, tokens).flops is not None:
             return 0.0
         # The same key as `attention` gives: this run is known already.
-        alone = self._run(spec, (x, None), _attention_run(x, None), part, Position())
+        run = _attention_run(x, None, self.context)
+        alone = self._run(spec, (x, None), run, part, Position())
         both = self._run(
             position_spec,
             (x, str(spec)),
-            lambda position, part: _attention_run(x, None)(part, position),
+            lambda position, part: run(part, position),
             position,
             part,
         )
@@ -143,8 +148,21 @@ class Meter:
         if own.kv is not None:
             return own.kv
         source = None if source_width is None else (CACHED, source_width)
-        ran = self._run(spec, ("kept", source), _attention_run((CACHED, width), source, cached=True), part, Position())
+        ran = self._run(
+            spec,
+            ("kept", source),
+            _attention_run((CACHED, width), source, self.context, cached=True),
+            part,
+            Position(),
+        )
         return 0 if ran is None else ran.value
+
+    def context(self, tokens: int) -> Context:
+        """A forward of a text of so many tokens, of which those beyond `places` stand where others do."""
+        positions = None
+        if self.places is not None and self.places < tokens:
+            positions = torch.arange(tokens)[None] % self.places
+        return Context(tokens, ids=torch.zeros(1, tokens, dtype=torch.long), positions=positions)
 
     def _run(self, spec: PartSpec, how: Hashable, run: Callable[..., Any], *parts: nn.Module) -> Observation | None:
         key = (str(spec), how, *(_shapes(part) for part in parts))
@@ -182,20 +200,18 @@ class _CountingKernel:
         return q_BNTH.new_empty(*q_BNTH.shape[:-1], v_BKSH.shape[-1])
 
 
-def _attention_run(x: Shape, source: Shape | None, *, cached: bool = False) -> Callable[..., int]:
+def _attention_run(
+    x: Shape, source: Shape | None, context: Callable[[int], Context], *, cached: bool = False
+) -> Callable[..., int]:
     """A function that runs an attention part with a position: the width of a pair, or with `cached` numbers kept a token."""
 
     def run(part: nn.Module, position: Position) -> int:
-        kernel, cache, ctx = _CountingKernel(), LayerCache(x[0]) if cached else None, _context(x[0])
+        kernel, cache, ctx = _CountingKernel(), LayerCache(x[0]) if cached else None, context(x[0])
         view = View(ctx, position, _state(position, ctx), kernel, None)  # type: ignore[arg-type]
         part(torch.empty(1, *x), view.of(part), None if source is None else torch.empty(1, *source), cache)
         return kernel.width if cache is None else sum(b.numel() // b.shape[-2] for b in cache.buffers)
 
     return run
-
-
-def _context(tokens: int) -> Context:
-    return Context(tokens, ids=torch.zeros(1, tokens, dtype=torch.long))
 
 
 def _state(position: Position, ctx: Context) -> Any:

@@ -3,16 +3,19 @@
 import numpy as np
 import pytest
 import torch
-from families import build, spec, tiny
+from families import build, mostly_slow, spec, tiny
 from safetensors.torch import load_file
 from torch.utils.flop_counter import FlopCounterMode
 
 import llmlab
 from llmlab import registry
+from llmlab.check.parts import targets
+from llmlab.check.subject import Case, CheckFailed, Subject
 from llmlab.data import collate
 from llmlab.errors import UserError
 from llmlab.slots import Pass, Vocabulary
 from llmlab.training.cost import estimate
+from llmlab_plugins.mask.direction import Permutation
 
 LENGTH, SIZE, ROWS = 12, 61, 2
 VOCABULARY = Vocabulary(SIZE, {"mask": SIZE - 1, "eos": SIZE - 2})
@@ -22,6 +25,7 @@ SETTINGS = {
     "plm behind a memory": ("plm", {"one_in": 2, "memory": 5}),
     "mpnet": ("mpnet", {"rate": 0.4, "masked": 1.0, "random": 0.0}),
 }
+QUICK = ("plm behind a memory", "mpnet")
 FAMILY = {"plm": "xlnet", "mpnet": "mpnet"}
 DOCUMENTS = np.arange(LENGTH + 1) // 4
 
@@ -55,8 +59,10 @@ class Watching:
         return output
 
 
-@pytest.mark.parametrize("documents", [None, DOCUMENTS], ids=["one text", "documents"])
-@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize(
+    "documents", [pytest.param(None, marks=pytest.mark.slow), DOCUMENTS], ids=["one text", "documents"]
+)
+@pytest.mark.parametrize("name", mostly_slow(SETTINGS, QUICK))
 @torch.no_grad()
 def test_a_target_is_predicted_from_what_comes_before_it_in_its_document(name, documents):
     """Each token of the sample is changed, and what changes with it is compared with the order."""
@@ -99,6 +105,21 @@ def test_tokens_that_are_given_or_special_are_no_targets():
             assert set(prepared["labels"]) <= {-100, 8, 9, 10, 11, 12, 13, 14}
 
 
+def test_targets_that_see_each_other_are_found_by_the_check(monkeypatch):
+    """Each query is shown all of the text but its own token, so that in no order one comes before the other."""
+    words = tiny("xlnet", "objective=plm", "model.max_positions=24", "model.n_layers=1")
+    subject = Subject(Case("plm", words, "part", parts=(("objective", "plm"),)))
+    targets.hidden(subject)
+
+    def allowed(self, q, k, data):
+        text = ~data["queries"][:, None, k[0]]
+        return text & (data["rank"][:, None, k[0]] != data["rank"][:, q[:, 0], None]) | (q == k)
+
+    monkeypatch.setattr(Permutation, "allowed", allowed)
+    with pytest.raises(CheckFailed, match="targets see answers of targets that see theirs"):
+        targets.hidden(subject)
+
+
 class Texts:
     """As many samples as are asked for."""
 
@@ -114,15 +135,18 @@ class Texts:
         return {"tokens": np.arange(LENGTH + 1)}
 
 
-@pytest.mark.parametrize("name", [n for n in SETTINGS if n != "plm of all"])
+@pytest.mark.parametrize("name", mostly_slow([n for n in SETTINGS if n != "plm of all"], QUICK))
 def test_the_cost_is_what_torch_counts(name):
     part, options = SETTINGS[name]
     made = objective(part, options)
-    model = build(*tiny(FAMILY[part], f"objective={part}", "kernel=eager", "model.dim=64"), wake=False)
+    model = build(
+        *tiny(FAMILY[part], f"objective={part}", "kernel=eager", "model.dim=64", "model.max_positions=12"), wake=False
+    )
     with (counter := FlopCounterMode(display=False)):
         made.loss(model, batch_of(made, rows=1)).mean().backward()
     cost = estimate({"model": model}, made, Texts())
     assert cost.dense * LENGTH == pytest.approx(counter.get_total_flops(), rel=0.01)
+    assert not cost.sources  # all of it could be run, though there are more tokens than positions
 
 
 def test_pairs_are_those_of_the_order():

@@ -20,7 +20,7 @@ REFUSED: Settings = {
         ({}, {"masked": 0.9, "random": 0.2}),
     ],
 }
-TEXTS, N_DRAWN = ("plain", "answered", "only_special", "long"), 1500
+TEXTS, N_DRAWN = ("plain", "answered", "only_special", "long"), 800
 
 
 def span_law(may: np.ndarray, n: int, one_in: int, max_span: int) -> np.ndarray:

@@ -17,7 +17,7 @@ from llmlab.check.twins.observers.texts import SIZE, Arrays, Text, draws
 from llmlab.slots import Mask, Objective
 
 IGNORED = -100
-N_DRAWS, N_SEEN = 300, 30  # samples in which pairs are counted
+N_DRAWS, N_SEEN = 200, 20  # samples in which pairs are counted
 
 
 class Streams(NamedTuple):
