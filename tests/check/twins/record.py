@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from llmlab.check.twins import records, settings
 from llmlab.check.twins.observers import OBSERVERS
 from llmlab.check.twins.settings import Setting
 
-DIGITS = 10  # significant ones
+DIGITS, FEW_DIGITS = 10, 3  # significant ones
 
 
 def settings_of_slot(slot: str) -> Iterator[Setting]:
@@ -57,7 +58,7 @@ def _record(setting: Setting, known: dict[str, list[int]]) -> dict[str, Any]:
     return {
         **_head(setting),
         "source": own.source,
-        "values": {key: [*map(_rounded, value)] for key, value in records.kept(outputs, outputs).items()},
+        "values": _values(records.kept(outputs, outputs)),
         **({"shapes": others} if others else {}),
     }
 
@@ -66,8 +67,23 @@ def _head(setting: Setting) -> dict[str, Any]:
     return {"name": setting.name, "options": dict(setting.options), "sizes": dict(setting.sizes)}
 
 
-def _rounded(value: np.floating) -> float:
-    return float(f"{value:.{DIGITS}g}")
+def _values(kept: Mapping[str, np.ndarray]) -> dict[str, list[float]]:
+    """Numbers of each output; of means over draws, and of what chance explains of them, no more digits than matter."""
+    found = {}
+    for key, value in kept.items():
+        if key.endswith(twins.CHANCE):
+            found[key] = [_rounded(bound, FEW_DIGITS) for bound in value]
+        elif (bounds := kept.get(key + twins.CHANCE)) is not None:
+            bounds = np.maximum(np.broadcast_to(bounds, value.shape), 1e-9)
+            places = (FEW_DIGITS - math.floor(math.log10(bound)) for bound in bounds)
+            found[key] = [round(float(v), n) for v, n in zip(value, places, strict=True)]
+        else:
+            found[key] = [_rounded(v, DIGITS) for v in value]
+    return found
+
+
+def _rounded(value: np.floating, digits: int) -> float:
+    return float(f"{value:.{digits}g}")
 
 
 def write(slot: str) -> None:
