@@ -10,7 +10,9 @@ ROOT = Path(__file__).parents[1]
 ALLOWED = {"llmlab.policy", "llmlab.slots", "llmlab.registry", "llmlab.sizes", "llmlab.errors"}
 
 PLUGIN_API = (
+    "attribute",
     "attributes",
+    "objective_attributes",
     "twins",
     "definitions",
     "slots",

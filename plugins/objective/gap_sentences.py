@@ -43,8 +43,7 @@ class GapSentences:
         /,
         *,
         rate: float = 0.3,  # share of sentences that are left out
-        # Those most like the rest of the text, by ROUGE-1 F1 of each alone on its tokens; any; or the first ones.
-        choice: Literal["ind_orig", "random", "lead"] = "ind_orig",
+        choice: Literal["ind_orig", "random", "lead"] = "ind_orig",  # the likest by ROUGE-1 F1, any, or the first ones
     ):
         if not 0 < rate < 1:
             raise ValueError(f"objective.rate must be in (0, 1), but is {rate}")

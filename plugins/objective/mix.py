@@ -10,8 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from llmlab import registry
-from llmlab.registry import register
+from llmlab.registry import declared, load, register
 from llmlab.slots import Aux, LanguageModel, Loss, Memory, Objective, Output, Pass, Vocabulary, auxiliary
 
 from ._loss import IGNORED
@@ -57,7 +56,7 @@ class Mixture:
         names: tuple[str, ...] | None = None,  # under which they are shown
     ):
         self.vocabulary = vocabulary.size
-        declared = registry.declared("objective", "mix", {"of": of, "options": options, "names": names})
+        joined = declared("objective", "mix", {"of": of, "options": options, "names": names})
         self.names = [str(n) for n in names or of]
         shares = np.array(weights or [1.0] * len(of), dtype=np.float64)
         if len(shares) != len(of) or not (shares > 0).all() or not np.isfinite(shares).all():
@@ -65,9 +64,9 @@ class Mixture:
                 f"objective.weights must be {len(of)} numbers above 0, one for each of objective.of, but is {weights}"
             )
         self.shares = shares / shares.sum()
-        prefixed = declared.attribute("mask") == "prefix"
-        across = declared.attribute("topologies") == ("encoder_decoder",)
-        each = [registry.load("objective", n, dict(o)) for n, o in zip(of, options or [{}] * len(of), strict=True)]
+        prefixed = joined.attribute("mask") == "prefix"
+        across = joined.attribute("topologies") == ("encoder_decoder",)
+        each = [load("objective", n, dict(o)) for n, o in zip(of, options or [{}] * len(of), strict=True)]
         self.parts: list[Objective] = [factory(vocabulary, seq_len) for factory in each]
         # Which of them a target is of, a check can't know.
         self.shown = max(getattr(part, "shown", 0.0) for part in self.parts)

@@ -130,7 +130,10 @@ def test_a_gpt2_by_hand():
 
 def test_heads_that_read_a_share_of_the_positions():
     model = build(*tiny("bert"), wake=False)
-    whole, none = forward_flops(model, LENGTH), forward_flops(model, LENGTH, heads={"tokens": 0.0})
+    whole, none = (
+        forward_flops(model, LENGTH, heads={"tokens": 1.0}),
+        forward_flops(model, LENGTH, heads={"tokens": 0.0}),
+    )
     assert whole - none == LENGTH * 2 * (32 * 32 + 32 * 61)
     assert forward_flops(model, LENGTH, heads={"tokens": 0.25}) == pytest.approx(none + 0.25 * (whole - none))
 

@@ -15,6 +15,7 @@ DATA = {
     "prefix_len": torch.tensor([3, 0]),
     "rank": torch.tensor([[0, 2, 0, 1, 0, 1, 2], [1, 2, 3, 4, 5, 1, 4]]),
     "queries": torch.tensor([[0, 0, 0, 0, 0, 1, 1]] * 2).bool(),
+    "placeholders": torch.tensor([[0, 0, 0, 1, 1, 0, 0]] * 2).bool(),
 }
 WINDOWS = {"full": part("window", "full")(), "sliding": part("window", "sliding", left=3, right=2)()}
 DOCUMENTS = torch.tensor([[0, 0, 0, 1, 1, 2, 2], [4, 4, 4, 4, 4, 4, 5]])

@@ -82,7 +82,14 @@ def test_it_begins_with_the_weights_of_another_run(frozen, two_layers, tmp_path)
 
 def test_a_frozen_routers_bias_stays(tiny, tmp_path):
     """It is no parameter, but it decides where tokens go."""
-    moe = ["model=deepseek_v3", "model.moe.n_experts=4", "model.n_layers=4", "budget.steps=2", "train.learns=[-router]"]
+    moe = [
+        "model=deepseek_v3",
+        "objective=clm",
+        "model.moe.n_experts=4",
+        "model.n_layers=4",
+        "budget.steps=2",
+        "train.learns=[-router]",
+    ]
     run(tmp_path, *(o for o in tiny if not o.startswith("model.n_layers")), *moe)
     weights, _ = at(tmp_path, 2)
     biases = [n for n in weights if n.endswith("router.bias")]

@@ -85,7 +85,8 @@ def whole(tiny, tmp_path_factory):
 
 
 def test_a_run_composes_and_resolves_once_and_builds_its_model_for_counting_and_for_training(whole):
-    assert CALLS == {"compose": 1, "resolve": 1, "__init__": 2}
+    # None of Hydra, where one that was asked before had the same choices.
+    assert CALLS["compose"] <= 1 and {k: CALLS[k] for k in ("resolve", "__init__")} == {"resolve": 1, "__init__": 2}
 
 
 def test_the_record_has_every_field_and_the_folder_every_file(whole):

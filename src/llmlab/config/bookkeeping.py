@@ -60,6 +60,11 @@ ADDED: dict[str, object] = {
     "train.learns": None,
     **{f"data.fields.{key}": None for key in KEYS},
     "data.fields": {},
+    # Options of objectives that were there before.
+    **{f"objective.{key}": False for key in ("whole_words", "at_end", "both_orders")},
+    **{f"objective.{key}": 0 for key in ("z_loss", "label_smoothing", "duplicates", "lm_weight")},
+    **{f"objective.{key}": "none" for key in ("pair", "mode")},
+    "objective.short": None,
 }
 
 

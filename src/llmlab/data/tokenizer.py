@@ -18,6 +18,7 @@ import numpy as np
 from llmlab.data import encoding, tokenizer_limits
 from llmlab.data import special as special_tokens
 from llmlab.data.special import ADDED, CONFIG, MAP
+from llmlab.data.special_names import ALIASES
 from llmlab.errors import UserError
 from llmlab.files import expanded
 from llmlab.json_files import read_json, read_text
@@ -31,29 +32,6 @@ if TYPE_CHECKING:
 FILE, SPECIAL = "tokenizer.json", "special.json"
 # Files that come with a tokenizer.json and are carried along: what is special in it, and for who exports a run.
 BESIDE = (CONFIG, MAP, ADDED, "chat_template.jinja", "generation_config.json")
-
-# What others call them, most specific first. A name not found is added.
-ALIASES = {
-    "eos": ("<|eos|>", "<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "[EOS]", "[SEP]"),
-    "pad": ("<|pad|>", "<pad>", "[PAD]"),
-    "mask": ("<|mask|>", "<mask>", "[MASK]"),
-    "cls": ("<|cls|>", "[CLS]", "<s>", "<cls>"),
-    "sep": ("<|sep|>", "[SEP]", "</s>", "<sep>"),
-    # As Qwen2.5-Coder, StarCoder and Code Llama call them.
-    "fim_prefix": ("<|fim_prefix|>", "<fim_prefix>", "▁<PRE>"),
-    "fim_suffix": ("<|fim_suffix|>", "<fim_suffix>", "▁<SUF>"),
-    "fim_middle": ("<|fim_middle|>", "<fim_middle>", "▁<MID>"),
-    # GLM's: of the blanks that are filled in, and of masks that stand for sentences and for most of a text.
-    "start": ("<|startofpiece|>", "<sop>", "[sop]"),
-    "end": ("<|endofpiece|>", "<eop>", "[eop]"),
-    "smask": ("[sMASK]",),
-    "gmask": ("[gMASK]",),
-    # UL2's modes, which its paper names [R], [S] and [X].
-    "mode_r": ("[NLU]", "[R]"),
-    "mode_s": ("[S2S]", "[S]"),
-    "mode_x": ("[NLG]", "[X]"),
-}
-
 
 LARGEST_ID = 1 << 32  # of the tokenizers library, which raises OverflowError beyond
 

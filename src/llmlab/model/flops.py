@@ -295,7 +295,7 @@ def _of_stack(
         sums["attention"] += memory * _keys(cast(Layer, stack.layers[i]).attention)
         # XLNet's queries are multiplied by the vector of every distance before they are shifted into place (rel_shift).
         sums["positions"] += (
-            2 * length * _distances(stands) * cast(Any, stack.positions[stack.position_of[i]]).score_width
+            2 * length * _distances(stands) * cast(Any, stack.position_at(stack.position_of[i])).score_width
         )
         dense += 2 * (length * (length + memory)) * width
     for what, flops in sums.items():

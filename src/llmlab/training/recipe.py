@@ -55,7 +55,7 @@ def special(cfg: DictConfig) -> tuple[str, ...]:
 
 def learning(cfg: DictConfig) -> trainable.Filter:
     """What learns: as `train.learns` says, else what the objective learns alone, else everything."""
-    alone: tuple[str, ...] = registry.index()["objective", cfg.objective["_part_"]].attribute("learns")
+    alone: tuple[str, ...] = registry.of_node("objective", cfg.objective).attribute("learns")
     return trainable.Filter.from_words(cfg.train.learns if cfg.train.learns is not None else alone or None)
 
 

@@ -24,7 +24,7 @@ def made(*words):
     composed = compose([*TINY, *words])
     node = composed.cfg.objective
     names = registry.of_node("objective", node).special
-    vocabulary = Vocabulary(320, {name: 319 - i for i, name in enumerate(names)}, stand_in.text)
+    vocabulary = stand_in.vocabulary(320, names)
     options = {k: v for k, v in node.items() if not str(k).startswith("_")}
     objective = registry.load("objective", node["_part_"], options)(vocabulary, LENGTH)
     return objective, build.build_model(layout.resolve(composed, vocabulary=320), 1)
@@ -108,9 +108,9 @@ def test_what_can_not_be_trained_is_refused(words, said):
 def test_sentences_need_a_full_stop(name):
     special = {"pad": 0, "eos": 1, "mask": 2}
     with pytest.raises(ValueError, match="no token of the tokenizer ends in a full stop"):
-        registry.load("objective", name, {})(Vocabulary(9, special, lambda i: "a"), 8)
+        registry.load("objective", name, {})(Vocabulary(9, special, text=lambda i: "a"), 8)
     text = {3: "a.", 4: '."', 5: "b", 6: " .\n"}
-    made = registry.load("objective", name, {})(Vocabulary(7, special, lambda i: text.get(i, "")), 8)
+    made = registry.load("objective", name, {})(Vocabulary(7, special, text=lambda i: text.get(i, "")), 8)
     assert made.ends.tolist() == [3, 4, 6, 1]
 
 

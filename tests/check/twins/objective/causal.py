@@ -183,11 +183,12 @@ def mtp(given: Given) -> Arrays:
             made[f"prepared/documents/{name}"] = given.inputs[f"{name}/documents"][:-1]
         for k in range(depth + 1):
             made[f"n_targets/{f'nll_{k + 1}' if k else 'nll'}/{name}"] = np.array((labels[k:] >= 0).sum())
-    table, head = given.inputs["hidden"], given.inputs["head"]
+    head = given.inputs["head"]
+    tables = [given.inputs["hidden"], *(given.inputs[f"hidden/module_{k}"] for k in range(1, depth + 1))]
     for batch in ("batch", "none"):
         ids, labels = given.inputs[f"{batch}/ids"], given.inputs[f"{batch}/labels"]
         length = ids.shape[1]
-        slope = np.zeros_like(table)
+        slopes = [np.zeros_like(table) for table in tables]
         extra = 0.0
         made[f"{batch}/read/model"] = ids[None]
         for k in range(1, depth + 1):
@@ -196,13 +197,13 @@ def mtp(given: Given) -> Arrays:
             used = [(b, i) for b, i in places if labels[b, i + k] >= 0]
             total = 0.0
             for b, i in used:
-                state = sum(0.5 ** (k - j) * table[ids[b, i + j]] for j in range(k + 1))
+                state = sum(0.5 ** (k - j) * tables[j][ids[b, i + j]] for j in range(k + 1))
                 log_p = log_softmax(state @ head)
                 total -= log_p[labels[b, i + k]]
                 back = np.exp(log_p)
                 back[labels[b, i + k]] -= 1
                 for j in range(k + 1):
-                    slope[ids[b, i + j]] += 0.5 ** (k - j) * (head @ back) * weight / depth / len(used)
+                    slopes[j][ids[b, i + j]] += 0.5 ** (k - j) * (head @ back) * weight / depth / len(used)
             made[f"{batch}/loss/nll_{k + 1}"] = np.array([total, len(used)])
             made[f"{batch}/read/module_{k}"] = ids[None, :, k:]
             made[f"{batch}/weight/nll_{k + 1}"] = np.array(weight / depth)
@@ -211,5 +212,6 @@ def mtp(given: Given) -> Arrays:
         made[f"{batch}/mean"] = made[f"{batch}/mean"] + extra + depth * BALANCE
         if batch == "batch":
             made["half/mean"] = made["half/mean"] + extra + depth * BALANCE
-        made[f"{batch}/slope/hidden"] = slope
+        for k, slope in enumerate(slopes):
+            made[f"{batch}/slope/{f'module_{k}.hidden' if k else 'hidden'}"] = slope
     return made

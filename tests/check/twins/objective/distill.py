@@ -96,6 +96,7 @@ def distill(given: Given) -> Arrays:
     options = {**given.options, **{key: option.default for key, option in of_text.items()}}
     text = (clm if given.options["text"] == "clm" else mlm)(Given(options, given.sizes, given.inputs, given.weights))
     made = {key: value for key, value in text.items() if not key.startswith(("batch/", "none/", "half/", "n_targets/"))}
+    made.pop("repeats", None)  # which is of the copies that mlm makes
     made["fixed_counts"] = np.array(0.0)
     for name in ("plain", "answered", "only_special") if given.options["text"] == "clm" else ():
         n, length = int((made[f"prepared/labels/{name}"] >= 0).sum()), len(made[f"prepared/labels/{name}"])

@@ -61,7 +61,7 @@ def observe(setting: Setting) -> Observed:
         "hidden": _hidden().numpy(),
         "head": _head().numpy(),
     }
-    companions = registry.index()["objective", setting.name].attribute("models")
+    companions = registry.declared("objective", setting.name, options_of(setting)).attribute("models")
     inputs |= {f"hidden/{role}": _hidden(role).numpy() for role in companions}
     special = texts.vocabulary(setting).special
     longer = texts.made(setting, texts.SIZE, 40)
