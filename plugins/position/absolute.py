@@ -68,7 +68,8 @@ class Learned(Absolute):
     """A learnt vector for each of `model.max_positions` positions (BERT, GPT-2: Gehring et al. 2017, arXiv:1705.03122).
 
     ids (T,) or (B, T) -> (T, E) or (B, T, E). A longer sequence is a ValueError. With `pad_id` the ids are rows of the
-    table, `offset` the first position's, as RoBERTa counts them (Liu et al. 2019, arXiv:1907.11692).
+    table, `offset` the first position's, as RoBERTa counts them (Liu et al. 2019, arXiv:1907.11692); positions that a batch
+    has count from 0 there too.
     """
 
     telling = ({"offset": 2},)
@@ -96,8 +97,10 @@ class Learned(Absolute):
                 f"{ctx.keys} positions are needed, but position=learned has model.max_positions={self.rows}; "
                 "train with more of them, or with position=rope"
             )
-        if self.pad_id is None or ctx.positions is not None or ctx.ids is None:
+        if self.pad_id is None or ctx.ids is None:
             return super().ids(ctx)
+        if ctx.positions is not None:  # which count from 0, as those of packed records and of padded prompts do
+            return ctx.positions + self.offset
         counts_BT = ctx.ids != self.pad_id
         # `ctx.ids` has the new tokens alone; those in the cache count as well (`cache_length` of modeling_roberta.py).
         before = ctx.offset if ctx.valid is None else ctx.valid[:, : ctx.offset].sum(-1, keepdim=True)

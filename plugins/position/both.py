@@ -42,9 +42,7 @@ class LearnedT5Bias(T5Bias):
         ids = self.learned.ids(ctx)
         if ctx.positions is None or "queries" not in ctx.data:
             return ids
-        # With padding_idx, positions of a caller are rows of the table, but those of an objective count from 0.
-        rows = ids if self.learned.pad_id is None else ids + self.learned.offset
-        return torch.stack([rows, ctx.positions], -2)
+        return torch.stack([ids, ctx.positions], -2)
 
     def embed(self, ids: Tensor) -> Tensor:
         return self.learned.embed(ids if ids.dim() < 3 else ids[:, 0])

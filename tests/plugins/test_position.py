@@ -217,3 +217,11 @@ def test_bias_of_ids_of_each_sample(name):
 def test_too_few_buckets_are_refused():
     with pytest.raises(ValueError, match=r"position\.buckets=2"):
         part("position", "t5_bias", buckets=2)(sizes(causal=False))
+
+
+def test_positions_of_a_batch_count_from_0_with_a_row_of_padding_too():
+    """Two records in one window, whose positions begin anew, are what each is alone."""
+    made = build(part("position", "learned", pad_id=1, offset=2), sizes())
+    alone = made.ids(Context(3, ids=torch.tensor([[5, 6, 7]])))
+    packed = Context(6, ids=torch.tensor([[5, 6, 7, 5, 6, 7]]), positions=torch.tensor([[0, 1, 2, 0, 1, 2]]))
+    assert torch.equal(made.ids(packed), alone.repeat(1, 2))
