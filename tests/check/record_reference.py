@@ -25,7 +25,9 @@ from llmlab.model.model import Model
 
 LACKING = ("gpt3", "glm_130b", "glm_2022", "chatglm1")  # transformers has nothing of the kind
 PADDED = (f"position.pad_id={reference.PADDING}", "position.offset=2")
-MORE = {  # what a checkpoint can say, where it is not what the matrix has
+MORE = {  # what a checkpoint can say, where it is not what the matrix has; and an objective with scores of the vocabulary
+    "deberta_v3": ("objective=mlm",),
+    "electra": ("objective=mlm",),
     "roberta": PADDED,
     "mpnet": (*PADDED, "position.buckets=32", "position.max_distance=128"),
     "modernbert": ("kinds.local.window.left=4", "kinds.local.window.right=3"),

@@ -46,7 +46,7 @@ TABLE = [
     ("position=null", r"position=null: a model needs one; .*"),
     (
         "mask.x=1",
-        r"mask\.x: nothing is chosen at mask; choose mask=NAME \(bidirectional, causal, permutation, prefix\)",
+        r"mask\.x: nothing is chosen at mask; choose mask=NAME \(bidirectional, causal, compensated, permutation, prefix\)",
     ),
     ("modle.dim=3", r"modle\.dim: there is no 'modle'; did you mean model"),
     ("model.attention.qkv_bais=true", r"model\.attention\.qkv_bais: .*; did you mean qkv_bias"),
@@ -82,7 +82,7 @@ TABLE = [
     ("model=llama3_8b size=nano", r"model=llama3_8b is a published size: leave out size=nano, or name the family"),
     ("attention=mla model.n_kv_heads=2", r"model\.n_kv_heads: attention=mla does not use it; .*"),
     ("objective=clm mask=bidirectional", r"objective=clm can't be trained under mask=bidirectional: .*"),
-    ("model=t5 objective=clm", r"objective=clm .*; choose objective=span_corruption"),
+    ("model=t5 objective=clm", r"objective=clm .*; choose .*objective=span_corruption"),
     ("layers.cycle=[far]", r"layers names the kind 'far', .*"),
     ("execute=[0,2]", r"execute=\[0, 2\] must name every layer from 0 .*"),
     ("budget.steps=3 budget.tokens=4", r"budget: exactly one can be given, but budget\.tokens and budget\.steps are"),

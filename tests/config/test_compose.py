@@ -117,13 +117,23 @@ def test_problems_of_an_experiment_name_its_file(tmp_path):
 SLOTS_WITH_PRESETS = sorted({p.parent.name for p in conf_dir().glob("*/*.yaml")} & set(SLOTS))
 
 
+PRESETS_NEED = {  # the model of which they are the objective
+    ("objective", "glm_2022"): ["model=glm_2022"],
+    ("objective", "chatglm1"): ["model=chatglm1"],
+    ("objective", "distilbert"): ["model=distilbert", "models.teacher=[]"],
+    ("objective", "mlm_nsp"): ["model=bert"],
+    ("objective", "mlm_sop"): ["model=albert"],
+    ("objective", "ul2"): ["model=t5"],
+}
+
+
 @pytest.mark.parametrize("group", mostly_slow(SLOTS_WITH_PRESETS, ["head"]))
 def test_presets_compose_and_bear_no_stored_name(group):
     presets = [p.stem for p in (conf_dir() / group).glob("*.yaml")]
     assert not set(presets) & set(registry.names(group))
     for preset in presets:
         place = "head@heads.tokens" if group == "head" else group
-        extra = ["model.n_heads=16", "model.dim=256"] if "deepseek" in preset else []
+        extra = ["model.n_heads=16", "model.dim=256"] if "deepseek" in preset else PRESETS_NEED.get((group, preset), [])
         assert compose([f"{place}={preset}", *extra]).typed[0].choice == preset
 
 

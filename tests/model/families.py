@@ -97,6 +97,7 @@ OWN = {
     "pegasus": ("model.n_layers=4",),
     # Their own objective has no scores of the vocabulary, which these tests read.
     "electra": ("objective=mlm",),
+    "spanbert": ("objective=mlm",),
     "deberta_v3": ("objective=mlm",),
 }
 PREFIXED = ("glm_2022", "glm_130b", "chatglm1")  # whose text begins with a prefix that sees itself

@@ -18,7 +18,7 @@ MODELS = {
     "latents, relative scores with segments": ("llama3", "attention=mla", *RELATIVE),
     "learned, after the sublayers": ("gpt2", "block=post"),
     "parallel": ("phi", "position=alibi"),
-    "deepnorm": ("glm_130b", "position=alibi"),
+    "deepnorm": ("glm_130b", "objective=clm", "position=alibi"),
     "experts": ("qwen_moe", "position=alibi"),
     "windows": ("mistral", "position=alibi"),
     "run again": ("llama3", "position=alibi", "execute=[0,1,0,1]"),

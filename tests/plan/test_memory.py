@@ -43,7 +43,13 @@ RUNS = {
     "zero2": ["strategy=zero2", "model=bert", "model.n_layers=3", TWICE],
     "zero2 in bfloat16": ["strategy=zero2", "model=llama3", "model.n_layers=3", "precision=bf16-mixed", TWICE],
     "zero2_offload": ["strategy=zero2_offload", "model=llama3", "model.n_layers=3", TWICE],
-    "zero3 in bfloat16": ["strategy=zero3", "model=albert", "model.n_layers=3", "precision=bf16-mixed"],
+    "zero3 in bfloat16": [
+        "strategy=zero3",
+        "model=albert",
+        "objective=mlm_only",
+        "model.n_layers=3",
+        "precision=bf16-mixed",
+    ],
     "zero3_offload": ["strategy=zero3_offload", "model=llama3", "model.n_layers=3", TWICE],
     # a frozen trunk below one layer that learns, and a frozen one above it
     "alone, frozen": ["model=llama3", "model.n_layers=5", "train.micro_batch_size=4", FROZEN],

@@ -28,6 +28,14 @@ def bucketed(distance, single, most):
     return grown if distance > 0 else -grown
 
 
+@pytest.mark.parametrize("length", [1, 2, 4, 6, 30])
+def test_where_only_shapes_count_it_reads_as_many_vectors(length):
+    position, ids = made(), torch.arange(length)
+    real = position.prepare(ids, ids)
+    shaped = position.to("meta").prepare(ids.to("meta"), ids.to("meta"))
+    assert shaped.vectors_LD.shape == real.vectors_LD.shape
+
+
 @pytest.mark.parametrize("normed", [False, True])
 @pytest.mark.parametrize("terms", TERMS)
 @torch.no_grad()

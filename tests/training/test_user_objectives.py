@@ -71,7 +71,7 @@ def test_it_is_evaluated_on_its_own_text_and_on_another(contrastive, corpus):
 COUNTED = {
     "simcse": SIMCSE,
     "masked_pairs": PAIRS,
-    "mlm": ["model=bert"],
+    "mlm": ["model=roberta"],
     "clm": ["model=llama3"],
     "span_corruption": ["model=t5", "model.n_layers=2"],
 }

@@ -72,7 +72,7 @@ def combined(items: Sequence[Item], more: Iterable[str] = ()) -> Case:
     """One model with these parts: the base model, changed otherwise only where they need it."""
     known = dict(items)
     cover = (
-        combinations().covering(next((i for i in items if i in combinations().separate_kernels), items[0]))
+        combinations().covering(next((i for i in items if combinations().alone(i)), items[0]))
         if items
         else combinations().cover
     )

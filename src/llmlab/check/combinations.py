@@ -19,6 +19,7 @@ from llmlab.check.subject import VOCABULARY, Case, Subject, small_part, with_mas
 from llmlab.check.twins.settings import override
 from llmlab.config.spec import PartSpec
 from llmlab.errors import UserError
+from llmlab.objective_attributes import RESTORES
 
 if TYPE_CHECKING:
     from llmlab.config.spec import ModelSpec
@@ -50,44 +51,61 @@ class Combinations:
             names = sorted(registry.names(slot), key=lambda n: (n != usual[slot], n))
             factors.append([((slot, n),) for n in names if (slot, n) not in self.separate_kernels])
         self.cover = CoveringArray(factors, self._refusal)
-        self._by_kernel: dict[Item, CoveringArray] = {}
+        self._alone: dict[Item, CoveringArray] = {}
         self._process = IsolatedProcess()
 
     def _aims(self) -> list[Level]:
-        """Every objective with each mask that it can be trained under, and masks of no objective by themselves.
+        """Objectives with each mask that they can be trained under, and masks of no objective by themselves.
 
-        One factor, since most of these pairs are refused, which would leave a row-by-row search little to choose from.
+        One factor, since most of these pairs are refused, which would leave a row-by-row search little to choose from. Parts
+        of a model meet what it learns in the mask and in the kind of model: of objectives alike in both the first is in.
         """
         levels: list[Level] = []
+        alike: set[tuple[str, str]] = set()
         for objective in sorted(registry.names("objective"), key=_by_preference):
-            default = registry.index()["objective", objective].attribute("mask")
-            for mask in sorted(registry.names("mask"), key=lambda m: (m != default, m)):
-                level = (("objective", objective), ("mask", mask))
-                try:
-                    base_spec(level)
-                except UserError as e:
-                    self.untrainable_pairs[ordered_pair(*level)] = refusal(e) or str(e)
-                else:
-                    levels.append(level)
+            entry = registry.index()["objective", objective]
+            kind = (entry.attribute("mask"), (entry.attribute("topologies") or ("decoder",))[0])
+            if kind not in alike:
+                alike.add(kind)
+                levels += self._levels(objective)
         trained = {item for level in levels for item in level}
         return [*levels, *((("mask", m),) for m in registry.names("mask") if ("mask", m) not in trained)]
+
+    def _levels(self, objective: str) -> list[Level]:
+        """An objective with each mask that it can be trained under."""
+        levels: list[Level] = []
+        default = registry.index()["objective", objective].attribute("mask")
+        for mask in sorted(registry.names("mask"), key=lambda m: (m != default, m)):
+            level = (("objective", objective), ("mask", mask))
+            try:
+                base_spec(level)
+            except UserError as e:
+                self.untrainable_pairs[ordered_pair(*level)] = refusal(e) or str(e)
+            else:
+                levels.append(level)
+        return levels
 
     def _refusal(self, items: Sequence[Item]) -> str | None:
         return isolated_refusal(self._process, items, runs=not self.separate_kernels.keys() & set(items))
 
+    def alone(self, item: Item) -> bool:
+        """True if an item is in no row of the common array."""
+        return item in self.separate_kernels or (item[0] == "objective" and item not in self.cover.known_items())
+
     def covering(self, item: Item) -> CoveringArray:
         """The array with rows for an item. A kernel that can't train on this device has one of its own: in the common array
-        its rows would be skipped by most checks, and the pairs in them remain unchecked."""
-        if item not in self.separate_kernels:
+        its rows would be skipped by most checks, and the pairs in them remain unchecked; so has an objective that another
+        stands for there."""
+        if not self.alone(item):
             return self.cover
-        if item not in self._by_kernel:
-            factors = [levels if levels[0][0][0] != item[0] else [(item,)] for levels in self.cover.factors]
-            self._by_kernel[item] = CoveringArray(factors, self._refusal)
-        alone = self._by_kernel[item]
-        at = alone.factors.index([(item,)])
-        # Conflicts that do not involve the kernel hold here too, and need not be found again.
-        alone.conflicts |= {c: why for c, why in self.cover.conflicts.items() if at not in {f for f, _ in c}}
-        return alone
+        if item not in self._alone:
+            at = next(i for i, levels in enumerate(self.cover.factors) if levels[0][0][0] == item[0])
+            own: list[Level] = [(item,)] if item in self.separate_kernels else self._levels(item[1])
+            factors = [own if i == at else levels for i, levels in enumerate(self.cover.factors)]
+            found = self._alone[item] = CoveringArray(factors, self._refusal)
+            # Conflicts that do not involve the item hold here too, and need not be found again.
+            found.conflicts |= {c: why for c, why in self.cover.conflicts.items() if at not in {f for f, _ in c}}
+        return self._alone[item]
 
     def rows(self) -> Iterator[tuple[CoveringArray, Row]]:
         """Rows in which every pair occurs that can be combined."""
@@ -100,7 +118,7 @@ class Combinations:
     def refused(self) -> dict[Pair, str]:
         """{pair that can't be combined: why}, of the rows made so far."""
         refused = dict(self.untrainable_pairs)
-        for cover in (self.cover, *self._by_kernel.values()):
+        for cover in (self.cover, *self._alone.values()):
             refused |= cover.refused
         return refused
 
@@ -211,10 +229,13 @@ def _default_objective() -> str:
     return str(Subject(Case("", (f"model={BASE_FAMILIES['decoder']}",))).composed.cfg.objective["_part_"])
 
 
-def _by_preference(objective: str) -> tuple[bool, bool, str]:
-    """Sort key: a model has the first objective unless a part needs another. A decoder's own, then those of plain text."""
-    reads = registry.index()["objective", objective].attribute("reads")
-    return objective != _default_objective(), reads != "text", objective
+def _by_preference(objective: str) -> tuple[bool, bool, int, str]:
+    """Sort key: a model has the first objective unless a part needs another. A decoder's own, then those of plain text, of
+    which the plainest are first in the list of what a sample restores."""
+    entry = registry.index()["objective", objective]
+    reads, restores = entry.attribute("reads"), entry.attribute("restores")
+    plain = RESTORES.index(restores) if restores else len(RESTORES)
+    return objective != _default_objective(), reads != "text", plain, objective
 
 
 def _objective_with_mask(mask: str | None) -> str | None:

@@ -25,11 +25,12 @@ def twice_the_rate():
 @bug("a random token in place of a masked one may be a special one", definition="objective=mlm")
 def random_special():
     def prepare(original, self, sample, rng):
-        ordinary, self.ordinary = self.ordinary, np.arange(len(self.ordinary) + len(self.special_ids))
+        of, ordinary = self.masking, self.masking.ordinary
+        of.ordinary = np.arange(len(ordinary) + len(of.special_ids))
         try:
             return original(self, sample, rng)
         finally:
-            self.ordinary = ordinary
+            of.ordinary = ordinary
 
     return around(mlm.MaskedLM, "prepare", prepare)
 

@@ -12,6 +12,7 @@ from twins import Settings
 from twins.attention import layernorm, linear
 
 MORE: Settings = {
+    "token": [({}, {"table_width": 1})],
     "bert": [({"token_types": 3}, {}), ({"token_types": 3}, {"scale": True})],
     "factorized": [
         ({"token_types": 3}, {"scale": True}),
