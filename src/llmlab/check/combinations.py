@@ -65,7 +65,8 @@ class Combinations:
         for objective in sorted(registry.names("objective"), key=_by_preference):
             entry = registry.index()["objective", objective]
             kind = (entry.attribute("mask"), (entry.attribute("topologies") or ("decoder",))[0])
-            if kind not in alike:
+            # What learns alone, without layers, says nothing of what is in them.
+            if kind not in alike and not entry.attribute("learns"):
                 alike.add(kind)
                 levels += self._levels(objective)
         trained = {item for level in levels for item in level}

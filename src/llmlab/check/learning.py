@@ -104,7 +104,9 @@ def loss_function(subject: Subject, model: Model) -> Callable[[], Loss]:
     """
     batch, objective = prepared_batch(subject), build_objective(subject)
     others = {role: None for role in subject.spec.heads if role not in objective.heads}
-    text = batch if "ids" in batch else subject.batch()
+    # The batch of one that learns alone what it needs no layers for may have any ids, often one of them.
+    alone = attributes.get(objective, "objective", "learns")
+    text = batch if "ids" in batch and not alone else subject.batch()
     beside_it = companion_models(subject, model)
 
     def loss() -> Loss:

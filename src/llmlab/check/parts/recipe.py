@@ -65,7 +65,9 @@ def likelihood(subject: Subject) -> None:
     # In float64, so that of two sums that differ this is the right one.
     # What the model read in the loss need not be the batch: a companion may have filled in its masks.
     own = [batch for batch in read if "ids" in batch]  # the rest is of its heads alone
-    logits = model(own[-1], heads={"tokens": None}).heads["tokens"].double()
+    # Each part of a mixture reads some of the batch.
+    seen = batch if spec.attribute("joins") else own[-1]
+    logits = model(seen, heads={"tokens": None}).heads["tokens"].double()
     weights, n = learning.weights_of_targets(batch)
     by_hand = -F.log_softmax(logits, -1)[where].gather(-1, batch["labels"][where][:, None])[:, 0] @ weights[where]
     # In a mixture each target is in the term of one of its objectives.

@@ -55,7 +55,7 @@ def _restored(objective: Objective, prepared: Prepared, text: Text, special: Map
     counts = list(objective.targets(dict(prepared)).values())
     wanted = [n, *({"pair": [1], "framed": [n]}.get(restores, []))]
     # Of several terms some may be over other targets than labels.
-    if counts != wanted and not (restores in ("sampled", "next") and n in counts):
+    if counts != wanted and not (restores in ("sampled", "masked", "next") and n in counts):
         raise CheckFailed(f"{where}: it counts {counts} targets of {wanted}")
 
 

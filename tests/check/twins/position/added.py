@@ -39,7 +39,7 @@ def rows(given: Given, text: Text) -> np.ndarray:
     """(B, S): rows of the table. In RoBERTa padding has the row before the first position's, and is not counted."""
     offset, pad_id = given.options["offset"], given.options["pad_id"]
     if text.positions is not None:
-        return text.positions + (0 if pad_id is not None else offset)  # the caller's own are RoBERTa's rows
+        return text.positions + offset  # they count from 0
     if pad_id is None:
         return counted(text, skip_padding=given.options["skip_padding"], anew=True) + offset
     token = text.ids != pad_id
