@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from llmlab.config.bookkeeping import makes_no_variant
+from llmlab.config.bookkeeping import ADDED, makes_no_variant
 from llmlab.errors import UserError
 from llmlab.registry import near
 from llmlab.report import names, stats
@@ -27,8 +27,8 @@ def flatten(config: Mapping[str, Any]) -> tuple[dict[str, Any], set[str]]:
 
     def walk(node: object, path: str) -> None:
         if not isinstance(node, Mapping):
-            # A key that is null says no more than one that is missing: runs from before it existed are of the same variant.
-            if node is not None:
+            # A key that says nothing says no more than one that is missing: runs from before it existed are of the same variant.
+            if node is not None and not (path in ADDED and node == ADDED[path]):
                 leaves[path] = _listed(node) if isinstance(node, list) else node
             return
         if isinstance(node.get("_part_"), str):
