@@ -27,7 +27,7 @@ def flatten(config: Mapping[str, Any]) -> tuple[dict[str, Any], set[str]]:
 
     def walk(node: object, path: str) -> None:
         if not isinstance(node, Mapping):
-            # A key that says nothing says no more than one that is missing: runs from before it existed are of the same variant.
+            # A key that says nothing says no more than one that is missing: runs from before it existed make no other variant.
             if node is not None and not (path in ADDED and node == ADDED[path]):
                 leaves[path] = _listed(node) if isinstance(node, list) else node
             return
