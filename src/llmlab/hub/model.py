@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -79,6 +80,9 @@ class HubModel(nn.Module):
         if "ids" not in batch and self.begin is not None:
             batch["ids"] = torch.cat([torch.full_like(input_ids[:, :1], self.begin), input_ids[:, :-1]], 1)
         positions = [p for stack in self.model.all_stacks() for p in stack.positions]
+        if "positions" in batch:
+            # RoBERTa's position_ids are rows of its table, of which the first are of padding; ours count from 0.
+            batch["positions"] = batch["positions"] - max(map(_rows_before_the_first, positions), default=0)
         if {"ids", "valid"} <= batch.keys() and not all(p.caches_rotated for p in positions):
             # The reference's length of a row is that of the batch, padding and all; llmlab's own is the row's.
             batch.setdefault(
@@ -103,3 +107,9 @@ class HubModel(nn.Module):
         tensor = out.heads[role]
         # One linear gives both ends of a span: column 0 is the start (qa_outputs).
         return tensor[..., int(column)] if column else tensor
+
+
+def _rows_before_the_first(position: nn.Module) -> int:
+    """Rows of a table of positions before that of the first, where one of them is the row of padding; else 0."""
+    learned: Any = getattr(position, "learned", position)  # MPNet's has a bias beside
+    return learned.offset if getattr(learned, "pad_id", None) is not None else 0
