@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from llmlab.data import brown, cache, labelled_sets
 from llmlab.errors import UserError
-from llmlab.hub.fetch import CATALOGUE, cached_folder, catalogue_entry, check_ready, confirm, fetch_model
+from llmlab.hub import fetch as models
+from llmlab.hub.fetch import cached_folder, catalogue_entry, check_ready, confirm, fetch_model
 
 USAGE = """\
 llmlab fetch [NAME [yes=true]]
@@ -68,6 +69,6 @@ def _has_brown() -> bool:
 
 def listing() -> str:
     """All that can be fetched, with what is there."""
-    here = {m.name: f"here: {m.folder}" if cached_folder(m) else f"llmlab fetch {m.name}" for m in CATALOGUE}
+    here = {m.name: f"here: {m.folder}" if cached_folder(m) else f"llmlab fetch {m.name}" for m in models.CATALOGUE}
     texts = f"here: {labelled_sets.folder('brown')}" if _has_brown() else "llmlab fetch brown"
-    return "\n\n".join([*(f"{m.about()}\n  {here[m.name]}" for m in CATALOGUE), f"{brown.ABOUT}\n  {texts}"])
+    return "\n\n".join([*(f"{m.about()}\n  {here[m.name]}" for m in models.CATALOGUE), f"{brown.ABOUT}\n  {texts}"])
