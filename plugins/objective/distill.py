@@ -30,7 +30,11 @@ class Distillation:
 
     text: what is learnt of it, as objective=clm has it or as objective=mlm, whose masks the teacher reads too. hidden: cosine
     is 1 - cos (DistilBERT: Sanh et al. 2019, arXiv:1910.01108), mse the mean of squared differences (TinyBERT: Jiao et al.
-    2019, arXiv:1909.10351, its last layer); both models are as wide then. ids and labels (T,).
+    2019, arXiv:1909.10351, equations 7 and 8), summed over pairs of layers. Layer 0 is what the first one reads, i what the
+    i-th gives, -1 the last, behind the model's last norm. TinyBERT's map of 4 layers to 12 is layers=[0,1,2,3,4]
+    teacher_layers=[0,3,6,9,12].
+    projection: the model's states pass a linear that is learnt, the same for all layers (TinyBERT's W_h), so that the teacher
+    may be of any width. ids and labels (T,).
     """
 
     mask = "causal"
@@ -49,7 +53,8 @@ class Distillation:
             "models": {"teacher": {"heads": {"tokens": "mlm"}, "trains": False}},
             "measures": {"nll": "nll"},
             "restores": "masked",
-        }
+        },
+        "projection": {"heads": {"hidden": "projection"}, "widths": {"hidden": "teacher"}},
     }
     telling = (
         {"temperature": 1.0},
@@ -59,6 +64,9 @@ class Distillation:
         {"data": 0.0, "text": "mlm", "at": "all"},
         {"at": "all"},
         {"hidden": "cosine", "hidden_weight": 2.0},
+        {"hidden": "mse", "layers": [0, 1, -1], "teacher_layers": [0, 2, -2]},
+        {"hidden": "mse", "layers": [0, 1], "teacher_layers": [1, 3], "projection": True},
+        {"hidden": "cosine", "projection": True},
     )
     fixed_counts = False
 
@@ -76,8 +84,13 @@ class Distillation:
         at: Literal[
             "targets", "all"
         ] = "targets",  # tokens whose distributions are compared: text=mlm has targets of 15 %
-        hidden: Literal["none", "cosine", "mse"] = "none",  # distance of the last hidden states
+        hidden: Literal["none", "cosine", "mse"] = "none",  # distance of hidden states
         hidden_weight: float = 1.0,  # of that distance
+        layers: tuple[int, ...] = (
+            -1,
+        ),  # of the model, whose hidden states are compared; 0: the embedding, -1: the last
+        teacher_layers: tuple[int, ...] = (-1,),  # of the teacher, the one that each of these is compared with
+        projection: bool = False,  # the model's are led to the teacher's width first, by a linear that is learnt
     ):
         if not temperature > 0:
             raise ValueError(f"objective.temperature must be more than 0, but is {temperature}")
@@ -88,15 +101,21 @@ class Distillation:
                 "objective.weight and objective.hidden_weight must be more than 0 and objective.data at least 0, but they are "
                 f"{weight}, {hidden_weight} and {data}"
             )
-        if hidden == "none" and hidden_weight != 1.0:
+        pairs = [list(layers), list(teacher_layers)]
+        given = {"hidden_weight": hidden_weight != 1.0, "layers": pairs != [[-1], [-1]], "projection": projection}
+        if hidden == "none" and (idle := [name for name, is_given in given.items() if is_given]):
+            raise ValueError(f"objective.{idle[0]} has no effect without objective.hidden=cosine or mse")
+        if len(layers) != len(teacher_layers) or not layers:
             raise ValueError(
-                f"objective.hidden_weight={hidden_weight} has no effect without objective.hidden=cosine or mse"
+                f"objective.layers={pairs[0]} and objective.teacher_layers={pairs[1]} must name as many, and at least one; "
+                "each of the model's is compared with the teacher's at its place"
             )
         self.text: CausalLM | MaskedLM = (
             CausalLM(vocabulary, seq_len) if text == "clm" else MaskedLM(vocabulary, seq_len)
         )
         self.shown = getattr(self.text, "shown", 0.0)
         self.size, self.temperature, self.beta, self.at, self.hidden = vocabulary.size, temperature, beta, at, hidden
+        self.layers, self.their_layers, self.projection = tuple(layers), tuple(teacher_layers), projection
         self.weights = {"nll": data, "divergence": weight, "hidden": hidden_weight}
 
     def prepare(self, sample: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
@@ -109,14 +128,25 @@ class Distillation:
 
     def passes(self, prepared: dict[str, Any]) -> list[Pass]:
         length, n = len(prepared["ids"]), self.targets(prepared)["divergence"]
-        return [Pass(length, heads={"tokens": n}), Pass(length, model="teacher", trained=False, heads={"tokens": n})]
+        ours, theirs = ((), ()) if self.hidden == "none" else (self.layers, self.their_layers)
+        heads = {"tokens": n, **({"hidden": length * len(ours)} if self.projection else {})}
+        return [
+            Pass(length, heads=heads, layers=ours),
+            Pass(length, model="teacher", trained=False, heads={"tokens": n}, layers=theirs),
+        ]
 
     def loss(self, model: LanguageModel, batch: Mapping[str, Tensor], *, teacher: LanguageModel) -> Loss:
         labels = batch["labels"]
         where = torch.ones_like(labels, dtype=torch.bool) if self.at == "all" else labels != IGNORED
-        output = model(batch, heads={"tokens": where})
-        with torch.no_grad():
-            taught = teacher(batch, heads={"tokens": where})
+        if self.hidden == "none":  # as a model of one's own may be, which gives no hidden states
+            output = model(batch, heads={"tokens": where})
+            with torch.no_grad():
+                taught = teacher(batch, heads={"tokens": where})
+        else:
+            heads = {"tokens": where, **({"hidden": None} if self.projection else {})}
+            output = model(batch, heads=heads, layers=self.layers)
+            with torch.no_grad():
+                taught = teacher(batch, heads={"tokens": where}, layers=self.their_layers)
         logits = output.heads["tokens"]
         # A table may be rounded up to more rows than there are tokens, by another number in each model.
         student, theirs = (x[:, : self.size].float() for x in (logits, taught.heads["tokens"]))
@@ -126,21 +156,28 @@ class Distillation:
         found = token_loss(output, logits, labels[where])
         terms = {"nll": found.terms["nll"], "divergence": (divergence, where.sum())}
         if self.hidden != "none":
-            distance = self._distance(output, taught)
+            # Of no texts, as of a mixture's batch without any for it, there are no states to be compared.
+            distance = self._distance(output, taught) if labels.numel() else output.hidden.sum()
             terms["hidden"] = distance, torch.tensor(labels.numel(), device=labels.device)
         weights = {name: self.weights[name] for name in terms}
         return Loss(terms, weights, {"agreement": (agree, where.sum())}, {"model": auxiliary(output)})
 
     def _distance(self, output: Output, taught: Output) -> Tensor:
-        ours, theirs = output.hidden.float(), taught.hidden.float()
-        if ours.shape != theirs.shape:
-            raise ValueError(
-                f"objective.hidden={self.hidden} compares hidden states of one width, but the model's are "
-                f"{ours.shape[-1]} wide and the teacher's {theirs.shape[-1]}; leave it out or choose models of one width"
-            )
-        if self.hidden == "cosine":
-            return (1 - F.cosine_similarity(ours, theirs, dim=-1)).sum()
-        return (ours - theirs).square().mean(-1).sum()
+        states = tuple(output.heads["hidden"]) if self.projection else output.layers
+        found = []
+        for ours, theirs in zip(states, taught.layers, strict=True):
+            if ours.shape != theirs.shape:
+                raise ValueError(
+                    f"objective.hidden={self.hidden} compares hidden states of one width, but the model's are "
+                    f"{ours.shape[-1]} wide and the teacher's {theirs.shape[-1]}; set objective.projection=true"
+                )
+            # In float32: of bfloat16 states a mean of squares is good to two digits.
+            a, b = ours.float(), theirs.float()
+            if self.hidden == "cosine":
+                found.append((1 - F.cosine_similarity(a, b, dim=-1)).sum())
+            else:
+                found.append((a - b).square().mean(-1).sum())
+        return torch.stack(found).sum()
 
 
 def _divergence(teacher: Tensor, student: Tensor, beta: float) -> Tensor:

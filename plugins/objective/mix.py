@@ -189,13 +189,15 @@ class _Nobody:
         batch: Mapping[str, Tensor],
         heads: Mapping[str, Tensor | None] | None = None,
         memory: Memory | None = None,
+        layers: Sequence[int] = (),
     ) -> Output:
         shape = batch["ids"].shape
         scores = {
             role: torch.zeros(*(shape if rows is None else (0,)), self.vocabulary, device=batch["ids"].device)
             for role, rows in (heads or {}).items()
         }
-        return Output(torch.zeros(*shape, 1, device=batch["ids"].device), scores, None)
+        nothing = torch.zeros(*shape, 1, device=batch["ids"].device)
+        return Output(nothing, scores, None, layers=(nothing,) * len(layers))
 
 
 class _AsPrefix:
@@ -209,6 +211,7 @@ class _AsPrefix:
         batch: Mapping[str, Tensor],
         heads: Mapping[str, Tensor | None] | None = None,
         memory: Memory | None = None,
+        layers: Sequence[int] = (),
     ) -> Output:
         source, ids = batch["source_ids"], batch["ids"]
         n = source.shape[1]
@@ -225,12 +228,13 @@ class _AsPrefix:
             role: torch.cat([silent, torch.ones_like(valid[1]) if rows is None else rows], 1)
             for role, rows in (heads or {}).items()
         }
-        output = self.model(text, heads=asked)
+        output = self.model(text, heads=asked, layers=layers)
         scores = {
             role: values.view(*ids.shape, *values.shape[1:]) if heads and heads[role] is None else values
             for role, values in output.heads.items()
         }
-        return output._replace(hidden=output.hidden[:, n:], heads=scores)
+        states = tuple(state[:, n:] for state in output.layers)
+        return output._replace(hidden=output.hidden[:, n:], heads=scores, layers=states)
 
 
 def _chosen(

@@ -113,6 +113,12 @@ TABLE: Mapping[str, Mapping[str, Attribute]] = {
             bool, False, "it gives a row for each of the targets that the batch names, (B, P, ...)"
         ),
         "needs": NEEDS,
+        "layers": Attribute(
+            bool, False, "it reads the hidden states of the layers that are asked for, (n, B, T, D), else of the last"
+        ),
+        "exported": Attribute(
+            bool, True, "False: it serves training alone, and a checkpoint of transformers leaves it out"
+        ),
         "hidden": Attribute(bool, True, "False: it reads the batch and tables alone, so that layers need not run"),
         "scores": Attribute(
             str | None,

@@ -46,6 +46,11 @@ OBJECTIVE: Mapping[str, Attribute] = {
         tuple[str, ...], (), "what alone learns unless the user says: roles and paths, as `train.learns` has them"
     ),
     "models": Attribute(dict[str, Companion], {}, "other models that it works with, by role"),
+    "widths": Attribute(
+        dict[str, str],
+        {},
+        "the companion, by its role, whose hidden states are as wide as the `width` of a head, by its role",
+    ),
     "measures": Attribute(
         dict[str, str],
         {},

@@ -83,7 +83,7 @@ class Pass:
     computed, and at how many of the tokens; None: at all. times: how often it is made each time that the sample is trained on,
     a share of 1 where it serves several (an answer that is generated once and learnt from in several epochs). places: positions
     that its tokens stand at, where a second stream stands at those of the text; None: one each. memory: tokens of a segment
-    memory, which they see too.
+    memory, which they see too. layers: numbers of the hidden states that are asked for, which costs nothing.
     """
 
     tokens: int
@@ -94,6 +94,7 @@ class Pass:
     times: float = 1.0
     places: int | None = None
     memory: int = 0
+    layers: Sequence[int] = ()
 
 
 class Words(NamedTuple):
@@ -181,6 +182,7 @@ class LanguageModel(Protocol):
     A batch of `hidden` (B, T, D) alone is read by its heads: of another model that has none of its own.
 
     memory: of a model with one stack; what it holds is seen before the batch's tokens, and it is extended by them.
+    layers: numbers of hidden states that `Output.layers` is to have, 0 being the embedding's and -1 the last layer's.
     """
 
     def __call__(
@@ -188,6 +190,7 @@ class LanguageModel(Protocol):
         batch: Mapping[str, Tensor],
         heads: Mapping[str, Tensor | None] | None = None,
         memory: Memory | None = None,
+        layers: Sequence[int] = (),
     ) -> Output: ...
 
 

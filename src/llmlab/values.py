@@ -18,12 +18,14 @@ class Aux(NamedTuple):
 
 
 class Output(NamedTuple):
-    """Output of a model: `hidden` (B, T, D) of its last stack, `heads[role]`, auxiliary losses, and the source."""
+    """Output of a model: `hidden` (B, T, D) of its last stack, `heads[role]`, auxiliary losses, the source, and the hidden
+    states of the `layers` that were asked for."""
 
     hidden: Tensor
     heads: dict[str, Tensor]
     aux: Aux | None
     source: Tensor | None = None  # an encoder-decoder's encoder output (B, S, D)
+    layers: tuple[Tensor, ...] = ()  # (B, T, D) each, in the order in which they were asked for
 
 
 def auxiliary(*outputs: Output) -> Aux:

@@ -111,6 +111,7 @@ def _llmlab(path: Path, home: Path, to: Path, role: str | None = None) -> str:
 
 def _hf(path: Path, home: Path, to: Path, role: str | None = None) -> str:
     from llmlab.hub import save_hf
+    from llmlab.hub.save import exported
     from llmlab.hub.save_tokenizer import as_trained, save_tokenizer
     from llmlab.runs import checkpoint, companion
     from llmlab.runs.folder import load_model
@@ -121,6 +122,8 @@ def _hf(path: Path, home: Path, to: Path, role: str | None = None) -> str:
     save_hf(model, to)
     notes = [as_trained(tokenizer), save_tokenizer(to, tokenizer, model.sizes.max_positions)]
     said = f"the weights of step {checkpoint.step_of(path):,} as transformers reads them"
+    if left_out := [f"heads.{role}" for role in model.heads if role not in exported(model.spec).heads]:
+        said += f", without {' and '.join(left_out)}, which served training alone"
     return "; ".join([said, *filter(None, notes)])
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -32,16 +33,23 @@ def save_hf(model: HubModel | Model, folder: str | Path) -> None:
         config, head, dtypes, read, core = model.config, model.head, model.dtypes, model.read, model.model
         beside, unread = model.beside, model.unread
     else:
-        entry, head, config = _describe(model.spec)
+        entry, head, config = _describe(exported(model.spec))
         dtypes, read, core, beside, unread = {}, frozenset(), model, {}, {}
     write_folder(Path(folder), config, {**tensors_of(core, entry, head, dtypes, read), **unread}, beside)
+
+
+def exported(spec: ModelSpec) -> ModelSpec:
+    """The model without heads that serve training alone."""
+    return replace(spec, heads={role: part for role, part in spec.heads.items() if part.attribute("exported")})
 
 
 def tensors_of(
     model: Model, entry: Entry, head: Head, dtypes: dict[str, torch.dtype], read: frozenset[str]
 ) -> dict[str, Tensor]:
     """Every tensor under its name in the file; of several layouts, that from which it was `read`."""
-    ours = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
+    left_out = tuple(f"heads.{role}." for role in model.heads if role not in exported(model.spec).heads)
+    whole = model.state_dict().items()
+    ours = {name: tensor.detach().cpu() for name, tensor in whole if not name.startswith(left_out)}
     shapes = {name: tensor.shape for name, tensor in ours.items()}
     out: dict[str, Tensor] = {}
     written: set[str] = set()

@@ -5,7 +5,7 @@ B batch, T tokens, S source tokens, D model width.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -65,6 +65,7 @@ class Model(nn.Module):
         heads: Mapping[str, Tensor | None] | None = None,
         cache: Cache | None = None,
         memory: Memory | None = None,
+        layers: Sequence[int] = (),
     ) -> Output:
         """Run the stacks and heads.
 
@@ -76,14 +77,16 @@ class Model(nn.Module):
         heads: the roles to compute, None for all; a bool (B, T) beside a role restricts a per-token head to those rows.
         cache: of a decoder, from `new_cache`; it is extended by these T tokens.
         memory: of one stack; its M tokens are seen before these T, S being M + T, and it is extended.
-        `Output.hidden` is (B, T, 0) where no head that is asked for reads hidden states.
+        layers: numbers of hidden states of the last stack that `Output.layers` is to have: 0 is what the first layer reads, i
+        what the i-th gives, the last (also -1) `Output.hidden`, behind the stack's last norm as in transformers.
+        `Output.hidden` is (B, T, 0) where no head that is asked for reads hidden states and no layers are asked for.
         A batch of `hidden` (B, T, D) without ids is read by the heads alone: hidden states of a model that shares them.
         ValueError for a key that is close to one of these and none of them.
         """
         if "ids" not in batch and "hidden" in batch:
             hidden = batch["hidden"]
             ctx = Context(length=hidden.shape[1], data=batch_keys.read_in(batch, PLAIN))
-            return Output(hidden, self._heads(hidden, ctx, heads), None, None)
+            return Output(hidden, self._heads(hidden, (), ctx, heads), None, None)
         if not self._keys.issuperset(batch):
             # Whoever reads a Watched batch reports unknown keys itself, and knows those of an objective.
             if not isinstance(batch, batch_keys.Watched):
@@ -103,7 +106,7 @@ class Model(nn.Module):
             ctx = Context(
                 source_ids.shape[1], ids=source_ids, valid=source_valid, segments=batch.get("source_segments")
             )
-            source, aux = self.stacks[names[0]](source_ids, ctx)
+            source, aux, _ = self.stacks[names[0]](source_ids, ctx)
             _collect(aux, losses, tokens)
         elif source is not None and self.spec.stacks[-1].cross_attention is None:
             raise ValueError("source is given, but this model has no cross-attention")
@@ -133,26 +136,34 @@ class Model(nn.Module):
             allowed=batch.get("allowed"),
             data=batch_keys.read_in(batch, PLAIN),
         )
-        if heads and not any(reads_hidden(self.heads[role]) for role in heads if role in self.heads):
+        states: tuple[Tensor, ...] = ()
+        if heads and not layers and not any(reads_hidden(self.heads[role]) for role in heads if role in self.heads):
             # Nothing that is asked for reads them: static embeddings would else pay for every layer.
             hidden = torch.empty(*ids.shape, 0, device=ids.device)
         else:
-            hidden, aux = self.stacks[names[-1]](
-                ids, ctx, source_BSD=source, source_valid_BS=source_valid, cache=cache, memory=memory
+            hidden, aux, states = self.stacks[names[-1]](
+                ids, ctx, source_BSD=source, source_valid_BS=source_valid, cache=cache, memory=memory, layers=layers
             )
             _collect(aux, losses, tokens)
         if cache is not None:
             # After the layers: an interrupted forward leaves the length as it was, and `cut` then drops what it wrote.
             cache.length += ids.shape[1]
-        out = self._heads(hidden, ctx, heads)
+        out = self._heads(hidden, states, ctx, heads)
         total = Aux(torch.stack(losses).sum() if losses else None, torch.cat(tokens) if tokens else None)
-        return Output(hidden, out, total if losses or tokens else None, source)
+        return Output(hidden, out, total if losses or tokens else None, source, states)
 
-    def _heads(self, hidden: Tensor, ctx: Context, heads: Mapping[str, Tensor | None] | None) -> dict[str, Tensor]:
+    def _heads(
+        self, hidden: Tensor, states: Sequence[Tensor], ctx: Context, heads: Mapping[str, Tensor | None] | None
+    ) -> dict[str, Tensor]:
         out = {}
         for role, head in self.heads.items():
             if heads is None or role in heads:
                 where = heads[role] if heads else None
+                if attributes.get(head, "head", "layers"):
+                    # In this forward and not in one of its own, behind which FSDP2 has freed what the layers need.
+                    read = torch.stack(tuple(states)) if states else hidden[None]
+                    out[role] = head(read if where is None else read[:, where], ctx)
+                    continue
                 # Rows are picked before the head: logits of 15 % of the tokens cost 15 % (BERT's masked ones).
                 out[role] = head(hidden if where is None else hidden[where], ctx)
         return out

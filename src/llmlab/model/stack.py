@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -184,7 +184,10 @@ class Stack(nn.Module):
         source_valid_BS: Tensor | None = None,
         cache: Cache | None = None,
         memory: Memory | None = None,
-    ) -> tuple[Tensor, Aux | None]:
+        layers: Sequence[int] = (),
+    ) -> tuple[Tensor, Aux | None, tuple[Tensor, ...]]:
+        """layers: numbers of the hidden states that are given as the third value, as `Model.forward` has them."""
+        wanted = numbered(layers, len(self.spec.execute))
         x = self.embedding(ids_BT, ctx)
         views = self._views(ctx, cache, memory)
         source_view = None
@@ -194,6 +197,7 @@ class Stack(nn.Module):
         losses: list[Tensor] = []
         tokens: list[Tensor] = []
         inputs: list[Tensor] = []
+        kept = {0: x} if 0 in wanted else {}
         # By steps, not layers: a layer that runs twelve times has twelve caches and memories, for its inputs differ.
         for step, i in enumerate(self.spec.execute):
             layer_cache = cache.layers[step] if cache is not None else None
@@ -206,13 +210,17 @@ class Stack(nn.Module):
                     losses.append(aux.loss)
                 if aux.tokens_per_expert is not None:
                     tokens.append(aux.tokens_per_expert)
+            if step + 1 in wanted:
+                kept[step + 1] = x
         if memory is not None:
             memory.extend(inputs)
         if self.norm is not None:
             x = self.norm(x)
+        states = tuple(x if i == len(self.spec.execute) else kept[i] for i in wanted)
         if not losses and not tokens:
-            return x, None
-        return x, Aux(torch.stack(losses).sum() if losses else None, torch.stack(tokens) if tokens else None)
+            return x, None, states
+        aux = Aux(torch.stack(losses).sum() if losses else None, torch.stack(tokens) if tokens else None)
+        return x, aux, states
 
     def _views(self, ctx: Context, cache: Cache | None, memory: Memory | None) -> list[View]:
         lowered: dict[Any, Any] = {}
@@ -241,6 +249,17 @@ class Stack(nn.Module):
                 views[place, window] = View(ctx, position, states[place], self.kernel, lowered[window], self.training)
             out.append(views[place, window])
         return out
+
+
+def numbered(layers: Sequence[int], n_layers: int) -> list[int]:
+    """Numbers of hidden states counted from the embedding, 0, also where they are counted from the end. ValueError for one
+    that there isn't."""
+    if wrong := [i for i in layers if not -n_layers - 1 <= i <= n_layers]:
+        raise ValueError(
+            f"hidden states of layer {wrong[0]} are asked for, but the layers are 1 to {n_layers} "
+            "(0: the embedding, -1: the last)"
+        )
+    return [i % (n_layers + 1) for i in layers]
 
 
 def _of_memory(position: Position, ctx: Context) -> Tensor:

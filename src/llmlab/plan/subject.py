@@ -52,9 +52,10 @@ def of_config(composed: Composed) -> Subject:
     entry, vocabulary, assumed = _vocabulary(composed)
     try:
         spec = composed.spec if vocabulary is None else layout.with_vocabulary(composed, vocabulary)
+        assert spec is not None  # of a config that is sound
+        spec = companions.fitted(spec, composed)
     except ValueError as e:
         raise UserError(str(e)) from e
-    assert spec is not None  # of a config that is sound
     return _subject(" ".join(composed.overrides) or "the default config", composed, spec, entry, assumed, vocabulary)
 
 

@@ -126,6 +126,23 @@ def resolve(
     return found
 
 
+def fitted(spec: ModelSpec, composed: Composed) -> ModelSpec:
+    """The model that is trained, with heads as wide as the companions whose hidden states they are compared with. UserError
+    where another width was typed."""
+    heads = dict(spec.heads)
+    for role, companion in needed_part(composed.cfg.objective, "objective").attribute("widths").items():
+        chosen = composed.companions[companion]
+        with naming_role(companion, chosen.source):
+            width = (spec_of(chosen) if chosen.source is None else _read(chosen.source)[0]).sizes.dim
+        part = heads[role]
+        if part.options.get("width") not in (None, width):
+            raise UserError(
+                f"heads.{role}.width={part.options['width']}, but {KEY}.{companion} is {width} wide; leave it out"
+            )
+        heads[role] = replace(part, options={**part.options, "width": width})
+    return replace(spec, heads=heads)
+
+
 def _from_words(chosen: Chosen, vocabulary: int | None, trained: Model) -> Companion:
     spec = spec_of(chosen, vocabulary)
     if "embedding" in chosen.declared.shares:
@@ -160,14 +177,7 @@ def sharing(spec: ModelSpec, trained: Model) -> ModelSpec:
 def _finished(chosen: Chosen, objective: PartSpec) -> Companion:
     """A finished model. UserError where it lacks a head that the objective asks for."""
     assert chosen.source is not None
-    weights = run_folder.start_of(chosen.source, tokenizer=False)
-    foreign = run_folder.is_foreign(weights)
-    if foreign:
-        from llmlab.hub.load import describe
-
-        spec = describe(weights).spec
-    else:
-        spec = run_folder.load(run_folder.home(chosen.source))[1]
+    spec, weights = _read(chosen.source)
     roles = chosen.declared.heads
     if missing := [role for role in roles if role not in spec.heads]:
         has = ", ".join(f"{role}={part.name}" for role, part in spec.heads.items()) or "none"
@@ -179,6 +189,16 @@ def _finished(chosen: Chosen, objective: PartSpec) -> Companion:
     check_objective(spec, objective, roles)
     source = init_from.absolute(chosen.source)
     return Companion(chosen.declared, spec, (), source, weights.absolute(), fingerprint(weights))
+
+
+def _read(source: str) -> tuple[ModelSpec, Path]:
+    """(the spec of a finished model, its checkpoint or Hugging Face folder)."""
+    weights = run_folder.start_of(source, tokenizer=False)
+    if not run_folder.is_foreign(weights):
+        return run_folder.load(run_folder.home(source))[1], weights
+    from llmlab.hub.load import describe
+
+    return describe(weights).spec, weights
 
 
 def fingerprint(weights: Path) -> str:

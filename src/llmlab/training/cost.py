@@ -20,6 +20,7 @@ from llmlab.errors import UserError
 from llmlab.model import flops
 from llmlab.model.model import Model
 from llmlab.model.probe import CostSource
+from llmlab.model.stack import numbered
 from llmlab.slots import Objective, Pass, Rollout
 from llmlab.training import losses
 
@@ -171,6 +172,10 @@ def _model(models: Mapping[str, Model], asked: Pass, objective: Objective) -> Mo
         raise UserError(f"{name}.passes names the model {asked.model!r}, but there is {', '.join(models)}")
     if unknown := [role for role in asked.heads if role not in models[asked.model].heads]:
         raise UserError(f"{name}.passes names the head {unknown[0]!r}, which the model {asked.model!r} doesn't have")
+    try:
+        numbered(asked.layers, len(models[asked.model].all_stacks()[-1].spec.execute))
+    except ValueError as e:
+        raise UserError(f"{name}, the model {asked.model!r}: {e}") from e
     return models[asked.model]
 
 

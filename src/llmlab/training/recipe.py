@@ -17,7 +17,7 @@ from llmlab.data.samples import Samples, samples
 from llmlab.errors import UserError
 from llmlab.model import build, trainable
 from llmlab.training import cost
-from llmlab.training.companions import Companion
+from llmlab.training.companions import Companion, fitted
 from llmlab.training.companions import resolve as resolve_companions
 from llmlab.training.cut import Cut as Cut
 from llmlab.training.feeds import Feed
@@ -210,9 +210,8 @@ class Recipe:
             settings, tokenizer = as_dataclass(cfg.data, schema.Data), as_dataclass(cfg.tokenizer, schema.Tokenizer)
             corpus = prepare(settings, tokenizer, special(cfg), reads=reads(cfg), filters=filters(cfg))
         try:
-            spec = spec or layout.with_vocabulary(
-                composed, corpus.vocabulary.size, None if corpus.labels is None else len(corpus.labels)
-            )
+            classes = None if corpus.labels is None else len(corpus.labels)
+            spec = spec or fitted(layout.with_vocabulary(composed, corpus.vocabulary.size, classes), composed)
             objective = part_factory(cfg, "objective")(corpus.vocabulary, cfg.data.seq_len)
             optimizer, schedule = part_factory(cfg, "optimizer")(), part_factory(cfg, "schedule")()
             reward = None if cfg.reward is None else part_factory(cfg, "reward")()

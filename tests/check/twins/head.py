@@ -106,6 +106,12 @@ def mlm(given: Given) -> dict[str, np.ndarray]:
     return per_token(given, answer)
 
 
+@twin("head", "projection", source="Jiao et al. 2019 (TinyBERT), equation 8")
+def projection(given: Given) -> dict[str, np.ndarray]:
+    made = per_token(given, lambda h: h @ given.weights["head.out.weight"].T + given.weights.get("head.out.bias", 0.0))
+    return made | {"roles": roles(parameters(given), lambda _: "other")}
+
+
 @twin("head", "boundary", source="Joshi et al. 2019 (SpanBERT), equations of section 3.2")
 def boundary(given: Given) -> dict[str, np.ndarray]:
     h, table = given.inputs["h"], given.weights["embedding.weight" if given.sizes.tie_embeddings else "head.out.weight"]

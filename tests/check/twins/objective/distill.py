@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from llmlab import registry
-from llmlab.check.twins.observers.objective import BALANCE, SIZE
+from llmlab.check.twins.observers.objective import BALANCE, N_LAYERS, SIZE
 from llmlab.twins import Given, twin
 from twins import Settings
 from twins.norm import bfloat16
@@ -22,6 +22,10 @@ REFUSED: Settings = {
         ({}, {"data": -1.0}),
         ({}, {"hidden": "mse", "hidden_weight": 0.0}),
         ({}, {"hidden_weight": 2.0}),
+        ({}, {"layers": [1], "teacher_layers": [2]}),
+        ({}, {"projection": True}),
+        ({}, {"hidden": "mse", "layers": [1, 2]}),
+        ({}, {"hidden": "mse", "layers": [], "teacher_layers": []}),
     ]
 }
 
@@ -38,6 +42,12 @@ def divergence(log_p: np.ndarray, log_q: np.ndarray, beta: float) -> tuple[float
     by_q = (1 - beta) * (log_q - log_m)  # of beta p log(p / m) + (1 - beta) q log(q / m), the rest of it cancels
     value = beta * (p * (log_p - log_m)).sum() + (1 - beta) * (q * (log_q - log_m)).sum()
     return float(value), q * (by_q - (q * by_q).sum())
+
+
+def state(token: int, layer: int, rows: int) -> int:
+    """The row of the table that is a token's hidden state behind a layer of N_LAYERS, or counted from the last, -1."""
+    behind = layer + 1 if layer < 0 else layer - N_LAYERS
+    return (token + behind) % rows
 
 
 def loss(given: Given, batch: str, rounded) -> Arrays:
@@ -71,14 +81,18 @@ def loss(given: Given, batch: str, rounded) -> Arrays:
     if o["hidden"] != "none":
         table, known = given.inputs["hidden"], given.inputs["hidden/teacher"]
         distance, by_table = 0.0, np.zeros_like(table)
-        for token in inputs["ids"].flat:
-            a, b = table[token], known[token]
+        turn = given.inputs["project"] if o["projection"] else np.eye(table.shape[1])
+        pairs = list(zip(o["layers"], o["teacher_layers"], strict=True))
+        for token, (one, other) in ((t, p) for t in inputs["ids"].flat for p in pairs):
+            at, there = (state(token, layer, len(table)) for layer in (one, other))
+            a, b = table[at] @ turn, known[there]
             if o["hidden"] == "cosine":
                 norms = np.linalg.norm(a) * np.linalg.norm(b)
                 distance += 1 - a @ b / norms
-                by_table[token] += a * (a @ b) / (a @ a) / norms - b / norms
+                by_table[at] += (a * (a @ b) / (a @ a) / norms - b / norms) @ turn.T
             else:
-                distance, by_table[token] = distance + ((a - b) ** 2).mean(), by_table[token] + 2 * (a - b) / len(a)
+                distance += ((a - b) ** 2).mean()
+                by_table[at] += 2 * (a - b) / len(a) @ turn.T
         mean += o["hidden_weight"] * distance / labels.size
         made |= {"loss/hidden": [distance, labels.size], "weight/hidden": o["hidden_weight"]}
         made["slope/hidden"] = o["hidden_weight"] * by_table / labels.size
@@ -89,7 +103,7 @@ def loss(given: Given, batch: str, rounded) -> Arrays:
     "objective",
     "distill",
     source="Hinton et al. 2015, section 2; Agarwal et al. 2023, equation 1; hidden: Sanh et al. 2019, section 3, "
-    "and Jiao et al. 2019, equation 8",
+    "and Jiao et al. 2019, equations 7 and 8",
 )
 def distill(given: Given) -> Arrays:
     of_text = registry.index()["objective", given.options["text"]].options  # at their defaults

@@ -9,8 +9,9 @@ Inputs:
   record/N/FIELD, of a list record/N/FIELD/I.
 - Batches: `batch/KEY`; `none/KEY`, one without targets, or of a validation where the objective acts; and `weighed/KEY`, of
   labelled records with a confidence. `BATCH/scores/ROLE`: scores of each head for all tokens or texts. `hidden` (V, D): the
-  hidden state of each id; `hidden/ROLE`: that of a companion; `head` (D, V): by which the
-  heads alone read hidden states.
+  hidden state of each id; `hidden/ROLE`: that of a companion; layer i of 4, counted from 0, has for an id the row i - 4
+  behind it. `head` (D, V): by which the heads alone read hidden states; `project` (D, D): by which a head that reads layers
+  does.
 - Of an objective that acts: `rewards/SHAPE`.
 
 Outputs:
@@ -25,7 +26,7 @@ Outputs:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,7 @@ from llmlab.check.twins.observers import streams, texts
 from llmlab.check.twins.observers.observed import Observed, arrays, options_of, sizes_of, uniform
 from llmlab.check.twins.settings import Setting
 from llmlab.data import stand_in
+from llmlab.model.stack import numbered
 from llmlab.record_kinds import TEXT
 from llmlab.slots import Aux, Memory, Objective, Output
 from llmlab.twins import Given
@@ -47,7 +49,7 @@ SEQ_LEN, ROWS, SIZE, ROUNDED_UP = (
     9,
     4,
 )  # of the batch whose loss is computed; and rows that only round the table up
-WIDTH, BALANCE = 5, 0.25
+WIDTH, BALANCE, N_LAYERS = 5, 0.25, 4
 SEED = 2  # of chances at which some tokens are drawn as they were
 Batch = dict[str, Tensor]
 OBSERVED = {**texts.OBSERVED, "queries": streams.queries}
@@ -60,6 +62,7 @@ def observe(setting: Setting) -> Observed:
         "counts": texts.counts(texts.vocabulary(setting).size),
         "hidden": _hidden().numpy(),
         "head": _head().numpy(),
+        "project": _project().numpy(),
     }
     companions = registry.declared("objective", setting.name, options_of(setting)).attribute("models")
     inputs |= {f"hidden/{role}": _hidden(role).numpy() for role in companions}
@@ -218,7 +221,8 @@ def _rows() -> np.ndarray:
 
 class _Model:
     """A model whose heads give these scores, and whose hidden state of a token is the row of a table, plus half of what
-    `hidden` states it is given. Its heads alone give hidden states times `_head`."""
+    `hidden` states it is given. Its heads alone give hidden states times `_head`; one that it has no scores of gives those of
+    the layers times `_project`."""
 
     def __init__(self, scores: Mapping[str, Tensor], hidden: Tensor, ids: Tensor | None):
         self.scores, self.hidden, self.ids = scores, hidden, ids
@@ -229,6 +233,7 @@ class _Model:
         batch: Mapping[str, Tensor],
         heads: Mapping[str, Tensor | None] | None = None,
         memory: Memory | None = None,
+        layers: Sequence[int] = (),
     ) -> Output:
         if "ids" not in batch:  # for its heads alone
             return Output(batch["hidden"], {role: batch["hidden"] @ _head() for role in heads or ()}, None)
@@ -240,11 +245,16 @@ class _Model:
             width = batch["ids"].shape[1]
             at_rows = (self.ids[None, :, :width] == batch["ids"][:, None]).all(-1).int().argmax(1)
             scores = {role: value[at_rows, :width] for role, value in scores.items()}
-        found = {role: scores[role] if at is None else scores[role][at] for role, at in rows.items()}
+        behind = [i - N_LAYERS for i in numbered(layers, N_LAYERS)]
+        states = tuple(self.hidden[(batch["ids"] + i) % len(self.hidden)] for i in behind)
+        found = {}
+        for role, at in rows.items():
+            answer = scores[role] if role in scores else torch.stack(states) @ _project()
+            found[role] = answer if at is None else answer[at]
         hidden = self.hidden[batch["ids"]]
         if "hidden" in batch:
             hidden = hidden + batch["hidden"] / 2
-        return Output(hidden, found, Aux(torch.tensor(BALANCE), torch.tensor([[3, 1]])))
+        return Output(hidden, found, Aux(torch.tensor(BALANCE), torch.tensor([[3, 1]])), layers=states)
 
 
 def _scores(setting: Setting, name: str, batch: Batch) -> dict[str, Tensor]:
@@ -261,6 +271,8 @@ def _scores(setting: Setting, name: str, batch: Batch) -> dict[str, Tensor]:
         return {}
     made = {}
     for role, head in heads.items():
+        if registry.index()["head", head].attribute("layers"):
+            continue
         entry = registry.index()["head", head]
         one = "n_classes" in entry.options and not entry.options["n_classes"].default  # a score a token
         one_each = shape if one else (*shape, 2 if head == "span" else 3)
@@ -275,6 +287,10 @@ def _hidden(role: str = "") -> Tensor:
 
 def _head() -> Tensor:
     return 2 * uniform("head", WIDTH, SIZE + ROUNDED_UP)
+
+
+def _project() -> Tensor:
+    return 2 * uniform("project", WIDTH, WIDTH)
 
 
 def _loss(objective: Objective, batch: Batch, scores: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
