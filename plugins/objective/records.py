@@ -60,8 +60,15 @@ class AnswerSpan:
 
     The mean of two cross-entropies in nats, at the answer's first token and at its last, each over all tokens of question and
     text, from the head of the role `span`. A question without an answer in the text has its span at the first token
-    (section 4.3); of an answer that is cut off with the end of a long text there is no target, and "accuracy", the share of
-    records both of whose ends are right, counts it as wrong. ids, segments (T,); span (2,), -1 of no target.
+    (section 4.3). "accuracy" is the share of samples both of whose ends are right.
+
+    A text that is too long is cut; of an answer that is cut off there is no target, and "accuracy" counts it as wrong. With
+    `stride` it is read in windows, the beginnings of which are so many tokens apart (`doc_stride` of the paper's code, 128 of
+    384), and a window that does not hold all of the answer has none.
+
+    At the end of a run and in `llmlab eval` the best span over the windows of a question, of at most `longest` tokens, is
+    compared with the answer: "exact_match" and "f1" as SQuAD has them (Rajpurkar et al. 2016, arXiv:1606.05250, section 6.1).
+    ids, segments (T,); span (2,), -1 of no target; within (2,), the place of the text and its end.
     """
 
     reads = "questions"
@@ -71,12 +78,29 @@ class AnswerSpan:
     special = ()
     topologies = ("encoder", "decoder")
     measures = {"accuracy": "accuracy"}
+    gives = ("within",)
+    telling = ({"stride": 3}, {"longest": 2})
 
-    def __init__(self, vocabulary: Vocabulary, seq_len: int, /):
-        pass
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        seq_len: int,
+        /,
+        *,
+        stride: int = 0,  # tokens between the beginnings of windows of a long text; 0: it is cut
+        longest: int = 30,  # tokens of an answer that is looked for (`max_answer_length` of the paper's code)
+    ):
+        if not 0 <= stride < seq_len:
+            raise ValueError(
+                f"objective.stride must be from 0 (no windows) to below data.seq_len={seq_len}, but is {stride}"
+            )
+        if longest < 1:
+            raise ValueError(f"objective.longest must be at least 1, but is {longest}")
+        self.stride, self.longest = stride, longest
 
     def prepare(self, sample: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
-        return {**prepared_text(sample), "span": np.asarray(sample["span"], dtype=np.int64)}
+        own = {"span": sample["span"], "within": sample["context"]}
+        return {**prepared_text(sample), **{name: np.asarray(value, dtype=np.int64) for name, value in own.items()}}
 
     def targets(self, prepared: dict[str, Any]) -> dict[str, int]:
         return {"nll": int((prepared["span"] >= 0).sum())}
@@ -94,6 +118,19 @@ class AnswerSpan:
         count = torch.tensor(len(right), device=right.device)
         logs = {"accuracy": (right.sum(), count)}
         return Loss({"nll": (nll, (span_B2 >= 0).sum())}, logs=logs, aux={"model": auxiliary(output)})
+
+    def best_spans(self, model: LanguageModel, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """(first, last, score, none), (B,) each: the span of the text whose ends have the highest sum of scores, and the sum at
+        the first token, which stands for no answer."""
+        begin_BT, end_BT = model(batch, heads={"span": None}).heads["span"].float().unbind(-1)
+        places = torch.arange(begin_BT.shape[1], device=begin_BT.device)
+        inside_BT = (places >= batch["within"][:, :1]) & (places < batch["within"][:, 1:])
+        longer_TT = places[None] - places[:, None]
+        may_BTT = inside_BT[:, :, None] & inside_BT[:, None] & (longer_TT >= 0) & (longer_TT < self.longest)
+        pairs_BTT = (begin_BT[:, :, None] + end_BT[:, None]).masked_fill(~may_BTT, float("-inf"))
+        score, at = pairs_BTT.flatten(1).max(1)
+        length = len(places)
+        return at // length, at % length, score, begin_BT[:, 0] + end_BT[:, 0]
 
 
 @register("objective", "multiple_choice")

@@ -227,9 +227,10 @@ class Objective(Protocol):
     targets in it, by term. `passes(prepared)`, if it has one, -> the forwards that the loss makes of one sample; else it is
     one of the trained model and of each companion over `ids` (and `source_ids`), heads at the targets. `loss(model, batch,
     **companions)` -> Loss; companions are the models of `models`, by role. `writing(prepared)`, if it has one, -> Writing: at
-    the end of a run and in `llmlab eval` a model's texts are compared with what is right. `shown` (else 0): the share of
-    targets whose answer the model is shown. `repeats` (else 0): after so many epochs what is drawn for a sample is drawn
-    again.
+    the end of a run and in `llmlab eval` a model's texts are compared with what is right. `best_spans(model, batch)`, if it has
+    one, of questions -> (first, last, score, none), (B,) each: the same of answers in their contexts. `shown` (else 0): the
+    share of targets whose answer the model is shown. `repeats` (else 0): after so many epochs what is drawn for a sample is
+    drawn again.
 
     A batch has what `prepare` gave, of records padded by the token with `valid` (and `source_valid`) beside, and of packed ones
     `documents` and `positions`; and from the framework `counts` {term: int64 scalar}, targets of the whole optimizer step.

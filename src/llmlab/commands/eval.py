@@ -117,12 +117,13 @@ def evaluate(
     from llmlab.config import schema
     from llmlab.data import Stream, loader, prepare
     from llmlab.data.packing import Packs
+    from llmlab.data.question_windows import QuestionWindows
     from llmlab.data.records import RecordSamples
     from llmlab.data.samples import samples
     from llmlab.decoding.generate import limit
     from llmlab.model import batch_keys, finite
     from llmlab.runs import folder, text
-    from llmlab.training import companion_records, losses, written
+    from llmlab.training import answered, companion_records, losses, written
     from llmlab.training.feeds.acting import Actor
     from llmlab.training.recipe import as_dataclass, filters, part_factory, reads
     from llmlab.training.recipe import special as needed
@@ -200,8 +201,9 @@ def evaluate(
                 lead=lead,
                 given=beginnings,
             )
-            if isinstance(windows, RecordSamples | Packs) and windows.cut:
-                rank_zero_info(f"{windows.cut:,} of {len(windows):,} records cut at seq_len={size}")
+            if isinstance(windows, RecordSamples | QuestionWindows | Packs):
+                for line in windows.told(f"seq_len={size}"):
+                    rank_zero_info(line)
             batches: Iterable[dict[str, Any]]
             if kind == "prompts":
                 how = (
@@ -230,6 +232,8 @@ def evaluate(
                     raise UserError(f"the loss is {totals.means()['loss']} after {so_far:,} targets: {which}")
         if isinstance(windows, RecordSamples):
             compared = written.scores(model, objective, windows, corpus.tokenizer, corpus.vocabulary, len(windows))
+        if kind == "questions":
+            compared = answered.scores(model, objective, windows, corpus.tokenizer, batch_size)
     counts = totals.counts()
     if not any(counts.values()):
         raise UserError(f"the text has fewer than seq_len={length_of_windows} tokens; give a longer one, or seq_len=N")

@@ -32,6 +32,9 @@ class Packs:
     def cut(self) -> int:
         return self.records.cut
 
+    def told(self, at: str) -> list[str]:
+        return self.records.told(at)
+
     @property
     def tokens_per_sample(self) -> float:
         return float(self.records.lengths.sum()) / max(1, len(self))

@@ -82,7 +82,8 @@ class RecordSamples:
     labelled: "tokens" (n,) framed as the tokenizer does, "segments" (n,) where `segments`, "label" (), "confidence" () where
     records have one. tagged: "tokens", "segments", "words" (n,), the number of the word of each token and -1 of special
     ones, and "labels" (words,). questions: "tokens", "segments", "span" (2,), the places of the answer's first and last
-    token: (0, 0) where the context has none, (-1, -1) where it was cut away. choices: "rows" and "row_segments", lists of
+    token: (0, 0) where the context has none, (-1, -1) where it was cut away; "context" (2,), the place of the context's first
+    token and the one behind its last. choices: "rows" and "row_segments", lists of
     a question with each of its choices, and "answer" (). similar: "rows", "row_segments": the text, one that is similar and,
     if there is one, one that is not. pairs: "source" and "target", which ends with eos. chat: "messages", a list of ids that
     each end with eos, and "roles". preferences: "prompt" and "answers", the best first, each of which fits into `seq_len`
@@ -169,11 +170,26 @@ class RecordSamples:
         """Answers to questions that are cut away with the end of their context."""
         if self.kind.name != "questions" or self.records.labels is None:
             return 0
-        sizes, spans = np.diff(self.records.pieces), self.records.labels
-        room = self._room(sizes[::2], sizes[1::2])
-        return int(((spans[:, 0] >= 0) & (spans[:, 1] >= room)).sum())
+        spans = self.records.labels
+        return int(((spans[:, 0] >= 0) & (spans[:, 1] >= self.room(*self.sizes))).sum())
 
-    def _room(self, questions: np.ndarray, contexts: np.ndarray) -> np.ndarray:
+    def told(self, at: str) -> list[str]:
+        """Lines on what does not fit into `seq_len`, which `at` names."""
+        lines = [f"{self.cut:,} of {len(self):,} records cut at {at}"] if self.cut else []
+        if self.lost:
+            lines.append(
+                f"{self.lost:,} answers lie behind {at} and are no targets; objective.stride={self.seq_len // 3} reads long "
+                "contexts in windows"
+            )
+        return lines
+
+    @property
+    def sizes(self) -> tuple[np.ndarray, np.ndarray]:
+        """Tokens of each question, and of its context."""
+        sizes = np.diff(self.records.pieces)
+        return sizes[::2], sizes[1::2]
+
+    def room(self, questions: np.ndarray, contexts: np.ndarray) -> np.ndarray:
         """Tokens of contexts of these lengths that there is room for behind their questions, which give way from a half on."""
         room = self.seq_len - self.framing.pair.extra
         return room - np.minimum(questions, np.maximum(room // 2, room - contexts))
@@ -192,6 +208,8 @@ class RecordSamples:
     def __getitem__(self, i: int) -> Sample:
         if not 0 <= i < len(self):
             raise IndexError(f"record {i} of {len(self)}")
+        if self.kind.name == "questions":
+            return self.question(i)
         found = self.records.of(i)
         sample: Sample = getattr(self, f"_{self.kind.name}")(found)
         if self.records.labels is not None:
@@ -209,12 +227,6 @@ class RecordSamples:
         if self.kind.name == "tagged":
             # Those of words that are cut away are targets of no token.
             sample["labels"] = np.array(labels[starts[i] : starts[i + 1]], dtype=np.int64)
-        elif self.kind.name == "questions":
-            first, end = sample.pop("context")
-            span = np.array(labels[i], dtype=np.int64)
-            # BERT for SQuAD 2 (Devlin et al. 2018, section 4.3): an answer that is not there begins and ends at [CLS].
-            none, cut = span[0] < 0, first + span[1] >= end
-            sample["span"] = np.zeros(2, np.int64) if none else np.full(2, -1) if cut else first + span
         else:
             sample["answer" if self.kind.name == "choices" else "label"] = np.int64(labels[i])
 
@@ -248,14 +260,27 @@ class RecordSamples:
         words[before : before + room] = numbers[:room]
         return {**sample, "words": words}
 
-    def _questions(self, found: list[tuple[str, np.ndarray]]) -> Sample:
-        question, context = (ids for _, ids in found)
+    def question(self, i: int, begin: int = 0, *, windows: bool = False) -> Sample:
+        """Question i with its context from the token `begin` on. windows: an answer that is not whole there stands in another
+        window, and is none in this one."""
+        question, context = (ids for _, ids in self.records.of(i))
         frame = self.framing.pair
         # The context is shortened first: without the question there is nothing to answer.
-        room = int(self._room(np.array(len(question)), np.array(len(context))))
-        question, context = question[: self.seq_len - frame.extra - room], context[:room]
+        room = int(self.room(np.array(len(question)), np.array(len(context))))
+        question, context = question[: self.seq_len - frame.extra - room], context[begin : begin + room]
         first = len(frame.before) + len(question) + len(frame.between)
-        return {**self._framed([question, context]), "context": (first, first + len(context))}
+        sample = {**self._framed([question, context]), "context": np.array([first, first + len(context)])}
+        if self.records.labels is not None:
+            span = np.array(self.records.labels[i], dtype=np.int64)
+            there = begin <= span[0] and span[1] < begin + len(context)
+            # BERT for SQuAD 2 (Devlin et al. 2018, section 4.3): an answer that is not there begins and ends at [CLS].
+            none = np.zeros(2, np.int64) if windows or span[0] < 0 else np.full(2, -1)
+            sample["span"] = first + span - begin if there else none
+        return sample
+
+    def of_question(self, i: int) -> list[tuple[int, Sample]]:
+        """The samples of question i, each with the place of its first token in the context: here one."""
+        return [(0, self[i])]
 
     def _pairs(self, found: list[tuple[str, np.ndarray]]) -> Sample:
         texts = dict(found)

@@ -8,6 +8,7 @@ from llmlab import attributes
 from llmlab.data.corpus import Corpus
 from llmlab.data.framing import Framing
 from llmlab.data.packing import Packs
+from llmlab.data.question_windows import QuestionWindows
 from llmlab.data.records import Records, RecordSamples
 from llmlab.data.windows import Stream, Windows
 from llmlab.slots import Objective
@@ -63,4 +64,6 @@ def samples(
     found = RecordSamples(
         part, corpus.manifest["kind"], framing, seq_len, segments=told, pad=pad, answer=answer, texts=texts
     )
+    if stride := getattr(objective, "stride", 0):
+        return QuestionWindows(found, stride)
     return Packs(found) if attributes.get(objective, "objective", "collate") == "pack" else found

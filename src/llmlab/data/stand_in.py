@@ -47,7 +47,12 @@ def sample(objective: Objective, tokens: Array, number: int = 0, documents: Arra
         "labelled": _labelled(objective, own, number),
         # Words of two tokens between a special token at each end.
         "tagged": {"tokens": own, "words": _words(len(own)), "labels": np.arange((len(own) - 1) // 2) % 2},
-        "questions": {"tokens": own, "span": np.array([half, min(half + number % 3, len(own) - 1)])},
+        # A question of the first tokens, and the rest of the text behind it.
+        "questions": {
+            "tokens": own,
+            "span": np.array([half, min(half + number % 3, len(own) - 1)]),
+            "context": np.array([min(number, half), len(own)]),
+        },
         "choices": {"rows": [own, own[::-1], np.roll(own, half)][: 2 + number % 2], "answer": np.int64(number % 2)},
         # The same text turned round, and one that is neither.
         "similar": {"rows": [own[:half], own[:half][::-1], own[half:]]},

@@ -159,9 +159,9 @@ class Model(nn.Module):
         for role, head in self.heads.items():
             if heads is None or role in heads:
                 where = heads[role] if heads else None
-                if attributes.get(head, "head", "layers"):
+                if states and attributes.get(head, "head", "layers"):
                     # In this forward and not in one of its own, behind which FSDP2 has freed what the layers need.
-                    read = torch.stack(tuple(states)) if states else hidden[None]
+                    read = torch.stack(tuple(states))
                     out[role] = head(read if where is None else read[:, where], ctx)
                     continue
                 # Rows are picked before the head: logits of 15 % of the tokens cost 15 % (BERT's masked ones).

@@ -19,6 +19,7 @@ from llmlab.json_files import read_json
 from llmlab.model import build
 from llmlab.runs import checkpoint
 from llmlab.runs.record import program_name, relative_path
+from llmlab.training import answered
 from llmlab.training.meter import mfu
 from llmlab.training.panel import print_panel
 from llmlab.training.placement import COMPUTED
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from llmlab.training.module import Offline
     from llmlab.training.recipe import Recipe
 
+ANSWERED = 1000  # held-out questions at most whose answers are compared
 WRITTEN = 200  # held-out records at most whose texts are written and compared at the end of a run
 SAMPLED = 100  # steps before which what a model writes is noise
 WEEK = 7 * 86_400  # seconds
@@ -73,6 +75,7 @@ def complete(
     text = None if writes is None else sample(recipe, writes)
     if writes is not None and (held_out := recipe.held_out) is not None:
         found = scores(writes, recipe.objective, held_out, recipe.corpus.tokenizer, recipe.corpus.vocabulary, WRITTEN)
+        found |= answered.scores(writes, recipe.objective, held_out, recipe.corpus.tokenizer, n=ANSWERED)
         metrics.update({f"val_{name}": value for name, value in found.items()})
     run.update(**progress, status="completed", sample=None if text is None else {"prompt": text[0], "text": text[1]})
     from llmlab.training.plot import loss_curve

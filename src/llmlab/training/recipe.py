@@ -188,8 +188,9 @@ class Recipe:
 
     @property
     def held_out(self) -> Samples | None:
-        """Held-out records as samples, where the objective compares texts that the model writes for them."""
-        if not self.corpus.is_records or not hasattr(self.objective, "writing"):
+        """Held-out records as samples, where the objective compares what the model writes for them, or finds in them."""
+        compares = hasattr(self.objective, "writing") or hasattr(self.objective, "best_spans")
+        if not self.corpus.is_records or not compares:
             return None
         length, types = self.samples.seq_len, self.spec.segments
         return samples(self.corpus, self.corpus.validation, self.objective, length, token_types=types)

@@ -216,8 +216,5 @@ def _data(cfg: DictConfig, recipe: Recipe) -> list[str]:
     if corpus.labels is not None:
         named = ", ".join(map(account.printable, corpus.labels[:12])) + (" ..." if len(corpus.labels) > 12 else "")
         texts.append(f"classes: {len(corpus.labels)} ({named})")
-    if cut := cast("RecordSamples", recipe.samples).cut:
-        texts.append(f"{cut:,} of {n['train']:,} training records cut at data.seq_len={cfg.data.seq_len}")
-    if lost := getattr(recipe.samples, "lost", 0):
-        texts.append(f"{lost:,} answers lie behind data.seq_len={cfg.data.seq_len} and are no targets")
-    return texts
+    told = cast("RecordSamples", recipe.samples).told(f"data.seq_len={cfg.data.seq_len}")
+    return [*texts, *(f"for training {line}" for line in told)]

@@ -17,6 +17,7 @@ REFUSED: Settings = {
     "classify": [({}, {"lm_weight": -0.1})],
     "contrastive": [({}, {"temperature": 0.0})],
     "contrastive_margin": [({}, {"margin": 0.0})],
+    "qa_span": [({}, {"stride": -1}), ({}, {"stride": 40}), ({}, {"longest": 0})],
 }
 NAMES = ("batch", "none", "weighed")
 
@@ -201,12 +202,29 @@ def span_loss(given: Given, name: str, batch: Arrays, scores: Arrays) -> Compute
     return Computed({"nll": (total, n)}, {"accuracy": (right, len(batch["span"]))}, {"span": slope / max(n, 1)})
 
 
+def best_spans(given: Given) -> Arrays:
+    """Of all spans of the text of at most `longest` tokens that with the highest sum of scores."""
+    found = []
+    for scores, (begin, end) in zip(given.inputs["batch/scores/span"], given.inputs["batch/within"], strict=True):
+        spans = [(a, b) for a in range(begin, end) for b in range(a, min(end, a + given.options["longest"]))]
+        a, b = max(spans, key=lambda span: scores[span[0], 0] + scores[span[1], 1])
+        found.append((a, b, scores[a, 0] + scores[b, 1], scores[0].sum()))
+    columns = zip(*found, strict=True)
+    return {f"best/{name}": np.array(next(columns)) for name in ("first", "last", "score", "none")}
+
+
 @twin("objective", "qa_span", source="Devlin et al. 2018, sections 4.2 and 4.3")
 def qa_span(given: Given) -> Arrays:
-    made = {**declared(False), **losses(given, span_loss)}
+    made = {
+        **declared(False),
+        **losses(given, span_loss),
+        **best_spans(given),
+        "stride": np.array(given.options["stride"]),
+    }
     for i in range(n_records(given)):
         fields = record(given, i)
         made |= {**prepared_text(fields, i), f"prepared/span/{i}": fields["span"]}
+        made[f"prepared/within/{i}"] = fields["context"]
         made[f"n_targets/nll/{i}"] = np.array((fields["span"] >= 0).sum())
         made[f"passes/{i}"] = np.array([[len(fields["tokens"]), 1, 1, 0]], np.float64)
     return made

@@ -20,8 +20,9 @@ Outputs:
 - Of each BATCH, under `BATCH/`: `loss/TERM` and `log/NAME` (sum, count), `weight/TERM`, `mean`, and its gradient by the scores
   of each head, `slope/ROLE`. Where it works with companions `read/MODEL`, the ids that each model reads.
 - `half/mean`: the mean of `batch` whose scores are rounded to bfloat16, as a model gives them in mixed precision.
-- The attributes `shown` and `fixed_counts`; `repeats`, where there is one; of an objective that acts `rollout` (samples,
-  max_new, temperature, batches, epochs, steps) and `advantages/SHAPE`.
+- `best/first`, `best/last`, `best/score`, `best/none`, of `batch`, where it looks for spans.
+- The attributes `shown` and `fixed_counts`; `repeats` and `stride`, where there is one; of an objective that acts `rollout`
+  (samples, max_new, temperature, batches, epochs, steps) and `advantages/SHAPE`.
 """
 
 from __future__ import annotations
@@ -82,8 +83,9 @@ def observe(setting: Setting) -> Observed:
         inputs["rows"] = _rows()
     for name in ("shown", "fixed_counts"):
         outputs[name] = np.array(float(attributes.get(objective, "objective", name)))
-    if (repeats := getattr(objective, "repeats", None)) is not None:
-        outputs["repeats"] = np.array(repeats)
+    for name in ("repeats", "stride"):
+        if (number := getattr(objective, name, None)) is not None:
+            outputs[name] = np.array(number)
     if attributes.get(objective, "objective", "reads") != TEXT:
         given, prepared = _records(objective)
         inputs, outputs = inputs | given, outputs | prepared
@@ -96,6 +98,7 @@ def observe(setting: Setting) -> Observed:
         if name == "batch":
             half = {role: value.bfloat16() for role, value in scores.items()}
             outputs["half/mean"] = _loss(objective, batch, half)["mean"]
+            outputs |= _best(objective, batch, scores)
     return Observed(Given(options_of(setting), sizes_of(setting), inputs, {}), outputs)
 
 
@@ -255,6 +258,14 @@ class _Model:
         if "hidden" in batch:
             hidden = hidden + batch["hidden"] / 2
         return Output(hidden, found, Aux(torch.tensor(BALANCE), torch.tensor([[3, 1]])), layers=states)
+
+
+def _best(objective: Objective, batch: Batch, scores: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
+    if (best_spans := getattr(objective, "best_spans", None)) is None:
+        return {}
+    names = ("first", "last", "score", "none")
+    found = best_spans(_Model(scores, _hidden(), batch["ids"]), batch)
+    return {f"best/{name}": value.numpy() for name, value in zip(names, found, strict=True)}
 
 
 def _scores(setting: Setting, name: str, batch: Batch) -> dict[str, Tensor]:
