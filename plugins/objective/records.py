@@ -66,7 +66,7 @@ class AnswerSpan:
     `stride` it is read in windows, the beginnings of which are so many tokens apart (`doc_stride` of the paper's code, 128 of
     384), and a window that does not hold all of the answer has none.
 
-    At the end of a run and in `llmlab eval` the best span over the windows of a question, of at most `longest` tokens, is
+    At the end of a run and in `llmlab eval` the best span over the windows of a question, of at most `max_answer` tokens, is
     compared with the answer: "exact_match" and "f1" as SQuAD has them (Rajpurkar et al. 2016, arXiv:1606.05250, section 6.1).
     ids, segments (T,); span (2,), -1 of no target; within (2,), the place of the text and its end.
     """
@@ -79,7 +79,7 @@ class AnswerSpan:
     topologies = ("encoder", "decoder")
     measures = {"accuracy": "accuracy"}
     gives = ("within",)
-    telling = ({"stride": 3}, {"longest": 2})
+    telling = ({"stride": 3}, {"max_answer": 2})
 
     def __init__(
         self,
@@ -88,15 +88,15 @@ class AnswerSpan:
         /,
         *,
         stride: int = 0,  # tokens between the beginnings of windows of a long text; 0: it is cut
-        longest: int = 30,  # tokens of an answer that is looked for (`max_answer_length` of the paper's code)
+        max_answer: int = 30,  # tokens of an answer that is looked for (`max_answer_length` of the paper's code)
     ):
         if not 0 <= stride < seq_len:
             raise ValueError(
                 f"objective.stride must be from 0 (no windows) to below data.seq_len={seq_len}, but is {stride}"
             )
-        if longest < 1:
-            raise ValueError(f"objective.longest must be at least 1, but is {longest}")
-        self.stride, self.longest = stride, longest
+        if max_answer < 1:
+            raise ValueError(f"objective.max_answer must be at least 1, but is {max_answer}")
+        self.stride, self.max_answer = stride, max_answer
 
     def prepare(self, sample: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
         own = {"span": sample["span"], "within": sample["context"]}
@@ -126,7 +126,7 @@ class AnswerSpan:
         places = torch.arange(begin_BT.shape[1], device=begin_BT.device)
         inside_BT = (places >= batch["within"][:, :1]) & (places < batch["within"][:, 1:])
         longer_TT = places[None] - places[:, None]
-        may_BTT = inside_BT[:, :, None] & inside_BT[:, None] & (longer_TT >= 0) & (longer_TT < self.longest)
+        may_BTT = inside_BT[:, :, None] & inside_BT[:, None] & (longer_TT >= 0) & (longer_TT < self.max_answer)
         pairs_BTT = (begin_BT[:, :, None] + end_BT[:, None]).masked_fill(~may_BTT, float("-inf"))
         score, at = pairs_BTT.flatten(1).max(1)
         length = len(places)

@@ -44,7 +44,7 @@ NUMBERS = (
     "seed", "model", "heads", "layers", "execute", "kinds", "stacks", "models", "tokenizer", "budget", "strategy",
     "placement", "precision", "init_from", "init_tokenizer", "train.batch_size", "train.micro_batch_size",
     "train.clip", "train.learns", "train.validation_batches", "data.source", "data.path", "data.seq_len", "data.validation",
-    "data.split", "data.separate_documents", "data.max_documents", "data.field", "data.fields", "data.bos",
+    "data.split", "data.separate_documents", "data.max_documents", "data.votes", "data.field", "data.fields", "data.bos",
     "trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.max_steps", "trainer.max_time",
     "trainer.deterministic", "trainer.benchmark", "trainer.detect_anomaly", "trainer.sync_batchnorm",
 )  # fmt: skip
@@ -60,10 +60,13 @@ ADDED: dict[str, object] = {
     "train.learns": None,
     **{f"data.fields.{key}": None for key in KEYS},
     "data.fields": {},
+    "data.votes": "majority",
     # Options of objectives that were there before.
-    **{f"objective.{key}": False for key in ("whole_words", "at_end", "both_orders")},
-    **{f"objective.{key}": 0 for key in ("z_loss", "label_smoothing", "duplicates", "lm_weight")},
+    **{f"objective.{key}": False for key in ("whole_words", "at_end", "both_orders", "projection")},
+    **{f"objective.{key}": 0 for key in ("z_loss", "label_smoothing", "duplicates", "lm_weight", "stride")},
     **{f"objective.{key}": "none" for key in ("pair", "mode")},
+    **{f"objective.{key}": [-1] for key in ("layers", "teacher_layers")},
+    "objective.max_answer": 30,
     "objective.short": None,
 }
 

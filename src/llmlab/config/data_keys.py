@@ -28,6 +28,10 @@ def problems(composed: Composed) -> list[str]:
         lines.append(f"data.separate_documents=true: {kind} are kept apart anyway; leave it out")
     elif data.field != "text":
         lines.append(f"data.field={data.field} is of texts; of {kind} data.fields.{kind.fields[0].name}=KEY names one")
+    if data.votes != "majority" and (kind is None or all(f.shape != "votes" for f in kind.fields)):
+        lines.append(
+            f"data.votes={data.votes} is of labelled records, but the objective reads {kind or 'texts'}; leave it out"
+        )
     if data.source == "files":
         if data.path is None:
             endings = ".txt, .md, .jsonl" if kind is None else ".jsonl, .json, .csv, .tsv"

@@ -18,6 +18,7 @@ CHOICES = {
     "strategy.name": devices.STRATEGIES,
     "data.source": ("python_docs", "python_code", "files"),
     "data.split": ("document", "position"),
+    "data.votes": ("majority", "label_model"),
     "tokenizer.kind": ("bpe", "char", "file"),
     "model.attention.qk_norm": ("head", "each_head", "full"),
     "logger.wandb.mode": ("auto", "online", "offline"),

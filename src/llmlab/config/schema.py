@@ -66,6 +66,9 @@ class Data:
     )
     separate_documents: bool = False  # tokens see no other document of their packed sequence
     bos: Optional[bool] = None  # tokenizer=file: documents begin with its bos; None: if its own template puts it there
+    votes: str = (
+        "majority"  # a labelled record's `votes` become a label by: majority, or label_model (who is right how often)
+    )
     max_documents: Optional[int] = None  # keep no more than these, the first that pass the filters (for a quick try)
     num_workers: int = 0  # processes that prepare samples, and that measure texts for filters
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmlab.data import records
+from llmlab.data import label_model, records
 from llmlab.data.account import Document, printable
 from llmlab.data.framing import Framing
 from llmlab.data.record_files import Record
@@ -39,9 +39,10 @@ def make(
     fields that are of any corpus.
     """
     everything: list[Record] = [json.loads(d.text) for d in documents]
-    known = None if kind.name not in LABELLED else _classes(documents, everything, labels)
     parts, split = _split(everything, data)
-    notes = []
+    # In place: records of both parts are those of `everything`.
+    notes = label_model.relabel(parts) if data.votes == "label_model" else []
+    known = None if kind.name not in LABELLED else _classes(documents, everything, labels)
     if split != data.split:
         notes.append(
             f"no record of {len(everything)} falls on each side of data.split=document: the last {data.validation:.0%} "

@@ -34,6 +34,7 @@ class Record(TypedDict, total=False):
     text_b: str
     label: str
     confidence: float
+    votes: list[str | None]
     words: list[str]
     labels: list[str]
     question: str
@@ -51,10 +52,11 @@ class Record(TypedDict, total=False):
     rest: NotRequired[dict[str, Any]]
 
 
-def records(path: Path, kind: Kind, names: Mapping[str, str]) -> Source:
+def records(path: Path, kind: Kind, names: Mapping[str, str], keep_votes: bool = False) -> Source:
     """All records of a kind at `path`, in the order of the files' names, each a document whose text is the record as JSON.
 
-    names: the keys by which the files call a field, where they have others; "a.b" for one inside another object. Raises
+    names: the keys by which the files call a field, where they have others; "a.b" for one inside another object. keep_votes:
+    records keep their votes beside the label of the majority. Raises
     UserError where there is nothing to read; what is wrong inside a file is raised, with its line, when it is read.
     """
     mine = {key for field in kind.fields for key in field.keys}
@@ -64,14 +66,15 @@ def records(path: Path, kind: Kind, names: Mapping[str, str]) -> Source:
 
     def read(file: File) -> Iterator[Document]:
         for name, where, row in _rows(file):
-            record = _record(row, kind, names, where)
+            record = _record(row, kind, names, where, keep_votes)
             if reason := _empty(record, kind):
                 account.blank.add(reason, name)
             else:
                 yield Document(name, json.dumps(record, ensure_ascii=False))
 
     # The kind and the names decide what a record is made of, as much as the files do.
-    return source(listed, account, [*state(path, listed), kind.name, dict(sorted(names.items()))], read)
+    how = [kind.name, dict(sorted(names.items())), *(["votes"] if keep_votes else [])]
+    return source(listed, account, [*state(path, listed), *how], read)
 
 
 def _rows(file: File) -> Iterator[tuple[str, str, Any]]:
@@ -136,7 +139,7 @@ def _long_rows(reader: Iterator[list[str]]) -> Iterator[list[str]]:
         yield row
 
 
-def _record(row: object, kind: Kind, names: Mapping[str, str], where: str) -> Record:
+def _record(row: object, kind: Kind, names: Mapping[str, str], where: str, keep_votes: bool = False) -> Record:
     """A row of a file as a record of its kind; UserError, which begins with `where`, for what is none."""
     if not isinstance(row, dict):
         raise UserError(f"{where}: needs an object, but is {'a list' if isinstance(row, list) else 'one value'}")
@@ -156,7 +159,12 @@ def _record(row: object, kind: Kind, names: Mapping[str, str], where: str) -> Re
         if field.shape == "label" and "votes" in found:
             if given is not None:
                 raise UserError(f"{where}: has both label and votes; leave one of them out")
-            found["label"], found["confidence"] = majority(found.pop("votes"))
+            found["label"], found["confidence"] = majority(found["votes"])
+            if keep_votes:
+                # How far they are believed is told when those of all records are known.
+                found["confidence"] = 1.0
+            else:
+                del found["votes"]
             continue
         if given is None and field.parts:
             given = [value(part) for part in field.parts]

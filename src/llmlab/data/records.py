@@ -345,7 +345,7 @@ def side(record: Record) -> float:
     """A number in [0, 1) by which a record is held out or not, from all but its label: a text keeps its side under any."""
     # Not hash(), which Python salts anew in every process: a record would change sides from run to run.
     # Keys sorted: two files may hold a record's fields in another order.
-    labels = ("label", "labels", "confidence", "answer", "start")
+    labels = ("label", "labels", "votes", "confidence", "answer", "start")
     key = json.dumps({k: v for k, v in record.items() if k not in labels}, ensure_ascii=False, sort_keys=True)
     return int.from_bytes(hashlib.sha256(key.encode("utf-8")).digest()[:8], "big") / 2**64
 

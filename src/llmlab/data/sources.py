@@ -33,7 +33,7 @@ def open_source(cfg: Data, reads: str = TEXT) -> Source:
         if cfg.field != "text":
             raise UserError(f"data.field={cfg.field} is for texts; of {kind} data.fields.text=KEY names one")
         # os.path's: pathlib's raises RuntimeError for the home of a user that is not there.
-        return records(expanded(cfg.path), kind, names)
+        return records(expanded(cfg.path), kind, names, cfg.votes == "label_model")
     if names:
         first, key = next(iter(names.items()))
         raise UserError(

@@ -86,9 +86,11 @@ def scores(
     for question in range(count):
         _, (_, context) = records.of(question)
         score_of, a, b = found.get(question, (-np.inf, 0, -1))
-        answer = "" if may_be_none and none[question] > score_of else tokenizer.decode(context[a : b + 1])
+        answer = "" if may_be_none and none[question] > score_of else tokenizer.decode(context[a : b + 1].tolist())
         first_right, last_right = spans[question]
-        pairs.append((answer, "" if first_right < 0 else tokenizer.decode(context[first_right : last_right + 1])))
+        pairs.append(
+            (answer, "" if first_right < 0 else tokenizer.decode(context[first_right : last_right + 1].tolist()))
+        )
     return {
         "exact_match": sum(plain(answer) == plain(right) for answer, right in pairs) / count,
         "f1": sum(f1(answer, right) for answer, right in pairs) / count,

@@ -217,4 +217,4 @@ def _data(cfg: DictConfig, recipe: Recipe) -> list[str]:
         named = ", ".join(map(account.printable, corpus.labels[:12])) + (" ..." if len(corpus.labels) > 12 else "")
         texts.append(f"classes: {len(corpus.labels)} ({named})")
     told = cast("RecordSamples", recipe.samples).told(f"data.seq_len={cfg.data.seq_len}")
-    return [*texts, *(f"for training {line}" for line in told)]
+    return [*texts, *(f"training records: {line}" for line in told)]

@@ -17,7 +17,7 @@ REFUSED: Settings = {
     "classify": [({}, {"lm_weight": -0.1})],
     "contrastive": [({}, {"temperature": 0.0})],
     "contrastive_margin": [({}, {"margin": 0.0})],
-    "qa_span": [({}, {"stride": -1}), ({}, {"stride": 40}), ({}, {"longest": 0})],
+    "qa_span": [({}, {"stride": -1}), ({}, {"stride": 40}), ({}, {"max_answer": 0})],
 }
 NAMES = ("batch", "none", "weighed")
 
@@ -203,10 +203,10 @@ def span_loss(given: Given, name: str, batch: Arrays, scores: Arrays) -> Compute
 
 
 def best_spans(given: Given) -> Arrays:
-    """Of all spans of the text of at most `longest` tokens that with the highest sum of scores."""
+    """Of all spans of the text of at most `max_answer` tokens that with the highest sum of scores."""
     found = []
     for scores, (begin, end) in zip(given.inputs["batch/scores/span"], given.inputs["batch/within"], strict=True):
-        spans = [(a, b) for a in range(begin, end) for b in range(a, min(end, a + given.options["longest"]))]
+        spans = [(a, b) for a in range(begin, end) for b in range(a, min(end, a + given.options["max_answer"]))]
         a, b = max(spans, key=lambda span: scores[span[0], 0] + scores[span[1], 1])
         found.append((a, b, scores[a, 0] + scores[b, 1], scores[0].sum()))
     columns = zip(*found, strict=True)
