@@ -10,12 +10,13 @@ import torch
 from twins.record import contents
 
 from llmlab import registry
-from llmlab.check import twins
+from llmlab.check import restoring, twins
 from llmlab.check.subject import Case, CheckFailed, NotApplicable, Subject
 from llmlab.check.twins import records
 from llmlab.check.twins.observers import OBSERVERS, norm
 from llmlab.check.twins.observers.observed import SIZES, Observed
 from llmlab.check.twins.settings import Setting
+from llmlab.objective_attributes import RESTORES
 from llmlab.twins import Twin
 from llmlab_plugins.norm.rmsnorm import RMSNorm
 from llmlab_plugins.schedule.cosine import Cosine
@@ -185,3 +186,7 @@ def test_settings_that_a_part_of_a_users_own_refuses_are_no_difference(monkeypat
     asked.pop()
     with pytest.raises(NotApplicable, match="init.std and init.embed_std must be at least 0"):
         twins.definition(subject("init", "normal"))
+
+
+def test_every_way_to_restore_a_text_has_a_row():
+    assert set(restoring.KINDS) == set(RESTORES)

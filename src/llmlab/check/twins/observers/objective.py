@@ -15,7 +15,7 @@ Inputs:
 - Of an objective that acts: `rewards/SHAPE`.
 
 Outputs:
-- Of texts what `texts` or `streams` says of all that the objective `restores`; of a record `prepared/KEY/N`, of a list
+- Of texts what `llmlab.check.restoring` says of all that the objective `restores`; of a record `prepared/KEY/N`, of a list
   `prepared/KEY/N/I`, `n_targets/TERM/N`, `passes/N`.
 - Of each BATCH, under `BATCH/`: `loss/TERM` and `log/NAME` (sum, count), `weight/TERM`, `mean`, and its gradient by the scores
   of each head, `slope/ROLE`. Where it works with companions `read/MODEL`, the ids that each model reads.
@@ -35,7 +35,9 @@ import torch
 from torch import Tensor
 
 from llmlab import attributes, registry
-from llmlab.check.twins.observers import streams, texts
+from llmlab.check import restoring
+from llmlab.check.restoring.batches import SEQ_LEN, SIZE, Batch, rows
+from llmlab.check.twins.observers import texts
 from llmlab.check.twins.observers.observed import Observed, arrays, options_of, sizes_of, uniform
 from llmlab.check.twins.settings import Setting
 from llmlab.data import stand_in
@@ -44,17 +46,8 @@ from llmlab.record_kinds import TEXT
 from llmlab.slots import Aux, Memory, Objective, Output
 from llmlab.twins import Given
 
-SEQ_LEN, ROWS, SIZE, ROUNDED_UP = (
-    6,
-    3,
-    9,
-    4,
-)  # of the batch whose loss is computed; and rows that only round the table up
+ROUNDED_UP = 4  # rows that only round the table up
 WIDTH, BALANCE, N_LAYERS = 5, 0.25, 4
-SEED = 2  # of chances at which some tokens are drawn as they were
-Batch = dict[str, Tensor]
-OBSERVED = {**texts.OBSERVED, "queries": streams.queries}
-FEWER = {**texts.FEWER, "queries": streams.N_DRAWS}
 
 
 def observe(setting: Setting) -> Observed:
@@ -69,18 +62,19 @@ def observe(setting: Setting) -> Observed:
     inputs |= {f"hidden/{role}": _hidden(role).numpy() for role in companions}
     special = texts.vocabulary(setting).special
     longer = texts.made(setting, texts.SIZE, 40)
-    restores = attributes.get(longer, "objective", "restores")
-    inputs["draws"] = np.array(FEWER.get(restores, texts.N_DRAWS))
-    inputs |= {f"words/{key}": value for key, value in texts.WORDS._asdict().items()} if restores else {}
+    kind = restoring.of_any(longer)
+    inputs["draws"] = np.array(texts.N_DRAWS if kind is None else kind.draws)
     inputs |= {f"special/{name}": np.array(at) for name, at in special.items()}
     outputs: dict[str, np.ndarray] = {}
-    for name, text in texts.texts(longer).items() if restores else ():
-        inputs |= {f"{name}/{key}": value for key, value in text._asdict().items() if value is not None}
-        objective = texts.made(setting, texts.SIZE, len(text.tokens) - 1)
-        outputs |= OBSERVED[restores](objective, name, text, special)
+    if kind is not None:
+        inputs |= {f"words/{key}": value for key, value in texts.WORDS._asdict().items()}
+        for name, text in kind.tried_on(longer).items():
+            inputs |= {f"{name}/{key}": value for key, value in text._asdict().items() if value is not None}
+            objective = texts.made(setting, texts.SIZE, len(text.tokens) - 1)
+            outputs |= kind.observe(objective, texts.draws(objective, text, kind.draws), name, text, special)
     objective = texts.made(setting, SIZE, SEQ_LEN)
-    if not restores and attributes.get(objective, "objective", "reads") == TEXT:
-        inputs["rows"] = _rows()
+    if kind is None and attributes.get(objective, "objective", "reads") == TEXT:
+        inputs["rows"] = rows()
     for name in ("shown", "fixed_counts"):
         outputs[name] = np.array(float(attributes.get(objective, "objective", name)))
     for name in ("repeats", "stride"):
@@ -90,7 +84,7 @@ def observe(setting: Setting) -> Observed:
         given, prepared = _records(objective)
         inputs, outputs = inputs | given, outputs | prepared
     outputs |= _rollout(objective, inputs)
-    for name, batch in _batches(objective, restores).items():
+    for name, batch in _batches(objective).items():
         inputs |= {f"{name}/{key}": value for key, value in arrays(batch).items()}
         scores = _scores(setting, name, batch)
         inputs |= {f"{name}/scores/{role}": value for role, value in arrays(scores).items()}
@@ -171,39 +165,14 @@ def _rollout(objective: Objective, inputs: dict[str, np.ndarray]) -> dict[str, n
 # ---------------------------------------------------------------- the loss
 
 
-def _batches(objective: Objective, restores: str | None) -> dict[str, Batch]:
+def _batches(objective: Objective) -> dict[str, Batch]:
     """`batch`; and `none`, a batch without targets, or of a validation where the objective acts."""
-    if restores == "pairs":
-        batch = stand_in.batch(objective, _rows(), np.random.default_rng(0))
-        return {"batch": batch, "none": {**batch, "real": torch.full_like(batch["real"], -1)}}
-    if restores:
-        tokens = torch.arange(ROWS * SEQ_LEN).view(ROWS, SEQ_LEN)
-        labels = ((tokens * 5 + 2) % SIZE).where(tokens % 3 != 1, -100)
-        batch = {"ids": (tokens * 7 + 1) % SIZE, "labels": labels}
-        if restores == "sampled":
-            batch = {**stand_in.batch(objective, _rows(), np.random.default_rng(SEED)), **batch}
-            if "judged" in batch:
-                batch["judged"] = (tokens % 5 != 1) | (labels >= 0)
-        if attributes.get(objective, "objective", "topologies") == ("encoder_decoder",):
-            batch["source_ids"] = (tokens * 4) % SIZE
-        none = {"labels": torch.full_like(labels, -100)}
-        if restores == "pair":
-            batch |= {
-                "segments": torch.arange(SEQ_LEN).ge(3).long().expand(ROWS, -1),
-                "pair_labels": torch.tensor([0, 1, 1]),
-            }
-        if restores == "framed":
-            batch["boundary_labels"] = ((tokens * 2 + 3) % SIZE).where(tokens % 4 != 2, -100)
-            none["boundary_labels"] = none["labels"]
-        if restores == "queries":
-            batch |= {"rank": tokens % 4, "positions": tokens % SEQ_LEN, "queries": labels != -100}
-            batch |= {"before_ids": tokens[:, :2] % SIZE, "before_rank": tokens[:, :2] % 2}
-        if restores == "diffused":
-            batch |= {"weight": torch.tensor([1.5, 4.0, 1.0]), "maskable": torch.tensor([6, 5, 6])}
+    if (kind := restoring.of_any(objective)) is not None:
+        batch, none = kind.batch(objective)
         return {"batch": batch, "none": {**batch, **none}}
     samples = _samples(objective) if attributes.get(objective, "objective", "reads") != TEXT else []
     if not samples:
-        return {"batch": stand_in.batch(objective, _rows(), np.random.default_rng(0))}
+        return {"batch": stand_in.batch(objective, rows(), np.random.default_rng(0))}
     prepared = [objective.prepare(sample, np.random.default_rng(0)) for sample in samples]
     batch = stand_in.collated(objective, prepared, SEQ_LEN)
     more: dict[str, Batch] = {}
@@ -216,10 +185,6 @@ def _batches(objective: Objective, restores: str | None) -> dict[str, Batch]:
     elif "labels" in batch:
         more["weighed"] = {**batch, "confidence": torch.tensor([0.25, 1.0, 0.0])}
     return {"batch": batch, **more}
-
-
-def _rows() -> np.ndarray:
-    return np.arange(ROWS * (SEQ_LEN + 1)).reshape(ROWS, -1) * 5 % SIZE
 
 
 class _Model:

@@ -5,7 +5,7 @@ A text's places are named by the order in which they are predicted: 0 is all tex
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -13,11 +13,11 @@ import torch
 
 from llmlab import attributes, registry
 from llmlab.check.subject import CheckFailed
-from llmlab.check.twins.observers.texts import SIZE, Arrays, Text, draws
+from llmlab.check.twins.observers.texts import SIZE, Arrays, Text
 from llmlab.slots import Mask, Objective
 
 IGNORED = -100
-N_DRAWS, N_SEEN = 200, 20  # samples in which pairs are counted
+N_SEEN = 20  # samples in which pairs are counted
 
 
 class Streams(NamedTuple):
@@ -58,7 +58,9 @@ def streams(prepared: Mapping[str, np.ndarray], length: int) -> Streams:
     return found
 
 
-def queries(objective: Objective, name: str, text: Text, special: Mapping[str, int]) -> Arrays:
+def queries(
+    objective: Objective, found: Sequence[dict[str, np.ndarray]], name: str, text: Text, special: Mapping[str, int]
+) -> Arrays:
     """Outputs of asking for tokens of a text.
 
     `targets/` how often each place of the text is one; `beside/` how often a place and the next both are; `runs/` how many runs
@@ -72,7 +74,7 @@ def queries(objective: Objective, name: str, text: Text, special: Mapping[str, i
     `read/` and `kept/` as of denoising, of queries; `documents/` 1 where those of queries and placeholders are those of
     their targets.
     """
-    found, length = draws(objective, text, N_DRAWS), len(text.tokens) - 1
+    length = len(text.tokens) - 1
     m = len(found[0].get("before_ids", ()))
     rank, ids, labels = (np.stack([f[key] for f in found]) for key in ("rank", "ids", "labels"))
     # Of a segment that is read before nothing is a target.
@@ -99,7 +101,7 @@ def queries(objective: Objective, name: str, text: Text, special: Mapping[str, i
     }
 
 
-def _visible(objective: Objective, found: list[dict[str, np.ndarray]], text: Text) -> Arrays:
+def _visible(objective: Objective, found: Sequence[dict[str, np.ndarray]], text: Text) -> Arrays:
     """Who sees whom in the samples, and in the segment that is read before."""
     part: Mask = registry.load("mask", attributes.get(objective, "objective", "mask"), {})()
     length, alone, segment, right = len(text.tokens) - 1, np.zeros(2), np.zeros(3), 1.0
