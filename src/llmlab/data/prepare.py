@@ -19,7 +19,8 @@ from llmlab.data.corpus import PARTS, Corpus
 from llmlab.data.filtering import Chosen
 from llmlab.data.fingerprint import OtherText
 from llmlab.data.progress import Bar, progress
-from llmlab.data.records import Records, texts_of
+from llmlab.data.record_arrays import texts_of
+from llmlab.data.records import Records
 from llmlab.data.sources import Document, Source, open_source
 from llmlab.data.tokenizer import BESIDE, FILE, SPECIAL, Tokenizer, ends_nothing, make
 from llmlab.data.windows import Stream

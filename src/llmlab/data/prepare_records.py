@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmlab.data import label_model, records
+from llmlab.data import label_model, record_arrays
 from llmlab.data.account import Document, printable
 from llmlab.data.framing import Framing
 from llmlab.data.record_files import Record
@@ -49,12 +49,12 @@ def make(
             "of them are held out instead (data.split=position)"
         )
     if known is not None and split != "none":
-        seen = {label for r in parts["train"] for label in records.labels_of(r)}
+        seen = {label for r in parts["train"] for label in record_arrays.labels_of(r)}
         # A class may be in the held-out part alone, of which a split by hash knows nothing.
         if unseen := [label for label in known if label not in seen]:
             notes.append(f"no training record has the label {', '.join(map(printable, unseen[:8]))}")
     bar("learning the tokenizer", None, None)
-    texts = {part: [text for r in rs for _, text in records.texts_of(r, kind)] for part, rs in parts.items()}
+    texts = {part: [text for r in rs for _, text in record_arrays.texts_of(r, kind)] for part, rs in parts.items()}
     # A tokenizer.json has a template of its own or none, to which nothing is added.
     framed = FRAMES if kind.name in FRAMED and cfg.kind != "file" else ()
     ends = ("eos",) if not ends_nothing(cfg) else ()
@@ -63,7 +63,7 @@ def make(
     framing = Framing.from_tokenizer(tokenizer, tokenizer.opening(data.bos))
     # In the order in which they occur: a role or a field is a number on disk, and a set has another order in each
     # process.
-    called = list(dict.fromkeys(name for r in everything for name, _ in records.texts_of(r, kind)))
+    called = list(dict.fromkeys(name for r in everything for name, _ in record_arrays.texts_of(r, kind)))
     total, done = sum(len(t) for part in texts.values() for t in part), 0
 
     def tick(characters: int) -> None:
@@ -73,7 +73,9 @@ def make(
 
     numbers = None if known is None else {label: i for i, label in enumerate(known)}
     of = {name: i for i, name in enumerate(called)}
-    tokens = {part: records.write(folder, part, rs, kind, tokenizer, of, numbers, tick) for part, rs in parts.items()}
+    tokens = {
+        part: record_arrays.write(folder, part, rs, kind, tokenizer, of, numbers, tick) for part, rs in parts.items()
+    }
     tokenizer.save(folder)
     lead = framing.lead
     return {
@@ -96,14 +98,14 @@ def _classes(documents: Sequence[Document], found: Sequence[Record], labels: Seq
     """The classes in the order of their numbers: `labels`, or those that occur."""
     if labels is not None:
         for document, record in zip(documents, found, strict=True):
-            if other := [label for label in records.labels_of(record) if label not in labels]:
+            if other := [label for label in record_arrays.labels_of(record) if label not in labels]:
                 shown = ", ".join(map(printable, labels[:12])) + (" ..." if len(labels) > 12 else "")
                 raise UserError(
                     f"data.path: {document.name}: the model has no class {printable(other[0])!r}; it has {shown}"
                 )
         # In the model's own order: its head has a row for each number.
         return list(labels)
-    classes = records.classes(found)
+    classes = record_arrays.classes(found)
     if len(classes) < FEWEST:
         raise UserError(
             f"data.path: all records have the label {printable(classes[0])!r}; a classifier needs two or more"
@@ -122,7 +124,7 @@ def _split(found: Sequence[Record], data: schema.Data) -> tuple[dict[str, list[R
     if data.split == "document":
         parts: dict[str, list[Record]] = {"train": [], "validation": []}
         for record in found:
-            parts["validation" if records.side(record) < data.validation else "train"].append(record)
+            parts["validation" if record_arrays.side(record) < data.validation else "train"].append(record)
         if all(parts.values()):
             return parts, "document"
     # At least one record is held out, however small the share.

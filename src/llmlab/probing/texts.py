@@ -14,9 +14,9 @@ import numpy as np
 
 from llmlab.data import labelled_sets
 from llmlab.data.framing import Framing
+from llmlab.data.record_arrays import classes, texts_of
 from llmlab.data.record_files import Record
 from llmlab.data.record_files import records as of_files
-from llmlab.data.records import classes, texts_of
 from llmlab.errors import UserError, near
 from llmlab.files import expanded
 from llmlab.json_files import loads
