@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from llmlab.errors import UserError
 from llmlab.registry import register
 from llmlab.slots import LanguageModel, Loss, Output, Pass, Vocabulary, auxiliary
 
@@ -141,6 +140,7 @@ class ContrastiveMargin:
     topologies = ("encoder", "decoder")
     measures = {"accuracy": "accuracy"}
     fixed_counts = True
+    classes = 2
     telling = ({"margin": 0.5}, {"margin": 30.0}, {"pool": "last", "margin": 3.0}, {"pool": "mean", "margin": 3.0})
 
     def __init__(
@@ -157,11 +157,7 @@ class ContrastiveMargin:
         self.margin, self.pool, self.texts = margin, pool, "apart"
 
     def prepare(self, sample: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
-        if (label := int(sample["label"])) > 1:
-            raise UserError(
-                f"objective=contrastive_margin reads two labels, alike or not, but there is one numbered {label}"
-            )
-        prepared = {**prepared_rows(sample), "labels": np.asarray(label)}
+        prepared = {**prepared_rows(sample), "labels": np.asarray(int(sample["label"]))}
         if "confidence" in sample:
             prepared["confidence"] = np.asarray(sample["confidence"], dtype=np.float32)
         return prepared

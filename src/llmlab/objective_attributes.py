@@ -59,6 +59,7 @@ OBJECTIVE: Mapping[str, Attribute] = {
     ),
     "collate": Attribute(str, "stack", "how samples become a batch", ("stack", "pad", "pack")),
     "other": Attribute(bool, False, "a sample comes with another one that is drawn for it, under the key `other`"),
+    "classes": Attribute(int, 0, "so many classes the labels of its records must have; 0: any number"),
     "segments": Attribute(int, 0, "of how many kinds of segments its samples are, which a model must tell apart"),
     "fixed_counts": Attribute(bool, False, "every sample has as many targets"),
     "joint": Attribute(

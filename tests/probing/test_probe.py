@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import tarfile
 from dataclasses import replace
 
@@ -18,6 +19,7 @@ from llmlab.data.labelled_sets import PACKAGES, records
 from llmlab.errors import UserError
 from llmlab.model.build import build_model
 from llmlab.probing import features, finetune, frozen, scores, texts
+from llmlab.probing import run as probing
 from llmlab.runs import probes
 
 TINY = ("model.dim=16", "model.n_layers=2", "model.n_heads=2", "model.vocab_size=32", "model.max_positions=12")
@@ -119,6 +121,15 @@ def test_logistic_regression_chooses_its_strength_without_the_test_texts():
     assert frozen.accuracy(bag, classes, part) == 1.0 and np.allclose(np.sqrt(bag.multiply(bag).sum(1)), 1)
 
 
+@pytest.mark.filterwarnings("error")
+def test_texts_too_few_for_a_cross_validation_are_no_error():
+    pytest.importorskip("sklearn")
+    x = np.array([[-1.0], [-1.1], [1.0], [1.1]])
+    for share, n in ((0.5, 2), (0.25, 3)):
+        part = scores.split(np.array([0, 0, 1, 1]), share, 1)
+        assert len(part.train) == n and frozen.accuracy(x, np.array([0, 0, 1, 1]), part) in (0.0, 1.0)
+
+
 def write(path, rows):
     path.write_text("".join(json.dumps(r) + "\n" for r in rows))
     return str(path)
@@ -129,7 +140,9 @@ def test_sets_of_texts(tmp_path):
     found = texts.open_set(write(tmp_path / "a.jsonl", [*rows, rows[0]]), {"label": "topic"})
     assert list(found.numbers) == [0, 1, 0, 1, 0, 1] and found.repeated == 1 and found.name == "a.jsonl"
     for bad, said in (
-        (rows[:1] + rows[2:3], "1 label, but a probe needs two"),
+        (rows[:1] + rows[2:3], "data=.*b.jsonl: all records have the label 'a'; a classifier needs two or more"),
+        ([{"text": " ", "topic": "a"}], "there is no record with a text in it"),
+        ([{"text": f"t{i}", "topic": i // 2} for i in range(20_002)], "10,001 different labels; at most 10,000"),
         (rows[:3], "only one text has the label 'b'"),
     ):
         with pytest.raises(UserError, match=said):
@@ -152,6 +165,16 @@ def test_brown_is_its_package_without_tags(tmp_path):
             tar.add(tmp_path / name, f"package/{name}")
     rows = [json.loads(line) for line in brown.convert(archive)]
     assert rows == [{"text": "No", "label": "news"}, {"text": "A dog and/or .", "label": "lore"}]
+
+
+def test_what_is_left_out_of_a_file_is_said(tmp_path):
+    rows = [{"text": f"t{i}", "votes": [i % 2, i % 2 if i else 1]} for i in range(6)]
+    found = texts.open_set(
+        write(tmp_path / "a.jsonl", [*rows, {"text": " ", "label": 1}, {"text": "x", "votes": [None]}]), {}
+    )
+    assert len(found.records) == 6 and len(found.notes) == 2
+    assert "skipped 2: 1 records without text (a.jsonl:7), 1 records that nobody has voted on" in found.notes[0]
+    assert "1 texts have a confidence below 1, or votes that differ" in found.notes[1]
 
 
 @pytest.mark.slow  # it parses a tenth of the standard library
@@ -206,6 +229,20 @@ def test_a_run_is_probed_and_reported(corpus, tiny, tmp_path, monkeypatch, capsy
     assert kept["accuracies"] == one["accuracies"] and kept["mode"] == "finetune"
     assert probe.main([*words, "seeds=2"]) == 0 and len(probes.read(tmp_path / "runs/1")) == 1
     assert "most frequent class" in capsys.readouterr().out
+    # One that was killed, and an earlier checkpoint of it.
+    last = probing.of_run("runs/1")
+    assert last.note is None and last.flops == found["models"][0]["flops"]
+    killed = tmp_path / "killed"
+    shutil.copytree(tmp_path / "runs/1", killed)
+    for name, value in {"status": "running", "steps": 0, "tokens_seen": 0}.items():
+        fields[name] = value
+    (killed / "run.json").write_text(json.dumps(fields))
+    first, *_ = sorted((killed / "checkpoints").glob("step=*"))
+    died, early = probing.of_run(str(killed)), probing.of_run(str(first))
+    assert "has not been completed (died): it is probed as it was at step" in died.note and died.run == killed
+    assert math.isclose(died.flops, last.flops)
+    assert "not the run's last: the result is not kept" in early.note and early.run is None
+    assert early.flops < died.flops
     assert report.main(["runs", "out=.", "--json"]) == 0
     (row,) = json.loads(capsys.readouterr().out)["rows"]
     assert row["probes"] == {"mine.jsonl, finetune last": [one["mean"], two["mean"]]}

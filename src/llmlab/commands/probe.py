@@ -79,11 +79,9 @@ def main(argv: Sequence[str]) -> int:
     subjects = [*map(run.of_run, map(newest.resolve_run, a.run)), *map(run.of_checkpoint, a.hf)]
     with progress("probing") as bar:
         probed = run.probe(subjects, labelled, protocol, bar)
+    print(json_module.dumps(as_json(probed), indent=1) if a.json else "\n".join(shown(probed)))
+    # Behind what is shown, which would be lost with a folder that can't be written.
     run.keep(probed)
-    if a.json:
-        print(json_module.dumps(as_json(probed), indent=1))
-    else:
-        print("\n".join(shown(probed)))
     return 0
 
 
@@ -121,7 +119,8 @@ def as_json(probed: Probed) -> dict[str, Any]:
                 scores[name]["difference"] = plain(difference(values, other, splits[0]))
         baselines = {name: plain(probed.interval(values)) for name, values in result.baselines.items()}
         s = result.subject
-        return {"model": s.name, "flops": s.flops, "cut": result.cut, "features": scores, "baselines": baselines}
+        about = {"model": s.name, "flops": s.flops, "note": s.note, "cut": result.cut}
+        return {**about, "features": scores, "baselines": baselines}
 
     labelled, protocol = probed.labelled, probed.protocol
     return {
@@ -134,6 +133,7 @@ def as_json(probed: Probed) -> dict[str, Any]:
         "seeds": protocol.seeds,
         "seq_len": probed.seq_len,
         "repeated": labelled.repeated,
+        "notes": list(labelled.notes),
         "models": [of(result) for result in probed.results],
     }
 
@@ -191,6 +191,7 @@ def shown(probed: Probed) -> list[str]:
     note = [f"{most} of the texts are longer than seq_len={probed.seq_len} and were cut"] if max(cut) else []
     if probed.labelled.repeated:
         note.append(f"{probed.labelled.repeated:,} more texts were left out, as they are there already")
+    note += [*probed.labelled.notes, *(r.subject.note for r in probed.results if r.subject.note is not None)]
     return [head, *note, "", *lines]
 
 

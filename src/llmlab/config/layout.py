@@ -117,7 +117,9 @@ def _asking_for(scores: str) -> list[str]:
 def with_vocabulary(composed: Composed, ids: int, classes: int | None = None) -> ModelSpec:
     """The model that a config asks for, for a tokenizer of so many ids and data of so many classes, from what was resolved as
     it was composed."""
-    spec = composed.spec
+    spec, objective = composed.spec, needed_part(composed.cfg.objective, "objective")
+    if classes is not None and (wanted := objective.attribute("classes")) not in (0, classes):
+        raise UserError(f"objective={objective.name} reads {wanted} classes, but the data has {classes:,}")
     if spec is None:
         return resolve(composed, vocabulary=ids, classes=classes)
     if classes is not None:

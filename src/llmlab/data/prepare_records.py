@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 FRAMES = ("cls", "sep")  # special tokens of a tokenizer that is learnt for records of these kinds
 FRAMED = (*LABELLED, "questions", "choices", "similar")
-FEWEST, MOST = 2, 10_000  # classes: one teaches nothing, and more are rather a number or a name than a class
 
 
 def make(
@@ -105,16 +104,7 @@ def _classes(documents: Sequence[Document], found: Sequence[Record], labels: Seq
                 )
         # In the model's own order: its head has a row for each number.
         return list(labels)
-    classes = record_arrays.classes(found)
-    if len(classes) < FEWEST:
-        raise UserError(
-            f"data.path: all records have the label {printable(classes[0])!r}; a classifier needs two or more"
-        )
-    if len(classes) > MOST:
-        raise UserError(
-            f"data.path: the records have {len(classes):,} different labels; at most {MOST:,} are read as classes"
-        )
-    return classes
+    return record_arrays.checked_classes(found, "data.path")
 
 
 def _split(found: Sequence[Record], data: schema.Data) -> tuple[dict[str, list[Record]], str]:

@@ -11,9 +11,13 @@ from typing import Any
 import numpy as np
 
 from llmlab.data import cache, encoding, spans
+from llmlab.data.account import printable
 from llmlab.data.record_files import Record
 from llmlab.data.tokenizer import Tokenizer
+from llmlab.errors import UserError
 from llmlab.record_kinds import Kind
+
+FEWEST, MOST = 2, 10_000  # classes
 
 
 def texts_of(record: Record, kind: Kind) -> Iterator[tuple[str, str]]:
@@ -55,6 +59,19 @@ def classes(records: Sequence[Record]) -> list[str]:
     numbers = all(label.removeprefix("-").isdecimal() for label in found)
     # "1" and "01" are two labels of one number.
     return sorted(found, key=lambda label: (int(label), label) if numbers else label)
+
+
+def checked_classes(records: Sequence[Record], where: str) -> list[str]:
+    """The labels that occur. UserError, which begins with `where`, if they are no classes: one teaches nothing, and more than
+    MOST are rather a number or a name."""
+    found = classes(records)
+    if len(found) < FEWEST:
+        raise UserError(f"{where}: all records have the label {printable(found[0])!r}; a classifier needs two or more")
+    if len(found) > MOST:
+        raise UserError(
+            f"{where}: the records have {len(found):,} different labels; at most {MOST:,} are read as classes"
+        )
+    return found
 
 
 def write(

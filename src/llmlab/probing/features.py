@@ -72,6 +72,7 @@ def features(
 
     Of an encoder-decoder they are those of its encoder. start: the id that its decoder begins with.
     """
+    assert not model.training  # with dropout a text would have other features each time
     n = len(read.ids)
     device = next(model.parameters()).device
     if list(pools) == ["embedding"]:

@@ -32,7 +32,8 @@ def check_installed() -> None:
 def accuracy(features: np.ndarray | csr_matrix, classes: np.ndarray, part: Split) -> float:
     """Accuracy on the test texts of a logistic regression on the training texts, features (texts, D).
 
-    The strength of its penalty is the best of `STRENGTHS` in a cross-validation on the training texts. Dense features are
+    The strength of its penalty is the best of `STRENGTHS` in a cross-validation on the training texts, or 1 where these are so
+    few that a fold would leave one class. Dense features are
     standardised by the training texts, within each fold by its own.
     """
     from sklearn.exceptions import ConvergenceWarning
@@ -51,14 +52,17 @@ def accuracy(features: np.ndarray | csr_matrix, classes: np.ndarray, part: Split
     )
     classifier = LogisticRegression(max_iter=ITERATIONS)
     steps = [StandardScaler(), classifier] if isinstance(features, np.ndarray) else [classifier]
-    search = GridSearchCV(make_pipeline(*steps), {"logisticregression__C": STRENGTHS}, cv=folds)
+    model: Any = make_pipeline(*steps)
+    # scikit-learn fits no single class, and would choose a strength by nothing but NaN.
+    if all(len(np.unique(y[train])) > 1 for train, _ in folds.split(x, y)):
+        model = GridSearchCV(model, {"logisticregression__C": STRENGTHS}, cv=folds)
     with warnings.catch_warnings():
         # The weakest penalties may not converge, and are then just other candidates.
         warnings.simplefilter("ignore", ConvergenceWarning)
         # A fold of few texts may lack a class.
         warnings.simplefilter("ignore", UserWarning)
-        search.fit(x, y)
-    return float((search.predict(features[part.test]) == classes[part.test]).mean())
+        model.fit(x, y)
+    return float((model.predict(features[part.test]) == classes[part.test]).mean())
 
 
 def majority(classes: np.ndarray, part: Split) -> float:

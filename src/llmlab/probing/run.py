@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -14,7 +15,7 @@ from llmlab.errors import UserError
 from llmlab.model import build
 from llmlab.probing import features, finetune, frozen, texts
 from llmlab.probing.scores import Interval, Split, interval, split
-from llmlab.runs import folder, probes, record
+from llmlab.runs import checkpoint, folder, metrics, probes, record
 
 if TYPE_CHECKING:
     from llmlab.data.tokenizer import Tokenizer
@@ -39,7 +40,8 @@ class Protocol:
 
 @dataclass(frozen=True)
 class Subject:
-    """A model to be probed. run: its folder, None of a Hugging Face checkpoint; flops: that its pretraining spent."""
+    """A model to be probed. run: the folder in which results are kept, None of a Hugging Face checkpoint and of a run's earlier
+    one; flops: that its pretraining spent. note: what is to be known of it."""
 
     name: str
     model: Model
@@ -47,6 +49,7 @@ class Subject:
     run: Path | None
     seq_len: int
     flops: float | None
+    note: str | None = None
 
 
 @dataclass(frozen=True)
@@ -72,15 +75,30 @@ class Probed:
 
 
 def of_run(run: str) -> Subject:
-    """A finished run. UserError for one whose model can't be loaded."""
-    home = folder.home(run)
+    """A run, or one of its checkpoints. UserError for one whose model can't be loaded."""
+    home, path = folder.home(run), folder.checkpoint_of(run)
     cfg, _ = folder.load(home)
-    model, tokenizer = folder.load_model(run)
-    # An export has no record of what was spent.
-    fields = record.read(home) if (home / record.NAME).is_file() else {}
-    each, seen = fields.get("flops_per_token"), fields.get("tokens_seen")
-    flops = each * seen if each and seen else None
-    return _ready(Subject(run, model, tokenizer, home, cfg.data.seq_len, flops))
+    model, tokenizer = folder.load_model(path)
+    subject = Subject(run, model, tokenizer, home, cfg.data.seq_len, None)
+    if checkpoint.is_export(path):  # which has no record of what was spent
+        return _ready(subject)
+    fields, step = record.read(home), checkpoint.step_of(path)
+    kept, status, note = checkpoint.all_of(home / checkpoint.FOLDER), fields.get("status"), None
+    if kept and path.resolve() != kept[-1].resolve():
+        note = f"{run} is of step {step:,}, not the run's last: the result is not kept in its folder"
+        subject = dataclasses.replace(subject, run=None)
+    elif status != "completed":
+        note = f"{run} has not been completed ({status}): it is probed as it was at step {step:,}"
+    return _ready(dataclasses.replace(subject, flops=_spent(home, fields, step), note=note))
+
+
+def _spent(home: Path, fields: Mapping[str, Any], step: int) -> float | None:
+    """FLOPs up to a step; None where the record does not tell."""
+    each, steps, seen = (fields.get(name) for name in ("flops_per_token", "steps", "tokens_seen"))
+    if not steps or not seen:  # one that was killed: its metrics go on as long as it did
+        rows = [row for row in metrics.read(home / metrics.METRICS) if row.get("tokens") and row.get("step")]
+        steps, seen = (rows[-1]["step"], rows[-1]["tokens"]) if rows else (None, None)
+    return each * seen / steps * step if each and steps and seen else None
 
 
 def of_checkpoint(hf: str) -> Subject:
@@ -93,8 +111,6 @@ def of_checkpoint(hf: str) -> Subject:
 
 def _ready(subject: Subject) -> Subject:
     """The same with a mask that a text alone decides, on a GPU where there is one."""
-    import dataclasses
-
     import torch
 
     model = subject.model

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,8 +14,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from llmlab.data import labelled_sets
+from llmlab.data.account import reasons
 from llmlab.data.framing import Framing
-from llmlab.data.record_arrays import classes, texts_of
+from llmlab.data.record_arrays import checked_classes, texts_of
 from llmlab.data.record_files import Record
 from llmlab.data.record_files import records as of_files
 from llmlab.errors import UserError, near
@@ -31,12 +33,13 @@ LABELLED = KINDS["labelled"]
 @dataclass(frozen=True)
 class Labelled:
     """A labelled set. name: as it is shown; classes: the labels in the order of their numbers; repeated: records that were left
-    out as their text is there before."""
+    out as their text is there before. notes: what else is left out."""
 
     name: str
     records: Sequence[Record]
     classes: Sequence[str]
     repeated: int = 0
+    notes: Sequence[str] = ()
 
     @cached_property
     def numbers(self) -> np.ndarray:
@@ -66,6 +69,7 @@ class Read:
 
 def open_set(data: str, fields: Mapping[str, str]) -> Labelled:
     """The set that a name, a file or a folder holds. UserError where there is none, or too little to learn from."""
+    notes: list[str] = []
     if data in labelled_sets.SETS:
         if fields:
             raise UserError(f"data.fields.{next(iter(fields))} is for files, but data={data} is none; leave it out")
@@ -77,20 +81,24 @@ def open_set(data: str, fields: Mapping[str, str]) -> Labelled:
             raise UserError(f"data={data}: there is no such file or folder, and no such set of texts; {words}")
         source = of_files(path, LABELLED, fields)
         found, name = [loads(d.text, d.name) for d in source.read(lambda done, total: None)], _name(path)
+        if skipped := source.account.fields()["skipped"]:
+            notes.append(f"data={data}: skipped {reasons(skipped)}")
+        if not found:
+            raise UserError(f"data={data}: there is no record with a text in it")
+        if unsure := sum(r.get("confidence", 1.0) != 1 for r in found):
+            notes.append(f"{unsure:,} texts have a confidence below 1, or votes that differ: each counts whole here")
     # A text that occurs twice could stand on both sides of a split.
     first: dict[tuple[str, str | None], Record] = {}
     for r in found:
         first.setdefault((r["text"], r.get("text_b")), r)
     kept = list(first.values())
-    labels = classes(kept)
-    counts = {label: sum(r["label"] == label for r in kept) for label in labels}
-    if len(labels) < 2:
-        raise UserError(f"data={data}: its texts have {len(labels)} label, but a probe needs two or more")
+    labels = checked_classes(kept, f"data={data}")
+    counts = Counter(r["label"] for r in kept)
     if few := [label for label in labels if counts[label] < 2]:
         raise UserError(
             f"data={data}: only one text has the label {few[0]!r}; each needs two, to learn from and to score"
         )
-    return Labelled(name, kept, labels, len(found) - len(kept))
+    return Labelled(name, kept, labels, len(found) - len(kept), notes)
 
 
 def _name(path: Path) -> str:
