@@ -7,7 +7,7 @@ gives, so that another stream of random numbers passes too. Outputs of a text be
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from itertools import combinations
+from itertools import combinations, zip_longest
 
 import numpy as np
 
@@ -214,16 +214,17 @@ def diffused(objective: Objective, name: str, text: Text, special: Mapping[str, 
 
 def sampled(objective: Objective, name: str, text: Text, special: Mapping[str, int]) -> Arrays:
     """Outputs of `masked`, and: `n_targets/TERM/`, a sample's targets on average; `passes/`, of the first sample by model
-    (1: the trained one) tokens, trained, and rows of its head (-1: all); `chance/` how many chances fall into each tenth of
-    [0, 1), a token; `judged/`, where the sample has it, of each place.
+    (1: the trained one) tokens, trained, and rows of each of its heads (-1: all; 0 where others have more);
+    `chance/` how many chances fall into each tenth of [0, 1), a token; `judged/`, where the sample has it, of each place.
     """
     found = draws(objective, text)
     counts = [objective.targets(f) for f in found]
     outputs = masked(objective, name, text, special)
     outputs |= {f"n_targets/{term}/{name}": np.array(np.mean([c[term] for c in counts])) for term in counts[0]}
+    passes = objective.passes(found[0])  # type: ignore[attr-defined]
+    rows = zip_longest(*([-1 if n is None else n for n in p.heads.values()] for p in passes), fillvalue=0)
     costs = [
-        [p.model == "model", p.tokens, p.trained, *(-1 if n is None else n for n in p.heads.values())]
-        for p in objective.passes(found[0])  # type: ignore[attr-defined]
+        [p.model == "model", p.tokens, p.trained, *of] for p, of in zip(passes, zip(*rows, strict=True), strict=True)
     ]
     outputs[f"passes/{name}"] = np.array(costs, np.float64)
     chances = np.stack([f["chance"] for f in found])
