@@ -35,6 +35,8 @@ def samples(given: Given, heads) -> Arrays:
         varies = k * o["masked"] * (1 - o["masked"])
         made |= expected(f"targets/{name}", may * k / max(m, 1), n)
         made |= expected(f"number/{name}", np.eye(len(text) + 1)[k], n)
+        both = k * (k - 1) / max(m * (m - 1), 1) * (may[1:] & may[:-1]).sum()
+        made |= expected(f"together/{name}", both, n, 3 * both)
         made |= expected(f"read/{name}", read, n, np.where(read > 0, varies, 0.0))
         made |= expected(f"kept/{name}", k * (1 - o["masked"]), n, varies)
         made |= expected(f"alike/{name}", 0.0, n)

@@ -101,8 +101,8 @@ def draws(objective: Objective, text: Text, n: int = N_DRAWS) -> list[dict[str, 
 def masked(objective: Objective, name: str, text: Text, special: Mapping[str, int]) -> Arrays:
     """Outputs of denoising.
 
-    `targets/` how often each place is one; `number/` how often a sample has so many; `read/` how often each id, other than the
-    label, is read at a target, and `kept/` the label, a sample; `alike/` how many pairs of targets are read as one
+    `targets/` how often each place is one; `number/` how often a sample has so many; `together/` how many of a sample have
+    another one behind them; `read/` how often each id, other than the label, is read at a target, and `kept/` the label, a sample; `alike/` how many pairs of targets are read as one
     ordinary id that is the label of neither, a sample; `documents/` (-1: it has none).
     """
     found = draws(objective, text)
@@ -117,6 +117,7 @@ def masked(objective: Objective, name: str, text: Text, special: Mapping[str, in
     return {
         f"targets/{name}": at.mean(0),
         f"number/{name}": np.bincount(at.sum(1), minlength=length + 1) / len(found),
+        f"together/{name}": np.array((at[:, 1:] & at[:, :-1]).sum() / len(found)),
         f"read/{name}": np.bincount(ids[other], minlength=SIZE) / len(found),
         f"kept/{name}": np.array((at & (ids == labels)).sum() / len(found)),
         f"alike/{name}": np.mean(alike),
