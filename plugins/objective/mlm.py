@@ -15,7 +15,7 @@ from llmlab.slots import LanguageModel, Loss, Vocabulary
 
 from ._loss import IGNORED, token_loss
 from ._loss import targets as token_targets
-from ._masking import Masking, given_of, known_words
+from ._masking import Masking, Runs, given_of, known_words
 from ._pairs import Pairs
 
 
@@ -25,6 +25,9 @@ class MaskedLM:
 
     Each ordinary token is a target with probability `rate`, at least one a sample. A target is shown as the mask token
     with probability `masked`, as a random ordinary token with `random`, else as it is. ids and labels (T,).
+
+    ngram: targets come in runs of n <= ngram tokens (of words where these are whole), n with a probability that goes as 1/n
+    (ALBERT: Lan et al. 2019, arXiv:1909.11942, section 4.1). Runs may touch; each token is still a target with `rate`.
 
     pair: a second term, the cross-entropy of two classes of a pair of texts, [CLS] A [SEP] B [SEP] with segments 0 and 1. A and
     B are neighbours in the window, in one document where documents are told apart, cut at a random token as long as there are
@@ -51,6 +54,8 @@ class MaskedLM:
         {"pair": "nsp", "rate": 0.4},
         {"pair": "nsp", "rate": 0.4, "short": 0.6},
         {"pair": "sop", "rate": 0.4, "short": 0.0, "whole_words": True},
+        {"ngram": 2, "rate": 0.2},
+        {"ngram": 8, "rate": 0.4, "whole_words": True},
     )
     fixed_counts = False
     when = {
@@ -83,14 +88,18 @@ class MaskedLM:
         masked: float = 0.8,  # share of targets shown as the mask token
         random: float = 0.1,  # share of targets shown as a random token
         whole_words: bool = False,  # all tokens of a word are targets or none
+        ngram: int = 1,  # longest run of tokens, or of whole words, that are masked as one (ALBERT: 3)
         duplicates: int = 0,  # 0: masked anew in each epoch (RoBERTa); n: once, in n copies, an epoch each in turn (BERT: 10)
         pair: Literal["none", "nsp", "sop"] = "none",  # a task on pairs of texts, as a second term
         short: float | None = None,  # share of pairs of a random length that is shorter; None: 0.1, as BERT and ALBERT
     ):
         self.masking = Masking(vocabulary, rate, masked, random)
+        if ngram < 1:
+            raise ValueError(f"objective.ngram must be at least 1 (tokens or words by themselves), but is {ngram}")
+        self.runs = Runs(rate, ngram)
         if duplicates < 0:
             raise ValueError(f"objective.duplicates must be at least 0, but is {duplicates}")
-        self.seq_len, self.rate, self.shown, self.repeats = seq_len, rate, self.masking.shown, duplicates
+        self.seq_len, self.shown, self.repeats = seq_len, self.masking.shown, duplicates
         self.words = known_words(vocabulary, "objective.whole_words=true") if whole_words else None
         if pair == "none" and short is not None:
             raise ValueError(f"objective.short={short} is of pairs: add objective.pair=nsp or sop, or leave it out")
@@ -110,8 +119,7 @@ class MaskedLM:
     def _masked(self, tokens: np.ndarray, given: np.ndarray | None, rng: np.random.Generator) -> dict[str, np.ndarray]:
         may = self.masking.may(tokens, given)
         word = np.arange(len(tokens)) if self.words is None else self.words.numbers(tokens)
-        # Each token (or word) by itself, as transformers' collator does; BERT's script takes a fixed 15 % of each text.
-        chosen = may & (rng.random(len(tokens))[word] < self.rate)
+        chosen = may & self.runs.drawn(len(tokens), rng)[word]
         # BERT's create_pretraining_data.py takes at least one as well.
         if not chosen.any():
             candidates = np.flatnonzero(may) if may.any() else np.arange(len(tokens))

@@ -1,4 +1,4 @@
-"""Replaced token detection, and its ablation in which the model predicts the replaced tokens' originals."""
+"""Replaced token detection, and its ablations in which the model predicts originals: of the replaced tokens, or of all."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -108,12 +109,17 @@ class ReplacedTokenDetection:
         )
 
 
+@register("objective", "all_tokens_mlm", on="all")
 @register("objective", "replace_mlm")
 class ReplaceMLM:
-    """Replace MLM (ELECTRA's ablation, table 5: Clark et al. 2020, arXiv:2003.10555): masked language modelling without masks.
+    """Masked language modelling without masks (ELECTRA's ablations, table 5: Clark et al. 2020, arXiv:2003.10555).
 
-    A generator's tokens stand where a masked language model reads [MASK], and the model predicts the original ones there. The
-    generator learns beside it, as in objective=rtd. ids and labels (T,).
+    replace_mlm: A generator's tokens stand where a masked language model reads [MASK], and the model predicts the originals.
+    all_tokens_mlm: It predicts all tokens instead, each a copy of what it reads with a probability that it also tells.
+
+    The generator learns beside it, as in objective=rtd. ids and labels (T,). With on=all the model's probability of an original
+    x, where it reads x', is D [x = x'] + (1 - D) softmax(logits)[x], D being the sigmoid of a score of the head `copy`. Padding
+    and what the text only begins with are no targets.
     """
 
     mask = "bidirectional"
@@ -128,6 +134,8 @@ class ReplaceMLM:
             "words": ("width=1/4",),
         }
     }
+    # Most of what it predicts it may copy, so that no perplexity is claimed of it.
+    when = {"on=all": {"heads": {"copy": "replaced"}, "measures": {"nll": "loss"}}}
     measures = {"nll": "nll", "generator": "nll", "accuracy": "accuracy", "generator_accuracy": "accuracy"}
     restores = "sampled"
     telling = ({"rate": 0.4}, {"masked": 0.5}, {"weight": 7.0})
@@ -139,38 +147,75 @@ class ReplaceMLM:
         seq_len: int,
         /,
         *,
-        rate: float = 0.15,  # share of tokens that are targets
-        masked: float = 1.0,  # share of these that the generator reads as the mask token, and not as they are
+        rate: float = 0.15,  # share of tokens that the generator fills in
+        masked: float = 1.0,  # share of these that it reads as the mask token, and not as they are
         weight: float = 1.0,  # of the model's loss beside the generator's
+        on: Literal["masked", "all"] = "masked",  # tokens that the model predicts; all: with the copy mechanism
     ):
         if not weight > 0:
             raise ValueError(f"objective.weight must be more than 0, but is {weight}; objective=mlm trains one model")
         self.masking = Masking(vocabulary, seq_len, rate, masked)
-        self.size, self.weight = vocabulary.size, weight
+        self.size, self.weight, self.on = vocabulary.size, weight, on
         self.shown = 1 - masked
 
     def prepare(self, sample: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
         prepared = self.masking.prepare(sample, rng)
-        prepared.pop("judged")
+        if self.on == "masked":
+            prepared.pop("judged")
         return prepared
 
     def targets(self, prepared: dict[str, Any]) -> dict[str, int]:
         chosen = int((prepared["labels"] != IGNORED).sum())
-        return {"nll": chosen, "generator": chosen}
+        return {"nll": chosen if self.on == "masked" else int(prepared["judged"].sum()), "generator": chosen}
 
     def passes(self, prepared: dict[str, Any]) -> list[Pass]:
-        chosen = {"tokens": int((prepared["labels"] != IGNORED).sum())}
-        return [Pass(len(prepared["ids"]), model=role, heads=chosen) for role in ("generator", "model")]
+        length, chosen = len(prepared["ids"]), int((prepared["labels"] != IGNORED).sum())
+        own = {"tokens": chosen} if self.on == "masked" else {"tokens": None, "copy": None}
+        return [Pass(length, model="generator", heads={"tokens": chosen}), Pass(length, heads=own)]
 
     def loss(self, model: LanguageModel, batch: Mapping[str, Tensor], *, generator: LanguageModel) -> Loss:
         made = generated(generator, batch, self.size)
-        output = model(made.read, heads={"tokens": made.where})
-        logits, labels, count = output.heads["tokens"].float(), batch["labels"][made.where], made.where.sum()
-        nll = F.cross_entropy(logits, labels, reduction="sum")
-        right = (logits.detach().argmax(-1) == labels).sum()
+        masked = made.where.sum()
+        if self.on == "masked":
+            output = model(made.read, heads={"tokens": made.where})
+            logits, labels, count = output.heads["tokens"].float(), batch["labels"][made.where], masked
+            nll = F.cross_entropy(logits, labels, reduction="sum")
+            right = (logits.detach().argmax(-1) == labels).sum()
+        else:
+            judged = batch["judged"]
+            output = model(made.read, heads={"tokens": None, "copy": None})
+            each, best = copied(output.heads["tokens"].float(), output.heads["copy"].float(), made.ids, made.original)
+            nll, count = each.where(judged, 0.0).sum(), judged.sum()
+            right = ((best == made.original) & judged).sum()
         return Loss(
-            {"nll": (nll, count), "generator": (made.nll, count)},
+            {"nll": (nll, count), "generator": (made.nll, masked)},
             {"nll": self.weight},
-            {"accuracy": (right, count), "generator_accuracy": (made.right, count)},
+            {"accuracy": (right, count), "generator_accuracy": (made.right, masked)},
             {"model": auxiliary(output), "generator": made.aux},
         )
+
+
+def copied(logits: Tensor, scores: Tensor, ids: Tensor, original: Tensor) -> tuple[Tensor, Tensor]:
+    """-log p of the originals (B, T), nats, and the best guesses (B, T), of p(v) = D [v = ids] + (1 - D) softmax(logits)[v].
+
+    logits (B, T, V); scores (B, T), of which D is the sigmoid.
+    """
+    if scores.shape != ids.shape:
+        raise ValueError(
+            f"heads.copy gives {tuple(scores.shape)} scores for {tuple(ids.shape)} tokens, but objective=all_tokens_mlm "
+            "needs one a token; set heads.copy.n_classes=0"
+        )
+    log_z, written = logits.logsumexp(-1), F.logsigmoid(-scores)
+    chosen = written + _at(logits, original) - log_z
+    # In logarithms: near D = 1 a sum of probabilities has lost 1 - D, all that a replaced token's slope comes from.
+    log_p = torch.where(ids == original, torch.logaddexp(F.logsigmoid(scores), chosen), chosen)
+    with torch.no_grad():
+        most, best = logits.max(-1)
+        # Both sides over 1 - D.
+        copy = scores.exp() + (_at(logits, ids) - log_z).exp() >= (most - log_z).exp()
+    return -log_p, torch.where(copy, ids, best)
+
+
+def _at(logits: Tensor, ids: Tensor) -> Tensor:
+    """The logits (B, T, V) of these ids (B, T)."""
+    return logits.gather(-1, ids[..., None])[..., 0]

@@ -38,7 +38,9 @@ def small(*words):
     return model, generator
 
 
-@pytest.mark.parametrize(("name", "options"), [("rtd", {}), ("rtd", {"on": "masked"}), ("replace_mlm", {})])
+@pytest.mark.parametrize(
+    ("name", "options"), [("rtd", {}), ("rtd", {"on": "masked"}), ("replace_mlm", {}), ("all_tokens_mlm", {})]
+)
 def test_the_cost_of_a_step_is_torchs(name, options):
     made = objective(name, **options)
     model, generator = small(f"objective={name}", *(f"objective.{k}={v}" for k, v in options.items()))

@@ -39,6 +39,17 @@ def batch_of(made, n=6):
     return collate.batch(prepared, getattr(made, "collate", "stack"), most=LENGTH), prepared
 
 
+def test_runs_are_as_long_as_albert_has_them():
+    """p(n) = (1/n) / (1 + 1/2 + 1/3); of the run that a text begins in what is left is as of one that it met anywhere."""
+    runs = objective("mlm", ngram=3, rate=0.15).runs
+    assert runs.law == pytest.approx([6 / 11, 9 / 11])
+    assert runs.rest == pytest.approx([11 / 18, 16 / 18])
+    one = np.random.default_rng(0)
+    drawn = np.array([runs.drawn(40, one) for _ in range(2000)])
+    assert drawn.mean() == pytest.approx(0.15, abs=0.006)
+    assert objective("mlm", ngram=3, rate=1.0).runs.drawn(5, one).all()
+
+
 # ---------------------------------------------------------------- words
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from llmlab import measures
+from llmlab import attributes, measures
 from llmlab.check import learning
 from llmlab.check.parts.fixtures import part_sizes, tested_part
 from llmlab.check.subject import CheckFailed, NotApplicable, Subject, assert_close, generator
@@ -58,7 +58,9 @@ def likelihood(subject: Subject) -> None:
     finally:
         handle.remove()
     kinds = measures.kinds(made)
-    likelihoods = measures.likelihoods(list(loss.shown), kinds)
+    # A companion's has its name, and is of the companion's scores.
+    models = attributes.get(made, "objective", "models")
+    likelihoods = [name for name in measures.likelihoods(list(loss.shown), kinds) if name not in models]
     if not likelihoods or "labels" not in batch or "tokens" not in made.heads:
         raise NotApplicable("it measures no likelihood of labels by a head of tokens")
     where = batch["labels"] >= 0

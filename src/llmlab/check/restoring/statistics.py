@@ -7,7 +7,7 @@ Outputs of a text begin as listed and end in the text's name.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from itertools import combinations
+from itertools import combinations, zip_longest
 
 import numpy as np
 
@@ -23,9 +23,10 @@ Observer = Callable[[Objective, Samples, str, Text, Mapping[str, int]], Arrays]
 def masked(objective: Objective, found: Samples, name: str, text: Text, special: Mapping[str, int]) -> Arrays:
     """Outputs of denoising.
 
-    `targets/` how often each place is one; `number/` how often a sample has so many; `read/` how often each id, other than the
-    label, is read at a target, and `kept/` the label, a sample; `alike/` how many pairs of targets are read as one
-    ordinary id that is the label of neither, a sample; `documents/` (-1: it has none).
+    `targets/` how often each place is one; `number/` how often a sample has so many; `together/` how many of a sample have
+    another one behind them; `read/` how often each id, other than the label, is read at a target, and `kept/` the label, a
+    sample; `alike/` how many pairs of targets are read as one ordinary id that is the label of neither, a sample;
+    `documents/` (-1: it has none).
     """
     ids, labels = (np.stack([f[key] for f in found]) for key in ("ids", "labels"))
     at, length = labels >= 0, labels.shape[1]
@@ -38,6 +39,7 @@ def masked(objective: Objective, found: Samples, name: str, text: Text, special:
     return {
         f"targets/{name}": at.mean(0),
         f"number/{name}": np.bincount(at.sum(1), minlength=length + 1) / len(found),
+        f"together/{name}": np.array((at[:, 1:] & at[:, :-1]).sum() / len(found)),
         f"read/{name}": np.bincount(ids[other], minlength=SIZE) / len(found),
         f"kept/{name}": np.array((at & (ids == labels)).sum() / len(found)),
         f"alike/{name}": np.mean(alike),
@@ -133,15 +135,16 @@ def diffused(objective: Objective, found: Samples, name: str, text: Text, specia
 
 def sampled(objective: Objective, found: Samples, name: str, text: Text, special: Mapping[str, int]) -> Arrays:
     """Outputs of `masked`, and: `n_targets/TERM/`, a sample's targets on average; `passes/`, of the first sample by model
-    (1: the trained one) tokens, trained, and rows of its head (-1: all); `chance/` how many chances fall into each tenth of
-    [0, 1), a token; `judged/`, where the sample has it, of each place.
+    (1: the trained one) tokens, trained, and rows of each of its heads (-1: all; 0 where others have more);
+    `chance/` how many chances fall into each tenth of [0, 1), a token; `judged/`, where the sample has it, of each place.
     """
     counts = [objective.targets(f) for f in found]
     outputs = masked(objective, found, name, text, special)
     outputs |= {f"n_targets/{term}/{name}": np.array(np.mean([c[term] for c in counts])) for term in counts[0]}
+    passes = objective.passes(found[0])  # type: ignore[attr-defined]
+    rows = zip_longest(*([-1 if n is None else n for n in p.heads.values()] for p in passes), fillvalue=0)
     costs = [
-        [p.model == "model", p.tokens, p.trained, *(-1 if n is None else n for n in p.heads.values())]
-        for p in objective.passes(found[0])  # type: ignore[attr-defined]
+        [p.model == "model", p.tokens, p.trained, *of] for p, of in zip(passes, zip(*rows, strict=True), strict=True)
     ]
     outputs[f"passes/{name}"] = np.array(costs, np.float64)
     chances = np.stack([f["chance"] for f in found])

@@ -23,6 +23,7 @@ REFUSED: Settings = {
         ({}, {"random": -0.1}),
         ({}, {"masked": 0.9, "random": 0.2}),
         ({}, {"duplicates": -1}),
+        ({}, {"ngram": 0}),
         ({}, {"short": 0.1}),
         ({}, {"pair": "nsp", "short": 1.1}),
         ({}, {"pair": "sop", "short": -0.1}),
@@ -82,38 +83,58 @@ class Law(NamedTuple):
     number: np.ndarray  # (T + 1,)
 
 
-def masked_words(words: list[list[int]], may: np.ndarray, rate: float) -> Law:
-    """Each word is masked with probability `rate`; where none is, that of one place, which is drawn at random."""
+def masked_words(words: list[list[int]], may: np.ndarray, rate: float, ngram: int) -> Law:
+    """Each word is masked with probability `rate`, in runs of n words, p(n) = (1/n) / (1 + ... + 1/ngram); where none is, that
+    of one place, which is drawn at random. A chain over words, in which it makes no difference where the text begins."""
     length = len(may)
     groups = [[at for at in word if may[at]] for word in words]
-    groups = [group for group in groups if group]
     places, both, number = np.zeros(length), np.zeros((length, length)), np.zeros(length + 1)
-    if not groups:  # any place, alone
+    if not may.any():  # any place, alone
         number[1] = 1.0
         return Law(np.full(length, 1 / length), both, number)
-    number[0] = 1.0
-    for group in groups:  # the number of all those before, with or without this one
-        number = (1 - rate) * number + rate * np.concatenate([np.zeros(len(group)), number[: -len(group)]])
+    start, step = run_states(rate, ngram)
+    # By the state of a word, and by the number of targets up to it.
+    by_number = np.zeros((ngram + 1, length + 1))
+    by_number[:, 0] = start
+    for i, group in enumerate(groups):
+        by_number = step.T @ by_number if i else by_number
+        by_number[1:] = np.roll(by_number[1:], len(group), axis=1)
+    number = by_number.sum(0)
     none, number[0] = number[0], 0.0
-    for group in groups:
+    for i, group in enumerate(groups):
         share = none * len(group) / may.sum()
-        number[len(group)] += share
+        number[len(group)] += share if group else 0.0
+        later = np.where(np.arange(ngram + 1) > 0, start, 0.0)  # it is masked
         for one in group:
             places[one] = rate + share
-            for other in group:
-                both[one, other] = rate + share
-    for one, other in combinations(range(len(groups)), 2):
-        for i in groups[one]:
-            for j in groups[other]:
-                both[i, j] = both[j, i] = rate**2
+            both[one, group] = rate + share
+        for others in groups[i + 1 :]:
+            later = later @ step
+            for at in group:
+                both[at, others] = both[others, at] = later[1:].sum()
     return Law(places, both, number)
+
+
+def run_states(rate: float, ngram: int) -> tuple[np.ndarray, np.ndarray]:
+    """(shares of states, probabilities of the next one): 0 outside of a run, k in one that has k words left, this one too."""
+    law = np.array([1 / n for n in range(1, ngram + 1)])
+    law /= law.sum()
+    mean = sum(n * p for n, p in enumerate(law, 1))
+    begins = rate / (rate + mean * (1 - rate))
+    step = np.zeros((ngram + 1, ngram + 1))
+    for k in range(2, ngram + 1):
+        step[k, k - 1] = 1.0
+    step[:2] = np.append(1 - begins, begins * law)
+    start = np.append(1 - rate, [rate * law[k - 1 :].sum() / mean for k in range(1, ngram + 1)])
+    np.testing.assert_allclose(start @ step, start, atol=1e-12)
+    return start, step
 
 
 @twin(
     "objective",
     "mlm",
     source="Devlin et al. 2018, section 3.1 (15 %; 80, 10 and 10 % of these), at least one a sample; nsp: appendix A.1; sop: "
-    "Lan et al. 2019, section 3.1",
+    "Lan et al. 2019, section 3.1; n-grams: its section 4.1",
 )
 def mlm(given: Given) -> Arrays:
     vocabulary = vocabulary_of(given)
@@ -136,7 +157,7 @@ def masked(given: Given, name: str, vocabulary: Vocabulary) -> Arrays:
     if name == "answered":
         may &= ~given.inputs["answered/given"][:-1]
     words = vocabulary.words(text) if o["whole_words"] else [[at] for at in range(len(text))]
-    law = masked_words(words, may, o["rate"])
+    law = masked_words(words, may, o["rate"], o["ngram"])
     read, kept = np.zeros(int(given.inputs["vocabulary"])), 0.0
     for token, p in zip(text, law.places, strict=True):
         read[mask] += p * o["masked"] * (token != mask)
@@ -149,12 +170,15 @@ def masked(given: Given, name: str, vocabulary: Vocabulary) -> Arrays:
         law.both[i, j] * (o["random"] / len(ordinary)) ** 2 * (len(ordinary) - len({*text[[i, j]]} & {*ordinary}))
         for i, j in combinations(np.flatnonzero(may), 2)
     )
+    together = sum(law.both[at, at + 1] for at in range(len(text) - 1))
     known = given.inputs.get(f"{name}/documents")
+    wide = o["ngram"]  # targets of a run go together
     return {
         **expected(f"targets/{name}", law.places, n),
         **expected(f"number/{name}", law.number, n),
-        **expected(f"read/{name}", read, n, read),
-        **expected(f"kept/{name}", kept, n, kept),
+        **expected(f"together/{name}", together, n, (2 + wide / 2) * together),
+        **expected(f"read/{name}", read, n, wide * read),
+        **expected(f"kept/{name}", kept, n, wide * kept),
         **expected(f"alike/{name}", alike, n, 9 * alike),  # pairs of one sample go together
         f"documents/{name}": np.array(-1) if known is None else known[:-1],
     }
@@ -200,7 +224,7 @@ def pairs(given: Given, name: str, vocabulary: Vocabulary) -> Arrays:
     for p, a, b, which in drawn_pairs(given, name):
         text = np.array([cls, *a, sep, *b, sep])
         words = vocabulary.words(text) if o["whole_words"] else [[at] for at in range(len(text))]
-        law = masked_words(words, vocabulary.may(text), o["rate"])
+        law = masked_words(words, vocabulary.may(text), o["rate"], o["ngram"])
         lengths[len(text)] += p
         first[len(a)] += p
         label += p * which

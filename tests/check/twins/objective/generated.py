@@ -1,4 +1,4 @@
-"""Twins of the objectives rtd and replace_mlm, from ELECTRA's paper."""
+"""Twins of the objectives rtd, replace_mlm and all_tokens_mlm, from ELECTRA's paper."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from twins.norm import bfloat16
 from twins.objective.losses import Arrays, expected, log_softmax
 
 WRONG = [{"rate": 0.0}, {"rate": 1.1}, {"masked": -0.1}, {"masked": 1.1}, {"weight": 0.0}]
-REFUSED: Settings = {name: [({}, options) for options in WRONG] for name in ("rtd", "replace_mlm")}
+REFUSED: Settings = {name: [({}, options) for options in WRONG] for name in ("rtd", "replace_mlm", "all_tokens_mlm")}
 
 
 def samples(given: Given, heads) -> Arrays:
     """Of the texts: k = ceil(rate n) of n ordinary tokens, all sets of k as often. heads(k, judged): rows that each model's
-    head sees (-1: all), and targets of each term."""
+    heads see (-1: all), and targets of each term."""
     o, n = given.options, float(given.inputs["draws"])
     special = sorted(int(v) for key, v in given.inputs.items() if key.startswith("special/"))
     made: Arrays = {"fixed_counts": np.array(0.0), "shown": np.array(1 - o["masked"])}
@@ -35,6 +35,8 @@ def samples(given: Given, heads) -> Arrays:
         varies = k * o["masked"] * (1 - o["masked"])
         made |= expected(f"targets/{name}", may * k / max(m, 1), n)
         made |= expected(f"number/{name}", np.eye(len(text) + 1)[k], n)
+        both = k * (k - 1) / max(m * (m - 1), 1) * (may[1:] & may[:-1]).sum()
+        made |= expected(f"together/{name}", both, n, 3 * both)
         made |= expected(f"read/{name}", read, n, np.where(read > 0, varies, 0.0))
         made |= expected(f"kept/{name}", k * (1 - o["masked"]), n, varies)
         made |= expected(f"alike/{name}", 0.0, n)
@@ -42,7 +44,7 @@ def samples(given: Given, heads) -> Arrays:
         known = given.inputs.get(f"{name}/documents")
         made[f"documents/{name}"] = np.array(-1) if known is None else known[:-1]
         rows, targets = heads(k, int(judged.sum()))
-        made[f"passes/{name}"] = np.array([[model, len(text), 1, rows[model]] for model in (0, 1)], np.float64)
+        made[f"passes/{name}"] = np.array([[model, len(text), 1, *rows[model]] for model in (0, 1)], np.float64)
         made |= {f"n_targets/{term}/{name}": np.array(float(count)) for term, count in targets.items()}
         made[f"judged/{name}"] = judged.astype(np.float64)
     return made
@@ -76,14 +78,15 @@ def filled(scores: np.ndarray, given: Given, batch: str) -> tuple[np.ndarray, np
 
 
 def both(given: Given, batch: str, model) -> Arrays:
-    """What the generator and what reads its tokens make of a batch. model(role, scores, ...) -> its term, logs and slope."""
+    """What the generator and what reads its tokens make of a batch. model(inputs, ...) -> its term, and sum, number, logs and
+    slopes."""
     made: Arrays = {}
     inputs = {k.removeprefix(f"{batch}/"): v for k, v in given.inputs.items() if k.startswith(f"{batch}/")}
     for kind, rounded in (("", lambda x: x), ("half", bfloat16)):
         scores = rounded(inputs["scores/generator.tokens"])
         nll, n, right, slope = nll_of(scores, inputs["labels"])
         text, read = filled(scores, given, batch)
-        term, role, (loss, count, logs, own) = model(inputs, rounded, text, read)
+        term, (loss, count, logs, slopes) = model(inputs, rounded, text, read)
         mean = nll / max(n, 1) + given.options["weight"] * loss / max(count, 1) + 2 * BALANCE
         if kind == "half":
             if batch == "batch":
@@ -97,10 +100,10 @@ def both(given: Given, batch: str, model) -> Arrays:
             f"{batch}/weight/{term}": np.array(given.options["weight"]),
             f"{batch}/mean": np.array(mean),
             f"{batch}/slope/generator.tokens": slope / max(n, 1),
-            f"{batch}/slope/{role}": given.options["weight"] * own / max(count, 1),
             f"{batch}/read/generator": inputs["ids"][None],
             f"{batch}/read/model": read[None],
         }
+        made |= {f"{batch}/slope/{k}": given.options["weight"] * v / max(count, 1) for k, v in slopes.items()}
     return made
 
 
@@ -112,7 +115,7 @@ def both(given: Given, batch: str, model) -> Arrays:
 def rtd(given: Given) -> Arrays:
     def heads(k, judged):
         masked = given.options["on"] == "masked"
-        return (k, k if masked else -1), {"generator": k, "replaced": k if masked else judged}
+        return ((k,), (k if masked else -1,)), {"generator": k, "replaced": k if masked else judged}
 
     def model(inputs, rounded, text, read):
         scores, replaced = rounded(inputs["scores/replaced"]), read != text
@@ -126,18 +129,48 @@ def rtd(given: Given) -> Arrays:
             right += (p > 0.5) == replaced[at]
             found, there = found + (p > 0.5 and replaced[at]), there + replaced[at]
         n = int(counts.sum())
-        return "replaced", "replaced", (loss, n, {"accuracy": [right, n], "found": [found, there]}, slope)
+        return "replaced", (loss, n, {"accuracy": [right, n], "found": [found, there]}, {"replaced": slope})
 
     made = samples(given, heads)
     return made | both(given, "batch", model) | both(given, "none", model)
 
 
+def originals(given: Given) -> Arrays:
+    """Of the masked tokens, or of all: then D of p is on what the model reads, and 1 - D on its softmax."""
+    every = given.options["on"] == "all"
+
+    def heads(k, judged):
+        return ((k,), (k,)) if not every else ((k, 0), (-1, -1)), {"nll": judged if every else k, "generator": k}
+
+    def model(inputs, rounded, text, read):
+        scores = rounded(inputs["scores/tokens"])
+        if not every:
+            loss, n, right, slope = nll_of(scores, inputs["labels"])
+            return "nll", (loss, n, {"accuracy": [right, n]}, {"tokens": slope})
+        copies, loss, right = rounded(inputs["scores/copy"]), 0.0, 0
+        slopes = {"tokens": np.zeros_like(scores), "copy": np.zeros_like(copies)}
+        for at in map(tuple, np.argwhere(inputs["judged"])):
+            d, softmax = 1 / (1 + np.exp(-copies[at])), np.exp(log_softmax(scores[at]))
+            p = (1 - d) * softmax
+            p[read[at]] += d
+            x = text[at]
+            loss, right = loss - np.log(p[x]), right + (p.argmax() == x)
+            slopes["tokens"][at] = -(1 - d) * softmax[x] * (np.eye(len(p))[x] - softmax) / p[x]
+            slopes["copy"][at] = -d * (1 - d) * ((x == read[at]) - softmax[x]) / p[x]
+        n = int(inputs["judged"].sum())
+        return "nll", (loss, n, {"accuracy": [right, n]}, slopes)
+
+    made = samples(given, heads)
+    if not every:
+        made = {key: value for key, value in made.items() if not key.startswith("judged/")}
+    return made | both(given, "batch", model) | both(given, "none", model)
+
+
 @twin("objective", "replace_mlm", source="Clark et al. 2020, section 3.4, Replace MLM")
 def replace_mlm(given: Given) -> Arrays:
-    def model(inputs, rounded, text, read):
-        loss, n, right, slope = nll_of(rounded(inputs["scores/tokens"]), inputs["labels"])
-        return "nll", "tokens", (loss, n, {"accuracy": [right, n]}, slope)
+    return originals(given)
 
-    made = samples(given, lambda k, judged: ((k, k), {"nll": k, "generator": k}))
-    made = {key: value for key, value in made.items() if not key.startswith("judged/")}
-    return made | both(given, "batch", model) | both(given, "none", model)
+
+@twin("objective", "all_tokens_mlm", source="Clark et al. 2020, section 3.4, All-Tokens MLM")
+def all_tokens_mlm(given: Given) -> Arrays:
+    return originals(given)
