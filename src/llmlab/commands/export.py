@@ -1,4 +1,4 @@
-"""`llmlab export`: a checkpoint of a run as one folder, for llmlab or for Hugging Face's transformers."""
+"""`llmlab export`: a checkpoint of a run as one folder, for llmlab or for Hugging Face's transformers, or its vectors."""
 
 from __future__ import annotations
 
@@ -12,16 +12,19 @@ from pathlib import Path
 
 from llmlab.commands.arguments import parse
 from llmlab.errors import UserError
+from llmlab.files import write_atomic
 
 USAGE = """\
-llmlab export run=FOLDER to=FOLDER [format=llmlab|hf] [step=N] [role=ROLE]
+llmlab export run=FOLDER to=FOLDER [format=llmlab|hf|word2vec] [step=N] [role=ROLE]
 
 Writes the weights of a run's newest intact checkpoint (or that of step N) to one folder, whatever its strategy.
 format=llmlab  model.safetensors by parameter path, the model, the config and the tokenizer: what
                llmlab train init_from=FOLDER, llmlab generate run=FOLDER and llmlab eval run=FOLDER take
 format=hf      config.json, model.safetensors and the tokenizer, as transformers loads them
+format=word2vec  one file, named by to=FILE: "words width", then each token and its vector in a line, as gensim's
+               KeyedVectors and llmlab train init_from.embedding=FILE read it
 role=ROLE      of the model that the run has trained beside its own in this role of the objective, as role=generator"""
-FORMATS = ("llmlab", "hf")
+FORMATS = ("llmlab", "hf", "word2vec")
 
 
 @dataclass
@@ -46,7 +49,7 @@ def main(argv: Sequence[str]) -> int | None:
 
 
 def export(run: str | Path, to: Path, format: str = "llmlab", step: int | None = None, role: str | None = None) -> str:
-    """Write the folder `to`, or nothing; returns what it holds in a line.
+    """Write the folder `to` (of format word2vec a file), or nothing; returns what it holds in a line.
 
     run: a run folder, one of its checkpoints, or what was exported before. role: of a companion that the run has trained;
     None: the model that it is for. UserError where there is no sound checkpoint of that step or no such companion, where `to`
@@ -61,6 +64,8 @@ def export(run: str | Path, to: Path, format: str = "llmlab", step: int | None =
         from llmlab.runs.companion import trains
 
         trains(home, role)
+    if format == "word2vec":
+        return _word2vec(path, home, to, role)
     write = functools.partial(_llmlab if format == "llmlab" else _hf, role=role)
     # replace, not str.format: a path may have braces.
     return _atomically(to, lambda temporary: write(path, home, temporary)).replace("{to}", str(to))
@@ -122,6 +127,25 @@ def _hf(path: Path, home: Path, to: Path, role: str | None = None) -> str:
     notes = [as_trained(tokenizer), save_tokenizer(to, tokenizer, model.sizes.max_positions)]
     said = f"the weights of step {checkpoint.step_of(path):,} as transformers reads them"
     return "; ".join([said, *filter(None, notes)])
+
+
+def _word2vec(path: Path, home: Path, to: Path, role: str | None) -> str:
+    from llmlab.runs import checkpoint, companion, vectors
+    from llmlab.runs.folder import load, load_model
+
+    if to.is_dir():
+        raise UserError(f"to={to}: there is a folder; name a file that is not there, as to={to / 'vectors.txt'}")
+    model, tokenizer = load_model(path)
+    if role is None:
+        table = vectors.of_model(model, vectors.objective(load(home)[0], tokenizer))
+    else:
+        table = vectors.of_model(companion.load(path, home, role))
+    names = vectors.names(tokenizer)
+    write_atomic(
+        to, "".join(vectors.lines(((word, table[i]) for word, i in names.items()), len(names), table.shape[1]))
+    )
+    what = f"{len(names):,} vectors of {table.shape[1]} numbers of step {checkpoint.step_of(path):,}"
+    return f"{what}; use them as init_from.embedding={to}"
 
 
 def _atomically(to: Path, fill: Callable[[Path], str]) -> str:
