@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor, nn
 
 from llmlab.registry import register
@@ -11,6 +12,7 @@ from llmlab.sizes import Sizes
 from llmlab.slots import Context, Embedding, Table
 
 
+@register("head", "biased_context", bias=True)
 @register("head", "context")
 class ContextHead(nn.Module):
     """Each token's score by the tokens around it (word2vec: Mikolov et al. 2013, arXiv:1310.4546): -> (B, T).
@@ -18,6 +20,9 @@ class ContextHead(nn.Module):
     The batch's `context` (B, G, W) has ids, -1 for none, of which each of G groups is the mean of the vectors in the model's
     token table. The score of a token is the product of its vector in a second table and its group's; the T tokens belong to
     the groups in order, T / G to each. Without `context` each token is its own. Hidden states are not read.
+
+    biased_context: plus a bias of the token, and the mean of another of its group's tokens (GloVe: Pennington et al. 2014,
+    equation 7).
     """
 
     per_token = False
@@ -27,11 +32,15 @@ class ContextHead(nn.Module):
     unused = ("logit_scale", "logit_softcap", "tie_embeddings")
     words: Embedding
 
-    def __init__(self, sizes: Sizes, norm: Callable[[int, float], nn.Module], embedding: Embedding, /):
+    def __init__(
+        self, sizes: Sizes, norm: Callable[[int, float], nn.Module], embedding: Embedding, /, *, bias: bool = False
+    ):
         super().__init__()
         # As an attribute of nn.Module the token table would be in the state a second time.
         object.__setattr__(self, "words", embedding)
         self.table = Table(sizes.vocab_size, embedding.embed_dim, role="head")
+        self.bias = nn.Parameter(torch.empty(sizes.vocab_size)) if bias else None
+        self.context_bias = nn.Parameter(torch.empty(sizes.vocab_size)) if bias else None
 
     def forward(self, h: Tensor, ctx: Context) -> Tensor:
         assert ctx.ids is not None
@@ -42,4 +51,12 @@ class ContextHead(nn.Module):
         mean_BGE = (vectors_BGWE * weight_BGW[..., None].to(vectors_BGWE.dtype)).sum(2)
         scored_BGCE = self.table(ctx.ids).unflatten(1, (mean_BGE.shape[1], -1))
         # A product of matrices, which FlopCounterMode counts; an elementwise one with a sum has no FLOPs to it.
-        return (scored_BGCE @ mean_BGE[..., None]).flatten(1)
+        scores_BT = (scored_BGCE @ mean_BGE[..., None]).flatten(1)
+        if self.bias is None or self.context_bias is None:
+            return scores_BT
+        mean_BG = (self.context_bias[context_BGW.clamp(min=0)] * weight_BGW).sum(-1)
+        return scores_BT + self.bias[ctx.ids] + mean_BG.repeat_interleave(scored_BGCE.shape[2], 1)
+
+    def vectors(self) -> Tensor:
+        """(V, E): the sum of both tables."""
+        return self.words.weight + self.table.weight

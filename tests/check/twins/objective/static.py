@@ -1,4 +1,4 @@
-"""Twins of the objectives skipgram and cbow, from their papers."""
+"""Twins of the objectives skipgram, cbow and glove, from their papers."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ REFUSED: Settings = {
     name: [({}, {"window": 0}), ({}, {"negatives": 0}), ({}, {"subsample": -0.1}), ({}, {"power": float("inf")})]
     for name in ("skipgram", "cbow")
 }
+REFUSED["glove"] = [({}, {"window": 0}), ({}, {"x_max": 0.0}), ({}, {"alpha": -0.5}), ({}, {"alpha": float("nan")})]
 
 
 def sigmoid(x):
@@ -116,3 +117,55 @@ def skipgram(given: Given) -> Arrays:
 @twin("objective", "cbow", source=SOURCE + "; the mean of the context: word2vec.c")
 def cbow(given: Given) -> Arrays:
     return static(given, True)
+
+
+@twin("objective", "glove", source="Pennington et al. 2014, EMNLP (D14-1162), equations 7 to 9 and section 4.2")
+def glove(given: Given) -> Arrays:
+    o, n = given.options, float(given.inputs["draws"])
+    special = [int(v) for key, v in given.inputs.items() if key.startswith("special/")]
+    made = {"shown": np.array(0.0), "fixed_counts": np.array(0.0), **least_squares(given)}
+    for name in ("plain", "answered", "only_special"):
+        text = given.inputs[f"{name}/tokens"][:-1]
+        documents = given.inputs.get(f"{name}/documents", np.zeros(len(text) + 1))
+        silent = given.inputs.get(f"{name}/given", np.zeros(len(text) + 1, bool))
+        size = (len(text), len(text))
+        pairs, near, times = np.zeros(size), np.zeros(size), np.zeros(size)
+        for i, j in np.ndindex(size):
+            between = text[min(i, j) : max(i, j) + 1]
+            often = given.inputs["near"][text[i], text[j]] * o["window"]
+            apart = i == j or abs(i - j) > o["window"] or documents[i] != documents[j]
+            if not (apart or silent[i] or silent[j] or np.isin(between, special).any() or often == 0):
+                pairs[i, j], near[i, j], times[i, j] = 1, 1 / abs(i - j), often
+        made |= {f"near/{name}": near, f"times/{name}": times}
+        made |= expected(f"pairs/{name}", pairs, n) | expected(f"drawn/{name}", np.zeros(SIZE), n)
+        made |= expected(f"number/{name}", np.array([pairs.sum(), 0]), n, np.zeros(2))
+        room = len(text) * 2 * o["window"]
+        made[f"places/{name}"] = np.array([room, 1, room, room])
+    return made
+
+
+def least_squares(given: Given) -> Arrays:
+    """Equation 8, of whose sum each place has the share 1 / distance / X."""
+    o, made = given.options, {}
+    for batch in ("batch", "none"):
+        real, scores = given.inputs[f"{batch}/real"], given.inputs[f"{batch}/scores/context"]
+        near, times = given.inputs[f"{batch}/near"], given.inputs[f"{batch}/times"]
+        loss, half, error, slope = 0.0, 0.0, 0.0, np.zeros_like(scores)
+        for at in zip(*np.nonzero(real == 1), strict=True):
+            weight = (times[at] / o["x_max"]) ** o["alpha"] if times[at] < o["x_max"] else 1.0
+            share = near[at] / times[at] * weight
+            difference = scores[at] - np.log(times[at])
+            loss += share * difference**2
+            half += share * (bfloat16(scores[at]) - np.log(times[at])) ** 2
+            error += abs(difference)
+            slope[at] = 2 * share * difference
+        count = int((real == 1).sum())
+        made |= {
+            f"{batch}/loss/pairs": np.array([loss, count]),
+            f"{batch}/mean": np.array(loss / max(count, 1) + BALANCE),
+            f"{batch}/slope/context": slope / max(count, 1),
+            f"{batch}/log/error": np.array([error, count]),
+        }
+        if batch == "batch":
+            made["half/mean"] = np.array(half / max(count, 1) + BALANCE)
+    return made

@@ -42,13 +42,23 @@ def vocabulary(setting: Setting, size: int = SIZE) -> Vocabulary:
     grown = [np.append(known_of, np.zeros(len(more), bool)) for known_of in WORDS]
     total = size + len(more)
     return Vocabulary(
-        total, {**known, **more}, read_words=lambda: Words(*grown), counts=lambda: counts(total), text=text_of
+        total,
+        {**known, **more},
+        read_words=lambda: Words(*grown),
+        counts=lambda: counts(total),
+        pairs=lambda window: lambda a, b: near(a, b) * np.float32(window),
+        text=text_of,
     )
 
 
 def counts(size: int) -> np.ndarray:
     """(size,) how often each id is in the training text."""
     return 1 + np.arange(size) * 7 % 11
+
+
+def near(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """How often two ids are near each other in the training text where a window is one token wide, float32; never, some."""
+    return ((a + b) * 7 % 13 * 2.5).astype(np.float32)
 
 
 def text_of(i: int) -> str:
@@ -236,7 +246,9 @@ def sampled(objective: Objective, name: str, text: Text, special: Mapping[str, i
 def pairs(objective: Objective, name: str, text: Text, special: Mapping[str, int]) -> Arrays:
     """Outputs where tokens stand with those around them: `pairs/` (T, T) how often a sample has the text's i-th token in the
     context of its j-th, `drawn/` how often each id is drawn against one, `number/` of tokens that are asked for and of those
-    drawn, a sample, and `places/` for which it has room."""
+    drawn, a sample, and `places/` for which it has room. Where a sample says how near they are, and how often in the training
+    text, `near/` and `times/` (T, T) of the pairs.
+    """
     found, own = draws(objective, text), text.tokens[:-1]
     place = np.zeros(SIZE, np.int64)
     place[own] = np.arange(len(own))
@@ -251,7 +263,16 @@ def pairs(objective: Objective, name: str, text: Text, special: Mapping[str, int
         drawn += np.bincount(ids[real == 0], minlength=SIZE)[:SIZE]
         number += len(groups), (real == 0).sum()
     n = len(found)
+    said = {}
+    for key in ("near", "times"):
+        if key in found[0]:
+            said[f"{key}/{name}"] = table = np.zeros((len(own), len(own)))
+            f = found[0]
+            # A pair is there once, so that adding is writing.
+            for group, at in np.argwhere(f["real"].reshape(len(f["context"]), -1) == 1):
+                table[place[f["context"][group, 0]], place[f["ids"][group + at]]] = f[key][group + at]
     return {
+        **said,
         f"pairs/{name}": met / n,
         f"drawn/{name}": drawn / n,
         f"number/{name}": number / n,
