@@ -230,7 +230,8 @@ class Objective(Protocol):
     the end of a run and in `llmlab eval` a model's texts are compared with what is right. `shown` (else 0): the share of
     targets whose answer the model is shown. `repeats` (else 0): after so many epochs what is drawn for a sample is drawn
     again. `vectors(model)`, if it has one, -> (V, width): the vectors of tokens that it has made, where they are not the token
-    table (`init_from.embedding`, `llmlab export format=word2vec`).
+    table (`init_from.embedding`, `llmlab export format=word2vec`); `spelled(model, words)`, if it is not None, -> (n, width) of
+    any words.
 
     A batch has what `prepare` gave, of records padded by the token with `valid` (and `source_valid`) beside, and of packed ones
     `documents` and `positions`; and from the framework `counts` {term: int64 scalar}, targets of the whole optimizer step.

@@ -36,7 +36,7 @@ def test_a_table_goes_out_and_comes_back(bytes_of_words, tmp_path):
     table = torch.randn(8, 3, generator=torch.Generator().manual_seed(0))
     names = vectors.names(bytes_of_words)
     assert list(names) == ["<eos>", "the", "Ġthe", "Ġcat", "Ġ", "ing", "\\u0020", "\\u000a"]
-    text = "".join(vectors.lines(((n, table[i]) for n, i in names.items()), 8, 3))
+    text = "".join(vectors.lines(list(names), table))
     (tmp_path / "v.txt").write_text(text)
     rows = vectors.begin(str(tmp_path / "v.txt"), bytes_of_words)
     assert rows.ids.tolist() == list(range(8)) and torch.equal(rows.vectors, table)
@@ -136,6 +136,10 @@ def test_any_model_begins_with_the_table_of_a_run(static, tiny, tmp_path):
     with pytest.raises(UserError, match="brings a token table of its own; leave one of them out"):
         compose([*begun, f"init_from={static}", f"init_from.embedding={static}"])
     assert not (tmp_path / "wide").exists()
+    word = next(iter(vectors.names(tokenizer)))
+    assert export(static, tmp_path / "one.txt", "word2vec", words=[word]).startswith("1 vectors of 16 numbers")
+    with pytest.raises(UserError, match="'cats': no token of the run; of other words objective=fasttext has vectors"):
+        export(static, tmp_path / "no.txt", "word2vec", words=["cats"])
     # Under another tokenizer by name, and again from the file that is exported.
     said = export(static, tmp_path / "v.txt", "word2vec")
     assert said == f"{ids} vectors of 16 numbers of step 12; use them as init_from.embedding={tmp_path / 'v.txt'}"

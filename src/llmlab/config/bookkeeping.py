@@ -66,6 +66,7 @@ ADDED: dict[str, object] = {
     **{f"objective.{key}": 0 for key in ("z_loss", "label_smoothing", "duplicates", "lm_weight")},
     **{f"objective.{key}": "none" for key in ("pair", "mode")},
     "objective.short": None,
+    "objective.ngrams": None,
 }
 
 

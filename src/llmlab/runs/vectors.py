@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -112,6 +112,19 @@ def of_model(model: Model, objective: Objective | None = None) -> Tensor:
     return table.detach().float()
 
 
+def of_words(model: Model, chosen: Sequence[str], tokenizer: Tokenizer, objective: Objective | None) -> Tensor:
+    """(n, width) float32: vectors of words, of any where the objective spells them. UserError for words without one."""
+    if spelled := getattr(objective, "spelled", None):
+        return cast(Tensor, spelled(model, chosen)).float()
+    known = {**words(tokenizer), **names(tokenizer)}
+    if unknown := [word for word in chosen if word not in known]:
+        more = f" and {len(unknown) - 3} more" if len(unknown) > 3 else ""
+        raise UserError(
+            f"{', '.join(map(repr, unknown[:3]))}{more}: no token of the run; of other words objective=fasttext has vectors"
+        )
+    return of_model(model, objective)[[known[word] for word in chosen]]
+
+
 # ---------------------------------------------------------------- the text format
 
 
@@ -159,9 +172,9 @@ def _lines(f: BinaryIO) -> Iterator[tuple[int, bytes]]:
             yield number, line
 
 
-def lines(rows: Iterable[tuple[str, Tensor]], count: int, width: int) -> Iterator[str]:
+def lines(words: Sequence[str], table: Tensor) -> Iterator[str]:
     """Lines of the text format, the first of which is "words width": what gensim's KeyedVectors reads."""
-    yield f"{count} {width}\n"
-    for word, vector in rows:
+    yield f"{len(words)} {table.shape[1]}\n"
+    for word, vector in zip(words, table.tolist(), strict=True):
         # Nine digits give a float32 back.
-        yield f"{word} {' '.join(f'{x:.9g}' for x in vector.tolist())}\n"
+        yield f"{name(word)} {' '.join(f'{x:.9g}' for x in vector)}\n"

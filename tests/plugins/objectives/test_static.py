@@ -147,6 +147,45 @@ def test_over_an_epoch_glove_has_its_papers_loss(models):
     assert count == sum(2 * min(4, LENGTH - 2 - i) for _ in rows for i in range(LENGTH - 1))
 
 
+# Of gensim 4.4.0: compute_ngrams_bytes and ft_hash_bytes, which are fastText's, signed bytes included.
+HASHES = {
+    ("cat", 3, 6): {
+        "<ca": 1066916747, "<cat": 453988973, "<cat>": 3961428137, "cat": 108289031, "cat>": 1647127995, "at>": 3848351106,
+    },
+    ("日本", 3, 6): {"<日本": 3018758587, "<日本>": 3315313759, "日本>": 778196157},
+    ("a", 3, 6): {"<a>": 2359087600},
+    ("ab", 1, 2): {"<a": 1761008750, "a": 3826002220, "ab": 1294271946, "b": 3876335077, "b>": 2469146561},
+    ("ïve", 3, 4): {
+        "<ïv": 1943338633, "<ïve": 1145916804, "ïve": 1813711570, "ïve>": 445788548, "ve>": 3325088654,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("word", "shortest", "longest"), HASHES)
+def test_ngrams_are_hashed_as_by_gensim(word, shortest, longest):
+    known = Vocabulary(2, {}, text=lambda i: ["", f" {word} "][i])
+    want = list(HASHES[word, shortest, longest].values())
+    part = registry.load("objective", "fasttext", {"ngrams": (shortest, longest)})(known, LENGTH)
+    found = part.subwords.of(np.array([[0], [1], [-1]]))
+    assert found[1].tolist() == want and (found[[0, 2]] == -1).all()
+
+
+def test_words_out_of_the_vocabulary_have_vectors():
+    model = build_model(resolve(compose(["objective=fasttext", *SIZES, "heads.context.buckets=50"])), 1)
+    names = ["", "cat", " cat", " dog", *map(str, range(4, WORDS))]
+    part = registry.load("objective", "fasttext", {})(Vocabulary(WORDS, {"eos": 0}, text=lambda i: names[i]), LENGTH)
+    table, head = vectors.of_model(model, part), model.heads["context"]
+    own = head.words.weight.detach()
+    assert torch.equal(table[0], own[0])  # of no letters there are no n-grams
+    grams = head.grams.weight.detach()[[h % 50 for h in HASHES["cat", 3, 6].values()]]
+    torch.testing.assert_close(table[2], torch.cat([own[[2]], grams]).mean(0))
+    spelt = part.spelled(model, ["cat", "cats", "dog"])
+    torch.testing.assert_close(spelt[[0, 2]], table[[2, 3]])
+    shared = [h % 50 for h in part.subwords.hashes("cats")]
+    torch.testing.assert_close(spelt[1], head.grams.weight.detach()[shared].mean(0))
+    assert registry.load("objective", "skipgram", {})(Vocabulary(WORDS, {}), LENGTH).spelled is None
+
+
 @pytest.mark.slow  # it traces a step of the model, once for each strategy
 def test_a_plan_has_no_layers_in_its_step(capsys):
     from llmlab.commands import plan

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from itertools import combinations
+from typing import Any
+
 import numpy as np
 
 from llmlab.check.twins.observers.objective import BALANCE
-from llmlab.check.twins.observers.texts import SIZE
+from llmlab.check.twins.observers.texts import SIZE, text_of
 from llmlab.twins import Given, twin
 from twins import Settings
 from twins.norm import bfloat16
 from twins.objective.losses import Arrays, expected
 
-REFUSED: Settings = {
-    name: [({}, {"window": 0}), ({}, {"negatives": 0}), ({}, {"subsample": -0.1}), ({}, {"power": float("inf")})]
-    for name in ("skipgram", "cbow")
-}
+WRONG = [{"window": 0}, {"negatives": 0}, {"subsample": -0.1}, {"power": float("inf")}]
+WRONG += [{"ngrams": wrong} for wrong in ((3,), (0, 3), (4, 3))]
+REFUSED: Settings = {name: [({}, wrong) for wrong in WRONG] for name in ("skipgram", "cbow", "fasttext")}
 REFUSED["glove"] = [({}, {"window": 0}), ({}, {"x_max": 0.0}), ({}, {"alpha": -0.5}), ({}, {"alpha": float("nan")})]
 
 
@@ -98,10 +101,33 @@ def static(given: Given, one_word: bool) -> Arrays:
         # Words of a sample go together, and so does what is drawn against them.
         made |= expected(f"drawn/{name}", drawn[:SIZE], n, drawn[:SIZE] * (1 + drawn[:SIZE]))
         made |= expected(f"number/{name}", totals, n, totals * (1 + totals / 4))
-        groups = len(text) * (1 if one_word else 2 * o["window"])
-        scored = groups * (1 + o["negatives"])
-        made[f"places/{name}"] = np.array([groups, 2 * o["window"] if one_word else 1, scored, scored])
+        each = 2 * o["window"]
+        groups = len(text) * (1 if one_word or o["ngrams"] else each)
+        scored = len(text) * (1 if one_word else each) * (1 + o["negatives"])
+        made[f"places/{name}"] = np.array([groups, each if one_word else 1, scored, scored])
+        if o["ngrams"]:
+            made |= hashed(name, text, pairs, n, o)
     return made
+
+
+def hashed(name: str, text: np.ndarray, pairs: np.ndarray, n: float, options: Mapping[str, Any]) -> Arrays:
+    """Sums over the n-grams of the words around each that is asked for: Bojanowski et al. 2017, section 3.2."""
+    shortest, longest = options["ngrams"]
+    totals = np.zeros(2)
+    for word, times in zip(text, pairs.sum(1), strict=True):
+        marked = "<" + text_of(word).strip() + ">"
+        every = {
+            (i, j): marked[i:j] for i, j in combinations(range(len(marked) + 1), 2) if shortest <= j - i <= longest
+        }
+        for gram in every.values():
+            if gram not in "<>":
+                hashed_to = 2166136261
+                for byte in np.frombuffer(gram.encode(), np.int8):
+                    hashed_to = (hashed_to ^ int(byte)) % 2**32 * 16777619 % 2**32
+                totals += times * np.array([hashed_to / 2**32, 1])
+    # At a window of 1 and of all words nothing is drawn.
+    drawn = options["window"] > 1 or options["subsample"] > 0
+    return expected(f"ngrams/{name}", totals, n, totals * (1 + totals / 4) * drawn)
 
 
 SOURCE = (
@@ -109,6 +135,7 @@ SOURCE = (
 )
 
 
+@twin("objective", "fasttext", source=SOURCE + "; Bojanowski et al. 2017, arXiv:1607.04606, section 3.2")
 @twin("objective", "skipgram", source=SOURCE)
 def skipgram(given: Given) -> Arrays:
     return static(given, False)
