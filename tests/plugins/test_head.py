@@ -24,7 +24,8 @@ def head(name, embedding=None, options=None, **changes):
 
 
 def test_every_head_is_here():
-    assert set(names("head")) == {"lm", "mlm", "pooled", "scalar", "token", "span", "replaced", "boundary", "context"}
+    fed = {"lm", "mlm", "pooled", "scalar", "token", "span", "replaced", "boundary"}
+    assert set(names("head")) == fed | {"context", "biased_context", "subwords"}
 
 
 @pytest.mark.parametrize("tied", [True, False])
