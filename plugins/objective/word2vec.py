@@ -1,17 +1,18 @@
-"""Static embeddings by negative sampling (word2vec): a token table that any model can begin with."""
+"""Static embeddings by negative sampling (word2vec, FastText): a token table that any model can begin with."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from llmlab.registry import register
 from llmlab.slots import LanguageModel, Loss, Pass, Vocabulary, auxiliary
+from llmlab_plugins.objective._subwords import Subwords, table, word_of
 
 NOTHING = -1  # in `context` no token, in `real` a place that is not scored
 
@@ -20,7 +21,14 @@ class NegativeSampling:
     """The text of a sample, thinned out, and the loss that both objectives have."""
 
     def __init__(
-        self, vocabulary: Vocabulary, seq_len: int, window: int, negatives: int, subsample: float, power: float
+        self,
+        vocabulary: Vocabulary,
+        seq_len: int,
+        window: int,
+        negatives: int,
+        subsample: float,
+        power: float,
+        ngrams: Sequence[int] | None,
     ):
         if window < 1 or negatives < 1:
             raise ValueError(
@@ -31,6 +39,12 @@ class NegativeSampling:
                 f"objective.subsample must be 0 (all tokens are kept) or more and objective.power a number, but they are "
                 f"{subsample} and {power}"
             )
+        if ngrams and not (len(ngrams) == 2 and 1 <= ngrams[0] <= ngrams[1]):
+            raise ValueError(f"objective.ngrams must be [shortest, longest], as [3, 6], but is {list(ngrams)}")
+        self.vocabulary = vocabulary
+        self.subwords = Subwords(vocabulary, *ngrams) if ngrams else None
+        # Of n-grams alone vectors of other words can be made.
+        self.spelled = self._spelled if ngrams else None
         self.seq_len, self.window, self.negatives = seq_len, window, negatives
         self.special_ids = np.array(sorted(vocabulary.special.values()), dtype=np.int64)
         counts = np.ones(vocabulary.size) if vocabulary.counts is None else vocabulary.counts().astype(np.float64)
@@ -84,8 +98,10 @@ class NegativeSampling:
     def filled(self, groups: int, context: np.ndarray, ids: np.ndarray, real: np.ndarray) -> dict[str, Any]:
         """Arrays of the size of a text from which nothing was left out."""
         more = groups - len(ids)
+        context = np.concatenate([context, np.full((more, context.shape[1]), NOTHING)])
         return {
-            "context": np.concatenate([context, np.full((more, context.shape[1]), NOTHING)]),
+            "context": context,
+            **({} if self.subwords is None else {"subwords": self.subwords.of(context)}),
             "ids": np.concatenate([ids, np.zeros((more, ids.shape[1]), np.int64)]).ravel(),
             "real": np.concatenate([real, np.full((more, real.shape[1]), NOTHING)]).ravel(),
         }
@@ -109,7 +125,37 @@ class NegativeSampling:
         right = (first_BG & (real_BGC[..., 0] == 1)).sum()
         return Loss({"sampled": (loss, count)}, logs={"accuracy": (right, count)}, aux={"model": auxiliary(output)})
 
+    @torch.no_grad()
+    def vectors(self, model: nn.Module) -> Tensor:
+        """(V, width): the token table, or of each token the mean of its vector and those of its n-grams."""
+        head: Any = model.get_submodule("heads.context")
+        weight: Tensor = head.words.weight
+        if self.subwords is None:
+            return weight
+        # At a time, as of many words with long ones among them the hashes take more than the vectors.
+        pieces = [
+            head.mean(ids[:, None], torch.from_numpy(self.subwords.of(ids[:, None].numpy())).to(ids.device))
+            for ids in torch.arange(self.vocabulary.size).split(4096)
+        ]
+        return torch.cat([*pieces, weight[self.vocabulary.size :]])
 
+    @torch.no_grad()
+    def _spelled(self, model: nn.Module, words: Sequence[str]) -> Tensor:
+        """(n, width): of words as they are spelt, in the vocabulary or not, the mean of the vectors of their n-grams, and of
+        their own where they have one."""
+        assert self.subwords is not None
+        known: dict[str, int] = {}
+        for i in range(self.vocabulary.size):
+            # Of two spellings that of a word behind a space.
+            if (word := word_of(text := self.vocabulary.text(i))) and (word not in known or text[0] == " "):
+                known[word] = i
+        head: Any = model.get_submodule("heads.context")
+        ids = torch.tensor([[known.get(word, NOTHING)] for word in words])
+        both: Tensor = head.mean(ids, torch.from_numpy(table([self.subwords.hashes(word) for word in words])))
+        return both
+
+
+@register("objective", "fasttext", ngrams=(3, 6))
 @register("objective", "skipgram")
 class SkipGram(NegativeSampling):
     """Skip-gram with negative sampling (Mikolov et al. 2013, arXiv:1310.4546): a word tells its neighbours.
@@ -118,6 +164,10 @@ class SkipGram(NegativeSampling):
     pair of a word and a word in its window the loss is -log s(u.v) - sum over negatives of log s(-u.v), in nats, with s the
     sigmoid. ids and real (T 2 window (1 + negatives),): a neighbour, then words drawn against it; context (T 2 window, 1).
     accuracy: the share of neighbours with a higher score than all that is drawn against them.
+
+    fasttext: Skip-gram with subwords (Bojanowski et al. 2017, arXiv:1607.04606): a word is the mean of its vector and those of
+    its character n-grams, so that words out of the vocabulary have vectors too (`llmlab export format=word2vec words=FILE`).
+    context is then (T, 1), and subwords (T, most) has the hashes of its n-grams, -1 behind them.
     """
 
     mask = "bidirectional"
@@ -128,6 +178,7 @@ class SkipGram(NegativeSampling):
     learns = ("heads", "stacks.*.embedding.table")
     restores = "pairs"
     fixed_counts = False
+    when = {"ngrams": {"heads": {"context": "subwords"}}}
     telling = (
         {"window": 2, "subsample": 0.0},
         {"negatives": 2, "subsample": 0.0},
@@ -135,6 +186,9 @@ class SkipGram(NegativeSampling):
         {"subsample": 0.0},
         {"power": 0.0, "subsample": 0.0},
         {"window": 1, "negatives": 1, "power": 2.0},
+        {"ngrams": (3, 6), "window": 1, "subsample": 0.0},
+        {"ngrams": (2, 3), "window": 1, "subsample": 0.0},
+        {"ngrams": (1, 1), "window": 2, "subsample": 0.0},
     )
 
     def __init__(
@@ -147,13 +201,17 @@ class SkipGram(NegativeSampling):
         negatives: int = 5,  # words that are drawn against a neighbour
         subsample: float = 1e-3,  # words above this share of the text are kept the more rarely; 0: all are kept
         power: float = 0.75,  # of a word's count, to which its chance to be drawn is proportional
+        ngrams: tuple[int, ...] | None = None,  # shortest and longest, of which a word's vector is made too; null: none
     ):
-        super().__init__(vocabulary, seq_len, window, negatives, subsample, power)
+        super().__init__(vocabulary, seq_len, window, negatives, subsample, power, ngrams)
 
     def prepare(self, sample: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
         words, documents = self.words(sample, rng)
         places, there = self.neighbours(documents, rng)
         ids, real = self.scored(words[places].ravel(), there.ravel(), rng)
+        if self.subwords is not None:  # once for all neighbours, as a word has many n-grams
+            shape = len(words), 2 * self.window * (1 + self.negatives)
+            return self.filled(self.seq_len, words[:, None], ids.reshape(shape), real.reshape(shape))
         centres = np.where(there, words[:, None], NOTHING).reshape(-1, 1)
         return self.filled(self.seq_len * 2 * self.window, centres, ids, real)
 
@@ -176,6 +234,7 @@ class CBOW(NegativeSampling):
     learns = ("heads", "stacks.*.embedding.table")
     restores = "pairs"
     fixed_counts = False
+    when = {"ngrams": {"heads": {"context": "subwords"}}}
     telling = (
         {"window": 2, "subsample": 0.0},
         {"negatives": 2, "subsample": 0.0},
@@ -183,6 +242,9 @@ class CBOW(NegativeSampling):
         {"subsample": 0.0},
         {"power": 0.0, "subsample": 0.0},
         {"window": 1, "negatives": 1, "power": 2.0},
+        {"ngrams": (3, 6), "window": 1, "subsample": 0.0},
+        {"ngrams": (2, 3), "window": 1, "subsample": 0.0},
+        {"ngrams": (1, 1), "window": 2, "subsample": 0.0},
     )
 
     def __init__(
@@ -195,8 +257,9 @@ class CBOW(NegativeSampling):
         negatives: int = 5,  # words that are drawn against a word
         subsample: float = 1e-3,  # words above this share of the text are kept the more rarely; 0: all are kept
         power: float = 0.75,  # of a word's count, to which its chance to be drawn is proportional
+        ngrams: tuple[int, ...] | None = None,  # shortest and longest, of which a word's vector is made too; null: none
     ):
-        super().__init__(vocabulary, seq_len, window, negatives, subsample, power)
+        super().__init__(vocabulary, seq_len, window, negatives, subsample, power, ngrams)
 
     def prepare(self, sample: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
         words, documents = self.words(sample, rng)

@@ -122,6 +122,8 @@ class Vocabulary:
     name NAME a token <|NAME|> is made.
     read_words: gives `words`, only when they are asked for, as the tokenizer has to be read for them.
     counts: how often each id is in the training text, (size,) int64, counted when it is called; None where there is no text.
+    pairs(window): a function of ids a and b (...,) that says how often each two are near each other in the training text, as
+    GloVe counts (`llmlab.data.pairs`), counted when it is asked for first and then kept; None where there is no text.
     text(id): what an id stands for, "" for a special one; an objective that asks for words or sentences reads it in its
     constructor.
     """
@@ -130,6 +132,7 @@ class Vocabulary:
     special: Mapping[str, int]
     read_words: Callable[[], Words | None] | None = field(default=None, compare=False, repr=False)
     counts: Callable[[], np.ndarray] | None = field(default=None, compare=False)
+    pairs: Callable[[int], Callable[[np.ndarray, np.ndarray], np.ndarray]] | None = field(default=None, compare=False)
     text: Callable[[int], str] = field(default=_no_text, compare=False)
 
     @property
@@ -230,7 +233,9 @@ class Objective(Protocol):
     the end of a run and in `llmlab eval` a model's texts are compared with what is right. `best_spans(model, batch)`, if it has
     one, of questions -> (first, last, score, none), (B,) each: the same of answers in their contexts. `shown` (else 0): the
     share of targets whose answer the model is shown. `repeats` (else 0): after so many epochs what is drawn for a sample is
-    drawn again.
+    drawn again. `vectors(model)`, if it has one, -> (V, width): the vectors of tokens that it has made, where they are not the
+    token table (`init_from.embedding`, `llmlab export format=word2vec`); `spelled(model, words)`, if it is not None, ->
+    (n, width) of any words.
 
     A batch has what `prepare` gave, of records padded by the token with `valid` (and `source_valid`) beside, and of packed ones
     `documents` and `positions`; and from the framework `counts` {term: int64 scalar}, targets of the whole optimizer step.

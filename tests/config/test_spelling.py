@@ -179,6 +179,6 @@ def test_a_tokenizer_is_inherited_from_a_folder_of_any_name(name, tmp_path):
     for file in (inherit.CONFIG, inherit.FILE):
         (run / file).write_text("{}")
     (run / inherit.SPECIAL).write_text('{"kind": "bpe"}')
-    cfg = OmegaConf.create({"init_from": str(run), "init_tokenizer": None})
+    cfg = OmegaConf.create({"init_from": str(run), "init_tokenizer": None, "init_embedding": None})
     kind, path = inherit.words(cfg, ())
     assert kind == "tokenizer=file" and parsed(path).value() == str(run)

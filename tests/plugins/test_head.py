@@ -24,7 +24,7 @@ def head(name, embedding=None, options=None, **changes):
 
 
 def test_every_head_is_here():
-    of_tokens = {"lm", "mlm", "token", "replaced", "boundary", "context", "projection"}
+    of_tokens = {"lm", "mlm", "token", "replaced", "boundary", "context", "biased_context", "subwords", "projection"}
     assert set(names("head")) == {*of_tokens, "pooled", "scalar", "span"}
 
 

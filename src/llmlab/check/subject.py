@@ -184,6 +184,7 @@ class Subject:
             "queries": torch.zeros(rows, length, dtype=torch.bool),
             "placeholders": torch.zeros(rows, length, dtype=torch.bool),
             "context": torch.arange(rows * length).view(rows, length, 1) % FIRST_ID,
+            "subwords": torch.arange(rows * length * 3).view(rows, length, 3) % 17 - 1,
             "boundary_left": torch.tensor([[0, 2], [3, 1]]).repeat(rows, 1)[:rows],
             "boundary_right": torch.tensor([[2, 5], [5, 4]]).repeat(rows, 1)[:rows].clamp(max=length - 1),
             "boundary_offset": torch.tensor([[0, 1], [0, 1]]).repeat(rows, 1)[:rows],

@@ -1,4 +1,4 @@
-"""`llmlab export`: a checkpoint of a run as one folder, for llmlab or for Hugging Face's transformers."""
+"""`llmlab export`: a checkpoint of a run as one folder, for llmlab or for Hugging Face's transformers, or its vectors."""
 
 from __future__ import annotations
 
@@ -12,16 +12,21 @@ from pathlib import Path
 
 from llmlab.commands.arguments import parse
 from llmlab.errors import UserError
+from llmlab.files import write_atomic
+from llmlab.json_files import read_text
 
 USAGE = """\
-llmlab export run=FOLDER to=FOLDER [format=llmlab|hf] [step=N] [role=ROLE]
+llmlab export run=FOLDER to=FOLDER [format=llmlab|hf|word2vec] [step=N] [role=ROLE] [words=FILE]
 
 Writes the weights of a run's newest intact checkpoint (or that of step N) to one folder, whatever its strategy.
 format=llmlab  model.safetensors by parameter path, the model, the config and the tokenizer: what
                llmlab train init_from=FOLDER, llmlab generate run=FOLDER and llmlab eval run=FOLDER take
 format=hf      config.json, model.safetensors and the tokenizer, as transformers loads them
+format=word2vec  one file, named by to=FILE: "words width", then each token and its vector in a line, as gensim's
+               KeyedVectors and llmlab train init_from.embedding=FILE read it
+words=FILE     of format=word2vec, the words of a text, a line each, in place of all tokens: of objective=fasttext any word
 role=ROLE      of the model that the run has trained beside its own in this role of the objective, as role=generator"""
-FORMATS = ("llmlab", "hf")
+FORMATS = ("llmlab", "hf", "word2vec")
 
 
 @dataclass
@@ -31,6 +36,7 @@ class Arguments:
     format: str = "llmlab"
     step: int | None = None
     role: str | None = None
+    words: str | None = None
 
 
 def main(argv: Sequence[str]) -> int | None:
@@ -40,17 +46,37 @@ def main(argv: Sequence[str]) -> int | None:
     a = parse(argv, Arguments, "export")
     if a.format not in FORMATS:
         raise UserError(f"format={a.format} must be one of {', '.join(FORMATS)}")
-    said = export(a.run, Path(a.to), a.format, a.step, a.role)
+    if a.words is not None and a.format != "word2vec":
+        raise UserError(f"words={a.words} has no effect on format={a.format}; choose format=word2vec")
+    said = export(a.run, Path(a.to), a.format, a.step, a.role, None if a.words is None else _words(Path(a.words)))
     print(f"{a.to}: {said}")
     return 0
 
 
-def export(run: str | Path, to: Path, format: str = "llmlab", step: int | None = None, role: str | None = None) -> str:
-    """Write the folder `to`, or nothing; returns what it holds in a line.
+def _words(path: Path) -> list[str]:
+    try:
+        lines = read_text(path).splitlines()
+    except OSError as e:
+        raise UserError(f"words={path} can't be read: {e.strerror}") from e
+    if not (words := list(dict.fromkeys(word for line in lines if (word := line.strip())))):
+        raise UserError(f"words={path} has no word")
+    return words
+
+
+def export(
+    run: str | Path,
+    to: Path,
+    format: str = "llmlab",
+    step: int | None = None,
+    role: str | None = None,
+    words: Sequence[str] | None = None,
+) -> str:
+    """Write the folder `to` (of format word2vec a file), or nothing; returns what it holds in a line.
 
     run: a run folder, one of its checkpoints, or what was exported before. role: of a companion that the run has trained;
-    None: the model that it is for. UserError where there is no sound checkpoint of that step or no such companion, where `to`
-    holds something already, or where the model has no place in a checkpoint of transformers.
+    None: the model that it is for. words: whose vectors a file of vectors has; None: all tokens. UserError where there is no
+    sound checkpoint of that step or no such companion, where `to` holds something already, or where the model has no place in
+    a checkpoint of transformers.
     """
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise UserError(f"to={to}: there is something already; name a folder that is empty or not there")
@@ -61,6 +87,8 @@ def export(run: str | Path, to: Path, format: str = "llmlab", step: int | None =
         from llmlab.runs.companion import trains
 
         trains(home, role)
+    if format == "word2vec":
+        return _word2vec(path, home, to, role, words)
     write = functools.partial(_llmlab if format == "llmlab" else _hf, role=role)
     # replace, not str.format: a path may have braces.
     return _atomically(to, lambda temporary: write(path, home, temporary)).replace("{to}", str(to))
@@ -125,6 +153,26 @@ def _hf(path: Path, home: Path, to: Path, role: str | None = None) -> str:
     if left_out := [f"heads.{role}" for role in model.heads if role not in exported(model.spec).heads]:
         said += f", without {' and '.join(left_out)}, which served training alone"
     return "; ".join([said, *filter(None, notes)])
+
+
+def _word2vec(path: Path, home: Path, to: Path, role: str | None, words: Sequence[str] | None) -> str:
+    from llmlab.runs import checkpoint, companion, vectors
+    from llmlab.runs.folder import load, load_model
+
+    if to.is_dir():
+        raise UserError(f"to={to}: there is a folder; name a file that is not there, as to={to / 'vectors.txt'}")
+    model, tokenizer = load_model(path)
+    objective = vectors.objective(load(home)[0], tokenizer) if role is None else None
+    if role is not None:
+        model = companion.load(path, home, role)
+    if words is None:
+        names = vectors.names(tokenizer)
+        words, table = list(names), vectors.of_model(model, objective)[list(names.values())]
+    else:
+        table = vectors.of_words(model, words, tokenizer, objective)
+    write_atomic(to, "".join(vectors.lines(words, table)))
+    what = f"{len(words):,} vectors of {table.shape[1]} numbers of step {checkpoint.step_of(path):,}"
+    return f"{what}; use them as init_from.embedding={to}"
 
 
 def _atomically(to: Path, fill: Callable[[Path], str]) -> str:

@@ -131,13 +131,14 @@ def resumed(overrides: Sequence[str]) -> list[str]:
 
 
 def _latest(override: str) -> str:
-    """resume=latest, init_from=latest and models.ROLE=latest with the folder that is meant; any other override as it is."""
+    """resume=latest, init_from=latest, init_from.embedding=latest and models.ROLE=latest with the folder that is meant; any
+    other override as it is."""
     from llmlab.config import spelling
     from llmlab.runs import newest
 
     key, _, word = override.partition("=")
     if (
-        not (key in ("resume", "init_from") or key.startswith("models."))
+        not (key in ("resume", "init_from", *init_from.TYPED.values()) or key.startswith("models."))
         or (folder := newest.resolve_run(word, key)) == word
     ):
         return override
@@ -302,7 +303,7 @@ def usage(argv: Sequence[str]) -> str:
         "  trainer.   arguments of Lightning's Trainer: max_steps, devices, ...    placement. "
         + keys(schema.Placement),
         "  logger.    wandb.*, tensorboard.*, samples    models.ROLE=[WORDS]|RUN|hf=FOLDER  the objective's other models",
-        "  seed, precision, resume=RUN, resume_from, init_from=RUN|hf=FOLDER, init_from.tokenizer, hydra.run.dir=FOLDER",
+        "  seed, precision, resume=RUN, resume_from, init_from=RUN|hf=FOLDER, init_from.embedding|tokenizer, hydra.run.dir=DIR",
         "  flags: --config-dir, --cfg, -m (sweep=NAME, hydra/launcher=joblib hydra.launcher.n_jobs=2, hydra/sweeper=optuna)",
     ]
     return "\n".join([*lines, "", EXAMPLES])

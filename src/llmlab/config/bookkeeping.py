@@ -42,7 +42,7 @@ WATCHED = ("train.log_every", "train.validate_every")
 # Everything else. Devices and strategies change the last digits, and what a step costs.
 NUMBERS = (
     "seed", "model", "heads", "layers", "execute", "kinds", "stacks", "models", "tokenizer", "budget", "strategy",
-    "placement", "precision", "init_from", "init_tokenizer", "train.batch_size", "train.micro_batch_size",
+    "placement", "precision", "init_from", "init_tokenizer", "init_embedding", "train.batch_size", "train.micro_batch_size",
     "train.clip", "train.learns", "train.validation_batches", "data.source", "data.path", "data.seq_len", "data.validation",
     "data.split", "data.separate_documents", "data.max_documents", "data.votes", "data.field", "data.fields", "data.bos",
     "trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.max_steps", "trainer.max_time",
@@ -55,6 +55,7 @@ NUMBERS = (
 # dict comes before the dict.
 ADDED: dict[str, object] = {
     "models": {},
+    "init_embedding": None,
     "reward": None,
     "filter": {},
     "train.learns": None,
@@ -68,6 +69,7 @@ ADDED: dict[str, object] = {
     **{f"objective.{key}": [-1] for key in ("layers", "teacher_layers")},
     "objective.max_answer": 30,
     "objective.short": None,
+    "objective.ngrams": None,
 }
 
 

@@ -34,7 +34,16 @@ SHARED = ("embedding", "position")  # what a companion can have in common with t
 GROUPS = ("model", "size", *LAYER_SLOTS, *MODEL_SLOTS, "head")  # choices that make a model
 NODES = (*GROUPS, "layers", "execute", "kinds", "stacks", "heads")  # and keys below which its values are
 ROOT: tuple[str, ...] = ("seed", "data", "tokenizer", "train", "budget", "strategy", "placement", "precision")
-ROOT += ("trainer", "logger", "objective", "optimizer", "schedule", "init_from", KEY)  # other words of a run
+ROOT += (
+    "trainer",
+    "logger",
+    "objective",
+    "optimizer",
+    "schedule",
+    "init_from",
+    "init_embedding",
+    KEY,
+)  # other words of a run
 # What `size=` states, so that a typed one gives way to the size of a companion's own words.
 OF_SIZE = ("dim", "n_layers", "n_heads", "n_kv_heads", "head_dim", "ffn_dim")
 
@@ -220,7 +229,7 @@ def _inherited(
     for o in typed:
         text, key = str(o.input_line), o.key_or_group
         of_model, _, name = key.partition(".")
-        if (key, o.package) in own or of_model in (KEY, "init_from", "init_tokenizer", "experiment", "sweep"):
+        if (key, o.package) in own or of_model in (KEY, "init_from", *init_from.TYPED, "experiment", "sweep"):
             continue
         if key == "head" and str(o.package).removeprefix("heads.") not in about.heads:
             continue  # of a head that the companion lacks

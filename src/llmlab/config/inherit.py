@@ -1,5 +1,5 @@
-"""The tokenizer of a run that begins with the weights of another (`init_from=RUN`): it comes with them, and what documents
-begin with in it.
+"""The tokenizer of a run that begins with the weights of another (`init_from=RUN`) or with its vectors of tokens
+(`init_from.embedding=RUN`): it comes with them, and what documents begin with in it.
 """
 
 from __future__ import annotations
@@ -44,34 +44,46 @@ def words(cfg: DictConfig, parsed: Iterable[Override]) -> list[str]:
 
     UserError if another tokenizer was typed.
     """
-    if cfg.init_from is None:
+    typed_key, start = source(cfg)
+    if start is None:
         if cfg.init_tokenizer == "new":
             raise UserError("init_from.tokenizer=new has no effect without init_from=RUN; leave it out")
         return []
-    if cfg.init_tokenizer == "new" or init_from.hf_name(cfg.init_from) is not None:
+    if cfg.init_tokenizer == "new" or init_from.hf_name(start) is not None:
         # A Hugging Face folder brings its own, in hub.begin.
         return []
-    parsed, folder = list(parsed), home(cfg.init_from).absolute()
+    parsed, folder = list(parsed), home(start).absolute()
+    whose = "the weights of" if cfg.init_from is not None else "the vectors of"
+    under = "put them under another" if cfg.init_from is not None else "look the tokens of another up in it by name"
     if not (folder / CONFIG).exists():
         # `validate` reports a folder that is no run.
         return []
+    # Vectors can't be looked up by name without the names, whatever else the tokens are.
+    again = f", or type init_from.tokenizer=new to {under}" * (cfg.init_from is not None)
     for name in (FILE, SPECIAL):
         if not (folder / name).is_file():
             raise UserError(
-                f"init_from={cfg.init_from}: there is no {name} in {folder}, and its weights know the tokens of that "
-                "tokenizer only; bring it back, or type init_from.tokenizer=new to put them under another"
+                f"{typed_key}={start}: there is no {name} in {folder}, and its weights know the tokens of that "
+                f"tokenizer only; bring it back{again}"
             )
     typed = [str(o.input_line) for o in parsed if is_about(o.key_or_group)]
     if typed and not _agrees(cfg.tokenizer, folder):
         raise UserError(
-            f"{' '.join(typed)}: the weights of init_from={cfg.init_from} know the tokens of their own tokenizer "
-            f"({_described(folder)}); leave it out, or type init_from.tokenizer=new to put them under another"
+            f"{' '.join(typed)}: {whose} {typed_key}={start} know the tokens of their own tokenizer "
+            f"({_described(folder)}); leave it out, or type init_from.tokenizer=new to {under}"
         )
     # Quoted: a folder's name may hold any sign of Hydra's grammar.
     own = [f"{GROUP}=file", f"{GROUP}.path={quoted(str(folder))}"]
     if (bos := _bos(folder)) is not None and all(o.key_or_group != BOS for o in parsed):
         own.append(f"{BOS}={str(bos).lower()}")
     return own
+
+
+def source(cfg: DictConfig) -> tuple[str, str | None]:
+    """(the key as it is typed, its value) of what a run begins with whose tokenizer comes along; None without any."""
+    if cfg.init_from is None and cfg.init_embedding is not None and not expanded(cfg.init_embedding).is_file():
+        return init_from.TYPED["init_embedding"], cfg.init_embedding
+    return "init_from", cfg.init_from
 
 
 def _bos(folder: Path) -> bool | None:

@@ -10,6 +10,8 @@ from llmlab.config.spelling import quoted
 
 # "hf:" needs no quotes in Hydra's grammar, "hf=" is what the other commands take.
 PREFIXES = ("hf=", "hf:")
+# Keys that are typed below init_from, which is a text and has none below it.
+TYPED = {"init_tokenizer": "init_from.tokenizer", "init_embedding": "init_from.embedding"}
 
 
 def hf_name(value: str | None) -> str | None:
@@ -18,12 +20,12 @@ def hf_name(value: str | None) -> str | None:
 
 
 def normalise(override: str) -> str:
-    """An override as Hydra's grammar wants it: init_from=hf=FOLDER quoted, and init_from.tokenizer as the key that it is,
-    for init_from is a text and has none below it. Any other as it is."""
-    key, _, value = override.partition("=")
-    if key.lstrip("+") == "init_from.tokenizer":
-        return f"init_tokenizer={value}"
-    if key.lstrip("+") != "init_from":
+    """An override as Hydra's grammar wants it: init_from=hf=FOLDER quoted, and what is typed below init_from as the key that
+    it is (`TYPED`). Any other as it is."""
+    key, equals, value = override.partition("=")
+    key = next((k for k, typed in TYPED.items() if typed == key.lstrip("+")), key)
+    override = f"{key}{equals}{value}"
+    if key.lstrip("+") not in ("init_from", "init_embedding"):
         return override
     if (name := hf_name(value)) is None:  # a checkpoint of a run, RUN/checkpoints/step=00000040
         return f"{key}={quoted(value)}" if "=" in value and value[0] not in "'\"\\" else override
@@ -39,6 +41,16 @@ def problem(value: str) -> str | None:
     if not any((start / name).is_file() for name in ("run.json", "manifest.json", "export.json")):
         return "there is no run.json in it; RUN is the folder of a run"
     return None
+
+
+def vectors_problem(value: str) -> str | None:
+    """Why a value can be neither a run nor a file of vectors; None if it seems to be one."""
+    if hf_name(value) is not None:
+        return "it is the folder of a run or a file of vectors; init_from=hf=FOLDER begins with all weights of a checkpoint"
+    start = files.expanded(value)
+    if not os.path.exists(start):
+        return f"there is no such run folder or file of vectors{similar(str(start))}"
+    return problem(value) if start.is_dir() else None
 
 
 def absolute(value: str) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmlab import registry
 from llmlab.config import devices
+from llmlab.config.init_from import TYPED
 from llmlab.sizes import MOST_LAYERS
 
 if TYPE_CHECKING:
@@ -65,10 +66,8 @@ def problems(cfg: DictConfig) -> list[str]:
         # None for a path under a node that is null, as of a part without that option.
         return OmegaConf.select(cfg, key)
 
-    # The key is init_tokenizer because init_from is a text, under which the schema can have none.
-    typed_as = {"init_tokenizer": "init_from.tokenizer"}
     chosen = [(k, value(k), valid) for k, valid in CHOICES.items() if value(k) is not None]
-    lines += [not_among(typed_as.get(k, k), v, valid) for k, v, valid in chosen if v not in valid]
+    lines += [not_among(TYPED.get(k, k), v, valid) for k, v, valid in chosen if v not in valid]
     lines += [f"{k} must be more than 0, but is {value(k)}" for k in POSITIVE if value(k) is not None and value(k) <= 0]
     if cfg.data.validation >= 1:
         lines.append(f"data.validation must be less than 1, but is {cfg.data.validation}")

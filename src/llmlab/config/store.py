@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import functools
 from dataclasses import field, make_dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llmlab import registry
 from llmlab.slot_names import LISTED_SLOTS, Part
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 _declared: dict[str, Any] = {}
 
@@ -68,3 +71,12 @@ def declare() -> int:
     store.store(name="schema", node=typed, provider="llmlab")
     _declared.update(entries=entries, count=_declared.get("count", 0) + 1)
     return int(_declared["count"])
+
+
+def part_factory(cfg: DictConfig, slot: str) -> Any:
+    """A factory of the part that `cfg` names in a slot of the recipe, with its options."""
+    from omegaconf import OmegaConf
+
+    # Plain values: a part is a class of its own, which knows nothing of OmegaConf's containers.
+    options: Any = OmegaConf.to_container(cfg[slot], resolve=True)
+    return registry.load(slot, options.pop("_part_"), {k: v for k, v in options.items() if not k.startswith("_")})

@@ -150,4 +150,10 @@ def _run(cfg: DictConfig) -> list[str]:
         start = expanded(cfg.init_from)
         if (why := init_from.problem(cfg.init_from)) is not None:
             lines.append(f"init_from={start}: {why.replace('RUN', 'init_from=RUN')}")
+    if cfg.init_embedding is not None:
+        said = f"init_from.embedding={cfg.init_embedding}"
+        if cfg.init_from is not None:
+            lines.append(f"{said}: init_from={cfg.init_from} brings a token table of its own; leave one of them out")
+        if (why := init_from.vectors_problem(cfg.init_embedding)) is not None:
+            lines.append(f"{said}: {why.replace('RUN', 'init_from.embedding=RUN')}")
     return lines

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from llmlab.data import cache, ngram, words
+from llmlab.data import cache, ngram, pairs, words
+from llmlab.data.pairs import Pairs
 from llmlab.data.records import Records
 from llmlab.data.tokenizer import Tokenizer
 from llmlab.data.windows import Stream
@@ -62,6 +63,7 @@ class Corpus:
             self.manifest["special"],
             read_words=lambda: words.of(self.tokenizer),
             counts=self.counts,
+            pairs=self.pairs,
             text=lambda i: self.tokenizer.decode([i]),
         )
 
@@ -73,6 +75,11 @@ class Corpus:
         for at in range(0, len(tokens), COUNTED_AT_ONCE):
             counts += np.bincount(tokens[at : at + COUNTED_AT_ONCE], minlength=size)
         return counts
+
+    def pairs(self, window: int) -> Pairs:
+        """How often two tokens are near each other in the training part; counted once, then kept."""
+        special = list(self.manifest["special"].values())
+        return pairs.kept(self.folder, self.train.tokens, self.manifest["vocab_size"], window, special)
 
     @property
     def is_records(self) -> bool:

@@ -41,13 +41,14 @@ def materialise(model: nn.Module, device: torch.device | str = "cpu") -> None:
 
 
 @torch.no_grad()
-def initialise(model: Model, seed: int, prefix: str = "") -> None:
+def initialise(model: Model, seed: int, prefix: str = "", rows: tuple[Tensor, Tensor] | None = None) -> None:
     """First values of every parameter, the same under any strategy, and in two variants where they share the part.
 
     Each is drawn whole, in float32 on the CPU, from a generator seeded by (seed, path): constants as the module states
     them, biases 0, the rest by the init part from the parameter's role. Persistent buffers become 0. prefix: what stands
-    before the paths, so that two models of a run do not begin alike.
+    before the paths, so that two models of a run do not begin alike. rows: (ids, vectors) that its token tables begin with.
     """
+    begun = token_tables(model) if rows is not None else {}
     init = model.spec.init.factory()()
     for path, module, name, parameter, role in walk(model):
         # On the CPU: a CUDA generator gives other numbers for the same seed. Whole, so that sharding changes no value.
@@ -64,10 +65,18 @@ def initialise(model: Model, seed: int, prefix: str = "") -> None:
             if isinstance(module, Table):
                 sizes = sizes.but(gain=module.gain)
             init.fill(value, role, sizes, torch.Generator().manual_seed(key(seed, prefix + path)))
+        if rows is not None and path in begun:
+            value[rows[0]] = rows[1]
         _put(parameter, value)
     # empty_like leaves whatever the memory held, and BART's bias on the logits and a router's on its scores begin at 0.
     for buffer in model.buffers():
         buffer.zero_()
+
+
+def token_tables(model: Model) -> dict[str, nn.Parameter]:
+    """The tables of token vectors of a model's stacks by path, but for those that are another stack's or another model's."""
+    own = {id(stack.embedding.weight) for stack in model.all_stacks()}
+    return {path: parameter for path, _, _, parameter, _ in walk(model) if id(parameter) in own}
 
 
 @torch.no_grad()

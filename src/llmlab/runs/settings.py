@@ -48,6 +48,7 @@ class Shape(TypedDict):
     schedule: dict[str, Any]
     models: NotRequired[dict[str, list[str] | str]]
     init_from: NotRequired[str | None]
+    init_embedding: NotRequired[str | None]
     init_tokenizer: NotRequired[str | None]
     resume: NotRequired[str | None]
     resume_from: NotRequired[str | None]
@@ -77,7 +78,8 @@ def read(path: Path) -> tuple[DictConfig, dict[str, Any]]:
             cfg[slot][label] = _part(path, f"{slot}.{label}", slot, given)
     for name in ("init_from", "resume", "resume_from", "published", "experiment_name", "sweep"):
         cfg.setdefault(name, None)
-    cfg.setdefault("init_tokenizer", None)
+    for name in init_from.TYPED:
+        cfg.setdefault(name, None)
     cfg.setdefault("models", {})
     return cfg, plain
 
@@ -93,6 +95,8 @@ def absolute(cfg: DictConfig) -> DictConfig:
             node[key] = files.absolute(node[key])
     if cfg.init_from is not None:
         cfg.init_from = init_from.absolute(cfg.init_from)
+    if cfg.init_embedding is not None:
+        cfg.init_embedding = files.absolute(cfg.init_embedding)
     companions.absolute(cfg.models)
     return cfg
 

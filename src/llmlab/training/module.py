@@ -16,6 +16,7 @@ from llmlab.errors import UserError
 from llmlab.model import batch_keys, build, roles, trainable
 from llmlab.model.experts import MixtureOfExperts
 from llmlab.model.model import Model
+from llmlab.runs.vectors import Rows
 from llmlab.seeds import key
 from llmlab.slots import Loss, Objective, OptimizerPart, Schedule
 from llmlab.training import losses
@@ -58,6 +59,7 @@ class Offline(pl.LightningModule):
         clip: float | None = None,
         counts_bytes: bool = False,
         weights: Path | None = None,
+        vectors: Rows | None = None,
         placement: Placement = Placement(),  # noqa: B008  frozen
         learns: trainable.Filter = trainable.Filter(),  # noqa: B008  frozen
         companions: Mapping[str, Companion] | None = None,
@@ -65,7 +67,7 @@ class Offline(pl.LightningModule):
         super().__init__()
         self.spec, self.objective, self.optimizer_part, self.schedule = spec, objective, optimizer, schedule
         self.feed, self.seed, self.horizon, self.clip, self.weights = feed, seed, horizon, clip, weights
-        self.placement, self.learns = placement, learns
+        self.placement, self.learns, self.vectors = placement, learns, vectors
         feed.attach(self)
         self.model: Model | None = None
         self.companions = companions or {}
@@ -120,9 +122,9 @@ class Offline(pl.LightningModule):
         return model
 
     def fill(self) -> None:
-        """First values of all models, or those of the checkpoints that they begin with."""
+        """First values of all models, or those of the vectors and the checkpoints that they begin with."""
         assert self.model is not None
-        build.initialise(self.model, self.seed)
+        build.initialise(self.model, self.seed, rows=self.vectors)
         if self.weights is not None:
             load(self.model, read_weights(self.weights, self.model), f"init_from={self.weights}", begins=True)
         for role, companion in self.companions.items():

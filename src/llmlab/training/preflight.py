@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from llmlab.config.spec import ModelSpec
     from llmlab.model.model import Model
+    from llmlab.runs.vectors import Rows
     from llmlab.slots import OptimizerPart
     from llmlab.training.devices import Devices
     from llmlab.training.recipe import Recipe
@@ -96,6 +97,23 @@ def heads_begun(weights: Path | None, spec: ModelSpec, labels: Sequence[str] | N
     if labels is not None and theirs not in (None, list(labels)) and not new:
         notes += (f"init_from: its head was trained for other classes ({', '.join(theirs[:8])})",)
     return notes
+
+
+def vectors_fit(start: str, rows: Rows, model: Model) -> None:
+    """UserError if the token tables of a model can't begin with these vectors."""
+    tables, part = build.token_tables(model), model.spec.stacks[0].embedding
+    if not tables:
+        raise UserError(
+            f"init_from.embedding={start}: embedding={part.name} has no table of token vectors to begin with"
+        )
+    for path, table in tables.items():
+        if table.shape[1] != rows.width:
+            option = part.attribute("width_option")
+            fix = f"model.dim={rows.width}" + (f" or embedding.{option}={rows.width}" if option else "")
+            raise UserError(
+                f"init_from.embedding={start}: its vectors have {rows.width} numbers each, but those of {path} "
+                f"{table.shape[1]}; give {fix}"
+            )
 
 
 def bounded(spec: ModelSpec) -> bool:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from llmlab import measures, registry
 from llmlab.config import layout, schema
 from llmlab.config import spec as specs
+from llmlab.config.store import part_factory as part_factory
 from llmlab.data import Corpus, Stream, prepare
 from llmlab.data.records import Records
 from llmlab.data.samples import Samples, samples
@@ -32,15 +33,6 @@ if TYPE_CHECKING:
 
 
 T = TypeVar("T", bound="DataclassInstance")
-
-
-def part_factory(cfg: DictConfig, slot: str) -> Any:
-    """A factory of the part that `cfg` names in a slot of the recipe, with its options."""
-    from omegaconf import OmegaConf
-
-    # Plain values: a part is a class of its own, which knows nothing of OmegaConf's containers.
-    options: Any = OmegaConf.to_container(cfg[slot], resolve=True)
-    return registry.load(slot, options.pop("_part_"), {k: v for k, v in options.items() if not k.startswith("_")})
 
 
 def as_dataclass(node: DictConfig, cls: type[T]) -> T:

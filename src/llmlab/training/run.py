@@ -100,6 +100,7 @@ def _remove_if_empty(folder: Path) -> None:
 
 
 def _train(task: Task, first: bool) -> Mapping[str, Any]:
+    from llmlab.runs import vectors
     from llmlab.training import companions, loggers, preflight, run_header, strategies, trainers
     from llmlab.training import recipe as recipes
     from llmlab.training.feeds import make
@@ -122,9 +123,15 @@ def _train(task: Task, first: bool) -> Mapping[str, Any]:
     if cfg.init_from and task.point is None:
         weights = run_folder.start_of(cfg.init_from, tokenizer=cfg.init_tokenizer != "new")
     preflight.check(cfg, recipe, devices, weights)
+    rows = None
+    if cfg.init_embedding and task.point is None:
+        rows = vectors.begin(cfg.init_embedding, recipe.corpus.tokenizer)
+        preflight.vectors_fit(cfg.init_embedding, rows, recipe.model)
     begun, notes = companions.begun(recipe.companions, weights, recipe.model)
     recipe = dataclasses.replace(recipe, companions=begun)
     heads = preflight.heads_begun(weights, recipe.spec, recipe.corpus.labels)
+    if rows is not None:
+        notes = (*notes, run_header.vectors_note(cfg.init_embedding, rows, recipe))
     task = dataclasses.replace(task, notes=(*heads, *notes))
     horizon = _horizon(task, recipe, cut, devices, first)
     last_step = task_last_step(cfg, horizon["steps"])
@@ -144,6 +151,8 @@ def _train(task: Task, first: bool) -> Mapping[str, Any]:
             run_folder.save(task.folder, settings.absolute(cfg), recipe.spec, others)
             recipe.corpus.tokenizer.save(task.folder)
         run.update(**run_header.fields(task, recipe, horizon, last_step, devices, cut, intervals))
+        if rows is not None:
+            run.update(init_embedding=run_header.vectors(cfg.init_embedding, rows, recipe))
         run.update(files=run_files.hashes(task.folder) if first else {})
         for line in run_header.lines(task, recipe, horizon, last_step, cut, intervals):
             rank_zero_print(line)
@@ -153,7 +162,7 @@ def _train(task: Task, first: bool) -> Mapping[str, Any]:
     _restore_threads(task, devices)
 
     module, trainer, journal = trainers.make(
-        task, recipe, cut, devices, horizon["steps"], last_step, weights, intervals
+        task, recipe, cut, devices, horizon["steps"], last_step, weights, intervals, rows
     )
     if first:
         every = intervals.validate_every

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from llmlab.config.spec import ModelSpec
     from llmlab.data.corpus import Corpus
     from llmlab.data.records import RecordSamples
+    from llmlab.runs.vectors import Rows
     from llmlab.training.cut import Cut
     from llmlab.training.devices import Devices
     from llmlab.training.recipe import Recipe
@@ -92,12 +93,34 @@ def fields(
 
 
 def tokenizer(cfg: DictConfig, corpus: Corpus) -> dict[str, Any]:
-    """The origin of the tokenizer: learnt from the text, read from a file, or brought by the weights of init_from."""
+    """The origin of the tokenizer: learnt from the text, read from a file, or brought by what the run begins with."""
     if cfg.tokenizer.kind != "file":
         return {"kind": corpus.tokenizer.kind, "from": "text", "path": None}
     path = files.absolute(cfg.tokenizer.path)
-    brought = cfg.init_from is not None and path == _brings(cfg.init_from)
-    return {"kind": corpus.tokenizer.kind, "from": "init_from" if brought else "file", "path": path}
+    typed_key, start = inherit.source(cfg)
+    brought = start is not None and path == _brings(start)
+    return {"kind": corpus.tokenizer.kind, "from": typed_key if brought else "file", "path": path}
+
+
+def vectors(start: str, rows: Rows, recipe: Recipe) -> dict[str, Any]:
+    """Field of a record on the vectors that the token table begins with; a file's sha256 tells which it was."""
+    path = files.expanded(start)
+    found = len(rows.ids)
+    sha256 = files.sha256(path) if path.is_file() else None
+    return {"path": files.absolute(start), "sha256": sha256, "found": found, "kept": _rows(recipe) - found}
+
+
+def vectors_note(start: str, rows: Rows, recipe: Recipe) -> str:
+    found = len(rows.ids)
+    return (
+        f"init_from.embedding={start}: {found:,} of {_rows(recipe):,} rows of the token table are its vectors, "
+        f"{_rows(recipe) - found:,} keep their first values"
+    )
+
+
+def _rows(recipe: Recipe) -> int:
+    """Rows of the token tables, each of which stands for a token, or for none where the model has more."""
+    return recipe.spec.sizes.vocab_size
 
 
 def _brings(start: str) -> str:
@@ -175,8 +198,8 @@ def lines(
     if recipe.learns.words is not None:
         texts.append(recipe.summary)
     texts += [f"note: {n}" for n in notes(task, recipe, horizon["steps"], last_step, cut) if n != stand_ins.note(cfg)]
-    if (known := tokenizer(cfg, corpus))["from"] == "init_from":
-        texts.append(f"tokenizer: that of init_from ({known['kind']}, {corpus.vocabulary.size:,} tokens)")
+    if (known := tokenizer(cfg, corpus))["from"] not in ("text", "file"):
+        texts.append(f"tokenizer: that of {known['from']} ({known['kind']}, {corpus.vocabulary.size:,} tokens)")
     texts += _data(cfg, recipe)
     each = f"{recipe.tokens_per_sample} tokens" + (" on average" if corpus.is_records else "")
     run = f"run: {last_step:,} step{'s' * (last_step != 1)} of {cut.batch_size} x {each}"

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from lightning.pytorch.callbacks import Callback
     from omegaconf import DictConfig
 
+    from llmlab.runs.vectors import Rows
     from llmlab.training.callbacks import Journal
     from llmlab.training.cut import Cut
     from llmlab.training.module import Offline
@@ -45,6 +46,7 @@ def make(
     last_step: int,
     weights: Path | None,
     intervals: Intervals,
+    vectors: Rows | None = None,
 ) -> tuple[Offline, pl.Trainer, Journal]:
     """(module, trainer, journal)."""
     import lightning.pytorch as pl
@@ -79,6 +81,7 @@ def make(
         clip=t.clip,
         counts_bytes=recipes.counts_bytes(recipe.corpus, recipe.objective),
         weights=weights,
+        vectors=vectors,
         placement=placement.Placement.from_config(cfg),
         companions=recipe.companions,
         learns=recipe.learns,

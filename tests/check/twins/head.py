@@ -26,6 +26,8 @@ MORE: Settings = {
     ],
     "mlm": [*((sizes, {}) for sizes in TABLES), ({"tie_embeddings": True}, {"bias": False, "dense_bias": False})],
     "context": [({"embed_dim": 16}, {})],
+    "biased_context": [({"embed_dim": 16}, {})],
+    "subwords": [({"embed_dim": 16}, {})],
     "boundary": [*((sizes, {}) for sizes in TABLES[:3]), ({}, None)],
     "pooled": [
         ({"dropout": 1.0}, {}),
@@ -231,6 +233,11 @@ def pooled(given: Given) -> dict[str, np.ndarray]:
     return found
 
 
+@twin(
+    "head",
+    "biased_context",
+    source="Pennington et al. 2014, EMNLP (D14-1162), equation 7; the mean of several: word2vec.c",
+)
 @twin("head", "context", source="Mikolov et al. 2013, arXiv:1310.4546, section 2.2; the mean of several: word2vec.c")
 def context(given: Given) -> dict[str, np.ndarray]:
     """The product of a token's vector in the second table and the mean of the vectors of its group, token by token."""
@@ -242,5 +249,28 @@ def context(given: Given) -> dict[str, np.ndarray]:
         vectors = [words[i] for i in around[row, at // each] if i >= 0]
         if vectors:
             scores[row, at] = np.mean(vectors, 0) @ table[ids[row, at]]
+        if given.options["bias"]:
+            own = [given.weights["head.context_bias"][i] for i in around[row, at // each] if i >= 0]
+            scores[row, at] += given.weights["head.bias"][ids[row, at]] + (np.mean(own) if own else 0)
     made = {"full": scores, "padded": scores, "source": scores, "needy": np.array(0.0)}
-    return made | {"roles": roles(["table.weight"], lambda path: "head")}
+    paths = ["table.weight", *(["bias", "context_bias"] if given.options["bias"] else [])]
+    return made | {"roles": roles(paths, lambda path: "head" if "." in path else "bias")}
+
+
+@twin(
+    "head",
+    "subwords",
+    source="Bojanowski et al. 2017, arXiv:1607.04606, section 3.2; the mean: fastText 0.9, Model::computeHidden",
+)
+def subwords(given: Given) -> dict[str, np.ndarray]:
+    around, hashes, ids = (given.inputs[key] for key in ("context", "subwords", "ids"))
+    words, table, grams = (given.weights[f"{key}.weight"] for key in ("embedding", "head.table", "head.grams"))
+    scores = np.zeros(ids.shape)
+    each = ids.shape[1] // around.shape[1]
+    for row, at in np.ndindex(ids.shape):
+        vectors = [words[i] for i in around[row, at // each] if i >= 0]
+        vectors += [grams[i % given.options["buckets"]] for i in hashes[row, at // each] if i >= 0]
+        if vectors:
+            scores[row, at] = np.mean(vectors, 0) @ table[ids[row, at]]
+    made = {"full": scores, "padded": scores, "source": scores, "needy": np.array(0.0)}
+    return made | {"roles": roles(["table.weight", "grams.weight"], lambda path: "head" if path[0] == "t" else "embed")}

@@ -157,11 +157,15 @@ def sampled(objective: Objective, found: Samples, name: str, text: Text, special
 def pairs(objective: Objective, found: Samples, name: str, text: Text, special: Mapping[str, int]) -> Arrays:
     """Outputs where tokens stand with those around them: `pairs/` (T, T) how often a sample has the text's i-th token in the
     context of its j-th, `drawn/` how often each id is drawn against one, `number/` of tokens that are asked for and of those
-    drawn, a sample, and `places/` for which it has room."""
+    drawn, a sample, and `places/` for which it has room. Where a sample says how near they are, and how often in the training
+    text, `near/` and `times/` (T, T) of the pairs. Where it has hashes of n-grams, `ngrams/`: their sum over 2^32 and their
+    number, over all that is asked for.
+    """
     own = text.tokens[:-1]
     place = np.zeros(SIZE, np.int64)
     place[own] = np.arange(len(own))
     met, drawn, number = np.zeros((len(own), len(own))), np.zeros(SIZE), np.zeros(2)
+    grams = np.zeros(2)
     for f in found:
         real, ids = (f[key].reshape(len(f["context"]), -1) for key in ("real", "ids"))
         groups, words = np.nonzero(real == 1)
@@ -171,8 +175,20 @@ def pairs(objective: Objective, found: Samples, name: str, text: Text, special: 
         np.add.at(met, (place[around[around >= 0]], place[asked[around >= 0]]), 1)
         drawn += np.bincount(ids[real == 0], minlength=SIZE)[:SIZE]
         number += len(groups), (real == 0).sum()
+        if "subwords" in f:
+            hashes = f["subwords"][groups]
+            grams += (hashes * (hashes >= 0)).sum() / 2**32, (hashes >= 0).sum()
     n = len(found)
+    said = {f"ngrams/{name}": grams / n} if "subwords" in found[0] else {}
+    for key in ("near", "times"):
+        if key in found[0]:
+            said[f"{key}/{name}"] = table = np.zeros((len(own), len(own)))
+            f = found[0]
+            # A pair is there once, so that adding is writing.
+            for group, at in np.argwhere(f["real"].reshape(len(f["context"]), -1) == 1):
+                table[place[f["context"][group, 0]], place[f["ids"][group + at]]] = f[key][group + at]
     return {
+        **said,
         f"pairs/{name}": met / n,
         f"drawn/{name}": drawn / n,
         f"number/{name}": number / n,

@@ -1,20 +1,24 @@
-"""Twins of the objectives skipgram and cbow, from their papers."""
+"""Twins of the objectives skipgram, cbow and glove, from their papers."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import combinations
+from typing import Any
 
 import numpy as np
 
 from llmlab.check.twins.observers.objective import BALANCE
-from llmlab.check.twins.observers.texts import SIZE
+from llmlab.check.twins.observers.texts import SIZE, text_of
 from llmlab.twins import Given, twin
 from twins import Settings
 from twins.norm import bfloat16
 from twins.objective.losses import Arrays, expected
 
-REFUSED: Settings = {
-    name: [({}, {"window": 0}), ({}, {"negatives": 0}), ({}, {"subsample": -0.1}), ({}, {"power": float("inf")})]
-    for name in ("skipgram", "cbow")
-}
+WRONG = [{"window": 0}, {"negatives": 0}, {"subsample": -0.1}, {"power": float("inf")}]
+WRONG += [{"ngrams": wrong} for wrong in ((3,), (0, 3), (4, 3))]
+REFUSED: Settings = {name: [({}, wrong) for wrong in WRONG] for name in ("skipgram", "cbow", "fasttext")}
+REFUSED["glove"] = [({}, {"window": 0}), ({}, {"x_max": 0.0}), ({}, {"alpha": -0.5}), ({}, {"alpha": float("nan")})]
 
 
 def sigmoid(x):
@@ -97,10 +101,33 @@ def static(given: Given, one_word: bool) -> Arrays:
         # Words of a sample go together, and so does what is drawn against them.
         made |= expected(f"drawn/{name}", drawn[:SIZE], n, drawn[:SIZE] * (1 + drawn[:SIZE]))
         made |= expected(f"number/{name}", totals, n, totals * (1 + totals / 4))
-        groups = len(text) * (1 if one_word else 2 * o["window"])
-        scored = groups * (1 + o["negatives"])
-        made[f"places/{name}"] = np.array([groups, 2 * o["window"] if one_word else 1, scored, scored])
+        each = 2 * o["window"]
+        groups = len(text) * (1 if one_word or o["ngrams"] else each)
+        scored = len(text) * (1 if one_word else each) * (1 + o["negatives"])
+        made[f"places/{name}"] = np.array([groups, each if one_word else 1, scored, scored])
+        if o["ngrams"]:
+            made |= hashed(name, text, pairs, n, o)
     return made
+
+
+def hashed(name: str, text: np.ndarray, pairs: np.ndarray, n: float, options: Mapping[str, Any]) -> Arrays:
+    """Sums over the n-grams of the words around each that is asked for: Bojanowski et al. 2017, section 3.2."""
+    shortest, longest = options["ngrams"]
+    totals = np.zeros(2)
+    for word, times in zip(text, pairs.sum(1), strict=True):
+        marked = "<" + text_of(word).strip() + ">"
+        every = {
+            (i, j): marked[i:j] for i, j in combinations(range(len(marked) + 1), 2) if shortest <= j - i <= longest
+        }
+        for gram in every.values():
+            if gram not in "<>":
+                hashed_to = 2166136261
+                for byte in np.frombuffer(gram.encode(), np.int8):
+                    hashed_to = (hashed_to ^ int(byte)) % 2**32 * 16777619 % 2**32
+                totals += times * np.array([hashed_to / 2**32, 1])
+    # At a window of 1 and of all words nothing is drawn.
+    drawn = options["window"] > 1 or options["subsample"] > 0
+    return expected(f"ngrams/{name}", totals, n, totals * (1 + totals / 4) * drawn)
 
 
 SOURCE = (
@@ -108,6 +135,7 @@ SOURCE = (
 )
 
 
+@twin("objective", "fasttext", source=SOURCE + "; Bojanowski et al. 2017, arXiv:1607.04606, section 3.2")
 @twin("objective", "skipgram", source=SOURCE)
 def skipgram(given: Given) -> Arrays:
     return static(given, False)
@@ -116,3 +144,55 @@ def skipgram(given: Given) -> Arrays:
 @twin("objective", "cbow", source=SOURCE + "; the mean of the context: word2vec.c")
 def cbow(given: Given) -> Arrays:
     return static(given, True)
+
+
+@twin("objective", "glove", source="Pennington et al. 2014, EMNLP (D14-1162), equations 7 to 9 and section 4.2")
+def glove(given: Given) -> Arrays:
+    o, n = given.options, float(given.inputs["draws"])
+    special = [int(v) for key, v in given.inputs.items() if key.startswith("special/")]
+    made = {"shown": np.array(0.0), "fixed_counts": np.array(0.0), **least_squares(given)}
+    for name in ("plain", "answered", "only_special"):
+        text = given.inputs[f"{name}/tokens"][:-1]
+        documents = given.inputs.get(f"{name}/documents", np.zeros(len(text) + 1))
+        silent = given.inputs.get(f"{name}/given", np.zeros(len(text) + 1, bool))
+        size = (len(text), len(text))
+        pairs, near, times = np.zeros(size), np.zeros(size), np.zeros(size)
+        for i, j in np.ndindex(size):
+            between = text[min(i, j) : max(i, j) + 1]
+            often = given.inputs["near"][text[i], text[j]] * o["window"]
+            apart = i == j or abs(i - j) > o["window"] or documents[i] != documents[j]
+            if not (apart or silent[i] or silent[j] or np.isin(between, special).any() or often == 0):
+                pairs[i, j], near[i, j], times[i, j] = 1, 1 / abs(i - j), often
+        made |= {f"near/{name}": near, f"times/{name}": times}
+        made |= expected(f"pairs/{name}", pairs, n) | expected(f"drawn/{name}", np.zeros(SIZE), n)
+        made |= expected(f"number/{name}", np.array([pairs.sum(), 0]), n, np.zeros(2))
+        room = len(text) * 2 * o["window"]
+        made[f"places/{name}"] = np.array([room, 1, room, room])
+    return made
+
+
+def least_squares(given: Given) -> Arrays:
+    """Equation 8, of whose sum each place has the share 1 / distance / X."""
+    o, made = given.options, {}
+    for batch in ("batch", "none"):
+        real, scores = given.inputs[f"{batch}/real"], given.inputs[f"{batch}/scores/context"]
+        near, times = given.inputs[f"{batch}/near"], given.inputs[f"{batch}/times"]
+        loss, half, error, slope = 0.0, 0.0, 0.0, np.zeros_like(scores)
+        for at in zip(*np.nonzero(real == 1), strict=True):
+            weight = (times[at] / o["x_max"]) ** o["alpha"] if times[at] < o["x_max"] else 1.0
+            share = near[at] / times[at] * weight
+            difference = scores[at] - np.log(times[at])
+            loss += share * difference**2
+            half += share * (bfloat16(scores[at]) - np.log(times[at])) ** 2
+            error += abs(difference)
+            slope[at] = 2 * share * difference
+        count = int((real == 1).sum())
+        made |= {
+            f"{batch}/loss/pairs": np.array([loss, count]),
+            f"{batch}/mean": np.array(loss / max(count, 1) + BALANCE),
+            f"{batch}/slope/context": slope / max(count, 1),
+            f"{batch}/log/error": np.array([error, count]),
+        }
+        if batch == "batch":
+            made["half/mean"] = np.array(half / max(count, 1) + BALANCE)
+    return made

@@ -4,7 +4,7 @@ A norm of width D and eps is w x / sqrt(mean(x^2) + eps) + b, with weights `NAME
 
 Inputs: hidden states `h` (4, 6, D); `ids` and `source_ids` (4, 6), where 5 and 7 occur in each row; `valid` (4, 6), True where
 there is text, with padding on either side; `rows` (4, 6), True for chosen tokens; and those of `boundary_left`,
-`boundary_right` and `boundary_offset` (4, 3), and `context` (4, 2, 3), that the part `needs`.
+`boundary_right` and `boundary_offset` (4, 3), and `context` and `subwords` (4, 2, 3), that the part `needs`.
 
 Outputs:
 - `full`: of `h` and `ids` without padding. `padded`: with `valid`. `source`: with `source_ids` in the batch.
@@ -47,6 +47,9 @@ DATA = {
     "boundary_offset": torch.tensor([[0, 1, 0], [0, 3, 2], [0, 1, 2], [0, 1, 0]]),
     "context": torch.tensor(
         [[[4, -1, 9], [7, 7, 2]], [[-1, -1, -1], [3, 8, 1]], [[0, 5, -1], [6, -1, -1]], [[2, 9, 4], [1, 0, 3]]]
+    ),
+    "subwords": torch.tensor(
+        [[[30, 3, -1], [2**32 - 1, 7, 7]], [[-1, -1, -1], [3, -1, 1]], [[0, 5, 11], [6, -1, -1]], [[-1] * 3, [1, 0, 3]]]
     ),
 }
 

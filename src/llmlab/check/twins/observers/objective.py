@@ -1,7 +1,8 @@
 """Observer of objectives: the samples that they prepare, and their loss with its gradient.
 
 Inputs:
-- `vocabulary` (its size), `counts` (of each id in the training text), `special/NAME` (ids of special tokens) and `draws` (how
+- `vocabulary` (its size), `counts` (of each id in the training text), `near` (V, V: how often two ids are near each other
+  there at a window of 1; times the window at another), `special/NAME` (ids of special tokens) and `draws` (how
   often each text is prepared). Of an objective that `restores` something: `words/continues` and `words/open` of
   `llmlab.slots.Words`.
 - Of an objective that `restores` something: texts as TEXT/tokens, TEXT/given, TEXT/documents and TEXT/other. Of one that
@@ -54,6 +55,7 @@ def observe(setting: Setting) -> Observed:
     inputs: dict[str, np.ndarray] = {
         "vocabulary": np.array(texts.vocabulary(setting).size),
         "counts": texts.counts(texts.vocabulary(setting).size),
+        "near": texts.near(*np.indices((texts.SIZE, texts.SIZE))),
         "hidden": _hidden().numpy(),
         "head": _head().numpy(),
         "project": _project().numpy(),

@@ -32,13 +32,23 @@ def vocabulary(setting: Setting, size: int = SIZE) -> Vocabulary:
     grown = [np.append(known_of, np.zeros(len(more), bool)) for known_of in WORDS]
     total = size + len(more)
     return Vocabulary(
-        total, {**known, **more}, read_words=lambda: Words(*grown), counts=lambda: counts(total), text=text_of
+        total,
+        {**known, **more},
+        read_words=lambda: Words(*grown),
+        counts=lambda: counts(total),
+        pairs=lambda window: lambda a, b: near(a, b) * np.float32(window),
+        text=text_of,
     )
 
 
 def counts(size: int) -> np.ndarray:
     """(size,) how often each id is in the training text."""
     return 1 + np.arange(size) * 7 % 11
+
+
+def near(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """How often two ids are near each other in the training text where a window is one token wide, float32; never, some."""
+    return ((a + b) * 7 % 13 * 2.5).astype(np.float32)
 
 
 def text_of(i: int) -> str:
