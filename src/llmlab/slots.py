@@ -164,10 +164,13 @@ class LayerCache(Protocol):
 
 
 class View(Protocol):
-    """One layer's view of one forward: positions, the lowered mask and the kernel."""
+    """One layer's view of one forward: positions, the lowered mask and the kernel; `ctx`, of what they are made."""
 
     @property
     def position(self) -> Position: ...
+
+    @property
+    def ctx(self) -> Context: ...
 
     def rotate(self, q_BNTH: Tensor, k_BKTH: Tensor) -> list[Term]:
         """Queries and keys as the position turns them: the terms of the scores."""
