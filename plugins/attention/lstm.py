@@ -84,7 +84,7 @@ class LSTM(nn.Module):
         state = max(1, round(4 * sizes.dim / 3)) if state is None else state
         if state < 1:
             raise ValueError(f"attention.state={state} must be at least 1")
-        self.forget_bias, self.n_heads = forget_bias, sizes.n_heads
+        self.forget_bias = forget_bias
         self.score, self.pair_width = Score(1.0), 0
         names = ("from_left", "from_right")[:n]
         self.cells = nn.ModuleDict({name: Cell(width if self._apart else sizes.dim, state, width) for name in names})

@@ -137,7 +137,7 @@ TABLE: Mapping[str, Mapping[str, Attribute]] = {
             str | None,
             None,
             "of what it gives scores: where an objective asks for one of them, no other can stand",
-            ("vocabulary", "token", "text", "span", "context"),
+            ("vocabulary", "neighbours", "token", "text", "span", "context"),
         ),
     },
     "mask": {"pattern": PATTERN, "needs": NEEDS, "relative": RELATIVE},

@@ -263,8 +263,8 @@ class Head(Protocol):
     `per_token = True` on the class: it may be given the rows (n, D) of chosen tokens instead of (B, T, D).
     Literal class attributes: `needs`, names of the batch data that it reads from ctx.data, if any; `hidden`, False where it
     reads no hidden states, so that layers need not run (h is then (B, T, 0)); `scores`, of what it gives scores ("vocabulary",
-    "token", "text", "span", "context"): where an objective asks for one of them, no other can stand. An option `n_classes`
-    follows the data where they are labelled; `pool` "first" is refused under a causal mask.
+    "neighbours", "token", "text", "span", "context"): where an objective asks for one of them, no other can stand. An option
+    `n_classes` follows the data where they are labelled; `pool` "first" is refused under a causal mask.
     """
 
     per_token: bool

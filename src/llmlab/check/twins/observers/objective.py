@@ -181,6 +181,9 @@ def _batches(objective: Objective, restores: str | None) -> dict[str, Batch]:
         if attributes.get(objective, "objective", "topologies") == ("encoder_decoder",):
             batch["source_ids"] = (tokens * 4) % SIZE
         none = {"labels": torch.full_like(labels, -100)}
+        if attributes.get(objective, "objective", "halves"):
+            batch["previous"] = ((tokens * 4 + 1) % SIZE).where(tokens % 5 != 2, -100)
+            none["previous"] = none["labels"]
         if restores == "pair":
             batch |= {
                 "segments": torch.arange(SEQ_LEN).ge(3).long().expand(ROWS, -1),
@@ -264,7 +267,8 @@ def _scores(setting: Setting, name: str, batch: Batch) -> dict[str, Tensor]:
         entry = registry.index()["head", head]
         one = "n_classes" in entry.options and not entry.options["n_classes"].default  # a score a token
         one_each = shape if one else (*shape, 2 if head == "span" else 3)
-        sizes = {"text": (shape[0], 4), "context": shape, "token": one_each}
+        both = (*shape, 2, SIZE + ROUNDED_UP)
+        sizes = {"text": (shape[0], 4), "context": shape, "token": one_each, "neighbours": both}
         made[role] = 2 * uniform(f"{name} {role}", *sizes.get(entry.attribute("scores"), (*shape, SIZE + ROUNDED_UP)))
     return made
 
