@@ -74,6 +74,41 @@ class PreNorm(Residual):
         return (normed_BTD if self.normed_residual else x_BTD) + self.dropout(y_BTD), aux
 
 
+@register("block", "residual")
+class PlainResidual(nn.Module):
+    """The residual alone (He et al. 2015, arXiv:1512.03385): x + f(x) for each sublayer f, without norms.
+
+    x (B, T, D) -> (B, T, D), aux.
+    """
+
+    final_norm = False
+    unnormed = True
+    halves = True
+
+    def __init__(
+        self,
+        sizes: Sizes,
+        norm: Callable[[int, float], nn.Module],
+        names: tuple[str, ...],
+        /,
+        *,
+        from_start: bool = True,  # False: the stack's first sublayer gives the stream, f(x) instead of x + f(x) (ELMo)
+    ):
+        super().__init__()
+        self.names = tuple(names)
+        self.dropout = nn.Dropout(sizes.dropout)
+        self.replaces = None if from_start or sizes.layer else self.names[0]
+
+    def forward(self, x_BTD: Tensor, sublayers: Mapping[str, Sublayer]) -> tuple[Tensor, Aux | None]:
+        aux = None
+        for name in (n for n in self.names if n in sublayers):
+            y_BTD, said = sublayers[name](x_BTD)
+            y_BTD = self.dropout(y_BTD)
+            x_BTD = y_BTD if name == self.replaces else x_BTD + y_BTD
+            aux = said or aux
+        return x_BTD, aux
+
+
 @register("block", "scaled_pre")
 class ScaledPreNorm(Residual):
     """Pre-norm whose stream is the normed one (ChatGLM-6B, after DeepNorm: Wang et al. 2022, arXiv:2203.00555).

@@ -68,6 +68,36 @@ class LanguageModelHead(nn.Module):
         return logits
 
 
+@register("head", "bilm")
+class BidirectionalLMHead(nn.Module):
+    """Logits of the next token and of the one before, of halves (ELMo: Peters et al. 2018, arXiv:1802.05365): (..., 2, V).
+
+    (..., D): the first half of a hidden state, which has read the text up to its token, gives the next one's; the second half,
+    which has read it from there on, gives those of the token before. One linear from D / 2 with a bias serves both.
+    """
+
+    per_token = True
+    scores = "neighbours"
+    unused = ("tie_embeddings", "logit_scale", "logit_softcap")
+
+    def __init__(
+        self,
+        sizes: Sizes,
+        norm: Callable[[int, float], nn.Module],
+        embedding: Embedding,
+        /,
+        *,
+        bias: bool = True,  # on the logits, of both
+    ):
+        super().__init__()
+        if sizes.dim % 2:
+            raise ValueError(f"head=bilm reads halves of a hidden state, but model.dim={sizes.dim} is odd")
+        self.out = Linear(sizes.dim // 2, sizes.vocab_size, bias, role="head")
+
+    def forward(self, h: Tensor, ctx: Context) -> Tensor:
+        return self.out(h.unflatten(-1, (2, -1)))
+
+
 @register("head", "mlm")
 class MaskedLMHead(Transformed):
     """BERT's head for masked tokens (Devlin et al. 2018, arXiv:1810.04805): (..., D) -> (..., V).

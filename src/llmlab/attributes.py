@@ -37,6 +37,9 @@ PATTERN = Attribute(
     "what it comes to, where it is just that, so that a kernel may take its fast path",
     ("causal", "full"),
 )
+HALVES = Attribute(
+    bool, False, "in what it gives, neither half of a vector's numbers depends on the other half of any token's"
+)
 RELATIVE = Attribute(bool, False, "it goes by distance alone, so that pairs are counted by distance")
 
 TABLE: Mapping[str, Mapping[str, Attribute]] = {
@@ -91,6 +94,13 @@ TABLE: Mapping[str, Mapping[str, Attribute]] = {
         "keeps_input": Attribute(
             bool, False, "its stream stays close to its input, so that with a tied table a token scores itself first"
         ),
+        "unnormed": Attribute(
+            bool,
+            False,
+            "it has no norms: the stream's scale is what its sublayers make of it, which those of attention=lstm "
+            "alone keep small",
+        ),
+        "halves": HALVES,
     },
     "attention": {
         "latents": Attribute(
@@ -101,8 +111,17 @@ TABLE: Mapping[str, Mapping[str, Attribute]] = {
             False,
             "without positions, norms and clipping it is out(softmax(scale q.k) v), one linear a role, heads in order",
         ),
+        "recurrent": Attribute(
+            bool,
+            False,
+            "it passes a state from token to token: nothing is hidden but by the mask's direction, documents and padding, and "
+            "positions and windows have no place in it",
+        ),
+        "halves": HALVES,
     },
-    "ffn": {},
+    "ffn": {
+        "absent": Attribute(bool, False, "there is no feed-forward: a layer has its attention alone"),
+    },
     "moe": {
         "dense": Attribute(bool, False, "there is no routing: a layer has one plain FFN"),
         "leaks": Attribute(bool, False, "tokens count for those before them, on purpose"),
@@ -124,7 +143,7 @@ TABLE: Mapping[str, Mapping[str, Attribute]] = {
             str | None,
             None,
             "of what it gives scores: where an objective asks for one of them, no other can stand",
-            ("vocabulary", "token", "text", "span", "context"),
+            ("vocabulary", "neighbours", "token", "text", "span", "context"),
         ),
     },
     "mask": {"pattern": PATTERN, "needs": NEEDS, "relative": RELATIVE},

@@ -68,6 +68,11 @@ OBJECTIVE: Mapping[str, Attribute] = {
         "the loss of a sample depends on the others in its micro-batch, as with in-batch negatives: its `gather` is set to "
         "what collects rows of all ranks, and a batch that is cut is said to change it",
     ),
+    "halves": Attribute(
+        bool,
+        False,
+        "it reads a text from both ends at once: no part of a layer may join the halves of a vector (`halves`)",
+    ),
     "needs_dropout": Attribute(
         bool, False, "it tells views of a text apart by dropout alone: of a model without, that is said"
     ),

@@ -164,10 +164,13 @@ class LayerCache(Protocol):
 
 
 class View(Protocol):
-    """One layer's view of one forward: positions, the lowered mask and the kernel."""
+    """One layer's view of one forward: positions, the lowered mask and the kernel; `ctx`, of what they are made."""
 
     @property
     def position(self) -> Position: ...
+
+    @property
+    def ctx(self) -> Context: ...
 
     def rotate(self, q_BNTH: Tensor, k_BKTH: Tensor) -> list[Term]:
         """Queries and keys as the position turns them: the terms of the scores."""
@@ -260,10 +263,10 @@ class Head(Protocol):
     `per_token = True` on the class: it may be given the rows (n, D) of chosen tokens instead of (B, T, D).
     Literal class attributes: `needs`, names of the batch data that it reads from ctx.data, if any; `hidden`, False where it
     reads no hidden states, so that layers need not run (h is then (B, T, 0)); `scores`, of what it gives scores ("vocabulary",
-    "token", "text", "span", "context"): where an objective asks for one of them, no other can stand; `layers`, True where it
-    reads all the hidden states that the objective asks for, (n, B, T, D); `exported`, False where it serves training alone. An
-    option `n_classes` follows the data where they are labelled, `width` a companion where the objective `widths` says so;
-    `pool` "first" is refused under a causal mask.
+    "neighbours", "token", "text", "span", "context"): where an objective asks for one of them, no other can stand; `layers`,
+    True where it reads all the hidden states that the objective asks for, (n, B, T, D); `exported`, False where it serves
+    training alone. An option `n_classes` follows the data where they are labelled, `width` a companion where the objective
+    `widths` says so; `pool` "first" is refused under a causal mask.
     """
 
     per_token: bool

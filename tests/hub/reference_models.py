@@ -18,7 +18,13 @@ LACKING = {
     "qwen": "qwen1",
 }  # model_type -> family, where transformers has no such model
 DEAD = ("predictions.bias", "lm_head.bias")  # of a head that is not tied, whose bias lies with its decoder
-PRESETS = ("gpt3", "glm_130b", "glm_2022", "chatglm1")  # without a checkpoint layout, or with one that is not there
+PRESETS = (
+    "gpt3",
+    "glm_130b",
+    "glm_2022",
+    "chatglm1",
+    "lstm",
+)  # without a checkpoint layout, or with one that is not there
 BUILT = [family for family in FAMILIES if family not in (*LACKING.values(), *PRESETS)]
 # Choices without which a family that tells padding by its id has no checkpoint.
 PADDED = {"roberta": ("position.pad_id=0", "position.offset=1"), "mpnet": ("position.pad_id=1",)}

@@ -30,6 +30,7 @@ FAMILIES = (
     "gpt3",
     "gpt_neo",
     "gpt1",
+    "lstm",
     "phi",
     "falcon",
     "llama3",

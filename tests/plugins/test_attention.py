@@ -8,6 +8,7 @@ from llmlab.model.view import LayerCache
 from llmlab.slots import Position
 
 RMS = part("norm", "rmsnorm")
+ATTENTIONS = ("gqa", "mha", "mla", "mqa")
 
 
 def rope(width, **options):
@@ -26,7 +27,7 @@ def copy(module, **weights):
 
 
 def test_every_attention_is_here():
-    assert set(names("attention")) == {"mha", "gqa", "mqa", "mla"}
+    assert set(names("attention")) == {*ATTENTIONS, "lstm", "lstm_apart"}  # these two: test_recurrence.py
 
 
 @pytest.mark.parametrize(
@@ -205,7 +206,7 @@ POSITIONS = {
 
 
 @pytest.mark.parametrize("position", POSITIONS)
-@pytest.mark.parametrize("name", names("attention"))
+@pytest.mark.parametrize("name", ATTENTIONS)
 def test_cached_equals_uncached(name, position):
     """Three calls over a cache against one call of each length; the cache holds what the papers say."""
     # dynamic needs more than the two dims that mla would rotate of a head of 6.
@@ -220,7 +221,7 @@ def test_cached_equals_uncached(name, position):
     assert per_token == {"mha": 2 * 4 * 6, "gqa": 2 * 2 * 6, "mqa": 2 * 6, "mla": 4 * 6 + width}[name]
 
 
-@pytest.mark.parametrize("name", names("attention"))
+@pytest.mark.parametrize("name", ATTENTIONS)
 def test_cross_attention_projects_its_source_once(name):
     attention = build(part("attention", name), sizes(n_kv_heads=2), RMS)
     x, source, cache = randn(2, 4, 24), randn(2, 3, 24, seed=2), LayerCache(0)
@@ -231,7 +232,7 @@ def test_cross_attention_projects_its_source_once(name):
     assert cache.length == 3
 
 
-@pytest.mark.parametrize("name", names("attention"))
+@pytest.mark.parametrize("name", ATTENTIONS)
 def test_roles(name):
     roles = {
         key: m.role for key, m in build(part("attention", name), sizes(), RMS).named_children() if hasattr(m, "role")

@@ -48,7 +48,15 @@ def test_formula(name):
 
 
 def test_every_block_is_here():
-    assert set(names("block")) == {*FORMULAS, "parallel"}
+    assert set(names("block")) == {*FORMULAS, "parallel", "residual"}
+
+
+def test_the_first_sublayer_of_a_stack_may_give_the_stream():
+    x = randn(1, 3, 24)
+    for layer, want in ((0, 2 * x + (2 * x) ** 2), (1, x + 2 * x + (x + 2 * x) ** 2)):
+        factory = part("block", "residual", from_start=False)
+        block = build(factory, sizes(layer=layer), part("norm", "rmsnorm"), ("attention", "ffn"))
+        close(block(x, sublayers())[0], want)
 
 
 @pytest.mark.parametrize("norms", [1, 2])
@@ -81,8 +89,8 @@ def test_passes_on_what_the_experts_say_and_owns_its_norms_only(name):
     want = {"attention_norm.weight", "ffn_norm.weight"}
     if name == "sandwich":
         want |= {"attention_post_norm.weight", "ffn_post_norm.weight"}
-    if name == "parallel":
-        want = {"norm.weight"}
+    if name in ("parallel", "residual"):
+        want = {"parallel": {"norm.weight"}, "residual": set()}[name]
     assert {key for key, _ in block.named_parameters()} == want
 
 

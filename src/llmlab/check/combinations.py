@@ -103,6 +103,12 @@ class Combinations:
             at = next(i for i, levels in enumerate(self.cover.factors) if levels[0][0][0] == item[0])
             own: list[Level] = [(item,)] if item in self.separate_kernels else self._levels(item[1])
             factors = [own if i == at else levels for i, levels in enumerate(self.cover.factors)]
+            if item[0] == "objective" and registry.index()[item].attribute("halves"):
+                # First what it needs: the row of first levels has to be possible. So conflicts, which are by place, are others.
+                needed = {(part,) for part in apart().items()}
+                factors = [sorted(levels, key=lambda level: level not in needed) for levels in factors]
+                self._alone[item] = CoveringArray(factors, self._refusal)
+                return self._alone[item]
             found = self._alone[item] = CoveringArray(factors, self._refusal)
             # Conflicts that do not involve the item hold here too, and need not be found again.
             found.conflicts |= {c: why for c, why in self.cover.conflicts.items() if at not in {f for f, _ in c}}
@@ -137,11 +143,15 @@ def refusal_reason(items: Sequence[Item], runs: bool, options: Options = Mapping
     hundreds of combinations are tried. runs: False to build it only, where the kernel is for another device and slow here.
     options: of the parts of some slots, where they are not `small`.
     """
+    from llmlab.config import layout
     from llmlab.model.build import assemble
 
     chosen = dict(items)
     try:
         spec = with_parts(base_spec(learning_level(chosen)), chosen, options)
+        objective = chosen.get("objective")
+        if objective and registry.index()["objective", objective].attribute("halves"):  # it goes by parts of layers too
+            layout.check_objective(spec, PartSpec("objective", objective))
         run_once(spec) if runs else assemble(spec)
     except Exception as e:
         return refusal(e)
@@ -206,7 +216,6 @@ def learning_level(items: Mapping[str, str]) -> Level:
 def base_spec(aim: Level) -> ModelSpec:
     """The spec of the base family under an objective and a mask. UserError if that objective can't be trained so."""
     from llmlab.config import layout
-    from llmlab.config.spec import PartSpec
 
     items = dict(aim)
     objective = items.get("objective") or _objective_with_mask(items.get("mask")) or _default_objective()
@@ -258,10 +267,23 @@ def _learning_words(items: Mapping[str, str]) -> tuple[str, ...]:
         f"model.n_layers={4 if topology == 'encoder_decoder' else 2}",
     ]
     words.append(f"objective={objective}")
+    if entry.attribute("halves"):
+        words += [f"{slot}={part}" for slot, part in apart().items()]
     words += [f"models.{role}=[]" for role in entry.attribute("models")]  # companions are like the model itself
     if "objective" in items and items.get("mask", entry.attribute("mask")) != entry.attribute("mask"):
         words.append(f"mask={items['mask']}")
     return tuple(words)
+
+
+def apart() -> dict[str, str]:
+    """Parts of layers in which neither half of a vector depends on the other, by slot."""
+    index = registry.index()
+    found = {s: next(n for n in registry.names(s) if index[s, n].attribute("halves")) for s in ("attention", "block")}
+    return {
+        **found,
+        "ffn": next(n for n in registry.names("ffn") if index["ffn", n].attribute("absent")),
+        "position": "none",
+    }
 
 
 def _mask_without_objective(items: Mapping[str, str]) -> str | None:

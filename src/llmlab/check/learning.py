@@ -95,6 +95,15 @@ def require_gradients(subject: Subject) -> None:
         raise NotApplicable(why)
 
 
+def require_scale(subject: Subject) -> None:
+    """NotApplicable where nothing keeps the stream's scale: a softmax of large scores is 1 at one of them, without gradient."""
+    for stack in subject.spec.stacks:
+        for parts in (layer.parts for layer in stack.layers):
+            bounded = parts["attention"].attribute("recurrent") and parts["ffn"].attribute("absent")
+            if parts["block"].attribute("unnormed") and not bounded:
+                raise NotApplicable(f"block={parts['block'].name} norms nothing, so its values are of any scale")
+
+
 def loss_function(subject: Subject, model: Model) -> Callable[[], Loss]:
     """A function that computes the objective's loss of one batch.
 
@@ -133,6 +142,7 @@ def parameter_gradients(model: Model, loss: Tensor) -> dict[str, Tensor | None]:
 @torch.no_grad()
 def first_loss(subject: Subject) -> None:
     """A model that has learnt nothing has a loss within 5 % of ln V, plus half of the variance that its init gives logits."""
+    require_scale(subject)
     objective, batch = build_objective(subject), prepared_batch(subject, rows=24)
     if "weight" in batch:  # of 24 samples, one that weighs 1,000 times as much as others would be all of the mean
         alone = (batch["labels"] >= 0).sum(1)
@@ -167,6 +177,7 @@ def keeps_input(spec: ModelSpec) -> bool:
 def gradients(subject: Subject) -> None:
     """The loss has a finite gradient, not zero, in every parameter, but for those that a part declares `idle`."""
     require_gradients(subject)
+    require_scale(subject)
     loss = loss_function(subject, subject.model)()
     mean = loss._replace(aux={}).mean()  # without the losses of experts
     if not torch.isfinite(mean):
@@ -266,7 +277,7 @@ def _is_unused(subject: Subject, trait: str) -> bool:
 
     slot = trait.partition(".")[0]
     parts = [layer.parts[slot] for stack in subject.spec.stacks for layer in stack.layers if slot in layer.parts]
-    used = [part for part in parts if not part.attribute("dense")]
+    used = [part for part in parts if part.slot != "moe" or not part.attribute("dense")]
     return bool(used) and all(trait in unused_by(part.slot, part.name) for part in used)
 
 

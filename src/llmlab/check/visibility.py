@@ -46,6 +46,8 @@ def contexts(subject: Subject) -> Iterator[tuple[str, Batch]]:
     yield "a text padded on the right", {**batch, "valid": right}
     yield "documents packed", {**batch, "documents": documents}
     yield "documents packed, padded on the left", {**batch, "documents": documents, "valid": left}
+    if any(layer.parts["attention"].attribute("recurrent") for layer in subject.spec.stacks[-1].layers):
+        return
     # With the diagonal: a query that sees nothing gives nothing that could be compared.
     yield "a mask of the caller's", {**batch, "allowed": allowed | torch.eye(LENGTH).bool()}
     if "queries" in subject.spec.stacks[-1].mask.attribute("needs"):

@@ -182,6 +182,8 @@ def check_objective(spec: ModelSpec, objective: PartSpec, companion: Mapping[str
             f"{objective} has {segments} segments in a sample, but model={spec.family} tells {spec.segments} apart; set "
             f"model.token_types={segments}, which embedding=bert takes"
         )
+    if objective.attribute("halves"):
+        _check_halves(spec, objective)
     topologies = objective.attribute("topologies")
     if topologies and spec.topology not in topologies:
         if spec.topology == "encoder_decoder" or "encoder_decoder" in topologies:
@@ -210,6 +212,18 @@ def check_objective(spec: ModelSpec, objective: PartSpec, companion: Mapping[str
             f"objective={objective.name} can't be trained under mask={mask.name} in the decoder: each token would see the "
             f"answer; leave mask out, or name one stack: mask@stacks.{spec.stacks[0].name}.mask={mask.name}"
         )
+
+
+def _check_halves(spec: ModelSpec, objective: PartSpec) -> None:
+    """UserError if what is read from the left and what is read from the right meet in a layer."""
+    for layer in (layer for stack in spec.stacks for layer in stack.layers):
+        for slot, apart in (("attention", "halves"), ("block", "halves"), ("ffn", "absent")):
+            if not layer.parts[slot].attribute(apart):
+                fits = [n for (s, n), e in registry.index().items() if s == slot and e.attribute(apart)]
+                raise UserError(
+                    f"objective={objective.name} reads a text from both ends, which {slot}={layer.parts[slot].name} joins, so "
+                    f"that each token would see the answer; choose {slot}={' or '.join(sorted(fits))}"
+                )
 
 
 def _check_counts(spec: ModelSpec, objective: PartSpec) -> None:

@@ -104,6 +104,8 @@ def _unused_experts(composed: Composed, spec: ModelSpec) -> list[tuple[str, bool
     routed = [not layer.parts["moe"].attribute("dense") for layer in layers]
     moe = composed.cfg.model.moe
     found = []
+    if all(layer.parts["ffn"].attribute("absent") for layer in layers) and "model.ffn_dim" in composed.keys:
+        found.append(("model.ffn_dim: no layer has a feed-forward", False))
     if all(routed) and moe.ffn_dim is not None and "model.ffn_dim" in composed.keys:
         found.append(("model.ffn_dim: every layer has experts, whose width is model.moe.ffn_dim", False))
     # Qwen2-MoE's gate weighs a shared expert; without one there is nothing to weigh.

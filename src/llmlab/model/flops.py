@@ -316,7 +316,8 @@ def _of_layer(
     turned = meter.position_flops(layer.attention, parts["attention"], position, parts["position"], prepared[place], x)
     found = {"attention": counted + beyond}
     found["positions"] = turned
-    found["feed-forward"] = length * linear_flops(layer.ffn) + _beyond_ffn(layer, sizes, parts, length, meter)
+    if layer.ffn is not None:
+        found["feed-forward"] = length * linear_flops(layer.ffn) + _beyond_ffn(layer, sizes, parts, length, meter)
     found["block"] = meter.extra_flops(
         layer.block, parts["block"], 0.0, lambda part: _wired(part, layer, x), tokens=length
     )

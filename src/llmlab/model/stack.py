@@ -17,7 +17,9 @@ from llmlab.model.experts import MixtureOfExperts, linears
 from llmlab.model.view import LayerCache, View
 from llmlab.model.visibility import Visible, VisibleSource
 from llmlab.sizes import Sizes
-from llmlab.slots import Aux, Context, Kernel, Linear, Position
+from llmlab.slots import Aux, Context, Kernel, Linear, Position, Window
+
+MOST_TOKENS = 2**40  # more than any text has: a window that covers them hides nothing
 
 
 class Layer(nn.Module):
@@ -31,11 +33,19 @@ class Layer(nn.Module):
         # Without the source's width: in self-attention keys and values come from the layer's own input.
         self.attention = spec.parts["attention"].factory()(sizes.but(source_dim=0), norm)
         self.cross_attention = cross_attention.factory()(sizes, norm) if cross_attention else None
-        if attributes.get(router.func, "moe", "dense"):
+        absent = attributes.get(ffn.func, "ffn", "absent")
+        if absent and not attributes.get(router.func, "moe", "dense"):
+            raise UserError(
+                f"{spec.parts['moe'].slot}={spec.parts['moe'].name} routes tokens to feed-forwards, of which ffn="
+                f"{spec.parts['ffn'].name} leaves none; choose moe=none or another ffn"
+            )
+        if absent:
+            self.ffn: nn.Module | None = None
+        elif attributes.get(router.func, "moe", "dense"):
             self.ffn = ffn(sizes.dim, sizes.ffn_dim, linears(Linear, sizes.ffn))
         else:
             self.ffn = MixtureOfExperts(sizes, router, ffn)
-        names = ("attention", *(("cross_attention",) if cross_attention else ()), "ffn")
+        names = ("attention", *(("cross_attention",) if cross_attention else ()), *(() if absent else ("ffn",)))
         self.block = spec.parts["block"].factory()(sizes, norm, names)
 
     @property
@@ -61,13 +71,14 @@ class Layer(nn.Module):
             return self.cross_attention(x, source_view, source_BSD, cache["cross_attention"] if cache else None), None
 
         def ffn(x: Tensor) -> tuple[Tensor, Aux | None]:
+            assert self.ffn is not None
             if self.routed:
                 valid = view.ctx.valid
                 # `valid` is of all keys, those in the cache included; experts get the new tokens alone.
                 return self.ffn(x, None if valid is None else valid[:, view.ctx.offset :])
             return self.ffn(x), None
 
-        sublayers = {"attention": attention, "ffn": ffn}
+        sublayers = {"attention": attention, **({} if self.ffn is None else {"ffn": ffn})}
         if source_BSD is not None:
             sublayers["cross_attention"] = cross_attention
         return self.block(x_BTD, sublayers)
@@ -133,10 +144,17 @@ class Stack(nn.Module):
             else None
         )
         self.mask = spec.mask.factory()()
+        if spec.cross_attention is not None and spec.cross_attention.attribute("recurrent"):
+            raise UserError(
+                f"cross_attention={spec.cross_attention.name} can't read a source; choose "
+                f"attention@stacks.{spec.name}.cross_attention=mha"
+            )
         self.windows = [layer.parts["window"].factory()() for layer in spec.layers]
         self.kernel = kernel
         for i, layer in enumerate(cast("list[Any]", self.layers)):
             score, position = layer.attention.score, self.position_at(self.position_of[i])
+            if attributes.get(layer.attention, "attention", "recurrent"):
+                _check_recurrent(spec.layers[i], position, self.windows[i])
             if position.projects and not hasattr(type(layer.attention), "project"):
                 parts = spec.layers[i].parts
                 raise UserError(
@@ -271,6 +289,19 @@ def _of_memory(position: Position, ctx: Context) -> Tensor:
         )
     ids = None if ctx.ids is None else ctx.ids.new_zeros(len(ctx.ids), ctx.offset)
     return position.ids(Context(ctx.offset, ids=ids))
+
+
+def _check_recurrent(layer: LayerSpec, position: Position, window: Window) -> None:
+    """UserError for what a layer that passes a state from token to token would ignore."""
+    name = f"attention={layer.parts['attention'].name}"
+    scored = type(position).rotate is not Position.rotate or position.has_bias or position.projects
+    if scored:
+        raise UserError(
+            f"position={layer.parts['position'].name} acts on queries, keys or their scores, of which {name} has none; choose "
+            "position=none, or one that is added to the embedding: learned, sinusoidal"
+        )
+    if not window.covers(MOST_TOKENS):
+        raise UserError(f"window={layer.parts['window'].name} hides tokens, which {name} can't; choose window=full")
 
 
 def _embeds(position: nn.Module) -> bool:

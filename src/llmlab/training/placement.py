@@ -69,7 +69,7 @@ def traceable(layer: Layer) -> list[nn.Module]:
     """The modules of a layer that are one graph each: not the dispatch to experts, whose sizes depend on the data."""
     if not layer.routed:
         return [layer]
-    return [m for m in (layer.attention, layer.cross_attention, layer.ffn.shared) if m is not None]
+    return [m for m in (layer.attention, layer.cross_attention, cast("Any", layer.ffn).shared) if m is not None]
 
 
 P = ParamSpec("P")

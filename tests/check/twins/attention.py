@@ -10,7 +10,9 @@ import numpy as np
 from llmlab.check.twins.observers.attention import BEFORE
 from llmlab.sizes import Sizes
 from llmlab.twins import Given, twin
-from twins import Settings
+from twins import Settings, lstm
+
+BOTH_WAYS = {"causal": False, "sees_all": True}
 
 TRAITS: list[dict[str, Any]] = [
     {"attention.qkv_bias": True},
@@ -40,9 +42,11 @@ MORE: Settings = {
         ({"head_dim": 3}, {}),
         ({"head_dim": 10}, {}),
     ],
+    **{n: [({}, {"state": 31}), (BOTH_WAYS, {}), (BOTH_WAYS, {"state": 9, "forget_bias": 0.5})] for n in lstm.TWINS},
 }
 REFUSED: Settings = {
     "gqa": [({"n_kv_heads": 4}, {}), ({"attention.qk_norm": "each"}, {})],
+    **{n: [({}, {"state": 0}), ({"causal": False}, {}), ({**BOTH_WAYS, "dim": 25}, {})] for n in lstm.TWINS},
     "mla": [({}, {key: 0}) for key in ("q_rank", "kv_rank", "nope_dim", "rope_dim", "v_dim")],
 }
 

@@ -13,13 +13,14 @@ from twins import Settings, simple
 SIZES = ({"layer": 1}, {"dropout": 1.0}, {"n_layers": 5}, {"norm_eps": 0.1})
 MORE: Settings = {
     name: [(sizes, {}) for sizes in SIZES]
-    for name in ("pre", "post", "sandwich", "parallel", "deepnorm", "reordered", "scaled_pre")
+    for name in ("pre", "post", "sandwich", "parallel", "deepnorm", "reordered", "scaled_pre", "residual")
 }
 MORE["pre"] += [
     ({"layer": 1}, {"bare_start": True}),
     ({"dropout": 1.0}, {"normed_residual": True}),
     ({}, {"normed_residual": True, "bare_start": True}),
 ]
+MORE["residual"] += [({"layer": 1}, {"from_start": False}), ({"dropout": 1.0}, {"from_start": False})]
 MORE["parallel"] += [({"dropout": 1.0}, {"norms": 2}), ({"layer": 1}, {"norms": 2})]
 NAMES = ("attention", "cross_attention", "ffn")
 
@@ -116,6 +117,15 @@ def scaled_pre(given: Given) -> dict[str, np.ndarray]:
         return alpha * normed + wire.drop(wire.f(name, normed))
 
     return outputs(given, in_turn(step), 3, True, keeps_input=True)
+
+
+@twin("block", "residual", source="He et al. 2015, equation 1; Peters et al. 2018, section 3.4, without from_start")
+def residual(given: Given) -> dict[str, np.ndarray]:
+    def step(wire: Wire, name: str, x: np.ndarray) -> np.ndarray:
+        replaces = not given.options["from_start"] and given.sizes.layer == 0 and name == wire.names[0]
+        return (0 if replaces else x) + wire.drop(wire.f(name, x))
+
+    return outputs(given, in_turn(step), 0, False)
 
 
 @twin("block", "post", source="Vaswani et al. 2017, section 3.1: LayerNorm(x + Sublayer(x))")

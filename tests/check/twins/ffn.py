@@ -63,5 +63,13 @@ for name, source in (
     ("relu2", "So et al. 2021 (Primer), section 4: max(x, 0)^2"),
 ):
     twin("ffn", name, source=source)(plain)
+
+
+@twin("ffn", "none", source="its own statement: nothing is added")
+def none(given: Given) -> dict[str, np.ndarray]:
+    nothing = np.zeros_like(given.inputs["x"])
+    return {"dense": nothing, "experts": nothing, "roles": np.zeros(0)}
+
+
 for name in GATED:
     twin("ffn", name, source=SHAZEER)(gated)

@@ -69,6 +69,17 @@ def per_token(given: Given, answer: Callable[[np.ndarray], np.ndarray]) -> dict[
     }
 
 
+@twin("head", "bilm", source="Peters et al. 2018, section 3.1: one softmax layer for both directions")
+def bilm(given: Given) -> dict[str, np.ndarray]:
+    def answer(h: np.ndarray) -> np.ndarray:
+        half = h.shape[-1] // 2
+        bias = given.weights.get("head.out.bias", 0.0)
+        each = [part @ given.weights["head.out.weight"].T + bias for part in (h[..., :half], h[..., half:])]
+        return np.stack(each, -2)
+
+    return per_token(given, answer)
+
+
 @twin("head", "lm", source="Press & Wolf 2016, section 3; c tanh(x / c) as in Gemma 2 (arXiv:2408.00118), section 2")
 def lm(given: Given) -> dict[str, np.ndarray]:
     sizes = given.sizes

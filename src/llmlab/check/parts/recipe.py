@@ -70,6 +70,8 @@ def likelihood(subject: Subject) -> None:
     # Each part of a mixture reads some of the batch.
     seen = batch if spec.attribute("joins") else own[-1]
     logits = model(seen, heads={"tokens": None}).heads["tokens"].double()
+    if spec.attribute("halves"):  # the first is asked for the labels
+        logits = logits[..., 0, :]
     weights, n = learning.weights_of_targets(batch)
     by_hand = -F.log_softmax(logits, -1)[where].gather(-1, batch["labels"][where][:, None])[:, 0] @ weights[where]
     # In a mixture each target is in the term of one of its objectives.

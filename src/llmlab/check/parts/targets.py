@@ -20,6 +20,7 @@ from llmlab.slots import Objective
 FIRST_SPECIAL = VOCABULARY - 8  # special tokens are numbered from the end; only a list of over 8 reaches below this
 MIN_TARGETS = 150  # at least so many are asked, in SAMPLES at most
 MAX_SAMPLES = 60
+TOKENS = ("vocabulary", "neighbours", "span")  # what heads give scores of where targets are tokens of the text
 
 
 def hidden(subject: Subject) -> None:
@@ -33,8 +34,11 @@ def hidden(subject: Subject) -> None:
     tested_part(subject, "objective")
     objective = learning.build_objective(subject)
     heads = attributes.get(objective, "objective", "heads").values()
-    if not any(registry.index()["head", head].attribute("scores") in ("vocabulary", "span") for head in heads):
+    if not any(registry.index()["head", head].attribute("scores") in TOKENS for head in heads):
         raise NotApplicable("its targets are no tokens")
+    if attributes.get(objective, "objective", "halves"):
+        _each_half(subject, objective)
+        return
     shown, every, leaks, circular = attributes.get(objective, "objective", "shown"), 0, 0, 0
     for batch in _distinct_token_batches(subject, objective):
         labels = batch.pop("labels")[0].tolist()
@@ -65,6 +69,30 @@ def hidden(subject: Subject) -> None:
         raise CheckFailed(
             f"{circular} of {every} targets see answers of targets that see theirs, so that there is no order"
         )
+
+
+@torch.no_grad()
+def _each_half(subject: Subject, objective: Objective) -> None:
+    """As `hidden`, of an objective that asks each half of a hidden state for a token: the first for the `labels`, which stand
+    behind its own, the second for the `previous`. Neither may depend on its answer or on what is beyond that."""
+    batch = next(iter(_distinct_token_batches(subject, objective)))
+    known, ids = {key: batch.pop(key)[0].tolist() for key in ("labels", "previous")}, batch["ids"]
+    width, places = subject.model(batch).hidden.shape[-1] // 2, torch.arange(ids.shape[1])
+    for key, half, step in (("labels", slice(0, width), 1), ("previous", slice(width, None), -1)):
+        asked = [(place, answer) for place, answer in enumerate(known[key]) if answer >= 0]
+        if not asked:
+            raise CheckFailed(f"it has no target of {key} in a sample")
+        for place, answer in asked:
+            if 0 <= place + step < ids.shape[1] and int(ids[0, place + step]) != answer:
+                raise CheckFailed(f"{key}: {answer} is asked of token {place}, and does not stand beside it")
+            beyond = places > place if step > 0 else places < place
+            # The answer itself too, wherever it stands.
+            other = ids.where(~(beyond | (ids[0] == answer)), (ids + 1) % FIRST_SPECIAL)
+            one, two = (subject.model({**batch, "ids": x}).hidden[0, place, half] for x in (ids, other))
+            if (one - two).abs().max() > 1e-5 * (1 + one.abs().max()):
+                raise CheckFailed(
+                    f"{key}: what is said of token {place} changes with its answer, or with what is beyond"
+                )
 
 
 def _distinct_token_batches(subject: Subject, objective: Objective) -> Iterator[dict[str, Tensor]]:

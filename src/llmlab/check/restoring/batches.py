@@ -30,7 +30,11 @@ def labelled(objective: Objective) -> tuple[Batch, Batch]:
     batch = {"ids": (TOKENS * 7 + 1) % SIZE, "labels": labels}
     if attributes.get(objective, "objective", "topologies") == ("encoder_decoder",):
         batch["source_ids"] = (TOKENS * 4) % SIZE
-    return batch, {"labels": torch.full_like(labels, IGNORED)}
+    none = {"labels": torch.full_like(labels, IGNORED)}
+    if attributes.get(objective, "objective", "halves"):
+        batch["previous"] = ((TOKENS * 4 + 1) % SIZE).where(TOKENS % 5 != 2, IGNORED)
+        none["previous"] = none["labels"]
+    return batch, none
 
 
 def sampled(objective: Objective) -> tuple[Batch, Batch]:

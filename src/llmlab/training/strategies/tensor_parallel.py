@@ -115,7 +115,8 @@ def regions(model: Model) -> Iterator[Any]:
             if layer.cross_attention is not None:
                 yield layer.cross_attention
             if not isinstance(layer.ffn, MixtureOfExperts):
-                yield layer.ffn
+                if layer.ffn is not None:
+                    yield layer.ffn
                 continue
             yield layer.ffn.experts
             if layer.ffn.shared is not None:

@@ -1,5 +1,7 @@
 """Observer of attention parts, with a causal mask, layer norms, and a position that multiplies and adds given tensors.
 
+Those that are recurrent have one of their own, recurrence.py.
+
 The position multiplies queries and keys by `q_factor` and `k_factor` (T, R), where R is the width that the part lets a position
 turn, and adds `bias` (N, T, T) to the scaled products. It acts on self-attention only.
 
@@ -26,6 +28,7 @@ import torch
 from torch import Tensor
 
 from llmlab import registry
+from llmlab.check.twins.observers import recurrence
 from llmlab.check.twins.observers.observed import Observed, arrays, build, given, options_of, sizes_of, uniform
 from llmlab.check.twins.settings import Setting
 from llmlab.model.view import LayerCache, View
@@ -64,6 +67,8 @@ class Factors(Position):
 
 
 def observe(setting: Setting) -> Observed:
+    if registry.index()[setting.slot, setting.name].attribute("recurrent"):
+        return recurrence.observe(setting)
     sizes = sizes_of(setting).but(**{key: value for key, value in OWN_SIZES.items() if key not in setting.sizes})
     part = build(setting, sizes, registry.load("norm", "layernorm", {}))
     factory = registry.load(setting.slot, setting.name, options_of(setting)).func
