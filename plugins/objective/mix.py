@@ -85,6 +85,11 @@ class Mixture:
         self.by_token = {k for p in probed for k in p if np.ndim(p[k]) and p[k].shape[-1] == len(p[_ids(k)])}
         if prefixed:
             self.like["prefix_len"] = np.int64(0)
+            probed = [
+                {"prefix_len": self._filled("prefix_len", np.int64(0), len(p["ids"]), part), **p}
+                for p, part in zip(probed, self.parts, strict=True)
+            ]
+        self.examples = [{k: torch.from_numpy(np.asarray(v))[None] for k, v in p.items()} for p in probed]
 
     def prepare(self, sample: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
         which = int(rng.choice(len(self.parts), p=self.shares))
@@ -146,14 +151,17 @@ class Mixture:
         for i, part in enumerate(self.parts):
             rows = which == i
             own = {k: v for k, v in columns.items() if k in self.keys[i] or k in ("prefix_len", "documents")}
+            text = _chosen(own, valid, rows, self.by_token)
             scale, here = 1.0, bool(rows.any())
             if not here and _several_ranks():
-                # Where layers are gathered from all ranks each must make the same forwards: one row, which counts nowhere.
-                rows, scale, here = torch.arange(len(which), device=which.device) == 0, 0.0, True
+                # Where layers are gathered from all ranks each must make the same forwards: of an example, which counts
+                # nowhere. A row of another objective may have more tokens than there are positions.
+                text = {k: v.to(which.device) for k, v in self.examples[i].items() if k in own}
+                scale, here = 0.0, True
             runs: LanguageModel = model if here else _Nobody(self.vocabulary)
             runs = _AsPrefix(runs) if self.as_prefix[i] else runs
             others = {role: companions[role] if here else runs for role in getattr(part, "models", {})}
-            loss = part.loss(runs, _chosen(own, valid, rows, self.by_token), **others)
+            loss = part.loss(runs, text, **others)
             found.append(_scaled(loss, scale))
         return self._together(found)
 

@@ -4,7 +4,9 @@ import json
 
 import pytest
 import torch
+from families import build, mostly_slow, tiny
 
+import llmlab
 from llmlab import load_hf
 from llmlab.errors import UserError
 from llmlab.runs.compose import compose
@@ -148,6 +150,39 @@ def reviews(tmp_path_factory):
         "".join(json.dumps({**r, "text": f"{r['text']} {'the ' * (i % 9)}"}) + "\n" for i, r in enumerate(rows))
     )
     return file
+
+
+OWN = {
+    "xlnet": ("plm", "objective=mlm"),
+    "mpnet": ("mpnet", "objective=mlm", "position.pad_id=1", "position.offset=2"),
+    "chatglm1": ("mix", "objective=mlm", "+head@heads.tokens=lm"),
+    "bert": ("mlm", "objective=mlm_only"),
+    "electra": ("rtd",),
+    "bart": ("denoise",),
+}
+
+
+@pytest.mark.parametrize("family", mostly_slow(OWN, ("xlnet",)))
+def test_a_family_goes_on_by_its_own_objective(family, words, tmp_path):
+    """As config.json has it, where it tells: a BERT without its head for pairs learns tokens alone."""
+    own, *how = OWN[family]
+    made = build(*tiny(family, *how), wake=False)
+    llmlab.save_hf(made, tmp_path / "hf")
+    text = tmp_path / "text.txt"
+    text.write_text("".join(f"{line}. " for line in words.text.read_text().split(" runs ")))
+    start = [*RECIPE, f"data.path={text}", f"init_from=hf={tmp_path / 'hf'}", "tokenizer=char", "optimizer.lr=1e-30"]
+    composed = compose(start)
+    assert composed.cfg.objective["_part_"] == own
+    train(composed, tmp_path / "run")
+    weights = load_model(tmp_path / "run")[0].state_dict()
+    there = {k: v for k, v in made.state_dict().items() if not k.startswith("heads.") or k in weights}
+    assert len(there) > 9
+    for name, tensor in there.items():
+        torch.testing.assert_close(weights[name], tensor)
+    if "objective=mlm" in how:
+        assert load_hf(tmp_path / "hf", verbose=False).model.spec.stacks[0].mask.name == "bidirectional"
+        if family == "xlnet":
+            assert compose([*start, "objective=mlm"]).cfg.objective["_part_"] == "mlm"
 
 
 @pytest.mark.slow

@@ -41,7 +41,14 @@ def train(folder: Path, *runs: list[str], ranks: int = 2, timeout: float = 300) 
 
     AssertionError with what was said if one fails.
     """
-    started = start(__file__, folder, ranks, runs)
+    work(__file__, folder, ranks, runs, timeout)
+    done = len(list(folder.glob("done-*-0")))  # gloo sometimes aborts at exit, when all is done
+    assert done == len(runs), f"run {done} failed: {runs[done]}\n{said(folder, ranks)}"
+
+
+def work(script: str, folder: Path, ranks: int, runs: Sequence, timeout: float) -> None:
+    """What `start` starts, to its end, or to that of the first rank that fails."""
+    started = start(script, folder, ranks, runs)
     try:
         end = time.monotonic() + timeout
         while any(process.poll() is None for process in started) and time.monotonic() < end:
@@ -52,8 +59,6 @@ def train(folder: Path, *runs: list[str], ranks: int = 2, timeout: float = 300) 
         for process in started:
             process.kill()
             process.wait()
-    done = len(list(folder.glob("done-*-0")))  # gloo sometimes aborts at exit, when all is done
-    assert done == len(runs), f"run {done} failed: {runs[done]}\n{said(folder, ranks)}"
 
 
 def port(folder: Path, run: int, rank: str) -> str:

@@ -50,7 +50,7 @@ class Start:
         from hydra.core.override_parser.overrides_parser import OverridesParser
 
         own = OverridesParser.create().parse_overrides(
-            [*self.about.overrides, *self._tokenizer(typed), *self._heads(typed)]
+            [*self.about.trained, *self._tokenizer(typed), *self._heads(typed)]
         )
         # The package too: `window@kinds.local.window` and `window` are two choices.
         kept = {(o.key_or_group, o.package): o for o in own}

@@ -67,6 +67,9 @@ class Entry:
     )
     rename: Mapping[str, str] = field(default_factory=dict)  # pattern -> replacement, on names in the file
     layout: Callable[[Config], Sequence[Rule]] | None = None  # rules that config.json decides, beside the others
+    # The objective among what `read` gives that only says how the reference's classes look at a text, as they have nothing
+    # of what the family's own brings. A run that begins with the checkpoint trains by the family's own.
+    looks_by: str | None = None
 
     def at(self, config: Config) -> Entry:
         """The entry with the rules that hold for this config.json."""

@@ -89,6 +89,11 @@ class Description:
         """The model as one would type it."""
         return [*self.entry.read(self.full), *self.head.overrides]
 
+    @property
+    def trained(self) -> list[str]:
+        """The same of a run that begins with it, which trains by its family's objective where config.json asks for none."""
+        return [o for o in self.overrides if o != f"objective={self.entry.looks_by}"]
+
 
 def describe(folder: Path, *, bare: bool = False) -> Description:
     """The checkpoint in `folder`. Of its weights the headers are read, the token table and the head; bare: nothing is, and

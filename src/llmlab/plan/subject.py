@@ -69,7 +69,7 @@ def of_checkpoint(name: str, overrides: Sequence[str], config_dirs: Sequence[str
     about = load.describe(folder, bare=True)
     typed = {o.lstrip("+~").partition("=")[0] for o in overrides}
     # What is typed counts for more than what config.json says.
-    own = [o for o in about.overrides if o.partition("=")[0] not in typed]
+    own = [o for o in about.trained if o.partition("=")[0] not in typed]
     composed = compose([*own, *overrides], config_dirs, strict=False)
     try:
         resolved = layout.resolve(composed, roles=())

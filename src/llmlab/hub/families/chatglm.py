@@ -121,6 +121,7 @@ ENTRIES = [
         families=("chatglm2", "chatglm1"),
         read=read,
         write=write,
+        looks_by="mlm",
         rules=[],
         layout=lambda c: chatglm1.RULES if chatglm1.first(c) else RULES,
         architectures={

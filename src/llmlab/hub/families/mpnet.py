@@ -72,6 +72,7 @@ ENTRIES = [
         families=("mpnet",),
         read=read,
         write=write,
+        looks_by="mlm",
         defaults={
             **{k: v for k, v in DEFAULTS.items() if k not in LEFT_OUT},
             "vocab_size": 30527,

@@ -271,6 +271,7 @@ ENTRIES = [
         families=("xlnet",),
         read=read,
         write=write,
+        looks_by="mlm",
         defaults=DEFAULTS,
         rules=RULES,
         architectures={name: replace(head, call=call) for name, head in ARCHITECTURES.items()},

@@ -1,0 +1,142 @@
+"""A tiny run of every registered objective, found by the registry: its words, and the files that it reads.
+
+As a script, which `ranks.start` runs, it trains a step of each of several runs and writes their gradients.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import sys
+from pathlib import Path
+
+from llmlab import registry
+
+SMALL = (
+    *("tokenizer=char", "data=files", "data.seq_len=16", "model.dim=16", "model.n_heads=2", "model.n_layers=1"),
+    *("train.batch_size=8", "train.validation_batches=1", "train.sample=false", "trainer.accelerator=cpu"),
+    *("budget.steps=4", "train.checkpoint_every=2", "train.log_every=1", "train.keep=9"),
+    "kernel=eager",  # whose products torch's counter sees, those that a mask hides too
+)
+# A model for each kind that an objective can train; WORDS name another where the objective is of a family's own.
+MODELS = {"decoder": "gpt2", "encoder": "bert", "encoder_decoder": "t5"}
+WORDS: dict[str, tuple[str, ...]] = {
+    "t5": ("model.n_layers=2",),  # shared by two stacks
+    # The three vectors that each layer scores beside distances are not counted: 1 % where there are 16 tokens.
+    "plm": ("model=xlnet", "model.dim=32", "data.seq_len=32"),
+    "mpnet": ("model=mpnet",),
+    "rtd": ("model=electra", "model.dim=32"),
+    "replace_mlm": ("model=electra", "model.dim=32"),
+    "distill": ("models.teacher=[model.n_layers=2]", "objective.hidden=cosine"),
+    # At its 0.05 float32's own errors are twice as large as what is allowed.
+    "contrastive": ("objective.temperature=1",),
+    "reinforce": ("reward=contains", "objective.max_new=4"),
+    "multiple_choice": ("init.std=0.3",),  # with small weights the scores of choices hardly differ
+    "gap_sentences": ("data.seq_len=32",),
+}
+# Other losses and samples than the default's, by what is typed for them.
+MORE = {
+    "mlm": (("objective.pair=nsp",), ("objective.pair=sop",)),
+    "mtp": (("objective.depth=2",),),
+    "mix": (
+        ("objective.of=[clm,span_corruption]",),
+        ("model=t5", "model.n_layers=2", "objective.of=[denoise,span_corruption]"),
+    ),
+    "contrastive": (("objective.positives=pairs", "objective.pool=mean"),),
+    "rtd": (("objective.on=masked",),),
+}
+USERS = "masked_pairs"  # of user_objectives.py: two terms, each with a number of targets of its own
+
+
+def cases() -> dict[str, list[str]]:
+    """{objective, or objective and what is typed for it: the words of its run, but for its data}."""
+    names = [USERS, *sorted(e.name for e in registry.index().values() if e.slot == "objective")]
+    return {
+        " ".join([name, *more]): _words(name, more)
+        for name in dict.fromkeys(names)
+        for more in [(), *MORE.get(name, ())]
+    }
+
+
+def _words(name: str, more: tuple[str, ...]) -> list[str]:
+    kinds = ("encoder",) if name == USERS else _declared(name, "topologies")
+    model = MODELS[kinds[0] if kinds else "decoder"]
+    own = (f"model={model}", f"objective={name}", *WORDS.get(model, ()), *WORDS.get(name, ()), *more)
+    return list({w.partition("=")[0]: w for w in (*SMALL, *own)}.values())
+
+
+def data(case: str, texts: Path) -> str:
+    """What a case reads of the files of `write`."""
+    kind = "similar" if "positives=pairs" in case else _declared(case.split()[0], "reads")
+    return f"data.path={texts / ('texts' if kind == 'text' else f'{kind}.jsonl')}"
+
+
+def _declared(name: str, attribute: str):
+    return registry.index()["objective", name].attribute(attribute)
+
+
+def write(folder: Path) -> Path:
+    """Texts of some sentences, and a file of each kind of record.
+
+    The texts of a record that are read beside each other are of one length: no cost counts what pads them.
+    """
+    chance = random.Random(0)
+
+    def text(least: int = 1, most: int = 3) -> str:
+        return " ".join(chance.choice(("ace", "bad", "cab", "fed")) for _ in range(chance.randint(least, most)))
+
+    def alike(*keys: str) -> dict[str, str]:
+        n = chance.randint(1, 3)
+        return {key: text(n, n) for key in keys}
+
+    rows = {
+        "labelled": lambda i: alike("text", "text_b") | {"label": "x" if i % 4 else "y"},
+        "tagged": lambda i: {"words": (said := text().split()), "labels": ["xy"[i % 2]] * len(said)},
+        "questions": lambda i: {"question": "ace", "context": "cab bad", "answer": ("cab", "bad")[i % 2]},
+        "choices": lambda i: {
+            "question": text(),
+            "choices": [text(1, 1) for _ in range(2 + i % 2)],
+            "answer": i % 2,
+        },
+        "similar": lambda i: alike("text", "positive", *(() if i % 3 else ("negative",))),
+        "pairs": lambda i: {"source": text(), "target": text(1, 2)},
+        "prompts": lambda i: {"prompt": text(), "answer": "a"},
+        "chat": lambda i: {"messages": [{"role": r, "content": text()} for r in ("user", "assistant")]},
+        "preferences": lambda i: {"prompt": text(1, 1), "answers": [text(), text()]},
+    }
+    for kind, row in rows.items():
+        (folder / f"{kind}.jsonl").write_text("".join(json.dumps(row(i)) + "\n" for i in range(60)))
+    (folder / "texts").mkdir()
+    for i in range(30):
+        (folder / f"texts/{i}.txt").write_text(" ".join(f"{text(2, 5)}." for _ in range(12)))
+    return folder
+
+
+def step_on_each_rank(folder: Path, ranks: int, runs: list[tuple[str, list[str], list[str]]]) -> None:
+    """`runs`: (case, strategies, words). The gradients of CASE under STRATEGY are in CASE-STRATEGY.pt."""
+    import torch
+    from gradients import of
+    from ranks import port
+
+    from llmlab.config.compose import compose
+    from llmlab.training.recipe import Recipe
+
+    rank, n = os.environ["LOCAL_RANK"], 0
+    for case, strategies, words in runs:
+        composed = compose(words)
+        made = Recipe.from_config(composed)
+        for strategy in strategies:
+            # ZeRO ends the process group, and the next one needs a port of its own.
+            os.environ["MASTER_PORT"] = port(folder, n, rank)
+            os.environ["WORLD_SIZE"] = str(ranks)  # which Lightning deletes at the end of a run
+            composed.cfg.strategy.name = strategy
+            found = of(composed, folder / f"{case}-{strategy}", made)
+            if rank == "0":
+                torch.save(found, folder / f"{case}-{strategy}.pt")
+            n += 1
+    (folder / f"done-0-{rank}").touch()
+
+
+if __name__ == "__main__":
+    step_on_each_rank(Path(sys.argv[1]), int(sys.argv[2]), json.loads(sys.argv[3]))
