@@ -35,6 +35,19 @@ def cycle(many: str, count: int, one: str, n_layers: int) -> list[str]:
     return [many] * max(1, min(count, n_layers - 1)) + [one]
 
 
+def rate_by_width(rate: float, width: int, dim: int) -> float:
+    """A learning rate that is `rate` at a width, at another width: Adam's goes with 1 / dim (muP: Yang et al. 2022,
+    arXiv:2203.03466, table 3). Three digits."""
+    return float(f"{rate * width / dim:.3g}")
+
+
+def std_by_width(std: float, width: int, dim: int) -> float:
+    """A deviation of first values that is `std` at a width and above: below it goes with dim^-1/2, so that what a matrix
+    gives out is as large (muP, table 3). Three digits."""
+    # Above: BERT's large model has 0.02 too.
+    return float(f"{std * max(1.0, width / dim) ** 0.5:.3g}")
+
+
 def register() -> None:
     from omegaconf import OmegaConf
 
@@ -46,6 +59,8 @@ def register() -> None:
         "half_up": lambda a: a - a // 2,
         # T5 multiplies the decoder's output by d_model^-0.5 before a tied table reads it (t5/modeling_t5.py).
         "rsqrt": lambda x: x**-0.5,
+        "rate_by_width": rate_by_width,
+        "std_by_width": std_by_width,
         "repeat": lambda value, times: [value] * times,
         "kv": kv_heads,
         "gqa": gqa,
