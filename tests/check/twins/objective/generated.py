@@ -100,6 +100,7 @@ def both(given: Given, batch: str, model) -> Arrays:
             f"{batch}/slope/{role}": given.options["weight"] * own / max(count, 1),
             f"{batch}/read/generator": inputs["ids"][None],
             f"{batch}/read/model": read[None],
+            **{f"{batch}/documents/{role}/0": inputs["documents"] for role in ("generator", "model")},
         }
     return made
 

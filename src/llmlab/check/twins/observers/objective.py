@@ -19,6 +19,7 @@ Outputs:
 - Of each BATCH, under `BATCH/`: `loss/TERM` and `log/NAME` (sum, count), `weight/TERM`, `mean`, and its gradient by the scores
   of each head, `slope/ROLE`. Where it works with companions `read/MODEL`, the ids that each model reads.
 - `half/mean`: the mean of `batch` whose scores are rounded to bfloat16, as a model gives them in mixed precision.
+- `shortest`, the shortest window that it takes, where that is longer than a token.
 - The attributes `shown` and `fixed_counts`; `repeats`, where there is one; of an objective that acts `rollout` (samples,
   max_new, temperature, batches, epochs, steps) and `advantages/SHAPE`.
 """
@@ -26,6 +27,7 @@ Outputs:
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -49,6 +51,7 @@ SEQ_LEN, ROWS, SIZE, ROUNDED_UP = (
 )  # of the batch whose loss is computed; and rows that only round the table up
 WIDTH, BALANCE = 5, 0.25
 SEED = 2  # of chances at which some tokens are drawn as they were
+MADE = ("documents", "allowed")  # keys of a batch that an objective may make of others before a model reads it
 Batch = dict[str, Tensor]
 OBSERVED = {**texts.OBSERVED, "queries": streams.queries}
 FEWER = {**texts.FEWER, "queries": streams.N_DRAWS}
@@ -79,6 +82,8 @@ def observe(setting: Setting) -> Observed:
         inputs["rows"] = _rows()
     for name in ("shown", "fixed_counts"):
         outputs[name] = np.array(float(attributes.get(objective, "objective", name)))
+    if (shortest := _shortest(setting)) > 1:
+        outputs["shortest"] = np.array(shortest)
     if (repeats := getattr(objective, "repeats", None)) is not None:
         outputs["repeats"] = np.array(repeats)
     if attributes.get(objective, "objective", "reads") != TEXT:
@@ -94,6 +99,14 @@ def observe(setting: Setting) -> Observed:
             half = {role: value.bfloat16() for role, value in scores.items()}
             outputs["half/mean"] = _loss(objective, batch, half)["mean"]
     return Observed(Given(options_of(setting), sizes_of(setting), inputs, {}), outputs)
+
+
+def _shortest(setting: Setting) -> int:
+    for length in range(1, SIZE):
+        with suppress(ValueError):
+            texts.made(setting, texts.SIZE, length)
+            break
+    return length
 
 
 # ---------------------------------------------------------------- records
@@ -176,6 +189,8 @@ def _batches(objective: Objective, restores: str | None) -> dict[str, Batch]:
         batch = {"ids": (tokens * 7 + 1) % SIZE, "labels": labels}
         if restores == "sampled":
             batch = {**stand_in.batch(objective, _rows(), np.random.default_rng(SEED)), **batch}
+            # The first and the last token, as chances go.
+            batch["chance"][0, [0, 2]] = batch["chance"].new_tensor([0.0, 1 - 2**-30])
             if "judged" in batch:
                 batch["judged"] = (tokens % 5 != 1) | (labels >= 0)
         if attributes.get(objective, "objective", "topologies") == ("encoder_decoder",):
@@ -192,8 +207,12 @@ def _batches(objective: Objective, restores: str | None) -> dict[str, Batch]:
         if restores == "queries":
             batch |= {"rank": tokens % 4, "positions": tokens % SEQ_LEN, "queries": labels != -100}
             batch |= {"before_ids": tokens[:, :2] % SIZE, "before_rank": tokens[:, :2] % 2}
+            if getattr(objective, "memory", 0):
+                batch |= {"documents": tokens // 4, "before_documents": (tokens[:, :2] - 1) // 4}
         if restores == "diffused":
             batch |= {"weight": torch.tensor([1.5, 4.0, 1.0]), "maskable": torch.tensor([6, 5, 6])}
+        if attributes.get(objective, "objective", "models"):
+            batch["documents"] = tokens // 4
         return {"batch": batch, "none": {**batch, **none}}
     samples = _samples(objective) if attributes.get(objective, "objective", "reads") != TEXT else []
     if not samples:
@@ -220,9 +239,12 @@ class _Model:
     """A model whose heads give these scores, and whose hidden state of a token is the row of a table, plus half of what
     `hidden` states it is given. Its heads alone give hidden states times `_head`."""
 
+    training = True
+
     def __init__(self, scores: Mapping[str, Tensor], hidden: Tensor, ids: Tensor | None):
         self.scores, self.hidden, self.ids = scores, hidden, ids
         self.read: list[Tensor] = []
+        self.made: dict[str, Tensor] = {}
 
     def __call__(
         self,
@@ -232,6 +254,7 @@ class _Model:
     ) -> Output:
         if "ids" not in batch:  # for its heads alone
             return Output(batch["hidden"], {role: batch["hidden"] @ _head() for role in heads or ()}, None)
+        self.made |= {f"{key}/{len(self.read)}": batch[key] for key in MADE if key in batch}
         self.read.append(batch["ids"])
         rows = heads if heads is not None else dict.fromkeys(self.scores)
         scores = self.scores
@@ -300,6 +323,8 @@ def _loss(objective: Objective, batch: Batch, scores: Mapping[str, Tensor]) -> d
     terms = {f"loss/{name}": torch.stack([s.double(), n.double()]) for name, (s, n) in loss.terms.items()}
     logs = {f"log/{name}": torch.stack([s.double(), n.double()]) for name, (s, n) in loss.logs.items()}
     weights = {f"weight/{name}": torch.tensor(float(w)) for name, w in loss.weights.items()}
-    both = {"model": model, **companions} if companions else {}
-    read = {f"read/{role}": torch.stack(each.read) for role, each in both.items()}
+    both = {"model": model, **companions}
+    read = {f"read/{role}": torch.stack(each.read) for role, each in both.items() if companions}
+    for role, each in both.items():
+        read |= {f"{key}/{role}/{n}": value for name, value in each.made.items() for key, n in [name.split("/")]}
     return arrays({"mean": mean, **slopes, **terms, **logs, **weights, **read})
