@@ -34,6 +34,10 @@ class Asker:
     def outcome(self, mutant: Mutant) -> Outcome | None:
         return self.store.get(mutant.id, self.by, self.key)
 
+    def killed(self, mutant: Mutant) -> bool:
+        outcome = self.outcome(mutant)
+        return outcome is not None and outcome.killed
+
     def prepare(self) -> None:
         """Ask the unchanged file, to see what runs which line, and once more in the way of a mutant. Else BaselineFailed."""
         asked = self.baselines.checks(self.file) if self.by == "check" else self.baselines.tests(self.file)

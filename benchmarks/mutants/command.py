@@ -12,11 +12,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mutants import world
-from mutants.mutant import Mutant, mutants_of
+from mutants.mutant import Mutant
 from mutants.page import page, summary
 from mutants.results import FileResult, equivalent, equivalents
-from mutants.store import Outcome, Store
+from mutants.store import Listed, Outcome, Store
 from mutants.targets import GROUPS, ROOT, files, group_of
+
+FIRST = "definition"  # the check that is asked before all others
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -29,10 +31,15 @@ def arguments() -> argparse.ArgumentParser:
         metavar="GLOB",
         help="files to change, as 'plugins/norm/*'; by default all groups",
     )
-    add("--sample", type=int, default=100, metavar="N", help="mutants of each group, spread over its files (100)")
+    add(
+        "--sample",
+        default="100",
+        metavar="N[,GROUP=N]",
+        help="mutants of each group, spread over its files (100), and of groups that get another number: 150,model=60",
+    )
     add("--all", action="store_true", help="every mutant")
     add("--only", default="", metavar="TEXT", help="mutants whose id or change contains it")
-    add("--seed", type=int, default=0, help="of the sample")
+    add("--seed", default="0", metavar="N[,GROUP=N]", help="of the sample, and of groups that have another")
     add("--check-only", action="store_true", help="ask `llmlab check` and no tests")
     add("--checks", metavar="NAMES", help="only these checks, as in checks=NAMES; no tests and no page")
     add("--tests-only", action="store_true", help="ask the tests and not `llmlab check`")
@@ -45,6 +52,15 @@ def arguments() -> argparse.ArgumentParser:
     add("--again", action="store_true", help="forget the outcomes of an earlier run")
     add("--page", type=Path, metavar="FILE", help="write the table to this file")
     return parser
+
+
+def by_group(text: str) -> dict[str, int]:
+    """A number for each group, from "150,model=60"."""
+    default, *others = text.split(",")
+    of_group = dict(other.split("=") for other in others)
+    if unknown := of_group.keys() - {g.name for g in GROUPS}:
+        raise ValueError(f"no group is named {', '.join(sorted(unknown))}")
+    return {g.name: int(of_group.get(g.name, default)) for g in GROUPS}
 
 
 def sample(mutants: dict[str, list[Mutant]], n: int, seed: int) -> dict[str, list[Mutant]]:
@@ -63,17 +79,18 @@ def sample(mutants: dict[str, list[Mutant]], n: int, seed: int) -> dict[str, lis
 def chosen(a: argparse.Namespace) -> list[FileResult]:
     """The files and the mutants of each that are asked."""
     every: dict[str, list[Mutant]] = {}
+    known, listed = equivalents(), Listed(cache_folder())
     for file in files(a.files):
         source = (ROOT / file).read_text(encoding="utf-8")
-        known = equivalents()
-        every[file] = [m for m in mutants_of(file, source) if equivalent(m, source, known) is None]
+        every[file] = [m for m in listed.mutants_of(file, source) if equivalent(m, source, known) is None]
     found = []
+    sizes, seeds = by_group(a.sample), by_group(a.seed)
     for group in GROUPS:
         of_group = {f: some for f, some in every.items() if group_of(f) is group}
         if a.only:
             drawn = {f: [m for m in some if a.only in m.id or a.only in m.change] for f, some in of_group.items()}
         else:
-            drawn = of_group if a.all else sample(of_group, a.sample, a.seed)
+            drawn = of_group if a.all else sample(of_group, sizes[group.name], seeds[group.name])
         found += [FileResult(f, drawn[f], len(some)) for f, some in of_group.items() if drawn[f] or not a.only]
     return found
 
@@ -93,6 +110,11 @@ class Progress:
     def skip(self, n: int, by: str) -> None:
         """n mutants of which it is known what `by` says."""
         self.done += n if by == self.first else 0
+
+    def tell_killed(self, mutant: Mutant, outcome: Outcome) -> None:
+        """Tell it if it is killed; else more is asked of the mutant."""
+        if outcome.killed:
+            self.tell(mutant, outcome)
 
     def tell(self, mutant: Mutant, outcome: Outcome) -> None:
         self.began = self.began or time.monotonic() - outcome.seconds
@@ -114,7 +136,12 @@ def main(argv: Sequence[str]) -> int:
     if a.check_only and a.tests_only:
         print("--check-only and --tests-only leave nothing to ask", file=sys.stderr)
         return 2
-    if not (results := chosen(a)):
+    try:
+        results = chosen(a)
+    except ValueError as e:
+        print(f"--sample {a.sample} --seed {a.seed}: {e}", file=sys.stderr)
+        return 2
+    if not results:
         print(f"no file of the groups matches {' '.join(a.files)} {a.only}".strip(), file=sys.stderr)
         return 2
     if a.list:
@@ -141,7 +168,7 @@ def about(a: argparse.Namespace) -> str:
     from llmlab.runs.record import cpu_name, versions
 
     known = versions()
-    drawn = "every mutant" if a.all else f"{a.sample} mutants of each group, drawn with seed {a.seed}"
+    drawn = "every mutant" if a.all else f"sampled with seed {a.seed}"
     return (
         f"Commit {known.get('commit', 'unknown')}, {cpu_name()}, torch {known['torch']}, Python {known['python']}; {drawn}. "
         "Written by `make mutants`."
@@ -154,9 +181,8 @@ def run(a: argparse.Namespace, results: Sequence[FileResult], sides: Sequence[st
 
     if not a.known:
         world.prepare()
-    baselines = Baselines(
-        Store(cache_folder(), forget=a.again), [r.file for r in results if r.mutants], a.slow, a.checks
-    )
+    store, asked = Store(cache_folder(), forget=a.again), [r.file for r in results if r.mutants]
+    baselines = {names: Baselines(store, asked, a.slow, names) for names in (a.checks, FIRST)}
     progress = Progress(sum(len(r.mutants) for r in results), sides[0])
     end = 0.0 if a.known else time.monotonic() + a.budget * 60 if a.budget else float("inf")
     status = 0
@@ -164,11 +190,12 @@ def run(a: argparse.Namespace, results: Sequence[FileResult], sides: Sequence[st
     if a.budget:  # so that a run that is stopped has asked files of all folders
         random.Random(a.seed).shuffle(order)
     for result in order:
-        for by in sides:
-            asker = Asker(result.file, by, baselines, a.jobs)
+        for by, names in _stages(result.file, sides, a.checks):
+            asker = Asker(result.file, by, baselines[names], a.jobs)
             wanted = [m for m in result.mutants if a.both or not result.killed(m)]
             todo = [m for m in wanted if asker.outcome(m) is None]
-            progress.skip(len(wanted) - len(todo), by)
+            last = names == a.checks
+            progress.skip(sum(last or asker.killed(m) for m in wanted if m not in todo), by)
             if todo and time.monotonic() < end:
                 try:
                     asker.prepare()
@@ -176,6 +203,13 @@ def run(a: argparse.Namespace, results: Sequence[FileResult], sides: Sequence[st
                     print(e, file=sys.stderr)
                     status = 1
                     break
-                asker.run(todo, progress.tell, end)
-            result.outcomes |= {(m.id, by): o for m in wanted if (o := asker.outcome(m))}
+                asker.run(todo, progress.tell if last else progress.tell_killed, end)
+            result.outcomes |= {(m.id, by): o for m in wanted if (o := asker.outcome(m)) and (last or o.killed)}
     return status
+
+
+def _stages(file: str, sides: Sequence[str], names: str | None) -> list[tuple[str, str | None]]:
+    """(who is asked, which checks), one after the other: a definition kills most, so that few files need the rest recorded."""
+    group = group_of(file)
+    first = "check" in sides and names is None and group is not None and not group.words
+    return [*([("check", FIRST)] if first else []), *((by, names) for by in sides)]

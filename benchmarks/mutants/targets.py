@@ -43,7 +43,19 @@ GROUPS = (
         None,
         None,
         words=tuple(f"model={name}" for name in FAMILIES),
-        tests=("tests/plan/test_components.py", "tests/plugins/test_conformance.py"),
+        tests=(
+            "tests/plan/test_components.py",
+            "tests/plan/test_memory.py",
+            "tests/plugins/test_conformance.py",
+            "tests/plugins/test_attention.py",
+            "tests/plugins/test_kernel.py",
+            "tests/plugins/test_moe.py",
+            "tests/plugins/test_expert_choice.py",
+            "tests/training/test_frozen_trunk.py",
+            "tests/training/test_gradients.py",
+            "tests/hub/test_reference*.py",
+            "tests/hub/test_damaged.py",
+        ),
     ),
     Group(
         "decoding",
@@ -51,9 +63,21 @@ GROUPS = (
         None,
         None,
         words=("model=llama3", "model=t5"),
-        tests=("tests/commands/test_generate.py", "tests/commands/test_chat.py"),
+        tests=(
+            "tests/commands/test_generate.py",
+            "tests/commands/test_chat.py",
+            "tests/hub/test_texts_of_pairs.py",
+            "tests/training/feeds/test_rollout.py",
+            "tests/training/test_written.py",
+        ),
     ),
-    Group("clipping", ("src/llmlab/training/clipping.py",), None, None, tests=("tests/training/test_clipping.py",)),
+    Group(
+        "clipping",
+        ("src/llmlab/training/clipping.py",),
+        None,
+        None,
+        tests=tuple(f"tests/training/test_{n}.py" for n in ("clipping", "accumulation", "strategies", "frozen_trunk")),
+    ),
     Group("statistics", tuple(f"src/llmlab/report/{name}.py" for name in STATISTICS), None, 95),
 )
 # Tests of a slot that stand in files named otherwise.
@@ -68,6 +92,15 @@ OF_SLOT = {
     "schedule": ("recipe",),
     "embedding": ("embedding", "encoder_parts"),
     "head": ("head", "encoder_parts"),
+}
+# Tests of a slot that stand in other folders.
+ELSEWHERE = {
+    "objective": (
+        "tests/plugins/objectives/test_*.py",
+        "tests/training/test_records.py",
+        "tests/training/test_companions.py",
+        "tests/training/feeds/test_*.py",
+    ),
 }
 
 
@@ -96,7 +129,7 @@ def tests_of(file: str) -> list[str]:
     if path.parts[0] == "plugins":
         slot = path.parts[1]
         names = OF_SLOT.get(slot, (slot,))
-        mirrored = [f"tests/plugins/test_{n}.py" for n in (*names, "conformance")]
+        mirrored = [*(f"tests/plugins/test_{n}.py" for n in (*names, "conformance")), *ELSEWHERE.get(slot, ())]
     elif group.name == "clipping":
         mirrored = []
     else:

@@ -40,7 +40,7 @@ class Mixture:
     telling: ClassVar[tuple[dict[str, Any], ...]] = (
         {"of": ("mlm", "clm")},
         {"weights": (3.0, 1.0)},
-        {"options": ({}, {"rate": 0.5})},
+        {"options": ({"z_loss": 0.2}, {"rate": 0.5})},
         {"names": ("one", "other")},
     )
 

@@ -43,7 +43,7 @@ class SpanMaskedLM:
         {"masked": 0.2, "random": 0.6},
         {"masked": 0.0, "random": 0.0},
         {"rate": 0.4, "stop": 0.9},
-        {"rate": 0.4, "longest": 2},
+        {"rate": 0.4, "longest": 2, "stop": 0.05},
     )
     fixed_counts = False
 

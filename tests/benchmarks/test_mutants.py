@@ -11,11 +11,11 @@ import pytest
 from mutants import ask, by_check, serve, targets, world
 from mutants.ask import Asker
 from mutants.by_check import Task
-from mutants.command import sample
+from mutants.command import FIRST, _stages, by_group, sample
 from mutants.forks import Forks, call_in_fork
 from mutants.mutant import mutants_of
 from mutants.results import Equivalent, FileResult, equivalent, equivalents, wilson
-from mutants.store import Outcome, Store
+from mutants.store import Listed, Outcome, Store
 from mutants.targets import ROOT
 
 TOY = '''"""1 + 1 in a docstring."""
@@ -104,6 +104,7 @@ def test_every_file_of_the_groups_has_a_module_and_tests():
         assert targets.tests_of(file), file
     assert targets.module_of("plugins/norm/rmsnorm.py") == "llmlab_plugins.norm.rmsnorm"
     assert targets.module_of("src/llmlab/model/stack.py") == "llmlab.model.stack"
+    assert "tests/plugins/objectives/test_streams.py" in targets.tests_of("plugins/objective/plm.py")
 
 
 def test_a_module_is_served_here_and_in_processes_that_are_started(tmp_path):
@@ -250,6 +251,24 @@ def test_outcomes_survive_a_line_that_was_cut_off(tmp_path):
     store.add(other)
     assert Store(tmp_path).get("b", "check", "k") == other
     assert Store(tmp_path, forget=True).get("b", "check", "k") is None
+
+
+def test_lists_are_kept_and_numbers_are_of_groups(tmp_path, monkeypatch):
+    listed = Listed(tmp_path)
+    assert listed.mutants_of("toy.py", TOY) == mutants_of("toy.py", TOY)
+    monkeypatch.setattr("mutants.mutant.mutants_of", lambda file, source: [])
+    assert listed.mutants_of("toy.py", TOY) and not listed.mutants_of("toy.py", TOY + "\n")
+    numbers = by_group("20,model=6")
+    assert (numbers["plugins"], numbers["model"]) == (20, 6)
+    with pytest.raises(ValueError, match="modle"):
+        by_group("20,modle=6")
+
+
+def test_definitions_are_asked_first_of_parts_alone():
+    sides = ["check", "tests"]
+    assert _stages("plugins/norm/rmsnorm.py", sides, None) == [("check", FIRST), ("check", None), ("tests", None)]
+    assert _stages("src/llmlab/model/stack.py", sides, None) == [("check", None), ("tests", None)]
+    assert _stages("plugins/norm/rmsnorm.py", ["check"], "cut") == [("check", "cut")]
 
 
 def test_shares_are_of_mutants_whose_fate_is_known():

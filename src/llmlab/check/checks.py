@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from llmlab.check import attention_reference, equivalences, gradcheck, learning, reference, visibility, weights
+from llmlab.check import attention_reference, equivalences, gradcheck, learning, reference, visibility, weights, writing
 from llmlab.check.subject import Subject
 
 MODEL_CHECKS: dict[str, Callable[[Subject], None]] = {
@@ -12,7 +12,7 @@ MODEL_CHECKS: dict[str, Callable[[Subject], None]] = {
     "visibility": visibility.visibility,
     "attention": attention_reference.attention,
     "cache": equivalences.cache,
-    "generation": equivalences.generation,
+    "generation": writing.generation,
     "memory": equivalences.memory,
     "padding": equivalences.padding,
     "batch": equivalences.batching,

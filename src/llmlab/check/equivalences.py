@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TypedDict, Unpack
 
 import torch
@@ -28,7 +29,6 @@ from llmlab.model.cache import Cache
 from llmlab.slots import Output
 
 Batch = dict[str, Tensor]
-DECODER_START = 0  # the token that a decoder begins with
 SPLITS_REASON = "what a row gives depends on which half of a batch it is in"
 
 
@@ -69,7 +69,10 @@ def assert_same_output(subject: Subject, got: Output, want: Output, where: slice
 
 @torch.no_grad()
 def cache(subject: Subject) -> None:
-    """A text read in pieces over a cache, and prompts of unequal length padded on the left, give what the whole text gives."""
+    """A text read in pieces over a cache, and prompts of unequal length padded on the left, give what the whole text gives.
+
+    What a cache has forgotten leaves no trace in what is read behind it.
+    """
     batch = subject.batch()
     first = _first_piece(subject, batch)
     want = forward(subject, batch)
@@ -84,6 +87,8 @@ def cache(subject: Subject) -> None:
     assert_close(hidden, want.hidden, "read over a cache whose first piece comes without `valid`")
     if not subject.spec.stacks[-1].mask.attribute("needs"):
         _left_padded(subject)
+    if subject.case.kind == "family":
+        _run_twice(subject, batch, first)
 
 
 def _first_piece(subject: Subject, batch: Batch) -> int:
@@ -103,18 +108,36 @@ def _first_piece(subject: Subject, batch: Batch) -> int:
 
 
 def _read_in_pieces(
-    subject: Subject, batch: Batch, cuts: list[int], untold: int = 0
+    subject: Subject, batch: Batch, cuts: list[int], untold: int = 0, growing: Cache | None = None
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Hidden states and heads of a text read over one cache in pieces between `cuts`, the first `untold` without `valid`."""
-    kv_cache = subject.model.new_cache(batch["ids"].shape[1])
+    """Hidden states and heads of a text read over one cache in pieces between `cuts`, the first `untold` without `valid`.
+
+    growing: a cache that is given room for each piece as it comes.
+    """
+    kv_cache = subject.model.new_cache(batch["ids"].shape[1]) if growing is None else growing
     out: list[Output] = []
     for start, end in itertools.pairwise(cuts):
+        if growing is not None:
+            growing.reserve(end)
         piece = slice_batch(batch, slice(None), slice(start, end))
         if len(out) < untold:
             del piece["valid"]
         out.append(forward(subject, piece, cache=kv_cache))
     roles = out[0].heads
     return torch.cat([o.hidden for o in out], 1), {r: torch.cat([o.heads[r] for o in out], 1) for r in roles}
+
+
+def _run_twice(subject: Subject, batch: Batch, first: int) -> None:
+    """Compare a model whose first layer runs again at the end, over a cache, with the whole text."""
+    stack = subject.spec.stacks[-1]
+    twice = Subject(subject.case)
+    stack = replace(stack, execute=(*stack.execute, stack.execute[0]))
+    twice.spec = replace(subject.spec, stacks=(*subject.spec.stacks[:-1], stack))
+    try:
+        hidden, _ = _read_in_pieces(twice, batch, [0, first, LENGTH])
+    except ValueError as e:  # no refusal: the same model without a second run was read so
+        raise CheckFailed(f"read over a cache by a layer that runs twice: {reason(e)}") from e
+    assert_close(hidden, forward(twice, batch).hidden, "read over a cache by a layer that runs twice")
 
 
 def _left_padded(subject: Subject) -> None:
@@ -126,7 +149,11 @@ def _left_padded(subject: Subject) -> None:
     batch["valid"] = places >= starts[:, None]
     # Padding stands before position 0, and a learned table has no row for that.
     batch["positions"] = (places - starts[:, None]).clamp(min=0)
-    hidden, _ = _read_in_pieces(subject, batch, [0, 8, 9, 10, LENGTH])
+    kv_cache = subject.model.new_cache(0)
+    hidden, _ = _read_in_pieces(subject, batch, [0, 8, 9, 10, LENGTH], growing=kv_cache)
+    kv_cache.cut(9)
+    again, _ = _read_in_pieces(subject, batch, [9, 10, LENGTH], growing=kv_cache)
+    assert_close(again, hidden[:, 9:], "read again over a cache that has forgotten it")
     for row, start in enumerate(starts.tolist()):
         prompt = slice_batch(
             {k: x for k, x in batch.items() if k not in ("valid", "positions")}, row, slice(start, None)
@@ -136,41 +163,6 @@ def _left_padded(subject: Subject) -> None:
             forward(subject, prompt).hidden,
             f"a prompt with {start} tokens of padding, over a cache",
         )
-
-
-def generation(subject: Subject) -> None:
-    """Prompts of unequal length, continued together over one cache, get the likeliest tokens that each gets alone without."""
-    from llmlab.decoding.generate import fits_padding, generate_all, goes_on
-    from llmlab.decoding.sampling import Sampling
-
-    model, new = subject.model, 5
-    if not goes_on(subject.spec) or "tokens" not in subject.token_roles:
-        raise NotApplicable("it writes no text: its mask looks ahead, or it has no head for tokens")
-    if subject.expert_choice or subject.splits_batch:
-        raise NotApplicable("a text gives something else beside others")
-    # A model whose mask or window goes by places is asked with prompts of one length, as `generate` groups them.
-    lengths = (7, 4, 6) if fits_padding(model, LENGTH) else (6, 6, 6)
-    prompts = [row[:n].tolist() for row, n in zip(random_ids(3, 7), lengths, strict=True)]
-    start = DECODER_START if subject.encoder_decoder else None
-    steps = list(generate_all(model, prompts, max_new=new, sampling=Sampling(temperature=0), start=start))
-    for i, prompt in enumerate(prompts):
-        got, want = [step[i] for step in steps], _greedy_without_cache(subject, prompt, new)
-        if got != want:
-            raise CheckFailed(f"a prompt of {len(prompt)} tokens is continued by {got} beside others, by {want} alone")
-
-
-@torch.no_grad()
-def _greedy_without_cache(subject: Subject, prompt: list[int], new: int) -> list[int]:
-    """The `new` likeliest tokens, each from a forward of the whole text."""
-    batch, text = (
-        ({"source_ids": torch.tensor([prompt])}, [DECODER_START]) if subject.encoder_decoder else ({}, list(prompt))
-    )
-    if "prefix_len" in subject.model.all_stacks()[-1].mask.needs:
-        batch["prefix_len"] = torch.tensor([len(text)])
-    for _ in range(new):
-        logits = forward(subject, {**batch, "ids": torch.tensor([text])}).heads["tokens"]
-        text.append(int(logits[0, -1].argmax()))
-    return text[-new:]
 
 
 @torch.no_grad()

@@ -34,6 +34,8 @@ def labelled(objective: Objective) -> tuple[Batch, Batch]:
     if attributes.get(objective, "objective", "halves"):
         batch["previous"] = ((TOKENS * 4 + 1) % SIZE).where(TOKENS % 5 != 2, IGNORED)
         none["previous"] = none["labels"]
+    if attributes.get(objective, "objective", "models"):
+        batch["documents"] = TOKENS // 4
     return batch, none
 
 
@@ -41,6 +43,8 @@ def sampled(objective: Objective) -> tuple[Batch, Batch]:
     """And chances at which a companion's tokens are drawn."""
     batch, none = labelled(objective)
     batch = {**stand_in.batch(objective, rows(), np.random.default_rng(SEED)), **batch}
+    # The first and the last token, as chances go.
+    batch["chance"][0, [0, 2]] = batch["chance"].new_tensor([0.0, 1 - 2**-30])
     if "judged" in batch:
         batch["judged"] = (TOKENS % 5 != 1) | (batch["labels"] >= 0)
     return batch, none
@@ -61,7 +65,10 @@ def framed(objective: Objective) -> tuple[Batch, Batch]:
 def queries(objective: Objective) -> tuple[Batch, Batch]:
     batch, none = labelled(objective)
     asks = {"rank": TOKENS % 4, "positions": TOKENS % SEQ_LEN, "queries": batch["labels"] != IGNORED}
-    return {**batch, **asks, "before_ids": TOKENS[:, :2] % SIZE, "before_rank": TOKENS[:, :2] % 2}, none
+    asks |= {"before_ids": TOKENS[:, :2] % SIZE, "before_rank": TOKENS[:, :2] % 2}
+    if getattr(objective, "memory", 0):
+        asks |= {"documents": TOKENS // 4, "before_documents": (TOKENS[:, :2] - 1) // 4}
+    return {**batch, **asks}, none
 
 
 def diffused(objective: Objective) -> tuple[Batch, Batch]:

@@ -191,6 +191,7 @@ def mtp(given: Given) -> Arrays:
         slopes = [np.zeros_like(table) for table in tables]
         extra = 0.0
         made[f"{batch}/read/model"] = ids[None]
+        made[f"{batch}/documents/model/0"] = given.inputs[f"{batch}/documents"]
         for k in range(1, depth + 1):
             # Of token i: its own state and, halved each time, those of the k - 1 modules before and of the model.
             places = [(b, i) for b in range(len(ids)) for i in range(length - k)]
@@ -206,6 +207,8 @@ def mtp(given: Given) -> Arrays:
                     slopes[j][ids[b, i + j]] += 0.5 ** (k - j) * (head @ back) * weight / depth / len(used)
             made[f"{batch}/loss/nll_{k + 1}"] = np.array([total, len(used)])
             made[f"{batch}/read/module_{k}"] = ids[None, :, k:]
+            # A module stands where the state does that it reads: token i's, though it is given token i + k.
+            made[f"{batch}/documents/module_{k}/0"] = given.inputs[f"{batch}/documents"][:, : length - k]
             made[f"{batch}/weight/nll_{k + 1}"] = np.array(weight / depth)
             extra += weight / depth * total / max(len(used), 1)
         # Each module says what its own experts lose.

@@ -77,6 +77,7 @@ def loss(given: Given, batch: str, rounded) -> Arrays:
         "slope/teacher.tokens": np.zeros_like(theirs),
         "read/model": inputs["ids"][None],
         "read/teacher": inputs["ids"][None],
+        **{f"documents/{role}/0": inputs["documents"] for role in ("model", "teacher")},
     }
     if o["hidden"] != "none":
         table, known = given.inputs["hidden"], given.inputs["hidden/teacher"]

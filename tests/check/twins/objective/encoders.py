@@ -335,24 +335,27 @@ def spans(given: Given, name: str, vocabulary: Vocabulary) -> Arrays:
             may[at] &= inside and documents[at - 1] == documents[at] == documents[min(at + 1, len(text) - 1)]
     lengths = np.array([o["stop"] * (1 - o["stop"]) ** k for k in range(int(o["longest"]))])
     budget = int(np.ceil(o["rate"] * may.sum()))
-    places, spans, alike, square = np.zeros(len(text)), np.zeros(len(text) + 1), np.zeros(3), 0.0
+    places, square = np.zeros(len(text)), 0.0
+    spans, alike = np.zeros((2, len(text) + 1)), np.zeros((2, 3))  # means of a sample, and of the squares
     for chosen, p in masked_spans(may, vocabulary.words(text), budget, lengths / lengths.sum()).items():
         at = [place for place in range(len(text)) if chosen >> place & 1]
         places[at] += p
         runs = np.split(np.array(at), np.flatnonzero(np.diff(at) > 1) + 1) if at else []
-        for run in runs:
-            spans[len(run)] += p
-            same = (1 / size) ** len(run)
-            none = (1 - 1 / size) ** len(run)
-            alike += p * np.array([o["masked"], 1 - o["masked"] - o["random"] + o["random"] * same, o["random"] * none])
-            square += p * len(run) ** 2
+        longs = np.array([len(run) for run in runs], int)
+        number = np.bincount(longs, minlength=len(text) + 1)
+        same, none = (1 / size) ** longs, (1 - 1 / size) ** longs
+        chances = np.stack(
+            [0 * same + o["masked"], 1 - o["masked"] - o["random"] + o["random"] * same, o["random"] * none]
+        )
+        spans += p * np.stack([number, number**2])
+        alike += p * np.stack([chances.sum(1), chances.sum(1) ** 2 + (chances * (1 - chances)).sum(1)])
+        square += p * (longs**2).sum()
     shares = np.array([o["masked"], 1 - o["masked"] - o["random"] + o["random"] / size, o["random"] * (1 - 1 / size)])
-    n_spans = spans.sum()
     return {
         **expected(f"targets/{name}", np.clip(places, 0, 1), n),
-        **expected(f"spans/{name}", spans, n, n_spans * spans),
+        **expected(f"spans/{name}", spans[0], n, spans[1] - spans[0] ** 2),
         # Tokens of a span go together, and spans of a text are few.
         **expected(f"shown/{name}", shares * places.sum(), n, shares * (1 - shares) * square),
-        **expected(f"alike/{name}", alike, n, n_spans * alike),
+        **expected(f"alike/{name}", alike[0], n, alike[1] - alike[0] ** 2),
         f"documents/{name}": np.array(-1) if documents is None else documents,
     }

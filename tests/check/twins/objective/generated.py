@@ -102,6 +102,7 @@ def both(given: Given, batch: str, model) -> Arrays:
             f"{batch}/slope/generator.tokens": slope / max(n, 1),
             f"{batch}/read/generator": inputs["ids"][None],
             f"{batch}/read/model": read[None],
+            **{f"{batch}/documents/{role}/0": inputs["documents"] for role in ("generator", "model")},
         }
         made |= {f"{batch}/slope/{k}": given.options["weight"] * v / max(count, 1) for k, v in slopes.items()}
     return made

@@ -46,6 +46,17 @@ def mix(given: Given) -> Arrays:
         for at in targets:
             slope[at] = np.exp(log_softmax(scores[at])) - np.eye(scores.shape[-1])[labels[at]]
             slope[at] *= shares[i] / n
+        z_loss = (o["options"] or ({}, {}))[i].get("z_loss", 0.0)
+        if (
+            z_loss
+        ):  # log^2 Z of each target, a term of its own with its own weight (PaLM: Chowdhery et al. 2022, section 5)
+            log_z = [np.log(np.exp(scores[at]).sum()) for at in targets]
+            made[f"batch/loss/{name}_z"] = np.array([sum(z**2 for z in log_z), len(targets)])
+            made[f"batch/weight/{name}_z"] = shares[i] * z_loss
+            mean += shares[i] * z_loss * sum(z**2 for z in log_z) / n
+            half += shares[i] * z_loss * sum(np.log(np.exp(bfloat16(scores[at])).sum()) ** 2 for at in targets) / n
+            for at, z in zip(targets, log_z, strict=True):
+                slope[at] += shares[i] * z_loss * 2 * z * np.exp(log_softmax(scores[at])) / n
         if o["of"][i] == "mlm":
             made[f"batch/log/{name}_accuracy"] = np.array([right, len(targets)], np.float64)
     made |= {"batch/mean": np.array(mean), "batch/slope/tokens": slope, "half/mean": np.array(half)}

@@ -185,6 +185,11 @@ def plm(given: Given) -> Arrays:
         read = np.zeros(int(given.inputs["vocabulary"]))
         read[given.inputs["special/mask"]] = made[f"number/{text}"].argmax()
         made |= {f"read/{text}": read, f"kept/{text}": np.array(0.0)}
+    for batch in ("batch", "none") if o["memory"] else ():
+        before, own = (given.inputs[f"{batch}/{key}"] for key in ("before_documents", "documents"))
+        whole = np.concatenate([before, own], 1)
+        made[f"{batch}/allowed/model/0"] = (before[:, :, None] == before[:, None]).astype(float)
+        made[f"{batch}/allowed/model/1"] = (own[:, :, None] == whole[:, None]).astype(float)
     return made | {"shown": np.array(0.0)}
 
 

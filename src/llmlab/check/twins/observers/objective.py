@@ -22,6 +22,7 @@ Outputs:
   of each head, `slope/ROLE`. Where it works with companions `read/MODEL`, the ids that each model reads.
 - `half/mean`: the mean of `batch` whose scores are rounded to bfloat16, as a model gives them in mixed precision.
 - `best/first`, `best/last`, `best/score`, `best/none`, of `batch`, where it looks for spans.
+- `shortest`, the shortest window that it takes, where that is longer than a token.
 - The attributes `shown` and `fixed_counts`; `repeats` and `stride`, where there is one; of an objective that acts `rollout`
   (samples, max_new, temperature, batches, epochs, steps) and `advantages/SHAPE`.
 """
@@ -29,6 +30,7 @@ Outputs:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -49,6 +51,7 @@ from llmlab.twins import Given
 
 ROUNDED_UP = 4  # rows that only round the table up
 WIDTH, BALANCE, N_LAYERS = 5, 0.25, 4
+MADE = ("documents", "allowed")  # keys of a batch that an objective may make of others before a model reads it
 
 
 def observe(setting: Setting) -> Observed:
@@ -79,6 +82,8 @@ def observe(setting: Setting) -> Observed:
         inputs["rows"] = rows()
     for name in ("shown", "fixed_counts"):
         outputs[name] = np.array(float(attributes.get(objective, "objective", name)))
+    if (shortest := _shortest(setting)) > 1:
+        outputs["shortest"] = np.array(shortest)
     for name in ("repeats", "stride"):
         if (number := getattr(objective, name, None)) is not None:
             outputs[name] = np.array(number)
@@ -96,6 +101,14 @@ def observe(setting: Setting) -> Observed:
             outputs["half/mean"] = _loss(objective, batch, half)["mean"]
             outputs |= _best(objective, batch, scores)
     return Observed(Given(options_of(setting), sizes_of(setting), inputs, {}), outputs)
+
+
+def _shortest(setting: Setting) -> int:
+    for length in range(1, SIZE):
+        with suppress(ValueError):
+            texts.made(setting, texts.SIZE, length)
+            break
+    return length
 
 
 # ---------------------------------------------------------------- records
@@ -194,9 +207,12 @@ class _Model:
     `hidden` states it is given. Its heads alone give hidden states times `_head`; one that it has no scores of gives those of
     the layers times `_project`."""
 
+    training = True
+
     def __init__(self, scores: Mapping[str, Tensor], hidden: Tensor, ids: Tensor | None):
         self.scores, self.hidden, self.ids = scores, hidden, ids
         self.read: list[Tensor] = []
+        self.made: dict[str, Tensor] = {}
 
     def __call__(
         self,
@@ -207,6 +223,7 @@ class _Model:
     ) -> Output:
         if "ids" not in batch:  # for its heads alone
             return Output(batch["hidden"], {role: batch["hidden"] @ _head() for role in heads or ()}, None)
+        self.made |= {f"{key}/{len(self.read)}": batch[key] for key in MADE if key in batch}
         self.read.append(batch["ids"])
         rows = heads if heads is not None else dict.fromkeys(self.scores)
         scores = self.scores
@@ -295,6 +312,8 @@ def _loss(objective: Objective, batch: Batch, scores: Mapping[str, Tensor]) -> d
     terms = {f"loss/{name}": torch.stack([s.double(), n.double()]) for name, (s, n) in loss.terms.items()}
     logs = {f"log/{name}": torch.stack([s.double(), n.double()]) for name, (s, n) in loss.logs.items()}
     weights = {f"weight/{name}": torch.tensor(float(w)) for name, w in loss.weights.items()}
-    both = {"model": model, **companions} if companions else {}
-    read = {f"read/{role}": torch.stack(each.read) for role, each in both.items()}
+    both = {"model": model, **companions}
+    read = {f"read/{role}": torch.stack(each.read) for role, each in both.items() if companions}
+    for role, each in both.items():
+        read |= {f"{key}/{role}/{n}": value for name, value in each.made.items() for key, n in [name.split("/")]}
     return arrays({"mean": mean, **slopes, **terms, **logs, **weights, **read})
