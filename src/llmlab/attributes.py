@@ -133,6 +133,8 @@ TABLE: Mapping[str, Mapping[str, Attribute]] = {
         ),
     },
     "objective": OBJECTIVE,
+    # A method takes the objective's place, so that it says the same of itself.
+    "alignment": OBJECTIVE,
     "reward": {
         "needs": Attribute(tuple[str, ...], (), "fields of a record, beside its prompt, by which it judges an answer"),
     },

@@ -55,6 +55,7 @@ NUMBERS = (
 # dict comes before the dict.
 ADDED: dict[str, object] = {
     "models": {},
+    "alignment": None,
     "reward": None,
     "filter": {},
     "train.learns": None,

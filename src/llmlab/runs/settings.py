@@ -42,6 +42,7 @@ class Shape(TypedDict):
     logger: NotRequired[dict[str, Any] | None]
     trainer: dict[str, Any]
     objective: dict[str, Any]
+    alignment: NotRequired[dict[str, Any] | None]
     reward: NotRequired[dict[str, Any] | None]
     filter: NotRequired[dict[str, dict[str, Any]]]
     optimizer: dict[str, Any]

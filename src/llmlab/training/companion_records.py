@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
-from llmlab.config import init_from
+from llmlab.config import init_from, learned
 from llmlab.config.companions import KEY, declared
 from llmlab.config.composed import Declared
 from llmlab.errors import UserError
@@ -129,12 +129,12 @@ def lines(companions: Mapping[str, Companion], models: Mapping[str, Model]) -> l
 def finished(path: Path, home: Path, cfg: DictConfig, trained: Model) -> dict[str, Model]:
     """The companions of a run as its checkpoint `path` has them, in evaluation, beside the trained model. UserError where one
     is not to be had."""
-    roles = declared(cfg.objective)
+    roles = declared(cfg)
     if not roles:
         return {}
     if not (home / record.NAME).is_file() or not cfg[KEY]:
         raise UserError(
-            f"{home}: objective={cfg.objective['_part_']} works with the role {next(iter(roles))} too, whose model an export "
+            f"{home}: {learned.typed(cfg)} works with the role {next(iter(roles))} too, whose model an export "
             "does not have; give the folder of the run"
         )
     models = {}

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
-from llmlab.config import init_from
+from llmlab.config import init_from, learned
 from llmlab.config.companions import KEY, naming_role, spec_of
 from llmlab.config.composed import Chosen, Declared
 from llmlab.config.layout import check_objective, needed_part
@@ -111,7 +111,7 @@ def resolve(
 
     vocabulary: ids that the tokenizer uses; None: the size that the config states. tokenizer: the run's, where it is known.
     """
-    objective = needed_part(composed.cfg.objective, "objective")
+    objective = needed_part(learned.node(composed.cfg), learned.slot(composed.cfg))
     found = {}
     for role, chosen in composed.companions.items():
         with naming_role(role, chosen.source):
@@ -172,7 +172,7 @@ def _finished(chosen: Chosen, objective: PartSpec) -> Companion:
     if missing := [role for role in roles if role not in spec.heads]:
         has = ", ".join(f"{role}={part.name}" for role, part in spec.heads.items()) or "none"
         raise UserError(
-            f"it has no head for the role {missing[0]}, which objective={objective.name} asks for; it has {has}"
+            f"it has no head for the role {missing[0]}, which {objective.slot}={objective.name} asks for; it has {has}"
         )
     # A finished model may have more heads than the objective asks for; they would take memory for nothing.
     spec = replace(spec, heads={role: spec.heads[role] for role in roles})
