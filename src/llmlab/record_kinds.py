@@ -19,7 +19,8 @@ class Field:
     more; "words", a list of texts, and "labels", one for each; "votes", a list of labels, null where a voter abstains;
     "share", a number from 0 to 1; "answer", a text that stands in another field; "place", a number of characters; "which",
     the number of one of "texts". also: other keys under which it is looked for. parts: keys of texts that make the list where
-    it is not there. cut: the end at which it is shortened in a record that is too long.
+    it is not there. turns: keys of
+    texts that make a conversation where there are no messages. cut: the end at which it is shortened in a record that is too long.
     """
 
     name: str
@@ -27,12 +28,13 @@ class Field:
     required: bool = True
     also: tuple[str, ...] = ()
     parts: tuple[str, ...] = ()
+    turns: tuple[str, ...] = ()
     cut: Literal["start", "end"] = "end"
 
     @property
     def keys(self) -> tuple[str, ...]:
         """All keys that may hold it or a part of it."""
-        return (self.name, *self.also, *self.parts)
+        return (self.name, *self.also, *self.parts, *self.turns)
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,8 @@ NOUNS = {
     "similar": "pairs of similar texts",
 }
 LABELLED = ("labelled", "tagged")  # kinds whose labels are classes
+ANSWER = "assistant"  # the role whose messages are learnt
+TURNS = ("prompt", "completion", "instruction", "input", "output", "system")
 TEXT = "text"  # no records: windows over documents
 KINDS: dict[str, Kind] = {
     kind.name: kind
@@ -108,7 +112,8 @@ KINDS: dict[str, Kind] = {
             whole=True,
         ),
         Kind("pairs", (Field("source"), Field("target"))),
-        Kind("chat", (Field("messages", "messages"),)),
+        # "conversations" is ShareGPT's key, "instruction", "input" and "output" are Alpaca's, "prompt" and "completion" TRL's.
+        Kind("chat", (Field("messages", "messages", also=("conversations",), turns=TURNS),)),
         # Ranked, the best first. A prompt loses its beginning, as what is nearest to the answer matters most.
         Kind(
             "preferences",

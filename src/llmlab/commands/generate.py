@@ -172,7 +172,7 @@ def _unmasking(a: Arguments, tokenizer: Tokenizer) -> Unmasking | None:
 def _template(tokenizer: Tokenizer, a: Arguments) -> Template:
     from llmlab.data.template import Template
 
-    return Template.from_files(tokenizer.beside, f"hf={a.hf}" if a.hf is not None else f"run={a.run}")
+    return Template.of(tokenizer, f"hf={a.hf}" if a.hf is not None else f"run={a.run}")
 
 
 def _answers(tokenizer: Tokenizer) -> bool:

@@ -58,6 +58,7 @@ ADDED: dict[str, object] = {
     "alignment": None,
     "reward": None,
     "filter": {},
+    "tokenizer.template": None,
     "train.learns": None,
     **{f"data.fields.{key}": None for key in KEYS},
     "data.fields": {},

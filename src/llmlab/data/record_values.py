@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
+from llmlab.data.record_messages import checked_messages
 from llmlab.errors import UserError
 from llmlab.record_kinds import Field
 
@@ -38,9 +39,7 @@ def checked_value(value: object, field: Field, where: str) -> Any:
     if field.shape in ("place", "which"):
         return _number(value, where)
     if field.shape == "messages":
-        if not (isinstance(value, list) and value and all(map(_is_message, value))):
-            raise UserError(f'{where} must be a list of objects with "role" and "content", both texts')
-        return [{"role": m["role"], "content": m["content"]} for m in value]
+        return checked_messages(value, where)
     if field.shape == "texts":
         if not isinstance(value, list) or len(value) < 2 or not all(isinstance(v, str) for v in value):
             best = ", the best first" if field.parts else ""
@@ -131,10 +130,6 @@ def _parsed(value: object, kind: type[int] | type[float]) -> float | None:
     except ValueError:
         return None
     return number if math.isfinite(number) else None
-
-
-def _is_message(value: object) -> bool:
-    return isinstance(value, Mapping) and all(isinstance(value.get(k), str) for k in ("role", "content"))
 
 
 def _shown(value: object) -> str:

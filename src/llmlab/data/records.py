@@ -16,7 +16,7 @@ from llmlab.data import cache, encoding, spans
 from llmlab.data.framing import Framing, shares, shortened
 from llmlab.data.record_files import Record
 from llmlab.data.tokenizer import Tokenizer
-from llmlab.record_kinds import KINDS, Kind
+from llmlab.record_kinds import ANSWER, KINDS, Kind
 
 Sample = dict[str, Any]
 
@@ -118,7 +118,19 @@ class RecordSamples:
             )
 
     def __len__(self) -> int:
-        return self.records.count
+        return len(self.rows)
+
+    @cached_property
+    def rows(self) -> np.ndarray:
+        """(samples,) int64: the numbers of the records that are samples: all but conversations whose answers are all cut away,
+        which would teach nothing."""
+        r = self.records
+        if self.kind.name != "chat" or ANSWER not in r.called or not r.count:
+            return np.arange(r.count)
+        answers = np.append(np.flatnonzero(np.asarray(r.names) == r.called.index(ANSWER)), len(r.names))
+        first = answers[np.searchsorted(answers, r.starts[:-1])]
+        ahead = r.pieces[first] - r.pieces[r.starts[:-1]] + len(self.framing.lead)
+        return np.flatnonzero((first < r.starts[1:]) & (ahead < self.seq_len))
 
     def _extra(self, pieces: np.ndarray) -> np.ndarray:
         """Special tokens of records of so many pieces."""
@@ -134,7 +146,11 @@ class RecordSamples:
 
     @cached_property
     def full(self) -> np.ndarray:
-        """(records,) int64: tokens of each record uncut, the special ones included."""
+        """(samples,) int64: tokens of each record uncut, the special ones included."""
+        return self._full[self.rows]
+
+    @cached_property
+    def _full(self) -> np.ndarray:
         r = self.records
         pieces = np.diff(r.starts)
         texts = np.diff(r.pieces[r.starts])
@@ -156,7 +172,7 @@ class RecordSamples:
 
     @cached_property
     def lengths(self) -> np.ndarray:
-        """(records,) int64: tokens of each record as a sample has them."""
+        """(samples,) int64: tokens of each record as a sample has them."""
         return np.minimum(self.full, self.seq_len)
 
     @property
@@ -166,7 +182,9 @@ class RecordSamples:
 
     @property
     def lost(self) -> int:
-        """Answers to questions that are cut away with the end of their context."""
+        """Answers to questions that are cut away with the end of their context; conversations of which all are."""
+        if self.kind.name == "chat":
+            return self.records.count - len(self)
         if self.kind.name != "questions" or self.records.labels is None:
             return 0
         sizes, spans = np.diff(self.records.pieces), self.records.labels
@@ -192,6 +210,7 @@ class RecordSamples:
     def __getitem__(self, i: int) -> Sample:
         if not 0 <= i < len(self):
             raise IndexError(f"record {i} of {len(self)}")
+        i = int(self.rows[i])
         found = self.records.of(i)
         sample: Sample = getattr(self, f"_{self.kind.name}")(found)
         if self.records.labels is not None:

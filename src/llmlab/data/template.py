@@ -36,6 +36,15 @@ class Template:
         return cls(source, read_special(beside, where).names, where)
 
     @classmethod
+    def of(cls, tokenizer: Tokenizer, where: str) -> Template:
+        """The template beside a tokenizer. UserError where there is none."""
+        found = cls.from_files(tokenizer.beside, where)
+        # A tokenizer that a run has learnt has no file that names its special tokens: their roles are its own.
+        own = {f"{role}_token": tokenizer.inner.id_to_token(i) for role, i in tokenizer.special.items()}
+        found.tokens = {**{name: token for name, token in own.items() if token}, **found.tokens}
+        return found
+
+    @classmethod
     def among(cls, beside: Mapping[str, str]) -> bool:
         """True if there is one."""
         try:

@@ -215,5 +215,7 @@ def _data(cfg: DictConfig, recipe: Recipe) -> list[str]:
     if cut := cast("RecordSamples", recipe.samples).cut:
         texts.append(f"{cut:,} of {n['train']:,} training records cut at data.seq_len={cfg.data.seq_len}")
     if lost := getattr(recipe.samples, "lost", 0):
-        texts.append(f"{lost:,} answers lie behind data.seq_len={cfg.data.seq_len} and are no targets")
+        which = "conversations are left out: their answers lie" if corpus.manifest["kind"] == "chat" else "answers lie"
+        no = "" if corpus.manifest["kind"] == "chat" else " and are no targets"
+        texts.append(f"{lost:,} {which} behind data.seq_len={cfg.data.seq_len}{no}")
     return texts
