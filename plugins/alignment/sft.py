@@ -18,9 +18,9 @@ IGNORED = -100  # a label that is no target
 
 @register("alignment", "sft")
 class SupervisedFineTuning:
-    """Supervised fine-tuning (InstructGPT: Ouyang et al. 2022, arXiv:2203.02155, section 3.5): answers are learnt, of all turns.
+    """Supervised fine-tuning (InstructGPT: Ouyang et al. 2022, arXiv:2203.02155): the answers of all turns are learnt.
 
-    Cross-entropy (nats) of the tokens of each assistant's message and of the mark that ends it, given what the chat template
+    Cross-entropy (nats) of the tokens of each assistant's message and of the mark that ends it, given what the template
     writes before; nothing else is a target. ids and labels (T,), labels shifted by one, -100 where there is no target.
     Conversations are packed into windows and do not see each other.
     """

@@ -19,8 +19,8 @@ class Field:
     more; "words", a list of texts, and "labels", one for each; "votes", a list of labels, null where a voter abstains;
     "share", a number from 0 to 1; "answer", a text that stands in another field; "place", a number of characters; "which",
     the number of one of "texts". also: other keys under which it is looked for. parts: keys of texts that make the list where
-    it is not there. turns: keys of
-    texts that make a conversation where there are no messages. cut: the end at which it is shortened in a record that is too long.
+    it is not there. turns: keys of texts that make a conversation where there are no messages. cut: the end at which it is
+    shortened in a record that is too long.
     """
 
     name: str

@@ -69,6 +69,8 @@ def declared(cfg: DictConfig) -> dict[str, Declared]:
         found[role] = made = Declared(role, **about)  # type: ignore[arg-type]  # literals of the class, read by ast
         if other := [name for name in made.shares if name not in SHARED]:
             raise UserError(f"{where}: models.{role} shares {other[0]!r}; {near(str(other[0]), SHARED)}")
+        if made.copies and (made.trains or made.shares or made.words):
+            raise UserError(f"{where}: models.{role} copies the trained model: it can't train, share or have words")
     return found
 
 
@@ -126,6 +128,11 @@ def resolve(
             found[role] = Chosen(about, source=_source(about, value))
             continue
         try:
+            if value and about.copies:
+                raise UserError(
+                    f"[{','.join(value)}] would be a model that has learnt nothing: leave it out, and it is this model as it "
+                    f"begins, or give a finished one, {KEY}.{role}=RUN or hf=FOLDER"
+                )
             own = [_head_of(about, word) for word in value if not word.startswith(WIDTH)]
             words = [*_widths(composed.cfg.model, value, own), *own]
             overrides = _inherited(typed, words, about, published)
@@ -142,8 +149,8 @@ def _default(cfg: DictConfig, roles: Mapping[str, Declared], typed: Collection[s
         # A family's file sizes a generator, which objective=mlm has none of.
         del cfg[KEY][role]
     for role, about in roles.items():
-        if role not in cfg[KEY] and about.words is not None:
-            cfg[KEY][role] = list(about.words)
+        if role not in cfg[KEY] and (about.words is not None or about.copies):
+            cfg[KEY][role] = list(about.words or ())
 
 
 def _widths(model: DictConfig, words: Sequence[str], own: Sequence[str]) -> list[str]:

@@ -56,7 +56,7 @@ def make(
     bar("learning the tokenizer", None, None)
     texts = {part: [text for r in rs for _, text in records.texts_of(r, kind)] for part, rs in parts.items()}
     # A tokenizer.json has a template of its own or none, to which nothing is added.
-    framed = FRAMES if kind.name in FRAMED and cfg.kind != "file" else ()
+    framed: tuple[str, ...] = FRAMES if kind.name in FRAMED and cfg.kind != "file" else ()
     if (preset := chat_templates.name_of(cfg, kind)) is not None:
         framed += chat_templates.SPECIAL.get(preset, ())
         # A tokenizer of characters knows those of the texts that it is learnt from, and a template has others.

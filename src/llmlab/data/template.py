@@ -10,10 +10,10 @@ from llmlab.data.special import config_of, read_special
 from llmlab.errors import UserError
 
 if TYPE_CHECKING:
+    from llmlab.data.record_files import Message
     from llmlab.data.tokenizer import Tokenizer
 
 FILE = "chat_template.jinja"
-Message = Mapping[str, str]  # role and content
 
 
 class Template:
@@ -64,14 +64,14 @@ class Template:
         # "tool_use" is the other name that transformers knows, which it takes where there are tools.
         return found.get("default") if isinstance(found, dict) else found
 
-    def render(self, messages: Sequence[Message], *, answer: bool = True) -> str:
+    def render(self, messages: Sequence[Message | Mapping[str, str]], *, answer: bool = True) -> str:
         """The conversation as one text, special tokens by name; `answer`: up to where the next answer begins.
 
         UserError for what the template itself refuses, and where it writes, takes or needs too much.
         """
         # apply_chat_template names both where there are none: `tools is not none` would hold of a name that is not
         # there.
-        values = {"messages": [dict(m) for m in messages], "tools": None, "documents": None}
+        values = {"messages": [{"role": m["role"], "content": m["content"]} for m in messages], "tools": None, "documents": None}
         return renderer.render(self.source, {**values, "add_generation_prompt": answer, **self.tokens}, self.where)
 
     def ends(self, tokenizer: Tokenizer) -> tuple[int, ...]:

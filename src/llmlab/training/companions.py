@@ -86,7 +86,8 @@ class Companion:
             load(model, checkpoint.read_weights(self.start, self.role), f"init_from={self.start}: {KEY}.{self.role}")
             return
         if self.weights is None:
-            build.initialise(model, seed, self.prefix)
+            # A copy of a model that begins with first values has the same: they follow from the seed and the path.
+            build.initialise(model, seed, "" if self.declared.copies else self.prefix)
             return
         weights = read_weights(self.weights, model)
         lacking = tuple(f"heads.{role}." for role in model.heads)
@@ -198,8 +199,12 @@ def begun(
     companions: Mapping[str, Companion], start: Path | None, trained: Model
 ) -> tuple[dict[str, Companion], tuple[str, ...]]:
     """The companions of a run that begins with the checkpoint `start`: those that train and have no weights of their own begin
-    with what it has for their roles. And a note on each that it has, but of another model."""
+    with what it has for their roles, and copies with what the trained model begins with. And a note on each that it has, but
+    of another model."""
     found, notes = dict(companions), []
+    for role, copy in companions.items():
+        if start is not None and copy.declared.copies and copy.weights is None:
+            found[role] = replace(copy, source="init_from", weights=start.absolute(), sha256=fingerprint(start))
     if start is None or run_folder.is_foreign(start):
         return found, ()
     # Else a shared embedding would be the trained one beside a companion that has yet to learn to read it.
