@@ -69,5 +69,5 @@ def scored(model: LanguageModel, batch: Mapping[str, Tensor], vocabulary: int, *
         rows = torch.arange(len(labels), device=labels.device)[:, None].expand_as(where)[where]
         sums = each.new_zeros(len(labels)).index_add(0, rows, each)
         lengths = where.sum(-1).to(each.dtype)
-        spread = (each.new_zeros(there.shape).masked_scatter(there, of) for of in (sums, lengths))
-        return Scored(*spread, output)
+        by_prompt = [each.new_zeros(there.shape).masked_scatter(there, of) for of in (sums, lengths)]
+        return Scored(by_prompt[0], by_prompt[1], output)
