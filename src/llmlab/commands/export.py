@@ -112,13 +112,14 @@ def _llmlab(path: Path, home: Path, to: Path, role: str | None = None) -> str:
 def _hf(path: Path, home: Path, to: Path, role: str | None = None) -> str:
     from llmlab.hub import save_hf
     from llmlab.hub.save_tokenizer import as_trained, save_tokenizer
+    from llmlab.model import adapters
     from llmlab.runs import checkpoint, companion
     from llmlab.runs.folder import load_model
 
     model, tokenizer = load_model(path)
     if role is not None:
         model = companion.load(path, home, role)
-    save_hf(model, to)
+    save_hf(adapters.merge(model), to)
     notes = [as_trained(tokenizer), save_tokenizer(to, tokenizer, model.sizes.max_positions)]
     said = f"the weights of step {checkpoint.step_of(path):,} as transformers reads them"
     return "; ".join([said, *filter(None, notes)])
