@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import llmlab
 from llmlab import registry
@@ -101,7 +102,6 @@ PEFT = {
     "lora, stabilised": ({}, {"r": 4, "use_rslora": True, "target_modules": ["o_proj"]}),
     "dora": ({}, {"r": 3, "use_dora": True, "target_modules": ["q_proj", "o_proj", "down_proj"]}),
 }
-THEIRS = {"q": "q_proj", "k": "k_proj", "v": "v_proj", "out": "o_proj"}
 
 
 @pytest.mark.slow
@@ -111,6 +111,7 @@ def test_peft_computes_the_same_with_the_same_gradients(name, tmp_path):
     from transformers import LlamaConfig, LlamaForCausalLM
 
     from llmlab.hub.load import load_hf
+    from llmlab.hub.save_adapter import save_adapter
 
     torch.manual_seed(0)
     config = LlamaConfig(vocab_size=64, hidden_size=24, intermediate_size=40, num_hidden_layers=2, num_attention_heads=4,
@@ -142,6 +143,14 @@ def test_peft_computes_the_same_with_the_same_gradients(name, tmp_path):
             else:
                 mine[match].copy_(value)
                 p.copy_(value)
+    save_adapter(ours, tmp_path / "adapter")
+    read = peft.PeftModel.from_pretrained(LlamaForCausalLM.from_pretrained(tmp_path), tmp_path / "adapter").eval()
+    torch.testing.assert_close(read(IDS).logits, theirs(IDS).logits, atol=1e-5, rtol=1e-5)
+    written = {n: tuple(t.shape) for n, t in load_file(tmp_path / "adapter" / "adapter_model.safetensors").items()}
+    theirs.save_pretrained(tmp_path / "theirs")
+    assert written == {
+        n: tuple(t.shape) for n, t in load_file(tmp_path / "theirs" / "adapter_model.safetensors").items()
+    }
     found, wanted = scores(ours), theirs(IDS).logits
     torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
     found.square().sum().backward()
