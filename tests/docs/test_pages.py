@@ -18,8 +18,8 @@ ROOT = Path(__file__).parents[2]
 GENERATED = ("attributes", "conformance", "families", "mutants")  # they show what is declared and results, no commands
 PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]
 SHORT = ["trainer.max_steps=2", "train.validation_batches=1", "model.dim=32", "model.n_layers=2", "train.batch_size=8"]
-PLACEHOLDERS = {"RUN": "first", "TEXT": "book.txt", "LABELS": "labels.jsonl", "PROMPTS": "prompts.jsonl", "TALKS": "talks.jsonl",
-                "RANKED": "ranked.jsonl"}  # fmt: skip
+PLACEHOLDERS = {"RUN": "first", "TEXT": "book.txt", "LABELS": "labels.jsonl", "PROMPTS": "prompts.jsonl"}
+PLACEHOLDERS |= {"TALKS": "talks.jsonl", "RANKED": "ranked.jsonl"}
 DRIVER = Path(__file__).with_name("commands.py")
 
 
