@@ -157,7 +157,10 @@ TABLE: Mapping[str, Mapping[str, Attribute]] = {
             float, 0.0, "what that of a model's first logits is at most, where they are to vary"
         ),
     },
+    "adapter": {},
     "objective": OBJECTIVE,
+    # A method takes the objective's place, so that it says the same of itself.
+    "alignment": OBJECTIVE,
     "reward": {
         "needs": Attribute(tuple[str, ...], (), "fields of a record, beside its prompt, by which it judges an answer"),
     },

@@ -30,8 +30,11 @@ GROUP = "llmlab.plugins"
 VARIABLE = "LLMLAB_PLUGINS"
 T = TypeVar("T", bound=type)
 
-# What a run can't be without; `mask` may be null, which is what the objective brings, and most objectives have no reward.
-SLOTS_NEEDED: tuple[str, ...] = tuple(s for s in SLOTS if s not in ("mask", "head", "reward", *LISTED_SLOTS))
+# What a run can't be without; `mask` may be null, which is what the objective brings, and most runs have no alignment
+# method and no reward.
+SLOTS_NEEDED: tuple[str, ...] = tuple(
+    s for s in SLOTS if s not in ("mask", "head", "adapter", "alignment", "reward", *LISTED_SLOTS)
+)
 
 
 def register(slot: str, name: str, **defaults: Any) -> Callable[[T], T]:

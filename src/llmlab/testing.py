@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from llmlab.config import learned
 from llmlab.sizes import AttentionTraits, FFNTraits, MoETraits, Sizes
 
 if TYPE_CHECKING:
@@ -58,7 +59,6 @@ def learns(*overrides: str, steps: int = 16) -> None:
 
     "All" is every parameter that one can be trained by this objective: a head that it does not read is not built.
     """
-    from llmlab import registry
     from llmlab.config import layout
     from llmlab.config.compose import compose
     from llmlab.data import stand_in
@@ -67,9 +67,9 @@ def learns(*overrides: str, steps: int = 16) -> None:
 
     composed = compose(_typed(overrides))
     cfg = composed.cfg
-    names = registry.of_node("objective", cfg.objective).special
+    names = learned.entry(cfg).special
     vocabulary = stand_in.vocabulary(VOCABULARY, names)
-    objective = part_factory(cfg, "objective")(vocabulary, cfg.data.seq_len)
+    objective = part_factory(cfg, learned.slot(cfg))(vocabulary, cfg.data.seq_len)
     model = build.build_model(layout.resolve(composed, vocabulary=VOCABULARY), cfg.seed)
     optimizer = part_factory(cfg, "optimizer")().build(roles.parameters(model))
 

@@ -1,5 +1,6 @@
 """What is said of a batch of in-batch negatives that is cut."""
 
+import pytest
 from small_runs import run
 
 from llmlab.config import layout

@@ -136,7 +136,7 @@ class Chat:
         from llmlab.decoding.session import Session
 
         self.tokenizer, self.max_new, self.sampling, self.stop = tokenizer, max_new, sampling, tuple(stop)
-        self.template: Template = Template.from_files(tokenizer.beside, where)
+        self.template: Template = Template.of(tokenizer, where)
         self.session = Session(model)
         self.first = [{"role": "system", "content": system}] if system is not None else []
         self.messages: list[dict[str, str]] = []

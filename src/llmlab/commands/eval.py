@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmlab.commands.arguments import either, parse
 from llmlab.commands.swap import split, swapped
+from llmlab.config import learned
 from llmlab.errors import UserError, near
 from llmlab.ranks import rank_zero_info
 from llmlab.record_kinds import KEYS
@@ -125,7 +126,7 @@ def evaluate(
     from llmlab.runs import folder, text
     from llmlab.training import answered, companion_records, losses, written
     from llmlab.training.feeds.acting import Actor
-    from llmlab.training.recipe import as_dataclass, filters, part_factory, reads
+    from llmlab.training.recipe import as_dataclass, filters, part_factory
     from llmlab.training.recipe import special as needed
     from llmlab.training.totals import Totals
 
@@ -144,7 +145,7 @@ def evaluate(
         cfg.data.bos, models = bos, {}
     model = swapped(model, parts)
     settings = as_dataclass(cfg.data, schema.Data)
-    special, kind = needed(cfg), reads(cfg)
+    special, kind = needed(cfg), learned.reads(cfg)
     own = data is None and path is None
     if own:
         assert run is not None
@@ -170,7 +171,7 @@ def evaluate(
     room = limit(model)
     if room is not None and length_of_windows > room:
         raise UserError(f"seq_len={length_of_windows} is more than the {room} positions that the model knows")
-    make = part_factory(cfg, "objective")
+    make = part_factory(cfg, learned.slot(cfg))
     objective = make(corpus.vocabulary, length_of_windows)
     # A run's windows are those of its training; each of a checkpoint's is a text of its own, as its template begins one.
     lead = tuple(corpus.manifest["lead"]) if hf is not None else ()
@@ -244,7 +245,6 @@ def evaluate(
 
 def _foreign(hf: str) -> tuple[Any, Any, Any]:
     """(model, config of its family with the objective that it is trained by, tokenizer.json)."""
-    from llmlab import registry
     from llmlab.config.compose import compose
     from llmlab.hub.load import describe, load_hf
     from llmlab.hub.locate import locate
@@ -254,10 +254,9 @@ def _foreign(hf: str) -> tuple[Any, Any, Any]:
     file = tokenizer_file(at)
     cfg = compose(describe(at).overrides, strict=False).cfg
     model = load_hf(at).model
-    name = cfg.objective["_part_"]
-    for role in registry.of_node("objective", cfg.objective).attribute("heads"):
+    for role in learned.heads(cfg):
         if role not in model.heads:
-            raise UserError(f"hf={hf}: it has no head {role}, by which objective={name} would measure it")
+            raise UserError(f"hf={hf}: it has no head {role}, by which {learned.typed(cfg)} would measure it")
     return model, cfg, file
 
 

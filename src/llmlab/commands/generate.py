@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from llmlab.commands.arguments import either, parse
 from llmlab.commands.swap import split, swapped
 from llmlab.commands.teller import Teller
+from llmlab.config import learned
 from llmlab.errors import UserError
 from llmlab.files import expanded
 from llmlab.json_files import json_lines, parse_json
@@ -154,13 +155,12 @@ def main(argv: Sequence[str]) -> int | None:
 
 def _unmasking(a: Arguments, tokenizer: Tokenizer) -> Unmasking | None:
     """The order of unmasking, of a run whose model writes so. UserError for steps or block of another."""
-    from llmlab import registry
     from llmlab.decoding.unmasking import Unmasking
     from llmlab.runs import folder
 
     if a.run is not None:
-        entry = registry.index().get(("objective", str(folder.load(folder.home(a.run))[0].objective["_part_"])))
-        if entry is not None and entry.attribute("generates") == "unmasking":
+        entry = learned.entry(folder.load(folder.home(a.run))[0])
+        if entry.attribute("generates") == "unmasking":
             return Unmasking(tokenizer.special["mask"], a.steps, a.block)
     if typed := [key for key in ("steps", "block") if getattr(a, key) is not None]:
         raise UserError(
@@ -172,7 +172,7 @@ def _unmasking(a: Arguments, tokenizer: Tokenizer) -> Unmasking | None:
 def _template(tokenizer: Tokenizer, a: Arguments) -> Template:
     from llmlab.data.template import Template
 
-    return Template.from_files(tokenizer.beside, f"hf={a.hf}" if a.hf is not None else f"run={a.run}")
+    return Template.of(tokenizer, f"hf={a.hf}" if a.hf is not None else f"run={a.run}")
 
 
 def _answers(tokenizer: Tokenizer) -> bool:

@@ -56,8 +56,11 @@ NUMBERS = (
 ADDED: dict[str, object] = {
     "models": {},
     "init_embedding": None,
+    "adapter": None,
+    "alignment": None,
     "reward": None,
     "filter": {},
+    "tokenizer.template": None,
     "train.learns": None,
     **{f"data.fields.{key}": None for key in KEYS},
     "data.fields": {},

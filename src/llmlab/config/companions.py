@@ -13,8 +13,7 @@ from contextlib import contextmanager
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
-from llmlab import registry
-from llmlab.config import heads, init_from
+from llmlab.config import heads, init_from, learned
 from llmlab.config.composed import Chosen, Composed, Declared
 from llmlab.config.layout import with_vocabulary
 from llmlab.errors import UserError
@@ -38,6 +37,8 @@ ROOT += (
     "trainer",
     "logger",
     "objective",
+    "alignment",
+    "reward",
     "optimizer",
     "schedule",
     "init_from",
@@ -48,12 +49,11 @@ ROOT += (
 OF_SIZE = ("dim", "n_layers", "n_heads", "n_kv_heads", "head_dim", "ffn_dim")
 
 
-def declared(objective: DictConfig) -> dict[str, Declared]:
-    """The roles that an objective declares, by its node of a config. UserError in a line for a declaration that can't be
-    meant."""
-    entry = registry.of_node("objective", objective)
+def declared(cfg: DictConfig) -> dict[str, Declared]:
+    """The roles that what a run learns by declares. UserError in a line for a declaration that can't be meant."""
+    entry = learned.entry(cfg)
     models = entry.attribute("models")
-    where = f"{entry.path}:{entry.line}: objective={entry.name}"
+    where = f"{entry.path}:{entry.line}: {entry.slot}={entry.name}"
     if not isinstance(models, dict):
         raise UserError(f"{where}: models must be a dict of roles, but is {models!r}")
     # By the dataclass, so that a new key need not be listed twice.
@@ -70,6 +70,8 @@ def declared(objective: DictConfig) -> dict[str, Declared]:
         found[role] = made = Declared(role, **about)  # type: ignore[arg-type]  # literals of the class, read by ast
         if other := [name for name in made.shares if name not in SHARED]:
             raise UserError(f"{where}: models.{role} shares {other[0]!r}; {near(str(other[0]), SHARED)}")
+        if made.copies and (made.trains or made.shares or made.words):
+            raise UserError(f"{where}: models.{role} copies the trained model: it can't train, share or have words")
     return found
 
 
@@ -115,11 +117,10 @@ def resolve(
     typed: overrides of the run. compose: of a companion, from its overrides, its declaration and its own words.
     published: whether overrides name both a published size and a size.
     """
-    objective = str(composed.cfg.objective["_part_"])
-    roles = declared(composed.cfg.objective)
+    roles = declared(composed.cfg)
     _default(composed.cfg, roles, {str(o.key_or_group) for o in typed})
     chosen = requested(composed.cfg)
-    if problems := _unfit(objective, roles, chosen):
+    if problems := _unfit(learned.typed(composed.cfg), roles, chosen):
         raise UserError("\n".join(problems))
     found = {}
     for role, about in roles.items():
@@ -128,6 +129,11 @@ def resolve(
             found[role] = Chosen(about, source=_source(about, value))
             continue
         try:
+            if value and about.copies:
+                raise UserError(
+                    f"[{','.join(value)}] would be a model that has learnt nothing: leave it out, and it is this model as it "
+                    f"begins, or give a finished one, {KEY}.{role}=RUN or hf=FOLDER"
+                )
             own = [_head_of(about, word) for word in value if not word.startswith(WIDTH)]
             words = [*_widths(composed.cfg.model, value, own), *own]
             overrides = _inherited(typed, words, about, published)
@@ -144,8 +150,8 @@ def _default(cfg: DictConfig, roles: Mapping[str, Declared], typed: Collection[s
         # A family's file sizes a generator, which objective=mlm has none of.
         del cfg[KEY][role]
     for role, about in roles.items():
-        if role not in cfg[KEY] and about.words is not None:
-            cfg[KEY][role] = list(about.words)
+        if role not in cfg[KEY] and (about.words is not None or about.copies):
+            cfg[KEY][role] = list(about.words or ())
 
 
 def _widths(model: DictConfig, words: Sequence[str], own: Sequence[str]) -> list[str]:
@@ -176,10 +182,10 @@ def _widths(model: DictConfig, words: Sequence[str], own: Sequence[str]) -> list
 def _unfit(objective: str, roles: Mapping[str, Declared], chosen: Mapping[str, object]) -> list[str]:
     if unknown := [role for role in chosen if role not in roles]:
         if not roles:
-            return [f"{KEY}.{unknown[0]}: objective={objective} works with no other model; leave it out"]
-        return [f"{KEY}.{role}: objective={objective} has no such role; {near(role, roles)}" for role in unknown]
+            return [f"{KEY}.{unknown[0]}: {objective} works with no other model; leave it out"]
+        return [f"{KEY}.{role}: {objective} has no such role; {near(role, roles)}" for role in unknown]
     return [
-        f"objective={objective} needs a model for the role {role}: {KEY}.{role}=[size=nano] is the run's own model with "
+        f"{objective} needs a model for the role {role}: {KEY}.{role}=[size=nano] is the run's own model with "
         f"these words changed{'' if about.shares else f', {KEY}.{role}=RUN or hf=FOLDER a finished one'}"
         for role, about in roles.items()
         if role not in chosen

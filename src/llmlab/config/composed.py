@@ -43,13 +43,15 @@ class Checkpoint(Protocol):
 @dataclass(frozen=True)
 class Declared:
     """An objective's declaration of a role. heads: role of a head -> its usual part, as of the objective's own. words:
-    those of the model where none is chosen; None: one has to be."""
+    those of the model where none is chosen; None: one has to be. copies: where none is chosen it is the trained model as that
+    begins."""
 
     role: str
     heads: Mapping[str, str] = field(default_factory=dict)
     trains: bool = True
     shares: tuple[str, ...] = ()
     words: tuple[str, ...] | None = None
+    copies: bool = False
 
 
 @dataclass(frozen=True)

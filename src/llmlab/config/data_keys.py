@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from llmlab.config import heads, init_from, rollouts
+from llmlab.config import init_from, learned, rollouts
 from llmlab.errors import UserError
 from llmlab.files import expanded
 from llmlab.record_kinds import KEYS, KINDS
@@ -18,7 +18,7 @@ def problems(composed: Composed) -> list[str]:
     """Everything that is wrong with the keys of the data and the tokenizer, a line each."""
     data, tokenizer = composed.cfg.data, composed.cfg.tokenizer
     lines = []
-    kind = KINDS.get(heads.reads(composed.cfg.objective))
+    kind = KINDS.get(learned.reads(composed.cfg))
     if kind is None:
         given = [k for k in KEYS if data.fields[k] is not None]
         lines += [
@@ -76,11 +76,11 @@ def problems(composed: Composed) -> list[str]:
 def require_source(composed: Composed) -> None:
     """UserError where the objective reads records and the data are texts: of a run alone, as a model can be built without."""
     cfg = composed.cfg
-    kind = KINDS.get(heads.reads(cfg.objective))
+    kind = KINDS.get(learned.reads(cfg))
     # A resumed run has its own data, which the command line need not name.
     if kind is not None and cfg.data.source != "files" and not cfg.resume:
         raise UserError(
-            f"data={cfg.data.source} holds texts, but objective={cfg.objective._part_} reads {kind}: "
+            f"data={cfg.data.source} holds texts, but {learned.typed(cfg)} reads {kind}: "
             "data=FOLDER_OR_FILE (.jsonl, .json, .csv, .tsv)"
         )
     rollouts.require_reward(cfg)

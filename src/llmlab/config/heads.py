@@ -6,8 +6,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from llmlab import registry
-from llmlab.config import spelling
+from llmlab.config import learned, spelling
 from llmlab.errors import UserError
 
 if TYPE_CHECKING:
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
 OF_ROLE = re.compile(r"(\+{0,2})heads\.(\w+)=(?!\s*\{)(.*)", re.DOTALL)
 OF_NONE = re.compile(r"(\+{0,2})head(\.\w+)?=(.*)", re.DOTALL)
 OPTION, CHOICE = re.compile(r"\+{0,2}heads\.(\w+)\.\w+="), re.compile(r"\+{0,2}head@heads\.(\w+)=")
-FIRST = ("model", "size", "experiment", "objective")  # groups that decide which objective there is
+FIRST = ("model", "size", "experiment", *learned.SLOTS)  # groups that decide which objective there is
 
 
 def addressed(words: Sequence[str], compose: Callable[[Sequence[str]], DictConfig]) -> list[str]:
@@ -43,29 +42,16 @@ def addressed(words: Sequence[str], compose: Callable[[Sequence[str]], DictConfi
     return [*_usual(found, compose), *found]
 
 
-def roles(objective: DictConfig) -> list[str]:
-    """The roles whose heads an objective trains, by its node of a config."""
-    return list(registry.of_node("objective", objective).attribute("heads"))
-
-
-def reads(objective: DictConfig | None) -> str:
-    """The kind of samples that an objective reads, by its node of a config: "text" or a kind of record."""
-    if objective is None:
-        return "text"
-    kind: str = registry.of_node("objective", objective).attribute("reads")
-    return kind
-
-
 def problems(composed: Composed, companion: Mapping[str, str] | None, strict: bool) -> list[str]:
     """A line each. A head is built and trained where the objective has its role; typed for another it would do nothing.
 
     What the family's file names for other objectives may be typed as well: it changes nothing, of which there is a note. Not
     so, if strict, its options.
     """
-    objective = composed.cfg.objective
-    if objective is None:
+    cfg = composed.cfg
+    if learned.node(cfg) is None:
         return []
-    mine = roles(objective) if companion is None else list(companion)
+    mine = list(learned.heads(cfg) if companion is None else companion)
     typed = [o.lstrip("+").partition("=")[0] for o in composed.overrides]
     wrong = {
         t.package: f"head@{t.package}={t.choice}"
@@ -79,24 +65,24 @@ def problems(composed: Composed, companion: Mapping[str, str] | None, strict: bo
         first, _, rest = key.partition(".")
         if first == "heads" and rest.partition(".")[0] not in mine:
             wrong.setdefault(f"heads.{rest.partition('.')[0]}", key)
-    return [f"{word}: {_no_such(objective, mine)}" for word in wrong.values()]
+    return [f"{word}: {_no_such(cfg, mine)}" for word in wrong.values()]
 
 
 def notes(composed: Composed) -> list[str]:
     """A line for each typed head that the family has anyway, for objectives which are not this one."""
-    objective = composed.cfg.objective
-    mine = [] if objective is None else roles(objective)
+    cfg = composed.cfg
+    known = learned.node(cfg) is not None
+    mine = list(learned.heads(cfg)) if known else []
     return [
-        f"{t.package}={t.choice} is what model={composed.cfg.model.family} has, and changes nothing: "
-        + _no_such(objective, mine)
+        f"{t.package}={t.choice} is what model={cfg.model.family} has, and changes nothing: " + _no_such(cfg, mine)
         for t in composed.typed
-        if objective is not None and t.group == "head" and t.kept and t.package.removeprefix("heads.") not in mine
+        if known and t.group == "head" and t.kept and t.package.removeprefix("heads.") not in mine
     ]
 
 
-def _no_such(objective: DictConfig, mine: Sequence[str]) -> str:
+def _no_such(cfg: DictConfig, mine: Sequence[str]) -> str:
     has = ", ".join(f"heads.{role}=NAME" for role in mine) or "none"
-    return f"objective={objective['_part_']} trains no such head; it has {has}"
+    return f"{learned.typed(cfg)} trains no such head; it has {has}"
 
 
 def _usual(words: Sequence[str], compose: Callable[[Sequence[str]], DictConfig]) -> list[str]:
@@ -106,7 +92,7 @@ def _usual(words: Sequence[str], compose: Callable[[Sequence[str]], DictConfig])
         return []
     try:
         base = compose(_deciding(words))
-        usual = registry.of_node("objective", base.objective).attribute("heads")
+        usual = learned.heads(base)
         return [
             f"head@heads.{role}={usual[role]}" for role in sorted(typed) if role in usual and role not in base.heads
         ]
@@ -118,14 +104,14 @@ def _deciding(words: Sequence[str]) -> list[str]:
     # Only these: a word that is wrong elsewhere must not keep the objective from being known.
     # And options of the objective: what it trains may depend on them.
     keys = [(w, o.key_or_group) for w in words if (o := spelling.parsed(w)) is not None]
-    return [w for w, key in keys if key in FIRST or key.startswith("objective.")]
+    return [w for w, key in keys if key in FIRST or key.partition(".")[0] in learned.SLOTS]
 
 
 def _role(word: str, words: Sequence[str], compose: Callable[[Sequence[str]], DictConfig]) -> str:
     """The one role of the objective; that of the tokens where there is none to be known, as something else is wrong."""
     try:
-        objective = compose(_deciding(words)).objective
-        names = roles(objective)
+        cfg = compose(_deciding(words))
+        names = list(learned.heads(cfg))
     except Exception:  # of which the others are to blame
         return "tokens"
     option, _, value = word.lstrip("+").removeprefix("head").partition("=")
@@ -133,4 +119,4 @@ def _role(word: str, words: Sequence[str], compose: Callable[[Sequence[str]], Di
         return names[0]
     several = " or ".join(f"heads.{role}{option}={value}" for role in names)
     has = f"trains several heads; type {several}" if names else "trains no head; leave it out"
-    raise UserError(f"{word}: objective={objective['_part_']} {has}")
+    raise UserError(f"{word}: {learned.typed(cfg)} {has}")

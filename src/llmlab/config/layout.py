@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from llmlab import registry
+from llmlab.config import learned
 from llmlab.config.spec import LayerSpec, ModelSpec, PartSpec, StackSpec
 from llmlab.errors import UserError
 from llmlab.sizes import AttentionTraits, FFNTraits, MoETraits, Sizes, divisors_shown
@@ -51,7 +52,7 @@ def resolve(
     # that is built is to depend on it.
     model: Any = OmegaConf.to_container(cfg.model, resolve=True)
     sizes = _sizes(cfg, model, vocabulary)
-    objective = needed_part(cfg.objective, "objective")
+    objective = needed_part(learned.node(cfg), learned.slot(cfg))
     notes: list[str] = []
 
     default_mask = _part(cfg.mask, "mask")
@@ -81,15 +82,16 @@ def resolve(
         heads=heads,
         kernel=needed_part(cfg.kernel, "kernel"),
         init=needed_part(cfg.init, "init"),
+        adapter=_part(cfg.adapter, "adapter"),
         # Layers of one kind say the same.
         notes=tuple(dict.fromkeys(notes)),
     )
     check_objective(spec, objective, companion)
-    chosen = typed.get(("objective", ""))
+    chosen = typed.get((objective.slot, ""))
     if chosen is not None and not chosen.kept:
         mask, trained = spec.stacks[-1].mask.name, f"{spec.family} is trained as {_a(_words((spec.topology,)))}"
         if mask == objective.attribute("mask"):  # another was typed
-            said = f"objective={objective.name} brings mask={mask}: {trained}"
+            said = f"{objective.slot}={objective.name} brings mask={mask}: {trained}"
             spec = replace(spec, notes=(*spec.notes, said))
     return spec
 
@@ -145,6 +147,7 @@ def _vocab_size(cfg: DictConfig, ids: int | None) -> int:
 
 def check_objective(spec: ModelSpec, objective: PartSpec, companion: Mapping[str, str] | None = None) -> None:
     """UserError if the objective can't train such a model under its masks, or can't work with such a companion."""
+    what = f"{objective.slot}={objective.name}"
     for role, usual in (objective.attribute("heads") if companion is None else companion).items():
         part, wanted = spec.heads.get(role), PartSpec("head", usual).attribute("scores")
         if part is not None and wanted is not None and part.attribute("scores") not in (None, wanted):
@@ -152,7 +155,7 @@ def check_objective(spec: ModelSpec, objective: PartSpec, companion: Mapping[str
             also = [n for n in _asking_for(part.attribute("scores")) if n != objective.name and companion is None]
             other = f"; objective={' or '.join(also)} asks for those of a {part.attribute('scores')}" if also else ""
             raise UserError(
-                f"heads.{role}={part.name} gives scores of a {part.attribute('scores')}, but objective={objective.name} "
+                f"heads.{role}={part.name} gives scores of a {part.attribute('scores')}, but {what} "
                 f"asks for those of the {wanted}; choose {' or '.join(sorted(fits))}{other}"
             )
         # Under a causal mask the first token's vector is the same for every text that begins so.
@@ -163,15 +166,15 @@ def check_objective(spec: ModelSpec, objective: PartSpec, companion: Mapping[str
             )
     if companion is None and spec.sizes.causal and objective.options.get("pool") == "first":
         raise UserError(
-            f"objective={objective.name} reads the first token of a text, which sees no other under "
-            f"mask={spec.stacks[-1].mask.name}; set objective.pool=last"
+            f"{what} reads the first token of a text, which sees no other under "
+            f"mask={spec.stacks[-1].mask.name}; set {objective.slot}.pool=last"
         )
     mask = spec.stacks[-1].mask
     for stack in spec.stacks:
         missing = [n for n in stack.mask.attribute("needs") if n not in objective.attribute("gives")]
         if missing:
             raise UserError(
-                f"mask={stack.mask.name} reads {' and '.join(missing)} of each sample, which objective={objective.name} "
+                f"mask={stack.mask.name} reads {' and '.join(missing)} of each sample, which {what} "
                 f"does not give; leave mask out (it brings mask={objective.attribute('mask')})"
             )
     _check_counts(spec, objective)
@@ -188,28 +191,28 @@ def check_objective(spec: ModelSpec, objective: PartSpec, companion: Mapping[str
     if topologies and spec.topology not in topologies:
         if spec.topology == "encoder_decoder" or "encoder_decoder" in topologies:
             raise UserError(
-                f"objective={objective.name} trains {_words(topologies)} models, but model={spec.family} is "
+                f"{what} trains {_words(topologies)} models, but model={spec.family} is "
                 f"{_a(_words((spec.topology,)))}; choose {_fitting(spec.topology)}"
             )
         raise UserError(
-            f"objective={objective.name} can't be trained under mask={mask.name}: each token would see the answer; "
+            f"{what} can't be trained under mask={mask.name}: each token would see the answer; "
             f"leave mask out (it brings mask={objective.attribute('mask')}) or choose {_fitting(spec.topology)}"
         )
     for name in STREAMS:
         if name in objective.attribute("gives") and name not in mask.attribute("needs"):
             raise UserError(
-                f"objective={objective.name} can't be trained under mask={mask.name}, which would let text see {name}; leave "
+                f"{what} can't be trained under mask={mask.name}, which would let text see {name}; leave "
                 f"mask out (it brings mask={objective.attribute('mask')})"
             )
     brings = registry.index()["mask", objective.attribute("mask")]
     if spec.topology == "encoder" and spec.sizes.sees_all and brings.attribute("pattern") != "full":
         raise UserError(
-            f"objective={objective.name} can't be trained under mask={spec.stacks[-1].mask.name}: each token would see the "
+            f"{what} can't be trained under mask={spec.stacks[-1].mask.name}: each token would see the "
             f"answer; leave mask out (it brings mask={brings.name})"
         )
     if spec.topology == "encoder_decoder" and objective.attribute("mask") == "causal" and not spec.sizes.causal:
         raise UserError(
-            f"objective={objective.name} can't be trained under mask={mask.name} in the decoder: each token would see the "
+            f"{what} can't be trained under mask={mask.name} in the decoder: each token would see the "
             f"answer; leave mask out, or name one stack: mask@stacks.{spec.stacks[0].name}.mask={mask.name}"
         )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from llmlab import registry
-from llmlab.config import heads
+from llmlab.config import learned
 from llmlab.errors import UserError
 
 if TYPE_CHECKING:
@@ -17,9 +17,9 @@ WHOLE = ("single", "ddp", "zero1", "zero2")  # strategies under which each devic
 
 def problems(cfg: DictConfig) -> list[str]:
     """A line each."""
-    if cfg.objective is None:
+    if learned.node(cfg) is None:
         return []
-    objective = f"objective={cfg.objective._part_}"
+    objective = learned.typed(cfg)
     if not _acts(cfg):
         if cfg.reward is None:
             return []
@@ -54,8 +54,8 @@ def require_reward(cfg: DictConfig) -> None:
     """UserError for a run that has nothing to judge answers by. A model can be built and planned without."""
     if cfg.reward is None and _acts(cfg) and not cfg.resume:
         valid = ", ".join(registry.names("reward"))
-        raise UserError(f"reward: objective={cfg.objective._part_} needs one; reward=NAME ({valid})")
+        raise UserError(f"reward: {learned.typed(cfg)} needs one; reward=NAME ({valid})")
 
 
 def _acts(cfg: DictConfig) -> bool:
-    return heads.reads(cfg.objective) == "prompts"
+    return learned.reads(cfg) == "prompts"

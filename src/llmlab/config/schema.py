@@ -78,6 +78,7 @@ class Tokenizer:
     kind: str = "bpe"  # bpe (byte-level, trained on the corpus), char, file
     vocab_size: int = 1024  # bpe: number of tokens to learn, special ones included
     path: Optional[str] = None  # file: a tokenizer.json
+    template: Optional[str] = None  # of conversations: chatml, alpaca or a .jinja file; None: its own, else chatml
 
 
 @dataclass

@@ -28,6 +28,8 @@ TABLE = {
 def stand_in(cfg: DictConfig) -> StandIn | None:
     """The family's entry, where a run trains by its stand-in: one that chooses another objective says so itself."""
     found = TABLE.get(cfg.model.family)
+    if cfg.alignment is not None:
+        return None
     return found if found and cfg.objective and cfg.objective["_part_"] == found.objective else None
 
 

@@ -24,7 +24,9 @@ def with_plus(
     names no part. Hydra refuses to override what has no entry in the defaults list."""
     from omegaconf import OmegaConf
 
-    chosen = [str(o.input_line) for o in parsed if o.key_or_group in ("model", "size", "experiment", "objective")]
+    chosen = [
+        str(o.input_line) for o in parsed if o.key_or_group in ("model", "size", "experiment", "objective", "alignment")
+    ]
     base: DictConfig | None = None
     out = []
     for text, o in zip(overrides, parsed, strict=True):

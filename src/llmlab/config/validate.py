@@ -13,6 +13,7 @@ from llmlab.config import (
     heads,
     init_from,
     layout,
+    learned,
     limits,
     loggers,
     model_files,
@@ -50,6 +51,7 @@ def problems_and_spec(
         return lines, None
     lines = [
         *limits.problems(cfg),
+        *learned.problems(composed),
         *heads.problems(composed, companion, strict and not cfg.resume),
         *_batch(cfg),
         *_budget(cfg),

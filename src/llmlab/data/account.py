@@ -14,8 +14,13 @@ ENDING = "of another ending"
 BLANK_FILE = "of white space only"
 BLANK_DOCUMENT = "documents of white space only"
 BLANK_RECORD = "records without text"
+UNANSWERED = "conversations without an answer"
+EMPTY_ANSWER = "records with an empty answer"
+EQUAL_ANSWERS = "preferences of which two answers are equal"
 UNVOTED = "records that nobody has voted on"
 UNREAD = "behind the last of data.max_documents"
+# Reasons that are met while files are read, beside those by which a file is not read.
+READING = (BLANK_FILE, BLANK_DOCUMENT, BLANK_RECORD, UNANSWERED, EMPTY_ANSWER, EQUAL_ANSWERS, UNVOTED, UNREAD)
 
 
 class Document(NamedTuple):
@@ -118,9 +123,7 @@ class Account:
 
     def renewed(self, kept: Read) -> Read:
         """The account of a manifest, with what is left out now: a file that isn't read changes no corpus."""
-        while_reading = [
-            s for s in kept["skipped"] if s["reason"] in (BLANK_FILE, BLANK_DOCUMENT, BLANK_RECORD, UNVOTED, UNREAD)
-        ]
+        while_reading = [s for s in kept["skipped"] if s["reason"] in READING]
         return {**kept, "skipped": [*self.listed.entries(), *while_reading]}
 
 

@@ -36,6 +36,10 @@ class Packs:
         return self.records.told(at)
 
     @property
+    def lost(self) -> int:
+        return self.records.lost
+
+    @property
     def tokens_per_sample(self) -> float:
         return float(self.records.lengths.sum()) / max(1, len(self))
 

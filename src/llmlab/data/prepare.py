@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from llmlab.data import account, cache, encoding, filtering, fingerprint, prepare_records
+from llmlab.data import account, cache, chat_templates, encoding, filtering, fingerprint, prepare_records
 from llmlab.data.corpus import PARTS, Corpus
 from llmlab.data.filtering import Chosen
 from llmlab.data.fingerprint import OtherText
@@ -117,6 +117,7 @@ def _place(
             tokenizer.kind,
             tokenizer.vocab_size if tokenizer.kind == "bpe" else None,
             _stamp(tokenizer.path),
+            *([] if tokenizer.template is None else [chat_templates.source(tokenizer.template)]),
         ],
         "special": sorted(set(special)),
         "source": source.stamp,

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmlab.data import label_model, record_arrays
+from llmlab.data import chat_templates, conversations, label_model, record_arrays
 from llmlab.data.account import Document, printable
 from llmlab.data.framing import Framing
 from llmlab.data.record_files import Record
@@ -55,15 +56,26 @@ def make(
     bar("learning the tokenizer", None, None)
     texts = {part: [text for r in rs for _, text in record_arrays.texts_of(r, kind)] for part, rs in parts.items()}
     # A tokenizer.json has a template of its own or none, to which nothing is added.
-    framed = FRAMES if kind.name in FRAMED and cfg.kind != "file" else ()
+    framed: tuple[str, ...] = FRAMES if kind.name in FRAMED and cfg.kind != "file" else ()
+    if (preset := chat_templates.name_of(cfg, kind)) is not None:
+        framed += chat_templates.SPECIAL.get(preset, ())
+        # A tokenizer of characters knows those of the texts that it is learnt from, and a template has others.
+        texts["train"].append(chat_templates.PRESETS[preset])
     ends = ("eos",) if not ends_nothing(cfg) else ()
     names = (*ends, *sorted({*special, *framed}.difference(ends)))
     tokenizer = make_tokenizer(cfg, texts["train"], texts["validation"], names)
     framing = Framing.from_tokenizer(tokenizer, tokenizer.opening(data.bos))
+    template = chat_templates.give(tokenizer, cfg, kind) if kind.name in ("chat", *chat_templates.ASKED) else None
+    if template is not None:
+        # A template writes what begins a conversation and what ends an answer; transformers adds nothing to that either.
+        framing = framing._replace(lead=[], end=None)
+        parts = {part: [conversations.written(r, kind, template) for r in rs] for part, rs in parts.items()}
+        everything = [r for rs in parts.values() for r in rs]
     # In the order in which they occur: a role or a field is a number on disk, and a set has another order in each
     # process.
     called = list(dict.fromkeys(name for r in everything for name, _ in record_arrays.texts_of(r, kind)))
-    total, done = sum(len(t) for part in texts.values() for t in part), 0
+    whole = {part: [text for r in rs for _, text in record_arrays.texts_of(r, kind)] for part, rs in parts.items()}
+    total, done = sum(len(t) for part in whole.values() for t in part), 0
 
     def tick(characters: int) -> None:
         nonlocal done
@@ -72,16 +84,18 @@ def make(
 
     numbers = None if known is None else {label: i for i, label in enumerate(known)}
     of = {name: i for i, name in enumerate(called)}
-    tokens = {
-        part: record_arrays.write(folder, part, rs, kind, tokenizer, of, numbers, tick) for part, rs in parts.items()
-    }
+    with nullcontext() if template is None else tokenizer.marked():
+        tokens = {
+            part: record_arrays.write(folder, part, rs, kind, tokenizer, of, numbers, tick)
+            for part, rs in parts.items()
+        }
     tokenizer.save(folder)
     lead = framing.lead
     return {
         "kind": kind.name,
         "split": split,
         "documents": {part: len(rs) for part, rs in parts.items()},
-        "bytes": {part: sum(len(t.encode("utf-8")) for t in ts) for part, ts in texts.items()},
+        "bytes": {part: sum(len(t.encode("utf-8")) for t in ts) for part, ts in whole.items()},
         "tokens": tokens,
         "vocab_size": tokenizer.vocab_size,
         "special": {**tokenizer.special, **({"bos": lead[0]} if len(lead) == 1 else {})},

@@ -43,6 +43,8 @@ def side(record: Record) -> float:
     # Not hash(), which Python salts anew in every process: a record would change sides from run to run.
     # Keys sorted: two files may hold a record's fields in another order.
     labels = ("label", "labels", "votes", "confidence", "answer", "start")
+    if "good" in record:  # a prompt's answers are on one side, or what is good would be known of it
+        record = {"prompt": record["prompt"]}
     key = json.dumps({k: v for k, v in record.items() if k not in labels}, ensure_ascii=False, sort_keys=True)
     return int.from_bytes(hashlib.sha256(key.encode("utf-8")).digest()[:8], "big") / 2**64
 
@@ -108,6 +110,8 @@ def write(
         arrays["labels"] = np.array([labels[label] for r in records for label in labels_of(r)], dtype=np.int64)
     elif kind.name == "choices":
         arrays["labels"] = np.array([r["answer"] for r in records], dtype=np.int64)
+    elif kind.name == "rated":
+        arrays["labels"] = np.array([r["good"] for r in records], dtype=np.int64)
     elif kind.name == "questions":
         arrays["labels"] = spans.of_answers(records, tokenizer)
     if any("confidence" in r for r in records):

@@ -5,13 +5,23 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
-from llmlab.data.account import BLANK_RECORD, UNVOTED, Document, Source, printable
+from llmlab.data.account import (
+    BLANK_RECORD,
+    EMPTY_ANSWER,
+    EQUAL_ANSWERS,
+    UNANSWERED,
+    UNVOTED,
+    Document,
+    Source,
+    printable,
+)
 from llmlab.data.files import decoded, lines_of, opened, source, state, value_of
 from llmlab.data.listing import File
+from llmlab.data.record_messages import messages_of
 from llmlab.data.record_values import NOBODY, check_together, checked_value, majority
 from llmlab.errors import UserError
 from llmlab.json_files import loads
@@ -48,6 +58,7 @@ class Record(TypedDict, total=False):
     target: str
     messages: list[Message]
     prompt: str
+    good: bool
     answers: list[str]
     rest: NotRequired[dict[str, Any]]
 
@@ -166,6 +177,8 @@ def _record(row: object, kind: Kind, names: Mapping[str, str], where: str, keep_
             else:
                 del found["votes"]
             continue
+        if given is None and field.turns:
+            given = messages_of(value)
         if given is None and field.parts:
             given = [value(part) for part in field.parts]
             given = None if None in given else given
@@ -204,6 +217,18 @@ def _missing(row: Mapping[str, Any], field: Field, kind: Kind, names: Mapping[st
 def _empty(record: Record, kind: Kind) -> str | None:
     """Why a record is left out: a text that it needs is of white space only, or nobody has voted on it."""
     fields: Any = record
+    if kind.name == "chat":
+        answers = [m["content"] for m in record["messages"] if m["role"] == "assistant"]
+        return UNANSWERED if not answers else None if all(map(str.strip, answers)) else EMPTY_ANSWER
+    if kind.name == "preferences" and (reason := _no_preference(record["answers"])):
+        return reason
     if any(f.required and f.shape == "text" and not fields[f.name].strip() for f in kind.fields):
         return BLANK_RECORD
     return UNVOTED if record.get("label") == NOBODY else None
+
+
+def _no_preference(answers: Sequence[str]) -> str | None:
+    """Why a preference teaches nothing."""
+    if not all(map(str.strip, answers)):
+        return EMPTY_ANSWER
+    return EQUAL_ANSWERS if len(set(answers)) < len(answers) else None

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
+from llmlab.data.record_messages import checked_messages
 from llmlab.errors import UserError
 from llmlab.record_kinds import Field
 
@@ -33,14 +34,14 @@ def checked_value(value: object, field: Field, where: str) -> Any:
             if not (isinstance(word, str) and word.strip()):
                 raise UserError(f"{where}[{i}] must be a word, but is {_shown(word)}")
         return value
+    if field.shape == "flag":
+        return _flag(value, where)
     if field.shape == "share":
         return _share(value, where)
     if field.shape in ("place", "which"):
         return _number(value, where)
     if field.shape == "messages":
-        if not (isinstance(value, list) and value and all(map(_is_message, value))):
-            raise UserError(f'{where} must be a list of objects with "role" and "content", both texts')
-        return [{"role": m["role"], "content": m["content"]} for m in value]
+        return checked_messages(value, where)
     if field.shape == "texts":
         if not isinstance(value, list) or len(value) < 2 or not all(isinstance(v, str) for v in value):
             best = ", the best first" if field.parts else ""
@@ -106,6 +107,15 @@ def _label(value: object, where: str) -> str:
     raise UserError(f"{where} must be a text or a whole number, but is {_shown(value)}")
 
 
+def _flag(value: object, where: str) -> bool:
+    # A table's cells are texts.
+    known = {"true": True, "1": True, "false": False, "0": False}
+    flag = known.get(str(value).strip().lower())
+    if flag is None:
+        raise UserError(f"{where} must be true or false, but is {_shown(value)}")
+    return flag
+
+
 def _share(value: object, where: str) -> float:
     number = _parsed(value, float)
     if number is None or not 0 <= number <= 1:
@@ -131,10 +141,6 @@ def _parsed(value: object, kind: type[int] | type[float]) -> float | None:
     except ValueError:
         return None
     return number if math.isfinite(number) else None
-
-
-def _is_message(value: object) -> bool:
-    return isinstance(value, Mapping) and all(isinstance(value.get(k), str) for k in ("role", "content"))
 
 
 def _shown(value: object) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from llmlab.data.framing import Framing, shares, shortened
-from llmlab.record_kinds import KINDS
+from llmlab.record_kinds import ANSWER, KINDS
 
 Sample = dict[str, Any]
 
@@ -76,16 +76,16 @@ class RecordSamples:
     """Sample i: record i as its kind has it, at most `seq_len` tokens, int64.
 
     labelled: "tokens" (n,) framed as the tokenizer does, "segments" (n,) where `segments`, "label" (), "confidence" () where
-    records have one. tagged: "tokens", "segments", "words" (n,), the number of the word of each token and -1 of special
-    ones, and "labels" (words,). questions: "tokens", "segments", "span" (2,), the places of the answer's first and last
-    token: (0, 0) where the context has none, (-1, -1) where it was cut away; "context" (2,), the place of the context's first
-    token and the one behind its last. choices: "rows" and "row_segments", lists of
-    a question with each of its choices, and "answer" (). similar: "rows", "row_segments": the text, one that is similar and,
-    if there is one, one that is not. pairs: "source" and "target", which ends with eos. chat: "messages", a list of ids that
-    each end with eos, and "roles". preferences: "prompt" and "answers", the best first, each of which fits into `seq_len`
-    with the prompt. prompts: "prompt" and "rest", the record's other fields. answer: tokens that are kept free behind a
-    prompt, within `seq_len`. texts: of labelled records "joined", the two in both "orders", or "apart": "rows" and
-    "row_segments" in place of "tokens" and "segments".
+    records have one. tagged: "tokens", "segments", "words" (n,), the number of the word of each token and -1 of special ones,
+    and "labels" (words,). questions: "tokens", "segments", "span" (2,), the places of the answer's first and last token: (0, 0)
+    where the context has none, (-1, -1) where it was cut away; "context" (2,), the place of the context's first token and the
+    one behind its last. choices: "rows" and "row_segments", lists of a question with each of its choices, and "answer" ().
+    similar: "rows", "row_segments": the text, one that is similar and, if there is one, one that is not. pairs: "source" and
+    "target", which ends with eos. chat: "messages", a list of ids, and "roles". preferences: "prompt" and "answers", the best
+    first, each of which fits into `seq_len` with the prompt. rated: "prompt", "answer" and "good" (), 1 or 0. prompts: "prompt"
+    and "rest", the record's other fields. answer: tokens that are kept free behind a prompt, within `seq_len`. texts: of
+    labelled records "joined", the two in both "orders", or "apart": "rows" and "row_segments" in place of "tokens" and
+    "segments".
     """
 
     def __init__(
@@ -115,7 +115,19 @@ class RecordSamples:
             )
 
     def __len__(self) -> int:
-        return self.records.count
+        return len(self.rows)
+
+    @cached_property
+    def rows(self) -> np.ndarray:
+        """(samples,) int64: the numbers of the records that are samples: all but conversations whose answers are all cut away,
+        which would teach nothing."""
+        r = self.records
+        if self.kind.name != "chat" or ANSWER not in r.called or not r.count:
+            return np.arange(r.count)
+        answers = np.append(np.flatnonzero(np.asarray(r.names) == r.called.index(ANSWER)), len(r.names))
+        first = answers[np.searchsorted(answers, r.starts[:-1])]
+        ahead = r.pieces[first] - r.pieces[r.starts[:-1]] + len(self.framing.lead)
+        return np.flatnonzero((first < r.starts[1:]) & (ahead < self.seq_len))
 
     def _extra(self, pieces: np.ndarray) -> np.ndarray:
         """Special tokens of records of so many pieces."""
@@ -126,12 +138,16 @@ class RecordSamples:
             return np.full_like(pieces, framing.single.extra)
         if self.kind.name in ("questions", "choices"):
             return np.full_like(pieces, framing.pair.extra)
-        ends = {"pairs": end, "preferences": end, "prompts": 0}.get(self.kind.name)
+        ends = {"pairs": end, "preferences": end, "rated": end, "prompts": 0}.get(self.kind.name)
         return len(framing.lead) + (end * pieces if ends is None else np.full_like(pieces, ends))
 
     @cached_property
     def full(self) -> np.ndarray:
-        """(records,) int64: tokens of each record uncut, the special ones included."""
+        """(samples,) int64: tokens of each record uncut, the special ones included."""
+        return self._full[self.rows]
+
+    @cached_property
+    def _full(self) -> np.ndarray:
         r = self.records
         pieces = np.diff(r.starts)
         texts = np.diff(r.pieces[r.starts])
@@ -153,7 +169,7 @@ class RecordSamples:
 
     @cached_property
     def lengths(self) -> np.ndarray:
-        """(records,) int64: tokens of each record as a sample has them."""
+        """(samples,) int64: tokens of each record as a sample has them."""
         return np.minimum(self.full, self.seq_len)
 
     @property
@@ -163,7 +179,9 @@ class RecordSamples:
 
     @property
     def lost(self) -> int:
-        """Answers to questions that are cut away with the end of their context."""
+        """Answers to questions that are cut away with the end of their context; conversations of which all are."""
+        if self.kind.name == "chat":
+            return self.records.count - len(self)
         if self.kind.name != "questions" or self.records.labels is None:
             return 0
         spans = self.records.labels
@@ -172,7 +190,9 @@ class RecordSamples:
     def told(self, at: str) -> list[str]:
         """Lines on what does not fit into `seq_len`, which `at` names."""
         lines = [f"{self.cut:,} of {len(self):,} records cut at {at}"] if self.cut else []
-        if self.lost:
+        if self.lost and self.kind.name == "chat":
+            lines.append(f"{self.lost:,} conversations are left out: their answers lie behind {at}")
+        elif self.lost:
             lines.append(
                 f"{self.lost:,} answers lie behind {at} and are no targets; objective.stride={self.seq_len // 3} reads long "
                 "contexts in windows"
@@ -206,6 +226,7 @@ class RecordSamples:
             raise IndexError(f"record {i} of {len(self)}")
         if self.kind.name == "questions":
             return self.question(i)
+        i = int(self.rows[i])
         found = self.records.of(i)
         sample: Sample = getattr(self, f"_{self.kind.name}")(found)
         if self.records.labels is not None:
@@ -224,7 +245,7 @@ class RecordSamples:
             # Those of words that are cut away are targets of no token.
             sample["labels"] = np.array(labels[starts[i] : starts[i + 1]], dtype=np.int64)
         else:
-            sample["answer" if self.kind.name == "choices" else "label"] = np.int64(labels[i])
+            sample[{"choices": "answer", "rated": "good"}.get(self.kind.name, "label")] = np.int64(labels[i])
 
     def _framed(self, texts: Sequence[np.ndarray]) -> Sample:
         ids, segments = self.framing.framed(texts, self.seq_len)
@@ -302,6 +323,11 @@ class RecordSamples:
             "prompt": self._led(shortened(prompt, a, "start")),
             "answers": [self._ended(ids[:b]) for ids in answers],
         }
+
+    def _rated(self, found: list[tuple[str, np.ndarray]]) -> Sample:
+        (_, prompt), (_, answer) = found
+        a, b = shares([len(prompt), len(answer)], self.seq_len - len(self.framing.lead) - len(self._end()))
+        return {"prompt": self._led(shortened(prompt, a, "start")), "answer": self._ended(answer[:b])}
 
     def _prompts(self, found: list[tuple[str, np.ndarray]]) -> Sample:
         return {"prompt": self._led(shortened(found[0][1], self.seq_len - len(self.framing.lead), "start"))}

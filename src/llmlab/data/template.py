@@ -10,10 +10,10 @@ from llmlab.data.special import config_of, read_special
 from llmlab.errors import UserError
 
 if TYPE_CHECKING:
+    from llmlab.data.record_files import Message
     from llmlab.data.tokenizer import Tokenizer
 
 FILE = "chat_template.jinja"
-Message = Mapping[str, str]  # role and content
 
 
 class Template:
@@ -36,6 +36,15 @@ class Template:
         return cls(source, read_special(beside, where).names, where)
 
     @classmethod
+    def of(cls, tokenizer: Tokenizer, where: str) -> Template:
+        """The template beside a tokenizer. UserError where there is none."""
+        found = cls.from_files(tokenizer.beside, where)
+        # A tokenizer that a run has learnt has no file that names its special tokens: their roles are its own.
+        own = {f"{role}_token": tokenizer.inner.id_to_token(i) for role, i in tokenizer.special.items()}
+        found.tokens = {**{name: token for name, token in own.items() if token}, **found.tokens}
+        return found
+
+    @classmethod
     def among(cls, beside: Mapping[str, str]) -> bool:
         """True if there is one."""
         try:
@@ -55,14 +64,18 @@ class Template:
         # "tool_use" is the other name that transformers knows, which it takes where there are tools.
         return found.get("default") if isinstance(found, dict) else found
 
-    def render(self, messages: Sequence[Message], *, answer: bool = True) -> str:
+    def render(self, messages: Sequence[Message | Mapping[str, str]], *, answer: bool = True) -> str:
         """The conversation as one text, special tokens by name; `answer`: up to where the next answer begins.
 
         UserError for what the template itself refuses, and where it writes, takes or needs too much.
         """
         # apply_chat_template names both where there are none: `tools is not none` would hold of a name that is not
         # there.
-        values = {"messages": [dict(m) for m in messages], "tools": None, "documents": None}
+        values = {
+            "messages": [{"role": m["role"], "content": m["content"]} for m in messages],
+            "tools": None,
+            "documents": None,
+        }
         return renderer.render(self.source, {**values, "add_generation_prompt": answer, **self.tokens}, self.where)
 
     def ends(self, tokenizer: Tokenizer) -> tuple[int, ...]:

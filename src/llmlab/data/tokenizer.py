@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
@@ -125,29 +125,27 @@ class Tokenizer:
         known = np.concatenate(sizes) if len(sizes) == len(chunks) else None
         return np.concatenate([c.ids for c in chunks]), known
 
+    @contextmanager
+    def marked(self) -> Iterator[None]:
+        """Within it special tokens that a text names are read as such, as in what a chat template writes."""
+        self.inner.encode_special_tokens = False
+        try:
+            yield
+        finally:
+            self.inner.encode_special_tokens = True
+
     def encode_marked(self, text: str, *, around: bool = False) -> list[int]:
         """Ids of a text in which special tokens are named, as a chat template writes it. around: with what the tokenizer
         itself puts around a text (a first <s>).
         """
-        self.inner.encode_special_tokens = False
-        try:
-            with encoding.explained():
-                return self.inner.encode(text, add_special_tokens=around).ids
-        finally:
-            self.inner.encode_special_tokens = True
+        with self.marked(), encoding.explained():
+            return self.inner.encode(text, add_special_tokens=around).ids
 
     def encode_source(self, text: str) -> list[int]:
         """Ids of what an encoder reads: special tokens by name, and the end, as in training."""
-        plain = text
-        for i in self.special.values():
-            plain = plain.replace(self.inner.id_to_token(i) or "", "")
-        self.check(plain)
-        self.inner.encode_special_tokens = False
-        try:
-            with encoding.explained():
-                return [*self.inner.encode(text, add_special_tokens=False).ids, *self.stops]
-        finally:
-            self.inner.encode_special_tokens = True
+        with self.marked(), encoding.explained():
+            self.check(text)
+            return [*self.inner.encode(text, add_special_tokens=False).ids, *self.stops]
 
     def decode(self, ids: Sequence[int], special: bool = False) -> str:
         """The text that ids stand for, special tokens by name if asked. Ids that are no token are left out."""
@@ -157,6 +155,9 @@ class Tokenizer:
         """UserError for a character that `char` never saw."""
         if self.kind != "char":
             return
+        if not self.inner.encode_special_tokens:
+            for i in self.special.values():
+                text = text.replace(self.inner.id_to_token(i) or "", "")
         unseen = sorted(set(text) - set(self.inner.get_vocab(with_added_tokens=False)))
         if unseen:
             raise UserError(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from llmlab import registry
-from llmlab.config import layout
+from llmlab.config import layout, learned
 from llmlab.config.spec import PartSpec
 from llmlab.config.spelling import quoted
 from llmlab.errors import UserError
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 # What may be typed all the same: training feels it alone, or the shapes show whether it fits.
 FREE = (
-    "objective",
+    *learned.SLOTS,
     "model.dropout",
     "model.attention.dropout",
     "model.ffn.dropout",
@@ -96,8 +96,8 @@ class Start:
     def _heads(self, typed: list[Override]) -> list[str]:
         """The heads that the checkpoint has of those that a typed objective trains beside the vocabulary's, which its own
         objective brings."""
-        named = next((o.value() for o in typed if o.key_or_group == "objective"), None)
-        entry = registry.index().get(("objective", str(named)))
+        named = [(o.key_or_group, str(o.value())) for o in typed if o.key_or_group in learned.SLOTS]
+        entry = registry.index().get(named[-1]) if named else None
         found = []
         for role in entry.attribute("heads") if entry else ():
             head = self.about.spec.heads.get(role)
@@ -119,8 +119,8 @@ class Start:
         for role, head in spec.heads.items():  # of a text or a token, one that is not there is new
             if role not in there.heads and head.attribute("scores") == "vocabulary":
                 name = (self.about.config.get("architectures") or list(self.about.entry.architectures))[0]
-                of = composed.cfg.objective["_part_"]
-                return [f"{said}: {name} has no head {role}={head.name}, which objective={of} trains"]
+                of = learned.typed(composed.cfg)
+                return [f"{said}: {name} has no head {role}={head.name}, which {of} trains"]
         if not any(t.group == "mask" for t in composed.typed):
             # An objective brings its mask, as causal training of a BERT does: that is no contradiction.
             pairs = zip(there.stacks, spec.stacks, strict=False)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 from llmlab import registry
-from llmlab.config import devices, layout, schema, traits
+from llmlab.config import devices, layout, learned, schema, traits
 from llmlab.config import spec as specs
 from llmlab.data import stand_in
 from llmlab.errors import UserError
@@ -82,18 +82,17 @@ def of_checkpoint(name: str, overrides: Sequence[str], config_dirs: Sequence[str
         raise UserError("\n".join(useless))
     # config.json may leave `architectures` out: transformers writes it when a model is saved, not a bare config.
     head = (about.config.get("architectures") or list(about.entry.architectures))[0]
-    objective = composed.cfg.objective["_part_"]
-    assumed = [f"objective={objective}: {head} does not say how it is trained"]
+    assumed = [f"{learned.typed(composed.cfg)}: {head} does not say how it is trained"]
     if "quantization_config" in about.config:
         assumed.append("quantization_config is left out: numbers are as precision says")
-    entry = registry.of_node("objective", composed.cfg.objective)
+    entry = learned.entry(composed.cfg)
     return _subject(f"hf={name} ({head})", composed, spec, entry, assumed)
 
 
 def _vocabulary(composed: Composed) -> tuple[registry.Entry, int | None, list[str]]:
     """(the objective, ids that the tokenizer uses or None, what is assumed of them)."""
     cfg = composed.cfg
-    entry = registry.of_node("objective", cfg.objective)
+    entry = learned.entry(cfg)
     kind, size = cfg.tokenizer.kind, cfg.model.vocab_size
     if kind == "file":
         from llmlab.data import tokenizer
@@ -140,7 +139,7 @@ def _subject(
         if cfg.strategy.name in devices.ZERO:
             elementwise.check(cfg)
         wanted = _vocabulary_of(spec, entry, vocabulary)
-        objective = recipe.part_factory(cfg, "objective")(wanted, length)
+        objective = recipe.part_factory(cfg, learned.slot(cfg))(wanted, length)
         optimizer = recipe.part_factory(cfg, "optimizer")()
     except ValueError as e:
         raise UserError(str(e)) from e

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
-from llmlab.config import init_from
+from llmlab.config import init_from, learned
 from llmlab.config.companions import KEY, declared
 from llmlab.config.composed import Declared
 from llmlab.errors import UserError
@@ -34,7 +34,7 @@ def reopened(
     for role, about in (fields.get(KEY) or {}).items():
         spec = run_folder.companion(folder, role)
         heads = {name: part.name for name, part in spec.heads.items()}
-        of_role = Declared(role, heads, about["trains"], tuple(about["shares"]))
+        of_role = Declared(role, heads, about["trains"], tuple(about["shares"]), copies=about.get("copies", False))
         source, weights, sha256 = about["source"], about["weights"], about["sha256"]
         path = None if weights is None else Path(weights)
         # A companion that trains has its weights in the run's own checkpoint, once there is one.
@@ -85,6 +85,7 @@ class Recorded(TypedDict):
     source: str | None
     weights: str | None
     sha256: str | None
+    copies: NotRequired[bool]
 
 
 class Record(TypedDict):
@@ -105,6 +106,7 @@ def fields(companions: Mapping[str, Companion], models: Mapping[str, Model]) -> 
             "source": c.source,
             "weights": None if c.weights is None else str(c.weights),
             "sha256": c.sha256,
+            **({"copies": True} if c.declared.copies else {}),
         }
     return by_role
 
@@ -121,6 +123,8 @@ def lines(companions: Mapping[str, Companion], models: Mapping[str, Model]) -> l
         shared = f", beside the {' and '.join(about['shares'])} that it shares" if about["shares"] else ""
         how = "trained" if about["trains"] else "frozen"
         origin = about["source"] or (" ".join(about["words"]) or "the run's own model")
+        if companions[role].declared.copies and about["source"] in (None, "init_from"):
+            origin = "the model as it begins"
         origin += ", begins with that of init_from" if companions[role].start is not None else ""
         texts.append(f"{role}: {about['family']}, {about['parameters']['total']:,} parameters{shared}, {how}, {origin}")
     return texts
@@ -129,12 +133,12 @@ def lines(companions: Mapping[str, Companion], models: Mapping[str, Model]) -> l
 def finished(path: Path, home: Path, cfg: DictConfig, trained: Model) -> dict[str, Model]:
     """The companions of a run as its checkpoint `path` has them, in evaluation, beside the trained model. UserError where one
     is not to be had."""
-    roles = declared(cfg.objective)
+    roles = declared(cfg)
     if not roles:
         return {}
-    if not (home / record.NAME).is_file() or not cfg[KEY]:
+    if not (home / record.NAME).is_file() or not record.read(home).get(KEY):
         raise UserError(
-            f"{home}: objective={cfg.objective['_part_']} works with the role {next(iter(roles))} too, whose model an export "
+            f"{home}: {learned.typed(cfg)} works with the role {next(iter(roles))} too, whose model an export "
             "does not have; give the folder of the run"
         )
     models = {}

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
-from llmlab.config import init_from
+from llmlab.config import init_from, learned
 from llmlab.config.companions import KEY, naming_role, spec_of
 from llmlab.config.composed import Chosen, Declared
 from llmlab.config.layout import check_objective, needed_part
 from llmlab.config.spec import ModelSpec, PartSpec
 from llmlab.data.tokenizer import Tokenizer
 from llmlab.errors import UserError
-from llmlab.model import build
+from llmlab.model import adapters, build
 from llmlab.model.model import Model, Shared
 from llmlab.runs import checkpoint
 from llmlab.runs import folder as run_folder
@@ -86,12 +86,17 @@ class Companion:
             load(model, checkpoint.read_weights(self.start, self.role), f"init_from={self.start}: {KEY}.{self.role}")
             return
         if self.weights is None:
-            build.initialise(model, seed, self.prefix)
+            # A copy of a model that begins with first values has the same: they follow from the seed and the path.
+            build.initialise(model, seed, "" if self.declared.copies else self.prefix)
             return
         weights = read_weights(self.weights, model)
         lacking = tuple(f"heads.{role}." for role in model.heads)
         loaded = {name: t for name, t in weights.items() if not name.startswith("heads.") or name.startswith(lacking)}
-        load(model, loaded, f"{KEY}.{self.role}={self.source}")
+        if self.declared.copies:
+            build.initialise(
+                model, seed
+            )  # of an adapter, of which a base has nothing, it has the trained model's first values
+        load(model, loaded, f"{KEY}.{self.role}={self.source}", begins=self.declared.copies)
 
 
 def frozen(model: Model, companion: Companion) -> Model:
@@ -111,7 +116,7 @@ def resolve(
 
     vocabulary: ids that the tokenizer uses; None: the size that the config states. tokenizer: the run's, where it is known.
     """
-    objective = needed_part(composed.cfg.objective, "objective")
+    objective = needed_part(learned.node(composed.cfg), learned.slot(composed.cfg))
     found = {}
     for role, chosen in composed.companions.items():
         with naming_role(role, chosen.source):
@@ -182,7 +187,7 @@ def _finished(chosen: Chosen, objective: PartSpec) -> Companion:
     if missing := [role for role in roles if role not in spec.heads]:
         has = ", ".join(f"{role}={part.name}" for role, part in spec.heads.items()) or "none"
         raise UserError(
-            f"it has no head for the role {missing[0]}, which objective={objective.name} asks for; it has {has}"
+            f"it has no head for the role {missing[0]}, which {objective.slot}={objective.name} asks for; it has {has}"
         )
     # A finished model may have more heads than the objective asks for; they would take memory for nothing.
     spec = replace(spec, heads={role: spec.heads[role] for role in roles})
@@ -218,8 +223,12 @@ def begun(
     companions: Mapping[str, Companion], start: Path | None, trained: Model
 ) -> tuple[dict[str, Companion], tuple[str, ...]]:
     """The companions of a run that begins with the checkpoint `start`: those that train and have no weights of their own begin
-    with what it has for their roles. And a note on each that it has, but of another model."""
+    with what it has for their roles, and copies with what the trained model begins with. And a note on each that it has, but
+    of another model."""
     found, notes = dict(companions), []
+    for role, copy in companions.items():
+        if start is not None and copy.declared.copies and copy.weights is None:
+            found[role] = replace(copy, source="init_from", weights=start.absolute(), sha256=fingerprint(start))
     if start is None or run_folder.is_foreign(start):
         return found, ()
     # Else a shared embedding would be the trained one beside a companion that has yet to learn to read it.
@@ -258,7 +267,10 @@ def read_weights(path: Path, model: Model) -> dict[str, Tensor]:
         from llmlab.hub import begin
 
         return begin.weights(path, model)
-    return checkpoint.read_weights(path)
+    weights = checkpoint.read_weights(path)
+    if model.spec.adapter is None and adapters.is_adapted(weights):
+        weights = adapters.merged(weights, run_folder.load(run_folder.home(path))[1])
+    return weights
 
 
 def load(model: Model, weights: Mapping[str, Tensor], what: str, *, begins: bool = False) -> None:

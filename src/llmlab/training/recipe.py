@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from llmlab import measures, registry
-from llmlab.config import layout, schema
+from llmlab.config import layout, learned, schema
 from llmlab.config import spec as specs
 from llmlab.config.store import part_factory as part_factory
 from llmlab.data import Corpus, Stream, prepare
@@ -42,19 +42,21 @@ def as_dataclass(node: DictConfig, cls: type[T]) -> T:
 
 def special(cfg: DictConfig) -> tuple[str, ...]:
     """Names of the special tokens that the objective needs."""
-    return registry.of_node("objective", cfg.objective).special
+    return learned.entry(cfg).special
 
 
 def learning(cfg: DictConfig) -> trainable.Filter:
     """What learns: as `train.learns` says, else what the objective learns alone, else everything."""
-    alone: tuple[str, ...] = registry.of_node("objective", cfg.objective).attribute("learns")
+    alone: tuple[str, ...] = learned.entry(cfg).attribute("learns")
+    if cfg.adapter is not None and not alone:
+        # A head that gives other scores than the vocabulary's is new: frozen it would stay as it was drawn.
+        parts = (
+            (role, cfg.heads[role]["_part_"] if role in cfg.heads else name)
+            for role, name in learned.heads(cfg).items()
+        )
+        scores = {role: registry.index()["head", name].attribute("scores") for role, name in parts}
+        alone = ("adapter", *(f"heads.{role}" for role, of in scores.items() if of != "vocabulary"))
     return trainable.Filter.from_words(cfg.train.learns if cfg.train.learns is not None else alone or None)
-
-
-def reads(cfg: DictConfig) -> str:
-    """The kind of samples that the objective reads: "text" or a kind of record."""
-    kind: str = registry.of_node("objective", cfg.objective).attribute("reads")
-    return kind
 
 
 def filters(cfg: DictConfig) -> dict[str, specs.PartSpec]:
@@ -201,11 +203,11 @@ class Recipe:
         learns = learning(cfg)
         if corpus is None:
             settings, tokenizer = as_dataclass(cfg.data, schema.Data), as_dataclass(cfg.tokenizer, schema.Tokenizer)
-            corpus = prepare(settings, tokenizer, special(cfg), reads=reads(cfg), filters=filters(cfg))
+            corpus = prepare(settings, tokenizer, special(cfg), reads=learned.reads(cfg), filters=filters(cfg))
         try:
             classes = None if corpus.labels is None else len(corpus.labels)
             spec = spec or fitted(layout.with_vocabulary(composed, corpus.vocabulary.size, classes), composed)
-            objective = part_factory(cfg, "objective")(corpus.vocabulary, cfg.data.seq_len)
+            objective = part_factory(cfg, learned.slot(cfg))(corpus.vocabulary, cfg.data.seq_len)
             optimizer, schedule = part_factory(cfg, "optimizer")(), part_factory(cfg, "schedule")()
             reward = None if cfg.reward is None else part_factory(cfg, "reward")()
             model = build.assemble(spec)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from llmlab import files
-from llmlab.config import schema
+from llmlab.config import learned, schema
 from llmlab.data.corpus import Corpus
 from llmlab.errors import UserError
 from llmlab.json_files import check_shape
@@ -82,7 +82,7 @@ def resumed_task(composed: Composed, done: dict[str, Any]) -> Task | None:
         except UserError as e:
             raise UserError(f"{e}; {BRING_BACK}") from None
     data, tokenizer = recipe.as_dataclass(cfg.data, schema.Data), recipe.as_dataclass(cfg.tokenizer, schema.Tokenizer)
-    kind, filters = recipe.reads(cfg), recipe.filters(cfg)
+    kind, filters = learned.reads(cfg), recipe.filters(cfg)
     trained = text.Trained(folder, data, tokenizer, recipe.special(cfg), done, kind, filters)
     first = is_first()
     if first:

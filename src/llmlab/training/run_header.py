@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 from omegaconf import OmegaConf
 
 from llmlab import attributes, files, measures, registry
-from llmlab.config import inherit, init_from, stand_ins, traits
+from llmlab.config import inherit, init_from, learned, stand_ins, traits
 from llmlab.data import account
 from llmlab.hub import locate
 from llmlab.model.table import describe
@@ -165,19 +165,17 @@ def notes(task: Task, recipe: Recipe, horizon: int, last_step: int, cut: Cut) ->
         texts.append(f"{why}: the weights of init_from know other tokens under these ids")
     if "model.max_positions" in task.composed.keys and not preflight.bounded(recipe.spec):
         texts.append("model.max_positions: no position part here is bounded by it, so nothing changes; leave it out")
-    objective = cfg.objective["_part_"]
+    objective = learned.typed(cfg)
     if attributes.get(recipe.objective, "objective", "joint") and cut.accumulate > 1:
         texts.append(
-            f"objective={objective} compares the samples of a micro-batch, {cut.batch_size // cut.accumulate} of "
+            f"{objective} compares the samples of a micro-batch, {cut.batch_size // cut.accumulate} of "
             f"train.batch_size={cut.batch_size}, over all ranks; train.micro_batch_size={cut.batch_size} would compare all"
         )
     sizes = recipe.spec.sizes
     if attributes.get(recipe.objective, "objective", "needs_dropout") and not (
         sizes.dropout or sizes.attention.dropout or sizes.ffn.dropout
     ):
-        texts.append(
-            f"objective={objective} reads each text twice under other dropout, but there is none; set model.dropout=0.1"
-        )
+        texts.append(f"{objective} reads each text twice under other dropout, but there is none; set model.dropout=0.1")
     return texts + schedule_notes.notes(recipe.schedule, cfg.schedule, horizon, last_step)
 
 
@@ -188,10 +186,8 @@ def lines(
     active = f" ({cost.active:,} active)" if cost.active != cost.total else ""
     cfg = task.composed.cfg
     stand_in = stand_ins.stand_in(cfg)
-    objective = cfg.objective["_part_"] + (f", in place of the paper's {stand_in.paper}" if stand_in else "")
-    first = (
-        f"{spec.family}: {cost.total:,} parameters{active}, vocabulary {spec.sizes.vocab_size:,}, objective={objective}"
-    )
+    objective = learned.typed(cfg) + (f", in place of the paper's {stand_in.paper}" if stand_in else "")
+    first = f"{spec.family}: {cost.total:,} parameters{active}, vocabulary {spec.sizes.vocab_size:,}, {objective}"
     texts = [first, *describe(spec)]
     if recipe.companions:
         texts += companion_records.lines(recipe.companions, recipe.models)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
+from llmlab.config import learned
 from llmlab.data.samples import samples
 from llmlab.training.cut import Cut
 from llmlab.training.feeds import Feed, acting
 from llmlab.training.feeds.acting import Prompts
 from llmlab.training.feeds.rollout import Acts, Rollouts
-from llmlab.training.recipe import Batches, Recipe, reads
+from llmlab.training.recipe import Batches, Recipe
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 def feed(cfg: DictConfig, recipe: Recipe, cut: Cut, steps: int) -> Feed:
     """The micro-batches of so many optimizer steps. UserError where they can't be had: a corpus that is too small, prompts
     that can't be answered or judged."""
-    if reads(cfg) != "prompts":
+    if learned.reads(cfg) != "prompts":
         return Batches.from_config(cfg, recipe, cut, steps)
     corpus, objective, reward = recipe.corpus, cast(Acts, recipe.objective), recipe.reward
     assert reward is not None

@@ -1,0 +1,73 @@
+"""Answers to a prompt as rows that a model reads, and their log-probabilities.
+
+B prompts, R answers of the prompt that has most, n answers that there are, T tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import nullcontext
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from llmlab.slots import LanguageModel, Output, Pass
+
+# PyTorch's default `ignore_index`.
+IGNORED = -100  # a label that is no target
+
+
+class Scored(NamedTuple):
+    """Log-probabilities of whole answers (B, R) under a model, their numbers of tokens (B, R), 0 where there is no answer."""
+
+    sums: Tensor
+    lengths: Tensor
+    output: Output
+
+    @property
+    def means(self) -> Tensor:
+        """The mean over an answer's tokens."""
+        return self.sums / self.lengths.clamp(min=1)
+
+
+def prepared_answers(sample: Mapping[str, Any]) -> dict[str, Any]:
+    """row_ids and row_labels, lists of (T,), the prompt with each answer: labels are the next tokens, -100 at the prompt."""
+    prompt = np.asarray(sample["prompt"], np.int64)
+    answers = [np.asarray(answer, np.int64) for answer in sample["answers"]]
+    asked = np.full(len(prompt) - 1, IGNORED)
+    return {
+        "row_ids": [np.concatenate([prompt, answer])[:-1] for answer in answers],
+        "row_labels": [np.concatenate([asked, answer]) for answer in answers],
+    }
+
+
+def answer_passes(prepared: Mapping[str, Any], model: str = "model") -> list[Pass]:
+    """The forwards that `scored` makes of a sample."""
+    rows = zip(prepared["row_ids"], prepared["row_labels"], strict=True)
+    return [
+        Pass(len(ids), model=model, trained=model == "model", heads={"tokens": int((labels != IGNORED).sum())})
+        for ids, labels in rows
+    ]
+
+
+def scored(model: LanguageModel, batch: Mapping[str, Tensor], vocabulary: int, *, learn: bool = True) -> Scored:
+    """The answers of a batch of `prepared_answers`. learn: with gradients."""
+    there = batch["row_valid"].any(-1)
+    read = {name: batch[f"row_{name}"][there] for name in ("ids", "valid")}
+    labels = batch["row_labels"][there]
+    where = labels != IGNORED
+    with nullcontext() if learn else torch.no_grad():
+        output = model(read, heads={"tokens": where})
+        # Rows of the table behind the vocabulary only round it up, and are no tokens that could come. In float32: in bfloat16 a
+        # log-probability over 1,024 logits is off by 0.01 on average, and an answer has a hundred.
+        logits = output.heads["tokens"][:, :vocabulary].float()
+        each = -F.cross_entropy(logits, labels[where], reduction="none")
+        # A mask flattens row by row, and so do the tokens.
+        rows = torch.arange(len(labels), device=labels.device)[:, None].expand_as(where)[where]
+        sums = each.new_zeros(len(labels)).index_add(0, rows, each)
+        lengths = where.sum(-1).to(each.dtype)
+        by_prompt = [each.new_zeros(there.shape).masked_scatter(there, of) for of in (sums, lengths)]
+        return Scored(by_prompt[0], by_prompt[1], output)
