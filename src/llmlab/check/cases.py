@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 from llmlab import registry
 from llmlab.check.combinations import TINY, combinations, last_of_each_key, pair_case, small_options, with_item
 from llmlab.check.covering_array import Item, as_words, ordered_pair
-from llmlab.check.request import BASE_FAMILY, LEARNING_SLOTS, MODEL_SLOTS, SLOTS
+from llmlab.check.request import BASE_FAMILY, LEARNING_SLOTS, METHOD_SLOTS, MODEL_SLOTS, SLOTS
 from llmlab.check.setting_rows import setting_rows
 from llmlab.check.subject import Case, Subject
+from llmlab.config import learned
 from llmlab.config.model_files import families as every_family
 from llmlab.slot_names import place_of
 
@@ -41,6 +42,8 @@ def iterate_pairs() -> Iterator[Case]:
 
 def pairs_with(item: Item, more: Iterable[str] = ()) -> list[Case]:
     """Models in which a part meets every other that it can be combined with. more: overrides to append."""
+    if item[0] in METHOD_SLOTS:
+        return [pair_case(as_words([item]), dict([item]), more)]
     cover = combinations().covering(item)
     rows = list(cover.cover(with_item(cover, item)))
     first, reason = cover.usual([item])
@@ -62,6 +65,8 @@ def part_cases(slots: Sequence[str] = SLOTS) -> list[Case]:
 def part_case(item: Item, more: Iterable[str] = ()) -> Case:
     """The case whose checks are those of the part itself; without a model where no model has the part."""
     slot, name = item
+    if slot in METHOD_SLOTS:
+        return replace(pair_case(as_words([item]), {slot: name}, more, [item]), kind="part")
     if slot not in MODEL_SLOTS:
         words = (f"model={BASE_FAMILY}", as_words([item]), *small_options(place_of(slot, name), slot, name), *more)
         return Case(as_words([item]), last_of_each_key(words), "part", parts=(item,))
@@ -114,7 +119,7 @@ def _words_for(word: str, cfg: DictConfig) -> list[str]:
     """Overrides that a word stands for: the part with small options; a head for the role that the objective has first."""
     slot, _, part = word.partition("=")
     if slot == "head":
-        role = next(iter(registry.of_node("objective", cfg.objective).attribute("heads")))
+        role = next(iter(learned.heads(cfg)))
         return [f"{'' if role in cfg.heads else '+'}head@heads.{role}={part}"]
     return [word, *small_options(slot, slot, part)] if slot in MODEL_SLOTS else [word]
 
@@ -150,4 +155,5 @@ def _parts_of(subject: Subject) -> set[Item]:
     found = [spec.kernel, spec.init, *spec.heads.values()]
     for stack in spec.stacks:
         found += [stack.mask, stack.embedding, *(p for layer in stack.layers for p in layer.parts.values())]
-    return {(p.slot, p.name) for p in found} | {("objective", str(subject.composed.cfg.objective["_part_"]))}
+    learnt = learned.entry(subject.composed.cfg)
+    return {(p.slot, p.name) for p in found} | {(learnt.slot, learnt.name)}

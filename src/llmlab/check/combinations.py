@@ -266,7 +266,8 @@ def _learning_words(items: Mapping[str, str]) -> tuple[str, ...]:
         # T5's layers are halved between encoder and decoder, so four give each stack two.
         f"model.n_layers={4 if topology == 'encoder_decoder' else 2}",
     ]
-    words.append(f"objective={objective}")
+    if "alignment" not in items:  # a method stands in an objective's place
+        words.append(f"objective={objective}")
     if entry.attribute("halves"):
         words += [f"{slot}={part}" for slot, part in apart().items()]
     words += [f"models.{role}=[]" for role in entry.attribute("models")]  # companions are like the model itself

@@ -14,6 +14,7 @@ from torch import Tensor
 from llmlab import attributes, measures, registry
 from llmlab.check.refusal import refusal, untrainable
 from llmlab.check.subject import VOCABULARY, CheckFailed, NotApplicable, Subject, assert_close
+from llmlab.config import learned
 from llmlab.config.spec import ModelSpec
 from llmlab.data import stand_in
 from llmlab.model import build
@@ -30,12 +31,12 @@ SAMPLING_ERROR = 0.25
 
 def build_objective(subject: Subject) -> Any:
     """The objective of the case, for the vocabulary of the tiny models, with its special tokens at the end."""
-    cfg = subject.composed.cfg.objective
-    entry = registry.of_node("objective", cfg)
-    options = {str(k): v for k, v in cfg.items() if not str(k).startswith("_")}
+    cfg = subject.composed.cfg
+    entry = learned.entry(cfg)
+    options = {str(k): v for k, v in learned.node(cfg).items() if not str(k).startswith("_")}
     # T5's 100 sentinels are more than there are ids, so they begin again from the end.
     vocabulary = stand_in.vocabulary(VOCABULARY, entry.special)
-    return registry.load("objective", entry.name, options)(vocabulary, sample_length(subject))
+    return registry.load(entry.slot, entry.name, options)(vocabulary, sample_length(subject))
 
 
 def sample_length(subject: Subject) -> int:

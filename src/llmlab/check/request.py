@@ -18,7 +18,8 @@ ALONE_SLOTS = (
     "schedule",
     "reward",
 )  # of parts that are in no model, so that each is checked by itself
-SLOTS = (*MODEL_SLOTS, *ALONE_SLOTS)
+METHOD_SLOTS = ("alignment",)  # of parts that train a decoder in the objective's place: each in one model, by itself
+SLOTS = (*MODEL_SLOTS, *METHOD_SLOTS, *ALONE_SLOTS)
 BASE_FAMILY = "llama3"  # gives the sizes and traits of a model where no family is typed
 
 
@@ -83,11 +84,12 @@ def _unknown(slot: str, name: str) -> str | None:
 
 
 def _together(items: Mapping[str, str], family: str | None) -> list[str]:
-    """A problem for each part that is in no model, where others are named too."""
+    """A problem for each part that is checked by itself, where others are named too."""
     if len(items) == 1 and family is None:
         return []
-    words = [f"{slot}={name}" for slot, name in items.items() if slot in ALONE_SLOTS]
-    return [f"{word} is in no model, so it is checked by itself: llmlab check {word}" for word in words]
+    alone = {**dict.fromkeys(ALONE_SLOTS, "is in no model"), **dict.fromkeys(METHOD_SLOTS, "goes by no other part")}
+    words = [(f"{slot}={name}", alone[slot]) for slot, name in items.items() if slot in alone]
+    return [f"{word} {why}, so it is checked by itself: llmlab check {word}" for word, why in words]
 
 
 def _wrong_values(items: dict[str, str], options: Sequence[str], family: str) -> list[str]:

@@ -19,7 +19,7 @@ TOLERANCE = 2e-6  # relative: models compute in float64, but losses in float32, 
 
 def cut(subject: Subject) -> None:
     """A batch in one piece and in micro-batches has the same loss and gradient, and a sample is prepared alike each time."""
-    tested_part(subject, "objective")
+    tested_part(subject, "objective", "alignment")
     _prepared_alike(subject)
     objective = learning.build_objective(subject)
     if attributes.get(objective, "objective", "joint"):

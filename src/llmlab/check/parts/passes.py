@@ -22,7 +22,7 @@ Texts = Counter[tuple[str, int, int | None, bool]]  # (model, tokens, those of t
 
 def passes(subject: Subject) -> None:
     """The forwards that an objective's loss makes, and the rows that its heads see, are those that its `passes` count."""
-    tested_part(subject, "objective")
+    tested_part(subject, "objective", "alignment")
     objective, batch = learning.build_objective(subject), learning.prepared_batch(subject)
     model = subject.fresh().train()
     others = learning.companion_models(subject, model)

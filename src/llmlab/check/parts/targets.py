@@ -31,7 +31,7 @@ def hidden(subject: Subject) -> None:
     an order in which each sees those before it. Where there is an encoder it is its source that shows an answer: what the
     decoder reads may tell none.
     """
-    tested_part(subject, "objective")
+    tested_part(subject, "objective", "alignment")
     objective = learning.build_objective(subject)
     heads = attributes.get(objective, "objective", "heads").values()
     if not any(registry.index()["head", head].attribute("scores") in TOKENS for head in heads):
