@@ -54,7 +54,7 @@ class RewardModel:
         return {"ranking": 1, **({"centre": 1} if self.centre else {})}
 
     def passes(self, prepared: dict[str, Any]) -> list[Pass]:
-        return [Pass(len(ids), heads={"score": 1}) for ids in prepared["row_ids"]]
+        return [Pass(len(ids), heads={"score": None}) for ids in prepared["row_ids"]]
 
     def loss(self, model: LanguageModel, batch: Mapping[str, Tensor]) -> Loss:
         there = batch["row_valid"].any(-1)
