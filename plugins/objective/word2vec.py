@@ -186,9 +186,7 @@ class SkipGram(NegativeSampling):
         {"subsample": 0.0},
         {"power": 0.0, "subsample": 0.0},
         {"window": 1, "negatives": 1, "power": 2.0},
-        {"ngrams": (3, 6), "window": 1, "subsample": 0.0},
-        {"ngrams": (2, 3), "window": 1, "subsample": 0.0},
-        {"ngrams": (1, 1), "window": 2, "subsample": 0.0},
+        {"ngrams": (1, 3), "window": 1, "subsample": 0.0},
     )
 
     def __init__(
@@ -242,9 +240,7 @@ class CBOW(NegativeSampling):
         {"subsample": 0.0},
         {"power": 0.0, "subsample": 0.0},
         {"window": 1, "negatives": 1, "power": 2.0},
-        {"ngrams": (3, 6), "window": 1, "subsample": 0.0},
-        {"ngrams": (2, 3), "window": 1, "subsample": 0.0},
-        {"ngrams": (1, 1), "window": 2, "subsample": 0.0},
+        {"ngrams": (1, 3), "window": 1, "subsample": 0.0},
     )
 
     def __init__(

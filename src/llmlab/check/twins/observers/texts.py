@@ -19,7 +19,7 @@ from llmlab.check.twins.settings import Setting
 from llmlab.slots import Objective, Vocabulary, Words
 
 N_DRAWS = 1000
-FEWER = {"pair": 400, "framed": 300}  # by what is restored, where a sample takes longer
+FEWER = {"pair": 400, "framed": 300, "pairs": 400}  # by what is restored, where a sample takes longer
 # Special tokens stand at both ends of the vocabulary and between ordinary ones.
 SPECIAL = {"pad": 0, "eos": 1, "cls": 13, "mask": 14, "sep": 47}
 SENTENCE_ENDS = (7, 20, 21, 22)  # ids whose text ends a sentence
@@ -250,7 +250,7 @@ def pairs(objective: Objective, name: str, text: Text, special: Mapping[str, int
     text, `near/` and `times/` (T, T) of the pairs. Where it has hashes of n-grams, `ngrams/`: their sum over 2^32 and their
     number, over all that is asked for.
     """
-    found, own = draws(objective, text), text.tokens[:-1]
+    found, own = draws(objective, text, FEWER["pairs"]), text.tokens[:-1]
     place = np.zeros(SIZE, np.int64)
     place[own] = np.arange(len(own))
     met, drawn, number = np.zeros((len(own), len(own))), np.zeros(SIZE), np.zeros(2)
