@@ -21,8 +21,8 @@ class ContextHead(nn.Module):
     token table. The score of a token is the product of its vector in a second table and its group's; the T tokens belong to
     the groups in order, T / G to each. Without `context` each token is its own. Hidden states are not read.
 
-    biased_context: plus a bias of the token, and the mean of another of its group's tokens (GloVe: Pennington et al. 2014,
-    equation 7).
+    biased_context: The same plus a bias of the token and one of its group's (GloVe: Pennington et al. 2014, EMNLP).
+    The group's is the mean over its tokens (equation 7).
     """
 
     per_token = False
@@ -33,7 +33,13 @@ class ContextHead(nn.Module):
     words: Embedding
 
     def __init__(
-        self, sizes: Sizes, norm: Callable[[int, float], nn.Module], embedding: Embedding, /, *, bias: bool = False
+        self,
+        sizes: Sizes,
+        norm: Callable[[int, float], nn.Module],
+        embedding: Embedding,
+        /,
+        *,
+        bias: bool = False,  # of each token in either table
     ):
         super().__init__()
         # As an attribute of nn.Module the token table would be in the state a second time.

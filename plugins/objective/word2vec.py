@@ -160,7 +160,7 @@ class NegativeSampling:
 class SkipGram(NegativeSampling):
     """Skip-gram with negative sampling (Mikolov et al. 2013, arXiv:1310.4546): a word tells its neighbours.
 
-    Only the model's token table and a second one learn; `init_from=RUN` begins a model of the same kind with the first. Of each
+    Only the model's token table and a second one learn; `init_from.embedding=RUN` begins any model with the first. Of each
     pair of a word and a word in its window the loss is -log s(u.v) - sum over negatives of log s(-u.v), in nats, with s the
     sigmoid. ids and real (T 2 window (1 + negatives),): a neighbour, then words drawn against it; context (T 2 window, 1).
     accuracy: the share of neighbours with a higher score than all that is drawn against them.
@@ -186,9 +186,7 @@ class SkipGram(NegativeSampling):
         {"subsample": 0.0},
         {"power": 0.0, "subsample": 0.0},
         {"window": 1, "negatives": 1, "power": 2.0},
-        {"ngrams": (3, 6), "window": 1, "subsample": 0.0},
-        {"ngrams": (2, 3), "window": 1, "subsample": 0.0},
-        {"ngrams": (1, 1), "window": 2, "subsample": 0.0},
+        {"ngrams": (1, 3), "window": 1, "subsample": 0.0},
     )
 
     def __init__(
@@ -220,7 +218,7 @@ class SkipGram(NegativeSampling):
 class CBOW(NegativeSampling):
     """Continuous bag of words with negative sampling (Mikolov et al. 2013, arXiv:1301.3781): neighbours together tell a word.
 
-    Only the model's token table and a second one learn; `init_from=RUN` begins a model of the same kind with the first. The
+    Only the model's token table and a second one learn; `init_from.embedding=RUN` begins any model with the first. The
     mean of the vectors of the words in a word's window scores that word and those drawn against it, with the loss of
     skipgram. ids and real (T (1 + negatives),): a word, then words drawn against it; context (T, 2 window). accuracy: the
     share of words with a higher score than all that is drawn against them.
@@ -242,9 +240,7 @@ class CBOW(NegativeSampling):
         {"subsample": 0.0},
         {"power": 0.0, "subsample": 0.0},
         {"window": 1, "negatives": 1, "power": 2.0},
-        {"ngrams": (3, 6), "window": 1, "subsample": 0.0},
-        {"ngrams": (2, 3), "window": 1, "subsample": 0.0},
-        {"ngrams": (1, 1), "window": 2, "subsample": 0.0},
+        {"ngrams": (1, 3), "window": 1, "subsample": 0.0},
     )
 
     def __init__(

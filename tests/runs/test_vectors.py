@@ -7,6 +7,7 @@ import torch
 from tokenizers import Tokenizer as Inner
 from tokenizers import decoders, models
 
+from llmlab.commands import cli
 from llmlab.commands.export import export
 from llmlab.config.compose import compose
 from llmlab.config.init_from import normalise
@@ -155,3 +156,22 @@ def test_any_model_begins_with_the_table_of_a_run(static, tiny, tmp_path):
     (tmp_path / "v.txt").unlink()
     kept = json.loads((tmp_path / "b/run.json").read_text())
     assert kept["init_embedding"]["path"] == str(tmp_path / "v.txt")
+
+
+@pytest.mark.slow
+def test_runs_of_glove_and_fasttext_give_their_vectors(tiny, tmp_path):
+    run(tmp_path / "glove", *tiny, "objective=glove", "objective.window=3", "data.num_workers=1", "budget.steps=4")
+    model, tokenizer = load_model(tmp_path / "glove")
+    own, _ = vectors.of_run(tmp_path / "glove")
+    both = model.heads["context"].table.weight + model.stacks["main"].embedding.table.weight
+    assert torch.equal(own, both)
+    run(tmp_path / "fasttext", *tiny, "objective=fasttext", "heads.context.buckets=64", "budget.steps=4")
+    (tmp_path / "words").write_text("a\nnever seen\n\na\n")
+    to = tmp_path / "v.txt"
+    words = [f"run={tmp_path / 'fasttext'}", f"to={to}", "format=word2vec", f"words={tmp_path / 'words'}"]
+    assert cli.run(["export", *words]) == 0
+    assert [line.split(" ")[0] for line in to.read_text().splitlines()] == ["2", "a", "never\\u0020seen"]
+    table, _ = vectors.of_run(tmp_path / "fasttext")
+    (row,) = vectors.read(to, {"a"}, "").values()
+    assert torch.equal(row, table[tokenizer.inner.token_to_id("a")])
+    assert cli.run(["export", *words[:2], f"words={tmp_path / 'words'}"]) != 0

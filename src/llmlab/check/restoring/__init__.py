@@ -83,6 +83,7 @@ KINDS: Mapping[str, Kind] = {
     "pairs": Kind(
         statistics.pairs,
         reverse.pairs,
+        draws=400,
         targets=lambda prepared: int((prepared["real"] == 1).sum()),
         batch=batches.pairs,
     ),
