@@ -102,8 +102,9 @@ def masked(objective: Objective, name: str, text: Text, special: Mapping[str, in
     """Outputs of denoising.
 
     `targets/` how often each place is one; `number/` how often a sample has so many; `together/` how many of a sample have
-    another one behind them; `read/` how often each id, other than the label, is read at a target, and `kept/` the label, a sample; `alike/` how many pairs of targets are read as one
-    ordinary id that is the label of neither, a sample; `documents/` (-1: it has none).
+    another one behind them; `read/` how often each id, other than the label, is read at a target, and `kept/` the label, a
+    sample; `alike/` how many pairs of targets are read as one ordinary id that is the label of neither, a sample; `documents/`
+    (-1: it has none).
     """
     found = draws(objective, text)
     ids, labels = (np.stack([f[key] for f in found]) for key in ("ids", "labels"))
